@@ -219,8 +219,10 @@ class Cluster:
 
     async def _ready(self) -> None:
         def nodes_ready(nodes: Any) -> bool:
-            conditions = [each for node in nodes["items"] for each in node["status"].get("conditions", ())]
-            ready = [each for each in conditions if each["type"] == "Ready" and each["status"] == "True"]
+            conditions = [condition for node in nodes["items"] for condition in node["status"].get("conditions", ())]
+            ready = [
+                condition for condition in conditions if condition["type"] == "Ready" and condition["status"] == "True"
+            ]
             return len(ready) == self._nodes
 
         await self._until_found(objects.SESSIONS, "the API of sessions")

@@ -260,16 +260,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def report(figures: list[dict[str, Any]], *, as_json: bool) -> int:
     """Print the figures; whether the goals are reached."""
-    alone, crowd = figures[0], max(figures[1:3], key=lambda one: one["per_second"])
+    alone, crowd = figures[0], max(figures[1:3], key=lambda figure: figure["per_second"])
     reached = alone["p50_ms"] < GOAL_P50_MS and crowd["per_core_second"] >= GOAL_PER_SECOND
     if as_json:
         machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
         print(json.dumps({"machine": machine, "figures": figures}, indent=1))
         return 0 if reached else 1
     print(f"{'':14}{'connections':>12}{'per second':>12}{'per core s':>12}{'p50 ms':>9}{'p99 ms':>9}")
-    for one in figures:
-        rates = f"{one['per_second']:>12}{one['per_core_second']:>12}"
-        print(f"{one['what']:14}{one['connections']:>12}{rates}{one['p50_ms']:>9.2f}{one['p99_ms']:>9.2f}")
+    for figure in figures:
+        rates = f"{figure['per_second']:>12}{figure['per_core_second']:>12}"
+        print(f"{figure['what']:14}{figure['connections']:>12}{rates}{figure['p50_ms']:>9.2f}{figure['p99_ms']:>9.2f}")
     print(
         f"goals: p50 below {GOAL_P50_MS} ms on one connection, {GOAL_PER_SECOND:.0f} per second of one core: ", end=""
     )

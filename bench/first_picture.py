@@ -160,7 +160,7 @@ def table(figures: Sequence[Figures]) -> str:
     """p50 and the slowest, of our way and of the raw API's, and their ratio; the same from a pool."""
 
     def seconds(way: str, key: str) -> list[float]:
-        return [one[key] for one in figures if one["way"] == way]
+        return [figure[key] for figure in figures if figure["way"] == way]
 
     rows = [["applied ->", "vdi", "raw API", "vdi / raw API", FromPool.name]]
     for title, key in (("ready to be opened", "ready_s"), ("first picture in the browser", "picture_s")):
@@ -182,7 +182,7 @@ def verdicts(figures: Sequence[Figures]) -> list[str]:
         (ThroughOperator.name, GOAL_S, "image present"),
         (FromPool.name, POOL_GOAL_S, "from a pool"),
     ):
-        median = percentile([one["picture_s"] for one in figures if one["way"] == way], 50.0) or 0.0
+        median = percentile([figure["picture_s"] for figure in figures if figure["way"] == way], 50.0) or 0.0
         word = "met   " if median < goal else "MISSED"
         lines.append(f"{word}  first picture, {what}: {median:.2f} s, under {goal:g} s wanted")
     return lines
@@ -233,7 +233,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.output == "json":
         print(json.dumps(figures, indent=1))
     else:
-        refused = sum(one["refused"] for one in figures)
+        refused = sum(figure["refused"] for figure in figures)
         print(
             f"{options.starts} starts each way, image present, home volume present, one node of {os.cpu_count()} CPUs\n"
         )

@@ -155,7 +155,7 @@ async def measure_streams(gateway: Gateway, number: int) -> Figures:
     browsers = [Browser(gateway) for _ in range(number)]
     try:
         start = time.monotonic()
-        await pooled([str(each) for each in range(number)], 50, lambda each: _join(browsers[int(each)], int(each)))
+        await pooled([str(index) for index in range(number)], 50, lambda each: _join(browsers[int(each)], int(each)))
         joined = time.monotonic() - start
         after = gateway.memory
         start, cpu = time.monotonic(), cpu_seconds(gateway.process.pid)
@@ -175,8 +175,8 @@ async def measure_streams(gateway: Gateway, number: int) -> Figures:
             "memory_at_end_mib": gateway.memory,
         }
     finally:
-        for one in browsers:
-            await one.__aexit__()
+        for browser in browsers:
+            await browser.__aexit__()
 
 
 async def _join(browser: Browser, number: int) -> None:
@@ -190,7 +190,7 @@ async def _rounds(gateway: Gateway, browsers: Sequence[Browser], which: str) -> 
     last: list[float] = []
     for number in range(ROUNDS):
         await asyncio.sleep(1)
-        waiting = [asyncio.ensure_future(one.event()) for one in browsers]
+        waiting = [asyncio.ensure_future(browser.event()) for browser in browsers]
         changed = await gateway.order(f"{which} {'Creating' if number % 2 == 0 else 'Running'}")
         seen = [at - changed for at in await asyncio.wait_for(asyncio.gather(*waiting), DEADLINE)]
         delays += seen

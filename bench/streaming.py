@@ -114,7 +114,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def look(name: str, kubeconfig: Path, progress: Progress) -> Place:
     """The place to measure on. Raises CouldNotLookError without a Traefik, BinaryUnavailable without kubectl."""
     settings = layout_of(name).load()
-    traefik = [one.pid for one in cluster.status(name).components if one.name == "traefik" and one.pid]
+    traefik = [
+        component.pid for component in cluster.status(name).components if component.name == "traefik" and component.pid
+    ]
     if settings is None or settings.networks is None or not traefik:
         raise CouldNotLookError(f"cluster {name!r} has no node with a Traefik: start one with `make demo`")
     kubectl = ensure(["kubectl"], progress=progress)["kubectl"]
@@ -182,7 +184,7 @@ def socket_of(door: Door) -> roundtrip.Socket:
         enter(window)
         cookies = window.page.context.cookies(door.url.partition("#")[0])
     [url, *_] = [url for url in opened if "/websockets" in url]
-    return roundtrip.Socket(door.way, url, door.address, {one["name"]: one["value"] for one in cookies})
+    return roundtrip.Socket(door.way, url, door.address, {cookie["name"]: cookie["value"] for cookie in cookies})
 
 
 @contextmanager

@@ -19,13 +19,15 @@ Figures = dict[str, Any]
 def seen(figures: Figures, way: str, size: str) -> list[float]:
     """Milliseconds of every key whose letter came."""
     return [
-        one["ms"] for one in figures["photons"] if one["way"] == way and one["size"] == size and one["ms"] is not None
+        photon["ms"]
+        for photon in figures["photons"]
+        if photon["way"] == way and photon["size"] == size and photon["ms"] is not None
     ]
 
 
 def lost(figures: Figures) -> int:
     """How many keys' letters did not come in time."""
-    return sum(1 for one in figures["photons"] if one["ms"] is None)
+    return sum(1 for photon in figures["photons"] if photon["ms"] is None)
 
 
 def compare(title: str, ours: Sequence[float], theirs: Sequence[float]) -> list[list[str]]:
@@ -52,7 +54,7 @@ def delays(figures: Figures) -> str:
 
 def sizes(figures: Figures) -> list[str]:
     """In the order of their measurement."""
-    return list(dict.fromkeys(one["size"] for one in figures["photons"]))
+    return list(dict.fromkeys(photon["size"] for photon in figures["photons"]))
 
 
 def cores(load: Figures) -> float:

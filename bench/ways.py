@@ -184,7 +184,7 @@ def status(found: Object, key: str) -> str:
 def is_ready(pod: Object) -> bool:
     """Whether the pod's condition Ready is true."""
     conditions = pod.get("status", {}).get("conditions", ())
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 async def until(

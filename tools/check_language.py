@@ -100,10 +100,10 @@ def check_prose(file: str, text: str, first: int = 1) -> Iterator[Place]:
 def check_all() -> list[Place]:
     """Every place in the repository."""
     places: list[Place] = []
-    for path in sorted(each for top in CODE for each in (ROOT / top).rglob("*.py")):
+    for path in sorted(path for top in CODE for path in (ROOT / top).rglob("*.py")):
         if path.name not in NOT_CHECKED:
             places += check_python(path.relative_to(ROOT).as_posix(), path.read_text())
-    pages = [each for top in DOCS for each in ([ROOT / top] if top.endswith(".md") else (ROOT / top).rglob("*.md"))]
+    pages = [path for top in DOCS for path in ([ROOT / top] if top.endswith(".md") else (ROOT / top).rglob("*.md"))]
     for path in sorted(pages):
         if path.name not in NOT_CHECKED:
             places += check_prose(path.relative_to(ROOT).as_posix(), path.read_text())

@@ -91,23 +91,25 @@ class Checker:
         requested = pod.requests(self._gpu)
         if not requested:
             return
-        used = sum(one.requests(self._gpu) for one in self.pods.values() if not one.ended)
+        used = sum(pod.requests(self._gpu) for pod in self.pods.values() if not pod.ended)
         # Desktops go to the world's own nodes alone; others of the control plane have GPUs too.
         mine = [node for node in self.nodes.values() if node.metadata.labels.get(STAGE) == self._namespace]
         there = sum(node.allocatable(self._gpu) for node in mine)
         self.most_gpus = max(self.most_gpus, used)
         if used > there:
             holders = sorted(
-                (one.metadata.name, one.spec.node_name, "leaving" if one.leaving else "")
-                for one in self.pods.values()
-                if one.requests(self._gpu) and not one.ended
+                (pod.metadata.name, pod.spec.node_name, "leaving" if pod.leaving else "")
+                for pod in self.pods.values()
+                if pod.requests(self._gpu) and not pod.ended
             )
             self._note(f"pod {pod.metadata.name} was made with {used} of {there} GPUs in use: {holders}")
 
     def _check_home(self, pod: SeenPod) -> None:
         writers = [one for one in self.pods.by_index("home", pod.home) if not one.ended] if pod.home else []
         if len(writers) > 1:
-            self._note(f"home {pod.home} has {len(writers)} writers: {sorted(one.metadata.name for one in writers)}")
+            self._note(
+                f"home {pod.home} has {len(writers)} writers: {sorted(writer.metadata.name for writer in writers)}"
+            )
 
     def _check_single(self, pod: SeenPod) -> None:
         for uid in pod.session_uids:
@@ -127,7 +129,7 @@ class Checker:
         now = time.monotonic()
         for uid, since in list(self._unplaced.items()):
             if now - since > ZOMBIE_AFTER:
-                pod = next((one for one in self.pods.values() if one.metadata.uid == uid), None)
+                pod = next((pod for pod in self.pods.values() if pod.metadata.uid == uid), None)
                 self._note(f"pod {pod.metadata.name if pod else uid} is unschedulable since {now - since:.0f} s")
                 del self._unplaced[uid]
 

@@ -221,7 +221,9 @@ async def is_pulled(world: World, name: str) -> None:
     async def pulled() -> bool:
         found = await world.persist_get(TEMPLATES, world.templates[name])
         conditions = ((found or {}).get("status") or {}).get("conditions") or ()
-        return any(one["reason"] == "Pulled" for one in conditions) and not world.pullers_of(world.templates[name])
+        return any(condition["reason"] == "Pulled" for condition in conditions) and not world.pullers_of(
+            world.templates[name]
+        )
 
     await eventually(pulled, f"{name}: its image is everywhere", 120)
 

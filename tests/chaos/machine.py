@@ -20,7 +20,7 @@ class Machine:
 
     def kill(self, component: str) -> None:
         """SIGKILL to `etcd` or `kube-apiserver`."""
-        found = {one.name: one.pid for one in cluster.status(self.name).components}
+        found = {component.name: component.pid for component in cluster.status(self.name).components}
         if found[component]:
             os.kill(found[component], signal.SIGKILL)
 

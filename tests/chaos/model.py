@@ -113,11 +113,13 @@ class Model:
                     present[name]
                 )
         for thing, sessions in groups.items():
-            runs = [one.metadata.name for one in sessions if one.status.phase == "Running"]
+            runs = [session.metadata.name for session in sessions if session.status.phase == "Running"]
             most = GPUS if thing == "GPUs" else 1
             if len(runs) != min(most, len(sessions)):
                 waits = [
-                    f"{one.metadata.name}: {one.status.message}" for one in sessions if one.metadata.name not in runs
+                    f"{session.metadata.name}: {session.status.message}"
+                    for session in sessions
+                    if session.metadata.name not in runs
                 ]
                 yield f"{thing}: {len(runs)} of {len(sessions)} run ({most} can): {waits[:4]}"
         places = sorted(one.status.queue.position for one in groups["GPUs"] if one.status.queue)

@@ -87,23 +87,25 @@ class SeenPod(Child):
     @property
     def ready(self) -> bool:
         """Whether it answers."""
-        return any(one.type == "Ready" and one.status == "True" for one in self.status.conditions)
+        return any(condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions)
 
     @property
     def unschedulable(self) -> bool:
         """Whether the scheduler has found no node for it."""
-        refused = any(one.type == "PodScheduled" and one.status == "False" for one in self.status.conditions)
+        refused = any(
+            condition.type == "PodScheduled" and condition.status == "False" for condition in self.status.conditions
+        )
         return refused and not self.spec.node_name
 
     @property
     def home(self) -> str:
         """The claim that is mounted as home, if any."""
-        claims = (one.persistent_volume_claim for one in self.spec.volumes if one.name == "home")
+        claims = (volume.persistent_volume_claim for volume in self.spec.volumes if volume.name == "home")
         return next((claim.claim_name for claim in claims if claim), "")
 
     def requests(self, resource: str) -> int:
         """How many of a resource that comes in whole numbers."""
-        given = (one.resources for one in self.spec.containers)
+        given = (container.resources for container in self.spec.containers)
         return sum(int(one.requests.get(resource, one.limits.get(resource, "0"))) for one in given)
 
 

@@ -110,7 +110,7 @@ async def test_changes_during_a_gap_that_the_server_has_forgotten_are_seen(
         world.proxy.choose = lambda _: None
         await eventually(lambda: all(world.session(name) is None for name in names[:5]), "the deleted are gone", 90)
         await all_run(world, [*names[5:], *more])
-        lists = [one for one in world.proxy.reads() if one.path.endswith("/vdisessions")]
+        lists = [read for read in world.proxy.reads() if read.path.endswith("/vdisessions")]
         assert lists, "the operator has listed the sessions anew"
     tell(f"compacted at revision {revision}; {len(world.proxy.reads())} reads to catch up")
 

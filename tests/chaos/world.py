@@ -177,7 +177,11 @@ class World:
         """Unclaimed desktops of a pool, and Secrets made for them."""
         pods = {pod.metadata.uid for pod in self._made_by("VDIPool", pool)}
         secrets = self.checker.children[SECRETS.kind].values()
-        of_it = [one for one in secrets if one.metadata.labels.get("vdi.kasm.io/pool") == pool and not one.session_uids]
+        of_it = [
+            secret
+            for secret in secrets
+            if secret.metadata.labels.get("vdi.kasm.io/pool") == pool and not secret.session_uids
+        ]
         return len(pods), len([one for one in of_it if "vdi.kasm.io/session" not in one.metadata.labels])
 
     def pullers_of(self, template: str) -> list[SeenPod]:

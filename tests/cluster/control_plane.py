@@ -40,7 +40,9 @@ async def restart_garbage_collector(name: str, api: Client) -> None:
 
     It looks for new kinds at its start and then every 30 s; until then it does not know which objects are orphans.
     """
-    (manager,) = (one for one in cluster.status(name).components if one.name == "kube-controller-manager")
+    (manager,) = (
+        component for component in cluster.status(name).components if component.name == "kube-controller-manager"
+    )
     os.kill(manager.pid, signal.SIGKILL)  # the supervisor starts it again
     session: dict[str, Any] = {
         "apiVersion": "vdi.kasm.io/v1alpha1",

@@ -216,9 +216,9 @@ class Ward:
     def of_here(self, findings: list[Finding]) -> list[Finding]:
         """Without what other tests of the same cluster have left behind."""
         return [
-            one
-            for one in findings
-            if self.namespace in f"{one.object} {one.message}" or one.severity is Severity.UNKNOWN
+            finding
+            for finding in findings
+            if self.namespace in f"{finding.object} {finding.message}" or finding.severity is Severity.UNKNOWN
         ]
 
     async def finds(self, code: str, *, session: str = "") -> Finding:

@@ -137,7 +137,7 @@ class Player:
         await self.api.patch(PODS, pod, status, namespace=NAMESPACE, subresource="status", into=Object)
 
     async def _config_of(self, pod: Object) -> dict[str, str]:
-        names = [each["configMap"]["name"] for each in pod["spec"]["volumes"] if "configMap" in each]
+        names = [volume["configMap"]["name"] for volume in pod["spec"]["volumes"] if "configMap" in volume]
         own = [name for name in names if name != "kube-root-ca.crt"]
         if not own:
             return {}
@@ -146,7 +146,11 @@ class Player:
 
     async def _advertise(self, name: str, pod: Object, configs: dict[str, str]) -> None:
         node = await self.api.get(NODES, name, into=Object)
-        env = {each["name"]: each.get("value", "") for box in pod["spec"]["containers"] for each in box.get("env", ())}
+        env = {
+            variable["name"]: variable.get("value", "")
+            for box in pod["spec"]["containers"]
+            for variable in box.get("env", ())
+        }
         key = node["metadata"]["labels"].get("nvidia.com/device-plugin.config") or env.get("DEFAULT_CONFIG")
         if "DEFAULT_CONFIG" not in env:
             key = env.get("CONFIG_FILE", "").rpartition("/")[2]

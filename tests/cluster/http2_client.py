@@ -97,7 +97,9 @@ class Http2:
         self.closed = self.closed or not data
         for event in events:
             if isinstance(event, RemoteSettingsChanged):
-                self.settings |= {int(code): one.new_value for code, one in event.changed_settings.items()}
+                self.settings |= {
+                    int(code): changed_setting.new_value for code, changed_setting in event.changed_settings.items()
+                }
             elif isinstance(event, ConnectionTerminated):
                 self.closed = True
             elif isinstance(event, ResponseReceived | DataReceived | StreamEnded | StreamReset):

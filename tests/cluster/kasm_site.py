@@ -182,7 +182,7 @@ _NODE_INFO = {
 @contextmanager
 def in_path(*programs: Path) -> Iterator[None]:
     """With the folders of these programs before all others in PATH."""
-    folders = os.pathsep.join(str(one.parent) for one in programs)
+    folders = os.pathsep.join(str(program.parent) for program in programs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{folders}{os.pathsep}{os.environ['PATH']}")
         yield

@@ -88,7 +88,7 @@ class Proxy:
 
     def verbs(self) -> Counter[str]:
         """Writes by method and resource, for messages."""
-        return Counter(f"{one.method} {one.path.split('/vdi-')[0]}" for one in self.writes())
+        return Counter(f"{write.method} {write.path.split('/vdi-')[0]}" for write in self.writes())
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator["Proxy"]:

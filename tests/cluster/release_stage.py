@@ -71,7 +71,7 @@ class Release:
         """(revision, status), the newest first."""
         done = self.tools.helm("history", "vdi", "--namespace", "kasm", "-o", "json")
         assert done.returncode == 0, done.stderr
-        return [(one["revision"], one["status"]) for one in reversed(json.loads(done.stdout))]
+        return [(load["revision"], load["status"]) for load in reversed(json.loads(done.stdout))]
 
     def get(self, *words: str) -> Any:
         """What kubectl gets, as data."""
@@ -140,14 +140,14 @@ async def _look_after(api: Client, pod: Object) -> None:
     if pod["metadata"].get("deletionTimestamp") or status.get("containerStatuses"):
         return
     containers, broken = [], False
-    for one in pod["spec"]["containers"]:
-        bad = one["image"].startswith(BROKEN)
+    for container in pod["spec"]["containers"]:
+        bad = container["image"].startswith(BROKEN)
         broken = broken or bad
         state = {"waiting": _PULL} if bad else {"running": {"startedAt": pod["metadata"]["creationTimestamp"]}}
         containers.append(
             {
-                "name": one["name"],
-                "image": one["image"],
+                "name": container["name"],
+                "image": container["image"],
                 "imageID": "",
                 "ready": not bad,
                 "restartCount": 0,
@@ -156,7 +156,7 @@ async def _look_after(api: Client, pod: Object) -> None:
         )
     ready = "False" if broken else "True"
     conditions = [
-        *(one for one in status.get("conditions") or () if one["type"] == "PodScheduled"),
+        *(condition for condition in status.get("conditions") or () if condition["type"] == "PodScheduled"),
         *({"type": kind, "status": ready} for kind in ("Ready", "ContainersReady", "Initialized")),
     ]
     phase = "Pending" if broken else "Running"

@@ -65,7 +65,7 @@ async def add_node(
 
     async def untainted() -> bool:
         found = await api.get(NODES, name, into=dict)
-        return not any(one["key"] == "node.kubernetes.io/not-ready" for one in found["spec"].get("taints", ()))
+        return not any(taint["key"] == "node.kubernetes.io/not-ready" for taint in found["spec"].get("taints", ()))
 
     await eventually(untainted, f"node {name} is open for pods", 30)
 
@@ -174,7 +174,7 @@ async def _beat(api: Client) -> None:
 def _was_given_up(node: Object) -> bool:
     """Whether the lifecycle controller says that nothing was heard of it: a kubelet that lives contradicts."""
     conditions = node.get("status", {}).get("conditions", ())
-    return any(one["type"] == "Ready" and one.get("message") == _NOTHING_HEARD for one in conditions)
+    return any(condition["type"] == "Ready" and condition.get("message") == _NOTHING_HEARD for condition in conditions)
 
 
 async def _report_ready(api: Client, name: str) -> None:

@@ -121,7 +121,7 @@ def certificates(folder: Path) -> list[dict[str, object]]:
         stored = json.loads((folder / "acme.json").read_text())
     except (OSError, ValueError):
         return []
-    return [one["domain"] for one in (stored.get("le") or {}).get("Certificates") or ()]
+    return [certificate["domain"] for certificate in (stored.get("le") or {}).get("Certificates") or ()]
 
 
 async def routed(port: int, host: str) -> bool:

@@ -60,7 +60,7 @@ async def test_planted_cookies_with_our_names_are_ignored(edge: EdgeStage, alice
     await page.goto(edge.url(path="/.vdi/start"))
     await arrived(edge, page)
     for request in edge.desktop.seen:
-        sent = [one.strip(" ") for one in request.headers.get("Cookie", "").lower().split(";")]
+        sent = [part.strip(" ") for part in request.headers.get("Cookie", "").lower().split(";")]
         assert not any(one.startswith("__host-vdi-") for one in sent)
 
 
@@ -108,7 +108,7 @@ async def test_the_portal_is_not_cleared_by_a_long_address(edge: EdgeStage, alic
     page = await alice.new_page()
     with pytest.raises(Error, match="ERR_HTTP_RESPONSE_CODE_FAILURE"):  # 431, without a page
         await page.goto(f"{edge.settings.portal_url}/login?{'x' * 10 * HEAD_BYTES}")
-    assert LOGIN in {one["name"] for one in await alice.cookies(edge.settings.portal_url)}
+    assert LOGIN in {cookie["name"] for cookie in await alice.cookies(edge.settings.portal_url)}
 
 
 async def test_a_desktop_is_shown_in_no_frame_of_another(edge: EdgeStage, alice: BrowserContext) -> None:

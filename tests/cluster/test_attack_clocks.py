@@ -139,4 +139,4 @@ async def test_the_history_says_when_a_session_was_deleted_to_within_the_skew(pa
 def _cookies(entered: httpx.Response) -> str:
     """The token first, then the grant's handle."""
     lines = [one.partition(";")[0] for one in entered.headers.get_list("set-cookie")]
-    return "; ".join(sorted(one for one in lines if "desktop=" in one or "grant=" in one))
+    return "; ".join(sorted(line for line in lines if "desktop=" in line or "grant=" in line))

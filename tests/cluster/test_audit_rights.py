@@ -85,7 +85,7 @@ class Site:
         """The chart's variables for a process here, which has the account's token and no other right."""
         (made,) = (one for one in self.objects if (one["kind"], one["metadata"]["name"]) == ("Deployment", program))
         variables = made["spec"]["template"]["spec"]["containers"][0]["env"]
-        given = {one["name"]: one["value"] for one in variables if "value" in one}
+        given = {variable["name"]: variable["value"] for variable in variables if "value" in variable}
         config = yaml.safe_load(self.kubeconfig.read_text())
         config["users"][0]["user"] = {"token": self.run("create", "token", program, "--namespace", OURS).strip()}
         kubeconfig = self.folder / f"{program}.kubeconfig"

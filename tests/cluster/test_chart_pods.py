@@ -99,11 +99,11 @@ def test_pods_run_where_the_values_say_and_the_api_server_takes_them(tools: Tool
 def test_the_gateway_trusts_the_bundle_and_uses_the_proxy(tools: Tools, values_file: Path) -> None:
     pods = pods_of(tools.render("-f", str(values_file)))
     (container,) = pods["vdi-gateway"]["containers"]
-    variables = {each["name"]: each.get("value") for each in container["env"]}
+    variables = {variable["name"]: variable.get("value") for variable in container["env"]}
     assert variables["HTTPS_PROXY"] == "http://proxy.example.com:3128"
     assert variables["NO_PROXY"] == ".svc,192.0.2.0/24"
     assert variables["SSL_CERT_FILE"] == "/etc/vdi-ca/ca.crt"
-    (volume,) = [each for each in pods["vdi-gateway"]["volumes"] if each["name"] == "ca-bundle"]
+    (volume,) = [volume for volume in pods["vdi-gateway"]["volumes"] if volume["name"] == "ca-bundle"]
     assert volume["configMap"] == {"name": "our-ca", "items": [{"key": "bundle.pem", "path": "ca.crt"}]}
 
 

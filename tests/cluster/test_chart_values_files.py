@@ -80,8 +80,8 @@ def test_production_has_two_of_what_can_be_two_and_keeps_them_apart(tools: Tools
         assert budgets[name] == {"maxUnavailable": 1, "selector": pods["selector"]}
         apart = pods["template"]["spec"]["affinity"]["podAntiAffinity"]
         terms = [one["podAffinityTerm"] for one in apart["preferredDuringSchedulingIgnoredDuringExecution"]]
-        assert {one["topologyKey"] for one in terms} == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
-        assert all(one["labelSelector"] == pods["selector"] for one in terms)
+        assert {term["topologyKey"] for term in terms} == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+        assert all(term["labelSelector"] == pods["selector"] for term in terms)
 
 
 def test_certificates_are_where_the_routes_look_for_them(tools: Tools) -> None:
@@ -89,7 +89,9 @@ def test_certificates_are_where_the_routes_look_for_them(tools: Tools) -> None:
         objects = render(tools.helm_binary, "values.yaml", *words)
         (route,) = [one for one in objects if one["kind"] == "IngressRoute"]
         certificates = [one for one in objects if one["kind"] == "Certificate"]
-        where = {(one["metadata"]["namespace"], one["spec"]["secretName"]) for one in certificates}
+        where = {
+            (certificate["metadata"]["namespace"], certificate["spec"]["secretName"]) for certificate in certificates
+        }
         return where, route["spec"]["tls"].get("secretName")
 
     issuer = ("--set", "traefik.certManager.issuer=ours")
@@ -123,7 +125,7 @@ def test_passwords_are_made_once_and_outlive_upgrade_rollback_and_release(tools:
 
     def kept() -> list[str]:
         names = ("vdi-postgresql", "vdi-redis")
-        return [tools.kubectl("-n", "kasm", "get", "secret", one, "-o", "jsonpath={.data}") for one in names]
+        return [tools.kubectl("-n", "kasm", "get", "secret", name, "-o", "jsonpath={.data}") for name in names]
 
     tools.upgrade(CHART, *others, *servers)
     assert kept() == ["", ""], "Helm makes them without contents"

@@ -108,7 +108,7 @@ def test_the_pod_has_no_rights_and_the_secret_is_in_files_only(tools: Tools) -> 
         "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]},
     }
     assert container["command"] == ["/bin/sh", "/etc/coturn/start.sh"] and "args" not in container
-    assert [each["name"] for each in container["env"]] == ["POD_IP"]
+    assert [variable["name"] for variable in container["env"]] == ["POD_IP"]
 
 
 def test_without_the_host_network_it_would_pass_restricted_and_has_service_and_policy(tools: Tools) -> None:
@@ -116,7 +116,7 @@ def test_without_the_host_network_it_would_pass_restricted_and_has_service_and_p
     kinds = {"Service/alone-coturn", "NetworkPolicy/alone-coturn", "IngressRouteUDP/alone-coturn"}
     assert kinds < set(objects)
     ports = {
-        (one["name"], one["port"], one.get("protocol")) for one in objects["Service/alone-coturn"]["spec"]["ports"]
+        (port["name"], port["port"], port.get("protocol")) for port in objects["Service/alone-coturn"]["spec"]["ports"]
     }
     assert ports == {("turn", 3478, "UDP"), ("turn-tcp", 3478, None), ("turn-tls", 5349, None)}
     assert objects["IngressRouteUDP/alone-coturn"]["spec"] == {
@@ -207,7 +207,7 @@ def test_rotation_draws_one_secret_more_and_keeps_those_that_were_drawn(tools: T
     def mounted(deployment: str, volume: str) -> dict[str, str]:
         """File name to key."""
         words = ("get", "deployment", deployment, "-n", "kasm", "-o", "jsonpath={.spec.template.spec.volumes}")
-        (found,) = [one["secret"]["items"] for one in json.loads(tools.kubectl(*words)) if one["name"] == volume]
+        (found,) = [load["secret"]["items"] for load in json.loads(tools.kubectl(*words)) if load["name"] == volume]
         return {item["path"]: item["key"] for item in found}
 
     first = upgrade()
@@ -229,7 +229,9 @@ def test_rotation_draws_one_secret_more_and_keeps_those_that_were_drawn(tools: T
 def test_somebody_elses_secret_is_used_and_none_is_made(tools: Tools) -> None:
     objects = render(tools, *NEEDED, "--set", "auth.existingSecret=mine")
     assert "Secret/alone-coturn" not in objects
-    volumes = {one["name"]: one for one in objects["Deployment/alone-coturn"]["spec"]["template"]["spec"]["volumes"]}
+    volumes = {
+        volume["name"]: volume for volume in objects["Deployment/alone-coturn"]["spec"]["template"]["spec"]["volumes"]
+    }
     assert volumes["auth"]["secret"]["secretName"] == "mine"
 
 
@@ -249,23 +251,27 @@ def test_the_gateway_hands_out_credentials_of_the_same_secret_in_the_desktops_pl
     words = ("--set", "coturn.enabled=true", *IN_PARENT, "--set", f"gateway.turn.urls={{{url}}}")
     objects = {(one["kind"], one["metadata"]["name"]): one for one in tools.render(*words)}
     pod = objects["Deployment", "vdi-gateway"]["spec"]["template"]["spec"]
-    variables = {one["name"]: one.get("value", "") for one in pod["containers"][0]["env"]}
+    variables = {variable["name"]: variable.get("value", "") for variable in pod["containers"][0]["env"]}
     settings = read_settings({name: value for name, value in variables.items() if name.startswith("VDI_TURN")})
     assert (settings.turn_urls, settings.turn_ttl) == ((url,), timedelta(hours=12))
-    (volume,) = [one for one in pod["volumes"] if one["name"] == "turn"]
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "turn"]
     assert "emptyDir" in volume, "a volume of the Secret would wait for what the init container draws"
     (init,) = pod["initContainers"]
     assert [mount["name"] for mount in init["volumeMounts"]] == ["turn"]
-    (drawn,) = json.loads(next(one["value"] for one in init["env"] if one["name"] == "VDI_SERVER_SECRETS"))
+    (drawn,) = json.loads(
+        next(variable["value"] for variable in init["env"] if variable["name"] == "VDI_SERVER_SECRETS")
+    )
     assert drawn == {
         "name": "vdi-coturn",
         "random": {"secret-1": 48},
         "files": {f"{init['volumeMounts'][0]['mountPath']}/secret": "secret-1"},
     }
-    (mount,) = [one for one in pod["containers"][0]["volumeMounts"] if one["name"] == "turn"]
+    (mount,) = [volume_mount for volume_mount in pod["containers"][0]["volumeMounts"] if volume_mount["name"] == "turn"]
     assert settings.turn_secret_file == Path(mount["mountPath"]) / "secret"
     (route,) = [
-        one for one in objects["IngressRoute", "vdi-gateway"]["spec"]["routes"] if "Path(`/api/turn`)" in one["match"]
+        route
+        for route in objects["IngressRoute", "vdi-gateway"]["spec"]["routes"]
+        if "Path(`/api/turn`)" in route["match"]
     ]
     assert route["priority"] == 1000 and "middlewares" not in route
     without = json.dumps(tools.render("--set", "coturn.enabled=true", *IN_PARENT))
@@ -305,5 +311,5 @@ def test_the_lock_is_what_the_chart_asks_for_and_nothing_is_fetched(tools: Tools
     listed = tools.helm("dependency", "list", str(CHART)).stdout.splitlines()[1:]
     assert [line.split()[-1] for line in listed if line.strip()] == ["unpacked"] * 3
     lock, chart = (yaml.safe_load((CHART / name).read_text()) for name in ("Chart.lock", "Chart.yaml"))
-    pinned = [(one["name"], one["version"]) for one in chart["dependencies"]]
-    assert [(one["name"], one["version"]) for one in lock["dependencies"]] == pinned
+    pinned = [(dependency["name"], dependency["version"]) for dependency in chart["dependencies"]]
+    assert [(dependency["name"], dependency["version"]) for dependency in lock["dependencies"]] == pinned

@@ -297,7 +297,7 @@ def test_the_internet_of_desktops_leaves_out_the_api_server_that_helm_finds(rele
         words = ("--namespace", "vdi-sessions", "-o", "json")
         policy = json.loads(release.kubectl("get", "networkpolicy", "vdi-desktops", *words))
         peers = [peer for rule in policy["spec"]["egress"] for peer in rule["to"]]
-        (internet,) = [each["ipBlock"] for each in peers if each.get("ipBlock", {}).get("cidr") == "0.0.0.0/0"]
+        (internet,) = [peer["ipBlock"] for peer in peers if peer.get("ipBlock", {}).get("cidr") == "0.0.0.0/0"]
         return set(internet["except"])
 
     before = left_out()
@@ -311,7 +311,7 @@ def test_the_internet_of_desktops_leaves_out_the_api_server_that_helm_finds(rele
 
 def test_the_api_server_takes_every_policy_of_the_matrix(release: Tools) -> None:
     """Ranges of ports, exceptions within their networks, names: an evaluator minds none of it."""
-    made = [each for one in variants().values() for each in policies(rendered(release.helm_binary, one))]
+    made = [policy for variant in variants().values() for policy in policies(rendered(release.helm_binary, variant))]
     assert len(made) >= 30
     release.kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump_all(made))
 
@@ -335,7 +335,7 @@ def test_the_values_reach_the_operators_settings(tools: Tools) -> None:
     words = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
     made, deployment = tools.render(*words), tools.named("Deployment", "vdi-operator", *words)
     variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
-    settings = read_settings({each["name"]: each["value"] for each in variables})
+    settings = read_settings({variable["name"]: variable["value"] for variable in variables})
     assert (settings.namespace, settings.log_level) == ("desks", "debug")
     assert settings.count_other_workloads is False
     assert settings.queue_weights == {"alice@example.com": 2, "bob": 0.5}
@@ -353,7 +353,7 @@ def test_the_values_reach_the_operators_settings(tools: Tools) -> None:
         "nvidia.com/gpu.shared",
     )
     roles = [each["metadata"] for each in made if each["kind"] in ("Role", "RoleBinding")]
-    assert {each["namespace"] for each in roles if each["name"] == "vdi-operator"} == {"desks"}
+    assert {role["namespace"] for role in roles if role["name"] == "vdi-operator"} == {"desks"}
     assert deployment["metadata"]["labels"]["control-plane"] == "controller-manager"
 
 

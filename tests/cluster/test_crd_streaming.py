@@ -178,7 +178,7 @@ async def test_the_pod_has_the_variables(stage: Stage) -> None:
     async with stage.operator():
         session = await stage.session("alice-desktop", template)
         pod = await stage.pod_of(session)
-        env = {one["name"]: one.get("value") for one in pod["spec"]["containers"][0]["env"]}
+        env = {variable["name"]: variable.get("value") for variable in pod["spec"]["containers"][0]["env"]}
         assert (
             env.items()
             >= {
@@ -199,7 +199,9 @@ async def test_a_template_says_what_its_image_passes_over_until_that_is_fixed(st
 
     async def warned() -> list[str]:
         status = (await stage.api.get(TEMPLATES, template, into=dict)).get("status", {})
-        return [one["message"] for one in status.get("conditions", ()) if one["type"] == SETTINGS_IGNORED]
+        return [
+            condition["message"] for condition in status.get("conditions", ()) if condition["type"] == SETTINGS_IGNORED
+        ]
 
     async with stage.operator():
         await eventually(warned, "the template says so")

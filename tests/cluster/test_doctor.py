@@ -112,7 +112,7 @@ async def test_kinds_missing_and_old(ward: Ward) -> None:
         await ward.stage.api.apply(CRDS, old["metadata"]["name"], old, into=msgspec.Raw)
 
         async def both() -> bool:
-            codes = {one.code for one in roots(await ward.look())}
+            codes = {root.code for root in roots(await ward.look())}
             return {"crd_missing", "crd_outdated"} <= codes
 
         await eventually(both, "both kinds are named")
@@ -297,7 +297,7 @@ async def test_a_home_on_a_node_that_is_gone_and_mounted_twice(ward: Ward) -> No
     async with ward.at_work():
         session = await ward.stage.session("alice", template)
         pod = await ward.stage.pod_of(session)
-        claim = next(one["persistentVolumeClaim"] for one in pod["spec"]["volumes"] if one["name"] == "home")[
+        claim = next(volume["persistentVolumeClaim"] for volume in pod["spec"]["volumes"] if volume["name"] == "home")[
             "claimName"
         ]
         other = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "intruder"}}
@@ -334,7 +334,7 @@ async def test_a_home_on_a_node_that_is_gone_and_mounted_twice(ward: Ward) -> No
             seen: set[str] = set()  # the operator takes a pod back that finds no node, and tries again
 
             async def both() -> bool:
-                seen.update(one.code for one in roots(await ward.look()))
+                seen.update(root.code for root in roots(await ward.look()))
                 return {"home_mounted_twice", "home_on_lost_node"} <= seen
 
             await eventually(both, "both are named", 45)
@@ -365,7 +365,7 @@ async def test_a_desktop_that_crashes_and_one_out_of_memory(ward: Ward) -> None:
 
         async def both() -> bool:
             return {"desktop_crashes", "desktop_out_of_memory"} == {
-                one.code for one in roots(ward.of_here(await ward.look()))
+                root.code for root in roots(ward.of_here(await ward.look()))
             }
 
         await eventually(both, "both are named, and nothing else")
@@ -421,7 +421,7 @@ async def test_traefik_down_and_looking_elsewhere(ward: Ward) -> None:
         await ward.running("alice", template)
 
         async def both() -> bool:
-            codes = {one.code for one in roots(ward.of_here(await ward.look()))}
+            codes = {root.code for root in roots(ward.of_here(await ward.look()))}
             return codes == {"traefik_down", "traefik_not_watching"}
 
         await eventually(both, "both are named, and nothing else", 40)

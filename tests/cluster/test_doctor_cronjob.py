@@ -28,7 +28,7 @@ def as_the_job(tools: Tools, folder: Path) -> subprocess.CompletedProcess[str]:
     (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     config = yaml.safe_load(tools.kubeconfig.read_text())
     token = tools.kubectl("create", "token", "vdi-doctor", "--namespace", "kasm").strip()
-    config["users"] = [{"name": one["name"], "user": {"token": token}} for one in config["users"]]
+    config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
     kubeconfig = folder / "kubeconfig"
     kubeconfig.write_text(yaml.safe_dump(config))
     environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
@@ -45,7 +45,7 @@ def test_it_reads_all_with_its_own_rights_and_keeps_what_it_found(tools: Tools, 
     kept = json.loads(tools.kubectl("get", "configmap", "vdi-doctor", "--namespace", "kasm", "-o", "json"))
     record = read_record(kept)
     assert record is not None
-    assert [one.code for one in record.counts] == ["operator_down"]
+    assert [count.code for count in record.counts] == ["operator_down"]
     tools.upgrade(CHART, *SCHEDULE, "--set", "logLevel=debug")
     again = json.loads(tools.kubectl("get", "configmap", "vdi-doctor", "--namespace", "kasm", "-o", "json"))
     assert read_record(again) == record, "an upgrade leaves what it has written"

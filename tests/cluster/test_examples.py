@@ -86,9 +86,9 @@ async def expect_complete(stage: Stage) -> None:
     claims = {one["metadata"]["name"] for one in await stage.all(CLAIMS)}
     for pod in await stage.all(PODS):
         spec = pod["spec"]
-        assert {one[CLAIM]["claimName"] for one in spec.get("volumes", ()) if CLAIM in one} <= claims
+        assert {volume[CLAIM]["claimName"] for volume in spec.get("volumes", ()) if CLAIM in volume} <= claims
         assert "imagePullSecrets" not in spec
-        assert [one["image"] for one in spec["containers"]] == ["localhost/vdi/desktop:dev"]
+        assert [container["image"] for container in spec["containers"]] == ["localhost/vdi/desktop:dev"]
 
 
 async def fill(stage: Stage, name: str, ready: int) -> None:

@@ -132,7 +132,7 @@ async def test_what_the_rules_of_the_kind_refuse_comes_back_by_field(
         body = {"template": template, "persistence": {"size": "1k"}, "idleTimeout": "0s"}
         refused = await client.post(_api(gateway, "/sessions"), json=body)
     assert (refused.status_code, refused.headers["content-type"]) == (422, "application/problem+json")
-    by_field = {each["field"]: each for each in refused.json()["errors"]}
+    by_field = {error["field"]: error for error in refused.json()["errors"]}
     assert by_field["persistence.size"]["value"] == "1k"
     assert by_field["persistence.size"]["allowed"] == "an amount of at least 1Mi, such as 4Gi or 512Mi"
     assert by_field["idleTimeout"]["value"] == "0s"

@@ -43,9 +43,9 @@ def settings_of(tools: Tools, *words: str) -> Settings:
     """What the gateway makes of the chart's variables; the content of Secrets is played."""
     secret = {"db": "postgresql+asyncpg://u:p@h/n", "shared": "redis://h:6379/0", "sso": "hush"}
     variables = {}
-    for one in pod_of(tools, *words)["containers"][0]["env"]:
-        source = one.get("valueFrom", {}).get("secretKeyRef", {})
-        variables[one["name"]] = one.get("value") or secret[source["name"]]
+    for variable in pod_of(tools, *words)["containers"][0]["env"]:
+        source = variable.get("valueFrom", {}).get("secretKeyRef", {})
+        variables[variable["name"]] = variable.get("value") or secret[source["name"]]
     return read_settings(variables)
 
 
@@ -53,7 +53,7 @@ def settings_of(tools: Tools, *words: str) -> Settings:
 
 
 def test_the_gateway_may_do_what_its_page_says_and_nothing_else(release: Tools) -> None:
-    rules = {name: flat(each) for name, each in gateway_rules().items()}
+    rules = {name: flat(gateway_rule) for name, gateway_rule in gateway_rules().items()}
     everywhere = rules["ClusterRole/vdi-gateway"]
     assert rules_of(release, GATEWAY, "vdi-sessions") == everywhere | rules["Role/vdi-gateway-sessions"]
     assert rules_of(release, GATEWAY, "kasm") == everywhere | rules["Role/vdi-gateway"]
@@ -134,7 +134,7 @@ def test_without_a_gateway_nothing_of_it_is_there(release: Tools) -> None:
     assert release.kubectl("get", "clusterrole,clusterrolebinding", *label) == ""
     operator = release.named("Deployment", "vdi-operator", "--set", "gateway.enabled=false")
     container = operator["spec"]["template"]["spec"]["containers"][0]
-    assert not {"VDI_EDGE_MIDDLEWARE", "VDI_GATEWAY_URL"} & {each["name"] for each in container["env"]}
+    assert not {"VDI_EDGE_MIDDLEWARE", "VDI_GATEWAY_URL"} & {variable["name"] for variable in container["env"]}
     policy = release.named("NetworkPolicy", "vdi-desktops", "--set", "gateway.enabled=false")
     (traefik,) = policy["spec"]["ingress"][0]["from"]
     assert traefik["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "traefik"}, "and nobody else"
@@ -190,7 +190,9 @@ def test_the_limits_reach_the_file_that_the_gateway_reads(tools: Tools, tmp_path
     words = ("-f", str(file))
     assert yaml.safe_load(tools.named("ConfigMap", "vdi-gateway", *words)["data"]["limits.yaml"]) == limits
     pod = pod_of(tools, *words)
-    (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "limits"]
+    (mount,) = [
+        volume_mount for volume_mount in pod["containers"][0]["volumeMounts"] if volume_mount["name"] == "limits"
+    ]
     limits_file = settings_of(tools, *words).limits_file
     assert limits_file and str(limits_file.parent) == mount["mountPath"]
     annotations = [
@@ -233,11 +235,16 @@ def test_one_replica_has_a_volume_and_stops_first_several_have_none_and_roll(too
     several = (*SERVERS, "--set", "gateway.replicas=2")
     alone = tools.named("Deployment", "vdi-gateway")["spec"]
     assert (alone["replicas"], alone["strategy"]["type"]) == (1, "Recreate")
-    assert {each["name"] for each in alone["template"]["spec"]["volumes"]} == {"limits", "tmp", "data", "metrics-token"}
+    assert {volume["name"] for volume in alone["template"]["spec"]["volumes"]} == {
+        "limits",
+        "tmp",
+        "data",
+        "metrics-token",
+    }
     made = {(each["kind"], each["metadata"]["name"]): each for each in tools.render(*several)}
     both = made["Deployment", "vdi-gateway"]["spec"]
     assert both["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
-    assert {each["name"] for each in both["template"]["spec"]["volumes"]} == {"limits", "tmp", "metrics-token"}
+    assert {volume["name"] for volume in both["template"]["spec"]["volumes"]} == {"limits", "tmp", "metrics-token"}
     assert ("PersistentVolumeClaim", "vdi-gateway") not in made
     budget = made["PodDisruptionBudget", "vdi-gateway"]["spec"]
     assert budget == {"maxUnavailable": 1, "selector": both["selector"]}
@@ -258,7 +265,7 @@ def test_the_gateways_pod_would_pass_restricted(release: Tools) -> None:
     container = spec["containers"][0]
     assert container["args"] == ["gateway", "run"]
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     settings = settings_of(release)
     assert ports == {"http": settings.public_addr[1], "internal": settings.internal_addr[1]}
     assert settings.database_url.removeprefix("sqlite+aiosqlite:///").startswith("/data/")
@@ -289,15 +296,17 @@ def test_who_may_connect_to_gateway_and_desktops(release: Tools) -> None:
 def test_the_operator_reports_to_the_gateway_as_itself(release: Tools) -> None:
     deployment = release.named("Deployment", "vdi-operator")
     pod = deployment["spec"]["template"]["spec"]
-    variables = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
+    variables = {variable["name"]: variable["value"] for variable in pod["containers"][0]["env"]}
     assert variables["VDI_EDGE_MIDDLEWARE"] == release.named("Middleware", "vdi-edge")["metadata"]["name"]
     service = release.named("Service", "vdi-gateway")
-    internal = next(each["port"] for each in service["spec"]["ports"] if each["name"] == "internal")
+    internal = next(port["port"] for port in service["spec"]["ports"] if port["name"] == "internal")
     assert variables["VDI_GATEWAY_URL"] == f"http://vdi-gateway.kasm.svc:{internal}"
     account = f"system:serviceaccount:kasm:{pod['serviceAccountName']}"
     assert settings_of(release).operator_account == account
-    (volume,) = [each for each in pod["volumes"] if "projected" in each]
-    (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == volume["name"]]
+    (volume,) = [volume for volume in pod["volumes"] if "projected" in volume]
+    (mount,) = [
+        volume_mount for volume_mount in pod["containers"][0]["volumeMounts"] if volume_mount["name"] == volume["name"]
+    ]
     token = volume["projected"]["sources"][0]["serviceAccountToken"]
     assert token["audience"] == "vdi-gateway"
     assert Path(mount["mountPath"]) / token["path"] == read_operator_settings(variables).gateway_token_file

@@ -73,9 +73,9 @@ async def test_the_address_opens_the_desktop(edge: EdgeStage, chromium: Browser)
     await arrived(edge, page)
     # Between two requests the desktop's own cookie of our name may be there; of ours, no script sees any.
     assert await page.evaluate("document.cookie") in ("", f"{DESKTOP_COOKIE}=evil")
-    ours = [one for one in await person.cookies(edge.url()) if one["value"] != "evil"]
-    assert GRANT_COOKIE in {one["name"] for one in ours}
-    assert all(one["httpOnly"] and one["secure"] for one in ours)
+    ours = [cookie for cookie in await person.cookies(edge.url()) if cookie["value"] != "evil"]
+    assert GRANT_COOKIE in {our["name"] for our in ours}
+    assert all(our["httpOnly"] and our["secure"] for our in ours)
 
 
 async def test_the_page_follows_the_start_and_opens_the_desktop_by_itself(edge: EdgeStage, chromium: Browser) -> None:

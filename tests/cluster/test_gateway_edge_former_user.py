@@ -193,7 +193,9 @@ async def test_the_same_desktop_keeps_what_it_left(edge: EdgeStage, alice: Brows
     """Entering again, as after five minutes or a new login, costs a page neither its cache nor its settings."""
     page = await alices_own(edge, await alice.new_page())
     await page.evaluate(ATTACK)
-    cookies = [one for one in await alice.cookies() if one["name"] not in ("__Host-vdi-desktop", "__Host-vdi-grant")]
+    cookies = [
+        cookie for cookie in await alice.cookies() if cookie["name"] not in ("__Host-vdi-desktop", "__Host-vdi-grant")
+    ]
     await alice.clear_cookies()
     await alice.add_cookies(cookies)  # type: ignore[arg-type]
     await opened(edge, page)
@@ -210,4 +212,4 @@ async def test_the_login_outlives_both(edge: EdgeStage, alice: BrowserContext) -
     page = await alice.new_page()
     await opened(edge, page)
     await opened(edge, page)
-    assert LOGIN in {one["name"] for one in await alice.cookies(edge.settings.portal_url)}
+    assert LOGIN in {cookie["name"] for cookie in await alice.cookies(edge.settings.portal_url)}

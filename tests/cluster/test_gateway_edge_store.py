@@ -65,7 +65,7 @@ async def test_of_two_that_end_a_grant_one_has_ended_it(database: Database) -> N
     store = GrantStore(database)
     await store.add(a_grant(1), "1")
     await store.add(a_grant(2), "2")
-    answers = await asyncio.gather(*(store.end(["grant-1", "grant-9"], NOW, f"reason-{one}") for one in range(8)))
+    answers = await asyncio.gather(*(store.end(["grant-1", "grant-9"], NOW, f"reason-{index}") for index in range(8)))
     assert sorted(map(sorted, answers)) == [[]] * 7 + [["grant-1"]]
     (ended,) = await store.ended_since(NOW)
     assert (ended.ended, ended.reason) == (NOW, f"reason-{answers.index({'grant-1'})}")

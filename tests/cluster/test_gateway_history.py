@@ -260,7 +260,7 @@ async def test_desktops_go_on_without_the_database_and_are_in_it_afterwards(
         finally:
             postgres_server.start()
         _, runs = await scene.reach("all is written", sessions=1, runs=2, open_runs=1)
-    assert [one.end_reason for one in runs] == ["suspended", None]
+    assert [run.end_reason for run in runs] == ["suspended", None]
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -293,5 +293,5 @@ async def test_once_though_everybody_is_killed(scene: Scene) -> None:
             await scene.reach("it runs again", sessions=1, runs=2, open_runs=1)
             await asyncio.gather(stage.delete(SESSIONS, NAME), stage.gone(SESSIONS, NAME))
             (row,), runs = await scene.reach("it has ended", sessions=1, runs=2, open_runs=0)
-    assert [one.end_reason for one in runs] == ["suspended", "deleted"]
+    assert [run.end_reason for run in runs] == ["suspended", "deleted"]
     assert row.end_reason == "deleted"

@@ -78,7 +78,7 @@ async def test_people_come_and_go_by_command(
         code, _, said = await user("add", "grace@example.com")
         assert (code, "is there already" in said) == (1, True)
         code, listed, _ = await user("ls", "-o", "json")
-        entry = next(one for one in json.loads(listed) if one["user"] == "grace@example.com")
+        entry = next(load for load in json.loads(listed) if load["user"] == "grace@example.com")
         assert entry == {"user": "grace@example.com", "name": "Grace", "groups": ["staff"], "admin": False}
         assert "argon2" not in listed
 

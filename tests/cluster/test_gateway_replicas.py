@@ -133,7 +133,7 @@ async def test_a_ticket_made_by_one_is_good_once_at_either(pair: Pair) -> None:
     start = await alice.get(f"{host}/.vdi/start?next=/")
     ticket = (await alice.get(start.headers["location"])).headers["location"]
     browsers = [await pair.through(one, alice) for one in (pair.one, pair.two)]
-    both = await asyncio.gather(*(one.get(ticket) for one in browsers))
+    both = await asyncio.gather(*(browser.get(ticket) for browser in browsers))
     assert sum("__Host-vdi-grant" in one.headers.get("set-cookie", "") for one in both) == 1
 
 
@@ -143,7 +143,7 @@ async def test_guesses_are_counted_over_both(pair: Pair) -> None:
     headers = {"Origin": pair.one.gateway.portal, "Sec-Fetch-Site": "same-origin"}
     form = {"user": ALICE, "password": "wrong", "csrf": _csrf(page.text), "next": "/"}
     answers = await asyncio.gather(*(browser.post("/login", data=form, headers=headers) for _ in range(70)))
-    codes = [one.status_code for one in answers]
+    codes = [answer.status_code for answer in answers]
     assert codes.count(429) == 10, "60 are looked at, whichever replica they came to"
     elsewhere = AsTraefik(pair.two.gateway.public, address="198.51.100.1")
     assert await is_in(await pair.two.gateway.log_in(ALICE, traefik=elsewhere)), "the right user is only slowed"
@@ -173,12 +173,12 @@ async def test_redis_and_the_database_may_go_and_come_back(pair: Pair, postgres_
     async def says(words: str) -> bool:
         """They tell of it, and stay in service: open desktops need neither of the two."""
         answers = [await one.gateway.inside("/readyz") for one in (pair.one, pair.two)]
-        assert {one.status_code for one in answers} == {200}
-        return all(words in one.text for one in answers)
+        assert {answer.status_code for answer in answers} == {200}
+        return all(words in answer.text for answer in answers)
 
     async def all_is_well() -> bool:
         answers = [await one.gateway.inside("/readyz") for one in (pair.one, pair.two)]
-        return {one.text for one in answers} == {"ok\n"}
+        return {answer.text for answer in answers} == {"ok\n"}
 
     await pair.redis.kill()
     await eventually(lambda: says("shared state: Redis does not answer"), "they say that Redis is down")

@@ -44,7 +44,7 @@ async def ask(database: Database) -> None:
 
 async def test_replicas_that_start_at_once_make_one_schema_and_it_is_the_codes(postgres_url: str) -> None:
     replicas = [Database(postgres_url) for _ in range(4)]
-    await asyncio.gather(*(upgrade(one) for one in replicas))
+    await asyncio.gather(*(upgrade(replica) for replica in replicas))
     async with replicas[0].connect() as connection:
         assert await connection.run_sync(differences) == []
         assert len((await connection.exec_driver_sql("SELECT version_num FROM alembic_version")).all()) == 1
@@ -52,8 +52,8 @@ async def test_replicas_that_start_at_once_make_one_schema_and_it_is_the_codes(p
         await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0009_next'")
     with pytest.raises(UnknownRevisionError):
         await upgrade(replicas[1])
-    for one in replicas:
-        await one.close()
+    for replica in replicas:
+        await replica.close()
 
 
 async def test_an_upgrade_that_fails_leaves_nothing_behind(postgres_url: str) -> None:
@@ -101,12 +101,12 @@ async def test_two_replicas_at_once_write_what_one_would(postgres_url: str, seed
                         del left[name]
                 await replica.write()
 
-        await asyncio.gather(*(hear(one) for one in replicas))
+        await asyncio.gather(*(hear(replica) for replica in replicas))
         sessions, runs = await rows_of(first)
     assert len(sessions) == 40
     for life, _ in crowd:
-        (session,) = [one for one in sessions if one.uid == life.uid]
-        of_it = [one for one in runs if one.uid == life.uid]
+        (session,) = [session for session in sessions if session.uid == life.uid]
+        of_it = [run for run in runs if run.uid == life.uid]
         assert [(one.start, one.ended, one.end_reason) for one in of_it] == [
             (at(5), at(30), "suspended"),
             (at(60), at(90), "deleted"),
@@ -150,7 +150,7 @@ async def test_what_happens_while_it_is_down_is_written_when_it_is_back(
         recording.cancel()
         await asyncio.gather(recording, return_exceptions=True)
         _, runs = await rows_of(database)
-    assert [(one.start, one.ended, one.queue_seconds) for one in runs] == [(at(10), at(20), 600), (at(30), None, None)]
+    assert [(run.start, run.ended, run.queue_seconds) for run in runs] == [(at(10), at(20), 600), (at(30), None, None)]
 
 
 async def test_a_server_that_was_restarted_between_two_requests_is_not_noticed(
@@ -179,4 +179,4 @@ async def test_dump_and_restore_as_documented(postgres_server: Postgres, postgre
     postgres_server.psql(name, "DELETE FROM grants; DELETE FROM logins; DELETE FROM api_tokens")
     async with open_database(postgres_url) as database:
         sessions, runs = await rows_of(database)
-    assert ([one.name for one in sessions], len(runs)) == (["before"], 1)
+    assert ([session.name for session in sessions], len(runs)) == (["before"], 1)

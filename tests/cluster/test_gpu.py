@@ -77,7 +77,7 @@ class Site:
         return [int(self.get("node", name)["status"]["allocatable"].get(resource, 0)) for name in GPUS]
 
     def codes(self) -> list[str]:
-        return [each["code"] for each in json.loads(self.gpu("verify", "-o", "json").stdout)["findings"]]
+        return [finding["code"] for finding in json.loads(self.gpu("verify", "-o", "json").stdout)["findings"]]
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def test_the_defaults_are_the_manifests(helm: Path) -> None:
 
 def test_the_notes_have_the_command_with_the_same_numbers(helm: Path) -> None:
     given = "configs.any=4,configs.big=2,migStrategy=single,renameByDefault=true,failRequestsGreaterThanOne=true"
-    words = [f"gpu.timeSlicing.{one}" for one in given.split(",")] + ["gpuResource=nvidia.com/gpu.shared"]
+    words = [f"gpu.timeSlicing.{part}" for part in given.split(",")] + ["gpuResource=nvidia.com/gpu.shared"]
     assert "vdi gpu" not in notes(helm)
     assert notes(helm, *ON).splitlines().count("  vdi gpu configure --replicas 8") == 1
     line = "--replicas 4 --config big=2 --mig-strategy single --rename-by-default --fail-requests-greater-than-one"

@@ -82,7 +82,7 @@ def restore(server: Postgres, database: str, file: Path) -> None:
 
 
 def left_in(folder: Path) -> list[str]:
-    return [each.name for each in folder.iterdir() if "dump" in each.name]
+    return [path.name for path in folder.iterdir() if "dump" in path.name]
 
 
 async def test_a_dump_is_whole_private_and_restorable(

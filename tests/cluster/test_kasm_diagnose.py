@@ -188,7 +188,7 @@ def test_what_the_doctor_reads_more_where_kasm_is(ward: Ward) -> None:
         note = lambda method, plural, status, seconds: requests.append(plural)  # noqa: E731
         async with Client(load_config(ward.tools.kubeconfig), field_manager="test", on_request=note) as client:
             await collect(client, Scope("default"), ShiftedClock())
-        return len([one for one in requests if one != "pods/log"])
+        return len([request for request in requests if request != "pods/log"])
 
     before = asyncio.run(count())
     ward.install("c")

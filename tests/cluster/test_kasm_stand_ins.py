@@ -35,7 +35,9 @@ def test_each_file_of_vdi_renders_what_is_known_of_the_generation(helm: Path, ge
 def test_a_chart_that_is_otherwise_is_noticed(helm: Path) -> None:
     chart = stand_in(helm, A)
     options = InstallOptions(A, "kasm.example.com")
-    fewer = dataclasses.replace(A, components=tuple(each for each in A.components if each.key != "redis"))
+    fewer = dataclasses.replace(
+        A, components=tuple(component for component in A.components if component.key != "redis")
+    )
     without_redis = dataclasses.replace(chart, generation=fewer)
     found = differences_of_profile(without_redis, options, is_stand_in=True)
     assert "Deployment kasm-redis-deployment is no component that is known" in found

@@ -207,7 +207,7 @@ def assert_rights_are_named(kasm: Kasm) -> None:
     assert "may not list deployments.apps in namespace kasm" in line["message"]
     kasm.kube("create", "rolebinding", "viewer", "--clusterrole=view", "--serviceaccount=kasm:default")
     status, data = kasm.site.kasm(*words, kubeconfig=kubeconfig)
-    unknown = {one["code"]: one["message"] for one in data["findings"] if one["severity"] == "unknown"}
+    unknown = {finding["code"]: finding["message"] for finding in data["findings"] if finding["severity"] == "unknown"}
     assert status == 3
     assert set(unknown) == {"release", "admin-password", "way-in", "certificate"}
     assert "may not list secrets in namespace kasm" in unknown["release"]
@@ -221,7 +221,10 @@ def assert_faults_are_seen(kasm: Kasm) -> None:
     kasm.answers.clear()
 
     proxy = next(pod["metadata"]["name"] for pod in kasm.all("pods") if "proxy" in pod["metadata"]["name"])
-    steps = [one["name"] for one in json.loads(kasm.kube("get", "pod", proxy, "-o", "json"))["spec"]["initContainers"]]
+    steps = [
+        init_container["name"]
+        for init_container in json.loads(kasm.kube("get", "pod", proxy, "-o", "json"))["spec"]["initContainers"]
+    ]
     waiting = {"waiting": {"reason": "PodInitializing"}}
     done = {"terminated": {"exitCode": 0, "reason": "Completed", "containerID": "c://1"}}
     running: Object = {"running": {}}
@@ -236,7 +239,9 @@ def assert_faults_are_seen(kasm: Kasm) -> None:
     kasm.report(proxy, {"phase": "Running", "conditions": READY, "initContainerStatuses": []})
 
     (ingress,) = kasm.all("ingress")
-    manager = next(one["metadata"]["name"] for one in kasm.all("services") if "manager" in one["metadata"]["name"])
+    manager = next(
+        service["metadata"]["name"] for service in kasm.all("services") if "manager" in service["metadata"]["name"]
+    )
     path = "/spec/rules/0/http/paths/0/backend/service/name"
     right = ingress["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]["name"]
     name = f"ingress/{ingress['metadata']['name']}"
@@ -252,6 +257,10 @@ def assert_faults_are_seen(kasm: Kasm) -> None:
     kasm.kube(
         "delete",
         "deployment",
-        next(one["metadata"]["name"] for one in kasm.all("deployments") if "api" in one["metadata"]["name"]),
+        next(
+            deployment["metadata"]["name"]
+            for deployment in kasm.all("deployments")
+            if "api" in deployment["metadata"]["name"]
+        ),
     )
     assert "no Deployment" in kasm.bad()["part api"]

@@ -283,7 +283,7 @@ def test_the_chart_brings_rules_and_dashboard_as_they_are(tmp_path: Path) -> Non
     (dashboard,) = [one for one in objects if one["metadata"]["name"] == "vdi-dashboard"]
     assert json.loads(dashboard["data"]["vdi.json"]) == json.loads((FILES / "dashboard.json").read_text())
     (monitor,) = [one for one in objects if one["kind"] == "PodMonitor"]
-    scraped = {one["port"] for one in monitor["spec"]["podMetricsEndpoints"]}
+    scraped = {pod_metrics_endpoint["port"] for pod_metrics_endpoint in monitor["spec"]["podMetricsEndpoints"]}
     served = {
         port["name"]: one["spec"]["template"]["metadata"]["labels"]
         for one in objects

@@ -78,7 +78,9 @@ async def run(stage: Stage, agent: Agent) -> Object:
 
 async def is_warned(stage: Stage) -> bool:
     session = await stage.get(SESSIONS, NAME)
-    return any(one["type"] == "Idle" for one in session["status"].get("conditions", [])) if session else False
+    return (
+        any(condition["type"] == "Idle" for condition in session["status"].get("conditions", [])) if session else False
+    )
 
 
 async def test_an_idle_desktop_is_warned_spared_by_input_and_suspended(stage: Stage, agent: Agent) -> None:

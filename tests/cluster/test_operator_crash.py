@@ -66,7 +66,7 @@ async def test_start_survives_a_kill_at_every_write(stage: Stage, moment: Moment
         (secret,) = await stage.owned(SECRETS, session)
         assert not passwords or passwords == {secret["metadata"]["uid"]: secret["data"]}, "the password has changed"
         (pod,) = await stage.owned(CHILDREN["pod"], session)
-        assert [pod["metadata"]["uid"]] == [one["metadata"]["uid"] for one in pods] or not pods
+        assert [pod["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in pods] or not pods
         await remove(stage, session)
         if not was_cut:
             assert write > 6, f"the operator got through with {write - 1} writes: what has it not done?"

@@ -46,7 +46,7 @@ async def cordon(stage: Stage, node: str, *, closed: bool = True) -> None:
 async def held(stage: Stage, session: Object, value: str) -> None:
     async def look() -> bool:
         pods = await stage.owned(PODS, session)
-        return [one["metadata"]["labels"].get(HOLD) for one in pods] == [value]
+        return [pod["metadata"]["labels"].get(HOLD) for pod in pods] == [value]
 
     await eventually(look, f"{HOLD} is {value}")
 
@@ -110,7 +110,7 @@ async def test_drained_desktop_starts_again_elsewhere_in_the_same_run(stage: Sta
 
         async def moved() -> bool:
             pods = await stage.owned(PODS, session)
-            return [one["spec"].get("nodeName") for one in pods] == [other]
+            return [pod["spec"].get("nodeName") for pod in pods] == [other]
 
         await eventually(moved, "it is on the other node")
         running = await stage.run(NAME)
@@ -181,7 +181,7 @@ async def test_desktop_without_home_leaves_a_dead_node_at_once(stage: Stage) -> 
 
         async def moved() -> bool:
             pods = await stage.owned(PODS, session)
-            return [one["spec"].get("nodeName") for one in pods] == [other]
+            return [pod["spec"].get("nodeName") for pod in pods] == [other]
 
         await eventually(moved, "it is on the other node")
         running = await stage.run(NAME)
@@ -196,7 +196,7 @@ async def test_desktop_with_a_home_waits_until_no_one_else_can_write_to_it(stage
         await lose(stage, node)
         await stage.reach(NAME, "Creating", f"The node {node} does not answer")
         old = await stage.pod_of(session)
-        home = next(one for one in old["spec"]["volumes"] if one["name"] == "home")
+        home = next(volume for volume in old["spec"]["volumes"] if volume["name"] == "home")
         await stage.delete(PODS, old["metadata"]["name"])
         words = f"kubectl taint nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
         waiting = await stage.reach(NAME, "Creating", words)

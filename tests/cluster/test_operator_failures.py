@@ -39,7 +39,7 @@ async def set_container(stage: Stage, pod: Object, *, waiting: str, message: str
 async def next_pod(stage: Stage, session: Object, old: Object) -> Object:
     async def look() -> Object | None:
         pods = await stage.owned(PODS, session)
-        return next((one for one in pods if one["metadata"]["uid"] != old["metadata"]["uid"]), None)
+        return next((pod for pod in pods if pod["metadata"]["uid"] != old["metadata"]["uid"]), None)
 
     return await eventually(look, "the next pod")
 

@@ -98,7 +98,7 @@ async def test_quiet_session_costs_nothing(stage: Stage) -> None:
         first = await stage.get(SESSIONS, "alice-desktop")
         await stage.session("bob-desktop", template, user="bob@example.com")
         await stage.run("bob-desktop")  # by now the operator has looked at alice's as well
-        assert [one.path for one in stage.proxy.writes() if "alice" in one.path] == []
+        assert [write.path for write in stage.proxy.writes() if "alice" in write.path] == []
         assert stage.proxy.reads() == []
         assert await stage.get(SESSIONS, "alice-desktop") == first
 
@@ -111,7 +111,7 @@ async def test_deletion_leaves_nothing_but_the_home(stage: Stage) -> None:
         await stage.delete(SESSIONS, "alice-desktop")
         await stage.gone(SESSIONS, "alice-desktop")
         # By the operator's own hand: the garbage collector may not have heard of the kind yet.
-        deleted = {one.path.split("/")[-2] for one in stage.proxy.writes() if one.method == "DELETE"}
+        deleted = {write.path.split("/")[-2] for write in stage.proxy.writes() if write.method == "DELETE"}
         assert deleted == {"pods", "services", "secrets", "ingressroutes"}
         await stage.childless(session)
     assert len(await stage.all(CLAIMS)) == 1
@@ -187,7 +187,7 @@ async def test_session_ends_when_its_time_is_over(stage: Stage) -> None:
 
         async def reported() -> bool:
             events = [one for one in await stage.all(EVENTS) if one["regarding"]["kind"] == "VDISession"]
-            return {one["reason"] for one in events} >= {"Ready", "TimedOut"}
+            return {event["reason"] for event in events} >= {"Ready", "TimedOut"}
 
         await eventually(reported, "events tell of start and end")
     assert len(await stage.all(CLAIMS)) == 1
@@ -212,7 +212,7 @@ async def test_edited_template_counts_from_the_next_start(stage: Stage) -> None:
 
         async def renewed() -> bool:
             pods = await stage.owned(PODS, session)
-            return [one["spec"]["containers"][0]["image"] for one in pods] == ["registry.example.com/desktop:2"]
+            return [pod["spec"]["containers"][0]["image"] for pod in pods] == ["registry.example.com/desktop:2"]
 
         await eventually(renewed, "the next start has the new image")
         assert (await stage.run("alice-desktop"))["status"]["templateRevision"] == "2"

@@ -41,7 +41,7 @@ async def reach(stage: Stage, template: str, reason: str, **fields: Any) -> Obje
 
     async def look() -> Object | None:
         status = await progress(stage, template)
-        reasons = [one["reason"] for one in status.get("conditions", ())]
+        reasons = [condition["reason"] for condition in status.get("conditions", ())]
         pulled = status.get("prePull", {})
         same = all(pulled.get(name) == value for name, value in fields.items())
         return pulled if reasons == [reason] and same else None
@@ -104,7 +104,7 @@ async def test_image_is_on_every_node_few_at_a_time_and_again_when_it_changes(st
         await reach(stage, template, "Pulled", image=IMAGE, desired=5, ready=5)
         assert 0 < max(seen) <= AT_ONCE
         await no_pullers(stage)
-        made = [one for one in stage.proxy.writes() if one.method == "POST"]
+        made = [write for write in stage.proxy.writes() if write.method == "POST"]
         assert len(made) == 4, "one for each node that lacks it"
         seen.clear()
         other = "registry.example.com/desktop:2"
@@ -153,7 +153,9 @@ async def test_failed_pull_is_reported_in_words_and_tried_again_later(stage: Sta
         await has_image(stage, node, "registry.example.com/other:1")  # a reason to look again
 
         async def again() -> bool:
-            return any(one["metadata"]["uid"] != pod["metadata"]["uid"] for one in (await pullers(stage)).values())
+            return any(
+                puller["metadata"]["uid"] != pod["metadata"]["uid"] for puller in (await pullers(stage)).values()
+            )
 
         await eventually(again, "it is tried again")
         await has_image(stage, node, IMAGE)  # by way of a desktop, say

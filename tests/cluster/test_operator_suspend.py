@@ -46,7 +46,9 @@ async def test_suspended_session_keeps_home_and_address_and_nothing_that_costs(s
         (new,) = await stage.owned(PODS, session)
         assert new["metadata"]["uid"] != old["metadata"]["uid"]
         assert new["spec"]["volumes"] == old["spec"]["volumes"]
-        assert [one["metadata"]["uid"] for one in await stage.all(CLAIMS)] == [one["metadata"]["uid"] for one in homes]
+        assert [one["metadata"]["uid"] for one in await stage.all(CLAIMS)] == [
+            home["metadata"]["uid"] for home in homes
+        ]
         assert running["status"]["url"] == before["status"]["url"]
         assert running["status"]["startTime"] == new["metadata"]["creationTimestamp"], "a new run"
         assert await stage.owned(SECRETS, session) == [secret]
@@ -81,7 +83,7 @@ async def test_tokens_that_a_desktop_could_read_are_replaced_before_the_next_one
         assert new["metadata"]["uid"] != old["metadata"]["uid"]
         assert new["data"]["password"] != data["password"] and new["data"]["agentToken"] != data["agentToken"]
         assert {"passwordSha256", "agentTokenSha256"} <= set(new["data"])
-        made = [one.path.split("?")[0].rsplit("/", 1)[1] for one in stage.proxy.writes() if one.method == "POST"]
+        made = [write.path.split("?")[0].rsplit("/", 1)[1] for write in stage.proxy.writes() if write.method == "POST"]
         assert made.index("secrets") < made.index("pods"), "a kubelet must not see the old one"
 
 
@@ -147,7 +149,7 @@ async def test_suspended_session_can_be_deleted_and_survives_a_restart_of_the_op
         await stage.session("other", template, user="bob@example.com")
         await stage.run("other")  # by now the operator has looked at alice's as well
         assert await stage.get(SESSIONS, NAME) == resting
-        assert [one.path for one in stage.proxy.writes() if NAME in one.path] == []
+        assert [write.path for write in stage.proxy.writes() if NAME in write.path] == []
         await stage.delete(SESSIONS, NAME)
         await stage.gone(SESSIONS, NAME)
         await stage.childless(session)

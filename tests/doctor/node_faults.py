@@ -212,7 +212,9 @@ def a_folder_in_the_home_is_roots_alone(world: World) -> Iterator[None]:
     start(world, "home", "small")
     pod = pod_of(world, "home")
     assert pod
-    (claim,) = [one["persistentVolumeClaim"]["claimName"] for one in pod["spec"]["volumes"] if one["name"] == "home"]
+    (claim,) = [
+        volume["persistentVolumeClaim"]["claimName"] for volume in pod["spec"]["volumes"] if volume["name"] == "home"
+    ]
     bound = world.get("pvc", claim)
     assert bound
     volume = json.loads(world.kubectl("get", "pv", bound["spec"]["volumeName"], "-o", "json"))["spec"]
@@ -242,7 +244,7 @@ def somebody_elses_pod_has_the_home(world: World) -> Iterator[None]:
     start(world, "twice", "small")
     pod = pod_of(world, "twice")
     assert pod
-    (home,) = [one for one in pod["spec"]["volumes"] if one["name"] == "home"]
+    (home,) = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "home"]
     container = {
         "name": "shell",
         "image": "localhost/vdi/desktop:dev",
@@ -415,7 +417,7 @@ def another_route_takes_the_host(world: World) -> Iterator[None]:
 @fault("traefik_down")
 def traefik_is_scaled_away(world: World) -> Iterator[None]:
     names = json.loads(world.kubectl("get", "deployments", "-A", "-o", "json"))["items"]
-    (where,) = [one["metadata"] for one in names if one["metadata"]["name"] == "traefik"]
+    (where,) = [name["metadata"] for name in names if name["metadata"]["name"] == "traefik"]
     with without(world, ("-n", where["namespace"]), where["name"]):
         yield
 
@@ -440,7 +442,7 @@ def certificate(world: World, names: list[str], days: int) -> Iterator[None]:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=90))
         .not_valid_after(now + timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(one) for one in names]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
         .sign(key, hashes.SHA256())
     )
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -468,7 +470,7 @@ def the_certificate_is_for_another_domain(world: World) -> Iterator[None]:
 @fault("node_not_ready")
 def the_kubelet_hangs(world: World) -> Iterator[None]:
     """Nothing else is wrong: what runs there counts as not ready, because no one reports it."""
-    (kubelet,) = [one for one in cluster.status(NAME).components if one.name == "kubelet"]
+    (kubelet,) = [component for component in cluster.status(NAME).components if component.name == "kubelet"]
     os.kill(kubelet.pid, signal.SIGSTOP)
     try:
         yield
@@ -485,7 +487,7 @@ def names_are_not_found(world: World) -> Iterator[None]:
 @fault("provisioner_silent")
 def no_one_makes_volumes(world: World) -> Iterator[None]:
     names = json.loads(world.kubectl("get", "deployments", "-A", "-o", "json"))["items"]
-    (where,) = [one["metadata"] for one in names if "local-path" in one["metadata"]["name"]]
+    (where,) = [name["metadata"] for name in names if "local-path" in name["metadata"]["name"]]
     with without(world, ("-n", where["namespace"]), where["name"]):
         start(world, "unhoused", "small", wait=False)
         yield

@@ -40,7 +40,7 @@ def look(world: World) -> tuple[Snapshot, list[Finding]]:
 
 
 def reported(findings: list[Finding]) -> list[str]:
-    return [f"{one.key}: {one.message}" for one in findings]
+    return [f"{finding.key}: {finding.message}" for finding in findings]
 
 
 def finds(world: World, what: str, good: Callable[[list[Finding]], bool]) -> None:
@@ -105,7 +105,7 @@ def test_an_upgrade_and_ordinary_starts_are_no_findings(sessions: World) -> None
         cried += reported(look(sessions)[1])
         status = sessions.kubectl(*RELEASE, "get", "deployments", "-o", "json")
         settled = all(is_rolled_out(one) for one in json.loads(status)["items"])
-        running = [one["status"].get("phase") for one in sessions.items("vdi")]
+        running = [session["status"].get("phase") for session in sessions.items("vdi")]
         if settled and running == ["Running", "Running"]:
             break
     assert settled, "the upgrade did not end"
@@ -132,7 +132,7 @@ def test_two_causes_at_once_are_both_named(sessions: World, names: tuple[str, st
         for name in names:
             broken.enter_context(FAULTS[name][1](sessions))
 
-        finds(sessions, f"{codes} are named as causes", lambda found: codes <= {one.code for one in roots(found)})
+        finds(sessions, f"{codes} are named as causes", lambda found: codes <= {root.code for root in roots(found)})
     sessions.kubectl("delete", "vdi", "--all", "--wait=true", "--timeout=60s")
     is_healthy(sessions)
 

@@ -109,7 +109,7 @@ class Raw:
 
     def send_bytes(self, *messages: bytes) -> None:
         """The same for binary messages."""
-        words = [base64.b64encode(one).decode() for one in messages]
+        words = [base64.b64encode(message).decode() for message in messages]
         script = (
             "all => all.forEach(one => window.vdiRaw.socket.send(Uint8Array.from(atob(one), c => c.charCodeAt(0))))"
         )
@@ -128,7 +128,7 @@ class Raw:
     def reported(self, words: str, seconds: float = 10.0) -> str:
         """Wait for a message that has these words."""
         return wait_until(
-            f"a message with {words!r}", lambda: next((one for one in self.texts() if words in one), None), seconds
+            f"a message with {words!r}", lambda: next((text for text in self.texts() if words in text), None), seconds
         )
 
 

@@ -34,7 +34,9 @@ def test_a_home_that_was_saved_and_lost_comes_back_and_its_desktop_goes_on(sessi
     seen = run_in(world, "hanna", LOOK)
     pod = pod_of(world, "hanna")
     assert pod
-    (claim,) = [one["persistentVolumeClaim"]["claimName"] for one in pod["spec"]["volumes"] if one["name"] == "home"]
+    (claim,) = [
+        volume["persistentVolumeClaim"]["claimName"] for volume in pod["spec"]["volumes"] if volume["name"] == "home"
+    ]
     assert f"{claim}  hanna@example.com  small\n" in homes(world, "list")
 
     assert f"{claim} of hanna@example.com" in homes(world, "save", tmp_path, claim), "while the desktop runs"

@@ -27,7 +27,9 @@ def test_a_desktop_whose_encoder_cannot_load_is_never_ready_and_says_why(session
             session = sessions.get("vdi", "bert")
             assert session and session["status"]["phase"] != "Running"
             pod = pod_of(sessions, "bert")
-            assert pod and not any(one.get("ready") for one in pod["status"]["containerStatuses"])
+            assert pod and not any(
+                container_status.get("ready") for container_status in pod["status"]["containerStatuses"]
+            )
     finally:
         sessions.kubectl("delete", "configmap", "broken", "--ignore-not-found")
 

@@ -88,7 +88,7 @@ def test_eight_desktops_share_a_gpu_and_the_ninth_waits_in_line_and_starts_by_it
         assert "number 1 in line" in waits["status"]["message"]
         assert (waits["status"]["queue"]["position"], waits["status"]["queue"]["reason"]) == (1, "GPUsBusy")
         assert pod_of(sessions, "ninth") is None, "nothing of it is on the cluster while it waits"
-        taken = [one for one in sessions.items("pod") if one["status"]["phase"] == "Running"]
+        taken = [session for session in sessions.items("pod") if session["status"]["phase"] == "Running"]
         assert {one["spec"]["nodeName"] for one in taken} == {name}
         assert [one["spec"]["containers"][0]["resources"]["limits"][GPU] for one in taken] == ["1"] * SLOTS
 

@@ -77,9 +77,9 @@ def look_at_machine() -> Machine:
         # Counters and dates change by themselves.
         rules=tuple(line.split(" [")[0] for line in saved.splitlines() if not line.startswith("#")),
         cgroups=frozenset(
-            str(one) for mount in probe.cgroup_mounts() for one in Path(mount.path).iterdir() if one.is_dir()
+            str(path) for mount in probe.cgroup_mounts() for path in Path(mount.path).iterdir() if path.is_dir()
         ),
-        folders=frozenset(str(one) for folder in FOLDERS if Path(folder).is_dir() for one in Path(folder).iterdir()),
+        folders=frozenset(str(path) for folder in FOLDERS if Path(folder).is_dir() for path in Path(folder).iterdir()),
         open_ports=frozenset(port for port in ports if not port.startswith(("127.", "[::1]"))),
         kernel=tuple(Path(f"/proc/sys/{name}").read_text() for name in KERNEL_SETTINGS),
     )

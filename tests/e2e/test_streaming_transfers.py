@@ -89,7 +89,7 @@ def past_the_page(desktop: Streamed, browser: DesktopBrowser, closed: tuple[str,
             wire.reported(base64.b64encode(b"changed").decode())
         else:
             browser.page.wait_for_timeout(QUIET_MILLISECONDS)
-            assert not [one for one in wire.texts() if one.startswith("clipboard")]
+            assert not [text for text in wire.texts() if text.startswith("clipboard")]
         wire.send("cws,1,8", f"cwd,1,{text}", "cwe,1")
         assert desktop.clipboard() == ("changed" if "in" in closed else "in parts")
         wire.send("cw," + base64.b64encode(b"in one piece").decode())

@@ -20,7 +20,7 @@ def test_a_file_in_the_home_survives_suspension_and_the_address_stays(sessions: 
     suspended = reach(sessions, "sue", "Suspended")
     wait_until("no pod", lambda: not sessions.items("pod", "vdi.kasm.io/session=sue"), 20)
     assert suspended["status"].get("startTime", "") == ""
-    claims = {one["metadata"]["name"] for one in sessions.items("pvc")}
+    claims = {session["metadata"]["name"] for session in sessions.items("pvc")}
     (mounted,) = [v["persistentVolumeClaim"]["claimName"] for v in first["spec"]["volumes"] if v["name"] == "home"]
     assert mounted in claims
 

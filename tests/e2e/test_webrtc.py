@@ -90,7 +90,7 @@ def helm(world: World, *words: str) -> str:
 
 def node_address(world: World) -> str:
     (node,) = json.loads(world.kubectl("get", "nodes", "-o", "json"))["items"]
-    return str(next(one["address"] for one in node["status"]["addresses"] if one["type"] == "InternalIP"))
+    return str(next(address["address"] for address in node["status"]["addresses"] if address["type"] == "InternalIP"))
 
 
 @pytest.fixture

@@ -90,8 +90,8 @@ class Ward:
     def is_well(self) -> bool:
         """Whether all pods are ready, and the db-init Job is done."""
         kasm = Installation(self.snapshot(), self.namespace)
-        done = all((one.get("status") or {}).get("succeeded") for one in kasm.jobs)
-        return done and len(kasm.pods) >= 7 and all(one.ready for one in kasm.pods)
+        done = all((job.get("status") or {}).get("succeeded") for job in kasm.jobs)
+        return done and len(kasm.pods) >= 7 and all(pod.ready for pod in kasm.pods)
 
     def finds(self, code: str, where: str, *, seconds: float = 120) -> Finding:
         """Wait until the top finding has this code and is about this object: `kind/beginning-of-its-name`, or any."""

@@ -149,7 +149,7 @@ def _is_on(chart: Chart, preset: Preset, switch: str) -> bool:
 def _shape(chart: Chart, preset: Preset, objects: list[Object]) -> Iterator[str]:
     """Names, kinds, labels, init containers, Services."""
     workloads = [each for each in objects if each["kind"] in _WORKLOADS]
-    names = [each["metadata"]["name"] for each in workloads]
+    names = [workload["metadata"]["name"] for workload in workloads]
     if of_workloads(names) is not chart.generation:
         yield f"the generation is not recognised by the workloads: {', '.join(names)}"
     seen: set[str] = set()
@@ -186,11 +186,11 @@ def _workload(chart: Chart, preset: Preset, component: Component, workload: Obje
     real_name = preset.real_name(component.name)
     if (workload["kind"], name) != (component.kind, real_name):
         yield f"{component.key}: {workload['kind']} {name}, known as {component.kind} {real_name}"
-    containers = [each["name"] for each in spec["containers"]]
-    expected = [preset.real_name(each.name) for each in preset.containers(component)]
+    containers = [container["name"] for container in spec["containers"]]
+    expected = [preset.real_name(container.name) for container in preset.containers(component)]
     if expected and containers != expected:
         yield f"{component.key}: containers {containers}, known as {expected}"
-    steps = {each["name"]: each for each in spec.get("initContainers") or ()}
+    steps = {init_container["name"]: init_container for init_container in spec.get("initContainers") or ()}
     present = [
         step for step in component.steps(chart.version) if not step.only_when or _is_on(chart, preset, step.only_when)
     ]
@@ -201,7 +201,10 @@ def _workload(chart: Chart, preset: Preset, component: Component, workload: Obje
         if made := steps.get(preset.real_name(step.name)):
             yield from _step(chart, preset, component, step, made)
     if component.claim_gib and chart.generation.paths.get("storage_size") is None:
-        sizes = [each["spec"]["resources"]["requests"]["storage"] for each in workload["spec"]["volumeClaimTemplates"]]
+        sizes = [
+            volume_claim_template["spec"]["resources"]["requests"]["storage"]
+            for volume_claim_template in workload["spec"]["volumeClaimTemplates"]
+        ]
         if sizes not in ([f"{component.claim_gib}Gi"], ["1Gi"]):
             yield f"{component.key}: volumes of {sizes}, known as {component.claim_gib}Gi"
 
@@ -250,7 +253,7 @@ def _amounts(chart: Chart, preset: Preset, objects: list[Object]) -> Iterator[st
         count = preset.count(component)
         if workload["spec"].get("replicas") != count:
             yield f"{component.key}: {workload['spec'].get('replicas')} replicas, known are {count}"
-        by_name = {each["name"]: each for each in spec["containers"]}
+        by_name = {container["name"]: container for container in spec["containers"]}
         for container in preset.containers(component):
             made = by_name.get(preset.real_name(container.name))
             if made and value_at(preset.values, container.resources_path) is None:

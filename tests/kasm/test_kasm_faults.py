@@ -49,7 +49,7 @@ def test_init_1_of_5_in_generation_b_is_the_api(ward: Ward, capsys: pytest.Captu
     assert "second init container kasm-api-is-ready" in said
     place = ["--namespace", ward.namespace, "--kubeconfig", str(ward.tools.kubeconfig)]
     assert main(["kasm", "diagnose", "kasm-proxy-default-deployment", *place, "-o", "json"]) == 1
-    codes = [one["code"] for one in json.loads(capsys.readouterr().out)["findings"]]
+    codes = [finding["code"] for finding in json.loads(capsys.readouterr().out)["findings"]]
     assert codes == ["kasm_image_unavailable", "kasm_pod_waiting"]
 
 
@@ -210,7 +210,7 @@ def test_pod_security_refuses_data_perms(ward: Ward) -> None:
     assert "'restricted'" in found.message
     assert "-perms" in found.message
     proxies = [one for one in ward.top if one.object.endswith("/kasm-proxy-default-deployment")]
-    assert [one.code for one in proxies] == ["kasm_pod_security"]
+    assert [proxy.code for proxy in proxies] == ["kasm_pod_security"]
 
 
 def test_quota_reached(ward: Ward) -> None:

@@ -36,6 +36,6 @@ def test_the_doctor_finds_kasm_in_another_namespace_than_the_sessions(
     ward.finds("kasm_image_unavailable", "pod/kasm-api-default-")
     assert main(["doctor", "--namespace", "default", "--kubeconfig", str(ward.tools.kubeconfig), "-o", "json"]) == 1
     findings = json.loads(capsys.readouterr().out)["findings"]
-    mine = [one for one in findings if f"/{ward.namespace}/" in one["object"]]
+    mine = [finding for finding in findings if f"/{ward.namespace}/" in finding["object"]]
     assert mine[0]["code"] == "kasm_image_unavailable"
     assert all(one["caused_by"] for one in mine[1:])

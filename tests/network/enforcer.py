@@ -72,7 +72,11 @@ def has_address(pod: Object) -> bool:
 def role_of(pod: Object) -> Role:
     """The pod with all the ports of interest, by the names that it has for them."""
     meta, spec = pod["metadata"], pod["spec"]
-    given = {each["containerPort"]: each.get("name", "") for one in spec["containers"] for each in one.get("ports", [])}
+    given = {
+        port["containerPort"]: port.get("name", "")
+        for container in spec["containers"]
+        for port in container.get("ports", [])
+    }
     ports = tuple(Port(port.number, port.protocol, given.get(port.number, "")) for port in PORTS)
     labels = tuple(sorted(meta.get("labels", {}).items()))
     return Role(meta["name"], pod["status"]["podIP"], ports, meta["namespace"], labels, is_ours=True)
@@ -98,7 +102,7 @@ def rules_of(policies: list[Policy], roles: list[Role]) -> list[str]:
         if len(ports) == len(PORTS):
             rules.append(f"{pair} -j DROP")
         else:
-            rules += [f"{pair} -p {each.protocol.lower()} --dport {each.number} -j DROP" for each in ports]
+            rules += [f"{pair} -p {port.protocol.lower()} --dport {port.number} -j DROP" for port in ports]
     return rules
 
 

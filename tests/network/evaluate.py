@@ -39,7 +39,7 @@ def evaluator() -> Path:
 
 def ask(questions: Sequence[Question], sets: Sequence[Sequence[Policy]]) -> list[str]:
     """For each set of policies a letter for each question: y allowed, e the sender's say no, i the receiver's do."""
-    given = {"questions": [each.as_json() for each in questions], "sets": sets}
+    given = {"questions": [question.as_json() for question in questions], "sets": sets}
     done = subprocess.run(
         [evaluator()], input=json.dumps(given), capture_output=True, text=True, check=False, timeout=120
     )

@@ -12,10 +12,10 @@ from vdi.demo.run import RELEASE, RELEASE_NAMESPACE
 def node_of(world: World) -> Node:
     """The node of the tests' cluster."""
     (address,) = [
-        each["address"]
+        address["address"]
         for node in world.items("node")
-        for each in node["status"]["addresses"]
-        if each["type"] == "InternalIP"
+        for address in node["status"]["addresses"]
+        if address["type"] == "InternalIP"
     ]
     argument = f"--config={world.kubeconfig.parent}/config/kubelet.json".encode()
     found = [

@@ -93,7 +93,7 @@ def roles_of(
     """Everybody, where this chart is installed. `template`: of Alice's desktop; `addresses`: more, `IP PORT...`."""
     split = {name: given.split() for name, given in addresses.items()}
     more = [
-        Role(name, ip, tuple(Port(int(each)) for each in ports), sends=False) for name, (ip, *ports) in split.items()
+        Role(name, ip, tuple(Port(int(port)) for port in ports), sends=False) for name, (ip, *ports) in split.items()
     ]
     return [*_desktops(namespace, template), *_workloads(rendered), *_others(namespace), *_addresses(), *more]
 
@@ -155,7 +155,7 @@ def _workloads(rendered: list[Object]) -> Iterator[Role]:
 def _pod(name: str, ip: str, metadata: Object, spec: Object, *extra: Port) -> Role:
     (container,) = spec["containers"]
     ports = [
-        Port(each["containerPort"], each.get("protocol", "TCP"), each["name"]) for each in container.get("ports", [])
+        Port(port["containerPort"], port.get("protocol", "TCP"), port["name"]) for port in container.get("ports", [])
     ]
     labels = tuple(sorted(metadata["labels"].items()))
     return Role(name, ip, (*ports, *extra), metadata["namespace"], labels, is_ours=True)

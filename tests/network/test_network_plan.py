@@ -60,7 +60,7 @@ def test_the_plan_is_what_the_policies_mean(helm: Path, name: str) -> None:
         target, source = roles[one.target], roles[one.source]
         if one.source == one.target:  # two pods of a kind
             source = Role(source.name, "10.42.9.200", source.ports, source.namespace, source.labels, is_ours=True)
-        (port,) = [each for each in target.ports if each.number == one.port] or target.ports
+        (port,) = [port for port in target.ports if port.number == one.port] or target.ports
         asked.append(Question(source, target, port))
     (answers,) = ask(asked, [worlds.policies(worlds.rendered(helm, variant))])
     wrong = [str(one) for one, answer in zip(tries, answers, strict=True) if one.expected != (answer == "y")]
@@ -87,12 +87,12 @@ def test_everybody_whose_policy_it_is_takes_part_or_it_is_said_that_not(helm: Pa
 def test_its_pods_pass_restricted_and_are_in_no_way_of_what_runs(helm: Path) -> None:
     objects = worlds.rendered(helm, VARIANTS["production"], with_tests=True)
     hooks = [each for each in objects if "helm.sh/hook" in each["metadata"].get("annotations", {})]
-    (pod,) = [each for each in hooks if each["kind"] == "Pod"]
-    assert {each["kind"] for each in hooks} == {"ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Pod"}
-    for each in hooks:
-        policy = each["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
-        assert ("hook-succeeded" in policy) == (each is not pod), "its account is gone after the test"
-    rules = [rule for each in hooks if each["kind"] == "Role" for rule in each["rules"]]
+    (pod,) = [hook for hook in hooks if hook["kind"] == "Pod"]
+    assert {hook["kind"] for hook in hooks} == {"ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Pod"}
+    for hook in hooks:
+        policy = hook["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+        assert ("hook-succeeded" in policy) == (hook is not pod), "its account is gone after the test"
+    rules = [rule for hook in hooks if hook["kind"] == "Role" for rule in hook["rules"]]
     assert rules == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["create", "get", "delete"]}] * 2
     for policy in worlds.policies(objects):
         if policy["metadata"]["namespace"] == "kasm":

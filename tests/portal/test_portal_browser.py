@@ -75,7 +75,7 @@ _TWICE = """() => {
 
 def quiet(guest: Visitor) -> list[str]:
     """What the browser complained of; a feature that it does not know in Permissions-Policy is no fault of a page."""
-    return [each for each in guest.complaints if "Permissions-Policy" not in each]
+    return [complaint for complaint in guest.complaints if "Permissions-Policy" not in complaint]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -78,15 +78,18 @@ def rights_of(get: Get, account: str) -> set[Right]:
     """What all roles together grant that are bound to this account itself, not to a group that it is in."""
     _, _, namespace, name = account.split(":")
     subject = ("ServiceAccount", namespace, name)
-    roles = {(one["metadata"].get("namespace", ""), one["metadata"]["name"]): one for one in _roles(get)}
+    roles = {(role["metadata"].get("namespace", ""), role["metadata"]["name"]): role for role in _roles(get)}
     rights: set[Right] = set()
     for binding in (*get("rolebindings"), *get("clusterrolebindings")):
-        subjects = {(one["kind"], one.get("namespace", ""), one["name"]) for one in binding.get("subjects") or ()}
+        subjects = {
+            (subject["kind"], subject.get("namespace", ""), subject["name"])
+            for subject in binding.get("subjects") or ()
+        }
         if subject not in subjects:
             continue
         where, ref = binding["metadata"].get("namespace", ""), binding["roleRef"]
         role = roles[where if ref["kind"] == "Role" else "", ref["name"]]
-        rights |= {Right(f"{ref['kind']}/{ref['name']}", where, *each) for each in _rules(role)}
+        rights |= {Right(f"{ref['kind']}/{ref['name']}", where, *rule) for rule in _rules(role)}
     return rights
 
 
@@ -107,7 +110,9 @@ def _rules(role: Object) -> Iterator[tuple[str, str, str, str]]:
 def not_granted(requests: Iterable[Request], rights: Iterable[Right]) -> list[str]:
     """Requests that were refused, or that no role of the account's own covers."""
     given = list(rights)
-    return sorted(str(one) for one in requests if not one.allowed or not any(right.covers(one) for right in given))
+    return sorted(
+        str(request) for request in requests if not request.allowed or not any(right.covers(request) for right in given)
+    )
 
 
 def not_used(requests: Iterable[Request], rights: Iterable[Right]) -> list[str]:

@@ -23,7 +23,7 @@ _NO_ONE = 65534
 
 def _binaries() -> Path:
     """Debian keeps them off the PATH; the newest version, if there are several."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda one: int(one.parts[-3]))
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
     if found:
         return found[-1].parent
     if program := shutil.which("postgres"):

@@ -35,7 +35,7 @@ def _kind(crd: dict[str, Any]) -> str:
         f"{schema['description']} Lives {scope}; short name `{names['shortNames'][0]}`.",
         "",
     ]
-    if fields := [f"`{each['jsonPath'][1:]}`" for each in version.get("selectableFields", ())]:
+    if fields := [f"`{selectable_field['jsonPath'][1:]}`" for selectable_field in version.get("selectableFields", ())]:
         lines += [f"Selectable with `--field-selector` (Kubernetes 1.31 and later): {', '.join(fields)}.", ""]
     for part in ("spec", "status"):
         if part not in schema["properties"]:

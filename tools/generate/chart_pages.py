@@ -21,7 +21,9 @@ def desktop(objects: list[Object], resources: dict[str, str]) -> tuple[dict[str,
     """What a template's desktop requests with the operator of that render, and its limits."""
     (operator,) = [one for one in objects if (one["kind"], one["metadata"]["name"]) == ("Deployment", "vdi-operator")]
     variables = operator["spec"]["template"]["spec"]["containers"][0]["env"]
-    asked = {one["name"]: one["value"] for one in variables if one["name"].startswith("VDI_REQUESTS_")}
+    asked = {
+        variable["name"]: variable["value"] for variable in variables if variable["name"].startswith("VDI_REQUESTS_")
+    }
     limit = {"cpu": resources["defaultCPU"], "memory": resources["defaultMemory"]}
     request = {name: smaller_quantity(asked[f"VDI_REQUESTS_{name.upper()}"], limit[name]) for name in limit}
     return amounts(request), amounts(limit)

@@ -45,4 +45,4 @@ def images_of(objects: list[Object]) -> set[str]:
     pods = [spec for made in objects for _, spec in pod_specs(made)]
     containers = [each for spec in pods for part in ("containers", "initContainers") for each in spec.get(part, [])]
     templates = [made["spec"]["image"] for made in objects if made["kind"] == "VDITemplate"]
-    return {each["image"] for each in containers} | set(templates)
+    return {container["image"] for container in containers} | set(templates)

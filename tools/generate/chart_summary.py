@@ -41,7 +41,9 @@ def details(made: Object) -> Iterator[str]:
         "Secret": keys,
         "Service": service,
         "StatefulSet": lambda one: [
-            line for each in one["spec"]["volumeClaimTemplates"] for line in claim(each["spec"])
+            line
+            for volume_claim_template in one["spec"]["volumeClaimTemplates"]
+            for line in claim(volume_claim_template["spec"])
         ],
         "VDITemplate": lambda one: [one["spec"]["image"], amounts(one["spec"].get("resources", {}))],
     }
@@ -81,7 +83,7 @@ def claim(spec: Object) -> list[str]:
 
 def service(made: Object) -> list[str]:
     spec = made["spec"]
-    return [f"{one['port']} {one.get('protocol', 'TCP')} ({one.get('name', '')})" for one in spec.get("ports", [])]
+    return [f"{port['port']} {port.get('protocol', 'TCP')} ({port.get('name', '')})" for port in spec.get("ports", [])]
 
 
 def route(made: Object) -> list[str]:
@@ -99,7 +101,7 @@ def policy(made: Object) -> Iterator[str]:
     for way, peers in (("ingress", "from"), ("egress", "to")):
         if way.capitalize() in spec.get("policyTypes", ["Ingress"]):
             rules = [
-                f"{', '.join(str(one.get('port', 'any')) for one in rule.get('ports', [])) or 'any port'} {peers}"
+                f"{', '.join(str(port.get('port', 'any')) for port in rule.get('ports', [])) or 'any port'} {peers}"
                 f" {len(rule[peers]) if rule.get(peers) else 'any'}"
                 for rule in spec.get(way) or []
             ]

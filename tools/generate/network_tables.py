@@ -12,13 +12,13 @@ COLUMNS = ("Traefik", "operator", "gateway", "desktop", "Prometheus", "doctor", 
 
 def grid(variant: Variant) -> list[str]:
     """Every row of a variant with a mark for each who may."""
-    columns = [each for each in COLUMNS if any(each in who for who in variant.rows.values())]
+    columns = [column for column in COLUMNS if any(column in who for who in variant.rows.values())]
     lines = [f"| to | port | {' | '.join(columns)} |", f"|---|---|{'---|' * len(columns)}"]
     for target, ports, who in _merged(dict(sorted(variant.rows.items(), key=_place))):
         if set(who) - set(COLUMNS):
             raise ValueError(f"{target} {ports}: {who}; allowed are {', '.join(COLUMNS)}")
         if who:
-            lines.append(f"| {target} | {ports} | {' | '.join('yes' if each in who else '' for each in columns)} |")
+            lines.append(f"| {target} | {ports} | {' | '.join('yes' if column in who else '' for column in columns)} |")
     return lines
 
 
@@ -53,10 +53,10 @@ def tables() -> str:
     lines: list[str] = []
     for each in (base, production):
         lines += [f"### {each.name.capitalize()}: {each.words}", "", *_values(each), *grid(each), ""]
-    for each in others:
-        same = "The same as by default." if each.rows == base.rows else ""
-        table = [same] if same else differences(each, base)
-        lines += [f"### {each.name[0].upper()}{each.name[1:]}: {each.words}", "", *_values(each), *table, ""]
+    for other in others:
+        same = "The same as by default." if other.rows == base.rows else ""
+        table = [same] if same else differences(other, base)
+        lines += [f"### {other.name[0].upper()}{other.name[1:]}: {other.words}", "", *_values(other), *table, ""]
     return "\n".join(lines).rstrip()
 
 

@@ -105,7 +105,7 @@ class TemplateStreaming(msgspec.Struct, rename="camel", omit_defaults=True):
             f"{list(ENCODERS_WITHOUT_WEBRTC)})",
             "must be an encoder that WebRTC carries",
             "\"'\" + self.encoder + \"' is not carried by transport 'webrtc'; allowed there: "
-            + ", ".join(one for one in ENCODERS if one not in ENCODERS_WITHOUT_WEBRTC)
+            + ", ".join(encoder for encoder in ENCODERS if encoder not in ENCODERS_WITHOUT_WEBRTC)
             + '"',
             ".encoder",
         ),

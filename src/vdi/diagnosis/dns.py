@@ -21,19 +21,19 @@ DNS_DOWN = Code(
 @check("deployments")
 def dns_down(snapshot: Snapshot) -> Iterator[Finding]:
     """CoreDNS, as K3s and kubeadm install it."""
-    for one in snapshot.raw("deployments"):
-        meta, status = one["metadata"], one.get("status") or {}
+    for deployment in snapshot.raw("deployments"):
+        meta, status = deployment["metadata"], deployment.get("status") or {}
         if (meta.get("labels") or {}).get("k8s-app") != "kube-dns" or status.get("readyReplicas"):
             continue
-        scaled_away = one["spec"].get("replicas") == 0
+        scaled_away = deployment["spec"].get("replicas") == 0
         yield make_finding(
             {DNS_DOWN.code: DNS_DOWN},
             DNS_DOWN.code,
             f"deployment/{meta['namespace']}/{meta['name']}",
-            f"No replica of the cluster's DNS is ready, of {one['spec'].get('replicas', 1)}: no Service is found by"
-            " its name.",
+            f"No replica of the cluster's DNS is ready, of {deployment['spec'].get('replicas', 1)}: no Service is found"
+            " by its name.",
             evidence=["status.readyReplicas: 0"],
-            related_objects=snapshot.nodes_of(one),
+            related_objects=snapshot.nodes_of(deployment),
             remedy=Remedy.run(
                 f"kubectl --namespace {meta['namespace']} "
                 + (

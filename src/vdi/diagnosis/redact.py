@@ -53,7 +53,7 @@ def _claim(user: str, template: str) -> str:
 
 
 def _homes(snapshot: Snapshot) -> set[tuple[str, str]]:
-    found = {(one.spec.user, one.spec.template) for one in snapshot.all_sessions}
+    found = {(session.spec.user, session.spec.template) for session in snapshot.all_sessions}
     for claim in snapshot.raw("persistentvolumeclaims"):
         notes = claim["metadata"].get("annotations") or {}
         if USER_ANNOTATION in notes and TEMPLATE_ANNOTATION in notes:

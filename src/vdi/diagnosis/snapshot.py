@@ -120,20 +120,20 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
         """Sessions that were asked about."""
         scope = self.scope
         return [
-            one
-            for one in self.all_sessions
-            if scope.namespace in ("", one.metadata.namespace) and scope.session in ("", one.metadata.name)
+            session
+            for session in self.all_sessions
+            if scope.namespace in ("", session.metadata.namespace) and scope.session in ("", session.metadata.name)
         ]
 
     @cached_property
     def templates(self) -> dict[str, VDITemplate]:
         """By name."""
-        return {one.metadata.name: one for one in self._decoded("vditemplates", VDITemplate)}
+        return {template.metadata.name: template for template in self._decoded("vditemplates", VDITemplate)}
 
     @cached_property
     def nodes(self) -> dict[str, Node]:
         """By name."""
-        return {one.metadata.name: one for one in self._decoded("nodes", Node)}
+        return {node.metadata.name: node for node in self._decoded("nodes", Node)}
 
     @cached_property
     def pods(self) -> list[Pod]:
@@ -158,7 +158,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     @cached_property
     def volumes(self) -> dict[str, PersistentVolume]:
         """By name."""
-        return {one.metadata.name: one for one in self._decoded("persistentvolumes", PersistentVolume)}
+        return {volume.metadata.name: volume for volume in self._decoded("persistentvolumes", PersistentVolume)}
 
     @cached_property
     def events(self) -> dict[tuple[str, str, str], list[Event]]:

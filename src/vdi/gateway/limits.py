@@ -118,7 +118,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _named(kind: str, entries: dict[str, Limit]) -> Iterable[tuple[str, Limit]]:
-    return ((f"{kind}.{name}", one) for name, one in entries.items())
+    return ((f"{kind}.{name}", entry) for name, entry in entries.items())
 
 
 _ALLOWED = "default, groups.NAME and users.EMAIL, each with any of sessions, gpus and hoursPerMonth (numbers)"

@@ -51,7 +51,7 @@ async def wait_until_settled(
     deadline = clock.monotonic() + seconds
     while True:
         state = await collect(client, usage=False)
-        left = [each for each in findings(state) if each.severity is not Severity.WARNING]
+        left = [finding for finding in findings(state) if finding.severity is not Severity.WARNING]
         if not left or clock.monotonic() >= deadline:
             return state, left
         say(f"{left[0].object}: {left[0].message}")

@@ -24,11 +24,11 @@ async def measure(client: Client, nodes: Collection[str]) -> GpuMeasurements:
     try:
         found = [DaemonSet(each) for each in await client.list(DAEMON_SETS, into=Raw)]
         exporters = [each for each in found if is_exporter(each)]
-        namespaces = sorted({each.namespace for each in exporters})
-        pods = [pod for each in namespaces for pod in await client.list(PODS, namespace=each, into=Raw)]
+        namespaces = sorted({exporter.namespace for exporter in exporters})
+        pods = [pod for namespace in namespaces for pod in await client.list(PODS, namespace=namespace, into=Raw)]
     except KubeError as error:
         return GpuMeasurements(problems=dict.fromkeys(nodes, f"the DCGM exporter was not found: {error}"))
-    names = tuple(f"{each.namespace}/{each.name}" for each in exporters)
+    names = tuple(f"{exporter.namespace}/{exporter.name}" for exporter in exporters)
     none = "no pod of the DCGM exporter runs there" if exporters else "no DCGM exporter runs in this cluster"
     problems = dict.fromkeys(nodes, none)
     measured: dict[str, tuple[Gpu, ...]] = {}

@@ -58,7 +58,7 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
         revision,
         generation,
         tuple(one["metadata"]["name"] for one in own if _deletes(one)),
-        tuple(sorted(one["metadata"]["name"] for one in claims if _is_of(one["metadata"], generation, release))),
+        tuple(sorted(claim["metadata"]["name"] for claim in claims if _is_of(claim["metadata"], generation, release))),
         (secret,) if await read_passwords(client, namespace, secret) is not None else (),
         await _agents(client, namespace),
     )

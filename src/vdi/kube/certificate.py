@@ -38,7 +38,7 @@ def _names(found: x509.Certificate) -> tuple[str, ...]:
     try:
         other = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
-        return tuple(str(one.value) for one in found.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
+        return tuple(str(attribute.value) for attribute in found.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
     return tuple(other.get_values_for_type(x509.DNSName))
 
 

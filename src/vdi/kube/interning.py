@@ -91,7 +91,7 @@ class _Plan(NamedTuple):
         rows: list[str] = []
         maps: list[str] = []
         for field in msgspec.structs.fields(kind):
-            types = [one for one in _parts(field.type) if one is not type(None)]
+            types = [part for part in _parts(field.type) if part is not type(None)]
             if field.name in UNIQUE or len(types) != 1:
                 continue
             (only,) = types

@@ -228,7 +228,7 @@ class Agents:
         if sent is None or sent.delivered or session is None:
             return Result()
         pods = self._caches.pods.by_owner(session.metadata.uid)
-        pod = next((one for one in pods if one.metadata.uid == sent.pod_uid), None)
+        pod = next((pod for pod in pods if pod.metadata.uid == sent.pod_uid), None)
         over = bool(sent.notice.until) and parse_time(sent.notice.until) <= self._clock.now()
         if pod is None or over or not pod.status.pod_ip or not self._token(session):
             return Result()

@@ -156,7 +156,7 @@ def _holder(session: VDISession, *, having: Iterable[HasMetadata], wanting: Iter
         owner = session_of(obj)
         uid, name = (owner.uid, owner.name) if owner else (obj.metadata.uid, obj.metadata.name)
         contenders.append(Contender(uid=uid, name=name, created="", holds=True, terminating=False))
-    mine = [one for one in contenders if one.uid == session.metadata.uid and one.holds]
+    mine = [contender for contender in contenders if contender.uid == session.metadata.uid and contender.holds]
     holder = mine[0] if mine else find_holder(contenders)
     return holder.name if holder and holder.uid != session.metadata.uid else None
 

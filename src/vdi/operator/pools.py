@@ -165,7 +165,7 @@ class Pools:
         if template is None:
             return None
         sessions = self._caches.sessions.by_index(BY_TEMPLATE, template.metadata.name)
-        waiting = (one for one in sessions if one.status.phase in ("", Phase.PENDING))
+        waiting = (session for session in sessions if session.status.phase in ("", Phase.PENDING))
         for session in heapq.nsmallest(_LOOKED_AT, waiting, key=_queue_key):
             desktop = resolve(session, template, self._policy)
             if isinstance(desktop, Desktop) and pod.metadata.annotations.get(FITS) == self._fingerprint(

@@ -66,7 +66,7 @@ class PrePuller:
         await self.remove(self.pullers_of(template.metadata.name))
         self.forget(template)
         status = template.status
-        others = tuple(one for one in status.conditions if one.type != IMAGE_PULLED)
+        others = tuple(condition for condition in status.conditions if condition.type != IMAGE_PULLED)
         if status.pre_pull is not None or others != status.conditions:
             await self._write(template, None, others)
 
@@ -108,11 +108,13 @@ class PrePuller:
             return None
         uid = template.metadata.uid
         wait = self._written.get(uid, float("-inf")) + STATUS_PAUSE - self._clock.monotonic()
-        before = next((one.reason for one in status.conditions if one.type == IMAGE_PULLED), "")
+        before = next((condition.reason for condition in status.conditions if condition.type == IMAGE_PULLED), "")
         if wait > 0 and condition.reason == before:
             return wait
         await self._write(
-            template, progress, (*(one for one in status.conditions if one.type != IMAGE_PULLED), condition)
+            template,
+            progress,
+            (*(condition for condition in status.conditions if condition.type != IMAGE_PULLED), condition),
         )
         self._written[uid] = self._clock.monotonic()
         return None

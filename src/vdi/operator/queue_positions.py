@@ -119,7 +119,11 @@ class QueuePositions:
     def _list_endings(self) -> dict[str, list[ExpectedEnd]]:
         endings: dict[str, list[ExpectedEnd]] = {}
         sessions = self._caches.sessions
-        ends = {one.metadata.uid: one.status.expires_at for one in sessions.values() if one.status.expires_at}
+        ends = {
+            session.metadata.uid: session.status.expires_at
+            for session in sessions.values()
+            if session.status.expires_at
+        }
         for pod in self._caches.pods.values():
             end = ends.get(owner_uid(pod) or "")
             if end and pod.spec.node_name:

@@ -224,7 +224,10 @@ class QueueManager:
         self._accounting.settle()
         for session in self._caches.sessions.values():
             meta = session.metadata
-            waited = any(one.type == ADMITTED and one.reason in QUEUE_REASONS for one in session.status.conditions)
+            waited = any(
+                condition.type == ADMITTED and condition.reason in QUEUE_REASONS
+                for condition in session.status.conditions
+            )
             if not waited or meta.deletion_timestamp or session.spec.suspended or self._caches.pods.by_owner(meta.uid):
                 continue
             template = self._caches.templates.get("", session.spec.template)

@@ -69,7 +69,7 @@ def _run(status: SessionStatus) -> tuple[str, str]:
 
 
 def _condition(status: SessionStatus, kind: str) -> Condition | None:
-    return next((one for one in status.conditions if one.type == kind), None)
+    return next((condition for condition in status.conditions if condition.type == kind), None)
 
 
 def _differs(old: Condition | None, new: Condition) -> bool:

@@ -92,7 +92,7 @@ def _truth(text: str) -> bool:
 
 def _weights(text: str) -> dict[str, float]:
     weights: dict[str, float] = {}
-    for part in filter(None, (one.strip() for one in text.split(","))):
+    for part in filter(None, (part.strip() for part in text.split(","))):
         user, _, weight = part.rpartition("=")
         if not user or not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", weight) or not float(weight):
             raise ValueError(f"{part!r} is not a weight; allowed are users with numbers above zero, such as alice=2")

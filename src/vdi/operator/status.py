@@ -100,7 +100,7 @@ def _is_significant(before: SessionStatus, now: SessionStatus) -> bool:
 
 
 def _holds(status: SessionStatus, kind: str) -> str | None:
-    return next((one.status for one in status.conditions if one.type == kind), None)
+    return next((condition.status for condition in status.conditions if condition.type == kind), None)
 
 
 def difference(before: SessionStatus, now: SessionStatus) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class TemplateWarnings:
         """Write the condition if it says something new; gives the template as it then is. Raises KubeError."""
         status, meta = template.status, template.metadata
         warning = settings_ignored(template, self._clock.now())
-        others = tuple(one for one in status.conditions if one.type != SETTINGS_IGNORED)
+        others = tuple(condition for condition in status.conditions if condition.type != SETTINGS_IGNORED)
         conditions = (*others, warning) if warning else others
         if conditions == status.conditions:
             return template

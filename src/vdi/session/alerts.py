@@ -103,7 +103,7 @@ def _draining(observed: Observed, policy: Policy, now: datetime) -> Alert | None
 
 def _since(observed: Observed, kind: str) -> datetime | None:
     """Since when this warning is up."""
-    up = next((one for one in observed.session.status.conditions if one.type == kind), None)
+    up = next((condition for condition in observed.session.status.conditions if condition.type == kind), None)
     return parse_time(up.last_transition_time) if up and up.status == "True" and up.last_transition_time else None
 
 

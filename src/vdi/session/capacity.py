@@ -76,7 +76,7 @@ def _takes_of(spec: PodResources) -> dict[str, int]:
         if len(_known_takes) >= _KNOWN:
             _known_takes.clear()
         summed = _sum_up(spec)
-        known = next((one for one in _known_takes.values() if one == summed), summed)
+        known = next((take for take in _known_takes.values() if take == summed), summed)
         _known_takes[key] = known
     return known
 
@@ -179,8 +179,10 @@ class NodeSelectorTerm(msgspec.Struct, rename="camel", gc=False, frozen=True):
         """Whether the node of this name and these labels is meant."""
         if not self.match_expressions and not self.match_fields:
             return False
-        return all(one.holds(labels.get(one.key)) for one in self.match_expressions) and all(
-            one.holds(name if one.key == "metadata.name" else None) for one in self.match_fields
+        return all(
+            match_expression.holds(labels.get(match_expression.key)) for match_expression in self.match_expressions
+        ) and all(
+            match_field.holds(name if match_field.key == "metadata.name" else None) for match_field in self.match_fields
         )
 
 

@@ -57,7 +57,7 @@ def demand_of(
     return Demand(
         takes=tuple(sorted((name, number) for name, number in takes.items() if number > 0)),
         selector=tuple(sorted(selector)),
-        tolerances=tuple(Tolerance.of(one) for one in tolerations),
+        tolerances=tuple(Tolerance.of(toleration) for toleration in tolerations),
         pin=pin,
     )
 
@@ -99,7 +99,7 @@ class NodeCapacity:
 def read_capacity(node: Node) -> NodeCapacity:
     """An empty node. Raises ValueError when its allocatable resources are no quantities."""
     allocatable = amounts(node.status.allocatable)
-    keeping = [one for one in node.spec.taints if one.effect in _KEEPS_AWAY]
+    keeping = [taint for taint in node.spec.taints if taint.effect in _KEEPS_AWAY]
     return NodeCapacity(
         name=node.metadata.name,
         labels=node.metadata.labels,
@@ -125,7 +125,7 @@ def allows_placement(demand: Demand, capacity: NodeCapacity) -> bool:
     labels = capacity.labels
     if any(labels.get(key) != value for key, value in demand.selector):
         return False
-    return all(any(one.covers(taint) for one in demand.tolerances) for taint in capacity.taints)
+    return all(any(tolerance.covers(taint) for tolerance in demand.tolerances) for taint in capacity.taints)
 
 
 def reaches_home(demand: Demand, capacity: NodeCapacity) -> bool:

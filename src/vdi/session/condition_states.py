@@ -106,7 +106,7 @@ def with_times(finding: ConditionState, session: VDISession, now: datetime) -> C
     operator that has just been started.
     """
     status = "True" if finding.holds else "False"
-    before = next((one for one in session.status.conditions if one.type == finding.type), None)
+    before = next((condition for condition in session.status.conditions if condition.type == finding.type), None)
     moved = before is None or before.status != status or not before.last_transition_time
     queues = finding.reason in QUEUE_REASONS and before is not None and before.reason not in QUEUE_REASONS
     return Condition(

@@ -86,8 +86,8 @@ class Contender:
 
 def find_holder(contenders: Iterable[Contender]) -> Contender | None:
     """Who gets it: whoever has it, else the oldest that stays. Every session comes to the same answer."""
-    candidates = [one for one in contenders if one.holds or not one.terminating]
-    return min(candidates, key=lambda one: (not one.holds, one.created, one.uid), default=None)
+    candidates = [contender for contender in contenders if contender.holds or not contender.terminating]
+    return min(candidates, key=lambda candidate: (not candidate.holds, candidate.created, candidate.uid), default=None)
 
 
 def decide(observed: Observed, policy: Policy, now: datetime) -> Decision:

@@ -113,7 +113,7 @@ def home_bound_at(session: VDISession) -> datetime | None:
     A pod whose scheduler does not look again after that would wait for five minutes (the scheduler's
     `podMaxInUnschedulablePodsDuration`): seen when a volume was bound in the moment in which it looked.
     """
-    found = next((one for one in session.status.conditions if one.type == HOME_BOUND), None)
+    found = next((condition for condition in session.status.conditions if condition.type == HOME_BOUND), None)
     return parse_time(found.last_transition_time) if found and found.status == "True" else None
 
 
@@ -124,7 +124,7 @@ def find_vanished(session: VDISession, *, unpublished: bool = False) -> Loss | N
     """
     if not session.status.pod_name and not unpublished:
         return None
-    last = next((one for one in session.status.conditions if one.type == POD_READY), None)
+    last = next((condition for condition in session.status.conditions if condition.type == POD_READY), None)
     if last and last.status == "False" and last.reason in _NOT_ITS_FAULT:
         return Loss(last.reason, last.message)
     return Loss(Reason.POD_DELETED, "The desktop's pod was deleted by somebody else.")

@@ -27,6 +27,6 @@ class Notice:
 
 def find_notices(before: VDISession, alerts: Sequence[Alert]) -> list[Notice]:
     """What has to be shown now, and what was shown and is to go."""
-    shown = [Notice(one.type, _TITLES[one.type], one.message, one.until) for one in alerts]
-    was = {one.type for one in before.status.conditions if one.type in WARNING_TYPES}
-    return shown + [Notice(kind) for kind in sorted(was - {one.type for one in alerts})]
+    shown = [Notice(alert.type, _TITLES[alert.type], alert.message, alert.until) for alert in alerts]
+    was = {condition.type for condition in before.status.conditions if condition.type in WARNING_TYPES}
+    return shown + [Notice(kind) for kind in sorted(was - {alert.type for alert in alerts})]

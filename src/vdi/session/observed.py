@@ -172,7 +172,7 @@ class Pod(msgspec.Struct, gc=False):
 
     def condition(self, kind: str) -> PodCondition | None:
         """The condition of that type, if the Pod has it."""
-        return next((one for one in self.status.conditions if one.type == kind), None)
+        return next((condition for condition in self.status.conditions if condition.type == kind), None)
 
     @property
     def ready(self) -> bool:
@@ -244,7 +244,7 @@ class Node(msgspec.Struct, gc=False):
     @property
     def ready(self) -> bool:
         """Whether its kubelet answers and says that it is fit."""
-        return any(one.type == "Ready" and one.status == "True" for one in self.status.conditions)
+        return any(condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions)
 
 
 class PersistentVolumeClaimSpec(msgspec.Struct, rename="camel", gc=False):

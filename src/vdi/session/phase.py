@@ -40,7 +40,7 @@ def derive(
     explanation = _why_not_ready(observed)
     phase = _phase(observed, blocked, explanation)
     message = _message(observed, blocked, explanation, phase)
-    warned = [ConditionState(one.type, True, one.reason, one.message) for one in alerts]
+    warned = [ConditionState(alert.type, True, alert.reason, alert.message) for alert in alerts]
     findings = [*derive_conditions(observed, blocked, explanation), _summary(session, phase, message), *warned]
     in_run = pod is not None or blocked is None or keeps_its_run(blocked)
     start = started_at(session, pod) if in_run else None
@@ -93,7 +93,7 @@ def _summed_up(
 ) -> SessionStatus:
     """The same status under another phase."""
     ready = with_times(ConditionState(READY, False, reason, message), session, now)
-    steps = tuple(ready if one.type == READY else one for one in status.conditions)
+    steps = tuple(ready if condition.type == READY else condition for condition in status.conditions)
     return msgspec.structs.replace(status, phase=phase, message=message, conditions=steps)
 
 
@@ -148,7 +148,7 @@ def _deletion_message(observed: Observed, explanation: Explanation | None) -> st
 
 def _ended(session: VDISession) -> Condition | None:
     """How the run has ended by itself, if it has."""
-    ready = next((one for one in session.status.conditions if one.type == READY), None)
+    ready = next((condition for condition in session.status.conditions if condition.type == READY), None)
     return ready if ready and ready.reason in (Reason.TIMED_OUT, Reason.IDLE_TOO_LONG) else None
 
 

@@ -59,7 +59,7 @@ def _summary(pool: VDIPool, plan: PoolPlan, obstacles: Obstacles, now: datetime)
 
 def _condition(pool: VDIPool, reason: str, message: str, now: datetime) -> Condition:
     status = "True" if reason == PoolReason.FULL else "False"
-    before = next((one for one in pool.status.conditions if one.type == READY), None)
+    before = next((condition for condition in pool.status.conditions if condition.type == READY), None)
     moved = before is None or before.status != status
     return Condition(
         type=READY,

@@ -233,7 +233,7 @@ def can_run(node: Node, template: VDITemplate, gpu_resource: str) -> bool:
 def summarise(plan: PullPlan, memory: PullMemory) -> PrePullStatus:
     """`status.prePull`, once the plan is carried out."""
     names = {node.metadata.uid: node.metadata.name for node in plan.desired}
-    failures = sorted((names[uid], one) for uid, one in memory.failures.items() if uid in names)
+    failures = sorted((names[uid], failure) for uid, failure in memory.failures.items() if uid in names)
     failed = [PrePullFailure(name, one.reason, one.message) for name, one in failures]
     created = (node.metadata.name for node in plan.create)
     return PrePullStatus(
@@ -249,7 +249,7 @@ def image_pulled(template: VDITemplate, progress: PrePullStatus, now: datetime) 
     """The condition `ImagePulled`."""
     reason, message = _summary(progress)
     status = "True" if reason is PullReason.PULLED else "False"
-    before = next((one for one in template.status.conditions if one.type == IMAGE_PULLED), None)
+    before = next((condition for condition in template.status.conditions if condition.type == IMAGE_PULLED), None)
     kept = before is not None and before.status == status
     return Condition(
         type=IMAGE_PULLED,

@@ -80,7 +80,10 @@ def uses_webrtc(spec: TemplateSpec) -> bool:
         return False
     if spec.streaming.transport:
         return spec.streaming.transport == Transport.WEBRTC
-    return any(one.name == "SELKIES_MODE" and (one.value or "").strip().lower() == Transport.WEBRTC for one in spec.env)
+    return any(
+        variable.name == "SELKIES_MODE" and (variable.value or "").strip().lower() == Transport.WEBRTC
+        for variable in spec.env
+    )
 
 
 def settings(spec: TemplateSpec) -> tuple[EnvVar, ...]:
@@ -115,7 +118,7 @@ def _streaming_2(spec: TemplateSpec) -> Iterator[tuple[str, str]]:
         yield "SELKIES_ENABLE_DUAL_MODE", "false"  # else anybody in control could switch the desktop for all
     if given.encoder:
         # The first is the one to start with; all are the menu, so that one alone is locked.
-        others = () if "encoder" in given.locked else (one for one in ENCODERS if one != given.encoder)
+        others = () if "encoder" in given.locked else (encoder for encoder in ENCODERS if encoder != given.encoder)
         yield "SELKIES_ENCODER", ",".join((given.encoder, *others))
     for field, value, name in (
         ("framerate", given.framerate, "SELKIES_FRAMERATE"),
@@ -204,7 +207,7 @@ def settings_ignored(template: VDITemplate, now: datetime) -> Condition | None:
     words = " ".join(warnings(template.spec))
     if not words:
         return None
-    before = next((one for one in template.status.conditions if one.type == SETTINGS_IGNORED), None)
+    before = next((condition for condition in template.status.conditions if condition.type == SETTINGS_IGNORED), None)
     return Condition(
         type=SETTINGS_IGNORED,
         status="True",
@@ -217,7 +220,7 @@ def settings_ignored(template: VDITemplate, now: datetime) -> Condition | None:
 
 def obsolete_encoders(value: str) -> list[str]:
     """Those that a value of SELKIES_ENCODER names and Selkies 2 does not know."""
-    named = (one.strip() for one in value.split("|", maxsplit=1)[0].split(","))
+    named = (part.strip() for part in value.split("|", maxsplit=1)[0].split(","))
     return [one for one in named if one in OBSOLETE_ENCODERS]
 
 

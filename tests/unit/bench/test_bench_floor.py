@@ -36,7 +36,7 @@ def test_the_status_has_every_field_that_the_operator_writes_when_all_is_well() 
     status = msgspec.convert(running, SessionStatus)
     only_sometimes = {"message", "queue", "failures", "lastActivityTime"}
     assert set(running) == set(SessionStatus.__struct_encode_fields__) - only_sometimes
-    assert [one.status for one in status.conditions] == ["True"] * 6
+    assert [condition.status for condition in status.conditions] == ["True"] * 6
 
 
 def test_the_event_regards_the_session() -> None:

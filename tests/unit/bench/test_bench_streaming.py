@@ -132,7 +132,10 @@ def test_the_plain_desktop_is_the_same_without_door_owner_and_home() -> None:
     assert {key: desktop[key] for key in ("image", "ports", "resources")} == {
         key: ours[key] for key in ("image", "ports", "resources")
     }
-    assert [one["name"] for one in desktop["env"]] == ["SELKIES_ENABLE_BASIC_AUTH", "SELKIES_BASIC_AUTH_PASSWORD"]
+    assert [variable["name"] for variable in desktop["env"]] == [
+        "SELKIES_ENABLE_BASIC_AUTH",
+        "SELKIES_BASIC_AUTH_PASSWORD",
+    ]
     assert plain["spec"]["volumes"][1] == {"name": "home", "emptyDir": {}}
     assert "nodeName" not in plain["spec"]
     assert len(ours["env"]) == 2, "the session's stays as it was"

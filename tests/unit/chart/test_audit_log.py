@@ -27,7 +27,7 @@ def bound(kind: str, namespace: str, rules: list[dict[str, Any]]) -> dict[str, l
     bindings = [{"metadata": meta, "roleRef": ref, "subjects": each} for each in (subjects, others)]
     plural = f"{kind.lower()}s"
     plurals = ("roles", "clusterroles", "rolebindings", "clusterrolebindings")
-    found: dict[str, list[dict[str, Any]]] = {each: [] for each in plurals}
+    found: dict[str, list[dict[str, Any]]] = {plural: [] for plural in plurals}
     binding = "rolebindings" if namespace else "clusterrolebindings"
     return found | {plural: [{"metadata": meta, "rules": rules}], binding: bindings}
 

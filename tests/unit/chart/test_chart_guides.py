@@ -32,7 +32,7 @@ def named(page: Path) -> str:
 def anchors(page: Path) -> set[str]:
     """What can be linked to in a page: its headings, as the forges make anchors of them."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", one.lower()).strip().replace(" ", "-") for one in headings}
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
@@ -45,7 +45,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
 
 
-@pytest.mark.parametrize("page", [one for one in PAGES if one.parent.name != "design"], ids=named)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "design"], ids=named)
 def test_every_command_and_option_of_ours_exists(page: Path) -> None:
     """But for docs/design, which speaks of what is to come too."""
     text = page.read_text()
@@ -57,7 +57,7 @@ def test_every_command_and_option_of_ours_exists(page: Path) -> None:
         command: Any = load_noun(noun, None)
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]
-        known = {option for one in command.params for option in one.opts} | {"--help"}
+        known = {option for param in command.params for option in param.opts} | {"--help"}
         given = {word for word in words if word.startswith("-")}
         assert not words or not hasattr(command, "commands"), f"{line}: there is no such command"
         assert given <= known, f"{line}: allowed are {sorted(known)}"

@@ -43,7 +43,7 @@ def test_everything_is_denied_both_ways_first() -> None:
 def test_the_internet_is_no_private_network_and_no_clouds_metadata() -> None:
     (internet,) = [rule for rule in policies()["vdi-desktops"]["spec"]["egress"] if "ports" not in rule]
     blocks = [peer["ipBlock"] for peer in internet["to"]]
-    assert [each["cidr"] for each in blocks] == ["0.0.0.0/0", "::/0"]
+    assert [block["cidr"] for block in blocks] == ["0.0.0.0/0", "::/0"]
     for block in blocks:
         excepted = [ip_network(each) for each in block["except"]]
         assert all(each.version == ip_network(block["cidr"]).version for each in excepted), "the API server refuses it"
@@ -75,7 +75,7 @@ ALL = {"the API server", "names", "cloud metadata", "the internet"}
 def seen(gets_through: Callable[[Any], bool]) -> list[tuple[Any, bool]]:
     plan = a_plan()
     hosts = dict.fromkeys((*plan["roles"], *plan["outside"]), "")
-    return [(one, gets_through(one)) for one in trial.connections(plan, hosts)]
+    return [(connection, gets_through(connection)) for connection in trial.connections(plan, hosts)]
 
 
 def test_it_tries_all_pairs_but_those_that_no_policy_of_the_chart_decides() -> None:

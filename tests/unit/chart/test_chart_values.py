@@ -92,7 +92,7 @@ def test_the_process_knows_every_variable_that_the_chart_sets(
 def test_the_edge_asks_and_takes_over_what_the_gateway_expects() -> None:
     made = [each for each in yaml.safe_load_all(chart.MANIFEST.read_text()) if each]
     middlewares = {each["metadata"]["name"]: each for each in made if each["kind"] == "Middleware"}
-    places = {each["metadata"]["namespace"] for each in middlewares.values()}
+    places = {middleware["metadata"]["namespace"] for middleware in middlewares.values()}
     assert places == {"vdi-sessions"}, "a route refuses a Middleware of another namespace"
     (operator,) = [each for each in made if each["metadata"]["name"] == "vdi-operator" and each["kind"] == "Deployment"]
     variables = operator["spec"]["template"]["spec"]["containers"][0]["env"]
@@ -100,7 +100,7 @@ def test_the_edge_asks_and_takes_over_what_the_gateway_expects() -> None:
     address = "http://vdi-gateway.kasm.svc:8081/edge/verify"
     # The headers first: they are to be on what the gateway answers, too.
     chain = {"middlewares": [{"name": "vdi-edge-headers"}, {"name": "vdi-edge-auth"}]}
-    assert {name: each["spec"] for name, each in middlewares.items()} == {
+    assert {name: middleware["spec"] for name, middleware in middlewares.items()} == {
         "vdi-edge": {"chain": chain},
         "vdi-edge-headers": {"headers": {"customResponseHeaders": dict(DESKTOP_RESPONSE_HEADERS)}},
         "vdi-edge-auth": {"forwardAuth": {"address": address, **FORWARD_AUTH}},
@@ -120,7 +120,7 @@ def test_the_portal_comes_before_every_desktop_and_the_waiting_page_after() -> N
     assert re.match(pattern, "alice-desktop.vdi.localhost")
     for other in ("a.b.vdi.localhost", "alicexvdi.localhost", ".vdi.localhost", "alice.vdi.localhost.evil.com"):
         assert not re.match(pattern, other), other
-    assert not any("middlewares" in each for each in route["spec"]["routes"])
+    assert not any("middlewares" in route for route in route["spec"]["routes"])
 
 
 def test_the_chart_brings_every_crd_and_uninstalling_keeps_them() -> None:

@@ -201,7 +201,7 @@ class FakeCluster:
         server = runner.server
         assert server is not None
         await finish_accepting(listening)
-        connections = [each.transport for each in server.connections]
+        connections = [connection.transport for connection in server.connections]
         await runner.cleanup()
         for transport in connections:
             if transport is not None:

@@ -15,7 +15,7 @@ SECTIONS = re.split(r"^## ", TEXT, flags=re.MULTILINE)
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_has_its_section_with_an_example_and_real_options(vdi: Vdi, command: list[str]) -> None:
     words = f"vdi {' '.join(command)}"
-    (section,) = [each for each in SECTIONS if words in each.splitlines()[0]]
+    (section,) = [section for section in SECTIONS if words in section.splitlines()[0]]
     assert f"$ {words}" in section
     known = vdi(*command, "--help").out
     lines = [line for line in section.splitlines() if line.startswith(f"$ {words}")]

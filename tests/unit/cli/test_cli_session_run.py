@@ -225,4 +225,4 @@ def test_guests_are_edited_again_when_somebody_else_was_faster(vdi: Vdi, fake: F
         1,
         "Error: session alice-desktop is being changed by others all the time; try again\n",
     )
-    assert [each for each in fake.requests if each[0] == "PATCH"] == [("PATCH", ALICE)] * 5
+    assert [request for request in fake.requests if request[0] == "PATCH"] == [("PATCH", ALICE)] * 5

@@ -70,9 +70,11 @@ def test_the_four_formats(command: str, typed: dict[str, list[str]], vdi: Vdi) -
         assert set(finding["remedy"]) == {"sentence", "commands"}
         assert finding["severity"] in ("error", "unknown", "warning", "ok")
     cases = ElementTree.fromstring(out("junit"))
-    assert [case.attrib["name"].split(" ")[0] for case in cases] == [one["code"].split(" ")[0] for one in findings]
+    assert [case.attrib["name"].split(" ")[0] for case in cases] == [
+        finding["code"].split(" ")[0] for finding in findings
+    ]
     results = json.loads(out("sarif"))["runs"][0]["results"]
-    assert [one["ruleId"] for one in results] == [one["code"] for one in findings]
+    assert [result["ruleId"] for result in results] == [finding["code"] for finding in findings]
     text = out("text")
     assert findings[0]["code"] in text
     assert out("table") == text

@@ -67,8 +67,8 @@ class Browser:
             self.answers.append(client.get(back.copy_merge_params(self.change)).status_code)
 
     def join(self) -> None:
-        for each in self._threads:
-            each.join(5)
+        for thread in self._threads:
+            thread.join(5)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_login_again_needs_neither_address_nor_authority(typed: Vdi, gateway: Re
     assert read_logins().gateways[gateway.url].token != first
 
     async def labels() -> list[str]:
-        return [each.label for each in await gateway.there.services.logins.tokens("alice@example.com")]
+        return [token.label for token in await gateway.there.services.logins.tokens("alice@example.com")]
 
     assert len(gateway.do(labels())) == 1, "the token before is revoked"
 

@@ -95,7 +95,7 @@ def test_logins_are_kept_for_their_owner_alone() -> None:
     assert login_file().parent.stat().st_mode & 0o777 == 0o700
     assert read_logins() == LOGINS
     assert "vdi_1" not in repr(LOGINS)
-    assert [each.name for each in login_file().parent.iterdir()] == ["login.json"]
+    assert [path.name for path in login_file().parent.iterdir()] == ["login.json"]
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620])

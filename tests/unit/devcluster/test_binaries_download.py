@@ -209,7 +209,9 @@ def test_file_that_holds_no_checksum_of_ours_is_refused(text: str) -> None:
 def test_table_downloads_only_over_https_from_official_hosts() -> None:
     official = {"dl.k8s.io", "github.com", "get.helm.sh", "raw.githubusercontent.com"}
     downloads = [recipe for recipes in RECIPES.values() for recipe in recipes if isinstance(recipe, Download)]
-    addresses = {each.url for each in downloads} | {each.checksum for each in downloads if "//" in each.checksum}
+    addresses = {download.url for download in downloads} | {
+        download.checksum for download in downloads if "//" in download.checksum
+    }
     assert {urlsplit(address).scheme for address in addresses} == {"https"}
     assert {urlsplit(address).netloc for address in addresses} == official
 

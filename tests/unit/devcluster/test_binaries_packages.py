@@ -49,7 +49,7 @@ def test_distribution_is_read_from_os_release(os_release: str, name: str) -> Non
 
 
 def test_every_distribution_names_every_packaged_part() -> None:
-    parts = {each.package for recipes in RECIPES.values() for each in recipes if isinstance(each, DebianPackage)}
+    parts = {recipe.package for recipes in RECIPES.values() for recipe in recipes if isinstance(recipe, DebianPackage)}
     assert parts == {"containerd", "runc", "cni", "prometheus"}
     for name in DISTRIBUTIONS:
         assert all(package_name(part, name) for part in parts)

@@ -24,7 +24,7 @@ from vdi.session.identity import Identity
 from vdi.session.policy import Policy
 
 Object = dict[str, Any]
-CRDS = [sanitize("customresourcedefinitions", one) for one in build_crds()]
+CRDS = [sanitize("customresourcedefinitions", crd) for crd in build_crds()]
 NOW = "2026-11-20T12:00:00Z"
 BEGAN = "2026-11-20T11:00:00Z"
 READY = "2026-11-20T11:00:05Z"
@@ -205,7 +205,7 @@ class Cluster:
 
     def roots(self) -> list[str]:
         """Codes of the causes."""
-        return [one.code for one in roots(self.findings())]
+        return [root.code for root in roots(self.findings())]
 
 
 Break = Callable[[Cluster], None]
@@ -295,7 +295,8 @@ def _volume(name: str, node: str) -> Object:
 
 def _role(kind: str, rights: frozenset[Right]) -> Object:
     rules = [
-        {"apiGroups": [one.group], "resources": [one.resource], "verbs": [one.verb]} for one in sorted(rights, key=str)
+        {"apiGroups": [right.group], "resources": [right.resource], "verbs": [right.verb]}
+        for right in sorted(rights, key=str)
     ]
     meta = {"name": "vdi-operator"} | ({"namespace": SPACE} if kind == "Role" else {})
     return {"metadata": meta, "rules": rules}

@@ -100,9 +100,9 @@ def no_one_looks(cluster: Cluster) -> None:
 @fault("operator_stuck")
 def everybody_is_passed_over(cluster: Cluster) -> None:
     cluster.add_session("bob", "bob@example.com")
-    for one in cluster.objects["vdisessions"]:
-        cluster.drop("pods", one["metadata"]["name"])
-        one["status"] = {"phase": "Pending"}
+    for session in cluster.objects["vdisessions"]:
+        cluster.drop("pods", session["metadata"]["name"])
+        session["status"] = {"phase": "Pending"}
 
 
 @fault("template_missing")
@@ -179,7 +179,7 @@ def routes_forbidden(cluster: Cluster) -> None:
 
 def _condition(cluster: Cluster, kind: str, status: str) -> None:
     conditions: list[Object] = cluster.one("nodes")["status"]["conditions"]
-    conditions[:] = [one for one in conditions if one["type"] != kind]
+    conditions[:] = [condition for condition in conditions if condition["type"] != kind]
     conditions.append({"type": kind, "status": status, "lastTransitionTime": OLD, "message": "as the kubelet says"})
 
 
@@ -362,9 +362,9 @@ def two_on_one_home(cluster: Cluster) -> None:
 @fault("start_slow")
 def slow_image(cluster: Cluster) -> None:
     status = cluster.pod["status"]
-    for one in status["conditions"]:
-        if one["type"] == "Ready":
-            one["lastTransitionTime"] = "2026-11-20T11:01:05Z"
+    for condition in status["conditions"]:
+        if condition["type"] == "Ready":
+            condition["lastTransitionTime"] = "2026-11-20T11:01:05Z"
     status["containerStatuses"][0]["state"] = {"running": {"startedAt": "2026-11-20T11:01:00Z"}}
 
 
@@ -545,7 +545,7 @@ def the_kubelet_is_stopped(cluster: Cluster) -> None:
     for one in cluster.objects["deployments"]:
         one["status"] = {"readyReplicas": 0}
     for pod in cluster.objects["pods"]:
-        next(one for one in pod["status"]["conditions"] if one["type"] == "Ready")["status"] = "False"
+        next(condition for condition in pod["status"]["conditions"] if condition["type"] == "Ready")["status"] = "False"
     cluster.one("leases")["spec"]["renewTime"] = "2026-11-20T11:55:00.000000Z"
 
 

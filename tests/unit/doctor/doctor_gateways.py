@@ -69,7 +69,7 @@ def fault(*codes: str) -> Callable[[Break], Break]:
 
 
 def _says(cluster: Cluster, *messages: str) -> None:
-    cluster.logs["kasm/vdi-gateway-1"] += [_LINE.format(one) for one in messages]
+    cluster.logs["kasm/vdi-gateway-1"] += [_LINE.format(message) for message in messages]
 
 
 def _does_not_start(cluster: Cluster, *lines: str) -> None:
@@ -158,7 +158,7 @@ def the_kubelet_of_all_is_stopped(cluster: Cluster) -> None:
     for one in cluster.objects["deployments"]:
         one["status"] = {"readyReplicas": 0}
     for pod in cluster.objects["pods"]:
-        next(one for one in pod["status"]["conditions"] if one["type"] == "Ready")["status"] = "False"
+        next(condition for condition in pod["status"]["conditions"] if condition["type"] == "Ready")["status"] = "False"
     cluster.one("pods", "vdi-gateway-1")["spec"]["nodeName"] = ""
     cluster.one("leases")["spec"]["renewTime"] = "2026-11-20T11:55:00.000000Z"
 
@@ -189,8 +189,8 @@ def another_policy_denies_egress(cluster: Cluster) -> None:
 
 @fault("clock_wrong")
 def node_is_ahead(cluster: Cluster) -> None:
-    for one in cluster.one("nodes")["status"]["conditions"]:
-        one["lastHeartbeatTime"] = "2026-11-20T12:02:00Z"
+    for condition in cluster.one("nodes")["status"]["conditions"]:
+        condition["lastHeartbeatTime"] = "2026-11-20T12:02:00Z"
 
 
 @fault("clock_wrong")

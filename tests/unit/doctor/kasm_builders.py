@@ -24,7 +24,7 @@ class Kasm:
         self.version = version or ".".join(map(str, generation.newest))
         for plural in ("statefulsets", "jobs"):
             cluster.objects.setdefault(plural, [])
-        numbers = tuple(int(one) for one in self.version.split("."))
+        numbers = tuple(int(part) for part in self.version.split("."))
         self.components = {one.key: one for one in generation.present(numbers)}
         self.numbers = numbers
         for component in self.components.values():
@@ -46,15 +46,15 @@ class Kasm:
     def _add(self, component: Component) -> None:
         labels, name = self._labels(component), named(component.name)
         match = {key: named(value) for key, value in component.labels.items()}
-        steps = [self._step(component, one) for one in component.steps(self.numbers) if self._is_there(one)]
+        steps = [self._step(component, step) for step in component.steps(self.numbers) if self._is_there(step)]
         containers = [
             {
-                "name": named(one.name),
+                "name": named(container.name),
                 "image": "kasmweb/x:1",
                 "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
                 "ports": [{"containerPort": port} for port in component.ports[:1]],  # the charts do not declare all
             }
-            for one in component.containers
+            for container in component.containers
         ] or [{"name": name, "image": "kasmweb/x:1"}]
         if component.key != "db-init":
             self.cluster.objects["pods"].append(self._pod(component, f"{name}-0", labels, steps, containers))
@@ -118,11 +118,17 @@ class Kasm:
             "phase": "Running",
             "conditions": conditions,
             "initContainerStatuses": [
-                {"name": one["name"], "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}} for one in steps
+                {"name": step["name"], "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
+                for step in steps
             ],
             "containerStatuses": [
-                {"name": one["name"], "ready": True, "restartCount": 0, "state": {"running": {"startedAt": READY}}}
-                for one in containers
+                {
+                    "name": container["name"],
+                    "ready": True,
+                    "restartCount": 0,
+                    "state": {"running": {"startedAt": READY}},
+                }
+                for container in containers
             ],
         }
         return {"metadata": self._meta(name, labels), "spec": spec, "status": status}

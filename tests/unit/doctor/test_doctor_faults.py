@@ -33,7 +33,9 @@ def test_the_cause_is_found_and_nothing_else_is_blamed(name: str) -> None:
     cluster = Cluster()
     make(cluster)
     findings = cluster.findings()
-    assert {one.code for one in roots(findings)} == codes, [f"{one.key}: {one.message}" for one in findings]
+    assert {root.code for root in roots(findings)} == codes, [
+        f"{finding.key}: {finding.message}" for finding in findings
+    ]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -51,12 +53,14 @@ def test_a_bundle_gives_the_same_findings(name: str) -> None:
 def test_a_finding_says_what_where_and_how_to_fix_it(name: str) -> None:
     cluster = Cluster()
     ALL[name][1](cluster)
-    for one in cluster.findings():
-        assert one.message.endswith(".") or one.code == "check_failed" or "vdi session restart" in one.message
-        assert one.evidence, one
-        assert one.remedy, one
-        assert one.remedy_url == f"docs/doctor.md#{one.code}"
-        assert "/" in one.object or one.object in ("nodes", "daemonsets", "device plugin"), one.object
+    for finding in cluster.findings():
+        assert (
+            finding.message.endswith(".") or finding.code == "check_failed" or "vdi session restart" in finding.message
+        )
+        assert finding.evidence, finding
+        assert finding.remedy, finding
+        assert finding.remedy_url == f"docs/doctor.md#{finding.code}"
+        assert "/" in finding.object or finding.object in ("nodes", "daemonsets", "device plugin"), finding.object
 
 
 def test_every_code_of_the_catalogue_has_a_fault_that_shows_it() -> None:
@@ -64,11 +68,11 @@ def test_every_code_of_the_catalogue_has_a_fault_that_shows_it() -> None:
     for _, make in ALL.values():
         cluster = Cluster()
         make(cluster)
-        shown |= {one.code for one in cluster.findings()}
-    assert shown | {one.code for one in PROBES} == set(CODES), "probes are made in test_doctor_probe.py"
+        shown |= {finding.code for finding in cluster.findings()}
+    assert shown | {probe.code for probe in PROBES} == set(CODES), "probes are made in test_doctor_probe.py"
 
 
-@pytest.mark.parametrize("kind", sorted({kind for one in CHECKS for kind in one.needs}))
+@pytest.mark.parametrize("kind", sorted({kind for check in CHECKS for kind in check.needs}))
 def test_what_may_not_be_read_is_no_pass_and_no_fault(kind: str) -> None:
     cluster = Cluster()
     snapshot = cluster.snapshot()
@@ -77,13 +81,13 @@ def test_what_may_not_be_read_is_no_pass_and_no_fault(kind: str) -> None:
     objects = {plural: found for plural, found in snapshot.objects.items() if plural != kind}
     blind = msgspec.structs.replace(snapshot, objects=objects, unread=(Unreadable(kind, "You may not.", "ask"),))
     findings = run_checks(blind)
-    assert {one.severity for one in findings} == {Severity.UNKNOWN}
+    assert {finding.severity for finding in findings} == {Severity.UNKNOWN}
     assert "Not checked: " in findings[0].message
 
 
 def test_causes_are_named_by_codes_that_exist_and_never_in_a_circle() -> None:
     def depth(code: str, seen: tuple[str, ...] = ()) -> int:
         assert code not in seen, seen
-        return max((depth(one, (*seen, code)) for one in CODES[code].follows), default=0) + 1
+        return max((depth(follow, (*seen, code)) for follow in CODES[code].follows), default=0) + 1
 
     assert all(depth(code) < 6 for code in CODES)

@@ -23,7 +23,7 @@ SEEN_LATER = frozenset({"operator_stuck", "gpu_config_not_read", "gpu_runtime_cl
 def broken(name: str) -> tuple[Cluster, Finding]:
     cluster = Cluster()
     ALL[name][1](cluster)
-    (finding,) = [one for one in roots(run_checks(cluster.snapshot())) if one.code in FIXES]
+    (finding,) = [root for root in roots(run_checks(cluster.snapshot())) if root.code in FIXES]
     return cluster, finding
 
 
@@ -43,7 +43,7 @@ def test_a_fix_takes_its_finding_away_and_changes_that_object_alone(name: str) -
         return
     cluster.drop(fix.resource.plural, object_name)
     cluster.objects[fix.resource.plural].append(dict(step.after))
-    assert finding.key not in {one.key for one in run_checks(cluster.snapshot())}
+    assert finding.key not in {finding.key for finding in run_checks(cluster.snapshot())}
 
 
 def test_an_operator_that_fails_by_itself_is_not_fixed_by_scaling() -> None:

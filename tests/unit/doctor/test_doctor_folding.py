@@ -19,7 +19,7 @@ from vdi.findings.render import as_text
 
 
 def keys(cluster: Cluster) -> list[str]:
-    return [one.key for one in roots(cluster.findings())]
+    return [root.key for root in roots(cluster.findings())]
 
 
 def test_a_missing_class_is_not_also_a_home_that_is_not_provisioned() -> None:
@@ -61,7 +61,7 @@ def test_the_last_words_of_a_desktop_that_was_given_up_name_the_cause(words: str
     cluster = Cluster()
     message = f"The desktop stopped with exit code 1; its last words: {words!r}."
     cluster.without_pod("CrashLoop", message, phase="Failed")
-    assert [one.code for one in cluster.findings()] == [code]
+    assert [finding.code for finding in cluster.findings()] == [code]
 
 
 def test_the_log_of_a_desktop_that_crashes_is_read_at_once() -> None:
@@ -85,7 +85,9 @@ def test_after_the_whole_machine_was_off_nothing_is_wrong() -> None:
     for pod in cluster.objects["pods"]:
         container = pod["status"]["containerStatuses"][0]
         container |= {"restartCount": 1, "state": {"running": {"startedAt": "2026-11-20T11:59:20Z"}}}
-        next(one for one in pod["status"]["conditions"] if one["type"] == "Ready")["lastTransitionTime"] = back
+        next(condition for condition in pod["status"]["conditions"] if condition["type"] == "Ready")[
+            "lastTransitionTime"
+        ] = back
     cluster.one("leases")["spec"]["renewTime"] = "2026-11-20T11:50:00.000000Z"
     assert cluster.findings() == []
 
@@ -97,12 +99,12 @@ def test_a_broken_gpu_configuration_is_not_spread_by_a_restart() -> None:
     snapshot = cluster.snapshot()
     restart = FIXES["gpu_config_not_read"].change
     assert restart(plugin, snapshot) != plugin
-    for one in cluster.objects["configmaps"]:
-        one["data"] = dict.fromkeys(one["data"], "version: [")
+    for configmap in cluster.objects["configmaps"]:
+        configmap["data"] = dict.fromkeys(configmap["data"], "version: [")
     broken = cluster.snapshot()
     assert observe_gpus(broken).config_map
     assert restart(plugin, broken) == plugin
-    assert "gpu_config_not_read" not in [one.code for one in roots(cluster.findings())]
+    assert "gpu_config_not_read" not in [root.code for root in roots(cluster.findings())]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_a_healthy_kasm_has_no_findings_beside_an_operator_in_its_namespace(gene
     assert run_checks(kasm_scope(cluster), CHECKS) == []
     (found,) = find_kasm(cluster.snapshot())
     assert found.generation is generation
-    assert all("operator" not in one.name for one in found.pods)
+    assert all("operator" not in pod.name for pod in found.pods)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_the_chain_is_reported_from_the_cause_to_who_waits_last() -> None:
     findings = cluster.findings()
     (root,) = roots(findings)
     assert root.code == "kasm_claim_class_missing"
-    by_key = {one.key: one for one in findings}
-    guac = next(one for one in findings if "guac" in one.object)
+    by_key = {finding.key: finding for finding in findings}
+    guac = next(finding for finding in findings if "guac" in finding.object)
     names = []
     while guac.caused_by:
         guac = by_key[guac.caused_by]
@@ -122,8 +122,10 @@ def test_who_waits_for_somebody_that_starts_is_no_finding_but_is_reported() -> N
     kasm.at_step("proxy", "api")
     snapshot = kasm_scope(cluster)
     assert run_checks(snapshot, CHECKS) == []
-    assert {one.finding.object for one in all_links(snapshot)} == {kasm.pod_name(key) for key in ("db", "api", "proxy")}
-    assert all(one.is_starting for one in all_links(snapshot))
+    assert {link.finding.object for link in all_links(snapshot)} == {
+        kasm.pod_name(key) for key in ("db", "api", "proxy")
+    }
+    assert all(link.is_starting for link in all_links(snapshot))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_a_name_that_the_command_line_does_not_say_is_known_from_the_chart() -> 
     kasm.workload("api")["spec"]["replicas"] = 0
     kasm.without_pod("api")
     findings = cluster.findings()
-    assert [one.code for one in findings] == ["kasm_scaled_to_zero", "kasm_pod_waiting"]
+    assert [finding.code for finding in findings] == ["kasm_scaled_to_zero", "kasm_pod_waiting"]
 
 
 def test_a_part_that_no_one_waits_for_may_be_scaled_to_nothing_on_purpose() -> None:
@@ -191,7 +193,7 @@ def test_what_is_left_is_not_reckoned_where_only_some_pods_are_seen() -> None:
     KASM_FAULTS["kasm_too_large"][1](cluster)
     assert "has 63.1 CPU left" in cluster.findings()[0].message
     cluster.unread = [Unreadable("pods@all", "You may not list pods in all namespaces.", "ask")]
-    found = next(one for one in cluster.findings() if one.code == "kasm_unschedulable")
+    found = next(finding for finding in cluster.findings() if finding.code == "kasm_unschedulable")
     assert "left" not in found.message + " ".join(found.evidence)
 
 
@@ -203,7 +205,7 @@ def test_a_sidecar_that_has_started_lets_the_next_one_begin() -> None:
     pod["spec"]["initContainers"].insert(0, {"name": "mesh", "image": "mesh:1", "restartPolicy": "Always"})
     state = {"state": {"running": {"startedAt": NOW}}, "started": True, "ready": True}
     pod["status"]["initContainerStatuses"].insert(0, {"name": "mesh", **state})
-    (unready,) = [one for one in find_kasm(cluster.snapshot())[0].pods if not one.ready]
+    (unready,) = [pod for pod in find_kasm(cluster.snapshot())[0].pods if not pod.ready]
     assert (unready.state, unready.step.name if unready.step else "") == ("Init:2/3", "kasm-api-is-ready")
 
 
@@ -225,7 +227,7 @@ def test_only_one_pod_and_what_it_waits_for(run: Callable[..., tuple[int, str, s
     code, out, _ = run(cluster, "kasm-proxy-default-deployment", "-o", "json")
     said = json.loads(out)
     assert code == 1
-    assert [one["code"] for one in said["findings"]] == ["kasm_crashes", "kasm_pod_waiting"]
+    assert [finding["code"] for finding in said["findings"]] == ["kasm_crashes", "kasm_pod_waiting"]
     assert said["namespaces"][0] | {"pods": 0, "ready": 0} == {
         "namespace": PLACE,
         "chart": "kasm-1.1181.1",
@@ -289,14 +291,16 @@ def test_ports_that_no_container_declares_are_no_fault(generation: Generation) -
     """Declaring is optional, and Kasm's charts declare the first port of many."""
     cluster = Cluster(0)
     Kasm(cluster, generation)
-    ports = [one["spec"]["ports"] for one in cluster.objects["services"] if one["metadata"]["namespace"] == PLACE]
+    ports = [
+        service["spec"]["ports"] for service in cluster.objects["services"] if service["metadata"]["namespace"] == PLACE
+    ]
     declared = [
         [port["containerPort"] for port in box["ports"]]
         for pod in cluster.objects["pods"]
         for box in pod["spec"]["containers"]
         if box.get("ports")
     ]
-    assert any(len(each) > 1 for each in ports)
+    assert any(len(port) > 1 for port in ports)
     assert all(len(each) == 1 for each in declared)
     assert run_checks(kasm_scope(cluster), CHECKS) == []
 

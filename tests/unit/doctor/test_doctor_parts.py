@@ -75,7 +75,7 @@ def test_a_check_that_raises_is_a_finding_and_the_others_run() -> None:
     checks = (Check("broken", frozenset(), broken),)  # type: ignore[arg-type]
     from vdi.doctor.checks.run import CHECKS
 
-    codes = [one.code for one in run_checks(cluster.snapshot(), (*checks, *CHECKS))]
+    codes = [finding.code for finding in run_checks(cluster.snapshot(), (*checks, *CHECKS))]
     assert codes == ["route_missing", "check_failed"]
 
 
@@ -106,10 +106,10 @@ def test_ranking_loses_nothing_and_does_not_depend_on_the_order(order: list[str]
         FAULTS[name][1](cluster)
     findings = cluster.findings()
     places = {name: place for place, name in enumerate(order)}
-    mixed = sorted(findings, key=lambda one: places.get(one.code, len(one.key) % 7))
+    mixed = sorted(findings, key=lambda finding: places.get(finding.code, len(finding.key) % 7))
     assert rank(mixed) == findings
-    known = {one.key for one in findings}
-    assert all(one.caused_by in known for one in findings if one.caused_by)
+    known = {finding.key for finding in findings}
+    assert all(finding.caused_by in known for finding in findings if finding.caused_by)
 
 
 SECRET = "hunter2hunter2"
@@ -160,7 +160,7 @@ def test_what_is_printed() -> None:
     suite = ElementTree.fromstring(as_junit(make_report(findings, snapshot)))
     assert int(suite.attrib["tests"]) == len(suite) == len(findings)
     results = json.loads(as_sarif(make_report(findings, snapshot)))["runs"][0]["results"]
-    assert [one["ruleId"] for one in results] == [one.code for one in findings]
+    assert [result["ruleId"] for result in results] == [finding.code for finding in findings]
     healthy = Cluster().snapshot()
     assert "nothing is wrong" in "\n".join(as_text(make_report([], healthy)))
     assert len(ElementTree.fromstring(as_junit(make_report([], healthy)))) == 1
@@ -168,7 +168,7 @@ def test_what_is_printed() -> None:
 
 def test_logs_are_read_of_one_desktop_per_template_and_of_those_in_trouble() -> None:
     cluster = Cluster(5)
-    names = [one["metadata"]["name"] for one in cluster.objects["vdisessions"]]
+    names = [session["metadata"]["name"] for session in cluster.objects["vdisessions"]]
     assert len(pods_to_log(cluster.snapshot(), 20)) == 1
     cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error"}, restarts=1)
     assert pods_to_log(cluster.snapshot(), 20)[0] == (SPACE, names[0])

@@ -66,7 +66,7 @@ LONGEST = 20
 def sentences(text: str) -> list[str]:
     """Without what others said, which is quoted after a colon or in parentheses."""
     own = re.sub(r"\([^)]*\)|`[^`]*`|'[^']*'|\"[^\"]*\"", "X", text)
-    return [one for one in re.split(r"(?<=[.;:])\s+", own) if one]
+    return [part for part in re.split(r"(?<=[.;:])\s+", own) if part]
 
 
 def findings(name: str) -> list[Finding]:
@@ -77,29 +77,31 @@ def findings(name: str) -> list[Finding]:
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_remedy_is_a_short_sentence_and_commands(name: str) -> None:
-    for one in findings(name):
-        if one.code == "not_readable":
+    for finding in findings(name):
+        if finding.code == "not_readable":
             continue  # its words are the collector's
-        assert one.remedy.sentence, one.key
-        assert one.remedy.sentence[0].isupper() or one.remedy.sentence.startswith("vdi"), one.remedy.sentence
-        assert one.remedy.sentence.endswith((".", ":")), one.remedy.sentence
-        for sentence in sentences(one.remedy.sentence):
+        assert finding.remedy.sentence, finding.key
+        assert finding.remedy.sentence[0].isupper() or finding.remedy.sentence.startswith("vdi"), (
+            finding.remedy.sentence
+        )
+        assert finding.remedy.sentence.endswith((".", ":")), finding.remedy.sentence
+        for sentence in sentences(finding.remedy.sentence):
             assert len(sentence.split()) <= LONGEST, sentence
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_message_is_read_in_short_sentences(name: str) -> None:
-    for one in findings(name):
-        if one.code.startswith("gpu_") and one.code not in ("gpu_insufficient", "gpu_runtime_class_unset"):
+    for finding in findings(name):
+        if finding.code.startswith("gpu_") and finding.code not in ("gpu_insufficient", "gpu_runtime_class_unset"):
             continue  # the words of `vdi gpu verify`
-        for sentence in sentences(one.message):
-            assert len(sentence.split()) <= LONGEST, f"{one.code}: {sentence}"
+        for sentence in sentences(finding.message):
+            assert len(sentence.split()) <= LONGEST, f"{finding.code}: {sentence}"
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_commands_can_be_pasted_unchanged(name: str) -> None:
-    for one in findings(name):
-        for command in one.remedy.commands:
+    for finding in findings(name):
+        for command in finding.remedy.commands:
             check_command(command)
 
 

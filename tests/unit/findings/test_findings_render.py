@@ -142,9 +142,9 @@ def test_sarif_for_code_hosts() -> None:
     assert set(rules) == {finding.code for finding in ALL}
     assert rules["operator_down"]["shortDescription"] == {"text": "It is down."}
     results = run["results"]
-    assert [one["level"] for one in results] == ["error", "error", "warning", "warning", "none"]
-    assert [one["kind"] for one in results] == ["fail", "fail", "fail", "fail", "pass"]
-    assert all(one["message"]["text"] for one in results)
+    assert [result["level"] for result in results] == ["error", "error", "warning", "warning", "none"]
+    assert [result["kind"] for result in results] == ["fail", "fail", "fail", "fail", "pass"]
+    assert all(result["message"]["text"] for result in results)
     assert results[0]["locations"][0]["logicalLocations"] == [{"fullyQualifiedName": CAUSE.object}]
 
 

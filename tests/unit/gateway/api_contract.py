@@ -17,7 +17,7 @@ class Contract:
         self.fulfilled: set[str] = set()
         self._paths = [
             (re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path)) + "$"), methods)
-            for path, methods in sorted(document["paths"].items(), key=lambda each: each[0].count("{"))
+            for path, methods in sorted(document["paths"].items(), key=lambda path: path[0].count("{"))
         ]
 
     def operation(self, method: str, path: str) -> Document | None:
@@ -51,5 +51,5 @@ class Contract:
     def check_schema(self, schema: Document, value: Any) -> None:
         """A value is as this schema says; asserts."""
         whole = {"components": self.document["components"], **schema}
-        errors = [f"{each.json_path}: {each.message}" for each in Draft202012Validator(whole).iter_errors(value)]
+        errors = [f"{error.json_path}: {error.message}" for error in Draft202012Validator(whole).iter_errors(value)]
         assert errors == [], errors

@@ -109,7 +109,7 @@ def _ways(route: BaseRoute) -> Iterator[Way]:
     if route.methods is not None:
         methods = set(route.methods)
     else:  # an address of the API, which knows its methods itself
-        methods = {each.method for each in OPERATIONS if PREFIX + each.path == route.path}
+        methods = {operation.method for operation in OPERATIONS if PREFIX + operation.path == route.path}
         assert methods, f"{route.path}: which methods does it answer?"
     for method in sorted(methods):
         yield Way(method, route.path)

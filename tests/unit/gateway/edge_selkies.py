@@ -112,7 +112,7 @@ class FakeSelkies:
 
 
 def _token_of(request: web.Request) -> str:
-    offered = [one.strip() for one in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+    offered = [part.strip() for part in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
     carried = [one.removeprefix("selkies.token.") for one in offered if one.startswith("selkies.token.")]
     if not carried:
         return request.query.get("token", "")

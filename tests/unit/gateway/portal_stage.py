@@ -121,11 +121,11 @@ class FakeHistory:
 
     async def session(self, uid: str) -> Past | None:
         self._up()
-        return next((each for each in self.pasts if each.session.uid == uid), None)
+        return next((past for past in self.pasts if past.session.uid == uid), None)
 
     async def past(self, *, limit: int, user: str | None = None, before: Any = None, name: Any = None) -> list[Past]:
         self._up()
-        mine = [each for each in self.pasts if user is None or each.session.owner == user]
+        mine = [past for past in self.pasts if user is None or past.session.owner == user]
         mine.sort(key=lambda one: (one.session.created, one.session.uid), reverse=True)
         if before is not None:
             mine = [e for e in mine if (e.session.created, e.session.uid) < (before.created, before.uid)]
@@ -150,7 +150,7 @@ class FakeAudit:
     async def entries(self, *, limit: int, before: int | None = None, **desired: str) -> Sequence[Entry]:
         if self.down:
             raise DatabaseUnavailableError("the database does not answer")
-        found = [each for each in self.rows if before is None or each.number < before]
+        found = [row for row in self.rows if before is None or row.number < before]
         return [e for e in found if all(getattr(e, name) == value for name, value in desired.items())][:limit]
 
 

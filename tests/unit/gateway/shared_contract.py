@@ -38,7 +38,7 @@ async def pops_for_one_only(shared: SharedState) -> None:
     await shared.put("ticket", "alice", 30)
     await shared.put("ticket", "bob", 30)
     answers = await asyncio.gather(*(shared.pop("ticket") for _ in range(10)))
-    assert [one for one in answers if one is not None] == ["bob"]
+    assert [answer for answer in answers if answer is not None] == ["bob"]
     assert await shared.pop("never") is None
 
 

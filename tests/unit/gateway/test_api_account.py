@@ -46,7 +46,7 @@ async def test_a_token_is_made_used_and_revoked(stage: Stage) -> None:
     problem(await program.get("/api/v1/me"), 401, "unauthenticated")
     problem(await page.delete(made.headers["location"]), 404, "not-found")
     assert stage.edge.ended == [{"login_id": f"token:{about['id']}"}]
-    done = [(each.action, each.outcome) for each in await stage.services.audit.entries(limit=9)]
+    done = [(entry.action, entry.outcome) for entry in await stage.services.audit.entries(limit=9)]
     assert done == [("token.revoke", "done"), ("token.create", "done")]
 
 
@@ -74,7 +74,7 @@ async def test_another_s_token_is_not_there(stage: Stage) -> None:
 )
 async def test_a_token_s_fields_are_checked(stage: Stage, body: dict[str, object], field: str, allowed: str) -> None:
     answer = problem(await (await stage.page()).post("/api/v1/tokens", json=body), 422, "invalid")
-    assert [(each["field"], each["allowed"]) for each in answer["errors"]] == [(field, allowed)]
+    assert [(error["field"], error["allowed"]) for error in answer["errors"]] == [(field, allowed)]
 
 
 async def test_there_is_an_end_to_tokens(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

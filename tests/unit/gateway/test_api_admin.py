@@ -132,7 +132,7 @@ async def test_usage_of_a_month(stage: Stage) -> None:
     assert (await alice.get("/api/v1/usage", params={"month": "2026-10"})).json()["items"] == []
     everybody = (await root.get("/api/v1/admin/usage")).json()["items"]
     assert [each["user"] for each in everybody] == ["alice@example.com", "bob@example.com"]
-    used = {each["user"]: each["use"]["hoursPerMonth"]["used"] for each in await users(stage)}
+    used = {user["user"]: user["use"]["hoursPerMonth"]["used"] for user in await users(stage)}
     assert used == {"alice@example.com": 1.0, "bob@example.com": 1.0}
     body = problem(await alice.get("/api/v1/usage", params={"month": "2026-13"}), 422, "invalid")
     assert body["errors"][0]["allowed"] == "A calendar month (UTC) such as 2026-11. Left out: this one"

@@ -12,8 +12,11 @@ from vdi.gateway.api.auth import MOST
 from vdi.gateway.api.component import OPERATIONS
 from vdi.gateway.store.base import DatabaseUnavailableError
 
-EVERY = [(each.method, "/api/v1" + each.path.format(name="n", user="u@x.yz", id="i", uid="u")) for each in OPERATIONS]
-ADMINS = [("/api/v1" + each.path, each.method) for each in OPERATIONS if each.admin]
+EVERY = [
+    (operation.method, "/api/v1" + operation.path.format(name="n", user="u@x.yz", id="i", uid="u"))
+    for operation in OPERATIONS
+]
+ADMINS = [("/api/v1" + operation.path, operation.method) for operation in OPERATIONS if operation.admin]
 
 
 @pytest.fixture

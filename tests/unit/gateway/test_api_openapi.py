@@ -27,18 +27,18 @@ async def test_the_document_is_valid_openapi(stage: Stage) -> None:
     anybody = await stage.anybody()
     document = (await anybody.get("/api/v1/openapi.json")).json()
     assert document["openapi"] == "3.1.0"
-    errors = [str(each) for each in OpenAPIV31SpecValidator(document).iter_errors()]
+    errors = [str(error) for error in OpenAPIV31SpecValidator(document).iter_errors()]
     assert errors == []
     assert "x-kubernetes" not in str(document)
 
 
 async def test_every_operation_has_words_and_one_name(stage: Stage) -> None:
     document = stage.contract.document
-    operations = [each for methods in document["paths"].values() for each in methods.values()]
-    assert len({each["operationId"] for each in operations}) == len(operations) == len(OPERATIONS)
-    for each in operations:
-        assert each["summary"]
-        assert all(parameter["description"] for parameter in each.get("parameters", ()))
+    operations = [method for methods in document["paths"].values() for method in methods.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations) == len(OPERATIONS)
+    for operation in operations:
+        assert operation["summary"]
+        assert all(parameter["description"] for parameter in operation.get("parameters", ()))
     for name, schema in document["components"]["schemas"].items():
         assert schema.get("description"), name
         for field, inner in schema.get("properties", {}).items():
@@ -99,7 +99,7 @@ async def test_every_operation_answers_as_documented(stage: Stage, monkeypatch: 
         assert kind == "session"
         stage.contract.check_schema({"$ref": "#/components/schemas/Session"}, data)
     stage.contract.fulfilled.add("followSessions")
-    assert stage.contract.fulfilled == {each.name for each in OPERATIONS}
+    assert stage.contract.fulfilled == {operation.name for operation in OPERATIONS}
 
 
 async def _snapshot(*_: object) -> Snapshot:
@@ -123,8 +123,8 @@ async def test_the_page_has_every_operation_and_every_problem(stage: Stage) -> N
     anybody: httpx.AsyncClient = await stage.anybody()
     page = await anybody.get("/api/docs")
     assert page.status_code == 200
-    for each in OPERATIONS:
-        assert f'id="{each.name}"' in page.text
+    for operation in OPERATIONS:
+        assert f'id="{operation.name}"' in page.text
     for code in ("invalid", "not-found", "too-many-requests"):
         assert f'id="problem-{code}"' in page.text
     assert "<style" not in page.text

@@ -55,7 +55,7 @@ async def public(scene: Scene) -> list[str]:
     """Files of ours, whose addresses are in the login page."""
     async with scene.browser() as browser:
         page = await browser.get("/login", headers=PAGE)
-    return [PORTAL + one.split('"')[0] for one in page.text.split('href="') if one.startswith("/static/")]
+    return [PORTAL + part.split('"')[0] for part in page.text.split('href="') if part.startswith("/static/")]
 
 
 def may_be_kept(answer: httpx.Response) -> bool:

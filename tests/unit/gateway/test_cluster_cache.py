@@ -157,6 +157,10 @@ async def test_a_kind_that_cannot_be_watched_is_named(api: FakeApi) -> None:
         Client(api.config(), field_manager="t", retry=NO_RETRY) as client,
         ClusterCache(client, SETTINGS) as world,
     ):
-        await eventually(lambda: all("Forbidden" in one for one in world.troubles()), "troubles are told")
-        assert {one.partition(":")[0] for one in world.troubles()} == {"vdisessions", "vditemplates", "vdipools"}
+        await eventually(lambda: all("Forbidden" in trouble for trouble in world.troubles()), "troubles are told")
+        assert {trouble.partition(":")[0] for trouble in world.troubles()} == {
+            "vdisessions",
+            "vditemplates",
+            "vdipools",
+        }
         assert not world.synced

@@ -53,14 +53,14 @@ def test_at_every_moment_who_signs_is_known_to_all_and_what_was_signed_can_be_re
         keys = renewed(keys, now, plain_key)
         signer = signing_key(keys, now)
         assert 1 <= len(keys) <= 3
-        assert [one.made for one in keys] == sorted(one.made for one in keys)
+        assert [key.made for key in keys] == sorted(key.made for key in keys)
         if len(signed) > 0:
             assert signer.made + LEAD <= now or signer == keys[0]
             assert signer in before, "a key signs that the other replicas cannot know"
         signed[now] = signer.kid
         for moment, kid in signed.items():
             if now - moment <= KEPT:
-                assert kid in {one.kid for one in keys}
+                assert kid in {key.kid for key in keys}
         assert now - keys[-1].made <= LIFE
 
 
@@ -98,7 +98,7 @@ async def test_a_key_of_yesterday_makes_room_and_its_tokens_hold(stage: Stage) -
     assert (await stage.verify(HOST, Cookie=browser.stolen(HOST, "__Host-vdi-desktop"))).status_code == 200
     stage.clock.forward(hours=2)
     await stage.edge.ring.refresh()
-    assert [one["kid"] for one in stage.edge.ring.jwks()["keys"]] == [stage.edge.ring.signer()[0]]
+    assert [key["kid"] for key in stage.edge.ring.jwks()["keys"]] == [stage.edge.ring.signer()[0]]
 
 
 async def test_a_token_of_a_key_that_another_replica_has_just_made_is_read(tmp_path: Path, stage: Stage) -> None:
@@ -154,7 +154,7 @@ async def test_the_gateway_is_not_ready_without_keys(tmp_path: Path) -> None:
     secrets = FakeSecrets()
     secrets.put(NAME, **{"keys.json": "rubbish"})
     async with open_stage(tmp_path, secrets=secrets) as stage:
-        assert any("signing keys" in one for one in stage.edge.problems())
+        assert any("signing keys" in problem for problem in stage.edge.problems())
         assert (await stage.verify(HOST)).status_code == 503
 
 

@@ -229,7 +229,7 @@ async def test_without_a_master_token_the_desktop_stays_shut(
 def test_the_token_is_the_grants_and_the_masters_alone() -> None:
     tokens = {grant_token(master, grant) for master in ("a", "b") for grant in ("x", "y")}
     assert len(tokens) == 4
-    assert all(len(one) == 43 for one in tokens)
+    assert all(len(token) == 43 for token in tokens)
     assert "=" not in subprotocols("abc")
 
 

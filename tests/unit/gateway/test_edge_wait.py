@@ -250,7 +250,7 @@ async def test_the_page_follows_every_stage_until_the_end(stage: Stage) -> None:
         lambda: gone(stage.world, a_session(resource_version="50")),
     ]
     events = await browser_events(stage, browser, *steps, most=9)
-    assert [one["stage"] for one in events] == ["queued", "queued", "starting", "opening", "gone"]
+    assert [event["stage"] for event in events] == ["queued", "queued", "starting", "opening", "gone"]
     assert "Next in line" in events[1]["summary"]
 
 
@@ -259,7 +259,7 @@ async def test_who_loses_the_share_is_sent_to_look_again(stage: Stage) -> None:
     browser = await stage.logged_in(GUEST)
     await browser.open(address())
     events = await browser_events(stage, browser, lambda: now(stage, spec={"access": ()}), most=9)
-    assert [one["stage"] for one in events] == ["queued", "again"]
+    assert [event["stage"] for event in events] == ["queued", "again"]
 
 
 async def test_who_gets_another_role_or_whose_grant_ends_is_sent_to_look_again(stage: Stage) -> None:
@@ -267,7 +267,7 @@ async def test_who_gets_another_role_or_whose_grant_ends_is_sent_to_look_again(s
     browser = await stage.logged_in(GUEST)
     await browser.open(address())
     events = await browser_events(stage, browser, lambda: now(stage, spec=shared_with(GUEST, "collaborator")), most=9)
-    assert [one["stage"] for one in events] == ["queued", "again"]
+    assert [event["stage"] for event in events] == ["queued", "again"]
     await browser.open(address())
     await stage.edge.end_grants(user=GUEST)
     with pytest.raises(AssertionError):

@@ -18,7 +18,7 @@ NOW = at(10_000)
 
 def record_of(*states: VDISession, gone: bool = False, ended_by: str = "") -> tuple[SessionRow, dict[int, RunRow]]:
     """The session's row and its runs, by the minute of their start."""
-    seen = [read(one, template()) for one in states]
+    seen = [read(state, template()) for state in states]
     if gone:
         seen.append(read(states[-1], template(), gone=True))
     derived = fold(None, seen, NOW, ended_by)

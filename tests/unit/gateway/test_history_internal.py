@@ -160,7 +160,7 @@ async def test_what_others_ask_of_history(stage: Stage) -> None:
     await stage.post(an_end())
     assert await stage.history.hours_this_month("alice@example.com", at(99)) == 0.5
     (past,) = await stage.history.past(limit=5, user="Alice@example.com")
-    assert (past.session.name, [one.ended for one in past.runs]) == ("alice", [at(30)])
+    assert (past.session.name, [run.ended for run in past.runs]) == ("alice", [at(30)])
     assert await stage.history.past(limit=5, user="bob@example.com") == []
     assert await stage.history.past(limit=5, before=past.session) == []
     assert await stage.history.past(limit=5, name="alice") == [past]

@@ -109,7 +109,7 @@ def test_two_replicas_that_both_watch_write_what_one_would(states: list[Seen], r
 def test_what_never_comes_is_missed_and_not_invented(states: list[Seen], data: st.DataObject) -> None:
     """The gateway was down for any part of it."""
     missed = data.draw(st.sets(st.integers(0, len(states) - 1)))
-    kept = [one for index, one in enumerate(states) if index not in missed]
+    kept = [state for index, state in enumerate(states) if index not in missed]
     _, all_runs = recorded(states)
     session, runs = recorded(kept)
     assert runs.keys() == {seen.run.start for seen, _ in kept if seen.run}

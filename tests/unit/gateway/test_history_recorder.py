@@ -53,7 +53,7 @@ async def test_what_is_there_at_the_start_and_what_comes_later_is_written(replic
         replica.tell(alice.suspended(30))
         await eventually(lambda: replica.recorder.written == 3, "all is written")
     sessions, (run,) = await rows_of(replica.database)
-    assert [(one.name, one.ended, one.waiting_since) for one in sessions] == [
+    assert [(session.name, session.ended, session.waiting_since) for session in sessions] == [
         ("alice", None, None),
         ("bob", None, at(3)),
     ]
@@ -133,7 +133,7 @@ async def test_who_ended_it_is_known_from_the_audit(database: Database, replica:
         replica.tell(life.ending(5))
     await replica.write()
     sessions, _ = await rows_of(database)
-    assert [(one.end_reason, one.ended_by) for one in sessions] == [
+    assert [(session.end_reason, session.ended_by) for session in sessions] == [
         ("user", "alice@example.com"),
         ("admin", "root@example.com"),
         ("deleted", ""),
@@ -165,8 +165,12 @@ async def test_what_vanished_while_no_one_watched_is_closed(database: Database, 
     after.on_the_server["carol"] = lives[2].created()  # our watch has not brought it yet
     await after.recorder.close_lost()
     sessions, runs = await rows_of(database)
-    assert [(one.end_reason, one.ended) for one in sessions] == [(None, None), ("unknown", at(480)), (None, None)]
-    assert [one.end_reason for one in runs] == [None, "unknown", None]
+    assert [(session.end_reason, session.ended) for session in sessions] == [
+        (None, None),
+        ("unknown", at(480)),
+        (None, None),
+    ]
+    assert [run.end_reason for run in runs] == [None, "unknown", None]
     await after.recorder.close_lost()
     assert await rows_of(database) == (sessions, runs)
 
@@ -219,7 +223,7 @@ async def test_what_happens_while_the_database_is_away_is_written_when_it_is_bac
         await eventually(lambda: not replica.recorder.trouble and replica.recorder.lag == 0, "all is written")
     (session,), (run,) = await rows_of(replica.database)
     assert (session.ended, run.queue_seconds, run.startup_seconds, run.end_reason) == (at(30), 600, 120, "suspended")
-    assert [one.levelname for one in caplog.records] == ["ERROR", "WARNING"]  # said once, and that it is over
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]  # said once, and that it is over
     assert "history is written again" in caplog.messages[-1]
 
 
@@ -244,7 +248,7 @@ async def test_one_that_the_database_refuses_does_not_hold_up_the_others(
     replica: Replica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def save_but_bob(database: Database, connection: AsyncConnection, rows: Any, runs: Any) -> set[str]:
-        if any(one.name == "bob" for one in rows):
+        if any(row.name == "bob" for row in rows):
             raise IntegrityError("INSERT", {}, ValueError("no"))
         return await save(database, connection, rows, runs)
 
@@ -253,7 +257,7 @@ async def test_one_that_the_database_refuses_does_not_hold_up_the_others(
         replica.tell(Life(name).created())
     await replica.write()
     sessions, _ = await rows_of(replica.database)
-    assert [one.name for one in sessions] == ["alice", "carol"]
+    assert [session.name for session in sessions] == ["alice", "carol"]
     assert "uid-bob cannot be written, and is lost" in caplog.text
 
 
@@ -278,6 +282,6 @@ async def test_rows_of_one_name_are_reported_apart_by_uid(replica: Replica) -> N
     replica.tell(second.running_since(60))
     await replica.write()
     sessions, runs = await rows_of(replica.database)
-    assert [(one.uid, bool(one.ended)) for one in sessions] == [("uid-alice", True), ("uid-alice-2", False)]
-    assert [one.start for one in runs] == [at(0), at(60)]
+    assert [(session.uid, bool(session.ended)) for session in sessions] == [("uid-alice", True), ("uid-alice-2", False)]
+    assert [run.start for run in runs] == [at(0), at(60)]
     assert without_marks(sessions[0]) != without_marks(sessions[1])

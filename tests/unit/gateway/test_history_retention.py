@@ -47,9 +47,9 @@ async def test_what_ended_before_goes_with_its_runs_and_the_rest_stays(
     await replica.write()
     assert await retention(database).drop_old() == (3, 3)
     sessions, runs = await rows_of(database)
-    assert [one.name for one in sessions] == ["open", "s4", "s5", "s6"]
+    assert [session.name for session in sessions] == ["open", "s4", "s5", "s6"]
     assert len(runs) == 7
-    assert [one.target for one in await trail.entries(limit=9)] == ["t6", "t5", "t4"]
+    assert [entry.target for entry in await trail.entries(limit=9)] == ["t6", "t5", "t4"]
     assert await retention(database).drop_old() == (0, 0)
 
 

@@ -39,7 +39,7 @@ async def test_the_cookie_is_for_this_host_alone(stage: Stage) -> None:
     cookie = next(one for one in answer.headers.get_list("set-cookie") if one.startswith("__Host-vdi-login="))
     attributes = {part.strip().lower() for part in cookie.split(";")[1:]}
     assert {"secure", "httponly", "path=/", "samesite=lax", "max-age=604800"} <= attributes
-    assert not any(one.startswith("domain") for one in attributes)
+    assert not any(attribute.startswith("domain") for attribute in attributes)
     assert "__Host-vdi-before=" in str(answer.headers.get_list("set-cookie"))  # the cookie of before is dropped
 
 

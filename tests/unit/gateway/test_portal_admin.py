@@ -42,14 +42,14 @@ async def test_the_doctor_is_asked_by_administrators_and_by_our_own_form_only() 
 def crowd(number: int) -> Stage:
     stage = Stage()
     stage.put(a_template())
-    for one in range(number):
-        phase = ("Running", "Pending", "Suspended")[one % 3]
+    for index in range(number):
+        phase = ("Running", "Pending", "Suspended")[index % 3]
         stage.put(
             a_session(
-                f"desk-{one:04}",
-                user=f"user{one % 10}@example.com",
-                created=f"2026-11-{1 + one % 19:02}T09:00:00Z",
-                status={"phase": phase, "nodeName": f"node-{one % 4}"},
+                f"desk-{index:04}",
+                user=f"user{index % 10}@example.com",
+                created=f"2026-11-{1 + index % 19:02}T09:00:00Z",
+                status={"phase": phase, "nodeName": f"node-{index % 4}"},
             )
         )
     return stage
@@ -62,7 +62,7 @@ async def test_a_thousand_sessions_come_a_page_at_a_time() -> None:
         rows = sessions_page(stage.services, ADMIN, Filter(order="name"), number)
         assert (rows.total, rows.last) == (1000, 20)
         seen += [each.name for each in rows.items]
-    assert seen == [f"desk-{one:04}" for one in range(1000)]
+    assert seen == [f"desk-{index:04}" for index in range(1000)]
     page = text_of((await stage.browser(ADMIN).get("/admin/sessions?page=20&order=name")).text)
     assert "1,000 sessions" in page
     assert "951 to 1000 of 1,000" in page
@@ -159,7 +159,7 @@ def test_limits_stand_beside_what_is_used() -> None:
     stage = Stage(limits=limits)
     stage.put(a_template(), running("a", resources={"gpu": 2}), running("b"), running("c", suspended=True))
     rows = limit_rows(stage.services, {"bob@example.com": 7.5})
-    assert [(each.user, each.sessions, each.gpus, each.hours) for each in rows] == [
+    assert [(row.user, row.sessions, row.gpus, row.hours) for row in rows] == [
         ("alice@example.com", 2, 3, 0.0),
         ("bob@example.com", 0, 0, 7.5),
     ]
@@ -200,7 +200,7 @@ def finding(code: str, caused_by: str = "", severity: Severity = Severity.ERROR)
 
 def test_what_follows_stands_under_its_first_cause() -> None:
     findings = [finding("a"), finding("b", "a pod/a"), finding("c", "b pod/b"), finding("d", "not-there pod/x")]
-    assert [(one.cause.code, [each.code for each in one.follows]) for one in group(findings)] == [
+    assert [(one.cause.code, [follow.code for follow in one.follows]) for one in group(findings)] == [
         ("a", ["b", "c"]),
         ("d", []),
     ]

@@ -37,8 +37,8 @@ class Reader:
         """The events of the next message."""
         text = (await asyncio.wait_for(anext(self._stream), 5)).decode()
         found = {}
-        for one in text.strip("\n").split("\n\n"):
-            lines = one.split("\n")
+        for part in text.strip("\n").split("\n\n"):
+            lines = part.split("\n")
             name = lines[0].removeprefix("event: ")
             found[name] = "\n".join(line.removeprefix("data: ") for line in lines[1:])
         return found
@@ -200,14 +200,14 @@ async def test_the_oldest_page_of_a_person_makes_room(stage: Stage) -> None:
             stage.services.subscriptions.subscribe(ALICE.user, {user_topic(ALICE.user)})
             for _ in range(STREAMS_PER_USER)
         ]
-        for one in others:
-            one.__enter__()
+        for other in others:
+            other.__enter__()
         assert list(await reported) == ["bye"]
         assert await oldest.is_over()
         with stage.services.subscriptions.subscribe(BOB.user, {user_topic(BOB.user)}):
             assert len(stage.services.subscriptions) == STREAMS_PER_USER + 1
-        for one in others:
-            one.__exit__(None, None, None)
+        for other in others:
+            other.__exit__(None, None, None)
     assert len(stage.services.subscriptions) == 0
 
 

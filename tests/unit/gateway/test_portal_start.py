@@ -182,13 +182,13 @@ def test_a_form_never_offers_more_than_the_template_allows(default: str, most: s
     template = a_template(resources={"defaultMemory": default, "maxMemory": most}, lifecycle={"maxTimeout": longest})
     offer, first = offer_of(template, Policy()), first_choice(template, Policy(), ALICE, [])
     assert all(parse_quantity(each.value) <= parse_quantity(most) for each in offer.memory)
-    assert all(parse_duration(each.value) <= parse_duration(longest) for each in offer.timeouts)
+    assert all(parse_duration(timeout.value) <= parse_duration(longest) for timeout in offer.timeouts)
     assert first["memory"] in [each.value for each in offer.memory]
-    assert first["timeout"] in [each.value for each in offer.timeouts]
+    assert first["timeout"] in [timeout.value for timeout in offer.timeouts]
     open_ended, policy = a_template(), Policy(max_timeout=longest)
     offer, chosen = offer_of(open_ended, policy), first_choice(open_ended, policy, ALICE, [])["timeout"]
-    assert chosen in [each.value for each in offer.timeouts]
-    assert max(parse_duration(each.value) for each in offer.timeouts) == parse_duration(longest)
+    assert chosen in [timeout.value for timeout in offer.timeouts]
+    assert max(parse_duration(timeout.value) for timeout in offer.timeouts) == parse_duration(longest)
     requested = session_request(first, template, ALICE)
     assert not requested.names_resources
     assert requested.home is None

@@ -26,7 +26,7 @@ async def test_all_gpu_slots_are_in_use_where_sessions_wait_for_one() -> None:
 
 
 def test_the_queue_has_every_place_once_and_the_first_has_waited_longest() -> None:
-    waiting = [one for one in furnished().world.sessions.values() if one.status.queue]
+    waiting = [session for session in furnished().world.sessions.values() if session.status.queue]
     places = {one.status.queue.position: one.metadata.creation_timestamp for one in waiting if one.status.queue}
     assert sorted(places) == list(range(1, len(waiting) + 1))
     created = [places[place] for place in sorted(places)]

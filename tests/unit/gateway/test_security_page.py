@@ -47,11 +47,11 @@ def test_each_attack_has_a_row(attack: str) -> None:
 def test_each_test_that_is_named_exists(attack: str) -> None:
     _, tests = rows()[attack]
     assert tests, "a row without a test is a claim"
-    for each in tests:
-        path, _, name = each.partition("::")
-        assert (ROOT / path).is_file(), each
-        assert name.startswith("test_"), each
-        assert name in functions(path), each
+    for test in tests:
+        path, _, name = test.partition("::")
+        assert (ROOT / path).is_file(), test
+        assert name.startswith("test_"), test
+        assert name in functions(path), test
 
 
 def test_pages_that_it_links_to_exist() -> None:

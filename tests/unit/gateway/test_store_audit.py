@@ -93,7 +93,7 @@ async def test_a_persons_own_act_is_done_and_goes_to_the_log(broken: Audit, capl
     async with broken.act(ACT, closed=False):
         done = True
     assert done
-    assert [one.levelno for one in caplog.records] == [logging.ERROR] * 2
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
     for line, outcome in zip(caplog.messages, ("begun", "done"), strict=True):
         assert "belongs in the audit" in line
         assert f'"outcome":"{outcome}"' in line
@@ -121,8 +121,8 @@ async def test_the_newest_come_first_page_by_page_and_filtered(trail: Audit) -> 
     assert [one.target for one in first] == ["t4", "t3"]
     rest = await trail.entries(limit=10, before=first[-1].number)
     assert [one.target for one in rest] == ["t2", "t1", "t0"]
-    assert [one.target for one in await trail.entries(limit=9, actor="u1@example.com")] == ["t3", "t1"]
-    assert [one.target for one in await trail.entries(limit=9, target="t2")] == ["t2"]
+    assert [entry.target for entry in await trail.entries(limit=9, actor="u1@example.com")] == ["t3", "t1"]
+    assert [entry.target for entry in await trail.entries(limit=9, target="t2")] == ["t2"]
     assert await trail.entries(limit=9, action="session.end") == []
 
 

@@ -40,7 +40,7 @@ def saved(tmp_path: Path) -> bytes:
 
 
 def left_behind(folder: Path) -> list[str]:
-    return [one.name for one in folder.iterdir() if not one.name.startswith("vdi.db")]
+    return [path.name for path in folder.iterdir() if not path.name.startswith("vdi.db")]
 
 
 async def test_what_was_saved_comes_back_under_a_gateway_that_runs(database: Database, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ async def test_what_was_saved_comes_back_under_a_gateway_that_runs(database: Dat
     await record(database, "after")
     load(tmp_path / "vdi.db", io.BytesIO(copy))
     sessions, runs = await rows_of(database)
-    assert [one.name for one in sessions] == ["before"]
+    assert [session.name for session in sessions] == ["before"]
     assert len(runs) == 1
     await upgrade(database)
     await record(database, "later")
@@ -70,7 +70,7 @@ async def test_no_one_comes_back_in(database: Database, tmp_path: Path) -> None:
     import_tables()
     async with database.begin() as connection:
         for table in (metadata.tables[name] for name in NOT_BROUGHT_BACK):
-            given = {one.name: _something(one.type) for one in table.columns}
+            given = {column.name: _something(column.type) for column in table.columns}
             await connection.execute(table.insert().values(given))
     load(tmp_path / "vdi.db", io.BytesIO(saved(tmp_path)))
     async with database.connect() as connection:

@@ -37,13 +37,13 @@ def test_the_revision_is_as_it_would_be_made_now() -> None:
 
 async def test_upgrading_again_and_two_at_once_are_one_upgrade(tmp_path: Path) -> None:
     replicas = [Database(sqlite_url(tmp_path)) for _ in range(3)]
-    await asyncio.gather(*(upgrade(one) for one in replicas))
+    await asyncio.gather(*(upgrade(replica) for replica in replicas))
     await upgrade(replicas[0])
     async with replicas[0].connect() as connection:
         (revision,) = (await connection.exec_driver_sql("SELECT version_num FROM alembic_version")).scalars()
     assert f'revision = "{revision}"' in migrations.INITIAL.read_text()
-    for one in replicas:
-        await one.close()
+    for replica in replicas:
+        await replica.close()
 
 
 async def test_a_database_of_a_newer_gateway_is_left_alone(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_the_page_of_status_says_unknown_and_why() -> None:
     assert "  Node gpu-a: UNKNOWN: no pod of the DCGM exporter runs there" in lines
     assert any("nobody can tell what one desktop uses" in line for line in lines)
 
-    nodes = {each["node"]: each for each in status_data(observed, measured)["nodes"]}
+    nodes = {node["node"]: node for node in status_data(observed, measured)["nodes"]}
     assert nodes["gpu-b"]["busy"] == pytest.approx(0.36)
     assert nodes["gpu-b"]["measured"][0] == {
         "gpu": "0",

@@ -93,7 +93,7 @@ def test_the_missions_patch_gets_its_default() -> None:
 def test_other_replicas_restart_what_reads_the_config_map() -> None:
     plan = plan_configure(configured(), SharingRequest({"any": Sharing(4)}, "any"))
     assert [step.title for step in plan.changes] == ["change ConfigMap gpu-operator/time-slicing-config"]
-    assert [each.name for each in plan.restarts] == ["nvidia-device-plugin-daemonset", "gpu-feature-discovery"]
+    assert [restart.name for restart in plan.restarts] == ["nvidia-device-plugin-daemonset", "gpu-feature-discovery"]
 
 
 def test_a_label_alone_restarts_nothing_since_the_config_manager_sees_labels() -> None:
@@ -110,7 +110,8 @@ def test_an_interrupted_run_is_taken_up_where_it_was() -> None:
     """Killed between ConfigMap and restart: the pods are older than the ConfigMap."""
     observed = configured()
     old = tuple(
-        replace(each, pods=({"metadata": {"name": "x", "creationTimestamp": LONG_AGO}},)) for each in observed.plugins
+        replace(plugin, pods=({"metadata": {"name": "x", "creationTimestamp": LONG_AGO}},))
+        for plugin in observed.plugins
     )
     newer = a_config_map(LATER, **dict(observed.config_maps["time-slicing-config"].data))
     noted = {
@@ -120,7 +121,7 @@ def test_an_interrupted_run_is_taken_up_where_it_was() -> None:
     maps = {"time-slicing-config": replace(newer, raw={**newer.raw, "metadata": noted})}
     plan = plan_configure(replace(observed, plugins=old, config_maps=maps, readers=()), EIGHT)
     assert plan.changes == ()
-    assert [each.name for each in plan.restarts] == ["nvidia-device-plugin-daemonset"]
+    assert [restart.name for restart in plan.restarts] == ["nvidia-device-plugin-daemonset"]
 
 
 def test_what_others_have_in_the_config_map_stays() -> None:
@@ -136,7 +137,7 @@ def test_helm_chart_keeps_its_default_and_its_daemon_set() -> None:
     assert default_key(observed, None) == "config0"
     plan = plan_configure(observed, SharingRequest({"config0": Sharing()}, "config0"))
     assert [step.title for step in plan.changes] == ["change ConfigMap gpu-operator/configs"]
-    assert [each.name for each in plan.restarts] == ["nvdp"]
+    assert [restart.name for restart in plan.restarts] == ["nvdp"]
 
 
 def test_static_plugin_gets_a_volume() -> None:
@@ -172,7 +173,7 @@ def test_once_done_it_holds_and_nothing_is_left_to_do_and_undone_it_is_as_before
     if theirs is not None:
         before = replace(before, config_maps={"time-slicing-config": a_config_map(LONG_AGO, **theirs)})
     names = st.sampled_from(["any", "big", "whole"])
-    chosen = data.draw(st.dictionaries(st.sampled_from([each.name for each in nodes]), names))
+    chosen = data.draw(st.dictionaries(st.sampled_from([node.name for node in nodes]), names))
     counts = {
         name: Sharing(data.draw(st.integers(1, 50)), data.draw(st.booleans())) for name in ("any", "big", "whole")
     }
@@ -188,8 +189,8 @@ def test_once_done_it_holds_and_nothing_is_left_to_do_and_undone_it_is_as_before
         n.raw["metadata"]["labels"] for n in before.nodes
     ]
     assert back.policy == before.policy
-    assert {name: each.data for name, each in back.config_maps.items()} == {
-        name: each.data for name, each in before.config_maps.items()
+    assert {name: config_map.data for name, config_map in back.config_maps.items()} == {
+        name: config_map.data for name, config_map in before.config_maps.items()
     }
 
 
@@ -221,7 +222,7 @@ def test_undo_of_a_helm_chart_restarts_it() -> None:
     done = state_after(before, plan_configure(before, SharingRequest({"config0": Sharing()}, "config0")))
     plan = plan_undo(done)
     assert state_after(done, plan).config_maps["configs"].data == {"config0": "version: v1"}
-    assert [each.name for each in plan.restarts] == ["nvdp"]
+    assert [restart.name for restart in plan.restarts] == ["nvdp"]
 
 
 def test_nothing_to_undo() -> None:

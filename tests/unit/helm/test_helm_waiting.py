@@ -146,7 +146,7 @@ PODS = [
 ]
 
 
-@pytest.mark.parametrize(("status", "reason", "note", "code", "words"), PODS, ids=[each[3] + each[2] for each in PODS])
+@pytest.mark.parametrize(("status", "reason", "note", "code", "words"), PODS, ids=[pod[3] + pod[2] for pod in PODS])
 def test_why_a_pod_is_not_ready(status: dict[str, Any], reason: str, note: str, code: str, words: str) -> None:
     events = [an_event(reason, note)] if reason else []
     situation = assess(snapshot(a_pod(**dict(status)), events=events))

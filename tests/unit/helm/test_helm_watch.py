@@ -71,18 +71,18 @@ async def test_what_is_stuck_is_said_once_and_remembered() -> None:
     watch, view = await watched(Cluster(([STARTING], False), ([PULLING], False), ([PULLING], False), ([], False)))
     assert len(view.lines) == 1 and "pod/kasm/x: The image" in view.lines[0]
     assert view.said[0] == "0 of 1 pods ready; pod/kasm/x: Container c runs and does not answer yet."
-    assert [one.code for one in watch.reasons] == ["ImageNotFound"], "the pod is gone, why it failed is not"
+    assert [reason.code for reason in watch.reasons] == ["ImageNotFound"], "the pod is gone, why it failed is not"
 
 
 async def test_without_anything_stuck_the_reason_is_whatever_was_missing() -> None:
     watch, _ = await watched(Cluster(([STARTING], False), ([READY], False)))
-    assert [one.code for one in watch.reasons] == ["Starting"]
+    assert [reason.code for reason in watch.reasons] == ["Starting"]
 
 
 async def test_what_helm_waits_for_while_it_takes_back_is_no_reason() -> None:
     moments = (([PULLING], False), ([STARTING], True), ([STARTING], True))
     watch, view = await watched(Cluster(*moments), release="vdi")
-    assert [one.code for one in watch.reasons] == ["ImageNotFound"]
+    assert [reason.code for reason in watch.reasons] == ["ImageNotFound"]
     assert view.lines[1:] == ["  It is not ready in time: helm takes it back."]
     assert view.said[-1] == "taken back: 0 of 1 pods ready"
 

@@ -265,7 +265,7 @@ def test_every_path_of_the_data_is_one_that_the_chart_reads(generation: Generati
     for component in generation.components:
         version = component.versions.until or component.versions.since or generation.newest
         paths = [component.switch.removeprefix("!"), component.replicas_path]
-        paths += [each.resources_path for each in component.containers]
+        paths += [container.resources_path for container in component.containers]
         for path in filter(None, paths):
             assert known(generation, path, version), path
     assert tree_of(generation)

@@ -29,9 +29,9 @@ def test_each_wait_names_a_component_of_the_chart_and_one_of_its_ports(generatio
         for step in component.init_containers:
             if not step.waits_for:
                 continue
-            targets = [each for each in generation.components if each.key == step.waits_for]
+            targets = [component for component in generation.components if component.key == step.waits_for]
             assert targets, f"{component.key}: {step.name} waits for {step.waits_for}"
-            assert any(step.port in each.ports for each in targets), f"{component.key}: {step.name}"
+            assert any(step.port in target.ports for target in targets), f"{component.key}: {step.name}"
 
 
 @GENERATIONS

@@ -42,7 +42,7 @@ def test_a_bad_cluster_ends_with_1_and_json_says_the_same(
     data = json.loads(capsys.readouterr().out)
     assert data["severity"] == "error"
     assert data["hostname"] == "kasm.example.com"
-    room = next(one for one in data["findings"] if one["code"] == "room")
+    room = next(finding for finding in data["findings"] if finding["code"] == "room")
     assert room["severity"] == "error"
     assert any("too little" in text for text in room["evidence"])
 

@@ -78,17 +78,17 @@ def test_pods_with_host_ports_are_found_and_ended_ones_are_not(host_network: boo
         a_pod("udp", namespace="web", ports=({"hostPort": 443, "containerPort": 443, "protocol": "UDP"},)),
     ]
     facts = changed(bare(), pods=pods)
-    assert [one.what for one in holders(facts, 443)] == ["pod web/nginx"]
+    assert [holder.what for holder in holders(facts, 443)] == ["pod web/nginx"]
     assert port_443_line(facts, Ingress.TRAEFIK).severity is Severity.ERROR
     assert port_443_line(facts, Ingress.LOADBALANCER).severity is Severity.ERROR
 
 
 def test_a_svclb_pod_speaks_for_its_service_once() -> None:
-    assert [one.what for one in holders(k3s_with_traefik(), 443)] == ["service kube-system/traefik"]
+    assert [holder.what for holder in holders(k3s_with_traefik(), 443)] == ["service kube-system/traefik"]
     orphan = a_pod(
         "svclb-gone-1", labels={SVCLB: "gone", SVCLB_NAMESPACE: "web"}, ports=({"hostPort": 443, "containerPort": 443},)
     )
-    assert [one.what for one in holders(changed(bare(), pods=[orphan]), 443)] == ["pod kube-system/svclb-gone-1"]
+    assert [holder.what for holder in holders(changed(bare(), pods=[orphan]), 443)] == ["pod kube-system/svclb-gone-1"]
 
 
 def test_a_program_on_the_node_itself() -> None:

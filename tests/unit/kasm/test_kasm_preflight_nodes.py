@@ -111,21 +111,21 @@ def test_what_the_user_sets_takes_the_place_of_the_preset() -> None:
 
 def test_zones_and_an_external_database() -> None:
     values = {"kasmZones": [{"name": "a"}, {"name": "b"}], "database": {"standalone": True}}
-    names = [one.name for one in a_plan("C", values).needs.pods]
+    names = [pod.name for pod in a_plan("C", values).needs.pods]
     assert "kasm-proxy-a" in names
     assert "kasm-proxy-b" in names
     assert not any("db" in name for name in names)
-    assert all("db" not in one.name for one in a_plan("C", values).needs.claims)
-    assert "kasm-db-1-19-0" in [one.name for one in a_plan("C").needs.pods]
+    assert all("db" not in claim.name for claim in a_plan("C", values).needs.claims)
+    assert "kasm-db-1-19-0" in [pod.name for pod in a_plan("C").needs.pods]
 
 
 def test_the_databases_volume_is_a_number_of_gib() -> None:
     """Not of bytes, as a bare number is elsewhere; 0 is the chart's own size."""
     sizes = {
         given: next(
-            one.size
-            for one in a_plan("C", {"database": {"storage": {"pvcSize": given}}}).needs.claims
-            if "db" in one.name
+            claim.size
+            for claim in a_plan("C", {"database": {"storage": {"pvcSize": given}}}).needs.claims
+            if "db" in claim.name
         )
         for given in (0, 20)
     }
@@ -235,8 +235,13 @@ def test_what_may_not_be_read_is_unknown_and_never_a_pass(plural: str) -> None:
 
 def paths_of(letter: str) -> list[str]:
     generation = GENERATIONS[letter]
-    parts = [path for each in generation.components for path in (each.replicas_path, each.switch.lstrip("!")) if path]
-    blocks = [container.resources_path for each in generation.components for container in each.containers]
+    parts = [
+        path
+        for component in generation.components
+        for path in (component.replicas_path, component.switch.lstrip("!"))
+        if path
+    ]
+    blocks = [container.resources_path for component in generation.components for container in component.containers]
     return sorted({*parts, *blocks, *(f"{block}.requests" for block in blocks), *generation.paths.values()})
 
 
@@ -310,8 +315,8 @@ def test_rendered_manifests_are_summed_as_the_scheduler_does() -> None:
     needs = needs_of_manifests(MANIFESTS, "manifests")
     assert needs.total("cpu") == 2 * 700 + 1000
     assert needs.total("memory") == 2 * 2**30
-    assert [(one.name, one.size) for one in needs.claims] == [("data", 8 * 2**30)]
-    assert [one.name for one in needs.pods if one.passing] == ["job/db-init"]
+    assert [(claim.name, claim.size) for claim in needs.claims] == [("data", 8 * 2**30)]
+    assert [pod.name for pod in needs.pods if pod.passing] == ["job/db-init"]
 
 
 @given(

@@ -152,7 +152,7 @@ def test_a_file_is_values_or_manifests_or_refused() -> None:
 
 def test_the_worst_verdict() -> None:
     def lines(*verdicts: Severity) -> list[Finding]:
-        return [Finding(code="a", severity=one) for one in verdicts]
+        return [Finding(code="a", severity=verdict) for verdict in verdicts]
 
     assert worst(lines(Severity.OK)) is Severity.OK
     assert worst(lines(Severity.OK, Severity.WARNING)) is Severity.WARNING

@@ -142,7 +142,8 @@ def test_pods_of_jobs_and_of_others() -> None:
 def test_services() -> None:
     good = a_kasm()
     slices = [
-        {**one, "endpoints": []} if "manager" in one["metadata"]["name"] else one for one in good.all("endpointslices")
+        {**endpoint_slice, "endpoints": []} if "manager" in endpoint_slice["metadata"]["name"] else endpoint_slice
+        for endpoint_slice in good.all("endpointslices")
     ]
     silent = broken(good, endpointslices=slices)
     line = line_of("services", silent)
@@ -245,7 +246,7 @@ def test_an_ingressroute_is_a_way_in() -> None:
 @pytest.mark.parametrize(("address", "verdict"), [("192.0.2.10", Severity.OK), ("", Severity.ERROR)])
 def test_a_load_balancer_is_a_way_in(address: str, verdict: Severity) -> None:
     good = msgspec.structs.replace(a_kasm(), web=Answer("https://x", 0))
-    proxy = next(one for one in good.all("services") if "proxy" in one["metadata"]["name"])
+    proxy = next(service for service in good.all("services") if "proxy" in service["metadata"]["name"])
     given = {"ingress": [{"ip": address}] if address else []}
     outside = {
         "metadata": {"name": "kasm-proxy", "namespace": "kasm"},

@@ -46,7 +46,7 @@ def test_answers_either_render_or_are_refused_with_what_is_allowed(given_options
         check(given_options)
     except BadOptionsError as error:
         assert error.problems
-        assert all(each.startswith("--") and each.endswith(".") for each in error.problems)
+        assert all(problem.startswith("--") and problem.endswith(".") for problem in error.problems)
         with pytest.raises(BadOptionsError):
             render(given_options)
     else:

@@ -299,7 +299,7 @@ async def test_a_refusal_is_said_once_and_kept_for_the_probe(caplog: pytest.LogC
                     await eventually(partial(lambda sent: api.count("GET") > sent, sent), "another look")
                 await asyncio.wait_for(elector.wait_leading(), 5)
                 assert elector.last_error is None
-    assert len([one for one in caplog.records if "lease" in one.message]) == 1
+    assert len([record for record in caplog.records if "lease" in record.message]) == 1
 
 
 async def test_a_write_behind_a_shut_fence_is_not_sent() -> None:

@@ -234,7 +234,7 @@ async def test_a_notice_is_reported_once_and_withdrawn_once(world: World) -> Non
     world.secret()
     for text in ("Press a key", "Press a key", "", ""):
         assert await deliver(world, session, pod, Notice("Idle", "Are you there?", text)) is None
-    assert [(one["id"], one["text"], one["untilInput"]) for one in world.agent.notices] == [
+    assert [(notice["id"], notice["text"], notice["untilInput"]) for notice in world.agent.notices] == [
         ("Idle", "Press a key", True),
         ("Idle", "", True),
     ]
@@ -249,7 +249,9 @@ async def test_a_notice_is_tried_again_until_it_has_lost_its_meaning(world: Worl
     assert (await world.agents.deliver(key)).requeue_after == 5.0
     world.agent.status = 200
     assert (await world.agents.deliver(key)).requeue_after is None
-    assert [(one["until"], one["untilInput"]) for one in world.agent.notices] == [("2026-11-20T09:00:00Z", False)]
+    assert [(notice["until"], notice["untilInput"]) for notice in world.agent.notices] == [
+        ("2026-11-20T09:00:00Z", False)
+    ]
     world.agent.status = 503
     await deliver(world, session, pod, Notice("Expiring", "Soon", "At 10", "2026-11-20T10:00:00Z"))
     world.clock.wall = START + timedelta(hours=2)

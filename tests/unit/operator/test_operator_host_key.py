@@ -47,7 +47,7 @@ async def test_no_key_is_ever_made_where_one_cannot_be_read(
         assert not await key.load()
         assert f"the Secret {NAMESPACE}/{SECRET} cannot be read" in key.problem
         assert not await key.load()
-    assert [one.message.startswith("no session is worked on") for one in caplog.records] == [True, True]
+    assert [record.message.startswith("no session is worked on") for record in caplog.records] == [True, True]
     with pytest.raises(RuntimeError):
         key.value  # noqa: B018 -- reading it is the test
     assert await key.load()

@@ -159,7 +159,7 @@ async def world() -> AsyncIterator[World]:
         world.template()
         world.node()
         world.pool(2)
-        tasks = [asyncio.create_task(one.run()) for one in world.caches.reflectors]
+        tasks = [asyncio.create_task(reflector.run()) for reflector in world.caches.reflectors]
         try:
             await asyncio.wait_for(world.caches.wait_synced(), 5)
             yield world
@@ -177,10 +177,12 @@ async def test_pool_starts_its_desktops_each_with_a_secret_that_it_owns(world: W
         assert [owner["uid"] for owner in secret["metadata"]["ownerReferences"]] == [pod["metadata"]["uid"]]
         assert secret["stringData"]["password"] != secret["stringData"]["agentToken"]
     assert (world.status["ready"], world.status.get("message")) == (2, None)
-    writes = [one for one in world.api.requests if one[0] in ("POST", "PATCH", "DELETE")]
+    writes = [request for request in world.api.requests if request[0] in ("POST", "PATCH", "DELETE")]
     await world.synced()
     await world.controller.reconcile("warm")
-    assert [one for one in world.api.requests if one[0] in ("POST", "PATCH", "DELETE")] == writes, "nothing to do"
+    assert [request for request in world.api.requests if request[0] in ("POST", "PATCH", "DELETE")] == writes, (
+        "nothing to do"
+    )
 
 
 async def test_claimed_desktop_is_the_same_pod_with_another_owner(world: World) -> None:
@@ -196,7 +198,9 @@ async def test_claimed_desktop_is_the_same_pod_with_another_owner(world: World) 
         before[pod.metadata.name]["spec"],
         before[pod.metadata.name]["status"],
     )
-    assert [(one["kind"], one["uid"]) for one in meta["ownerReferences"]] == [("VDISession", made["metadata"]["uid"])]
+    assert [(owner_reference["kind"], owner_reference["uid"]) for owner_reference in meta["ownerReferences"]] == [
+        ("VDISession", made["metadata"]["uid"])
+    ]
     assert meta["labels"]["vdi.kasm.io/session"] == "alice"
     assert meta["labels"]["vdi.kasm.io/hold"] == "true"
     assert meta["annotations"]["vdi.kasm.io/user"] == "alice@example.com"

@@ -95,7 +95,7 @@ async def test_a_new_leader_waits_for_watches_that_are_being_fixed_but_not_for_e
         api.faults.append(("WATCH", deny))
         async with living(api) as operator:
             await eventually(operator.leads, "it leads")
-            assert [one for one in operator.health.troubles() if "pods: " in one]
+            assert [trouble for trouble in operator.health.troubles() if "pods: " in trouble]
             assert "working on" not in caplog.text
             if fixed:
                 refused.clear()
@@ -113,7 +113,9 @@ async def test_a_lease_that_may_not_be_read_is_said_by_the_probe() -> None:
         api.faults.append(("GET", deny))
         async with living(api) as operator:
             await eventually(operator.ready.is_set, "it is ready")
-            await eventually(lambda: [one for one in operator.health.troubles() if "leases: " in one], "it says so")
+            await eventually(
+                lambda: [trouble for trouble in operator.health.troubles() if "leases: " in trouble], "it says so"
+            )
             assert not operator.leads()
 
 

@@ -38,9 +38,9 @@ def test_each_has_help_with_examples_and_a_section_with_real_options(
     assert "Examples:" in known and f"  vdi {command} " in known
     for option in ("--namespace", "--helm", "--timeout", "--dry-run", "--output", "--kubeconfig", "--context"):
         assert option in known
-    (section,) = [each for each in re.split(r"^## ", DOCS, flags=re.MULTILINE) if each.startswith(f"vdi {command}\n")]
+    (section,) = [part for part in re.split(r"^## ", DOCS, flags=re.MULTILINE) if part.startswith(f"vdi {command}\n")]
     assert f"$ vdi {command}" in section
-    everywhere = "".join(known_of(each, capsys) for each in COMMANDS)
+    everywhere = "".join(known_of(command, capsys) for command in COMMANDS)
     for option in re.findall(r"`?(--[a-z-]+)", section):
         assert option in everywhere, option
 

@@ -11,7 +11,7 @@ def a_crd(
     schema = {"openAPIV3Schema": {"type": "object", "properties": {"spec": {"properties": fields}}}}
     return {
         "metadata": {"name": "things.example.com"},
-        "spec": {"versions": [{"name": one, "schema": schema} for one in versions]},
+        "spec": {"versions": [{"name": version, "schema": schema} for version in versions]},
         "status": {"storedVersions": list(stored)},
     }
 

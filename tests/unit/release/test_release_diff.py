@@ -72,7 +72,12 @@ def test_what_is_in_secrets_is_shown_nowhere() -> None:
     old = an_object("Secret", stringData={"conf": "user=hush1\nx"}, data={"password": "aHVzaDI="})
     new = an_object("Secret", stringData={"conf": "user=hush3\nx", "new": "hush4"}, data={"deep": {"er": "hush5"}})
     change = only(old, new)
-    assert [one.path for one in change.fields] == ["data.deep", "data.password", "stringData.conf", "stringData.new"]
+    assert [field.path for field in change.fields] == [
+        "data.deep",
+        "data.password",
+        "stringData.conf",
+        "stringData.new",
+    ]
     shown = repr(change) + "".join(lines(change))
     assert "hush" not in shown and "aHVz" not in shown
     assert "~ stringData.conf: (not shown) -> (not shown)" in lines(change)
@@ -80,7 +85,9 @@ def test_what_is_in_secrets_is_shown_nowhere() -> None:
 
 def test_labels_that_say_the_chart_s_version_are_left_out() -> None:
     labels = [{"helm.sh/chart": f"vdi-{one}", "app.kubernetes.io/version": one} for one in ("1", "2")]
-    old, new = (an_object(metadata={"labels": one}, spec={"template": {"metadata": {"labels": one}}}) for one in labels)
+    old, new = (
+        an_object(metadata={"labels": label}, spec={"template": {"metadata": {"labels": label}}}) for label in labels
+    )
     assert changes_between([old], [new], "") == []
 
 

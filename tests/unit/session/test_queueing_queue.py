@@ -245,7 +245,7 @@ def test_a_line_is_in_the_order_that_sorting_gives(
         expected = sort_pending(pending_sessions.values(), running, weights, now)[0]
         first = line.first(now)
         assert first is not None and first[1] == expected
-        assert line.oldest() == min(one.since for one in pending_sessions.values())
+        assert line.oldest() == min(pending_session.since for pending_session in pending_sessions.values())
         line.remove(expected.uid, now)
         del pending_sessions[expected.uid]
         running[expected.user] = running.get(expected.user, 0) + 1

@@ -83,7 +83,10 @@ def test_pod_passes_the_restricted_standard(template: dict[str, Any]) -> None:
 
 def environment(built: dict[str, Any]) -> dict[str, Any]:
     """As the kubelet sees it: of two variables with one name the last counts."""
-    return {one["name"]: one.get("value", one.get("valueFrom")) for one in built["spec"]["containers"][0]["env"]}
+    return {
+        variable["name"]: variable.get("value", variable.get("valueFrom"))
+        for variable in built["spec"]["containers"][0]["env"]
+    }
 
 
 def test_desktop_has_no_access_without_the_password_of_its_secret() -> None:

@@ -161,7 +161,7 @@ def test_status_between_two_pods_keeps_the_run_and_in_the_queue_it_does_not() ->
     between = derive(replace(lost, session=removal.session, pod=None), removal.blocked, POLICY, NOW)
     assert (between.phase, between.start_time, between.pod_name) == ("Pending", CREATED, "")
     assert between.expires_at == "2026-11-20T16:00:00Z"
-    assert "Admitted" in {one.type for one in between.conditions if one.status == "True"}
+    assert "Admitted" in {condition.type for condition in between.conditions if condition.status == "True"}
 
 
 def test_ending_and_suspension_have_a_status_of_their_own() -> None:
@@ -189,7 +189,7 @@ def test_address_is_known_without_a_route_where_the_host_is_certain(
     assert derive(observed, None, POLICY, NOW).url == url
     suspended = derive_suspended(observed, POLICY, NOW)
     assert suspended.url == url
-    assert "HostTaken" not in {one.reason for one in suspended.conditions}
+    assert "HostTaken" not in {condition.reason for condition in suspended.conditions}
 
 
 def test_lost_or_leaving_home_is_said_before_a_desktop_is_made() -> None:
@@ -270,7 +270,7 @@ def _decided(observed: Observed, now: datetime) -> list[object]:
     return [
         find_ending(observed, POLICY, now),
         removal is not None,
-        [one.type for one in find_alerts(observed, POLICY, now)],
+        [alert.type for alert in find_alerts(observed, POLICY, now)],
         free_from is not None and now >= free_from,
         verdict,
         status.failures,

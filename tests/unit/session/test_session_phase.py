@@ -106,7 +106,9 @@ def test_transition_time_moves_only_when_the_status_flips() -> None:
     again = status_of(seen(session=session), now=later)
     assert again == first
     ready = status_of(seen(session=session, pod=a_pod(ready=True)), now=later)
-    moved = {one.type for one in ready.conditions if one.last_transition_time == "2026-11-20T08:01:05Z"}
+    moved = {
+        condition.type for condition in ready.conditions if condition.last_transition_time == "2026-11-20T08:01:05Z"
+    }
     assert moved == {"PodReady", "Ready"}
 
 

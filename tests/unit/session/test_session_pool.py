@@ -245,7 +245,9 @@ def test_status_counts_and_says_what_is_missing() -> None:
     assert (filling.ready, filling.starting, filling.claimed) == (1, 1, 2)
     assert filling.message == "1 of 3 desktops is ready, 1 on the way. The image is slow."
     assert filling.selector == "vdi.kasm.io/pool=warm,!vdi.kasm.io/session"
-    assert [(one.type, one.status, one.reason) for one in filling.conditions] == [("Ready", "False", "Filling")]
+    assert [(condition.type, condition.status, condition.reason) for condition in filling.conditions] == [
+        ("Ready", "False", "Filling")
+    ]
     blocked = summarise(pool, some, 0, Obstacles(blocked=Blocked("GPUsBusy", "All GPUs are taken.")), NOW)
     assert blocked.message == "1 of 3 desktops is ready. All GPUs are taken."
     assert blocked.conditions[0].reason == "GPUsBusy"
@@ -302,7 +304,9 @@ def test_secret_of_a_pools_desktop_dies_with_the_pod() -> None:
     identity = PoolIdentity.of(a_pool(), "vdi-sessions")
     secret = build_pool_secret(identity=identity, pod="warm-x", pod_uid="u", password="p", agent_token="t")
     assert secret["metadata"]["name"] == "warm-x-auth"
-    assert [(one["kind"], one["uid"]) for one in secret["metadata"]["ownerReferences"]] == [("Pod", "u")]
+    assert [
+        (owner_reference["kind"], owner_reference["uid"]) for owner_reference in secret["metadata"]["ownerReferences"]
+    ] == [("Pod", "u")]
     assert {key: secret["stringData"][key] for key in ("password", "agentToken")} == {
         "password": "p",
         "agentToken": "t",

@@ -29,9 +29,9 @@ def spec(**fields: Any) -> TemplateSpec:
 
 def sent(**fields: Any) -> dict[str, str]:
     variables = settings(spec(**fields))
-    names = [one.name for one in variables]
+    names = [variable.name for variable in variables]
     assert len(set(names)) == len(names), names
-    return {one.name: one.value or "" for one in variables}
+    return {variable.name: variable.value or "" for variable in variables}
 
 
 def streaming(**fields: Any) -> dict[str, str]:
@@ -233,7 +233,7 @@ def test_whatever_is_not_refused_selkies_2_takes_as_it_was_meant(fields: dict[st
     template = spec(streaming=fields)
     if list(problems(template)):
         return
-    taken = {one.name: meaning(one.name, one.value or "") for one in settings(template)}
+    taken = {setting.name: meaning(setting.name, setting.value or "") for setting in settings(template)}
     locked = fields.get("locked", [])
     for field, value in fields.items():
         if field == "locked":
@@ -268,7 +268,9 @@ def test_each_row_of_the_page_is_what_is_sent(row: list[str]) -> None:
         if list(problems(template)):
             assert cell == "refused"
             continue
-        variables = {one.name: one.value for one in settings(template) if ALWAYS.get(one.name) != one.value}
+        variables = {
+            setting.name: setting.value for setting in settings(template) if ALWAYS.get(setting.name) != setting.value
+        }
         words = re.findall(r"`(\w+)=([^`]+)`", cell.replace("\\|", "|"))
         assert variables == dict(words), cell
 

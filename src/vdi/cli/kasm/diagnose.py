@@ -78,7 +78,7 @@ def diagnose(
         summary=_summary(places, findings, starting),
         warnings_fail=True,
         context=_context(snapshot, places, starting),
-        notes=[f"starting {one.object}\n  {one.message}" for one in starting],
+        notes=[f"starting {finding.object}\n  {finding.message}" for finding in starting],
         rules=RULES,
         timestamp=snapshot.taken_at,
     )
@@ -88,21 +88,25 @@ def diagnose(
 
 def _findings(snapshot: Snapshot) -> list[Finding]:
     """What is wrong. What no check of Kasm reads need not be readable."""
-    needed = {f"kind/{kind}" for one in CHECKS for kind in one.needs}
-    return [one for one in run_checks(snapshot, CHECKS) if one.code != "not_readable" or one.object in needed]
+    needed = {f"kind/{kind}" for check in CHECKS for kind in check.needs}
+    return [
+        finding
+        for finding in run_checks(snapshot, CHECKS)
+        if finding.code != "not_readable" or finding.object in needed
+    ]
 
 
 def _starting(snapshot: Snapshot) -> list[Finding]:
     """Pods that are not ready, with which nothing is wrong yet."""
     if snapshot.unreadable_kinds & kasm_chains.needs:
         return []
-    return [one.finding for one in all_links(snapshot) if one.is_starting and one.finding.object.startswith("pod/")]
+    return [link.finding for link in all_links(snapshot) if link.is_starting and link.finding.object.startswith("pod/")]
 
 
 def _require_pods(snapshot: Snapshot, places: Iterable[Installation], namespace: str) -> None:
-    if any(one.pods or one.workloads for one in places):
+    if any(place.pods or place.workloads for place in places):
         return
-    elsewhere = {one["metadata"]["namespace"] for one in snapshot.raw("pods") if is_kasms(one)}
+    elsewhere = {pod["metadata"]["namespace"] for pod in snapshot.raw("pods") if is_kasms(pod)}
     hint = f"; it is in {', '.join(sorted(elsewhere))}: name it with --namespace" if elsewhere else ""
     raise CliError(f"there is no Kasm in namespace {namespace}{hint}")
 
@@ -111,28 +115,28 @@ def _about(
     places: Iterable[Installation], pod: str, findings: list[Finding], starting: list[Finding]
 ) -> tuple[list[Finding], list[Finding]]:
     """Those about this pod, and what they follow from."""
-    names = [one.name for kasm in places for one in kasm.pods]
-    workloads = [one.name for kasm in places for one in kasm.workloads]
-    chosen = [one for one in names if one == pod or (pod in workloads and one.startswith(f"{pod}-"))]
+    names = [pod.name for kasm in places for pod in kasm.pods]
+    workloads = [workload.name for kasm in places for workload in kasm.workloads]
+    chosen = [name for name in names if name == pod or (pod in workloads and name.startswith(f"{pod}-"))]
     if not chosen and pod not in workloads:
         near = difflib.get_close_matches(pod, [*names, *workloads], n=2)
         hint = f"; perhaps {' or '.join(near)} is meant" if near else f"; there are: {', '.join(names) or 'none'}"
         raise CliError(f"there is no pod or workload {pod} of Kasm{hint}")
-    by_key = {one.key: one for one in findings}
+    by_key = {finding.key: finding for finding in findings}
     kept: set[str] = set()
-    for one in findings:
-        name = one.object.rpartition("/")[2]
+    for finding in findings:
+        name = finding.object.rpartition("/")[2]
         if name in chosen or name == pod:
-            key = one.key
+            key = finding.key
             while key in by_key and key not in kept:
                 kept.add(key)
                 key = by_key[key].caused_by
-    found = [one for one in findings if one.key in kept or one.severity is Severity.UNKNOWN]
-    return found, [one for one in starting if one.object.rpartition("/")[2] in chosen]
+    found = [finding for finding in findings if finding.key in kept or finding.severity is Severity.UNKNOWN]
+    return found, [finding for finding in starting if finding.object.rpartition("/")[2] in chosen]
 
 
 def _summary(places: Iterable[Installation], findings: list[Finding], starting: list[Finding]) -> str:
-    looked = "; ".join(_words(one) for one in places)
+    looked = "; ".join(_words(place) for place in places)
     if not findings:
         rest = (
             f"{len(starting)} pods are starting, and nothing is wrong with them yet" if starting else "nothing is wrong"
@@ -142,7 +146,7 @@ def _summary(places: Iterable[Installation], findings: list[Finding], starting: 
 
 
 def _words(kasm: Installation) -> str:
-    ready = sum(one.ready for one in kasm.pods)
+    ready = sum(pod.ready for pod in kasm.pods)
     generation = f", generation {kasm.generation.letter}" if kasm.generation else ", a chart that is not known"
     return f"{len(kasm.pods)} pods in {kasm.namespace} ({kasm.chart or 'no chart label'}{generation}), {ready} ready"
 
@@ -152,13 +156,13 @@ def _context(snapshot: Snapshot, places: Iterable[Installation], starting: list[
         "takenAt": snapshot.taken_at,
         "namespaces": [
             {
-                "namespace": one.namespace,
-                "chart": one.chart,
-                "generation": one.generation.letter if one.generation else "",
-                "pods": len(one.pods),
-                "ready": sum(pod.ready for pod in one.pods),
+                "namespace": place.namespace,
+                "chart": place.chart,
+                "generation": place.generation.letter if place.generation else "",
+                "pods": len(place.pods),
+                "ready": sum(pod.ready for pod in place.pods),
             }
-            for one in places
+            for place in places
         ],
-        "starting": [{"object": one.object, "message": one.message} for one in starting],
+        "starting": [{"object": finding.object, "message": finding.message} for finding in starting],
     }

@@ -59,11 +59,11 @@ def crds(snapshot: Snapshot) -> Iterator[Finding]:
 @lru_cache
 def _shipped_crds() -> tuple[dict[str, Any], ...]:
     """Our kinds, as `trim` leaves them."""
-    return tuple(custom_kind(one) for one in build_crds())
+    return tuple(custom_kind(crd) for crd in build_crds())
 
 
 def _schema(crd: Any) -> Any:
-    served = [one for one in crd["spec"]["versions"] if one.get("served", True)]
+    served = [version for version in crd["spec"]["versions"] if version.get("served", True)]
     return served[0]["schema"] if served else {}
 
 
@@ -82,7 +82,7 @@ def _lacking(shipped: Any, there: Any, path: str) -> Iterator[str]:
 def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
     """Namespaces with sessions that no operator watches."""
     operators = find_operators(snapshot)
-    watched = sorted({one.watches for one in operators})
+    watched = sorted({operator.watches for operator in operators})
     crowds: dict[str, int] = {}
     for session in snapshot.sessions:
         crowds[session.metadata.namespace] = crowds.get(session.metadata.namespace, 0) + 1
@@ -96,7 +96,7 @@ def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
                 f"namespace/{namespace}",
                 f"No operator watches the namespace {namespace}: its {crowds.get(namespace, 0)} sessions stay as they"
                 f" are. Watched: {', '.join(watched)}.",
-                evidence=[f"{one.object}: VDI_NAMESPACE={one.watches}" for one in operators],
+                evidence=[f"{operator.object}: VDI_NAMESPACE={operator.watches}" for operator in operators],
                 remedy=Remedy(
                     f"Delete these sessions and create them in {watched[0]}, or install a second release for"
                     f" {namespace}.",
@@ -156,7 +156,11 @@ def _down(snapshot: Snapshot, operator: Operator) -> Finding:
         log = snapshot.logs.get(f"{pod.metadata.namespace}/{pod.metadata.name}") or []
         evidence += [f"log: {line}" for line in log[-3:]]
     conditions = (operator.raw.get("status") or {}).get("conditions") or ()
-    evidence += [f"{one['type']}: {one['message']}" for one in conditions if one["type"] == "ReplicaFailure"]
+    evidence += [
+        f"{condition['type']}: {condition['message']}"
+        for condition in conditions
+        if condition["type"] == "ReplicaFailure"
+    ]
     return found(
         "operator_down",
         operator.object,
@@ -182,7 +186,7 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
         spec = (lease or {}).get("spec") or {}
         holder = str(spec.get("holderIdentity") or "")
         # After the whole machine was off, a Lease is as old as that, until the operator has started again.
-        ready = [one.condition("Ready") for one in pods_of(snapshot, operator) if one.ready]
+        ready = [pod.condition("Ready") for pod in pods_of(snapshot, operator) if pod.ready]
         if ready and all(one and snapshot.age(one.last_transition_time) < YOUNG for one in ready):
             continue
         if not is_led(snapshot, namespace):

@@ -36,20 +36,25 @@ _OLD_RULES = (
 def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
     """Traefik without a replica that answers, or that does not look at the sessions' namespace."""
     traefiks = find_traefiks(snapshot)
-    for one in traefiks:
-        new = snapshot.age(one.raw["metadata"]["creationTimestamp"]) <= _YOUNG * 2
-        if not one.ready and not new and not (one.desired == 0 and any(other.ready for other in traefiks)):
-            yield _traefik_down(snapshot, one)
-    for namespace in sorted({one.metadata.namespace for one in snapshot.sessions}):
-        if traefiks and all(one.namespaces and namespace not in one.namespaces for one in traefiks):
+    for traefik in traefiks:
+        new = snapshot.age(traefik.raw["metadata"]["creationTimestamp"]) <= _YOUNG * 2
+        if not traefik.ready and not new and not (traefik.desired == 0 and any(other.ready for other in traefiks)):
+            yield _traefik_down(snapshot, traefik)
+    for namespace in sorted({session.metadata.namespace for session in snapshot.sessions}):
+        if traefiks and all(traefik.namespaces and namespace not in traefik.namespaces for traefik in traefiks):
             yield found(
                 "traefik_not_watching",
                 f"namespace/{namespace}",
                 f"Traefik does not look at the namespace {namespace}, so its routes lead nowhere (404).",
-                evidence=[f"{one.object}: namespaces {', '.join(sorted(one.namespaces))}" for one in traefiks],
+                evidence=[
+                    f"{traefik.object}: namespaces {', '.join(sorted(traefik.namespaces))}" for traefik in traefiks
+                ],
                 remedy=Remedy(
                     f"Add {namespace} to --providers.kubernetescrd.namespaces of Traefik, or remove that argument.",
-                    tuple(f"kubectl --namespace {one.namespace} edit {one.kind} {one.name}" for one in traefiks),
+                    tuple(
+                        f"kubectl --namespace {traefik.namespace} edit {traefik.kind} {traefik.name}"
+                        for traefik in traefiks
+                    ),
                 ),
             )
 
@@ -117,7 +122,7 @@ def routes_wrong(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _rule_findings(diagnosis: SessionDiagnosis, route: Any, where: str) -> Iterator[Finding]:
-    rules = [str(one.get("match", "")) for one in route["spec"].get("routes") or ()]
+    rules = [str(route.get("match", "")) for route in route["spec"].get("routes") or ()]
     name = route["metadata"]["name"]
     recreate = Remedy(
         "Delete the route; the operator creates it again.",
@@ -200,7 +205,7 @@ def _matches(pattern: str, host: str) -> bool:
 def _reference_findings(snapshot: Snapshot, diagnosis: SessionDiagnosis, route: Any, where: str) -> Iterator[Finding]:
     spec, namespace = route["spec"], diagnosis.namespace
     traefiks = find_traefiks(snapshot)
-    known = frozenset(name for one in traefiks for name in one.entry_points)
+    known = frozenset(name for traefik in traefiks for name in traefik.entry_points)
     strange = [name for name in spec.get("entryPoints") or () if known and name.lower() not in known]
     if strange:
         yield found(
@@ -212,7 +217,7 @@ def _reference_findings(snapshot: Snapshot, diagnosis: SessionDiagnosis, route: 
             remedy=Remedy.run(*_upgrade(snapshot, namespace, f"traefik.entryPoint={min(known)}")),
             related_objects=diagnosis.related_objects,
         )
-    crosses = not traefiks or any(one.crosses_namespaces for one in traefiks)
+    crosses = not traefiks or any(traefik.crosses_namespaces for traefik in traefiks)
     for one in spec.get("routes") or ():
         for reference in one.get("middlewares") or ():
             there = reference.get("namespace") or namespace
@@ -273,10 +278,10 @@ def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
         where = f"service/{diagnosis.namespace}/{name}"
         service = snapshot.find("services", name, diagnosis.namespace)
         slices = [
-            one
-            for one in snapshot.raw("endpointslices")
-            if one["metadata"]["namespace"] == diagnosis.namespace
-            and (one["metadata"].get("labels") or {}).get("kubernetes.io/service-name") == name
+            endpoint_slice
+            for endpoint_slice in snapshot.raw("endpointslices")
+            if endpoint_slice["metadata"]["namespace"] == diagnosis.namespace
+            and (endpoint_slice["metadata"].get("labels") or {}).get("kubernetes.io/service-name") == name
         ]
         answering = [end for one in slices for end in one["endpoints"] if end["conditions"].get("ready") is not False]
         if service is not None and answering:
@@ -305,7 +310,7 @@ def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
 @check("vdisessions", "ingressroutes", "secrets")
 def certificates_bad(snapshot: Snapshot) -> Iterator[Finding]:
     """Certificates of routes that are missing, over, about to end, or for other names."""
-    there = {(one.namespace, one.secret): one for one in snapshot.certificates}
+    there = {(certificate.namespace, certificate.secret): certificate for certificate in snapshot.certificates}
     hosts: dict[tuple[str, str], list[str]] = {}
     for diagnosis in diagnose_sessions(snapshot):
         route = snapshot.find("ingressroutes", route_name(diagnosis.session.metadata.name), diagnosis.namespace)

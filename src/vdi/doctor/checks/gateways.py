@@ -33,10 +33,15 @@ def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
             yield _down(snapshot, gateway, "it is scaled to 0", up)
         elif gateway.ready == 0 and unavailable_for(snapshot, gateway) > _RESTART:
             yield _down(snapshot, gateway, "", Remedy.run(f"{command} logs deployment/{gateway.name}"))
-    here = {one.watches for one in gateways_in_scope(snapshot)}
+    here = {gateway.watches for gateway in gateways_in_scope(snapshot)}
     for operator in operators_in_scope(snapshot):
         containers = operator.raw["spec"]["template"]["spec"]["containers"]
-        named = [one.get("value") for each in containers for one in each.get("env") or () if one["name"] == _EDGE]
+        named = [
+            variable.get("value")
+            for container in containers
+            for variable in container.get("env") or ()
+            if variable["name"] == _EDGE
+        ]
         if named and named[0] and operator.watches not in here:
             yield found(
                 "gateway_missing",

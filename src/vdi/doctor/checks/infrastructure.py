@@ -29,23 +29,26 @@ def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
     """Nodes that do not answer, or are short of something."""
     for node in snapshot.nodes.values():
         name = node.metadata.name
-        for one in node.status.conditions:
-            evidence = [f"condition {one.type}={one.status} since {one.last_transition_time}: {one.message}"]
-            starting = one.status == "False" and snapshot.age(one.last_transition_time) <= _NEW_NODE
-            if one.type == "Ready" and one.status != "True" and not starting:
+        for condition in node.status.conditions:
+            evidence = [
+                f"condition {condition.type}={condition.status} since {condition.last_transition_time}:"
+                f" {condition.message}"
+            ]
+            starting = condition.status == "False" and snapshot.age(condition.last_transition_time) <= _NEW_NODE
+            if condition.type == "Ready" and condition.status != "True" and not starting:
                 yield found(
                     "node_not_ready",
                     f"node/{name}",
                     f"The node {name} is not ready:"
-                    f" {one.message or one.reason or 'its kubelet does not answer'}.".replace("..", "."),
+                    f" {condition.message or condition.reason or 'its kubelet does not answer'}.".replace("..", "."),
                     evidence=evidence,
                     remedy=Remedy(
                         "Check its power and network. On the node, check its service (of an agent: k3s-agent).",
                         (f"kubectl describe node {name}", "systemctl status k3s"),
                     ),
                 )
-            elif one.type.endswith("Pressure") and one.status == "True":
-                what = one.type.removesuffix("Pressure").lower()
+            elif condition.type.endswith("Pressure") and condition.status == "True":
+                what = condition.type.removesuffix("Pressure").lower()
                 yield found(
                     "node_under_pressure",
                     f"node/{name}",
@@ -96,7 +99,7 @@ def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
 @check("nodes", "pods", "vdisessions")
 def gpu_without_runtime_class(snapshot: Snapshot) -> Iterator[Finding]:
     """GPU desktops on K3s without runtimeClassName: containerd starts them without driver, with a black picture."""
-    on_k3s = {one.name for one in observe_gpus(snapshot).nodes if one.on_k3s}
+    on_k3s = {node.name for node in observe_gpus(snapshot).nodes if node.on_k3s}
     for diagnosis in active(diagnose_sessions(snapshot)):
         pod = diagnosis.pod
         if pod is None or pod.spec.node_name not in on_k3s or not pod.spec.takes.get(RESOURCE):
@@ -120,7 +123,7 @@ def gpu_without_runtime_class(snapshot: Snapshot) -> Iterator[Finding]:
 @check("persistentvolumeclaims", "storageclasses", "events", "pods")
 def homes_pending(snapshot: Snapshot) -> Iterator[Finding]:
     """Homes without a volume: no such class, a provisioner that is silent, or one that says why."""
-    classes = {one["metadata"]["name"]: one for one in snapshot.raw("storageclasses")}
+    classes = {storage_class["metadata"]["name"]: storage_class for storage_class in snapshot.raw("storageclasses")}
     for claim in snapshot.raw("persistentvolumeclaims"):
         meta = claim["metadata"]
         ours = (meta.get("labels") or {}).items() >= MANAGED_BY.items()
@@ -167,7 +170,7 @@ def _unprovisioned(snapshot: Snapshot, claim: Any, storage_class: Any, where: st
     if storage_class.get("volumeBindingMode") == "WaitForFirstConsumer" and not chosen:
         return
     events = snapshot.events.get(("PersistentVolumeClaim", meta["namespace"], meta["name"]), [])
-    failed = [one for one in events if one.reason == "ProvisioningFailed"]
+    failed = [event for event in events if event.reason == "ProvisioningFailed"]
     helpers = [key for key in snapshot.logs if meta["uid"] in key and "/helper-pod-" in key]
     if failed or helpers:
         said = failed[-1].note.strip().splitlines()[0] if failed else snapshot.logs[helpers[0]][-1:][0]
@@ -256,7 +259,7 @@ def homes_mounted_twice(snapshot: Snapshot) -> Iterator[Finding]:
                 "home_mounted_twice",
                 f"persistentvolumeclaim/{namespace}/{claim}",
                 f"{len(pods)} pods write to one home at the same time: {', '.join(sorted(pods))}.",
-                evidence=[f"pod/{one}: volume home is {claim}" for one in sorted(pods)],
+                evidence=[f"pod/{pod}: volume home is {claim}" for pod in sorted(pods)],
                 remedy=Remedy.run(*_strangers(snapshot, namespace, pods)),
             )
 

@@ -27,15 +27,17 @@ _DAY = 86_400.0
 @check("deployments", "daemonsets")
 def turn_down(snapshot: Snapshot) -> Iterator[Finding]:
     """The chart's own TURN server, where it is installed."""
-    for one in find_turn_servers(snapshot):
-        if not one.ready:
+    for turn_server in find_turn_servers(snapshot):
+        if not turn_server.ready:
             yield found(
                 "turn_down",
-                one.object,
+                turn_server.object,
                 "No replica of the TURN server is ready: WebRTC does not pass firewalls.",
                 evidence=["ready: 0"],
-                related_objects=snapshot.nodes_of(one.raw),
-                remedy=Remedy.run(f"kubectl --namespace {one.namespace} describe {one.kind} {one.name}"),
+                related_objects=snapshot.nodes_of(turn_server.raw),
+                remedy=Remedy.run(
+                    f"kubectl --namespace {turn_server.namespace} describe {turn_server.kind} {turn_server.name}"
+                ),
             )
 
 
@@ -49,7 +51,7 @@ def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
             continue
         direction, policies = blocked
         reported.add((direction, source.words, target.words))
-        names = [f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in policies]
+        names = [f"{policy['metadata']['namespace']}/{policy['metadata']['name']}" for policy in policies]
         first = policies[0]["metadata"]
         yield found(
             "network_policy_blocks",
@@ -62,7 +64,7 @@ def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _connections(snapshot: Snapshot) -> Iterator[tuple[Party, Party, Port]]:
-    traefiks = [_party("Traefik", one.raw) for one in find_traefiks(snapshot) if not _on_host(one.raw)]
+    traefiks = [_party("Traefik", traefik.raw) for traefik in find_traefiks(snapshot) if not _on_host(traefik.raw)]
     gateways = find_gateways(snapshot)
     for gateway in gateways:
         behind = _party("the gateway", gateway.raw)
@@ -105,8 +107,8 @@ def clocks(snapshot: Snapshot) -> Iterator[Finding]:
     """Times of the cluster that have not come yet, by the clock of whoever looks."""
     ahead: dict[str, float] = {}
     for node in snapshot.raw("nodes"):
-        beats = [one.get("lastHeartbeatTime") for one in (node.get("status") or {}).get("conditions") or ()]
-        ahead[f"node/{node['metadata']['name']}"] = max([-snapshot.age(one) for one in beats], default=0.0)
+        beats = [condition.get("lastHeartbeatTime") for condition in (node.get("status") or {}).get("conditions") or ()]
+        ahead[f"node/{node['metadata']['name']}"] = max([-snapshot.age(beat) for beat in beats], default=0.0)
     for operator in find_operators(snapshot):
         spec = (lease_of(snapshot, operator.watches) or {}).get("spec") or {}
         ahead[operator.object] = -snapshot.age(spec.get("renewTime"))

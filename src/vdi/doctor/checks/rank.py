@@ -15,10 +15,10 @@ _PLACES = {code: place for place, code in enumerate(CODES)}
 def rank(findings: list[Finding]) -> list[Finding]:
     """Each cause with what follows from it behind it; the worst first, then what explains most, then the layer."""
     by_code: dict[str, list[Finding]] = defaultdict(list)
-    for one in findings:
-        by_code[one.code].append(one)
-    keys = {one.key for one in findings}
-    linked = [one if one.caused_by in keys else _link(one, by_code) for one in findings]
+    for finding in findings:
+        by_code[finding.code].append(finding)
+    keys = {finding.key for finding in findings}
+    linked = [finding if finding.caused_by in keys else _link(finding, by_code) for finding in findings]
     followers: dict[str, list[Finding]] = defaultdict(list)
     for one in linked:
         followers[one.caused_by].append(one)

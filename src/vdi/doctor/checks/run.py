@@ -26,10 +26,10 @@ CHECKS: tuple[Check, ...] = (
 def run_checks(snapshot: Snapshot, checks: tuple[Check, ...] = CHECKS) -> list[Finding]:
     """Everything that is wrong, causes first; what follows from another names it in `caused_by`."""
     findings: dict[str, Finding] = {}
-    for one in checks:
-        if one.needs & snapshot.unreadable_kinds:
+    for check in checks:
+        if check.needs & snapshot.unreadable_kinds:
             continue
-        for finding in _look(one, snapshot):
+        for finding in _look(check, snapshot):
             findings.setdefault(finding.key, finding)
     return rank([*findings.values(), *_unknown(snapshot, checks)])
 
@@ -51,7 +51,7 @@ def _look(one: Check, snapshot: Snapshot) -> Iterator[Finding]:
 
 def _unknown(snapshot: Snapshot, checks: tuple[Check, ...]) -> Iterator[Finding]:
     for unread in snapshot.unread:
-        skipped = [one.name for one in checks if unread.kind in one.needs]
+        skipped = [check.name for check in checks if unread.kind in check.needs]
         lost = f" Not checked: {', '.join(skipped)}." if skipped else ""
         yield found(
             "not_readable",

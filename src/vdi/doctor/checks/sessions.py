@@ -124,7 +124,11 @@ def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _idle_for(diagnosis: SessionDiagnosis) -> float:
     """Seconds since something was last said of it."""
-    times = [one.last_transition_time for one in diagnosis.session.status.conditions if one.last_transition_time]
+    times = [
+        condition.last_transition_time
+        for condition in diagnosis.session.status.conditions
+        if condition.last_transition_time
+    ]
     return diagnosis.snapshot.age(max([diagnosis.session.metadata.creation_timestamp, *times]))
 
 
@@ -228,7 +232,7 @@ def _open_nodes(diagnosis: SessionDiagnosis) -> Remedy | None:
         for taint in node.spec.taints
         if taint.effect != "PreferNoSchedule"
         and not taint.key.startswith("node.kubernetes.io/")
-        and not any(one.key in ("", taint.key) for one in tolerations)
+        and not any(toleration.key in ("", taint.key) for toleration in tolerations)
     ]
     if tainted:
         sentence = "Remove the taint, or tolerate it in the template's spec.placement.tolerations."
@@ -271,7 +275,7 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _last_events(diagnosis: SessionDiagnosis) -> list[str]:
     """The two newest warnings that say something; `Error: ImagePullBackOff` and its like repeat the state only."""
-    telling = [one for one in diagnosis.observed.events if one.note and not one.note.startswith("Error: ")]
+    telling = [event for event in diagnosis.observed.events if event.note and not event.note.startswith("Error: ")]
     newest = sorted(telling, key=lambda one: one.seen)[-2:]
     return [f"{one.reason}: {one.note.strip().splitlines()[0][:200]}" for one in newest]
 
@@ -314,7 +318,10 @@ def _fetch(diagnosis: SessionDiagnosis) -> Remedy:
         )
     edit = f"kubectl edit vditemplate {template}"
     if answer and answer.code == Reason.IMAGE_PULL_DENIED and isinstance(desktop, Desktop):
-        secrets = [f"kubectl --namespace {diagnosis.namespace} get secret {one}" for one in desktop.image_pull_secrets]
+        secrets = [
+            f"kubectl --namespace {diagnosis.namespace} get secret {image_pull_secret}"
+            for image_pull_secret in desktop.image_pull_secrets
+        ]
         return Remedy("Correct the image name, or the pull secret that the template names.", (edit, *secrets))
     return Remedy(f"Correct spec.image of template `{template}`.", (edit,))
 
@@ -356,12 +363,14 @@ def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
             continue  # the times are those of a later start, perhaps after the machine was off
         stages = _stages(diagnosis)
         took = sum(seconds for _, seconds in stages)
-        ended = next((one.last_transition_time for one in pod.status.conditions if one.type == "Ready"), "")
+        ended = next(
+            (condition.last_transition_time for condition in pod.status.conditions if condition.type == "Ready"), ""
+        )
         if took <= SLOW or pod.metadata.annotations.get("vdi.kasm.io/run-started"):
             continue
         if pod.ready and snapshot.age(ended) > _RECENT:
             continue
-        stage, seconds = max(stages, key=lambda one: one[1])
+        stage, seconds = max(stages, key=lambda stage: stage[1])
         yield found(
             "start_slow",
             diagnosis.object,

@@ -141,7 +141,9 @@ def encoders_obsolete(snapshot: Snapshot) -> Iterator[Finding]:
     for name, template in sorted(snapshot.templates.items()):
         if name not in used or generation(template.spec) != "2":
             continue
-        chosen = next((one.value for one in template.spec.env if one.name == "SELKIES_ENCODER"), "") or ""
+        chosen = (
+            next((variable.value for variable in template.spec.env if variable.name == "SELKIES_ENCODER"), "") or ""
+        )
         if old := obsolete_encoders(chosen):
             yield found(
                 "encoder_obsolete",
@@ -167,7 +169,9 @@ def ports_wrong(snapshot: Snapshot) -> Iterator[Finding]:
         refused = any(
             "connection refused" in event.note and f":{port}/" in event.note for event in _unhealthy(diagnosis)
         )
-        setting = next((one.value for one in template.spec.env if one.name == "SELKIES_PORT" and one.value), "")
+        setting = next(
+            (variable.value for variable in template.spec.env if variable.name == "SELKIES_PORT" and variable.value), ""
+        )
         lines = snapshot.logs.get(f"{diagnosis.namespace}/{pod.metadata.name}") or []
         said = [(match[1], line) for line in lines if (match := _LISTENS.search(line))]
         if setting.isdecimal() and setting != str(port):

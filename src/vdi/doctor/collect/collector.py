@@ -149,7 +149,9 @@ class _Reading:
             absent=tuple(sorted(self.absent)),
             unread=tuple(sorted(self.unread.values(), key=lambda one: one.kind)),
             logs=dict(sorted(self.logs.items())),
-            certificates=tuple(sorted(self.certificates, key=lambda one: (one.namespace, one.secret))),
+            certificates=tuple(
+                sorted(self.certificates, key=lambda certificate: (certificate.namespace, certificate.secret))
+            ),
             api_certificate_ends=self.api_certificate_ends,
             api_seconds=self.api_seconds,
         )
@@ -320,4 +322,4 @@ def _tls_secrets(objects: dict[str, list[Object]]) -> list[tuple[str, str]]:
 
 def _is_ours(route: Object) -> bool:
     owners: Iterable[Object] = route["metadata"].get("ownerReferences") or ()
-    return any(one["kind"] == "VDISession" and one["apiVersion"].startswith(GROUP) for one in owners)
+    return any(owner["kind"] == "VDISession" and owner["apiVersion"].startswith(GROUP) for owner in owners)

@@ -85,7 +85,9 @@ def _use_runtime_class(there: Raw, _snapshot: Snapshot) -> Raw:
 
 def _use_encoder(there: Raw, _snapshot: Snapshot) -> Raw:
     env = there["spec"].get("env") or ()
-    corrected = [{**one, "value": "h264enc"} if one["name"] == "SELKIES_ENCODER" else one for one in env]
+    corrected = [
+        {**variable, "value": "h264enc"} if variable["name"] == "SELKIES_ENCODER" else variable for variable in env
+    ]
     return there if _is_of_helm(there) else with_field(there, ("spec", "env"), corrected)
 
 

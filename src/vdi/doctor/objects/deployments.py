@@ -22,7 +22,7 @@ def find_deployments(snapshot: Snapshot, container: str, variable: str) -> Itera
     """Those with a container of this name that has this variable of ours, with its whole environment."""
     for raw in snapshot.raw("deployments"):
         for one in raw["spec"]["template"]["spec"]["containers"]:
-            environment = {each["name"]: each.get("value", "") for each in one.get("env") or ()}
+            environment = {variable["name"]: variable.get("value", "") for variable in one.get("env") or ()}
             if one["name"] == container and variable in environment:
                 yield raw, environment
 
@@ -59,5 +59,8 @@ def explain_pod(snapshot: Snapshot, pod: Pod, component: str) -> str:
 def unavailable_for(snapshot: Snapshot, deployment: Deployment) -> float:
     """Seconds for which too few of its replicas have answered, by its own condition; since it was made, without one."""
     conditions = (deployment.raw.get("status") or {}).get("conditions") or ()
-    said: Raw = next((one for one in conditions if one["type"] == "Available" and one["status"] == "False"), {})
+    said: Raw = next(
+        (condition for condition in conditions if condition["type"] == "Available" and condition["status"] == "False"),
+        {},
+    )
     return snapshot.age(said.get("lastTransitionTime") or deployment.raw["metadata"]["creationTimestamp"])

@@ -30,7 +30,11 @@ def find_gateways(snapshot: Snapshot) -> tuple[Gateway, ...]:
 
 def gateways_in_scope(snapshot: Snapshot) -> list[Gateway]:
     """Those for the sessions that were asked about."""
-    return [one for one in find_gateways(snapshot) if snapshot.scope.namespace in ("", one.watches, one.namespace)]
+    return [
+        gateway
+        for gateway in find_gateways(snapshot)
+        if snapshot.scope.namespace in ("", gateway.watches, gateway.namespace)
+    ]
 
 
 def troubles(lines: list[str]) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ def config_maps_of(objects: dict[str, list[Object]], usual: str) -> list[tuple[s
 
 def observe_gpus(snapshot: Snapshot) -> GpuState:
     """GPUs, device plugin and configuration at the time of the snapshot."""
-    pods = [one for one in snapshot.raw("pods") if one.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
+    pods = [pod for pod in snapshot.raw("pods") if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
     sets = snapshot.raw("daemonsets")
     return observe(
         locate(_policy(snapshot.objects), sets, pods),

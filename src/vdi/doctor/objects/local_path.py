@@ -17,7 +17,7 @@ _MODE = re.compile(
 
 def namespaces_of(objects: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """Where the provisioner runs."""
-    found = (one["metadata"] for one in objects.get("deployments", ()))
+    found = (deployment["metadata"] for deployment in objects.get("deployments", ()))
     return sorted({meta["namespace"] for meta in found if meta["name"] == _DEPLOYMENT})
 
 

@@ -58,7 +58,7 @@ def _operator(raw: Raw, environment: dict[str, str]) -> Operator:
 
 def operator_for(snapshot: Snapshot, namespace: str) -> Operator | None:
     """Whose sessions these are."""
-    return next((one for one in find_operators(snapshot) if one.watches == namespace), None)
+    return next((operator for operator in find_operators(snapshot) if operator.watches == namespace), None)
 
 
 def policy_for(snapshot: Snapshot, namespace: str) -> Policy:

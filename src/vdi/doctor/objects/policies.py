@@ -34,13 +34,13 @@ def blocking(snapshot: Snapshot, source: Party, target: Party, port: Port) -> tu
     """The direction that is denied (`ingress`, `egress`) and the policies that deny it together; None: allowed."""
     for direction, at, other in (("ingress", target, source), ("egress", source, target)):
         policies = [
-            one
-            for one in snapshot.raw("networkpolicies")
-            if one["metadata"]["namespace"] == at.namespace
-            and direction.title() in _types(one["spec"])
-            and _selects(one["spec"].get("podSelector") or {}, at.labels)
+            policy
+            for policy in snapshot.raw("networkpolicies")
+            if policy["metadata"]["namespace"] == at.namespace
+            and direction.title() in _types(policy["spec"])
+            and _selects(policy["spec"].get("podSelector") or {}, at.labels)
         ]
-        rules = [rule for one in policies for rule in one["spec"].get(direction) or ()]
+        rules = [rule for policy in policies for rule in policy["spec"].get(direction) or ()]
         if policies and not any(_allows(rule, direction, at.namespace, other, port) for rule in rules):
             return direction, policies
     return None
@@ -55,7 +55,7 @@ def _allows(rule: Raw, direction: str, own: str, other: Party, port: Port) -> bo
     if ports and not any(_is_port(one, port) for one in ports):
         return False
     peers = rule.get("from" if direction == "ingress" else "to") or ()
-    return not peers or any(_is_peer(one, own, other) for one in peers)
+    return not peers or any(_is_peer(peer, own, other) for peer in peers)
 
 
 def _is_port(one: Raw, port: Port) -> bool:
@@ -85,7 +85,10 @@ def _selects(selector: Raw, labels: Mapping[str, str]) -> bool:
     required = selector.get("matchLabels") or {}
     if any(labels.get(key) != value for key, value in required.items()):
         return False
-    return all(_matches(one, labels.get(one["key"])) for one in selector.get("matchExpressions") or ())
+    return all(
+        _matches(match_expression, labels.get(match_expression["key"]))
+        for match_expression in selector.get("matchExpressions") or ()
+    )
 
 
 def _matches(expression: Raw, value: str | None) -> bool:

@@ -35,7 +35,7 @@ class Traefik(Workload):
 
     def _named(self, prefix: str) -> list[str]:
         # Traefik takes its options in any spelling; their values are the only part where capitals count.
-        spelt = [f"{name.lower()}{sign}{value}" for name, sign, value in (one.partition("=") for one in self.args)]
+        spelt = [f"{name.lower()}{sign}{value}" for name, sign, value in (arg.partition("=") for arg in self.args)]
         return [one for one in spelt if one.startswith(prefix)]
 
 
@@ -43,9 +43,9 @@ class Traefik(Workload):
 def find_traefiks(snapshot: Snapshot) -> tuple[Traefik, ...]:
     """Workloads with Traefik's image."""
     found = []
-    for one in workloads(snapshot):
-        for container in one.raw["spec"]["template"]["spec"]["containers"]:
+    for workload in workloads(snapshot):
+        for container in workload.raw["spec"]["template"]["spec"]["containers"]:
             name = PurePosixPath(str(container.get("image", ""))).name.partition(":")[0].partition("@")[0]
             if name in ("traefik", "mirrored-library-traefik"):
-                found.append(Traefik(one.kind, one.raw, tuple(container.get("args") or ())))
+                found.append(Traefik(workload.kind, workload.raw, tuple(container.get("args") or ())))
     return tuple(found)

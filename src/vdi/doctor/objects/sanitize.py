@@ -67,7 +67,7 @@ def dated(found: Object) -> Object:
     """With the times of its writes: they show a ConfigMap's last change."""
     meta = _meta(found["metadata"])
     writes = found["metadata"].get("managedFields") or ()
-    times = [{"time": one.get("time", ""), "fieldsV1": {"f:data": {}}} for one in writes if _writes_data(one)]
+    times = [{"time": write.get("time", ""), "fieldsV1": {"f:data": {}}} for write in writes if _writes_data(write)]
     return {**found, "metadata": {**meta, "managedFields": times}}
 
 
@@ -88,7 +88,7 @@ def template(found: Object) -> Object:
     """A VDITemplate without the values of its environment that no check reads."""
     spec = dict(found["spec"])
     spec.pop("icon", None)
-    spec["env"] = [_env(one) for one in spec.get("env") or ()]
+    spec["env"] = [_env(variable) for variable in spec.get("env") or ()]
     return {**whole(found), "spec": spec}
 
 
@@ -96,13 +96,15 @@ def pod(found: Object) -> Object:
     """A pod: where it is, what it takes, how it is."""
     spec = found["spec"]
     kept = {key: spec[key] for key in ("nodeName", "nodeSelector", "tolerations", "runtimeClassName") if key in spec}
-    kept["volumes"] = [one for one in spec.get("volumes") or () if "persistentVolumeClaim" in one or "hostPath" in one]
+    kept["volumes"] = [
+        volume for volume in spec.get("volumes") or () if "persistentVolumeClaim" in volume or "hostPath" in volume
+    ]
     of_container = ("name", "image", "resources", "restartPolicy", "ports")
     for key in ("containers", "initContainers"):
         kept[key] = [{name: one[name] for name in of_container if name in one} for one in spec.get(key) or ()]
-    for one, whole_one in zip(kept["initContainers"], spec.get("initContainers") or (), strict=True):
+    for init_container, whole_one in zip(kept["initContainers"], spec.get("initContainers") or (), strict=True):
         if wait := read_wait(whole_one):
-            one["waitsFor"] = wait
+            init_container["waitsFor"] = wait
     status = found.get("status", {})
     said = ("phase", "reason", "message", "conditions", "containerStatuses", "initContainerStatuses", "startTime")
     return {**whole(found), "spec": kept, "status": {key: status[key] for key in said if key in status}}
@@ -114,7 +116,7 @@ def workload(found: Object) -> Object:
     template = spec.get("template") or {}
     inner = template.get("spec") or {}
     kept = {key: inner[key] for key in ("serviceAccountName", "volumes", "hostNetwork") if key in inner}
-    kept["containers"] = [_container(one) for one in inner.get("containers") or ()]
+    kept["containers"] = [_container(container) for container in inner.get("containers") or ()]
     labels = (template.get("metadata") or {}).get("labels") or {}
     outer = {key: spec[key] for key in ("replicas", "selector") if key in spec}
     return {**whole(found), "spec": {**outer, "template": {"metadata": {"labels": labels}, "spec": kept}}}
@@ -129,7 +131,7 @@ def job(found: Object) -> Object:
 
 def _container(found: Mapping[str, Any]) -> Object:
     kept = {key: found[key] for key in ("name", "image", "volumeMounts") if key in found}
-    kept["env"] = [_env(one) for one in found.get("env") or () if _is_read(one["name"])]
+    kept["env"] = [_env(variable) for variable in found.get("env") or () if _is_read(variable["name"])]
     words = [*(found.get("command") or ()), *(found.get("args") or ())]
     kept["args"] = [word for word in words if word.lower().startswith(_READ_ARGS)]
     # What tells NVIDIA's config-manager from its device plugin.
@@ -151,7 +153,10 @@ def policy(found: Object) -> Object:
     spec = found.get("spec", {})
     plugin, toolkit = spec.get("devicePlugin") or {}, spec.get("toolkit") or {}
     kept: Object = {"devicePlugin": {key: plugin[key] for key in ("enabled", "config") if key in plugin}}
-    kept["toolkit"] = {"enabled": toolkit.get("enabled", True), "env": [_env(one) for one in toolkit.get("env") or ()]}
+    kept["toolkit"] = {
+        "enabled": toolkit.get("enabled", True),
+        "env": [_env(variable) for variable in toolkit.get("env") or ()],
+    }
     return {**whole(found), "spec": kept}
 
 
@@ -159,8 +164,11 @@ def custom_kind(found: Object) -> Object:
     """A CRD: its schema without descriptions."""
     spec = found["spec"]
     versions = [
-        {**{key: one[key] for key in ("name", "served", "storage") if key in one}, "schema": _shape(one.get("schema"))}
-        for one in spec.get("versions") or ()
+        {
+            **{key: version[key] for key in ("name", "served", "storage") if key in version},
+            "schema": _shape(version.get("schema")),
+        }
+        for version in spec.get("versions") or ()
     ]
     kept = {"group": spec.get("group"), "names": spec.get("names"), "versions": versions}
     return {**whole(found), "spec": kept, "status": {"conditions": (found.get("status") or {}).get("conditions") or []}}
@@ -179,7 +187,7 @@ def _shape(schema: Any) -> Any:
 
 def endpoint_slice(found: Object) -> Object:
     """An EndpointSlice: how many answer, without addresses."""
-    ready = [{"conditions": one.get("conditions") or {}} for one in found.get("endpoints") or ()]
+    ready = [{"conditions": endpoint.get("conditions") or {}} for endpoint in found.get("endpoints") or ()]
     return {"metadata": _meta(found["metadata"]), "endpoints": ready, "ports": found.get("ports") or []}
 
 

@@ -164,7 +164,12 @@ class SessionDiagnosis:
         if self.pod is not None or self.resting:
             return None
         said = next(
-            (one for one in self.session.status.conditions if one.type == ADMITTED and one.status == "False"), None
+            (
+                condition
+                for condition in self.session.status.conditions
+                if condition.type == ADMITTED and condition.status == "False"
+            ),
+            None,
         )
         if said and self.session.status.observed_generation == self.session.metadata.generation:
             failed = self.session.status.phase == Phase.FAILED
@@ -225,7 +230,7 @@ class SessionDiagnosis:
 
 @lru_cache(maxsize=2)
 def _waiters(snapshot: Snapshot) -> int:
-    return sum(one.status.queue is not None for one in snapshot.all_sessions)
+    return sum(session.status.queue is not None for session in snapshot.all_sessions)
 
 
 @lru_cache(maxsize=2)
@@ -247,9 +252,9 @@ def pinned_nodes(snapshot: Snapshot, claim: PersistentVolumeClaim) -> list[str]:
     found = [
         value
         for term in terms
-        for one in (*term.match_expressions, *term.match_fields)
-        if one.operator == "In" and one.key in ("kubernetes.io/hostname", "metadata.name")
-        for value in one.values
+        for match_expression in (*term.match_expressions, *term.match_fields)
+        if match_expression.operator == "In" and match_expression.key in ("kubernetes.io/hostname", "metadata.name")
+        for value in match_expression.values
     ]
     return sorted(set(found))
 

@@ -60,7 +60,7 @@ def workloads(snapshot: Snapshot) -> Iterator[Workload]:
 def find_turn_servers(snapshot: Snapshot) -> list[Workload]:
     """The chart's own TURN servers, by their label."""
     return [
-        one
-        for one in workloads(snapshot)
-        if (one.raw["metadata"].get("labels") or {}).get("app.kubernetes.io/name") == "coturn"
+        workload
+        for workload in workloads(snapshot)
+        if (workload.raw["metadata"].get("labels") or {}).get("app.kubernetes.io/name") == "coturn"
     ]

@@ -110,8 +110,10 @@ def build_probe(
             "automountServiceAccountToken": False,
             "activeDeadlineSeconds": int(POD_SECONDS),
             "nodeSelector": dict(spec.placement.node_selector),
-            "tolerations": [msgspec.to_builtins(one) for one in spec.placement.tolerations],
-            "imagePullSecrets": [msgspec.to_builtins(one) for one in spec.image_pull_secrets],
+            "tolerations": [msgspec.to_builtins(toleration) for toleration in spec.placement.tolerations],
+            "imagePullSecrets": [
+                msgspec.to_builtins(image_pull_secret) for image_pull_secret in spec.image_pull_secrets
+            ],
             "securityContext": {
                 "runAsNonRoot": True,
                 "runAsUser": 1000,

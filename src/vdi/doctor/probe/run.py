@@ -41,20 +41,29 @@ async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Findin
     """What trying shows. Makes one pod with a volume for each template that is tried, and removes them."""
     tried = [one for one in active(diagnose_sessions(snapshot)) if one.pod and one.pod.ready and one.session.status.url]
     tried = tried[-_SESSIONS:]
-    templates = sorted({one.session.spec.template for one in tried} & set(snapshot.templates))[:_TEMPLATES]
+    templates = sorted({diagnosis.session.spec.template for diagnosis in tried} & set(snapshot.templates))[:_TEMPLATES]
     namespace = snapshot.scope.namespace or (tried[0].namespace if tried else "")
-    behind = [one.object for one in find_traefiks(snapshot)] + [one.object for one in gateways_in_scope(snapshot)]
+    behind = [traefik.object for traefik in find_traefiks(snapshot)] + [
+        gateway.object for gateway in gateways_in_scope(snapshot)
+    ]
     denied = find_denied_port(snapshot, namespace)
     lists = await asyncio.gather(
         probe_here(
-            [Target(one.object, one.session.status.url or "", (*one.related_objects, *behind)) for one in tried]
+            [
+                Target(diagnosis.object, diagnosis.session.status.url or "", (*diagnosis.related_objects, *behind))
+                for diagnosis in tried
+            ]
         ),
-        *(_health(client, one, one.desktop) for one in tried if isinstance(one.desktop, Desktop)),
+        *(
+            _health(client, diagnosis, diagnosis.desktop)
+            for diagnosis in tried
+            if isinstance(diagnosis.desktop, Desktop)
+        ),
         *(
             _pod(client, namespace, snapshot, name, clock, denied if name == templates[0] else None)
             for name in templates
         ),
-        *(_turn(client, one, clock.now()) for one in gateways_in_scope(snapshot)),
+        *(_turn(client, gateway, clock.now()) for gateway in gateways_in_scope(snapshot)),
         _peers(client, snapshot, tried),
         probe_gpu_memory(client, snapshot),
     )
@@ -105,7 +114,9 @@ def find_denied_port(snapshot: Snapshot, namespace: str) -> DeniedPort | None:
 
 
 async def _peers(client: Client, snapshot: Snapshot, tried: list[SessionDiagnosis]) -> list[Finding]:
-    pods = {one.object: (one.namespace, one.pod.metadata.name) for one in tried if one.pod}
+    pods = {
+        diagnosis.object: (diagnosis.namespace, diagnosis.pod.metadata.name) for diagnosis in tried if diagnosis.pod
+    }
     try:
         return await probe_peers(client, snapshot, pods)
     except ApiError as error:
@@ -149,9 +160,14 @@ async def _turn(client: Client, gateway: Gateway, now: datetime) -> list[Finding
 def turn_settings(gateway: Gateway) -> tuple[str, str]:
     """The TURN server's URLs as the gateway gives them to browsers, and the Secret that it reads; empty: none."""
     pod = gateway.raw["spec"]["template"]["spec"]
-    variables = [one for each in pod["containers"] if each["name"] == "gateway" for one in each.get("env") or ()]
-    urls = next((one.get("value", "") for one in variables if one["name"] == _TURN_URLS), "")
-    held = [one.get("secret") or {} for one in pod.get("volumes") or () if one["name"] == _TURN_VOLUME]
+    variables = [
+        variable
+        for container in pod["containers"]
+        if container["name"] == "gateway"
+        for variable in container.get("env") or ()
+    ]
+    urls = next((variable.get("value", "") for variable in variables if variable["name"] == _TURN_URLS), "")
+    held = [volume.get("secret") or {} for volume in pod.get("volumes") or () if volume["name"] == _TURN_VOLUME]
     return urls, next((one.get("secretName", "") for one in held), "")
 
 

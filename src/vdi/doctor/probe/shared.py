@@ -96,10 +96,12 @@ def is_allowed(config: str, address: Address) -> bool:
 def _config_secret(server: Workload) -> str:
     """Name of the Secret with its configuration; empty: it has none."""
     volumes = server.raw["spec"]["template"]["spec"].get("volumes") or ()
-    found = (one["secret"]["secretName"] for one in volumes if one["name"] == _CONFIG_VOLUME and "secret" in one)
+    found = (
+        volume["secret"]["secretName"] for volume in volumes if volume["name"] == _CONFIG_VOLUME and "secret" in volume
+    )
     return next(found, "")
 
 
 def _addresses(pod: Raw) -> list[Address]:
     """What desktops are reached at."""
-    return [ipaddress.ip_address(one["ip"]) for one in (pod.get("status") or {}).get("podIPs") or ()]
+    return [ipaddress.ip_address(pod_ip["ip"]) for pod_ip in (pod.get("status") or {}).get("podIPs") or ()]

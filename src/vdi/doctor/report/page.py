@@ -23,15 +23,15 @@ def render_page() -> str:
 def _table() -> Iterator[str]:
     yield "| layer | codes |"
     yield "|---|---|"
-    for layer in dict.fromkeys(one.layer for one in CODES.values()):
-        links = ", ".join(f"[{one.code}](#{one.code})" for one in CODES.values() if one.layer == layer)
+    for layer in dict.fromkeys(code.layer for code in CODES.values()):
+        links = ", ".join(f"[{code.code}](#{code.code})" for code in CODES.values() if code.layer == layer)
         yield f"| {layer} | {links} |"
 
 
 def _sections() -> Iterator[str]:
-    for one in CODES.values():
-        yield f"\n## {one.code}"
-        yield "\n".join(explain_code(one))
+    for code in CODES.values():
+        yield f"\n## {code.code}"
+        yield "\n".join(explain_code(code))
 
 
 def explain_code(one: Code) -> list[str]:

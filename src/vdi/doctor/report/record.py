@@ -38,7 +38,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 def record_of(findings: Iterable[Finding], taken_at: str) -> Record:
     """The record of a run."""
-    counted = Counter((one.code, one.severity) for one in roots(list(findings)))
+    counted = Counter((root.code, root.severity) for root in roots(list(findings)))
     return Record(
         taken_at=taken_at,
         counts=tuple(

@@ -39,7 +39,7 @@ def picker_of(state: GpuState) -> ConfigPicker:
     """How it is done on this cluster. The GPU Operator's fallback is no configuration at all."""
     if state.policy is not None:
         return ConfigPicker(default=str(state.policy.config.get("default") or ""))
-    return picker_of_plugin(next((each for each in state.plugins if each.config_map), None))
+    return picker_of_plugin(next((plugin for plugin in state.plugins if plugin.config_map), None))
 
 
 def picker_of_plugin(plugin: DaemonSet | None) -> ConfigPicker:

@@ -94,7 +94,9 @@ def _trap_findings(state: GpuState) -> Iterator[Finding]:
     policy = state.policy
     if policy is None or policy.section("toolkit").get("enabled") is False:
         return
-    environment = {each["name"]: each.get("value", "") for each in policy.section("toolkit").get("env") or ()}
+    environment = {
+        variable["name"]: variable.get("value", "") for variable in policy.section("toolkit").get("env") or ()
+    }
     if environment.get("CONTAINERD_SOCKET") != K3S_SOCKET:
         yield _finding(
             "gpu_toolkit_paths_not_k3s",
@@ -179,7 +181,7 @@ def _rendered(daemon_set: DaemonSet, state: GpuState) -> bool:
     if daemon_set.manager is None:
         return not state.config_name
     from_policy = picker_of(state).default
-    environment = {each["name"]: each.get("value", "") for each in daemon_set.manager.get("env") or ()}
+    environment = {variable["name"]: variable.get("value", "") for variable in daemon_set.manager.get("env") or ()}
     return (environment.get("DEFAULT_CONFIG") or "") == from_policy
 
 

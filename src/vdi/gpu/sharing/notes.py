@@ -24,14 +24,14 @@ def state_after(state: GpuState, plan: SharingPlan) -> GpuState:
     changed_nodes = {change.name: change.after for change in plan.changes if change.resource == NODES}
     nodes = tuple(replace(node, raw=changed_nodes.get(node.name) or node.raw) for node in state.nodes)
     sets = {change.name: change.after for change in plan.changes if change.resource == DAEMON_SETS}
-    plugins = tuple(replace(each, raw=sets.get(each.name) or each.raw) for each in state.plugins)
+    plugins = tuple(replace(plugin, raw=sets.get(plugin.name) or plugin.raw) for plugin in state.plugins)
     return replace(state, nodes=nodes, config_maps=maps, policy=policy, plugins=plugins)
 
 
 def sharing_of(state: GpuState) -> dict[str, tuple[str, Sharing]]:
     """For each node with GPUs its configuration, where that is known."""
     effects = {node.name: effect_on(node, state) for node in state.gpu_nodes}
-    return {name: (each.config, each.sharing) for name, each in effects.items() if each.sharing is not None}
+    return {name: (effect.config, effect.sharing) for name, effect in effects.items() if effect.sharing is not None}
 
 
 ISOLATES_NOTHING = (

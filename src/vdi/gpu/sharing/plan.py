@@ -135,7 +135,9 @@ def _daemon_set_change(state: GpuState, request: SharingRequest) -> Change | Non
 
 def with_pod_parts(plugin: DaemonSet, main: dict[str, Any], volumes: list[Any]) -> Change | None:
     """The device plugin with another main container and other volumes."""
-    containers = [main if each["name"] == main["name"] else each for each in plugin.pod_spec["containers"]]
+    containers = [
+        main if container["name"] == main["name"] else container for container in plugin.pod_spec["containers"]
+    ]
     path = ("spec", "template", "spec")
     after = with_field(plugin.raw, (*path, "containers"), containers)
     return change_between(DAEMON_SETS, plugin.raw, with_field(after, (*path, "volumes"), volumes))
@@ -146,7 +148,9 @@ def restarts_for(state: GpuState, *, data_changes: bool, rolls_anyway: bool) -> 
     if rolls_anyway:
         return ()
     return tuple(
-        each
-        for each in (*state.plugins, *state.readers)
-        if each.pods and each.config_map == target_name(state) and (data_changes or bool(outdated_pods(each, state)))
+        plugin
+        for plugin in (*state.plugins, *state.readers)
+        if plugin.pods
+        and plugin.config_map == target_name(state)
+        and (data_changes or bool(outdated_pods(plugin, state)))
     )

@@ -66,7 +66,7 @@ def _is_mps(text: str) -> bool:
 def _plain_problems(state: GpuState, request: SharingRequest) -> Iterator[str]:
     plugin = plain_plugin(state)
     if plugin is None:
-        found = names(f"{each.namespace}/{each.name}" for each in state.plugins)
+        found = names(f"{plugin.namespace}/{plugin.name}" for plugin in state.plugins)
         yield (
             f"There is no ClusterPolicy of the GPU Operator, and of DaemonSets with NVIDIA's device plugin there are:"
             f" {found}; allowed: exactly one."

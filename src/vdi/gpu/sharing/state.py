@@ -135,8 +135,14 @@ class ConfigMap:
     def changed_at(self) -> str:
         """When its data was written last, as far as the API server remembers (RFC 3339, whole seconds)."""
         meta = self.raw["metadata"]
-        writes = [each for each in meta.get("managedFields") or () if "f:data" in each.get("fieldsV1", {})]
-        return max([str(each["time"]) for each in writes if "time" in each], default=meta.get("creationTimestamp", ""))
+        writes = [
+            managed_field
+            for managed_field in meta.get("managedFields") or ()
+            if "f:data" in managed_field.get("fieldsV1", {})
+        ]
+        return max(
+            [str(write["time"]) for write in writes if "time" in write], default=meta.get("creationTimestamp", "")
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +171,7 @@ class DaemonSet:
     @property
     def is_plugin(self) -> bool:
         """Whether this is NVIDIA's device plugin, by what it mounts and by its image or its container's name."""
-        paths = [(each.get("hostPath") or {}).get("path", "") for each in self.pod_spec.get("volumes") or ()]
+        paths = [(volume.get("hostPath") or {}).get("path", "") for volume in self.pod_spec.get("volumes") or ()]
         return any(path.rstrip("/") == _PLUGIN_FOLDER for path in paths) and self.main is not None
 
     @property
@@ -182,13 +188,13 @@ class DaemonSet:
     @property
     def manager(self) -> Raw | None:
         """The container that picks each node's configuration by its label; None where all nodes have the same."""
-        return next((each for each in self.pod_spec.get("containers") or () if _manages(each)), None)
+        return next((container for container in self.pod_spec.get("containers") or () if _manages(container)), None)
 
     @property
     def config_map(self) -> str | None:
         """The ConfigMap whose configurations it reads."""
         reader = self.manager or self.main
-        volumes = {each["name"]: each for each in self.pod_spec.get("volumes") or ()}
+        volumes = {volume["name"]: volume for volume in self.pod_spec.get("volumes") or ()}
         for mount in (reader or {}).get("volumeMounts") or ():
             name = (volumes.get(mount["name"], {}).get("configMap") or {}).get("name")
             folder = env_of(reader, "CONFIG_FILE_SRCDIR") or str(PurePosixPath(env_of(reader, "CONFIG_FILE")).parent)
@@ -213,15 +219,15 @@ def _manages(container: Raw) -> bool:
 
 def env_of(container: Raw | None, name: str) -> str:
     """A container's environment variable; empty when it is not set to a value."""
-    for each in (container or {}).get("env") or ():
-        if each["name"] == name:
-            return str(each.get("value") or "")
+    for variable in (container or {}).get("env") or ():
+        if variable["name"] == name:
+            return str(variable.get("value") or "")
     return ""
 
 
 def has_our_volume(plugin: DaemonSet) -> bool:
     """Whether the DaemonSet reads its configuration through the volume that we gave it."""
-    return any(each["name"] == OUR_VOLUME for each in plugin.pod_spec.get("volumes") or ())
+    return any(volume["name"] == OUR_VOLUME for volume in plugin.pod_spec.get("volumes") or ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,16 +297,16 @@ def names(items: Iterable[str]) -> str:
 
 def active_policies(policies: Iterable[Raw]) -> list[ClusterPolicy]:
     """The ClusterPolicies that the GPU Operator obeys: it ignores all but one, and says so in their status."""
-    return [ClusterPolicy(each) for each in policies if each.get("status", {}).get("state") != "ignored"]
+    return [ClusterPolicy(policy) for policy in policies if policy.get("status", {}).get("state") != "ignored"]
 
 
 def locate(policy: ClusterPolicy | None, daemon_sets: Iterable[Raw], pods: Sequence[Raw] = ()) -> GpuState:
     """Where ConfigMap and device plugin live, and the plugin's DaemonSets; the ClusterPolicy's status says where."""
-    plugins = [DaemonSet(each, pods_of(each, pods)) for each in daemon_sets]
-    plugins = [each for each in plugins if each.is_plugin]
+    plugins = [DaemonSet(daemon_set, pods_of(daemon_set, pods)) for daemon_set in daemon_sets]
+    plugins = [plugin for plugin in plugins if plugin.is_plugin]
     configured = str((policy.raw.get("status") or {}).get("namespace") or "") if policy else ""
     namespace = configured or (plugins[0].namespace if plugins else OPERATOR_NAMESPACE)
-    mine = [each for each in plugins if policy is None or each.namespace == namespace]
+    mine = [plugin for plugin in plugins if policy is None or plugin.namespace == namespace]
     return GpuState(namespace, plugins=tuple(mine), policy=policy)
 
 
@@ -315,12 +321,12 @@ def observe(
     runtime_class: bool,
 ) -> GpuState:
     """What `locate` has found, with all that is judged. `used`: GPUs asked for, by node; `pods`: the plugins' own."""
-    readers = [DaemonSet(each, pods_of(each, pods)) for each in daemon_sets]
+    readers = [DaemonSet(daemon_set, pods_of(daemon_set, pods)) for daemon_set in daemon_sets]
     return GpuState(
         bare.namespace,
-        nodes=tuple(Node(each, used[str(each["metadata"]["name"])]) for each in nodes),
+        nodes=tuple(Node(node, used[str(node["metadata"]["name"])]) for node in nodes),
         plugins=bare.plugins,
-        readers=tuple(each for each in readers if _reads(each, bare)),
+        readers=tuple(reader for reader in readers if _reads(reader, bare)),
         policy=bare.policy,
         config_maps={each.name: each for each in map(ConfigMap, config_maps)},
         runtime_class=runtime_class,
@@ -349,7 +355,7 @@ def pods_of(daemon_set: Raw, pods: Iterable[Raw]) -> tuple[Raw, ...]:
     return tuple(
         pod
         for pod in pods
-        if any(each.get("uid") == uid for each in pod["metadata"].get("ownerReferences") or ())
+        if any(owner_reference.get("uid") == uid for owner_reference in pod["metadata"].get("ownerReferences") or ())
         and "deletionTimestamp" not in pod["metadata"]
     )
 

@@ -67,12 +67,14 @@ def _undo_daemon_set(state: GpuState) -> Change | None:
     main = dict(plugin.main or {})
     folder = f"/{OUR_VOLUME}/"
     main["env"] = [
-        each
-        for each in main.get("env") or ()
-        if not (each["name"] == "CONFIG_FILE" and str(each.get("value", "")).startswith(folder))
+        variable
+        for variable in main.get("env") or ()
+        if not (variable["name"] == "CONFIG_FILE" and str(variable.get("value", "")).startswith(folder))
     ]
-    main["volumeMounts"] = [each for each in main.get("volumeMounts") or () if each["name"] != OUR_VOLUME]
-    volumes = [each for each in plugin.pod_spec.get("volumes") or () if each["name"] != OUR_VOLUME]
+    main["volumeMounts"] = [
+        volume_mount for volume_mount in main.get("volumeMounts") or () if volume_mount["name"] != OUR_VOLUME
+    ]
+    volumes = [volume for volume in plugin.pod_spec.get("volumes") or () if volume["name"] != OUR_VOLUME]
     return with_pod_parts(plugin, {key: value for key, value in main.items() if value}, volumes)
 
 

@@ -161,7 +161,7 @@ async def _disks(reading: Reading) -> dict[str, Disk]:
 
         await reading.attempt("nodes/proxy", Request("get", "nodes/proxy"), read)
 
-    names = [str(one["metadata"]["name"]) for one in reading.objects.get("nodes", ())]
+    names = [str(node["metadata"]["name"]) for node in reading.objects.get("nodes", ())]
     await asyncio.gather(*(ask(name) for name in names[:_NODES_ASKED]))
     return found
 
@@ -174,8 +174,10 @@ async def _clocks(reading: Reading) -> Clocks:
     leases = Reading(reading.client)
     await leases.all_of(LEASES, _NODE_LEASES)
     nodes = {
-        str(one["metadata"]["name"]): (datetime.fromisoformat(one["spec"]["renewTime"]) - clocks.now).total_seconds()
-        for one in leases.objects.get("leases", ())
-        if (one.get("spec") or {}).get("renewTime")
+        str(lease["metadata"]["name"]): (
+            datetime.fromisoformat(lease["spec"]["renewTime"]) - clocks.now
+        ).total_seconds()
+        for lease in leases.objects.get("leases", ())
+        if (lease.get("spec") or {}).get("renewTime")
     }
     return Clocks(here=clocks.ahead, nodes=nodes)

@@ -108,8 +108,8 @@ async def _added_kinds(reading: Reading) -> list[Resource]:
 async def _releases(reading: Reading, namespace: str, found: list[Release]) -> None:
     async def read() -> None:
         secrets = await reading.client.list(SECRETS, namespace=namespace, label_selector="owner=helm", into=_OnlyLabels)
-        for one in secrets:
-            labels = one.metadata.labels
+        for secret in secrets:
+            labels = secret.metadata.labels
             found.append(Release(labels.get("name", ""), int(labels.get("version", "0")), labels.get("status", "")))
 
     await reading.attempt("secrets", Request("list", "secrets", namespace=namespace), read)
@@ -162,7 +162,7 @@ async def _web(installed: Installed, host: str, connect: str) -> Answer | None:
 async def _inside(client: Client, found: Installation, installed: Installed) -> Answer | None:
     """Past the way in, where we may; None where we may not, or there is no Service to ask."""
     proxy = installed.generation.component("proxy")
-    names = [str(one["metadata"]["name"]) for one in found.all("services")]
+    names = [str(service["metadata"]["name"]) for service in found.all("services")]
     service = next((name for name in names if proxy and matches(proxy.service, name)), "")
     if not service:
         return None

@@ -10,7 +10,7 @@ _MEBI = 1 << 20
 
 def _typed_takes(pod: KasmPod) -> dict[str, int]:
     key = pod.namespace, pod.name
-    return next((one.spec.takes for one in pod.snapshot.pods if (one.metadata.namespace, one.metadata.name) == key), {})
+    return next((pod.spec.takes for pod in pod.snapshot.pods if (pod.metadata.namespace, pod.metadata.name) == key), {})
 
 
 def _sees_all(pod: KasmPod) -> bool:
@@ -31,7 +31,7 @@ def arithmetic(pod: KasmPod) -> str:
 
 def _left(pod: KasmPod, node: str, resource: str) -> int:
     has = amount(resource, pod.snapshot.nodes[node].status.allocatable.get(resource, "0"))
-    live = (one for one in pod.snapshot.pods if one.status.phase not in ("Succeeded", "Failed"))
+    live = (pod for pod in pod.snapshot.pods if pod.status.phase not in ("Succeeded", "Failed"))
     return has - sum(one.spec.takes.get(resource, 0) for one in live if one.spec.node_name == node)
 
 

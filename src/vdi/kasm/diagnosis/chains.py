@@ -84,11 +84,13 @@ class Walk(Explainer):
             return None
         component = generation.component(known[1].waits_for)
         workloads = [
-            one for one in self.kasm.workloads if component and component.owns(one.pod_labels) and component.service
+            workload
+            for workload in self.kasm.workloads
+            if component and component.owns(workload.pod_labels) and component.service
         ]
         for service in self.kasm.own_services:
             selector = service["spec"]["selector"].items()
-            if any(selector <= one.pod_labels.items() for one in workloads):
+            if any(selector <= workload.pod_labels.items() for workload in workloads):
                 scheme = "postgresql" if component and component.key == "db" else "http"
                 path = "/zones" if "initialised" in known[1].what else known[1].path
                 return Target(scheme, service["metadata"]["name"], known[1].port, path)
@@ -142,7 +144,7 @@ class Walk(Explainer):
 
     def _circle(self, members: list[tuple[KasmPod, KasmContainer]]) -> Link:
         """Those of the path that wait for each other."""
-        members = sorted(members, key=lambda one: one[0].name)
+        members = sorted(members, key=lambda member: member[0].name)
         key = members[0][0].name
         if key not in self.circles:
             waits = [f"{pod.name} (init container {container.name})" for pod, container in members]

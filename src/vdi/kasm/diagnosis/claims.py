@@ -36,7 +36,9 @@ def explain_claim(kasm: Installation, name: str, pod: KasmPod) -> Link:
             evidence=["status.phase: Lost"],
             remedy=Remedy("Bring the volume back from a backup.", (describe,)),
         )
-    classes = {one["metadata"]["name"]: one for one in kasm.snapshot.raw("storageclasses")}
+    classes = {
+        storage_class["metadata"]["name"]: storage_class for storage_class in kasm.snapshot.raw("storageclasses")
+    }
     class_name = claim["spec"].get("storageClassName")
     known = "storageclasses" not in kasm.snapshot.unreadable_kinds
     if known and class_name not in classes and not claim["spec"].get("volumeName"):
@@ -46,7 +48,7 @@ def explain_claim(kasm: Installation, name: str, pod: KasmPod) -> Link:
 
 def _class_missing(kasm: Installation, pod: KasmPod, name: str, class_name: str | None, there: list[str]) -> Link:
     # A StatefulSet's claims cannot be changed: it is deleted with them.
-    sets = (one for one in kasm.workloads if one.kind == "statefulset" and one.selector)
+    sets = (workload for workload in kasm.workloads if workload.kind == "statefulset" and workload.selector)
     owners = (f"statefulset/{one.name} " for one in sets if one.selector.items() <= pod.labels.items())
     to_delete = f"{next(owners, '')}persistentvolumeclaim/{name}"
     path = kasm.generation.paths.get("storage_class", "") if kasm.generation else ""
@@ -75,7 +77,7 @@ def _unprovisioned(kasm: Installation, claim: Any, made_by: Any, phase: str) -> 
     name, snapshot = claim["metadata"]["name"], kasm.snapshot
     where = f"persistentvolumeclaim/{kasm.namespace}/{name}"
     events = snapshot.events.get(("PersistentVolumeClaim", kasm.namespace, name), [])
-    failed = [one for one in events if one.reason == "ProvisioningFailed"]
+    failed = [event for event in events if event.reason == "ProvisioningFailed"]
     chosen = (claim["metadata"].get("annotations") or {}).get("volume.kubernetes.io/selected-node", "")
     age = snapshot.age(claim["metadata"].get("creationTimestamp"))
     provisioner = made_by.get("provisioner", "the provisioner")

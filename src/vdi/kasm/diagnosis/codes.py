@@ -202,7 +202,7 @@ _ALL = (
         " in another chart: go by its name.",
         proof="status.initContainerStatuses, and the init container's command line.",
         remedy="Fix what it waits for: it goes on by itself.",
-        follows=("dns_down", *(one.code for one in ROOTS)),
+        follows=("dns_down", *(root.code for root in ROOTS)),
     ),
 )
 CODES = {one.code: one for one in _ALL}

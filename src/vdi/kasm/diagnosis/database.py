@@ -22,7 +22,7 @@ def explain_tables(
     if job is None:
         return _no_job(kasm, container, target), "it was never initialised"
     name = str(job["metadata"]["name"])
-    conditions = {one["type"]: one for one in (job.get("status") or {}).get("conditions") or ()}
+    conditions = {condition["type"]: condition for condition in (job.get("status") or {}).get("conditions") or ()}
     ended = {kind for kind in ("Failed", "Complete") if conditions.get(kind, {}).get("status") == "True"}
     pods = kasm.pods_selected_by((job["spec"].get("selector") or {}).get("matchLabels") or {"job-name": name})
     if "Failed" in ended:

@@ -107,7 +107,11 @@ class Installation:
     @cached_property
     def services(self) -> dict[str, Raw]:
         """All Services of the namespace, by name: names are looked up among all of them."""
-        found = [one for one in self.snapshot.raw("services") if one["metadata"].get("namespace") == self.namespace]
+        found = [
+            service
+            for service in self.snapshot.raw("services")
+            if service["metadata"].get("namespace") == self.namespace
+        ]
         return {str(one["metadata"]["name"]): one for one in found}
 
     @cached_property
@@ -124,7 +128,7 @@ class Installation:
     def charts(self) -> dict[str, int]:
         """Names with versions of its charts, by how many objects say so."""
         counts: dict[str, int] = {}
-        for one in [*(each.raw for each in self.workloads), *self._here("pods")]:
+        for one in [*(workload.raw for workload in self.workloads), *self._here("pods")]:
             if label := labels_of(one).get(CHART):
                 counts[label] = counts.get(label, 0) + 1
         return counts
@@ -132,18 +136,18 @@ class Installation:
     @cached_property
     def chart(self) -> str:
         """What most of its objects were made by, such as `kasm-1.1181.0`; empty where no label says so."""
-        return max(self.charts, key=lambda one: self.charts[one]) if self.charts else ""
+        return max(self.charts, key=lambda chart: self.charts[chart]) if self.charts else ""
 
     @cached_property
     def release(self) -> str:
         """The Helm release; `RELEASE` where no label says so."""
-        names = [labels_of(one.raw).get(INSTANCE, "") for one in self.workloads]
+        names = [labels_of(workload.raw).get(INSTANCE, "") for workload in self.workloads]
         return next((name for name in names if name), "RELEASE")
 
     @cached_property
     def generation(self) -> Generation | None:
         """Which of the three charts it is; None: none of them."""
-        return of_label(self.chart) or of_workloads(one.name for one in self.workloads)
+        return of_label(self.chart) or of_workloads(workload.name for workload in self.workloads)
 
     def step_of(self, pod: KasmPod, container: str) -> tuple[Component, InitContainer] | None:
         """What is known of an init container by its name; None where the chart is not known, or has none such."""
@@ -153,21 +157,21 @@ class Installation:
 
     def pods_selected_by(self, selector: Mapping[str, str]) -> list[KasmPod]:
         """Its pods with these labels."""
-        return [one for one in self.pods if selector.items() <= one.labels.items()]
+        return [pod for pod in self.pods if selector.items() <= pod.labels.items()]
 
     def workloads_selected_by(self, selector: Mapping[str, str]) -> list[Workload]:
         """Workloads whose pods have these labels."""
-        return [one for one in self.workloads if selector.items() <= one.pod_labels.items()]
+        return [workload for workload in self.workloads if selector.items() <= workload.pod_labels.items()]
 
     def endpoints(self, service: str) -> tuple[int, int]:
         """How many pods stand behind a Service, and how many of them are ready."""
         slices = [
-            one
-            for one in self.snapshot.raw("endpointslices")
-            if one["metadata"].get("namespace") == self.namespace
-            and labels_of(one).get("kubernetes.io/service-name") == service
+            endpoint_slice
+            for endpoint_slice in self.snapshot.raw("endpointslices")
+            if endpoint_slice["metadata"].get("namespace") == self.namespace
+            and labels_of(endpoint_slice).get("kubernetes.io/service-name") == service
         ]
-        found = [one for each in slices for one in each.get("endpoints") or ()]
+        found = [endpoint for each in slices for endpoint in each.get("endpoints") or ()]
         return len(found), sum((one.get("conditions") or {}).get("ready", True) is not False for one in found)
 
 

@@ -217,7 +217,7 @@ def _crash(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
         + ".",
         (
             f"{container.name}: exit code {ended.get('exitCode')}, {ended.get('reason', '')}",
-            *(f"log: {one}" for one in words),
+            *(f"log: {word}" for word in words),
         ),
         Remedy.run(
             f"kubectl --namespace {pod.namespace} logs {pod.name} --container {container.name}"
@@ -300,7 +300,7 @@ def _probe_fails(pod: KasmPod, container: KasmContainer | None) -> PodProblem | 
         "kasm_probe_fails",
         f"The {whose(container)} of {pod.name} has run for {int(seconds)} s and does not pass its probe:"
         f" {first_line(event.note)}",
-        (f"Unhealthy: {event.note.strip()}", *(f"log: {one}" for one in words)),
+        (f"Unhealthy: {event.note.strip()}", *(f"log: {word}" for word in words)),
         Remedy.run(f"kubectl --namespace {pod.namespace} logs {pod.name} --container {container.name}"),
     )
 

@@ -125,7 +125,9 @@ class KasmPod:
 
     def condition(self, kind: str) -> Raw | None:
         """The condition of that type."""
-        return next((one for one in self._status.get("conditions") or () if one["type"] == kind), None)
+        return next(
+            (condition for condition in self._status.get("conditions") or () if condition["type"] == kind), None
+        )
 
     @property
     def ready(self) -> bool:
@@ -151,12 +153,12 @@ class KasmPod:
     @property
     def done(self) -> int:
         """How many init containers have done their work: the `x` of `Init:x/y`."""
-        return sum(one.is_done for one in self.steps)
+        return sum(step.is_done for step in self.steps)
 
     @property
     def step(self) -> KasmContainer | None:
         """The init container that it is at; None: all are done."""
-        return next((one for one in self.steps if not one.is_done), None)
+        return next((step for step in self.steps if not step.is_done), None)
 
     @property
     def state(self) -> str:
@@ -170,7 +172,7 @@ class KasmPod:
         """What keeps it from being ready: the init container that it is at, or those of its containers that are not."""
         if self.step:
             return [self.step]
-        return [one for one in self.containers if not one.status.get("ready")]
+        return [container for container in self.containers if not container.status.get("ready")]
 
     @property
     def has_begun(self) -> bool:
@@ -180,7 +182,7 @@ class KasmPod:
             for container in (*self.steps, *self.containers)
             for one in ("state", "lastState")
         ]
-        return any(one.get("running") or one.get("terminated") for one in states)
+        return any(state.get("running") or state.get("terminated") for state in states)
 
     @property
     def failing_containers(self) -> Iterator[KasmContainer]:
@@ -192,8 +194,8 @@ class KasmPod:
     @property
     def claims(self) -> list[str]:
         """The claims that it mounts."""
-        sources = (one.get("persistentVolumeClaim") for one in self.raw["spec"].get("volumes") or ())
-        return [str(one["claimName"]) for one in sources if one]
+        sources = (volume.get("persistentVolumeClaim") for volume in self.raw["spec"].get("volumes") or ())
+        return [str(source["claimName"]) for source in sources if source]
 
     @property
     def events(self) -> list[Event]:
@@ -204,7 +206,7 @@ class KasmPod:
 
     def newest(self, *reasons: str) -> Event | None:
         """The newest Warning with one of these reasons, but for those that say nothing."""
-        matching = [one for one in self.events if one.reason in reasons and not PASSING.search(one.note)]
+        matching = [event for event in self.events if event.reason in reasons and not PASSING.search(event.note)]
         return matching[-1] if matching else None
 
     def log(self, container: KasmContainer, lines: int = 3) -> list[str]:

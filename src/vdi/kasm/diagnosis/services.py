@@ -92,7 +92,7 @@ def _wrong_port(kasm: Installation, service: Any, awaited: int) -> Link | None:
     A number that no container declares proves nothing: declaring is optional, and Kasm's charts leave ports out.
     """
     name = service["metadata"]["name"]
-    numbers = [int(one["port"]) for one in service["spec"].get("ports") or ()]
+    numbers = [int(port["port"]) for port in service["spec"].get("ports") or ()]
     if awaited and awaited not in numbers:
         there = ", ".join(map(str, sorted(numbers))) or "none"
         return _port_link(
@@ -118,9 +118,9 @@ def _wrong_port(kasm: Installation, service: Any, awaited: int) -> Link | None:
 def _undeclared_targets(kasm: Installation, service: Any) -> Iterator[tuple[int, int | str, str]]:
     """Ports of the Service whose target no pod behind it declares: number, target, and what is declared."""
     pods = kasm.pods_selected_by(service["spec"].get("selector") or {})
-    ports = [each for pod in pods for container in pod.containers for each in container.spec.get("ports") or ()]
-    names_and_numbers = {each.get("name") for each in ports} | {each.get("containerPort") for each in ports}
-    declared = ", ".join(sorted({str(each.get("containerPort")) for each in ports}))
+    ports = [port for pod in pods for container in pod.containers for port in container.spec.get("ports") or ()]
+    names_and_numbers = {port.get("name") for port in ports} | {port.get("containerPort") for port in ports}
+    declared = ", ".join(sorted({str(port.get("containerPort")) for port in ports}))
     for port in service["spec"].get("ports") or ():
         number = int(port["port"])
         target = port.get("targetPort", number)
@@ -154,7 +154,7 @@ def _behind(explainer: Explainer, service: Any, total: int) -> Answer:
     kasm, name = explainer.kasm, service["metadata"]["name"]
     selector = service["spec"].get("selector") or {}
     pods = kasm.pods_selected_by(selector)
-    unready = [one for one in pods if not one.ready]
+    unready = [pod for pod in pods if not pod.ready]
     if unready:
         explained = [explainer.explain(one) for one in unready]
         worst = min(explained, key=lambda one: one.is_starting)
@@ -172,9 +172,9 @@ def _selects_nothing(kasm: Installation, service: Any) -> Link:
     name, selector = service["metadata"]["name"], service["spec"].get("selector") or {}
     nearest = max(
         kasm.workloads,
-        key=lambda one: (
-            sum(one.pod_labels.get(key) == value for key, value in selector.items()),
-            difflib.SequenceMatcher(None, name, one.name).ratio(),
+        key=lambda workload: (
+            sum(workload.pod_labels.get(key) == value for key, value in selector.items()),
+            difflib.SequenceMatcher(None, name, workload.name).ratio(),
         ),
         default=None,
     )
@@ -250,5 +250,9 @@ def _is_switched_off(kasm: Installation, service: Any) -> bool:
     """Whether it belongs to an optional component without a workload: charts make such Services all the same."""
     components = kasm.generation.components if kasm.generation else ()
     name = service["metadata"]["name"]
-    mine = [each for each in components if each.service and each.switch and matches(each.service, name)]
-    return bool(mine) and not any(matches(each.name, one.name) for each in mine for one in kasm.workloads)
+    mine = [
+        component
+        for component in components
+        if component.service and component.switch and matches(component.service, name)
+    ]
+    return bool(mine) and not any(matches(each.name, workload.name) for each in mine for workload in kasm.workloads)

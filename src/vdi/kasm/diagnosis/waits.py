@@ -37,7 +37,7 @@ class Target:
 
 def read_wait(container: Mapping[str, Any]) -> str:
     """What this container waits for, as an address; empty where its command line does not say."""
-    given = {one["name"]: str(one.get("value", "")) for one in container.get("env") or ()}
+    given = {variable["name"]: str(variable.get("value", "")) for variable in container.get("env") or ()}
     words = [*(container.get("command") or ()), *(container.get("args") or ())]
     text = _VARIABLE.sub(
         lambda match: given.get(next(name for name in match.groups() if name), ""), " ".join(map(str, words))

@@ -41,12 +41,12 @@ def explain_workload(kasm: Installation, workload: Workload, *, awaited: bool) -
 
 def _refusal(kasm: Installation, workload: Workload) -> str:
     """With which words its pods were refused; empty: they were not."""
-    for one in (workload.raw.get("status") or {}).get("conditions") or ():
-        if one["type"] == "ReplicaFailure" and one["status"] == "True":
-            return str(one.get("message", ""))
+    for condition in (workload.raw.get("status") or {}).get("conditions") or ():
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            return str(condition.get("message", ""))
     for (kind, namespace, name), events in kasm.snapshot.events.items():
         owns = name == workload.name or (kind == "ReplicaSet" and name.startswith(f"{workload.name}-"))
-        refused = [one.note for one in events if one.reason == "FailedCreate"]
+        refused = [event.note for event in events if event.reason == "FailedCreate"]
         if namespace == kasm.namespace and owns and refused:
             return refused[-1]
     return ""
@@ -84,7 +84,7 @@ def _refused(kasm: Installation, where: str, name: str, words: str) -> Link:
 
 def first_job(kasm: Installation) -> dict[str, object] | None:
     """The Job that makes the database's tables, if it is there: the newest, should there be several."""
-    found = [one for one in kasm.jobs if "db-init" in one["metadata"]["name"]]
+    found = [job for job in kasm.jobs if "db-init" in job["metadata"]["name"]]
     return max(found, key=lambda one: one["metadata"].get("creationTimestamp", ""), default=None)
 
 

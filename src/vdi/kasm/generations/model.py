@@ -221,11 +221,11 @@ class Generation:
 
     def present(self, version: Version | None = None) -> Iterator[Component]:
         """The components that a chart of this version can have."""
-        return (each for each in self.components if each.versions.holds(version or self.newest))
+        return (component for component in self.components if component.versions.holds(version or self.newest))
 
     def component_of(self, pod_labels: Mapping[str, str]) -> Component | None:
         """The component that a pod with these labels is one of, whatever the version."""
-        return next((each for each in self.components if each.owns(pod_labels)), None)
+        return next((component for component in self.components if component.owns(pod_labels)), None)
 
     def creates_certificate(self, version: Version) -> bool:
         """Whether a chart of this version makes a certificate where none is named."""

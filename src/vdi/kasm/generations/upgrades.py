@@ -64,7 +64,7 @@ class Upgrade:
         if not self.after.generation.has_versioned_database:
             return ()
         name = f"{self.release}-db-{self.after.app_version.replace('.', '-')}"[:63].removesuffix("-")
-        return tuple(each for each in self.databases if each.statefulset != name)
+        return tuple(database for database in self.databases if database.statefulset != name)
 
 
 def refusals(upgrade: Upgrade) -> tuple[str, ...]:

@@ -69,7 +69,9 @@ async def read_chart(helm: Helm, source: str, more: tuple[str, ...]) -> KasmChar
 
 def without_own_keys(findings: Iterable[Finding], defaults: Mapping[str, Any]) -> list[Finding]:
     """Findings without those about keys that this chart has after all: it may be newer than what is known here."""
-    return [each for each in findings if not (each.code == Code.UNKNOWN_KEY and _has(defaults, each.object))]
+    return [
+        finding for finding in findings if not (finding.code == Code.UNKNOWN_KEY and _has(defaults, finding.object))
+    ]
 
 
 def _has(values: Mapping[str, Any], path: str) -> bool:

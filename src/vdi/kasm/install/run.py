@@ -231,11 +231,11 @@ async def _databases(run: Running, generation: Generation) -> tuple[Database, ..
 async def _database_claims(run: Running, generation: Generation) -> list[str]:
     claims = await run.client.list(CLAIMS, namespace=run.place.namespace, into=Object)
     found = []
-    for one in claims:
-        labels = one["metadata"].get("labels") or {}
+    for claim in claims:
+        labels = claim["metadata"].get("labels") or {}
         component = generation.component_of(labels)
         if component and component.key == "db" and labels.get("app.kubernetes.io/instance", "") in ("", run.release):
-            found.append(str(one["metadata"]["name"]))
+            found.append(str(claim["metadata"]["name"]))
     return sorted(found)
 
 

@@ -22,11 +22,11 @@ def waits(generation: Generation, pods: Iterable[Pod]) -> Iterator[tuple[str, st
     for pod in pods:
         component = generation.component_of(pod["metadata"].get("labels") or {})
         statuses = (pod.get("status") or {}).get("initContainerStatuses") or ()
-        current = next((each for each in statuses if "terminated" not in (each.get("state") or {})), None)
+        current = next((status for status in statuses if "terminated" not in (status.get("state") or {})), None)
         if component is None or current is None or "running" not in (current.get("state") or {}):
             continue
         step = component.step(current["name"])
-        done = sum(1 for each in statuses if "terminated" in (each.get("state") or {}))
+        done = sum(1 for status in statuses if "terminated" in (status.get("state") or {}))
         yield (
             f"{component.key}/{current['name']}",
             f"  {component.key}: {current['name']} {_words(step)} ({done} of {len(statuses)} steps done)",

@@ -65,15 +65,15 @@ def _without_room(needs: Needs, rooms: list[NodeCapacity]) -> tuple[PodNeed, boo
     The scheduler places them in another order: that this one fails proves nothing, so it is a warning only.
     """
     pods = sorted(needs.lasting, key=lambda one: (one.takes.get("cpu", 0), one.takes.get("memory", 0)), reverse=True)
-    for one in pods:
-        if not any(room.fits(one.takes.items()) for room in rooms):
-            return one, True
-    for one in pods:
-        for _ in range(one.count):
-            fitting = [room for room in rooms if room.fits(one.takes.items())]
+    for pod in pods:
+        if not any(room.fits(pod.takes.items()) for room in rooms):
+            return pod, True
+    for pod in pods:
+        for _ in range(pod.count):
+            fitting = [room for room in rooms if room.fits(pod.takes.items())]
             if not fitting:
-                return one, False
-            min(fitting, key=lambda room: room.free.get("cpu", 0)).take(one.takes, 1)
+                return pod, False
+            min(fitting, key=lambda room: room.free.get("cpu", 0)).take(pod.takes, 1)
     return None
 
 
@@ -83,9 +83,9 @@ def _request_lines(needs: Needs) -> Iterator[str]:
     yield f"sum of {counted(sum(one.count for one in needs.lasting), 'pod')}: " + ", ".join(
         _words(name, needs.total(name)) for name in ("cpu", "memory")
     )
-    for one in needs.pods:
-        if one.passing:
-            yield f"{one.name} takes {_takes(one)} for a while, beside these"
+    for pod in needs.pods:
+        if pod.passing:
+            yield f"{pod.name} takes {_takes(pod)} for a while, beside these"
 
 
 def _free_lines(rooms: list[NodeCapacity], own: frozenset[str]) -> Iterator[str]:
@@ -119,9 +119,9 @@ def storage_lines(facts: Facts, needs: Needs) -> Iterator[Finding]:
         )
         return
     unread = facts.missing("storageclasses")
-    for name in sorted({one.storage_class for one in needs.claims}):
-        claims = [one for one in needs.claims if one.storage_class == name]
-        volumes = ", ".join(f"{one.name} {size_words(one.size)}" for one in claims)
+    for name in sorted({claim.storage_class for claim in needs.claims}):
+        claims = [claim for claim in needs.claims if claim.storage_class == name]
+        volumes = ", ".join(f"{claim.name} {size_words(claim.size)}" for claim in claims)
         expected = f"{name or 'a default class'} for {volumes}"
         if unread is not None:
             yield unreadable_finding("storage-class", expected, unread)
@@ -130,9 +130,11 @@ def storage_lines(facts: Facts, needs: Needs) -> Iterator[Finding]:
 
 
 def _class_line(facts: Facts, name: str, expected: str) -> Finding:
-    classes = {str(one["metadata"]["name"]): one for one in facts.all("storageclasses")}
-    defaults = sorted(each for each, one in classes.items() if _is_default(one))
-    observed = listed(f"{each}{' (default)' if each in defaults else ''}" for each in sorted(classes))
+    classes = {str(storage_class["metadata"]["name"]): storage_class for storage_class in facts.all("storageclasses")}
+    defaults = sorted(each for each, storage_class in classes.items() if _is_default(storage_class))
+    observed = listed(
+        f"{storage_class}{' (default)' if storage_class in defaults else ''}" for storage_class in sorted(classes)
+    )
 
     def line(severity: Severity, message: str = "", remedy: Remedy = Remedy()) -> Finding:
         return Finding(

@@ -70,7 +70,7 @@ def port_443_line(facts: Facts, ingress: Ingress, own: frozenset[str] = frozense
         message = "Requests for Kasm would go to whoever has it, and not to Traefik."
         return line(Severity.ERROR, message, _free_it(others, HTTPS))
     if others:
-        if any(one.is_traefik for one in others):
+        if any(other.is_traefik for other in others):
             message = (
                 "Traefik has the port on every node, so Kasm's LoadBalancer Service would stay Pending (its svclb pods"
                 " find the host port taken)."
@@ -145,8 +145,8 @@ def _traefik_line(facts: Facts) -> Finding:
     pods = [pod for pod in facts.running if is_traefik(pod) and not label_of(pod, _SVCLB)]
     ready = [pod for pod in pods if _is_ready(pod)]
     classes = {
-        str(one["metadata"]["name"]): str((one.get("spec") or {}).get("controller", ""))
-        for one in facts.all("ingressclasses")
+        str(ingress_class["metadata"]["name"]): str((ingress_class.get("spec") or {}).get("controller", ""))
+        for ingress_class in facts.all("ingressclasses")
     }
     own = sorted(name for name, controller in classes.items() if controller == _TRAEFIK_CONTROLLER)
     observed = f"{len(ready)} of {len(pods)} Traefik pods ready; ingress classes: {listed(sorted(classes))}"
@@ -195,12 +195,12 @@ def _load_balancer_line(facts: Facts) -> Finding:
     unread = facts.missing("services", "daemonsets", "nodes")
     if unread is not None:
         return unreadable_finding("way-in", expected, unread)
-    balanced = [name_of(one) for one in facts.all("daemonsets") if label_of(one, _SVCLB)]
+    balanced = [name_of(daemonset) for daemonset in facts.all("daemonsets") if label_of(daemonset, _SVCLB)]
     given = [
-        name_of(one)
-        for one in facts.all("services")
-        if (one.get("spec") or {}).get("type") == "LoadBalancer"
-        and ((one.get("status") or {}).get("loadBalancer") or {}).get("ingress")
+        name_of(service)
+        for service in facts.all("services")
+        if (service.get("spec") or {}).get("type") == "LoadBalancer"
+        and ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress")
     ]
 
     def line(severity: Severity, observed: str, message: str = "", remedy: Remedy = Remedy()) -> Finding:
@@ -234,7 +234,7 @@ def _load_balancer_line(facts: Facts) -> Finding:
 
 def _is_ready(pod: dict[str, Any]) -> bool:
     conditions = (pod.get("status") or {}).get("conditions") or ()
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 def dns_line(facts: Facts) -> Finding:

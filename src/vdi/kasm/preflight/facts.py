@@ -93,12 +93,12 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
 
     def missing(self, *plurals: str) -> Unreadable | None:
         """The first of these kinds that could not be read."""
-        return next((self.unread[one] for one in plurals if one in self.unread), None)
+        return next((self.unread[plural] for plural in plurals if plural in self.unread), None)
 
     @cached_property
     def nodes(self) -> list[Node]:
         """Decoded, by name."""
-        found = [msgspec.convert(one, Node, strict=False) for one in self.all("nodes")]
+        found = [msgspec.convert(node, Node, strict=False) for node in self.all("nodes")]
         return sorted(found, key=lambda node: node.metadata.name)
 
     @cached_property

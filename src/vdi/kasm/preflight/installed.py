@@ -32,16 +32,16 @@ class Installed:
 
 def find_installed(facts: Facts, namespace: str) -> Installed | None:
     """By the chart's label on workloads, else by their names."""
-    workloads = [one for one in workloads_of(facts) if one["metadata"].get("namespace") == namespace]
-    for one in workloads:
-        chart, version = chart_of_label(label_of(one, "helm.sh/chart"))
+    workloads = [workload for workload in workloads_of(facts) if workload["metadata"].get("namespace") == namespace]
+    for workload in workloads:
+        chart, version = chart_of_label(label_of(workload, "helm.sh/chart"))
         generation = of_chart(chart, version)
         if generation is not None:
-            return Installed(generation, release_of(one), version)
-    generation = of_workloads(one["metadata"]["name"] for one in workloads)
+            return Installed(generation, release_of(workload), version)
+    generation = of_workloads(workload["metadata"]["name"] for workload in workloads)
     if generation is None:
         return None
-    return Installed(generation, next((release_of(one) for one in workloads if release_of(one)), ""), "")
+    return Installed(generation, next((release_of(workload) for workload in workloads if release_of(workload)), ""), "")
 
 
 def workloads_of(facts: Facts) -> list[dict[str, Any]]:
@@ -71,9 +71,9 @@ def own_services(facts: Facts, installed: Installed | None, namespace: str) -> f
     if installed is None:
         return frozenset()
     return frozenset(
-        f"service {namespace}/{one['metadata']['name']}"
-        for one in facts.all("services")
-        if one["metadata"]["namespace"] == namespace and release_of(one) == installed.release
+        f"service {namespace}/{service['metadata']['name']}"
+        for service in facts.all("services")
+        if service["metadata"]["namespace"] == namespace and release_of(service) == installed.release
     )
 
 

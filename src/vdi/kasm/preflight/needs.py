@@ -41,7 +41,7 @@ class Needs(msgspec.Struct, frozen=True):
     @property
     def lasting(self) -> tuple[PodNeed, ...]:
         """Pods that stay."""
-        return tuple(one for one in self.pods if not one.passing)
+        return tuple(pod for pod in self.pods if not pod.passing)
 
     def total(self, resource: str) -> int:
         """What all pods that stay take of a resource."""

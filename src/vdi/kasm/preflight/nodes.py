@@ -56,7 +56,7 @@ def _expected_versions() -> str:
 
 def kubernetes_line(facts: Facts) -> Finding:
     """The oldest kubelet decides."""
-    versions = {str(one["status"]["nodeInfo"]["kubeletVersion"]) for one in facts.all("nodes") if _has_version(one)}
+    versions = {str(node["status"]["nodeInfo"]["kubeletVersion"]) for node in facts.all("nodes") if _has_version(node)}
     expected = _expected_versions()
     if not versions:
         unread = Unreadable("No node says which version its kubelet is.", Remedy.run("kubectl get nodes -o wide"))
@@ -101,10 +101,10 @@ def nodes_line(facts: Facts) -> Finding:
     for node in facts.nodes:
         room = read_capacity(node)
         if room.closed or room.taints:
-            closed.append(f"{room.name} {room.closed or 'tainted ' + listed(one.key for one in room.taints)}")
+            closed.append(f"{room.name} {room.closed or 'tainted ' + listed(taint.key for taint in room.taints)}")
     observed = f"{len(good)} of {len(facts.nodes)} take pods" + (f" ({'; '.join(closed)})" if closed else "")
     expected = "all nodes Ready, at least one takes pods"
-    names = [one.metadata.name for one in facts.nodes if one.metadata.name not in good]
+    names = [node.metadata.name for node in facts.nodes if node.metadata.name not in good]
     look = Remedy.run(f"kubectl describe node {' '.join(names)}")
     if not good:
         message = "No node takes pods, so none of Kasm's would start."
@@ -174,7 +174,7 @@ def disk_line(facts: Facts) -> Finding:
 
 def free_disk_line(facts: Facts, needs: Needs) -> Finding:
     """What is free, against the chart's volumes and the mark from which on the kubelet deletes images."""
-    claims = sum(one.size for one in needs.claims)
+    claims = sum(claim.size for claim in needs.claims)
     expected = f"{gigabytes(claims)} for volumes, and less than {_GC_AT:.0%} used afterwards"
     unread = facts.missing("nodes/proxy")
     known = {

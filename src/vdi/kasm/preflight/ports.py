@@ -45,17 +45,21 @@ def holders(facts: Facts, port: int) -> list[Holder]:
     """All who have this TCP port on nodes, each once."""
     found: dict[str, Holder] = {}
     services = list(_services(facts, port))
-    for one in [*services, *_pods(facts, port, {each.what for each in services})]:
-        found.setdefault(one.what, one)
+    for service in [*services, *_pods(facts, port, {service.what for service in services})]:
+        found.setdefault(service.what, service)
     return list(found.values())
 
 
 def _services(facts: Facts, port: int) -> Iterator[Holder]:
-    nodes = {one["address"] for node in facts.all("nodes") for one in (node.get("status") or {}).get("addresses") or ()}
+    nodes = {
+        address["address"]
+        for node in facts.all("nodes")
+        for address in (node.get("status") or {}).get("addresses") or ()
+    }
     balanced = {
-        (label_of(one, _OF_NAMESPACE), label_of(one, _OF_SERVICE))
-        for one in facts.all("daemonsets")
-        if label_of(one, _OF_SERVICE)
+        (label_of(daemonset, _OF_NAMESPACE), label_of(daemonset, _OF_SERVICE))
+        for daemonset in facts.all("daemonsets")
+        if label_of(daemonset, _OF_SERVICE)
     }
     for service in facts.all("services"):
         spec, meta = service.get("spec") or {}, service["metadata"]
@@ -97,12 +101,12 @@ def _pods(facts: Facts, port: int, services: set[str]) -> Iterator[Holder]:
 
 def answering(facts: Facts, port: int) -> list[str]:
     """Addresses of nodes at which something takes connections at this port."""
-    return [one.address for one in facts.probes if one.port == port and one.outcome == "open"]
+    return [probe.address for probe in facts.probes if probe.port == port and probe.outcome == "open"]
 
 
 def silent(facts: Facts, port: int) -> list[str]:
     """Addresses of nodes from which nothing at all came: a firewall, or no way to them from here."""
-    return [one.address for one in facts.probes if one.port == port and one.outcome == "silent"]
+    return [probe.address for probe in facts.probes if probe.port == port and probe.outcome == "silent"]
 
 
 def disabled(facts: Facts) -> set[str]:
@@ -124,6 +128,6 @@ def disabled(facts: Facts) -> set[str]:
 def on_k3s(facts: Facts) -> bool:
     """Whether a node is one of K3s."""
     return any(
-        "+k3s" in ((one.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", "")
-        for one in facts.all("nodes")
+        "+k3s" in ((node.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", "")
+        for node in facts.all("nodes")
     )

@@ -83,7 +83,7 @@ class Preset:
         return int(given or component.replicas.get(self.size, 1))
 
     def _takes(self, component: Component) -> dict[str, int]:
-        containers = [{"resources": self._resources(each)} for each in self.containers(component)]
+        containers = [{"resources": self._resources(container)} for container in self.containers(component)]
         steps = [
             {"resources": _block(step.resources)}
             for step in component.steps(self.version)
@@ -93,7 +93,7 @@ class Preset:
 
     def containers(self, component: Component) -> Iterator[Container]:
         """Those that the values leave in."""
-        return (each for each in component.containers if not each.switch or self.is_on(each.switch))
+        return (container for container in component.containers if not container.switch or self.is_on(container.switch))
 
     def _resources(self, container: Container) -> dict[str, Any]:
         """The user's block replaces the preset as a whole."""

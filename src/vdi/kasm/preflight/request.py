@@ -76,7 +76,7 @@ def plan_of_manifests(
 def _balanced_ports(document: Mapping[str, Any]) -> Iterable[int]:
     spec = document.get("spec") or {}
     if document["kind"] == "Service" and spec.get("type") == "LoadBalancer":
-        return [int(one["port"]) for one in spec.get("ports") or ()]
+        return [int(port["port"]) for port in spec.get("ports") or ()]
     return []
 
 
@@ -93,7 +93,7 @@ def with_answers(planned: PlannedRelease, *, hostname: str | None, ingress: Ingr
 
 def sort_documents(documents: list[Any], name: str) -> tuple[Values | None, list[dict[str, Any]]]:
     """One file's YAML documents: values, or manifests. Raises BadInputError."""
-    found = [one for one in documents if one is not None]
+    found = [document for document in documents if document is not None]
     if any(not isinstance(one, dict) for one in found):
         raise BadInputError(f"{name} has a document that is no mapping; allowed: Helm values, or rendered manifests")
     if found and all("kind" in one and "apiVersion" in one for one in found):

@@ -43,10 +43,10 @@ def _kubectl_line(facts: Facts) -> Finding:
     if tool is None or tool.problem:
         message = f"Remedies are given as kubectl commands, and {tool.problem if tool else 'it was not looked for'}."
         return line("not found", Severity.WARNING, message, remedy)
-    versions = [(one.get("status") or {}).get("nodeInfo", {}).get("kubeletVersion", "") for one in facts.all("nodes")]
-    minors = {version_of(one)[1] for one in versions if any(letter.isdigit() for letter in one)}
+    versions = [(node.get("status") or {}).get("nodeInfo", {}).get("kubeletVersion", "") for node in facts.all("nodes")]
+    minors = {version_of(version)[1] for version in versions if any(letter.isdigit() for letter in version)}
     own = version_of(tool.version)[1]
-    if any(abs(own - one) > 1 for one in minors):
+    if any(abs(own - minor) > 1 for minor in minors):
         message = f"The cluster has {', '.join(sorted(set(versions)))}; a greater distance is not supported."
         return line(tool.version, Severity.WARNING, message, remedy)
     return line(tool.version)

@@ -41,8 +41,12 @@ def _agents_line(found: Installation) -> Finding:
     if unread is not None:
         return unreadable_finding("agents", expected, unread)
     agents = found.all("agents")
-    ill = [name_of(one) for one in agents if _says_no(one)]
-    hanging = [name_of(one) for one in found.all("kasmworkspaces") if one["metadata"].get("deletionTimestamp")]
+    ill = [name_of(agent) for agent in agents if _says_no(agent)]
+    hanging = [
+        name_of(kasmworkspace)
+        for kasmworkspace in found.all("kasmworkspaces")
+        if kasmworkspace["metadata"].get("deletionTimestamp")
+    ]
     observed = f"{counted(len(agents), 'agent')}, {counted(len(found.all('kasmworkspaces')), 'session')}"
     observed += f"; not ready: {listed(ill)}" if ill else ""
     observed += f"; being deleted: {listed(hanging)}" if hanging else ""
@@ -72,7 +76,10 @@ def _agents_line(found: Installation) -> Finding:
 
 def _says_no(agent: Object) -> bool:
     conditions = (agent.get("status") or {}).get("conditions") or ()
-    return any(one.get("type") in ("Ready", "Available") and one.get("status") == "False" for one in conditions)
+    return any(
+        condition.get("type") in ("Ready", "Available") and condition.get("status") == "False"
+        for condition in conditions
+    )
 
 
 def _closed_line(found: Installation, installed: Installed) -> Finding | None:
@@ -102,8 +109,8 @@ def _is_closed(found: Installation, pod: Object) -> bool:
     """Some policy restricts what it connects to, and none lets it out: to everywhere, or to a range of addresses."""
     policies = [
         spec
-        for one in found.all("networkpolicies")
-        if "Egress" in ((spec := one.get("spec") or {}).get("policyTypes") or ()) and _selects(spec, pod)
+        for policy in found.all("networkpolicies")
+        if "Egress" in ((spec := policy.get("spec") or {}).get("policyTypes") or ()) and _selects(spec, pod)
     ]
     rules = [rule for spec in policies for rule in spec.get("egress") or ()]
     out = any(not rule.get("to") or any("ipBlock" in peer for peer in rule["to"]) for rule in rules if _web(rule))
@@ -113,7 +120,7 @@ def _is_closed(found: Installation, pod: Object) -> bool:
 def _web(rule: Object) -> bool:
     """Whether it is about port 443 too; a rule for DNS alone is not."""
     ports = rule.get("ports")
-    return not ports or any(one.get("port", 443) == 443 and one.get("protocol", "TCP") == "TCP" for one in ports)
+    return not ports or any(port.get("port", 443) == 443 and port.get("protocol", "TCP") == "TCP" for port in ports)
 
 
 def _selects(spec: Object, pod: Object) -> bool:

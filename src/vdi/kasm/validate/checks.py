@@ -45,7 +45,9 @@ def validate(found: Installation) -> list[Finding]:
 
 def newest_of(releases: tuple[Release, ...], name: str) -> Release | None:
     """The newest revision of a release."""
-    return max((one for one in releases if one.name == name), key=lambda one: one.revision, default=None)
+    return max(
+        (release for release in releases if release.name == name), key=lambda release: release.revision, default=None
+    )
 
 
 def release_line(found: Installation, installed: Installed) -> Finding:

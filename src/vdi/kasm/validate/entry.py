@@ -40,21 +40,21 @@ def ways_in(found: Installation) -> list[WayIn]:
 
 
 def _ingresses(found: Installation) -> Iterator[WayIn]:
-    for one in found.all("ingresses"):
-        spec = one.get("spec") or {}
+    for ingress in found.all("ingresses"):
+        spec = ingress.get("spec") or {}
         rules = spec.get("rules") or ()
         paths = [path for rule in rules for path in (rule.get("http") or {}).get("paths") or ()]
         backends = [*(path.get("backend") or {} for path in paths), spec.get("defaultBackend") or {}]
         secrets = [str(tls.get("secretName") or "") for tls in spec.get("tls") or ()]
-        name = str(one["metadata"]["name"])
+        name = str(ingress["metadata"]["name"])
         yield WayIn(
             f"ingress {name}",
             "ingress",
             name,
             tuple(str(rule["host"]) for rule in rules if rule.get("host")),
-            _unique(str((each.get("service") or {}).get("name", "")) for each in backends),
+            _unique(str((backend.get("service") or {}).get("name", "")) for backend in backends),
             next(iter(secrets), None),
-            _addresses(one),
+            _addresses(ingress),
         )
 
 
@@ -80,10 +80,10 @@ def _routes(found: Installation) -> Iterator[WayIn]:
 
 
 def _balancers(found: Installation) -> Iterator[WayIn]:
-    for one in found.all("services"):
-        spec, name = one.get("spec") or {}, str(one["metadata"]["name"])
+    for service in found.all("services"):
+        spec, name = service.get("spec") or {}, str(service["metadata"]["name"])
         if spec.get("type") == "LoadBalancer" and any(port.get("port") == 443 for port in spec.get("ports") or ()):
-            yield WayIn(f"service {name}", "service", name, (), (name,), None, _addresses(one))
+            yield WayIn(f"service {name}", "service", name, (), (name,), None, _addresses(service))
 
 
 def _addresses(one: Object) -> tuple[str, ...]:

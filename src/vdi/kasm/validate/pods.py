@@ -130,13 +130,13 @@ def _is_fine(pod: Object) -> bool:
         return True  # a failed try of a Job: the Job has the word
     if pod["metadata"].get("deletionTimestamp"):
         return False
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in status.get("conditions") or ()) or (
-        _of_job(pod) and status.get("phase") == "Running"
-    )
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True" for condition in status.get("conditions") or ()
+    ) or (_of_job(pod) and status.get("phase") == "Running")
 
 
 def _of_job(pod: Object) -> bool:
-    return any(one.get("kind") == "Job" for one in pod["metadata"].get("ownerReferences") or ())
+    return any(owner_reference.get("kind") == "Job" for owner_reference in pod["metadata"].get("ownerReferences") or ())
 
 
 def state_of(pod: Object) -> str:
@@ -198,9 +198,9 @@ def services_line(found: Installation, installed: Installed) -> Finding:
 def _answers(found: Installation, service: str) -> bool:
     return any(
         (endpoint.get("conditions") or {}).get("ready") is not False
-        for one in found.all("endpointslices")
-        if (one["metadata"].get("labels") or {}).get("kubernetes.io/service-name") == service
-        for endpoint in one.get("endpoints") or ()
+        for endpoint_slice in found.all("endpointslices")
+        if (endpoint_slice["metadata"].get("labels") or {}).get("kubernetes.io/service-name") == service
+        for endpoint in endpoint_slice.get("endpoints") or ()
     )
 
 
@@ -210,7 +210,9 @@ def volumes_line(found: Installation, installed: Installed) -> Finding:
     unread = found.missing("persistentvolumeclaims")
     if unread is not None:
         return unreadable_finding("volumes", expected, unread)
-    claims = {one["metadata"]["name"]: (one.get("status") or {}).get("phase", "") for one in _claims(found, installed)}
+    claims = {
+        claim["metadata"]["name"]: (claim.get("status") or {}).get("phase", "") for claim in _claims(found, installed)
+    }
     unbound = [name for name, phase in claims.items() if phase != "Bound"]
     bad = [f"{name} {claims[name] or 'without a phase'}" for name in unbound]
     database = any(component.key == "db" and there for component, there in parts(found, installed))
@@ -242,7 +244,7 @@ def _claims(found: Installation, installed: Installed) -> list[Object]:
         if _is_own(pod, installed)
         for volume in (pod.get("spec") or {}).get("volumes") or ()
     }
-    return [one for one in found.all("persistentvolumeclaims") if one["metadata"]["name"] in used]
+    return [claim for claim in found.all("persistentvolumeclaims") if claim["metadata"]["name"] in used]
 
 
 def database_line(found: Installation, installed: Installed) -> Finding:
@@ -252,7 +254,7 @@ def database_line(found: Installation, installed: Installed) -> Finding:
     if unread is not None:
         return unreadable_finding("db-init", expected, unread)
     component = installed.generation.component("db-init", version_of_chart(installed))
-    jobs = [one for one in found.all("jobs") if component and matches(component.name, one["metadata"]["name"])]
+    jobs = [job for job in found.all("jobs") if component and matches(component.name, job["metadata"]["name"])]
 
     def line(severity: Severity, observed: str, message: str = "") -> Finding:
         remedy = Remedy() if severity is Severity.OK else _diagnose(found.namespace)
@@ -261,7 +263,7 @@ def database_line(found: Installation, installed: Installed) -> Finding:
         )
 
     for job in jobs:
-        conditions = {one["type"]: one for one in (job.get("status") or {}).get("conditions") or ()}
+        conditions = {condition["type"]: condition for condition in (job.get("status") or {}).get("conditions") or ()}
         name = job["metadata"]["name"]
         if (conditions.get("Complete") or {}).get("status") == "True":
             return line(Severity.OK, f"{name} complete")

@@ -127,7 +127,7 @@ def _kind(subject: Subject, path: str, value: Any, kind: str) -> Iterator[Findin
         yield from _resources(path, value)
     elif kind == "zones":
         yield from _zones(subject, path, value)
-    elif not any(_fits(value, each) for each in kind.split("|")):
+    elif not any(_fits(value, part) for part in kind.split("|")):
         yield problem(Code.INVALID_VALUE, path, f"is {_shown(value)}; allowed: {_allowed(kind)}.")
 
 
@@ -150,7 +150,7 @@ def _fits(value: Any, kind: str) -> bool:
 
 
 def _allowed(kind: str) -> str:
-    return ", ".join(_WORDS.get(each, each) for each in kind.split("|"))
+    return ", ".join(_WORDS.get(part, part) for part in kind.split("|"))
 
 
 def _shown(value: Any) -> str:

@@ -388,13 +388,13 @@ def _walk(node: Tree, prefix: str) -> Iterator[str]:
 
 def nearest(generation: Generation, path: str, version: Version | None = None) -> str:
     """The path of this generation that was probably meant; "" when none is near."""
-    candidates = [each for each in all_paths(generation.letter) if known(generation, each, version)]
+    candidates = [path for path in all_paths(generation.letter) if known(generation, path, version)]
     parent, _, leaf = path.rpartition(".")
-    siblings = [each for each in candidates if each.rpartition(".")[0] == parent]
-    by_leaf = {each.rpartition(".")[2].casefold(): each for each in reversed(siblings)}
+    siblings = [candidate for candidate in candidates if candidate.rpartition(".")[0] == parent]
+    by_leaf = {sibling.rpartition(".")[2].casefold(): sibling for sibling in reversed(siblings)}
     if close := difflib.get_close_matches(leaf.casefold(), by_leaf, n=1, cutoff=0.75):
         return by_leaf[close[0]]
-    if same := [each for each in candidates if each.rpartition(".")[2].casefold() == leaf.casefold()]:
+    if same := [candidate for candidate in candidates if candidate.rpartition(".")[2].casefold() == leaf.casefold()]:
         return min(same, key=len)
     found = difflib.get_close_matches(path, candidates, n=1, cutoff=0.85)
     return found[0] if found else ""

@@ -151,7 +151,9 @@ class PoolController:
         """What the oldest of those that start is stuck at."""
         for pod in step.starting[:1]:
             events = self._caches.events.by_index(BY_SUBJECT, ("Pod", pod.metadata.name))
-            why = explain(StartState(pod, None, tuple(one for one in events if one.regarding.uid == pod.metadata.uid)))
+            why = explain(
+                StartState(pod, None, tuple(event for event in events if event.regarding.uid == pod.metadata.uid))
+            )
             return why.sentence if why.stuck else ""
         return ""
 
@@ -211,4 +213,4 @@ def _state(node: Node) -> tuple[object, ...]:
 
 
 def _is_full(status: PoolStatus) -> bool:
-    return any(one.type == READY and one.status == "True" for one in status.conditions)
+    return any(condition.type == READY and condition.status == "True" for condition in status.conditions)

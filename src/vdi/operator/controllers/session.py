@@ -219,7 +219,7 @@ class SessionController:
             return Result()  # the DELETED event of what is left wakes us
         if wait is not None:
             return Result(requeue_after=wait)
-        kept = tuple(one for one in session.metadata.finalizers if one != FINALIZER)
+        kept = tuple(finalizer for finalizer in session.metadata.finalizers if finalizer != FINALIZER)
         await self._set_finalizers(session, kept)
         return Result()
 

@@ -68,7 +68,7 @@ def build_spec(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]
     if placement.node_selector:
         spec["nodeSelector"] = dict(placement.node_selector)
     if placement.tolerations:
-        spec["tolerations"] = [msgspec.to_builtins(one) for one in placement.tolerations]
+        spec["tolerations"] = [msgspec.to_builtins(toleration) for toleration in placement.tolerations]
     if placement.runtime_class_name:
         spec["runtimeClassName"] = placement.runtime_class_name
     if desktop.image_pull_secrets:

@@ -38,7 +38,7 @@ def build_puller(template: VDITemplate, node: str, namespace: str) -> dict[str, 
         "containers": [_container(template.spec.image)],
     }
     if placement.tolerations:
-        spec["tolerations"] = [msgspec.to_builtins(one) for one in placement.tolerations]
+        spec["tolerations"] = [msgspec.to_builtins(toleration) for toleration in placement.tolerations]
     if template.spec.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": secret.name} for secret in template.spec.image_pull_secrets]
     return {"apiVersion": "v1", "kind": "Pod", "metadata": _metadata(template, node, namespace), "spec": spec}

@@ -48,4 +48,4 @@ def find_closest(group: Group) -> NodeCapacity | None:
             capacity.allocatable[name] - capacity.foreign.get(name, 0) < need for name, need in group.demand.takes
         )
         candidates.append((for_ever, lacks, capacity.name, capacity))
-    return min(candidates, key=lambda one: one[:3])[3] if candidates else None
+    return min(candidates, key=lambda candidate: candidate[:3])[3] if candidates else None

@@ -121,7 +121,9 @@ def _explain_placement(demand: Demand, capacities: Sequence[NodeCapacity]) -> Sh
         desired = _join(f"{key}={value}" for key, value in demand.selector)
         words = f"{_none_of(capacities)} has the label {desired} that the template's placement asks for"
     else:
-        taints = sorted({f"{one.key}={one.value}:{one.effect}" for capacity in labelled for one in capacity.taints})
+        taints = sorted(
+            {f"{taint.key}={taint.value}:{taint.effect}" for capacity in labelled for taint in capacity.taints}
+        )
         words = f"{_names(labelled)}: kept for others by a taint that the template does not tolerate ({_join(taints)})"
     return Shortage(Reason.NO_MATCHING_NODE, words, hopeless=True)
 
@@ -140,7 +142,7 @@ def _explain_busy(
     words = _busy_words(name, desired[name], capacities)
     if len(short[name]) < len(capacities):
         others = [one for one in short if one != name and short[one]]
-        words += f"; elsewhere there is too little {_join(_noun(one) for one in others)}"
+        words += f"; elsewhere there is too little {_join(_noun(other) for other in others)}"
     elsewhere = fitting_anywhere(demand) if demand.pin else ()
     if elsewhere:
         words += f"; the room on {_names(elsewhere)} is of no use to it"
@@ -194,7 +196,7 @@ def _pinned_to(pin: tuple[NodeSelectorTerm, ...]) -> str:
     """The hosts that a volume names; local-path names one."""
 
     def hosts(expressions: tuple[NodeSelectorRequirement, ...]) -> Iterable[str]:
-        return (value for one in expressions if one.operator == "In" for value in one.values)
+        return (value for expression in expressions if expression.operator == "In" for value in expression.values)
 
     named = [host for term in pin for host in (*hosts(term.match_expressions), *hosts(term.match_fields))]
     return f"node {_join(named[:_NAMED])}" if named else "a node"

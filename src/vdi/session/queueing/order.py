@@ -50,7 +50,10 @@ def sort_pending(
 
     Whoever starts counts as running for those of the same user behind.
     """
-    first = [(-one.points(now), one.since, one.uid, one) for one in pending_sessions]
+    first = [
+        (-pending_session.points(now), pending_session.since, pending_session.uid, pending_session)
+        for pending_session in pending_sessions
+    ]
     first.sort(key=_sort_key)
     ahead = dict(running)
     keyed = []
@@ -158,7 +161,7 @@ class GroupQueue:
             self._heap = [(of_row, one) for one, of_row in self._pushed.items()]
             heapify(self._heap)
         if len(self._steps) > 64 + 4 * len(self._rows):
-            self._steps = [(self._next_step(one, now), one) for one in self._rows]
+            self._steps = [(self._next_step(row, now), row) for row in self._rows]
             heapify(self._steps)
 
     def _next_step(self, row: _Row, now: int) -> int:

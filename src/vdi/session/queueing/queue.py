@@ -263,9 +263,15 @@ class Queue:
 
     def _guess(self, demand: Demand) -> str | None:
         capacities = [
-            one for one in self.capacities.values() if allows_placement(demand, one) and reaches_home(demand, one)
+            capacity
+            for capacity in self.capacities.values()
+            if allows_placement(demand, capacity) and reaches_home(demand, capacity)
         ]
-        best = min(capacities, key=lambda one: (bool(one.closed), not one.fits(demand.takes), one.name), default=None)
+        best = min(
+            capacities,
+            key=lambda capacity: (bool(capacity.closed), not capacity.fits(demand.takes), capacity.name),
+            default=None,
+        )
         return best.name if best else None
 
     def _move_assumed(self, capacity: NodeCapacity, now: int) -> None:
