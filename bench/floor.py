@@ -20,21 +20,21 @@ from vdi.session.children.pod import build_pod
 from vdi.session.children.route import build_route
 from vdi.session.children.secret import build_secret
 from vdi.session.children.service import build_service
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CONDITION_TYPES
 from vdi.session.effective import Desktop, resolve
 from vdi.session.identity import FINALIZER, Identity
 from vdi.session.naming import secret_name
-from vdi.session.policy import Policy
 
 MERGE_PATCH = "application/merge-patch+json"
-POLICY = Policy()
+SETTINGS = ClusterSettings()
 
 
 def children_of(session: objects.Object) -> dict[str, objects.Object]:
     """Path of the collection -> object, built as the operator builds it; the pod first, it is what people wait for."""
     decoded = msgspec.convert(session, VDISession)
     identity = Identity.of(decoded)
-    desktop = resolve(decoded, msgspec.convert(objects.template(), VDITemplate), POLICY)
+    desktop = resolve(decoded, msgspec.convert(objects.template(), VDITemplate), SETTINGS)
     if not isinstance(desktop, Desktop) or desktop.home is None:
         raise TypeError(f"the bench's own session has no desktop with a home: {desktop}")
     return {
@@ -42,7 +42,7 @@ def children_of(session: objects.Object) -> dict[str, objects.Object]:
         objects.SECRETS: build_secret(identity=identity, password="bench"),
         objects.CLAIMS: build_home(identity=identity, home=desktop.home),
         objects.SERVICES: build_service(identity=identity),
-        objects.ROUTES: build_route(identity=identity, host=POLICY.host(identity.name), policy=POLICY),
+        objects.ROUTES: build_route(identity=identity, host=SETTINGS.host(identity.name), settings=SETTINGS),
     }
 
 
@@ -53,7 +53,7 @@ def status_of(name: str, *, now: str) -> objects.Object:
     ]
     return {
         "phase": "Running",
-        "url": POLICY.url(POLICY.host(name)),
+        "url": SETTINGS.url(SETTINGS.host(name)),
         "startTime": now,
         "readyTime": now,
         "expiresAt": now,
@@ -78,7 +78,7 @@ def event_of(name: str, uid: str, now: datetime) -> objects.Object:
         "action": "Start",
         "reason": "Ready",
         "type": "Normal",
-        "note": f"The desktop is ready: {POLICY.url(POLICY.host(name))}",
+        "note": f"The desktop is ready: {SETTINGS.url(SETTINGS.host(name))}",
         "regarding": {
             "apiVersion": objects.API_VERSION,
             "kind": objects.SESSION_KIND,

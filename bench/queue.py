@@ -29,9 +29,9 @@ from vdi.operator.caches import Caches
 from vdi.operator.context import ClusterContext
 from vdi.operator.queueing import QueueManager
 from vdi.session.capacity import PersistentVolume
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
 from vdi.session.observed import Node, PersistentVolumeClaim, Pod
-from vdi.session.policy import Policy
 
 NODES, GPUS, PEOPLE = 100, 8, 1000
 AIM_MS = 10.0
@@ -43,7 +43,7 @@ class World:
     def __init__(self, waiting: int) -> None:
         self.caches = Caches(cast(Client, SimpleNamespace(field_manager="bench")), "bench", SystemClock())
         self.woken: list[tuple[str, str]] = []
-        policy = Policy()
+        policy = ClusterSettings()
         self.admission = QueueManager(
             ClusterContext(cast(Client, None), self.caches, policy, SystemClock(), "bench"),
             weights={},

@@ -339,7 +339,7 @@ def test_the_values_reach_the_operators_settings(tools: Tools) -> None:
     assert (settings.namespace, settings.log_level) == ("desks", "debug")
     assert settings.count_other_workloads is False
     assert settings.queue_weights == {"alice@example.com": 2, "bob": 0.5}
-    policy = settings.policy
+    policy = settings.cluster
     assert policy.drain_notice == timedelta(minutes=2)
     assert (policy.domain, policy.url_port, policy.entry_point, policy.tls_secret) == (
         "vdi.example.com",

@@ -30,7 +30,7 @@ from vdi.findings.model import Severity, roots
 from vdi.kube.errors import Conflict
 from vdi.kube.resource import CLAIMS, CRDS, DEPLOYMENTS, EVENTS, NODES, PODS, SECRETS, VOLUMES, Resource
 from vdi.operator.kinds import ROUTES, SESSIONS
-from vdi.session.policy import Policy
+from vdi.session.cluster_settings import ClusterSettings
 
 NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}, "resources": {"defaultGPU": 0}}
 RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
@@ -474,7 +474,7 @@ async def test_a_bad_certificate(ward: Ward, name: str, days: int, code: str) ->
         secret = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": "wildcard"}}
         await ward.stage.api.create(SECRETS, {**secret, "data": data}, namespace=ward.namespace, into=msgspec.Raw)
     template = await ward.stage.template(**NO_HOME)
-    async with ward.at_work(policy=Policy(tls_secret="wildcard")):
+    async with ward.at_work(settings=ClusterSettings(tls_secret="wildcard")):
         await ward.running("alice", template)
         await ward.finds(code)
         snapshot = msgspec.json.encode(await ward.snapshot())

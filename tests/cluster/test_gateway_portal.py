@@ -12,10 +12,10 @@ from cluster.gateway_stage import GatewayStage, csrf_of, open_gateway_stage
 from cluster.operator_stage import Stage
 from support.waiting import eventually
 from vdi.operator.kinds import SESSIONS
-from vdi.session.policy import Policy
+from vdi.session.cluster_settings import ClusterSettings
 
 DESK = "/desktops/mine"
-POLICY = Policy(url_port=8443)
+SETTINGS = ClusterSettings(url_port=8443)
 """As the gateway of these tests has it."""
 
 
@@ -58,7 +58,7 @@ class Person:
 
 async def test_a_desktop_from_the_catalogue_to_its_end(stage: Stage, tmp_path: Path) -> None:
     template = await stage.template(displayName="Writing desk", resources={"maxMemory": "8Gi"})
-    async with open_gateway_stage(stage, tmp_path) as gateway, stage.operator(policy=POLICY):
+    async with open_gateway_stage(stage, tmp_path) as gateway, stage.operator(settings=SETTINGS):
         alice = Person(gateway, await gateway.log_in("alice@example.com"))
         bob = Person(gateway, await gateway.log_in("bob@example.com"))
         form = f"/catalogue/{template}"

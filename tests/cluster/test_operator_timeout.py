@@ -9,7 +9,7 @@ from support.clock import ShiftedClock
 from support.waiting import eventually
 from vdi.kube.resource import EVENTS, PODS
 from vdi.operator.kinds import SESSIONS, TEMPLATES
-from vdi.session.policy import Policy
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.times import parse_time
 
 pytestmark = pytest.mark.timeout(150)
@@ -84,7 +84,7 @@ async def test_template_caps_the_time_and_its_edit_counts_at_once(stage: Stage) 
 
 async def test_the_cluster_caps_the_time_where_the_template_does_not(stage: Stage) -> None:
     template, clock = await stage.template(), ShiftedClock()
-    async with stage.operator(clock, policy=Policy(max_timeout="2h")):
+    async with stage.operator(clock, settings=ClusterSettings(max_timeout="2h")):
         await stage.session(NAME, template, timeout="999999h")
         status = (await stage.run(NAME))["status"]
         assert parse_time(status["expiresAt"]) - parse_time(status["startTime"]) == timedelta(hours=2)

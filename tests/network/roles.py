@@ -8,9 +8,9 @@ from support.builders import a_session, a_template
 from vdi.api.template import VDITemplate
 from vdi.session.children.pod import build_pod, build_pool_pod
 from vdi.session.children.puller import build_puller
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
 from vdi.session.identity import Identity, PoolIdentity
-from vdi.session.policy import Policy
 from vdi.session.streaming import WEBRTC_PORT
 
 Object = dict[str, Any]
@@ -103,7 +103,7 @@ WEBRTC = (Port(WEBRTC_PORT, "UDP"), Port(50000, "UDP"))
 
 
 def _desktops(namespace: str, template: str) -> Iterator[Role]:
-    desktop = resolve(a_session(), a_template(), Policy())
+    desktop = resolve(a_session(), a_template(), ClusterSettings())
     assert isinstance(desktop, Desktop)
     alices = Identity(namespace, "alice-desktop", "uid-a", "alice@example.com", template)
     bobs = Identity(namespace, "bob-desktop", "uid-b", "bob@example.com", TEMPLATE)

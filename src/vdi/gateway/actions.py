@@ -198,9 +198,9 @@ class Actions:
             ) from why
         template = self._cluster.template(session.spec.template)
         asked = msgspec.structs.replace(session, spec=msgspec.structs.replace(session.spec, timeout=length))
-        policy = self._settings.policy
-        most = run_length(asked, template, policy) or desired
-        if most < desired and is_capped(asked, template, policy):
+        cluster = self._settings.cluster
+        most = run_length(asked, template, cluster) or desired
+        if most < desired and is_capped(asked, template, cluster):
             raise ActionDenied(
                 "OverLimit",
                 f"length: {length} is more than the {format_duration(most)} that a run of template "

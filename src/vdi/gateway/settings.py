@@ -23,7 +23,7 @@ from vdi.operator.variables import (
     number,
     read_variables,
 )
-from vdi.session.policy import Policy
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.units import parse_duration
 
 Network = IPv4Network | IPv6Network
@@ -118,9 +118,9 @@ class Settings:
     """VDI_LOG_FORMAT: text (`key=value`) or json (one object per line)."""
 
     @property
-    def policy(self) -> Policy:
+    def cluster(self) -> ClusterSettings:
         """What the gateway has to know of the operator's choices to allow or refuse what a person requests."""
-        return Policy(max_timeout=self.max_timeout)
+        return ClusterSettings(max_timeout=self.max_timeout)
 
     @property
     def portal_host(self) -> str:

@@ -145,7 +145,7 @@ class Starter:
             raise ActionDenied(
                 "Invalid", f"hostname: {self._settings.portal_label!r} is the portal's own; choose another."
             )
-        problem = resolve(session, template, self._settings.policy)
+        problem = resolve(session, template, self._settings.cluster)
         if isinstance(problem, Blocked):
             code = "OverLimit" if problem.reason == Reason.OVER_LIMIT else "Invalid"
             raise ActionDenied(code, problem.message)

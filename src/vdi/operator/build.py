@@ -20,6 +20,7 @@ from vdi.session.children.pod import build_pod
 from vdi.session.children.route import build_route
 from vdi.session.children.secret import build_secret
 from vdi.session.children.service import build_service
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Decision, Observed, host_taken
 from vdi.session.effective import Blocked, Desktop, Home
 from vdi.session.hosts import has_label
@@ -27,7 +28,6 @@ from vdi.session.identity import Identity
 from vdi.session.lifetime import run_annotations
 from vdi.session.naming import pod_name
 from vdi.session.observed import HOLD, Pod, Secret
-from vdi.session.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Builder:
         reservations: Reservations,
         uncertain_creates: UncertainCreates,
         pools: Pools,
-        policy: Policy,
+        settings: ClusterSettings,
         new_credentials: Callable[[], Credentials],
     ) -> None:
         self._owned = owned
@@ -63,7 +63,7 @@ class Builder:
         self._reservations = reservations
         self._uncertain_creates = uncertain_creates
         self._pools = pools
-        self._policy = policy
+        self._settings = settings
         self._new_credentials = new_credentials
 
     async def reserve_host(self, observed: Observed) -> Observed:
@@ -113,7 +113,7 @@ class Builder:
         """The requests to make, by the field of `Observed` that each is for; the pod, which needs the others, last."""
         session, owned = observed.session, self._owned
         uid = session.metadata.uid
-        host = self._policy.host(observed.host)
+        host = self._settings.host(observed.host)
         work: dict[str, Coroutine[Any, Any, Any]] = {}
         if observed.secret is None:
             work["secret"] = self._make_secret(observed.pod, identity)
@@ -126,7 +126,7 @@ class Builder:
         if not owned.services.is_as_desired(observed.service, service):
             work["service"] = owned.services.ensure(service)
         if observed.host and not observed.host_blocked and self._reservations.reserve(host, uid):
-            route = build_route(identity=identity, host=host, policy=self._policy)
+            route = build_route(identity=identity, host=host, settings=self._settings)
             if not owned.routes.is_as_desired(observed.route, route):
                 work["route"] = owned.routes.ensure(route)
         home = desktop.home if desktop else None
@@ -139,7 +139,7 @@ class Builder:
                 work["pod"] = owned.pods.label(observed.pod, labels)
         elif desktop and (home is None or self._may_mount(home, uid)):
             run = run_annotations(session, None)
-            port = self._policy.agent_port
+            port = self._settings.agent_port
             pod = build_pod(identity=identity, desktop=desktop, run=run, agent_port=port)
             work["pod"] = owned.pods.ensure(pod)
         return work

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from vdi.kube.clock import Clock
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
-from vdi.session.policy import Policy
+from vdi.session.cluster_settings import ClusterSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class ClusterContext:
     client: Client
     """Refuses to write while this process does not lead."""
     caches: Caches
-    policy: Policy
+    settings: ClusterSettings
     clock: Clock
     namespace: str
     """Where sessions live."""

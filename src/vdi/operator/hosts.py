@@ -16,12 +16,12 @@ class Hosts:
     def __init__(self, cluster: ClusterContext, key: HostKey) -> None:
         self._client = cluster.client
         self._caches = cluster.caches
-        self._policy = cluster.policy
+        self._settings = cluster.settings
         self._key = key
 
     def label_of(self, session: VDISession) -> str:
         """The host label that the session is to have, unless it is taken; empty where its hostname is refused."""
-        if refuse_hostname(session, self._policy):
+        if refuse_hostname(session, self._settings):
             return ""
         label = recorded_label(session) or self._label_of_route(session)
         if label is None or (session.spec.hostname is None and self.is_owned_by_another(session, label)):
@@ -65,5 +65,5 @@ class Hosts:
         """An earlier version has made the route, and had not written the address yet when it ended."""
         meta = session.metadata
         route, legacy = self._caches.routes.get(meta.namespace, route_name(meta.name)), derive_base(meta.name)
-        is_legacy = route is not None and not session.spec.hostname and route.host == self._policy.host(legacy)
+        is_legacy = route is not None and not session.spec.hostname and route.host == self._settings.host(legacy)
         return legacy if is_legacy else None

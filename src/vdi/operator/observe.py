@@ -10,11 +10,11 @@ from vdi.operator.owned_resources import owner_uid, session_of
 from vdi.operator.reservations import Reservations
 from vdi.session import naming
 from vdi.session.activity import Activity
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Contender, Observed, find_holder, host_taken
 from vdi.session.effective import Desktop, resolve, resolve_home
 from vdi.session.failures import current_failures, is_hopeless
 from vdi.session.observed import Event, Pod
-from vdi.session.policy import Policy
 
 
 class Observer:
@@ -28,14 +28,14 @@ class Observer:
         caches: Caches,
         reservations: Reservations,
         hosts: Hosts,
-        policy: Policy,
+        settings: ClusterSettings,
         report: Callable[[str], Activity | None],
         is_unpublished: Callable[[str], bool],
     ) -> None:
         self._caches = caches
         self._reservations = reservations
         self._hosts = hosts
-        self._policy = policy
+        self._settings = settings
         self._report = report
         self._is_unpublished = is_unpublished
 
@@ -122,7 +122,7 @@ class Observer:
         """Whether the host belongs to another person, or to another session of this one."""
         if self._hosts.is_owned_by_another(session, label):
             return True
-        host, owner = self._policy.host(label), self._hosts.owner_of(session.metadata.namespace, label)
+        host, owner = self._settings.host(label), self._hosts.owner_of(session.metadata.namespace, label)
         peers = [
             peer
             for peer in self._caches.sessions.by_index(BY_HOST, label)
@@ -130,7 +130,7 @@ class Observer:
         ]
         if not peers:  # the label is made with the key: no other session asks for it
             return False
-        reserved, url = self._reservations.holder(host), self._policy.url(host)
+        reserved, url = self._reservations.holder(host), self._settings.url(host)
         wanting = [
             _contender(peer, holds=peer.metadata.uid == reserved, first=peer.status.url == url) for peer in peers
         ]
@@ -142,7 +142,7 @@ class Observer:
             return False
         template = self._caches.templates.get("", session.spec.template)
         home = self._caches.home_of(session, template) if template else None
-        desktop = resolve(session, template, self._policy, home_exists=home is not None) if template else None
+        desktop = resolve(session, template, self._settings, home_exists=home is not None) if template else None
         has_home = isinstance(desktop, Desktop) and desktop.home is not None and desktop.home.retain
         failures = current_failures(session)
         given_up = failures is not None and is_hopeless(failures, session, template)

@@ -62,7 +62,7 @@ class PoolDesktops:
         self._pools = pools
         self._queue = queue
         self._uncertain_creates = uncertain_creates
-        self._policy = cluster.policy
+        self._settings = cluster.settings
         self._namespace = cluster.namespace
         self._new_token = new_token
         self._pods = Applier(client, PODS, Pod, caches.pods)
@@ -127,7 +127,7 @@ class PoolDesktops:
 
     async def _make_one(self, pool: VDIPool, desktop: Desktop, fits: str, name: str) -> Blocked | None:
         identity = PoolIdentity.of(pool, self._namespace)
-        port = self._policy.agent_port
+        port = self._settings.agent_port
         desired = build_pool_pod(
             identity=identity, name=name, desktop=desktop, annotations={FITS: fits}, agent_port=port
         )

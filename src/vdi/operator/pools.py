@@ -76,7 +76,7 @@ class Pools:
         self._client = cluster.client
         self._caches = caches
         self._recorder = recorder
-        self._policy = cluster.policy
+        self._settings = cluster.settings
         self._clock = cluster.clock
         self._enqueue_pool = enqueue_pool
         self._yielding: set[str] = set()
@@ -167,7 +167,7 @@ class Pools:
         sessions = self._caches.sessions.by_index(BY_TEMPLATE, template.metadata.name)
         waiting = (session for session in sessions if session.status.phase in ("", Phase.PENDING))
         for session in heapq.nsmallest(_LOOKED_AT, waiting, key=_queue_key):
-            desktop = resolve(session, template, self._policy)
+            desktop = resolve(session, template, self._settings)
             if isinstance(desktop, Desktop) and pod.metadata.annotations.get(FITS) == self._fingerprint(
                 session, desktop
             ):
@@ -205,7 +205,7 @@ class Pools:
         self._reserved.discard(pod.metadata.uid)
 
     def _fingerprint(self, session: VDISession, desktop: Desktop) -> str:
-        return fingerprint(session.spec.template, desktop, self._policy)
+        return fingerprint(session.spec.template, desktop, self._settings)
 
     def _pools_for(self, session: VDISession) -> list[VDIPool]:
         pools = self._caches.pools.by_index(BY_POOLED_TEMPLATE, session.spec.template)
@@ -278,7 +278,7 @@ class Pools:
         return pod
 
     def _unserved(self, observed: Observed, desktop: Desktop, pool: VDIPool) -> str | None:
-        offered = pool_desktop(pool, observed.template, self._policy)
+        offered = pool_desktop(pool, observed.template, self._settings)
         if not isinstance(offered, Desktop):
             return None  # the pool's own status says why it has nothing
         return explain_unserved(desktop, pool.metadata.name, offered, has_password=observed.secret is not None)

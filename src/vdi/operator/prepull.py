@@ -30,7 +30,7 @@ class PrePuller:
         client, caches = cluster.client, cluster.caches
         self._client = client
         self._caches = caches
-        self._policy = cluster.policy
+        self._settings = cluster.settings
         self._namespace = cluster.namespace
         self._clock = cluster.clock
         self._pods = Applier(client, PODS, Pod, caches.pods)
@@ -86,7 +86,7 @@ class PrePuller:
     def _plan(self, template: VDITemplate, memory: PullMemory) -> PullPlan:
         pullers = [(pod, self._events(pod)) for pod in self.pullers_of(template.metadata.name)]
         nodes = self._caches.nodes.values()
-        return plan(template, nodes, pullers, memory, gpu_resource=self._policy.gpu_resource, now=self._clock.now())
+        return plan(template, nodes, pullers, memory, gpu_resource=self._settings.gpu_resource, now=self._clock.now())
 
     def _events(self, pod: Pod) -> list[Event]:
         events = self._caches.events.by_index(BY_SUBJECT, ("Pod", pod.metadata.name))

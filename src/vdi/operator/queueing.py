@@ -65,7 +65,7 @@ class QueueManager:
         """
         caches, clock = cluster.caches, cluster.clock
         self._caches = caches
-        self._policy = cluster.policy
+        self._settings = cluster.settings
         self._clock = clock
         self._on_admitted = on_admitted
         self._enqueue = enqueue
@@ -170,7 +170,7 @@ class QueueManager:
             return
         template = self._caches.templates.get("", session.spec.template)
         home = self._caches.home_of(session, template) if template else None
-        desktop = resolve(session, template, self._policy, home_exists=home is not None) if template else None
+        desktop = resolve(session, template, self._settings, home_exists=home is not None) if template else None
         if session.metadata.deletion_timestamp or session.spec.suspended or not isinstance(desktop, Desktop):
             return
         now = milliseconds(self._clock)
@@ -232,7 +232,7 @@ class QueueManager:
                 continue
             template = self._caches.templates.get("", session.spec.template)
             home = self._caches.home_of(session, template) if template else None
-            desktop = resolve(session, template, self._policy, home_exists=home is not None) if template else None
+            desktop = resolve(session, template, self._settings, home_exists=home is not None) if template else None
             if isinstance(desktop, Desktop):
                 self._keys[meta.uid] = meta.namespace, meta.name
                 self._queue.enter(self._pending_session(session, desktop, home, now), now)

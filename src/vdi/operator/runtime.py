@@ -72,7 +72,7 @@ class Runtime:
         self._caches = Caches(self._client, settings.namespace, clock, count_others=count_others)
         self._recorder = EventRecorder(self._client, controller="kasm.io/vdi-operator", instance=host, clock=clock)
         self._host_key = HostKey(self._client, settings.namespace)
-        cluster = ClusterContext(self._client, self._caches, settings.policy, clock, settings.namespace)
+        cluster = ClusterContext(self._client, self._caches, settings.cluster, clock, settings.namespace)
         self._wiring = build_wiring(
             OperatorContext(cluster, self._recorder, metrics, settings, self._elector, self._host_key)
         )

@@ -20,7 +20,7 @@ from vdi.operator.variables import (
     number,
     read_variables,
 )
-from vdi.session.policy import Policy
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.units import parse_duration, parse_quantity
 
 
@@ -50,7 +50,7 @@ class Settings:
     """VDI_GATEWAY_TOKEN_FILE: a token of this service account for the audience `vdi-gateway`, kept fresh."""
     metrics_token_file: Path = METRICS_TOKEN_FILE
     """VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file no one may."""
-    policy: Policy = field(default_factory=Policy)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
     """VDI_DOMAIN, VDI_URL_PORT, VDI_ENTRY_POINT, VDI_TLS_SECRET, VDI_CERT_RESOLVER, VDI_REQUESTS_CPU,
     VDI_REQUESTS_MEMORY, VDI_GPU_RESOURCE, VDI_DRAIN_NOTICE, VDI_MAX_TIMEOUT, VDI_AGENT_PORT, VDI_EDGE_MIDDLEWARE:
     what holds for every session."""
@@ -66,9 +66,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         raise SettingsError("; ".join(problems))
     if "metrics_address" in values:
         values["metrics_host"], values["metrics_port"] = values.pop("metrics_address")
-    of_policy = {one.name for one in fields(Policy)} & values.keys()
-    policy = Policy(**{name: values.pop(name) for name in of_policy})
-    return Settings(policy=policy, **values)
+    of_cluster = {one.name for one in fields(ClusterSettings)} & values.keys()
+    cluster = ClusterSettings(**{name: values.pop(name) for name in of_cluster})
+    return Settings(cluster=cluster, **values)
 
 
 def _quantity(text: str) -> str:

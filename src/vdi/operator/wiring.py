@@ -124,7 +124,7 @@ def build_wiring(context: OperatorContext) -> Wiring:
         cluster.caches,
         context.recorder,
         cluster.clock,
-        port=cluster.policy.agent_port,
+        port=cluster.settings.agent_port,
         enqueue_poll=queues.polls.enqueue,
         enqueue_notice=queues.notices.enqueue,
         enqueue_session=queues.sessions.enqueue,
@@ -143,7 +143,7 @@ def build_wiring(context: OperatorContext) -> Wiring:
     uncertain_creates = UncertainCreates(owned.pods)
     dependencies = Dependencies(manager, pools, agents, reports)
     sessions = _build_session_controller(context, owned, uncertain_creates, dependencies)
-    WatchHandlers(cluster.caches, cluster.policy.domain, queues.sessions, sessions.forget)
+    WatchHandlers(cluster.caches, cluster.settings.domain, queues.sessions, sessions.forget)
     pool_controller = _build_pool_controller(context, queues, pools, manager, uncertain_creates)
     workers: list[Worker[Any]] = [
         context.worker(queues.sessions, sessions.reconcile),
@@ -177,7 +177,7 @@ def _build_session_controller(
             reservations=reservations,
             uncertain_creates=uncertain_creates,
             pools=dependencies.pools,
-            policy=cluster.policy,
+            settings=cluster.settings,
             new_credentials=_new_credentials,
         ),
         cleanup=Cleanup(owned),

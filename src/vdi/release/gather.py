@@ -79,11 +79,11 @@ async def gather(client: Client, helm: Helm, chart: Chart, change: Change) -> Fa
     objects = await render(client, helm, change, is_upgrade=bool(revisions))
     reading = _Reading(client, namespace)
     settings = settings_of(objects)
-    tls = settings.policy.tls_secret
+    tls = settings.cluster.tls_secret
     spaces = sorted({namespace, settings.namespace, *(_space(obj) for obj in objects)} - {""})
     resources = await reading.resources(objects)
     there = dict(zip(spaces, await asyncio.gather(*map(reading.namespace_of, spaces)), strict=True))
-    names = asyncio.create_task(look_up(settings.policy.domain))
+    names = asyncio.create_task(look_up(settings.cluster.domain))
     secrets = {space: keys for space in spaces if (keys := await reading.secrets(space)) is not None}
     return Facts(
         helm=helm,

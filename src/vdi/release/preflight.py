@@ -130,7 +130,7 @@ def _traefik(facts: Facts, _: datetime) -> Iterator[Finding]:
         return
     spaces = {facts.namespace, facts.settings.namespace}
     watching = [traefik for traefik in facts.traefiks if not traefik.namespaces or spaces <= traefik.namespaces]
-    point = facts.settings.policy.entry_point
+    point = facts.settings.cluster.entry_point
     if not watching:
         seen = ", ".join(sorted(facts.traefiks[0].namespaces))
         words = f"Traefik looks at {seen} only, not at {', '.join(sorted(spaces))}."
@@ -175,7 +175,7 @@ def _images(facts: Facts, _: datetime) -> Iterator[Finding]:
 
 
 def _certificate(facts: Facts, now: datetime) -> Iterator[Finding]:
-    policy = facts.settings.policy
+    policy = facts.settings.cluster
     made = {
         (obj["metadata"].get("namespace") or facts.namespace, obj["spec"].get("secretName"))
         for obj in facts.objects
@@ -213,7 +213,7 @@ def _names(facts: Facts, _: datetime) -> Iterator[Finding]:
     for host, problem in facts.names.items():
         if problem:
             words = f"{host} has no address as seen from here: {problem}."
-            remedy = Remedy(f"Make a DNS record *.{facts.settings.policy.domain} that leads to Traefik.")
+            remedy = Remedy(f"Make a DNS record *.{facts.settings.cluster.domain} that leads to Traefik.")
             yield _finding("dns", Severity.WARNING, words, remedy)
     if facts.names and not any(facts.names.values()):
         yield _finding("dns", Severity.OK, f"{', '.join(facts.names)} have addresses")

@@ -8,10 +8,10 @@ from datetime import datetime
 
 from vdi.api.template import IdleAction, TimeoutAction
 from vdi.session.activity import Idle, evaluate_idle, idle_timeout
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import DRAINING, EXPIRING, IDLE, Reason
 from vdi.session.decide import Observed
 from vdi.session.lifetime import expires_at, is_capped, lifecycle_of, run_length, started_at, warned_at
-from vdi.session.policy import Policy
 from vdi.session.times import format_time, parse_time
 from vdi.session.units import format_duration
 
@@ -28,11 +28,11 @@ class Alert:
     """When it happens, if that is known."""
 
 
-def find_alerts(observed: Observed, policy: Policy, now: datetime) -> tuple[Alert, ...]:
+def find_alerts(observed: Observed, settings: ClusterSettings, now: datetime) -> tuple[Alert, ...]:
     """All alerts that hold for a desktop that runs."""
     if observed.pod is None or observed.pod.terminating or observed.session.spec.suspended:
         return ()
-    found = (_expiring(observed, policy, now), _idle(observed, now), _draining(observed, policy, now))
+    found = (_expiring(observed, settings, now), _idle(observed, now), _draining(observed, settings, now))
     return tuple(one for one in found if one)
 
 
@@ -47,22 +47,22 @@ def find_idle(observed: Observed, now: datetime) -> Idle | None:
     return evaluate_idle(started=started, activity=observed.activity, timeout=timeout, warned_at=since, now=now)
 
 
-def evictable_at(observed: Observed, policy: Policy) -> datetime | None:
+def evictable_at(observed: Observed, settings: ClusterSettings) -> datetime | None:
     """From when on a drain may put the desktop out; None while its node is not being drained."""
     if observed.node is None or not observed.node.spec.unschedulable:
         return None
     since = _since(observed, DRAINING)
-    return since + policy.drain_notice if since else None
+    return since + settings.drain_notice if since else None
 
 
-def _expiring(observed: Observed, policy: Policy, now: datetime) -> Alert | None:
+def _expiring(observed: Observed, settings: ClusterSettings, now: datetime) -> Alert | None:
     session, template, pod = observed.session, observed.template, observed.pod
-    begins, end = warned_at(session, template, pod, policy), expires_at(session, template, pod, policy)
-    length = run_length(session, template, policy)
+    begins, end = warned_at(session, template, pod, settings), expires_at(session, template, pod, settings)
+    length = run_length(session, template, settings)
     if begins is None or end is None or length is None or now < begins:
         return None
     what = describe_end(lifecycle_of(template).on_timeout)
-    longer = "" if is_capped(session, template, policy) else "; a longer spec.timeout moves the end"
+    longer = "" if is_capped(session, template, settings) else "; a longer spec.timeout moves the end"
     message = f"After {format_duration(length)} this desktop {what} at {clock_time(end)}{longer}."
     return Alert(EXPIRING, Reason.EXPIRING_SOON, message, format_time(end))
 
@@ -88,11 +88,11 @@ def describe_end(action: TimeoutAction | IdleAction) -> str:
             return "ends"
 
 
-def _draining(observed: Observed, policy: Policy, now: datetime) -> Alert | None:
+def _draining(observed: Observed, settings: ClusterSettings, now: datetime) -> Alert | None:
     node = observed.node
     if node is None or not node.spec.unschedulable:
         return None
-    free_from = (_since(observed, DRAINING) or now) + policy.drain_notice
+    free_from = (_since(observed, DRAINING) or now) + settings.drain_notice
     keeps = "The files in the home are kept" if observed.pod and observed.pod.home_claim else "Save your work"
     message = (
         f"Node {node.metadata.name} is being taken out of service: from {clock_time(free_from)} on this desktop may be "

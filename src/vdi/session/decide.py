@@ -15,12 +15,12 @@ from datetime import datetime
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.session.activity import Activity
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import HOME_BOUND, POD_READY, TEMPLATE_FOUND, Reason
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.explain import StartState, explain
 from vdi.session.failures import find_failure_block
 from vdi.session.observed import Event, Node, PersistentVolumeClaim, Pod, Route, Secret, Service
-from vdi.session.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +90,13 @@ def find_holder(contenders: Iterable[Contender]) -> Contender | None:
     return min(candidates, key=lambda candidate: (not candidate.holds, candidate.created, candidate.uid), default=None)
 
 
-def decide(observed: Observed, policy: Policy, now: datetime) -> Decision:
+def decide(observed: Observed, settings: ClusterSettings, now: datetime) -> Decision:
     """The verdict on a session that is neither being deleted nor suspended."""
     session, template, pod = observed.session, observed.template, observed.pod
     if pod and (observed.home or pod.home_claim is None):
         return Decision()  # nothing is missing
     resolved = (
-        resolve(session, template, policy, home_exists=observed.home is not None)
+        resolve(session, template, settings, home_exists=observed.home is not None)
         if template
         else _template_missing(session.spec.template)
     )

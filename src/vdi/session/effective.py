@@ -1,4 +1,4 @@
-"""Session + template + policy -> the desktop to run, all defaults applied, all limits checked; or why not, in words.
+"""Session + template + settings -> the desktop to run, all defaults applied, all limits checked; or why not, in words.
 
 Pure. Nothing is clipped in silence: a request over a maximum blocks the session, with a message that names
 field, value and maximum.
@@ -13,10 +13,10 @@ from vdi.api.template import EnvVar, Placement, TemplateVolume, VDITemplate
 from vdi.session import streaming
 from vdi.session.capacity import PODS, NodeSelectorTerm, amount
 from vdi.session.capacity_matching import Demand, demand_of
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.hosts import refuse_hostname
 from vdi.session.naming import home_claim_name
-from vdi.session.policy import Policy
 from vdi.session.units import parse_duration, parse_quantity, smaller_quantity
 
 _GUARDED_ENV = frozenset(
@@ -102,7 +102,7 @@ class Desktop:
 
 
 def resolve(
-    session: VDISession, template: VDITemplate, policy: Policy, *, home_exists: bool = False
+    session: VDISession, template: VDITemplate, settings: ClusterSettings, *, home_exists: bool = False
 ) -> Desktop | Blocked:
     """The desktop that this session asks for and its template allows; Blocked when it requests what cannot be.
 
@@ -115,7 +115,7 @@ def resolve(
     gpu = 0 if offer.default_gpu == 0 else (requested.gpu if requested else offer.default_gpu)
     home = resolve_home(session, template)
 
-    blocked = _refused_host(session, policy) or _find_blocked(
+    blocked = _refused_host(session, settings) or _find_blocked(
         session.spec, template, cpu=cpu, memory=memory, gpu=gpu, home=home, home_exists=home_exists
     )
     if blocked:
@@ -126,9 +126,9 @@ def resolve(
         cpu=cpu,
         memory=memory,
         gpu=gpu,
-        gpu_resource=policy.gpu_resource,
-        request_cpu=smaller_quantity(policy.requests_cpu, cpu),
-        request_memory=smaller_quantity(policy.requests_memory, memory),
+        gpu_resource=settings.gpu_resource,
+        request_cpu=smaller_quantity(settings.requests_cpu, cpu),
+        request_memory=smaller_quantity(settings.requests_memory, memory),
         env=(*template.spec.env, *streaming.settings(template.spec)),
         port=template.spec.port,
         health_path=template.spec.health_path,
@@ -137,7 +137,7 @@ def resolve(
         volumes=template.spec.volumes,
         placement=template.spec.placement,
         image_pull_secrets=tuple(secret.name for secret in template.spec.image_pull_secrets),
-        behind_gateway=policy.edge_middleware is not None,
+        behind_gateway=settings.edge_middleware is not None,
     )
 
 
@@ -162,8 +162,8 @@ def resolve_home(session: VDISession, template: VDITemplate) -> Home | None:
     )
 
 
-def _refused_host(session: VDISession, policy: Policy) -> Blocked | None:
-    why = refuse_hostname(session, policy)
+def _refused_host(session: VDISession, settings: ClusterSettings) -> Blocked | None:
+    why = refuse_hostname(session, settings)
     return Blocked(Reason.INVALID_SESSION, f"spec.hostname: {why}.", needs_change=True) if why else None
 
 

@@ -8,6 +8,7 @@ import msgspec
 from vdi.api.session import FailureStatus, VDISession
 from vdi.api.template import IdleAction, TimeoutAction
 from vdi.session.alerts import clock_time, find_idle
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import POD_READY, Reason
 from vdi.session.decide import Observed
 from vdi.session.effective import Blocked
@@ -21,7 +22,6 @@ from vdi.session.failures import (
 )
 from vdi.session.lifetime import is_capped, is_over, lifecycle_of, started_at
 from vdi.session.observed import RESTARTED_AT, Pod
-from vdi.session.policy import Policy
 from vdi.session.times import format_time
 
 
@@ -58,15 +58,15 @@ class Removal:
     """Why, and what comes next."""
 
 
-def find_ending(observed: Observed, policy: Policy, now: datetime) -> Ending | None:
+def find_ending(observed: Observed, settings: ClusterSettings, now: datetime) -> Ending | None:
     """Whether the run has used up its time, or has been idle for too long."""
     session, template, pod = observed.session, observed.template, observed.pod
     if session.spec.suspended:
         return None
     lifecycle = lifecycle_of(template)
-    if is_over(session, template, pod, policy, now):
+    if is_over(session, template, pod, settings, now):
         action = lifecycle.on_timeout
-        return Ending(Reason.TIMED_OUT, action, _end_of_time(observed, policy, suspends=_suspends(action)))
+        return Ending(Reason.TIMED_OUT, action, _end_of_time(observed, settings, suspends=_suspends(action)))
     idle = find_idle(observed, now)
     if idle and idle.over(now):
         suspends = _suspends(lifecycle.on_idle)
@@ -111,14 +111,14 @@ def _with_start(session: VDISession, pod: Pod | None) -> VDISession:
     return msgspec.structs.replace(session, status=status)
 
 
-def _end_of_time(observed: Observed, policy: Policy, *, suspends: bool) -> str:
+def _end_of_time(observed: Observed, settings: ClusterSettings, *, suspends: bool) -> str:
     session, template = observed.session, observed.template
-    if template is None or not is_capped(session, template, policy):
+    if template is None or not is_capped(session, template, settings):
         why = f"spec.timeout: {session.spec.timeout}"
     elif template.spec.lifecycle.max_timeout:
         why = f"the template's lifecycle.maxTimeout: {template.spec.lifecycle.max_timeout}"
     else:
-        why = f"the cluster's sessions.maxTimeout: {policy.max_timeout}"
+        why = f"the cluster's sessions.maxTimeout: {settings.max_timeout}"
     return f"The time of this session is over ({why}){_describe_consequence(session, observed.pod, suspends=suspends)}"
 
 

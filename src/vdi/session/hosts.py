@@ -12,10 +12,10 @@ import re
 from typing import Any
 
 from vdi.api.session import VDISession
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.identity import MANAGED_BY
 from vdi.session.naming import KEYED_LABEL, derive_base, reservation_name
 from vdi.session.observed import HOST
-from vdi.session.policy import Policy
 
 _LOOKS_KEYED = re.compile(KEYED_LABEL)
 _LOOKS_ENCODED = re.compile(r"..--")
@@ -38,13 +38,13 @@ def has_label(session: VDISession, label: str) -> bool:
     return session.status.url.removeprefix("https://").partition(".")[0] == label
 
 
-def refuse_hostname(session: VDISession, policy: Policy) -> str | None:
+def refuse_hostname(session: VDISession, settings: ClusterSettings) -> str | None:
     """Why the session may not have the `spec.hostname` that it asks for."""
     label = session.spec.hostname
     if label is None:
         return None
-    if policy.edge_middleware is not None and label == policy.portal_label:
-        return f"{policy.host(label)} is the portal's own address; give this session another hostname"
+    if settings.edge_middleware is not None and label == settings.portal_label:
+        return f"{settings.host(label)} is the portal's own address; give this session another hostname"
     if has_label(session, label):  # made by an earlier version, which allowed more
         return None
     if _LOOKS_KEYED.search(label):

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 
 from vdi.api.session import VDISession
 from vdi.api.template import Lifecycle, VDITemplate
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.observed import LAST_FAILURE, RESTARTED_AT, RUN_STARTED, Pod
-from vdi.session.policy import Policy
 from vdi.session.times import format_time, parse_time
 from vdi.session.units import parse_duration
 
@@ -46,43 +46,49 @@ def started_at(session: VDISession, pod: Pod | None) -> datetime | None:
     return _as_time(begun) or _as_time(pod.metadata.creation_timestamp)
 
 
-def max_timeout(template: VDITemplate | None, policy: Policy) -> str | None:
+def max_timeout(template: VDITemplate | None, settings: ClusterSettings) -> str | None:
     """The longest that one run may be: the template's maximum, else the cluster's; None: there is no limit.
 
     Without its template a session has no limit: a template that is replaced must not end desktops in the meantime.
     """
-    return (template.spec.lifecycle.max_timeout or policy.max_timeout) if template else None
+    return (template.spec.lifecycle.max_timeout or settings.max_timeout) if template else None
 
 
-def run_length(session: VDISession, template: VDITemplate | None, policy: Policy) -> timedelta | None:
+def run_length(session: VDISession, template: VDITemplate | None, settings: ClusterSettings) -> timedelta | None:
     """How long a run may be: `spec.timeout` up to `max_timeout`; None when it cannot be read (Blocked)."""
     requested = _as_length(session.spec.timeout)
-    most = _as_length(max_timeout(template, policy))
+    most = _as_length(max_timeout(template, settings))
     return min(requested, most) if requested and most else requested
 
 
-def is_capped(session: VDISession, template: VDITemplate | None, policy: Policy) -> bool:
+def is_capped(session: VDISession, template: VDITemplate | None, settings: ClusterSettings) -> bool:
     """Whether `max_timeout` ends the run: a longer `spec.timeout` would not help."""
     requested = _as_length(session.spec.timeout)
-    most = _as_length(max_timeout(template, policy))
+    most = _as_length(max_timeout(template, settings))
     return requested is not None and most is not None and most <= requested
 
 
-def expires_at(session: VDISession, template: VDITemplate | None, pod: Pod | None, policy: Policy) -> datetime | None:
+def expires_at(
+    session: VDISession, template: VDITemplate | None, pod: Pod | None, settings: ClusterSettings
+) -> datetime | None:
     """End of the run; None outside a run."""
-    start, length = started_at(session, pod), run_length(session, template, policy)
+    start, length = started_at(session, pod), run_length(session, template, settings)
     return start + length if start and length else None
 
 
-def warned_at(session: VDISession, template: VDITemplate | None, pod: Pod | None, policy: Policy) -> datetime | None:
+def warned_at(
+    session: VDISession, template: VDITemplate | None, pod: Pod | None, settings: ClusterSettings
+) -> datetime | None:
     """From when on the end is announced: 5 minutes before, or half of a run that is shorter than twice that."""
-    end, length = expires_at(session, template, pod, policy), run_length(session, template, policy)
+    end, length = expires_at(session, template, pod, settings), run_length(session, template, settings)
     return end - min(_LONGEST_WARNING, length / 2) if end and length else None
 
 
-def is_over(session: VDISession, template: VDITemplate | None, pod: Pod | None, policy: Policy, now: datetime) -> bool:
+def is_over(
+    session: VDISession, template: VDITemplate | None, pod: Pod | None, settings: ClusterSettings, now: datetime
+) -> bool:
     """Whether the run has used up its time."""
-    end = expires_at(session, template, pod, policy)
+    end = expires_at(session, template, pod, settings)
     return end is not None and now >= end
 
 

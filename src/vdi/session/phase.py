@@ -18,6 +18,7 @@ from vdi.api.meta import Condition
 from vdi.api.session import Phase, SessionStatus, VDISession
 from vdi.session.activity import last_activity
 from vdi.session.alerts import Alert
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.condition_states import ConditionState, derive_conditions, keeps_its_run, with_times
 from vdi.session.conditions import READY, Reason
 from vdi.session.decide import Observed
@@ -28,12 +29,11 @@ from vdi.session.failures import reset_failures
 from vdi.session.identity import POOL
 from vdi.session.lifetime import expires_at, started_at
 from vdi.session.observed import TEMPLATE_REVISION, Pod
-from vdi.session.policy import Policy
 from vdi.session.times import format_time, parse_time
 
 
 def derive(
-    observed: Observed, blocked: Blocked | None, policy: Policy, now: datetime, alerts: Sequence[Alert] = ()
+    observed: Observed, blocked: Blocked | None, settings: ClusterSettings, now: datetime, alerts: Sequence[Alert] = ()
 ) -> SessionStatus:
     """The status of a session. `blocked` is the verdict's, or the API server's refusal of a child."""
     session, pod = observed.session, observed.pod
@@ -44,10 +44,10 @@ def derive(
     findings = [*derive_conditions(observed, blocked, explanation), _summary(session, phase, message), *warned]
     in_run = pod is not None or blocked is None or keeps_its_run(blocked)
     start = started_at(session, pod) if in_run else None
-    end = expires_at(session, observed.template, pod, policy) if in_run else None
+    end = expires_at(session, observed.template, pod, settings) if in_run else None
     return SessionStatus(
         phase=phase,
-        url=_url(observed, policy),
+        url=_url(observed, settings),
         message=message,
         start_time=format_time(start) if start else "",
         ready_time=_ready_time(session, pod, start, now),
@@ -64,15 +64,17 @@ def derive(
     )
 
 
-def derive_ending(observed: Observed, ending: Ending, policy: Policy, now: datetime) -> SessionStatus:
+def derive_ending(observed: Observed, ending: Ending, settings: ClusterSettings, now: datetime) -> SessionStatus:
     """The status at the end of a run, before it is done: the session is deleted, or suspended."""
     if ending.suspends:
-        return derive_suspended(observed, policy, now, ending)
-    status = derive(observed, None, policy, now)
+        return derive_suspended(observed, settings, now, ending)
+    status = derive(observed, None, settings, now)
     return _summed_up(status, observed.session, Phase.TERMINATING, ending.reason, ending.message, now)
 
 
-def derive_suspended(observed: Observed, policy: Policy, now: datetime, ending: Ending | None = None) -> SessionStatus:
+def derive_suspended(
+    observed: Observed, settings: ClusterSettings, now: datetime, ending: Ending | None = None
+) -> SessionStatus:
     """The status of a suspended session: no run, no failures to count on; the address stays the session's."""
     session = observed.session
     before = _ended(session)
@@ -83,7 +85,7 @@ def derive_suspended(observed: Observed, policy: Policy, now: datetime, ending: 
     elif before:
         reason, message = before.reason, before.message
     blocked = Blocked(Reason.SUSPENDED, message)
-    status = derive(replace(observed, pod=None, route=None, host_blocked=None), blocked, policy, now)
+    status = derive(replace(observed, pod=None, route=None, host_blocked=None), blocked, settings, now)
     status = msgspec.structs.replace(status, failures=None)
     return _summed_up(status, session, Phase.SUSPENDED, reason, message, now)
 
@@ -97,14 +99,14 @@ def _summed_up(
     return msgspec.structs.replace(status, phase=phase, message=message, conditions=steps)
 
 
-def _url(observed: Observed, policy: Policy) -> str:
+def _url(observed: Observed, settings: ClusterSettings) -> str:
     """Where the route leads to, and before there is one: where it will lead to. So the waiting page has an address.
 
     The gateway decides by it whose rights count at a host: it never names a host that the session only asks for.
     """
     if observed.route and observed.route.host:
-        return policy.url(observed.route.host)
-    return policy.url(policy.host(observed.host)) if observed.host else ""
+        return settings.url(observed.route.host)
+    return settings.url(settings.host(observed.host)) if observed.host else ""
 
 
 def _why_not_ready(observed: Observed) -> Explanation | None:

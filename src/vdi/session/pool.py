@@ -23,12 +23,12 @@ from vdi.api.pool import VDIPool
 from vdi.api.session import SessionSpec, VDISession
 from vdi.api.template import VDITemplate
 from vdi.session.children.pod import build_spec
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import Reason
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.explain import StartState, explain
 from vdi.session.identity import POOL
 from vdi.session.observed import Node, Pod
-from vdi.session.policy import Policy
 from vdi.session.times import parse_time
 
 FITS = "vdi.kasm.io/pool-desktop"
@@ -102,7 +102,7 @@ class Backoff:
         return self.until - now if self.until and self.until > now else None
 
 
-def pool_desktop(pool: VDIPool, template: VDITemplate | None, policy: Policy) -> Desktop | Blocked:
+def pool_desktop(pool: VDIPool, template: VDITemplate | None, settings: ClusterSettings) -> Desktop | Blocked:
     """What the pool keeps ready: the desktop of a session that asks for nothing but the template."""
     name = pool.spec.template
     if template is None:
@@ -115,12 +115,12 @@ def pool_desktop(pool: VDIPool, template: VDITemplate | None, policy: Policy) ->
         )
         return Blocked(PoolReason.TEMPLATE_HAS_HOME, words, needs_change=True)
     plain = VDISession(ObjectMeta(pool.metadata.name), SessionSpec(user="pool@vdi.localhost", template=name))
-    return resolve(plain, template, policy)
+    return resolve(plain, template, settings)
 
 
-def fingerprint(template: str, desktop: Desktop, policy: Policy) -> str:
+def fingerprint(template: str, desktop: Desktop, settings: ClusterSettings) -> str:
     """Equal for two desktops of which one can take the other's place."""
-    spec = build_spec(desktop, "", policy.agent_port)
+    spec = build_spec(desktop, "", settings.agent_port)
     return sha256(msgspec.json.encode((template, spec), order="deterministic")).hexdigest()[:16]
 
 

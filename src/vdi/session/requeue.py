@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from vdi.session.alerts import evictable_at, find_idle
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Observed
 from vdi.session.failures import (
     SCHEDULER_TIMEOUT,
@@ -16,24 +17,23 @@ from vdi.session.failures import (
     unscheduled_since,
 )
 from vdi.session.lifetime import expires_at, warned_at
-from vdi.session.policy import Policy
 
 
-def next_requeue(observed: Observed, policy: Policy, now: datetime) -> datetime | None:
+def next_requeue(observed: Observed, settings: ClusterSettings, now: datetime) -> datetime | None:
     """The next moment at which something begins or ends by itself; None when nothing will."""
-    return min((moment for moment in _moments(observed, policy, now) if moment and moment > now), default=None)
+    return min((moment for moment in _moments(observed, settings, now) if moment and moment > now), default=None)
 
 
-def _moments(observed: Observed, policy: Policy, now: datetime) -> Iterator[datetime | None]:
+def _moments(observed: Observed, settings: ClusterSettings, now: datetime) -> Iterator[datetime | None]:
     session, pod = observed.session, observed.pod
     if not session.spec.suspended:
-        yield expires_at(session, observed.template, pod, policy)
-        yield warned_at(session, observed.template, pod, policy)
+        yield expires_at(session, observed.template, pod, settings)
+        yield warned_at(session, observed.template, pod, settings)
     if pod is None:
         failures = current_failures(session)
         yield retry_at(failures) if failures else None
         return
-    yield evictable_at(observed, policy)
+    yield evictable_at(observed, settings)
     if idle := find_idle(observed, now):
         yield idle.warn_at
         yield idle.over_at

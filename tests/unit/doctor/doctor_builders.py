@@ -19,9 +19,9 @@ from vdi.session.children.home import build_home
 from vdi.session.children.pod import build_pod
 from vdi.session.children.route import build_route
 from vdi.session.children.service import build_service
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
 from vdi.session.identity import Identity
-from vdi.session.policy import Policy
 
 Object = dict[str, Any]
 CRDS = [sanitize("customresourcedefinitions", crd) for crd in build_crds()]
@@ -29,7 +29,7 @@ NOW = "2026-11-20T12:00:00Z"
 BEGAN = "2026-11-20T11:00:00Z"
 READY = "2026-11-20T11:00:05Z"
 JUST_NOW = "2026-11-20T11:59:58Z"
-POLICY = Policy(domain="vdi.example.com", tls_secret="wildcard")
+SETTINGS = ClusterSettings(domain="vdi.example.com", tls_secret="wildcard")
 SPACE = "vdi-sessions"
 POD = "vdi-operator-7d-abc"
 
@@ -105,7 +105,7 @@ class Cluster:
             ],
         }
         struct = msgspec.convert(session, VDISession)
-        desktop = resolve(struct, msgspec.convert(self.one("vditemplates"), VDITemplate), POLICY)
+        desktop = resolve(struct, msgspec.convert(self.one("vditemplates"), VDITemplate), SETTINGS)
         assert isinstance(desktop, Desktop)
         assert desktop.home
         identity = Identity.of(struct)
@@ -125,7 +125,7 @@ class Cluster:
             "persistentvolumeclaims": claim,
             "persistentvolumes": volume,
             "services": build_service(identity=identity),
-            "ingressroutes": build_route(identity=identity, host=POLICY.host(name), policy=POLICY),
+            "ingressroutes": build_route(identity=identity, host=SETTINGS.host(name), settings=SETTINGS),
             "endpointslices": {"metadata": slice_meta, "endpoints": [{"conditions": {"ready": True}}]},
         }
         for plural, one in made.items():

@@ -12,7 +12,7 @@ from vdi.gateway.denied import ActionDenied
 from vdi.gateway.portal import desktops
 from vdi.gateway.portal.start_form import first_choice, offer_of, session_request, sharing_home
 from vdi.gateway.users import User
-from vdi.session.policy import Policy
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.request import SessionRequest
 from vdi.session.units import parse_duration, parse_quantity
 
@@ -64,7 +64,7 @@ async def test_starting_as_offered_asks_for_nothing_but_that(stage: Stage) -> No
     browser, at = stage.browser(), "/catalogue/ubuntu"
     template = stage.world.template("ubuntu")
     assert template
-    offered = first_choice(template, Policy(), ALICE, [])
+    offered = first_choice(template, ClusterSettings(), ALICE, [])
     answer = await browser.post(at, at=at, then="open", **offered)
     requested = SessionRequest(user="alice@example.com", template="ubuntu", name="alice-ubuntu", timeout="8h")
     assert stage.actions.done == [("start", "alice@example.com", requested)]
@@ -167,8 +167,10 @@ def test_only_what_uses_the_home_is_in_the_way() -> None:
 
 def test_a_name_that_is_free_is_proposed() -> None:
     template = a_template()
-    assert first_choice(template, Policy(), ALICE, [])["name"] == "alice-ubuntu"
-    assert first_choice(template, Policy(), ALICE, ["alice-ubuntu", "alice-ubuntu-2"])["name"] == "alice-ubuntu-3"
+    assert first_choice(template, ClusterSettings(), ALICE, [])["name"] == "alice-ubuntu"
+    assert (
+        first_choice(template, ClusterSettings(), ALICE, ["alice-ubuntu", "alice-ubuntu-2"])["name"] == "alice-ubuntu-3"
+    )
 
 
 _QUANTITIES = st.sampled_from(["512Mi", "1Gi", "3Gi", "4Gi", "5000Mi", "8Gi", "64Gi", "1Ti"])
@@ -180,12 +182,12 @@ def test_a_form_never_offers_more_than_the_template_allows(default: str, most: s
     if parse_quantity(most) < parse_quantity(default):
         default, most = most, default
     template = a_template(resources={"defaultMemory": default, "maxMemory": most}, lifecycle={"maxTimeout": longest})
-    offer, first = offer_of(template, Policy()), first_choice(template, Policy(), ALICE, [])
+    offer, first = offer_of(template, ClusterSettings()), first_choice(template, ClusterSettings(), ALICE, [])
     assert all(parse_quantity(each.value) <= parse_quantity(most) for each in offer.memory)
     assert all(parse_duration(timeout.value) <= parse_duration(longest) for timeout in offer.timeouts)
     assert first["memory"] in [each.value for each in offer.memory]
     assert first["timeout"] in [timeout.value for timeout in offer.timeouts]
-    open_ended, policy = a_template(), Policy(max_timeout=longest)
+    open_ended, policy = a_template(), ClusterSettings(max_timeout=longest)
     offer, chosen = offer_of(open_ended, policy), first_choice(open_ended, policy, ALICE, [])["timeout"]
     assert chosen in [timeout.value for timeout in offer.timeouts]
     assert max(parse_duration(timeout.value) for timeout in offer.timeouts) == parse_duration(longest)

@@ -1,10 +1,12 @@
 """Transactions that wait for each other, times that keep their meaning, and errors without people's data in them."""
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select
@@ -134,3 +136,33 @@ async def test_trouble_within_a_transaction_is_reported_from_a_mistake(database:
         async with database.connect() as connection:
             await connection.exec_driver_sql("SELECT * FROM nowhere WHERE name = 'secret'")
     assert "secret" not in str(trouble.value)
+
+
+async def test_a_file_whose_opening_is_cancelled_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[sqlite3.Connection] = []
+    connect, opening, cancelled = sqlite3.connect, threading.Event(), threading.Event()
+
+    def connect_slowly(*args: Any, **options: Any) -> sqlite3.Connection:
+        opening.set()
+        cancelled.wait(10)
+        opened.append(connect(*args, **{**options, "check_same_thread": False}))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", connect_slowly)
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}/x.db")
+
+    async def read() -> None:
+        async with database.connect():
+            pytest.fail("it was cancelled before")
+
+    reading = asyncio.ensure_future(read())
+    await asyncio.to_thread(opening.wait, 10)
+    reading.cancel()
+    await asyncio.sleep(0)
+    cancelled.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await database.close()
+    (connection,) = opened
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")

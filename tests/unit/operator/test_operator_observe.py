@@ -19,11 +19,11 @@ from vdi.operator.hosts import Hosts
 from vdi.operator.observe import Observer
 from vdi.operator.reservations import Reservations
 from vdi.operator.watch_handlers import WatchHandlers
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import host_taken
 from vdi.session.hosts import build_reservation
 from vdi.session.naming import host_label
 from vdi.session.observed import Event, HostReservation, Node, PersistentVolumeClaim, Pod, Route, Secret
-from vdi.session.policy import Policy
 
 T = TypeVar("T")
 NAMESPACE = "vdi-sessions"
@@ -38,9 +38,9 @@ class World:
         self.caches = Caches(client, NAMESPACE, SystemClock())
         self.reservations = Reservations()
         key = cast(HostKey, SimpleNamespace(value=KEY))
-        self.hosts = Hosts(ClusterContext(client, self.caches, Policy(), SystemClock(), NAMESPACE), key)
+        self.hosts = Hosts(ClusterContext(client, self.caches, ClusterSettings(), SystemClock(), NAMESPACE), key)
         self.observer = Observer(
-            self.caches, self.reservations, self.hosts, Policy(), lambda _: None, lambda _: self.unpublished
+            self.caches, self.reservations, self.hosts, ClusterSettings(), lambda _: None, lambda _: self.unpublished
         )
         self.unpublished = False
         self.woken: set[str] = set()

@@ -28,14 +28,14 @@ from vdi.operator.owned_resources import OwnedResource
 from vdi.operator.pool_desktops import PoolDesktops
 from vdi.operator.pools import CALM, Pools
 from vdi.operator.uncertain_creates import UncertainCreates
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Observed
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.observed import Pod, Secret
-from vdi.session.policy import Policy
 from vdi.session.pool import fingerprint
 
 NS = "vdi-sessions"
-POLICY = Policy()
+SETTINGS = ClusterSettings()
 TEMPLATE = {"image": "registry.example.com/desktop:1", "persistence": {"enabled": False}}
 
 
@@ -48,7 +48,7 @@ class World:
         self.said: list[tuple[str, str, str]] = []
         recorder = cast(EventRecorder, SimpleNamespace(emit=self._emit))
         self.due: set[str] = set()
-        cluster = ClusterContext(client, self.caches, POLICY, self.clock, NS)
+        cluster = ClusterContext(client, self.caches, SETTINGS, self.clock, NS)
         self.pools = Pools(cluster, recorder, lambda name, _: self.due.add(name))
         self.room: list[Blocked | None] = []
         self.asked: list[str] = []
@@ -147,7 +147,7 @@ class World:
         session = self.caches.sessions.get(NS, name)
         template = self.caches.templates.get("", "desktop")
         assert session and template
-        desktop = resolve(session, template, POLICY)
+        desktop = resolve(session, template, SETTINGS)
         assert isinstance(desktop, Desktop)
         return await self.pools.claim(Observed(session, template=template, **observed), desktop)
 
@@ -468,6 +468,6 @@ async def test_claimed_desktop_fits_exactly(world: World) -> None:
     await world.synced()
     session, template = world.caches.sessions.get(NS, "alice"), world.caches.templates.get("", "desktop")
     assert session and template
-    desktop = resolve(session, template, POLICY)
+    desktop = resolve(session, template, SETTINGS)
     assert isinstance(desktop, Desktop)
-    assert pod.metadata.annotations["vdi.kasm.io/pool-desktop"] == fingerprint("desktop", desktop, POLICY)
+    assert pod.metadata.annotations["vdi.kasm.io/pool-desktop"] == fingerprint("desktop", desktop, SETTINGS)

@@ -18,10 +18,10 @@ from vdi.operator.context import ClusterContext
 from vdi.operator.ports import Waiting
 from vdi.operator.queueing import QueueManager
 from vdi.session.capacity import ForeignPod, PersistentVolume
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
 from vdi.session.identity import USER_ANNOTATION
 from vdi.session.observed import Node, PersistentVolumeClaim, Pod
-from vdi.session.policy import Policy
 
 NAMESPACE = "vdi-sessions"
 GPU = "nvidia.com/gpu"
@@ -37,7 +37,7 @@ class World:
         self.yielded: list[str] = []
         self.waited: list[float] = []
         self._version = 0
-        cluster = ClusterContext(cast(Client, None), self.caches, Policy(), self.clock, NAMESPACE)
+        cluster = ClusterContext(cast(Client, None), self.caches, ClusterSettings(), self.clock, NAMESPACE)
         self.admission = QueueManager(
             cluster,
             weights={},
@@ -86,7 +86,7 @@ class World:
         )
 
     def request(self, session: VDISession, home: PersistentVolumeClaim | None = None) -> Waiting | None:
-        desktop = resolve(session, self.template, Policy())
+        desktop = resolve(session, self.template, ClusterSettings())
         assert isinstance(desktop, Desktop)
         return self.admission.request(session, desktop, home)
 
@@ -332,7 +332,7 @@ def test_desktops_of_pools_make_room_for_people_and_for_no_more_than_wait() -> N
 def test_pools_are_refused_where_people_wait() -> None:
     world = World(gpus=1)
     session = world.session("one")
-    desktop = resolve(session, world.template, Policy())
+    desktop = resolve(session, world.template, ClusterSettings())
     assert isinstance(desktop, Desktop)
     assert world.admission.request_for_pool("p-1", desktop) is None
     refused = world.admission.request_for_pool("p-2", desktop)

@@ -5,7 +5,7 @@ import pytest
 
 from vdi.operator.settings import Settings, read_settings
 from vdi.operator.variables import SettingsError
-from vdi.session.policy import Policy
+from vdi.session.cluster_settings import ClusterSettings
 
 
 def test_empty_environment_means_the_defaults() -> None:
@@ -41,7 +41,7 @@ def test_every_variable_is_read() -> None:
     )
     names = ("vdi.example.com", 8443, "https", "wildcard", "le", "100m", "512Mi", "nvidia.com/gpu.shared")
     weights = {"alice@example.com": 2.0, "b=c": 0.5}
-    policy = Policy(*names, timedelta(minutes=2), 9000, "vdi-edge", max_timeout="168h")
+    policy = ClusterSettings(*names, timedelta(minutes=2), 9000, "vdi-edge", max_timeout="168h")
     files = ("http://vdi-gateway.kasm.svc:8081", Path("/run/token"), Path("/run/metrics"))
     assert settings == Settings("desks", 8, "debug", "::1", 9090, "json", False, weights, *files, policy)
 

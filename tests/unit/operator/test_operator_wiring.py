@@ -17,7 +17,7 @@ from vdi.operator.logs import KeyValueFormatter
 from vdi.operator.metrics import Metrics
 from vdi.operator.settings import Settings
 from vdi.operator.wiring import OperatorContext
-from vdi.session.policy import Policy
+from vdi.session.cluster_settings import ClusterSettings
 
 
 class Stand:
@@ -28,7 +28,7 @@ class Stand:
         self.metrics = Metrics()
         elector = SimpleNamespace(wait_leading=self.leading.wait)
         nothing: Any = None
-        cluster = ClusterContext(nothing, nothing, Policy(), FakeClock(), "desks")
+        cluster = ClusterContext(nothing, nothing, ClusterSettings(), FakeClock(), "desks")
         self.context = OperatorContext(cluster, nothing, self.metrics, Settings(), cast(Elector, elector), nothing)
         self.worked: list[Any] = []
 

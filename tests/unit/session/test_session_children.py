@@ -11,16 +11,16 @@ from vdi.session.children.pod import build_pod
 from vdi.session.children.route import build_route
 from vdi.session.children.secret import build_secret
 from vdi.session.children.service import build_service
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
 from vdi.session.identity import Identity
-from vdi.session.policy import Policy
 
 FIXTURES = Path(__file__).parent / "fixtures"
 IDENTITY = Identity.of(a_session())
 
 
 def desktop(session: dict[str, Any] | None = None, **template: Any) -> Desktop:
-    answer = resolve(a_session(**(session or {})), a_template(**template), Policy())
+    answer = resolve(a_session(**(session or {})), a_template(**template), ClusterSettings())
     assert isinstance(answer, Desktop), answer
     return answer
 
@@ -98,7 +98,7 @@ def test_desktop_has_no_access_without_the_password_of_its_secret() -> None:
 
 
 def test_behind_a_gateway_the_pod_has_digests_and_no_token() -> None:
-    answer = resolve(a_session(), a_template(), Policy(edge_middleware="vdi-edge"))
+    answer = resolve(a_session(), a_template(), ClusterSettings(edge_middleware="vdi-edge"))
     assert isinstance(answer, Desktop)
     env = environment(build_pod(identity=IDENTITY, desktop=answer))
     assert env["SELKIES_ENABLE_BASIC_AUTH"] == "false"
@@ -140,7 +140,7 @@ def test_everything_but_a_retained_home_dies_with_the_session() -> None:
     children = [
         pod(),
         build_service(identity=IDENTITY),
-        build_route(identity=IDENTITY, host="h", policy=Policy()),
+        build_route(identity=IDENTITY, host="h", settings=ClusterSettings()),
         build_secret(identity=IDENTITY, password="p"),
         build_home(identity=IDENTITY, home=own),
     ]
@@ -161,20 +161,20 @@ def test_service_finds_the_pod_by_label_and_its_port_by_name() -> None:
 @pytest.mark.parametrize(
     ("policy", "tls"),
     [
-        (Policy(), {}),
-        (Policy(tls_secret="wildcard", cert_resolver="le"), {"secretName": "wildcard"}),
-        (Policy(cert_resolver="le"), {"certResolver": "le", "domains": [{"main": "*.vdi.localhost"}]}),
+        (ClusterSettings(), {}),
+        (ClusterSettings(tls_secret="wildcard", cert_resolver="le"), {"secretName": "wildcard"}),
+        (ClusterSettings(cert_resolver="le"), {"certResolver": "le", "domains": [{"main": "*.vdi.localhost"}]}),
     ],
 )
-def test_route_takes_its_certificate_from_where_the_policy_says(policy: Policy, tls: dict[str, Any]) -> None:
-    route = build_route(identity=IDENTITY, host="alice.vdi.localhost", policy=policy)
+def test_route_takes_its_certificate_from_where_the_policy_says(settings: ClusterSettings, tls: dict[str, Any]) -> None:
+    route = build_route(identity=IDENTITY, host="alice.vdi.localhost", settings=settings)
     assert route["spec"]["tls"] == tls
     assert route["spec"]["routes"][0]["match"] == "Host(`alice.vdi.localhost`)"
     assert route["spec"]["entryPoints"] == ["websecure"]
 
 
 def test_route_passes_the_gateways_check_where_there_is_one() -> None:
-    bare = build_route(identity=IDENTITY, host="h", policy=Policy())
+    bare = build_route(identity=IDENTITY, host="h", settings=ClusterSettings())
     assert "middlewares" not in bare["spec"]["routes"][0]
-    guarded = build_route(identity=IDENTITY, host="h", policy=Policy(edge_middleware="vdi-edge"))
+    guarded = build_route(identity=IDENTITY, host="h", settings=ClusterSettings(edge_middleware="vdi-edge"))
     assert guarded["spec"]["routes"][0]["middlewares"] == [{"name": "vdi-edge"}]

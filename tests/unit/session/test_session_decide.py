@@ -4,50 +4,50 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import CREATED, a_claim, a_pod, a_session, a_template
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Contender, Observed, decide, find_holder, host_taken
-from vdi.session.policy import Policy
 from vdi.session.times import parse_time
 
-POLICY = Policy()
+SETTINGS = ClusterSettings()
 NOW = parse_time(CREATED)
 
 
 def test_session_with_its_template_may_start() -> None:
-    verdict = decide(Observed(a_session(), a_template()), POLICY, NOW)
+    verdict = decide(Observed(a_session(), a_template()), SETTINGS, NOW)
     assert verdict.blocked is None
     assert verdict.desktop and verdict.desktop.image == "registry.example.com/desktop:1"
 
 
 def test_missing_template_is_waited_for() -> None:
-    blocked = decide(Observed(a_session()), POLICY, NOW).blocked
+    blocked = decide(Observed(a_session()), SETTINGS, NOW).blocked
     assert blocked and (blocked.condition, blocked.needs_change) == ("TemplateFound", False)
     assert "'ubuntu-desktop'" in blocked.message
 
 
 def test_running_desktop_is_never_taken_away() -> None:
     observed = Observed(a_session(), None, pod=a_pod(), home_holder="bob", host_blocked=host_taken("desk"))
-    assert decide(observed, POLICY, NOW).blocked is None
+    assert decide(observed, SETTINGS, NOW).blocked is None
 
 
 def test_a_home_that_exists_may_be_larger_than_the_template_allows() -> None:
     large = a_session(persistence={"size": "500Ti"})
-    blocked = decide(Observed(large, a_template()), POLICY, NOW).blocked
+    blocked = decide(Observed(large, a_template()), SETTINGS, NOW).blocked
     assert blocked and blocked.reason == "OverLimit"
-    assert decide(Observed(large, a_template(), home=a_claim()), POLICY, NOW).desktop
-    assert decide(Observed(large, a_template(), pod=a_pod(home="home"), home=a_claim()), POLICY, NOW).blocked is None
+    assert decide(Observed(large, a_template(), home=a_claim()), SETTINGS, NOW).desktop
+    assert decide(Observed(large, a_template(), pod=a_pod(home="home"), home=a_claim()), SETTINGS, NOW).blocked is None
 
 
 def test_home_in_use_is_waited_for_unless_the_session_brings_its_own() -> None:
-    blocked = decide(Observed(a_session(), a_template(), home_holder="first"), POLICY, NOW).blocked
+    blocked = decide(Observed(a_session(), a_template(), home_holder="first"), SETTINGS, NOW).blocked
     assert blocked and blocked.reason == "HomeInUse"
     assert "'first'" in blocked.message
     own = a_session(persistence={"retain": False})
-    assert decide(Observed(own, a_template(), home_holder="first"), POLICY, NOW).desktop
+    assert decide(Observed(own, a_template(), home_holder="first"), SETTINGS, NOW).desktop
 
 
 def test_taken_host_is_named_without_its_holder() -> None:
     observed = Observed(a_session(hostname="desk"), a_template(), host_blocked=host_taken("desk"))
-    blocked = decide(observed, POLICY, NOW).blocked
+    blocked = decide(observed, SETTINGS, NOW).blocked
     assert blocked and (blocked.reason, blocked.needs_change) == ("HostTaken", False)
     assert blocked.message == "The host name `desk` is not available. Choose another `spec.hostname`."
 

@@ -5,21 +5,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import a_session, a_template
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Blocked, Desktop, resolve
-from vdi.session.policy import Policy
 from vdi.session.units import parse_quantity
 
-POLICY = Policy()
+SETTINGS = ClusterSettings()
 
 
-def resolved(session: dict[str, Any], template: dict[str, Any], policy: Policy = POLICY) -> Desktop:
-    answer = resolve(a_session(**session), a_template(**template), policy)
+def resolved(session: dict[str, Any], template: dict[str, Any], settings: ClusterSettings = SETTINGS) -> Desktop:
+    answer = resolve(a_session(**session), a_template(**template), settings)
     assert isinstance(answer, Desktop), answer
     return answer
 
 
 def refused(session: dict[str, Any], template: dict[str, Any]) -> Blocked:
-    answer = resolve(a_session(**session), a_template(**template), POLICY)
+    answer = resolve(a_session(**session), a_template(**template), SETTINGS)
     assert isinstance(answer, Blocked), answer
     return answer
 
@@ -51,8 +51,8 @@ amounts = st.sampled_from(["1m", "100m", "250m", "1", "2", "4", "0.3", "128Mi", 
 
 @given(limit=amounts, request=amounts)
 def test_no_request_is_ever_above_its_limit(limit: str, request: str) -> None:
-    policy = Policy(requests_cpu=request, requests_memory=request)
-    desktop = resolved({}, {"resources": {"defaultCPU": limit, "defaultMemory": limit}}, policy)
+    settings = ClusterSettings(requests_cpu=request, requests_memory=request)
+    desktop = resolved({}, {"resources": {"defaultCPU": limit, "defaultMemory": limit}}, settings)
     assert parse_quantity(desktop.request_cpu) <= parse_quantity(desktop.cpu)
     assert parse_quantity(desktop.request_memory) <= parse_quantity(desktop.memory)
 
@@ -60,7 +60,7 @@ def test_no_request_is_ever_above_its_limit(limit: str, request: str) -> None:
 @given(requested=st.integers(1, 20), default=st.integers(1, 8), maximum=st.none() | st.integers(1, 8))
 def test_gpus_are_granted_exactly_or_refused_never_clipped(requested: int, default: int, maximum: int | None) -> None:
     offer = {"defaultGPU": default} | ({"maxGPU": maximum} if maximum else {})
-    answer = resolve(a_session(resources={"gpu": requested}), a_template(resources=offer), POLICY)
+    answer = resolve(a_session(resources={"gpu": requested}), a_template(resources=offer), SETTINGS)
     most = maximum or max(1, default)
     assert answer.gpu == requested if isinstance(answer, Desktop) else requested > most
     assert isinstance(answer, Desktop) == (requested <= most)
@@ -95,14 +95,14 @@ def test_over_a_maximum_is_refused_in_words(session: dict[str, Any], template: d
 )
 def test_a_new_home_is_no_larger_than_the_template_allows(size: str, offer: dict[str, Any], words: str | None) -> None:
     session, template = a_session(persistence={"size": size}), a_template(persistence=offer)
-    answer = resolve(session, template, POLICY)
+    answer = resolve(session, template, SETTINGS)
     if words is None:
         assert isinstance(answer, Desktop), answer
     else:
         assert isinstance(answer, Blocked)
         assert (answer.reason, answer.needs_change) == ("OverLimit", True)
         assert words in answer.message
-    assert isinstance(resolve(session, template, POLICY, home_exists=True), Desktop), "it keeps the size that it has"
+    assert isinstance(resolve(session, template, SETTINGS, home_exists=True), Desktop), "it keeps the size that it has"
 
 
 def test_all_that_is_over_is_said_at_once() -> None:
@@ -176,21 +176,25 @@ def test_objects_from_before_the_schema_was_tightened_are_refused_in_words() -> 
 
 def test_no_desktop_takes_the_portals_address() -> None:
     session = a_session(hostname="portal")
-    assert isinstance(resolve(session, a_template(), Policy()), Desktop)
-    problem = resolve(session, a_template(), Policy(edge_middleware="vdi-edge"))
+    assert isinstance(resolve(session, a_template(), ClusterSettings()), Desktop)
+    problem = resolve(session, a_template(), ClusterSettings(edge_middleware="vdi-edge"))
     assert isinstance(problem, Blocked)
     assert problem.needs_change
     assert "the portal's own address" in problem.message
-    assert isinstance(resolve(a_session(name="portal"), a_template(), Policy(edge_middleware="vdi-edge")), Desktop)
+    assert isinstance(
+        resolve(a_session(name="portal"), a_template(), ClusterSettings(edge_middleware="vdi-edge")), Desktop
+    )
 
 
 @pytest.mark.parametrize(
     ("hostname", "said"), [("alice-5tq2mzk4", "the operator makes"), ("xn--lice-8na", "encoded"), ("ab--c", "encoded")]
 )
 def test_hostname_that_looks_like_a_keyed_or_an_encoded_label_is_refused(hostname: str, said: str) -> None:
-    problem = resolve(a_session(hostname=hostname), a_template(), Policy())
+    problem = resolve(a_session(hostname=hostname), a_template(), ClusterSettings())
     assert isinstance(problem, Blocked)
     assert (problem.reason, problem.needs_change) == ("InvalidSession", True)
     assert said in problem.message
     status = {"url": f"https://{hostname}.vdi.localhost"}
-    assert isinstance(resolve(a_session(hostname=hostname, status=status), a_template(), Policy()), Desktop), "has it"
+    assert isinstance(resolve(a_session(hostname=hostname, status=status), a_template(), ClusterSettings()), Desktop), (
+        "has it"
+    )

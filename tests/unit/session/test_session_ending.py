@@ -20,6 +20,7 @@ from support.builders import (
 )
 from vdi.session.activity import Activity
 from vdi.session.alerts import evictable_at, find_alerts
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.condition_states import ConditionState, with_times
 from vdi.session.conditions import DRAINING, EXPIRING, IDLE
 from vdi.session.decide import Observed, decide, host_taken
@@ -27,13 +28,12 @@ from vdi.session.effective import Blocked
 from vdi.session.ending import find_ending, find_removal
 from vdi.session.notices import Notice, find_notices
 from vdi.session.phase import derive, derive_ending, derive_suspended
-from vdi.session.policy import Policy
 from vdi.session.requeue import next_requeue
 from vdi.session.times import parse_time
 
 START = parse_time(CREATED)
 NOW = START + timedelta(seconds=5)
-POLICY = Policy()
+SETTINGS = ClusterSettings()
 URL = "https://alice-desktop.vdi.localhost"
 
 
@@ -52,22 +52,22 @@ def up(kind: str, since: str) -> dict[str, Any]:
 
 def test_end_of_the_time_deletes_or_suspends_as_the_template_says() -> None:
     over = START + timedelta(hours=1)
-    assert find_ending(running(timeout="1h"), POLICY, over - timedelta(seconds=1)) is None
-    ending = find_ending(running(timeout="1h"), POLICY, over)
+    assert find_ending(running(timeout="1h"), SETTINGS, over - timedelta(seconds=1)) is None
+    ending = find_ending(running(timeout="1h"), SETTINGS, over)
     assert ending and (ending.reason, ending.suspends) == ("TimedOut", False)
     assert "spec.timeout: 1h" in ending.message
-    ending = find_ending(running(timeout="8h", template={"maxTimeout": "1h", "onTimeout": "Suspend"}), POLICY, over)
+    ending = find_ending(running(timeout="8h", template={"maxTimeout": "1h", "onTimeout": "Suspend"}), SETTINGS, over)
     assert ending and ending.suspends
     assert "the template's lifecycle.maxTimeout: 1h" in ending.message
-    ending = find_ending(running(timeout="8h"), Policy(max_timeout="1h"), over)
+    ending = find_ending(running(timeout="8h"), ClusterSettings(max_timeout="1h"), over)
     assert ending and "the cluster's sessions.maxTimeout: 1h" in ending.message
 
 
 def test_end_of_the_time_says_what_becomes_of_the_files() -> None:
     over = START + timedelta(hours=1)
     home = a_pod(ready=True, home="home")
-    kept = find_ending(replace(running(timeout="1h"), pod=home), POLICY, over)
-    gone = find_ending(replace(running(timeout="1h", persistence={"retain": False}), pod=home), POLICY, over)
+    kept = find_ending(replace(running(timeout="1h"), pod=home), SETTINGS, over)
+    gone = find_ending(replace(running(timeout="1h", persistence={"retain": False}), pod=home), SETTINGS, over)
     assert kept and "files in the home volume are kept" in kept.message
     assert gone and "kept" not in gone.message
 
@@ -76,50 +76,50 @@ def test_idle_desktop_ends_only_after_its_warning_has_been_up() -> None:
     observed = running(idleTimeout="30m")
     over = START + timedelta(minutes=30)
     known = replace(observed, activity=idle_since(START, over))
-    assert find_ending(observed, POLICY, over) is None, "it cannot be asked"
-    assert find_ending(known, POLICY, over) is None, "nobody was warned"
-    (warning,) = find_alerts(known, POLICY, over)
+    assert find_ending(observed, SETTINGS, over) is None, "it cannot be asked"
+    assert find_ending(known, SETTINGS, over) is None, "nobody was warned"
+    (warning,) = find_alerts(known, SETTINGS, over)
     assert warning.type == IDLE
     warned = replace(known, session=a_session(idleTimeout="30m", status=up(IDLE, "2026-11-20T08:25:00Z")))
-    ending = find_ending(warned, POLICY, over)
+    ending = find_ending(warned, SETTINGS, over)
     assert ending and (ending.reason, ending.suspends) == ("IdleTooLong", True)
     terminate = replace(warned, template=a_template(lifecycle={"onIdle": "Terminate"}))
-    ending = find_ending(terminate, POLICY, over)
+    ending = find_ending(terminate, SETTINGS, over)
     assert ending and not ending.suspends
 
 
 def test_suspended_session_does_not_end() -> None:
-    assert find_ending(running(timeout="1s", suspended=True), POLICY, NOW) is None
+    assert find_ending(running(timeout="1s", suspended=True), SETTINGS, NOW) is None
 
 
 def test_end_is_announced_and_says_whether_it_can_be_moved() -> None:
     soon = START + timedelta(minutes=55)
-    assert find_alerts(running(timeout="1h"), POLICY, soon - timedelta(seconds=1)) == ()
-    (alert,) = find_alerts(running(timeout="1h"), POLICY, soon)
+    assert find_alerts(running(timeout="1h"), SETTINGS, soon - timedelta(seconds=1)) == ()
+    (alert,) = find_alerts(running(timeout="1h"), SETTINGS, soon)
     assert (alert.type, alert.until) == (EXPIRING, "2026-11-20T09:00:00Z")
     assert alert.message == "After 1h this desktop ends at 09:00 UTC; a longer spec.timeout moves the end."
-    (alert,) = find_alerts(running(template={"maxTimeout": "1h", "onTimeout": "Suspend"}), POLICY, soon)
+    (alert,) = find_alerts(running(template={"maxTimeout": "1h", "onTimeout": "Suspend"}), SETTINGS, soon)
     assert alert.message == "After 1h this desktop is suspended at 09:00 UTC."
 
 
 def test_cordon_frees_the_desktop_after_the_notice_and_not_before_it_was_reported() -> None:
     cordoned = replace(running(), node=a_node(unschedulable=True))
-    (alert,) = find_alerts(cordoned, POLICY, NOW)
+    (alert,) = find_alerts(cordoned, SETTINGS, NOW)
     assert (alert.type, alert.until) == (DRAINING, "2026-11-20T08:01:05Z")
-    assert evictable_at(running(), POLICY) is evictable_at(cordoned, POLICY) is None
+    assert evictable_at(running(), SETTINGS) is evictable_at(cordoned, SETTINGS) is None
     reported = replace(cordoned, session=a_session(status=up(DRAINING, "2026-11-20T08:00:07Z")))
-    assert evictable_at(reported, POLICY) == START + timedelta(seconds=67)
-    assert evictable_at(replace(reported, node=a_node()), POLICY) is None
+    assert evictable_at(reported, SETTINGS) == START + timedelta(seconds=67)
+    assert evictable_at(replace(reported, node=a_node()), SETTINGS) is None
 
 
 def test_no_one_is_reported_anything_in_a_desktop_that_goes() -> None:
     cordoned = replace(running(timeout="6s"), node=a_node(unschedulable=True))
     for pod in (None, a_pod(ready=True, deletionTimestamp=CREATED)):
-        assert find_alerts(replace(cordoned, pod=pod), POLICY, NOW) == ()
+        assert find_alerts(replace(cordoned, pod=pod), SETTINGS, NOW) == ()
 
 
 def test_notices_follow_the_warnings_and_go_with_them() -> None:
-    alerts = find_alerts(running(timeout="1m"), POLICY, START + timedelta(seconds=40))
+    alerts = find_alerts(running(timeout="1m"), SETTINGS, START + timedelta(seconds=40))
     (notice,) = find_notices(a_session(), alerts)
     assert (notice.id, notice.title) == (EXPIRING, "This desktop ends soon")
     assert notice.text == alerts[0].message
@@ -158,7 +158,7 @@ def test_status_between_two_pods_keeps_the_run_and_in_the_queue_it_does_not() ->
     lost = replace(running(), pod=a_pod(status={"phase": "Failed"}))
     removal = find_removal(lost, NOW)
     assert removal
-    between = derive(replace(lost, session=removal.session, pod=None), removal.blocked, POLICY, NOW)
+    between = derive(replace(lost, session=removal.session, pod=None), removal.blocked, SETTINGS, NOW)
     assert (between.phase, between.start_time, between.pod_name) == ("Pending", CREATED, "")
     assert between.expires_at == "2026-11-20T16:00:00Z"
     assert "Admitted" in {condition.type for condition in between.conditions if condition.status == "True"}
@@ -166,17 +166,17 @@ def test_status_between_two_pods_keeps_the_run_and_in_the_queue_it_does_not() ->
 
 def test_ending_and_suspension_have_a_status_of_their_own() -> None:
     observed = running(timeout="1s", template={"onTimeout": "Suspend"}, status={"url": URL})
-    ending = find_ending(observed, POLICY, NOW)
+    ending = find_ending(observed, SETTINGS, NOW)
     assert ending
-    status = derive_ending(observed, ending, POLICY, NOW)
+    status = derive_ending(observed, ending, SETTINGS, NOW)
     assert (status.phase, status.url, status.start_time, status.pod_name) == ("Suspended", URL, "", "")
     session = a_session(suspended=True)
     session.status = status
-    later = derive_suspended(replace(observed, session=session, pod=None), POLICY, NOW)
+    later = derive_suspended(replace(observed, session=session, pod=None), SETTINGS, NOW)
     assert later == status, "why it was suspended stays"
     observed = running(timeout="1s")
-    ending = find_ending(observed, POLICY, NOW)
-    assert ending and derive_ending(observed, ending, POLICY, NOW).phase == "Terminating"
+    ending = find_ending(observed, SETTINGS, NOW)
+    assert ending and derive_ending(observed, ending, SETTINGS, NOW).phase == "Terminating"
 
 
 @pytest.mark.parametrize(
@@ -186,28 +186,28 @@ def test_address_is_known_without_a_route_where_the_host_is_certain(
     host: str, blocked: Blocked | None, url: str
 ) -> None:
     observed = replace(running(), pod=None, route=None, host=host, host_blocked=blocked)
-    assert derive(observed, None, POLICY, NOW).url == url
-    suspended = derive_suspended(observed, POLICY, NOW)
+    assert derive(observed, None, SETTINGS, NOW).url == url
+    suspended = derive_suspended(observed, SETTINGS, NOW)
     assert suspended.url == url
     assert "HostTaken" not in {condition.reason for condition in suspended.conditions}
 
 
 def test_lost_or_leaving_home_is_said_before_a_desktop_is_made() -> None:
     base = replace(running(), pod=None)
-    lost = decide(replace(base, home=a_claim("Lost")), POLICY, NOW).blocked
+    lost = decide(replace(base, home=a_claim("Lost")), SETTINGS, NOW).blocked
     assert lost and lost.needs_change and "kubectl delete pvc home" in lost.message
     terminating = a_claim()
     terminating.metadata.deletion_timestamp = CREATED
-    waits = decide(replace(base, home=terminating), POLICY, NOW).blocked
+    waits = decide(replace(base, home=terminating), SETTINGS, NOW).blocked
     assert waits and (waits.reason, waits.needs_change) == ("HomeLeaving", False)
 
 
 def test_pod_that_we_have_deleted_is_waited_for() -> None:
     terminating = a_pod(deletionTimestamp=CREATED, home="home")
     base = replace(running(), pod=None, terminating=terminating)
-    waits = decide(base, POLICY, NOW).blocked
+    waits = decide(base, SETTINGS, NOW).blocked
     assert waits and "when node node-1 has stopped the one before" in waits.message
-    stuck = decide(replace(base, node=a_node(ready=False)), POLICY, NOW).blocked
+    stuck = decide(replace(base, node=a_node(ready=False)), SETTINGS, NOW).blocked
     assert stuck and "out-of-service=nodeshutdown:NoExecute" in stuck.message
     assert "'home'" in stuck.message
 
@@ -256,7 +256,7 @@ def test_nothing_happens_between_two_looks(
     bound = observed.pod is not None and bool(observed.pod.spec.node_name)
     observed = replace(observed, node=a_node(unschedulable=drained is not None) if bound else None)
     moment = START + timedelta(seconds=now)
-    look = next_requeue(observed, POLICY, moment)
+    look = next_requeue(observed, SETTINGS, moment)
     end = look or moment + timedelta(days=365)
     assert end > moment
     assert _decided(observed, moment) == _decided(observed, moment + (end - moment) * later)
@@ -264,13 +264,13 @@ def test_nothing_happens_between_two_looks(
 
 def _decided(observed: Observed, now: datetime) -> list[object]:
     removal = find_removal(observed, now)
-    free_from = evictable_at(observed, POLICY)
-    verdict = decide(observed, POLICY, now)
-    status = derive(observed, None, POLICY, now)
+    free_from = evictable_at(observed, SETTINGS)
+    verdict = decide(observed, SETTINGS, now)
+    status = derive(observed, None, SETTINGS, now)
     return [
-        find_ending(observed, POLICY, now),
+        find_ending(observed, SETTINGS, now),
         removal is not None,
-        [alert.type for alert in find_alerts(observed, POLICY, now)],
+        [alert.type for alert in find_alerts(observed, SETTINGS, now)],
         free_from is not None and now >= free_from,
         verdict,
         status.failures,

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import a_session
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.hosts import build_reservation, has_label, recorded_label, refuse_hostname
 from vdi.session.naming import host_label
-from vdi.session.policy import Policy
 
-POLICY = Policy()
+SETTINGS = ClusterSettings()
 names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?", fullmatch=True)
 
 
@@ -41,9 +41,9 @@ def test_reservation_outlives_the_session_and_names_the_user() -> None:
 @given(names, names)
 def test_no_hostname_that_is_allowed_is_ever_a_keyed_label(mine: str, theirs: str) -> None:
     keyed = host_label(namespace="vdi-sessions", session_name=theirs, user="alice@example.com", key=b"k" * 32)
-    assert refuse_hostname(a_session(hostname=keyed), POLICY)
-    assert refuse_hostname(a_session(mine), POLICY) is None
-    if refuse_hostname(a_session(hostname=mine), POLICY) is None:
+    assert refuse_hostname(a_session(hostname=keyed), SETTINGS)
+    assert refuse_hostname(a_session(mine), SETTINGS) is None
+    if refuse_hostname(a_session(hostname=mine), SETTINGS) is None:
         assert mine != keyed
 
 

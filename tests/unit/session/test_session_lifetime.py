@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import CREATED, a_pod, a_session, a_template
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.lifetime import expires_at, is_capped, is_over, run_annotations, run_length, started_at, warned_at
 from vdi.session.observed import RUN_STARTED
-from vdi.session.policy import Policy
 from vdi.session.times import format_time, parse_time
 
 START = parse_time(CREATED)
 EARLIER = "2026-11-20T07:00:00Z"
-POLICY = Policy()
+SETTINGS = ClusterSettings()
 seconds = st.integers(min_value=1, max_value=4_000_000)
 
 
@@ -43,29 +43,29 @@ def test_pod_carries_what_ties_it_to_its_run_and_nothing_empty() -> None:
 @pytest.mark.parametrize(("timeout", "most", "expected"), [("8h", None, 8), ("8h", "2h", 2), ("1h", "2h", 1)])
 def test_template_caps_the_run(timeout: str, most: str | None, expected: int) -> None:
     template = a_template(lifecycle={"maxTimeout": most} if most else {})
-    assert run_length(a_session(timeout=timeout), template, POLICY) == timedelta(hours=expected)
-    assert expires_at(a_session(timeout=timeout), template, a_pod(), POLICY) == START + timedelta(hours=expected)
+    assert run_length(a_session(timeout=timeout), template, SETTINGS) == timedelta(hours=expected)
+    assert expires_at(a_session(timeout=timeout), template, a_pod(), SETTINGS) == START + timedelta(hours=expected)
 
 
 @pytest.mark.parametrize(("most", "expected"), [(None, 3), ("2h", 2), ("5h", 5)])
 def test_the_cluster_caps_the_run_where_the_template_does_not(most: str | None, expected: int) -> None:
     session, template = a_session(timeout="999h"), a_template(lifecycle={"maxTimeout": most} if most else {})
-    policy = Policy(max_timeout="3h")
-    assert run_length(session, template, policy) == timedelta(hours=expected)
-    assert is_capped(session, template, policy)
-    assert expires_at(session, template, a_pod(), policy) == START + timedelta(hours=expected)
-    assert run_length(a_session(timeout="1h"), template, policy) == timedelta(hours=1)
+    settings = ClusterSettings(max_timeout="3h")
+    assert run_length(session, template, settings) == timedelta(hours=expected)
+    assert is_capped(session, template, settings)
+    assert expires_at(session, template, a_pod(), settings) == START + timedelta(hours=expected)
+    assert run_length(a_session(timeout="1h"), template, settings) == timedelta(hours=1)
 
 
 def test_a_template_that_is_missing_for_a_moment_ends_no_run_earlier() -> None:
-    assert run_length(a_session(timeout="9h"), None, Policy(max_timeout="3h")) == timedelta(hours=9)
+    assert run_length(a_session(timeout="9h"), None, ClusterSettings(max_timeout="3h")) == timedelta(hours=9)
 
 
 def test_nothing_ends_that_does_not_run_or_cannot_be_read() -> None:
     for session, pod in ((a_session(), None), (a_session(timeout="soon"), a_pod())):
-        assert expires_at(session, a_template(), pod, POLICY) is None
-        assert warned_at(session, a_template(), pod, POLICY) is None
-        assert not is_over(session, a_template(), pod, POLICY, datetime(2030, 1, 1, tzinfo=UTC))
+        assert expires_at(session, a_template(), pod, SETTINGS) is None
+        assert warned_at(session, a_template(), pod, SETTINGS) is None
+        assert not is_over(session, a_template(), pod, SETTINGS, datetime(2030, 1, 1, tzinfo=UTC))
 
 
 @given(length=seconds, most=st.none() | seconds, passed=seconds)
@@ -74,12 +74,12 @@ def test_warning_comes_before_the_end_and_never_before_half_of_the_run(
 ) -> None:
     session = a_session(timeout=f"{length}s")
     template = a_template(lifecycle={"maxTimeout": f"{most}s"} if most else {})
-    end, warned = expires_at(session, template, a_pod(), POLICY), warned_at(session, template, a_pod(), POLICY)
+    end, warned = expires_at(session, template, a_pod(), SETTINGS), warned_at(session, template, a_pod(), SETTINGS)
     assert end and warned
     assert end == START + timedelta(seconds=min(length, most or length))
     assert START + (end - START) / 2 <= warned < end
     assert end - warned <= timedelta(minutes=5)
-    assert is_over(session, template, a_pod(), POLICY, START + timedelta(seconds=passed)) == (
+    assert is_over(session, template, a_pod(), SETTINGS, START + timedelta(seconds=passed)) == (
         passed >= min(length, most or length)
     )
 
@@ -88,7 +88,7 @@ def test_warning_comes_before_the_end_and_never_before_half_of_the_run(
 def test_an_edit_moves_the_end_and_nothing_else(length: int, longer: int) -> None:
     session = a_session(timeout=f"{length}s")
     edited = a_session(timeout=f"{length + longer}s")
-    first, then = expires_at(session, None, a_pod(), POLICY), expires_at(edited, None, a_pod(), POLICY)
+    first, then = expires_at(session, None, a_pod(), SETTINGS), expires_at(edited, None, a_pod(), SETTINGS)
     assert first and then and then - first == timedelta(seconds=longer)
 
 
@@ -101,7 +101,7 @@ def test_end_is_the_same_whichever_pod_of_the_run_is_asked(length: int, replaced
     made = format_time(START + timedelta(seconds=replaced_after))
     pod = a_pod(creationTimestamp=made, annotations=run_annotations(between, started_at(between, None)))
     assert (
-        expires_at(session, None, a_pod(), POLICY)
-        == expires_at(between, None, None, POLICY)
-        == expires_at(between, None, pod, POLICY)
+        expires_at(session, None, a_pod(), SETTINGS)
+        == expires_at(between, None, None, SETTINGS)
+        == expires_at(between, None, pod, SETTINGS)
     )

@@ -17,15 +17,15 @@ from support.builders import (
     a_template,
 )
 from vdi.api.session import SessionStatus
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CONDITION_TYPES
 from vdi.session.decide import Observed, host_taken
 from vdi.session.effective import Blocked
 from vdi.session.phase import derive
-from vdi.session.policy import Policy
 from vdi.session.times import parse_time
 
 NOW = parse_time(CREATED) + timedelta(seconds=5)
-POLICY = Policy()
+SETTINGS = ClusterSettings()
 
 
 def seen(**fields: Any) -> Observed:
@@ -35,7 +35,7 @@ def seen(**fields: Any) -> Observed:
 
 
 def status_of(observed: Observed, problem: Blocked | None = None, now: datetime = NOW) -> SessionStatus:
-    return derive(observed, problem, POLICY, now)
+    return derive(observed, problem, SETTINGS, now)
 
 
 def holding(status: SessionStatus) -> set[str]:
@@ -96,7 +96,7 @@ def test_pod_has_an_address_only_while_the_session_is_running() -> None:
 
 
 def test_url_has_the_port_unless_it_is_the_usual_one() -> None:
-    assert derive(seen(), None, Policy(url_port=8443), NOW).url == "https://alice-desktop.vdi.localhost:8443"
+    assert derive(seen(), None, ClusterSettings(url_port=8443), NOW).url == "https://alice-desktop.vdi.localhost:8443"
 
 
 def test_transition_time_moves_only_when_the_status_flips() -> None:

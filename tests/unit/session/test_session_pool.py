@@ -12,17 +12,17 @@ from support.builders import a_node, a_session, a_template
 from vdi.api.pool import VDIPool
 from vdi.session.children.pod import build_pod, build_pool_pod
 from vdi.session.children.secret import build_pool_secret
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.identity import Identity, PoolIdentity
 from vdi.session.naming import pod_name, pool_pod_name, pool_secret_name
 from vdi.session.observed import Node, Pod
-from vdi.session.policy import Policy
 from vdi.session.pool import Backoff, PoolPlan, can_serve, explain_unserved, fingerprint, is_waiting, plan, pool_desktop
 from vdi.session.pool_status import Obstacles, summarise
 from vdi.session.times import format_time
 
 NOW = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
-POLICY = Policy()
+SETTINGS = ClusterSettings()
 NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}}
 
 
@@ -33,12 +33,12 @@ def a_pool(ready: int = 1, **status: Any) -> VDIPool:
 
 
 def a_desktop(session: dict[str, Any] | None = None, **template: Any) -> Desktop:
-    answer = resolve(a_session(**(session or {})), a_template(**{**NO_HOME, **template}), POLICY)
+    answer = resolve(a_session(**(session or {})), a_template(**{**NO_HOME, **template}), SETTINGS)
     assert isinstance(answer, Desktop), answer
     return answer
 
 
-FITS = fingerprint("ubuntu-desktop", a_desktop(), POLICY)
+FITS = fingerprint("ubuntu-desktop", a_desktop(), SETTINGS)
 
 
 def warm(
@@ -181,16 +181,18 @@ def test_pool_is_never_overfull_and_always_gets_there(desired: int, kinds: list[
 
 def test_desktop_fits_who_would_get_the_same_pod() -> None:
     same = a_desktop({"name": "bobs", "user": "bob@example.com", "resources": {"gpu": 1, "memory": "4Gi"}})
-    assert fingerprint("ubuntu-desktop", same, POLICY) == FITS
-    renamed = resolve(a_session(), a_template(generation=7, displayName="New", persistence={"enabled": False}), POLICY)
+    assert fingerprint("ubuntu-desktop", same, SETTINGS) == FITS
+    renamed = resolve(
+        a_session(), a_template(generation=7, displayName="New", persistence={"enabled": False}), SETTINGS
+    )
     assert isinstance(renamed, Desktop)
-    assert fingerprint("ubuntu-desktop", renamed, POLICY) == FITS
+    assert fingerprint("ubuntu-desktop", renamed, SETTINGS) == FITS
     for other in (
-        fingerprint("ubuntu-desktop", a_desktop({"persistence": {"enabled": True}}), POLICY),
-        fingerprint("ubuntu-desktop", a_desktop(image="registry.example.com/desktop:2"), POLICY),
-        fingerprint("ubuntu-desktop", a_desktop({"resources": {"memory": "2Gi"}}), POLICY),
-        fingerprint("another-template", a_desktop(), POLICY),
-        fingerprint("ubuntu-desktop", a_desktop(), Policy(agent_port=9000)),
+        fingerprint("ubuntu-desktop", a_desktop({"persistence": {"enabled": True}}), SETTINGS),
+        fingerprint("ubuntu-desktop", a_desktop(image="registry.example.com/desktop:2"), SETTINGS),
+        fingerprint("ubuntu-desktop", a_desktop({"resources": {"memory": "2Gi"}}), SETTINGS),
+        fingerprint("another-template", a_desktop(), SETTINGS),
+        fingerprint("ubuntu-desktop", a_desktop(), ClusterSettings(agent_port=9000)),
     ):
         assert other != FITS
 
@@ -229,13 +231,13 @@ def test_session_hears_why_no_pool_serves_it() -> None:
 
 
 def test_pool_of_a_template_with_homes_is_refused_in_words() -> None:
-    problem = pool_desktop(a_pool(), a_template(), POLICY)
+    problem = pool_desktop(a_pool(), a_template(), SETTINGS)
     assert isinstance(problem, Blocked)
     assert problem.reason == "TemplateHasHome"
     assert "'ubuntu-desktop'" in problem.message and "spec.persistence.enabled: false" in problem.message
-    missing = pool_desktop(a_pool(), None, POLICY)
+    missing = pool_desktop(a_pool(), None, SETTINGS)
     assert isinstance(missing, Blocked) and missing.reason == "TemplateNotFound"
-    assert pool_desktop(a_pool(), a_template(**NO_HOME), POLICY) == a_desktop()
+    assert pool_desktop(a_pool(), a_template(**NO_HOME), SETTINGS) == a_desktop()
 
 
 def test_status_counts_and_says_what_is_missing() -> None:

@@ -15,8 +15,8 @@ from support.builders import a_session, a_template
 from unit.session.selkies_settings import meaning
 from vdi.api.streaming import ENCODERS, ENCODERS_1, ENCODERS_WITHOUT_WEBRTC, LOCKABLE, ONLY_SELKIES_2, VARIABLES
 from vdi.api.template import TemplateSpec
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Blocked, resolve
-from vdi.session.policy import Policy
 from vdi.session.streaming import generation, problems, settings, uses_webrtc, warnings
 
 SELKIES_1 = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
@@ -187,7 +187,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("fields", "words"), REFUSED, ids=lambda one: str(one)[:60])
 def test_a_template_past_the_crds_rules_is_refused_in_words(fields: dict[str, Any], words: str) -> None:
-    answer = resolve(a_session(), a_template(**fields), Policy())
+    answer = resolve(a_session(), a_template(**fields), ClusterSettings())
     assert isinstance(answer, Blocked) and answer.reason == "InvalidTemplate"
     assert words in answer.message
 

@@ -13,9 +13,9 @@ from vdi.cli.errors import USAGE, CliError
 from vdi.cli.output import Raw, duration, parse_time
 from vdi.cli.session.backend import Backend, Opening
 from vdi.cli.session.view import phase
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.lifetime import run_length
 from vdi.session.naming import home_claim_name
-from vdi.session.policy import Policy
 from vdi.session.units import format_duration, parse_duration
 
 FIND_OPERATOR = (
@@ -23,7 +23,7 @@ FIND_OPERATOR = (
     " --selector app.kubernetes.io/name=vdi,app.kubernetes.io/component=operator"
 )
 
-_POLICY = Policy()
+_SETTINGS = ClusterSettings()
 """The operator's settings are unknown here. The operator applies its own maximum, and the gateway refuses more."""
 
 
@@ -168,13 +168,13 @@ async def extend(backend: Backend, name: str, *, by: str | None, to: str | None,
     found = await backend.template(session.spec.template)
     # Without it its cap is not known here, but the operator applies it.
     template = msgspec.convert(found, VDITemplate) if found else None
-    before = run_length(session, template, _POLICY)
+    before = run_length(session, template, _SETTINGS)
     if before is None:
         raise CliError(f"session {name} has spec.timeout {session.spec.timeout!r}, which is no length")
     requested = before + _length("--by", by) if by else _length("--timeout", to or "")
     _refuse_a_sudden_end(session, requested, now)
     session.spec.timeout = format_duration(requested)
-    allowed = run_length(session, template, _POLICY) or requested
+    allowed = run_length(session, template, _SETTINGS) or requested
     if by and allowed <= before:
         raise CliError(
             f"a run of template {session.spec.template} may last {format_duration(allowed)} at most"

@@ -90,7 +90,7 @@ def _connections(snapshot: Snapshot) -> Iterator[tuple[Party, Party, Port]]:
                 yield _party("the gateway", gateway.raw), desktop, Port(number, PORT_NAME)
         for operator in find_operators(snapshot):
             if operator.watches == namespace:
-                yield _party("the operator", operator.raw), desktop, Port(operator.policy.agent_port, AGENT_PORT_NAME)
+                yield _party("the operator", operator.raw), desktop, Port(operator.settings.agent_port, AGENT_PORT_NAME)
 
 
 def _party(words: str, workload: Raw) -> Party:

@@ -8,8 +8,8 @@ from vdi.diagnosis.snapshot import Raw, Snapshot
 from vdi.doctor.objects.deployments import Deployment, find_deployments, pods_of
 from vdi.operator.settings import read_settings
 from vdi.operator.variables import SettingsError
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.observed import Pod
-from vdi.session.policy import Policy
 
 LEASE = "vdi-operator"
 STALE = 30.0
@@ -23,7 +23,7 @@ HANDOVER = 10.0
 class Operator(Deployment):
     """One Deployment of the operator."""
 
-    policy: Policy
+    settings: ClusterSettings
     problem: str
     """Why its settings cannot be used; empty: they can."""
     counts_others: bool = True
@@ -52,8 +52,8 @@ def _operator(raw: Raw, environment: dict[str, str]) -> Operator:
     try:
         settings = read_settings(environment)
     except SettingsError as error:
-        return Operator("deployment", raw, environment["VDI_NAMESPACE"], Policy(), str(error))
-    return Operator("deployment", raw, settings.namespace, settings.policy, "", settings.count_other_workloads)
+        return Operator("deployment", raw, environment["VDI_NAMESPACE"], ClusterSettings(), str(error))
+    return Operator("deployment", raw, settings.namespace, settings.cluster, "", settings.count_other_workloads)
 
 
 def operator_for(snapshot: Snapshot, namespace: str) -> Operator | None:
@@ -61,10 +61,10 @@ def operator_for(snapshot: Snapshot, namespace: str) -> Operator | None:
     return next((operator for operator in find_operators(snapshot) if operator.watches == namespace), None)
 
 
-def policy_for(snapshot: Snapshot, namespace: str) -> Policy:
+def settings_for(snapshot: Snapshot, namespace: str) -> ClusterSettings:
     """The settings of this namespace's operator; the defaults where its Deployment is not seen."""
     operator = operator_for(snapshot, namespace)
-    return operator.policy if operator else Policy()
+    return operator.settings if operator else ClusterSettings()
 
 
 def sick_pods(snapshot: Snapshot, operator: Operator) -> list[Pod]:

@@ -11,7 +11,7 @@ import msgspec
 from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.diagnosis.snapshot import Snapshot
-from vdi.doctor.objects.operators import LEASE, operator_for, policy_for
+from vdi.doctor.objects.operators import LEASE, operator_for, settings_for
 from vdi.findings.model import Remedy
 from vdi.session import naming
 from vdi.session.capacity_matching import read_capacity
@@ -55,7 +55,7 @@ class SessionDiagnosis:
         label = self.session.spec.hostname or host.partition(".")[0]
         if operator is None or operator.problem or not label:
             return host
-        return operator.policy.host(label)
+        return operator.settings.host(label)
 
     @property
     def read_operator_log(self) -> Remedy:
@@ -103,7 +103,7 @@ class SessionDiagnosis:
     @cached_property
     def desktop(self) -> Desktop | Blocked | None:
         """What it asks for; None: its template is not there."""
-        template, policy = self._template, policy_for(self.snapshot, self.namespace)
+        template, policy = self._template, settings_for(self.snapshot, self.namespace)
         return resolve(self.session, template, policy, home_exists=self.home is not None) if template else None
 
     @property
@@ -175,7 +175,7 @@ class SessionDiagnosis:
             failed = self.session.status.phase == Phase.FAILED
             if not (said.reason in QUEUE_REASONS and self._has_room):
                 return Blocked(said.reason, self.session.status.message or said.message, needs_change=failed)
-        problem = decide(self.observed, policy_for(self.snapshot, self.namespace), self.snapshot.now).blocked
+        problem = decide(self.observed, settings_for(self.snapshot, self.namespace), self.snapshot.now).blocked
         return problem or self._shortage
 
     @property

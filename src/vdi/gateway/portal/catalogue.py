@@ -104,7 +104,7 @@ class CataloguePages(PortalPages):
             return self._no_template(request, person)
         context = self._portal.context
         names = (session.metadata.name for session in context.cluster.sessions.values())
-        first = first_choice(template, context.settings.policy, person, names)
+        first = first_choice(template, context.settings.cluster, person, names)
         # A box that is not ticked is not sent: what was typed stands for itself then.
         shown = first if typed is None else {name: typed.get(name, "") for name in first}
         return await self._page(
@@ -114,7 +114,7 @@ class CataloguePages(PortalPages):
             status=status,
             here="catalogue",
             card=template_card(template),
-            offer=offer_of(template, self._portal.context.settings.policy),
+            offer=offer_of(template, self._portal.context.settings.cluster),
             typed=shown,
             error=error,
             home_used_by=sharing_home(self._portal.subscriptions.sessions_with(person), template, person),

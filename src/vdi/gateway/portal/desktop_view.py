@@ -11,9 +11,9 @@ from vdi.api.template import VDITemplate
 from vdi.gateway.rights import Action, access_ends, refusal, role_in
 from vdi.gateway.users import Role, User
 from vdi.gateway.web.template_filters import left, ordinal
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Reason
 from vdi.session.lifetime import max_timeout
-from vdi.session.policy import Policy
 from vdi.session.times import parse_time
 from vdi.session.units import format_duration, parse_duration
 
@@ -192,12 +192,14 @@ def guests(session: VDISession, now: datetime) -> list[Guest]:
     ]
 
 
-def extensions(session: VDISession, template: VDITemplate | None, policy: Policy, now: datetime) -> list[Extension]:
+def extensions(
+    session: VDISession, template: VDITemplate | None, cluster: ClusterSettings, now: datetime
+) -> list[Extension]:
     """The longer runs that can be chosen, none beyond `max_timeout`; only for a run that has begun."""
     if not session.status.start_time:
         return []
     begun = parse_time(session.status.start_time)
-    limit = max_timeout(template, policy)
+    limit = max_timeout(template, cluster)
     longest = parse_duration(limit) if limit else None
     present = parse_duration(session.spec.timeout)
     if longest:

@@ -248,9 +248,9 @@ class DesktopPages(PortalPages):
             pieces=pieces,
             seen=fragments.digest(pieces),
             extensions=extensions(
-                session, template, self._portal.context.settings.policy, self._portal.context.clock()
+                session, template, self._portal.context.settings.cluster, self._portal.context.clock()
             ),
-            longest=max_timeout(template, self._portal.context.settings.policy),
+            longest=max_timeout(template, self._portal.context.settings.cluster),
             roles=ROLES,
             share_times=[Choice(value, _SHARE_WORDS[value]) for value in SHARE_TIMES],
             happened=await read_timeline(self._portal, session),

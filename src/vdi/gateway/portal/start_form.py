@@ -9,8 +9,8 @@ from vdi.api.template import VDITemplate
 from vdi.gateway.portal.pages import Choice
 from vdi.gateway.users import User, normal_user
 from vdi.gateway.web.template_filters import memory
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.lifetime import max_timeout
-from vdi.session.policy import Policy
 from vdi.session.request import SessionRequest, generate_name
 from vdi.session.units import parse_duration, parse_quantity
 
@@ -38,7 +38,7 @@ class Offer:
     """Whether the template has a home that can be done without."""
 
 
-def offer_of(template: VDITemplate, policy: Policy) -> Offer:
+def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
     """What template and cluster allow."""
     resources, life = template.spec.resources, template.spec.lifecycle
     most = resources.max_gpu if resources.max_gpu is not None else max(1, resources.default_gpu)
@@ -50,18 +50,18 @@ def offer_of(template: VDITemplate, policy: Policy) -> Offer:
         gpus=[Choice(str(number), f"{number} GPU{'s' * (number > 1)}") for number in gpus],
         memory=[Choice(step, memory(step)) for step in memory_steps],
         cpus=[Choice(step, f"{_number(step)} CPU{'s' * (parse_quantity(step) > 1)}") for step in cpu_steps],
-        timeouts=[Choice(time, _time_words(time)) for time in _times(max_timeout(template, policy))],
+        timeouts=[Choice(time, _time_words(time)) for time in _times(max_timeout(template, cluster))],
         idle=[Choice("", idle_default), *(Choice(time, f"after {_time_words(time)}") for time in _IDLE)],
         home=template.spec.persistence.enabled,
     )
 
 
-def first_choice(template: VDITemplate, policy: Policy, person: User, names: Iterable[str]) -> dict[str, str]:
+def first_choice(template: VDITemplate, cluster: ClusterSettings, person: User, names: Iterable[str]) -> dict[str, str]:
     """What the form says before anybody has touched it."""
     resources, taken = template.spec.resources, set(names)
     base = generate_name(person.user, template.metadata.name)
     free = (name for name in [base, *(f"{base[:58]}-{number}" for number in range(2, _TAKEN))] if name not in taken)
-    timeouts = _times(max_timeout(template, policy))
+    timeouts = _times(max_timeout(template, cluster))
     return {
         "name": next(free, base),
         "gpu": str(resources.default_gpu or ""),

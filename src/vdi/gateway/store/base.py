@@ -8,7 +8,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -122,7 +122,7 @@ def read_url(text: str) -> URL:
 async def _translated(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     connection = engine.connect()
     try:
-        await connection.start()
+        await (_open_sqlite(connection) if engine.dialect.name == "sqlite" else connection.start())
     except (OSError, DBAPIError, PoolTimeoutError) as error:
         raise DatabaseUnavailableError(_reason(error)) from error
     try:
@@ -135,6 +135,18 @@ async def _translated(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         raise
     finally:
         await connection.close()
+
+
+async def _open_sqlite(connection: AsyncConnection) -> None:
+    """Open it, and close it again when the caller is cancelled meanwhile: aiosqlite would leave the file open."""
+    opening = asyncio.ensure_future(connection.start())
+    try:
+        await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        with suppress(Exception):
+            await opening
+            await connection.close()
+        raise
 
 
 def _reason(error: Exception) -> str:

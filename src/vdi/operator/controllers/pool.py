@@ -64,7 +64,7 @@ class PoolController:
         self._caches = cluster.caches
         self._pools = pools
         self._desktops = desktops
-        self._policy = cluster.policy
+        self._settings = cluster.settings
         self._clock = cluster.clock
         self._pauses: dict[str, tuple[str, Backoff]] = {}
         self._written: dict[str, float] = {}
@@ -102,8 +102,8 @@ class PoolController:
 
     async def _fill(self, pool: VDIPool) -> Result:
         now = self._clock.now()
-        desktop = pool_desktop(pool, self._caches.templates.get("", pool.spec.template), self._policy)
-        fits = fingerprint(pool.spec.template, desktop, self._policy) if isinstance(desktop, Desktop) else None
+        desktop = pool_desktop(pool, self._caches.templates.get("", pool.spec.template), self._settings)
+        fits = fingerprint(pool.spec.template, desktop, self._settings) if isinstance(desktop, Desktop) else None
         step = self._plan(pool, fits)
         pause = self._pause(pool, fits or "", step)
         await self._desktops.remove([*step.remove, *(fault.pod for fault in step.faults)])

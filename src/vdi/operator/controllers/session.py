@@ -67,7 +67,7 @@ class SessionController:
         dependencies: Dependencies,
         session_events: SessionEvents,
     ) -> None:
-        client, caches, policy, clock = cluster.client, cluster.caches, cluster.policy, cluster.clock
+        client, caches, settings, clock = cluster.client, cluster.caches, cluster.settings, cluster.clock
         self._client = client
         self._caches = caches
         self._reservations = reservations
@@ -79,11 +79,11 @@ class SessionController:
         self._desktops = dependencies.desktops
         self._history = dependencies.history
         self._session_events = session_events
-        self._policy = policy
+        self._settings = settings
         self._clock = clock
         self._statuses = StatusWriter(client, caches.sessions, clock)
         report = dependencies.desktops.report
-        self._observer = Observer(caches, reservations, hosts, policy, report, self._statuses.is_unpublished)
+        self._observer = Observer(caches, reservations, hosts, settings, report, self._statuses.is_unpublished)
 
     async def reconcile(self, key: SessionKey) -> Result:
         """Bring one session one step, or all steps, further. Raises KubeError for what another try may fix."""
@@ -108,7 +108,7 @@ class SessionController:
         observed = await self._builder.reserve_host(self._observer.observe(session))
         now = self._clock.now()
         await self._cleanup.delete_extra_pods(observed)
-        if ending := find_ending(observed, self._policy, now):
+        if ending := find_ending(observed, self._settings, now):
             return await self._end(observed, ending, now)
         if session.spec.suspended:
             return await self._reconcile_suspended(observed, now)
@@ -124,15 +124,15 @@ class SessionController:
     async def _reconcile_active(self, observed: Observed, now: datetime) -> Result:
         """Build what is missing, or wait; tell how it stands."""
         session, before = observed.session, observed
-        observed, decision = await self._request_capacity(observed, decide(observed, self._policy, now))
-        free_from = evictable_at(observed, self._policy)
+        observed, decision = await self._request_capacity(observed, decide(observed, self._settings, now))
+        free_from = evictable_at(observed, self._settings)
         built = await self._builder.build(observed, decision, evictable=free_from is not None and now >= free_from)
         if built.observed.pod is None and built.refused:
             self._queue.withdraw(session.metadata.uid)
         if _is_just_made(observed, built) and (note_due := self._statuses.hold(session)) is not None:
             return Result(requeue_after=note_due, self_observed=True)
-        alerts = find_alerts(built.observed, self._policy, now)
-        status = derive(built.observed, built.blocked, self._policy, now, alerts)
+        alerts = find_alerts(built.observed, self._settings, now)
+        status = derive(built.observed, built.blocked, self._settings, now, alerts)
         written, note_due = await self._statuses.write(session, status)
         self._announce(session, written, now)
         if built.observed.pod:
@@ -150,7 +150,7 @@ class SessionController:
 
     def _requeue(self, observed: Observed, due: list[float | None], now: datetime, *, self_observed: bool) -> Result:
         """When to look again: the soonest of all that is due."""
-        look = next_requeue(observed, self._policy, now)
+        look = next_requeue(observed, self._settings, now)
         due.append((look - now).total_seconds() if look else None)
         return Result(
             requeue_after=min((one for one in due if one is not None), default=None), self_observed=self_observed
@@ -174,7 +174,7 @@ class SessionController:
     async def _replace_pod(self, observed: Observed, removal: Removal, now: datetime) -> Result:
         """The status first, then the pod: so a loss is counted once, and the run's begin is known between two pods."""
         without = replace(observed, session=removal.session, pod=None)
-        status = derive(without, removal.blocked, self._policy, now)
+        status = derive(without, removal.blocked, self._settings, now)
         written, _ = await self._statuses.write(observed.session, status, at_once=True)
         self._announce(observed.session, written, now)
         await self._cleanup.delete_pod(observed)
@@ -184,7 +184,7 @@ class SessionController:
         """Suspended (B7): no pod, no way in, no place in the queue; home, address and Secret stay."""
         session = observed.session
         self._queue.withdraw(session.metadata.uid)
-        written, _ = await self._statuses.write(session, derive_suspended(observed, self._policy, now), at_once=True)
+        written, _ = await self._statuses.write(session, derive_suspended(observed, self._settings, now), at_once=True)
         self._announce(session, written, now)
         if await self._cleanup.delete_desktop(observed):
             self._reservations.release(session.metadata.uid)
@@ -193,7 +193,7 @@ class SessionController:
     async def _end(self, observed: Observed, ending: Ending, now: datetime) -> Result:
         """The end of a run (B4): say so, then suspend or delete the session; resting or finalizing does the rest."""
         session = observed.session
-        status = derive_ending(observed, ending, self._policy, now)
+        status = derive_ending(observed, ending, self._settings, now)
         written, _ = await self._statuses.write(session, status, at_once=True)
         self._announce(session, written, now)
         if ending.suspends:
@@ -213,7 +213,7 @@ class SessionController:
             observed = await self._builder.reserve_host(observed)
         if pods := pods_of(observed):
             terminating = replace(observed, pod=pods[0], terminating=None)
-            status = derive(terminating, None, self._policy, self._clock.now())
+            status = derive(terminating, None, self._settings, self._clock.now())
             session, _ = await self._statuses.write(session, status)
         if not await self._cleanup.delete_all(observed):
             return Result()  # the DELETED event of what is left wakes us

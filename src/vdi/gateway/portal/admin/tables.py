@@ -9,8 +9,8 @@ from vdi.gateway.limits import Limit, gpus_of
 from vdi.gateway.portal.desktop_view import picture, template_title
 from vdi.gateway.portal.services import PortalServices
 from vdi.gateway.users import User, normal_user
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.lifetime import max_timeout
-from vdi.session.policy import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +60,12 @@ def template_rows(portal: PortalServices) -> list[TemplateRow]:
     """All templates by name."""
     used = Counter(session.spec.template for session in portal.context.cluster.sessions.values())
     found = sorted(portal.context.cluster.templates.values(), key=lambda template: template.metadata.name)
-    return [_template_row(template, portal.context.settings.policy, used[template.metadata.name]) for template in found]
+    return [
+        _template_row(template, portal.context.settings.cluster, used[template.metadata.name]) for template in found
+    ]
 
 
-def _template_row(template: VDITemplate, policy: Policy, sessions: int) -> TemplateRow:
+def _template_row(template: VDITemplate, cluster: ClusterSettings, sessions: int) -> TemplateRow:
     spec, pull = template.spec, template.status.pre_pull
     offer, home = spec.resources, spec.persistence
     who = [*spec.access.users, *(f"group {group}" for group in spec.access.groups)]
@@ -76,7 +78,7 @@ def _template_row(template: VDITemplate, policy: Policy, sessions: int) -> Templ
         cpu=_range(offer.default_cpu, offer.max_cpu),
         memory=_range(offer.default_memory, offer.max_memory),
         home=_range(home.size, home.max_size) if home.enabled else "none",
-        longest=max_timeout(template, policy) or "any",
+        longest=max_timeout(template, cluster) or "any",
         who=", ".join(who) or "everybody",
         sessions=sessions,
         pre_pull=f"on {pull.ready} of {pull.desired} nodes" if pull else "",

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class ClusterSettings:
     """Choices of the cluster's administrator that hold for all sessions."""
 
     domain: str = "vdi.localhost"
