@@ -37,8 +37,8 @@ async def test_a_desktop_s_life_by_its_owner(stage: Stage, tmp_path: Path) -> No
     async with a_replica(stage, tmp_path) as gateway, stage.operator():
         await eventually(lambda: gateway.context.cluster.template(template), "the template is seen")
         actions = gateway.actions
-        made = await actions.start(ALICE, SessionRequest(ALICE.user, template, name="mine", timeout="1h"))
-        assert (made.spec.user, made.spec.timeout) == (ALICE.user, "1h")
+        made = await actions.start(ALICE, SessionRequest(ALICE.email, template, name="mine", timeout="1h"))
+        assert (made.spec.user, made.spec.timeout) == (ALICE.email, "1h")
         await stage.run("mine")
         await actions.extend(ALICE, "mine", "3h")
         await actions.restart(ALICE, "mine")
@@ -73,7 +73,7 @@ async def test_what_the_rules_of_the_kind_refuse_is_reported_in_their_words(
     template = await stage.template()
     async with a_replica(stage, tmp_path) as gateway:
         await eventually(lambda: gateway.context.cluster.template(template), "the template is seen")
-        requested = SessionRequest(ALICE.user, template, **{"name": "mine", **more})  # type: ignore[arg-type]
+        requested = SessionRequest(ALICE.email, template, **{"name": "mine", **more})  # type: ignore[arg-type]
         with pytest.raises(ActionDenied) as refused:
             await gateway.actions.start(ALICE, requested)
         assert refused.value.code == "Invalid"
@@ -130,12 +130,12 @@ async def test_a_action_never_reaches_a_later_session_of_the_same_name(
         async def get(kind: Resource, name: str, **more: Any) -> Any:
             session = await asked(kind, name, **more)
             await stage.delete(SESSIONS, "mine")
-            await stage.session("mine", "none", user=EVE.user)
+            await stage.session("mine", "none", user=EVE.email)
             return session
 
         actions: tuple[Callable[[], Awaitable[Any]], ...] = (
             lambda: gateway.actions.suspend(ALICE, "mine"),
-            lambda: gateway.actions.share(ALICE, "mine", BOB.user, Role.VIEWER, None),
+            lambda: gateway.actions.share(ALICE, "mine", BOB.email, Role.VIEWER, None),
             lambda: gateway.actions.extend(ALICE, "mine", "10h"),
         )
         for action in actions:
@@ -148,7 +148,7 @@ async def test_a_action_never_reaches_a_later_session_of_the_same_name(
             assert refused.value.code == "Conflict"
     session = await stage.get(SESSIONS, "mine")
     assert session
-    assert session["spec"]["user"] == EVE.user
+    assert session["spec"]["user"] == EVE.email
     assert not session["spec"].get("suspended")
     assert not session["spec"].get("access")
     assert session["spec"]["timeout"] == "8h"
@@ -162,14 +162,14 @@ async def gateway(stage: Stage, tmp_path: Path) -> AsyncIterator[GatewayStage]:
 
 async def test_sharing_through_the_api_is_seen_by_the_guest_and_ends(gateway: GatewayStage, stage: Stage) -> None:
     await stage.session("mine", "none")
-    alice, bob = await gateway.log_in(ALICE.user), await gateway.log_in(BOB.user)
+    alice, bob = await gateway.log_in(ALICE.email), await gateway.log_in(BOB.email)
     json = {"Accept": "application/json"}
     address = "/api/v1/sessions/mine"
     assert (await bob.get(address, headers=json)).status_code == 404
     owner = gateway.stage
     actions_seen = await alice.get(address, headers=json)
     assert actions_seen.status_code == 200, actions_seen.text
-    await owner.patch(SESSIONS, "mine", {"spec": {"access": [{"user": BOB.user, "role": "viewer"}]}})
+    await owner.patch(SESSIONS, "mine", {"spec": {"access": [{"user": BOB.email, "role": "viewer"}]}})
 
     async def guest_sees() -> bool:
         return (await bob.get(address, headers=json)).status_code == 200

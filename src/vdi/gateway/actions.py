@@ -57,51 +57,51 @@ class Actions:
         self._quota = QuotaGuard(context, limits, history)
         self._starter = Starter(context, self._quota)
 
-    async def start(self, person: User, request: SessionRequest) -> VDISession:
+    async def start(self, user: User, request: SessionRequest) -> VDISession:
         """A new desktop. `request.user` other than the person's own, and `request.priority`, are for administrators."""
         async with self._counted("start", request.name or ""):
-            async with self._refusal_written(person, "start", request.name or "", {"template": request.template}):
-                start = self._starter.plan(person, request)
+            async with self._refusal_written(user, "start", request.name or "", {"template": request.template}):
+                start = self._starter.plan(user, request)
             name, owner = start.request.name or "", start.request.user
             act = Act(
-                actor=person.user,
+                actor=user.email,
                 action="session.start",
                 target=name,
                 owner=owner,
                 detail={"template": request.template},
             )
-            async with self._written(person, act):
-                return await self._starter.carry_out(person, start)
+            async with self._written(user, act):
+                return await self._starter.carry_out(user, start)
 
-    async def extend(self, person: User, name: str, length: str) -> VDISession:
+    async def extend(self, user: User, name: str, length: str) -> VDISession:
         """Set the length of the whole run, such as `10h`; not more than the template allows."""
-        async with self._authorized(person, Action.EXTEND, name, {"length": length}) as session:
+        async with self._authorized(user, Action.EXTEND, name, {"length": length}) as session:
             self._check_length(session, length)
             return await self._patch(session, {"spec": {"timeout": length}})
 
-    async def suspend(self, person: User, name: str) -> VDISession:
+    async def suspend(self, user: User, name: str) -> VDISession:
         """Stop the desktop, keep home and address."""
-        async with self._authorized(person, Action.SUSPEND, name, {}) as session:
+        async with self._authorized(user, Action.SUSPEND, name, {}) as session:
             return await self._patch(session, {"spec": {"suspended": True}})
 
-    async def resume(self, person: User, name: str) -> VDISession:
+    async def resume(self, user: User, name: str) -> VDISession:
         """A new run, within the owner's limits whoever asks (but an administrator)."""
-        async with self._authorized(person, Action.RESUME, name, {}) as session:
+        async with self._authorized(user, Action.RESUME, name, {}) as session:
             if not session.spec.suspended:
                 return session
             change = {"spec": {"suspended": False}}
-            mine = same_user(person.user, session.spec.user)
-            if person.admin and not mine:
+            mine = same_user(user.email, session.spec.user)
+            if user.admin and not mine:
                 return await self._patch(session, change)
             # Which groups the owner is in is known only of the owner's own login.
-            owner = person if mine else User(normal_user(session.spec.user))
+            owner = user if mine else User(normal_user(session.spec.user))
             gpus = gpus_of(session, self._cluster.template(session.spec.template))
             async with self._quota.for_one_more(owner, name, gpus):
                 return await self._patch(session, change)
 
-    async def restart(self, person: User, name: str) -> VDISession:
+    async def restart(self, user: User, name: str) -> VDISession:
         """A new desktop on the same home, within the same run."""
-        async with self._authorized(person, Action.RESTART, name, {}) as session:
+        async with self._authorized(user, Action.RESTART, name, {}) as session:
             if session.spec.suspended:
                 raise ActionDenied(
                     "Conflict", f"The desktop {name!r} is suspended, so nothing runs to restart: resume it."
@@ -109,9 +109,9 @@ class Actions:
             now = format_time(self._clock())
             return await self._patch(session, {"metadata": {"annotations": {RESTARTED_AT: now}}})
 
-    async def end(self, person: User, name: str, *, delete_home: bool = False) -> None:
+    async def end(self, user: User, name: str, *, delete_home: bool = False) -> None:
         """Delete the session, and with `delete_home` the files too."""
-        async with self._authorized(person, Action.END, name, {"home": "deleted"} if delete_home else {}) as session:
+        async with self._authorized(user, Action.END, name, {"home": "deleted"} if delete_home else {}) as session:
             meta = session.metadata
             claim = self._claim_to_delete(session) if delete_home else None
             if claim:  # before the session: where this fails, the desktop is there to try again. A pod in use keeps it
@@ -120,19 +120,23 @@ class Actions:
             with suppress(NotFound, Replaced):
                 await self._client.delete(SESSIONS, name, namespace=meta.namespace, uid=meta.uid, into=msgspec.Raw)
 
-    async def share(self, person: User, name: str, user: str, role: Role, expires: datetime | None) -> VDISession:
+    async def share(self, user: User, name: str, email: str, role: Role, expires: datetime | None) -> VDISession:
         """Let `user` in as collaborator or viewer; a share that is there is replaced."""
-        detail = {"user": normal_user(user), "role": str(role), "expires": format_time(expires) if expires else "never"}
-        async with self._authorized(person, Action.SHARE, name, detail) as session:
+        detail = {
+            "user": normal_user(email),
+            "role": str(role),
+            "expires": format_time(expires) if expires else "never",
+        }
+        async with self._authorized(user, Action.SHARE, name, detail) as session:
             now = self._clock()
-            return await self._edit_guests(session, lambda current: add_guest(current, user, role, expires, now))
+            return await self._edit_guests(session, lambda current: add_guest(current, email, role, expires, now))
 
-    async def unshare(self, person: User, name: str, user: str) -> VDISession:
+    async def unshare(self, user: User, name: str, email: str) -> VDISession:
         """Take that back."""
-        async with self._authorized(person, Action.UNSHARE, name, {"user": normal_user(user)}) as session:
-            return await self._edit_guests(session, lambda current: remove_guest(current, user))
+        async with self._authorized(user, Action.UNSHARE, name, {"user": normal_user(email)}) as session:
+            return await self._edit_guests(session, lambda current: remove_guest(current, email))
 
-    async def _allowed(self, person: User, action: Action, name: str) -> VDISession:
+    async def _allowed(self, user: User, action: Action, name: str) -> VDISession:
         """The session, if this person may do that with it. Raises ActionDenied.
 
         Read from the API server: what this person has just done through another replica counts already.
@@ -145,9 +149,9 @@ class Actions:
         except NotFound as error:
             raise unknown from error
         now = self._clock()
-        if not knows_of(session, person, now):
+        if not knows_of(session, user, now):
             raise unknown
-        if why := refusal(person, action, session, now):
+        if why := refusal(user, action, session, now):
             raise ActionDenied("Forbidden", why)
         if session.metadata.deletion_timestamp and action is not Action.END:
             raise ActionDenied("Conflict", f"The desktop {name!r} is ending; nothing more can be done with it.")
@@ -236,27 +240,27 @@ class Actions:
 
     @asynccontextmanager
     async def _authorized(
-        self, person: User, action: Action, name: str, detail: Mapping[str, str]
+        self, user: User, action: Action, name: str, detail: Mapping[str, str]
     ) -> AsyncIterator[VDISession]:
         """Give the session, if the person may do this with it; what is done within is counted and audited."""
         async with self._counted(str(action), name):
-            async with self._refusal_written(person, str(action), name, detail):
-                session = await self._allowed(person, action, name)
+            async with self._refusal_written(user, str(action), name, detail):
+                session = await self._allowed(user, action, name)
             act = Act(
-                actor=person.user,
+                actor=user.email,
                 action=f"session.{action}",
                 target=name,
                 uid=session.metadata.uid,
                 owner=session.spec.user,
                 detail=detail,
             )
-            async with self._written(person, act):
+            async with self._written(user, act):
                 yield session
 
     @asynccontextmanager
-    async def _written(self, person: User, act: Act) -> AsyncIterator[None]:
+    async def _written(self, user: User, act: Act) -> AsyncIterator[None]:
         """An administrator's act on what is another's is done only if it can be written down."""
-        closed = person.admin and not same_user(person.user, act.owner)
+        closed = user.admin and not same_user(user.email, act.owner)
         try:
             async with self._audit.act(act, closed=closed):
                 try:
@@ -271,7 +275,7 @@ class Actions:
 
     @asynccontextmanager
     async def _refusal_written(
-        self, person: User, action: str, name: str, detail: Mapping[str, str]
+        self, user: User, action: str, name: str, detail: Mapping[str, str]
     ) -> AsyncIterator[None]:
         """Audit who tried what is not theirs; the act itself does not begin."""
         try:
@@ -279,7 +283,7 @@ class Actions:
         except ActionDenied as why:
             if why.code == "Forbidden":
                 await self._audit.record(
-                    actor=person.user,
+                    actor=user.email,
                     action=f"session.{action}",
                     target=name,
                     outcome=why.code,

@@ -48,10 +48,10 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     groups: dict[str, Limit] = {}
     users: dict[str, Limit] = {}
 
-    def of(self, person: User) -> Limit:
+    def of(self, user: User) -> Limit:
         """The numbers that hold for this person."""
-        own = self.users.get(person.user, Limit())
-        by_group = [self.groups[group] for group in person.groups if group in self.groups]
+        own = self.users.get(user.email, Limit())
+        by_group = [self.groups[group] for group in user.groups if group in self.groups]
 
         def number(name: str) -> Any:
             if (mine := getattr(own, name)) is not None:
@@ -86,7 +86,7 @@ def gpus_of(session: VDISession, template: VDITemplate | None) -> int:
 
 
 def refusal(
-    limit: Limit, person: User, new: tuple[str, int], others: Iterable[tuple[str, int]], hours_used: float
+    limit: Limit, user: User, new: tuple[str, int], others: Iterable[tuple[str, int]], hours_used: float
 ) -> str | None:
     """Why this person's next run would be too much; None: it is not.
 
@@ -108,7 +108,7 @@ def refusal(
     if limit.hours is not None and hours_used >= limit.hours:
         return (
             f"Your desktops may run {limit.hours:g} hours in a calendar month and have run {hours_used:.1f}. "
-            f"The count starts again on the first; ask an administrator if {person.user} needs more."
+            f"The count starts again on the first; ask an administrator if {user.email} needs more."
         )
     return None
 

@@ -70,11 +70,11 @@ class Prober:
     agent: Callable[[VDISession], str] = lambda session: desktop_url(session, AGENT_PORT)
     """URL of the agent in a session's desktop."""
 
-    async def begin(self, person: User, name: str, state: str) -> Begun:
+    async def begin(self, user: User, name: str, state: str) -> Begun:
         """Arm the mark, and open the way. `state`: SHA-256 of a secret, as of a browser's cookie. Raises too
         TooManyProbesError.
         """
-        session = self._own(person, name)
+        session = self._own(user, name)
         if session.spec.suspended or session.status.phase != Phase.RUNNING:
             what = "suspended: resume it" if session.spec.suspended else f"{session.status.phase or 'not started'} now"
             raise ActionDenied("Conflict", f"There is no picture to measure: the desktop {name!r} is {what}.")
@@ -84,12 +84,12 @@ class Prober:
         mark = await self._arm(session)
         probe = secrets.token_urlsafe(16)
         await self.context.shared.put(f"probe/{probe}", session.metadata.uid, FINISH_SECONDS)
-        ticket = await self.issue_ticket(person, session, state)
+        ticket = await self.issue_ticket(user, session, state)
         return Begun(probe, session.status.url, ticket, mark)
 
-    async def finish(self, person: User, name: str, probe: str, found: Measurements | Stage) -> None:
+    async def finish(self, user: User, name: str, probe: str, found: Measurements | Stage) -> None:
         """What the probe has seen, or the stage in which it failed."""
-        session = self._own(person, name)
+        session = self._own(user, name)
         if await self.context.shared.pop(f"probe/{probe}") != session.metadata.uid:
             raise ActionDenied(
                 "NotFound", f"There is no probe {probe!r} of {name!r} under way: it has ended, or is too old."
@@ -108,11 +108,11 @@ class Prober:
         metrics.probe_frames.labels(template, "arrived").inc(found.frames)
         metrics.probe_frames.labels(template, "dropped").inc(found.frames_dropped)
 
-    def _own(self, person: User, name: str) -> VDISession:
+    def _own(self, user: User, name: str) -> VDISession:
         """The person's own desktop: a probe looks at the screen and presses keys; no administrator's affair."""
         session = self.context.cluster.session(name)
-        role = role_in(session, person.user, self.context.clock()) if session else None
-        if session is None or (role is None and not person.admin):
+        role = role_in(session, user.email, self.context.clock()) if session else None
+        if session is None or (role is None and not user.admin):
             raise ActionDenied("NotFound", f"There is no desktop {name!r} of yours.")
         if role is not Role.OWNER:
             raise ActionDenied("Forbidden", f"Only {session.spec.user}, whose desktop {name!r} is, may probe it.")

@@ -49,26 +49,26 @@ def access_ends(session: VDISession, user: str) -> datetime | None:
     return None
 
 
-def may_use(template: VDITemplate, person: User) -> bool:
+def may_use(template: VDITemplate, user: User) -> bool:
     """Whether the person may start desktops of this template. A template without names is for everyone."""
     access = template.spec.access
-    if person.admin or not (access.users or access.groups):
+    if user.admin or not (access.users or access.groups):
         return True
-    return any(same_user(user, person.user) for user in access.users) or not person.groups.isdisjoint(access.groups)
+    return any(same_user(email, user.email) for email in access.users) or not user.groups.isdisjoint(access.groups)
 
 
-def knows_of(session: VDISession, person: User, now: datetime) -> bool:
+def knows_of(session: VDISession, user: User, now: datetime) -> bool:
     """Whether the person may know that this session is there."""
-    return person.admin or role_in(session, person.user, now) is not None
+    return user.admin or role_in(session, user.email, now) is not None
 
 
-def refusal(person: User, action: Action, session: VDISession, now: datetime) -> str | None:
+def refusal(user: User, action: Action, session: VDISession, now: datetime) -> str | None:
     """Why the person may not do this; None: they may. Of a session that they may not know of, it names nothing."""
     name = session.metadata.name
-    role = role_in(session, person.user, now)
-    if role is Role.OWNER or (role and action in _GUESTS[role]) or (person.admin and action not in _NOT_FOR_ADMINS):
+    role = role_in(session, user.email, now)
+    if role is Role.OWNER or (role and action in _GUESTS[role]) or (user.admin and action not in _NOT_FOR_ADMINS):
         return None
-    if role is None and not person.admin:
+    if role is None and not user.admin:
         return f"There is no desktop {name!r} of yours, and none that is shared with you under this name."
     if role is None:
         return f"Only {session.spec.user}, whose desktop {name!r} is, and those it is shared with may {action} it."

@@ -47,37 +47,37 @@ class QuotaGuard:
         self._history = history
 
     @asynccontextmanager
-    async def for_one_more(self, person: User, name: str, gpus: int) -> AsyncIterator[None]:
+    async def for_one_more(self, user: User, name: str, gpus: int) -> AsyncIterator[None]:
         """Within, the session `name` may be made to run. Raises ActionDenied where the limits of `person` say no.
 
         A person's starts come one after the other, in all replicas, and each counts what the API server has, not what
         a watch has brought so far: two clicks at once are not one more than allowed.
         """
-        limit = self._limits.of(person)
+        limit = self._limits.of(user)
         if not limit.limits_anything:
             yield
             return
-        async with self._turn(person.user):
+        async with self._turn(user.email):
             namespace = self._cluster.settings.namespace
             others = [
                 (session.metadata.name, limits.gpus_of(session, self._cluster.template(session.spec.template)))
                 for session in await self._client.list(SESSIONS, namespace=namespace, into=VDISession)
-                if same_user(session.spec.user, person.user)
+                if same_user(session.spec.user, user.email)
                 and not session.spec.suspended
                 and not session.metadata.deletion_timestamp
             ]
-            used = await self._hours(person) if limit.hours is not None else 0.0
-            why = limits.refusal(limit, person, (name, gpus), others, used)
+            used = await self._hours(user) if limit.hours is not None else 0.0
+            why = limits.refusal(limit, user, (name, gpus), others, used)
             if why:
                 raise ActionDenied("OverLimit", why)
             yield
 
-    async def _hours(self, person: User) -> float:
+    async def _hours(self, user: User) -> float:
         """While the database is down, hours are not counted, and starts go on."""
         try:
-            return await self._history.hours_this_month(person.user, self._clock())
+            return await self._history.hours_this_month(user.email, self._clock())
         except DatabaseUnavailableError as error:
-            log.error("the hours of %s are not counted: %s", person.user, error)
+            log.error("the hours of %s are not counted: %s", user.email, error)
             return 0.0
 
     @asynccontextmanager
@@ -123,22 +123,22 @@ class Starter:
         self._settings = context.settings
         self._quota = quota
 
-    def plan(self, person: User, request: SessionRequest) -> Start:
+    def plan(self, user: User, request: SessionRequest) -> Start:
         """What would be made. Raises ActionDenied."""
-        user = normal_user(request.user)
-        request = replace(request, user=user)
-        if not same_user(user, person.user):
-            if not person.admin:
-                field = FieldProblem("user", person.user, user)
-                raise ActionDenied("Forbidden", f"user: {user} is not you; allowed is {person.user}.", field)
+        email = normal_user(request.user)
+        request = replace(request, user=email)
+        if not same_user(email, user.email):
+            if not user.admin:
+                field = FieldProblem("user", user.email, email)
+                raise ActionDenied("Forbidden", f"user: {email} is not you; allowed is {user.email}.", field)
             try:
-                check_address(user)
+                check_address(email)
             except AddressError as why:
                 raise refused_address(why) from None
-        if request.priority and not person.admin:
+        if request.priority and not user.admin:
             field = FieldProblem("priority", "0", request.priority)
             raise ActionDenied("Forbidden", f"priority: {request.priority} is for administrators; allowed is 0.", field)
-        template = self._template(person, request.template)
+        template = self._template(user, request.template)
         named = replace(request, name=request.name or self._free_name(request))
         session = msgspec.convert(build_session(named, self._settings.namespace, template), VDISession)
         if session.spec.hostname == self._settings.portal_label:
@@ -151,19 +151,19 @@ class Starter:
             raise ActionDenied(code, problem.message)
         return Start(named, template, limits.gpus_of(session, template))
 
-    async def carry_out(self, person: User, start: Start) -> VDISession:
+    async def carry_out(self, user: User, start: Start) -> VDISession:
         """Make the session. Raises ActionDenied, or KubeError where the cluster does."""
-        if not same_user(start.request.user, person.user):
+        if not same_user(start.request.user, user.email):
             return await self._create(start)  # given by an administrator: no user's limits apply
-        async with self._quota.for_one_more(person, start.request.name or "", start.gpus):
+        async with self._quota.for_one_more(user, start.request.name or "", start.gpus):
             return await self._create(start)
 
-    def _template(self, person: User, name: str) -> VDITemplate:
+    def _template(self, user: User, name: str) -> VDITemplate:
         template = self._cluster.template(name)
-        if template is not None and may_use(template, person):
+        if template is not None and may_use(template, user):
             return template
         allowed = sorted(
-            template.metadata.name for template in self._cluster.templates.values() if may_use(template, person)
+            template.metadata.name for template in self._cluster.templates.values() if may_use(template, user)
         )
         words = f"you may start: {', '.join(allowed)}" if allowed else "there is none that you may start"
         raise ActionDenied("NotFound", f"template: there is no {name!r} for you; {words}.")

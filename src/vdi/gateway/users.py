@@ -20,7 +20,7 @@ class Role(StrEnum):
 class User:
     """Somebody who has proven who they are, for as long as the login lasts."""
 
-    user: str
+    email: str
     """E-mail address as `normal_user` writes it; what `spec.user` of a session is compared with."""
     name: str = ""
     """For people to read; never compared."""

@@ -153,7 +153,7 @@ class FakeEdge:
         self.ended.append(which)
 
     async def issue_ticket(self, person: User, session: VDISession, state: str) -> str:
-        return f"ticket of {person.user} into {session.metadata.name} for {state[:4]}"
+        return f"ticket of {person.email} into {session.metadata.name} for {state[:4]}"
 
 
 @dataclass

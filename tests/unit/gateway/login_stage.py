@@ -163,7 +163,7 @@ class _Probe:
         person = await self._guard.require(request)
         return JSONResponse(
             {
-                "user": person.user,
+                "user": person.email,
                 "groups": sorted(person.groups),
                 "admin": person.admin,
                 "login_id": person.login_id,
@@ -172,11 +172,11 @@ class _Probe:
         )
 
     async def admin(self, request: Request) -> Response:
-        return PlainTextResponse((await self._guard.require_admin(request)).user)
+        return PlainTextResponse((await self._guard.require_admin(request)).email)
 
     async def change(self, request: Request) -> Response:
         await self._guard.check_csrf(request)
-        return PlainTextResponse((await self._guard.require(request)).user)
+        return PlainTextResponse((await self._guard.require(request)).email)
 
 
 @asynccontextmanager

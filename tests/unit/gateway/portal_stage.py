@@ -97,11 +97,11 @@ class RecordedActions:
 
     def __getattr__(self, name: str) -> Any:
         async def record(person: User, *args: Any, **kwargs: Any) -> Any:
-            self.done.append((name, person.user, *args, *kwargs.values()))
+            self.done.append((name, person.email, *args, *kwargs.values()))
             if self.refuses is not None:
                 raise self.refuses
             if name == "start":
-                return a_session(args[0].name or "named-by-the-gateway", user=person.user)
+                return a_session(args[0].name or "named-by-the-gateway", user=person.email)
             return None
 
         return record
@@ -236,7 +236,7 @@ class Stage:
         """A browser in which this person is logged in."""
         browser = Browser(self)
         if person is not None:
-            secret = f"cookie-of-{person.user}"
+            secret = f"cookie-of-{person.email}"
             self.logins.people[secret] = person
             browser.client.cookies.set(LOGIN, secret)
         return browser

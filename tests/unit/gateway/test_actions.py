@@ -89,7 +89,7 @@ class Stage:
         self.api.put("vditemplates", name, namespace="", spec={"image": "registry.example.com/desktop:1", **spec})
 
     def put_session(self, name: str, person: User = ALICE, **spec: Any) -> None:
-        body = {"user": person.user, "template": "desktop", **spec}
+        body = {"user": person.email, "template": "desktop", **spec}
         self.api.put("vdisessions", name, namespace=NS, spec=body)
 
     def spec(self, name: str) -> dict[str, Any]:
@@ -129,7 +129,7 @@ async def a_stage() -> AsyncIterator[Stage]:
 
 
 def requested(person: User = ALICE, template: str = "desktop", **more: Any) -> SessionRequest:
-    return SessionRequest(person.user, template, **more)
+    return SessionRequest(person.email, template, **more)
 
 
 async def test_a_start_makes_a_session_with_a_name_that_is_read_easily() -> None:
@@ -138,7 +138,7 @@ async def test_a_start_makes_a_session_with_a_name_that_is_read_easily() -> None
         assert made.metadata.name == "alice-desktop"
         assert stage.spec("alice-desktop")["timeout"] == "2h"
         assert one.world.session("alice-desktop") is not None, "this replica sees its own write at once"
-        assert one.book.rows == [(ALICE.user, "session.start", "alice-desktop", "done")]
+        assert one.book.rows == [(ALICE.email, "session.start", "alice-desktop", "done")]
 
 
 async def test_the_same_desktop_a_second_time_is_refused_and_a_name_makes_another() -> None:
@@ -165,7 +165,7 @@ async def test_a_name_that_somebody_else_has_tells_nothing_of_them() -> None:
             ActionDenied, match="There is a desktop named 'nice' already; choose another name"
         ) as refused:
             await one.actions.start(ALICE, requested(name="nice"))
-        assert BOB.user not in refused.value.sentence
+        assert BOB.email not in refused.value.sentence
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ async def test_a_name_that_somebody_else_has_tells_nothing_of_them() -> None:
 )
 async def test_a_start_that_is_not_allowed_says_what_is(asked: SessionRequest, code: str, words: str) -> None:
     async with a_stage() as stage:
-        stage.put_template("secret", access={"users": [BOB.user]})
+        stage.put_template("secret", access={"users": [BOB.email]})
         async with stage.replica() as one:
             with pytest.raises(ActionDenied) as refused:
                 await one.actions.start(ALICE, asked)
@@ -206,7 +206,7 @@ async def test_an_administrator_cannot_start_for_an_address_that_hides_something
 async def test_an_administrator_starts_for_others_with_priority_and_past_their_limits() -> None:
     async with a_stage() as stage, stage.replica("default: {sessions: 0}") as one:
         await one.actions.start(ROOT, requested(ALICE, priority=7))
-        assert stage.spec("alice-desktop")["user"] == ALICE.user
+        assert stage.spec("alice-desktop")["user"] == ALICE.email
         assert stage.spec("alice-desktop")["priority"] == 7
 
 
@@ -281,14 +281,14 @@ async def test_a_share_is_written_with_its_role_and_end() -> None:
     async with a_stage() as stage, stage.replica() as one:
         stage.put_session("a")
         await one.actions.share(ALICE, "a", "Bob@example.com", Role.COLLABORATOR, NOW + timedelta(hours=2))
-        desired = {"user": BOB.user, "role": "collaborator", "expires": "2026-11-20T14:00:00Z"}
+        desired = {"user": BOB.email, "role": "collaborator", "expires": "2026-11-20T14:00:00Z"}
         assert stage.spec("a")["access"] == [desired]
         await one.actions.resume(BOB, "a")
         with pytest.raises(
             ActionDenied, match=r"As collaborator of alice@example\.com's desktop 'a' you may not suspend"
         ):
             await one.actions.suspend(BOB, "a")
-        assert one.book.rows[-1] == (BOB.user, "session.suspend", "a", "Forbidden")
+        assert one.book.rows[-1] == (BOB.email, "session.suspend", "a", "Forbidden")
 
 
 async def test_no_one_learns_whether_another_s_session_exists() -> None:
@@ -409,4 +409,4 @@ async def test_what_the_cluster_says_becomes_words(status: int, reason: str, cod
         with pytest.raises(ActionDenied, match=words) as refused:
             await one.actions.suspend(ALICE, "a")
         assert refused.value.code == code
-        assert one.book.rows == [(ALICE.user, "session.suspend", "a", code)]
+        assert one.book.rows == [(ALICE.email, "session.suspend", "a", code)]

@@ -141,7 +141,7 @@ async def test_the_owner_who_opens_the_address_by_hand_resumes(stage: Stage) -> 
     browser = await stage.logged_in(OWNER, groups=frozenset({"engineering"}))
     page = await browser.open(address(), headers=CLICKED)
     ((person, name),) = stage.actions.resumed
-    assert (person.user, person.groups, name) == (OWNER, frozenset({"engineering"}), "alice-desktop")
+    assert (person.email, person.groups, name) == (OWNER, frozenset({"engineering"}), "alice-desktop")
     assert "This desktop is suspended" not in page.text
 
 
@@ -180,7 +180,7 @@ async def test_a_collaborator_may_and_a_viewer_waits(stage: Stage) -> None:
     assert stage.actions.resumed == []
     now(stage, spec=shared_with(GUEST, "collaborator"))
     await browser.open(address(), headers=CLICKED)
-    assert [person.user for person, _ in stage.actions.resumed] == [GUEST]
+    assert [person.email for person, _ in stage.actions.resumed] == [GUEST]
 
 
 async def test_the_button_resumes_from_our_page_only(stage: Stage) -> None:

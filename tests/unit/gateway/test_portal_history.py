@@ -12,7 +12,7 @@ from vdi.gateway.portal.timeline import timeline_of
 from vdi.gateway.store.history import EndReason, RunRow, SessionRow
 
 
-def past(number: int, user: str = ALICE.user, **run: object) -> Past:
+def past(number: int, user: str = ALICE.email, **run: object) -> Past:
     created = NOW - timedelta(hours=number)
     row = SessionRow(
         uid=f"uid-{number}",
@@ -110,8 +110,8 @@ async def test_usage_is_by_month_and_person(stage: Stage) -> None:
             median_startup_seconds=2.25,
         )
         for user, month, hours in (
-            (ALICE.user, "2026-11", 1.5),
-            (ALICE.user, "2026-10", 2.5),
+            (ALICE.email, "2026-11", 1.5),
+            (ALICE.email, "2026-10", 2.5),
             ("bob@example.com", "2026-11", 9.5),
         )
     ]

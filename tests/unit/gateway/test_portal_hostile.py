@@ -148,17 +148,17 @@ def furnish(bad: str) -> Stage:
         a_template("icon", icon=bad),
         a_session("mine", template="evil", status=status, access=guests),
         a_session("waits", template=bad, status=status | {"phase": "Pending", "queue": {"position": 1, "reason": bad}}),
-        a_session("fails", user=user, template="evil", status=status | {"phase": bad}, access=[{"user": ALICE.user}]),
+        a_session("fails", user=user, template="evil", status=status | {"phase": bad}, access=[{"user": ALICE.email}]),
         named(bad, status),
         msgspec.convert({"metadata": {"name": bad}, "spec": {"template": bad}, "status": {"message": bad}}, VDIPool),
     )
     stage.client.nodes = [{"metadata": {"name": bad}, "spec": {}, "status": {"allocatable": {"nvidia.com/gpu": "8"}}}]
     at = parse_time("2026-11-20T09:00:00Z")
-    row = SessionRow(uid="uid-mine", name=bad, namespace=bad, owner=ALICE.user, template=bad, created=at)
+    row = SessionRow(uid="uid-mine", name=bad, namespace=bad, owner=ALICE.email, template=bad, created=at)
     gone = replace(row, uid="u2", ended=at, end_reason=EndReason.ADMIN, ended_by=bad, owner=user)
     run = RunRow(uid="uid-mine", start=at, node=bad, pod=bad, ended=at, end_reason=EndReason.FAILED, end_detail=bad)
     stage.history.pasts = [Past(row, (run,)), Past(gone, ())]
-    stage.history.report = [usage(ALICE.user), usage(user)]
+    stage.history.report = [usage(ALICE.email), usage(user)]
     stage.audit.rows = [Entry(1, at, bad, bad, bad, bad, bad, bad, bad, {bad: bad})]
     finding = Finding(
         code=bad, severity=Severity.ERROR, object=bad, message=bad, evidence=(bad,), remedy=Remedy(bad, (bad,))

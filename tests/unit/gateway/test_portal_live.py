@@ -72,7 +72,7 @@ async def reading(
     stream = events.stream_pieces(
         stage.services.subscriptions,
         person,
-        topics or {user_topic(person.user)},
+        topics or {user_topic(person.email)},
         view,
         allowed,
         seen=mark,
@@ -197,14 +197,14 @@ async def test_the_oldest_page_of_a_person_makes_room(stage: Stage) -> None:
         reported = asyncio.ensure_future(oldest.next())
         await settle()
         others = [
-            stage.services.subscriptions.subscribe(ALICE.user, {user_topic(ALICE.user)})
+            stage.services.subscriptions.subscribe(ALICE.email, {user_topic(ALICE.email)})
             for _ in range(STREAMS_PER_USER)
         ]
         for other in others:
             other.__enter__()
         assert list(await reported) == ["bye"]
         assert await oldest.is_over()
-        with stage.services.subscriptions.subscribe(BOB.user, {user_topic(BOB.user)}):
+        with stage.services.subscriptions.subscribe(BOB.email, {user_topic(BOB.email)}):
             assert len(stage.services.subscriptions) == STREAMS_PER_USER + 1
         for other in others:
             other.__exit__(None, None, None)

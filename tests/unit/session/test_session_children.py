@@ -159,7 +159,7 @@ def test_service_finds_the_pod_by_label_and_its_port_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "tls"),
+    ("settings", "tls"),
     [
         (ClusterSettings(), {}),
         (ClusterSettings(tls_secret="wildcard", cert_resolver="le"), {"secretName": "wildcard"}),

@@ -66,23 +66,23 @@ class MadeToken(msgspec.Struct, rename="camel"):
 
 async def me(call: Call[Empty, None]) -> Me:
     """Who asks."""
-    person, settings = call.person, call.api.context.settings
-    hours = await call.api.history.hours_this_month(person.user, call.now())
+    user, settings = call.user, call.api.context.settings
+    hours = await call.api.history.hours_this_month(user.email, call.now())
     return Me(
-        user=person.user,
-        name=person.name,
-        groups=tuple(sorted(person.groups)),
-        admin=person.admin,
+        user=user.email,
+        name=user.name,
+        groups=tuple(sorted(user.groups)),
+        admin=user.admin,
         namespace=settings.namespace,
         portal=settings.portal_url,
-        use=use_of(call.api, person, hours),
+        use=use_of(call.api, user, hours),
         csrf_token=None if _by_token(call) else csrf.token_of(call.request),
     )
 
 
 async def list_tokens(call: Call[Empty, None]) -> TokenList:
     """My tokens."""
-    mine = await call.api.logins.tokens(call.person.user)
+    mine = await call.api.logins.tokens(call.user.email)
     return TokenList(tuple(_token(call, token) for token in mine))
 
 
@@ -95,9 +95,9 @@ async def create_token(call: Call[Empty, NewToken]) -> Response:
         label = checked_label(call.body.label.strip())
     except ValueError as error:
         raise invalid("label", call.body.label, "1 to 60 letters, digits and signs") from error
-    if len(await logins.tokens(call.person.user)) >= MOST_TOKENS:
+    if len(await logins.tokens(call.user.email)) >= MOST_TOKENS:
         raise ActionDenied("OverLimit", f"You have {MOST_TOKENS} API tokens already. Revoke one that you do not need.")
-    secret, made = await logins.new_token(call.person, label, timedelta(days=call.body.days))
+    secret, made = await logins.new_token(call.user, label, timedelta(days=call.body.days))
     await _note(call, "token.create", made)
     body = msgspec.json.encode(MadeToken(secret, _token(call, made)))
     headers = {"Location": f"{PREFIX}/tokens/{made.id}", "Cache-Control": "no-store"}
@@ -107,31 +107,31 @@ async def create_token(call: Call[Empty, NewToken]) -> Response:
 async def revoke_token(call: Call[Empty, None]) -> None:
     """The end of one of my tokens; `current` names the one that asks. A token ends no other one."""
     name = call.path("id")
-    own = call.person.login_id.removeprefix(TOKEN_ID) if _by_token(call) else ""
+    own = call.user.login_id.removeprefix(TOKEN_ID) if _by_token(call) else ""
     if name == "current":
         name = own or name
     if own and name != own:
         raise ProblemError("forbidden", "An API token can end itself and no other one: log in to the portal for that.")
-    ended: ApiToken | None = await call.api.sign_out.end_token(call.person.user, name)
+    ended: ApiToken | None = await call.api.sign_out.end_token(call.user.email, name)
     if ended is None:
         raise ActionDenied("NotFound", f"You have no API token {name!r} that holds.")
     await _note(call, "token.revoke", ended)
 
 
 def _by_token(call: Call[Empty, None] | Call[Empty, NewToken]) -> bool:
-    return call.person.login_id.startswith(TOKEN_ID)
+    return call.user.login_id.startswith(TOKEN_ID)
 
 
 def _token(call: Call[Empty, None] | Call[Empty, NewToken], token: ApiToken) -> Token:
-    current = call.person.login_id == f"{TOKEN_ID}{token.id}"
+    current = call.user.login_id == f"{TOKEN_ID}{token.id}"
     return Token(token.id, token.label, token.created, token.expires, token.seen, current)
 
 
 async def _note(call: Call[Empty, None] | Call[Empty, NewToken], action: str, token: ApiToken) -> None:
     await call.api.audit.record(
-        actor=call.person.user,
+        actor=call.user.email,
         action=action,
-        target=call.person.user,
+        target=call.user.email,
         outcome="done",
         detail={"label": token.label, "days": str((token.expires - token.created).days)},
         at=call.now(),

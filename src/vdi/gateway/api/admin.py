@@ -116,7 +116,7 @@ async def list_all_sessions(call: Call[AllSessionsQuery, None]) -> SessionList:
         )
 
     shown, after = cut(filter(is_selected, call.cluster.sessions.values()), age, query)
-    return SessionList(tuple(session_of(session, call.person, now) for session in shown), after)
+    return SessionList(tuple(session_of(session, call.user, now) for session in shown), after)
 
 
 async def get_queue(call: Call[Empty, None]) -> Queue:
@@ -128,7 +128,7 @@ async def get_queue(call: Call[Empty, None]) -> Queue:
 
     now = call.now()
     waiting = sorted((session for session in call.cluster.sessions.values() if session.status.queue), key=place)
-    return Queue(tuple(session_of(session, call.person, now) for session in waiting))
+    return Queue(tuple(session_of(session, call.user, now) for session in waiting))
 
 
 async def list_pools(call: Call[Empty, None]) -> PoolList:

@@ -14,14 +14,14 @@ MOST = 600
 
 async def admit(request: Request, api: ApiServices, *, admin: bool) -> User:
     """Who asks, if they may. Raises ProblemError, or what the guard raises."""
-    person = await api.guard.user_of(request)
-    if person is None:
+    user = await api.guard.user_of(request)
+    if user is None:
         raise unknown_person(request)
-    await _slow_down(api, person)
+    await _slow_down(api, user)
     await api.guard.check_csrf(request)
-    if admin and not person.admin:
-        raise ProblemError("forbidden", f"This is for administrators, and {person.user} is none.")
-    return person
+    if admin and not user.admin:
+        raise ProblemError("forbidden", f"This is for administrators, and {user.email} is none.")
+    return user
 
 
 def unknown_person(request: HTTPConnection) -> ProblemError:
@@ -33,11 +33,11 @@ def unknown_person(request: HTTPConnection) -> ProblemError:
     return ProblemError("unauthenticated", detail, headers={"WWW-Authenticate": 'Bearer realm="vdi"'})
 
 
-async def _slow_down(api: ApiServices, person: User) -> None:
+async def _slow_down(api: ApiServices, user: User) -> None:
     now = int(api.context.clock().timestamp())
     window, passed = divmod(now, WINDOW)
-    if await api.context.shared.count(f"api/{person.user}/{window}", WINDOW) <= MOST:
+    if await api.context.shared.count(f"api/{user.email}/{window}", WINDOW) <= MOST:
         return
     wait = WINDOW - passed
-    detail = f"{person.user} has sent more than {MOST} requests in {WINDOW} s; go on in {wait} s."
+    detail = f"{user.email} has sent more than {MOST} requests in {WINDOW} s; go on in {wait} s."
     raise ProblemError("too-many-requests", detail, headers={"Retry-After": str(wait)})

@@ -60,10 +60,10 @@ class Api(Component):
 
     async def _serve_page(self, request: Request) -> Response:
         try:
-            person = await self.services.guard.user_of(request)
+            user = await self.services.guard.user_of(request)
         except DatabaseUnavailableError:
-            person = None  # the page is for everybody; only its navigation would show who reads it
-        return self._renderer.render(request, "api_docs.html", person=person, here="api", **page(self.document))
+            user = None  # the page is for everybody; only its navigation would show who reads it
+        return self._renderer.render(request, "api_docs.html", user=user, here="api", **page(self.document))
 
 
 _ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

@@ -50,16 +50,16 @@ class Gone(msgspec.Struct):
 async def follow(call: Call[EventsQuery, None]) -> Response:
     """The stream."""
     if call.query.session is not None:
-        seen(call.api, call.person, call.query.session)
+        seen(call.api, call.user, call.query.session)
     open_now: Counter[str] = call.api.streams
-    if open_now[call.person.user] >= MOST:
-        detail = f"{call.person.user} has {MOST} of these streams open at this gateway; close one first."
+    if open_now[call.user.email] >= MOST:
+        detail = f"{call.user.email} has {MOST} of these streams open at this gateway; close one first."
         raise ProblemError("too-many-requests", detail, headers={"Retry-After": "60"})
     return sse_response(call.api.context, _counted(call, open_now))
 
 
 async def _counted(call: Call[EventsQuery, None], open_now: "Counter[str]") -> AsyncIterator[bytes]:
-    user = call.person.user
+    user = call.user.email
     open_now[user] += 1
     try:
         async with aclosing(_events(call)) as events:
@@ -120,8 +120,8 @@ def _shows(call: Call[EventsQuery, None], session: VDISession) -> bool:
     """Mine and shared with me; one that was asked for by name also as an administrator."""
     now = call.now()
     if call.query.session is not None:
-        return knows_of(session, call.person, now)
-    return role_in(session, call.person.user, now) is not None
+        return knows_of(session, call.user, now)
+    return role_in(session, call.user.email, now) is not None
 
 
 def _of(call: Call[EventsQuery, None], change: Change, sent: dict[str, VDISession]) -> list[bytes]:
@@ -138,7 +138,7 @@ def _of(call: Call[EventsQuery, None], change: Change, sent: dict[str, VDISessio
 
 def _tell(call: Call[EventsQuery, None], session: VDISession, sent: dict[str, VDISession]) -> bytes:
     sent[session.metadata.name] = session
-    shown = session_of(session, call.person, call.now())
+    shown = session_of(session, call.user, call.now())
     return sse_event(msgspec.json.encode(shown).decode(), event="session")
 
 
@@ -150,8 +150,8 @@ def _forget(session: VDISession, sent: dict[str, VDISession]) -> bytes:
 
 async def _still_in(call: Call[EventsQuery, None]) -> bool:
     """Whether the login that the stream was opened with still holds."""
-    person = await call.api.guard.authenticate(call.request)
-    return person is not None and person.user == call.person.user
+    user = await call.api.guard.authenticate(call.request)
+    return user is not None and user.email == call.user.email
 
 
 OPERATIONS = (

@@ -132,7 +132,7 @@ class AllExportQuery(_Export, rename="camel", forbid_unknown_fields=True, kw_onl
 
 async def list_history(call: Call[PastQuery, None]) -> PastList:
     """My past sessions."""
-    return await _past(call, call.person.user)
+    return await _past(call, call.user.email)
 
 
 async def list_all_history(call: Call[AllPastQuery, None]) -> PastList:
@@ -181,14 +181,14 @@ def _session(past: Past) -> PastSession:
 async def get_history(call: Call[Empty, None]) -> PastSession:
     """One past session; of another person's only an administrator learns that it was there."""
     past = await call.api.history.session(call.path("uid"))
-    if past is None or not (call.person.admin or same_user(past.session.owner, call.person.user)):
+    if past is None or not (call.user.admin or same_user(past.session.owner, call.user.email)):
         raise ActionDenied("NotFound", f"There was no session of yours with the uid {call.path('uid')!r}.")
     return _session(past)
 
 
 async def get_usage(call: Call[UsageQuery, None]) -> UsageReport:
     """What I have used."""
-    return await _usage(call, call.person.user)
+    return await _usage(call, call.user.email)
 
 
 async def get_all_usage(call: Call[UsageQuery, None]) -> UsageReport:
@@ -213,7 +213,7 @@ def _month(text: str | None, now: datetime) -> Month:
 
 async def export_mine(call: Call[ExportQuery, None]) -> Response:
     """My rows as a file."""
-    return await _export(call, call.person.user)
+    return await _export(call, call.user.email)
 
 
 async def export_all(call: Call[AllExportQuery, None]) -> Response:

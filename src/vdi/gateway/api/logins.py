@@ -40,7 +40,7 @@ class EverywhereQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True
 async def list_logins(call: Call[Empty, None]) -> LoginEntries:
     """My logins."""
     _with_a_browser(call)
-    mine = await call.api.logins.of(call.person.user)
+    mine = await call.api.logins.of(call.user.email)
     entries = [
         LoginEntry(
             id=login.id,
@@ -49,7 +49,7 @@ async def list_logins(call: Call[Empty, None]) -> LoginEntries:
             created=login.created,
             seen=login.seen,
             expires=login.expires,
-            current=login.id == call.person.login_id,
+            current=login.id == call.user.login_id,
         )
         for login in mine
     ]
@@ -60,26 +60,26 @@ async def end_one(call: Call[Empty, None]) -> None:
     """The end of one of my logins, and of the pictures that were opened with it."""
     _with_a_browser(call)
     login_id = call.path("id")
-    if login_id not in {login.id for login in await call.api.logins.of(call.person.user)}:
+    if login_id not in {login.id for login in await call.api.logins.of(call.user.email)}:
         raise ActionDenied("NotFound", f"You have no login {login_id!r} that holds.")
     await call.api.sign_out.end_login(login_id)
-    await _note(call, "login.end", {"which": "this browser" if login_id == call.person.login_id else "another browser"})
+    await _note(call, "login.end", {"which": "this browser" if login_id == call.user.login_id else "another browser"})
 
 
 async def end_all(call: Call[EverywhereQuery, None]) -> None:
     """The end of all my logins; this one too."""
     _with_a_browser(call)
-    await call.api.sign_out.end_everything(call.person.user, tokens=call.query.tokens)
+    await call.api.sign_out.end_everything(call.user.email, tokens=call.query.tokens)
     await _note(call, "login.end_all", {"tokens": str(call.query.tokens).lower()})
 
 
 def _with_a_browser(call: Call[Empty, None] | Call[EverywhereQuery, None]) -> None:
-    if call.person.login_id.startswith(TOKEN_ID):
+    if call.user.login_id.startswith(TOKEN_ID):
         raise ProblemError("forbidden", "An API token neither sees nor ends logins: log in to the portal for that.")
 
 
 async def _note(call: Call[Empty, None] | Call[EverywhereQuery, None], action: str, detail: dict[str, str]) -> None:
-    user = call.person.user
+    user = call.user.email
     await call.api.audit.record(actor=user, action=action, target=user, outcome="done", detail=detail, at=call.now())
 
 

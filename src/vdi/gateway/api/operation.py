@@ -41,7 +41,7 @@ class Call(Generic[Q, B]):
 
     request: Request
     api: ApiServices
-    person: User
+    user: User
     query: Q
     body: B
 
@@ -115,8 +115,8 @@ class Address:
             allowed = ", ".join(sorted(self._by_method))
             detail = f"{request.method} is not one of the methods of {request.url.path}; allowed are: {allowed}."
             raise ProblemError("method-not-allowed", detail, headers={"Allow": allowed})
-        person = await admit(request, self._api, admin=operation.admin)
-        call = Call(request, self._api, person, _query(request, operation.query), await _body(request, operation.body))
+        user = await admit(request, self._api, admin=operation.admin)
+        call = Call(request, self._api, user, _query(request, operation.query), await _body(request, operation.body))
         result = await operation.handler(call)
         if isinstance(result, Response):
             return result

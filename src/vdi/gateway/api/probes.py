@@ -34,7 +34,7 @@ class ProbeResult(msgspec.Struct, forbid_unknown_fields=True):
 async def begin_probe(call: Call[Empty, NewProbe]) -> Begun:
     """The mark is armed, the way is open."""
     try:
-        return await call.api.prober.begin(call.person, call.path("name"), call.body.state)
+        return await call.api.prober.begin(call.user, call.path("name"), call.body.state)
     except TooManyProbesError as error:
         detail = f"The desktop {str(error)!r} has been probed {MOST} times within {WINDOW} s."
         raise ProblemError("too-many-requests", detail, headers={"Retry-After": str(WINDOW)}) from error
@@ -45,7 +45,7 @@ async def finish_probe(call: Call[Empty, ProbeResult]) -> None:
     found = call.body.figures or call.body.failed
     if found is None or (call.body.figures and call.body.failed):
         raise invalid("figures", None, "either `figures` or `failed`, and not both")
-    await call.api.prober.finish(call.person, call.path("name"), call.path("id"), found)
+    await call.api.prober.finish(call.user, call.path("name"), call.path("id"), found)
 
 
 OPERATIONS = (

@@ -24,12 +24,12 @@ def metadata_of(meta: ObjectMeta) -> Metadata:
     )
 
 
-def session_of(session: VDISession, person: User, now: datetime) -> Session:
+def session_of(session: VDISession, user: User, now: datetime) -> Session:
     """The session as this person may see it: guests learn nothing of the other guests."""
-    role = role_in(session, person.user, now)
+    role = role_in(session, user.email, now)
     spec = session.spec
-    if role is not Role.OWNER and not person.admin:
-        mine = tuple(access for access in spec.access if same_user(access.user, person.user))
+    if role is not Role.OWNER and not user.admin:
+        mine = tuple(access for access in spec.access if same_user(access.user, user.email))
         spec = msgspec.structs.replace(spec, access=mine)
     return Session(
         role=role.value if role else "administrator",

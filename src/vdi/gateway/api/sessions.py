@@ -34,11 +34,11 @@ def age(session: VDISession) -> Key:
     return session.metadata.creation_timestamp, session.metadata.name
 
 
-def seen(api: ApiServices, person: User, name: str) -> VDISession:
+def seen(api: ApiServices, user: User, name: str) -> VDISession:
     """A session that the person may see. Raises ActionDenied with the words for one that is not theirs or not there."""
     session = api.context.cluster.session(name)
     stranger = f"There is no desktop {name!r} of yours, and none that is shared with you under this name."
-    why = refusal(person, Action.SEE, session, api.context.clock()) if session else stranger
+    why = refusal(user, Action.SEE, session, api.context.clock()) if session else stranger
     if session is None or why:
         raise ActionDenied("NotFound", why or stranger)
     return session
@@ -46,35 +46,35 @@ def seen(api: ApiServices, person: User, name: str) -> VDISession:
 
 async def list_sessions(call: Call[SessionQuery, None]) -> SessionList:
     """My sessions, and those shared with me."""
-    now, person, role_filter = call.now(), call.person, call.query.role
+    now, user, role_filter = call.now(), call.user, call.query.role
 
     def is_selected(session: VDISession) -> bool:
-        role = role_in(session, person.user, now)
+        role = role_in(session, user.email, now)
         return role is not None and role_filter in (None, role)
 
     shown, after = cut(filter(is_selected, call.cluster.sessions.values()), age, call.query)
-    return SessionList(tuple(session_of(session, person, now) for session in shown), after)
+    return SessionList(tuple(session_of(session, user, now) for session in shown), after)
 
 
 async def get_session(call: Call[Empty, None]) -> Session:
     """One session."""
-    session = seen(call.api, call.person, call.path("name"))
-    return session_of(session, call.person, call.now())
+    session = seen(call.api, call.user, call.path("name"))
+    return session_of(session, call.user, call.now())
 
 
 async def create_session(call: Call[Empty, NewSession]) -> Response:
     """A new desktop."""
-    made = await call.api.actions.start(call.person, _session_request(call.person, call.body))
-    body = msgspec.json.encode(session_of(made, call.person, call.now()))
+    made = await call.api.actions.start(call.user, _session_request(call.user, call.body))
+    body = msgspec.json.encode(session_of(made, call.user, call.now()))
     headers = {"Location": f"{PREFIX}/sessions/{made.metadata.name}"}
     return Response(body, 201, headers=headers, media_type=JSON)
 
 
-def _session_request(person: User, asked: NewSession) -> SessionRequest:
+def _session_request(user: User, asked: NewSession) -> SessionRequest:
     resources = asked.resources or WishedResources()
     home = asked.persistence or WishedHome()
     return SessionRequest(
-        user=asked.user or person.user,
+        user=asked.user or user.email,
         template=asked.template,
         name=asked.name,
         gpu=resources.gpu,
@@ -92,49 +92,49 @@ def _session_request(person: User, asked: NewSession) -> SessionRequest:
 
 async def end_session(call: Call[EndQuery, None]) -> None:
     """The end of a session."""
-    await call.api.actions.end(call.person, call.path("name"), delete_home=call.query.delete_home)
+    await call.api.actions.end(call.user, call.path("name"), delete_home=call.query.delete_home)
 
 
 async def extend_session(call: Call[Empty, Extend]) -> Session:
     """More time."""
-    return _now(call, await call.api.actions.extend(call.person, call.path("name"), call.body.timeout))
+    return _now(call, await call.api.actions.extend(call.user, call.path("name"), call.body.timeout))
 
 
 async def suspend_session(call: Call[Empty, None]) -> Session:
     """Stop the desktop."""
-    return _now(call, await call.api.actions.suspend(call.person, call.path("name")))
+    return _now(call, await call.api.actions.suspend(call.user, call.path("name")))
 
 
 async def resume_session(call: Call[Empty, None]) -> Session:
     """Start it again."""
-    return _now(call, await call.api.actions.resume(call.person, call.path("name")))
+    return _now(call, await call.api.actions.resume(call.user, call.path("name")))
 
 
 async def restart_session(call: Call[Empty, None]) -> Session:
     """Start it again."""
-    return _now(call, await call.api.actions.restart(call.person, call.path("name")))
+    return _now(call, await call.api.actions.restart(call.user, call.path("name")))
 
 
 async def share_session(call: Call[Empty, Share]) -> Session:
     """Let somebody in."""
     role, expires = Role(call.body.role), call.body.expires
     name, user = call.path("name"), call.path("user")
-    return _now(call, await call.api.actions.share(call.person, name, user, role, expires))
+    return _now(call, await call.api.actions.share(call.user, name, user, role, expires))
 
 
 async def unshare_session(call: Call[Empty, None]) -> Session:
     """Let somebody in no longer."""
-    return _now(call, await call.api.actions.unshare(call.person, call.path("name"), call.path("user")))
+    return _now(call, await call.api.actions.unshare(call.user, call.path("name"), call.path("user")))
 
 
 def _now(call: Call[Empty, None] | Call[Empty, Extend] | Call[Empty, Share], session: VDISession) -> Session:
     now: datetime = call.now()
-    return session_of(session, call.person, now)
+    return session_of(session, call.user, now)
 
 
 async def list_templates(call: Call[Empty, None]) -> TemplateList:
     """The kinds of desktop that this person may start."""
-    mine = [template for template in call.cluster.templates.values() if may_use(template, call.person)]
+    mine = [template for template in call.cluster.templates.values() if may_use(template, call.user)]
     return TemplateList(
         tuple(template_of(template) for template in sorted(mine, key=lambda template: template.metadata.name))
     )
@@ -144,7 +144,7 @@ async def get_template(call: Call[Empty, None]) -> Template:
     """One of them."""
     name = call.path("name")
     template = call.cluster.template(name)
-    if template is None or not may_use(template, call.person):
+    if template is None or not may_use(template, call.user):
         known = ", ".join(offered.metadata.name for offered in (await list_templates(call)).items) or "none"
         raise ActionDenied("NotFound", f"There is no template {name!r} that you may use; there are: {known}.")
     return template_of(template)

@@ -27,10 +27,10 @@ class Use(msgspec.Struct, rename="camel"):
     hours_per_month: Annotated[Amount, doc("Hours that desktops have run in this calendar month (UTC).")]
 
 
-def use_of(api: ApiServices, person: User, hours: float) -> Use:
+def use_of(api: ApiServices, user: User, hours: float) -> Use:
     """As it is now; `hours` that this month's desktops ran are asked from history."""
-    limit = api.limits.of(person)
-    mine = running_of(api.context.cluster.sessions.values(), person.user)
+    limit = api.limits.of(user)
+    mine = running_of(api.context.cluster.sessions.values(), user.email)
     gpus = sum(gpus_of(session, api.context.cluster.template(session.spec.template)) for session in mine)
     return Use(Amount(len(mine), limit.sessions), Amount(gpus, limit.gpus), Amount(round(hours, 2), limit.hours))
 

@@ -124,9 +124,9 @@ class Edge(Component):
         """See Component."""
         return (Route("/edge/verify", self.verify),)
 
-    async def issue_ticket(self, person: User, session: VDISession, state: str) -> str:
+    async def issue_ticket(self, user: User, session: VDISession, state: str) -> str:
         """See `TicketHandoff.issue_ticket`."""
-        return await self._handoff.issue_ticket(person, session, state)
+        return await self._handoff.issue_ticket(user, session, state)
 
     async def end_grants(
         self, *, user: str | None = None, session_uid: str | None = None, login_id: str | None = None

@@ -107,29 +107,29 @@ class TicketHandoff:
 
     async def portal_enter(self, request: Request) -> Response:
         """On the portal: who is logged in and may enter gets a ticket."""
-        person = await self._guard.require_browser(request)
+        user = await self._guard.require_browser(request)
         label, state = request.query_params.get("host", ""), request.query_params.get("state", "")
         if not LABEL.fullmatch(label) or not _STATE_HASH.fullmatch(state):
             return self._page(request, "This is not a link to a desktop.", "Open the desktop from the portal.", 400)
         session = self._cluster.by_host(label)
-        if session is None or role_in(session, person.user, self._clock()) is None:
+        if session is None or role_in(session, user.email, self._clock()) is None:
             # The same words for both: whether there is a desktop is not for others to know.
             return self._page(
                 request,
                 "There is no desktop of yours here",
                 f"At {self._settings.host(label)} there is no desktop that is yours or shared with you as "
-                f"{person.user}. It may have ended, or is not shared with you any more.",
+                f"{user.email}. It may have ended, or is not shared with you any more.",
                 403,
             )
-        ticket = await self.issue_ticket(person, session, state)
+        ticket = await self.issue_ticket(user, session, state)
         next_path = quoted(local_path(request.query_params.get("next")))
         host = self._settings.url(self._settings.host(label))
         return RedirectResponse(f"{host}/.vdi/enter?ticket={ticket}&next={next_path}", 302)
 
-    async def issue_ticket(self, person: User, session: VDISession, state: str) -> str:
+    async def issue_ticket(self, user: User, session: VDISession, state: str) -> str:
         """A ticket into this session for who was just found to have rights in it. `state`: SHA-256 of the cookie."""
         ticket = secrets.token_urlsafe(32)
-        content = Ticket(session.metadata.uid, person.user, sorted(person.groups), person.login_id, state)
+        content = Ticket(session.metadata.uid, user.email, sorted(user.groups), user.login_id, state)
         await self._shared.put(_key(ticket), msgspec.json.encode(content).decode(), TICKET_SECONDS)
         return ticket
 

@@ -149,9 +149,9 @@ class WaitingPage:
         grant = await self._authorizer.grant_of(admitted.session, request.headers.get("cookie", ""))
         if grant is None:
             return "Your way into this desktop has ended. Open it again from the portal."
-        person = User(user=grant.user, groups=grant.groups, login_id=grant.login_id)
+        user = User(email=grant.user, groups=grant.groups, login_id=grant.login_id)
         try:
-            await self._actions.resume(person, admitted.session.metadata.name)
+            await self._actions.resume(user, admitted.session.metadata.name)
         except ActionDenied as error:
             return error.sentence
         return ""

@@ -54,48 +54,48 @@ class AccountPages:
 
     async def show_account(self, request: Request) -> Response:
         """GET /account"""
-        person = await self._login.guard.require_browser(request)
-        return await self._page(request, person, done=_DONE.get(request.query_params.get("done", ""), ""))
+        user = await self._login.guard.require_browser(request)
+        return await self._page(request, user, done=_DONE.get(request.query_params.get("done", ""), ""))
 
     async def end_one(self, request: Request) -> Response:
         """POST /account/logins/{id}/end: sign one of my browsers out."""
-        person = await self._login.guard.require_browser(request)
+        user = await self._login.guard.require_browser(request)
         await self._login.guard.check_csrf(request)
         login_id = request.path_params["id"]
-        if login_id in {login.id for login in await self._login.logins.of(person.user)}:
+        if login_id in {login.id for login in await self._login.logins.of(user.email)}:
             await self._login.sign_out.end_login(login_id)
-            await self._audit(person, "login.end", {"which": "another browser"})
+            await self._audit(user, "login.end", {"which": "another browser"})
         return RedirectResponse("/account?done=ended", 303)
 
     async def end_everywhere(self, request: Request) -> Response:
         """POST /account/logout-everywhere: all my browsers, all my desktops' pictures, and on request my API tokens."""
-        person = await self._login.guard.require_browser(request)
+        user = await self._login.guard.require_browser(request)
         await self._login.guard.check_csrf(request)
         tokens = (await request.form()).get("tokens") == "yes"
-        await self._login.sign_out.end_everything(person.user, tokens=tokens)
-        await self._audit(person, "login.end_all", {"tokens": str(tokens).lower()})
+        await self._login.sign_out.end_everything(user.email, tokens=tokens)
+        await self._audit(user, "login.end_all", {"tokens": str(tokens).lower()})
         answer = logged_out(self._renderer, request, self._login.provider)
         drop_cookie(answer, LOGIN)
         return answer
 
     async def end_person(self, request: Request) -> Response:
         """POST /account/sign-out-person: an administrator ends all that somebody has open, API tokens too."""
-        person = await self._login.guard.require_browser(request)
+        user = await self._login.guard.require_browser(request)
         await self._login.guard.require_admin(request)
         await self._login.guard.check_csrf(request)
         try:
-            user = check_address(str((await request.form()).get("user", "")))
+            email = check_address(str((await request.form()).get("user", "")))
         except ValueError as why:
-            return await self._page(request, person, status=422, error=f"{why}.")
+            return await self._page(request, user, status=422, error=f"{why}.")
         async with self._login.audit.act(
-            Act(actor=person.user, action="login.end_all", target=user, owner=user), closed=True
+            Act(actor=user.email, action="login.end_all", target=email, owner=email), closed=True
         ):
-            await self._login.sign_out.end_everything(user, tokens=True)
+            await self._login.sign_out.end_everything(email, tokens=True)
         return RedirectResponse("/account?done=person", 303)
 
     async def make_token(self, request: Request) -> Response:
         """POST /account/tokens: a new API token, shown in this answer only."""
-        person = await self._login.guard.require_browser(request)
+        user = await self._login.guard.require_browser(request)
         await self._login.guard.check_csrf(request)
         form = await request.form()
         label, days = str(form.get("label", "")).strip(), str(form.get("days", ""))
@@ -104,44 +104,44 @@ class AccountPages:
             if days not in {str(lifetime) for lifetime in LIFETIMES}:
                 allowed = ", ".join(map(str, LIFETIMES))
                 raise ValueError(f"The token's days are {days[:20]!r}; allowed are {allowed}.")
-            if len(await self._login.logins.tokens(person.user)) >= MOST_TOKENS:
+            if len(await self._login.logins.tokens(user.email)) >= MOST_TOKENS:
                 raise ValueError(f"You have {MOST_TOKENS} tokens already. Revoke one that you do not need.")
         except ValueError as why:
-            return await self._page(request, person, status=422, error=str(why))
-        secret, _ = await self._login.logins.new_token(person, label, timedelta(days=int(days)))
-        await self._audit(person, "token.create", {"label": label, "days": days})
-        return await self._page(request, person, new_token=secret, new_label=label)
+            return await self._page(request, user, status=422, error=str(why))
+        secret, _ = await self._login.logins.new_token(user, label, timedelta(days=int(days)))
+        await self._audit(user, "token.create", {"label": label, "days": days})
+        return await self._page(request, user, new_token=secret, new_label=label)
 
     async def revoke_token(self, request: Request) -> Response:
         """POST /account/tokens/{id}/revoke"""
-        person = await self._login.guard.require_browser(request)
+        user = await self._login.guard.require_browser(request)
         await self._login.guard.check_csrf(request)
-        ended = await self._login.sign_out.end_token(person.user, request.path_params["id"])
+        ended = await self._login.sign_out.end_token(user.email, request.path_params["id"])
         if ended is None:
             raise HTTPException(404, "You have no such token; perhaps it has ended.")
-        await self._audit(person, "token.revoke", {"label": ended.label})
+        await self._audit(user, "token.revoke", {"label": ended.label})
         return RedirectResponse("/account?done=revoked", 303)
 
-    async def _page(self, request: Request, person: User, *, status: int = 200, **more: Any) -> Response:
+    async def _page(self, request: Request, user: User, *, status: int = 200, **more: Any) -> Response:
         logins = self._login.logins
         context = {"error": "", "done": "", "new_token": "", "new_label": ""} | more
         return self._renderer.render(
             request,
             "account.html",
             status=status,
-            person=person,
-            logins=[(login, browser(login.agent)) for login in await logins.of(person.user)],
-            tokens=await logins.tokens(person.user),
+            user=user,
+            logins=[(login, browser(login.agent)) for login in await logins.of(user.email)],
+            tokens=await logins.tokens(user.email),
             lifetimes=LIFETIMES,
             now=self._login.context.clock(),
             **context,
         )
 
-    async def _audit(self, person: User, action: str, detail: dict[str, str]) -> None:
+    async def _audit(self, user: User, action: str, detail: dict[str, str]) -> None:
         await self._login.audit.record(
-            actor=person.user,
+            actor=user.email,
             action=action,
-            target=person.user,
+            target=user.email,
             outcome="done",
             detail=detail,
             at=self._login.context.clock(),

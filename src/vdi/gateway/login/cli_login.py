@@ -103,19 +103,19 @@ class CliLoginPages:
 
     async def ask(self, request: Request) -> Response:
         """GET /cli/authorize: who asks, and may they?"""
-        person = await self._login.guard.require_browser(request)
+        user = await self._login.guard.require_browser(request)
         asked = _authorization_request(request.query_params)
         return self._renderer.render(
-            request, "cli_authorize.html", person=person, asked=asked, client=asked["client"], days=LIFETIME.days
+            request, "cli_authorize.html", user=user, asked=asked, client=asked["client"], days=LIFETIME.days
         )
 
     async def agree(self, request: Request) -> Response:
         """POST /cli/authorize: a code, for the command that made the challenge."""
-        person = await self._login.guard.require_browser(request)
+        user = await self._login.guard.require_browser(request)
         await self._login.guard.check_csrf(request)
         asked = _authorization_request(await request.form())
         code = secrets.token_urlsafe(32)
-        grant = _Grant(person.login_id, asked["code_challenge"], asked["redirect_uri"], asked["client"])
+        grant = _Grant(user.login_id, asked["code_challenge"], asked["redirect_uri"], asked["client"])
         await self._login.context.shared.put(_key(code), msgspec.json.encode(grant).decode(), _CODE_SECONDS)
         back = ""
         if asked["redirect_uri"]:
@@ -144,18 +144,18 @@ class CliLoginPages:
             )
         if given.get("redirect_uri", "") != grant.redirect_uri:
             return _refuse("invalid_grant", "redirect_uri is not the one that the code was asked with")
-        person = await self._login.logins.person_by_id(grant.login_id)
-        if person is None:
+        user = await self._login.logins.person_by_id(grant.login_id)
+        if user is None:
             return _refuse("invalid_grant", "the login that agreed to this has ended; log in again")
         self._login.context.metrics.logins.labels("cli", "in").inc()
-        secret, token = await self._login.logins.new_token(person, grant.client, LIFETIME)
+        secret, token = await self._login.logins.new_token(user, grant.client, LIFETIME)
         detail = {"label": grant.client, "days": str(LIFETIME.days)}
         await self._login.audit.record(
-            actor=person.user,
+            actor=user.email,
             action="token.create",
-            target=person.user,
+            target=user.email,
             outcome="done",
             detail=detail,
             at=self._login.context.clock(),
         )
-        return _json({"token": secret, "user": person.user, "expires": format_time(token.expires)})
+        return _json({"token": secret, "user": user.email, "expires": format_time(token.expires)})

@@ -156,17 +156,17 @@ class Logins:
         await self._store.end_logins(ids, now)
         return ids
 
-    async def new_token(self, person: User, label: str, lifetime: timedelta) -> tuple[str, ApiToken]:
+    async def new_token(self, user: User, label: str, lifetime: timedelta) -> tuple[str, ApiToken]:
         """An API token that may do what this person may; the token itself is in this answer and nowhere else."""
         now = self._clock()
         secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
         token = ApiToken(
             id=secrets.token_urlsafe(16),
-            user=person.user,
-            name=person.name,
-            groups=person.groups,
-            admin=person.admin,
-            source=await self.source_of(person.login_id),
+            user=user.email,
+            name=user.name,
+            groups=user.groups,
+            admin=user.admin,
+            source=await self.source_of(user.login_id),
             label=label,
             created=now,
             expires=now + lifetime,
@@ -256,7 +256,7 @@ def hash_of(secret: str) -> str:
 def _person(credential: Login | ApiToken) -> User:
     login_id = credential.id if isinstance(credential, Login) else f"{TOKEN_ID}{credential.id}"
     return User(
-        user=credential.user, name=credential.name, groups=credential.groups, admin=credential.admin, login_id=login_id
+        email=credential.user, name=credential.name, groups=credential.groups, admin=credential.admin, login_id=login_id
     )
 
 

@@ -161,21 +161,21 @@ class LoginPages:
     async def do_logout(self, request: Request) -> Response:
         """POST /logout: ends this login and the desktops' pictures in this browser; then the provider's own page."""
         await self._login.guard.check_csrf(request)
-        person = await self._login.guard.user_of(request)
+        user = await self._login.guard.user_of(request)
         url = None
-        if person is not None:
-            source = await self._login.logins.source_of(person.login_id)
-            await self._login.sign_out.end_login(person.login_id)
+        if user is not None:
+            source = await self._login.logins.source_of(user.login_id)
+            await self._login.sign_out.end_login(user.login_id)
             await self._login.audit.record(
-                actor=person.user,
+                actor=user.email,
                 action="login.end",
-                target=person.user,
+                target=user.email,
                 outcome="done",
                 detail={},
                 at=self._login.context.clock(),
             )
             if source == OIDC and self._login.provider is not None:
-                url = await self._login.provider.logout_url(person.user)
+                url = await self._login.provider.logout_url(user.email)
         answer = logged_out(self._renderer, request, self._login.provider, url)
         drop_cookie(answer, LOGIN)
         return answer
@@ -193,7 +193,7 @@ class LoginPages:
             "login.html",
             status=status,
             notice=notice,
-            user=user,
+            email=user,
             next_page=next_page,
             provider=self._login.provider.config.name if self._login.provider else "",
             provider_url=f"/login/oidc?next={quote(next_page, safe='/')}",

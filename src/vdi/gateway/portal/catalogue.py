@@ -28,9 +28,9 @@ class TemplateCard:
     chips: tuple[str, ...]
 
 
-def templates_for(portal: PortalServices, person: User) -> list[VDITemplate]:
+def templates_for(portal: PortalServices, user: User) -> list[VDITemplate]:
     """The templates that this person may use, by what people call them."""
-    mine = [template for template in portal.context.cluster.templates.values() if may_use(template, person)]
+    mine = [template for template in portal.context.cluster.templates.values() if may_use(template, user)]
     return sorted(
         mine, key=lambda template: (template_title(template, template.metadata.name).casefold(), template.metadata.name)
     )
@@ -65,51 +65,51 @@ class CataloguePages(PortalPages):
 
     async def catalogue(self, request: Request) -> Response:
         """What this person may start; `q` narrows it down."""
-        person = await self._portal.guard.require(request)
+        user = await self._portal.guard.require(request)
         asked = request.query_params.get("q", "").strip()[:100]
         words = asked.casefold().split()
-        mine = templates_for(self._portal, person)
+        mine = templates_for(self._portal, user)
         cards = [card for card in map(template_card, mine) if _matches(card, words)]
         return await self._page(
-            request, person, "catalogue.html", here="catalogue", cards=cards, asked=asked, there_are_any=bool(mine)
+            request, user, "catalogue.html", here="catalogue", cards=cards, asked=asked, there_are_any=bool(mine)
         )
 
     async def start_form(self, request: Request) -> Response:
         """The form for a desktop of one template."""
-        person = await self._portal.guard.require(request)
-        return await self._form(request, person)
+        user = await self._portal.guard.require(request)
+        return await self._form(request, user)
 
     async def start(self, request: Request) -> Response:
         """Start it, and on to the desktop itself, or to its page here."""
-        person, form = await self._posted(request)
-        template = self._template(person, request.path_params["template"])
+        user, form = await self._posted(request)
+        template = self._template(user, request.path_params["template"])
         if template is None:
-            return self._no_template(request, person)
+            return self._no_template(request, user)
         try:
-            session = await self._portal.actions.start(person, session_request(form, template, person))
+            session = await self._portal.actions.start(user, session_request(form, template, user))
         except ActionDenied as why:
-            return await self._form(request, person, form, why.sentence, why.status)
+            return await self._form(request, user, form, why.sentence, why.status)
         except ValueError as why:
-            return await self._form(request, person, form, str(why), 422)
+            return await self._form(request, user, form, str(why), 422)
         name = session.metadata.name
         if form.get("then") == "stay":
             return done(f"/desktops/{name}", "start", name)
         return RedirectResponse(f"/desktops/{name}/open", 303)
 
     async def _form(
-        self, request: Request, person: User, typed: Mapping[str, str] | None = None, error: str = "", status: int = 200
+        self, request: Request, user: User, typed: Mapping[str, str] | None = None, error: str = "", status: int = 200
     ) -> Response:
-        template = self._template(person, request.path_params["template"])
+        template = self._template(user, request.path_params["template"])
         if template is None:
-            return self._no_template(request, person)
+            return self._no_template(request, user)
         context = self._portal.context
         names = (session.metadata.name for session in context.cluster.sessions.values())
-        first = first_choice(template, context.settings.cluster, person, names)
+        first = first_choice(template, context.settings.cluster, user, names)
         # A box that is not ticked is not sent: what was typed stands for itself then.
         shown = first if typed is None else {name: typed.get(name, "") for name in first}
         return await self._page(
             request,
-            person,
+            user,
             "start.html",
             status=status,
             here="catalogue",
@@ -117,21 +117,21 @@ class CataloguePages(PortalPages):
             offer=offer_of(template, self._portal.context.settings.cluster),
             typed=shown,
             error=error,
-            home_used_by=sharing_home(self._portal.subscriptions.sessions_with(person), template, person),
+            home_used_by=sharing_home(self._portal.subscriptions.sessions_with(user), template, user),
             at_the_end=template.spec.lifecycle.on_timeout,
             when_idle=template.spec.lifecycle.on_idle,
         )
 
-    def _template(self, person: User, name: str) -> VDITemplate | None:
+    def _template(self, user: User, name: str) -> VDITemplate | None:
         found = self._portal.context.cluster.template(name)
-        return found if found is not None and may_use(found, person) else None
+        return found if found is not None and may_use(found, user) else None
 
-    def _no_template(self, request: Request, person: User) -> Response:
+    def _no_template(self, request: Request, user: User) -> Response:
         return self._renderer.render(
             request,
             "error.html",
             status=404,
-            person=person,
+            user=user,
             title="No such desktop in your catalogue",
             sentence=f"There is no template {request.path_params['template']!r} that you may start.",
             back="/catalogue",

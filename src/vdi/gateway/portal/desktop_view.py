@@ -129,14 +129,14 @@ class DesktopView:
         return left(self.expires, self.now)
 
 
-def desktop_view(session: VDISession, template: VDITemplate | None, person: User, now: datetime) -> DesktopView:
+def desktop_view(session: VDISession, template: VDITemplate | None, user: User, now: datetime) -> DesktopView:
     """The session as this person may see it. Whether they may see it at all has been asked before."""
     spec, status, meta = session.spec, session.status, session.metadata
     phase = Phase.TERMINATING if meta.deletion_timestamp else status.phase
-    role = role_in(session, person.user, now)
-    ends = access_ends(session, person.user) if role and role is not Role.OWNER else None
+    role = role_in(session, user.email, now)
+    ends = access_ends(session, user.email) if role and role is not Role.OWNER else None
     gpu, memory, cpu = _size(session, template)
-    owns = role is Role.OWNER or person.admin
+    owns = role is Role.OWNER or user.admin
     return DesktopView(
         name=meta.name,
         uid=meta.uid,
@@ -149,13 +149,13 @@ def desktop_view(session: VDISession, template: VDITemplate | None, person: User
         state=_state(phase, status.queue),
         message=status.message,
         notices=tuple(_notices(session, phase)),
-        actions=frozenset(_actions(session, phase, person, now)),
+        actions=frozenset(_actions(session, phase, user, now)),
         url=status.url if status.url.startswith("https://") else "",
         template=spec.template,
         gpu=gpu,
         memory=memory,
         cpu=cpu,
-        node=status.node_name if person.admin else "",
+        node=status.node_name if user.admin else "",
         created=meta.creation_timestamp,
         started=status.start_time,
         expires=status.expires_at if phase in (Phase.RUNNING, Phase.CREATING) else "",
@@ -226,11 +226,11 @@ def _state(phase: str, queue: QueueStatus | None) -> str:
     return _WORDS.get(phase, phase)
 
 
-def _actions(session: VDISession, phase: str, person: User, now: datetime) -> set[Action]:
+def _actions(session: VDISession, phase: str, user: User, now: datetime) -> set[Action]:
     sensible = set(_ACTIONS.get(phase, ()))
     if phase != Phase.TERMINATING:
         sensible |= {Action.SHARE, Action.UNSHARE}
-    return {action for action in sensible if refusal(person, action, session, now) is None}
+    return {action for action in sensible if refusal(user, action, session, now) is None}
 
 
 def _notices(session: VDISession, phase: str) -> list[Notice]:

@@ -111,106 +111,106 @@ class DesktopPages(PortalPages):
 
     async def desktop(self, request: Request) -> Response:
         """One desktop's own page."""
-        person = await self._portal.guard.require(request)
-        return await self._show(request, person, request.path_params["name"])
+        user = await self._portal.guard.require(request)
+        return await self._show(request, user, request.path_params["name"])
 
     async def open_desktop(self, request: Request) -> Response:
         """Redirect to the desktop, whose host answers with the waiting page; to its page here without an address."""
-        person, name = await self._portal.guard.require(request), request.path_params["name"]
+        user, name = await self._portal.guard.require(request), request.path_params["name"]
         with self._portal.context.cluster.changes(
             lambda change: change.kind == "session" and change.name == name
         ) as changes:
-            found = fragments.desktop_of(self._portal, person, name)
+            found = fragments.desktop_of(self._portal, user, name)
             with suppress(TimeoutError, StopAsyncIteration):
                 async with asyncio.timeout(_ADDRESS_SECONDS):
                     while found and not found.url:
                         await anext(changes)
-                        found = fragments.desktop_of(self._portal, person, name)
+                        found = fragments.desktop_of(self._portal, user, name)
         if found is None:
-            return self._not_found(request, person, name)
+            return self._not_found(request, user, name)
         address = safe_next(found.url, self._portal.context.settings)
         return RedirectResponse(f"/desktops/{name}" if address == "/" else f"{address}/", 303)
 
     async def resume(self, request: Request) -> Response:
         """A new run of a suspended desktop."""
-        person, _ = await self._posted(request)
+        user, _ = await self._posted(request)
         name = request.path_params["name"]
-        return await self._do(request, person, name, "resume", self._portal.actions.resume(person, name))
+        return await self._do(request, user, name, "resume", self._portal.actions.resume(user, name))
 
     async def extend(self, request: Request) -> Response:
         """A longer run."""
-        person, form = await self._posted(request)
+        user, form = await self._posted(request)
         name, length = request.path_params["name"], form.get("length", "")
-        action = self._portal.actions.extend(person, name, length)
-        return await self._do(request, person, name, "extend", action, place="extend_error", typed=form)
+        action = self._portal.actions.extend(user, name, length)
+        return await self._do(request, user, name, "extend", action, place="extend_error", typed=form)
 
     async def share(self, request: Request) -> Response:
         """Let somebody in."""
-        person, form = await self._posted(request)
+        user, form = await self._posted(request)
         name = request.path_params["name"]
         if form.get("role") not in (Role.COLLABORATOR, Role.VIEWER):
             return await self._refuse_field(
-                request, person, name, form, f"role: {form.get('role')!r} is not one of the two."
+                request, user, name, form, f"role: {form.get('role')!r} is not one of the two."
             )
         if form.get("for") not in SHARE_TIMES:
-            return await self._refuse_field(
-                request, person, name, form, f"for: {form.get('for')!r} is not in the list."
-            )
+            return await self._refuse_field(request, user, name, form, f"for: {form.get('for')!r} is not in the list.")
         span = SHARE_TIMES[form["for"]]
         expires = self._portal.context.clock() + span if span else None
-        action = self._portal.actions.share(person, name, form.get("user", ""), Role(form["role"]), expires)
-        return await self._do(request, person, name, "share", action, place="share_error", typed=form)
+        action = self._portal.actions.share(user, name, form.get("user", ""), Role(form["role"]), expires)
+        return await self._do(request, user, name, "share", action, place="share_error", typed=form)
 
     async def unshare(self, request: Request) -> Response:
         """Take access back."""
-        person, form = await self._posted(request)
-        name, user = request.path_params["name"], form.get("user", "")
-        found = fragments.desktop_of(self._portal, person, name)
-        has_controlled = found and any(guest.user == user and guest.role == Role.COLLABORATOR for guest in found.guests)
-        action = self._portal.actions.unshare(person, name, user)
-        return await self._do(request, person, name, "unshare-collaborator" if has_controlled else "unshare", action)
+        user, form = await self._posted(request)
+        name, email = request.path_params["name"], form.get("user", "")
+        found = fragments.desktop_of(self._portal, user, name)
+        has_controlled = found and any(
+            guest.user == email and guest.role == Role.COLLABORATOR for guest in found.guests
+        )
+        action = self._portal.actions.unshare(user, name, email)
+        return await self._do(request, user, name, "unshare-collaborator" if has_controlled else "unshare", action)
 
     async def ask(self, request: Request) -> Response:
         """The page that asks before an action; shown in place where scripts run."""
-        person, name = await self._portal.guard.require(request), request.path_params["name"]
+        user, name = await self._portal.guard.require(request), request.path_params["name"]
         action = request.path_params["action"]
-        found = fragments.desktop_of(self._portal, person, name)
+        found = fragments.desktop_of(self._portal, user, name)
         if found is None or action not in CONFIRMATIONS or action not in found.actions:
-            return await self._show(request, person, name)
-        return await self._ask(request, person, found, Action(action))
+            return await self._show(request, user, name)
+        return await self._ask(request, user, found, Action(action))
 
     async def asked(self, request: Request) -> Response:
         """Suspend, restart or end, as the page before has asked."""
-        person, form = await self._posted(request)
+        user, form = await self._posted(request)
         name, action = request.path_params["name"], request.path_params["action"]
         delete_home = form.get("delete_home") == "yes"
         do: dict[str, Callable[[], Awaitable[object]]] = {
-            Action.SUSPEND: lambda: self._portal.actions.suspend(person, name),
-            Action.RESTART: lambda: self._portal.actions.restart(person, name),
-            Action.END: lambda: self._portal.actions.end(person, name, delete_home=delete_home),
+            Action.SUSPEND: lambda: self._portal.actions.suspend(user, name),
+            Action.RESTART: lambda: self._portal.actions.restart(user, name),
+            Action.END: lambda: self._portal.actions.end(user, name, delete_home=delete_home),
         }
         if action not in do:
             return await self._show(
-                request, person, name, status=404, error=f"{action!r} is nothing that can be done here."
+                request, user, name, status=404, error=f"{action!r} is nothing that can be done here."
             )
         try:
             await do[action]()
         except ActionDenied as why:
-            found = fragments.desktop_of(self._portal, person, name)
+            found = fragments.desktop_of(self._portal, user, name)
             if found is None:
-                return self._not_found(request, person, name)
+                return self._not_found(request, user, name)
             more = {"error": why.sentence, "delete_home": delete_home}
-            return await self._ask(request, person, found, Action(action), status=why.status, **more)
+            return await self._ask(request, user, found, Action(action), status=why.status, **more)
         return done("/" if action == Action.END else f"/desktops/{name}", action, name)
 
     async def _list(self, request: Request, here: str, heading: str, subtitle: str) -> Response:
-        person = await self._portal.guard.require(request)
+        user = await self._portal.guard.require(request)
         find = fragments.my_desktops if here == "desktops" else fragments.shared_desktops
-        desktops = find(self._portal, person)
+        desktops = find(self._portal, user)
         pieces = fragments.list_pieces(desktops, here)
         return await self._page(
             request,
-            person,
+            user,
             "desktops.html",
             here=here,
             heading=heading,
@@ -224,7 +224,7 @@ class DesktopPages(PortalPages):
     async def _show(
         self,
         request: Request,
-        person: User,
+        user: User,
         name: str,
         *,
         status: int = 200,
@@ -232,15 +232,15 @@ class DesktopPages(PortalPages):
         **errors: str,
     ) -> Response:
         """The page; after a refusal with what was typed and why beside it: `error`, `share_error`, `extend_error`."""
-        found = fragments.desktop_of(self._portal, person, name)
+        found = fragments.desktop_of(self._portal, user, name)
         session = self._portal.context.cluster.session(name)
         if found is None or session is None:
-            return self._not_found(request, person, name)
+            return self._not_found(request, user, name)
         template = self._portal.context.cluster.template(session.spec.template)
         pieces = fragments.desktop_pieces(found)
         return await self._page(
             request,
-            person,
+            user,
             "desktop.html",
             status=status,
             here=_place(found),
@@ -260,12 +260,12 @@ class DesktopPages(PortalPages):
         )
 
     async def _ask(
-        self, request: Request, person: User, found: DesktopView, action: Action, *, status: int = 200, **more: Any
+        self, request: Request, user: User, found: DesktopView, action: Action, *, status: int = 200, **more: Any
     ) -> Response:
         question = CONFIRMATIONS[action]
         return await self._page(
             request,
-            person,
+            user,
             "confirm.html",
             status=status,
             here=_place(found),
@@ -280,14 +280,14 @@ class DesktopPages(PortalPages):
         )
 
     async def _refuse_field(
-        self, request: Request, person: User, name: str, form: Mapping[str, str], why: str
+        self, request: Request, user: User, name: str, form: Mapping[str, str], why: str
     ) -> Response:
-        return await self._show(request, person, name, status=422, typed=form, share_error=why)
+        return await self._show(request, user, name, status=422, typed=form, share_error=why)
 
     async def _do(
         self,
         request: Request,
-        person: User,
+        user: User,
         name: str,
         what: str,
         action: Awaitable[object],
@@ -298,5 +298,5 @@ class DesktopPages(PortalPages):
         try:
             await action
         except ActionDenied as why:
-            return await self._show(request, person, name, status=why.status, typed=typed, **{place: why.sentence})
+            return await self._show(request, user, name, status=why.status, typed=typed, **{place: why.sentence})
         return done(f"/desktops/{name}", what, name)

@@ -29,7 +29,7 @@ BYE = sse_event("", event="bye")
 
 async def stream_pieces(
     subscriptions: Subscriptions,
-    person: User,
+    user: User,
     topics: set[str],
     view: View,
     allowed: Callable[[], Awaitable[bool]],
@@ -42,7 +42,7 @@ async def stream_pieces(
 ) -> AsyncIterator[bytes]:
     """Messages for one browser, until its login has ended, what it shows is gone, or it has to make room."""
     loop = asyncio.get_running_loop()
-    with subscriptions.subscribe(person.user, topics) as subscription:
+    with subscriptions.subscribe(user.email, topics) as subscription:
         pieces = view()
         if pieces is not None and digest(pieces) != seen:
             yield message(news({}, pieces))
@@ -79,23 +79,23 @@ class PageEvents(PortalPages):
 
     async def events(self, request: Request) -> Response:
         """The stream of one page. `view` is the page, `seen` the mark of what it shows already."""
-        person = await self._portal.guard.require_browser(request)
+        user = await self._portal.guard.require_browser(request)
         query = request.query_params
-        quiet, topics = QUIET, {user_topic(person.user)}
+        quiet, topics = QUIET, {user_topic(user.email)}
         gone: Pieces = {}
         view: View
         match query.get("view"):
             case "desktops" | "shared" as here:
-                view = partial(fragments.list_of, here, self._portal, person)
+                view = partial(fragments.list_of, here, self._portal, user)
             case "desktop" if query.get("name"):
-                view = partial(fragments.page_of, self._portal, person, query["name"])
+                view = partial(fragments.page_of, self._portal, user, query["name"])
                 gone = fragments.ended_pieces(query["name"])
                 topics.add(session_topic(query["name"]))
-            case "admin" if person.admin:
-                view = partial(admin_pieces, self._portal, person, dict(query))
+            case "admin" if user.admin:
+                view = partial(admin_pieces, self._portal, user, dict(query))
                 quiet, topics = QUIET_ALL, {EVERYTHING}
-            case "overview" if person.admin:
-                view = partial(overview_pieces, self._portal, person)
+            case "overview" if user.admin:
+                view = partial(overview_pieces, self._portal, user)
                 quiet, topics = QUIET_ALL, {EVERYTHING}
             case other:
                 return PlainTextResponse(
@@ -103,11 +103,11 @@ class PageEvents(PortalPages):
                 )
 
         async def allowed() -> bool:
-            return await self._portal.logins.is_live(person.login_id)
+            return await self._portal.logins.is_live(user.login_id)
 
         stream = stream_pieces(
             self._portal.subscriptions,
-            person,
+            user,
             topics,
             view,
             allowed,

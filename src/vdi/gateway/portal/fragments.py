@@ -29,31 +29,31 @@ EMPTY = {
 }
 
 
-def my_desktops(portal: PortalServices, person: User) -> list[DesktopView]:
+def my_desktops(portal: PortalServices, user: User) -> list[DesktopView]:
     """The person's own desktops, newest first."""
     return [
-        view_of(portal, session, person)
-        for session in portal.subscriptions.sessions_with(person)
-        if same_user(session.spec.user, person.user)
+        view_of(portal, session, user)
+        for session in portal.subscriptions.sessions_with(user)
+        if same_user(session.spec.user, user.email)
     ]
 
 
-def shared_desktops(portal: PortalServices, person: User) -> list[DesktopView]:
+def shared_desktops(portal: PortalServices, user: User) -> list[DesktopView]:
     """The desktops that others share with this person now, newest first."""
     now = portal.context.clock()
     return [
-        view_of(portal, session, person)
-        for session in portal.subscriptions.sessions_with(person)
-        if not same_user(session.spec.user, person.user) and role_in(session, person.user, now) is not None
+        view_of(portal, session, user)
+        for session in portal.subscriptions.sessions_with(user)
+        if not same_user(session.spec.user, user.email) and role_in(session, user.email, now) is not None
     ]
 
 
-def desktop_of(portal: PortalServices, person: User, name: str) -> DesktopView | None:
+def desktop_of(portal: PortalServices, user: User, name: str) -> DesktopView | None:
     """The desktop of this name, if the person may know of it."""
     session = portal.context.cluster.session(name)
-    if session is None or not knows_of(session, person, portal.context.clock()):
+    if session is None or not knows_of(session, user, portal.context.clock()):
         return None
-    return view_of(portal, session, person)
+    return view_of(portal, session, user)
 
 
 def list_pieces(desktops: list[DesktopView], here: str) -> Pieces:
@@ -64,15 +64,15 @@ def list_pieces(desktops: list[DesktopView], here: str) -> Pieces:
     return cards | {LIST: card_list(cards, title, text, here == "desktops")}
 
 
-def list_of(here: str, portal: PortalServices, person: User) -> Pieces:
+def list_of(here: str, portal: PortalServices, user: User) -> Pieces:
     """The pieces of `My desktops` or `Shared with me`."""
     found = my_desktops if here == "desktops" else shared_desktops
-    return list_pieces(found(portal, person), here)
+    return list_pieces(found(portal, user), here)
 
 
-def page_of(portal: PortalServices, person: User, name: str) -> Pieces | None:
+def page_of(portal: PortalServices, user: User, name: str) -> Pieces | None:
     """The live pieces of the page of this desktop, if the person may know of it."""
-    desktop = desktop_of(portal, person, name)
+    desktop = desktop_of(portal, user, name)
     return desktop_pieces(desktop) if desktop else None
 
 

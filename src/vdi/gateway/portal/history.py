@@ -95,12 +95,12 @@ def _as_file(name: str, form: Form) -> dict[str, str]:
     return {"Content-Disposition": f'attachment; filename="vdi-{name}.{form}"'}
 
 
-def _whose(request: Request, person: User) -> tuple[str | None, bool]:
+def _whose(request: Request, user: User) -> tuple[str | None, bool]:
     """Whose history is asked for (None: everybody's), and whether more than one's own."""
-    if request.query_params.get("of") == "everyone" and person.admin:
+    if request.query_params.get("of") == "everyone" and user.admin:
         asked = request.query_params.get("user", "").strip()[:254]
         return (normal_user(asked) if asked else None), True
-    return person.user, False
+    return user.email, False
 
 
 def _address(everyone: bool, user: str, before: str) -> str:
@@ -141,46 +141,46 @@ class HistoryPages(PortalPages):
 
     async def history(self, request: Request) -> Response:
         """A page of it, the youngest first."""
-        person = await self._portal.guard.require(request)
-        user, everyone = _whose(request, person)
+        user = await self._portal.guard.require(request)
+        email, everyone = _whose(request, user)
         before = _read_mark(request.query_params.get("before", ""))
         try:
-            found = await self._portal.history.past(limit=SIZE + 1, user=user, before=before)
+            found = await self._portal.history.past(limit=SIZE + 1, user=email, before=before)
         except DatabaseUnavailableError:
             found = None
         older = ""
         if found is not None and len(found) > SIZE:
             found = found[:SIZE]
             last = found[-1].session
-            older = _address(everyone, user or "", f"{format_time_exactly(last.created)}~{last.uid}")
+            older = _address(everyone, email or "", f"{format_time_exactly(last.created)}~{last.uid}")
         return await self._page(
             request,
-            person,
+            user,
             "history.html",
             here="history",
             rows=None if found is None else [past_row(past, self._portal.context.clock()) for past in found],
             older=older,
             everyone=everyone,
-            user=(user or "") if everyone else "",
+            email=(email or "") if everyone else "",
             retention=self._portal.context.settings.retention_days,
         )
 
     async def usage(self, request: Request) -> Response:
         """What was used in a month."""
-        person = await self._portal.guard.require(request)
-        user, everyone = _whose(request, person)
+        user = await self._portal.guard.require(request)
+        email, everyone = _whose(request, user)
         months = _months(self._portal.context.clock())
         month = _month(request, self._portal.context.clock())
         text = str(month)
         try:
-            report = await self._portal.history.usage(month, self._portal.context.clock(), user)
+            report = await self._portal.history.usage(month, self._portal.context.clock(), email)
         except DatabaseUnavailableError:
             report = None
         if text not in {choice.value for choice in months}:
             months.append(Choice(text, text))
         return await self._page(
             request,
-            person,
+            user,
             "usage.html",
             here="history",
             month=text,
@@ -192,11 +192,11 @@ class HistoryPages(PortalPages):
 
     async def export_month(self, request: Request) -> Response:
         """A month's usage as a file: `/history/usage.csv`, `/history/usage.jsonl`."""
-        person = await self._portal.guard.require(request)
-        user, _ = _whose(request, person)
+        user = await self._portal.guard.require(request)
+        email, _ = _whose(request, user)
         form, month = _form(request), _month(request, self._portal.context.clock())
         try:
-            report = await self._portal.history.usage(month, self._portal.context.clock(), user)
+            report = await self._portal.history.usage(month, self._portal.context.clock(), email)
         except DatabaseUnavailableError as error:
             raise HTTPException(503, _DOWN) from error
         return Response(
@@ -205,8 +205,8 @@ class HistoryPages(PortalPages):
 
     async def export(self, request: Request) -> Response:
         """All of it as a file: `/history/sessions.csv`, `/history/runs.jsonl`; for administrators `audit.csv` too."""
-        person = await self._portal.guard.require(request)
-        user, everyone = _whose(request, person)
+        user = await self._portal.guard.require(request)
+        email, everyone = _whose(request, user)
         form = _form(request)
         try:
             what = What(request.path_params["what"])
@@ -214,7 +214,7 @@ class HistoryPages(PortalPages):
             raise HTTPException(404, _FILES) from None
         if what is What.AUDIT and not everyone:
             raise HTTPException(403, "The audit is for administrators.")
-        rows = self._portal.history.export(what, form, user=None if everyone else user)
+        rows = self._portal.history.export(what, form, user=None if everyone else email)
         try:
             first = await anext(rows, b"")  # a database that is down answers with a page, not with half a file
         except DatabaseUnavailableError as error:

@@ -87,10 +87,10 @@ def done(where: str, action: str, name: str) -> Response:
     return RedirectResponse(f"{where}?done={action}&name={name}", 303)
 
 
-def view_of(portal: PortalServices, session: VDISession, person: User) -> DesktopView:
+def view_of(portal: PortalServices, session: VDISession, user: User) -> DesktopView:
     """One desktop as this person may see it."""
     template: VDITemplate | None = portal.context.cluster.template(session.spec.template)
-    return desktop_view(session, template, person, portal.context.clock())
+    return desktop_view(session, template, user, portal.context.clock())
 
 
 class PortalPages:
@@ -101,25 +101,25 @@ class PortalPages:
         self._renderer = Renderer(portal.context.settings)
 
     async def _page(
-        self, request: Request, person: User, template: str, *, status: int = 200, **context: Any
+        self, request: Request, user: User, template: str, *, status: int = 200, **context: Any
     ) -> Response:
         """A page of the portal for somebody who is logged in."""
-        return self._renderer.render(request, template, status=status, person=person, **context)
+        return self._renderer.render(request, template, status=status, user=user, **context)
 
     async def _posted(self, request: Request) -> tuple[User, dict[str, str]]:
         """Who has sent this form, and its fields; raises HTTPException for one that no page of ours has sent."""
-        person = await self._portal.guard.require(request)
+        user = await self._portal.guard.require(request)
         await self._portal.guard.check_csrf(request)
         form = await request.form(max_files=0, max_fields=100)
-        return person, {name: value.strip() for name, value in form.items() if isinstance(value, str)}
+        return user, {name: value.strip() for name, value in form.items() if isinstance(value, str)}
 
-    def _not_found(self, request: Request, person: User, name: str) -> Response:
+    def _not_found(self, request: Request, user: User, name: str) -> Response:
         """The answer to a name that no desktop has, or one that this user may not know of: both look the same."""
         return self._renderer.render(
             request,
             "error.html",
             status=404,
-            person=person,
+            user=user,
             title="No such desktop",
             sentence=f"There is no desktop {name!r} of yours, nor one that is shared with you.",
             back="/",

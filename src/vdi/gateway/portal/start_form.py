@@ -56,10 +56,10 @@ def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
     )
 
 
-def first_choice(template: VDITemplate, cluster: ClusterSettings, person: User, names: Iterable[str]) -> dict[str, str]:
+def first_choice(template: VDITemplate, cluster: ClusterSettings, user: User, names: Iterable[str]) -> dict[str, str]:
     """What the form says before anybody has touched it."""
     resources, taken = template.spec.resources, set(names)
-    base = generate_name(person.user, template.metadata.name)
+    base = generate_name(user.email, template.metadata.name)
     free = (name for name in [base, *(f"{base[:58]}-{number}" for number in range(2, _TAKEN))] if name not in taken)
     timeouts = _times(max_timeout(template, cluster))
     return {
@@ -73,7 +73,7 @@ def first_choice(template: VDITemplate, cluster: ClusterSettings, person: User, 
     }
 
 
-def session_request(form: Mapping[str, str], template: VDITemplate, person: User) -> SessionRequest:
+def session_request(form: Mapping[str, str], template: VDITemplate, user: User) -> SessionRequest:
     """What the form asks for. Raises ValueError with a sentence that names the field and what is allowed.
 
     What is as the template has it is left out, so that the session's object says only what was chosen.
@@ -93,7 +93,7 @@ def session_request(form: Mapping[str, str], template: VDITemplate, person: User
 
     gpus = chosen("gpu", str(resources.default_gpu)) if resources.default_gpu else None
     return SessionRequest(
-        user=normal_user(person.user),
+        user=normal_user(user.email),
         template=template.metadata.name,
         name=form.get("name") or None,
         gpu=int(gpus) if gpus else None,
@@ -105,14 +105,14 @@ def session_request(form: Mapping[str, str], template: VDITemplate, person: User
     )
 
 
-def sharing_home(sessions: Iterable[VDISession], template: VDITemplate, person: User) -> list[str]:
+def sharing_home(sessions: Iterable[VDISession], template: VDITemplate, user: User) -> list[str]:
     """The names of this person's desktops whose home a new one of this template would have to wait for."""
     if not template.spec.persistence.enabled:
         return []
     return [
         session.metadata.name
         for session in sessions
-        if normal_user(session.spec.user) == normal_user(person.user)
+        if normal_user(session.spec.user) == normal_user(user.email)
         and session.spec.template == template.metadata.name
         and not session.spec.suspended
         and not session.metadata.deletion_timestamp

@@ -50,9 +50,9 @@ class Subscriptions:
         cluster.sessions.add_index(_BY_PERSON, people_in)
         cluster.listen(self._changed)
 
-    def sessions_with(self, person: User) -> list[VDISession]:
+    def sessions_with(self, user: User) -> list[VDISession]:
         """The sessions that name this person as owner or guest, newest first; a guest's access may be over."""
-        found = self._cluster.sessions.by_index(_BY_PERSON, normal_user(person.user))
+        found = self._cluster.sessions.by_index(_BY_PERSON, normal_user(user.email))
         return sorted(
             found, key=lambda session: (session.metadata.creation_timestamp, session.metadata.name), reverse=True
         )

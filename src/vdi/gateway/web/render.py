@@ -58,7 +58,7 @@ class Renderer:
     def fill(self, request: Request, template: str, **context: Any) -> str:
         """A template's text, for pages and for fragments of pages."""
         given = {
-            "person": None,
+            "user": None,
             "here": "",
             "request": request,
             "asset": self._assets_for(request),

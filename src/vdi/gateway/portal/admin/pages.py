@@ -46,12 +46,12 @@ class AdminPages(PortalPages):
 
     async def overview(self, request: Request) -> Response:
         """Figures, GPU slots, who waits."""
-        person = await self._portal.guard.require_admin(request)
+        user = await self._portal.guard.require_admin(request)
         slots = await self._portal.gpu_slots.read()
-        pieces = overview_pieces(self._portal, person)
+        pieces = overview_pieces(self._portal, user)
         return await self._admin_page(
             request,
-            person,
+            user,
             "overview",
             slots=slots,
             pieces=pieces,
@@ -63,14 +63,14 @@ class AdminPages(PortalPages):
 
     async def sessions(self, request: Request) -> Response:
         """Everyone's sessions."""
-        person = await self._portal.guard.require_admin(request)
+        user = await self._portal.guard.require_admin(request)
         filters = read_filter(request.query_params)
-        rows = sessions_page(self._portal, person, filters, page_number(request))
+        rows = sessions_page(self._portal, user, filters, page_number(request))
         pieces = list_pieces(rows)
         templates = sorted({session.spec.template for session in self._portal.context.cluster.sessions.values()})
         return await self._admin_page(
             request,
-            person,
+            user,
             "sessions",
             rows=rows,
             filters=filters,
@@ -83,17 +83,17 @@ class AdminPages(PortalPages):
 
     async def templates(self, request: Request) -> Response:
         """All templates, and who may use them."""
-        person = await self._portal.guard.require_admin(request)
-        return await self._admin_page(request, person, "templates", rows=template_rows(self._portal))
+        user = await self._portal.guard.require_admin(request)
+        return await self._admin_page(request, user, "templates", rows=template_rows(self._portal))
 
     async def pools(self, request: Request) -> Response:
         """Desktops that are kept ready."""
-        person = await self._portal.guard.require_admin(request)
-        return await self._admin_page(request, person, "pools", rows=pool_rows(self._portal))
+        user = await self._portal.guard.require_admin(request)
+        return await self._admin_page(request, user, "pools", rows=pool_rows(self._portal))
 
     async def limits(self, request: Request) -> Response:
         """How much each person may have, and has."""
-        person = await self._portal.guard.require_admin(request)
+        user = await self._portal.guard.require_admin(request)
         month = Month.of(self._portal.context.clock())
         try:
             report = await self._portal.history.usage(month, self._portal.context.clock())
@@ -102,7 +102,7 @@ class AdminPages(PortalPages):
             hours = None
         return await self._admin_page(
             request,
-            person,
+            user,
             "limits",
             rows=paged(limit_rows(self._portal, hours or {}), page_number(request), LIMITS_SIZE),
             month=str(month),
@@ -114,10 +114,10 @@ class AdminPages(PortalPages):
 
     async def doctor(self, request: Request) -> Response:
         """The last report, and a button for a new one."""
-        person = await self._portal.guard.require_admin(request)
+        user = await self._portal.guard.require_admin(request)
         report = self._portal.doctor.last
         return await self._admin_page(
-            request, person, "doctor", report=report, checks=CHECK_COUNT, now=self._portal.context.clock()
+            request, user, "doctor", report=report, checks=CHECK_COUNT, now=self._portal.context.clock()
         )
 
     async def run_doctor(self, request: Request) -> Response:
@@ -129,7 +129,7 @@ class AdminPages(PortalPages):
 
     async def audit(self, request: Request) -> Response:
         """Who did what, newest first."""
-        person = await self._portal.guard.require_admin(request)
+        user = await self._portal.guard.require_admin(request)
         query = request.query_params
         filters = {name: query.get(name, "").strip()[:254] for name in ("actor", "action", "target")}
         before = query.get("before", "")
@@ -146,12 +146,12 @@ class AdminPages(PortalPages):
             entries = None
         return await self._admin_page(
             request,
-            person,
+            user,
             "audit",
             entries=entries[:AUDIT_SIZE] if entries is not None else None,
             older=entries[AUDIT_SIZE - 1].number if entries and len(entries) > AUDIT_SIZE else None,
             filters=filters,
         )
 
-    async def _admin_page(self, request: Request, person: User, tab: str, **context: Any) -> Response:
-        return await self._page(request, person, f"admin_{tab}.html", here="admin", tab=tab, **context)
+    async def _admin_page(self, request: Request, user: User, tab: str, **context: Any) -> Response:
+        return await self._page(request, user, f"admin_{tab}.html", here="admin", tab=tab, **context)

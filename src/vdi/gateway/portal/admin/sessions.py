@@ -83,13 +83,13 @@ def order_choices() -> list[Choice]:
     return [Choice(name, words) for name, (words, _, _) in ORDERS.items()]
 
 
-def sessions_page(portal: PortalServices, person: User, filters: Filter, number: int) -> Pages[DesktopView]:
+def sessions_page(portal: PortalServices, user: User, filters: Filter, number: int) -> Pages[DesktopView]:
     """One page of the sessions that are looked for."""
     found = [session for session in portal.context.cluster.sessions.values() if filters.fits(session)]
     _, key, backwards = ORDERS[filters.order]
     found.sort(key=key, reverse=backwards)
     part = paged(found, number, PAGE_SIZE)
-    views = [view_of(portal, session, person) for session in part.items]
+    views = [view_of(portal, session, user) for session in part.items]
     return Pages(views, part.number, part.last, part.total, part.size)
 
 
@@ -125,7 +125,7 @@ def counts_of(portal: PortalServices, gpu_total: int | None) -> Counts:
     )
 
 
-def waiting_of(portal: PortalServices, person: User) -> tuple[list[DesktopView], int]:
+def waiting_of(portal: PortalServices, user: User) -> tuple[list[DesktopView], int]:
     """Those in the queue, the next one first, and how many more there are than are shown."""
     queue = [
         session
@@ -133,7 +133,7 @@ def waiting_of(portal: PortalServices, person: User) -> tuple[list[DesktopView],
         if session.status.queue and _phase(session) == Phase.PENDING
     ]
     queue.sort(key=_place)
-    return [view_of(portal, session, person) for session in queue[:QUEUE_SHOWN]], max(0, len(queue) - QUEUE_SHOWN)
+    return [view_of(portal, session, user) for session in queue[:QUEUE_SHOWN]], max(0, len(queue) - QUEUE_SHOWN)
 
 
 def list_pieces(rows: Pages[DesktopView]) -> Pieces:
@@ -143,18 +143,18 @@ def list_pieces(rows: Pages[DesktopView]) -> Pieces:
     return pieces | {LIST: all_rows(pieces)}
 
 
-def overview_pieces(portal: PortalServices, person: User) -> Pieces:
+def overview_pieces(portal: PortalServices, user: User) -> Pieces:
     """Figures and queue."""
     counts = counts_of(portal, portal.gpu_slots.total)
-    queue, more = waiting_of(portal, person)
+    queue, more = waiting_of(portal, user)
     return {
         "figures": macro("parts.html", "figures")(counts),
         "queue": macro("parts.html", "waiting")(queue, more),
     }
 
 
-def admin_pieces(portal: PortalServices, person: User, query: Mapping[str, str]) -> Pieces:
+def admin_pieces(portal: PortalServices, user: User, query: Mapping[str, str]) -> Pieces:
     """What is live on a page of the sessions' list."""
     number = query.get("page", "")
     page = int(number) if number.isdecimal() and len(number) < 9 else 1
-    return list_pieces(sessions_page(portal, person, read_filter(query), page))
+    return list_pieces(sessions_page(portal, user, read_filter(query), page))
