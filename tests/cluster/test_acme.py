@@ -141,7 +141,7 @@ async def test_all_desktops_and_the_portal_share_one_certificate(
     async with (
         acme_server(programs["pebble"], tmp_path) as (acme, ca),
         traefik(programs["traefik"], tmp_path, stage.namespace, kubeconfig, acme, ca) as port,
-        stage.operator(settings=ClusterSettings(domain=DOMAIN, cert_resolver="le")),
+        stage.operator(cluster=ClusterSettings(domain=DOMAIN, cert_resolver="le")),
     ):
         for name in ("alice-desk", "bob-desk"):
             user = f"{name}@example.com"  # a home serves one desktop of its user at a time

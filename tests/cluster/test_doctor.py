@@ -474,7 +474,7 @@ async def test_a_bad_certificate(ward: Ward, name: str, days: int, code: str) ->
         secret = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": "wildcard"}}
         await ward.stage.api.create(SECRETS, {**secret, "data": data}, namespace=ward.namespace, into=msgspec.Raw)
     template = await ward.stage.template(**NO_HOME)
-    async with ward.at_work(settings=ClusterSettings(tls_secret="wildcard")):
+    async with ward.at_work(cluster=ClusterSettings(tls_secret="wildcard")):
         await ward.running("alice", template)
         await ward.finds(code)
         snapshot = msgspec.json.encode(await ward.snapshot())

@@ -43,7 +43,7 @@ async def ward(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[W
 async def test_a_healthy_cluster_with_a_gateway_has_no_findings(ward: Ward) -> None:
     ward.later = timedelta()
     template = await ward.stage.template(**NO_HOME)
-    async with ward.at_work(settings=SETTINGS):
+    async with ward.at_work(cluster=SETTINGS):
         await ward.running("alice", template)
         route = await ward.stage.get(ROUTES, "alice")
         assert route and route["spec"]["routes"][0]["middlewares"] == [{"name": "vdi-edge"}]
@@ -52,7 +52,7 @@ async def test_a_healthy_cluster_with_a_gateway_has_no_findings(ward: Ward) -> N
 
 async def test_desktops_that_no_one_reaches_since_the_middleware_is_lost(ward: Ward) -> None:
     template = await ward.stage.template(**NO_HOME)
-    async with ward.at_work(settings=SETTINGS):
+    async with ward.at_work(cluster=SETTINGS):
         await ward.running("alice", template)
         await ward.stage.delete(MIDDLEWARES, "vdi-edge")
         found = await ward.finds("middleware_missing")
@@ -60,7 +60,7 @@ async def test_desktops_that_no_one_reaches_since_the_middleware_is_lost(ward: W
 
 
 async def test_a_gateway_that_is_scaled_away_and_one_that_is_gone(ward: Ward) -> None:
-    async with ward.at_work(settings=SETTINGS):
+    async with ward.at_work(cluster=SETTINGS):
         await ward.stage.patch(DEPLOYMENTS, "vdi-gateway", {"spec": {"replicas": 0}})
         found = await ward.finds("gateway_down")
         assert "scale deployment vdi-gateway --replicas 1" in found.remedy.text
@@ -71,7 +71,7 @@ async def test_a_gateway_that_is_scaled_away_and_one_that_is_gone(ward: Ward) ->
 
 async def test_a_policy_that_keeps_the_gateway_from_the_desktops(ward: Ward) -> None:
     template = await ward.stage.template(**NO_HOME)
-    async with ward.at_work(settings=SETTINGS):
+    async with ward.at_work(cluster=SETTINGS):
         await ward.running("alice", template)
         closed = {"apiVersion": POLICIES.api_version, "kind": "NetworkPolicy", "metadata": {"name": "closed"}}
         spec = {"podSelector": {"matchLabels": {"app.kubernetes.io/managed-by": "vdi-operator"}}}

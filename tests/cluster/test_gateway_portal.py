@@ -58,7 +58,7 @@ class Person:
 
 async def test_a_desktop_from_the_catalogue_to_its_end(stage: Stage, tmp_path: Path) -> None:
     template = await stage.template(displayName="Writing desk", resources={"maxMemory": "8Gi"})
-    async with open_gateway_stage(stage, tmp_path) as gateway, stage.operator(settings=SETTINGS):
+    async with open_gateway_stage(stage, tmp_path) as gateway, stage.operator(cluster=SETTINGS):
         alice = Person(gateway, await gateway.log_in("alice@example.com"))
         bob = Person(gateway, await gateway.log_in("bob@example.com"))
         form = f"/catalogue/{template}"

@@ -85,7 +85,7 @@ async def is_warned(stage: Stage) -> bool:
 
 async def test_an_idle_desktop_is_warned_spared_by_input_and_suspended(stage: Stage, agent: Agent) -> None:
     template = await stage.template()
-    async with stage.operator(settings=ClusterSettings(agent_port=agent.port)):
+    async with stage.operator(cluster=ClusterSettings(agent_port=agent.port)):
         session = await stage.session(NAME, template, idleTimeout="8s")
         await run(stage, agent)
         await eventually(lambda: is_warned(stage), "it is warned")
@@ -118,7 +118,7 @@ async def test_an_idle_desktop_is_warned_spared_by_input_and_suspended(stage: St
 
 async def test_the_template_may_end_it_instead(stage: Stage, agent: Agent) -> None:
     template = await stage.template(lifecycle={"idleTimeout": "4s", "onIdle": "Terminate"})
-    async with stage.operator(settings=ClusterSettings(agent_port=agent.port)):
+    async with stage.operator(cluster=ClusterSettings(agent_port=agent.port)):
         await stage.session(NAME, template)
         await run(stage, agent)
         await stage.gone(SESSIONS, NAME, 30)
@@ -127,7 +127,7 @@ async def test_the_template_may_end_it_instead(stage: Stage, agent: Agent) -> No
 async def test_a_desktop_that_cannot_be_asked_is_not_idle(stage: Stage, agent: Agent) -> None:
     template = await stage.template()
     agent.status = 503
-    async with stage.operator(settings=ClusterSettings(agent_port=agent.port)):
+    async with stage.operator(cluster=ClusterSettings(agent_port=agent.port)):
         await stage.session(NAME, template, idleTimeout="2s")
         await run(stage, agent)
         # At 0, 0.5, 1.5, 3.5 and 7.5 s: long after it would have been idle.
@@ -145,7 +145,7 @@ async def test_a_desktop_that_cannot_be_asked_is_not_idle(stage: Stage, agent: A
 
 async def test_asking_costs_no_api_request(stage: Stage, agent: Agent) -> None:
     template = await stage.template()
-    async with stage.operator(settings=ClusterSettings(agent_port=agent.port)):
+    async with stage.operator(cluster=ClusterSettings(agent_port=agent.port)):
         await stage.session(NAME, template, idleTimeout="20s")
         await run(stage, agent)
         await eventually(lambda: agent.asked, "the first question")

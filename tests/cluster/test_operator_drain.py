@@ -63,7 +63,7 @@ async def lose(stage: Stage, node: str) -> None:
 
 async def test_cordon_is_announced_and_frees_the_desktop_for_a_drain_after_a_while(stage: Stage) -> None:
     node = await stage.node("a")
-    async with stage.operator(settings=ClusterSettings(drain_notice=timedelta(seconds=3))):
+    async with stage.operator(cluster=ClusterSettings(drain_notice=timedelta(seconds=3))):
         session = await run_on(stage, node, persistence={"enabled": False})
         await held(stage, session, "true")
         pod = await stage.pod_of(session)
@@ -98,7 +98,7 @@ async def test_cordon_is_announced_and_frees_the_desktop_for_a_drain_after_a_whi
 async def test_drained_desktop_starts_again_elsewhere_in_the_same_run(stage: Stage) -> None:
     node, other = await stage.node("a"), await stage.node("b")
     template = await stage.template(placement={"nodeSelector": stage.here})
-    async with stage.operator(settings=ClusterSettings(drain_notice=timedelta(seconds=0))):
+    async with stage.operator(cluster=ClusterSettings(drain_notice=timedelta(seconds=0))):
         await cordon(stage, other)
         session = await stage.session(NAME, template, persistence={"enabled": False})
         first = await stage.run(NAME)
@@ -134,7 +134,7 @@ async def test_eviction_is_refused_until_the_notice_is_over(stage: Stage) -> Non
         return bool((found or {}).get("status", {}).get("observedGeneration") == made["metadata"]["generation"])
 
     await eventually(reckoned, "the budget is in force")
-    async with stage.operator(settings=ClusterSettings(drain_notice=timedelta(seconds=3))):
+    async with stage.operator(cluster=ClusterSettings(drain_notice=timedelta(seconds=3))):
         await cordon(stage, other)
         session = await stage.session(NAME, template, persistence={"enabled": False})
         await stage.run(NAME)

@@ -174,7 +174,7 @@ async def test_a_renamed_resource_is_counted_under_its_name(stage: Stage) -> Non
     shared = f"{GPU}.shared"
     node = await stage.node("gpu", has={GPU: "0", shared: "2"})
     template = await gpu_template(stage)
-    async with stage.operator(settings=ClusterSettings(gpu_resource=shared)):
+    async with stage.operator(cluster=ClusterSettings(gpu_resource=shared)):
         await running(stage, template, 2)
         await stage.session("third", template, user="late@x.yz")
         await waits(stage, "third", "GPUsBusy", f"all 2 {shared} on node {node} are in use")

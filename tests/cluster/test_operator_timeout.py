@@ -84,7 +84,7 @@ async def test_template_caps_the_time_and_its_edit_counts_at_once(stage: Stage) 
 
 async def test_the_cluster_caps_the_time_where_the_template_does_not(stage: Stage) -> None:
     template, clock = await stage.template(), ShiftedClock()
-    async with stage.operator(clock, settings=ClusterSettings(max_timeout="2h")):
+    async with stage.operator(clock, cluster=ClusterSettings(max_timeout="2h")):
         await stage.session(NAME, template, timeout="999999h")
         status = (await stage.run(NAME))["status"]
         assert parse_time(status["expiresAt"]) - parse_time(status["startTime"]) == timedelta(hours=2)
