@@ -3,12 +3,10 @@
 import time
 from base64 import b64decode
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
-from aiohttp import web
 
+from cluster.desktop_agent import Agent, run_desktop
 from cluster.operator_stage import Object, Stage
 from support.waiting import eventually
 from vdi.kube.resource import EVENTS, PODS, SECRETS
@@ -19,61 +17,10 @@ pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"
 
 
-class Agent:
-    """The agent of one desktop, on an address of its own."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.port = 0
-        self.status = 200
-        self.last_input = time.time()
-        self.asked = 0
-        self.tokens: set[str] = set()
-        self.notices: list[dict[str, Any]] = []
-
-    def touch(self) -> None:
-        """Somebody presses a key."""
-        self.last_input = time.time()
-
-    async def activity(self, request: web.Request) -> web.Response:
-        self.asked += 1
-        self.tokens.add(request.headers["Authorization"])
-        report = {"idleSeconds": time.time() - self.last_input, "viewers": 1, "connectedSeconds": None}
-        return web.json_response(report, status=self.status)
-
-    async def notice(self, request: web.Request) -> web.Response:
-        self.notices.append(await request.json())
-        return web.json_response({})
-
-    @asynccontextmanager
-    async def serve(self) -> AsyncIterator["Agent"]:
-        app = web.Application()
-        app.add_routes([web.get("/activity", self.activity), web.post("/notice", self.notice)])
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, self.address, 0).start()
-            self.port = runner.addresses[0][1]
-            yield self
-        finally:
-            await runner.cleanup()
-
-
 @pytest.fixture
 async def agent() -> AsyncIterator[Agent]:
     async with Agent("127.0.0.7").serve() as agent:
         yield agent
-
-
-async def run(stage: Stage, agent: Agent) -> Object:
-    """The session's pod runs where its agent listens."""
-    session = await stage.get(SESSIONS, NAME)
-    assert session
-    pod = await stage.pod_of(session)
-    where = {"podIP": agent.address, "podIPs": [{"ip": agent.address}]}
-    await stage.patch(PODS, pod["metadata"]["name"], {"status": where}, subresource="status")
-    await stage.make_ready(pod)
-    return await stage.reach(NAME, "Running")
 
 
 async def is_warned(stage: Stage) -> bool:
@@ -87,7 +34,7 @@ async def test_an_idle_desktop_is_warned_spared_by_input_and_suspended(stage: St
     template = await stage.template()
     async with stage.operator(cluster=ClusterSettings(agent_port=agent.port)):
         session = await stage.session(NAME, template, idleTimeout="8s")
-        await run(stage, agent)
+        await run_desktop(stage, NAME, agent)
         await eventually(lambda: is_warned(stage), "it is warned")
         await eventually(lambda: agent.notices, "the desktop shows it")
         assert (agent.notices[0]["id"], agent.notices[0]["untilInput"]) == ("Idle", True)
@@ -120,7 +67,7 @@ async def test_the_template_may_end_it_instead(stage: Stage, agent: Agent) -> No
     template = await stage.template(lifecycle={"idleTimeout": "4s", "onIdle": "Terminate"})
     async with stage.operator(cluster=ClusterSettings(agent_port=agent.port)):
         await stage.session(NAME, template)
-        await run(stage, agent)
+        await run_desktop(stage, NAME, agent)
         await stage.gone(SESSIONS, NAME, 30)
 
 
@@ -129,7 +76,7 @@ async def test_a_desktop_that_cannot_be_asked_is_not_idle(stage: Stage, agent: A
     agent.status = 503
     async with stage.operator(cluster=ClusterSettings(agent_port=agent.port)):
         await stage.session(NAME, template, idleTimeout="2s")
-        await run(stage, agent)
+        await run_desktop(stage, NAME, agent)
         # At 0, 0.5, 1.5, 3.5 and 7.5 s: long after it would have been idle.
         await eventually(lambda: agent.asked >= 5, "it is asked again and again", 20)
         session = await stage.reach(NAME, "Running")
@@ -147,7 +94,7 @@ async def test_asking_costs_no_api_request(stage: Stage, agent: Agent) -> None:
     template = await stage.template()
     async with stage.operator(cluster=ClusterSettings(agent_port=agent.port)):
         await stage.session(NAME, template, idleTimeout="20s")
-        await run(stage, agent)
+        await run_desktop(stage, NAME, agent)
         await eventually(lambda: agent.asked, "the first question")
         before = len(stage.proxy.writes()) + len(stage.proxy.reads())
         for seconds in (21, 22, 23):

@@ -145,3 +145,29 @@ KEYBOARD_VARIANT = must_be(
     "a variant of setxkbmap, or one for each layout with commas between, such as nodeadkeys or ,phonetic",
     "self != '' && self.matches('^[A-Za-z0-9_-]*(,[A-Za-z0-9_-]*){0,3}$')",
 )
+
+
+def _cron_field(value: str) -> str:
+    """Pattern of one field: `*`, values, ranges and steps."""
+    term = f"([*]|{value}(-{value})?)(/[1-9][0-9]?)?"
+    return f"{term}(,{term})*"
+
+
+_CRON = " +".join(
+    _cron_field(value)
+    for value in (
+        "[0-5]?[0-9]",
+        "([01]?[0-9]|2[0-3])",
+        "(0?[1-9]|[12][0-9]|3[01])",
+        "(0?[1-9]|1[0-2]|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)",
+        "([0-7]|SUN|MON|TUE|WED|THU|FRI|SAT)",
+    )
+)
+CRON = must_be(
+    "five fields as in cron: minute, hour, day of the month, month, day of the week, such as 0 18 * * MON-FRI",
+    f"self.matches('^{_CRON}$')",
+)
+TIME_ZONE = must_be(
+    "a time zone such as Europe/Berlin or Etc/UTC",
+    "self.matches('^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$') && self != 'Local'",
+)

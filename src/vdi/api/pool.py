@@ -6,6 +6,7 @@ import msgspec
 
 from vdi.api.constraints import OBJECT_NAME, doc
 from vdi.api.meta import Condition, ObjectMeta
+from vdi.api.schedule import PoolSchedule
 
 
 class PoolSpec(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -22,6 +23,9 @@ class PoolSpec(msgspec.Struct, rename="camel", omit_defaults=True):
         ),
     ]
     ready: Annotated[int, doc("How many started desktops wait for somebody. `kubectl scale` sets it.", minimum=0)] = 1
+    schedule: Annotated[
+        PoolSchedule | None, doc("When the pool keeps them ready; outside these times it keeps none. Left out: always.")
+    ] = None
 
 
 class PoolStatus(msgspec.Struct, rename="camel", omit_defaults=True):

@@ -25,6 +25,7 @@ from vdi.api.constraints import (
 )
 from vdi.api.meta import Condition, ObjectMeta
 from vdi.api.resources import TemplateResources
+from vdi.api.schedule import TemplateSchedule
 from vdi.api.streaming import RULES, TemplateApp, TemplateKeyboard, TemplateStreaming
 
 
@@ -283,6 +284,13 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     lifecycle: Annotated[Lifecycle, doc("How long desktops live, and what happens then.")] = msgspec.field(
         default_factory=Lifecycle
     )
+    schedule: Annotated[
+        TemplateSchedule | None,
+        doc(
+            "Working hours: desktops that run at the end of a window are suspended. A desktop that is started outside "
+            "the windows runs until the end of the next one. Left out: always."
+        ),
+    ] = None
     access: Annotated[TemplateAccess, doc("Who may start desktops of this template.")] = msgspec.field(
         default_factory=TemplateAccess
     )

@@ -28,7 +28,7 @@ from vdi.kube.meta import ObjectReference
 from vdi.kube.queue import Result
 from vdi.operator.caches import BY_TEMPLATE, Caches
 from vdi.session.activity import Activity, evaluate_idle, idle_timeout, next_poll, poll_interval
-from vdi.session.conditions import IDLE
+from vdi.session.conditions import CLOSING, IDLE
 from vdi.session.lifetime import started_at
 from vdi.session.naming import secret_name
 from vdi.session.notices import Notice
@@ -45,6 +45,8 @@ NOTICE_SECONDS = 15.0
 ANSWER_BYTES = 4096
 LONGEST_PAUSE = timedelta(minutes=5)
 """Between two questions to an agent that does not answer."""
+CLOSING_INTERVAL = timedelta(seconds=5)
+"""Between two questions while the end of working hours is announced, which input cancels."""
 NOTICE_PAUSE = 5.0
 """Seconds between two tries to show a notice."""
 FAILURES_UNTIL_EVENT = 3
@@ -158,7 +160,7 @@ class Agents:
             del self._sent[sent]
 
     def _template_changed(self, old: VDITemplate | None, new: VDITemplate | None) -> None:
-        if old and new and old.spec.lifecycle == new.spec.lifecycle:
+        if old and new and (old.spec.lifecycle, old.spec.schedule) == (new.spec.lifecycle, new.spec.schedule):
             return
         if current := new or old:
             for session in self._caches.sessions.by_index(BY_TEMPLATE, current.metadata.name):
@@ -171,10 +173,13 @@ class Agents:
             return Result()
         template = self._caches.templates.get("", session.spec.template)
         timeout = idle_timeout(session, template)
-        if timeout is None:
+        is_closing = _can_cancel_closing(session, template)
+        if timeout is None and not is_closing:
             self._states.pop(session.metadata.uid, None)
             return Result()
-        interval = poll_interval(timeout)
+        interval = poll_interval(timeout) if timeout else CLOSING_INTERVAL
+        if is_closing:
+            interval = min(interval, CLOSING_INTERVAL)
         pod = self._desktop_of(session)
         if pod is None:  # between two pods; Running again, or its end, will be heard of
             return Result(requeue_after=interval.total_seconds())
@@ -188,6 +193,10 @@ class Agents:
         now = self._clock.now()
         state.failures = 0
         state.activity = report.as_activity(now, state.activity)
+        if is_closing:
+            self._enqueue_session(key)
+        if timeout is None:
+            return Result(requeue_after=interval.total_seconds())
         idle = evaluate_idle(
             started=started_at(session, pod) or now,
             activity=state.activity,
@@ -199,7 +208,8 @@ class Agents:
             return Result(requeue_after=interval.total_seconds())
         if idle.warned(now) or _warned_at(session):
             self._enqueue_session(key)
-        return Result(requeue_after=next_poll(idle, timeout, now).total_seconds())
+        pause = next_poll(idle, timeout, now)
+        return Result(requeue_after=min(pause, interval if is_closing else pause).total_seconds())
 
     def _not_answered(self, session: VDISession, state: _AgentState, interval: timedelta, error: AgentError) -> Result:
         """Not idle then; asked ever more seldom. Said once, since somebody counts on the timeout."""
@@ -208,7 +218,7 @@ class Agents:
         if state.failures == FAILURES_UNTIL_EVENT:
             meta = session.metadata
             subject = ObjectReference(API_VERSION, "VDISession", meta.name, meta.uid, meta.namespace)
-            note = f"An idle timeout is set, but this desktop counts as in use while it cannot be asked: {error}."
+            note = f"The desktop cannot be asked whether someone uses it, so it does not count as idle: {error}."
             self._recorder.emit(subject, "Warning", "ActivityUnknown", note, "Ask")
         if _warned_at(session):
             self._enqueue_session((session.metadata.namespace, session.metadata.name))
@@ -252,7 +262,7 @@ class Agents:
             raise AgentError(f"its agent answers what is no report: {error}") from error
 
     async def _show(self, session: VDISession, pod: Pod, notice: Notice) -> None:
-        body = {"id": notice.id, "title": notice.title, "text": notice.text, "untilInput": notice.id == IDLE}
+        body = {"id": notice.id, "title": notice.title, "text": notice.text, "untilInput": notice.until_input}
         until = {"until": notice.until} if notice.until else {}
         text = msgspec.json.encode(body | until)
         await self._request("POST", "/notice", session, pod, seconds=NOTICE_SECONDS, body=text)
@@ -286,17 +296,23 @@ class Agents:
 
 def _is_other(old: VDISession, new: VDISession) -> bool:
     """Whether the desktop, its timeout or its warning is another now."""
-    return (old.status.phase, old.status.pod_name, old.spec.idle_timeout, _warned_at(old)) != (
-        new.status.phase,
-        new.status.pod_name,
-        new.spec.idle_timeout,
-        _warned_at(new),
-    )
+    return _polled_state(old) != _polled_state(new)
 
 
-def _warned_at(session: VDISession) -> datetime | None:
-    """Since when the condition Idle holds."""
+def _polled_state(session: VDISession) -> tuple[object, ...]:
+    status = session.status
+    return status.phase, status.pod_name, session.spec.idle_timeout, _warned_at(session), _warned_at(session, CLOSING)
+
+
+def _can_cancel_closing(session: VDISession, template: VDITemplate | None) -> bool:
+    """Whether the end of working hours is announced, and input cancels it."""
+    schedule = template.spec.schedule if template else None
+    return schedule is not None and schedule.cancel_on_activity and _warned_at(session, CLOSING) is not None
+
+
+def _warned_at(session: VDISession, warning: str = IDLE) -> datetime | None:
+    """Since when the warning has been shown; None: it is not."""
     for condition in session.status.conditions:
-        if condition.type == IDLE and condition.status == "True":
+        if condition.type == warning and condition.status == "True":
             return parse_time(condition.last_transition_time)
     return None

@@ -11,9 +11,11 @@ from prometheus_client.registry import Collector
 
 from vdi.api.pool import VDIPool
 from vdi.api.session import Phase, VDISession
+from vdi.kube.clock import Clock
 from vdi.kube.lease import Elector
 from vdi.kube.queue import Controller
 from vdi.kube.watch import Reflector
+from vdi.session.pool import desired_ready
 
 _STARTUP_BUCKETS = (1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30, 45, 60, 120, 300, 600)
 _WAIT_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 28800, 86400)
@@ -101,7 +103,7 @@ class Metrics:
 
         self._measures["sessions"] = measure
 
-    def watch_pools(self, pools: Callable[[], Iterable[VDIPool]]) -> None:
+    def watch_pools(self, pools: Callable[[], Iterable[VDIPool]], clock: Clock) -> None:
         """Count the desktops of each pool when asked, as its status does."""
 
         def measure() -> Iterator[Metric]:
@@ -109,9 +111,11 @@ class Metrics:
                 return
             words = "Desktops of a pool: ready to be taken, starting, and taken by sessions that run."
             desktops = GaugeMetricFamily("vdi_pool_desktops", words, labels=["pool", "state"])
-            desired = GaugeMetricFamily("vdi_pool_wanted", "Desktops that a pool is to keep ready.", labels=["pool"])
+            desired = GaugeMetricFamily(
+                "vdi_pool_wanted", "Desktops that a pool is to keep ready now.", labels=["pool"]
+            )
             for pool in pools():
-                desired.add_metric([pool.metadata.name], pool.spec.ready)
+                desired.add_metric([pool.metadata.name], desired_ready(pool, clock.now()))
                 status = pool.status
                 for state, number in (
                     ("ready", status.ready),

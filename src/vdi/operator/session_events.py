@@ -7,7 +7,7 @@ from vdi.api.session import Phase, SessionStatus, VDISession
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
 from vdi.operator.metrics import Metrics
-from vdi.session.conditions import ADMITTED, POD_READY, READY, WARNING_TYPES, Reason
+from vdi.session.conditions import ADMITTED, ENDED_BY_ITSELF, POD_READY, READY, WARNING_TYPES, Reason
 from vdi.session.times import parse_time
 
 
@@ -55,7 +55,7 @@ class SessionEvents:
         ready = _condition(new, READY)
         if ready is None or not _differs(_condition(old, READY), ready):
             return
-        if ready.reason in (Reason.TIMED_OUT, Reason.IDLE_TOO_LONG, Reason.SUSPENDED):
+        if ready.reason in ENDED_BY_ITSELF | {Reason.SUSPENDED}:
             self._emit(after, "Normal", ready.reason, new.message, "Stop")
 
     def _emit(self, session: VDISession, kind: str, reason: str, note: str, action: str) -> None:

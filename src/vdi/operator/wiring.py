@@ -212,7 +212,7 @@ def _build_pool_controller(
     desktops = PoolDesktops(
         cluster, pools=pools, queue=manager, uncertain_creates=uncertain_creates, new_token=_new_token
     )
-    context.metrics.watch_pools(cluster.caches.pools.values)
+    context.metrics.watch_pools(cluster.caches.pools.values, cluster.clock)
     return PoolController(
         cluster,
         pools=pools,

@@ -1,4 +1,4 @@
-"""Warnings before a desktop ends: its time, idleness, a drain of its node. Pure.
+"""Warnings before a desktop ends: its time, the working hours, idleness, a drain of its node. Pure.
 
 Each warning is a condition that is there only while it holds, an Event when it begins, and a notice in the desktop.
 """
@@ -9,9 +9,10 @@ from datetime import datetime
 from vdi.api.template import IdleAction, TimeoutAction
 from vdi.session.activity import Idle, evaluate_idle, idle_timeout
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.conditions import DRAINING, EXPIRING, IDLE, Reason
+from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, Reason
 from vdi.session.decide import Observed
 from vdi.session.lifetime import expires_at, is_capped, lifecycle_of, run_length, started_at, warned_at
+from vdi.session.schedule import Closing, find_closing
 from vdi.session.times import format_time, parse_time
 from vdi.session.units import format_duration
 
@@ -26,14 +27,21 @@ class Alert:
     message: str
     until: str = ""
     """When it happens, if that is known."""
+    until_input: bool = False
+    """Whether input averts it."""
 
 
 def find_alerts(observed: Observed, settings: ClusterSettings, now: datetime) -> tuple[Alert, ...]:
     """All alerts that hold for a desktop that runs."""
     if observed.pod is None or observed.pod.terminating or observed.session.spec.suspended:
         return ()
-    found = (_expiring(observed, settings, now), _idle(observed, now), _draining(observed, settings, now))
-    return tuple(one for one in found if one)
+    found = (
+        _expiring(observed, settings, now),
+        _closing(observed, now),
+        _idle(observed, now),
+        _draining(observed, settings, now),
+    )
+    return tuple(alert for alert in found if alert)
 
 
 def find_idle(observed: Observed, now: datetime) -> Idle | None:
@@ -45,6 +53,23 @@ def find_idle(observed: Observed, now: datetime) -> Idle | None:
         return None
     since = _since(observed, IDLE)
     return evaluate_idle(started=started, activity=observed.activity, timeout=timeout, warned_at=since, now=now)
+
+
+def closing_of(observed: Observed, now: datetime) -> Closing | None:
+    """The end of the template's working hours that the desktop reaches next; None: none comes."""
+    session, template = observed.session, observed.template
+    started = started_at(session, observed.pod)
+    if template is None or template.spec.schedule is None or started is None or observed.pod is None:
+        return None
+    known = session.status.last_activity_time
+    return find_closing(
+        template.spec.schedule,
+        started=started,
+        activity=observed.activity,
+        last_known_activity=parse_time(known) if known else None,
+        warned_at=_since(observed, CLOSING),
+        now=now,
+    )
 
 
 def evictable_at(observed: Observed, settings: ClusterSettings) -> datetime | None:
@@ -67,6 +92,17 @@ def _expiring(observed: Observed, settings: ClusterSettings, now: datetime) -> A
     return Alert(EXPIRING, Reason.EXPIRING_SOON, message, format_time(end))
 
 
+def _closing(observed: Observed, now: datetime) -> Alert | None:
+    closing = closing_of(observed, now)
+    if closing is None or not closing.is_warned(now):
+        return None
+    template = observed.template
+    cancels = template is not None and template.spec.schedule is not None and template.spec.schedule.cancel_on_activity
+    unless = " unless someone moves the mouse or presses a key" if cancels else ""
+    message = f"Working hours end: this desktop is suspended at {clock_time(closing.over_at)}{unless}."
+    return Alert(CLOSING, Reason.CLOSING_SOON, message, format_time(closing.over_at), cancels)
+
+
 def _idle(observed: Observed, now: datetime) -> Alert | None:
     idle = find_idle(observed, now)
     if idle is None or not idle.warned(now):
@@ -76,7 +112,7 @@ def _idle(observed: Observed, now: datetime) -> Alert | None:
         f"Nobody has used this desktop since {clock_time(idle.since)}; it {what} at {clock_time(idle.over_at)} "
         "unless somebody moves the mouse or presses a key."
     )
-    return Alert(IDLE, Reason.IDLE, message, format_time(idle.over_at))
+    return Alert(IDLE, Reason.IDLE, message, format_time(idle.over_at), until_input=True)
 
 
 def describe_end(action: TimeoutAction | IdleAction) -> str:

@@ -16,7 +16,8 @@ CONDITION_TYPES = (TEMPLATE_FOUND, ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY,
 EXPIRING = "Expiring"
 IDLE = "Idle"
 DRAINING = "Draining"
-WARNING_TYPES = (EXPIRING, IDLE, DRAINING)
+CLOSING = "Closing"
+WARNING_TYPES = (EXPIRING, CLOSING, IDLE, DRAINING)
 """Warnings: they are there, and True, only while they hold."""
 
 
@@ -140,11 +141,15 @@ class Reason(StrEnum):
     STOPPING = "Stopping", "Ready", "The session is being deleted."
     TIMED_OUT = "TimedOut", "Ready", "The run has reached its timeout."
     IDLE_TOO_LONG = "IdleTooLong", "Ready", "The desktop was idle for longer than its idle timeout."
+    WORKING_HOURS_OVER = "WorkingHoursOver", "Ready", "The working hours of the template ended."
+    CLOSING_SOON = "ClosingSoon", "Closing", "The working hours of the template end soon."
     EXPIRING_SOON = "ExpiringSoon", "Expiring", "The run ends soon."
     IDLE = "Idle", "Idle", "The desktop is idle and will be suspended or ended soon."
     NODE_CORDONED = "NodeCordoned", "Draining", "The node of the desktop is being drained."
 
 
+ENDED_BY_ITSELF = frozenset({Reason.TIMED_OUT, Reason.IDLE_TOO_LONG, Reason.WORKING_HOURS_OVER})
+"""Reasons of Ready=False of a run that the operator has ended."""
 QUEUE_REASONS = frozenset(
     {
         Reason.GPUS_BUSY,

@@ -17,6 +17,7 @@ from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.hosts import refuse_hostname
 from vdi.session.naming import home_claim_name
+from vdi.session.schedule import find_problems
 from vdi.session.units import parse_duration, parse_quantity, smaller_quantity
 
 _GUARDED_ENV = frozenset(
@@ -225,6 +226,8 @@ def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None) -> 
         if variable.name in guarded:
             yield f"spec.env: {variable.name} belongs to the operator (it protects the session); remove it"
     yield from streaming.problems(spec)
+    if spec.schedule:
+        yield from find_problems(spec.schedule, "spec.schedule")
     paths = ["/dev/shm"] + ([home.mount_path] if home else [])  # noqa: S108 -- a mount, not a file of ours
     names = {"home", "shm"}
     for volume in spec.volumes:

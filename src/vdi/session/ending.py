@@ -7,7 +7,7 @@ import msgspec
 
 from vdi.api.session import FailureStatus, VDISession
 from vdi.api.template import IdleAction, TimeoutAction
-from vdi.session.alerts import clock_time, find_idle
+from vdi.session.alerts import clock_time, closing_of, find_idle
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import POD_READY, Reason
 from vdi.session.decide import Observed
@@ -30,7 +30,7 @@ class Ending:
     """A run is over."""
 
     reason: str
-    """TimedOut or IdleTooLong."""
+    """TimedOut, IdleTooLong or WorkingHoursOver."""
     action: TimeoutAction | IdleAction
     message: str
 
@@ -59,7 +59,7 @@ class Removal:
 
 
 def find_ending(observed: Observed, settings: ClusterSettings, now: datetime) -> Ending | None:
-    """Whether the run has used up its time, or has been idle for too long."""
+    """Whether the run has used up its time, working hours are over, or it has been idle for too long."""
     session, template, pod = observed.session, observed.template, observed.pod
     if session.spec.suspended:
         return None
@@ -67,6 +67,11 @@ def find_ending(observed: Observed, settings: ClusterSettings, now: datetime) ->
     if is_over(session, template, pod, settings, now):
         action = lifecycle.on_timeout
         return Ending(Reason.TIMED_OUT, action, _end_of_time(observed, settings, suspends=_suspends(action)))
+    closing = closing_of(observed, now)
+    if closing and closing.is_over(now):
+        message = f"The working hours of this desktop ended at {clock_time(closing.at)}"
+        message += _describe_consequence(session, pod, suspends=True)
+        return Ending(Reason.WORKING_HOURS_OVER, TimeoutAction.SUSPEND, message)
     idle = find_idle(observed, now)
     if idle and idle.over(now):
         suspends = _suspends(lifecycle.on_idle)

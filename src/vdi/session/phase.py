@@ -20,7 +20,7 @@ from vdi.session.activity import last_activity
 from vdi.session.alerts import Alert
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.condition_states import ConditionState, derive_conditions, keeps_its_run, with_times
-from vdi.session.conditions import READY, Reason
+from vdi.session.conditions import ENDED_BY_ITSELF, READY, Reason
 from vdi.session.decide import Observed
 from vdi.session.effective import Blocked
 from vdi.session.ending import Ending
@@ -151,7 +151,7 @@ def _deletion_message(observed: Observed, explanation: Explanation | None) -> st
 def _ended(session: VDISession) -> Condition | None:
     """How the run has ended by itself, if it has."""
     ready = next((condition for condition in session.status.conditions if condition.type == READY), None)
-    return ready if ready and ready.reason in (Reason.TIMED_OUT, Reason.IDLE_TOO_LONG) else None
+    return ready if ready and ready.reason in ENDED_BY_ITSELF else None
 
 
 def _password_note(observed: Observed) -> str:

@@ -29,6 +29,7 @@ from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.explain import StartState, explain
 from vdi.session.identity import POOL
 from vdi.session.observed import Node, Pod
+from vdi.session.schedule import find_problems, is_open
 from vdi.session.times import parse_time
 
 FITS = "vdi.kasm.io/pool-desktop"
@@ -42,6 +43,8 @@ class PoolReason(StrEnum):
     FILLING = "Filling"
     DESKTOPS_FAIL = "DesktopsFail"
     TEMPLATE_HAS_HOME = "TemplateHasHome"
+    INVALID_SCHEDULE = "InvalidSchedule"
+    OUTSIDE_SCHEDULE = "OutsideSchedule"
 
 
 UNANSWERING = timedelta(seconds=90)
@@ -105,6 +108,8 @@ class Backoff:
 def pool_desktop(pool: VDIPool, template: VDITemplate | None, settings: ClusterSettings) -> Desktop | Blocked:
     """What the pool keeps ready: the desktop of a session that asks for nothing but the template."""
     name = pool.spec.template
+    if pool.spec.schedule and (problems := list(find_problems(pool.spec.schedule, "spec.schedule"))):
+        return Blocked(PoolReason.INVALID_SCHEDULE, "; ".join(problems) + ".", needs_change=True)
     if template is None:
         words = f"There is no template {name!r}; the pool starts its desktops when it appears."
         return Blocked(Reason.TEMPLATE_NOT_FOUND, words)
@@ -116,6 +121,16 @@ def pool_desktop(pool: VDIPool, template: VDITemplate | None, settings: ClusterS
         return Blocked(PoolReason.TEMPLATE_HAS_HOME, words, needs_change=True)
     plain = VDISession(ObjectMeta(pool.metadata.name), SessionSpec(user="pool@vdi.localhost", template=name))
     return resolve(plain, template, settings)
+
+
+def desired_ready(pool: VDIPool, now: datetime) -> int:
+    """How many desktops are to be ready now: none outside the pool's schedule, or with one that cannot be read."""
+    schedule = pool.spec.schedule
+    if schedule is None:
+        return pool.spec.ready
+    if any(find_problems(schedule, "spec.schedule")) or not is_open(schedule, now):
+        return 0
+    return pool.spec.ready
 
 
 def fingerprint(template: str, desktop: Desktop, settings: ClusterSettings) -> str:

@@ -9,7 +9,8 @@ from vdi.session.conditions import READY
 from vdi.session.effective import Blocked
 from vdi.session.identity import POOL, SESSION_LABEL
 from vdi.session.naming import derive_base
-from vdi.session.pool import Backoff, PoolPlan, PoolReason
+from vdi.session.pool import Backoff, PoolPlan, PoolReason, desired_ready
+from vdi.session.schedule import next_change
 from vdi.session.times import format_time
 
 
@@ -44,7 +45,11 @@ def _summary(pool: VDIPool, plan: PoolPlan, obstacles: Obstacles, now: datetime)
     """Reason of the condition, and the sentence."""
     if obstacles.impossible:
         return obstacles.impossible.reason, obstacles.impossible.message
-    ready, desired = len(plan.ready), pool.spec.ready
+    ready, desired = len(plan.ready), desired_ready(pool, now)
+    if desired == 0 < pool.spec.ready and pool.spec.schedule:
+        opens = next_change(pool.spec.schedule, now)
+        again = f"The next ones are started at {format_time(opens)}." if opens else "It does not start again."
+        return PoolReason.OUTSIDE_SCHEDULE, f"No desktops are kept ready now, outside the pool's schedule. {again}"
     if ready >= desired:
         return PoolReason.FULL, ""
     count = f"{ready} of {desired} desktops {'is' if ready == 1 else 'are'} ready"
@@ -58,7 +63,7 @@ def _summary(pool: VDIPool, plan: PoolPlan, obstacles: Obstacles, now: datetime)
 
 
 def _condition(pool: VDIPool, reason: str, message: str, now: datetime) -> Condition:
-    status = "True" if reason == PoolReason.FULL else "False"
+    status = "True" if reason in (PoolReason.FULL, PoolReason.OUTSIDE_SCHEDULE) else "False"
     before = next((condition for condition in pool.status.conditions if condition.type == READY), None)
     moved = before is None or before.status != status
     return Condition(

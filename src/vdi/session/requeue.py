@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 
-from vdi.session.alerts import evictable_at, find_idle
+from vdi.session.alerts import closing_of, evictable_at, find_idle
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Observed
 from vdi.session.failures import (
@@ -37,6 +37,10 @@ def _moments(observed: Observed, settings: ClusterSettings, now: datetime) -> It
     if idle := find_idle(observed, now):
         yield idle.warn_at
         yield idle.over_at
+    if closing := closing_of(observed, now):
+        yield closing.warn_at
+        yield closing.over_at
+        yield closing.given_up_at
     if session.status.failures and session.status.failures.count:
         yield stable_at(pod)
     unscheduled = unscheduled_since(pod)

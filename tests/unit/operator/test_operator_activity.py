@@ -199,7 +199,7 @@ async def test_who_does_not_answer_as_it_should_is_not_idle_and_asked_ever_more_
     assert [await running.poll() for _ in range(6)] == [15.0, 30.0, 60.0, 120.0, 240.0, 300.0]
     assert running.agents.report("uid-alice") is None
     (note,) = running.said
-    assert note.startswith("An idle timeout is set, but this desktop counts as in use while it cannot be asked: its ")
+    assert note.startswith("The desktop cannot be asked whether someone uses it, so it does not count as idle: its ")
 
 
 async def test_an_image_without_an_agent_is_said_in_words(running: World) -> None:
@@ -233,7 +233,7 @@ async def test_a_notice_is_reported_once_and_withdrawn_once(world: World) -> Non
     session, pod = world.session(), world.pod()
     world.secret()
     for text in ("Press a key", "Press a key", "", ""):
-        assert await deliver(world, session, pod, Notice("Idle", "Are you there?", text)) is None
+        assert await deliver(world, session, pod, Notice("Idle", "Are you there?", text, until_input=True)) is None
     assert [(notice["id"], notice["text"], notice["untilInput"]) for notice in world.agent.notices] == [
         ("Idle", "Press a key", True),
         ("Idle", "", True),

@@ -7,7 +7,7 @@ from datetime import datetime
 from vdi.api.meta import Condition
 from vdi.api.session import QueueStatus, VDISession
 from vdi.cli.output import age, columns, condition_lines, duration, parse_time
-from vdi.session.conditions import DRAINING, EXPIRING, IDLE, WARNING_TYPES
+from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, WARNING_TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,8 @@ def notes(session: VDISession, now: datetime) -> list[str]:
         said.append(f"number {target} in line" if target else "no room")
     if holds(session, EXPIRING):
         said.append(f"ends in {expires_in(session, now)}")
+    if holds(session, CLOSING):
+        said.append("working hours end")
     if holds(session, IDLE):
         said.append("idle")
     if holds(session, DRAINING):

@@ -12,13 +12,14 @@ from vdi.gateway.rights import Action, access_ends, refusal, role_in
 from vdi.gateway.users import Role, User
 from vdi.gateway.web.template_filters import left, ordinal
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.conditions import DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Reason
+from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Reason
 from vdi.session.lifetime import max_timeout
 from vdi.session.times import parse_time
 from vdi.session.units import format_duration, parse_duration
 
 _WARNINGS = {
     EXPIRING: "This desktop ends soon",
+    CLOSING: "Working hours end soon",
     IDLE: "Nobody is using this desktop",
     DRAINING: "The machine under this desktop goes into maintenance",
 }

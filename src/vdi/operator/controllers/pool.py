@@ -22,8 +22,19 @@ from vdi.session.conditions import READY
 from vdi.session.effective import Blocked, Desktop
 from vdi.session.explain import StartState, explain
 from vdi.session.observed import Node, Pod
-from vdi.session.pool import Backoff, PoolPlan, fingerprint, is_waiting, maker_uid, plan, pool_desktop, pool_of
+from vdi.session.pool import (
+    Backoff,
+    PoolPlan,
+    desired_ready,
+    fingerprint,
+    is_waiting,
+    maker_uid,
+    plan,
+    pool_desktop,
+    pool_of,
+)
 from vdi.session.pool_status import Obstacles, summarise
+from vdi.session.schedule import next_change
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +109,8 @@ class PoolController:
 
     def _plan(self, pool: VDIPool, fits: str | None) -> PoolPlan:
         mine = [pod for pod in self._pools.waiting_in(pool.metadata.name) if self._is_of(pool, pod)]
-        return plan(pool.spec.ready, fits, mine, self._pools.node_of, self._clock.now())
+        now = self._clock.now()
+        return plan(desired_ready(pool, now), fits, mine, self._pools.node_of, now)
 
     async def _fill(self, pool: VDIPool) -> Result:
         now = self._clock.now()
@@ -116,8 +128,13 @@ class PoolController:
         step = self._plan(pool, fits)
         obstacles = Obstacles(desktop if isinstance(desktop, Blocked) else None, blocked, pause, self._slow(step))
         note_due = await self._write_status(pool, summarise(pool, step, self.claimed(pool), obstacles, now))
+        change = next_change(pool.spec.schedule, now) if pool.spec.schedule and isinstance(desktop, Desktop) else None
         room_again = None if blocked is None else REFUSED_AGAIN if blocked.needs_change else ROOM_AGAIN
-        due = [left.total_seconds() for left in (step.look_again, pause.left(now)) if left is not None]
+        due = [
+            left.total_seconds()
+            for left in (step.look_again, pause.left(now), change - now if change else None)
+            if left is not None
+        ]
         return Result(min([*due, *(one for one in (note_due, room_again, calm) if one is not None)], default=None))
 
     def claimed(self, pool: VDIPool) -> int:
@@ -137,7 +154,7 @@ class PoolController:
     def _pause(self, pool: VDIPool, fits: str, step: PoolPlan) -> Backoff:
         """The pause after failures: longer with each, forgotten with another desktop or when the pool is full."""
         before, pause = self._pauses.get(pool.metadata.uid, ("", Backoff()))
-        if before != fits or len(step.ready) >= pool.spec.ready:
+        if before != fits or len(step.ready) >= desired_ready(pool, self._clock.now()):
             pause = Backoff()
         failed = next((fault for fault in step.faults if fault.of_desktop), None)
         for fault in step.faults:

@@ -1,0 +1,209 @@
+"""Working hours: whether a schedule is open, and when a desktop that runs at the end of a window is suspended. Pure.
+
+         start                    end
+    ───────┬───────────────────────┬──────────── a desktop that was started later runs until the end of the next window
+           │         open          │   closed
+                       warn_at ────┘
+                       a notice is shown; input cancels this end where the template allows it
+
+What holds is derived from the time alone: an operator that was away at the end of a window acts when it is back.
+Times of a schedule are local times. As in Debian's cron, a time that a clock change skips counts when the clock has
+changed, and one that comes twice counts once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+from vdi.api.schedule import PoolSchedule, StartSchedule, TemplateSchedule, Window
+from vdi.session.activity import Activity
+
+_LONGEST_WARNING = timedelta(minutes=5)
+_LAST_ANSWER = timedelta(seconds=15)
+_CACHED_TIMES = 4096
+_OVERLAPS = 64
+"""How many windows may follow one another without a gap until the end of working hours counts as never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """The end of working hours that a desktop reaches next."""
+
+    at: datetime
+    """End of the window."""
+    warn_at: datetime
+    over_at: datetime
+    """When the desktop is suspended: later than `at` where the warning came late."""
+    asked_at: datetime | None = None
+    """When the desktop was last asked for input that would cancel this; None: it is not asked, or does not answer."""
+
+    def is_warned(self, now: datetime) -> bool:
+        """Whether the person at the desktop is to be warned."""
+        return now >= self.warn_at
+
+    def is_over(self, now: datetime) -> bool:
+        """Whether the desktop is to be suspended. One that answers is asked once more at the very end."""
+        return now >= self.over_at and (
+            self.asked_at is None or self.asked_at >= self.over_at or now >= self.given_up_at
+        )
+
+    @property
+    def given_up_at(self) -> datetime:
+        """When the last answer of the desktop is no longer waited for."""
+        return self.over_at + _LAST_ANSWER
+
+
+def find_problems(schedule: PoolSchedule | TemplateSchedule, field: str) -> Iterator[str]:
+    """What is wrong with a schedule, one sentence for each field; `field` is where it stands."""
+    if not _is_zone(schedule.time_zone):
+        yield f"{field}.timeZone: {schedule.time_zone!r} is not a known time zone, such as Europe/Berlin"
+        return
+    for number, window in enumerate(schedule.windows):
+        for name, cron in (("start", window.start), ("end", window.end)):
+            if not _is_cron(cron):
+                yield f"{field}.windows[{number}].{name}: {cron!r} is not a time as in cron, such as 0 18 * * MON-FRI"
+
+
+def is_open(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> bool:
+    """Whether one of the windows is open."""
+    return any(_end_of_open(window, schedule.time_zone, now) is not None for window in schedule.windows)
+
+
+def next_change(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> datetime | None:
+    """When it opens or closes next; None: never."""
+    return _next_close(schedule, now) if is_open(schedule, now) else _next_open(schedule, now)
+
+
+def find_closing(
+    schedule: TemplateSchedule,
+    *,
+    started: datetime,
+    activity: Activity | None,
+    last_known_activity: datetime | None,
+    warned_at: datetime | None,
+    now: datetime,
+) -> Closing | None:
+    """The end of working hours that a run which began at `started` reaches; None: none, or it was cancelled.
+
+    `last_known_activity`: what the status says, for an operator that has not asked the desktop yet. `warned_at`: since
+    when the warning has been shown.
+    """
+    at = _missed_close(schedule, started, now) or next_close(schedule, now)
+    if at is None:
+        return None
+    lead = min(_LONGEST_WARNING, (at - started) / 2)
+    if schedule.cancel_on_activity and _was_active(activity, last_known_activity, at - lead):
+        at = next_close(schedule, max(now, at))
+        if at is None:
+            return None
+        lead = _LONGEST_WARNING
+    over_at = at
+    if now >= at - lead:
+        shown_at = warned_at if warned_at is not None and warned_at >= at - lead else now
+        over_at = max(at, shown_at + lead)
+    asked_at = activity.seen if activity and schedule.cancel_on_activity else None
+    return Closing(at, at - lead, over_at, asked_at)
+
+
+def next_close(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> datetime | None:
+    """The next end of working hours: of those that are open, or of the next that open."""
+    if is_open(schedule, now):
+        return _next_close(schedule, now)
+    opens = _next_open(schedule, now)
+    return _next_close(schedule, opens) if opens else None
+
+
+def next_start(schedule: StartSchedule, after: datetime) -> datetime | None:
+    """The next time at which the session is to start, later than `after`; None: never, or it cannot be read."""
+    if not (_is_zone(schedule.time_zone) and _is_cron(schedule.cron)):
+        return None
+    return next_time(schedule.cron, schedule.time_zone, after)
+
+
+def _was_active(activity: Activity | None, last_known: datetime | None, since: datetime) -> bool:
+    moments = [activity.last_input, activity.last_connect] if activity else [last_known]
+    return any(moment is not None and moment >= since for moment in moments)
+
+
+def _missed_close(schedule: TemplateSchedule, started: datetime, now: datetime) -> datetime | None:
+    """The end of working hours that has passed since `started`; None while they are open, or where none has."""
+    if is_open(schedule, now):
+        return None
+    ends = [previous_time(window.end, schedule.time_zone, now) for window in schedule.windows]
+    last = max((end for end in ends if end is not None), default=None)
+    return last if last is not None and last > started else None
+
+
+def _next_open(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> datetime | None:
+    starts = [next_time(window.start, schedule.time_zone, now) for window in schedule.windows]
+    return min((start for start in starts if start is not None), default=None)
+
+
+def _next_close(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> datetime | None:
+    """When all the windows that are open now, and those that open before these end, are closed."""
+    moment = now
+    for _ in range(_OVERLAPS):
+        ends = [_end_of_open(window, schedule.time_zone, moment) for window in schedule.windows]
+        last = max((end for end in ends if end is not None), default=None)
+        if last is None:
+            return moment
+        moment = last
+    return None
+
+
+def _end_of_open(window: Window, zone: str, now: datetime) -> datetime | None:
+    """When the window that is open now ends; None: it is closed."""
+    begun = previous_time(window.start, zone, now)
+    end = next_time(window.end, zone, begun) if begun else None
+    return end if end is not None and end > now else None
+
+
+def next_time(cron: str, zone: str, after: datetime) -> datetime | None:
+    """The first time of a cron expression that is later than `after`, in UTC; None: never."""
+    return _next_time(cron, zone, after.astimezone(UTC).replace(second=0, microsecond=0))
+
+
+def previous_time(cron: str, zone: str, until: datetime) -> datetime | None:
+    """The last time of a cron expression that is not later than `until`, in UTC; None: never."""
+    return _previous_time(cron, zone, until.astimezone(UTC).replace(second=0, microsecond=0))
+
+
+@lru_cache(_CACHED_TIMES)
+def _next_time(cron: str, zone: str, minute: datetime) -> datetime | None:
+    # From a little before: in the hour that comes twice, the library counts from the first of the two.
+    for local in CronSim(cron, (minute - timedelta(hours=2)).astimezone(ZoneInfo(zone))):
+        moment = local.astimezone(UTC)
+        if moment > minute:
+            return moment
+    return None
+
+
+@lru_cache(_CACHED_TIMES)
+def _previous_time(cron: str, zone: str, minute: datetime) -> datetime | None:
+    for local in CronSim(cron, (minute + timedelta(hours=2)).astimezone(ZoneInfo(zone)), reverse=True):
+        moment = local.astimezone(UTC)
+        if moment <= minute:
+            return moment
+    return None
+
+
+@lru_cache(_CACHED_TIMES)
+def _is_cron(text: str) -> bool:
+    try:
+        CronSim(text, datetime(2026, 1, 1, tzinfo=UTC))
+    except CronSimError:
+        return False
+    return len(text.split()) == 5
+
+
+@lru_cache(_CACHED_TIMES)
+def _is_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # unknown; leaves the folder; is a folder
+        return False
+    return True

@@ -1,0 +1,266 @@
+"""Working hours: clock changes, an operator that was away, warnings, and input that cancels an end."""
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.builders import a_node, a_pod, a_route, a_service, a_session, a_template
+from vdi.api.schedule import PoolSchedule, StartSchedule, TemplateSchedule
+from vdi.session.activity import Activity
+from vdi.session.alerts import find_alerts
+from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.conditions import CLOSING, Reason
+from vdi.session.decide import Observed
+from vdi.session.effective import Blocked, resolve
+from vdi.session.ending import find_ending
+from vdi.session.notices import find_notices
+from vdi.session.observed import RUN_STARTED
+from vdi.session.requeue import next_requeue
+from vdi.session.schedule import find_closing, find_problems, is_open, next_change, next_start, next_time, previous_time
+from vdi.session.times import format_time
+
+BERLIN, NEW_YORK, LORD_HOWE = "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"
+ZONES = st.sampled_from([BERLIN, NEW_YORK, LORD_HOWE])
+CHANGES = {
+    BERLIN: (date(2026, 3, 29), date(2026, 10, 25)),
+    NEW_YORK: (date(2026, 3, 8), date(2026, 11, 1)),
+    LORD_HOWE: (date(2026, 10, 4), date(2026, 4, 5)),
+}
+"""Days on which the clock goes forward and back."""
+WEEKDAYS = [{"start": "0 9 * * MON-FRI", "end": "0 18 * * MON-FRI"}]
+SETTINGS = ClusterSettings(max_timeout=None)
+
+
+def at(text: str, zone: str = BERLIN) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+
+
+def office(*windows: dict[str, str], **fields: Any) -> TemplateSchedule:
+    given = {"timeZone": BERLIN, "windows": windows or WEEKDAYS, **fields}
+    return msgspec.convert(given, TemplateSchedule)
+
+
+MOMENTS = st.datetimes(datetime(2026, 1, 1), datetime(2026, 12, 31)).map(lambda moment: moment.replace(tzinfo=UTC))
+CRONS = st.builds(
+    lambda minute, hour, days: f"{minute} {hour} * * {days}",
+    st.integers(0, 59) | st.just("*/20"),
+    st.integers(0, 23) | st.just("*"),
+    st.sampled_from(["*", "MON-FRI", "SUN"]),
+)
+
+
+@given(CRONS, ZONES, MOMENTS)
+def test_no_time_lies_between_a_moment_and_the_next_time(cron: str, zone: str, moment: datetime) -> None:
+    following = next_time(cron, zone, moment)
+    assert following is not None
+    assert following > moment
+    assert previous_time(cron, zone, following) == following
+    before = previous_time(cron, zone, following - timedelta(minutes=1))
+    assert before is not None
+    assert before <= moment
+
+
+@pytest.mark.parametrize("zone", CHANGES)
+@pytest.mark.parametrize("clock", ["30 1 * * *", "0 2 * * *", "15 2 * * *", "45 2 * * *", "0 9 * * *"])
+def test_a_clock_change_makes_no_day_with_two_times_and_none_without(zone: str, clock: str) -> None:
+    for change in CHANGES[zone]:
+        first = datetime.combine(change - timedelta(days=3), datetime.min.time(), ZoneInfo(zone))
+        times = [next_time(clock, zone, first)]
+        while times[-1] and times[-1].astimezone(ZoneInfo(zone)).date() < change + timedelta(days=3):
+            times.append(next_time(clock, zone, times[-1]))
+        days = [moment.astimezone(ZoneInfo(zone)).date() for moment in times if moment]
+        assert days == [change + timedelta(days=offset) for offset in range(-3, 4)]
+
+
+def test_working_hours_are_local_times_over_a_clock_change() -> None:
+    for day, summer in (("2026-10-23", True), ("2026-10-26", False)):
+        assert not is_open(office(), at(f"{day} 08:59"))
+        assert is_open(office(), at(f"{day} 09:00"))
+        assert at(f"{day} 09:00").hour == (7 if summer else 8), "the clock has changed in between"
+        assert is_open(office(), at(f"{day} 17:59"))
+        assert not is_open(office(), at(f"{day} 18:00"))
+
+
+def test_the_next_change_is_where_overlapping_windows_begin_and_end() -> None:
+    schedule = msgspec.convert(
+        {
+            "timeZone": BERLIN,
+            "windows": [
+                {"start": "0 9 * * *", "end": "0 13 * * *"},
+                {"start": "0 12 * * *", "end": "0 17 * * *"},
+                {"start": "0 17 * * *", "end": "0 18 * * *"},
+            ],
+        },
+        PoolSchedule,
+    )
+    assert next_change(schedule, at("2026-06-01 08:00")) == at("2026-06-01 09:00")
+    assert next_change(schedule, at("2026-06-01 09:00")) == at("2026-06-01 18:00")
+    always = msgspec.convert({"windows": [{"start": "0 * * * *", "end": "0 * * * *"}]}, PoolSchedule)
+    assert next_change(always, at("2026-06-01 08:00")) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"timeZone": "Europe/Atlantis"}, "spec.schedule.timeZone: 'Europe/Atlantis' is not a known time zone"),
+        ({"timeZone": "../etc/passwd"}, "is not a known time zone"),
+        ({"windows": [{"start": "0 9 * * 5-1", "end": "0 18 * * *"}]}, "spec.schedule.windows[0].start: '0 9 * * 5-1'"),
+        ({"windows": [{"start": "0 9 * * *", "end": "0 0 31 2 *"}]}, "spec.schedule.windows[0].end: '0 0 31 2 *'"),
+    ],
+)
+def test_a_schedule_that_cannot_be_read_is_named_with_its_field(fields: dict[str, Any], words: str) -> None:
+    schedule = office(**fields)
+    assert words in " ".join(find_problems(schedule, "spec.schedule"))
+    blocked = resolve(a_session(), a_template(schedule=msgspec.to_builtins(schedule)), SETTINGS)
+    assert isinstance(blocked, Blocked)
+    assert words in blocked.message
+    assert blocked.needs_change
+
+
+# --- the desktop at the end of a window
+
+
+def running(started: datetime, schedule: TemplateSchedule, **status: Any) -> Observed:
+    session = a_session(timeout="9999h", status={"startTime": format_time(started), **status})
+    template = a_template(schedule=msgspec.to_builtins(schedule), lifecycle={})
+    pod = a_pod(ready=True)
+    pod.metadata.annotations[RUN_STARTED] = format_time(started)
+    return Observed(session, template, pod, service=a_service(), route=a_route(), node=a_node(), host="alice")
+
+
+def warned(since: datetime, **status: Any) -> dict[str, Any]:
+    shown = {"type": CLOSING, "status": "True", "reason": "ClosingSoon", "lastTransitionTime": format_time(since)}
+    return {"conditions": [shown], **status}
+
+
+START, WARNING, END = at("2026-06-01 10:00"), at("2026-06-01 17:55"), at("2026-06-01 18:00")
+
+
+def test_a_desktop_is_warned_and_then_suspended_at_the_end_of_working_hours() -> None:
+    observed = running(START, office())
+    assert find_alerts(observed, SETTINGS, WARNING - timedelta(seconds=1)) == ()
+    (alert,) = find_alerts(observed, SETTINGS, WARNING)
+    assert (alert.type, alert.reason, alert.until) == (CLOSING, Reason.CLOSING_SOON, format_time(END))
+    assert "is suspended at 16:00 UTC unless someone moves the mouse or presses a key" in alert.message
+    (notice,) = find_notices(observed.session, [alert])
+    assert notice.until_input
+    shown = running(START, office(), **warned(WARNING))
+    assert find_ending(shown, SETTINGS, END - timedelta(seconds=1)) is None
+    ending = find_ending(shown, SETTINGS, END)
+    assert ending is not None
+    assert (ending.reason, ending.suspends) == (Reason.WORKING_HOURS_OVER, True)
+    assert "The working hours of this desktop ended at 16:00 UTC; it is suspended" in ending.message
+
+
+def test_an_operator_that_was_away_warns_late_and_then_waits() -> None:
+    back = END + timedelta(hours=2)
+    assert find_ending(running(START, office()), SETTINGS, back) is None, "no one was warned"
+    (alert,) = find_alerts(running(START, office()), SETTINGS, back)
+    assert alert.until == format_time(back + timedelta(minutes=5))
+    shown = running(START, office(), **warned(back))
+    assert find_ending(shown, SETTINGS, back + timedelta(minutes=4, seconds=59)) is None
+    assert find_ending(shown, SETTINGS, back + timedelta(minutes=5)) is not None
+
+
+def test_a_desktop_started_after_hours_runs_until_the_end_of_the_next_window() -> None:
+    evening, friday = at("2026-06-01 20:00"), at("2026-06-05 20:00")
+    assert find_alerts(running(evening, office()), SETTINGS, at("2026-06-02 08:00")) == ()
+    (alert,) = find_alerts(running(evening, office()), SETTINGS, at("2026-06-02 17:55"))
+    assert alert.until == format_time(at("2026-06-02 18:00"))
+    assert next_requeue(running(friday, office()), SETTINGS, friday) == at("2026-06-08 17:55"), "over the weekend"
+
+
+def test_input_during_the_warning_cancels_this_end_where_the_template_allows_it() -> None:
+    shown = running(START, office(), **warned(WARNING))
+    typed = Activity(last_input=WARNING + timedelta(seconds=30), viewers=1, seen=WARNING + timedelta(seconds=31))
+    active = replace(shown, activity=typed)
+    assert find_alerts(active, SETTINGS, WARNING + timedelta(minutes=1)) == ()
+    assert find_ending(active, SETTINGS, END + timedelta(hours=3)) is None
+    (alert,) = find_alerts(active, SETTINGS, at("2026-06-02 17:55"))
+    assert alert.until == format_time(at("2026-06-02 18:00")), "only this end"
+    restarted = running(START, office(), lastActivityTime=format_time(typed.last_input))
+    assert find_ending(restarted, SETTINGS, END + timedelta(hours=3)) is None, "a restarted operator knows it"
+    strict = running(START, office(cancelOnActivity=False), **warned(WARNING))
+    assert find_ending(replace(strict, activity=typed), SETTINGS, END) is not None
+    (alert,) = find_alerts(strict, SETTINGS, WARNING)
+    assert "unless" not in alert.message
+
+
+def test_a_desktop_that_answers_is_asked_once_more_at_the_very_end() -> None:
+    shown = running(START, office(), **warned(WARNING))
+    quiet = Activity(last_input=START, viewers=1, seen=END - timedelta(seconds=4))
+    assert find_ending(replace(shown, activity=quiet), SETTINGS, END) is None
+    asked = replace(quiet, seen=END)
+    assert find_ending(replace(shown, activity=asked), SETTINGS, END) is not None
+    assert next_requeue(replace(shown, activity=quiet), SETTINGS, END) == END + timedelta(seconds=15)
+    assert find_ending(replace(shown, activity=quiet), SETTINGS, END + timedelta(seconds=15)) is not None
+
+
+@given(
+    start=st.integers(0, 7 * 24 * 60),
+    away=st.lists(st.tuples(st.integers(0, 9 * 24 * 60), st.integers(1, 20 * 60)), max_size=4),
+    zone=ZONES,
+)
+def test_whatever_the_operator_misses_a_desktop_ends_once_and_only_after_its_warning(
+    start: int, away: list[tuple[int, int]], zone: str
+) -> None:
+    """Simulated by the minute over a week with a clock change."""
+    schedule = office(timeZone=zone)
+    monday = datetime.combine(CHANGES[zone][0] - timedelta(days=6), datetime.min.time(), ZoneInfo(zone))
+    started = monday.astimezone(UTC) + timedelta(minutes=start)
+    down = [(monday.astimezone(UTC) + timedelta(minutes=begin), length) for begin, length in away]
+    warned_at, ended = None, None
+    now = started
+    while ended is None and now < started + timedelta(days=10):
+        now += timedelta(minutes=1)
+        if any(begin <= now < begin + timedelta(minutes=length) for begin, length in down):
+            continue
+        closing = find_closing(
+            schedule, started=started, activity=None, last_known_activity=None, warned_at=warned_at, now=now
+        )
+        assert closing is not None
+        if closing.is_over(now):
+            assert warned_at is not None
+            assert now - warned_at >= min(timedelta(minutes=5), (closing.at - started) / 2)
+            ended = now
+        elif closing.is_warned(now):
+            warned_at = warned_at or now
+    assert ended is not None
+    expected = next_change_after(schedule, started)
+    missed = any(
+        begin <= expected + timedelta(minutes=6) and begin + timedelta(minutes=length) > expected - timedelta(minutes=6)
+        for begin, length in down
+    )
+    assert ended >= expected
+    assert missed or ended - expected <= timedelta(minutes=1), "one step of this simulation"
+
+
+def next_change_after(schedule: TemplateSchedule, started: datetime) -> datetime:
+    opens = started if is_open(schedule, started) else next_change(schedule, started)
+    assert opens is not None
+    closes = next_change(schedule, opens)
+    assert closes is not None
+    return closes
+
+
+# --- sessions that start by themselves
+
+
+def test_the_next_start_is_on_the_next_weekday() -> None:
+    schedule = StartSchedule(cron="30 8 * * MON-FRI", time_zone=BERLIN)
+    friday = at("2026-06-05 08:30")
+    assert next_start(schedule, friday) == at("2026-06-08 08:30")
+    assert next_start(StartSchedule(cron="30 8 * * *", time_zone="Nowhere/At_All"), friday) is None
+    starts = [friday]
+    for _ in range(5):
+        following = next_start(schedule, starts[-1])
+        assert following is not None
+        starts.append(following)
+    assert [later - earlier for earlier, later in pairwise(starts[1:])] == [timedelta(days=1)] * 4
