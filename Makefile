@@ -6,7 +6,7 @@ WORKERS := $(shell nproc)
 PYTHON_3_13 := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13) python3.13)
 unexport PYTHONDONTWRITEBYTECODE # compiling the tests again is a third of a run
 
-.PHONY: help setup demo demo-down test test-all check format lint types contracts unit unit-3.13 cluster e2e portal streaming doctor kasm network chaos bench lock clean generate verify
+.PHONY: help setup demo demo-down test test-all check format lint types contracts unit unit-3.13 cluster e2e portal streaming doctor kasm network chaos bench lock clean generate verify workflows
 
 help: ## this list
 	@grep -hE '^[a-z][a-z0-9.-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ lint: $(STAMP)
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m tools.check_language
+
+workflows: $(STAMP) ## check .github/workflows with actionlint, which is built from its Go module at the first run
+	@$$($(PY) -m vdi.devcluster.binaries actionlint | cut -d= -f2) -shellcheck .venv/bin/shellcheck
 
 types: $(STAMP)
 	@$(PY) -m mypy

