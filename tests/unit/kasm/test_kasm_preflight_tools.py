@@ -5,11 +5,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from unit.kasm.preflight_site import a_plan, changed, k3s_with_traefik, line_of
+from unit.kasm.preflight_site import Object, a_plan, changed, k3s_with_traefik, line_of, without
 from vdi.findings.model import Finding, Severity, worst
 from vdi.kasm.generations import C
+from vdi.kasm.preflight.checks import run_checks
 from vdi.kasm.preflight.facts import Answer, Clocks, Facts, Tool
-from vdi.kasm.preflight.request import BadInputError, plan_of_manifests, sort_documents, with_answers
+from vdi.kasm.preflight.request import BadInputError, PlannedRelease, plan_of_manifests, sort_documents, with_answers
 from vdi.kasm.values.options import Ingress
 
 
@@ -158,3 +159,35 @@ def test_the_worst_verdict() -> None:
     assert worst(lines(Severity.OK, Severity.WARNING)) is Severity.WARNING
     assert worst(lines(Severity.WARNING, Severity.UNKNOWN)) is Severity.UNKNOWN
     assert worst(lines(Severity.UNKNOWN, Severity.ERROR)) is Severity.ERROR
+
+
+def a_secret(release: str = "") -> Object:
+    annotations = {"meta.helm.sh/release-name": release} if release else {}
+    return {"metadata": {"name": "kasm-secrets", "annotations": annotations}}
+
+
+def lines_about_secrets(facts: Facts, planned: PlannedRelease) -> list[Finding]:
+    return [line for line in run_checks(facts, planned) if line.code == "secret"]
+
+
+@pytest.mark.parametrize("generation", ["B", "C"])
+def test_a_secret_that_generation_a_has_left_is_named_with_the_commands(generation: str) -> None:
+    facts = changed(k3s_with_traefik(), secrets=[a_secret()])
+    (line,) = lines_about_secrets(facts, a_plan(generation))
+    assert line.severity == Severity.WARNING
+    assert "kasm/kasm-secrets belongs to no release kasm" in line.message
+    assert line.remedy.commands[-1] == "kubectl --namespace kasm delete secret kasm-secrets"
+
+
+def test_a_secret_is_no_warning_where_the_chart_makes_none_or_its_own() -> None:
+    left = changed(k3s_with_traefik(), secrets=[a_secret()])
+    assert lines_about_secrets(left, a_plan("A")) == [], "its hook replaces it"
+    own = {"kasmSecrets": {"name": "mine"}}
+    assert lines_about_secrets(left, a_plan("C", own)) == []
+    assert lines_about_secrets(k3s_with_traefik(), a_plan("B")) == []
+    assert lines_about_secrets(changed(k3s_with_traefik(), secrets=[a_secret("kasm")]), a_plan("B")) == []
+
+
+def test_a_secret_that_may_not_be_read_is_no_pass() -> None:
+    (line,) = lines_about_secrets(without(k3s_with_traefik(), "secrets"), a_plan("B"))
+    assert line.severity == Severity.UNKNOWN

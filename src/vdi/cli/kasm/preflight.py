@@ -75,7 +75,9 @@ def preflight(
         raise CliError(str(error), USAGE) from error
     connection = KubeConnection(namespace=namespace, kubeconfig=kubeconfig, context=context)
     facts = connection.run(
-        lambda client: collect_preflight(client, namespace=namespace, hostname=planned.hostname, registry=registry)
+        lambda client: collect_preflight(
+            client, namespace=namespace, hostname=planned.hostname, registry=registry, secret=planned.secret
+        )
     )
     findings = run_checks(facts, planned)
     about = {"chart": planned.needs.source, "hostname": planned.hostname, "ingress": planned.ingress}

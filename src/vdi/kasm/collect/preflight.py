@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from vdi.findings.model import Remedy
 from vdi.kasm.collect.outside import ask_registry, probe, read_clocks, read_tools, resolve
 from vdi.kasm.preflight.checklist import Unreadable
@@ -24,6 +26,7 @@ from vdi.kube.resource import (
     NAMESPACES,
     NODES,
     PODS,
+    SECRETS,
     SERVICES,
     STATEFUL_SETS,
     STORAGE_CLASSES,
@@ -113,10 +116,22 @@ class Request:
         )
 
 
-async def collect_preflight(client: Client, *, namespace: str, hostname: str, registry: str) -> Facts:
+class _SecretMeta(msgspec.Struct):
+    name: str
+    annotations: dict[str, str] = {}
+
+
+class _OnlyMeta(msgspec.Struct):
+    """A Secret without what is in it."""
+
+    metadata: _SecretMeta
+
+
+async def collect_preflight(client: Client, *, namespace: str, hostname: str, registry: str, secret: str = "") -> Facts:
     """The cluster and its surroundings, for a Kasm that is to go into this namespace.
 
-    Without a host name none is looked up; `registry` is the URL of the one that images come from.
+    Without a host name none is looked up; `registry` is the URL of the one that images come from; `secret` is the name
+    of the Secret that the chart makes, if it is known.
     """
     reading = Reading(client)
     at_once = asyncio.gather(read_tools(), ask_registry(registry), _resolved(hostname))
@@ -124,6 +139,7 @@ async def collect_preflight(client: Client, *, namespace: str, hostname: str, re
         *(reading.all_of(kind) for kind in _EVERYWHERE),
         reading.one(NAMESPACES, namespace),
         *(reading.all_of(kind, namespace) for kind in (DEPLOYMENTS, STATEFUL_SETS)),
+        *([_secret(reading, namespace, secret)] if secret else []),
     )
     addresses = [address for node in reading.objects.get("nodes", ()) for address in node_addresses(node)]
     targets = [(address, port) for address in addresses[:_NODES_ASKED] for port in (HTTPS, RDP)]
@@ -140,6 +156,14 @@ async def collect_preflight(client: Client, *, namespace: str, hostname: str, re
         registry=answer,
         resolution=resolution,
     )
+
+
+async def _secret(reading: Reading, namespace: str, name: str) -> None:
+    async def read() -> None:
+        found = await reading.client.get(SECRETS, name, namespace=namespace, into=_OnlyMeta)
+        reading.objects["secrets"] = [msgspec.to_builtins(found)]
+
+    await reading.attempt("secrets", Request("get", "secrets", namespace=namespace), read)
 
 
 async def _resolved(hostname: str) -> Resolution | None:

@@ -4,7 +4,7 @@ from vdi.findings.model import Finding
 from vdi.kasm.preflight.capacity import room_line, storage_lines
 from vdi.kasm.preflight.entry import dns_line, entry_lines
 from vdi.kasm.preflight.facts import Facts
-from vdi.kasm.preflight.installed import find_installed, namespace_line, own_pods, own_services
+from vdi.kasm.preflight.installed import find_installed, namespace_line, own_pods, own_services, secret_lines
 from vdi.kasm.preflight.nodes import node_lines
 from vdi.kasm.preflight.request import PlannedRelease
 from vdi.kasm.preflight.tools import tool_lines
@@ -22,5 +22,6 @@ def run_checks(facts: Facts, planned: PlannedRelease) -> list[Finding]:
         *entry_lines(facts, planned.ingress, rdp=planned.rdp, own=services),
         dns_line(facts),
         namespace_line(facts, planned.generation, planned.namespace, installed),
+        *secret_lines(facts, planned, installed),
         *tool_lines(facts, planned.generation.minimum_helm),
     ]

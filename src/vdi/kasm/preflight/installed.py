@@ -1,13 +1,15 @@
 """The Kasm that runs in a namespace already, and what the namespace allows. Pure."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.generations import chart_of_label, of_chart, of_workloads
 from vdi.kasm.generations.model import Generation
-from vdi.kasm.preflight.checklist import label_of, unreadable_finding
+from vdi.kasm.preflight.checklist import item, label_of, unreadable_finding
 from vdi.kasm.preflight.facts import Facts
+from vdi.kasm.preflight.request import PlannedRelease
 
 _RELEASE = "meta.helm.sh/release-name"
 _ENFORCED = "pod-security.kubernetes.io/enforce"
@@ -112,3 +114,30 @@ def namespace_line(facts: Facts, generation: Generation, namespace: str, install
         message = "helm install would fail; an upgrade has traps of its own (docs/kasm.md, Upgrade)."
         return line(Severity.WARNING, message, Remedy.run(f"vdi kasm validate --namespace {namespace}"))
     return line(Severity.OK)
+
+
+def secret_lines(facts: Facts, planned: PlannedRelease, installed: Installed | None) -> Iterator[Finding]:
+    """Whether the Secret of an earlier Kasm is where the chart makes its own: A's is a hook, and stays."""
+    if not planned.secret or installed is not None:
+        return
+    where, expected = f"{planned.namespace}/{planned.secret}", "no Secret of an earlier Kasm"
+    unread = facts.missing("secrets")
+    if unread is not None:
+        yield unreadable_finding("secret", expected, unread)
+    elif any(release_of(secret) != planned.release for secret in facts.all("secrets")):
+        command = f"kubectl --namespace {planned.namespace}"
+        yield item(
+            "secret",
+            expected,
+            f"{where} is there",
+            Severity.WARNING,
+            f"The Secret {where} belongs to no release {planned.release}, and helm does not take it over. Generation A"
+            " leaves one of this name.",
+            Remedy(
+                "Save it, because an old database opens with its passwords only. Then delete it.",
+                (
+                    f"{command} get secret {planned.secret} --output yaml > {planned.secret}.yaml",
+                    f"{command} delete secret {planned.secret}",
+                ),
+            ),
+        )

@@ -29,6 +29,9 @@ class PlannedRelease:
     rdp: bool = False
     """Whether people's own RDP clients connect to Kasm at port 3389."""
     namespace: str = "kasm"
+    release: str = "kasm"
+    secret: str = ""
+    """The Secret with passwords that the chart makes in the release; empty: it makes none, or it is not known."""
 
 
 def plan_of_values(
@@ -44,7 +47,16 @@ def plan_of_values(
         hostname=str(value_at(values, paths["hostname"]) or ""),
         rdp=bool(value_at(values, "directRdpService.enabled")),
         namespace=namespace,
+        release=release,
+        secret=_own_secret(generation, values, release),
     )
+
+
+def _own_secret(generation: Generation, values: Values, release: str) -> str:
+    """A's is a hook, which replaces one of its own; values that name a Secret make the chart make none."""
+    path = generation.paths.get("passwords_secret", "")
+    named = "{release}" in generation.secrets and not (path and value_at(values, path))
+    return generation.secrets.format(release=release) if named else ""
 
 
 def _ingress(generation: Generation, values: Values) -> Ingress:
