@@ -46,6 +46,11 @@ _CAUSES = (
     ),
 )
 _UNKNOWN = Reason.IMAGE_PULL
+_RUNTIME = re.compile(
+    r"(?:failed to create (?:containerd task|shim task|shim)|OCI runtime create failed|runc create failed"
+    r"|unable to start container process|error during container init|rpc error: code = \w+ desc = [^:]+): "
+)
+"""What containerd and runc put before their reason, each around the next."""
 IMAGE_CODES = frozenset({code for _, code, _ in _CAUSES} | {_UNKNOWN})
 """Codes that `explain_pull` gives."""
 
@@ -66,7 +71,7 @@ def last_line(text: str) -> str:
 
 
 def first_line(text: str) -> str:
-    """The first line, at most 300 characters, ending as a sentence does."""
-    line = text.strip().splitlines()[0].strip() if text.strip() else ""
+    """The first line without the layers of the container runtime, at most 300 characters, ending as a sentence does."""
+    line = _RUNTIME.sub("", text.strip().splitlines()[0].strip()).removesuffix(": unknown") if text.strip() else ""
     line = line if len(line) <= 300 else line[:297] + "..."
     return line if not line or line.endswith(".") else line + "."

@@ -6,16 +6,21 @@ from typing import Any
 
 import pytest
 
-from unit.doctor.doctor_builders import JUST_NOW, SPACE, Cluster
+from unit.doctor.doctor_builders import JUST_NOW, POD, SPACE, Break, Cluster
 from unit.doctor.doctor_faults import SETUP, _local_path, _pending_claim
+from unit.doctor.doctor_gateways import GATEWAY_FAULTS, with_gateway
 from unit.doctor.doctor_gpus import GPU_FAULTS
+from unit.doctor.kasm_builders import Kasm
+from vdi.doctor.checks.rank import rank
+from vdi.doctor.checks.registry import found
 from vdi.doctor.fix.fixes import FIXES
 from vdi.doctor.objects.gpus import observe_gpus
 from vdi.doctor.objects.log_targets import pods_to_log
 from vdi.doctor.probe.here import Seen, Target, judge
 from vdi.doctor.report.summary import make_report
-from vdi.findings.model import roots
+from vdi.findings.model import Remedy, roots
 from vdi.findings.render import as_text
+from vdi.kasm.generations import C
 
 
 def keys(cluster: Cluster) -> list[str]:
@@ -137,15 +142,52 @@ def test_the_set_up_script_of_local_path_is_fixed_in_its_mode_alone() -> None:
     assert json.loads(shlex.split(found.remedy.commands[0])[-1]) == {"data": {"setup": SETUP.format("0777")}}
 
 
-def test_layers_of_the_container_runtime_are_not_in_the_message() -> None:
+RAW = (
+    "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed:"
+    " unable to start container process: error during container init:"
+    ' exec: "/init": executable file not found in $PATH: unknown'
+)
+
+
+def _desktop_has_no_program(cluster: Cluster) -> None:
+    cluster.not_ready(waiting={"reason": "RunContainerError", "message": RAW})
+    cluster.warn("Pod", "alice-0", "Failed", RAW)
+
+
+def _operator_has_no_program(cluster: Cluster) -> None:
+    _pod_has_no_program(cluster, "vdi-operator", POD)
+
+
+def _gateway_has_no_program(cluster: Cluster) -> None:
+    with_gateway(cluster)
+    cluster.logs.clear()
+    _pod_has_no_program(cluster, "vdi-gateway", "vdi-gateway-1")
+
+
+def _pod_has_no_program(cluster: Cluster, deployment: str, pod: str) -> None:
+    cluster.one("deployments", deployment)["status"] = {}
+    status = cluster.one("pods", pod)["status"]
+    status |= {"conditions": [], "phase": "Pending"}
+    container = {"name": pod, "ready": False, "state": {"waiting": {"reason": "RunContainerError", "message": RAW}}}
+    status["containerStatuses"] = [container]
+
+
+def _kasm_has_no_program(cluster: Cluster) -> None:
+    Kasm(cluster, C).unready("api", state={"waiting": {"reason": "RunContainerError", "message": RAW}})
+
+
+@pytest.mark.parametrize(
+    "breaks", [_desktop_has_no_program, _operator_has_no_program, _gateway_has_no_program, _kasm_has_no_program]
+)
+def test_layers_of_the_container_runtime_are_evidence_and_not_the_message(breaks: Break) -> None:
     cluster = Cluster()
-    words = (
-        "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed:"
-        ' unable to start container process: exec: "/init": executable file not found in $PATH'
-    )
-    cluster.not_ready(waiting={"reason": "RunContainerError", "message": words})
-    (found,) = roots(cluster.findings())
-    assert found.message.startswith('The image\'s program cannot be started: exec: "/init": executable file not found')
+    breaks(cluster)
+    finding = roots(cluster.findings())[0]
+    assert 'exec: "/init": executable file not found in $PATH.' in finding.message
+    assert not any(layer in finding.message for layer in ("containerd", "OCI", "unknown"))
+    assert any(RAW in line for line in finding.evidence), finding.evidence
+    snapshot = cluster.snapshot()
+    assert RAW not in "\n".join(as_text(make_report([finding], snapshot)))
 
 
 def test_evidence_is_cut_unless_it_is_asked_for_in_full() -> None:
@@ -155,3 +197,38 @@ def test_evidence_is_cut_unless_it_is_asked_for_in_full() -> None:
     short = "\n".join(as_text(make_report(cluster.findings(), snapshot)))
     full = "\n".join(as_text(make_report(cluster.findings(), snapshot, verbose=True)))
     assert len(full) > len(short) + 200
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--entryPoints.websecure.transport.respondingTimeouts.readTimeout=60s", "readTimeout is 60s"),
+        ("--entrypoints.websecure.transport.respondingtimeouts.idletimeout=1m", "idletimeout is 1m"),
+        ("--entryPoints.websecure.transport.respondingTimeouts.writeTimeout=60", "writeTimeout is 60"),
+        ("--entryPoints.websecure.transport.respondingTimeouts.readTimeout=10m", ""),
+        ("--entryPoints.websecure.transport.respondingTimeouts.readTimeout=0", ""),
+    ],
+)
+def test_a_timeout_of_traefik_that_cuts_websockets_is_named(argument: str, words: str) -> None:
+    cluster = Cluster()
+    GATEWAY_FAULTS["a_proxy_in_front_cuts_connections"][1](cluster)
+    cluster.one("deployments", "traefik")["spec"]["template"]["spec"]["containers"][0]["args"].append(argument)
+    (found,) = cluster.findings()
+    assert f"deployment/kube-system/traefik: {argument}" in found.evidence
+    assert words in found.message
+    edit = ("kubectl --namespace kube-system edit deployment traefik",)
+    assert found.remedy.commands == (edit if words else ())
+
+
+def test_nothing_that_needs_names_is_a_second_cause_beside_dns() -> None:
+    """What the gateway lacks, and what `--probe` finds of a pod and of the way in, while no name is found."""
+    cluster = Cluster()
+    GATEWAY_FAULTS["no_names"][1](cluster)
+    line = 'level=warning msg="trouble: {}: Temporary failure in name resolution"'
+    for what in ("shared state", "single sign-on", "webhooks"):
+        cluster.logs["kasm/vdi-gateway-1"].append(line.format(what))
+    tried = [
+        found(code, f"vdisession/{SPACE}/alice", "It was tried.", remedy=Remedy.run("true"))
+        for code in ("probe_pod_failed", "probe_bad_answer", "probe_turn_refused")
+    ]
+    assert [root.code for root in roots(rank([*cluster.findings(), *tried]))] == ["dns_down"]

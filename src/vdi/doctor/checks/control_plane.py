@@ -8,7 +8,7 @@ from vdi.api.crd import build_crds
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.registry import found
-from vdi.doctor.objects.deployments import explain_pod, pods_of
+from vdi.doctor.objects.deployments import explain_pod, pod_evidence, pods_of
 from vdi.doctor.objects.operators import (
     LEASE,
     Operator,
@@ -152,9 +152,7 @@ def _down(snapshot: Snapshot, operator: Operator) -> Finding:
     words, evidence = "it has no pods", []
     for pod in pods:
         words = explain_pod(snapshot, pod, "operator")
-        evidence.append(f"pod/{pod.metadata.name}: {pod.status.phase}, {words}")
-        log = snapshot.logs.get(f"{pod.metadata.namespace}/{pod.metadata.name}") or []
-        evidence += [f"log: {line}" for line in log[-3:]]
+        evidence += pod_evidence(snapshot, pod, words)
     conditions = (operator.raw.get("status") or {}).get("conditions") or ()
     evidence += [
         f"{condition['type']}: {condition['message']}"

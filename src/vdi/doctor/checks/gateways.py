@@ -1,19 +1,23 @@
 """The gateway: whether it is there, and what it leans on."""
 
+import re
 from collections.abc import Iterator
 
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.registry import found
-from vdi.doctor.objects.deployments import explain_pod, pods_of, unavailable_for
+from vdi.doctor.objects.deployments import explain_pod, pod_evidence, pods_of, unavailable_for
 from vdi.doctor.objects.gateways import Gateway, gateways_in_scope, last_words, troubles
 from vdi.doctor.objects.operators import operators_in_scope
+from vdi.doctor.objects.proxies import find_traefiks
 from vdi.findings.model import Finding, Remedy
 
 _EDGE = "VDI_EDGE_MIDDLEWARE"
 _RESTART = 60.0
 """Seconds in which a gateway with a volume stops and starts again on a busy node, when it is upgraded."""
 _CUT = "websockets of "
+_CUT_SLACK = 5.0
+"""Seconds between a timeout and the next connection of the page, at most."""
 _BY_NAME = {
     "database": ("database_unreachable", "Its database does not answer"),
     "shared state": ("redis_unreachable", "Redis does not answer"),
@@ -56,10 +60,10 @@ def _down(snapshot: Snapshot, gateway: Gateway, words: str, remedy: Remedy) -> F
     evidence, code = [f"status.readyReplicas: {gateway.ready} of {gateway.desired}"], ""
     for pod in pods_of(snapshot, gateway):
         why = explain_pod(snapshot, pod, "gateway")
-        evidence.append(f"pod/{pod.metadata.name}: {pod.status.phase}, {why}")
+        evidence += pod_evidence(snapshot, pod, why)
         lines = snapshot.logs.get(f"{pod.metadata.namespace}/{pod.metadata.name}") or []
         if ended := last_words(lines):
-            evidence.append(f"log: {ended}")
+            evidence += [] if any(ended in line for line in evidence) else [f"log: {ended}"]
             code = "database_newer" if "at revision" in ended else code
         words = words or ended or why
     return found(
@@ -83,7 +87,7 @@ def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
                 reported.setdefault(what, (pod.metadata.name, why))
         for what, (pod_name, why) in reported.items():
             if what.startswith(_CUT):
-                yield _cut(gateway, what.removeprefix(_CUT), pod_name, why)
+                yield _cut(snapshot, gateway, what.removeprefix(_CUT), pod_name, why)
                 continue
             code, words = _BY_NAME.get(what, ("gateway_troubled", f"It lacks {what}"))
             yield found(
@@ -96,13 +100,35 @@ def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-def _cut(gateway: Gateway, session: str, pod_name: str, why: str) -> Finding:
+def _cut(snapshot: Snapshot, gateway: Gateway, session: str, pod_name: str, why: str) -> Finding:
+    timeouts = [
+        (traefik, argument, seconds)
+        for traefik in find_traefiks(snapshot)
+        for argument, seconds in traefik.timeouts.items()
+    ]
+    period = re.search(r"every (\d+) s", why)
+    ends = [timeout for timeout in timeouts if period and 0 <= float(period[1]) - timeout[2] <= _CUT_SLACK]
+    message = f"Its connections do not last: {why.rstrip('.')}."
+    if ends:
+        traefik, argument, _ = ends[0]
+        option = argument.removeprefix("--").partition("=")[0]
+        message += f" Traefik ends them: {option} is {argument.partition('=')[2]}."
+        remedy = Remedy(
+            "Remove this argument of Traefik, or set it to 0. On K3s: in the HelmChartConfig (docs/k3s.md).",
+            (f"kubectl --namespace {traefik.namespace} edit {traefik.kind} {traefik.name}",),
+        )
+    else:
+        message += " Something between browser and Traefik ends them."
+        remedy = Remedy("Raise the idle timeout of the proxy before Traefik (nginx: proxy_read_timeout 3600s).")
     return found(
         "websocket_cut",
         f"vdisession/{gateway.watches}/{session}",
-        f"Its connections do not last: {why.rstrip('.')}. Something between browser and Traefik ends them.",
-        evidence=[f"pod/{pod_name} log: {_CUT}{session}: {why}"],
-        remedy=Remedy("Raise the idle timeout of the proxy before Traefik (nginx: proxy_read_timeout 3600s)."),
+        message,
+        evidence=[
+            f"pod/{pod_name} log: {_CUT}{session}: {why}",
+            *(f"{traefik.object}: {argument}" for traefik, argument, _ in timeouts),
+        ],
+        remedy=remedy,
     )
 
 

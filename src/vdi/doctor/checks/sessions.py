@@ -8,6 +8,7 @@ from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.registry import found
 from vdi.doctor.checks.streams import code_of_words
+from vdi.doctor.objects.events import last_warnings
 from vdi.doctor.objects.operators import is_led, operator_for
 from vdi.doctor.objects.sessions import REFUSED, SessionDiagnosis, active, diagnose_sessions
 from vdi.findings.model import Finding, Remedy, Severity
@@ -265,19 +266,12 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
             else answer.sentence,
             evidence=[
                 f"pod/{pod.metadata.name}: {answer.code}",
-                *_last_events(diagnosis),
+                *last_warnings(diagnosis.observed.events),
                 *(f"log: {line}" for line in log[-2:]),
             ],
             remedy=_help_for(code, diagnosis),
             related_objects=diagnosis.related_objects,
         )
-
-
-def _last_events(diagnosis: SessionDiagnosis) -> list[str]:
-    """The two newest warnings that say something; `Error: ImagePullBackOff` and its like repeat the state only."""
-    telling = [event for event in diagnosis.observed.events if event.note and not event.note.startswith("Error: ")]
-    newest = sorted(telling, key=lambda one: one.seen)[-2:]
-    return [f"{one.reason}: {one.note.strip().splitlines()[0][:200]}" for one in newest]
 
 
 def _help_for(code: str, diagnosis: SessionDiagnosis) -> Remedy:

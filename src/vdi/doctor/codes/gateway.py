@@ -61,7 +61,8 @@ GATEWAY = (
         severity=Severity.WARNING,
         means="The connections of a desktop are cut at the same age again and again, and its page opens new ones: the"
         " picture stops each time. Proxies and load balancers do so, often after 60 s.",
-        proof="The gateway is asked before each connection; four gaps of the same length are in its log.",
+        proof="The gateway is asked before each connection; four gaps of the same length are in its log. Timeouts of"
+        " Traefik are read from its arguments (respondingTimeouts).",
         remedy="Raise the idle timeout of the proxy before Traefik, or of Traefik's entry point (respondingTimeouts).",
     ),
     _code(
@@ -69,6 +70,6 @@ GATEWAY = (
         means="The gateway lacks something that it needs.",
         proof=_LOG,
         remedy="Do what the message says; the gateway's log has the rest.",
-        follows=("database_unreachable", "operator_missing", "crd_missing"),
+        follows=("dns_down", "database_unreachable", "operator_missing", "crd_missing"),
     ),
 )

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vdi.diagnosis.snapshot import Raw, Snapshot
+from vdi.doctor.objects.events import last_warnings
 from vdi.doctor.objects.workloads import Workload
 from vdi.session.explain import StartState, explain
 from vdi.session.observed import Pod
@@ -54,6 +55,21 @@ def explain_pod(snapshot: Snapshot, pod: Pod, component: str) -> str:
     node = snapshot.nodes.get(pod.spec.node_name)
     events = snapshot.events.get(("Pod", pod.metadata.namespace, pod.metadata.name), [])
     return explain(StartState(pod, None, tuple(events), node, subject=subject)).sentence.rstrip(".")
+
+
+def pod_evidence(snapshot: Snapshot, pod: Pod, words: str) -> list[str]:
+    """What shows that a pod of the release is not ready: its state, and what kubelet and runtime wrote, as they did."""
+    container = pod.desktop
+    waiting, ended = (container.state.waiting, container.last_state.terminated) if container else (None, None)
+    raw = (waiting.message if waiting else "") or (ended.message if ended and ended.reason == "StartError" else "")
+    events = snapshot.events.get(("Pod", pod.metadata.namespace, pod.metadata.name), ())
+    log = snapshot.logs.get(f"{pod.metadata.namespace}/{pod.metadata.name}") or []
+    return [
+        f"pod/{pod.metadata.name}: {pod.status.phase}, {words}",
+        *([" ".join(raw.split())] if raw else []),
+        *last_warnings(events),
+        *(f"log: {line}" for line in log[-3:]),
+    ]
 
 
 def unavailable_for(snapshot: Snapshot, deployment: Deployment) -> float:

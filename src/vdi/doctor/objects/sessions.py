@@ -1,6 +1,5 @@
 """A session of a snapshot as the operator would see it, so that the operator's own functions explain it. Pure."""
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -22,12 +21,6 @@ from vdi.session.explain import Explanation, explain
 from vdi.session.observed import Event, PersistentVolumeClaim, Pod, Route, Service
 from vdi.session.queueing.messages import explain_shortage, find_fitting
 from vdi.session.queueing.queue import Queue
-
-_RUNTIME = re.compile(
-    r"(?:failed to create (?:containerd task|shim task|shim)|OCI runtime create failed|runc create failed"
-    r"|unable to start container process|error during container init|rpc error: code = \w+ desc = [^:]+): "
-)
-"""What containerd and runc put before their reason, each around the next."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +148,7 @@ class SessionDiagnosis:
         pod = self.pod
         if pod is None or (pod.ready and not self.observed.node_lost):
             return None
-        answer = explain(self.observed.start_state(pod))
-        return answer._replace(sentence=_RUNTIME.sub("", answer.sentence))
+        return explain(self.observed.start_state(pod))
 
     @cached_property
     def problem(self) -> Blocked | None:

@@ -187,7 +187,7 @@ def _bad_start(pod: KasmPod, container: KasmContainer | None) -> PodProblem | No
     return PodProblem(
         "kasm_cannot_start",
         f"The {whose(container)} of {pod.name} cannot be started: {first_line(message) or reason}",
-        (f"{container.name}: {reason}", message.strip()[:300]),
+        (f"{container.name}: {reason}", " ".join(message.split())),
         describe(pod, f"Correct image or command of {container.name}."),
     )
 

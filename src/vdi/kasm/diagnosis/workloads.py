@@ -62,7 +62,7 @@ def _refused(kasm: Installation, where: str, name: str, words: str) -> Link:
             where,
             f"Pod Security {violation[1]!r} of the namespace {kasm.namespace} refuses the pods of {name}{named}:"
             f" {first_line(violation[2])}",
-            evidence=[words[:400]],
+            evidence=[words],
             remedy=Remedy(
                 f"Relax Pod Security of the namespace, or set {path}: false in the values." if path else "",
                 (f"kubectl label namespace {kasm.namespace} --overwrite pod-security.kubernetes.io/enforce=baseline",),
@@ -74,7 +74,7 @@ def _refused(kasm: Installation, where: str, name: str, words: str) -> Link:
         "kasm_pods_refused",
         where,
         f"The API server does not take the pods of {name}: {first_line(reason)}",
-        evidence=[f"FailedCreate: {words[:400]}"],
+        evidence=[f"FailedCreate: {words}"],
         remedy=Remedy(
             "Correct what it names.",
             (f"kubectl --namespace {kasm.namespace} get resourcequota,limitrange,serviceaccount",),
