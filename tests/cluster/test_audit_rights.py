@@ -49,7 +49,7 @@ NOT_ASKED_FOR = {
     "Role/vdi-gateway-sessions: assign vdisessions": "no request of its own: the API server asks RBAC for it when the"
     " gateway makes a session for somebody (ValidatingAdmissionPolicy vdi-who-may-name-whom)",
     **{
-        f"ClusterRole/vdi-gateway-doctor: list {kind}": "asked for where Kasm Workspaces is, which it is not here"
+        f"ClusterRole/vdi-gateway-doctor.kasm.vdi: list {kind}": "asked for where Kasm Workspaces is: not here"
         for kind in ("jobs", "statefulsets")
     },
 }
@@ -119,7 +119,7 @@ def site(kubectl: list[str], control_plane: cluster.Cluster, tmp_path: Path) -> 
     site.run("delete", "vdipool", "audit", "--ignore-not-found")
     site.run("delete", "vditemplate", "--ignore-not-found", *NAMES)
     site.run("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", "-l", "app.kubernetes.io/name=vdi")
-    site.run("delete", "clusterrolebinding", "vdi-gateway-doctor")
+    site.run("delete", "clusterrolebinding", "vdi-gateway-doctor.kasm.vdi")
 
 
 @asynccontextmanager

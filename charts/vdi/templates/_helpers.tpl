@@ -1,5 +1,10 @@
-{{/* Names are fixed: CRDs make the operator one of a kind on its cluster. */}}
+{{/* Names in a namespace are fixed: a namespace has one release at most. */}}
 {{- define "vdi.name" -}}vdi-operator{{- end }}
+
+{{/* Name of an object that is in no namespace, so that several releases have one each. Given: the root and the fixed part. */}}
+{{- define "vdi.clusterName" -}}
+{{- index . 1 }}.{{ (index . 0).Release.Namespace }}.{{ (index . 0).Release.Name }}
+{{- end }}
 
 {{- define "vdi.selectorLabels" -}}
 app.kubernetes.io/name: vdi

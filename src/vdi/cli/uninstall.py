@@ -59,7 +59,7 @@ def uninstall(
     if at.output is PageOutput.TABLE:
         for line in plan_lines(plan, doomed, crds=crds):
             typer.echo(line)
-    _refuse(plan, crds=crds, force=force)
+    refuse_unsafe(plan, crds=crds, force=force)
     if not dry_run:
         confirm_change("Uninstall?", yes)
         if doomed:
@@ -74,7 +74,8 @@ def uninstall(
         typer.echo(f"  {line}")
 
 
-def _refuse(plan: Removal, *, crds: bool, force: bool) -> None:
+def refuse_unsafe(plan: Removal, *, crds: bool, force: bool) -> None:
+    """Raise CliError for what would harm sessions or other releases."""
     if plan.revision is None and not (plan.sessions or plan.homes or plan.crds):
         raise CliError(f"there is no release {plan.release} in the namespace {plan.namespace}, and nothing of it")
     if plan.sessions and not plan.operator_works and not force:
@@ -82,6 +83,9 @@ def _refuse(plan: Removal, *, crds: bool, force: bool) -> None:
     if crds and plan.elsewhere:
         words = f"--crds would delete {plan.elsewhere} sessions in other namespaces, which another operator looks after"
         raise CliError(f"{words}; allowed once they are gone")
+    if crds and plan.other_operators:
+        words = f"--crds would delete the kinds, templates and pools of {', '.join(plan.other_operators)}"
+        raise CliError(f"{words}; allowed once no other release is left, or without --crds")
 
 
 async def _apply(client: Client, at: ReleaseOptions, plan: Removal, *, homes: bool, crds: bool, force: bool) -> None:

@@ -31,7 +31,7 @@ from vdi.operator.ports import Credentials
 from vdi.session.children.secret import AGENT_TOKEN_KEY, PASSWORD_KEY
 from vdi.session.decide import Observed
 from vdi.session.effective import Desktop, resolve
-from vdi.session.identity import TEMPLATE_ANNOTATION, Identity
+from vdi.session.identity import TEMPLATE_ANNOTATION, Identity, is_assigned
 from vdi.session.lifetime import run_annotations
 from vdi.session.naming import pool_secret_name
 from vdi.session.observed import HOLD, TEMPLATE_REVISION, Node, Pod
@@ -77,6 +77,7 @@ class Pools:
         self._caches = caches
         self._recorder = recorder
         self._settings = cluster.settings
+        self._namespace = cluster.namespace
         self._clock = cluster.clock
         self._enqueue_pool = enqueue_pool
         self._yielding: set[str] = set()
@@ -209,7 +210,8 @@ class Pools:
 
     def _pools_for(self, session: VDISession) -> list[VDIPool]:
         pools = self._caches.pools.by_index(BY_POOLED_TEMPLATE, session.spec.template)
-        return sorted(pools, key=lambda pool: pool.metadata.name)
+        mine = (pool for pool in pools if is_assigned(pool.metadata, self._namespace))
+        return sorted(mine, key=lambda pool: pool.metadata.name)
 
     def _candidates(self, pools: Iterable[VDIPool], desired: str) -> Iterator[Pod]:
         """The oldest first. Also those of a pool that is being deleted: they had better serve somebody."""

@@ -37,6 +37,7 @@ from vdi.operator.settings import Settings
 from vdi.operator.template_warnings import TemplateWarnings
 from vdi.operator.uncertain_creates import UncertainCreates
 from vdi.operator.watch_handlers import WatchHandlers
+from vdi.session.identity import is_assigned
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +213,10 @@ def _build_pool_controller(
     desktops = PoolDesktops(
         cluster, pools=pools, queue=manager, uncertain_creates=uncertain_creates, new_token=_new_token
     )
-    context.metrics.watch_pools(cluster.caches.pools.values, cluster.clock)
+    context.metrics.watch_pools(
+        lambda: (pool for pool in cluster.caches.pools.values() if is_assigned(pool.metadata, cluster.namespace)),
+        cluster.clock,
+    )
     return PoolController(
         cluster,
         pools=pools,
@@ -224,7 +228,7 @@ def _build_pool_controller(
 
 def _build_template_controller(context: OperatorContext, queues: _Controllers) -> TemplateController:
     cluster = context.cluster
-    return TemplateController(cluster.caches, PrePuller(cluster), TemplateWarnings(cluster), queues.templates.enqueue)
+    return TemplateController(cluster, PrePuller(cluster), TemplateWarnings(cluster), queues.templates.enqueue)
 
 
 def _new_token() -> str:

@@ -69,6 +69,8 @@ class Removal:
     """Sessions in other namespaces, which another operator looks after."""
     operators: tuple[Operator, ...] = ()
     """Those that watch the sessions' namespace."""
+    other_operators: tuple[str, ...] = ()
+    """Operators of other releases, which need the CRDs."""
     pools: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     """Templates that are not the release's."""
@@ -115,6 +117,7 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
         sessions=tuple(session for session in sessions if session.metadata.namespace == where),
         elsewhere=sum(session.metadata.namespace != where for session in sessions),
         operators=tuple(operator for operator in operators if operator.watches == where),
+        other_operators=tuple(operator.object for operator in operators if operator.watches != where),
         pools=pools_to_end(
             [pool.metadata.name for pool in pools],
             own={name for kind, name in made if kind == "VDIPool"},

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from vdi.api.meta import API_VERSION
+from vdi.api.meta import API_VERSION, ObjectMeta
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.session.naming import derive_base
@@ -20,6 +20,14 @@ USER_ANNOTATION = "vdi.kasm.io/user"
 TEMPLATE_ANNOTATION = "vdi.kasm.io/template"
 TEMPLATE_LABEL = TEMPLATE_ANNOTATION
 """Label of a desktop's pod, for policies that choose by template; its value is `naming.derive_base(template name)`."""
+SESSIONS_NAMESPACE = "vdi.kasm.io/sessions-namespace"
+"""Label of a template or pool, where several operators share a cluster: only the operator of this namespace pulls the
+image in advance, fills the pool and writes the status. Without the label every operator does."""
+
+
+def is_assigned(meta: ObjectMeta, namespace: str) -> bool:
+    """Whether the operator of this namespace of sessions looks after that template or pool."""
+    return meta.labels.get(SESSIONS_NAMESPACE, namespace) == namespace
 
 
 @dataclass(frozen=True, slots=True)

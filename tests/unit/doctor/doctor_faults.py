@@ -1,5 +1,6 @@
 """Faults: each breaks a healthy cluster in one place. `@fault("code")`: what is to be found, causes alone."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -75,6 +76,29 @@ def lease_not_renewed(cluster: Cluster) -> None:
 @fault("lease_of_a_stranger")
 def another_leads(cluster: Cluster) -> None:
     cluster.one("leases")["spec"]["holderIdentity"] = "laptop_99"
+
+
+@fault("operators_share_namespace")
+def two_operators_for_one_namespace(cluster: Cluster) -> None:
+    _second_operator(cluster)
+
+
+@fault("operators_share_domain")
+def two_releases_with_one_domain(cluster: Cluster) -> None:
+    _second_operator(cluster, VDI_NAMESPACE="lab")
+
+
+@fault()
+def two_releases_side_by_side(cluster: Cluster) -> None:
+    _second_operator(cluster, VDI_NAMESPACE="lab", VDI_DOMAIN="lab.example.com")
+
+
+def _second_operator(cluster: Cluster, **settings: str) -> None:
+    second = copy.deepcopy(cluster.one("deployments", "vdi-operator"))
+    second["metadata"] |= {"name": "lab-operator", "uid": "uid-lab"}
+    for variable in second["spec"]["template"]["spec"]["containers"][0]["env"]:
+        variable["value"] = settings.get(variable["name"], variable["value"])
+    cluster.objects["deployments"].append(second)
 
 
 @fault("operator_rights_missing")

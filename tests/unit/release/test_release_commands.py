@@ -8,9 +8,10 @@ import pytest
 
 from support.builders import a_session
 from unit.release.test_release_preflight import a_revision
+from vdi.cli.errors import CliError
 from vdi.cli.main import main
 from vdi.cli.release.page import change_data, change_lines, revision_lines, summary_line
-from vdi.cli.uninstall import plan_lines, staying
+from vdi.cli.uninstall import plan_lines, refuse_unsafe, staying
 from vdi.release.diff import changes_between
 from vdi.release.remove import HomeVolume, Removal, no_operator
 
@@ -152,3 +153,10 @@ def test_without_an_operator_it_is_said_who_would_wait() -> None:
     words = no_operator(plan)
     assert "7 sessions (s0, s1, s2, s3, s4 ...), and there is no operator that could end them" in words
     assert "--force" in words
+
+
+def test_crds_that_another_release_needs_stay() -> None:
+    plan = a_plan(sessions=(), other_operators=("deployment/lab/vdi-operator",))
+    with pytest.raises(CliError, match=r"deployment/lab/vdi-operator; allowed once no other release is left"):
+        refuse_unsafe(plan, crds=True, force=True)
+    refuse_unsafe(plan, crds=False, force=False)

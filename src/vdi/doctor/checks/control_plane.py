@@ -102,8 +102,9 @@ def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
                     f" {namespace}.",
                     (
                         f"kubectl --namespace {namespace} get vdisessions",
-                        f"vdi install --release vdi-{namespace} --namespace {namespace} --set"
-                        f" sessions.namespace={namespace}",
+                        f"vdi install --release vdi-{namespace} --namespace vdi-{namespace} --set"
+                        f" sessions.namespace={namespace},sessions.createNamespace=false,crds.install=false"
+                        f" --set templates.small=null,domain={namespace}.{operators[0].settings.domain}",
                     ),
                 ),
             )
@@ -201,9 +202,15 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
                 related_objects=[operator.object, *snapshot.nodes_of(operator.raw)],
             )
             continue
-        pods = [pod.metadata.name for pod in pods_of(snapshot, operator)]
+        pods = [
+            pod.metadata.name
+            for watcher in find_operators(snapshot)
+            if watcher.watches == namespace
+            for pod in pods_of(snapshot, watcher)
+        ]
         # A pod that is no more holds it for some seconds: its name begins as its Deployment's.
-        if pods and holder and not holder.startswith(f"{operator.name}-"):
+        names = tuple(f"{watcher.name}-" for watcher in find_operators(snapshot) if watcher.watches == namespace)
+        if pods and holder and not holder.startswith(names):
             yield found(
                 "lease_of_a_stranger",
                 where,
@@ -215,6 +222,36 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
                     (f"kubectl --namespace {namespace} get lease {LEASE} --output yaml",),
                 ),
             )
+
+
+@check("deployments")
+def operators_collide(snapshot: Snapshot) -> Iterator[Finding]:
+    """Operators of several releases that take something from each other."""
+    seen: list[Operator] = []
+    for operator in sorted(find_operators(snapshot), key=lambda operator: operator.object):
+        for other in seen:
+            both, upgrade = f"{other.object} and {operator.object}", (operator.upgrade,)
+            if operator.watches == other.watches:
+                yield found(
+                    "operators_share_namespace",
+                    f"namespace/{operator.watches}",
+                    f"{both} watch the namespace {operator.watches}. Which of them works changes with each restart.",
+                    evidence=[f"{watcher.object}: VDI_NAMESPACE={watcher.watches}" for watcher in (other, operator)],
+                    remedy=Remedy("Set another sessions.namespace in one of the releases, or uninstall one.", upgrade),
+                    related_objects=[other.object, operator.object],
+                )
+            elif operator.settings.domain == other.settings.domain:
+                yield found(
+                    "operators_share_domain",
+                    operator.object,
+                    f"{both} serve the same domain {operator.settings.domain}. Traefik gives its hosts to one of them.",
+                    evidence=[
+                        f"{release.object}: VDI_DOMAIN={release.settings.domain}" for release in (other, operator)
+                    ],
+                    remedy=Remedy("Set another domain in one of the releases.", upgrade),
+                    related_objects=[other.object, operator.object],
+                )
+        seen.append(operator)
 
 
 @check("deployments", "clusterroles", "clusterrolebindings", "roles", "rolebindings")
@@ -273,4 +310,4 @@ def _operator_objects(operator: Operator | None, namespace: str) -> list[str]:
     return [*there, operator.object] if operator else there
 
 
-CHECKS = (crds, operator_missing, operator_down, leaderless, operator_rights, finalizers)
+CHECKS = (crds, operator_missing, operator_down, operators_collide, leaderless, operator_rights, finalizers)

@@ -86,6 +86,19 @@ CONTROL_PLANE = (
         remedy="End the other operator.",
     ),
     _code(
+        code="operators_share_namespace",
+        means="Two operators are installed for one namespace of sessions. One of them works, with its own settings;"
+        " when it restarts, the other takes over with others. Two operators with a namespace each are no fault.",
+        proof="VDI_NAMESPACE of all Deployments of an operator.",
+        remedy="Give one of the releases a namespace of its own in sessions.namespace, or uninstall it.",
+    ),
+    _code(
+        code="operators_share_domain",
+        means="Two releases serve one domain, so both claim portal.DOMAIN and the hosts of desktops.",
+        proof="VDI_DOMAIN of operators that watch different namespaces.",
+        remedy="Give one of the releases another domain.",
+    ),
+    _code(
         code="operator_rights_missing",
         means="The operator's account lacks rights of the table in docs/design/operator.md.",
         proof="Roles, ClusterRoles and their bindings, reckoned as the API server does.",

@@ -21,6 +21,7 @@ from vdi.operator.pools import BY_POOLED_TEMPLATE, Pools
 from vdi.session.conditions import READY
 from vdi.session.effective import Blocked, Desktop
 from vdi.session.explain import StartState, explain
+from vdi.session.identity import is_assigned
 from vdi.session.observed import Node, Pod
 from vdi.session.pool import (
     Backoff,
@@ -76,6 +77,7 @@ class PoolController:
         self._pools = pools
         self._desktops = desktops
         self._settings = cluster.settings
+        self._namespace = cluster.namespace
         self._clock = cluster.clock
         self._pauses: dict[str, tuple[str, Backoff]] = {}
         self._written: dict[str, float] = {}
@@ -87,7 +89,7 @@ class PoolController:
         await self._desktops.settle(name)
         pool = self._caches.pools.get("", name)
         waiting = self._pools.waiting_in(name)
-        if pool is None or pool.metadata.deletion_timestamp:
+        if pool is None or pool.metadata.deletion_timestamp or not is_assigned(pool.metadata, self._namespace):
             # The garbage collector would remove them too, but it learns of new kinds every 30 s only.
             await self._desktops.remove(waiting)
             return Result()

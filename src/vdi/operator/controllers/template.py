@@ -6,9 +6,10 @@ from collections.abc import Callable
 from vdi.api.template import VDITemplate
 from vdi.kube.errors import NotFound
 from vdi.kube.queue import Result
-from vdi.operator.caches import Caches
+from vdi.operator.context import ClusterContext
 from vdi.operator.prepull import PrePuller
 from vdi.operator.template_warnings import TemplateWarnings
+from vdi.session.identity import SESSIONS_NAMESPACE, is_assigned
 from vdi.session.observed import Node, Pod
 from vdi.session.prepull import PREPULL
 
@@ -17,9 +18,10 @@ class TemplateController:
     """What is done for one template at a time; its key is the template's name."""
 
     def __init__(
-        self, caches: Caches, puller: PrePuller, warnings: TemplateWarnings, enqueue: Callable[[str], None]
+        self, cluster: ClusterContext, puller: PrePuller, warnings: TemplateWarnings, enqueue: Callable[[str], None]
     ) -> None:
-        self._caches = caches
+        self._caches = cluster.caches
+        self._namespace = cluster.namespace
         self._puller = puller
         self._warnings = warnings
         self._listen(enqueue)
@@ -29,6 +31,10 @@ class TemplateController:
         template = self._caches.templates.get("", name)
         if template is None or template.metadata.deletion_timestamp:
             await self._puller.remove(self._puller.pullers_of(name))
+            return Result()
+        if not is_assigned(template.metadata, self._namespace):
+            await self._puller.remove(self._puller.pullers_of(name))
+            self._puller.forget(template)
             return Result()
         try:
             template = await self._warnings.update(template)
@@ -50,7 +56,7 @@ class TemplateController:
         caches = self._caches
 
         def template_changed(old: VDITemplate | None, new: VDITemplate | None) -> None:
-            if old and new and old.metadata.generation == new.metadata.generation:
+            if old and new and _desired_state(old) == _desired_state(new):
                 return
             if old and (new is None or new.metadata.uid != old.metadata.uid):
                 self._puller.forget(old)
@@ -70,6 +76,11 @@ class TemplateController:
         caches.templates.listen(template_changed)
         caches.pods.listen(pod_changed)
         caches.nodes.listen(node_changed)
+
+
+def _desired_state(template: VDITemplate) -> tuple[object, ...]:
+    """What an edit changes, and a write of the status does not."""
+    return template.metadata.generation, template.metadata.labels.get(SESSIONS_NAMESPACE)
 
 
 def _matters(node: Node) -> tuple[object, ...]:
