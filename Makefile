@@ -106,8 +106,9 @@ bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; queu
 	@$(PY) -m bench.streaming || { [ $$? -eq 3 ] && echo "input to photon: not measured, see above"; }
 
 lock: $(STAMP) ## resolve the requirements again after an edit of pyproject.toml
-	@.venv/bin/uv pip compile pyproject.toml -q --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra gateway -o requirements/run.txt
+	@.venv/bin/uv pip compile pyproject.toml -q --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra operator --extra gateway -o requirements/run.txt
 	@.venv/bin/uv pip compile pyproject.toml -q --extra dev --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 -o requirements/dev.txt
+	@.venv/bin/uv pip compile images/vdi/build.in -q --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.13 -o images/vdi/build.txt
 
 clean: ## remove what make made here (not the caches of built binaries and images)
 	@rm -rf .venv .venv-3.13 .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build demo.png

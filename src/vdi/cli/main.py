@@ -83,9 +83,9 @@ app = typer.Typer(
 
 def _print_version(requested: bool) -> None:
     if requested:
-        from importlib.metadata import version
+        from vdi.version import package_version
 
-        typer.echo(f"vdi {version('vdi')}")
+        typer.echo(f"vdi {package_version()}")
         raise typer.Exit
 
 

@@ -1,8 +1,11 @@
 """`vdi operator`: run the operator by hand, or as the program of its container."""
 
+import importlib.util
+
 import typer
 
 from vdi.cli.become import become
+from vdi.cli.errors import USAGE, CliError
 from vdi.cli.options import Context, Kubeconfig, examples
 
 app = typer.Typer(no_args_is_help=True)
@@ -26,4 +29,6 @@ def run(
     have 1), VDI_DRAIN_NOTICE (60s), VDI_MAX_TIMEOUT (no limit), VDI_AGENT_PORT (8082), VDI_WORKERS (32), VDI_LOG_LEVEL
     (info), VDI_LOG_FORMAT (text or json), VDI_METRICS_ADDR (0.0.0.0:8081), VDI_METRICS_TOKEN_FILE.
     """
+    if importlib.util.find_spec("uvloop") is None:
+        raise CliError("the operator's libraries are not installed: pip install 'vdi-kubernetes[operator]'", USAGE)
     become("vdi.operator", kubeconfig, context)

@@ -66,9 +66,10 @@ class KubeConnection:
         from vdi.kube.config_loading import load_config
         from vdi.kube.errors import KubeError
         from vdi.kube.transport import Client
+        from vdi.version import user_agent
 
         async def session() -> T:
-            async with Client(config, field_manager="vdi-cli") as client:
+            async with Client(config, field_manager="vdi-cli", user_agent=user_agent("vdi-cli")) as client:
                 return await work(client)
 
         server = None

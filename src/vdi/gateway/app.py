@@ -46,6 +46,7 @@ from vdi.gateway.web.middleware import INTERNAL_BODY, PUBLIC_BODY, BodyLimit, Ho
 from vdi.gateway.web.security_headers import SecurityHeaders
 from vdi.kube.config import ClusterConfig
 from vdi.kube.transport import Client
+from vdi.version import user_agent
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,12 @@ async def open_gateway(
     metrics = Metrics()
     database = Database(settings.database_url)
     shared = open_shared_state(settings.redis_url)
-    client = Client(config, field_manager=FIELD_MANAGER, on_request=metrics.count_kube_request)
+    client = Client(
+        config,
+        field_manager=FIELD_MANAGER,
+        user_agent=user_agent(FIELD_MANAGER),
+        on_request=metrics.count_kube_request,
+    )
     try:
         async with client, ClusterCache(client, settings) as cluster:
             context = GatewayContext(

@@ -85,7 +85,7 @@ class Revision(msgspec.Struct, frozen=True):
 
     @property
     def chart_words(self) -> str:
-        """`vdi-0.1.0`."""
+        """`vdi-0.2.0`."""
         return f"{self.chart.metadata.name}-{self.chart.metadata.version}"
 
     def objects(self) -> list[Object]:

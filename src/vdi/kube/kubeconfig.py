@@ -187,7 +187,7 @@ def _run_plugin(source: str, spec: dict[str, Any], cluster: _Cluster) -> dict[st
     except ImportError as error:
         raise ConfigError(
             f"{source}: credentials come from the plugin {command!r}; to run it, install the extra: "
-            "pip install 'vdi[exec-auth]'"
+            "pip install 'vdi-kubernetes[exec-auth]'"
         ) from error
     about = {"server": cluster.server, "certificate-authority-data": cluster.certificate_authority_data}
     try:

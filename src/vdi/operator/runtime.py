@@ -28,6 +28,7 @@ from vdi.operator.kinds import FIELD_MANAGER
 from vdi.operator.metrics import Metrics
 from vdi.operator.settings import Settings
 from vdi.operator.wiring import OperatorContext, Wiring, Worker, build_wiring
+from vdi.version import user_agent
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,12 @@ class Runtime:
         self._clock = clock
         self._health = health
         make_client = partial(
-            Client, config, field_manager=FIELD_MANAGER, on_request=metrics.count_request, clock=clock
+            Client,
+            config,
+            field_manager=FIELD_MANAGER,
+            user_agent=user_agent(FIELD_MANAGER),
+            on_request=metrics.count_request,
+            clock=clock,
         )
         # Two renewals in a row may fail by their timeout before the lease is anybody's.
         timeout = DEFAULT_LEASE_TIMING.deadline - DEFAULT_LEASE_TIMING.renew

@@ -8,7 +8,9 @@ import yaml
 from vdi.release.errors import NoChartError
 
 NAME = "vdi"
-_ALLOWED = "allowed: --chart DIR, the folder charts/vdi of a checkout of the project"
+_PLACES = (Path(__file__).resolve().parents[1] / "files", Path(__file__).resolve().parents[3])
+"""What a wheel carries, and a checkout: `charts/vdi` is in one of the two."""
+_ALLOWED = "allowed: --chart DIR, the folder of the chart vdi"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +23,15 @@ class Chart:
 
 
 def find_chart(given: Path | None = None) -> Chart:
-    """The folder that is named, else the one beside a checkout's sources. Raises NoChartError."""
-    folder = given or Path(__file__).resolve().parents[3] / "charts" / "vdi"
+    """The folder that is named, else the one that came with the package or its checkout. Raises NoChartError."""
+    folders = [given] if given else [place / "charts" / "vdi" for place in _PLACES]
+    folder = next((folder for folder in folders if (folder / "Chart.yaml").is_file()), folders[0])
     file = folder / "Chart.yaml"
     try:
         meta = yaml.safe_load(file.read_text()) or {}
     except FileNotFoundError as error:
         if given is None:
-            words = "vdi is installed as a package, which does not bring the chart"
+            words = "this installation of vdi was built without it, as the one in its image is"
             raise NoChartError(f"no chart: {words}; {_ALLOWED}") from error
         raise NoChartError(f"--chart {given}: there is no {file.name} in it; {_ALLOWED}") from error
     except (OSError, yaml.YAMLError) as error:

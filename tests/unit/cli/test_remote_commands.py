@@ -403,4 +403,4 @@ def test_what_cannot_be_probed_is_said(
     assert (ran.code, "a probe goes the way people go" in ran.err) == (3, True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     ran = remote("session", "probe", "alice-desktop")
-    assert (ran.code, "pip install 'vdi[probe]'" in ran.err) == (3, True)
+    assert (ran.code, "pip install 'vdi-kubernetes[probe]'" in ran.err) == (3, True)

@@ -174,5 +174,5 @@ def test_a_plugin_that_fails_or_gives_nothing_is_named(tmp_path: Path) -> None:
 
 def test_without_the_official_client_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kubernetes.config.exec_provider", None)
-    with pytest.raises(ConfigError, match=r"vdi\[exec-auth\]"):
+    with pytest.raises(ConfigError, match=r"vdi-kubernetes\[exec-auth\]"):
         load_config(a_file(tmp_path / "c", user=plugin(tmp_path, "{}")))

@@ -18,6 +18,7 @@ from vdi.operator.caches import Caches
 from vdi.operator.health import STALE, Health
 from vdi.operator.metrics import Metrics
 from vdi.operator.metrics_token import MetricsToken
+from vdi.version import package_version
 
 FORBIDDEN = Forbidden(403, "Forbidden", "pods is forbidden: cannot watch", request="WATCH /api/v1/pods")
 
@@ -77,7 +78,7 @@ SCRAPE = get("/metrics", authorization=f"bearer {TOKEN}")
 
 async def test_not_ready_before_it_has_begun_but_alive(sight: Sight) -> None:
     assert await ask(sight, get("/readyz")) == (503, b"the operator has not begun yet\n")
-    assert await ask(sight, get("/healthz")) == (200, b"ok\n")
+    assert await ask(sight, get("/healthz")) == (200, f"ok vdi {package_version()}\n".encode())
 
 
 async def test_a_standby_that_sees_everything_is_ready(sight: Sight) -> None:

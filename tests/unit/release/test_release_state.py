@@ -21,9 +21,9 @@ def test_the_chart_beside_the_sources_or_the_one_that_is_named(tmp_path: Path) -
         find_chart(tmp_path)
 
 
-def test_installed_as_a_package_it_says_what_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vdi.release.chart.__file__", str(tmp_path / "a/b/c/d/chart.py"))
-    with pytest.raises(NoChartError, match=r"installed as a package.*allowed: --chart DIR, the folder charts/vdi"):
+def test_without_a_chart_it_says_what_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vdi.release.chart._PLACES", (tmp_path / "files", tmp_path))
+    with pytest.raises(NoChartError, match=r"built without it.*allowed: --chart DIR, the folder of the chart vdi"):
         find_chart()
 
 

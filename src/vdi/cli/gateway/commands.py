@@ -36,5 +36,5 @@ def run(
     VDI_METRICS_TOKEN_FILE, VDI_LOG_LEVEL (info), VDI_LOG_FORMAT (text or json).
     """
     if importlib.util.find_spec("starlette") is None:
-        raise CliError("the gateway's libraries are not installed: install vdi[gateway]", USAGE)
+        raise CliError("the gateway's libraries are not installed: pip install 'vdi-kubernetes[gateway]'", USAGE)
     become("vdi.gateway", kubeconfig, context)

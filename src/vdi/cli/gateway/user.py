@@ -225,7 +225,7 @@ def _new_password(from_stdin: bool) -> tuple[str, str]:
     try:
         from vdi.gateway.login.passwords import Passwords, new_password
     except ModuleNotFoundError as missing:
-        raise CliError(f"{missing.name} is not installed: install vdi[gateway]", USAGE) from missing
+        raise CliError(f"{missing.name} is not installed: pip install 'vdi-kubernetes[gateway]'", USAGE) from missing
     password = sys.stdin.readline().rstrip("\r\n") if from_stdin else new_password()
     try:
         return password, Passwords().make_hash(password)

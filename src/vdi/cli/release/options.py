@@ -26,7 +26,9 @@ ValuesFiles = Annotated[
     typer.Option("--values", "-f", metavar="FILE", help="Values; the last one wins. Secrets go here."),
 ]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, as helm takes it.")]
-ChartFolder = Annotated[Path | None, typer.Option("--chart", metavar="DIR", help="The chart; else the checkout's own.")]
+ChartFolder = Annotated[
+    Path | None, typer.Option("--chart", metavar="DIR", help="The chart; else the one that vdi brings.")
+]
 HelmPath = Annotated[Path | None, typer.Option("--helm", metavar="PATH", help="Helm 3 or 4; else the one in PATH.")]
 Timeout = Annotated[str, typer.Option("--timeout", help="How long everything may take to be ready.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and show what would be done, and change nothing.")]

@@ -11,6 +11,7 @@ import httpx
 
 from vdi.cli.errors import COULD_NOT_LOOK, FINDINGS, USAGE, CliError
 from vdi.http_client import HTTP_ERRORS, certificate_error, open_client, reason_of
+from vdi.version import user_agent
 
 _REQUEST_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
@@ -32,7 +33,7 @@ class GatewayClient:
 
     def __init__(self, server: str, *, token: str = "", ca: str = "") -> None:
         self.server = server
-        headers = {"User-Agent": "vdi-cli", "Accept": "application/json"}
+        headers = {"User-Agent": user_agent("vdi-cli"), "Accept": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
         self._headers = headers

@@ -29,7 +29,8 @@ def probe_session(target: Target, name: str, keys: int) -> ProbeReport:
     missing = [module for module in ("av", "websockets") if importlib.util.find_spec(module) is None]
     if missing:
         raise CliError(
-            f"a probe needs {' and '.join(missing)}, not installed here: pip install 'vdi[probe]'", COULD_NOT_LOOK
+            f"a probe needs {' and '.join(missing)}, not installed here: pip install 'vdi-kubernetes[probe]'",
+            COULD_NOT_LOOK,
         )
 
     async def work(backend: Backend) -> ProbeReport:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -18,6 +17,7 @@ from vdi.gateway.api.services import ApiServices
 from vdi.gateway.component import Component
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.web.render import Renderer
+from vdi.version import package_version
 
 OPERATIONS: tuple[Operation, ...] = (
     *sessions.OPERATIONS,
@@ -41,7 +41,7 @@ class Api(Component):
     @cached_property
     def document(self) -> dict[str, Any]:
         """The OpenAPI document; the same for everybody."""
-        return document(OPERATIONS, url=self.services.context.settings.portal_url, version=version("vdi"))
+        return document(OPERATIONS, url=self.services.context.settings.portal_url, version=package_version())
 
     def portal_routes(self) -> Sequence[BaseRoute]:
         """One route for each address, and words for every other one."""

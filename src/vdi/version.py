@@ -1,0 +1,25 @@
+"""The version of this installation. The build takes it from the git tag and writes it into the package's metadata."""
+
+from functools import cache
+
+DISTRIBUTION = "vdi-kubernetes"
+"""What the package is called where packages are installed from. Its command is `vdi`."""
+
+_NOT_INSTALLED = "0.0.0+unknown"
+"""Of sources that run without having been installed: no metadata, and so no version."""
+
+
+@cache
+def package_version() -> str:
+    """The version as Python writes it, such as 0.2.0 or 0.2.0rc1."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return _NOT_INSTALLED
+
+
+def user_agent(program: str) -> str:
+    """The User-Agent header of `program`, such as `vdi-operator/0.2.0`."""
+    return f"{program}/{package_version()}"

@@ -1,0 +1,163 @@
+"""The package: its version is the git tag, it carries chart and manifests, and hints name it and its extras."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tools.build_hook import SOURCE_VERSION, semantic_version
+from vdi.version import DISTRIBUTION
+
+ROOT = Path(__file__).parents[3]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", ".gitignore", "src", "charts", "manifests", "tools")
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def git(folder: Path, *words: str) -> None:
+    identity = ("-c", "user.name=A", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True, timeout=60)
+
+
+def build(folder: Path, target: str) -> Path:
+    """Build with what the development environment has: nothing is fetched."""
+    made = folder / "dist"
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("SETUPTOOLS_SCM", "HATCH"))}
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(made)]
+    subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True, timeout=100)
+    return max(made.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of our files whose one commit has the tag v0.2.0-rc.1."""
+    folder = tmp_path_factory.mktemp("package") / "checkout"
+    folder.mkdir()
+    for name in BUILT_FROM:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
+        else:
+            shutil.copy(source, folder / name)
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message=A")
+    git(folder, "tag", "--annotate", "--message=A", "v0.2.0-rc.1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path) -> Path:
+    return build(checkout, "wheel")
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path) -> Path:
+    """The wheel, unpacked as pip does it."""
+    folder = wheel.parent.parent.parent / "installed"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def run(installed: Path, code: str) -> str:
+    env = os.environ | {"PYTHONPATH": str(installed)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd="/", env=env, check=True, capture_output=True, text=True, timeout=30)
+    return done.stdout.strip()
+
+
+def test_the_wheel_has_the_version_of_the_tag(wheel: Path, installed: Path) -> None:
+    assert wheel.name == "vdi_kubernetes-0.2.0rc1-py3-none-any.whl"
+    assert run(installed, "from vdi.cli.main import main; main(['--version'])") == "vdi 0.2.0rc1"
+    assert run(installed, "from vdi.version import user_agent; print(user_agent('a'))") == "a/0.2.0rc1"
+
+
+def test_the_wheel_carries_chart_and_manifests_of_its_version(installed: Path) -> None:
+    chart = installed / "vdi/files/charts/vdi"
+    about = yaml.safe_load((chart / "Chart.yaml").read_text())
+    assert (about["version"], about["appVersion"]) == ("0.2.0-rc.1", "0.2.0-rc.1")
+    assert run(installed, "from vdi.release.chart import find_chart; print(find_chart().folder)") == str(chart)
+    packaged = [path.relative_to(chart) for path in chart.rglob("*") if path.is_file()]
+    assert sorted(packaged) == sorted(
+        path.relative_to(ROOT / "charts/vdi") for path in (ROOT / "charts/vdi").rglob("*") if path.is_file()
+    )
+    for path in (installed / "vdi/files").rglob("*.yaml"):
+        assert SOURCE_VERSION not in path.read_text(), path
+    assert 'version: "0.2.0-rc.1"' in (installed / "vdi/files/manifests/vdi.yaml").read_text()
+
+
+def test_the_wheel_has_both_commands(installed: Path) -> None:
+    scripts = (installed / "vdi_kubernetes-0.2.0rc1.dist-info/entry_points.txt").read_text()
+    assert scripts.splitlines() == ["[console_scripts]", "kubectl-vdi = vdi.cli.main:main", "vdi = vdi.cli.main:main"]
+
+
+def test_an_sdist_builds_the_same_version_without_git(checkout: Path, tmp_path: Path) -> None:
+    with tarfile.open(build(checkout, "sdist")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    assert build(tmp_path / "vdi_kubernetes-0.2.0rc1", "wheel").name == "vdi_kubernetes-0.2.0rc1-py3-none-any.whl"
+
+
+def test_a_shallow_clone_without_tags_builds_a_version_with_its_commit(checkout: Path, tmp_path: Path) -> None:
+    command = ["git", "clone", "--quiet", "--depth=1", "--no-tags", f"file://{checkout}", str(tmp_path / "clone")]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    commit = subprocess.run(
+        ["git", "-C", checkout, "rev-parse", "--short=7", "HEAD"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    ).stdout.strip()
+    assert re.fullmatch(
+        rf"vdi_kubernetes-0\.0\.1\.dev1\+unknown\.g{commit}\w*-py3-none-any\.whl",
+        build(tmp_path / "clone", "wheel").name,
+    )
+
+
+@pytest.mark.parametrize(
+    ("python", "semantic"),
+    [
+        ("0.2.0", "0.2.0"),
+        ("0.2.0rc1", "0.2.0-rc.1"),
+        ("0.2.0a3", "0.2.0-alpha.3"),
+        ("0.2.1.dev5+g1234567", "0.2.1-dev.5.g1234567"),
+        ("0.0.0+unknown", "0.0.0-unknown"),
+        ("1", "1.0.0"),
+    ],
+)
+def test_a_version_as_charts_write_it(python: str, semantic: str) -> None:
+    assert semantic_version(python) == semantic
+
+
+def test_each_hint_that_installs_a_package_names_ours_and_an_extra_that_exists() -> None:
+    assert PROJECT["name"] == DISTRIBUTION
+    files = [path for folder in ("src", "docs") for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".md"}]
+    hints = [
+        (path, hint)
+        for path in (*files, ROOT / "README.md")
+        for hint in re.findall(
+            r"(?:pip|pipx|uv tool|uv pip) install ['\"]?([a-z][\w-]*(?:\[[\w,-]+\])?)", path.read_text()
+        )
+    ]
+    assert len(hints) >= 4
+    for path, hint in hints:
+        name, _, extras = hint.partition("[")
+        assert name == DISTRIBUTION, path
+        assert set(extras.rstrip("]").split(",")) <= {"", *PROJECT["optional-dependencies"]}, path
+
+
+def test_the_command_line_needs_nothing_that_only_operator_or_gateway_use() -> None:
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[\[><=;]", requirement)[0] for requirement in requirements}
+
+    extras = PROJECT["optional-dependencies"]
+    assert names(PROJECT["dependencies"]).isdisjoint(names(extras["operator"]) | names(extras["gateway"]))
