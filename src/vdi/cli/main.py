@@ -5,6 +5,7 @@ exit code: 0 ok, 1 findings or failure, 2 usage, 3 could not look.
 """
 
 import importlib
+import os
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ NOUNS = {
     "demo": "From nothing to a desktop in the browser, on this machine.",
     "operator": "The controller that turns sessions into desktops.",
     "gateway": "The portal, the login and the way into desktops.",
+    "completion": "The script with which bash, zsh or fish completes commands.",
 }
 
 
@@ -103,6 +105,10 @@ def root(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is returned, so that the console script's `sys.exit` ends with it."""
     _debug.enabled = False
+    if "_VDI_COMPLETE" in os.environ:  # a shell asks what could come next
+        from vdi.cli.completion import prepare
+
+        prepare()
     try:
         typer.main.get_command(app).main(args=argv, prog_name=PROGRAM)
     except SystemExit as end:

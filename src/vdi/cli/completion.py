@@ -1,0 +1,41 @@
+"""`vdi completion`: the script with which a shell completes `vdi`."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from vdi.cli.options import examples
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+VARIABLE = "_VDI_COMPLETE"
+"""With it in its environment, `vdi` prints what could come next, and does nothing else."""
+
+
+class Shell(StrEnum):
+    """The shells that there is a script for."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+@app.command(
+    epilog=examples(
+        "completion bash > ~/.local/share/bash-completion/completions/vdi",
+        "completion zsh > ~/.zfunc/_vdi",
+        "completion fish > ~/.config/fish/completions/vdi.fish",
+    )
+)
+def completion(shell: Annotated[Shell, typer.Argument(help="The shell that reads the script.")]) -> None:
+    """Print the script with which SHELL completes commands and options of vdi."""
+    from typer._completion_shared import get_completion_script
+
+    typer.echo(get_completion_script(prog_name="vdi", complete_var=VARIABLE, shell=shell))
+
+
+def prepare() -> None:
+    """Make the answers to shells available, which Typer does by itself only with its own options for completion."""
+    from typer._completion_classes import completion_init
+
+    completion_init()

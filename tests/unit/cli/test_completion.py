@@ -1,0 +1,49 @@
+"""`vdi completion`: a real shell completes with what it prints."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unit.cli.conftest import Vdi
+
+SHELL = """
+source completion
+COMP_WORDS=({words}) COMP_CWORD={last} COMP_LINE="{words}"
+_vdi_completion vdi {word} {before}
+echo "${{COMPREPLY[*]}}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("vdi session l", "logs ls"), ("vdi upg", "upgrade"), ("vdi session ls --all", "--all-namespaces")],
+)
+def test_bash_completes_commands_and_options(vdi: Vdi, tmp_path: Path, words: str, offered: str) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("no bash in PATH")
+    (tmp_path / "completion").write_text(vdi("completion", "bash").out)
+    (tmp_path / "vdi").write_text(f'#!/bin/sh\nexec {sys.executable} -m vdi "$@"\n')
+    (tmp_path / "vdi").chmod(0o755)
+    *_, before, word = words.split()
+    script = SHELL.format(words=words, last=len(words.split()) - 1, word=word, before=before)
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=30, check=True
+    )
+    assert sorted(done.stdout.split()) == offered.split(), done.stderr
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_have_a_script(vdi: Vdi, shell: str) -> None:
+    ran = vdi("completion", shell)
+    assert (ran.code, "_VDI_COMPLETE" in ran.out) == (0, True)
+
+
+def test_a_shell_without_a_script_is_refused_with_those_that_have_one(vdi: Vdi) -> None:
+    ran = vdi("completion", "tcsh")
+    assert ran.code == 2
+    assert all(name in ran.err for name in ("tcsh", "bash", "zsh", "fish"))
