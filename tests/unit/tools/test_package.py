@@ -88,9 +88,10 @@ def test_the_wheel_carries_chart_and_manifests_of_its_version(installed: Path) -
     assert (about["version"], about["appVersion"]) == ("0.2.0-rc.1", "0.2.0-rc.1")
     assert run(installed, "from vdi.release.chart import find_chart; print(find_chart().folder)") == str(chart)
     packaged = [path.relative_to(chart) for path in chart.rglob("*") if path.is_file()]
-    assert sorted(packaged) == sorted(
-        path.relative_to(ROOT / "charts/vdi") for path in (ROOT / "charts/vdi").rglob("*") if path.is_file()
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT / "charts/vdi", check=True, capture_output=True, text=True, timeout=30
     )
+    assert sorted(map(str, packaged)) == sorted(filter(None, tracked.stdout.split("\0")))
     for path in (installed / "vdi/files").rglob("*.yaml"):
         assert SOURCE_VERSION not in path.read_text(), path
     assert 'version: "0.2.0-rc.1"' in (installed / "vdi/files/manifests/vdi.yaml").read_text()
