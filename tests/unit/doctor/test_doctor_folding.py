@@ -13,6 +13,7 @@ from unit.doctor.doctor_gpus import GPU_FAULTS
 from unit.doctor.kasm_builders import Kasm
 from vdi.doctor.checks.rank import rank
 from vdi.doctor.checks.registry import found
+from vdi.doctor.codes.infrastructure import INFRASTRUCTURE
 from vdi.doctor.fix.fixes import FIXES
 from vdi.doctor.objects.gpus import observe_gpus
 from vdi.doctor.objects.log_targets import pods_to_log
@@ -232,3 +233,13 @@ def test_nothing_that_needs_names_is_a_second_cause_beside_dns() -> None:
         for code in ("probe_pod_failed", "probe_bad_answer", "probe_turn_refused")
     ]
     assert [root.code for root in roots(rank([*cluster.findings(), *tried]))] == ["dns_down"]
+
+
+@pytest.mark.parametrize("name", GPU_FAULTS)
+def test_a_finding_about_gpus_is_a_short_sentence_with_details_as_evidence(name: str) -> None:
+    cluster = Cluster()
+    GPU_FAULTS[name][1](cluster)
+    for finding in cluster.findings():
+        if finding.code in {code.code for code in INFRASTRUCTURE if code.code.startswith("gpu_")}:
+            assert len(finding.message) <= 120, finding.message
+            assert finding.evidence

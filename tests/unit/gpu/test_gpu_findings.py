@@ -84,6 +84,10 @@ def test_healthy_when_renamed() -> None:
     assert (observed.nodes[0].count(RENAMED), codes(observed)) == (8, [])
 
 
+def evidence(finding: Finding) -> str:
+    return "\n".join(finding.evidence)
+
+
 def test_nothing_configured() -> None:
     assert only(fresh()).code == "gpu_sharing_not_configured"
 
@@ -98,7 +102,7 @@ def test_the_missions_patch_without_default() -> None:
     """The nodes then advertise 1, which is not blamed on them: the cause is found."""
     finding = only(operator(a_policy({"name": "time-slicing-config"}), GOOD, a_node()))
     assert finding.code == "gpu_default_key_unset"
-    assert "gpu-1" in finding.message
+    assert "gpu-1" in evidence(finding)
 
 
 def test_without_default_but_every_node_labelled() -> None:
@@ -110,14 +114,14 @@ def test_default_names_no_key() -> None:
     finding = only(operator(a_policy({"name": "time-slicing-config", "default": "all"}), GOOD, a_node()))
     assert finding.code == "gpu_default_key_missing"
     assert "'all'" in finding.message
-    assert "has: any" in finding.message
+    assert "has: any" in evidence(finding)
 
 
 def test_label_names_no_key() -> None:
     finding = only(operator(None, GOOD, labelled(a_node(), "big")))
     assert finding.code == "gpu_node_config_unknown"
-    assert "nvidia.com/device-plugin.config=big" in finding.message
-    assert "allowed: any" in finding.message
+    assert "nvidia.com/device-plugin.config=big" in evidence(finding)
+    assert "allowed: any" in evidence(finding)
 
 
 def test_config_broken() -> None:
@@ -126,13 +130,14 @@ def test_config_broken() -> None:
 
 def test_config_with_time_slicing_and_mps() -> None:
     both = f"{MISSION}\n  mps: {{resources: [{{name: nvidia.com/gpu, replicas: 2}}]}}"
-    assert "both timeSlicing and mps" in only(operator(None, a_config_map(any=both))).message
+    assert "both timeSlicing and mps" in evidence(only(operator(None, a_config_map(any=both))))
 
 
 def test_advertises_1_not_8() -> None:
     finding = find(operator(None, GOOD, a_node()))[0]
     assert finding.code == "gpu_capacity_wrong"
-    assert "advertises 1 nvidia.com/gpu instead of 8: 1 GPUs x 8 (configuration any)" in finding.message
+    assert finding.message == "It advertises 1 nvidia.com/gpu instead of 8."
+    assert finding.evidence == ("1 GPUs x 8 (configuration any)",)
 
 
 def test_advertises_nothing() -> None:
@@ -161,7 +166,7 @@ def test_labels_of_before() -> None:
     raw = {**node.raw, "metadata": {**node.raw["metadata"], "labels": old}}
     finding = only(operator(None, GOOD, Node(raw)))
     assert finding.code == "gpu_labels_stale"
-    assert "nvidia.com/gpu.replicas=4 (wanted 8)" in finding.message
+    assert "nvidia.com/gpu.replicas=4 (expected 8)" in evidence(finding)
 
 
 def test_shared_by_mps_instead() -> None:

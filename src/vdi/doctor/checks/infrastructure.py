@@ -90,7 +90,7 @@ def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
             one.object,
             one.message,
             severity=one.severity,
-            evidence=[f"vdi gpu verify: {one.code} at {one.object}"],
+            evidence=[*one.evidence, f"vdi gpu verify: {one.code} at {one.object}"],
             remedy=one.remedy,
             related_objects=[f"clusterpolicy/{observed.policy.name}"] if observed.policy else [],
         )
@@ -111,10 +111,10 @@ def gpu_without_runtime_class(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "gpu_runtime_class_unset",
                 f"vditemplate/{template}",
-                f"Desktops of {template!r} have a GPU but no runtimeClassName. The containerd of K3s gives GPUs only to"
-                " pods with the RuntimeClass nvidia.",
+                f"Desktops of {template!r} have a GPU but no runtimeClassName, so K3s gives them none.",
                 evidence=[
-                    f"pod/{pod.metadata.name}: spec.runtimeClassName is not set, node {pod.spec.node_name} is K3s"
+                    f"pod/{pod.metadata.name}: spec.runtimeClassName is not set, node {pod.spec.node_name} is K3s",
+                    "the containerd of K3s gives GPUs only to pods with the RuntimeClass nvidia",
                 ],
                 remedy=Remedy.run(f"kubectl patch vditemplate {template} --type merge --patch {patch}"),
             )

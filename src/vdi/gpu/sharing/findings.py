@@ -49,8 +49,9 @@ def configuration_findings(state: GpuState) -> Iterator[Finding]:
             yield _error(
                 "gpu_config_invalid",
                 f"configmap/{state.namespace}/{name} key {key}",
-                f"The device plugin cannot use it: {error}.",
+                "The device plugin cannot use this configuration.",
                 Remedy.run(f"kubectl --namespace {state.namespace} edit configmap {name}"),
+                str(error),
             )
     yield from _trap_findings(state)
 
@@ -61,18 +62,20 @@ def _default_findings(state: GpuState, where: str) -> Iterator[Finding]:
         yield _error(
             "gpu_default_key_missing",
             where,
-            f"Its default is {picker.default!r}, but ConfigMap {state.config_name} has: {names(sorted(keys))}."
-            " Nodes without a label of their own get no device plugin at all.",
+            f"Its default {picker.default!r} is no key of ConfigMap {state.config_name}.",
             _CONFIGURE,
+            f"ConfigMap {state.config_name} has: {names(sorted(keys))}",
+            "nodes without a label of their own get no device plugin at all",
         )
     unlabelled = [node.name for node in state.gpu_nodes if not node.label(CONFIG_LABEL)]
     if not picker.default and unlabelled and not picker.pick("", keys):
         yield _error(
             "gpu_default_key_unset",
             where,
-            f"It names ConfigMap {state.config_name} but no default key, so nodes without the label {CONFIG_LABEL}"
-            f" take no configuration: {names(unlabelled)}.",
+            "It has no default key, so nodes without a label of their own share no GPUs.",
             _CONFIGURE,
+            f"ConfigMap: {state.config_name}",
+            f"without the label {CONFIG_LABEL}: {names(unlabelled)}",
         )
 
 
@@ -85,11 +88,12 @@ def _trap_findings(state: GpuState) -> Iterator[Finding]:
             "gpu_runtime_class_missing",
             Severity.WARNING,
             "runtimeclass/nvidia",
-            "K3s brings this RuntimeClass itself, and it is not there: pods with runtimeClassName nvidia are refused.",
+            "This RuntimeClass is missing: pods with runtimeClassName nvidia are refused.",
             Remedy(
                 "Install nvidia-container-toolkit on the node, then restart K3s (of an agent: k3s-agent).",
                 ("systemctl restart k3s",),
             ),
+            "K3s makes this RuntimeClass itself, where it finds the toolkit",
         )
     policy = state.policy
     if policy is None or policy.section("toolkit").get("enabled") is False:
@@ -102,13 +106,13 @@ def _trap_findings(state: GpuState) -> Iterator[Finding]:
             "gpu_toolkit_paths_not_k3s",
             Severity.WARNING,
             f"clusterpolicy/{policy.name}",
-            "toolkit.env CONTAINERD_SOCKET is"
-            f" {environment.get('CONTAINERD_SOCKET') or 'not set'!r}; the containerd of K3s listens at {K3S_SOCKET}."
-            " The toolkit's pods then configure a containerd that runs no pods of this cluster.",
+            "The toolkit's pods configure a containerd that is not the one of K3s.",
             Remedy(
                 f"In the Helm values of the GPU Operator set toolkit.env CONTAINERD_SOCKET={K3S_SOCKET}, or"
                 " toolkit.enabled=false where nvidia-container-toolkit is installed on the node."
             ),
+            f"toolkit.env CONTAINERD_SOCKET is {environment.get('CONTAINERD_SOCKET') or 'not set'}",
+            f"the containerd of K3s listens at {K3S_SOCKET}",
         )
 
 
@@ -118,18 +122,20 @@ def plugin_findings(state: GpuState) -> Iterator[Finding]:
         yield _error(
             "gpu_nodes_missing",
             "nodes",
-            f"No node has a GPU that Kubernetes knows of (label nvidia.com/gpu.present=true or resource {RESOURCE}).",
+            "No node has a GPU that Kubernetes knows of.",
             Remedy(
                 "Install the driver and the container toolkit on the GPU nodes, then the GPU Operator or the device"
                 " plugin."
             ),
+            f"no label nvidia.com/gpu.present=true, no resource {RESOURCE}",
         )
     if not state.plugins:
         yield _error(
             "gpu_device_plugin_missing",
             "daemonsets",
-            "No DaemonSet runs NVIDIA's device plugin (one that mounts /var/lib/kubelet/device-plugins).",
+            "No DaemonSet runs NVIDIA's device plugin.",
             Remedy("Install the GPU Operator or the chart nvidia-device-plugin."),
+            "no DaemonSet mounts /var/lib/kubelet/device-plugins",
         )
     for daemon_set in (*state.plugins, *state.readers):
         yield from _rollout_findings(daemon_set, state)
@@ -144,9 +150,10 @@ def _rollout_findings(daemon_set: DaemonSet, state: GpuState) -> Iterator[Findin
         yield _error(
             "gpu_policy_not_taken_up",
             where,
-            f"The ClusterPolicy wants {desired}; the GPU Operator has not brought that about yet:"
-            f" it has {daemon_set.config_map or 'none'}.",
+            "The GPU Operator has not applied the ClusterPolicy to it yet.",
             Remedy.run(f"kubectl --namespace {state.namespace} logs deployment/gpu-operator"),
+            f"the ClusterPolicy requests {desired}",
+            f"it has ConfigMap {daemon_set.config_map or 'none'}",
         )
         return
     outdated = outdated_pods(daemon_set, state)
@@ -154,13 +161,13 @@ def _rollout_findings(daemon_set: DaemonSet, state: GpuState) -> Iterator[Findin
         yield _error(
             "gpu_config_not_read",
             where,
-            f"Pods that are older than the last change of ConfigMap {state.config_name} have not read it:"
-            f" {names(outdated)}.",
+            f"Its pods have not read the last change of ConfigMap {state.config_name}.",
             Remedy.run(
                 f"kubectl --namespace {daemon_set.namespace} delete pod {' '.join(outdated)}"
                 if daemon_set.on_delete
                 else f"kubectl --namespace {daemon_set.namespace} rollout restart daemonset {daemon_set.name}"
             ),
+            f"older than the change: {names(outdated)}",
         )
     status, generation = daemon_set.raw.get("status", {}), daemon_set.raw["metadata"].get("generation", 0)
     desired_pods, ready = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)
@@ -210,8 +217,9 @@ def node_findings(state: GpuState) -> Iterator[Finding]:
                 yield _error(
                     "gpu_node_config_unknown",
                     where,
-                    f"Its {effect.problem}; allowed: {effect.allowed}. Its device plugin cannot start.",
+                    "Its label names no configuration: its device plugin cannot start.",
                     Remedy.run(f"kubectl label node {node.name} {CONFIG_LABEL}-"),
+                    f"its {effect.problem}; allowed: {effect.allowed}",
                 )
             continue
         yield from _mig_findings(node, effect.sharing, where)
@@ -226,12 +234,12 @@ def _mig_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Finding]
         yield _error(
             "gpu_mig_mismatch",
             where,
-            f"Its GPUs are cut by MIG (strategy {node.mig}), but its configuration has migStrategy"
-            f" {sharing.mig_strategy}.",
+            "Its GPUs are cut by MIG, which its configuration does not say.",
             Remedy(
                 "Configure sharing of MIG devices, or switch MIG off on the node.",
                 ("vdi gpu configure --mig-strategy single",),
             ),
+            f"strategy of the node: {node.mig}; migStrategy of its configuration: {sharing.mig_strategy}",
         )
 
 
@@ -249,21 +257,22 @@ def _number_findings(node: Node, effect: Effect, where: str) -> Iterator[Finding
                 "gpu_count_unknown",
                 Severity.UNKNOWN,
                 where,
-                f"It advertises {has} {resource}, but not how many GPUs it has (label nvidia.com/gpu.count), so whether"
-                f" these are {has // sharing.replicas} x {sharing.replicas} cannot be told.",
+                f"It advertises {has} {resource}, and not how many GPUs it has.",
                 Remedy("Run GPU Feature Discovery (the chart's value gfd.enabled=true)."),
+                f"without the label nvidia.com/gpu.count, {has // sharing.replicas} x {sharing.replicas} is a guess",
             )
             return
         shares = f"no multiple of {sharing.replicas}" if has else f"but should be shared by {sharing.replicas}"
-        yield _error("gpu_capacity_wrong", where, f"It advertises {has} {resource}, {shares} ({configured}).", look)
+        message = f"It advertises {has} {resource}, {shares}."
+        yield _error("gpu_capacity_wrong", where, message, look, configured)
         return
     if expected is not None and has != expected:
         yield _error(
             "gpu_capacity_wrong",
             where,
-            f"It advertises {has} {resource} instead of {expected}: {node.gpus} GPUs x {sharing.replicas}"
-            f" ({configured}).",
+            f"It advertises {has} {resource} instead of {expected}.",
             look,
+            f"{node.gpus} GPUs x {sharing.replicas} ({configured})",
         )
         return
     if healthy < has:
@@ -287,22 +296,23 @@ def _label_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Findin
     replicas, method = node.label("nvidia.com/gpu.replicas"), node.sharing_label
     wrong = []
     if replicas and sharing.replicas > 1 and replicas != str(sharing.replicas):
-        wrong.append(f"nvidia.com/gpu.replicas={replicas} (wanted {sharing.replicas})")
+        wrong.append(f"nvidia.com/gpu.replicas={replicas} (expected {sharing.replicas})")
     if method and method != sharing.method:
-        wrong.append(f"nvidia.com/gpu.sharing-strategy={method} (wanted {sharing.method})")
+        wrong.append(f"nvidia.com/gpu.sharing-strategy={method} (expected {sharing.method})")
     if wrong:
         mps = " GPUs are shared by MPS." if method == MPS else ""
         yield _error(
             "gpu_labels_stale",
             where,
-            f"Its labels say otherwise: {names(wrong)}.{mps} GPU Feature Discovery writes them about once a minute.",
-            Remedy("Restart the DaemonSet of GPU Feature Discovery."),
+            f"Its labels differ from its configuration.{mps}",
+            Remedy("Restart the DaemonSet of GPU Feature Discovery, which writes them once a minute."),
+            names(wrong),
         )
 
 
-def _error(code: str, object_name: str, message: str, remedy: Remedy) -> Finding:
-    return _finding(code, Severity.ERROR, object_name, message, remedy)
+def _error(code: str, object_name: str, message: str, remedy: Remedy, *evidence: str) -> Finding:
+    return _finding(code, Severity.ERROR, object_name, message, remedy, *evidence)
 
 
-def _finding(code: str, severity: Severity, object_name: str, message: str, remedy: Remedy) -> Finding:
-    return Finding(code=code, severity=severity, object=object_name, message=message, remedy=remedy)
+def _finding(code: str, severity: Severity, object_name: str, message: str, remedy: Remedy, *evidence: str) -> Finding:
+    return Finding(code=code, severity=severity, object=object_name, message=message, remedy=remedy, evidence=evidence)
