@@ -86,3 +86,16 @@ def test_renovate_finds_each_version_that_is_written_by_hand(file: str) -> None:
     found = [match["currentValue"] for match in re.finditer(expression, text)]
     assert found
     assert len(found) == len(VERSION.findall(text))
+
+
+def test_readme_has_the_commands_that_the_k3s_job_runs() -> None:
+    sections = dict(
+        re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    )
+    on_k3s = re.findall(r"^\$ (.+)$", sections["On your K3s"], re.MULTILINE)
+    here = re.findall(r"^\$ (.+)$", sections["Try it on this machine"], re.MULTILINE)
+    assert (len(on_k3s), len(here)) == (3, 2)
+    for command in (*on_k3s, *here):
+        assert make_targets(command) <= TARGETS, command
+        for script in scripts(command):
+            assert (ROOT / script).exists(), script
