@@ -26,6 +26,12 @@ class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
         _MAXIMUM_GPU,
         default_within_maximum("defaultMemory", "maxMemory"),
         default_within_maximum("defaultCPU", "maxCPU"),
+        default_within_maximum("defaultEphemeralStorage", "maxEphemeralStorage"),
+        Rule(
+            "!has(self.maxEphemeralStorage) || has(self.defaultEphemeralStorage)",
+            "maxEphemeralStorage needs defaultEphemeralStorage, or a session that names none has no limit",
+            field_path=".maxEphemeralStorage",
+        ),
     )
 
     default_gpu: Annotated[int, doc("GPUs. 0: a CPU desktop, which ignores the session's gpu.", minimum=0)] = (
@@ -42,6 +48,20 @@ class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
     max_cpu: Annotated[
         Quantity | None, doc("The most CPUs a session may ask for. Left out: defaultCPU.", CPU, maxLength=32)
     ] = msgspec.field(name="maxCPU", default=None)
+    default_ephemeral_storage: Annotated[
+        Quantity | None,
+        doc(
+            "Local disk of the node: what is written outside of home and volumes, and logs. The pod requests all of "
+            "it, and a desktop that uses more is evicted. Left out: no request and no limit.",
+            MEMORY,
+            maxLength=32,
+        ),
+    ] = None
+    max_ephemeral_storage: Annotated[
+        Quantity | None,
+        doc("The most local disk a session may ask for. Left out: defaultEphemeralStorage.", MEMORY, maxLength=32),
+    ] = None
 
     def __post_init__(self) -> None:
         quantities_as_text(self, "default_memory", "default_cpu", "max_memory", "max_cpu")
+        quantities_as_text(self, "default_ephemeral_storage", "max_ephemeral_storage")

@@ -49,9 +49,12 @@ class SessionResources(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = 1
     memory: Annotated[Quantity, doc("Memory.", MEMORY, maxLength=32)] = "4Gi"
     cpu: Annotated[Quantity | None, doc("CPUs. Left out: as the template says.", CPU, maxLength=32)] = None
+    ephemeral_storage: Annotated[
+        Quantity | None, doc("Local disk of the node. Left out: as the template says.", MEMORY, maxLength=32)
+    ] = None
 
     def __post_init__(self) -> None:
-        quantities_as_text(self, "memory", "cpu")
+        quantities_as_text(self, "memory", "cpu", "ephemeral_storage")
 
 
 class SessionPersistence(msgspec.Struct, rename="camel", omit_defaults=True):

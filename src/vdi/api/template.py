@@ -157,6 +157,58 @@ class Placement(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = None
 
 
+_OPERATORS_KEY = (
+    "key.startsWith('vdi.kasm.io/') || key in ['app.kubernetes.io/name', 'app.kubernetes.io/component',"
+    " 'app.kubernetes.io/managed-by']"
+)
+_FREE_KEYS = Rule(
+    f"!self.exists(key, {_OPERATORS_KEY})",
+    "must not have keys of the operator: vdi.kasm.io/..., app.kubernetes.io/name, app.kubernetes.io/component and"
+    " app.kubernetes.io/managed-by; every other key is allowed",
+    f'"\'" + self.filter(key, {_OPERATORS_KEY})[0] + "\' belongs to the operator; allowed is every key but'
+    ' vdi.kasm.io/..., app.kubernetes.io/name, app.kubernetes.io/component and app.kubernetes.io/managed-by"',
+)
+_LABEL_VALUE = msgspec.Meta(
+    extra_json_schema={"maxLength": 63, "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"}
+)
+
+
+class PodTemplateMetadata(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Labels and annotations of the desktop's pod, beside those of the operator."""
+
+    labels: Annotated[
+        dict[str, Annotated[str, _LABEL_VALUE]],
+        doc("Labels of the pod, such as a cost centre.", _FREE_KEYS, maxProperties=32),
+    ] = {}
+    annotations: Annotated[
+        dict[str, Annotated[str, msgspec.Meta(extra_json_schema={"maxLength": 4096})]],
+        doc("Annotations of the pod, for an autoscaler, a service mesh or a scanner.", _FREE_KEYS, maxProperties=32),
+    ] = {}
+
+
+class PodTemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Fields of the pod's spec that have no other place in the template."""
+
+    priority_class_name: Annotated[
+        str | None,
+        doc(
+            "PriorityClass of the pod, for the scheduler and for evictions. The queue goes by the session's priority.",
+            OBJECT_NAME,
+            minLength=1,
+            maxLength=253,
+        ),
+    ] = None
+
+
+class PodTemplate(msgspec.Struct, rename="camel", omit_defaults=True):
+    """What the desktop's pod has besides, in the form of Kubernetes' own pod templates."""
+
+    metadata: Annotated[PodTemplateMetadata, doc("Labels and annotations.")] = msgspec.field(
+        default_factory=PodTemplateMetadata
+    )
+    spec: Annotated[PodTemplateSpec, doc("Fields of the pod's spec.")] = msgspec.field(default_factory=PodTemplateSpec)
+
+
 class LocalObjectReference(msgspec.Struct, rename="camel", omit_defaults=True):
     """The name of an object in the session's namespace."""
 
@@ -276,6 +328,9 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     volumes: Annotated[tuple[TemplateVolume, ...], doc("Volumes beside the home.", list_key="name", maxItems=16)] = ()
     placement: Annotated[Placement, doc("Where desktops of this template may run.")] = msgspec.field(
         default_factory=Placement
+    )
+    pod_template: Annotated[PodTemplate, doc("What the desktop's pod has besides.")] = msgspec.field(
+        default_factory=PodTemplate
     )
     image_pull_secrets: Annotated[
         tuple[LocalObjectReference, ...],

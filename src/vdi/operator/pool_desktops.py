@@ -28,7 +28,9 @@ AT_ONCE, AT_ONCE_BESIDE_PEOPLE = 8, 2
 while they claim desktops."""
 GRACE_SECONDS = 1
 """An unused desktop has nothing to save, and a session may wait for its GPU."""
-_PASSING = frozenset({Reason.GPUS_BUSY, Reason.CPU_BUSY, Reason.MEMORY_BUSY, Reason.PODS_BUSY})
+_PASSING = frozenset(
+    {Reason.GPUS_BUSY, Reason.CPU_BUSY, Reason.MEMORY_BUSY, Reason.EPHEMERAL_STORAGE_BUSY, Reason.PODS_BUSY}
+)
 """Shortages that an old desktop less can help against."""
 
 

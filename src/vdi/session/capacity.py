@@ -16,6 +16,8 @@ from vdi.session.units import parse_quantity
 Amounts = Mapping[str, int]
 PODS = "pods"
 """The resource of which every pod takes one."""
+EPHEMERAL_STORAGE = "ephemeral-storage"
+"""The node's local disk."""
 
 
 @lru_cache(maxsize=4096)

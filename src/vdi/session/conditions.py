@@ -60,6 +60,11 @@ class Reason(StrEnum):
     GPUS_BUSY = "GPUsBusy", "Admitted: in the queue", "All GPUs that fit are in use."
     CPU_BUSY = "CPUBusy", "Admitted: in the queue", "No node has enough free CPU."
     MEMORY_BUSY = "MemoryBusy", "Admitted: in the queue", "No node has enough free memory."
+    EPHEMERAL_STORAGE_BUSY = (
+        "EphemeralStorageBusy",
+        "Admitted: in the queue",
+        "No node has enough free local disk (ephemeral storage).",
+    )
     PODS_BUSY = "PodsBusy", "Admitted: in the queue", "Every node has as many pods as it may."
     NO_GPUS = "NoGPUs", "Admitted: in the queue", "No node has a GPU."
     TOO_LARGE = "TooLarge", "Admitted: in the queue", "The session requests more than any node has."
@@ -96,6 +101,11 @@ class Reason(StrEnum):
     NODE_REFUSED = "NodeRefused", "PodReady", "The node refused the pod."
     POD_FAILED = "PodFailed", "PodReady", "The pod ended for good."
     OUT_OF_MEMORY = "OutOfMemory", "PodReady", "The desktop used more memory than its limit."
+    OUT_OF_EPHEMERAL_STORAGE = (
+        "OutOfEphemeralStorage",
+        "PodReady",
+        "The desktop used more local disk (ephemeral storage) than its limit.",
+    )
     CRASH_LOOP = "CrashLoop", "PodReady", "The desktop stops again and again."
     MISSING_KEY = "MissingKey", "PodReady", "A Secret or ConfigMap lacks a key."
     MISSING_SECRET = "MissingSecret", "PodReady", "A Secret does not exist."
@@ -155,6 +165,7 @@ QUEUE_REASONS = frozenset(
         Reason.GPUS_BUSY,
         Reason.CPU_BUSY,
         Reason.MEMORY_BUSY,
+        Reason.EPHEMERAL_STORAGE_BUSY,
         Reason.PODS_BUSY,
         Reason.NO_GPUS,
         Reason.TOO_LARGE,

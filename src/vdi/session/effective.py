@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from vdi.api.resources import TemplateResources
 from vdi.api.session import QueueStatus, SessionPersistence, SessionResources, SessionSpec, VDISession
-from vdi.api.template import EnvVar, Placement, TemplateVolume, VDITemplate
+from vdi.api.template import EnvVar, Placement, PodTemplate, TemplateVolume, VDITemplate
 from vdi.session import streaming
-from vdi.session.capacity import PODS, NodeSelectorTerm, amount
+from vdi.session.capacity import EPHEMERAL_STORAGE, PODS, NodeSelectorTerm, amount
 from vdi.session.capacity_matching import Demand, demand_of
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.hosts import refuse_hostname
+from vdi.session.identity import is_operators_key
 from vdi.session.naming import home_claim_name
 from vdi.session.schedule import find_problems
 from vdi.session.units import parse_duration, parse_quantity, smaller_quantity
@@ -80,6 +81,8 @@ class Desktop:
     gpu_resource: str
     request_cpu: str
     request_memory: str
+    ephemeral_storage: str | None
+    """Request and limit; None: neither."""
     env: tuple[EnvVar, ...]
     port: int
     health_path: str
@@ -87,6 +90,7 @@ class Desktop:
     home: Home | None
     volumes: tuple[TemplateVolume, ...]
     placement: Placement
+    pod_template: PodTemplate
     image_pull_secrets: tuple[str, ...]
     behind_gateway: bool
     """The gateway says who may enter, and the desktop asks for no password."""
@@ -99,6 +103,8 @@ class Desktop:
             self.gpu_resource: self.gpu,
             PODS: 1,
         }
+        if self.ephemeral_storage is not None:
+            takes[EPHEMERAL_STORAGE] = amount(EPHEMERAL_STORAGE, self.ephemeral_storage)
         return demand_of(takes, self.placement.node_selector.items(), self.placement.tolerations, pin)
 
 
@@ -114,10 +120,11 @@ def resolve(
     cpu = requested.cpu if requested and requested.cpu is not None else offer.default_cpu
     memory = requested.memory if requested else offer.default_memory
     gpu = 0 if offer.default_gpu == 0 else (requested.gpu if requested else offer.default_gpu)
+    disk = (requested.ephemeral_storage if requested else None) or offer.default_ephemeral_storage
     home = resolve_home(session, template)
 
     blocked = _refused_host(session, settings) or _find_blocked(
-        session.spec, template, cpu=cpu, memory=memory, gpu=gpu, home=home, home_exists=home_exists
+        session.spec, template, cpu=cpu, memory=memory, gpu=gpu, disk=disk, home=home, home_exists=home_exists
     )
     if blocked:
         return blocked
@@ -130,6 +137,7 @@ def resolve(
         gpu_resource=settings.gpu_resource,
         request_cpu=smaller_quantity(settings.requests_cpu, cpu),
         request_memory=smaller_quantity(settings.requests_memory, memory),
+        ephemeral_storage=disk,
         env=(*template.spec.env, *streaming.settings(template.spec)),
         port=template.spec.port,
         health_path=template.spec.health_path,
@@ -137,6 +145,7 @@ def resolve(
         home=home,
         volumes=template.spec.volumes,
         placement=template.spec.placement,
+        pod_template=template.spec.pod_template,
         image_pull_secrets=tuple(secret.name for secret in template.spec.image_pull_secrets),
         behind_gateway=settings.edge_middleware is not None,
     )
@@ -175,6 +184,7 @@ def _find_blocked(
     cpu: str,
     memory: str,
     gpu: int,
+    disk: str | None,
     home: Home | None,
     home_exists: bool,
 ) -> Blocked | None:
@@ -187,7 +197,7 @@ def _find_blocked(
     if of_template:
         message = f"The template {name!r} cannot be used: {_sentences(of_template)}"
         return Blocked(Reason.INVALID_TEMPLATE, message, needs_change=True)
-    over = list(_over_limit(template.spec.resources, name, cpu=cpu, memory=memory, gpu=gpu))
+    over = list(_over_limit(template.spec.resources, name, cpu=cpu, memory=memory, gpu=gpu, disk=disk))
     if home and not home_exists:
         over += _home_over_limit(template, home.size)
     if over:
@@ -197,9 +207,9 @@ def _find_blocked(
 
 def _invalid_session(spec: SessionSpec) -> Iterator[str]:
     requested, home = spec.resources, spec.persistence
-    yield from _not_quantities(
-        {"spec.resources.memory": requested.memory, "spec.resources.cpu": requested.cpu} if requested else {}
-    )
+    if requested:
+        amounts = {"memory": requested.memory, "cpu": requested.cpu, "ephemeralStorage": requested.ephemeral_storage}
+        yield from _not_quantities({f"spec.resources.{field}": value for field, value in amounts.items()})
     yield from _not_quantities({"spec.persistence.size": home.size} if home else {})
     if requested and requested.gpu < 1:
         yield f"spec.resources.gpu: {requested.gpu} is not allowed; it is 1 or more"
@@ -216,6 +226,8 @@ def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None) -> 
         "spec.resources.defaultMemory": offer.default_memory,
         "spec.resources.maxCPU": offer.max_cpu,
         "spec.resources.maxMemory": offer.max_memory,
+        "spec.resources.defaultEphemeralStorage": offer.default_ephemeral_storage,
+        "spec.resources.maxEphemeralStorage": offer.max_ephemeral_storage,
         "spec.shmSize": spec.shm_size,
         "spec.persistence.size": spec.persistence.size,
         "spec.persistence.maxSize": spec.persistence.max_size,
@@ -225,6 +237,11 @@ def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None) -> 
     for variable in spec.env:
         if variable.name in guarded:
             yield f"spec.env: {variable.name} belongs to the operator (it protects the session); remove it"
+    metadata = spec.pod_template.metadata
+    for field, keys in (("labels", metadata.labels), ("annotations", metadata.annotations)):
+        for key in keys:
+            if is_operators_key(key):
+                yield f"spec.podTemplate.metadata.{field}: {key!r} belongs to the operator; remove it"
     yield from streaming.problems(spec)
     if spec.schedule:
         yield from find_problems(spec.schedule, "spec.schedule")
@@ -250,14 +267,19 @@ def _not_quantities(fields: Mapping[str, str | None]) -> Iterator[str]:
             yield f"{field}: {why}"
 
 
-def _over_limit(offer: TemplateResources, template: str, *, cpu: str, memory: str, gpu: int) -> Iterator[str]:
+def _over_limit(
+    offer: TemplateResources, template: str, *, cpu: str, memory: str, gpu: int, disk: str | None
+) -> Iterator[str]:
     max_gpu = offer.max_gpu if offer.max_gpu is not None else max(1, offer.default_gpu)
     if gpu > max_gpu:
         yield f"spec.resources.gpu: {gpu} is more than the {max_gpu} that template {template!r} allows"
-    maxima = {
+    maxima: dict[str, tuple[str, str]] = {
         "memory": (memory, offer.default_memory if offer.max_memory is None else offer.max_memory),
         "cpu": (cpu, offer.default_cpu if offer.max_cpu is None else offer.max_cpu),
     }
+    most_disk = offer.max_ephemeral_storage or offer.default_ephemeral_storage
+    if disk is not None and most_disk is not None:
+        maxima["ephemeralStorage"] = disk, most_disk
     for field, (desired, most) in maxima.items():
         if parse_quantity(desired) > parse_quantity(most):
             assumed = field == "memory" and desired == _ASSUMED_MEMORY

@@ -27,6 +27,9 @@ PASSING = re.compile(
 )
 """Words of Events that say nothing of a fault: the kubelet tries again in a moment, and it works."""
 
+_OVER_DISK_LIMIT = re.compile(r"local storage usage exceeds|local ephemeral storage limit")
+"""The kubelet's message for a pod above its own limit, and not on a node that is full."""
+
 
 @dataclass(frozen=True, slots=True)
 class StartState:
@@ -70,6 +73,9 @@ def _pod_failed(start: StartState) -> Explanation | None:
         return None
     node = start.pod.spec.node_name or "its node"
     detail = f" ({status.message.strip().rstrip('.')})" if status.message else ""
+    if status.reason == "Evicted" and _OVER_DISK_LIMIT.search(status.message):
+        words = f"{start.subject.title} used more local disk than its limit, and {node} evicted it{detail}."
+        return Explanation(Reason.OUT_OF_EPHEMERAL_STORAGE, words)
     if status.reason == "Evicted":
         return Explanation(Reason.EVICTED, f"{node} ran short of resources and evicted {start.subject.name}{detail}.")
     if status.reason.startswith("OutOf") or status.reason == "UnexpectedAdmissionError":

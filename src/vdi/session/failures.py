@@ -52,6 +52,7 @@ _NO_ROOM = frozenset(
 """Codes of `explain` for a pod that the scheduler finds no place for; a home that waits is not among them."""
 _ADVICE: Mapping[str, str] = {
     Reason.OUT_OF_MEMORY: "Ask for more memory (spec.resources.memory), or start it again",
+    Reason.OUT_OF_EPHEMERAL_STORAGE: "Raise resources.defaultEphemeralStorage in the template, or start it again",
     Reason.CRASH_LOOP: "Mend the template, or the files in the home, then start it again",
 }
 

@@ -20,6 +20,14 @@ USER_ANNOTATION = "vdi.kasm.io/user"
 TEMPLATE_ANNOTATION = "vdi.kasm.io/template"
 TEMPLATE_LABEL = TEMPLATE_ANNOTATION
 """Label of a desktop's pod, for policies that choose by template; its value is `naming.derive_base(template name)`."""
+_OPERATORS_KEYS = frozenset({"app.kubernetes.io/name", "app.kubernetes.io/component", "app.kubernetes.io/managed-by"})
+
+
+def is_operators_key(key: str) -> bool:
+    """Whether a label or annotation of a pod is set by the operator, or chosen by the network policies of a release."""
+    return key.startswith("vdi.kasm.io/") or key in _OPERATORS_KEYS
+
+
 SESSIONS_NAMESPACE = "vdi.kasm.io/sessions-namespace"
 """Label of a template or pool, where several operators share a cluster: only the operator of this namespace pulls the
 image in advance, fills the pool and writes the status. Without the label every operator does."""

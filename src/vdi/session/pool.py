@@ -136,7 +136,10 @@ def desired_ready(pool: VDIPool, now: datetime) -> int:
 def fingerprint(template: str, desktop: Desktop, settings: ClusterSettings) -> str:
     """Equal for two desktops of which one can take the other's place."""
     spec = build_spec(desktop, "", settings.agent_port)
-    return sha256(msgspec.json.encode((template, spec), order="deterministic")).hexdigest()[:16]
+    metadata = msgspec.to_builtins(desktop.pod_template.metadata)
+    # Without labels and annotations as before they existed: an upgrade replaces no desktop that waits.
+    parts = (template, spec, metadata) if metadata else (template, spec)
+    return sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:16]
 
 
 def pool_of(pod: Pod) -> str | None:

@@ -281,6 +281,12 @@ def evicted(cluster: Cluster) -> None:
     cluster.not_ready(phase="Failed", reason="Evicted", message="low on memory")
 
 
+@fault("desktop_out_of_disk")
+def disk_limit_reached(cluster: Cluster) -> None:
+    words = "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. "
+    cluster.not_ready(phase="Failed", reason="Evicted", message=words)
+
+
 @fault("node_refused")
 def two_slices(cluster: Cluster) -> None:
     cluster.not_ready(phase="Failed", reason="UnexpectedAdmissionError", message="request for 2 replicas")

@@ -47,6 +47,7 @@ _OF_ANSWER: Mapping[str, str] = {
     Reason.POD_FAILED: "desktop_crashes",
     Reason.OUT_OF_MEMORY: "desktop_out_of_memory",
     Reason.EVICTED: "desktop_evicted",
+    Reason.OUT_OF_EPHEMERAL_STORAGE: "desktop_out_of_disk",
     Reason.NODE_REFUSED: "node_refused",
     Reason.NODE_LOST: "desktop_on_lost_node",
     Reason.HOME_LOST: "home_lost",
@@ -289,6 +290,10 @@ def _help_for(code: str, diagnosis: SessionDiagnosis) -> Remedy:
         "desktop_crashes": Remedy.run(f"kubectl --namespace {namespace} logs {pod} --previous"),
         "desktop_out_of_memory": Remedy.run(_raise_memory(diagnosis), f"vdi session restart {name} -n {namespace}"),
         "desktop_evicted": describe_node,
+        "desktop_out_of_disk": Remedy(
+            "Raise resources.defaultEphemeralStorage in the template, or write large files to the home.",
+            (f"kubectl edit vditemplate {template}", f"vdi session restart {name} -n {namespace}"),
+        ),
         "node_refused": describe_node,
         "desktop_on_lost_node": describe_node,
         "node_network_broken": describe_node,

@@ -262,6 +262,12 @@ INFRASTRUCTURE = (
         remedy="Raise the memory limit. What is in /dev/shm counts too.",
     ),
     _code(
+        code="desktop_out_of_disk",
+        means="The desktop used more local disk (ephemeral storage) than it may have.",
+        proof="The pod's reason Evicted, and the kubelet's message that names the limit.",
+        remedy="Raise the template's resources.defaultEphemeralStorage, or write large files to the home.",
+    ),
+    _code(
         code="desktop_evicted",
         means="The node put the desktop out, being short of something.",
         proof="The pod's reason Evicted.",

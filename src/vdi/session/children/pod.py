@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from vdi.api.template import TemplateVolume
+from vdi.session.capacity import EPHEMERAL_STORAGE
 from vdi.session.children.secret import AGENT_TOKEN_DIGEST_KEY, PASSWORD_DIGEST_KEY, PASSWORD_KEY, USERNAME
 from vdi.session.children.service import PORT_NAME
 from vdi.session.effective import Desktop
@@ -28,8 +29,8 @@ def build_pod(
 ) -> dict[str, Any]:
     """The Pod of a session. `run`: what is to be known of its run, as annotations."""
     notes = {TEMPLATE_REVISION: desktop.template_revision, **(run or {})}
-    metadata = identity.metadata(pod_name(identity.name), notes)
-    metadata["labels"] = {**metadata["labels"], TEMPLATE_LABEL: derive_base(identity.template), HOLD: "true"}
+    metadata = _with_template(identity.metadata(pod_name(identity.name), notes), desktop)
+    metadata["labels"] |= {TEMPLATE_LABEL: derive_base(identity.template), HOLD: "true"}
     return _pod(metadata, build_spec(desktop, secret_name(identity.name), agent_port))
 
 
@@ -37,9 +38,17 @@ def build_pool_pod(
     *, identity: PoolIdentity, name: str, desktop: Desktop, annotations: Mapping[str, str], agent_port: int = 8082
 ) -> dict[str, Any]:
     """The Pod of a desktop that waits for somebody: like that of a session, but with a Secret of its own."""
-    metadata = identity.metadata(name, {TEMPLATE_REVISION: desktop.template_revision, **annotations})
-    metadata["labels"] = {**metadata["labels"], TEMPLATE_LABEL: derive_base(identity.template)}
+    notes = {TEMPLATE_REVISION: desktop.template_revision, **annotations}
+    metadata = _with_template(identity.metadata(name, notes), desktop)
+    metadata["labels"] |= {TEMPLATE_LABEL: derive_base(identity.template)}
     return _pod(metadata, build_spec(desktop, pool_secret_name(name), agent_port))
+
+
+def _with_template(metadata: dict[str, Any], desktop: Desktop) -> dict[str, Any]:
+    """`metadata` with the labels and annotations of the template; of two with one key the operator's counts."""
+    theirs = desktop.pod_template.metadata
+    labels, annotations = {**theirs.labels, **metadata["labels"]}, {**theirs.annotations, **metadata["annotations"]}
+    return {**metadata, "labels": labels, "annotations": annotations}
 
 
 def _pod(metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +80,8 @@ def build_spec(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]
         spec["tolerations"] = [msgspec.to_builtins(toleration) for toleration in placement.tolerations]
     if placement.runtime_class_name:
         spec["runtimeClassName"] = placement.runtime_class_name
+    if desktop.pod_template.spec.priority_class_name:
+        spec["priorityClassName"] = desktop.pod_template.spec.priority_class_name
     if desktop.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in desktop.image_pull_secrets]
     return spec
@@ -106,9 +117,12 @@ def _container(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]
 
 def _resources(desktop: Desktop) -> dict[str, Any]:
     limits = {"cpu": desktop.cpu, "memory": desktop.memory}
+    requests = {"cpu": desktop.request_cpu, "memory": desktop.request_memory}
     if desktop.gpu:
         limits[desktop.gpu_resource] = str(desktop.gpu)
-    return {"limits": limits, "requests": {"cpu": desktop.request_cpu, "memory": desktop.request_memory}}
+    if desktop.ephemeral_storage is not None:
+        limits[EPHEMERAL_STORAGE] = requests[EPHEMERAL_STORAGE] = desktop.ephemeral_storage
+    return {"limits": limits, "requests": requests}
 
 
 def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]:

@@ -3,13 +3,18 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vdi.session.capacity import PODS, Amounts, NodeSelectorRequirement, NodeSelectorTerm
+from vdi.session.capacity import EPHEMERAL_STORAGE, PODS, Amounts, NodeSelectorRequirement, NodeSelectorTerm
 from vdi.session.capacity_matching import Demand, NodeCapacity, allows_placement, reaches_home
 from vdi.session.conditions import Reason
 from vdi.session.queueing.groups import Group
 
-_USUAL = ("memory", "cpu", PODS)
-_BUSY = {"memory": Reason.MEMORY_BUSY, "cpu": Reason.CPU_BUSY, PODS: Reason.PODS_BUSY}
+_USUAL = ("memory", "cpu", EPHEMERAL_STORAGE, PODS)
+_BUSY = {
+    "memory": Reason.MEMORY_BUSY,
+    "cpu": Reason.CPU_BUSY,
+    EPHEMERAL_STORAGE: Reason.EPHEMERAL_STORAGE_BUSY,
+    PODS: Reason.PODS_BUSY,
+}
 _NAMED = 3
 """So many nodes are named; of more, how many there are."""
 
@@ -216,14 +221,14 @@ def _names(capacities: Sequence[NodeCapacity]) -> str:
 
 
 def _noun(name: str) -> str:
-    return {"cpu": "CPU", PODS: "pods"}.get(name, name)
+    return {"cpu": "CPU", EPHEMERAL_STORAGE: "ephemeral storage", PODS: "pods"}.get(name, name)
 
 
 def _amount(name: str, number: int) -> str:
     """`500m`, `4`, `1.5Gi`: rounded down, as what is free."""
     if name == "cpu":
         return str(number // 1000) if number % 1000 == 0 else f"{number}m"
-    if name == "memory":
+    if name in ("memory", EPHEMERAL_STORAGE):
         for unit, size in (("Gi", 2**30), ("Mi", 2**20)):
             if number >= size:
                 return f"{int(number * 10 / size) / 10:g}{unit}"

@@ -1,0 +1,91 @@
+"""`podTemplate` and ephemeral storage of templates, against a real API server and scheduler."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from cluster.operator_stage import Object, Stage, condition
+from support.waiting import eventually
+from vdi.kube.resource import PODS, Resource
+from vdi.operator.kinds import POOLS, TEMPLATES
+
+pytestmark = pytest.mark.timeout(90)
+
+PRIORITY_CLASSES = Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False)
+NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}, "resources": {"defaultGPU": 0}}
+
+
+@pytest.fixture
+async def priority_class(stage: Stage) -> AsyncIterator[str]:
+    body = {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": stage.namespace},
+        "value": 1000,
+    }
+    await stage.api.create(PRIORITY_CLASSES, body, into=msgspec.Raw)
+    yield stage.namespace
+    await stage.api.delete(PRIORITY_CLASSES, stage.namespace, into=msgspec.Raw)
+
+
+def a_pod_template(**spec: str) -> Object:
+    metadata = {"labels": {"team": "cad"}, "annotations": {"example.com/cost-centre": "4711"}}
+    return {"podTemplate": {"metadata": metadata, "spec": spec}}
+
+
+async def test_a_desktops_pod_has_what_its_template_says(stage: Stage, priority_class: str) -> None:
+    await stage.node("disk", has={"ephemeral-storage": "100Gi"})
+    resources = {"defaultGPU": 0, "defaultEphemeralStorage": "5Gi", "maxEphemeralStorage": "20Gi"}
+    pod_template = a_pod_template(priorityClassName=priority_class)
+    placed = {"placement": {"nodeSelector": stage.here}}
+    template = await stage.template(**(NO_HOME | pod_template | placed | {"resources": resources}))
+    async with stage.operator():
+        pod = await stage.pod_of(await stage.session("alice", template))
+        assert pod["metadata"]["labels"]["team"] == "cad"
+        assert pod["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "vdi-operator"
+        assert pod["metadata"]["annotations"]["example.com/cost-centre"] == "4711"
+        assert pod["spec"]["priority"] == 1000
+        requirements = pod["spec"]["containers"][0]["resources"]
+        assert requirements["limits"]["ephemeral-storage"] == requirements["requests"]["ephemeral-storage"] == "5Gi"
+
+        own = await stage.session("bob", template, user="bob@example.com", resources={"ephemeralStorage": "20Gi"})
+        (container,) = (await stage.pod_of(own))["spec"]["containers"]
+        assert container["resources"]["limits"]["ephemeral-storage"] == "20Gi"
+        await stage.session("carol", template, user="carol@example.com", resources={"ephemeralStorage": "21Gi"})
+        refused = await stage.reach("carol", "Failed", "spec.resources.ephemeralStorage: 21Gi is more than the 20Gi")
+        assert condition(refused, "Admitted")["reason"] == "OverLimit"
+
+
+async def test_desktops_wait_for_local_disk(stage: Stage) -> None:
+    await stage.node("small", has={"ephemeral-storage": "8Gi"})
+    resources = {"defaultGPU": 0, "defaultEphemeralStorage": "5Gi"}
+    placed = {"placement": {"nodeSelector": stage.here}}
+    template = await stage.template(**(NO_HOME | placed | {"resources": resources}))
+    async with stage.operator():
+        await stage.pod_of(await stage.session("alice", template))
+        await stage.session("bob", template, user="bob@example.com")
+        waiting = await stage.reach("bob", "Pending", "5Gi of ephemeral storage is needed")
+        assert condition(waiting, "Admitted")["reason"] == "EphemeralStorageBusy"
+
+
+async def test_a_pool_replaces_its_desktops_when_labels_change(stage: Stage) -> None:
+    template = await stage.template(**(NO_HOME | a_pod_template()))
+    name = f"{stage.namespace}-warm"
+    body = {"apiVersion": POOLS.api_version, "kind": POOLS.kind, "metadata": {"name": name}}
+    await stage.api.create(POOLS, body | {"spec": {"template": template, "ready": 1}}, into=msgspec.Raw)
+
+    async def team(expected: str) -> Object | None:
+        pods = [pod for pod in await stage.all(PODS) if "deletionTimestamp" not in pod["metadata"]]
+        return next((pod for pod in pods if pod["metadata"]["labels"].get("team") == expected), None)
+
+    try:
+        async with stage.operator():
+            first = await eventually(lambda: team("cad"), "the pool's desktop has the template's label", 20)
+            await stage.make_ready(first)
+            edit = {"spec": {"podTemplate": {"metadata": {"labels": {"team": "video"}}}}}
+            await stage.api.patch(TEMPLATES, template, edit, into=msgspec.Raw)
+            await eventually(lambda: team("video"), "a new desktop has the new label", 20)
+    finally:
+        await stage.api.delete(POOLS, name, into=msgspec.Raw)
