@@ -52,7 +52,7 @@ class FakeCluster:
     async def get(self, _resource: Any, _name: str, *, namespace: str, into: Any) -> Any:
         """One Secret."""
         of_desktop = {"data": {"password": base64.b64encode(b"master").decode()}}
-        return msgspec.convert(self._keys if namespace == "kasm" else of_desktop, into)
+        return msgspec.convert(self._keys if namespace == "vdi-system" else of_desktop, into)
 
     async def patch(self, _resource: Any, _name: str, patch: Any, **_: Any) -> Any:
         """Take in what was written."""

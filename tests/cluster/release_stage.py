@@ -20,6 +20,7 @@ import msgspec
 
 from cluster.helm_tools import Tools
 from cluster.stand_in import nodes_stand_in
+from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.cli.main import main
 from vdi.kube.config_loading import load_config
 from vdi.kube.errors import KubeError
@@ -69,7 +70,7 @@ class Release:
 
     def revisions(self) -> list[tuple[int, str]]:
         """(revision, status), the newest first."""
-        done = self.tools.helm("history", "vdi", "--namespace", "kasm", "-o", "json")
+        done = self.tools.helm("history", "vdi", "--namespace", RELEASE_NAMESPACE, "-o", "json")
         assert done.returncode == 0, done.stderr
         return [(load["revision"], load["status"]) for load in reversed(json.loads(done.stdout))]
 

@@ -15,11 +15,13 @@ import yaml
 from cluster.helm_tools import CHART, open_tools
 from cluster.release_stage import BROKEN, Release, pods_get_ready
 from support.waiting import wait_until
+from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 
 VALUES = sorted(path.name for path in CHART.glob("values*.yaml"))
 HERE = ("--namespace", "vdi-sessions")
+RELEASE = ("--namespace", RELEASE_NAMESPACE)
 SESSION = """
 apiVersion: vdi.kasm.io/v1alpha1
 kind: VDISession
@@ -76,7 +78,11 @@ def test_the_life_of_a_release(release: Release, tmp_path: Path) -> None:
     assert not release.there("crd", "vdipools.vdi.kasm.io"), "refused before anything was changed"
     release.tools.kubectl("delete", "clusterrole", "vdi-operator")
 
-    said = release.run("install", values=first)
+    shown = release.run("install", values=first, status=2)
+    assert f"Release         vdi in namespace {RELEASE_NAMESPACE} at https://" in shown and "say --yes" in shown
+    assert f"New namespaces  vdi-sessions, {RELEASE_NAMESPACE}" in shown and "registry.example.com/desktop:1" in shown
+    assert not release.there("namespace", RELEASE_NAMESPACE), "nothing was changed without an answer"
+    said = release.run("install", "--yes", values=first)
     assert "3 CRDs applied and served" in said and "Installed: revision 1" in said and "NOT YET THERE" not in said
     assert release.there("vdit,vdipool") == [
         *(f"vditemplate.vdi.kasm.io/{name}" for name in ("bare", "small")),
@@ -99,7 +105,13 @@ def test_the_life_of_a_release(release: Release, tmp_path: Path) -> None:
         home = release.get("pvc", *HERE)["items"][0]["metadata"]["uid"]
         uninstall_ends_sessions_and_keeps_homes(release)
 
-    release.run("install", values=first)
+    # As releases before vdi-system was the default: the commands find it.
+    release.run("install", "--yes", "--namespace", "kasm", values=first)
+    already = release.run("install", "--yes", values=first, status=1)
+    assert "Found the release vdi in namespace kasm." in already
+    assert "The release vdi is already installed in namespace kasm, revision 1." in already
+    assert "Upgraded: revision 2 of vdi in the namespace kasm" in release.run("upgrade", "--yes")
+    assert "with the content of revision 1" in release.run("rollback", "--yes")
     with release.operator():
         release.tools.kubectl("create", "-f", "-", stdin=SESSION)
         a_running_desktop(release)
@@ -137,7 +149,7 @@ def has_later(release: Release) -> bool:
 def an_upgrade_with_newer_crds_and_other_values(release: Release, *newer: str) -> None:
     more = (*newer, "--set", "replicas=3", "--set", "logLevel=debug")
     shown = release.run("upgrade", *more, status=2)
-    assert "~ Deployment kasm/vdi-operator\n    ~ spec.replicas: 2 -> 3" in shown
+    assert f"~ Deployment {RELEASE_NAMESPACE}/vdi-operator\n    ~ spec.replicas: 2 -> 3" in shown
     assert "env[VDI_LOG_LEVEL].value: info -> debug" in shown
     assert "properties.spec.properties.later" in shown
     assert "warm" not in shown, "without -f the release keeps its values"
@@ -145,13 +157,11 @@ def an_upgrade_with_newer_crds_and_other_values(release: Release, *newer: str) -
     assert release.revisions() == [(1, "deployed")], "nothing was changed by looking"
     assert not has_later(release)
 
-    release.tools.kubectl(
-        "label", "deploy", "vdi-gateway", "-n", "kasm", "--overwrite", "app.kubernetes.io/name=by-hand"
-    )
+    release.tools.kubectl("label", "deploy", "vdi-gateway", *RELEASE, "--overwrite", "app.kubernetes.io/name=by-hand")
     assert "Upgraded: revision 2" in release.run("upgrade", *more, "--yes")
-    labels = release.get("deploy", "vdi-gateway", "-n", "kasm")["metadata"]["labels"]
+    labels = release.get("deploy", "vdi-gateway", *RELEASE)["metadata"]["labels"]
     assert labels["app.kubernetes.io/name"] == "vdi", "what was changed by hand is mended"
-    assert release.get("deploy", "vdi-operator", "-n", "kasm")["status"]["readyReplicas"] == 3
+    assert release.get("deploy", "vdi-operator", *RELEASE)["status"]["readyReplicas"] == 3
     assert has_later(release)
     refused = release.run("upgrade", "--yes", status=1)
     assert "lacks fields that the cluster's has (v1alpha1: spec.later)" in refused and "vdi rollback" in refused
@@ -192,7 +202,7 @@ def a_failing_upgrade_rolls_itself_back(release: Release, *newer: str) -> None:
     assert "Not everything was ready in time" in said
     assert f"It was rolled back: revision {good + 2} of vdi is in place, with the content of revision {good}" in said
     assert release.revisions()[:2] == [(good + 2, "deployed"), (good + 1, "failed")]
-    image = release.get("deploy", "vdi-operator", "-n", "kasm")["spec"]["template"]["spec"]["containers"][0]["image"]
+    image = release.get("deploy", "vdi-operator", *RELEASE)["spec"]["template"]["spec"]["containers"][0]["image"]
     assert not image.startswith(BROKEN)
 
 
@@ -201,7 +211,9 @@ def ctrl_c_leaves_it_as_it_was(release: Release, *newer: str) -> None:
     process = release.start("upgrade", *newer, "--set", f"image.repository={BROKEN}", "--yes", "--timeout", "60s")
     wait_until("helm works on it", lambda: release.revisions()[0] == (good + 1, "pending-upgrade"), 30)
     wait_until(
-        "new pods are there", lambda: BROKEN in release.tools.kubectl("get", "pods", "-n", "kasm", "-o", "yaml"), 30
+        "new pods are there",
+        lambda: BROKEN in release.tools.kubectl("get", "pods", *RELEASE, "-o", "yaml"),
+        30,
     )
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -215,7 +227,7 @@ def back_to_the_first_revision(release: Release) -> None:
     assert "Back to revision 1: 3 changed" in shown and "spec.replicas: 3 -> 2" in shown
     assert "will drop v1alpha1: spec.later" in shown and has_later(release)
     assert "with the content of revision 1" in release.run("rollback", "1", "--yes")
-    assert release.get("deploy", "vdi-operator", "-n", "kasm")["spec"]["replicas"] == 2
+    assert release.get("deploy", "vdi-operator", *RELEASE)["spec"]["replicas"] == 2
     assert not has_later(release)
 
 
@@ -229,7 +241,7 @@ def uninstall_ends_sessions_and_keeps_homes(release: Release) -> None:
     assert "found again by the next installation" in said and "persistentvolumeclaim/vdi-gateway" in said
     assert "kubectl -n vdi-sessions delete secret vdi-host-key" in said
     assert not release.there("vdi,pod", *HERE) and release.there("pvc", *HERE)
-    assert not release.there("deploy,svc,role", "-n", "kasm")
+    assert not release.there("deploy,svc,role", *RELEASE)
     assert len(release.there("crd", "-o", "name")) >= 3
 
 

@@ -19,11 +19,12 @@ from e2e.conftest import NAME
 from e2e.desktops import Object, pod_of, reach, start, template
 from e2e.world import World
 from support.waiting import wait_until
+from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.devcluster import cluster
 
 Break = Callable[[World], Iterator[None]]
 FAULTS: dict[str, tuple[str, Callable[[World], AbstractContextManager[None]]]] = {}
-RELEASE = ("-n", "kasm")
+RELEASE = ("-n", RELEASE_NAMESPACE)
 SYSTEM = ("-n", "kube-system")
 _LIBRARIES = "/opt/selkies/lib/python3.13/site-packages/pixelflux.libs"
 

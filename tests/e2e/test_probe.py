@@ -11,6 +11,7 @@ from PIL import Image
 from e2e.desktops import ask_agent, reach, start, template
 from e2e.world import World
 from support.waiting import wait_until
+from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.cli.remote.logins import Login, Logins, write_logins
 from vdi.demo.browser import DesktopBrowser, changed_pixels
 
@@ -75,11 +76,11 @@ def settled(browser: DesktopBrowser) -> Image.Image:
 
 def metric(world: World, pattern: str) -> float:
     """Sum over the gateway's replicas."""
-    words = ("get", "pod", "-n", "kasm", "-l", "app.kubernetes.io/component=gateway", "-o", "name")
+    words = ("get", "pod", "-n", RELEASE_NAMESPACE, "-l", "app.kubernetes.io/component=gateway", "-o", "name")
     total = 0.0
     for pod in world.kubectl(*words).split():
         name = pod.removeprefix("pod/")
-        read = ("exec", "-n", "kasm", name, "--", "python3", "-c", _READ_METRICS)
+        read = ("exec", "-n", RELEASE_NAMESPACE, name, "--", "python3", "-c", _READ_METRICS)
         page = world.kubectl(*read)
         total += sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if re.match(pattern, line))
     return total

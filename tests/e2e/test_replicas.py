@@ -14,7 +14,8 @@ from e2e.conftest import NAME
 from e2e.desktops import start
 from e2e.world import World
 from support.waiting import wait_until
-from vdi.demo.run import RELEASE, RELEASE_NAMESPACE, checkout
+from vdi.api.meta import RELEASE_NAMESPACE
+from vdi.demo.run import RELEASE, checkout
 from vdi.devcluster import cluster, images
 from vdi.devcluster.progress import Progress
 

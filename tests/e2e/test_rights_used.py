@@ -9,13 +9,14 @@ import pytest
 from e2e.conftest import NAME
 from e2e.world import World
 from support.audit_log import requests_of
+from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.devcluster.layout import layout_of
 
 
 @pytest.mark.parametrize("program", ["operator", "gateway"])
 def test_whatever_was_asked_for_in_this_run_was_granted_by_a_role_of_its_own(world: World, program: str) -> None:
-    asked = requests_of(layout_of(NAME).logs / "audit.log", f"system:serviceaccount:kasm:vdi-{program}")
+    asked = requests_of(layout_of(NAME).logs / "audit.log", f"system:serviceaccount:{RELEASE_NAMESPACE}:vdi-{program}")
     assert {"list", "watch"} <= {one.verb for one in asked}
     assert [str(one) for one in asked if not one.allowed] == []
-    mine = f'to ServiceAccount "vdi-{program}/kasm"'
+    mine = f'to ServiceAccount "vdi-{program}/{RELEASE_NAMESPACE}"'
     assert [f"{one}: {one.by}" for one in asked if not one.by.endswith(mine)] == []

@@ -20,8 +20,9 @@ from e2e.desktops import Object, pod_of, start, template
 from e2e.firewall import dropped
 from e2e.world import NAMESPACE, World
 from support.waiting import wait_until
+from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.demo.browser import DesktopBrowser, NoPictureError, changed_pixels
-from vdi.demo.run import RELEASE, RELEASE_NAMESPACE, checkout
+from vdi.demo.run import RELEASE, checkout
 from vdi.devcluster import cluster, images
 from vdi.devcluster.progress import Progress
 from vdi.session.streaming import WEBRTC_PORT

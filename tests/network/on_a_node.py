@@ -6,7 +6,8 @@ from pathlib import Path
 
 from e2e.world import World
 from network.enforcer import Node
-from vdi.demo.run import RELEASE, RELEASE_NAMESPACE
+from vdi.api.meta import RELEASE_NAMESPACE
+from vdi.demo.run import RELEASE
 
 
 def node_of(world: World) -> Node:

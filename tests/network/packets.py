@@ -15,6 +15,7 @@ from e2e.world import World
 from network.enforcer import enforced
 from network.on_a_node import helm_test, left_behind, node_of
 from support.waiting import wait_until
+from vdi.api.meta import RELEASE_NAMESPACE
 
 pytestmark = pytest.mark.timeout(1800)  # the first one may have to make the cluster
 IDLE_TIMEOUT = 15
@@ -63,5 +64,5 @@ def test_where_nothing_enforces_them_it_says_exactly_that(sessions: World) -> No
     assert status != 0
     assert "THIS CLUSTER DOES NOT ENFORCE NetworkPolicies: all" in said
     assert left_behind(sessions) == [], "its account least of all"
-    pod = json.loads(sessions.kubectl("-n", "kasm", "get", "pod", "vdi-network-test", "-o", "json"))
+    pod = json.loads(sessions.kubectl("-n", RELEASE_NAMESPACE, "get", "pod", "vdi-network-test", "-o", "json"))
     assert pod["status"]["phase"] == "Failed"

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from vdi.api.meta import RELEASE_NAMESPACE
+
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/vdi"
 VALUES_FILES = tuple(sorted(path.name for path in CHART.glob("values*.yaml")))
@@ -21,7 +23,7 @@ def render(helm: Path, values_file: str, *words: str) -> list[Object]:
     """
     kinds = "vdi.kasm.io/v1alpha1/VDITemplate,vdi.kasm.io/v1alpha1/VDIPool"
     known = ("--skip-tests", "--kube-version", "1.34.0", "--api-versions", kinds)
-    where = ("--namespace", "kasm", "-f", str(CHART / values_file))
+    where = ("--namespace", RELEASE_NAMESPACE, "-f", str(CHART / values_file))
     command = [str(helm), "template", "vdi", str(CHART), *where, *known, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr

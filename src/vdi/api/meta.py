@@ -9,6 +9,8 @@ from vdi.api.constraints import doc
 GROUP = "vdi.kasm.io"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
+RELEASE_NAMESPACE = "vdi-system"
+"""Namespace of operator and gateway unless the administrator chooses another."""
 
 
 class OwnerReference(msgspec.Struct, rename="camel", omit_defaults=True, gc=False, frozen=True):

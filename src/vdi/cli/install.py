@@ -1,5 +1,7 @@
 """`vdi install`: operator and gateway on a cluster, by our own chart. What is checked and done is in `vdi.release`."""
 
+from typing import Annotated
+
 import typer
 
 from vdi.cli.options import examples
@@ -9,9 +11,11 @@ from vdi.cli.release.options import (
     ReleaseOptions,
     Sets,
     ValuesFiles,
+    Yes,
     files_that_are,
     on_checked_release,
 )
+from vdi.cli.release.questions import essential_values
 from vdi.cli.release.run import change_release
 from vdi.helm.arguments import Values
 
@@ -20,24 +24,42 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 @app.command(
     epilog=examples(
+        "install",
+        "install --domain vdi.example.com --certificate secret:vdi-wildcard --admin you@example.com --yes",
         "install -f my-values.yaml --dry-run",
         "install -f my-values.yaml",
-        "install -f charts/vdi/values-k3s-small.yaml --set domain=vdi.example.com",
     )
 )
 @on_checked_release
 def install(
     at: ReleaseOptions,
     *,
+    domain: Annotated[
+        str | None, typer.Option("--domain", metavar="DOMAIN", help="Desktops and portal get hosts below it.")
+    ] = None,
+    certificate: Annotated[
+        str | None,
+        typer.Option(
+            "--certificate", metavar="KIND", help="Of *.DOMAIN: none, secret:NAME, issuer:NAME or resolver:NAME."
+        ),
+    ] = None,
+    admin: Annotated[
+        str | None,
+        typer.Option("--admin", metavar="EMAIL", help="Administrators of the portal, separated by commas."),
+    ] = None,
     values: ValuesFiles = None,
     sets: Sets = None,
     chart: ChartFolder = None,
     dry_run: DryRun = False,
+    yes: Yes = False,
 ) -> None:
-    """Check the cluster, then install CRDs, operator and gateway, templates and pools, in one run.
+    """Check the cluster, show what would be made, ask, and install CRDs, operator, gateway, templates and pools.
 
-    It waits until everything is ready and shows what it waits for; what fails is taken back, with the reason in words.
-    Status 1: refused or failed; 130: interrupted, and taken back.
+    Without values it asks for domain, certificate and administrator, as far as no option gives them. It waits until
+    everything is ready and shows what it waits for; what fails is rolled back, with the reason. Status 1: refused or
+    failed; 130: interrupted, and rolled back.
     """
-    given = Values({}, files_that_are(values), tuple(sets or ()))
-    change_release(at, chart, given, upgrading=False, dry_run=dry_run, yes=True)
+    files = files_that_are(values)
+    typed = essential_values(domain, certificate, admin, ask=not (files or sets))
+    given = Values({}, files, tuple(sets or ()), typed)
+    change_release(at, chart, given, upgrading=False, dry_run=dry_run, yes=yes)

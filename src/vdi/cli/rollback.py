@@ -30,6 +30,7 @@ def rollback(
 
     Status 1: refused or failed; 130: interrupted.
     """
+    at = at.located()
     revisions, target, changes, losses = run(at, lambda client: _prepare(client, at, revision))
     if at.output is PageOutput.TABLE:
         for line in revision_lines(revisions):

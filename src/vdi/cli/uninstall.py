@@ -54,6 +54,7 @@ def uninstall(
     Homes stay, and an installation that follows finds them again. It asks before anything is removed, and once more
     before homes are. Status 1: refused or failed; 130: interrupted.
     """
+    at = at.located()
     plan = run(at, lambda client: plan_removal(client, at.release, at.place.namespace))
     doomed = plan.homes if delete_homes else plan.lost_homes
     if at.output is PageOutput.TABLE:

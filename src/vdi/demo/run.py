@@ -22,7 +22,7 @@ from vdi.devcluster.control_plane import CONTROL_PLANE_BINARIES
 from vdi.devcluster.node import NODE_BINARIES
 from vdi.devcluster.progress import Progress
 
-RELEASE, RELEASE_NAMESPACE = "vdi", "kasm"
+RELEASE = "vdi"
 NAMESPACE, DOMAIN = "vdi-sessions", "vdi.localhost"
 SESSION, USER, TEMPLATE = "first", "you@example.com", "small"
 FAKE_GPUS = 8
@@ -154,10 +154,10 @@ def _make_parts(browser: bool, progress: Progress) -> tuple[Mapping[str, Path], 
 def _install(values: Path, kubeconfig: Path, tools: Path, *, progress: Progress) -> None:
     here = ("--all-namespaces", "--selector", f"owner=helm,name={RELEASE},status=deployed")
     there = _kubectl(kubeconfig, tools / "kubectl", "get", "secrets", *here, "-o", "name").strip()
-    words = ["upgrade", "--yes"] if there else ["install"]
+    words = ["upgrade" if there else "install", "--yes"]
     command: list[str | Path] = [sys.executable, "-m", "vdi", *words, "--helm", tools / "helm", "--values", values]
     with progress.step(f"vdi {' '.join(words)}") as step:
-        step.run([*command, "--namespace", RELEASE_NAMESPACE], env=_environment(kubeconfig))
+        step.run(command, env=_environment(kubeconfig))
 
 
 def _folder_of_tools(folder: Path, found: Mapping[str, Path]) -> Path:

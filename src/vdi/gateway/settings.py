@@ -8,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.gateway.users import check_address
 from vdi.operator.metrics_token import METRICS_TOKEN_FILE
 from vdi.operator.variables import (
@@ -59,7 +60,7 @@ class Settings:
 
     namespace: str = "vdi-sessions"
     """VDI_NAMESPACE: where sessions live."""
-    gateway_namespace: str = "kasm"
+    gateway_namespace: str = RELEASE_NAMESPACE
     """VDI_GATEWAY_NAMESPACE: where the gateway's own Secrets are."""
     domain: str = "vdi.localhost"
     """VDI_DOMAIN: the portal answers at `portal.<domain>`, desktops at `<label>.<domain>`."""

@@ -3,6 +3,7 @@
 Nothing that may be secret is among them, but for what somebody has typed as `--set`: values go by file or by stdin.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,13 +30,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """Values of a chart, the last winning: `kept`, then the files, then `sets`."""
+    """Values of a chart, the last winning: `kept`, then the files, then `typed`, then `sets`."""
 
     kept: Mapping[str, Any] = field(default_factory=dict)
     """Given to helm by stdin: no file, no argument."""
     files: tuple[Path, ...] = ()
     sets: tuple[str, ...] = ()
     """As they were typed: `key=value`."""
+    typed: Mapping[str, Any] = field(default_factory=dict)
+    """Path of a value -> the value with its type: `traefik.tlsSecret` -> `"123"` stays text."""
 
     @property
     def arguments(self) -> list[str]:
@@ -43,6 +46,8 @@ class Values:
         words = ["--values", "-"] if self.kept else []
         for file in self.files:
             words += ["--values", str(file)]
+        for path, value in self.typed.items():
+            words += ["--set-json", f"{path}={json.dumps(value)}"]
         for assignment in self.sets:
             words += ["--set", assignment]
         return words

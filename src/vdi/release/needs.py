@@ -117,7 +117,7 @@ def refused_host_network(facts: Facts) -> Iterator[tuple[str, Remedy]]:
 def unpullable(facts: Facts) -> Iterator[tuple[str, str, bool]]:
     """(image, what is wrong with it, whether that is certain), as far as it can be known from here."""
     there = {name for node in facts.nodes for image in node.status.images for name in image.names or ()}
-    for image, policy in _images(facts):
+    for image, policy in images_of(facts):
         if _known_as(image) & there:
             continue
         local = image.split("/")[0].split(":")[0] in ("localhost", "127.0.0.1")
@@ -127,7 +127,8 @@ def unpullable(facts: Facts) -> Iterator[tuple[str, str, bool]]:
             yield image, "is on no node, and may not be pulled (pullPolicy: Never).", True
 
 
-def _images(facts: Facts) -> list[tuple[str, str]]:
+def images_of(facts: Facts) -> list[tuple[str, str]]:
+    """(image, pull policy; empty: not known) of all pods and templates of the release."""
     found = {}
     for pods in facts.pods:
         for container in (*(pods.spec.get("initContainers") or ()), *pods.spec["containers"]):

@@ -275,7 +275,10 @@ def _installable(facts: Facts, _: datetime) -> Iterator[Finding]:
     if newest.status in PENDING:
         yield _pending(facts)
     elif facts.before is not None:
-        words = f"The release {facts.release} is there already, revision {facts.before.version}."
+        words = (
+            f"The release {facts.release} is already installed in namespace {facts.namespace},"
+            f" revision {facts.before.version}."
+        )
         yield _finding("release", Severity.ERROR, words, Remedy("vdi upgrade changes it."))
 
 

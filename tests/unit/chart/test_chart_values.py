@@ -97,7 +97,7 @@ def test_the_edge_asks_and_takes_over_what_the_gateway_expects() -> None:
     (operator,) = [each for each in made if each["metadata"]["name"] == "vdi-operator" and each["kind"] == "Deployment"]
     variables = operator["spec"]["template"]["spec"]["containers"][0]["env"]
     assert {"name": "VDI_EDGE_MIDDLEWARE", "value": "vdi-edge"} in variables
-    address = "http://vdi-gateway.kasm.svc:8081/edge/verify"
+    address = "http://vdi-gateway.vdi-system.svc:8081/edge/verify"
     # The headers first: they are to be on what the gateway answers, too.
     chain = {"middlewares": [{"name": "vdi-edge-headers"}, {"name": "vdi-edge-auth"}]}
     assert {name: middleware["spec"] for name, middleware in middlewares.items()} == {

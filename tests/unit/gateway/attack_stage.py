@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 from support.waiting import eventually
 from unit.gateway.login_stage import user
 from unit.kube.kube_fake_api import FakeApi
+from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.gateway.api.component import OPERATIONS
 from vdi.gateway.api.operation import PREFIX
 from vdi.gateway.app import Gateway, build_internal, build_public, open_gateway
@@ -124,8 +125,8 @@ def furnish(api: FakeApi) -> None:
     """Users, keys, and a desktop of alice's that runs."""
     users = {"alice@example.com": user(admin=True), "bob@example.com": user()}
     encoded = base64.b64encode(write_users(users).encode()).decode()
-    api.put("secrets", "vdi-gateway-users", namespace="kasm", data={KEY: encoded})
-    api.put("secrets", "vdi-gateway-keys", namespace="kasm")
+    api.put("secrets", "vdi-gateway-users", namespace=RELEASE_NAMESPACE, data={KEY: encoded})
+    api.put("secrets", "vdi-gateway-keys", namespace=RELEASE_NAMESPACE)
     master = base64.b64encode(b"master-of-alice-desktop").decode()
     api.put("secrets", secret_name("alice-desktop"), namespace="vdi-sessions", data={"password": master})
     api.put("vditemplates", "desktop", namespace="", spec={"image": "registry.example.com/desktop:1"})

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from support.clock import FakeClock
 from support.database import sqlite_with_tables
 from support.passwords import HASHER
+from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.login.component import Login
@@ -61,7 +62,7 @@ class FakeSecrets:
         self.version += 1
 
     async def get(self, resource: Any, name: str, *, namespace: str, into: Any) -> dict[str, Any]:
-        assert (namespace, name) == ("kasm", "vdi-gateway-users")
+        assert (namespace, name) == (RELEASE_NAMESPACE, "vdi-gateway-users")
         if self.broken is not None:
             raise self.broken
         if self.users is None and self.text is None:

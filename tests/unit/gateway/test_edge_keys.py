@@ -13,6 +13,7 @@ from joserfc import jwt
 
 from support.clock import FakeClock
 from unit.gateway.edge_stage import OWNER, SETTINGS, FakeSecrets, Stage, address, open_stage
+from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.gateway.edge.keys import KEPT, LEAD, LIFE, KeyRing, StoredKey, make_key, renewed, signing_key
 from vdi.kube.errors import Forbidden
 
@@ -129,7 +130,7 @@ async def test_a_secret_that_is_not_there_is_said(secrets: FakeSecrets) -> None:
     del secrets.data[NAME]
     ring = ring_of(secrets, FakeClock())
     await ring.refresh()
-    assert ring.trouble == f"there is no Secret kasm/{NAME}; the chart makes it, empty"
+    assert ring.trouble == f"there is no Secret {RELEASE_NAMESPACE}/{NAME}; the chart makes it, empty"
 
 
 async def test_what_is_known_stays_when_the_cluster_is_away(

@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api
+from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.gateway.app import Gateway, build_internal, build_public, open_gateway
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.settings import Settings
@@ -50,7 +51,7 @@ class Played:
 @asynccontextmanager
 async def playing(api: FakeApi, folder: Path) -> AsyncIterator[Played]:
     settings = Settings(database_url=f"sqlite+aiosqlite:///{folder}/x.db")
-    api.put("secrets", "vdi-gateway-keys", namespace="kasm")
+    api.put("secrets", "vdi-gateway-keys", namespace=RELEASE_NAMESPACE)
     spec = {"image": "registry.example.com/desktop:1"}
     api.put("vditemplates", "desktop", namespace="", spec=spec)
     for name, user in (("alice-desktop", "alice@example.com"), ("bobs", "bob@example.com")):

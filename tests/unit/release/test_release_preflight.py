@@ -230,7 +230,11 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "unknown",
         "Not looked at: nodes: no",
     ),
-    "a release that is there": ({"revisions": (a_revision(),)}, "error", "is there already, revision 1. vdi upgrade"),
+    "a release that is there": (
+        {"revisions": (a_revision(),)},
+        "error",
+        "is already installed in namespace kasm, revision 1. vdi upgrade",
+    ),
     "a release that hangs": (
         {"revisions": (a_revision(3, "pending-upgrade"), a_revision(2))},
         "error",

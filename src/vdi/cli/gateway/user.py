@@ -7,14 +7,17 @@ import base64
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
 
+from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, examples
 from vdi.cli.output import ListOutput, Output, columns, print_data
+from vdi.cli.release.locate import locate
 from vdi.gateway.login.users_file import (
     KEY,
     LocalUser,
@@ -26,6 +29,7 @@ from vdi.gateway.users import check_address
 from vdi.kube.errors import AlreadyExists, Conflict, NotFound
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
+from vdi.release.location import gateway_namespaces
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="People who log in with a password of the gateway's."
@@ -35,7 +39,13 @@ T = TypeVar("T")
 _TRIES = 5
 User = Annotated[str, typer.Argument(help="E-mail address.")]
 Namespace = Annotated[
-    str, typer.Option("--namespace", "-n", envvar="VDI_GATEWAY_NAMESPACE", help="Namespace of the gateway.")
+    str | None,
+    typer.Option(
+        "--namespace",
+        "-n",
+        envvar="VDI_GATEWAY_NAMESPACE",
+        help=f"Namespace of the gateway; else where it is, or {RELEASE_NAMESPACE}.",
+    ),
 ]
 SecretName = Annotated[str, typer.Option("--secret", envvar="VDI_USERS_SECRET", help="Secret with the users.")]
 FromStdin = Annotated[
@@ -94,6 +104,11 @@ class _Users:
         await client.patch(SECRETS, self.secret, patch, namespace=namespace, into=msgspec.Raw)
 
 
+def _users(namespace: str | None, kubeconfig: Path | None, context: str | None, secret: str) -> _Users:
+    connection = KubeConnection(namespace or "", kubeconfig, context)
+    return _Users(locate(connection, gateway_namespaces, "the gateway"), secret)
+
+
 @app.command(
     epilog=examples(
         "gateway user add alice@example.com --name Alice --group engineering",
@@ -109,7 +124,7 @@ def add(
         bool, typer.Option("--admin", help="They administer desktops: everyone's, limits, audit.")
     ] = False,
     password_stdin: FromStdin = False,
-    namespace: Namespace = "kasm",
+    namespace: Namespace = None,
     secret: SecretName = "vdi-gateway-users",  # noqa: S107 -- a name
     kubeconfig: Kubeconfig = None,
     context: Context = None,
@@ -126,7 +141,7 @@ def add(
             )
         return LocalUser(password=hashed, name=name, groups=tuple(group or ()), admin=admin)
 
-    _Users(KubeConnection(namespace, kubeconfig, context), secret).change(address, entry)
+    _users(namespace, kubeconfig, context, secret).change(address, entry)
     _tell(f"{address} can log in", address, "" if password_stdin else password, output)
 
 
@@ -135,7 +150,7 @@ def passwd(
     user: User,
     *,
     password_stdin: FromStdin = False,
-    namespace: Namespace = "kasm",
+    namespace: Namespace = None,
     secret: SecretName = "vdi-gateway-users",  # noqa: S107 -- a name
     kubeconfig: Kubeconfig = None,
     context: Context = None,
@@ -148,21 +163,21 @@ def passwd(
     def entry(known: LocalUser | None) -> LocalUser:
         return msgspec.structs.replace(_there(address, known), password=hashed)
 
-    _Users(KubeConnection(namespace, kubeconfig, context), secret).change(address, entry)
+    _users(namespace, kubeconfig, context, secret).change(address, entry)
     said = f"{address} has another password and is logged out everywhere within half a minute"
     _tell(said, address, "" if password_stdin else password, output)
 
 
 @app.command("ls", epilog=examples("gateway user ls", "gateway user ls -o json"))
 def list_(
-    namespace: Namespace = "kasm",
+    namespace: Namespace = None,
     secret: SecretName = "vdi-gateway-users",  # noqa: S107 -- a name
     kubeconfig: Kubeconfig = None,
     context: Context = None,
     output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
 ) -> None:
     """List those who log in with a password. No hash is shown."""
-    users, problems = _Users(KubeConnection(namespace, kubeconfig, context), secret).read()
+    users, problems = _users(namespace, kubeconfig, context, secret).read()
     for problem in problems:
         typer.secho(f"Warning: {problem}; this user cannot log in", err=True, fg=typer.colors.YELLOW)
     match output:
@@ -192,7 +207,7 @@ def list_(
 @app.command(epilog=examples("gateway user rm alice@example.com"))
 def rm(
     user: User,
-    namespace: Namespace = "kasm",
+    namespace: Namespace = None,
     secret: SecretName = "vdi-gateway-users",  # noqa: S107 -- a name
     kubeconfig: Kubeconfig = None,
     context: Context = None,
@@ -203,7 +218,7 @@ def rm(
     def entry(known: LocalUser | None) -> None:
         _there(address, known)
 
-    _Users(KubeConnection(namespace, kubeconfig, context), secret).change(address, entry)
+    _users(namespace, kubeconfig, context, secret).change(address, entry)
     typer.echo(f"{address} can no longer log in; what they have open ends within half a minute", err=True)
 
 

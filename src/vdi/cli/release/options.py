@@ -1,24 +1,33 @@
 """Options that install, upgrade, rollback and uninstall share, and what they mean together."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
+from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput
 from vdi.cli.options import Context, Kubeconfig, KubeConnection, Options, seconds_of, signature_with
 from vdi.cli.output import PageOption, PageOutput
+from vdi.cli.release.locate import locate
 from vdi.helm.arguments import Place
 from vdi.helm.binary import Helm, find_helm
 from vdi.helm.errors import HelmUnavailable
+from vdi.release.location import release_namespaces
 
 P = ParamSpec("P")
 Namespace = Annotated[
-    str, typer.Option("--namespace", "-n", envvar="VDI_RELEASE_NAMESPACE", help="Namespace of operator and gateway.")
+    str | None,
+    typer.Option(
+        "--namespace",
+        "-n",
+        envvar="VDI_RELEASE_NAMESPACE",
+        help=f"Namespace of operator and gateway; else where the release is, or {RELEASE_NAMESPACE}.",
+    ),
 ]
 ReleaseName = Annotated[str, typer.Option("--release", help="Name of the Helm release.")]
 ValuesFiles = Annotated[
@@ -40,6 +49,7 @@ class ReleaseOptions:
     """Cluster, namespace, release, helm."""
 
     connection: KubeConnection
+    """Its namespace is empty until `located`, where none was given."""
     release: str
     helm: Helm
     seconds: float
@@ -49,6 +59,15 @@ class ReleaseOptions:
     def place(self) -> Place:
         """As helm takes it."""
         return Place(self.connection.namespace, self.connection.kubeconfig, self.connection.context)
+
+    def located(self) -> "ReleaseOptions":
+        """With the namespace that the release is in, where none was given. Raises CliError."""
+        connection = locate(
+            self.connection,
+            lambda client: release_namespaces(client, self.release),
+            f"the release {self.release}",
+        )
+        return replace(self, connection=connection)
 
 
 def where(
@@ -63,7 +82,7 @@ def where(
 
 
 _OPTIONS: Options = {
-    "namespace": (Namespace, "kasm"),
+    "namespace": (Namespace, None),
     "release": (ReleaseName, "vdi"),
     "helm": (HelmPath, None),
     "timeout": (Timeout, "10m"),
@@ -88,7 +107,7 @@ def _with_options(command: Command[P], options: Options) -> Callable[..., None]:
     @wraps(command)
     def with_release(
         *args: Any,
-        namespace: str,
+        namespace: str | None,
         release: str,
         helm: Path | None,
         timeout: str,
@@ -97,7 +116,9 @@ def _with_options(command: Command[P], options: Options) -> Callable[..., None]:
         context: str | None,
         **rest: Any,
     ) -> None:
-        command(where(KubeConnection(namespace, kubeconfig, context), release, helm, timeout, output), *args, **rest)
+        command(
+            where(KubeConnection(namespace or "", kubeconfig, context), release, helm, timeout, output), *args, **rest
+        )
 
     with_release.__signature__ = signature_with(options, command)  # type: ignore[attr-defined]
     return with_release

@@ -9,6 +9,7 @@ import typer
 from vdi.cli.output import age, columns, now_utc
 from vdi.helm.releases import Revision
 from vdi.release.diff import Change
+from vdi.release.plan import Plan
 
 _COLOURS = {"+": typer.colors.GREEN, "-": typer.colors.RED, "~": typer.colors.YELLOW}
 _FIELDS = 25
@@ -20,6 +21,34 @@ def summary_line(changes: Sequence[Change]) -> str:
     counted = Counter(change.action for change in changes)
     words = {"+": "new", "~": "changed", "-": "removed", "=": "left on the cluster"}
     return ", ".join(f"{counted[sign]} {word}" for sign, word in words.items() if counted[sign]) or "nothing changes"
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """What an install brings about."""
+    facts = {
+        "Release": f"{plan.release} in namespace {plan.namespace} at {plan.server}",
+        "Portal": plan.portal,
+        "Desktops": f"{plan.desktops}, in namespace {plan.sessions_namespace}",
+        "Certificate": plan.certificate,
+        "Administrators": ", ".join(plan.admins) or ("none" if plan.portal else ""),
+        "New namespaces": ", ".join(plan.new_namespaces),
+        "Images": f"\n{'':16}".join(plan.images),
+    }
+    return [f"{name:<16}{text}" for name, text in facts.items() if text]
+
+
+def plan_data(plan: Plan) -> dict[str, Any]:
+    """For programs."""
+    return {
+        "release": plan.release,
+        "namespace": plan.namespace,
+        "newNamespaces": plan.new_namespaces,
+        "sessionsNamespace": plan.sessions_namespace,
+        "portal": plan.portal,
+        "certificate": plan.certificate,
+        "administrators": plan.admins,
+        "images": plan.images,
+    }
 
 
 def new_lines(changes: Sequence[Change]) -> Iterator[str]:

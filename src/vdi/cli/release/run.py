@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,8 @@ from vdi.cli.release.page import (
     change_data,
     change_lines,
     new_lines,
+    plan_data,
+    plan_lines,
     revision_data,
     summary_line,
 )
@@ -34,6 +37,7 @@ from vdi.release.diff import changes_between
 from vdi.release.errors import RefusedError
 from vdi.release.facts import Facts
 from vdi.release.gather import gather
+from vdi.release.plan import plan_install
 from vdi.release.preflight import run_checks
 
 T = TypeVar("T")
@@ -78,18 +82,19 @@ def confirm_change(question: str, yes: bool) -> None:
 def change_release(
     at: ReleaseOptions, chart: Path | None, values: Values, *, upgrading: bool, dry_run: bool, yes: bool
 ) -> None:
-    """Preflight, difference, question (of an upgrade), helm. Raises CliError."""
+    """Preflight, plan or difference, question, helm. Raises CliError."""
     output = FindingsOutput(at.output)
     if output in (FindingsOutput.JUNIT, FindingsOutput.SARIF) and not dry_run:
         raise CliError(f"-o {output} is for --dry-run: it prints the checks alone", USAGE)
     with failures_in_words():
         found = find_chart(chart)
+    at = at.located()
     facts, findings, changes, change = run(at, lambda client: _prepare(client, at, found, values, upgrading))
     refused = errors(findings)
     if output is FindingsOutput.TEXT:
-        _show(facts, findings, changes, fully=dry_run or upgrading)
+        _show(facts, findings, changes, upgrading=upgrading)
     elif refused or dry_run:
-        print_report(_report(findings, changes, None), output)
+        print_report(_report(facts, findings, changes, None), output)
     if refused:
         count = f"{len(refused)} thing{'s stand' if len(refused) > 1 else ' stands'} in the way"
         raise CliError(f"{count}; nothing was changed: {refused[0].message}")
@@ -98,11 +103,13 @@ def change_release(
     if upgrading:
         unchanged = "" if changes else "Only what was changed by hand would be mended. "
         confirm_change(f"{unchanged}Upgrade? Running desktops go on.", yes)
+    else:
+        confirm_change(f"Install into namespace {facts.namespace}?", yes)
     revision = run(at, lambda client: _apply(client, at, facts, change))
     if output is FindingsOutput.TEXT:
         _say_done(revision, upgrading)
     else:
-        print_report(_report(findings, changes, revision), output)
+        print_report(_report(facts, findings, changes, revision), output)
 
 
 async def _prepare(
@@ -111,7 +118,7 @@ async def _prepare(
     before = deployed(await read_revisions(client, at.place.namespace, at.release))
     if upgrading and before and not values.files:
         # Without a file the release's own values go on, over the new chart's defaults.
-        values = Values(before.config or {}, (), values.sets)
+        values = replace(values, kept=before.config or {})
     change = Change(at.release, str(chart.folder), at.place, values)
     with ReleaseView() as view:
         view.waiting("the cluster is looked at")
@@ -126,12 +133,16 @@ async def _apply(client: Client, at: ReleaseOptions, facts: Facts, change: Chang
         return await install_or_upgrade(Running(client, at.helm, view, at.seconds), facts, change)
 
 
-def _show(facts: Facts, findings: list[Finding], changes: list[Difference], *, fully: bool) -> None:
-    print_report(_report(findings, changes, None), FindingsOutput.TEXT)
+def _show(facts: Facts, findings: list[Finding], changes: list[Difference], *, upgrading: bool) -> None:
+    print_report(_report(facts, findings, changes, None), FindingsOutput.TEXT)
+    if not upgrading:
+        typer.echo("")
+        for line in plan_lines(plan_install(facts)):
+            typer.echo(line)
     typer.echo("")
     before = f"revision {facts.before.version}" if facts.before else "nothing"
     typer.echo(f"From {before} to {facts.chart.folder.name}-{facts.chart.version}: {summary_line(changes)}")
-    for line in (change_lines(changes) if facts.before else new_lines(changes)) if fully else ():
+    for line in change_lines(changes) if facts.before else new_lines(changes):
         typer.echo(line)
 
 
@@ -142,6 +153,7 @@ def _say_done(revision: Revision, upgrading: bool) -> None:
         typer.echo(f"\n{revision.info.notes.strip()}")
 
 
-def _report(findings: list[Finding], changes: list[Difference], revision: Revision | None) -> Report:
-    context = {"changes": change_data(changes), "revision": revision_data(revision)}
+def _report(facts: Facts, findings: list[Finding], changes: list[Difference], revision: Revision | None) -> Report:
+    plan = {"plan": plan_data(plan_install(facts))}
+    context = {**plan, "changes": change_data(changes), "revision": revision_data(revision)}
     return Report(tool="vdi preflight", findings=findings, context=context)

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.diagnosis.snapshot import Snapshot
@@ -69,7 +70,7 @@ class SessionDiagnosis:
     @property
     def _operator_namespace(self) -> str:
         operator = operator_for(self.snapshot, self.namespace)
-        return operator.namespace if operator else "kasm"
+        return operator.namespace if operator else RELEASE_NAMESPACE
 
     @property
     def _operator_deployment(self) -> str:

@@ -1,0 +1,42 @@
+"""Where a release and its gateway are, for commands that were given no namespace."""
+
+from collections.abc import Callable
+from typing import Any
+
+from vdi.helm.releases import decode_revision
+from vdi.kube.errors import Forbidden
+from vdi.kube.resource import DEPLOYMENTS, SECRETS
+from vdi.kube.transport import Client
+from vdi.release.chart import NAME
+
+Object = dict[str, Any]
+_GATEWAY = "app.kubernetes.io/name=vdi,app.kubernetes.io/component=gateway"
+
+
+async def release_namespaces(client: Client, release: str) -> list[str]:
+    """Namespaces where this release of our chart is, also one that failed or is pending.
+
+    Empty without a release, or where the account may not list Secrets of all namespaces. Raises KubeError.
+    """
+    selector = f"owner=helm,name={release},status!=uninstalled"
+    try:
+        secrets = await client.list(SECRETS, label_selector=selector, into=Object)
+    except Forbidden:
+        return []
+    return _namespaces(secrets, lambda secret: decode_revision(secret).chart.metadata.name == NAME)
+
+
+async def gateway_namespaces(client: Client) -> list[str]:
+    """Namespaces where a gateway of ours is; empty as for `release_namespaces`. Raises KubeError."""
+    try:
+        deployments = await client.list(DEPLOYMENTS, label_selector=_GATEWAY, into=Object)
+    except Forbidden:
+        return []
+    return _namespaces(deployments, lambda _: True)
+
+
+def _namespaces(objects: list[Object], is_ours: Callable[[Object], bool]) -> list[str]:
+    found: dict[str, Object] = {}
+    for obj in objects:
+        found.setdefault(obj["metadata"]["namespace"], obj)
+    return sorted(namespace for namespace, obj in found.items() if is_ours(obj))
