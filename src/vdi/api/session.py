@@ -198,6 +198,30 @@ class QueueStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = ""
 
 
+class GraphicsStatus(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):
+    """What draws and what encodes the picture of a desktop, as its image decided when it started."""
+
+    renderer: Annotated[
+        str,
+        doc(
+            "What draws OpenGL: Zink (Mesa on the GPU's Vulkan driver) or Software (Mesa on the CPU).",
+            pattern="^[A-Za-z]{1,32}$",
+            maxLength=32,
+        ),
+    ]
+    device: Annotated[str, doc("What OpenGL names as its renderer.", maxLength=256)] = ""
+    reason: Annotated[
+        str,
+        doc("Why OpenGL is drawn in software, in one word for programs.", pattern="^[A-Za-z]{0,32}$", maxLength=32),
+    ] = ""
+    message: Annotated[str, doc("Why, in a sentence for people.", maxLength=256)] = ""
+    encoder: Annotated[
+        str, doc("What encodes the stream, such as nvenc or x264.", pattern="^[A-Za-z0-9 ._-]{0,32}$", maxLength=32)
+    ] = ""
+    hardware_encoder: Annotated[bool, doc("true: the GPU encodes.")] = False
+    encoder_message: Annotated[str, doc("Why the GPU does not encode, as the encoder says.", maxLength=256)] = ""
+
+
 class FailureStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     """How often the desktop was lost in a row, and why the last time. Absent while all is well."""
 
@@ -232,6 +256,10 @@ class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = ""
     queue: Annotated[QueueStatus | None, doc("Where it stands in the queue; absent while it does not wait.")] = None
     failures: Annotated[FailureStatus | None, doc("How often the desktop was lost in a row, and why.")] = None
+    graphics: Annotated[
+        GraphicsStatus | None,
+        doc("What draws and encodes the picture, as the agent in the desktop reports; absent before, and without one."),
+    ] = None
     template_revision: Annotated[str, doc("Generation of the template that this run was started with.")] = ""
     pod_name: Annotated[str, doc("The desktop's pod.")] = ""
     pod_ip: Annotated[str, doc("The pod's address while the session is Running: where the gateway finds it.")] = (

@@ -1,4 +1,6 @@
-"""Asks the agents in the desktops whether somebody is there, and has them show notices. No API request per question.
+"""Asks the agents in the desktops whether somebody is there and what draws, and has them show notices.
+
+No API request per question.
 
 Two queues of their own, beside the sessions': `poll` (key: session) and `deliver` (key: session and notice). A desktop
 is asked only when its answer can change something (`session.activity.next_poll`); then the session is reconciled.
@@ -13,12 +15,12 @@ from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
 from vdi.api.meta import API_VERSION
-from vdi.api.session import Phase, VDISession
+from vdi.api.session import GraphicsStatus, Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.kube.clock import Clock
 from vdi.kube.connections import ask_once
@@ -50,10 +52,34 @@ CLOSING_INTERVAL = timedelta(seconds=5)
 NOTICE_PAUSE = 5.0
 """Seconds between two tries to show a notice."""
 FAILURES_UNTIL_EVENT = 3
+GRAPHICS_POLLS = 3
+"""How often a desktop without an idle timeout is asked what draws, while its agent does not answer."""
+GRAPHICS_PAUSE = 5.0
+"""Seconds between two of them."""
 
 SessionKey = tuple[str, str]
 NoticeKey = tuple[str, str, str]
 """(namespace, session, id of the notice)."""
+
+
+_Word = Annotated[str, msgspec.Meta(pattern="^[A-Za-z]{1,32}$")]
+_Text = Annotated[str, msgspec.Meta(max_length=256)]
+
+
+class GraphicsReport(msgspec.Struct, rename="camel"):
+    """What the image decided when it started; the limits are those of `status.graphics`."""
+
+    renderer: _Word
+    device: _Text = ""
+    reason: _Word | Literal[""] = ""
+    message: _Text = ""
+    encoder: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9 ._-]{0,32}$")] = ""
+    hardware_encoder: bool = False
+    encoder_message: _Text = ""
+
+    def as_status(self) -> GraphicsStatus:
+        """The same for the session's status."""
+        return GraphicsStatus(**msgspec.structs.asdict(self))
 
 
 class Report(msgspec.Struct, rename="camel"):
@@ -62,6 +88,7 @@ class Report(msgspec.Struct, rename="camel"):
     idle_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
     viewers: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
     connected_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
+    graphics: GraphicsReport | None = None
 
     def as_activity(self, seen: datetime, before: Activity | None) -> Activity:
         """In instants. They are the same as before unless something has happened: a delay on the way is no input."""
@@ -71,7 +98,8 @@ class Report(msgspec.Struct, rename="camel"):
         connect = None
         if self.connected_seconds is not None:
             connect = seen - timedelta(seconds=self.connected_seconds)
-        return Activity(last_input=last_input, viewers=self.viewers, seen=seen, last_connect=connect)
+        graphics = self.graphics.as_status() if self.graphics else before.graphics if before else None
+        return Activity(last_input, self.viewers, seen, connect, graphics)
 
 
 class AgentError(Exception):
@@ -174,10 +202,10 @@ class Agents:
         template = self._caches.templates.get("", session.spec.template)
         timeout = idle_timeout(session, template)
         is_closing = _can_cancel_closing(session, template)
-        if timeout is None and not is_closing:
+        if timeout is None and not is_closing and session.status.graphics is not None:
             self._states.pop(session.metadata.uid, None)
             return Result()
-        interval = poll_interval(timeout) if timeout else CLOSING_INTERVAL
+        interval = poll_interval(timeout) if timeout else timedelta(seconds=GRAPHICS_PAUSE)
         if is_closing:
             interval = min(interval, CLOSING_INTERVAL)
         pod = self._desktop_of(session)
@@ -189,14 +217,19 @@ class Agents:
         try:
             report = await self._fetch(session, pod)
         except AgentError as error:
+            if timeout is None:
+                state.failures += 1
+                return Result(requeue_after=GRAPHICS_PAUSE) if state.failures < GRAPHICS_POLLS else Result()
             return self._not_answered(session, state, interval, error)
         now = self._clock.now()
         state.failures = 0
         state.activity = report.as_activity(now, state.activity)
-        if is_closing:
+        if is_closing or state.activity.graphics != session.status.graphics:
             self._enqueue_session(key)
-        if timeout is None:
+        if is_closing and timeout is None:
             return Result(requeue_after=interval.total_seconds())
+        if timeout is None:  # once more where it says what draws, to forget it when the status has it
+            return Result(requeue_after=GRAPHICS_PAUSE if state.activity.graphics else None)
         idle = evaluate_idle(
             started=started_at(session, pod) or now,
             activity=state.activity,

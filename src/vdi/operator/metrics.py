@@ -15,6 +15,7 @@ from vdi.kube.clock import Clock
 from vdi.kube.lease import Elector
 from vdi.kube.queue import Controller
 from vdi.kube.watch import Reflector
+from vdi.session.graphics import renders_on_gpu
 from vdi.session.pool import desired_ready
 
 _STARTUP_BUCKETS = (1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30, 45, 60, 120, 300, 600)
@@ -96,10 +97,22 @@ class Metrics:
         def measure() -> Iterator[Metric]:
             if not self._leads():
                 return
-            phases = Tally(session.status.phase or Phase.PENDING for session in sessions())
+            phases: Tally[str] = Tally()
+            drawn: Tally[tuple[str, str]] = Tally()
+            for session in sessions():
+                phases[session.status.phase or Phase.PENDING] += 1
+                if graphics := session.status.graphics:
+                    on_gpu = (renders_on_gpu(graphics), graphics.hardware_encoder)
+                    drawn["gpu" if on_gpu[0] else "software", "gpu" if on_gpu[1] else "software"] += 1
             yield _gauge(
                 "vdi_sessions", "Sessions, by phase.", "phase", {phase.value: phases[phase] for phase in Phase}
             )
+            words = "Running sessions whose desktop reports it, by what draws OpenGL and what encodes: gpu or software."
+            by_graphics = GaugeMetricFamily("vdi_session_graphics", words, labels=["renderer", "encoder"])
+            for renderer in ("gpu", "software"):
+                for encoder in ("gpu", "software"):
+                    by_graphics.add_metric([renderer, encoder], drawn[renderer, encoder])
+            yield by_graphics
 
         self._measures["sessions"] = measure
 

@@ -12,7 +12,7 @@ and waits.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from vdi.api.session import VDISession
+from vdi.api.session import GraphicsStatus, VDISession
 from vdi.api.template import VDITemplate
 from vdi.session.units import parse_duration
 
@@ -35,6 +35,8 @@ class Activity:
     """When it said so."""
     last_connect: datetime | None = None
     """When a browser last connected; None: none has, since the desktop began."""
+    graphics: GraphicsStatus | None = None
+    """What draws and encodes; None: its image does not say, or has not decided yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from datetime import datetime
 import msgspec
 
 from vdi.api.meta import Condition
-from vdi.api.session import Phase, SessionStatus, VDISession
+from vdi.api.session import GraphicsStatus, Phase, SessionStatus, VDISession
 from vdi.session.activity import last_activity
 from vdi.session.alerts import Alert
 from vdi.session.cluster_settings import ClusterSettings
@@ -55,6 +55,7 @@ def derive(
         last_activity_time=_last_activity(observed, start),
         queue=blocked.queue if blocked and pod is None else None,
         failures=reset_failures(session, pod, now),
+        graphics=_graphics(observed) if phase == Phase.RUNNING else None,
         template_revision=_revision(observed, in_run=in_run),
         pod_name=_pod_name(observed),
         pod_ip=pod.status.pod_ip if pod and phase == Phase.RUNNING else "",
@@ -194,6 +195,13 @@ def _last_activity(observed: Observed, start: datetime | None) -> str:
     if observed.activity is not None:
         return format_time(last_activity(start, observed.activity))
     return status.last_activity_time if status.start_time == format_time(start) else ""
+
+
+def _graphics(observed: Observed) -> GraphicsStatus | None:
+    """What the agent has reported; after a restart of the operator, what the status says of the same run."""
+    if observed.activity and observed.activity.graphics:
+        return observed.activity.graphics
+    return observed.session.status.graphics
 
 
 def _pod_name(observed: Observed) -> str:

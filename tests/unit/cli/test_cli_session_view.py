@@ -42,6 +42,27 @@ def test_a_page_of_a_running_session() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("graphics", "said"),
+    [
+        (
+            {"renderer": "Zink", "device": "zink Vulkan 1.4(NVIDIA L4)", "encoder": "nvenc", "hardwareEncoder": True},
+            ["OpenGL:    Zink (zink Vulkan 1.4(NVIDIA L4))", "Encoder:   nvenc on the GPU"],
+        ),
+        (
+            {
+                "renderer": "Software", "reason": "NoGPU", "message": "the pod has no GPU",
+                "encoder": "x264", "encoderMessage": "no NVENC",
+            },
+            ["OpenGL:    in software: the pod has no GPU", "Encoder:   x264 in software: no NVENC"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_page_says_what_draws_and_what_encodes(graphics: dict[str, Any], said: list[str]) -> None:
+    lines = details_lines(SessionDetails(session(status=running(graphics=graphics))), NOW)
+    assert [line for line in lines if line.startswith(("OpenGL", "Encoder"))] == said
+
+
 def test_a_page_tells_queue_warnings_failures_and_idleness() -> None:
     reported = conditions(Expiring=True, Idle=True)
     reported[0]["message"], reported[1]["message"] = "The desktop ends at 08:09.", "Nobody has touched it for 25m."

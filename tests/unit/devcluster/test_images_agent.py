@@ -81,6 +81,20 @@ def test_activity_is_reported_to_who_has_the_token_only(port: int) -> None:
     assert ask(port, "GET", "/notice")[0] == 404
 
 
+def test_what_draws_and_what_encodes_is_reported_once_both_are_decided(agent: Any, tmp_path: Path) -> None:
+    drawn = {"renderer": "Software", "device": "", "reason": "NoGPU", "message": "the pod has no GPU"}
+    (tmp_path / "graphics").write_text(json.dumps(drawn))
+    assert agent.graphics(tmp_path) is None
+
+    (tmp_path / "picture").write_text(json.dumps({"encoder": "x264", "hardware": False, "message": "no NVENC"}))
+    assert agent.graphics(tmp_path) == {
+        **drawn,
+        "encoder": "x264",
+        "hardwareEncoder": False,
+        "encoderMessage": "no NVENC",
+    }
+
+
 def test_what_cannot_be_known_is_no_number(agent: Any, port: int, tmp_path: Path) -> None:
     def no_one_knows() -> dict[str, Any]:
         agent.idle_seconds(":77777", tmp_path / "Xauthority")

@@ -10,6 +10,7 @@ from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -393,3 +394,59 @@ def test_what_is_drawn_starts_once_selkies_listens_and_not_again(
     parts._look()
     parts._look()
     assert started == ["xfwm4", "xfdesktop", "xfce4-panel"]
+
+
+@pytest.fixture
+def decided(
+    desktop: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int, str], tuple[Any, dict[str, str]]]:
+    """The desktop and the decision on disk, after prove-graphics has ended with that status."""
+    monkeypatch.setattr(desktop, "RUNTIME", tmp_path)
+
+    def decide(code: int, renderer: str) -> tuple[Any, dict[str, str]]:
+        given = {"GALLIUM_DRIVER": "zink", "DISPLAY": ":0"}  # a template may set it
+        parts = desktop.Desktop(given, app=[], keys=[], screen="4096x2304")
+        (tmp_path / "graphics.log").write_text("noise\nwhat it said\n")
+        if code == 0:
+            (tmp_path / "graphics").write_text(json.dumps({"renderer": renderer}))
+        parts._take_graphics(code)
+        return parts, json.loads((tmp_path / "graphics").read_text())
+
+    return decide
+
+
+def test_applications_draw_with_zink_and_the_x_server_never_does(
+    desktop: ModuleType, decided: Callable[[int, str], tuple[Any, dict[str, str]]]
+) -> None:
+    parts, _ = decided(0, "Zink")
+
+    environment = parts._environment
+    assert desktop.ZINK.items() <= environment("xfce4-panel").items()
+    assert not desktop.ZINK.keys() & environment("Xvfb").keys()
+    assert environment("Xvfb")["__EGL_VENDOR_LIBRARY_FILENAMES"] == desktop.MESA_EGL
+    assert "MESA_LOADER_DRIVER_OVERRIDE" not in environment("selkies")
+
+
+def test_selkies_may_listen_once_there_is_a_picture_and_a_decision(
+    decided: Callable[[int, str], tuple[Any, dict[str, str]]], tmp_path: Path
+) -> None:
+    parts, _ = decided(0, "Software")
+    assert not (tmp_path / "ready").exists()
+
+    (tmp_path / "picture.log").write_text(GOOD[1])
+    parts._judge(0)
+    assert (tmp_path / "ready").exists()
+
+
+@pytest.mark.parametrize(("code", "said"), [(1, "ended with status 1; what it said"), (-9, "ended by signal 9")])
+def test_a_graphics_probe_that_fails_leaves_software_and_says_why(
+    decided: Callable[[int, str], tuple[Any, dict[str, str]]],
+    capsys: pytest.CaptureFixture[str],
+    code: int,
+    said: str,
+) -> None:
+    parts, decision = decided(code, "")
+
+    assert "MESA_LOADER_DRIVER_OVERRIDE" not in parts._environment("xfce4-panel")
+    assert (decision["renderer"], decision["reason"]) == ("Software", "ProbeFailed") and said in decision["message"]
+    assert said in capsys.readouterr().err

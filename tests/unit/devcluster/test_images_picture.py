@@ -1,5 +1,6 @@
 """prove-picture, run as vdi-desktop runs it, with encoders that work, break, and hang."""
 
+import json
 import os
 import subprocess
 import sys
@@ -41,6 +42,12 @@ def test_a_picture_is_described_with_its_encoder_and_why_it_is_not_the_gpus(tmp_
 
     assert (status, ready) == (0, True)
     assert said == "h264 by x264 in software (no GPU), captured by XShm, 99 bytes"
+    assert json.loads((tmp_path / "picture").read_text()) == {
+        "codec": "h264",
+        "encoder": "x264",
+        "hardware": False,
+        "message": "no GPU",
+    }
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,14 @@ def test_a_run_that_was_closed_too_soon_goes_on() -> None:
     assert again.run == record.run
 
 
+def test_a_run_keeps_what_drew_and_what_encoded_it() -> None:
+    life = Life()
+    graphics = {"renderer": "Zink", "encoder": "nvenc", "hardwareEncoder": True}
+    states = [life.starting(0), life.running(1), life.state(graphics=graphics), life.between_pods(), life.running(5)]
+    _, runs = record_of(*states, life.ending(9))
+    assert (runs[0].renderer, runs[0].encoder) == ("Zink", "nvenc")
+
+
 def test_gpus_are_those_that_it_was_started_with() -> None:
     life = Life()
     state = life.starting(0)

@@ -55,6 +55,8 @@ async def test_a_run_in_both_forms(database: Database) -> None:
         "node": "node-1",
         "pod": "s1",
         "gpus": "2",
+        "renderer": "",
+        "encoder": "",
         "queueSeconds": "60.0",
         "startupSeconds": "60.0",
         "ended": "2026-11-20T09:01:00Z",

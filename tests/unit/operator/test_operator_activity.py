@@ -166,10 +166,56 @@ async def test_a_delay_on_the_way_is_no_input(running: World) -> None:
     assert activity.last_input == START
 
 
-async def test_without_a_timeout_no_one_is_asked(running: World) -> None:
+GRAPHICS = {
+    "renderer": "Software", "device": "", "reason": "GraphicsCapabilityMissing", "message": "lacks graphics",
+    "encoder": "nvenc", "hardwareEncoder": True, "encoderMessage": "",
+}  # fmt: skip
+
+
+async def test_a_desktop_without_a_timeout_is_asked_once_what_draws(running: World) -> None:
+    running.session(idle=None)
+    running.agent.answer["graphics"] = GRAPHICS
+    assert await running.poll() == 5.0
+    assert running.was_woken()
+    activity = running.agents.report("uid-alice")
+    assert activity is not None and activity.graphics is not None
+    assert msgspec.to_builtins(activity.graphics) == {name: value for name, value in GRAPHICS.items() if value != ""}
+    running.session(idle=None, graphics=GRAPHICS)
+    assert await running.poll() is None
+    assert running.agent.asked == 1
+    assert running.agents.report("uid-alice") is None
+
+
+async def test_an_image_that_does_not_say_what_draws_is_not_asked_again(running: World) -> None:
     running.session(idle=None)
     assert await running.poll() is None
-    assert running.agent.asked == 0
+    assert not running.was_woken()
+    running.agent.status = 503
+    assert [await running.poll() for _ in range(3)] == [5.0, 5.0, None]
+    assert running.said == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"renderer": "<script>"}, {"device": "x" * 257}, {"encoder": "x\ny"}, {"reason": "no words please"}],
+)
+async def test_a_desktop_that_lies_about_its_graphics_cannot_break_its_status(running: World, wrong: Any) -> None:
+    running.agent.answer["graphics"] = GRAPHICS | wrong
+    await running.poll()
+    assert running.agents.report("uid-alice") is None
+
+
+async def test_a_change_of_what_draws_wakes_a_session_with_a_timeout(running: World) -> None:
+    running.agent.answer["graphics"] = GRAPHICS
+    await running.poll()
+    assert running.was_woken()
+    running.session(graphics=GRAPHICS)
+    await running.poll()
+    assert not running.was_woken()
+
+
+async def test_a_new_idle_timeout_of_a_template_has_its_desktops_asked(running: World) -> None:
+    running.session(idle=None, graphics=GRAPHICS)
     running.put(running.caches.templates, VDITemplate, "t", metadata={"namespace": ""}, spec={"image": "i"})
     assert await running.poll() is None
     spec = {"image": "i", "lifecycle": {"idleTimeout": "1h"}}

@@ -283,6 +283,19 @@ def test_sessions_are_counted_by_phase(metrics: Metrics) -> None:
     assert 'vdi_sessions{phase="Suspended"} 0.0' in text
 
 
+def test_sessions_are_counted_by_what_draws_and_what_encodes(metrics: Metrics) -> None:
+    zink = {"renderer": "Zink", "encoder": "nvenc", "hardwareEncoder": True}
+    software = {"renderer": "Software", "encoder": "x264", "reason": "NoGPU"}
+    seen = [session_with(phase="Running", graphics=graphics) for graphics in (zink, software, software)]
+    metrics.watch_sessions(lambda: [*seen, session_with(phase="Running")])
+
+    text = generate_latest(metrics.registry).decode()
+
+    assert 'vdi_session_graphics{encoder="gpu",renderer="gpu"} 1.0' in text
+    assert 'vdi_session_graphics{encoder="software",renderer="software"} 2.0' in text
+    assert 'vdi_session_graphics{encoder="software",renderer="gpu"} 0.0' in text
+
+
 def test_those_who_wait_for_room_are_counted_as_they_are_when_asked(metrics: Metrics) -> None:
     waits = [3.0, 61.5]
     metrics.watch_waiting(lambda: waits)

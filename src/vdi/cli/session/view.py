@@ -8,6 +8,7 @@ from vdi.api.meta import Condition
 from vdi.api.session import QueueStatus, VDISession
 from vdi.cli.output import age, columns, condition_lines, duration, parse_time
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, WARNING_TYPES
+from vdi.session.graphics import describe_encoder, describe_renderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,8 @@ def _facts(session: VDISession, now: datetime) -> list[str]:
         "Last used": f"{status.last_activity_time} ({age(status.last_activity_time, now)} ago)"
         if status.last_activity_time
         else "",
+        "OpenGL": describe_renderer(status.graphics) if status.graphics else "",
+        "Encoder": describe_encoder(status.graphics) if status.graphics else "",
         "Node": status.node_name,
         "Pod": status.pod_name,
     }

@@ -65,6 +65,13 @@ class ImageRecipe:
 
 
 _DESKTOP = ImageRecipe("Build the desktop image", DESKTOP, "Containerfile", "images/desktop", ("images/desktop",))
+_LAVAPIPE = ImageRecipe(
+    "Build the desktop image with a Vulkan driver that runs on the CPU",
+    "localhost/vdi/desktop-lavapipe:dev",
+    "Containerfile",
+    "images/desktop-lavapipe",
+    ("images/desktop-lavapipe",),
+)
 _VDI = ImageRecipe(
     "Build the image of operator and gateway",
     VDI,
@@ -91,6 +98,12 @@ def ensure_base(*, progress: Progress, cache: Path | None = None) -> Path:
 def ensure_desktop(*, progress: Progress, cache: Path | None = None) -> Path:
     """The archive of the desktop. Raises StepFailed, NoBuilder, ImageFailed."""
     return _ensure(_DESKTOP, _build_cache(progress, cache))
+
+
+def ensure_lavapipe(*, progress: Progress, cache: Path | None = None) -> Path:
+    """The archive of the desktop for tests of OpenGL on Vulkan without a GPU. Raises like `ensure_desktop`."""
+    build_cache = _build_cache(progress, cache)
+    return _ensure(_LAVAPIPE, build_cache, _ensure(_DESKTOP, build_cache).parent)
 
 
 def ensure_vdi(*, progress: Progress, cache: Path | None = None) -> Path:
@@ -145,14 +158,16 @@ def _base(build_cache: BuildCache) -> Path:
     return entry
 
 
-def _ensure(recipe: ImageRecipe, build_cache: BuildCache) -> Path:
-    base = _base(build_cache)
+def _ensure(recipe: ImageRecipe, build_cache: BuildCache, parent: Path | None = None) -> Path:
+    """`parent`: the entry of the image that it is built from, when that is one of ours."""
+    debian = _base(build_cache)
+    base = parent or debian
     files = context_files(recipe, _ROOT)
     name = recipe.tag.rpartition("/")[2].partition(":")[0]
     key = f"image-{name}-{digest([recipe.tag, image_id(base / 'image.tar')], files)}"
 
     def build(step: Step, into: Path) -> None:
-        _build(recipe, files, base, build_cache, step, into)
+        _build(recipe, files, base, build_cache, step, into, online=from_registry(debian))
 
     entry = build_cache.obtain(key, recipe.title, build)
     _forget_older(entry, f"image-{name}-*-{build_cache.arch}")
@@ -167,8 +182,16 @@ def _forget_older(entry: Path, pattern: str) -> None:
 
 
 def _build(
-    recipe: ImageRecipe, files: Mapping[str, Path], base: Path, build_cache: BuildCache, step: Step, into: Path
+    recipe: ImageRecipe,
+    files: Mapping[str, Path],
+    base: Path,
+    build_cache: BuildCache,
+    step: Step,
+    into: Path,
+    *,
+    online: bool,
 ) -> None:
+    """`online`: Debian's image came from its registry, with package sources of its own."""
     archive = into / "image.tar"
     with build_cache.scratch() as scratch, clean_storage(into.with_name(f"{into.name}-storage")) as storage:
         context = scratch / "context"
@@ -176,11 +199,11 @@ def _build(
             (context / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, context / name)
         folders = [host_settings.prepare_home(scratch / "home", build_cache.env, Path.home())]
-        if not from_registry(base):  # such a base has no package sources of its own
+        if not online:
             ca = host_settings.find_ca(build_cache.env, {})
             sources = host_settings.debian_sources(host_settings.apt_targets(), SUITE)
             folders.append(host_settings.prepare_apt(scratch / "apt", sources, host_settings.apt_dump(), ca))
-        builder = require_builder(step, storage, build_cache.env, docker=from_registry(base))
+        builder = require_builder(step, storage, build_cache.env, docker=online)
         if builder.own_storage:
             step.run(builder.load(base / "image.tar"), env=build_cache.env)
         step.run(

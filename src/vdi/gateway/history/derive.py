@@ -106,6 +106,8 @@ def _update(run: RunRow, on: SeenRun) -> RunRow:
         node=on.node or run.node,
         pod=on.pod or run.pod,
         gpus=max(known) if known else None,
+        renderer=on.renderer or run.renderer,
+        encoder=on.encoder or run.encoder,
         expires=on.expires or run.expires,
         startup_seconds=max(0.0, (ready - run.start).total_seconds()) if ready else None,
         ended=None,

@@ -85,6 +85,8 @@ _SOURCES = {
             "node": _R.node,
             "pod": _R.pod,
             "gpus": _R.gpus,
+            "renderer": _R.renderer,
+            "encoder": _R.encoder,
             "queueSeconds": _R.queue_seconds,
             "startupSeconds": _R.startup_seconds,
             "ended": _R.ended,

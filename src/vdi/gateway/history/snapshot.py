@@ -32,6 +32,8 @@ class SeenRun:
     pod: str
     gpus: int | None
     expires: datetime | None
+    renderer: str = ""
+    encoder: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +95,7 @@ def read(session: VDISession, template: VDITemplate | None, *, gone: bool = Fals
 
 
 def _read_run(session: VDISession, template: VDITemplate | None) -> SeenRun:
-    status = session.status
+    status, graphics = session.status, session.status.graphics
     # Another revision of the template may ask for another number of GPUs than the desktop was started with.
     same = template is not None and status.template_revision == str(template.metadata.generation)
     return SeenRun(
@@ -103,6 +105,8 @@ def _read_run(session: VDISession, template: VDITemplate | None) -> SeenRun:
         pod=status.pod_name,
         gpus=gpus_of(session, template) if same else None,
         expires=_time(status.expires_at),
+        renderer=graphics.renderer[:32] if graphics else "",
+        encoder=graphics.encoder[:32] if graphics else "",
     )
 
 

@@ -13,6 +13,7 @@ from vdi.gateway.users import Role, User
 from vdi.gateway.web.template_filters import left, ordinal
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Reason
+from vdi.session.graphics import describe_encoder, describe_renderer
 from vdi.session.lifetime import max_timeout
 from vdi.session.times import parse_time
 from vdi.session.units import format_duration, parse_duration
@@ -103,6 +104,9 @@ class DesktopView:
     gpu: int | None
     memory: str
     cpu: str
+    renderer: str
+    """What draws OpenGL, with the reason where it is software; empty while it is not known."""
+    encoder: str
     node: str
     created: str
     started: str
@@ -156,6 +160,8 @@ def desktop_view(session: VDISession, template: VDITemplate | None, user: User, 
         gpu=gpu,
         memory=memory,
         cpu=cpu,
+        renderer=describe_renderer(status.graphics) if status.graphics else "",
+        encoder=describe_encoder(status.graphics) if status.graphics else "",
         node=status.node_name if user.admin else "",
         created=meta.creation_timestamp,
         started=status.start_time,

@@ -70,6 +70,10 @@ class RunRow:
     pod: str = ""
     gpus: int | None = None
     """None: not known, since its template had changed before the gateway saw it."""
+    renderer: str = ""
+    """What drew OpenGL, as `status.graphics` names it; empty: the desktop did not say."""
+    encoder: str = ""
+    """What encoded its stream."""
     expires: datetime | None = None
     """When it ends at the latest."""
     queue_seconds: float | None = None
@@ -119,6 +123,8 @@ runs = Table(
     Column("node", String(253), nullable=False),
     Column("pod", String(253), nullable=False),
     Column("gpus", Integer),
+    Column("renderer", String(32), nullable=False),
+    Column("encoder", String(32), nullable=False),
     Column("expires", Instant),
     Column("queue_seconds", Float),
     Column("startup_seconds", Float),

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0001_c65dbe3c"
+revision = "0001_846a4f4e"
 down_revision = None
 
 
@@ -113,6 +113,8 @@ def upgrade() -> None:
         sa.Column("node", sa.String(length=253), nullable=False),
         sa.Column("pod", sa.String(length=253), nullable=False),
         sa.Column("gpus", sa.Integer(), nullable=True),
+        sa.Column("renderer", sa.String(length=32), nullable=False),
+        sa.Column("encoder", sa.String(length=32), nullable=False),
         sa.Column("expires", sa.DateTime(timezone=True), nullable=True),
         sa.Column("queue_seconds", sa.Float(), nullable=True),
         sa.Column("startup_seconds", sa.Float(), nullable=True),

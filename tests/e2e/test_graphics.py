@@ -1,0 +1,99 @@
+"""What draws OpenGL in a desktop: Zink where Vulkan has a device (here lavapipe, on the CPU), else software."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from e2e.conftest import NAME
+from e2e.desktops import Object, pod_of, run_in, start, template
+from e2e.world import World
+from support.waiting import wait_until
+from vdi.devcluster import binaries, images, privileged
+from vdi.devcluster.layout import layout_of
+from vdi.devcluster.progress import Progress
+
+pytestmark = pytest.mark.timeout(600)
+LAVAPIPE = "localhost/vdi/desktop-lavapipe:dev"
+AS_AN_APPLICATION = (
+    "export $(tr '\\0' '\\n' < /proc/$(pgrep -x xfce4-panel | head -1)/environ | grep -E "
+    "'^(DISPLAY|XAUTHORITY|XDG_RUNTIME_DIR|MESA_LOADER_DRIVER_OVERRIDE|GALLIUM_DRIVER|LIBGL_.*)='); "
+)
+"""What an application that is started from the desktop's menu has."""
+
+
+def graphics_of(world: World, name: str) -> Object:
+    """`status.graphics`, once the agent was asked."""
+
+    def look() -> Object | None:
+        session = world.get("vdi", name) or {}
+        found: Object | None = session.get("status", {}).get("graphics")
+        return found
+
+    return wait_until(f"the status of {name} says what draws", look, 60)
+
+
+def wait_for_panel(world: World, name: str) -> None:
+    """Wait until applications have been started."""
+    look = "pgrep -x xfce4-panel || true"
+    wait_until("the panel runs", lambda: run_in(world, name, look).split(), 60)
+
+
+def test_without_a_gpu_a_desktop_draws_in_software_and_says_so(sessions: World) -> None:
+    with template(sessions, "plain"):
+        start(sessions, "petra", "plain")
+        graphics = graphics_of(sessions, "petra")
+        assert (graphics["renderer"], graphics["reason"]) == ("Software", "NoGPU")
+        assert graphics["encoder"] == "x264" and "hardwareEncoder" not in graphics
+
+        page = sessions.vdi("session", "show", "petra")
+
+        assert "OpenGL:    in software: the pod has no GPU" in page
+        assert "Encoder:   x264 in software" in page
+        pod = pod_of(sessions, "petra")
+        assert pod
+        log = sessions.kubectl("logs", pod["metadata"]["name"])
+        assert "OpenGL: software: the pod has no GPU" in log
+
+
+@pytest.fixture
+def lavapipe(world: World) -> str:
+    """The test image, in the node."""
+    assert world.kubeconfig.exists()
+    with Progress(Path(tempfile.mkdtemp(prefix="vdi-lavapipe-"))) as progress:
+        archive = images.ensure_lavapipe(progress=progress)
+        found = binaries.ensure(["ctr"], progress=progress)
+        with progress.step("Load the image with lavapipe"):
+            privileged.import_images(layout_of(NAME), found["ctr"], [archive])
+    return LAVAPIPE
+
+
+def test_applications_draw_with_zink_on_vulkan_and_the_x_server_does_not(sessions: World, lavapipe: str) -> None:
+    with template(sessions, "zink", image=lavapipe):
+        start(sessions, "zoe", "zink")
+        graphics = graphics_of(sessions, "zoe")
+        assert graphics["renderer"] == "Zink" and graphics["device"].startswith("zink Vulkan 1.")
+        assert "reason" not in graphics
+        assert "OpenGL:    Zink (zink Vulkan 1." in sessions.vdi("session", "show", "zoe")
+        wait_for_panel(sessions, "zoe")
+
+        drawn = run_in(sessions, "zoe", AS_AN_APPLICATION + "glxinfo -B")
+        x_server = run_in(sessions, "zoe", "tr '\\0' '\\n' < /proc/$(pgrep -x Xvfb)/environ")
+
+        assert "OpenGL renderer string: zink Vulkan 1." in drawn
+        assert "zink" not in x_server and "__EGL_VENDOR_LIBRARY_FILENAMES=" in x_server
+        with sessions.browser("zoe") as browser:
+            browser.open()
+            still = browser.picture()
+            run_in(sessions, "zoe", AS_AN_APPLICATION + "setsid glxgears -geometry 600x600 >/dev/null 2>&1 &")
+            shown = browser.wait_for_change(still, pixels=20_000)
+            browser.wait_for_change(shown, pixels=500)
+
+
+def test_a_vulkan_driver_that_zink_may_not_use_leaves_software(sessions: World, lavapipe: str) -> None:
+    variables = [{"name": "LIBGL_ALWAYS_SOFTWARE", "value": "0"}]
+    with template(sessions, "refused", image=lavapipe, env=variables):
+        start(sessions, "rita", "refused")
+        assert graphics_of(sessions, "rita")["renderer"] == "Software"
+        wait_for_panel(sessions, "rita")
+        assert "OpenGL renderer string: llvmpipe" in run_in(sessions, "rita", AS_AN_APPLICATION + "glxinfo -B")

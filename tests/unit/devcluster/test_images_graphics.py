@@ -1,0 +1,163 @@
+"""prove-graphics: what draws OpenGL for each kind of GPU, driver and container, and the reason where it is software."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parents[3] / "images/desktop/rootfs/usr/local/lib/vdi/prove-graphics"
+
+
+@pytest.fixture(scope="module")
+def graphics() -> ModuleType:
+    """The script as a module."""
+    loader = SourceFileLoader("prove_graphics", str(SCRIPT))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", True)
+        patch.setitem(sys.modules, loader.name, module)
+        loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def nothing(graphics: ModuleType) -> Any:
+    """A container without a GPU."""
+    return graphics.Facts(
+        nvidia=False, capabilities="all", driver_error="", render_nodes=(), devices=(), allow_cpu=False
+    )
+
+
+def test_zink_draws_where_it_draws_a_window_on_a_gpu(graphics: ModuleType, nothing: Any) -> None:
+    name = "zink Vulkan 1.4(NVIDIA L4 (NVIDIA_PROPRIETARY))"
+    facts = replace(nothing, nvidia=True, devices=(graphics.VulkanDevice("NVIDIA L4", is_cpu=False),))
+
+    decision = graphics.decide(facts, lambda: graphics.Trial(name))
+
+    assert vars(decision) == {"renderer": "Zink", "device": name, "reason": "", "message": ""}
+
+
+@pytest.mark.parametrize(
+    ("trial", "said"),
+    [
+        (("llvmpipe (LLVM 19)", ""), "Zink does not draw on NVIDIA L4: it drew with llvmpipe (LLVM 19)"),
+        (("", "no answer in 10 s"), "Zink does not draw on NVIDIA L4: no answer in 10 s"),
+    ],
+)
+def test_zink_that_does_not_draw_is_not_used(
+    graphics: ModuleType, nothing: Any, trial: tuple[str, str], said: str
+) -> None:
+    facts = replace(nothing, nvidia=True, devices=(graphics.VulkanDevice("NVIDIA L4", is_cpu=False),))
+
+    decision = graphics.decide(facts, lambda: graphics.Trial(*trial))
+
+    assert (decision.renderer, decision.reason, decision.message) == ("Software", "ZinkFailed", said)
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason", "said"),
+    [
+        ({}, "NoGPU", "the pod has no GPU"),
+        (
+            {"nvidia": True, "capabilities": "compute,utility", "driver_error": "no such file"},
+            "GraphicsCapabilityMissing",
+            "NVIDIA_DRIVER_CAPABILITIES='compute,utility' lacks graphics",
+        ),
+        (
+            {"nvidia": True, "capabilities": "graphics,video", "driver_error": "libGLX_nvidia.so.0: wrong ELF class"},
+            "DriverNotLoadable",
+            "NVIDIA's driver cannot be loaded: libGLX_nvidia.so.0: wrong ELF class",
+        ),
+        ({"nvidia": True}, "NoVulkanDevice", "offers no GPU"),
+        ({"render_nodes": ("/dev/dri/renderD128",)}, "NotSupported", "/dev/dri/renderD128 needs a Wayland desktop"),
+    ],
+)
+def test_where_nothing_can_draw_on_a_gpu_the_reason_is_named_and_nothing_is_tried(
+    graphics: ModuleType, nothing: Any, facts: dict[str, Any], reason: str, said: str
+) -> None:
+    def draw() -> None:
+        pytest.fail("there is nothing to draw on")
+
+    decision = graphics.decide(replace(nothing, **facts), draw)
+
+    assert (decision.renderer, decision.reason) == ("Software", reason) and said in decision.message
+
+
+def test_a_vulkan_driver_on_the_cpu_counts_only_where_mesa_may_use_it(graphics: ModuleType, nothing: Any) -> None:
+    facts = replace(nothing, devices=(graphics.VulkanDevice("llvmpipe", is_cpu=True),))
+    trial = graphics.Trial("zink Vulkan 1.4(llvmpipe)")
+
+    assert graphics.decide(facts, lambda: trial).reason == "NoGPU"
+    assert graphics.decide(replace(facts, allow_cpu=True), lambda: trial).renderer == "Zink"
+
+
+def test_devices_are_found_by_their_files(graphics: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "dri").mkdir()
+    (tmp_path / "dri/renderD128").touch()
+    assert graphics.collect({}, tmp_path).nvidia is False
+    (tmp_path / "nvidia3").touch()
+
+    facts = graphics.collect({"NVIDIA_DRIVER_CAPABILITIES": "all", "LIBGL_ALWAYS_SOFTWARE": "1"}, tmp_path)
+
+    assert (facts.nvidia, facts.capabilities, facts.allow_cpu) == (True, "all", True)
+    assert facts.render_nodes == (str(tmp_path / "dri/renderD128"),)
+    assert graphics.NVIDIA_LIBRARY in facts.driver_error
+
+
+HELPER = """
+import os, sys
+answer = {answers}[sys.argv[1]]
+if answer is None:
+    sys.exit("no EGL here")
+if sys.argv[1] == "--window":
+    assert os.environ["GALLIUM_DRIVER"] == "zink" and sys.argv[2:] == []
+print(answer)
+"""
+
+
+@pytest.mark.parametrize(
+    ("window", "swapchain", "trial"),
+    [
+        ("zink Vulkan 1.4(L4)\ttrue", "true", ("zink Vulkan 1.4(L4)", "")),
+        ("zink Vulkan 1.4(llvmpipe)\ttrue", None, ("zink Vulkan 1.4(llvmpipe)", "")),
+        ("zink Vulkan 1.4(L4)\ttrue", "false", ("", "its picture does not reach a window of the X server")),
+        ("zink Vulkan 1.4(L4)\tfalse", "true", ("", "its picture does not reach a window of the X server")),
+        (None, None, ("", "no EGL here")),
+    ],
+)
+def test_zink_is_tried_with_the_helpers_of_selkies_gpu_probe(
+    graphics: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    window: str | None,
+    swapchain: str | None,
+    trial: tuple[str, str],
+) -> None:
+    (tmp_path / "selkies").mkdir()
+    answers = {"--window": window, "--vulkan-window": swapchain}
+    (tmp_path / "selkies/gpu_probe.py").write_text(HELPER.format(answers=answers))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    assert graphics.draw_with_zink() == graphics.Trial(*trial)
+
+
+def test_the_decision_is_a_file_and_a_line(tmp_path: Path) -> None:
+    env = {**os.environ, "VK_DRIVER_FILES": str(tmp_path / "none.json")}
+    done = subprocess.run(
+        [sys.executable, "-B", str(SCRIPT), str(tmp_path / "graphics")],
+        env=env, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+
+    decision = json.loads((tmp_path / "graphics").read_text())
+    assert decision.keys() == {"renderer", "device", "reason", "message"}
+    assert done.stdout == f"software: {decision['message']}\n" and not (tmp_path / "graphics.part").exists()
