@@ -6,6 +6,7 @@ There is no machine behind the nodes: what a kubelet would report is played (`re
 import base64
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -25,6 +26,7 @@ from cluster.doctor_ward import Ward, now
 from cluster.operator_stage import Stage
 from support.waiting import eventually
 from vdi.api.crd import build_crds
+from vdi.devcluster import cluster
 from vdi.doctor.fix.apply import carry_out, prepare
 from vdi.findings.model import Severity, roots
 from vdi.kube.errors import Conflict
@@ -549,6 +551,20 @@ async def test_the_command(ward: Ward, kubeconfig: Path, tmp_path: Path) -> None
     assert run("--kubeconfig", tmp_path / "none").returncode == 3
     assert run("--explain", "nonsense").returncode == 2
     assert run("alice", "--all").returncode == 2
+
+
+def test_an_api_server_that_hangs(control_plane: cluster.Cluster, kubeconfig: Path) -> None:
+    """It takes connections and answers none: the command gives up by itself and says so."""
+    name = control_plane.name
+    (server,) = [part for part in cluster.status(name).components if part.name == "kube-apiserver"]
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        command = [sys.executable, "-c", RUN_MAIN, "doctor", "--kubeconfig", str(kubeconfig)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    assert done.returncode == 3, done
+    assert "it has not answered for 10 s: it hangs, or is overloaded" in done.stderr
 
 
 async def test_what_is_fixed(ward: Ward, kubeconfig: Path) -> None:

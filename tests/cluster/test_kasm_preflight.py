@@ -97,6 +97,16 @@ def test_rendered_manifests_of_each_generation(site: Site, tmp_path: Path, lette
     assert lines["port-443"]["expected"] == "held by Traefik"
 
 
+def test_the_secret_of_generation_a_is_in_the_way_of_b(site: Site) -> None:
+    meta = {"name": "kasm-secrets", "namespace": "kasm"}
+    site.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": {"db-password": "a-password"}})
+    _, lines = site.preflight("-g", "b")
+    save, delete = lines["secret"]["remedy"]["commands"]
+    assert save.endswith("get secret kasm-secrets --output yaml > kasm-secrets.yaml")
+    site.tools.kubectl(*delete.removeprefix("kubectl ").split())
+    assert "secret" not in site.preflight("-g", "b")[1]
+
+
 def test_an_account_without_rights_is_reported_which(site: Site, tmp_path: Path) -> None:
     kubeconfig = site.kubeconfig_of("default", tmp_path)
     status, lines = site.preflight(kubeconfig=kubeconfig)
@@ -111,7 +121,7 @@ def test_an_account_without_rights_is_reported_which(site: Site, tmp_path: Path)
 def test_the_rights_that_are_named_are_enough(site: Site, tmp_path: Path) -> None:
     """Whoever is given what the lines ask for, one after the other, ends with none that is unknown for that."""
     kubeconfig = site.kubeconfig_of("default", tmp_path)
-    for number in range(12):
+    for number in range(13):
         _, lines = site.preflight(kubeconfig=kubeconfig)
         asked = [line["remedy"]["commands"] for line in lines.values() if "may not" in line["message"]]
         if not asked:
