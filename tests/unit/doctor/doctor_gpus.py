@@ -220,3 +220,30 @@ def black_picture(cluster: Cluster) -> None:
     cluster.objects["runtimeclasses"] = [{"metadata": {"name": "nvidia"}}]
     cluster.pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = "1"
     cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 1}
+
+
+def _draws_in_software(cluster: Cluster, reason: str, message: str) -> None:
+    cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 1}
+    graphics = {"renderer": "Software", "reason": reason, "message": message, "encoder": "x264"}
+    cluster.session["status"]["graphics"] = graphics
+
+
+@fault("graphics_capability_missing", on=lambda _: None)
+def capability_left_out(cluster: Cluster) -> None:
+    _draws_in_software(cluster, "GraphicsCapabilityMissing", "NVIDIA_DRIVER_CAPABILITIES='video' lacks graphics")
+
+
+@fault("graphics_driver_not_loadable", on=lambda _: None)
+def driver_upgraded_below_a_desktop(cluster: Cluster) -> None:
+    _draws_in_software(cluster, "DriverNotLoadable", "NVIDIA's driver cannot be loaded: libGLX_nvidia.so.0: not found")
+
+
+@fault("graphics_in_software", on=lambda _: None)
+def zink_draws_nothing(cluster: Cluster) -> None:
+    _draws_in_software(cluster, "ZinkFailed", "Zink does not draw on NVIDIA L4: no answer in 10 s")
+
+
+@fault("gpu_encoder_missing", on=lambda _: None)
+def gpu_for_computing(cluster: Cluster) -> None:
+    cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 1}
+    cluster.one("nodes")["metadata"]["labels"]["nvidia.com/gpu.product"] = "NVIDIA-H100-80GB-HBM3"

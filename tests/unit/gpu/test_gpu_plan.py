@@ -389,6 +389,13 @@ def notes(observed: GpuState, request: SharingRequest = EIGHT) -> str:
     return "\n".join(notes_on(state_after(observed, plan_configure(observed, request))))
 
 
+def test_gpus_without_an_encoder_are_named_whether_they_are_shared_or_not() -> None:
+    observed = fresh(a_node("gpu-a"), a_node("gpu-h", labels={"gpu.product": "NVIDIA-H100-80GB-HBM3"}))
+    said = "gpu-h: these GPUs have no video encoder (NVENC): desktops there encode on the CPU."
+    assert said in list(notes_on(observed))
+    assert said in notes(observed)
+
+
 def test_isolation_is_always_spoken_of() -> None:
     said = notes(fresh())
     assert "isolates neither memory nor faults" in said

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from vdi.diagnosis.check import Check
 from vdi.diagnosis.snapshot import Snapshot
-from vdi.doctor.checks import control_plane, data_plane, gateways, infrastructure, network, sessions, streams
+from vdi.doctor.checks import control_plane, data_plane, gateways, graphics, infrastructure, network, sessions, streams
 from vdi.doctor.checks.rank import rank
 from vdi.doctor.checks.registry import found
 from vdi.findings.model import Finding, Remedy
@@ -17,6 +17,7 @@ CHECKS: tuple[Check, ...] = (
     *network.CHECKS,
     *data_plane.CHECKS,
     *streams.CHECKS,
+    *graphics.CHECKS,
     *gateways.CHECKS,
     *kasm_checks.CHECKS,
 )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from vdi.gpu.products import PRODUCT_LABEL, lacks_encoder
 from vdi.gpu.sharing.changes import CLUSTER_POLICIES
 from vdi.gpu.sharing.config import RENAMED, Sharing
 from vdi.gpu.sharing.effect import effect_on, picker_of_plugin
@@ -41,8 +42,10 @@ ISOLATES_NOTHING = (
 
 
 def notes_on(state: GpuState) -> Iterator[str]:
-    """About the configured state: isolation first, then what its settings and this cluster bring with them."""
+    """About the GPUs and the configured state: encoders, isolation, then what settings and cluster bring with them."""
     shared = {name: each for name, (_, each) in sharing_of(state).items() if each.replicas > 1}
+    if without := [node.name for node in state.gpu_nodes if lacks_encoder(node.label(PRODUCT_LABEL))]:
+        yield f"{names(without)}: these GPUs have no video encoder (NVENC): desktops there encode on the CPU."
     if not shared:
         return
     yield ISOLATES_NOTHING
