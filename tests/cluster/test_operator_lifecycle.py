@@ -219,6 +219,18 @@ async def test_edited_template_counts_from_the_next_start(stage: Stage) -> None:
         assert (await stage.run("alice-desktop"))["status"]["templateRevision"] == "2"
 
 
+async def test_an_image_without_a_desktop_is_reported_and_the_session_starts_with_another(stage: Stage) -> None:
+    template = await stage.template(image="ghcr.io/selkies-project/selkies-gstreamer/gst-web:latest")
+    async with stage.operator():
+        session = await stage.session("alice-desktop", template)
+        await stage.reach("alice-desktop", "Failed", "gst-web:latest' contains no desktop, only a part of Selkies; use")
+        assert not await stage.owned(PODS, session)
+        image = {"spec": {"image": "registry.example.com/vdi/desktop:1"}}
+        await stage.api.patch(TEMPLATES, template, image, into=dict)
+        await stage.make_ready(await stage.pod_of(session))
+        await stage.reach("alice-desktop", "Running")
+
+
 async def test_names_up_to_kubernetes_own_limit_work(stage: Stage) -> None:
     template = await stage.template_named(f"{stage.namespace}-" + "t." * 50 + "x")
     name = "alice." + "d" * 60 + "." + "e" * 180

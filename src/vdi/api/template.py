@@ -141,6 +141,10 @@ class Toleration(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = None
 
 
+DEFAULT_HEALTH_PATH = "/api/health"
+"""Of Selkies 2."""
+
+
 class Placement(msgspec.Struct, rename="camel", omit_defaults=True):
     """Where desktops of this template may run."""
 
@@ -316,9 +320,14 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     app: Annotated[TemplateApp | None, doc("A single application in place of a whole desktop.")] = None
     keyboard: Annotated[TemplateKeyboard | None, doc("Keyboard of the desktop. Left out: that of the image.")] = None
     port: Annotated[int, doc("Port that the image serves HTTP on.", NOT_THE_AGENTS, minimum=1, maximum=65535)] = 8080
-    health_path: Annotated[str, doc("Path that answers 200 when the desktop is ready.", URL_PATH, maxLength=512)] = (
-        "/api/health"
-    )
+    health_path: Annotated[
+        str,
+        doc(
+            "Path that answers 200 when the desktop is ready. For an image of Selkies 1, /api/health means /health.",
+            URL_PATH,
+            maxLength=512,
+        ),
+    ] = DEFAULT_HEALTH_PATH
     persistence: Annotated[TemplatePersistence, doc("Defaults of the home volume.")] = msgspec.field(
         default_factory=TemplatePersistence
     )

@@ -17,6 +17,7 @@ from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.hosts import refuse_hostname
 from vdi.session.identity import is_operators_key
+from vdi.session.image import health_path, missing_desktop
 from vdi.session.naming import home_claim_name
 from vdi.session.schedule import find_problems
 from vdi.session.units import parse_duration, parse_quantity, smaller_quantity
@@ -86,6 +87,8 @@ class Desktop:
     env: tuple[EnvVar, ...]
     port: int
     health_path: str
+    selkies: str
+    """Generation of Selkies in the image: "1" or "2"."""
     shm_size: str
     home: Home | None
     volumes: tuple[TemplateVolume, ...]
@@ -140,7 +143,8 @@ def resolve(
         ephemeral_storage=disk,
         env=(*template.spec.env, *streaming.settings(template.spec)),
         port=template.spec.port,
-        health_path=template.spec.health_path,
+        health_path=health_path(template.spec),
+        selkies=streaming.generation(template.spec),
         shm_size=template.spec.shm_size,
         home=home,
         volumes=template.spec.volumes,
@@ -242,6 +246,8 @@ def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None) -> 
         for key in keys:
             if is_operators_key(key):
                 yield f"spec.podTemplate.metadata.{field}: {key!r} belongs to the operator; remove it"
+    if why := missing_desktop(spec.image):
+        yield why
     yield from streaming.problems(spec)
     if spec.schedule:
         yield from find_problems(spec.schedule, "spec.schedule")

@@ -129,6 +129,32 @@ def test_desktop_listens_where_the_template_says() -> None:
     assert environment(pod(env=[{"name": "SELKIES_PORT", "value": "8081"}]))["SELKIES_PORT"] == "8081"
 
 
+SELKIES_1 = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
+GATEWAY = ClusterSettings(edge_middleware="vdi-edge")
+
+
+def selkies_1(settings: ClusterSettings = GATEWAY, **template: Any) -> dict[str, Any]:
+    answer = resolve(a_session(), a_template(image=SELKIES_1, **template), settings)
+    assert isinstance(answer, Desktop), answer
+    return build_pod(identity=IDENTITY, desktop=answer)
+
+
+@pytest.mark.parametrize("probe", ["readinessProbe", "livenessProbe"])
+def test_an_image_of_selkies_1_is_asked_at_its_own_health_path(probe: str) -> None:
+    container = selkies_1()["spec"]["containers"][0]
+    assert container[probe]["httpGet"] == {"path": "/health", "port": "desktop"}
+    of_template = selkies_1(healthPath="/mine")["spec"]["containers"][0]
+    assert of_template[probe]["httpGet"]["path"] == "/mine"
+    without_gateway = selkies_1(ClusterSettings())["spec"]["containers"][0]
+    assert without_gateway[probe]["tcpSocket"] == {"port": "desktop"} and "httpGet" not in without_gateway[probe]
+
+
+def test_nginx_of_selkies_1_has_the_port_and_selkies_keeps_its_own() -> None:
+    env = environment(selkies_1(port=9000))
+    assert env["NGINX_PORT"] == "9000" and "SELKIES_PORT" not in env
+    assert environment(selkies_1(env=[{"name": "NGINX_PORT", "value": "8090"}]))["NGINX_PORT"] == "8090"
+
+
 def test_desktop_without_home_mounts_none() -> None:
     built = pod({"persistence": {"enabled": False}})
     assert [volume["name"] for volume in built["spec"]["volumes"]] == ["shm"]

@@ -34,6 +34,29 @@ def test_what_the_session_names_holds_and_the_rest_comes_from_schema_and_templat
     assert (desktop.gpu, desktop.memory, desktop.cpu) == (1, "4Gi", "1")
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        "ghcr.io/selkies-project/selkies-gstreamer/gst-web:latest",
+        "mirror.example.com/selkies-project/selkies/gst-web@sha256:" + "0" * 64,
+        "ghcr.io/selkies-project/selkies-gstreamer/js-interposer",
+    ],
+)
+def test_an_image_without_a_desktop_is_refused_with_one_that_works(image: str) -> None:
+    blocked = refused({}, {"image": image})
+    assert blocked.reason == "InvalidTemplate" and blocked.needs_change
+    assert f"spec.image: {image!r} contains no desktop" in blocked.message
+    assert "use `registry.example.com/vdi/desktop:1`" in blocked.message
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:latest", "registry.example.com/gst-web:1"],
+)
+def test_other_images_may_have_a_desktop(image: str) -> None:
+    assert resolved({}, {"image": image}).image == image
+
+
 def test_template_without_gpu_is_a_cpu_desktop_whatever_the_session_asks() -> None:
     desktop = resolved({"resources": {"gpu": 3}}, {"resources": {"defaultGPU": 0}})
     assert desktop.gpu == 0

@@ -88,7 +88,7 @@ def build_spec(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]
 
 
 def _container(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]:
-    probe = {"httpGet": {"path": desktop.health_path, "port": PORT_NAME}}
+    probe = _probe(desktop)
     return {
         "name": CONTAINER,
         "image": desktop.image,
@@ -113,6 +113,13 @@ def _container(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]
             "failureThreshold": 6,
         },
     }
+
+
+def _probe(desktop: Desktop) -> dict[str, Any]:
+    """Selkies 1 asks for the password at its health path too; a probe with it would show it to readers of pods."""
+    if desktop.selkies == "1" and not desktop.behind_gateway:
+        return {"tcpSocket": {"port": PORT_NAME}}
+    return {"httpGet": {"path": desktop.health_path, "port": PORT_NAME}}
 
 
 def _resources(desktop: Desktop) -> dict[str, Any]:
@@ -154,7 +161,9 @@ def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]
         # Images built for GPUs ask for all of them: without this, a desktop that asked for none would see every GPU.
         ours.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
     given = {variable.name for variable in desktop.env}
-    port = [] if "SELKIES_PORT" in given else [{"name": "SELKIES_PORT", "value": str(desktop.port)}]
+    # With Selkies 1, nginx has the port, and Selkies behind it one of its own.
+    name = "NGINX_PORT" if desktop.selkies == "1" else "SELKIES_PORT"
+    port = [] if name in given else [{"name": name, "value": str(desktop.port)}]
     return [*(msgspec.to_builtins(variable) for variable in desktop.env), *port, *ours]
 
 
