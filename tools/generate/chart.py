@@ -89,9 +89,9 @@ def page_text(current: str) -> str:
     return replace_generated(current, table())
 
 
-def manifest_text(helm: Path) -> str:
+def manifest_text(helm: Path, chart: Path = ROOT / "charts/vdi") -> str:
     """The chart's objects with its default values and without the marks of a Helm release."""
-    words = ["template", "vdi", str(ROOT / "charts/vdi"), "--namespace", RELEASE_NAMESPACE, "--set", "templates=null"]
+    words = ["template", "vdi", str(chart), "--namespace", RELEASE_NAMESPACE, "--set", "templates=null"]
     words += ["--skip-tests", "--kube-version", "1.34.0"]
     rendered = subprocess.run([helm, *words], capture_output=True, text=True, check=True, timeout=60).stdout
     plain = re.sub(r"^ +(app.kubernetes.io/managed-by: Helm|helm.sh/[a-z-]+: .*)\n", "", rendered, flags=re.MULTILINE)

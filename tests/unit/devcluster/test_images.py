@@ -106,7 +106,10 @@ class Pretender:
         self.asked.append(("load", archive.name))
         return ["true"]
 
-    def build(self, context: Path, containerfile: Path, tag: str, mounts: object) -> list[str]:
+    def build(
+        self, context: Path, containerfile: Path, tag: str, mounts: object, arguments: dict[str, str]
+    ) -> list[str]:
+        self.arguments = arguments
         self.asked.append(("build", (sorted(str(p.relative_to(context)) for p in context.rglob("*")), tag)))
         return ["true"]
 
@@ -144,6 +147,19 @@ def test_image_is_built_once_until_its_files_change(pretender: Pretender, checko
 
     assert second != first and second.exists()
     assert not first.exists(), "the archive that nothing can want any more is gone"
+
+
+def test_the_image_of_a_release_gets_its_version_and_leaves_that_of_the_demo(
+    pretender: Pretender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "_VDI", RECIPE)
+    with Progress(tmp_path / "logs") as progress:
+        demo = images.ensure_vdi(progress=progress, cache=tmp_path / "cache")
+        assert pretender.arguments == {}
+        release = images.ensure_vdi(progress=progress, cache=tmp_path / "cache", version="0.2.0")
+        assert pretender.arguments == {"VERSION": "0.2.0"}
+    assert release != demo
+    assert demo.exists()
 
 
 def test_an_image_that_holds_something_of_the_machine_is_not_kept(

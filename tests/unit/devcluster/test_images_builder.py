@@ -49,6 +49,12 @@ def test_buildah_builds_in_a_storage_of_its_own_with_read_only_mounts_and_sudo_i
     ]
 
 
+@pytest.mark.parametrize("builder", [Docker(), Buildah(STORE), Podman(STORE)])
+def test_arguments_of_a_build_are_passed_on(builder: Docker | Buildah) -> None:
+    words = builder.build(Path("/c"), Path("/c/F"), "t:1", [], {"VERSION": "0.2.0"})
+    assert ["--build-arg", "VERSION=0.2.0"] in [words[i : i + 2] for i in range(len(words))]
+
+
 @pytest.mark.parametrize(
     ("builder", "load", "save"),
     [

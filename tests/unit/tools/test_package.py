@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,19 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from support.releases import git, make_checkout
 from tools.build_hook import SOURCE_VERSION, semantic_version
 from vdi.version import DISTRIBUTION
 
 ROOT = Path(__file__).parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", ".gitignore", "src", "charts", "manifests", "tools")
-
 pytestmark = pytest.mark.timeout(120)
-
-
-def git(folder: Path, *words: str) -> None:
-    identity = ("-c", "user.name=A", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false")
-    subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True, timeout=60)
 
 
 def build(folder: Path, target: str) -> Path:
@@ -40,19 +33,7 @@ def build(folder: Path, target: str) -> Path:
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository of our files whose one commit has the tag v0.2.0-rc.1."""
-    folder = tmp_path_factory.mktemp("package") / "checkout"
-    folder.mkdir()
-    for name in BUILT_FROM:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
-        else:
-            shutil.copy(source, folder / name)
-    git(folder, "init", "--quiet", "--initial-branch=main")
-    git(folder, "add", ".")
-    git(folder, "commit", "--quiet", "--message=A")
-    git(folder, "tag", "--annotate", "--message=A", "v0.2.0-rc.1")
-    return folder
+    return make_checkout(tmp_path_factory.mktemp("package") / "checkout")
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +92,7 @@ def test_an_sdist_builds_the_same_version_without_git(checkout: Path, tmp_path: 
 def test_a_shallow_clone_without_tags_builds_a_version_with_its_commit(checkout: Path, tmp_path: Path) -> None:
     command = ["git", "clone", "--quiet", "--depth=1", "--no-tags", f"file://{checkout}", str(tmp_path / "clone")]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
-    commit = subprocess.run(
-        ["git", "-C", checkout, "rev-parse", "--short=7", "HEAD"],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    ).stdout.strip()
+    commit = git(checkout, "rev-parse", "--short=7", "HEAD")
     assert re.fullmatch(
         rf"vdi_kubernetes-0\.0\.1\.dev1\+unknown\.g{commit}\w*-py3-none-any\.whl",
         build(tmp_path / "clone", "wheel").name,

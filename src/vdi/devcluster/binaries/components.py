@@ -19,6 +19,8 @@ LOCAL_PATH = "v0.0.30"  # renovate: go github.com/rancher/local-path-provisioner
 TRAEFIK = "v3.7.13"  # renovate: github-releases traefik/traefik
 KWOK = "v0.7.0"  # renovate: go sigs.k8s.io/kwok
 PEBBLE = "v2.10.1"  # renovate: go github.com/letsencrypt/pebble/v2
+CRANE = "v0.22.1"  # renovate: go github.com/google/go-containerregistry
+REGISTRY = "v3.1.2"  # renovate: go github.com/distribution/distribution/v3
 ACTIONLINT = "v1.7.12"  # renovate: go github.com/rhysd/actionlint
 CONTAINERD = "v2.1.4"  # renovate: github-releases containerd/containerd
 RUNC = "v1.3.0"  # renovate: github-releases opencontainers/runc
@@ -340,5 +342,8 @@ RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     "kwok": (_go_tool("kwok", KWOK, "sigs.k8s.io/kwok/cmd/kwok"),),
     "pebble": (_go_tool("pebble", PEBBLE, "github.com/letsencrypt/pebble/v2/cmd/pebble"),),
     "actionlint": (_go_tool("actionlint", ACTIONLINT, "github.com/rhysd/actionlint/cmd/actionlint"),),
+    # Pushes a release; the registry is what its tests push to.
+    "crane": (_go_tool("crane", CRANE, "github.com/google/go-containerregistry/cmd/crane"),),
+    "registry": (_go_tool("registry", REGISTRY, "github.com/distribution/distribution/v3/cmd/registry"),),
 }
 """Every name that can be requested, and its recipes in the order in which they are tried."""

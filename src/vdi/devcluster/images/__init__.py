@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdi.devcluster import host_settings
@@ -62,6 +62,8 @@ class ImageRecipe:
     containerfile: str
     context: str
     files: tuple[str, ...]
+    version: str = ""
+    """The version of a release, which the build gets as its argument VERSION; empty for the demo and the tests."""
 
 
 _DESKTOP = ImageRecipe("Build the desktop image", DESKTOP, "Containerfile", "images/desktop", ("images/desktop",))
@@ -106,9 +108,9 @@ def ensure_lavapipe(*, progress: Progress, cache: Path | None = None) -> Path:
     return _ensure(_LAVAPIPE, build_cache, _ensure(_DESKTOP, build_cache).parent)
 
 
-def ensure_vdi(*, progress: Progress, cache: Path | None = None) -> Path:
-    """The archive of operator and gateway. Raises StepFailed, NoBuilder, ImageFailed."""
-    return _ensure(_VDI, _build_cache(progress, cache))
+def ensure_vdi(*, progress: Progress, cache: Path | None = None, version: str = "") -> Path:
+    """The archive of operator and gateway; `version` is a release's. Raises StepFailed, NoBuilder, ImageFailed."""
+    return _ensure(replace(_VDI, version=version), _build_cache(progress, cache))
 
 
 def ensure_servers(*, progress: Progress, cache: Path | None = None) -> list[Path]:
@@ -164,13 +166,15 @@ def _ensure(recipe: ImageRecipe, build_cache: BuildCache, parent: Path | None = 
     base = parent or debian
     files = context_files(recipe, _ROOT)
     name = recipe.tag.rpartition("/")[2].partition(":")[0]
-    key = f"image-{name}-{digest([recipe.tag, image_id(base / 'image.tar')], files)}"
+    kind = "release-image" if recipe.version else "image"
+    parts = [recipe.tag, image_id(base / "image.tar"), *([recipe.version] if recipe.version else [])]
+    key = f"{kind}-{name}-{digest(parts, files)}"
 
     def build(step: Step, into: Path) -> None:
         _build(recipe, files, base, build_cache, step, into, online=from_registry(debian))
 
     entry = build_cache.obtain(key, recipe.title, build)
-    _forget_older(entry, f"image-{name}-*-{build_cache.arch}")
+    _forget_older(entry, f"{kind}-{name}-*-{build_cache.arch}")
     return entry / "image.tar"
 
 
@@ -207,7 +211,13 @@ def _build(
         if builder.own_storage:
             step.run(builder.load(base / "image.tar"), env=build_cache.env)
         step.run(
-            builder.build(context, context / recipe.containerfile, recipe.tag, mount_words(folders)),
+            builder.build(
+                context,
+                context / recipe.containerfile,
+                recipe.tag,
+                mount_words(folders),
+                {"VERSION": recipe.version} if recipe.version else {},
+            ),
             env=build_cache.env,
         )
         step.update("writing the archive")

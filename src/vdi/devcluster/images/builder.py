@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from vdi.devcluster import packages
@@ -23,6 +24,7 @@ from vdi.devcluster.progress import Step
 Argv = list[str]
 
 _DOCKER_SECONDS = 10.0
+_NO_ARGUMENTS: Mapping[str, str] = MappingProxyType({})
 
 
 class NoBuilder(Exception):  # noqa: N818 - named for what is missing
@@ -50,8 +52,15 @@ class Builder(Protocol):
         """Take an image in from its archive."""
         ...
 
-    def build(self, context: Path, containerfile: Path, tag: str, mounts: Sequence[tuple[Path, str]]) -> Argv:
-        """Build `tag`; `mounts` are (folder here, folder in the build), read-only."""
+    def build(
+        self,
+        context: Path,
+        containerfile: Path,
+        tag: str,
+        mounts: Sequence[tuple[Path, str]],
+        arguments: Mapping[str, str] = _NO_ARGUMENTS,
+    ) -> Argv:
+        """Build `tag`; `mounts` are (folder here, folder in the build), read-only; `arguments` are of the build."""
         ...
 
     def save(self, tag: str, archive: Path) -> Argv:
@@ -82,11 +91,28 @@ class Docker:
         """Take an image in from its archive."""
         return ["docker", "load", "--input", str(archive)]
 
-    def build(self, context: Path, containerfile: Path, tag: str, mounts: Sequence[tuple[Path, str]]) -> Argv:
+    def build(
+        self,
+        context: Path,
+        containerfile: Path,
+        tag: str,
+        mounts: Sequence[tuple[Path, str]],
+        arguments: Mapping[str, str] = _NO_ARGUMENTS,
+    ) -> Argv:
         """Build `tag`; proxies are named only, their values come from the environment."""
         del mounts
         proxies = [word for name in PROXY_VARIABLES for word in ("--build-arg", name)]
-        return ["docker", "build", *proxies, "--tag", tag, "--file", str(containerfile), str(context)]
+        return [
+            "docker",
+            "build",
+            *proxies,
+            *_build_arguments(arguments),
+            "--tag",
+            tag,
+            "--file",
+            str(containerfile),
+            str(context),
+        ]
 
     def save(self, tag: str, archive: Path) -> Argv:
         """Write an image to an archive."""
@@ -114,10 +140,27 @@ class Buildah:
         """Take an image in from its archive."""
         return [*self._command, "pull", f"docker-archive:{archive}"]
 
-    def build(self, context: Path, containerfile: Path, tag: str, mounts: Sequence[tuple[Path, str]]) -> Argv:
+    def build(
+        self,
+        context: Path,
+        containerfile: Path,
+        tag: str,
+        mounts: Sequence[tuple[Path, str]],
+        arguments: Mapping[str, str] = _NO_ARGUMENTS,
+    ) -> Argv:
         """Build `tag` from what is in the storage, in a chroot: that needs no container runtime and works in a VM."""
         volumes = [word for source, target in mounts for word in ("--volume", f"{source}:{target}:ro")]
-        options = ["--isolation", "chroot", "--pull=false", *volumes, "--tag", tag, "--file", str(containerfile)]
+        options = [
+            "--isolation",
+            "chroot",
+            "--pull=false",
+            *volumes,
+            *_build_arguments(arguments),
+            "--tag",
+            tag,
+            "--file",
+            str(containerfile),
+        ]
         return [*self._command, "build", *options, str(context)]
 
     def save(self, tag: str, archive: Path) -> Argv:
@@ -217,6 +260,10 @@ def mounts_below(folder: Path, mounts: str) -> list[str]:
     """The mount points below `folder` in the text of /proc/mounts, the last mounted first."""
     points = [line.split()[1].replace("\\040", " ") for line in mounts.splitlines() if line]
     return [point for point in reversed(points) if Path(point).is_relative_to(folder)]
+
+
+def _build_arguments(arguments: Mapping[str, str]) -> list[str]:
+    return [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
 
 
 def mount_words(folders: Sequence[BuildFolders]) -> list[tuple[Path, str]]:

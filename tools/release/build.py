@@ -1,0 +1,188 @@
+"""Builds the files of a release from the commit that has its tag: nothing that is not committed goes in."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+
+from tools.build_hook import semantic_version, stamp
+from tools.generate import chart as chart_files
+from tools.generate.chart_render import ROOT
+from tools.release import oci, sbom
+
+NAME = "vdi-kubernetes"
+IMAGES = ("vdi", "desktop")
+"""Images of ours that the chart names; each is REGISTRY/NAME."""
+SOURCE_REGISTRY = "localhost/vdi"
+"""The registry in the sources' references, which no node can pull from."""
+
+
+class ReleaseError(Exception):
+    """Raised when there is no release to be made: says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What is built: the version as Python and as charts write it, the commit and its time (seconds), the registry."""
+
+    python_version: str
+    version: str
+    commit: str
+    epoch: int
+    registry: str
+
+    @property
+    def created(self) -> str:
+        """The commit's time, as OCI writes it."""
+        return datetime.fromtimestamp(self.epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def labels(self, image: str) -> dict[str, str]:
+        """Labels of an image."""
+        return {
+            "org.opencontainers.image.created": self.created,
+            "org.opencontainers.image.licenses": "Apache-2.0",
+            "org.opencontainers.image.revision": self.commit,
+            "org.opencontainers.image.title": image,
+            "org.opencontainers.image.version": self.version,
+        }
+
+    def reference(self, name: str) -> str:
+        """An image's name, with its tag."""
+        return f"{self.registry or SOURCE_REGISTRY}/{name}:{self.version}"
+
+
+def git(*words: str, root: Path = ROOT) -> str:
+    """Output of git in the checkout."""
+    done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode != 0:
+        raise ReleaseError(f"git {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def find_release(version: str, registry: str, root: Path = ROOT) -> Release:
+    """The release `version` of the checkout at `root`. Raises ReleaseError when it may not be made from there."""
+    try:
+        python_version = str(Version(version))
+    except InvalidVersion:
+        python_version = ""
+    if not python_version or semantic_version(python_version) != version:
+        raise ReleaseError(f"VERSION={version}: allowed are versions such as 0.2.0 and 0.2.0-rc.1")
+    if registry and not re.fullmatch(r"[a-z0-9][a-z0-9.:/_-]*[a-z0-9]", registry):
+        raise ReleaseError(f"REGISTRY={registry}: allowed is HOST[:PORT]/PATH, such as registry.example.com/vdi")
+    if changed := git("status", "--porcelain", root=root):
+        raise ReleaseError(f"the checkout has changes that are not committed:\n{changed}")
+    tag = f"v{version}"
+    commit = git("rev-parse", "HEAD", root=root)
+    if git("tag", "--list", tag, root=root) != tag:
+        raise ReleaseError(f"there is no tag {tag}. Run: git tag --annotate --message={tag} {tag}")
+    if git("rev-list", "-n1", tag, root=root) != commit:
+        raise ReleaseError(f"the tag {tag} is not at this commit. Run: git checkout {tag}")
+    if not re.search(
+        rf"^## {re.escape(version)} - \d{{4}}-\d\d-\d\d$", (root / "CHANGELOG.md").read_text(), re.MULTILINE
+    ):
+        raise ReleaseError(f'CHANGELOG.md has no section "## {version} - YYYY-MM-DD"')
+    return Release(python_version, version, commit, int(git("show", "-s", "--format=%ct", "HEAD", root=root)), registry)
+
+
+def write_files(
+    release: Release, target: Path, images: Mapping[str, Path], helm: Path, arch: str, root: Path = ROOT
+) -> None:
+    """Write everything but checksums and signatures to `target`, an empty folder. `images` are archives by name."""
+    digests = {}
+    for name, archive in images.items():
+        layout = target / f"vdi-image-{name}-{release.version}-{arch}.tar"
+        reference, labels = release.reference(name), release.labels(name)
+        digests[name] = oci.write_image(archive, layout, name=reference, labels=labels, created=release.created)
+        components = sbom.image_components(archive)
+        document = sbom.render(f"{SOURCE_REGISTRY}/{name}", release.version, components)
+        (target / f"vdi-image-{name}-{release.version}-{arch}.cdx.json").write_text(document)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / "source"
+        export(source, release.commit, root)
+        for folder in ("charts", "manifests"):
+            stamp(source / folder, release.version)
+            write_references(source / folder, release, digests)
+        manifest = chart_files.manifest_text(helm, source / "charts/vdi")
+        (source / "manifests/vdi.yaml").write_text(manifest)
+        _write_chart(release, source / "charts/vdi", target)
+        _write_packages(release, source, target)
+        oci.pack_folder(source / "manifests", target / f"vdi-manifests-{release.version}.tar.gz")
+        locked = (source / "requirements/run.txt").read_text()
+        bill = sbom.render(NAME, release.version, sbom.locked_components(locked))
+        (target / f"vdi_kubernetes-{release.python_version}.cdx.json").write_text(bill)
+
+
+def export(folder: Path, commit: str, root: Path) -> None:
+    """The files of a commit."""
+    folder.mkdir()
+    archive = folder.with_suffix(".tar")
+    git("archive", "--format=tar", f"--output={archive}", commit, root=root)
+    with tarfile.open(archive) as files:
+        files.extractall(folder, filter="data")
+
+
+def write_references(folder: Path, release: Release, digests: Mapping[str, str]) -> None:
+    """Name the images of the release in place of those of the sources: by digest where a registry has them."""
+    for path in sorted(folder.rglob("*.yaml")):
+        text = path.read_text()
+        for name, digest in digests.items():
+            by_digest = f"@{digest}" if release.registry else ""
+            reference = release.reference(name) + by_digest
+            text = text.replace(f"{SOURCE_REGISTRY}/{name}:dev", reference)
+            repository = reference.partition("@")[0].rpartition(":")[0]
+            text = text.replace(
+                f"repository: {SOURCE_REGISTRY}/{name}\n  tag: dev\n",
+                f"repository: {repository}\n  tag: {release.version}\n",
+            )
+            if by_digest and f"repository: {repository}\n" in text:
+                text = text.replace('\n  digest: ""\n', f"\n  digest: {digest}\n", 1)
+        path.write_text(text)
+
+
+def provenance(release: Release, started: datetime) -> dict[str, Any]:
+    """How the files came to be: the predicate of SLSA provenance v1."""
+    return {
+        "buildDefinition": {
+            "buildType": "urn:vdi-kubernetes:make-release:v1",
+            "externalParameters": {"version": release.version, "registry": release.registry},
+            "internalParameters": {"python": sys.version.split()[0], "sourceDateEpoch": release.epoch},
+            "resolvedDependencies": [
+                {"uri": f"git+{NAME}@refs/tags/v{release.version}", "digest": {"gitCommit": release.commit}}
+            ],
+        },
+        "runDetails": {
+            "builder": {"id": os.environ.get("RELEASE_BUILDER", "make release")},
+            "metadata": {"startedOn": started.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")},
+        },
+    }
+
+
+def _write_chart(release: Release, chart: Path, target: Path) -> None:
+    package = target / f"vdi-{release.version}.tgz"
+    oci.pack_folder(chart, package)
+    layout = target / f"vdi-chart-{release.version}.tar"
+    oci.write_chart(package, layout, name=release.reference("charts/vdi"), created=release.created)
+
+
+def _write_packages(release: Release, source: Path, target: Path) -> None:
+    env = os.environ | {
+        "SETUPTOOLS_SCM_PRETEND_VERSION": release.python_version,
+        "SOURCE_DATE_EPOCH": str(release.epoch),
+    }
+    made = source / "dist"
+    command = [sys.executable, "-m", "hatchling", "build", "-d", str(made)]
+    done = subprocess.run(command, cwd=source, env=env, capture_output=True, text=True, check=False, timeout=300)
+    if done.returncode != 0:
+        raise ReleaseError(f"the packages were not built:\n{done.stderr}")
+    for path in made.iterdir():
+        shutil.copy(path, target / path.name)
