@@ -1,5 +1,7 @@
 """One healthy cluster, broken in one place each: the cause is found, and nothing else is blamed beside it."""
 
+from functools import cache
+
 import msgspec
 import pytest
 
@@ -10,13 +12,27 @@ from unit.doctor.doctor_gateways import GATEWAY_FAULTS, with_gateway
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from unit.doctor.doctor_kasm import KASM_FAULTS
 from vdi.diagnosis.redact import redact
-from vdi.diagnosis.snapshot import load, save
+from vdi.diagnosis.snapshot import Snapshot, load, save
 from vdi.doctor.checks.run import CHECKS, run_checks
 from vdi.doctor.codes import CODES
 from vdi.doctor.codes.probes import PROBES
-from vdi.findings.model import Severity, roots
+from vdi.findings.model import Finding, Severity, roots
 
 ALL = {**FAULTS, **GPU_FAULTS, **GATEWAY_FAULTS, **KASM_FAULTS}
+
+
+@cache
+def snapshot_of(name: str) -> Snapshot:
+    """The cluster with this fault. Not to be changed: other tests look at it, too."""
+    cluster = Cluster()
+    ALL[name][1](cluster)
+    return cluster.snapshot()
+
+
+@cache
+def findings_of(name: str) -> list[Finding]:
+    """What the doctor says of `snapshot_of(name)`."""
+    return run_checks(snapshot_of(name))
 
 
 @pytest.mark.parametrize("sessions", [0, 1, 3])
@@ -29,31 +45,24 @@ def test_a_healthy_cluster_has_no_findings(sessions: int) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_cause_is_found_and_nothing_else_is_blamed(name: str) -> None:
-    codes, make = ALL[name]
-    cluster = Cluster()
-    make(cluster)
-    findings = cluster.findings()
-    assert {root.code for root in roots(findings)} == codes, [
+    findings = findings_of(name)
+    assert {root.code for root in roots(findings)} == ALL[name][0], [
         f"{finding.key}: {finding.message}" for finding in findings
     ]
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_bundle_gives_the_same_findings(name: str) -> None:
-    cluster = Cluster()
-    ALL[name][1](cluster)
-    snapshot = cluster.snapshot()
+    snapshot = snapshot_of(name)
     bundle = save(redact(snapshot))
-    assert renamed(run_checks(snapshot), snapshot) == run_checks(load(bundle))
+    assert renamed(findings_of(name), snapshot) == run_checks(load(bundle))
     for word in (b"alice0@example.com", b"u:p@x"):
         assert word not in bundle
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_finding_says_what_where_and_how_to_fix_it(name: str) -> None:
-    cluster = Cluster()
-    ALL[name][1](cluster)
-    for finding in cluster.findings():
+    for finding in findings_of(name):
         assert (
             finding.message.endswith(".") or finding.code == "check_failed" or "vdi session restart" in finding.message
         )
@@ -64,11 +73,7 @@ def test_a_finding_says_what_where_and_how_to_fix_it(name: str) -> None:
 
 
 def test_every_code_of_the_catalogue_has_a_fault_that_shows_it() -> None:
-    shown: set[str] = set()
-    for _, make in ALL.values():
-        cluster = Cluster()
-        make(cluster)
-        shown |= {finding.code for finding in cluster.findings()}
+    shown = {finding.code for name in ALL for finding in findings_of(name)}
     assert shown | {probe.code for probe in PROBES} == set(CODES), "probes are made in test_doctor_probe.py"
 
 

@@ -3,12 +3,11 @@
 import re
 import shlex
 import subprocess
+from functools import cache
 
 import pytest
 
-from unit.doctor.doctor_builders import Cluster
-from unit.doctor.test_doctor_faults import ALL
-from vdi.findings.model import Finding
+from unit.doctor.test_doctor_faults import ALL, findings_of
 
 PROGRAMS = {
     "kubectl",
@@ -69,15 +68,9 @@ def sentences(text: str) -> list[str]:
     return [part for part in re.split(r"(?<=[.;:])\s+", own) if part]
 
 
-def findings(name: str) -> list[Finding]:
-    cluster = Cluster()
-    ALL[name][1](cluster)
-    return cluster.findings()
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_a_remedy_is_a_short_sentence_and_commands(name: str) -> None:
-    for finding in findings(name):
+    for finding in findings_of(name):
         if finding.code == "not_readable":
             continue  # its words are the collector's
         assert finding.remedy.sentence, finding.key
@@ -91,7 +84,7 @@ def test_a_remedy_is_a_short_sentence_and_commands(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_message_is_read_in_short_sentences(name: str) -> None:
-    for finding in findings(name):
+    for finding in findings_of(name):
         if finding.code.startswith("gpu_") and finding.code not in ("gpu_insufficient", "gpu_runtime_class_unset"):
             continue  # the words of `vdi gpu verify`
         for sentence in sentences(finding.message):
@@ -100,11 +93,12 @@ def test_a_message_is_read_in_short_sentences(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_commands_can_be_pasted_unchanged(name: str) -> None:
-    for finding in findings(name):
+    for finding in findings_of(name):
         for command in finding.remedy.commands:
             check_command(command)
 
 
+@cache
 def check_command(command: str) -> None:
     subprocess.run(["bash", "-n", "-c", command], check=True, timeout=10)
     words = shlex.split(command)
