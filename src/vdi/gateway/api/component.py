@@ -1,7 +1,7 @@
 """The API as a component of the gateway: its routes, the OpenAPI document and its page."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -38,10 +38,10 @@ class Api(Component):
         self.services = services
         self._renderer = Renderer(services.context.settings)
 
-    @cached_property
+    @property
     def document(self) -> dict[str, Any]:
         """The OpenAPI document; the same for everybody."""
-        return document(OPERATIONS, url=self.services.context.settings.portal_url, version=package_version())
+        return _document(self.services.context.settings.portal_url)
 
     def portal_routes(self) -> Sequence[BaseRoute]:
         """One route for each address, and words for every other one."""
@@ -64,6 +64,11 @@ class Api(Component):
         except DatabaseUnavailableError:
             user = None  # the page is for everybody; only its navigation would show who reads it
         return self._renderer.render(request, "api_docs.html", user=user, here="api", **page(self.document))
+
+
+@cache
+def _document(portal_url: str) -> dict[str, Any]:
+    return document(OPERATIONS, url=portal_url, version=package_version())
 
 
 _ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
