@@ -4,9 +4,12 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from vdi.gateway.store.base import metadata
+from vdi.gateway.store.migrations import FOLDER, import_tables
 
 
 def sqlite_with_tables(file: Path) -> str:
@@ -18,10 +21,13 @@ def sqlite_with_tables(file: Path) -> str:
 
 @cache
 def _empty_tables() -> bytes:
-    """Making 20 tables takes longer than most tests; copying them does not."""
+    """At the newest revision. Making 20 tables takes longer than most tests; copying them does not."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vdi.db"
         engine = create_engine(f"sqlite:///{file}")
-        metadata.create_all(engine)
+        import_tables()
+        with engine.begin() as connection:
+            metadata.create_all(connection)
+            MigrationContext.configure(connection).stamp(ScriptDirectory(str(FOLDER)), "head")
         engine.dispose()
         return file.read_bytes()

@@ -30,6 +30,7 @@ from vdi.gateway.limits import Limits, LimitsError, read_limits
 from vdi.gateway.login.component import Login
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
+from vdi.gateway.login.passwords import Passwords
 from vdi.gateway.login.sign_out import SignOut
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.portal.component import Portal
@@ -89,10 +90,11 @@ async def open_gateway(
     *,
     clock: Callable[[], datetime] = now,
     address: Callable[[VDISession], str] | None = None,
+    passwords: Passwords | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway that watches and works while the context lasts, whether the cluster and the database answer or not.
 
-    `address`: where a session's desktop is reached; None: its Service.
+    `address`: where a session's desktop is reached; None: its Service. `passwords`: None for the usual cost of a hash.
 
     Raises LimitsError, DatabaseUrlError or KubeError for what can never work, and what a component failed with. To be
     entered and left by the same task.
@@ -118,7 +120,7 @@ async def open_gateway(
                 metrics=metrics,
                 clock=clock,
             )
-            gateway = build_gateway(context, limits, address)
+            gateway = build_gateway(context, limits, address, passwords)
             async with asyncio.TaskGroup() as group:
                 work = group.create_task(_work(gateway), name="gateway's work")
                 try:
@@ -132,7 +134,10 @@ async def open_gateway(
 
 
 def build_gateway(
-    context: GatewayContext, limits: Limits, address: Callable[[VDISession], str] | None = None
+    context: GatewayContext,
+    limits: Limits,
+    address: Callable[[VDISession], str] | None = None,
+    passwords: Passwords | None = None,
 ) -> Gateway:
     """All components. Nothing of theirs runs yet."""
     logins = Logins(context)
@@ -142,7 +147,7 @@ def build_gateway(
     actions = Actions(context, limits=limits, history=history, audit=audit)
     edge = Edge(context, logins=logins, guard=guard, actions=actions, address=address)
     sign_out = SignOut(logins, edge.end_grants)
-    login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=audit)
+    login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=audit, passwords=passwords)
     doctor, gpu_slots = DoctorRunner(context), GpuSlots(context)
     api = Api(
         ApiServices(

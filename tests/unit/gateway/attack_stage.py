@@ -15,6 +15,8 @@ import httpx
 from sqlalchemy import func, select
 from starlette.routing import BaseRoute, Route
 
+from support.database import sqlite_with_tables
+from support.passwords import HASHER
 from support.waiting import eventually
 from unit.gateway.login_stage import user
 from unit.kube.kube_fake_api import FakeApi
@@ -23,6 +25,7 @@ from vdi.gateway.api.component import OPERATIONS
 from vdi.gateway.api.operation import PREFIX
 from vdi.gateway.app import Gateway, build_internal, build_public, open_gateway
 from vdi.gateway.login.logins import OIDC, Device, Identity
+from vdi.gateway.login.passwords import Passwords
 from vdi.gateway.login.users_file import KEY, write_users
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.base import metadata
@@ -143,8 +146,8 @@ def furnish(api: FakeApi) -> None:
 @asynccontextmanager
 async def open_scene(api: FakeApi, folder: Path) -> AsyncIterator[Scene]:
     """The gateway, once it lets people in."""
-    settings = Settings(database_url=f"sqlite+aiosqlite:///{folder}/vdi.db")
-    async with open_gateway(api.config(), settings) as gateway:
+    settings = Settings(database_url=sqlite_with_tables(folder / "vdi.db"))
+    async with open_gateway(api.config(), settings, passwords=Passwords(HASHER)) as gateway:
         await eventually(lambda: gateway.health.begun and gateway.edge.ready, "the gateway has begun")
         yield Scene(
             gateway,

@@ -13,11 +13,14 @@ import httpx
 import pytest
 from starlette.routing import BaseRoute, Route
 
+from support.database import sqlite_with_tables
+from support.passwords import HASHER
 from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.gateway.app import Gateway, build_internal, build_public, open_gateway
 from vdi.gateway.login.logins import Device, Identity
+from vdi.gateway.login.passwords import Passwords
 from vdi.gateway.settings import Settings
 from vdi.gateway.web import csrf
 from vdi.gateway.web.cookies import LOGIN
@@ -50,7 +53,7 @@ class Played:
 
 @asynccontextmanager
 async def playing(api: FakeApi, folder: Path) -> AsyncIterator[Played]:
-    settings = Settings(database_url=f"sqlite+aiosqlite:///{folder}/x.db")
+    settings = Settings(database_url=sqlite_with_tables(folder / "vdi.db"))
     api.put("secrets", "vdi-gateway-keys", namespace=RELEASE_NAMESPACE)
     spec = {"image": "registry.example.com/desktop:1"}
     api.put("vditemplates", "desktop", namespace="", spec=spec)
@@ -59,7 +62,7 @@ async def playing(api: FakeApi, folder: Path) -> AsyncIterator[Played]:
         status = {"url": settings.url(settings.host(name))}
         metadata = {"creationTimestamp": "2026-11-20T08:00:00Z"}
         api.put("vdisessions", name, namespace=settings.namespace, metadata=metadata, spec=session, status=status)
-    async with open_gateway(api.config(), settings) as gateway:
+    async with open_gateway(api.config(), settings, passwords=Passwords(HASHER)) as gateway:
         await eventually(lambda: gateway.health.begun and gateway.edge.ready, "it has begun")
         cookies = {"nobody": ""}
         for who, admin in (("alice", False), ("root", True)):
