@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from cluster.edge_traefik import EdgeStage, open_edge
-from unit.gateway.edge_stage import OWNER, STRANGER, a_session, gone, shared_with
+from unit.gateway.edge_stage import OWNER, STRANGER, a_session, changed, gone, shared_with
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import VDISession
 from vdi.api.template import TemplateSpec, VDITemplate
@@ -118,11 +118,11 @@ async def alice(edge: EdgeStage, browser: Browser) -> BrowserContext:
     return context
 
 
-def at_the_host(edge: EdgeStage, user: str, **more: Any) -> VDISession:
+def at_the_host(edge: EdgeStage, user: str, **spec: Any) -> VDISession:
     """A session of this user, whose desktop has the host."""
-    number = {STRANGER: "5", OWNER: "9"}[user]
-    more = {"uid": f"uid-of-{user}", "resource_version": number, "status": {"url": edge.url(path="")}, **more}
-    return edge.stage.add(a_session("alice-desktop", user, **more))
+    metadata = {"uid": f"uid-of-{user}", "resource_version": {STRANGER: "5", OWNER: "9"}[user]}
+    status = {"url": edge.url(path="")}
+    return edge.stage.add(changed(a_session(user=user), spec=spec, metadata=metadata, status=status))
 
 
 def allow_service_workers(edge: EdgeStage) -> None:
@@ -139,7 +139,7 @@ async def opened(edge: EdgeStage, page: Page) -> None:
 
 async def attacked(edge: EdgeStage, page: Page) -> str:
     """Alice opens mallory's desktop, which leaves what it can. Returns the result of registering a service worker."""
-    session = at_the_host(edge, STRANGER, spec=shared_with(OWNER, "collaborator"))
+    session = at_the_host(edge, STRANGER, **shared_with(OWNER, "collaborator"))
     app = 'document.documentElement.dataset.app = "the script of mallory"'
     edge.desktop.pages = {"/": (PAGE, HTML), "/worker.js": (WORKER, SCRIPT), "/assets/app.js": (app, KEPT)}
     await opened(edge, page)
@@ -205,7 +205,7 @@ async def test_the_same_desktop_keeps_what_it_left(edge: EdgeStage, alice: Brows
 
 async def test_the_login_outlives_both(edge: EdgeStage, alice: BrowserContext) -> None:
     """Cookies are cleared neither by the edge nor by a desktop that asks for it."""
-    at_the_host(edge, STRANGER, spec=shared_with(OWNER, "collaborator"))
+    at_the_host(edge, STRANGER, **shared_with(OWNER, "collaborator"))
     app = 'document.documentElement.dataset.app = "the script of mallory"'
     hostile = {**HTML, "Clear-Site-Data": '"cookies"'}
     edge.desktop.pages = {"/": (PAGE, hostile), "/assets/app.js": (app, SCRIPT)}

@@ -29,6 +29,7 @@ def a_session(
         "name": name,
         "namespace": namespace,
         "uid": f"uid-{name}" if re.fullmatch("[a-z0-9-]+", name) else "uid-odd",
+        "resourceVersion": "1",
         "generation": generation,
         "creationTimestamp": created,
     }

@@ -15,11 +15,11 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 import msgspec
 
+from support import builders
 from support.clock import FakeClock
 from support.database import sqlite_with_tables
 from support.passwords import HASHER
-from vdi.api.meta import ObjectMeta
-from vdi.api.session import Access, Phase, SessionSpec, SessionStatus, VDISession
+from vdi.api.session import Access, Phase, VDISession
 from vdi.gateway.app import build_internal, build_public
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.context import GatewayContext
@@ -103,16 +103,10 @@ class FakeActions:
         publish(self.world, changed(session, spec={"suspended": False}, status={"phase": Phase.PENDING}))
 
 
-def a_session(name: str = "alice-desktop", user: str = OWNER, **more: Any) -> VDISession:
+def a_session(name: str = "alice-desktop", user: str = OWNER) -> VDISession:
     """A session that runs."""
-    spec = {"user": user, "template": "office", **more.pop("spec", {})}
-    status = {"phase": Phase.RUNNING, "pod_name": name, "ready_time": "2026-11-20T11:59:00Z", **more.pop("status", {})}
-    meta = {"uid": f"uid-{name}", "resource_version": "1", "creation_timestamp": "2026-11-20T11:58:00Z"}
-    return VDISession(
-        metadata=ObjectMeta(name=name, namespace=SETTINGS.namespace, **{**meta, **more}),
-        spec=SessionSpec(**spec),
-        status=SessionStatus(**status),
-    )
+    status = {"phase": "Running", "podName": name, "readyTime": "2026-11-20T11:59:00Z"}
+    return builders.a_session(name, user=user, template="office", status=status, created="2026-11-20T11:58:00Z")
 
 
 def shared_with(user: str, role: str, expires: str | None = None) -> dict[str, Any]:

@@ -87,7 +87,7 @@ async def test_a_browser_that_enters_another_session_at_this_host_clears_what_th
 
     assert [await enter(), await enter()] == [clears, None], "never here before, and the same session again"
     gone(stage.world, a_session())
-    stage.add(a_session(uid="uid-new", resource_version="7"))
+    stage.add(changed(a_session(), metadata={"uid": "uid-new", "resource_version": "7"}))
     assert [await enter(), await enter()] == [clears, None]
     browser.cookies.delete(LAST_COOKIE, domain=HOST, path="/")  # pushed out by many others
     assert await enter() == clears
@@ -166,7 +166,7 @@ async def test_a_ticket_is_of_no_use_on_another_host(stage: Stage) -> None:
 async def test_a_ticket_of_a_session_that_was_replaced_is_refused(stage: Stage) -> None:
     browser = await stage.logged_in(OWNER)
     link = await ticket_link(browser)
-    publish(stage.world, a_session(uid="uid-another", resource_version="9"))
+    publish(stage.world, changed(a_session(), metadata={"uid": "uid-another", "resource_version": "9"}))
     assert (await browser.get(link)).status_code == 403
 
 

@@ -300,7 +300,7 @@ async def test_the_owners_other_desktop_is_another_desktop(stage: Stage, alice: 
 
 async def test_a_token_of_a_former_session_of_this_name(stage: Stage, alice: Browser) -> None:
     gone(stage.world, a_session())
-    stage.add(a_session(uid="uid-new", resource_version="7"))
+    stage.add(changed(a_session(), metadata={"uid": "uid-new", "resource_version": "7"}))
     assert (await stage.verify(HOST, Cookie=cookies(alice))).status_code == 401
 
 

@@ -247,7 +247,7 @@ async def test_the_page_follows_every_stage_until_the_end(stage: Stage) -> None:
         lambda: now(stage, status=in_line(1)),
         lambda: now(stage, status={"phase": Phase.CREATING, "queue": None, "message": "The image is being pulled."}),
         lambda: now(stage, status={"phase": Phase.RUNNING, "message": ""}),
-        lambda: gone(stage.world, a_session(resource_version="50")),
+        lambda: gone(stage.world, changed(a_session(), metadata={"resource_version": "50"})),
     ]
     events = await browser_events(stage, browser, *steps, most=9)
     assert [event["stage"] for event in events] == ["queued", "queued", "starting", "opening", "gone"]
@@ -308,7 +308,7 @@ async def test_what_changes_nothing_for_the_reader_is_not_sent(stage: Stage) -> 
     ],
 )
 def test_stages(spec: dict[str, Any], status: dict[str, Any], role: Role | None, key: str) -> None:
-    stage = describe(a_session(spec=spec, status=status), role)
+    stage = describe(changed(a_session(), spec=spec, status=status), role)
     assert stage.key == key
     assert stage.may_resume == (key == "suspended" and role in (Role.OWNER, Role.COLLABORATOR))
     assert stage.title
@@ -316,4 +316,7 @@ def test_stages(spec: dict[str, Any], status: dict[str, Any], role: Role | None,
 
 def test_a_session_that_is_gone() -> None:
     assert describe(None, Role.OWNER) is GONE
-    assert describe(a_session(deletion_timestamp="2026-11-20T12:00:00Z"), Role.OWNER).key == "ending"
+    assert (
+        describe(changed(a_session(), metadata={"deletion_timestamp": "2026-11-20T12:00:00Z"}), Role.OWNER).key
+        == "ending"
+    )
