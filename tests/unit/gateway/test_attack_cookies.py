@@ -3,9 +3,9 @@ and a name that only looks so after somebody has trimmed it is not.
 """
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from unit.gateway.attack_stage import ALICE, BOB, DESKTOP, PAGE, PORTAL, Scene, furnish, open_scene
 from unit.kube.kube_fake_api import fake_api
@@ -17,11 +17,15 @@ from vdi.gateway.web.cookies import FLOW, LOGIN, PRE_LOGIN, cookies_in
 DISGUISES = ("\xa0{}", "\x85{}", "{}\xa0", "\x1f{}", "\x0b{}", "\x0c{}", '"{}"', "$Version=1; ${}", "={}", "x={}")
 
 
-@pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
+    """One for all: each test makes new logins and changes nothing else."""
     async with fake_api() as api:
         furnish(api)
-        async with open_scene(api, tmp_path) as scene:
+        async with open_scene(api, tmp_path_factory.mktemp("scene")) as scene:
             yield scene
 
 
