@@ -14,11 +14,13 @@ from pathlib import Path
 
 from tools.generate.chart_render import ROOT
 from tools.release import signing
-from tools.release.build import ReleaseError, find_release, provenance, write_files
+from tools.release.build import ReleaseError, check_registry, find_release, provenance, write_files
 from tools.release.publish import PublishError, publish
 from vdi.devcluster import binaries
+from vdi.devcluster.binaries import BinaryUnavailable
 from vdi.devcluster.build_cache import SourceFailed, architecture
-from vdi.devcluster.images import ensure_desktop, ensure_vdi
+from vdi.devcluster.images import ImageFailed, ensure_desktop, ensure_vdi
+from vdi.devcluster.images.builder import NoBuilder
 from vdi.devcluster.progress import Progress, StepFailed
 
 
@@ -58,11 +60,19 @@ def verify(options: argparse.Namespace) -> None:
 
 def push(options: argparse.Namespace) -> None:
     """Push what was proven."""
+    check_registry(options.registry)
     signing.verify(options.dist, options.key or options.dist / signing.PUBLIC_KEY)
     with tempfile.TemporaryDirectory() as logs, Progress(Path(logs)) as progress:
         crane = binaries.ensure(["crane"], progress=progress)["crane"]
     for reference in publish(options.dist, options.registry, crane, print):
         print(reference)
+
+
+def existing_file(name: str) -> Path:
+    """A file that an option names."""
+    if not Path(name).is_file():
+        raise argparse.ArgumentTypeError(f"{name!r} is no file; `python -m tools.release key FILE` makes a key")
+    return Path(name)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -78,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     builds.add_argument(
         "--registry", default="", help="where the images will be: HOST[:PORT]/PATH; chart and CLI name it"
     )
-    builds.add_argument("--key", required=True, type=Path, help="the private key that signs")
+    builds.add_argument("--key", required=True, type=existing_file, help="the private key that signs")
     builds.set_defaults(run=build)
 
     verifies = commands.add_parser("verify", help="prove each file of a release, offline")
@@ -87,7 +97,9 @@ def parser() -> argparse.ArgumentParser:
     pushes.add_argument("--registry", required=True, help="HOST[:PORT]/PATH")
     pushes.set_defaults(run=push)
     for command in (verifies, pushes):
-        command.add_argument("--key", type=Path, help="the public key that you trust; else the one beside the files")
+        command.add_argument(
+            "--key", type=existing_file, help="the public key that you trust; else the one beside the files"
+        )
     for command in (builds, verifies, pushes):
         command.add_argument("--dist", type=Path, default=ROOT / "dist", help="the folder of the release's files")
     return made
@@ -104,6 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signing.VerificationError,
         StepFailed,
         SourceFailed,
+        BinaryUnavailable,
+        ImageFailed,
+        NoBuilder,
         OSError,
         TypeError,
         ValueError,

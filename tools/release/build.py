@@ -69,6 +69,12 @@ def git(*words: str, root: Path = ROOT) -> str:
     return done.stdout.strip()
 
 
+def check_registry(registry: str) -> None:
+    """Raise ReleaseError for what is no place in a registry."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)+", registry):
+        raise ReleaseError(f"REGISTRY={registry}: allowed is HOST[:PORT]/PATH, such as registry.example.com/vdi")
+
+
 def find_release(version: str, registry: str, root: Path = ROOT) -> Release:
     """The release `version` of the checkout at `root`. Raises ReleaseError when it may not be made from there."""
     try:
@@ -77,8 +83,8 @@ def find_release(version: str, registry: str, root: Path = ROOT) -> Release:
         python_version = ""
     if not python_version or semantic_version(python_version) != version:
         raise ReleaseError(f"VERSION={version}: allowed are versions such as 0.2.0 and 0.2.0-rc.1")
-    if registry and not re.fullmatch(r"[a-z0-9][a-z0-9.:/_-]*[a-z0-9]", registry):
-        raise ReleaseError(f"REGISTRY={registry}: allowed is HOST[:PORT]/PATH, such as registry.example.com/vdi")
+    if registry:
+        check_registry(registry)
     if changed := git("status", "--porcelain", root=root):
         raise ReleaseError(f"the checkout has changes that are not committed:\n{changed}")
     tag = f"v{version}"

@@ -77,6 +77,15 @@ def test_a_version_in_another_style_is_refused(repository: Path, version: str) -
         find_release(version, "", repository)
 
 
+def test_commands_without_key_or_registry_say_what_is_allowed(signed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["build", "--version", VERSION, "--key", ""])
+    assert ended.value.code == 2
+    assert "argument --key: '' is no file" in capsys.readouterr().err
+    assert main(["publish", "--dist", str(signed), "--registry", ""]) == 1
+    assert "REGISTRY=: allowed is HOST[:PORT]/PATH" in capsys.readouterr().err
+
+
 def test_a_registry_that_is_an_address_is_refused(repository: Path) -> None:
     with pytest.raises(ReleaseError, match=r"REGISTRY=https://r\.example\.com/: allowed is HOST"):
         find_release(VERSION, "https://r.example.com/", repository)
