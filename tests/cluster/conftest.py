@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import pytest
 
 from cluster.control_plane import delete_namespace, install_crds, make_namespace, restart_garbage_collector
@@ -19,6 +21,7 @@ from cluster.operator_stage import Stage, open_stage
 from cluster.stand_in import Administrator, nodes_stand_in
 from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
+from vdi.kube.config_loading import load_config
 
 SLOW_FIRST_START = 1800
 """Seconds: the first run on a machine may have to build Kubernetes."""
@@ -71,9 +74,9 @@ def kubectl(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
     return [str(binary), "--kubeconfig", str(kubeconfig)]
 
 
-@pytest.fixture
-def namespace(administrator: Administrator) -> Iterator[str]:
-    """A fresh namespace with its default service account; deleted afterwards without waiting."""
+@contextmanager
+def _fresh_namespace(administrator: Administrator) -> Iterator[str]:
+    """With its default service account; deleted afterwards without waiting."""
     name = f"test-{uuid4().hex[:8]}"
     administrator.run(partial(make_namespace, name=name))
     yield name
@@ -81,9 +84,21 @@ def namespace(administrator: Administrator) -> Iterator[str]:
 
 
 @pytest.fixture
-def server(kubectl: list[str], namespace: str) -> Server:
-    """What people type against a server that knows our kinds."""
-    return Server(kubectl, namespace)
+def namespace(administrator: Administrator) -> Iterator[str]:
+    """Of this test alone."""
+    with _fresh_namespace(administrator) as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def server(kubectl: list[str], kubeconfig: Path, administrator: Administrator) -> Iterator[Server]:
+    """What the server says of objects; most are dry runs, so that a module's tests share a namespace."""
+    config = load_config(kubeconfig)
+    with (
+        _fresh_namespace(administrator) as name,
+        httpx.Client(base_url=config.server, verify=config.ssl_context() or True, trust_env=False) as http,
+    ):
+        yield Server(kubectl, name, http)
 
 
 @pytest.fixture
