@@ -7,12 +7,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from tools.generate.chart_render import read_objects
 from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
 
@@ -50,12 +51,8 @@ class Tools:
         return done.stdout
 
     def render(self, *words: str) -> list[dict[str, Any]]:
-        """The chart's objects as they would be sent to a cluster that has the CRDs."""
-        kinds = ("--api-versions", "vdi.kasm.io/v1alpha1/VDITemplate,vdi.kasm.io/v1alpha1/VDIPool")
-        known = (*kinds, "--kube-version", "1.34.0")
-        done = self.helm("template", "vdi", str(CHART), "--namespace", "kasm", *known, *words)
-        assert done.returncode == 0, done.stderr
-        return [each for each in yaml.safe_load_all(done.stdout) if each]
+        """The chart's objects as they are sent to a cluster that has the CRDs. Helm runs once for the same words."""
+        return read_objects(_render(self, words))
 
     def named(self, kind: str, name: str, *words: str) -> dict[str, Any]:
         """One object of the rendered chart."""
@@ -79,6 +76,15 @@ class Tools:
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout
+
+
+@cache
+def _render(tools: Tools, words: tuple[str, ...]) -> str:
+    kinds = ("--api-versions", "vdi.kasm.io/v1alpha1/VDITemplate,vdi.kasm.io/v1alpha1/VDIPool")
+    known = (*kinds, "--kube-version", "1.34.0")
+    done = tools.helm("template", "vdi", str(CHART), "--namespace", "kasm", *known, *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @contextmanager

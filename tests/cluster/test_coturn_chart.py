@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from cluster.helm_tools import CHART, Tools, open_tools
+from tools.generate.chart_render import read_objects
 from vdi.gateway.settings import read_settings
 
 COTURN = CHART / "charts/coturn"
@@ -33,8 +34,7 @@ def render(tools: Tools, *words: str) -> dict[str, dict[str, Any]]:
     """The chart's objects alone, by kind and name."""
     done = tools.helm("template", "alone", str(COTURN), *words)
     assert done.returncode == 0, done.stderr
-    found = [each for each in yaml.safe_load_all(done.stdout) if each]
-    return {f"{each['kind']}/{each['metadata']['name']}": each for each in found}
+    return {f"{made['kind']}/{made['metadata']['name']}": made for made in read_objects(done.stdout)}
 
 
 def options_of(objects: dict[str, dict[str, Any]]) -> dict[str, list[str]]:

@@ -5,12 +5,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from network.evaluate import Policy
 from network.matrix import Variant, load
 from network.roles import Role, roles_of
-from tools.generate.chart_render import CHART
+from tools.generate.chart_render import CHART, read_objects
 
 Object = dict[str, Any]
 
@@ -32,7 +30,7 @@ def _render(helm: Path, values: tuple[str, ...]) -> list[Object]:
     command = [str(helm), "template", "vdi", str(CHART), "--namespace", "kasm", "--kube-version", "1.34.0", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
-    return [each for each in yaml.safe_load_all(done.stdout) if each]
+    return read_objects(done.stdout)
 
 
 def _is_of_a_test(made: Object) -> bool:
