@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the named suites one after another and says how long each took: tests/run.sh [--thorough] unit cluster e2e ...
-# --thorough: many more examples for the property tests.
+# --thorough: many more examples for the property tests, and the long variants of tests.
 # Every suite runs, also after one has failed; the exit status is 1 if any of them failed.
 set -u
 cd "$(dirname "$0")/.." || exit
@@ -8,10 +8,29 @@ unset PYTHONDONTWRITEBYTECODE # tests start our programs hundreds of times
 python=.venv/bin/python
 pytest=("$python" -m pytest --durations 10)
 trap 'echo "== interrupted"; exit 130' INT TERM # pytest handles SIGINT itself, so without this the next suite would begin
+# Each is the same test with another helm, moment, component or way to the same configuration; one of them always runs.
+long_variants=(
+    "tests/cluster/test_gpu.py::test_the_charts_config_map_does_the_same_once_the_policy_names_it"
+    "tests/cluster/test_gpu.py::test_the_device_plugins_chart_without_the_operator"
+    "tests/cluster/test_gpu.py::test_the_manifests_do_the_same_and_the_missions_own_patch_does_not"
+    "tests/cluster/test_kasm_install.py::test_from_install_through_the_refused_upgrade_to_uninstall[helm3]"
+    "tests/cluster/test_operator_pool.py::test_claim_survives_a_kill_at_every_write[before]"
+    "tests/cluster/test_release.py::test_each_values_file_is_clean_and_renders[helm3]"
+    "tests/cluster/test_release.py::test_the_life_of_a_release[helm3]"
+    "tests/e2e/test_node_guest.py::test_a_killed_process_is_healed_and_status_says_so[containerd]"
+    "tests/e2e/test_node_guest.py::test_a_killed_process_is_healed_and_status_says_so[etcd]"
+    "tests/e2e/test_node_guest.py::test_a_killed_process_is_healed_and_status_says_so[kube-apiserver]"
+    "tests/e2e/test_node_guest.py::test_a_killed_process_is_healed_and_status_says_so[kube-proxy]"
+    "tests/e2e/test_node_guest.py::test_a_killed_process_is_healed_and_status_says_so[traefik]"
+    "tests/e2e/test_node_guest.py::test_a_second_cluster_comes_and_goes_beside_the_first"
+)
 examples=()
+left_out=()
 if [ "${1:-}" = --thorough ]; then
     examples=(--hypothesis-profile thorough --timeout 600)
     shift
+else
+    for variant in "${long_variants[@]}"; do left_out+=(--deselect "$variant"); done
 fi
 failed=()
 times=()
@@ -58,7 +77,7 @@ for suite in "$@"; do
         unit) run unit "${pytest[@]}" tests/unit "${spread[@]}" ${examples[@]+"${examples[@]}"} ;;
         cluster)
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"
-            run cluster "${pytest[@]}" tests/cluster tests/network --timeout 180 "${spread[@]}"
+            run cluster "${pytest[@]}" tests/cluster tests/network --timeout 180 "${spread[@]}" ${left_out[@]+"${left_out[@]}"}
             ;;
         e2e)
             if [ "$(id -u)" -eq 0 ]; then
@@ -67,7 +86,7 @@ for suite in "$@"; do
                 run doctor-fast "${pytest[@]}" tests/doctor -k "$a_cut_of_the_faults"
                 run "down" desktops_down
                 trap - EXIT
-                run node "${pytest[@]}" tests/e2e/test_node_guest.py --timeout 300
+                run node "${pytest[@]}" tests/e2e/test_node_guest.py --timeout 300 ${left_out[@]+"${left_out[@]}"}
             else
                 echo "== e2e: NOT RUN: a node needs root (kubelet, containerd, network namespaces); run: sudo make e2e"
                 times+=("e2e      not run: needs root")

@@ -1,6 +1,7 @@
-"""tests/run.sh: Ctrl-C ends the whole run, not only the suite that is running."""
+"""tests/run.sh: Ctrl-C ends the whole run, not only the suite that is running; the tests that it names are there."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -34,3 +35,11 @@ def test_an_interrupt_starts_no_further_suite(tmp_path: Path) -> None:
     assert run.returncode == 130, out
     assert "== interrupted" in out
     assert len(started.read_text().splitlines()) == 1
+
+
+def test_every_test_that_is_named_is_there() -> None:
+    """A name that is not there would be left out of nothing, or run nothing."""
+    named = re.findall(r"tests/(\S+\.py)::(\w+)", (TESTS / "run.sh").read_text())
+    assert named
+    missing = [(file, name) for file, name in named if f"def {name}(" not in (TESTS / file).read_text()]
+    assert missing == []
