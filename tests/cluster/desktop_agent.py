@@ -23,6 +23,7 @@ class Agent:
         self.asked = 0
         self.tokens: set[str] = set()
         self.notices: list[dict[str, Any]] = []
+        self.graphics: dict[str, Any] | None = None
 
     def touch(self) -> None:
         """Somebody presses a key."""
@@ -31,7 +32,9 @@ class Agent:
     async def activity(self, request: web.Request) -> web.Response:
         self.asked += 1
         self.tokens.add(request.headers["Authorization"])
-        report = {"idleSeconds": time.time() - self.last_input, "viewers": 1, "connectedSeconds": None}
+        report: dict[str, Any] = {"idleSeconds": time.time() - self.last_input, "viewers": 1, "connectedSeconds": None}
+        if self.graphics:
+            report["graphics"] = self.graphics
         return web.json_response(report, status=self.status)
 
     async def notice(self, request: web.Request) -> web.Response:
