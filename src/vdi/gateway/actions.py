@@ -27,6 +27,7 @@ from vdi.gateway.users import Role, User, normal_user, same_user
 from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound, Replaced
 from vdi.kube.resource import CLAIMS
 from vdi.operator.kinds import SESSIONS
+from vdi.session.image import refuse_view_only
 from vdi.session.lifetime import is_capped, run_length
 from vdi.session.naming import home_claim_name
 from vdi.session.observed import RESTARTED_AT
@@ -129,6 +130,9 @@ class Actions:
         }
         async with self._authorized(user, Action.SHARE, name, detail) as session:
             now = self._clock()
+            template = self._cluster.template(session.spec.template)
+            if role is Role.VIEWER and template and (why := refuse_view_only(template.spec)):
+                raise ActionDenied("ViewOnlyUnavailable", why, FieldProblem("role", Role.COLLABORATOR, str(role)))
             return await self._edit_guests(session, lambda current: add_guest(current, email, role, expires, now))
 
     async def unshare(self, user: User, name: str, email: str) -> VDISession:

@@ -12,7 +12,15 @@ from vdi.api.fields import allowed_in_session
 from vdi.gateway.users import AddressError
 from vdi.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, KubeError, NotFound, Replaced
 
-STATUS = {"Forbidden": 403, "NotFound": 404, "Conflict": 409, "OverLimit": 409, "Invalid": 422, "Unavailable": 503}
+STATUS = {
+    "Forbidden": 403,
+    "NotFound": 404,
+    "Conflict": 409,
+    "OverLimit": 409,
+    "ViewOnlyUnavailable": 409,
+    "Invalid": 422,
+    "Unavailable": 503,
+}
 
 
 class FieldProblem(msgspec.Struct, omit_defaults=True):

@@ -31,3 +31,13 @@ def health_path(spec: TemplateSpec) -> str:
     if generation(spec) == "1" and spec.health_path == DEFAULT_HEALTH_PATH:
         return _HEALTH_PATH_1
     return spec.health_path
+
+
+def refuse_view_only(spec: TemplateSpec) -> str:
+    """Why nothing would hold a viewer to the picture of such a desktop; empty where Selkies' token table does."""
+    if generation(spec) == "2":
+        return ""
+    return (
+        "View only is not possible: the image of this desktop has Selkies 1, which lets everybody who comes in use"
+        " mouse and keyboard. Share it with full control, or use an image with Selkies 2."
+    )

@@ -27,6 +27,8 @@ from unit.gateway.edge_stage import (
     shared_with,
     until,
 )
+from vdi.api.meta import ObjectMeta
+from vdi.api.template import TemplateSpec, VDITemplate
 from vdi.gateway.edge import token_tables
 from vdi.gateway.edge.component import _service
 from vdi.gateway.edge.selkies import gamepads, grant_token, mark_of, marked, page_of, subprotocols, token_table
@@ -105,6 +107,27 @@ async def test_a_viewer_comes_to_no_desktop_that_has_not_confirmed_them(
     await owner.open(address())
     answer = await stage.verify(HOST, "/api/websockets", Cookie=owner.stolen(HOST), **HANDSHAKE)
     assert answer.status_code == 200, "an image without a token table works for its owner"
+
+
+async def test_a_viewer_is_refused_for_good_where_the_image_cannot_hold_them_and_a_collaborator_works(
+    stage: Stage,
+) -> None:
+    guest = await as_viewer(stage)
+    image = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
+    stage.world.templates.observe(
+        VDITemplate(ObjectMeta(name="office", resource_version="5"), TemplateSpec(image=image))
+    )
+    theirs = guest.stolen(HOST)
+    for path, headers in (("/api/websockets", HANDSHAKE), ("/?v=1", NAVIGATION), ("/x.js", {})):
+        answer = await stage.verify(HOST, path, Cookie=theirs, **headers)
+        assert answer.status_code == 403 and "retry-after" not in answer.headers, path
+        assert "the image of this desktop has Selkies 1" in answer.text
+
+    newer = {"resource_version": "9"}
+    stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator"), metadata=newer))
+    again = await stage.logged_in(GUEST)
+    await again.open(address())
+    assert (await stage.verify(HOST, "/x.js", Cookie=again.stolen(HOST))).status_code == 200
 
 
 async def test_a_viewer_comes_in_once_the_desktop_knows_them(

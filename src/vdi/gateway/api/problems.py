@@ -26,6 +26,7 @@ TITLES = {
     "method-not-allowed": (405, "This address knows no such method"),
     "conflict": (409, "It does not go with what is there"),
     "over-limit": (409, "It would be more than this person may have"),
+    "view-only-unavailable": (409, "The image of this desktop cannot hold a viewer to the picture"),
     "too-large": (413, "The request is too large"),
     "unsupported-media-type": (415, "The body is not JSON"),
     "invalid": (422, "A field has a value that is not allowed"),
@@ -172,6 +173,7 @@ _OF_REFUSAL = {
     "NotFound": "not-found",
     "Conflict": "conflict",
     "OverLimit": "over-limit",
+    "ViewOnlyUnavailable": "view-only-unavailable",
     "Invalid": "invalid",
     "Unavailable": "unavailable",
 }

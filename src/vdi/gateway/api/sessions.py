@@ -196,7 +196,7 @@ OPERATIONS = (
     Operation(
         method="PUT", path="/sessions/{name}/access/{user}", name="shareSession", tag=_TAG, handler=share_session,
         summary="Let somebody into the desktop; a share that is there is replaced",
-        body=Share, answer=Session, problems=_CHANGE,
+        body=Share, answer=Session, problems=(*_CHANGE, "view-only-unavailable"),
     ),
     Operation(
         method="DELETE", path="/sessions/{name}/access/{user}", name="unshareSession", tag=_TAG,

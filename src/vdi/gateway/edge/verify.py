@@ -48,6 +48,7 @@ from vdi.gateway.edge.transport import is_fresh, streams_webrtc
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.users import Role
 from vdi.gateway.web.security_headers import TRANSPORT_HEADERS
+from vdi.session.image import refuse_view_only
 from vdi.session.times import parse_time
 
 log = logging.getLogger(__name__)
@@ -184,6 +185,8 @@ class Verify:
         template = self._cluster.template(session.spec.template)
         if request.service_worker and not (template and template.spec.service_workers):
             return _refused(403, _NO_SERVICE_WORKERS)
+        if claims.role is Role.VIEWER and template and (why := refuse_view_only(template.spec)):
+            return _refused(403, why)
         if not may_request(claims.role, request.method, request.path):
             return _refused(403, f"A {claims.role} of this desktop may not do this.")
         renewed = [desktop_cookie(admitted.token, self._settings.token_seconds)] if admitted.token else []
