@@ -128,6 +128,8 @@ def test_the_defaults_that_the_requirements_name() -> None:
         "maxGPU": None,
         "maxMemory": None,
         "maxCPU": None,
+        "defaultEphemeralStorage": None,
+        "maxEphemeralStorage": None,
     }
 
 

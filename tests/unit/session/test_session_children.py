@@ -142,11 +142,11 @@ def selkies_1(settings: ClusterSettings = GATEWAY, **template: Any) -> dict[str,
 @pytest.mark.parametrize("probe", ["readinessProbe", "livenessProbe"])
 def test_an_image_of_selkies_1_is_asked_at_its_own_health_path(probe: str) -> None:
     container = selkies_1()["spec"]["containers"][0]
-    assert container[probe]["httpGet"] == {"path": "/health", "port": "desktop"}
+    assert container[probe]["httpGet"] == {"path": "/health", "port": "http"}
     of_template = selkies_1(healthPath="/mine")["spec"]["containers"][0]
     assert of_template[probe]["httpGet"]["path"] == "/mine"
     without_gateway = selkies_1(ClusterSettings())["spec"]["containers"][0]
-    assert without_gateway[probe]["tcpSocket"] == {"port": "desktop"} and "httpGet" not in without_gateway[probe]
+    assert without_gateway[probe]["tcpSocket"] == {"port": "http"} and "httpGet" not in without_gateway[probe]
 
 
 def test_nginx_of_selkies_1_has_the_port_and_selkies_keeps_its_own() -> None:
