@@ -34,7 +34,7 @@ async def a_pool(client: Client, template: str, login: Login) -> AsyncIterator[F
     spec = {**like["spec"], "persistence": {"enabled": False}}
     try:
         await client.create(TEMPLATES, _named(TEMPLATES.kind, spec), into=Object)
-        await client.create(POOLS, _named(POOLS.kind, {"template": NAME, "ready": 1}), into=Object)
+        await client.create(POOLS, _named(POOLS.kind, {"template": NAME, "replicas": 1}), into=Object)
         yield FromPool(client, login)
     finally:
         await remove(client, POOLS, NAME, namespace=None)

@@ -180,7 +180,7 @@ class Mixture:
 
     async def scale_pool(self) -> None:
         self.model.pool_size = self.rng.randrange(6)
-        spec = {"spec": {"ready": self.model.pool_size}}
+        spec = {"spec": {"replicas": self.model.pool_size}}
         await self.world.persist(lambda: self.world.stage.api.patch(POOLS, self.world.pools[0], spec, into=dict))
 
     async def cordon(self) -> None:

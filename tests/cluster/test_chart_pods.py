@@ -35,7 +35,7 @@ VALUES: dict[str, Any] = {
         "extraEnv": [{"name": "TZ", "value": "UTC"}],
         "serviceAccount": {"annotations": {"example.com/role": "gateway"}},
         "caBundle": {"configMap": "our-ca", "key": "bundle.pem"},
-        "proxy": {"https": "http://proxy.example.com:3128", "none": [".svc", "192.0.2.0/24"]},
+        "proxy": {"https": "http://proxy.example.com:3128", "noProxy": [".svc", "192.0.2.0/24"]},
     },
     "doctor": {"schedule": "*/10 * * * *"},
     "postgresql": {"enabled": True, "nodeSelector": {"role": "data"}, "image": {"digest": DIGEST}},

@@ -33,7 +33,7 @@ VALUES: dict[str, Object] = {
         "doctor": {"schedule": "*/10 * * * *"},
         "gateway": {"doctor": True},
         "templates": {"small": None, name: TEMPLATE},
-        "pools": {name: {"template": name, "ready": 1}},
+        "pools": {name: {"template": name, "replicas": 1}},
     }
     for name in (WORK, LAB)
 }

@@ -272,11 +272,11 @@ def test_a_pool_is_scaled_and_shown_and_gives_its_desktop_away(typed: Typed, ope
         "apiVersion": "vdi.kasm.io/v1alpha1",
         "kind": "VDIPool",
         "metadata": {"name": typed.namespace},
-        "spec": {"template": "cli-test", "ready": 0},
+        "spec": {"template": "cli-test", "replicas": 0},
     }
     typed.kube("create", "-f", "-", stdin=json.dumps(pool))
     try:
-        assert typed.vdi("pool", "scale", typed.namespace, "--ready", "1").returncode == 0
+        assert typed.vdi("pool", "scale", typed.namespace, "--replicas", "1").returncode == 0
 
         def pods() -> list[str]:
             return typed.kube("get", "pods", "-l", "vdi.kasm.io/pool", "-o", "name").split()

@@ -84,7 +84,7 @@ def test_pools_come_with_the_run_after_the_one_that_makes_their_kind(without_crd
     assert "NOT YET THERE: the templates (small) and the pools (warm)." in without_crds.upgrade(CHART, *warm)
     assert "NOT YET THERE" not in without_crds.upgrade(CHART, *warm)
     shown = json.loads(without_crds.kubectl("get", "vdipool", "warm", "-o", "json"))["spec"]
-    assert shown == {"template": "small", "ready": 2}
+    assert shown == {"template": "small", "replicas": 2}, "the old name is read"
 
     # Whoever comes from a version without pools knows the templates' kind already.
     without_crds.helm("uninstall", "vdi", "--namespace", "kasm")

@@ -27,7 +27,7 @@ def label(case: object) -> str | None:
     return json.dumps(case)[:80] if isinstance(case, dict) else None
 
 
-WAYS = 'supported values: "websocket", "webrtc"'
+WAYS = 'supported values: "WebSocket", "WebRTC", "websocket", "webrtc"'
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (streaming(selkies="3"), "spec.streaming.selkies", 'Unsupported value: "3": supported values: "1", "2"'),
@@ -57,7 +57,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (
         streaming(transport="webrtc", encoder="jpeg"),
         "spec.streaming.encoder",
-        "'jpeg' is not carried by transport 'webrtc'; allowed there: h264enc, h265enc, vp8enc, vp9enc, av1enc",
+        "'jpeg' is not carried by transport 'WebRTC'; allowed there: h264enc, h265enc, vp8enc, vp9enc, av1enc",
     ),
     (
         streaming(encoder="nvh264enc"),
@@ -82,7 +82,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (
         streaming_1(transport="websocket"),
         "spec.streaming.transport",
-        "'websocket' is not a transport of Selkies 1, which the image has",
+        "'WebSocket' is not a transport of Selkies 1, which the image has",
     ),
     ({"image": "i", "app": {}}, "spec.app.command", "Required value"),
     ({"image": "i", "app": {"command": []}}, "spec.app.command", "should have at least 1 items"),
@@ -102,7 +102,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 SAMPLES: dict[str, Any] = {
-    "streaming.transport": "websocket",
+    "streaming.transport": "WebSocket",
     "streaming.encoder": "h264enc",
     "streaming.framerate": 60,
     "streaming.bitrate": 8000,

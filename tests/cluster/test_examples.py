@@ -70,7 +70,7 @@ async def test_an_example_works_as_it_stands(stage: Stage, kubectl: list[str], p
         for one in made:
             name, kind = one["metadata"]["name"], one["kind"]
             if kind == "VDIPool":
-                await fill(stage, name, one["spec"]["ready"])
+                await fill(stage, name, one["spec"]["replicas"])
             elif kind == "VDISession":
                 await stage.run(name)
             elif name not in pooled:

@@ -211,7 +211,7 @@ async def test_every_query_of_the_dashboard_finds_data_and_alerts_fire(
     without_patience(rules)
     template = await stage.template(persistence={"enabled": False})
     pool = {"apiVersion": POOLS.api_version, "kind": "VDIPool", "metadata": {"name": f"{stage.namespace}-pool"}}
-    await stage.api.create(POOLS, {**pool, "spec": {"template": template, "ready": 0}}, into=dict[str, Any])
+    await stage.api.create(POOLS, {**pool, "spec": {"template": template, "replicas": 0}}, into=dict[str, Any])
     gateway, stop_gateway = serve(gateway_registry())
     try:
         async with stage.operator() as operator:

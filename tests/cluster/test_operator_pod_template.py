@@ -74,7 +74,7 @@ async def test_a_pool_replaces_its_desktops_when_labels_change(stage: Stage) -> 
     template = await stage.template(**(NO_HOME | a_pod_template()))
     name = f"{stage.namespace}-warm"
     body = {"apiVersion": POOLS.api_version, "kind": POOLS.kind, "metadata": {"name": name}}
-    await stage.api.create(POOLS, body | {"spec": {"template": template, "ready": 1}}, into=msgspec.Raw)
+    await stage.api.create(POOLS, body | {"spec": {"template": template, "replicas": 1}}, into=msgspec.Raw)
 
     async def team(expected: str) -> Object | None:
         pods = [pod for pod in await stage.all(PODS) if "deletionTimestamp" not in pod["metadata"]]

@@ -40,7 +40,7 @@ class Pool:
             "apiVersion": POOLS.api_version,
             "kind": POOLS.kind,
             "metadata": {"name": f"{stage.namespace}-warm"},
-            "spec": {"template": template, "ready": ready},
+            "spec": {"template": template, "replicas": ready},
         }
         made = await stage.api.create(POOLS, body, into=dict)
         return cls(stage, made["metadata"]["name"])

@@ -136,7 +136,7 @@ async def test_a_pool_is_filled_and_emptied_by_its_schedule(stage: Stage) -> Non
         "apiVersion": POOLS.api_version,
         "kind": POOLS.kind,
         "metadata": {"name": name},
-        "spec": {"template": template, "ready": 1, "schedule": schedule},
+        "spec": {"template": template, "replicas": 1, "schedule": schedule},
     }
 
     async def waiting() -> list[Object]:

@@ -30,7 +30,7 @@ spec: {user: alice@example.com, template: small}
 """
 FIRST: dict[str, Any] = {
     "templates": {"small": {"persistence": {"enabled": True, "size": "1Gi"}}},
-    "pools": {"warm": {"template": "bare", "ready": 1}},
+    "pools": {"warm": {"template": "bare", "replicas": 1}},
 }
 FIRST["templates"]["bare"] = {"image": "registry.example.com/desktop:1", "persistence": {"enabled": False}}
 FOREIGN = {

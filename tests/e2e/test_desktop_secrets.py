@@ -111,7 +111,7 @@ def test_a_desktop_from_a_pool_has_nothing_to_learn_either(sessions: World) -> N
             "apiVersion": "vdi.kasm.io/v1alpha1",
             "kind": "VDIPool",
             "metadata": {"name": "watched"},
-            "spec": {"template": name, "ready": 1},
+            "spec": {"template": name, "replicas": 1},
         }
         sessions.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(pool))
         try:

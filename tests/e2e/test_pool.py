@@ -18,7 +18,7 @@ def test_a_started_desktop_is_taken_and_the_pool_filled_up(sessions: World) -> N
             "apiVersion": "vdi.kasm.io/v1alpha1",
             "kind": "VDIPool",
             "metadata": {"name": "warm"},
-            "spec": {"template": name, "ready": 1},
+            "spec": {"template": name, "replicas": 1},
         }
         sessions.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(pool))
         try:

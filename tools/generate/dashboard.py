@@ -133,7 +133,7 @@ ROWS: dict[str, list[Panel]] = {
             _by("vdi_api_requests_total", "method", "status"),
             "reqps",
         ),
-        Panel("Work that waits", "", {"{{controller}}": "sum by (controller) (vdi_queue_length)"}),
+        Panel("Work that waits", "", {"{{controller}}": "sum by (controller) (vdi_workqueue_depth)"}),
         Panel("Objects in memory", "", {"{{kind}}": "max by (kind) (vdi_cache_objects)"}),
     ],
     "Gateway": [

@@ -171,7 +171,7 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 - name: HTTPS_PROXY
   value: {{ . | quote }}
 {{- end }}
-{{- with .none }}
+{{- with .noProxy }}
 - name: NO_PROXY
   value: {{ join "," . | quote }}
 {{- end }}

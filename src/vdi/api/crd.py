@@ -47,7 +47,7 @@ def template_crd() -> dict[str, Any]:
         _column("CPU", ".spec.resources.defaultCPU"),
         _column("Age", ".metadata.creationTimestamp", type="date"),
         _column("Image", ".spec.image", priority=1),
-        _column("Image Wanted", ".status.prePull.wanted", type="integer", priority=1),
+        _column("Image Desired", ".status.prePull.desired", type="integer", priority=1),
         _column("Image Ready", ".status.prePull.ready", type="integer", priority=1),
         _column("Description", ".spec.description", priority=1),
     ]
@@ -58,7 +58,7 @@ def pool_crd() -> dict[str, Any]:
     """The CustomResourceDefinition of `VDIPool`."""
     columns = [
         _column("Template", ".spec.template"),
-        _column("Wanted", ".spec.ready", type="integer"),
+        _column("Desired", ".spec.replicas", type="integer"),
         _column("Ready", ".status.ready", type="integer"),
         _column("Starting", ".status.starting", type="integer"),
         _column("Claimed", ".status.claimed", type="integer"),
@@ -68,7 +68,7 @@ def pool_crd() -> dict[str, Any]:
     names = {"shortNames": ["vdipool"], "categories": ["kasm"]}
     crd = _crd(VDIPool, "Cluster", names, columns, (".spec.template",))
     crd["spec"]["versions"][0]["subresources"]["scale"] = {
-        "specReplicasPath": ".spec.ready",
+        "specReplicasPath": ".spec.replicas",
         "statusReplicasPath": ".status.ready",
         "labelSelectorPath": ".status.selector",
     }

@@ -4,13 +4,22 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from vdi.api.constraints import OBJECT_NAME, doc
+from vdi.api.constraints import OBJECT_NAME, Rule, doc
 from vdi.api.meta import Condition, ObjectMeta
 from vdi.api.schedule import PoolSchedule
 
 
 class PoolSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     """What the pool keeps ready."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(  # 1 is the default, which the API server writes into pools that have only the old name
+            "!has(self.ready) || self.replicas == 1 || self.replicas == self.ready",
+            "ready is the old name of replicas and is set too; remove it: "
+            'kubectl patch vdipool NAME --type=merge -p \'{"spec":{"ready":null}}\'',
+            field_path=".replicas",
+        ),
+    )
 
     template: Annotated[
         str,
@@ -22,10 +31,21 @@ class PoolSpec(msgspec.Struct, rename="camel", omit_defaults=True):
             maxLength=253,
         ),
     ]
-    ready: Annotated[int, doc("How many started desktops wait for somebody. `kubectl scale` sets it.", minimum=0)] = 1
+    replicas: Annotated[
+        int, doc("How many started desktops wait for somebody. `kubectl scale` and autoscalers set it.", minimum=0)
+    ] = 1
+    ready: Annotated[
+        int | None,
+        doc("Deprecated, removed in the next minor version: the old name of replicas. It counts where set.", minimum=0),
+    ] = None
     schedule: Annotated[
         PoolSchedule | None, doc("When the pool keeps them ready; outside these times it keeps none. Left out: always.")
     ] = None
+
+    @property
+    def desired(self) -> int:
+        """How many desktops are to wait, by either name."""
+        return self.replicas if self.ready is None else self.ready
 
 
 class PoolStatus(msgspec.Struct, rename="camel", omit_defaults=True):

@@ -59,8 +59,8 @@ VARIABLES: dict[str, tuple[str, ...]] = {
 class Transport(StrEnum):
     """Values of `streaming.transport`."""
 
-    WEBSOCKET = "websocket"
-    WEBRTC = "webrtc"
+    WEBSOCKET = "WebSocket"
+    WEBRTC = "WebRTC"
 
 
 class Clipboard(StrEnum):
@@ -101,10 +101,10 @@ class TemplateStreaming(msgspec.Struct, rename="camel", omit_defaults=True):
             field_path=".microphone",
         ),
         Rule(
-            "!(has(self.transport) && self.transport == 'webrtc' && has(self.encoder) && self.encoder in "
+            "!(has(self.transport) && self.transport.lowerAscii() == 'webrtc' && has(self.encoder) && self.encoder in "
             f"{list(ENCODERS_WITHOUT_WEBRTC)})",
             "must be an encoder that WebRTC carries",
-            "\"'\" + self.encoder + \"' is not carried by transport 'webrtc'; allowed there: "
+            "\"'\" + self.encoder + \"' is not carried by transport 'WebRTC'; allowed there: "
             + ", ".join(encoder for encoder in ENCODERS if encoder not in ENCODERS_WITHOUT_WEBRTC)
             + '"',
             ".encoder",
@@ -123,8 +123,8 @@ class TemplateStreaming(msgspec.Struct, rename="camel", omit_defaults=True):
         str | None,
         doc(
             "How the picture travels: by one WebSocket, or by WebRTC over UDP, which needs a TURN server and falls back"
-            " to the WebSocket without one.",
-            enum=[transport.value for transport in Transport],
+            " to the WebSocket without one. The spellings websocket and webrtc are deprecated.",
+            enum=[*(transport.value for transport in Transport), *(transport.lower() for transport in Transport)],
         ),
     ] = None
     encoder: Annotated[
@@ -161,6 +161,12 @@ class TemplateStreaming(msgspec.Struct, rename="camel", omit_defaults=True):
             **{"x-kubernetes-list-type": "set"},
         ),
     ] = ()
+
+    def __post_init__(self) -> None:
+        """Read the deprecated spellings of transport."""
+        spellings = {transport.lower(): transport.value for transport in Transport}
+        if self.transport is not None:
+            self.transport = spellings.get(self.transport, self.transport)
 
 
 class TemplateApp(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -227,7 +233,7 @@ RULES = (
     ),
     Rule(
         f"!(has(self.streaming) && {_GIVEN['transport']}) || {_GENERATION} != '1' || "
-        "self.streaming.transport == 'webrtc'",
+        "self.streaming.transport.lowerAscii() == 'webrtc'",
         "'websocket' is not a transport of Selkies 1, which the image has (streaming.selkies, or by its name);"
         " allowed: webrtc",
         field_path=".streaming.transport",

@@ -385,10 +385,17 @@ class PrePullStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     """How far the nodes are with the image."""
 
     image: Annotated[str, doc("The image that is spoken of.")] = ""
-    desired: Annotated[int, doc("Nodes that should have it.")] = msgspec.field(name="wanted", default=0)
+    desired: Annotated[int, doc("Nodes that should have it.")] = 0
+    old_desired: Annotated[int, doc("Deprecated, removed in the next minor version: the old name of desired.")] = (
+        msgspec.field(name="wanted", default=0)
+    )
     ready: Annotated[int, doc("Nodes that have it.")] = 0
     pulling: Annotated[tuple[str, ...], doc("Nodes that are getting it.")] = ()
     failed: Annotated[tuple[PrePullFailure, ...], doc("Nodes that could not get it, and why.")] = ()
+
+    def __post_init__(self) -> None:
+        """Read what an operator from before the new name has written, and write both for readers from before it."""
+        self.desired = self.old_desired = self.desired or self.old_desired
 
 
 class TemplateStatus(msgspec.Struct, rename="camel", omit_defaults=True):

@@ -61,22 +61,22 @@ def show(
         typer.echo(line)
 
 
-@app.command(epilog=examples("pool scale warm --ready 3", "pool scale warm --ready 0"))
+@app.command(epilog=examples("pool scale warm --replicas 3", "pool scale warm --replicas 0"))
 @with_connection
 def scale(
     connection: KubeConnection,
     name: Name,
     *,
-    ready: Annotated[int, typer.Option(min=0, help="How many started desktops to keep.")],
+    replicas: Annotated[int, typer.Option("--replicas", "--ready", min=0, help="How many started desktops to keep.")],
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
     """Keep more or fewer desktops ready, as `kubectl scale vdipool` does. Desktops that people use are not touched."""
-    change = {"spec": {"ready": ready}}
+    change = {"spec": {"replicas": replicas, "ready": None}}
     raw = connection.run(lambda client: _found(client, client.patch(POOLS, name, change, into=dict[str, Any]), name))
     if output is not Output.TABLE:
         print_data(without_managed_fields(raw), output)
         return
-    typer.echo(f"pool {name}: desktops to keep ready: {ready}; see {PROGRAM} pool show {name}{connection.flags}")
+    typer.echo(f"pool {name}: desktops to keep ready: {replicas}; see {PROGRAM} pool show {name}{connection.flags}")
 
 
 async def _found(client: Client, work: Awaitable[Raw], name: str) -> Raw:
@@ -96,17 +96,17 @@ def pool_table(items: Sequence[Raw], wide: bool) -> list[str]:
     now, rows = now_utc(), []
     for pool in (msgspec.convert(raw, VDIPool) for raw in items):
         meta, spec, status = pool.metadata, pool.spec, pool.status
-        counts = [str(count) for count in (spec.ready, status.ready, status.starting, status.claimed)]
+        counts = [str(count) for count in (spec.desired, status.ready, status.starting, status.claimed)]
         row = [meta.name, spec.template, *counts, age(meta.creation_timestamp, now)]
         rows.append([*row, status.message or "-"] if wide else row)
-    header = ["NAME", "TEMPLATE", "WANTED", "READY", "STARTING", "CLAIMED", "AGE", *(["MESSAGE"] if wide else [])]
+    header = ["NAME", "TEMPLATE", "DESIRED", "READY", "STARTING", "CLAIMED", "AGE", *(["MESSAGE"] if wide else [])]
     return columns(header, rows)
 
 
 def pool_lines(pool: VDIPool) -> list[str]:
     """The lines of `show`."""
     meta, spec, status = pool.metadata, pool.spec, pool.status
-    counts = f"{status.ready} of {spec.ready}" + (f", {status.starting} starting" if status.starting else "")
+    counts = f"{status.ready} of {spec.desired}" + (f", {status.starting} starting" if status.starting else "")
     facts = {
         "Pool": meta.name,
         "Template": spec.template,

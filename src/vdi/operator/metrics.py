@@ -125,7 +125,7 @@ class Metrics:
             words = "Desktops of a pool: ready to be taken, starting, and taken by sessions that run."
             desktops = GaugeMetricFamily("vdi_pool_desktops", words, labels=["pool", "state"])
             desired = GaugeMetricFamily(
-                "vdi_pool_wanted", "Desktops that a pool is to keep ready now.", labels=["pool"]
+                "vdi_pool_desired_desktops", "Desktops that a pool is to keep ready now.", labels=["pool"]
             )
             for pool in pools():
                 desired.add_metric([pool.metadata.name], desired_ready(pool, clock.now()))
@@ -161,7 +161,7 @@ class Metrics:
 
         def measure() -> Iterator[Metric]:
             lengths = {controller.name: len(controller.queue) for controller in controllers}
-            yield _gauge("vdi_queue_length", "Keys that wait to be worked on, by controller.", "controller", lengths)
+            yield _gauge("vdi_workqueue_depth", "Keys that wait to be worked on, by controller.", "controller", lengths)
 
         self._measures["queues"] = measure
 

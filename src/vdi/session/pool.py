@@ -127,10 +127,10 @@ def desired_ready(pool: VDIPool, now: datetime) -> int:
     """How many desktops are to be ready now: none outside the pool's schedule, or with one that cannot be read."""
     schedule = pool.spec.schedule
     if schedule is None:
-        return pool.spec.ready
+        return pool.spec.desired
     if any(find_problems(schedule, "spec.schedule")) or not is_open(schedule, now):
         return 0
-    return pool.spec.ready
+    return pool.spec.desired
 
 
 def fingerprint(template: str, desktop: Desktop, settings: ClusterSettings) -> str:

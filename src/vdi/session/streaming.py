@@ -81,8 +81,7 @@ def uses_webrtc(spec: TemplateSpec) -> bool:
     if spec.streaming.transport:
         return spec.streaming.transport == Transport.WEBRTC
     return any(
-        variable.name == "SELKIES_MODE" and (variable.value or "").strip().lower() == Transport.WEBRTC
-        for variable in spec.env
+        variable.name == "SELKIES_MODE" and (variable.value or "").strip().lower() == "webrtc" for variable in spec.env
     )
 
 
@@ -109,7 +108,7 @@ def settings(spec: TemplateSpec) -> tuple[EnvVar, ...]:
 def _streaming_2(spec: TemplateSpec) -> Iterator[tuple[str, str]]:
     given, said = spec.streaming, _said(spec)
     if given.transport == Transport.WEBRTC:
-        yield "SELKIES_MODE", Transport.WEBRTC.value
+        yield "SELKIES_MODE", "webrtc"
         yield "SELKIES_ENABLE_DUAL_MODE", "true"  # the way back to the WebSocket, where UDP does not get through
         yield "SELKIES_WEBRTC_ICE_LITE", "true"  # else it asks public STUN servers, also beside our own
         yield "SELKIES_WEBRTC_UDP_MUX_PORT", str(WEBRTC_PORT)
@@ -163,7 +162,7 @@ def problems(spec: TemplateSpec) -> Iterator[str]:
             f" allowed: {', '.join(encoders)}"
         )
     elif given.encoder in ENCODERS_WITHOUT_WEBRTC and given.transport == Transport.WEBRTC:
-        yield f"spec.streaming.encoder: {given.encoder!r} is not carried by transport 'webrtc'; choose another"
+        yield f"spec.streaming.encoder: {given.encoder!r} is not carried by transport 'WebRTC'; choose another"
     for field, value, allowed in (
         ("clipboard", given.clipboard, _CLIPBOARD),
         ("fileTransfer", given.file_transfer, _FILES),
@@ -175,7 +174,7 @@ def problems(spec: TemplateSpec) -> Iterator[str]:
         if unknown:
             yield f"spec.streaming: Selkies 1, which the image has, has no setting for {', '.join(unknown)}; remove it"
         if given.transport == Transport.WEBSOCKET:
-            yield "spec.streaming.transport: 'websocket' is not a transport of Selkies 1, which the image has"
+            yield "spec.streaming.transport: 'WebSocket' is not a transport of Selkies 1, which the image has"
     if given.microphone and given.audio is False:
         yield "spec.streaming.microphone: true needs audio: true"
     for field in given.locked:

@@ -101,7 +101,7 @@ def test_the_names_that_people_type() -> None:
     assert pool["versions"][0]["subresources"] == {
         "status": {},
         "scale": {
-            "specReplicasPath": ".spec.ready",
+            "specReplicasPath": ".spec.replicas",
             "statusReplicasPath": ".status.ready",
             "labelSelectorPath": ".status.selector",
         },
@@ -142,7 +142,7 @@ def test_a_template_without_a_lifecycle_ends_runs_and_suspends_the_idle() -> Non
         "idleTimeout": None,
         "onIdle": "Suspend",
     }
-    assert schema_of(pool_crd())["properties"]["spec"]["properties"]["ready"]["default"] == 1
+    assert schema_of(pool_crd())["properties"]["spec"]["properties"]["replicas"]["default"] == 1
 
 
 def test_phases_are_those_of_the_requirements() -> None:

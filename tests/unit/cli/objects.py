@@ -71,7 +71,7 @@ def a_pool(name: str = "warm", *, status: dict[str, Any] | None = None, **spec: 
         "apiVersion": "vdi.kasm.io/v1alpha1",
         "kind": "VDIPool",
         "metadata": {"name": name, "creationTimestamp": "2026-11-20T08:00:00Z"},
-        "spec": {"template": "ubuntu-desktop", "ready": 2, **spec},
+        "spec": {"template": "ubuntu-desktop", "replicas": 2, **spec},
     }
     return obj if status is None else {**obj, "status": status}
 

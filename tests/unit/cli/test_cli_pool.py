@@ -34,11 +34,11 @@ def five_past_eight(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_pools_are_listed(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(POOLS, a_pool(status=STATUS))
-    fake.put(POOLS, a_pool("cold", ready=0))
+    fake.put(POOLS, a_pool("cold", replicas=0))
     assert vdi("pool", "ls").out.splitlines() == [
-        "NAME   TEMPLATE         WANTED   READY   STARTING   CLAIMED   AGE",
-        "cold   ubuntu-desktop   0        0       0          0         5m",
-        "warm   ubuntu-desktop   2        1       1          4         5m",
+        "NAME   TEMPLATE         DESIRED   READY   STARTING   CLAIMED   AGE",
+        "cold   ubuntu-desktop   0         0       0          0         5m",
+        "warm   ubuntu-desktop   2         1       1          4         5m",
     ]
     assert vdi("pool", "ls", "-o", "wide").out.splitlines()[2].endswith("One desktop is starting.")
     assert vdi("pool", "ls", "-o", "name").out == "vdipool/cold\nvdipool/warm\n"
@@ -68,13 +68,13 @@ def test_a_pool_that_no_operator_has_seen_says_so(vdi: Vdi, fake: FakeCluster) -
 
 def test_scale_changes_what_is_desired(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(POOLS, a_pool())
-    ran = vdi("pool", "scale", "warm", "--ready", "5")
+    ran = vdi("pool", "scale", "warm", "--replicas", "5")
     assert (ran.code, ran.out) == (0, "pool warm: desktops to keep ready: 5; see vdi pool show warm\n")
-    assert fake.objects[f"{POOLS}/warm"]["spec"] == {"template": "ubuntu-desktop", "ready": 5}
+    assert fake.objects[f"{POOLS}/warm"]["spec"] == {"template": "ubuntu-desktop", "replicas": 5}
 
 
 def test_fewer_than_none_is_refused_before_anything_is_sent(vdi: Vdi, fake: FakeCluster) -> None:
-    ran = vdi("pool", "scale", "warm", "--ready", "-1")
+    ran = vdi("pool", "scale", "warm", "--replicas", "-1")
     assert ran.code == 2
     assert fake.requests == []
 

@@ -184,7 +184,7 @@ class Stage:
 
     def pool(self, name: str = "kiosk") -> None:
         meta = {"name": name, "resourceVersion": str(next(self.cluster.numbers))}
-        spec = {"template": "ubuntu", "ready": 2}
+        spec = {"template": "ubuntu", "replicas": 2}
         self.services.context.cluster.pools.observe(msgspec.convert({"metadata": meta, "spec": spec}, VDIPool))
 
     async def anybody(self, **headers: str) -> httpx.AsyncClient:

@@ -147,7 +147,9 @@ async def test_pools_show_what_is_ready() -> None:
     stage = Stage()
     status = {"ready": 1, "starting": 2, "claimed": 3, "message": "No room."}
     stage.put(
-        msgspec.convert({"metadata": {"name": "p"}, "spec": {"template": "t", "ready": 4}, "status": status}, VDIPool)
+        msgspec.convert(
+            {"metadata": {"name": "p"}, "spec": {"template": "t", "replicas": 4}, "status": status}, VDIPool
+        )
     )
     page = text_of((await stage.browser(ADMIN).get("/admin/pools")).text)
     assert "p t 1 of 4" in page

@@ -88,7 +88,9 @@ class World:
 
     def pool(self, ready: int) -> None:
         metadata = {"generation": 1, "uid": "uid-warm"}
-        self.api.put("vdipools", "warm", namespace="", metadata=metadata, spec={"template": "desktop", "ready": ready})
+        self.api.put(
+            "vdipools", "warm", namespace="", metadata=metadata, spec={"template": "desktop", "replicas": ready}
+        )
 
     def node(self, *, cordoned: bool = False, ready: bool = True) -> None:
         status = {"conditions": [{"type": "Ready", "status": str(ready)}]}

@@ -316,7 +316,7 @@ async def test_every_controller_shows_its_queue_and_outcomes_before_it_has_worke
     metrics.watch_queues([pools])
     metrics.count_reconcile("pool", "retry", 0.2)
     text = generate_latest(metrics.registry).decode()
-    assert 'vdi_queue_length{controller="pool"} 1.0' in text
+    assert 'vdi_workqueue_depth{controller="pool"} 1.0' in text
     assert 'vdi_reconciles_total{controller="pool",outcome="done"} 0.0' in text
     assert 'vdi_reconciles_total{controller="pool",outcome="retry"} 1.0' in text
     assert 'vdi_reconcile_seconds_count{controller="pool"} 1.0' in text

@@ -28,7 +28,7 @@ NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}}
 
 def a_pool(ready: int = 1, **status: Any) -> VDIPool:
     metadata = {"name": "warm", "uid": "uid-warm", "generation": 1}
-    spec = {"template": "ubuntu-desktop", "ready": ready}
+    spec = {"template": "ubuntu-desktop", "replicas": ready}
     return msgspec.convert({"metadata": metadata, "spec": spec, "status": status}, VDIPool)
 
 

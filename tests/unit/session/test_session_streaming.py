@@ -80,6 +80,7 @@ def test_what_the_templates_env_says_of_it_holds() -> None:
         ({"fileTransfer": "Upload"}, {"SELKIES_FILE_TRANSFERS": "upload"}),
         ({"fileTransfer": "Download"}, {"SELKIES_FILE_TRANSFERS": "download"}),
         ({"fileTransfer": "None"}, {"SELKIES_FILE_TRANSFERS": "none"}),
+        ({"transport": "WebSocket"}, {"SELKIES_MODE": "websockets", "SELKIES_ENABLE_DUAL_MODE": "false"}),
         ({"transport": "websocket"}, {"SELKIES_MODE": "websockets", "SELKIES_ENABLE_DUAL_MODE": "false"}),
         (
             {"transport": "webrtc"},
@@ -149,6 +150,7 @@ def test_the_kubelet_puts_no_variable_into_a_command() -> None:
     ("fields", "desired"),
     [
         ({}, False),
+        ({"streaming": {"transport": "WebRTC"}}, True),
         ({"streaming": {"transport": "webrtc"}}, True),
         ({"streaming": {"transport": "websocket"}}, False),
         ({"env": [{"name": "SELKIES_MODE", "value": "webrtc"}]}, True),
@@ -164,9 +166,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"streaming": {"encoder": "nvh264enc"}}, "'nvh264enc' is not an encoder of Selkies 2"),
     ({"streaming": {"encoder": "openh264enc"}}, "'openh264enc' is not an encoder of Selkies 2"),
     ({"image": SELKIES_1, "streaming": {"encoder": "h264enc"}}, "'h264enc' is not an encoder of Selkies 1"),
-    ({"streaming": {"encoder": "jpeg", "transport": "webrtc"}}, "'jpeg' is not carried by transport 'webrtc'"),
+    ({"streaming": {"encoder": "jpeg", "transport": "webrtc"}}, "'jpeg' is not carried by transport 'WebRTC'"),
     ({"image": SELKIES_1, "streaming": {"audio": False, "gamepad": True}}, "has no setting for audio, gamepad"),
-    ({"image": SELKIES_1, "streaming": {"transport": "websocket"}}, "'websocket' is not a transport of Selkies 1"),
+    ({"image": SELKIES_1, "streaming": {"transport": "websocket"}}, "'WebSocket' is not a transport of Selkies 1"),
     ({"streaming": {"audio": False, "microphone": True}}, "spec.streaming.microphone: true needs audio: true"),
     ({"streaming": {"locked": ["framerate"]}}, "spec.streaming.locked: 'framerate' is not set"),
     ({"streaming": {"clipboard": "Ask"}}, "spec.streaming.clipboard: 'Ask' is not allowed"),
@@ -216,7 +218,7 @@ switches = {name: st.booleans() for name in ("audio", "microphone", "printing", 
 streams = st.fixed_dictionaries(
     {},
     optional={
-        "transport": st.sampled_from(["websocket", "webrtc"]),
+        "transport": st.sampled_from(["WebSocket", "WebRTC", "websocket", "webrtc"]),
         "encoder": st.sampled_from(ENCODERS + ENCODERS_1),
         "framerate": st.integers(8, 240),
         "bitrate": st.integers(100, 1_000_000),
@@ -243,7 +245,7 @@ def test_whatever_is_not_refused_selkies_2_takes_as_it_was_meant(fields: dict[st
             assert took == (value, field in locked)
         if field in switches:
             assert took == (value, not value), "what is forbidden cannot be turned on in the page"
-    if "transport" in fields and "encoder" in fields and fields["transport"] == "webrtc":
+    if "transport" in fields and "encoder" in fields and fields["transport"].lower() == "webrtc":
         assert taken["SELKIES_ENCODER"].value not in ENCODERS_WITHOUT_WEBRTC
 
 

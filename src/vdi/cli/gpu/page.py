@@ -53,7 +53,7 @@ def _busy_data(node: str, measured: GpuMeasurements) -> dict[str, Any]:
 def _plugin_data(plugin: DaemonSet) -> dict[str, Any]:
     status = plugin.raw.get("status", {})
     ready, desired = status.get("numberReady", 0), status.get("desiredNumberScheduled", 0)
-    return {"namespace": plugin.namespace, "name": plugin.name, "ready": ready, "wanted": desired}
+    return {"namespace": plugin.namespace, "name": plugin.name, "ready": ready, "desired": desired}
 
 
 def _node_data(node: Node, state: GpuState) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def status_lines(state: GpuState, measured: GpuMeasurements) -> list[str]:
         "Managed by": kind,
         "ConfigMap": chosen + (f", default {data['default']}" if data["default"] else ""),
         "Device plugin": "; ".join(
-            f"{plugin['namespace']}/{plugin['name']}, {plugin['ready']} of {plugin['wanted']} pods ready"
+            f"{plugin['namespace']}/{plugin['name']}, {plugin['ready']} of {plugin['desired']} pods ready"
             for plugin in data["devicePlugins"]
         )
         or "none found",

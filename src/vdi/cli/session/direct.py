@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from vdi.api.streaming import Transport
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.options import KubeConnection
 from vdi.cli.session.backend import Opening, Target
@@ -120,7 +119,7 @@ def open_locally(desktop: Desktop, port: int) -> Opening:
 async def _prepare(desktop: Desktop, url: str) -> Opening:
     async with open_client(url, seconds=_ANSWER_SECONDS) as http:
         status = await http.get(f"{url}api/status")
-        if status.raise_for_status().json().get("current_mode") == Transport.WEBRTC:
+        if status.raise_for_status().json().get("current_mode") == "webrtc":
             raise CliError("this desktop streams over WebRTC, whose picture does not pass a forwarded port")
         if desktop.user:
             return Opening(url, desktop.user, desktop.secret)

@@ -99,7 +99,7 @@ def pool_rows(portal: PortalServices) -> list[PoolRow]:
         PoolRow(
             name=pool.metadata.name,
             template=pool.spec.template,
-            desired=pool.spec.ready,
+            desired=pool.spec.desired,
             ready=pool.status.ready,
             starting=pool.status.starting,
             claimed=pool.status.claimed,
