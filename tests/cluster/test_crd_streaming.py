@@ -80,7 +80,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "Selkies 1, which the image has (streaming.selkies, or by its name), has no setting for audio locked; leave",
     ),
     (
-        streaming_1(transport="websocket"),
+        streaming_1(transport="WebSocket"),
         "spec.streaming.transport",
         "'WebSocket' is not a transport of Selkies 1, which the image has",
     ),

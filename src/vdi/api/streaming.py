@@ -234,8 +234,8 @@ RULES = (
     Rule(
         f"!(has(self.streaming) && {_GIVEN['transport']}) || {_GENERATION} != '1' || "
         "self.streaming.transport.lowerAscii() == 'webrtc'",
-        "'websocket' is not a transport of Selkies 1, which the image has (streaming.selkies, or by its name);"
-        " allowed: webrtc",
+        "'WebSocket' is not a transport of Selkies 1, which the image has (streaming.selkies, or by its name);"
+        " allowed: WebRTC",
         field_path=".streaming.transport",
     ),
     *(_said_once(path, variables) for path, variables in VARIABLES.items()),
