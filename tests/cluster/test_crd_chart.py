@@ -33,9 +33,16 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
         yield tools
 
 
+@pytest.fixture(scope="module")
+def installed(tools: Tools) -> Tools:
+    """A release that is there, for tests that leave it as it is."""
+    tools.upgrade()
+    return tools
+
+
 @pytest.fixture
 def release(tools: Tools) -> Tools:
-    """A release that is there, with the chart's own values."""
+    """A release with the chart's own values, whatever the test before has made of it."""
     tools.upgrade()
     return tools
 
@@ -184,23 +191,28 @@ def test_uninstalling_waits_for_no_one_and_keeps_crds_sessions_and_their_namespa
         release.kubectl("patch", "vdi", "kept", "--namespace", "vdi-sessions", *no_finalizer)
 
 
-def test_the_namespace_of_the_sessions_enforces_pod_security(release: Tools) -> None:
+def test_the_namespace_of_the_sessions_enforces_pod_security(installed: Tools) -> None:
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "privileged", "namespace": "vdi-sessions"},
         "spec": {"containers": [{"name": "c", "image": "i", "securityContext": {"privileged": True}}]},
     }
-    words = ["--kubeconfig", str(release.kubeconfig), "create", "--dry-run=server", "-f", "-"]
+    words = ["--kubeconfig", str(installed.kubeconfig), "create", "--dry-run=server", "-f", "-"]
     done = subprocess.run(
-        [release.kubectl_binary, *words], input=json.dumps(pod), capture_output=True, text=True, timeout=30, check=False
+        [installed.kubectl_binary, *words],
+        input=json.dumps(pod),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert done.returncode == 1 and 'violates PodSecurity "restricted' in done.stderr
 
 
-def test_the_operators_own_pod_would_pass_restricted(release: Tools) -> None:
+def test_the_operators_own_pod_would_pass_restricted(installed: Tools) -> None:
     """Its namespace enforces nothing, but whoever labels it must not lose the operator."""
-    deployment = release.named("Deployment", "vdi-operator")
+    deployment = installed.named("Deployment", "vdi-operator")
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -208,7 +220,7 @@ def test_the_operators_own_pod_would_pass_restricted(release: Tools) -> None:
         "spec": deployment["spec"]["template"]["spec"],
     }
     del pod["spec"]["serviceAccountName"]
-    release.kubectl("create", "--dry-run=server", "--namespace", "vdi-sessions", "-f", "-", stdin=json.dumps(pod))
+    installed.kubectl("create", "--dry-run=server", "--namespace", "vdi-sessions", "-f", "-", stdin=json.dumps(pod))
     container = pod["spec"]["containers"][0]
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert {container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")} == {
@@ -217,9 +229,9 @@ def test_the_operators_own_pod_would_pass_restricted(release: Tools) -> None:
     }
 
 
-def test_the_operators_stand_apart_and_one_of_them_stays(release: Tools) -> None:
-    made = release.render()
-    deployment = release.named("Deployment", "vdi-operator")["spec"]
+def test_the_operators_stand_apart_and_one_of_them_stays(tools: Tools) -> None:
+    made = tools.render()
+    deployment = tools.named("Deployment", "vdi-operator")["spec"]
     pods = deployment["selector"]
     nodes, zones = deployment["template"]["spec"]["affinity"]["podAntiAffinity"][
         "preferredDuringSchedulingIgnoredDuringExecution"
@@ -232,15 +244,15 @@ def test_the_operators_stand_apart_and_one_of_them_stays(release: Tools) -> None
     assert budgets["vdi-operator"]["spec"] == {"maxUnavailable": 1, "selector": pods}
 
 
-def test_a_held_desktop_is_not_evicted_and_one_that_is_let_go_is(release: Tools) -> None:
+def test_a_held_desktop_is_not_evicted_and_one_that_is_let_go_is(installed: Tools) -> None:
     """No kubelet is needed for it: the API server asks the disruption budget."""
     here = ("--namespace", "vdi-sessions")
 
     def evicts() -> str:
         review = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "held", "namespace": here[1]}}
-        words = ["--kubeconfig", str(release.kubeconfig), "create", "--raw"]
+        words = ["--kubeconfig", str(installed.kubeconfig), "create", "--raw"]
         path = f"/api/v1/namespaces/{here[1]}/pods/held/eviction"
-        command = [str(release.kubectl_binary), *words, path, "-f", "-"]
+        command = [str(installed.kubectl_binary), *words, path, "-f", "-"]
         done = subprocess.run(
             command, input=json.dumps(review), capture_output=True, text=True, timeout=30, check=False
         )
@@ -254,22 +266,22 @@ def test_a_held_desktop_is_not_evicted_and_one_that_is_let_go_is(release: Tools)
         "metadata": {"name": "held", "namespace": here[1], "labels": {HOLD: "true"}},
         "spec": {"securityContext": seccomp, "containers": [{"name": "c", "image": "i", "securityContext": safe}]},
     }
-    release.kubectl("create", "-f", "-", stdin=json.dumps(pod))
+    installed.kubectl("create", "-f", "-", stdin=json.dumps(pod))
     # An eviction of a pod that is Pending is always allowed: it is Running as far as the API server knows.
     running = json.dumps({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}})
-    release.kubectl("patch", "pod", "held", *here, "--subresource=status", "--type=merge", "-p", running)
+    installed.kubectl("patch", "pod", "held", *here, "--subresource=status", "--type=merge", "-p", running)
     wait_until(
         "the disruption budget has been looked at",
-        lambda: "1" in release.kubectl("get", "pdb", "vdi-desktops", *here, "-o", "jsonpath={.status.expectedPods}"),
+        lambda: "1" in installed.kubectl("get", "pdb", "vdi-desktops", *here, "-o", "jsonpath={.status.expectedPods}"),
         30,
     )
     assert "would violate the pod's disruption budget" in evicts()
-    release.kubectl("label", "pod", "held", *here, "--overwrite", f"{HOLD}=false")
+    installed.kubectl("label", "pod", "held", *here, "--overwrite", f"{HOLD}=false")
     assert "Success" in evicts()
 
 
-def test_the_agent_answers_to_operator_and_gateway_alone(release: Tools) -> None:
-    policy = release.named("NetworkPolicy", "vdi-desktops")
+def test_the_agent_answers_to_operator_and_gateway_alone(tools: Tools) -> None:
+    policy = tools.named("NetworkPolicy", "vdi-desktops")
     spec = policy["spec"]
     assert (policy["metadata"]["namespace"], spec["policyTypes"]) == ("vdi-sessions", ["Ingress", "Egress"])
     assert spec["podSelector"]["matchLabels"] == MANAGED_BY
@@ -278,7 +290,7 @@ def test_the_agent_answers_to_operator_and_gateway_alone(release: Tools) -> None
     assert ours["ports"] == [{"port": AGENT_PORT_NAME}]
     for source, name in zip(ours["from"], ("vdi-operator", "vdi-gateway"), strict=True):
         assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kasm"}
-        labels = release.named("Deployment", name)["spec"]["template"]["metadata"]["labels"]
+        labels = tools.named("Deployment", name)["spec"]["template"]["metadata"]["labels"]
         assert source["podSelector"]["matchLabels"].items() <= labels.items()
 
 
@@ -309,11 +321,11 @@ def test_the_internet_of_desktops_leaves_out_the_api_server_that_helm_finds(rele
         release.kubectl("delete", "endpointslice", "kubernetes", "--namespace", "default")
 
 
-def test_the_api_server_takes_every_policy_of_the_matrix(release: Tools) -> None:
+def test_the_api_server_takes_every_policy_of_the_matrix(installed: Tools) -> None:
     """Ranges of ports, exceptions within their networks, names: an evaluator minds none of it."""
-    made = [policy for variant in variants().values() for policy in policies(rendered(release.helm_binary, variant))]
+    made = [policy for variant in variants().values() for policy in policies(rendered(installed.helm_binary, variant))]
     assert len(made) >= 30
-    release.kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump_all(made))
+    installed.kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump_all(made))
 
 
 def test_the_values_reach_the_operators_settings(tools: Tools) -> None:

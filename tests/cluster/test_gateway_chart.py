@@ -27,9 +27,16 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
         yield tools
 
 
+@pytest.fixture(scope="module")
+def installed(tools: Tools) -> Tools:
+    """A release that is there, for tests that leave it as it is."""
+    tools.upgrade()
+    return tools
+
+
 @pytest.fixture
 def release(tools: Tools) -> Tools:
-    """A release that is there, with the chart's own values."""
+    """A release with the chart's own values, whatever the test before has made of it."""
     tools.upgrade()
     return tools
 
@@ -256,25 +263,25 @@ def test_one_replica_has_a_volume_and_stops_first_several_have_none_and_roll(too
 # Pods and network
 
 
-def test_the_gateways_pod_would_pass_restricted(release: Tools) -> None:
-    spec = pod_of(release)
+def test_the_gateways_pod_would_pass_restricted(installed: Tools) -> None:
+    spec = pod_of(installed)
     del spec["serviceAccountName"]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "gateway"}, "spec": spec}
-    release.kubectl("create", "--dry-run=server", "--namespace", "vdi-sessions", "-f", "-", stdin=json.dumps(pod))
+    installed.kubectl("create", "--dry-run=server", "--namespace", "vdi-sessions", "-f", "-", stdin=json.dumps(pod))
     assert spec["enableServiceLinks"] is False, "VDI_GATEWAY_PORT=tcp://... would be a misspelt setting"
     container = spec["containers"][0]
     assert container["args"] == ["gateway", "run"]
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    settings = settings_of(release)
+    settings = settings_of(installed)
     assert ports == {"http": settings.public_addr[1], "internal": settings.internal_addr[1]}
     assert settings.database_url.removeprefix("sqlite+aiosqlite:///").startswith("/data/")
 
 
-def test_who_may_connect_to_gateway_and_desktops(release: Tools) -> None:
-    gateway = release.named("Deployment", "vdi-gateway")["spec"]["template"]["metadata"]["labels"]
-    operator = release.named("Deployment", "vdi-operator")["spec"]["template"]["metadata"]["labels"]
-    policy = release.named("NetworkPolicy", "vdi-gateway")["spec"]
+def test_who_may_connect_to_gateway_and_desktops(tools: Tools) -> None:
+    gateway = tools.named("Deployment", "vdi-gateway")["spec"]["template"]["metadata"]["labels"]
+    operator = tools.named("Deployment", "vdi-operator")["spec"]["template"]["metadata"]["labels"]
+    policy = tools.named("NetworkPolicy", "vdi-gateway")["spec"]
     assert policy["podSelector"]["matchLabels"].items() <= gateway.items()
     assert not policy["podSelector"]["matchLabels"].items() <= operator.items()
     traefik, reports = policy["ingress"]
@@ -286,23 +293,23 @@ def test_who_may_connect_to_gateway_and_desktops(release: Tools) -> None:
     assert source["podSelector"]["matchLabels"].items() <= operator.items()
     assert not source["podSelector"]["matchLabels"].items() <= gateway.items()
 
-    browsers, _ = release.named("NetworkPolicy", "vdi-desktops")["spec"]["ingress"]
+    browsers, _ = tools.named("NetworkPolicy", "vdi-desktops")["spec"]["ingress"]
     *others, ours = browsers["from"]
     assert others == peers
     assert ours["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kasm"}
     assert ours["podSelector"]["matchLabels"].items() <= gateway.items()
 
 
-def test_the_operator_reports_to_the_gateway_as_itself(release: Tools) -> None:
-    deployment = release.named("Deployment", "vdi-operator")
+def test_the_operator_reports_to_the_gateway_as_itself(tools: Tools) -> None:
+    deployment = tools.named("Deployment", "vdi-operator")
     pod = deployment["spec"]["template"]["spec"]
     variables = {variable["name"]: variable["value"] for variable in pod["containers"][0]["env"]}
-    assert variables["VDI_EDGE_MIDDLEWARE"] == release.named("Middleware", "vdi-edge")["metadata"]["name"]
-    service = release.named("Service", "vdi-gateway")
+    assert variables["VDI_EDGE_MIDDLEWARE"] == tools.named("Middleware", "vdi-edge")["metadata"]["name"]
+    service = tools.named("Service", "vdi-gateway")
     internal = next(port["port"] for port in service["spec"]["ports"] if port["name"] == "internal")
     assert variables["VDI_GATEWAY_URL"] == f"http://vdi-gateway.kasm.svc:{internal}"
     account = f"system:serviceaccount:kasm:{pod['serviceAccountName']}"
-    assert settings_of(release).operator_account == account
+    assert settings_of(tools).operator_account == account
     (volume,) = [volume for volume in pod["volumes"] if "projected" in volume]
     (mount,) = [
         volume_mount for volume_mount in pod["containers"][0]["volumeMounts"] if volume_mount["name"] == volume["name"]
