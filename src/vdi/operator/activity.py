@@ -15,7 +15,7 @@ from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
@@ -62,16 +62,15 @@ NoticeKey = tuple[str, str, str]
 """(namespace, session, id of the notice)."""
 
 
-_Word = Annotated[str, msgspec.Meta(pattern="^[A-Za-z]{1,32}$")]
 _Text = Annotated[str, msgspec.Meta(max_length=256)]
 
 
 class GraphicsReport(msgspec.Struct, rename="camel"):
     """What the image decided when it started; the limits are those of `status.graphics`."""
 
-    renderer: _Word
+    renderer: Annotated[str, msgspec.Meta(pattern="^[A-Za-z]{1,32}$")]
     device: _Text = ""
-    reason: _Word | Literal[""] = ""
+    reason: Annotated[str, msgspec.Meta(pattern="^[A-Za-z]{0,32}$")] = ""
     message: _Text = ""
     encoder: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9 ._-]{0,32}$")] = ""
     hardware_encoder: bool = False

@@ -186,6 +186,15 @@ async def test_a_desktop_without_a_timeout_is_asked_once_what_draws(running: Wor
     assert running.agents.report("uid-alice") is None
 
 
+async def test_a_desktop_that_draws_on_the_gpu_gives_no_reason(running: World) -> None:
+    running.session(idle=None)
+    running.agent.answer["graphics"] = GRAPHICS | {"renderer": "Zink", "device": "zink", "reason": "", "message": ""}
+    await running.poll()
+    activity = running.agents.report("uid-alice")
+    assert activity is not None and activity.graphics is not None
+    assert (activity.graphics.renderer, activity.graphics.reason) == ("Zink", "")
+
+
 async def test_an_image_that_does_not_say_what_draws_is_not_asked_again(running: World) -> None:
     running.session(idle=None)
     assert await running.poll() is None
