@@ -12,7 +12,7 @@ from pathlib import Path
 from tools.generate.chart_render import ROOT
 
 sys.path.insert(0, str(ROOT / "tests"))  # tables of the network and of permissions are made from what tests expect
-from tools.generate import api_reference, chart, dashboard, doctor_faults, migrations, network_tables, permissions
+from tools.generate import api_reference, chart, dashboard, doctor_faults, network_tables, permissions
 from tools.generate.page import replace_generated
 from vdi.api.crd import render_files
 from vdi.devcluster import binaries
@@ -36,7 +36,6 @@ def files_from_code() -> Files:
     made[ROOT / "docs/doctor.md"] = render_page()
     made[doctor_faults.PAGE] = doctor_faults.render()
     made |= {ROOT / "manifests" / name: text for name, text in manifest.render_files().items()}
-    made[migrations.INITIAL] = migrations.render()
     return made
 
 

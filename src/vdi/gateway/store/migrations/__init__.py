@@ -1,8 +1,7 @@
 """How a database comes to the schema of this code: Alembic's revisions in `versions/`, run by `upgrade`.
 
-As long as nothing is released there is one revision, generated from the tables by `python -m
-vdi.gateway.store.migrations`; its id holds a digest of the tables, so that a database of another day is refused in
-words and does not fail later at a missing column.
+A table that changes needs a new revision: a release that is out has databases at the old ones. A test compares what
+the revisions make with the tables of the code.
 """
 
 import importlib

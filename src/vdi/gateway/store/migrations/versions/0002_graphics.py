@@ -1,0 +1,13 @@
+"""What drew and encoded a run's desktop."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002_graphics"
+down_revision = "0001_c65dbe3c"
+
+
+def upgrade() -> None:
+    """Add the columns; runs from before say nothing."""
+    for name in ("renderer", "encoder"):
+        op.add_column("history_runs", sa.Column(name, sa.String(length=32), nullable=False, server_default=""))
