@@ -22,6 +22,8 @@ from vdi.devcluster.progress import Progress
 VALUES = sorted(path.name for path in CHART.glob("values*.yaml"))
 HERE = ("--namespace", "vdi-sessions")
 RELEASE = ("--namespace", RELEASE_NAMESPACE)
+MINE = f"vdi-operator.{RELEASE_NAMESPACE}.vdi"
+"""The operator's ClusterRole."""
 SESSION = """
 apiVersion: vdi.kasm.io/v1alpha1
 kind: VDISession
@@ -71,12 +73,12 @@ def test_each_values_file_is_clean_and_renders(release: Release) -> None:
 @pytest.mark.timeout(240)
 def test_the_life_of_a_release(release: Release, tmp_path: Path) -> None:
     first = yaml.safe_dump(FIRST)
-    release.tools.kubectl("create", "clusterrole", "vdi-operator", "--verb=get", "--resource=pods")
+    release.tools.kubectl("create", "clusterrole", MINE, "--verb=get", "--resource=pods")
     refused = release.run("install", "--dry-run", values=first, status=1)
     assert "VDIPool: warm" in refused
-    assert "ClusterRole vdi-operator is there already and belongs to no release" in refused
+    assert f"ClusterRole {MINE} is there already and belongs to no release" in refused
     assert not release.there("crd", "vdipools.vdi.kasm.io"), "refused before anything was changed"
-    release.tools.kubectl("delete", "clusterrole", "vdi-operator")
+    release.tools.kubectl("delete", "clusterrole", MINE)
 
     shown = release.run("install", values=first, status=2)
     assert f"Release         vdi in namespace {RELEASE_NAMESPACE} at https://" in shown and "say --yes" in shown
@@ -105,18 +107,26 @@ def test_the_life_of_a_release(release: Release, tmp_path: Path) -> None:
         home = release.get("pvc", *HERE)["items"][0]["metadata"]["uid"]
         uninstall_ends_sessions_and_keeps_homes(release)
 
-    # As releases before vdi-system was the default: the commands find it.
+    release.run("install", "--yes", values=first)
+    with release.operator():
+        release.tools.kubectl("create", "-f", "-", stdin=SESSION)
+        a_running_desktop(release)
+    assert [one["metadata"]["uid"] for one in release.get("pvc", *HERE)["items"]] == [home], "the old home"
+    without_an_operator_nothing_hangs(release)
+
+
+@pytest.mark.timeout(180)
+def test_a_release_in_another_namespace_is_found(release: Release) -> None:
+    """As those are that were installed before vdi-system was the default."""
+    first = yaml.safe_dump(FIRST)
     release.run("install", "--yes", "--namespace", "kasm", values=first)
     already = release.run("install", "--yes", values=first, status=1)
     assert "Found the release vdi in namespace kasm." in already
     assert "The release vdi is already installed in namespace kasm, revision 1." in already
     assert "Upgraded: revision 2 of vdi in the namespace kasm" in release.run("upgrade", "--yes")
     assert "with the content of revision 1" in release.run("rollback", "--yes")
-    with release.operator():
-        release.tools.kubectl("create", "-f", "-", stdin=SESSION)
-        a_running_desktop(release)
-    assert [one["metadata"]["uid"] for one in release.get("pvc", *HERE)["items"]] == [home], "the old home"
-    without_an_operator_nothing_hangs(release)
+    assert "Release vdi in kasm: revision 3" in release.run("uninstall", "--crds", "--yes")
+    assert not release.there("deploy", "--namespace", "kasm")
 
 
 def a_running_desktop(release: Release) -> tuple[str, str]:
@@ -169,6 +179,7 @@ def an_upgrade_with_newer_crds_and_other_values(release: Release, *newer: str) -
 
 def every_values_file_in_a_dry_run_on_the_server(release: Release, *newer: str) -> None:
     """Each object of each is tried on the API server; kinds of other projects are there by name only."""
+    release.tools.kubectl("label", "nodes", "--all", "vdi.kasm.io/turn=true")  # where production has coturn
     for plural, (group, version, kind) in FOREIGN.items():
         release.tools.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(a_foreign_kind(plural, group, version, kind)))
     release.tools.kubectl(
@@ -246,12 +257,12 @@ def uninstall_ends_sessions_and_keeps_homes(release: Release) -> None:
 
 
 def without_an_operator_nothing_hangs(release: Release) -> None:
-    release.tools.kubectl("scale", "deploy", "vdi-operator", "-n", "kasm", "--replicas=0")
+    release.tools.kubectl("scale", "deploy", "vdi-operator", *RELEASE, "--replicas=0")
     gone = "jsonpath={.status.readyReplicas}"
-    there = ("get", "deploy", "vdi-operator", "-n", "kasm", "-o", gone)
+    there = ("get", "deploy", "vdi-operator", *RELEASE, "-o", gone)
     wait_until("no operator is ready", lambda: not release.tools.kubectl(*there), 20)
     refused = release.run("uninstall", "--yes", status=1)
-    assert "no replica of deployment/kasm/vdi-operator is ready" in refused and "--force" in refused
+    assert f"no replica of deployment/{RELEASE_NAMESPACE}/vdi-operator is ready" in refused and "--force" in refused
     assert release.there("vdi", *HERE), "nothing was removed"
     said = release.run("uninstall", "--force", "--delete-homes", "--crds", "--yes")
     assert "alice@example.com" in said and "1 home deleted" in said and "3 CRDs deleted" in said
@@ -259,5 +270,10 @@ def without_an_operator_nothing_hangs(release: Release) -> None:
     assert not [name for name in release.there("crd") if name.endswith("vdi.kasm.io")]
     kept = ["secret/vdi-host-key"]  # so that no host passes to another person after the next installation
     wait_until("what the session owned goes too", lambda: release.there("pod,secret,svc", *HERE) == kept, 40)
-    for claim in ("pvc/vdi-gateway", "secret/vdi-gateway-users", "secret/vdi-gateway-keys", "namespace/kasm"):
-        release.tools.kubectl("delete", claim, "-n", "kasm", "--ignore-not-found", "--wait=true", check=False)
+    for claim in (
+        "pvc/vdi-gateway",
+        "secret/vdi-gateway-users",
+        "secret/vdi-gateway-keys",
+        f"namespace/{RELEASE_NAMESPACE}",
+    ):
+        release.tools.kubectl("delete", claim, *RELEASE, "--ignore-not-found", "--wait=true", check=False)
