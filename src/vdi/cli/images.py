@@ -1,0 +1,132 @@
+"""`vdi images`: image archives on the nodes of a cluster. The work is in `vdi.release.images`."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vdi.cli.errors import COULD_NOT_LOOK, FINDINGS, USAGE, CliError
+from vdi.cli.long_work import INTERRUPTED
+from vdi.cli.options import Context, Kubeconfig, KubeConnection, examples, seconds_of
+from vdi.cli.output import PageOption, PageOutput, print_data
+from vdi.cli.progress import PassedStage, ProgressView
+from vdi.release.errors import RefusedError
+from vdi.release.images.archive import ArchiveImage, BadArchiveError, read_archive
+from vdi.release.images.load import Loading, NodeResult, load_images
+from vdi.release.images.nodes import NAMESPACE
+
+if TYPE_CHECKING:
+    from vdi.kube.transport import Client
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+
+_LATER = (
+    "A node that joins later does not have them: run the same again with --node NAME, or put the archives into"
+    " /var/lib/rancher/k3s/agent/images on that node (K3s)."
+)
+
+
+@app.callback()
+def images() -> None:
+    """Image archives on the nodes of a cluster that reaches no registry."""
+
+
+@app.command(
+    epilog=examples(
+        "images load vdi-images-amd64.tar",
+        "images load vdi.tar.gz desktop.tar.gz --node k3s-2 -o json",
+        "images load vdi.tar --containerd /run/containerd/containerd.sock --ctr /usr/local/bin/ctr",
+    )
+)
+def load(
+    archives: Annotated[list[Path], typer.Argument(metavar="ARCHIVE...", help="Tar files with images, also gzip.")],
+    *,
+    node: Annotated[
+        list[str] | None, typer.Option("--node", metavar="NAME", help="This node only; repeatable.")
+    ] = None,
+    containerd: Annotated[
+        str | None,
+        typer.Option("--containerd", metavar="SOCKET", help="Of the nodes; else K3s' own, or containerd's default."),
+    ] = None,
+    ctr: Annotated[
+        str | None, typer.Option("--ctr", metavar="PATH", help="Program on the nodes; else K3s' own, or /usr/bin/ctr.")
+    ] = None,
+    kubectl: Annotated[
+        Path | None, typer.Option("--kubectl", metavar="PATH", help="kubectl; else the one in PATH.")
+    ] = None,
+    timeout: Annotated[str, typer.Option("--timeout", help="How long one node may take.")] = "10m",
+    output: PageOption = PageOutput.TABLE,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Bring images from archives to every node, without a registry, and pin them there.
+
+    A pod on each node gives the archive to the node's containerd; it is removed at the end, also after Ctrl-C.
+    Status 1: a node does not have all images; 130: interrupted.
+    """
+    seconds = seconds_of("--timeout", timeout)
+    for option, path in (("--containerd", containerd), ("--ctr", ctr)):
+        if path is not None and not path.startswith("/"):
+            raise CliError(f"{option} {path}: allowed is an absolute path on the nodes", USAGE)
+    try:
+        found = {archive: read_archive(archive) for archive in archives}
+    except BadArchiveError as error:
+        raise CliError(str(error), USAGE) from error
+    command = _kubectl(kubectl, kubeconfig, context)
+    connection = KubeConnection(NAMESPACE, kubeconfig, context)
+
+    async def work(client: "Client") -> list[NodeResult]:
+        with ProgressView() as view:
+            at_work: dict[str, str] = {}
+
+            def progress(name: str, text: str) -> None:
+                at_work[name] = text
+                view.waiting(", ".join(f"{name}: {text}" for name, text in sorted(at_work.items())))
+
+            def done(result: NodeResult) -> None:
+                at_work.pop(result.node, None)
+                text = result.problem or f"{len(result.images)} images"
+                view.passed(PassedStage(f"{result.node}: {text}", result.seconds), well=not result.problem)
+
+            run = Loading(client, command, found, containerd, ctr, seconds, progress)
+            return await load_images(run, node or (), done)
+
+    try:
+        results = connection.run(work)
+    except RefusedError as error:
+        raise CliError(str(error), USAGE) from error
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; the pods are removed. Images that were imported stay.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    _report(results, found, output)
+
+
+def _kubectl(given: Path | None, kubeconfig: Path | None, context: str | None) -> list[str]:
+    program = shutil.which(given or "kubectl")
+    if program is None:
+        missing = f"--kubectl {given}: is no program" if given else "there is no kubectl in PATH"
+        raise CliError(f"{missing}; allowed: --kubectl PATH", USAGE if given else COULD_NOT_LOOK)
+    cluster = ["--kubeconfig", str(kubeconfig)] if kubeconfig else []
+    return [program, *cluster, *(["--context", context] if context else [])]
+
+
+def _report(results: list[NodeResult], archives: dict[Path, tuple[ArchiveImage, ...]], output: PageOutput) -> None:
+    failed = [result for result in results if result.problem]
+    if output is PageOutput.JSON:
+        nodes = [
+            {
+                "node": result.node,
+                "loaded": not result.problem,
+                "images": result.images,
+                "seconds": round(result.seconds, 1),
+                "message": result.problem,
+            }
+            for result in results
+        ]
+        names = sorted({image.name for images in archives.values() for image in images})
+        print_data({"images": names, "nodes": nodes}, output)
+    else:
+        typer.echo(f"{len(results) - len(failed)} of {len(results)} nodes have all images. {_LATER}")
+    if failed:
+        raise CliError("; ".join(f"node {result.node}: {result.problem}" for result in failed), FINDINGS)
