@@ -29,8 +29,8 @@ from bench import configs, objects
 from bench.processes import Processes
 
 BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
-OPERATOR_USER = "system:serviceaccount:kasm:vdi-operator"
-OPERATOR_GROUP = "system:serviceaccounts:kasm"
+OPERATOR_USER = "system:serviceaccount:vdi-system:vdi-operator"
+OPERATOR_GROUP = "system:serviceaccounts:vdi-system"
 START_SECONDS = 90.0
 
 

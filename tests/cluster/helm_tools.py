@@ -42,7 +42,7 @@ class Tools:
             "vdi",
             str(chart),
             "--namespace",
-            "kasm",
+            "vdi-system",
             "--create-namespace",
             "--reset-values",
             *words,
@@ -62,7 +62,7 @@ class Tools:
     def fill_secrets(self) -> str:
         """Run the init container of the gateway that is installed, with `home` as its volume; what it printed."""
         template = "jsonpath={.spec.template.spec.initContainers[0].env}"
-        variables = json.loads(self.kubectl("get", "deployment", "vdi-gateway", "-n", "kasm", "-o", template))
+        variables = json.loads(self.kubectl("get", "deployment", "vdi-gateway", "-n", "vdi-system", "-o", template))
         environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)} | {
             variable["name"]: variable["value"].replace("/etc/vdi-turn", str(self.home)) for variable in variables
         }
@@ -82,7 +82,7 @@ class Tools:
 def _render(tools: Tools, words: tuple[str, ...]) -> str:
     kinds = ("--api-versions", "vdi.kasm.io/v1alpha1/VDITemplate,vdi.kasm.io/v1alpha1/VDIPool")
     known = (*kinds, "--kube-version", "1.34.0")
-    done = tools.helm("template", "vdi", str(CHART), "--namespace", "kasm", *known, *words)
+    done = tools.helm("template", "vdi", str(CHART), "--namespace", "vdi-system", *known, *words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

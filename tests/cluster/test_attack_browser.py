@@ -96,6 +96,11 @@ async def test_as_many_small_cookies_as_push_out_the_login_cost_alice_a_login(
     """Chromium keeps 180 for the whole domain and forgets the oldest. No one else's login takes its place."""
     page = await opens_mallorys(edge, alice)
     await page.evaluate(PLANT, [[f"c{number}" for number in range(400)], "1"])
+
+    async def is_pushed_out() -> bool:
+        return LOGIN not in {cookie["name"] for cookie in await alice.cookies(edge.settings.portal_url)}
+
+    await eventually(is_pushed_out, "Chromium has stored the cookies and forgotten the login")
     await page.goto(edge.url())
     assert page.url.startswith(f"{edge.settings.portal_url}/login?next=/enter")
     await log_in_again(edge, alice)

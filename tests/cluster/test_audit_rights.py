@@ -38,7 +38,7 @@ from vdi.operator.kinds import POOLS, ROUTES, SESSIONS
 
 pytestmark = pytest.mark.timeout(180)
 
-OURS, SESSIONS_NAMESPACE = "kasm", "vdi-sessions"
+OURS, SESSIONS_NAMESPACE = "vdi-system", "vdi-sessions"
 OPERATOR, GATEWAY = (f"system:serviceaccount:{OURS}:vdi-{name}" for name in ("operator", "gateway"))
 APPLIED = (
     *("Namespace", "ServiceAccount", "Secret", "ConfigMap", "CustomResourceDefinition"),
@@ -49,7 +49,7 @@ NOT_ASKED_FOR = {
     "Role/vdi-gateway-sessions: assign vdisessions": "no request of its own: the API server asks RBAC for it when the"
     " gateway makes a session for somebody (ValidatingAdmissionPolicy vdi-who-may-name-whom)",
     **{
-        f"ClusterRole/vdi-gateway-doctor.kasm.vdi: list {kind}": "asked for where Kasm Workspaces is: not here"
+        f"ClusterRole/vdi-gateway-doctor.vdi-system.vdi: list {kind}": "asked for where Kasm Workspaces is: not here"
         for kind in ("jobs", "statefulsets")
     },
 }
@@ -119,7 +119,7 @@ def site(kubectl: list[str], control_plane: cluster.Cluster, tmp_path: Path) -> 
     site.run("delete", "vdipool", "audit", "--ignore-not-found")
     site.run("delete", "vditemplate", "--ignore-not-found", *NAMES)
     site.run("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", "-l", "app.kubernetes.io/name=vdi")
-    site.run("delete", "clusterrolebinding", "vdi-gateway-doctor.kasm.vdi")
+    site.run("delete", "clusterrolebinding", "vdi-gateway-doctor.vdi-system.vdi")
 
 
 @asynccontextmanager

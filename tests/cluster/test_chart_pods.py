@@ -48,7 +48,7 @@ VALUES: dict[str, Any] = {
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
     with open_tools(tmp_path_factory.mktemp("pods"), f"p{os.getpid():x}") as tools:
         tools.kubectl("apply", "--server-side", "-f", str(CHART / "files/crds"))
-        for namespace in ("kasm", "vdi-sessions"):
+        for namespace in ("vdi-system", "vdi-sessions"):
             tools.kubectl("create", "namespace", namespace)
         yield tools
 

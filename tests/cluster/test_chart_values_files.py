@@ -24,7 +24,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
         for folder in (CRDS, CHART / "files/crds"):
             tools.kubectl("apply", "--server-side", "-f", str(folder))
         tools.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-        for namespace in ("kasm", "vdi-sessions"):
+        for namespace in ("vdi-system", "vdi-sessions"):
             tools.kubectl("create", "namespace", namespace)
         yield tools
 
@@ -96,9 +96,9 @@ def test_certificates_are_where_the_routes_look_for_them(tools: Tools) -> None:
 
     issuer = ("--set", "traefik.certManager.issuer=ours")
     assert made() == (set(), None)
-    assert made(*issuer) == ({("vdi-sessions", "vdi-wildcard"), ("kasm", "vdi-wildcard")}, "vdi-wildcard")
-    named = made(*issuer, "--set", "traefik.tlsSecret=mine,sessions.namespace=kasm")
-    assert named == ({("kasm", "mine")}, "mine")
+    assert made(*issuer) == ({("vdi-sessions", "vdi-wildcard"), ("vdi-system", "vdi-wildcard")}, "vdi-wildcard")
+    named = made(*issuer, "--set", "traefik.tlsSecret=mine,sessions.namespace=vdi-system")
+    assert named == ({("vdi-system", "mine")}, "mine")
     done = tools.helm("template", str(CHART), *issuer, "--set", "traefik.certResolver=le")
     assert done.returncode == 1 and "/traefik/certResolver" in done.stderr
 
@@ -106,15 +106,15 @@ def test_certificates_are_where_the_routes_look_for_them(tools: Tools) -> None:
 def test_the_notes_miss_a_certificate_until_it_is_there(tools: Tools) -> None:
     def notes() -> str:
         others = "crds.install=false,sessions.createNamespace=false,traefik.tlsSecret=wildcard"
-        words = ("install", "vdi", str(CHART), "--namespace", "kasm", "--dry-run=server", "--set", others)
+        words = ("install", "vdi", str(CHART), "--namespace", "vdi-system", "--dry-run=server", "--set", others)
         done = tools.helm(*words)
         assert done.returncode == 0, done.stderr
         return done.stdout.partition("NOTES:")[2]
 
     advice = "kubectl -n {} create secret tls wildcard "
-    assert advice.format("kasm") in notes() and advice.format("vdi-sessions") in notes()
-    tools.kubectl("-n", "kasm", "create", "secret", "generic", "wildcard")
-    assert advice.format("kasm") not in notes() and advice.format("vdi-sessions") in notes()
+    assert advice.format("vdi-system") in notes() and advice.format("vdi-sessions") in notes()
+    tools.kubectl("-n", "vdi-system", "create", "secret", "generic", "wildcard")
+    assert advice.format("vdi-system") not in notes() and advice.format("vdi-sessions") in notes()
     tools.kubectl("-n", "vdi-sessions", "create", "secret", "generic", "wildcard")
     assert "MISSING" not in notes()
 
@@ -125,7 +125,7 @@ def test_passwords_are_made_once_and_outlive_upgrade_rollback_and_release(tools:
 
     def kept() -> list[str]:
         names = ("vdi-postgresql", "vdi-redis")
-        return [tools.kubectl("-n", "kasm", "get", "secret", name, "-o", "jsonpath={.data}") for name in names]
+        return [tools.kubectl("-n", "vdi-system", "get", "secret", name, "-o", "jsonpath={.data}") for name in names]
 
     tools.upgrade(CHART, *others, *servers)
     assert kept() == ["", ""], "Helm makes them without contents"
@@ -135,19 +135,19 @@ def test_passwords_are_made_once_and_outlive_upgrade_rollback_and_release(tools:
     assert tools.fill_secrets() == "", "what exists is kept"
     tools.upgrade(CHART, *others, *servers, "--set", "logLevel=debug")
     assert kept() == made
-    assert tools.helm("rollback", "vdi", "--namespace", "kasm").returncode == 0
+    assert tools.helm("rollback", "vdi", "--namespace", "vdi-system").returncode == 0
     assert kept() == made
-    assert tools.helm("uninstall", "vdi", "--namespace", "kasm").returncode == 0
+    assert tools.helm("uninstall", "vdi", "--namespace", "vdi-system").returncode == 0
     tools.upgrade(CHART, *others, *servers)
     assert kept()[0] == made[0], "PostgreSQL's volume is still there, and has the old one"
-    assert tools.helm("uninstall", "vdi", "--namespace", "kasm").returncode == 0
+    assert tools.helm("uninstall", "vdi", "--namespace", "vdi-system").returncode == 0
 
 
 @pytest.mark.parametrize("name", VALUES_FILES)
 def test_two_renders_are_equal(tools: Tools, name: str) -> None:
     """What a GitOps tool compares; templates and pools come with it, though Helm sees no CRD."""
     assumed = ("--set", "crds.assumeInstalled=true", "--set", "pools.warm.template=small")
-    words = ("template", "vdi", str(CHART), "--namespace", "kasm", "-f", str(CHART / name), *assumed)
+    words = ("template", "vdi", str(CHART), "--namespace", "vdi-system", "-f", str(CHART / name), *assumed)
     first, second = (tools.helm(*words) for _ in range(2))
     assert first.returncode == 0, first.stderr
     assert first.stdout == second.stdout
@@ -158,7 +158,7 @@ def test_two_renders_are_equal(tools: Tools, name: str) -> None:
 def test_one_run_of_kubectl_is_enough_where_crds_come_first(tools: Tools) -> None:
     """The steps of docs/gitops.md. The CRDs are there already, as its second step makes them."""
     others = "crds.install=false,sessions.createNamespace=false"
-    words = ("--namespace", "kasm", "--set", f"crds.assumeInstalled=true,pools.warm.template=small,{others}")
+    words = ("--namespace", "vdi-system", "--set", f"crds.assumeInstalled=true,pools.warm.template=small,{others}")
     rendered = tools.helm("template", "vdi", str(CHART), *words, "--skip-tests")
     tools.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=rendered.stdout)
     made = tools.kubectl("get", "vdit,vdipool", "-o", "name").split()

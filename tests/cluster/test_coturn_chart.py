@@ -202,11 +202,11 @@ def test_rotation_draws_one_secret_more_and_keeps_those_that_were_drawn(tools: T
     def upgrade(*words: str) -> dict[str, str]:
         tools.upgrade(CHART, "--set", "coturn.enabled=true", *IN_PARENT, "--set", url, *words)
         tools.fill_secrets()
-        return content(tools, "vdi-coturn", "kasm")
+        return content(tools, "vdi-coturn", "vdi-system")
 
     def mounted(deployment: str, volume: str) -> dict[str, str]:
         """File name to key."""
-        words = ("get", "deployment", deployment, "-n", "kasm", "-o", "jsonpath={.spec.template.spec.volumes}")
+        words = ("get", "deployment", deployment, "-n", "vdi-system", "-o", "jsonpath={.spec.template.spec.volumes}")
         (found,) = [load["secret"]["items"] for load in json.loads(tools.kubectl(*words)) if load["name"] == volume]
         return {item["path"]: item["key"] for item in found}
 
@@ -223,7 +223,7 @@ def test_rotation_draws_one_secret_more_and_keeps_those_that_were_drawn(tools: T
     last = upgrade("--set", "coturn.auth.rotation=2", "--set", "coturn.auth.acceptPrevious=false")
     assert last == second
     assert mounted("vdi-coturn", "auth") == {"secret": "secret-2"}
-    assert tools.helm("uninstall", "vdi", "--namespace", "kasm").returncode == 0
+    assert tools.helm("uninstall", "vdi", "--namespace", "vdi-system").returncode == 0
 
 
 def test_somebody_elses_secret_is_used_and_none_is_made(tools: Tools) -> None:
@@ -237,12 +237,12 @@ def test_somebody_elses_secret_is_used_and_none_is_made(tools: Tools) -> None:
 
 def test_in_the_parent_it_is_off_and_comes_when_it_is_asked_for(tools: Tools) -> None:
     tools.upgrade()
-    label = ("-l", "app.kubernetes.io/name=coturn", "--namespace", "kasm", "-o", "name")
+    label = ("-l", "app.kubernetes.io/name=coturn", "--namespace", "vdi-system", "-o", "name")
     assert tools.kubectl("get", "deploy,secret,svc", *label) == ""
     tools.upgrade(CHART, "--set", "coturn.enabled=true", *IN_PARENT)
     made = set(tools.kubectl("get", "deploy,secret,svc", *label).split())
     assert made == {"deployment.apps/vdi-coturn", "secret/vdi-coturn", "secret/vdi-coturn-config"}
-    done = tools.helm("upgrade", "vdi", str(CHART), "--namespace", "kasm", "--set", "coturn.enabled=true")
+    done = tools.helm("upgrade", "vdi", str(CHART), "--namespace", "vdi-system", "--set", "coturn.enabled=true")
     assert done.returncode == 1 and "coturn: realm is empty" in done.stderr
 
 

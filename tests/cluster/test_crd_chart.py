@@ -23,7 +23,7 @@ from vdi.session.children.service import PORT_NAME
 from vdi.session.identity import MANAGED_BY
 from vdi.session.observed import HOLD
 
-OPERATOR = "system:serviceaccount:kasm:vdi-operator"
+OPERATOR = "system:serviceaccount:vdi-system:vdi-operator"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def release(tools: Tools) -> Tools:
 @pytest.fixture
 def without_crds(tools: Tools) -> Tools:
     """A cluster that has never seen the chart, but for namespaces."""
-    tools.helm("uninstall", "vdi", "--namespace", "kasm")
+    tools.helm("uninstall", "vdi", "--namespace", "vdi-system")
     tools.kubectl(
         "delete",
         "crd",
@@ -75,13 +75,13 @@ def test_the_first_run_says_that_the_templates_come_with_the_second(without_crds
 
 def test_kubernetes_makes_the_token_for_metrics_and_an_upgrade_keeps_it(release: Tools) -> None:
     def token() -> str:
-        return release.kubectl("get", "secret", "vdi-metrics", "-n", "kasm", "-o", "jsonpath={.data.token}")
+        return release.kubectl("get", "secret", "vdi-metrics", "-n", "vdi-system", "-o", "jsonpath={.data.token}")
 
     made = wait_until("the token is there", token, 30)
     release.upgrade(CHART, "--set", "logLevel=debug")
     assert token() == made
-    account = "system:serviceaccount:kasm:vdi-metrics"
-    allowed = release.kubectl("auth", "can-i", "--list", "--as", account, "-n", "kasm")
+    account = "system:serviceaccount:vdi-system:vdi-metrics"
+    allowed = release.kubectl("auth", "can-i", "--list", "--as", account, "-n", "vdi-system")
     assert "secrets" not in allowed
     assert "pods" not in allowed
 
@@ -94,7 +94,7 @@ def test_pools_come_with_the_run_after_the_one_that_makes_their_kind(without_crd
     assert shown == {"template": "small", "replicas": 2}, "the old name is read"
 
     # Whoever comes from a version without pools knows the templates' kind already.
-    without_crds.helm("uninstall", "vdi", "--namespace", "kasm")
+    without_crds.helm("uninstall", "vdi", "--namespace", "vdi-system")
     without_crds.kubectl("delete", "crd", "vdipools.vdi.kasm.io")
     assert "NOT YET THERE: the pools (warm)." in without_crds.upgrade(CHART, *warm)
 
@@ -109,7 +109,7 @@ def test_the_operator_may_do_its_work_in_one_namespace_and_nothing_else_anywhere
     other_workloads = {("", "pods", "list"), ("", "pods", "watch")}
     assert other_workloads < everywhere
     assert rules_of(release, OPERATOR, "vdi-sessions") == everywhere | in_sessions
-    for namespace in ("kasm", "kube-system", "default"):
+    for namespace in ("vdi-system", "kube-system", "default"):
         assert rules_of(release, OPERATOR, namespace) == everywhere, namespace
     release.upgrade(CHART, "--set", "queue.countOtherWorkloads=false")
     assert rules_of(release, OPERATOR, "vdi-sessions") == (everywhere - other_workloads) | in_sessions
@@ -117,9 +117,9 @@ def test_the_operator_may_do_its_work_in_one_namespace_and_nothing_else_anywhere
 
 
 MAY_NOT = [
-    ("get", "secrets", "kasm"),
+    ("get", "secrets", "vdi-system"),
     ("list", "secrets", "kube-system"),
-    ("create", "pods", "kasm"),
+    ("create", "pods", "vdi-system"),
     ("get", "pods", ""),
     ("delete", "pods", "default"),
     ("create", "pods --subresource=eviction", "vdi-sessions"),
@@ -159,7 +159,7 @@ def test_an_upgrade_upgrades_the_crds(release: Tools, tmp_path: Path) -> None:
     stored = json.loads(release.kubectl("get", "crd", "vdisessions.vdi.kasm.io", "-o", "json"))
     assert "later" in stored["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
 
-    assert release.helm("rollback", "vdi", "--namespace", "kasm").returncode == 0
+    assert release.helm("rollback", "vdi", "--namespace", "vdi-system").returncode == 0
     stored = json.loads(release.kubectl("get", "crd", "vdisessions.vdi.kasm.io", "-o", "json"))
     assert "later" not in stored["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
 
@@ -174,10 +174,10 @@ def test_uninstalling_waits_for_no_one_and_keeps_crds_sessions_and_their_namespa
     release.kubectl("create", "-f", "-", stdin=json.dumps(session))
     try:
         begin = time.monotonic()
-        done = release.helm("uninstall", "vdi", "--namespace", "kasm")
+        done = release.helm("uninstall", "vdi", "--namespace", "vdi-system")
         assert done.returncode == 0 and time.monotonic() - begin < 20, done.stderr
         assert release.kubectl("get", "vdi", "--namespace", "vdi-sessions", "-o", "name").strip().endswith("/kept")
-        assert release.kubectl("get", "deploy,sa", "--namespace", "kasm", "-o", "name").split() == [
+        assert release.kubectl("get", "deploy,sa", "--namespace", "vdi-system", "-o", "name").split() == [
             "serviceaccount/default"
         ]
         left = release.kubectl(
@@ -289,7 +289,7 @@ def test_the_agent_answers_to_operator_and_gateway_alone(tools: Tools) -> None:
     assert browsers["ports"] == [{"port": PORT_NAME}]
     assert ours["ports"] == [{"port": AGENT_PORT_NAME}]
     for source, name in zip(ours["from"], ("vdi-operator", "vdi-gateway"), strict=True):
-        assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kasm"}
+        assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "vdi-system"}
         labels = tools.named("Deployment", name)["spec"]["template"]["metadata"]["labels"]
         assert source["podSelector"]["matchLabels"].items() <= labels.items()
 
@@ -378,7 +378,7 @@ def test_what_can_be_left_to_others(tools: Tools) -> None:
         "Namespace",
         "VDITemplate",
     }
-    assert "Namespace" not in {each["kind"] for each in tools.render("--set", "sessions.namespace=kasm")}
+    assert "Namespace" not in {each["kind"] for each in tools.render("--set", "sessions.namespace=vdi-system")}
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_what_can_be_left_to_others(tools: Tools) -> None:
         ("queue.countOtherWorkloads=maybe", ("/queue/countOtherWorkloads", "boolean")),
         ("drainNotice=1d", ("/drainNotice", "1d", "pattern")),
         ("pools.warm.ready=1", ("/pools/warm", "template")),
-        ("pools.warm.template=small,pools.warm.replicas=1", ("/pools/warm", "replicas")),
+        ("pools.warm.template=small,pools.warm.size=1", ("/pools/warm", "size")),
         ("traefik.tlsSecret=a,traefik.certResolver=b", ("/traefik/certResolver", "maxLength")),
     ],
 )

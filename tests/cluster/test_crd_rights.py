@@ -65,7 +65,7 @@ def operator(kube: Kube, kubeconfig: Path, tmp_path: Path) -> Iterator[Path]:
     for crd in build_crds():
         kube("wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}", "--timeout=20s")
     config = yaml.safe_load(kubeconfig.read_text())
-    config["users"][0]["user"] = {"token": kube("create", "token", "vdi-operator", "--namespace", "kasm").strip()}
+    config["users"][0]["user"] = {"token": kube("create", "token", "vdi-operator", "--namespace", "vdi-system").strip()}
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
     ours = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
     environment = {**ours, "KUBECONFIG": str(tmp_path / "kubeconfig"), "VDI_METRICS_ADDR": "127.0.0.1:0"}
@@ -83,7 +83,7 @@ def operator(kube: Kube, kubeconfig: Path, tmp_path: Path) -> Iterator[Path]:
         kube("delete", "vdipool", "rights", "--ignore-not-found")
         kube("delete", "vditemplate", "rights", "rights-homeless", "--ignore-not-found")
         deployments = ("deployment/vdi-operator", "deployment/vdi-gateway")
-        kube("delete", "--wait=false", "--ignore-not-found", *deployments, "--namespace", "kasm")
+        kube("delete", "--wait=false", "--ignore-not-found", *deployments, "--namespace", "vdi-system")
         kube("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", "-l", "app.kubernetes.io/name=vdi")
 
 

@@ -27,7 +27,7 @@ def as_the_job(tools: Tools, folder: Path) -> subprocess.CompletedProcess[str]:
     (job,) = [one for one in tools.render(*SCHEDULE) if one["kind"] == "CronJob"]
     (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     config = yaml.safe_load(tools.kubeconfig.read_text())
-    token = tools.kubectl("create", "token", "vdi-doctor", "--namespace", "kasm").strip()
+    token = tools.kubectl("create", "token", "vdi-doctor", "--namespace", "vdi-system").strip()
     config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
     kubeconfig = folder / "kubeconfig"
     kubeconfig.write_text(yaml.safe_dump(config))
@@ -38,23 +38,23 @@ def as_the_job(tools: Tools, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_it_reads_all_with_its_own_rights_and_keeps_what_it_found(tools: Tools, tmp_path: Path) -> None:
     tools.upgrade(CHART, *SCHEDULE)
-    tools.kubectl("scale", "deployment", "vdi-operator", "--namespace", "kasm", "--replicas", "0")
+    tools.kubectl("scale", "deployment", "vdi-operator", "--namespace", "vdi-system", "--replicas", "0")
     done = as_the_job(tools, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "not_readable" not in done.stdout
-    kept = json.loads(tools.kubectl("get", "configmap", "vdi-doctor", "--namespace", "kasm", "-o", "json"))
+    kept = json.loads(tools.kubectl("get", "configmap", "vdi-doctor", "--namespace", "vdi-system", "-o", "json"))
     record = read_record(kept)
     assert record is not None
     assert [count.code for count in record.counts] == ["operator_down"]
     tools.upgrade(CHART, *SCHEDULE, "--set", "logLevel=debug")
-    again = json.loads(tools.kubectl("get", "configmap", "vdi-doctor", "--namespace", "kasm", "-o", "json"))
+    again = json.loads(tools.kubectl("get", "configmap", "vdi-doctor", "--namespace", "vdi-system", "-o", "json"))
     assert read_record(again) == record, "an upgrade leaves what it has written"
 
 
 def test_it_may_write_its_config_map_and_read_one_secret(tools: Tools) -> None:
     tools.upgrade(CHART, *SCHEDULE)
-    account = "system:serviceaccount:kasm:vdi-doctor"
-    rules = rules_of(tools, account, "kasm") | rules_of(tools, account, "vdi-sessions")
+    account = "system:serviceaccount:vdi-system:vdi-doctor"
+    rules = rules_of(tools, account, "vdi-system") | rules_of(tools, account, "vdi-sessions")
     assert {rule for rule in rules if rule[2] not in ("get", "list")} == {("", "configmaps/vdi-doctor", "patch")}
     assert {rule for rule in rules if rule[1].startswith("secrets")} == {("", "secrets/wildcard", "get")}
 

@@ -17,7 +17,7 @@ from support.permissions import gateway_rules
 from vdi.gateway.settings import Settings, read_settings
 from vdi.operator.settings import read_settings as read_operator_settings
 
-GATEWAY = "system:serviceaccount:kasm:vdi-gateway"
+GATEWAY = "system:serviceaccount:vdi-system:vdi-gateway"
 SERVERS = ("--set", "gateway.database.existingSecret=db", "--set", "gateway.redis.existingSecret=shared")
 
 
@@ -63,7 +63,7 @@ def test_the_gateway_may_do_what_its_page_says_and_nothing_else(release: Tools) 
     rules = {name: flat(gateway_rule) for name, gateway_rule in gateway_rules().items()}
     everywhere = rules["ClusterRole/vdi-gateway"]
     assert rules_of(release, GATEWAY, "vdi-sessions") == everywhere | rules["Role/vdi-gateway-sessions"]
-    assert rules_of(release, GATEWAY, "kasm") == everywhere | rules["Role/vdi-gateway"]
+    assert rules_of(release, GATEWAY, "vdi-system") == everywhere | rules["Role/vdi-gateway"]
     for namespace in ("kube-system", "default"):
         assert rules_of(release, GATEWAY, namespace) == everywhere, namespace
 
@@ -76,19 +76,19 @@ def test_the_gateway_may_do_what_its_page_says_and_nothing_else(release: Tools) 
 
 MAY_NOT = [
     ("list", "secrets", "vdi-sessions"),
-    ("get", "secrets", "kasm"),
-    ("get", "secrets/vdi-other", "kasm"),
-    ("patch", "secrets/vdi-gateway-users", "kasm"),
-    ("delete", "secrets/vdi-gateway-keys", "kasm"),
+    ("get", "secrets", "vdi-system"),
+    ("get", "secrets/vdi-other", "vdi-system"),
+    ("patch", "secrets/vdi-gateway-users", "vdi-system"),
+    ("delete", "secrets/vdi-gateway-keys", "vdi-system"),
     ("create", "pods", "vdi-sessions"),
     ("get", "pods", "vdi-sessions"),
     ("create", "pods --subresource=exec", "vdi-sessions"),
     ("patch", "vdisessions.vdi.kasm.io --subresource=status", "vdi-sessions"),
-    ("create", "vdisessions.vdi.kasm.io", "kasm"),
+    ("create", "vdisessions.vdi.kasm.io", "vdi-system"),
     ("assign", "vdisessions.vdi.kasm.io", "default"),
     ("create", "vditemplates.vdi.kasm.io", ""),
     ("patch", "vdipools.vdi.kasm.io", ""),
-    ("create", "serviceaccounts --subresource=token", "kasm"),
+    ("create", "serviceaccounts --subresource=token", "vdi-system"),
     ("create", "rolebindings.rbac.authorization.k8s.io", "vdi-sessions"),
     ("create", "ingressroutes.traefik.io", "vdi-sessions"),
     ("impersonate", "users", ""),
@@ -102,14 +102,14 @@ def test_the_authorizer_says_no_to_what_would_hurt(release: Tools) -> None:
 
     assert {each: asks(*each) for each in MAY_NOT} == dict.fromkeys(MAY_NOT, "no")
     assert asks("assign", "vdisessions.vdi.kasm.io", "vdi-sessions") == "yes"
-    assert asks("patch", "secrets/vdi-gateway-keys", "kasm") == "yes"
+    assert asks("patch", "secrets/vdi-gateway-keys", "vdi-system") == "yes"
 
 
 # What is kept
 
 
 def test_keys_users_and_history_outlive_upgrades_and_the_release(release: Tools) -> None:
-    here = ("--namespace", "kasm")
+    here = ("--namespace", "vdi-system")
 
     def content(secret: str) -> dict[str, str]:
         data = json.loads(release.kubectl("get", "secret", secret, *here, "-o", "json")).get("data", {})
@@ -177,7 +177,7 @@ def test_the_values_reach_the_gateways_settings(tools: Tools) -> None:
     }
     words = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
     made = settings_of(tools, *words, *SERVERS)
-    assert (made.namespace, made.gateway_namespace) == ("desks", "kasm")
+    assert (made.namespace, made.gateway_namespace) == ("desks", "vdi-system")
     assert made.portal_url == "https://portal.vdi.example.com:8443"
     assert made.oidc
     assert (made.oidc.issuer, made.oidc.client_id) == ("https://sso.example.com/realms/x", "vdi")
@@ -297,7 +297,7 @@ def test_who_may_connect_to_gateway_and_desktops(tools: Tools) -> None:
     browsers, _ = tools.named("NetworkPolicy", "vdi-desktops")["spec"]["ingress"]
     *others, ours = browsers["from"]
     assert others == peers
-    assert ours["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kasm"}
+    assert ours["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "vdi-system"}
     assert ours["podSelector"]["matchLabels"].items() <= gateway.items()
 
 
@@ -308,8 +308,8 @@ def test_the_operator_reports_to_the_gateway_as_itself(tools: Tools) -> None:
     assert variables["VDI_EDGE_MIDDLEWARE"] == tools.named("Middleware", "vdi-edge")["metadata"]["name"]
     service = tools.named("Service", "vdi-gateway")
     internal = next(port["port"] for port in service["spec"]["ports"] if port["name"] == "internal")
-    assert variables["VDI_GATEWAY_URL"] == f"http://vdi-gateway.kasm.svc:{internal}"
-    account = f"system:serviceaccount:kasm:{pod['serviceAccountName']}"
+    assert variables["VDI_GATEWAY_URL"] == f"http://vdi-gateway.vdi-system.svc:{internal}"
+    account = f"system:serviceaccount:vdi-system:{pod['serviceAccountName']}"
     assert settings_of(tools).operator_account == account
     (volume,) = [volume for volume in pod["volumes"] if "projected" in volume]
     (mount,) = [

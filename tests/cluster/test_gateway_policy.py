@@ -12,7 +12,7 @@ from support.waiting import wait_until
 from tools.generate import chart
 
 ALICE, BOB, PORTAL = "alice@example.com", "bob@example.com", "portal@example.com"
-POLICIES = ("vdi-who-may-name-whom.kasm.vdi", "vdi-templates-for-whom.kasm.vdi")
+POLICIES = ("vdi-who-may-name-whom.vdi-system.vdi", "vdi-templates-for-whom.vdi-system.vdi")
 Object = dict[str, Any]
 Result = subprocess.CompletedProcess[str]
 

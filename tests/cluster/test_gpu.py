@@ -330,7 +330,7 @@ def test_the_charts_config_map_does_the_same_once_the_policy_names_it(
     on = ("--set", "gpu.timeSlicing.enabled=true", "--set", "gpu.timeSlicing.configs.big=2")
     helm = (programs["helm"], "--kubeconfig", operator.kubeconfig)
     nowhere = ("--dry-run=server", "--create-namespace", "--set", "gpu.timeSlicing.namespace=nowhere")
-    refused = operator.run(*helm, "install", "vdi", CHART, "--namespace", "kasm", *on, *nowhere)
+    refused = operator.run(*helm, "install", "vdi", CHART, "--namespace", "vdi-system", *on, *nowhere)
     assert refused.returncode == 1
     assert "gpu.timeSlicing.namespace: nowhere is not there: install NVIDIA's GPU Operator" in refused.stderr
 

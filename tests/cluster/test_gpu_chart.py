@@ -48,7 +48,7 @@ def test_the_notes_have_the_command_with_the_same_numbers(helm: Path) -> None:
 
 
 def notes(helm: Path, *words: str) -> str:
-    command = [str(helm), "install", "vdi", str(CHART), "--namespace", "kasm", "--dry-run=client", *words]
+    command = [str(helm), "install", "vdi", str(CHART), "--namespace", "vdi-system", "--dry-run=client", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.partition("NOTES:")[2]

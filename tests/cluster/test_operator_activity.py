@@ -87,7 +87,7 @@ async def test_a_desktop_that_cannot_be_asked_is_not_idle(stage: Stage, agent: A
             return [one for one in await stage.all(EVENTS) if one["reason"] == "ActivityUnknown"]
 
         (event,) = await eventually(said, "an Event says that the timeout cannot work")
-        assert "counts as in use while it cannot be asked" in event["note"]
+        assert "does not count as idle" in event["note"]
 
 
 async def test_asking_costs_no_api_request(stage: Stage, agent: Agent) -> None:

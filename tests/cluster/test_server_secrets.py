@@ -20,12 +20,12 @@ from vdi.kube.transport import Client
 
 DRAWN_BY_HELM = """apiVersion: v1
 kind: Secret
-metadata: {name: %s, namespace: kasm}
-stringData: {password: drawn-once, url: "redis://:drawn-once@vdi-redis.kasm.svc:6379/0"}
+metadata: {name: %s, namespace: vdi-system}
+stringData: {password: drawn-once, url: "redis://:drawn-once@vdi-redis.vdi-system.svc:6379/0"}
 """
 FILLED_BY_THE_GATEWAY = """apiVersion: v1
 kind: Secret
-metadata: {name: %s, namespace: kasm}
+metadata: {name: %s, namespace: vdi-system}
 type: Opaque
 """
 
@@ -33,12 +33,12 @@ type: Opaque
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
     with open_tools(tmp_path_factory.mktemp("secrets"), f"s{os.getpid():x}") as tools:
-        tools.kubectl("create", "namespace", "kasm")
+        tools.kubectl("create", "namespace", "vdi-system")
         yield tools
 
 
 def data_of(tools: Tools, name: str) -> dict[str, str]:
-    data = json.loads(tools.kubectl("get", "secret", name, "--namespace", "kasm", "-o", "json")).get("data", {})
+    data = json.loads(tools.kubectl("get", "secret", name, "--namespace", "vdi-system", "-o", "json")).get("data", {})
     return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
 
@@ -52,18 +52,18 @@ def test_an_upgrade_from_a_chart_that_drew_passwords_keeps_them(tools: Tools, tm
     (tmp_path / "Chart.yaml").write_text(f"apiVersion: v2\nname: {name}\nversion: 0.1.0\n")
     for text in (DRAWN_BY_HELM, FILLED_BY_THE_GATEWAY, FILLED_BY_THE_GATEWAY + "# once more\n"):
         (tmp_path / "templates/secret.yaml").write_text(text % name)
-        done = program.helm("upgrade", "--install", name, str(tmp_path), "--namespace", "kasm")
+        done = program.helm("upgrade", "--install", name, str(tmp_path), "--namespace", "vdi-system")
         assert done.returncode == 0, done.stderr
         assert data_of(tools, name)["password"] == "drawn-once"
 
 
 async def test_replicas_that_start_together_agree_on_one_password(tools: Tools) -> None:
-    tools.kubectl("create", "secret", "generic", "shared", "--namespace", "kasm")
+    tools.kubectl("create", "secret", "generic", "shared", "--namespace", "vdi-system")
     secret = ServerSecret(name="shared", random={"password": 32}, text={"url": "redis://:{password}@server:6379/0"})
     async with Client(load_config(tools.kubeconfig), field_manager="vdi-gateway") as client:
-        await asyncio.gather(*(fill(client, "kasm", [secret]) for _ in range(5)))
+        await asyncio.gather(*(fill(client, "vdi-system", [secret]) for _ in range(5)))
         first = data_of(tools, "shared")
-        await fill(client, "kasm", [secret])
+        await fill(client, "vdi-system", [secret])
     assert first == data_of(tools, "shared")
     assert first["url"] == f"redis://:{first['password']}@server:6379/0"
 
@@ -71,7 +71,7 @@ async def test_replicas_that_start_together_agree_on_one_password(tools: Tools) 
 async def test_a_secret_that_the_chart_did_not_make_is_an_error(tools: Tools) -> None:
     async with Client(load_config(tools.kubeconfig), field_manager="vdi-gateway") as client:
         with pytest.raises(NotFound, match="absent"):
-            await fill(client, "kasm", [ServerSecret(name="absent", random={"password": 32})])
+            await fill(client, "vdi-system", [ServerSecret(name="absent", random={"password": 32})])
 
 
 @pytest.mark.parametrize(

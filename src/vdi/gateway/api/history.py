@@ -40,8 +40,12 @@ class PastRun(msgspec.Struct, rename="camel"):
     end_detail: Annotated[str, doc("More about its end.")]
     node: Annotated[str, doc("Its last node.")]
     gpus: Annotated[int | None, doc("GPUs (or shares of one); null: not known.")]
-    renderer: Annotated[str, doc("What drew OpenGL: Zink (on the GPU) or Software; empty: the desktop did not say.")]
-    encoder: Annotated[str, doc("What encoded its stream, such as nvenc or x264; empty: the desktop did not say.")]
+    renderer: Annotated[
+        str | None, doc("What drew OpenGL: Zink (on the GPU) or Software; null: the desktop did not say.")
+    ]
+    encoder: Annotated[
+        str | None, doc("What encoded its stream, such as nvenc or x264; null: the desktop did not say.")
+    ]
     queue_seconds: Annotated[float | None, doc("How long it waited for room; null: it did not, or nobody saw it.")]
     startup_seconds: Annotated[float | None, doc("From its begin to its desktop's first answer.")]
 

@@ -32,8 +32,8 @@ class SeenRun:
     pod: str
     gpus: int | None
     expires: datetime | None
-    renderer: str = ""
-    encoder: str = ""
+    renderer: str | None = None
+    encoder: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +105,8 @@ def _read_run(session: VDISession, template: VDITemplate | None) -> SeenRun:
         pod=status.pod_name,
         gpus=gpus_of(session, template) if same else None,
         expires=_time(status.expires_at),
-        renderer=graphics.renderer[:32] if graphics else "",
-        encoder=graphics.encoder[:32] if graphics else "",
+        renderer=graphics.renderer[:32] if graphics else None,
+        encoder=graphics.encoder[:32] if graphics else None,
     )
 
 

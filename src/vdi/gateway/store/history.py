@@ -70,9 +70,9 @@ class RunRow:
     pod: str = ""
     gpus: int | None = None
     """None: not known, since its template had changed before the gateway saw it."""
-    renderer: str = ""
-    """What drew OpenGL, as `status.graphics` names it; empty: the desktop did not say."""
-    encoder: str = ""
+    renderer: str | None = None
+    """What drew OpenGL, as `status.graphics` names it; None: the desktop did not say."""
+    encoder: str | None = None
     """What encoded its stream."""
     expires: datetime | None = None
     """When it ends at the latest."""
@@ -123,8 +123,8 @@ runs = Table(
     Column("node", String(253), nullable=False),
     Column("pod", String(253), nullable=False),
     Column("gpus", Integer),
-    Column("renderer", String(32), nullable=False, server_default=""),
-    Column("encoder", String(32), nullable=False, server_default=""),
+    Column("renderer", String(32)),
+    Column("encoder", String(32)),
     Column("expires", Instant),
     Column("queue_seconds", Float),
     Column("startup_seconds", Float),

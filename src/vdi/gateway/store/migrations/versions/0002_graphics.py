@@ -10,4 +10,4 @@ down_revision = "0001_c65dbe3c"
 def upgrade() -> None:
     """Add the columns; runs from before say nothing."""
     for name in ("renderer", "encoder"):
-        op.add_column("history_runs", sa.Column(name, sa.String(length=32), nullable=False, server_default=""))
+        op.add_column("history_runs", sa.Column(name, sa.String(length=32), nullable=True))
