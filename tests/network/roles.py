@@ -179,9 +179,9 @@ def _others(namespace: str) -> Iterator[Role]:
     yield other("Prometheus", "10.42.3.2", "monitoring", f"{known}=prometheus", Port(9090))
     yield other("DNS", "10.42.3.3", "kube-system", "k8s-app=kube-dns", Port(53, "UDP"), Port(53), Port(9153))
     yield other("stranger", "10.42.3.4", "default", "app=web", *_USUAL)
-    yield other("neighbour", "10.42.3.5", "kasm", "app=web", *_USUAL)
+    yield other("neighbour", "10.42.3.5", "vdi-system", "app=web", *_USUAL)
     # Whatever else is in the sessions' namespace: it is denied everything, unless that is the release's own namespace.
-    if namespace != "kasm":
+    if namespace != "vdi-system":
         yield other("lodger", "10.42.3.6", namespace, "app=web", Port(80), Port(443), is_ours=True)
 
 

@@ -44,7 +44,7 @@ def roles_in(plan: dict[str, Any]) -> dict[str, Role]:
     found["the internet"] = Role("the internet", "1.1.1.1", (Port(443),))
     for name, label, port in (("PostgreSQL", "postgresql", 5432), ("Redis", "redis", 6379)):
         labels = (("app.kubernetes.io/name", label), ("app.kubernetes.io/instance", "vdi"))
-        found[f"the {name} server"] = Role(name, "10.42.9.101", (Port(port, "TCP", label),), "kasm", labels)
+        found[f"the {name} server"] = Role(name, "10.42.9.101", (Port(port, "TCP", label),), "vdi-system", labels)
     return found
 
 
@@ -95,7 +95,7 @@ def test_its_pods_pass_restricted_and_are_in_no_way_of_what_runs(helm: Path) -> 
     rules = [rule for hook in hooks if hook["kind"] == "Role" for rule in hook["rules"]]
     assert rules == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["create", "get", "delete"]}] * 2
     for policy in worlds.policies(objects):
-        if policy["metadata"]["namespace"] == "kasm":
+        if policy["metadata"]["namespace"] == "vdi-system":
             selector = policy["spec"]["podSelector"]["matchLabels"]
             assert not selector.items() <= pod["metadata"]["labels"].items(), "what judges must be free"
 

@@ -207,7 +207,7 @@ def _traefik_config(layout: Layout, settings: ClusterSettings) -> dict[str, Any]
 
 
 def _cluster_resolv_conf(settings: ClusterSettings) -> str:
-    """What the kubelet gives pods: `vdi-gateway.kasm.svc` is a name that the cluster's DNS completes."""
+    """What the kubelet gives pods: `vdi-gateway.vdi-system.svc` is a name that the cluster's DNS completes."""
     assert settings.networks is not None  # noqa: S101 - a full node has networks
     return f"nameserver {settings.networks.dns_service}\nsearch svc.cluster.local cluster.local\noptions ndots:5\n"
 

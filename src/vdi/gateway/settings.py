@@ -101,7 +101,7 @@ class Settings:
     """VDI_LOGIN_IDLE: a login that is not used for so long has ended."""
     login_max: timedelta = timedelta(days=7)
     """VDI_LOGIN_MAX: a login lasts no longer than this, whatever is done with it."""
-    operator_account: str = "system:serviceaccount:kasm:vdi-operator"
+    operator_account: str = f"system:serviceaccount:{RELEASE_NAMESPACE}:vdi-operator"
     """VDI_OPERATOR_ACCOUNT: who may report a session's end."""
     turn_urls: tuple[str, ...] = ()
     """VDI_TURN_URLS, separated by commas: the TURN server as browsers reach it; empty: no TURN server."""

@@ -2,7 +2,7 @@ import json
 
 from bench.audit import Request, count_requests, read_requests
 
-USER = "system:serviceaccount:kasm:vdi-operator"
+USER = "system:serviceaccount:vdi-system:vdi-operator"
 
 
 def a_line(

@@ -21,7 +21,7 @@ from vdi.gateway.store.base import Database, DatabaseUnavailableError
 from vdi.kube.errors import Forbidden
 from vdi.kube.transport import Client
 
-OPERATOR = "system:serviceaccount:kasm:vdi-operator"
+OPERATOR = "system:serviceaccount:vdi-system:vdi-operator"
 
 
 class Cluster:

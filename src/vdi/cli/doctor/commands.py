@@ -39,7 +39,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "doctor --explain gpu_config_not_read",
         "doctor --fix",
         "doctor --probe alice-desktop",
-        "doctor --all --record kasm/vdi-doctor",
+        "doctor --all --record vdi-system/vdi-doctor",
     )
 )
 @with_connection
