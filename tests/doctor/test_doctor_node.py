@@ -71,10 +71,11 @@ def command(world: World, *words: str) -> list[dict[str, Any]]:
 
 
 def secrets_of(world: World) -> set[str]:
-    """The values of all Secrets of the cluster that are long enough to be one."""
-    items = json.loads(world.kubectl("get", "secrets", "-A", "-o", "json"))["items"]
-    values = {base64.b64decode(value) for one in items for value in (one.get("data") or {}).values()}
-    return {text for one in values if 8 <= len(one) <= 4096 and (text := one.decode("utf-8", "ignore")).strip()}
+    """The values of all Secrets of the cluster that are long enough to be one; the namespace beside a token is none."""
+    secrets = json.loads(world.kubectl("get", "secrets", "-A", "-o", "json"))["items"]
+    entries = [entry for secret in secrets for entry in (secret.get("data") or {}).items()]
+    values = {base64.b64decode(value) for key, value in entries if key != "namespace"}
+    return {text for value in values if 8 <= len(value) <= 4096 and (text := value.decode("utf-8", "ignore")).strip()}
 
 
 def test_nothing_is_wrong(sessions: World) -> None:

@@ -4,11 +4,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from PIL.Image import Image
 
 from e2e.conftest import NAME
 from e2e.desktops import Object, pod_of, run_in, start, template
 from e2e.world import World
 from support.waiting import wait_until
+from vdi.demo.browser import changed_pixels
 from vdi.devcluster import binaries, images, privileged
 from vdi.devcluster.layout import layout_of
 from vdi.devcluster.progress import Progress
@@ -86,8 +88,13 @@ def test_applications_draw_with_zink_on_vulkan_and_the_x_server_does_not(session
             browser.open()
             still = browser.picture()
             run_in(sessions, "zoe", AS_AN_APPLICATION + "setsid glxgears -geometry 600x600 >/dev/null 2>&1 &")
-            shown = browser.wait_for_change(still, pixels=20_000)
-            browser.wait_for_change(shown, pixels=500)
+
+            def differs(before: Image, pixels: int) -> Image | None:
+                now = browser.picture()
+                return now if changed_pixels(before, now) >= pixels else None
+
+            shown = wait_until("the gears are in the picture", lambda: differs(still, 20_000), 60)
+            wait_until("the gears turn", lambda: differs(shown, 500), 60)
 
 
 def test_a_vulkan_driver_that_zink_may_not_use_leaves_software(sessions: World, lavapipe: str) -> None:
