@@ -66,7 +66,7 @@ class Bench:
             await self._cluster.post(objects.TEMPLATES, template(name))
         pool = {"apiVersion": objects.API_VERSION, "kind": "VDIPool", "metadata": {"name": POOL}}
         start = time.monotonic()
-        await self._cluster.post(POOLS, {**pool, "spec": {"template": POOL, "ready": self._size}})
+        await self._cluster.post(POOLS, {**pool, "spec": {"template": POOL, "replicas": self._size}})
         await self._filled()
         figures: dict[str, Any] = {"pool": self._size, "filled_s": round(time.monotonic() - start, 2)}
         figures["one_by_one"] = await self._round("t", 2 * self._size, POOL, at_once=False)

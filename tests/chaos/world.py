@@ -81,7 +81,7 @@ class World:
     async def pool(self, name: str, template: str, ready: int) -> None:
         """Make a pool."""
         self.pools.append(name)
-        spec = {"template": template, "ready": ready}
+        spec = {"template": template, "replicas": ready}
         body = {"apiVersion": POOLS.api_version, "kind": "VDIPool", "metadata": {"name": name}, "spec": spec}
         await self.persist(lambda: self.stage.api.create(POOLS, body, into=msgspec.Raw))
 
