@@ -58,7 +58,7 @@ def test_without_a_gpu_a_desktop_draws_in_software_and_says_so(sessions: World) 
         assert "OpenGL: software: the pod has no GPU" in log
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def lavapipe(world: World) -> str:
     """The test image, in the node."""
     assert world.kubeconfig.exists()
