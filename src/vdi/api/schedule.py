@@ -1,4 +1,4 @@
-"""Working hours of templates and pools, and the times at which a session starts by itself."""
+"""Working hours of templates and pools."""
 
 from typing import Annotated
 
@@ -52,10 +52,3 @@ class TemplateSchedule(msgspec.Struct, rename="camel", omit_defaults=True):
             "next window."
         ),
     ] = True
-
-
-class StartSchedule(msgspec.Struct, rename="camel", omit_defaults=True):
-    """When a suspended session is resumed by itself."""
-
-    cron: CronText
-    time_zone: TimeZoneText = "Etc/UTC"

@@ -126,11 +126,7 @@ def pool_desktop(pool: VDIPool, template: VDITemplate | None, settings: ClusterS
 def desired_ready(pool: VDIPool, now: datetime) -> int:
     """How many desktops are to be ready now: none outside the pool's schedule, or with one that cannot be read."""
     schedule = pool.spec.schedule
-    if schedule is None:
-        return pool.spec.desired
-    if any(find_problems(schedule, "spec.schedule")) or not is_open(schedule, now):
-        return 0
-    return pool.spec.desired
+    return pool.spec.desired if schedule is None or is_open(schedule, now) else 0
 
 
 def fingerprint(template: str, desktop: Desktop, settings: ClusterSettings) -> str:

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
-from vdi.api.schedule import PoolSchedule, StartSchedule, TemplateSchedule, Window
+from vdi.api.schedule import PoolSchedule, TemplateSchedule, Window
 from vdi.session.activity import Activity
 
 _LONGEST_WARNING = timedelta(minutes=5)
@@ -117,13 +117,6 @@ def next_close(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> date
     return _next_close(schedule, opens) if opens else None
 
 
-def next_start(schedule: StartSchedule, after: datetime) -> datetime | None:
-    """The next time at which the session is to start, later than `after`; None: never, or it cannot be read."""
-    if not (_is_zone(schedule.time_zone) and _is_cron(schedule.cron)):
-        return None
-    return next_time(schedule.cron, schedule.time_zone, after)
-
-
 def _was_active(activity: Activity | None, last_known: datetime | None, since: datetime) -> bool:
     moments = [activity.last_input, activity.last_connect] if activity else [last_known]
     return any(moment is not None and moment >= since for moment in moments)
@@ -163,17 +156,19 @@ def _end_of_open(window: Window, zone: str, now: datetime) -> datetime | None:
 
 
 def next_time(cron: str, zone: str, after: datetime) -> datetime | None:
-    """The first time of a cron expression that is later than `after`, in UTC; None: never."""
+    """The first time of a cron expression that is later than `after`, in UTC; None: never, or it cannot be read."""
     return _next_time(cron, zone, after.astimezone(UTC).replace(second=0, microsecond=0))
 
 
 def previous_time(cron: str, zone: str, until: datetime) -> datetime | None:
-    """The last time of a cron expression that is not later than `until`, in UTC; None: never."""
+    """The last time of a cron expression that is not later than `until`, in UTC; None: never, or it cannot be read."""
     return _previous_time(cron, zone, until.astimezone(UTC).replace(second=0, microsecond=0))
 
 
 @lru_cache(_CACHED_TIMES)
 def _next_time(cron: str, zone: str, minute: datetime) -> datetime | None:
+    if not (_is_cron(cron) and _is_zone(zone)):
+        return None
     # From a little before: in the hour that comes twice, the library counts from the first of the two.
     for local in CronSim(cron, (minute - timedelta(hours=2)).astimezone(ZoneInfo(zone))):
         moment = local.astimezone(UTC)
@@ -184,6 +179,8 @@ def _next_time(cron: str, zone: str, minute: datetime) -> datetime | None:
 
 @lru_cache(_CACHED_TIMES)
 def _previous_time(cron: str, zone: str, minute: datetime) -> datetime | None:
+    if not (_is_cron(cron) and _is_zone(zone)):
+        return None
     for local in CronSim(cron, (minute + timedelta(hours=2)).astimezone(ZoneInfo(zone)), reverse=True):
         moment = local.astimezone(UTC)
         if moment <= minute:

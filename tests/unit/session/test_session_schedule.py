@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import a_node, a_pod, a_route, a_service, a_session, a_template
-from vdi.api.schedule import PoolSchedule, StartSchedule, TemplateSchedule
+from vdi.api.schedule import PoolSchedule, TemplateSchedule
 from vdi.session.activity import Activity
 from vdi.session.alerts import find_alerts
 from vdi.session.cluster_settings import ClusterSettings
@@ -23,7 +22,7 @@ from vdi.session.ending import find_ending
 from vdi.session.notices import find_notices
 from vdi.session.observed import RUN_STARTED
 from vdi.session.requeue import next_requeue
-from vdi.session.schedule import find_closing, find_problems, is_open, next_change, next_start, next_time, previous_time
+from vdi.session.schedule import find_closing, find_problems, is_open, next_change, next_time, previous_time
 from vdi.session.times import format_time
 
 BERLIN, NEW_YORK, LORD_HOWE = "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"
@@ -250,17 +249,11 @@ def next_change_after(schedule: TemplateSchedule, started: datetime) -> datetime
     return closes
 
 
-# --- sessions that start by themselves
-
-
-def test_the_next_start_is_on_the_next_weekday() -> None:
-    schedule = StartSchedule(cron="30 8 * * MON-FRI", time_zone=BERLIN)
-    friday = at("2026-06-05 08:30")
-    assert next_start(schedule, friday) == at("2026-06-08 08:30")
-    assert next_start(StartSchedule(cron="30 8 * * *", time_zone="Nowhere/At_All"), friday) is None
-    starts = [friday]
-    for _ in range(5):
-        following = next_start(schedule, starts[-1])
-        assert following is not None
-        starts.append(following)
-    assert [later - earlier for earlier, later in pairwise(starts[1:])] == [timedelta(days=1)] * 4
+@pytest.mark.parametrize(
+    "fields", [{"timeZone": "Europe/Atlantis"}, {"windows": [{"start": "0 9 * * 5-1", "end": "0 18 * * 5-1"}]}]
+)
+def test_a_schedule_that_cannot_be_read_ends_no_desktop(fields: dict[str, Any]) -> None:
+    observed = running(START, office(**fields))
+    assert find_ending(observed, SETTINGS, END) is None
+    assert find_alerts(observed, SETTINGS, END) == ()
+    assert not is_open(office(**fields), END)

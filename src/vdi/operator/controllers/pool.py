@@ -130,7 +130,7 @@ class PoolController:
         step = self._plan(pool, fits)
         obstacles = Obstacles(desktop if isinstance(desktop, Blocked) else None, blocked, pause, self._slow(step))
         note_due = await self._write_status(pool, summarise(pool, step, self.claimed(pool), obstacles, now))
-        change = next_change(pool.spec.schedule, now) if pool.spec.schedule and isinstance(desktop, Desktop) else None
+        change = next_change(pool.spec.schedule, now) if pool.spec.schedule else None
         room_again = None if blocked is None else REFUSED_AGAIN if blocked.needs_change else ROOM_AGAIN
         due = [
             left.total_seconds()
