@@ -71,7 +71,7 @@ def command(world: World, *words: str) -> list[dict[str, Any]]:
 
 
 def secrets_of(world: World) -> set[str]:
-    """The values of all Secrets of the cluster that are long enough to be one; the namespace beside a token is none."""
+    """The values of all Secrets of the cluster that are long enough to be one, but not the namespace beside a token."""
     secrets = json.loads(world.kubectl("get", "secrets", "-A", "-o", "json"))["items"]
     entries = [entry for secret in secrets for entry in (secret.get("data") or {}).items()]
     values = {base64.b64decode(value) for key, value in entries if key != "namespace"}
