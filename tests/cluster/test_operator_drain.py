@@ -143,14 +143,24 @@ async def test_eviction_is_refused_until_the_notice_is_over(stage: Stage) -> Non
         await cordon(stage, other, closed=False)
         await cordon(stage, node)
         assert not await evict(stage, pod), "held until the notice is over"
+        await finalizers(stage, pod, ["test.vdi.kasm.io/kubelet"])
         await eventually(lambda: evict(stage, pod), "the drain gets through")
+        leaving = await stage.reach(NAME, "Creating", "has to leave")
+        assert condition(leaving, "PodReady")["reason"] == "Evicted"
+        await finalizers(stage, pod, [])
 
         async def moved() -> bool:
-            return [one["spec"].get("nodeName") for one in await stage.owned(PODS, session)] == [other]
+            return [owned["spec"].get("nodeName") for owned in await stage.owned(PODS, session)] == [other]
 
         await eventually(moved, "it is on the other node")
         running = await stage.run(NAME)
         assert running["status"]["failures"]["reason"] == "Evicted"
+
+
+async def finalizers(stage: Stage, pod: Object, names: list[str]) -> None:
+    """With one an evicted pod stays for a while, as it does while a kubelet ends its programs."""
+    meta = {"metadata": {"finalizers": names}}
+    await stage.api.patch(PODS, pod["metadata"]["name"], meta, namespace=stage.namespace, into=msgspec.Raw)
 
 
 async def evict(stage: Stage, pod: Object) -> bool:

@@ -94,7 +94,7 @@ def test_a_node_that_fails_is_named_with_the_reason(
 ) -> None:
     archive = an_archive(tmp_path, tools)
     said = world.vdi("images", "load", str(archive), *here[:2], "--ctr", "/bin/false", check=False)
-    assert f"node vdi-{NAME}: its pod ended: " in said, said
+    assert f"node vdi-{NAME}: its pod ended: Error: exit status 1" in said, said
     wait_until("nothing of the way is left", lambda: not pods_of_the_way(world), 30)
 
 

@@ -120,9 +120,10 @@ def _pod_terminating(start: StartState) -> Explanation | None:
 
 
 def _out_of_memory(start: StartState) -> Explanation | None:
+    """The runtime says so, or the image's own termination message: the runtime may learn of the kill too late."""
     desktop = start.pod.desktop
     ended = desktop and (desktop.state.terminated or desktop.last_state.terminated)
-    if not ended or ended.reason != "OOMKilled":
+    if not ended or not (ended.reason == "OOMKilled" or ended.message.startswith(f"{Reason.OUT_OF_MEMORY}: ")):
         return None
     return Explanation(
         Reason.OUT_OF_MEMORY,

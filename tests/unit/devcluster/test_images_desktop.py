@@ -71,6 +71,33 @@ def test_tokens_of_an_older_operator_are_kept_as_digests_alone(desktop: ModuleTy
     assert hidden["SELKIES_BASIC_AUTH_PASSWORD"] == "p" and "m" not in hidden.values()
 
 
+@pytest.mark.parametrize("events", ["oom_kill_disable 0\nunder_oom 0\noom_kill 2\n", "low 0\noom 1\noom_kill 1\n"])
+def test_a_part_that_the_kernel_killed_for_memory_is_named_in_the_termination_message(
+    desktop: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, events: str
+) -> None:
+    monkeypatch.setattr(desktop, "TERMINATION_LOG", tmp_path / "message")
+    (tmp_path / "memory").write_text(events)
+    monkeypatch.setattr(desktop, "MEMORY_EVENTS", (tmp_path / "absent", tmp_path / "memory"))
+
+    with pytest.raises(SystemExit, match="it was ended"):
+        desktop.end_with("Xvfb", 1, "it was ended")
+    assert not (tmp_path / "message").exists()
+    with pytest.raises(SystemExit, match="Xvfb was killed, since the desktop had used all of its memory"):
+        desktop.end_with("Xvfb", -9, "it was ended")
+    assert (tmp_path / "message").read_text().startswith("OutOfMemory: Xvfb was killed")
+
+
+@pytest.mark.parametrize("events", ["oom_kill 0\n", None])
+def test_a_part_that_was_killed_otherwise_is_no_lack_of_memory(
+    desktop: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, events: str | None
+) -> None:
+    if events is not None:
+        (tmp_path / "memory").write_text(events)
+    monkeypatch.setattr(desktop, "MEMORY_EVENTS", (tmp_path / "memory",))
+    with pytest.raises(SystemExit, match="it was ended"):
+        desktop.end_with("Xvfb", -9, "it was ended")
+
+
 _TELL = """
 import ctypes, json, os, sys
 sys.path.insert(0, sys.argv[1])

@@ -46,6 +46,7 @@ SENTENCES = [
     ("crash-loop", "CrashLoop", "exit code 1 and was started again 4 times"),
     ("oom-killed", "OutOfMemory", "spec.resources.memory"),
     ("oom-killed-now", "OutOfMemory", "spec.resources.memory"),
+    ("oom-killed-unseen", "OutOfMemory", "spec.resources.memory"),
     ("evicted", "Evicted", "node-1 ran short of resources"),
     ("gpu-admission-refused", "NodeRefused", "unavailable for nvidia.com/gpu"),
     ("out-of-cpu", "NodeRefused", "have enough resource: cpu"),

@@ -258,7 +258,7 @@ INFRASTRUCTURE = (
     _code(
         code="desktop_out_of_memory",
         means="The desktop used more memory than it may have.",
-        proof="The container ended as OOMKilled.",
+        proof="The container ended as OOMKilled, or its termination message begins with OutOfMemory.",
         remedy="Raise the memory limit. What is in /dev/shm counts too.",
     ),
     _code(

@@ -38,6 +38,8 @@ _AT_ONCE = 4
 _CHUNK_BYTES = 1 << 20
 _POLL_SECONDS = 0.3
 _ENDED = ("Succeeded", "Failed")
+_END_SECONDS = 5.0
+"""How long the kubelet may take to report that a container has ended."""
 
 
 class LoadFailedError(Exception):
@@ -153,11 +155,25 @@ async def _until_running(client: Client, pod: str) -> None:
         raise LoadFailedError(f"its pod has not started in 60 s: {await _reason(client, pod, status)}") from None
 
 
+async def _until_ended(client: Client, pod: str) -> Object | None:
+    """The status of a pod that ends within `_END_SECONDS`; None for one that goes on."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_END_SECONDS):
+            while True:
+                status = (await client.get(PODS, pod, namespace=NAMESPACE, into=dict[str, Any])).get("status") or {}
+                if status.get("phase") in _ENDED:
+                    return dict(status)
+                await SYSTEM_CLOCK.sleep(_POLL_SECONDS)
+    return None
+
+
 async def _reason(client: Client, pod: str, status: Object) -> str:
     for container in status.get("containerStatuses") or ():
-        for state in (container.get("state") or {}).values():
+        for kind, state in (container.get("state") or {}).items():
             if state.get("message"):
                 return f"{state.get('reason')}: {state['message']}"
+            if kind == "terminated":
+                return f"{state.get('reason')}: exit status {state.get('exitCode')}"
     selector = f"regarding.name={pod},type=Warning"
     events = await client.list(EVENTS, namespace=NAMESPACE, field_selector=selector, into=dict[str, Any])
     return str(events[-1].get("message") or events[-1].get("note")) if events else status.get("message") or "no reason"
@@ -189,7 +205,7 @@ async def _execute(
     words: Sequence[str],
     feed: Callable[[asyncio.StreamWriter], Any] | None = None,
 ) -> None:
-    """Run a command in the pod. Raises LoadFailedError with what it has said."""
+    """Run a command in the pod. Raises LoadFailedError: what it has said, or why the pod ended."""
     command = [*run.kubectl, "--namespace", NAMESPACE, "exec", "--stdin", pod, "--container", CONTAINER, "--", *words]
     # In a session of its own: Ctrl-C reaches this process alone, which then removes the pods.
     pipe = asyncio.subprocess.PIPE
@@ -212,6 +228,8 @@ async def _execute(
                 process.send_signal(signal.SIGKILL)
             await process.wait()
     if status != 0:
+        if ended := await _until_ended(run.client, pod):
+            raise LoadFailedError(f"its pod ended: {await _reason(run.client, pod, ended)}")
         lines = [line for line in said.splitlines() if line.strip()] or [f"exit status {status}"]
         raise LoadFailedError(f"{Path(words[0]).name} {' '.join(words[5:7])}: {' '.join(lines[-2:])}")
 
