@@ -1,7 +1,10 @@
 """What counts as a desktop's first picture, in a real Chromium: wherever the page draws it, and nothing else."""
 
 import pytest
+from playwright.sync_api import Route
 
+from e2e.desktops import start
+from e2e.world import World
 from vdi.demo.browser import HAS_PICTURE, DesktopBrowser
 
 pytestmark = pytest.mark.timeout(60)
@@ -31,3 +34,27 @@ def test_a_picture_counts_wherever_it_is_drawn_and_a_screen_of_one_colour_does_n
         assert not page.evaluate(HAS_PICTURE), "one colour"
         page.evaluate(PROMPT)
         assert page.evaluate(HAS_PICTURE), "a line of text on it"
+
+
+PARTS = ("**/assets/index-*.js", "**/assets/index-*.css", "**/stream-watch.js")
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("part", PARTS)
+def test_a_page_whose_part_was_refused_loads_itself_again(sessions: World, part: str) -> None:
+    """As in the moment in which a desktop comes or goes: the page itself comes from it, and a part of it does not."""
+    refused: list[str] = []
+
+    def refuse_twice(route: Route) -> None:
+        if len(refused) < 2:
+            refused.append(route.request.url)
+            route.fulfill(status=503, content_type="text/plain", body="The desktop is not there now.")
+        else:
+            route.fallback()
+
+    start(sessions, "paula", "small")
+    with sessions.browser("paula") as browser:
+        browser.page.route(part, refuse_twice)
+        browser.open()
+        assert len(refused) == 2
+        assert len([line for line in browser.messages if "[load-again]" in line]) == 2

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageChops
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Response
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -64,6 +64,8 @@ _KEY_MILLISECONDS = 20
 _NOISE = 24
 """Of 255 steps of brightness."""
 _LOOK_AGAIN_MILLISECONDS = 200
+_LAST_MESSAGES = 12
+"""Of the browser's console, and of refused requests, in what is said of a picture that did not come."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,13 @@ class DesktopBrowser:
         )
         self.page: Page = context.new_page()
         self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("response", self._note_refusal)
+
+    def _note_refusal(self, response: Response) -> None:
+        if response.status >= 400:
+            by = "the gateway" if response.headers.get("x-vdi-gateway") else "Traefik or the desktop"
+            path = response.url.partition("?")[0]
+            self.messages.append(f"{time.strftime('%H:%M:%S')} {by} answered {response.status} for {path}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -176,7 +185,7 @@ class DesktopBrowser:
         try:
             self.page.wait_for_function(HAS_PICTURE, timeout=timeout_s * 1000, polling=50)
         except PlaywrightTimeout as error:
-            said = "; ".join(self.messages[-5:])
+            said = "; ".join(self.messages[-_LAST_MESSAGES:])
             raise NoPictureError(
                 f"no picture from {self.url} in {timeout_s:.0f} s;"
                 f" the page {self._page_name()} shows {self._shown()!r}; its console: {said}"
