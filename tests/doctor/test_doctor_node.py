@@ -94,6 +94,16 @@ def test_the_way_in_is_tried(sessions: World) -> None:
     assert "vdi-probe" not in left
 
 
+def test_without_names_the_probe_shows_no_second_cause(sessions: World) -> None:
+    start(sessions, "nameless", "small")
+    with FAULTS["names_are_not_found"][1](sessions):
+        finds(sessions, "DNS is down", lambda found: bool(found) and found[0].code == "dns_down")
+        found = command(sessions, "--probe")
+        causes = {finding["code"] for finding in found if not finding["caused_by"]}
+        assert causes - {"network_policy_not_enforced"} == {"dns_down"}, found
+    is_healthy(sessions)
+
+
 def test_an_upgrade_and_ordinary_starts_are_no_findings(sessions: World) -> None:
     """A doctor that cries wolf is not used."""
     restart = ("rollout", "restart", "deployment/vdi-operator", "deployment/vdi-gateway")
