@@ -1,8 +1,9 @@
 """The OpenAPI document: valid by somebody else's word, and true of every operation."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -30,6 +31,20 @@ async def test_the_document_is_valid_openapi(stage: Stage) -> None:
     errors = [str(error) for error in OpenAPIV31SpecValidator(document).iter_errors()]
     assert errors == []
     assert "x-kubernetes" not in str(document)
+
+
+async def test_every_enumeration_says_of_what_type_it_is(stage: Stage) -> None:
+    def untyped(schema: Any, where: str) -> Iterator[str]:
+        if isinstance(schema, dict):
+            if isinstance(schema.get("enum"), list) and "type" not in schema:
+                yield where
+            for key, inner in schema.items():
+                yield from untyped(inner, f"{where}/{key}")
+        elif isinstance(schema, list):
+            for index, inner in enumerate(schema):
+                yield from untyped(inner, f"{where}/{index}")
+
+    assert list(untyped(stage.contract.document, "")) == []
 
 
 async def test_every_operation_has_words_and_one_name(stage: Stage) -> None:

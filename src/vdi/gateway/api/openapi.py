@@ -159,6 +159,8 @@ def _plain(schema: Schema) -> Schema:
     }
     if "enum" in kept:
         kept = _without_null(kept)  # Kubernetes' structs leave out what is null, and an enum would forbid it
+        if all(isinstance(value, str) for value in kept["enum"]):
+            kept.setdefault("type", "string")  # msgspec leaves it out, and generators of clients ask for it
     return _with_rules(kept, schema.get("x-kubernetes-validations", ()))
 
 
