@@ -11,7 +11,7 @@ from PIL import Image
 
 from e2e.world import World
 from support.waiting import wait_until
-from vdi.demo.browser import DesktopBrowser
+from vdi.demo.browser import DesktopBrowser, changed_pixels
 
 DESKTOP_IMAGE = "localhost/vdi/desktop:dev"
 A_NOTICE = 300
@@ -121,3 +121,21 @@ def wait_for_notice(browser: DesktopBrowser, *, shown: bool, seconds: float) -> 
         return (notice_pixels(browser.picture()) > A_NOTICE) is shown
 
     wait_until(f"a notice in the picture: {shown}", look, seconds)
+
+
+_AT_REST = 100
+"""Pixels: fewer than a line of text, more than a cursor that blinks."""
+
+
+def picture_at_rest(browser: DesktopBrowser) -> Image.Image:
+    """The picture once it stays as it is: a stream's first pictures are coarse, and become sharp in some steps."""
+    last = browser.picture()
+
+    def at_rest() -> bool:
+        nonlocal last
+        browser.page.wait_for_timeout(500)
+        before, last = last, browser.picture()
+        return changed_pixels(before, last) < _AT_REST
+
+    wait_until("the picture is at rest", at_rest, 20)
+    return last

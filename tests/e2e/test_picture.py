@@ -56,5 +56,9 @@ def test_a_page_whose_part_was_refused_loads_itself_again(sessions: World, part:
     with sessions.browser("paula") as browser:
         browser.page.route(part, refuse_twice)
         browser.open()
+        browser.page.wait_for_function(
+            "!sessionStorage.getItem('vdi-load-again') && document.readyState === 'complete'"
+        )
+        browser.wait_for_picture()
         assert len(refused) == 2
         assert len([line for line in browser.messages if "[load-again]" in line]) == 2

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
-from e2e.desktops import ask_agent, reach, start, template
+from e2e.desktops import ask_agent, picture_at_rest, reach, start, template
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.api.meta import RELEASE_NAMESPACE
@@ -60,20 +59,6 @@ def figures(world: World, name: str) -> dict[str, Any]:
     return found
 
 
-def settled(browser: DesktopBrowser) -> Image.Image:
-    """The picture once it stands still: the first ones of a stream are sharpened while nothing moves."""
-    last = browser.picture()
-
-    def stands_still() -> bool:
-        nonlocal last
-        browser.page.wait_for_timeout(500)
-        before, last = last, browser.picture()
-        return changed_pixels(before, last) < 50
-
-    wait_until("the picture stands still", stands_still, 15)
-    return last
-
-
 def metric(world: World, pattern: str) -> float:
     """Sum over the gateway's replicas."""
     words = ("get", "pod", "-n", RELEASE_NAMESPACE, "-l", "app.kubernetes.io/component=gateway", "-o", "name")
@@ -111,7 +96,7 @@ def test_a_desktop_is_measured_while_no_one_and_while_somebody_is_there(sessions
         with sessions.browser("petra") as browser:
             browser.open()
             wait_until("the probe's mark is gone", lambda: ask_agent(sessions, "petra")["viewers"] == 1, 10)
-            picture = settled(browser)
+            picture = picture_at_rest(browser)
             figures(sessions, "petra")
 
             def as_before() -> bool:

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from e2e.desktops import Object, pod_of, reach, template
+from e2e.desktops import Object, picture_at_rest, pod_of, reach, template
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser, NoPictureError, changed_pixels
@@ -95,20 +94,6 @@ def only_looks_on(bob: DesktopBrowser, alice: DesktopBrowser) -> None:
     assert changed_pixels(bob_before, bob.picture()) < WRITTEN
     alice.type("clear; yes WWWWWWWWWWWWWWWW | head -99\n")
     bob.wait_for_change(bob_before, pixels=WRITTEN)
-
-
-def picture_at_rest(browser: DesktopBrowser) -> Image.Image:
-    """A stream's first pictures are coarse, and become sharp in some steps."""
-    last = browser.picture()
-
-    def at_rest() -> bool:
-        nonlocal last
-        browser.page.wait_for_timeout(500)
-        before, last = last, browser.picture()
-        return changed_pixels(before, last) < WRITTEN // 20
-
-    wait_until("the picture is at rest", at_rest, 20)
-    return last
 
 
 def loses_access(bob: DesktopBrowser, alice: DesktopBrowser, world: World) -> None:
