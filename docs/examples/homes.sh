@@ -32,7 +32,17 @@ homes() {
     k get pvc -l app.kubernetes.io/managed-by=vdi-operator -o go-template='{{range .items}}{{if not .metadata.ownerReferences}}{{.metadata.name}}{{"\n"}}{{end}}{{end}}'
 }
 
-note() { k get pvc "$1" -o go-template="{{index .metadata.annotations \"vdi.kasm.io/$2\"}}"; }
+note() { k get pvc "$1" -o go-template="{{with index .metadata.annotations \"vdi.kasm.io/$2\"}}{{.}}{{end}}"; }
+
+# The image of the home's template; of a home of all templates (scope: User), that of the first such template.
+image_of() {
+    template=$(note "$1" template)
+    if [ -n "$template" ]; then
+        kubectl get vditemplate "$template" -o 'jsonpath={.spec.image}'
+    else
+        kubectl get vditemplates -o 'jsonpath={.items[?(@.spec.persistence.scope=="User")].spec.image}' | cut -d ' ' -f 1
+    fi
+}
 
 # What makes the same claim again, on any cluster.
 claim_of() {
@@ -43,9 +53,9 @@ metadata:
   labels: {app.kubernetes.io/managed-by: vdi-operator}
   annotations:
     vdi.kasm.io/user: {{printf "%q" (index .metadata.annotations "vdi.kasm.io/user")}}
-    vdi.kasm.io/template: {{printf "%q" (index .metadata.annotations "vdi.kasm.io/template")}}
-spec:
-  accessModes: [ReadWriteOnce]
+{{with index .metadata.annotations "vdi.kasm.io/template"}}    vdi.kasm.io/template: {{printf "%q" .}}
+{{end}}spec:
+  accessModes: [{{index .spec.accessModes 0}}]
   storageClassName: {{.spec.storageClassName}}
   resources: {requests: {storage: {{.spec.resources.requests.storage}}}}
 '
@@ -53,7 +63,7 @@ spec:
 
 # A pod that holds the claim while we copy; sets `pod`.
 start_pod() {
-    image=${IMAGE:-$(kubectl get vditemplate "$(note "$1" template)" -o 'jsonpath={.spec.image}')}
+    image=${IMAGE:-$(image_of "$1")}
     pod=copy-$1
     k apply -f - >/dev/null <<END
 apiVersion: v1

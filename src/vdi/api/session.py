@@ -85,8 +85,8 @@ class SessionPersistence(msgspec.Struct, rename="camel", omit_defaults=True):
     retain: Annotated[
         bool,
         doc(
-            "true: the home volume belongs to the user and the template, and the next session of both finds the files "
-            "again. false: it belongs to this session and is deleted with it."
+            "true: the home volume outlives the session, and the next session with the same home finds the files "
+            "again (the template's persistence.scope). false: it belongs to this session and is deleted with it."
         ),
     ] = True
 
@@ -266,6 +266,9 @@ class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True):
         msgspec.field(name="podIP", default="")
     )
     node_name: Annotated[str, doc("The node that the pod runs on.")] = ""
+    home_claim: Annotated[
+        str, doc("The PersistentVolumeClaim of the home, also before it exists. Empty: this desktop has no home.")
+    ] = ""
     observed_generation: Annotated[int, doc("Generation of the session that this status speaks of.")] = 0
     conditions: Annotated[
         tuple[Condition, ...],

@@ -62,6 +62,31 @@ class EnvVar(msgspec.Struct, rename="camel", omit_defaults=True):
     value_from: Annotated[EnvVarSource | None, doc("Where its value comes from.")] = None
 
 
+class HomeScope(StrEnum):
+    """Values of `persistence.scope`."""
+
+    USER_AND_TEMPLATE = "UserAndTemplate"
+    USER = "User"
+    SESSION = "Session"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "HomeScope":  # noqa: ARG003 -- the enum's signature
+        """A value of a later version: the one that shares nothing and deletes nothing."""
+        return cls.USER_AND_TEMPLATE
+
+
+class AccessMode(StrEnum):
+    """Values of `persistence.accessMode`: those of Kubernetes that a home can have."""
+
+    READ_WRITE_ONCE = "ReadWriteOnce"
+    READ_WRITE_MANY = "ReadWriteMany"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "AccessMode":  # noqa: ARG003 -- the enum's signature
+        """A value of a later version: one desktop at a time is always safe."""
+        return cls.READ_WRITE_ONCE
+
+
 class TemplatePersistence(msgspec.Struct, rename="camel", omit_defaults=True):
     """Defaults of the home volume, and the largest that a session may request."""
 
@@ -76,6 +101,21 @@ class TemplatePersistence(msgspec.Struct, rename="camel", omit_defaults=True):
     storage_class: Annotated[
         str, doc("StorageClass of a new home volume.", OBJECT_NAME, minLength=1, maxLength=253)
     ] = "local-path"
+    scope: Annotated[
+        HomeScope,
+        doc(
+            "What has a home of its own. UserAndTemplate: each user for each template. User: each user, for all "
+            "templates with this scope. Session: each session; the home is deleted with it. A home of user and "
+            "template that exists stays in use under User."
+        ),
+    ] = HomeScope.USER_AND_TEMPLATE
+    access_mode: Annotated[
+        AccessMode,
+        doc(
+            "Access mode of a new home volume. ReadWriteOnce: one running desktop at a time. ReadWriteMany: several; "
+            "the StorageClass must provide it."
+        ),
+    ] = AccessMode.READ_WRITE_ONCE
     mount_path: Annotated[str, doc("Where the image has its user's home directory.", ABSOLUTE_PATH, maxLength=512)] = (
         "/home/user"
     )

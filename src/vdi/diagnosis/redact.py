@@ -15,7 +15,7 @@ import msgspec
 
 from vdi.diagnosis.snapshot import REDACTED, Snapshot
 from vdi.session.identity import TEMPLATE_ANNOTATION, USER_ANNOTATION
-from vdi.session.naming import home_claim_name
+from vdi.session.naming import home_claim_name, user_home_claim_name
 
 Rename = Callable[[str], str]
 
@@ -42,6 +42,7 @@ def names_in(snapshot: Snapshot) -> Rename:
     for user, template in _homes(snapshot):
         if user in given:
             given[_claim(user, template)] = _claim(given[user], template)
+    given |= {user_home_claim_name(user): user_home_claim_name(other) for user, other in given.items() if "@" in user}
     if not given:
         return lambda text: text
     pattern = re.compile("|".join(re.escape(one) for one in sorted(given, key=len, reverse=True)))

@@ -27,9 +27,9 @@ from vdi.gateway.users import Role, User, normal_user, same_user
 from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound, Replaced
 from vdi.kube.resource import CLAIMS
 from vdi.operator.kinds import SESSIONS
+from vdi.session.homes import may_use, retained_claim
 from vdi.session.image import refuse_view_only
 from vdi.session.lifetime import is_capped, run_length
-from vdi.session.naming import home_claim_name
 from vdi.session.observed import RESTARTED_AT
 from vdi.session.request import SessionRequest
 from vdi.session.times import format_time, parse_time
@@ -227,14 +227,11 @@ class Actions:
 
     def _claim_to_delete(self, session: VDISession) -> str | None:
         """The home that goes with the session; None where it has none. Raises ActionDenied where others use it too."""
-        spec, name = session.spec, session.metadata.name
-        persistence = spec.persistence
-        if persistence and (persistence.enabled is False or not persistence.retain):
+        claim, name = retained_claim(session), session.metadata.name
+        if claim is None:
             return None  # the session has no home, or it is the session's own and goes with it
-        claim = home_claim_name(session_name=name, user=spec.user, template=spec.template, retain=True)
         for other in self._cluster.sessions.values():
-            same = other.spec.user == spec.user and other.spec.template == spec.template
-            if same and other.metadata.name != name:
+            if other.metadata.name != name and may_use(other, claim):
                 raise ActionDenied(
                     "Conflict",
                     f"The files of {name!r} are those of {other.metadata.name!r} too, so nothing has been deleted. "

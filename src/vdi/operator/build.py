@@ -22,7 +22,8 @@ from vdi.session.children.secret import build_secret
 from vdi.session.children.service import build_service
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Decision, Observed, host_taken
-from vdi.session.effective import Blocked, Desktop, Home
+from vdi.session.effective import Blocked, Desktop
+from vdi.session.homes import Home
 from vdi.session.hosts import has_label
 from vdi.session.identity import Identity
 from vdi.session.lifetime import run_annotations
@@ -156,8 +157,8 @@ class Builder:
         return await self._make_secret(None, identity)
 
     def _may_mount(self, home: Home, uid: str) -> bool:
-        """A shared home is reserved until the pod that mounts it is in the caches."""
-        return not home.retain or self._reservations.reserve(home.claim, uid)
+        """A home that one desktop may use at a time is reserved until the pod that mounts it is in the caches."""
+        return home.shared or not home.retain or self._reservations.reserve(home.claim, uid)
 
 
 def _collect_failures(observed: Observed, failures: list[BaseException]) -> Built:

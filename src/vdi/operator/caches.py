@@ -20,10 +20,9 @@ from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector, describe_troubles
 from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.session.capacity import ForeignPod, PersistentVolume
-from vdi.session.effective import resolve_home
+from vdi.session.homes import home_names, resolve_home
 from vdi.session.hosts import recorded_label
 from vdi.session.identity import MANAGED_BY
-from vdi.session.naming import home_claim_name
 from vdi.session.observed import (
     APPLIED_HASH,
     HOST,
@@ -67,7 +66,7 @@ class Caches:
         self.reservations: Store[HostReservation] = Store(interner=interner)
 
         self.sessions.add_index(BY_TEMPLATE, lambda session: [session.spec.template])
-        self.sessions.add_index(BY_HOME, lambda session: [shared_home(session)])
+        self.sessions.add_index(BY_HOME, lambda session: home_names(session)[:2])
         self.sessions.add_index(BY_HOST, labels_of)
         self.pods.add_index(BY_HOME, lambda pod: [pod.home_claim] if pod.home_claim else [])
         self.routes.add_index(BY_HOST, lambda route: [route.host])
@@ -125,10 +124,17 @@ class Caches:
         """Whether every store has had a complete list."""
         return all(reflector.synced for reflector in self.reflectors)
 
-    def home_of(self, session: VDISession, template: VDITemplate) -> PersistentVolumeClaim | None:
-        """The claim of the home that this session requests; None while it does not exist."""
-        home = resolve_home(session, template)
-        return self.claims.get(session.metadata.namespace, home.claim) if home else None
+    def homes_of(self, session: VDISession) -> dict[str, PersistentVolumeClaim]:
+        """The claims that may be the home of this session and exist."""
+        namespace = session.metadata.namespace
+        found = ((name, self.claims.get(namespace, name)) for name in home_names(session))
+        return {name: claim for name, claim in found if claim}
+
+    def retained_home(self, session: VDISession) -> str | None:
+        """The claim that this session shares with other sessions of its user; None: it has none, or only its own."""
+        template = self.templates.get("", session.spec.template)
+        home = resolve_home(session, template, self.homes_of(session)) if template else None
+        return home.claim if home and home.retain else None
 
     async def wait_synced(self) -> None:
         """Return once every store has had a complete list."""
@@ -138,12 +144,6 @@ class Caches:
     def troubles(self) -> Iterator[str]:
         """One line per kind that cannot be watched, with the API server's reason."""
         return describe_troubles(self.reflectors)
-
-
-def shared_home(session: VDISession) -> str:
-    """The claim that this session shares with others of its user and template (whether or not it uses one)."""
-    meta, spec = session.metadata, session.spec
-    return home_claim_name(session_name=meta.name, user=spec.user, template=spec.template, retain=True)
 
 
 def labels_of(session: VDISession) -> list[str]:

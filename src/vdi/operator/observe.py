@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from vdi.api.session import VDISession
 from vdi.kube.meta import HasMetadata
-from vdi.operator.caches import BY_HOME, BY_HOST, BY_SUBJECT, Caches, shared_home
+from vdi.operator.caches import BY_HOME, BY_HOST, BY_SUBJECT, Caches
 from vdi.operator.hosts import Hosts
 from vdi.operator.owned_resources import owner_uid, session_of
 from vdi.operator.reservations import Reservations
@@ -12,8 +12,9 @@ from vdi.session import naming
 from vdi.session.activity import Activity
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Contender, Observed, find_holder, host_taken
-from vdi.session.effective import Desktop, resolve, resolve_home
+from vdi.session.effective import Desktop, resolve
 from vdi.session.failures import current_failures, is_hopeless
+from vdi.session.homes import Home, resolve_home
 from vdi.session.observed import Event, Pod
 
 
@@ -46,16 +47,21 @@ class Observer:
         service = caches.services.get(meta.namespace, naming.service_name(meta.name))
         route = caches.routes.get(meta.namespace, naming.route_name(meta.name))
         secret = caches.secrets.get(meta.namespace, naming.secret_name(meta.name))
-        claim = self._claim_name(session, pod)
+        template, homes = caches.templates.get("", session.spec.template), caches.homes_of(session)
+        home = resolve_home(session, template, homes) if template else None
+        resolved = home.claim if home else ("" if template else session.status.home_claim)
+        claim = (pod.home_claim or "") if pod else resolved
         bound = pod or terminating
         host = self._hosts.label_of(session)
         is_taken = self._is_taken(session, host)
         node = caches.nodes.get("", bound.spec.node_name) if bound and bound.spec.node_name else None
         return Observed(
             session=session,
-            template=caches.templates.get("", session.spec.template),
+            template=template,
             pod=pod,
             home=caches.claims.get(meta.namespace, claim) if claim else None,
+            home_claim=claim,
+            homes=homes,
             service=service if service and owner_uid(service) == meta.uid else None,
             route=route if route and owner_uid(route) == meta.uid else None,
             secret=secret if secret and owner_uid(secret) == meta.uid else None,
@@ -65,7 +71,7 @@ class Observer:
             terminating=terminating,
             activity=self._report(meta.uid) if pod else None,
             extra_pods=extra_pods,
-            home_holder=None if pod else self._home_holder(session),
+            home_holder=None if pod or home is None else self._home_holder(session, home),
             host="" if is_taken else host,
             host_blocked=host_taken(host) if is_taken else None,
         )
@@ -91,15 +97,7 @@ class Observer:
         )
         return (live[0] if live else None, given_up[0] if given_up else None, (*live[1:], *given_up[1:]))
 
-    def _claim_name(self, session: VDISession, pod: Pod | None) -> str | None:
-        """The home's claim: what the pod mounts, else what it would mount."""
-        if pod:
-            return pod.home_claim
-        template = self._caches.templates.get("", session.spec.template)
-        home = resolve_home(session, template) if template else None
-        return home.claim if home else None
-
-    def _events(self, namespace: str, pod: Pod, claim: str | None) -> Iterator[Event]:
+    def _events(self, namespace: str, pod: Pod, claim: str) -> Iterator[Event]:
         subjects = [("Pod", pod.metadata.name)] + ([("PersistentVolumeClaim", claim)] if claim else [])
         for kind, name in subjects:
             for event in self._caches.events.by_index(BY_SUBJECT, (kind, name)):
@@ -108,14 +106,18 @@ class Observer:
                 if event.metadata.namespace == namespace and not of_another_pod:
                     yield event
 
-    def _home_holder(self, session: VDISession) -> str | None:
-        claim = shared_home(session)
+    def _home_holder(self, session: VDISession, home: Home) -> str | None:
+        if home.shared or not home.retain:
+            return None
+        claim = home.claim
         peers = self._caches.sessions.by_index(BY_HOME, claim)
         mounting = self._caches.pods.by_index(BY_HOME, claim)
         if len(peers) == 1 and not mounting:
             return None
         reserved = self._reservations.holder(claim)
-        wanting = [_contender(peer, holds=peer.metadata.uid == reserved) for peer in peers if self._could_start(peer)]
+        wanting = [
+            _contender(peer, holds=peer.metadata.uid == reserved) for peer in peers if self._could_start(peer, claim)
+        ]
         return _holder(session, having=mounting, wanting=wanting)
 
     def _is_taken(self, session: VDISession, label: str) -> bool:
@@ -136,14 +138,13 @@ class Observer:
         ]
         return _holder(session, having=self._caches.routes.by_index(BY_HOST, host), wanting=wanting) is not None
 
-    def _could_start(self, session: VDISession) -> bool:
-        """Whether only the home keeps it from starting: one that waits for something else must not block others."""
+    def _could_start(self, session: VDISession, claim: str) -> bool:
+        """Whether only this home keeps it from starting: one that waits for something else must not block others."""
         if session.spec.suspended:
             return False
         template = self._caches.templates.get("", session.spec.template)
-        home = self._caches.home_of(session, template) if template else None
-        desktop = resolve(session, template, self._settings, home_exists=home is not None) if template else None
-        has_home = isinstance(desktop, Desktop) and desktop.home is not None and desktop.home.retain
+        desktop = resolve(session, template, self._settings, self._caches.homes_of(session)) if template else None
+        has_home = isinstance(desktop, Desktop) and desktop.home is not None and desktop.home.claim == claim
         failures = current_failures(session)
         given_up = failures is not None and is_hopeless(failures, session, template)
         return has_home and not given_up and not self._is_taken(session, self._hosts.label_of(session))

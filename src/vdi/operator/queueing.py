@@ -168,13 +168,12 @@ class QueueManager:
         session = self._caches.sessions.get(pod.metadata.namespace, owner.name) if owner else None
         if self._began is None or owner is None or session is None or session.metadata.uid != owner.uid:
             return
-        template = self._caches.templates.get("", session.spec.template)
-        home = self._caches.home_of(session, template) if template else None
-        desktop = resolve(session, template, self._settings, home_exists=home is not None) if template else None
-        if session.metadata.deletion_timestamp or session.spec.suspended or not isinstance(desktop, Desktop):
+        if session.metadata.deletion_timestamp or session.spec.suspended:
             return
         now = milliseconds(self._clock)
-        pending = self._pending_session(session, desktop, home, now)
+        pending = self._pending_again(session, now)
+        if pending is None:
+            return
         capacity = self._queue.group_of(pending.demand).capacities.get(pod.spec.node_name)
         if (
             capacity
@@ -230,13 +229,18 @@ class QueueManager:
             )
             if not waited or meta.deletion_timestamp or session.spec.suspended or self._caches.pods.by_owner(meta.uid):
                 continue
-            template = self._caches.templates.get("", session.spec.template)
-            home = self._caches.home_of(session, template) if template else None
-            desktop = resolve(session, template, self._settings, home_exists=home is not None) if template else None
-            if isinstance(desktop, Desktop):
+            if pending := self._pending_again(session, now):
                 self._keys[meta.uid] = meta.namespace, meta.name
-                self._queue.enter(self._pending_session(session, desktop, home, now), now)
+                self._queue.enter(pending, now)
         self._grant()
+
+    def _pending_again(self, session: VDISession, now: int) -> PendingSession | None:
+        """What a session waits for that does not ask now; None: it can have no desktop as it is."""
+        template, homes = self._caches.templates.get("", session.spec.template), self._caches.homes_of(session)
+        desktop = resolve(session, template, self._settings, homes) if template else None
+        if not isinstance(desktop, Desktop):
+            return None
+        return self._pending_session(session, desktop, homes.get(desktop.home.claim) if desktop.home else None, now)
 
     def _pending_session(
         self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None, now: int

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from vdi.api.session import VDISession
-from vdi.api.template import VDITemplate
+from vdi.api.template import HomeScope, VDITemplate
 from vdi.kube.meta import HasMetadata
-from vdi.operator.caches import BY_HOME, BY_HOST, BY_TEMPLATE, Caches, labels_of, shared_home
+from vdi.operator.caches import BY_HOME, BY_HOST, BY_TEMPLATE, Caches, labels_of
 from vdi.operator.owned_resources import session_of
 from vdi.operator.status import START_PAUSE
-from vdi.session.naming import reserved_label
+from vdi.session.naming import reserved_label, user_home_claim_name
 from vdi.session.observed import Event, HostReservation, Node, PersistentVolumeClaim, Pod, Route
 
 BY_NODE = "node"
@@ -63,15 +63,21 @@ class WatchHandlers:
                     self._wake(self._rivals(session))
 
     def _rivals(self, session: VDISession) -> list[VDISession]:
-        sessions = self._caches.sessions
+        sessions, home = self._caches.sessions, self._caches.retained_home(session)
         of_host = [rival for label in labels_of(session) for rival in sessions.by_index(BY_HOST, label)]
-        return sessions.by_index(BY_HOME, shared_home(session)) + of_host
+        return (sessions.by_index(BY_HOME, home) if home else []) + of_host
 
     def _template_changed(self, old: VDITemplate | None, new: VDITemplate | None) -> None:
         if old and new and old.metadata.generation == new.metadata.generation:
             return
-        if current := new or old:
-            self._wake(self._caches.sessions.by_index(BY_TEMPLATE, current.metadata.name))
+        current = new or old
+        if current is None:
+            return
+        sessions = self._caches.sessions.by_index(BY_TEMPLATE, current.metadata.name)
+        self._wake(sessions)
+        if any(template and template.spec.persistence.scope is HomeScope.USER for template in (old, new)):
+            for user in {session.spec.user for session in sessions}:  # their desktops of other templates may go now
+                self._wake(self._caches.sessions.by_index(BY_HOME, user_home_claim_name(user)))
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
         """In a crowd, who has a pod that is ready goes before who has none yet."""

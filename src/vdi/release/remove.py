@@ -52,7 +52,8 @@ class HomeVolume:
     @property
     def words(self) -> str:
         """One line of a list."""
-        return f"{self.user or '(unknown)'}: {self.size or '?'} of template {self.template or '?'} ({self.claim})"
+        of = f"template {self.template}" if self.template else "all templates with scope User"
+        return f"{self.user or '(unknown)'}: {self.size or '?'} of {of} ({self.claim})"
 
 
 @dataclass(frozen=True, kw_only=True)

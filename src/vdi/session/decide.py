@@ -9,7 +9,7 @@ its pod must end is decided in `ending`, whether a node has capacity for it in `
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from vdi.api.session import VDISession
@@ -20,6 +20,7 @@ from vdi.session.conditions import HOME_BOUND, POD_READY, TEMPLATE_FOUND, Reason
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.explain import StartState, explain
 from vdi.session.failures import find_failure_block
+from vdi.session.homes import Home, Homes
 from vdi.session.observed import Event, Node, PersistentVolumeClaim, Pod, Route, Secret, Service
 
 
@@ -31,6 +32,11 @@ class Observed:
     template: VDITemplate | None = None
     pod: Pod | None = None
     home: PersistentVolumeClaim | None = None
+    """The claim that the pod mounts, or would mount."""
+    home_claim: str = ""
+    """The name of that claim, also before it exists; empty: there is no home."""
+    homes: Homes = field(default_factory=dict)
+    """The claims that may be its home and exist."""
     service: Service | None = None
     route: Route | None = None
     secret: Secret | None = None
@@ -46,7 +52,7 @@ class Observed:
     extra_pods: tuple[Pod, ...] = ()
     """Further pods of this session, which must not be: a session has one."""
     home_holder: str | None = None
-    """Name of another session that has the home of this user and template."""
+    """Name of another session that has the home."""
     host: str = ""
     """Label of the host that the session is to have; empty: it has none, or that is not known."""
     host_blocked: Blocked | None = None
@@ -96,9 +102,7 @@ def decide(observed: Observed, settings: ClusterSettings, now: datetime) -> Deci
     if pod and (observed.home or pod.home_claim is None):
         return Decision()  # nothing is missing
     resolved = (
-        resolve(session, template, settings, home_exists=observed.home is not None)
-        if template
-        else _template_missing(session.spec.template)
+        resolve(session, template, settings, observed.homes) if template else _template_missing(session.spec.template)
     )
     if pod:
         return Decision(desktop=resolved if isinstance(resolved, Desktop) else None)
@@ -107,7 +111,7 @@ def decide(observed: Observed, settings: ClusterSettings, now: datetime) -> Deci
     if observed.host_blocked:
         return Decision(blocked=observed.host_blocked)
     if observed.home_holder and resolved.home and resolved.home.retain:
-        return Decision(blocked=_home_in_use(session, observed.home_holder))
+        return Decision(blocked=_home_in_use(session, resolved.home, observed.home_holder))
     blocked = _lost_home(observed) or _not_again_yet(observed, now)
     return Decision(blocked=blocked) if blocked else Decision(desktop=resolved)
 
@@ -157,9 +161,9 @@ def _template_missing(name: str) -> Blocked:
     )
 
 
-def _home_in_use(session: VDISession, holder: str) -> Blocked:
+def _home_in_use(session: VDISession, home: Home, holder: str) -> Blocked:
+    name = session.spec.user if home.of_user else f"{session.spec.user} for the template {session.spec.template!r}"
     return Blocked(
         Reason.HOME_IN_USE,
-        f"The home of {session.spec.user} for the template {session.spec.template!r} is in use by "
-        f"the session {holder!r}; this one starts when that one is gone.",
+        f"The home of {name} is in use by the session {holder!r}; this one starts when that one is gone.",
     )

@@ -8,17 +8,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from vdi.api.resources import TemplateResources
-from vdi.api.session import QueueStatus, SessionPersistence, SessionResources, SessionSpec, VDISession
+from vdi.api.session import QueueStatus, SessionResources, SessionSpec, VDISession
 from vdi.api.template import EnvVar, Placement, PodTemplate, TemplateVolume, VDITemplate
 from vdi.session import streaming
 from vdi.session.capacity import EPHEMERAL_STORAGE, PODS, NodeSelectorTerm, amount
 from vdi.session.capacity_matching import Demand, demand_of
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import ADMITTED, Reason
+from vdi.session.homes import NO_HOMES, Home, Homes, resolve_home
 from vdi.session.hosts import refuse_hostname
 from vdi.session.identity import is_operators_key
 from vdi.session.image import health_path, missing_desktop
-from vdi.session.naming import home_claim_name
 from vdi.session.schedule import find_problems
 from vdi.session.units import parse_duration, parse_quantity, smaller_quantity
 
@@ -57,17 +57,6 @@ class Blocked:
     """True: it stays so until somebody changes something (phase Failed); False: it may pass by itself (Pending)."""
     queue: QueueStatus | None = None
     """Where the session stands in the queue, when it waits for room."""
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """The home volume."""
-
-    claim: str
-    size: str
-    storage_class: str
-    mount_path: str
-    retain: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +101,12 @@ class Desktop:
 
 
 def resolve(
-    session: VDISession, template: VDITemplate, settings: ClusterSettings, *, home_exists: bool = False
+    session: VDISession, template: VDITemplate, settings: ClusterSettings, homes: Homes = NO_HOMES
 ) -> Desktop | Blocked:
     """The desktop that this session asks for and its template allows; Blocked when it requests what cannot be.
 
-    `home_exists`: the home's claim is there. It keeps its size, so the requested size is not checked against the limit.
+    `homes`: the claims that may be its home and exist. A home that exists keeps its size, so the requested size is not
+    checked against the limit.
     """
     requested = session.spec.resources
     offer = template.spec.resources
@@ -124,10 +114,10 @@ def resolve(
     memory = requested.memory if requested else offer.default_memory
     gpu = 0 if offer.default_gpu == 0 else (requested.gpu if requested else offer.default_gpu)
     disk = (requested.ephemeral_storage if requested else None) or offer.default_ephemeral_storage
-    home = resolve_home(session, template)
+    home = resolve_home(session, template, homes)
 
     blocked = _refused_host(session, settings) or _find_blocked(
-        session.spec, template, cpu=cpu, memory=memory, gpu=gpu, disk=disk, home=home, home_exists=home_exists
+        session.spec, template, cpu=cpu, memory=memory, gpu=gpu, disk=disk, home=home, homes=homes
     )
     if blocked:
         return blocked
@@ -155,27 +145,6 @@ def resolve(
     )
 
 
-def resolve_home(session: VDISession, template: VDITemplate) -> Home | None:
-    """The home that this session is to have, if any."""
-    requested = session.spec.persistence or SessionPersistence()
-    offer = template.spec.persistence
-    if not (offer.enabled if requested.enabled is None else requested.enabled):
-        return None
-    claim = home_claim_name(
-        session_name=session.metadata.name,
-        user=session.spec.user,
-        template=session.spec.template,
-        retain=requested.retain,
-    )
-    return Home(
-        claim=claim,
-        size=requested.size or offer.size,
-        storage_class=requested.storage_class or offer.storage_class,
-        mount_path=offer.mount_path,
-        retain=requested.retain,
-    )
-
-
 def _refused_host(session: VDISession, settings: ClusterSettings) -> Blocked | None:
     why = refuse_hostname(session, settings)
     return Blocked(Reason.INVALID_SESSION, f"spec.hostname: {why}.", needs_change=True) if why else None
@@ -190,7 +159,7 @@ def _find_blocked(
     gpu: int,
     disk: str | None,
     home: Home | None,
-    home_exists: bool,
+    homes: Homes,
 ) -> Blocked | None:
     """Every problem of the worst kind in one sentence each, so that one edit can fix them all."""
     name = template.metadata.name
@@ -202,7 +171,7 @@ def _find_blocked(
         message = f"The template {name!r} cannot be used: {_sentences(of_template)}"
         return Blocked(Reason.INVALID_TEMPLATE, message, needs_change=True)
     over = list(_over_limit(template.spec.resources, name, cpu=cpu, memory=memory, gpu=gpu, disk=disk))
-    if home and not home_exists:
+    if home and home.claim not in homes:
         over += _home_over_limit(template, home.size)
     if over:
         return Blocked(Reason.OVER_LIMIT, _sentences(over), needs_change=True)

@@ -76,6 +76,15 @@ def home_claim_name(*, session_name: str, user: str, template: str, retain: bool
     return _shorten(stem, _digest(f"{user}\0{template}"), LABEL_LIMIT)
 
 
+@lru_cache(maxsize=1024)
+def user_home_claim_name(user: str) -> str:
+    """The PersistentVolumeClaim of the home that a user has for all templates with `persistence.scope: User`.
+
+    No template has the empty name, so it never is the claim of a user and a template.
+    """
+    return _shorten(f"home-{user.split('@', maxsplit=1)[0]}", _digest(f"{user}\0"), LABEL_LIMIT)
+
+
 def host_label(*, namespace: str, session_name: str, user: str, key: bytes) -> str:
     """The first label of the host of a session that chooses none: always the same for the same person and name.
 

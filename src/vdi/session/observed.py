@@ -251,6 +251,7 @@ class PersistentVolumeClaimSpec(msgspec.Struct, rename="camel", gc=False):
     """`spec` of a PersistentVolumeClaim."""
 
     volume_name: str = ""
+    access_modes: tuple[str, ...] = ()
 
 
 class PersistentVolumeClaimStatus(msgspec.Struct, gc=False):
@@ -265,6 +266,11 @@ class PersistentVolumeClaim(msgspec.Struct, gc=False):
     metadata: ChildMeta
     spec: PersistentVolumeClaimSpec = msgspec.field(default_factory=PersistentVolumeClaimSpec)
     status: PersistentVolumeClaimStatus = msgspec.field(default_factory=PersistentVolumeClaimStatus)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several desktops may use it at the same time."""
+        return "ReadWriteMany" in self.spec.access_modes
 
 
 class Service(msgspec.Struct, gc=False):

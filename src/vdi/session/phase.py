@@ -60,6 +60,7 @@ def derive(
         pod_name=_pod_name(observed),
         pod_ip=pod.status.pod_ip if pod and phase == Phase.RUNNING else "",
         node_name=pod.spec.node_name if pod else "",
+        home_claim=observed.home_claim,
         observed_generation=session.metadata.generation,
         conditions=tuple(with_times(finding, session, now) for finding in findings),
     )

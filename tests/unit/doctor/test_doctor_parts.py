@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from support.permissions import operator_rules
 from unit.doctor.doctor_builders import SPACE, Cluster
-from unit.doctor.doctor_faults import FAULTS
+from unit.doctor.doctor_faults import FAULTS, two_on_one_home
 from vdi.diagnosis.check import Check
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import BadSnapshotError, Scope, Snapshot, load, save
@@ -26,6 +26,7 @@ from vdi.doctor.report.summary import make_report, summarize
 from vdi.findings.render import as_data, as_junit, as_sarif, as_text
 from vdi.kube.certificate import covers
 from vdi.operator import runtime
+from vdi.session.naming import user_home_claim_name
 
 
 def test_the_rights_are_the_documented_ones() -> None:
@@ -139,6 +140,23 @@ def test_homes_keep_hanging_together_when_people_lose_their_names() -> None:
     snapshot = load(save(redact(Cluster(3).snapshot())))
     assert run_checks(snapshot) == []
     assert all(pod.home_claim in {name for _, name in snapshot.claims} for pod in snapshot.pods if pod.home_claim)
+
+
+def test_a_home_of_all_templates_loses_the_name_of_its_user_too() -> None:
+    cluster = Cluster()
+    user = cluster.objects["vdisessions"][0]["spec"]["user"]
+    claim = cluster.objects["persistentvolumeclaims"][0]
+    claim["metadata"]["name"] = user_home_claim_name(user)
+    ((_, name),) = load(save(redact(cluster.snapshot()))).claims
+    assert name == user_home_claim_name("person-1@example.invalid")
+
+
+def test_several_desktops_may_write_to_a_home_with_read_write_many() -> None:
+    cluster = Cluster()
+    two_on_one_home(cluster)
+    assert "home_mounted_twice" in {finding.code for finding in run_checks(cluster.snapshot())}
+    cluster.objects["persistentvolumeclaims"][0]["spec"]["accessModes"] = ["ReadWriteMany"]
+    assert "home_mounted_twice" not in {finding.code for finding in run_checks(cluster.snapshot())}
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ async def test_a_desktop_without_gpu_and_home_offers_neither(stage: Stage) -> No
 async def test_who_has_one_already_is_reported_that_files_are_used_by_one(stage: Stage) -> None:
     stage.put(running("first", template="ubuntu"))
     page = text_of((await stage.browser().get("/catalogue/ubuntu")).text)
-    assert "You have one of these already first uses the files" in page
+    assert "Your files are in use first has the home of this desktop" in page
 
 
 def test_only_what_uses_the_home_is_in_the_way() -> None:

@@ -12,7 +12,7 @@ from vdi.api.template import VDITemplate
 from vdi.kube.clock import SystemClock
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
-from vdi.operator.caches import Caches, shared_home
+from vdi.operator.caches import Caches
 from vdi.operator.context import ClusterContext
 from vdi.operator.host_key import HostKey
 from vdi.operator.hosts import Hosts
@@ -21,6 +21,7 @@ from vdi.operator.reservations import Reservations
 from vdi.operator.watch_handlers import WatchHandlers
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import host_taken
+from vdi.session.homes import home_names
 from vdi.session.hosts import build_reservation
 from vdi.session.naming import host_label
 from vdi.session.observed import Event, HostReservation, Node, PersistentVolumeClaim, Pod, Route, Secret
@@ -28,6 +29,11 @@ from vdi.session.observed import Event, HostReservation, Node, PersistentVolumeC
 T = TypeVar("T")
 NAMESPACE = "vdi-sessions"
 KEY = b"k" * 32
+
+
+def home_of(session: VDISession) -> str:
+    """The claim of its user and template."""
+    return home_names(session)[0]
 
 
 class World:
@@ -130,20 +136,20 @@ def test_oldest_of_several_gets_the_home(world: World) -> None:
 
 def test_pod_that_mounts_the_home_holds_it_against_older_sessions(world: World) -> None:
     old, young = world.session("old", OLD), world.session("young", YOUNG)
-    world.pod("young", "young", shared_home(young))
+    world.pod("young", "young", home_of(young))
     assert world.observer.observe(old).home_holder == "young"
     assert world.observer.observe(young).home_holder is None
 
 
 def test_pod_of_a_session_that_is_gone_still_holds_the_home(world: World) -> None:
     session = world.session("new")
-    world.pod("ghost", "ghost", shared_home(session))
+    world.pod("ghost", "ghost", home_of(session))
     assert world.observer.observe(session).home_holder == "ghost"
 
 
 def test_reservation_counts_until_the_pod_is_seen(world: World) -> None:
     old, young = world.session("old", OLD), world.session("young", YOUNG)
-    assert world.reservations.reserve(shared_home(young), young.metadata.uid)
+    assert world.reservations.reserve(home_of(young), young.metadata.uid)
     assert world.observer.observe(old).home_holder == "young"
     assert world.observer.observe(young).home_holder is None
 
@@ -158,7 +164,7 @@ def test_session_that_cannot_start_does_not_keep_others_from_the_home(world: Wor
 def test_session_with_an_existing_larger_home_keeps_it(world: World) -> None:
     young = world.session("young", YOUNG)
     old = world.session("old", OLD, persistence={"size": "500Ti"})
-    world.put(world.caches.claims, PersistentVolumeClaim, shared_home(old))
+    world.put(world.caches.claims, PersistentVolumeClaim, home_of(old))
     assert world.observer.observe(young).home_holder == "old"
 
 
@@ -166,6 +172,66 @@ def test_other_users_and_other_templates_have_other_homes(world: World) -> None:
     world.session("bobs", OLD, user="bob@example.com")
     world.session("other", OLD, template="other")
     assert world.observer.observe(world.session("young", YOUNG)).home_holder is None
+
+
+def a_shared_claim(world: World, session: VDISession) -> str:
+    """The claim of the user's home, for several desktops at a time."""
+    claim = home_names(session)[1]
+    world.put(world.caches.claims, PersistentVolumeClaim, claim, spec={"accessModes": ["ReadWriteMany"]})
+    return claim
+
+
+def test_desktops_of_two_templates_with_scope_user_have_one_home(world: World) -> None:
+    for name in ("cad", "office"):
+        world.template(name, persistence={"scope": "User"})
+    first, second = world.session("first", OLD, template="cad"), world.session("second", YOUNG, template="office")
+    assert world.observer.observe(second).home_holder == "first"
+    assert world.observer.observe(first).home_claim == world.observer.observe(second).home_claim
+    other = world.session("other", OLD, template="cad", user="bob@example.com")
+    assert world.observer.observe(other).home_holder is None
+
+
+def test_a_home_of_user_and_template_is_used_on_when_the_scope_becomes_user(world: World) -> None:
+    world.template("cad", persistence={"scope": "User"})
+    world.template("office", persistence={"scope": "User"})
+    session = world.session("first", OLD, template="cad")
+    world.put(world.caches.claims, PersistentVolumeClaim, home_of(session))
+    assert world.observer.observe(session).home_claim == home_of(session)
+    other = world.session("second", YOUNG, template="office")
+    assert world.observer.observe(other).home_claim == home_names(other)[1]
+    assert world.observer.observe(other).home_holder is None
+
+
+def test_a_home_with_read_write_many_is_held_by_no_desktop(world: World) -> None:
+    world.template("cad", persistence={"scope": "User", "accessMode": "ReadWriteMany"})
+    first, second = world.session("first", OLD, template="cad"), world.session("second", YOUNG, template="cad")
+    assert world.observer.observe(second).home_holder == "first", "until the claim is there"
+    world.pod("first", "first", a_shared_claim(world, first))
+    assert world.observer.observe(second).home_holder is None
+
+
+def test_scope_session_gives_each_session_its_own_home(world: World) -> None:
+    world.template("cad", persistence={"scope": "Session"})
+    world.session("first", OLD, template="cad")
+    observed = world.observer.observe(world.session("second", YOUNG, template="cad"))
+    assert (observed.home_claim, observed.home_holder) == ("second-home", None)
+
+
+def test_a_template_with_scope_user_wakes_desktops_of_other_templates(world: World) -> None:
+    world.template("cad", persistence={"scope": "User"})
+    world.template("office", persistence={"scope": "User"})
+    world.session("first", OLD, template="cad")
+    world.session("second", YOUNG, template="office")
+    world.session("else", YOUNG, user="bob@example.com")
+    world.woken.clear()
+    metadata = {"generation": 2}
+    world.put(world.caches.templates, VDITemplate, "cad", metadata=metadata, spec={"image": "i"})
+    assert world.woken == {"first", "second"}
+
+
+def test_the_status_names_the_home_also_when_the_template_is_gone(world: World) -> None:
+    session = world.session("first", template="gone", status={"homeClaim": "home-alice-1"})
+    assert world.observer.observe(session).home_claim == "home-alice-1"
 
 
 def test_route_holds_its_host_against_older_sessions(world: World) -> None:
@@ -186,7 +252,7 @@ def test_children_of_others_are_not_seen(world: World) -> None:
 
 def test_events_are_those_of_this_pod_and_its_home(world: World) -> None:
     session = world.session("alice")
-    claim = shared_home(session)
+    claim = home_of(session)
     pod = world.pod("alice", "alice", claim)
     for name, kind, subject, uid in (
         ("now", "Pod", "alice", pod.metadata.uid),
@@ -241,7 +307,7 @@ def test_template_wakes_its_sessions_when_its_spec_changes(world: World) -> None
 
 def test_end_of_a_pod_wakes_who_waits_for_its_home(world: World) -> None:
     first = world.session("first")
-    pod = world.pod("first", "first", shared_home(first))
+    pod = world.pod("first", "first", home_of(first))
     world.session("second")
     world.woken.clear()
     world.caches.pods.observe_deleted(pod)
@@ -267,7 +333,7 @@ def test_end_of_a_session_wakes_its_rivals_and_is_forgotten(world: World) -> Non
 
 
 def test_home_wakes_all_who_share_it(world: World) -> None:
-    claim = shared_home(world.session("first"))
+    claim = home_of(world.session("first"))
     world.woken.clear()
     world.put(world.caches.claims, PersistentVolumeClaim, claim)
     assert world.woken == {"first"}

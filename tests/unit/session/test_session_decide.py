@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from support.builders import CREATED, a_claim, a_pod, a_session, a_template
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Contender, Observed, decide, find_holder, host_taken
+from vdi.session.homes import home_names
 from vdi.session.times import parse_time
 
 SETTINGS = ClusterSettings()
@@ -33,7 +34,8 @@ def test_a_home_that_exists_may_be_larger_than_the_template_allows() -> None:
     large = a_session(persistence={"size": "500Ti"})
     blocked = decide(Observed(large, a_template()), SETTINGS, NOW).blocked
     assert blocked and blocked.reason == "OverLimit"
-    assert decide(Observed(large, a_template(), home=a_claim()), SETTINGS, NOW).desktop
+    homes = {home_names(large)[0]: a_claim()}
+    assert decide(Observed(large, a_template(), home=a_claim(), homes=homes), SETTINGS, NOW).desktop
     assert decide(Observed(large, a_template(), pod=a_pod(home="home"), home=a_claim()), SETTINGS, NOW).blocked is None
 
 

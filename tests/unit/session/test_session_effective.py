@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.builders import a_session, a_template
+from support.builders import a_claim, a_session, a_template
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Blocked, Desktop, resolve
+from vdi.session.homes import home_names
 from vdi.session.units import parse_quantity
 
 SETTINGS = ClusterSettings()
@@ -125,7 +126,8 @@ def test_a_new_home_is_no_larger_than_the_template_allows(size: str, offer: dict
         assert isinstance(answer, Blocked)
         assert (answer.reason, answer.needs_change) == ("OverLimit", True)
         assert words in answer.message
-    assert isinstance(resolve(session, template, SETTINGS, home_exists=True), Desktop), "it keeps the size that it has"
+    homes = {name: a_claim(name=name) for name in home_names(session)}
+    assert isinstance(resolve(session, template, SETTINGS, homes), Desktop), "it keeps the size that it has"
 
 
 def test_all_that_is_over_is_said_at_once() -> None:

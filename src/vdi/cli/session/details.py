@@ -15,7 +15,8 @@ from vdi.kube.transport import Client
 from vdi.operator.kinds import ROUTES
 from vdi.session.conditions import HOME_BOUND, Reason
 from vdi.session.explain import StartState, explain
-from vdi.session.naming import home_claim_name, pod_name, route_name, secret_name, service_name
+from vdi.session.homes import own_claim, retained_claim
+from vdi.session.naming import pod_name, route_name, secret_name, service_name
 from vdi.session.observed import Event, PersistentVolumeClaim, Pod
 from vdi.session.scheduling import explain_unschedulable
 
@@ -26,9 +27,8 @@ _ABSENT = {"Pending": "not made yet", "Suspended": "none while it is suspended"}
 
 async def collect_details(client: Client, session: VDISession) -> SessionDetails:
     """Collect the details of one session; all reads run concurrently."""
-    meta, spec = session.metadata, session.spec
-    retained = spec.persistence is None or spec.persistence.retain
-    claim = home_claim_name(session_name=meta.name, user=spec.user, template=spec.template, retain=retained)
+    meta = session.metadata
+    claim = retained_claim(session) or own_claim(session) or ""
     pod = session.status.pod_name or pod_name(meta.name)
     objects = [
         (PODS, pod, _pod_state),
@@ -36,7 +36,7 @@ async def collect_details(client: Client, session: VDISession) -> SessionDetails
         (ROUTES, route_name(meta.name), _route_state),
         (SECRETS, secret_name(meta.name), lambda _: "opens the desktop"),
     ]
-    if condition_reason(session, HOME_BOUND) != Reason.NO_HOME:
+    if claim and condition_reason(session, HOME_BOUND) != Reason.NO_HOME:
         objects.append((CLAIMS, claim, _claim_state))
     absent = _ABSENT.get(session.status.phase, "missing")
     *found, events = await asyncio.gather(

@@ -14,8 +14,8 @@ from vdi.cli.output import Raw, duration, parse_time
 from vdi.cli.session.backend import Backend, Opening
 from vdi.cli.session.view import phase
 from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.homes import may_use, own_claim, retained_claim
 from vdi.session.lifetime import run_length
-from vdi.session.naming import home_claim_name
 from vdi.session.units import format_duration, parse_duration
 
 FIND_OPERATOR = (
@@ -68,18 +68,12 @@ async def plan_removals(backend: Backend, names: Sequence[str], *, delete_home: 
 async def _plan(backend: Backend, name: str, delete_home: bool) -> Removal | CliError:
     try:
         session = await get_session(backend, name)
-        persistence = session.spec.persistence
-        if persistence and persistence.enabled is False:
-            return Removal(session, None, None)
-        retained = persistence is None or persistence.retain
-        claim = home_claim_name(
-            session_name=name, user=session.spec.user, template=session.spec.template, retain=retained
-        )
-        if not retained:
-            return Removal(session, None, claim)  # owned by the session: garbage collection deletes it
+        claim = retained_claim(session)
+        if claim is None:
+            return Removal(session, None, own_claim(session))  # owned by the session: garbage collection deletes it
         if not delete_home:
             return Removal(session, None, None)
-        await _refuse_shared_home(backend, session)
+        await _refuse_shared_home(backend, session, claim)
         if not await backend.has_home(session, claim):
             return Removal(session, None, None)
     except CliError as failure:
@@ -87,11 +81,11 @@ async def _plan(backend: Backend, name: str, delete_home: bool) -> Removal | Cli
     return Removal(session, claim, claim)
 
 
-async def _refuse_shared_home(backend: Backend, session: VDISession) -> None:
+async def _refuse_shared_home(backend: Backend, session: VDISession, claim: str) -> None:
     mine = session.metadata.name
     for raw in await backend.list(session.spec.user, everywhere=False):
         other = as_session(raw)
-        if other.spec.template == session.spec.template and other.metadata.name != mine:
+        if other.metadata.name != mine and may_use(other, claim):
             raise CliError(
                 f"session {mine} shares its home with session {other.metadata.name}, so the home is not deleted and"
                 f" {mine} neither: remove {other.metadata.name} first, or leave out --delete-home"

@@ -9,6 +9,7 @@ from vdi.api.session import QueueStatus, VDISession
 from vdi.cli.output import age, columns, condition_lines, duration, parse_time
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, WARNING_TYPES
 from vdi.session.graphics import describe_encoder, describe_renderer
+from vdi.session.homes import own_claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +196,11 @@ def _failures(session: VDISession, now: datetime) -> str:
 
 def _home(session: VDISession) -> str:
     request = session.spec.persistence
+    kept = "deleted with the session" if own_claim(session) else "kept when the session goes"
     if request is None:
-        return "as the template says, kept when the session goes"
+        return f"as the template says, {kept}"
     if request.enabled is False:
         return "none: files are gone with the session"
-    kept = "kept when the session goes" if request.retain else "deleted with the session"
     return f"{request.size or 'size of the template'}, {kept}"
 
 

@@ -247,14 +247,17 @@ def homes_on_lost_nodes(snapshot: Snapshot) -> Iterator[Finding]:
 
 @check("pods", "persistentvolumeclaims")
 def homes_mounted_twice(snapshot: Snapshot) -> Iterator[Finding]:
-    """Two pods that write to one home: browsers and editors spoil each other's files."""
+    """Two pods that write to one home that is for one: browsers and editors spoil each other's files."""
     users: dict[tuple[str, str], list[str]] = defaultdict(list)
     for pod in snapshot.pods:
         if pod.status.phase not in ("Succeeded", "Failed") and pod.home_claim in pod.writes_to:
             users[pod.metadata.namespace, str(pod.home_claim)].append(pod.metadata.name)
     for (namespace, claim), pods in sorted(users.items()):
         ours = snapshot.find("persistentvolumeclaims", claim, namespace)
-        if len(pods) > 1 and ours and (ours["metadata"].get("labels") or {}).items() >= MANAGED_BY.items():
+        present = snapshot.claims.get((namespace, claim))
+        if len(pods) < 2 or not ours or (present and present.is_shared):
+            continue
+        if (ours["metadata"].get("labels") or {}).items() >= MANAGED_BY.items():
             yield found(
                 "home_mounted_twice",
                 f"persistentvolumeclaim/{namespace}/{claim}",

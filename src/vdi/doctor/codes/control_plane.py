@@ -156,7 +156,7 @@ CONTROL_PLANE = (
     _code(
         code="home_in_use",
         severity=Severity.WARNING,
-        means="Another session of the same user and template has the home. Two desktops never write to one home.",
+        means="Another session of the same user has the home, which is for one desktop at a time (ReadWriteOnce).",
         proof="The session's status.",
         remedy="End or suspend the other session: this one then starts by itself.",
     ),

@@ -17,8 +17,9 @@ from vdi.session import naming
 from vdi.session.capacity_matching import read_capacity
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
 from vdi.session.decide import Observed, decide
-from vdi.session.effective import Blocked, Desktop, resolve, resolve_home
+from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.explain import Explanation, explain
+from vdi.session.homes import home_names, resolve_home
 from vdi.session.observed import Event, PersistentVolumeClaim, Pod, Route, Service
 from vdi.session.queueing.messages import explain_shortage, find_fitting
 from vdi.session.queueing.queue import Queue
@@ -98,17 +99,23 @@ class SessionDiagnosis:
     def desktop(self) -> Desktop | Blocked | None:
         """What it asks for; None: its template is not there."""
         template, policy = self._template, settings_for(self.snapshot, self.namespace)
-        return resolve(self.session, template, policy, home_exists=self.home is not None) if template else None
+        return resolve(self.session, template, policy, self.homes) if template else None
 
     @property
     def _template(self) -> VDITemplate | None:
         return self.snapshot.templates.get(self.session.spec.template)
 
     @cached_property
+    def homes(self) -> dict[str, PersistentVolumeClaim]:
+        """The claims that may be its home and exist."""
+        found = ((name, self.snapshot.claims.get((self.namespace, name))) for name in home_names(self.session))
+        return {name: claim for name, claim in found if claim}
+
+    @cached_property
     def home(self) -> PersistentVolumeClaim | None:
         """Its home."""
         name = self.pod.home_claim if self.pod else None
-        if name is None and self._template and (home := resolve_home(self.session, self._template)):
+        if name is None and self._template and (home := resolve_home(self.session, self._template, self.homes)):
             name = home.claim
         return self.snapshot.claims.get((self.namespace, name)) if name else None
 
@@ -124,6 +131,7 @@ class SessionDiagnosis:
             template=self._template,
             pod=pod,
             home=self.home,
+            homes=self.homes,
             service=msgspec.convert(service, Service) if service else None,
             route=msgspec.convert(route, Route) if route else None,
             events=tuple(self._events()),

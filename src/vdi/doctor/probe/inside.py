@@ -94,7 +94,7 @@ def build_probe(
         "kind": "PersistentVolumeClaim",
         "metadata": meta,
         "spec": {
-            "accessModes": ["ReadWriteOnce"],
+            "accessModes": [spec.persistence.access_mode.value],
             "storageClassName": spec.persistence.storage_class,
             "resources": {"requests": {"storage": "1Mi"}},
         },

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vdi.api.session import SessionSpec, VDISession
-from vdi.api.template import VDITemplate
+from vdi.api.template import AccessMode, HomeScope, VDITemplate
 from vdi.gateway.portal.pages import Choice
 from vdi.gateway.users import User, normal_user
 from vdi.gateway.web.template_filters import memory
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.lifetime import max_timeout
+from vdi.session.naming import user_home_claim_name
 from vdi.session.request import SessionRequest, generate_name
 from vdi.session.units import parse_duration, parse_quantity
 
@@ -20,6 +21,11 @@ _TIMES = ("1h", "2h", "4h", "8h", "12h", "24h", "72h", "168h")
 _IDLE = ("15m", "30m", "1h", "2h", "4h", "8h")
 _TIME_WORDS = {"24h": "1 day", "72h": "3 days", "168h": "1 week"}
 _MOST_GPUS = 64
+_HOME_NOTES = {
+    HomeScope.USER_AND_TEMPLATE: "The home of this template: what you save there is there again next time.",
+    HomeScope.USER: "Your home: what you save there is there again next time, also in your other desktops that use it.",
+    HomeScope.SESSION: "A home of this desktop alone: it survives a restart, and is deleted with the desktop.",
+}
 _TAKEN = 100
 """Names that are tried until one is free."""
 DEFAULT_TIMEOUT: str = SessionSpec(user="", template="").timeout
@@ -36,6 +42,8 @@ class Offer:
     idle: list[Choice]
     home: bool
     """Whether the template has a home that can be done without."""
+    home_note: str
+    """Who finds the files in it again."""
 
 
 def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
@@ -53,6 +61,7 @@ def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
         timeouts=[Choice(time, _time_words(time)) for time in _times(max_timeout(template, cluster))],
         idle=[Choice("", idle_default), *(Choice(time, f"after {_time_words(time)}") for time in _IDLE)],
         home=template.spec.persistence.enabled,
+        home_note=_HOME_NOTES[template.spec.persistence.scope],
     )
 
 
@@ -107,13 +116,17 @@ def session_request(form: Mapping[str, str], template: VDITemplate, user: User) 
 
 def sharing_home(sessions: Iterable[VDISession], template: VDITemplate, user: User) -> list[str]:
     """The names of this person's desktops whose home a new one of this template would have to wait for."""
-    if not template.spec.persistence.enabled:
+    offer = template.spec.persistence
+    if not offer.enabled or offer.scope is HomeScope.SESSION or offer.access_mode is AccessMode.READ_WRITE_MANY:
         return []
     return [
         session.metadata.name
         for session in sessions
         if normal_user(session.spec.user) == normal_user(user.email)
-        and session.spec.template == template.metadata.name
+        and (
+            session.spec.template == template.metadata.name
+            or (offer.scope is HomeScope.USER and session.status.home_claim == user_home_claim_name(session.spec.user))
+        )
         and not session.spec.suspended
         and not session.metadata.deletion_timestamp
         and (session.spec.persistence is None or (session.spec.persistence.enabled is not False))

@@ -1,0 +1,121 @@
+"""Scopes and access modes of homes. Against a real API server; the test is the kubelet and the provisioner."""
+
+import pytest
+
+from cluster.operator_stage import Stage, condition
+from vdi.kube.errors import Invalid
+from vdi.kube.resource import CLAIMS, PODS
+from vdi.operator.kinds import SESSIONS, TEMPLATES
+from vdi.session.naming import home_claim_name, user_home_claim_name
+
+pytestmark = pytest.mark.timeout(150)
+ALICE = "alice@example.com"
+
+
+async def home_of(stage: Stage, name: str) -> str:
+    """The claim that this session's pod mounts."""
+    (pod,) = await stage.owned(PODS, await stage.run(name))
+    (volume,) = (volume for volume in pod["spec"]["volumes"] if volume["name"] == "home")
+    return str(volume["persistentVolumeClaim"]["claimName"])
+
+
+async def end(stage: Stage, name: str) -> None:
+    await stage.delete(SESSIONS, name)
+    await stage.gone(SESSIONS, name)
+
+
+async def two_templates(stage: Stage, **persistence: str) -> tuple[str, str]:
+    names = f"{stage.namespace}-cad", f"{stage.namespace}-office"
+    for name in names:
+        await stage.template_named(name, persistence={"scope": "User", **persistence})
+    return names
+
+
+async def test_one_home_for_all_templates_and_one_desktop_at_a_time(stage: Stage) -> None:
+    cad, office = await two_templates(stage)
+    async with stage.operator():
+        await stage.session("first", cad)
+        assert await home_of(stage, "first") == user_home_claim_name(ALICE)
+        await stage.session("second", office)
+        waiting = await stage.reach("second", "Pending", f"The home of {ALICE} is in use by the session 'first'")
+        assert condition(waiting, "Admitted")["reason"] == "HomeInUse"
+        await stage.session("other", office, user="bob@example.com")
+        assert await home_of(stage, "other") == user_home_claim_name("bob@example.com")
+        await end(stage, "first")
+        assert await home_of(stage, "second") == user_home_claim_name(ALICE)
+        assert (await stage.reach("second", "Running"))["status"]["homeClaim"] == user_home_claim_name(ALICE)
+    claims = {claim["metadata"]["name"]: claim for claim in await stage.all(CLAIMS)}
+    assert set(claims) == {user_home_claim_name(ALICE), user_home_claim_name("bob@example.com")}
+    annotations = claims[user_home_claim_name(ALICE)]["metadata"]["annotations"]
+    assert annotations == {"vdi.kasm.io/user": ALICE}
+
+
+async def test_a_waiting_desktop_starts_when_the_other_template_leaves_the_scope(stage: Stage) -> None:
+    cad, office = await two_templates(stage)
+    async with stage.operator():
+        await stage.session("first", cad, suspended=True)
+        await stage.reach("first", "Suspended")
+        await stage.session("second", office)
+        assert await home_of(stage, "second") == user_home_claim_name(ALICE)
+        await stage.patch(SESSIONS, "first", {"spec": {"suspended": False}})
+        await stage.reach("first", "Pending", "is in use by the session 'second'")
+        await stage.api.patch(TEMPLATES, cad, {"spec": {"persistence": {"scope": "UserAndTemplate"}}}, into=dict)
+        claim = home_claim_name(session_name="", user=ALICE, template=cad, retain=True)
+        assert await home_of(stage, "first") == claim
+
+
+async def test_several_desktops_use_a_home_with_read_write_many(stage: Stage) -> None:
+    cad, office = await two_templates(stage, accessMode="ReadWriteMany")
+    async with stage.operator():
+        await stage.session("first", cad)
+        await stage.session("second", office)
+        claim = user_home_claim_name(ALICE)
+        assert (await home_of(stage, "first"), await home_of(stage, "second")) == (claim, claim)
+    (home,) = await stage.all(CLAIMS)
+    assert home["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+async def test_a_change_of_the_scope_takes_no_files_away(stage: Stage) -> None:
+    """A desktop that runs goes on, and who has a home of the template keeps it; who has none gets one of the user."""
+    template = await stage.template()
+    old = home_claim_name(session_name="", user=ALICE, template=template, retain=True)
+    async with stage.operator():
+        await stage.session("first", template)
+        assert await home_of(stage, "first") == old
+        await stage.api.patch(TEMPLATES, template, {"spec": {"persistence": {"scope": "User"}}}, into=dict)
+        await stage.session("bobs", template, user="bob@example.com")
+        assert await home_of(stage, "bobs") == user_home_claim_name("bob@example.com")
+        assert (await stage.reach("first", "Running"))["status"]["homeClaim"] == old
+        await end(stage, "first")
+        await stage.session("again", template)
+        assert await home_of(stage, "again") == old
+
+
+async def test_a_home_of_scope_session_belongs_to_its_session(stage: Stage) -> None:
+    template = await stage.template(persistence={"scope": "Session"})
+    async with stage.operator():
+        first = await stage.session("first", template)
+        await stage.session("second", template)
+        assert (await home_of(stage, "first"), await home_of(stage, "second")) == ("first-home", "second-home")
+        (claim,) = await stage.owned(CLAIMS, first)
+        assert claim["metadata"]["name"] == "first-home"
+
+
+async def test_the_largest_home_that_a_template_allows_holds_for_the_home_of_a_user(stage: Stage) -> None:
+    cad, _ = await two_templates(stage)
+    async with stage.operator():
+        await stage.session("first", cad, persistence={"size": "500Ti"})
+        words = f"spec.persistence.size: 500Ti is more than the 10Gi that template '{cad}' allows"
+        refused = await stage.reach("first", "Failed", words)
+        assert condition(refused, "Admitted")["reason"] == "OverLimit"
+        assert await stage.all(CLAIMS) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [("scope", "Everyone", '"Session"'), ("accessMode", "ReadOnlyMany", '"ReadWriteMany"')],
+)
+async def test_a_value_that_is_none_is_refused(stage: Stage, field: str, value: str, allowed: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        await stage.template(persistence={field: value})
+    assert all(words in str(refused.value) for words in (f"spec.persistence.{field}", value, allowed))
