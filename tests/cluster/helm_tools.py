@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from tools.generate.chart_render import read_objects
+from tools.generate.chart_render import DEV_IMAGES, read_objects
 from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
 
 CHART = Path(__file__).parents[2] / "charts/vdi"
+_RENDERING_COMMANDS = ("template", "install", "upgrade")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Tools:
     def helm(self, *words: str) -> subprocess.CompletedProcess[str]:
         folders = {f"HELM_{kind}_HOME": str(self.home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
         environment = {**os.environ, **folders, "KUBECONFIG": str(self.kubeconfig)}
-        command = [str(self.helm_binary), *words]
+        command = [str(self.helm_binary), *with_images(words)]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
     def upgrade(self, chart: Path = CHART, *words: str) -> str:
@@ -85,6 +86,13 @@ def _render(tools: Tools, words: tuple[str, ...]) -> str:
     done = tools.helm("template", "vdi", str(CHART), "--namespace", "vdi-system", *known, *words)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def with_images(words: Sequence[str]) -> list[str]:
+    """helm's arguments; where they render our chart, with images, which values that follow override."""
+    if words[0] not in _RENDERING_COMMANDS or not any((Path(word) / "templates/_pods.tpl").is_file() for word in words):
+        return [*words]
+    return [words[0], "--values", str(DEV_IMAGES), *words[1:]]
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from cryptography import x509
 from cluster.edge_traefik import connector, free_port
 from cluster.operator_stage import Stage
 from support.waiting import eventually
+from tools.generate.chart_render import values_words
 from vdi.devcluster import binaries, pki
 from vdi.devcluster.progress import Progress
 from vdi.operator.kinds import ROUTES
@@ -162,7 +163,14 @@ async def test_all_desktops_and_the_portal_share_one_certificate(
 
 def chart_tls(helm: Path) -> object:
     """TLS of the chart's own route."""
-    words = ["template", "vdi", str(CHART), "--set", f"domain={DOMAIN},traefik.certResolver=le"]
+    words = [
+        "template",
+        "vdi",
+        str(CHART),
+        *values_words("values.yaml"),
+        "--set",
+        f"domain={DOMAIN},traefik.certResolver=le",
+    ]
     rendered = subprocess.run([helm, *words], capture_output=True, text=True, check=True, timeout=55).stdout
     (route,) = [one for one in yaml.safe_load_all(rendered) if one and one["kind"] == "IngressRoute"]
     return route["spec"]["tls"]

@@ -10,7 +10,7 @@ import yaml
 
 from cluster.helm_tools import Tools, open_tools
 from tools.generate import chart, chart_pages
-from tools.generate.chart_render import CHART, ROOT, VALUES_FILES, images_of, render
+from tools.generate.chart_render import CHART, ROOT, VALUES_FILES, images_of, render, values_words
 from tools.generate.chart_summary import identity
 
 CRDS = Path(__file__).parent / "chart_crds.yaml"
@@ -46,6 +46,21 @@ def test_what_is_generated_from_renders_is_up_to_date(tools: Tools) -> None:
         str(path.relative_to(ROOT)) for path, text in made.items() if not path.exists() or path.read_text() != text
     ]
     assert stale == [], "run: make generate"
+
+
+def test_the_manifests_of_a_checkout_are_refused_until_an_image_is_set(tools: Tools) -> None:
+    def apply(text: str) -> "subprocess.CompletedProcess[str]":
+        command = [str(tools.kubectl_binary), "--kubeconfig", str(tools.kubeconfig), "apply", "--server-side"]
+        command += ["--dry-run=server", "--force-conflicts", "-f", "-"]
+        return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+
+    text = chart.MANIFEST.read_text()
+    refused = apply(text)
+    for name in ("vdi-operator", "vdi-gateway"):
+        sentence = f'Deployment.apps "{name}" is invalid: spec.template.spec.containers[0].image: Required value'
+        assert refused.returncode == 1 and sentence in refused.stderr, refused.stderr
+    accepted = apply(text.replace('image: ""', "image: registry.example.com/vdi/vdi:1"))
+    assert accepted.returncode == 0, accepted.stderr
 
 
 def test_the_small_values_fit_a_node_of_4_and_of_8_gigabytes(tools: Tools) -> None:
@@ -147,7 +162,7 @@ def test_passwords_are_made_once_and_outlive_upgrade_rollback_and_release(tools:
 def test_two_renders_are_equal(tools: Tools, name: str) -> None:
     """What a GitOps tool compares; templates and pools come with it, though Helm sees no CRD."""
     assumed = ("--set", "crds.assumeInstalled=true", "--set", "pools.warm.template=small")
-    words = ("template", "vdi", str(CHART), "--namespace", "vdi-system", "-f", str(CHART / name), *assumed)
+    words = ("template", "vdi", str(CHART), "--namespace", "vdi-system", *values_words(name), *assumed)
     first, second = (tools.helm(*words) for _ in range(2))
     assert first.returncode == 0, first.stderr
     assert first.stdout == second.stdout
@@ -172,6 +187,6 @@ def test_the_list_of_images_misses_none(tools: Tools) -> None:
     (pipe,) = [part.split("```")[0] for part in page.split("```sh\n") if part.startswith("helm template")]
     script = pipe.replace("helm ", f"{tools.helm_binary} ", 1)
     for name in VALUES_FILES:
-        words = script.replace("my-values.yaml", str(CHART / name))
+        words = script.replace("-f my-values.yaml", " ".join(values_words(name)))
         done = subprocess.run(["sh", "-ec", words], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
         assert done.stdout.split() == sorted(images_of(render(tools.helm_binary, name)))

@@ -61,7 +61,9 @@ def kube(kubectl: list[str]) -> Kube:
 @pytest.fixture
 def operator(kube: Kube, kubeconfig: Path, tmp_path: Path) -> Iterator[Path]:
     """The operator as a process of its own, with the token of the chart's ServiceAccount; gives its log."""
-    kube("apply", "--server-side", "--force-conflicts", "-f", str(chart.MANIFEST))
+    manifest = tmp_path / "vdi.yaml"
+    manifest.write_text(chart.MANIFEST.read_text().replace('image: ""', "image: localhost/vdi/vdi:dev"))
+    kube("apply", "--server-side", "--force-conflicts", "-f", str(manifest))
     for crd in build_crds():
         kube("wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}", "--timeout=20s")
     config = yaml.safe_load(kubeconfig.read_text())

@@ -22,6 +22,7 @@ import yaml
 from cluster.gpu_player import CRD, NAMESPACE, PLUGIN, POLICY, daemon_set, played
 from cluster.stand_in import STAND_IN, add_node, nodes_stand_in
 from support.waiting import wait_until
+from tools.generate.chart_render import DEV_IMAGES
 from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
 from vdi.kube.config_loading import load_config
@@ -327,7 +328,7 @@ def test_the_manifests_do_the_same_and_the_missions_own_patch_does_not(operator:
 def test_the_charts_config_map_does_the_same_once_the_policy_names_it(
     operator: Site, programs: Mapping[str, Path]
 ) -> None:
-    on = ("--set", "gpu.timeSlicing.enabled=true", "--set", "gpu.timeSlicing.configs.big=2")
+    on = ("--values", DEV_IMAGES, "--set", "gpu.timeSlicing.enabled=true", "--set", "gpu.timeSlicing.configs.big=2")
     helm = (programs["helm"], "--kubeconfig", operator.kubeconfig)
     nowhere = ("--dry-run=server", "--create-namespace", "--set", "gpu.timeSlicing.namespace=nowhere")
     refused = operator.run(*helm, "install", "vdi", CHART, "--namespace", "vdi-system", *on, *nowhere)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tools.generate.chart_render import CHART, render
+from tools.generate.chart_render import CHART, DEV_IMAGES, render
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.gpu.sharing.config import Sharing, render_config
@@ -48,7 +48,8 @@ def test_the_notes_have_the_command_with_the_same_numbers(helm: Path) -> None:
 
 
 def notes(helm: Path, *words: str) -> str:
-    command = [str(helm), "install", "vdi", str(CHART), "--namespace", "vdi-system", "--dry-run=client", *words]
+    command = [str(helm), "install", "vdi", str(CHART), "--namespace", "vdi-system", "--dry-run=client"]
+    command += ["--values", str(DEV_IMAGES), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.partition("NOTES:")[2]

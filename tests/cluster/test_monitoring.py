@@ -25,6 +25,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from cluster.operator_stage import Stage
 from support.metrics_token import token_file
 from support.waiting import eventually
+from tools.generate.chart_render import values_words
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.gateway.metrics import Metrics
@@ -267,6 +268,7 @@ def test_the_chart_brings_rules_and_dashboard_as_they_are(tmp_path: Path) -> Non
         "template",
         "vdi",
         str(FILES.parents[1]),
+        *values_words("values.yaml"),
         "--set",
         chosen,
         "--set",
@@ -301,8 +303,8 @@ def test_the_chart_brings_rules_and_dashboard_as_they_are(tmp_path: Path) -> Non
 def test_prometheus_sends_the_token_that_operator_and_gateway_have(tmp_path: Path, own: str) -> None:
     with Progress(tmp_path) as progress:
         helm = binaries.ensure(["helm"], progress=progress)["helm"]
-    words = [str(helm), "template", "vdi", str(FILES.parents[1]), "--set", "monitoring.podMonitor=true"]
-    words += ["--set", f"monitoring.existingSecret={own}"]
+    words = [str(helm), "template", "vdi", str(FILES.parents[1]), *values_words("values.yaml")]
+    words += ["--set", "monitoring.podMonitor=true", "--set", f"monitoring.existingSecret={own}"]
     once, again = (
         subprocess.run(words, capture_output=True, text=True, check=True, timeout=55).stdout for _ in range(2)
     )

@@ -15,6 +15,7 @@ import yaml
 from cluster.helm_tools import CHART, open_tools
 from cluster.release_stage import BROKEN, Release, pods_get_ready
 from support.waiting import wait_until
+from tools.generate.chart_render import values_words
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
@@ -34,6 +35,8 @@ FIRST: dict[str, Any] = {
     "templates": {"small": {"persistence": {"enabled": True, "size": "1Gi"}}},
     "pools": {"warm": {"template": "bare", "replicas": 1}},
 }
+FIRST["image"] = {"repository": "localhost/vdi/vdi", "tag": "dev"}
+FIRST["templates"]["small"]["image"] = "localhost/vdi/desktop:dev"
 FIRST["templates"]["bare"] = {"image": "registry.example.com/desktop:1", "persistence": {"enabled": False}}
 FOREIGN = {
     "certificates": ("cert-manager.io", "v1", "Certificate"),
@@ -63,8 +66,7 @@ def is_helm4(release: Release) -> bool:
 @pytest.mark.timeout(60)
 def test_each_values_file_is_clean_and_renders(release: Release) -> None:
     for name in VALUES:
-        values = ("--values", str(CHART / name))
-        here = ("--kube-version", "1.34.0", *values)
+        here = ("--kube-version", "1.34.0", *values_words(name))
         for words in (("lint", "--strict", str(CHART), *here), ("template", "vdi", str(CHART), *here)):
             done = release.tools.helm(*words)
             assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}{done.stderr}"
@@ -73,6 +75,8 @@ def test_each_values_file_is_clean_and_renders(release: Release) -> None:
 @pytest.mark.timeout(240)
 def test_the_life_of_a_release(release: Release, tmp_path: Path) -> None:
     first = yaml.safe_dump(FIRST)
+    without_images = release.run("install", "--yes", "--set", "domain=vdi.example.com", status=1)
+    assert "no image: set image.repository and image.tag (or image.digest), templates.small.image." in without_images
     release.tools.kubectl("create", "clusterrole", MINE, "--verb=get", "--resource=pods")
     refused = release.run("install", "--dry-run", values=first, status=1)
     assert "VDIPool: warm" in refused
@@ -186,8 +190,7 @@ def every_values_file_in_a_dry_run_on_the_server(release: Release, *newer: str) 
         "wait", "--for=condition=Established", "crd", *(f"{key}.{FOREIGN[key][0]}" for key in FOREIGN)
     )
     for name in VALUES:
-        values = (CHART / name).read_text()
-        said = release.run("upgrade", "--dry-run", *newer, values=values)
+        said = release.run("upgrade", "--dry-run", *newer, *values_words(name))
         assert "✗" not in said, f"{name}: {said}"
 
 

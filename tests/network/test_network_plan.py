@@ -11,7 +11,7 @@ from network import worlds
 from network.evaluate import ask
 from network.matrix import Variant
 from network.roles import NODE, Port, Question, Role
-from tools.generate.chart_render import CHART
+from tools.generate.chart_render import CHART, DEV_IMAGES
 from unit.chart.trial_module import trial
 
 pytestmark = pytest.mark.timeout(600)
@@ -115,6 +115,17 @@ def test_its_pods_pass_restricted_and_are_in_no_way_of_what_runs(helm: Path) -> 
     ],
 )
 def test_a_value_that_would_open_or_close_something_else_is_refused(helm: Path, value: str, said: str) -> None:
-    command = [str(helm), "template", "vdi", str(CHART), "--kube-version", "1.34.0", "--set", value]
+    command = [
+        str(helm),
+        "template",
+        "vdi",
+        str(CHART),
+        "--values",
+        str(DEV_IMAGES),
+        "--kube-version",
+        "1.34.0",
+        "--set",
+        value,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1 and said in done.stderr, done.stderr

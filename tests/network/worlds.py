@@ -8,7 +8,7 @@ from typing import Any
 from network.evaluate import Policy
 from network.matrix import Variant, load
 from network.roles import Role, roles_of
-from tools.generate.chart_render import CHART, read_objects
+from tools.generate.chart_render import CHART, DEV_IMAGES, read_objects
 
 Object = dict[str, Any]
 
@@ -27,17 +27,8 @@ def rendered(helm: Path, variant: Variant, *, with_tests: bool = False) -> list[
 @lru_cache(maxsize=32)  # no one changes what comes back
 def _render(helm: Path, values: tuple[str, ...]) -> list[Object]:
     words = [word for one in values for word in ("--set", one)]
-    command = [
-        str(helm),
-        "template",
-        "vdi",
-        str(CHART),
-        "--namespace",
-        "vdi-system",
-        "--kube-version",
-        "1.34.0",
-        *words,
-    ]
+    command = [str(helm), "template", "vdi", str(CHART), "--namespace", "vdi-system", "--kube-version", "1.34.0"]
+    command += ["--values", str(DEV_IMAGES), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return read_objects(done.stdout)

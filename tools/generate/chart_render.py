@@ -11,6 +11,8 @@ from vdi.api.meta import RELEASE_NAMESPACE
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/vdi"
+DEV_IMAGES = ROOT / "tests/support/dev-images.yaml"
+"""What the chart of a source checkout has no default for."""
 VALUES_FILES = tuple(sorted(path.name for path in CHART.glob("values*.yaml")))
 Object = dict[str, Any]
 
@@ -23,11 +25,20 @@ def render(helm: Path, values_file: str, *words: str) -> list[Object]:
     """
     kinds = "vdi.kasm.io/v1alpha1/VDITemplate,vdi.kasm.io/v1alpha1/VDIPool"
     known = ("--skip-tests", "--kube-version", "1.34.0", "--api-versions", kinds)
-    where = ("--namespace", RELEASE_NAMESPACE, "-f", str(CHART / values_file))
+    where = ("--namespace", RELEASE_NAMESPACE, *values_words(values_file))
     command = [str(helm), "template", "vdi", str(CHART), *where, *known, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return read_objects(done.stdout)
+
+
+def values_words(values_file: str) -> list[str]:
+    """helm's options for the images and one of the chart's values files.
+
+    Not for values.yaml: it has the defaults, and given as an option its empty images would win.
+    """
+    files = [DEV_IMAGES] if values_file == "values.yaml" else [DEV_IMAGES, CHART / values_file]
+    return [word for file in files for word in ("-f", str(file))]
 
 
 def read_objects(text: str) -> list[Object]:

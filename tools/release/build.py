@@ -117,7 +117,7 @@ def write_files(
         export(source, release.commit, root)
         for folder in ("charts", "manifests"):
             stamp(source / folder, release.version)
-            write_references(source / folder, release, digests)
+        write_references(source / "charts/vdi/values.yaml", release, digests)
         manifest = chart_files.manifest_text(helm, source / "charts/vdi")
         (source / "manifests/vdi.yaml").write_text(manifest)
         _write_chart(release, source / "charts/vdi", target)
@@ -137,22 +137,22 @@ def export(folder: Path, commit: str, root: Path) -> None:
         files.extractall(folder, filter="data")
 
 
-def write_references(folder: Path, release: Release, digests: Mapping[str, str]) -> None:
-    """Name the images of the release in place of those of the sources: by digest where a registry has them."""
-    for path in sorted(folder.rglob("*.yaml")):
-        text = path.read_text()
-        for name, digest in digests.items():
-            by_digest = f"@{digest}" if release.registry else ""
-            reference = release.reference(name) + by_digest
-            text = text.replace(f"{SOURCE_REGISTRY}/{name}:dev", reference)
-            repository = reference.partition("@")[0].rpartition(":")[0]
-            text = text.replace(
-                f"repository: {SOURCE_REGISTRY}/{name}\n  tag: dev\n",
-                f"repository: {repository}\n  tag: {release.version}\n",
-            )
-            if by_digest and f"repository: {repository}\n" in text:
-                text = text.replace('\n  digest: ""\n', f"\n  digest: {digest}\n", 1)
-        path.write_text(text)
+def write_references(values: Path, release: Release, digests: Mapping[str, str]) -> None:
+    """Set the chart's images, which a checkout leaves empty: by digest where a registry has them."""
+    repository, _, tag = release.reference("vdi").rpartition(":")
+    by_digest = {name: digest if release.registry else "" for name, digest in digests.items()}
+    desktop = release.reference("desktop") + (by_digest["desktop"] and f"@{by_digest['desktop']}")
+    text = values.read_text()
+    for name, value in (
+        ("repository", repository),
+        ("tag", tag),
+        ("digest", by_digest["vdi"] or '""'),
+        ("image", desktop),
+    ):
+        text, changed = re.subn(rf'^( +{name}): ""$', rf"\1: {value}", text, count=1, flags=re.MULTILINE)
+        if not changed:
+            raise ReleaseError(f'{values.name} has no empty {name}: ""; the chart of a checkout names no image')
+    values.write_text(text)
 
 
 def provenance(release: Release, started: datetime) -> dict[str, Any]:

@@ -4,7 +4,19 @@
 {{- with (index . 0).Values.global.imageRegistry }}
 {{- $repository = printf "%s/%s" . (regexReplaceAll "^(localhost|[^/]*[.:][^/]*)/" $repository "") }}
 {{- end }}
-{{- $repository }}{{ with (index . 1).digest }}@{{ . }}{{ else }}:{{ (index . 1).tag }}{{ end }}
+{{- $repository }}{{ with (index . 1).digest }}@{{ . }}{{ else }}:{{ (index . 1).tag | default (index . 0).Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{/* Fails when an image is not set: the chart of a release names its images, a source checkout cannot. */}}
+{{- define "vdi.requireImages" -}}
+{{- $missing := list }}
+{{- if not .Values.image.repository }}{{ $missing = append $missing "image.repository and image.tag (or image.digest)" }}{{ end }}
+{{- range $name, $spec := .Values.templates }}
+{{- if and $spec (not $spec.image) }}{{ $missing = append $missing (printf "templates.%s.image" $name) }}{{ end }}
+{{- end }}
+{{- with $missing }}
+{{- fail (printf "no image: set %s. The chart of a source checkout has no default image; docs/images.md says how to build yours" (join ", " .)) }}
+{{- end }}
 {{- end }}
 
 {{- define "vdi.imagePullSecrets" -}}

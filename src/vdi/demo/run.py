@@ -74,7 +74,10 @@ def _bring_up(name: str, browser: bool, progress: Progress) -> Demo:
         progress=progress,
     )
     tools = _folder_of_tools(made.state_dir / "tools", found)
+    repository, _, tag = images.VDI.rpartition(":")
     values = {
+        "image": {"repository": repository, "tag": tag},
+        "templates": {TEMPLATE: {"image": images.DESKTOP}},
         "urlPort": made.websecure_port,
         "gateway": {"doctor": True},
         # The tag stays the same when the image was built again: its archive's name has a digest.

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml
 
 from support.releases import TAG, VERSION, git, make_image, sbom_names
 from tools.release import oci, sbom, signing
@@ -92,34 +93,45 @@ def test_a_registry_that_is_an_address_is_refused(repository: Path) -> None:
 
 
 VALUES = """image:
-  repository: localhost/vdi/vdi
-  tag: dev
+  repository: ""
+  tag: ""
   # A comment.
   digest: ""
-template: localhost/vdi/desktop:dev
+templates:
+  small:
+    image: ""
+postgresql:
+  image:
+    digest: ""
 """
 
 
 @pytest.mark.parametrize(
-    ("registry", "values"),
+    ("registry", "image", "desktop"),
     [
         (
             "",
-            f'localhost/vdi/vdi\n  tag: {VERSION}\n  # A comment.\n  digest: ""\n'
-            f"template: localhost/vdi/desktop:{VERSION}\n",
+            {"repository": "localhost/vdi/vdi", "tag": VERSION, "digest": ""},
+            f"localhost/vdi/desktop:{VERSION}",
         ),
         (
             "r.example.com/vdi",
-            f"r.example.com/vdi/vdi\n  tag: {VERSION}\n  # A comment.\n  digest: {DIGEST}\n"
-            f"template: r.example.com/vdi/desktop:{VERSION}@{DIGEST}\n",
+            {"repository": "r.example.com/vdi/vdi", "tag": VERSION, "digest": DIGEST},
+            f"r.example.com/vdi/desktop:{VERSION}@{DIGEST}",
         ),
     ],
 )
-def test_the_chart_names_the_images_of_the_release(tmp_path: Path, registry: str, values: str) -> None:
-    (tmp_path / "values.yaml").write_text(VALUES)
+def test_the_chart_names_the_images_of_the_release(
+    tmp_path: Path, registry: str, image: dict[str, str], desktop: str
+) -> None:
+    (values := tmp_path / "values.yaml").write_text(VALUES)
     release = Release("0.2.0rc1", VERSION, "0" * 40, 0, registry)
-    write_references(tmp_path, release, {"vdi": DIGEST, "desktop": DIGEST})
-    assert (tmp_path / "values.yaml").read_text() == f"image:\n  repository: {values}"
+    write_references(values, release, {"vdi": DIGEST, "desktop": DIGEST})
+    found = yaml.safe_load(values.read_text())
+    assert found["image"] == image and found["templates"]["small"]["image"] == desktop
+    assert found["postgresql"]["image"]["digest"] == "", "the images of others stay as they are"
+    with pytest.raises(ReleaseError, match=r"values\.yaml has no empty repository"):
+        write_references(values, release, {"vdi": DIGEST, "desktop": DIGEST})
 
 
 def test_a_good_release_is_proven_with_the_key_that_is_trusted(signed: Path) -> None:

@@ -1,0 +1,55 @@
+"""The chart of a checkout has no default image: a render without one says what to set."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tools.generate.chart_render import CHART, DEV_IMAGES
+from vdi.devcluster import binaries
+from vdi.devcluster.progress import Progress
+
+OURS = "image.repository and image.tag (or image.digest)"
+DIGEST = f"sha256:{'0' * 64}"
+
+
+@pytest.fixture(scope="module", params=["helm", "helm3"])
+def helm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    name: str = request.param
+    with Progress(tmp_path_factory.mktemp("helm")) as progress:
+        return binaries.ensure([name], progress=progress)[name]
+
+
+def template(helm: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    command = [str(helm), "template", "vdi", str(CHART), "--kube-version", "1.34.0", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("values", "missing"),
+    [
+        ("domain=vdi.localhost", f"{OURS}, templates.small.image"),
+        ("templates=null", OURS),
+        ("image.repository=registry.example.com/vdi", "templates.small.image"),
+        (
+            "image.repository=registry.example.com/vdi,templates.small=null,templates.cad.displayName=CAD",
+            "templates.cad.image",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(helm: Path, values: str, missing: str) -> None:
+    done = template(helm, "--set", values)
+    sentence = f"no image: set {missing}. The chart of a source checkout has no default image; docs/images.md says how"
+    assert done.returncode != 0 and sentence in done.stderr, done.stderr
+
+
+def test_a_digest_wins_and_the_tag_is_the_charts_version(helm: Path) -> None:
+    words = ("--set", "templates=null,image.repository=registry.example.com/vdi")
+    version = next(line for line in (CHART / "Chart.yaml").read_text().splitlines() if line.startswith("appVersion:"))
+    tag = version.partition(":")[2].strip().strip('"')
+    assert f"image: registry.example.com/vdi:{tag}\n" in template(helm, *words).stdout
+    assert (
+        f"image: registry.example.com/vdi@{DIGEST}\n"
+        in template(helm, *words, "--set", f"image.digest={DIGEST}").stdout
+    )
+    assert "image: localhost/vdi/vdi:dev\n" in template(helm, "--values", str(DEV_IMAGES)).stdout
