@@ -6,7 +6,7 @@ WORKERS := $(shell nproc)
 PYTHON_3_13 := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13) python3.13)
 unexport PYTHONDONTWRITEBYTECODE # compiling the tests again is a third of a run
 
-.PHONY: help setup demo demo-down test test-all check format lint types contracts unit unit-3.13 cluster e2e portal streaming doctor kasm network chaos bench lock clean generate verify workflows release release-verify publish
+.PHONY: help setup demo demo-down test test-all check format lint types contracts unit unit-3.13 cluster e2e portal streaming doctor kasm network chaos bench lock clean generate verify workflows images release release-verify publish
 
 help: ## this list
 	@grep -hE '^[a-z][a-z0-9.-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -104,6 +104,9 @@ bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; queu
 	@$(PY) -m bench.doctor
 	@$(PY) -m bench.first_picture || { [ $$? -eq 3 ] && echo "applied -> first picture: not measured, see above"; }
 	@$(PY) -m bench.streaming || { [ $$? -eq 3 ] && echo "input to photon: not measured, see above"; }
+
+images: $(STAMP) ## the two images in build/images, with values that name them: [REGISTRY=registry.example.com/vdi, and push them]
+	@$(PY) -m tools.release images --registry "$(REGISTRY)"
 
 release: $(STAMP) ## the files of a release in dist/: VERSION=0.2.0 KEY=FILE [REGISTRY=registry.example.com/vdi]
 	@$(PY) -m tools.release build --version "$(VERSION)" --key "$(KEY)" --registry "$(REGISTRY)"

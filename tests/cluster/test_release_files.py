@@ -41,8 +41,8 @@ def make_release(checkout: Path, helm: Path, folder: Path, registry: str = "") -
     """The signed files of a release with small images; its key is beside the folder."""
     folder.mkdir()
     release = find_release(VERSION, registry, checkout)
-    images = {name: make_image(folder.parent, name) for name in IMAGES}
-    write_files(release, folder, images, helm, "amd64", checkout)
+    images = {name: {"amd64": make_image(folder.parent, name)} for name in IMAGES}
+    write_files(release, folder, images, helm, checkout)
     key = folder.with_suffix(".key")
     signing.new_key(key)
     signing.sign(folder, signing.load_key(key), provenance(release, datetime.now(UTC)))

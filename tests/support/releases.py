@@ -45,11 +45,11 @@ def make_checkout(folder: Path) -> Path:
     return folder
 
 
-def make_image(folder: Path, name: str) -> Path:
+def make_image(folder: Path, name: str, *, package: str = "bash") -> Path:
     """The archive of an image with two packages of Debian, of which one is removed, and a Python distribution."""
     layer, target = folder / f"{name}.layer", folder / f"{name}.tar"
     files = {
-        "var/lib/dpkg/status": _STATUS,
+        "var/lib/dpkg/status": _STATUS.replace("bash", package),
         "opt/vdi/lib/httpx-0.28.1.dist-info/METADATA": "Metadata-Version: 2.4\nName: httpx\nVersion: 0.28.1\n\nText\n",
         "name": name,
     }
@@ -59,7 +59,7 @@ def make_image(folder: Path, name: str) -> Path:
             entry.size = len(text)
             archive.addfile(entry, io.BytesIO(text.encode()))
     tag = f"localhost/vdi/{name}:dev"
-    write_archive(target, name=tag, layer=layer, config=ImageConfig(), arch="amd64", comment="a test's")
+    write_archive(target, name=tag, layer=layer, config=ImageConfig(user="65532"), arch="amd64", comment="a test's")
     return target
 
 

@@ -1,6 +1,6 @@
-"""`python -m tools.release key|build|verify|publish`: what `make release`, `release-verify` and `publish` run.
+"""`python -m tools.release key|images|build|verify|publish`: what `make images`, `release` and the others run.
 
-Exit status: 0 done, 1 refused or failed, 2 usage.
+Exit status: 0 done, 1 refused or failed, 2 usage, 3 nothing here can build images.
 """
 
 import argparse
@@ -12,16 +12,31 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import yaml
+
 from tools.generate.chart_render import ROOT
 from tools.release import signing
-from tools.release.build import ReleaseError, check_registry, find_release, provenance, write_files
+from tools.release.build import (
+    ReleaseError,
+    check_registry,
+    find_release,
+    find_snapshot,
+    image_values,
+    provenance,
+    write_files,
+    write_images,
+)
+from tools.release.images import build_images
 from tools.release.publish import PublishError, publish
 from vdi.devcluster import binaries
 from vdi.devcluster.binaries import BinaryUnavailable
-from vdi.devcluster.build_cache import SourceFailed, architecture
-from vdi.devcluster.images import ImageFailed, ensure_desktop, ensure_vdi
+from vdi.devcluster.build_cache import SourceFailed
+from vdi.devcluster.images import ImageFailed
 from vdi.devcluster.images.builder import NoBuilder
 from vdi.devcluster.progress import Progress, StepFailed
+
+COULD_NOT_BUILD = 3
+"""Exit status: no program here can build images."""
 
 
 def build(options: argparse.Namespace) -> None:
@@ -34,19 +49,40 @@ def build(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=ROOT, prefix=".release-") as scratch:
         with tempfile.TemporaryDirectory() as logs, Progress(Path(logs)) as progress:
             helm = binaries.ensure(["helm"], progress=progress)["helm"]
-            images = {
-                "vdi": ensure_vdi(progress=progress, version=release.version),
-                "desktop": ensure_desktop(progress=progress),
-            }
+            images = build_images(release.python_version, release.epoch, print, progress)
         made = Path(scratch) / "dist"
         made.mkdir()
-        write_files(release, made, images, helm, architecture())
+        write_files(release, made, images, helm)
         signing.sign(made, key, provenance(release, started))
         shutil.rmtree(options.dist, ignore_errors=True)
         made.rename(options.dist)
     for name in signing.verify(options.dist, options.dist / signing.PUBLIC_KEY):
         print(f"  {name}")
     print(f"{options.dist}: release {release.version}, complete and signed")
+
+
+def images(options: argparse.Namespace) -> None:
+    """Build the images of the checkout as it is, and values that name them; push them where a registry is given."""
+    snapshot = find_snapshot(options.registry)
+    with tempfile.TemporaryDirectory(dir=ROOT, prefix=".release-") as scratch:
+        with tempfile.TemporaryDirectory() as logs, Progress(Path(logs)) as progress:
+            built = build_images(snapshot.python_version, snapshot.epoch, print, progress)
+            crane = binaries.ensure(["crane"], progress=progress)["crane"] if options.registry else None
+        made = Path(scratch) / "images"
+        made.mkdir()
+        digests = write_images(snapshot, made, built)
+        (made / "values.yaml").write_text(yaml.safe_dump(image_values(snapshot, digests), sort_keys=False))
+        if crane:
+            publish(made, options.registry, crane, print)
+        shutil.rmtree(options.into, ignore_errors=True)
+        options.into.parent.mkdir(parents=True, exist_ok=True)
+        made.rename(options.into)
+    for name, digest in digests.items():
+        print(f"{snapshot.reference(name)}@{digest}")
+    archives = " ".join(str(path) for path in sorted(options.into.glob("*.tar")))
+    if not options.registry:
+        print(f"To the nodes of a cluster: vdi images load {archives}")
+    print(f"Then: vdi install -f {options.into / 'values.yaml'}")
 
 
 def verify(options: argparse.Namespace) -> None:
@@ -91,6 +127,15 @@ def parser() -> argparse.ArgumentParser:
     builds.add_argument("--key", required=True, type=existing_file, help="the private key that signs")
     builds.set_defaults(run=build)
 
+    builds_images = commands.add_parser(
+        "images",
+        help="build the images of the checkout as it is, as OCI layouts, with values that name them",
+        epilog="Example: python -m tools.release images --registry registry.example.com/vdi",
+    )
+    builds_images.add_argument("--registry", default="", help="push them to HOST[:PORT]/PATH; empty: for nodes")
+    builds_images.add_argument("--into", type=Path, default=ROOT / "build/images", help="the folder that is written")
+    builds_images.set_defaults(run=images)
+
     verifies = commands.add_parser("verify", help="prove each file of a release, offline")
     verifies.set_defaults(run=verify)
     pushes = commands.add_parser("publish", help="push images and chart to a registry, by digest")
@@ -110,6 +155,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         options.run(options)
+    except NoBuilder as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return COULD_NOT_BUILD
     except (
         ReleaseError,
         PublishError,
@@ -118,7 +166,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SourceFailed,
         BinaryUnavailable,
         ImageFailed,
-        NoBuilder,
         OSError,
         TypeError,
         ValueError,

@@ -1,5 +1,6 @@
 """Builds the files of a release from the commit that has its tag: nothing that is not committed goes in."""
 
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -33,28 +35,34 @@ class ReleaseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What is built: the version as Python and as charts write it, the commit and its time (seconds), the registry."""
+    """What is built: the version as Python and as charts write it, the commit, its time (seconds), where images go.
+
+    `source` is the address of the repository; empty when it is not known.
+    """
 
     python_version: str
     version: str
     commit: str
     epoch: int
     registry: str
+    source: str = ""
 
     @property
     def created(self) -> str:
         """The commit's time, as OCI writes it."""
-        return datetime.fromtimestamp(self.epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return oci.timestamp(self.epoch)
 
     def labels(self, image: str) -> dict[str, str]:
         """Labels of an image."""
-        return {
-            "org.opencontainers.image.created": self.created,
-            "org.opencontainers.image.licenses": "Apache-2.0",
-            "org.opencontainers.image.revision": self.commit,
-            "org.opencontainers.image.title": image,
-            "org.opencontainers.image.version": self.version,
+        labels = {
+            "created": self.created,
+            "licenses": "Apache-2.0",
+            "revision": self.commit,
+            "source": self.source,
+            "title": image,
+            "version": self.version,
         }
+        return {f"org.opencontainers.image.{name}": value for name, value in labels.items() if value}
 
     def reference(self, name: str) -> str:
         """An image's name, with its tag."""
@@ -97,21 +105,61 @@ def find_release(version: str, registry: str, root: Path = ROOT) -> Release:
         rf"^## {re.escape(version)} - \d{{4}}-\d\d-\d\d$", (root / "CHANGELOG.md").read_text(), re.MULTILINE
     ):
         raise ReleaseError(f'CHANGELOG.md has no section "## {version} - YYYY-MM-DD"')
-    return Release(python_version, version, commit, int(git("show", "-s", "--format=%ct", "HEAD", root=root)), registry)
+    return Release(python_version, version, commit, commit_time(root), registry, source_address(root))
+
+
+def find_snapshot(registry: str, root: Path = ROOT) -> Release:
+    """What `make images` builds: this checkout as it is. SOURCE_DATE_EPOCH counts, else the commit's time."""
+    if registry:
+        check_registry(registry)
+    python_version = metadata.version(NAME)
+    commit = git("rev-parse", "HEAD", root=root) + ("-dirty" if git("status", "--porcelain", root=root) else "")
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if given and not given.isdecimal():
+        raise ReleaseError(f"SOURCE_DATE_EPOCH={given}: allowed are seconds, such as {commit_time(root)}")
+    epoch = int(given) if given else commit_time(root)
+    version = semantic_version(python_version)
+    return Release(python_version, version, commit, epoch, registry, source_address(root))
+
+
+def commit_time(root: Path) -> int:
+    """Of the commit that is checked out, in seconds."""
+    return int(git("show", "-s", "--format=%ct", "HEAD", root=root))
+
+
+def source_address(root: Path) -> str:
+    """The address of the repository, from the remote `origin`; empty when that is no address on a server."""
+    done = subprocess.run(
+        ["git", "-C", root, "remote", "get-url", "origin"], capture_output=True, text=True, check=False, timeout=60
+    )
+    found = re.fullmatch(r"(?:https://(?:[^@/]*@)?|ssh://git@|git@)([^/:]+)[/:](.+?)(?:\.git)?/?", done.stdout.strip())
+    return f"https://{found[1]}/{found[2]}" if found else ""
+
+
+def write_images(release: Release, target: Path, images: Mapping[str, Mapping[str, Path]]) -> dict[str, str]:
+    """Write layout and bills of materials of each image; gives the digests.
+
+    `images`: name -> architecture -> archive.
+    """
+    digests = {}
+    for name, archives in images.items():
+        for arch, archive in archives.items():
+            components = sbom.image_components(archive)
+            if tools := sorted(component.name for component in components if sbom.is_build_tool(component.name)):
+                raise ReleaseError(f"{archive} has build tools: {', '.join(tools)}")
+            document = sbom.render(f"{SOURCE_REGISTRY}/{name}", release.version, components)
+            (target / f"vdi-image-{name}-{release.version}-{arch}.cdx.json").write_text(document)
+        layout = target / f"vdi-image-{name}-{release.version}-{'-'.join(sorted(archives))}.tar"
+        reference, labels = release.reference(name), release.labels(name)
+        digests[name] = oci.write_image(archives, layout, name=reference, labels=labels, epoch=release.epoch)
+    return digests
 
 
 def write_files(
-    release: Release, target: Path, images: Mapping[str, Path], helm: Path, arch: str, root: Path = ROOT
+    release: Release, target: Path, images: Mapping[str, Mapping[str, Path]], helm: Path, root: Path = ROOT
 ) -> None:
-    """Write everything but checksums and signatures to `target`, an empty folder. `images` are archives by name."""
-    digests = {}
-    for name, archive in images.items():
-        layout = target / f"vdi-image-{name}-{release.version}-{arch}.tar"
-        reference, labels = release.reference(name), release.labels(name)
-        digests[name] = oci.write_image(archive, layout, name=reference, labels=labels, created=release.created)
-        components = sbom.image_components(archive)
-        document = sbom.render(f"{SOURCE_REGISTRY}/{name}", release.version, components)
-        (target / f"vdi-image-{name}-{release.version}-{arch}.cdx.json").write_text(document)
+    """Write everything but checksums and signatures to `target`, an empty folder. `images` as for `write_images`."""
+    digests = write_images(release, target, images)
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "source"
         export(source, release.commit, root)
@@ -137,19 +185,24 @@ def export(folder: Path, commit: str, root: Path) -> None:
         files.extractall(folder, filter="data")
 
 
-def write_references(values: Path, release: Release, digests: Mapping[str, str]) -> None:
-    """Set the chart's images, which a checkout leaves empty: by digest where a registry has them."""
+def image_values(release: Release, digests: Mapping[str, str]) -> dict[str, Any]:
+    """The chart's values that name the images: by digest where a registry has them."""
     repository, _, tag = release.reference("vdi").rpartition(":")
     by_digest = {name: digest if release.registry else "" for name, digest in digests.items()}
     desktop = release.reference("desktop") + (by_digest["desktop"] and f"@{by_digest['desktop']}")
+    return {
+        "image": {"repository": repository, "tag": tag, "digest": by_digest["vdi"]},
+        "templates": {"small": {"image": desktop}},
+    }
+
+
+def write_references(values: Path, release: Release, digests: Mapping[str, str]) -> None:
+    """Set the images in the chart's values.yaml, which a checkout leaves empty."""
+    images = image_values(release, digests)
     text = values.read_text()
-    for name, value in (
-        ("repository", repository),
-        ("tag", tag),
-        ("digest", by_digest["vdi"] or '""'),
-        ("image", desktop),
-    ):
-        text, changed = re.subn(rf'^( +{name}): ""$', rf"\1: {value}", text, count=1, flags=re.MULTILINE)
+    for name, value in (*images["image"].items(), ("image", images["templates"]["small"]["image"])):
+        written = json.dumps(value)
+        text, changed = re.subn(rf'^( +{name}): ""$', rf"\1: {written}", text, count=1, flags=re.MULTILINE)
         if not changed:
             raise ReleaseError(f'{values.name} has no empty {name}: ""; the chart of a checkout names no image')
     values.write_text(text)

@@ -11,10 +11,13 @@ import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
+
+from tools.release.layers import write_layer
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _INDEX = "application/vnd.oci.image.index.v1+json"
@@ -22,7 +25,8 @@ _IMAGE_CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 _CHART_CONFIG = "application/vnd.cncf.helm.config.v1+json"
 _CHART_CONTENT = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
-_CHUNK = 1 << 20
+_BUILDER_LABELS = {"io.buildah.version"}
+"""Labels that say which builder it was."""
 
 Object = dict[str, Any]
 
@@ -54,22 +58,17 @@ class Layout:
         (self._blobs / name).write_bytes(content)
         return Blob(media_type, f"sha256:{name}", len(content))
 
-    def add_layer(self, layer: IO[bytes]) -> Blob:
-        """Put a layer in, compressed."""
+    def add_layer(self, layer: IO[bytes], epoch: int) -> tuple[Blob, str]:
+        """Put a layer in, compressed and without the times of its build. Gives its diff ID too."""
         packed = self._folder / "layer"
-        with packed.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as target:
-            while chunk := layer.read(_CHUNK):
-                target.write(chunk)
+        diff_id = write_layer(layer, packed, epoch)
         with packed.open("rb") as written:
             name = hashlib.file_digest(written, "sha256").hexdigest()
         packed.rename(self._blobs / name)
-        return Blob(_LAYER, f"sha256:{name}", (self._blobs / name).stat().st_size)
+        return Blob(_LAYER, f"sha256:{name}", (self._blobs / name).stat().st_size), diff_id
 
-    def close(self, config: Blob, layers: Sequence[Blob], annotations: Mapping[str, str], name: str) -> str:
-        """Write manifest and index; gives the digest of the manifest. `name` is the reference, with a tag.
-
-        The index has it by digest too: a node without a registry then has the image that a chart names by digest.
-        """
+    def add_manifest(self, config: Blob, layers: Sequence[Blob], annotations: Mapping[str, str]) -> Blob:
+        """Put a manifest in."""
         document = {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
@@ -77,18 +76,37 @@ class Layout:
             "layers": [layer.descriptor() for layer in layers],
             "annotations": dict(annotations),
         }
-        manifest = self.add(MANIFEST, as_json(document))
+        return self.add(MANIFEST, as_json(document))
+
+    def add_index(self, manifests: Mapping[str, Blob], annotations: Mapping[str, str]) -> Blob:
+        """Put in an image of several platforms, from the manifest of each architecture."""
+        platforms = [
+            manifest.descriptor(platform={"architecture": arch, "os": "linux"}) for arch, manifest in manifests.items()
+        ]
+        document = {
+            "schemaVersion": 2,
+            "mediaType": _INDEX,
+            "manifests": platforms,
+            "annotations": dict(annotations),
+        }
+        return self.add(_INDEX, as_json(document))
+
+    def close(self, content: Blob, name: str) -> str:
+        """Name what the layout holds; gives its digest. `name` is the reference, with a tag.
+
+        It has the name by digest too: a node without a registry then has the image that a chart names by digest.
+        """
         index = {
             "schemaVersion": 2,
             "mediaType": _INDEX,
             "manifests": [
-                manifest.descriptor(annotations=_named(name)),
-                manifest.descriptor(annotations=_named(f"{name.rpartition(':')[0]}@{manifest.digest}")),
+                content.descriptor(annotations=_named(name)),
+                content.descriptor(annotations=_named(f"{name.rpartition(':')[0]}@{content.digest}")),
             ],
         }
         (self._folder / "index.json").write_bytes(as_json(index))
         (self._folder / "oci-layout").write_bytes(as_json({"imageLayoutVersion": "1.0.0"}))
-        return manifest.digest
+        return content.digest
 
     def write(self, target: Path) -> None:
         """Write it as a tar file."""
@@ -100,19 +118,43 @@ class Layout:
                     archive.addfile(entry, file)
 
 
-def write_image(archive: Path, target: Path, *, name: str, labels: Mapping[str, str], created: str) -> str:
-    """The layout of the image in `archive`, a file of `docker save`, under `name`. Gives its digest."""
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch, tarfile.open(archive) as source:
+def write_image(archives: Mapping[str, Path], target: Path, *, name: str, labels: Mapping[str, str], epoch: int) -> str:
+    """The layout of the image in `archives`, a file of `docker save` for each architecture, under `name`.
+
+    Gives its digest. Nothing of the builds stays but their files: no times after `epoch` (seconds), no history. Raises
+    ValueError for an image that runs as root, or for another architecture.
+    """
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         layout = Layout(Path(scratch) / "layout")
-        manifest = json.load(_member(source, "manifest.json"))[0]
-        config = json.load(_member(source, manifest["Config"]))
-        config["created"] = created
-        config["config"]["Labels"] = {**(config["config"].get("Labels") or {}), **labels}
-        layers = [layout.add_layer(_member(source, layer)) for layer in manifest["Layers"]]
-        blob = layout.add(_IMAGE_CONFIG, as_json(config))
-        digest = layout.close(blob, layers, labels, name)
+        manifests = {arch: _add_image(layout, archives[arch], arch, labels, epoch) for arch in sorted(archives)}
+        content = next(iter(manifests.values())) if len(manifests) == 1 else layout.add_index(manifests, labels)
+        digest = layout.close(content, name)
         layout.write(target)
     return digest
+
+
+def _add_image(layout: Layout, archive: Path, arch: str, labels: Mapping[str, str], epoch: int) -> Blob:
+    with tarfile.open(archive) as source:
+        manifest = json.load(_member(source, "manifest.json"))[0]
+        built = json.load(_member(source, manifest["Config"]))
+        if built["architecture"] != arch:
+            raise ValueError(f"{archive} is for {built['architecture']}, not for {arch}")
+        settings = built["config"]
+        if (settings.get("User") or "").partition(":")[0] in ("", "0", "root"):
+            raise ValueError(f"{archive} runs as root: its Containerfile needs a line USER")
+        own = {label: value for label, value in (settings.get("Labels") or {}).items() if label not in _BUILDER_LABELS}
+        layers = [layout.add_layer(_member(source, layer), epoch) for layer in manifest["Layers"]]
+    config = {name: built[name] for name in ("architecture", "os", "variant") if name in built} | {
+        "created": timestamp(epoch),
+        "config": settings | {"Labels": own | dict(labels)},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in layers]},
+    }
+    return layout.add_manifest(layout.add(_IMAGE_CONFIG, as_json(config)), [blob for blob, _ in layers], labels)
+
+
+def timestamp(epoch: int) -> str:
+    """Seconds, as OCI writes a time."""
+    return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def write_chart(package: Path, target: Path, *, name: str, created: str) -> str:
@@ -129,7 +171,7 @@ def write_chart(package: Path, target: Path, *, name: str, created: str) -> str:
         layout = Layout(Path(scratch) / "layout")
         config = layout.add(_CHART_CONFIG, as_json(about))
         content = layout.add(_CHART_CONTENT, package.read_bytes())
-        digest = layout.close(config, [content], annotations, name)
+        digest = layout.close(layout.add_manifest(config, [content], annotations), name)
         layout.write(target)
     return digest
 

@@ -19,6 +19,9 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 _STATUS = "var/lib/dpkg/status"
+_BUILD_TOOL = re.compile(
+    r"(gcc|g\+\+|cpp|clang)(-\d+)?|make|cmake|binutils|dpkg-dev|python3-(pip|venv)|pip|setuptools|wheel"
+)
 _METADATA = re.compile(r".*\.dist-info/METADATA")
 
 
@@ -31,6 +34,11 @@ def image_components(archive: Path) -> list[Component]:
                 found.update(_listings(layer))
     packages = _debian(found.pop(_STATUS, b"").decode())
     return sorted([*packages, *_python(found.values())], key=lambda component: str(component.purl))
+
+
+def is_build_tool(package: str) -> bool:
+    """Whether an image that only runs has no use for this package."""
+    return _BUILD_TOOL.fullmatch(package) is not None
 
 
 def locked_components(requirements: str) -> list[Component]:

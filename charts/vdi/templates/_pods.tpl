@@ -15,7 +15,7 @@
 {{- if and $spec (not $spec.image) }}{{ $missing = append $missing (printf "templates.%s.image" $name) }}{{ end }}
 {{- end }}
 {{- with $missing }}
-{{- fail (printf "no image: set %s. The chart of a source checkout has no default image; docs/images.md says how to build yours" (join ", " .)) }}
+{{- fail (printf "no image: set %s. The chart of a source checkout has no default image; `make images` builds them and writes build/images/values.yaml (docs/images.md)" (join ", " .)) }}
 {{- end }}
 {{- end }}
 

@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.devcluster.images_elf import a_static_program
-from vdi.devcluster import host_settings, images
+from vdi.devcluster import host_settings, images, packages
+from vdi.devcluster.build_cache import ARCHITECTURES, architecture
 from vdi.devcluster.images import ADDONS, ImageFailed, ImageRecipe, context_files, digest, ensure_addons
 from vdi.devcluster.images.archive import ImageConfig, write_archive, write_program_layer
+from vdi.devcluster.images.base import BASE
+from vdi.devcluster.images.builder import require_builder
 from vdi.devcluster.progress import Progress, StepFailed
 
 RECIPE = ImageRecipe("Build it", "localhost/vdi/it:dev", "Containerfile", "images/it", ("images/it",))
@@ -34,6 +37,30 @@ def test_context_is_what_the_build_may_see(checkout: Path) -> None:
 def test_context_outside_a_checkout_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(ImageFailed, match="images are built from a checkout"):
         context_files(RECIPE, tmp_path)
+
+
+def test_each_containerfile_has_the_same_base_by_digest_and_ends_as_a_user() -> None:
+    root = Path(images.__file__).parents[4]
+    line = f"ARG BASE={BASE}@{images.base_digest()}"
+    files = [file for file in root.glob("images/*/Containerfile") if file.parent.name != "desktop-lavapipe"]
+    assert len(files) == 5
+    for file in files:
+        text = file.read_text().splitlines()
+        assert text.count(line) == 1, file
+        stages = [index for index, words in enumerate(text) if words.startswith("FROM")]
+        assert all(text[index].startswith("FROM ${BASE}") for index in stages), file
+        assert all(text[index + 1] == "ARG SOURCE_DATE_EPOCH" for index in stages), file
+        (*_, user) = [words.split()[1] for words in text if words.startswith("USER ")]
+        assert user.partition(":")[0].isdecimal() and int(user.partition(":")[0]) > 0, file
+
+
+def test_a_base_without_a_digest_is_refused_with_the_line(tmp_path: Path) -> None:
+    with pytest.raises(ImageFailed, match="images are built from a checkout"):
+        images.base_digest(tmp_path)
+    (tmp_path / "images/vdi").mkdir(parents=True)
+    (tmp_path / "images/vdi/Containerfile").write_text("FROM debian\n")
+    with pytest.raises(ImageFailed, match=r"has no line ARG BASE=docker\.io/library/debian:13-slim@sha256"):
+        images.base_digest(tmp_path)
 
 
 def test_our_own_recipes_name_files_that_exist() -> None:
@@ -102,6 +129,9 @@ class Pretender:
     def pull(self, tag: str) -> list[str]:
         raise AssertionError(f"{tag} is not to be pulled")
 
+    def tag(self, image: str, tag: str) -> list[str]:
+        raise AssertionError(f"{image} is not to be named {tag}")
+
     def load(self, archive: Path) -> list[str]:
         self.asked.append(("load", archive.name))
         return ["true"]
@@ -155,11 +185,43 @@ def test_the_image_of_a_release_gets_its_version_and_leaves_that_of_the_demo(
     monkeypatch.setattr(images, "_VDI", RECIPE)
     with Progress(tmp_path / "logs") as progress:
         demo = images.ensure_vdi(progress=progress, cache=tmp_path / "cache")
-        assert pretender.arguments == {}
-        release = images.ensure_vdi(progress=progress, cache=tmp_path / "cache", version="0.2.0")
-        assert pretender.arguments == {"VERSION": "0.2.0"}
+        assert pretender.arguments == {"BASE": BASE}, "the base was pulled by digest, its archive has none"
+        release = images.ensure_vdi(progress=progress, cache=tmp_path / "cache", version="0.2.0", epoch=5)
+        assert pretender.arguments == {"BASE": BASE, "VERSION": "0.2.0", "SOURCE_DATE_EPOCH": "5"}
     assert release != demo
     assert demo.exists()
+
+
+STAND_IN = """#!/bin/sh
+# A stand-in for docker, podman or buildah: it notes how it was called, and saves an archive that was prepared.
+echo "$@" >> {log}
+for word; do case "$word" in docker-archive:*) target=${{word#docker-archive:}}; target=${{target%%:*}} ;; esac; done
+while [ $# -gt 0 ]; do [ "$1" = --output ] && target=$2; shift; done
+[ -z "$target" ] || [ -e "$target" ] || exec /bin/cp {archive} "$target"
+echo 27.1
+"""
+
+
+@pytest.mark.parametrize("name", ["docker", "podman", "buildah"])
+def test_each_builder_builds_for_another_platform(
+    pretender: Pretender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The programs are stand-ins in PATH."""
+    (program := tmp_path / "bin" / name).parent.mkdir()
+    program.write_text(STAND_IN.format(log=tmp_path / "log", archive=pretender.result))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    monkeypatch.setattr(packages, "root_rights", lambda: ())
+    monkeypatch.setattr(images, "require_builder", require_builder)
+    foreign = next(arch for arch in ARCHITECTURES if arch != architecture())
+
+    with Progress(tmp_path / "logs") as progress:
+        made = images.ensure_desktop(progress=progress, cache=tmp_path / "cache", epoch=5, arch=foreign)
+
+    assert made.read_bytes() == pretender.result.read_bytes() and made.parent.name.endswith(f"-{foreign}")
+    (built,) = [line for line in (tmp_path / "log").read_text().splitlines() if f"--platform linux/{foreign}" in line]
+    assert "build " in built and "--build-arg SOURCE_DATE_EPOCH=5" in built
+    assert (f"--build-arg BASE={BASE} " in built) == (name != "docker"), "Docker pulls the base by digest itself"
 
 
 def test_an_image_that_holds_something_of_the_machine_is_not_kept(

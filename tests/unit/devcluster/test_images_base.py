@@ -14,6 +14,8 @@ from vdi.devcluster.images import base
 from vdi.devcluster.images.base import bootstrap_command, from_registry, make_base, registry_problem
 from vdi.devcluster.progress import Progress, Step, StepFailed
 
+DIGEST = f"sha256:{'0' * 64}"
+
 
 @pytest.fixture
 def registry() -> Iterator[str]:
@@ -51,7 +53,7 @@ def test_registry_that_is_away_says_why() -> None:
 def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[BuildCache, Step, io.StringIO]]:
     """A build cache; each source of the base writes its name."""
     screen = io.StringIO()
-    monkeypatch.setattr(base, "_pull", lambda _build_cache, _step, target: target.write_text("pulled"))
+    monkeypatch.setattr(base, "_pull", lambda _build_cache, _step, target, _digest: target.write_text("pulled"))
     monkeypatch.setattr(base, "_bootstrap", lambda _build_cache, _step, target: target.write_text("made"))
     with Progress(tmp_path / "logs", Console(file=screen, width=200)) as progress, progress.step("base") as step:
         yield BuildCache(progress, tmp_path, {"PATH": ""}, "amd64"), step, screen
@@ -62,7 +64,7 @@ def test_registry_that_answers_is_used(
 ) -> None:
     monkeypatch.setattr(base, "registry_problem", lambda: None)
 
-    make_base(making[0], making[1], tmp_path)
+    make_base(making[0], making[1], tmp_path, DIGEST)
 
     assert (tmp_path / "image.tar").read_text() == "pulled" and from_registry(tmp_path)
 
@@ -72,7 +74,7 @@ def test_registry_that_is_away_gives_way_to_packages_and_says_so(
 ) -> None:
     monkeypatch.setattr(base, "registry_problem", lambda: "its registry cannot be reached (no route)")
 
-    make_base(making[0], making[1], tmp_path)
+    make_base(making[0], making[1], tmp_path, DIGEST)
 
     assert (tmp_path / "image.tar").read_text() == "made" and not from_registry(tmp_path)
     assert "cannot be reached (no route); it is made from Debian's packages instead" in making[2].getvalue()
@@ -81,13 +83,13 @@ def test_registry_that_is_away_gives_way_to_packages_and_says_so(
 def test_pull_that_fails_gives_way_too(
     making: tuple[BuildCache, Step, io.StringIO], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pull(_build_cache: BuildCache, step: Step, _target: Path) -> None:
+    def pull(_build_cache: BuildCache, step: Step, _target: Path, _digest: str) -> None:
         raise StepFailed(step.title, "podman ended with status 125", step.log_path, "toomanyrequests")
 
     monkeypatch.setattr(base, "registry_problem", lambda: None)
     monkeypatch.setattr(base, "_pull", pull)
 
-    make_base(making[0], making[1], tmp_path)
+    make_base(making[0], making[1], tmp_path, DIGEST)
 
     assert (tmp_path / "origin").read_text() == "mmdebstrap, because podman ended with status 125\n"
 

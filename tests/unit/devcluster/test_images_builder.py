@@ -56,6 +56,22 @@ def test_arguments_of_a_build_are_passed_on(builder: Docker | Buildah) -> None:
 
 
 @pytest.mark.parametrize(
+    ("builder", "pull"),
+    [
+        (Docker("linux/arm64"), "docker pull --platform linux/arm64 b@sha256:1"),
+        (
+            Podman(STORE, platform="linux/arm64"),
+            "podman --root /cache/storage --runroot /tmp/vdi-x pull --platform linux/arm64 docker://b@sha256:1",
+        ),
+    ],
+)
+def test_another_platform_is_named_for_base_and_build(builder: images_builder.Builder, pull: str) -> None:
+    assert " ".join(builder.pull("b@sha256:1")) == pull
+    assert "--platform linux/arm64" in " ".join(builder.build(Path("/c"), Path("/c/F"), "t:1", []))
+    assert builder.tag("b@sha256:1", "b:1")[-3:] == ["tag", "b@sha256:1", "b:1"]
+
+
+@pytest.mark.parametrize(
     ("builder", "load", "save"),
     [
         (Docker(), "docker load --input /a.tar", "docker save --output /a.tar t:1"),

@@ -199,7 +199,7 @@ def test_an_image_layout_has_the_same_bytes_each_time_and_the_labels(tmp_path: P
     made = [tmp_path / name for name in ("one.tar", "two.tar")]
     digests = {
         oci.write_image(
-            archive, target, name=RELEASE.reference("vdi"), labels=RELEASE.labels("vdi"), created=RELEASE.created
+            {"amd64": archive}, target, name=RELEASE.reference("vdi"), labels=RELEASE.labels("vdi"), epoch=RELEASE.epoch
         )
         for target in made
     }

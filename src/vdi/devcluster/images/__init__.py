@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdi.devcluster import host_settings
-from vdi.devcluster.build_cache import BuildCache, default_cache
+from vdi.devcluster.build_cache import BuildCache, architecture, default_cache
 from vdi.devcluster.images.archive import ImageConfig, find_leaks, image_id, write_archive, write_program_layer
 from vdi.devcluster.images.base import BASE, RECIPE, SUITE, from_registry, make_base
 from vdi.devcluster.images.builder import clean_storage, mount_words, require_builder
@@ -63,7 +64,9 @@ class ImageRecipe:
     context: str
     files: tuple[str, ...]
     version: str = ""
-    """The version of a release, which the build gets as its argument VERSION; empty for the demo and the tests."""
+    """Of the package, which the build gets as its argument VERSION; empty for the demo and the tests."""
+    epoch: int = 0
+    """SOURCE_DATE_EPOCH of the build: seconds, of an image that is for others; 0 for the demo and the tests."""
 
 
 _DESKTOP = ImageRecipe("Build the desktop image", DESKTOP, "Containerfile", "images/desktop", ("images/desktop",))
@@ -93,13 +96,13 @@ _SERVERS = [
 
 
 def ensure_base(*, progress: Progress, cache: Path | None = None) -> Path:
-    """The archive of Debian 13 slim. Raises StepFailed, NoBuilder."""
+    """The archive of Debian 13 slim. Raises StepFailed, NoBuilder, ImageFailed."""
     return _base(_build_cache(progress, cache)) / "image.tar"
 
 
-def ensure_desktop(*, progress: Progress, cache: Path | None = None) -> Path:
-    """The archive of the desktop. Raises StepFailed, NoBuilder, ImageFailed."""
-    return _ensure(_DESKTOP, _build_cache(progress, cache))
+def ensure_desktop(*, progress: Progress, cache: Path | None = None, epoch: int = 0, arch: str | None = None) -> Path:
+    """The archive of the desktop, for `arch` or this machine. Raises StepFailed, NoBuilder, ImageFailed."""
+    return _ensure(replace(_DESKTOP, epoch=epoch), _build_cache(progress, cache, arch))
 
 
 def ensure_lavapipe(*, progress: Progress, cache: Path | None = None) -> Path:
@@ -108,9 +111,16 @@ def ensure_lavapipe(*, progress: Progress, cache: Path | None = None) -> Path:
     return _ensure(_LAVAPIPE, build_cache, _ensure(_DESKTOP, build_cache).parent)
 
 
-def ensure_vdi(*, progress: Progress, cache: Path | None = None, version: str = "") -> Path:
-    """The archive of operator and gateway; `version` is a release's. Raises StepFailed, NoBuilder, ImageFailed."""
-    return _ensure(replace(_VDI, version=version), _build_cache(progress, cache))
+def ensure_vdi(
+    *,
+    progress: Progress,
+    cache: Path | None = None,
+    version: str = "",
+    epoch: int = 0,
+    arch: str | None = None,
+) -> Path:
+    """The archive of operator and gateway. Raises like `ensure_desktop`."""
+    return _ensure(replace(_VDI, version=version, epoch=epoch), _build_cache(progress, cache, arch))
 
 
 def ensure_servers(*, progress: Progress, cache: Path | None = None) -> list[Path]:
@@ -149,13 +159,35 @@ def context_files(recipe: ImageRecipe, root: Path) -> dict[str, Path]:
     return found
 
 
-def _build_cache(progress: Progress, cache: Path | None) -> BuildCache:
-    return BuildCache(progress, cache or default_cache(os.environ))
+def base_digest(root: Path = _ROOT) -> str:
+    """The digest of Debian's image that the Containerfiles name. Raises ImageFailed outside a checkout."""
+    file = root / _VDI.containerfile
+    found = re.search(rf"^ARG BASE={re.escape(BASE)}@(sha256:[0-9a-f]{{64}})$", _read(file), re.MULTILINE)
+    if found is None:
+        raise ImageFailed(f"{file} has no line ARG BASE={BASE}@sha256:...")
+    return found[1]
+
+
+def is_base_from_registry(*, progress: Progress) -> bool:
+    """Whether Debian's image came from its registry, and so Docker may build. Raises like `ensure_base`."""
+    return from_registry(_base(_build_cache(progress, None)))
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except FileNotFoundError as error:
+        raise ImageFailed(f"{file} is not there; images are built from a checkout of the project") from error
+
+
+def _build_cache(progress: Progress, cache: Path | None, arch: str | None = None) -> BuildCache:
+    return BuildCache(progress, cache or default_cache(os.environ), arch=arch or architecture())
 
 
 def _base(build_cache: BuildCache) -> Path:
-    key = f"image-base-{SUITE}-{RECIPE}"
-    entry = build_cache.obtain(key, f"Get {BASE}", lambda step, into: make_base(build_cache, step, into))
+    digest = base_digest()
+    key = f"image-base-{SUITE}-{RECIPE}-{digest.removeprefix('sha256:')[:12]}"
+    entry = build_cache.obtain(key, f"Get {BASE}", lambda step, into: make_base(build_cache, step, into, digest))
     _forget_older(entry, f"image-base-*-{build_cache.arch}")
     return entry
 
@@ -166,8 +198,8 @@ def _ensure(recipe: ImageRecipe, build_cache: BuildCache, parent: Path | None = 
     base = parent or debian
     files = context_files(recipe, _ROOT)
     name = recipe.tag.rpartition("/")[2].partition(":")[0]
-    kind = "release-image" if recipe.version else "image"
-    parts = [recipe.tag, image_id(base / "image.tar"), *([recipe.version] if recipe.version else [])]
+    kind = "release-image" if recipe.epoch else "image"
+    parts = [recipe.tag, image_id(base / "image.tar"), *(f"{name}={value}" for name, value in _arguments(recipe))]
     key = f"{kind}-{name}-{digest(parts, files)}"
 
     def build(step: Step, into: Path) -> None:
@@ -176,6 +208,12 @@ def _ensure(recipe: ImageRecipe, build_cache: BuildCache, parent: Path | None = 
     entry = build_cache.obtain(key, recipe.title, build)
     _forget_older(entry, f"{kind}-{name}-*-{build_cache.arch}")
     return entry / "image.tar"
+
+
+def _arguments(recipe: ImageRecipe) -> list[tuple[str, str]]:
+    """Arguments of the build that are the same on each machine."""
+    given = (("VERSION", recipe.version), ("SOURCE_DATE_EPOCH", str(recipe.epoch or "")))
+    return [(name, value) for name, value in given if value]
 
 
 def _forget_older(entry: Path, pattern: str) -> None:
@@ -207,16 +245,18 @@ def _build(
             ca = host_settings.find_ca(build_cache.env, {})
             sources = host_settings.debian_sources(host_settings.apt_targets(), SUITE)
             folders.append(host_settings.prepare_apt(scratch / "apt", sources, host_settings.apt_dump(), ca))
-        builder = require_builder(step, storage, build_cache.env, docker=online)
+        builder = require_builder(step, storage, build_cache.env, docker=online, arch=build_cache.arch)
+        arguments = dict(_arguments(recipe))
         if builder.own_storage:
             step.run(builder.load(base / "image.tar"), env=build_cache.env)
+            arguments["BASE"] = BASE  # an archive has no digest; it was pulled by digest
         step.run(
             builder.build(
                 context,
                 context / recipe.containerfile,
                 recipe.tag,
                 mount_words(folders),
-                {"VERSION": recipe.version} if recipe.version else {},
+                arguments,
             ),
             env=build_cache.env,
         )

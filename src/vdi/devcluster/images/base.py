@@ -25,12 +25,15 @@ _UNWANTED = ("man", "locale", "info", "groff", "lintian", "linda", "doc")
 """Folders of /usr/share that the slim image leaves out too."""
 
 
-def make_base(build_cache: BuildCache, step: Step, into: Path) -> None:
-    """Write `image.tar`, and `origin`: `registry`, or `mmdebstrap` with the reason. Raises StepFailed, NoBuilder."""
+def make_base(build_cache: BuildCache, step: Step, into: Path, digest: str) -> None:
+    """Write `image.tar`, and `origin`: `registry`, or `mmdebstrap` with the reason. Raises StepFailed, NoBuilder.
+
+    `digest` is what the registry must have.
+    """
     problem = registry_problem()
     if problem is None:
         try:
-            _pull(build_cache, step, into / "image.tar")
+            _pull(build_cache, step, into / "image.tar", digest)
         except StepFailed as error:
             problem = error.message
     if problem is None:
@@ -57,10 +60,12 @@ def registry_problem(address: str = _REGISTRY, seconds: float = _REGISTRY_SECOND
         return f"its registry cannot be reached ({getattr(error, 'reason', error)})"
 
 
-def _pull(build_cache: BuildCache, step: Step, target: Path) -> None:
+def _pull(build_cache: BuildCache, step: Step, target: Path, digest: str) -> None:
+    pinned = f"{BASE.rpartition(':')[0]}@{digest}"
     with clean_storage(build_cache.folder / "unfinished" / "base-storage") as storage:
-        builder = require_builder(step, storage, build_cache.env, docker=True)
-        step.run(builder.pull(BASE), env=build_cache.env)
+        builder = require_builder(step, storage, build_cache.env, docker=True, arch=build_cache.arch)
+        step.run(builder.pull(pinned), env=build_cache.env)
+        step.run(builder.tag(pinned, BASE), env=build_cache.env)
         step.run(builder.save(BASE, target), env=build_cache.env)
 
 

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from vdi.devcluster import packages
+from vdi.devcluster.build_cache import architecture
 from vdi.devcluster.host_settings import PROXY_VARIABLES, BuildFolders
 from vdi.devcluster.packages import PackagesUnavailable
 from vdi.devcluster.progress import Step
@@ -46,6 +47,10 @@ class Builder(Protocol):
 
     def pull(self, tag: str) -> Argv:
         """Fetch `tag` from its registry."""
+        ...
+
+    def tag(self, image: str, tag: str) -> Argv:
+        """Give an image another name."""
         ...
 
     def load(self, archive: Path) -> Argv:
@@ -80,12 +85,18 @@ class Storage:
 class Docker:
     """The Docker engine that is running. It takes no mounts: its builds see the engine's own network settings."""
 
+    platform: str = ""
+    """Such as linux/arm64; empty: this machine's."""
     name: str = "docker"
     own_storage: bool = False
 
     def pull(self, tag: str) -> Argv:
         """Fetch `tag` from its registry."""
-        return ["docker", "pull", tag]
+        return ["docker", "pull", *_platform_option(self.platform), tag]
+
+    def tag(self, image: str, tag: str) -> Argv:
+        """Give an image another name."""
+        return ["docker", "tag", image, tag]
 
     def load(self, archive: Path) -> Argv:
         """Take an image in from its archive."""
@@ -105,6 +116,7 @@ class Docker:
         return [
             "docker",
             "build",
+            *_platform_option(self.platform),
             *proxies,
             *_build_arguments(arguments),
             "--tag",
@@ -125,6 +137,8 @@ class Buildah:
 
     storage: Storage
     sudo: tuple[str, ...] = ()
+    platform: str = ""
+    """Such as linux/arm64; empty: this machine's."""
     name: str = "buildah"
     own_storage: bool = True
 
@@ -134,7 +148,11 @@ class Buildah:
 
     def pull(self, tag: str) -> Argv:
         """Fetch `tag` from its registry."""
-        return [*self._command, "pull", f"docker://{tag}"]
+        return [*self._command, "pull", *_platform_option(self.platform), f"docker://{tag}"]
+
+    def tag(self, image: str, tag: str) -> Argv:
+        """Give an image another name."""
+        return [*self._command, "tag", image, tag]
 
     def load(self, archive: Path) -> Argv:
         """Take an image in from its archive."""
@@ -154,6 +172,7 @@ class Buildah:
             "--isolation",
             "chroot",
             "--pull=false",
+            *_platform_option(self.platform),
             *volumes,
             *_build_arguments(arguments),
             "--tag",
@@ -183,9 +202,12 @@ class Podman(Buildah):
         return [*self._command, "save", "--quiet", "--format", "docker-archive", "--output", str(archive), tag]
 
 
-def find_builder(storage: Storage, env: Mapping[str, str], *, docker: bool) -> tuple[Builder | None, list[str]]:
+def find_builder(
+    storage: Storage, env: Mapping[str, str], *, docker: bool, arch: str | None = None
+) -> tuple[Builder | None, list[str]]:
     """The first program that can build here, and why the ones before it cannot. Rootless Podman needs no sudo."""
     path = env.get("PATH", "")
+    platform = _foreign_platform(arch)
     reasons: list[str] = []
     if not docker:
         reasons.append("docker: left alone, because it would keep a base image that came from no registry")
@@ -194,18 +216,23 @@ def find_builder(storage: Storage, env: Mapping[str, str], *, docker: bool) -> t
     elif (problem := docker_problem()) is not None:
         reasons.append(f"docker: {problem}")
     else:
-        return Docker(), reasons
+        return Docker(platform), reasons
     if shutil.which("podman", path=path):
-        return Podman(storage), reasons
+        return Podman(storage, platform=platform), reasons
     reasons.append("podman: not in PATH")
     if shutil.which("buildah", path=path):
-        return Buildah(storage, packages.root_rights()), reasons
+        return Buildah(storage, packages.root_rights(), platform), reasons
     return None, [*reasons, "buildah: not in PATH"]
 
 
-def require_builder(step: Step, storage: Storage, env: Mapping[str, str], *, docker: bool) -> Builder:
-    """The first program that can build here; Debian's Buildah is installed if needed. Raises NoBuilder."""
-    builder, reasons = find_builder(storage, env, docker=docker)
+def require_builder(
+    step: Step, storage: Storage, env: Mapping[str, str], *, docker: bool, arch: str | None = None
+) -> Builder:
+    """The first program that can build here; Debian's Buildah is installed if needed. Raises NoBuilder.
+
+    `arch`: what to build for; None: this machine's architecture.
+    """
+    builder, reasons = find_builder(storage, env, docker=docker, arch=arch)
     if builder is None:
         try:
             packages.install(step, ["buildah"])
@@ -214,7 +241,7 @@ def require_builder(step: Step, storage: Storage, env: Mapping[str, str], *, doc
             raise NoBuilder(
                 f"no image can be built here without podman or buildah: {error}. Found:{because}"
             ) from error
-        builder = Buildah(storage, packages.root_rights())
+        builder = Buildah(storage, packages.root_rights(), _foreign_platform(arch))
     step.update(f"with {builder.name}")
     return builder
 
@@ -260,6 +287,15 @@ def mounts_below(folder: Path, mounts: str) -> list[str]:
     """The mount points below `folder` in the text of /proc/mounts, the last mounted first."""
     points = [line.split()[1].replace("\\040", " ") for line in mounts.splitlines() if line]
     return [point for point in reversed(points) if Path(point).is_relative_to(folder)]
+
+
+def _foreign_platform(arch: str | None) -> str:
+    """Empty for this machine's architecture: a builder needs no option for it."""
+    return "" if arch in (None, architecture()) else f"linux/{arch}"
+
+
+def _platform_option(platform: str) -> list[str]:
+    return ["--platform", platform] if platform else []
 
 
 def _build_arguments(arguments: Mapping[str, str]) -> list[str]:
