@@ -12,12 +12,11 @@ from pathlib import Path
 from tools.generate.chart_render import ROOT
 
 sys.path.insert(0, str(ROOT / "tests"))  # tables of the network and of permissions are made from what tests expect
-from tools.generate import api_reference, chart, dashboard, doctor_faults, network_tables, permissions
+from tools.generate import api_reference, chart, dashboard, doctor_faults, doctor_pages, network_tables, permissions
 from tools.generate.page import replace_generated
 from vdi.api.crd import render_files
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
-from vdi.doctor.report.page import render_page
 from vdi.gpu.sharing import manifest
 
 Files = dict[Path, str]
@@ -33,7 +32,7 @@ def files_from_code() -> Files:
     made[dashboard.FILE] = dashboard.text()
     made[network_tables.PAGE] = network_tables.page_text(network_tables.PAGE.read_text())
     made |= {page: permissions.page_text(page.read_text(), roles) for page, roles in permissions.PAGES.items()}
-    made[ROOT / "docs/doctor.md"] = render_page()
+    made |= doctor_pages.render()
     made[doctor_faults.PAGE] = doctor_faults.render()
     made |= {ROOT / "manifests" / name: text for name, text in manifest.render_files().items()}
     return made

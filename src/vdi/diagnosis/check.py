@@ -7,7 +7,6 @@ from vdi.diagnosis.code import Code
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.findings.model import Finding, Remedy, Severity
 
-PAGE = "docs/doctor.md"
 CheckFunction = Callable[[Snapshot], Iterable[Finding]]
 
 
@@ -24,6 +23,11 @@ class Check:
 def check(*needs: str) -> Callable[[CheckFunction], Check]:
     """Make a check of a function."""
     return lambda function: Check(function.__name__, frozenset(needs), function)
+
+
+def code_page(code: Code) -> str:
+    """The page of the documentation that explains this code, under a heading of its name."""
+    return f"docs/doctor/{code.layer.replace(' ', '-')}.md"
 
 
 def make_finding(
@@ -45,6 +49,6 @@ def make_finding(
         message=message,
         evidence=tuple(line for line in evidence if line),
         remedy=remedy if remedy.sentence else Remedy(codes[code].remedy, remedy.commands),
-        remedy_url=f"{PAGE}#{code}",
+        remedy_url=f"{code_page(codes[code])}#{code}",
         related_objects=tuple(related_objects),
     )

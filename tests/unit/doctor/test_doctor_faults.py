@@ -11,6 +11,7 @@ from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS, with_gateway
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from unit.doctor.doctor_kasm import KASM_FAULTS
+from vdi.diagnosis.check import code_page
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import Snapshot, load, save
 from vdi.doctor.checks.run import CHECKS, run_checks
@@ -68,7 +69,7 @@ def test_a_finding_says_what_where_and_how_to_fix_it(name: str) -> None:
         )
         assert finding.evidence, finding
         assert finding.remedy, finding
-        assert finding.remedy_url == f"docs/doctor.md#{finding.code}"
+        assert finding.remedy_url == f"{code_page(CODES[finding.code])}#{finding.code}"
         assert "/" in finding.object or finding.object in ("nodes", "daemonsets", "device plugin"), finding.object
 
 

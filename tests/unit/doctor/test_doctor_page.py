@@ -1,17 +1,28 @@
-"""docs/doctor.md is what the catalogue says."""
+"""docs/doctor.md and docs/doctor/ are what the catalogue says."""
 
-from pathlib import Path
+import re
 
+import pytest
+
+from tools.generate.doctor_pages import INDEX, PAGES, render
+from vdi.diagnosis.check import code_page
 from vdi.doctor.codes import CODES
-from vdi.doctor.report.page import render_page
-
-PAGE = Path(__file__).parents[3] / "docs/doctor.md"
 
 
-def test_the_page_is_the_catalogue() -> None:
-    assert PAGE.read_text() == render_page(), "run: make generate"
+def test_the_pages_are_the_catalogue() -> None:
+    files = render()
+    assert {path: path.read_text() for path in files} == files, "run: make generate"
+    assert {*PAGES.iterdir()} == {*files} - {INDEX}, "a page of a layer that is gone"
 
 
-def test_every_code_has_its_own_heading() -> None:
-    headings = [line.removeprefix("## ") for line in PAGE.read_text().splitlines() if line.startswith("## ")]
-    assert headings == list(CODES)
+@pytest.mark.parametrize("layer", sorted({code.layer for code in CODES.values()}))
+def test_every_code_has_its_own_heading_on_the_page_that_findings_name(layer: str) -> None:
+    codes = [code for code in CODES.values() if code.layer == layer]
+    page = INDEX.parents[1] / code_page(codes[0])
+    assert re.findall(r"^## (\w+)$", page.read_text(), re.MULTILINE) == [code.code for code in codes]
+
+
+def test_the_index_links_to_every_code() -> None:
+    links = re.findall(r"\]\((doctor/[a-z-]+\.md)#(\w+)\)", INDEX.read_text())
+    assert [(f"docs/{page}", code) for page, code in links] == [(code_page(CODES[code]), code) for _, code in links]
+    assert {code for _, code in links} == {*CODES}

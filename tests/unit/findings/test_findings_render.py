@@ -17,7 +17,7 @@ CAUSE = Finding(
     message="No replica is ready.",
     evidence=("status.readyReplicas: 0",),
     remedy=Remedy("Restart it.", (COMMAND, "kubectl get pods")),
-    remedy_url="docs/doctor.md#operator_down",
+    remedy_url="docs/doctor/control-plane.md#operator_down",
     related_objects=("node/a",),
 )
 FOLLOWS = Finding(
@@ -76,7 +76,7 @@ def test_a_page_for_people() -> None:
         "  > Restart it.",
         f"  $ {COMMAND}",
         "  $ kubectl get pods",
-        "  ? docs/doctor.md#operator_down",
+        "  ? docs/doctor/control-plane.md#operator_down",
         "",
         "   follows  session_ignored  vdisession/s/a",
         "     No pod.",
@@ -119,7 +119,7 @@ def test_data_for_programs() -> None:
         "expected": "",
         "evidence": ["status.readyReplicas: 0"],
         "remedy": {"sentence": "Restart it.", "commands": [COMMAND, "kubectl get pods"]},
-        "remedy_url": "docs/doctor.md#operator_down",
+        "remedy_url": "docs/doctor/control-plane.md#operator_down",
         "caused_by": "",
     }
     assert data["findings"][1]["caused_by"] == "operator_down deployment/kasm/vdi-operator"

@@ -19,7 +19,7 @@ from vdi.doctor.checks.run import run_checks
 from vdi.doctor.codes import CODES
 from vdi.doctor.collect.collector import collect
 from vdi.doctor.probe.run import probe
-from vdi.doctor.report.page import explain_code
+from vdi.doctor.report.explain import explain_code
 from vdi.doctor.report.record import record_of, to_patch
 from vdi.doctor.report.summary import make_report
 from vdi.findings.model import Finding, exit_code

@@ -1,4 +1,4 @@
-"""The catalogue: every code that the doctor may give, layer by layer. docs/doctor.md is made of it."""
+"""The catalogue: every code that the doctor may give, layer by layer. docs/doctor.md and docs/doctor/ come from it."""
 
 from vdi.diagnosis.code import Code
 from vdi.doctor.codes.control_plane import CONTROL_PLANE

@@ -1,0 +1,73 @@
+"""The doctor's catalogue as pages: docs/doctor.md is the index, docs/doctor/ has a page for each layer."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tools.generate.chart_render import ROOT
+from vdi.diagnosis.check import code_page
+from vdi.doctor.codes import CODES
+from vdi.doctor.report.explain import explain_code
+
+INDEX = ROOT / "docs/doctor.md"
+PAGES = ROOT / "docs/doctor"
+
+
+class Layer(NamedTuple):
+    """What the heading of a layer's page says, and what belongs to it."""
+
+    title: str
+    scope: str
+
+
+LAYERS = {
+    "control plane": Layer("Control plane", "the CRDs, the operator, and sessions that it refuses or does not act on"),
+    "infrastructure": Layer("Infrastructure", "nodes, GPUs, images, volumes, DNS and the API server"),
+    "data plane": Layer("Data plane", "Traefik, routes, certificates, the desktop itself, and the gateway"),
+    "probes": Layer("Probes", "what only `vdi doctor --probe` finds, which makes requests and pods of its own"),
+    "kasm": Layer("Kasm", "pods of Kasm Workspaces that wait or fail"),
+}
+"""In the order of the index."""
+
+_GENERATED = """<!-- Generated from the catalogue of codes by `make generate`.
+Edit src/vdi/doctor/codes and src/vdi/kasm/diagnosis/codes.py. -->"""
+_INDEX_HEAD = """# The doctor: what each code means
+
+`vdi doctor` looks at control plane, infrastructure and data plane, and says what is broken, where, with the proof, and
+what fixes it. It changes nothing, unless `--fix` is given, which shows each change and asks. How it works is in
+[design/doctor.md](design/doctor.md), its options are in `vdi doctor --help`. `vdi doctor --explain CODE` prints the
+text of one code."""
+
+
+def render() -> dict[Path, str]:
+    """Every page with its text."""
+    pages = {_page(layer): "\n".join(_layer_lines(layer)) + "\n" for layer in LAYERS}
+    return {INDEX: "\n".join(_index_lines()) + "\n", **pages}
+
+
+def _page(layer: str) -> Path:
+    return ROOT / code_page(next(code for code in CODES.values() if code.layer == layer))
+
+
+def _index_lines() -> Iterator[str]:
+    yield _GENERATED
+    yield _INDEX_HEAD
+    for layer, (title, scope) in LAYERS.items():
+        page = _page(layer).relative_to(INDEX.parent)
+        yield f"\n## {title}\n[{title}]({page}): {scope}.\n"
+        yield "| code | severity |"
+        yield "|---|---|"
+        for code in CODES.values():
+            if code.layer == layer:
+                yield f"| [{code.code}]({page}#{code.code}) | {code.severity.value} |"
+
+
+def _layer_lines(layer: str) -> Iterator[str]:
+    title, scope = LAYERS[layer]
+    yield _GENERATED
+    yield f"# {title}: what the doctor's codes mean\n"
+    yield f"Here: {scope}. All layers: [index](../{INDEX.name})."
+    for code in CODES.values():
+        if code.layer == layer:
+            yield f"\n## {code.code}"
+            yield from explain_code(code)
