@@ -1,7 +1,8 @@
 """Reads what preflight and diff need: renders the chart, asks the API server. Nothing is written.
 
 The release's objects are tried on the API server in a dry run: rights, admission, quotas and schemas are then its own
-answer. What lies in a namespace, or is of a kind, that the install itself makes first cannot be tried before.
+answer. What lies in a namespace, or is of a kind, that the install itself makes first cannot be tried before; neither
+can objects of a kind whose CRD gets new fields.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from vdi.kube.resource import CRDS, DAEMON_SETS, DEPLOYMENTS, NAMESPACES, NODES,
 from vdi.kube.transport import Client
 from vdi.operator.kinds import POOLS, TEMPLATES
 from vdi.release.chart import Chart
-from vdi.release.crds import HELM, of_release
+from vdi.release.crds import HELM, losses, of_release
 from vdi.release.diff import HOOK
 from vdi.release.facts import Facts, Object, Refusal, Stranger, Unreadable, settings_of
 from vdi.session.observed import Node
@@ -85,6 +86,10 @@ async def gather(client: Client, helm: Helm, chart: Chart, change: Change) -> Fa
     there = dict(zip(spaces, await asyncio.gather(*map(reading.namespace_of, spaces)), strict=True))
     names = asyncio.create_task(look_up(settings.cluster.domain))
     secrets = {space: keys for space in spaces if (keys := await reading.secrets(space)) is not None}
+    desired = of_release(objects)
+    crds = await reading.crds(desired)
+    extended = {crd["spec"]["names"]["kind"] for crd in desired if losses([crd], crds)}
+    tried = [obj for obj in objects if obj["kind"] not in extended]
     return Facts(
         helm=helm,
         chart=chart,
@@ -94,7 +99,7 @@ async def gather(client: Client, helm: Helm, chart: Chart, change: Change) -> Fa
         namespace=namespace,
         revisions=tuple(revisions),
         objects=objects,
-        crds=await reading.crds(of_release(objects)),
+        crds=crds,
         namespaces=there,
         unknown=frozenset(kind for kind, resource in resources.items() if resource is None),
         lacking=await reading.lacking(objects, resources),
@@ -105,7 +110,7 @@ async def gather(client: Client, helm: Helm, chart: Chart, change: Change) -> Fa
         secrets=secrets,
         certificates=await reading.certificates(tls, {namespace, settings.namespace}) if tls else (),
         names=await names,
-        refusals=await reading.refusals(objects, resources, there),
+        refusals=await reading.refusals(tried, resources, there),
         strangers=await reading.strangers(objects, resources, there, change),
         unread=tuple(reading.unread),
     )
