@@ -53,7 +53,7 @@ async def test_kill_at_every_write(
             break
     else:
         raise AssertionError(f"{flow.name}: still writing after {MOST_WRITES} writes")
-    assert write > 1, f"{flow.name}: the operator has written nothing"
+    assert write > 1 or flow.helped, f"{flow.name}: the operator has written nothing"
     with capsys.disabled():
         sys.stdout.write(
             f"  {flow.name}: killed {moment} each of {write - 1} writes, {time.monotonic() - began:.0f} s\n"
