@@ -125,50 +125,53 @@ def pods_get_ready(kubeconfig: Path) -> Iterator[None]:
 
 async def _live(kubeconfig: Path, stop: threading.Event) -> None:
     async with Client(load_config(kubeconfig), field_manager="stand-in") as api:
-        await api.apply(STORAGE_CLASSES, "local-path", _storage_class(), into=msgspec.Raw)
         while not stop.is_set():
             with suppress(KubeError):
                 for pod in await api.list(PODS, field_selector="spec.nodeName!=", into=Object):
-                    await _look_after(api, pod)
-                for claim in await api.list(CLAIMS, into=Object):
-                    if not claim["spec"].get("volumeName"):
-                        await api.create(VOLUMES, _volume(claim["metadata"]), into=msgspec.Raw)
+                    await look_after(api, pod)
+                await bind_claims(api)
             await asyncio.sleep(0.2)
 
 
-async def _look_after(api: Client, pod: Object) -> None:
-    status = pod.get("status") or {}
-    if pod["metadata"].get("deletionTimestamp") or status.get("containerStatuses"):
+async def bind_claims(api: Client) -> None:
+    """A volume for each claim, of the default StorageClass."""
+    await api.apply(STORAGE_CLASSES, "local-path", _storage_class(), into=msgspec.Raw)
+    for claim in await api.list(CLAIMS, into=Object):
+        if not claim["spec"].get("volumeName"):
+            await api.create(VOLUMES, _volume(claim["metadata"]), into=msgspec.Raw)
+
+
+async def look_after(api: Client, pod: Object) -> None:
+    """Make it Ready, unless its image is broken."""
+    if pod["metadata"].get("deletionTimestamp") or (pod.get("status") or {}).get("containerStatuses"):
         return
-    containers, broken = [], False
-    for container in pod["spec"]["containers"]:
-        bad = container["image"].startswith(BROKEN)
-        broken = broken or bad
-        state = {"waiting": _PULL} if bad else {"running": {"startedAt": pod["metadata"]["creationTimestamp"]}}
-        containers.append(
-            {
-                "name": container["name"],
-                "image": container["image"],
-                "imageID": "",
-                "ready": not bad,
-                "restartCount": 0,
-                "state": state,
-            }
-        )
-    ready = "False" if broken else "True"
+    broken = [one["name"] for one in pod["spec"]["containers"] if one["image"].startswith(BROKEN)]
+    phase = "Pending" if broken else "Running"
+    await set_status(api, pod, phase, {name: {"waiting": _PULL} for name in broken}, ready=not broken)
+
+
+async def set_status(api: Client, pod: Object, phase: str, states: dict[str, Object], *, ready: bool) -> None:
+    """Containers without a state run."""
+    status, meta = pod.get("status") or {}, pod["metadata"]
+    running = {"running": {"startedAt": meta["creationTimestamp"]}}
+    containers = [
+        {
+            "name": container["name"],
+            "image": container["image"],
+            "imageID": "",
+            "ready": ready,
+            "restartCount": 0,
+            "state": states.get(container["name"], running),
+        }
+        for container in pod["spec"]["containers"]
+    ]
+    flag = "True" if ready else "False"
     conditions = [
         *(condition for condition in status.get("conditions") or () if condition["type"] == "PodScheduled"),
-        *({"type": kind, "status": ready} for kind in ("Ready", "ContainersReady", "Initialized")),
+        *({"type": kind, "status": flag} for kind in ("Ready", "ContainersReady", "Initialized")),
     ]
-    phase = "Pending" if broken else "Running"
-    await _status(api, PODS, pod, {"phase": phase, "conditions": conditions, "containerStatuses": containers})
-
-
-async def _status(api: Client, resource: Any, one: Object, status: Object) -> None:
-    meta = one["metadata"]
-    await api.patch(
-        resource, meta["name"], {"status": status}, namespace=meta["namespace"], subresource="status", into=msgspec.Raw
-    )
+    patch = {"status": {"phase": phase, "conditions": conditions, "containerStatuses": containers}}
+    await api.patch(PODS, meta["name"], patch, namespace=meta["namespace"], subresource="status", into=msgspec.Raw)
 
 
 def _volume(claim: Object) -> Object:

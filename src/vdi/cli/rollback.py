@@ -12,6 +12,7 @@ from vdi.cli.release.run import ReleaseView, confirm_change, run
 from vdi.helm.releases import Revision, deployed, read_revisions
 from vdi.kube.transport import Client
 from vdi.release.carry_out import Running, crd_losses, roll_back, rollback_target
+from vdi.release.database import Downgrade, find_downgrade
 from vdi.release.diff import Change, changes_between
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -28,10 +29,11 @@ def rollback(
 ) -> None:
     """Show the revisions and what going back would change, ask, and go back. Running desktops go on.
 
+    An older gateway gets the database that it knows: columns that it does not know are named before, and lost.
     Status 1: refused or failed; 130: interrupted.
     """
     at = at.located()
-    revisions, target, changes, losses = run(at, lambda client: _prepare(client, at, revision))
+    revisions, target, changes, losses, downgrade = run(at, lambda client: _prepare(client, at, revision))
     if at.output is PageOutput.TABLE:
         for line in revision_lines(revisions):
             typer.echo(line)
@@ -41,7 +43,7 @@ def rollback(
     done = None
     if not dry_run:
         confirm_change(f"Go back to revision {target.version}? Running desktops go on.", yes)
-        done = run(at, lambda client: _apply(client, at, target))
+        done = run(at, lambda client: _apply(client, at, target, downgrade))
     if at.output is PageOutput.JSON:
         data = {"revisions": list(map(revision_data, revisions)), "target": target.version, "losses": losses}
         print_data({**data, "changes": change_data(changes), "revision": revision_data(done)}, at.output)
@@ -53,14 +55,16 @@ def rollback(
 
 async def _prepare(
     client: Client, at: ReleaseOptions, revision: int | None
-) -> tuple[list[Revision], Revision, list[Change], list[str]]:
+) -> tuple[list[Revision], Revision, list[Change], list[str], Downgrade | None]:
     revisions = await read_revisions(client, at.place.namespace, at.release)
     target = rollback_target(at.release, revisions, revision)
     current = deployed(revisions) or revisions[0]
     changes = changes_between(current.objects(), target.objects(), at.place.namespace)
-    return revisions, target, changes, await crd_losses(client, target)
+    losses = await crd_losses(client, target)
+    downgrade = await find_downgrade(client, at.place.namespace, target.objects())
+    return revisions, target, changes, [*losses, *([downgrade.words] if downgrade else ())], downgrade
 
 
-async def _apply(client: Client, at: ReleaseOptions, target: Revision) -> Revision:
+async def _apply(client: Client, at: ReleaseOptions, target: Revision, downgrade: Downgrade | None) -> Revision:
     with ReleaseView() as view:
-        return await roll_back(Running(client, at.helm, view, at.seconds), at.release, at.place, target)
+        return await roll_back(Running(client, at.helm, view, at.seconds), at.release, at.place, target, downgrade)

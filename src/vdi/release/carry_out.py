@@ -15,6 +15,14 @@ from vdi.kube.errors import NotFound
 from vdi.kube.resource import CRDS
 from vdi.kube.transport import Client
 from vdi.release.crds import apply_crds, losses, of_release
+from vdi.release.database import (
+    Downgrade,
+    DowngradeError,
+    downgraded,
+    find_downgrade,
+    find_gateway,
+    plan_downgrade,
+)
 from vdi.release.errors import RefusedError
 from vdi.release.facts import POD_KINDS, Facts, Object
 
@@ -31,10 +39,12 @@ class Progress(View, Protocol):
 class NotDoneError(Exception):
     """Raised when helm did not do it: the reason in words, and the state of the release."""
 
-    def __init__(self, reason: str, state: str, *, interrupted: bool = False) -> None:
+    def __init__(self, reason: str, state: str, *, interrupted: bool = False, killed: bool = False) -> None:
         self.reason = reason
         self.state = state
         self.interrupted = interrupted
+        self.killed = killed
+        """Whether helm was ended at once, at the user's request: nothing more is done then."""
         super().__init__(f"{reason}\n{state}")
 
 
@@ -56,24 +66,57 @@ async def install_or_upgrade(run: Running, facts: Facts, change: Change) -> Revi
         run.view.waiting("the API server takes the CRDs")
         await apply_crds(run.client, crds, change.release, change.place.namespace)
         run.view.stage(f"{len(crds)} CRDs applied and served", monotonic() - began)
-    if facts.before is not None:
-        change = replace(change, more=arguments.take_back_fields(run.helm, facts.before.apply_method))
-    words = arguments.upgrade(run.helm, change, seconds=run.seconds)
-    return await _helm(run, words, change.release, change.place, facts.objects, change.values.stdin)
+    before = facts.before
+    if before is None:
+        words = arguments.upgrade(run.helm, change, seconds=run.seconds)
+        return await _helm(run, words, change.release, change.place, facts.objects, change.values.stdin)
+    change = replace(change, more=arguments.take_back_fields(run.helm, before.apply_method))
+    # Helm alone cannot undo an upgrade whose gateway has upgraded the database.
+    by_us = plan_downgrade(find_gateway(facts.objects), before.objects()) is not None
+    words = arguments.upgrade(run.helm, change, seconds=run.seconds, undo_on_failure=not by_us)
+    try:
+        return await _helm(run, words, change.release, change.place, facts.objects, change.values.stdin)
+    except NotDoneError as error:
+        if not by_us or error.killed:
+            raise
+        state = await _undo_upgrade(run, change, before, error)
+        raise NotDoneError(error.reason, state, interrupted=error.interrupted) from error
 
 
-async def roll_back(run: Running, release: str, place: Place, target: Revision) -> Revision:
-    """Back to that revision, as a new one. Raises NotDoneError, KubeError."""
+async def _undo_upgrade(run: Running, change: Change, before: Revision, error: NotDoneError) -> str:
+    """The state that it left."""
+    namespace = change.place.namespace
+    revisions = await read_revisions(run.client, namespace, change.release)
+    if revisions and revisions[0].version == before.version:
+        return error.state
+    run.view.say(f"  It goes back to revision {before.version}.")
+    try:
+        downgrade = await find_downgrade(run.client, namespace, before.objects())
+        await roll_back(run, change.release, change.place, before, downgrade)
+    except NotDoneError as failed:
+        return f"Going back failed too: {failed}"
+    return state_in_words(change.release, revisions, await read_revisions(run.client, namespace, change.release))
+
+
+async def roll_back(
+    run: Running, release: str, place: Place, target: Revision, downgrade: Downgrade | None
+) -> Revision:
+    """Back to that revision, as a new one, and the database before it. Raises NotDoneError, KubeError."""
     more = arguments.take_back_fields(run.helm, target.apply_method)
     words = arguments.rollback(release, target.version, place, seconds=run.seconds, more=more)
-    return await _helm(run, words, release, place, target.objects(), None)
+    try:
+        async with downgraded(run.client, run.view, run.seconds, downgrade):
+            return await _helm(run, words, release, place, target.objects(), None)
+    except DowngradeError as error:
+        revisions = await read_revisions(run.client, place.namespace, release)
+        raise NotDoneError(str(error), state_in_words(release, revisions, revisions)) from error
 
 
 async def _helm(
     run: Running, words: list[str], release: str, place: Place, objects: Sequence[Object], stdin: bytes | None
 ) -> Revision:
     names = tuple(sorted({str(obj["metadata"]["name"]) for obj in objects if obj["kind"] in _NAMED}))
-    undone = release if words[0] == "upgrade" else ""
+    undone = release if arguments.roll_back_flag(run.helm) in words else ""
     watch = Watch(run.client, [place.namespace], run.view, names, release=undone)
     before, began = await read_revisions(run.client, place.namespace, release), monotonic()
     try:
@@ -81,7 +124,9 @@ async def _helm(
     except (HelmFailed, HelmInterrupted) as error:
         after = await read_revisions(run.client, place.namespace, release)
         state = state_in_words(release, before, after)
-        raise NotDoneError(str(error), state, interrupted=isinstance(error, HelmInterrupted)) from error
+        interrupted = isinstance(error, HelmInterrupted)
+        killed = isinstance(error, HelmInterrupted) and error.killed
+        raise NotDoneError(str(error), state, interrupted=interrupted, killed=killed) from error
     run.view.stage(f"helm {words[0]}: everything is ready", monotonic() - began)
     found = deployed(await read_revisions(run.client, place.namespace, release))
     if found is None:

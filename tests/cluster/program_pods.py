@@ -1,0 +1,195 @@
+"""A kubelet's stand-in that runs pods of operator and gateway as processes of this machine, each from its own sources.
+
+Their readiness is that of the program, and a Job's pod ends as its program does. Other pods become Ready as they are.
+"""
+
+import asyncio
+import base64
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from cluster.release_stage import bind_claims, look_after, set_status
+from cluster.stand_in import nodes_stand_in
+from vdi.kube.config_loading import load_config
+from vdi.kube.errors import KubeError, NotFound
+from vdi.kube.resource import PODS, SECRETS
+from vdi.kube.transport import Client
+
+Object = dict[str, Any]
+_POLL_SECONDS = 0.2
+_END_SECONDS = 20
+
+
+@dataclass
+class Program:
+    """A pod's main container as a process."""
+
+    name: str
+    """`operator`, `gateway` or `downgrade`."""
+    image: str
+    process: "subprocess.Popen[bytes]"
+    public: int
+    internal: int
+    log: Path
+    reported: tuple[int | None, bool] = (None, False)
+    """The exit code and the readiness that its pod has."""
+
+    def is_ready(self) -> bool:
+        """What the pod's readiness probe says."""
+        with suppress(httpx.TransportError):
+            return httpx.get(f"http://127.0.0.1:{self.internal}/readyz", timeout=5).status_code == 200
+        return False
+
+    def end(self) -> None:
+        """As a kubelet ends it."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@dataclass
+class ProgramPods:
+    """The programs that run now."""
+
+    kubeconfig: Path
+    folder: Path
+    sources: Mapping[str, Path]
+    """Image -> the folder of its sources. Pods of other images run nothing."""
+    environment: Mapping[str, str]
+    """Variables in place of what is mounted into the pods."""
+    running: dict[str, Program] = field(default_factory=dict)
+    """By the pod's uid."""
+    ended: list[Program] = field(default_factory=list)
+
+    def gateway(self, image: str) -> Program:
+        """The gateway of that image, of which there is one."""
+        (found,) = [p for p in self.running.values() if (p.name, p.image) == ("gateway", image)]
+        return found
+
+    def logs(self) -> str:
+        """What all programs have said, for a test that fails."""
+        return "\n".join(f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.glob("*.log")))
+
+    async def live(self, stop: threading.Event) -> None:
+        async with Client(load_config(self.kubeconfig), field_manager="stand-in") as api:
+            try:
+                while not stop.is_set():
+                    with suppress(KubeError):
+                        await self._look(api)
+                    await asyncio.sleep(_POLL_SECONDS)
+            finally:
+                for program in self.running.values():
+                    program.end()
+
+    async def _look(self, api: Client) -> None:
+        pods = await api.list(PODS, field_selector="spec.nodeName!=", into=Object)
+        there = {pod["metadata"]["uid"] for pod in pods if not pod["metadata"].get("deletionTimestamp")}
+        for uid in self.running.keys() - there:  # before others start: two never use one SQLite file
+            program = self.running.pop(uid)
+            await asyncio.to_thread(program.end)
+            self.ended.append(program)
+        for pod in pods:
+            meta = pod["metadata"]
+            image = pod["spec"]["containers"][0]["image"]
+            if meta.get("deletionTimestamp") or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+                continue
+            if image not in self.sources:
+                await look_after(api, pod)
+            elif meta["uid"] in self.running:
+                await self._report(api, pod, self.running[meta["uid"]])
+            else:
+                self.running[meta["uid"]] = await self._start(api, pod)
+        await bind_claims(api)
+
+    async def _start(self, api: Client, pod: Object) -> Program:
+        container, namespace = pod["spec"]["containers"][0], pod["metadata"]["namespace"]
+        ports = _free_ports()
+        variables = {
+            **os.environ,
+            **{one["name"]: await _value(api, namespace, one) for one in container.get("env") or ()},
+            **self.environment,
+            "PYTHONPATH": str(self.sources[container["image"]]),
+            "KUBECONFIG": str(self.kubeconfig),
+            "VDI_KUBECONFIG": str(self.kubeconfig),
+            "VDI_PUBLIC_ADDR": f"127.0.0.1:{ports[0]}",
+            "VDI_INTERNAL_ADDR": f"127.0.0.1:{ports[1]}",
+            "VDI_METRICS_ADDR": f"127.0.0.1:{ports[1]}",
+        }
+        words = {"operator": ["-m", "vdi", "operator", "run"], "gateway": ["-m", "vdi", "gateway", "run"]}
+        command = words.get(container["name"]) or container["command"][1:]
+        path = self.folder / f"{pod['metadata']['name']}.log"
+        process = _open_process([sys.executable, "-P", *command], variables, path)
+        return Program(container["name"], container["image"], process, *ports, path)
+
+    async def _report(self, api: Client, pod: Object, program: Program) -> None:
+        exit_code = program.process.poll()
+        now = exit_code, exit_code is None and await asyncio.to_thread(program.is_ready)
+        if "containerStatuses" in pod["status"] and now == program.reported:
+            return
+        state: Object = {"running": {"startedAt": pod["metadata"]["creationTimestamp"]}}
+        phase = "Running"
+        if exit_code is not None:
+            message = program.log.read_text()[-2000:]
+            state = {"terminated": {"exitCode": exit_code, "message": message, "reason": "Error" if exit_code else ""}}
+            if pod["spec"]["restartPolicy"] == "Never":
+                phase = "Failed" if exit_code else "Succeeded"
+        await set_status(api, pod, phase, {program.name: state}, ready=now[1])
+        program.reported = now
+
+
+def _open_process(command: list[str], variables: dict[str, str], path: Path) -> "subprocess.Popen[bytes]":
+    with path.open("ab") as log:
+        return subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+async def _value(api: Client, namespace: str, variable: Object) -> str:
+    source = variable.get("valueFrom")
+    if source is None:
+        return str(variable.get("value", ""))
+    reference = source["secretKeyRef"]
+    try:
+        secret = await api.get(SECRETS, reference["name"], namespace=namespace, into=Object)
+    except NotFound:
+        return ""
+    return base64.b64decode(secret["data"][reference["key"]]).decode()
+
+
+def _free_ports() -> tuple[int, int]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        return one.getsockname()[1], two.getsockname()[1]
+
+
+@contextmanager
+def programs_run(pods: ProgramPods) -> Iterator[ProgramPods]:
+    """A node that is Ready, bound claims, and pods that run, while the context lasts."""
+    with nodes_stand_in(pods.kubeconfig):
+        stop, failures = threading.Event(), list[BaseException]()
+
+        def life() -> None:
+            try:
+                asyncio.run(pods.live(stop))
+            except BaseException as failure:
+                failures.append(failure)
+
+        thread = threading.Thread(target=life, name="kubelet's stand-in")
+        thread.start()
+        try:
+            yield pods
+            assert not failures, failures
+        finally:
+            stop.set()
+            thread.join(60)
