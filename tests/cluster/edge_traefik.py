@@ -26,6 +26,7 @@ from vdi.gateway.serve import _config, _Server, listen
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import SharedState
 from vdi.gateway.web.cookies import LOGIN
+from vdi.session.children.route import DESKTOP_TRANSPORT
 
 READY_SECONDS = 20.0
 ANY_LABEL = r"HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.vdi\.localhost$`)"
@@ -51,6 +52,8 @@ class EdgeStage:
     internal: int
     servers: list[_Server]
     serving: list[asyncio.Task[None]] = field(default_factory=list)
+    web: str = ""
+    """URL of an image with a page of its own, which has the route in the desktop's place."""
 
     @property
     def settings(self) -> Settings:
@@ -83,13 +86,17 @@ class EdgeStage:
             "vdi-edge-headers": {"headers": {"customResponseHeaders": dict(DESKTOP_RESPONSE_HEADERS)}},
             "vdi-edge-auth": {"forwardAuth": {"address": address, **FORWARD_AUTH}},
         }
+        target = {"servers": [{"url": self.web or self.desktop.url}]}
         dynamic = {
             "http": {
                 "routers": routers,
                 "middlewares": middlewares,
+                "serversTransports": {DESKTOP_TRANSPORT: {"insecureSkipVerify": True}},
                 "services": {
                     "gateway": {"loadBalancer": {"servers": [{"url": f"http://127.0.0.1:{self.public}"}]}},
-                    "desktop": {"loadBalancer": {"servers": [{"url": self.desktop.url}]}},
+                    "desktop": {
+                        "loadBalancer": {**target, "serversTransport": DESKTOP_TRANSPORT} if self.web else target
+                    },
                 },
             }
         }

@@ -85,8 +85,15 @@ def render_files() -> dict[str, str]:
     return {f"{crd['spec']['names']['plural']}.yaml": _HEADER + _yaml(crd) for crd in build_crds()}
 
 
+class _WithoutAnchors(yaml.SafeDumper):
+    """A rule that two fields share is written twice: people and other programs read these files."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 -- the base's signature
+        return True
+
+
 def _yaml(value: object) -> str:
-    return yaml.safe_dump(value, sort_keys=False, width=140, allow_unicode=True)
+    return yaml.dump(value, Dumper=_WithoutAnchors, sort_keys=False, width=140, allow_unicode=True)
 
 
 def _column(name: str, path: str, *, type: str = "string", priority: int = 0) -> dict[str, Any]:

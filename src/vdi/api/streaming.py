@@ -203,7 +203,8 @@ def _said_once(path: str, variables: tuple[str, ...]) -> Rule:
 
 
 _GENERATION = (
-    f"(has(self.streaming.selkies) ? self.streaming.selkies : (self.image.contains('{SELKIES_1_IMAGE}') ? '1' : '2'))"
+    "(has(self.streaming) && has(self.streaming.selkies) ? self.streaming.selkies"
+    f" : (self.image.contains('{SELKIES_1_IMAGE}') ? '1' : '2'))"
 )
 _GIVEN = {field: f"has(self.streaming.{field})" for field in ("transport", "encoder", *ONLY_SELKIES_2)}
 
@@ -220,7 +221,21 @@ def _encoder_of(generation: str, encoders: tuple[str, ...], remedy: str) -> Rule
     )
 
 
+_SERVES_WEB = "has(self.protocol) && self.protocol == 'Web'"
+_OF_SELKIES = ("streaming", "app", "keyboard")
+
 RULES = (
+    Rule(
+        f"!({_SERVES_WEB}) || !({' || '.join(f'has(self.{field})' for field in _OF_SELKIES)})",
+        f"{', '.join(_OF_SELKIES)} are settings of Selkies, which an image with protocol 'Web' does not have; leave"
+        " them out",
+        field_path=".protocol",
+    ),
+    Rule(
+        f"!has(self.basicAuthSecret) || ({_SERVES_WEB}) || {_GENERATION} == '1'",
+        "Selkies 2 takes tokens of the gateway in place of basic auth; allowed with protocol 'Web' and with Selkies 1",
+        field_path=".basicAuthSecret",
+    ),
     _encoder_of("2", ENCODERS, " (h264enc takes the GPU's encoder by itself)"),
     _encoder_of("1", ENCODERS_1, " (nvh264enc on an NVIDIA GPU, x264enc without a GPU)"),
     Rule(
@@ -240,4 +255,4 @@ RULES = (
     ),
     *(_said_once(path, variables) for path, variables in VARIABLES.items()),
 )
-"""Rules of a template's spec: across `streaming`, `image`, `app`, `keyboard` and `env`."""
+"""Rules of a template's spec: across `protocol`, `basicAuthSecret`, `streaming`, `image`, `app`, `keyboard`, `env`."""

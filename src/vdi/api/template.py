@@ -185,6 +185,30 @@ DEFAULT_HEALTH_PATH = "/api/health"
 """Of Selkies 2."""
 
 
+class Protocol(StrEnum):
+    """Values of `protocol`."""
+
+    SELKIES = "Selkies"
+    WEB = "Web"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Protocol":  # noqa: ARG003 -- the enum's signature
+        """A value of a later version: nothing is assumed of the image, so it gets no token and has no viewers."""
+        return cls.WEB
+
+
+class Scheme(StrEnum):
+    """Values of `scheme`, as in a pod's `httpGet` probe."""
+
+    HTTP = "HTTP"
+    HTTPS = "HTTPS"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Scheme":  # noqa: ARG003 -- the enum's signature
+        """A value of a later version: the default."""
+        return cls.HTTP
+
+
 class Placement(msgspec.Struct, rename="camel", omit_defaults=True):
     """Where desktops of this template may run."""
 
@@ -345,7 +369,7 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
 
     image: Annotated[
         str,
-        doc("Image of the desktop. It serves HTTP on port, and runs as user 1000.", IMAGE, minLength=1, maxLength=512),
+        doc("Image of the desktop. It serves HTTP on port, and runs as runAsUser.", IMAGE, minLength=1, maxLength=512),
     ]
     display_name: Annotated[str, doc("Name for people.", maxLength=128)] = ""
     description: Annotated[str, doc("What this desktop is for.", maxLength=2048)] = ""
@@ -359,15 +383,37 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = msgspec.field(default_factory=TemplateStreaming)
     app: Annotated[TemplateApp | None, doc("A single application in place of a whole desktop.")] = None
     keyboard: Annotated[TemplateKeyboard | None, doc("Keyboard of the desktop. Left out: that of the image.")] = None
-    port: Annotated[int, doc("Port that the image serves HTTP on.", NOT_THE_AGENTS, minimum=1, maximum=65535)] = 8080
+    protocol: Annotated[
+        Protocol,
+        doc(
+            "What the image serves. Selkies: a desktop that Selkies streams. Web: any page, such as KasmVNC, noVNC, "
+            "code-server or JupyterLab; it needs the gateway, and can be shared with full control only."
+        ),
+    ] = Protocol.SELKIES
+    port: Annotated[int, doc("Port that the image serves on.", NOT_THE_AGENTS, minimum=1, maximum=65535)] = 8080
+    scheme: Annotated[
+        Scheme,
+        doc("What the image speaks on port. HTTPS: its certificate is not verified, as it is the image's own."),
+    ] = Scheme.HTTP
     health_path: Annotated[
         str,
         doc(
-            "Path that answers 200 when the desktop is ready. For an image of Selkies 1, /api/health means /health.",
+            "Path that answers with a status from 200 to 399 when the desktop is ready. /api/health means /health for "
+            "an image of Selkies 1, and / with protocol Web; with basicAuthSecret, that the port can be connected to.",
             URL_PATH,
             maxLength=512,
         ),
     ] = DEFAULT_HEALTH_PATH
+    basic_auth_secret: Annotated[
+        LocalObjectReference | None,
+        doc(
+            "Secret in the session's namespace with the keys username and password of an image that requests basic "
+            "auth (type kubernetes.io/basic-auth). The gateway adds them to each request; no browser sees them."
+        ),
+    ] = None
+    run_as_user: Annotated[
+        int, doc("User and group id that the image runs as; the home belongs to it.", minimum=1, maximum=2147483647)
+    ] = 1000
     persistence: Annotated[TemplatePersistence, doc("Defaults of the home volume.")] = msgspec.field(
         default_factory=TemplatePersistence
     )

@@ -8,7 +8,15 @@ import msgspec
 import typer
 
 from vdi.api.streaming import TemplateStreaming
-from vdi.api.template import IdleAction, Lifecycle, PrePullStatus, TemplatePersistence, TimeoutAction, VDITemplate
+from vdi.api.template import (
+    IdleAction,
+    Lifecycle,
+    PrePullStatus,
+    TemplatePersistence,
+    TemplateSpec,
+    TimeoutAction,
+    VDITemplate,
+)
 from vdi.cli.errors import CliError
 from vdi.cli.options import examples
 from vdi.cli.output import (
@@ -24,7 +32,8 @@ from vdi.cli.output import (
 )
 from vdi.cli.session.backend import Backend, Target
 from vdi.cli.session.target import with_backend
-from vdi.session.streaming import warnings
+from vdi.session.image import health_path
+from vdi.session.streaming import generation, warnings
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The kinds of desktop that can be started.")
 
@@ -100,6 +109,13 @@ def pulled(template: VDITemplate) -> str:
     return f"{progress.ready}/{progress.desired} nodes{failed}"
 
 
+def serves(spec: TemplateSpec) -> str:
+    """What the image streams, or that it has a page of its own, and who signs in to it."""
+    what = f"Selkies {generation(spec)}" if generation(spec) else "a page of its own (protocol Web)"
+    login = spec.basic_auth_secret
+    return f"{what}; the gateway signs in with Secret {login.name}" if login else what
+
+
 def _home(home: TemplatePersistence) -> str:
     limit = f", at most {home.max_size}," if home.max_size is not None else ""
     return f"{home.size}{limit} at {home.mount_path}, class {home.storage_class}"
@@ -145,11 +161,13 @@ def template_lines(template: VDITemplate) -> list[str]:
         "Name": spec.display_name,
         "About": spec.description,
         "Image": spec.image,
+        "Serves": serves(spec),
         "GPU": gpu if ask.default_gpu else "none: desktops without a GPU",
         "Memory": f"{ask.default_memory}{f', at most {ask.max_memory}' if ask.max_memory is not None else ''}",
         "CPU": f"{ask.default_cpu}{f', at most {ask.max_cpu}' if ask.max_cpu is not None else ''}",
         "Home": _home(home) if home.enabled else "none",
-        "Port": f"{spec.port}, health {spec.health_path}",
+        "Port": f"{spec.port}, {spec.scheme}, health {health_path(spec)}",
+        "Runs as": f"user {spec.run_as_user}",
         "Runs": _runs(spec.lifecycle),
         "Streaming": _streams(spec.streaming),
         "App": shlex.join(spec.app.command) if spec.app else "",

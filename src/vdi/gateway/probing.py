@@ -28,6 +28,7 @@ from vdi.kube.errors import KubeError
 from vdi.latency_probe.mark import Mark
 from vdi.latency_probe.measurements import MAX_LATENCY_MS, Measurements
 from vdi.session.children.secret import AGENT_TOKEN_KEY
+from vdi.session.image import takes_tokens
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,9 @@ class Prober:
         if session.spec.suspended or session.status.phase != Phase.RUNNING:
             what = "suspended: resume it" if session.spec.suspended else f"{session.status.phase or 'not started'} now"
             raise ActionDenied("Conflict", f"There is no picture to measure: the desktop {name!r} is {what}.")
+        template = self.context.cluster.template(session.spec.template)
+        if template and not takes_tokens(template.spec):
+            raise ActionDenied("Conflict", "There is no picture to measure: the probe reads the stream of Selkies 2.")
         window = int(self.context.clock().timestamp()) // WINDOW
         if await self.context.shared.count(f"probes/{session.metadata.uid}/{window}", WINDOW) > MOST:
             raise TooManyProbesError(name)

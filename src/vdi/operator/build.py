@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vdi.api.template import Scheme
 from vdi.kube.errors import ApiError, Forbidden, Invalid, NotFound, ServerError
 from vdi.kube.meta import key_of
 from vdi.kube.resource import CLAIMS, CONFIG_MAPS, PODS, SECRETS, SERVICES
@@ -22,7 +23,7 @@ from vdi.session.children.secret import build_secret
 from vdi.session.children.service import build_service
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Decision, Observed, host_taken
-from vdi.session.effective import Blocked, Desktop
+from vdi.session.effective import Blocked
 from vdi.session.homes import Home
 from vdi.session.hosts import has_label
 from vdi.session.identity import Identity
@@ -92,7 +93,7 @@ class Builder:
             return Built(observed, decision.blocked)
         session = observed.session
         identity = Identity.of(session)
-        work = self._work(observed, decision.desktop, identity, evictable=evictable)
+        work = self._work(observed, decision, identity, evictable=evictable)
         results = await asyncio.gather(*work.values(), return_exceptions=True) if work else []
         made: dict[str, Any] = {}
         failures: dict[str, BaseException] = {}
@@ -109,10 +110,10 @@ class Builder:
         return _collect_failures(replace(observed, **made) if made else observed, list(failures.values()))
 
     def _work(
-        self, observed: Observed, desktop: Desktop | None, identity: Identity, *, evictable: bool
+        self, observed: Observed, decision: Decision, identity: Identity, *, evictable: bool
     ) -> dict[str, Coroutine[Any, Any, Any]]:
         """The requests to make, by the field of `Observed` that each is for; the pod, which needs the others, last."""
-        session, owned = observed.session, self._owned
+        session, owned, desktop = observed.session, self._owned, decision.desktop
         uid = session.metadata.uid
         host = self._settings.host(observed.host)
         work: dict[str, Coroutine[Any, Any, Any]] = {}
@@ -127,7 +128,10 @@ class Builder:
         if not owned.services.is_as_desired(observed.service, service):
             work["service"] = owned.services.ensure(service)
         if observed.host and not observed.host_blocked and self._reservations.reserve(host, uid):
-            route = build_route(identity=identity, host=host, settings=self._settings)
+            scheme = (
+                observed.pod.scheme if observed.pod else decision.desktop.scheme if decision.desktop else Scheme.HTTP
+            )
+            route = build_route(identity=identity, host=host, settings=self._settings, scheme=scheme)
             if not owned.routes.is_as_desired(observed.route, route):
                 work["route"] = owned.routes.ensure(route)
         home = desktop.home if desktop else None

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from vdi.api.resources import TemplateResources
 from vdi.api.session import QueueStatus, SessionResources, SessionSpec, VDISession
-from vdi.api.template import EnvVar, Placement, PodTemplate, TemplateVolume, VDITemplate
-from vdi.session import streaming
+from vdi.api.template import EnvVar, Placement, PodTemplate, Scheme, TemplateVolume, VDITemplate
+from vdi.session import image, streaming
 from vdi.session.capacity import EPHEMERAL_STORAGE, PODS, NodeSelectorTerm, amount
 from vdi.session.capacity_matching import Demand, demand_of
 from vdi.session.cluster_settings import ClusterSettings
@@ -18,7 +18,6 @@ from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.homes import NO_HOMES, Home, Homes, resolve_home
 from vdi.session.hosts import refuse_hostname
 from vdi.session.identity import is_operators_key
-from vdi.session.image import health_path, missing_desktop
 from vdi.session.schedule import find_problems
 from vdi.session.units import parse_duration, parse_quantity, smaller_quantity
 
@@ -75,9 +74,12 @@ class Desktop:
     """Request and limit; None: neither."""
     env: tuple[EnvVar, ...]
     port: int
-    health_path: str
+    scheme: Scheme
+    probe_path: str
+    """What the kubelet requests; empty: it only connects to the port."""
     selkies: str
-    """Generation of Selkies in the image: "1" or "2"."""
+    """Generation of Selkies in the image: "1" or "2"; empty: it has none."""
+    run_as_user: int
     shm_size: str
     home: Home | None
     volumes: tuple[TemplateVolume, ...]
@@ -115,9 +117,18 @@ def resolve(
     gpu = 0 if offer.default_gpu == 0 else (requested.gpu if requested else offer.default_gpu)
     disk = (requested.ephemeral_storage if requested else None) or offer.default_ephemeral_storage
     home = resolve_home(session, template, homes)
+    behind_gateway = settings.edge_middleware is not None
 
     blocked = _refused_host(session, settings) or _find_blocked(
-        session.spec, template, cpu=cpu, memory=memory, gpu=gpu, disk=disk, home=home, homes=homes
+        session.spec,
+        template,
+        cpu=cpu,
+        memory=memory,
+        gpu=gpu,
+        disk=disk,
+        home=home,
+        homes=homes,
+        behind_gateway=behind_gateway,
     )
     if blocked:
         return blocked
@@ -133,15 +144,17 @@ def resolve(
         ephemeral_storage=disk,
         env=(*template.spec.env, *streaming.settings(template.spec)),
         port=template.spec.port,
-        health_path=health_path(template.spec),
+        scheme=template.spec.scheme,
+        probe_path=image.probe_path(template.spec, behind_gateway=behind_gateway),
         selkies=streaming.generation(template.spec),
+        run_as_user=template.spec.run_as_user,
         shm_size=template.spec.shm_size,
         home=home,
         volumes=template.spec.volumes,
         placement=template.spec.placement,
         pod_template=template.spec.pod_template,
         image_pull_secrets=tuple(secret.name for secret in template.spec.image_pull_secrets),
-        behind_gateway=settings.edge_middleware is not None,
+        behind_gateway=behind_gateway,
     )
 
 
@@ -160,13 +173,14 @@ def _find_blocked(
     disk: str | None,
     home: Home | None,
     homes: Homes,
+    behind_gateway: bool,
 ) -> Blocked | None:
     """Every problem of the worst kind in one sentence each, so that one edit can fix them all."""
     name = template.metadata.name
     of_session = list(_invalid_session(spec))
     if of_session:
         return Blocked(Reason.INVALID_SESSION, _sentences(of_session), needs_change=True)
-    of_template = list(_invalid_template(template, gpu=gpu, home=home))
+    of_template = list(_invalid_template(template, gpu=gpu, home=home, behind_gateway=behind_gateway))
     if of_template:
         message = f"The template {name!r} cannot be used: {_sentences(of_template)}"
         return Blocked(Reason.INVALID_TEMPLATE, message, needs_change=True)
@@ -192,7 +206,7 @@ def _invalid_session(spec: SessionSpec) -> Iterator[str]:
         yield f"spec.timeout: {why}"
 
 
-def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None) -> Iterator[str]:
+def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None, behind_gateway: bool) -> Iterator[str]:
     spec, offer = template.spec, template.spec.resources
     quantities = {
         "spec.resources.defaultCPU": offer.default_cpu,
@@ -215,9 +229,7 @@ def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None) -> 
         for key in keys:
             if is_operators_key(key):
                 yield f"spec.podTemplate.metadata.{field}: {key!r} belongs to the operator; remove it"
-    if why := missing_desktop(spec.image):
-        yield why
-    yield from streaming.problems(spec)
+    yield from image.problems(spec, behind_gateway=behind_gateway)
     if spec.schedule:
         yield from find_problems(spec.schedule, "spec.schedule")
     paths = ["/dev/shm"] + ([home.mount_path] if home else [])  # noqa: S108 -- a mount, not a file of ours

@@ -1,12 +1,15 @@
-"""What a template's image is known to be, by its name and its generation of Selkies. Pure.
+"""What a template's image is known to be, by its protocol, its name and its generation of Selkies. Pure.
 
 Selkies 1, as its reference container has it: nginx on NGINX_PORT (8080) before Selkies on SELKIES_PORT (8081), with
 `/health` on both; basic auth holds for every path, the health check too.
 """
 
 import re
+from collections.abc import Iterator
 
-from vdi.api.template import DEFAULT_HEALTH_PATH, TemplateSpec
+from vdi.api.streaming import TemplateStreaming
+from vdi.api.template import DEFAULT_HEALTH_PATH, Protocol, TemplateSpec
+from vdi.session import streaming
 from vdi.session.streaming import generation
 
 _HEALTH_PATH_1 = "/health"
@@ -27,17 +30,60 @@ def missing_desktop(image: str) -> str:
 
 
 def health_path(spec: TemplateSpec) -> str:
-    """Where the image answers 200 when it is ready: as the template says, else as its generation of Selkies does."""
-    if generation(spec) == "1" and spec.health_path == DEFAULT_HEALTH_PATH:
-        return _HEALTH_PATH_1
-    return spec.health_path
+    """Where the image answers when it is ready: as the template says, else as images of its kind do."""
+    if spec.health_path != DEFAULT_HEALTH_PATH:
+        return spec.health_path
+    if spec.protocol is Protocol.WEB:
+        return "/"
+    return _HEALTH_PATH_1 if generation(spec) == "1" else spec.health_path
+
+
+def probe_path(spec: TemplateSpec, *, behind_gateway: bool) -> str:
+    """The path that the kubelet requests; empty: it only connects to the port.
+
+    Basic auth covers the health path as well, and a probe with a password in it would show it to readers of pods.
+    """
+    if generation(spec) == "1" and not behind_gateway:
+        return ""
+    if spec.basic_auth_secret and spec.health_path == DEFAULT_HEALTH_PATH:
+        return ""
+    return health_path(spec)
+
+
+def takes_tokens(spec: TemplateSpec) -> bool:
+    """Whether the desktop takes the gateway's token table: it then knows who comes in, in which role."""
+    return generation(spec) == "2"
 
 
 def refuse_view_only(spec: TemplateSpec) -> str:
     """Why nothing would hold a viewer to the picture of such a desktop; empty where Selkies' token table does."""
-    if generation(spec) == "2":
+    if takes_tokens(spec):
         return ""
-    return (
-        "View only is not possible: the image of this desktop has Selkies 1, which lets everybody who comes in use"
-        " mouse and keyboard. Share it with full control, or use an image with Selkies 2."
+    what = (
+        "serves a page of its own (protocol Web), in which everybody who comes in may do everything"
+        if spec.protocol is Protocol.WEB
+        else "has Selkies 1, which lets everybody who comes in use mouse and keyboard"
     )
+    return (
+        f"View only is not possible: the image of this desktop {what}. Share it with full control, or use an image"
+        " with Selkies 2."
+    )
+
+
+def problems(spec: TemplateSpec, *, behind_gateway: bool) -> Iterator[str]:
+    """Why the template cannot be used, for what the CRD's rules have not refused or cannot know."""
+    if why := missing_desktop(spec.image):
+        yield why
+    if spec.protocol is Protocol.WEB:
+        for field, value in (("streaming", spec.streaming), ("app", spec.app), ("keyboard", spec.keyboard)):
+            if value not in (None, TemplateStreaming()):
+                yield f"spec.{field}: an image with protocol 'Web' has no Selkies to set; remove it"
+        if not behind_gateway and not spec.basic_auth_secret:
+            yield (
+                "spec.protocol: 'Web' needs the gateway, which lets in only who may enter (gateway.enabled in the"
+                " chart's values); without it the image has to request basic auth itself (spec.basicAuthSecret)"
+            )
+        return
+    if spec.basic_auth_secret and generation(spec) == "2":
+        yield "spec.basicAuthSecret: Selkies 2 takes tokens of the gateway in place of basic auth; remove it"
+    yield from streaming.problems(spec)

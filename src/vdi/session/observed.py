@@ -6,7 +6,7 @@ Decoded by the reflectors, built by hand in tests. `gc=False` is safe: none of t
 import msgspec
 
 from vdi.api.meta import OwnerReference
-from vdi.api.template import Toleration
+from vdi.api.template import Scheme, Toleration
 from vdi.session.capacity import PodResources
 
 APPLIED_HASH = "vdi.kasm.io/applied-hash"
@@ -21,6 +21,10 @@ RESTARTED_AT = "vdi.kasm.io/restartedAt"
 """Annotation on the session: a new value starts the desktop again; on the Pod: the value that it was made with."""
 LAST_FAILURE = "vdi.kasm.io/last-failure"
 """Annotation on the Pod: `status.failures.time` when it was made; another one there: this pod has been given up."""
+PROTOCOL = "vdi.kasm.io/protocol"
+"""Annotation on the Pod: what its image serves (Web); without it, Selkies."""
+SCHEME = "vdi.kasm.io/scheme"
+"""Annotation on the Pod: what it speaks on its port (HTTPS); without it, HTTP."""
 HOLD = "vdi.kasm.io/hold"
 """Label on the Pod: "true" while the PodDisruptionBudget is to keep evictions away from it, else "false"."""
 
@@ -158,6 +162,11 @@ class Pod(msgspec.Struct, gc=False):
         """The claim that is mounted as home, if any."""
         sources = (volume.persistent_volume_claim for volume in self.spec.volumes if volume.name == "home")
         return next((source.claim_name for source in sources if source), None)
+
+    @property
+    def scheme(self) -> Scheme:
+        """What it speaks on its port, whatever the template says by now."""
+        return Scheme(self.metadata.annotations.get(SCHEME, Scheme.HTTP))
 
     @property
     def writes_to(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from vdi.api.streaming import (
     FileTransfer,
     Transport,
 )
-from vdi.api.template import EnvVar, TemplateSpec, VDITemplate
+from vdi.api.template import EnvVar, Protocol, TemplateSpec, VDITemplate
 from vdi.session.times import format_time
 
 SETTINGS_IGNORED = "SettingsIgnored"
@@ -70,7 +70,9 @@ _SWITCHES = ("audio", "microphone", "printing", "gamepad", "secondScreen", "resi
 
 
 def generation(spec: TemplateSpec) -> str:
-    """Of Selkies in the template's image: "1" or "2"."""
+    """Of Selkies in the template's image: "1" or "2"; empty with protocol Web, which has no Selkies."""
+    if spec.protocol is Protocol.WEB:
+        return ""
     return spec.streaming.selkies or ("1" if SELKIES_1_IMAGE in spec.image else "2")
 
 
@@ -90,6 +92,8 @@ def settings(spec: TemplateSpec) -> tuple[EnvVar, ...]:
 
     What the template does not say is not sent, but for what safety needs, and that only where `env` says nothing.
     """
+    if spec.protocol is Protocol.WEB:
+        return ()
     modern = generation(spec) == "2"
     safe = (*_SAFE, _SAFE_2) if modern else _SAFE
     said = {variable.name for variable in spec.env}

@@ -143,6 +143,17 @@ def test_without_a_gateway_the_password_is_shown(vdi: Vdi, fake: FakeCluster, de
     assert ran.out == f"URL:      http://127.0.0.1:{desktop.server_port}/\nUser:     user\nPassword: {MASTER}\n"
 
 
+@pytest.mark.usefixtures("ending")
+def test_an_image_with_a_page_of_its_own_is_opened_as_it_is(vdi: Vdi, fake: FakeCluster, desktop: Desktop) -> None:
+    pod = a_pod()
+    pod["metadata"]["annotations"] = {"vdi.kasm.io/protocol": "Web", "vdi.kasm.io/scheme": "HTTPS"}
+    fake.put(SESSIONS, a_session(status=running()))
+    fake.put(f"{CORE}/secrets", a_secret())
+    fake.put(f"{CORE}/pods", pod)
+    ran = vdi("session", "open", "alice-desktop", "--direct", "-o", "json")
+    assert json.loads(ran.out) == {"url": f"https://127.0.0.1:{desktop.server_port}/"}
+
+
 @pytest.mark.usefixtures("behind_gateway", "ending")
 def test_a_desktop_that_no_gateway_has_reached_gets_the_token(vdi: Vdi, desktop: Desktop) -> None:
     vdi("session", "open", "alice-desktop", "--direct", "--print")

@@ -47,15 +47,28 @@ async def test_a_desktop_is_started_and_found_again(stage: Stage) -> None:
     assert names(await alice.get("/api/v1/sessions")) == ["alice-ubuntu"]
 
 
-async def test_a_viewer_is_refused_where_the_image_cannot_hold_them_and_a_collaborator_is_not(stage: Stage) -> None:
-    stage.template(image="ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04")
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (
+            {"image": "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"},
+            "the image of this desktop has Selkies 1",
+        ),
+        ({"protocol": "Web"}, "the image of this desktop serves a page of its own (protocol Web)"),
+    ],
+    ids=["Selkies 1", "Web"],
+)
+async def test_a_viewer_is_refused_where_the_image_cannot_hold_them_and_a_collaborator_is_not(
+    stage: Stage, spec: dict[str, Any], words: str
+) -> None:
+    stage.template(**spec)
     stage.session("a")
     alice = await stage.program()
     path = "/api/v1/sessions/a/access/bob@example.com"
 
     body = problem(await alice.put(path, json={"role": "viewer"}), 409, "view-only-unavailable")
 
-    assert "the image of this desktop has Selkies 1" in body["detail"]
+    assert words in body["detail"]
     assert (await alice.put(path, json={"role": "collaborator"})).status_code == 200
 
 

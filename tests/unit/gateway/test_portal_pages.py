@@ -225,6 +225,14 @@ async def test_a_share_takes_only_what_the_form_offers(stage: Stage, field: str,
     assert stage.actions.done == []
 
 
+async def test_watching_is_not_offered_where_the_image_cannot_hold_a_viewer_to_it(stage: Stage) -> None:
+    assert '<option value="viewer"' in (await stage.browser().get("/desktops/alice-desktop")).text
+    stage.put(a_template(protocol="Web"))
+    page = (await stage.browser().get("/desktops/alice-desktop")).text
+    assert '<option value="viewer"' not in page and '<option value="collaborator"' in page
+    assert "serves a page of its own (protocol Web)" in page
+
+
 async def test_an_unknown_action_does_nothing(stage: Stage) -> None:
     answer = await stage.browser().post("/desktops/alice-desktop/explode", at="/desktops/alice-desktop")
     assert answer.status_code == 404

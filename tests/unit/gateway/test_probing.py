@@ -82,6 +82,15 @@ async def test_of_a_strangers_desktop_nothing_is_reported(stage: Stage) -> None:
         assert (refused.status_code, refused.json()["detail"]) == (404, f"There is no desktop {name!r} of yours.")
 
 
+async def test_an_image_without_selkies_has_no_stream_to_measure(stage: Stage) -> None:
+    stage.template(protocol="Web")
+    answer = await (await stage.program()).post(ONE, json={"state": STATE})
+    assert (answer.status_code, answer.json()["detail"]) == (
+        409,
+        "There is no picture to measure: the probe reads the stream of Selkies 2.",
+    )
+
+
 async def test_a_desktop_that_does_not_run_has_no_picture(stage: Stage) -> None:
     program = await stage.program()
     stage.session(status=RUNNING, suspended=True)

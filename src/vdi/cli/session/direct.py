@@ -21,6 +21,7 @@ from vdi.cli.session.kube_backend import KubeBackend, KubeTarget
 from vdi.cli.session.operations import running_session
 from vdi.gateway.edge.selkies import direct_table, direct_token
 from vdi.http_client import HTTP_ERRORS, LOOPBACK, open_client
+from vdi.session.children.secret import USERNAME
 from vdi.session.children.service import PORT_NAME
 
 _ANSWER_SECONDS = 10.0
@@ -36,6 +37,9 @@ class Desktop:
     """Selkies' master token behind a gateway, otherwise the user's password."""
     user: str
     """Empty behind a gateway."""
+    scheme: str = "http"
+    serves_web: bool = False
+    """It serves a page of its own, which asks for nothing of ours."""
 
 
 class Forwarding:
@@ -100,8 +104,11 @@ def find_desktop(target: Target, name: str) -> tuple[KubeConnection, Desktop]:
 
     async def find(backend: KubeBackend) -> Desktop:
         session = await running_session(backend, name)
-        user = "" if await backend.is_behind_gateway(session) else (await backend.opening(session)).user
-        return Desktop(session.status.pod_name, await backend.password(session), user)
+        running, pod = await backend.running_desktop(session), session.status.pod_name
+        if running.serves_web:
+            return Desktop(pod, "", "", running.scheme, serves_web=True)
+        user = "" if running.takes_tokens else USERNAME
+        return Desktop(pod, await backend.password(session), user, running.scheme)
 
     connection = target.connection
     return connection, connection.run(lambda client: find(KubeBackend(client, connection.namespace)))
@@ -109,7 +116,9 @@ def find_desktop(target: Target, name: str) -> tuple[KubeConnection, Desktop]:
 
 def open_locally(desktop: Desktop, port: int) -> Opening:
     """How a browser of this machine opens the desktop behind a forwarded port. Raises CliError."""
-    url = f"http://{LOOPBACK}:{port}/"
+    url = f"{desktop.scheme}://{LOOPBACK}:{port}/"
+    if desktop.serves_web:
+        return Opening(url)
     try:
         return asyncio.run(_prepare(desktop, url))
     except HTTP_ERRORS as error:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from vdi.api.session import Access, Phase, VDISession
-from vdi.api.template import VDITemplate
+from vdi.api.template import Scheme, VDITemplate
 from vdi.cli.errors import CliError
 from vdi.cli.options import KubeConnection
 from vdi.cli.output import Raw, now_utc
@@ -26,7 +26,7 @@ from vdi.operator.kinds import SESSIONS, TEMPLATES
 from vdi.session.children.pod import MASTER_TOKEN, MASTER_TOKEN_DIGEST
 from vdi.session.children.secret import PASSWORD_KEY, USERNAME
 from vdi.session.naming import pod_name, secret_name
-from vdi.session.observed import RESTARTED_AT, Pod
+from vdi.session.observed import PROTOCOL, RESTARTED_AT, SCHEME, Pod
 from vdi.session.request import SessionRequest, build_session
 from vdi.session.times import format_time
 
@@ -61,6 +61,18 @@ class KubeTarget:
     def run(self, work: Callable[[Backend], Awaitable[T]]) -> T:
         """See Target."""
         return self.connection.run(lambda client: work(KubeBackend(client, self.connection.namespace)))
+
+
+@dataclass(frozen=True, slots=True)
+class RunningDesktop:
+    """What a pod shows of how its desktop is entered. Neither of the first two: with the session's password."""
+
+    serves_web: bool
+    """A page of the image's own, which asks for nothing of ours."""
+    takes_tokens: bool
+    """Of the gateway, in Selkies' secure mode."""
+    scheme: str
+    """`http` or `https`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +196,8 @@ class KubeBackend:
 
     async def opening(self, session: VDISession) -> Opening:
         """See Backend. Behind a gateway the Secret holds no password but Selkies' master token, which is not shown."""
-        if await self.is_behind_gateway(session):
+        running = await self.running_desktop(session)
+        if running.serves_web or running.takes_tokens:
             return Opening(session.status.url)
         return Opening(session.status.url, USERNAME, await self.password(session))
 
@@ -200,8 +213,8 @@ class KubeBackend:
             said = f"Secret {secret_of} {self.where} has no key {PASSWORD_KEY!r} that can be read"
             raise CliError(said) from error
 
-    async def is_behind_gateway(self, session: VDISession) -> bool:
-        """Whether the running desktop was started for a gateway: its pod has the master token."""
+    async def running_desktop(self, session: VDISession) -> RunningDesktop:
+        """What the session's pod was started as. Raises CliError without one."""
         pod = session.status.pod_name or pod_name(session.metadata.name)
         try:
             raw = await self.client.get(PODS, pod, namespace=self.namespace, into=dict[str, Any])
@@ -209,7 +222,12 @@ class KubeBackend:
             raise CliError(f"session {session.metadata.name} no longer has a pod {pod}") from error
         containers = raw.get("spec", {}).get("containers", [])
         given = {variable.get("name") for container in containers for variable in container.get("env", [])}
-        return not given.isdisjoint((MASTER_TOKEN, MASTER_TOKEN_DIGEST))
+        annotations = raw["metadata"].get("annotations", {})
+        return RunningDesktop(
+            serves_web=PROTOCOL in annotations,
+            takes_tokens=not given.isdisjoint((MASTER_TOKEN, MASTER_TOKEN_DIGEST)),
+            scheme=str(annotations.get(SCHEME, Scheme.HTTP)).lower(),
+        )
 
     async def log_lines(self, session: VDISession, *, follow: bool, tail: int | None) -> AsyncIterator[str]:
         """See Backend."""

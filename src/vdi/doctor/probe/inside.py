@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from vdi.api.template import VDITemplate
+from vdi.api.template import Scheme, VDITemplate
 from vdi.doctor.checks.registry import found
 from vdi.findings.model import Finding, Remedy
 from vdi.kube.clock import Clock
@@ -62,14 +62,15 @@ class DeniedPort(NamedTuple):
 async def probe_health(client: Client, session: str, pod: Pod, port: int, path: str) -> Finding | None:
     """Whether a desktop that counts as ready answers. What may not be asked is no finding: `probe` says so once."""
     where, name = pod.metadata.namespace, pod.metadata.name
+    target = name if pod.scheme is Scheme.HTTP else f"https:{name}"
     try:
-        await client.page_of_pod(where, name, port, path, most_bytes=_HEALTH_BYTES, seconds=_HEALTH_SECONDS)
+        await client.page_of_pod(where, target, port, path, most_bytes=_HEALTH_BYTES, seconds=_HEALTH_SECONDS)
     except KubeError as error:
         return found(
             "probe_desktop_silent",
             session,
             f"Its pod {name} counts as ready, but {path} on port {port} does not answer: {error}.",
-            evidence=[f"GET pods/{name}:{port}/proxy{path}"],
+            evidence=[f"GET pods/{target}:{port}/proxy{path}"],
             remedy=Remedy.run(f"kubectl --namespace {where} logs {name}"),
             related_objects=[f"pod/{where}/{name}"],
         )
@@ -116,9 +117,9 @@ def build_probe(
             ],
             "securityContext": {
                 "runAsNonRoot": True,
-                "runAsUser": 1000,
-                "runAsGroup": 1000,
-                "fsGroup": 1000,
+                "runAsUser": spec.run_as_user,
+                "runAsGroup": spec.run_as_user,
+                "fsGroup": spec.run_as_user,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [

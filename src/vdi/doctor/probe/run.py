@@ -57,7 +57,8 @@ async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Findin
         *(
             _health(client, diagnosis, diagnosis.desktop)
             for diagnosis in tried
-            if isinstance(diagnosis.desktop, Desktop)
+            # One without a path asks for a password at each of its pages.
+            if isinstance(diagnosis.desktop, Desktop) and diagnosis.desktop.probe_path
         ),
         *(
             _pod(client, namespace, snapshot, name, clock, denied if name == templates[0] else None)
@@ -74,7 +75,7 @@ async def _health(client: Client, diagnosis: SessionDiagnosis, desktop: Desktop)
     pod = diagnosis.pod
     assert pod is not None  # noqa: S101 -- chosen for it
     try:
-        silent = await probe_health(client, diagnosis.object, pod, desktop.port, desktop.health_path)
+        silent = await probe_health(client, diagnosis.object, pod, desktop.port, desktop.probe_path)
     except Forbidden as error:
         return [_unknown("pods/proxy", error.message)]
     return [silent] if silent else []

@@ -19,6 +19,7 @@ from vdi.gateway.context import GatewayContext
 from vdi.gateway.edge import transport, turn
 from vdi.gateway.edge.assets import PATHS, serve_asset
 from vdi.gateway.edge.authorizer import Authorizer
+from vdi.gateway.edge.basic_auth import BasicAuth
 from vdi.gateway.edge.keys import KeyRing
 from vdi.gateway.edge.revocation import ActiveGrants, Revocations, Revoker
 from vdi.gateway.edge.selkies import MasterTokens
@@ -77,7 +78,12 @@ class Edge(Component):
             context, ring=self.ring, store=store, logins=logins, active=active, revocations=revocations
         )
         self.verify = Verify(
-            context, authorizer=authorizer, masters=masters, tables=self.tables, ready=lambda: self.ready
+            context,
+            authorizer=authorizer,
+            masters=masters,
+            logins=BasicAuth(context.client, time.monotonic),
+            tables=self.tables,
+            ready=lambda: self.ready,
         )
         self._handoff = TicketHandoff(
             context, logins=logins, guard=guard, authorizer=authorizer, revoker=self.revoker, tables=self.tables

@@ -37,6 +37,7 @@ FORWARD_AUTH: Mapping[str, Any] = {
         "Sec-Fetch-Site",
         "Sec-Fetch-User",
         "Sec-WebSocket-Key",
+        "Sec-WebSocket-Protocol",
         "Service-Worker",
     ],
     "authResponseHeaders": ["Authorization", "Cookie", "Sec-WebSocket-Protocol", "Selkies-Authorization"],

@@ -40,9 +40,14 @@ def marked(uri: str, mark: str = PAGE_MARK) -> str:
     return f"{uri}{'&' if '?' in uri else '?'}v={mark}"
 
 
-def opened(page: str) -> str:
-    """Where a browser has Selkies' page at once, over WebSocket: another page of the desktop is itself."""
-    return f"{marked(page)}{PAGE_FRAGMENT}" if page.partition("?")[0] == "/" else page
+def opened(page: str, *, takes_tokens: bool = True) -> str:
+    """Where a browser has Selkies' page at once, over WebSocket: another page of the desktop is itself.
+
+    An image that takes no tokens gets the mark alone, by which the edge knows that the waiting page was there.
+    """
+    if page.partition("?")[0] != "/":
+        return page
+    return f"{marked(page)}{PAGE_FRAGMENT if takes_tokens else ''}"
 
 
 def mark_of(uri: str) -> str:

@@ -21,6 +21,7 @@ from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, direct_tabl
 from vdi.gateway.rights import role_in
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.store.grants import Grant, GrantStore
+from vdi.session.image import takes_tokens
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ class TokenTablePublisher:
     async def _work(self, uid: str) -> None:
         try:
             tries = 0
-            while not self._closing and (session := self._cluster.by_uid(uid)) is not None and should_run(session):
+            while not self._closing and (session := self._cluster.by_uid(uid)) is not None and self._wants(session):
                 number = self._asked[uid]
                 try:
                     grants = await self._post(session)
@@ -148,6 +149,11 @@ class TokenTablePublisher:
             if self._cluster.by_uid(uid) is None:
                 self.forget(uid)
             self._tell()
+
+    def _wants(self, session: VDISession) -> bool:
+        """Whether there is, or may soon be, a desktop that takes a table."""
+        template = self._cluster.template(session.spec.template)
+        return should_run(session) and (template is None or takes_tokens(template.spec))
 
     async def _pause(self, uid: str, seconds: float) -> None:
         """Between two tries; over when the table is asked for again, since then there may be a new desktop."""

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from starlette.types import Receive, Scope, Send
 
 from vdi.api.session import Phase, VDISession
+from vdi.api.template import Protocol, VDITemplate
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
+from vdi.gateway.edge.basic_auth import BasicAuth, BasicAuthError
 from vdi.gateway.edge.cookies import desktop_cookie
 from vdi.gateway.edge.disconnects import DisconnectDetector
 from vdi.gateway.edge.headers import (
@@ -48,7 +50,7 @@ from vdi.gateway.edge.transport import is_fresh, streams_webrtc
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.users import Role
 from vdi.gateway.web.security_headers import TRANSPORT_HEADERS
-from vdi.session.image import refuse_view_only
+from vdi.session.image import refuse_view_only, takes_tokens
 from vdi.session.times import parse_time
 
 log = logging.getLogger(__name__)
@@ -101,6 +103,8 @@ class ForwardAuthRequest:
     handshake: bool
     service_worker: bool
     cookies: str
+    protocols: str
+    """The subprotocols that a handshake offers."""
 
 
 class Verify:
@@ -112,6 +116,7 @@ class Verify:
         *,
         authorizer: Authorizer,
         masters: MasterTokens,
+        logins: BasicAuth,
         tables: TokenTablePublisher,
         ready: Callable[[], bool],
     ) -> None:
@@ -121,6 +126,7 @@ class Verify:
         self._clock = context.clock
         self._authorizer = authorizer
         self._masters = masters
+        self._logins = logins
         self._tables = tables
         self._ready = ready
         self.disconnects = DisconnectDetector()
@@ -162,6 +168,7 @@ class Verify:
             handshake=b"sec-websocket-key" in headers,
             service_worker=is_service_worker(headers),
             cookies=headers.get(b"cookie", b"").decode("latin-1"),
+            protocols=headers.get(b"sec-websocket-protocol", b"").decode("latin-1"),
         )
         origin = self._settings.url(request.host)
         if is_foreign(request.path, headers, origin, navigation=request.navigation):
@@ -187,22 +194,29 @@ class Verify:
             return _refused(403, _NO_SERVICE_WORKERS)
         if claims.role is Role.VIEWER and template and (why := refuse_view_only(template.spec)):
             return _refused(403, why)
-        if not may_request(claims.role, request.method, request.path):
+        # The paths are Selkies' own; in another page the same path may be anything.
+        serves_web = template is not None and template.spec.protocol is Protocol.WEB
+        if not serves_web and not may_request(claims.role, request.method, request.path):
             return _refused(403, f"A {claims.role} of this desktop may not do this.")
         renewed = [desktop_cookie(admitted.token, self._settings.token_seconds)] if admitted.token else []
         if request.navigation and (session.spec.suspended or session.status.phase != Phase.RUNNING):
             return self._sent(request, f"/.vdi/wait?next={quoted(page_of(request.uri))}", renewed)
         if session.spec.suspended:
             return _later("This desktop is suspended.")
-        if request.navigation and request.path == "/":
-            page = page_of(request.uri)
-            if streams_webrtc(template):
-                if not is_fresh(mark_of(request.uri), claims.gid, self._clock()):
-                    return self._sent(request, f"{TRANSPORT_PATH}?next={quoted(page)}", renewed)
-            elif mark_of(request.uri) != PAGE_MARK:
-                # Until Traefik knows of a new desktop it has nothing to show but an error: the waiting page asks first.
-                where = f"/.vdi/wait?next={quoted(page)}" if self._is_new(session) else opened(page)
-                return self._sent(request, where, renewed)
+        if where := self._page_elsewhere(request, session, claims, template):
+            return self._sent(request, where, renewed)
+        cookies = that_fit(without_ours(request.cookies))
+        passed = [*renewed, *([(b"cookie", cookies.encode("latin-1"))] if cookies else [])]
+        outcome = "renewed" if renewed else "allowed"
+        if template is not None and not takes_tokens(template.spec):
+            try:
+                passed += await self._own_login(session, template)
+            except BasicAuthError as error:
+                log.warning("session %s cannot be opened: %s", session.metadata.name, error)
+                return _later(f"This desktop asks for a password that is not there: {error}.")
+            if request.handshake and request.protocols:
+                passed.append((b"sec-websocket-protocol", request.protocols.encode("latin-1")))
+            return ForwardAuthResponse(200, outcome, passed)
         if not await self._is_confirmed(request, session, claims):
             log.info("session %s: a viewer was refused: the desktop has not confirmed them", session.metadata.name)
             return _later(_NOT_CONFIRMED)
@@ -212,15 +226,36 @@ class Verify:
             log.warning("session %s cannot be opened: %s", session.metadata.name, error)
             return _later("The way into this desktop is not known yet.")
         token = grant_token(master, claims.gid)
-        headers = [(b"authorization", f"Bearer {token}".encode()), *renewed]
-        cookies = that_fit(without_ours(request.cookies))
-        if cookies:
-            headers.append((b"cookie", cookies.encode("latin-1")))
+        passed.append((b"authorization", f"Bearer {token}".encode()))
         if request.handshake:
             self.disconnects.opened(session.metadata.name, claims.gid, request.path, time.monotonic())
             if not request.path.startswith(SIGNALLING):
-                headers.append((b"sec-websocket-protocol", subprotocols(token).encode()))
-        return ForwardAuthResponse(200, "renewed" if renewed else "allowed", headers)
+                passed.append((b"sec-websocket-protocol", subprotocols(token).encode()))
+        return ForwardAuthResponse(200, outcome, passed)
+
+    def _page_elsewhere(
+        self, request: ForwardAuthRequest, session: VDISession, claims: Claims, template: VDITemplate | None
+    ) -> str:
+        """Where a browser that wants the desktop's first page goes before; empty: the desktop answers."""
+        if not request.navigation or request.path != "/":
+            return ""
+        page = page_of(request.uri)
+        if streams_webrtc(template):
+            is_tested = is_fresh(mark_of(request.uri), claims.gid, self._clock())
+            return "" if is_tested else f"{TRANSPORT_PATH}?next={quoted(page)}"
+        if mark_of(request.uri) == PAGE_MARK:
+            return ""
+        if self._is_new(session):
+            # Until Traefik knows of a new desktop it has nothing to show but an error: the waiting page asks first.
+            return f"/.vdi/wait?next={quoted(page)}"
+        return opened(page) if template is None or takes_tokens(template.spec) else ""
+
+    async def _own_login(self, session: VDISession, template: VDITemplate) -> Headers:
+        """What signs in to an image that requests basic auth. Raises BasicAuthError."""
+        secret = template.spec.basic_auth_secret
+        if secret is None:
+            return ()
+        return ((b"authorization", await self._logins.get(session.metadata.namespace, secret.name)),)
 
     async def _is_confirmed(self, request: ForwardAuthRequest, session: VDISession, claims: Claims) -> bool:
         """Whether this request may go on as far as the desktop's token table is concerned.

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from vdi.api.session import VDISession
+from vdi.api.template import DEFAULT_HEALTH_PATH
 from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import Change
 from vdi.gateway.context import GatewayContext
@@ -40,6 +41,7 @@ from vdi.gateway.users import Role, User
 from vdi.gateway.web.cookies import cookies_in
 from vdi.gateway.web.render import Renderer
 from vdi.gateway.web.streams import sse_event, sse_response
+from vdi.session.image import health_path, takes_tokens
 
 log = logging.getLogger(__name__)
 
@@ -125,13 +127,15 @@ class WaitingPage:
     def _show(self, request: Request, admitted: Admitted, next_path: str, why: str, status: int) -> Response:
         session = self._cluster.by_uid(admitted.session.metadata.uid)
         stage = self._stage(session, admitted)
-        by_webrtc = streams_webrtc(self._cluster.template(admitted.session.spec.template))
+        template = self._cluster.template(admitted.session.spec.template)
+        opens = opened(next_path, takes_tokens=template is None or takes_tokens(template.spec))
         response = self._renderer.render(
             request,
             "wait.html",
             status=status,
             next=next_path,
-            opens=next_path if by_webrtc else opened(next_path),
+            opens=next_path if streams_webrtc(template) else opens,
+            health=health_path(template.spec) if template else DEFAULT_HEALTH_PATH,
             why=why,
             name=admitted.session.metadata.name,
             owner=admitted.session.spec.user if admitted.claims.role is not Role.OWNER else "",

@@ -19,6 +19,7 @@ from vdi.gateway.portal.pages import Choice, PortalPages, done, said
 from vdi.gateway.portal.timeline import read_timeline
 from vdi.gateway.rights import Action
 from vdi.gateway.users import Role, User
+from vdi.session.image import refuse_view_only
 from vdi.session.lifetime import max_timeout
 
 ROLES = (
@@ -238,6 +239,7 @@ class DesktopPages(PortalPages):
             return self._not_found(request, user, name)
         template = self._portal.context.cluster.template(session.spec.template)
         pieces = fragments.desktop_pieces(found)
+        without_viewers = refuse_view_only(template.spec) if template else ""
         return await self._page(
             request,
             user,
@@ -251,7 +253,8 @@ class DesktopPages(PortalPages):
                 session, template, self._portal.context.settings.cluster, self._portal.context.clock()
             ),
             longest=max_timeout(template, self._portal.context.settings.cluster),
-            roles=ROLES,
+            roles=[role for role in ROLES if role.value != "viewer" or not without_viewers],
+            without_viewers=without_viewers,
             share_times=[Choice(value, _SHARE_WORDS[value]) for value in SHARE_TIMES],
             happened=await read_timeline(self._portal, session),
             typed=_NOTHING_TYPED | dict(typed or {}),

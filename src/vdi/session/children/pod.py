@@ -5,21 +5,20 @@ from typing import Any
 
 import msgspec
 
-from vdi.api.template import TemplateVolume
+from vdi.api.template import Protocol, Scheme, TemplateVolume
 from vdi.session.capacity import EPHEMERAL_STORAGE
 from vdi.session.children.secret import AGENT_TOKEN_DIGEST_KEY, PASSWORD_DIGEST_KEY, PASSWORD_KEY, USERNAME
 from vdi.session.children.service import PORT_NAME
 from vdi.session.effective import Desktop
 from vdi.session.identity import TEMPLATE_LABEL, Identity, PoolIdentity
 from vdi.session.naming import derive_base, pod_name, pool_secret_name, secret_name
-from vdi.session.observed import HOLD, TEMPLATE_REVISION
+from vdi.session.observed import HOLD, PROTOCOL, SCHEME, TEMPLATE_REVISION
 
 CONTAINER = "desktop"
 AGENT_PORT_NAME = "agent"
 MASTER_TOKEN_DIGEST = "VDI_MASTER_TOKEN_SHA256"  # noqa: S105 -- the variable's name
 MASTER_TOKEN = "SELKIES_MASTER_TOKEN"  # noqa: S105 -- the variable's name
 """In pods of operators before digests. Whoever was at such a desktop could read it."""
-_USER_ID = 1000
 _GRACE_SECONDS = 3
 """A desktop has nothing to save on SIGTERM that it would not have saved before; a session must be gone within 10 s."""
 
@@ -45,9 +44,13 @@ def build_pool_pod(
 
 
 def _with_template(metadata: dict[str, Any], desktop: Desktop) -> dict[str, Any]:
-    """`metadata` with the labels and annotations of the template; of two with one key the operator's counts."""
+    """`metadata` with what the template adds to it; of two labels or annotations with one key the operator's counts."""
     theirs = desktop.pod_template.metadata
     labels, annotations = {**theirs.labels, **metadata["labels"]}, {**theirs.annotations, **metadata["annotations"]}
+    if desktop.scheme is not Scheme.HTTP:
+        annotations[SCHEME] = desktop.scheme.value
+    if not desktop.selkies:
+        annotations[PROTOCOL] = Protocol.WEB.value
     return {**metadata, "labels": labels, "annotations": annotations}
 
 
@@ -64,9 +67,9 @@ def build_spec(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]
         "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": _USER_ID,
-            "runAsGroup": _USER_ID,
-            "fsGroup": _USER_ID,
+            "runAsUser": desktop.run_as_user,
+            "runAsGroup": desktop.run_as_user,
+            "fsGroup": desktop.run_as_user,
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
@@ -116,10 +119,10 @@ def _container(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]
 
 
 def _probe(desktop: Desktop) -> dict[str, Any]:
-    """Selkies 1 asks for the password at its health path too; a probe with it would show it to readers of pods."""
-    if desktop.selkies == "1" and not desktop.behind_gateway:
+    if not desktop.probe_path:
         return {"tcpSocket": {"port": PORT_NAME}}
-    return {"httpGet": {"path": desktop.health_path, "port": PORT_NAME}}
+    scheme = {} if desktop.scheme is Scheme.HTTP else {"scheme": desktop.scheme.value}
+    return {"httpGet": {"path": desktop.probe_path, "port": PORT_NAME, **scheme}}
 
 
 def _resources(desktop: Desktop) -> dict[str, Any]:
@@ -140,13 +143,14 @@ def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]
     password = {"secretKeyRef": {"name": secret, "key": PASSWORD_KEY}}
     # Optional: a Secret that somebody made by hand may have no token, and its desktop must start all the same.
     token = {"secretKeyRef": {"name": secret, "key": AGENT_TOKEN_DIGEST_KEY, "optional": True}}
-    if desktop.behind_gateway:
+    door: list[dict[str, Any]] = []
+    if desktop.behind_gateway and desktop.selkies:
         # Selkies' secure mode: it lets in only users that the gateway has named, in the role that the gateway says.
-        door: list[dict[str, Any]] = [
+        door = [
             {"name": "SELKIES_ENABLE_BASIC_AUTH", "value": "false"},
             {"name": MASTER_TOKEN_DIGEST, "valueFrom": master},
         ]
-    else:
+    elif desktop.selkies:
         door = [
             {"name": "SELKIES_ENABLE_BASIC_AUTH", "value": "true"},
             {"name": "SELKIES_BASIC_AUTH_USER", "value": USERNAME},
@@ -162,8 +166,8 @@ def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]
         ours.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
     given = {variable.name for variable in desktop.env}
     # With Selkies 1, nginx has the port, and Selkies behind it one of its own.
-    name = "NGINX_PORT" if desktop.selkies == "1" else "SELKIES_PORT"
-    port = [] if name in given else [{"name": name, "value": str(desktop.port)}]
+    name = {"1": "NGINX_PORT", "2": "SELKIES_PORT"}.get(desktop.selkies, "")
+    port = [] if not name or name in given else [{"name": name, "value": str(desktop.port)}]
     return [*(msgspec.to_builtins(variable) for variable in desktop.env), *port, *ours]
 
 

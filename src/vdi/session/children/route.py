@@ -2,26 +2,35 @@
 
 from typing import Any
 
+from vdi.api.template import Scheme
 from vdi.session.children.service import PORT_NAME
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.identity import Identity
 from vdi.session.naming import route_name, service_name
 from vdi.session.observed import HOST
 
+DESKTOP_TRANSPORT = "vdi-desktop-tls"
+"""The chart's ServersTransport in the sessions' namespace: TLS without a look at the certificate. Only routes to pods
+that speak TLS name it: their certificates are the images' own, and no authority vouches for them."""
 
-def build_route(*, identity: Identity, host: str, settings: ClusterSettings) -> dict[str, Any]:
-    """One route for one host. TLS from the named Secret, the named resolver, or Traefik's default certificate."""
+
+def build_route(
+    *, identity: Identity, host: str, settings: ClusterSettings, scheme: Scheme = Scheme.HTTP
+) -> dict[str, Any]:
+    """One route for one host. TLS from the named Secret, the named resolver, or Traefik's default certificate.
+
+    `scheme`: what the pod speaks.
+    """
     tls: dict[str, Any] = {}
     if settings.tls_secret:
         tls = {"secretName": settings.tls_secret}
     elif settings.cert_resolver:
         # Named as in the chart's own route: without it Traefik orders a certificate for each desktop's host.
         tls = {"certResolver": settings.cert_resolver, "domains": [{"main": f"*.{settings.domain}"}]}
-    rule: dict[str, Any] = {
-        "kind": "Rule",
-        "match": f"Host(`{host}`)",
-        "services": [{"kind": "Service", "name": service_name(identity.name), "port": PORT_NAME}],
-    }
+    service = {"kind": "Service", "name": service_name(identity.name), "port": PORT_NAME}
+    if scheme is Scheme.HTTPS:
+        service |= {"scheme": "https", "serversTransport": DESKTOP_TRANSPORT}
+    rule: dict[str, Any] = {"kind": "Rule", "match": f"Host(`{host}`)", "services": [service]}
     if settings.edge_middleware:
         rule["middlewares"] = [{"name": settings.edge_middleware}]
     return {

@@ -14,11 +14,12 @@
 
   const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-  /* Who answers: an answer of the gateway has its mark, Traefik's own (no desktop there yet) is none that is good. */
+  /* Who answers: an answer of the gateway has its mark, Traefik's own (no desktop there yet) is none that is good. Only
+     an image redirects here: the gateway redirects pages, and this is none. */
   const desktopAnswers = async () => {
     try {
-      const answer = await fetch("/api/health", { cache: "no-store", redirect: "manual" });
-      return answer.ok && !answer.headers.has("X-VDI-Gateway");
+      const answer = await fetch(page.dataset.health, { cache: "no-store", redirect: "manual" });
+      return answer.type === "opaqueredirect" || (answer.ok && !answer.headers.has("X-VDI-Gateway"));
     } catch {
       return false;
     }

@@ -1,0 +1,162 @@
+"""The edge before images that take no token table: a page of their own, with and without basic auth, and Selkies 1."""
+
+import base64
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unit.gateway.edge_selkies import FakeSelkies, run_selkies
+from unit.gateway.edge_stage import (
+    GUEST,
+    HANDSHAKE,
+    NAVIGATION,
+    OWNER,
+    SETTINGS,
+    Browser,
+    Stage,
+    a_session,
+    address,
+    changed,
+    open_stage,
+    shared_with,
+)
+from vdi.api.meta import ObjectMeta
+from vdi.api.template import LocalObjectReference, Protocol, TemplateSpec, VDITemplate
+from vdi.gateway.edge import basic_auth
+from vdi.session.times import format_time
+
+HOST = SETTINGS.host("alice-desktop")
+PASSWORD = "hunter2-of-the-image"
+BASIC = "Basic " + base64.b64encode(f"kasm_user:{PASSWORD}".encode()).decode()
+KERNEL = "v1.kernel.websocket.jupyter.org"
+
+
+@pytest.fixture
+async def desktop() -> AsyncIterator[FakeSelkies]:
+    async with run_selkies("master-alice-desktop") as desktop:
+        yield desktop
+
+
+@pytest.fixture
+async def stage(tmp_path: Path, desktop: FakeSelkies) -> AsyncIterator[Stage]:
+    async with open_stage(tmp_path, selkies=lambda _: desktop.url) as stage:
+        yield stage
+
+
+def have_template(stage: Stage, **spec: Any) -> None:
+    spec = {"image": "registry.example.com/lab:1", "protocol": Protocol.WEB, **spec}
+    stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version="5"), TemplateSpec(**spec)))
+
+
+def with_login(stage: Stage, **secret: str) -> None:
+    have_template(stage, basic_auth_secret=LocalObjectReference("kasmvnc"))
+    if secret:
+        stage.secrets.put("kasmvnc", **secret)
+
+
+async def entered(stage: Stage, user: str = OWNER) -> str:
+    """The cookies of somebody who is in."""
+    browser: Browser = await stage.logged_in(user)
+    assert (await browser.open(address())).status_code == 200
+    return browser.stolen(HOST)
+
+
+async def test_the_page_is_opened_as_it_is_and_gets_nothing_of_selkies(stage: Stage, desktop: FakeSelkies) -> None:
+    have_template(stage)
+    browser = await stage.logged_in(OWNER)
+    answer = await browser.open(address())
+    assert str(answer.url) == address() and not answer.extensions["fragment"]
+    assert answer.json()["authorization"] is None
+    assert desktop.tables == [] and desktop.refused == 0, "no token table is posted to it"
+
+
+async def test_its_sockets_keep_their_own_subprotocol_and_wait_for_no_table(stage: Stage, desktop: FakeSelkies) -> None:
+    have_template(stage)
+    desktop.hangs = True
+    cookies = await entered(stage)
+    offered = {"Sec-WebSocket-Protocol": KERNEL}
+    answer = await stage.verify(HOST, "/api/kernels/1/channels", Cookie=cookies, **HANDSHAKE, **offered)
+    assert (answer.status_code, answer.headers["sec-websocket-protocol"]) == (200, KERNEL)
+    without = await stage.verify(HOST, "/socket", Cookie=cookies, **HANDSHAKE)
+    assert without.status_code == 200 and "sec-websocket-protocol" not in without.headers
+
+
+async def test_a_collaborator_may_request_every_path_of_it(stage: Stage) -> None:
+    """In JupyterLab /api/sessions are its own; in Selkies it says who is connected."""
+    stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator"), metadata={"resource_version": "9"}))
+    have_template(stage)
+    cookies = await entered(stage, GUEST)
+    for method in ("GET", "POST", "DELETE"):
+        answer = await stage.verify(HOST, "/api/sessions", Cookie=cookies, **{"X-Forwarded-Method": method})
+        assert answer.status_code == 200, method
+
+
+async def test_a_viewer_of_it_is_refused_with_the_reason(stage: Stage) -> None:
+    stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer"), metadata={"resource_version": "9"}))
+    browser = await stage.logged_in(GUEST)
+    have_template(stage)
+    await browser.open(address())
+    for path, headers in (("/ws", HANDSHAKE), ("/", NAVIGATION), ("/x.js", {})):
+        answer = await stage.verify(HOST, path, Cookie=browser.stolen(HOST), **headers)
+        assert answer.status_code == 403 and "serves a page of its own (protocol Web)" in answer.text, path
+
+
+async def test_the_edge_signs_in_to_an_image_with_basic_auth(
+    stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with_login(stage, username="kasm_user", password=PASSWORD)
+    cookies = await entered(stage)
+    for headers in ({}, HANDSHAKE, {"Authorization": "Basic c29tZWJvZHk6ZWxzZQ=="}):
+        answer = await stage.verify(HOST, "/vnc.html", Cookie=cookies, **headers)
+        assert (answer.status_code, answer.headers["authorization"]) == (200, BASIC)
+    assert stage.secrets.gets.count("kasmvnc") == 1, "it is not read for each request"
+
+    monkeypatch.setattr(basic_auth, "KEPT_SECONDS", 0.0)
+    stage.secrets.put("kasmvnc", username="kasm_user", password="another")
+    answer = await stage.verify(HOST, "/vnc.html", Cookie=cookies)
+    assert answer.headers["authorization"] != BASIC, "a new password is taken"
+    assert PASSWORD not in caplog.text and BASIC not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("secret", "why"),
+    [
+        ({}, "there is no Secret 'kasmvnc'"),
+        ({"username": "u"}, "the Secret 'kasmvnc' needs the keys 'username' (without a colon) and 'password'"),
+        ({"username": "u:v", "password": PASSWORD}, "needs the keys 'username' (without a colon)"),
+    ],
+)
+async def test_without_credentials_nothing_is_requested_of_the_image(
+    stage: Stage, secret: dict[str, str], why: str
+) -> None:
+    with_login(stage, **secret)
+    browser = await stage.logged_in(OWNER)
+    await browser.open(address())
+    answer = await stage.verify(HOST, "/vnc.html", Cookie=browser.stolen(HOST))
+    assert answer.status_code == 503 and why in answer.text
+    assert PASSWORD not in answer.text
+
+
+async def test_selkies_1_gets_the_same_login_and_no_token(stage: Stage) -> None:
+    image = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
+    have_template(stage, image=image, protocol=Protocol.SELKIES, basic_auth_secret=LocalObjectReference("kasmvnc"))
+    stage.secrets.put("kasmvnc", username="kasm_user", password=PASSWORD)
+    answer = await stage.verify(HOST, "/webrtc/signalling/", Cookie=await entered(stage), **HANDSHAKE)
+    assert (answer.status_code, answer.headers["authorization"]) == (200, BASIC)
+    assert "sec-websocket-protocol" not in answer.headers
+
+
+async def test_a_new_desktop_is_opened_through_the_waiting_page_which_asks_its_own_health_path(stage: Stage) -> None:
+    have_template(stage, health_path="/healthz")
+    status = {"ready_time": format_time(stage.clock.now())}
+    stage.add(changed(a_session(), status=status, metadata={"resource_version": "9"}))
+    browser = await stage.logged_in(OWNER)
+    page = await browser.open(address())
+    assert page.url.path == "/.vdi/wait"
+    assert 'data-health="/healthz"' in page.text and 'data-opens="/?v=1"' in page.text
+    answer = await stage.verify(HOST, "/?v=1", Cookie=browser.stolen(HOST), **NAVIGATION)
+    assert answer.status_code == 200, "no one is sent there twice"

@@ -1,0 +1,118 @@
+"""Images that serve a page of their own: what their templates may say, and the pod and route that come of it."""
+
+from typing import Any
+
+import pytest
+
+from support.builders import a_session, a_template
+from vdi.api.template import Scheme
+from vdi.session.children.pod import build_pod
+from vdi.session.children.route import build_route
+from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.effective import Blocked, Desktop, resolve
+from vdi.session.identity import Identity
+from vdi.session.image import health_path, refuse_view_only, takes_tokens
+
+IDENTITY = Identity.of(a_session())
+GATEWAY = ClusterSettings(edge_middleware="vdi-edge")
+LOGIN = {"name": "kasmvnc"}
+SELKIES_1 = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
+
+
+def container(settings: ClusterSettings = GATEWAY, **template: Any) -> dict[str, Any]:
+    (found,) = pod(settings, **template)["spec"]["containers"]
+    return dict(found)
+
+
+def pod(settings: ClusterSettings = GATEWAY, **template: Any) -> dict[str, Any]:
+    answer = resolve(a_session(), a_template(**template), settings)
+    assert isinstance(answer, Desktop), answer
+    return build_pod(identity=IDENTITY, desktop=answer)
+
+
+def refused(settings: ClusterSettings = GATEWAY, **template: Any) -> str:
+    answer = resolve(a_session(), a_template(**template), settings)
+    assert isinstance(answer, Blocked) and answer.reason == "InvalidTemplate", answer
+    return answer.message
+
+
+def test_a_web_image_gets_no_variable_of_selkies_and_no_password() -> None:
+    env = {variable["name"] for variable in container(protocol="Web")["env"]}
+    assert not [name for name in env if name.startswith("SELKIES") or name in ("NGINX_PORT", "VDI_MASTER_TOKEN_SHA256")]
+    assert "VDI_AGENT_TOKEN_SHA256" in env, "an agent is possible in any image"
+
+
+@pytest.mark.parametrize(
+    ("template", "probe"),
+    [
+        ({}, {"httpGet": {"path": "/", "port": "http"}}),
+        ({"healthPath": "/healthz"}, {"httpGet": {"path": "/healthz", "port": "http"}}),
+        ({"scheme": "HTTPS"}, {"httpGet": {"path": "/", "port": "http", "scheme": "HTTPS"}}),
+        ({"scheme": "HTTPS", "basicAuthSecret": LOGIN}, {"tcpSocket": {"port": "http"}}),
+        ({"basicAuthSecret": LOGIN, "healthPath": "/up"}, {"httpGet": {"path": "/up", "port": "http"}}),
+    ],
+    ids=["default", "a path", "HTTPS", "behind basic auth", "a path without basic auth"],
+)
+def test_a_web_image_is_probed_where_it_can_answer(template: dict[str, Any], probe: dict[str, Any]) -> None:
+    found = container(protocol="Web", **template)
+    for name in ("readinessProbe", "livenessProbe"):
+        assert {key: found[name].get(key) for key in probe} == probe
+        assert ("httpGet" in found[name]) != ("tcpSocket" in found[name])
+
+
+def test_the_image_runs_as_the_user_that_the_template_names() -> None:
+    context = pod(protocol="Web", runAsUser=1001)["spec"]["securityContext"]
+    assert {context[key] for key in ("runAsUser", "runAsGroup", "fsGroup")} == {1001}
+
+
+def test_only_the_route_of_a_desktop_that_speaks_tls_leaves_its_certificate_unverified() -> None:
+    def service(scheme: Scheme) -> dict[str, Any]:
+        route = build_route(identity=IDENTITY, host="h", settings=GATEWAY, scheme=scheme)
+        (found,) = route["spec"]["routes"][0]["services"]
+        return dict(found)
+
+    assert not {"scheme", "serversTransport"} & service(Scheme.HTTP).keys()
+    tls = service(Scheme.HTTPS)
+    assert (tls["scheme"], tls["serversTransport"]) == ("https", "vdi-desktop-tls")
+
+
+def test_the_pod_says_what_it_speaks_so_that_an_edit_of_the_template_breaks_no_running_desktop() -> None:
+    annotation = "vdi.kasm.io/scheme"
+    assert annotation not in pod(protocol="Web")["metadata"]["annotations"]
+    assert pod(protocol="Web", scheme="HTTPS")["metadata"]["annotations"][annotation] == "HTTPS"
+
+
+def test_without_a_gateway_a_web_image_would_be_open_to_everybody() -> None:
+    assert "spec.protocol: 'Web' needs the gateway" in refused(ClusterSettings(), protocol="Web")
+    assert container(ClusterSettings(), protocol="Web", basicAuthSecret=LOGIN), "this one asks for a password itself"
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ({"protocol": "Web", "streaming": {"framerate": 30}}, "spec.streaming: an image with protocol 'Web' has no"),
+        ({"protocol": "Web", "app": {"command": ["x"]}}, "spec.app: an image with protocol 'Web' has no Selkies"),
+        ({"protocol": "Web", "keyboard": {"layout": "de"}}, "spec.keyboard: an image with protocol 'Web' has no"),
+        ({"basicAuthSecret": LOGIN}, "spec.basicAuthSecret: Selkies 2 takes tokens of the gateway"),
+    ],
+)
+def test_what_the_image_cannot_take_is_refused_by_its_field(template: dict[str, Any], why: str) -> None:
+    assert why in refused(**template)
+
+
+@pytest.mark.parametrize(
+    ("template", "tokens", "path", "words"),
+    [
+        ({}, True, "/api/health", ""),
+        ({"image": SELKIES_1}, False, "/health", "has Selkies 1"),
+        ({"protocol": "Web"}, False, "/", "serves a page of its own (protocol Web)"),
+        ({"protocol": "Web", "image": SELKIES_1}, False, "/", "serves a page of its own (protocol Web)"),
+        ({"protocol": "Later"}, False, "/", "serves a page of its own"),
+    ],
+)
+def test_each_level_has_its_tokens_its_health_path_and_its_viewers(
+    template: dict[str, Any], tokens: bool, path: str, words: str
+) -> None:
+    spec = a_template(**template).spec
+    assert (takes_tokens(spec), health_path(spec)) == (tokens, path)
+    assert (words in refuse_view_only(spec)) if words else refuse_view_only(spec) == ""
