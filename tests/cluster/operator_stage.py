@@ -58,6 +58,8 @@ class Stage:
     folder: Path
     nodes: list[str] = field(default_factory=list)
     """Names of the nodes that `node` made."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """Settings of an operator that is a process of its own."""
 
     async def make_host_key(self) -> None:
         """Before the first operator does, whose requests are then those for sessions alone."""
@@ -256,6 +258,7 @@ class Stage:
             "VDI_NAMESPACE": self.namespace,
             "VDI_METRICS_ADDR": "127.0.0.1:0",
             "VDI_METRICS_TOKEN_FILE": str(token_file(self.folder)),
+            **self.variables,
         }
         run = ["-c", _RUN, str(kubeconfig)]
         with (self.folder / "operator.log").open("ab") as log:

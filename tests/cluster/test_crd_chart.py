@@ -14,10 +14,11 @@ import yaml
 
 from cluster.helm_tools import CHART, Tools, flat, open_tools, rules_of
 from network.worlds import policies, rendered, variants
-from support.permissions import operator_rules
+from support.permissions import operator_rules, placeholder_rules
 from support.waiting import wait_until
 from tools.generate import chart
 from vdi.operator.settings import read_settings
+from vdi.session.autoscaling import AutoscalingMode, AutoscalingSettings
 from vdi.session.children.pod import AGENT_PORT_NAME
 from vdi.session.children.service import PORT_NAME
 from vdi.session.identity import MANAGED_BY
@@ -369,6 +370,31 @@ def test_the_values_reach_the_operators_settings(tools: Tools) -> None:
     assert deployment["metadata"]["labels"]["control-plane"] == "controller-manager"
 
 
+def test_placeholders_have_a_namespace_of_their_own_and_the_rights_for_it(tools: Tools) -> None:
+    words = ("--set", "autoscaling.mode=Placeholders", "--set", "autoscaling.headroom.cad=2")
+    made = tools.render(*words)
+    before = {(each["kind"], each["metadata"]["name"]) for each in tools.render()}
+    added = {each["kind"]: each for each in made if (each["kind"], each["metadata"]["name"]) not in before}
+    assert set(added) == {"Namespace", "PriorityClass", "Role", "RoleBinding"}
+    namespace = added["Namespace"]["metadata"]
+    assert namespace["name"] == "vdi-sessions-placeholders"
+    assert "annotations" not in namespace, "it goes with the release, and the placeholders with it"
+    assert namespace["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert (added["PriorityClass"]["value"], added["PriorityClass"]["preemptionPolicy"]) == (-10, "Never")
+    assert added["Role"]["rules"] == placeholder_rules()
+    assert {added[kind]["metadata"]["namespace"] for kind in ("Role", "RoleBinding")} == {namespace["name"]}
+    deployment = tools.named("Deployment", "vdi-operator", *words)
+    variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    settings = read_settings({variable["name"]: variable["value"] for variable in variables}).autoscaling
+    assert settings == AutoscalingSettings(
+        AutoscalingMode.PLACEHOLDERS,
+        headroom={"cad": 2},
+        namespace=namespace["name"],
+        image="localhost/vdi/vdi:dev",
+        priority_class=added["PriorityClass"]["metadata"]["name"],
+    )
+
+
 def test_what_can_be_left_to_others(tools: Tools) -> None:
     everything = {each["kind"] for each in tools.render()}
     assert {"CustomResourceDefinition", "Namespace", "VDITemplate", "NetworkPolicy"} <= everything
@@ -395,6 +421,8 @@ def test_what_can_be_left_to_others(tools: Tools) -> None:
         ("templates.small.resources.defaultGpu=1", ("/templates/small", "defaultGpu")),
         ("templates.Big_One.image=i", ("Big_One", "pattern")),
         ("replicas=0", ("/replicas", "minimum")),
+        ("autoscaling.mode=On", ("/autoscaling/mode", "'Disabled', 'Placeholders'")),
+        ("autoscaling.headroom.cad=0", ("/autoscaling/headroom/cad", "minimum")),
         ("queue.weights.alice=0", ("/queue/weights/alice", "0.01")),
         ("queue.weights.alice=two", ("/queue/weights/alice", "pattern")),
         ("queue.countOtherWorkloads=maybe", ("/queue/countOtherWorkloads", "boolean")),

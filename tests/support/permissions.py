@@ -43,7 +43,12 @@ GATEWAY = _ALL["gateway"]
 
 def operator_rules() -> dict[str, list[dict[str, Any]]]:
     """By kind."""
-    return {role.kind: role.policy_rules() for role in OPERATOR}
+    return {role.kind: role.policy_rules() for role in OPERATOR if not role.name}
+
+
+def placeholder_rules() -> list[dict[str, Any]]:
+    """In the namespace of the placeholders."""
+    return next(role.policy_rules() for role in OPERATOR if role.name)
 
 
 def gateway_rules() -> dict[str, list[dict[str, Any]]]:

@@ -96,3 +96,14 @@ podAntiAffinity:
 {{- range $user, $weight := .Values.queue.weights }}{{ $pairs = append $pairs (printf "%s=%v" $user $weight) }}{{ end }}
 {{- join "," $pairs }}
 {{- end }}
+
+{{/* Free places as the operator reads them: template=number, with commas. */}}
+{{- define "vdi.headroom" -}}
+{{- $pairs := list }}
+{{- range $template, $number := .Values.autoscaling.headroom }}{{ $pairs = append $pairs (printf "%s=%d" $template (int $number)) }}{{ end }}
+{{- join "," $pairs }}
+{{- end }}
+
+{{- define "vdi.placeholders.namespace" -}}
+{{ .Values.sessions.namespace }}-placeholders
+{{- end }}

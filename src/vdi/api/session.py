@@ -196,6 +196,13 @@ class QueueStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     earliest_slot: Annotated[
         str, doc("When room is expected, if nobody ends earlier, extends, or comes before.", format="date-time")
     ] = ""
+    node_request_time: Annotated[
+        str,
+        doc(
+            "Since when a node for it is requested from the cluster's autoscaler. Left out: none is requested.",
+            format="date-time",
+        ),
+    ] = ""
 
 
 class GraphicsStatus(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):

@@ -19,6 +19,7 @@ from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector, describe_troubles
 from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
+from vdi.session.autoscaling import PLACEHOLDER, AutoscalerEvent
 from vdi.session.capacity import ForeignPod, PersistentVolume
 from vdi.session.homes import home_names, resolve_home
 from vdi.session.hosts import recorded_label
@@ -45,7 +46,15 @@ BY_SUBJECT = "subject"
 class Caches:
     """Stores and reflectors. Stores live as long as the process and are rebuilt from the API at start."""
 
-    def __init__(self, client: Client, namespace: str, clock: Clock, *, count_others: bool = True) -> None:
+    def __init__(
+        self,
+        client: Client,
+        namespace: str,
+        clock: Clock,
+        *,
+        count_others: bool = True,
+        placeholders_namespace: str = "",
+    ) -> None:
         ownership, interner = FieldOwnershipReader(client.field_manager, APPLIED_HASH), StringInterner()
         self.sessions: Store[VDISession] = Store(interner=interner)
         self.templates: Store[VDITemplate] = Store()
@@ -56,6 +65,9 @@ class Caches:
         """Pods in the sessions' namespace that are not ours, as long as they take room."""
         self.foreign_pods_elsewhere: Store[ForeignPod] = Store(interner=interner)
         """Pods of all other namespaces, as long as they take room; empty where they are not to be counted."""
+        self.placeholders: Store[Pod] = Store(interner=interner)
+        self.autoscaler_events: Store[AutoscalerEvent] = Store(interner=interner)
+        """Events about placeholders."""
         self.pods: Store[Pod] = Store(interner=interner)
         self.claims: Store[PersistentVolumeClaim] = Store(interner=interner)
         self.secrets: Store[Secret] = Store(interner=interner)
@@ -76,7 +88,7 @@ class Caches:
         ours = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
         not_mine = ",".join(f"{key}!={value}" for key, value in MANAGED_BY.items())
         placed = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
-        elsewhere = f"metadata.namespace!={namespace},{placed}"
+        in_other_namespaces = f"metadata.namespace!={namespace},{placed}"
 
         def reflect(
             resource: Resource,
@@ -86,13 +98,14 @@ class Caches:
             labels: str | None = None,
             fields: str | None = None,
             everywhere: bool = False,
+            elsewhere: str = "",
         ) -> Reflector[T]:
             return Reflector(
                 client,
                 resource,
                 into,
                 store,
-                namespace=None if everywhere else namespace,
+                namespace=None if everywhere else elsewhere or namespace,
                 label_selector=labels,
                 field_selector=fields,
                 clock=clock,
@@ -106,7 +119,17 @@ class Caches:
             reflect(VOLUMES, PersistentVolume, self.volumes, everywhere=True),
             reflect(PODS, ForeignPod, self.foreign_pods, labels=not_mine, fields=placed),
             *(
-                [reflect(PODS, ForeignPod, self.foreign_pods_elsewhere, fields=elsewhere, everywhere=True)]
+                # A placeholder's place is free for desktops: the scheduler preempts it.
+                [
+                    reflect(
+                        PODS,
+                        ForeignPod,
+                        self.foreign_pods_elsewhere,
+                        labels=f"!{PLACEHOLDER}",
+                        fields=in_other_namespaces,
+                        everywhere=True,
+                    )
+                ]
                 if count_others
                 else []
             ),
@@ -118,6 +141,11 @@ class Caches:
             reflect(EVENTS, Event, self.events, fields="type=Warning"),
             reflect(CONFIG_MAPS, HostReservation, self.reservations, labels=f"{ours},{HOST}"),
         )
+        if placeholders_namespace:
+            self.reflectors += (
+                reflect(PODS, Pod, self.placeholders, labels=PLACEHOLDER, elsewhere=placeholders_namespace),
+                reflect(EVENTS, AutoscalerEvent, self.autoscaler_events, elsewhere=placeholders_namespace),
+            )
 
     @property
     def synced(self) -> bool:

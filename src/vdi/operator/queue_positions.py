@@ -4,7 +4,7 @@ Each published change is a write to the API. With thousands in the queue, all po
 front every step is published, further back only a tenth of the way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -14,6 +14,7 @@ from vdi.api.session import QueueStatus
 from vdi.operator.caches import Caches
 from vdi.operator.owned_resources import owner_uid
 from vdi.operator.ports import Waiting
+from vdi.session.autoscaling import NodeRequest, can_use_new_node
 from vdi.session.capacity_matching import Demand, NodeCapacity
 from vdi.session.effective import Blocked
 from vdi.session.queueing.groups import Group
@@ -26,6 +27,8 @@ _SHORT = 64
 """So many may be put in order at each question; more only as often as time allows."""
 _PAUSE = 4_500
 """Milliseconds between two countings of a long queue: a session that comes meanwhile gets the last position."""
+_NODE_REQUEST_POSITIONS = 100
+"""So many, the first in line, publish what the autoscaler says: each of its answers is a write per session."""
 _LATER = 60_000
 """Milliseconds by which a time must differ to be published again."""
 
@@ -39,6 +42,7 @@ class PublishedPosition:
     reason: str
     slot: int
     """Milliseconds since the epoch; 0: not known."""
+    node_request: NodeRequest | None
 
 
 @dataclass(slots=True)
@@ -52,7 +56,10 @@ class _GroupState:
 class QueuePositions:
     """Positions and expected times of all waiting sessions, computed as seldom as possible."""
 
-    def __init__(self, queue: Queue, caches: Caches) -> None:
+    def __init__(self, queue: Queue, caches: Caches, node_requests: Mapping[Demand, NodeRequest] | None) -> None:
+        """`node_requests`: None where no autoscaler is asked for nodes."""
+        self._node_requests = {} if node_requests is None else node_requests
+        self._can_grow = node_requests is not None
         self._queue = queue
         self._caches = caches
         self._places: dict[str, int] = {}
@@ -69,15 +76,23 @@ class QueuePositions:
             self.count(now)
         group = self._queue.group_of(pending.demand)
         known = self._group_state(group, now)
-        position = 0 if known.shortage.hopeless else self._places.get(pending.uid, len(self._queue))
+        hopeless = known.shortage.hopeless and not (self._can_grow and can_use_new_node(pending.demand))
+        position = 0 if hopeless else self._places.get(pending.uid, len(self._queue))
         slot = known.slots[position - 1] if 0 < position <= len(known.slots) else 0
-        if published and not _differs(published, known.shortage.reason, position, slot, now):
+        node_request = self._node_requests.get(pending.demand) if position <= _NODE_REQUEST_POSITIONS else None
+        if (
+            published
+            and published.node_request == node_request
+            and not _differs(published, known.shortage.reason, position, slot, now)
+        ):
             return published
-        return _publish(known.shortage, position, slot)
+        return _publish(known.shortage, position, slot, node_request)
 
     def count(self, now: int) -> None:
         """Order all waiting sessions."""
-        self._places = {pending.uid: position for position, pending in enumerate(self._queue.order(now), 1)}
+        self._places = {
+            pending.uid: position for position, pending in enumerate(self._queue.order(now, can_grow=self._can_grow), 1)
+        }
         self._counted = self._queue.changes, now
         if len(self._groups) > 2 * len(self._queue) + _SHORT:
             self._groups.clear()
@@ -146,7 +161,7 @@ def _differs(published: PublishedPosition, reason: str, position: int, slot: int
     return abs(published.slot - slot) >= max(_LATER, (published.slot - now) // 10)
 
 
-def _publish(shortage: Shortage, position: int, slot: int) -> PublishedPosition:
+def _publish(shortage: Shortage, position: int, slot: int, node_request: NodeRequest | None) -> PublishedPosition:
     moment = format_time(datetime.fromtimestamp(slot / 1000, UTC)) if slot else ""
     if position:
         by = f" Room is expected by {moment[11:16]} UTC." if moment else ""
@@ -155,8 +170,16 @@ def _publish(shortage: Shortage, position: int, slot: int) -> PublishedPosition:
         words = (
             f"There is no room for this desktop, and none to wait for: {shortage.words}. It starts when that changes."
         )
-    queue = QueueStatus(position=position, reason=shortage.reason, earliest_slot=moment)
-    return PublishedPosition(Waiting(Blocked(shortage.reason, words), queue), position, shortage.reason, slot)
+    if node_request:
+        words = f"{words} {node_request.message}"
+    queue = QueueStatus(
+        position=position,
+        reason=shortage.reason,
+        earliest_slot=moment,
+        node_request_time=node_request.time if node_request else "",
+    )
+    waiting = Waiting(Blocked(shortage.reason, words), queue)
+    return PublishedPosition(waiting, position, shortage.reason, slot, node_request)
 
 
 def _time_of(ending: ExpectedEnd) -> int:

@@ -16,6 +16,8 @@ from vdi.operator.owned_resources import session_of
 from vdi.operator.ports import Waiting
 from vdi.operator.queue_positions import PublishedPosition, QueuePositions
 from vdi.operator.resource_accounting import ResourceAccounting, milliseconds
+from vdi.session.autoscaling import NodeRequest
+from vdi.session.capacity_matching import Demand
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.observed import PersistentVolumeClaim, Pod
@@ -55,11 +57,14 @@ class QueueManager:
         cluster: ClusterContext,
         *,
         weights: Mapping[str, float],
+        node_requests: Mapping[Demand, NodeRequest] | None = None,
         on_admitted: Callable[[float], None],
         enqueue: Callable[[SessionKey], None],
         yield_capacity: Callable[[Iterable[Pod]], None],
     ) -> None:
-        """`enqueue` gets a session that may start, or whose position has changed.
+        """`node_requests` has the nodes that were requested, by shape; None where no autoscaler is asked.
+
+        `enqueue` gets a session that may start, or whose position has changed.
 
         `yield_capacity` gets desktops of pools without which a session could start.
         """
@@ -74,7 +79,7 @@ class QueueManager:
         self._accounting = ResourceAccounting(
             caches, self._queue, clock, on_end=self._keep_capacity, on_change=self._grant
         )
-        self._positions = QueuePositions(self._queue, caches)
+        self._positions = QueuePositions(self._queue, caches, node_requests)
         self._keys: dict[str, SessionKey] = {}
         self._granted: dict[str, _Granted] = {}
         self._published: dict[str, PublishedPosition] = {}
@@ -131,6 +136,19 @@ class QueueManager:
         """How many seconds each of those who wait has waited by now."""
         now = milliseconds(self._clock)
         return [pending.waited(now) / 1000 for pending in self._queue]
+
+    @property
+    def changes(self) -> int:
+        """Goes up with every change of what there is or who waits."""
+        return self._queue.changes
+
+    def waiting_demands(self) -> list[tuple[Demand, int]]:
+        """How many sessions wait for each shape, the first in line first."""
+        self._restore()
+        now = milliseconds(self._clock)
+        firsts = [(first[0], group) for group in self._queue.groups() if (first := group.queue.first(now))]
+        firsts.sort(key=lambda pair: pair[0])
+        return [(group.demand, len(group.queue)) for _, group in firsts]
 
     async def run(self) -> None:
         """Keep those who wait informed, until cancelled."""

@@ -74,8 +74,13 @@ class Runtime:
             self._lease_client, namespace=settings.namespace, name=LEASE, identity=identity, clock=clock
         )
         self._client = make_client(lease_guard=self._elector.allowance)
-        count_others = settings.count_other_workloads
-        self._caches = Caches(self._client, settings.namespace, clock, count_others=count_others)
+        self._caches = Caches(
+            self._client,
+            settings.namespace,
+            clock,
+            count_others=settings.count_other_workloads,
+            placeholders_namespace=settings.autoscaling.namespace if settings.autoscaling.enabled else "",
+        )
         self._recorder = EventRecorder(self._client, controller="kasm.io/vdi-operator", instance=host, clock=clock)
         self._host_key = HostKey(self._client, settings.namespace)
         cluster = ClusterContext(self._client, self._caches, settings.cluster, clock, settings.namespace)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from vdi.operator.metrics_token import METRICS_TOKEN_FILE
@@ -20,6 +21,7 @@ from vdi.operator.variables import (
     number,
     read_variables,
 )
+from vdi.session.autoscaling import AutoscalingMode, AutoscalingSettings
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.units import parse_duration, parse_quantity
 
@@ -54,6 +56,9 @@ class Settings:
     """VDI_DOMAIN, VDI_URL_PORT, VDI_ENTRY_POINT, VDI_TLS_SECRET, VDI_CERT_RESOLVER, VDI_REQUESTS_CPU,
     VDI_REQUESTS_MEMORY, VDI_GPU_RESOURCE, VDI_DRAIN_NOTICE, VDI_MAX_TIMEOUT, VDI_AGENT_PORT, VDI_EDGE_MIDDLEWARE:
     what holds for every session."""
+    autoscaling: AutoscalingSettings = field(default_factory=AutoscalingSettings)
+    """VDI_AUTOSCALING_MODE, VDI_MAX_PLACEHOLDERS, VDI_HEADROOM (`cad=2,small=1`), VDI_PLACEHOLDER_NAMESPACE,
+    VDI_PLACEHOLDER_IMAGE, VDI_PLACEHOLDER_PRIORITY_CLASS: how nodes are requested for waiting sessions."""
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -68,7 +73,41 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         values["metrics_host"], values["metrics_port"] = values.pop("metrics_address")
     of_cluster = {one.name for one in fields(ClusterSettings)} & values.keys()
     cluster = ClusterSettings(**{name: values.pop(name) for name in of_cluster})
-    return Settings(cluster=cluster, **values)
+    autoscaling = _read_autoscaling(values)
+    return Settings(cluster=cluster, autoscaling=autoscaling, **values)
+
+
+def _read_autoscaling(values: dict[str, Any]) -> AutoscalingSettings:
+    """Take the autoscaling settings out of `values`. Raises SettingsError where one is missing."""
+    names = {name.name: f"autoscaling_{name.name}" for name in fields(AutoscalingSettings)}
+    chosen = {name: values.pop(key) for name, key in names.items() if key in values}
+    settings = AutoscalingSettings(**chosen)
+    if settings.enabled:
+        required = {
+            "VDI_PLACEHOLDER_NAMESPACE": settings.namespace,
+            "VDI_PLACEHOLDER_IMAGE": settings.image,
+            "VDI_PLACEHOLDER_PRIORITY_CLASS": settings.priority_class,
+        }
+        if missing := [variable for variable, value in required.items() if not value]:
+            raise SettingsError(f"{', '.join(missing)}: needed with VDI_AUTOSCALING_MODE={settings.mode}")
+    return settings
+
+
+def _autoscaling_mode(text: str) -> AutoscalingMode:
+    try:
+        return AutoscalingMode(text)
+    except ValueError:
+        raise ValueError(f"allowed are {', '.join(AutoscalingMode)}") from None
+
+
+def _headroom(text: str) -> dict[str, int]:
+    headroom: dict[str, int] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        template, _, count = part.partition("=")
+        if not re.fullmatch(SUBDOMAIN, template) or not re.fullmatch(r"[1-9]\d{0,2}", count):
+            raise ValueError(f"{part!r} is not allowed; allowed are templates with numbers from 1 to 999, as in cad=2")
+        headroom[template] = int(count)
+    return headroom
 
 
 def _quantity(text: str) -> str:
@@ -119,6 +158,15 @@ _VARIABLES: Variables = {
     "VDI_EDGE_MIDDLEWARE": ("edge_middleware", matching(SUBDOMAIN, "the name of a Middleware of Traefik")),
     "VDI_COUNT_OTHER_WORKLOADS": ("count_other_workloads", _truth),
     "VDI_QUEUE_WEIGHTS": ("queue_weights", _weights),
+    "VDI_AUTOSCALING_MODE": ("autoscaling_mode", _autoscaling_mode),
+    "VDI_MAX_PLACEHOLDERS": ("autoscaling_max_placeholders", number(0, 1000)),
+    "VDI_HEADROOM": ("autoscaling_headroom", _headroom),
+    "VDI_PLACEHOLDER_NAMESPACE": ("autoscaling_namespace", matching(LABEL, "the name of a namespace")),
+    "VDI_PLACEHOLDER_IMAGE": ("autoscaling_image", matching(r"\S+", "the name of an image")),
+    "VDI_PLACEHOLDER_PRIORITY_CLASS": (
+        "autoscaling_priority_class",
+        matching(SUBDOMAIN, "the name of a PriorityClass"),
+    ),
     "VDI_LOG_LEVEL": ("log_level", LEVEL),
     "VDI_LOG_FORMAT": ("log_format", FORMAT),
     "VDI_GATEWAY_URL": ("gateway_url", _url),

@@ -26,6 +26,7 @@ from vdi.operator.hosts import Hosts
 from vdi.operator.logs import log_from_now_on_about
 from vdi.operator.metrics import Metrics
 from vdi.operator.owned_resources import OwnedResources
+from vdi.operator.placeholders import PLACEHOLDERS, Placeholders
 from vdi.operator.pool_desktops import PoolDesktops
 from vdi.operator.pools import Pools
 from vdi.operator.ports import Credentials
@@ -37,6 +38,8 @@ from vdi.operator.settings import Settings
 from vdi.operator.template_warnings import TemplateWarnings
 from vdi.operator.uncertain_creates import UncertainCreates
 from vdi.operator.watch_handlers import WatchHandlers
+from vdi.session.autoscaling import NodeRequest
+from vdi.session.capacity_matching import Demand
 from vdi.session.identity import is_assigned
 
 
@@ -131,9 +134,11 @@ def build_wiring(context: OperatorContext) -> Wiring:
         enqueue_session=queues.sessions.enqueue,
     )
     pools = Pools(cluster, context.recorder, queues.pools.enqueue_after)
+    node_requests: dict[Demand, NodeRequest] = {}
     manager = QueueManager(
         cluster,
         weights=settings.queue_weights,
+        node_requests=node_requests if settings.autoscaling.enabled else None,
         on_admitted=context.metrics.queue_wait.observe,
         enqueue=queues.sessions.enqueue,
         yield_capacity=pools.yield_capacity,
@@ -153,6 +158,8 @@ def build_wiring(context: OperatorContext) -> Wiring:
         context.worker(queues.pools, pool_controller.reconcile),
         context.worker(queues.templates, _build_template_controller(context, queues).reconcile),
     ]
+    if settings.autoscaling.enabled:
+        workers.append(_build_placeholders(context, manager, node_requests))
     if reports:
         workers.append(context.worker(queues.reports, reports.report))
     return Wiring(tuple(workers), helpers=(manager.run,))
@@ -224,6 +231,15 @@ def _build_pool_controller(
         enqueue=queues.pools.enqueue_after,
         enqueue_session=queues.sessions.enqueue,
     )
+
+
+def _build_placeholders(
+    context: OperatorContext, manager: QueueManager, node_requests: dict[Demand, NodeRequest]
+) -> Worker[str]:
+    placeholders = Placeholders(context.cluster, context.settings.autoscaling, manager, node_requests)
+    controller = context.controller("placeholder", workers=1)
+    controller.enqueue(PLACEHOLDERS)
+    return context.worker(controller, placeholders.reconcile)
 
 
 def _build_template_controller(context: OperatorContext, queues: _Controllers) -> TemplateController:

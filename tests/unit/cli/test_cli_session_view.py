@@ -80,6 +80,9 @@ def test_a_page_tells_queue_warnings_failures_and_idleness() -> None:
     queue = {"position": 3, "reason": "GPUsBusy", "earliestSlot": "2026-11-20T09:00:00Z"}
     waiting = details_lines(SessionDetails(session(status={"phase": "Pending", "queue": queue})), NOW)
     assert "Queue:     number 3 in line, room expected by 2026-11-20T09:00:00Z (GPUsBusy)" in waiting
+    queue = {"position": 1, "reason": "NoGPUs", "nodeRequestTime": "2026-11-20T08:04:20Z"}
+    waiting = details_lines(SessionDetails(session(status={"phase": "Pending", "queue": queue})), NOW)
+    assert "Queue:     number 1 in line, node requested 40s ago (NoGPUs)" in waiting
 
 
 def test_a_session_that_no_one_has_taken_up_asks_for_the_operator() -> None:

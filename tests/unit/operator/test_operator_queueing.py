@@ -17,7 +17,9 @@ from vdi.operator.caches import Caches
 from vdi.operator.context import ClusterContext
 from vdi.operator.ports import Waiting
 from vdi.operator.queueing import QueueManager
+from vdi.session.autoscaling import NodeRequest
 from vdi.session.capacity import ForeignPod, PersistentVolume
+from vdi.session.capacity_matching import Demand
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
 from vdi.session.identity import USER_ANNOTATION
@@ -30,17 +32,19 @@ GPU = "nvidia.com/gpu"
 class World:
     """One node with GPUs, and the queue in front of it: its first look is at the first ask."""
 
-    def __init__(self, gpus: int = 2) -> None:
+    def __init__(self, gpus: int = 2, *, autoscaled: bool = False) -> None:
         self.clock = FakeClock(datetime(2026, 11, 20, 8, tzinfo=UTC))
         self.caches = Caches(cast(Client, SimpleNamespace(field_manager="vdi-operator")), NAMESPACE, self.clock)
         self.woken: list[str] = []
         self.yielded: list[str] = []
         self.waited: list[float] = []
+        self.node_requests: dict[Demand, NodeRequest] = {}
         self._version = 0
         cluster = ClusterContext(cast(Client, None), self.caches, ClusterSettings(), self.clock, NAMESPACE)
         self.admission = QueueManager(
             cluster,
             weights={},
+            node_requests=self.node_requests if autoscaled else None,
             on_admitted=self.waited.append,
             enqueue=lambda key: self.woken.append(key[1]),
             yield_capacity=self._yield,

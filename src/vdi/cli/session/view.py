@@ -78,6 +78,8 @@ def notes(session: VDISession, now: datetime) -> list[str]:
     if status.queue:
         target = status.queue.position
         said.append(f"number {target} in line" if target else "no room")
+        if status.queue.node_request_time:
+            said.append(f"node requested {age(status.queue.node_request_time, now)} ago")
     if holds(session, EXPIRING):
         said.append(f"ends in {expires_in(session, now)}")
     if holds(session, CLOSING):
@@ -91,11 +93,12 @@ def notes(session: VDISession, now: datetime) -> list[str]:
     return said
 
 
-def queue_words(queue: QueueStatus) -> str:
+def queue_words(queue: QueueStatus, now: datetime) -> str:
     """The position in the queue."""
     target = f"number {queue.position} in line" if queue.position else "no room to wait for"
     slot = f", room expected by {queue.earliest_slot}" if queue.earliest_slot else ""
-    return f"{target}{slot} ({queue.reason})"
+    requested = f", node requested {age(queue.node_request_time, now)} ago" if queue.node_request_time else ""
+    return f"{target}{slot}{requested} ({queue.reason})"
 
 
 def expires_in(session: VDISession, now: datetime) -> str:
@@ -145,7 +148,7 @@ def _facts(session: VDISession, now: datetime) -> list[str]:
         "Template": spec.template + (f" (revision {status.template_revision})" if status.template_revision else ""),
         "Phase": phase(session),
         "Message": status.message,
-        "Queue": queue_words(status.queue) if status.queue else "",
+        "Queue": queue_words(status.queue, now) if status.queue else "",
         "Warnings": "; ".join(warning.message or warning.reason for warning in _warnings(session)),
         "Failures": _failures(session, now),
         "URL": status.url,

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
+from vdi.session.autoscaling import can_use_new_node
 from vdi.session.capacity import Amounts
 from vdi.session.capacity_matching import Demand, NodeCapacity, allows_placement, reaches_home
 from vdi.session.queueing.groups import Group, blocks, find_closest, is_hopeless
@@ -196,9 +197,14 @@ class Queue:
         """The lines in which somebody waits."""
         return list(self._occupied.values())
 
-    def order(self, now: int) -> list[PendingSession]:
-        """Everybody that some end could help, the next one first. Costs a sort."""
-        hopeful = (pending for group in self._occupied.values() if not is_hopeless(group) for pending in group.queue)
+    def order(self, now: int, *, can_grow: bool = False) -> list[PendingSession]:
+        """Everybody that some end could help, or a new node (`can_grow`), the next one first. Costs a sort."""
+        hopeful = (
+            pending
+            for group in self._occupied.values()
+            if not is_hopeless(group) or (can_grow and can_use_new_node(group.demand))
+            for pending in group.queue
+        )
         return sort_pending(hopeful, self._running, self._weights, now)
 
     # The decision

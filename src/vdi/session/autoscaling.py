@@ -1,0 +1,214 @@
+"""Which placeholder pods ask the cluster's autoscaler for nodes, and what it answers. Pure.
+
+A session that waits has no pod, so an autoscaler does not see it. A placeholder is a pod of the same shape and of low
+priority. While no node takes it, the autoscaler has a reason to add one. Desktops do not wait for its place: the queue
+does not count placeholders, and the scheduler preempts them.
+"""
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import msgspec
+
+from vdi.session.capacity import NodeSelectorTerm
+from vdi.session.capacity_matching import Demand
+from vdi.session.observed import Event, Pod
+from vdi.session.times import parse_time
+
+PLACEHOLDER = "vdi.kasm.io/placeholder"
+"""Label of a placeholder: the key of its shape."""
+HOSTNAME = "kubernetes.io/hostname"
+_ENDED = frozenset({"Succeeded", "Failed"})
+_ADDS = frozenset({"TriggeredScaleUp", "Nominated"})
+_REFUSES = frozenset({"NotTriggerScaleUp", "FailedScheduling"})
+_SCHEDULER = "default-scheduler"
+_PREFIX = re.compile(
+    r"^\s*(\(combined from similar events\):\s*)?"
+    r"(pod didn't trigger scale-up(\s*\(it wouldn't fit if a new node is added\))?:?|Failed to schedule pod,)\s*",
+    re.IGNORECASE,
+)
+_NEXT_REASON = re.compile(r", (?=\d+ )")
+_PHRASES = {
+    "max node group size reached": "node group has reached its maximum size",
+    "in backoff after failed scale-up": (
+        "node group failed to grow (cloud quota, or no machines left) and is tried again later"
+    ),
+    "not ready for scale-up": "node group is not ready",
+}
+"""What cluster-autoscaler says of a node group, after the number of groups."""
+
+
+class AutoscalingMode(StrEnum):
+    """How nodes are requested for waiting sessions."""
+
+    DISABLED = "Disabled"
+    PLACEHOLDERS = "Placeholders"
+
+
+@dataclass(frozen=True, slots=True)
+class AutoscalingSettings:
+    """What an administrator chose."""
+
+    mode: AutoscalingMode = AutoscalingMode.DISABLED
+    max_placeholders: int = 10
+    """Placeholders for waiting sessions at a time; headroom is not counted."""
+    headroom: Mapping[str, int] = field(default_factory=dict)
+    """Free places to keep, by name of a template, each of the template's default size."""
+    namespace: str = ""
+    """Where placeholders live: a namespace of their own, so that they use no quota of the sessions."""
+    image: str = ""
+    priority_class: str = ""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether nodes are requested at all."""
+        return self.mode != AutoscalingMode.DISABLED
+
+
+class EventSource(msgspec.Struct, gc=False):
+    """`deprecatedSource` of an Event."""
+
+    component: str = ""
+
+
+class AutoscalerEvent(Event, rename="camel", gc=False):
+    """An Event about a placeholder, with its author."""
+
+    reporting_controller: str = ""
+    deprecated_source: EventSource = msgspec.field(default_factory=EventSource)
+
+    @property
+    def author(self) -> str:
+        """The controller that reported it."""
+        return self.reporting_controller or self.deprecated_source.component
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRequest:
+    """A node that was requested for one shape, and has not come yet."""
+
+    time: str
+    """When the oldest open request was made, RFC 3339."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceholderPlan:
+    """What is to be done."""
+
+    create: tuple[tuple[str, Demand], ...]
+    """Names, with the shape of each."""
+    delete: tuple[Pod, ...]
+
+
+def placeholder_key(demand: Demand) -> str:
+    """The same for the same shape, in every process: a create whose answer was lost cannot make a second pod."""
+    return hashlib.sha256(msgspec.json.encode(demand, order="deterministic")).hexdigest()[:12]
+
+
+def can_use_new_node(demand: Demand) -> bool:
+    """Whether a node that is not there yet could run it: not if its home lies on one machine."""
+    return not demand.pin or bool(terms_for_new_node(demand))
+
+
+def terms_for_new_node(demand: Demand) -> list[NodeSelectorTerm]:
+    """The terms of the home's volume that do not name a machine, such as its zone."""
+    return [
+        term
+        for term in demand.pin
+        if not term.match_fields and not any(expression.key == HOSTNAME for expression in term.match_expressions)
+    ]
+
+
+def count_placeholders(
+    waiting: Iterable[tuple[Demand, int]], *, limit: int, headroom: Iterable[tuple[Demand, int]] = ()
+) -> dict[Demand, int]:
+    """How many placeholders each shape is to have. `waiting`: sessions by shape, the first in line first."""
+    counts: dict[Demand, int] = defaultdict(int)
+    left = limit
+    for demand, number in waiting:
+        granted = min(number, left) if can_use_new_node(demand) else 0
+        if granted:
+            counts[demand] += granted
+            left -= granted
+    for demand, number in headroom:
+        counts[demand] += number
+    return dict(counts)
+
+
+def plan_placeholders(counts: Mapping[Demand, int], pods: Iterable[Pod]) -> PlaceholderPlan:
+    """Which placeholders are missing, and which are too many.
+
+    Of too many, those on a node go first: a session takes their place. Then the youngest.
+    """
+    by_key: dict[str, list[Pod]] = defaultdict(list)
+    for pod in pods:
+        by_key[pod.metadata.labels.get(PLACEHOLDER, "")].append(pod)
+    create: list[tuple[str, Demand]] = []
+    delete: list[Pod] = []
+    for demand, count in counts.items():
+        key = placeholder_key(demand)
+        present = by_key.pop(key, [])
+        live = [pod for pod in present if not pod.terminating and pod.status.phase not in _ENDED]
+        delete += [pod for pod in present if not pod.terminating and pod.status.phase in _ENDED]
+        if len(live) > count:
+            live.sort(key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name), reverse=True)
+            live.sort(key=lambda pod: not pod.spec.node_name)
+            delete += live[: len(live) - count]
+        taken = {pod.metadata.name for pod in present}
+        free = (name for number in range(count + len(present)) if (name := _name(key, number)) not in taken)
+        create += [(name, demand) for name, _ in zip(free, range(count - len(live)), strict=False)]
+    for present in by_key.values():
+        delete += [pod for pod in present if not pod.terminating]
+    return PlaceholderPlan(tuple(create), tuple(delete))
+
+
+def find_node_requests(
+    demands: Iterable[Demand], pods: Iterable[Pod], events: Iterable[AutoscalerEvent]
+) -> dict[Demand, NodeRequest]:
+    """The open request of each shape, with the autoscaler's answer in words."""
+    newest: dict[str, AutoscalerEvent] = {}
+    for event in events:
+        uid, known = event.regarding.uid, newest.get(event.regarding.uid)
+        if _is_answer(event) and (known is None or known.seen <= event.seen):
+            newest[uid] = event
+    waiting: dict[str, list[Pod]] = defaultdict(list)
+    for pod in pods:
+        if not pod.spec.node_name and not pod.terminating:
+            waiting[pod.metadata.labels.get(PLACEHOLDER, "")].append(pod)
+    found = {}
+    for demand in demands:
+        if of_shape := waiting.get(placeholder_key(demand)):
+            answers = [newest[pod.metadata.uid] for pod in of_shape if pod.metadata.uid in newest]
+            time = min(pod.metadata.creation_timestamp for pod in of_shape)
+            found[demand] = NodeRequest(time, _describe(answers, time))
+    return found
+
+
+def _name(key: str, number: int) -> str:
+    return f"placeholder-{key}-{number}"
+
+
+def _is_answer(event: AutoscalerEvent) -> bool:
+    return event.reason in _ADDS or (event.reason in _REFUSES and event.author != _SCHEDULER)
+
+
+def _describe(answers: Collection[AutoscalerEvent], time: str) -> str:
+    at = f"{parse_time(time):%H:%M:%S} UTC"
+    if any(answer.reason in _ADDS for answer in answers):
+        return f"A node is being added (requested at {at})."
+    refusal = max(answers, key=lambda answer: answer.seen, default=None)
+    if refusal is None:
+        return f"A node was requested at {at}."
+    reason = _PREFIX.sub("", refusal.note).strip().rstrip(".")
+    # cluster-autoscaler gives its reasons in no order: the same answer must not look like another one.
+    reason = ", ".join(sorted(_NEXT_REASON.split(reason)))
+    for phrase, words in _PHRASES.items():
+        reason = reason.replace(phrase, words)
+    if not reason:
+        return f"The autoscaler adds no node, and gives no reason (requested at {at})."
+    return f"The autoscaler adds no node: {reason} (requested at {at})."

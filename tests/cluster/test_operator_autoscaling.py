@@ -1,0 +1,283 @@
+"""Placeholders on a real API server with a real scheduler. The test plays the autoscaler: it adds nodes, and writes the
+Events that cluster-autoscaler and Karpenter write."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from cluster.control_plane import delete_namespace, make_namespace
+from cluster.operator_stage import RBAC, Object, Stage
+from cluster.test_operator_crash import MOMENTS, MOST_WRITES, Moment, cut_and_kill
+from cluster.test_operator_queue import gpu_template, queue_of, running, starts, waits
+from support.permissions import placeholder_rules
+from support.waiting import eventually
+from vdi.kube.resource import EVENTS, PODS, Resource
+from vdi.operator.kinds import SESSIONS
+from vdi.session.autoscaling import PLACEHOLDER, AutoscalingMode, AutoscalingSettings
+
+pytestmark = pytest.mark.timeout(200)
+PRIORITY_CLASSES = Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False)
+ROLES = Resource(RBAC, "v1", "roles", "Role")
+ROLE_BINDINGS = Resource(RBAC, "v1", "rolebindings", "RoleBinding")
+
+
+class Autoscaler:
+    """The placeholders' namespace, as the chart makes it, and what an autoscaler does there."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.namespace = f"{stage.namespace}-placeholders"
+        self.priority_class = f"vdi-placeholder.{stage.namespace}"
+
+    def settings(self, **chosen: Any) -> AutoscalingSettings:
+        return AutoscalingSettings(
+            AutoscalingMode.PLACEHOLDERS,
+            namespace=self.namespace,
+            image="registry.example.com/vdi:1",
+            priority_class=self.priority_class,
+            **chosen,
+        )
+
+    def variables(self) -> dict[str, str]:
+        """The same for an operator that is a process of its own."""
+        return {
+            "VDI_AUTOSCALING_MODE": "Placeholders",
+            "VDI_PLACEHOLDER_NAMESPACE": self.namespace,
+            "VDI_PLACEHOLDER_IMAGE": "registry.example.com/vdi:1",
+            "VDI_PLACEHOLDER_PRIORITY_CLASS": self.priority_class,
+        }
+
+    async def prepare(self) -> None:
+        api, user = self.stage.api, f"operator-of-{self.stage.namespace}"
+        await make_namespace(api, self.namespace)
+        level = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+        await api.patch(
+            Resource("", "v1", "namespaces", "Namespace", namespaced=False), self.namespace, level, into=dict
+        )
+        body: Object = {
+            "apiVersion": PRIORITY_CLASSES.api_version,
+            "kind": "PriorityClass",
+            "metadata": {"name": self.priority_class},
+            "value": -10,
+            "preemptionPolicy": "Never",
+        }
+        await api.create(PRIORITY_CLASSES, body, into=msgspec.Raw)
+        role: Object = {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": {"name": user}}
+        await api.create(ROLES, {**role, "rules": placeholder_rules()}, namespace=self.namespace, into=msgspec.Raw)
+        binding = {**role, "kind": "RoleBinding", "subjects": [{"kind": "User", "name": user}]}
+        binding["roleRef"] = {"kind": "Role", "name": user, "apiGroup": RBAC}
+        await api.create(ROLE_BINDINGS, binding, namespace=self.namespace, into=msgspec.Raw)
+
+    async def clean_up(self) -> None:
+        for pod in await self.placeholders():
+            await self.stage.api.delete(
+                PODS, pod["metadata"]["name"], namespace=self.namespace, grace_seconds=0, into=msgspec.Raw
+            )
+        await delete_namespace(self.stage.api, self.namespace)
+        await self.stage.api.delete(PRIORITY_CLASSES, self.priority_class, into=msgspec.Raw)
+
+    async def placeholders(self) -> list[Object]:
+        """All of them, but for those that are being deleted."""
+        pods = await self.stage.api.list(PODS, namespace=self.namespace, label_selector=PLACEHOLDER, into=dict)
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    async def has(self, count: int) -> list[Object]:
+        """Wait for so many placeholders."""
+
+        async def look() -> bool:
+            return len(await self.placeholders()) == count
+
+        await eventually(look, f"{count} placeholders", 30)
+        return await self.placeholders()
+
+    async def unschedulable(self, count: int) -> list[Object]:
+        """Wait until the scheduler has found no node for so many: what an autoscaler looks for."""
+
+        async def look() -> list[Object]:
+            pods = [pod for pod in await self.placeholders() if _is_unschedulable(pod)]
+            return pods if len(pods) == count else []
+
+        return await eventually(look, f"{count} unschedulable placeholders", 30)
+
+    async def report(self, pod: Object, reason: str, note: str, *, by: str = "cluster-autoscaler") -> None:
+        """An Event about a placeholder."""
+        meta = pod["metadata"]
+        event = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"generateName": "e-"},
+            "regarding": {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                **{key: meta[key] for key in ("name", "namespace", "uid")},
+            },
+            "type": "Normal",
+            "reason": reason,
+            "note": note,
+            "action": "Scale",
+            "reportingController": by,
+            "reportingInstance": by,
+            "eventTime": time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime()),
+        }
+        await self.stage.api.create(EVENTS, event, namespace=self.namespace, into=msgspec.Raw)
+
+
+def _is_unschedulable(pod: Object) -> bool:
+    conditions = pod.get("status", {}).get("conditions", [])
+    return any(one["type"] == "PodScheduled" and one.get("reason") == "Unschedulable" for one in conditions)
+
+
+@pytest.fixture
+async def autoscaler(stage: Stage) -> AsyncIterator[Autoscaler]:
+    autoscaler = Autoscaler(stage)
+    await autoscaler.prepare()
+    yield autoscaler
+    await autoscaler.clean_up()
+
+
+async def on_node(stage: Stage, name: str, node: str) -> None:
+    """Wait until the session's pod is there."""
+
+    async def look() -> bool:
+        pod = await stage.get(PODS, name)
+        return pod is not None and pod["spec"].get("nodeName") == node
+
+    await eventually(look, f"{name} is on {node}", 30)
+
+
+async def test_from_no_node_to_running_desktops_and_back(stage: Stage, autoscaler: Autoscaler) -> None:
+    template = await gpu_template(stage)
+    async with stage.operator(autoscaling=autoscaler.settings()):
+        await stage.session("first", template, user="a@x.yz")
+        created = time.monotonic()
+        await autoscaler.has(1)
+        sys.stderr.write(f"\n{time.monotonic() - created:.2f} s from a waiting session to its placeholder\n")
+        for name in ("second", "third"):
+            await stage.session(name, template, user=f"{name}@x.yz")
+            await waits(stage, name, "NoMatchingNode")
+        pods = await autoscaler.unschedulable(3)
+        session = await waits(stage, "first", "NoMatchingNode", "A node was requested at")
+        assert session["status"]["message"].startswith("Waits for room, number 1 in line: ")
+        assert queue_of(session)["nodeRequestTime"]
+        await autoscaler.report(pods[0], "TriggeredScaleUp", "pod triggered scale-up: [{gpu 0->1 (max: 3)}]")
+        session = await waits(stage, "first", "NoMatchingNode", "A node is being added (requested at ")
+        sys.stderr.write(f"{session['status']['message']}\n")
+
+        node = await stage.node("gpu", gpu="2")
+        await starts(stage, "first", "second")
+        for name in ("first", "second"):
+            await on_node(stage, name, node)
+        await autoscaler.has(1)
+        await waits(stage, "third", "GPUsBusy", "requested at ")
+
+        await stage.delete(SESSIONS, "third")
+        await autoscaler.has(0)
+
+
+async def test_a_refusal_is_said_and_nothing_is_requested_again(stage: Stage, autoscaler: Autoscaler) -> None:
+    await stage.node("gpu", gpu="1")
+    template = await gpu_template(stage)
+    async with stage.operator(autoscaling=autoscaler.settings()):
+        await running(stage, template, 1)
+        await stage.session("late", template, user="late@x.yz")
+        (pod,) = await autoscaler.unschedulable(1)
+        words = "pod didn't trigger scale-up: 2 node(s) had untolerated taint(s), 1 max node group size reached"
+        await autoscaler.report(pod, "NotTriggerScaleUp", words)
+        session = await waits(stage, "late", "GPUsBusy", "1 node group has reached its maximum size")
+        sys.stderr.write(f"\n{session['status']['message']}\n")
+        stage.proxy.passed.clear()
+        for number in range(3):  # three changes later
+            await stage.session(f"other{number}", "unknown", user="o@x.yz")
+            await stage.reach(f"other{number}", "Pending")
+        assert [one["metadata"]["uid"] for one in await autoscaler.placeholders()] == [pod["metadata"]["uid"]]
+        assert not [
+            request for request in stage.proxy.passed if request.is_write and autoscaler.namespace in request.path
+        ]
+
+
+async def test_headroom_is_taken_by_a_desktop_at_once_and_requested_again(stage: Stage, autoscaler: Autoscaler) -> None:
+    node = await stage.node("gpu", gpu="2")
+    template = await gpu_template(stage)
+    async with stage.operator(autoscaling=autoscaler.settings(headroom={template: 2})):
+
+        async def bound() -> bool:
+            return all(pod["spec"].get("nodeName") == node for pod in await autoscaler.placeholders())
+
+        await autoscaler.has(2)
+        await eventually(bound, "the free places are on the node")
+        await stage.session("first", template, user="a@x.yz")
+        await on_node(stage, "first", node)
+        await autoscaler.has(2)
+        await autoscaler.unschedulable(1)
+
+
+async def test_placeholders_take_no_quota_of_the_sessions(stage: Stage, autoscaler: Autoscaler) -> None:
+    await stage.node("gpu", gpu="1")
+    template = await gpu_template(stage)
+    quotas = Resource("", "v1", "resourcequotas", "ResourceQuota")
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "two"}, "spec": {"hard": {"pods": "2"}}}
+    await stage.api.create(quotas, quota, namespace=stage.namespace, into=msgspec.Raw)
+    async with stage.operator(autoscaling=autoscaler.settings()):
+        await running(stage, template, 1)
+        for number in range(4):
+            await stage.session(f"w{number}", template, user=f"w{number}@x.yz")
+        await autoscaler.has(4)
+        await stage.node("second", gpu="1")
+        await autoscaler.has(3)
+        sessions = [one for one in await stage.all(SESSIONS) if one["metadata"]["name"].startswith("w")]
+        assert not [one for one in sessions if "quota" in one["status"].get("message", "")]
+
+
+async def test_a_missing_priority_class_is_no_end_of_the_queue(stage: Stage, autoscaler: Autoscaler) -> None:
+    """The chart makes it. Without it the API server refuses each placeholder, and sessions go on as before."""
+    await stage.node("gpu", gpu="1")
+    template = await gpu_template(stage)
+    settings = AutoscalingSettings(
+        AutoscalingMode.PLACEHOLDERS, namespace=autoscaler.namespace, image="i", priority_class="missing"
+    )
+    async with stage.operator(autoscaling=settings):
+        await running(stage, template, 1)
+        await stage.session("late", template, user="late@x.yz")
+        await waits(stage, "late", "GPUsBusy")
+        await stage.delete(SESSIONS, "r0")
+        await starts(stage, "late")
+    assert await autoscaler.placeholders() == []
+
+
+async def _all_gone(autoscaler: Autoscaler) -> Object | None:
+    await autoscaler.has(0)
+    return None
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_a_kill_at_any_write_leaves_neither_two_placeholders_nor_one_for_good(
+    stage: Stage, autoscaler: Autoscaler, moment: Moment
+) -> None:
+    template = await gpu_template(stage)
+    stage.variables = autoscaler.variables()
+    for write in range(1, MOST_WRITES):
+        name = f"w{write}"
+        await stage.session(name, template)
+        stage.proxy.cut_at(write, moment)
+        done = asyncio.create_task(waits(stage, name, "NoMatchingNode", "A node was requested at"))
+        was_cut = await cut_and_kill(stage, done)
+        async with stage.operator(autoscaling=autoscaler.settings()):
+            await done
+            await autoscaler.has(1)
+        await stage.delete(SESSIONS, name)
+        stage.proxy.cut_at(write, moment)
+        gone = asyncio.create_task(_all_gone(autoscaler))
+        was_cut = await cut_and_kill(stage, gone) or was_cut
+        async with stage.operator(autoscaling=autoscaler.settings()):
+            await gone
+            await stage.gone(SESSIONS, name)
+        if not was_cut:
+            assert write > 3, f"the operator got through with {write - 1} writes: what has it not done?"
+            return
+    raise AssertionError(f"still writing after {MOST_WRITES} writes")

@@ -1,0 +1,209 @@
+"""Which placeholders are made and deleted, what they look like, and what the autoscaler's Events mean."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from support.builders import CREATED, GPU
+from unit.session.queueing_world import a_demand, pinned_to
+from vdi.api.template import Toleration
+from vdi.session.autoscaling import (
+    PLACEHOLDER,
+    AutoscalerEvent,
+    NodeRequest,
+    can_use_new_node,
+    count_placeholders,
+    find_node_requests,
+    placeholder_key,
+    plan_placeholders,
+)
+from vdi.session.capacity import NodeSelectorTerm
+from vdi.session.capacity_matching import Demand, demand_of
+from vdi.session.children.placeholder import build_placeholder
+from vdi.session.observed import Pod
+
+CPU = a_demand(gpu=0)
+ONE_GPU = a_demand(gpu=1)
+
+
+def a_placeholder(demand: Demand, number: int, *, node: str = "", made: str = CREATED, **fields: Any) -> Pod:
+    key = placeholder_key(demand)
+    name = f"placeholder-{key}-{number}"
+    metadata = {"name": name, "uid": f"uid-{name}", "labels": {PLACEHOLDER: key}, "creationTimestamp": made}
+    metadata |= fields.pop("metadata", {})
+    return msgspec.convert({"metadata": metadata, "spec": {"nodeName": node}, **fields}, Pod)
+
+
+def an_event(pod: Pod, reason: str, note: str = "", *, by: str = "cluster-autoscaler", at: str = "") -> AutoscalerEvent:
+    body = {
+        "metadata": {"name": f"{reason}-{pod.metadata.name}", "creationTimestamp": at or CREATED},
+        "regarding": {"kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid},
+        "reason": reason,
+        "note": note,
+        "reportingController": by,
+    }
+    return msgspec.convert(body, AutoscalerEvent)
+
+
+def numbers(demand: Demand, *of: int) -> list[str]:
+    return [f"placeholder-{placeholder_key(demand)}-{number}" for number in of]
+
+
+def test_one_placeholder_for_each_waiting_session_up_to_the_limit() -> None:
+    assert count_placeholders([(ONE_GPU, 3), (CPU, 4)], limit=5) == {ONE_GPU: 3, CPU: 2}
+    assert count_placeholders([(ONE_GPU, 3)], limit=0) == {}
+
+
+def test_headroom_comes_on_top_and_is_not_limited() -> None:
+    assert count_placeholders([(ONE_GPU, 3)], limit=2, headroom=[(ONE_GPU, 2), (CPU, 1)]) == {ONE_GPU: 4, CPU: 1}
+    assert count_placeholders([], limit=2, headroom=[(CPU, 1), (CPU, 2)]) == {CPU: 3}, "two templates of one shape"
+
+
+def test_missing_placeholders_get_the_lowest_free_numbers() -> None:
+    present = [a_placeholder(ONE_GPU, 1)]
+    plan = plan_placeholders({ONE_GPU: 3}, present)
+    assert [name for name, _ in plan.create] == numbers(ONE_GPU, 0, 2)
+    assert plan.delete == ()
+
+
+def test_nothing_to_do_gives_an_empty_plan() -> None:
+    plan = plan_placeholders({ONE_GPU: 1}, [a_placeholder(ONE_GPU, 0)])
+    assert (plan.create, plan.delete) == ((), ())
+
+
+def test_a_placeholder_on_a_node_goes_first_since_a_session_takes_its_place() -> None:
+    waits, bound, younger = (
+        a_placeholder(ONE_GPU, 0),
+        a_placeholder(ONE_GPU, 1, node="n1"),
+        a_placeholder(ONE_GPU, 2, made="2026-11-20T08:05:00Z"),
+    )
+    assert plan_placeholders({ONE_GPU: 2}, [waits, bound, younger]).delete == (bound,)
+    assert plan_placeholders({ONE_GPU: 1}, [waits, bound, younger]).delete == (bound, younger)
+
+
+def test_placeholders_of_a_shape_that_no_one_needs_are_deleted() -> None:
+    present = a_placeholder(CPU, 0)
+    assert plan_placeholders({}, [present]).delete == (present,)
+
+
+def test_one_that_ended_is_deleted_and_its_name_not_used_before_it_is_gone() -> None:
+    ended = a_placeholder(CPU, 0, node="n1", status={"phase": "Failed"})
+    plan = plan_placeholders({CPU: 1}, [ended])
+    assert plan.delete == (ended,)
+    assert [name for name, _ in plan.create] == numbers(CPU, 1)
+
+
+def test_one_that_is_terminating_is_not_counted_and_not_deleted_again() -> None:
+    leaving = a_placeholder(CPU, 0, metadata={"deletionTimestamp": CREATED})
+    plan = plan_placeholders({CPU: 1}, [leaving])
+    assert plan.delete == ()
+    assert [name for name, _ in plan.create] == numbers(CPU, 1)
+
+
+def zone(name: str) -> tuple[NodeSelectorTerm, ...]:
+    expression = {"key": "topology.kubernetes.io/zone", "operator": "In", "values": [name]}
+    return msgspec.convert([{"matchExpressions": [expression]}], tuple[NodeSelectorTerm, ...])
+
+
+def test_a_home_on_one_machine_gets_no_placeholder_and_a_home_in_a_zone_does() -> None:
+    assert not can_use_new_node(a_demand(pin=pinned_to("n1")))
+    assert can_use_new_node(a_demand(pin=zone("a")))
+    assert count_placeholders([(a_demand(pin=pinned_to("n1")), 1)], limit=5) == {}
+
+
+def test_a_placeholder_has_the_shape_of_the_desktop_and_passes_restricted() -> None:
+    demand = demand_of(
+        {GPU: 1, "cpu": 250, "memory": 2**30, "pods": 1},
+        [("pool", "gpu")],
+        [Toleration(key="gpu", operator="Exists", effect="NoSchedule")],
+        zone("a"),
+    )
+    pod = build_placeholder(demand, "placeholder-x-0", "vdi-placeholders", image="i:1", priority_class="low")
+    spec = pod["spec"]
+    assert spec["containers"][0]["resources"] == {
+        "requests": {GPU: "1", "cpu": "250m", "memory": str(2**30)},
+        "limits": {GPU: "1"},
+    }
+    assert spec["nodeSelector"] == {"pool": "gpu"}
+    assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    required = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert list(required["nodeSelectorTerms"][0]["matchExpressions"][0]["values"]) == ["a"]
+    assert spec["priorityClassName"] == "low"
+    assert spec["automountServiceAccountToken"] is False
+    assert pod["metadata"]["annotations"] == {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}
+    assert pod["metadata"]["labels"][PLACEHOLDER] == placeholder_key(demand)
+
+
+FIRST, SECOND = a_placeholder(ONE_GPU, 0), a_placeholder(ONE_GPU, 1, made="2026-11-20T08:05:00Z")
+REQUESTED = "A node was requested at 08:00:00 UTC."
+ADDING = "A node is being added (requested at 08:00:00 UTC)."
+FULL = (
+    "The autoscaler adds no node: 1 node group has reached its maximum size, "
+    "2 node(s) had untolerated taint(s) (requested at 08:00:00 UTC)."
+)
+BACKOFF = (
+    "The autoscaler adds no node: 1 node group failed to grow (cloud quota, or no machines left) and is tried again "
+    "later (requested at 08:00:00 UTC)."
+)
+NODE_POOL = (
+    "The autoscaler adds no node: all available instance types exceed limits for nodepool: gpu "
+    "(requested at 08:00:00 UTC)."
+)
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        ([], REQUESTED),
+        ([an_event(FIRST, "FailedScheduling", "0/1 nodes are available", by="default-scheduler")], REQUESTED),
+        ([an_event(FIRST, "TriggeredScaleUp", "pod triggered scale-up: [{g 0->1 (max: 3)}]")], ADDING),
+        ([an_event(FIRST, "Nominated", "Pod should schedule on: nodeclaim/gpu-x", by="karpenter")], ADDING),
+        (
+            [
+                an_event(
+                    FIRST,
+                    "NotTriggerScaleUp",
+                    "pod didn't trigger scale-up: 1 max node group size reached, 2 node(s) had untolerated taint(s)",
+                )
+            ],
+            FULL,
+        ),
+        (
+            [an_event(FIRST, "NotTriggerScaleUp", "pod didn't trigger scale-up: 1 in backoff after failed scale-up")],
+            BACKOFF,
+        ),
+        (
+            [
+                an_event(
+                    FIRST,
+                    "FailedScheduling",
+                    "Failed to schedule pod, all available instance types exceed limits for nodepool: gpu",
+                    by="karpenter",
+                )
+            ],
+            NODE_POOL,
+        ),
+        (
+            [
+                an_event(FIRST, "TriggeredScaleUp", at="2026-11-20T08:01:00Z"),
+                an_event(FIRST, "NotTriggerScaleUp", "pod didn't trigger scale-up:", at="2026-11-20T08:02:00Z"),
+            ],
+            "The autoscaler adds no node, and gives no reason (requested at 08:00:00 UTC).",
+        ),
+        ([an_event(FIRST, "NotTriggerScaleUp"), an_event(SECOND, "TriggeredScaleUp")], ADDING),
+        ([an_event(a_placeholder(ONE_GPU, 7), "NotTriggerScaleUp")], REQUESTED),
+    ],
+)
+def test_what_the_autoscaler_says_in_words(events: list[AutoscalerEvent], message: str) -> None:
+    found = find_node_requests([ONE_GPU, CPU], [FIRST, SECOND], events)
+    assert found == {ONE_GPU: NodeRequest(CREATED, message)}
+
+
+def test_no_request_is_reported_for_placeholders_that_have_a_node() -> None:
+    assert find_node_requests([ONE_GPU], [a_placeholder(ONE_GPU, 0, node="n1")], []) == {}
+
+
+def test_keys_are_stable_and_differ_by_shape() -> None:
+    assert placeholder_key(a_demand(gpu=1)) == placeholder_key(a_demand(gpu=1))
+    assert len({placeholder_key(demand) for demand in (ONE_GPU, CPU, a_demand(pin=zone("a")))}) == 3
