@@ -1,18 +1,23 @@
 """A release's files, made for real: wheel and chart without a checkout, the same bytes twice, a real registry."""
 
 import asyncio
+import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import yaml
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from cluster.edge_traefik import free_port
 from support.releases import VERSION, make_checkout, make_image, sbom_names
@@ -20,6 +25,7 @@ from support.waiting import eventually
 from tools.release import oci, signing
 from tools.release.build import IMAGES, find_release, provenance, write_files
 from tools.release.publish import PublishError, publish
+from tools.release.registry_signatures import CYCLONEDX, SIGNATURE_NOTE, sign_release
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 
@@ -45,7 +51,7 @@ def make_release(checkout: Path, helm: Path, folder: Path, registry: str = "") -
     write_files(release, folder, images, helm, checkout)
     key = folder.with_suffix(".key")
     signing.new_key(key)
-    signing.sign(folder, signing.load_key(key), provenance(release, datetime.now(UTC)))
+    sign_release(folder, release, signing.load_key(key), provenance(release, datetime.now(UTC)))
     return folder
 
 
@@ -65,6 +71,7 @@ def test_a_release_has_every_file_and_each_is_proven(released: Path) -> None:
             "vdi-image-vdi-0.2.0-rc.1-amd64.cdx.json",
             "vdi-image-vdi-0.2.0-rc.1-amd64.tar",
             "vdi-manifests-0.2.0-rc.1.tar.gz",
+            "vdi-signatures-0.2.0-rc.1.tar",
             "vdi_kubernetes-0.2.0rc1-py3-none-any.whl",
             "vdi_kubernetes-0.2.0rc1.cdx.json",
             "vdi_kubernetes-0.2.0rc1.tar.gz",
@@ -79,7 +86,8 @@ def test_the_same_commit_gives_the_same_bytes(
 ) -> None:
     again = make_release(checkout, programs["helm"], tmp_path / "dist")
     unequal = {name for name, digest in signing.checksums(again).items() if signing.checksums(released)[name] != digest}
-    assert unequal == {signing.PROVENANCE}, "it says when the build began, and is signed with another key"
+    signed = {signing.PROVENANCE, f"vdi-signatures-{VERSION}.tar"}
+    assert unequal == signed, "they say when the build began, and are signed with another key"
 
 
 def test_the_wheel_alone_gives_a_cli_that_finds_its_chart(
@@ -161,7 +169,7 @@ async def test_a_registry_has_what_the_chart_names_by_digest(
         pushed = await asyncio.to_thread(publish, dist, place, programs["crane"], messages.append)
         digests = {path.name.split("-")[2]: oci.digest_of(path) for path in dist.glob("vdi-image-*.tar")}
         assert set(pushed) >= {f"{place}/{name}@{digest}" for name, digest in digests.items()}
-        assert len(messages) == 3
+        assert len(messages) == 9, "of each artifact a signature and attestations"
 
         chart = tmp_path / f"vdi-{VERSION}.tgz"
         words = ("pull", f"oci://{place}/charts/vdi", "--version", VERSION, "--plain-http")
@@ -175,6 +183,55 @@ async def test_a_registry_has_what_the_chart_names_by_digest(
             url = f"http://{address}/v2/vdi/vdi/manifests/{digests['vdi']}"
             manifest = await http.get(url, headers={"Accept": oci.MANIFEST})
             assert json.loads(manifest.text)["annotations"]["org.opencontainers.image.version"] == VERSION
+
+        key = dist.with_suffix(".key.pub")
+        trusted = await asyncio.to_thread(key.read_bytes)
+        kinds = {
+            reference: await signatures_in(address, reference.removeprefix(f"{address}/"), trusted)
+            for reference in pushed
+        }
+        assert [kinds[f"{place}/{name}@{digest}"] for name, digest in digests.items()] == [
+            [signing.SLSA_PROVENANCE, CYCLONEDX]
+        ] * 2
+        assert [signing.SLSA_PROVENANCE] in kinds.values(), "the chart's"
+        if cosign := shutil.which("cosign"):
+            for reference in pushed:
+                await asyncio.to_thread(verify_with_cosign, cosign, key, reference, kinds[reference])
+
+
+async def signatures_in(address: str, reference: str, public_key: bytes) -> list[str]:
+    """Prove what a registry has beside `reference`, as cosign's specification says; the kinds of its attestations."""
+    repository, _, digest = reference.partition("@")
+    key = serialization.load_pem_public_key(public_key)
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+
+    async def layers(tag: str) -> list[tuple[dict[str, Any], bytes]]:
+        url = f"http://{address}/v2/{repository}"
+        manifest = (await http.get(f"{url}/manifests/{tag}", headers={"Accept": oci.MANIFEST})).json()
+        return [(layer, (await http.get(f"{url}/blobs/{layer['digest']}")).content) for layer in manifest["layers"]]
+
+    async with httpx.AsyncClient(trust_env=False) as http:
+        stem = digest.replace(":", "-")
+        ((layer, payload),) = await layers(f"{stem}.sig")
+        key.verify(base64.b64decode(layer["annotations"][SIGNATURE_NOTE]), payload, ec.ECDSA(hashes.SHA256()))
+        critical = json.loads(payload)["critical"]
+        assert critical["image"]["docker-manifest-digest"] == digest
+        assert critical["identity"]["docker-reference"] == f"{address}/{repository}"
+        found = []
+        for layer, content in await layers(f"{stem}.att"):
+            statement = signing.open_envelope(json.loads(content), key)
+            assert [subject["digest"] for subject in statement["subject"]] == [{"sha256": digest.partition(":")[2]}]
+            assert statement["predicateType"] == layer["annotations"]["predicateType"]
+            found.append(statement["predicateType"])
+        return found
+
+
+def verify_with_cosign(cosign: str, key: Path, reference: str, kinds: list[str]) -> None:
+    """The program itself, where it is installed."""
+    here = ("--key", str(key), "--insecure-ignore-tlog=true", "--allow-insecure-registry", reference)
+    for words in (("verify",), *(("verify-attestation", "--type", kind) for kind in kinds)):
+        done = subprocess.run([cosign, *words, *here], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 async def test_a_registry_that_does_not_answer_is_named(released: Path, programs: dict[str, Path]) -> None:

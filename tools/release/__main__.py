@@ -28,6 +28,7 @@ from tools.release.build import (
 )
 from tools.release.images import build_images
 from tools.release.publish import PublishError, publish
+from tools.release.registry_signatures import sign_release
 from vdi.devcluster import binaries
 from vdi.devcluster.binaries import BinaryUnavailable
 from vdi.devcluster.build_cache import SourceFailed
@@ -53,7 +54,7 @@ def build(options: argparse.Namespace) -> None:
         made = Path(scratch) / "dist"
         made.mkdir()
         write_files(release, made, images, helm)
-        signing.sign(made, key, provenance(release, started))
+        sign_release(made, release, key, provenance(release, started))
         shutil.rmtree(options.dist, ignore_errors=True)
         made.rename(options.dist)
     for name in signing.verify(options.dist, options.dist / signing.PUBLIC_KEY):
@@ -102,6 +103,7 @@ def push(options: argparse.Namespace) -> None:
         crane = binaries.ensure(["crane"], progress=progress)["crane"]
     for reference in publish(options.dist, options.registry, crane, print):
         print(reference)
+    print(f"To check one: cosign verify --key {signing.PUBLIC_KEY} --insecure-ignore-tlog=true REFERENCE")
 
 
 def existing_file(name: str) -> Path:

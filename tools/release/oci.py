@@ -67,13 +67,15 @@ class Layout:
         packed.rename(self._blobs / name)
         return Blob(_LAYER, f"sha256:{name}", (self._blobs / name).stat().st_size), diff_id
 
-    def add_manifest(self, config: Blob, layers: Sequence[Blob], annotations: Mapping[str, str]) -> Blob:
-        """Put a manifest in."""
+    def add_manifest(
+        self, config: Blob, layers: Sequence[tuple[Blob, Mapping[str, str]]], annotations: Mapping[str, str]
+    ) -> Blob:
+        """Put a manifest in. `layers` are with their annotations."""
         document = {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": config.descriptor(),
-            "layers": [layer.descriptor() for layer in layers],
+            "layers": [layer.descriptor(**({"annotations": dict(notes)} if notes else {})) for layer, notes in layers],
             "annotations": dict(annotations),
         }
         return self.add(MANIFEST, as_json(document))
@@ -91,22 +93,15 @@ class Layout:
         }
         return self.add(_INDEX, as_json(document))
 
-    def close(self, content: Blob, name: str) -> str:
-        """Name what the layout holds; gives its digest. `name` is the reference, with a tag.
-
-        It has the name by digest too: a node without a registry then has the image that a chart names by digest.
-        """
+    def close(self, named: Sequence[tuple[Blob, str]]) -> None:
+        """Name what the layout holds: references, with a tag or a digest."""
         index = {
             "schemaVersion": 2,
             "mediaType": _INDEX,
-            "manifests": [
-                content.descriptor(annotations=_named(name)),
-                content.descriptor(annotations=_named(f"{name.rpartition(':')[0]}@{content.digest}")),
-            ],
+            "manifests": [content.descriptor(annotations=_named(name)) for content, name in named],
         }
         (self._folder / "index.json").write_bytes(as_json(index))
         (self._folder / "oci-layout").write_bytes(as_json({"imageLayoutVersion": "1.0.0"}))
-        return content.digest
 
     def write(self, target: Path) -> None:
         """Write it as a tar file."""
@@ -128,9 +123,14 @@ def write_image(archives: Mapping[str, Path], target: Path, *, name: str, labels
         layout = Layout(Path(scratch) / "layout")
         manifests = {arch: _add_image(layout, archives[arch], arch, labels, epoch) for arch in sorted(archives)}
         content = next(iter(manifests.values())) if len(manifests) == 1 else layout.add_index(manifests, labels)
-        digest = layout.close(content, name)
+        layout.close(_by_tag_and_digest(content, name))
         layout.write(target)
-    return digest
+    return content.digest
+
+
+def _by_tag_and_digest(content: Blob, name: str) -> list[tuple[Blob, str]]:
+    """A node without a registry then has the image that a chart names by digest."""
+    return [(content, name), (content, f"{name.rpartition(':')[0]}@{content.digest}")]
 
 
 def _add_image(layout: Layout, archive: Path, arch: str, labels: Mapping[str, str], epoch: int) -> Blob:
@@ -149,7 +149,7 @@ def _add_image(layout: Layout, archive: Path, arch: str, labels: Mapping[str, st
         "config": settings | {"Labels": own | dict(labels)},
         "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in layers]},
     }
-    return layout.add_manifest(layout.add(_IMAGE_CONFIG, as_json(config)), [blob for blob, _ in layers], labels)
+    return layout.add_manifest(layout.add(_IMAGE_CONFIG, as_json(config)), [(blob, {}) for blob, _ in layers], labels)
 
 
 def timestamp(epoch: int) -> str:
@@ -171,23 +171,51 @@ def write_chart(package: Path, target: Path, *, name: str, created: str) -> str:
         layout = Layout(Path(scratch) / "layout")
         config = layout.add(_CHART_CONFIG, as_json(about))
         content = layout.add(_CHART_CONTENT, package.read_bytes())
-        digest = layout.close(layout.add_manifest(config, [content], annotations), name)
+        manifest = layout.add_manifest(config, [(content, {})], annotations)
+        layout.close(_by_tag_and_digest(manifest, name))
         layout.write(target)
-    return digest
+    return manifest.digest
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What is pushed: NAME:TAG below the registry, the layout that has it, and its descriptor there."""
+
+    target: str
+    layout: Path
+    descriptor: Object
+
+    @property
+    def digest(self) -> str:
+        """Of the manifest or index."""
+        return str(self.descriptor["digest"])
+
+
+def artifacts(folder: Path) -> list[Artifact]:
+    """The images and the chart of a release."""
+    found = []
+    for pattern, prefix in (("vdi-image-*.tar", ""), ("vdi-chart-*.tar", "charts/")):
+        for layout in sorted(folder.glob(pattern)):
+            first = descriptors(layout)[0]
+            found.append(Artifact(prefix + name_in(first).rpartition("/")[2], layout, first))
+    return found
+
+
+def descriptors(layout: Path) -> list[Object]:
+    """What a layout's index lists."""
+    with tarfile.open(layout) as source:
+        found: list[Object] = json.load(_member(source, "index.json"))["manifests"]
+    return found
+
+
+def name_in(descriptor: Mapping[str, Any]) -> str:
+    """The reference that a layout gives to an entry of its index."""
+    return str(descriptor["annotations"]["io.containerd.image.name"])
 
 
 def digest_of(archive: Path) -> str:
     """The digest of what a layout holds."""
-    with tarfile.open(archive) as source:
-        index = json.load(_member(source, "index.json"))
-    return str(index["manifests"][0]["digest"])
-
-
-def name_of(archive: Path) -> str:
-    """The reference under which a layout was written."""
-    with tarfile.open(archive) as source:
-        index = json.load(_member(source, "index.json"))
-    return str(index["manifests"][0]["annotations"]["io.containerd.image.name"])
+    return str(descriptors(archive)[0]["digest"])
 
 
 def pack_folder(folder: Path, target: Path) -> None:
@@ -212,11 +240,16 @@ def _named(name: str) -> dict[str, str]:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a layout for tools that want one entry in its index."""
+    """Unpack a layout, with the first entry of its index alone."""
     with tarfile.open(archive) as source:
         source.extractall(folder, filter="data")
+    choose(folder, json.loads((folder / "index.json").read_bytes())["manifests"][0])
+
+
+def choose(folder: Path, descriptor: Object) -> None:
+    """Leave one entry in an unpacked layout's index, as crane wants it."""
     index = json.loads((folder / "index.json").read_bytes())
-    (folder / "index.json").write_bytes(as_json(index | {"manifests": index["manifests"][:1]}))
+    (folder / "index.json").write_bytes(as_json(index | {"manifests": [descriptor]}))
 
 
 def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:

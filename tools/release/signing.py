@@ -8,7 +8,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ PROVENANCE = "provenance.intoto.json"
 PUBLIC_KEY = "release.pub"
 _UNLISTED = {SUMS, SIGNATURE, PUBLIC_KEY}
 """Files that the checksums cannot cover. The public key is compared with the one that the verifier trusts."""
+SLSA_PROVENANCE = "https://slsa.dev/provenance/v1"
 _STATEMENT = "application/vnd.in-toto+json"
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
 
@@ -63,25 +64,48 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def sign(folder: Path, key: ec.EllipticCurvePrivateKey, predicate: Mapping[str, Any]) -> None:
     """Write provenance, checksums, their signature and the public key beside the files of `folder`."""
-    subjects = [{"name": name, "digest": {"sha256": digest}} for name, digest in checksums(folder).items()]
-    statement = {
-        "_type": "https://in-toto.io/Statement/v1",
-        "subject": [subject for subject in subjects if subject["name"] != PROVENANCE],
-        "predicateType": "https://slsa.dev/provenance/v1",
-        "predicate": predicate,
-    }
-    payload = json.dumps(statement, sort_keys=True).encode()
-    signature = base64.b64encode(key.sign(_pre_authentication(payload), _ALGORITHM)).decode()
-    envelope = {
-        "payloadType": _STATEMENT,
-        "payload": base64.b64encode(payload).decode(),
-        "signatures": [{"keyid": "", "sig": signature}],
-    }
+    subjects = [
+        {"name": name, "digest": {"sha256": digest}} for name, digest in checksums(folder).items() if name != PROVENANCE
+    ]
+    envelope = envelope_of(statement_of(subjects, SLSA_PROVENANCE, predicate), key)
     (folder / PROVENANCE).write_text(json.dumps(envelope, indent=1) + "\n")
     sums = "".join(f"{digest}  {name}\n" for name, digest in checksums(folder).items()).encode()
     (folder / SUMS).write_bytes(sums)
-    (folder / SIGNATURE).write_text(base64.b64encode(key.sign(sums, _ALGORITHM)).decode() + "\n")
+    (folder / SIGNATURE).write_text(signature_of(sums, key) + "\n")
     (folder / PUBLIC_KEY).write_bytes(_public_pem(key.public_key()))
+
+
+def signature_of(content: bytes, key: ec.EllipticCurvePrivateKey) -> str:
+    """A signature in base64."""
+    return base64.b64encode(key.sign(content, _ALGORITHM)).decode()
+
+
+def statement_of(subjects: Sequence[Mapping[str, Any]], kind: str, predicate: Mapping[str, Any]) -> dict[str, Any]:
+    """An in-toto statement. `kind` is the type of the predicate."""
+    return {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [*subjects],
+        "predicateType": kind,
+        "predicate": predicate,
+    }
+
+
+def envelope_of(statement: Mapping[str, Any], key: ec.EllipticCurvePrivateKey) -> dict[str, Any]:
+    """The statement in a DSSE envelope, signed."""
+    payload = json.dumps(statement, sort_keys=True).encode()
+    return {
+        "payloadType": _STATEMENT,
+        "payload": base64.b64encode(payload).decode(),
+        "signatures": [{"keyid": "", "sig": signature_of(_pre_authentication(payload), key)}],
+    }
+
+
+def open_envelope(envelope: Mapping[str, Any], key: ec.EllipticCurvePublicKey) -> dict[str, Any]:
+    """The statement in a DSSE envelope. Raises VerificationError when it was not signed with `key`."""
+    payload = base64.b64decode(envelope["payload"])
+    _check(key, PROVENANCE, envelope["signatures"][0]["sig"], _pre_authentication(payload), "it was changed")
+    statement: dict[str, Any] = json.loads(payload)
+    return statement
 
 
 def verify(folder: Path, trusted: Path) -> list[str]:
@@ -107,10 +131,8 @@ def verify(folder: Path, trusted: Path) -> list[str]:
 
 
 def _verify_provenance(folder: Path, key: ec.EllipticCurvePublicKey, listed: Mapping[str, str]) -> None:
-    envelope = json.loads((folder / PROVENANCE).read_text())
-    payload = base64.b64decode(envelope["payload"])
-    _check(key, PROVENANCE, envelope["signatures"][0]["sig"], _pre_authentication(payload), "it was changed")
-    subjects = {subject["name"]: subject["digest"]["sha256"] for subject in json.loads(payload)["subject"]}
+    statement = open_envelope(json.loads((folder / PROVENANCE).read_text()), key)
+    subjects = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
     if subjects != {name: digest for name, digest in listed.items() if name != PROVENANCE}:
         raise VerificationError(f"{PROVENANCE}: its subjects are not the files in {SUMS}")
 
