@@ -20,8 +20,7 @@ from vdi.release.database import (
     DowngradeError,
     downgraded,
     find_downgrade,
-    find_gateway,
-    plan_downgrade,
+    upgrades_database,
 )
 from vdi.release.errors import RefusedError
 from vdi.release.facts import POD_KINDS, Facts, Object
@@ -72,7 +71,7 @@ async def install_or_upgrade(run: Running, facts: Facts, change: Change) -> Revi
         return await _helm(run, words, change.release, change.place, facts.objects, change.values.stdin)
     change = replace(change, more=arguments.take_back_fields(run.helm, before.apply_method))
     # Helm alone cannot undo an upgrade whose gateway has upgraded the database.
-    by_us = plan_downgrade(find_gateway(facts.objects), before.objects()) is not None
+    by_us = upgrades_database(facts.objects, before.objects())
     words = arguments.upgrade(run.helm, change, seconds=run.seconds, undo_on_failure=not by_us)
     try:
         return await _helm(run, words, change.release, change.place, facts.objects, change.values.stdin)

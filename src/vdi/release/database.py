@@ -94,6 +94,14 @@ def plan_downgrade(gateway: Object | None, target: Iterable[Object]) -> Downgrad
     return Downgrade(gateway, revision, current, tuple(column for name in undone for column in REVISIONS[name]))
 
 
+def upgrades_database(after: Iterable[Object], before: Iterable[Object]) -> bool:
+    """Whether the gateway of `before` would refuse the database that the one of `after` has upgraded."""
+    try:
+        return plan_downgrade(find_gateway(after), before) is not None
+    except RefusedError:  # a chart that is newer than this program, which could not undo it
+        return False
+
+
 def find_gateway(objects: Iterable[Object]) -> Object | None:
     """The gateway's Deployment among a release's objects."""
     return next((o for o in objects if (o["kind"], o["metadata"]["name"]) == ("Deployment", _DEPLOYMENT)), None)

@@ -11,7 +11,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
 
 from vdi.gateway.store.migrations import FOLDER
-from vdi.release.database import REVISION, REVISIONS, Downgrade, find_gateway, job_of, plan_downgrade
+from vdi.release.database import (
+    REVISION,
+    REVISIONS,
+    Downgrade,
+    find_gateway,
+    job_of,
+    plan_downgrade,
+    upgrades_database,
+)
 from vdi.release.errors import RefusedError
 
 CHART = Path(__file__).parents[3] / "charts/vdi"
@@ -102,6 +110,13 @@ def test_an_older_gateway_gets_the_database_that_it_knows() -> None:
         "the database goes back from revision 0002_graphics to 0001_c65dbe3c and loses the columns"
         " history_runs.renderer, history_runs.encoder with what is in them; the gateway is stopped meanwhile"
     )
+
+
+def test_which_upgrades_helm_alone_cannot_undo() -> None:
+    old = [a_gateway(image="registry.example.com/vdi:1")]
+    assert upgrades_database([a_gateway(GRAPHICS)], old)
+    assert not upgrades_database([a_gateway()], old)
+    assert not upgrades_database([a_gateway("0009_next")], old), "a chart that is newer than this vdi"
 
 
 def test_a_gateway_that_is_newer_than_this_vdi_is_refused_in_words() -> None:
