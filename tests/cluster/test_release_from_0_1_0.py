@@ -239,7 +239,7 @@ def test_the_upgrade_and_the_rollback(rehearsal: Rehearsal) -> None:
 
 def a_failing_upgrade_goes_back_with_its_database(rehearsal: Rehearsal) -> None:
     """The newer gateway is ready and has upgraded the database; the newer operator finds no node."""
-    too_large = ("--set", "resources.requests.cpu=900", "--timeout", "90s")
+    too_large = ("--set", "resources.requests.cpu=900", "--timeout", "120s")
     said = rehearsal.release.run("upgrade", *rehearsal.newer, *too_large, "--yes", status=1)
     assert "the database is at revision 0001_c65dbe3c" in said, said + rehearsal.pods.logs()
     assert "It was rolled back: revision 3 of vdi is in place, with the content of revision 1" in said, said
