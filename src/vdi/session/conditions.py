@@ -114,6 +114,11 @@ class Reason(StrEnum):
     BAD_POD_CONFIG = "BadPodConfig", "PodReady", "The container cannot be set up."
     BAD_MOUNT = "BadMount", "PodReady", "A volume cannot be mounted into the container."
     BAD_COMMAND = "BadCommand", "PodReady", "The image's program cannot be started."
+    PROBE_REFUSED = (
+        "ProbeRefused",
+        "PodReady",
+        "The image answers, but not as the template says: another scheme, no such health path, or with a password.",
+    )
     CANNOT_START = "CannotStart", "PodReady", "The container cannot be started."
     HOME_NOT_PROVISIONED = "HomeNotProvisioned", "PodReady", "The home volume cannot be made."
     VOLUME_ELSEWHERE = "VolumeElsewhere", "PodReady", "A volume is still attached to another node."

@@ -253,6 +253,35 @@ def _overlooked(pod: Pod) -> Explanation:
     return Explanation(Reason.SCHEDULER_LATE, "The home volume is bound now; the scheduler has not looked again since.")
 
 
+_REFUSALS = (
+    (
+        re.compile(r"statuscode: 40[13]\b"),
+        "its health path asks for a password. Set healthPath in the template to a path without one, or name the Secret"
+        " with the password in basicAuthSecret",
+    ),
+    (re.compile(r"statuscode: 404\b"), "it has no such page. Set healthPath in the template to one that it has"),
+    (
+        re.compile(r"server gave HTTP response to HTTPS client"),
+        "it speaks HTTP, and the template says scheme: HTTPS. Set it to HTTP",
+    ),
+    (
+        re.compile(r"statuscode: 400\b|malformed HTTP (?:response|status)"),
+        "it does not understand plain HTTP. If it speaks HTTPS, set scheme: HTTPS in the template",
+    ),
+)
+"""The kubelet's words for a probe that was answered, and what is wrong. Other answers pass while an image starts."""
+
+
+def _probe_refused(start: StartState) -> Explanation | None:
+    """Something listens on the port, and is not what the template says."""
+    desktop, event = start.pod.desktop, start.newest("Unhealthy")
+    if desktop is None or desktop.ready or not desktop.state.running or event is None:
+        return None
+    why = next((words for pattern, words in _REFUSALS if pattern.search(event.note)), "")
+    words = f"{start.subject.title} answers its health check, but {why}."
+    return Explanation(Reason.PROBE_REFUSED, words, stuck=False) if why else None
+
+
 def _progress(start: StartState) -> Explanation:
     pod, desktop = start.pod, start.pod.desktop
     if not pod.spec.node_name:
@@ -282,6 +311,7 @@ RULES: tuple[Rule, ...] = (
     _volume,
     _sandbox,
     _unschedulable,
+    _probe_refused,
     _progress,
 )
 

@@ -5,6 +5,7 @@ import pytest
 from support.builders import a_pod
 from vdi.session.api_errors import explain_api_error, name_taken
 from vdi.session.explain import StartState, explain, main, start_state_from_list
+from vdi.session.observed import ChildMeta, Event
 from vdi.session.pulling import explain_pull
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -76,6 +77,29 @@ def test_every_fixture_has_its_sentence() -> None:
 def test_state_that_no_rule_knows_keeps_kubernetes_own_words() -> None:
     pod = a_pod(container={"state": {"waiting": {"reason": "Dancing", "message": "the container dances"}}})
     assert explain(StartState(pod)).sentence == "the container dances."
+
+
+@pytest.mark.parametrize(
+    ("note", "code", "words"),
+    [
+        ("HTTP probe failed with statuscode: 401", "ProbeRefused", "or name the Secret with the password in basicAuth"),
+        ("HTTP probe failed with statuscode: 404", "ProbeRefused", "Set healthPath in the template to one that it has"),
+        ("HTTP probe failed with statuscode: 400", "ProbeRefused", "If it speaks HTTPS, set scheme: HTTPS"),
+        (
+            'Get "https://10.42.0.5:8080/": http: server gave HTTP response to HTTPS client',
+            "ProbeRefused",
+            "it speaks HTTP, and the template says scheme: HTTPS",
+        ),
+        ("HTTP probe failed with statuscode: 503", "Starting", "does not answer yet"),
+        ('Get "http://10.42.0.5:8080/": dial tcp: connect: connection refused', "Starting", "does not answer yet"),
+    ],
+)
+def test_an_image_that_answers_otherwise_than_its_template_says_is_named(note: str, code: str, words: str) -> None:
+    pod = a_pod(container={"ready": False, "state": {"running": {"startedAt": "2026-11-20T08:00:03Z"}}})
+    event = Event(ChildMeta(name="e"), reason="Unhealthy", note=f"Readiness probe failed: {note}")
+    answer = explain(StartState(pod, events=(event,)))
+    assert (answer.code, answer.stuck) == (code, False)
+    assert words in answer.sentence
 
 
 def test_long_words_are_cut() -> None:
