@@ -3,6 +3,7 @@
 import pytest
 
 from cluster.operator_stage import Stage, condition
+from support.waiting import eventually
 from vdi.kube.errors import Invalid
 from vdi.kube.resource import CLAIMS, PODS
 from vdi.operator.kinds import SESSIONS, TEMPLATES
@@ -47,7 +48,7 @@ async def test_one_home_for_all_templates_and_one_desktop_at_a_time(stage: Stage
     claims = {claim["metadata"]["name"]: claim for claim in await stage.all(CLAIMS)}
     assert set(claims) == {user_home_claim_name(ALICE), user_home_claim_name("bob@example.com")}
     annotations = claims[user_home_claim_name(ALICE)]["metadata"]["annotations"]
-    assert annotations == {"vdi.kasm.io/user": ALICE}
+    assert annotations["vdi.kasm.io/user"] == ALICE and "vdi.kasm.io/template" not in annotations
 
 
 async def test_a_waiting_desktop_starts_when_the_other_template_leaves_the_scope(stage: Stage) -> None:
@@ -89,6 +90,26 @@ async def test_a_change_of_the_scope_takes_no_files_away(stage: Stage) -> None:
         await end(stage, "first")
         await stage.session("again", template)
         assert await home_of(stage, "again") == old
+
+
+async def test_when_a_home_was_last_used_is_noted_when_its_desktop_stops(stage: Stage) -> None:
+    template = await stage.template()
+
+    async def last_used() -> str:
+        (home,) = await stage.all(CLAIMS)
+        return str(home["metadata"]["annotations"].get("vdi.kasm.io/last-used", ""))
+
+    async with stage.operator():
+        await stage.session("first", template)
+        await stage.run("first")
+        assert await last_used() == ""
+        await stage.patch(SESSIONS, "first", {"spec": {"suspended": True}})
+        await stage.reach("first", "Suspended")
+        suspended = await eventually(last_used, "noted at the suspension")
+        await stage.patch(SESSIONS, "first", {"spec": {"suspended": False}})
+        await stage.run("first")
+        await end(stage, "first")
+        assert await last_used() >= suspended
 
 
 async def test_a_home_of_scope_session_belongs_to_its_session(stage: Stage) -> None:

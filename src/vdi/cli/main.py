@@ -23,6 +23,7 @@ NOUNS = {
     "login": "Log in to a gateway: sessions without access to the cluster.",
     "logout": "Log out of a gateway.",
     "whoami": "Who you are, where commands go, and why.",
+    "home": "The volumes with people's files.",
     "pool": "Desktops that are started before anybody asks.",
     "install": "Operator and gateway on a cluster, by our chart.",
     "upgrade": "A new chart or new values, with what changes shown before.",

@@ -27,6 +27,7 @@ from vdi.gateway.users import Role, User, normal_user, same_user
 from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound, Replaced
 from vdi.kube.resource import CLAIMS
 from vdi.operator.kinds import SESSIONS
+from vdi.session.home_list import HomeSummary, why_not_deleted
 from vdi.session.homes import may_use, retained_claim
 from vdi.session.image import refuse_view_only
 from vdi.session.lifetime import is_capped, run_length
@@ -120,6 +121,25 @@ class Actions:
                     await self._client.delete(CLAIMS, claim, namespace=meta.namespace, into=msgspec.Raw)
             with suppress(NotFound, Replaced):
                 await self._client.delete(SESSIONS, name, namespace=meta.namespace, uid=meta.uid, into=msgspec.Raw)
+
+    async def delete_home(self, user: User, name: str) -> None:
+        """Delete one of the person's own homes, with all files in it. A home with a session is refused."""
+        async with self._counted("delete-home", name):
+            home = self.own_home(user, name)
+            if why := why_not_deleted(home, self._cluster.sessions.values()):
+                raise ActionDenied("Conflict", f"{why} Nothing has been deleted.")
+            act = Act(actor=user.email, action="home.delete", target=name, uid=home.uid, owner=home.user)
+            async with self._written(user, act):
+                namespace = self._settings.namespace
+                with suppress(NotFound, Replaced):
+                    await self._client.delete(CLAIMS, name, namespace=namespace, uid=home.uid, into=msgspec.Raw)
+
+    def own_home(self, user: User, name: str) -> HomeSummary:
+        """One of the person's own homes. Raises ActionDenied; it does not say whether another person has this one."""
+        for home in self._cluster.homes_of(user.email):
+            if home.name == name:
+                return home
+        raise ActionDenied("NotFound", f"There is no home {name!r} of yours.")
 
     async def share(self, user: User, name: str, email: str, role: Role, expires: datetime | None) -> VDISession:
         """Let `user` in as collaborator or viewer; a share that is there is replaced."""

@@ -1,4 +1,4 @@
-"""What the gateway knows of sessions, templates and pools: watched, never asked for again at each request."""
+"""What the gateway knows of sessions, templates, pools and homes: watched, never asked for again at each request."""
 
 import asyncio
 import ipaddress
@@ -12,12 +12,16 @@ from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.settings import Settings
+from vdi.gateway.users import same_user
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.interning import StringInterner
+from vdi.kube.resource import CLAIMS
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector, describe_troubles
 from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
+from vdi.session.home_list import HomeClaim, HomeSummary, summarize_homes
+from vdi.session.identity import MANAGED_BY, USER_ANNOTATION
 
 Kind = Literal["session", "template", "pool"]
 Watched = VDISession | VDITemplate | VDIPool
@@ -106,6 +110,7 @@ class ClusterCache:
         self.sessions: Store[VDISession] = Store(interner=StringInterner())
         self.templates: Store[VDITemplate] = Store()
         self.pools: Store[VDIPool] = Store()
+        self.homes: Store[HomeClaim] = Store(interner=StringInterner())
         self.sessions.add_index(_BY_URL, lambda session: [session.status.url])
         self.sessions.add_index(_BY_UID, lambda session: [session.metadata.uid])
         self.sessions.add_index(_BY_POD_IP, lambda session: [_canonical(session.status.pod_ip)])
@@ -117,6 +122,15 @@ class ClusterCache:
             Reflector(client, SESSIONS, VDISession, self.sessions, namespace=settings.namespace, clock=clock),
             Reflector(client, TEMPLATES, VDITemplate, self.templates, clock=clock),
             Reflector(client, POOLS, VDIPool, self.pools, clock=clock),
+            Reflector(
+                client,
+                CLAIMS,
+                HomeClaim,
+                self.homes,
+                namespace=settings.namespace,
+                label_selector=",".join(f"{key}={value}" for key, value in MANAGED_BY.items()),
+                clock=clock,
+            ),
         )
         self.sessions.listen(lambda old, new: self._changed("session", old, new))
         self.templates.listen(lambda old, new: self._changed("template", old, new))
@@ -144,6 +158,16 @@ class ClusterCache:
     def template(self, name: str) -> VDITemplate | None:
         """The template of this name."""
         return self.templates.get("", name)
+
+    def homes_of(self, user: str) -> list[HomeSummary]:
+        """The homes of this user."""
+        claims = [
+            claim
+            for claim in self.homes.values()
+            if same_user(claim.metadata.annotations.get(USER_ANNOTATION, ""), user)
+        ]
+        sessions = [session for session in self.sessions.values() if same_user(session.spec.user, user)]
+        return summarize_homes(claims, sessions)
 
     def by_host(self, host: str) -> VDISession | None:
         """The session at this host (`label.domain`, in lower case, without port) or label.

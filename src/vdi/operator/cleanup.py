@@ -1,19 +1,27 @@
 """Removes what a session has: all of it, what a suspended one does not keep, or one pod that must go."""
 
 import asyncio
+import logging
 
 from vdi.api.session import VDISession
+from vdi.kube.clock import Clock
+from vdi.kube.errors import KubeError
 from vdi.operator.owned_resources import OwnedResources, owner_uid
 from vdi.session.decide import Observed
+from vdi.session.home_list import LAST_USED
 from vdi.session.identity import Identity
 from vdi.session.observed import Pod
+from vdi.session.times import format_time
+
+log = logging.getLogger(__name__)
 
 
 class Cleanup:
     """Deletes by uid, and only what is the session's own."""
 
-    def __init__(self, owned: OwnedResources) -> None:
+    def __init__(self, owned: OwnedResources, clock: Clock) -> None:
         self._owned = owned
+        self._clock = clock
 
     async def delete_all(self, observed: Observed) -> bool:
         """Delete what a session that goes has; True when all of it is gone.
@@ -23,6 +31,7 @@ class Cleanup:
         of the session's own is left to it: we may not delete volumes.
         """
         owned, work = self._owned, [self._delete(pod, observed) for pod in pods_of(observed)]
+        work.append(self._record_use(observed))
         if observed.route:
             work.append(owned.routes.delete(observed.route))
         if observed.service:
@@ -34,6 +43,7 @@ class Cleanup:
     async def delete_desktop(self, observed: Observed) -> bool:
         """Delete what a suspended session does not keep: pod and route; True when they are gone."""
         work = [self._delete(pod, observed) for pod in pods_of(observed)]
+        work.append(self._record_use(observed))
         if observed.route:
             work.append(self._owned.routes.delete(observed.route))
         return all(await asyncio.gather(*work))
@@ -60,6 +70,16 @@ class Cleanup:
             return True
         await pods.label(live, Identity.of(session).labels)
         return False
+
+    async def _record_use(self, observed: Observed) -> bool:
+        """Note on a retained home when its desktop was stopped. No reason to keep a desktop: a failure is logged."""
+        pod, home = observed.pod, observed.home
+        if pod and not pod.terminating and home and owner_uid(home) is None:
+            try:
+                await self._owned.homes.annotate(home, {LAST_USED: format_time(self._clock.now())})
+            except KubeError as error:
+                log.warning("%s/%s: last use not recorded: %s", home.metadata.namespace, home.metadata.name, error)
+        return True
 
     async def _delete(self, pod: Pod, observed: Observed) -> bool:
         if _may_be_forced(pod, observed):

@@ -64,8 +64,15 @@ class OwnedResource(Generic[T]):
 
     async def label(self, present: T, labels: Mapping[str, str]) -> T:
         """Set these labels of this incarnation; gives it as it then is."""
+        return await self._patch_metadata(present, {"labels": labels})
+
+    async def annotate(self, present: T, annotations: Mapping[str, str]) -> T:
+        """Set these annotations of this incarnation; gives it as it then is."""
+        return await self._patch_metadata(present, {"annotations": annotations})
+
+    async def _patch_metadata(self, present: T, change: Mapping[str, Mapping[str, str]]) -> T:
         meta = present.metadata
-        patch = {"metadata": {"labels": labels, "uid": meta.uid}}
+        patch = {"metadata": {**change, "uid": meta.uid}}
         response = await self._client.patch(self.resource, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw)
         return self._remember(response)
 

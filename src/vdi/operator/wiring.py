@@ -188,7 +188,7 @@ def _build_session_controller(
             settings=cluster.settings,
             new_credentials=_new_credentials,
         ),
-        cleanup=Cleanup(owned),
+        cleanup=Cleanup(owned, cluster.clock),
         dependencies=dependencies,
         session_events=SessionEvents(context.recorder, context.metrics),
     )

@@ -46,6 +46,7 @@ from vdi.kube.errors import AlreadyExists, Cause, Invalid, NotFound
 from vdi.kube.resource import NODES, Resource
 from vdi.kube.transport import Client
 from vdi.operator.kinds import SESSIONS
+from vdi.session.home_list import HomeClaim
 
 PORTAL = "https://portal.vdi.localhost"
 ALICE = Identity(user="alice@example.com", name="Alice", groups=frozenset({"engineering"}))
@@ -181,6 +182,15 @@ class Stage:
         resources = {"defaultGPU": 0}
         base = {"image": "registry.example.com/desktop:1", "resources": resources} | spec
         self.services.context.cluster.templates.observe(msgspec.convert({**made, "spec": base}, VDITemplate))
+
+    def home(self, name: str, user: str = "alice@example.com", template: str = "") -> None:
+        """A home that no session has yet."""
+        notes = {"vdi.kasm.io/user": user} | ({"vdi.kasm.io/template": template} if template else {})
+        meta: dict[str, Any] = {"name": name, "namespace": "vdi-sessions", "uid": f"uid-{name}", "annotations": notes}
+        meta |= {"resourceVersion": str(next(self.cluster.numbers)), "creationTimestamp": "2026-11-20T08:00:00Z"}
+        spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Gi"}}}
+        made = msgspec.convert({"metadata": meta, "spec": spec, "status": {"phase": "Bound"}}, HomeClaim)
+        self.services.context.cluster.homes.observe(made)
 
     def pool(self, name: str = "kiosk") -> None:
         meta = {"name": name, "resourceVersion": str(next(self.cluster.numbers))}

@@ -65,6 +65,7 @@ async def test_every_operation_answers_as_documented(stage: Stage, monkeypatch: 
     stage.session("waits", status={"phase": "Pending", "queue": {"position": 1, "reason": "GPU"}})
     stage.session(status=RUNNING, access=[{"user": "bob@example.com", "role": "collaborator"}])
     stage.pool()
+    stage.home("home-alice")
     monkeypatch.setattr("vdi.gateway.doctor_runs.collect", _snapshot)
     await _past(stage)
     root, page = await stage.program(ROOT), await stage.page(ROOT)
@@ -87,6 +88,9 @@ async def test_every_operation_answers_as_documented(stage: Stage, monkeypatch: 
         await program.delete(one, params={"deleteHome": "false"}),
         await program.get("/api/v1/templates"),
         await program.get("/api/v1/templates/ubuntu"),
+        await program.get("/api/v1/homes"),
+        await program.get("/api/v1/homes/home-alice"),
+        await program.delete("/api/v1/homes/home-alice"),
         await program.get("/api/v1/me"),
         await program.get("/api/v1/tokens"),
         await program.get("/api/v1/history"),

@@ -27,6 +27,7 @@ _TAGS = {
     "Desktops": "Start, follow, share and end desktops.",
     "Templates": "The kinds of desktop that you may start.",
     "History": "What has been, and how much was used.",
+    "Homes": "The volumes with your files.",
     "Account": "Who you are, what you may have, and your API tokens.",
     "Administration": "For administrators: everybody's desktops, and what they share.",
 }

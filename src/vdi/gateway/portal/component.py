@@ -10,6 +10,7 @@ from vdi.gateway.portal.catalogue import CataloguePages
 from vdi.gateway.portal.desktops import DesktopPages
 from vdi.gateway.portal.events import PageEvents
 from vdi.gateway.portal.history import HistoryPages
+from vdi.gateway.portal.homes import HomePages
 from vdi.gateway.portal.services import PortalServices
 from vdi.gateway.web.assets import asset_routes
 
@@ -28,5 +29,6 @@ class Portal(Component):
             *DesktopPages(self.services).routes(),
             *CataloguePages(self.services).routes(),
             *HistoryPages(self.services).routes(),
+            *HomePages(self.services).routes(),
             *AdminPages(self.services).routes(),
         )

@@ -23,6 +23,7 @@ DONE = {
     "resume": "{name} is being resumed.",
     "restart": "{name} is being restarted.",
     "end": "{name} is being ended.",
+    "delete-home": "The home {name} is being deleted.",
     "share": "{name} is shared. Tell your guest to open its address.",
     "unshare": "Access to {name} has been taken back.",
     "unshare-collaborator": (

@@ -1,0 +1,107 @@
+"""The homes that there are: whose they are, how large, which desktop has them, when they were last used. Pure."""
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import msgspec
+
+from vdi.api.constraints import doc
+from vdi.api.session import VDISession
+from vdi.api.template import HomeScope
+from vdi.session.homes import may_use
+from vdi.session.identity import TEMPLATE_ANNOTATION, USER_ANNOTATION
+from vdi.session.observed import ChildMeta
+
+LAST_USED = "vdi.kasm.io/last-used"
+"""Annotation on a retained home: when its last desktop was stopped."""
+
+
+class _Resources(msgspec.Struct, gc=False):
+    requests: dict[str, str] = {}
+
+
+class _ClaimSpec(msgspec.Struct, rename="camel", gc=False):
+    access_modes: tuple[str, ...] = ()
+    storage_class_name: str = ""
+    resources: _Resources = msgspec.field(default_factory=_Resources)
+
+
+class _ClaimStatus(msgspec.Struct, gc=False):
+    phase: str = ""
+    capacity: dict[str, str] = {}
+
+
+class HomeClaim(msgspec.Struct, gc=False):
+    """The PersistentVolumeClaim of a home, as far as people ask about it."""
+
+    metadata: ChildMeta
+    spec: _ClaimSpec = msgspec.field(default_factory=_ClaimSpec)
+    status: _ClaimStatus = msgspec.field(default_factory=_ClaimStatus)
+
+
+class HomeSummary(msgspec.Struct, rename="camel", omit_defaults=True):
+    """One home."""
+
+    name: Annotated[str, doc("Name of the PersistentVolumeClaim.")]
+    uid: Annotated[str, doc("Another one for each claim that ever had this name.")]
+    user: Annotated[str, doc("Whose home it is.")]
+    scope: Annotated[
+        str, doc("What has this home (`persistence.scope` of a template).", enum=[scope.value for scope in HomeScope])
+    ]
+    template: Annotated[str, doc("Its template; absent with scope User.")] = ""
+    size: Annotated[str, doc("Size of the volume; before it exists: what is requested.")] = ""
+    access_mode: Annotated[str, doc("ReadWriteOnce: one desktop at a time. ReadWriteMany: several.")] = ""
+    storage_class: Annotated[str, doc("StorageClass of the volume.")] = ""
+    phase: Annotated[str, doc("Phase of the claim: Pending, Bound or Lost.")] = ""
+    created: Annotated[str, doc("When it was made.", format="date-time")] = ""
+    deleted: Annotated[str, doc("Since when it is being deleted.", format="date-time")] = ""
+    last_used: Annotated[
+        str, doc("When its last desktop was stopped; absent while one uses it.", format="date-time")
+    ] = ""
+    used_by: Annotated[tuple[str, ...], doc("Sessions whose desktop has the home now.")] = ()
+    sessions: Annotated[tuple[str, ...], doc("All sessions with this home, also those without a desktop now.")] = ()
+
+
+def summarize_homes(claims: Iterable[HomeClaim], sessions: Iterable[VDISession]) -> list[HomeSummary]:
+    """All homes, by user and name. `sessions`: of the same namespace."""
+    by_claim: dict[str, list[VDISession]] = {}
+    for session in sessions:
+        by_claim.setdefault(session.status.home_claim, []).append(session)
+    homes = [_summarize(claim, by_claim.get(claim.metadata.name, [])) for claim in claims]
+    return sorted(homes, key=lambda home: (home.user, home.name))
+
+
+def _summarize(claim: HomeClaim, sessions: list[VDISession]) -> HomeSummary:
+    meta, spec, notes = claim.metadata, claim.spec, claim.metadata.annotations
+    is_own = any(owner.kind == "VDISession" for owner in meta.owner_references)
+    template = notes.get(TEMPLATE_ANNOTATION, "")
+    used_by = tuple(sorted(session.metadata.name for session in sessions if session.status.pod_name))
+    scope = HomeScope.SESSION if is_own else (HomeScope.USER_AND_TEMPLATE if template else HomeScope.USER)
+    return HomeSummary(
+        name=meta.name,
+        uid=meta.uid,
+        user=notes.get(USER_ANNOTATION) or next((session.spec.user for session in sessions), ""),
+        scope=scope.value,
+        template=template,
+        size=claim.status.capacity.get("storage") or spec.resources.requests.get("storage", ""),
+        access_mode=next(iter(spec.access_modes), ""),
+        storage_class=spec.storage_class_name,
+        phase=claim.status.phase,
+        created=meta.creation_timestamp,
+        deleted=meta.deletion_timestamp or "",
+        last_used="" if used_by else notes.get(LAST_USED, ""),
+        used_by=used_by,
+        sessions=tuple(sorted(session.metadata.name for session in sessions)),
+    )
+
+
+def why_not_deleted(home: HomeSummary, sessions: Iterable[VDISession]) -> str | None:
+    """Why this home cannot be deleted now; None: it can. A session that may start with it is in the way too."""
+    names = sorted(session.metadata.name for session in sessions if may_use(session, home.name))
+    if not names:
+        return None
+    several = len(names) > 1
+    return (
+        f"The home {home.name!r} belongs to the {'sessions' if several else 'session'} {', '.join(names)}. "
+        f"End {'them' if several else 'it'} first."
+    )

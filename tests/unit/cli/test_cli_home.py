@@ -1,0 +1,89 @@
+"""`vdi home` against a fake cluster."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from unit.cli.conftest import Vdi
+from unit.cli.fake_cluster import FakeCluster
+from unit.cli.objects import CORE, SESSIONS, a_session, running
+from vdi.session.naming import home_claim_name, user_home_claim_name
+
+CLAIMS = f"{CORE}/persistentvolumeclaims"
+ALICE, BOB = "alice@example.com", "bob@example.com"
+OF_TEMPLATE = home_claim_name(session_name="", user=ALICE, template="ubuntu-desktop", retain=True)
+OF_USER = user_home_claim_name(BOB)
+
+
+@pytest.fixture(autouse=True)
+def nine(monkeypatch: pytest.MonkeyPatch) -> None:
+    __import__("vdi.cli.home")
+    monkeypatch.setattr("vdi.cli.home.now_utc", lambda: datetime(2026, 11, 20, 9, 0, 0, tzinfo=UTC))
+
+
+def a_home(name: str, user: str, template: str = "", **annotations: str) -> dict[str, Any]:
+    notes = {"vdi.kasm.io/user": user, **({"vdi.kasm.io/template": template} if template else {}), **annotations}
+    return {
+        "metadata": {
+            "name": name,
+            "uid": f"uid-{name}",
+            "creationTimestamp": "2026-11-20T08:00:00Z",
+            "labels": {"app.kubernetes.io/managed-by": "vdi-operator"},
+            "annotations": notes,
+        },
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "local-path",
+            "resources": {"requests": {"storage": "10Gi"}},
+        },
+        "status": {"phase": "Bound"},
+    }
+
+
+@pytest.fixture
+def homes(fake: FakeCluster) -> FakeCluster:
+    fake.put(CLAIMS, a_home(OF_TEMPLATE, ALICE, "ubuntu-desktop"))
+    fake.put(CLAIMS, a_home(OF_USER, BOB, **{"vdi.kasm.io/last-used": "2026-11-20T08:30:00Z"}))
+    fake.put(SESSIONS, a_session(status=running(homeClaim=OF_TEMPLATE)))
+    return fake
+
+
+def test_homes_are_listed(vdi: Vdi, homes: FakeCluster) -> None:
+    assert [line.split() for line in vdi("home", "ls").out.splitlines()] == [
+        ["NAME", "USER", "SCOPE", "TEMPLATE", "SIZE", "USED", "BY", "LAST", "USED"],
+        [OF_TEMPLATE, ALICE, "UserAndTemplate", "ubuntu-desktop", "10Gi", "alice-desktop", "now"],
+        [OF_USER, BOB, "User", "-", "10Gi", "-", "30m", "ago"],
+    ]
+    assert vdi("home", "ls", "--user", BOB, "-o", "name").out == f"persistentvolumeclaim/{OF_USER}\n"
+    (item,) = json.loads(vdi("home", "ls", "--user", ALICE, "-o", "json").out)["items"]
+    assert (item["name"], item["usedBy"]) == (OF_TEMPLATE, ["alice-desktop"])
+    assert "no homes of eve@example.com" in vdi("home", "ls", "--user", "eve@example.com").err
+
+
+def test_a_home_is_shown(vdi: Vdi, homes: FakeCluster) -> None:
+    assert vdi("home", "show", OF_USER).out.splitlines() == [
+        f"Home:      {OF_USER}",
+        f"User:      {BOB}",
+        "Scope:     User",
+        "Size:      10Gi",
+        "Volume:    Bound, ReadWriteOnce, class local-path",
+        "Used by:   no desktop",
+        "Last used: 30m ago",
+        "Created:   2026-11-20T08:00:00Z (1h ago)",
+    ]
+    assert json.loads(vdi("home", "show", OF_TEMPLATE, "-o", "json").out)["sessions"] == ["alice-desktop"]
+    missing = vdi("home", "show", "home-of-no-one")
+    assert (missing.code, "to list all: vdi home ls" in missing.err) == (1, True)
+
+
+def test_a_home_is_deleted_only_when_no_session_has_it(vdi: Vdi, homes: FakeCluster) -> None:
+    refused = vdi("home", "rm", OF_USER, OF_TEMPLATE, "--yes")
+    assert refused.code == 1
+    assert "belongs to the session alice-desktop. End it first.\nNothing was deleted." in refused.err
+    assert {f"{CLAIMS}/{OF_USER}", f"{CLAIMS}/{OF_TEMPLATE}"} <= set(homes.objects)
+    asked = vdi("home", "rm", OF_USER)
+    assert (asked.code, f"{OF_USER}: 10Gi of {BOB}" in asked.err) == (2, True)
+    assert vdi("home", "rm", OF_USER, "--yes").out == f"home {OF_USER} is being deleted\n"
+    assert f"{CLAIMS}/{OF_USER}" not in homes.objects
