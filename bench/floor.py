@@ -61,6 +61,7 @@ def status_of(name: str, *, now: str) -> objects.Object:
         "podName": name,
         "podIP": "10.0.0.1",
         "nodeName": "fake-0",
+        "homeClaim": f"home-{name}-0123456789",
         "observedGeneration": 1,
         "conditions": conditions,
     }
