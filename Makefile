@@ -6,7 +6,7 @@ WORKERS := $(shell nproc)
 PYTHON_3_13 := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13) python3.13)
 unexport PYTHONDONTWRITEBYTECODE # compiling the tests again is a third of a run
 
-.PHONY: help setup demo demo-down test test-all check format lint types contracts unit unit-3.13 cluster e2e portal streaming doctor kasm network chaos bench lock clean generate verify workflows images release release-verify publish
+.PHONY: help setup demo demo-down test test-all check format lint types contracts unit unit-3.13 cluster e2e portal streaming doctor kasm network chaos bench lock clean generate verify docs workflows images release release-verify publish
 
 help: ## this list
 	@grep -hE '^[a-z][a-z0-9.-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -39,6 +39,10 @@ generate: $(STAMP) ## write every generated file: CRDs, API reference, values ta
 
 verify: $(STAMP) ## fail when a generated file is stale
 	@$(PY) -m tools.generate --check
+
+docs: $(STAMP) ## the documentation as a site in build/docs; fails on a broken link, and on what loads from elsewhere
+	@$(PY) -m sphinx --builder html --fail-on-warning --keep-going --quiet --jobs auto --doctree-dir build/doctrees docs build/docs
+	@$(PY) -m tools.docs_site build/docs
 
 format: $(STAMP) ## format, and fix what can be fixed
 	@$(PY) -m ruff format .

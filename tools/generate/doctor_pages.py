@@ -54,7 +54,7 @@ def _index_lines() -> Iterator[str]:
     yield _INDEX_HEAD
     for layer, (title, scope) in LAYERS.items():
         page = _page(layer).relative_to(INDEX.parent)
-        yield f"\n## {title}\n[{title}]({page}): {scope}.\n"
+        yield f"\n## {title}\n- [{title}]({page}): {scope}.\n"
         yield "| code | severity |"
         yield "|---|---|"
         for code in CODES.values():
