@@ -64,6 +64,8 @@ class Proxy:
         self.reported.set()
         self.meanwhile: Callable[[Request], Awaitable[None]] | None = None
         """What happens before the server sees a write."""
+        self.mutate: Callable[[Request, bytes], bytes] | None = None
+        """What a mutating webhook makes of the body of a write."""
         self._upstream = upstream
         self._writes_left: int | None = None
         self._moment: Literal["before", "after"] = "before"
@@ -123,6 +125,8 @@ class Proxy:
                 drop_answer = True
         if seen.method in WRITES and self.meanwhile is not None:
             await self.meanwhile(seen)
+        if seen.method in WRITES and self.mutate is not None:
+            body = self.mutate(seen, body)
         self.passed.append(seen)
         if any(f"/{plural}" in seen.path for plural in self.missing):
             self.refused.append(seen.path)

@@ -14,7 +14,7 @@ import yaml
 
 from cluster.helm_tools import CHART, Tools, flat, open_tools, rules_of
 from network.worlds import policies, rendered, variants
-from support.permissions import operator_rules, placeholder_rules
+from support.permissions import kueue_rules, operator_rules, placeholder_rules
 from support.waiting import wait_until
 from tools.generate import chart
 from vdi.operator.settings import read_settings
@@ -368,6 +368,20 @@ def test_the_values_reach_the_operators_settings(tools: Tools) -> None:
     roles = [each["metadata"] for each in made if each["kind"] in ("Role", "RoleBinding")]
     assert {role["namespace"] for role in roles if role["name"] == "vdi-operator"} == {"desks"}
     assert deployment["metadata"]["labels"]["control-plane"] == "controller-manager"
+
+
+def test_kueue_needs_one_right_more(tools: Tools) -> None:
+    def rules(*words: str) -> list[object]:
+        roles = [made for made in tools.render(*words) if made["kind"] == "Role"]
+        (role,) = (role for role in roles if role["metadata"]["name"] == "vdi-operator")
+        return list(role["rules"])
+
+    words = ("--set", "queue.kueue.localQueue=desktops")
+    assert [rule for rule in rules(*words) if rule not in rules()] == kueue_rules()
+    deployment = tools.named("Deployment", "vdi-operator", *words)
+    variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    settings = read_settings({variable["name"]: variable["value"] for variable in variables})
+    assert settings.cluster.kueue_local_queue == "desktops"
 
 
 def test_placeholders_have_a_namespace_of_their_own_and_the_rights_for_it(tools: Tools) -> None:

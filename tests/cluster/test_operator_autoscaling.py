@@ -26,6 +26,10 @@ ROLES = Resource(RBAC, "v1", "roles", "Role")
 ROLE_BINDINGS = Resource(RBAC, "v1", "rolebindings", "RoleBinding")
 
 
+_TWO_STARTS_SECONDS = 90.0
+"""For an operator that is killed, and the next one."""
+
+
 class Autoscaler:
     """The placeholders' namespace, as the chart makes it, and what an autoscaler does there."""
 
@@ -86,13 +90,13 @@ class Autoscaler:
         pods = await self.stage.api.list(PODS, namespace=self.namespace, label_selector=PLACEHOLDER, into=dict)
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
-    async def has(self, count: int) -> list[Object]:
+    async def has(self, count: int, seconds: float = 30.0) -> list[Object]:
         """Wait for so many placeholders."""
 
         async def look() -> bool:
             return len(await self.placeholders()) == count
 
-        await eventually(look, f"{count} placeholders", 30)
+        await eventually(look, f"{count} placeholders", seconds)
         return await self.placeholders()
 
     async def unschedulable(self, count: int) -> list[Object]:
@@ -250,7 +254,7 @@ async def test_a_missing_priority_class_is_no_end_of_the_queue(stage: Stage, aut
 
 
 async def _all_gone(autoscaler: Autoscaler) -> Object | None:
-    await autoscaler.has(0)
+    await autoscaler.has(0, _TWO_STARTS_SECONDS)
     return None
 
 
@@ -265,15 +269,15 @@ async def test_a_kill_at_any_write_leaves_neither_two_placeholders_nor_one_for_g
         name = f"w{write}"
         await stage.session(name, template)
         stage.proxy.cut_at(write, moment)
-        done = asyncio.create_task(waits(stage, name, "NoMatchingNode", "A node was requested at"))
-        was_cut = await cut_and_kill(stage, done)
+        done = asyncio.create_task(stage.reach(name, "Pending", "A node was requested at", _TWO_STARTS_SECONDS))
+        was_cut = await cut_and_kill(stage, done, _TWO_STARTS_SECONDS)
         async with stage.operator(autoscaling=autoscaler.settings()):
             await done
             await autoscaler.has(1)
         await stage.delete(SESSIONS, name)
         stage.proxy.cut_at(write, moment)
         gone = asyncio.create_task(_all_gone(autoscaler))
-        was_cut = await cut_and_kill(stage, gone) or was_cut
+        was_cut = await cut_and_kill(stage, gone, _TWO_STARTS_SECONDS) or was_cut
         async with stage.operator(autoscaling=autoscaler.settings()):
             await gone
             await stage.gone(SESSIONS, name)

@@ -35,12 +35,12 @@ async def expect_one_of_each(stage: Stage, session: Object) -> None:
     assert len(await stage.all(CLAIMS)) == 1
 
 
-async def cut_and_kill(stage: Stage, done: "asyncio.Task[Object | None]") -> bool:
+async def cut_and_kill(stage: Stage, done: "asyncio.Task[Object | None]", seconds: float = 30.0) -> bool:
     """Run the operator until the line is cut, then kill it; False when it got through without."""
     async with stage.operator_process() as operator:
         cut = asyncio.create_task(stage.proxy.cut.wait())
-        await asyncio.wait((cut, done), return_when=asyncio.FIRST_COMPLETED, timeout=30)
-        assert cut.done() or done.done(), "neither cut nor done after 30 s"
+        await asyncio.wait((cut, done), return_when=asyncio.FIRST_COMPLETED, timeout=seconds)
+        assert cut.done() or done.done(), f"neither cut nor done after {seconds} s"
         await operator.kill()
     was_cut = stage.proxy.cut.is_set()
     cut.cancel()

@@ -48,7 +48,16 @@ def operator_rules() -> dict[str, list[dict[str, Any]]]:
 
 def placeholder_rules() -> list[dict[str, Any]]:
     """In the namespace of the placeholders."""
-    return next(role.policy_rules() for role in OPERATOR if role.name)
+    return _rules_named("vdi-operator-placeholders")
+
+
+def kueue_rules() -> list[dict[str, Any]]:
+    """In the sessions' namespace, where Kueue admits desktops."""
+    return _rules_named("kueue")
+
+
+def _rules_named(name: str) -> list[dict[str, Any]]:
+    return next(role.policy_rules() for role in OPERATOR if role.name == name)
 
 
 def gateway_rules() -> dict[str, list[dict[str, Any]]]:

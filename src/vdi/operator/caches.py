@@ -18,7 +18,7 @@ from vdi.kube.resource import CLAIMS, CONFIG_MAPS, EVENTS, NODES, PODS, SECRETS,
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector, describe_troubles
-from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
+from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES, WORKLOADS
 from vdi.session.autoscaling import PLACEHOLDER, AutoscalerEvent
 from vdi.session.capacity import ForeignPod, PersistentVolume
 from vdi.session.homes import home_names, resolve_home
@@ -35,6 +35,7 @@ from vdi.session.observed import (
     Route,
     Secret,
     Service,
+    Workload,
 )
 
 BY_TEMPLATE = "template"
@@ -54,6 +55,7 @@ class Caches:
         *,
         count_others: bool = True,
         placeholders_namespace: str = "",
+        kueue: bool = False,
     ) -> None:
         ownership, interner = FieldOwnershipReader(client.field_manager, APPLIED_HASH), StringInterner()
         self.sessions: Store[VDISession] = Store(interner=interner)
@@ -68,6 +70,8 @@ class Caches:
         self.placeholders: Store[Pod] = Store(interner=interner)
         self.autoscaler_events: Store[AutoscalerEvent] = Store(interner=interner)
         """Events about placeholders."""
+        self.workloads: Store[Workload] = Store(interner=interner)
+        """Of Kueue, by the uid of their pod; empty where Kueue does not admit desktops."""
         self.pods: Store[Pod] = Store(interner=interner)
         self.claims: Store[PersistentVolumeClaim] = Store(interner=interner)
         self.secrets: Store[Secret] = Store(interner=interner)
@@ -141,6 +145,8 @@ class Caches:
             reflect(EVENTS, Event, self.events, fields="type=Warning"),
             reflect(CONFIG_MAPS, HostReservation, self.reservations, labels=f"{ours},{HOST}"),
         )
+        if kueue:
+            self.reflectors += (reflect(WORKLOADS, Workload, self.workloads),)
         if placeholders_namespace:
             self.reflectors += (
                 reflect(PODS, Pod, self.placeholders, labels=PLACEHOLDER, elsewhere=placeholders_namespace),

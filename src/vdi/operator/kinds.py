@@ -11,4 +11,7 @@ TEMPLATES = Resource(GROUP, VERSION, VDITemplate.plural, "VDITemplate", namespac
 POOLS = Resource(GROUP, VERSION, VDIPool.plural, "VDIPool", namespaced=False)
 ROUTES = Resource("traefik.io", "v1alpha1", "ingressroutes", "IngressRoute")
 
+WORKLOADS = Resource("kueue.x-k8s.io", "v1beta1", "workloads", "Workload")
+"""Of Kueue, where it admits desktops."""
+
 FIELD_MANAGER = "vdi-operator"

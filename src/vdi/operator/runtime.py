@@ -80,6 +80,7 @@ class Runtime:
             clock,
             count_others=settings.count_other_workloads,
             placeholders_namespace=settings.autoscaling.namespace if settings.autoscaling.enabled else "",
+            kueue=settings.cluster.kueue_local_queue is not None,
         )
         self._recorder = EventRecorder(self._client, controller="kasm.io/vdi-operator", instance=host, clock=clock)
         self._host_key = HostKey(self._client, settings.namespace)

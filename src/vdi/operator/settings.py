@@ -54,8 +54,8 @@ class Settings:
     """VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file no one may."""
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     """VDI_DOMAIN, VDI_URL_PORT, VDI_ENTRY_POINT, VDI_TLS_SECRET, VDI_CERT_RESOLVER, VDI_REQUESTS_CPU,
-    VDI_REQUESTS_MEMORY, VDI_GPU_RESOURCE, VDI_DRAIN_NOTICE, VDI_MAX_TIMEOUT, VDI_AGENT_PORT, VDI_EDGE_MIDDLEWARE:
-    what holds for every session."""
+    VDI_REQUESTS_MEMORY, VDI_GPU_RESOURCE, VDI_DRAIN_NOTICE, VDI_MAX_TIMEOUT, VDI_AGENT_PORT, VDI_EDGE_MIDDLEWARE,
+    VDI_KUEUE_LOCAL_QUEUE: what holds for every session."""
     autoscaling: AutoscalingSettings = field(default_factory=AutoscalingSettings)
     """VDI_AUTOSCALING_MODE, VDI_MAX_PLACEHOLDERS, VDI_HEADROOM (`cad=2,small=1`), VDI_PLACEHOLDER_NAMESPACE,
     VDI_PLACEHOLDER_IMAGE, VDI_PLACEHOLDER_PRIORITY_CLASS: how nodes are requested for waiting sessions."""
@@ -158,6 +158,7 @@ _VARIABLES: Variables = {
     "VDI_EDGE_MIDDLEWARE": ("edge_middleware", matching(SUBDOMAIN, "the name of a Middleware of Traefik")),
     "VDI_COUNT_OTHER_WORKLOADS": ("count_other_workloads", _truth),
     "VDI_QUEUE_WEIGHTS": ("queue_weights", _weights),
+    "VDI_KUEUE_LOCAL_QUEUE": ("kueue_local_queue", matching(SUBDOMAIN, "the name of a LocalQueue of Kueue")),
     "VDI_AUTOSCALING_MODE": ("autoscaling_mode", _autoscaling_mode),
     "VDI_MAX_PLACEHOLDERS": ("autoscaling_max_placeholders", number(0, 1000)),
     "VDI_HEADROOM": ("autoscaling_headroom", _headroom),

@@ -145,6 +145,11 @@ class Reason(StrEnum):
     NODES_CORDONED = "NodesCordoned", "PodReady", "The nodes are cordoned."
     NO_NODE = "NoNode", "PodReady", "The cluster has no node."
     UNSCHEDULABLE = "Unschedulable", "PodReady", "The scheduler finds no node."
+    SCHEDULING_GATED = (
+        "SchedulingGated",
+        "PodReady",
+        "Another controller, such as Kueue, has not admitted the pod yet; the message has its reason.",
+    )
     SCHEDULING = "Scheduling", "PodReady", "The scheduler is looking for a node."
     PREPARING = "Preparing", "PodReady", "The node is pulling the image and mounting volumes."
     WAITING = "Waiting", "PodReady", "The container waits, and the kubelet gives no reason."

@@ -21,7 +21,7 @@ from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.explain import StartState, explain
 from vdi.session.failures import find_failure_block
 from vdi.session.homes import Home, Homes
-from vdi.session.observed import Event, Node, PersistentVolumeClaim, Pod, Route, Secret, Service
+from vdi.session.observed import Event, Node, PersistentVolumeClaim, Pod, Route, Secret, Service, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,8 @@ class Observed:
     """Label of the host that the session is to have; empty: it has none, or that is not known."""
     host_blocked: Blocked | None = None
     """Why it cannot have the host that it requests."""
+    workload: Workload | None = None
+    """What Kueue says of the pod, where Kueue admits desktops."""
 
     @property
     def node_lost(self) -> bool:
@@ -65,7 +67,7 @@ class Observed:
 
     def start_state(self, pod: Pod) -> StartState:
         """What explains the state of this session's pod."""
-        return StartState(pod, self.home, self.events, self.node, self.node_lost)
+        return StartState(pod, self.home, self.events, self.node, self.node_lost, workload=self.workload)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from vdi.session.conditions import Reason
-from vdi.session.observed import ContainerStatus, Event, Node, PersistentVolumeClaim, Pod
+from vdi.session.observed import KUEUE_QUEUE, ContainerStatus, Event, Node, PersistentVolumeClaim, Pod, Workload
 from vdi.session.pulling import IMAGE_REASONS, explain_pull, first_line, last_line
 from vdi.session.scheduling import explain_unschedulable
 from vdi.session.subject import DESKTOP, Subject
@@ -42,6 +42,8 @@ class StartState:
     node_lost: bool = False
     """The pod is bound to a node that is not ready, or not there."""
     subject: Subject = DESKTOP
+    workload: Workload | None = None
+    """What Kueue says of the pod, where Kueue admits desktops."""
 
     def newest(self, *reasons: str) -> Event | None:
         """The newest Event with one of these reasons, but for those that say nothing."""
@@ -236,6 +238,18 @@ def _sandbox(start: StartState) -> Explanation | None:
     )
 
 
+def _gated(start: StartState) -> Explanation | None:
+    if not start.pod.gated:
+        return None
+    queue = start.pod.metadata.labels.get(KUEUE_QUEUE)
+    if queue is None:
+        words = f"{start.subject.title} waits until another controller removes its scheduling gate."
+        return Explanation(Reason.SCHEDULING_GATED, words, stuck=False)
+    why = start.workload.why_pending if start.workload else ""
+    words = f"{start.subject.title} waits in Kueue's queue {queue!r}" + (f": {why}." if why else ".")
+    return Explanation(Reason.SCHEDULING_GATED, words, stuck=False)
+
+
 def _unschedulable(start: StartState) -> Explanation | None:
     condition = start.pod.condition("PodScheduled")
     if start.pod.spec.node_name or not condition or condition.status != "False":
@@ -310,6 +324,7 @@ RULES: tuple[Rule, ...] = (
     _crash_loop,
     _volume,
     _sandbox,
+    _gated,
     _unschedulable,
     _probe_refused,
     _progress,

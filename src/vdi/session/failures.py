@@ -101,9 +101,9 @@ def in_vain_since(pod: Pod) -> datetime | None:
 
 
 def unscheduled_since(pod: Pod) -> datetime | None:
-    """Since when the scheduler has found no node for it; None when it has, or has not looked yet."""
+    """Since when the scheduler has found no node for it; None when it has, has not looked yet, or may not look."""
     condition = pod.condition("PodScheduled")
-    if pod.spec.node_name or condition is None or condition.status != "False":
+    if pod.spec.node_name or condition is None or condition.status != "False" or pod.gated:
         return None
     return parse_time(condition.last_transition_time or pod.metadata.creation_timestamp)
 

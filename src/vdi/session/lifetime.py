@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from vdi.api.session import VDISession
 from vdi.api.template import Lifecycle, VDITemplate
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.observed import LAST_FAILURE, RESTARTED_AT, RUN_STARTED, Pod
+from vdi.session.observed import KUEUE_QUEUE, LAST_FAILURE, RESTARTED_AT, RUN_STARTED, Pod
 from vdi.session.times import format_time, parse_time
 from vdi.session.units import parse_duration
 
@@ -42,8 +42,19 @@ def started_at(session: VDISession, pod: Pod | None) -> datetime | None:
     """Beginning of the run; None outside a run. Between two pods of one run, the status knows."""
     if pod is None:
         return parse_time(session.status.start_time) if session.status.start_time else None
-    begun = pod.metadata.annotations.get(RUN_STARTED) or pod.metadata.creation_timestamp
+    begun = pod.metadata.annotations.get(RUN_STARTED, "")
+    if not begun and KUEUE_QUEUE in pod.metadata.labels:
+        return _scheduled_at(pod)
+    begun = begun or pod.metadata.creation_timestamp
     return _as_time(begun) or _as_time(pod.metadata.creation_timestamp)
+
+
+def _scheduled_at(pod: Pod) -> datetime | None:
+    """A pod that waits in Kueue's queue uses none of the session's time."""
+    condition = pod.condition("PodScheduled")
+    if condition is None or condition.status != "True":
+        return None
+    return _as_time(condition.last_transition_time) or _as_time(pod.metadata.creation_timestamp)
 
 
 def max_timeout(template: VDITemplate | None, settings: ClusterSettings) -> str | None:

@@ -273,7 +273,7 @@ def _is_new(pod: Pod, now: datetime) -> bool:
 
 def _patience(pod: Pod, now: datetime) -> timedelta | None:
     """How long a desktop that should be further on is still waited for, at least zero; None: nothing is overdue."""
-    if pod.ready:
+    if pod.ready or pod.gated:
         return None
     scheduled, ready, desktop = pod.condition("PodScheduled"), pod.condition("Ready"), pod.desktop
     if scheduled and scheduled.status == "False":

@@ -32,7 +32,7 @@ GPU = "nvidia.com/gpu"
 class World:
     """One node with GPUs, and the queue in front of it: its first look is at the first ask."""
 
-    def __init__(self, gpus: int = 2, *, autoscaled: bool = False) -> None:
+    def __init__(self, gpus: int = 2, *, autoscaled: bool = False, **settings: Any) -> None:
         self.clock = FakeClock(datetime(2026, 11, 20, 8, tzinfo=UTC))
         self.caches = Caches(cast(Client, SimpleNamespace(field_manager="vdi-operator")), NAMESPACE, self.clock)
         self.woken: list[str] = []
@@ -40,7 +40,8 @@ class World:
         self.waited: list[float] = []
         self.node_requests: dict[Demand, NodeRequest] = {}
         self._version = 0
-        cluster = ClusterContext(cast(Client, None), self.caches, ClusterSettings(), self.clock, NAMESPACE)
+        chosen = ClusterSettings(**settings)
+        cluster = ClusterContext(cast(Client, None), self.caches, chosen, self.clock, NAMESPACE)
         self.admission = QueueManager(
             cluster,
             weights={},
@@ -133,6 +134,12 @@ def test_whoever_fits_goes_and_the_room_is_kept_until_the_pod_is_seen() -> None:
     assert world.request(second) is None
     assert world.request(first), "its room went with its pod"
     assert world.waited == [0.0, 0.0]
+
+
+def test_where_kueue_admits_desktops_no_session_waits_here() -> None:
+    world = World(gpus=0, kueue_local_queue="desktops")
+    assert world.request(world.session("first")) is None
+    assert world.admission.waits() == []
 
 
 def test_withdrawn_room_goes_to_the_next() -> None:

@@ -38,6 +38,7 @@ def test_every_variable_is_read() -> None:
             "VDI_GATEWAY_URL": "http://vdi-gateway.kasm.svc:8081/",
             "VDI_GATEWAY_TOKEN_FILE": "/run/token",
             "VDI_METRICS_TOKEN_FILE": "/run/metrics",
+            "VDI_KUEUE_LOCAL_QUEUE": "desktops",
             "VDI_AUTOSCALING_MODE": "Placeholders",
             "VDI_MAX_PLACEHOLDERS": "5",
             "VDI_HEADROOM": "cad=2, small=1",
@@ -48,7 +49,9 @@ def test_every_variable_is_read() -> None:
     )
     names = ("vdi.example.com", 8443, "https", "wildcard", "le", "100m", "512Mi", "nvidia.com/gpu.shared")
     weights = {"alice@example.com": 2.0, "b=c": 0.5}
-    policy = ClusterSettings(*names, timedelta(minutes=2), 9000, "vdi-edge", max_timeout="168h")
+    policy = ClusterSettings(
+        *names, timedelta(minutes=2), 9000, "vdi-edge", max_timeout="168h", kueue_local_queue="desktops"
+    )
     headroom, mode = {"cad": 2, "small": 1}, AutoscalingMode.PLACEHOLDERS
     image = "registry.example.com/vdi:1"
     autoscaling = AutoscalingSettings(mode, 5, headroom, "places", image, "vdi-placeholder")

@@ -126,6 +126,12 @@ def test_desktop_that_no_one_should_get_is_replaced(
     assert (step.make, step.ready, step.starting) == (1, (), ())
 
 
+def test_a_desktop_that_kueue_holds_back_is_not_replaced() -> None:
+    gate = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
+    step = look(1, warm("a", ready=False, node="", age=500, conditions=[gate]))
+    assert (step.faults, step.make) == ((), 0)
+
+
 def test_desktop_that_starts_is_waited_for_and_looked_at_again() -> None:
     step = look(1, warm("a", ready=False, since=30))
     assert (names(step.starting), step.faults, step.look_again) == (["a"], (), timedelta(seconds=60))
