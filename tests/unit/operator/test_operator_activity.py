@@ -3,29 +3,21 @@
 import asyncio
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
-from typing import Any, cast
+from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pytest
 from aiohttp import web
 
-from support.clock import FakeClock
+from unit.operator.operator_world import NAMESPACE, START, OperatorWorld
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.kube.events import EventRecorder
-from vdi.kube.meta import ObjectReference
-from vdi.kube.queue import Controller
-from vdi.kube.transport import Client
 from vdi.operator.activity import Agents
-from vdi.operator.caches import Caches
 from vdi.session.notices import Notice
 from vdi.session.observed import Pod, Secret
 
-NAMESPACE = "vdi-sessions"
 KEY = (NAMESPACE, "alice")
-START = datetime(2026, 11, 20, 8, tzinfo=UTC)
 
 
 class Agent:
@@ -50,50 +42,31 @@ class Agent:
         return web.Response(status=self.status)
 
 
-class World:
+class ActivityWorld(OperatorWorld):
     """One running session in the caches, its agent, and what was said and woken."""
 
     def __init__(self, agent: Agent, port: int) -> None:
-        self.agent, self.clock = agent, FakeClock(START)
-        self.caches = Caches(cast(Client, SimpleNamespace(field_manager="f")), NAMESPACE, self.clock)
-        self.said: list[str] = []
-        self.woken, self.polls, self.deliveries = (self._controller(name) for name in ("session", "ask", "deliver"))
+        super().__init__()
+        self.agent = agent
+        self.woken, self.polls, self.deliveries = (self.new_controller(name) for name in ("session", "ask", "deliver"))
         self.agents = Agents(
             self.caches,
-            cast(EventRecorder, self),
+            self.recorder,
             self.clock,
             port=port,
             enqueue_poll=self.polls.enqueue,
             enqueue_notice=self.deliveries.enqueue,
             enqueue_session=self.woken.enqueue,
         )
-        self._version = 0
-
-    def emit(self, _subject: ObjectReference, _kind: str, _reason: str, note: str, _action: str) -> None:
-        self.said.append(note)
-
-    def _controller(self, name: str) -> Controller[Any]:
-        return Controller(name, clock=self.clock)
-
-    def put(self, store: Any, kind: Any, name: str, **body: Any) -> Any:
-        self._version += 1
-        metadata = {"name": name, "namespace": NAMESPACE, "uid": f"uid-{name}", "resourceVersion": str(self._version)}
-        obj = msgspec.convert({**body, "metadata": metadata | body.get("metadata", {})}, kind)
-        store.observe(obj)
-        return obj
 
     def session(self, *, idle: str | None = "1h", phase: str = "Running", **status: Any) -> VDISession:
-        spec = {"user": "alice@example.com", "template": "t"} | ({"idleTimeout": idle} if idle else {})
-        status = {"phase": phase, "podName": "alice"} | status
-        made: VDISession = self.put(self.caches.sessions, VDISession, "alice", spec=spec, status=status)
-        return made
+        spec = {"idleTimeout": idle} if idle else {}
+        return self.put_session(status={"phase": phase, "podName": "alice"} | status, template="t", **spec)
 
     def pod(self, ip: str = "127.0.0.1") -> Pod:
-        owner = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "name": "alice", "uid": "uid-alice"}
-        metadata = {"uid": "uid-pod", "creationTimestamp": "2026-11-20T08:00:00Z", "ownerReferences": [owner]}
+        metadata = {"uid": "uid-pod", "creationTimestamp": "2026-11-20T08:00:00Z"}
         status = {"podIP": ip, "conditions": [{"type": "Ready", "status": "True"}]}
-        pod: Pod = self.put(self.caches.pods, Pod, "alice", metadata=metadata, status=status)
-        return pod
+        return self.put(self.caches.pods, Pod, "alice", "alice", metadata=metadata, status=status)
 
     def secret(self, token: str = "t0ken") -> None:
         data = {"agentToken": b64encode(token.encode()).decode(), "password": "cHc="}
@@ -109,7 +82,7 @@ class World:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def world() -> AsyncIterator[ActivityWorld]:
     agent = Agent()
     app = web.Application()
     app.add_routes([web.get("/activity", agent.activity), web.post("/notice", agent.notice)])
@@ -117,19 +90,19 @@ async def world() -> AsyncIterator[World]:
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    yield World(agent, runner.addresses[0][1])
+    yield ActivityWorld(agent, runner.addresses[0][1])
     await runner.cleanup()
 
 
 @pytest.fixture
-def running(world: World) -> World:
+def running(world: ActivityWorld) -> ActivityWorld:
     world.session()
     world.pod()
     world.secret()
     return world
 
 
-async def test_a_used_desktop_is_asked_again_when_its_warning_would_be_due(running: World) -> None:
+async def test_a_used_desktop_is_asked_again_when_its_warning_would_be_due(running: ActivityWorld) -> None:
     running.clock.wall = START + timedelta(minutes=10)
     running.agent.answer = {"idleSeconds": 60.0, "viewers": 2, "connectedSeconds": 120.0}
     assert await running.poll() == 600.0
@@ -140,7 +113,7 @@ async def test_a_used_desktop_is_asked_again_when_its_warning_would_be_due(runni
     assert not running.was_woken()
 
 
-async def test_the_session_is_woken_while_a_warning_is_due_and_when_input_comes(running: World) -> None:
+async def test_the_session_is_woken_while_a_warning_is_due_and_when_input_comes(running: ActivityWorld) -> None:
     running.clock.wall = START + timedelta(minutes=55)
     running.agent.answer["idleSeconds"] = 55 * 60.0
     assert await running.poll() == 5.0
@@ -156,7 +129,7 @@ async def test_the_session_is_woken_while_a_warning_is_due_and_when_input_comes(
     assert running.was_woken()
 
 
-async def test_a_delay_on_the_way_is_no_input(running: World) -> None:
+async def test_a_delay_on_the_way_is_no_input(running: ActivityWorld) -> None:
     await running.poll()
     running.clock.wall = START + timedelta(seconds=60.4)
     running.agent.answer["idleSeconds"] = 60.0
@@ -172,7 +145,7 @@ GRAPHICS = {
 }  # fmt: skip
 
 
-async def test_a_desktop_without_a_timeout_is_asked_once_what_draws(running: World) -> None:
+async def test_a_desktop_without_a_timeout_is_asked_once_what_draws(running: ActivityWorld) -> None:
     running.session(idle=None)
     running.agent.answer["graphics"] = GRAPHICS
     assert await running.poll() == 5.0
@@ -186,7 +159,7 @@ async def test_a_desktop_without_a_timeout_is_asked_once_what_draws(running: Wor
     assert running.agents.report("uid-alice") is None
 
 
-async def test_a_desktop_that_draws_on_the_gpu_gives_no_reason(running: World) -> None:
+async def test_a_desktop_that_draws_on_the_gpu_gives_no_reason(running: ActivityWorld) -> None:
     running.session(idle=None)
     running.agent.answer["graphics"] = GRAPHICS | {"renderer": "Zink", "device": "zink", "reason": "", "message": ""}
     await running.poll()
@@ -195,7 +168,7 @@ async def test_a_desktop_that_draws_on_the_gpu_gives_no_reason(running: World) -
     assert (activity.graphics.renderer, activity.graphics.reason) == ("Zink", "")
 
 
-async def test_an_image_that_does_not_say_what_draws_is_not_asked_again(running: World) -> None:
+async def test_an_image_that_does_not_say_what_draws_is_not_asked_again(running: ActivityWorld) -> None:
     running.session(idle=None)
     assert await running.poll() is None
     assert not running.was_woken()
@@ -208,13 +181,15 @@ async def test_an_image_that_does_not_say_what_draws_is_not_asked_again(running:
     "wrong",
     [{"renderer": "<script>"}, {"device": "x" * 257}, {"encoder": "x\ny"}, {"reason": "no words please"}],
 )
-async def test_a_desktop_that_lies_about_its_graphics_cannot_break_its_status(running: World, wrong: Any) -> None:
+async def test_a_desktop_that_lies_about_its_graphics_cannot_break_its_status(
+    running: ActivityWorld, wrong: Any
+) -> None:
     running.agent.answer["graphics"] = GRAPHICS | wrong
     await running.poll()
     assert running.agents.report("uid-alice") is None
 
 
-async def test_a_change_of_what_draws_wakes_a_session_with_a_timeout(running: World) -> None:
+async def test_a_change_of_what_draws_wakes_a_session_with_a_timeout(running: ActivityWorld) -> None:
     running.agent.answer["graphics"] = GRAPHICS
     await running.poll()
     assert running.was_woken()
@@ -223,7 +198,7 @@ async def test_a_change_of_what_draws_wakes_a_session_with_a_timeout(running: Wo
     assert not running.was_woken()
 
 
-async def test_a_new_idle_timeout_of_a_template_has_its_desktops_asked(running: World) -> None:
+async def test_a_new_idle_timeout_of_a_template_has_its_desktops_asked(running: ActivityWorld) -> None:
     running.session(idle=None, graphics=GRAPHICS)
     running.put(running.caches.templates, VDITemplate, "t", metadata={"namespace": ""}, spec={"image": "i"})
     assert await running.poll() is None
@@ -248,24 +223,24 @@ async def test_a_new_idle_timeout_of_a_template_has_its_desktops_asked(running: 
     ],
 )
 async def test_who_does_not_answer_as_it_should_is_not_idle_and_asked_ever_more_seldom(
-    running: World, answer: Any, status: int
+    running: ActivityWorld, answer: Any, status: int
 ) -> None:
     running.agent.answer, running.agent.status = answer, status
     assert [await running.poll() for _ in range(6)] == [15.0, 30.0, 60.0, 120.0, 240.0, 300.0]
     assert running.agents.report("uid-alice") is None
-    (note,) = running.said
+    ((_, _, note),) = running.said
     assert note.startswith("The desktop cannot be asked whether someone uses it, so it does not count as idle: its ")
 
 
-async def test_an_image_without_an_agent_is_said_in_words(running: World) -> None:
+async def test_an_image_without_an_agent_is_said_in_words(running: ActivityWorld) -> None:
     running.pod(ip="127.0.0.2")
     for _ in range(3):
         await running.poll()
-    assert "its agent does not answer" in running.said[0]
+    assert "its agent does not answer" in running.said[0][-1]
     assert running.agents.report("uid-alice") is None
 
 
-async def test_a_session_that_stops_is_forgotten(running: World) -> None:
+async def test_a_session_that_stops_is_forgotten(running: ActivityWorld) -> None:
     await running.poll()
     assert running.agents.report("uid-alice")
     running.session(phase="Suspended")
@@ -273,7 +248,7 @@ async def test_a_session_that_stops_is_forgotten(running: World) -> None:
     assert await running.poll() is None
 
 
-async def deliver(world: World, session: VDISession, pod: Pod, notice: Notice) -> float | None:
+async def deliver(world: ActivityWorld, session: VDISession, pod: Pod, notice: Notice) -> float | None:
     world.agents.notify(session, pod, notice)
     if not len(world.deliveries.queue):
         return None
@@ -284,7 +259,7 @@ async def deliver(world: World, session: VDISession, pod: Pod, notice: Notice) -
     return again
 
 
-async def test_a_notice_is_reported_once_and_withdrawn_once(world: World) -> None:
+async def test_a_notice_is_reported_once_and_withdrawn_once(world: ActivityWorld) -> None:
     session, pod = world.session(), world.pod()
     world.secret()
     for text in ("Press a key", "Press a key", "", ""):
@@ -295,7 +270,7 @@ async def test_a_notice_is_reported_once_and_withdrawn_once(world: World) -> Non
     ]
 
 
-async def test_a_notice_is_tried_again_until_it_has_lost_its_meaning(world: World) -> None:
+async def test_a_notice_is_tried_again_until_it_has_lost_its_meaning(world: ActivityWorld) -> None:
     session, pod = world.session(), world.pod()
     world.secret()
     world.agent.status = 503

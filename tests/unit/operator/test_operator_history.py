@@ -3,21 +3,18 @@
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
 from aiohttp import web
 
-from support.clock import FakeClock
+from unit.operator.operator_world import NAMESPACE, OperatorWorld
 from vdi.api.session import VDISession
-from vdi.kube.events import EventRecorder
-from vdi.kube.meta import ObjectReference
-from vdi.kube.queue import Controller, Result
-from vdi.kube.store import Store
+from vdi.kube.queue import Result
 from vdi.operator.history import PAUSE, EndReports
 
-KEY = ("desks", "alice")
+KEY = (NAMESPACE, "alice")
 DELETED = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
 
 
@@ -33,45 +30,25 @@ class Gateway:
         return web.Response(status=self.answer, text="" if self.answer == 204 else "not now")
 
 
-class World:
+class EndReportWorld(OperatorWorld):
     """A session that was told to go, and whoever waits for its report."""
 
     def __init__(self, url: str, token_file: Path) -> None:
-        self.clock = FakeClock(DELETED)
-        self.sessions: Store[VDISession] = Store()
-        self.said: list[tuple[str, str]] = []
-        self.telling, self.waiting = self._controller("history"), self._controller("session")
+        super().__init__(start=DELETED)
+        self.sessions = self.caches.sessions
+        self.telling, self.waiting = self.new_controller("history"), self.new_controller("session")
         self.reports = EndReports(
             url,
             token_file,
             self.sessions,
-            cast(EventRecorder, self),
+            self.recorder,
             self.clock,
             enqueue_report=self.telling.enqueue,
             enqueue_session=self.waiting.enqueue,
         )
-        self._version = 0
-
-    def emit(self, _subject: ObjectReference, _kind: str, reason: str, note: str, _action: str) -> None:
-        self.said.append((reason, note))
-
-    def _controller(self, name: str) -> Controller[Any]:
-        return Controller(name, clock=self.clock)
 
     def session(self, uid: str = "u1") -> VDISession:
-        self._version += 1
-        metadata = {
-            "name": "alice",
-            "namespace": "desks",
-            "uid": uid,
-            "resourceVersion": str(self._version),
-            "creationTimestamp": "2026-11-20T07:00:00Z",
-            "deletionTimestamp": "2026-11-20T08:00:00Z",
-        }
-        spec = {"user": "alice@example.com", "template": "t"}
-        made = msgspec.convert({"metadata": metadata, "spec": spec}, VDISession)
-        self.sessions.observe(made)
-        return made
+        return self.put_session(metadata={"uid": uid, "deletionTimestamp": "2026-11-20T08:00:00Z"})
 
 
 @pytest.fixture
@@ -80,18 +57,18 @@ async def gateway() -> Gateway:
 
 
 @pytest.fixture
-async def world(gateway: Gateway, tmp_path: Path) -> AsyncIterator[World]:
+async def world(gateway: Gateway, tmp_path: Path) -> AsyncIterator[EndReportWorld]:
     app = web.Application()
     app.add_routes([web.post("/internal/ended", gateway.ended)])
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     (tmp_path / "token").write_text("t0ken\n")
-    yield World(f"http://127.0.0.1:{runner.addresses[0][1]}", tmp_path / "token")
+    yield EndReportWorld(f"http://127.0.0.1:{runner.addresses[0][1]}", tmp_path / "token")
     await runner.cleanup()
 
 
-async def test_a_session_waits_for_its_report_and_is_woken_by_it(world: World, gateway: Gateway) -> None:
+async def test_a_session_waits_for_its_report_and_is_woken_by_it(world: EndReportWorld, gateway: Gateway) -> None:
     session = world.session()
     assert world.reports.seconds_to_wait(session) == 60
     assert len(world.telling.queue) == 1
@@ -104,14 +81,14 @@ async def test_a_session_waits_for_its_report_and_is_woken_by_it(world: World, g
     assert world.said == []
 
 
-async def test_an_end_that_is_reported_is_not_reported_again(world: World, gateway: Gateway) -> None:
+async def test_an_end_that_is_reported_is_not_reported_again(world: EndReportWorld, gateway: Gateway) -> None:
     world.reports.seconds_to_wait(world.session())
     for _ in range(3):
         await world.reports.report(KEY)
     assert len(gateway.heard) == 1
 
 
-async def test_looking_again_does_not_hurry_the_next_try(world: World, gateway: Gateway) -> None:
+async def test_looking_again_does_not_hurry_the_next_try(world: EndReportWorld, gateway: Gateway) -> None:
     gateway.answer = 503
     session = world.session()
     world.reports.seconds_to_wait(session)
@@ -123,7 +100,7 @@ async def test_looking_again_does_not_hurry_the_next_try(world: World, gateway: 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 500, 503, 302, 200])
 async def test_every_answer_but_204_is_tried_again(
-    world: World, gateway: Gateway, status: int, caplog: pytest.LogCaptureFixture
+    world: EndReportWorld, gateway: Gateway, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway.answer = status
     session = world.session()
@@ -138,7 +115,7 @@ async def test_every_answer_but_204_is_tried_again(
     assert world.reports.seconds_to_wait(session) is None
 
 
-async def test_after_a_minute_it_goes_with_an_event_that_says_why(world: World, gateway: Gateway) -> None:
+async def test_after_a_minute_it_goes_with_an_event_that_says_why(world: EndReportWorld, gateway: Gateway) -> None:
     gateway.answer = 503
     session = world.session()
     world.reports.seconds_to_wait(session)
@@ -147,13 +124,13 @@ async def test_after_a_minute_it_goes_with_an_event_that_says_why(world: World, 
     assert await world.reports.report(KEY) == Result()
     for _ in range(2):
         assert world.reports.seconds_to_wait(session) is None
-    ((reason, note),) = world.said
+    ((_, reason, note),) = world.said
     assert reason == "HistoryNotRecorded"
     assert "within 60 s" in note and "answers 503 (not now)" in note
 
 
 async def test_no_one_there_and_no_token_are_said_in_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    world = World("http://127.0.0.1:1", tmp_path / "token")
+    world = EndReportWorld("http://127.0.0.1:1", tmp_path / "token")
     world.reports.seconds_to_wait(world.session())
     assert (await world.reports.report(KEY)).requeue_after == PAUSE
     (tmp_path / "token").write_text("t")
@@ -162,7 +139,7 @@ async def test_no_one_there_and_no_token_are_said_in_words(tmp_path: Path, caplo
     assert "http://127.0.0.1:1 does not answer" in caplog.messages[1]
 
 
-async def test_a_session_of_the_same_name_is_reported_of_again(world: World, gateway: Gateway) -> None:
+async def test_a_session_of_the_same_name_is_reported_of_again(world: EndReportWorld, gateway: Gateway) -> None:
     first = world.session()
     world.reports.seconds_to_wait(first)
     await world.reports.report(KEY)
@@ -174,7 +151,7 @@ async def test_a_session_of_the_same_name_is_reported_of_again(world: World, gat
     assert world.reports.seconds_to_wait(second) is None
 
 
-async def test_a_session_that_went_meanwhile_is_not_remembered(world: World, gateway: Gateway) -> None:
+async def test_a_session_that_went_meanwhile_is_not_remembered(world: EndReportWorld, gateway: Gateway) -> None:
     session = world.session()
     world.reports.seconds_to_wait(session)
     world.sessions.observe_deleted(session)

@@ -2,18 +2,13 @@
 
 from itertools import count
 from types import SimpleNamespace
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-import msgspec
 import pytest
 
+from unit.operator.operator_world import NAMESPACE, OperatorWorld
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.kube.clock import SystemClock
-from vdi.kube.store import Store
-from vdi.kube.transport import Client
-from vdi.operator.caches import Caches
-from vdi.operator.context import ClusterContext
 from vdi.operator.host_key import HostKey
 from vdi.operator.hosts import Hosts
 from vdi.operator.observe import Observer
@@ -26,8 +21,6 @@ from vdi.session.hosts import build_reservation
 from vdi.session.naming import host_label
 from vdi.session.observed import Event, HostReservation, Node, PersistentVolumeClaim, Pod, Route, Secret
 
-T = TypeVar("T")
-NAMESPACE = "vdi-sessions"
 KEY = b"k" * 32
 
 
@@ -36,15 +29,13 @@ def home_of(session: VDISession) -> str:
     return home_names(session)[0]
 
 
-class World:
+class ObserverWorld(OperatorWorld):
     """The operator's stores, its observer and its wake-ups."""
 
     def __init__(self) -> None:
-        client = cast(Client, SimpleNamespace(field_manager="vdi-operator"))
-        self.caches = Caches(client, NAMESPACE, SystemClock())
+        super().__init__()
         self.reservations = Reservations()
-        key = cast(HostKey, SimpleNamespace(value=KEY))
-        self.hosts = Hosts(ClusterContext(client, self.caches, ClusterSettings(), SystemClock(), NAMESPACE), key)
+        self.hosts = Hosts(self.cluster, cast(HostKey, SimpleNamespace(value=KEY)))
         self.observer = Observer(
             self.caches, self.reservations, self.hosts, ClusterSettings(), lambda _: None, lambda _: self.unpublished
         )
@@ -54,7 +45,6 @@ class World:
         self.woken_soon: set[str] = set()
         self.urgent: set[str] = set()
         WatchHandlers(self.caches, "vdi.localhost", self, lambda gone: self.forgotten.append(gone.metadata.name))
-        self._version = 0
 
     def enqueue(self, key: tuple[str, str], *, urgent: bool = False) -> None:
         assert key[0] == NAMESPACE
@@ -65,30 +55,13 @@ class World:
     def enqueue_within(self, key: tuple[str, str], _seconds: float) -> None:
         self.woken_soon.add(key[1])
 
-    def put(self, store: Store[Any], kind: type[T], name: str, owner: str | None = None, **fields: Any) -> T:
-        """One object comes by the watch; `owner` is the name of its session."""
-        self._version += 1
-        metadata = {"name": name, "uid": f"uid-{name}", "resourceVersion": str(self._version)}
-        metadata["namespace"] = "" if kind is VDITemplate else NAMESPACE
-        given = fields.pop("metadata", {})
-        body = {"metadata": metadata | given, **fields}
-        if owner:
-            owner_uid = fields.pop("owner_uid", f"uid-{owner}")
-            reference = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "name": owner, "uid": owner_uid}
-            body["metadata"] |= {"ownerReferences": [reference]}
-        obj = msgspec.convert(body, kind)
-        store.observe(obj)
-        return obj
-
-    def template(self, name: str = "desktop", **spec: Any) -> VDITemplate:
-        return self.put(self.caches.templates, VDITemplate, name, spec={"image": "i", **spec})
+    def template(self, name: str, **spec: Any) -> VDITemplate:
+        return self.put_template(name, **spec)
 
     def session(
         self, name: str, created: str = "2026-11-20T08:00:00Z", *, status: dict[str, Any] | None = None, **spec: Any
     ) -> VDISession:
-        spec = {"user": "alice@example.com", "template": "desktop", **spec}
-        metadata = {"creationTimestamp": created, "generation": 1}
-        return self.put(self.caches.sessions, VDISession, name, metadata=metadata, spec=spec, status=status or {})
+        return self.put_session(name, status=status, metadata={"creationTimestamp": created}, **spec)
 
     def pod(self, name: str, owner: str, home: str | None = None, *, node: str = "", **metadata: Any) -> Pod:
         volumes = [{"name": "home", "persistentVolumeClaim": {"claimName": home}}] if home else []
@@ -97,10 +70,7 @@ class World:
 
     def node(self, name: str, *, ready: bool = True, cordoned: bool = False) -> Node:
         status = {"conditions": [{"type": "Ready", "status": str(ready)}]}
-        metadata = {"namespace": ""}
-        return self.put(
-            self.caches.nodes, Node, name, metadata=metadata, spec={"unschedulable": cordoned}, status=status
-        )
+        return self.put(self.caches.nodes, Node, name, spec={"unschedulable": cordoned}, status=status)
 
     def route(self, name: str, owner: str, host: str) -> Route:
         metadata = {"annotations": {"vdi.kasm.io/host": host}}
@@ -119,69 +89,69 @@ class World:
 
 
 @pytest.fixture
-def world() -> World:
-    world = World()
-    world.template()
+def world() -> ObserverWorld:
+    world = ObserverWorld()
+    world.put_template()
     return world
 
 
 OLD, YOUNG = "2026-11-20T07:00:00Z", "2026-11-20T09:00:00Z"
 
 
-def test_oldest_of_several_gets_the_home(world: World) -> None:
+def test_oldest_of_several_gets_the_home(world: ObserverWorld) -> None:
     young, old = world.session("young", YOUNG), world.session("old", OLD)
     assert world.observer.observe(young).home_holder == "old"
     assert world.observer.observe(old).home_holder is None
 
 
-def test_pod_that_mounts_the_home_holds_it_against_older_sessions(world: World) -> None:
+def test_pod_that_mounts_the_home_holds_it_against_older_sessions(world: ObserverWorld) -> None:
     old, young = world.session("old", OLD), world.session("young", YOUNG)
     world.pod("young", "young", home_of(young))
     assert world.observer.observe(old).home_holder == "young"
     assert world.observer.observe(young).home_holder is None
 
 
-def test_pod_of_a_session_that_is_gone_still_holds_the_home(world: World) -> None:
+def test_pod_of_a_session_that_is_gone_still_holds_the_home(world: ObserverWorld) -> None:
     session = world.session("new")
     world.pod("ghost", "ghost", home_of(session))
     assert world.observer.observe(session).home_holder == "ghost"
 
 
-def test_reservation_counts_until_the_pod_is_seen(world: World) -> None:
+def test_reservation_counts_until_the_pod_is_seen(world: ObserverWorld) -> None:
     old, young = world.session("old", OLD), world.session("young", YOUNG)
     assert world.reservations.reserve(home_of(young), young.metadata.uid)
     assert world.observer.observe(old).home_holder == "young"
     assert world.observer.observe(young).home_holder is None
 
 
-def test_session_that_cannot_start_does_not_keep_others_from_the_home(world: World) -> None:
+def test_session_that_cannot_start_does_not_keep_others_from_the_home(world: ObserverWorld) -> None:
     world.session("greedy", OLD, resources={"memory": "64Gi"})
     world.session("hoarder", OLD, persistence={"size": "500Ti"})
     world.session("homeless", OLD, persistence={"enabled": False})
     assert world.observer.observe(world.session("young", YOUNG)).home_holder is None
 
 
-def test_session_with_an_existing_larger_home_keeps_it(world: World) -> None:
+def test_session_with_an_existing_larger_home_keeps_it(world: ObserverWorld) -> None:
     young = world.session("young", YOUNG)
     old = world.session("old", OLD, persistence={"size": "500Ti"})
     world.put(world.caches.claims, PersistentVolumeClaim, home_of(old))
     assert world.observer.observe(young).home_holder == "old"
 
 
-def test_other_users_and_other_templates_have_other_homes(world: World) -> None:
+def test_other_users_and_other_templates_have_other_homes(world: ObserverWorld) -> None:
     world.session("bobs", OLD, user="bob@example.com")
     world.session("other", OLD, template="other")
     assert world.observer.observe(world.session("young", YOUNG)).home_holder is None
 
 
-def a_shared_claim(world: World, session: VDISession) -> str:
+def a_shared_claim(world: ObserverWorld, session: VDISession) -> str:
     """The claim of the user's home, for several desktops at a time."""
     claim = home_names(session)[1]
     world.put(world.caches.claims, PersistentVolumeClaim, claim, spec={"accessModes": ["ReadWriteMany"]})
     return claim
 
 
-def test_desktops_of_two_templates_with_scope_user_have_one_home(world: World) -> None:
+def test_desktops_of_two_templates_with_scope_user_have_one_home(world: ObserverWorld) -> None:
     for name in ("cad", "office"):
         world.template(name, persistence={"scope": "User"})
     first, second = world.session("first", OLD, template="cad"), world.session("second", YOUNG, template="office")
@@ -191,7 +161,7 @@ def test_desktops_of_two_templates_with_scope_user_have_one_home(world: World) -
     assert world.observer.observe(other).home_holder is None
 
 
-def test_a_home_of_user_and_template_is_used_on_when_the_scope_becomes_user(world: World) -> None:
+def test_a_home_of_user_and_template_is_used_on_when_the_scope_becomes_user(world: ObserverWorld) -> None:
     world.template("cad", persistence={"scope": "User"})
     world.template("office", persistence={"scope": "User"})
     session = world.session("first", OLD, template="cad")
@@ -202,7 +172,7 @@ def test_a_home_of_user_and_template_is_used_on_when_the_scope_becomes_user(worl
     assert world.observer.observe(other).home_holder is None
 
 
-def test_a_home_with_read_write_many_is_held_by_no_desktop(world: World) -> None:
+def test_a_home_with_read_write_many_is_held_by_no_desktop(world: ObserverWorld) -> None:
     world.template("cad", persistence={"scope": "User", "accessMode": "ReadWriteMany"})
     first, second = world.session("first", OLD, template="cad"), world.session("second", YOUNG, template="cad")
     assert world.observer.observe(second).home_holder == "first", "until the claim is there"
@@ -210,14 +180,14 @@ def test_a_home_with_read_write_many_is_held_by_no_desktop(world: World) -> None
     assert world.observer.observe(second).home_holder is None
 
 
-def test_scope_session_gives_each_session_its_own_home(world: World) -> None:
+def test_scope_session_gives_each_session_its_own_home(world: ObserverWorld) -> None:
     world.template("cad", persistence={"scope": "Session"})
     world.session("first", OLD, template="cad")
     observed = world.observer.observe(world.session("second", YOUNG, template="cad"))
     assert (observed.home_claim, observed.home_holder) == ("second-home", None)
 
 
-def test_a_template_with_scope_user_wakes_desktops_of_other_templates(world: World) -> None:
+def test_a_template_with_scope_user_wakes_desktops_of_other_templates(world: ObserverWorld) -> None:
     world.template("cad", persistence={"scope": "User"})
     world.template("office", persistence={"scope": "User"})
     world.session("first", OLD, template="cad")
@@ -229,12 +199,12 @@ def test_a_template_with_scope_user_wakes_desktops_of_other_templates(world: Wor
     assert world.woken == {"first", "second"}
 
 
-def test_the_status_names_the_home_also_when_the_template_is_gone(world: World) -> None:
+def test_the_status_names_the_home_also_when_the_template_is_gone(world: ObserverWorld) -> None:
     session = world.session("first", template="gone", status={"homeClaim": "home-alice-1"})
     assert world.observer.observe(session).home_claim == "home-alice-1"
 
 
-def test_route_holds_its_host_against_older_sessions(world: World) -> None:
+def test_route_holds_its_host_against_older_sessions(world: ObserverWorld) -> None:
     old = world.session("old", OLD, hostname="desk")
     young = world.session("young", YOUNG, user="bob@example.com", hostname="desk")
     assert (world.host(young), world.host(old)) == (None, "desk")
@@ -242,7 +212,7 @@ def test_route_holds_its_host_against_older_sessions(world: World) -> None:
     assert (world.host(young), world.host(old)) == ("desk", None)
 
 
-def test_children_of_others_are_not_seen(world: World) -> None:
+def test_children_of_others_are_not_seen(world: ObserverWorld) -> None:
     session = world.session("alice")
     world.put(world.caches.secrets, Secret, "alice-auth")
     world.pod("alice", "somebody-else")
@@ -250,7 +220,7 @@ def test_children_of_others_are_not_seen(world: World) -> None:
     assert (observed.secret, observed.pod) == (None, None)
 
 
-def test_events_are_those_of_this_pod_and_its_home(world: World) -> None:
+def test_events_are_those_of_this_pod_and_its_home(world: ObserverWorld) -> None:
     session = world.session("alice")
     claim = home_of(session)
     pod = world.pod("alice", "alice", claim)
@@ -265,14 +235,14 @@ def test_events_are_those_of_this_pod_and_its_home(world: World) -> None:
     assert {event.reason for event in world.observer.observe(session).events} == {"now", "home"}
 
 
-def test_child_wakes_its_session(world: World) -> None:
+def test_child_wakes_its_session(world: ObserverWorld) -> None:
     world.pod("a", "alice")
     world.route("a", "bob", "x.vdi.localhost")
     world.put(world.caches.events, Event, "e", regarding={"kind": "Pod", "name": "a"})
     assert world.woken == {"alice", "bob"}
 
 
-def test_pod_on_its_way_wakes_its_session_soon_and_one_that_has_got_there_at_once(world: World) -> None:
+def test_pod_on_its_way_wakes_its_session_soon_and_one_that_has_got_there_at_once(world: ObserverWorld) -> None:
     words = map(str, count())
 
     def pod(phase: str, **metadata: str) -> None:
@@ -295,7 +265,7 @@ def test_pod_on_its_way_wakes_its_session_soon_and_one_that_has_got_there_at_onc
     assert world.woken == {"alice"}
 
 
-def test_template_wakes_its_sessions_when_its_spec_changes(world: World) -> None:
+def test_template_wakes_its_sessions_when_its_spec_changes(world: ObserverWorld) -> None:
     world.session("alice")
     world.session("bob", template="other")
     world.woken.clear()
@@ -305,7 +275,7 @@ def test_template_wakes_its_sessions_when_its_spec_changes(world: World) -> None
     assert world.woken == {"alice"}
 
 
-def test_end_of_a_pod_wakes_who_waits_for_its_home(world: World) -> None:
+def test_end_of_a_pod_wakes_who_waits_for_its_home(world: ObserverWorld) -> None:
     first = world.session("first")
     pod = world.pod("first", "first", home_of(first))
     world.session("second")
@@ -314,7 +284,7 @@ def test_end_of_a_pod_wakes_who_waits_for_its_home(world: World) -> None:
     assert world.woken == {"first", "second"}
 
 
-def test_end_of_a_route_wakes_who_waits_for_its_host(world: World) -> None:
+def test_end_of_a_route_wakes_who_waits_for_its_host(world: ObserverWorld) -> None:
     route = world.route("first", "first", "desk.vdi.localhost")
     world.session("second", hostname="desk")
     world.woken.clear()
@@ -322,7 +292,7 @@ def test_end_of_a_route_wakes_who_waits_for_its_host(world: World) -> None:
     assert world.woken == {"first", "second"}
 
 
-def test_end_of_a_session_wakes_its_rivals_and_is_forgotten(world: World) -> None:
+def test_end_of_a_session_wakes_its_rivals_and_is_forgotten(world: ObserverWorld) -> None:
     first = world.session("first")
     world.session("second")
     world.session("stranger", user="eve@example.com")
@@ -332,14 +302,14 @@ def test_end_of_a_session_wakes_its_rivals_and_is_forgotten(world: World) -> Non
     assert world.forgotten == ["first"]
 
 
-def test_home_wakes_all_who_share_it(world: World) -> None:
+def test_home_wakes_all_who_share_it(world: ObserverWorld) -> None:
     claim = home_of(world.session("first"))
     world.woken.clear()
     world.put(world.caches.claims, PersistentVolumeClaim, claim)
     assert world.woken == {"first"}
 
 
-def test_pod_is_known_by_its_owner_whatever_its_name(world: World) -> None:
+def test_pod_is_known_by_its_owner_whatever_its_name(world: ObserverWorld) -> None:
     session = world.session("alice")
     pod = world.pod("pool-x7k2p", "alice", node="node-1")
     observed = world.observer.observe(session)
@@ -350,7 +320,7 @@ def test_pod_is_known_by_its_owner_whatever_its_name(world: World) -> None:
     assert (observed.node, observed.node_lost) == (node, False)
 
 
-def test_of_several_pods_the_one_in_the_status_stays(world: World) -> None:
+def test_of_several_pods_the_one_in_the_status_stays(world: ObserverWorld) -> None:
     session = world.session("alice", status={"podName": "young"})
     world.pod("old", "alice", creationTimestamp=OLD)
     young = world.pod("young", "alice", creationTimestamp=YOUNG)
@@ -359,7 +329,7 @@ def test_of_several_pods_the_one_in_the_status_stays(world: World) -> None:
     assert [pod.metadata.name for pod in observed.extra_pods] == ["old"]
 
 
-def test_pod_that_we_deleted_is_reported_from_one_that_others_delete(world: World) -> None:
+def test_pod_that_we_deleted_is_reported_from_one_that_others_delete(world: ObserverWorld) -> None:
     theirs = world.session("alice", status={"podName": "alice"})
     pod = world.pod("alice", "alice", deletionTimestamp=YOUNG)
     observed = world.observer.observe(theirs)
@@ -371,7 +341,7 @@ def test_pod_that_we_deleted_is_reported_from_one_that_others_delete(world: Worl
     assert world.observer.observe(ours).pod == pod, "it was made a moment ago, and not by us deleted"
 
 
-def test_suspended_session_lends_its_home_and_keeps_its_host(world: World) -> None:
+def test_suspended_session_lends_its_home_and_keeps_its_host(world: ObserverWorld) -> None:
     url = "https://desk.vdi.localhost"
     world.session("first", OLD, hostname="desk", suspended=True, status={"url": url})
     second = world.session("second", YOUNG, hostname="desk")
@@ -391,7 +361,7 @@ def keyed(name: str, user: str = "alice@example.com") -> str:
     return host_label(namespace=NAMESPACE, session_name=name, user=user, key=KEY)
 
 
-def test_host_of_a_session_name_is_another_one_for_the_next_user(world: World) -> None:
+def test_host_of_a_session_name_is_another_one_for_the_next_user(world: ObserverWorld) -> None:
     mallorys = world.session("alice-small", user="mallory@example.com")
     host = world.host(mallorys)
     world.caches.sessions.observe_deleted(mallorys)
@@ -400,7 +370,7 @@ def test_host_of_a_session_name_is_another_one_for_the_next_user(world: World) -
     assert not world.hosts.needs_reservation(again, keyed("alice-small")), "no write for the usual case"
 
 
-def test_chosen_host_belongs_to_its_first_owner_without_any_session(world: World) -> None:
+def test_chosen_host_belongs_to_its_first_owner_without_any_session(world: ObserverWorld) -> None:
     world.reservation("desk", "mallory@example.com")
     session = world.session("first", hostname="desk")
     assert world.host(session) is None
@@ -409,7 +379,7 @@ def test_chosen_host_belongs_to_its_first_owner_without_any_session(world: World
     assert not world.hosts.needs_reservation(mallorys, "desk")
 
 
-def test_host_of_an_earlier_version_is_kept_unless_it_is_reserved_for_another(world: World) -> None:
+def test_host_of_an_earlier_version_is_kept_unless_it_is_reserved_for_another(world: ObserverWorld) -> None:
     session = world.session("first", status={"url": "https://first.vdi.localhost"})
     assert world.host(session) == "first"
     assert world.hosts.needs_reservation(session, "first")
@@ -421,17 +391,17 @@ def test_host_of_an_earlier_version_is_kept_unless_it_is_reserved_for_another(wo
     assert (world.host(session), world.host(others)) == (keyed("first"), "first")
 
 
-def test_route_of_an_earlier_version_counts_before_its_address_was_written(world: World) -> None:
+def test_route_of_an_earlier_version_counts_before_its_address_was_written(world: ObserverWorld) -> None:
     session = world.session("first")
     world.route("first", "first", "first.vdi.localhost")
     assert world.host(session) == "first"
 
 
-def test_refused_hostname_is_no_host(world: World) -> None:
+def test_refused_hostname_is_no_host(world: ObserverWorld) -> None:
     assert world.host(world.session("first", hostname="alice-5tq2mzk4")) == ""
 
 
-def test_reservation_wakes_all_who_ask_for_its_host(world: World) -> None:
+def test_reservation_wakes_all_who_ask_for_its_host(world: ObserverWorld) -> None:
     world.session("chosen", hostname="desk")
     world.session("earlier", status={"url": "https://earlier.vdi.localhost"})
     world.session("stranger", user="eve@example.com")
@@ -445,13 +415,13 @@ def test_reservation_wakes_all_who_ask_for_its_host(world: World) -> None:
     assert world.woken == {"chosen", "earlier"}
 
 
-def test_session_that_was_given_up_does_not_keep_others_from_the_home(world: World) -> None:
+def test_session_that_was_given_up_does_not_keep_others_from_the_home(world: ObserverWorld) -> None:
     failures = {"count": 6, "reason": "CrashLoop", "time": OLD, "generation": 1}
     world.session("broken", OLD, status={"failures": failures})
     assert world.observer.observe(world.session("young", YOUNG)).home_holder is None
 
 
-def test_node_wakes_its_sessions_when_it_goes_out_of_service_and_not_at_each_heartbeat(world: World) -> None:
+def test_node_wakes_its_sessions_when_it_goes_out_of_service_and_not_at_each_heartbeat(world: ObserverWorld) -> None:
     world.node("node-1")
     world.pod("a", "alice", node="node-1")
     world.pod("b", "bob", node="node-2")

@@ -5,7 +5,8 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from unit.operator.test_operator_queueing import NAMESPACE, World
+from unit.operator.operator_world import NAMESPACE
+from unit.operator.test_operator_queueing import QueueWorld
 from vdi.kube.errors import Forbidden
 from vdi.kube.transport import Client
 from vdi.operator.context import ClusterContext
@@ -40,7 +41,7 @@ class FakeServer:
         self.requests.append(f"delete {name}")
 
 
-class Stage(World):
+class PlaceholderWorld(QueueWorld):
     """A full cluster, and the placeholders' pass."""
 
     def __init__(self, gpus: int = 1, **settings: Any) -> None:
@@ -63,98 +64,98 @@ class Stage(World):
 
 
 async def test_a_placeholder_for_each_session_that_waits_and_none_when_it_has_gone() -> None:
-    stage = Stage()
-    (running,) = stage.fill(1)
-    assert await stage.sync() == []
-    waiting = [stage.session(f"w{number}") for number in range(2)]
-    assert all(stage.request(session) for session in waiting)
-    assert await stage.sync() == ["create 0", "create 1"]
-    assert await stage.sync() == [], "nothing is requested twice"
-    stage.remove(stage.caches.pods, running)
-    assert stage.request(waiting[0]) is None
-    assert await stage.sync() == ["delete 1"]
-    stage.admission.withdraw("uid-w1")
-    assert await stage.sync() == ["delete 0"]
-    assert stage.pods() == []
+    world = PlaceholderWorld()
+    (running,) = world.fill(1)
+    assert await world.sync() == []
+    waiting = [world.session(f"w{number}") for number in range(2)]
+    assert all(world.request(session) for session in waiting)
+    assert await world.sync() == ["create 0", "create 1"]
+    assert await world.sync() == [], "nothing is requested twice"
+    world.remove(world.caches.pods, running)
+    assert world.request(waiting[0]) is None
+    assert await world.sync() == ["delete 1"]
+    world.admission.withdraw("uid-w1")
+    assert await world.sync() == ["delete 0"]
+    assert world.pods() == []
 
 
 async def test_no_more_placeholders_than_the_limit() -> None:
-    stage = Stage(max_placeholders=2)
-    stage.fill(1)
-    assert all(stage.request(stage.session(f"w{number}")) for number in range(5))
-    assert await stage.sync() == ["create 0", "create 1"]
+    world = PlaceholderWorld(max_placeholders=2)
+    world.fill(1)
+    assert all(world.request(world.session(f"w{number}")) for number in range(5))
+    assert await world.sync() == ["create 0", "create 1"]
 
 
 async def test_headroom_is_kept_without_anyone_who_waits() -> None:
-    stage = Stage(headroom={"desktop": 2, "unknown": 3})
-    assert await stage.sync() == ["create 0", "create 1"]
-    assert stage.node_requests == {}, "no session waits"
+    world = PlaceholderWorld(headroom={"desktop": 2, "unknown": 3})
+    assert await world.sync() == ["create 0", "create 1"]
+    assert world.node_requests == {}, "no session waits"
 
 
 async def test_a_new_operator_deletes_what_no_one_needs() -> None:
-    stage = Stage()
-    stage.put(
-        stage.caches.placeholders,
+    world = PlaceholderWorld()
+    world.put(
+        world.caches.placeholders,
         Pod,
         "placeholder-old-0",
         metadata={"namespace": PLACE, "labels": {"vdi.kasm.io/placeholder": "old"}},
     )
-    assert await stage.sync() == ["delete 0"]
+    assert await world.sync() == ["delete 0"]
 
 
 async def test_a_refusal_is_tried_again_after_a_pause_and_does_not_stop_the_operator() -> None:
-    stage = Stage()
-    stage.fill(1)
-    assert stage.request(stage.session("w"))
-    stage.server.refusal = Forbidden(403, "Forbidden", 'no PriorityClass with name "low" was found')
-    result = await stage.placeholders.reconcile(PLACEHOLDERS)
+    world = PlaceholderWorld()
+    world.fill(1)
+    assert world.request(world.session("w"))
+    world.server.refusal = Forbidden(403, "Forbidden", 'no PriorityClass with name "low" was found')
+    result = await world.placeholders.reconcile(PLACEHOLDERS)
     assert result.requeue_after == 30.0
-    stage.server.refusal = None
-    assert await stage.sync() == ["create 0"]
+    world.server.refusal = None
+    assert await world.sync() == ["create 0"]
 
 
 async def test_the_session_says_what_the_autoscaler_says() -> None:
-    stage = Stage()
-    stage.fill(1)
-    session = stage.session("w")
-    before = stage.request(session)
+    world = PlaceholderWorld()
+    world.fill(1)
+    session = world.session("w")
+    before = world.request(session)
     assert before and not before.queue.node_request_time
-    await stage.sync()
-    waiting = stage.request(session)
+    await world.sync()
+    waiting = world.request(session)
     assert waiting and waiting.blocked.message.endswith("A node was requested at 08:00:00 UTC.")
     assert waiting.queue.node_request_time == "2026-11-20T08:00:00Z"
-    (pod,) = stage.pods()
-    stage.put(
-        stage.caches.autoscaler_events,
+    (pod,) = world.pods()
+    world.put(
+        world.caches.autoscaler_events,
         AutoscalerEvent,
         "e",
         regarding={"kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid},
         reason="TriggeredScaleUp",
     )
-    assert await stage.sync() == []
-    waiting = stage.request(session)
+    assert await world.sync() == []
+    waiting = world.request(session)
     assert waiting and waiting.blocked.message.endswith("A node is being added (requested at 08:00:00 UTC).")
 
 
 async def test_a_session_that_no_node_of_today_can_take_stands_in_line() -> None:
-    stage = Stage(gpus=0)
-    session = stage.session("w")
-    assert stage.reported(session) == (1, "NoGPUs")
-    home = stage.put(stage.caches.claims, PersistentVolumeClaim, "home", spec={"volumeName": "v"})
+    world = PlaceholderWorld(gpus=0)
+    session = world.session("w")
+    assert world.reported(session) == (1, "NoGPUs")
+    home = world.put(world.caches.claims, PersistentVolumeClaim, "home", spec={"volumeName": "v"})
     terms = [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["n1"]}]}]
     affinity = {"required": {"nodeSelectorTerms": terms}}
-    stage.put(stage.caches.volumes, PersistentVolume, "v", spec={"nodeAffinity": affinity})
-    waiting = stage.request(session, home)
+    world.put(world.caches.volumes, PersistentVolume, "v", spec={"nodeAffinity": affinity})
+    waiting = world.request(session, home)
     assert waiting and (waiting.queue.position, waiting.queue.reason) == (0, "NoGPUs"), "its home is on one machine"
-    assert await stage.sync() == []
+    assert await world.sync() == []
 
 
 @pytest.mark.parametrize("change", ["none", "settings"])
 async def test_nothing_is_sent_while_nothing_changes(change: str) -> None:
-    stage = Stage()
-    stage.fill(1)
-    assert stage.request(stage.session("w"))
-    await stage.sync()
+    world = PlaceholderWorld()
+    world.fill(1)
+    assert world.request(world.session("w"))
+    await world.sync()
     if change == "settings":
-        stage.template = stage.put(stage.caches.templates, type(stage.template), "desktop", spec={"image": "j"})
-    assert await stage.sync() == []
+        world.template = world.put(world.caches.templates, type(world.template), "desktop", spec={"image": "j"})
+    assert await world.sync() == []

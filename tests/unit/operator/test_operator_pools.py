@@ -5,24 +5,20 @@ import base64
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from functools import partial
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
 
-from support.clock import FakeClock
 from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
+from unit.operator.operator_world import NAMESPACE as NS
+from unit.operator.operator_world import OperatorWorld
 from vdi.kube.errors import ConnectionFailed, ServerError
-from vdi.kube.events import EventRecorder
-from vdi.kube.meta import ObjectReference
 from vdi.kube.resource import PODS
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
-from vdi.operator.caches import Caches
-from vdi.operator.context import ClusterContext
 from vdi.operator.controllers.pool import PoolController
 from vdi.operator.owned_resources import OwnedResource
 from vdi.operator.pool_desktops import PoolDesktops
@@ -34,33 +30,29 @@ from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.observed import Pod, Secret
 from vdi.session.pool import fingerprint
 
-NS = "vdi-sessions"
 SETTINGS = ClusterSettings()
 TEMPLATE = {"image": "registry.example.com/desktop:1", "persistence": {"enabled": False}}
 
 
-class World:
+class PoolWorld(OperatorWorld):
     """Caches over an API server, one template, one node, one pool; and what was said, woken and refused."""
 
     def __init__(self, api: FakeApi, client: Client) -> None:
-        self.api, self.clock = api, FakeClock(datetime(2026, 11, 20, 9, tzinfo=UTC))
-        self.caches = Caches(client, NS, self.clock)
-        self.said: list[tuple[str, str, str]] = []
-        recorder = cast(EventRecorder, SimpleNamespace(emit=self._emit))
+        super().__init__(client, start=datetime(2026, 11, 20, 9, tzinfo=UTC))
+        self.api = api
         self.due: set[str] = set()
-        cluster = ClusterContext(client, self.caches, SETTINGS, self.clock, NS)
-        self.pools = Pools(cluster, recorder, lambda name, _: self.due.add(name))
+        self.pools = Pools(self.cluster, self.recorder, lambda name, _: self.due.add(name))
         self.room: list[Blocked | None] = []
         self.asked: list[str] = []
         self.withdrawn: list[str] = []
         self.tokens = 0
         uncertain_creates = UncertainCreates(OwnedResource(client, PODS, Pod, self.caches.pods))
         desktops = PoolDesktops(
-            cluster, pools=self.pools, queue=self, uncertain_creates=uncertain_creates, new_token=self._token
+            self.cluster, pools=self.pools, queue=self, uncertain_creates=uncertain_creates, new_token=self._token
         )
         self.woken: list[tuple[str, str]] = []
         self.controller = PoolController(
-            cluster,
+            self.cluster,
             pools=self.pools,
             desktops=desktops,
             enqueue=lambda name, _: self.due.add(name),
@@ -70,9 +62,6 @@ class World:
     def _token(self) -> str:
         self.tokens += 1
         return f"token-{self.tokens}"
-
-    def _emit(self, subject: ObjectReference, _kind: str, reason: str, note: str, _action: str) -> None:
-        self.said.append((subject.name, reason, note))
 
     def request_for_pool(self, pod: str, desktop: Desktop) -> Blocked | None:
         self.asked.append(pod)
@@ -155,9 +144,9 @@ class World:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def world() -> AsyncIterator[PoolWorld]:
     async with fake_api() as api, Client(api.config(), field_manager="vdi-operator", retry=NO_RETRY) as client:
-        world = World(api, client)
+        world = PoolWorld(api, client)
         world.template()
         world.node()
         world.pool(2)
@@ -171,7 +160,7 @@ async def world() -> AsyncIterator[World]:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_pool_starts_its_desktops_each_with_a_secret_that_it_owns(world: World) -> None:
+async def test_pool_starts_its_desktops_each_with_a_secret_that_it_owns(world: PoolWorld) -> None:
     names = await world.fill()
     assert len(names) == 2 and set(names) == set(world.live("pods")) == set(world.asked)
     for name in names:
@@ -187,7 +176,7 @@ async def test_pool_starts_its_desktops_each_with_a_secret_that_it_owns(world: W
     )
 
 
-async def test_claimed_desktop_is_the_same_pod_with_another_owner(world: World) -> None:
+async def test_claimed_desktop_is_the_same_pod_with_another_owner(world: PoolWorld) -> None:
     names = await world.fill()
     before = {name: world.live("pods")[name] for name in names}
     made = world.session()
@@ -213,7 +202,7 @@ async def test_claimed_desktop_is_the_same_pod_with_another_owner(world: World) 
     assert (world.status["ready"], world.status["claimed"], len(world.live("pods"))) == (2, 1, 3)
 
 
-async def test_pool_lets_people_claim_before_it_fills_up(world: World) -> None:
+async def test_pool_lets_people_claim_before_it_fills_up(world: PoolWorld) -> None:
     await world.fill()
     world.session()
     assert await world.claim()
@@ -227,7 +216,7 @@ async def test_pool_lets_people_claim_before_it_fills_up(world: World) -> None:
     assert len(world.live("pods")) == 3
 
 
-async def test_two_sessions_that_want_the_last_desktop_do_not_both_get_it(world: World) -> None:
+async def test_two_sessions_that_want_the_last_desktop_do_not_both_get_it(world: PoolWorld) -> None:
     world.pool(1)
     await world.fill()
     world.session("alice")
@@ -237,7 +226,7 @@ async def test_two_sessions_that_want_the_last_desktop_do_not_both_get_it(world:
     assert await world.claim("bob") is None or await world.claim("alice") is None
 
 
-async def test_pod_that_changed_meanwhile_is_claimed_as_it_is_now(world: World) -> None:
+async def test_pod_that_changed_meanwhile_is_claimed_as_it_is_now(world: PoolWorld) -> None:
     await world.fill()
     world.session()
     world.api.faults.append(("PATCH", refusal(409, "Conflict")))
@@ -246,7 +235,7 @@ async def test_pod_that_changed_meanwhile_is_claimed_as_it_is_now(world: World) 
     assert world.api.count("GET") > 0
 
 
-async def test_pod_that_became_unready_meanwhile_is_not_claimed(world: World) -> None:
+async def test_pod_that_became_unready_meanwhile_is_not_claimed(world: PoolWorld) -> None:
     world.pool(1)
     (name,) = await world.fill()
     world.session()
@@ -262,7 +251,7 @@ async def test_pod_that_became_unready_meanwhile_is_not_claimed(world: World) ->
 
 
 @pytest.mark.parametrize("is_retried", [True, False])
-async def test_lost_answer_to_a_claim_does_no_harm(world: World, is_retried: bool) -> None:
+async def test_lost_answer_to_a_claim_does_no_harm(world: PoolWorld, is_retried: bool) -> None:
     """The patch was executed, its answer lost: a second try meets a newer version, which is ours already."""
     world.pool(1)
     (name,) = await world.fill()
@@ -286,7 +275,7 @@ async def test_lost_answer_to_a_claim_does_no_harm(world: World, is_retried: boo
 
 
 @pytest.mark.parametrize("change", ["cordoned", "other-template", "home"])
-async def test_desktop_that_does_not_fit_is_not_given_away(world: World, change: str) -> None:
+async def test_desktop_that_does_not_fit_is_not_given_away(world: PoolWorld, change: str) -> None:
     await world.fill()
     if change == "cordoned":
         world.node(cordoned=True)
@@ -299,7 +288,7 @@ async def test_desktop_that_does_not_fit_is_not_given_away(world: World, change:
     assert reported == ([("alice", "NotFromPool")] if change == "home" else []), "once"
 
 
-async def test_session_with_a_password_keeps_it(world: World) -> None:
+async def test_session_with_a_password_keeps_it(world: PoolWorld) -> None:
     """It was suspended, or has lost its pod: its Secret is there, and its users know what is in it."""
     await world.fill()
     world.session()
@@ -308,7 +297,7 @@ async def test_session_with_a_password_keeps_it(world: World) -> None:
     assert [reason for _, reason, _ in world.said] == ["NotFromPool"]
 
 
-async def test_credentials_are_those_that_the_desktop_was_started_with(world: World) -> None:
+async def test_credentials_are_those_that_the_desktop_was_started_with(world: PoolWorld) -> None:
     world.pool(1)
     (name,) = await world.fill()
     secret = world.live("secrets")[f"{name}-auth"]
@@ -328,7 +317,7 @@ async def test_credentials_are_those_that_the_desktop_was_started_with(world: Wo
     assert await world.pools.credentials(pod) is None
 
 
-async def test_pool_without_room_says_so_and_gives_way_to_people(world: World) -> None:
+async def test_pool_without_room_says_so_and_gives_way_to_people(world: PoolWorld) -> None:
     world.room = [Blocked("GPUsBusy", "All 8 GPUs are taken.")] * 9
     await world.fill()
     assert world.live("pods") == {}
@@ -344,7 +333,7 @@ async def test_pool_without_room_says_so_and_gives_way_to_people(world: World) -
     assert set(world.live("pods")) == {names[1]}
 
 
-async def test_desktop_that_was_claimed_unseen_is_not_removed(world: World) -> None:
+async def test_desktop_that_was_claimed_unseen_is_not_removed(world: PoolWorld) -> None:
     """The last claim of the leader before, which our caches have not seen yet."""
     world.pool(1)
     (name,) = await world.fill()
@@ -357,7 +346,7 @@ async def test_desktop_that_was_claimed_unseen_is_not_removed(world: World) -> N
     assert name in world.live("pods")
 
 
-async def test_outdated_desktop_makes_room_for_a_new_one(world: World) -> None:
+async def test_outdated_desktop_makes_room_for_a_new_one(world: PoolWorld) -> None:
     names = await world.fill()
     world.template(image="registry.example.com/desktop:2")
     await world.synced()
@@ -373,7 +362,7 @@ async def test_outdated_desktop_makes_room_for_a_new_one(world: World) -> None:
     assert {pod["spec"]["containers"][0]["image"][-1] for pod in world.live("pods").values()} == {"2"}
 
 
-async def test_desktops_that_fail_are_not_made_again_at_once(world: World) -> None:
+async def test_desktops_that_fail_are_not_made_again_at_once(world: PoolWorld) -> None:
     world.pool(1)
     (name,) = await world.fill()
     world.api.put("pods", name, namespace=NS, status={"phase": "Failed", "reason": "Evicted"})
@@ -386,7 +375,7 @@ async def test_desktops_that_fail_are_not_made_again_at_once(world: World) -> No
     assert len(await world.fill()) == 1
 
 
-async def test_desktop_without_a_secret_gets_one(world: World) -> None:
+async def test_desktop_without_a_secret_gets_one(world: PoolWorld) -> None:
     """The operator was killed between the two writes."""
     world.pool(1)
     await world.synced()
@@ -402,7 +391,7 @@ async def test_desktop_without_a_secret_gets_one(world: World) -> None:
     assert set(world.live("secrets")) == {f"{name}-auth"}
 
 
-async def test_deleted_pool_takes_its_desktops_with_it_but_not_the_claimed_ones(world: World) -> None:
+async def test_deleted_pool_takes_its_desktops_with_it_but_not_the_claimed_ones(world: PoolWorld) -> None:
     await world.fill()
     world.session()
     claimed = await world.claim()
@@ -413,7 +402,7 @@ async def test_deleted_pool_takes_its_desktops_with_it_but_not_the_claimed_ones(
     assert list(world.live("pods")) == [claimed.metadata.name]
 
 
-async def test_refused_pod_is_said_and_its_room_given_back(world: World) -> None:
+async def test_refused_pod_is_said_and_its_room_given_back(world: PoolWorld) -> None:
     world.pool(1)
     await world.synced()
     forbidden = refusal(403, "Forbidden")
@@ -424,7 +413,7 @@ async def test_refused_pod_is_said_and_its_room_given_back(world: World) -> None
     assert result.requeue_after == 30.0
 
 
-async def test_trouble_gives_room_back_once_it_is_known_that_nothing_was_made(world: World) -> None:
+async def test_trouble_gives_room_back_once_it_is_known_that_nothing_was_made(world: PoolWorld) -> None:
     await world.synced()
     world.api.faults.append(("POST", refusal(500, "trouble")))
     with pytest.raises(ServerError):
@@ -441,14 +430,14 @@ async def test_trouble_gives_room_back_once_it_is_known_that_nothing_was_made(wo
     assert world.withdrawn == [name for name in asked if name != other]
 
 
-async def test_whoever_waits_is_woken_when_a_desktop_that_fits_is_ready(world: World) -> None:
+async def test_whoever_waits_is_woken_when_a_desktop_that_fits_is_ready(world: PoolWorld) -> None:
     world.session("with-home", persistence={"enabled": True})
     world.session("waiting")
     await world.fill()
     assert set(world.woken) == {(NS, "waiting")}
 
 
-async def test_node_template_and_desktops_call_for_work(world: World) -> None:
+async def test_node_template_and_desktops_call_for_work(world: PoolWorld) -> None:
     await world.fill()
     changes: tuple[Callable[[], None], ...] = (
         lambda: world.node(cordoned=True),
@@ -463,7 +452,7 @@ async def test_node_template_and_desktops_call_for_work(world: World) -> None:
         assert world.due == {"warm"}
 
 
-async def test_claimed_desktop_fits_exactly(world: World) -> None:
+async def test_claimed_desktop_fits_exactly(world: PoolWorld) -> None:
     await world.fill()
     (pod, *_) = world.pools.waiting_in("warm")
     world.session()

@@ -1,20 +1,12 @@
 """The queue on the operator's own stores, filled by hand: who goes, who is woken, what they are told."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-import msgspec
 import pytest
 
-from support.clock import FakeClock
+from unit.operator.operator_world import NAMESPACE, OperatorWorld
 from vdi.api.session import VDISession
-from vdi.api.template import VDITemplate
-from vdi.kube.store import Store
-from vdi.kube.transport import Client
-from vdi.operator.caches import Caches
-from vdi.operator.context import ClusterContext
 from vdi.operator.ports import Waiting
 from vdi.operator.queueing import QueueManager
 from vdi.session.autoscaling import NodeRequest
@@ -25,52 +17,31 @@ from vdi.session.effective import Desktop, resolve
 from vdi.session.identity import USER_ANNOTATION
 from vdi.session.observed import Node, PersistentVolumeClaim, Pod
 
-NAMESPACE = "vdi-sessions"
 GPU = "nvidia.com/gpu"
 
 
-class World:
+class QueueWorld(OperatorWorld):
     """One node with GPUs, and the queue in front of it: its first look is at the first ask."""
 
     def __init__(self, gpus: int = 2, *, autoscaled: bool = False, **settings: Any) -> None:
-        self.clock = FakeClock(datetime(2026, 11, 20, 8, tzinfo=UTC))
-        self.caches = Caches(cast(Client, SimpleNamespace(field_manager="vdi-operator")), NAMESPACE, self.clock)
+        super().__init__(**settings)
         self.woken: list[str] = []
         self.yielded: list[str] = []
         self.waited: list[float] = []
         self.node_requests: dict[Demand, NodeRequest] = {}
-        self._version = 0
-        chosen = ClusterSettings(**settings)
-        cluster = ClusterContext(cast(Client, None), self.caches, chosen, self.clock, NAMESPACE)
         self.admission = QueueManager(
-            cluster,
+            self.cluster,
             weights={},
             node_requests=self.node_requests if autoscaled else None,
             on_admitted=self.waited.append,
             enqueue=lambda key: self.woken.append(key[1]),
             yield_capacity=self._yield,
         )
-        self.template = self.put(self.caches.templates, VDITemplate, "desktop", spec={"image": "i"})
+        self.template = self.put_template()
         self.node("n1", gpus)
 
     def _yield(self, pods: Iterable[Pod]) -> None:
         self.yielded += [pod.metadata.name for pod in pods]
-
-    def put(self, store: Store[Any], kind: type[Any], name: str, **fields: Any) -> Any:
-        self._version += 1
-        namespace = "" if kind in (VDITemplate, Node, PersistentVolume) else NAMESPACE
-        metadata = {"name": name, "namespace": namespace, "uid": f"uid-{name}", "resourceVersion": str(self._version)}
-        obj = msgspec.convert({**fields, "metadata": metadata | fields.pop("metadata", {})}, kind)
-        store.observe(obj)
-        return obj
-
-    def remove(self, store: Store[Any], obj: Any) -> None:
-        self._version += 1
-        store.observe_deleted(
-            msgspec.structs.replace(
-                obj, metadata=msgspec.structs.replace(obj.metadata, resource_version=str(self._version))
-            )
-        )
 
     def node(self, name: str, gpus: int = 2, **spec: Any) -> Node:
         status = {
@@ -78,17 +49,10 @@ class World:
             "conditions": [{"type": "Ready", "status": "True"}],
         }
         labels = {"kubernetes.io/hostname": name}
-        return cast(
-            Node, self.put(self.caches.nodes, Node, name, metadata={"labels": labels}, spec=spec, status=status)
-        )
+        return self.put(self.caches.nodes, Node, name, metadata={"labels": labels}, spec=spec, status=status)
 
     def session(self, name: str, *, status: dict[str, Any] | None = None, **spec: Any) -> VDISession:
-        body = {"user": f"{name}@x.yz", "template": "desktop", **spec}
-        made = {"creationTimestamp": self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")}
-        return cast(
-            VDISession,
-            self.put(self.caches.sessions, VDISession, name, metadata=made, spec=body, status=status or {}),
-        )
+        return self.put_session(name, status=status, **{"user": f"{name}@x.yz"} | spec)
 
     def request(self, session: VDISession, home: PersistentVolumeClaim | None = None) -> Waiting | None:
         desktop = resolve(session, self.template, ClusterSettings())
@@ -96,20 +60,14 @@ class World:
         return self.admission.request(session, desktop, home)
 
     def pod(self, name: str, *, owner: str = "", node: str = "n1", gpu: int = 1, **fields: Any) -> Pod:
-        references: list[dict[str, Any]] = []
-        if owner:
-            references = [{"apiVersion": "v", "kind": "VDISession", "name": owner, "uid": f"uid-{owner}"}]
-        elif fields.pop("pool", False):
-            references = [
-                {"apiVersion": "v", "kind": "VDIPool", "name": "p", "uid": "uid-p", "controller": True},
-            ]
-        metadata = {"ownerReferences": references, "annotations": {USER_ANNOTATION: f"{owner}@x.yz"}}
+        metadata: dict[str, Any] = {"annotations": {USER_ANNOTATION: f"{owner}@x.yz"}}
+        if fields.pop("pool", False):
+            pool = {"apiVersion": "v", "kind": "VDIPool", "name": "p", "uid": "uid-p", "controller": True}
+            metadata["ownerReferences"] = [pool]
         requests = {"cpu": "250m", "memory": "1Gi", GPU: str(gpu)}
         spec = {"nodeName": node, "containers": [{"resources": {"requests": requests}}]}
-        return cast(
-            Pod,
-            self.put(self.caches.pods, Pod, name, metadata=metadata | fields.pop("metadata", {}), spec=spec, **fields),
-        )
+        metadata |= fields.pop("metadata", {})
+        return self.put(self.caches.pods, Pod, name, owner, metadata=metadata, spec=spec, **fields)
 
     def fill(self, count: int) -> list[Pod]:
         """Desktops that run already."""
@@ -122,7 +80,7 @@ class World:
 
 
 def test_whoever_fits_goes_and_the_room_is_kept_until_the_pod_is_seen() -> None:
-    world = World(gpus=1)
+    world = QueueWorld(gpus=1)
     first, second = world.session("first"), world.session("second")
     assert world.request(first) is None
     assert world.reported(second) == (1, "GPUsBusy")
@@ -137,13 +95,13 @@ def test_whoever_fits_goes_and_the_room_is_kept_until_the_pod_is_seen() -> None:
 
 
 def test_where_kueue_admits_desktops_no_session_waits_here() -> None:
-    world = World(gpus=0, kueue_local_queue="desktops")
+    world = QueueWorld(gpus=0, kueue_local_queue="desktops")
     assert world.request(world.session("first")) is None
     assert world.admission.waits() == []
 
 
 def test_withdrawn_room_goes_to_the_next() -> None:
-    world = World(gpus=1)
+    world = QueueWorld(gpus=1)
     world.request(world.session("first"))
     second = world.session("second")
     assert world.request(second)
@@ -155,7 +113,7 @@ def test_withdrawn_room_goes_to_the_next() -> None:
 
 
 def test_a_run_whose_pod_is_replaced_keeps_its_room() -> None:
-    world = World(gpus=1)
+    world = QueueWorld(gpus=1)
     running, waiting = world.session("running"), world.session("waiting")
     assert world.request(running) is None
     pod = world.pod("running", owner="running")
@@ -171,7 +129,7 @@ def test_a_run_whose_pod_is_replaced_keeps_its_room() -> None:
 
 @pytest.mark.parametrize("change", [{"suspended": True}, {"resources": {"gpu": 1, "cpu": "1", "memory": "99Ti"}}])
 def test_who_is_suspended_or_requests_what_cannot_be_keeps_no_room(change: dict[str, Any]) -> None:
-    world = World(gpus=1)
+    world = QueueWorld(gpus=1)
     running, waiting = world.session("running"), world.session("waiting")
     assert world.request(running) is None
     pod = world.pod("running", owner="running")
@@ -182,7 +140,7 @@ def test_who_is_suspended_or_requests_what_cannot_be_keeps_no_room(change: dict[
 
 
 def test_no_room_is_kept_on_a_node_that_is_closed() -> None:
-    world = World(gpus=1)
+    world = QueueWorld(gpus=1)
     world.node("n2", 1)
     running, waiting = world.session("running"), world.session("waiting")
     assert world.request(running) is None
@@ -195,7 +153,7 @@ def test_no_room_is_kept_on_a_node_that_is_closed() -> None:
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
 def test_a_pod_that_has_ended_takes_no_room(phase: str) -> None:
-    world = World(gpus=1)
+    world = QueueWorld(gpus=1)
     (pod,) = world.fill(1)
     waiting = world.session("waiting")
     assert world.request(waiting)
@@ -205,7 +163,7 @@ def test_a_pod_that_has_ended_takes_no_room(phase: str) -> None:
 
 def test_others_count_wherever_they_are() -> None:
     for name in ("foreign_pods", "foreign_pods_elsewhere"):
-        world = World(gpus=1)
+        world = QueueWorld(gpus=1)
         store = getattr(world.caches, name)
         spec = {"nodeName": "n1", "containers": [{"resources": {"requests": {GPU: "1"}}}]}
         theirs = world.put(store, ForeignPod, "training", spec=spec)
@@ -216,7 +174,7 @@ def test_others_count_wherever_they_are() -> None:
 
 
 def test_heartbeats_of_a_node_are_no_news() -> None:
-    world = World(gpus=1)
+    world = QueueWorld(gpus=1)
     before = world.admission._queue.changes
     world.node("n1", 1)
     assert world.admission._queue.changes == before
@@ -230,7 +188,7 @@ def waited_since(moment: str, place: int) -> dict[str, Any]:
 
 
 def test_after_a_restart_everybody_has_waited_as_long_as_before() -> None:
-    world = World(gpus=1)
+    world = QueueWorld(gpus=1)
     world.fill(1)
     second = world.session("second", status=waited_since("2026-11-20T07:00:00Z", 2))
     first = world.session("first", status=waited_since("2026-11-20T07:00:00Z", 1))
@@ -243,14 +201,14 @@ def test_after_a_restart_everybody_has_waited_as_long_as_before() -> None:
 
 
 def test_no_one_new_is_let_in_before_those_who_waited_when_the_operator_went() -> None:
-    world = World(gpus=1)
+    world = QueueWorld(gpus=1)
     world.session("waiting", status=waited_since("2026-11-20T07:00:00Z", 1))
     assert world.request(world.session("newcomer"))
     assert world.woken == ["waiting"]
 
 
 def test_whoever_came_while_no_operator_was_there_has_waited_since_then() -> None:
-    world = World(gpus=0)
+    world = QueueWorld(gpus=0)
     early = world.session("early")
     world.clock.forward(minutes=5)
     world.request(early)
@@ -260,13 +218,13 @@ def test_whoever_came_while_no_operator_was_there_has_waited_since_then() -> Non
 
 
 def test_pods_that_are_on_no_node_yet_are_reckoned_with_after_a_restart() -> None:
-    world = World(gpus=1)
+    world = QueueWorld(gpus=1)
     world.pod("made", owner="made", node="")
     assert world.request(world.session("waiting"))
 
 
 def test_places_further_back_are_reported_again_only_when_it_counts() -> None:
-    world = World(gpus=0)
+    world = QueueWorld(gpus=0)
     world.node("n1", 1)
     pods = world.fill(1)
     sessions = [world.session(f"s{number:02}") for number in range(40)]
@@ -284,7 +242,7 @@ def test_places_further_back_are_reported_again_only_when_it_counts() -> None:
 
 
 async def test_those_whose_place_has_changed_are_woken() -> None:
-    world = World(gpus=1)
+    world = QueueWorld(gpus=1)
     world.fill(1)
     sessions = [world.session(f"s{number}") for number in range(3)]
     for session in sessions:
@@ -295,7 +253,7 @@ async def test_those_whose_place_has_changed_are_woken() -> None:
 
 
 async def test_room_that_no_one_fetches_is_given_back() -> None:
-    world = World(gpus=1)
+    world = QueueWorld(gpus=1)
     pods = world.fill(1)
     first, second = world.session("first"), world.session("second")
     world.request(first)
@@ -309,7 +267,7 @@ async def test_room_that_no_one_fetches_is_given_back() -> None:
 
 
 def test_a_home_ties_to_the_node_of_its_volume() -> None:
-    world = World(gpus=1)
+    world = QueueWorld(gpus=1)
     world.node("n2", 1)
     expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": ["n2"]}
     terms = [{"matchExpressions": [expression]}]
@@ -324,7 +282,7 @@ def test_a_home_ties_to_the_node_of_its_volume() -> None:
 
 
 def test_desktops_of_pools_make_room_for_people_and_for_no_more_than_wait() -> None:
-    world = World(gpus=3)
+    world = QueueWorld(gpus=3)
     for number in range(3):
         world.pod(f"pool-{number}", pool=True)
     first, second = world.session("first"), world.session("second")
@@ -341,7 +299,7 @@ def test_desktops_of_pools_make_room_for_people_and_for_no_more_than_wait() -> N
 
 
 def test_pools_are_refused_where_people_wait() -> None:
-    world = World(gpus=1)
+    world = QueueWorld(gpus=1)
     session = world.session("one")
     desktop = resolve(session, world.template, ClusterSettings())
     assert isinstance(desktop, Desktop)
@@ -357,7 +315,7 @@ def test_pools_are_refused_where_people_wait() -> None:
 
 
 def test_a_session_that_got_a_pools_desktop_stands_in_line_no_more() -> None:
-    world = World(gpus=1)
+    world = QueueWorld(gpus=1)
     pod = world.pod("pool-1", pool=True)
     session = world.session("alice")
     assert world.request(session)

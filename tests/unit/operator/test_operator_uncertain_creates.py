@@ -24,7 +24,7 @@ from vdi.session.identity import MANAGED_BY
 from vdi.session.observed import Pod
 
 
-class Stage:
+class UnwatchedPods:
     """An API server and what is known of its pods, which no one watches."""
 
     def __init__(self, api: FakeApi, client: Client) -> None:
@@ -37,47 +37,47 @@ class Stage:
 
 
 @pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
+async def unwatched() -> AsyncIterator[UnwatchedPods]:
     async with fake_api() as api, Client(api.config(), field_manager="vdi-operator") as client:
-        yield Stage(api, client)
+        yield UnwatchedPods(api, client)
 
 
-async def test_no_one_is_asked_when_every_answer_came(stage: Stage) -> None:
-    assert await stage.uncertain_creates.settle("uid-1", "ns") == []
-    assert stage.asked() == 0
+async def test_no_one_is_asked_when_every_answer_came(unwatched: UnwatchedPods) -> None:
+    assert await unwatched.uncertain_creates.settle("uid-1", "ns") == []
+    assert unwatched.asked() == 0
 
 
-async def test_what_is_there_is_known_afterwards(stage: Stage) -> None:
-    stage.api.put("pods", "made", metadata={"labels": MANAGED_BY})
-    stage.uncertain_creates.add("uid-1", "made")
-    stage.uncertain_creates.add("uid-1", "not-made")
-    stage.uncertain_creates.add("uid-2", "of-another")
-    assert await stage.uncertain_creates.settle("uid-1", "ns") == ["made", "not-made"]
-    assert [pod.metadata.name for pod in stage.pods.values()] == ["made"]
-    assert await stage.uncertain_creates.settle("uid-1", "ns") == [], "asked once"
-    assert stage.asked() == 2
+async def test_what_is_there_is_known_afterwards(unwatched: UnwatchedPods) -> None:
+    unwatched.api.put("pods", "made", metadata={"labels": MANAGED_BY})
+    unwatched.uncertain_creates.add("uid-1", "made")
+    unwatched.uncertain_creates.add("uid-1", "not-made")
+    unwatched.uncertain_creates.add("uid-2", "of-another")
+    assert await unwatched.uncertain_creates.settle("uid-1", "ns") == ["made", "not-made"]
+    assert [pod.metadata.name for pod in unwatched.pods.values()] == ["made"]
+    assert await unwatched.uncertain_creates.settle("uid-1", "ns") == [], "asked once"
+    assert unwatched.asked() == 2
 
 
-async def test_a_pod_of_somebody_else_stays_unknown(stage: Stage) -> None:
-    stage.api.put("pods", "made", metadata={"labels": {"app": "theirs"}})
-    stage.uncertain_creates.add("uid-1", "made")
-    await stage.uncertain_creates.settle("uid-1", "ns")
-    assert stage.pods.values() == []
+async def test_a_pod_of_somebody_else_stays_unknown(unwatched: UnwatchedPods) -> None:
+    unwatched.api.put("pods", "made", metadata={"labels": {"app": "theirs"}})
+    unwatched.uncertain_creates.add("uid-1", "made")
+    await unwatched.uncertain_creates.settle("uid-1", "ns")
+    assert unwatched.pods.values() == []
 
 
-async def test_no_answer_again_is_no_answer(stage: Stage) -> None:
-    stage.api.put("pods", "made", metadata={"labels": MANAGED_BY})
-    stage.uncertain_creates.add("uid-1", "made")
-    stage.api.faults.append(("GET", refusal(500, "trouble")))
+async def test_no_answer_again_is_no_answer(unwatched: UnwatchedPods) -> None:
+    unwatched.api.put("pods", "made", metadata={"labels": MANAGED_BY})
+    unwatched.uncertain_creates.add("uid-1", "made")
+    unwatched.api.faults.append(("GET", refusal(500, "trouble")))
     with pytest.raises(ServerError):
-        await stage.uncertain_creates.settle("uid-1", "ns")
-    assert await stage.uncertain_creates.settle("uid-1", "ns") == ["made"]
+        await unwatched.uncertain_creates.settle("uid-1", "ns")
+    assert await unwatched.uncertain_creates.settle("uid-1", "ns") == ["made"]
 
 
-async def test_a_session_that_is_gone_is_asked_about_no_more(stage: Stage) -> None:
-    stage.uncertain_creates.add("uid-1", "made")
-    stage.uncertain_creates.forget("uid-1")
-    assert await stage.uncertain_creates.settle("uid-1", "ns") == []
+async def test_a_session_that_is_gone_is_asked_about_no_more(unwatched: UnwatchedPods) -> None:
+    unwatched.uncertain_creates.add("uid-1", "made")
+    unwatched.uncertain_creates.forget("uid-1")
+    assert await unwatched.uncertain_creates.settle("uid-1", "ns") == []
 
 
 @pytest.mark.parametrize(

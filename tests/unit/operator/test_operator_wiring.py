@@ -20,7 +20,7 @@ from vdi.operator.wiring import OperatorContext
 from vdi.session.cluster_settings import ClusterSettings
 
 
-class Stand:
+class FailingWork:
     """Parts without a cluster; leads when `leading` is set."""
 
     def __init__(self) -> None:
@@ -38,16 +38,16 @@ class Stand:
 
 
 async def test_nothing_is_worked_on_until_this_process_leads() -> None:
-    stand = Stand()
-    controller = stand.context.controller("pool", workers=1)
-    running = asyncio.create_task(stand.context.worker(controller, stand.fail).run())
+    failing = FailingWork()
+    controller = failing.context.controller("pool", workers=1)
+    running = asyncio.create_task(failing.context.worker(controller, failing.fail).run())
     controller.enqueue("gpu")
     await eventually(lambda: not len(controller.queue), "a worker has it")
-    assert stand.worked == []
-    stand.leading.set()
-    await eventually(lambda: stand.worked == ["gpu"], "it is worked on")
-    stand.metrics.count_request("POST", "pods", 201, 0.01)
-    page = generate_latest(stand.metrics.registry).decode()
+    assert failing.worked == []
+    failing.leading.set()
+    await eventually(lambda: failing.worked == ["gpu"], "it is worked on")
+    failing.metrics.count_request("POST", "pods", 201, 0.01)
+    page = generate_latest(failing.metrics.registry).decode()
     assert 'vdi_reconciles_total{controller="pool",outcome="retry"} 1.0' in page
     assert 'vdi_api_requests_total{method="POST",resource="pods",status="201"} 1.0' in page
     controller.stop()
@@ -69,12 +69,12 @@ async def test_the_line_on_a_failed_reconcile_names_what_it_is_about(name: str, 
         def emit(self, record: logging.LogRecord) -> None:
             lines.append(KeyValueFormatter().format(record))
 
-    stand, ear = Stand(), Ear()
-    stand.leading.set()
+    failing, ear = FailingWork(), Ear()
+    failing.leading.set()
     logging.getLogger("vdi.kube.queue").addHandler(ear)
     try:
-        controller = stand.context.controller(name, workers=1)
-        running = asyncio.create_task(stand.context.worker(controller, stand.fail).run())
+        controller = failing.context.controller(name, workers=1)
+        running = asyncio.create_task(failing.context.worker(controller, failing.fail).run())
         controller.enqueue(key)
         await eventually(lambda: lines, "it has failed, and said so")
         controller.stop()
