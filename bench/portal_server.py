@@ -49,7 +49,7 @@ class NoCluster:
         raise Forbidden(403, "Forbidden", "there is no cluster")
 
 
-class Stage:
+class FilledGateway:
     """The gateway and its world."""
 
     def __init__(self, folder: Path) -> None:
@@ -143,7 +143,7 @@ def _session(name: str, owner: str, number: int, phase: str) -> VDISession:
 
 async def main(folder: Path) -> None:
     """Serve until stdin ends."""
-    stage = Stage(folder)
+    stage = FilledGateway(folder)
     stage.fill()
     cookies = await stage.cookies()
     gateway = stage.gateway

@@ -37,7 +37,7 @@ NODES, GPUS, PEOPLE = 100, 8, 1000
 AIM_MS = 10.0
 
 
-class World:
+class FullCluster:
     """A full cluster, and the operator's queue in front of it."""
 
     def __init__(self, waiting: int) -> None:
@@ -140,7 +140,7 @@ def timed(calls: list[Callable[[], object]]) -> list[float]:
 
 def measure(waiting: int) -> dict[str, dict[str, float]]:
     """All figures, in milliseconds."""
-    world = World(waiting)
+    world = FullCluster(waiting)
     enough = min(400, len(world.pods))
     gc.collect()  # as the operator does once its caches are full
     gc.freeze()
@@ -156,7 +156,7 @@ def measure(waiting: int) -> dict[str, dict[str, float]]:
     return {name: _sum_up(lengths) for name, lengths in results.items()}
 
 
-async def _enqueue_outdated(world: World) -> list[float]:
+async def _enqueue_outdated(world: FullCluster) -> list[float]:
     """How long the event loop stands still each time while those who wait are looked at."""
     now = int(time.time() * 1000) + 5000
     task = asyncio.ensure_future(world.admission._enqueue_outdated(now))

@@ -38,7 +38,7 @@ class Line:
 class DriftingClock:
     """One machine's clocks: neither begins where the others' do, nor runs as fast."""
 
-    def __init__(self, world: "World", rate: float, offset: float) -> None:
+    def __init__(self, world: "LeaseSimulation", rate: float, offset: float) -> None:
         self._world = world
         self.rate = rate
         self._offset = offset
@@ -58,7 +58,7 @@ class DriftingClock:
 class Process:
     """One elector, run step by step."""
 
-    def __init__(self, world: "World", number: int, rate: float, timing: LeaseTiming) -> None:
+    def __init__(self, world: "LeaseSimulation", number: int, rate: float, timing: LeaseTiming) -> None:
         self.world = world
         self.clock = DriftingClock(world, rate, 1000.0 * number)
         world.born += 1
@@ -72,7 +72,7 @@ class Process:
         )
         self.due = world.time
         self.writes_until = 0.0
-        """World time until which a write that this one has begun may still be executed."""
+        """The simulation's time until which a write that this one has begun may still be executed."""
         self.over = False
         self.request: Request | None = None
         self._work: Coroutine[Any, Any, Any] | None = None
@@ -131,7 +131,7 @@ class Process:
             self.due = self.world.time + (end.value or 0.0) / self.clock.rate
 
 
-class World:
+class LeaseSimulation:
     """The API server's Lease, the time, and all processes that ever wanted it."""
 
     def __init__(self, rates: tuple[float, ...] = (1.0, 1.0), timing: LeaseTiming = DEFAULT_LEASE_TIMING) -> None:

@@ -21,7 +21,7 @@ from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
 
 
-class Stage:
+class ApplierStage:
     def __init__(self, api: FakeApi, client: Client) -> None:
         self.api = api
         self.journal = Journal()
@@ -44,9 +44,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(api: FakeApi, *, watching: bool = True) -> AsyncIterator[Stage]:
+async def stage(api: FakeApi, *, watching: bool = True) -> AsyncIterator[ApplierStage]:
     async with Client(api.config(), field_manager="tester", retry=NO_RETRY) as client:
-        this = Stage(api, client)
+        this = ApplierStage(api, client)
         task = asyncio.create_task(this.reflector.run()) if watching else None
         try:
             if task is not None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.clock import FakeClock, settle
 from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
-from unit.kube.kube_lease_world import World
+from unit.kube.kube_lease_world import LeaseSimulation
 from unit.kube.kube_things import THINGS, Thing, requested
 from vdi.kube.errors import ConnectionFailed, Forbidden, NotLeader
 from vdi.kube.lease import DEFAULT_LEASE_TIMING, Elector
@@ -34,7 +34,7 @@ RARE = ("restart", "release", "jump", "calm")
     ),
 )
 def test_no_two_ever_write_at_the_same_time(rates: tuple[float, ...], story: list[tuple[str, int, float]]) -> None:
-    world = World(rates)
+    world = LeaseSimulation(rates)
     world.live(3)
     for action, number, amount in story:
         process = world.processes[number]
@@ -74,7 +74,7 @@ def test_no_two_ever_write_at_the_same_time(rates: tuple[float, ...], story: lis
 
 
 def test_the_first_leads_at_once_and_the_second_waits() -> None:
-    world = World()
+    world = LeaseSimulation()
     world.live(0.3, 0)
     assert world.terms == ["p0-1"]
     world.live(30)
@@ -84,7 +84,7 @@ def test_the_first_leads_at_once_and_the_second_waits() -> None:
 
 
 def test_who_is_killed_is_replaced_when_the_lease_has_run_out() -> None:
-    world = World()
+    world = LeaseSimulation()
     world.live(5)
     killed = world.time
     while len(world.terms) < 2:
@@ -97,7 +97,7 @@ def test_who_is_killed_is_replaced_when_the_lease_has_run_out() -> None:
 
 @pytest.mark.parametrize("said", [1, 86400, None])
 def test_a_dead_holder_keeps_the_lease_for_our_own_duration_whatever_it_says(said: int | None) -> None:
-    world = World(rates=(1.0,))
+    world = LeaseSimulation(rates=(1.0,))
     world.lease = {"metadata": {"resourceVersion": "0"}, "spec": {"holderIdentity": "x", "leaseDurationSeconds": said}}
     world.live(TIMING.duration - 0.5)
     assert world.terms == []
@@ -106,7 +106,7 @@ def test_a_dead_holder_keeps_the_lease_for_our_own_duration_whatever_it_says(sai
 
 
 def test_who_gives_back_is_replaced_at_the_next_look() -> None:
-    world = World()
+    world = LeaseSimulation()
     world.live(5)
     world.processes[0].release()
     world.processes[0].execute()
@@ -116,7 +116,7 @@ def test_who_gives_back_is_replaced_at_the_next_look() -> None:
 
 
 def test_release_after_a_renewal_whose_answer_no_one_awaited() -> None:
-    world = World(rates=(1.0,))
+    world = LeaseSimulation(rates=(1.0,))
     world.live(5)
     process = world.processes[0]
     while process.request is None:
@@ -132,7 +132,7 @@ def test_release_after_a_renewal_whose_answer_no_one_awaited() -> None:
 
 
 def test_a_lost_answer_to_a_renewal_or_a_takeover_is_found_out_and_nothing_is_lost() -> None:
-    world = World()
+    world = LeaseSimulation()
     for _ in range(2):
         for number in (0, 1):
             process = world.processes[number]
@@ -147,7 +147,7 @@ def test_a_lost_answer_to_a_renewal_or_a_takeover_is_found_out_and_nothing_is_lo
 
 
 def test_a_slow_api_does_not_cost_the_lease() -> None:
-    world = World()
+    world = LeaseSimulation()
     world.live(1, 0)
     world.live(60, latency=3.0)
     assert world.terms == ["p0-1"]
@@ -155,7 +155,7 @@ def test_a_slow_api_does_not_cost_the_lease() -> None:
 
 
 def test_nothing_is_written_when_renewals_fail_and_work_goes_on_when_no_one_has_taken_over() -> None:
-    world = World(rates=(1.0,))
+    world = LeaseSimulation(rates=(1.0,))
     world.live(3)
     elector = world.processes[0].elector
     world.time += TIMING.deadline
@@ -168,7 +168,7 @@ def test_nothing_is_written_when_renewals_fail_and_work_goes_on_when_no_one_has_
 
 
 def test_a_write_may_never_outlast_the_lease() -> None:
-    world = World(rates=(1.0,))
+    world = LeaseSimulation(rates=(1.0,))
     world.live(0.3)
     elector = world.processes[0].elector
     assert elector.age is not None
@@ -180,7 +180,7 @@ def test_a_write_may_never_outlast_the_lease() -> None:
 
 
 def test_the_time_of_a_renewal_is_when_it_was_sent_since_others_may_have_seen_it_from_then_on() -> None:
-    world = World(rates=(1.0,))
+    world = LeaseSimulation(rates=(1.0,))
     world.live(0.3)
     process = world.processes[0]
     while process.request is None:
@@ -194,7 +194,7 @@ def test_the_time_of_a_renewal_is_when_it_was_sent_since_others_may_have_seen_it
 
 def test_a_wall_clock_that_jumps_forward_shuts_the_fence_until_the_next_renewal() -> None:
     """A machine that slept: its monotonic clock has not noticed."""
-    world = World(rates=(1.0,))
+    world = LeaseSimulation(rates=(1.0,))
     world.live(3)
     process = world.processes[0]
     process.clock.wall_jump += timedelta(hours=1)
@@ -209,7 +209,7 @@ def test_a_wall_clock_that_jumps_forward_shuts_the_fence_until_the_next_renewal(
 
 
 def test_a_deleted_lease_is_not_taken_from_a_holder_who_does_not_know_yet() -> None:
-    world = World()
+    world = LeaseSimulation()
     world.live(3)
     world.lease = None
     deleted = world.time
@@ -219,7 +219,7 @@ def test_a_deleted_lease_is_not_taken_from_a_holder_who_does_not_know_yet() -> N
 
 
 def test_a_deleted_lease_ends_its_holders_candidacy() -> None:
-    world = World()
+    world = LeaseSimulation()
     world.live(3)
     world.lease = None
     world.live(3, 0)
@@ -228,7 +228,7 @@ def test_a_deleted_lease_ends_its_holders_candidacy() -> None:
 
 
 def test_who_comes_back_after_somebody_else_has_led_has_lost() -> None:
-    world = World()
+    world = LeaseSimulation()
     world.live(3)
     world.live(14, 1)
     assert world.terms == ["p0-1", "p1-2"]

@@ -36,7 +36,7 @@ def a_waiter(
 
 
 @dataclass
-class World:
+class QueueSimulation:
     """Time goes on, desktops start and end; every step is checked against what the nodes have."""
 
     queue: Queue

@@ -4,21 +4,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from support.builders import GPU, a_node
-from unit.session.queueing_world import MINUTE, World, a_demand, a_room, a_waiter, pinned_to
+from unit.session.queueing_world import MINUTE, QueueSimulation, a_demand, a_room, a_waiter, pinned_to
 from vdi.api.template import Toleration
 from vdi.session.capacity_matching import Demand, read_capacity
 from vdi.session.queueing.order import AGEING, GroupQueue, PendingSession, sort_pending
 from vdi.session.queueing.queue import BACKFILL_TIMEOUT, Grant, Queue
 
 
-def a_world(*capacities: str, weights: dict[str, float] | None = None, **has: str) -> World:
-    world = World(Queue(weights))
+def a_world(*capacities: str, weights: dict[str, float] | None = None, **has: str) -> QueueSimulation:
+    world = QueueSimulation(Queue(weights))
     for name in capacities or ("n1",):
         world.queue.set_node(a_room(name, **has))
     return world
 
 
-def full_world(*, user: str = "filler", weights: dict[str, float] | None = None) -> World:
+def full_world(*, user: str = "filler", weights: dict[str, float] | None = None) -> QueueSimulation:
     """One node with 8 GPUs, and 8 desktops on it: r0 to r7."""
     world = a_world(weights=weights)
     for number in range(8):
@@ -82,7 +82,7 @@ def test_a_slot_where_the_home_is_not_is_no_slot() -> None:
 
 def test_cordoned_and_unready_nodes_take_no_one_until_they_open() -> None:
     for shut in (a_node("n1", unschedulable=True), a_node("n1", ready=False)):
-        world = World(Queue())
+        world = QueueSimulation(Queue())
         world.queue.set_node(read_capacity(shut))
         assert world.arrive(a_waiter("one")) == []
         world.queue.set_node(read_capacity(a_node("n1")))
@@ -92,7 +92,7 @@ def test_cordoned_and_unready_nodes_take_no_one_until_they_open() -> None:
 def test_taints_and_labels_keep_out() -> None:
     tainted = a_node("n1", labels={"kind": "gpu"}, taints=[{"key": "owner", "value": "lab", "effect": "NoSchedule"}])
     tolerating = Toleration(key="owner", operator="Equal", value="lab", effect="NoSchedule")
-    world = World(Queue())
+    world = QueueSimulation(Queue())
     world.queue.set_node(read_capacity(tainted))
     assert world.arrive(a_waiter("bare")) == []
     fits = a_demand(selector=[("kind", "gpu")], tolerations=[tolerating])
@@ -102,7 +102,7 @@ def test_taints_and_labels_keep_out() -> None:
 
 
 def test_others_on_a_node_that_is_not_known_yet_count_when_it_comes() -> None:
-    world = World(Queue())
+    world = QueueSimulation(Queue())
     world.queue.bind("theirs", "n1", {GPU: 8}, foreign=True, now=0)
     world.queue.set_node(a_room("n1"))
     assert world.queue.grant(0) == []
@@ -216,7 +216,7 @@ def test_never_over_capacity_and_nothing_free_is_left_lying(steps: list[tuple[st
         _assert_work_conserving(world)
 
 
-def _assert_work_conserving(world: World) -> None:
+def _assert_work_conserving(world: QueueSimulation) -> None:
     """Whoever waits does not fit anywhere, but for what is kept for somebody who has waited long."""
     for group in world.queue.groups():
         for room in group.capacities.values():

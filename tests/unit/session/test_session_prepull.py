@@ -57,7 +57,7 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
 DONE = {"containerStatuses": [{"name": "pull", "image": IMAGE, "imageID": "sha256:1"}]}
 
 
-class Stage:
+class PrePullSimulation:
     """Nodes and pullers of one template, planned again and again, as the operator does."""
 
     def __init__(self, template: VDITemplate, *nodes: Node) -> None:
@@ -73,7 +73,7 @@ class Stage:
 
 def test_nodes_without_the_image_get_pullers_few_at_a_time() -> None:
     template = wanting()
-    stage = Stage(template, *(a_node(f"node-{n}") for n in range(6)), a_node("has", images=[IMAGE]))
+    stage = PrePullSimulation(template, *(a_node(f"node-{n}") for n in range(6)), a_node("has", images=[IMAGE]))
     assert stage.created() == ["node-0", "node-1", "node-2"]
     at_work = [a_puller(template, f"node-{n}") for n in range(2)]
     step = stage.plan(*at_work)
@@ -84,7 +84,7 @@ def test_nodes_without_the_image_get_pullers_few_at_a_time() -> None:
 
 def test_finished_puller_is_removed_and_its_node_counts_though_it_does_not_name_the_image() -> None:
     template = wanting()
-    stage = Stage(template, a_node())
+    stage = PrePullSimulation(template, a_node())
     puller = a_puller(template, "node-1", phase="Succeeded")
     step = stage.plan(puller)
     assert (step.remove, step.create, summarise(step, stage.memory).ready) == ((puller,), (), 1)
@@ -92,7 +92,7 @@ def test_finished_puller_is_removed_and_its_node_counts_though_it_does_not_name_
 
 
 def test_node_that_has_lost_an_image_it_named_gets_it_again() -> None:
-    stage = Stage(wanting(), a_node("node-1", images=[IMAGE]))
+    stage = PrePullSimulation(wanting(), a_node("node-1", images=[IMAGE]))
     assert stage.created() == []
     stage.nodes = [a_node("node-1")]
     assert stage.created() == ["node-1"]
@@ -100,7 +100,7 @@ def test_node_that_has_lost_an_image_it_named_gets_it_again() -> None:
 
 def test_another_machine_of_the_same_name_starts_again() -> None:
     template = wanting()
-    stage = Stage(template, a_node())
+    stage = PrePullSimulation(template, a_node())
     stage.plan(a_puller(template, "node-1", **DONE))
     stage.nodes = [a_node(uid="another")]
     assert stage.created() == ["node-1"]
@@ -108,7 +108,7 @@ def test_another_machine_of_the_same_name_starts_again() -> None:
 
 def test_changed_image_is_fetched_everywhere_and_the_old_pullers_go() -> None:
     template = wanting()
-    stage = Stage(template, a_node("node-1", images=[IMAGE]), a_node("node-2"))
+    stage = PrePullSimulation(template, a_node("node-1", images=[IMAGE]), a_node("node-2"))
     old = a_puller(template, "node-2")
     template.spec.image = "registry.example.com/desktop:2"
     step = stage.plan(old)
@@ -119,7 +119,7 @@ def test_changed_image_is_fetched_everywhere_and_the_old_pullers_go() -> None:
 
 def test_puller_of_a_node_that_is_out_of_the_question_is_removed() -> None:
     template = wanting()
-    stage = Stage(template, a_node(unschedulable=True))
+    stage = PrePullSimulation(template, a_node(unschedulable=True))
     puller = a_puller(template, "node-1")
     assert stage.plan(puller).remove == (puller,)
     stage.nodes = [a_node("node-1", images=[IMAGE])]
@@ -132,14 +132,14 @@ def test_puller_of_a_node_that_is_out_of_the_question_is_removed() -> None:
 
 def test_puller_that_is_leaving_keeps_its_place() -> None:
     template = wanting()
-    stage = Stage(template, a_node())
+    stage = PrePullSimulation(template, a_node())
     step = stage.plan(a_puller(template, "node-1", deleting=CREATED, phase="Failed"))
     assert (step.create, step.remove) == ((), ())
 
 
 def test_failure_is_reported_and_tried_again_with_growing_pauses() -> None:
     template = wanting()
-    stage = Stage(template, a_node())
+    stage = PrePullSimulation(template, a_node())
     refused = a_puller(template, "node-1", **waiting("ErrImagePull", "manifest unknown"))
     pause = FIRST_PAUSE
     for _ in range(3):
@@ -158,7 +158,7 @@ def test_failure_is_reported_and_tried_again_with_growing_pauses() -> None:
 
 def test_broken_nodes_do_not_keep_the_others_waiting() -> None:
     template = wanting()
-    stage = Stage(template, *(a_node(f"a{n}") for n in range(3)), *(a_node(f"b{n}") for n in range(3)))
+    stage = PrePullSimulation(template, *(a_node(f"a{n}") for n in range(3)), *(a_node(f"b{n}") for n in range(3)))
     stage.plan(*(a_puller(template, f"a{n}", **waiting("ErrImagePull", "x")) for n in range(3)))
     stage.now += FIRST_PAUSE
     assert stage.created() == ["b0", "b1", "b2"]
@@ -276,7 +276,7 @@ def test_image_is_recognised_by_the_name_that_the_node_uses(given: str, named: s
 
 def test_condition_says_how_far_it_is_and_why_not_further() -> None:
     template = wanting()
-    stage = Stage(template)
+    stage = PrePullSimulation(template)
 
     def verdict(*pullers: Pod) -> tuple[str, str, str]:
         condition = image_pulled(template, summarise(stage.plan(*pullers), stage.memory), NOW)
@@ -324,7 +324,7 @@ def test_pulling_ends_with_the_image_on_every_node_and_never_storms(kinds: list[
         a_node(f"node-{n}", images=[IMAGE] if kind == "has" else [], unschedulable=kind == "cordoned")
         for n, kind in enumerate(kinds)
     ]
-    stage = Stage(template, *nodes)
+    stage = PrePullSimulation(template, *nodes)
     pullers: dict[str, Pod] = {}
     for turn in range(400):
         step = stage.plan(*pullers.values())
@@ -351,7 +351,7 @@ def test_pulling_ends_with_the_image_on_every_node_and_never_storms(kinds: list[
 
 def test_time_of_the_next_look_is_never_in_the_past() -> None:
     template = wanting()
-    stage = Stage(template, a_node())
+    stage = PrePullSimulation(template, a_node())
     stage.now = NOW + timedelta(hours=1)
     step = stage.plan(a_puller(template, "node-1"))
     assert isinstance(step.again, datetime) and step.again > stage.now
