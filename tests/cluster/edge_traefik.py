@@ -19,7 +19,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
-from unit.gateway.edge_stage import Stage, open_stage
+from unit.gateway.edge_stage import EdgeStage
 from vdi.gateway.edge.headers import DESKTOP_RESPONSE_HEADERS, FORWARD_AUTH
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.serve import _config, _Server, listen
@@ -41,12 +41,12 @@ def free_port() -> int:
 
 
 @dataclass
-class EdgeStage:
+class TraefikStage:
     """Traefik, the gateway behind it, and alice's desktop."""
 
     port: int
     folder: Path
-    stage: Stage
+    stage: EdgeStage
     desktop: FakeSelkies
     public: int
     internal: int
@@ -178,13 +178,13 @@ class _Here(AbstractResolver):
 @asynccontextmanager
 async def open_edge(
     traefik: Path, folder: Path, *, shared: SharedState | None = None, database_url: str = ""
-) -> AsyncIterator[EdgeStage]:
+) -> AsyncIterator[TraefikStage]:
     """Everything, with a live route to alice-desktop."""
     port = free_port()
     async with AsyncExitStack() as stack:
         desktop = await stack.enter_async_context(run_selkies("master-alice-desktop"))
         stage = await stack.enter_async_context(
-            open_stage(
+            EdgeStage(
                 folder,
                 settings=Settings(url_port=port),
                 shared=shared,
@@ -195,7 +195,7 @@ async def open_edge(
         sockets = [stack.enter_context(listen(("127.0.0.1", 0), "loopback")) for _ in range(2)]
         servers = [_Server(_config(app)) for app in (stage.public, stage.internal)]
         public, internal = (one.getsockname()[1] for one in sockets)
-        edge = EdgeStage(port, folder, stage, desktop, public, internal, servers)
+        edge = TraefikStage(port, folder, stage, desktop, public, internal, servers)
         group = await stack.enter_async_context(asyncio.TaskGroup())
         for server, where in zip(servers, sockets, strict=True):
             edge.serving.append(group.create_task(server.serve([where])))
@@ -230,7 +230,7 @@ async def _run_traefik(binary: Path, folder: Path, port: int) -> AsyncIterator[N
             await process.wait()
 
 
-async def _until_routed(edge: EdgeStage) -> None:
+async def _until_routed(edge: TraefikStage) -> None:
     async with aiohttp.ClientSession(connector=connector()) as session, asyncio.timeout(READY_SECONDS):
         while True:
             try:

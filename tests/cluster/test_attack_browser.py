@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from playwright.async_api import Browser, BrowserContext, Error, Page, expect
 
-from cluster.edge_traefik import EdgeStage
+from cluster.edge_traefik import TraefikStage
 from cluster.test_gateway_edge_browser import a_person, arrived, chromium, edge, now
 from support.waiting import eventually
 from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, a_session, changed, shared_with
@@ -29,7 +29,7 @@ PLANT = """([names, value]) => {
 
 
 @pytest.fixture
-async def alice(edge: EdgeStage, chromium: Browser) -> AsyncIterator[BrowserContext]:
+async def alice(edge: TraefikStage, chromium: Browser) -> AsyncIterator[BrowserContext]:
     """Her browser; mallory's desktop has a page /evil, hers a page /listens that takes messages of everybody."""
     edge.stage.add(changed(a_session("mallory-desktop", STRANGER), spec=shared_with(OWNER, "collaborator")))
     edge.write_routes("alice-desktop", "mallory-desktop")
@@ -41,7 +41,7 @@ async def alice(edge: EdgeStage, chromium: Browser) -> AsyncIterator[BrowserCont
     await person.close()
 
 
-async def opens_mallorys(edge: EdgeStage, alice: BrowserContext) -> Page:
+async def opens_mallorys(edge: TraefikStage, alice: BrowserContext) -> Page:
     """Once in her own desktop, alice opens mallory's page."""
     page = await alice.new_page()
     await page.goto(edge.url())
@@ -51,7 +51,7 @@ async def opens_mallorys(edge: EdgeStage, alice: BrowserContext) -> Page:
     return page
 
 
-async def test_planted_cookies_with_our_names_are_ignored(edge: EdgeStage, alice: BrowserContext) -> None:
+async def test_planted_cookies_with_our_names_are_ignored(edge: TraefikStage, alice: BrowserContext) -> None:
     """She stays who she is, at the portal and in her own desktop."""
     page = await opens_mallorys(edge, alice)
     prefixes = ("__Host-", "__host-", "__HOST-", "\xa0__Host-", " __Host-", "\t__Host-", "=__Host-", "__Secure-", "")
@@ -64,7 +64,7 @@ async def test_planted_cookies_with_our_names_are_ignored(edge: EdgeStage, alice
         assert not any(one.startswith("__host-vdi-") for one in sent)
 
 
-async def test_planted_cookies_do_not_shut_alice_out_of_her_desktop(edge: EdgeStage, alice: BrowserContext) -> None:
+async def test_planted_cookies_do_not_shut_alice_out_of_her_desktop(edge: TraefikStage, alice: BrowserContext) -> None:
     """They are more than the desktop's server takes, and less than ours do."""
     page = await opens_mallorys(edge, alice)
     await page.evaluate(PLANT, [["a", "b", "c"], "x" * 4000])
@@ -76,7 +76,7 @@ async def test_planted_cookies_do_not_shut_alice_out_of_her_desktop(edge: EdgeSt
 
 
 async def test_after_too_many_planted_cookies_one_look_at_the_portal_helps(
-    edge: EdgeStage, alice: BrowserContext
+    edge: TraefikStage, alice: BrowserContext
 ) -> None:
     page = await opens_mallorys(edge, alice)
     await page.evaluate(PLANT, [[f"c{number}" for number in range(60)], "x" * 4000])
@@ -91,7 +91,7 @@ async def test_after_too_many_planted_cookies_one_look_at_the_portal_helps(
 
 
 async def test_as_many_small_cookies_as_push_out_the_login_cost_alice_a_login(
-    edge: EdgeStage, alice: BrowserContext
+    edge: TraefikStage, alice: BrowserContext
 ) -> None:
     """Chromium keeps 180 for the whole domain and forgets the oldest. No one else's login takes its place."""
     page = await opens_mallorys(edge, alice)
@@ -108,7 +108,7 @@ async def test_as_many_small_cookies_as_push_out_the_login_cost_alice_a_login(
     await arrived(edge, page)
 
 
-async def test_the_portal_is_not_cleared_by_a_long_address(edge: EdgeStage, alice: BrowserContext) -> None:
+async def test_the_portal_is_not_cleared_by_a_long_address(edge: TraefikStage, alice: BrowserContext) -> None:
     """Any page on the internet can send a browser there: it would end the login."""
     page = await alice.new_page()
     with pytest.raises(Error, match="ERR_HTTP_RESPONSE_CODE_FAILURE"):  # 431, without a page
@@ -116,7 +116,7 @@ async def test_the_portal_is_not_cleared_by_a_long_address(edge: EdgeStage, alic
     assert LOGIN in {cookie["name"] for cookie in await alice.cookies(edge.settings.portal_url)}
 
 
-async def test_a_desktop_is_shown_in_no_frame_of_another(edge: EdgeStage, alice: BrowserContext) -> None:
+async def test_a_desktop_is_shown_in_no_frame_of_another(edge: TraefikStage, alice: BrowserContext) -> None:
     page = await opens_mallorys(edge, alice)
     load = """url => new Promise(loaded => {
         const frame = document.createElement("iframe")
@@ -129,7 +129,7 @@ async def test_a_desktop_is_shown_in_no_frame_of_another(edge: EdgeStage, alice:
     assert (count, "another site" in await page.frames[-1].content()) == (0, True)
 
 
-async def test_a_desktop_is_no_window_of_another_desktops_page(edge: EdgeStage, alice: BrowserContext) -> None:
+async def test_a_desktop_is_no_window_of_another_desktops_page(edge: TraefikStage, alice: BrowserContext) -> None:
     """Who holds a window can send it messages, which a page may believe, and lead it to a false login page."""
     page = await opens_mallorys(edge, alice)
     async with alice.expect_page() as opened:
@@ -145,7 +145,7 @@ async def test_a_desktop_is_no_window_of_another_desktops_page(edge: EdgeStage, 
     assert await other.evaluate("[received.length, opener]") == [0, None]
 
 
-async def test_a_redirect_is_not_kept_for_whoever_comes_next(edge: EdgeStage, alice: BrowserContext) -> None:
+async def test_a_redirect_is_not_kept_for_whoever_comes_next(edge: TraefikStage, alice: BrowserContext) -> None:
     """In one browser: alice, then bob with another role, then bob without rights; the same address."""
     page = await alice.new_page()
     await page.goto(edge.url())
@@ -162,7 +162,7 @@ async def test_a_redirect_is_not_kept_for_whoever_comes_next(edge: EdgeStage, al
     await expect(page.get_by_role("heading", name="There is no desktop of yours here")).to_be_visible()
 
 
-async def log_in_again(edge: EdgeStage, person: BrowserContext, user: str = OWNER) -> None:
+async def log_in_again(edge: TraefikStage, person: BrowserContext, user: str = OWNER) -> None:
     """As the portal's form does."""
     secret, _ = await edge.stage.logins.begin(Identity(user=user), Device())
     cookie = {"name": LOGIN, "value": secret, "url": edge.settings.portal_url, "secure": True, "httpOnly": True}

@@ -6,7 +6,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from cluster.edge_traefik import EdgeStage
+from cluster.edge_traefik import TraefikStage
 from cluster.http2_client import Fields, Http2, open_http2
 from cluster.test_gateway_edge import alice, edge, stolen, traefik
 from unit.gateway.edge_stage import STRANGER, a_session
@@ -17,23 +17,23 @@ __all__ = ["alice", "edge", "traefik"]
 ENABLE_CONNECT_PROTOCOL = 0x8
 
 
-def asking(edge: EdgeStage) -> AbstractAsyncContextManager[Http2]:
+def asking(edge: TraefikStage) -> AbstractAsyncContextManager[Http2]:
     """A new connection to Traefik."""
     return open_http2(edge.port, edge.host())
 
 
-def spelled(edge: EdgeStage, text: str) -> str:
+def spelled(edge: TraefikStage, text: str) -> str:
     """The text with the two hosts in it."""
     return text.format(alice=edge.host(), mallory=edge.host("mallory-desktop"))
 
 
-def smuggled(edge: EdgeStage) -> bytes:
+def smuggled(edge: TraefikStage) -> bytes:
     """A body that is a request."""
     return f"GET /smuggled HTTP/1.1\r\nHost: {edge.host()}\r\n\r\n".encode()
 
 
 @pytest.fixture
-async def mallorys(edge: EdgeStage, traefik: Path) -> str:
+async def mallorys(edge: TraefikStage, traefik: Path) -> str:
     """The Cookie header of somebody who is in a desktop of her own, which has a live route."""
     edge.stage.add(a_session("mallory-desktop", STRANGER))
     edge.write_routes("alice-desktop", "mallory-desktop")
@@ -46,14 +46,14 @@ async def mallorys(edge: EdgeStage, traefik: Path) -> str:
     return cookie
 
 
-def request(edge: EdgeStage, label: str, cookie: str, *more: tuple[str, str], **pseudo: str) -> Fields:
+def request(edge: TraefikStage, label: str, cookie: str, *more: tuple[str, str], **pseudo: str) -> Fields:
     """A request for a desktop's host, with these pseudo-headers replaced; `_` leaves one out."""
     first = {"method": "GET", "scheme": "https", "authority": f"{edge.host(label)}:{edge.port}", "path": "/x"}
     chosen = [(f":{name}", value) for name, value in (first | pseudo).items() if value != "_"]
     return [*chosen, ("cookie", cookie), *more]
 
 
-async def test_an_honest_request_passes(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
+async def test_an_honest_request_passes(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     """What follows is refused for what it is."""
     cookie = stolen(alice, edge.host())
     async with asking(edge) as h2:
@@ -121,7 +121,7 @@ HEADER_FIELDS: list[list[tuple[str, str]]] = [
 ]
 
 
-async def test_pseudo_headers_lead_to_no_other_host(edge: EdgeStage, mallorys: str) -> None:
+async def test_pseudo_headers_lead_to_no_other_host(edge: TraefikStage, mallorys: str) -> None:
     """With the cookies of her own desktop she asks for alice's, in one spelling for who routes and who verifies."""
     for pseudo in PSEUDO_HEADERS:
         replaced = {name: spelled(edge, value) for name, value in pseudo.items()}
@@ -130,7 +130,7 @@ async def test_pseudo_headers_lead_to_no_other_host(edge: EdgeStage, mallorys: s
         assert_only_mallorys(edge, pseudo)
 
 
-async def test_header_fields_lead_to_no_other_host(edge: EdgeStage, mallorys: str) -> None:
+async def test_header_fields_lead_to_no_other_host(edge: TraefikStage, mallorys: str) -> None:
     for more in HEADER_FIELDS:
         fields = [(name, spelled(edge, value)) for name, value in more]
         for method, pieces in (("GET", []), ("POST", [smuggled(edge)])):
@@ -139,7 +139,7 @@ async def test_header_fields_lead_to_no_other_host(edge: EdgeStage, mallorys: st
             assert_only_mallorys(edge, more)
 
 
-async def test_a_body_of_another_length_is_no_second_request(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
+async def test_a_body_of_another_length_is_no_second_request(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     """HTTP/2 frames have their own lengths: the length that HTTP/1.1 behind Traefik gets must be true."""
     cookie = stolen(alice, edge.host())
     for label in ("alice-desktop", "portal"):
@@ -155,7 +155,7 @@ async def test_a_body_of_another_length_is_no_second_request(edge: EdgeStage, al
             assert "/smuggled" not in [one.path for one in edge.desktop.seen]
 
 
-async def test_two_hosts_on_one_connection_are_two(edge: EdgeStage, mallorys: str) -> None:
+async def test_two_hosts_on_one_connection_are_two(edge: TraefikStage, mallorys: str) -> None:
     """Browsers reuse a connection for other hosts of its certificate: each request says whom it is for."""
     async with asking(edge) as h2:
         mine = await h2.ask(request(edge, "mallory-desktop", mallorys))
@@ -168,7 +168,7 @@ async def test_two_hosts_on_one_connection_are_two(edge: EdgeStage, mallorys: st
     assert_only_mallorys(edge, "one connection")
 
 
-async def test_there_are_no_tunnels_in_http2(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
+async def test_there_are_no_tunnels_in_http2(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     """RFC 8441 is not offered, so WebSockets come over HTTP/1.1, where the edge knows a handshake when it sees one."""
     count = len(edge.desktop.seen)
     fields = request(
@@ -188,7 +188,7 @@ async def test_there_are_no_tunnels_in_http2(edge: EdgeStage, alice: aiohttp.Cli
     assert len(edge.desktop.seen) == count
 
 
-def assert_only_mallorys(edge: EdgeStage, case: object) -> None:
+def assert_only_mallorys(edge: TraefikStage, case: object) -> None:
     """Both hosts lead to the same program here: whose desktop was asked tells the Host that it has seen."""
     seen, edge.desktop.seen[:] = list(edge.desktop.seen), []
     assert {one.host.partition(":")[0] for one in seen} <= {edge.host("mallory-desktop")}, case

@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from cluster.edge_traefik import EdgeStage, open_edge
+from cluster.edge_traefik import TraefikStage, open_edge
 from cluster.redis_stage import RedisServer, redis_server
 from cluster.test_gateway_edge import PROGRAM, alice, connect, traefik
 from support.postgres import Postgres, postgres_server, postgres_url
@@ -33,7 +33,7 @@ async def redis() -> AsyncIterator[RedisServer]:
 
 
 @pytest.fixture
-async def edge(traefik: Path, tmp_path: Path, redis: RedisServer, postgres_url: str) -> AsyncIterator[EdgeStage]:
+async def edge(traefik: Path, tmp_path: Path, redis: RedisServer, postgres_url: str) -> AsyncIterator[TraefikStage]:
     async with AsyncExitStack() as stack:
         shared = RedisSharedState(redis.url)
         stack.push_async_callback(shared.close)
@@ -49,13 +49,13 @@ async def echoes(socket: aiohttp.ClientWebSocketResponse, text: str) -> None:
     assert await socket.receive_str(timeout=5) == text
 
 
-async def loads(edge: EdgeStage, browser: aiohttp.ClientSession, path: str = "/x") -> tuple[int, str]:
+async def loads(edge: TraefikStage, browser: aiohttp.ClientSession, path: str = "/x") -> tuple[int, str]:
     """What a script of the desktop's page gets."""
     async with asyncio.timeout(PATIENCE), browser.get(edge.url(path=path), headers=PROGRAM) as answer:
         return answer.status, await answer.text()
 
 
-async def opens(edge: EdgeStage, browser: aiohttp.ClientSession) -> tuple[int, str]:
+async def opens(edge: TraefikStage, browser: aiohttp.ClientSession) -> tuple[int, str]:
     """What a person gets who opens the desktop."""
     async with asyncio.timeout(PATIENCE), browser.get(edge.url()) as answer:
         return answer.status, await answer.text()
@@ -64,7 +64,7 @@ async def opens(edge: EdgeStage, browser: aiohttp.ClientSession) -> tuple[int, s
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("how", ["frozen", "killed"])
 async def test_without_redis_open_desktops_go_on_and_new_visitors_are_refused(
-    edge: EdgeStage, alice: aiohttp.ClientSession, redis: RedisServer, how: str
+    edge: TraefikStage, alice: aiohttp.ClientSession, redis: RedisServer, how: str
 ) -> None:
     socket = await connect(edge, alice)
     assert await socket.receive_str() == "AUTH_SUCCESS,controller"
@@ -97,7 +97,7 @@ async def test_without_redis_open_desktops_go_on_and_new_visitors_are_refused(
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("how", ["frozen", "killed"])
 async def test_without_the_database_tokens_hold_until_their_end_and_the_refusal_says_why(
-    edge: EdgeStage, alice: aiohttp.ClientSession, postgres_server: Postgres, how: str
+    edge: TraefikStage, alice: aiohttp.ClientSession, postgres_server: Postgres, how: str
 ) -> None:
     socket = await connect(edge, alice)
     assert await socket.receive_str() == "AUTH_SUCCESS,controller"

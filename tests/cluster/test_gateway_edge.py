@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from cluster.edge_traefik import EdgeStage, open_edge
+from cluster.edge_traefik import TraefikStage, open_edge
 from support.waiting import eventually
 from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, a_session, changed, publish, shared_with
 from vdi.devcluster import binaries
@@ -27,27 +27,27 @@ def traefik(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def edge(traefik: Path, tmp_path: Path) -> AsyncIterator[EdgeStage]:
+async def edge(traefik: Path, tmp_path: Path) -> AsyncIterator[TraefikStage]:
     async with open_edge(traefik, tmp_path) as edge:
         yield edge
 
 
 @pytest.fixture
-async def alice(edge: EdgeStage) -> AsyncIterator[aiohttp.ClientSession]:
+async def alice(edge: TraefikStage) -> AsyncIterator[aiohttp.ClientSession]:
     async with await edge.browser(OWNER) as browser:
         await enter(edge, browser)
         yield browser
 
 
 @pytest.fixture
-async def guest(edge: EdgeStage) -> AsyncIterator[aiohttp.ClientSession]:
+async def guest(edge: TraefikStage) -> AsyncIterator[aiohttp.ClientSession]:
     publish(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
     async with await edge.browser(GUEST) as browser:
         await enter(edge, browser)
         yield browser
 
 
-async def enter(edge: EdgeStage, browser: aiohttp.ClientSession) -> None:
+async def enter(edge: TraefikStage, browser: aiohttp.ClientSession) -> None:
     """Open the address and follow, as a browser does."""
     async with browser.get(edge.url()) as answer:
         assert answer.status == 200, await answer.text()
@@ -55,7 +55,7 @@ async def enter(edge: EdgeStage, browser: aiohttp.ClientSession) -> None:
         assert answer.url.host == edge.host()
 
 
-async def connect(edge: EdgeStage, browser: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
+async def connect(edge: TraefikStage, browser: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
     """The page's WebSocket, with what Selkies' page offers when its fragment says `token=edge`."""
     offered = ("selkies", "selkies.token.ZWRnZQ")
     return await browser.ws_connect(
@@ -76,7 +76,7 @@ def head(answer: str) -> str:
 
 
 async def test_from_the_address_to_the_desktop_and_nothing_of_ours_with_it(
-    edge: EdgeStage, alice: aiohttp.ClientSession
+    edge: TraefikStage, alice: aiohttp.ClientSession
 ) -> None:
     (grant,) = await GrantStore(edge.stage.database).open()
     async with alice.get(edge.url(path="/assets/x.js"), headers={**PROGRAM, "Selkies-Authorization": "Bearer m"}):
@@ -87,7 +87,7 @@ async def test_from_the_address_to_the_desktop_and_nothing_of_ours_with_it(
     assert "Selkies-Authorization" not in seen
 
 
-async def test_a_redirect_reaches_the_browser_with_the_host_it_asked_for(edge: EdgeStage) -> None:
+async def test_a_redirect_reaches_the_browser_with_the_host_it_asked_for(edge: TraefikStage) -> None:
     async with await edge.browser() as browser:
         async with browser.get(edge.url(path="/files"), allow_redirects=False) as answer:
             assert (answer.status, answer.headers["Location"]) == (302, edge.url(path="/.vdi/start?next=/files"))
@@ -97,7 +97,7 @@ async def test_a_redirect_reaches_the_browser_with_the_host_it_asked_for(edge: E
         assert edge.desktop.seen == []
 
 
-async def test_a_new_token_reaches_the_browser(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
+async def test_a_new_token_reaches_the_browser(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     edge.stage.clock.forward(seconds=200)
     async with alice.get(edge.url(path="/x"), headers=PROGRAM) as answer:
         assert answer.status == 200
@@ -111,7 +111,9 @@ async def test_a_new_token_reaches_the_browser(edge: EdgeStage, alice: aiohttp.C
         assert answer.status == 200
 
 
-async def test_a_handshake_carries_no_cookie_back_and_needs_none(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
+async def test_a_handshake_carries_no_cookie_back_and_needs_none(
+    edge: TraefikStage, alice: aiohttp.ClientSession
+) -> None:
     edge.stage.clock.forward(seconds=200)
     socket = await connect(edge, alice)
     assert "Set-Cookie" not in socket._response.headers
@@ -124,7 +126,7 @@ async def test_a_handshake_carries_no_cookie_back_and_needs_none(edge: EdgeStage
 
 
 async def test_the_owner_types_and_a_viewer_does_not(
-    edge: EdgeStage, guest: aiohttp.ClientSession, alice: aiohttp.ClientSession
+    edge: TraefikStage, guest: aiohttp.ClientSession, alice: aiohttp.ClientSession
 ) -> None:
     mine, theirs = await connect(edge, alice), await connect(edge, guest)
     assert [await one.receive_str() for one in (mine, theirs)] == ["AUTH_SUCCESS,controller", "AUTH_SUCCESS,viewer"]
@@ -136,7 +138,7 @@ async def test_the_owner_types_and_a_viewer_does_not(
 
 
 async def test_a_viewer_with_the_owners_token_is_a_viewer(
-    edge: EdgeStage, guest: aiohttp.ClientSession, alice: aiohttp.ClientSession
+    edge: TraefikStage, guest: aiohttp.ClientSession, alice: aiohttp.ClientSession
 ) -> None:
     grants = {one.user: one for one in await GrantStore(edge.stage.database).open()}
     owners = grant_token(edge.desktop.master, grants[OWNER].id)
@@ -149,7 +151,7 @@ async def test_a_viewer_with_the_owners_token_is_a_viewer(
         await socket.close()
 
 
-async def test_a_share_taken_back_cuts_the_open_connection(edge: EdgeStage, guest: aiohttp.ClientSession) -> None:
+async def test_a_share_taken_back_cuts_the_open_connection(edge: TraefikStage, guest: aiohttp.ClientSession) -> None:
     socket = await connect(edge, guest)
     assert await socket.receive_str() == "AUTH_SUCCESS,viewer"
     session = edge.stage.world.session("alice-desktop")
@@ -162,7 +164,7 @@ async def test_a_share_taken_back_cuts_the_open_connection(edge: EdgeStage, gues
     assert refused.value.status == 401
 
 
-async def test_when_the_gateway_dies_open_desktops_go_on(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
+async def test_when_the_gateway_dies_open_desktops_go_on(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     socket = await connect(edge, alice)
     assert await socket.receive_str() == "AUTH_SUCCESS,controller"
     await edge.stop_gateway()
@@ -177,7 +179,7 @@ async def test_when_the_gateway_dies_open_desktops_go_on(edge: EdgeStage, alice:
 
 
 async def test_a_viewer_meets_no_desktop_that_takes_no_table_and_reads_why(
-    edge: EdgeStage, guest: aiohttp.ClientSession, alice: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    edge: TraefikStage, guest: aiohttp.ClientSession, alice: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.2)
     await eventually(lambda: len(edge.desktop.table) == 2)
@@ -198,7 +200,7 @@ async def test_a_viewer_meets_no_desktop_that_takes_no_table_and_reads_why(
 @pytest.mark.parametrize(
     "path", ["/api/sessions/1", "//api/./sessions/1", "/x/../api/sessions/1", "/%61pi/SESSIONS/1", "/api%2fsessions/1"]
 )
-async def test_only_the_owner_disconnects_people(edge: EdgeStage, alice: aiohttp.ClientSession, path: str) -> None:
+async def test_only_the_owner_disconnects_people(edge: TraefikStage, alice: aiohttp.ClientSession, path: str) -> None:
     publish(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "collaborator")))
     async with await edge.browser(GUEST) as guest:
         await enter(edge, guest)
@@ -214,7 +216,7 @@ async def test_only_the_owner_disconnects_people(edge: EdgeStage, alice: aiohttp
 
 
 async def test_every_answer_at_a_desktops_host_has_the_headers_and_names_no_server(
-    edge: EdgeStage, alice: aiohttp.ClientSession
+    edge: TraefikStage, alice: aiohttp.ClientSession
 ) -> None:
     hostile = {"Strict-Transport-Security": "max-age=0", "Clear-Site-Data": '"cookies"', "Server": "Desktop/1.0"}
     edge.desktop.pages["/hostile"] = ("hostile", {**hostile, "Referrer-Policy": "unsafe-url"})
@@ -239,7 +241,7 @@ async def test_every_answer_at_a_desktops_host_has_the_headers_and_names_no_serv
 # ---- where there is no desktop
 
 
-async def test_a_host_without_a_live_route_is_the_gateways(edge: EdgeStage) -> None:
+async def test_a_host_without_a_live_route_is_the_gateways(edge: TraefikStage) -> None:
     edge.write_routes()
     suspended = {"suspended": True}
     publish(
@@ -260,7 +262,7 @@ async def test_a_host_without_a_live_route_is_the_gateways(edge: EdgeStage) -> N
 
 
 async def test_the_waiting_pages_events_pass_traefik_as_they_come(
-    edge: EdgeStage, alice: aiohttp.ClientSession
+    edge: TraefikStage, alice: aiohttp.ClientSession
 ) -> None:
     session = publish(edge.stage.world, changed(a_session(), status={"phase": "Creating", "message": "Pulling."}))
     async with alice.get(edge.url(path="/.vdi/events"), headers=PROGRAM) as answer, asyncio.timeout(5):
@@ -273,7 +275,7 @@ async def test_the_waiting_pages_events_pass_traefik_as_they_come(
             text += (await answer.content.readany()).decode()
 
 
-async def test_what_lies_where(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
+async def test_what_lies_where(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     """The verification is for Traefik alone, and a desktop gets nothing that begins with /.vdi/."""
     async with alice.get(edge.url("portal", "/edge/verify"), headers=PROGRAM) as answer:
         assert answer.status == 404
@@ -287,7 +289,7 @@ async def test_what_lies_where(edge: EdgeStage, alice: aiohttp.ClientSession) ->
 # ---- cheating
 
 
-async def test_a_stolen_cookie_on_another_host(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
+async def test_a_stolen_cookie_on_another_host(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     edge.stage.add(a_session("mallory-desktop", STRANGER))
     edge.write_routes("alice-desktop", "mallory-desktop")
     cookie = stolen(alice, edge.host())
@@ -314,7 +316,7 @@ async def test_a_stolen_cookie_on_another_host(edge: EdgeStage, alice: aiohttp.C
         "X-Forwarded-Host\n: {mine}\n",
     ],
 )
-async def test_forged_headers_change_nothing(edge: EdgeStage, alice: aiohttp.ClientSession, lines: str) -> None:
+async def test_forged_headers_change_nothing(edge: TraefikStage, alice: aiohttp.ClientSession, lines: str) -> None:
     """Mallory has a desktop of her own, and its cookies; with them she asks for alice's."""
     edge.stage.add(a_session("mallory-desktop", STRANGER))
     async with await edge.browser(STRANGER) as mallory:
@@ -329,7 +331,7 @@ async def test_forged_headers_change_nothing(edge: EdgeStage, alice: aiohttp.Cli
     assert len(edge.desktop.seen) == count
 
 
-async def test_a_forged_address_does_not_pass_traefik(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
+async def test_a_forged_address_does_not_pass_traefik(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     """The login's throttle counts by the last entry, which is the one that Traefik has written."""
     cookie = stolen(alice, edge.host())
     lines = "X-Forwarded-For: 203.0.113.7\nX-Real-Ip: 203.0.113.7\nForwarded: for=203.0.113.7\n"
@@ -359,7 +361,7 @@ async def test_a_forged_address_does_not_pass_traefik(edge: EdgeStage, alice: ai
     ],
 )
 async def test_smuggling_gets_nothing_to_the_desktop(
-    edge: EdgeStage, alice: aiohttp.ClientSession, request_text: str, statuses: set[str]
+    edge: TraefikStage, alice: aiohttp.ClientSession, request_text: str, statuses: set[str]
 ) -> None:
     edge.stage.add(a_session("mallory-desktop", STRANGER))
     edge.write_routes("alice-desktop", "mallory-desktop")
@@ -372,7 +374,7 @@ async def test_smuggling_gets_nothing_to_the_desktop(
     assert len(edge.desktop.seen) == count
 
 
-async def test_hop_by_hop_headers_strip_nothing_that_we_rely_on(edge: EdgeStage) -> None:
+async def test_hop_by_hop_headers_strip_nothing_that_we_rely_on(edge: TraefikStage) -> None:
     named = "close, X-Forwarded-Host, X-Forwarded-Uri, X-Forwarded-Method, Cookie, Origin, Sec-Fetch-Site"
     answer = await edge.raw(f"GET /x HTTP/1.1\nHost: {edge.host()}\nConnection: {named}\nCookie: a=b\n\n")
     assert (head(answer), edge.desktop.seen) == ("HTTP/1.1 401 Unauthorized", [])
@@ -392,7 +394,7 @@ async def test_hop_by_hop_headers_strip_nothing_that_we_rely_on(edge: EdgeStage)
     ],
 )
 async def test_odd_paths_are_asked_about_as_they_are_served(
-    edge: EdgeStage, alice: aiohttp.ClientSession, path: str, seen: str
+    edge: TraefikStage, alice: aiohttp.ClientSession, path: str, seen: str
 ) -> None:
     """What is verified is what the desktop gets; and who is sent to log in comes back to this host."""
     cookie = stolen(alice, edge.host())
@@ -405,13 +407,13 @@ async def test_odd_paths_are_asked_about_as_they_are_served(
 
 
 @pytest.mark.parametrize("spelling", ["ALICE-desktop.VDI.localhost", "alice-desktop.vdi.localhost.", "{host}:1"])
-async def test_a_host_spelled_otherwise_is_led_to_its_own_spelling(edge: EdgeStage, spelling: str) -> None:
+async def test_a_host_spelled_otherwise_is_led_to_its_own_spelling(edge: TraefikStage, spelling: str) -> None:
     host = spelling.format(host=edge.host())
     answer = await edge.raw(f"GET / HTTP/1.1\nHost: {host}\nAccept: text/html\nConnection: close\n\n")
     assert f"Location: {edge.url(path='/.vdi/start?next=/')}\n" in answer
 
 
-async def test_another_desktops_page_opens_no_socket_here(edge: EdgeStage, alice: aiohttp.ClientSession) -> None:
+async def test_another_desktops_page_opens_no_socket_here(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     for origin in (edge.url("mallory-desktop", ""), "https://evil.example", "null"):
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await alice.ws_connect(edge.url(path=SOCKET), headers={**PROGRAM, "Origin": origin})

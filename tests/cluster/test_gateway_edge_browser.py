@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
-from cluster.edge_traefik import EdgeStage, open_edge
+from cluster.edge_traefik import TraefikStage, open_edge
 from unit.gateway.edge_stage import GUEST, OWNER, changed, publish, shared_with
 from vdi.api.meta import Condition
 from vdi.api.session import QueueStatus
@@ -22,7 +22,7 @@ CREATING = {"phase": "Creating", "message": "The image is being pulled (3 of 9 l
 
 
 @pytest.fixture
-async def edge(tmp_path: Path) -> AsyncIterator[EdgeStage]:
+async def edge(tmp_path: Path) -> AsyncIterator[TraefikStage]:
     with Progress(tmp_path / "progress") as progress:
         traefik = binaries.ensure(["traefik"], progress=progress)["traefik"]
     async with open_edge(traefik, tmp_path) as edge:
@@ -41,7 +41,7 @@ async def chromium() -> AsyncIterator[Browser]:
             await browser.close()
 
 
-async def a_person(edge: EdgeStage, chromium: Browser, user: str = OWNER, **how: Any) -> BrowserContext:
+async def a_person(edge: TraefikStage, chromium: Browser, user: str = OWNER, **how: Any) -> BrowserContext:
     """A window of somebody who has logged in at the portal."""
     context = await chromium.new_context(ignore_https_errors=True, **how)
     context.set_default_timeout(10_000)
@@ -51,20 +51,20 @@ async def a_person(edge: EdgeStage, chromium: Browser, user: str = OWNER, **how:
     return context
 
 
-def now(edge: EdgeStage, **parts: Any) -> None:
+def now(edge: TraefikStage, **parts: Any) -> None:
     """The session's next state."""
     session = edge.stage.world.session("alice-desktop")
     assert session is not None
     publish(edge.stage.world, changed(session, **parts))
 
 
-async def arrived(edge: EdgeStage, page: Page) -> None:
+async def arrived(edge: TraefikStage, page: Page) -> None:
     """Return when the desktop's own page is there."""
     await page.wait_for_url(edge.url(path="/?v=1#token=edge"))
     await expect(page.locator("body")).to_have_text("desktop /")
 
 
-async def test_the_address_opens_the_desktop(edge: EdgeStage, chromium: Browser) -> None:
+async def test_the_address_opens_the_desktop(edge: TraefikStage, chromium: Browser) -> None:
     person = await a_person(edge, chromium)
     page = await person.new_page()
     await page.goto(edge.url())
@@ -78,7 +78,9 @@ async def test_the_address_opens_the_desktop(edge: EdgeStage, chromium: Browser)
     assert all(our["httpOnly"] and our["secure"] for our in ours)
 
 
-async def test_the_page_follows_the_start_and_opens_the_desktop_by_itself(edge: EdgeStage, chromium: Browser) -> None:
+async def test_the_page_follows_the_start_and_opens_the_desktop_by_itself(
+    edge: TraefikStage, chromium: Browser
+) -> None:
     now(edge, status=CREATING)
     page = await (await a_person(edge, chromium)).new_page()
     problems: list[str] = []
@@ -102,7 +104,7 @@ async def test_the_page_follows_the_start_and_opens_the_desktop_by_itself(edge: 
     assert problems == []
 
 
-async def test_opening_a_suspended_desktop_by_hand_resumes_it(edge: EdgeStage, chromium: Browser) -> None:
+async def test_opening_a_suspended_desktop_by_hand_resumes_it(edge: TraefikStage, chromium: Browser) -> None:
     edge.write_routes()
     now(edge, spec={"suspended": True}, status={"phase": "Suspended", "message": "This session is suspended."})
     page = await (await a_person(edge, chromium)).new_page()
@@ -112,7 +114,7 @@ async def test_opening_a_suspended_desktop_by_hand_resumes_it(edge: EdgeStage, c
     assert [name for _, name in edge.stage.actions.resumed] == ["alice-desktop"]
 
 
-async def test_a_page_that_loads_itself_again_asks_first(edge: EdgeStage, chromium: Browser) -> None:
+async def test_a_page_that_loads_itself_again_asks_first(edge: TraefikStage, chromium: Browser) -> None:
     page = await (await a_person(edge, chromium)).new_page()
     await page.goto(edge.url())
     await arrived(edge, page)
@@ -129,7 +131,7 @@ async def test_a_page_that_loads_itself_again_asks_first(edge: EdgeStage, chromi
 
 
 async def test_the_page_stays_with_a_desktop_that_is_suspended_while_it_starts(
-    edge: EdgeStage, chromium: Browser
+    edge: TraefikStage, chromium: Browser
 ) -> None:
     now(edge, status=CREATING)
     page = await (await a_person(edge, chromium)).new_page()
@@ -140,7 +142,7 @@ async def test_the_page_stays_with_a_desktop_that_is_suspended_while_it_starts(
     assert edge.stage.actions.resumed == []
 
 
-async def test_a_guest_whose_share_is_taken_back_is_reported(edge: EdgeStage, chromium: Browser) -> None:
+async def test_a_guest_whose_share_is_taken_back_is_reported(edge: TraefikStage, chromium: Browser) -> None:
     now(edge, spec=shared_with(GUEST, "viewer"), status=CREATING)
     page = await (await a_person(edge, chromium, GUEST)).new_page()
     await page.goto(edge.url())
@@ -149,7 +151,7 @@ async def test_a_guest_whose_share_is_taken_back_is_reported(edge: EdgeStage, ch
     await expect(page.get_by_role("heading", name="There is no desktop of yours here")).to_be_visible()
 
 
-async def test_without_scripts_it_gets_there_too(edge: EdgeStage, chromium: Browser) -> None:
+async def test_without_scripts_it_gets_there_too(edge: TraefikStage, chromium: Browser) -> None:
     now(edge, status={"phase": "Running"})
     page = await (await a_person(edge, chromium, java_script_enabled=False)).new_page()
     await page.goto(edge.url(path="/.vdi/wait?next=/"))

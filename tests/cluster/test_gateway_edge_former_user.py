@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
-from cluster.edge_traefik import EdgeStage, open_edge
+from cluster.edge_traefik import TraefikStage, open_edge
 from unit.gateway.edge_stage import OWNER, STRANGER, a_session, changed, gone, shared_with
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import VDISession
@@ -77,7 +77,7 @@ NOTHING: dict[str, object] = {
 
 
 @pytest.fixture
-async def edge(tmp_path: Path) -> AsyncIterator[EdgeStage]:
+async def edge(tmp_path: Path) -> AsyncIterator[TraefikStage]:
     with Progress(tmp_path / "progress") as progress:
         traefik = binaries.ensure(["traefik"], progress=progress)["traefik"]
     async with open_edge(traefik, tmp_path) as edge:
@@ -86,7 +86,7 @@ async def edge(tmp_path: Path) -> AsyncIterator[EdgeStage]:
 
 
 @pytest.fixture
-async def browser(edge: EdgeStage) -> AsyncIterator[Browser]:
+async def browser(edge: TraefikStage) -> AsyncIterator[Browser]:
     executable = find_chromium()
     assert executable is not None, "no browser found: install chromium"
     # Traefik's certificate is named as a good one: behind a bad one Chromium caches nothing, and takes no worker.
@@ -99,7 +99,7 @@ async def browser(edge: EdgeStage) -> AsyncIterator[Browser]:
             await browser.close()
 
 
-async def key_hash(edge: EdgeStage) -> str:
+async def key_hash(edge: TraefikStage) -> str:
     """SHA-256 of the public key of Traefik's certificate."""
     pem = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", edge.port))
     key = x509.load_pem_x509_certificate(pem.encode()).public_key()
@@ -108,7 +108,7 @@ async def key_hash(edge: EdgeStage) -> str:
 
 
 @pytest.fixture
-async def alice(edge: EdgeStage, browser: Browser) -> BrowserContext:
+async def alice(edge: TraefikStage, browser: Browser) -> BrowserContext:
     """Alice's browser, with her login at the portal."""
     context = await browser.new_context()
     context.set_default_timeout(10_000)
@@ -118,26 +118,26 @@ async def alice(edge: EdgeStage, browser: Browser) -> BrowserContext:
     return context
 
 
-def at_the_host(edge: EdgeStage, user: str, **spec: Any) -> VDISession:
+def at_the_host(edge: TraefikStage, user: str, **spec: Any) -> VDISession:
     """A session of this user, whose desktop has the host."""
     metadata = {"uid": f"uid-of-{user}", "resource_version": {STRANGER: "5", OWNER: "9"}[user]}
     status = {"url": edge.url(path="")}
     return edge.stage.add(changed(a_session(user=user), spec=spec, metadata=metadata, status=status))
 
 
-def allow_service_workers(edge: EdgeStage) -> None:
+def allow_service_workers(edge: TraefikStage) -> None:
     meta = ObjectMeta(name="office", uid="uid-office", resource_version="1")
     edge.stage.world.templates.observe(VDITemplate(meta, TemplateSpec(image="code", service_workers=True)))
 
 
-async def opened(edge: EdgeStage, page: Page) -> None:
+async def opened(edge: TraefikStage, page: Page) -> None:
     """Return when this page shows the desktop."""
     await page.goto(edge.url())
     await page.wait_for_url(edge.url(path="/?v=1#token=edge"))
     await page.wait_for_function("document.documentElement.dataset.app")
 
 
-async def attacked(edge: EdgeStage, page: Page) -> str:
+async def attacked(edge: TraefikStage, page: Page) -> str:
     """Alice opens mallory's desktop, which leaves what it can. Returns the result of registering a service worker."""
     session = at_the_host(edge, STRANGER, **shared_with(OWNER, "collaborator"))
     app = 'document.documentElement.dataset.app = "the script of mallory"'
@@ -153,7 +153,7 @@ async def attacked(edge: EdgeStage, page: Page) -> str:
     return result
 
 
-async def alices_own(edge: EdgeStage, page: Page) -> Page:
+async def alices_own(edge: TraefikStage, page: Page) -> Page:
     """The host is alice's desktop's now, which serves a script at the same address. She opens it in another tab.
 
     The tab with mallory's desktop is closed: as long as it is open, its page runs at that host, and Chromium's process
@@ -169,7 +169,7 @@ async def alices_own(edge: EdgeStage, page: Page) -> Page:
 
 
 async def test_nothing_of_a_former_desktop_runs_or_is_read_in_the_next_one(
-    edge: EdgeStage, alice: BrowserContext
+    edge: TraefikStage, alice: BrowserContext
 ) -> None:
     page = await alice.new_page()
     assert "403" in await attacked(edge, page)
@@ -179,7 +179,7 @@ async def test_nothing_of_a_former_desktop_runs_or_is_read_in_the_next_one(
 
 
 async def test_a_service_worker_that_a_template_allows_ends_with_its_session(
-    edge: EdgeStage, alice: BrowserContext
+    edge: TraefikStage, alice: BrowserContext
 ) -> None:
     allow_service_workers(edge)
     page = await alice.new_page()
@@ -189,7 +189,7 @@ async def test_a_service_worker_that_a_template_allows_ends_with_its_session(
     assert await page.evaluate(FOUND) == {**NOTHING, "app": "the script of alice"}
 
 
-async def test_the_same_desktop_keeps_what_it_left(edge: EdgeStage, alice: BrowserContext) -> None:
+async def test_the_same_desktop_keeps_what_it_left(edge: TraefikStage, alice: BrowserContext) -> None:
     """Entering again, as after five minutes or a new login, costs a page neither its cache nor its settings."""
     page = await alices_own(edge, await alice.new_page())
     await page.evaluate(ATTACK)
@@ -203,7 +203,7 @@ async def test_the_same_desktop_keeps_what_it_left(edge: EdgeStage, alice: Brows
     assert sum(one.path == "/assets/app.js" for one in edge.desktop.seen) == 1
 
 
-async def test_the_login_outlives_both(edge: EdgeStage, alice: BrowserContext) -> None:
+async def test_the_login_outlives_both(edge: TraefikStage, alice: BrowserContext) -> None:
     """Cookies are cleared neither by the edge nor by a desktop that asks for it."""
     at_the_host(edge, STRANGER, **shared_with(OWNER, "collaborator"))
     app = 'document.documentElement.dataset.app = "the script of mallory"'

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from cluster.edge_traefik import EdgeStage, open_edge
+from cluster.edge_traefik import TraefikStage, open_edge
 from cluster.test_cli_session import self_signed
 from support.waiting import eventually
 from unit.gateway.edge_stage import GUEST, OWNER, a_session, changed, publish, shared_with
@@ -77,7 +77,7 @@ async def image(tmp_path: Path) -> AsyncIterator[KasmVNC]:
 
 
 @pytest.fixture
-async def edge(traefik: Path, tmp_path: Path, image: KasmVNC) -> AsyncIterator[EdgeStage]:
+async def edge(traefik: Path, tmp_path: Path, image: KasmVNC) -> AsyncIterator[TraefikStage]:
     folder = tmp_path / "edge"
     folder.mkdir()
     async with open_edge(traefik, folder) as edge:
@@ -104,7 +104,7 @@ async def edge(traefik: Path, tmp_path: Path, image: KasmVNC) -> AsyncIterator[E
 
 
 @pytest.fixture
-async def alice(edge: EdgeStage) -> AsyncIterator[aiohttp.ClientSession]:
+async def alice(edge: TraefikStage) -> AsyncIterator[aiohttp.ClientSession]:
     async with await edge.browser(OWNER) as browser:
         async with browser.get(edge.url()) as answer:
             assert answer.status == 200, await answer.text()
@@ -113,7 +113,7 @@ async def alice(edge: EdgeStage) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def test_the_page_opens_over_tls_and_the_browser_never_has_the_password(
-    edge: EdgeStage, image: KasmVNC, alice: aiohttp.ClientSession
+    edge: TraefikStage, image: KasmVNC, alice: aiohttp.ClientSession
 ) -> None:
     own = {**PROGRAM, "Authorization": "Basic bWFsbG9yeTp4", "Selkies-Authorization": "Bearer m"}
     async with alice.get(edge.url(path="/vnc.html"), headers=own) as answer:
@@ -125,7 +125,7 @@ async def test_the_page_opens_over_tls_and_the_browser_never_has_the_password(
 
 
 async def test_a_websocket_keeps_its_own_subprotocol(
-    edge: EdgeStage, image: KasmVNC, alice: aiohttp.ClientSession
+    edge: TraefikStage, image: KasmVNC, alice: aiohttp.ClientSession
 ) -> None:
     origin = {**PROGRAM, "Origin": edge.url(path="")}
     socket = await alice.ws_connect(edge.url(path="/websockify"), protocols=("binary",), headers=origin)
@@ -136,7 +136,7 @@ async def test_a_websocket_keeps_its_own_subprotocol(
     assert image.seen[-1].headers["Sec-WebSocket-Protocol"] == "binary"
 
 
-async def test_a_collaborator_works_and_a_viewer_is_refused(edge: EdgeStage, image: KasmVNC) -> None:
+async def test_a_collaborator_works_and_a_viewer_is_refused(edge: TraefikStage, image: KasmVNC) -> None:
     publish(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "collaborator")))
     async with await edge.browser(GUEST) as guest:
         async with guest.get(edge.url()) as answer:

@@ -67,7 +67,7 @@ def visitor(
     context.set_default_timeout(10_000)
     if person is not None:
         secret = f"cookie-of-{person.email}"
-        server.do(lambda: server.stage.logins.people.__setitem__(secret, person))
+        server.do(lambda: server.stage.people.by_cookie.__setitem__(secret, person))
         context.add_cookies([{"name": LOGIN, "value": secret, "url": server.url, "secure": True, "httpOnly": True}])
     page = context.new_page()
     guest = Visitor(server, context, page)

@@ -1,4 +1,4 @@
-"""A portal that a real browser can open: a Stage behind TLS on loopback, in a thread of its own."""
+"""A portal that a real browser can open: a PortalStage behind TLS on loopback, in a thread of its own."""
 
 import asyncio
 import datetime
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from unit.gateway.portal_stage import Stage
+from unit.gateway.portal_stage import PortalStage
 from vdi.gateway.limits import Limits
 from vdi.gateway.settings import Settings
 
@@ -27,7 +27,7 @@ SECONDS = 10.0
 class Server:
     """The stage while it is served. Its world belongs to the server's thread: change it within `do`."""
 
-    def __init__(self, stage: Stage, loop: asyncio.AbstractEventLoop, port: int) -> None:
+    def __init__(self, stage: PortalStage, loop: asyncio.AbstractEventLoop, port: int) -> None:
         self.stage = stage
         self.port = port
         self._loop = loop
@@ -56,7 +56,7 @@ def serve(
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     settings = Settings(domain=domain) if domain else Settings(url_port=port)
-    stage = Stage(limits=limits, settings=settings, now=now or datetime.datetime.now(datetime.UTC))
+    stage = PortalStage(limits=limits, settings=settings, now=now or datetime.datetime.now(datetime.UTC))
     certificate, key = _certificate(folder)
     server = uvicorn.Server(
         uvicorn.Config(

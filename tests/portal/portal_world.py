@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from unit.gateway.portal_stage import Stage, a_session, a_template
+from unit.gateway.portal_stage import PortalStage, a_session, a_template
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.findings.model import Finding, Remedy, Severity
@@ -64,9 +64,9 @@ def svg(colour: str, path: str) -> str:
     return f"data:image/svg+xml;base64,{b64encode(picture.encode()).decode()}"
 
 
-def furnish(stage: Stage, *, crowd: int = 0) -> None:
+def furnish(stage: PortalStage, *, crowd: int = 0) -> None:
     """Put templates, pools, Alice's desktops and `crowd` others into the stage's world, and give it a past."""
-    now = stage.now
+    now = stage.clock.wall
 
     def at(**before: float) -> str:
         return format_time(now - timedelta(**before))
@@ -191,9 +191,9 @@ def furnish(stage: Stage, *, crowd: int = 0) -> None:
     _doctor(stage, now)
 
 
-def _crowd(stage: Stage, crowd: int) -> None:
+def _crowd(stage: PortalStage, crowd: int) -> None:
     """Others: they fill every GPU slot, then wait or have failed; the rest needs no GPU. No one is above a limit."""
-    now, chance = stage.now, random.Random(7)
+    now, chance = stage.clock.wall, random.Random(7)
     gpus_of = Counter(normal_user(session.spec.user) for session in stage.world.sessions.values())
     people = [f"{who}@example.com" for who in _PEOPLE]
     mine = [who for round_ in range(_GPUS_OF_ONE) for who in people if gpus_of[who] <= round_]
@@ -227,7 +227,7 @@ def _crowd(stage: Stage, crowd: int) -> None:
         put(chance.choice(people), template, "Suspended", chance.randint(60, 3000))
 
 
-def _pools(stage: Stage) -> None:
+def _pools(stage: PortalStage) -> None:
     for name, ready, desired, message in (
         ("firefox-ready", 3, 3, ""),
         ("ubuntu-ready", 0, 4, f"All {_SLOTS} GPU slots are in use."),
@@ -253,7 +253,7 @@ def _node(name: str, gpus: int, *, cordoned: bool = False) -> dict[str, Any]:
     }
 
 
-def _past(stage: Stage, now: datetime) -> None:
+def _past(stage: PortalStage, now: datetime) -> None:
     def past(name: str, template: str, days: float, hours: float, reason: EndReason | None, **run: Any) -> Past:
         created = now - timedelta(days=days)
         ended = created + timedelta(hours=hours) if reason else None
@@ -310,7 +310,7 @@ def _past(stage: Stage, now: datetime) -> None:
     ]
 
 
-def _audit(stage: Stage, now: datetime) -> None:
+def _audit(stage: PortalStage, now: datetime) -> None:
     rows: tuple[tuple[str, str, str, str, dict[str, str], str], ...] = (
         ("alice@example.com", "session.start", "alice-maps", "done", {"template": "qgis"}, ""),
         (
@@ -332,7 +332,7 @@ def _audit(stage: Stage, now: datetime) -> None:
     ]
 
 
-def _doctor(stage: Stage, now: datetime) -> None:
+def _doctor(stage: PortalStage, now: datetime) -> None:
     cause = Finding(
         code="gpu_config_not_read",
         severity=Severity.ERROR,

@@ -14,7 +14,8 @@ import uvicorn
 from starlette.applications import Starlette
 
 from unit.cli.fake_cluster import finish_accepting
-from unit.gateway.api_stage import ALICE, PORTAL, Stage, open_stage
+from unit.gateway.api_stage import ALICE, ApiStage
+from unit.gateway.component_stage import PORTAL
 from vdi.devcluster.pki import authority
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.settings import Settings
@@ -30,7 +31,7 @@ class RemoteGateway:
     def __init__(self, folder: Path) -> None:
         self.ca = authority(folder, "ca", "A test's own authority").file
         self.url = ""
-        self.stage: Stage | None = None
+        self.stage: ApiStage | None = None
         self.server: uvicorn.Server | None = None
         self._folder = folder
         self._loop = asyncio.new_event_loop()
@@ -39,7 +40,7 @@ class RemoteGateway:
         """Run in the gateway's event loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(5)
 
-    def call(self, work: Callable[[Stage], T]) -> T:
+    def call(self, work: Callable[[ApiStage], T]) -> T:
         """The same for what does not wait."""
 
         async def run() -> T:
@@ -48,7 +49,7 @@ class RemoteGateway:
         return self.do(run())
 
     @property
-    def there(self) -> Stage:
+    def there(self) -> ApiStage:
         assert self.stage is not None
         return self.stage
 
@@ -98,7 +99,7 @@ class RemoteGateway:
             listening.bind(("127.0.0.1", 0))
             listening.listen(64)
             self.url = f"https://portal.vdi.localhost:{listening.getsockname()[1]}"
-            async with open_stage(self._folder) as stage:
+            async with ApiStage(self._folder) as stage:
                 self.stage = stage
                 routes = [*stage.login.portal_routes(), *stage.api.portal_routes()]
                 app = Starlette(routes=routes, exception_handlers=ErrorPages(Settings()).handlers())

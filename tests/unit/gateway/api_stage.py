@@ -2,53 +2,43 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import msgspec
 from starlette.applications import Starlette
 
+from support.builders import a_template
 from support.database import sqlite_with_tables
 from support.passwords import HASHER
 from unit.gateway.api_contract import Contract
+from unit.gateway.component_stage import PORTAL, ComponentStage, FakeEdge, begin_login
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
-from vdi.api.template import VDITemplate
 from vdi.gateway.actions import Actions
 from vdi.gateway.api.component import Api
 from vdi.gateway.api.services import ApiServices
 from vdi.gateway.cluster_cache import ClusterCache
-from vdi.gateway.context import GatewayContext
 from vdi.gateway.doctor_runs import DoctorRunner
 from vdi.gateway.gpu_slots import GpuSlots
 from vdi.gateway.history.component import History
 from vdi.gateway.limits import Limit, Limits
 from vdi.gateway.login.component import Login
-from vdi.gateway.login.guard import Guard
-from vdi.gateway.login.logins import Device, Identity, Logins
+from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.login.passwords import Passwords
 from vdi.gateway.login.sign_out import SignOut
-from vdi.gateway.metrics import Metrics
 from vdi.gateway.probing import Prober
-from vdi.gateway.settings import Settings
-from vdi.gateway.shared_state import MemorySharedState
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.store.base import Database
-from vdi.gateway.users import User
-from vdi.gateway.web.cookies import LOGIN
 from vdi.gateway.web.errors import ErrorPages
 from vdi.kube.errors import AlreadyExists, Cause, Invalid, NotFound
 from vdi.kube.resource import NODES, Resource
-from vdi.kube.transport import Client
 from vdi.operator.kinds import SESSIONS
 from vdi.session.home_list import HomeClaim
 
-PORTAL = "https://portal.vdi.localhost"
 ALICE = Identity(user="alice@example.com", name="Alice", groups=frozenset({"engineering"}))
 BOB = Identity(user="bob@example.com", name="Bob")
 ROOT = Identity(user="root@example.com", name="Root", admin=True)
@@ -144,44 +134,39 @@ def refused_field(name: str, message: str) -> Invalid:
     return Invalid(422, "Invalid", "is invalid", causes=(Cause(name, "FieldValueInvalid", message),))
 
 
-@dataclass
-class FakeEdge:
-    """Remembers whose grants were ended."""
+class ApiStage(ComponentStage):
+    """The API alone, with the template ubuntu: real actions, database, history and audit."""
 
-    ended: list[dict[str, Any]] = field(default_factory=list)
-
-    async def end_grants(self, **which: Any) -> None:
-        self.ended.append(which)
-
-    async def issue_ticket(self, person: User, session: VDISession, state: str) -> str:
-        return f"ticket of {person.email} into {session.metadata.name} for {state[:4]}"
-
-
-@dataclass
-class Stage:
-    """Everything a test of the API touches."""
-
-    services: ApiServices
-    login: Login
-    api: Api
-    cluster: FakeCluster
-    edge: FakeEdge
-    app: Starlette
-    now: list[datetime]
-    contract: Contract
-    clients: list[httpx.AsyncClient] = field(default_factory=list)
-    agent_url: str = ""
-    """Of the agent in every desktop."""
+    def __init__(self, folder: Path, *, everybody: Limit | None = None) -> None:
+        self.cluster, self.edge = FakeCluster(), FakeEdge()
+        self.agent_url = ""
+        """Of the agent in every desktop."""
+        super().__init__(self.cluster, database=Database(sqlite_with_tables(folder / "vdi.db")))
+        self.cluster.world = self.world
+        context, logins, guard = self.context, self.logins, self.guard
+        limits, history = Limits(default=everybody or Limit()), History(context)
+        audit, sign_out = Audit(self.database, context.clock), SignOut(logins, self.edge.end_grants)
+        actions = Actions(context, limits=limits, history=history, audit=audit)
+        prober = Prober(context=context, issue_ticket=self.edge.issue_ticket, agent=lambda _: self.agent_url)
+        self.services = ApiServices(
+            context=context, guard=guard, logins=logins, sign_out=sign_out, limits=limits, actions=actions,
+            history=history, audit=audit, prober=prober, doctor=DoctorRunner(context), gpu_slots=GpuSlots(context),
+        )  # fmt: skip
+        self.api = Api(self.services)
+        self.login = Login(
+            context, logins=logins, guard=guard, sign_out=sign_out, audit=audit, passwords=Passwords(HASHER)
+        )
+        routes = [*self.api.portal_routes()]
+        self.app = Starlette(routes=routes, exception_handlers=ErrorPages(self.settings).handlers())
+        self.contract = Contract(self.api.document)
+        self.template()
 
     def session(self, name: str = "alice-desktop", *, status: dict[str, Any] | None = None, **spec: Any) -> None:
         base = {"user": "alice@example.com", "template": "ubuntu"}
         self.cluster.put({"metadata": {"name": name}, "spec": base | spec, "status": status or {}})
 
     def template(self, name: str = "ubuntu", **spec: Any) -> None:
-        made = {"metadata": {"name": name, "resourceVersion": str(next(self.cluster.numbers))}}
-        resources = {"defaultGPU": 0}
-        base = {"image": "registry.example.com/desktop:1", "resources": resources} | spec
-        self.services.context.cluster.templates.observe(msgspec.convert({**made, "spec": base}, VDITemplate))
+        self.put(a_template(name, **{"resources": {"defaultGPU": 0}} | spec))
 
     def home(self, name: str, user: str = "alice@example.com", template: str = "") -> None:
         """A home that no session has yet."""
@@ -193,9 +178,8 @@ class Stage:
         self.services.context.cluster.homes.observe(made)
 
     def pool(self, name: str = "kiosk") -> None:
-        meta = {"name": name, "resourceVersion": str(next(self.cluster.numbers))}
         spec = {"template": "ubuntu", "replicas": 2}
-        self.services.context.cluster.pools.observe(msgspec.convert({"metadata": meta, "spec": spec}, VDIPool))
+        self.put(msgspec.convert({"metadata": {"name": name}, "spec": spec}, VDIPool))
 
     async def anybody(self, **headers: str) -> httpx.AsyncClient:
         """Whose every answer is held against the OpenAPI document."""
@@ -207,62 +191,16 @@ class Stage:
 
     async def program(self, who: Identity = ALICE) -> httpx.AsyncClient:
         """A program with an API token of this person."""
-        secret, _ = await self._login(who)
-        person = await self.services.logins.person_by_cookie(secret)
+        secret, _ = await self.logins.begin(who, Device())
+        person = await self.logins.person_by_cookie(secret)
         assert person is not None
-        token, _ = await self.services.logins.new_token(person, "test", timedelta(days=1))
+        token, _ = await self.logins.new_token(person, "test", timedelta(days=1))
         return await self.anybody(authorization=f"Bearer {token}")
 
     async def page(self, who: Identity = ALICE) -> httpx.AsyncClient:
         """A script on one of the portal's pages: the cookie of a login, and what a browser says of itself."""
-        secret, _ = await self._login(who)
         client = await self.anybody(origin=PORTAL)
-        client.cookies.set(LOGIN, secret)
+        await begin_login(client, self.logins, who)
         token = (await client.get("/api/v1/me")).json()["csrfToken"]
         client.headers["X-CSRF-Token"] = token
         return client
-
-    async def _login(self, who: Identity) -> Any:
-        return await self.services.logins.begin(who, Device())
-
-
-@asynccontextmanager
-async def open_stage(folder: Path, *, everybody: Limit | None = None) -> AsyncIterator[Stage]:
-    """A gateway with the template ubuntu."""
-    settings = Settings()
-    database = Database(sqlite_with_tables(folder / "vdi.db"))
-    now = [datetime(2026, 11, 20, 12, tzinfo=UTC)]
-    cluster, edge = FakeCluster(), FakeEdge()
-    client = cast(Client, cluster)
-    cluster.world = world = ClusterCache(client, settings)
-
-    def clock() -> datetime:
-        return now[0]
-
-    context = GatewayContext(
-        settings=settings, client=client, cluster=world, database=database, metrics=Metrics(), clock=clock,
-        shared=MemorySharedState(now[0].timestamp),
-    )  # fmt: skip
-    limits, audit, history = Limits(default=everybody or Limit()), Audit(database, clock), History(context)
-    logins = Logins(context)
-    guard, sign_out = Guard(logins, settings), SignOut(logins, edge.end_grants)
-    actions = Actions(context, limits=limits, history=history, audit=audit)
-    prober = Prober(context=context, issue_ticket=edge.issue_ticket, agent=lambda _: stage.agent_url)
-    api = Api(
-        ApiServices(
-            context=context, guard=guard, logins=logins, sign_out=sign_out, limits=limits, actions=actions,
-            history=history, audit=audit, prober=prober, doctor=DoctorRunner(context), gpu_slots=GpuSlots(context),
-        )
-    )  # fmt: skip
-    login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=audit, passwords=Passwords(HASHER))
-    app = Starlette(routes=[*api.portal_routes()], exception_handlers=ErrorPages(settings).handlers())
-    stage = Stage(api.services, login, api, cluster, edge, app, now, Contract(api.document))
-    stage.template()
-    try:
-        yield stage
-    finally:
-        context.stopping.set()
-        world.end_changes()
-        for each in stage.clients:
-            await each.aclose()
-        await database.close()

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
 
 import httpx
 from sqlalchemy import func, select
@@ -18,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from support.database import sqlite_with_tables
 from support.passwords import HASHER
 from support.waiting import eventually
+from unit.gateway.component_stage import PORTAL, Browser, begin_login
 from unit.gateway.login_stage import user
 from unit.kube.kube_fake_api import FakeApi
 from vdi.api.meta import RELEASE_NAMESPACE
@@ -30,14 +30,11 @@ from vdi.gateway.login.users_file import KEY, write_users
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.base import metadata
 from vdi.gateway.web import csrf
-from vdi.gateway.web.cookies import LOGIN
 from vdi.session.naming import secret_name
 
-PORTAL = "https://portal.vdi.localhost"
 DESKTOP = "https://alice-desktop.vdi.localhost"
 ALICE = Identity(user="alice@example.com", name="Alice", admin=True, source=OIDC)
 BOB = Identity(user="bob@example.com", source=OIDC)
-PAGE = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -53,24 +50,8 @@ class Way:
         return re.sub(r"{([^}:]*)[^}]*}", lambda name: values.get(name[1], "x"), self.path)
 
 
-class Browser(httpx.AsyncClient):
-    """A browser that follows nothing by itself."""
-
-    secret: str = ""
-    """Of its login."""
-
-    async def open(self, url: str) -> httpx.Response:
-        """Open an address as a person does, over all redirects."""
-        for _ in range(12):
-            answer = await self.get(url, headers=PAGE)
-            if answer.status_code not in (302, 303):
-                return answer
-            url = urljoin(url, answer.headers["location"])
-        raise AssertionError(f"too many redirects, the last one to {url}")
-
-
 @dataclass
-class Scene:
+class AttackStage:
     """What an attack needs to know."""
 
     gateway: Gateway
@@ -85,8 +66,7 @@ class Scene:
     async def logged_in(self, who: Identity = ALICE, device: Device | None = None) -> Browser:
         """One with a login."""
         browser = self.browser()
-        browser.secret, _ = await self.gateway.login.services.logins.begin(who, device or Device())
-        browser.cookies.set(LOGIN, browser.secret, domain="portal.vdi.localhost", path="/")
+        await begin_login(browser, self.gateway.login.services.logins, who, device)
         return browser
 
     def ways(self, table: str = "portal_routes") -> list[Way]:
@@ -144,12 +124,12 @@ def furnish(api: FakeApi) -> None:
 
 
 @asynccontextmanager
-async def open_scene(api: FakeApi, folder: Path) -> AsyncIterator[Scene]:
+async def open_attack_stage(api: FakeApi, folder: Path) -> AsyncIterator[AttackStage]:
     """The gateway, once it lets people in."""
     settings = Settings(database_url=sqlite_with_tables(folder / "vdi.db"))
     async with open_gateway(api.config(), settings, passwords=Passwords(HASHER)) as gateway:
         await eventually(lambda: gateway.health.begun and gateway.edge.ready, "the gateway has begun")
-        yield Scene(
+        yield AttackStage(
             gateway,
             api,
             build_public(gateway.context, gateway.components, gateway.health),

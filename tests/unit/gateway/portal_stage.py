@@ -4,21 +4,19 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any, cast
 
 import httpx
-import msgspec
 from starlette.applications import Starlette
 
 from support import builders
-from vdi.api.meta import ObjectMeta
-from vdi.api.pool import VDIPool
+from support.clock import FakeClock
+from unit.gateway.component_stage import NOW, PORTAL, ComponentStage, csrf_in
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.cluster_cache import ClusterCache
-from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.doctor_runs import DoctorRunner
 from vdi.gateway.gpu_slots import GpuSlots
@@ -26,22 +24,18 @@ from vdi.gateway.history.component import Past
 from vdi.gateway.history.usage import Month, Usage
 from vdi.gateway.limits import Limits
 from vdi.gateway.login.guard import Guard
-from vdi.gateway.metrics import Metrics
 from vdi.gateway.portal.component import Portal
 from vdi.gateway.portal.services import PortalServices
 from vdi.gateway.portal.subscriptions import Subscriptions
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.audit import Entry
 from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.users import User, normal_user
+from vdi.gateway.users import User
 from vdi.gateway.web.cookies import LOGIN
 from vdi.gateway.web.errors import ErrorPages
 from vdi.gateway.web.security_headers import SecurityHeaders
 from vdi.kube.errors import KubeError
-from vdi.kube.transport import Client
 
-NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
-PORTAL = "https://portal.vdi.localhost"
 ALICE = User("alice@example.com", "Alice Archer", login_id="login-alice")
 BOB = User("bob@example.com", "Bob", login_id="login-bob")
 ADMIN = User("root@example.com", "Root", admin=True, login_id="login-root")
@@ -73,11 +67,11 @@ def a_template(name: str = "ubuntu", **spec: Any) -> VDITemplate:
 class FakeLogins:
     """People by the value of their cookie."""
 
-    people: dict[str, User] = field(default_factory=dict)
+    by_cookie: dict[str, User] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
 
     async def person_by_cookie(self, secret: str) -> User | None:
-        found = self.people.get(secret)
+        found = self.by_cookie.get(secret)
         return found if found is not None and found.login_id not in self.ended else None
 
     async def person_by_token(self, token: str) -> User | None:
@@ -167,8 +161,8 @@ class FakeClient:
         return self.nodes
 
 
-class Stage:
-    """The portal of one gateway, with people who are logged in."""
+class PortalStage(ComponentStage):
+    """The portal alone: users by cookie, recorded actions, a past from lists, and no database."""
 
     def __init__(
         self,
@@ -178,27 +172,15 @@ class Stage:
         now: datetime = NOW,
         client: Any = None,
     ) -> None:
-        self.now = now
-        self.settings = settings or Settings()
         self.client: Any = client or FakeClient()
-        self.world = ClusterCache(cast(Client, self.client), self.settings)
-        self.logins = FakeLogins()
-        self.history = FakeHistory()
-        self.audit = FakeAudit()
+        super().__init__(self.client, settings=settings, clock=FakeClock(now))
+        self.people, self.history, self.audit = FakeLogins(), FakeHistory(), FakeAudit()
         self.actions = RecordedActions(self.world)
-        self.context = GatewayContext(
-            settings=self.settings,
-            client=cast(Client, self.client),
-            cluster=self.world,
-            database=cast(Any, None),
-            shared=cast(Any, None),
-            metrics=Metrics(),
-            clock=lambda: self.now,
-        )
+        logins: Any = self.people
         self.services = PortalServices(
             context=self.context,
-            guard=Guard(cast(Any, self.logins), self.settings),
-            logins=cast(Any, self.logins),
+            guard=Guard(logins, self.settings),
+            logins=logins,
             limits=limits or Limits(),
             actions=cast(Any, self.actions),
             history=cast(Any, self.history),
@@ -211,33 +193,13 @@ class Stage:
         portal = Portal(self.services)
         app = Starlette(routes=[*portal.portal_routes()], exception_handlers=ErrorPages(self.settings).handlers())
         self.app = SecurityHeaders(app, self.settings)
-        self._version = 0
-
-    def put(self, *objects: VDISession | VDITemplate | VDIPool) -> None:
-        """Let the world see these; a later state of the same name replaces."""
-        for one in objects:
-            self._version += 1
-            meta: ObjectMeta = msgspec.structs.replace(one.metadata, resource_version=str(self._version))
-            seen = msgspec.structs.replace(one, metadata=meta)
-            stores: dict[type, Any] = {
-                VDISession: self.world.sessions,
-                VDITemplate: self.world.templates,
-                VDIPool: self.world.pools,
-            }
-            stores[type(one)].observe(seen)
-
-    def drop(self, session: VDISession) -> None:
-        """Let the world see that it is gone."""
-        self._version += 1
-        meta = msgspec.structs.replace(session.metadata, resource_version=str(self._version))
-        self.world.sessions.observe_deleted(msgspec.structs.replace(session, metadata=meta))
 
     def browser(self, person: User | None = ALICE) -> "Browser":
         """A browser in which this person is logged in."""
         browser = Browser(self)
         if person is not None:
             secret = f"cookie-of-{person.email}"
-            self.logins.people[secret] = person
+            self.people.by_cookie[secret] = person
             browser.client.cookies.set(LOGIN, secret)
         return browser
 
@@ -245,7 +207,7 @@ class Stage:
 class Browser:
     """Sends what a browser sends."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: PortalStage) -> None:
         transport = httpx.ASGITransport(app=stage.app)
         self.client = httpx.AsyncClient(transport=transport, base_url=PORTAL, headers={"Accept": "text/html"})
 
@@ -262,13 +224,6 @@ class Browser:
         return await self.client.post(path, data={"csrf": token, **fields}, headers=headers)
 
 
-def csrf_in(page: str) -> str:
-    """The token of a form on this page."""
-    found = re.search(r'name="csrf" value="([^"]+)"', page)
-    assert found, "there is no form on this page"
-    return found[1]
-
-
 def text_of(page: str) -> str:
     """What a person reads, more or less."""
     return " ".join(re.sub(r"<[^>]+>", " ", page).split())
@@ -278,6 +233,3 @@ async def settle() -> None:
     """Let what is waiting for the event loop run."""
     for _ in range(10):
         await asyncio.sleep(0)
-
-
-__all__ = ["ADMIN", "ALICE", "BOB", "NOW", "PNG", "PORTAL", "Browser", "Stage", "normal_user"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from unit.gateway.api_stage import Stage
+from unit.gateway.api_stage import ApiStage
 from vdi.session.naming import secret_name
 
 STATE = "5e" * 32
@@ -37,7 +37,7 @@ class Agent:
 
 
 @asynccontextmanager
-async def agent(stage: Stage, name: str = "alice-desktop") -> AsyncIterator[Agent]:
+async def agent(stage: ApiStage, name: str = "alice-desktop") -> AsyncIterator[Agent]:
     """Of every desktop; its token is in the Secret of the one with this name."""
     token = base64.b64encode(b"agents-token").decode()
     stage.cluster.objects[secret_name(name)] = {"data": {"agentToken": token}}

@@ -1,62 +1,36 @@
 """Deeds on an API server that keeps objects, by one gateway and by two at once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import pytest
 
 from support.waiting import eventually
+from unit.gateway.component_stage import NOW, ComponentStage, RecordedAudit
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import ClusterCache
-from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.history.component import History
 from vdi.gateway.limits import Limits, read_limits
-from vdi.gateway.metrics import Metrics
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import MemorySharedState, SharedState, SharedUnavailableError
-from vdi.gateway.store.audit import Act, Audit, NotAuditedError
+from vdi.gateway.store.audit import Audit
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.users import Role, User
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.transport import Client
 from vdi.session.request import SessionRequest
 
-NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SETTINGS = Settings()
 NS = SETTINGS.namespace
 ALICE = User("alice@example.com", "Alice", frozenset({"students"}))
 BOB, EVE = User("bob@example.com"), User("eve@example.com")
 ROOT = User("root@example.com", admin=True)
-
-
-@dataclass
-class Book:
-    """An audit that is remembered, or out of order."""
-
-    rows: list[tuple[str, str, str, str]] = field(default_factory=list)
-    broken: bool = False
-
-    @asynccontextmanager
-    async def act(self, act: Act, *, closed: bool) -> AsyncIterator[None]:
-        if self.broken and closed:
-            raise NotAuditedError("This is not done, since it cannot be written to the audit now.")
-        try:
-            yield
-        except ActionDenied as why:
-            self.rows.append((act.actor, act.action, act.target, why.code))
-            raise
-        self.rows.append((act.actor, act.action, act.target, "done"))
-
-    async def record(
-        self, *, actor: str, action: str, target: str, outcome: str, detail: Mapping[str, str], at: datetime
-    ) -> None:
-        self.rows.append((actor, action, target, outcome))
 
 
 @dataclass
@@ -73,11 +47,11 @@ class Hours:
 class Replica:
     actions: Actions
     world: ClusterCache
-    book: Book
+    book: RecordedAudit
     hours: Hours
 
 
-class Stage:
+class SharedCluster:
     """The API server, and as many gateways as are wanted; all share one `SharedState`."""
 
     def __init__(self, api: FakeApi) -> None:
@@ -102,30 +76,22 @@ class Stage:
 
     @asynccontextmanager
     async def replica(self, limits: str = "", settings: Settings = SETTINGS) -> AsyncIterator[Replica]:
-        book, hours = Book(), Hours()
+        book, hours = RecordedAudit(), Hours()
         chosen: Limits = read_limits(limits, "limits")
         async with (
             Client(self.api.config(), field_manager="vdi-gateway", retry=NO_RETRY) as client,
             ClusterCache(client, settings) as world,
         ):
             await world.wait_synced()
-            context = GatewayContext(
-                settings=settings,
-                client=client,
-                cluster=world,
-                database=cast(Any, None),
-                shared=self.shared,
-                metrics=Metrics(),
-                clock=lambda: NOW,
-            )
-            actions = Actions(context, limits=chosen, history=cast(History, hours), audit=cast(Audit, book))
+            gateway = ComponentStage(client, settings=settings, shared=self.shared, world=world)
+            actions = Actions(gateway.context, limits=chosen, history=cast(History, hours), audit=cast(Audit, book))
             yield Replica(actions, world, book, hours)
 
 
 @asynccontextmanager
-async def a_stage() -> AsyncIterator[Stage]:
+async def a_stage() -> AsyncIterator[SharedCluster]:
     async with fake_api() as api:
-        yield Stage(api)
+        yield SharedCluster(api)
 
 
 def requested(person: User = ALICE, template: str = "desktop", **more: Any) -> SessionRequest:

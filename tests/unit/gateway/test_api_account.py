@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from unit.gateway.api_stage import BOB, Stage, open_stage
+from unit.gateway.api_stage import BOB, ApiStage
 from unit.gateway.test_api_sessions import problem
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path) as stage:
+async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
+    async with ApiStage(tmp_path) as stage:
         yield stage
 
 
-async def test_me(stage: Stage) -> None:
+async def test_me(stage: ApiStage) -> None:
     stage.session(resources={"gpu": 1})
     stage.session("rests", suspended=True)
     me = (await (await stage.program()).get("/api/v1/me")).json()
@@ -30,7 +30,7 @@ async def test_me(stage: Stage) -> None:
     assert me["use"]["sessions"] == {"used": 1, "limit": None}
 
 
-async def test_a_token_is_made_used_and_revoked(stage: Stage) -> None:
+async def test_a_token_is_made_used_and_revoked(stage: ApiStage) -> None:
     page = await stage.page()
     made = await page.post("/api/v1/tokens", json={"label": "ci", "days": 7})
     assert made.status_code == 201
@@ -50,7 +50,7 @@ async def test_a_token_is_made_used_and_revoked(stage: Stage) -> None:
     assert done == [("token.revoke", "done"), ("token.create", "done")]
 
 
-async def test_a_token_makes_no_other_and_ends_no_other(stage: Stage) -> None:
+async def test_a_token_makes_no_other_and_ends_no_other(stage: ApiStage) -> None:
     program, page = await stage.program(), await stage.page()
     problem(await program.post("/api/v1/tokens", json={"label": "more"}), 403, "forbidden")
     other = (await page.post("/api/v1/tokens", json={"label": "other"})).headers["location"]
@@ -58,7 +58,7 @@ async def test_a_token_makes_no_other_and_ends_no_other(stage: Stage) -> None:
     assert (await page.delete(other)).status_code == 204
 
 
-async def test_another_s_token_is_not_there(stage: Stage) -> None:
+async def test_another_s_token_is_not_there(stage: ApiStage) -> None:
     made = await (await stage.page()).post("/api/v1/tokens", json={"label": "ci"})
     problem(await (await stage.page(BOB)).delete(made.headers["location"]), 404, "not-found")
     assert (await (await stage.page(BOB)).get("/api/v1/tokens")).json()["items"] == []
@@ -72,19 +72,19 @@ async def test_another_s_token_is_not_there(stage: Stage) -> None:
         ({"label": "x", "days": 366}, "days", "a whole number <= 365"),
     ],
 )
-async def test_a_token_s_fields_are_checked(stage: Stage, body: dict[str, object], field: str, allowed: str) -> None:
+async def test_a_token_s_fields_are_checked(stage: ApiStage, body: dict[str, object], field: str, allowed: str) -> None:
     answer = problem(await (await stage.page()).post("/api/v1/tokens", json=body), 422, "invalid")
     assert [(error["field"], error["allowed"]) for error in answer["errors"]] == [(field, allowed)]
 
 
-async def test_there_is_an_end_to_tokens(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_there_is_an_end_to_tokens(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vdi.gateway.api.account.MOST_TOKENS", 1)
     page = await stage.page()
     assert (await page.post("/api/v1/tokens", json={"label": "one"})).status_code == 201
     problem(await page.post("/api/v1/tokens", json={"label": "two"}), 409, "over-limit")
 
 
-async def test_logins_are_listed_and_ended(stage: Stage) -> None:
+async def test_logins_are_listed_and_ended(stage: ApiStage) -> None:
     here, there, bob = await stage.page(), await stage.page(), await stage.page(BOB)
     listed = (await here.get("/api/v1/logins")).json()["items"]
     assert sorted(each["current"] for each in listed) == [False, True]
@@ -96,7 +96,7 @@ async def test_logins_are_listed_and_ended(stage: Stage) -> None:
     assert (await here.get("/api/v1/me")).status_code == 200
 
 
-async def test_logging_out_everywhere(stage: Stage) -> None:
+async def test_logging_out_everywhere(stage: ApiStage) -> None:
     here, there, program = await stage.page(), await stage.page(), await stage.program()
     problem(await program.get("/api/v1/logins"), 403, "forbidden")
     problem(await program.delete("/api/v1/logins"), 403, "forbidden")

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from unit.gateway.api_stage import BOB, ROOT, RUNNING, Stage, open_stage
+from unit.gateway.api_stage import BOB, ROOT, RUNNING, ApiStage
 from unit.gateway.test_api_sessions import names, problem
 from vdi.kube.errors import Forbidden
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path) as stage:
+async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
+    async with ApiStage(tmp_path) as stage:
         yield stage
 
 
-async def ended(stage: Stage, *sessions: str) -> None:
+async def ended(stage: ApiStage, *sessions: str) -> None:
     """These have run for an hour, and ended."""
     for name in sessions:
         session = stage.services.context.cluster.session(name)
@@ -28,7 +28,7 @@ async def ended(stage: Stage, *sessions: str) -> None:
         stage.cluster.drop(name)
 
 
-async def test_everybody_s_sessions_by_user_template_and_phase(stage: Stage) -> None:
+async def test_everybody_s_sessions_by_user_template_and_phase(stage: ApiStage) -> None:
     stage.session("a", status=RUNNING)
     stage.session("b", user="bob@example.com", template="cad")
     stage.session("c", user="Bob@example.com", status={"phase": "Failed"})
@@ -46,7 +46,7 @@ async def test_everybody_s_sessions_by_user_template_and_phase(stage: Stage) -> 
     assert (one["role"], names(await root.get("/api/v1/sessions"))) == ("administrator", [])
 
 
-async def test_an_administrator_ends_another_s_desktop_and_it_is_written_down(stage: Stage) -> None:
+async def test_an_administrator_ends_another_s_desktop_and_it_is_written_down(stage: ApiStage) -> None:
     stage.session()
     root = await stage.program(ROOT)
     assert (await root.delete("/api/v1/sessions/alice-desktop")).status_code == 204
@@ -55,7 +55,7 @@ async def test_an_administrator_ends_another_s_desktop_and_it_is_written_down(st
     assert (act["owner"], act["outcome"]) == ("alice@example.com", "done")
 
 
-async def test_the_audit_comes_in_pages(stage: Stage) -> None:
+async def test_the_audit_comes_in_pages(stage: ApiStage) -> None:
     root = await stage.program(ROOT)
     for name in ("x", "y", "z"):
         stage.session(name)
@@ -69,14 +69,14 @@ async def test_the_audit_comes_in_pages(stage: Stage) -> None:
     problem(await root.get("/api/v1/admin/audit", params={"cursor": "x"}), 422, "invalid")
 
 
-async def test_the_queue_is_in_its_order(stage: Stage) -> None:
+async def test_the_queue_is_in_its_order(stage: ApiStage) -> None:
     for name, position in (("later", 2), ("never", 0), ("next", 1)):
         stage.session(name, status={"phase": "Pending", "queue": {"position": position, "reason": "GPU"}})
     stage.session("runs", status=RUNNING)
     assert names(await (await stage.program(ROOT)).get("/api/v1/admin/queue")) == ["next", "later", "never"]
 
 
-async def test_gpus_by_node_and_why_they_are_not_known(stage: Stage) -> None:
+async def test_gpus_by_node_and_why_they_are_not_known(stage: ApiStage) -> None:
     stage.cluster.nodes = [
         {"metadata": {"name": "n1"}, "status": {"allocatable": {"nvidia.com/gpu": "8"}}},
         {"metadata": {"name": "plain"}, "status": {"allocatable": {"cpu": "8"}}},
@@ -89,11 +89,11 @@ async def test_gpus_by_node_and_why_they_are_not_known(stage: Stage) -> None:
     assert "may not read nodes" in said
 
 
-async def test_the_doctor_has_not_looked_by_itself(stage: Stage) -> None:
+async def test_the_doctor_has_not_looked_by_itself(stage: ApiStage) -> None:
     problem(await (await stage.program(ROOT)).get("/api/v1/admin/doctor"), 404, "not-found")
 
 
-async def test_history_is_one_s_own(stage: Stage) -> None:
+async def test_history_is_one_s_own(stage: ApiStage) -> None:
     stage.session("a", status=RUNNING)
     stage.session("b", status=RUNNING)
     stage.session("bobs", user="bob@example.com", status=RUNNING)
@@ -110,7 +110,7 @@ async def test_history_is_one_s_own(stage: Stage) -> None:
     assert [each["name"] for each in everybody] == ["bobs"]
 
 
-async def test_history_comes_in_pages(stage: Stage) -> None:
+async def test_history_comes_in_pages(stage: ApiStage) -> None:
     for name in ("a", "b", "c"):
         stage.session(name, status=RUNNING)
     await ended(stage, "a", "b", "c")
@@ -121,7 +121,7 @@ async def test_history_comes_in_pages(stage: Stage) -> None:
     assert "next" not in second
 
 
-async def test_usage_of_a_month(stage: Stage) -> None:
+async def test_usage_of_a_month(stage: ApiStage) -> None:
     stage.session("a", status=RUNNING)
     stage.session("bobs", user="bob@example.com", status=RUNNING)
     await ended(stage, "a", "bobs")
@@ -138,13 +138,13 @@ async def test_usage_of_a_month(stage: Stage) -> None:
     assert body["errors"][0]["allowed"] == "A calendar month (UTC) such as 2026-11. Left out: this one"
 
 
-async def users(stage: Stage) -> list[Any]:
+async def users(stage: ApiStage) -> list[Any]:
     root = await stage.program(ROOT)
     found: list[Any] = (await root.get("/api/v1/admin/users")).json()["items"]
     return found
 
 
-async def test_an_export_has_one_s_own_rows(stage: Stage) -> None:
+async def test_an_export_has_one_s_own_rows(stage: ApiStage) -> None:
     stage.session("a", status=RUNNING)
     stage.session("bobs", user="bob@example.com", status=RUNNING)
     await ended(stage, "a", "bobs")
@@ -154,7 +154,7 @@ async def test_an_export_has_one_s_own_rows(stage: Stage) -> None:
     assert [line.split(",")[1] for line in mine.text.splitlines()] == ["name", "a"]
     lines = (await root.get("/api/v1/admin/export", params={"what": "runs", "format": "jsonl"})).text.splitlines()
     assert [('"a"' in line, '"bobs"' in line) for line in lines] == [(True, False), (False, True)]
-    later = (stage.now[0] + timedelta(days=1)).isoformat()
+    later = (stage.clock.wall + timedelta(days=1)).isoformat()
     none = await alice.get("/api/v1/export", params={"what": "runs", "since": later})
     assert len(none.text.splitlines()) == 1
     usage = await root.get("/api/v1/admin/export", params={"what": "usage", "user": "bob@example.com"})

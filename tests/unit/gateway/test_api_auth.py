@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from unit.gateway.api_stage import BOB, PORTAL, ROOT, Stage, open_stage
+from unit.gateway.api_stage import BOB, ROOT, ApiStage
+from unit.gateway.component_stage import PORTAL
 from unit.gateway.test_api_sessions import problem
 from vdi.gateway.api.auth import MOST
 from vdi.gateway.api.component import OPERATIONS
@@ -20,13 +21,13 @@ ADMINS = [("/api/v1" + operation.path, operation.method) for operation in OPERAT
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path) as stage:
+async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
+    async with ApiStage(tmp_path) as stage:
         yield stage
 
 
 @pytest.mark.parametrize("authorization", [None, "Bearer vdi_wrong", "Bearer wrong", "Basic YTpi", ""])
-async def test_no_operation_answers_a_stranger(stage: Stage, authorization: str | None) -> None:
+async def test_no_operation_answers_a_stranger(stage: ApiStage, authorization: str | None) -> None:
     stage.session("n")
     anybody = await stage.anybody(**({} if authorization is None else {"authorization": authorization}))
     for method, path in EVERY:
@@ -36,25 +37,25 @@ async def test_no_operation_answers_a_stranger(stage: Stage, authorization: str 
     assert set(stage.cluster.objects) == {"n"}
 
 
-async def test_a_bad_token_is_not_saved_by_a_good_cookie(stage: Stage) -> None:
+async def test_a_bad_token_is_not_saved_by_a_good_cookie(stage: ApiStage) -> None:
     page = await stage.page()
     problem(await page.get("/api/v1/me", headers={"Authorization": "Bearer vdi_x"}), 401, "unauthenticated")
 
 
-async def test_a_revoked_token_is_worth_nothing(stage: Stage) -> None:
+async def test_a_revoked_token_is_worth_nothing(stage: ApiStage) -> None:
     alice = await stage.program()
     assert (await alice.delete("/api/v1/tokens/current")).status_code == 204
     problem(await alice.get("/api/v1/me"), 401, "unauthenticated")
 
 
-async def test_an_expired_token_is_worth_nothing(stage: Stage) -> None:
+async def test_an_expired_token_is_worth_nothing(stage: ApiStage) -> None:
     alice = await stage.program()
-    stage.now[0] = stage.now[0].replace(day=22)
+    stage.clock.wall = stage.clock.wall.replace(day=22)
     problem(await alice.get("/api/v1/me"), 401, "unauthenticated")
 
 
 @pytest.mark.parametrize(("path", "method"), ADMINS)
-async def test_administration_is_for_administrators(stage: Stage, path: str, method: str) -> None:
+async def test_administration_is_for_administrators(stage: ApiStage, path: str, method: str) -> None:
     bob = await stage.program(BOB)
     said = problem(await bob.request(method, path), 403, "forbidden")["detail"]
     assert said == "This is for administrators, and bob@example.com is none."
@@ -75,7 +76,7 @@ CHANGES = [each for each in EVERY if each[0] != "GET"]
         {"Origin": "null", "X-CSRF-Token": "right"},
     ],
 )
-async def test_a_cookie_alone_changes_nothing(stage: Stage, headers: dict[str, str]) -> None:
+async def test_a_cookie_alone_changes_nothing(stage: ApiStage, headers: dict[str, str]) -> None:
     """Of any operation that changes something, administrators' too."""
     stage.session("n")
     page = await stage.page(ROOT)
@@ -87,28 +88,28 @@ async def test_a_cookie_alone_changes_nothing(stage: Stage, headers: dict[str, s
     assert set(stage.cluster.objects) == {"n"}
 
 
-async def test_a_script_of_ours_with_cookie_and_token_may(stage: Stage) -> None:
+async def test_a_script_of_ours_with_cookie_and_token_may(stage: ApiStage) -> None:
     page = await stage.page()
     assert (await page.post("/api/v1/sessions", json={"template": "ubuntu"})).status_code == 201
 
 
-async def test_too_many_requests_are_slowed_down(stage: Stage) -> None:
+async def test_too_many_requests_are_slowed_down(stage: ApiStage) -> None:
     alice, again, bob = await stage.program(), await stage.program(), await stage.program(BOB)
-    window = int(stage.now[0].timestamp()) // 60
+    window = int(stage.clock.wall.timestamp()) // 60
     for _ in range(MOST - 1):
         await stage.services.context.shared.count(f"api/alice@example.com/{window}", 60)
     assert (await alice.get("/api/v1/templates")).status_code == 200
-    stage.now[0] = stage.now[0].replace(second=48)
+    stage.clock.wall = stage.clock.wall.replace(second=48)
     for each in (alice, again):
         refused = await each.get("/api/v1/templates")
         problem(refused, 429, "too-many-requests")
         assert refused.headers["retry-after"] == "12"
     assert (await bob.get("/api/v1/templates")).status_code == 200
-    stage.now[0] = stage.now[0].replace(minute=1, second=0)
+    stage.clock.wall = stage.clock.wall.replace(minute=1, second=0)
     assert (await alice.get("/api/v1/templates")).status_code == 200
 
 
-async def test_a_method_that_is_not_there_is_named_with_those_that_are(stage: Stage) -> None:
+async def test_a_method_that_is_not_there_is_named_with_those_that_are(stage: ApiStage) -> None:
     alice = await stage.program()
     answer = await alice.patch("/api/v1/sessions")
     problem(answer, 405, "method-not-allowed")
@@ -116,19 +117,19 @@ async def test_a_method_that_is_not_there_is_named_with_those_that_are(stage: St
 
 
 @pytest.mark.parametrize("path", ["/api/v1", "/api/v1/", "/api/v2/sessions", "/api/v1/sessions/a/b/c/d", "/api/x"])
-async def test_an_address_that_is_not_there_is_a_problem_too(stage: Stage, path: str) -> None:
+async def test_an_address_that_is_not_there_is_a_problem_too(stage: ApiStage, path: str) -> None:
     problem(await (await stage.program()).get(path), 404, "not-found")
 
 
 @pytest.mark.parametrize("media", ["text/plain", "application/x-www-form-urlencoded", ""])
-async def test_a_body_that_is_not_json_is_refused(stage: Stage, media: str) -> None:
+async def test_a_body_that_is_not_json_is_refused(stage: ApiStage, media: str) -> None:
     alice = await stage.program()
     answer = await alice.post("/api/v1/sessions", content=b'{"template": "ubuntu"}', headers={"Content-Type": media})
     problem(answer, 415, "unsupported-media-type")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"template": "\xff"}', b"[" * 5000])
-async def test_broken_json_is_refused(stage: Stage, content: bytes) -> None:
+async def test_broken_json_is_refused(stage: ApiStage, content: bytes) -> None:
     alice = await stage.program()
     answer = await alice.post("/api/v1/sessions", content=content, headers={"Content-Type": "application/json"})
     problem(answer, 400, "malformed")
@@ -145,13 +146,13 @@ async def test_broken_json_is_refused(stage: Stage, content: bytes) -> None:
                     "limit, cursor, role"}),
     ],
 )  # fmt: skip
-async def test_parameters_are_refused_by_name(stage: Stage, query: str, error: dict[str, Any]) -> None:
+async def test_parameters_are_refused_by_name(stage: ApiStage, query: str, error: dict[str, Any]) -> None:
     alice = await stage.program()
     assert problem(await alice.get(f"/api/v1/sessions?{query}"), 422, "invalid")["errors"] == [error]
 
 
 async def test_a_fault_of_ours_tells_nothing_but_that(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    stage: ApiStage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     alice = await stage.program()
     monkeypatch.setattr(stage.services.context.cluster.templates, "values", lambda: 1 / 0)
@@ -160,7 +161,7 @@ async def test_a_fault_of_ours_tells_nothing_but_that(
     assert "GET /api/v1/templates failed" in caplog.text
 
 
-async def test_a_database_that_is_down_is_said(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_database_that_is_down_is_said(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
     alice = await stage.program()
 
     async def down(*_: object) -> None:

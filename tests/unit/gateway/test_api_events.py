@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from unit.gateway.api_stage import BOB, RUNNING, Stage, open_stage
+from unit.gateway.api_stage import BOB, RUNNING, ApiStage
 from unit.gateway.api_stream import Events, events_of
 from unit.gateway.test_api_sessions import problem
 
@@ -13,8 +13,8 @@ SHARED = [{"user": "bob@example.com", "role": "viewer"}]
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path) as stage:
+async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
+    async with ApiStage(tmp_path) as stage:
         yield stage
 
 
@@ -24,7 +24,7 @@ async def reported(events: Events) -> tuple[str, str]:
     return kind, data["metadata"]["name"] if kind == "session" else (data or {}).get("name", "")
 
 
-async def test_first_all_then_each_change(stage: Stage) -> None:
+async def test_first_all_then_each_change(stage: ApiStage) -> None:
     stage.session("first")
     stage.session("second")
     stage.session("bobs", user="bob@example.com")
@@ -44,7 +44,7 @@ async def test_first_all_then_each_change(stage: Stage) -> None:
         assert await events.next() == ("gone", {"name": "first", "uid": uid})
 
 
-async def test_what_is_shared_comes_and_what_is_taken_back_goes(stage: Stage) -> None:
+async def test_what_is_shared_comes_and_what_is_taken_back_goes(stage: ApiStage) -> None:
     stage.session()
     bob = await stage.program(BOB)
     async with events_of(stage.app, "/api/v1/events", bob.headers) as events:
@@ -55,17 +55,17 @@ async def test_what_is_shared_comes_and_what_is_taken_back_goes(stage: Stage) ->
         assert await reported(events) == ("gone", "alice-desktop")
 
 
-async def test_a_share_that_expires_goes_by_itself(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_share_that_expires_goes_by_itself(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vdi.gateway.api.events.CHECK_SECONDS", 0.02)
     stage.session(access=[{**SHARED[0], "expires": "2026-11-20T12:00:30Z"}])
     bob = await stage.program(BOB)
     async with events_of(stage.app, "/api/v1/events", bob.headers) as events:
         assert [await reported(events) for _ in range(2)] == [("session", "alice-desktop"), ("ready", "")]
-        stage.now[0] = stage.now[0].replace(minute=1)
+        stage.clock.wall = stage.clock.wall.replace(minute=1)
         assert await reported(events) == ("gone", "alice-desktop")
 
 
-async def test_the_stream_ends_with_the_login(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_stream_ends_with_the_login(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vdi.gateway.api.events.CHECK_SECONDS", 0.02)
     alice = await stage.program()
     async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
@@ -74,7 +74,7 @@ async def test_the_stream_ends_with_the_login(stage: Stage, monkeypatch: pytest.
         assert await reported(events) == ("end", "")
 
 
-async def test_the_stream_ends_with_the_gateway(stage: Stage) -> None:
+async def test_the_stream_ends_with_the_gateway(stage: ApiStage) -> None:
     alice = await stage.program()
     async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
         assert await reported(events) == ("ready", "")
@@ -82,7 +82,7 @@ async def test_the_stream_ends_with_the_gateway(stage: Stage) -> None:
         assert await reported(events) == ("end", "")
 
 
-async def test_one_session_alone(stage: Stage) -> None:
+async def test_one_session_alone(stage: ApiStage) -> None:
     stage.session("one")
     stage.session("other")
     alice = await stage.program()
@@ -95,7 +95,7 @@ async def test_one_session_alone(stage: Stage) -> None:
     problem(await (await stage.program(BOB)).get("/api/v1/events", params={"session": "one"}), 404, "not-found")
 
 
-async def test_one_person_holds_not_all_connections(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_person_holds_not_all_connections(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vdi.gateway.api.events.MOST", 1)
     alice, bob = await stage.program(), await stage.program(BOB)
     for _ in range(2):
@@ -107,7 +107,7 @@ async def test_one_person_holds_not_all_connections(stage: Stage, monkeypatch: p
     assert not stage.services.streams
 
 
-async def test_another_desktop_of_the_same_name_is_another_one(stage: Stage) -> None:
+async def test_another_desktop_of_the_same_name_is_another_one(stage: ApiStage) -> None:
     """Deleted and made again before the reader has looked: the old one is gone, the new one is there."""
     stage.session("one")
     alice = await stage.program()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from unit.gateway.api_stage import ROOT, Stage, open_stage
+from unit.gateway.api_stage import ROOT, ApiStage
 from unit.gateway.test_api_sessions import problem
 from vdi.session.naming import home_claim_name, user_home_claim_name
 
@@ -16,8 +16,8 @@ THEIRS = user_home_claim_name(BOB)
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path) as stage:
+async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
+    async with ApiStage(tmp_path) as stage:
         stage.home(MINE, ALICE, "ubuntu")
         stage.home(FREE, ALICE)
         stage.home(THEIRS, BOB)
@@ -25,7 +25,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         yield stage
 
 
-async def test_my_homes_are_listed_with_size_and_desktop(stage: Stage) -> None:
+async def test_my_homes_are_listed_with_size_and_desktop(stage: ApiStage) -> None:
     program = await stage.program()
     items = (await program.get("/api/v1/homes")).json()["items"]
     assert [(item["name"], item["scope"], item["size"], item.get("usedBy")) for item in items] == [
@@ -35,13 +35,13 @@ async def test_my_homes_are_listed_with_size_and_desktop(stage: Stage) -> None:
     assert (await program.get(f"/api/v1/homes/{MINE}")).json()["template"] == "ubuntu"
 
 
-async def test_a_home_of_another_person_is_not_there(stage: Stage) -> None:
+async def test_a_home_of_another_person_is_not_there(stage: ApiStage) -> None:
     for who in (await stage.program(), await stage.program(ROOT)):
         problem(await who.get(f"/api/v1/homes/{THEIRS}"), 404, "not-found")
         problem(await who.delete(f"/api/v1/homes/{THEIRS}"), 404, "not-found")
 
 
-async def test_a_home_is_deleted_when_no_session_has_it(stage: Stage) -> None:
+async def test_a_home_is_deleted_when_no_session_has_it(stage: ApiStage) -> None:
     program = await stage.program()
     body = problem(await program.delete(f"/api/v1/homes/{MINE}"), 409, "conflict")
     assert "belongs to the session first. End it first." in body["detail"]

@@ -11,7 +11,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import operator_gone
-from unit.gateway.api_stage import ROOT, RUNNING, Stage, open_stage
+from unit.gateway.api_stage import ROOT, RUNNING, ApiStage
 from unit.gateway.api_stream import events_of
 from unit.gateway.probe_agent import FIGURES, STATE, agent
 from vdi.diagnosis.snapshot import Snapshot
@@ -19,12 +19,12 @@ from vdi.gateway.api.component import OPERATIONS
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path) as stage:
+async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
+    async with ApiStage(tmp_path) as stage:
         yield stage
 
 
-async def test_the_document_is_valid_openapi(stage: Stage) -> None:
+async def test_the_document_is_valid_openapi(stage: ApiStage) -> None:
     anybody = await stage.anybody()
     document = (await anybody.get("/api/v1/openapi.json")).json()
     assert document["openapi"] == "3.1.0"
@@ -33,7 +33,7 @@ async def test_the_document_is_valid_openapi(stage: Stage) -> None:
     assert "x-kubernetes" not in str(document)
 
 
-async def test_every_enumeration_says_of_what_type_it_is(stage: Stage) -> None:
+async def test_every_enumeration_says_of_what_type_it_is(stage: ApiStage) -> None:
     def untyped(schema: Any, where: str) -> Iterator[str]:
         if isinstance(schema, dict):
             if isinstance(schema.get("enum"), list) and "type" not in schema:
@@ -47,7 +47,7 @@ async def test_every_enumeration_says_of_what_type_it_is(stage: Stage) -> None:
     assert list(untyped(stage.contract.document, "")) == []
 
 
-async def test_every_operation_has_words_and_one_name(stage: Stage) -> None:
+async def test_every_operation_has_words_and_one_name(stage: ApiStage) -> None:
     document = stage.contract.document
     operations = [method for methods in document["paths"].values() for method in methods.values()]
     assert len({operation["operationId"] for operation in operations}) == len(operations) == len(OPERATIONS)
@@ -60,7 +60,7 @@ async def test_every_operation_has_words_and_one_name(stage: Stage) -> None:
             assert inner.get("description") or name in ("Limits", "Limit", "Problem"), f"{name}.{field}"
 
 
-async def test_every_operation_answers_as_documented(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_operation_answers_as_documented(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of them once, with success; the contract checks each answer (here, and in every other test of the API)."""
     stage.session("waits", status={"phase": "Pending", "queue": {"position": 1, "reason": "GPU"}})
     stage.session(status=RUNNING, access=[{"user": "bob@example.com", "role": "collaborator"}])
@@ -131,14 +131,14 @@ async def _snapshot(*_: object) -> Snapshot:
 ADMIN = ("sessions", "queue", "pools", "templates", "limits", "users", "audit", "history", "usage", "gpus")
 
 
-async def _past(stage: Stage) -> None:
+async def _past(stage: ApiStage) -> None:
     """One session that history knows of."""
     session = stage.services.context.cluster.session("alice-desktop")
     assert session is not None
     await stage.services.history.recorder.record_end(session)
 
 
-async def test_the_page_has_every_operation_and_every_problem(stage: Stage) -> None:
+async def test_the_page_has_every_operation_and_every_problem(stage: ApiStage) -> None:
     anybody: httpx.AsyncClient = await stage.anybody()
     page = await anybody.get("/api/docs")
     assert page.status_code == 200

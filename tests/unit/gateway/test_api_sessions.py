@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from unit.gateway.api_stage import BOB, ROOT, RUNNING, Stage, open_stage, refused_field
+from unit.gateway.api_stage import BOB, ROOT, RUNNING, ApiStage, refused_field
 from vdi.gateway.limits import Limit
 from vdi.kube.errors import ConnectionFailed
 
@@ -15,8 +15,8 @@ Answer = dict[str, Any]
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path) as stage:
+async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
+    async with ApiStage(tmp_path) as stage:
         yield stage
 
 
@@ -35,7 +35,7 @@ def problem(answer: httpx.Response, status: int, code: str) -> Answer:
     return body
 
 
-async def test_a_desktop_is_started_and_found_again(stage: Stage) -> None:
+async def test_a_desktop_is_started_and_found_again(stage: ApiStage) -> None:
     alice = await stage.program()
     made = await alice.post("/api/v1/sessions", json={"template": "ubuntu", "resources": {"memory": "2Gi"}})
     assert made.status_code == 201, made.text
@@ -59,7 +59,7 @@ async def test_a_desktop_is_started_and_found_again(stage: Stage) -> None:
     ids=["Selkies 1", "Web"],
 )
 async def test_a_viewer_is_refused_where_the_image_cannot_hold_them_and_a_collaborator_is_not(
-    stage: Stage, spec: dict[str, Any], words: str
+    stage: ApiStage, spec: dict[str, Any], words: str
 ) -> None:
     stage.template(**spec)
     stage.session("a")
@@ -72,7 +72,7 @@ async def test_a_viewer_is_refused_where_the_image_cannot_hold_them_and_a_collab
     assert (await alice.put(path, json={"role": "collaborator"})).status_code == 200
 
 
-async def test_one_sees_one_s_own_and_what_is_shared_and_nothing_else(stage: Stage) -> None:
+async def test_one_sees_one_s_own_and_what_is_shared_and_nothing_else(stage: ApiStage) -> None:
     stage.session("mine", user="bob@example.com")
     stage.session("seen", access=[{"user": "bob@example.com"}, {"user": "carol@example.com"}])
     stage.session("over", access=[{"user": "bob@example.com", "expires": "2026-11-20T11:59:59Z"}])
@@ -88,7 +88,7 @@ async def test_one_sees_one_s_own_and_what_is_shared_and_nothing_else(stage: Sta
         assert said == f"There is no desktop {name!r} of yours, and none that is shared with you under this name."
 
 
-async def test_a_long_list_comes_in_pages(stage: Stage) -> None:
+async def test_a_long_list_comes_in_pages(stage: ApiStage) -> None:
     for number in range(5):
         stage.session(f"s{number}")
     alice = await stage.program()
@@ -101,13 +101,13 @@ async def test_a_long_list_comes_in_pages(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["%", "nonsense", "e30", "bnVsbA"])
-async def test_a_cursor_that_was_not_made_here_is_refused(stage: Stage, cursor: str) -> None:
+async def test_a_cursor_that_was_not_made_here_is_refused(stage: ApiStage, cursor: str) -> None:
     alice = await stage.program()
     body = problem(await alice.get("/api/v1/sessions", params={"cursor": cursor}), 422, "invalid")
     assert body["errors"] == [{"field": "cursor", "value": cursor, "allowed": "`next` of the page before"}]
 
 
-async def test_actions_change_the_session(stage: Stage) -> None:
+async def test_actions_change_the_session(stage: ApiStage) -> None:
     stage.session(status=RUNNING)
     alice = await stage.program()
 
@@ -127,7 +127,7 @@ async def test_actions_change_the_session(stage: Stage) -> None:
     assert stage.cluster.objects == {}
 
 
-async def test_sharing(stage: Stage) -> None:
+async def test_sharing(stage: ApiStage) -> None:
     stage.session(status=RUNNING)
     alice, bob = await stage.program(), await stage.program(BOB)
     path = "/api/v1/sessions/alice-desktop/access/bob@example.com"
@@ -143,7 +143,7 @@ async def test_sharing(stage: Stage) -> None:
     problem(await alice.delete(path), 404, "not-found")
 
 
-async def test_templates_are_those_that_one_may_use_without_their_insides(stage: Stage) -> None:
+async def test_templates_are_those_that_one_may_use_without_their_insides(stage: ApiStage) -> None:
     secret = {"env": [{"name": "LICENSE", "value": "s3cret"}], "description": "Draw."}
     stage.template("cad", **secret, access={"groups": ["engineering"], "users": []})
     alice, bob, root = await stage.program(), await stage.program(BOB), await stage.program(ROOT)
@@ -189,14 +189,14 @@ BAD_BODIES: list[tuple[Any, list[Answer]]] = [
 
 @pytest.mark.parametrize(("body", "errors"), BAD_BODIES)
 async def test_a_body_is_refused_by_field_value_and_what_is_allowed(
-    stage: Stage, body: Any, errors: list[Answer]
+    stage: ApiStage, body: Any, errors: list[Answer]
 ) -> None:
     alice = await stage.program()
     assert problem(await alice.post("/api/v1/sessions", json=body), 422, "invalid")["errors"] == errors
     assert stage.cluster.objects == {}
 
 
-async def test_what_the_cluster_refuses_is_reported_by_field_too(stage: Stage) -> None:
+async def test_what_the_cluster_refuses_is_reported_by_field_too(stage: ApiStage) -> None:
     alice = await stage.program()
     stage.cluster.refuses = refused_field("spec.idleTimeout", "the API server's own sentence")
     body = problem(
@@ -206,7 +206,7 @@ async def test_what_the_cluster_refuses_is_reported_by_field_too(stage: Stage) -
     assert body["errors"] == [{"field": "idleTimeout", "value": "0s", "allowed": f"{allowed}; at most 32 characters"}]
 
 
-async def test_a_role_and_a_time_are_checked(stage: Stage) -> None:
+async def test_a_role_and_a_time_are_checked(stage: ApiStage) -> None:
     stage.session()
     alice = await stage.program()
     path = "/api/v1/sessions/alice-desktop/access/bob@example.com"
@@ -216,7 +216,7 @@ async def test_a_role_and_a_time_are_checked(stage: Stage) -> None:
     assert body["errors"][0]["allowed"] == "a time such as 2026-12-24T18:00:00Z"
 
 
-async def test_another_s_name_and_a_priority_are_for_administrators(stage: Stage) -> None:
+async def test_another_s_name_and_a_priority_are_for_administrators(stage: ApiStage) -> None:
     alice, root = await stage.program(), await stage.program(ROOT)
     requested = {"template": "ubuntu", "user": "bob@example.com"}
     body = problem(await alice.post("/api/v1/sessions", json=requested), 403, "forbidden")
@@ -228,7 +228,7 @@ async def test_another_s_name_and_a_priority_are_for_administrators(stage: Stage
 
 
 async def test_limits_hold(tmp_path: Path) -> None:
-    async with open_stage(tmp_path, everybody=Limit(sessions=1)) as stage:
+    async with ApiStage(tmp_path, everybody=Limit(sessions=1)) as stage:
         alice = await stage.program()
         assert (await alice.post("/api/v1/sessions", json={"template": "ubuntu"})).status_code == 201
         more = await alice.post("/api/v1/sessions", json={"template": "ubuntu", "name": "second"})
@@ -238,7 +238,7 @@ async def test_limits_hold(tmp_path: Path) -> None:
         assert use["gpus"] == {"used": 0, "limit": None}
 
 
-async def test_a_cluster_that_does_not_answer_is_said(stage: Stage) -> None:
+async def test_a_cluster_that_does_not_answer_is_said(stage: ApiStage) -> None:
     alice = await stage.program()
     stage.cluster.refuses = ConnectionFailed("https://10.0.0.1", "POST", "refused")
     said = problem(await alice.post("/api/v1/sessions", json={"template": "ubuntu"}), 503, "unavailable")["detail"]

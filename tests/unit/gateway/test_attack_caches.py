@@ -6,7 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from unit.gateway.attack_stage import DESKTOP, PAGE, PORTAL, Scene, furnish, open_scene
+from unit.gateway.attack_stage import DESKTOP, AttackStage, furnish, open_attack_stage
+from unit.gateway.component_stage import NAVIGATION, PORTAL
 from unit.kube.kube_fake_api import fake_api
 
 POISON = {
@@ -30,19 +31,19 @@ POISON = {
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def stage(tmp_path: Path) -> AsyncIterator[AttackStage]:
     async with fake_api() as api:
         furnish(api)
-        async with open_scene(api, tmp_path) as scene:
-            yield scene
+        async with open_attack_stage(api, tmp_path) as stage:
+            yield stage
 
 
-def addresses(scene: Scene) -> list[str]:
+def addresses(stage: AttackStage) -> list[str]:
     """Every page there is, streams of events apart: those end only with the browser."""
     found = [
         host + way.filled(name="alice-desktop", user="alice@example.com", template="desktop")
         for table, host in (("portal_routes", PORTAL), ("desktop_routes", DESKTOP))
-        for way in scene.ways(table)
+        for way in stage.ways(table)
         if way.method == "GET" and "events" not in way.path and "live" not in way.path
     ]
     static = [part for part in found if "/static/" in part]
@@ -51,10 +52,10 @@ def addresses(scene: Scene) -> list[str]:
     return found
 
 
-async def public(scene: Scene) -> list[str]:
+async def public(stage: AttackStage) -> list[str]:
     """Files of ours, whose addresses are in the login page."""
-    async with scene.browser() as browser:
-        page = await browser.get("/login", headers=PAGE)
+    async with stage.browser() as browser:
+        page = await browser.get("/login", headers=NAVIGATION)
     return [PORTAL + part.split('"')[0] for part in page.text.split('href="') if part.startswith("/static/")]
 
 
@@ -62,39 +63,39 @@ def may_be_kept(answer: httpx.Response) -> bool:
     return "no-store" not in answer.headers.get("cache-control", "")
 
 
-async def test_nothing_that_is_for_one_person_may_be_kept(scene: Scene) -> None:
+async def test_nothing_that_is_for_one_person_may_be_kept(stage: AttackStage) -> None:
     """What may is the same bytes for whoever asks, and sets no cookie."""
-    async with await scene.logged_in() as alice, scene.browser() as stranger:
+    async with await stage.logged_in() as alice, stage.browser() as stranger:
         kept = 0
-        for url in [*addresses(scene), *await public(scene)]:
-            hers = await alice.get(url, headers=PAGE)
+        for url in [*addresses(stage), *await public(stage)]:
+            hers = await alice.get(url, headers=NAVIGATION)
             if not may_be_kept(hers):
                 continue
             kept += 1
-            theirs = await stranger.get(url, headers=PAGE)
+            theirs = await stranger.get(url, headers=NAVIGATION)
             assert (hers.status_code, hers.content) == (theirs.status_code, theirs.content), url
             assert "set-cookie" not in {*hers.headers, *theirs.headers}, url
             assert hers.status_code == 200, f"{url}: a refusal or a redirect that is kept is one for all"
         assert kept >= 3, "files of ours, and the keys"
 
 
-async def test_no_header_that_a_cache_ignores_changes_what_it_keeps(scene: Scene) -> None:
-    async with await scene.logged_in() as alice:
-        for url in [*addresses(scene), *await public(scene)]:
-            clean = await alice.get(url, headers=PAGE)
-            poisoned = await alice.get(url, headers={**PAGE, **POISON})
+async def test_no_header_that_a_cache_ignores_changes_what_it_keeps(stage: AttackStage) -> None:
+    async with await stage.logged_in() as alice:
+        for url in [*addresses(stage), *await public(stage)]:
+            clean = await alice.get(url, headers=NAVIGATION)
+            poisoned = await alice.get(url, headers={**NAVIGATION, **POISON})
             assert "evil" not in poisoned.headers.get("location", ""), url
             assert "evil.example" not in poisoned.text or "/account" in url, url
             if may_be_kept(clean) or may_be_kept(poisoned):
                 assert (clean.status_code, clean.content) == (poisoned.status_code, poisoned.content), url
 
 
-async def test_what_the_edge_says_itself_is_never_kept(scene: Scene) -> None:
+async def test_what_the_edge_says_itself_is_never_kept(stage: AttackStage) -> None:
     """A redirect for one role would otherwise be the next one's, and an old refusal would outlast its reason."""
-    internal = httpx.ASGITransport(scene.internal)
+    internal = httpx.ASGITransport(stage.internal)
     async with httpx.AsyncClient(transport=internal, base_url="http://edge") as traefik:
         for uri in ("/", "/x", "/api/files", "/?v=1"):
-            for more in (PAGE, {}, {"Origin": "https://evil.example"}):
+            for more in (NAVIGATION, {}, {"Origin": "https://evil.example"}):
                 asked = {"X-Forwarded-Host": DESKTOP.removeprefix("https://"), "X-Forwarded-Method": "GET"}
                 answer = await traefik.get("/edge/verify", headers={**asked, "X-Forwarded-Uri": uri, **more})
                 assert answer.status_code in (302, 401, 403)

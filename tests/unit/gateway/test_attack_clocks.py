@@ -5,17 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from unit.gateway.edge_stage import (
-    GUEST,
-    OWNER,
-    SETTINGS,
-    Stage,
-    a_session,
-    address,
-    changed,
-    open_stage,
-    shared_with,
-)
+from unit.gateway.edge_stage import GUEST, OWNER, SETTINGS, EdgeStage, a_session, address, changed, shared_with
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.session.times import format_time
@@ -25,26 +15,26 @@ SKEW = 300
 
 
 @pytest.fixture
-async def here(tmp_path: Path) -> AsyncIterator[Stage]:
+async def here(tmp_path: Path) -> AsyncIterator[EdgeStage]:
     """The replica whose clock is right."""
-    async with open_stage(tmp_path) as stage:
+    async with EdgeStage(tmp_path) as stage:
         yield stage
 
 
 @pytest.fixture(params=[SKEW, -SKEW], ids=["ahead", "behind"])
-async def there(request: pytest.FixtureRequest, tmp_path: Path, here: Stage) -> AsyncIterator[Stage]:
+async def there(request: pytest.FixtureRequest, tmp_path: Path, here: EdgeStage) -> AsyncIterator[EdgeStage]:
     """The other one. Redis keeps its time by itself, so the state that both share keeps the right one."""
-    async with open_stage(tmp_path, secrets=here.secrets, shared=here.shared) as stage:
+    async with EdgeStage(tmp_path, secrets=here.secrets, shared=here.shared) as stage:
         stage.clock.forward(seconds=request.param)
         yield stage
 
 
-def pass_time(*stages: Stage, seconds: float) -> None:
+def pass_time(*stages: EdgeStage, seconds: float) -> None:
     for stage in stages:
         stage.clock.forward(seconds=seconds)
 
 
-async def test_who_is_in_stays_in_whichever_replica_is_asked(here: Stage, there: Stage) -> None:
+async def test_who_is_in_stays_in_whichever_replica_is_asked(here: EdgeStage, there: EdgeStage) -> None:
     browser = await here.logged_in(OWNER)
     assert (await browser.open(address())).status_code == 200
     for _ in range(8):
@@ -59,7 +49,7 @@ async def test_who_is_in_stays_in_whichever_replica_is_asked(here: Stage, there:
 
 @pytest.mark.parametrize("who_ends_it", ["here", "there"])
 async def test_what_was_ended_stays_ended_for_as_long_as_a_token_lasts_anywhere(
-    here: Stage, there: Stage, who_ends_it: str
+    here: EdgeStage, there: EdgeStage, who_ends_it: str
 ) -> None:
     """A token of the replica that is ahead is good at the other one when its revocation was forgotten there."""
     visitor = await here.logged_in(OWNER)
@@ -76,7 +66,7 @@ async def test_what_was_ended_stays_ended_for_as_long_as_a_token_lasts_anywhere(
             assert answer.status_code == 401, "a token whose login has ended opens the desktop again"
 
 
-async def test_a_token_alone_is_good_at_a_replica_that_has_read_of_its_grant(here: Stage, there: Stage) -> None:
+async def test_a_token_alone_is_good_at_a_replica_that_has_read_of_its_grant(here: EdgeStage, there: EdgeStage) -> None:
     """What a thief has, without the handle: refused by who knows nothing of the grant, whatever its times say."""
     visitor = await here.logged_in(OWNER)
     assert (await visitor.open(address())).status_code == 200
@@ -88,7 +78,7 @@ async def test_a_token_alone_is_good_at_a_replica_that_has_read_of_its_grant(her
 
 
 async def test_a_token_from_the_future_needs_the_grant(
-    here: Stage, there: Stage, monkeypatch: pytest.MonkeyPatch
+    here: EdgeStage, there: EdgeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the database the grant cannot be read: the request is refused, with the reason."""
     visitor = await here.logged_in(OWNER)
@@ -107,7 +97,7 @@ async def test_a_token_from_the_future_needs_the_grant(
     assert (answer.status_code, answer.text) == (503, "The gateway's database does not answer.\n")
 
 
-async def test_a_share_that_has_run_out_ends_by_the_right_clock(here: Stage, there: Stage) -> None:
+async def test_a_share_that_has_run_out_ends_by_the_right_clock(here: EdgeStage, there: EdgeStage) -> None:
     """Whose clock is behind lets in for longer, by as much as it is behind; the other one ends that within a sweep."""
     end = format_time(here.clock.now().replace(minute=30))
     shared = changed(a_session(), spec=shared_with(GUEST, "collaborator", end))

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from unit.gateway.attack_stage import ALICE, BOB, DESKTOP, PAGE, PORTAL, Scene, furnish, open_scene
+from unit.gateway.attack_stage import ALICE, BOB, DESKTOP, AttackStage, furnish, open_attack_stage
+from unit.gateway.component_stage import NAVIGATION, PORTAL
 from unit.kube.kube_fake_api import fake_api
 from vdi.gateway.edge.headers import STATE_COOKIE
 from vdi.gateway.login.logins import Device
@@ -21,12 +22,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[AttackStage]:
     """One for all: each test makes new logins and changes nothing else."""
     async with fake_api() as api:
         furnish(api)
-        async with open_scene(api, tmp_path_factory.mktemp("scene")) as scene:
-            yield scene
+        async with open_attack_stage(api, tmp_path_factory.mktemp("stage")) as stage:
+            yield stage
 
 
 def header(cookies: str) -> dict[bytes, bytes]:
@@ -34,12 +35,14 @@ def header(cookies: str) -> dict[bytes, bytes]:
 
 
 @pytest.mark.parametrize("disguise", DISGUISES)
-async def test_a_login_in_disguise_is_nobodys_and_does_not_cover_the_real_one(scene: Scene, disguise: str) -> None:
+async def test_a_login_in_disguise_is_nobodys_and_does_not_cover_the_real_one(
+    stage: AttackStage, disguise: str
+) -> None:
     """Otherwise a person works, without noticing, as whoever has planted it: session fixation over the domain."""
-    mallory, _ = await scene.gateway.login.services.logins.begin(BOB, Device())
-    alice, _ = await scene.gateway.login.services.logins.begin(ALICE, Device())
+    mallory, _ = await stage.gateway.login.services.logins.begin(BOB, Device())
+    alice, _ = await stage.gateway.login.services.logins.begin(ALICE, Device())
     planted = f"{disguise.format(LOGIN)}={mallory}"
-    async with scene.browser() as browser:
+    async with stage.browser() as browser:
         assert (await browser.get("/api/v1/me", headers=header(planted))).status_code == 401
         for both in (f"{LOGIN}={alice}; {planted}", f"{planted}; {LOGIN}={alice}"):
             answer = await browser.get("/api/v1/me", headers=header(both))
@@ -47,11 +50,11 @@ async def test_a_login_in_disguise_is_nobodys_and_does_not_cover_the_real_one(sc
 
 
 @pytest.mark.parametrize("disguise", DISGUISES)
-async def test_a_form_is_not_bound_to_a_secret_in_disguise(scene: Scene, disguise: str) -> None:
+async def test_a_form_is_not_bound_to_a_secret_in_disguise(stage: AttackStage, disguise: str) -> None:
     secret = "A" * 43
     fields = {"csrf": csrf.make_token(secret), "user": "bob@example.com", "password": "x"}
     own = {b"origin": PORTAL.encode(), b"sec-fetch-site": b"same-origin"}
-    async with scene.browser() as browser:
+    async with stage.browser() as browser:
         for name in (PRE_LOGIN, LOGIN, FLOW):
             planted = header(f"{disguise.format(name)}={secret}")
             answer = await browser.post("/login", data=fields, headers={**own, **planted})
@@ -59,15 +62,15 @@ async def test_a_form_is_not_bound_to_a_secret_in_disguise(scene: Scene, disguis
 
 
 @pytest.mark.parametrize("disguise", DISGUISES)
-async def test_a_ticket_is_not_bound_to_a_state_in_disguise(scene: Scene, disguise: str) -> None:
+async def test_a_ticket_is_not_bound_to_a_state_in_disguise(stage: AttackStage, disguise: str) -> None:
     """Mallory's ticket, and the state that it fits, in alice's browser: she would work in what she thinks is hers."""
     state = "A" * 43
     planted = f"{disguise.format(STATE_COOKIE)}={state}"
     assert STATE_COOKIE not in cookies_in(planted)
     assert cookies_in(f"{STATE_COOKIE}=mine; {planted}")[STATE_COOKIE] == "mine"
-    mallory = await scene.logged_in()
-    start = await mallory.get(f"{DESKTOP}/.vdi/start", headers={**PAGE, "Cookie": f"{STATE_COOKIE}={state}"})
+    mallory = await stage.logged_in()
+    start = await mallory.get(f"{DESKTOP}/.vdi/start", headers={**NAVIGATION, "Cookie": f"{STATE_COOKIE}={state}"})
     ticket = (await mallory.get(start.headers["location"])).headers["location"]
-    async with scene.browser() as alice:
+    async with stage.browser() as alice:
         answer = await alice.get(ticket, headers=header(planted))
         assert (answer.status_code, "set-cookie" in answer.headers) == (403, False)

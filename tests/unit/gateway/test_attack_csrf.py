@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from unit.gateway.attack_stage import BOB, DESKTOP, PORTAL, READS, Browser, Scene, Way, form_token, furnish, open_scene
-from unit.gateway.login_stage import PASSWORD
+from unit.gateway.attack_stage import BOB, DESKTOP, READS, AttackStage, Way, form_token, furnish, open_attack_stage
+from unit.gateway.component_stage import PASSWORD, PORTAL, Browser
 from unit.kube.kube_fake_api import fake_api
 
 NO_COOKIE_COUNTS = {"/cli/token"}
@@ -23,11 +23,11 @@ WORDS = ("was not sent by a page of", "from before you logged in or out", "open 
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def stage(tmp_path: Path) -> AsyncIterator[AttackStage]:
     async with fake_api() as api:
         furnish(api)
-        async with open_scene(api, tmp_path) as scene:
-            yield scene
+        async with open_attack_stage(api, tmp_path) as stage:
+            yield stage
 
 
 async def send(
@@ -63,66 +63,66 @@ async def send(
     ids=str,
 )
 async def test_no_route_of_the_portal_is_changed_by_another_page(
-    scene: Scene, headers: dict[str, str], token: str
+    stage: AttackStage, headers: dict[str, str], token: str
 ) -> None:
-    victim, other = await scene.logged_in(), await scene.logged_in(BOB)
+    victim, other = await stage.logged_in(), await stage.logged_in(BOB)
     tokens = {"none": "", "right": form_token(victim), "another login's": form_token(other)}
-    before = await scene.footprint()
+    before = await stage.footprint()
     tried = 0
-    for way in scene.ways():
+    for way in stage.ways():
         if way.method in READS or way.path in NO_COOKIE_COUNTS | NOTHING_THERE:
             continue
         status, refused, what = await send(victim, way, tokens[token], headers)
         assert refused or ("Authorization" in headers and status == 401), what
         tried += 1
     assert tried >= 25, "all that change something: portal, login and API"
-    assert await scene.footprint() == before
+    assert await stage.footprint() == before
     assert (await victim.get("/api/v1/me")).status_code == 200, "the victim's login goes on"
 
 
-async def test_each_of_them_takes_its_own_page(scene: Scene) -> None:
+async def test_each_of_them_takes_its_own_page(stage: AttackStage) -> None:
     """What is refused above is refused for where it comes from: the same request of our own page is not."""
-    for way in scene.ways():
+    for way in stage.ways():
         if way.method in READS or way.path in NO_COOKIE_COUNTS | NOTHING_THERE:
             continue
-        browser = await scene.logged_in()
+        browser = await stage.logged_in()
         _, _, what = await send(browser, way, form_token(browser), OWN)
         assert not any(word in what for word in WORDS), what
 
 
-async def test_reading_changes_nothing(scene: Scene) -> None:
+async def test_reading_changes_nothing(stage: AttackStage) -> None:
     """Pictures and links of other sites bring the victim's cookies along as well."""
-    victim = await scene.logged_in()
-    before = await scene.footprint()
+    victim = await stage.logged_in()
+    before = await stage.footprint()
     headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
-    for way in scene.ways():
+    for way in stage.ways():
         if way.method in READS and way.path not in STREAMS:
             answer = await victim.request(way.method, way.filled(name="alice-desktop", action="end"), headers=headers)
             assert answer.status_code < 500, way
-    assert await scene.footprint() == before
+    assert await stage.footprint() == before
 
 
-async def test_what_is_no_route_changes_nothing_either(scene: Scene) -> None:
-    victim = await scene.logged_in()
-    before = await scene.footprint()
-    for way in scene.ways():
+async def test_what_is_no_route_changes_nothing_either(stage: AttackStage) -> None:
+    victim = await stage.logged_in()
+    before = await stage.footprint()
+    for way in stage.ways():
         if way.method not in READS and way.path in NO_COOKIE_COUNTS | NOTHING_THERE:
             answer = await victim.request(way.method, way.filled(), headers={"Origin": DESKTOP})
             assert answer.status_code in (400, 403, 404), way
-    assert await scene.footprint() == before
+    assert await stage.footprint() == before
 
 
 @pytest.mark.parametrize("origin", [PORTAL, "https://bob-desktop.vdi.localhost", "https://evil.example", "null", ""])
-async def test_no_route_of_a_desktop_s_host_is_changed_by_another_page(scene: Scene, origin: str) -> None:
-    victim = await scene.logged_in()
+async def test_no_route_of_a_desktop_s_host_is_changed_by_another_page(stage: AttackStage, origin: str) -> None:
+    victim = await stage.logged_in()
     entered = await victim.get(f"{DESKTOP}/.vdi/start")
     ticket = await victim.get(entered.headers["location"])
     assert (await victim.get(ticket.headers["location"])).headers["location"] == "/"
-    before = await scene.footprint()
+    before = await stage.footprint()
     assert before["grants"] == 1
     headers = {"Origin": origin, "Sec-Fetch-Site": "same-site"} if origin else {}
     tried = 0
-    for way in scene.ways("desktop_routes"):
+    for way in stage.ways("desktop_routes"):
         if way.method in READS:
             continue
         status, refused, what = await send(victim, way, form_token(victim), headers, DESKTOP)
@@ -132,7 +132,7 @@ async def test_no_route_of_a_desktop_s_host_is_changed_by_another_page(scene: Sc
             assert refused, what
             tried += 1
     assert tried >= 2
-    assert await scene.footprint() == before
+    assert await stage.footprint() == before
     ours = {"Origin": DESKTOP, "Sec-Fetch-Site": "same-origin"}
     assert (await victim.post(f"{DESKTOP}/.vdi/leave", headers=ours)).status_code == 303, "its own page may"
-    assert (await scene.footprint())["grants ended"] == 1
+    assert (await stage.footprint())["grants ended"] == 1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from unit.gateway.edge_stage import OWNER, SETTINGS, Stage, address, open_stage
+from unit.gateway.edge_stage import OWNER, SETTINGS, EdgeStage, address
 from vdi.gateway.edge.headers import DESKTOP_COOKIE
 from vdi.gateway.edge.keys import KEPT, LEAD, LIFE
 
@@ -17,7 +17,7 @@ PEOPLE = 3
 @pytest.mark.timeout(60)
 async def test_keys_change_under_load_and_no_one_who_may_enter_is_refused(tmp_path: Path) -> None:
     """A day and more; around the change each person asks both replicas each minute."""
-    async with open_stage(tmp_path) as one, open_stage(tmp_path, secrets=one.secrets, shared=one.shared) as two:
+    async with EdgeStage(tmp_path) as one, EdgeStage(tmp_path, secrets=one.secrets, shared=one.shared) as two:
         replicas = (one, two)
         browsers = [await one.logged_in(OWNER) for _ in range(PEOPLE)]
         for browser in browsers:
@@ -28,7 +28,7 @@ async def test_keys_change_under_load_and_no_one_who_may_enter_is_refused(tmp_pa
         ]
         signers: set[str] = set()
 
-        async def ask(mine: dict[str, str | None], stage: Stage) -> None:
+        async def ask(mine: dict[str, str | None], stage: EdgeStage) -> None:
             sent = "; ".join(f"{name}={value}" for name, value in mine.items())
             answer = await stage.verify(HOST, "/api/files", Cookie=sent)
             assert answer.status_code == 200, answer.text

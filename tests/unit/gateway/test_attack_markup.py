@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from support.waiting import eventually
-from unit.gateway.attack_stage import DESKTOP, PAGE, PORTAL, READS, Browser, Scene, form_token, furnish, open_scene
+from unit.gateway.attack_stage import DESKTOP, READS, AttackStage, form_token, furnish, open_attack_stage
+from unit.gateway.component_stage import NAVIGATION, PORTAL, Browser
 from unit.kube.kube_fake_api import FakeApi, fake_api
 from vdi.gateway.login.logins import OIDC, Device, Identity
 
@@ -120,15 +121,15 @@ def fill_in(api: FakeApi, bad: str) -> None:
     api.put("nodes", bad, namespace="", spec={}, status={"allocatable": {"nvidia.com/gpu": "8"}})
 
 
-async def somebody(scene: Scene, bad: str) -> Browser:
+async def somebody(stage: AttackStage, bad: str) -> Browser:
     """An administrator, all of whose texts are the probe."""
     who = Identity(user=OWNER, name=bad, groups=frozenset({bad}), admin=True, source=OIDC)
-    browser = await scene.logged_in(who, Device(bad, bad))
+    browser = await stage.logged_in(who, Device(bad, bad))
     detail = {"source": bad}
-    await scene.gateway.audit.record(
-        actor=bad, action=bad, target=bad, outcome=bad, detail=detail, at=scene.gateway.context.clock()
+    await stage.gateway.audit.record(
+        actor=bad, action=bad, target=bad, outcome=bad, detail=detail, at=stage.gateway.context.clock()
     )
-    browser.headers.update(PAGE)
+    browser.headers.update(NAVIGATION)
     made = await browser.post(
         "/account/tokens",
         data={"csrf": form_token(browser), "label": bad[:60], "days": "30"},
@@ -139,14 +140,14 @@ async def somebody(scene: Scene, bad: str) -> Browser:
 
 
 @pytest.fixture(params=PROBES, ids=str)
-async def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Scene, Browser, str]]:
+async def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[AttackStage, Browser, str]]:
     bad: str = request.param
     async with fake_api() as api:
         furnish(api)
         fill_in(api, bad)
-        async with open_scene(api, tmp_path) as scene:
-            await eventually(lambda: scene.gateway.context.cluster.session("shared") is not None, "all is seen")
-            yield scene, await somebody(scene, bad), bad
+        async with open_attack_stage(api, tmp_path) as stage:
+            await eventually(lambda: stage.gateway.context.cluster.session("shared") is not None, "all is seen")
+            yield stage, await somebody(stage, bad), bad
 
 
 SHOWN = {
@@ -157,10 +158,10 @@ SHOWN = {
 
 
 @pytest.mark.timeout(60)
-async def test_no_page_lets_a_name_become_markup(hostile: tuple[Scene, Browser, str]) -> None:
-    scene, browser, bad = hostile
+async def test_no_page_lets_a_name_become_markup(hostile: tuple[AttackStage, Browser, str]) -> None:
+    stage, browser, bad = hostile
     pages, shown = set(), set()
-    ways = [way for way in scene.ways() if way.method == "GET" and way.path not in STREAMS]
+    ways = [way for way in stage.ways() if way.method == "GET" and way.path not in STREAMS]
     for way in ways:
         for name in ("runs", "waits", "fails", "shared", bad.replace("/", "%2F")):
             template = "evil" if name == "runs" else name
@@ -181,11 +182,11 @@ async def test_no_page_lets_a_name_become_markup(hostile: tuple[Scene, Browser, 
 
 
 @pytest.mark.timeout(60)
-async def test_no_form_gives_back_markup(hostile: tuple[Scene, Browser, str]) -> None:
+async def test_no_form_gives_back_markup(hostile: tuple[AttackStage, Browser, str]) -> None:
     """What was typed, and comes back beside its refusal."""
-    scene, browser, bad = hostile
+    stage, browser, bad = hostile
     shown = set()
-    for way in sorted(scene.ways(), key=lambda way: way.path.startswith("/api/")):  # these delete what forms need
+    for way in sorted(stage.ways(), key=lambda way: way.path.startswith("/api/")):  # these delete what forms need
         if way.method in READS or way.path in ("/logout", "/account/logout-everywhere"):
             continue
         for name in ("runs", bad.replace("/", "%2F")):
@@ -205,20 +206,20 @@ async def test_no_form_gives_back_markup(hostile: tuple[Scene, Browser, str]) ->
 
 @pytest.mark.timeout(60)
 async def test_no_page_for_strangers_and_of_desktops_lets_a_name_become_markup(
-    hostile: tuple[Scene, Browser, str],
+    hostile: tuple[AttackStage, Browser, str],
 ) -> None:
-    scene, browser, bad = hostile
+    stage, browser, bad = hostile
     everything = dict.fromkeys(FIELDS, bad)
-    no_one = scene.browser()
-    no_one.headers.update(PAGE)
-    for way in scene.ways():
+    no_one = stage.browser()
+    no_one.headers.update(NAVIGATION)
+    for way in stage.ways():
         if way.method == "GET" and way.path not in STREAMS:
             look(await no_one.get(way.filled(), params=everything), f"GET {way.path} by nobody")
     await browser.open(f"{WAITS}/")
     seen = 0
     for base in (WAITS, DESKTOP):
         for who in (browser, no_one):
-            for way in scene.ways("desktop_routes"):
+            for way in stage.ways("desktop_routes"):
                 if way.path in STREAMS:
                     continue
                 answer = await who.request(way.method, base + way.filled(), params=everything)

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from unit.gateway.attack_stage import DESKTOP, PAGE, PORTAL, Browser, Scene, furnish, open_scene
-from unit.gateway.login_stage import PASSWORD, csrf_in
+from unit.gateway.attack_stage import DESKTOP, AttackStage, furnish, open_attack_stage
+from unit.gateway.component_stage import NAVIGATION, PASSWORD, PORTAL, Browser, csrf_in
 from unit.kube.kube_fake_api import fake_api
 from vdi.gateway.web import csrf
 
@@ -24,14 +24,14 @@ program silences them: see the last test."""
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def stage(tmp_path: Path) -> AsyncIterator[AttackStage]:
     async with fake_api() as api:
         furnish(api)
-        async with open_scene(api, tmp_path) as scene:
-            yield scene
+        async with open_attack_stage(api, tmp_path) as stage:
+            yield stage
 
 
-async def verify(scene: Scene, cookie: str) -> httpx.Response:
+async def verify(stage: AttackStage, cookie: str) -> httpx.Response:
     """Ask the edge, as Traefik does."""
     asked = {
         "X-Forwarded-Host": DESKTOP.removeprefix("https://"),
@@ -39,13 +39,13 @@ async def verify(scene: Scene, cookie: str) -> httpx.Response:
         "X-Forwarded-Method": "GET",
         "Cookie": cookie,
     }
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(scene.internal), base_url="http://edge") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(stage.internal), base_url="http://edge") as client:
         return await client.get("/edge/verify", headers=asked)
 
 
 async def log_in(browser: Browser, user: str, password: str) -> tuple[httpx.Response, str]:
     """Fill in the form; the answer and the form's token."""
-    token = csrf_in((await browser.get("/login", params={"next": f"/?q={IN_THE_QUERY}"}, headers=PAGE)).text)
+    token = csrf_in((await browser.get("/login", params={"next": f"/?q={IN_THE_QUERY}"}, headers=NAVIGATION)).text)
     fields = {"csrf": token, "user": user, "password": password}
     return await browser.post("/login", data=fields, headers=OWN), token
 
@@ -54,15 +54,15 @@ async def enter(browser: Browser, label: str) -> list[str]:
     """Follow the way into a desktop; the secrets that its addresses held."""
     url, seen = f"https://{label}.vdi.localhost/.vdi/start?next=/%3F{IN_THE_QUERY}", []
     for _ in range(3):
-        answer = await browser.get(url, headers=PAGE)
+        answer = await browser.get(url, headers=NAVIGATION)
         url = answer.headers.get("location", "")
         seen += re.findall(r"(?:ticket|state)=([^&]+)", url)
     return seen
 
 
-async def a_persons_way(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+async def a_persons_way(stage: AttackStage, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Everything that has to do with secrets, done right and wrong. All secrets that were used."""
-    alice = scene.browser()
+    alice = stage.browser()
     secrets = {PASSWORD, TYPED_WRONG, IN_THE_QUERY, MADE_UP, "master-of-alice-desktop"}
     for user, password, status in (
         ("alice@example.com", TYPED_WRONG, 403),
@@ -75,19 +75,19 @@ async def a_persons_way(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> set[st
         secrets.add(token)
     found = await enter(alice, "alice-desktop")
     assert len(found) == 2, "a state and a ticket"
-    assert (await alice.get(f"{DESKTOP}/.vdi/enter?ticket={found[-1]}", headers=PAGE)).status_code in (302, 403)
+    assert (await alice.get(f"{DESKTOP}/.vdi/enter?ticket={found[-1]}", headers=NAVIGATION)).status_code in (302, 403)
     cookies = {one.name: one.value or "" for one in alice.cookies.jar}
     assert {"__Host-vdi-login", "__Host-vdi-state", "__Host-vdi-desktop", "__Host-vdi-grant"} <= set(cookies)
     together = "; ".join(f"{name}={value}" for name, value in cookies.items())
-    assert (await verify(scene, together)).status_code == 200
+    assert (await verify(stage, together)).status_code == 200
     token = cookies["__Host-vdi-desktop"]
     for bad in (token[:-8] + "AAAAAAAA", token + "x", "x.y.z"):
-        assert (await verify(scene, f"__Host-vdi-desktop={bad}; {IN_THE_QUERY}=1")).status_code == 401
+        assert (await verify(stage, f"__Host-vdi-desktop={bad}; {IN_THE_QUERY}=1")).status_code == 401
     right = csrf.make_token(cookies["__Host-vdi-login"])
     made = await alice.post("/api/v1/tokens", json={"label": "x", "days": 1}, headers={**OWN, "X-CSRF-Token": right})
     assert made.status_code == 201, made.text
     api_token = made.json()["token"]
-    no_one = scene.browser()
+    no_one = stage.browser()
     for given, status in ((api_token, 200), (api_token + "x", 401), (MADE_UP, 401)):
         reported = {"Authorization": f"Bearer {given}"}
         assert (await no_one.get("/api/v1/sessions", headers=reported)).status_code == status
@@ -95,7 +95,7 @@ async def a_persons_way(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> set[st
     foreign = await alice.post(f"/logout?{IN_THE_QUERY}=1", data={"csrf": right}, headers={"Origin": "https://evil.x"})
     assert foreign.status_code == 403
     with monkeypatch.context() as patch:
-        patch.setattr(scene.gateway.actions, "suspend", _fail)
+        patch.setattr(stage.gateway.actions, "suspend", _fail)
         fault = await alice.post("/api/v1/sessions/alice-desktop/suspend", headers={**OWN, "X-CSRF-Token": right})
     assert fault.status_code == 500
     return secrets | set(found) | set(cookies.values()) | {right, api_token, *token.split(".")}
@@ -106,10 +106,10 @@ async def _fail(*_: object) -> None:
 
 
 async def test_no_log_line_has_a_token_cookie_password_or_query(
-    scene: Scene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    stage: AttackStage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with caplog.at_level(logging.DEBUG):
-        secrets = await a_persons_way(scene, monkeypatch)
+        secrets = await a_persons_way(stage, monkeypatch)
     lines = [
         f"{record.name}: {caplog.handler.format(record)} {record.args!r}"
         for record in caplog.records

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from unit.gateway.edge_stage import HANDSHAKE, NAVIGATION, OWNER, SETTINGS, Browser, Stage, address, open_stage
+from unit.gateway.component_stage import NAVIGATION, Browser
+from unit.gateway.edge_stage import HANDSHAKE, OWNER, SETTINGS, EdgeStage, address
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.edge.tokens import LEEWAY
 
@@ -13,13 +14,13 @@ HOST = SETTINGS.host("alice-desktop")
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path) as stage:
+async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
+    async with EdgeStage(tmp_path) as stage:
         yield stage
 
 
 @pytest.fixture
-async def alice(stage: Stage) -> Browser:
+async def alice(stage: EdgeStage) -> Browser:
     browser = await stage.logged_in(OWNER)
     assert (await browser.open(address())).status_code == 200
     return browser
@@ -38,7 +39,7 @@ async def alice(stage: Stage) -> Browser:
     ],
 )
 async def test_a_stolen_token_is_worth_its_minutes_and_nothing_before_or_after(
-    stage: Stage, alice: Browser, seconds: float, status: int
+    stage: EdgeStage, alice: Browser, seconds: float, status: int
 ) -> None:
     """The token alone, as a thief of it has it: without the grant's handle nothing renews it."""
     token = alice.stolen(HOST, DESKTOP_COOKIE)

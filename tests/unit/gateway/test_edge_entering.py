@@ -7,19 +7,18 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from unit.gateway.component_stage import Browser
 from unit.gateway.edge_stage import (
     GUEST,
     OWNER,
     PORTAL,
     SETTINGS,
     STRANGER,
-    Browser,
-    Stage,
+    EdgeStage,
     a_session,
     address,
     changed,
     gone,
-    open_stage,
     publish,
     shared_with,
 )
@@ -30,8 +29,8 @@ HOST = SETTINGS.host("alice-desktop")
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path) as stage:
+async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
+    async with EdgeStage(tmp_path) as stage:
         yield stage
 
 
@@ -43,7 +42,7 @@ async def ticket_link(browser: Browser, path: str = "/") -> str:
     return str(entered.headers["location"])
 
 
-async def test_the_owner_opens_the_address_and_is_in(stage: Stage) -> None:
+async def test_the_owner_opens_the_address_and_is_in(stage: EdgeStage) -> None:
     browser = await stage.logged_in(OWNER)
     answer = await browser.open(address())
     assert answer.status_code == 200, answer.text
@@ -53,7 +52,7 @@ async def test_the_owner_opens_the_address_and_is_in(stage: Stage) -> None:
     assert again.status_code == 200
 
 
-async def test_who_is_not_logged_in_is_sent_to_log_in_and_comes_back(stage: Stage) -> None:
+async def test_who_is_not_logged_in_is_sent_to_log_in_and_comes_back(stage: EdgeStage) -> None:
     browser = stage.browser()
     answer = await browser.get(address(path="/files?x=1"))
     assert answer.headers["location"] == address(path="/.vdi/start?next=/files%3Fx%3D1")
@@ -67,7 +66,7 @@ async def test_who_is_not_logged_in_is_sent_to_log_in_and_comes_back(stage: Stag
     assert parse_qs(urlsplit(back).query)["next"] == ["/files?x=1"]
 
 
-async def test_a_guest_enters_as_what_the_session_says(stage: Stage) -> None:
+async def test_a_guest_enters_as_what_the_session_says(stage: EdgeStage) -> None:
     stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator")))
     browser = await stage.logged_in(GUEST)
     assert (await browser.open(address())).status_code == 200
@@ -75,7 +74,9 @@ async def test_a_guest_enters_as_what_the_session_says(stage: Stage) -> None:
     assert (grant.user, grant.role, grant.login_id) == (GUEST, "collaborator", browser.login_id)
 
 
-async def test_a_browser_that_enters_another_session_at_this_host_clears_what_the_last_one_left(stage: Stage) -> None:
+async def test_a_browser_that_enters_another_session_at_this_host_clears_what_the_last_one_left(
+    stage: EdgeStage,
+) -> None:
     browser = await stage.logged_in(OWNER)
     clears = '"cache", "storage"'
 
@@ -95,7 +96,7 @@ async def test_a_browser_that_enters_another_session_at_this_host_clears_what_th
     assert await enter() == clears
 
 
-async def test_leaving_forgets_no_trace_of_the_session(stage: Stage) -> None:
+async def test_leaving_forgets_no_trace_of_the_session(stage: EdgeStage) -> None:
     """Else the next one at this host would not be known for another."""
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
@@ -103,14 +104,14 @@ async def test_leaving_forgets_no_trace_of_the_session(stage: Stage) -> None:
     assert LAST_COOKIE in browser.stolen(HOST)
 
 
-async def test_a_stranger_learns_nothing(stage: Stage) -> None:
+async def test_a_stranger_learns_nothing(stage: EdgeStage) -> None:
     browser = await stage.logged_in(STRANGER)
     refused, nothing = await browser.open(address()), await browser.open(address("no-such-desktop"))
     assert (refused.status_code, nothing.status_code) == (403, 403)
     assert refused.text == nothing.text.replace("no-such-desktop", "alice-desktop")
 
 
-async def test_a_ticket_serves_once(stage: Stage) -> None:
+async def test_a_ticket_serves_once(stage: EdgeStage) -> None:
     browser = await stage.logged_in(OWNER)
     link = await ticket_link(browser)
     assert (await browser.get(link)).status_code == 302
@@ -120,7 +121,7 @@ async def test_a_ticket_serves_once(stage: Stage) -> None:
     assert (again.status_code, GRANT_COOKIE in again.headers.get("set-cookie", "")) == (403, False)
 
 
-async def test_the_back_button_leads_who_is_in_to_the_desktop(stage: Stage) -> None:
+async def test_the_back_button_leads_who_is_in_to_the_desktop(stage: EdgeStage) -> None:
     browser = await stage.logged_in(OWNER)
     link = await ticket_link(browser)
     await browser.get(link)
@@ -128,14 +129,14 @@ async def test_the_back_button_leads_who_is_in_to_the_desktop(stage: Stage) -> N
     assert (again.status_code, again.headers["location"]) == (302, "/")
 
 
-async def test_a_ticket_ends_after_half_a_minute(stage: Stage) -> None:
+async def test_a_ticket_ends_after_half_a_minute(stage: EdgeStage) -> None:
     browser = await stage.logged_in(OWNER)
     link = await ticket_link(browser)
     stage.clock.forward(seconds=31)
     assert (await browser.get(link)).status_code == 403
 
 
-async def test_a_ticket_is_of_no_use_in_another_browser(stage: Stage) -> None:
+async def test_a_ticket_is_of_no_use_in_another_browser(stage: EdgeStage) -> None:
     """Planted on a victim, who would work in the attacker's desktop, or stolen by one."""
     link = await ticket_link(await stage.logged_in(OWNER))
     victim = stage.browser()
@@ -144,14 +145,14 @@ async def test_a_ticket_is_of_no_use_in_another_browser(stage: Stage) -> None:
     assert (answer.status_code, answer.headers.get("set-cookie")) == (403, None)
 
 
-async def test_a_browser_without_the_state_cookie_gets_nothing(stage: Stage) -> None:
+async def test_a_browser_without_the_state_cookie_gets_nothing(stage: EdgeStage) -> None:
     browser = await stage.logged_in(OWNER)
     link = await ticket_link(browser)
     browser.cookies.delete(STATE_COOKIE, domain=HOST, path="/")
     assert (await browser.get(link)).status_code == 403
 
 
-async def test_a_ticket_is_of_no_use_on_another_host(stage: Stage) -> None:
+async def test_a_ticket_is_of_no_use_on_another_host(stage: EdgeStage) -> None:
     stage.add(a_session("alice-second"))
     browser = await stage.logged_in(OWNER)
     await browser.get(address("alice-second", "/.vdi/start"))
@@ -163,14 +164,14 @@ async def test_a_ticket_is_of_no_use_on_another_host(stage: Stage) -> None:
     assert "set-cookie" not in answer.headers
 
 
-async def test_a_ticket_of_a_session_that_was_replaced_is_refused(stage: Stage) -> None:
+async def test_a_ticket_of_a_session_that_was_replaced_is_refused(stage: EdgeStage) -> None:
     browser = await stage.logged_in(OWNER)
     link = await ticket_link(browser)
     publish(stage.world, changed(a_session(), metadata={"uid": "uid-another", "resource_version": "9"}))
     assert (await browser.get(link)).status_code == 403
 
 
-async def test_a_ticket_does_not_outlive_the_login_or_the_share(stage: Stage) -> None:
+async def test_a_ticket_does_not_outlive_the_login_or_the_share(stage: EdgeStage) -> None:
     browser = await stage.logged_in(OWNER)
     link = await ticket_link(browser)
     await stage.logins.end(browser.login_id)
@@ -183,7 +184,7 @@ async def test_a_ticket_does_not_outlive_the_login_or_the_share(stage: Stage) ->
     assert (await guest.get(link)).status_code == 403
 
 
-async def test_head_uses_no_ticket(stage: Stage) -> None:
+async def test_head_uses_no_ticket(stage: EdgeStage) -> None:
     browser = await stage.logged_in(OWNER)
     link = await ticket_link(browser)
     assert (await browser.head(link)).status_code == 405
@@ -205,7 +206,7 @@ async def test_head_uses_no_ticket(stage: Stage) -> None:
         "/" + "x" * 3000,
     ],
 )
-async def test_next_leads_to_this_host_only(stage: Stage, path: str) -> None:
+async def test_next_leads_to_this_host_only(stage: EdgeStage, path: str) -> None:
     browser = await stage.logged_in(OWNER)
     start = await browser.get(address(path="/.vdi/start"), params={"next": path})
     assert parse_qs(urlsplit(start.headers["location"]).query)["next"] == ["/"]
@@ -223,7 +224,7 @@ def _query(url: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("host", ["portal", "alice-desktop.evil.example", "a b", "", "ALICE/..", "x" * 64, "alice%00"])
-async def test_the_portal_makes_no_ticket_for_what_is_no_desktop(stage: Stage, host: str) -> None:
+async def test_the_portal_makes_no_ticket_for_what_is_no_desktop(stage: EdgeStage, host: str) -> None:
     browser = await stage.logged_in(OWNER)
     answer = await browser.get(f"{PORTAL}/enter", params={"host": host, "state": "0" * 64})
     assert answer.status_code in (400, 403)
@@ -231,13 +232,13 @@ async def test_the_portal_makes_no_ticket_for_what_is_no_desktop(stage: Stage, h
 
 
 @pytest.mark.parametrize("state", ["", "0" * 63, "g" * 64, "0" * 64 + "\n"])
-async def test_the_portal_makes_no_ticket_without_a_state(stage: Stage, state: str) -> None:
+async def test_the_portal_makes_no_ticket_without_a_state(stage: EdgeStage, state: str) -> None:
     browser = await stage.logged_in(OWNER)
     answer = await browser.get(f"{PORTAL}/enter", params={"host": "alice-desktop", "state": state})
     assert answer.status_code == 400
 
 
-async def test_an_api_token_opens_no_desktop(stage: Stage) -> None:
+async def test_an_api_token_opens_no_desktop(stage: EdgeStage) -> None:
     browser = await stage.logged_in(OWNER)
     query = {"host": "alice-desktop", "state": "0" * 64}
     answer = await browser.get(f"{PORTAL}/enter", params=query, headers={"Authorization": "Bearer vdi_x"})
@@ -245,21 +246,21 @@ async def test_an_api_token_opens_no_desktop(stage: Stage) -> None:
     assert "ticket" not in answer.headers.get("location", "")
 
 
-async def test_a_second_tab_does_not_spoil_the_way_of_the_first(stage: Stage) -> None:
+async def test_a_second_tab_does_not_spoil_the_way_of_the_first(stage: EdgeStage) -> None:
     browser = await stage.logged_in(OWNER)
     first = await ticket_link(browser)
     await browser.get(address(path="/.vdi/start"))
     assert (await browser.get(first)).status_code == 302
 
 
-async def test_entering_twice_is_one_grant(stage: Stage) -> None:
+async def test_entering_twice_is_one_grant(stage: EdgeStage) -> None:
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
     await browser.get(await ticket_link(browser))
     assert len(await GrantStore(stage.database).open()) == 1
 
 
-async def test_the_cookies_are_for_this_host_and_no_script(stage: Stage) -> None:
+async def test_the_cookies_are_for_this_host_and_no_script(stage: EdgeStage) -> None:
     browser = await stage.logged_in(OWNER)
     landed = await browser.get(await ticket_link(browser))
     lines = landed.headers.get_list("set-cookie")
@@ -269,7 +270,7 @@ async def test_the_cookies_are_for_this_host_and_no_script(stage: Stage) -> None
         assert "domain" not in line.lower()
 
 
-async def test_leaving_ends_the_grant_and_needs_our_own_page(stage: Stage) -> None:
+async def test_leaving_ends_the_grant_and_needs_our_own_page(stage: EdgeStage) -> None:
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
     for origin in ("https://evil.example", address("bob-desktop", ""), PORTAL, "null"):
@@ -283,7 +284,7 @@ async def test_leaving_ends_the_grant_and_needs_our_own_page(stage: Stage) -> No
     assert await GrantStore(stage.database).open() == []
 
 
-async def test_jwks_shows_public_halves_only(stage: Stage) -> None:
+async def test_jwks_shows_public_halves_only(stage: EdgeStage) -> None:
     answer = await stage.browser().get(f"{PORTAL}/.well-known/jwks.json")
     (key,) = answer.json()["keys"]
     assert set(key) == {"kty", "crv", "x", "kid", "use", "alg"}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from joserfc import jwt
 
 from support.clock import FakeClock
-from unit.gateway.edge_stage import OWNER, SETTINGS, FakeSecrets, Stage, address, open_stage
+from unit.gateway.component_stage import FakeSecrets
+from unit.gateway.edge_stage import OWNER, SETTINGS, EdgeStage, address
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.gateway.edge.keys import KEPT, LEAD, LIFE, KeyRing, StoredKey, make_key, renewed, signing_key
 from vdi.kube.errors import Forbidden
@@ -39,8 +40,8 @@ def secrets() -> FakeSecrets:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path) as stage:
+async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
+    async with EdgeStage(tmp_path) as stage:
         yield stage
 
 
@@ -82,7 +83,7 @@ async def test_two_replicas_that_start_at_once_have_the_same_key(secrets: FakeSe
     assert (first.trouble, second.trouble) == ("", "")
 
 
-async def test_a_key_of_yesterday_makes_room_and_its_tokens_hold(stage: Stage) -> None:
+async def test_a_key_of_yesterday_makes_room_and_its_tokens_hold(stage: EdgeStage) -> None:
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
     old = stage.edge.ring.signer()[0]
@@ -102,12 +103,12 @@ async def test_a_key_of_yesterday_makes_room_and_its_tokens_hold(stage: Stage) -
     assert [key["kid"] for key in stage.edge.ring.jwks()["keys"]] == [stage.edge.ring.signer()[0]]
 
 
-async def test_a_token_of_a_key_that_another_replica_has_just_made_is_read(tmp_path: Path, stage: Stage) -> None:
+async def test_a_token_of_a_key_that_another_replica_has_just_made_is_read(tmp_path: Path, stage: EdgeStage) -> None:
     """As when somebody has emptied the Secret: the next replica to look makes a new key, without lead."""
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
     stage.secrets.put(NAME)
-    async with open_stage(tmp_path, secrets=stage.secrets, shared=stage.shared) as other:
+    async with EdgeStage(tmp_path, secrets=stage.secrets, shared=stage.shared) as other:
         assert other.edge.ring.signer()[0] != stage.edge.ring.signer()[0]
         other.clock.forward(seconds=200)
         renewed_there = await other.verify(HOST, Cookie=browser.stolen(HOST))
@@ -154,7 +155,7 @@ async def test_what_is_known_stays_when_the_cluster_is_away(
 async def test_the_gateway_is_not_ready_without_keys(tmp_path: Path) -> None:
     secrets = FakeSecrets()
     secrets.put(NAME, **{"keys.json": "rubbish"})
-    async with open_stage(tmp_path, secrets=secrets) as stage:
+    async with EdgeStage(tmp_path, secrets=secrets) as stage:
         assert any("signing keys" in problem for problem in stage.edge.problems())
         assert (await stage.verify(HOST)).status_code == 503
 
@@ -165,7 +166,7 @@ def test_a_stored_key_survives_json() -> None:
     assert key.private not in str(key.public_jwk())
 
 
-async def test_a_token_of_a_stolen_key_ends_with_the_key(stage: Stage) -> None:
+async def test_a_token_of_a_stolen_key_ends_with_the_key(stage: EdgeStage) -> None:
     """It may say that it holds for years, and has been read before: that it was good once must not outlive the key."""
     browser = await stage.logged_in(OWNER)
     await browser.open(address())

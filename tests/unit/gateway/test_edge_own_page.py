@@ -8,19 +8,17 @@ from typing import Any
 
 import pytest
 
+from unit.gateway.component_stage import NAVIGATION, Browser
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
 from unit.gateway.edge_stage import (
     GUEST,
     HANDSHAKE,
-    NAVIGATION,
     OWNER,
     SETTINGS,
-    Browser,
-    Stage,
+    EdgeStage,
     a_session,
     address,
     changed,
-    open_stage,
     shared_with,
 )
 from vdi.api.meta import ObjectMeta
@@ -41,30 +39,30 @@ async def desktop() -> AsyncIterator[FakeSelkies]:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path, desktop: FakeSelkies) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path, selkies=lambda _: desktop.url) as stage:
+async def stage(tmp_path: Path, desktop: FakeSelkies) -> AsyncIterator[EdgeStage]:
+    async with EdgeStage(tmp_path, selkies=lambda _: desktop.url) as stage:
         yield stage
 
 
-def have_template(stage: Stage, **spec: Any) -> None:
+def have_template(stage: EdgeStage, **spec: Any) -> None:
     spec = {"image": "registry.example.com/lab:1", "protocol": Protocol.WEB, **spec}
     stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version="5"), TemplateSpec(**spec)))
 
 
-def with_login(stage: Stage, **secret: str) -> None:
+def with_login(stage: EdgeStage, **secret: str) -> None:
     have_template(stage, basic_auth_secret=LocalObjectReference("kasmvnc"))
     if secret:
         stage.secrets.put("kasmvnc", **secret)
 
 
-async def entered(stage: Stage, user: str = OWNER) -> str:
+async def entered(stage: EdgeStage, user: str = OWNER) -> str:
     """The cookies of somebody who is in."""
     browser: Browser = await stage.logged_in(user)
     assert (await browser.open(address())).status_code == 200
     return browser.stolen(HOST)
 
 
-async def test_the_page_is_opened_as_it_is_and_gets_nothing_of_selkies(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_the_page_is_opened_as_it_is_and_gets_nothing_of_selkies(stage: EdgeStage, desktop: FakeSelkies) -> None:
     have_template(stage)
     browser = await stage.logged_in(OWNER)
     answer = await browser.open(address())
@@ -73,7 +71,9 @@ async def test_the_page_is_opened_as_it_is_and_gets_nothing_of_selkies(stage: St
     assert desktop.tables == [] and desktop.refused == 0, "no token table is posted to it"
 
 
-async def test_its_sockets_keep_their_own_subprotocol_and_wait_for_no_table(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_its_sockets_keep_their_own_subprotocol_and_wait_for_no_table(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     have_template(stage)
     desktop.hangs = True
     cookies = await entered(stage)
@@ -84,7 +84,7 @@ async def test_its_sockets_keep_their_own_subprotocol_and_wait_for_no_table(stag
     assert without.status_code == 200 and "sec-websocket-protocol" not in without.headers
 
 
-async def test_a_collaborator_may_request_every_path_of_it(stage: Stage) -> None:
+async def test_a_collaborator_may_request_every_path_of_it(stage: EdgeStage) -> None:
     """In JupyterLab /api/sessions are its own; in Selkies it says who is connected."""
     stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator"), metadata={"resource_version": "9"}))
     have_template(stage)
@@ -94,7 +94,7 @@ async def test_a_collaborator_may_request_every_path_of_it(stage: Stage) -> None
         assert answer.status_code == 200, method
 
 
-async def test_a_viewer_of_it_is_refused_with_the_reason(stage: Stage) -> None:
+async def test_a_viewer_of_it_is_refused_with_the_reason(stage: EdgeStage) -> None:
     stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer"), metadata={"resource_version": "9"}))
     browser = await stage.logged_in(GUEST)
     have_template(stage)
@@ -105,7 +105,7 @@ async def test_a_viewer_of_it_is_refused_with_the_reason(stage: Stage) -> None:
 
 
 async def test_the_edge_signs_in_to_an_image_with_basic_auth(
-    stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    stage: EdgeStage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with_login(stage, username="kasm_user", password=PASSWORD)
@@ -131,7 +131,7 @@ async def test_the_edge_signs_in_to_an_image_with_basic_auth(
     ],
 )
 async def test_without_credentials_nothing_is_requested_of_the_image(
-    stage: Stage, secret: dict[str, str], why: str
+    stage: EdgeStage, secret: dict[str, str], why: str
 ) -> None:
     with_login(stage, **secret)
     browser = await stage.logged_in(OWNER)
@@ -141,7 +141,7 @@ async def test_without_credentials_nothing_is_requested_of_the_image(
     assert PASSWORD not in answer.text
 
 
-async def test_selkies_1_gets_the_same_login_and_no_token(stage: Stage) -> None:
+async def test_selkies_1_gets_the_same_login_and_no_token(stage: EdgeStage) -> None:
     image = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
     have_template(stage, image=image, protocol=Protocol.SELKIES, basic_auth_secret=LocalObjectReference("kasmvnc"))
     stage.secrets.put("kasmvnc", username="kasm_user", password=PASSWORD)
@@ -150,7 +150,9 @@ async def test_selkies_1_gets_the_same_login_and_no_token(stage: Stage) -> None:
     assert "sec-websocket-protocol" not in answer.headers
 
 
-async def test_a_new_desktop_is_opened_through_the_waiting_page_which_asks_its_own_health_path(stage: Stage) -> None:
+async def test_a_new_desktop_is_opened_through_the_waiting_page_which_asks_its_own_health_path(
+    stage: EdgeStage,
+) -> None:
     have_template(stage, health_path="/healthz")
     status = {"ready_time": format_time(stage.clock.now())}
     stage.add(changed(a_session(), status=status, metadata={"resource_version": "9"}))

@@ -11,11 +11,10 @@ from unit.gateway.edge_stage import (
     HANDSHAKE,
     OWNER,
     SETTINGS,
-    Stage,
+    EdgeStage,
     a_session,
     address,
     changed,
-    open_stage,
     shared_with,
 )
 from vdi.gateway.edge.paths import may_request
@@ -110,16 +109,16 @@ def test_an_odd_name_of_a_file_is_no_trick(path: str) -> None:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
     async with (
         run_selkies("master-alice-desktop") as desktop,
-        open_stage(tmp_path, selkies=lambda _: desktop.url) as stage,
+        EdgeStage(tmp_path, selkies=lambda _: desktop.url) as stage,
     ):
         yield stage
 
 
 @pytest.mark.parametrize("role", Role)
-async def test_the_edge_asks_the_table(stage: Stage, role: Role) -> None:
+async def test_the_edge_asks_the_table(stage: EdgeStage, role: Role) -> None:
     user = OWNER if role is Role.OWNER else GUEST
     if user == GUEST:
         stage.add(changed(a_session(), spec=shared_with(GUEST, role)))

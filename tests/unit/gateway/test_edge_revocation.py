@@ -9,18 +9,17 @@ from typing import Any
 
 import pytest
 
+from unit.gateway.component_stage import Browser
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
 from unit.gateway.edge_stage import (
     GUEST,
     OWNER,
     SETTINGS,
-    Browser,
-    Stage,
+    EdgeStage,
     a_session,
     address,
     changed,
     gone,
-    open_stage,
     publish,
     shared_with,
     until,
@@ -41,10 +40,10 @@ async def desktop() -> AsyncIterator[FakeSelkies]:
 
 
 @asynccontextmanager
-async def replica(folder: Path, desktop: FakeSelkies, other: Stage | None = None) -> AsyncIterator[Stage]:
+async def replica(folder: Path, desktop: FakeSelkies, other: EdgeStage | None = None) -> AsyncIterator[EdgeStage]:
     """A gateway whose background work runs; with `other` the second one of two."""
     shares: dict[str, Any] = {"secrets": other.secrets, "shared": other.shared} if other else {}
-    async with open_stage(folder, selkies=lambda _: desktop.url, **shares) as stage:
+    async with EdgeStage(folder, selkies=lambda _: desktop.url, **shares) as stage:
         for session in other.world.sessions.values() if other else ():
             publish(stage.world, session)
         stage.edge.revoker.primed = False
@@ -62,13 +61,13 @@ async def replica(folder: Path, desktop: FakeSelkies, other: Stage | None = None
 
 
 @pytest.fixture
-async def stage(tmp_path: Path, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+async def stage(tmp_path: Path, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EdgeStage]:
     monkeypatch.setattr("vdi.gateway.edge.component.SWEEP_SECONDS", 0.05)
     async with replica(tmp_path, desktop) as stage:
         yield stage
 
 
-async def a_guest(stage: Stage, desktop: FakeSelkies, until: str | None = None) -> Browser:
+async def a_guest(stage: EdgeStage, desktop: FakeSelkies, until: str | None = None) -> Browser:
     """The session is shared, and the guest is in; the desktop knows."""
     stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer", until)))
     guest = await stage.logged_in(GUEST)
@@ -78,11 +77,11 @@ async def a_guest(stage: Stage, desktop: FakeSelkies, until: str | None = None) 
     return guest
 
 
-async def status(stage: Stage, browser: Browser) -> int:
+async def status(stage: EdgeStage, browser: Browser) -> int:
     return (await stage.verify(HOST, Cookie=browser.stolen(HOST))).status_code
 
 
-async def no_one(stage: Stage) -> bool:
+async def no_one(stage: EdgeStage) -> bool:
     return await GrantStore(stage.database).open() == []
 
 
@@ -93,7 +92,7 @@ async def until_cut(desktop: FakeSelkies) -> None:
             await desktop.posted(len(desktop.tables) + 1)
 
 
-async def test_the_desktop_learns_who_may_connect_and_as_what(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_the_desktop_learns_who_may_connect_and_as_what(stage: EdgeStage, desktop: FakeSelkies) -> None:
     await a_guest(stage, desktop)
     alice = await stage.logged_in(OWNER)
     count = len(desktop.tables)
@@ -106,7 +105,7 @@ async def test_the_desktop_learns_who_may_connect_and_as_what(stage: Stage, desk
     }
 
 
-async def test_logout_ends_it(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_logout_ends_it(stage: EdgeStage, desktop: FakeSelkies) -> None:
     guest = await a_guest(stage, desktop)
     assert await stage.edge.end_grants(login_id=guest.login_id) == 1
     assert await status(stage, guest) == 401
@@ -120,7 +119,7 @@ async def test_logout_ends_it(stage: Stage, desktop: FakeSelkies) -> None:
     assert counts == [1, 1]
 
 
-async def test_logout_everywhere_ends_all_of_a_user(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_logout_everywhere_ends_all_of_a_user(stage: EdgeStage, desktop: FakeSelkies) -> None:
     first, second = await a_guest(stage, desktop), await stage.logged_in(GUEST)
     await second.open(address())
     alice = await stage.logged_in(OWNER)
@@ -129,12 +128,12 @@ async def test_logout_everywhere_ends_all_of_a_user(stage: Stage, desktop: FakeS
     assert [await status(stage, one) for one in (first, second, alice)] == [401, 401, 200]
 
 
-async def test_ending_needs_a_name(stage: Stage) -> None:
+async def test_ending_needs_a_name(stage: EdgeStage) -> None:
     with pytest.raises(ValueError, match="allowed are user, session_uid and login_id"):
         await stage.edge.end_grants()
 
 
-async def test_a_share_taken_back_cuts_the_picture(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_a_share_taken_back_cuts_the_picture(stage: EdgeStage, desktop: FakeSelkies) -> None:
     guest = await a_guest(stage, desktop)
     session = stage.world.session("alice-desktop")
     assert session is not None
@@ -145,7 +144,7 @@ async def test_a_share_taken_back_cuts_the_picture(stage: Stage, desktop: FakeSe
     assert (ended.user, ended.reason) == (GUEST, "access-ended")
 
 
-async def test_a_share_that_runs_out_cuts_the_picture(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_a_share_that_runs_out_cuts_the_picture(stage: EdgeStage, desktop: FakeSelkies) -> None:
     await a_guest(stage, desktop, format_time(stage.clock.now() + timedelta(minutes=1)))
     stage.clock.forward(seconds=61)
     await until_cut(desktop)
@@ -153,7 +152,7 @@ async def test_a_share_that_runs_out_cuts_the_picture(stage: Stage, desktop: Fak
     assert ended.reason == "access-ended"
 
 
-async def test_a_new_role_is_a_new_grant(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_a_new_role_is_a_new_grant(stage: EdgeStage, desktop: FakeSelkies) -> None:
     await a_guest(stage, desktop)
     session = stage.world.session("alice-desktop")
     assert session is not None
@@ -161,7 +160,9 @@ async def test_a_new_role_is_a_new_grant(stage: Stage, desktop: FakeSelkies) -> 
     await until_cut(desktop)
 
 
-async def test_suspending_cuts_the_picture_and_a_way_made_after_that_stays(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_suspending_cuts_the_picture_and_a_way_made_after_that_stays(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     alice = await stage.logged_in(OWNER)
     await alice.open(address())
     await desktop.posted(1)
@@ -177,7 +178,7 @@ async def test_suspending_cuts_the_picture_and_a_way_made_after_that_stays(stage
     assert await status(stage, alice) == 200
 
 
-async def test_the_end_of_the_session_ends_its_grants(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_the_end_of_the_session_ends_its_grants(stage: EdgeStage, desktop: FakeSelkies) -> None:
     alice = await stage.logged_in(OWNER)
     await alice.open(address())
     gone(stage.world, a_session())
@@ -187,7 +188,7 @@ async def test_the_end_of_the_session_ends_its_grants(stage: Stage, desktop: Fak
     assert [one.reason for one in ended] == ["session-ended"]
 
 
-async def test_the_other_replica_refuses_at_once(tmp_path: Path, stage: Stage, desktop: FakeSelkies) -> None:
+async def test_the_other_replica_refuses_at_once(tmp_path: Path, stage: EdgeStage, desktop: FakeSelkies) -> None:
     guest = await a_guest(stage, desktop)
     async with replica(tmp_path, desktop, stage) as other:
         assert await status(other, guest) == 200
@@ -200,14 +201,14 @@ async def test_the_other_replica_refuses_at_once(tmp_path: Path, stage: Stage, d
 
 
 async def test_a_replica_that_missed_the_news_sees_it_when_it_polls(
-    tmp_path: Path, stage: Stage, desktop: FakeSelkies
+    tmp_path: Path, stage: EdgeStage, desktop: FakeSelkies
 ) -> None:
     guest = await a_guest(stage, desktop)
     session = stage.world.session("alice-desktop")
     assert session is not None
     async with AsyncExitStack() as stack:
         other = await stack.enter_async_context(
-            open_stage(tmp_path, secrets=stage.secrets, selkies=lambda _: desktop.url)
+            EdgeStage(tmp_path, secrets=stage.secrets, selkies=lambda _: desktop.url)
         )
         publish(other.world, changed(session))
         await stage.edge.end_grants(login_id=guest.login_id)
@@ -220,7 +221,7 @@ async def test_what_was_revoked_is_revoked_after_a_restart(tmp_path: Path, deskt
         guest = await a_guest(before, desktop)
         stolen, secrets = guest.stolen(HOST), before.secrets
         await before.edge.end_grants(user=GUEST)
-    async with open_stage(tmp_path, secrets=secrets) as after:
+    async with EdgeStage(tmp_path, secrets=secrets) as after:
         publish(
             after.world, changed(a_session(), spec=shared_with(GUEST, "viewer"), metadata={"resource_version": "5"})
         )
@@ -237,13 +238,13 @@ async def test_a_restart_posts_the_tables_again(tmp_path: Path, desktop: FakeSel
         secrets, count = before.secrets, len(desktop.tables)
         assert desktop.table != {}
         assert guest.login_id
-    async with open_stage(tmp_path, secrets=secrets, selkies=lambda _: desktop.url):
+    async with EdgeStage(tmp_path, secrets=secrets, selkies=lambda _: desktop.url):
         await desktop.posted(count + 1)
         assert desktop.table == {}
 
 
 async def test_without_a_database_it_is_over_all_the_same_and_said(
-    stage: Stage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
+    stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guest = await a_guest(stage, desktop)
 
@@ -260,7 +261,7 @@ async def test_without_a_database_it_is_over_all_the_same_and_said(
 
 
 async def test_without_redis_it_is_over_here_and_written_down(
-    stage: Stage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
+    stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guest = await a_guest(stage, desktop)
 
@@ -273,7 +274,7 @@ async def test_without_redis_it_is_over_here_and_written_down(
 
 
 async def test_rubbish_on_the_channel_is_said_and_changes_nothing(
-    stage: Stage, desktop: FakeSelkies, caplog: pytest.LogCaptureFixture
+    stage: EdgeStage, desktop: FakeSelkies, caplog: pytest.LogCaptureFixture
 ) -> None:
     guest = await a_guest(stage, desktop)
     await stage.shared.publish("edge/ended", "[]")
@@ -287,7 +288,7 @@ async def test_rubbish_on_the_channel_is_said_and_changes_nothing(
     assert await status(stage, guest) == 401
 
 
-async def test_revocations_are_forgotten_when_no_token_can_need_them(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_revocations_are_forgotten_when_no_token_can_need_them(stage: EdgeStage, desktop: FakeSelkies) -> None:
     guest = await a_guest(stage, desktop)
     (grant,) = await GrantStore(stage.database).open()
     await stage.edge.end_grants(user=GUEST)
@@ -302,7 +303,7 @@ async def test_revocations_are_forgotten_when_no_token_can_need_them(stage: Stag
     assert await status(stage, guest) == 401
 
 
-async def test_old_rows_are_removed(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_old_rows_are_removed(stage: EdgeStage, desktop: FakeSelkies) -> None:
     await a_guest(stage, desktop)
     await stage.edge.end_grants(user=GUEST)
     store = GrantStore(stage.database)

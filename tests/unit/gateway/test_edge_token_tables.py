@@ -9,20 +9,18 @@ import msgspec
 import pytest
 
 from support.waiting import eventually
+from unit.gateway.component_stage import NAVIGATION, Browser
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
 from unit.gateway.edge_stage import (
     GUEST,
     HANDSHAKE,
-    NAVIGATION,
     OWNER,
     SETTINGS,
-    Browser,
-    Stage,
+    EdgeStage,
     a_session,
     address,
     changed,
     gone,
-    open_stage,
     publish,
     shared_with,
     until,
@@ -47,13 +45,13 @@ async def desktop() -> AsyncIterator[FakeSelkies]:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+async def stage(tmp_path: Path, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EdgeStage]:
     monkeypatch.setattr(token_tables, "PAUSES", (0.01,))
-    async with open_stage(tmp_path, selkies=lambda _: desktop.url) as stage:
+    async with EdgeStage(tmp_path, selkies=lambda _: desktop.url) as stage:
         yield stage
 
 
-async def test_a_handshake_waits_until_the_desktop_knows_of_its_grant(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_a_handshake_waits_until_the_desktop_knows_of_its_grant(stage: EdgeStage, desktop: FakeSelkies) -> None:
     alice = await stage.logged_in(OWNER)
     await alice.open(address())
     await desktop.posted(1)
@@ -64,7 +62,7 @@ async def test_a_handshake_waits_until_the_desktop_knows_of_its_grant(stage: Sta
 
 
 async def test_a_handshake_does_not_wait_for_ever(
-    stage: Stage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
+    stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alice = await stage.logged_in(OWNER)
     await alice.open(address())
@@ -74,7 +72,7 @@ async def test_a_handshake_does_not_wait_for_ever(
     assert answer.status_code == 200
 
 
-async def as_viewer(stage: Stage) -> Browser:
+async def as_viewer(stage: EdgeStage) -> Browser:
     """A guest who may watch, and has come as far as the desktop lets them."""
     stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer")))
     guest = await stage.logged_in(GUEST)
@@ -84,7 +82,7 @@ async def as_viewer(stage: Stage) -> Browser:
 
 @pytest.mark.parametrize("broken", ["answers 500", "does not answer", "is another image", "has lost the grant"])
 async def test_a_viewer_comes_to_no_desktop_that_has_not_confirmed_them(
-    stage: Stage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch, broken: str
+    stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     """Only the desktop holds a viewer to the picture: who is not known to it is refused, with the reason."""
     monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
@@ -110,7 +108,7 @@ async def test_a_viewer_comes_to_no_desktop_that_has_not_confirmed_them(
 
 
 async def test_a_viewer_is_refused_for_good_where_the_image_cannot_hold_them_and_a_collaborator_works(
-    stage: Stage,
+    stage: EdgeStage,
 ) -> None:
     guest = await as_viewer(stage)
     image = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
@@ -131,7 +129,7 @@ async def test_a_viewer_is_refused_for_good_where_the_image_cannot_hold_them_and
 
 
 async def test_a_viewer_comes_in_once_the_desktop_knows_them(
-    stage: Stage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
+    stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
     desktop.refuse = 500
@@ -149,7 +147,7 @@ async def test_a_viewer_comes_in_once_the_desktop_knows_them(
 
 
 async def test_a_desktop_that_was_restarted_has_confirmed_no_one(
-    stage: Stage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
+    stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guest = await as_viewer(stage)
     assert (await stage.verify(HOST, "/x.js", Cookie=guest.stolen(HOST))).status_code == 200
@@ -162,24 +160,24 @@ async def test_a_desktop_that_was_restarted_has_confirmed_no_one(
 
 
 async def test_what_another_replica_has_posted_is_posted_again_here(
-    tmp_path: Path, desktop: FakeSelkies, stage: Stage
+    tmp_path: Path, desktop: FakeSelkies, stage: EdgeStage
 ) -> None:
     """A replica believes only what the desktop has confirmed to it; the table is that of all, out of the database."""
     guest = await as_viewer(stage)
-    async with open_stage(tmp_path, secrets=stage.secrets, shared=stage.shared, selkies=lambda _: desktop.url) as other:
+    async with EdgeStage(tmp_path, secrets=stage.secrets, shared=stage.shared, selkies=lambda _: desktop.url) as other:
         publish(other.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
         count = len(desktop.tables)
         answer = await other.verify(HOST, "/api/websockets", Cookie=guest.stolen(HOST), **HANDSHAKE)
         assert (answer.status_code, len(desktop.tables)) == (200, count + 1)
 
 
-async def test_nothing_is_kept_of_a_session_that_has_ended(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_nothing_is_kept_of_a_session_that_has_ended(stage: EdgeStage, desktop: FakeSelkies) -> None:
     await stage.edge.tables.posted(UID, 2)
     gone(stage.world, a_session())
     assert stage.edge.tables._taken == {}
 
 
-async def test_a_table_is_repeated_until_it_is_taken(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_a_table_is_repeated_until_it_is_taken(stage: EdgeStage, desktop: FakeSelkies) -> None:
     desktop.refuse = 503
     stage.edge.tables.touch(UID)
     await eventually(lambda: desktop.refused > 1)
@@ -188,7 +186,7 @@ async def test_a_table_is_repeated_until_it_is_taken(stage: Stage, desktop: Fake
     await desktop.posted(1)
 
 
-async def test_nothing_is_posted_to_a_desktop_that_should_not_run(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_nothing_is_posted_to_a_desktop_that_should_not_run(stage: EdgeStage, desktop: FakeSelkies) -> None:
     desktop.refuse = 503
     stage.edge.tables.touch(UID)
     await eventually(lambda: desktop.refused)
@@ -203,14 +201,14 @@ async def test_nothing_is_posted_to_a_desktop_that_should_not_run(stage: Stage, 
     assert desktop.tables == []
 
 
-async def test_many_askings_are_few_posts(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_many_askings_are_few_posts(stage: EdgeStage, desktop: FakeSelkies) -> None:
     for _ in range(50):
         stage.edge.tables.touch(UID)
     await asyncio.gather(*(stage.edge.tables.posted(UID, 2) for _ in range(50)))
     assert 1 <= len(desktop.tables) <= 3
 
 
-async def test_what_changes_during_a_post_is_posted_again(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_what_changes_during_a_post_is_posted_again(stage: EdgeStage, desktop: FakeSelkies) -> None:
     alice = await stage.logged_in(OWNER)
     stage.edge.tables.touch(UID)
     await alice.open(address())
@@ -218,7 +216,9 @@ async def test_what_changes_during_a_post_is_posted_again(stage: Stage, desktop:
     assert len(desktop.table) == 1
 
 
-async def test_a_desktop_that_has_just_become_ready_is_reported_by_itself(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_a_desktop_that_has_just_become_ready_is_reported_by_itself(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     alice = await stage.logged_in(OWNER)
     await alice.open(address())
     await desktop.posted(1)
@@ -228,7 +228,7 @@ async def test_a_desktop_that_has_just_become_ready_is_reported_by_itself(stage:
     await desktop.posted(count + 1)
 
 
-async def test_a_replaced_secret_is_read_again(stage: Stage, desktop: FakeSelkies) -> None:
+async def test_a_replaced_secret_is_read_again(stage: EdgeStage, desktop: FakeSelkies) -> None:
     await stage.edge.tables.posted(UID, 2)
     desktop.master = "another"
     stage.secrets.put("alice-desktop-auth", password="another")
@@ -241,7 +241,7 @@ async def test_a_replaced_secret_is_read_again(stage: Stage, desktop: FakeSelkie
 async def test_without_a_master_token_the_desktop_stays_shut(
     tmp_path: Path, desktop: FakeSelkies, entries: dict[str, str]
 ) -> None:
-    async with open_stage(tmp_path, selkies=lambda _: desktop.url) as stage:
+    async with EdgeStage(tmp_path, selkies=lambda _: desktop.url) as stage:
         alice = await stage.logged_in(OWNER)
         stage.secrets.put("alice-desktop-auth", **entries)
         answer = await alice.open(address())
@@ -306,7 +306,7 @@ def test_a_parameter_of_the_desktops_own_is_no_mark() -> None:
         ("evil.example.com", "http://alice-desktop.vdi-sessions.svc:8080"),
     ],
 )
-async def test_the_address_is_the_pods_own(stage: Stage, pod_ip: str, url: str) -> None:
+async def test_the_address_is_the_pods_own(stage: EdgeStage, pod_ip: str, url: str) -> None:
     session = a_session()
     session = msgspec.structs.replace(session, status=msgspec.structs.replace(session.status, pod_ip=pod_ip))
     assert _service(stage.world, session) == url

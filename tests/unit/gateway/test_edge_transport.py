@@ -10,20 +10,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from unit.gateway.edge_stage import (
-    GUEST,
-    NAVIGATION,
-    OWNER,
-    SETTINGS,
-    Browser,
-    Stage,
-    a_session,
-    address,
-    changed,
-    open_stage,
-    publish,
-    shared_with,
-)
+from unit.gateway.component_stage import NAVIGATION, Browser
+from unit.gateway.edge_stage import GUEST, OWNER, SETTINGS, EdgeStage, a_session, address, changed, publish, shared_with
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import Phase
 from vdi.api.streaming import TemplateStreaming
@@ -37,21 +25,21 @@ ORIGIN = SETTINGS.url(HOST)
 PAGE = address(path="/.vdi/transport")
 
 
-def offer(stage: Stage, transport: str = "webrtc", version: int = 1) -> None:
+def offer(stage: EdgeStage, transport: str = "webrtc", version: int = 1) -> None:
     """The template of alice's desktop."""
     spec = TemplateSpec(image="example/desktop:1", streaming=TemplateStreaming(transport=transport))
     stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version=str(version)), spec))
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path) as stage:
+async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
+    async with EdgeStage(tmp_path) as stage:
         offer(stage)
         yield stage
 
 
 @pytest.fixture
-async def alice(stage: Stage) -> Browser:
+async def alice(stage: EdgeStage) -> Browser:
     browser = await stage.logged_in(OWNER)
     assert (await browser.open(address())).status_code == 200
     return browser
@@ -65,7 +53,7 @@ def given(answer: httpx.Response) -> tuple[str, str]:
 
 
 async def test_the_way_in_leads_to_the_test_and_that_to_selkies_page_with_the_grants_own_token(
-    stage: Stage, alice: Browser
+    stage: EdgeStage, alice: Browser
 ) -> None:
     answer = await alice.open(address(path="/?a=b"))
     assert answer.url.path == "/.vdi/transport"
@@ -79,7 +67,7 @@ async def test_the_way_in_leads_to_the_test_and_that_to_selkies_page_with_the_gr
     assert answer.headers["cache-control"] == "no-store" and answer.headers["x-vdi-gateway"] == "1"
 
 
-async def test_a_page_that_loads_itself_again_is_tested_again(stage: Stage, alice: Browser) -> None:
+async def test_a_page_that_loads_itself_again_is_tested_again(stage: EdgeStage, alice: Browser) -> None:
     where, _ = given(await alice.open(address()))
     page = f"{ORIGIN}{where.partition('#')[0]}"
     stage.clock.forward(seconds=2 * WINDOW_SECONDS)
@@ -89,7 +77,7 @@ async def test_a_page_that_loads_itself_again_is_tested_again(stage: Stage, alic
 
 
 async def test_the_address_of_another_grant_is_tested_again_since_its_token_is_over(
-    stage: Stage, alice: Browser
+    stage: EdgeStage, alice: Browser
 ) -> None:
     where, _ = given(await alice.open(address()))
     publish(stage.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
@@ -101,7 +89,7 @@ async def test_the_address_of_another_grant_is_tested_again_since_its_token_is_o
     assert urlsplit(theirs).fragment != urlsplit(where).fragment
 
 
-async def test_the_marks_of_the_other_transport_do_not_count(stage: Stage, alice: Browser) -> None:
+async def test_the_marks_of_the_other_transport_do_not_count(stage: EdgeStage, alice: Browser) -> None:
     assert (await alice.open(address(path="/?v=1"))).url.path == "/.vdi/transport"
     where, _ = given(await alice.open(address()))
     offer(stage, "websocket", version=2)
@@ -110,7 +98,7 @@ async def test_the_marks_of_the_other_transport_do_not_count(stage: Stage, alice
     assert (await alice.open(PAGE)).json()["desktop"] == HOST, "and this page sends on"
 
 
-async def test_who_may_not_enter_gets_no_token(stage: Stage, alice: Browser) -> None:
+async def test_who_may_not_enter_gets_no_token(stage: EdgeStage, alice: Browser) -> None:
     stranger = stage.browser()
     answer = await stranger.get(PAGE)
     assert answer.status_code == 302 and answer.headers["location"] == "/.vdi/start?next=/"
@@ -123,31 +111,31 @@ async def test_who_may_not_enter_gets_no_token(stage: Stage, alice: Browser) -> 
         assert (refused.status_code, "token" in refused.text) == (403, False), headers
 
 
-async def test_one_that_does_not_run_is_waited_for(stage: Stage, alice: Browser) -> None:
+async def test_one_that_does_not_run_is_waited_for(stage: EdgeStage, alice: Browser) -> None:
     publish(stage.world, changed(a_session(), status={"phase": Phase.CREATING}))
     assert (await alice.open(PAGE)).url.path == "/.vdi/wait"
 
 
-async def test_the_address_it_goes_on_to_is_of_this_host(stage: Stage, alice: Browser) -> None:
+async def test_the_address_it_goes_on_to_is_of_this_host(stage: EdgeStage, alice: Browser) -> None:
     for planted in ("https://evil.example/", "//evil.example", "/\\evil.example", "/x#token=planted"):
         where, _ = given(await alice.get(f"{PAGE}?next={planted.replace('#', '%23')}"))
         assert re.fullmatch(r"/\?v=[0-9a-f]{12}#token=[\w-]{43}", where), where
 
 
-async def test_without_a_turn_server_it_says_so(stage: Stage, alice: Browser, tmp_path: Path) -> None:
+async def test_without_a_turn_server_it_says_so(stage: EdgeStage, alice: Browser, tmp_path: Path) -> None:
     assert "none is set up" in (await alice.open(address())).text
     secret = tmp_path / "secret"
     secret.write_text("s" * 40)
     (tmp_path / "other").mkdir()
     urls = ("turn:turn.example.com:3478?transport=udp",)
     settings = replace(SETTINGS, turn_urls=urls, turn_secret_file=secret)
-    async with open_stage(tmp_path / "other", settings=settings) as with_turn:
+    async with EdgeStage(tmp_path / "other", settings=settings) as with_turn:
         offer(with_turn)
         answer = await (await with_turn.logged_in(OWNER)).open(address())
         assert "UDP is blocked" in answer.text and "none is set up" not in answer.text
 
 
-async def test_no_token_in_an_address_leaves_the_desktops_host(stage: Stage) -> None:
+async def test_no_token_in_an_address_leaves_the_desktops_host(stage: EdgeStage) -> None:
     """A browser carries the fragment of an address along every redirect that has none of its own."""
     answer = await stage.browser().get(address(path="/.vdi/start"))
     assert answer.headers["location"].startswith(f"{SETTINGS.portal_url}/enter?") and answer.headers[

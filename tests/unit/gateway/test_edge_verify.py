@@ -12,20 +12,18 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey
 
+from unit.gateway.component_stage import NAVIGATION, Browser
 from unit.gateway.edge_stage import (
     GUEST,
     HANDSHAKE,
-    NAVIGATION,
     OWNER,
     SETTINGS,
     STRANGER,
-    Browser,
-    Stage,
+    EdgeStage,
     a_session,
     address,
     changed,
     gone,
-    open_stage,
     publish,
     shared_with,
 )
@@ -43,13 +41,13 @@ ORIGIN = address(path="")
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path) as stage:
+async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
+    async with EdgeStage(tmp_path) as stage:
         yield stage
 
 
 @pytest.fixture
-async def alice(stage: Stage) -> Browser:
+async def alice(stage: EdgeStage) -> Browser:
     browser = await stage.logged_in(OWNER)
     assert (await browser.open(address())).status_code == 200
     return browser
@@ -59,7 +57,7 @@ def cookies(browser: Browser, *names: str) -> str:
     return browser.stolen(HOST, *names)
 
 
-async def signed(stage: Stage, **claims: Any) -> str:
+async def signed(stage: EdgeStage, **claims: Any) -> str:
     """A token signed by the right key, with these claims changed."""
     kid, key = stage.edge.ring.signer()
     (grant,) = await GrantStore(stage.database).open()
@@ -72,7 +70,7 @@ async def signed(stage: Stage, **claims: Any) -> str:
 # ---- those who have entered
 
 
-async def test_the_desktop_gets_its_own_credentials_and_none_of_the_browsers(stage: Stage, alice: Browser) -> None:
+async def test_the_desktop_gets_its_own_credentials_and_none_of_the_browsers(stage: EdgeStage, alice: Browser) -> None:
     (grant,) = await GrantStore(stage.database).open()
     mine = f"theme=dark; {cookies(alice)}; selkies_token=edge"
     answer = await stage.verify(HOST, "/api/settings", Cookie=mine)
@@ -83,7 +81,7 @@ async def test_the_desktop_gets_its_own_credentials_and_none_of_the_browsers(sta
 
 
 async def test_a_handshake_brings_the_grants_own_token_whatever_was_offered(
-    stage: Stage, alice: Browser, monkeypatch: pytest.MonkeyPatch
+    stage: EdgeStage, alice: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.01)
     (grant,) = await GrantStore(stage.database).open()
@@ -94,7 +92,7 @@ async def test_a_handshake_brings_the_grants_own_token_whatever_was_offered(
 
 
 async def test_signalling_brings_no_token_since_the_desktop_would_log_it(
-    stage: Stage, alice: Browser, monkeypatch: pytest.MonkeyPatch
+    stage: EdgeStage, alice: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.01)
     answer = await stage.verify(HOST, "/api/webrtc/signaling/", Cookie=cookies(alice), Origin=ORIGIN, **HANDSHAKE)
@@ -102,7 +100,7 @@ async def test_signalling_brings_no_token_since_the_desktop_would_log_it(
 
 
 async def test_connections_are_noted_and_pages_are_not(
-    stage: Stage, alice: Browser, monkeypatch: pytest.MonkeyPatch
+    stage: EdgeStage, alice: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that those which a proxy cuts again and again are told."""
     monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.01)
@@ -115,7 +113,7 @@ async def test_connections_are_noted_and_pages_are_not(
     assert noted == [("alice-desktop", "/api/websockets")]
 
 
-async def test_a_navigation_gets_the_fragment_that_selkies_page_requests(stage: Stage, alice: Browser) -> None:
+async def test_a_navigation_gets_the_fragment_that_selkies_page_requests(stage: EdgeStage, alice: Browser) -> None:
     for uri, where in (("/", "/?v=1#token=edge"), ("/?a=b", "/?a=b&v=1#token=edge")):
         answer = await stage.verify(HOST, uri, Cookie=cookies(alice), **NAVIGATION)
         assert (answer.status_code, answer.headers["location"]) == (302, ORIGIN + where)
@@ -123,7 +121,7 @@ async def test_a_navigation_gets_the_fragment_that_selkies_page_requests(stage: 
     assert (await stage.verify(HOST, "/", Cookie=cookies(alice))).status_code == 200
 
 
-async def test_a_desktop_of_a_moment_ago_is_opened_through_the_waiting_page(stage: Stage, alice: Browser) -> None:
+async def test_a_desktop_of_a_moment_ago_is_opened_through_the_waiting_page(stage: EdgeStage, alice: Browser) -> None:
     publish(stage.world, changed(a_session(), status={"ready_time": format_time(stage.clock.now())}))
     answer = await stage.verify(HOST, "/?a=b&v=2", Cookie=cookies(alice), **NAVIGATION)
     assert answer.headers["location"] == f"{ORIGIN}/.vdi/wait?next=/%3Fa%3Db%26v%3D2"
@@ -136,7 +134,7 @@ async def test_a_desktop_of_a_moment_ago_is_opened_through_the_waiting_page(stag
     assert answer.headers["location"] == f"{ORIGIN}/?v=1#token=edge"
 
 
-async def test_a_token_that_is_half_over_is_renewed_and_the_next_holds(stage: Stage, alice: Browser) -> None:
+async def test_a_token_that_is_half_over_is_renewed_and_the_next_holds(stage: EdgeStage, alice: Browser) -> None:
     stage.clock.forward(seconds=140)
     assert "set-cookie" not in (await stage.verify(HOST, Cookie=cookies(alice))).headers
     stage.clock.forward(seconds=20)
@@ -147,18 +145,18 @@ async def test_a_token_that_is_half_over_is_renewed_and_the_next_holds(stage: St
     assert (await stage.verify(HOST, Cookie=cookies(alice, DESKTOP_COOKIE))).status_code == 401
 
 
-async def test_a_token_that_is_over_is_renewed_by_the_grant(stage: Stage, alice: Browser) -> None:
+async def test_a_token_that_is_over_is_renewed_by_the_grant(stage: EdgeStage, alice: Browser) -> None:
     stage.clock.forward(hours=3)
     answer = await stage.verify(HOST, Cookie=cookies(alice))
     assert (answer.status_code, answer.headers["set-cookie"].partition("=")[0]) == (200, DESKTOP_COOKIE)
 
 
-async def test_nothing_is_renewed_once_the_login_is_over(stage: Stage, alice: Browser) -> None:
+async def test_nothing_is_renewed_once_the_login_is_over(stage: EdgeStage, alice: Browser) -> None:
     stage.clock.forward(hours=13)  # a login that no one used for 12 hours has ended
     assert (await stage.verify(HOST, Cookie=cookies(alice))).status_code == 401
 
 
-async def test_no_token_outlives_its_grant(stage: Stage, alice: Browser) -> None:
+async def test_no_token_outlives_its_grant(stage: EdgeStage, alice: Browser) -> None:
     (grant,) = await GrantStore(stage.database).open()
     stage.clock.wall = grant.expires - timedelta(seconds=60)
     token = await signed(stage)
@@ -168,7 +166,7 @@ async def test_no_token_outlives_its_grant(stage: Stage, alice: Browser) -> None
 
 
 async def test_the_hot_path_asks_neither_the_database_nor_the_cluster(
-    stage: Stage, alice: Browser, monkeypatch: pytest.MonkeyPatch
+    stage: EdgeStage, alice: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await stage.verify(HOST, Cookie=cookies(alice))
     stage.secrets.gets.clear()
@@ -183,7 +181,7 @@ async def test_the_hot_path_asks_neither_the_database_nor_the_cluster(
 
 
 async def test_without_a_database_a_token_that_holds_is_good_enough(
-    stage: Stage, alice: Browser, monkeypatch: pytest.MonkeyPatch
+    stage: EdgeStage, alice: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail() -> None:
         raise DatabaseUnavailableError("it is down")
@@ -201,28 +199,30 @@ async def test_without_a_database_a_token_that_holds_is_good_enough(
 
 
 @pytest.mark.parametrize("phase", [Phase.PENDING, Phase.CREATING, Phase.FAILED, Phase.TERMINATING, Phase.SUSPENDED])
-async def test_a_page_waits_until_the_desktop_runs(stage: Stage, alice: Browser, phase: str) -> None:
+async def test_a_page_waits_until_the_desktop_runs(stage: EdgeStage, alice: Browser, phase: str) -> None:
     publish(stage.world, changed(a_session(), status={"phase": phase, "queue": QueueStatus(position=2)}))
     answer = await stage.verify(HOST, "/files?a=b&v=1", Cookie=cookies(alice), **NAVIGATION)
     assert answer.headers["location"] == f"{ORIGIN}/.vdi/wait?next=/files%3Fa%3Db"
     assert (await stage.verify(HOST, "/api/health", Cookie=cookies(alice))).status_code == 200  # Traefik knows better
 
 
-async def test_a_suspended_desktop_answers_no_one_while_it_stops(stage: Stage, alice: Browser) -> None:
+async def test_a_suspended_desktop_answers_no_one_while_it_stops(stage: EdgeStage, alice: Browser) -> None:
     publish(stage.world, changed(a_session(), spec={"suspended": True}))
     assert (await stage.verify(HOST, "/api/websockets", Cookie=cookies(alice), **HANDSHAKE)).status_code == 503
     answer = await stage.verify(HOST, "/", Cookie=cookies(alice), **NAVIGATION)
     assert answer.headers["location"] == f"{ORIGIN}/.vdi/wait?next=/"
 
 
-async def test_a_replica_that_does_not_know_yet_what_was_revoked_lets_no_one_in(stage: Stage, alice: Browser) -> None:
+async def test_a_replica_that_does_not_know_yet_what_was_revoked_lets_no_one_in(
+    stage: EdgeStage, alice: Browser
+) -> None:
     stage.edge.revoker.primed = False
     assert (await stage.verify(HOST, Cookie=cookies(alice))).status_code == 503
 
 
 @pytest.mark.parametrize("headers", [{"Sec-Fetch-Dest": "serviceworker"}, {"Service-Worker": "script"}])
 async def test_no_service_worker_is_registered_unless_the_template_allows_it(
-    stage: Stage, alice: Browser, headers: dict[str, str]
+    stage: EdgeStage, alice: Browser, headers: dict[str, str]
 ) -> None:
     """One would outlive the session in this browser. Browsers send both headers, also when they look for an update."""
     answer = await stage.verify(HOST, "/sw.js", Cookie=cookies(alice), **headers)
@@ -238,7 +238,7 @@ async def test_no_service_worker_is_registered_unless_the_template_allows_it(
     assert (await stage.verify(HOST, "/sw.js", Cookie=cookies(alice), **worker)).status_code == 200
 
 
-async def test_all_but_a_permission_carries_the_headers_of_every_answer(stage: Stage, alice: Browser) -> None:
+async def test_all_but_a_permission_carries_the_headers_of_every_answer(stage: EdgeStage, alice: Browser) -> None:
     answers = [
         await stage.verify(HOST, "/", **NAVIGATION),
         await stage.verify(HOST, "/"),
@@ -256,7 +256,7 @@ async def test_all_but_a_permission_carries_the_headers_of_every_answer(stage: S
 # ---- those who have not
 
 
-async def test_a_person_is_led_in_and_a_program_is_reported(stage: Stage) -> None:
+async def test_a_person_is_led_in_and_a_program_is_reported(stage: EdgeStage) -> None:
     answer = await stage.verify(HOST, "/files", **NAVIGATION)
     assert (answer.status_code, answer.headers["location"]) == (302, f"{ORIGIN}/.vdi/start?next=/files")
     assert (await stage.verify(HOST, "/files", Accept="text/html")).status_code == 302  # an old browser
@@ -273,7 +273,7 @@ async def test_a_person_is_led_in_and_a_program_is_reported(stage: Stage) -> Non
         assert (answer.status_code, answer.headers["x-vdi-gateway"]) == (401, "1"), headers
 
 
-async def test_a_host_without_a_desktop_is_like_one_that_is_somebody_elses(stage: Stage) -> None:
+async def test_a_host_without_a_desktop_is_like_one_that_is_somebody_elses(stage: EdgeStage) -> None:
     for host in (HOST, SETTINGS.host("nobody")):
         assert (await stage.verify(host, "/")).status_code == 401
         answer = await stage.verify(host, "/", **NAVIGATION)
@@ -283,7 +283,9 @@ async def test_a_host_without_a_desktop_is_like_one_that_is_somebody_elses(stage
 # ---- those who cheat: tokens
 
 
-async def test_the_token_of_another_session_and_a_stolen_cookie_on_another_host(stage: Stage, alice: Browser) -> None:
+async def test_the_token_of_another_session_and_a_stolen_cookie_on_another_host(
+    stage: EdgeStage, alice: Browser
+) -> None:
     stage.add(a_session("bob-desktop", GUEST))
     bob = await stage.logged_in(GUEST)
     await bob.open(address("bob-desktop"))
@@ -293,12 +295,12 @@ async def test_the_token_of_another_session_and_a_stolen_cookie_on_another_host(
     assert (await stage.verify(SETTINGS.host("bob-desktop"), Cookie=cookies(alice))).status_code == 401
 
 
-async def test_the_owners_other_desktop_is_another_desktop(stage: Stage, alice: Browser) -> None:
+async def test_the_owners_other_desktop_is_another_desktop(stage: EdgeStage, alice: Browser) -> None:
     stage.add(a_session("alice-second"))
     assert (await stage.verify(SETTINGS.host("alice-second"), Cookie=cookies(alice))).status_code == 401
 
 
-async def test_a_token_of_a_former_session_of_this_name(stage: Stage, alice: Browser) -> None:
+async def test_a_token_of_a_former_session_of_this_name(stage: EdgeStage, alice: Browser) -> None:
     gone(stage.world, a_session())
     stage.add(changed(a_session(), metadata={"uid": "uid-new", "resource_version": "7"}))
     assert (await stage.verify(HOST, Cookie=cookies(alice))).status_code == 401
@@ -320,7 +322,7 @@ async def test_a_token_of_a_former_session_of_this_name(stage: Stage, alice: Bro
     ],
     ids=str,
 )
-async def test_claims_that_do_not_hold_here(stage: Stage, alice: Browser, claims: dict[str, Any]) -> None:
+async def test_claims_that_do_not_hold_here(stage: EdgeStage, alice: Browser, claims: dict[str, Any]) -> None:
     assert (await stage.verify(HOST, Cookie=f"{DESKTOP_COOKIE}={await signed(stage)}")).status_code == 200
     token = await signed(stage, **claims)
     assert (await stage.verify(HOST, Cookie=f"{DESKTOP_COOKIE}={token}")).status_code == 401
@@ -330,7 +332,7 @@ def _b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-async def forgeries(stage: Stage) -> dict[str, str]:
+async def forgeries(stage: EdgeStage) -> dict[str, str]:
     good = await signed(stage)
     header, payload, signature = good.split(".")
     kid, _ = stage.edge.ring.signer()
@@ -377,13 +379,13 @@ async def forgeries(stage: Stage) -> dict[str, str]:
     }
 
 
-async def test_every_forged_token_is_refused(stage: Stage, alice: Browser) -> None:
+async def test_every_forged_token_is_refused(stage: EdgeStage, alice: Browser) -> None:
     for what, token in (await forgeries(stage)).items():
         answer = await stage.verify(HOST, Cookie=f"{DESKTOP_COOKIE}={token}")
         assert answer.status_code == 401, what
 
 
-async def test_a_flood_of_unknown_keys_does_not_reach_the_cluster(stage: Stage, alice: Browser) -> None:
+async def test_a_flood_of_unknown_keys_does_not_reach_the_cluster(stage: EdgeStage, alice: Browser) -> None:
     token = (await forgeries(stage))["an unknown kid"]
     stage.secrets.gets.clear()
     for _ in range(20):
@@ -392,18 +394,18 @@ async def test_a_flood_of_unknown_keys_does_not_reach_the_cluster(stage: Stage, 
 
 
 @pytest.mark.parametrize("handle", ["", "x", "0" * 64, "%27%20OR%201=1", "A" * 5000])
-async def test_a_handle_that_is_none(stage: Stage, alice: Browser, handle: str) -> None:
+async def test_a_handle_that_is_none(stage: EdgeStage, alice: Browser, handle: str) -> None:
     assert (await stage.verify(HOST, Cookie=f"{GRANT_COOKIE}={handle}")).status_code == 401
 
 
-async def test_the_hash_of_a_handle_is_no_handle(stage: Stage, alice: Browser) -> None:
+async def test_the_hash_of_a_handle_is_no_handle(stage: EdgeStage, alice: Browser) -> None:
     async with stage.database.connect() as connection:
         (row,) = (await connection.exec_driver_sql("SELECT handle_hash, id FROM grants")).all()
     for value in row:
         assert (await stage.verify(HOST, Cookie=f"{GRANT_COOKIE}={value}")).status_code == 401
 
 
-async def test_two_cookies_of_one_name_are_none(stage: Stage, alice: Browser) -> None:
+async def test_two_cookies_of_one_name_are_none(stage: EdgeStage, alice: Browser) -> None:
     good = cookies(alice, DESKTOP_COOKIE)
     planted = f"{DESKTOP_COOKIE}=planted"
     for both in ([good, planted], [planted, good], f"{good}; {planted}", f"{planted};{good}"):
@@ -414,7 +416,7 @@ async def test_two_cookies_of_one_name_are_none(stage: Stage, alice: Browser) ->
 # ---- those who cheat: rights
 
 
-async def test_a_share_that_is_taken_back_or_runs_out_is_over_at_once(stage: Stage) -> None:
+async def test_a_share_that_is_taken_back_or_runs_out_is_over_at_once(stage: EdgeStage) -> None:
     until = format_time(stage.clock.now() + timedelta(minutes=2))
     shared = stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator", until)))
     guest = await stage.logged_in(GUEST)
@@ -429,7 +431,7 @@ async def test_a_share_that_is_taken_back_or_runs_out_is_over_at_once(stage: Sta
     assert (await stage.verify(HOST, Cookie=mine)).status_code == 401
 
 
-async def test_who_becomes_a_viewer_keeps_no_controllers_token(stage: Stage) -> None:
+async def test_who_becomes_a_viewer_keeps_no_controllers_token(stage: EdgeStage) -> None:
     shared = stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator")))
     guest = await stage.logged_in(GUEST)
     await guest.open(address())
@@ -461,7 +463,7 @@ async def test_who_becomes_a_viewer_keeps_no_controllers_token(stage: Stage) -> 
     ids=str,
 )
 async def test_headers_that_say_it_twice_or_otherwise(
-    stage: Stage, alice: Browser, headers: dict[str, Any], status: int
+    stage: EdgeStage, alice: Browser, headers: dict[str, Any], status: int
 ) -> None:
     stage.add(a_session("bob-desktop", GUEST))
     given = {"X-Forwarded-Host": HOST, **headers}
@@ -471,7 +473,7 @@ async def test_headers_that_say_it_twice_or_otherwise(
 
 
 @pytest.mark.parametrize("host", [HOST.upper(), f"{HOST}:8443", f"{HOST}:1", f"{HOST}.", f"{HOST}.:443"])
-async def test_one_host_in_other_spellings_is_the_same_host(stage: Stage, alice: Browser, host: str) -> None:
+async def test_one_host_in_other_spellings_is_the_same_host(stage: EdgeStage, alice: Browser, host: str) -> None:
     assert (await stage.verify(host, Cookie=cookies(alice))).status_code == 200
     answer = await stage.verify(host, "/", **NAVIGATION)
     assert answer.headers["location"] == f"{ORIGIN}/.vdi/start?next=/"  # never an address out of the request
@@ -504,7 +506,7 @@ async def test_one_host_in_other_spellings_is_the_same_host(stage: Stage, alice:
         "a" * 64 + ".vdi.localhost",
     ],
 )
-async def test_other_hosts_are_nobodys(stage: Stage, alice: Browser, host: str) -> None:
+async def test_other_hosts_are_nobodys(stage: EdgeStage, alice: Browser, host: str) -> None:
     if host != host.strip() or "\x00" in host:
         # Such a header does not get through an HTTP client or server: ask without one between.
         assert stage.edge.verify._hosts.label(host) is None
@@ -514,7 +516,7 @@ async def test_other_hosts_are_nobodys(stage: Stage, alice: Browser, host: str) 
 
 
 @pytest.mark.parametrize("uri", ["", "evil", "http://evil.example/", "*", "/" + "a" * 20_000])
-async def test_what_is_no_path_is_refused(stage: Stage, alice: Browser, uri: str) -> None:
+async def test_what_is_no_path_is_refused(stage: EdgeStage, alice: Browser, uri: str) -> None:
     assert (await stage.verify(HOST, uri, Cookie=cookies(alice))).status_code == 400
 
 
@@ -522,7 +524,7 @@ async def test_what_is_no_path_is_refused(stage: Stage, alice: Browser, uri: str
     "uri",
     ["//evil.example/", "/..;/", "/%2f%2fevil.example", "/%5cevil.example", "/\\evil.example", "/.//evil.example"],
 )
-async def test_odd_paths_lead_nowhere_else(stage: Stage, alice: Browser, uri: str) -> None:
+async def test_odd_paths_lead_nowhere_else(stage: EdgeStage, alice: Browser, uri: str) -> None:
     """Neither for who is in (the path goes to the desktop as it is) nor for who is not (the redirect stays here)."""
     assert (await stage.verify(HOST, uri, Cookie=cookies(alice), **NAVIGATION)).status_code == 200
     answer = await stage.verify(HOST, uri, **NAVIGATION)
@@ -550,11 +552,11 @@ async def test_odd_paths_lead_nowhere_else(stage: Stage, alice: Browser, uri: st
     ids=str,
 )
 async def test_another_sites_page_can_do_nothing_with_a_persons_cookies(
-    stage: Stage, alice: Browser, uri: str, headers: dict[str, str]
+    stage: EdgeStage, alice: Browser, uri: str, headers: dict[str, str]
 ) -> None:
     assert (await stage.verify(HOST, uri, Cookie=cookies(alice), **headers)).status_code == 403
 
 
-async def test_a_link_from_another_site_opens_the_desktop(stage: Stage, alice: Browser) -> None:
+async def test_a_link_from_another_site_opens_the_desktop(stage: EdgeStage, alice: Browser) -> None:
     headers = {**NAVIGATION, "Sec-Fetch-Site": "cross-site"}
     assert (await stage.verify(HOST, "/?v=1", Cookie=cookies(alice), **headers)).status_code == 200

@@ -10,18 +10,17 @@ from typing import Any
 
 import pytest
 
+from unit.gateway.component_stage import Browser
 from unit.gateway.edge_stage import (
     GUEST,
     OWNER,
     SETTINGS,
     STRANGER,
-    Browser,
-    Stage,
+    EdgeStage,
     a_session,
     address,
     changed,
     gone,
-    open_stage,
     publish,
     shared_with,
 )
@@ -39,19 +38,19 @@ XSS = "<script>alert(1)</script>"
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path) as stage:
+async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
+    async with EdgeStage(tmp_path) as stage:
         yield stage
 
 
-def now(stage: Stage, **parts: Any) -> VDISession:
+def now(stage: EdgeStage, **parts: Any) -> VDISession:
     """The session's next state."""
     session = stage.world.session("alice-desktop")
     assert session is not None
     return publish(stage.world, changed(session, **parts))
 
 
-def suspend(stage: Stage) -> VDISession:
+def suspend(stage: EdgeStage) -> VDISession:
     message = "This session is suspended. Resuming it begins a new run."
     return now(stage, spec={"suspended": True}, status={"phase": Phase.SUSPENDED, "message": message})
 
@@ -61,7 +60,7 @@ def in_line(position: int = 3) -> dict[str, Any]:
     return {"phase": Phase.PENDING, "queue": queue, "message": "All 4 GPUs are in use.", "ready_time": ""}
 
 
-async def test_who_stands_in_line_sees_place_reason_and_when(stage: Stage) -> None:
+async def test_who_stands_in_line_sees_place_reason_and_when(stage: EdgeStage) -> None:
     now(stage, status=in_line())
     page = await (await stage.logged_in(OWNER)).open(address())
     assert page.status_code == 200
@@ -71,7 +70,7 @@ async def test_who_stands_in_line_sees_place_reason_and_when(stage: Stage) -> No
     assert page.headers["cache-control"] == "no-store"
 
 
-async def test_a_start_shows_its_steps(stage: Stage) -> None:
+async def test_a_start_shows_its_steps(stage: EdgeStage) -> None:
     conditions = (
         Condition(type=TEMPLATE_FOUND, status="True", reason="Found"),
         Condition(type=ADMITTED, status="True", reason="Admitted"),
@@ -84,7 +83,7 @@ async def test_a_start_shows_its_steps(stage: Stage) -> None:
     assert page.count("The image is being pulled.") == 1
 
 
-async def test_without_scripts_the_page_loads_itself_again(stage: Stage) -> None:
+async def test_without_scripts_the_page_loads_itself_again(stage: EdgeStage) -> None:
     now(stage, status=in_line())
     browser = await stage.logged_in(OWNER)
     assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in (await browser.open(address())).text
@@ -93,7 +92,7 @@ async def test_without_scripts_the_page_loads_itself_again(stage: Stage) -> None
     assert '<noscript><meta http-equiv="refresh" content="1;url=/files?a=b"></noscript>' in page.text
 
 
-async def test_nothing_is_inline(stage: Stage) -> None:
+async def test_nothing_is_inline(stage: EdgeStage) -> None:
     """The content security policy allows our files only."""
     suspend(stage)
     browser = await stage.logged_in(OWNER)
@@ -104,7 +103,7 @@ async def test_nothing_is_inline(stage: Stage) -> None:
         assert (asset.status_code, "immutable" in asset.headers["cache-control"]) == (200, True), path
 
 
-async def test_what_people_and_images_say_is_shown_and_not_run(stage: Stage) -> None:
+async def test_what_people_and_images_say_is_shown_and_not_run(stage: EdgeStage) -> None:
     now(stage, status={"phase": Phase.FAILED, "message": XSS, "conditions": ()})
     browser = await stage.logged_in(OWNER)
     page = await browser.get(address(path=f"/.vdi/wait?next=/{XSS}%22onload=x"))
@@ -115,7 +114,7 @@ async def test_what_people_and_images_say_is_shown_and_not_run(stage: Stage) -> 
     assert "<script>" not in events[0]["summary"]
 
 
-async def test_a_stranger_sees_no_waiting_page(stage: Stage) -> None:
+async def test_a_stranger_sees_no_waiting_page(stage: EdgeStage) -> None:
     suspend(stage)
     answer = await (await stage.logged_in(STRANGER)).open(address())
     assert (answer.status_code, "suspended" in answer.text) == (403, False)
@@ -123,7 +122,7 @@ async def test_a_stranger_sees_no_waiting_page(stage: Stage) -> None:
         assert (await stage.browser().get(address(path=path), headers=PROGRAM)).status_code == 401
 
 
-async def test_a_program_is_reported_to_come_again(stage: Stage) -> None:
+async def test_a_program_is_reported_to_come_again(stage: EdgeStage) -> None:
     suspend(stage)
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
@@ -136,7 +135,7 @@ async def test_a_program_is_reported_to_come_again(stage: Stage) -> None:
 # ---- resuming
 
 
-async def test_the_owner_who_opens_the_address_by_hand_resumes(stage: Stage) -> None:
+async def test_the_owner_who_opens_the_address_by_hand_resumes(stage: EdgeStage) -> None:
     suspend(stage)
     browser = await stage.logged_in(OWNER, groups=frozenset({"engineering"}))
     page = await browser.open(address(), headers=CLICKED)
@@ -145,7 +144,7 @@ async def test_the_owner_who_opens_the_address_by_hand_resumes(stage: Stage) -> 
     assert "This desktop is suspended" not in page.text
 
 
-async def test_a_page_that_loads_itself_again_does_not_resume(stage: Stage) -> None:
+async def test_a_page_that_loads_itself_again_does_not_resume(stage: EdgeStage) -> None:
     suspend(stage)
     browser = await stage.logged_in(OWNER)
     page = await browser.open(address())
@@ -153,7 +152,7 @@ async def test_a_page_that_loads_itself_again_does_not_resume(stage: Stage) -> N
     assert 'action="/.vdi/resume?next=/"' in page.text
 
 
-async def test_a_page_that_loads_itself_again_right_after_a_click_does_not_resume(stage: Stage) -> None:
+async def test_a_page_that_loads_itself_again_right_after_a_click_does_not_resume(stage: EdgeStage) -> None:
     """Chrome says Sec-Fetch-User then, too; with a grant that has ended the way leads through the portal."""
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
@@ -170,7 +169,7 @@ async def test_a_page_that_loads_itself_again_right_after_a_click_does_not_resum
     assert len(stage.actions.resumed) == 1
 
 
-async def test_a_collaborator_may_and_a_viewer_waits(stage: Stage) -> None:
+async def test_a_collaborator_may_and_a_viewer_waits(stage: EdgeStage) -> None:
     now(stage, spec=shared_with(GUEST, "viewer"))
     suspend(stage)
     browser = await stage.logged_in(GUEST)
@@ -183,7 +182,7 @@ async def test_a_collaborator_may_and_a_viewer_waits(stage: Stage) -> None:
     assert [person.email for person, _ in stage.actions.resumed] == [GUEST]
 
 
-async def test_the_button_resumes_from_our_page_only(stage: Stage) -> None:
+async def test_the_button_resumes_from_our_page_only(stage: EdgeStage) -> None:
     suspend(stage)
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
@@ -202,7 +201,7 @@ async def test_the_button_resumes_from_our_page_only(stage: Stage) -> None:
     assert len(stage.actions.resumed) == 1
 
 
-async def test_a_limit_says_why_nothing_was_resumed(stage: Stage) -> None:
+async def test_a_limit_says_why_nothing_was_resumed(stage: EdgeStage) -> None:
     suspend(stage)
     stage.actions.refusal = "You may have 1 desktop at once."
     browser = await stage.logged_in(OWNER)
@@ -214,7 +213,7 @@ async def test_a_limit_says_why_nothing_was_resumed(stage: Stage) -> None:
 # ---- live
 
 
-async def browser_events(stage: Stage, browser: Browser, *then: Any, most: int = 1) -> list[dict[str, str]]:
+async def browser_events(stage: EdgeStage, browser: Browser, *then: Any, most: int = 1) -> list[dict[str, str]]:
     """What the page hears: the first stage, and one for each of `then`, which are called one after the other."""
     found: list[dict[str, str]] = []
     actions = list(then)
@@ -232,14 +231,14 @@ async def browser_events(stage: Stage, browser: Browser, *then: Any, most: int =
     return found
 
 
-def _request(stage: Stage, browser: Browser) -> Any:
+def _request(stage: EdgeStage, browser: Browser) -> Any:
     from starlette.requests import Request
 
     headers = [(b"host", HOST.encode()), (b"cookie", browser.stolen(HOST).encode())]
     return Request({"type": "http", "method": "GET", "headers": headers, "query_string": b"", "path": "/"})
 
 
-async def test_the_page_follows_every_stage_until_the_end(stage: Stage) -> None:
+async def test_the_page_follows_every_stage_until_the_end(stage: EdgeStage) -> None:
     now(stage, status=in_line())
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
@@ -254,7 +253,7 @@ async def test_the_page_follows_every_stage_until_the_end(stage: Stage) -> None:
     assert "Next in line" in events[1]["summary"]
 
 
-async def test_who_loses_the_share_is_sent_to_look_again(stage: Stage) -> None:
+async def test_who_loses_the_share_is_sent_to_look_again(stage: EdgeStage) -> None:
     now(stage, spec=shared_with(GUEST, "viewer"), status=in_line())
     browser = await stage.logged_in(GUEST)
     await browser.open(address())
@@ -262,7 +261,7 @@ async def test_who_loses_the_share_is_sent_to_look_again(stage: Stage) -> None:
     assert [event["stage"] for event in events] == ["queued", "again"]
 
 
-async def test_who_gets_another_role_or_whose_grant_ends_is_sent_to_look_again(stage: Stage) -> None:
+async def test_who_gets_another_role_or_whose_grant_ends_is_sent_to_look_again(stage: EdgeStage) -> None:
     now(stage, spec=shared_with(GUEST, "viewer"), status=in_line())
     browser = await stage.logged_in(GUEST)
     await browser.open(address())
@@ -274,7 +273,7 @@ async def test_who_gets_another_role_or_whose_grant_ends_is_sent_to_look_again(s
         await browser_events(stage, browser)
 
 
-async def test_what_changes_nothing_for_the_reader_is_not_sent(stage: Stage) -> None:
+async def test_what_changes_nothing_for_the_reader_is_not_sent(stage: EdgeStage) -> None:
     now(stage, status=in_line())
     browser = await stage.logged_in(OWNER)
     await browser.open(address())

@@ -3,30 +3,26 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
 from starlette.applications import Starlette
 
 from support.metrics_token import TOKEN, token_file
+from unit.gateway.component_stage import NOW, ComponentStage
 from vdi.gateway import health as module
 from vdi.gateway.component import Component
-from vdi.gateway.context import GatewayContext
 from vdi.gateway.health import Health
-from vdi.gateway.metrics import Metrics
 from vdi.gateway.settings import Settings
-from vdi.gateway.shared_state import MemorySharedState
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.operator.metrics_token import METRICS_TOKEN_FILE
 
-NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
-
-class Database:
+class FakeDatabase:
     error: Exception | None = None
     silent = False
 
@@ -55,22 +51,15 @@ class Keys(Component):
             yield self.trouble
 
 
-class Stage:
+class HealthStage(ComponentStage):
     def __init__(self, token: Path = METRICS_TOKEN_FILE) -> None:
-        self.database, self.keys = Database(), Keys()
+        self.keys, self.fake_database = Keys(), FakeDatabase()
         self.lost: list[str] = []
         self.server_time: datetime | None = None
         self.stuck: list[str] = []
         world = SimpleNamespace(troubles=lambda: iter(self.lost), stuck=lambda: iter(self.stuck))
-        self.context = GatewayContext(
-            settings=Settings(metrics_token_file=token),
-            client=cast(Any, SimpleNamespace(server_time=lambda: self.server_time)),
-            cluster=cast(Any, world),
-            database=cast(Any, self.database),
-            shared=MemorySharedState(),
-            metrics=Metrics(),
-            clock=lambda: NOW,
-        )
+        client = SimpleNamespace(server_time=lambda: self.server_time)
+        super().__init__(client, settings=Settings(metrics_token_file=token), database=self.fake_database, world=world)
         self.health = Health(self.context, (self.keys,))
         self.health.begun = True
 
@@ -86,15 +75,15 @@ class Stage:
 
 
 async def test_ready_when_nothing_is_missing() -> None:
-    assert await Stage().get("/readyz") == (200, "ok\n")
+    assert await HealthStage().get("/readyz") == (200, "ok\n")
 
 
 async def test_everything_that_is_missing_is_named_at_once() -> None:
-    stage = Stage()
+    stage = HealthStage()
     stage.health.begun = False
     stage.lost = ["vdisessions: the first list is not complete yet"]
     stage.keys.trouble = "signing keys: none"
-    stage.database.error = DatabaseUnavailableError("the database does not answer")
+    stage.fake_database.error = DatabaseUnavailableError("the database does not answer")
     status, text = await stage.get("/readyz")
     assert status == 503
     assert text.splitlines() == [
@@ -108,15 +97,15 @@ async def test_everything_that_is_missing_is_named_at_once() -> None:
 
 async def test_a_database_that_is_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PATIENCE", 0.02)
-    stage = Stage()
-    stage.database.silent = True
+    stage = HealthStage()
+    stage.fake_database.silent = True
     assert await stage.get("/readyz") == (200, "ok\nbut database: no answer within 0.02 s\n")
 
 
 async def test_what_all_replicas_lack_alike_takes_none_of_them_out_of_service() -> None:
     """Without a replica that is ready no one's token could be checked, and open desktops need nothing but that."""
-    stage = Stage()
-    stage.database.error = DatabaseUnavailableError("the database does not answer")
+    stage = HealthStage()
+    stage.fake_database.error = DatabaseUnavailableError("the database does not answer")
     stage.lost = ["vdisessions: no connection"]
     status, text = await stage.get("/readyz")
     assert (status, text.splitlines()) == (
@@ -129,7 +118,7 @@ async def test_what_all_replicas_lack_alike_takes_none_of_them_out_of_service() 
 
 @pytest.mark.parametrize(("seconds", "words"), [(300, "300 s ahead of"), (-300, "300 s behind")])
 async def test_a_wrong_clock_is_reported_and_takes_no_replica_out_of_service(seconds: int, words: str) -> None:
-    stage = Stage()
+    stage = HealthStage()
     stage.server_time = NOW - timedelta(seconds=seconds)
     status, text = await stage.get("/readyz")
     assert (status, text.splitlines()[0]) == (200, "ok")
@@ -140,19 +129,19 @@ async def test_a_wrong_clock_is_reported_and_takes_no_replica_out_of_service(sec
 
 
 async def test_a_watch_that_is_stuck_is_this_replicas_own_fault() -> None:
-    stage = Stage()
+    stage = HealthStage()
     stage.stuck = ["vdisessions: nothing heard from the API server for 200 s"]
     assert (await stage.get("/readyz"))[0] == 503
 
 
 async def test_a_gateway_that_stops_takes_no_one_new() -> None:
-    stage = Stage()
+    stage = HealthStage()
     stage.context.stopping.set()
     assert await stage.get("/readyz") == (503, "the gateway is stopping\n")
 
 
 async def test_metrics_are_served_to_whoever_has_the_token(tmp_path: Path) -> None:
-    stage = Stage(token_file(tmp_path))
+    stage = HealthStage(token_file(tmp_path))
     stage.context.metrics.logins.labels("local", "in").inc()
     answer = await stage.ask("/metrics", f"Bearer {TOKEN}")
     assert 'vdi_gateway_logins_total{outcome="in",source="local"} 1.0' in answer.text
@@ -160,7 +149,7 @@ async def test_metrics_are_served_to_whoever_has_the_token(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("authorization", ["", TOKEN, f"Basic {TOKEN}", "Bearer", "Bearer wrong", f"Bearer {TOKEN}x"])
 async def test_metrics_need_the_token_and_probes_need_none(tmp_path: Path, authorization: str) -> None:
-    stage = Stage(token_file(tmp_path))
+    stage = HealthStage(token_file(tmp_path))
     answer = await stage.ask("/metrics", authorization)
     assert (answer.status_code, answer.headers["www-authenticate"]) == (401, 'Bearer realm="vdi"')
     assert "vdi_" not in answer.text
@@ -169,15 +158,15 @@ async def test_metrics_need_the_token_and_probes_need_none(tmp_path: Path, autho
 
 
 async def test_without_a_token_of_its_own_no_one_reads_metrics(tmp_path: Path) -> None:
-    assert (await Stage(tmp_path / "none").ask("/metrics", f"Bearer {TOKEN}")).status_code == 503
+    assert (await HealthStage(tmp_path / "none").ask("/metrics", f"Bearer {TOKEN}")).status_code == 503
 
 
 async def test_the_log_says_what_is_missing_again_and_again_and_once_that_it_is_back(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is there at the second look is no trouble: a gateway that starts lacks its keys for a moment."""
-    stage, looks = Stage(), 0
-    stage.database.error = DatabaseUnavailableError("the database does not answer")
+    stage, looks = HealthStage(), 0
+    stage.fake_database.error = DatabaseUnavailableError("the database does not answer")
     stage.keys.trouble = "signing keys: not read yet"
 
     async def pause(_seconds: float) -> None:
@@ -185,7 +174,7 @@ async def test_the_log_says_what_is_missing_again_and_again_and_once_that_it_is_
         looks += 1
         stage.keys.trouble = ""
         if looks == 14:
-            stage.database.error = None
+            stage.fake_database.error = None
         if looks == 16:
             raise asyncio.CancelledError
 
@@ -198,7 +187,7 @@ async def test_the_log_says_what_is_missing_again_and_again_and_once_that_it_is_
 
 
 async def test_a_provider_that_does_not_answer_is_a_trouble_but_no_one_waits_for_it_in_a_probe() -> None:
-    stage = Stage()
+    stage = HealthStage()
 
     stage.keys.external = ["single sign-on: https://id.example.com: no answer"]
     assert await stage.health.all_troubles() == ["single sign-on: https://id.example.com: no answer"]

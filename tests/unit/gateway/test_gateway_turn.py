@@ -11,19 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from unit.gateway.edge_stage import (
-    GUEST,
-    OWNER,
-    SETTINGS,
-    Browser,
-    Stage,
-    a_session,
-    address,
-    changed,
-    open_stage,
-    publish,
-    shared_with,
-)
+from unit.gateway.component_stage import Browser
+from unit.gateway.edge_stage import GUEST, OWNER, SETTINGS, EdgeStage, a_session, address, changed, publish, shared_with
 from vdi.gateway.edge.turn import ice_servers
 from vdi.gateway.settings import Settings, read_settings
 from vdi.operator.variables import SettingsError
@@ -36,15 +25,15 @@ PAGE = {"Accept": "*/*", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty", "S
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
     secret = tmp_path / "secret"
     secret.write_text(f"{SECRET}\n")
     settings = replace(SETTINGS, turn_urls=URLS, turn_secret_file=secret, turn_ttl=timedelta(hours=2))
-    async with open_stage(tmp_path, settings=settings) as stage:
+    async with EdgeStage(tmp_path, settings=settings) as stage:
         yield stage
 
 
-async def ask(stage: Stage, browser: Browser | None, **headers: str) -> httpx.Response:
+async def ask(stage: EdgeStage, browser: Browser | None, **headers: str) -> httpx.Response:
     """What the page of alice's desktop gets, with that browser's cookies: Traefik sends this path to the gateway."""
     cookies = {"Cookie": browser.stolen(HOST)} if browser else {}
     transport = httpx.ASGITransport(stage.public, client=("10.0.0.5", 1))
@@ -52,7 +41,7 @@ async def ask(stage: Stage, browser: Browser | None, **headers: str) -> httpx.Re
         return await client.get("/api/turn", headers={**PAGE, **cookies, **headers})
 
 
-async def entered(stage: Stage, user: str) -> Browser:
+async def entered(stage: EdgeStage, user: str) -> Browser:
     browser = await stage.logged_in(user)
     assert (await browser.open(address())).status_code == 200
     return browser
@@ -71,7 +60,7 @@ def test_the_page_finds_turn_at_the_second_place_and_stun_at_the_first() -> None
     assert turn["urls"] == list(URLS) and turn["username"].endswith(":uid-1") and turn["credential"]
 
 
-async def test_who_is_in_gets_credentials_of_this_session_that_end(stage: Stage) -> None:
+async def test_who_is_in_gets_credentials_of_this_session_that_end(stage: EdgeStage) -> None:
     answer = await ask(stage, await entered(stage, OWNER))
     assert answer.status_code == 200 and answer.headers["cache-control"] == "no-store"
     expires, _, user = answer.json()["iceServers"][1]["username"].partition(":")
@@ -80,7 +69,7 @@ async def test_who_is_in_gets_credentials_of_this_session_that_end(stage: Stage)
     assert SECRET not in answer.text
 
 
-async def test_a_guest_gets_them_while_the_share_lasts(stage: Stage) -> None:
+async def test_a_guest_gets_them_while_the_share_lasts(stage: EdgeStage) -> None:
     session = publish(stage.world, changed(a_session(), spec=shared_with(GUEST, "collaborator")))
     guest = await entered(stage, GUEST)
     assert (await ask(stage, guest)).status_code == 200
@@ -88,7 +77,7 @@ async def test_a_guest_gets_them_while_the_share_lasts(stage: Stage) -> None:
     assert (await ask(stage, guest)).status_code == 401
 
 
-async def test_no_one_else_gets_any(stage: Stage) -> None:
+async def test_no_one_else_gets_any(stage: EdgeStage) -> None:
     no_one = await ask(stage, None)
     assert (no_one.status_code, "iceServers" in no_one.text) == (401, False)
     owner = await entered(stage, OWNER)
@@ -96,14 +85,14 @@ async def test_no_one_else_gets_any(stage: Stage) -> None:
         assert (await ask(stage, owner, **headers)).status_code == 403
 
 
-async def test_a_login_that_has_ended_gets_none(stage: Stage) -> None:
+async def test_a_login_that_has_ended_gets_none(stage: EdgeStage) -> None:
     owner = await entered(stage, OWNER)
     assert (await ask(stage, owner)).status_code == 200
     stage.clock.forward(days=8)
     assert (await ask(stage, owner)).status_code == 401
 
 
-async def test_a_rotated_secret_counts_at_once_and_a_bad_one_makes_no_credentials(stage: Stage) -> None:
+async def test_a_rotated_secret_counts_at_once_and_a_bad_one_makes_no_credentials(stage: EdgeStage) -> None:
     owner = await entered(stage, OWNER)
     before = (await ask(stage, owner)).json()
     assert stage.settings.turn_secret_file is not None
@@ -119,7 +108,7 @@ async def test_a_rotated_secret_counts_at_once_and_a_bad_one_makes_no_credential
 
 
 async def test_without_a_turn_server_there_is_none_not_even_a_strangers(tmp_path: Path) -> None:
-    async with open_stage(tmp_path) as stage:
+    async with EdgeStage(tmp_path) as stage:
         owner = await entered(stage, OWNER)
         assert (await ask(stage, owner)).json()["iceServers"] == []
         assert (await ask(stage, None)).status_code == 401

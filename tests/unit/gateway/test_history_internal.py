@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import msgspec
@@ -10,16 +10,13 @@ import pytest
 from prometheus_client import generate_latest
 from starlette.applications import Starlette
 
-from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of, sqlite_url
-from vdi.gateway.context import GatewayContext
+from support.clock import FakeClock
+from unit.gateway.component_stage import ComponentStage
+from unit.gateway.history_stage import Life, at, open_database, rows_of, sqlite_url
 from vdi.gateway.history.component import History
 from vdi.gateway.history.end_reports import AUDIENCE, TOKEN_REVIEWS, TokenReview
-from vdi.gateway.metrics import Metrics
-from vdi.gateway.settings import Settings
-from vdi.gateway.shared_state import MemorySharedState
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
 from vdi.kube.errors import Forbidden
-from vdi.kube.transport import Client
 
 OPERATOR = "system:serviceaccount:vdi-system:vdi-operator"
 
@@ -45,22 +42,11 @@ class Cluster:
         return msgspec.convert({"status": status}, into)
 
 
-class Stage:
+class EndReportStage(ComponentStage):
     def __init__(self, database: Database) -> None:
         self.cluster = Cluster()
-        self.database = database
-        self.metrics = Metrics()
-        client = cast(Client, self.cluster)
-        context = GatewayContext(
-            settings=Settings(),
-            client=client,
-            cluster=Replica(database, lambda: at(99)).world,
-            database=database,
-            shared=MemorySharedState(),
-            metrics=self.metrics,
-            clock=lambda: at(99),
-        )
-        self.history = History(context)
+        super().__init__(self.cluster, database=database, clock=FakeClock(at(99)))
+        self.history = History(self.context)
         app = Starlette(routes=list(self.history.internal_routes()))
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway:8081")
 
@@ -70,9 +56,9 @@ class Stage:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(tmp_path: Path) -> AsyncIterator[EndReportStage]:
     async with open_database(sqlite_url(tmp_path)) as database:
-        stage = Stage(database)
+        stage = EndReportStage(database)
         yield stage
         await stage.http.aclose()
 
@@ -84,14 +70,14 @@ def an_end(**meta: Any) -> bytes:
     return msgspec.json.encode(life.ending(30))
 
 
-async def test_204_means_that_it_is_written_and_again_it_is_the_same(stage: Stage) -> None:
+async def test_204_means_that_it_is_written_and_again_it_is_the_same(stage: EndReportStage) -> None:
     for _ in range(3):
         assert (await stage.post(an_end())).status_code == 204
     (session,), (run,) = await rows_of(stage.database)
     assert (session.ended, session.end_reason, run.ended, run.ready) == (at(30), "deleted", at(30), at(1))
 
 
-async def test_a_good_token_is_not_asked_about_again_and_again_and_another_one_is(stage: Stage) -> None:
+async def test_a_good_token_is_not_asked_about_again_and_again_and_another_one_is(stage: EndReportStage) -> None:
     for token in ("good", "good", "bad", "bad", "good"):
         await stage.post(an_end(), f"Bearer {token}")
     assert stage.cluster.asked == ["good", "bad", "bad"]
@@ -111,7 +97,7 @@ async def test_a_good_token_is_not_asked_about_again_and_again_and_another_one_i
         ("Bearer api", 403),
     ],
 )
-async def test_no_one_else_is_believed(stage: Stage, token: str | None, status: int) -> None:
+async def test_no_one_else_is_believed(stage: EndReportStage, token: str | None, status: int) -> None:
     answer = await stage.post(an_end(), token)
     assert answer.status_code == status
     assert await rows_of(stage.database) == ([], [])
@@ -130,14 +116,14 @@ async def test_no_one_else_is_believed(stage: Stage, token: str | None, status: 
         (msgspec.json.encode(Life().created()), "does not end"),
     ],
 )
-async def test_what_is_no_end_is_refused_in_words(stage: Stage, body: bytes, words: str) -> None:
+async def test_what_is_no_end_is_refused_in_words(stage: EndReportStage, body: bytes, words: str) -> None:
     answer = await stage.post(body)
     assert answer.status_code == 400
     assert words in answer.text
     assert await rows_of(stage.database) == ([], [])
 
 
-async def test_503_means_that_it_may_be_reported_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_503_means_that_it_may_be_reported_again(stage: EndReportStage, monkeypatch: pytest.MonkeyPatch) -> None:
     stage.cluster.refuses = True
     assert (await stage.post(an_end())).status_code == 503
     stage.cluster.refuses = False
@@ -152,11 +138,11 @@ async def test_503_means_that_it_may_be_reported_again(stage: Stage, monkeypatch
     assert (await stage.post(an_end())).status_code == 204
 
 
-async def test_get_is_nothing(stage: Stage) -> None:
+async def test_get_is_nothing(stage: EndReportStage) -> None:
     assert (await stage.http.get("/internal/ended")).status_code == 405
 
 
-async def test_what_others_ask_of_history(stage: Stage) -> None:
+async def test_what_others_ask_of_history(stage: EndReportStage) -> None:
     await stage.post(an_end())
     assert await stage.history.hours_this_month("alice@example.com", at(99)) == 0.5
     (past,) = await stage.history.past(limit=5, user="Alice@example.com")
@@ -167,4 +153,4 @@ async def test_what_others_ask_of_history(stage: Stage) -> None:
     assert await stage.history.session("uid-alice") == past
     assert await stage.history.session("uid-bob") is None
     assert list(stage.history.problems()) == []
-    assert "vdi_gateway_recorder_lag_seconds 0.0" in generate_latest(stage.metrics.registry).decode()
+    assert "vdi_gateway_recorder_lag_seconds 0.0" in generate_latest(stage.context.metrics.registry).decode()

@@ -7,7 +7,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from unit.gateway.login_stage import PORTAL, Browser, Stage, csrf_in, open_stage
+from unit.gateway.component_stage import PORTAL, Browser, csrf_in
+from unit.gateway.login_stage import LoginStage
 from vdi.gateway.login.account import MOST_TOKENS
 from vdi.gateway.login.cli_login import loopback
 from vdi.gateway.login.logins import browser as named
@@ -18,13 +19,13 @@ LOOPBACK = "http://127.0.0.1:40123/back"
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path) as stage:
+async def stage(tmp_path: Path) -> AsyncIterator[LoginStage]:
+    async with LoginStage(tmp_path) as stage:
         yield stage
 
 
 @pytest.fixture
-async def alice(stage: Stage) -> Browser:
+async def alice(stage: LoginStage) -> Browser:
     browser = stage.browser(**{"User-Agent": "Mozilla/5.0 (X11; Linux x86_64) Gecko/20100101 Firefox/140.0"})
     await browser.log_in()
     return browser
@@ -39,21 +40,21 @@ async def make_token(browser: Browser, label: str = "script", days: str = "30") 
     return found[1]
 
 
-async def status_with(stage: Stage, token: str, path: str = "/api/v1/me") -> int:
+async def status_with(stage: LoginStage, token: str, path: str = "/api/v1/me") -> int:
     return (await stage.browser(Authorization=f"Bearer {token}").get(path)).status_code
 
 
-async def test_an_api_token_is_shown_once_and_speaks_for_its_maker(stage: Stage, alice: Browser) -> None:
+async def test_an_api_token_is_shown_once_and_speaks_for_its_maker(stage: LoginStage, alice: Browser) -> None:
     token = await make_token(alice)
     me = (await stage.browser(Authorization=f"Bearer {token}").get("/api/v1/me")).json()
     assert (me["user"], me["groups"], me["admin"]) == ("alice@example.com", ["engineering"], False)
     page = (await alice.get("/account")).text
     assert token not in page
     assert "script" in page
-    assert ("alice@example.com", "token.create", "done") in stage.audit.rows
+    assert ("alice@example.com", "token.create", "alice@example.com", "done") in stage.audit.rows
 
 
-async def test_an_api_token_ends_on_its_day_and_when_revoked(stage: Stage, alice: Browser) -> None:
+async def test_an_api_token_ends_on_its_day_and_when_revoked(stage: LoginStage, alice: Browser) -> None:
     token = await make_token(alice, days="1")
     stage.clock.forward(seconds=1)
     other = await make_token(alice, days="7")
@@ -67,7 +68,7 @@ async def test_an_api_token_ends_on_its_day_and_when_revoked(stage: Stage, alice
     assert await status_with(stage, token) == 401
 
 
-async def test_a_token_makes_neither_tokens_nor_logins(stage: Stage, alice: Browser) -> None:
+async def test_a_token_makes_neither_tokens_nor_logins(stage: LoginStage, alice: Browser) -> None:
     token = await make_token(alice)
     for path in ("/account/tokens", "/account/logout-everywhere", "/account/logins/x/end", "/cli/authorize"):
         answer = await stage.browser(Authorization=f"Bearer {token}").post(path, data={"label": "x", "days": "30"})
@@ -89,7 +90,7 @@ async def test_a_token_with_odd_requests_is_refused_in_words(alice: Browser, lab
     assert "allowed are" in answer.text
 
 
-async def test_no_one_has_more_tokens_than_they_can_look_after(stage: Stage, alice: Browser) -> None:
+async def test_no_one_has_more_tokens_than_they_can_look_after(stage: LoginStage, alice: Browser) -> None:
     for _ in range(MOST_TOKENS):
         await make_token(alice)
     answer = await alice.submit("/account/tokens", (await alice.get("/account")).text, label="x", days="30")
@@ -103,7 +104,7 @@ async def test_names_are_escaped(alice: Browser) -> None:
     assert "&lt;script&gt;" in page
 
 
-async def test_i_see_my_browsers_and_sign_one_out(stage: Stage, alice: Browser) -> None:
+async def test_i_see_my_browsers_and_sign_one_out(stage: LoginStage, alice: Browser) -> None:
     other = stage.browser("198.51.100.9", **{"User-Agent": "Mozilla/5.0 (Windows NT 10.0) Chrome/150.0 Safari/537.36"})
     await other.log_in()
     login_id = (await other.get("/api/v1/me")).json()["login_id"]
@@ -118,7 +119,7 @@ async def test_i_see_my_browsers_and_sign_one_out(stage: Stage, alice: Browser) 
     assert stage.edge.ended == [{"login_id": login_id}]
 
 
-async def test_i_cannot_sign_others_out(stage: Stage, alice: Browser) -> None:
+async def test_i_cannot_sign_others_out(stage: LoginStage, alice: Browser) -> None:
     root = stage.browser()
     await root.log_in("root")
     login_id = (await root.get("/api/v1/me")).json()["login_id"]
@@ -131,7 +132,7 @@ async def test_i_cannot_sign_others_out(stage: Stage, alice: Browser) -> None:
 
 
 @pytest.mark.parametrize("with_tokens", [False, True])
-async def test_signing_out_everywhere(stage: Stage, alice: Browser, with_tokens: bool) -> None:
+async def test_signing_out_everywhere(stage: LoginStage, alice: Browser, with_tokens: bool) -> None:
     other, root = stage.browser(), stage.browser()
     await other.log_in()
     await root.log_in("root")
@@ -146,7 +147,7 @@ async def test_signing_out_everywhere(stage: Stage, alice: Browser, with_tokens:
     assert await status_with(stage, token) == (401 if with_tokens else 200)
 
 
-async def test_an_administrator_signs_somebody_out(stage: Stage, alice: Browser) -> None:
+async def test_an_administrator_signs_somebody_out(stage: LoginStage, alice: Browser) -> None:
     root = stage.browser()
     await root.log_in("root")
     token = await make_token(alice)
@@ -154,23 +155,23 @@ async def test_an_administrator_signs_somebody_out(stage: Stage, alice: Browser)
     answer = await root.submit("/account/sign-out-person", page, user=" Alice@Example.com")
     assert answer.status_code == 303
     assert stage.edge.ended == [{"user": "alice@example.com"}]
-    assert stage.audit.rows[-1] == ("root@example.com", "login.end_all", "alice@example.com")
+    assert stage.audit.rows[-1] == ("root@example.com", "login.end_all", "alice@example.com", "done")
     assert (await alice.get("/api/v1/me")).status_code == 401
     assert await status_with(stage, token) == 401
     assert (await root.get("/api/v1/me")).status_code == 200
     assert (await root.submit("/account/sign-out-person", page, user="nobody")).status_code == 422
 
 
-async def test_no_one_else_signs_others_out(stage: Stage, alice: Browser) -> None:
+async def test_no_one_else_signs_others_out(stage: LoginStage, alice: Browser) -> None:
     page = (await alice.get("/account")).text
     assert "sign-out-person" not in page
     assert (await alice.submit("/account/sign-out-person", page, user="root@example.com")).status_code == 403
     assert stage.edge.ended == []
 
 
-async def test_a_removed_user_s_tokens_end(stage: Stage, alice: Browser) -> None:
+async def test_a_removed_user_s_tokens_end(stage: LoginStage, alice: Browser) -> None:
     token = await make_token(alice)
-    stage.secrets.set()
+    stage.set_users()
     await stage.login.follow()
     assert await status_with(stage, token) == 401
 
@@ -219,7 +220,7 @@ async def agreed(browser: Browser, **more: str) -> str:
     return query["code"][0]
 
 
-async def test_the_command_line_gets_a_token_through_the_browser(stage: Stage, alice: Browser) -> None:
+async def test_the_command_line_gets_a_token_through_the_browser(stage: LoginStage, alice: Browser) -> None:
     code = await agreed(alice)
     command = stage.browser()
     proof = {"code": code, "code_verifier": VERIFIER, "redirect_uri": LOOPBACK}
@@ -239,14 +240,14 @@ async def test_the_command_line_gets_a_token_through_the_browser(stage: Stage, a
         ("code", "x"),
     ],
 )
-async def test_a_stolen_code_is_worth_nothing(stage: Stage, alice: Browser, field: str, value: str) -> None:
+async def test_a_stolen_code_is_worth_nothing(stage: LoginStage, alice: Browser, field: str, value: str) -> None:
     proof = {"code": await agreed(alice), "code_verifier": VERIFIER, "redirect_uri": LOOPBACK}
     answer = await stage.browser().post("/cli/token", data=proof | {field: value})
     assert answer.status_code == 400
     assert set(answer.json()) == {"error", "error_description"}
 
 
-async def test_a_code_ends_with_its_time_and_with_its_login(stage: Stage, alice: Browser) -> None:
+async def test_a_code_ends_with_its_time_and_with_its_login(stage: LoginStage, alice: Browser) -> None:
     proof = {"code_verifier": VERIFIER, "redirect_uri": LOOPBACK}
     code = await agreed(alice)
     stage.clock.forward(seconds=301)
@@ -257,7 +258,7 @@ async def test_a_code_ends_with_its_time_and_with_its_login(stage: Stage, alice:
     assert "login that agreed" in answer.json()["error_description"]
 
 
-async def test_without_a_loopback_address_the_code_is_shown(stage: Stage, alice: Browser) -> None:
+async def test_without_a_loopback_address_the_code_is_shown(stage: LoginStage, alice: Browser) -> None:
     page = (await alice.get("/cli/authorize", params=question(redirect_uri=""))).text
     answer = await alice.submit("/cli/authorize", page, **question(redirect_uri=""))
     assert "refresh" not in answer.headers
@@ -289,7 +290,7 @@ async def test_odd_questions_are_refused(alice: Browser, field: str, value: str)
     assert (await alice.submit("/cli/authorize", page, **question(**{field: value}))).status_code == 400
 
 
-async def test_the_question_waits_for_the_login(stage: Stage) -> None:
+async def test_the_question_waits_for_the_login(stage: LoginStage) -> None:
     browser = stage.browser()
     asked = await browser.get("/cli/authorize", params=question())
     assert asked.status_code == 303

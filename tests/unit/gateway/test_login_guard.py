@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.routing import Route
 
-from unit.gateway.login_stage import PASSWORD, PORTAL, SETTINGS, Browser, Stage, open_stage
+from unit.gateway.component_stage import PASSWORD, PORTAL, Browser
+from unit.gateway.login_stage import SETTINGS, LoginStage
 from vdi.gateway.login.next_url import safe_next
 from vdi.gateway.settings import Settings
 from vdi.gateway.web import csrf
@@ -17,13 +18,13 @@ from vdi.gateway.web.security_headers import content_security_policy
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path) as stage:
+async def stage(tmp_path: Path) -> AsyncIterator[LoginStage]:
+    async with LoginStage(tmp_path) as stage:
         yield stage
 
 
 @pytest.fixture
-async def alice(stage: Stage) -> Browser:
+async def alice(stage: LoginStage) -> Browser:
     browser = stage.browser()
     await browser.log_in()
     return browser
@@ -34,13 +35,13 @@ async def token_of(browser: Browser) -> str:
     return token
 
 
-async def test_a_page_leads_to_the_login_and_back(stage: Stage) -> None:
+async def test_a_page_leads_to_the_login_and_back(stage: LoginStage) -> None:
     answer = await stage.browser().get("/account?x=1&y=%2F")
     assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=/account%3Fx%3D1%26y%3D%252F")
     assert (await stage.browser().get("/")).headers["location"] == "/login"
 
 
-async def test_what_is_no_page_is_reported_401(stage: Stage) -> None:
+async def test_what_is_no_page_is_reported_401(stage: LoginStage) -> None:
     for browser, path in (
         (stage.browser(), "/api/v1/me"),
         (stage.browser(Accept="text/event-stream"), "/"),
@@ -51,14 +52,14 @@ async def test_what_is_no_page_is_reported_401(stage: Stage) -> None:
         assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-async def test_htmx_goes_to_the_login_from_the_page_it_is_on(stage: Stage) -> None:
+async def test_htmx_goes_to_the_login_from_the_page_it_is_on(stage: LoginStage) -> None:
     answer = await stage.browser().get(
         "/", headers={"HX-Request": "true", "HX-Current-URL": f"{PORTAL}/history?page=2"}
     )
     assert (answer.status_code, answer.headers["hx-redirect"]) == (401, "/login?next=/history%3Fpage%3D2")
 
 
-async def test_administrators_only(stage: Stage, alice: Browser) -> None:
+async def test_administrators_only(stage: LoginStage, alice: Browser) -> None:
     assert (await alice.get("/admin")).status_code == 403
     root = stage.browser()
     await root.log_in("root")
@@ -96,7 +97,7 @@ async def test_a_form_from_elsewhere_is_refused_even_with_the_token(alice: Brows
     assert answer.status_code == 403
 
 
-async def test_a_form_without_its_token_is_refused(stage: Stage, alice: Browser) -> None:
+async def test_a_form_without_its_token_is_refused(stage: LoginStage, alice: Browser) -> None:
     other = stage.browser()
     await other.log_in("root")
     token = await token_of(alice)
@@ -120,7 +121,7 @@ FORMS: tuple[tuple[str, dict[str, str]], ...] = (
 
 
 @pytest.mark.parametrize(("path", "fields"), FORMS, ids=[path for path, _ in FORMS])
-async def test_every_form_of_the_login_needs_its_token(stage: Stage, path: str, fields: dict[str, str]) -> None:
+async def test_every_form_of_the_login_needs_its_token(stage: LoginStage, path: str, fields: dict[str, str]) -> None:
     browser = stage.browser()
     if path != "/login":
         await browser.log_in("root")
@@ -136,7 +137,7 @@ async def test_every_form_of_the_login_needs_its_token(stage: Stage, path: str, 
     assert stage.edge.ended == []
 
 
-def test_every_form_is_in_the_list(stage: Stage) -> None:
+def test_every_form_is_in_the_list(stage: LoginStage) -> None:
     routes = {
         route.path
         for route in stage.login.portal_routes()

@@ -6,35 +6,36 @@ from pathlib import Path
 
 import pytest
 
-from unit.gateway.login_stage import PASSWORD, PORTAL, Stage, csrf_in, open_stage, user
+from unit.gateway.component_stage import PASSWORD, PORTAL, csrf_in
+from unit.gateway.login_stage import LoginStage, user
 from vdi.gateway.login.passwords import LONGEST, WAITING, BusyError, Passwords
 from vdi.kube.errors import ConnectionFailed
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path) as stage:
+async def stage(tmp_path: Path) -> AsyncIterator[LoginStage]:
+    async with LoginStage(tmp_path) as stage:
         yield stage
 
 
-async def test_the_right_password_makes_a_login(stage: Stage) -> None:
+async def test_the_right_password_makes_a_login(stage: LoginStage) -> None:
     browser = stage.browser()
     answer = await browser.log_in(next="/desktops/mine?x=1")
     assert (answer.status_code, answer.headers["location"]) == (303, "/desktops/mine?x=1")
-    assert stage.audit.rows == [("alice@example.com", "login.begin", "done")]
+    assert stage.audit.rows == [("alice@example.com", "login.begin", "alice@example.com", "done")]
     assert stage.counted("local", "in") == 1
     me = (await browser.get("/api/v1/me")).json()
     assert (me["user"], me["groups"], me["admin"]) == ("alice@example.com", ["engineering"], False)
 
 
-async def test_the_address_is_the_same_in_upper_case_and_with_spaces(stage: Stage) -> None:
+async def test_the_address_is_the_same_in_upper_case_and_with_spaces(stage: LoginStage) -> None:
     browser = stage.browser()
     answer = await browser.submit("/login", user="  Alice@Example.COM ", password=PASSWORD)
     assert answer.status_code == 303
     assert (await browser.get("/api/v1/me")).json()["user"] == "alice@example.com"
 
 
-async def test_the_cookie_is_for_this_host_alone(stage: Stage) -> None:
+async def test_the_cookie_is_for_this_host_alone(stage: LoginStage) -> None:
     answer = await stage.browser().log_in()
     cookie = next(one for one in answer.headers.get_list("set-cookie") if one.startswith("__Host-vdi-login="))
     attributes = {part.strip().lower() for part in cookie.split(";")[1:]}
@@ -54,7 +55,7 @@ async def test_the_cookie_is_for_this_host_alone(stage: Stage) -> None:
         ("al ice", PASSWORD),
     ],
 )
-async def test_whoever_is_wrong_is_reported_the_same(stage: Stage, name: str, password: str) -> None:
+async def test_whoever_is_wrong_is_reported_the_same(stage: LoginStage, name: str, password: str) -> None:
     browser = stage.browser()
     expected = await browser.log_in("somebody", "something else")
     answer = await browser.log_in(name, password)
@@ -69,18 +70,18 @@ async def test_whoever_is_wrong_is_reported_the_same(stage: Stage, name: str, pa
 
 
 async def test_a_password_in_the_wrong_field_is_not_written_down(
-    stage: Stage, caplog: pytest.LogCaptureFixture
+    stage: LoginStage, caplog: pytest.LogCaptureFixture
 ) -> None:
     browser = stage.browser()
     await browser.submit("/login", user="hunter2 is@my password", password="")
     await browser.log_in("alice", "wrong")
-    assert stage.audit.rows == [("", "login.begin", "refused"), ("alice@example.com", "login.begin", "refused")]
+    assert stage.audit.rows == [(user, "login.begin", user, "refused") for user in ("", "alice@example.com")]
     assert stage.counted("local", "refused") == 2
     assert "hunter2" not in caplog.text
 
 
 async def test_an_unknown_user_costs_as_many_hashes_as_a_known_one(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    stage: LoginStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[str] = []
     passwords = stage.login.services.local._passwords
@@ -99,7 +100,7 @@ async def test_an_unknown_user_costs_as_many_hashes_as_a_known_one(
     assert len(parameters) == 1, "the stand-in's hash costs as much as a real one"
 
 
-async def test_a_login_ends_when_it_is_idle_and_at_the_latest_after_a_week(stage: Stage) -> None:
+async def test_a_login_ends_when_it_is_idle_and_at_the_latest_after_a_week(stage: LoginStage) -> None:
     browser = stage.browser()
     await browser.log_in()
     for _ in range(13):
@@ -116,7 +117,7 @@ async def test_a_login_ends_when_it_is_idle_and_at_the_latest_after_a_week(stage
     assert (await again.get("/api/v1/me")).status_code == 401, "a week is over"
 
 
-async def test_work_in_a_desktop_keeps_the_login(stage: Stage) -> None:
+async def test_work_in_a_desktop_keeps_the_login(stage: LoginStage) -> None:
     browser = stage.browser()
     await browser.log_in()
     login_id = (await browser.get("/api/v1/me")).json()["login_id"]
@@ -129,7 +130,7 @@ async def test_work_in_a_desktop_keeps_the_login(stage: Stage) -> None:
     assert not await stage.login.services.logins.is_live("no such login")
 
 
-async def test_logging_in_makes_a_new_cookie_and_ends_the_old_login(stage: Stage) -> None:
+async def test_logging_in_makes_a_new_cookie_and_ends_the_old_login(stage: LoginStage) -> None:
     browser = stage.browser()
     await browser.log_in()
     first = browser.copy_cookies()["__Host-vdi-login"]
@@ -144,7 +145,7 @@ async def test_logging_in_makes_a_new_cookie_and_ends_the_old_login(stage: Stage
     assert (await thief.get("/api/v1/me")).status_code == 401
 
 
-async def test_a_cookie_that_somebody_planted_is_never_a_login(stage: Stage) -> None:
+async def test_a_cookie_that_somebody_planted_is_never_a_login(stage: LoginStage) -> None:
     browser = stage.browser()
     browser.cookies.set("__Host-vdi-login", "planted")
     page = (await browser.get("/login")).text
@@ -153,7 +154,7 @@ async def test_a_cookie_that_somebody_planted_is_never_a_login(stage: Stage) -> 
     assert browser.cookies.get("__Host-vdi-login", domain="portal.vdi.localhost") != "planted"
 
 
-async def test_logging_out_ends_the_login_and_its_ways_into_desktops(stage: Stage) -> None:
+async def test_logging_out_ends_the_login_and_its_ways_into_desktops(stage: LoginStage) -> None:
     browser = stage.browser()
     await browser.log_in()
     stolen = browser.copy_cookies()
@@ -168,14 +169,14 @@ async def test_logging_out_ends_the_login_and_its_ways_into_desktops(stage: Stag
     assert (await thief.get("/api/v1/me")).status_code == 401
 
 
-async def test_the_login_page_leads_on_who_is_logged_in(stage: Stage) -> None:
+async def test_the_login_page_leads_on_who_is_logged_in(stage: LoginStage) -> None:
     browser = stage.browser()
     await browser.log_in()
     answer = await browser.get("/login?next=/history")
     assert (answer.status_code, answer.headers["location"]) == (303, "/history")
 
 
-async def test_a_form_from_before_is_shown_again(stage: Stage) -> None:
+async def test_a_form_from_before_is_shown_again(stage: LoginStage) -> None:
     browser = stage.browser()
     page = (await browser.get("/login")).text
     browser.cookies.clear()
@@ -185,7 +186,7 @@ async def test_a_form_from_before_is_shown_again(stage: Stage) -> None:
     assert csrf_in(answer.text)
 
 
-async def test_removed_users_and_new_passwords_end_logins(stage: Stage) -> None:
+async def test_removed_users_and_new_passwords_end_logins(stage: LoginStage) -> None:
     alice, root = stage.browser(), stage.browser()
     await alice.log_in()
     await root.log_in("root")
@@ -193,19 +194,19 @@ async def test_removed_users_and_new_passwords_end_logins(stage: Stage) -> None:
     await stage.login.follow()
     assert stage.edge.ended == []
     assert (await alice.get("/api/v1/me")).status_code == 200
-    kept = stage.secrets.users or {}
-    stage.secrets.set(alice=user("another password"), root=kept["root@example.com"])
+    kept = stage.users
+    stage.set_users(alice=user("another password"), root=kept["root@example.com"])
     await stage.login.follow()
     assert stage.edge.ended == [{"login_id": login_id}]
     assert (await alice.get("/api/v1/me")).status_code == 401
     assert (await root.get("/api/v1/me")).status_code == 200
-    stage.secrets.set(alice=user())
+    stage.set_users(alice=user())
     await stage.login.follow()
     assert (await root.get("/api/v1/me")).status_code == 401
 
 
 @pytest.mark.parametrize("hours", [12.1, 24 * 7 + 1])
-async def test_a_login_whose_time_is_over_takes_its_desktops_along(stage: Stage, hours: float) -> None:
+async def test_a_login_whose_time_is_over_takes_its_desktops_along(stage: LoginStage, hours: float) -> None:
     browser = stage.browser()
     await browser.log_in()
     login_id = (await browser.get("/api/v1/me")).json()["login_id"]
@@ -215,17 +216,17 @@ async def test_a_login_whose_time_is_over_takes_its_desktops_along(stage: Stage,
     assert stage.edge.ended == [{"login_id": login_id}]
 
 
-async def test_a_new_role_counts_without_another_login(stage: Stage) -> None:
+async def test_a_new_role_counts_without_another_login(stage: LoginStage) -> None:
     browser = stage.browser()
     await browser.log_in()
-    known = (stage.secrets.users or {})["alice@example.com"]
-    stage.secrets.set(alice=type(known)(password=known.password, groups=("admins",)))
+    known = stage.users["alice@example.com"]
+    stage.set_users(alice=type(known)(password=known.password, groups=("admins",)))
     await stage.login.follow()
     me = (await browser.get("/api/v1/me")).json()
     assert (me["admin"], me["groups"]) == (True, ["admins"])
 
 
-async def test_without_the_secret_no_one_gets_in_and_one_is_reported_why(stage: Stage) -> None:
+async def test_without_the_secret_no_one_gets_in_and_one_is_reported_why(stage: LoginStage) -> None:
     stage.secrets.broken = ConnectionFailed("https://api", "GET", "refused")
     answer = await stage.browser().log_in()
     assert answer.status_code == 503
@@ -233,10 +234,9 @@ async def test_without_the_secret_no_one_gets_in_and_one_is_reported_why(stage: 
     assert "api" not in answer.text.lower().replace("capital", "")
 
 
-async def test_a_bad_entry_locks_no_one_else_out(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    known = (stage.secrets.users or {})["alice@example.com"]
-    stage.secrets.text = f"alice@example.com: {{password: '{known.password}'}}\nbob@example.com: {{password: plain}}\n"
-    stage.secrets.version += 1
+async def test_a_bad_entry_locks_no_one_else_out(stage: LoginStage, caplog: pytest.LogCaptureFixture) -> None:
+    known = stage.users["alice@example.com"]
+    stage.write_users(f"alice@example.com: {{password: '{known.password}'}}\nbob@example.com: {{password: plain}}\n")
     assert (await stage.browser().log_in()).status_code == 303
     assert "bob@example.com" in caplog.text
     assert "plain" not in caplog.text
@@ -262,7 +262,7 @@ def test_new_passwords_have_a_length(password: str) -> None:
         Passwords().make_hash(password)
 
 
-async def test_pages_of_the_portal_stay_ours(stage: Stage) -> None:
+async def test_pages_of_the_portal_stay_ours(stage: LoginStage) -> None:
     answer = await stage.browser().get("/login")
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy

@@ -17,7 +17,8 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 
 from support.clock import FakeClock
-from unit.gateway.login_stage import SETTINGS, Browser, Stage, open_stage
+from unit.gateway.component_stage import Browser
+from unit.gateway.login_stage import SETTINGS, LoginStage
 from vdi.gateway.login.oidc import flow
 from vdi.gateway.login.oidc.claims import ClaimsError, RefusedError, check_claims, groups_in, identity_from
 from vdi.gateway.login.oidc.provider import Provider
@@ -83,8 +84,8 @@ class FakeProvider:
 
 
 @dataclass
-class World:
-    stage: Stage
+class SignOn:
+    stage: LoginStage
     provider: FakeProvider
 
     async def go(self, browser: Browser, next_page: str = "/history") -> dict[str, str]:
@@ -108,7 +109,7 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def sign_on(tmp_path: Path) -> AsyncIterator[SignOn]:
     made: list[FakeProvider] = []
 
     def provider(clock: FakeClock) -> Provider:
@@ -116,67 +117,67 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         http = httpx.AsyncClient(transport=httpx.MockTransport(made[0]))
         return Provider(CONFIG, WITH_OIDC, now=made[0].clock, http=http)
 
-    async with open_stage(tmp_path, WITH_OIDC, provider=provider) as stage:
-        yield World(stage, made[0])
+    async with LoginStage(tmp_path, WITH_OIDC, provider=provider) as stage:
+        yield SignOn(stage, made[0])
 
 
-async def test_there_and_back(world: World) -> None:
-    browser = world.stage.browser()
-    back = await world.go(browser, "/desktops/x")
+async def test_there_and_back(sign_on: SignOn) -> None:
+    browser = sign_on.stage.browser()
+    back = await sign_on.go(browser, "/desktops/x")
     answer = await browser.get("/login/oidc/back", params=back)
     assert (answer.status_code, answer.headers["location"]) == (303, "/desktops/x")
     me = (await browser.get("/api/v1/me")).json()
     assert (me["user"], me["groups"], me["admin"]) == ("alice@example.com", ["engineering"], False)
-    assert world.provider.authorization.startswith("Basic ")
-    assert "client_secret" not in world.provider.form
-    assert "/me" not in world.provider.asked, "all that is needed was in the ID token"
+    assert sign_on.provider.authorization.startswith("Basic ")
+    assert "client_secret" not in sign_on.provider.form
+    assert "/me" not in sign_on.provider.asked, "all that is needed was in the ID token"
 
 
-async def test_the_login_page_offers_it(world: World) -> None:
-    page = (await world.stage.browser().get("/login?next=/history")).text
+async def test_the_login_page_offers_it(sign_on: SignOn) -> None:
+    page = (await sign_on.stage.browser().get("/login?next=/history")).text
     assert "Continue with Example ID" in page
     assert 'href="/login/oidc?next=/history"' in page
     assert 'name="password"' in page, "there are local users as well"
-    world.stage.secrets.set()
-    await world.stage.login.follow()
-    assert 'name="password"' not in (await world.stage.browser().get("/login")).text
+    sign_on.stage.set_users()
+    await sign_on.stage.login.follow()
+    assert 'name="password"' not in (await sign_on.stage.browser().get("/login")).text
 
 
-async def test_two_tabs_may_be_under_way(world: World) -> None:
-    browser = world.stage.browser()
-    first = await world.go(browser, "/one")
-    nonce, challenge = world.provider.nonce, world.provider.challenge
-    second = await world.go(browser, "/two")
+async def test_two_tabs_may_be_under_way(sign_on: SignOn) -> None:
+    browser = sign_on.stage.browser()
+    first = await sign_on.go(browser, "/one")
+    nonce, challenge = sign_on.provider.nonce, sign_on.provider.challenge
+    second = await sign_on.go(browser, "/two")
     answer = await browser.get("/login/oidc/back", params=second)
     assert answer.headers["location"] == "/two"
-    world.provider.nonce, world.provider.challenge = nonce, challenge
+    sign_on.provider.nonce, sign_on.provider.challenge = nonce, challenge
     assert (await browser.get("/login/oidc/back", params=first)).headers["location"] == "/one"
 
 
-async def test_a_way_back_is_for_one_browser_once_and_soon(world: World) -> None:
-    browser, thief = world.stage.browser(), world.stage.browser()
-    back = await world.go(browser)
-    await world.go(thief)
+async def test_a_way_back_is_for_one_browser_once_and_soon(sign_on: SignOn) -> None:
+    browser, thief = sign_on.stage.browser(), sign_on.stage.browser()
+    back = await sign_on.go(browser)
+    await sign_on.go(thief)
     assert (await thief.get("/login/oidc/back", params=back)).status_code == 403
-    assert (await world.stage.browser().get("/login/oidc/back", params=back)).status_code == 403
-    back = await world.go(browser)
+    assert (await sign_on.stage.browser().get("/login/oidc/back", params=back)).status_code == 403
+    back = await sign_on.go(browser)
     assert (await browser.get("/login/oidc/back", params=back)).status_code == 303
     assert (await browser.get("/login/oidc/back", params=back)).status_code == 403
-    late = await world.go(browser)
-    world.stage.clock.forward(seconds=flow.SECONDS + 1)
+    late = await sign_on.go(browser)
+    sign_on.stage.clock.forward(seconds=flow.SECONDS + 1)
     assert (await browser.get("/login/oidc/back", params=late)).status_code == 403
 
 
 @pytest.mark.parametrize("state", ["", ".", "a.b", "é.é", "=.="])
-async def test_a_made_up_state_is_refused(world: World, state: str) -> None:
-    browser = world.stage.browser()
-    await world.go(browser)
+async def test_a_made_up_state_is_refused(sign_on: SignOn, state: str) -> None:
+    browser = sign_on.stage.browser()
+    await sign_on.go(browser)
     assert (await browser.get("/login/oidc/back", params={"code": "c", "state": state})).status_code == 403
 
 
-async def test_the_next_page_is_ours_also_on_the_way_back(world: World) -> None:
-    browser = world.stage.browser()
-    answer = await browser.get("/login/oidc/back", params=await world.go(browser, "https://evil.example/"))
+async def test_the_next_page_is_ours_also_on_the_way_back(sign_on: SignOn) -> None:
+    browser = sign_on.stage.browser()
+    answer = await browser.get("/login/oidc/back", params=await sign_on.go(browser, "https://evil.example/"))
     assert answer.headers["location"] == "/"
 
 
@@ -207,16 +208,16 @@ async def test_the_next_page_is_ours_also_on_the_way_back(world: World) -> None:
     ],
     ids=str,
 )
-async def test_a_token_that_says_something_else_is_not_believed(world: World, claims: dict[str, Any]) -> None:
-    answer = await world.come_back(**claims)
+async def test_a_token_that_says_something_else_is_not_believed(sign_on: SignOn, claims: dict[str, Any]) -> None:
+    answer = await sign_on.come_back(**claims)
     assert answer.status_code == 403
     assert "could not be verified" in answer.text
     assert "__Host-vdi-login" not in str(answer.headers.get_list("set-cookie"))
 
 
 @pytest.mark.parametrize("claims", [{"aud": ["vdi"]}, {"aud": ["vdi", "x"], "azp": "vdi"}, {"azp": "vdi"}], ids=str)
-async def test_audiences_that_name_us_are_believed(world: World, claims: dict[str, Any]) -> None:
-    assert (await world.come_back(**claims)).status_code == 303
+async def test_audiences_that_name_us_are_believed(sign_on: SignOn, claims: dict[str, Any]) -> None:
+    assert (await sign_on.come_back(**claims)).status_code == 303
 
 
 def none(claims: dict[str, Any]) -> str:
@@ -250,20 +251,22 @@ def tampered(claims: dict[str, Any]) -> str:
         lambda claims: "x" * 10000,
     ],
 )
-async def test_a_token_that_is_not_signed_is_not_believed(world: World, sign: Callable[[dict[str, Any]], str]) -> None:
-    world.provider.sign = sign
-    answer = await world.come_back()
+async def test_a_token_that_is_not_signed_is_not_believed(
+    sign_on: SignOn, sign: Callable[[dict[str, Any]], str]
+) -> None:
+    sign_on.provider.sign = sign
+    answer = await sign_on.come_back()
     assert answer.status_code == 403
 
 
-async def test_a_new_key_is_looked_up(world: World) -> None:
-    assert (await world.come_back()).status_code == 303
+async def test_a_new_key_is_looked_up(sign_on: SignOn) -> None:
+    assert (await sign_on.come_back()).status_code == 303
     new = RSAKey.generate_key(2048, parameters={"kid": "k2"})
-    world.provider.keys = [{"kty": "odd"}, new.as_dict(private=False)]
-    world.provider.sign = lambda claims: jwt.encode({"alg": "RS256", "kid": "k2"}, claims, new)
-    assert (await world.come_back()).status_code == 403, "not at once: anybody could make us ask again and again"
-    world.stage.clock.forward(seconds=31)
-    assert (await world.come_back()).status_code == 303
+    sign_on.provider.keys = [{"kty": "odd"}, new.as_dict(private=False)]
+    sign_on.provider.sign = lambda claims: jwt.encode({"alg": "RS256", "kid": "k2"}, claims, new)
+    assert (await sign_on.come_back()).status_code == 403, "not at once: anybody could make us ask again and again"
+    sign_on.stage.clock.forward(seconds=31)
+    assert (await sign_on.come_back()).status_code == 303
 
 
 @pytest.mark.parametrize(
@@ -280,62 +283,62 @@ async def test_a_new_key_is_looked_up(world: World) -> None:
     ],
 )
 async def test_without_an_address_that_is_theirs_no_one_comes_in(
-    world: World, claims: dict[str, Any], words: str
+    sign_on: SignOn, claims: dict[str, Any], words: str
 ) -> None:
-    answer = await world.come_back(**claims)
+    answer = await sign_on.come_back(**claims)
     assert answer.status_code == 403
     assert words in answer.text
 
 
-async def test_what_the_token_lacks_is_in_the_user_info(world: World) -> None:
-    world.provider.user_info = {"email": "bob@example.com", "email_verified": True, "groups": "admins, staff"}
-    browser = world.stage.browser()
-    world.provider.claims = {"email": None, "groups": None}
-    await browser.get("/login/oidc/back", params=await world.go(browser))
+async def test_what_the_token_lacks_is_in_the_user_info(sign_on: SignOn) -> None:
+    sign_on.provider.user_info = {"email": "bob@example.com", "email_verified": True, "groups": "admins, staff"}
+    browser = sign_on.stage.browser()
+    sign_on.provider.claims = {"email": None, "groups": None}
+    await browser.get("/login/oidc/back", params=await sign_on.go(browser))
     me = (await browser.get("/api/v1/me")).json()
     assert (me["user"], me["groups"], me["admin"]) == ("bob@example.com", ["admins", "staff"], True)
 
 
-async def test_user_info_of_somebody_else_is_not_believed(world: World) -> None:
-    world.provider.user_info = {"sub": "2", "email": "boss@example.com"}
-    assert (await world.come_back(email=None)).status_code == 403
+async def test_user_info_of_somebody_else_is_not_believed(sign_on: SignOn) -> None:
+    sign_on.provider.user_info = {"sub": "2", "email": "boss@example.com"}
+    assert (await sign_on.come_back(email=None)).status_code == 403
 
 
-async def test_a_provider_with_iss_in_the_way_back(world: World) -> None:
+async def test_a_provider_with_iss_in_the_way_back(sign_on: SignOn) -> None:
     """RFC 9207: against being sent to one provider and coming back from another."""
-    world.provider.metadata = {"authorization_response_iss_parameter_supported": True}
-    browser = world.stage.browser()
+    sign_on.provider.metadata = {"authorization_response_iss_parameter_supported": True}
+    browser = sign_on.stage.browser()
     for iss, status in (({}, 403), ({"iss": "https://evil.example"}, 403), ({"iss": ISSUER}, 303)):
-        back = await world.go(browser) | iss
+        back = await sign_on.go(browser) | iss
         assert (await browser.get("/login/oidc/back", params=back)).status_code == status
 
 
-async def test_no_one_is_sent_to_a_provider_that_has_just_gone(world: World) -> None:
-    browser = world.stage.browser()
-    back = await world.go(browser)
-    world.provider.down = True
-    world.stage.clock.forward(seconds=31)
+async def test_no_one_is_sent_to_a_provider_that_has_just_gone(sign_on: SignOn) -> None:
+    browser = sign_on.stage.browser()
+    back = await sign_on.go(browser)
+    sign_on.provider.down = True
+    sign_on.stage.clock.forward(seconds=31)
     assert (await browser.get("/login/oidc")).status_code == 503
-    world.provider.down = False
+    sign_on.provider.down = False
     assert (await browser.get("/login/oidc/back", params=back)).status_code == 303, "what is known of it still holds"
 
 
-async def test_a_provider_that_is_down_is_a_page_in_words(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    world.provider.down = True
-    browser = world.stage.browser()
+async def test_a_provider_that_is_down_is_a_page_in_words(sign_on: SignOn, caplog: pytest.LogCaptureFixture) -> None:
+    sign_on.provider.down = True
+    browser = sign_on.stage.browser()
     answer = await browser.get("/login/oidc?next=/history")
     assert answer.status_code == 503
     assert "Example ID does not answer now" in answer.text
     assert 'href="/login?next=/history"' in answer.text
     assert "refused" in caplog.text
-    assert list(world.stage.login.problems()) == [], "the gateway is ready all the same"
-    asked = len(world.provider.asked)
+    assert list(sign_on.stage.login.problems()) == [], "the gateway is ready all the same"
+    asked = len(sign_on.provider.asked)
     await browser.get("/login/oidc")
-    assert len(world.provider.asked) == asked, "it is left alone for a moment"
+    assert len(sign_on.provider.asked) == asked, "it is left alone for a moment"
     assert (await browser.log_in()).status_code == 303, "local users get in"
-    world.provider.down = False
-    world.stage.clock.forward(seconds=6)
-    await world.go(world.stage.browser())
+    sign_on.provider.down = False
+    sign_on.stage.clock.forward(seconds=6)
+    await sign_on.go(sign_on.stage.browser())
 
 
 @pytest.mark.parametrize(
@@ -348,15 +351,15 @@ async def test_a_provider_that_is_down_is_a_page_in_words(world: World, caplog: 
     ],
 )
 async def test_a_provider_that_says_odd_things_about_itself_is_as_good_as_down(
-    world: World, metadata: dict[str, Any]
+    sign_on: SignOn, metadata: dict[str, Any]
 ) -> None:
-    world.provider.metadata = metadata
-    assert (await world.stage.browser().get("/login/oidc")).status_code == 503
+    sign_on.provider.metadata = metadata
+    assert (await sign_on.stage.browser().get("/login/oidc")).status_code == 503
 
 
-async def test_its_refusal_is_shown_and_harmless(world: World) -> None:
-    browser = world.stage.browser()
-    back = await world.go(browser)
+async def test_its_refusal_is_shown_and_harmless(sign_on: SignOn) -> None:
+    browser = sign_on.stage.browser()
+    back = await sign_on.go(browser)
     said = {"state": back["state"], "error": "access_denied", "error_description": "<script>alert(1)</script>"}
     answer = await browser.get("/login/oidc/back", params=said)
     assert answer.status_code == 403
@@ -364,9 +367,9 @@ async def test_its_refusal_is_shown_and_harmless(world: World) -> None:
     assert "<script>alert" not in answer.text
 
 
-async def test_logging_out_leads_to_the_provider_too(world: World) -> None:
-    browser = world.stage.browser()
-    await browser.get("/login/oidc/back", params=await world.go(browser))
+async def test_logging_out_leads_to_the_provider_too(sign_on: SignOn) -> None:
+    browser = sign_on.stage.browser()
+    await browser.get("/login/oidc/back", params=await sign_on.go(browser))
     answer = await browser.submit("/logout", (await browser.get("/account")).text)
     there = urlsplit(answer.headers["refresh"].removeprefix("1; url="))
     assert f"{there.scheme}://{there.netloc}{there.path}" == f"{ISSUER}/end"
@@ -376,20 +379,20 @@ async def test_logging_out_leads_to_the_provider_too(world: World) -> None:
     assert query["x"] == ["1"]
 
 
-async def test_a_new_login_brings_the_tokens_up_to_date(world: World) -> None:
-    browser = world.stage.browser()
-    await browser.get("/login/oidc/back", params=await world.go(browser))
-    person = await world.stage.login.services.logins.person_by_cookie(browser.copy_cookies()["__Host-vdi-login"])
+async def test_a_new_login_brings_the_tokens_up_to_date(sign_on: SignOn) -> None:
+    browser = sign_on.stage.browser()
+    await browser.get("/login/oidc/back", params=await sign_on.go(browser))
+    person = await sign_on.stage.login.services.logins.person_by_cookie(browser.copy_cookies()["__Host-vdi-login"])
     assert person is not None
-    token, _ = await world.stage.login.services.logins.new_token(person, "script", timedelta(days=1))
-    await world.come_back(groups=["admins"])
-    again = await world.stage.login.services.logins.person_by_token(token)
+    token, _ = await sign_on.stage.login.services.logins.new_token(person, "script", timedelta(days=1))
+    await sign_on.come_back(groups=["admins"])
+    again = await sign_on.stage.login.services.logins.person_by_token(token)
     assert again is not None
     assert again.admin
 
 
 async def test_without_a_provider_its_pages_are_not_there(tmp_path: Path) -> None:
-    async with open_stage(tmp_path) as stage:
+    async with LoginStage(tmp_path) as stage:
         assert (await stage.browser().get("/login/oidc")).status_code == 404
         assert (await stage.browser().get("/login/oidc/back")).status_code == 404
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from unit.gateway.login_stage import Stage, open_stage
+from unit.gateway.login_stage import LoginStage
 from vdi.api.session import VDISession
 from vdi.gateway.login.throttle import PER_ADDRESS, PER_USER, SLOWEST, WINDOW, Bound, Throttle, TooManyError
 from vdi.gateway.shared_state import MemorySharedState
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path) as stage:
+async def stage(tmp_path: Path) -> AsyncIterator[LoginStage]:
+    async with LoginStage(tmp_path) as stage:
         yield stage
 
 
@@ -86,7 +86,7 @@ async def test_one_ipv6_network_is_one_guesser() -> None:
     assert await throttle.seconds_to_wait("c@b.c", "2001:db8:0:1::1") == 0
 
 
-async def test_the_right_user_gets_in_while_somebody_else_guesses(stage: Stage) -> None:
+async def test_the_right_user_gets_in_while_somebody_else_guesses(stage: LoginStage) -> None:
     guesser = stage.browser("203.0.113.7")
     codes = [(await guesser.log_in("alice", "wrong")).status_code for _ in range(64)]
     assert codes == [403] * PER_USER.most + [429] * (64 - PER_USER.most)
@@ -95,7 +95,7 @@ async def test_the_right_user_gets_in_while_somebody_else_guesses(stage: Stage) 
 
 
 @pytest.mark.parametrize("name", ["alice", "nobody"])
-async def test_who_guesses_is_refused_with_the_same_words(stage: Stage, name: str) -> None:
+async def test_who_guesses_is_refused_with_the_same_words(stage: LoginStage, name: str) -> None:
     browser = stage.browser()
     for _ in range(PER_USER.most):
         assert (await browser.log_in(name, "wrong")).status_code == 403
@@ -111,7 +111,7 @@ async def test_who_guesses_is_refused_with_the_same_words(stage: Stage, name: st
 
 async def test_a_forged_forwarded_address_does_not_help(tmp_path: Path) -> None:
     codes = []
-    async with open_stage(tmp_path, throttle=Throttle(MemorySharedState(), PER_USER, Bound(1, 2))) as stage:
+    async with LoginStage(tmp_path, throttle=Throttle(MemorySharedState(), PER_USER, Bound(1, 2))) as stage:
         for number in range(4):
             # What the browser itself wrote comes first; Traefik adds the address that it saw.
             browser = stage.browser(f"198.51.100.{number}, 203.0.113.7")
@@ -121,7 +121,7 @@ async def test_a_forged_forwarded_address_does_not_help(tmp_path: Path) -> None:
 
 async def test_a_desktops_pod_that_asks_past_traefik_cannot_change_its_address(tmp_path: Path) -> None:
     codes = []
-    async with open_stage(tmp_path, throttle=Throttle(MemorySharedState(), PER_USER, Bound(1, 2))) as stage:
+    async with LoginStage(tmp_path, throttle=Throttle(MemorySharedState(), PER_USER, Bound(1, 2))) as stage:
         meta = {"name": "mine", "namespace": "vdi-sessions", "uid": "1", "resourceVersion": "1"}
         session = {"metadata": meta, "spec": {"user": "a@b.cd", "template": "x"}, "status": {"podIP": "10.0.0.5"}}
         stage.login.services.context.cluster.sessions.observe(msgspec.convert(session, VDISession))

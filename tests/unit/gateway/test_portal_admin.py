@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from unit.gateway.portal_stage import ADMIN, ALICE, NOW, Stage, a_session, a_template, running, text_of
+from unit.gateway.component_stage import NOW
+from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, a_session, a_template, running, text_of
 from vdi.api.pool import VDIPool
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gateway.doctor_runs import Report, group
@@ -26,21 +27,21 @@ PATHS = ("", "/sessions", "/templates", "/pools", "/limits", "/doctor", "/audit"
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_administration_is_for_administrators(path: str) -> None:
-    stage = Stage()
+    stage = PortalStage()
     assert (await stage.browser(ALICE).get(f"/admin{path}")).status_code == 403
     assert (await stage.browser(None).get(f"/admin{path}")).status_code == 303
     assert (await stage.browser(ADMIN).get(f"/admin{path}")).status_code == 200
 
 
 async def test_the_doctor_is_asked_by_administrators_and_by_our_own_form_only() -> None:
-    stage = Stage()
+    stage = PortalStage()
     assert (await stage.browser(ALICE).post("/admin/doctor", at="/")).status_code == 403
     assert (await stage.browser(ADMIN).post("/admin/doctor", token="")).status_code == 403
     assert stage.services.doctor.last is None
 
 
-def crowd(number: int) -> Stage:
-    stage = Stage()
+def crowd(number: int) -> PortalStage:
+    stage = PortalStage()
     stage.put(a_template())
     for index in range(number):
         phase = ("Running", "Pending", "Suspended")[index % 3]
@@ -94,7 +95,7 @@ def test_filters_narrow_down(query: dict[str, str], expected: int) -> None:
 
 
 def test_the_queue_is_in_its_own_order() -> None:
-    stage = Stage()
+    stage = PortalStage()
     for name, place in (("third", 3), ("first", 1), ("no-room", 0), ("second", 2)):
         status = {"phase": "Pending", "queue": {"position": place, "reason": "GPUsBusy"}}
         stage.put(a_session(name, status=status))
@@ -110,7 +111,7 @@ def test_pages_of_nothing_is_one_empty_page() -> None:
 
 
 async def test_slots_are_counted_by_node_and_what_may_not_be_read_is_unknown() -> None:
-    stage = Stage()
+    stage = PortalStage()
     stage.put(a_template(), running("a"), running("b", resources={"gpu": 2}))
     stage.client.nodes = [
         {"metadata": {"name": "gpu-node-1"}, "spec": {}, "status": {"allocatable": {"nvidia.com/gpu": "8"}}},
@@ -127,7 +128,7 @@ async def test_slots_are_counted_by_node_and_what_may_not_be_read_is_unknown() -
 
 
 def test_templates_say_for_whom_they_are_and_how_large() -> None:
-    stage = Stage()
+    stage = PortalStage()
     stage.put(
         a_template(
             "a",
@@ -144,7 +145,7 @@ def test_templates_say_for_whom_they_are_and_how_large() -> None:
 
 
 async def test_pools_show_what_is_ready() -> None:
-    stage = Stage()
+    stage = PortalStage()
     status = {"ready": 1, "starting": 2, "claimed": 3, "message": "No room."}
     stage.put(
         msgspec.convert(
@@ -158,7 +159,7 @@ async def test_pools_show_what_is_ready() -> None:
 
 def test_limits_stand_beside_what_is_used() -> None:
     limits = Limits(default=Limit(sessions=3), users={"alice@example.com": Limit(gpus=8)})
-    stage = Stage(limits=limits)
+    stage = PortalStage(limits=limits)
     stage.put(a_template(), running("a", resources={"gpu": 2}), running("b"), running("c", suspended=True))
     rows = limit_rows(stage.services, {"bob@example.com": 7.5})
     assert [(row.user, row.sessions, row.gpus, row.hours) for row in rows] == [
@@ -169,7 +170,7 @@ def test_limits_stand_beside_what_is_used() -> None:
 
 
 async def test_hours_that_no_one_knows_are_not_called_zero() -> None:
-    stage = Stage(limits=Limits(default=Limit(hours=100.0)))
+    stage = PortalStage(limits=Limits(default=Limit(hours=100.0)))
     stage.put(running())
     stage.history.down = True
     page = text_of((await stage.browser(ADMIN).get("/admin/limits")).text)
@@ -215,7 +216,7 @@ def test_findings_that_blame_each_other_are_all_reported() -> None:
 
 
 async def test_unknown_is_shown_as_unknown_never_as_a_pass() -> None:
-    stage = Stage()
+    stage = PortalStage()
     unknown = finding("not_readable", severity=Severity.UNKNOWN)
     stage.services.doctor.last = Report(NOW, "Looked at 1 session.", group([unknown]), unknown=1)
     page = (await stage.browser(ADMIN).get("/admin/doctor")).text
@@ -252,7 +253,7 @@ class Blind:
 
 
 async def test_the_doctor_with_the_gateways_own_rights_calls_what_it_cannot_read_unknown() -> None:
-    stage = Stage(client=Blind(Forbidden(403, "Forbidden", 'User "vdi-gateway" cannot list')))
+    stage = PortalStage(client=Blind(Forbidden(403, "Forbidden", 'User "vdi-gateway" cannot list')))
     browser = stage.browser(ADMIN)
     answer = await browser.post("/admin/doctor", at="/admin/doctor")
     assert (answer.status_code, answer.headers["location"]) == (303, "/admin/doctor")
@@ -263,7 +264,7 @@ async def test_the_doctor_with_the_gateways_own_rights_calls_what_it_cannot_read
 
 
 async def test_a_cluster_that_does_not_answer_is_no_clean_bill() -> None:
-    stage = Stage(client=Blind(ConnectionFailed("https://10.0.0.1", "list pods", "no route to host")))
+    stage = PortalStage(client=Blind(ConnectionFailed("https://10.0.0.1", "list pods", "no route to host")))
     report = await stage.services.doctor.run()
     assert "no route to host" in report.failed
     assert not report.well
@@ -271,7 +272,7 @@ async def test_a_cluster_that_does_not_answer_is_no_clean_bill() -> None:
 
 async def test_administrators_who_ask_at_once_share_one_look() -> None:
     blind = Blind(Forbidden(403, "Forbidden", "no"))
-    stage = Stage(client=blind)
+    stage = PortalStage(client=blind)
     one, other = await asyncio.gather(*(stage.services.doctor.run() for _ in range(2)))
     assert one is other
     assert blind.asked <= 30
@@ -280,7 +281,7 @@ async def test_administrators_who_ask_at_once_share_one_look() -> None:
 
 
 async def test_the_audit_is_filtered_and_read_on() -> None:
-    stage = Stage()
+    stage = PortalStage()
     stage.audit.rows = [
         Entry(n, NOW - timedelta(minutes=n), f"user{n % 2}@example.com", "", "share", f"desk-{n}", "", "", "done", {})
         for n in range(250, 0, -1)

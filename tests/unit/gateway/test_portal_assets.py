@@ -8,7 +8,7 @@ import pytest
 from starlette.requests import Request
 
 import vdi.gateway.portal as portal_room
-from unit.gateway.portal_stage import Stage
+from unit.gateway.portal_stage import PortalStage
 from vdi.gateway.settings import Settings
 from vdi.gateway.web.assets import assets
 from vdi.gateway.web.render import TEMPLATE_FOLDERS, Renderer
@@ -22,7 +22,7 @@ def request_for(host: str) -> Request:
 
 
 async def test_every_file_that_a_page_names_is_there_and_kept_for_ever() -> None:
-    stage = Stage()
+    stage = PortalStage()
     browser = stage.browser()
     found = re.findall(r'(?:src|href)="(/static/[^"]+)"', (await browser.get("/")).text)
     assert len(found) == 5
@@ -35,12 +35,12 @@ async def test_every_file_that_a_page_names_is_there_and_kept_for_ever() -> None
 
 
 async def test_an_address_of_an_older_version_is_not_kept() -> None:
-    answer = await Stage().browser().get("/static/portal.css?v=0123456789abcdef")
+    answer = await PortalStage().browser().get("/static/portal.css?v=0123456789abcdef")
     assert answer.headers["cache-control"] == "public, max-age=300"
 
 
 async def test_files_are_packed_for_who_can_unpack_them() -> None:
-    browser = Stage().browser()
+    browser = PortalStage().browser()
     plain = await browser.get("/static/portal.css", **{"Accept-Encoding": "identity"})
     assert "content-encoding" not in plain.headers
     assert plain.content == (STATIC / "portal.css").read_bytes()
@@ -52,7 +52,7 @@ async def test_files_are_packed_for_who_can_unpack_them() -> None:
 
 @pytest.mark.parametrize("name", ["nothing.css", "../part.py", "%2e%2e/part.py", "vendor/README.md", "vendor", ""])
 async def test_nothing_else_is_served(name: str) -> None:
-    assert (await Stage().browser().get(f"/static/{name}")).status_code == 404
+    assert (await PortalStage().browser().get(f"/static/{name}")).status_code == 404
 
 
 def test_pages_of_a_desktops_host_take_their_files_from_there() -> None:

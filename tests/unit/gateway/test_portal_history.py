@@ -4,7 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from unit.gateway.portal_stage import ADMIN, ALICE, NOW, Stage, text_of
+from unit.gateway.component_stage import NOW
+from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, text_of
 from vdi.gateway.history.component import Past
 from vdi.gateway.history.usage import Usage
 from vdi.gateway.portal.history import SIZE, past_row
@@ -30,13 +31,13 @@ def past(number: int, user: str = ALICE.email, **run: object) -> Past:
 
 
 @pytest.fixture
-def stage() -> Stage:
-    stage = Stage()
+def stage() -> PortalStage:
+    stage = PortalStage()
     stage.history.pasts = [past(n) for n in range(SIZE + 20)] + [past(1000, "bob@example.com")]
     return stage
 
 
-async def test_mine_are_listed_and_read_on_to_the_end(stage: Stage) -> None:
+async def test_mine_are_listed_and_read_on_to_the_end(stage: PortalStage) -> None:
     browser = stage.browser()
     first = (await browser.get("/history")).text
     assert first.count("Its time was over") == SIZE
@@ -47,7 +48,7 @@ async def test_mine_are_listed_and_read_on_to_the_end(stage: Stage) -> None:
     assert "desk-1000" not in first + second
 
 
-async def test_everyones_is_for_administrators(stage: Stage) -> None:
+async def test_everyones_is_for_administrators(stage: PortalStage) -> None:
     assert "bob@example.com" not in (await stage.browser().get("/history?of=everyone")).text
     admin = stage.browser(ADMIN)
     assert "Nothing yet" in (await admin.get("/history")).text
@@ -55,7 +56,7 @@ async def test_everyones_is_for_administrators(stage: Stage) -> None:
     assert "desk-1000" in (await admin.get("/history?of=everyone&user=BOB@example.com")).text
 
 
-async def test_a_place_that_is_none_is_refused(stage: Stage) -> None:
+async def test_a_place_that_is_none_is_refused(stage: PortalStage) -> None:
     assert (await stage.browser().get("/history?before=yesterday")).status_code == 400
 
 
@@ -71,13 +72,13 @@ async def test_a_place_that_is_none_is_refused(stage: Stage) -> None:
         ("/history/secrets.csv", 404, "There are sessions, runs and usage"),
     ],
 )
-async def test_a_file_holds_ones_own_only(stage: Stage, path: str, status: int, body: str) -> None:
+async def test_a_file_holds_ones_own_only(stage: PortalStage, path: str, status: int, body: str) -> None:
     answer = await stage.browser().get(path)
     assert answer.status_code == status
     assert body in answer.text
 
 
-async def test_administrators_get_files_of_everybody_and_the_audit(stage: Stage) -> None:
+async def test_administrators_get_files_of_everybody_and_the_audit(stage: PortalStage) -> None:
     admin = stage.browser(ADMIN)
     answer = await admin.get("/history/sessions.csv?of=everyone")
     assert answer.text == "sessions of everybody as csv\n"
@@ -86,7 +87,7 @@ async def test_administrators_get_files_of_everybody_and_the_audit(stage: Stage)
     assert (await admin.get("/history/audit.jsonl?of=everyone")).text == "audit of everybody as jsonl\n"
 
 
-async def test_a_database_that_is_down_is_said_everywhere(stage: Stage) -> None:
+async def test_a_database_that_is_down_is_said_everywhere(stage: PortalStage) -> None:
     stage.history.down = True
     browser = stage.browser()
     for path in ("/history", "/history/usage"):
@@ -96,7 +97,7 @@ async def test_a_database_that_is_down_is_said_everywhere(stage: Stage) -> None:
     assert (await browser.get("/history/sessions.csv")).status_code == 503
 
 
-async def test_usage_is_by_month_and_person(stage: Stage) -> None:
+async def test_usage_is_by_month_and_person(stage: PortalStage) -> None:
     stage.history.report = [
         Usage(
             user=user,

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from support.builders import a_session
-from unit.gateway.portal_stage import ALICE, BOB, Stage, text_of
+from unit.gateway.portal_stage import ALICE, BOB, PortalStage, text_of
 from vdi.gateway.denied import ActionDenied
 from vdi.session.home_list import HomeClaim
 from vdi.session.naming import user_home_claim_name
@@ -13,8 +13,8 @@ MINE, THEIRS = user_home_claim_name(ALICE.email), user_home_claim_name(BOB.email
 
 
 @pytest.fixture
-def stage() -> Stage:
-    stage = Stage()
+def stage() -> PortalStage:
+    stage = PortalStage()
     for version, (name, user) in enumerate(((MINE, ALICE), (THEIRS, BOB)), 1):
         notes = {"vdi.kasm.io/user": user.email, "vdi.kasm.io/last-used": "2026-11-20T08:30:00Z"}
         meta = {"name": name, "namespace": "vdi-sessions", "uid": name, "annotations": notes}
@@ -23,7 +23,7 @@ def stage() -> Stage:
     return stage
 
 
-async def test_my_homes_with_size_and_last_use(stage: Stage) -> None:
+async def test_my_homes_with_size_and_last_use(stage: PortalStage) -> None:
     page = (await stage.browser().get("/homes")).text
     assert f"{MINE} all templates that share it 10Gi no desktop" in text_of(page)
     assert 'datetime="2026-11-20T08:30:00Z"' in page
@@ -31,14 +31,14 @@ async def test_my_homes_with_size_and_last_use(stage: Stage) -> None:
     assert THEIRS not in page
 
 
-async def test_a_home_with_a_desktop_is_not_offered_for_deletion(stage: Stage) -> None:
+async def test_a_home_with_a_desktop_is_not_offered_for_deletion(stage: PortalStage) -> None:
     stage.put(a_session("first", status={"homeClaim": MINE, "podName": "first"}))
     page = (await stage.browser().get("/homes")).text
     assert 'href="/desktops/first"' in page
     assert f"/homes/{MINE}/delete" not in page
 
 
-async def test_a_home_is_deleted_after_a_question(stage: Stage) -> None:
+async def test_a_home_is_deleted_after_a_question(stage: PortalStage) -> None:
     browser = stage.browser()
     assert f"Delete {MINE}?" in (await browser.get(f"/homes/{MINE}/delete")).text
     answer = await browser.post(f"/homes/{MINE}/delete", at=f"/homes/{MINE}/delete")
@@ -47,14 +47,14 @@ async def test_a_home_is_deleted_after_a_question(stage: Stage) -> None:
     assert f"The home {MINE} is being deleted." in (await browser.get(answer.headers["location"])).text
 
 
-async def test_a_refusal_is_said_on_the_page(stage: Stage) -> None:
+async def test_a_refusal_is_said_on_the_page(stage: PortalStage) -> None:
     stage.actions.refuses = ActionDenied("Conflict", "End it first.")
     browser = stage.browser()
     answer = await browser.post(f"/homes/{MINE}/delete", at=f"/homes/{MINE}/delete")
     assert (answer.status_code, "End it first." in answer.text) == (409, True)
 
 
-async def test_a_home_of_another_person_is_not_there(stage: Stage) -> None:
+async def test_a_home_of_another_person_is_not_there(stage: PortalStage) -> None:
     answer = await stage.browser().get(f"/homes/{THEIRS}/delete")
     assert answer.status_code == 404
     assert "There is no home" in answer.text

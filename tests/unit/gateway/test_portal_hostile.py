@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from unit.gateway.portal_stage import ADMIN, ALICE, Stage, a_session, a_template
+from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, a_session, a_template
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.findings.model import Finding, Remedy, Severity
@@ -124,10 +124,10 @@ def look(page: str) -> Looker:
     return looker
 
 
-def furnish(bad: str) -> Stage:
+def furnish(bad: str) -> PortalStage:
     """A stage whose every text is `bad`."""
     user = f"{bad}@example.com"
-    stage = Stage(limits=Limits(groups={bad: Limit(sessions=1)}, users={user: Limit(gpus=1)}))
+    stage = PortalStage(limits=Limits(groups={bad: Limit(sessions=1)}, users={user: Limit(gpus=1)}))
     condition = {"type": "Expiring", "status": "True", "reason": bad, "message": bad}
     status: dict[str, Any] = {
         "phase": "Running",
@@ -275,7 +275,7 @@ async def test_no_live_piece_lets_a_field_become_markup_or_another_event(bad: st
 
 
 async def test_pictures_are_shown_only_where_they_carry_their_own_bytes() -> None:
-    stage = Stage()
+    stage = PortalStage()
     for number, icon in enumerate(
         (
             "https://evil.example.com/x.png",

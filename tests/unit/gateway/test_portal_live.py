@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.gateway.portal_stage import ADMIN, ALICE, BOB, Stage, a_session, a_template, running, settle
+from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_session, a_template, running, settle
 from vdi.gateway.portal import events, fragments
 from vdi.gateway.portal.admin.sessions import admin_pieces
 from vdi.gateway.portal.fragments import ITEM, LIST, Pieces, View, digest, news
@@ -21,8 +21,8 @@ ONE, TWO = running("one"), running("two", created="2026-11-20T10:00:00Z")
 
 
 @pytest.fixture
-def stage() -> Stage:
-    stage = Stage()
+def stage() -> PortalStage:
+    stage = PortalStage()
     stage.put(a_template(), ONE, TWO)
     return stage
 
@@ -53,7 +53,7 @@ class Reader:
 
 @asynccontextmanager
 async def reading(
-    stage: Stage,
+    stage: PortalStage,
     view: View,
     *,
     person: User = ALICE,
@@ -67,7 +67,7 @@ async def reading(
     mark = digest(shown) if seen is None and shown else seen or ""
 
     async def allowed() -> bool:
-        return await stage.logins.is_live(person.login_id)
+        return await stage.people.is_live(person.login_id)
 
     stream = events.stream_pieces(
         stage.services.subscriptions,
@@ -85,11 +85,11 @@ async def reading(
         yield Reader(stream)
 
 
-def mine(stage: Stage, person: User = ALICE) -> View:
+def mine(stage: PortalStage, person: User = ALICE) -> View:
     return partial(fragments.list_of, "desktops", stage.services, person)
 
 
-async def test_a_page_that_is_up_to_date_is_reported_only_what_changes(stage: Stage) -> None:
+async def test_a_page_that_is_up_to_date_is_reported_only_what_changes(stage: PortalStage) -> None:
     async with reading(stage, mine(stage)) as reader:
         reported = asyncio.ensure_future(reader.next())
         await settle()
@@ -100,7 +100,7 @@ async def test_a_page_that_is_up_to_date_is_reported_only_what_changes(stage: St
         assert "Suspended" in pieces["item-uid-one"]
 
 
-async def test_a_page_that_missed_something_gets_the_list_at_once(stage: Stage) -> None:
+async def test_a_page_that_missed_something_gets_the_list_at_once(stage: PortalStage) -> None:
     async with reading(stage, mine(stage), seen="of yesterday") as reader:
         pieces = await reader.next()
         assert list(pieces) == [LIST]
@@ -108,7 +108,7 @@ async def test_a_page_that_missed_something_gets_the_list_at_once(stage: Stage) 
         assert "two" in pieces[LIST]
 
 
-async def test_who_comes_and_goes_changes_the_list(stage: Stage) -> None:
+async def test_who_comes_and_goes_changes_the_list(stage: PortalStage) -> None:
     async with reading(stage, mine(stage)) as reader:
         reported = asyncio.ensure_future(reader.next())
         await settle()
@@ -120,7 +120,7 @@ async def test_who_comes_and_goes_changes_the_list(stage: Stage) -> None:
         assert "one" not in (await reported)[LIST]
 
 
-async def test_changes_that_come_together_are_reported_together(stage: Stage) -> None:
+async def test_changes_that_come_together_are_reported_together(stage: PortalStage) -> None:
     async with reading(stage, mine(stage)) as reader:
         reported = asyncio.ensure_future(reader.next())
         await settle()
@@ -131,7 +131,7 @@ async def test_changes_that_come_together_are_reported_together(stage: Stage) ->
         assert "Creating" not in "".join(pieces.values())
 
 
-async def test_what_others_do_with_their_own_wakes_no_one_else(stage: Stage) -> None:
+async def test_what_others_do_with_their_own_wakes_no_one_else(stage: PortalStage) -> None:
     looks = 0
 
     def counted() -> Pieces | None:
@@ -151,7 +151,7 @@ async def test_what_others_do_with_their_own_wakes_no_one_else(stage: Stage) -> 
             await reported
 
 
-async def test_a_share_appears_and_vanishes_by_itself(stage: Stage) -> None:
+async def test_a_share_appears_and_vanishes_by_itself(stage: PortalStage) -> None:
     shared = partial(fragments.list_of, "shared", stage.services, BOB)
     async with reading(stage, shared, person=BOB, look_again=0.01) as reader:
         reported = asyncio.ensure_future(reader.next())
@@ -159,11 +159,11 @@ async def test_a_share_appears_and_vanishes_by_itself(stage: Stage) -> None:
         access = [{"user": "bob@example.com", "role": "viewer", "expires": "2026-11-20T13:00:00Z"}]
         stage.put(running("one", access=access))
         assert "one" in (await reported)[LIST]
-        stage.now = parse_time("2026-11-20T13:00:01Z")
+        stage.clock.wall = parse_time("2026-11-20T13:00:01Z")
         assert "Nothing is shared with you" in (await reader.next())[LIST]
 
 
-async def test_taking_a_share_back_is_reported_to_who_had_it(stage: Stage) -> None:
+async def test_taking_a_share_back_is_reported_to_who_had_it(stage: PortalStage) -> None:
     stage.put(running("one", access=[{"user": "bob@example.com"}]))
     view = partial(fragments.page_of, stage.services, BOB, "one")
     async with reading(stage, view, person=BOB, gone=fragments.ended_pieces("one")) as reader:
@@ -175,7 +175,7 @@ async def test_taking_a_share_back_is_reported_to_who_had_it(stage: Stage) -> No
         assert await reader.is_over()
 
 
-async def test_a_guest_is_never_sent_what_only_the_owner_sees(stage: Stage) -> None:
+async def test_a_guest_is_never_sent_what_only_the_owner_sees(stage: PortalStage) -> None:
     access = [{"user": "bob@example.com"}, {"user": "secret-guest@example.com"}]
     stage.put(running("one", access=access))
     pieces = fragments.page_of(stage.services, BOB, "one")
@@ -184,15 +184,15 @@ async def test_a_guest_is_never_sent_what_only_the_owner_sees(stage: Stage) -> N
     assert "secret-guest" in "".join((fragments.page_of(stage.services, ALICE, "one") or {}).values())
 
 
-async def test_a_login_that_has_ended_ends_its_streams(stage: Stage) -> None:
+async def test_a_login_that_has_ended_ends_its_streams(stage: PortalStage) -> None:
     async with reading(stage, mine(stage), look_again=0.01) as reader:
-        stage.logins.ended.add(ALICE.login_id)
+        stage.people.ended.add(ALICE.login_id)
         assert list(await reader.next()) == ["bye"]
         assert await reader.is_over()
     assert len(stage.services.subscriptions) == 0
 
 
-async def test_the_oldest_page_of_a_person_makes_room(stage: Stage) -> None:
+async def test_the_oldest_page_of_a_person_makes_room(stage: PortalStage) -> None:
     async with reading(stage, mine(stage)) as oldest:
         reported = asyncio.ensure_future(oldest.next())
         await settle()
@@ -211,7 +211,7 @@ async def test_the_oldest_page_of_a_person_makes_room(stage: Stage) -> None:
     assert len(stage.services.subscriptions) == 0
 
 
-async def test_an_administrators_page_follows_everybody(stage: Stage) -> None:
+async def test_an_administrators_page_follows_everybody(stage: PortalStage) -> None:
     view = partial(admin_pieces, stage.services, ADMIN, {"order": "name"})
     async with reading(stage, view, person=ADMIN, topics={EVERYTHING}) as reader:
         reported = asyncio.ensure_future(reader.next())
@@ -230,13 +230,13 @@ async def test_an_administrators_page_follows_everybody(stage: Stage) -> None:
         ("/events?view=desktop", ALICE),
     ],
 )
-async def test_a_stream_that_is_none_of_theirs_is_refused(stage: Stage, path: str, person: User) -> None:
+async def test_a_stream_that_is_none_of_theirs_is_refused(stage: PortalStage, path: str, person: User) -> None:
     answer = await stage.browser(person).get(path)
     assert answer.status_code == 400
     assert "is not one of" in answer.text
 
 
-async def test_the_stream_of_a_desktop_of_others_tells_nothing(stage: Stage) -> None:
+async def test_the_stream_of_a_desktop_of_others_tells_nothing(stage: PortalStage) -> None:
     answer = await stage.browser(BOB).get("/events?view=desktop&name=one")
     assert answer.headers["content-type"].startswith("text/event-stream")
     none = await stage.browser(BOB).get("/events?view=desktop&name=nothing-there")
@@ -244,7 +244,7 @@ async def test_the_stream_of_a_desktop_of_others_tells_nothing(stage: Stage) -> 
     assert "Ubuntu" not in answer.text
 
 
-async def test_who_is_not_logged_in_gets_no_stream(stage: Stage) -> None:
+async def test_who_is_not_logged_in_gets_no_stream(stage: PortalStage) -> None:
     answer = await stage.browser(None).client.get("/events?view=desktops", headers={"Accept": "text/event-stream"})
     assert answer.status_code == 401
 

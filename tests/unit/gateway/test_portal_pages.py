@@ -2,7 +2,8 @@
 
 import pytest
 
-from unit.gateway.portal_stage import ADMIN, ALICE, BOB, Stage, a_session, a_template, csrf_in, running, text_of
+from unit.gateway.component_stage import csrf_in
+from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_session, a_template, running, text_of
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.history.component import Past
 from vdi.gateway.store.history import EndReason, RunRow, SessionRow
@@ -13,19 +14,19 @@ SHARED = [{"user": "bob@example.com", "role": "viewer", "expires": "2026-11-20T1
 
 
 @pytest.fixture
-def stage() -> Stage:
-    stage = Stage()
+def stage() -> PortalStage:
+    stage = PortalStage()
     stage.put(a_template(), running())
     return stage
 
 
-async def test_who_is_not_logged_in_is_sent_to_the_login_and_back(stage: Stage) -> None:
+async def test_who_is_not_logged_in_is_sent_to_the_login_and_back(stage: PortalStage) -> None:
     answer = await stage.browser(None).get("/desktops/alice-desktop")
     assert answer.status_code == 303
     assert answer.headers["location"] == "/login?next=/desktops/alice-desktop"
 
 
-async def test_my_desktops_lists_mine_only_newest_first(stage: Stage) -> None:
+async def test_my_desktops_lists_mine_only_newest_first(stage: PortalStage) -> None:
     stage.put(
         running("bobs", user="bob@example.com", access=[{"user": "alice@example.com"}]),
         a_session("second", created="2026-11-20T11:00:00Z"),
@@ -37,7 +38,7 @@ async def test_my_desktops_lists_mine_only_newest_first(stage: Stage) -> None:
 
 
 async def test_no_desktop_yet_shows_the_way_to_the_catalogue() -> None:
-    page = (await Stage().browser().get("/")).text
+    page = (await PortalStage().browser().get("/")).text
     assert "No desktop yet" in page
     assert 'href="/catalogue"' in page
 
@@ -57,7 +58,7 @@ async def test_no_desktop_yet_shows_the_way_to_the_catalogue() -> None:
     ],
 )
 async def test_a_state_is_said_in_words(status: dict[str, object], said: str) -> None:
-    stage = Stage()
+    stage = PortalStage()
     stage.put(a_session(status=status))
     assert said in text_of((await stage.browser().get("/")).text)
 
@@ -71,7 +72,7 @@ async def test_a_state_is_said_in_words(status: dict[str, object], said: str) ->
     ],
 )
 async def test_warnings_stand_out_with_the_operators_sentence(kind: str, said: str) -> None:
-    stage = Stage()
+    stage = PortalStage()
     condition = {"type": kind, "status": "True", "reason": "R", "message": "At five o'clock."}
     stage.put(running(status={"conditions": [condition]}))
     for path in ("/", "/desktops/alice-desktop"):
@@ -80,18 +81,18 @@ async def test_warnings_stand_out_with_the_operators_sentence(kind: str, said: s
         assert "At five o&#39;clock." in text
 
 
-async def test_opening_is_a_plain_link_to_the_desktops_own_host(stage: Stage) -> None:
+async def test_opening_is_a_plain_link_to_the_desktops_own_host(stage: PortalStage) -> None:
     assert 'href="https://alice-desktop.vdi.localhost"' in (await stage.browser().get("/")).text
 
 
 async def test_an_address_that_is_no_https_is_no_link() -> None:
-    stage = Stage()
+    stage = PortalStage()
     stage.put(running(status={"url": "javascript:alert(1)"}))
     for path in ("/", "/desktops/alice-desktop"):
         assert "javascript:" not in (await stage.browser().get(path)).text
 
 
-async def test_a_desktop_of_others_looks_like_none_at_all(stage: Stage) -> None:
+async def test_a_desktop_of_others_looks_like_none_at_all(stage: PortalStage) -> None:
     bob = stage.browser(BOB)
     for path in ("/desktops/alice-desktop", "/desktops/alice-desktop/end"):
         theirs = await bob.get(path)
@@ -101,7 +102,7 @@ async def test_a_desktop_of_others_looks_like_none_at_all(stage: Stage) -> None:
 
 
 async def test_a_guest_sees_and_opens_and_changes_nothing() -> None:
-    stage = Stage()
+    stage = PortalStage()
     stage.put(a_template(), running(access=[*SHARED, {"user": "carol@example.com", "role": "collaborator"}]))
     page = (await stage.browser(BOB).get("/desktops/alice-desktop")).text
     assert "you are viewer" in text_of((await stage.browser(BOB).get("/shared")).text)
@@ -111,16 +112,16 @@ async def test_a_guest_sees_and_opens_and_changes_nothing() -> None:
 
 
 async def test_a_share_that_is_over_is_gone() -> None:
-    stage = Stage()
+    stage = PortalStage()
     stage.put(running(access=SHARED))
     bob = stage.browser(BOB)
     assert "alice-desktop" in (await bob.get("/shared")).text
-    stage.now = parse_time("2026-11-20T14:00:00Z")
+    stage.clock.wall = parse_time("2026-11-20T14:00:00Z")
     assert "alice-desktop" not in (await bob.get("/shared")).text
     assert (await bob.get("/desktops/alice-desktop")).status_code == 404
 
 
-async def test_an_administrator_keeps_order_and_does_not_look_in(stage: Stage) -> None:
+async def test_an_administrator_keeps_order_and_does_not_look_in(stage: PortalStage) -> None:
     page = (await stage.browser(ADMIN).get("/desktops/alice-desktop")).text
     assert "Suspend<" in page
     assert ">Open<" not in page
@@ -174,7 +175,7 @@ async def test_an_administrator_keeps_order_and_does_not_look_in(stage: Stage) -
     ],
 )
 async def test_a_action_is_done_and_said(
-    stage: Stage, action: str, at: str, fields: dict[str, str], expected: tuple[object, ...], where: str
+    stage: PortalStage, action: str, at: str, fields: dict[str, str], expected: tuple[object, ...], where: str
 ) -> None:
     alice, page = stage.browser(), f"/desktops/alice-desktop{at}"
     answer = await alice.post(f"/desktops/alice-desktop/{action}", at=page, **fields)
@@ -187,14 +188,14 @@ async def test_a_action_is_done_and_said(
 
 
 @pytest.mark.parametrize("action", ["suspend", "restart", "end", "resume", "extend", "share", "unshare"])
-async def test_a_form_that_no_page_of_ours_has_sent_does_nothing(stage: Stage, action: str) -> None:
+async def test_a_form_that_no_page_of_ours_has_sent_does_nothing(stage: PortalStage, action: str) -> None:
     for token in ("", "bm90IG91cnM="):
         answer = await stage.browser().post(f"/desktops/alice-desktop/{action}", token=token)
         assert answer.status_code == 403
     assert stage.actions.done == []
 
 
-async def test_a_refusal_stands_beside_the_form_with_what_was_typed(stage: Stage) -> None:
+async def test_a_refusal_stands_beside_the_form_with_what_was_typed(stage: PortalStage) -> None:
     stage.actions.refuses = ActionDenied("Invalid", "user: 'bob' is no e-mail address.")
     fields = {"user": "bob@example", "role": "collaborator", "for": "7d"}
     answer = await stage.browser().post("/desktops/alice-desktop/share", at="/desktops/alice-desktop", **fields)
@@ -205,7 +206,7 @@ async def test_a_refusal_stands_beside_the_form_with_what_was_typed(stage: Stage
     assert '<option value="7d" selected>' in answer.text
 
 
-async def test_other_refusals_are_said_where_they_were_asked_for(stage: Stage) -> None:
+async def test_other_refusals_are_said_where_they_were_asked_for(stage: PortalStage) -> None:
     stage.actions.refuses = ActionDenied("Conflict", "Not now.")
     alice, page = stage.browser(), "/desktops/alice-desktop"
     extended = await alice.post(f"{page}/extend", at=page, length="99h")
@@ -217,7 +218,7 @@ async def test_other_refusals_are_said_where_they_were_asked_for(stage: Stage) -
 
 
 @pytest.mark.parametrize(("field", "value"), [("role", "owner"), ("role", ""), ("for", "9999d"), ("for", "")])
-async def test_a_share_takes_only_what_the_form_offers(stage: Stage, field: str, value: str) -> None:
+async def test_a_share_takes_only_what_the_form_offers(stage: PortalStage, field: str, value: str) -> None:
     fields = {"user": "bob@example.com", "role": "viewer", "for": "1h"} | {field: value}
     answer = await stage.browser().post("/desktops/alice-desktop/share", at="/desktops/alice-desktop", **fields)
     assert answer.status_code == 422
@@ -225,7 +226,7 @@ async def test_a_share_takes_only_what_the_form_offers(stage: Stage, field: str,
     assert stage.actions.done == []
 
 
-async def test_watching_is_not_offered_where_the_image_cannot_hold_a_viewer_to_it(stage: Stage) -> None:
+async def test_watching_is_not_offered_where_the_image_cannot_hold_a_viewer_to_it(stage: PortalStage) -> None:
     assert '<option value="viewer"' in (await stage.browser().get("/desktops/alice-desktop")).text
     stage.put(a_template(protocol="Web"))
     page = (await stage.browser().get("/desktops/alice-desktop")).text
@@ -233,20 +234,20 @@ async def test_watching_is_not_offered_where_the_image_cannot_hold_a_viewer_to_i
     assert "serves a page of its own (protocol Web)" in page
 
 
-async def test_an_unknown_action_does_nothing(stage: Stage) -> None:
+async def test_an_unknown_action_does_nothing(stage: PortalStage) -> None:
     answer = await stage.browser().post("/desktops/alice-desktop/explode", at="/desktops/alice-desktop")
     assert answer.status_code == 404
     assert stage.actions.done == []
 
 
-async def test_what_was_done_is_said_in_our_words_only(stage: Stage) -> None:
+async def test_what_was_done_is_said_in_our_words_only(stage: PortalStage) -> None:
     page = (await stage.browser().get("/?done=You+won&name=x")).text
     assert "You won" not in page
     assert "notice good" not in page
 
 
 async def test_a_run_can_be_extended_up_to_what_the_template_allows() -> None:
-    stage = Stage()
+    stage = PortalStage()
     stage.put(a_template(lifecycle={"maxTimeout": "10h"}), running())
     page = (await stage.browser().get("/desktops/alice-desktop")).text
     assert '<option value="9h">1 hour more</option>' in page
@@ -257,14 +258,14 @@ async def test_a_run_can_be_extended_up_to_what_the_template_allows() -> None:
     assert "may be 10h at most, and this one is set to that" in page
 
 
-async def test_guests_are_listed_and_can_be_removed(stage: Stage) -> None:
+async def test_guests_are_listed_and_can_be_removed(stage: PortalStage) -> None:
     stage.put(running(access=SHARED))
     page = (await stage.browser().get("/desktops/alice-desktop")).text
     assert "bob@example.com" in page
     assert 'formaction="/desktops/alice-desktop/unshare" name="user" value="bob@example.com"' in page
 
 
-async def test_a_collaborator_who_is_removed_may_have_left_programs_running(stage: Stage) -> None:
+async def test_a_collaborator_who_is_removed_may_have_left_programs_running(stage: PortalStage) -> None:
     stage.put(running(access=[{"user": "carol@example.com", "role": "collaborator"}]))
     alice = stage.browser()
     answer = await alice.post("/desktops/alice-desktop/unshare", at="/desktops/alice-desktop", user="carol@example.com")
@@ -272,7 +273,9 @@ async def test_a_collaborator_who_is_removed_may_have_left_programs_running(stag
     assert "Programs that your guest started there still run: restart the desktop to end them." in page
 
 
-async def test_what_happened_is_reported_and_a_database_that_is_down_is_no_reason_to_see_nothing(stage: Stage) -> None:
+async def test_what_happened_is_reported_and_a_database_that_is_down_is_no_reason_to_see_nothing(
+    stage: PortalStage,
+) -> None:
     begun = parse_time("2026-11-20T09:00:00Z")
     row = SessionRow(
         uid="uid-alice-desktop",
@@ -293,13 +296,13 @@ async def test_what_happened_is_reported_and_a_database_that_is_down_is_no_reaso
     assert "The history cannot be read just now" in answer.text
 
 
-async def test_the_navigation_shows_administration_to_administrators_only(stage: Stage) -> None:
+async def test_the_navigation_shows_administration_to_administrators_only(stage: PortalStage) -> None:
     assert 'href="/admin"' not in (await stage.browser().get("/")).text
     assert 'href="/admin"' in (await stage.browser(ADMIN).get("/")).text
 
 
 async def test_pages_that_change_reload_themselves_without_scripts() -> None:
-    stage = Stage()
+    stage = PortalStage()
     stage.put(a_session(status={"phase": "Creating"}))
     refresh = '<noscript><meta http-equiv="refresh" content="10"></noscript>'
     assert refresh in (await stage.browser().get("/")).text
@@ -307,7 +310,7 @@ async def test_pages_that_change_reload_themselves_without_scripts() -> None:
     assert refresh not in (await stage.browser().get("/")).text
 
 
-async def test_no_page_holds_script_or_style_of_its_own(stage: Stage) -> None:
+async def test_no_page_holds_script_or_style_of_its_own(stage: PortalStage) -> None:
     paths = (
         "/",
         "/shared",
@@ -334,12 +337,12 @@ async def test_no_page_holds_script_or_style_of_its_own(stage: Stage) -> None:
 
 
 async def test_a_name_is_compared_as_addresses_are() -> None:
-    stage = Stage()
+    stage = PortalStage()
     stage.put(running(user="Alice@Example.com"))
     assert "alice-desktop" in (await stage.browser().get("/")).text
 
 
-async def test_the_token_of_a_form_is_of_this_login(stage: Stage) -> None:
+async def test_the_token_of_a_form_is_of_this_login(stage: PortalStage) -> None:
     token = csrf_in((await stage.browser(BOB).get("/")).text)
     answer = await stage.browser(ALICE).post("/desktops/alice-desktop/end", token=token)
     assert answer.status_code == 403

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.waiting import eventually
-from unit.gateway.portal_stage import ADMIN, ALICE, BOB, Browser, Stage, a_session, a_template, running, text_of
+from unit.gateway.portal_stage import ADMIN, ALICE, BOB, Browser, PortalStage, a_session, a_template, running, text_of
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.portal import desktops
 from vdi.gateway.portal.start_form import first_choice, offer_of, session_request, sharing_home
@@ -20,8 +20,8 @@ CPU_ONLY = {"defaultGPU": 0}
 
 
 @pytest.fixture
-def stage() -> Stage:
-    stage = Stage()
+def stage() -> PortalStage:
+    stage = PortalStage()
     stage.put(
         a_template("ubuntu", description="A desktop for everything", resources={"maxGPU": 2, "maxMemory": "16Gi"}),
         a_template("lab", access={"groups": ["research"]}),
@@ -36,7 +36,7 @@ async def names(browser: Browser, query: str = "") -> list[str]:
     return [name for name in ("ubuntu", "lab", "hers", "web") if f'<a class="button" href="/catalogue/{name}">' in page]
 
 
-async def test_the_catalogue_offers_what_one_may_use(stage: Stage) -> None:
+async def test_the_catalogue_offers_what_one_may_use(stage: PortalStage) -> None:
     assert await names(stage.browser(ALICE)) == ["ubuntu", "hers", "web"]
     researcher = User("rita@example.com", groups=frozenset({"research"}), login_id="rita")
     assert await names(stage.browser(researcher)) == ["ubuntu", "lab", "web"]
@@ -47,12 +47,14 @@ async def test_the_catalogue_offers_what_one_may_use(stage: Stage) -> None:
     ("query", "expected"),
     [("?q=UBU", ["ubuntu"]), ("?q=every+desk", ["ubuntu"]), ("?q=lab", []), ("?q=", ["ubuntu", "hers", "web"])],
 )
-async def test_searching_finds_words_in_name_and_description(stage: Stage, query: str, expected: list[str]) -> None:
+async def test_searching_finds_words_in_name_and_description(
+    stage: PortalStage, query: str, expected: list[str]
+) -> None:
     assert await names(stage.browser(), query) == expected
 
 
 @pytest.mark.parametrize("path", ["/catalogue/lab", "/catalogue/nothing"])
-async def test_a_template_of_others_looks_like_none_at_all(stage: Stage, path: str) -> None:
+async def test_a_template_of_others_looks_like_none_at_all(stage: PortalStage, path: str) -> None:
     answer = await stage.browser().get(path)
     assert answer.status_code == 404
     assert "There is no template" in answer.text
@@ -60,7 +62,7 @@ async def test_a_template_of_others_looks_like_none_at_all(stage: Stage, path: s
     assert stage.actions.done == []
 
 
-async def test_starting_as_offered_asks_for_nothing_but_that(stage: Stage) -> None:
+async def test_starting_as_offered_asks_for_nothing_but_that(stage: PortalStage) -> None:
     browser, at = stage.browser(), "/catalogue/ubuntu"
     template = stage.world.template("ubuntu")
     assert template
@@ -72,7 +74,9 @@ async def test_starting_as_offered_asks_for_nothing_but_that(stage: Stage) -> No
     assert answer.headers["location"] == "/desktops/alice-ubuntu/open"
 
 
-async def test_opening_waits_for_the_address_and_leads_there(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_opening_waits_for_the_address_and_leads_there(
+    stage: PortalStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = "https://mine-5tq2mzk4.vdi.localhost"
     stage.put(a_session("mine"))
     opening = asyncio.create_task(stage.browser().get("/desktops/mine/open"))
@@ -87,7 +91,7 @@ async def test_opening_waits_for_the_address_and_leads_there(stage: Stage, monke
     assert (await stage.browser().get("/desktops/slow/open")).headers["location"] == "/desktops/slow"
 
 
-async def test_what_is_chosen_is_asked_for(stage: Stage) -> None:
+async def test_what_is_chosen_is_asked_for(stage: PortalStage) -> None:
     fields = {"name": "big", "gpu": "2", "memory": "16Gi", "cpu": "2", "timeout": "4h", "idle": "30m", "then": "stay"}
     answer = await stage.browser().post("/catalogue/ubuntu", at="/catalogue/ubuntu", **fields)
     assert stage.actions.done[0][2] == SessionRequest(
@@ -114,7 +118,7 @@ async def test_what_is_chosen_is_asked_for(stage: Stage) -> None:
         ("idle", "soon", "When unused: "),
     ],
 )
-async def test_what_is_not_allowed_is_named(stage: Stage, field: str, value: str, said: str) -> None:
+async def test_what_is_not_allowed_is_named(stage: PortalStage, field: str, value: str, said: str) -> None:
     fields = {"name": "mine", "gpu": "1", "memory": "4Gi", "cpu": "2", "timeout": "8h"} | {field: value}
     answer = await stage.browser().post("/catalogue/ubuntu", at="/catalogue/ubuntu", **fields)
     assert answer.status_code == 422
@@ -123,7 +127,7 @@ async def test_what_is_not_allowed_is_named(stage: Stage, field: str, value: str
     assert stage.actions.done == []
 
 
-async def test_a_refusal_keeps_what_was_chosen(stage: Stage) -> None:
+async def test_a_refusal_keeps_what_was_chosen(stage: PortalStage) -> None:
     stage.actions.refuses = ActionDenied("OverLimit", "You may have 1 desktop at once.")
     fields = {"name": "mine", "gpu": "2", "memory": "8Gi", "cpu": "1", "timeout": "12h", "idle": "2h"}
     answer = await stage.browser().post("/catalogue/ubuntu", at="/catalogue/ubuntu", **fields)
@@ -134,19 +138,19 @@ async def test_a_refusal_keeps_what_was_chosen(stage: Stage) -> None:
     assert "checked" not in answer.text
 
 
-async def test_a_form_that_no_page_of_ours_has_sent_starts_nothing(stage: Stage) -> None:
+async def test_a_form_that_no_page_of_ours_has_sent_starts_nothing(stage: PortalStage) -> None:
     assert (await stage.browser().post("/catalogue/ubuntu", token="")).status_code == 403
     assert stage.actions.done == []
 
 
-async def test_a_desktop_without_gpu_and_home_offers_neither(stage: Stage) -> None:
+async def test_a_desktop_without_gpu_and_home_offers_neither(stage: PortalStage) -> None:
     page = (await stage.browser().get("/catalogue/web")).text
     assert 'name="gpu"' not in page
     assert 'name="home"' not in page
     assert "No GPU" in (await stage.browser().get("/catalogue?q=web")).text
 
 
-async def test_who_has_one_already_is_reported_that_files_are_used_by_one(stage: Stage) -> None:
+async def test_who_has_one_already_is_reported_that_files_are_used_by_one(stage: PortalStage) -> None:
     stage.put(running("first", template="ubuntu"))
     page = text_of((await stage.browser().get("/catalogue/ubuntu")).text)
     assert "Your files are in use first has the home of this desktop" in page

@@ -4,13 +4,13 @@ import re
 from collections import Counter
 
 from portal.portal_world import LIMITS, START, furnish
-from unit.gateway.portal_stage import ADMIN, Stage, text_of
+from unit.gateway.portal_stage import ADMIN, PortalStage, text_of
 from vdi.gateway.doctor_runs import Report
 from vdi.gateway.portal.admin.tables import limit_rows
 
 
-def furnished() -> Stage:
-    stage = Stage(now=START, limits=LIMITS)
+def furnished() -> PortalStage:
+    stage = PortalStage(now=START, limits=LIMITS)
     furnish(stage, crowd=60)
     return stage
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from unit.gateway.api_stage import BOB, ROOT, RUNNING, Stage, open_stage
+from unit.gateway.api_stage import BOB, ROOT, RUNNING, ApiStage
 from unit.gateway.probe_agent import FIGURES, MARK, STATE, agent
 from vdi.gateway.probing import MOST
 
@@ -14,17 +14,17 @@ ONE = "/api/v1/sessions/alice-desktop/probe"
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with open_stage(tmp_path) as stage:
+async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
+    async with ApiStage(tmp_path) as stage:
         stage.session(status=RUNNING, access=[{"user": "bob@example.com", "role": "collaborator"}])
         yield stage
 
 
-def value(stage: Stage, name: str, **labels: str) -> float | None:
+def value(stage: ApiStage, name: str, **labels: str) -> float | None:
     return stage.services.context.metrics.registry.get_sample_value(name, {"template": "ubuntu", **labels})
 
 
-async def test_the_mark_is_armed_the_way_opened_and_the_figures_become_metrics(stage: Stage) -> None:
+async def test_the_mark_is_armed_the_way_opened_and_the_figures_become_metrics(stage: ApiStage) -> None:
     program = await stage.program()
     async with agent(stage) as asked:
         begun = (await program.post(ONE, json={"state": STATE})).json()
@@ -50,7 +50,7 @@ async def test_the_mark_is_armed_the_way_opened_and_the_figures_become_metrics(s
     assert value(stage, "session_glass_to_glass_seconds_count") == 5
 
 
-async def test_a_stage_that_failed_is_counted(stage: Stage) -> None:
+async def test_a_stage_that_failed_is_counted(stage: ApiStage) -> None:
     program = await stage.program()
     async with agent(stage):
         begun = (await program.post(ONE, json={"state": STATE})).json()
@@ -64,7 +64,7 @@ async def test_a_stage_that_failed_is_counted(stage: Stage) -> None:
     [(BOB, 403, "Only alice@example.com, whose desktop 'alice-desktop' is, may probe it."),
      (ROOT, 403, "Only alice@example.com, whose desktop 'alice-desktop' is, may probe it.")],
 )  # fmt: skip
-async def test_only_the_owner_may(stage: Stage, who: Any, status: int, words: str) -> None:
+async def test_only_the_owner_may(stage: ApiStage, who: Any, status: int, words: str) -> None:
     program = await stage.program(who)
     async with agent(stage) as asked:
         refused = await program.post(ONE, json={"state": STATE})
@@ -74,7 +74,7 @@ async def test_only_the_owner_may(stage: Stage, who: Any, status: int, words: st
     assert (await program.put(f"{ONE}/{alice['id']}", json={"figures": FIGURES})).status_code == 403
 
 
-async def test_of_a_strangers_desktop_nothing_is_reported(stage: Stage) -> None:
+async def test_of_a_strangers_desktop_nothing_is_reported(stage: ApiStage) -> None:
     stage.session("carols", user="carol@example.com", status=RUNNING)
     program = await stage.program(BOB)
     for name in ("carols", "nobodys"):
@@ -82,7 +82,7 @@ async def test_of_a_strangers_desktop_nothing_is_reported(stage: Stage) -> None:
         assert (refused.status_code, refused.json()["detail"]) == (404, f"There is no desktop {name!r} of yours.")
 
 
-async def test_an_image_without_selkies_has_no_stream_to_measure(stage: Stage) -> None:
+async def test_an_image_without_selkies_has_no_stream_to_measure(stage: ApiStage) -> None:
     stage.template(protocol="Web")
     answer = await (await stage.program()).post(ONE, json={"state": STATE})
     assert (answer.status_code, answer.json()["detail"]) == (
@@ -91,7 +91,7 @@ async def test_an_image_without_selkies_has_no_stream_to_measure(stage: Stage) -
     )
 
 
-async def test_a_desktop_that_does_not_run_has_no_picture(stage: Stage) -> None:
+async def test_a_desktop_that_does_not_run_has_no_picture(stage: ApiStage) -> None:
     program = await stage.program()
     stage.session(status=RUNNING, suspended=True)
     refused = await program.post(ONE, json={"state": STATE})
@@ -113,7 +113,7 @@ async def test_a_desktop_that_does_not_run_has_no_picture(stage: Stage) -> None:
         (302, "", "cannot show its mark (302)"),
     ],
 )
-async def test_what_an_agent_answers_is_a_strangers_word(stage: Stage, status: int, body: Any, words: str) -> None:
+async def test_what_an_agent_answers_is_a_strangers_word(stage: ApiStage, status: int, body: Any, words: str) -> None:
     program = await stage.program()
     async with agent(stage) as asked:
         asked.status, asked.body = status, body
@@ -122,7 +122,7 @@ async def test_what_an_agent_answers_is_a_strangers_word(stage: Stage, status: i
     assert words in refused.json()["detail"]
 
 
-async def test_an_agent_that_is_away_and_a_secret_without_its_token(stage: Stage) -> None:
+async def test_an_agent_that_is_away_and_a_secret_without_its_token(stage: ApiStage) -> None:
     program = await stage.program()
     async with agent(stage):
         pass
@@ -133,7 +133,7 @@ async def test_an_agent_that_is_away_and_a_secret_without_its_token(stage: Stage
     assert "has no agent" in refused.json()["detail"]
 
 
-async def test_one_session_is_probed_so_often_and_no_more(stage: Stage) -> None:
+async def test_one_session_is_probed_so_often_and_no_more(stage: ApiStage) -> None:
     program = await stage.program()
     async with agent(stage) as asked:
         answers = [(await program.post(ONE, json={"state": STATE})).status_code for _ in range(MOST + 1)]
@@ -141,7 +141,7 @@ async def test_one_session_is_probed_so_often_and_no_more(stage: Stage) -> None:
     assert len(asked.asked) == MOST
 
 
-async def test_figures_have_their_limits(stage: Stage) -> None:
+async def test_figures_have_their_limits(stage: ApiStage) -> None:
     program = await stage.program()
     wrong: tuple[dict[str, Any], ...] = (
         {"figures": FIGURES | {"inputToPhotonMs": [10.0] * 201}},
