@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from support.kubeconfigs import write_kubeconfig
 from tools.generate.chart_render import DEV_IMAGES, read_objects
 from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
@@ -77,6 +78,15 @@ class Tools:
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout
+
+    def get(self, *words: str) -> Any:
+        """What kubectl gets, as data."""
+        return json.loads(self.kubectl("get", *words, "-o", "json"))
+
+    def kubeconfig_of(self, account: str, namespace: str) -> Path:
+        """A kubeconfig with the token of a ServiceAccount."""
+        token = self.kubectl("create", "token", account, "--namespace", namespace)
+        return write_kubeconfig(self.kubeconfig, token, self.home / f"{namespace}-{account}.kubeconfig")
 
 
 @cache

@@ -55,7 +55,7 @@ def a_registry() -> Iterator[str]:
 
 
 @dataclass
-class Site:
+class KasmK3s:
     """What is typed at it."""
 
     tools: Tools
@@ -80,15 +80,6 @@ class Site:
     def apply(self, *objects: Object) -> None:
         given = yaml.safe_dump_all(list(objects))
         self.tools.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=given)
-
-    def kubeconfig_of(self, account: str, folder: Path) -> Path:
-        """Of a ServiceAccount of namespace kasm."""
-        config = yaml.safe_load(self.tools.kubeconfig.read_text())
-        token = self.tools.kubectl("create", "token", account, "--namespace", "kasm").strip()
-        config["users"][0]["user"] = {"token": token}
-        file = folder / "kubeconfig"
-        file.write_text(yaml.safe_dump(config))
-        return file
 
 
 @contextmanager

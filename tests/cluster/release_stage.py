@@ -74,10 +74,6 @@ class Release:
         assert done.returncode == 0, done.stderr
         return [(load["revision"], load["status"]) for load in reversed(json.loads(done.stdout))]
 
-    def get(self, *words: str) -> Any:
-        """What kubectl gets, as data."""
-        return json.loads(self.tools.kubectl("get", *words, "-o", "json"))
-
     def there(self, *words: str) -> list[str]:
         """Names of what kubectl gets."""
         return self.tools.kubectl("get", "--ignore-not-found", *words, "-o", "name").split()
@@ -85,20 +81,22 @@ class Release:
     @contextmanager
     def operator(self) -> Iterator[None]:
         """A real operator at work, in the place of the one whose pods only look as if they ran."""
-        environment = {
-            **os.environ,
-            "KUBECONFIG": str(self.tools.kubeconfig),
-            "VDI_NAMESPACE": "vdi-sessions",
-            "VDI_METRICS_ADDR": "127.0.0.1:0",
-        }
-        command = [sys.executable, "-m", "vdi", "operator", "run"]
-        with (self.tools.home / "operator.log").open("a") as log:
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-            try:
-                yield
-            finally:
-                process.terminate()
-                process.wait(15)
+        with operator_process(self.tools, self.tools.kubeconfig, {"VDI_NAMESPACE": "vdi-sessions"}):
+            yield
+
+
+@contextmanager
+def operator_process(tools: Tools, kubeconfig: Path, environment: dict[str, str]) -> Iterator[None]:
+    """`vdi operator run` with this kubeconfig, while the context lasts."""
+    given = {**os.environ, **environment, "KUBECONFIG": str(kubeconfig), "VDI_METRICS_ADDR": "127.0.0.1:0"}
+    command = [sys.executable, "-m", "vdi", "operator", "run"]
+    with (tools.home / "operator.log").open("a") as log:
+        process = subprocess.Popen(command, env=given, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(15)
 
 
 @contextmanager

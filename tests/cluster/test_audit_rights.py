@@ -5,9 +5,7 @@ or it is named in `NOT_ASKED_FOR` with the reason.
 """
 
 import asyncio
-import json
 import os
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -20,6 +18,7 @@ import pytest
 import yaml
 
 from cluster.gateway_stage import GatewayStage, add_people
+from cluster.helm_tools import Tools
 from cluster.operator_proxy import Proxy
 from cluster.operator_stage import Stage
 from cluster.test_gateway_portal import Person
@@ -59,23 +58,16 @@ NAMES = ("audit", "audit-homeless", "audit-brief")
 
 
 @dataclass(frozen=True)
-class Site:
+class AuditedCluster:
     """The cluster with the chart's accounts, and the audit log from here on."""
 
-    kubectl: list[str]
-    kubeconfig: Path
+    tools: Tools
     log: Path
     skip: int
     objects: list[dict[str, Any]]
-    folder: Path
-
-    def run(self, *words: str, given: str = "") -> str:
-        done = subprocess.run([*self.kubectl, *words], input=given, capture_output=True, text=True, timeout=50)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
     def all(self, plural: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self.run("get", plural, "--all-namespaces", "-o", "json"))["items"]
+        found: list[dict[str, Any]] = self.tools.get(plural, "--all-namespaces")["items"]
         return found
 
     def asked(self, account: str) -> set[Request]:
@@ -86,10 +78,7 @@ class Site:
         (made,) = (one for one in self.objects if (one["kind"], one["metadata"]["name"]) == ("Deployment", program))
         variables = made["spec"]["template"]["spec"]["containers"][0]["env"]
         given = {variable["name"]: variable["value"] for variable in variables if "value" in variable}
-        config = yaml.safe_load(self.kubeconfig.read_text())
-        config["users"][0]["user"] = {"token": self.run("create", "token", program, "--namespace", OURS).strip()}
-        kubeconfig = self.folder / f"{program}.kubeconfig"
-        kubeconfig.write_text(yaml.safe_dump(config))
+        kubeconfig = self.tools.kubeconfig_of(program, OURS)
         return {**_CLEAN, **given, "VDI_KUBECONFIG": str(kubeconfig), **more}
 
 
@@ -97,39 +86,42 @@ _CLEAN = {name: value for name, value in os.environ.items() if not name.startswi
 
 
 @pytest.fixture
-def site(kubectl: list[str], control_plane: cluster.Cluster, tmp_path: Path) -> Iterator[Site]:
+def audited(kubectl: list[str], control_plane: cluster.Cluster, tmp_path: Path) -> Iterator[AuditedCluster]:
     log = control_plane.state_dir / "logs/audit.log"
     with Progress(tmp_path) as progress:
         helm = binaries.ensure(["helm"], progress=progress)["helm"]
     most = ("gateway.doctor=true", "doctor.schedule=0 * * * *")  # with all that grants something
     objects = render(helm, "values.yaml", *(word for value in most for word in ("--set", value)))
     skip = log.stat().st_size if log.exists() else 0
-    site = Site(kubectl, control_plane.kubeconfig, log, skip, objects, tmp_path)
+    tools = Tools(helm, Path(kubectl[0]), control_plane.kubeconfig, tmp_path)
+    audited = AuditedCluster(tools, log, skip, objects)
     desired = [one for one in objects if one["kind"] in APPLIED]
     first = [one for one in desired if one["kind"] in ("Namespace", "CustomResourceDefinition")]
     ours = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OURS}}
     apply = ("apply", "--server-side", "--force-conflicts", "-f", "-")
-    site.run(*apply, given=yaml.safe_dump_all([ours, *first]))
+    audited.tools.kubectl(*apply, stdin=yaml.safe_dump_all([ours, *first]))
     for crd in build_crds():
-        site.run("wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}", "--timeout=20s")
-    site.run(*apply, given=yaml.safe_dump_all([one for one in desired if one not in first]))
+        audited.tools.kubectl("wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}", "--timeout=20s")
+    audited.tools.kubectl(*apply, stdin=yaml.safe_dump_all([one for one in desired if one not in first]))
     # Another test's operator may have worked in this namespace: ours is to create its Lease itself.
-    site.run("delete", "lease", "--all", "--namespace", SESSIONS_NAMESPACE)
-    yield site
-    site.run("delete", "vdipool", "audit", "--ignore-not-found")
-    site.run("delete", "vditemplate", "--ignore-not-found", *NAMES)
-    site.run("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", "-l", "app.kubernetes.io/name=vdi")
-    site.run("delete", "clusterrolebinding", "vdi-gateway-doctor.vdi-system.vdi")
+    audited.tools.kubectl("delete", "lease", "--all", "--namespace", SESSIONS_NAMESPACE)
+    yield audited
+    audited.tools.kubectl("delete", "vdipool", "audit", "--ignore-not-found")
+    audited.tools.kubectl("delete", "vditemplate", "--ignore-not-found", *NAMES)
+    audited.tools.kubectl(
+        "delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", "-l", "app.kubernetes.io/name=vdi"
+    )
+    audited.tools.kubectl("delete", "clusterrolebinding", "vdi-gateway-doctor.vdi-system.vdi")
 
 
 @asynccontextmanager
-async def running(site: Site, program: str, **environment: str) -> AsyncIterator[None]:
+async def running(audited: AuditedCluster, program: str, **environment: str) -> AsyncIterator[None]:
     """One of our two programs as a process, ended with SIGTERM."""
-    log = site.folder / f"{program}.log"
+    log = audited.tools.home / f"{program}.log"
     with log.open("wb") as stream:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", f"vdi.{program.removeprefix('vdi-')}"),
-            env=site.environment(program, **environment),
+            env=audited.environment(program, **environment),
             stdout=stream,
             stderr=stream,
         )
@@ -146,18 +138,18 @@ async def running(site: Site, program: str, **environment: str) -> AsyncIterator
 
 
 @asynccontextmanager
-async def both(site: Site) -> AsyncIterator[tuple[Stage, GatewayStage]]:
+async def both(audited: AuditedCluster) -> AsyncIterator[tuple[Stage, GatewayStage]]:
     """Operator and gateway, ready; and the test's own way to the cluster and to the gateway."""
     public, internal = free_ports()
-    token, limits = site.folder / "token", site.folder / "limits.yaml"
+    token, limits = audited.tools.home / "token", audited.tools.home / "limits.yaml"
     words = ("create", "token", "vdi-operator", "--namespace", OURS, "--audience", "vdi-gateway")
-    token.write_text(site.run(*words).strip())
+    token.write_text(audited.tools.kubectl(*words).strip())
     limits.write_text("{}")
-    config = load_config(site.kubeconfig)
+    config = load_config(audited.tools.kubeconfig)
     gateway_variables = {
         "VDI_PUBLIC_ADDR": f"127.0.0.1:{public}",
         "VDI_INTERNAL_ADDR": f"127.0.0.1:{internal}",
-        "VDI_DATABASE_URL": f"sqlite+aiosqlite:///{site.folder}/gateway.db",
+        "VDI_DATABASE_URL": f"sqlite+aiosqlite:///{audited.tools.home}/gateway.db",
         "VDI_LIMITS_FILE": str(limits),
     }
     operator_variables = {
@@ -167,13 +159,13 @@ async def both(site: Site) -> AsyncIterator[tuple[Stage, GatewayStage]]:
     }
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(Client(config, field_manager="test"))
-        await add_people(Stage(api, OURS, Proxy(config), site.folder))
-        stage = Stage(api, SESSIONS_NAMESPACE, Proxy(config), site.folder)
-        await stack.enter_async_context(running(site, "vdi-gateway", **gateway_variables))
+        await add_people(Stage(api, OURS, Proxy(config), audited.tools.home))
+        stage = Stage(api, SESSIONS_NAMESPACE, Proxy(config), audited.tools.home)
+        await stack.enter_async_context(running(audited, "vdi-gateway", **gateway_variables))
         settings = Settings(namespace=SESSIONS_NAMESPACE, gateway_namespace=OURS)
         gateway = GatewayStage(stage, settings, public, internal, await stack.enter_async_context(AsyncExitStack()))
         await gateway.until_ready()
-        await stack.enter_async_context(running(site, "vdi-operator", **operator_variables))
+        await stack.enter_async_context(running(audited, "vdi-operator", **operator_variables))
         yield stage, gateway
 
 
@@ -261,17 +253,19 @@ async def live(stage: Stage, gateway: GatewayStage) -> None:
         await stage.gone(SESSIONS, name, 30)
 
 
-async def test_every_verb_that_is_used_is_granted_and_every_verb_that_is_granted_is_used(site: Site) -> None:
-    rights = {account: rights_of(site.all, account) for account in (OPERATOR, GATEWAY)}
+async def test_every_verb_that_is_used_is_granted_and_every_verb_that_is_granted_is_used(
+    audited: AuditedCluster,
+) -> None:
+    rights = {account: rights_of(audited.all, account) for account in (OPERATOR, GATEWAY)}
     assert all(rights.values())
 
     def unused() -> set[str]:
-        return {each for account in rights for each in not_used(site.asked(account), rights[account])}
+        return {each for account in rights for each in not_used(audited.asked(account), rights[account])}
 
-    async with both(site) as (stage, gateway):
+    async with both(audited) as (stage, gateway):
         await live(stage, gateway)
         with suppress(AssertionError):  # an Event is patched 10 s after it was made; what is missing is said below
             await eventually(lambda: unused() <= set(NOT_ASKED_FOR), seconds=15)
     assert unused() == set(NOT_ASKED_FOR), "granted and neither asked for nor in the table, or in the table for nothing"
     for account, granted in rights.items():
-        assert not_granted(site.asked(account), granted) == []
+        assert not_granted(audited.asked(account), granted) == []

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ import pytest
 import yaml
 
 from cluster.helm_tools import CHART, Tools, open_tools
-from cluster.release_stage import pods_get_ready
+from cluster.release_stage import operator_process, pods_get_ready
 from support.waiting import wait_until
 
 Object = dict[str, Any]
@@ -40,7 +38,7 @@ VALUES: dict[str, Object] = {
 
 
 @dataclass(frozen=True)
-class Site:
+class TwoReleases:
     """A cluster with both releases, each named as its namespace."""
 
     tools: Tools
@@ -53,31 +51,16 @@ class Site:
             done = self.tools.helm("upgrade", "--install", *words)
             assert done.returncode == 0, done.stderr
 
-    def get(self, *words: str) -> Any:
-        return json.loads(self.tools.kubectl("get", *words, "-o", "json"))
-
     @contextmanager
     def operator(self, name: str) -> Iterator[None]:
         """The operator of that release, as its ServiceAccount and with the variables of its Deployment."""
-        config = yaml.safe_load(self.tools.kubeconfig.read_text())
-        token = self.tools.kubectl("create", "token", "vdi-operator", "-n", name).strip()
-        config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
-        file = self.tools.home / f"{name}.kubeconfig"
-        file.write_text(yaml.safe_dump(config))
-        (container,) = self.get("deployment", "vdi-operator", "-n", name)["spec"]["template"]["spec"]["containers"]
+        kubeconfig = self.tools.kubeconfig_of("vdi-operator", name)
+        deployment = self.tools.get("deployment", "vdi-operator", "-n", name)
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
         environment = {variable["name"]: variable["value"] for variable in container["env"]}
         del environment["VDI_GATEWAY_URL"]  # no gateway runs
-        environment |= {"KUBECONFIG": str(file), "VDI_METRICS_ADDR": "127.0.0.1:0"}
-        command = [sys.executable, "-m", "vdi", "operator", "run"]
-        with (self.tools.home / f"{name}.log").open("a") as log:
-            process = subprocess.Popen(
-                command, env={**os.environ, **environment}, stdout=log, stderr=log, stdin=subprocess.DEVNULL
-            )
-            try:
-                yield
-            finally:
-                process.terminate()
-                process.wait(15)
+        with operator_process(self.tools, kubeconfig, environment):
+            yield
 
     def start(self, release: str, name: str, template: str) -> None:
         session = {
@@ -89,58 +72,61 @@ class Site:
         self.tools.kubectl("create", "-f", "-", stdin=json.dumps(session))
 
     def runs(self, release: str, name: str) -> bool:
-        found = self.get("vdisession", name, "-n", f"{release}-sessions")
+        found = self.tools.get("vdisession", name, "-n", f"{release}-sessions")
         return bool(found.get("status", {}).get("phase") == "Running")
 
     def is_full(self, pool: str) -> bool:
-        return bool(self.get("vdipool", pool).get("status", {}).get("ready") == 1)
+        return bool(self.tools.get("vdipool", pool).get("status", {}).get("ready") == 1)
 
     def desktops(self, release: str, pool: str) -> list[str]:
         """Names of the desktops that wait in that pool."""
         selector = f"vdi.kasm.io/pool={pool},!vdi.kasm.io/session"
         return [
-            pod["metadata"]["name"] for pod in self.get("pod", "-n", f"{release}-sessions", "-l", selector)["items"]
+            pod["metadata"]["name"]
+            for pod in self.tools.get("pod", "-n", f"{release}-sessions", "-l", selector)["items"]
         ]
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoReleases]:
     with open_tools(tmp_path_factory.mktemp("two"), f"t{os.getpid():x}") as tools:
-        yield Site(tools)
+        yield TwoReleases(tools)
 
 
-def test_two_releases_work_side_by_side_and_one_outlives_the_other(site: Site) -> None:
-    site.install(WORK)
-    site.install(LAB)
+def test_two_releases_work_side_by_side_and_one_outlives_the_other(releases: TwoReleases) -> None:
+    releases.install(WORK)
+    releases.install(LAB)
     with ExitStack() as stack:
-        stack.enter_context(pods_get_ready(site.tools.kubeconfig))
-        stack.enter_context(site.operator(LAB))
-        with site.operator(WORK):
+        stack.enter_context(pods_get_ready(releases.tools.kubeconfig))
+        stack.enter_context(releases.operator(LAB))
+        with releases.operator(WORK):
             for release in (WORK, LAB):
-                wait_until(f"pool {release} is full", partial(site.is_full, release), 60)
-                site.start(release, "alice", release)
-                wait_until(f"{release} runs a session", partial(site.runs, release, "alice"), 60)
-            assert site.desktops(WORK, LAB) == site.desktops(LAB, WORK) == [], "each pool is filled by its own operator"
+                wait_until(f"pool {release} is full", partial(releases.is_full, release), 60)
+                releases.start(release, "alice", release)
+                wait_until(f"{release} runs a session", partial(releases.runs, release, "alice"), 60)
+            assert releases.desktops(WORK, LAB) == releases.desktops(LAB, WORK) == [], (
+                "each pool is filled by its own operator"
+            )
 
-        assert site.tools.helm("uninstall", WORK, "--namespace", WORK).returncode == 0
-        assert len(site.get("crd")["items"]) >= 3
-        assert site.runs(WORK, "alice"), "nothing deletes a session that has no operator for now"
-        assert site.runs(LAB, "alice")
-        site.start(LAB, "bob", LAB)
-        wait_until("the other release starts sessions", lambda: site.runs(LAB, "bob"), 60)
+        assert releases.tools.helm("uninstall", WORK, "--namespace", WORK).returncode == 0
+        assert len(releases.tools.get("crd")["items"]) >= 3
+        assert releases.runs(WORK, "alice"), "nothing deletes a session that has no operator for now"
+        assert releases.runs(LAB, "alice")
+        releases.start(LAB, "bob", LAB)
+        wait_until("the other release starts sessions", lambda: releases.runs(LAB, "bob"), 60)
 
     kinds = "clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding"
-    names = site.tools.kubectl("get", kinds, "-l", "app.kubernetes.io/name=vdi", "-o", "name").split()
+    names = releases.tools.kubectl("get", kinds, "-l", "app.kubernetes.io/name=vdi", "-o", "name").split()
     assert names and all(name.endswith(".lab.lab") for name in names)
-    site.install(WORK)
-    assert site.runs(WORK, "alice"), "the release that comes back finds its session"
+    releases.install(WORK)
+    assert releases.runs(WORK, "alice"), "the release that comes back finds its session"
 
 
-def test_a_second_release_may_not_have_the_namespace_of_another(site: Site, tmp_path: Path) -> None:
-    site.install(WORK)
+def test_a_second_release_may_not_have_the_namespace_of_another(releases: TwoReleases, tmp_path: Path) -> None:
+    releases.install(WORK)
     values = {**VALUES[LAB], "sessions": VALUES[WORK]["sessions"]}
     (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
     words = ("upgrade", "--install", "third", str(CHART), "--namespace", "third", "--create-namespace")
-    done = site.tools.helm(*words, "-f", str(tmp_path / "values.yaml"))
+    done = releases.tools.helm(*words, "-f", str(tmp_path / "values.yaml"))
     assert done.returncode != 0
     assert "work-sessions" in done.stderr and "exists and cannot be imported" in done.stderr

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from support.kubeconfigs import write_kubeconfig
 from support.waiting import wait_until
 from tools.generate import chart
 from vdi.api.crd import build_crds
@@ -66,9 +66,8 @@ def operator(kube: Kube, kubeconfig: Path, tmp_path: Path) -> Iterator[Path]:
     kube("apply", "--server-side", "--force-conflicts", "-f", str(manifest))
     for crd in build_crds():
         kube("wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}", "--timeout=20s")
-    config = yaml.safe_load(kubeconfig.read_text())
-    config["users"][0]["user"] = {"token": kube("create", "token", "vdi-operator", "--namespace", "vdi-system").strip()}
-    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    token = kube("create", "token", "vdi-operator", "--namespace", "vdi-system")
+    write_kubeconfig(kubeconfig, token, tmp_path / "kubeconfig")
     ours = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
     environment = {**ours, "KUBECONFIG": str(tmp_path / "kubeconfig"), "VDI_METRICS_ADDR": "127.0.0.1:0"}
     log = tmp_path / "operator.log"

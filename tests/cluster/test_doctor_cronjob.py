@@ -1,14 +1,11 @@
 """The doctor's CronJob as helm installs it: its account reads all that the doctor looks at, and writes one object."""
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import yaml
 
 from cluster.helm_tools import CHART, Tools, open_tools, rules_of
 from vdi.doctor.report.record import read_record
@@ -22,32 +19,28 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
         yield opened
 
 
-def as_the_job(tools: Tools, folder: Path) -> subprocess.CompletedProcess[str]:
+def as_the_job(tools: Tools) -> subprocess.CompletedProcess[str]:
     """The container's arguments, with the token that its account gets."""
     (job,) = [one for one in tools.render(*SCHEDULE) if one["kind"] == "CronJob"]
     (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    config = yaml.safe_load(tools.kubeconfig.read_text())
-    token = tools.kubectl("create", "token", "vdi-doctor", "--namespace", "vdi-system").strip()
-    config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
-    kubeconfig = folder / "kubeconfig"
-    kubeconfig.write_text(yaml.safe_dump(config))
+    kubeconfig = tools.kubeconfig_of("vdi-doctor", "vdi-system")
     environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
     command = [sys.executable, "-m", "vdi", *container["args"]]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_it_reads_all_with_its_own_rights_and_keeps_what_it_found(tools: Tools, tmp_path: Path) -> None:
+def test_it_reads_all_with_its_own_rights_and_keeps_what_it_found(tools: Tools) -> None:
     tools.upgrade(CHART, *SCHEDULE)
     tools.kubectl("scale", "deployment", "vdi-operator", "--namespace", "vdi-system", "--replicas", "0")
-    done = as_the_job(tools, tmp_path)
+    done = as_the_job(tools)
     assert done.returncode == 0, done.stderr
     assert "not_readable" not in done.stdout
-    kept = json.loads(tools.kubectl("get", "configmap", "vdi-doctor", "--namespace", "vdi-system", "-o", "json"))
+    kept = tools.get("configmap", "vdi-doctor", "--namespace", "vdi-system")
     record = read_record(kept)
     assert record is not None
     assert [count.code for count in record.counts] == ["operator_down"]
     tools.upgrade(CHART, *SCHEDULE, "--set", "logLevel=debug")
-    again = json.loads(tools.kubectl("get", "configmap", "vdi-doctor", "--namespace", "vdi-system", "-o", "json"))
+    again = tools.get("configmap", "vdi-doctor", "--namespace", "vdi-system")
     assert read_record(again) == record, "an upgrade leaves what it has written"
 
 

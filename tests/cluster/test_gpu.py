@@ -11,20 +11,17 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from cluster.gpu_player import CRD, NAMESPACE, PLUGIN, POLICY, daemon_set, played
+from cluster.helm_tools import Tools, open_tools
 from cluster.stand_in import STAND_IN, add_node, nodes_stand_in
 from support.waiting import wait_until
 from tools.generate.chart_render import DEV_IMAGES
-from vdi.devcluster import binaries, cluster
-from vdi.devcluster.progress import Progress
 from vdi.kube.config_loading import load_config
 from vdi.kube.transport import Client
 
@@ -41,12 +38,8 @@ ROOM = {"cpu": "8", "memory": "32Gi", "pods": "50"}
 SHARED, RENAMED = "nvidia.com/gpu", "nvidia.com/gpu.shared"
 
 
-@dataclass(frozen=True)
-class Site:
+class GpuCluster(Tools):
     """The cluster and what is typed at it."""
-
-    kubectl: list[str]
-    kubeconfig: Path
 
     @property
     def environment(self) -> dict[str, str]:
@@ -66,14 +59,6 @@ class Site:
     def gpu(self, *words: str) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "-c", RUN_MAIN, "gpu", *words)
 
-    def kube(self, *words: str, stdin: str | None = None) -> str:
-        return subprocess.run(
-            [*self.kubectl, *words], check=True, capture_output=True, text=True, input=stdin, timeout=50
-        ).stdout
-
-    def get(self, *words: str) -> Any:
-        return json.loads(self.kube("get", *words, "-o", "json"))
-
     def advertised(self, resource: str = SHARED) -> list[int]:
         return [int(self.get("node", name)["status"]["allocatable"].get(resource, 0)) for name in GPUS]
 
@@ -82,42 +67,24 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cluster.Cluster]:
-    folder = tmp_path_factory.mktemp("gpu-control-plane")
-    name = f"g{os.getpid():x}"
-    with pytest.MonkeyPatch.context() as patch, Progress(folder) as progress:
-        patch.setenv("VDI_STATE", str(folder))
-        try:
-            made = cluster.up(name, control_plane_only=True, progress=progress)
-            with nodes_stand_in(made.kubeconfig):
-                yield made
-        finally:
-            cluster.down(name)
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    with Progress(tmp_path_factory.mktemp("programs")) as progress:
-        return binaries.ensure(["kubectl", "helm"], progress=progress)
-
-
-@pytest.fixture(scope="module")
-def site(control_plane: cluster.Cluster, programs: Mapping[str, Path]) -> Site:
-    site = Site([str(programs["kubectl"]), "--kubeconfig", str(control_plane.kubeconfig)], control_plane.kubeconfig)
-    site.kube("delete", "node", STAND_IN)
-    site.kube("apply", "-f", "-", stdin=json.dumps(CRD))
-    site.kube("wait", "--for=condition=Established", "crd/clusterpolicies.nvidia.com", "--timeout=20s")
-    site.kube("create", "namespace", NAMESPACE)
-    site.kube("wait", "serviceaccount/default", "--for=create", "--namespace", NAMESPACE, "--timeout=30s")
-    return site
+def gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpuCluster]:
+    with open_tools(tmp_path_factory.mktemp("gpu-control-plane"), f"g{os.getpid():x}") as tools:
+        gpus = GpuCluster(tools.helm_binary, tools.kubectl_binary, tools.kubeconfig, tools.home)
+        with nodes_stand_in(gpus.kubeconfig):
+            gpus.kubectl("delete", "node", STAND_IN)
+            gpus.kubectl("apply", "-f", "-", stdin=json.dumps(CRD))
+            gpus.kubectl("wait", "--for=condition=Established", "crd/clusterpolicies.nvidia.com", "--timeout=20s")
+            gpus.kubectl("create", "namespace", NAMESPACE)
+            gpus.kubectl("wait", "serviceaccount/default", "--for=create", "--namespace", NAMESPACE, "--timeout=30s")
+            yield gpus
 
 
 @pytest.fixture
-def nodes(site: Site) -> Iterator[Site]:
+def nodes(gpus: GpuCluster) -> Iterator[GpuCluster]:
     """Two nodes, with 1 and 2 GPUs; nothing of NVIDIA's installed."""
 
     async def add() -> None:
-        async with Client(load_config(site.kubeconfig), field_manager="test") as api:
+        async with Client(load_config(gpus.kubeconfig), field_manager="test") as api:
             for name, count in GPUS.items():
                 labels = {
                     "nvidia.com/gpu.present": "true",
@@ -128,36 +95,36 @@ def nodes(site: Site) -> Iterator[Site]:
                 await add_node(api, name, {**ROOM, SHARED: str(count)}, labels=labels)
 
     asyncio.run(add())
-    yield site
-    site.kube("delete", "clusterpolicy", "--all")
-    site.kube("delete", "daemonset", "--all", "--namespace", NAMESPACE, "--cascade=foreground", "--timeout=40s")
-    site.kube("delete", "configmap", "--namespace", NAMESPACE, "--ignore-not-found", *CONFIG_MAPS)
-    site.kube("delete", "node", *GPUS)
+    yield gpus
+    gpus.kubectl("delete", "clusterpolicy", "--all")
+    gpus.kubectl("delete", "daemonset", "--all", "--namespace", NAMESPACE, "--cascade=foreground", "--timeout=40s")
+    gpus.kubectl("delete", "configmap", "--namespace", NAMESPACE, "--ignore-not-found", *CONFIG_MAPS)
+    gpus.kubectl("delete", "node", *GPUS)
 
 
 @pytest.fixture
-def operator(nodes: Site) -> Iterator[Site]:
+def operator(nodes: GpuCluster) -> Iterator[GpuCluster]:
     """NVIDIA's GPU Operator as it comes: nothing shared."""
-    nodes.kube("apply", "-f", "-", stdin=json.dumps(POLICY))
+    nodes.kubectl("apply", "-f", "-", stdin=json.dumps(POLICY))
     status = {"status": {"namespace": NAMESPACE, "state": "ready"}}
     words = ("--subresource=status", "--type=merge", "-p", json.dumps(status))
-    nodes.kube("patch", "clusterpolicy", "cluster-policy", *words)
+    nodes.kubectl("patch", "clusterpolicy", "cluster-policy", *words)
     with played(nodes.kubeconfig, GPUS):
         wait_until("the device plugin runs", lambda: plugin_ready(nodes), 40)
         yield nodes
 
 
-def plugin_ready(site: Site) -> bool:
-    found = site.get("daemonset", "--namespace", NAMESPACE)["items"]
+def plugin_ready(gpus: GpuCluster) -> bool:
+    found = gpus.get("daemonset", "--namespace", NAMESPACE)["items"]
     return len(found) > 0 and all(each["status"].get("numberReady") == len(GPUS) for each in found)
 
 
-def pods(site: Site) -> set[str]:
-    found = site.get("pods", "--namespace", NAMESPACE, "-l", f"app={PLUGIN}")["items"]
+def pods(gpus: GpuCluster) -> set[str]:
+    found = gpus.get("pods", "--namespace", NAMESPACE, "-l", f"app={PLUGIN}")["items"]
     return {each["metadata"]["uid"] for each in found if "deletionTimestamp" not in each["metadata"]}
 
 
-def test_configure_shares_each_gpu_among_8_and_the_undo_brings_back_what_was(operator: Site) -> None:
+def test_configure_shares_each_gpu_among_8_and_the_undo_brings_back_what_was(operator: GpuCluster) -> None:
     assert operator.codes() == ["gpu_sharing_not_configured"]
     assert operator.gpu("verify").returncode == 1
 
@@ -187,17 +154,17 @@ def test_configure_shares_each_gpu_among_8_and_the_undo_brings_back_what_was(ope
     assert undone.returncode == 0, undone.stderr + undone.stdout
     assert operator.advertised() == [1, 2]
     assert operator.get("clusterpolicy", "cluster-policy")["spec"] == POLICY["spec"]
-    assert "time-slicing-config" not in operator.kube("get", "configmap", "--namespace", NAMESPACE, "-o", "name")
+    assert "time-slicing-config" not in operator.kubectl("get", "configmap", "--namespace", NAMESPACE, "-o", "name")
     assert operator.gpu("configure", "--undo").returncode == 1
 
 
-def script(site: Site, *words: str, timeout: int = 40) -> subprocess.CompletedProcess[str]:
+def script(gpus: GpuCluster, *words: str, timeout: int = 40) -> subprocess.CompletedProcess[str]:
     """configure_gpu_slicing.sh where there is kubectl and no vdi, nor Python."""
-    path = f"{Path(site.kubectl[0]).parent}:/usr/bin:/bin"
+    path = f"{gpus.kubectl_binary.parent}:/usr/bin:/bin"
     environment = {
         "PATH": path,
-        "HOME": str(site.kubeconfig.parent),
-        "KUBECONFIG": str(site.kubeconfig),
+        "HOME": str(gpus.kubeconfig.parent),
+        "KUBECONFIG": str(gpus.kubeconfig),
         "TIMEOUT": str(timeout),
     }
     command = [str(SCRIPT), *words]
@@ -206,7 +173,7 @@ def script(site: Site, *words: str, timeout: int = 40) -> subprocess.CompletedPr
     )
 
 
-def test_the_script_shares_each_gpu_among_8_with_kubectl_alone(operator: Site) -> None:
+def test_the_script_shares_each_gpu_among_8_with_kubectl_alone(operator: GpuCluster) -> None:
     before = pods(operator)
     done = script(operator)
     assert done.returncode == 0, done.stderr + done.stdout
@@ -222,7 +189,7 @@ def test_the_script_shares_each_gpu_among_8_with_kubectl_alone(operator: Site) -
     # Again, after somebody has changed the number: the device plugin reads a ConfigMap only when it starts.
     text = operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)["data"]["any"]
     patch = json.dumps({"data": {"any": text.replace("8", "5"), "mine": "version: v1"}})
-    operator.kube("patch", "configmap", "time-slicing-config", "--namespace", NAMESPACE, "--type=merge", "-p", patch)
+    operator.kubectl("patch", "configmap", "time-slicing-config", "--namespace", NAMESPACE, "--type=merge", "-p", patch)
     again = script(operator)
     assert again.returncode == 0, again.stderr + again.stdout
     assert operator.advertised() == [8, 16]
@@ -230,9 +197,9 @@ def test_the_script_shares_each_gpu_among_8_with_kubectl_alone(operator: Site) -
     assert data == {"any": text, "mine": "version: v1"}
 
 
-def test_the_script_says_which_node_is_not_shared_and_why(operator: Site) -> None:
-    operator.kube("label", "node", "gpu-a", "nvidia.com/device-plugin.config=mine")
-    operator.kube("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")
+def test_the_script_says_which_node_is_not_shared_and_why(operator: GpuCluster) -> None:
+    operator.kubectl("label", "node", "gpu-a", "nvidia.com/device-plugin.config=mine")
+    operator.kubectl("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")
     done = script(operator, timeout=15)
     assert done.returncode == 1
     assert "✗ node gpu-a: 1 nvidia.com/gpu instead of 8: its label selects the configuration mine." in done.stdout
@@ -241,16 +208,16 @@ def test_the_script_says_which_node_is_not_shared_and_why(operator: Site) -> Non
     assert "Not all nodes advertise 8 per GPU" in done.stderr
 
 
-def test_the_script_changes_nothing_where_the_gpu_operator_is_missing(nodes: Site) -> None:
+def test_the_script_changes_nothing_where_the_gpu_operator_is_missing(nodes: GpuCluster) -> None:
     done = script(nodes)
     assert (done.returncode, done.stdout) == (1, "")
     assert "There is no ClusterPolicy cluster-policy" in done.stderr
     assert "helm install gpu-operator" in done.stderr
-    assert "time-slicing-config" not in nodes.kube("get", "configmap", "--namespace", NAMESPACE, "-o", "name")
+    assert "time-slicing-config" not in nodes.kubectl("get", "configmap", "--namespace", NAMESPACE, "-o", "name")
     assert script(nodes, "--replicas", "4").returncode == 2
 
 
-def test_several_configurations_and_a_restart_only_where_the_config_map_changed(operator: Site) -> None:
+def test_several_configurations_and_a_restart_only_where_the_config_map_changed(operator: GpuCluster) -> None:
     several = ("--config", "big=2", "--node", "gpu-b=big", "--timeout", "20s")
     done = operator.gpu("configure", *several)
     assert done.returncode == 0, done.stderr + done.stdout
@@ -279,7 +246,7 @@ def test_several_configurations_and_a_restart_only_where_the_config_map_changed(
     assert "Node gpu-b: UNKNOWN: no DCGM exporter runs in this cluster" in shown.stdout
 
 
-def test_a_config_map_that_somebody_edited_is_not_read_until_the_plugin_restarts(operator: Site) -> None:
+def test_a_config_map_that_somebody_edited_is_not_read_until_the_plugin_restarts(operator: GpuCluster) -> None:
     assert operator.gpu("configure", "--timeout", "20s").returncode == 0
     text = operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)["data"]["any"]
     before = pods(operator)
@@ -293,43 +260,41 @@ def test_a_config_map_that_somebody_edited_is_not_read_until_the_plugin_restarts
     assert not pods(operator) & before
 
 
-def edit(site: Site, text: str) -> bool:
+def edit(gpus: GpuCluster, text: str) -> bool:
     """Write the configuration; whether it is now younger than the device plugin's pods (times have whole seconds)."""
     patch = json.dumps({"data": {"any": f"{text}\n# {os.urandom(4).hex()}"}})
     words = ("time-slicing-config", "--namespace", NAMESPACE, "--type=merge", "-p", patch)
-    site.kube("patch", "configmap", *words)
-    return "gpu_config_not_read" in site.codes()
+    gpus.kubectl("patch", "configmap", *words)
+    return "gpu_config_not_read" in gpus.codes()
 
 
-def test_the_manifests_do_the_same_and_the_missions_own_patch_does_not(operator: Site) -> None:
+def test_the_manifests_do_the_same_and_the_missions_own_patch_does_not(operator: GpuCluster) -> None:
     for file in MANIFESTS:
         # Neither of them makes half a ClusterPolicy.
         assert "kind: ClusterPolicy" not in file.read_text()
-    refused = operator.run(*operator.kubectl, "apply", "-f", PATCH)
+    refused = operator.run(operator.kubectl_binary, "apply", "-f", PATCH)
     assert refused.returncode == 1
     assert "kind not set" in refused.stderr
 
-    operator.kube("apply", "-f", str(CONFIG_MAP))
+    operator.kubectl("apply", "-f", str(CONFIG_MAP))
     without_default = json.dumps({"spec": {"devicePlugin": {"config": {"name": "time-slicing-config"}}}})
-    operator.kube("patch", "clusterpolicy/cluster-policy", "--type", "merge", "-p", without_default)
+    operator.kubectl("patch", "clusterpolicy/cluster-policy", "--type", "merge", "-p", without_default)
     wait_until("the Operator has taken it up", lambda: operator.codes() == ["gpu_default_key_unset"], 40)
     assert operator.advertised() == [1, 2]
 
-    operator.kube("patch", "clusterpolicy", "cluster-policy", "--type=merge", "--patch-file", str(PATCH))
+    operator.kubectl("patch", "clusterpolicy", "cluster-policy", "--type=merge", "--patch-file", str(PATCH))
     wait_until("8 per GPU", lambda: operator.gpu("verify").returncode == 0, 60)
     assert operator.advertised() == [8, 16]
 
     back = '[{"op": "remove", "path": "/spec/devicePlugin/config"}]'  # as docs/gpu.md has it
-    operator.kube("patch", "clusterpolicy", "cluster-policy", "--type=json", "-p", back)
-    operator.kube("delete", "configmap", "time-slicing-config", "--namespace", NAMESPACE)
+    operator.kubectl("patch", "clusterpolicy", "cluster-policy", "--type=json", "-p", back)
+    operator.kubectl("delete", "configmap", "time-slicing-config", "--namespace", NAMESPACE)
     wait_until("nothing is shared", lambda: operator.advertised() == [1, 2], 60)
 
 
-def test_the_charts_config_map_does_the_same_once_the_policy_names_it(
-    operator: Site, programs: Mapping[str, Path]
-) -> None:
+def test_the_charts_config_map_does_the_same_once_the_policy_names_it(operator: GpuCluster) -> None:
     on = ("--values", DEV_IMAGES, "--set", "gpu.timeSlicing.enabled=true", "--set", "gpu.timeSlicing.configs.big=2")
-    helm = (programs["helm"], "--kubeconfig", operator.kubeconfig)
+    helm = (operator.helm_binary, "--kubeconfig", operator.kubeconfig)
     nowhere = ("--dry-run=server", "--create-namespace", "--set", "gpu.timeSlicing.namespace=nowhere")
     refused = operator.run(*helm, "install", "vdi", CHART, "--namespace", "vdi-system", *on, *nowhere)
     assert refused.returncode == 1
@@ -338,7 +303,7 @@ def test_the_charts_config_map_does_the_same_once_the_policy_names_it(
     rendered = operator.run(*helm, "template", "vdi", CHART, *on, "--show-only", "templates/gpu.yaml")
     made = yaml.safe_load(rendered.stdout)
     made["metadata"]["annotations"] = {"meta.helm.sh/release-name": "vdi"}
-    operator.kube("apply", "--server-side", "--field-manager=helm", "-f", "-", stdin=json.dumps(made))
+    operator.kubectl("apply", "--server-side", "--field-manager=helm", "-f", "-", stdin=json.dumps(made))
     done = operator.gpu("configure", "--config", "big=2", "--node", "gpu-b=big", "--timeout", "20s")
     assert done.returncode == 0, done.stderr + done.stdout
     assert operator.advertised() == [8, 4]
@@ -360,16 +325,16 @@ def test_the_charts_config_map_does_the_same_once_the_policy_names_it(
         (["--timeout", "soon"], 2, "--timeout: 'soon' is not a duration"),
     ],
 )
-def test_refused(operator: Site, words: list[str], code: int, said: str) -> None:
+def test_refused(operator: GpuCluster, words: list[str], code: int, said: str) -> None:
     ran = operator.gpu("configure", *words)
     assert (ran.returncode, ran.stdout) == (code, "")
     assert said in ran.stderr
     assert operator.advertised() == [1, 2]
 
 
-def test_mps_and_mig_on_a_node_are_refused(operator: Site) -> None:
-    operator.kube("label", "node", "gpu-a", "nvidia.com/mps.capable=true")
-    operator.kube("label", "node", "gpu-b", "nvidia.com/mig.config=all-1g.5gb")
+def test_mps_and_mig_on_a_node_are_refused(operator: GpuCluster) -> None:
+    operator.kubectl("label", "node", "gpu-a", "nvidia.com/mps.capable=true")
+    operator.kubectl("label", "node", "gpu-b", "nvidia.com/mig.config=all-1g.5gb")
     ran = operator.gpu("configure")
     assert ran.returncode == 1
     assert "Node gpu-a is shared by MPS" in ran.stderr
@@ -377,16 +342,16 @@ def test_mps_and_mig_on_a_node_are_refused(operator: Site) -> None:
     assert "config" not in operator.get("clusterpolicy", "cluster-policy")["spec"]["devicePlugin"]
 
 
-def test_renamed(operator: Site) -> None:
+def test_renamed(operator: GpuCluster) -> None:
     done = operator.gpu("configure", "--rename-by-default", "--timeout", "20s", "-o", "json")
     assert done.returncode == 0, done.stderr + done.stdout
     assert (operator.advertised(SHARED), operator.advertised(RENAMED)) == ([0, 0], [8, 16])
     assert any("gpuResource=nvidia.com/gpu.shared" in note for note in json.loads(done.stdout)["notes"])
 
 
-def test_ctrl_c_while_it_waits(operator: Site) -> None:
+def test_ctrl_c_while_it_waits(operator: GpuCluster) -> None:
     """No one plays the device plugin of a node that has just come, so there is something to wait for."""
-    operator.kube("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")
+    operator.kubectl("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")
     words = [sys.executable, "-c", RUN_MAIN, "gpu", "configure"]
     with subprocess.Popen(words, env=operator.environment, stdout=-1, stderr=-1, text=True) as process:
         try:
@@ -405,8 +370,8 @@ def test_ctrl_c_while_it_waits(operator: Site) -> None:
     assert "Traceback" not in rest
 
 
-def test_what_is_not_reached_in_time_is_said(operator: Site) -> None:
-    operator.kube("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")
+def test_what_is_not_reached_in_time_is_said(operator: GpuCluster) -> None:
+    operator.kubectl("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")
     late = operator.gpu("configure", "--timeout", "5s")
     assert late.returncode == 1
     assert "advertises 16 nvidia.com/gpu instead of 24." in late.stdout
@@ -414,16 +379,16 @@ def test_what_is_not_reached_in_time_is_said(operator: Site) -> None:
     assert "not done within 5s; look again: vdi gpu verify" in late.stderr
 
 
-def helm_chart(site: Site) -> None:
+def helm_chart(gpus: GpuCluster) -> None:
     """The chart nvidia-device-plugin with config.name=plugin-configs and config.default=shared, as Helm leaves it."""
     configs = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "plugin-configs"}}
-    site.kube(
+    gpus.kubectl(
         "create", "--namespace", NAMESPACE, "-f", "-", stdin=json.dumps({**configs, "data": {"shared": "version: v1"}})
     )
-    site.kube("create", "-f", "-", stdin=json.dumps(daemon_set(PLUGIN, "plugin-configs", "shared")))
+    gpus.kubectl("create", "-f", "-", stdin=json.dumps(daemon_set(PLUGIN, "plugin-configs", "shared")))
 
 
-def test_the_device_plugins_chart_without_the_operator(nodes: Site) -> None:
+def test_the_device_plugins_chart_without_the_operator(nodes: GpuCluster) -> None:
     helm_chart(nodes)
     with played(nodes.kubeconfig, GPUS, operator=False, discovery=False):
         wait_until("the device plugin runs", lambda: plugin_ready(nodes), 40)
@@ -438,12 +403,12 @@ def test_the_device_plugins_chart_without_the_operator(nodes: Site) -> None:
         assert data == {"shared": "version: v1"}
 
 
-def test_a_static_device_plugin_without_any_configuration(nodes: Site) -> None:
+def test_a_static_device_plugin_without_any_configuration(nodes: GpuCluster) -> None:
     """No label says how many GPUs there are, either: what the nodes advertised before is noted."""
     for name in GPUS:
-        nodes.kube("label", "node", name, "nvidia.com/gpu.count-")
+        nodes.kubectl("label", "node", name, "nvidia.com/gpu.count-")
     plain = daemon_set(PLUGIN, None, "")
-    nodes.kube("create", "-f", "-", stdin=json.dumps(plain))
+    nodes.kubectl("create", "-f", "-", stdin=json.dumps(plain))
     before = nodes.get("daemonset", PLUGIN, "--namespace", NAMESPACE)["spec"]
     with played(nodes.kubeconfig, GPUS, operator=False, discovery=False):
         wait_until("the device plugin runs", lambda: plugin_ready(nodes), 40)

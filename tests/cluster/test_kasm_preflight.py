@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from cluster.helm_tools import Tools
-from cluster.kasm_site import ADDRESS, Site, a_registry, in_path, open_k3s
+from cluster.kasm_site import ADDRESS, KasmK3s, a_registry, in_path, open_k3s
 from kasm.kasm_ward import given_values
 
 CHARTS = Path(__file__).parents[1] / "kasm/charts"
@@ -27,13 +27,13 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
 
 
 @pytest.fixture
-def site(tools: Tools, capsys: pytest.CaptureFixture[str]) -> Iterator[Site]:
+def k3s(tools: Tools, capsys: pytest.CaptureFixture[str]) -> Iterator[KasmK3s]:
     with a_registry() as registry, in_path(tools.helm_binary, tools.kubectl_binary):
-        yield Site(tools, registry, capsys)
+        yield KasmK3s(tools, registry, capsys)
 
 
-def test_a_k3s_that_can_take_it(site: Site) -> None:
-    status, lines = site.preflight("--chart-version", "1.1190.8")
+def test_a_k3s_that_can_take_it(k3s: KasmK3s) -> None:
+    status, lines = k3s.preflight("--chart-version", "1.1190.8")
     bad = {check: line for check, line in lines.items() if line["severity"] != "ok" and check not in EXACT}
     assert bad == {}
     assert lines["disk-free"]["severity"] == "unknown"
@@ -42,11 +42,11 @@ def test_a_k3s_that_can_take_it(site: Site) -> None:
     assert lines["room"]["observed"] == "8 CPU and 16 GiB free"
     assert lines["port-443"]["observed"] == "held by service kube-system/traefik (ServiceLB puts it on every node)"
     assert lines["dns"]["observed"] == f"{ADDRESS} -> {ADDRESS}, InternalIP of node k3s-1"
-    assert lines["registry"]["observed"] == f"{site.registry}/v2/: 401"
+    assert lines["registry"]["observed"] == f"{k3s.registry}/v2/: 401"
     assert "1 node by the heartbeat" in lines["clock"]["observed"]
 
 
-def test_what_runs_takes_room(site: Site) -> None:
+def test_what_runs_takes_room(k3s: KasmK3s) -> None:
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -56,20 +56,20 @@ def test_what_runs_takes_room(site: Site) -> None:
             "containers": [{"name": "a", "image": "none", "resources": {"requests": {"cpu": "6"}}}],
         },
     }
-    site.apply(pod)
-    status, lines = site.preflight("--chart-version", "1.1190.8")
-    site.tools.kubectl("delete", "pod", "hungry", "--grace-period=0", "--force")
+    k3s.apply(pod)
+    status, lines = k3s.preflight("--chart-version", "1.1190.8")
+    k3s.tools.kubectl("delete", "pod", "hungry", "--grace-period=0", "--force")
     assert status == 1
     assert lines["room"]["observed"].startswith("2 CPU")
     assert "4.75 CPU requested - 2 CPU free = 2.75 CPU too little" in lines["room"]["evidence"]
 
 
-def test_traefik_in_the_way_of_a_load_balancer_and_a_port_that_is_really_taken(site: Site, tmp_path: Path) -> None:
+def test_traefik_in_the_way_of_a_load_balancer_and_a_port_that_is_really_taken(k3s: KasmK3s, tmp_path: Path) -> None:
     values = tmp_path / "values.yaml"
     values.write_text(yaml.safe_dump({"publicAddr": ADDRESS, "directRdpService": {"enabled": True}}))
     with socket.create_server((ADDRESS, 3389)) as listener:
         threading.Thread(target=_take, args=(listener,), daemon=True).start()
-        status, lines = site.preflight("-f", str(values))
+        status, lines = k3s.preflight("-f", str(values))
     assert status == 1
     assert lines["port-443"]["severity"] == "error"
     assert "--ingress traefik" in lines["port-443"]["remedy"]["sentence"]
@@ -85,31 +85,31 @@ def _take(listener: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("letter", ["a", "b", "c"])
-def test_rendered_manifests_of_each_generation(site: Site, tmp_path: Path, letter: str) -> None:
-    done = site.tools.helm("template", "kasm", str(CHARTS / letter), *given_values(letter, {}))
+def test_rendered_manifests_of_each_generation(k3s: KasmK3s, tmp_path: Path, letter: str) -> None:
+    done = k3s.tools.helm("template", "kasm", str(CHARTS / letter), *given_values(letter, {}))
     assert done.returncode == 0, done.stderr
     rendered = tmp_path / "rendered.yaml"
     rendered.write_text(done.stdout)
-    _, lines = site.preflight("-g", letter, "-f", str(rendered))
+    _, lines = k3s.preflight("-g", letter, "-f", str(rendered))
     pods = {line.split(": ")[0] for line in lines["room"]["evidence"] if " x " in line}
     assert any("proxy" in pod for pod in pods)
     assert lines["room"]["severity"] == "ok"
     assert lines["port-443"]["expected"] == "held by Traefik"
 
 
-def test_the_secret_of_generation_a_is_in_the_way_of_b(site: Site) -> None:
+def test_the_secret_of_generation_a_is_in_the_way_of_b(k3s: KasmK3s) -> None:
     meta = {"name": "kasm-secrets", "namespace": "kasm"}
-    site.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": {"db-password": "a-password"}})
-    _, lines = site.preflight("-g", "b")
+    k3s.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": {"db-password": "a-password"}})
+    _, lines = k3s.preflight("-g", "b")
     save, delete = lines["secret"]["remedy"]["commands"]
     assert save.endswith("get secret kasm-secrets --output yaml > kasm-secrets.yaml")
-    site.tools.kubectl(*delete.removeprefix("kubectl ").split())
-    assert "secret" not in site.preflight("-g", "b")[1]
+    k3s.tools.kubectl(*delete.removeprefix("kubectl ").split())
+    assert "secret" not in k3s.preflight("-g", "b")[1]
 
 
-def test_an_account_without_rights_is_reported_which(site: Site, tmp_path: Path) -> None:
-    kubeconfig = site.kubeconfig_of("default", tmp_path)
-    status, lines = site.preflight(kubeconfig=kubeconfig)
+def test_an_account_without_rights_is_reported_which(k3s: KasmK3s) -> None:
+    kubeconfig = k3s.tools.kubeconfig_of("default", "kasm")
+    status, lines = k3s.preflight(kubeconfig=kubeconfig)
     assert status == 3
     unknown = [check for check, line in lines.items() if line["severity"] == "unknown"]
     assert {"kubernetes", "nodes", "room", "storage-class", "port-443", "way-in", "dns", "namespace"} <= set(unknown)
@@ -118,11 +118,11 @@ def test_an_account_without_rights_is_reported_which(site: Site, tmp_path: Path)
     assert lines["helm"]["severity"] == "ok"
 
 
-def test_the_rights_that_are_named_are_enough(site: Site, tmp_path: Path) -> None:
+def test_the_rights_that_are_named_are_enough(k3s: KasmK3s) -> None:
     """Whoever is given what the lines ask for, one after the other, ends with none that is unknown for that."""
-    kubeconfig = site.kubeconfig_of("default", tmp_path)
+    kubeconfig = k3s.tools.kubeconfig_of("default", "kasm")
     for number in range(13):
-        _, lines = site.preflight(kubeconfig=kubeconfig)
+        _, lines = k3s.preflight(kubeconfig=kubeconfig)
         asked = [line["remedy"]["commands"] for line in lines.values() if "may not" in line["message"]]
         if not asked:
             assert number > 0
@@ -131,8 +131,8 @@ def test_the_rights_that_are_named_are_enough(site: Site, tmp_path: Path) -> Non
         name = f"vdi-kasm-{number}"
         scope = words[words.index("--namespace") + 1] if "--namespace" in words else ""
         words = [name if word == "vdi-kasm" else word for word in words]
-        site.tools.kubectl(*words)
+        k3s.tools.kubectl(*words)
         role = f"--{words[1]}={name}"
         kind = ["rolebinding", name, "--namespace", scope] if scope else ["clusterrolebinding", name]
-        site.tools.kubectl("create", *kind, role, "--serviceaccount=kasm:default")
+        k3s.tools.kubectl("create", *kind, role, "--serviceaccount=kasm:default")
     pytest.fail("it asks for more and more")

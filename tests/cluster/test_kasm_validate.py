@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from cluster.helm_tools import Tools
-from cluster.kasm_site import ADDRESS, Site, helm_of, open_k3s
+from cluster.kasm_site import ADDRESS, KasmK3s, helm_of, open_k3s
 from kasm.kasm_ward import given_values
 from support.waiting import wait_until
 from vdi.kasm.collect.preflight import INGRESSES
@@ -46,13 +46,13 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
 class Kasm:
     """An installed stand-in chart, and what browsers would meet."""
 
-    site: Site
+    k3s: KasmK3s
     answers: dict[str, int] = field(default_factory=dict)
     """Path -> status of the web UI."""
     port: int = 0
 
     def kube(self, *words: str, stdin: str = "") -> str:
-        return self.site.tools.kubectl("--namespace", "kasm", *words, stdin=stdin)
+        return self.k3s.tools.kubectl("--namespace", "kasm", *words, stdin=stdin)
 
     def all(self, plural: str) -> list[Object]:
         found: list[Object] = json.loads(self.kube("get", plural, "-o", "json"))["items"]
@@ -60,7 +60,7 @@ class Kasm:
 
     def on_api(self, work: Callable[[Client], Awaitable[None]]) -> None:
         async def opened() -> None:
-            async with Client(load_config(self.site.tools.kubeconfig), field_manager="test") as api:
+            async with Client(load_config(self.k3s.tools.kubeconfig), field_manager="test") as api:
                 await work(api)
 
         asyncio.run(opened())
@@ -80,7 +80,7 @@ class Kasm:
 
     def validate(self, *words: str) -> tuple[int, dict[str, Object]]:
         """Exit status, and lines by check."""
-        status, data = self.site.kasm("validate", "--connect", f"127.0.0.1:{self.port}", *words)
+        status, data = self.k3s.kasm("validate", "--connect", f"127.0.0.1:{self.port}", *words)
         return status, {line["code"]: line for line in data["findings"]}
 
     def bad(self) -> dict[str, str]:
@@ -119,16 +119,16 @@ async def _report(api: Client) -> None:
 
 
 @contextmanager
-def installed(site: Site, letter: str) -> Iterator[Kasm]:
-    kasm = Kasm(site)
+def installed(k3s: KasmK3s, letter: str) -> Iterator[Kasm]:
+    kasm = Kasm(k3s)
     made: list[Object] = []
     if letter == "b":  # its chart makes no certificate
-        done = site.tools.helm("template", "kasm", str(CHARTS / "c"), "--show-only", "templates/all.yaml")
+        done = k3s.tools.helm("template", "kasm", str(CHARTS / "c"), "--show-only", "templates/all.yaml")
         made = [one for one in yaml.safe_load_all(done.stdout) if one and one.get("type") == "kubernetes.io/tls"]
         secret = {**made[0], "metadata": {"name": "kasm-tls", "namespace": "kasm"}}
-        site.apply(secret)
+        k3s.apply(secret)
     helm_of(
-        site.tools,
+        k3s.tools,
         "install",
         "kasm",
         str(CHARTS / letter),
@@ -151,7 +151,7 @@ def installed(site: Site, letter: str) -> Iterator[Kasm]:
 def web_ui(kasm: Kasm, secret: str) -> Iterator[None]:
     """Answers as Kasm's proxy, with the certificate of this Secret."""
     data = json.loads(kasm.kube("get", "secret", secret, "-o", "json"))["data"]
-    file = kasm.site.tools.home / "tls.pem"
+    file = kasm.k3s.tools.home / "tls.pem"
     file.write_bytes(base64.b64decode(data["tls.crt"]) + b"\n" + base64.b64decode(data["tls.key"]))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(file)
@@ -183,7 +183,7 @@ def web_ui(kasm: Kasm, secret: str) -> Iterator[None]:
 def test_each_generation_is_whole_and_what_is_broken_in_the_newest_is_seen(
     tools: Tools, capsys: pytest.CaptureFixture[str], letter: str
 ) -> None:
-    with installed(Site(tools, "", capsys), letter) as kasm:
+    with installed(KasmK3s(tools, "", capsys), letter) as kasm:
         status, lines = kasm.validate()
         left = {check: line["observed"] for check, line in lines.items() if line["severity"] != "ok"}
         assert set(left) <= {"certificate", "db-init"}, left
@@ -199,14 +199,14 @@ def test_each_generation_is_whole_and_what_is_broken_in_the_newest_is_seen(
 
 def assert_rights_are_named(kasm: Kasm) -> None:
     """Without any, and with those of the role `view`, which may see all but Secrets and kinds that were added."""
-    kubeconfig = kasm.site.kubeconfig_of("default", kasm.site.tools.home)
+    kubeconfig = kasm.k3s.tools.kubeconfig_of("default", "kasm")
     words = ("validate", "--connect", f"127.0.0.1:{kasm.port}", "--hostname", HOST)
-    status, data = kasm.site.kasm(*words, kubeconfig=kubeconfig)
+    status, data = kasm.k3s.kasm(*words, kubeconfig=kubeconfig)
     (line,) = data["findings"]
     assert (status, line["severity"]) == (3, "unknown")
     assert "may not list deployments.apps in namespace kasm" in line["message"]
     kasm.kube("create", "rolebinding", "viewer", "--clusterrole=view", "--serviceaccount=kasm:default")
-    status, data = kasm.site.kasm(*words, kubeconfig=kubeconfig)
+    status, data = kasm.k3s.kasm(*words, kubeconfig=kubeconfig)
     unknown = {finding["code"]: finding["message"] for finding in data["findings"] if finding["severity"] == "unknown"}
     assert status == 3
     assert set(unknown) == {"release", "admin-password", "way-in", "certificate"}

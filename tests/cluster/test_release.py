@@ -107,15 +107,15 @@ def test_the_life_of_a_release(release: Release, tmp_path: Path) -> None:
         if is_helm4(release):
             ctrl_c_leaves_it_as_it_was(release, *newer)
         back_to_the_first_revision(release)
-        assert release.get("pod", desktop, *HERE)["metadata"]["uid"] == uid, "untouched by all of it"
-        home = release.get("pvc", *HERE)["items"][0]["metadata"]["uid"]
+        assert release.tools.get("pod", desktop, *HERE)["metadata"]["uid"] == uid, "untouched by all of it"
+        home = release.tools.get("pvc", *HERE)["items"][0]["metadata"]["uid"]
         uninstall_ends_sessions_and_keeps_homes(release)
 
     release.run("install", "--yes", values=first)
     with release.operator():
         release.tools.kubectl("create", "-f", "-", stdin=SESSION)
         a_running_desktop(release)
-    assert [one["metadata"]["uid"] for one in release.get("pvc", *HERE)["items"]] == [home], "the old home"
+    assert [one["metadata"]["uid"] for one in release.tools.get("pvc", *HERE)["items"]] == [home], "the old home"
     without_an_operator_nothing_hangs(release)
 
 
@@ -137,11 +137,11 @@ def a_running_desktop(release: Release) -> tuple[str, str]:
     """Its pod's name and uid."""
 
     def running() -> str:
-        status = release.get("vdi", "alice-desktop", *HERE).get("status") or {}
+        status = release.tools.get("vdi", "alice-desktop", *HERE).get("status") or {}
         return str(status.get("podName", "")) if status.get("phase") == "Running" else ""
 
     name = wait_until("the desktop runs", running, 20)
-    return name, release.get("pod", name, *HERE)["metadata"]["uid"]
+    return name, release.tools.get("pod", name, *HERE)["metadata"]["uid"]
 
 
 def a_newer_chart(folder: Path) -> Path:
@@ -156,7 +156,7 @@ def a_newer_chart(folder: Path) -> Path:
 
 
 def has_later(release: Release) -> bool:
-    stored = release.get("crd", "vdisessions.vdi.kasm.io")["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    stored = release.tools.get("crd", "vdisessions.vdi.kasm.io")["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     return "later" in stored["properties"]["spec"]["properties"]
 
 
@@ -173,9 +173,9 @@ def an_upgrade_with_newer_crds_and_other_values(release: Release, *newer: str) -
 
     release.tools.kubectl("label", "deploy", "vdi-gateway", *RELEASE, "--overwrite", "app.kubernetes.io/name=by-hand")
     assert "Upgraded: revision 2" in release.run("upgrade", *more, "--yes")
-    labels = release.get("deploy", "vdi-gateway", *RELEASE)["metadata"]["labels"]
+    labels = release.tools.get("deploy", "vdi-gateway", *RELEASE)["metadata"]["labels"]
     assert labels["app.kubernetes.io/name"] == "vdi", "what was changed by hand is mended"
-    assert release.get("deploy", "vdi-operator", *RELEASE)["status"]["readyReplicas"] == 3
+    assert release.tools.get("deploy", "vdi-operator", *RELEASE)["status"]["readyReplicas"] == 3
     assert has_later(release)
     refused = release.run("upgrade", "--yes", status=1)
     assert "lacks fields that the cluster's has (v1alpha1: spec.later)" in refused and "vdi rollback" in refused
@@ -216,7 +216,7 @@ def a_failing_upgrade_rolls_itself_back(release: Release, *newer: str) -> None:
     assert "Not everything was ready in time" in said
     assert f"It was rolled back: revision {good + 2} of vdi is in place, with the content of revision {good}" in said
     assert release.revisions()[:2] == [(good + 2, "deployed"), (good + 1, "failed")]
-    image = release.get("deploy", "vdi-operator", *RELEASE)["spec"]["template"]["spec"]["containers"][0]["image"]
+    image = release.tools.get("deploy", "vdi-operator", *RELEASE)["spec"]["template"]["spec"]["containers"][0]["image"]
     assert not image.startswith(BROKEN)
 
 
@@ -241,7 +241,7 @@ def back_to_the_first_revision(release: Release) -> None:
     assert "Back to revision 1: 3 changed" in shown and "spec.replicas: 3 -> 2" in shown
     assert "will drop v1alpha1: spec.later" in shown and has_later(release)
     assert "with the content of revision 1" in release.run("rollback", "1", "--yes")
-    assert release.get("deploy", "vdi-operator", *RELEASE)["spec"]["replicas"] == 2
+    assert release.tools.get("deploy", "vdi-operator", *RELEASE)["spec"]["replicas"] == 2
     assert not has_later(release)
 
 
