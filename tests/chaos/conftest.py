@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from chaos.world import World, open_world
+from chaos.world import ChaosWorld, open_world
 from cluster.conftest import administrator, control_plane, kubeconfig, kubectl, namespace  # noqa: F401 -- fixtures
 
 
 @pytest.fixture
-async def world(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterator[World]:  # noqa: F811
+async def world(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterator[ChaosWorld]:  # noqa: F811
     """A namespace with templates, nodes, a kubelet and a checker."""
     async with open_world(kubeconfig, namespace, tmp_path) as world:
         yield world

@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from chaos.world import GPUS, World
+from chaos.world import GPUS, ChaosWorld
 from support.waiting import eventually
 from vdi.kube.resource import CLAIMS, PODS
 from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
 
-Step = Callable[[World, str], Awaitable[None]]
+Step = Callable[[ChaosWorld, str], Awaitable[None]]
 RUNS = {"Pod": 1, "Service": 1, "Secret": 1, "IngressRoute": 1}
 
 
@@ -26,43 +26,43 @@ class Flow:
     helped: bool = False
     """The garbage collector does the same work: the operator's calls may find nothing left to do, or not be made."""
 
-    async def play(self, world: World, name: str) -> None:
+    async def play(self, world: ChaosWorld, name: str) -> None:
         """From setting it off to its end."""
         await self.act(world, name)
         await self.settle(world, name)
 
 
-async def nothing(_world: World, _name: str) -> None:
+async def nothing(_world: ChaosWorld, _name: str) -> None:
     """Nothing to prepare."""
 
 
-async def create_plain(world: World, name: str) -> None:
+async def create_plain(world: ChaosWorld, name: str) -> None:
     await world.create(name, await world.plain())
 
 
-async def create_homely(world: World, name: str) -> None:
+async def create_homely(world: ChaosWorld, name: str) -> None:
     await world.create(name, await world.homely())
 
 
-async def start_plain(world: World, name: str) -> None:
+async def start_plain(world: ChaosWorld, name: str) -> None:
     await create_plain(world, name)
     await world.reach(name, "Running")
 
 
-async def start_homely(world: World, name: str) -> None:
+async def start_homely(world: ChaosWorld, name: str) -> None:
     await create_homely(world, name)
     await world.reach(name, "Running")
 
 
-async def delete(world: World, name: str) -> None:
+async def delete(world: ChaosWorld, name: str) -> None:
     await world.delete(name)
 
 
-async def time_is_over(world: World, name: str) -> None:
+async def time_is_over(world: ChaosWorld, name: str) -> None:
     await world.edit(name, timeout="1s")
 
 
-async def runs(world: World, name: str) -> None:
+async def runs(world: ChaosWorld, name: str) -> None:
     """One desktop, and one of each child."""
     session = await world.reach(name, "Running", 120)
 
@@ -73,33 +73,33 @@ async def runs(world: World, name: str) -> None:
     await eventually(complete, f"{name} has one of each", 60)
 
 
-async def is_gone(world: World, name: str) -> None:
+async def is_gone(world: ChaosWorld, name: str) -> None:
     """Gone; that it left nothing is seen for all at once."""
     await world.gone(name, 120)
 
 
-async def is_gone_but_for_its_home(world: World, name: str) -> None:
+async def is_gone_but_for_its_home(world: ChaosWorld, name: str) -> None:
     await world.gone(name, 120)
     homes = world.checker.children[CLAIMS.kind].values()
     users = [home.metadata.annotations.get("vdi.kasm.io/user") for home in homes]
     assert users.count(world.users[name]) == 1, f"{name}: its home is gone, or there are two"
 
 
-async def suspend(world: World, name: str) -> None:
+async def suspend(world: ChaosWorld, name: str) -> None:
     await world.edit(name, suspended=True)
 
 
-async def suspend_it(world: World, name: str) -> None:
+async def suspend_it(world: ChaosWorld, name: str) -> None:
     await start_homely(world, name)
     await suspend(world, name)
     await is_suspended(world, name)
 
 
-async def resume(world: World, name: str) -> None:
+async def resume(world: ChaosWorld, name: str) -> None:
     await world.edit(name, suspended=False)
 
 
-async def is_suspended(world: World, name: str) -> None:
+async def is_suspended(world: ChaosWorld, name: str) -> None:
     """No desktop and no way to it; the rest stays."""
     session = await world.reach(name, "Suspended", 120)
     await eventually(
@@ -110,34 +110,34 @@ async def is_suspended(world: World, name: str) -> None:
     assert (found["Service"], found["Secret"]) == (1, 1), f"{name}: {found}"
 
 
-async def start_to_be_suspended(world: World, name: str) -> None:
+async def start_to_be_suspended(world: ChaosWorld, name: str) -> None:
     await world.create(name, await world.resting())
     await world.reach(name, "Running")
 
 
-async def is_left_idle(world: World, name: str) -> None:
+async def is_left_idle(world: ChaosWorld, name: str) -> None:
     await world.edit(name, idleTimeout="4s")
 
 
-async def restart(world: World, name: str) -> None:
+async def restart(world: ChaosWorld, name: str) -> None:
     world.notes[name] = world.pod(name).metadata.uid
     stamp = {"metadata": {"annotations": {"vdi.kasm.io/restartedAt": "2026-11-20T08:00:00Z"}}}
     await world.persist(lambda: world.stage.patch(SESSIONS, name, stamp))
 
 
-async def fail(world: World, name: str) -> None:
+async def fail(world: ChaosWorld, name: str) -> None:
     pod = world.pod(name)
     world.notes[name] = pod.metadata.uid
     await world.kubelet.fail(pod.metadata.name)
 
 
-async def lose_the_pod(world: World, name: str) -> None:
+async def lose_the_pod(world: ChaosWorld, name: str) -> None:
     pod = world.pod(name)
     world.notes[name] = pod.metadata.uid
     await world.persist(lambda: world.stage.delete(PODS, pod.metadata.name, grace_seconds=0))
 
 
-async def runs_again(world: World, name: str) -> None:
+async def runs_again(world: ChaosWorld, name: str) -> None:
     """Another pod, the same everything else."""
 
     def renewed() -> bool:
@@ -148,21 +148,21 @@ async def runs_again(world: World, name: str) -> None:
     await runs(world, name)
 
 
-async def await_pool(world: World, name: str) -> None:
+async def await_pool(world: ChaosWorld, name: str) -> None:
     pool = f"{world.stage.namespace}-pool"
     await world.pooled()
     await eventually(lambda: world.waiting_in(pool) > 0, f"{pool} has a desktop for {name}", 60)
 
 
-async def claim(world: World, name: str) -> None:
+async def claim(world: ChaosWorld, name: str) -> None:
     await world.create(name, await world.pooled())
 
 
-async def make_pool(world: World, name: str) -> None:
+async def make_pool(world: ChaosWorld, name: str) -> None:
     await world.pool(name, await world.plain(), 2)
 
 
-async def pool_is_full(world: World, name: str) -> None:
+async def pool_is_full(world: ChaosWorld, name: str) -> None:
     """Two desktops, each with its Secret, and no third."""
     await eventually(lambda: world.waiting_in(name) == 2, f"{name} has two desktops", 120)
     try:
@@ -171,20 +171,20 @@ async def pool_is_full(world: World, name: str) -> None:
         raise AssertionError(f"{late}: {world.members_of(name)}") from None
 
 
-async def fill_pool(world: World, name: str) -> None:
+async def fill_pool(world: ChaosWorld, name: str) -> None:
     await make_pool(world, name)
     await pool_is_full(world, name)
 
 
-async def drop_pool(world: World, name: str) -> None:
+async def drop_pool(world: ChaosWorld, name: str) -> None:
     await world.persist(lambda: world.stage.api.delete(POOLS, name, into=dict))
 
 
-async def pool_is_gone(world: World, name: str) -> None:
+async def pool_is_gone(world: ChaosWorld, name: str) -> None:
     await eventually(lambda: world.members_of(name) == (0, 0), f"{name} has left nothing", 120)
 
 
-async def wait_in_queue(world: World, name: str) -> None:
+async def wait_in_queue(world: ChaosWorld, name: str) -> None:
     """All GPUs are taken by holders; this session waits, or has just got what another holder gave back."""
     template = await world.with_gpu()
     holder = f"hold-{name}"
@@ -199,11 +199,11 @@ async def wait_in_queue(world: World, name: str) -> None:
     await eventually(decided, f"{name} waits in the queue", 60)
 
 
-async def free_a_slot(world: World, name: str) -> None:
+async def free_a_slot(world: ChaosWorld, name: str) -> None:
     await world.delete(f"hold-{name}")
 
 
-async def is_admitted(world: World, name: str) -> None:
+async def is_admitted(world: ChaosWorld, name: str) -> None:
     await runs(world, name)
     session = world.session(name)
     assert session and session.status.queue is None, f"{name} runs and still stands in the queue"
@@ -211,11 +211,11 @@ async def is_admitted(world: World, name: str) -> None:
     await world.gone(name)
 
 
-async def want_image(world: World, name: str) -> None:
+async def want_image(world: ChaosWorld, name: str) -> None:
     await world.template(name, **_PLAIN, image=f"registry.example.com/{name}:1", prePull=True)
 
 
-async def is_pulled(world: World, name: str) -> None:
+async def is_pulled(world: ChaosWorld, name: str) -> None:
     """On every node, and the pullers are gone."""
 
     async def pulled() -> bool:
@@ -228,17 +228,17 @@ async def is_pulled(world: World, name: str) -> None:
     await eventually(pulled, f"{name}: its image is everywhere", 120)
 
 
-async def pull_image(world: World, name: str) -> None:
+async def pull_image(world: ChaosWorld, name: str) -> None:
     await want_image(world, name)
     await is_pulled(world, name)
 
 
-async def change_image(world: World, name: str) -> None:
+async def change_image(world: ChaosWorld, name: str) -> None:
     spec = {"spec": {"image": f"registry.example.com/{name}:2"}}
     await world.persist(lambda: world.stage.api.patch(TEMPLATES, world.templates[name], spec, into=dict))
 
 
-async def is_pulled_again(world: World, name: str) -> None:
+async def is_pulled_again(world: ChaosWorld, name: str) -> None:
     async def about_the_new_one() -> bool:
         found = await world.persist_get(TEMPLATES, world.templates[name])
         return bool(found and found["status"]["prePull"]["image"].endswith(":2"))

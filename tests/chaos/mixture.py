@@ -15,7 +15,7 @@ from chaos.fault_proxy import RandomFaults
 from chaos.machine import Machine
 from chaos.model import Model
 from chaos.replicas import Replica
-from chaos.world import World
+from chaos.world import ChaosWorld
 from support.waiting import eventually
 from vdi.kube.resource import NODES, PODS, SERVICES
 from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
@@ -35,7 +35,7 @@ Action = Callable[[], Awaitable[None]]
 class Mixture:
     """`run` it once."""
 
-    world: World
+    world: ChaosWorld
     replicas: list[Replica]
     machine: Machine
     seed: int

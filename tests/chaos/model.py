@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chaos.checker import Checker
-from chaos.world import GPUS, World
+from chaos.world import GPUS, ChaosWorld
 from vdi.api.session import VDISession
 
 WHOLE = {"Pod": 1, "Service": 1, "IngressRoute": 1}
@@ -27,7 +27,7 @@ class ExpectedSession:
 class Model:
     """Writes to the API server and remembers what it has written."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: ChaosWorld) -> None:
         self.expected: dict[str, ExpectedSession] = {}
         self.gone: set[str] = set()
         self.pool_size = 3

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chaos.fault_proxy import FaultProxy
-from chaos.world import World
+from chaos.world import ChaosWorld
 from cluster.operator_stage import OperatorProcess, Stage
 from support.waiting import eventually
 
@@ -77,7 +77,7 @@ class Replica:
 
 
 @asynccontextmanager
-async def replicas(world: World, count: int = 2) -> AsyncIterator[list[Replica]]:
+async def replicas(world: ChaosWorld, count: int = 2) -> AsyncIterator[list[Replica]]:
     """So many operators side by side; killed at the end."""
     async with AsyncExitStack() as stack:
         made: list[Replica] = []

@@ -8,13 +8,13 @@ import pytest
 
 from chaos.fault_proxy import AT_A_CALL, FaultsByName
 from chaos.flows import FLOWS, Flow
-from chaos.world import World
+from chaos.world import ChaosWorld
 
 pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
-async def test_every_fault_at_every_call(world: World, flow: Flow, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_every_fault_at_every_call(world: ChaosWorld, flow: Flow, capsys: pytest.CaptureFixture[str]) -> None:
     faults = FaultsByName(world.subject_of)
     world.proxy.choose = faults
     began = time.monotonic()

@@ -12,7 +12,7 @@ from typing import Literal
 import pytest
 
 from chaos.flows import FLOWS, Flow
-from chaos.world import World
+from chaos.world import ChaosWorld
 
 pytestmark = pytest.mark.timeout(900)
 MOST_WRITES = 40
@@ -20,7 +20,7 @@ MOST_WRITES = 40
 Moment = Literal["before", "after"]
 
 
-async def play(world: World, flow: Flow, name: str, write: int, moment: Moment) -> bool:
+async def play(world: ChaosWorld, flow: Flow, name: str, write: int, moment: Moment) -> bool:
     """One session through its flow, with a kill at its n-th write; False when it got through without."""
     async with world.stage.operator_process() as operator:
         await flow.prepare(world, name)
@@ -43,7 +43,7 @@ async def play(world: World, flow: Flow, name: str, write: int, moment: Moment) 
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
 async def test_kill_at_every_write(
-    world: World, flow: Flow, moment: Moment, capsys: pytest.CaptureFixture[str]
+    world: ChaosWorld, flow: Flow, moment: Moment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     began = time.monotonic()
     for write in range(1, MOST_WRITES):

@@ -9,7 +9,7 @@ import pytest
 from chaos.machine import Machine
 from chaos.mixture import Mixture
 from chaos.replicas import replicas
-from chaos.world import World
+from chaos.world import ChaosWorld
 from vdi.devcluster.cluster import Cluster
 
 SECONDS = float(os.environ.get("VDI_CHAOS_SECONDS", "1200"))
@@ -18,7 +18,7 @@ SEED = int(os.environ.get("VDI_CHAOS_SEED", secrets.randbelow(10**6)))
 pytestmark = pytest.mark.timeout(SECONDS * 4 + 300)
 
 
-async def test_random_mixture(world: World, control_plane: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_random_mixture(world: ChaosWorld, control_plane: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     def tell(line: str) -> None:
         with capsys.disabled():
             sys.stdout.write(f"  {line}\n")

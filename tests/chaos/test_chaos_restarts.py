@@ -11,7 +11,7 @@ import pytest
 from chaos.fault_proxy import Call, Fault
 from chaos.machine import Machine
 from chaos.replicas import Replica, replicas
-from chaos.world import World
+from chaos.world import ChaosWorld
 from support.waiting import eventually
 from vdi.devcluster.cluster import Cluster
 
@@ -30,7 +30,7 @@ def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
     return say
 
 
-async def burst(world: World, count: int, prefix: str = "desk") -> list[str]:
+async def burst(world: ChaosWorld, count: int, prefix: str = "desk") -> list[str]:
     """So many sessions at once."""
     template = await world.plain()
     names = [f"{prefix}-{number}" for number in range(count)]
@@ -38,12 +38,12 @@ async def burst(world: World, count: int, prefix: str = "desk") -> list[str]:
     return names
 
 
-def running(world: World) -> int:
+def running(world: ChaosWorld) -> int:
     """How many run."""
     return sum(session.status.phase == "Running" for session in world.checker.sessions.values())
 
 
-async def all_run(world: World, names: list[str], seconds: float = 180.0) -> None:
+async def all_run(world: ChaosWorld, names: list[str], seconds: float = 180.0) -> None:
     """All of them, each with one of each child, and nothing else."""
     await eventually(lambda: running(world) == len(names), f"{len(names)} run", seconds)
     await world.orderly()
@@ -51,7 +51,7 @@ async def all_run(world: World, names: list[str], seconds: float = 180.0) -> Non
 
 @pytest.mark.parametrize("victims", [("kube-apiserver",), ("etcd",), ("etcd", "kube-apiserver")], ids="+".join)
 async def test_control_plane_is_killed_during_a_burst(
-    world: World, control_plane: Cluster, tell: Tell, victims: tuple[str, ...]
+    world: ChaosWorld, control_plane: Cluster, tell: Tell, victims: tuple[str, ...]
 ) -> None:
     machine = Machine(control_plane.name)
     async with world.stage.operator():
@@ -67,7 +67,7 @@ async def test_control_plane_is_killed_during_a_burst(
     tell(f"{'+'.join(victims)} killed when {killed_at} of 100 ran; all run after {time.monotonic() - began:.1f} s")
 
 
-async def test_watches_are_cut_and_expired_during_a_burst(world: World, tell: Tell) -> None:
+async def test_watches_are_cut_and_expired_during_a_burst(world: ChaosWorld, tell: Tell) -> None:
     rng = random.Random(7)
 
     def expire(call: Call) -> Fault | None:
@@ -91,7 +91,7 @@ async def test_watches_are_cut_and_expired_during_a_burst(world: World, tell: Te
 
 
 async def test_changes_during_a_gap_that_the_server_has_forgotten_are_seen(
-    world: World, control_plane: Cluster, tell: Tell
+    world: ChaosWorld, control_plane: Cluster, tell: Tell
 ) -> None:
     """Compaction, and a new API server whose memory begins after the change: a real 410, nothing injected."""
     machine = Machine(control_plane.name)
@@ -128,7 +128,7 @@ async def freeze(replica: Replica) -> None:
 
 @pytest.mark.parametrize("write", [1, 10, 40])
 @pytest.mark.parametrize("blow", [kill, freeze], ids=["killed", "frozen"])
-async def test_leader_falls_in_mid_reconcile(world: World, tell: Tell, blow: Blow, write: int) -> None:
+async def test_leader_falls_in_mid_reconcile(world: ChaosWorld, tell: Tell, blow: Blow, write: int) -> None:
     async with replicas(world) as both:
         await eventually(lambda: world.audit.holder is not None, "somebody leads", 30)
         leader = next(one for one in both if one.proxy is world.audit.holder)

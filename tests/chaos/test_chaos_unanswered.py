@@ -10,7 +10,7 @@ import pytest
 
 from chaos.fault_proxy import Call, Fault
 from chaos.replicas import replicas
-from chaos.world import GPUS, World
+from chaos.world import GPUS, ChaosWorld
 from support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(180)
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(180)
 class Blindfold:
     """One pod is made without an answer; after that no watch shows it, until the blindfold is taken off."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: ChaosWorld) -> None:
         self._world = world
         self.on = True
         self.made = ""
@@ -59,7 +59,7 @@ class Deaf:
         return Fault.BROKEN
 
 
-async def take_all_but_one(world: World, template: str) -> None:
+async def take_all_but_one(world: ChaosWorld, template: str) -> None:
     """Only one GPU is left."""
     names = [f"other-{number}" for number in range(GPUS - 1)]
     for name in names:
@@ -68,7 +68,7 @@ async def take_all_but_one(world: World, template: str) -> None:
 
 
 @pytest.mark.parametrize("maker", ["session", "pool"])
-async def test_room_of_a_pod_without_an_answer_is_not_given_away(world: World, maker: str) -> None:
+async def test_room_of_a_pod_without_an_answer_is_not_given_away(world: ChaosWorld, maker: str) -> None:
     template = await world.with_gpu()
     async with world.stage.operator():
         await take_all_but_one(world, template)
@@ -91,7 +91,7 @@ async def test_room_of_a_pod_without_an_answer_is_not_given_away(world: World, m
     assert world.checker.most_gpus == GPUS
 
 
-async def test_a_new_leader_waits_for_what_the_last_one_did(world: World) -> None:
+async def test_a_new_leader_waits_for_what_the_last_one_did(world: ChaosWorld) -> None:
     template = await world.with_gpu()
     async with replicas(world) as (leader, standby):
         await take_all_but_one(world, template)

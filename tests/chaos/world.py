@@ -32,7 +32,7 @@ _NO_HOME: Object = {"persistence": {"enabled": False}}
 
 
 @dataclass
-class World:
+class ChaosWorld:
     """Sessions are named after the flow and the fault that they are for; each has a user of its own unless given."""
 
     stage: Stage
@@ -231,7 +231,7 @@ class World:
 
 
 @asynccontextmanager
-async def open_world(kubeconfig: Path, namespace: str, folder: Path, seed: int = 1) -> AsyncIterator[World]:
+async def open_world(kubeconfig: Path, namespace: str, folder: Path, seed: int = 1) -> AsyncIterator[ChaosWorld]:
     """A world with one roomy node; all that it made goes at its end."""
     upstream = load_config(kubeconfig)
     audit = LeaseAudit()
@@ -244,7 +244,7 @@ async def open_world(kubeconfig: Path, namespace: str, folder: Path, seed: int =
         async with proxy.serve(), checker.watching(), kubelet.at_work(), homes.at_work(), agents():
             stage.proxy = proxy
             await stage.node("roomy", gpu="0", has=ROOMY)
-            world = World(stage, proxy, audit, checker, kubelet, upstream)
+            world = ChaosWorld(stage, proxy, audit, checker, kubelet, upstream)
             yield world
             for session in checker.sessions.values():
                 patch = {"metadata": {"finalizers": None}}

@@ -37,7 +37,7 @@ def now() -> str:
 
 
 @dataclass
-class Ward:
+class DoctorStage:
     """A stage, and the doctor's way to it."""
 
     stage: Stage

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from cluster.control_plane import install_crds
-from cluster.doctor_ward import Ward, now
+from cluster.doctor_ward import DoctorStage, now
 from cluster.operator_stage import Stage
 from support.waiting import eventually
 from vdi.api.crd import build_crds
@@ -42,8 +42,8 @@ NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 
 
 @pytest.fixture
-async def ward(stage: Stage, monkeypatch: pytest.MonkeyPatch, kubectl: list[str]) -> AsyncIterator[Ward]:
-    ward = Ward(stage, monkeypatch, kubectl=kubectl)
+async def ward(stage: Stage, monkeypatch: pytest.MonkeyPatch, kubectl: list[str]) -> AsyncIterator[DoctorStage]:
+    ward = DoctorStage(stage, monkeypatch, kubectl=kubectl)
     yield ward
     await ward.clear()
 
@@ -51,7 +51,7 @@ async def ward(stage: Stage, monkeypatch: pytest.MonkeyPatch, kubectl: list[str]
 # Nothing is wrong
 
 
-async def test_a_healthy_cluster_has_no_findings(ward: Ward) -> None:
+async def test_a_healthy_cluster_has_no_findings(ward: DoctorStage) -> None:
     ward.later = timedelta()
     await ward.deploy()
     template = await ward.stage.template(**NO_HOME)
@@ -64,7 +64,7 @@ async def test_a_healthy_cluster_has_no_findings(ward: Ward) -> None:
 # Control plane
 
 
-async def test_no_operator(ward: Ward) -> None:
+async def test_no_operator(ward: DoctorStage) -> None:
     await ward.stage.session("alice", await ward.stage.template(**NO_HOME))
     found = await ward.finds("operator_missing")
     assert found.remedy.commands == ("vdi install",)
@@ -72,7 +72,7 @@ async def test_no_operator(ward: Ward) -> None:
     assert [one.caused_by for one in ignored] == [found.key]
 
 
-async def test_operator_down(ward: Ward) -> None:
+async def test_operator_down(ward: DoctorStage) -> None:
     pod = await ward.deploy(ready=False)
     await ward.report(pod, waiting={"reason": "ErrImagePull", "message": "manifest unknown"})
     await ward.stage.session("alice", await ward.stage.template(**NO_HOME))
@@ -81,14 +81,14 @@ async def test_operator_down(ward: Ward) -> None:
     assert "cannot be fetched" in found.message
 
 
-async def test_operator_that_does_not_lead(ward: Ward) -> None:
+async def test_operator_that_does_not_lead(ward: DoctorStage) -> None:
     await ward.deploy()
     await ward.stage.session("alice", await ward.stage.template(**NO_HOME))
     assert "The Lease is missing" in (await ward.finds("operator_without_lease")).message
 
 
 @pytest.mark.parametrize("resource", ["ingressroutes", "vditemplates"])
-async def test_operator_without_a_right(ward: Ward, resource: str) -> None:
+async def test_operator_without_a_right(ward: DoctorStage, resource: str) -> None:
     await ward.deploy()
     await ward.apply_rights(without=resource)
     async with ward.at_work():
@@ -96,14 +96,14 @@ async def test_operator_without_a_right(ward: Ward, resource: str) -> None:
     assert any(resource in line for line in found.evidence)
 
 
-async def test_settings_that_cannot_be_read(ward: Ward) -> None:
+async def test_settings_that_cannot_be_read(ward: DoctorStage) -> None:
     await ward.deploy(ready=False, VDI_URL_PORT="many")
     found = await ward.finds("operator_settings_bad")
     assert "VDI_URL_PORT='many'" in found.message
     assert [one.caused_by for one in await ward.look() if one.code == "operator_down"] == [found.key]
 
 
-async def test_kinds_missing_and_old(ward: Ward) -> None:
+async def test_kinds_missing_and_old(ward: DoctorStage) -> None:
     _, _, pool = build_crds()
     name = pool["metadata"]["name"]
     old = msgspec.json.decode(msgspec.json.encode(build_crds()[1]))
@@ -124,14 +124,14 @@ async def test_kinds_missing_and_old(ward: Ward) -> None:
         await install_crds(ward.stage.api)
 
 
-async def test_sessions_that_no_one_watches(ward: Ward) -> None:
+async def test_sessions_that_no_one_watches(ward: DoctorStage) -> None:
     await ward.deploy(VDI_NAMESPACE="elsewhere")
     await ward.stage.session("alice", await ward.stage.template(**NO_HOME))
     found = await ward.finds("session_unwatched")
     assert found.object == f"namespace/{ward.namespace}"
 
 
-async def test_a_finalizer_that_no_one_drops(ward: Ward) -> None:
+async def test_a_finalizer_that_no_one_drops(ward: DoctorStage) -> None:
     template = await ward.stage.template(**NO_HOME)
     async with ward.at_work():
         await ward.running("alice", template)
@@ -142,7 +142,7 @@ async def test_a_finalizer_that_no_one_drops(ward: Ward) -> None:
     assert "finalizers" in stuck[0].remedy.text
 
 
-async def test_a_template_that_is_missing(ward: Ward) -> None:
+async def test_a_template_that_is_missing(ward: DoctorStage) -> None:
     await ward.deploy()
     async with ward.at_work():
         await ward.stage.session("alice", "nowhere")
@@ -150,7 +150,7 @@ async def test_a_template_that_is_missing(ward: Ward) -> None:
     assert "'nowhere'" in found.message
 
 
-async def test_a_template_that_cannot_be_used(ward: Ward) -> None:
+async def test_a_template_that_cannot_be_used(ward: DoctorStage) -> None:
     await ward.deploy()
     template = await ward.stage.template(**NO_HOME, env=[{"name": "SELKIES_MASTER_TOKEN", "value": "hunter2"}])
     async with ward.at_work():
@@ -159,7 +159,7 @@ async def test_a_template_that_cannot_be_used(ward: Ward) -> None:
         assert "SELKIES_MASTER_TOKEN" in (await ward.finds("template_invalid")).message
 
 
-async def test_more_than_the_template_allows(ward: Ward) -> None:
+async def test_more_than_the_template_allows(ward: DoctorStage) -> None:
     await ward.deploy()
     template = await ward.stage.template(**NO_HOME)
     async with ward.at_work():
@@ -167,7 +167,7 @@ async def test_more_than_the_template_allows(ward: Ward) -> None:
         assert "900Gi" in (await ward.finds("session_over_limit")).message
 
 
-async def test_a_quota_that_is_used_up(ward: Ward) -> None:
+async def test_a_quota_that_is_used_up(ward: DoctorStage) -> None:
     await ward.deploy()
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": {"pods": "1"}}}
     await ward.stage.api.create(QUOTAS, quota, namespace=ward.namespace, into=msgspec.Raw)
@@ -183,7 +183,7 @@ async def test_a_quota_that_is_used_up(ward: Ward) -> None:
         assert "quota" in (await ward.finds("pod_refused")).message
 
 
-async def test_pod_security_that_refuses(ward: Ward) -> None:
+async def test_pod_security_that_refuses(ward: DoctorStage) -> None:
     await ward.deploy()
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     await ward.stage.api.patch(NAMESPACES, ward.namespace, {"metadata": {"labels": labels}}, into=msgspec.Raw)
@@ -197,7 +197,7 @@ async def test_pod_security_that_refuses(ward: Ward) -> None:
 # Infrastructure
 
 
-async def test_no_gpu_for_a_gpu_session(ward: Ward) -> None:
+async def test_no_gpu_for_a_gpu_session(ward: DoctorStage) -> None:
     await ward.deploy()
     await ward.stage.node("bare", gpu="0")
     gpu = {"persistence": {"enabled": False}, "placement": {"nodeSelector": ward.stage.here}}
@@ -209,7 +209,7 @@ async def test_no_gpu_for_a_gpu_session(ward: Ward) -> None:
     assert "nvidia.com/gpu" in found.message
 
 
-async def test_all_gpus_in_use(ward: Ward) -> None:
+async def test_all_gpus_in_use(ward: DoctorStage) -> None:
     await ward.deploy()
     node = await ward.stage.node("one", gpu="1")
     gpu = {"persistence": {"enabled": False}, "placement": {"nodeSelector": ward.stage.here}}
@@ -223,7 +223,7 @@ async def test_all_gpus_in_use(ward: Ward) -> None:
     assert found.object.endswith("/bob")
 
 
-async def test_a_node_that_does_not_answer(ward: Ward) -> None:
+async def test_a_node_that_does_not_answer(ward: DoctorStage) -> None:
     name = f"{ward.namespace}-dead"
     condition = {
         "type": "Ready",
@@ -247,7 +247,7 @@ async def test_a_node_that_does_not_answer(ward: Ward) -> None:
         await ward.stage.api.delete(NODES, name, into=dict)
 
 
-async def test_a_storage_class_that_is_missing(ward: Ward) -> None:
+async def test_a_storage_class_that_is_missing(ward: DoctorStage) -> None:
     await ward.deploy()
     home = {"resources": {"defaultGPU": 0}, "persistence": {"storageClass": "nowhere"}}
     template = await ward.stage.template(**home)
@@ -257,7 +257,7 @@ async def test_a_storage_class_that_is_missing(ward: Ward) -> None:
 
 
 @pytest.mark.parametrize("speaks", [False, True])
-async def test_a_provisioner_that_makes_no_volume(ward: Ward, speaks: bool) -> None:
+async def test_a_provisioner_that_makes_no_volume(ward: DoctorStage, speaks: bool) -> None:
     await ward.deploy()
     name = f"{ward.namespace}-class"
     body = {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name}}
@@ -283,7 +283,7 @@ async def test_a_provisioner_that_makes_no_volume(ward: Ward, speaks: bool) -> N
         await ward.stage.api.delete(CLASSES, name, into=dict)
 
 
-async def _warn(ward: Ward, kind: str, about: Any, reason: str, note: str) -> None:
+async def _warn(ward: DoctorStage, kind: str, about: Any, reason: str, note: str) -> None:
     meta = about["metadata"]
     regarding = {"kind": kind, "name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]}
     event = {"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": f"e-{reason.lower()}"}}
@@ -293,7 +293,7 @@ async def _warn(ward: Ward, kind: str, about: Any, reason: str, note: str) -> No
     await ward.stage.api.create(EVENTS, event, namespace=ward.namespace, into=msgspec.Raw)
 
 
-async def test_a_home_on_a_node_that_is_gone_and_mounted_twice(ward: Ward) -> None:
+async def test_a_home_on_a_node_that_is_gone_and_mounted_twice(ward: DoctorStage) -> None:
     await ward.deploy()
     template = await ward.stage.template(resources={"defaultGPU": 0})
     async with ward.at_work():
@@ -344,7 +344,7 @@ async def test_a_home_on_a_node_that_is_gone_and_mounted_twice(ward: Ward) -> No
             await ward.stage.api.delete(VOLUMES, volume["metadata"]["name"], into=dict)  # type: ignore[index]
 
 
-async def test_an_image_that_cannot_be_fetched(ward: Ward) -> None:
+async def test_an_image_that_cannot_be_fetched(ward: DoctorStage) -> None:
     await ward.deploy()
     template = await ward.stage.template(**NO_HOME)
     async with ward.at_work():
@@ -353,7 +353,7 @@ async def test_an_image_that_cannot_be_fetched(ward: Ward) -> None:
         assert "has no such image" in (await ward.finds("image_unavailable")).message
 
 
-async def test_a_desktop_that_crashes_and_one_out_of_memory(ward: Ward) -> None:
+async def test_a_desktop_that_crashes_and_one_out_of_memory(ward: DoctorStage) -> None:
     await ward.deploy()
     template = await ward.stage.template(**NO_HOME)
     async with ward.at_work():
@@ -376,7 +376,7 @@ async def test_a_desktop_that_crashes_and_one_out_of_memory(ward: Ward) -> None:
 # Data plane
 
 
-async def test_a_route_for_another_host(ward: Ward) -> None:
+async def test_a_route_for_another_host(ward: DoctorStage) -> None:
     """The Deployment was edited, its pod still runs with the old domain."""
     await ward.deploy(VDI_DOMAIN="desktops.example.com")
     template = await ward.stage.template(**NO_HOME)
@@ -386,7 +386,7 @@ async def test_a_route_for_another_host(ward: Ward) -> None:
     assert f"{ward.stage.host('alice').partition('.')[0]}.desktops.example.com" in found.message
 
 
-async def test_routes_that_traefik_leaves_out(ward: Ward) -> None:
+async def test_routes_that_traefik_leaves_out(ward: DoctorStage) -> None:
     """The operator is stopped, then somebody edits: both are named, the operator first."""
     await ward.deploy()
     args = ["--entryPoints.web.address=:80", "--entryPoints.websecure.address=:443"]
@@ -414,7 +414,7 @@ async def test_routes_that_traefik_leaves_out(ward: Ward) -> None:
     assert desired <= {one.code for one in found}, [one.key for one in found]
 
 
-async def test_traefik_down_and_looking_elsewhere(ward: Ward) -> None:
+async def test_traefik_down_and_looking_elsewhere(ward: DoctorStage) -> None:
     await ward.deploy()
     args = ["--providers.kubernetesCRD.namespaces=kasm,web"]
     await ward.workload("traefik", "traefik", "docker.io/library/traefik:v3.7", args=args, ready=False)
@@ -429,7 +429,7 @@ async def test_traefik_down_and_looking_elsewhere(ward: Ward) -> None:
         await eventually(both, "both are named, and nothing else", 40)
 
 
-async def test_a_service_without_endpoints(ward: Ward) -> None:
+async def test_a_service_without_endpoints(ward: DoctorStage) -> None:
     """A pod that is ready, but has got no address from its network."""
     await ward.deploy()
     template = await ward.stage.template(**NO_HOME)
@@ -469,7 +469,7 @@ def _certificate(name: str, days: int) -> dict[str, str]:
         ("*.example.com", 60, "certificate_for_other_names"),
     ],
 )
-async def test_a_bad_certificate(ward: Ward, name: str, days: int, code: str) -> None:
+async def test_a_bad_certificate(ward: DoctorStage, name: str, days: int, code: str) -> None:
     await ward.deploy(VDI_TLS_SECRET="wildcard")
     data = _certificate(name, days) if name else {}
     if name:
@@ -484,7 +484,7 @@ async def test_a_bad_certificate(ward: Ward, name: str, days: int, code: str) ->
     assert not data or data["tls.key"].encode() not in snapshot
 
 
-async def test_an_encoder_of_selkies_1_and_a_slow_start(ward: Ward) -> None:
+async def test_an_encoder_of_selkies_1_and_a_slow_start(ward: DoctorStage) -> None:
     await ward.deploy()
     template = await ward.stage.template(**NO_HOME, env=[{"name": "SELKIES_ENCODER", "value": "nvh264enc"}])
     async with ward.at_work():
@@ -499,7 +499,7 @@ async def test_an_encoder_of_selkies_1_and_a_slow_start(ward: Ward) -> None:
 # Who may see little, and the command itself
 
 
-async def test_an_account_that_may_only_read_sessions(ward: Ward) -> None:
+async def test_an_account_that_may_only_read_sessions(ward: DoctorStage) -> None:
     """Nothing of it is a pass, and nothing of it a fault that is not there."""
     template = await ward.stage.template(**NO_HOME)
     await ward.stage.session("alice", template)
@@ -521,7 +521,7 @@ async def test_an_account_that_may_only_read_sessions(ward: Ward) -> None:
     assert "--verb=list --resource=pods" in pods.remedy.text
 
 
-async def test_the_command(ward: Ward, kubeconfig: Path, tmp_path: Path) -> None:
+async def test_the_command(ward: DoctorStage, kubeconfig: Path, tmp_path: Path) -> None:
     await ward.deploy(ready=False, VDI_URL_PORT="many")
     await ward.stage.session("alice", await ward.stage.template(**NO_HOME))
     ours = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
@@ -567,7 +567,7 @@ def test_an_api_server_that_hangs(control_plane: cluster.Cluster, kubeconfig: Pa
     assert "it has not answered for 10 s: it hangs, or is overloaded" in done.stderr
 
 
-async def test_what_is_fixed(ward: Ward, kubeconfig: Path) -> None:
+async def test_what_is_fixed(ward: DoctorStage, kubeconfig: Path) -> None:
     """The one change that is shown, after asking, and nothing that somebody else has changed meanwhile."""
     await ward.deploy()
     await ward.stage.patch(DEPLOYMENTS, "vdi-operator", {"spec": {"replicas": 0}})
@@ -597,7 +597,7 @@ async def test_what_is_fixed(ward: Ward, kubeconfig: Path) -> None:
     assert await replicas() == 2
 
 
-async def test_a_change_is_made_only_to_what_was_shown(ward: Ward) -> None:
+async def test_a_change_is_made_only_to_what_was_shown(ward: DoctorStage) -> None:
     await ward.deploy()
     await ward.stage.patch(DEPLOYMENTS, "vdi-operator", {"spec": {"replicas": 0}})
     finding = await ward.finds("operator_down")

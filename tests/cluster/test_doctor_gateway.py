@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import yaml
 
-from cluster.doctor_ward import Ward
+from cluster.doctor_ward import DoctorStage
 from cluster.operator_stage import Stage
 from tools.generate import chart
 from vdi.doctor.collect.collector import MIDDLEWARES
@@ -23,9 +23,9 @@ SETTINGS = ClusterSettings(edge_middleware="vdi-edge")
 
 
 @pytest.fixture
-async def ward(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ward]:
+async def ward(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[DoctorStage]:
     """Operator and gateway as the chart installs them, their pods played by the test."""
-    ward = Ward(stage, monkeypatch)
+    ward = DoctorStage(stage, monkeypatch)
     await ward.deploy(VDI_EDGE_MIDDLEWARE="vdi-edge", VDI_GATEWAY_URL=f"http://vdi-gateway.{stage.namespace}.svc:8081")
     env = {"VDI_NAMESPACE": stage.namespace, "VDI_GATEWAY_NAMESPACE": stage.namespace}
     await ward.workload("vdi-gateway", "gateway", "localhost/vdi/vdi:dev", env=env)
@@ -40,7 +40,7 @@ async def ward(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[W
     await ward.clear()
 
 
-async def test_a_healthy_cluster_with_a_gateway_has_no_findings(ward: Ward) -> None:
+async def test_a_healthy_cluster_with_a_gateway_has_no_findings(ward: DoctorStage) -> None:
     ward.later = timedelta()
     template = await ward.stage.template(**NO_HOME)
     async with ward.at_work(cluster=SETTINGS):
@@ -50,7 +50,7 @@ async def test_a_healthy_cluster_with_a_gateway_has_no_findings(ward: Ward) -> N
         assert ward.of_here(await ward.look()) == []
 
 
-async def test_desktops_that_no_one_reaches_since_the_middleware_is_lost(ward: Ward) -> None:
+async def test_desktops_that_no_one_reaches_since_the_middleware_is_lost(ward: DoctorStage) -> None:
     template = await ward.stage.template(**NO_HOME)
     async with ward.at_work(cluster=SETTINGS):
         await ward.running("alice", template)
@@ -59,7 +59,7 @@ async def test_desktops_that_no_one_reaches_since_the_middleware_is_lost(ward: W
     assert f"{ward.namespace}/vdi-edge" in found.message
 
 
-async def test_a_gateway_that_is_scaled_away_and_one_that_is_gone(ward: Ward) -> None:
+async def test_a_gateway_that_is_scaled_away_and_one_that_is_gone(ward: DoctorStage) -> None:
     async with ward.at_work(cluster=SETTINGS):
         await ward.stage.patch(DEPLOYMENTS, "vdi-gateway", {"spec": {"replicas": 0}})
         found = await ward.finds("gateway_down")
@@ -69,7 +69,7 @@ async def test_a_gateway_that_is_scaled_away_and_one_that_is_gone(ward: Ward) ->
     assert "VDI_EDGE_MIDDLEWARE=vdi-edge" in found.evidence[0]
 
 
-async def test_a_policy_that_keeps_the_gateway_from_the_desktops(ward: Ward) -> None:
+async def test_a_policy_that_keeps_the_gateway_from_the_desktops(ward: DoctorStage) -> None:
     template = await ward.stage.template(**NO_HOME)
     async with ward.at_work(cluster=SETTINGS):
         await ward.running("alice", template)

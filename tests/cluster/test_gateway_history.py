@@ -40,7 +40,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
-class Scene:
+class HistoryStage:
     """An operator's account with its token, where the gateway is to listen, and what is in the database."""
 
     def __init__(self, stage: Stage, database_url: str) -> None:
@@ -128,30 +128,30 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(stage: Stage, database_url: str) -> AsyncIterator[Scene]:
-    scene = Scene(stage, database_url)
+async def history(stage: Stage, database_url: str) -> AsyncIterator[HistoryStage]:
+    history = HistoryStage(stage, database_url)
     for name in ("vdi-operator", "somebody"):
         body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
         await stage.api.create(ACCOUNTS, body, namespace=stage.namespace, into=msgspec.Raw)
-    scene.token_file.write_text(await scene.token("vdi-operator"))
+    history.token_file.write_text(await history.token("vdi-operator"))
     await add_people(stage)
-    yield scene
-    await scene.database.close()
+    yield history
+    await history.database.close()
 
 
-async def test_a_life_with_two_runs_that_its_owner_ends_at_the_portal(scene: Scene) -> None:
-    stage = scene.stage
+async def test_a_life_with_two_runs_that_its_owner_ends_at_the_portal(history: HistoryStage) -> None:
+    stage = history.stage
     node = await stage.node("here")
     template = await stage.template(resources={"defaultGPU": 1}, placement={"nodeSelector": stage.here})
-    async with scene.gateway() as gateway, scene.operator():
+    async with history.gateway() as gateway, history.operator():
         session = await stage.session(NAME, template)
         await stage.bind(await stage.pod_of(session), node)
         running = await stage.run(NAME)
-        await scene.reach("the first run is written", sessions=1, runs=1, open_runs=1)
-        await scene.suspend()
-        await scene.reach("its end is written", sessions=1, runs=1, open_runs=0)
-        await scene.resume()
-        await scene.reach("the second run is written", sessions=1, runs=2, open_runs=1)
+        await history.reach("the first run is written", sessions=1, runs=1, open_runs=1)
+        await history.suspend()
+        await history.reach("its end is written", sessions=1, runs=1, open_runs=0)
+        await history.resume()
+        await history.reach("the second run is written", sessions=1, runs=2, open_runs=1)
 
         alice = await gateway.log_in("alice@example.com")
         csrf = (await alice.get("/api/v1/me")).json()["csrfToken"]
@@ -159,7 +159,7 @@ async def test_a_life_with_two_runs_that_its_owner_ends_at_the_portal(scene: Sce
         answer = await alice.delete(f"/api/v1/sessions/{NAME}", headers=headers)
         assert answer.status_code in (200, 202, 204), answer.text
         await stage.gone(SESSIONS, NAME)
-        (row,), (first, second) = await scene.reach("the end is written", sessions=1, runs=2, open_runs=0)
+        (row,), (first, second) = await history.reach("the end is written", sessions=1, runs=2, open_runs=0)
     assert (row.name, row.owner, row.template) == (NAME, "alice@example.com", template)
     assert row.uid == session["metadata"]["uid"]
     assert (row.end_reason, row.ended_by) == ("user", "alice@example.com")
@@ -170,17 +170,17 @@ async def test_a_life_with_two_runs_that_its_owner_ends_at_the_portal(scene: Sce
     assert first.ended
     assert first.start <= first.ended <= second.start
     assert second.ended == row.ended
-    assert "HistoryNotRecorded" not in await scene.said()
+    assert "HistoryNotRecorded" not in await history.said()
 
 
-async def test_a_session_that_ends_while_the_gateway_is_down_waits_for_it(scene: Scene) -> None:
-    stage = scene.stage
+async def test_a_session_that_ends_while_the_gateway_is_down_waits_for_it(history: HistoryStage) -> None:
+    stage = history.stage
     template = await stage.template()
-    async with scene.operator():
-        async with scene.gateway():
+    async with history.operator():
+        async with history.gateway():
             session = await stage.session(NAME, template)
             await stage.run(NAME)
-            await scene.reach("it runs", sessions=1, runs=1, open_runs=1)
+            await history.reach("it runs", sessions=1, runs=1, open_runs=1)
         await stage.delete(SESSIONS, NAME)
         await stage.gone(PODS, (await stage.get(SESSIONS, NAME) or {})["status"]["podName"])
         other = await stage.session("bob-desktop", template)  # meanwhile others are served
@@ -188,51 +188,54 @@ async def test_a_session_that_ends_while_the_gateway_is_down_waits_for_it(scene:
         await stage.childless(session)
         waiting = await stage.get(SESSIONS, NAME)
         assert waiting, "it has gone before anybody took note of its end"
-        async with scene.gateway():
+        async with history.gateway():
             await stage.gone(SESSIONS, NAME)
-            (row, another), _ = await scene.reach("all is written", sessions=2, runs=2, open_runs=1)
+            (row, another), _ = await history.reach("all is written", sessions=2, runs=2, open_runs=1)
     if row.uid == other["metadata"]["uid"]:
         row, another = another, row
     assert row.end_reason == "deleted"
     assert row.ended
     assert row.ended.strftime("%Y-%m-%dT%H:%M:%SZ") == waiting["metadata"]["deletionTimestamp"]
     assert another.ended is None
-    assert "HistoryNotRecorded" not in await scene.said()
+    assert "HistoryNotRecorded" not in await history.said()
 
 
-async def test_with_no_gateway_at_all_it_goes_after_a_minute_and_says_so(scene: Scene) -> None:
-    stage, clock = scene.stage, ShiftedClock()
+async def test_with_no_gateway_at_all_it_goes_after_a_minute_and_says_so(history: HistoryStage) -> None:
+    stage, clock = history.stage, ShiftedClock()
     template = await stage.template()
-    async with scene.operator(clock=clock):
-        async with scene.gateway():
+    async with history.operator(clock=clock):
+        async with history.gateway():
             await stage.session(NAME, template)
             await stage.run(NAME)
-            await scene.reach("it runs", sessions=1, runs=1, open_runs=1)
+            await history.reach("it runs", sessions=1, runs=1, open_runs=1)
         await stage.delete(SESSIONS, NAME)
-        await scene.no_pods()
+        await history.no_pods()
         assert await stage.get(SESSIONS, NAME)
         clock.ahead = timedelta(seconds=61)
         await stage.patch(SESSIONS, NAME, {"metadata": {"labels": {"look": "again"}}})
         await stage.gone(SESSIONS, NAME)
 
         async def reported() -> bool:
-            return "HistoryNotRecorded" in await scene.said()
+            return "HistoryNotRecorded" in await history.said()
 
         await eventually(reported, "an Event says so")
-    async with scene.gateway():  # which finds it gone
-        (row,), (run,) = await scene.reach("it is closed", sessions=1, runs=1, open_runs=0)
+    async with history.gateway():  # which finds it gone
+        (row,), (run,) = await history.reach("it is closed", sessions=1, runs=1, open_runs=0)
     assert (row.end_reason, run.end_reason) == ("unknown", "unknown")
 
 
-async def test_only_the_operators_own_token_is_taken(scene: Scene) -> None:
-    body = msgspec.json.encode({"metadata": {"name": "x", "namespace": scene.stage.namespace}})
+async def test_only_the_operators_own_token_is_taken(history: HistoryStage) -> None:
+    body = msgspec.json.encode({"metadata": {"name": "x", "namespace": history.stage.namespace}})
     tokens = {
-        await scene.token("vdi-operator"): 400,  # it is believed, and what it says is no end
-        await scene.token("somebody"): 403,
-        await scene.token("vdi-operator", "https://kubernetes.default.svc"): 403,
+        await history.token("vdi-operator"): 400,  # it is believed, and what it says is no end
+        await history.token("somebody"): 403,
+        await history.token("vdi-operator", "https://kubernetes.default.svc"): 403,
         "made-up": 403,
     }
-    async with scene.gateway() as gateway, httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.internal}") as client:
+    async with (
+        history.gateway() as gateway,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.internal}") as client,
+    ):
         for token, status in tokens.items():
             headers = {"Authorization": f"Bearer {token}"}
             answer = await client.post("/internal/ended", content=body, headers=headers)
@@ -243,33 +246,33 @@ async def test_only_the_operators_own_token_is_taken(scene: Scene) -> None:
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_desktops_go_on_without_the_database_and_are_in_it_afterwards(
-    scene: Scene, postgres_server: Postgres
+    history: HistoryStage, postgres_server: Postgres
 ) -> None:
-    stage = scene.stage
+    stage = history.stage
     template = await stage.template()
-    async with scene.gateway() as gateway, scene.operator():
+    async with history.gateway() as gateway, history.operator():
         postgres_server.stop()
         try:
             await stage.session(NAME, template)
             await stage.run(NAME)
-            await scene.suspend()
-            await scene.resume()
+            await history.suspend()
+            await history.resume()
             lag = re.search(r"^vdi_gateway_recorder_lag_seconds (\S+)$", await gateway.metrics(), re.MULTILINE)
             assert lag
             assert float(lag[1]) > 0
         finally:
             postgres_server.start()
-        _, runs = await scene.reach("all is written", sessions=1, runs=2, open_runs=1)
+        _, runs = await history.reach("all is written", sessions=1, runs=2, open_runs=1)
     assert [run.end_reason for run in runs] == ["suspended", None]
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_once_though_everybody_is_killed(scene: Scene) -> None:
+async def test_once_though_everybody_is_killed(history: HistoryStage) -> None:
     """Two gateways watch and are killed in turn, the operator is restarted: each run is there once, with its facts."""
-    stage = scene.stage
+    stage = history.stage
     template = await stage.template()
-    url = scene.database.url.render_as_string(hide_password=False)
-    environment = {"VDI_DATABASE_URL": url, "VDI_OPERATOR_ACCOUNT": scene.account}
+    url = history.database.url.render_as_string(hide_password=False)
+    environment = {"VDI_DATABASE_URL": url, "VDI_OPERATOR_ACCOUNT": history.account}
 
     def replica(port: int) -> Any:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -278,20 +281,20 @@ async def test_once_though_everybody_is_killed(scene: Scene) -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         other_port = free.getsockname()[1]
-    async with replica(scene.port) as first:
+    async with replica(history.port) as first:
         async with replica(other_port):
-            async with scene.operator():
+            async with history.operator():
                 await stage.session(NAME, template)
                 await stage.run(NAME)
-            await scene.reach("it runs", sessions=1, runs=1, open_runs=1)
+            await history.reach("it runs", sessions=1, runs=1, open_runs=1)
             await first.kill()
-            async with scene.operator():
-                await scene.suspend()
-                await scene.reach("it is suspended", sessions=1, runs=1, open_runs=0)
-        async with replica(scene.port), replica(other_port), scene.operator():
-            await scene.resume()
-            await scene.reach("it runs again", sessions=1, runs=2, open_runs=1)
+            async with history.operator():
+                await history.suspend()
+                await history.reach("it is suspended", sessions=1, runs=1, open_runs=0)
+        async with replica(history.port), replica(other_port), history.operator():
+            await history.resume()
+            await history.reach("it runs again", sessions=1, runs=2, open_runs=1)
             await asyncio.gather(stage.delete(SESSIONS, NAME), stage.gone(SESSIONS, NAME))
-            (row,), runs = await scene.reach("it has ended", sessions=1, runs=2, open_runs=0)
+            (row,), runs = await history.reach("it has ended", sessions=1, runs=2, open_runs=0)
     assert [run.end_reason for run in runs] == ["suspended", "deleted"]
     assert row.end_reason == "deleted"

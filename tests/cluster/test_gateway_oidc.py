@@ -31,7 +31,7 @@ ACCOUNTS: dict[str, dict[str, Any]] = {
 
 
 @dataclass
-class World:
+class SignOnStage:
     gateway: GatewayStage
     provider: IdentityProvider
     people: AsyncExitStack
@@ -60,18 +60,18 @@ class World:
 
 
 @asynccontextmanager
-async def _open(stage: Stage, folder: Path) -> AsyncIterator[World]:
+async def _open(stage: Stage, folder: Path) -> AsyncIterator[SignOnStage]:
     async with identity_provider(folder, PORTAL, ACCOUNTS) as provider, AsyncExitStack() as people:
         more: dict[str, Any] = {"oidc": provider.config, "admin_groups": frozenset({"vdi-admins"})}
         async with open_gateway_stage(stage, folder, **more) as gateway:
             assert gateway.portal == PORTAL
-            yield World(gateway, provider, people)
+            yield SignOnStage(gateway, provider, people)
 
 
 @pytest.fixture
-async def world(stage: Stage, tmp_path: Path) -> AsyncIterator[World]:
-    async with _open(stage, tmp_path) as world:
-        yield world
+async def sign_on(stage: Stage, tmp_path: Path) -> AsyncIterator[SignOnStage]:
+    async with _open(stage, tmp_path) as sign_on:
+        yield sign_on
 
 
 async def me(browser: httpx.AsyncClient) -> dict[str, Any]:
@@ -81,9 +81,9 @@ async def me(browser: httpx.AsyncClient) -> dict[str, Any]:
     return found
 
 
-async def test_people_log_in_with_their_groups(world: World) -> None:
-    carol, dave = await world.gateway.browser(), await world.gateway.browser()
-    answer = await world.log_in(carol, "carol")
+async def test_people_log_in_with_their_groups(sign_on: SignOnStage) -> None:
+    carol, dave = await sign_on.gateway.browser(), await sign_on.gateway.browser()
+    answer = await sign_on.log_in(carol, "carol")
     assert (answer.status_code, answer.headers["location"]) == (303, "/account")
     account = await carol.get("/account")
     assert "Carol Ünal" in account.text
@@ -94,7 +94,7 @@ async def test_people_log_in_with_their_groups(world: World) -> None:
         True,
         ["staff", "vdi-admins"],
     )
-    assert (await world.log_in(dave, "dave")).status_code == 303
+    assert (await sign_on.log_in(dave, "dave")).status_code == 303
     known = await me(dave)
     assert (known["user"], known["admin"], sorted(known["groups"])) == (
         "dave@example.com",
@@ -103,81 +103,81 @@ async def test_people_log_in_with_their_groups(world: World) -> None:
     )
 
 
-async def test_addresses_that_the_provider_does_not_stand_for_are_refused(world: World) -> None:
+async def test_addresses_that_the_provider_does_not_stand_for_are_refused(sign_on: SignOnStage) -> None:
     for login, words in (("mallory", "not confirmed"), ("nomail", "did not tell your e-mail address")):
-        browser = await world.gateway.browser()
-        answer = await world.log_in(browser, login)
+        browser = await sign_on.gateway.browser()
+        answer = await sign_on.log_in(browser, login)
         assert answer.status_code == 403
         assert words in answer.text
         assert (await browser.get("/account")).status_code == 303, "nobody is logged in"
 
 
-async def test_a_way_back_is_of_no_use_to_others_and_only_once(world: World) -> None:
-    browser, thief = await world.gateway.browser(), await world.gateway.browser()
-    there = await world.begin(browser)
-    back = path_of(await world.person().log_in(there, "carol"))
-    await world.begin(thief)
+async def test_a_way_back_is_of_no_use_to_others_and_only_once(sign_on: SignOnStage) -> None:
+    browser, thief = await sign_on.gateway.browser(), await sign_on.gateway.browser()
+    there = await sign_on.begin(browser)
+    back = path_of(await sign_on.person().log_in(there, "carol"))
+    await sign_on.begin(thief)
     assert (await thief.get(back)).status_code == 403, "not his state"
     # With his own state and her code: the provider holds the code against the PKCE challenge that it was asked with.
     code = parse_qs(urlsplit(back).query)["code"][0]
-    his = parse_qs(urlsplit(await world.begin(thief)).query)["state"][0]
-    issuer = world.provider.config.issuer
+    his = parse_qs(urlsplit(await sign_on.begin(thief)).query)["state"][0]
+    issuer = sign_on.provider.config.issuer
     answer = await thief.get("/login/oidc/back", params={"code": code, "state": his, "iss": issuer})
     assert answer.status_code == 403
     assert "could not be verified" in answer.text
     assert (await thief.get("/account")).status_code == 303
 
 
-async def test_the_way_back_works_once(world: World) -> None:
-    browser = await world.gateway.browser()
-    back = path_of(await world.person().log_in(await world.begin(browser), "carol"))
+async def test_the_way_back_works_once(sign_on: SignOnStage) -> None:
+    browser = await sign_on.gateway.browser()
+    back = path_of(await sign_on.person().log_in(await sign_on.begin(browser), "carol"))
     assert (await browser.get(back)).status_code == 303
     assert (await browser.get(back)).status_code == 403
 
 
-async def test_who_cancels_is_reported_so(world: World) -> None:
-    browser = await world.gateway.browser()
-    back = await world.person().refuse(await world.begin(browser))
+async def test_who_cancels_is_reported_so(sign_on: SignOnStage) -> None:
+    browser = await sign_on.gateway.browser()
+    back = await sign_on.person().refuse(await sign_on.begin(browser))
     answer = await browser.get(path_of(back))
     assert answer.status_code == 403
     assert "access_denied" in answer.text
 
 
-async def test_logging_out_here_leads_to_logging_out_there(world: World) -> None:
-    browser, person = await world.gateway.browser(), world.person()
-    back = await person.log_in(await world.begin(browser), "carol")
+async def test_logging_out_here_leads_to_logging_out_there(sign_on: SignOnStage) -> None:
+    browser, person = await sign_on.gateway.browser(), sign_on.person()
+    back = await person.log_in(await sign_on.begin(browser), "carol")
     await browser.get(path_of(back))
-    other = await world.gateway.browser()
-    await other.get(path_of(await person.log_in(await world.begin(other), "nobody is asked")))
+    other = await sign_on.gateway.browser()
+    await other.get(path_of(await person.log_in(await sign_on.begin(other), "nobody is asked")))
     assert (await me(other))["user"] == "carol@example.com", "the provider still knows her"
     page = await browser.get("/account")
     headers = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
     answer = await browser.post("/logout", data={"csrf": csrf_of(page.text)}, headers=headers)
     assert answer.status_code == 200
     there = answer.headers["refresh"].partition("url=")[2]
-    assert there.startswith(f"{world.provider.config.issuer}/session/end?")
+    assert there.startswith(f"{sign_on.provider.config.issuer}/session/end?")
     assert (await person.log_out(there)).startswith(f"{PORTAL}/login")
     assert (await browser.get("/account")).status_code == 303
     # The provider asks again who it is: now it is dave.
-    back = await person.log_in(await world.begin(browser), "dave")
+    back = await person.log_in(await sign_on.begin(browser), "dave")
     await browser.get(path_of(back))
     assert (await me(browser))["user"] == "dave@example.com"
 
 
-async def test_a_provider_that_is_gone_stops_new_logins_and_nothing_else(world: World) -> None:
-    carol, browser = await world.gateway.browser(), await world.gateway.browser()
-    await world.log_in(carol, "carol")
-    there = await world.begin(browser)
-    back = await world.person().log_in(there, "dave")
-    await world.provider.stop()
+async def test_a_provider_that_is_gone_stops_new_logins_and_nothing_else(sign_on: SignOnStage) -> None:
+    carol, browser = await sign_on.gateway.browser(), await sign_on.gateway.browser()
+    await sign_on.log_in(carol, "carol")
+    there = await sign_on.begin(browser)
+    back = await sign_on.person().log_in(there, "dave")
+    await sign_on.provider.stop()
     answer = await browser.get(path_of(back))
     assert answer.status_code == 503
     assert "Example ID does not answer now" in answer.text
-    assert (await world.gateway.inside("/readyz")).status_code == 200
+    assert (await sign_on.gateway.inside("/readyz")).status_code == 200
     assert (await me(carol))["user"] == "carol@example.com"
-    await world.gateway.log_in("alice@example.com")
-    await world.provider.start_again()
-    assert (await world.log_in(browser, "dave")).status_code == 303
+    await sign_on.gateway.log_in("alice@example.com")
+    await sign_on.provider.start_again()
+    assert (await sign_on.log_in(browser, "dave")).status_code == 303
 
 
 async def test_a_gateway_that_starts_without_its_provider_is_ready(stage: Stage, tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from cluster.helm_tools import Tools
-from kasm.kasm_ward import Ward
+from kasm.kasm_ward import KasmStage
 from support.clock import ShiftedClock
+from support.kubeconfigs import write_kubeconfig
 from support.waiting import wait_until
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
@@ -51,9 +51,9 @@ CLASS: dict[str, Any] = {
 
 
 @pytest.fixture
-def ward(helm: Path, kubectl: list[str], kubeconfig: Path, namespace: str, tmp_path: Path) -> Iterator[Ward]:
+def ward(helm: Path, kubectl: list[str], kubeconfig: Path, namespace: str, tmp_path: Path) -> Iterator[KasmStage]:
     """Looked at from half a minute ahead: no one makes the database's volume, and that is no fault so soon."""
-    ward = Ward(Tools(helm, Path(kubectl[0]), kubeconfig, tmp_path), namespace, timedelta(seconds=30))
+    ward = KasmStage(Tools(helm, Path(kubectl[0]), kubeconfig, tmp_path), namespace, timedelta(seconds=30))
     ward.tools.kubectl("apply", "-f", "-", stdin=json.dumps(CLASS))
     yield ward
     # Later tests' doctor looks at all namespaces.
@@ -61,7 +61,7 @@ def ward(helm: Path, kubectl: list[str], kubeconfig: Path, namespace: str, tmp_p
     ward.kubectl("delete", "storageclass", "local-path")
 
 
-def pod_of(ward: Ward, start: str) -> str:
+def pod_of(ward: KasmStage, start: str) -> str:
     """The pod whose name begins so, as soon as it is there."""
 
     def look() -> str:
@@ -71,7 +71,7 @@ def pod_of(ward: Ward, start: str) -> str:
     return wait_until(f"pod {start}", look, 30)
 
 
-def play(ward: Ward, start: str, done: int, **main: Any) -> None:
+def play(ward: KasmStage, start: str, done: int, **main: Any) -> None:
     """Play the kubelet: so many init containers are done; the next one runs, or the container is as `main` says."""
     pod = json.loads(ward.kubectl("get", "pod", pod_of(ward, start), "-o", "json"))
     base = {"image": "x", "imageID": "x", "restartCount": 0, "ready": False}
@@ -94,7 +94,7 @@ def play(ward: Ward, start: str, done: int, **main: Any) -> None:
     ward.kubectl(*words)
 
 
-def test_init_1_of_5_is_the_manager_in_a_and_the_api_in_b(ward: Ward, tmp_path: Path) -> None:
+def test_init_1_of_5_is_the_manager_in_a_and_the_api_in_b(ward: KasmStage, tmp_path: Path) -> None:
     ended = {"terminated": {"exitCode": 3, "reason": "Error", "startedAt": BEGAN, "finishedAt": BEGAN}}
     crash = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": ended, "restartCount": 4}
     ward.install("a")
@@ -133,7 +133,7 @@ def vdi(*words: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_pod_security_refuses_data_perms(ward: Ward) -> None:
+def test_pod_security_refuses_data_perms(ward: KasmStage) -> None:
     ward.kubectl("label", "namespace", ward.namespace, "pod-security.kubernetes.io/enforce=restricted")
     ward.install("b")
     found = ward.finds("kasm_pod_security", "deployment/kasm-", seconds=30)
@@ -141,7 +141,7 @@ def test_pod_security_refuses_data_perms(ward: Ward) -> None:
     assert "-perms" in found.message
 
 
-def test_from_the_gateway_to_the_storage_class(ward: Ward) -> None:
+def test_from_the_gateway_to_the_storage_class(ward: KasmStage) -> None:
     ward.install("c", database__storage__storageClassName="longhorn")
     play(ward, "kasm-api-default-", 0)
     play(ward, "kasm-proxy-default-", 0)
@@ -156,13 +156,13 @@ def test_from_the_gateway_to_the_storage_class(ward: Ward) -> None:
     )
 
 
-def test_requests_that_no_node_can_hold(ward: Ward) -> None:
+def test_requests_that_no_node_can_hold(ward: KasmStage) -> None:
     ward.install("c", components__api__resources__requests__cpu="100", database__standalone="true")
     found = ward.finds("kasm_unschedulable", "pod/kasm-api-default-", seconds=30)
     assert "It asks for 100 CPU; the roomiest node has" in found.message
 
 
-def test_what_an_account_of_the_namespace_alone_can_see(ward: Ward, tmp_path: Path) -> None:
+def test_what_an_account_of_the_namespace_alone_can_see(ward: KasmStage, tmp_path: Path) -> None:
     ward.install("c", database__storage__storageClassName="longhorn", database__standalone="true")
     ward.kubectl("delete", "service", "kasm-api-default")
     play(ward, "kasm-proxy-default-", 0)
@@ -171,10 +171,9 @@ def test_what_an_account_of_the_namespace_alone_can_see(ward: Ward, tmp_path: Pa
     ward.kubectl("create", "serviceaccount", "helper")
     ward.kubectl("create", "role", "helper", "--verb=get,list", f"--resource={kinds}")
     ward.kubectl("create", "rolebinding", "helper", "--role=helper", f"--serviceaccount={ward.namespace}:helper")
-    config = yaml.safe_load(ward.tools.kubeconfig.read_text())
-    config["users"][0]["user"] = {"token": ward.kubectl("create", "token", "helper").strip()}
-    account = tmp_path / "account.yaml"
-    account.write_text(yaml.safe_dump(config))
+    account = write_kubeconfig(
+        ward.tools.kubeconfig, ward.kubectl("create", "token", "helper"), tmp_path / "account.yaml"
+    )
     code, said = vdi("diagnose", "--namespace", ward.namespace, "--kubeconfig", str(account))
     assert code == 1
     assert said.startswith("ERROR    kasm_service_missing  service/")
@@ -182,7 +181,7 @@ def test_what_an_account_of_the_namespace_alone_can_see(ward: Ward, tmp_path: Pa
     assert unknown == ["UNKNOWN  not_readable  kind/nodes"], said
 
 
-def test_what_the_doctor_reads_more_where_kasm_is(ward: Ward) -> None:
+def test_what_the_doctor_reads_more_where_kasm_is(ward: KasmStage) -> None:
     async def count() -> int:
         requests: list[str] = []
         note = lambda method, plural, status, seconds: requests.append(plural)  # noqa: E731
@@ -195,7 +194,7 @@ def test_what_the_doctor_reads_more_where_kasm_is(ward: Ward) -> None:
     assert asyncio.run(count()) - before == KASM_BUDGET
 
 
-def test_where_no_kasm_is(ward: Ward) -> None:
+def test_where_no_kasm_is(ward: KasmStage) -> None:
     code, said = vdi("diagnose", "--namespace", ward.namespace, "--kubeconfig", str(ward.tools.kubeconfig))
     assert code == 1
     assert "there is no Kasm in namespace" in said

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from cluster.helm_tools import Tools
-from kasm.kasm_ward import Ward
+from kasm.kasm_ward import KasmStage
 from vdi.devcluster import binaries, cluster, images
 from vdi.devcluster.progress import Progress
 
@@ -50,10 +50,10 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
 
 
 @pytest.fixture
-def ward(tools: Tools, request: pytest.FixtureRequest) -> Iterator[Ward]:
+def ward(tools: Tools, request: pytest.FixtureRequest) -> Iterator[KasmStage]:
     """A namespace of its own, removed without waiting for the end of it."""
     words = "".join(letter if letter.isalnum() else "-" for letter in request.node.name.lower())
-    ward = Ward(tools, f"k-{words.removeprefix('test-')[:40].strip('-')}-{uuid4().hex[:4]}")
+    ward = KasmStage(tools, f"k-{words.removeprefix('test-')[:40].strip('-')}-{uuid4().hex[:4]}")
     tools.kubectl("create", "namespace", ward.namespace)
     yield ward
     tools.kubectl("delete", "namespace", ward.namespace, "--wait=false")

@@ -45,7 +45,7 @@ def given_values(letter: str, values: dict[str, str]) -> list[str]:
 
 
 @dataclass
-class Ward:
+class KasmStage:
     """One installation."""
 
     tools: Tools

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from kasm.conftest import NAME
-from kasm.kasm_ward import Ward
+from kasm.kasm_ward import KasmStage
 from support.waiting import wait_until
 from vdi.cli.main import main
 from vdi.devcluster import cluster
 from vdi.devcluster.progress import Progress
 
 
-def checklist(ward: Ward, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
+def checklist(ward: KasmStage, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
     """Exit status, and lines by check."""
     place = ("--namespace", ward.namespace, "--kubeconfig", str(ward.tools.kubeconfig), "-o", "json")
     capsys.readouterr()
@@ -25,14 +25,16 @@ def checklist(ward: Ward, capsys: pytest.CaptureFixture[str], *words: str) -> tu
 
 
 @pytest.fixture
-def traefik(ward: Ward, tmp_path: Path) -> str:
+def traefik(ward: KasmStage, tmp_path: Path) -> str:
     """Where the node's Traefik takes HTTPS."""
     with Progress(tmp_path) as progress:
         return f"127.0.0.1:{cluster.up(NAME, progress=progress).websecure_port}"
 
 
 @pytest.mark.parametrize("letter", ["a", "b", "c"])
-def test_whole_through_the_real_way(ward: Ward, letter: str, traefik: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_whole_through_the_real_way(
+    ward: KasmStage, letter: str, traefik: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     ward.install(letter, **answering(letter, f"{letter}.kasm.example.test"))
     seen: dict[str, Any] = {}
 
@@ -62,12 +64,12 @@ def answering(letter: str, host: str) -> dict[str, str]:
     return {"publicAddr": host, "components__proxy__health": health}
 
 
-def failing(ward: Ward, capsys: pytest.CaptureFixture[str], traefik: str) -> set[str]:
+def failing(ward: KasmStage, capsys: pytest.CaptureFixture[str], traefik: str) -> set[str]:
     _, lines = checklist(ward, capsys, "validate", "--connect", traefik)
     return {check for check, line in lines.items() if line["severity"] == "error"}
 
 
-def test_a_preflight_measures_this_very_machine(ward: Ward, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_preflight_measures_this_very_machine(ward: KasmStage, capsys: pytest.CaptureFixture[str]) -> None:
     _, lines = checklist(ward, capsys, "preflight", "--registry", "http://127.0.0.1:1", "--chart-version", "1.1190.8")
     assert lines["cpu"]["observed"] == f"{os.cpu_count()} cores"
     disk = shutil.disk_usage("/var/lib")

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from kasm.kasm_ward import Ward
+from kasm.kasm_ward import KasmStage
 from support.waiting import wait_until
 from vdi.cli.main import main
 
 NOWHERE = "localhost/no/such/image:1"
 
 
-def wait_initialised(ward: Ward, job: str) -> None:
+def wait_initialised(ward: KasmStage, job: str) -> None:
     """The Job that makes the tables is done."""
 
     def done() -> bool:
@@ -26,7 +26,7 @@ def wait_initialised(ward: Ward, job: str) -> None:
 # Init:1/5: the same words, another container
 
 
-def test_init_1_of_5_in_generation_a_is_the_manager(ward: Ward) -> None:
+def test_init_1_of_5_in_generation_a_is_the_manager(ward: KasmStage) -> None:
     ward.install("a", kasmApp__servicesToDeploy__kasmManager__env__CRASH="zone default is not known")
     found = ward.finds("kasm_crashes", "pod/kasm-manager-deployment-")
     assert "exit code 3" in found.message
@@ -36,12 +36,12 @@ def test_init_1_of_5_in_generation_a_is_the_manager(ward: Ward) -> None:
     ward.follows("kasm-proxy-deployment-", "kasm_crashes kasm-manager-deployment-")
 
 
-def _proxy(ward: Ward) -> str:
+def _proxy(ward: KasmStage) -> str:
     found = ward.look()
     return next((one.message for one in found if "/kasm-proxy-deployment-" in one.object), "")
 
 
-def test_init_1_of_5_in_generation_b_is_the_api(ward: Ward, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_1_of_5_in_generation_b_is_the_api(ward: KasmStage, capsys: pytest.CaptureFixture[str]) -> None:
     ward.install("b", components__api__image=NOWHERE)
     ward.finds("kasm_image_unavailable", "pod/kasm-api-deployment-")
     said = ward.message_of("kasm-proxy-default-deployment-")
@@ -56,7 +56,7 @@ def test_init_1_of_5_in_generation_b_is_the_api(ward: Ward, capsys: pytest.Captu
 # Images, references, programs
 
 
-def test_image_of_the_database(ward: Ward) -> None:
+def test_image_of_the_database(ward: KasmStage) -> None:
     ward.install("b", components__db__image=NOWHERE)
     ward.finds("kasm_image_unavailable", "pod/kasm-db-statefulset-0")
     ward.follows(
@@ -66,20 +66,20 @@ def test_image_of_the_database(ward: Ward) -> None:
     )
 
 
-def test_image_of_the_init_containers(ward: Ward) -> None:
+def test_image_of_the_init_containers(ward: KasmStage) -> None:
     ward.install("a", images__program="alpine/curl:8.8.0-not-mirrored")
     found = ward.finds("kasm_image_unavailable", "pod/")
     assert "init container" in found.message
 
 
-def test_secret_of_the_certificate_missing(ward: Ward) -> None:
+def test_secret_of_the_certificate_missing(ward: KasmStage) -> None:
     ward.install("b", certificate__secretName="kasm-tls")
     found = ward.finds("kasm_reference_missing", "pod/kasm-proxy-default-deployment-")
     assert "needs the Secret kasm-tls" in found.message
     assert "create secret tls kasm-tls" in found.remedy.text
 
 
-def test_key_of_a_secret_missing(ward: Ward) -> None:
+def test_key_of_a_secret_missing(ward: KasmStage) -> None:
     ward.install("a")
     ward.patch("secret", "kasm-secrets", [{"op": "remove", "path": "/data/manager-token"}], how="json")
     found = ward.finds("kasm_reference_missing", "pod/kasm-db-init-job-")  # the first one that needs it
@@ -89,24 +89,24 @@ def test_key_of_a_secret_missing(ward: Ward) -> None:
     )
 
 
-def test_config_map_missing(ward: Ward) -> None:
+def test_config_map_missing(ward: KasmStage) -> None:
     ward.install("c", components__proxy__configMap="kasm-own-settings")
     found = ward.finds("kasm_reference_missing", "pod/kasm-proxy-default-")
     assert "the ConfigMap kasm-own-settings" in found.message
 
 
-def test_program_missing(ward: Ward) -> None:
+def test_program_missing(ward: KasmStage) -> None:
     ward.install("b", components__guac__program="/usr/bin/no-such-program")
     ward.finds("kasm_cannot_start", "pod/kasm-guac-deployment-")
 
 
-def test_crash_with_its_last_words(ward: Ward) -> None:
+def test_crash_with_its_last_words(ward: KasmStage) -> None:
     ward.install("c", components__rdpGateway__env__CRASH="cannot bind to 3389")
     found = ward.finds("kasm_crashes", "pod/kasm-rdp-gateway-default-")
     assert "log: cannot bind to 3389" in found.evidence
 
 
-def test_out_of_memory(ward: Ward) -> None:
+def test_out_of_memory(ward: KasmStage) -> None:
     hungry = "kasmApp__servicesToDeploy__kasmShare"
     limit = {f"{hungry}__resources__limits__memory": "24Mi", f"{hungry}__env__HUNGRY": "200"}
     ward.install("a", **limit)
@@ -114,7 +114,7 @@ def test_out_of_memory(ward: Ward) -> None:
     assert "24Mi" in found.message
 
 
-def test_probe_fails(ward: Ward) -> None:
+def test_probe_fails(ward: KasmStage) -> None:
     ward.install("c", components__manager__env__UNWELL="yes")
     found = ward.finds("kasm_probe_fails", "pod/kasm-manager-default-")
     assert "503" in found.message
@@ -124,7 +124,7 @@ def test_probe_fails(ward: Ward) -> None:
 # Volumes and room
 
 
-def test_storage_class_missing(ward: Ward) -> None:
+def test_storage_class_missing(ward: KasmStage) -> None:
     ward.install("c", database__storage__storageClassName="longhorn")
     found = ward.finds("kasm_claim_class_missing", "persistentvolumeclaim/kasm-database-kasm-db-1-19-0-0")
     assert "'longhorn'" in found.message
@@ -139,7 +139,7 @@ def test_storage_class_missing(ward: Ward) -> None:
 
 
 @contextmanager
-def default_class(ward: Ward, *, there: bool) -> Iterator[None]:
+def default_class(ward: KasmStage, *, there: bool) -> Iterator[None]:
     """Whether local-path is the default."""
     note = "storageclass.kubernetes.io/is-default-class"
     ward.patch("storageclass", "local-path", {"metadata": {"annotations": {note: str(there).lower()}}})
@@ -149,7 +149,7 @@ def default_class(ward: Ward, *, there: bool) -> Iterator[None]:
         ward.patch("storageclass", "local-path", {"metadata": {"annotations": {note: "true"}}})
 
 
-def test_no_default_storage_class(ward: Ward) -> None:
+def test_no_default_storage_class(ward: KasmStage) -> None:
     with default_class(ward, there=False):
         ward.install("b")
         found = ward.finds("kasm_claim_class_missing", "persistentvolumeclaim/kasm-db-data-kasm-db-statefulset-0")
@@ -157,7 +157,7 @@ def test_no_default_storage_class(ward: Ward) -> None:
 
 
 @contextmanager
-def stopped(ward: Ward, namespace: str, deployment: str) -> Iterator[None]:
+def stopped(ward: KasmStage, namespace: str, deployment: str) -> Iterator[None]:
     """A part of the cluster does not run."""
 
     def scale(replicas: str) -> None:
@@ -176,14 +176,14 @@ def stopped(ward: Ward, namespace: str, deployment: str) -> Iterator[None]:
         wait_until(f"{deployment} is back", ready)
 
 
-def test_provisioner_stopped(ward: Ward) -> None:
+def test_provisioner_stopped(ward: KasmStage) -> None:
     with stopped(ward, "kube-system", "local-path-provisioner"):
         ward.install("a")
         found = ward.finds("kasm_claim_pending", "persistentvolumeclaim/kasm-db-data-kasm-db-statefulset-0")
     assert "rancher.io/local-path" in found.message
 
 
-def test_requests_too_large(ward: Ward) -> None:
+def test_requests_too_large(ward: KasmStage) -> None:
     ward.install("c", components__api__resources__requests__cpu="100")
     found = ward.finds("kasm_unschedulable", "pod/kasm-api-default-")
     assert "It asks for 100 CPU; the roomiest node has" in found.message
@@ -193,7 +193,7 @@ def test_requests_too_large(ward: Ward) -> None:
 # Who makes pods
 
 
-def test_database_stopped(ward: Ward) -> None:
+def test_database_stopped(ward: KasmStage) -> None:
     ward.install("a")
     ward.kubectl("scale", "statefulset", "kasm-db-statefulset", "--replicas", "0")
     found = ward.finds("kasm_scaled_to_zero", "statefulset/kasm-db-statefulset")
@@ -203,7 +203,7 @@ def test_database_stopped(ward: Ward) -> None:
     )
 
 
-def test_pod_security_refuses_data_perms(ward: Ward) -> None:
+def test_pod_security_refuses_data_perms(ward: KasmStage) -> None:
     ward.kubectl("label", "namespace", ward.namespace, "pod-security.kubernetes.io/enforce=restricted")
     ward.install("b")
     found = ward.finds("kasm_pod_security", "deployment/kasm-")
@@ -213,7 +213,7 @@ def test_pod_security_refuses_data_perms(ward: Ward) -> None:
     assert [proxy.code for proxy in proxies] == ["kasm_pod_security"]
 
 
-def test_quota_reached(ward: Ward) -> None:
+def test_quota_reached(ward: KasmStage) -> None:
     ward.kubectl("create", "quota", "few", "--hard", "pods=3")
     ward.install("c")
     found = ward.finds("kasm_pods_refused", "")
@@ -223,7 +223,7 @@ def test_quota_reached(ward: Ward) -> None:
 # Services and names
 
 
-def test_selector_of_a_service_wrong(ward: Ward) -> None:
+def test_selector_of_a_service_wrong(ward: KasmStage) -> None:
     ward.install("b")
     ward.patch("service", "kasm-api", {"spec": {"selector": {"app.kubernetes.io/name": "kasm-api-server"}}})
     found = ward.finds("kasm_service_selects_nothing", "service/kasm-api")
@@ -234,14 +234,14 @@ def test_selector_of_a_service_wrong(ward: Ward) -> None:
     assert not (wrong := ward.look()), str(wrong)
 
 
-def test_service_deleted(ward: Ward) -> None:
+def test_service_deleted(ward: KasmStage) -> None:
     ward.install("b")
     ward.kubectl("delete", "service", "kasm-manager-default")
     found = ward.finds("kasm_service_missing", "service/kasm-manager-default")
     assert "kasm-manager-default-is-ready" in found.message
 
 
-def test_port_of_a_service_that_no_container_names(ward: Ward) -> None:
+def test_port_of_a_service_that_no_container_names(ward: KasmStage) -> None:
     ward.install("c")
     change = [{"op": "replace", "path": "/spec/ports/0/targetPort", "value": "manager-pt"}]
     ward.patch("service", "kasm-manager-default", change, how="json")
@@ -250,31 +250,31 @@ def test_port_of_a_service_that_no_container_names(ward: Ward) -> None:
     ward.follows("kasm-proxy-default-", "kasm_service_port_wrong kasm-manager-default")
 
 
-def test_target_port_of_a_service_wrong(ward: Ward) -> None:
+def test_target_port_of_a_service_wrong(ward: KasmStage) -> None:
     ward.install("a")
     change = [{"op": "replace", "path": "/spec/ports/0/targetPort", "value": 9090}]
     ward.patch("service", "kasm-proxy", change, how="json")
     assert "9090" in ward.finds("kasm_service_port_wrong", "service/kasm-proxy").message
 
 
-def test_dns_stopped(ward: Ward) -> None:
+def test_dns_stopped(ward: KasmStage) -> None:
     with stopped(ward, "kube-system", "coredns"):
         ward.install("c")
         found = wait_until("DNS is blamed", lambda: _dns_down(ward), 120)
     assert "scale deployment coredns --replicas 1" in found.remedy.text
 
 
-def _dns_down(ward: Ward) -> Any:
+def _dns_down(ward: KasmStage) -> Any:
     return next((one for one in ward.look() if one.code == "dns_down"), None)
 
 
-def test_external_database_that_is_nowhere(ward: Ward) -> None:
+def test_external_database_that_is_nowhere(ward: KasmStage) -> None:
     outside = {"database__standalone": "true", "database__hostname": "pg.example.invalid"}
     ward.install("c", **outside, dbManagement__initialize="false")
     ward.finds("kasm_outside_silent", "")
 
 
-def test_circular_wait_as_in_1_1190_0(ward: Ward) -> None:
+def test_circular_wait_as_in_1_1190_0(ward: KasmStage) -> None:
     ward.install("c", circularWait="true")
     found = ward.finds("kasm_circular_wait", "pod/kasm-")
     assert "2 pods wait for each other" in found.message
@@ -284,25 +284,25 @@ def test_circular_wait_as_in_1_1190_0(ward: Ward) -> None:
 # The database's contents
 
 
-def test_db_init_failed(ward: Ward) -> None:
+def test_db_init_failed(ward: KasmStage) -> None:
     ward.install("c", initDatabase="no-such-database", initTries="0")
     ward.finds("kasm_db_init_failed", "job/kasm-db-init")
     ward.follows("kasm-proxy-default-", "kasm_pod_waiting kasm-api-default-", "kasm_db_init_failed kasm-db-init")
 
 
-def test_db_init_crashes(ward: Ward) -> None:
+def test_db_init_crashes(ward: KasmStage) -> None:
     ward.install("a", initDatabase="no-such-database")
     found = ward.finds("kasm_crashes", "pod/kasm-db-init-job-")
     assert any('database "no-such-database" does not exist' in line for line in found.evidence)
 
 
-def test_no_job_initialises_the_database(ward: Ward) -> None:
+def test_no_job_initialises_the_database(ward: KasmStage) -> None:
     ward.install("b", dbManagement__initialize="false")
     found = ward.finds("kasm_database_not_initialised", "service/kasm-db")
     assert "dbManagement.initialize=true" in found.remedy.text
 
 
-def test_password_that_is_not_the_databases(ward: Ward) -> None:
+def test_password_that_is_not_the_databases(ward: KasmStage) -> None:
     ward.install("b")
     wait_initialised(ward, "kasm-db-init-job")
     ward.patch("secret", "kasm-secrets", {"stringData": {"db-password": "another"}})
@@ -314,7 +314,7 @@ def test_password_that_is_not_the_databases(ward: Ward) -> None:
 # A chart that no one has described
 
 
-def test_a_chart_that_is_not_known(ward: Ward) -> None:
+def test_a_chart_that_is_not_known(ward: KasmStage) -> None:
     labels = {"app": "portal"}
     step = {"name": "before", "image": "docker.io/library/debian:13-slim", "command": ["/bin/sh", "-c"]}
     step["args"] = ["until nslookup orders; do sleep 1; done"]

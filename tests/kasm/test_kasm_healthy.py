@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from kasm.kasm_ward import Ward
+from kasm.kasm_ward import KasmStage
 from support.waiting import wait_until
 from vdi.cli.main import main
 
 
 @pytest.mark.parametrize("letter", ["a", "b", "c"])
 def test_nothing_is_wrong_from_the_first_moment_to_the_last(
-    ward: Ward, letter: str, capsys: pytest.CaptureFixture[str]
+    ward: KasmStage, letter: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ward.install(letter)
 
@@ -30,7 +30,7 @@ def test_nothing_is_wrong_from_the_first_moment_to_the_last(
 
 
 def test_the_doctor_finds_kasm_in_another_namespace_than_the_sessions(
-    ward: Ward, capsys: pytest.CaptureFixture[str]
+    ward: KasmStage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ward.install("c", components__api__image="localhost/no/such/api:1")
     ward.finds("kasm_image_unavailable", "pod/kasm-api-default-")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kasm.kasm_ward import CHARTS, Ward
+from kasm.kasm_ward import CHARTS, KasmStage
 from vdi.cli.main import main
 
 VALUES = {
@@ -27,7 +27,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(
-    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ward: KasmStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
     """`vdi kasm ...` on this ward, with this helm and this kubectl; what it prints, stdout and then stderr."""
     monkeypatch.setenv("PATH", f"{ward.tools.kubectl_binary.parent}{os.pathsep}{os.environ['PATH']}")
@@ -48,12 +48,14 @@ def run(
     return kasm
 
 
-def psql(ward: Ward, statement: str) -> str:
+def psql(ward: KasmStage, statement: str) -> str:
     script = f'psql -U "$POSTGRES_USER" -d "$POSTGRES_DB" -qAtc "{statement}"'
     return ward.kubectl("exec", "kasm-db-1-19-0-0", "--", "sh", "-c", script).strip()
 
 
-def test_waits_are_shown_by_name_and_a_failed_upgrade_leaves_the_data(ward: Ward, run: Run, tmp_path: Path) -> None:
+def test_waits_are_shown_by_name_and_a_failed_upgrade_leaves_the_data(
+    ward: KasmStage, run: Run, tmp_path: Path
+) -> None:
     ward.kubectl("create", "secret", "generic", "tls", "--from-literal=tls.crt=c", "--from-literal=tls.key=k")
     said = run("install", "--chart", str(CHARTS / "c"), values=VALUES)
     assert "proxy: kasm-api-is-ready waits until the API of its zone answers" in said
