@@ -114,8 +114,11 @@ class Rehearsal:
 
     def uids(self, pod: str, *homes: str) -> list[str]:
         """Of a pod, its homes and all sessions whose pod it is."""
-        found = [self.release.get("pod", pod, *SESSIONS), *(self.release.get("pvc", home, *SESSIONS) for home in homes)]
-        sessions = self.release.get("vdi", *SESSIONS)["items"]
+        found = [
+            self.release.tools.get("pod", pod, *SESSIONS),
+            *(self.release.tools.get("pvc", home, *SESSIONS) for home in homes),
+        ]
+        sessions = self.release.tools.get("vdi", *SESSIONS)["items"]
         found += [session for session in sessions if session["status"]["podName"] == pod]
         return [str(obj["metadata"]["uid"]) for obj in found]
 
@@ -127,7 +130,7 @@ class Rehearsal:
         self.release.tools.kubectl("create", "-f", "-", stdin=yaml.safe_dump(session))
 
         def running() -> str:
-            status = self.release.get("vdi", name, *SESSIONS).get("status") or {}
+            status = self.release.tools.get("vdi", name, *SESSIONS).get("status") or {}
             return str(status.get("podName", "")) if status.get("phase") == "Running" else ""
 
         return wait_until(f"{name} runs", running, 60)
@@ -210,7 +213,7 @@ def test_the_upgrade_and_the_rollback(rehearsal: Rehearsal) -> None:
     add_alice(release)
     cookies = log_in(pods.gateway(OLD).public)
     alice = rehearsal.start_desktop("alice-desktop", "alice@example.com")
-    home = release.get("pvc", *SESSIONS)["items"][0]["metadata"]["name"]
+    home = release.tools.get("pvc", *SESSIONS)["items"][0]["metadata"]["name"]
     before = rehearsal.uids(alice, home)
 
     def holds(image: str, revision: str) -> bool:
@@ -225,7 +228,7 @@ def test_the_upgrade_and_the_rollback(rehearsal: Rehearsal) -> None:
     said = release.run("upgrade", *rehearsal.newer, "--yes")
     assert "Found the release vdi in namespace kasm." in said and "Upgraded: revision 4" in said
     assert holds(NEW, GRAPHICS)
-    assert release.get("vdipool", "warm")["spec"]["replicas"] == 1
+    assert release.tools.get("vdipool", "warm")["spec"]["replicas"] == 1
     bob = rehearsal.start_desktop("bob-desktop", "bob@example.com")
     runs = wait_until("both runs are in the history", lambda: rehearsal.runs([alice, bob]), 30)
     uids = rehearsal.uids(bob)
