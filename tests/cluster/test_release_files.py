@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -184,8 +183,7 @@ async def test_a_registry_has_what_the_chart_names_by_digest(
             manifest = await http.get(url, headers={"Accept": oci.MANIFEST})
             assert json.loads(manifest.text)["annotations"]["org.opencontainers.image.version"] == VERSION
 
-        key = dist.with_suffix(".key.pub")
-        trusted = await asyncio.to_thread(key.read_bytes)
+        trusted = await asyncio.to_thread(dist.with_suffix(".key.pub").read_bytes)
         kinds = {
             reference: await signatures_in(address, reference.removeprefix(f"{address}/"), trusted)
             for reference in pushed
@@ -194,9 +192,6 @@ async def test_a_registry_has_what_the_chart_names_by_digest(
             [signing.SLSA_PROVENANCE, CYCLONEDX]
         ] * 2
         assert [signing.SLSA_PROVENANCE] in kinds.values(), "the chart's"
-        if cosign := shutil.which("cosign"):
-            for reference in pushed:
-                await asyncio.to_thread(verify_with_cosign, cosign, key, reference, kinds[reference])
 
 
 async def signatures_in(address: str, reference: str, public_key: bytes) -> list[str]:
@@ -224,14 +219,6 @@ async def signatures_in(address: str, reference: str, public_key: bytes) -> list
             assert statement["predicateType"] == layer["annotations"]["predicateType"]
             found.append(statement["predicateType"])
         return found
-
-
-def verify_with_cosign(cosign: str, key: Path, reference: str, kinds: list[str]) -> None:
-    """The program itself, where it is installed."""
-    here = ("--key", str(key), "--insecure-ignore-tlog=true", "--allow-insecure-registry", reference)
-    for words in (("verify",), *(("verify-attestation", "--type", kind) for kind in kinds)):
-        done = subprocess.run([cosign, *words, *here], capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
 
 
 async def test_a_registry_that_does_not_answer_is_named(released: Path, programs: dict[str, Path]) -> None:
