@@ -11,6 +11,7 @@ from vdi.api.template import HomeScope
 from vdi.session.homes import may_use
 from vdi.session.identity import TEMPLATE_ANNOTATION, USER_ANNOTATION
 from vdi.session.observed import ChildMeta
+from vdi.session.times import format_time, parse_time
 
 LAST_USED = "vdi.kasm.io/last-used"
 """Annotation on a retained home: when its last desktop was stopped."""
@@ -89,10 +90,18 @@ def _summarize(claim: HomeClaim, sessions: list[VDISession]) -> HomeSummary:
         phase=claim.status.phase,
         created=meta.creation_timestamp,
         deleted=meta.deletion_timestamp or "",
-        last_used="" if used_by else notes.get(LAST_USED, ""),
+        last_used="" if used_by else _instant(notes.get(LAST_USED, "")),
         used_by=used_by,
         sessions=tuple(sorted(session.metadata.name for session in sessions)),
     )
+
+
+def _instant(text: str) -> str:
+    """A time that somebody else may have written; empty when it is none."""
+    try:
+        return format_time(parse_time(text))
+    except ValueError:
+        return ""
 
 
 def why_not_deleted(home: HomeSummary, sessions: Iterable[VDISession]) -> str | None:

@@ -19,6 +19,8 @@ from unit.gateway.attack_stage import DESKTOP, READS, AttackStage, form_token, f
 from unit.gateway.component_stage import NAVIGATION, PORTAL, Browser
 from unit.kube.kube_fake_api import FakeApi, fake_api
 from vdi.gateway.login.logins import OIDC, Device, Identity
+from vdi.session.home_list import LAST_USED
+from vdi.session.identity import MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION
 
 MARK = "zzprobe"
 RUNS, WAITS, FAILS = (f"https://{name}.vdi.localhost" for name in ("runs", "waits", "fails"))
@@ -118,6 +120,15 @@ def fill_in(api: FakeApi, bad: str) -> None:
         made = {"creationTimestamp": "2026-11-20T08:00:00Z"}
         session: dict[str, Any] = {"user": user, "template": template, "access": guests}
         api.put("vdisessions", name, namespace="vdi-sessions", metadata=made, spec=session, status=status)
+    noted = {USER_ANNOTATION: OWNER, TEMPLATE_ANNOTATION: bad, LAST_USED: bad}
+    home = {"storageClassName": bad, "accessModes": [bad], "resources": {"requests": {"storage": bad}}}
+    api.put(
+        "persistentvolumeclaims",
+        "shared",
+        namespace="vdi-sessions",
+        metadata={"annotations": noted, "labels": MANAGED_BY},
+        spec=home,
+    )
     api.put("nodes", bad, namespace="", spec={}, status={"allocatable": {"nvidia.com/gpu": "8"}})
 
 
