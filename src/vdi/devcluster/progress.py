@@ -16,7 +16,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TypeVar
@@ -35,6 +35,7 @@ HEARTBEAT_SECONDS = 20.0
 """Without a terminal: how often a step that is still running prints a line."""
 
 _TERMINATE_SECONDS = 5.0
+_LOOK_SECONDS = 0.5
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _NOTE_WIDTH = 70
 
@@ -214,7 +215,7 @@ class Progress:
         with ThreadPoolExecutor(max_workers=at_once) as pool:
             try:  # around all of it: Ctrl-C may come while the first job runs already, and the next is being submitted
                 futures = [pool.submit(job) for job in jobs]
-                wait(futures, return_when=FIRST_EXCEPTION)
+                _wait_for_all_or_a_failure(futures)
                 failures = [error for future in futures if future.done() and (error := future.exception())]
                 if failures:
                     raise next((error for error in failures if not isinstance(error, Cancelled)), failures[0])
@@ -270,6 +271,14 @@ class Progress:
             step._last_line = now
             share = f" {100 * done / total:.0f}%" if done is not None and total else ""
             self.say(f"  {step.title} ... {now - step.started:.0f}s{share} {note[:_NOTE_WIDTH]}".rstrip())
+
+
+def _wait_for_all_or_a_failure(futures: Sequence[Future[T]]) -> None:
+    """With a look now and then: a signal that comes just before a thread waits for a lock does not interrupt it."""
+    while True:
+        done, left = wait(futures, timeout=_LOOK_SECONDS, return_when=FIRST_EXCEPTION)
+        if not left or any(future.exception() for future in done):
+            return
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
