@@ -154,12 +154,14 @@ class Stage:
         return await eventually(look, f"pod of {session['metadata']['name']}")
 
     async def make_ready(self, pod: Object) -> None:
-        """Play the kubelet: the desktop runs and answers."""
+        """Play the kubelet: the desktop runs and answers. What the scheduler has said of the pod stays."""
+        live = await self.get(PODS, pod["metadata"]["name"]) or pod
+        kept = [known for known in live.get("status", {}).get("conditions") or () if known["type"] != "Ready"]
         now = datetime.now().astimezone().strftime("%Y-%m-%dT%H:%M:%S%z")
         now = f"{now[:-2]}:{now[-2:]}"
         container = {"name": "desktop", "image": "x", "imageID": "x", "ready": True, "restartCount": 0}
         container |= {"state": {"running": {"startedAt": now}}}
-        conditions = [{"type": "Ready", "status": "True", "lastTransitionTime": now}]
+        conditions = [*kept, {"type": "Ready", "status": "True", "lastTransitionTime": now}]
         status = {"phase": "Running", "conditions": conditions, "containerStatuses": [container]}
         await self.patch(PODS, pod["metadata"]["name"], {"status": status}, subresource="status")
 
