@@ -11,6 +11,8 @@ def dropped(*matches: str) -> Iterator[None]:
     with ExitStack() as taken_back:
         for match in matches:
             rule = ["INPUT", *match.split(), "-j", "DROP"]
+            while not subprocess.run(["iptables", "-w", "-D", *rule], capture_output=True, check=False).returncode:
+                pass  # one that a killed run has left behind
             subprocess.run(["iptables", "-w", "-I", *rule], check=True)
             taken_back.callback(subprocess.run, ["iptables", "-w", "-D", *rule], check=True)
         yield

@@ -111,5 +111,5 @@ def test_ctrl_c_removes_the_pod(world: World, tools: dict[str, Path], here: tupl
                 break
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and "Interrupted; the pods are removed." in said
+    assert process.returncode == 130 and "Interrupted; the pods are removed." in said, said
     wait_until("nothing of the way is left", lambda: not pods_of_the_way(world), 30)

@@ -166,7 +166,7 @@ def streams_by_a_relay(browser: DesktopBrowser, world: World) -> None:
     try:
         wait_until("the stream comes by the relay", by_the_relay, 20)
     except AssertionError as error:
-        raise AssertionError(f"{error}; last seen: {seen}") from None
+        raise AssertionError(f"{error}; last seen: {seen}; its console: {browser.messages[-8:]}") from None
 
 
 def gets_credentials_that_no_one_else_gets(wendy: DesktopBrowser, desktop: Object) -> tuple[str, str]:

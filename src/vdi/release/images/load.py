@@ -38,6 +38,8 @@ _AT_ONCE = 4
 _CHUNK_BYTES = 1 << 20
 _POLL_SECONDS = 0.3
 _ENDED = ("Succeeded", "Failed")
+_START_SECONDS = 120.0
+"""How long the pod may take to start: nothing is pulled, but the node may be busy."""
 _END_SECONDS = 5.0
 """How long the kubelet may take to report that a container has ended."""
 
@@ -142,7 +144,7 @@ async def _pod(run: Loading, node: Object, containerd: Containerd) -> AsyncItera
 async def _until_running(client: Client, pod: str) -> None:
     """Raises LoadFailedError for a pod that does not start, with the kubelet's reason."""
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(_START_SECONDS):
             while True:
                 status = (await client.get(PODS, pod, namespace=NAMESPACE, into=dict[str, Any])).get("status") or {}
                 if status.get("phase") == "Running":
@@ -152,7 +154,9 @@ async def _until_running(client: Client, pod: str) -> None:
                 await SYSTEM_CLOCK.sleep(_POLL_SECONDS)
     except TimeoutError:
         status = (await client.get(PODS, pod, namespace=NAMESPACE, into=dict[str, Any])).get("status") or {}
-        raise LoadFailedError(f"its pod has not started in 60 s: {await _reason(client, pod, status)}") from None
+        raise LoadFailedError(
+            f"its pod has not started in {_START_SECONDS:.0f} s: {await _reason(client, pod, status)}"
+        ) from None
 
 
 async def _until_ended(client: Client, pod: str) -> Object | None:
