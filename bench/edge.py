@@ -126,6 +126,7 @@ async def serve(pipe: Connection, folder: Path) -> None:
         await store.add(grant, f"handle-{number}")
         tokens.append(signer.mint(grant))
     await edge.revoker.poll()
+    await edge.tables.close()  # there are no desktops that could take one
     gateway.health.begun = True
     with listen(("127.0.0.1", 0), "loopback") as where:
         server = _Server(_config(build_internal(context, gateway.components, gateway.health)))

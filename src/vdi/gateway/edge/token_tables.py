@@ -29,7 +29,7 @@ ANSWER_SECONDS = 3.0
 DATABASE_SECONDS = 1.0
 """Longer is not waited for: then what this replica remembers goes out."""
 CLOSING_SECONDS = 1.0
-PAUSES = (0.2, 0.5, 1.0, 2.0)
+PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds between tries; the last one is repeated."""
 
 
@@ -67,10 +67,6 @@ class TokenTablePublisher:
         self._active = active
         self._revocations = revocations
         self._address = address
-        # No proxy of the environment, no redirects: a desktop's answer is a stranger's word.
-        self._http = httpx.AsyncClient(
-            timeout=ANSWER_SECONDS, trust_env=False, follow_redirects=False, verify=NO_AUTHORITIES
-        )
         # By session, from when a table is asked for until it is taken: the task, and the number of the last asking.
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._asked: dict[str, int] = {}
@@ -123,7 +119,6 @@ class TokenTablePublisher:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        await self._http.aclose()
 
     async def _work(self, uid: str) -> None:
         try:
@@ -176,11 +171,9 @@ class TokenTablePublisher:
             raise PostError(str(error)) from error
         grants = await self._holding(session)
         table = token_table(master, grants) | direct_table(master)
-        headers = {"Authorization": f"Bearer {master}"}
+        url, headers = f"{self._address(session)}/api/tokens", {"Authorization": f"Bearer {master}"}
         try:
-            async with self._http.stream(
-                "POST", f"{self._address(session)}/api/tokens", json=table, headers=headers
-            ) as answer:
+            async with _client() as http, http.stream("POST", url, json=table, headers=headers) as answer:
                 status = answer.status_code
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise PostError(f"{type(error).__name__}: {error}") from error
@@ -205,6 +198,15 @@ class TokenTablePublisher:
             and grant.expires > now
             and role_in(session, grant.user, now) is grant.role
         ]
+
+
+def _client() -> httpx.AsyncClient:
+    """For one post. A pool that all posts share looks through all of its connections at each step of each of them: when
+    many desktops do not answer, that takes the whole core from those who come in.
+
+    No proxy of the environment, no redirects: a desktop's answer is a stranger's word.
+    """
+    return httpx.AsyncClient(timeout=ANSWER_SECONDS, trust_env=False, follow_redirects=False, verify=NO_AUTHORITIES)
 
 
 def should_run(session: VDISession) -> bool:
