@@ -8,7 +8,7 @@ import yaml
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import NullPool, create_engine, inspect
 
 from vdi.gateway.store.migrations import FOLDER
 from vdi.release.database import (
@@ -62,7 +62,8 @@ def test_the_revisions_and_their_columns_are_those_of_the_gateways_code() -> Non
     scripts = ScriptDirectory(str(FOLDER))
     revisions = list(scripts.walk_revisions())[::-1]
     assert list(REVISIONS) == [script.revision for script in revisions]
-    with create_engine("sqlite://").connect() as connection, Operations.context(MigrationContext.configure(connection)):
+    engine = create_engine("sqlite://", poolclass=NullPool)
+    with engine.connect() as connection, Operations.context(MigrationContext.configure(connection)):
 
         def columns() -> set[str]:
             inspector = inspect(connection)
