@@ -97,7 +97,7 @@ def _summarize(claim: HomeClaim, sessions: list[VDISession]) -> HomeSummary:
 
 
 def _instant(text: str) -> str:
-    """A time that somebody else may have written; empty when it is none."""
+    """A time that somebody else may have written; empty when it cannot be read."""
     try:
         return format_time(parse_time(text))
     except ValueError:
