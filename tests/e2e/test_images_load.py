@@ -20,8 +20,9 @@ from vdi.devcluster.layout import layout_of
 from vdi.devcluster.progress import Progress
 from vdi.release.images.nodes import LABELS
 
-IMAGE = "registry.invalid/load/pause:1"
-"""Of a registry that is nowhere: only containerd can have it."""
+IMAGE = "registry.invalid/load/small:1"
+"""Of a registry that is nowhere: only containerd can have it. Not called pause: a node reports its images now and then,
+and a pod that brings images would be made of this one, which is gone by then."""
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +107,12 @@ def test_ctrl_c_removes_the_pod(world: World, tools: dict[str, Path], here: tupl
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stderr is not None
+        said = ""
         for line in process.stderr:
+            said += line
             if "image.tar 0%" in line:
                 break
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)[1]
+        said += process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "Interrupted; the pods are removed." in said, said
     wait_until("nothing of the way is left", lambda: not pods_of_the_way(world), 30)
