@@ -136,10 +136,10 @@ class Actions:
 
     def own_home(self, user: User, name: str) -> HomeSummary:
         """One of the person's own homes. Raises ActionDenied; it does not say whether another person has this one."""
-        for home in self._cluster.homes_of(user.email):
-            if home.name == name:
-                return home
-        raise ActionDenied("NotFound", f"There is no home {name!r} of yours.")
+        home = self._cluster.home_of(user.email, name)
+        if home is None:
+            raise ActionDenied("NotFound", f"There is no home {name!r} of yours.")
+        return home
 
     async def share(self, user: User, name: str, email: str, role: Role, expires: datetime | None) -> VDISession:
         """Let `user` in as collaborator or viewer; a share that is there is replaced."""

@@ -169,6 +169,10 @@ class ClusterCache:
         sessions = [session for session in self.sessions.values() if same_user(session.spec.user, user)]
         return summarize_homes(claims, sessions)
 
+    def home_of(self, user: str, name: str) -> HomeSummary | None:
+        """This home; None where it does not exist or is another person's."""
+        return next((home for home in self.homes_of(user) if home.name == name), None)
+
     def by_host(self, host: str) -> VDISession | None:
         """The session at this host (`label.domain`, in lower case, without port) or label.
 

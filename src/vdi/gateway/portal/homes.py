@@ -29,8 +29,7 @@ class HomePages(PortalPages):
     async def ask(self, request: Request) -> Response:
         """The page that asks before a home is deleted."""
         user, name = await self._portal.guard.require(request), request.path_params["name"]
-        homes = self._portal.context.cluster.homes_of(user.email)
-        home = next((home for home in homes if home.name == name), None)
+        home = self._portal.context.cluster.home_of(user.email, name)
         if home is None:
             return await self._list(request, user, status=404, error=f"There is no home {name!r} of yours.")
         return await self._page(request, user, "home_delete.html", here="homes", home=home)
