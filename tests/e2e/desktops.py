@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import yaml
-from PIL import Image
+from PIL import Image, ImageChops
 
 from e2e.world import World
 from support.waiting import wait_until
@@ -17,6 +17,11 @@ DESKTOP_IMAGE = "localhost/vdi/desktop:dev"
 A_NOTICE = 300
 """Yellow pixels of a notice's sign; without one there are none."""
 Object = dict[str, Any]
+
+_ASK_POINTER = """
+from selkies.Xlib.display import Display
+pointer = Display().screen().root.query_pointer()
+print(pointer.root_x, pointer.root_y)"""
 
 
 @contextmanager
@@ -55,6 +60,13 @@ def run_in(world: World, name: str, script: str) -> str:
     pod = pod_of(world, name)
     assert pod
     return world.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", script)
+
+
+def pointer_of(world: World, name: str) -> tuple[int, int]:
+    """Where the pointer of the desktop is, in pixels from the left and from the top."""
+    python = "DISPLAY=:0 XAUTHORITY=/tmp/.vdi/Xauthority /opt/selkies/bin/python3"
+    x, y = run_in(world, name, f"{python} -c '{_ASK_POINTER}'").split()
+    return int(x), int(y)
 
 
 def master_token_of(world: World, name: str) -> str:
@@ -139,3 +151,38 @@ def picture_at_rest(browser: DesktopBrowser) -> Image.Image:
 
     wait_until("the picture is at rest", at_rest, 20)
     return last
+
+
+_CELL = 16
+"""Pixels in a row and in a column of what `wait_for_scene` compares: a glyph, a third of the probe's mark."""
+_PANEL = 48
+"""Pixels, from the bottom: the panel of our image."""
+_CELL_CHANGED = 10
+"""Brightness of a cell, of 255: a coarse picture and the sharp one that follows it differ by less."""
+
+
+def wait_for_scene(browser: DesktopBrowser, scene: Image.Image, what: str, seconds: float) -> None:
+    """Wait until the browser shows this scene again, as coarse or sharp as its stream is then.
+
+    Compares the mean brightness of cells, since an encoder may make a picture sharper at any time, and leaves out the
+    panel: the text of its clock changes its width with the minute.
+    """
+    rest = _cells(scene)
+    box: tuple[int, int, int, int] | None = None
+
+    def as_before() -> bool:
+        nonlocal box
+        difference = ImageChops.difference(rest, _cells(browser.picture()))
+        box = difference.point(lambda value: 255 if value > _CELL_CHANGED else 0).getbbox()
+        return box is None
+
+    try:
+        wait_until(what, as_before, seconds)
+    except AssertionError as error:
+        error.add_note(f"What differs is in this box (left, top, right, bottom, in cells of {_CELL} pixels): {box}")
+        raise
+
+
+def _cells(picture: Image.Image) -> Image.Image:
+    above = picture.crop((0, 0, picture.width, picture.height - _PANEL))
+    return above.convert("L").resize((above.width // _CELL, above.height // _CELL), Image.Resampling.BOX)

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
+from e2e.desktops import pointer_of
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser, NoPictureError
@@ -41,6 +42,7 @@ def test_the_picture_is_a_desktop_and_typing_changes_it(desktop: tuple[World, st
     with world.browser(name) as browser:
         browser.open()
         picture = wait_until("a picture with many colours", lambda: colourful(browser.picture()))
+        assert pointer_of(world, name) == (320, 240), "in the corner it would show the clock's tooltip"
         assert "Waiting for stream" not in browser.page.inner_text("body")
         assert sent_in_full(browser) == [], "these parts of Selkies' page came uncompressed"
         browser.open_terminal()

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from e2e.desktops import ask_agent, picture_at_rest, reach, start, template
+from e2e.desktops import ask_agent, picture_at_rest, reach, start, template, wait_for_scene
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.cli.remote.logins import Login, Logins, write_logins
-from vdi.demo.browser import DesktopBrowser, changed_pixels
+from vdi.demo.browser import DesktopBrowser
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -98,11 +98,7 @@ def test_a_desktop_is_measured_while_no_one_and_while_somebody_is_there(sessions
             wait_until("the probe's mark is gone", lambda: ask_agent(sessions, "petra")["viewers"] == 1, 10)
             picture = picture_at_rest(browser)
             figures(sessions, "petra")
-
-            def as_before() -> bool:
-                return changed_pixels(picture, browser.picture()) < 500
-
-            wait_until("nothing is left of the probe's mark, and nothing was resized", as_before, 10)
+            wait_for_scene(browser, picture, "nothing is left of the probe's mark, and nothing was resized", 10)
             assert not [line for line in browser.messages if "superseded" in line.lower()]
             browser.type("x")
             wait_until("a person's key counts", lambda: ask_agent(sessions, "petra")["idleSeconds"] < 5, 10)

@@ -86,6 +86,14 @@ def screen_size(connection: socket.socket, root: int) -> tuple[int, int]:
     return width, height
 
 
+def move_pointer(display: str, authority: Path, x: int, y: int) -> None:
+    """Put the pointer on this place of the screen. Raises UnknownError, OSError."""
+    connection, setup = connect(display, authority)
+    with connection:
+        connection.sendall(struct.pack("<BxHIIhhHHhh", 41, 6, 0, setup.root, 0, 0, 0, 0, x, y))
+        screen_size(connection, setup.root)  # its answer comes after the pointer was moved
+
+
 def extension(connection: socket.socket, name: bytes) -> int:
     """Its opcode. Raises UnknownError where the server lacks it."""
     padded = name.ljust(-len(name) % 4 + len(name), b"\0")
