@@ -356,7 +356,7 @@ def _doctor(stage: PortalStage, now: datetime) -> None:
         message="The gateway's account may not get secrets. Not checked: certificate_expired.",
         remedy=Remedy.run("vdi doctor"),
     )
-    summary = "Looked at 67 sessions and 5 nodes: 1 error, 1 unknown, and 1 that follow from them."
+    summary = "Looked at 67 sessions and 5 nodes: 1 error, 1 unknown, and 1 consequence."
     groups = (Group(cause, (follows,)), Group(unknown, ()))
     stage.services.doctor.last = Report(now - timedelta(minutes=3), summary, groups, unknown=1)
 

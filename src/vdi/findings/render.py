@@ -58,7 +58,7 @@ class Report:
 
 
 def count_findings(findings: Sequence[Finding]) -> str:
-    """`1 error, 2 warnings, 9 ok, and 3 that follow from them`."""
+    """`1 error, 2 warnings, 9 ok, and 3 consequences`."""
     counts = Counter(finding.severity for finding in roots(findings))
     parts = [
         f"{counts[severity]} {severity}{'s' if counts[severity] > 1 and severity in _COUNTED else ''}"
@@ -66,7 +66,9 @@ def count_findings(findings: Sequence[Finding]) -> str:
         if counts[severity]
     ]
     followers = len(findings) - len(roots(findings))
-    return ", ".join(parts) + (f", and {followers} that follow from them" if followers else "")
+    if followers:
+        parts[-1] += f", and {followers} consequence{'s' if followers > 1 else ''}"
+    return ", ".join(parts)
 
 
 _COUNTED = frozenset({Severity.ERROR, Severity.WARNING})

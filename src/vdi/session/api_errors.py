@@ -52,4 +52,5 @@ def leftover(kind: str, name: str) -> Blocked:
 
 
 def _without_preamble(message: str) -> str:
-    return re.sub(r'^\S+ "[^"]+" is (?:forbidden|invalid): ', "", message.strip())
+    """The server's words as the end of a sentence."""
+    return re.sub(r'^\S+ "[^"]+" is (?:forbidden|invalid): ', "", message.strip()).rstrip(".") + "."

@@ -54,6 +54,16 @@ def test_a_quota_that_refused_a_pod_seconds_ago_is_reported() -> None:
     assert found.remedy.commands == (f"kubectl --namespace {SPACE} edit resourcequota few",)
 
 
+@pytest.mark.parametrize(("reason", "codes"), [("TemplateNotFound", ["template_missing"]), ("HomeInUse", [])])
+def test_what_no_seconds_take_away_is_reported_at_once(reason: str, codes: list[str]) -> None:
+    cluster = Cluster()
+    cluster.without_pod(reason, "The operator's sentence.")
+    cluster.session["metadata"]["creationTimestamp"] = "2026-11-20T11:59:58Z"
+    if codes:
+        cluster.drop("vditemplates")
+    assert [finding.code for finding in cluster.findings()] == codes
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [

@@ -247,9 +247,7 @@ def test_the_text_begins_with_the_cause_and_ends_with_a_summary(run: Callable[..
     code, out, _ = run(cluster)
     assert code == 1
     assert out.startswith("ERROR    kasm_circular_wait  pod/kasm/")
-    assert out.splitlines()[-1].endswith(
-        "(kasm-helm-1.1190.6, generation C), 4 ready: 1 error, and 3 that follow from them."
-    )
+    assert out.splitlines()[-1].endswith("(kasm-helm-1.1190.6, generation C), 4 ready: 1 error, and 3 consequences.")
 
 
 def test_who_only_starts_is_reported_with_status_0(run: Callable[..., tuple[int, str, str]]) -> None:

@@ -93,7 +93,7 @@ def test_a_page_for_people() -> None:
         "",
         "OK       helm  3.18.4 (expected: 3.14 or later)",
         "  | a sum",
-        "1 error, 1 unknown, 1 warning, 1 ok, and 1 that follow from them.",
+        "1 error, 1 unknown, 1 warning, 1 ok, and 1 consequence.",
     ]
     assert list(as_text(a_report())) == ["Nothing is wrong."]
 

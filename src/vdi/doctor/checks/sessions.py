@@ -61,6 +61,8 @@ _OF_ANSWER: Mapping[str, str] = {
     Reason.NODE_NETWORK: "node_network_broken",
 }
 _CRASHED = frozenset({"desktop_crashes", "session_failed"})
+_LASTING = REFUSED | (_OF_PROBLEM.keys() - {Reason.HOME_IN_USE, Reason.NAME_TAKEN})
+"""Problems that no seconds take away. What is in use or taken may belong to a session that is just ending."""
 _GPU_REASONS = frozenset({Reason.GPUS_BUSY, Reason.NO_GPUS})
 _NOBODYS_END = frozenset({Reason.NO_GPUS, Reason.TOO_LARGE, Reason.NO_MATCHING_NODE, Reason.HOME_NODE_GONE})
 """Reasons of waiting that no end of another desktop removes."""
@@ -75,7 +77,7 @@ def sessions_without_pod(snapshot: Snapshot) -> Iterator[Finding]:
         if diagnosis.pod is not None:
             continue
         problem, young = diagnosis.problem, snapshot.age(meta.creation_timestamp) < PATIENCE
-        if problem and (not young or problem.reason in REFUSED):
+        if problem and (not young or problem.reason in _LASTING):
             yield _waiting(diagnosis, problem)
         elif young:
             continue
