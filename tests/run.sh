@@ -8,32 +8,12 @@ unset PYTHONDONTWRITEBYTECODE # tests start our programs hundreds of times
 python=.venv/bin/python
 pytest=("$python" -m pytest --durations 10)
 trap 'echo "== interrupted"; exit 130' INT TERM # pytest handles SIGINT itself, so without this the next suite would begin
-# Each is the same test with another helm, moment, component or way to the same configuration; one of them always runs,
-# but for the rehearsal of an upgrade from 0.1.0, which takes minutes.
-long_variants=(
-    "tests/cluster/test_gpu.py::test_the_charts_config_map_does_the_same_once_the_policy_names_it"
-    "tests/cluster/test_gpu.py::test_the_device_plugins_chart_without_the_operator"
-    "tests/cluster/test_gpu.py::test_the_manifests_do_the_same_and_the_missions_own_patch_does_not"
-    "tests/cluster/test_kasm_install.py::test_from_install_through_the_refused_upgrade_to_uninstall[helm3]"
-    "tests/cluster/test_operator_pool.py::test_claim_survives_a_kill_at_every_write[before]"
-    "tests/cluster/test_release.py::test_each_values_file_is_clean_and_renders[helm3]"
-    "tests/cluster/test_release.py::test_the_life_of_a_release[helm3]"
-    "tests/cluster/test_release_from_0_1_0.py::test_the_upgrade_and_the_rollback[postgresql]"
-    "tests/cluster/test_release_from_0_1_0.py::test_the_upgrade_and_the_rollback[sqlite]"
-    "tests/e2e/test_node_guest.py::test_a_killed_process_is_healed_and_status_says_so[containerd]"
-    "tests/e2e/test_node_guest.py::test_a_killed_process_is_healed_and_status_says_so[etcd]"
-    "tests/e2e/test_node_guest.py::test_a_killed_process_is_healed_and_status_says_so[kube-apiserver]"
-    "tests/e2e/test_node_guest.py::test_a_killed_process_is_healed_and_status_says_so[kube-proxy]"
-    "tests/e2e/test_node_guest.py::test_a_killed_process_is_healed_and_status_says_so[traefik]"
-    "tests/e2e/test_node_guest.py::test_a_second_cluster_comes_and_goes_beside_the_first"
-)
 examples=()
-left_out=()
+left_out=(-m "not long")
 if [ "${1:-}" = --thorough ]; then
     examples=(--hypothesis-profile thorough --timeout 600)
+    left_out=()
     shift
-else
-    for variant in "${long_variants[@]}"; do left_out+=(--deselect "$variant"); done
 fi
 failed=()
 times=()
@@ -60,7 +40,8 @@ control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubect
 # A desktop as `make demo` makes it, on a cluster of its own name, so that a demo that runs is left alone.
 desktops() {
     $python -m vdi demo up --name e2e --screenshot demo.png || return
-    "${pytest[@]}" tests/e2e --ignore tests/e2e/test_node_guest.py --ignore-glob '*/test_streaming_*.py' --timeout 180
+    "${pytest[@]}" tests/e2e --ignore tests/e2e/test_node_guest.py --ignore-glob '*/test_streaming_*.py' --timeout 180 \
+        ${left_out[@]+"${left_out[@]}"}
 }
 
 streaming() {

@@ -135,6 +135,7 @@ async def routed(port: int, host: str) -> bool:
             return False
 
 
+@pytest.mark.long
 async def test_all_desktops_and_the_portal_share_one_certificate(
     stage: Stage, kubeconfig: Path, programs: dict[str, Path], tmp_path: Path
 ) -> None:

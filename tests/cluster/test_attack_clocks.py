@@ -60,6 +60,7 @@ async def a_session(pair: Pair) -> str:
     return host
 
 
+@pytest.mark.long
 async def test_the_replica_that_is_ahead_says_so_and_stays_in_service(pair: Pair) -> None:
     """In its answer to probes, and in its log, which `vdi doctor` reads."""
 
@@ -73,6 +74,7 @@ async def test_the_replica_that_is_ahead_says_so_and_stays_in_service(pair: Pair
     assert (await pair.one.gateway.inside("/readyz")).text == "ok\n"
 
 
+@pytest.mark.long
 async def test_people_come_in_and_stay_whichever_replica_they_meet(pair: Pair) -> None:
     """Logins, tickets, tokens and grants of the one are good at the other, in both directions."""
     host = await a_session(pair)
@@ -117,6 +119,7 @@ async def test_what_the_other_ends_is_over_and_stays_over(pair: Pair) -> None:
         await eventually(refused, "a login that has ended opens nothing, at either of them")
 
 
+@pytest.mark.long
 async def test_the_history_says_when_a_session_was_deleted_to_within_the_skew(pair: Pair) -> None:
     """Two rows, or an end before the start, would be wrong figures for ever."""
     made = await pair.stage.session("mine", "none")

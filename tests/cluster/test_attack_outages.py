@@ -94,6 +94,7 @@ async def test_without_redis_open_desktops_go_on_and_new_visitors_are_refused(
     await socket.close()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("how", ["frozen", "killed"])
 async def test_without_the_database_tokens_hold_until_their_end_and_the_refusal_says_why(

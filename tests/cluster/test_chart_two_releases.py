@@ -93,6 +93,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoReleases]:
         yield TwoReleases(tools)
 
 
+@pytest.mark.long
 def test_two_releases_work_side_by_side_and_one_outlives_the_other(releases: TwoReleases) -> None:
     releases.install(WORK)
     releases.install(LAB)

@@ -234,6 +234,7 @@ def expires(typed: Typed) -> datetime:
     return datetime.fromisoformat(typed.kube("get", "vdi", "desk", "-o", "jsonpath={.status.expiresAt}"))
 
 
+@pytest.mark.long
 def test_a_desktop_is_extended_suspended_resumed_and_restarted(typed: Typed, operator: None) -> None:
     with beside(lambda: start_pod(typed, "desk")):
         made = typed.vdi("session", "create", "desk", "-t", "cli-test", "--user", "alice@example.com", "--wait")
@@ -303,6 +304,7 @@ def test_a_pool_that_is_not_there_is_said(typed: Typed) -> None:
     assert "there is no pool nowhere" in scaled.stderr
 
 
+@pytest.mark.long
 def test_who_waits_for_room_sees_the_place_in_line_and_starts_by_itself(typed: Typed, operator: None) -> None:
     def template(gpus: int) -> str:
         name = f"{typed.namespace}-{gpus}"

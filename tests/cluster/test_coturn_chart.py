@@ -196,6 +196,7 @@ def test_what_cannot_work_or_would_be_open_is_refused_in_words(tools: Tools, wor
 # What is installed
 
 
+@pytest.mark.long
 def test_rotation_draws_one_secret_more_and_keeps_those_that_were_drawn(tools: Tools) -> None:
     url = "gateway.turn.urls={turn:turn.example.com:3478?transport=udp}"
 

@@ -61,6 +61,7 @@ def without_crds(tools: Tools) -> Tools:
     return tools
 
 
+@pytest.mark.long
 def test_the_first_run_says_that_the_templates_come_with_the_second(without_crds: Tools) -> None:
     assert "NOT YET THERE: the templates (small)" in without_crds.upgrade()
     assert without_crds.kubectl("get", "vdit", "-o", "name") == ""
@@ -87,6 +88,7 @@ def test_kubernetes_makes_the_token_for_metrics_and_an_upgrade_keeps_it(release:
     assert "pods" not in allowed
 
 
+@pytest.mark.long
 def test_pools_come_with_the_run_after_the_one_that_makes_their_kind(without_crds: Tools) -> None:
     warm = ("--set", "pools.warm.template=small", "--set", "pools.warm.ready=2")
     assert "NOT YET THERE: the templates (small) and the pools (warm)." in without_crds.upgrade(CHART, *warm)

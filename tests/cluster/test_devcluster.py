@@ -108,6 +108,7 @@ def test_each_killed_process_is_healed_and_status_says_so(
     assert subprocess.run([*kubectl, "get", "namespace", "default"], capture_output=True).returncode == 0
 
 
+@pytest.mark.long
 def test_a_killed_supervisor_takes_all_along_and_up_brings_the_data_back(
     name: str, progress: Progress, kubectl: list[str]
 ) -> None:

@@ -131,6 +131,7 @@ async def test_sessions_that_no_one_watches(ward: DoctorStage) -> None:
     assert found.object == f"namespace/{ward.namespace}"
 
 
+@pytest.mark.long
 async def test_a_finalizer_that_no_one_drops(ward: DoctorStage) -> None:
     template = await ward.stage.template(**NO_HOME)
     async with ward.at_work():
@@ -553,6 +554,7 @@ async def test_the_command(ward: DoctorStage, kubeconfig: Path, tmp_path: Path) 
     assert run("alice", "--all").returncode == 2
 
 
+@pytest.mark.long
 def test_an_api_server_that_hangs(control_plane: cluster.Cluster, kubeconfig: Path) -> None:
     """It takes connections and answers none: the command gives up by itself and says so."""
     name = control_plane.name

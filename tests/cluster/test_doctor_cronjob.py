@@ -29,6 +29,7 @@ def as_the_job(tools: Tools) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.long
 def test_it_reads_all_with_its_own_rights_and_keeps_what_it_found(tools: Tools) -> None:
     tools.upgrade(CHART, *SCHEDULE)
     tools.kubectl("scale", "deployment", "vdi-operator", "--namespace", "vdi-system", "--replicas", "0")

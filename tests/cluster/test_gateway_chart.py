@@ -108,6 +108,7 @@ def test_the_authorizer_says_no_to_what_would_hurt(release: Tools) -> None:
 # What is kept
 
 
+@pytest.mark.long
 def test_keys_users_and_history_outlive_upgrades_and_the_release(release: Tools) -> None:
     here = ("--namespace", "vdi-system")
 

@@ -266,6 +266,7 @@ async def test_desktops_go_on_without_the_database_and_are_in_it_afterwards(
     assert [run.end_reason for run in runs] == ["suspended", None]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_once_though_everybody_is_killed(history: HistoryStage) -> None:
     """Two gateways watch and are killed in turn, the operator is restarted: each run is there once, with its facts."""

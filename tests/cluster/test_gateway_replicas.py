@@ -137,6 +137,7 @@ async def test_a_ticket_made_by_one_is_good_once_at_either(pair: Pair) -> None:
     assert sum("__Host-vdi-grant" in one.headers.get("set-cookie", "") for one in both) == 1
 
 
+@pytest.mark.long
 async def test_guesses_are_counted_over_both(pair: Pair) -> None:
     browser = await pair.one.gateway.browser(pair.traefik())
     page = await browser.get("/login")

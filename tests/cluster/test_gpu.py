@@ -197,6 +197,7 @@ def test_the_script_shares_each_gpu_among_8_with_kubectl_alone(operator: GpuClus
     assert data == {"any": text, "mine": "version: v1"}
 
 
+@pytest.mark.long
 def test_the_script_says_which_node_is_not_shared_and_why(operator: GpuCluster) -> None:
     operator.kubectl("label", "node", "gpu-a", "nvidia.com/device-plugin.config=mine")
     operator.kubectl("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")
@@ -217,6 +218,7 @@ def test_the_script_changes_nothing_where_the_gpu_operator_is_missing(nodes: Gpu
     assert script(nodes, "--replicas", "4").returncode == 2
 
 
+@pytest.mark.long
 def test_several_configurations_and_a_restart_only_where_the_config_map_changed(operator: GpuCluster) -> None:
     several = ("--config", "big=2", "--node", "gpu-b=big", "--timeout", "20s")
     done = operator.gpu("configure", *several)
@@ -246,6 +248,7 @@ def test_several_configurations_and_a_restart_only_where_the_config_map_changed(
     assert "Node gpu-b: UNKNOWN: no DCGM exporter runs in this cluster" in shown.stdout
 
 
+@pytest.mark.long
 def test_a_config_map_that_somebody_edited_is_not_read_until_the_plugin_restarts(operator: GpuCluster) -> None:
     assert operator.gpu("configure", "--timeout", "20s").returncode == 0
     text = operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)["data"]["any"]
@@ -268,6 +271,7 @@ def edit(gpus: GpuCluster, text: str) -> bool:
     return "gpu_config_not_read" in gpus.codes()
 
 
+@pytest.mark.long
 def test_the_manifests_do_the_same_and_the_missions_own_patch_does_not(operator: GpuCluster) -> None:
     for file in MANIFESTS:
         # Neither of them makes half a ClusterPolicy.
@@ -292,6 +296,7 @@ def test_the_manifests_do_the_same_and_the_missions_own_patch_does_not(operator:
     wait_until("nothing is shared", lambda: operator.advertised() == [1, 2], 60)
 
 
+@pytest.mark.long
 def test_the_charts_config_map_does_the_same_once_the_policy_names_it(operator: GpuCluster) -> None:
     on = ("--values", DEV_IMAGES, "--set", "gpu.timeSlicing.enabled=true", "--set", "gpu.timeSlicing.configs.big=2")
     helm = (operator.helm_binary, "--kubeconfig", operator.kubeconfig)
@@ -370,6 +375,7 @@ def test_ctrl_c_while_it_waits(operator: GpuCluster) -> None:
     assert "Traceback" not in rest
 
 
+@pytest.mark.long
 def test_what_is_not_reached_in_time_is_said(operator: GpuCluster) -> None:
     operator.kubectl("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")
     late = operator.gpu("configure", "--timeout", "5s")
@@ -388,6 +394,7 @@ def helm_chart(gpus: GpuCluster) -> None:
     gpus.kubectl("create", "-f", "-", stdin=json.dumps(daemon_set(PLUGIN, "plugin-configs", "shared")))
 
 
+@pytest.mark.long
 def test_the_device_plugins_chart_without_the_operator(nodes: GpuCluster) -> None:
     helm_chart(nodes)
     with played(nodes.kubeconfig, GPUS, operator=False, discovery=False):
@@ -403,6 +410,7 @@ def test_the_device_plugins_chart_without_the_operator(nodes: GpuCluster) -> Non
         assert data == {"shared": "version: v1"}
 
 
+@pytest.mark.long
 def test_a_static_device_plugin_without_any_configuration(nodes: GpuCluster) -> None:
     """No label says how many GPUs there are, either: what the nodes advertised before is noted."""
     for name in GPUS:

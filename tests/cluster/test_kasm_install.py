@@ -147,7 +147,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         return binaries.ensure(["helm", "helm3", "kubectl"], progress=progress)
 
 
-@pytest.fixture(params=["helm", "helm3"])
+@pytest.fixture(params=["helm", pytest.param("helm3", marks=pytest.mark.long)])
 def kasm(
     request: pytest.FixtureRequest,
     tools: dict[str, Path],
@@ -231,6 +231,7 @@ def test_an_installation_that_fails_is_taken_back_with_the_reason(kasm: Kasm) ->
     assert kasm.kubectl("get", "deployments,statefulsets", "-o", "name") == ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kasm", ["helm"], indirect=True)
 def test_a_backup_is_a_file_and_the_volume_of_an_uninstalled_kasm_stays(kasm: Kasm) -> None:
     kasm.run("install", "--chart", str(kasm.chart("c")), values=VALUES)
@@ -259,6 +260,7 @@ def test_a_backup_is_a_file_and_the_volume_of_an_uninstalled_kasm_stays(kasm: Ka
     assert "would make one that does not open it" in locked
 
 
+@pytest.mark.long
 def test_an_old_database_of_generation_a_is_opened_with_its_old_passwords_only(kasm: Kasm) -> None:
     """Its Secret is a hook: each installation makes it again, with other passwords, and so does its removal."""
     chart = str(kasm.chart("a"))
@@ -291,6 +293,7 @@ def test_an_old_database_of_generation_a_is_opened_with_its_old_passwords_only(k
     assert kasm.kubectl(*read) == passwords
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kasm", ["helm3"], indirect=True)
 def test_generations_follow_each_other_one_at_a_time(kasm: Kasm) -> None:
     old = A_VALUES

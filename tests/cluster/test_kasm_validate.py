@@ -179,7 +179,7 @@ def web_ui(kasm: Kasm, secret: str) -> Iterator[None]:
         server.server_close()
 
 
-@pytest.mark.parametrize("letter", ["a", "b", "c"])
+@pytest.mark.parametrize("letter", [*(pytest.param(old, marks=pytest.mark.long) for old in "ab"), "c"])
 def test_each_generation_is_whole_and_what_is_broken_in_the_newest_is_seen(
     tools: Tools, capsys: pytest.CaptureFixture[str], letter: str
 ) -> None:

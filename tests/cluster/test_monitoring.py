@@ -203,6 +203,7 @@ def without_patience(rules: Path) -> None:
         path.write_text(re.sub(r"^( +for:) .*$", r"\1 0s", path.read_text(), flags=re.MULTILINE))
 
 
+@pytest.mark.long
 async def test_every_query_of_the_dashboard_finds_data_and_alerts_fire(
     stage: Stage, programs: dict[str, Path], rules: Path, dcgm: dict[str, int], tmp_path: Path
 ) -> None:

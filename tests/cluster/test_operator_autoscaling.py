@@ -258,6 +258,7 @@ async def _all_gone(autoscaler: Autoscaler) -> Object | None:
     return None
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("moment", MOMENTS)
 async def test_a_kill_at_any_write_leaves_neither_two_placeholders_nor_one_for_good(

@@ -48,7 +48,7 @@ async def cut_and_kill(stage: Stage, done: "asyncio.Task[Object | None]", second
     return was_cut
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", [MOMENTS[0], pytest.param(MOMENTS[1], marks=pytest.mark.long)])
 async def test_start_survives_a_kill_at_every_write(stage: Stage, moment: Moment) -> None:
     template = await stage.template()
     for write in range(1, MOST_WRITES):
@@ -82,6 +82,7 @@ async def remove(stage: Stage, session: Object) -> None:
     await stage.childless(session)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment", MOMENTS)
 async def test_deletion_survives_a_kill_at_every_write(stage: Stage, moment: Moment) -> None:
     template = await stage.template()

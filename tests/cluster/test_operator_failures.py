@@ -100,6 +100,7 @@ async def test_desktop_that_runs_out_of_memory_is_started_again_until_it_has_no_
     assert len(await stage.all(CLAIMS)) == 1
 
 
+@pytest.mark.long
 async def test_pause_ends_by_itself(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
@@ -200,6 +201,7 @@ async def test_image_that_is_not_there_is_tried_for_ten_minutes_and_again_when_t
         assert pod["spec"]["containers"][0]["image"] == "registry.example.com/desktop:2"
 
 
+@pytest.mark.long
 async def test_pod_that_finds_no_node_is_no_zombie(stage: Stage) -> None:
     """The scheduler may know more than we: a pod that it finds no place for goes, and its words stay."""
     nowhere = {"name": "data", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "nowhere"}}

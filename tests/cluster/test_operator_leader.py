@@ -201,6 +201,7 @@ async def test_a_leader_that_was_stopped_and_goes_on_does_not_write(
     await stage.run("late")
 
 
+@pytest.mark.long
 async def test_whoever_loses_the_lease_to_a_stranger_stands_by_until_it_runs_out(stage: Stage) -> None:
     async with stage.operator() as port:
         replica = partial(_metric, port, "vdi_leader")
@@ -220,6 +221,7 @@ async def test_whoever_loses_the_lease_to_a_stranger_stands_by_until_it_runs_out
     assert lease["spec"]["holderIdentity"] == "", "given back at the end"
 
 
+@pytest.mark.long
 async def test_a_lease_of_a_dead_identity_is_taken_however_long_it_says_that_it_lasts(stage: Stage) -> None:
     dead = {"holderIdentity": "dead", "leaseDurationSeconds": 86400, "renewTime": "2099-01-01T00:00:00.000000Z"}
     lease = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": {"name": LEASE}, "spec": dead}
@@ -231,6 +233,7 @@ async def test_a_lease_of_a_dead_identity_is_taken_however_long_it_says_that_it_
         await stage.pod_of(session)
 
 
+@pytest.mark.long
 async def test_an_api_server_out_of_reach_costs_one_operator_alone_nothing_but_the_time(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator() as port:

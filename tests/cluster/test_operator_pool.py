@@ -371,6 +371,7 @@ async def test_pool_gives_its_gpu_to_a_person_who_waits(pools: Stage) -> None:
         await pool.reach(2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.timeout(300)
 async def test_claim_survives_a_kill_at_every_write(pools: Stage, moment: Literal["before", "after"]) -> None:

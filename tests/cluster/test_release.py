@@ -45,7 +45,7 @@ FOREIGN = {
 }
 
 
-@pytest.fixture(scope="module", params=["helm4", "helm3"])
+@pytest.fixture(scope="module", params=["helm4", pytest.param("helm3", marks=pytest.mark.long)])
 def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
     """Each on a cluster of its own: what one leaves behind when it fails half-way is no fault of the other."""
     folder = tmp_path_factory.mktemp("release")
@@ -72,6 +72,7 @@ def test_each_values_file_is_clean_and_renders(release: Release) -> None:
             assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}{done.stderr}"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_the_life_of_a_release(release: Release, tmp_path: Path) -> None:
     first = yaml.safe_dump(FIRST)

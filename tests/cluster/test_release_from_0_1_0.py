@@ -205,6 +205,7 @@ def portal_of(port: int, cookies: dict[str, str]) -> str:
     return asyncio.run(read())
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_upgrade_and_the_rollback(rehearsal: Rehearsal) -> None:
     release, pods = rehearsal.release, rehearsal.pods

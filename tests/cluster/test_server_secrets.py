@@ -42,7 +42,7 @@ def data_of(tools: Tools, name: str) -> dict[str, str]:
     return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
 
-@pytest.mark.parametrize("helm", ["helm", "helm3"])
+@pytest.mark.parametrize("helm", ["helm", pytest.param("helm3", marks=pytest.mark.long)])
 def test_an_upgrade_from_a_chart_that_drew_passwords_keeps_them(tools: Tools, tmp_path: Path, helm: str) -> None:
     """The release before rendered `stringData`; this one renders no data at all. Both ways in which Helm writes."""
     with Progress(tmp_path) as progress:

@@ -27,6 +27,7 @@ def homes(world: World, *words: str | Path, check: bool = True) -> str:
     return done.stdout if check else done.stderr
 
 
+@pytest.mark.long
 def test_a_home_that_was_saved_and_lost_comes_back_and_its_desktop_goes_on(sessions: World, tmp_path: Path) -> None:
     world = sessions
     start(world, "hanna", "small")

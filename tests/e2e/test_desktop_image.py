@@ -15,6 +15,7 @@ def env(**variables: str) -> list[dict[str, str]]:
     return [{"name": name, "value": value} for name, value in variables.items()]
 
 
+@pytest.mark.long
 def test_a_desktop_whose_encoder_cannot_load_is_never_ready_and_says_why(sessions: World) -> None:
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "broken"}, "data": {"pixelflux.py": BROKEN}}
     sessions.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(config))

@@ -68,6 +68,7 @@ def test_the_users_programs_find_neither_token_and_look_into_no_process_that_hol
     assert_nothing_to_learn(sessions, "tina")
 
 
+@pytest.mark.long
 def test_an_agent_that_is_killed_leaves_its_port_and_its_secrets_to_no_one(sessions: World) -> None:
     with template(sessions, "watched", persistence={"enabled": False}):
         start(sessions, "theo", "watched")
@@ -86,6 +87,7 @@ def test_an_agent_that_is_killed_leaves_its_port_and_its_secrets_to_no_one(sessi
         assert_nothing_to_learn(sessions, "theo")
 
 
+@pytest.mark.long
 def test_a_container_that_restarts_works_and_its_port_was_no_one_elses_meanwhile(sessions: World) -> None:
     with template(sessions, "watched", persistence={"enabled": False}):
         start(sessions, "tom", "watched")
@@ -105,6 +107,7 @@ def test_a_container_that_restarts_works_and_its_port_was_no_one_elses_meanwhile
         assert pod and again and pod["metadata"]["uid"] == again["metadata"]["uid"]
 
 
+@pytest.mark.long
 def test_a_desktop_from_a_pool_has_nothing_to_learn_either(sessions: World) -> None:
     with template(sessions, "watched", persistence={"enabled": False}) as name:
         pool = {

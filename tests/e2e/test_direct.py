@@ -45,6 +45,7 @@ def is_open(url: str) -> bool:
         return probe.connect_ex(("127.0.0.1", urlsplit(url).port or 0)) == 0
 
 
+@pytest.mark.long
 def test_a_desktop_opens_past_traefik_and_its_owner_stays_connected(sessions: World) -> None:
     sessions.vdi("session", "create", NAME, "--user", ALICE, "--template", "small", "--wait")
     with sessions.browser(NAME) as alice:

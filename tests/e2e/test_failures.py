@@ -15,6 +15,7 @@ def failures_of(world: World, name: str) -> Object:
     return found
 
 
+@pytest.mark.long
 def test_too_little_memory_is_named_and_more_of_it_fixes_it(sessions: World) -> None:
     """The kubelet restarts the container three times, with its own pauses, before the pod counts as lost."""
     with template(sessions, "tight", resources={"defaultGPU": 0, "defaultMemory": "96Mi", "maxMemory": "2Gi"}):
@@ -47,6 +48,7 @@ def test_a_hog_in_a_desktop_takes_the_hog_or_the_desktop_but_never_the_files(ses
     assert run_in(sessions, "olga", "cat ~/kept.txt") == "kept\n"
 
 
+@pytest.mark.long
 def test_a_program_that_ends_at_once_is_a_crash_loop_in_words(sessions: World) -> None:
     with template(sessions, "brief", image="docker.io/library/debian:13-slim"):
         start(sessions, "curt", "brief", wait=False)

@@ -70,6 +70,7 @@ def lavapipe(world: World) -> str:
     return LAVAPIPE
 
 
+@pytest.mark.long
 def test_applications_draw_with_zink_on_vulkan_and_the_x_server_does_not(sessions: World, lavapipe: str) -> None:
     with template(sessions, "zink", image=lavapipe):
         start(sessions, "zoe", "zink")
@@ -97,6 +98,7 @@ def test_applications_draw_with_zink_on_vulkan_and_the_x_server_does_not(session
             wait_until("the gears turn", lambda: differs(shown, 500), 60)
 
 
+@pytest.mark.long
 def test_a_vulkan_driver_that_zink_may_not_use_leaves_software(sessions: World, lavapipe: str) -> None:
     variables = [{"name": "LIBGL_ALWAYS_SOFTWARE", "value": "0"}]
     with template(sessions, "refused", image=lavapipe, env=variables):

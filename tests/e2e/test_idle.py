@@ -13,6 +13,7 @@ pytestmark = pytest.mark.timeout(300)
 IDLE_TIMEOUT = 40
 
 
+@pytest.mark.long
 def test_the_notice_is_seen_a_key_takes_it_away_and_an_open_tab_alone_keeps_nothing(
     sessions: World, tmp_path: Path
 ) -> None:
@@ -53,6 +54,7 @@ def test_the_agent_knows_a_browser_from_a_probe_and_from_the_proxy(sessions: Wor
     wait_until("the browser is gone", lambda: ask_agent(sessions, "ines")["viewers"] == 0, 10)
 
 
+@pytest.mark.long
 def test_an_agent_that_dies_is_started_again(sessions: World) -> None:
     start(sessions, "iris", "small")
     first = run_in(sessions, "iris", "pgrep -f ^/opt/.*bin/vdi-agent").split()

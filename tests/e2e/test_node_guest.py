@@ -208,7 +208,10 @@ def test_up_again_says_it_was_running(node: Node) -> None:
     assert node.up_again().was_running
 
 
-@pytest.mark.parametrize("component", ["etcd", "kube-apiserver", "containerd", "kubelet", "kube-proxy", "traefik"])
+_OTHERS = ("etcd", "kube-apiserver", "containerd", "kube-proxy", "traefik")
+
+
+@pytest.mark.parametrize("component", ["kubelet", *(pytest.param(name, marks=pytest.mark.long) for name in _OTHERS)])
 def test_a_killed_process_is_healed_and_status_says_so(node: Node, component: str) -> None:
     def find() -> ComponentStatus:
         return next(one for one in cluster.status(NAME).components if one.name == component)
@@ -234,6 +237,7 @@ def test_a_killed_supervisor_takes_all_along_and_up_brings_the_same_cluster_back
     eventually(lambda: node.kubectl(*read, check=False) == "written\n", "the volume is there")
 
 
+@pytest.mark.long
 def test_a_second_cluster_comes_and_goes_beside_the_first(node: Node) -> None:
     try:
         second = cluster.up("guest2", progress=node.progress)

@@ -8,6 +8,7 @@ from e2e.world import World
 pytestmark = pytest.mark.timeout(240)
 
 
+@pytest.mark.long
 def test_the_end_of_the_time_is_announced_and_a_longer_timeout_takes_it_back(sessions: World) -> None:
     """Input does not: it is no question of being there."""
     start(sessions, "emma", "small", "--timeout", "60s")

@@ -36,7 +36,8 @@ def test_a_picture_counts_wherever_it_is_drawn_and_a_screen_of_one_colour_does_n
         assert page.evaluate(HAS_PICTURE), "a line of text on it"
 
 
-PARTS = ("**/assets/index-*.js", "**/assets/index-*.css", "**/stream-watch.js")
+_LONG = ("**/assets/index-*.css", "**/stream-watch.js")
+PARTS = ("**/assets/index-*.js", *(pytest.param(part, marks=pytest.mark.long) for part in _LONG))
 
 
 @pytest.mark.timeout(150)

@@ -105,6 +105,7 @@ def test_a_desktop_is_measured_while_no_one_and_while_somebody_is_there(sessions
         assert metric(sessions, r'vdi_probes_total{outcome="measured",template="probed"}') == 2
 
 
+@pytest.mark.long
 def test_what_is_wrong_is_said_in_words(sessions: World, home: Path) -> None:
     env = [{"name": "SELKIES_VIDEO_ON_START", "value": "false"}]
     with template(sessions, "blind", persistence={"enabled": False}, env=env):

@@ -75,6 +75,7 @@ def is_known(portal: Any) -> bool:
     return bool(status == 200)
 
 
+@pytest.mark.long
 def test_each_part_dies_and_who_has_logged_in_stays_in(replicated: World) -> None:
     world = replicated
     selector = "app.kubernetes.io/component=gateway"

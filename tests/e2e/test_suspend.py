@@ -33,6 +33,7 @@ def test_a_file_in_the_home_survives_suspension_and_the_address_stays(sessions: 
         browser.open()
 
 
+@pytest.mark.long
 def test_the_home_of_a_suspended_session_is_free_for_another(sessions: World) -> None:
     start(sessions, "sven", "small")
     run_in(sessions, "sven", "echo mine > ~/mine.txt")
