@@ -40,7 +40,7 @@ generate: $(STAMP) ## write every generated file: CRDs, API reference, values ta
 verify: $(STAMP) ## fail when a generated file is stale
 	@$(PY) -m tools.generate --check
 
-docs: $(STAMP) ## the documentation as a site in build/docs; fails on a broken link, and on what loads from elsewhere
+docs: $(STAMP) ## the documentation as a site in build/docs; fails on a broken link, a long line, and on what loads from elsewhere
 	@$(PY) -m sphinx --builder html --fail-on-warning --keep-going --quiet --jobs auto --doctree-dir build/doctrees docs build/docs
 	@$(PY) -m tools.docs_site build/docs
 

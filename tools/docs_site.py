@@ -4,7 +4,7 @@ Pages stay plain Markdown that a code host shows as well. So the navigation is n
 `NAVIGATION` gets a table of contents from its list items that begin with a link.
 
 `python -m tools.docs_site FOLDER` names every script, style, font and picture that a built page loads from another
-origin. Exit status: 0 nothing, 1 at least one, 2 usage.
+origin, and every line of prose that is too long. Exit status: 0 nothing, 1 at least one, 2 usage.
 """
 
 import argparse
@@ -13,6 +13,10 @@ from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+
+from markdown_it import MarkdownIt
+
+from tools.generate.page import BEGIN, END
 
 ROOT = Path(__file__).parents[1]
 NAVIGATION = ("index", "use/index", "run", "doctor", "build", "work", "design/index")
@@ -23,6 +27,8 @@ ROOT_PAGES = {
     "SECURITY.md": "project/security-policy.md",
 }
 """Pages in the root of the repository, and the pages in docs/ that include them in the site."""
+LINE_LENGTH = 120
+"""Characters of a line in a paragraph or a list item; headings, tables, code and addresses may be longer."""
 
 _ENTRY = re.compile(r"^- \[([^\]]+)\]\(([\w./-]+)\.md\)", re.MULTILINE)
 _LOADING_ATTRIBUTES = ("src", "srcset", "poster", "data")
@@ -37,6 +43,9 @@ _LOADING_RELATIONS = {
     "manifest",
 }
 _EXTERNAL = re.compile(r"(?:^|[\s,])((?:https?:)?//[^\s,]+)")
+_ADDRESS = re.compile(r"\]\([^)\s]*\)|\]:\s+\S+|<?https?://\S+")
+_GENERATED_PART = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+_GENERATED_PAGE = "<!-- Generated "
 _CSS_LOAD = re.compile(r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')\s;]+)""")
 
 
@@ -69,6 +78,24 @@ def replace_root_links(page: str, text: str) -> str:
     for name, copy in ROOT_PAGES.items():
         text = text.replace(f"]({'../' * (depth + 1)}{name}", f"]({'../' * depth}{copy}")
     return text
+
+
+def markdown_pages() -> list[Path]:
+    """Every page that people write: in docs/, and in the root of the repository."""
+    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def long_lines(text: str) -> Iterator[int]:
+    """The numbers of lines of prose that are longer than `LINE_LENGTH`, outside what `make generate` writes."""
+    if text.startswith(_GENERATED_PAGE):
+        return
+    text = _GENERATED_PART.sub(lambda part: "\n" * part[0].count("\n"), text)
+    lines = text.splitlines()
+    for token in MarkdownIt("commonmark").enable("table").parse(text):
+        if token.type == "paragraph_open" and token.map:
+            for number in range(*token.map):
+                if len(_ADDRESS.sub("", lines[number])) > LINE_LENGTH:
+                    yield number + 1
 
 
 class _Loads(HTMLParser):
@@ -111,15 +138,18 @@ def external_loads(folder: Path) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check the built pages."""
+    """Check the built pages and the length of lines in their sources."""
     parser = argparse.ArgumentParser(prog="python -m tools.docs_site", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the built pages are, such as build/docs")
     folder = parser.parse_args(arguments).folder
     if not any(folder.rglob("*.html")):
         parser.error(f"folder {folder} has no built page; build them with `make docs`")
-    loads = list(external_loads(folder))
-    print("\n".join(loads), end="\n" if loads else "")
-    return 1 if loads else 0
+    problems = list(external_loads(folder))
+    for path in markdown_pages():
+        place = path.relative_to(ROOT)
+        problems += [f"{place}:{line} is longer than {LINE_LENGTH} characters" for line in long_lines(path.read_text())]
+    print("\n".join(problems), end="\n" if problems else "")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":
