@@ -13,7 +13,9 @@ from tools.generate.chart_render import ROOT
 from vdi.cli.main import NOUNS, load_noun
 
 DOCS = ROOT / "docs"
-GUIDES = [DOCS / f"{name}.md" for name in ("k3s", "sizing", "upgrading", "backup", "air-gap", "growing", "install")]
+GUIDES = [
+    DOCS / f"{name}.md" for name in ("k3s", "clouds", "sizing", "upgrading", "backup", "air-gap", "growing", "install")
+]
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 VALUE = re.compile(r"`([a-z][A-Za-z]*(?:\.[a-z][A-Za-z]*)+)(?:: [^`]*)?`")
 SCRIPT = DOCS / "examples/homes.sh"
