@@ -12,7 +12,16 @@ from pathlib import Path
 from tools.generate.chart_render import ROOT
 
 sys.path.insert(0, str(ROOT / "tests"))  # tables of the network and of permissions are made from what tests expect
-from tools.generate import api_reference, chart, dashboard, doctor_faults, doctor_pages, network_tables, permissions
+from tools.generate import (
+    api_reference,
+    chart,
+    dashboard,
+    diagrams,
+    doctor_faults,
+    doctor_pages,
+    network_tables,
+    permissions,
+)
 from tools.generate.page import replace_generated
 from vdi.api.crd import render_files
 from vdi.devcluster import binaries
@@ -34,6 +43,7 @@ def files_from_code() -> Files:
     made |= {page: permissions.page_text(page.read_text(), roles) for page, roles in permissions.PAGES.items()}
     made |= doctor_pages.render()
     made[doctor_faults.PAGE] = doctor_faults.render()
+    made |= diagrams.render()
     made |= {ROOT / "manifests" / name: text for name, text in manifest.render_files().items()}
     return made
 
