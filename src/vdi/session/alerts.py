@@ -29,6 +29,8 @@ class Alert:
     """When it happens, if that is known."""
     until_input: bool = False
     """Whether input averts it."""
+    begins: datetime | None = None
+    """An alert that has been shown since before this was another one: now it begins again."""
 
 
 def find_alerts(observed: Observed, settings: ClusterSettings, now: datetime) -> tuple[Alert, ...]:
@@ -100,7 +102,7 @@ def _closing(observed: Observed, now: datetime) -> Alert | None:
     cancels = template is not None and template.spec.schedule is not None and template.spec.schedule.cancel_on_activity
     unless = " unless someone moves the mouse or presses a key" if cancels else ""
     message = f"Working hours end: this desktop is suspended at {clock_time(closing.over_at)}{unless}."
-    return Alert(CLOSING, Reason.CLOSING_SOON, message, format_time(closing.over_at), cancels)
+    return Alert(CLOSING, Reason.CLOSING_SOON, message, format_time(closing.over_at), cancels, closing.warn_at)
 
 
 def _idle(observed: Observed, now: datetime) -> Alert | None:
@@ -109,7 +111,7 @@ def _idle(observed: Observed, now: datetime) -> Alert | None:
         return None
     what = describe_end(lifecycle_of(observed.template).on_idle)
     message = (
-        f"Nobody has used this desktop since {clock_time(idle.since)}; it {what} at {clock_time(idle.over_at)} "
+        f"This desktop has been idle since {clock_time(idle.since)}; it {what} at {clock_time(idle.over_at)} "
         "unless somebody moves the mouse or presses a key."
     )
     return Alert(IDLE, Reason.IDLE, message, format_time(idle.over_at), until_input=True)

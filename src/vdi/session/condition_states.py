@@ -12,7 +12,7 @@ from vdi.session.effective import Blocked
 from vdi.session.explain import Explanation
 from vdi.session.identity import POOL
 from vdi.session.observed import TEMPLATE_REVISION
-from vdi.session.times import format_time
+from vdi.session.times import format_time, parse_time
 
 
 class ConditionState(NamedTuple):
@@ -22,6 +22,8 @@ class ConditionState(NamedTuple):
     holds: bool
     reason: str
     message: str = ""
+    begins: datetime | None = None
+    """A condition that has held since before this begins again now."""
 
 
 def derive_conditions(
@@ -100,14 +102,19 @@ def _route_ready(observed: Observed) -> ConditionState:
 
 
 def with_times(finding: ConditionState, session: VDISession, now: datetime) -> Condition:
-    """The condition; its time moves when its status flips.
+    """The condition; its time moves when its status flips, and when it begins again.
 
     That of Admitted moves also when the session enters the queue: it says since when it stands there, also to an
     operator that has just been started.
     """
     status = "True" if finding.holds else "False"
     before = next((condition for condition in session.status.conditions if condition.type == finding.type), None)
-    moved = before is None or before.status != status or not before.last_transition_time
+    moved = (
+        before is None
+        or before.status != status
+        or not before.last_transition_time
+        or (finding.begins is not None and parse_time(before.last_transition_time) < finding.begins)
+    )
     queues = finding.reason in QUEUE_REASONS and before is not None and before.reason not in QUEUE_REASONS
     return Condition(
         type=finding.type,

@@ -40,7 +40,7 @@ def derive(
     explanation = _why_not_ready(observed)
     phase = _phase(observed, blocked, explanation)
     message = _message(observed, blocked, explanation, phase)
-    warned = [ConditionState(alert.type, True, alert.reason, alert.message) for alert in alerts]
+    warned = [ConditionState(alert.type, True, alert.reason, alert.message, alert.begins) for alert in alerts]
     findings = [*derive_conditions(observed, blocked, explanation), _summary(session, phase, message), *warned]
     in_run = pod is not None or blocked is None or keeps_its_run(blocked)
     start = started_at(session, pod) if in_run else None

@@ -90,12 +90,13 @@ def find_closing(
     """The end of working hours that a run which began at `started` reaches; None: none, or it was cancelled.
 
     `last_known_activity`: what the status says, for an operator that has not asked the desktop yet. `warned_at`: since
-    when the warning has been shown.
+    when a warning has been shown. One from before `warn_at` was of an end that the operator missed: it begins again.
     """
     at = _missed_close(schedule, started, now) or next_close(schedule, now)
     if at is None:
         return None
-    lead = min(_LONGEST_WARNING, (at - started) / 2)
+    # In whole seconds, as the times of conditions are: a warning must not seem older than its own beginning.
+    lead = min(_LONGEST_WARNING, timedelta(seconds=(at - started) // timedelta(seconds=2)))
     if schedule.cancel_on_activity and _was_active(activity, last_known_activity, at - lead):
         at = next_close(schedule, max(now, at))
         if at is None:
@@ -173,8 +174,19 @@ def _next_time(cron: str, zone: str, minute: datetime) -> datetime | None:
     for local in CronSim(cron, (minute - timedelta(hours=2)).astimezone(ZoneInfo(zone))):
         moment = local.astimezone(UTC)
         if moment > minute:
-            return moment
+            return _first_after(cron, zone, minute, moment)
     return None
+
+
+def _first_after(cron: str, zone: str, minute: datetime, found: datetime) -> datetime:
+    """The first time after `minute`, given a later one.
+
+    Where a clock change is of half an hour (Australia/Lord_Howe), the library passes over times on its way forward, and
+    not on its way back.
+    """
+    while (earlier := _previous_time(cron, zone, found - timedelta(minutes=1))) is not None and earlier > minute:
+        found = earlier
+    return found
 
 
 @lru_cache(_CACHED_TIMES)

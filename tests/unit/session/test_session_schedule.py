@@ -21,9 +21,10 @@ from vdi.session.effective import Blocked, resolve
 from vdi.session.ending import find_ending
 from vdi.session.notices import find_notices
 from vdi.session.observed import RUN_STARTED
+from vdi.session.phase import derive
 from vdi.session.requeue import next_requeue
 from vdi.session.schedule import find_closing, find_problems, is_open, next_change, next_time, previous_time
-from vdi.session.times import format_time
+from vdi.session.times import format_time, parse_time
 
 BERLIN, NEW_YORK, LORD_HOWE = "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"
 ZONES = st.sampled_from([BERLIN, NEW_YORK, LORD_HOWE])
@@ -168,6 +169,24 @@ def test_an_operator_that_was_away_warns_late_and_then_waits() -> None:
     assert find_ending(shown, SETTINGS, back + timedelta(minutes=5)) is not None
 
 
+def test_a_warning_of_an_end_that_the_operator_missed_begins_again() -> None:
+    missed, back = running(START, office(), **warned(WARNING)), at("2026-06-02 17:56")
+    alerts = find_alerts(missed, SETTINGS, back)
+    assert [alert.until for alert in alerts] == [format_time(at("2026-06-02 18:01"))]
+    status = derive(missed, None, SETTINGS, back, alerts)
+    (since,) = [condition.last_transition_time for condition in status.conditions if condition.type == CLOSING]
+    assert since == format_time(back)
+    assert find_ending(running(START, office(), **warned(back)), SETTINGS, at("2026-06-02 18:01")) is not None
+
+
+def test_a_short_run_is_warned_in_whole_seconds_as_conditions_are() -> None:
+    started = END - timedelta(seconds=89)
+    now = END - timedelta(seconds=44) + timedelta(milliseconds=700)
+    (alert,) = find_alerts(running(started, office()), SETTINGS, now)
+    shown = running(started, office(), **warned(now))
+    assert find_ending(shown, SETTINGS, parse_time(alert.until) + timedelta(seconds=1)) is not None
+
+
 def test_a_desktop_started_after_hours_runs_until_the_end_of_the_next_window() -> None:
     evening, friday = at("2026-06-01 20:00"), at("2026-06-05 20:00")
     assert find_alerts(running(evening, office()), SETTINGS, at("2026-06-02 08:00")) == ()
@@ -230,7 +249,9 @@ def test_whatever_the_operator_misses_a_desktop_ends_once_and_only_after_its_war
             assert now - warned_at >= min(timedelta(minutes=5), (closing.at - started) / 2)
             ended = now
         elif closing.is_warned(now):
-            warned_at = warned_at or now
+            warned_at = now if warned_at is None or warned_at < closing.warn_at else warned_at
+        else:
+            warned_at = None
     assert ended is not None
     expected = next_change_after(schedule, started)
     missed = any(

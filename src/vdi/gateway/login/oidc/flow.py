@@ -38,8 +38,9 @@ def make_state(secret: str, next_page: str, now: float, salt: bytes) -> str:
 def read_state(secret: str, state: str, now: float) -> str:
     """Where to go afterwards. Raises StateError for a state of another browser, or an old one."""
     text, _, mark = state.partition(".")
-    if not is_secret(secret) or not hmac.compare_digest(mark.encode(), _sign(secret, "state", text.encode()).encode()):
-        raise StateError("this browser has not asked for this login, or has forgotten that it did")
+    known = is_secret(secret) and state.isascii()
+    if not known or not hmac.compare_digest(mark.encode(), _sign(secret, "state", text.encode()).encode()):
+        raise StateError("this login was not started in this browser, or the browser no longer has its cookie")
     content = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     age = now - int.from_bytes(content[:_TIME])
     if age < -LEEWAY:
