@@ -328,11 +328,11 @@ def test_who_waits_for_room_sees_the_place_in_line_and_starts_by_itself(typed: T
         with beside(make_room):
             second = create("second", every_gpu)
         assert second.returncode == 0, second.stderr
-        assert second.stderr.index("number 1 in line") < second.stderr.index("✓ room on the cluster")
+        assert second.stderr.index("number 1 in line") < second.stderr.index("✓ capacity on the cluster")
 
         never = create("third", template(int(ROOM["nvidia.com/gpu"]) + 1))
         assert never.returncode == 1
-        assert "session third does not start: There is no room for this desktop, and none to wait for" in never.stderr
+        assert "session third does not start: No node can run this desktop, and none will become free" in never.stderr
     finally:
         typed.kube("delete", "vditemplate", every_gpu, template(int(ROOM["nvidia.com/gpu"]) + 1))
 

@@ -588,7 +588,7 @@ async def test_what_is_fixed(ward: DoctorStage, kubeconfig: Path) -> None:
 
     asked = run()
     assert asked.returncode == 2
-    assert "nobody can be asked here: say --yes" in asked.stderr
+    assert "there is no terminal to ask at: use --yes" in asked.stderr
     assert await replicas() == 0
     fixed = run("--yes")
     assert fixed.returncode == 1, fixed.stderr

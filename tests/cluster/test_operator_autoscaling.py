@@ -166,7 +166,7 @@ async def test_from_no_node_to_running_desktops_and_back(stage: Stage, autoscale
             await waits(stage, name, "NoMatchingNode")
         pods = await autoscaler.unschedulable(3)
         session = await waits(stage, "first", "NoMatchingNode", "A node was requested at")
-        assert session["status"]["message"].startswith("Waits for room, number 1 in line: ")
+        assert session["status"]["message"].startswith("Waiting for capacity, number 1 in line: ")
         assert queue_of(session)["nodeRequestTime"]
         await autoscaler.report(pods[0], "TriggeredScaleUp", "pod triggered scale-up: [{gpu 0->1 (max: 3)}]")
         session = await waits(stage, "first", "NoMatchingNode", "A node is being added (requested at ")

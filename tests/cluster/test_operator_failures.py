@@ -192,7 +192,7 @@ async def test_image_that_is_not_there_is_tried_for_ten_minutes_and_again_when_t
         await stage.reach(NAME, "Creating", "the registry has no such image")
         clock.ahead = timedelta(minutes=10)
         await look_again(stage, clock)
-        await stage.reach(NAME, "Failed", "When that is mended in the template it starts by itself")
+        await stage.reach(NAME, "Failed", "When that is fixed in the template it starts by itself")
         await no_pod(stage, session)
         await stage.api.patch(TEMPLATES, template, {"spec": {"image": "registry.example.com/desktop:2"}}, into=dict)
         clock.ahead += timedelta(minutes=1)

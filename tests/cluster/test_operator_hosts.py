@@ -77,7 +77,7 @@ async def test_address_is_known_while_the_session_waits_for_room(stage: Stage) -
         await stage.session("first", template)
         await stage.reach("first", "Creating")
         await stage.session("second", template)
-        waiting = await stage.reach("second", "Pending", "Waits for room")
+        waiting = await stage.reach("second", "Pending", "Waiting for capacity")
         assert waiting["status"]["url"] == f"https://{stage.host('second')}"
         assert list(await hosts_of(stage)) == ["first"]
 

@@ -253,9 +253,8 @@ async def test_a_home_on_a_full_node_waits_though_another_is_free(stage: Stage) 
             await stage.session("other", elsewhere, user="bob@x.yz")
             await stage.run("other")
             await stage.session("second", template)
-            words = (
-                f"the home is on node {full}, and there the one {GPU} on node {full} is in use; the room on node {free}"
-            )
+            in_use = f"the home is on node {full}, and there the one {GPU} on node {full} is in use"
+            words = f"{in_use}; the capacity of node {free}"
             await waits(stage, "second", "HomeNodeFull", words)
             await stage.delete(SESSIONS, "other")
             await stage.run("second")

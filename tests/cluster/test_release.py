@@ -86,7 +86,7 @@ def test_the_life_of_a_release(release: Release, tmp_path: Path) -> None:
     release.tools.kubectl("delete", "clusterrole", MINE)
 
     shown = release.run("install", values=first, status=2)
-    assert f"Release         vdi in namespace {RELEASE_NAMESPACE} at https://" in shown and "say --yes" in shown
+    assert f"Release         vdi in namespace {RELEASE_NAMESPACE} at https://" in shown and "use --yes" in shown
     assert f"New namespaces  vdi-sessions, {RELEASE_NAMESPACE}" in shown and "registry.example.com/desktop:1" in shown
     assert not release.there("namespace", RELEASE_NAMESPACE), "nothing was changed without an answer"
     said = release.run("install", "--yes", values=first)
@@ -168,7 +168,7 @@ def an_upgrade_with_newer_crds_and_other_values(release: Release, *newer: str) -
     assert "env[VDI_LOG_LEVEL].value: info -> debug" in shown
     assert "properties.spec.properties.later" in shown
     assert "warm" not in shown, "without -f the release keeps its values"
-    assert "say --yes" in shown
+    assert "use --yes" in shown
     assert release.revisions() == [(1, "deployed")], "nothing was changed by looking"
     assert not has_later(release)
 
@@ -233,7 +233,7 @@ def ctrl_c_leaves_it_as_it_was(release: Release, *newer: str) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
-    assert "helm is told to stop" in err and f"with the content of revision {good}" in err, err
+    assert "helm stops and undoes" in err and f"with the content of revision {good}" in err, err
     assert release.revisions()[0] == (good + 2, "deployed")
 
 

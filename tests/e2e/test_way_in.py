@@ -100,7 +100,7 @@ def loses_access(bob: DesktopBrowser, alice: DesktopBrowser, world: World) -> No
     page = alice.page.context.new_page()
     page.goto(f"{world.portal}/desktops/{NAME}")
     page.get_by_role("button", name=f"Remove {BOB}").click()
-    page.get_by_text("Nobody else has access.").wait_for()
+    page.get_by_text("No one else has access.").wait_for()
     page.close()
 
     def stands_still() -> bool:

@@ -236,7 +236,7 @@ def test_without_scripts_all_is_done_by_pages_and_forms(browser: Browser, server
         guest.page.get_by_role("button", name="Search").click()
         guest.page.get_by_role("link", name="Start QGIS").click()
         guest.page.get_by_label("Name").fill("mine")
-        guest.page.get_by_label("Longest run").select_option("4h")
+        guest.page.get_by_label("Time limit").select_option("4h")
         guest.page.get_by_role("button", name="Only start").click()
         assert server.stage.actions.done[0][:2] == ("start", person.email)
         if person is ALICE:

@@ -47,7 +47,7 @@ _BUSY = (
 ROWS: dict[str, list[Panel]] = {
     "People and their desktops": [
         Panel("Running now", "", {"": 'sum(vdi_sessions{phase="Running"})'}, width=4, kind="stat"),
-        Panel("Waiting for room", "", {"": "max(vdi_waiting_sessions)"}, width=4, kind="stat"),
+        Panel("Waiting for capacity", "", {"": "max(vdi_waiting_sessions)"}, width=4, kind="stat"),
         Panel("Longest wait", "", {"": "max(vdi_longest_wait_seconds)"}, "s", 4, "stat"),
         Panel("Failed", "Wait for somebody.", {"": 'sum(vdi_sessions{phase="Failed"})'}, width=4, kind="stat"),
         Panel(

@@ -167,7 +167,7 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     idle_timeout: Annotated[
         str | None,
         doc(
-            "How long nobody may connect or touch mouse and keyboard; then the template's lifecycle.onIdle is done. "
+            "How long it may be without a connection and without input; then the template's lifecycle.onIdle is done. "
             "Left out: the template's lifecycle.idleTimeout, and without that: for ever.",
             DURATION,
             maxLength=32,
@@ -179,7 +179,7 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = False
     priority: Annotated[
         int,
-        doc("Who waits for room with a higher priority goes first.", minimum=-1000, maximum=1000),
+        doc("A waiting session with a higher priority starts first.", minimum=-1000, maximum=1000),
     ] = 0
     access: Annotated[
         tuple[Access, ...], doc("Who else may open this desktop, and as what.", list_key="user", maxItems=64)
@@ -194,7 +194,11 @@ class QueueStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = 0
     reason: Annotated[str, doc("What there is too little of, in one word for programs.")] = ""
     earliest_slot: Annotated[
-        str, doc("When room is expected, if nobody ends earlier, extends, or comes before.", format="date-time")
+        str,
+        doc(
+            "When capacity is expected, unless another session ends earlier, is extended, or goes first.",
+            format="date-time",
+        ),
     ] = ""
     node_request_time: Annotated[
         str,
@@ -232,13 +236,13 @@ class GraphicsStatus(msgspec.Struct, rename="camel", omit_defaults=True, frozen=
 class FailureStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     """How often the desktop was lost in a row, and why the last time. Absent while all is well."""
 
-    count: Annotated[int, doc("Losses in a row; the fifth is the last that is mended without being asked.")] = 0
+    count: Annotated[int, doc("Losses in a row; after the fifth the session is not started again by itself.")] = 0
     reason: Annotated[str, doc("Why, in one word for programs.")] = ""
     message: Annotated[str, doc("Why, in a sentence for people.")] = ""
     time: Annotated[str, doc("When the last one was seen.", format="date-time")] = ""
-    generation: Annotated[int, doc("Generation of the session that was counted for; another one starts anew.")] = 0
+    generation: Annotated[int, doc("Generation of the session that was counted for; another one starts from zero.")] = 0
     restarted_at: Annotated[
-        str, doc("The annotation vdi.kasm.io/restartedAt that was counted for; another one starts anew.")
+        str, doc("The annotation vdi.kasm.io/restartedAt that was counted for; another one starts from zero.")
     ] = ""
 
 
@@ -247,7 +251,7 @@ class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True):
 
     phase: Annotated[str, doc("Where the session stands.", enum=[phase.value for phase in Phase])] = ""
     url: Annotated[str, doc("Where the desktop is opened in a browser. Known before the desktop runs.")] = ""
-    message: Annotated[str, doc("One sentence for the person who waits.")] = ""
+    message: Annotated[str, doc("What the session waits for, or what is wrong, in one sentence.")] = ""
     start_time: Annotated[
         str,
         doc(

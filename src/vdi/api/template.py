@@ -325,7 +325,7 @@ class Lifecycle(msgspec.Struct, rename="camel", omit_defaults=True):
     idle_timeout: Annotated[
         str | None,
         doc(
-            "How long nobody may connect or touch mouse and keyboard, unless the session says otherwise. "
+            "How long a desktop may be without a connection and without input, unless the session says otherwise. "
             "Left out: for ever.",
             DURATION,
             maxLength=32,

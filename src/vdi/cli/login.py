@@ -97,7 +97,7 @@ def _ask_for_code(address: str) -> str:
     typer.echo(f"Open this address in a browser, agree, and type the code that it shows:\n  {address}", err=True)
     code = typer.prompt("Code", err=True) if sys.stdin.isatty() else sys.stdin.readline()
     if not code.strip():
-        raise CliError("no code was given, so nobody is logged in")
+        raise CliError("no code was given, so you are not logged in")
     return str(code).strip()
 
 

@@ -30,7 +30,7 @@ NOUNS = {
     "rollback": "Back to a revision of the release that was in place.",
     "uninstall": "End the desktops and remove the release; homes stay.",
     "images": "Image archives on the nodes of a cluster that reaches no registry.",
-    "doctor": "What is broken, where, and how to mend it.",
+    "doctor": "What is broken, where, and how to fix it.",
     "gpu": "Share each GPU among several desktops by time-slicing, and verify it.",
     "kasm": "Kasm Workspaces on K3s: preflight, values, install, and what is wrong with one.",
     "cluster": "A real Kubernetes cluster on this machine, for the demo and for tests.",

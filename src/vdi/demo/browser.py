@@ -165,7 +165,7 @@ class DesktopBrowser:
     def log_in(self, *, timeout_s: float = 30.0) -> None:
         """Log in at the portal, before any desktop is opened. Raises NoPictureError."""
         if self._login is None:
-            raise ValueError("this browser is nobody's: there is no login to use")
+            raise ValueError("this browser has no login to use")
         self.page.goto(f"{self._login.portal}/login", timeout=timeout_s * 1000)
         self._fill_in(timeout_s)
 

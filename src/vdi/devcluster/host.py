@@ -183,7 +183,7 @@ def listen(settings: ClusterSettings) -> socket.socket:
         listener.close()
         raise ClusterError(
             f"port {settings.websecure_port} of 127.0.0.1, which this cluster's desktops have, is taken"
-            f" ({error.strerror}); free it, or make the cluster anew with `vdi cluster reset`"
+            f" ({error.strerror}); free it, or make the cluster again with `vdi cluster reset`"
         ) from error
     return listener
 

@@ -52,7 +52,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """What was asked for."""
+    """What was requested."""
 
     namespace: str = ""
     """Sessions of this namespace; empty: of all."""

@@ -165,7 +165,7 @@ class Starter:
         allowed = sorted(
             template.metadata.name for template in self._cluster.templates.values() if may_use(template, user)
         )
-        words = f"you may start: {', '.join(allowed)}" if allowed else "there is none that you may start"
+        words = f"you may start: {', '.join(allowed)}" if allowed else "there is no template that you may start"
         raise ActionDenied("NotFound", f"template: there is no {name!r} for you; {words}.")
 
     def _free_name(self, request: SessionRequest) -> str:

@@ -18,7 +18,7 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         r"another operation \(install/upgrade/rollback\) is in progress",
         "Busy",
         "Helm believes that another operation on this release is under way.",
-        "If nobody works on it, one was killed: go back to the last good revision with helm rollback.",
+        "If no one works on it, one was killed: go back to the last good revision with helm rollback.",
     ),
     (
         r"requires kubeVersion: (?P<want>\S+) which is incompatible with Kubernetes (?P<have>\S+)",
@@ -30,7 +30,7 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         r"values don't meet the specifications of the schema\(s\)[^\n]*\n(?P<what>.*?)(?:\n\s*\n|\Z)",
         "BadValues",
         "The values break the chart's schema: {what}",
-        "Mend the values; the chart's values.yaml says what is allowed.",
+        "Fix the values; the chart's values.yaml says what is allowed.",
     ),
     (
         r"execution error at \([^)]*\): (?P<what>.*)",
@@ -61,7 +61,7 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         r"(?P<what>[^\n]*): field is immutable",
         "Immutable",
         "A field that cannot be changed would have to: {what}.",
-        "Delete that object, if what is in it may be lost; the next run makes it anew.",
+        "Delete that object, if what is in it may be lost; the next run creates it again.",
     ),
     (
         r"(?P<what>[^\n:]*is forbidden: User \"[^\"]+\" cannot [^\n]*)",

@@ -126,7 +126,7 @@ class Elector:
         if age is not None:
             self._ask_for_renewal()
             raise NotLeader(f"the lease {self.name} was last renewed {age:.1f} s ago: somebody else may lead by now")
-        raise NotLeader(f"the lease {self.name} is held by {self.holder or 'nobody'}, not by {self.identity}")
+        raise NotLeader(f"the lease {self.name} is held by {self.holder or 'no one'}, not by {self.identity}")
 
     async def wait_leading(self) -> None:
         """Return when a write may begin."""

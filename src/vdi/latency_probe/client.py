@@ -174,7 +174,7 @@ def _handshake_error(status: int) -> str:
         401: "the gateway does not know the cookies that it has just given (401)",
         409: "this desktop streams by WebRTC now (409); the probe measures its WebSocket",
         502: "Traefik does not reach the desktop (502)",
-        503: "the gateway lets nobody in just now (503): suspended, or a gateway that is starting",
+        503: "the gateway admits no one at the moment (503): suspended, or a gateway that is starting",
     }
     return known.get(status, f"the handshake is answered with {status}")
 

@@ -39,7 +39,7 @@ class Metrics:
         )
         self.queue_wait = Histogram(
             "vdi_queue_wait_seconds",
-            "How long a session that was admitted had waited for room.",
+            "How long a session that was admitted had waited for capacity.",
             buckets=_WAIT_BUCKETS,
             registry=self.registry,
         )
@@ -172,8 +172,8 @@ class Metrics:
             if not self._leads():
                 return
             waits = waiting()
-            yield GaugeMetricFamily("vdi_waiting_sessions", "Sessions that wait for room.", value=len(waits))
-            longest = "How long the session that waits longest for room has waited."
+            yield GaugeMetricFamily("vdi_waiting_sessions", "Sessions that wait for capacity.", value=len(waits))
+            longest = "How long the session that has waited longest for capacity has waited."
             yield GaugeMetricFamily("vdi_longest_wait_seconds", longest, value=max(waits, default=0.0))
 
         self._measures["waiting"] = measure

@@ -164,11 +164,11 @@ def _differs(published: PublishedPosition, reason: str, position: int, slot: int
 def _publish(shortage: Shortage, position: int, slot: int, node_request: NodeRequest | None) -> PublishedPosition:
     moment = format_time(datetime.fromtimestamp(slot / 1000, UTC)) if slot else ""
     if position:
-        by = f" Room is expected by {moment[11:16]} UTC." if moment else ""
-        words = f"Waits for room, number {position} in line: {shortage.words}.{by}"
+        by = f" Capacity is expected by {moment[11:16]} UTC." if moment else ""
+        words = f"Waiting for capacity, number {position} in line: {shortage.words}.{by}"
     else:
         words = (
-            f"There is no room for this desktop, and none to wait for: {shortage.words}. It starts when that changes."
+            f"No node can run this desktop, and none will become free: {shortage.words}. It starts when that changes."
         )
     if node_request:
         words = f"{words} {node_request.message}"

@@ -123,8 +123,8 @@ class QueueManager:
         group = self._queue.group_of(demand)
         shortage = self._positions.shortage(group)
         if shortage.reason == Reason.RESERVED:
-            return Blocked(Reason.RESERVED, "What room there is, is kept for people who wait.")
-        return Blocked(shortage.reason, f"There is no room: {shortage.words}.")
+            return Blocked(Reason.RESERVED, "The free capacity is reserved for sessions that wait.")
+        return Blocked(shortage.reason, f"There is no capacity: {shortage.words}.")
 
     def withdraw(self, uid: str) -> None:
         """The session (or the pool's pod of this name) wants no room any more, or not now."""

@@ -141,7 +141,7 @@ def state_in_words(release: str, before: Sequence[Revision], after: Sequence[Rev
     if newest.status in PENDING:
         back = good or next((revision for revision in after if revision.status == "superseded"), None)
         remedy = f"vdi rollback {back.version}" if back else "vdi uninstall"
-        return f"Revision {newest.version} of {release} was left {newest.status}. To mend it: {remedy}"
+        return f"Revision {newest.version} of {release} was left {newest.status}. To fix it: {remedy}"
     if good is None:
         return f"Revision {newest.version} of {release} is {newest.status} ({newest.summary}); none is in place."
     if before and newest.version == before[0].version:
@@ -149,7 +149,7 @@ def state_in_words(release: str, before: Sequence[Revision], after: Sequence[Rev
     if newest.status == "failed":
         return (
             f"Revision {newest.version} of {release} failed ({newest.summary}); the last one that was good is"
-            f" {good.version}, and the cluster may be between the two. To mend it: vdi rollback {good.version}"
+            f" {good.version}, and the cluster may be between the two. To fix it: vdi rollback {good.version}"
         )
     if good.info.description.startswith("Rollback to "):
         to = good.info.description.removeprefix("Rollback to ")

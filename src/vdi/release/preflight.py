@@ -155,7 +155,7 @@ def _storage(facts: Facts, _: datetime) -> Iterator[Finding]:
     missing = list(missing_classes(facts))
     for what, storage_class in missing:
         named = f"the StorageClass {storage_class!r}" if storage_class else "a default StorageClass"
-        words = f"{what} needs {named}, and there is none; there are: {', '.join(there) or 'none at all'}."
+        words = f"{what} needs {named}, which does not exist; there are: {', '.join(there) or 'none at all'}."
         yield _finding(
             "storage", Severity.ERROR, words, Remedy("Name one of those in the values, or install a provisioner.")
         )
@@ -309,7 +309,7 @@ def _pending(facts: Facts) -> Finding:
     )
     good = facts.before or next((revision for revision in facts.revisions if revision.status == "superseded"), None)
     commands = (f"vdi rollback {good.version}",) if good else ("vdi uninstall", "vdi install")
-    return _finding("release", Severity.ERROR, words, Remedy("If nobody works on it:", commands))
+    return _finding("release", Severity.ERROR, words, Remedy("If no one works on it:", commands))
 
 
 CHECKS: tuple[Check, ...] = (

@@ -75,7 +75,7 @@ def find_ending(observed: Observed, settings: ClusterSettings, now: datetime) ->
     idle = find_idle(observed, now)
     if idle and idle.over(now):
         suspends = _suspends(lifecycle.on_idle)
-        message = f"Nobody has used this desktop since {clock_time(idle.since)}"
+        message = f"This desktop has been idle since {clock_time(idle.since)}"
         message += _describe_consequence(session, pod, suspends=suspends)
         return Ending(Reason.IDLE_TOO_LONG, lifecycle.on_idle, message)
     return None
@@ -90,7 +90,7 @@ def find_removal(observed: Observed, now: datetime) -> Removal | None:
         return _removal(observed, session.status.failures, now)
     desired = session.metadata.annotations.get(RESTARTED_AT, "")
     if desired and desired != pod.metadata.annotations.get(RESTARTED_AT, ""):
-        words = f"The desktop is being started again, as asked for at {desired}."
+        words = f"The desktop is being started again, as requested at {desired}."
         return Removal(_with_start(session, pod), Blocked(Reason.RESTARTING, words, condition=POD_READY))
     loss = find_loss(pod, observed.home, observed.events, now, bound_at=home_bound_at(session))
     return after_loss(observed, loss, now) if loss else None

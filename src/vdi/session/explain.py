@@ -299,7 +299,7 @@ def _probe_refused(start: StartState) -> Explanation | None:
 def _progress(start: StartState) -> Explanation:
     pod, desktop = start.pod, start.pod.desktop
     if not pod.spec.node_name:
-        return Explanation(Reason.SCHEDULING, "Looking for a node with room.", stuck=False)
+        return Explanation(Reason.SCHEDULING, "Looking for a node with capacity.", stuck=False)
     if desktop is None or _is_creating(start):
         volume = " and its home volume" if start.claim and start.claim.status.phase != "Bound" else ""
         return Explanation(

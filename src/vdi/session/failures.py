@@ -53,7 +53,7 @@ _NO_ROOM = frozenset(
 _ADVICE: Mapping[str, str] = {
     Reason.OUT_OF_MEMORY: "Ask for more memory (spec.resources.memory), or start it again",
     Reason.OUT_OF_EPHEMERAL_STORAGE: "Raise resources.defaultEphemeralStorage in the template, or start it again",
-    Reason.CRASH_LOOP: "Mend the template, or the files in the home, then start it again",
+    Reason.CRASH_LOOP: "Fix the template, or the files in the home, then start it again",
 }
 
 
@@ -215,7 +215,7 @@ def find_failure_block(session: VDISession, template: VDITemplate | None, now: d
 def _give_up_message(failures: FailureStatus, session: VDISession) -> str:
     times = f" It was started again {failures.count - 1} times in vain." if failures.count > MOST_RESTARTS else ""
     if failures.reason in IMAGE_CODES:
-        advice = "When that is mended in the template it starts by itself; else start it again"
+        advice = "When that is fixed in the template it starts by itself; else start it again"
     else:
-        advice = _ADVICE.get(failures.reason, "When the cause is mended, start it again")
+        advice = _ADVICE.get(failures.reason, "When the cause is fixed, start it again")
     return f"{failures.message}{times} {advice}: vdi session restart {session.metadata.name}"

@@ -171,12 +171,12 @@ def explain_unserved(desktop: Desktop, pool: str, offered: Desktop, *, has_passw
     """
     if has_password:
         return (
-            f"The desktop is started anew: those of the pool {pool!r} run already, each with a password of its own, "
+            f"A new desktop is started: those of the pool {pool!r} run already, each with a password of its own, "
             "and this session keeps the one that it has had from the beginning."
         )
     if desktop.home:
         return (
-            f"The desktop is started anew: those of the pool {pool!r} run already, and a home volume cannot be "
+            f"A new desktop is started: those of the pool {pool!r} run already, and a home volume cannot be "
             "attached to them. A session with spec.persistence.enabled: false would get one at once."
         )
     names = [one.name for one in fields(Desktop) if one.name not in ("home", "template_revision")]
@@ -185,7 +185,7 @@ def explain_unserved(desktop: Desktop, pool: str, offered: Desktop, *, has_passw
         return None
     asked = ", ".join(f"{name} {getattr(desktop, name)} instead of {getattr(offered, name)}" for name in differing)
     return (
-        f"The desktop is started anew: the session asks for another one than the pool {pool!r} keeps ready ({asked}). "
+        f"A new desktop is started: the session asks for another one than the pool {pool!r} keeps ready ({asked}). "
         "Without spec.resources it would get one at once."
     )
 

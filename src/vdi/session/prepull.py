@@ -213,7 +213,9 @@ def evaluate_puller(pod: Pod, events: Sequence[Event], now: datetime) -> PullRes
     if not pod.spec.node_name and scheduled and scheduled.status == "False":
         words = scheduled.message.strip().rstrip(".") or "the scheduler does not say why"
         return PullResult(
-            False, FailureReason.NO_ROOM, f"The node has no room for the small pod that fetches the image ({words})."
+            False,
+            FailureReason.NO_ROOM,
+            f"The node has no capacity for the small pod that fetches the image ({words}).",
         )
     explanation = explain(StartState(pod, events=tuple(events)))
     return PullResult(False, explanation.code, explanation.sentence) if explanation.stuck else None

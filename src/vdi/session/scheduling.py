@@ -63,7 +63,7 @@ def explain_unschedulable(message: str, subject: Subject = DESKTOP) -> tuple[Rea
     if int(summary[2]) == 0:
         return Reason.NO_NODE, "The cluster has no node."
     nodes = "the one node" if summary[2] == "1" else f"any of {summary[2]} nodes"
-    return code, f"There is no room on {nodes}: {', '.join(words for _, words in found)}."
+    return code, f"There is no capacity on {nodes}: {', '.join(words for _, words in found)}."
 
 
 def _split(clauses: str) -> list[str]:

@@ -109,7 +109,7 @@ def test_wait_shows_each_stage_and_the_total(vdi: Vdi, fake: FakeCluster, monkey
         "✓ the operator has taken it up",
         "✓ template ubuntu-desktop found",
         "✓ within the template's limits",
-        "✓ room on the cluster",
+        "✓ capacity on the cluster",
         "✓ home volume bound",
         "✓ pod placed on node node-1",
         "✓ image there, container started",
@@ -152,7 +152,7 @@ def test_wait_shows_the_place_in_the_queue_as_it_changes(
         busy = {**conditions(Admitted="x")[0], "reason": "GPUsBusy"}
         queue = {"position": position, "reason": "GPUsBusy", "earliestSlot": "2026-11-20T09:00:00Z"}
         reported = {
-            "message": f"Waits for room, number {position} in line.",
+            "message": f"Waiting for capacity, number {position} in line.",
             "conditions": [*conditions(TemplateFound=True), busy],
         }
         return {"phase": "Pending", "queue": queue, **reported}
@@ -161,10 +161,10 @@ def test_wait_shows_the_place_in_the_queue_as_it_changes(
     ran = vdi("session", "create", "alice-desktop", "-t", "ubuntu-desktop", "--user", "a@b.cd", "--wait")
     assert ran.code == 0, ran.err
     for position in (2, 1):
-        assert f"Waits for room, number {position} in line." in ran.err
+        assert f"Waiting for capacity, number {position} in line." in ran.err
     stages = [line.rpartition(" ")[0] for line in ran.err.splitlines() if line.startswith("✓")]
-    assert stages[2:4] == ["✓ within the template's limits", "✓ room on the cluster"]
-    assert ran.err.index("number 1 in line") < ran.err.index("room on the cluster")
+    assert stages[2:4] == ["✓ within the template's limits", "✓ capacity on the cluster"]
+    assert ran.err.index("number 1 in line") < ran.err.index("capacity on the cluster")
 
 
 # ls
@@ -253,7 +253,9 @@ def test_show_tells_all(vdi: Vdi, fake: FakeCluster) -> None:
     assert "Running, not ready, restarted 2 times" in ran.out
     assert "Service                 alice-desktop" in ran.out
     assert "missing" in ran.out
-    assert "1m ago   Pod     There is no room on the one node: 1 without a free GPU (nvidia.com/gpu). (x3)" in ran.out
+    assert (
+        "1m ago   Pod     There is no capacity on the one node: 1 without a free GPU (nvidia.com/gpu). (x3)" in ran.out
+    )
 
 
 @pytest.mark.parametrize(
@@ -382,7 +384,7 @@ def test_rm_deletes_no_files_unasked(vdi: Vdi, fake: FakeCluster, words: list[st
         fake.put(f"{CORE}/persistentvolumeclaims", {"metadata": {"name": claim}})
     ran = vdi("session", "rm", "alice-desktop", *words)
     assert ran.code == 2
-    assert "say --yes" in ran.err
+    assert "use --yes" in ran.err
     assert not [path for method, path in fake.requests if method == "DELETE"]
 
 

@@ -79,7 +79,7 @@ def test_a_page_tells_queue_warnings_failures_and_idleness() -> None:
         assert line in lines
     queue = {"position": 3, "reason": "GPUsBusy", "earliestSlot": "2026-11-20T09:00:00Z"}
     waiting = details_lines(SessionDetails(session(status={"phase": "Pending", "queue": queue})), NOW)
-    assert "Queue:     number 3 in line, room expected by 2026-11-20T09:00:00Z (GPUsBusy)" in waiting
+    assert "Queue:     number 3 in line, capacity expected by 2026-11-20T09:00:00Z (GPUsBusy)" in waiting
     queue = {"position": 1, "reason": "NoGPUs", "nodeRequestTime": "2026-11-20T08:04:20Z"}
     waiting = details_lines(SessionDetails(session(status={"phase": "Pending", "queue": queue})), NOW)
     assert "Queue:     number 1 in line, node requested 40s ago (NoGPUs)" in waiting

@@ -45,7 +45,7 @@ def test_a_start_passes_each_stage_once_with_its_own_seconds() -> None:
     ]
     assert [(p.text, p.seconds) for p in second] == [
         ("within the template's limits", 1.0),
-        ("room on the cluster", 0.0),
+        ("capacity on the cluster", 0.0),
         ("home volume bound", 0.0),
         ("pod placed on node n1", 0.0),
     ]
@@ -158,7 +158,7 @@ def test_the_pod_is_believed_before_the_status_which_is_written_later() -> None:
     home = {"volumes": [{"name": "home", "persistentVolumeClaim": {"claimName": "home-alice"}}]}
     first = start.observe(session, 0.5, a_pod(spec=home))
     assert first[0].text == "the operator has taken it up"
-    assert start.reason == "Looking for a node with room."
+    assert start.reason == "Looking for a node with capacity."
     placed = start.observe(session, 1.0, a_pod(spec={"nodeName": "n1", **home}))
     assert [p.text for p in placed] == ["home volume bound", "pod placed on node n1"]
     assert start.reason == "Node n1 is getting the image ready."

@@ -179,7 +179,7 @@ def test_a_browser_that_brings_nothing_is_waited_for_no_longer(
     monkeypatch.setattr("vdi.cli.login._BROWSER_SECONDS", 0.1)
     ran = typed("login", gateway.url, "--ca-file", str(gateway.ca))
     assert ran.code == 1
-    assert "nobody has agreed in the browser" in ran.err
+    assert "the request was not confirmed in the browser" in ran.err
 
 
 def test_an_untrusted_certificate_is_said_before_any_browser_opens(

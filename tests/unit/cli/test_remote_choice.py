@@ -53,7 +53,7 @@ def test_only_a_gateway_that_is_not_the_usual_one_is_named_in_advice() -> None:
 def test_no_one_logged_in_means_the_cluster_as_ever() -> None:
     target = choose_target(KubeConnection(), None, {})
     assert (target.where, target.user) == ("in namespace vdi-sessions", "")
-    assert "nobody is logged in" in target.why
+    assert "you are not logged in" in target.why
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ REFUSED: list[tuple[list[str], int, str]] = [
     (["session", "create", "-t", "ubuntu", "--gpu", "0"], 2, "resources.gpu: 0 is not a whole number >= 1"),
     (["session", "ls", "-A"], 2, "a gateway has one namespace"),
     (["session", "ls", "-n", "elsewhere"], 2, "--namespace elsewhere does not go with"),
-    (["session", "ls", "--user", "bob@example.com"], 1, "This is for administrators"),
+    (["session", "ls", "--user", "bob@example.com"], 1, "Only administrators can do this"),
     (["session", "ls", "--user", "bob@example.com", "--watch"], 2, "--watch follows your own desktops"),
     (["session", "ls", "--server", "https://other.example.com"], 3, "you are not logged in to https://other"),
     (["session", "ls", "--server", "http://other.example.com"], 2, "is not the address of a portal"),

@@ -58,7 +58,7 @@ async def test_an_expired_token_is_worth_nothing(stage: ApiStage) -> None:
 async def test_administration_is_for_administrators(stage: ApiStage, path: str, method: str) -> None:
     bob = await stage.program(BOB)
     said = problem(await bob.request(method, path), 403, "forbidden")["detail"]
-    assert said == "This is for administrators, and bob@example.com is none."
+    assert said == "Only administrators can do this; bob@example.com is not an administrator."
 
 
 CHANGES = [each for each in EVERY if each[0] != "GET"]

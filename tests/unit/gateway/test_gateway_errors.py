@@ -43,7 +43,7 @@ async def ask(fault: str, **headers: str) -> httpx.Response:
         ("gone", 404, "There is no such page."),
         ("words", 403, "This is &lt;b&gt;not&lt;/b&gt; yours."),
         ("database", 503, "cannot reach its database"),
-        ("redis", 503, "Desktops that are open go on"),
+        ("redis", 503, "Open desktops go on"),
         ("bug", 500, "Something went wrong"),
     ],
 )

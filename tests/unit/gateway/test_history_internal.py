@@ -112,7 +112,7 @@ async def test_no_one_else_is_believed(stage: EndReportStage, token: str | None,
         (an_end(namespace="kube-system"), "allowed is 'vdi-sessions'"),
         (an_end(uid=""), "metadata.uid is empty"),
         (an_end(creationTimestamp=""), "metadata.creationTimestamp is empty"),
-        (an_end(creationTimestamp="yesterday"), "a time that is none"),
+        (an_end(creationTimestamp="yesterday"), "an invalid time"),
         (msgspec.json.encode(Life().created()), "does not end"),
     ],
 )

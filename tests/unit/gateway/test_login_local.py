@@ -230,7 +230,7 @@ async def test_without_the_secret_no_one_gets_in_and_one_is_reported_why(stage: 
     stage.secrets.broken = ConnectionFailed("https://api", "GET", "refused")
     answer = await stage.browser().log_in()
     assert answer.status_code == 503
-    assert "at this moment" in answer.text
+    assert "at the moment" in answer.text
     assert "api" not in answer.text.lower().replace("capital", "")
 
 

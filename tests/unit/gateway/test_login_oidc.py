@@ -328,7 +328,7 @@ async def test_a_provider_that_is_down_is_a_page_in_words(sign_on: SignOn, caplo
     browser = sign_on.stage.browser()
     answer = await browser.get("/login/oidc?next=/history")
     assert answer.status_code == 503
-    assert "Example ID does not answer now" in answer.text
+    assert "Example ID does not answer" in answer.text
     assert 'href="/login?next=/history"' in answer.text
     assert "refused" in caplog.text
     assert list(sign_on.stage.login.problems()) == [], "the gateway is ready all the same"

@@ -148,6 +148,6 @@ def test_what_happened_is_reported_newest_first() -> None:
     )
     assert [(each.what, each.more) for each in timeline_of(one)][-3:] == [
         ("Ready", "after 2.0 s"),
-        ("Asked for", ""),
+        ("Requested", ""),
         ("Started", "after 4.0 s in line"),
     ]

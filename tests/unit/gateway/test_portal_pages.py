@@ -46,7 +46,7 @@ async def test_no_desktop_yet_shows_the_way_to_the_catalogue() -> None:
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        ({}, "Just asked for"),
+        ({}, "Just requested"),
         ({"phase": "Pending", "queue": {"position": 3, "reason": "GPUsBusy"}, "message": "Full."}, "3rd in line"),
         ({"phase": "Pending", "queue": {"reason": "NoGPUs"}}, "No room"),
         ({"phase": "Pending"}, "Waiting"),
@@ -67,7 +67,7 @@ async def test_a_state_is_said_in_words(status: dict[str, object], said: str) ->
     ("kind", "said"),
     [
         ("Expiring", "This desktop ends soon"),
-        ("Idle", "Nobody is using this desktop"),
+        ("Idle", "This desktop is idle"),
         ("Draining", "The machine under this desktop goes into maintenance"),
     ],
 )
@@ -288,7 +288,7 @@ async def test_what_happened_is_reported_and_a_database_that_is_down_is_no_reaso
     runs = RunRow(uid=row.uid, start=begun, ended=begun, end_reason=EndReason.IDLE, queue_seconds=75.0)
     stage.history.pasts = [Past(row, (runs,))]
     page = text_of((await stage.browser().get("/desktops/alice-desktop")).text)
-    assert "Nobody used it any more" in page
+    assert "It was idle" in page
     assert "after 1 min in line" in page
     stage.history.down = True
     answer = await stage.browser().get("/desktops/alice-desktop")

@@ -114,8 +114,8 @@ async def test_what_is_chosen_is_asked_for(stage: PortalStage) -> None:
         ("gpu", "1e9", "GPUs: "),
         ("memory", "lots", "Memory: &#39;lots&#39; is not a quantity"),
         ("cpu", "\u0664", "CPUs: "),
-        ("timeout", "0h", "Longest run: &#39;0h&#39; is not a duration"),
-        ("idle", "soon", "When unused: "),
+        ("timeout", "0h", "Time limit: &#39;0h&#39; is not a duration"),
+        ("idle", "soon", "Idle timeout: "),
     ],
 )
 async def test_what_is_not_allowed_is_named(stage: PortalStage, field: str, value: str, said: str) -> None:

@@ -160,7 +160,7 @@ def test_the_page_of_status_says_unknown_and_why() -> None:
     assert row_a.split()[-2:] == ["UNKNOWN", "UNKNOWN"]
     assert re.split("  +", row_b)[-2:] == ["36%", "10.0 of 44.0 GiB"]
     assert "  Node gpu-a: UNKNOWN: no pod of the DCGM exporter runs there" in lines
-    assert any("nobody can tell what one desktop uses" in line for line in lines)
+    assert any("it is not known what one desktop uses" in line for line in lines)
 
     nodes = {node["node"]: node for node in status_data(observed, measured)["nodes"]}
     assert nodes["gpu-b"]["busy"] == pytest.approx(0.36)

@@ -148,7 +148,7 @@ def test_services() -> None:
     silent = broken(good, endpointslices=slices)
     line = line_of("services", silent)
     assert line.severity is Severity.ERROR
-    assert "nobody behind kasm-manager-default" in line.observed
+    assert "nothing behind kasm-manager-default" in line.observed
     gone = line_of("services", dropped(good, "services", "api"))
     assert "there is no kasm-api-default" in gone.observed
 
@@ -304,7 +304,7 @@ def test_wildcards_stand_for_one_label() -> None:
         (0, 200, "Kasm itself answers inside the cluster"),
         (0, 503, "The name does not lead here"),
         (404, 200, f"knows no way for {HOST}"),
-        (502, 503, "nobody behind it answers"),
+        (502, 503, "nothing behind it answers"),
         (500, 500, "no healthy Kasm"),
     ],
 )

@@ -121,7 +121,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "no storage class": (
         {"objects": (an_operator(), {"kind": "PersistentVolumeClaim", "metadata": {"name": "d"}, "spec": {}})},
         "error",
-        "The volume d needs a default StorageClass, and there is none; there are: local-path",
+        "The volume d needs a default StorageClass, which does not exist; there are: local-path",
     ),
     "a template's class": (
         {

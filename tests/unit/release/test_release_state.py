@@ -76,14 +76,14 @@ ROLLED_BACK = [a_revision(4, description="Rollback to 2"), a_revision(3, "failed
         (
             history("deployed"),
             history("pending-upgrade", "deployed"),
-            "left pending-upgrade. To mend it: vdi rollback 1",
+            "left pending-upgrade. To fix it: vdi rollback 1",
         ),
-        ((), history("pending-install"), "left pending-install. To mend it: vdi uninstall"),
+        ((), history("pending-install"), "left pending-install. To fix it: vdi uninstall"),
         ((), history("failed"), "Revision 1 of vdi is failed"),
         (
             history("deployed"),
             history("failed", "failed", "deployed"),
-            "may be between the two. To mend it: vdi rollback 1",
+            "may be between the two. To fix it: vdi rollback 1",
         ),
         (
             history("deployed", "superseded"),

@@ -94,7 +94,7 @@ def full(*names: str) -> dict[str, dict[str, int]]:
             [a_node("n1"), a_node("n2")],
             full("n1"),
             "HomeNodeFull",
-            f"the home is on node n1, and there all 8 {GPU} on node n1 are in use; the room on node n2 is of no use",
+            f"the home is on node n1, and there all 8 {GPU} on node n1 are in use; the capacity of node n2",
         ),
         (
             a_demand(pin=pinned_to("n1")),

@@ -213,7 +213,7 @@ def test_trouble_that_may_pass_counts_after_a_while() -> None:
     assert verdict == PullResult(
         False,
         "NoRoom",
-        "The node has no room for the small pod that fetches the image (0/1 nodes are available: 1 Too many pods).",
+        "The node has no capacity for the small pod that fetches the image (0/1 nodes are available: 1 Too many pods).",
     )
     no_network = msgspec.convert(
         {"metadata": {"name": "e"}, "reason": "FailedCreatePodSandBox", "note": "cni is down"}, Event

@@ -192,9 +192,7 @@ def list_(
                 typer.echo(user)
         case ListOutput.TABLE | ListOutput.WIDE:
             if not users:
-                typer.echo(
-                    f"nobody logs in with a password; add somebody: {PROGRAM} gateway user add ADDRESS", err=True
-                )
+                typer.echo(f"no user logs in with a password; add one: {PROGRAM} gateway user add ADDRESS", err=True)
                 return
             rows = [
                 [user, account.name or "-", ",".join(account.groups) or "-", "yes" if account.admin else "-"]

@@ -14,7 +14,7 @@ from vdi.gpu.sharing.state import DaemonSet, GpuState, Node
 
 UNKNOWN = "UNKNOWN"
 WHOLE_GPUS = (
-    "BUSY and MEMORY are those of whole GPUs: under time-slicing nobody can tell what one desktop uses, nor whether it"
+    "BUSY and MEMORY are those of whole GPUs: under time-slicing it is not known what one desktop uses, nor whether it"
     " is idle."
 )
 

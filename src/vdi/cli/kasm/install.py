@@ -128,7 +128,7 @@ def upgrade(
         return
     with in_words():
         kubectl = find_kubectl(at.place) if planned.backup else None
-    confirm_change("Upgrade? Sessions may be cut off while Kasm starts anew.", yes)
+    confirm_change("Upgrade? Sessions may be cut off while Kasm restarts.", yes)
     file = backup_to or default_file(namespace, release)
 
     async def carry(run: Running) -> tuple[Backup | None, Revision]:

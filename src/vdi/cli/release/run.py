@@ -101,7 +101,7 @@ def change_release(
     if dry_run:
         return
     if upgrading:
-        unchanged = "" if changes else "Only what was changed by hand would be mended. "
+        unchanged = "" if changes else "Only what was changed by hand would be changed back. "
         confirm_change(f"{unchanged}Upgrade? Running desktops go on.", yes)
     else:
         confirm_change(f"Install into namespace {facts.namespace}?", yes)

@@ -85,7 +85,9 @@ class LoopbackReceiver:
             async with asyncio.timeout(seconds):
                 answer = await self._answer
         except TimeoutError as error:
-            said = f"nobody has agreed in the browser within {seconds:.0f} s; try again, or use --no-browser"
+            said = (
+                f"the request was not confirmed in the browser within {seconds:.0f} s; try again, or use --no-browser"
+            )
             raise CliError(said) from error
         if not hmac.compare_digest(answer.get("state", ""), request.state):
             raise CliError("what came back from the browser belongs to another login; try again")

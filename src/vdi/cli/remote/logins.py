@@ -55,7 +55,7 @@ def read_logins() -> Logins:
     if os.name == "posix" and mode & 0o077:
         raise CliError(
             f"{path} has mode {mode:04o}, so others on this machine may read the tokens in it; allowed is 0600."
-            f" Log in anew, so that what they may have read is worth nothing: rm {path}; vdi login URL",
+            f" Log in again, so that what they may have read is worth nothing: rm {path}; vdi login URL",
             COULD_NOT_LOOK,
         )
     try:

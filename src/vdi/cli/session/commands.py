@@ -58,10 +58,10 @@ def create(
     timeout: Annotated[str | None, typer.Option(help="Length of the run, such as 4h or 1h30m.  [default: 8h]")] = None,
     idle_timeout: Annotated[
         str | None,
-        typer.Option(help="How long nobody may use the desktop, such as 30m; without it what the template says."),
+        typer.Option(help="How long the desktop may be idle, such as 30m; without it what the template says."),
     ] = None,
     priority: Annotated[
-        int | None, typer.Option(help="Who waits for room with a higher one goes first: -1000 to 1000.  [default: 0]")
+        int | None, typer.Option(help="A waiting session with a higher one starts first: -1000 to 1000.  [default: 0]")
     ] = None,
     hostname: Annotated[str | None, typer.Option(help="First label of the desktop's host name.")] = None,
     home: Annotated[

@@ -47,7 +47,7 @@ def _room(session: VDISession, pod: Pod | None) -> str | None:
     found = condition(session, ADMITTED)
     if found and found.status == "True" and found.reason == Reason.CLAIMED_FROM_POOL:
         return "a started desktop taken from the pool"
-    return "room on the cluster" if pod or holds(session, ADMITTED) else None
+    return "capacity on the cluster" if pod or holds(session, ADMITTED) else None
 
 
 def _home(session: VDISession, pod: Pod | None) -> str | None:
@@ -170,7 +170,7 @@ class Start:
         if session.status.phase == Phase.FAILED:
             return session.status.message or "the session failed, and its status does not say why"
         if (queue := session.status.queue) and not queue.position:
-            return session.status.message or "there is no room to wait for"
+            return session.status.message or "no node can ever run it"
         for kind in _FINAL_CONDITIONS:
             found = condition(session, kind)
             if found and found.status == "False" and found.reason not in _TEMPORARY_REASONS:

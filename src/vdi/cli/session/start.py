@@ -57,7 +57,7 @@ async def wait_until_running(
     start = Start(clock() if begun is None else begun)
     name = session.metadata.name
     what_now = (
-        f"See how it goes on: {PROGRAM} session show {name}{target.flags}\n"
+        f"Follow progress:    {PROGRAM} session show {name}{target.flags}\n"
         f"Remove it:          {PROGRAM} session rm {name}{target.flags}"
     )
     try:

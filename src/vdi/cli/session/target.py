@@ -45,7 +45,7 @@ def choose_target(
     logins = read_logins()
     if logins.current:
         return _gateway(logins, logins.current, connection, f"you are logged in there ({PROGRAM} login)")
-    return KubeTarget(connection, "nobody is logged in to a gateway, so ~/.kube/config counts")
+    return KubeTarget(connection, "you are not logged in to a gateway, so ~/.kube/config counts")
 
 
 def _gateway(logins: Logins, server: str, connection: KubeConnection, why: str) -> "GatewayTarget":

@@ -77,7 +77,7 @@ def notes(session: VDISession, now: datetime) -> list[str]:
     status, said = session.status, []
     if status.queue:
         target = status.queue.position
-        said.append(f"number {target} in line" if target else "no room")
+        said.append(f"number {target} in line" if target else "no node")
         if status.queue.node_request_time:
             said.append(f"node requested {age(status.queue.node_request_time, now)} ago")
     if holds(session, EXPIRING):
@@ -95,8 +95,8 @@ def notes(session: VDISession, now: datetime) -> list[str]:
 
 def queue_words(queue: QueueStatus, now: datetime) -> str:
     """The position in the queue."""
-    target = f"number {queue.position} in line" if queue.position else "no room to wait for"
-    slot = f", room expected by {queue.earliest_slot}" if queue.earliest_slot else ""
+    target = f"number {queue.position} in line" if queue.position else "no node can ever run it"
+    slot = f", capacity expected by {queue.earliest_slot}" if queue.earliest_slot else ""
     requested = f", node requested {age(queue.node_request_time, now)} ago" if queue.node_request_time else ""
     return f"{target}{slot}{requested} ({queue.reason})"
 

@@ -22,7 +22,7 @@ CONTROL_PLANE = (
     _code(
         code="crd_missing",
         cluster_wide=True,
-        means="The API server does not know one of our kinds, so nobody can make sessions, templates or pools.",
+        means="The API server does not know one of our kinds, so no one can make sessions, templates or pools.",
         proof="The CustomResourceDefinition is not there.",
         remedy="Install the chart: the CRDs are part of it.",
     ),
@@ -114,7 +114,7 @@ CONTROL_PLANE = (
     ),
     _code(
         code="session_ignored",
-        means="A session has no desktop although nothing is in its way: nobody looks at it.",
+        means="A session has no desktop although nothing blocks it: the operator does not act on it.",
         proof="It has been without pod and without news for more than 30 seconds; the operator's own functions find no"
         " reason to wait.",
         remedy="Read the operator's log, then restart it.",
@@ -122,7 +122,7 @@ CONTROL_PLANE = (
     ),
     _code(
         code="session_overdue",
-        means="A session's time is over, and its desktop runs on: nobody ends it, and it holds its room.",
+        means="A session's time is over, and its desktop still runs and keeps its capacity.",
         proof="status.expiresAt is more than a minute old, and there is a pod.",
         remedy="Bring the operator back: it ends the session as soon as it leads.",
         follows=(*NO_OPERATOR, "operator_stuck", "clock_wrong"),

@@ -24,14 +24,14 @@ DATA_PLANE = (
     ),
     _code(
         code="traefik_not_watching",
-        means="Traefik is told to look at other namespaces than the sessions'.",
+        means="Traefik is configured for other namespaces than the sessions'.",
         proof="--providers.kubernetescrd.namespaces.",
         remedy="Add the sessions' namespace to Traefik's argument, or remove the argument.",
     ),
     _code(
         code="route_missing",
         means="A desktop is ready and has no IngressRoute.",
-        proof="There is none of its name.",
+        proof="No object has its name.",
         remedy="Read the log of the operator, which creates the route.",
         follows=(
             "operator_missing",
@@ -85,7 +85,7 @@ DATA_PLANE = (
     _code(
         code="service_missing",
         means="A desktop is ready and has no Service.",
-        proof="There is none of its name.",
+        proof="No object has its name.",
         remedy="Read the log of the operator, which creates the Service.",
         follows=(
             "operator_missing",
@@ -145,7 +145,7 @@ DATA_PLANE = (
     _code(
         code="shm_too_small",
         severity=Severity.WARNING,
-        means="A template's /dev/shm is too small: browsers crash, and Selkies may have no room for a picture.",
+        means="A template's /dev/shm is too small: browsers crash, and Selkies may have no memory for a picture.",
         proof="spec.shmSize of the template.",
         remedy="Raise spec.shmSize (default: 1Gi). It counts as the desktop's memory.",
     ),

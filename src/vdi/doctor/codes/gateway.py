@@ -11,7 +11,7 @@ _LOG = "The gateway's log, in which it says so every minute while it lasts."
 GATEWAY = (
     _code(
         code="gateway_down",
-        means="No replica of the gateway is ready: nobody logs in or opens a desktop. Open desktops go on streaming.",
+        means="No replica of the gateway is ready: no one can log in or open a desktop. Open desktops go on streaming.",
         proof="status.readyReplicas of its Deployment, the state of its pods, and their logs.",
         remedy="Do what the message says; the gateway's log has the rest.",
         follows=("node_not_ready", "dns_down", "database_newer", "database_unreachable"),
@@ -24,7 +24,7 @@ GATEWAY = (
     ),
     _code(
         code="database_unreachable",
-        means="The gateway's database does not answer: nobody logs in, and no history is written.",
+        means="The gateway's database does not answer: no one can log in, and no history is written.",
         proof=_LOG,
         remedy="Check the server that the Secret's url names. With SQLite, check the volume.",
         follows=("dns_down", "node_not_ready"),
@@ -51,7 +51,7 @@ GATEWAY = (
     ),
     _code(
         code="oidc_unreachable",
-        means="The identity provider does not answer as it should: nobody logs in by single sign-on. Local users do.",
+        means="The identity provider does not answer as it should: single sign-on is not possible. Local users do.",
         proof=_LOG,
         remedy="Check gateway.oidc.issuer, the provider, and network policies.",
         follows=("dns_down",),

@@ -179,7 +179,7 @@ INFRASTRUCTURE = (
     ),
     _code(
         code="node_under_pressure",
-        means="A node is short of memory, disk or process ids: it puts out pods, and takes none.",
+        means="A node is short of memory, disk or process ids: it evicts pods, and accepts no new ones.",
         proof="The node's conditions.",
         remedy="Free disk space on the node, or suspend desktops there. local-path does not limit the size of a home.",
     ),
@@ -202,7 +202,7 @@ INFRASTRUCTURE = (
     ),
     _code(
         code="room_insufficient",
-        means="There is no room for the session: CPU, memory, pods, or no node that fits its template and its home.",
+        means="There is no capacity for the session: CPU, memory, pods, or a node for its template and home.",
         proof="The queue's own reckoning.",
         remedy="End or suspend a desktop, request less, or add nodes.",
         follows=("home_on_lost_node", "node_not_ready", "node_under_pressure"),
@@ -279,7 +279,7 @@ INFRASTRUCTURE = (
         means="The kubelet refused the pod although the scheduler chose the node, as for two GPU slices with"
         " failRequestsGreaterThanOne.",
         proof="The pod's reason, such as UnexpectedAdmissionError.",
-        remedy="Request one GPU: more slices give no more computing time.",
+        remedy="Request one GPU: more slices add no computing time.",
         follows=GPU_SHARED_WRONG,
     ),
     _code(

@@ -52,7 +52,7 @@ PROBES = (
     _code(
         code="probe_websocket_refused",
         means="The page of a desktop is answered, and its WebSocket is not: pictures never come.",
-        proof=f"{_FROM_HERE} The gateway lets nobody in without a token: its refusal is the good answer.",
+        proof=f"{_FROM_HERE} The gateway admits no one without a token: its refusal is the right response.",
         remedy="Let the proxy before Traefik pass upgrades (nginx: proxy_http_version 1.1, Upgrade, Connection).",
         follows=(*_WAY_IN, *_ROUTE),
     ),

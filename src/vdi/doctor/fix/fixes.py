@@ -95,7 +95,7 @@ def _is_of_helm(there: Raw) -> bool:
     return "meta.helm.sh/release-name" in (there["metadata"].get("annotations") or {})
 
 
-_ROUTE = Fix(ROUTES, "deletes the route; the operator makes it anew, as it should be", _delete)
+_ROUTE = Fix(ROUTES, "deletes the route; the operator creates it again, as it should be", _delete)
 _DEFAULT_KEY = Fix(
     CLUSTER_POLICIES,
     "names the only key of the ConfigMap as the default; the GPU Operator does the rest",
@@ -118,7 +118,7 @@ FIXES: Mapping[str, Fix] = {
     "route_rule_v2": _ROUTE,
     "route_host_mismatch": _ROUTE,
     "service_without_endpoints": Fix(
-        SERVICES, "deletes the Service; the operator makes it anew, as it should be", _delete
+        SERVICES, "deletes the Service; the operator creates it again, as it should be", _delete
     ),
     "encoder_obsolete": Fix(
         TEMPLATES,

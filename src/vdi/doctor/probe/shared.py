@@ -38,7 +38,7 @@ def judge_memory(measured: GpuMeasurements) -> Iterator[Finding]:
                     "gpu_memory_full",
                     f"node/{node}",
                     f"The memory of GPU {gpu.index} ({gpu.model}) is nearly used up, {words}: whichever desktop wants"
-                    " more of it fails, and slicing holds nobody to a part.",
+                    " more of it fails, and slicing does not limit memory.",
                     evidence=[f"DCGM_FI_DEV_FB_USED: {words}"],
                     remedy=Remedy(
                         "Suspend a desktop on that node (vdi session suspend), or share the GPU among fewer"

@@ -33,9 +33,11 @@ from vdi.gateway.users import User, normal_user, same_user
 
 
 class Queue(msgspec.Struct):
-    """Who waits for room."""
+    """A session that waits for capacity."""
 
-    items: Annotated[tuple[Session, ...], doc("By their place; those without one (no room to wait for) last.")]
+    items: Annotated[
+        tuple[Session, ...], doc("By queue position; sessions without one (no node can ever run them) last.")
+    ]
 
 
 class Pool(msgspec.Struct, rename="camel"):
@@ -93,8 +95,8 @@ class Act(msgspec.Struct, rename="camel"):
     target: Annotated[str, doc("To what.")]
     uid: Annotated[str, doc("The target's uid, where it has one.")]
     owner: Annotated[str, doc("Whose the target is.")]
-    outcome: Annotated[str, doc("done, failed, why it was refused, or begun: nobody knows what came of it.")]
-    detail: Annotated[dict[str, str], doc("What was asked for.")]
+    outcome: Annotated[str, doc("done, failed, why it was refused, or begun: the result is not known.")]
+    detail: Annotated[dict[str, str], doc("What was requested.")]
 
 
 class ActList(msgspec.Struct, omit_defaults=True):
@@ -120,7 +122,7 @@ async def list_all_sessions(call: Call[AllSessionsQuery, None]) -> SessionList:
 
 
 async def get_queue(call: Call[Empty, None]) -> Queue:
-    """Who waits for room."""
+    """A session that waits for capacity."""
 
     def place(session: VDISession) -> tuple[bool, int, Key]:
         position = session.status.queue.position if session.status.queue else 0
@@ -204,7 +206,7 @@ class FoundFault(msgspec.Struct, rename="camel", omit_defaults=True):
     ]
     object: Annotated[str, doc("Where.")]
     message: Annotated[str, doc("What is wrong, in a sentence.")]
-    remedy: Annotated[str, doc("The command that mends it, or what to do where there is none.")]
+    remedy: Annotated[str, doc("The command that fixes it, or what to do where no command does.")]
     remedy_url: Annotated[str, doc("More about that.")] = ""
     evidence: Annotated[tuple[str, ...], doc("Fields, Events or log lines that show it.")] = ()
     caused_by: Annotated[str, doc("The finding that this one follows from, as `code object`.")] = ""
@@ -261,7 +263,7 @@ OPERATIONS = (
     ),
     Operation(
         method="GET", path="/admin/queue", name="getQueue", tag=_TAG, handler=get_queue, admin=True,
-        summary="Who waits for room, in the order of the queue", answer=Queue,
+        summary="Sessions that wait for capacity, in the order of the queue", answer=Queue,
     ),
     Operation(
         method="GET", path="/admin/pools", name="listPools", tag=_TAG, handler=list_pools, admin=True,

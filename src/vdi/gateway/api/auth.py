@@ -20,7 +20,7 @@ async def admit(request: Request, api: ApiServices, *, admin: bool) -> User:
     await _slow_down(api, user)
     await api.guard.check_csrf(request)
     if admin and not user.admin:
-        raise ProblemError("forbidden", f"This is for administrators, and {user.email} is none.")
+        raise ProblemError("forbidden", f"Only administrators can do this; {user.email} is not an administrator.")
     return user
 
 

@@ -46,7 +46,9 @@ class PastRun(msgspec.Struct, rename="camel"):
     encoder: Annotated[
         str | None, doc("What encoded its stream, such as nvenc or x264; null: the desktop did not say.")
     ]
-    queue_seconds: Annotated[float | None, doc("How long it waited for room; null: it did not, or nobody saw it.")]
+    queue_seconds: Annotated[
+        float | None, doc("How long it waited for capacity; null: it did not wait, or it is not known.")
+    ]
     startup_seconds: Annotated[float | None, doc("From its begin to its desktop's first answer.")]
 
 
@@ -98,7 +100,7 @@ class MonthUsage(msgspec.Struct, rename="camel"):
     runs: Annotated[int, doc("That began in this month.")]
     hours: Annotated[float, doc("That they ran.")]
     gpu_hours: Annotated[float, doc("Hours times GPUs (or shares of one).")]
-    queued: Annotated[int, doc("Runs that had to wait for room.")]
+    queued: Annotated[int, doc("Runs that had to wait for capacity.")]
     median_queue_seconds: Annotated[float | None, doc("Of those.")]
     median_startup_seconds: Annotated[float | None, doc("Of the runs that began in this month and got ready.")]
 

@@ -63,7 +63,7 @@ class Session(msgspec.Struct, rename="camel"):
             enum=["owner", "collaborator", "viewer", "administrator"]),
     ]  # fmt: skip
     metadata: Annotated[Metadata, doc("Name and times.")]
-    spec: Annotated[SessionSpec, doc("What was asked for.")]
+    spec: Annotated[SessionSpec, doc("What was requested.")]
     status: Annotated[SessionStatus, doc("What the operator has made of it.")]
 
 
@@ -137,7 +137,7 @@ class NewSession(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     persistence: Annotated[WishedHome | None, Meta(description="The home volume.")] = None
     timeout: Annotated[Length | None, Meta(description="Length of the run, such as 4h. Left out: 8h.")] = None
     idle_timeout: Annotated[
-        Length | None, Meta(description="How long nobody may use it, such as 30m. Left out: as the template says.")
+        Length | None, Meta(description="How long it may be idle, such as 30m. Left out: as the template says.")
     ] = None
     hostname: Annotated[
         Name | None,
@@ -152,7 +152,7 @@ class NewSession(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     ] = None
     priority: Annotated[
         Annotated[int, Meta(ge=-1000, le=1000)] | None,
-        Meta(description="Who waits for room with a higher one goes first. For administrators. Left out: 0."),
+        Meta(description="A waiting session with a higher one starts first. For administrators. Left out: 0."),
     ] = None
 
 

@@ -8,7 +8,7 @@ from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY,
 
 _STEPS = {
     TEMPLATE_FOUND: "Look up the template",
-    ADMITTED: "Find room for it",
+    ADMITTED: "Find capacity for it",
     HOME_BOUND: "Attach your files",
     POD_READY: "Start the desktop",
     ROUTE_READY: "Open the way to it",
@@ -70,7 +70,7 @@ def describe(session: VDISession | None, role: Role | None) -> Stage:
         place = status.queue.position
         return Stage(
             "queued",
-            "Next in line" if place == 1 else f"Number {place} in line" if place else "Waiting for room",
+            "Next in line" if place == 1 else f"Number {place} in line" if place else "Waiting for capacity",
             status.message,
             _steps(session),
             position=place,

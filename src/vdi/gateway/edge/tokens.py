@@ -104,7 +104,7 @@ class Tokens:
             raise TokenError("its header is not one of ours") from None
         key = self._ring.verifier(header.kid)
         if key is None:
-            raise UnknownKeyError("it names a key that is none of ours")
+            raise UnknownKeyError("it names a key that is not one of ours")
         try:
             claims = msgspec.convert(jwt.decode(token, key, algorithms=[ALGORITHM]).claims, Claims)
         except JoseError as error:

@@ -117,7 +117,7 @@ class EndReports:
         except DatabaseUnavailableError as error:
             return _plain(503, str(error))
         except ValueError as error:
-            return _plain(400, f"this session has a time that is none: {error}")
+            return _plain(400, f"this session has an invalid time: {error}")
         except SQLAlchemyError:
             log.exception("the end of %s cannot be written", session.metadata.name)
             return _plain(503, "this cannot be written; see the gateway's log")

@@ -228,5 +228,5 @@ def fold(old: Record | None, states: Sequence[SessionSnapshot], now: datetime, e
         record, news = derived.record, news or derived.news
         runs |= {run.start: run for run in derived.runs}
     if record is None:
-        raise ValueError("states: there are none; at least one is needed")
+        raise ValueError("states: the list is empty; at least one is needed")
     return Derived(record, tuple(runs.values()), news)

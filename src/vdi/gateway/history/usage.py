@@ -66,7 +66,7 @@ class Usage:
     gpu_hours: float
     """Hours times GPUs (or shares of one), of the runs of which the number is known."""
     queued: int
-    """Runs that had to wait for room."""
+    """Runs that had to wait for capacity."""
     median_queue_seconds: float | None
     """Of those."""
     median_startup_seconds: float | None

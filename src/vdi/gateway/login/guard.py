@@ -66,7 +66,7 @@ class Guard:
         """An administrator who is logged in; 403 for everyone else."""
         user = await self.require(request)
         if not user.admin:
-            raise HTTPException(403, f"This is for administrators; {user.email} is none.")
+            raise HTTPException(403, f"Only administrators can do this; {user.email} is not an administrator.")
         return user
 
     async def require_browser(self, request: HTTPConnection) -> User:

@@ -28,7 +28,7 @@ from vdi.gateway.web.render import Renderer
 log = logging.getLogger(__name__)
 
 _WRONG = "This address and password do not belong together. Check both, and whether Caps Lock is on."
-_UNAVAILABLE = "Nobody can log in at this moment. Try again in a minute; desktops that are open go on."
+_UNAVAILABLE = "Logins are not possible at the moment. Try again in a minute. Open desktops go on."
 
 
 def logged_out(
@@ -232,7 +232,7 @@ class LoginPages:
         provider = self._login.provider
         assert provider is not None  # noqa: S101 -- both callers have looked
         log.error("%s: %s", provider.config.issuer, error)
-        words = f"{provider.config.name} does not answer now, so nobody can log in with it. Try again in a minute."
+        words = f"{provider.config.name} does not answer, so logins with it are not possible. Try again in a minute."
         return self._problem(request, 503, words, next_page)
 
     def _problem(self, request: Request, status: int, words: str, next_page: str) -> Response:

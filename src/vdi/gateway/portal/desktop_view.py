@@ -21,11 +21,11 @@ from vdi.session.units import format_duration, parse_duration
 _WARNINGS = {
     EXPIRING: "This desktop ends soon",
     CLOSING: "Working hours end soon",
-    IDLE: "Nobody is using this desktop",
+    IDLE: "This desktop is idle",
     DRAINING: "The machine under this desktop goes into maintenance",
 }
 _WORDS = {
-    "": "Just asked for",
+    "": "Just requested",
     Phase.PENDING: "Waiting",
     Phase.CREATING: "Starting",
     Phase.RUNNING: "Running",

@@ -93,7 +93,7 @@ def session_request(form: Mapping[str, str], template: VDITemplate, user: User) 
         raise ValueError(f"GPUs: {gpu!r} is no whole number.")
     for field, words in (("memory", "Memory"), ("cpu", "CPUs")):
         _check(words, form.get(field, ""), parse_quantity)
-    for field, words in (("timeout", "Longest run"), ("idle", "When unused")):
+    for field, words in (("timeout", "Time limit"), ("idle", "Idle timeout")):
         _check(words, form.get(field, ""), parse_duration)
 
     def chosen(field: str, usual: str) -> str | None:

@@ -14,11 +14,11 @@ _ENDED = {
     EndReason.USER: "Ended by its owner",
     EndReason.ADMIN: "Ended by an administrator",
     EndReason.TIMEOUT: "Its time was over",
-    EndReason.IDLE: "Nobody used it any more",
+    EndReason.IDLE: "It was idle",
     EndReason.SUSPENDED: "Suspended",
     EndReason.FAILED: "Was lost",
     EndReason.DELETED: "Deleted in the cluster",
-    EndReason.UNKNOWN: "Over; nobody saw why",
+    EndReason.UNKNOWN: "Ended; the reason is not known",
 }
 
 
@@ -42,7 +42,7 @@ async def read_timeline(portal: PortalServices, session: VDISession) -> list[Tim
 
 def timeline_of(past: Past) -> list[TimelineEntry]:
     """All that is written down of a session, the newest first."""
-    found = [TimelineEntry(past.session.created, "Asked for")]
+    found = [TimelineEntry(past.session.created, "Requested")]
     for run in past.runs:
         found += _of_run(run)
     if past.session.ended and past.session.end_reason:

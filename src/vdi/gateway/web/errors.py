@@ -84,7 +84,9 @@ class ErrorPages:
 
     async def _nothing_shared(self, request: Request, error: Exception) -> Response:
         log.error("%s %s: %s", request.method, getattr(request.scope.get("route"), "path", ""), error)
-        sentence = "Nobody can log in or enter a desktop just now. Desktops that are open go on; try again in a minute."
+        sentence = (
+            "Logins and new connections are not possible at the moment. Open desktops go on. Try again in a minute."
+        )
         return self._answer(request, 503, sentence, {"Retry-After": "10"})
 
     async def _unexpected(self, request: Request, _error: Exception) -> Response:

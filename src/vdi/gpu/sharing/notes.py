@@ -62,8 +62,8 @@ def notes_on(state: GpuState) -> Iterator[str]:
         )
     else:
         yield (
-            "failRequestsGreaterThanOne is false: a pod may ask for two slices, which may be of the same GPU and"
-            " give no more of it."
+            "failRequestsGreaterThanOne is false: a pod may request two slices, which may be of the same GPU and"
+            " add nothing."
         )
     if state.on_k3s:
         yield (

@@ -41,7 +41,7 @@ def requests(pod: KasmPod) -> Iterator[str]:
     asked = [f"cpu {_cpu(takes['cpu'])}"] if "cpu" in takes else []
     asked += [f"memory {_memory(takes['memory'])}"] if "memory" in takes else []
     if asked:
-        yield f"asked for: {', '.join(asked)}"
+        yield f"requested: {', '.join(asked)}"
     for name, node in pod.snapshot.nodes.items() if _sees_all(pod) else ():
         has = node.status.allocatable
         cpu, memory = _left(pod, name, "cpu"), _left(pod, name, "memory")

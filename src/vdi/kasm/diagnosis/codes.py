@@ -53,13 +53,13 @@ ROOTS = (
     ),
     _code(
         code="kasm_scaled_to_zero",
-        means="A part of Kasm is told to run no pod at all.",
+        means="A part of Kasm is scaled to 0.",
         proof="spec.replicas of its Deployment or StatefulSet.",
         remedy="Scale it up.",
     ),
     _code(
         code="kasm_pods_missing",
-        means="A part of Kasm should have pods, and nobody makes them.",
+        means="A part of Kasm should have pods, and no controller makes them.",
         proof="spec.replicas, and the pods.",
         remedy="Read the workload's Events; check whether the controller manager runs.",
     ),
@@ -133,7 +133,7 @@ ROOTS = (
     ),
     _code(
         code="kasm_probe_fails",
-        means="A part of Kasm runs and does not pass its probe, so its Service leads to nobody.",
+        means="A part of Kasm runs and does not pass its probe, so its Service has no endpoint.",
         proof="Event Unhealthy.",
         remedy="Read its log.",
     ),
@@ -151,7 +151,7 @@ ROOTS = (
     ),
     _code(
         code="kasm_service_port_wrong",
-        means="A Service of Kasm does not have the port that is waited for, or leads to a port on which nobody"
+        means="A Service of Kasm does not have the port that is waited for, or leads to a port on which nothing"
         " listens.",
         proof="The Service's ports, against the wait and the ports of its pods.",
         remedy="Correct the port; helm upgrade does so too.",
@@ -178,14 +178,14 @@ ROOTS = (
     _code(
         code="kasm_database_not_initialised",
         means="The database answers, and what API and manager look for in it (a row in the table zones) cannot be read:"
-        " nobody has initialised it, or its password is not the Secret's.",
+        " it has not been initialised, or its password is not the Secret's.",
         proof="The wait goes on although the database is ready; the db-init Job.",
         remedy="Initialise an empty database. If the Secret is newer than its volume, restore the old password.",
     ),
     _code(
         code="kasm_start_stalled",
         severity=Severity.WARNING,
-        means="A pod of Kasm has been starting for minutes, and nobody says why; or for ten minutes it has been at an"
+        means="A pod of Kasm has been starting for minutes without a reason; or for ten minutes it has been at an"
         " init container that does not say whom it waits for.",
         proof="Its age, its state, and that there is no Event; how long the init container has run.",
         remedy="Read the Events of the pod and the log of its init container.",

@@ -115,7 +115,7 @@ def storage_lines(facts: Facts, needs: Needs) -> Iterator[Finding]:
     """One line for each storage class that a volume names, or for the default."""
     if not needs.claims:
         yield Finding(
-            code="storage-class", severity=Severity.OK, observed="not looked at", expected="no volume is asked for"
+            code="storage-class", severity=Severity.OK, observed="not looked at", expected="no volume is requested"
         )
         return
     unread = facts.missing("storageclasses")
@@ -177,7 +177,7 @@ def _local_path_line(facts: Facts, good: Finding) -> Finding:
         severity=Severity.ERROR,
         observed=f"{good.observed}; no pod of local-path-provisioner",
         expected=good.expected,
-        message="Nobody makes the volumes of this class: they would stay Pending.",
+        message="No provisioner makes the volumes of this class: they would stay Pending.",
         remedy=Remedy.run("kubectl --namespace kube-system get deployment local-path-provisioner"),
     )
 

@@ -36,7 +36,7 @@ def _expected_443(ingress: Ingress) -> str:
 
 
 def _expected_3389(rdp: bool) -> str:
-    return "free for RDP directly to Kasm" if rdp else "nothing: RDP directly to Kasm is not asked for"
+    return "free for RDP directly to Kasm" if rdp else "nothing: RDP directly to Kasm is not requested"
 
 
 def _seen(facts: Facts, port: int, found: list[Holder]) -> str:
@@ -66,7 +66,7 @@ def port_443_line(facts: Facts, ingress: Ingress, own: frozenset[str] = frozense
         if any(one.is_traefik for one in found):
             return line(Severity.OK)
         if not found and not answering(facts, HTTPS):
-            return line(Severity.WARNING, "Nobody takes requests at the port; see item `way-in`.", _look(HTTPS))
+            return line(Severity.WARNING, "Nothing accepts connections at the port; see item `way-in`.", _look(HTTPS))
         message = "Requests for Kasm would go to whoever has it, and not to Traefik."
         return line(Severity.ERROR, message, _free_it(others, HTTPS))
     if others:
@@ -218,7 +218,7 @@ def _load_balancer_line(facts: Facts) -> Finding:
             "Take `servicelb` out of `disable` in /etc/rancher/k3s/config.yaml and restart k3s, or install MetalLB."
         )
         return line(
-            Severity.ERROR, "none", "K3s was started with --disable=servicelb, and nobody else does it.", remedy
+            Severity.ERROR, "none", "K3s was started with --disable=servicelb, and nothing else does it.", remedy
         )
     if on_k3s(facts):
         return line(Severity.OK, "K3s with its ServiceLB, which has had nothing to do yet")
@@ -276,7 +276,7 @@ def _leads_line(facts: Facts, found: Resolution, expected: str) -> Finding:
         message=f"{listed(strangers)} is no address that the cluster knows: {known}. That is right only where a router"
         " or a proxy passes requests on.",
         remedy=Remedy(
-            f"If there is none, make a DNS record A {found.host} -> {next(iter(targets), 'the address of a node')}."
+            f"Without a record, make a DNS record A {found.host} -> {next(iter(targets), 'the address of a node')}."
         ),
     )
 

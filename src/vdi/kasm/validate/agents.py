@@ -65,7 +65,7 @@ def _agents_line(found: Installation) -> Finding:
             Remedy.run(f"kubectl{where} describe agents.agent.kasm.com {name}"),
         )
     if hanging and not agents:
-        message = "Their agent went first, and nobody is left who takes their finalizers away."
+        message = "Their agent went first, and nothing is left that removes their finalizers."
         return line(
             Severity.ERROR,
             message,

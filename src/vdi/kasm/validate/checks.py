@@ -98,7 +98,7 @@ def password_line(found: Installation, installed: Installed) -> Finding:
     if keys is not None and ADMIN_PASSWORD in keys:
         return Finding(code="admin-password", severity=Severity.OK, observed="there", expected=expected)
     observed = "no such Secret" if keys is None else "no such key"
-    message = "Nobody could log in as admin@kasm.local unless the password is kept elsewhere (kasmSecrets.name)."
+    message = "No one could log in as admin@kasm.local unless the password is kept elsewhere (kasmSecrets.name)."
     remedy = Remedy.run(f"kubectl --namespace {found.namespace} get secret")
     return Finding(
         code="admin-password",

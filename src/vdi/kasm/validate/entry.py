@@ -155,9 +155,7 @@ def way_in_line(found: Installation, installed: Installed) -> Finding:
         return line(Severity.ERROR, f"{observed}; and so does {listed(rivals)}", message, remedy)
     unheard = [way for way in right if way.kind != "ingressroute" and not way.addresses]
     if unheard and not (found.web and found.web.status == 200):
-        message = (
-            "It has no address: nobody has taken it up (no ingress controller of its class, or the port is taken)."
-        )
+        message = "It has no address: no controller of its class has accepted it, or the port is taken."
         remedy = Remedy(
             "See the items way-in and port-443 of the preflight.",
             (f"vdi kasm preflight --namespace {found.namespace}",),
@@ -207,7 +205,7 @@ def certificate_line(found: Installation, installed: Installed) -> Finding:
     if not ways:
         if leading(found, installed):
             return line(Severity.OK, "not looked at: Kasm's own proxy, or something outside the cluster, ends TLS")
-        return line(Severity.UNKNOWN, "nobody ends TLS here", "Without a way in there is none; see item way-in.", make)
+        return line(Severity.UNKNOWN, "nothing terminates TLS here", "It needs a way in: see item way-in.", make)
     name = ways[0].secret or ""
     if not name:
         message = "Traefik shows its default certificate, which it has signed itself: browsers warn."
@@ -239,7 +237,7 @@ def _judged(certificate: Certificate, host: str, found: Installation) -> tuple[S
     if certificate.self_signed:
         return (
             Severity.WARNING,
-            "Nobody else vouches for it: browsers warn, and agents refuse it unless told otherwise.",
+            "It is self-signed: browsers warn, and agents refuse it unless configured otherwise.",
         )
     return Severity.OK, ""
 
@@ -273,9 +271,9 @@ def _why_not(status: int, inside: int, found: Installation) -> tuple[str, Remedy
         (f"vdi kasm preflight --hostname {found.hostname}",),
     )
     if status == 0:
-        return within or "The name does not lead here, or nobody takes connections at port 443.", preflight
+        return within or "The name does not lead here, or nothing accepts connections at port 443.", preflight
     if status == 404:
         return f"Whoever answers knows no way for {found.hostname}. {within}".strip(), preflight
     if status in (502, 503, 504):
-        return "The way in is there, and nobody behind it answers.", diagnose
+        return "The way in is there, and nothing behind it answers.", diagnose
     return f"That is no healthy Kasm. {within}".strip(), diagnose

@@ -183,11 +183,11 @@ def services_line(found: Installation, installed: Installed) -> Finding:
     if absent:
         observed += f"; there is no {listed(absent)}"
     if silent:
-        observed += f"; nobody behind {listed(silent)}"
+        observed += f"; nothing behind {listed(silent)}"
     if not absent and not silent:
         return Finding(code="services", severity=Severity.OK, observed=observed, expected=expected)
     message = (
-        "Whoever waits for such a Service waits for ever: its name does not resolve, or nobody takes the connection."
+        "Whoever waits for such a Service waits for ever: its name does not resolve, or nothing accepts the connection."
     )
     remedy = _diagnose(found.namespace)
     return Finding(

@@ -134,7 +134,7 @@ def _way_in(subject: Subject) -> Iterator[Finding]:
         yield problem(
             Code.CONFLICTING_VALUES,
             "kasmZones",
-            "needs ingress.enabled or route.enabled: zones are told apart by their host names.",
+            "needs ingress.enabled or route.enabled: zones are distinguished by their host names.",
         )
 
 

@@ -138,7 +138,7 @@ def _explain_busy(
 ) -> Shortage:
     fitting = [capacity for capacity in capacities if capacity.fits(demand.takes)]
     if fitting:
-        words = f"the room on {_names(fitting)} is kept for a session that has waited longer"
+        words = f"the capacity of {_names(fitting)} is reserved for a session that has waited longer"
         return Shortage(Reason.RESERVED, words)
     order = [name for name, _ in _extended(demand)] + list(_USUAL)
     desired = dict(demand.takes)
@@ -150,7 +150,7 @@ def _explain_busy(
         words += f"; elsewhere there is too little {_join(_noun(other) for other in others)}"
     elsewhere = fitting_anywhere(demand) if demand.pin else ()
     if elsewhere:
-        words += f"; the room on {_names(elsewhere)} is of no use to it"
+        words += f"; the capacity of {_names(elsewhere)} is of no use to it"
         return Shortage(Reason.HOME_NODE_FULL, f"the home is on {_names(capacities)}, and there {words}")
     return Shortage(_BUSY.get(name, Reason.GPUS_BUSY), words)
 

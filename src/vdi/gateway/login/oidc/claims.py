@@ -62,7 +62,7 @@ def identity_from(claims: Mapping[str, Any], config: OIDC, settings: Settings) -
     try:
         user = check_address(email)
     except ValueError as why:
-        raise RefusedError(f"{config.name} told an address that cannot be used: {why}.") from None
+        raise RefusedError(f"{config.name} returned an address that cannot be used: {why}.") from None
     groups = groups_in(claims.get(config.groups_claim))
     name = claims.get("name")
     return Identity(
