@@ -2,7 +2,7 @@
 
 - `definitions.template` and `.pool` in values.schema.json: the specs of VDITemplate and VDIPool, from `vdi.api`;
 - `definitions.postgresql`, `.redis` and `.coturn`: the schemas of the charts in charts/vdi/charts;
-- the table of values in docs/install.md: defaults from values.yaml, descriptions from values.schema.json;
+- the table of values in docs/values.md: defaults from values.yaml, descriptions from values.schema.json;
 - with a helm binary: manifests/vdi.yaml, the chart rendered for people without Helm; the summaries in
   tests/unit/chart/golden; the tables in docs/sizing.md and docs/air-gap.md.
 """
@@ -28,7 +28,7 @@ from vdi.api.template import TemplateSpec
 SCHEMA = ROOT / "charts/vdi/values.schema.json"
 VALUES = ROOT / "charts/vdi/values.yaml"
 MANIFEST = ROOT / "manifests/vdi.yaml"
-PAGE = ROOT / "docs/install.md"
+PAGE = ROOT / "docs/values.md"
 SUB_CHARTS = ("postgresql", "redis", "coturn")
 KEEP = {"type", "required", "properties", "items", "minimum", "maximum", "minLength", "maxLength", "maxItems", "enum"}
 
@@ -92,7 +92,7 @@ def table() -> str:
 
 
 def page_text(current: str) -> str:
-    """docs/install.md with the current table."""
+    """docs/values.md with the current table."""
     return replace_generated(current, table())
 
 
