@@ -15,6 +15,7 @@ from vdi.operator.kinds import SESSIONS
 from vdi.session.cluster_settings import ClusterSettings
 
 DESK = "/desktops/mine"
+LOCAL_DISK = {"defaultEphemeralStorage": "5Gi", "maxEphemeralStorage": "20Gi"}
 SETTINGS = ClusterSettings(url_port=8443)
 """As the gateway of these tests has it."""
 
@@ -57,13 +58,15 @@ class Person:
 
 
 async def test_a_desktop_from_the_catalogue_to_its_end(stage: Stage, tmp_path: Path) -> None:
-    template = await stage.template(displayName="Writing desk", resources={"maxMemory": "8Gi"})
+    await stage.node("disk", has={"ephemeral-storage": "100Gi"})
+    template = await stage.template(displayName="Writing desk", resources={"maxMemory": "8Gi", **LOCAL_DISK})
     async with open_gateway_stage(stage, tmp_path) as gateway, stage.operator(cluster=SETTINGS):
         alice = Person(gateway, await gateway.log_in("alice@example.com"))
         bob = Person(gateway, await gateway.log_in("bob@example.com"))
         form = f"/catalogue/{template}"
         await alice.sees("/catalogue", "Writing desk")
         fields = {"name": "mine", "gpu": "1", "memory": "8Gi", "cpu": "2", "timeout": "1h", "home": "yes"}
+        fields["ephemeral_storage"] = "20Gi"
 
         refused = await alice.sends(form, form, fields | {"name": "Not_A_Name"}, status=422)
         assert "Not_A_Name" in words(refused.text)
@@ -76,11 +79,13 @@ async def test_a_desktop_from_the_catalogue_to_its_end(stage: Stage, tmp_path: P
         session = await stage.get(SESSIONS, "mine")
         assert session
         assert session["spec"]["resources"]["memory"] == "8Gi"
+        assert session["spec"]["resources"]["ephemeralStorage"] == "20Gi"
 
         async with listening(alice.client) as heard:
             await stage.run("mine")
             await eventually(lambda: "Running" in words("".join(heard)), "the open page says Running", 15)
-        await alice.sees("/", "1 GPU 2 CPU 8 GiB")
+        await alice.sees("/", "1 GPU 2 CPU 8 GiB 20 GiB local disk")
+        await alice.sees(DESK, "20 GiB local disk")
 
         await alice.sends(f"{DESK}/extend", DESK, {"length": "2h"})
         await alice.sends(f"{DESK}/share", DESK, {"user": "bob@example.com", "role": "viewer", "for": "1h"})

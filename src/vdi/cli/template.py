@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from vdi.api.resources import TemplateResources
 from vdi.api.streaming import TemplateStreaming
 from vdi.api.template import (
     IdleAction,
@@ -116,6 +117,14 @@ def serves(spec: TemplateSpec) -> str:
     return f"{what}; the gateway signs in with Secret {login.name}" if login else what
 
 
+def _local_disk(resources: TemplateResources) -> str:
+    """Empty where it has no limit."""
+    default, most = resources.default_ephemeral_storage, resources.max_ephemeral_storage
+    if default is None:
+        return ""
+    return f"{default} of the node's local disk{f', at most {most}' if most is not None else ''}"
+
+
 def _home(home: TemplatePersistence) -> str:
     limit = f", at most {home.max_size}," if home.max_size is not None else ""
     return f"{home.size}{limit} at {home.mount_path}, class {home.storage_class}"
@@ -165,6 +174,7 @@ def template_lines(template: VDITemplate) -> list[str]:
         "GPU": gpu if ask.default_gpu else "none: desktops without a GPU",
         "Memory": f"{ask.default_memory}{f', at most {ask.max_memory}' if ask.max_memory is not None else ''}",
         "CPU": f"{ask.default_cpu}{f', at most {ask.max_cpu}' if ask.max_cpu is not None else ''}",
+        "Disk": _local_disk(ask),
         "Home": _home(home) if home.enabled else "none",
         "Port": f"{spec.port}, {spec.scheme}, health {health_path(spec)}",
         "Runs as": f"user {spec.run_as_user}",

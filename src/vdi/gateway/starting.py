@@ -148,7 +148,10 @@ class Starter:
         problem = resolve(session, template, self._settings.cluster)
         if isinstance(problem, Blocked):
             code = "OverLimit" if problem.reason == Reason.OVER_LIMIT else "Invalid"
-            raise ActionDenied(code, problem.message)
+            fields = (
+                FieldProblem(error.field.removeprefix("spec."), error.allowed, error.value) for error in problem.errors
+            )
+            raise ActionDenied(code, problem.message, *fields)
         return Start(named, template, limits.gpus_of(session, template))
 
     async def carry_out(self, user: User, start: Start) -> VDISession:

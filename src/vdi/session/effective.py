@@ -7,6 +7,7 @@ field, value and maximum.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from vdi.api.fields import allowed_in_session
 from vdi.api.resources import TemplateResources
 from vdi.api.session import QueueStatus, SessionResources, SessionSpec, VDISession
 from vdi.api.template import EnvVar, Placement, PodTemplate, Scheme, TemplateVolume, VDITemplate
@@ -43,6 +44,18 @@ _ASSUMED_MEMORY = SessionResources().memory
 
 
 @dataclass(frozen=True, slots=True)
+class FieldError:
+    """A field of a session whose value is not allowed."""
+
+    field: str
+    """Path, such as `spec.resources.memory`."""
+    value: str | int
+    allowed: str
+    message: str
+    """A clause for people, with field, value and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Blocked:
     """Why a session cannot have its desktop now."""
 
@@ -56,6 +69,8 @@ class Blocked:
     """True: it stays so until somebody changes something (phase Failed); False: it may pass by itself (Pending)."""
     queue: QueueStatus | None = None
     """Where the session stands in the queue, when it waits for room."""
+    errors: tuple[FieldError, ...] = ()
+    """The fields of the session that are not allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +196,7 @@ def _find_blocked(
     name = template.metadata.name
     of_session = list(_invalid_session(spec))
     if of_session:
-        return Blocked(Reason.INVALID_SESSION, _sentences(of_session), needs_change=True)
+        return _refuse(Reason.INVALID_SESSION, of_session)
     of_template = list(_invalid_template(template, gpu=gpu, home=home, behind_gateway=behind_gateway))
     if of_template:
         message = f"The template {name!r} cannot be used: {_sentences(of_template)}"
@@ -190,22 +205,31 @@ def _find_blocked(
     if home and home.claim not in homes:
         over += _home_over_limit(template, home.size)
     if over:
-        return Blocked(Reason.OVER_LIMIT, _sentences(over), needs_change=True)
+        return _refuse(Reason.OVER_LIMIT, over)
     return None
 
 
-def _invalid_session(spec: SessionSpec) -> Iterator[str]:
+def _refuse(reason: Reason, errors: list[FieldError]) -> Blocked:
+    message = _sentences([error.message for error in errors])
+    return Blocked(reason, message, needs_change=True, errors=tuple(errors))
+
+
+def _invalid_session(spec: SessionSpec) -> Iterator[FieldError]:
     requested, home = spec.resources, spec.persistence
     if requested:
         amounts = {"memory": requested.memory, "cpu": requested.cpu, "ephemeralStorage": requested.ephemeral_storage}
         yield from _not_quantities({f"spec.resources.{field}": value for field, value in amounts.items()})
     yield from _not_quantities({"spec.persistence.size": home.size} if home else {})
     if requested and requested.gpu < 1:
-        yield f"spec.resources.gpu: {requested.gpu} is not allowed; it is 1 or more"
+        yield _not_allowed("spec.resources.gpu", requested.gpu, f"{requested.gpu} is not allowed; it is 1 or more")
     try:
         parse_duration(spec.timeout)
     except ValueError as why:
-        yield f"spec.timeout: {why}"
+        yield _not_allowed("spec.timeout", spec.timeout, str(why))
+
+
+def _not_allowed(field: str, value: str | int, why: str) -> FieldError:
+    return FieldError(field, value, allowed_in_session(field), f"{field}: {why}")
 
 
 def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None, behind_gateway: bool) -> Iterator[str]:
@@ -221,7 +245,7 @@ def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None, beh
         "spec.persistence.size": spec.persistence.size,
         "spec.persistence.maxSize": spec.persistence.max_size,
     }
-    yield from _not_quantities(quantities)
+    yield from (error.message for error in _not_quantities(quantities))
     guarded = _GUARDED_ENV if gpu else _GUARDED_ENV | _GUARDED_ENV_WITHOUT_GPU
     for variable in spec.env:
         if variable.name in guarded:
@@ -245,42 +269,50 @@ def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None, beh
         paths.append(volume.mount_path.rstrip("/"))
 
 
-def _not_quantities(fields: Mapping[str, str | None]) -> Iterator[str]:
+def _not_quantities(fields: Mapping[str, str | None]) -> Iterator[FieldError]:
     for field, value in fields.items():
         if value is None:
             continue
         try:
             if parse_quantity(value) <= 0:
-                yield f"{field}: {value!r} is not allowed; it is more than zero"
+                yield _not_allowed(field, value, f"{value!r} is not allowed; it is more than zero")
         except ValueError as why:
-            yield f"{field}: {why}"
+            yield _not_allowed(field, value, str(why))
 
 
 def _over_limit(
     offer: TemplateResources, template: str, *, cpu: str, memory: str, gpu: int, disk: str | None
-) -> Iterator[str]:
+) -> Iterator[FieldError]:
     max_gpu = offer.max_gpu if offer.max_gpu is not None else max(1, offer.default_gpu)
     if gpu > max_gpu:
-        yield f"spec.resources.gpu: {gpu} is more than the {max_gpu} that template {template!r} allows"
+        yield _more_than("spec.resources.gpu", gpu, max_gpu, template)
     maxima: dict[str, tuple[str, str]] = {
         "memory": (memory, offer.default_memory if offer.max_memory is None else offer.max_memory),
         "cpu": (cpu, offer.default_cpu if offer.max_cpu is None else offer.max_cpu),
     }
-    most_disk = offer.max_ephemeral_storage or offer.default_ephemeral_storage
-    if disk is not None and most_disk is not None:
-        maxima["ephemeralStorage"] = disk, most_disk
+    if disk is not None and offer.default_ephemeral_storage is not None:
+        maxima["ephemeralStorage"] = disk, offer.max_ephemeral_storage or offer.default_ephemeral_storage
+    elif disk is not None:
+        field = "spec.resources.ephemeralStorage"
+        why = f"{disk} is not allowed; template {template!r} has no defaultEphemeralStorage"
+        yield FieldError(field, disk, "no value: the template has no defaultEphemeralStorage", f"{field}: {why}")
     for field, (desired, most) in maxima.items():
         if parse_quantity(desired) > parse_quantity(most):
             assumed = field == "memory" and desired == _ASSUMED_MEMORY
             hint = f" ({desired} holds where spec.resources names no memory)" if assumed else ""
-            yield f"spec.resources.{field}: {desired} is more than the {most} that template {template!r} allows{hint}"
+            yield _more_than(f"spec.resources.{field}", desired, most, template, hint)
 
 
-def _home_over_limit(template: VDITemplate, size: str) -> Iterator[str]:
+def _home_over_limit(template: VDITemplate, size: str) -> Iterator[FieldError]:
     offer = template.spec.persistence
     name, maximum = template.metadata.name, offer.size if offer.max_size is None else offer.max_size
     if parse_quantity(size) > parse_quantity(maximum):
-        yield f"spec.persistence.size: {size} is more than the {maximum} that template {name!r} allows"
+        yield _more_than("spec.persistence.size", size, maximum, name)
+
+
+def _more_than(field: str, value: str | int, most: str | int, template: str, hint: str = "") -> FieldError:
+    message = f"{field}: {value} is more than the {most} that template {template!r} allows{hint}"
+    return FieldError(field, value, f"at most {most}", message)
 
 
 def _sentences(parts: list[str]) -> str:

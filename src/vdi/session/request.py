@@ -21,6 +21,7 @@ class SessionRequest:
     gpu: int | None = None
     memory: str | None = None
     cpu: str | None = None
+    ephemeral_storage: str | None = None
     timeout: str | None = None
     idle_timeout: str | None = None
     priority: int | None = None
@@ -32,7 +33,7 @@ class SessionRequest:
     @property
     def names_resources(self) -> bool:
         """Whether any of the resources was given."""
-        return self.gpu is not None or self.memory is not None or self.cpu is not None
+        return (self.gpu, self.memory, self.cpu, self.ephemeral_storage) != (None, None, None, None)
 
 
 def generate_name(user: str, template: str) -> str:
@@ -69,12 +70,17 @@ def build_session(request: SessionRequest, namespace: str, template: VDITemplate
 
 
 def _resources(request: SessionRequest, template: VDITemplate | None) -> Mapping[str, Any]:
-    given = {"gpu": request.gpu, "memory": request.memory, "cpu": request.cpu}
+    given = {
+        "gpu": request.gpu,
+        "memory": request.memory,
+        "cpu": request.cpu,
+        "ephemeralStorage": request.ephemeral_storage,
+    }
     if template is None:
         return {key: value for key, value in given.items() if value is not None}
     theirs = template.spec.resources
     offered = {"gpu": theirs.default_gpu or None, "memory": theirs.default_memory, "cpu": theirs.default_cpu}
-    merged = {key: value if value is not None else offered[key] for key, value in given.items()}
+    merged = {key: value if value is not None else offered.get(key) for key, value in given.items()}
     return {key: value for key, value in merged.items() if value is not None}
 
 

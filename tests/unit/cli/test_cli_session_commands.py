@@ -46,13 +46,13 @@ def test_create_sends_what_was_typed_and_nothing_more(vdi: Vdi, fake: FakeCluste
 def test_create_sends_every_flag(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(TEMPLATES, a_template("cad"))
     words = "session create big -t cad --user a@b.cd --gpu 2 --memory 16Gi --cpu 4 --timeout 4h --hostname alice"
-    words += " --idle-timeout 30m --priority -5"
+    words += " --idle-timeout 30m --priority -5 --ephemeral-storage 9Gi"
     assert vdi(*words.split(), "--home-size", "20Gi", "--delete-home", "-o", "json").code == 0
     assert fake.bodies[0]["metadata"] == {"name": "big", "namespace": "vdi-sessions"}
     assert fake.bodies[0]["spec"] == {
         "user": "a@b.cd",
         "template": "cad",
-        "resources": {"gpu": 2, "memory": "16Gi", "cpu": "4"},
+        "resources": {"gpu": 2, "memory": "16Gi", "cpu": "4", "ephemeralStorage": "9Gi"},
         "persistence": {"size": "20Gi", "retain": False},
         "hostname": "alice",
         "timeout": "4h",

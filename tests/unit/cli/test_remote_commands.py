@@ -81,6 +81,18 @@ def test_a_desktop_from_creation_to_its_end(remote: Vdi, gateway: RemoteGateway)
     assert remote("session", "ls").err == f"no sessions at {gateway.url}\n"
 
 
+def test_local_disk_is_shown_requested_and_limited_by_the_template(remote: Vdi, gateway: RemoteGateway) -> None:
+    resources = {"defaultGPU": 0, "defaultEphemeralStorage": "5Gi", "maxEphemeralStorage": "20Gi"}
+    gateway.call(lambda stage: stage.template("cad", resources=resources))
+    assert "Disk:      5Gi of the node's local disk, at most 20Gi\n" in remote("template", "show", "cad").out
+    made = remote("session", "create", "mine", "-t", "cad", "--ephemeral-storage", "20Gi")
+    assert made.code == 0, made.err
+    assert "Resources: 1 GPU, 4Gi memory, 2 CPU, 20Gi local disk\n" in remote("session", "show", "mine").out
+    refused = remote("session", "create", "more", "-t", "cad", "--ephemeral-storage", "21Gi")
+    words = "spec.resources.ephemeralStorage: 21Gi is more than the 20Gi that template 'cad' allows."
+    assert (refused.code, refused.err) == (1, f"Error: {words}\n")
+
+
 def test_json_is_for_scripts(remote: Vdi, gateway: RemoteGateway) -> None:
     gateway.call(lambda stage: stage.session(status=RUNNING))
     (one,) = json.loads(remote("session", "ls", "-o", "json").out)["items"]

@@ -143,6 +143,7 @@ async def test_a_name_that_somebody_else_has_tells_nothing_of_them() -> None:
         (requested(template="secret"), "NotFound", "you may start: desktop"),
         (requested(memory="64Gi"), "OverLimit", "more than the 4Gi"),
         (requested(gpu=2), "OverLimit", "more than the 1"),
+        (requested(ephemeral_storage="1Gi"), "OverLimit", "template 'desktop' has no defaultEphemeralStorage"),
         (requested(home_size="500Ti"), "OverLimit", "spec.persistence.size: 500Ti is more than the 10Gi"),
         (requested(hostname="portal"), "Invalid", "the portal's own"),
         (requested(timeout="8 hours"), "Invalid", "8 hours"),

@@ -179,7 +179,7 @@ BAD_BODIES: list[tuple[Any, list[Answer]]] = [
             {
                 "field": "resources.gpus",
                 "value": 1,
-                "allowed": "a field of this request; there are: gpu, memory, cpu",
+                "allowed": "a field of this request; there are: gpu, memory, cpu, ephemeralStorage",
             }
         ],
     ),
@@ -194,6 +194,26 @@ async def test_a_body_is_refused_by_field_value_and_what_is_allowed(
     alice = await stage.program()
     assert problem(await alice.post("/api/v1/sessions", json=body), 422, "invalid")["errors"] == errors
     assert stage.cluster.objects == {}
+
+
+async def test_local_disk_is_requested_up_to_the_template_s_maximum(stage: ApiStage) -> None:
+    stage.template(resources={"defaultGPU": 0, "defaultEphemeralStorage": "5Gi", "maxEphemeralStorage": "20Gi"})
+    alice = await stage.program()
+    body = {"template": "ubuntu", "resources": {"ephemeralStorage": "20Gi"}}
+    made = await alice.post("/api/v1/sessions", json=body)
+    assert (made.status_code, made.json()["spec"]["resources"]["ephemeralStorage"]) == (201, "20Gi")
+
+    body = {"template": "ubuntu", "name": "b", "resources": {"ephemeralStorage": "30Gi", "memory": "64Gi"}}
+    refused = problem(await alice.post("/api/v1/sessions", json=body), 409, "over-limit")
+    assert refused["errors"] == [
+        {"field": "resources.memory", "value": "64Gi", "allowed": "at most 4Gi"},
+        {"field": "resources.ephemeralStorage", "value": "30Gi", "allowed": "at most 20Gi"},
+    ]
+    body = {"template": "ubuntu", "name": "b", "resources": {"ephemeralStorage": "lots"}}
+    refused = problem(await alice.post("/api/v1/sessions", json=body), 422, "invalid")
+    (error,) = refused["errors"]
+    assert (error["field"], error["value"]) == ("resources.ephemeralStorage", "lots")
+    assert error["allowed"] == "an amount of at least 1Mi, such as 4Gi or 512Mi"
 
 
 async def test_what_the_cluster_refuses_is_reported_by_field_too(stage: ApiStage) -> None:

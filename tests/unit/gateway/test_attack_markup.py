@@ -36,7 +36,8 @@ OWNER = "alice@example.com"
 FIELDS = (
     "user", "name", "label", "days", "role", "for", "length", "next", "q", "phase", "template", "order", "actor",
     "action", "target", "done", "month", "before", "page", "of", "redirect_uri", "state", "code_challenge", "client",
-    "code_challenge_method", "host", "ticket", "memory", "cpu", "gpu", "timeout", "idle", "home", "error", "code",
+    "code_challenge_method", "host", "ticket", "memory", "cpu", "ephemeral_storage", "gpu", "timeout", "idle", "home",
+    "error", "code",
 )  # fmt: skip
 """Of forms and of addresses."""
 STREAMS = {"/events", "/api/v1/events", "/.vdi/events"}

@@ -133,7 +133,7 @@ def test_templates_say_for_whom_they_are_and_how_large() -> None:
         a_template(
             "a",
             access={"users": ["x@y.z"], "groups": ["lab"]},
-            resources={"maxGPU": 4},
+            resources={"maxGPU": 4, "defaultEphemeralStorage": "5Gi", "maxEphemeralStorage": "20Gi"},
             persistence={"maxSize": "50Gi"},
         ),
         a_template("b", persistence={"enabled": False}),
@@ -141,6 +141,7 @@ def test_templates_say_for_whom_they_are_and_how_large() -> None:
     one, other = template_rows(stage.services)
     assert (one.who, other.who) == ("x@y.z, group lab", "everybody")
     assert (one.gpu, other.gpu) == ("1, at most 4", "1")
+    assert (one.ephemeral_storage, other.ephemeral_storage) == ("5Gi, at most 20Gi", "")
     assert (one.home, other.home) == ("10Gi, at most 50Gi", "none")
 
 

@@ -1,6 +1,7 @@
 """The catalogue and the form that starts a desktop: who is offered what, and what is asked of the cluster."""
 
 import asyncio
+import re
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ def stage() -> PortalStage:
     stage = PortalStage()
     stage.put(
         a_template("ubuntu", description="A desktop for everything", resources={"maxGPU": 2, "maxMemory": "16Gi"}),
+        a_template("build", resources={"defaultEphemeralStorage": "5Gi", "maxEphemeralStorage": "30Gi"}),
         a_template("lab", access={"groups": ["research"]}),
         a_template("hers", access={"users": ["Alice@example.com"]}),
         a_template("web", displayName="", resources=CPU_ONLY, persistence={"enabled": False}),
@@ -114,6 +116,7 @@ async def test_what_is_chosen_is_asked_for(stage: PortalStage) -> None:
         ("gpu", "1e9", "GPUs: "),
         ("memory", "lots", "Memory: &#39;lots&#39; is not a quantity"),
         ("cpu", "\u0664", "CPUs: "),
+        ("ephemeral_storage", "lots", "Local disk: &#39;lots&#39; is not a quantity"),
         ("timeout", "0h", "Time limit: &#39;0h&#39; is not a duration"),
         ("idle", "soon", "Idle timeout: "),
     ],
@@ -148,6 +151,24 @@ async def test_a_desktop_without_gpu_and_home_offers_neither(stage: PortalStage)
     assert 'name="gpu"' not in page
     assert 'name="home"' not in page
     assert "No GPU" in (await stage.browser().get("/catalogue?q=web")).text
+
+
+async def test_local_disk_is_offered_up_to_the_template_s_maximum_where_it_has_one(stage: PortalStage) -> None:
+    page = (await stage.browser().get("/catalogue/build")).text
+    offered = re.search(r'<select id="ephemeral_storage".*?</select>', page, re.DOTALL)
+    assert offered
+    assert re.findall(r'value="(\w+)"( selected)?', offered[0]) == [
+        ("1Gi", ""), ("2Gi", ""), ("5Gi", " selected"), ("10Gi", ""), ("20Gi", ""), ("30Gi", ""),
+    ]  # fmt: skip
+    assert "4 GiB memory 5 GiB local disk" in text_of((await stage.browser().get("/catalogue?q=build")).text)
+    assert "ephemeral_storage" not in (await stage.browser().get("/catalogue/ubuntu")).text
+
+    fields = {"name": "big", "gpu": "1", "memory": "4Gi", "cpu": "2", "timeout": "4h", "home": "yes"}
+    path = "/catalogue/build"
+    await stage.browser().post(path, at=path, **fields, ephemeral_storage="20Gi")
+    await stage.browser().post(path, at=path, **fields | {"name": "usual"}, ephemeral_storage="5Gi")
+    requests = [action[2] for action in stage.actions.done]
+    assert [request.ephemeral_storage for request in requests] == ["20Gi", None]
 
 
 async def test_who_has_one_already_is_reported_that_files_are_used_by_one(stage: PortalStage) -> None:

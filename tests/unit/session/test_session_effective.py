@@ -98,6 +98,18 @@ def test_gpus_are_granted_exactly_or_refused_never_clipped(requested: int, defau
         ({"memory": "8Gi"}, {"maxMemory": "8000Mi"}, "8Gi is more than the 8000Mi that"),
         ({"memory": "1Gi", "cpu": "2001m"}, {}, "spec.resources.cpu: 2001m is more than the 2 that template"),
         ({"cpu": "1"}, {"defaultMemory": "2Gi"}, "4Gi holds where spec.resources names no memory"),
+        (
+            {"ephemeralStorage": "21Gi"},
+            {"defaultEphemeralStorage": "5Gi", "maxEphemeralStorage": "20Gi"},
+            "spec.resources.ephemeralStorage: 21Gi is more than the 20Gi that template",
+        ),
+        ({"ephemeralStorage": "6Gi"}, {"defaultEphemeralStorage": "5Gi"}, "6Gi is more than the 5Gi that template"),
+        (
+            {"ephemeralStorage": "1Gi"},
+            {},
+            "spec.resources.ephemeralStorage: 1Gi is not allowed; template 'ubuntu-desktop' has no "
+            "defaultEphemeralStorage",
+        ),
     ],
 )
 def test_over_a_maximum_is_refused_in_words(session: dict[str, Any], template: dict[str, Any], words: str) -> None:
@@ -135,6 +147,12 @@ def test_all_that_is_over_is_said_at_once() -> None:
     problem = refused(asked, {})
     fields = ("resources.gpu", "resources.memory", "resources.cpu", "persistence.size")
     assert all(field in problem.message for field in fields)
+    assert [(error.field, error.value, error.allowed) for error in problem.errors] == [
+        ("spec.resources.gpu", 5, "at most 1"),
+        ("spec.resources.memory", "64Gi", "at most 4Gi"),
+        ("spec.resources.cpu", "32", "at most 2"),
+        ("spec.persistence.size", "1Ti", "at most 10Gi"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.builders import a_template
 from vdi.session.request import SessionRequest, build_session, generate_name
 
 
@@ -41,6 +42,14 @@ def test_only_what_was_said_about_the_home_is_sent(
     requested: SessionRequest, persistence: dict[str, object] | None
 ) -> None:
     assert build_session(requested, "ns", None)["spec"].get("persistence") == persistence
+
+
+def test_local_disk_that_is_not_named_stays_the_template_s() -> None:
+    template = a_template(resources={"defaultEphemeralStorage": "5Gi"})
+    named = build_session(SessionRequest("a@b.cd", "x", ephemeral_storage="9Gi"), "ns", template)
+    assert named["spec"]["resources"] == {"gpu": 1, "memory": "4Gi", "cpu": "2", "ephemeralStorage": "9Gi"}
+    other = build_session(SessionRequest("a@b.cd", "x", cpu="1"), "ns", template)
+    assert "ephemeralStorage" not in other["spec"]["resources"]
 
 
 def test_without_a_template_to_read_only_the_named_resource_is_sent() -> None:

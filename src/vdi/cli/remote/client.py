@@ -197,7 +197,7 @@ def _refusal(server: str, status: int, body: bytes) -> CliError:
     if status == 404:
         return NoSuchThingError(detail)
     errors = problem.get("errors") or []
-    if errors:
+    if errors and problem.get("code") != "over-limit":  # its detail names the template too
         lines = [_line(error) for error in errors]
         detail = "the gateway refuses this:\n" + "\n".join(f"  {line}" for line in lines)
     return CliError(detail, _EXIT_CODES.get(status, COULD_NOT_LOOK))

@@ -41,6 +41,7 @@ _STUCK = f"the operator has not removed it; is it running? {operations.FIND_OPER
     epilog=examples(
         "session create --template ubuntu-desktop --user alice@example.com --wait",
         "session create alice-gpu --template cad --user alice@example.com --gpu 2 --memory 16Gi --timeout 4h",
+        "session create alice-build --template cad --user alice@example.com --ephemeral-storage 20Gi",
     )
 )
 @with_backend
@@ -55,6 +56,10 @@ def create(
     gpu: Annotated[int | None, typer.Option(help="GPUs; without it what the template says.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory limit, such as 8Gi.")] = None,
     cpu: Annotated[str | None, typer.Option(help="CPU limit, such as 2 or 1500m.")] = None,
+    ephemeral_storage: Annotated[
+        str | None,
+        typer.Option(help="Limit of the node's local disk, such as 20Gi, where the template has one."),
+    ] = None,
     timeout: Annotated[str | None, typer.Option(help="Length of the run, such as 4h or 1h30m.  [default: 8h]")] = None,
     idle_timeout: Annotated[
         str | None,
@@ -97,6 +102,7 @@ def create(
         gpu=gpu,
         memory=memory,
         cpu=cpu,
+        ephemeral_storage=ephemeral_storage,
         timeout=timeout,
         idle_timeout=idle_timeout,
         priority=priority,

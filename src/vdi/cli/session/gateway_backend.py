@@ -77,7 +77,12 @@ class GatewayBackend:
 
     async def create(self, request: SessionRequest) -> Raw:
         """See Backend. `user` is sent only when it is another user's desktop: only administrators may create those."""
-        resources = {"gpu": request.gpu, "memory": request.memory, "cpu": request.cpu}
+        resources = {
+            "gpu": request.gpu,
+            "memory": request.memory,
+            "cpu": request.cpu,
+            "ephemeralStorage": request.ephemeral_storage,
+        }
         home = {"enabled": request.home, "size": request.home_size, "retain": request.retain}
         body = {
             "template": request.template,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from vdi.api.meta import Condition
-from vdi.api.session import QueueStatus, VDISession
+from vdi.api.session import QueueStatus, SessionResources, VDISession
 from vdi.cli.output import age, columns, condition_lines, duration, parse_time
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, WARNING_TYPES
 from vdi.session.graphics import describe_encoder, describe_renderer
@@ -138,10 +138,6 @@ def details_lines(page: SessionDetails, now: datetime) -> list[str]:
 
 def _facts(session: VDISession, now: datetime) -> list[str]:
     meta, spec, status = session.metadata, session.spec, session.status
-    ask = spec.resources
-    resources = (
-        f"{ask.gpu} GPU, {ask.memory} memory" + (f", {ask.cpu} CPU" if ask.cpu else "") if ask else "the template's"
-    )
     facts = {
         "Session": f"{meta.namespace}/{meta.name}",
         "User": spec.user,
@@ -152,7 +148,7 @@ def _facts(session: VDISession, now: datetime) -> list[str]:
         "Warnings": "; ".join(warning.message or warning.reason for warning in _warnings(session)),
         "Failures": _failures(session, now),
         "URL": status.url,
-        "Resources": resources,
+        "Resources": _resources(spec.resources),
         "Home": _home(session),
         "Priority": str(spec.priority or ""),
         "Created": f"{meta.creation_timestamp} ({age(meta.creation_timestamp, now)} ago)",
@@ -170,6 +166,15 @@ def _facts(session: VDISession, now: datetime) -> list[str]:
         "Pod": status.pod_name,
     }
     return [f"{name + ':':<11}{value}" for name, value in facts.items() if value]
+
+
+def _resources(chosen: SessionResources | None) -> str:
+    if chosen is None:
+        return "the template's"
+    parts = [f"{chosen.gpu} GPU", f"{chosen.memory} memory"]
+    parts += [f"{chosen.cpu} CPU"] if chosen.cpu else []
+    parts += [f"{chosen.ephemeral_storage} local disk"] if chosen.ephemeral_storage else []
+    return ", ".join(parts)
 
 
 def _started(session: VDISession, now: datetime) -> str:

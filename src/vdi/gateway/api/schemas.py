@@ -101,6 +101,13 @@ class WishedResources(msgspec.Struct, rename="camel", forbid_unknown_fields=True
     ] = None
     memory: Annotated[Amount | None, Meta(description="An amount of memory, such as 8Gi.")] = None
     cpu: Annotated[Amount | None, Meta(description="A number of CPUs, such as 2 or 1500m.")] = None
+    ephemeral_storage: Annotated[
+        Amount | None,
+        Meta(
+            description="An amount of the node's local disk, such as 20Gi. "
+            "For templates that have `resources.defaultEphemeralStorage`."
+        ),
+    ] = None
 
 
 class WishedHome(msgspec.Struct, rename="camel", forbid_unknown_fields=True):

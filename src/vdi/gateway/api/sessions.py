@@ -80,6 +80,7 @@ def _session_request(user: User, asked: NewSession) -> SessionRequest:
         gpu=resources.gpu,
         memory=resources.memory,
         cpu=resources.cpu,
+        ephemeral_storage=resources.ephemeral_storage,
         timeout=asked.timeout,
         idle_timeout=asked.idle_timeout,
         priority=asked.priority,

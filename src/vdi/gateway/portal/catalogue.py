@@ -15,6 +15,7 @@ from vdi.gateway.portal.services import PortalServices
 from vdi.gateway.portal.start_form import first_choice, offer_of, session_request, sharing_home
 from vdi.gateway.rights import may_use
 from vdi.gateway.users import User
+from vdi.gateway.web.template_filters import byte_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ def template_card(template: VDITemplate) -> TemplateCard:
     gpus = resources.default_gpu
     chips = [f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "No GPU", f"{resources.default_cpu} CPU"]
     chips.append(f"{resources.default_memory} memory".replace("Gi ", " GiB ").replace("Mi ", " MiB "))
+    if resources.default_ephemeral_storage:
+        chips.append(f"{byte_size(resources.default_ephemeral_storage)} local disk")
     chips.append("keeps files" if spec.persistence.enabled else "no files kept")
     title = template_title(template, template.metadata.name)
     return TemplateCard(template.metadata.name, title, spec.description, picture(template), tuple(chips))

@@ -104,6 +104,8 @@ class DesktopView:
     gpu: int | None
     memory: str
     cpu: str
+    ephemeral_storage: str
+    """Limit of the node's local disk; empty: none."""
     renderer: str
     """What draws OpenGL, with the reason where it is software; empty while it is not known."""
     encoder: str
@@ -140,7 +142,7 @@ def desktop_view(session: VDISession, template: VDITemplate | None, user: User, 
     phase = Phase.TERMINATING if meta.deletion_timestamp else status.phase
     role = role_in(session, user.email, now)
     ends = access_ends(session, user.email) if role and role is not Role.OWNER else None
-    gpu, memory, cpu = _size(session, template)
+    gpu, memory, cpu, ephemeral_storage = _size(session, template)
     owns = role is Role.OWNER or user.admin
     return DesktopView(
         name=meta.name,
@@ -160,6 +162,7 @@ def desktop_view(session: VDISession, template: VDITemplate | None, user: User, 
         gpu=gpu,
         memory=memory,
         cpu=cpu,
+        ephemeral_storage=ephemeral_storage,
         renderer=describe_renderer(status.graphics) if status.graphics else "",
         encoder=describe_encoder(status.graphics) if status.graphics else "",
         node=status.node_name if user.admin else "",
@@ -264,14 +267,16 @@ def _notices(session: VDISession, phase: str) -> list[Notice]:
     return found
 
 
-def _size(session: VDISession, template: VDITemplate | None) -> tuple[int | None, str, str]:
-    """GPU, memory and CPU of the desktop, as far as they are known: the session's own, else the template's."""
+def _size(session: VDISession, template: VDITemplate | None) -> tuple[int | None, str, str, str]:
+    """GPU, memory, CPU and local disk, as far as they are known: the session's own, else the template's."""
     chosen = session.spec.resources
+    cpu, disk = (chosen.cpu, chosen.ephemeral_storage) if chosen else (None, None)
     if template is None:
-        return (chosen.gpu, chosen.memory, chosen.cpu or "") if chosen else (None, "", "")
+        return (chosen.gpu, chosen.memory, cpu or "", disk or "") if chosen else (None, "", "", "")
     offer = template.spec.resources
     gpu = 0 if offer.default_gpu == 0 else (chosen.gpu if chosen else offer.default_gpu)
-    return gpu, chosen.memory if chosen else offer.default_memory, (chosen.cpu if chosen else None) or offer.default_cpu
+    memory = chosen.memory if chosen else offer.default_memory
+    return gpu, memory, cpu or offer.default_cpu, disk or offer.default_ephemeral_storage or ""
 
 
 def _is_past(text: str, now: datetime) -> bool:

@@ -8,7 +8,7 @@ from vdi.api.session import SessionSpec, VDISession
 from vdi.api.template import AccessMode, HomeScope, VDITemplate
 from vdi.gateway.portal.pages import Choice
 from vdi.gateway.users import User, normal_user
-from vdi.gateway.web.template_filters import memory
+from vdi.gateway.web.template_filters import byte_size, memory
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.lifetime import max_timeout
 from vdi.session.naming import user_home_claim_name
@@ -17,6 +17,7 @@ from vdi.session.units import parse_duration, parse_quantity
 
 _MEMORY = ("1Gi", "2Gi", "4Gi", "8Gi", "12Gi", "16Gi", "24Gi", "32Gi", "48Gi", "64Gi", "96Gi", "128Gi", "256Gi")
 _CPU = ("500m", "1", "2", "4", "6", "8", "12", "16", "24", "32", "64")
+_LOCAL_DISK = ("1Gi", "2Gi", "5Gi", "10Gi", "20Gi", "50Gi", "100Gi", "200Gi", "500Gi", "1Ti")
 _TIMES = ("1h", "2h", "4h", "8h", "12h", "24h", "72h", "168h")
 _IDLE = ("15m", "30m", "1h", "2h", "4h", "8h")
 _TIME_WORDS = {"24h": "1 day", "72h": "3 days", "168h": "1 week"}
@@ -38,6 +39,7 @@ class Offer:
     gpus: list[Choice]
     memory: list[Choice]
     cpus: list[Choice]
+    ephemeral_storage: list[Choice]
     timeouts: list[Choice]
     idle: list[Choice]
     home: bool
@@ -53,11 +55,14 @@ def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
     gpus = range(1, min(most, _MOST_GPUS) + 1) if resources.default_gpu else ()
     memory_steps = _up_to(_MEMORY, resources.default_memory, resources.max_memory)
     cpu_steps = _up_to(_CPU, resources.default_cpu, resources.max_cpu)
+    disk = resources.default_ephemeral_storage
+    disk_steps = _up_to(_LOCAL_DISK, disk, resources.max_ephemeral_storage) if disk else ()
     idle_default = f"as usual ({_time_words(life.idle_timeout)})" if life.idle_timeout else "keep it running"
     return Offer(
         gpus=[Choice(str(number), f"{number} GPU{'s' * (number > 1)}") for number in gpus],
         memory=[Choice(step, memory(step)) for step in memory_steps],
         cpus=[Choice(step, f"{_number(step)} CPU{'s' * (parse_quantity(step) > 1)}") for step in cpu_steps],
+        ephemeral_storage=[Choice(step, byte_size(step)) for step in disk_steps],
         timeouts=[Choice(time, _time_words(time)) for time in _times(max_timeout(template, cluster))],
         idle=[Choice("", idle_default), *(Choice(time, f"after {_time_words(time)}") for time in _IDLE)],
         home=template.spec.persistence.enabled,
@@ -76,6 +81,7 @@ def first_choice(template: VDITemplate, cluster: ClusterSettings, user: User, na
         "gpu": str(resources.default_gpu or ""),
         "memory": resources.default_memory,
         "cpu": resources.default_cpu,
+        "ephemeral_storage": resources.default_ephemeral_storage or "",
         "timeout": DEFAULT_TIMEOUT if DEFAULT_TIMEOUT in timeouts else timeouts[-1],
         "idle": "",
         "home": "yes",
@@ -91,7 +97,7 @@ def session_request(form: Mapping[str, str], template: VDITemplate, user: User) 
     gpu = form.get("gpu", "")
     if gpu and not re.fullmatch(r"[0-9]{1,4}", gpu):
         raise ValueError(f"GPUs: {gpu!r} is no whole number.")
-    for field, words in (("memory", "Memory"), ("cpu", "CPUs")):
+    for field, words in (("memory", "Memory"), ("cpu", "CPUs"), ("ephemeral_storage", "Local disk")):
         _check(words, form.get(field, ""), parse_quantity)
     for field, words in (("timeout", "Time limit"), ("idle", "Idle timeout")):
         _check(words, form.get(field, ""), parse_duration)
@@ -108,6 +114,7 @@ def session_request(form: Mapping[str, str], template: VDITemplate, user: User) 
         gpu=int(gpus) if gpus else None,
         memory=chosen("memory", resources.default_memory),
         cpu=chosen("cpu", resources.default_cpu),
+        ephemeral_storage=chosen("ephemeral_storage", resources.default_ephemeral_storage or ""),
         timeout=form.get("timeout") or None,
         idle_timeout=form.get("idle") or None,
         home=False if template.spec.persistence.enabled and form.get("home") != "yes" else None,

@@ -70,10 +70,16 @@ def ordinal(number: int) -> str:
     return f"{number:,}{ending}"
 
 
-def memory(quantity: str) -> str:
+def byte_size(quantity: str) -> str:
     """`4 GiB` from `4Gi`; as it is where it is spelt otherwise."""
     number, unit = quantity[:-2], quantity[-2:]
-    return f"{number} {unit}B" if unit in ("Ki", "Mi", "Gi", "Ti") else f"{quantity} memory"
+    return f"{number} {unit}B" if unit in ("Ki", "Mi", "Gi", "Ti") else quantity
+
+
+def memory(quantity: str) -> str:
+    """`4 GiB` from `4Gi`, `4G memory` from `4G`."""
+    shown = byte_size(quantity)
+    return shown if shown != quantity else f"{quantity} memory"
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
@@ -85,6 +91,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "moment": moment,
     "machine_time": machine_time,
     "count_of": count,
+    "byte_size": byte_size,
     "memory": memory,
 }
 """By their names in the templates; `length` there is Jinja's own, which counts items."""

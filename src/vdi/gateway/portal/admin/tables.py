@@ -24,6 +24,8 @@ class TemplateRow:
     gpu: str
     cpu: str
     memory: str
+    ephemeral_storage: str
+    """Empty: no limit."""
     home: str
     longest: str
     who: str
@@ -77,6 +79,9 @@ def _template_row(template: VDITemplate, cluster: ClusterSettings, sessions: int
         gpu=_range(str(offer.default_gpu), str(offer.max_gpu) if offer.max_gpu is not None else None),
         cpu=_range(offer.default_cpu, offer.max_cpu),
         memory=_range(offer.default_memory, offer.max_memory),
+        ephemeral_storage=_range(offer.default_ephemeral_storage, offer.max_ephemeral_storage)
+        if offer.default_ephemeral_storage
+        else "",
         home=_range(home.size, home.max_size) if home.enabled else "none",
         longest=max_timeout(template, cluster) or "any",
         who=", ".join(who) or "everybody",
