@@ -53,6 +53,17 @@ def test_it_may_write_its_config_map_and_read_one_secret(tools: Tools) -> None:
     assert {rule for rule in rules if rule[1].startswith("secrets")} == {("", "secrets/wildcard", "get")}
 
 
+def test_it_may_read_the_secrets_that_templates_of_the_values_name(tools: Tools) -> None:
+    office = ("image=x", "protocol=Web", "basicAuthSecret.name=kasmvnc")
+    objects = tools.render(*SCHEDULE, *(f"--set=templates.office.{value}" for value in office))
+    names = {
+        one["metadata"]["namespace"]: one["rules"][0]["resourceNames"]
+        for one in objects
+        if one["kind"] == "Role" and one["metadata"]["name"] == "vdi-doctor-secrets"
+    }
+    assert names == {"vdi-system": ["wildcard"], "vdi-sessions": ["wildcard", "kasmvnc"]}
+
+
 def test_without_a_schedule_there_is_nothing_of_it(tools: Tools) -> None:
     names = {one["metadata"]["name"] for one in tools.render() if "vdi-doctor" in one["metadata"]["name"]}
     assert names == set()

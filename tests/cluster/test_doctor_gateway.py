@@ -1,7 +1,10 @@
 """A gateway beside the operator is nothing that the doctor complains of; what is lost of it is."""
 
+import shlex
+import subprocess
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,9 +13,11 @@ import yaml
 
 from cluster.doctor_ward import DoctorStage
 from cluster.operator_stage import Stage
+from support.waiting import eventually
 from tools.generate import chart
 from vdi.doctor.collect.collector import MIDDLEWARES
-from vdi.kube.resource import DEPLOYMENTS, SERVICES, Resource
+from vdi.findings.model import Finding, roots
+from vdi.kube.resource import DEPLOYMENTS, SECRETS, SERVICES, Resource
 from vdi.operator.kinds import ROUTES
 from vdi.session.cluster_settings import ClusterSettings
 
@@ -79,3 +84,45 @@ async def test_a_policy_that_keeps_the_gateway_from_the_desktops(ward: DoctorSta
         found = await ward.finds("network_policy_blocks")
     assert found.object == f"networkpolicy/{ward.namespace}/closed"
     assert "may not connect to a desktop" in found.message
+
+
+async def test_an_image_without_its_transport_and_the_secret_to_sign_in_with(
+    ward: DoctorStage, kubectl: list[str], tmp_path: Path
+) -> None:
+    """Each remedy is pasted, and its finding is gone."""
+
+    def paste(finding: Finding) -> None:
+        (command,) = finding.remedy.commands
+        script = f'kubectl() {{ {shlex.join(kubectl)} "$@"; }}; set -o pipefail; {command}'
+        run = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert run.returncode == 0, run.stderr
+
+    async def found(*codes: str) -> dict[str, Finding]:
+        seen: dict[str, Finding] = {}
+
+        async def look() -> bool:
+            seen.clear()
+            seen.update({finding.code: finding for finding in roots(ward.of_here(await ward.look()))})
+            return set(seen) == set(codes)
+
+        await eventually(look, f"the findings are {codes}", 40)
+        return seen
+
+    template = await ward.stage.template(
+        **NO_HOME, protocol="Web", scheme="HTTPS", port=6901, basicAuthSecret={"name": "kasmvnc"}
+    )
+    (tmp_path / "username").write_text("kasm_user")
+    (tmp_path / "password").write_text("of-the-image")
+    async with ward.at_work(cluster=SETTINGS):
+        await ward.running("alice", template)
+        first = await found("servers_transport_missing", "basic_auth_secret_missing")
+        assert f"Template {template} names in basicAuthSecret" in first["basic_auth_secret_missing"].message
+        assert "which does not exist" in first["basic_auth_secret_missing"].message
+        paste(first["servers_transport_missing"])
+        paste((await found("basic_auth_secret_missing"))["basic_auth_secret_missing"])
+        await found()
+        await ward.stage.patch(SECRETS, "kasmvnc", {"data": {"password": None}})
+        without_key = (await found("basic_auth_secret_missing"))["basic_auth_secret_missing"]
+        assert "which needs the keys 'username' (without a colon) and 'password'" in without_key.message
+        paste(without_key)
+        await found()

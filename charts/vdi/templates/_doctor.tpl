@@ -40,7 +40,7 @@ app.kubernetes.io/component: doctor
   resources: [networkpolicies]
   verbs: [list]
 - apiGroups: [traefik.io]
-  resources: [ingressroutes, middlewares]
+  resources: [ingressroutes, middlewares, serverstransports]
   verbs: [list]
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings, clusterroles, clusterrolebindings]

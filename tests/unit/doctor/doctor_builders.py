@@ -68,6 +68,8 @@ class Cluster:
             "runtimeclasses",
             "configmaps",
             "networkpolicies",
+            "secrets",
+            "serverstransports",
         ):
             self.objects[plural] = []
         self.logs: dict[str, list[str]] = {}

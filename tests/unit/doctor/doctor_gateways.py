@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Break, Cluster, Object, deployment, ready_status
+from vdi.diagnosis.snapshot import Unreadable
 
 GATEWAY_FAULTS: dict[str, tuple[frozenset[str], Break]] = {}
 _LABELS = {"app.kubernetes.io/name": "vdi", "app.kubernetes.io/component": "gateway"}
@@ -70,6 +71,53 @@ def fault(*codes: str) -> Callable[[Break], Break]:
 
 def _says(cluster: Cluster, *messages: str) -> None:
     cluster.logs["kasm/vdi-gateway-1"] += [_LINE.format(message) for message in messages]
+
+
+def _office(cluster: Cluster, secret: Object | None = None) -> None:
+    """A template for an image as KasmVNC: TLS and basic auth. Its session runs."""
+    container = cluster.one("deployments", "vdi-operator")["spec"]["template"]["spec"]["containers"][0]
+    container["env"].append({"name": "VDI_EDGE_MIDDLEWARE", "value": "vdi-edge"})
+    cluster.objects["middlewares"].append({"metadata": {"name": "vdi-edge", "namespace": SPACE}})
+    spec = {"image": "kasmweb/chrome:1", "protocol": "Web", "scheme": "HTTPS", "port": 6901}
+    spec |= {"basicAuthSecret": {"name": "kasmvnc"}, "resources": {"defaultGPU": 0}}
+    cluster.objects["vditemplates"].append({"metadata": {"name": "office", "generation": 1}, "spec": spec})
+    cluster.session["spec"]["template"] = "office"
+    transport = {"metadata": {"name": "vdi-desktop-tls", "namespace": SPACE}}
+    cluster.objects["serverstransports"] = [transport]
+    meta = {"name": "kasmvnc", "namespace": SPACE}
+    cluster.objects["secrets"] = [{"metadata": meta, "type": "Opaque", "data": secret or {}}]
+
+
+_CREDENTIALS = {"username": "a2FzbV91c2Vy", "password": "b2YtdGhlLWltYWdl"}
+
+
+@fault()
+def an_image_with_tls_and_a_login_that_has_all_it_needs(cluster: Cluster) -> None:
+    _office(cluster, _CREDENTIALS)
+
+
+@fault("servers_transport_missing")
+def no_transport_to_an_image_with_tls(cluster: Cluster) -> None:
+    _office(cluster, _CREDENTIALS)
+    cluster.drop("serverstransports")
+
+
+@fault("basic_auth_secret_missing")
+def no_secret_to_sign_in_to_an_image(cluster: Cluster) -> None:
+    _office(cluster)
+    cluster.drop("secrets")
+
+
+@fault("basic_auth_secret_missing")
+def a_secret_to_sign_in_with_another_key(cluster: Cluster) -> None:
+    _office(cluster, {**_CREDENTIALS, "password": ""})
+
+
+@fault("not_readable")
+def a_secret_that_the_doctor_may_not_read(cluster: Cluster) -> None:
+    _office(cluster)
+    cluster.drop("secrets")
+    cluster.unread.append(Unreadable("secrets@basicAuthSecret", "eve may not get secrets in namespace x.", ""))
 
 
 def _does_not_start(cluster: Cluster, *lines: str) -> None:

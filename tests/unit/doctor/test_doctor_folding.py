@@ -45,6 +45,14 @@ def test_a_home_that_cannot_be_provisioned_is_one_cause() -> None:
     assert keys(cluster) == [f"home_not_provisioned persistentvolumeclaim/{SPACE}/{claim['metadata']['name']}"]
 
 
+def test_a_pod_without_the_secret_of_its_login_is_not_another_cause() -> None:
+    cluster = Cluster()
+    GATEWAY_FAULTS["no_secret_to_sign_in_to_an_image"][1](cluster)
+    cluster.not_ready(waiting={"reason": "CreateContainerConfigError", "message": 'secret "kasmvnc" not found'})
+    assert [root.code for root in roots(cluster.findings())] == ["basic_auth_secret_missing"]
+    assert "reference_missing" in [finding.code for finding in cluster.findings()]
+
+
 def test_a_quota_that_refused_a_pod_seconds_ago_is_reported() -> None:
     cluster = Cluster()
     cluster.without_pod("QuotaExceeded", "exceeded quota: few, requested: pods=1, used: pods=3, limited: pods=3")

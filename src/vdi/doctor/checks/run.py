@@ -4,7 +4,17 @@ from collections.abc import Iterator
 
 from vdi.diagnosis.check import Check
 from vdi.diagnosis.snapshot import Snapshot
-from vdi.doctor.checks import control_plane, data_plane, gateways, graphics, infrastructure, network, sessions, streams
+from vdi.doctor.checks import (
+    control_plane,
+    data_plane,
+    gateways,
+    graphics,
+    images,
+    infrastructure,
+    network,
+    sessions,
+    streams,
+)
 from vdi.doctor.checks.rank import rank
 from vdi.doctor.checks.registry import found
 from vdi.findings.model import Finding, Remedy
@@ -16,6 +26,7 @@ CHECKS: tuple[Check, ...] = (
     *infrastructure.CHECKS,
     *network.CHECKS,
     *data_plane.CHECKS,
+    *images.CHECKS,
     *streams.CHECKS,
     *graphics.CHECKS,
     *gateways.CHECKS,

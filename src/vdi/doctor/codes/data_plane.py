@@ -83,6 +83,18 @@ DATA_PLANE = (
         remedy="Upgrade the release, which creates its Middlewares, or create this one.",
     ),
     _code(
+        code="servers_transport_missing",
+        means="Routes to images with `scheme: HTTPS` name a ServersTransport that does not exist: 404.",
+        proof="The templates, against the ServersTransports of the sessions' namespace.",
+        remedy="Create it again, as the chart has it: an upgrade of the release does the same.",
+    ),
+    _code(
+        code="basic_auth_secret_missing",
+        means="The Secret in `basicAuthSecret` of a template does not exist or lacks a key: its desktops answer 503.",
+        proof="The Secret's keys, in the namespace of the sessions. Its values are not kept.",
+        remedy="Create the Secret, with the user name and the password that the image expects.",
+    ),
+    _code(
         code="service_missing",
         means="A desktop is ready and has no Service.",
         proof="No object has its name.",

@@ -233,6 +233,7 @@ INFRASTRUCTURE = (
         means="The desktop needs a Secret, ConfigMap or key that is not there.",
         proof="The container's reason, or the kubelet's Event.",
         remedy="Create it in the sessions' namespace, or take it out of the template.",
+        follows=("basic_auth_secret_missing",),
     ),
     _code(
         code="desktop_crashes",

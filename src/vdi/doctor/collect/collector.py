@@ -1,7 +1,7 @@
 """The reading half: fetches from the API server what a Snapshot is made of. Nothing is written, nothing is judged.
 
 What may not be read is noted with the permission that is missing. At most `BUDGET` requests, besides logs; for each
-namespace with Kasm `KASM_BUDGET` more.
+namespace with Kasm `KASM_BUDGET` more, and one for each Secret in `basicAuthSecret` of a template.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from vdi.api.meta import GROUP
 from vdi.diagnosis.snapshot import Certificate, Scope, Snapshot, Unreadable
 from vdi.doctor.objects.certificates import read_certificate
 from vdi.doctor.objects.gpus import config_maps_of
+from vdi.doctor.objects.images import secrets_to_sign_in
 from vdi.doctor.objects.local_path import CONFIG, namespaces_of
 from vdi.doctor.objects.log_targets import pods_to_log
 from vdi.doctor.objects.operators import LEASE
@@ -54,7 +55,7 @@ from vdi.kube.transport import Client
 from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.session.times import format_time
 
-BUDGET = 30
+BUDGET = 31
 KASM_BUDGET = 6
 LOG_LINES = 200
 _LOGS = 20
@@ -66,6 +67,7 @@ Object = dict[str, Any]
 
 _RBAC = "rbac.authorization.k8s.io"
 MIDDLEWARES = Resource("traefik.io", "v1alpha1", "middlewares", "Middleware")
+SERVERS_TRANSPORTS = Resource("traefik.io", "v1alpha1", "serverstransports", "ServersTransport")
 ROLES = Resource(_RBAC, "v1", "roles", "Role")
 BINDINGS = Resource(_RBAC, "v1", "rolebindings", "RoleBinding")
 CLUSTER_ROLES = Resource(_RBAC, "v1", "clusterroles", "ClusterRole", namespaced=False)
@@ -75,7 +77,7 @@ EVERYWHERE = (SESSIONS, PODS, DEPLOYMENTS, DAEMON_SETS, NETWORK_POLICIES)
 """Asked of all namespaces whatever the scope, since what is broken is often elsewhere."""
 _FALLING_BACK = frozenset({"vdisessions", "pods"})
 """Of these at least the namespace in question is read; where it is Kasm's, of Deployments too."""
-IN_SCOPE = (CLAIMS, SERVICES, ENDPOINT_SLICES, ROUTES, MIDDLEWARES, ROLES, BINDINGS)
+IN_SCOPE = (CLAIMS, SERVICES, ENDPOINT_SLICES, ROUTES, MIDDLEWARES, SERVERS_TRANSPORTS, ROLES, BINDINGS)
 OF_CLUSTER = (
     TEMPLATES,
     NODES,
@@ -107,8 +109,10 @@ async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
         reading.all_of(LEASES, namespace=here, field_selector=f"metadata.name={LEASE}"),
         reading.api_certificate(),
     )
-    await reading.kasm(kasm_namespaces(reading.snapshot(format_time(clock.now()))))
+    seen = reading.snapshot(format_time(clock.now()))
+    await reading.kasm(kasm_namespaces(seen))
     await asyncio.gather(
+        *(reading.basic_auth_secret(namespace, name) for namespace, name in secrets_to_sign_in(seen)),
         *(
             reading.one(CONFIG_MAPS, name, namespace)
             for namespace, name in config_maps_of(reading.objects, DEFAULT_NAME)
@@ -214,7 +218,12 @@ class _Reading:
             found = await self.client.get(kind, name, namespace=namespace, into=dict)
             self.objects.setdefault(kind.plural, []).append(sanitize(kind.plural, found))
 
-        await self._try(kind, note or kind.plural, namespace, "get", read)
+        await self._try(kind, note or kind.plural, namespace, "get", read, name=name)
+
+    async def basic_auth_secret(self, namespace: str, name: str) -> None:
+        """Whether a Secret has a user name and a password."""
+        self.budget += 1
+        await self.one(SECRETS, name, namespace, note="secrets@basicAuthSecret")
 
     async def certificate(self, namespace: str, name: str) -> None:
         """The public part of a TLS Secret; the key is dropped at once."""
@@ -225,7 +234,7 @@ class _Reading:
             self.certificates.append(read_certificate(namespace, name, base64.b64decode(text)))
 
         before = len(self.certificates)
-        if await self._try(SECRETS, "secrets", namespace, "get", read) and len(self.certificates) == before:
+        if await self._try(SECRETS, "secrets", namespace, "get", read, name=name) and len(self.certificates) == before:
             self.certificates.append(Certificate(namespace=namespace, secret=name, problem="missing"))
 
     async def api_certificate(self) -> None:
@@ -267,6 +276,7 @@ class _Reading:
         read: Callable[[], Any],
         *,
         what: str = "",
+        name: str = "",
     ) -> bool:
         """Whether it was read, or is known not to be there."""
         plural = what or kind.plural
@@ -281,7 +291,7 @@ class _Reading:
             if error.api_missing and plural != "pods/log":
                 self.absent.add(plural)
         except Forbidden as error:
-            self.unread[note] = _forbidden(error, kind, plural, verb, namespace, note)
+            self.unread[note] = _forbidden(error, kind, plural, verb, namespace, note, name)
             return False
         except (ServerError, TooManyRequests, BadRequest, TimeoutError) as error:
             if plural == "pods/log":
@@ -296,16 +306,20 @@ def _decoded(item: Any) -> Object:
     return found
 
 
-def _forbidden(error: ApiError, kind: Resource, plural: str, verb: str, namespace: str | None, note: str) -> Unreadable:
+def _forbidden(
+    error: ApiError, kind: Resource, plural: str, verb: str, namespace: str | None, note: str, name: str
+) -> Unreadable:
     who = match[1] if (match := re.search(r'User "([^"]+)"', error.message)) else "your account"
     where = f"in namespace {namespace}" if namespace else "in all namespaces" if kind.namespaced else "in the cluster"
     group = f".{kind.group}" if kind.group else ""
     role = f"create role vdi-doctor --namespace {namespace}" if namespace else "create clusterrole vdi-doctor"
+    # A role for all Secrets of a namespace would be for the desktops' passwords, too.
+    named = f" --resource-name={name}" if kind is SECRETS else ""
     return Unreadable(
         note,
         f"{who} may not {verb} {plural}{group} {where}.",
         f"Create this role, and bind it to {who}.",
-        (f"kubectl {role} --verb={verb} --resource={kind.plural}{group}{plural.removeprefix(kind.plural)}",),
+        (f"kubectl {role} --verb={verb} --resource={kind.plural}{group}{plural.removeprefix(kind.plural)}{named}",),
     )
 
 

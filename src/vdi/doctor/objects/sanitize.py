@@ -8,6 +8,7 @@ from typing import Any
 
 from vdi.diagnosis.snapshot import REDACTED
 from vdi.kasm.diagnosis.waits import read_wait
+from vdi.session.basic_auth import read_credentials
 
 Object = dict[str, Any]
 
@@ -197,6 +198,17 @@ def event(found: Object) -> Object:
     return {"metadata": _meta(found["metadata"]), **{key: found[key] for key in kept if found.get(key) is not None}}
 
 
+def secret(found: Object) -> Object:
+    """A Secret of `basicAuthSecret`: why it cannot be used. Nothing of what it holds."""
+    problem = ""
+    try:
+        read_credentials(found.get("data") or {})
+    except ValueError as error:
+        problem = str(error)
+    meta = {key: found["metadata"][key] for key in ("name", "namespace")}
+    return {"metadata": meta, "type": found.get("type", ""), "problem": problem}
+
+
 SANITIZERS: Mapping[str, Callable[[Object], Object]] = {
     "nodes": node,
     "pods": pod,
@@ -212,6 +224,8 @@ SANITIZERS: Mapping[str, Callable[[Object], Object]] = {
     "events": event,
     "middlewares": middleware,
     "runtimeclasses": without_spec,
+    "secrets": secret,
+    "serverstransports": without_spec,
 }
 
 

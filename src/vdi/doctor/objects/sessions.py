@@ -219,6 +219,8 @@ class SessionDiagnosis:
             f"ingressroute/{self.namespace}/{name}",
             f"service/{self.namespace}/{name}",
         ]
+        if self._template and self._template.spec.basic_auth_secret:
+            found.append(f"secret/{self.namespace}/{self._template.spec.basic_auth_secret.name}")
         if operator := operator_for(self.snapshot, self.namespace):
             found.append(operator.object)
         if self.pod:

@@ -12,10 +12,8 @@ import msgspec
 from vdi.kube.errors import KubeError, NotFound
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
+from vdi.session.basic_auth import read_credentials
 
-USERNAME_KEY = "username"
-PASSWORD_KEY = "password"  # noqa: S105 -- the key's name
-"""Keys of a Secret of type kubernetes.io/basic-auth."""
 KEPT_SECONDS = 60.0
 """How long a Secret that has changed may still be used as it was."""
 
@@ -43,9 +41,7 @@ class BasicAuth:
             return known[1]
         try:
             secret = await self._client.get(SECRETS, name, namespace=namespace, into=_Secret)
-            username, password = (
-                base64.b64decode(secret.data.get(key, ""), validate=True) for key in (USERNAME_KEY, PASSWORD_KEY)
-            )
+            username, password = read_credentials(secret.data)
         except NotFound as error:
             raise BasicAuthError(f"there is no Secret {name!r} in namespace {namespace}") from error
         except KubeError as error:
@@ -53,11 +49,7 @@ class BasicAuth:
                 return known[1]
             raise BasicAuthError(f"the Secret {name!r} cannot be read: {error}") from error
         except ValueError as error:
-            raise BasicAuthError(f"the Secret {name!r} holds something else than text in base64") from error
-        if not username or not password or b":" in username:
-            raise BasicAuthError(
-                f"the Secret {name!r} needs the keys {USERNAME_KEY!r} (without a colon) and {PASSWORD_KEY!r}"
-            )
+            raise BasicAuthError(f"the Secret {name!r} {error}") from error
         value = b"Basic " + base64.b64encode(username + b":" + password)
         self._known[namespace, name] = self._clock(), value
         return value
