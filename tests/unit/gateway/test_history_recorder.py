@@ -272,6 +272,15 @@ async def test_a_state_that_cannot_be_read_is_said_and_passed_over(
     assert "vdi-sessions/alice: this state cannot be read" in caplog.text
 
 
+async def test_a_session_that_cannot_be_read_is_reported_once_until_it_can(
+    replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    life = Life()
+    for start, message in (("yesterday", ""), ("yesterday", "Starting."), (None, ""), ("yesterday", "")):
+        replica.tell(life.state(startTime=start, message=message))
+    assert caplog.text.count("this state cannot be read") == 2
+
+
 async def test_rows_of_one_name_are_reported_apart_by_uid(replica: Replica) -> None:
     first = Life()
     state = first.running_since(0)

@@ -49,6 +49,7 @@ class Recorder:
         self._clock = clock
         self._unwritten: dict[str, list[SessionSnapshot]] = {}  # by uid, in the order in which they were seen
         self._last: dict[str, SessionSnapshot] = {}  # of the sessions there are, by uid
+        self._unreadable: set[str] = set()  # uids of sessions there are: reported, and not again at their next change
         self._news = asyncio.Event()
         self._behind_since: float | None = None
         self._trouble = ""
@@ -147,8 +148,13 @@ class Recorder:
         try:
             seen = read(session, self._cluster.template(session.spec.template), gone=gone)
         except ValueError as error:
-            log.error("history of %s/%s: this state cannot be read: %s", meta.namespace, meta.name, error)
+            if meta.uid not in self._unreadable:
+                log.error("history of %s/%s: this state cannot be read: %s", meta.namespace, meta.name, error)
+            self._unreadable.add(meta.uid)
+            if gone:
+                self._unreadable.discard(meta.uid)
             return
+        self._unreadable.discard(meta.uid)
         if self._last.get(meta.uid) == seen:
             return
         if gone:
