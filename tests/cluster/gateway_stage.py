@@ -12,7 +12,6 @@ There is no Traefik here: a client speaks to the public listener with the Host t
 import asyncio
 import base64
 import os
-import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -27,6 +26,7 @@ import msgspec
 import yaml
 
 from cluster.operator_stage import Object, Stage
+from support.csrf import csrf_of
 from support.metrics_token import AUTHORIZATION, token_file
 from support.passwords import HASHER
 from support.waiting import eventually
@@ -153,13 +153,6 @@ class GatewayStage:
                 return False
 
         await eventually(is_ready, "the gateway is ready", READY_SECONDS)
-
-
-def csrf_of(page: str) -> str:
-    """The CSRF token in a page's forms."""
-    found = re.search(r'name="csrf" value="([^"]+)"', page)
-    assert found, f"no form in {page[:500]}"
-    return found[1]
 
 
 @cache

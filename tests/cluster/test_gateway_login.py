@@ -9,8 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cluster.gateway_stage import PASSWORD, GatewayStage, csrf_of, open_gateway_stage
+from cluster.gateway_stage import PASSWORD, GatewayStage, open_gateway_stage
 from cluster.operator_stage import Stage
+from support.csrf import csrf_of
 from support.waiting import eventually
 from vdi.cli.main import main
 from vdi.gateway.login import component

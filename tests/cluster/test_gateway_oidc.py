@@ -11,9 +11,10 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from cluster.gateway_stage import GatewayStage, csrf_of, open_gateway_stage
+from cluster.gateway_stage import GatewayStage, open_gateway_stage
 from cluster.oidc_provider import IdentityProvider, PersonAtProvider, identity_provider, path_of
 from cluster.operator_stage import Stage
+from support.csrf import csrf_of
 
 pytestmark = pytest.mark.timeout(120)
 PORTAL = "https://portal.vdi.localhost:8443"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import httpx
 
-from cluster.gateway_stage import GatewayStage, csrf_of, open_gateway_stage
+from cluster.gateway_stage import GatewayStage, open_gateway_stage
 from cluster.operator_stage import Stage
+from support.csrf import csrf_of
 from support.waiting import eventually
 from vdi.operator.kinds import SESSIONS
 from vdi.session.cluster_settings import ClusterSettings

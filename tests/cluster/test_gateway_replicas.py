@@ -1,7 +1,6 @@
 """Two gateways as processes, with a real Redis and a real PostgreSQL, behind what sends each request to another one."""
 
 import asyncio
-import re
 import socket
 import tempfile
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ import pytest
 from cluster.gateway_stage import AsTraefik, GatewayProcess, add_people, gateway_process
 from cluster.operator_stage import Stage
 from cluster.redis_stage import RedisServer, redis_server
+from support.csrf import csrf_of
 from support.postgres import Postgres, postgres_server, postgres_url
 from support.waiting import eventually
 from vdi.operator.kinds import SESSIONS
@@ -93,7 +93,7 @@ async def test_a_start_through_one_is_seen_through_the_other_and_shares_do_not_o
     page = await alice.get("/")
     assert page.status_code == 200
     guests = [f"guest{number}@example.com" for number in range(6)]
-    headers = {"X-CSRF-Token": _csrf(page.text), "Origin": pair.one.gateway.portal, "Sec-Fetch-Site": "same-origin"}
+    headers = {"X-CSRF-Token": csrf_of(page.text), "Origin": pair.one.gateway.portal, "Sec-Fetch-Site": "same-origin"}
 
     async def share(guest: str) -> None:
         answer = await alice.put(f"/api/v1/sessions/mine/access/{guest}", json={"role": "viewer"}, headers=headers)
@@ -142,7 +142,7 @@ async def test_guesses_are_counted_over_both(pair: Pair) -> None:
     browser = await pair.one.gateway.browser(pair.traefik())
     page = await browser.get("/login")
     headers = {"Origin": pair.one.gateway.portal, "Sec-Fetch-Site": "same-origin"}
-    form = {"user": ALICE, "password": "wrong", "csrf": _csrf(page.text), "next": "/"}
+    form = {"user": ALICE, "password": "wrong", "csrf": csrf_of(page.text), "next": "/"}
     answers = await asyncio.gather(*(browser.post("/login", data=form, headers=headers) for _ in range(70)))
     codes = [answer.status_code for answer in answers]
     assert codes.count(429) == 10, "60 are looked at, whichever replica they came to"
@@ -185,7 +185,7 @@ async def test_redis_and_the_database_may_go_and_come_back(pair: Pair, postgres_
     await eventually(lambda: says("shared state: Redis does not answer"), "they say that Redis is down")
     guess = await pair.one.gateway.browser()
     page = await guess.get("/login")
-    form = {"user": ALICE, "password": "x", "csrf": _csrf(page.text), "next": "/"}
+    form = {"user": ALICE, "password": "x", "csrf": csrf_of(page.text), "next": "/"}
     headers = {"Origin": pair.one.gateway.portal, "Sec-Fetch-Site": "same-origin"}
     refused = await guess.post("/login", data=form, headers=headers)
     assert refused.status_code == 503, "who cannot be counted cannot guess"
@@ -204,9 +204,3 @@ async def test_redis_and_the_database_may_go_and_come_back(pair: Pair, postgres_
     await eventually(all_is_well, "the database is back")
     assert (pair.one.process.returncode, pair.two.process.returncode) == (None, None)
     assert await is_in(alice)
-
-
-def _csrf(page: str) -> str:
-    found = re.search(r'name="csrf(?:-token)?" (?:value|content)="([^"]+)"', page)
-    assert found, page[:800]
-    return found[1]

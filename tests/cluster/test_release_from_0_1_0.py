@@ -20,10 +20,11 @@ import httpx
 import pytest
 import yaml
 
-from cluster.gateway_stage import PASSWORD, AsTraefik, csrf_of
+from cluster.gateway_stage import PASSWORD, AsTraefik
 from cluster.helm_tools import CHART, open_tools
 from cluster.program_pods import ProgramPods, programs_run
 from cluster.release_stage import Release
+from support.csrf import csrf_of
 from support.metrics_token import token_file
 from support.passwords import HASHER
 from support.postgres import Postgres, postgres_server

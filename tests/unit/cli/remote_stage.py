@@ -13,6 +13,7 @@ import httpx
 import uvicorn
 from starlette.applications import Starlette
 
+from support.csrf import csrf_of
 from unit.cli.fake_cluster import finish_accepting
 from unit.gateway.api_stage import ALICE, ApiStage
 from unit.gateway.component_stage import PORTAL
@@ -64,8 +65,8 @@ class RemoteGateway:
             page = await browser.get(address.removeprefix(self.url))
             assert page.status_code == 200, page.text
             fields = dict(httpx.URL(address).params)
-            token = page.text.split('name="csrf" value="')[1].split('"')[0]
-            return await browser.post("/cli/authorize", data={**fields, "csrf": token}, headers={"Origin": PORTAL})
+            fields["csrf"] = csrf_of(page.text)
+            return await browser.post("/cli/authorize", data=fields, headers={"Origin": PORTAL})
 
     @asynccontextmanager
     async def browser(self, cookie: str) -> AsyncIterator[httpx.AsyncClient]:

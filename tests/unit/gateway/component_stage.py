@@ -4,7 +4,6 @@ cache, and a clock that stands still. Each family of tests adds the component th
 """
 
 import base64
-import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import httpx
 import msgspec
 
 from support.clock import FakeClock
+from support.csrf import csrf_of
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
@@ -147,7 +147,7 @@ class Browser(httpx.AsyncClient):
 
     async def submit(self, path: str, page: str = "", **fields: str) -> httpx.Response:
         """Send a form of ours as the browser would: with the token that is in this page (default: /login)."""
-        token = csrf_in(page or (await self.get("/login")).text)
+        token = csrf_of(page or (await self.get("/login")).text)
         return await self.post(path, data={"csrf": token, **fields}, headers={"Origin": PORTAL})
 
     async def log_in(self, name: str = "alice", password: str = PASSWORD, **fields: str) -> httpx.Response:
@@ -165,13 +165,6 @@ class Browser(httpx.AsyncClient):
             for cookie in self.cookies.jar
             if cookie.domain == host and (not names or cookie.name in names)
         )
-
-
-def csrf_in(page: str) -> str:
-    """The token in a page's first form."""
-    found = re.search(r'name="csrf" value="([^"]*)"', page)
-    assert found is not None, page
-    return found[1]
 
 
 async def begin_login(browser: httpx.AsyncClient, logins: Logins, who: Identity, device: Device | None = None) -> str:

@@ -13,7 +13,8 @@ from starlette.applications import Starlette
 
 from support import builders
 from support.clock import FakeClock
-from unit.gateway.component_stage import NOW, PORTAL, ComponentStage, csrf_in
+from support.csrf import csrf_of
+from unit.gateway.component_stage import NOW, PORTAL, ComponentStage
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.cluster_cache import ClusterCache
@@ -219,7 +220,7 @@ class Browser:
     ) -> Any:
         """Send a form as the page `at` shows it; `token` None: the one of that page."""
         if token is None:
-            token = csrf_in((await self.get(at)).text)
+            token = csrf_of((await self.get(at)).text)
         headers = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
         return await self.client.post(path, data={"csrf": token, **fields}, headers=headers)
 

@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from support.csrf import csrf_of
 from unit.gateway.attack_stage import DESKTOP, AttackStage, furnish, open_attack_stage
-from unit.gateway.component_stage import NAVIGATION, PASSWORD, PORTAL, Browser, csrf_in
+from unit.gateway.component_stage import NAVIGATION, PASSWORD, PORTAL, Browser
 from unit.kube.kube_fake_api import fake_api
 from vdi.gateway.web import csrf
 
@@ -45,7 +46,7 @@ async def verify(stage: AttackStage, cookie: str) -> httpx.Response:
 
 async def log_in(browser: Browser, user: str, password: str) -> tuple[httpx.Response, str]:
     """Fill in the form; the answer and the form's token."""
-    token = csrf_in((await browser.get("/login", params={"next": f"/?q={IN_THE_QUERY}"}, headers=NAVIGATION)).text)
+    token = csrf_of((await browser.get("/login", params={"next": f"/?q={IN_THE_QUERY}"}, headers=NAVIGATION)).text)
     fields = {"csrf": token, "user": user, "password": password}
     return await browser.post("/login", data=fields, headers=OWN), token
 

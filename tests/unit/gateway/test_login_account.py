@@ -7,7 +7,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from unit.gateway.component_stage import PORTAL, Browser, csrf_in
+from support.csrf import csrf_of
+from unit.gateway.component_stage import PORTAL, Browser
 from unit.gateway.login_stage import LoginStage
 from vdi.gateway.login.account import MOST_TOKENS
 from vdi.gateway.login.cli_login import loopback
@@ -300,7 +301,7 @@ async def test_the_question_waits_for_the_login(stage: LoginStage) -> None:
     answer = await browser.log_in(next=hidden[1].replace("&amp;", "&"))
     assert (await browser.get(answer.headers["location"])).status_code == 200
     assert answer.headers["location"].startswith("/cli/authorize?redirect_uri=http")
-    assert csrf_in(page)
+    assert csrf_of(page)
     assert PORTAL not in answer.headers["location"]
 
 

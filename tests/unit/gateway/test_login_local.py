@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from unit.gateway.component_stage import PASSWORD, PORTAL, csrf_in
+from support.csrf import csrf_of
+from unit.gateway.component_stage import PASSWORD, PORTAL
 from unit.gateway.login_stage import LoginStage, user
 from vdi.gateway.login.passwords import LONGEST, WAITING, BusyError, Passwords
 from vdi.kube.errors import ConnectionFailed
@@ -183,7 +184,7 @@ async def test_a_form_from_before_is_shown_again(stage: LoginStage) -> None:
     answer = await browser.submit("/login", page, user="alice@example.com", password=PASSWORD)
     assert answer.status_code == 403
     assert "try again" in answer.text
-    assert csrf_in(answer.text)
+    assert csrf_of(answer.text)
 
 
 async def test_removed_users_and_new_passwords_end_logins(stage: LoginStage) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unit.gateway.component_stage import csrf_in
+from support.csrf import csrf_of
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_session, a_template, running, text_of
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.history.component import Past
@@ -343,7 +343,7 @@ async def test_a_name_is_compared_as_addresses_are() -> None:
 
 
 async def test_the_token_of_a_form_is_of_this_login(stage: PortalStage) -> None:
-    token = csrf_in((await stage.browser(BOB).get("/")).text)
+    token = csrf_of((await stage.browser(BOB).get("/")).text)
     answer = await stage.browser(ALICE).post("/desktops/alice-desktop/end", token=token)
     assert answer.status_code == 403
     assert stage.actions.done == []
