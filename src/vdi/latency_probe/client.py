@@ -12,12 +12,12 @@ import random
 import secrets
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -29,6 +29,8 @@ from vdi.latency_probe.measurements import Measurements
 
 if TYPE_CHECKING:  # installed with the extra `probe` only
     from websockets.asyncio.client import ClientConnection
+
+T = TypeVar("T")
 
 STATE_COOKIE = "__Host-vdi-state"  # vdi.gateway.edge.headers
 PICTURE_SECONDS = 15.0
@@ -43,6 +45,8 @@ PAUSE_SECONDS = (0.06, 0.14)
 """Shortest and longest pause between two keys. It is random, so that keys do not fall in step with the frames."""
 RAMP_SECONDS = 0.25
 """The first part of the animation, which does not count."""
+_LOOK_AT_PIXELS = 8
+"""Side of the square whose brightness proves that a picture was decoded, where there is no mark."""
 
 
 class StageError(Exception):
@@ -182,34 +186,48 @@ def _handshake_error(status: int) -> str:
 async def measure(socket: "ClientConnection", mark: Mark, presses: int, begun: float) -> Measurements:
     """Measure the stream of an open connection to Selkies. `begun`: start of the probe (`time.perf_counter`)."""
     stream = Stream(Screen(mark.x, mark.y, mark.size))
+    return await _with_stream(socket, stream, _measure(socket, stream, mark, presses, begun))
+
+
+async def receive_first_picture(socket: "ClientConnection", width: int, height: int, begun: float) -> float:
+    """Seconds from `begun` until a picture of this size was decoded. Sends no input. Raises StageError."""
+    stream = Stream(Screen(0, 0, _LOOK_AT_PIXELS))
+    return await _with_stream(socket, stream, _first_picture(socket, stream, width, height, begun))
+
+
+async def _with_stream(socket: "ClientConnection", stream: Stream, work: Coroutine[Any, Any, T]) -> T:
+    """Receive and acknowledge frames while `work` is done, then close the connection."""
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_receive(socket, stream))
             acks = tasks.create_task(_acknowledge(socket, stream))
             try:
-                figures = await _measure(socket, stream, mark, presses, begun)
+                return await work
             finally:
                 acks.cancel()
                 await socket.close()
-            return figures
     except* StageError as found:
         raise _first(found) from None
     except* DecodeError as found:
         raise StageError("first picture", str(_first(found))) from None
 
 
-async def _measure(socket: "ClientConnection", stream: Stream, mark: Mark, presses: int, begun: float) -> Measurements:
+async def _first_picture(socket: "ClientConnection", stream: Stream, width: int, height: int, begun: float) -> float:
     await _until(stream, lambda: bool(stream.mode), PICTURE_SECONDS, "connecting", "the desktop says nothing")
     settings = {
         "displayId": "primary",
         "tabId": secrets.token_hex(8),  # not the person's: the probe joins beside them and resizes nothing
-        "initialClientWidth": mark.width,
-        "initialClientHeight": mark.height,
+        "initialClientWidth": width,
+        "initialClientHeight": height,
     }
     await socket.send(f"SETTINGS,{json.dumps(settings)}")
     message = f"no picture within {PICTURE_SECONDS:.0f} s; a person sees 'Waiting for stream'. See `vdi session logs`"
     await _until(stream, lambda: stream.first_picture is not None, PICTURE_SECONDS, "first picture", message)
-    first_picture = (stream.first_picture or 0.0) - begun
+    return (stream.first_picture or 0.0) - begun
+
+
+async def _measure(socket: "ClientConnection", stream: Stream, mark: Mark, presses: int, begun: float) -> Measurements:
+    first_picture = await _first_picture(socket, stream, mark.width, mark.height, begun)
     seen = [await _press(socket, stream, mark.flip) for _ in range(WARM_UP_PRESSES)]
     if not any(seen):
         raise StageError("the mark", "keys are sent, and the picture does not follow: it stands still, or gets no keys")

@@ -1,6 +1,7 @@
 """The probe against a host that speaks Selkies' protocol: what is measured, and what is said when it fails."""
 
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from websockets.asyncio.client import connect
 
 from unit.latency_probe.selkies_stream import Encoder
 from vdi.devcluster.pki import authority
@@ -94,6 +96,11 @@ async def access_to(desktop: Desktop, certificate: tuple[Path, Path] | None = No
         await runner.cleanup()
 
 
+def socket_to(url: str) -> connect:
+    headers = {"Origin": url, "Cookie": "x"}
+    return connect(f"ws{url.removeprefix('http')}/api/websockets", additional_headers=headers, proxy=None)
+
+
 async def test_what_is_measured_and_how_it_goes_in_and_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "PAUSE_SECONDS", (0.01, 0.02))
     monkeypatch.setattr(client, "RAMP_SECONDS", 0.0)
@@ -154,3 +161,13 @@ async def test_a_host_that_is_not_there() -> None:
     with pytest.raises(StageError, match="cannot be reached") as failed:
         await probe(DesktopAccess("http://127.0.0.1:1", "t", "s", MARK), 5)
     assert failed.value.stage == "entering"
+
+
+async def test_the_first_picture_alone_needs_no_mark_and_sends_no_key() -> None:
+    desktop = Desktop()
+    async with access_to(desktop) as access, socket_to(access.url) as socket:
+        assert await client.receive_first_picture(socket, 128, 64, time.perf_counter()) > 0
+    assert not {"kd", "ku"} & set(desktop.seen)
+    with pytest.raises(StageError, match="first picture: the desktop ended the connection: full"):
+        async with access_to(Desktop(kill="full")) as access, socket_to(access.url) as socket:
+            await client.receive_first_picture(socket, 128, 64, time.perf_counter())
