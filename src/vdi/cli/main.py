@@ -29,6 +29,7 @@ NOUNS = {
     "upgrade": "A new chart or new values, with what changes shown before.",
     "rollback": "Back to a revision of the release that was in place.",
     "uninstall": "End the desktops and remove the release; homes stay.",
+    "image": "Check whether an image can be a desktop.",
     "images": "Image archives on the nodes of a cluster that reaches no registry.",
     "doctor": "What is broken, where, and how to fix it.",
     "gpu": "Share each GPU among several desktops by time-slicing, and verify it.",
