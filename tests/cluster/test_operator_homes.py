@@ -112,6 +112,31 @@ async def test_when_a_home_was_last_used_is_noted_when_its_desktop_stops(stage: 
         assert await last_used() >= suspended
 
 
+async def test_a_desktop_waits_until_a_command_has_filled_its_home(stage: Stage) -> None:
+    template = await stage.template()
+    claim = home_claim_name(session_name="", user=ALICE, template=template, retain=True)
+    async with stage.operator():
+        await stage.session("first", template, suspended=True)
+        await stage.reach("first", "Suspended")
+        body = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {
+                "name": claim,
+                "labels": {"app.kubernetes.io/managed-by": "vdi-operator"},
+                "annotations": {"vdi.kasm.io/user": ALICE, "vdi.kasm.io/copying": "vdi home import"},
+            },
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+        }
+        await stage.api.create(CLAIMS, body, namespace=stage.namespace, into=dict)
+        await stage.patch(SESSIONS, "first", {"spec": {"suspended": False}})
+        waiting = await stage.reach("first", "Pending", f"The home '{claim}' is in use by `vdi home import`")
+        assert condition(waiting, "Admitted")["reason"] == "HomeInUse"
+        assert await stage.all(PODS) == []
+        await stage.patch(CLAIMS, claim, {"metadata": {"annotations": {"vdi.kasm.io/copying": None}}})
+        assert await home_of(stage, "first") == claim
+
+
 async def test_a_home_of_scope_session_belongs_to_its_session(stage: Stage) -> None:
     template = await stage.template(persistence={"scope": "Session"})
     async with stage.operator():

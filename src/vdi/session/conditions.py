@@ -49,7 +49,7 @@ class Reason(StrEnum):
     OVER_LIMIT = "OverLimit", "Admitted", "The session requests more than its template allows."
     INVALID_TEMPLATE = "InvalidTemplate", "Admitted", "The template has a value that cannot be used."
     INVALID_SESSION = "InvalidSession", "Admitted", "The session has a value that cannot be used."
-    HOME_IN_USE = "HomeInUse", "Admitted", "Another session of this user has the home."
+    HOME_IN_USE = "HomeInUse", "Admitted", "Another session of this user, or a command that copies files, has the home."
     HOST_TAKEN = "HostTaken", "Admitted", "The host name is not available."
     NAME_TAKEN = "NameTaken", "Admitted", "An object with the name of one of the children belongs to someone else."
     QUOTA_EXCEEDED = "QuotaExceeded", "Admitted", "The namespace's ResourceQuota refuses the pod."

@@ -20,7 +20,7 @@ from vdi.session.conditions import HOME_BOUND, POD_READY, TEMPLATE_FOUND, Reason
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.explain import StartState, explain
 from vdi.session.failures import find_failure_block
-from vdi.session.homes import Home, Homes
+from vdi.session.homes import COPYING, Home, Homes
 from vdi.session.observed import Event, Node, PersistentVolumeClaim, Pod, Route, Secret, Service, Workload
 
 
@@ -114,6 +114,8 @@ def decide(observed: Observed, settings: ClusterSettings, now: datetime) -> Deci
         return Decision(blocked=observed.host_blocked)
     if observed.home_holder and resolved.home and resolved.home.retain:
         return Decision(blocked=_home_in_use(session, resolved.home, observed.home_holder))
+    if observed.home and (command := observed.home.metadata.annotations.get(COPYING)):
+        return Decision(blocked=_home_copying(observed.home.metadata.name, command))
     blocked = _lost_home(observed) or _not_again_yet(observed, now)
     return Decision(blocked=blocked) if blocked else Decision(desktop=resolved)
 
@@ -168,4 +170,12 @@ def _home_in_use(session: VDISession, home: Home, holder: str) -> Blocked:
     return Blocked(
         Reason.HOME_IN_USE,
         f"The home of {name} is in use by the session {holder!r}; this one starts when that one is gone.",
+    )
+
+
+def _home_copying(name: str, command: str) -> Blocked:
+    return Blocked(
+        Reason.HOME_IN_USE,
+        f"The home {name!r} is in use by `{command}`; this session starts when the copy is complete. If that command"
+        " was interrupted, an administrator runs it again.",
     )

@@ -16,6 +16,8 @@ from vdi.session.observed import PersistentVolumeClaim
 Homes = Mapping[str, PersistentVolumeClaim]
 """Claims that exist, by name; of one namespace."""
 NO_HOMES: Homes = MappingProxyType({})
+COPYING = "vdi.kasm.io/copying"
+"""Annotation on a home that a command fills: which one. No desktop starts on it."""
 
 
 @dataclass(frozen=True, slots=True)

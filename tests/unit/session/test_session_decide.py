@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from support.builders import CREATED, a_claim, a_pod, a_session, a_template
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Contender, Observed, decide, find_holder, host_taken
-from vdi.session.homes import home_names
+from vdi.session.homes import COPYING, home_names
 from vdi.session.times import parse_time
 
 SETTINGS = ClusterSettings()
@@ -45,6 +45,17 @@ def test_home_in_use_is_waited_for_unless_the_session_brings_its_own() -> None:
     assert "'first'" in blocked.message
     own = a_session(persistence={"retain": False})
     assert decide(Observed(own, a_template(), home_holder="first"), SETTINGS, NOW).desktop
+
+
+def test_no_desktop_starts_on_a_home_that_a_command_fills() -> None:
+    home = a_claim()
+    home.metadata.annotations = {COPYING: "vdi home import"}
+    observed = Observed(a_session(), a_template(), home=home, homes={home_names(a_session())[0]: home})
+    blocked = decide(observed, SETTINGS, NOW).blocked
+    assert blocked and (blocked.reason, blocked.needs_change) == ("HomeInUse", False)
+    assert "in use by `vdi home import`" in blocked.message
+    running = Observed(a_session(), a_template(), pod=a_pod(home="home"), home=home)
+    assert decide(running, SETTINGS, NOW).blocked is None
 
 
 def test_taken_host_is_named_without_its_holder() -> None:
