@@ -1,12 +1,12 @@
 """`vdi images`: image archives on the nodes of a cluster. The work is in `vdi.release.images`."""
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vdi.cli.errors import COULD_NOT_LOOK, FINDINGS, USAGE, CliError
+from vdi.cli.errors import FINDINGS, USAGE, CliError
+from vdi.cli.kubectl import find_kubectl
 from vdi.cli.long_work import INTERRUPTED
 from vdi.cli.options import Context, Kubeconfig, KubeConnection, examples, seconds_of
 from vdi.cli.output import PageOption, PageOutput, print_data
@@ -73,7 +73,7 @@ def load(
         found = {archive: read_archive(archive) for archive in archives}
     except BadArchiveError as error:
         raise CliError(str(error), USAGE) from error
-    command = _kubectl(kubectl, kubeconfig, context)
+    command = find_kubectl(kubectl, kubeconfig, context)
     connection = KubeConnection(NAMESPACE, kubeconfig, context)
 
     async def work(client: "Client") -> list[NodeResult]:
@@ -100,15 +100,6 @@ def load(
         typer.echo("Interrupted; the pods are removed. Images that were imported stay.", err=True)
         raise typer.Exit(INTERRUPTED) from None
     _report(results, found, output)
-
-
-def _kubectl(given: Path | None, kubeconfig: Path | None, context: str | None) -> list[str]:
-    program = shutil.which(given or "kubectl")
-    if program is None:
-        missing = f"--kubectl {given}: is no program" if given else "there is no kubectl in PATH"
-        raise CliError(f"{missing}; allowed: --kubectl PATH", USAGE if given else COULD_NOT_LOOK)
-    cluster = ["--kubeconfig", str(kubeconfig)] if kubeconfig else []
-    return [program, *cluster, *(["--context", context] if context else [])]
 
 
 def _report(results: list[NodeResult], archives: dict[Path, tuple[ArchiveImage, ...]], output: PageOutput) -> None:

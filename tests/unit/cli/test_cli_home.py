@@ -2,13 +2,14 @@
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from unit.cli.conftest import Vdi
 from unit.cli.fake_cluster import FakeCluster
-from unit.cli.objects import CORE, SESSIONS, a_session, running
+from unit.cli.objects import CORE, SESSIONS, TEMPLATES, a_session, a_template, running
 from vdi.session.naming import home_claim_name, user_home_claim_name
 
 CLAIMS = f"{CORE}/persistentvolumeclaims"
@@ -19,8 +20,8 @@ OF_USER = user_home_claim_name(BOB)
 
 @pytest.fixture(autouse=True)
 def nine(monkeypatch: pytest.MonkeyPatch) -> None:
-    __import__("vdi.cli.home")
-    monkeypatch.setattr("vdi.cli.home.now_utc", lambda: datetime(2026, 11, 20, 9, 0, 0, tzinfo=UTC))
+    __import__("vdi.cli.home.commands")
+    monkeypatch.setattr("vdi.cli.home.commands.now_utc", lambda: datetime(2026, 11, 20, 9, 0, 0, tzinfo=UTC))
 
 
 def a_home(name: str, user: str, template: str = "", **annotations: str) -> dict[str, Any]:
@@ -87,3 +88,36 @@ def test_a_home_is_deleted_only_when_no_session_has_it(vdi: Vdi, homes: FakeClus
     assert (asked.code, f"{OF_USER}: 10Gi of {BOB}" in asked.err) == (2, True)
     assert vdi("home", "rm", OF_USER, "--yes").out == f"home {OF_USER} is being deleted\n"
     assert f"{CLAIMS}/{OF_USER}" not in homes.objects
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--user", "bob", "-t", "cad"], "--user bob: allowed is an e-mail address"),
+        (["--user", BOB, "-t", "cad", "--size", "large"], "--size: 'large' is not a quantity"),
+        (["--user", BOB, "-t", "cad", "--size", "0"], "--size 0: allowed are quantities above zero, such as 20Gi"),
+        (["--user", BOB, "-t", "cad"], "--template cad: there is no such template; allowed: ubuntu-desktop"),
+        (["--user", BOB, "-t", "cad", "--kubectl", "/nowhere"], "--kubectl /nowhere: is no program"),
+    ],
+)
+def test_what_cannot_be_imported_is_refused_before_anything_is_made(
+    vdi: Vdi, homes: FakeCluster, tmp_path: Path, words: list[str], message: str
+) -> None:
+    homes.put(TEMPLATES, a_template())
+    archive = tmp_path / "home.tar"
+    archive.write_bytes(bytes(10240))
+    program = [] if "--kubectl" in words else ["--kubectl", "/bin/true"]
+    refused = vdi("home", "import", str(archive), *words, *program)
+    assert (refused.code, message in refused.err) == (2, True), refused.err
+    assert not homes.bodies
+
+
+def test_files_that_cannot_be_read_or_written_are_named(vdi: Vdi, homes: FakeCluster, tmp_path: Path) -> None:
+    kubectl = ("--kubectl", "/bin/true")
+    missing = vdi("home", "import", f"{tmp_path}/home.tar", "--user", BOB, "-t", "x", *kubectl)
+    assert (missing.code, f"{tmp_path}/home.tar: there is no such file" in missing.err) == (2, True)
+    nowhere = vdi("home", "export", OF_USER, f"{tmp_path}/nowhere/home.tar", *kubectl)
+    assert (nowhere.code, "nowhere/home.tar: No such file or directory" in nowhere.err) == (2, True)
+    unknown = vdi("home", "export", "home-of-no-one", f"{tmp_path}/home.tar", *kubectl)
+    assert (unknown.code, "to list all: vdi home ls" in unknown.err) == (1, True)
+    assert not homes.bodies and not list(tmp_path.glob("*.tar"))

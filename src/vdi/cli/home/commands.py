@@ -1,4 +1,4 @@
-"""`vdi home`: ls, show and rm. The volumes with people's files, for administrators of the cluster."""
+"""`vdi home`: ls, show and rm, for administrators of the cluster; `archive` has export and import."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -6,19 +6,19 @@ from typing import Annotated
 import msgspec
 import typer
 
-from vdi.api.session import VDISession
 from vdi.cli.confirm import confirm
 from vdi.cli.errors import CliError
-from vdi.cli.options import PROGRAM, KubeConnection, examples, with_connection
+from vdi.cli.home.archive import app as archive_commands
+from vdi.cli.home.homes import find_home, read_homes
+from vdi.cli.options import KubeConnection, examples, with_connection
 from vdi.cli.output import ListOutput, Output, Raw, age, columns, now_utc, print_data, print_objects
 from vdi.kube.errors import NotFound, Replaced
 from vdi.kube.resource import CLAIMS
 from vdi.kube.transport import Client
-from vdi.operator.kinds import SESSIONS
-from vdi.session.home_list import HomeClaim, HomeSummary, summarize_homes, why_not_deleted
-from vdi.session.identity import MANAGED_BY
+from vdi.session.home_list import HomeSummary, why_not_deleted
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The volumes with people's files.")
+app.add_typer(archive_commands)
 
 Name = Annotated[str, typer.Argument(help="Name of the home (its PersistentVolumeClaim).")]
 
@@ -88,23 +88,6 @@ async def _delete(client: Client, namespace: str, homes: Sequence[HomeSummary]) 
             await client.delete(CLAIMS, home.name, namespace=namespace, uid=home.uid, into=msgspec.Raw)
         except (NotFound, Replaced):
             continue
-
-
-async def read_homes(client: Client, namespace: str) -> tuple[list[HomeSummary], list[VDISession]]:
-    """All homes and sessions of a namespace. Raises KubeError."""
-    labels = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
-    claims = await client.list(CLAIMS, namespace=namespace, label_selector=labels, into=HomeClaim)
-    sessions = await client.list(SESSIONS, namespace=namespace, into=VDISession)
-    return summarize_homes(claims, sessions), sessions
-
-
-def find_home(homes: Sequence[HomeSummary], name: str, connection: KubeConnection) -> HomeSummary:
-    """The home of this name; one that is missing is an error that says how to see which there are."""
-    for home in homes:
-        if home.name == name:
-            return home
-    listing = f"{PROGRAM} home ls{connection.flags}"
-    raise CliError(f"there is no home {name} in namespace {connection.namespace}; to list all: {listing}")
 
 
 def home_table(items: Sequence[Raw], wide: bool) -> list[str]:

@@ -1,0 +1,1 @@
+"""`vdi home`: the volumes with people's files."""

@@ -1,0 +1,339 @@
+"""`vdi home export` and `import` against a real API server; the test is the kubelet, and tar runs on this machine."""
+
+import asyncio
+import gzip
+import hashlib
+import json
+import os
+import signal
+import stat
+import sys
+import tarfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.home_pods import HomePods
+from cluster.operator_stage import Stage
+from support.waiting import eventually
+from vdi.kube.resource import CLAIMS, NAMESPACES, PODS
+from vdi.operator.kinds import SESSIONS
+from vdi.session.naming import home_claim_name, user_home_claim_name
+
+pytestmark = pytest.mark.timeout(150)
+RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
+ALICE, BOB = "alice@example.com", "bob@example.com"
+
+
+@dataclass
+class Ended:
+    """A command that has ended."""
+
+    code: int
+    out: bytes
+    err: str
+
+    def json(self) -> dict[str, Any]:
+        return dict(json.loads(self.out))
+
+
+@dataclass
+class Homes:
+    """A namespace with homes, and the commands that are typed at it."""
+
+    stage: Stage
+    pods: HomePods
+    template: str
+    kubeconfig: Path
+    folder: Path
+
+    async def start(self, *words: str | Path, stdin: int | None = None) -> asyncio.subprocess.Process:
+        pipe = asyncio.subprocess.PIPE
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
+        environment |= {"KUBECONFIG": str(self.kubeconfig), "VDI_NAMESPACE": self.stage.namespace}
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", RUN_MAIN, "home", *map(str, words)),
+            env=environment,
+            stdin=stdin or asyncio.subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+        )
+
+    async def vdi(self, *words: str | Path, kubectl: Path | None = None, stdin: bytes | None = None) -> Ended:
+        program = kubectl or self.pods.kubectl()
+        pipe = asyncio.subprocess.PIPE if stdin is not None else None
+        process = await self.start(*words, "--kubectl", program, stdin=pipe)
+        out, err = await asyncio.wait_for(process.communicate(stdin), 100)
+        assert process.returncode is not None
+        return Ended(process.returncode, out, err.decode())
+
+    def import_words(self, file: str | Path, user: str = BOB) -> list[str | Path]:
+        return ["import", file, "--user", user, "--template", self.template]
+
+    def claim(self, user: str) -> str:
+        return home_claim_name(session_name="", user=user, template=self.template, retain=True)
+
+    async def make(self, user: str) -> Path:
+        """A home as the operator makes it; its files."""
+        body = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {
+                "name": self.claim(user),
+                "labels": {"app.kubernetes.io/managed-by": "vdi-operator"},
+                "annotations": {"vdi.kasm.io/user": user, "vdi.kasm.io/template": self.template},
+            },
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+        }
+        await self.stage.api.create(CLAIMS, body, namespace=self.stage.namespace, into=dict)
+        return await self.pods.home(self.claim(user))
+
+    async def nothing_left(self, claim: str) -> None:
+        """Wait until neither the home nor a pod is there."""
+        await self.stage.gone(CLAIMS, claim)
+        assert await self.stage.all(PODS) == []
+
+
+@pytest.fixture
+async def homes(stage: Stage, kubeconfig: Path, tmp_path: Path) -> AsyncIterator[Homes]:
+    level = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    await stage.api.patch(NAMESPACES, stage.namespace, level, into=dict)
+    template = await stage.template(persistence={"size": "2Gi"}, runAsUser=1234, placement={"nodeSelector": stage.here})
+    folder = tmp_path / "homes"
+    folder.mkdir()
+    async with HomePods(stage.api, stage.namespace, folder).running() as pods:
+        yield Homes(stage, pods, template, kubeconfig, tmp_path)
+
+
+def fill(home: Path) -> None:
+    """Files of every kind that a home has."""
+    (home / "paper.txt").write_text("precious")
+    (home / "paper.txt").chmod(0o640)
+    deep = home / "a b" / ".c"
+    deep.mkdir(parents=True)
+    (deep / "link").symlink_to("../../paper.txt")
+    (deep / "lost").symlink_to("nowhere")
+    os.link(home / "paper.txt", deep / "same")
+    os.setxattr(home / "paper.txt", "user.origin", b"scan")
+    Path(os.fsdecode(bytes(home / "caf") + b"\xe9")).write_bytes(os.urandom(300_000))
+    with (home / "sparse").open("wb") as file:
+        file.truncate(40 << 20)
+        file.write(b"begin")
+    os.mkfifo(home / "pipe")
+    (home / "run.sh").write_text("#!/bin/sh\n")
+    (home / "run.sh").chmod(0o775)
+    (deep / "cache").mkdir()
+    (deep / "cache" / "mod").write_text("x")
+    os.utime(home / "run.sh", (1_500_000_000, 1_500_000_000))
+    (deep / "cache").chmod(0o555)
+
+
+def contents(home: Path) -> dict[str, tuple[object, ...]]:
+    """All that must be the same after a copy."""
+    found: dict[str, tuple[object, ...]] = {}
+    inodes: dict[int, str] = {}
+    for path in sorted(home.rglob("*")):
+        seen = path.lstat()
+        name = os.fsencode(path.relative_to(home)).decode("latin-1")
+        what: object = None
+        if stat.S_ISREG(seen.st_mode):
+            what = hashlib.sha256(path.read_bytes()).hexdigest()
+        elif path.is_symlink():
+            what = str(path.readlink())
+        attributes = [] if path.is_symlink() else [(key, os.getxattr(path, key)) for key in os.listxattr(path)]
+        first = inodes.setdefault(seen.st_ino, name)
+        found[name] = (oct(seen.st_mode), int(seen.st_mtime), what, first, attributes)
+    return found
+
+
+async def test_a_home_goes_out_and_comes_back_as_it_was(homes: Homes) -> None:
+    """For another user; the archive is for its owner alone, and the new home is marked by nothing."""
+    old = await homes.make(ALICE)
+    fill(old)
+    archive = homes.folder / "alice.tar.gz"
+    exported = await homes.vdi("export", homes.claim(ALICE), archive, "-o", "json")
+    assert exported.code == 0, exported.err
+    report = exported.json()
+    assert (report["home"], report["user"], report["warnings"]) == (homes.claim(ALICE), ALICE, [])
+    assert report["archiveBytes"] == archive.stat().st_size and stat.S_IMODE(archive.stat().st_mode) == 0o600
+
+    imported = await homes.vdi(*homes.import_words(archive))
+    assert imported.code == 0, imported.err
+    assert imported.out.decode().startswith(f"{homes.claim(BOB)} of {BOB}: ")
+    new = await homes.pods.home(homes.claim(BOB))
+    assert new != old and contents(new) == contents(old)
+    assert (new / "sparse").stat().st_blocks < 1000
+    claim = await homes.stage.get(CLAIMS, homes.claim(BOB))
+    assert claim and claim["metadata"]["annotations"] == {
+        "vdi.kasm.io/user": BOB,
+        "vdi.kasm.io/template": homes.template,
+    }
+    assert claim["spec"]["resources"]["requests"]["storage"] == "2Gi"
+    assert await homes.stage.all(PODS) == []
+    for pod in homes.pods.seen:  # the API server holds them to Pod Security `restricted`
+        assert pod["spec"]["securityContext"]["fsGroup"] == 1234 == pod["spec"]["securityContext"]["runAsUser"]
+        assert pod["spec"]["containers"][0]["image"] == "registry.example.com/desktop:1"
+        assert pod["spec"]["nodeSelector"] == homes.stage.here
+
+
+async def test_an_archive_goes_through_pipes(homes: Homes) -> None:
+    fill(await homes.make(ALICE))
+    exported = await homes.vdi("export", homes.claim(ALICE), "-", "-o", "json")
+    assert exported.code == 0, exported.err
+    assert json.loads(exported.err.splitlines()[-1])["archiveBytes"] == len(exported.out)
+    plain = gzip.decompress(exported.out)
+    imported = await homes.vdi(*homes.import_words("-"), "--size", "3Gi", "-o", "json", stdin=plain)
+    assert imported.code == 0, imported.err
+    assert imported.json()["contentBytes"] == len(plain)
+    old, new = await homes.pods.home(homes.claim(ALICE)), await homes.pods.home(homes.claim(BOB))
+    assert contents(new) == contents(old)
+    claim = await homes.stage.get(CLAIMS, homes.claim(BOB))
+    assert claim and claim["spec"]["resources"]["requests"]["storage"] == "3Gi"
+
+
+async def test_an_empty_home_is_an_archive_too(homes: Homes) -> None:
+    await homes.make(ALICE)
+    archive = homes.folder / "empty.tar.gz"
+    assert (await homes.vdi("export", homes.claim(ALICE), archive)).code == 0
+    assert (await homes.vdi(*homes.import_words(archive))).code == 0
+    assert contents(await homes.pods.home(homes.claim(BOB))) == {}
+
+
+async def test_an_archive_that_breaks_off_is_not_kept(homes: Homes) -> None:
+    fill(await homes.make(ALICE))
+    archive = homes.folder / "alice.tar.gz"
+    cut = homes.pods.kubectl("cut", 'script = f"({script}) | head -c 20000"')
+    ended = await homes.vdi("export", homes.claim(ALICE), archive, kubectl=cut)
+    assert ended.code == 1
+    assert "cut off: the end of its compressed data is missing" in ended.err
+    assert ended.err.endswith("No file was kept.\n"), ended.err
+    fails = homes.pods.kubectl("fails", 'script = "echo error: unable to upgrade connection >&2; exit 1"')
+    ended = await homes.vdi("export", homes.claim(ALICE), archive, kubectl=fails)
+    assert (ended.code, "unable to upgrade connection" in ended.err) == (1, True), ended.err
+    assert not [path for path in homes.folder.iterdir() if "tar.gz" in path.name]
+    assert await homes.stage.all(PODS) == []
+
+
+async def test_an_archive_that_is_damaged_makes_no_home(homes: Homes) -> None:
+    fill(await homes.make(ALICE))
+    archive = homes.folder / "alice.tar.gz"
+    await homes.vdi("export", homes.claim(ALICE), archive)
+    whole = archive.read_bytes()
+    for name, data, words in (
+        ("cut", whole[:-100], "cut off: the end of its compressed data is missing"),
+        ("plain", gzip.decompress(whole)[:20480], "cut off: the end of the tar archive is missing"),
+        ("text", b"hello\n" * 1000, "no tar archive"),
+        ("empty", b"", "it is empty"),
+    ):
+        damaged = homes.folder / name
+        damaged.write_bytes(data)
+        ended = await homes.vdi(*homes.import_words(damaged))
+        assert (ended.code, words in ended.err) == (1, True), (name, ended.err)
+        await homes.nothing_left(homes.claim(BOB))
+
+
+async def test_a_home_that_exists_stays_as_it_is(homes: Homes) -> None:
+    home = await homes.make(BOB)
+    (home / "paper.txt").write_text("precious")
+    archive = homes.folder / "bob.tar.gz"
+    await homes.vdi("export", homes.claim(BOB), archive)
+    refused = await homes.vdi(*homes.import_words(archive))
+    assert refused.code == 1
+    assert f"vdi home rm {homes.claim(BOB)} -n {homes.stage.namespace}" in refused.err
+    again = await homes.vdi("export", homes.claim(BOB), archive)
+    assert (again.code, "exists already; name another file" in again.err) == (2, True)
+    assert (home / "paper.txt").read_text() == "precious"
+    assert await homes.stage.all(PODS) == []
+
+
+@asynccontextmanager
+async def half_imported(homes: Homes, archive: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """An import that has unpacked some files, and waits for the rest of its archive."""
+    pipe = asyncio.subprocess.PIPE
+    process = await homes.start(*homes.import_words("-"), "--kubectl", homes.pods.kubectl(), stdin=pipe)
+    assert process.stdin
+    process.stdin.write(await asyncio.to_thread(archive.read_bytes))
+    try:
+
+        async def begun() -> bool:
+            claim = await homes.stage.get(CLAIMS, homes.claim(BOB))
+            return claim is not None and any((await homes.pods.home(homes.claim(BOB))).iterdir())
+
+        await eventually(begun, "files are unpacked", 40)
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def large_archive(homes: Homes) -> tuple[Path, Path]:
+    """An archive of several chunks whose end is missing, and the whole one."""
+    home = await homes.make(ALICE)
+    fill(home)
+    for number in range(4):
+        (home / f"data-{number}").write_bytes(os.urandom(1 << 20))
+    whole, begin = homes.folder / "alice.tar.gz", homes.folder / "begin"
+    assert (await homes.vdi("export", homes.claim(ALICE), whole)).code == 0
+    begin.write_bytes(whole.read_bytes()[: 3 << 20])
+    return begin, whole
+
+
+async def test_an_interrupted_import_leaves_nothing(homes: Homes) -> None:
+    begin, _ = await large_archive(homes)
+    async with half_imported(homes, begin) as process:
+        process.send_signal(signal.SIGINT)
+        _, err = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, "Interrupted; the pod is removed. There is no home of it." in err.decode()) == (
+        130,
+        True,
+    )
+    assert "Traceback" not in err.decode()
+    await homes.nothing_left(homes.claim(BOB))
+
+
+async def test_no_desktop_starts_on_a_home_whose_import_was_killed_and_the_next_one_fills_it(homes: Homes) -> None:
+    begin, whole = await large_archive(homes)
+    stage, claim = homes.stage, homes.claim(BOB)
+    await stage.node("one")
+    async with stage.operator():
+        async with half_imported(homes, begin) as process:
+            await stage.session("desk", homes.template, user=BOB)
+            await stage.reach("desk", "Pending", f"The home {claim!r} is in use by `vdi home import`")
+            second = await homes.vdi(*homes.import_words(whole))
+            assert (second.code, f"kubectl -n {stage.namespace} delete pod copy-{claim}" in second.err) == (1, True)
+            process.kill()
+
+        async def ended() -> bool:
+            pod = await stage.get(PODS, f"copy-{claim}")
+            return pod is not None and pod["status"]["phase"] in ("Succeeded", "Failed")
+
+        await eventually(ended, "the pod ends with its command", 40)
+        assert (await homes.pods.home(claim) / "data-0").exists() or any((await homes.pods.home(claim)).iterdir())
+        await stage.reach("desk", "Pending", "is in use by `vdi home import`")
+        again = await homes.vdi(*homes.import_words(whole))
+        assert again.code == 0, again.err
+        old, new = await homes.pods.home(homes.claim(ALICE)), await homes.pods.home(claim)
+        assert contents(new) == contents(old)
+        await stage.run("desk")
+
+
+async def test_the_home_of_all_templates_and_homes_that_do_not_stay(homes: Homes) -> None:
+    """What the next desktop of the user would have is made: the scope of the template says it."""
+    archive = homes.folder / "archive.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(homes.pods.folder / "pods", "folder")
+    shared = await homes.stage.template_named(f"{homes.stage.namespace}-shared", persistence={"scope": "User"})
+    words: list[str | Path] = ["import", archive, "--user", BOB, "--template"]
+    imported = await homes.vdi(*words, shared, "-o", "json")
+    assert (imported.code, imported.json()["home"]) == (0, user_home_claim_name(BOB)), imported.err
+    claim = await homes.stage.get(CLAIMS, user_home_claim_name(BOB))
+    assert claim and claim["metadata"]["annotations"] == {"vdi.kasm.io/user": BOB}
+    own = await homes.stage.template_named(f"{homes.stage.namespace}-own", persistence={"scope": "Session"})
+    refused = await homes.vdi(*words, own)
+    assert (refused.code, "no home that stays (persistence.scope: Session)" in refused.err) == (2, True)
+    assert await homes.stage.all(SESSIONS) == []

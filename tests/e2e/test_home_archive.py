@@ -1,0 +1,48 @@
+"""`vdi home export` and `import` on a real node: a home leaves the cluster through `kubectl exec` and comes back."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from e2e.desktops import pod_of, reach, run_in, start
+from e2e.world import NAMESPACE, World
+
+pytestmark = pytest.mark.timeout(300)
+FILES = (
+    "cd ~ && echo precious > paper.txt && mkdir -p 'a b/.c' && ln -sfn ../paper.txt 'a b/link' && chmod 640 paper.txt"
+    " && ln -f paper.txt 'a b/same' && truncate -s 50M sparse"
+)
+LOOK = "cd ~ && cat 'a b/link' && stat -c '%a %u %h' paper.txt && ls -A 'a b' && [ $(du -m sparse | cut -f1) -lt 5 ]"
+
+
+def test_a_home_that_was_exported_and_deleted_is_imported_and_its_desktop_goes_on(
+    sessions: World, tmp_path: Path
+) -> None:
+    world, archive = sessions, tmp_path / "hanna.tar.gz"
+    start(world, "hanna", "small")
+    run_in(world, "hanna", FILES)
+    seen = run_in(world, "hanna", LOOK)
+    pod = pod_of(world, "hanna")
+    assert pod
+    (claim,) = [
+        volume["persistentVolumeClaim"]["claimName"] for volume in pod["spec"]["volumes"] if volume["name"] == "home"
+    ]
+    world.vdi("home", "export", claim, str(archive))  # while the desktop runs
+    with tarfile.open(archive) as tar:
+        assert "./paper.txt" in tar.getnames()
+
+    world.vdi("session", "suspend", "hanna", "--wait")
+    before = world.get("pvc", claim)
+    assert before
+    world.kubectl("delete", "pvc", claim, "--timeout=60s")
+    world.vdi("home", "import", str(archive), "--user", "hanna@example.com", "--template", "small")
+    after = world.get("pvc", claim)
+    assert after and after["spec"]["volumeName"] != before["spec"]["volumeName"]
+    assert "vdi.kasm.io/copying" not in after["metadata"]["annotations"]
+
+    world.vdi("session", "resume", "hanna", "--wait")
+    reach(world, "hanna", "Running")
+    assert run_in(world, "hanna", LOOK) == seen == "precious\n640 1000 2\n.c\nlink\nsame\n"
+    labels = "app.kubernetes.io/name=vdi-home-copy"
+    assert world.kubectl("get", "pods", "-n", NAMESPACE, "-l", labels, "-o", "name") == ""
