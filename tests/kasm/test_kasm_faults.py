@@ -209,8 +209,13 @@ def test_pod_security_refuses_data_perms(ward: KasmStage) -> None:
     found = ward.finds("kasm_pod_security", "deployment/kasm-")
     assert "'restricted'" in found.message
     assert "-perms" in found.message
-    proxies = [one for one in ward.top if one.object.endswith("/kasm-proxy-default-deployment")]
-    assert [proxy.code for proxy in proxies] == ["kasm_pod_security"]
+
+    def refused() -> bool:
+        """Its ReplicaSet may be later than that of the first finding to report that its pods are refused."""
+        proxies = [one for one in ward.look(ward.ahead) if one.object.endswith("/kasm-proxy-default-deployment")]
+        return [proxy.code for proxy in proxies] == ["kasm_pod_security"]
+
+    wait_until("the proxy's pods are refused for the same reason", refused, 60, every=1)
 
 
 def test_quota_reached(ward: KasmStage) -> None:

@@ -66,6 +66,7 @@ def test_a_plain_archive_that_is_cut_before_its_end_is_found(length: int) -> Non
         (PACKED[:40] + b"\xff\xff\xff\xff" + PACKED[44:], "damaged"),
         (PACKED + b"more", "behind its end"),
     ],
+    ids=["empty", "text", "compressed text", "damaged", "more behind its end"],
 )
 def test_what_is_no_archive_is_refused_with_the_reason(data: bytes, words: str) -> None:
     with pytest.raises(BadArchiveError, match=words):
