@@ -23,7 +23,7 @@ from tools.generate import (
     permissions,
 )
 from tools.generate.page import replace_generated
-from vdi.api.crd import render_files
+from vdi.api.crd_files import render_files
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.gpu.sharing import manifest

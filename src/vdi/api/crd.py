@@ -5,8 +5,6 @@ The chart carries the written copy (`charts/vdi/files/crds`); a unit test holds 
 
 from typing import Any
 
-import yaml
-
 from vdi.api.meta import GROUP, VERSION
 from vdi.api.pool import VDIPool
 from vdi.api.schema import Schema, struct_schema
@@ -14,8 +12,6 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 
 Kind = type[VDISession] | type[VDITemplate] | type[VDIPool]
-
-_HEADER = "# Generated from src/vdi/api by `make generate`. Edit there.\n"
 
 _SHOWN_BEFORE_THE_FIRST_WRITE: dict[Kind, dict[str, Any]] = {
     VDISession: {"phase": "Pending"},
@@ -78,22 +74,6 @@ def pool_crd() -> dict[str, Any]:
 def build_crds() -> tuple[dict[str, Any], ...]:
     """Every CustomResourceDefinition of the project, ready to be sent to an API server."""
     return session_crd(), template_crd(), pool_crd()
-
-
-def render_files() -> dict[str, str]:
-    """File name to content, for each kind."""
-    return {f"{crd['spec']['names']['plural']}.yaml": _HEADER + _yaml(crd) for crd in build_crds()}
-
-
-class _WithoutAnchors(yaml.SafeDumper):
-    """A rule that two fields share is written twice: people and other programs read these files."""
-
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 -- the base's signature
-        return True
-
-
-def _yaml(value: object) -> str:
-    return yaml.dump(value, Dumper=_WithoutAnchors, sort_keys=False, width=140, allow_unicode=True)
 
 
 def _column(name: str, path: str, *, type: str = "string", priority: int = 0) -> dict[str, Any]:
