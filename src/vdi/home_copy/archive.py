@@ -249,8 +249,9 @@ async def _open_command(run: CopyRun, claim: str, script: str) -> AsyncIterator[
     try:
         yield _Command(process, process.stdin, process.stdout, errors)
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        if process.returncode is None:  # else its number may be that of another process by now
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         await errors
 
