@@ -62,6 +62,16 @@ def run_in(world: World, name: str, script: str) -> str:
     return world.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", script)
 
 
+def home_claim_of(world: World, name: str) -> str:
+    """The claim that the desktop mounts as its home."""
+    pod = pod_of(world, name)
+    assert pod
+    (claim,) = [
+        volume["persistentVolumeClaim"]["claimName"] for volume in pod["spec"]["volumes"] if volume["name"] == "home"
+    ]
+    return str(claim)
+
+
 def pointer_of(world: World, name: str) -> tuple[int, int]:
     """Where the pointer of the desktop is, in pixels from the left and from the top."""
     python = "DISPLAY=:0 XAUTHORITY=/tmp/.vdi/Xauthority /opt/selkies/bin/python3"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.desktops import pod_of, reach, run_in, start
+from e2e.desktops import home_claim_of, reach, run_in, start
 from e2e.world import NAMESPACE, World
 from vdi.demo.run import checkout
 
@@ -33,11 +33,7 @@ def test_a_home_that_was_saved_and_lost_comes_back_and_its_desktop_goes_on(sessi
     start(world, "hanna", "small")
     run_in(world, "hanna", FILES)
     seen = run_in(world, "hanna", LOOK)
-    pod = pod_of(world, "hanna")
-    assert pod
-    (claim,) = [
-        volume["persistentVolumeClaim"]["claimName"] for volume in pod["spec"]["volumes"] if volume["name"] == "home"
-    ]
+    claim = home_claim_of(world, "hanna")
     assert f"{claim}  hanna@example.com  small\n" in homes(world, "list")
 
     assert f"{claim} of hanna@example.com" in homes(world, "save", tmp_path, claim), "while the desktop runs"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.desktops import pod_of, reach, run_in, start
+from e2e.desktops import home_claim_of, reach, run_in, start
 from e2e.world import NAMESPACE, World
 
 pytestmark = pytest.mark.timeout(300)
@@ -23,11 +23,7 @@ def test_a_home_that_was_exported_and_deleted_is_imported_and_its_desktop_goes_o
     start(world, "hanna", "small")
     run_in(world, "hanna", FILES)
     seen = run_in(world, "hanna", LOOK)
-    pod = pod_of(world, "hanna")
-    assert pod
-    (claim,) = [
-        volume["persistentVolumeClaim"]["claimName"] for volume in pod["spec"]["volumes"] if volume["name"] == "home"
-    ]
+    claim = home_claim_of(world, "hanna")
     world.vdi("home", "export", claim, str(archive))  # while the desktop runs
     with tarfile.open(archive) as tar:
         assert "./paper.txt" in tar.getnames()

@@ -12,12 +12,14 @@ from vdi.api.resources import TemplateResources
 from vdi.api.template import DEFAULT_HEALTH_PATH, Protocol, Scheme, TemplateSpec, VDITemplate
 from vdi.cli.errors import USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
+from vdi.cli.kubectl import cluster_options
 from vdi.cli.long_work import INTERRUPTED
 from vdi.cli.options import PROGRAM, KubeConnection, examples, seconds_of, with_connection
 from vdi.cli.progress import PassedStage, ProgressView
 from vdi.findings.model import exit_code
 from vdi.image_check.judge import make_report
 from vdi.image_check.observation import Observation
+from vdi.image_check.pod import AGENT_PORT
 from vdi.image_check.run import Check, check_image
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.errors import NotFound
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
 
-_AGENT_PORT = 8082
 _IMAGE = re.compile(r"[^\s:@/]\S*")
 _IS_IMAGE = re.compile(r"[/:@]")
 _URL_PATH = re.compile(r"/\S*")
@@ -143,8 +144,8 @@ def _template_of_image(
         return None
     if not _IMAGE.fullmatch(subject):
         raise CliError(f"{subject!r} is not the name of an image; allowed: registry.example.com/lab:1", USAGE)
-    if port is not None and not (1 <= port <= 65535 and port != _AGENT_PORT):
-        raise CliError(f"--port {port}: allowed: 1 to 65535, but not {_AGENT_PORT}, the agent's", USAGE)
+    if port is not None and not (1 <= port <= 65535 and port != AGENT_PORT):
+        raise CliError(f"--port {port}: allowed: 1 to 65535, but not {AGENT_PORT}, the agent's", USAGE)
     if health_path is not None and not _URL_PATH.fullmatch(health_path):
         raise CliError(f"--health-path {health_path!r}: allowed: the path of a URL, such as /api", USAGE)
     if run_as_user is not None and not 1 <= run_as_user < 2**31:
@@ -174,7 +175,4 @@ async def _read_template(client: "Client", name: str) -> VDITemplate:
 def _kubectl(connection: KubeConnection) -> list[str]:
     """The command that forwards ports of the same cluster; empty without kubectl."""
     program = shutil.which("kubectl")
-    if program is None:
-        return []
-    config = ["--kubeconfig", str(connection.kubeconfig)] if connection.kubeconfig else []
-    return [program, *config, *(["--context", connection.context] if connection.context else [])]
+    return [program, *cluster_options(connection.kubeconfig, connection.context)] if program else []

@@ -12,5 +12,10 @@ def find_kubectl(given: Path | None, kubeconfig: Path | None, context: str | Non
     if program is None:
         missing = f"--kubectl {given}: is no program" if given else "there is no kubectl in PATH"
         raise CliError(f"{missing}; allowed: --kubectl PATH", USAGE if given else COULD_NOT_LOOK)
-    cluster = ["--kubeconfig", str(kubeconfig)] if kubeconfig else []
-    return [program, *cluster, *(["--context", context] if context else [])]
+    return [program, *cluster_options(kubeconfig, context)]
+
+
+def cluster_options(kubeconfig: Path | None, context: str | None) -> list[str]:
+    """The options that choose the cluster."""
+    chosen = ["--kubeconfig", str(kubeconfig)] if kubeconfig else []
+    return [*chosen, *(["--context", context] if context else [])]
