@@ -19,26 +19,26 @@ LOOK = "cd ~ && cat 'a b/link' && stat -c '%a %u %h' paper.txt && ls -A 'a b' &&
 def test_a_home_that_was_exported_and_deleted_is_imported_and_its_desktop_goes_on(
     sessions: World, tmp_path: Path
 ) -> None:
-    world, archive = sessions, tmp_path / "hanna.tar.gz"
-    start(world, "hanna", "small")
-    run_in(world, "hanna", FILES)
-    seen = run_in(world, "hanna", LOOK)
-    claim = home_claim_of(world, "hanna")
+    world, archive = sessions, tmp_path / "hazel.tar.gz"
+    start(world, "hazel", "small")
+    run_in(world, "hazel", FILES)
+    seen = run_in(world, "hazel", LOOK)
+    claim = home_claim_of(world, "hazel")
     world.vdi("home", "export", claim, str(archive))  # while the desktop runs
     with tarfile.open(archive) as tar:
         assert "./paper.txt" in tar.getnames()
 
-    world.vdi("session", "suspend", "hanna", "--wait")
+    world.vdi("session", "suspend", "hazel", "--wait")
     before = world.get("pvc", claim)
     assert before
     world.kubectl("delete", "pvc", claim, "--timeout=60s")
-    world.vdi("home", "import", str(archive), "--user", "hanna@example.com", "--template", "small")
+    world.vdi("home", "import", str(archive), "--user", "hazel@example.com", "--template", "small")
     after = world.get("pvc", claim)
     assert after and after["spec"]["volumeName"] != before["spec"]["volumeName"]
     assert "vdi.kasm.io/copying" not in after["metadata"]["annotations"]
 
-    world.vdi("session", "resume", "hanna", "--wait")
-    reach(world, "hanna", "Running")
-    assert run_in(world, "hanna", LOOK) == seen == "precious\n640 1000 2\n.c\nlink\nsame\n"
+    world.vdi("session", "resume", "hazel", "--wait")
+    reach(world, "hazel", "Running")
+    assert run_in(world, "hazel", LOOK) == seen == "precious\n640 1000 2\n.c\nlink\nsame\n"
     labels = "app.kubernetes.io/name=vdi-home-copy"
     assert world.kubectl("get", "pods", "-n", NAMESPACE, "-l", labels, "-o", "name") == ""
