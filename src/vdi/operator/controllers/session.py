@@ -271,4 +271,6 @@ def _shows_foreign_changes(before: Observed, after: Observed, now: datetime) -> 
         after.extra_pods or after.terminating or (after.pod and after.pod.terminating)
     ):  # a pod that was swept is one no longer
         return True
+    if before.secret is not None and after.secret is not before.secret:  # its replacement comes before the pod
+        return True
     return (before.pod is not None and after.pod is not before.pod) or find_removal(after, now) is not None
