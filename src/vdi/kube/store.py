@@ -88,11 +88,11 @@ class Store(Generic[T]):
         self._objects: dict[ObjectKey, T] = {}
         self._unshared: dict[ObjectKey, None] = {}  # what changed last, the latest at the end
         self._marks: dict[str, FieldOwnership] = {}  # by uid; only where `ownership` is set
-        self._gone: set[str] = set()  # uids that `forget` dropped and whose DELETED the watch still owes us
+        self._gone: dict[str, str] = {}  # uid -> namespace of what `forget` dropped, until the watch says DELETED
         self._owners: _Index[T] = _Index(_owner_uids)
         self._indices: dict[str, _Index[T]] = {}
         self._listeners: list[Listener[T]] = []
-        self._seen = 0  # the version up to which the watch has sent us everything
+        self._seen: dict[str, int] = {}  # by scope, the version up to which its watch has sent us everything
 
     def get(self, namespace: str, name: str) -> T | None:
         """The object, or None. `namespace` is empty for cluster-scoped kinds."""
@@ -131,27 +131,27 @@ class Store(Generic[T]):
     def remember(self, obj: T, mark: FieldOwnership | None = None) -> None:
         """Take in the answer to our own write at once; older events that the watch still brings do not undo it.
 
-        Only for objects that the store's Reflector would bring too (its namespace, its selectors).
+        Only for objects that a Reflector of the store would bring too (its namespace, its selectors).
         """
-        if version_of(obj) > self._seen:
+        if version_of(obj) > self._seen.get(self._scope_of(obj), 0):
             self._put(obj, mark)
 
     def forget(self, namespace: str, name: str, uid: str) -> None:
         """Our delete was answered and this incarnation is gone: drop it now, whatever the watch still says."""
         present = self._objects.get((namespace, name))
         if present is not None and present.metadata.uid == uid:
-            self._gone.add(uid)
+            self._gone[uid] = namespace
             self._change((namespace, name), present, None)
 
     def observe(self, obj: T, mark: FieldOwnership | None = None) -> None:
         """ADDED or MODIFIED came by the watch."""
-        self._seen = max(self._seen, version_of(obj))
+        self.observe_version(version_of(obj), self._scope_of(obj))
         self._put(obj, mark)
 
     def observe_deleted(self, obj: T) -> None:
         """DELETED came by the watch; `obj` is the last state, with the version of the deletion."""
-        self._seen = max(self._seen, version_of(obj))
-        self._gone.discard(obj.metadata.uid)
+        self.observe_version(version_of(obj), self._scope_of(obj))
+        self._gone.pop(obj.metadata.uid, None)
         key = key_of(obj)
         present = self._objects.get(key)
         if present is None:
@@ -160,13 +160,21 @@ class Store(Generic[T]):
         if present.metadata.uid == obj.metadata.uid or version_of(present) < version_of(obj):
             self._change(key, present, None)
 
-    def observe_version(self, version: int) -> None:
-        """A BOOKMARK came by the watch: everything up to this version has been sent."""
-        self._seen = max(self._seen, version)
+    def observe_version(self, version: int, scope: str = "") -> None:
+        """A BOOKMARK came by the watch of that scope: everything up to this version has been sent."""
+        self._seen[scope] = max(self._seen.get(scope, 0), version)
 
-    def relist(self, version: int) -> "Relist[T]":
-        """Begin to take in a complete list of that version."""
-        return Relist(self, version)
+    def relist(self, version: int, scope: str = "") -> "Relist[T]":
+        """Begin to take in a complete list of that version: of one namespace, or of everything (the empty scope).
+
+        Several Reflectors may fill one store, each with a namespace of its own. None of them knows about the others'.
+        """
+        return Relist(self, version, scope)
+
+    def _scope_of(self, obj: T) -> str:
+        """The scope of the Reflector that brings this object."""
+        namespace = obj.metadata.namespace
+        return namespace if namespace in self._seen else ""
 
     def is_news(self, obj: T) -> bool:
         """Whether this state is newer than what is known; if not, putting it in would change nothing."""
@@ -229,12 +237,14 @@ class Store(Generic[T]):
 class Relist(Generic[T]):
     """A complete list on its way into the store, page by page; what is not in it has vanished meanwhile."""
 
-    def __init__(self, store: Store[T], version: int) -> None:
+    def __init__(self, store: Store[T], version: int, scope: str) -> None:
         self._store = store
         self._version = version
+        self._scope = scope
         self._listed: set[ObjectKey] = set()
         self._uids: set[str] = set()
-        if version < store._seen:
+        seen = store._seen.setdefault(scope, 0)
+        if version < seen:
             # Lists are consistent reads, so the server's own history went back (a restored backup, a reset cluster):
             # what we know from the lost future would outlive it. Start over.
             self._rewind()
@@ -251,16 +261,24 @@ class Relist(Generic[T]):
         vanished = [
             (key, obj)
             for key, obj in store._objects.items()
-            if key not in self._listed and version_of(obj) <= self._version
+            if key not in self._listed and self._is_mine(key[0]) and version_of(obj) <= self._version
         ]
         for key, obj in vanished:
             store._change(key, obj, None)
-        store._gone &= self._uids
-        store._seen = max(store._seen, self._version)
+        store._gone = {
+            uid: namespace
+            for uid, namespace in store._gone.items()
+            if uid in self._uids or not self._is_mine(namespace)
+        }
+        store.observe_version(self._version, self._scope)
+
+    def _is_mine(self, namespace: str) -> bool:
+        return not self._scope or namespace == self._scope
 
     def _rewind(self) -> None:
         store = self._store
         for key, obj in list(store._objects.items()):
-            store._change(key, obj, None)
-        store._gone.clear()
-        store._seen = 0
+            if self._is_mine(key[0]):
+                store._change(key, obj, None)
+        store._gone = {uid: namespace for uid, namespace in store._gone.items() if not self._is_mine(namespace)}
+        store._seen[self._scope] = 0

@@ -128,7 +128,7 @@ class Reflector(Generic[T]):
                 self._last_contact = self._clock.monotonic()
                 if relist is None:
                     version = wire.numeric(page.resource_version, f"list of {self.resource.plural}")
-                    relist = self.store.relist(int(version))
+                    relist = self.store.relist(int(version), self.namespace or "")
                 for item in page.items:
                     decoded = self._decode(item)
                     if decoded is not None:
@@ -172,7 +172,7 @@ class Reflector(Generic[T]):
         )
         decoded = None if known or event.type == "BOOKMARK" else self._decode(event)
         if decoded is None:
-            self.store.observe_version(version)
+            self.store.observe_version(version, self.namespace or "")
         elif event.type == "DELETED":
             self.store.observe_deleted(decoded[0])
         else:

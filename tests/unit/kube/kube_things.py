@@ -28,9 +28,16 @@ class Thing(msgspec.Struct, gc=False):
     size: int = 0
 
 
-def a_thing(name: str = "a", version: int = 1, uid: str = "", size: int = 0, owners: tuple[str, ...] = ()) -> Thing:
+def a_thing(
+    name: str = "a",
+    version: int = 1,
+    uid: str = "",
+    size: int = 0,
+    owners: tuple[str, ...] = (),
+    namespace: str = "ns",
+) -> Thing:
     references = tuple(OwnerRef(owner) for owner in owners)
-    return Thing(Meta(name, "ns", uid or f"uid-{name}", str(version), None, references), size)
+    return Thing(Meta(name, namespace, uid or f"uid-{name}", str(version), None, references), size)
 
 
 def requested(name: str = "a", **content: Any) -> dict[str, Any]:

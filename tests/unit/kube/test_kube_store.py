@@ -123,6 +123,26 @@ def test_an_answer_older_than_a_list_is_history() -> None:
     assert store.values() == []
 
 
+def test_two_namespaces_in_one_store_do_not_disturb_each_other() -> None:
+    store, journal = a_store()
+    for namespace in ("one", "two"):
+        relist = store.relist(10, namespace)
+        relist.put(a_thing(namespace, version=5, namespace=namespace))
+        relist.finish()
+    assert journal.lines == ["+one", "+two"], "the list of one says nothing of the other"
+    store.observe_version(50, "one")
+    store.remember(a_thing("written", version=40, namespace="two"))
+    assert store.get("two", "written") is not None, "the watch of its own namespace has not come so far"
+    store.remember(a_thing("late", version=40, namespace="one"))
+    assert store.get("one", "late") is None
+    store.forget("two", "two", "uid-two")
+    store.relist(60, "one").finish()
+    store.observe(a_thing("two", version=41, namespace="two"))
+    assert journal.lines[-1] == "-one", "what we deleted in the other namespace stays gone"
+    store.relist(3, "one").finish()
+    assert store.get("two", "written") is not None, "a history that went back is that of one namespace"
+
+
 def test_a_server_whose_history_went_back_is_believed() -> None:
     store, _ = a_store()
     store.observe(a_thing("lost", version=500))
