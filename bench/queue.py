@@ -41,11 +41,11 @@ class FullCluster:
     """A full cluster, and the operator's queue in front of it."""
 
     def __init__(self, waiting: int) -> None:
-        self.caches = Caches(cast(Client, SimpleNamespace(field_manager="bench")), "bench", SystemClock())
+        self.caches = Caches(cast(Client, SimpleNamespace(field_manager="bench")), ("bench",), SystemClock())
         self.woken: list[tuple[str, str]] = []
         policy = ClusterSettings()
         self.admission = QueueManager(
-            ClusterContext(cast(Client, None), self.caches, policy, SystemClock(), "bench"),
+            ClusterContext(cast(Client, None), self.caches, policy, SystemClock(), ("bench",)),
             weights={},
             on_admitted=lambda _: None,
             enqueue=self.woken.append,

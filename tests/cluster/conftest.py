@@ -90,6 +90,13 @@ def namespace(administrator: Administrator) -> Iterator[str]:
         yield name
 
 
+@pytest.fixture
+def second_namespace(administrator: Administrator) -> Iterator[str]:
+    """Another one of this test alone."""
+    with _fresh_namespace(administrator) as name:
+        yield name
+
+
 @pytest.fixture(scope="module")
 def server(kubectl: list[str], kubeconfig: Path, administrator: Administrator) -> Iterator[Server]:
     """What the server says of objects; most are dry runs, so that a module's tests share a namespace."""

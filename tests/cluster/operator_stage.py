@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import yaml
 from cluster.operator_proxy import Proxy
 from cluster.stand_in import ROOM, add_node, remove_node
 from support.metrics_token import token_file
-from support.permissions import operator_rules
+from support.permissions import operator_rules, operator_rules_elsewhere
 from support.waiting import eventually
 from vdi.kube.clock import SystemClock
 from vdi.kube.config import ClusterConfig
@@ -58,8 +58,19 @@ class Stage:
     folder: Path
     nodes: list[str] = field(default_factory=list)
     """Names of the nodes that `node` made."""
+    second: str = ""
+    """Another namespace of sessions of the same operator; empty: it has one."""
     variables: dict[str, str] = field(default_factory=dict)
     """Settings of an operator that is a process of its own."""
+
+    def of(self, namespace: str) -> "Stage":
+        """The same cluster and operator, looked at in another of its namespaces."""
+        return replace(self, namespace=namespace)
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """Where the operator works."""
+        return tuple(filter(None, (self.namespace, self.second)))
 
     async def make_host_key(self) -> None:
         """Before the first operator does, whose requests are then those for sessions alone."""
@@ -75,8 +86,10 @@ class Stage:
     async def grant(self) -> None:
         """Let the operator do what tests/support/permissions.yaml grants it, and nothing else."""
         user = f"operator-of-{self.namespace}"
-        for kind, rules in operator_rules().items():
-            namespace = self.namespace if kind == "Role" else None
+        first = operator_rules()
+        granted = [("ClusterRole", None, first["ClusterRole"]), ("Role", self.namespace, first["Role"])]
+        granted += [("Role", self.second, operator_rules_elsewhere())] if self.second else []
+        for kind, namespace, rules in granted:
             metadata = {"name": user} | ({"namespace": namespace} if namespace else {})
             role: Object = {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": metadata, "rules": rules}
             binding: Object = {**role, "kind": f"{kind}Binding", "subjects": [{"kind": "User", "name": user}]}
@@ -222,7 +235,7 @@ class Stage:
         """Our operator, in this process, through the proxy; gives its health port. Its first lists are not counted."""
         stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
         chosen = Settings(
-            namespace=self.namespace,
+            namespaces=self.namespaces,
             metrics_host="127.0.0.1",
             metrics_port=0,
             metrics_token_file=token_file(self.folder),
@@ -257,7 +270,7 @@ class Stage:
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(source),
-            "VDI_NAMESPACE": self.namespace,
+            "VDI_NAMESPACE": ",".join(self.namespaces),
             "VDI_METRICS_ADDR": "127.0.0.1:0",
             "VDI_METRICS_TOKEN_FILE": str(token_file(self.folder)),
             **self.variables,

@@ -42,8 +42,14 @@ GATEWAY = _ALL["gateway"]
 
 
 def operator_rules() -> dict[str, list[dict[str, Any]]]:
-    """By kind."""
-    return {role.kind: role.policy_rules() for role in OPERATOR if not role.name}
+    """By kind; the Role is that in the first of the sessions' namespaces."""
+    rules = {role.kind: role.policy_rules() for role in OPERATOR if not role.name}
+    return rules | {"Role": rules["Role"] + _rules_named("first")}
+
+
+def operator_rules_elsewhere() -> list[dict[str, Any]]:
+    """The Role in the other namespaces of sessions."""
+    return next(role.policy_rules() for role in OPERATOR if role.kind == "Role" and not role.name)
 
 
 def placeholder_rules() -> list[dict[str, Any]]:

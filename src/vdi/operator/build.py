@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vdi.api.session import VDISession
 from vdi.api.template import Scheme
 from vdi.kube.errors import ApiError, Forbidden, Invalid, NotFound, ServerError
 from vdi.kube.meta import key_of
@@ -13,7 +14,7 @@ from vdi.operator.hosts import Hosts
 from vdi.operator.kinds import ROUTES
 from vdi.operator.owned_resources import ForeignObjectError, OwnedResources
 from vdi.operator.ports import Credentials, Pools
-from vdi.operator.reservations import Reservations
+from vdi.operator.reservations import Reservations, home_reservation
 from vdi.operator.uncertain_creates import UncertainCreates, is_uncertain
 from vdi.session.api_errors import explain_api_error, is_webhook_down, leftover, name_taken
 from vdi.session.children.home import build_home
@@ -106,7 +107,8 @@ class Builder:
         if not uncertain:
             self._reservations.release(session.metadata.uid)
         if "pod" in uncertain and observed.pod is None:
-            self._uncertain_creates.add(key_of(session), pod_name(session.metadata.name))
+            meta = session.metadata
+            self._uncertain_creates.add(key_of(session), meta.namespace, pod_name(meta.name))
         return _collect_failures(replace(observed, **made) if made else observed, list(failures.values()))
 
     def _work(
@@ -142,7 +144,7 @@ class Builder:
             labels = {**identity.labels, HOLD: "false" if evictable else "true"}
             if not observed.pod.terminating and not labels.items() <= observed.pod.metadata.labels.items():
                 work["pod"] = owned.pods.label(observed.pod, labels)
-        elif desktop and (home is None or self._may_mount(home, uid)):
+        elif desktop and (home is None or self._may_mount(home, session)):
             run = run_annotations(session, None)
             port = self._settings.agent_port
             pod = build_pod(identity=identity, desktop=desktop, run=run, agent_port=port)
@@ -160,9 +162,12 @@ class Builder:
         await self._owned.secrets.delete(present)
         return await self._make_secret(None, identity)
 
-    def _may_mount(self, home: Home, uid: str) -> bool:
+    def _may_mount(self, home: Home, session: VDISession) -> bool:
         """A home that one desktop may use at a time is reserved until the pod that mounts it is in the caches."""
-        return home.shared or not home.retain or self._reservations.reserve(home.claim, uid)
+        if home.shared or not home.retain:
+            return True
+        meta = session.metadata
+        return self._reservations.reserve(home_reservation(meta.namespace, home.claim), meta.uid)
 
 
 def _collect_failures(observed: Observed, failures: list[BaseException]) -> Built:

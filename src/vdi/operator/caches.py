@@ -1,10 +1,11 @@
-"""What the operator knows of the cluster: one store and one reflector per kind, all of the sessions' namespace.
+"""What the operator knows of the cluster: one store per kind, one reflector per kind and namespace of sessions.
 
 Only templates, pools, nodes and volumes are cluster-scoped, and of other namespaces only pods are seen. Indices are
 from the object alone, so that a store can keep them up by itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from vdi.api.pool import VDIPool
@@ -42,6 +43,8 @@ BY_TEMPLATE = "template"
 BY_HOME = "home"
 BY_HOST = "host"
 BY_SUBJECT = "subject"
+_CLUSTER = (None,)
+"""The scope of a reflector of all namespaces."""
 
 
 class Caches:
@@ -50,13 +53,15 @@ class Caches:
     def __init__(
         self,
         client: Client,
-        namespace: str,
+        namespaces: tuple[str, ...],
         clock: Clock,
         *,
         count_others: bool = True,
         placeholders_namespace: str = "",
         kueue: bool = False,
     ) -> None:
+        self.namespaces = namespaces
+        """Where sessions live."""
         ownership, interner = FieldOwnershipReader(client.field_manager, APPLIED_HASH), StringInterner()
         self.sessions: Store[VDISession] = Store(interner=interner)
         self.templates: Store[VDITemplate] = Store()
@@ -64,7 +69,7 @@ class Caches:
         self.nodes: Store[Node] = Store(interner=interner)
         self.volumes: Store[PersistentVolume] = Store(interner=interner)
         self.foreign_pods: Store[ForeignPod] = Store(interner=interner)
-        """Pods in the sessions' namespace that are not ours, as long as they take room."""
+        """Pods in the sessions' namespaces that are not ours, as long as they take room."""
         self.foreign_pods_elsewhere: Store[ForeignPod] = Store(interner=interner)
         """Pods of all other namespaces, as long as they take room; empty where they are not to be counted."""
         self.placeholders: Store[Pod] = Store(interner=interner)
@@ -82,6 +87,7 @@ class Caches:
         self.reservations: Store[HostReservation] = Store(interner=interner)
 
         self.sessions.add_index(BY_TEMPLATE, lambda session: [session.spec.template])
+        # Of the claim's name alone, which is shorter: whoever reads it leaves out other namespaces.
         self.sessions.add_index(BY_HOME, lambda session: home_names(session)[:2])
         self.sessions.add_index(BY_HOST, labels_of)
         self.pods.add_index(BY_HOME, lambda pod: [pod.home_claim] if pod.home_claim else [])
@@ -92,7 +98,7 @@ class Caches:
         ours = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
         not_mine = ",".join(f"{key}!={value}" for key, value in MANAGED_BY.items())
         placed = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
-        in_other_namespaces = f"metadata.namespace!={namespace},{placed}"
+        in_other_namespaces = ",".join([*(f"metadata.namespace!={namespace}" for namespace in namespaces), placed])
 
         def reflect(
             resource: Resource,
@@ -101,57 +107,58 @@ class Caches:
             *,
             labels: str | None = None,
             fields: str | None = None,
-            everywhere: bool = False,
-            elsewhere: str = "",
-        ) -> Reflector[T]:
-            return Reflector(
-                client,
-                resource,
-                into,
-                store,
-                namespace=None if everywhere else elsewhere or namespace,
-                label_selector=labels,
-                field_selector=fields,
-                clock=clock,
-            )
+            scopes: Sequence[str | None] = namespaces,
+        ) -> list[Reflector[T]]:
+            return [
+                Reflector(
+                    client,
+                    resource,
+                    into,
+                    store,
+                    namespace=scope,
+                    label_selector=labels,
+                    field_selector=fields,
+                    clock=clock,
+                )
+                for scope in scopes
+            ]
 
-        self.reflectors: tuple[Reflector[Any], ...] = (
+        reflectors: list[list[Reflector[Any]]] = [
             reflect(SESSIONS, VDISession, self.sessions),
-            reflect(TEMPLATES, VDITemplate, self.templates, everywhere=True),
-            reflect(POOLS, VDIPool, self.pools, everywhere=True),
-            reflect(NODES, Node, self.nodes, everywhere=True),
-            reflect(VOLUMES, PersistentVolume, self.volumes, everywhere=True),
+            reflect(TEMPLATES, VDITemplate, self.templates, scopes=_CLUSTER),
+            reflect(POOLS, VDIPool, self.pools, scopes=_CLUSTER),
+            reflect(NODES, Node, self.nodes, scopes=_CLUSTER),
+            reflect(VOLUMES, PersistentVolume, self.volumes, scopes=_CLUSTER),
             reflect(PODS, ForeignPod, self.foreign_pods, labels=not_mine, fields=placed),
-            *(
-                # A placeholder's place is free for desktops: the scheduler preempts it.
-                [
-                    reflect(
-                        PODS,
-                        ForeignPod,
-                        self.foreign_pods_elsewhere,
-                        labels=f"!{PLACEHOLDER}",
-                        fields=in_other_namespaces,
-                        everywhere=True,
-                    )
-                ]
-                if count_others
-                else []
-            ),
             reflect(PODS, Pod, self.pods, labels=ours),
             reflect(CLAIMS, PersistentVolumeClaim, self.claims, labels=ours),
             reflect(SECRETS, Secret, self.secrets, labels=ours),
             reflect(SERVICES, Service, self.services, labels=ours),
             reflect(ROUTES, Route, self.routes, labels=ours),
             reflect(EVENTS, Event, self.events, fields="type=Warning"),
-            reflect(CONFIG_MAPS, HostReservation, self.reservations, labels=f"{ours},{HOST}"),
-        )
-        if kueue:
-            self.reflectors += (reflect(WORKLOADS, Workload, self.workloads),)
-        if placeholders_namespace:
-            self.reflectors += (
-                reflect(PODS, Pod, self.placeholders, labels=PLACEHOLDER, elsewhere=placeholders_namespace),
-                reflect(EVENTS, AutoscalerEvent, self.autoscaler_events, elsewhere=placeholders_namespace),
+            reflect(CONFIG_MAPS, HostReservation, self.reservations, labels=f"{ours},{HOST}", scopes=namespaces[:1]),
+        ]
+        if count_others:
+            # A placeholder's place is free for desktops: the scheduler preempts it.
+            reflectors.append(
+                reflect(
+                    PODS,
+                    ForeignPod,
+                    self.foreign_pods_elsewhere,
+                    labels=f"!{PLACEHOLDER}",
+                    fields=in_other_namespaces,
+                    scopes=_CLUSTER,
+                )
             )
+        if kueue:
+            reflectors.append(reflect(WORKLOADS, Workload, self.workloads))
+        if placeholders_namespace:
+            scopes = [placeholders_namespace]
+            reflectors += [
+                reflect(PODS, Pod, self.placeholders, labels=PLACEHOLDER, scopes=scopes),
+                reflect(EVENTS, AutoscalerEvent, self.autoscaler_events, scopes=scopes),
+            ]
+        self.reflectors: tuple[Reflector[Any], ...] = tuple(chain.from_iterable(reflectors))
 
     @property
     def synced(self) -> bool:
@@ -169,6 +176,12 @@ class Caches:
         template = self.templates.get("", session.spec.template)
         home = resolve_home(session, template, self.homes_of(session)) if template else None
         return home.claim if home and home.retain else None
+
+    def namesakes(self, session: VDISession) -> list[VDISession]:
+        """Sessions of the same name in the other namespaces: a name is one session's in all of them together."""
+        meta = session.metadata
+        others = (self.sessions.get(space, meta.name) for space in self.namespaces if space != meta.namespace)
+        return [other for other in others if other]
 
     async def wait_synced(self) -> None:
         """Return once every store has had a complete list."""

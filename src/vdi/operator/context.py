@@ -17,5 +17,5 @@ class ClusterContext:
     caches: Caches
     settings: ClusterSettings
     clock: Clock
-    namespace: str
-    """Where sessions live."""
+    namespaces: tuple[str, ...]
+    """Where sessions live. The first has what there is once: Lease, key of the host labels, reservations of hosts."""

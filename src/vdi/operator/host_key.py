@@ -1,4 +1,4 @@
-"""The secret key of the host labels: one per namespace of sessions, kept in a Secret, the same for all replicas."""
+"""The secret key of the host labels: one for all replicas, in a Secret of the first of the sessions' namespaces."""
 
 import base64
 import binascii

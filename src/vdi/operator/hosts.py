@@ -18,6 +18,7 @@ class Hosts:
         self._caches = cluster.caches
         self._settings = cluster.settings
         self._key = key
+        self._namespace = cluster.namespaces[0]  # hosts are the same for all: of two namespaces, one is first
 
     def label_of(self, session: VDISession) -> str:
         """The host label that the session is to have, unless it is taken; empty where its hostname is refused."""
@@ -34,15 +35,15 @@ class Hosts:
     def needs_reservation(self, session: VDISession, label: str) -> bool:
         """Whether a reservation for this label of the session has to be made."""
         recorded = label in (session.spec.hostname, derive_base(session.metadata.name))
-        return recorded and self.owner_of(session.metadata.namespace, label) is None
+        return recorded and self.owner_of(label) is None
 
     def is_owned_by_another(self, session: VDISession, label: str) -> bool:
         """Whether the label is reserved for another person."""
-        return self.owner_of(session.metadata.namespace, label) not in (None, session.spec.user)
+        return self.owner_of(label) not in (None, session.spec.user)
 
-    def owner_of(self, namespace: str, label: str) -> str | None:
+    def owner_of(self, label: str) -> str | None:
         """Who has reserved the label; None: no one."""
-        reservation = self._caches.reservations.get(namespace, reservation_name(label))
+        reservation = self._caches.reservations.get(self._namespace, reservation_name(label))
         return reservation.data.user if reservation else None
 
     async def reserve(self, session: VDISession, label: str) -> str:
@@ -51,7 +52,7 @@ class Hosts:
         The API server decides who is first. A reservation that is there is never changed but for its labels, by which
         the watch finds it.
         """
-        namespace = session.metadata.namespace
+        namespace = self._namespace
         body = build_reservation(namespace, label, session.spec.user)
         try:
             made = await self._client.create(CONFIG_MAPS, body, namespace=namespace, into=HostReservation)

@@ -1,13 +1,14 @@
 """Everything known of one session at this moment, from the stores alone: no API reads."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from vdi.api.session import VDISession
 from vdi.kube.meta import HasMetadata
 from vdi.operator.caches import BY_HOME, BY_HOST, BY_SUBJECT, Caches
 from vdi.operator.hosts import Hosts
 from vdi.operator.owned_resources import owner_uid, session_of
-from vdi.operator.reservations import Reservations
+from vdi.operator.reservations import Reservations, home_reservation
 from vdi.session import naming
 from vdi.session.activity import Activity
 from vdi.session.cluster_settings import ClusterSettings
@@ -16,6 +17,8 @@ from vdi.session.effective import Desktop, resolve
 from vdi.session.failures import current_failures, is_hopeless
 from vdi.session.homes import Home, resolve_home
 from vdi.session.observed import Event, Pod
+
+N = TypeVar("N", bound=HasMetadata)
 
 
 class Observer:
@@ -75,6 +78,7 @@ class Observer:
             home_holder=None if pod or home is None else self._home_holder(session, home),
             host="" if is_taken else host,
             host_blocked=host_taken(host) if is_taken else None,
+            name_holder=self._name_holder(session),
         )
 
     def _pods_of(self, session: VDISession) -> tuple[Pod | None, Pod | None, tuple[Pod, ...]]:
@@ -110,12 +114,12 @@ class Observer:
     def _home_holder(self, session: VDISession, home: Home) -> str | None:
         if home.shared or not home.retain:
             return None
-        claim = home.claim
-        peers = self._caches.sessions.by_index(BY_HOME, claim)
-        mounting = self._caches.pods.by_index(BY_HOME, claim)
+        claim, namespace = home.claim, session.metadata.namespace
+        peers = _within(namespace, self._caches.sessions.by_index(BY_HOME, claim))
+        mounting = _within(namespace, self._caches.pods.by_index(BY_HOME, claim))
         if len(peers) == 1 and not mounting:
             return None
-        reserved = self._reservations.holder(claim)
+        reserved = self._reservations.holder(home_reservation(namespace, claim))
         wanting = [
             _contender(peer, holds=peer.metadata.uid == reserved) for peer in peers if self._could_start(peer, claim)
         ]
@@ -125,7 +129,7 @@ class Observer:
         """Whether the host belongs to another person, or to another session of this one."""
         if self._hosts.is_owned_by_another(session, label):
             return True
-        host, owner = self._settings.host(label), self._hosts.owner_of(session.metadata.namespace, label)
+        host, owner = self._settings.host(label), self._hosts.owner_of(label)
         peers = [
             peer
             for peer in self._caches.sessions.by_index(BY_HOST, label)
@@ -148,7 +152,22 @@ class Observer:
         has_home = isinstance(desktop, Desktop) and desktop.home is not None and desktop.home.claim == claim
         failures = current_failures(session)
         given_up = failures is not None and is_hopeless(failures, session, template)
-        return has_home and not given_up and not self._is_taken(session, self._hosts.label_of(session))
+        is_blocked = self._name_holder(session) or self._is_taken(session, self._hosts.label_of(session))
+        return has_home and not given_up and not is_blocked
+
+    def _name_holder(self, session: VDISession) -> VDISession | None:
+        """The session of another namespace that has this one's name."""
+        namesakes = self._caches.namesakes(session)
+        if not namesakes:
+            return None
+        sessions = {rival.metadata.uid: rival for rival in (session, *namesakes)}
+        contenders = (_contender(rival, holds=bool(self._caches.pods.by_owner(uid))) for uid, rival in sessions.items())
+        holder = find_holder(contenders)
+        return sessions[holder.uid] if holder and holder.uid != session.metadata.uid else None
+
+
+def _within(namespace: str, objects: Iterable[N]) -> list[N]:
+    return [obj for obj in objects if obj.metadata.namespace == namespace]
 
 
 def _holder(session: VDISession, *, having: Iterable[HasMetadata], wanting: Iterable[Contender]) -> str | None:

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 
-from vdi.api.pool import VDIPool
 from vdi.kube.apply import Applier
 from vdi.kube.errors import Forbidden, Invalid, KubeError
 from vdi.kube.resource import PODS, SECRETS
@@ -65,14 +64,13 @@ class PoolDesktops:
         self._queue = queue
         self._uncertain_creates = uncertain_creates
         self._settings = cluster.settings
-        self._namespace = cluster.namespace
         self._new_token = new_token
         self._pods = Applier(client, PODS, Pod, caches.pods)
         self._secrets = Applier(client, SECRETS, Secret, caches.secrets)
 
     async def settle(self, pool: str) -> None:
         """Find out which uncertain creates exist, and release the capacity of the others."""
-        for name in await self._uncertain_creates.settle(pool, self._namespace):
+        for name in await self._uncertain_creates.settle(pool):
             self._queue.withdraw(name)
 
     async def remove(self, pods: Iterable[Pod]) -> None:
@@ -91,16 +89,16 @@ class PoolDesktops:
         finally:
             self._pools.release(pod)
 
-    async def complete(self, pool: VDIPool, pods: Iterable[Pod]) -> None:
+    async def complete(self, pool: PoolIdentity, pods: Iterable[Pod]) -> None:
         """Give each desktop the Secret that it starts with, if the operator has died before it could."""
         secrets = self._caches.secrets
-        missing = [pod for pod in pods if secrets.get(self._namespace, pool_secret_name(pod.metadata.name)) is None]
+        missing = [pod for pod in pods if secrets.get(pool.namespace, pool_secret_name(pod.metadata.name)) is None]
         await _run_all(self._give_secret(pool, pod) for pod in missing)
 
-    async def _give_secret(self, pool: VDIPool, pod: Pod) -> None:
+    async def _give_secret(self, pool: PoolIdentity, pod: Pod) -> None:
         meta = pod.metadata
         desired = build_pool_secret(
-            identity=PoolIdentity.of(pool, self._namespace),
+            identity=pool,
             pod=meta.name,
             pod_uid=meta.uid,
             password=self._new_token(),
@@ -108,13 +106,13 @@ class PoolDesktops:
         )
         await self._secrets.ensure(desired)
 
-    async def make(self, pool: VDIPool, desktop: Desktop, fits: str, step: PoolPlan) -> Blocked | None:
+    async def make(self, pool: PoolIdentity, desktop: Desktop, fits: str, step: PoolPlan) -> Blocked | None:
         """Start what is missing, as far as there is room; why not all, if so."""
         blocked: Blocked | None = None
         names: list[str] = []
         most = min(step.make, AT_ONCE_BESIDE_PEOPLE if self._pools.is_busy else AT_ONCE)
         while blocked is None and len(names) < most:
-            name = pool_pod_name(pool.metadata.name, self._new_token())
+            name = pool_pod_name(pool.name, self._new_token())
             blocked = self._queue.request_for_pool(name, desktop)
             if blocked is None:
                 names.append(name)
@@ -123,21 +121,18 @@ class PoolDesktops:
         results = await _run_all(self._make_one(pool, desktop, fits, name) for name in names)
         return next((refusal for refusal in results if refusal), blocked)
 
-    def _has_terminating(self, pool: VDIPool) -> bool:
+    def _has_terminating(self, pool: PoolIdentity) -> bool:
         """Whether room is on its way: a desktop has been deleted, and has not ended yet."""
-        return any(pod.metadata.deletion_timestamp for pod in self._pools.waiting_in(pool.metadata.name))
+        return any(pod.metadata.deletion_timestamp for pod in self._pools.waiting_in(pool.name))
 
-    async def _make_one(self, pool: VDIPool, desktop: Desktop, fits: str, name: str) -> Blocked | None:
-        identity = PoolIdentity.of(pool, self._namespace)
+    async def _make_one(self, pool: PoolIdentity, desktop: Desktop, fits: str, name: str) -> Blocked | None:
         port = self._settings.agent_port
-        desired = build_pool_pod(
-            identity=identity, name=name, desktop=desktop, annotations={FITS: fits}, agent_port=port
-        )
+        desired = build_pool_pod(identity=pool, name=name, desktop=desktop, annotations={FITS: fits}, agent_port=port)
         try:
             pod = await self._pods.ensure(desired)
         except KubeError as failure:
             if is_uncertain(failure):
-                self._uncertain_creates.add(pool.metadata.name, name)
+                self._uncertain_creates.add(pool.name, pool.namespace, name)
             else:
                 self._queue.withdraw(name)
             if isinstance(failure, Forbidden | Invalid):

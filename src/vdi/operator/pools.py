@@ -31,7 +31,7 @@ from vdi.operator.ports import Credentials
 from vdi.session.children.secret import AGENT_TOKEN_KEY, PASSWORD_KEY
 from vdi.session.decide import Observed
 from vdi.session.effective import Desktop, resolve
-from vdi.session.identity import TEMPLATE_ANNOTATION, Identity, is_assigned
+from vdi.session.identity import TEMPLATE_ANNOTATION, Identity, assigned_namespace
 from vdi.session.lifetime import run_annotations
 from vdi.session.naming import pool_secret_name
 from vdi.session.observed import HOLD, TEMPLATE_REVISION, Node, Pod
@@ -77,7 +77,7 @@ class Pools:
         self._caches = caches
         self._recorder = recorder
         self._settings = cluster.settings
-        self._namespace = cluster.namespace
+        self._namespaces = cluster.namespaces
         self._clock = cluster.clock
         self._enqueue_pool = enqueue_pool
         self._yielding: set[str] = set()
@@ -105,7 +105,7 @@ class Pools:
             self._inform(observed.session, why)
             return None
         desired = self._fingerprint(observed.session, desktop)
-        for pod in self._candidates(pools, desired):
+        for pod in self._candidates(pools, desired, observed.session.metadata.namespace):
             if not self.reserve(pod):
                 continue
             try:
@@ -166,7 +166,11 @@ class Pools:
         if template is None:
             return None
         sessions = self._caches.sessions.by_index(BY_TEMPLATE, template.metadata.name)
-        waiting = (session for session in sessions if session.status.phase in ("", Phase.PENDING))
+        waiting = (
+            session
+            for session in sessions
+            if session.status.phase in ("", Phase.PENDING) and session.metadata.namespace == pod.metadata.namespace
+        )
         for session in heapq.nsmallest(_LOOKED_AT, waiting, key=_queue_key):
             desktop = resolve(session, template, self._settings)
             if isinstance(desktop, Desktop) and pod.metadata.annotations.get(FITS) == self._fingerprint(
@@ -209,15 +213,17 @@ class Pools:
         return fingerprint(session.spec.template, desktop, self._settings)
 
     def _pools_for(self, session: VDISession) -> list[VDIPool]:
+        """The pools of its template in its own namespace: a pod cannot be moved to another."""
         pools = self._caches.pools.by_index(BY_POOLED_TEMPLATE, session.spec.template)
-        mine = (pool for pool in pools if is_assigned(pool.metadata, self._namespace))
+        namespace = session.metadata.namespace
+        mine = (pool for pool in pools if assigned_namespace(pool.metadata, self._namespaces) == namespace)
         return sorted(mine, key=lambda pool: pool.metadata.name)
 
-    def _candidates(self, pools: Iterable[VDIPool], desired: str) -> Iterator[Pod]:
+    def _candidates(self, pools: Iterable[VDIPool], desired: str, namespace: str) -> Iterator[Pod]:
         """The oldest first. Also those of a pool that is being deleted: they had better serve somebody."""
         pods = [pod for pool in pools for pod in self.waiting_in(pool.metadata.name)]
         pods.sort(key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
-        return (pod for pod in pods if can_serve(pod, desired, self.node_of))
+        return (pod for pod in pods if pod.metadata.namespace == namespace and can_serve(pod, desired, self.node_of))
 
     async def _claim(self, pod: Pod, desired: str, session: VDISession, desktop: Desktop) -> Pod | None:
         """Patch that very state of the pod. It changes by itself all the time: then look again, and try that state."""

@@ -31,23 +31,24 @@ class PrePuller:
         self._client = client
         self._caches = caches
         self._settings = cluster.settings
-        self._namespace = cluster.namespace
         self._clock = cluster.clock
         self._pods = Applier(client, PODS, Pod, caches.pods)
         caches.pods.add_index(_BY_TEMPLATE, _template_name)
         self._memories: dict[str, PullMemory] = {}  # by uid of the template; dropped with it
         self._written: dict[str, float] = {}  # by uid: when we last wrote the status
 
-    async def pull(self, template: VDITemplate) -> float | None:
-        """Bring the template's image one step closer to its nodes; gives the seconds until the next look, if any.
+    async def pull(self, template: VDITemplate, namespace: str) -> float | None:
+        """Bring the template's image one step closer to its nodes, with pods in this namespace.
+
+        Gives the seconds until the next look, if any.
 
         Raises KubeError for what another try may fix; the status is written all the same.
         """
         memory = self._memories.setdefault(template.metadata.uid, PullMemory())
-        step = self._plan(template, memory)
+        step = self._plan(template, namespace, memory)
         results = await asyncio.gather(
             self.remove(step.remove),
-            *(self._create(template, node, memory) for node in step.create),
+            *(self._create(template, node, namespace, memory) for node in step.create),
             return_exceptions=True,
         )
         pause = await self._write_status(template, summarise(step, memory))
@@ -83,8 +84,12 @@ class PrePuller:
         self._memories.pop(template.metadata.uid, None)
         self._written.pop(template.metadata.uid, None)
 
-    def _plan(self, template: VDITemplate, memory: PullMemory) -> PullPlan:
-        pullers = [(pod, self._events(pod)) for pod in self.pullers_of(template.metadata.name)]
+    def _plan(self, template: VDITemplate, namespace: str, memory: PullMemory) -> PullPlan:
+        pullers = [
+            (pod, self._events(pod))
+            for pod in self.pullers_of(template.metadata.name)
+            if pod.metadata.namespace == namespace
+        ]
         nodes = self._caches.nodes.values()
         return plan(template, nodes, pullers, memory, gpu_resource=self._settings.gpu_resource, now=self._clock.now())
 
@@ -92,10 +97,10 @@ class PrePuller:
         events = self._caches.events.by_index(BY_SUBJECT, ("Pod", pod.metadata.name))
         return [event for event in events if event.regarding.uid == pod.metadata.uid]
 
-    async def _create(self, template: VDITemplate, node: Node, memory: PullMemory) -> None:
+    async def _create(self, template: VDITemplate, node: Node, namespace: str, memory: PullMemory) -> None:
         """Make one puller. A refusal (quota, Pod Security) is that node's failure, and is said in the status."""
         try:
-            await self._pods.ensure(build_puller(template, node.metadata.name, self._namespace))
+            await self._pods.ensure(build_puller(template, node.metadata.name, namespace))
         except (Forbidden, Invalid) as refusal:
             words = f"The pod that fetches the image is refused: {refusal.message}"
             memory.fail(node, explain_api_error("Pod", refusal.message).reason, words, self._clock.now())

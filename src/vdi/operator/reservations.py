@@ -1,6 +1,11 @@
 """Who is about to take a home or a host, between the decision and the moment when the caches show it."""
 
 
+def home_reservation(namespace: str, claim: str) -> str:
+    """The name under which a home is reserved: a user may have one of the same name in each namespace."""
+    return f"{namespace}/{claim}"
+
+
 class Reservations:
     """Things that only one session can have, by name of the thing.
 

@@ -33,7 +33,7 @@ from vdi.version import user_agent
 log = logging.getLogger(__name__)
 
 LEASE = "vdi-operator"
-"""The name of the Lease, in the sessions' namespace: one operator works per namespace of sessions."""
+"""The name of the Lease, in the first of the sessions' namespaces."""
 DRAIN = 10.0
 """Seconds that reconciles under way may take after SIGTERM; Kubernetes kills after 30."""
 _FLUSH = 1.0
@@ -76,7 +76,7 @@ class Runtime:
         self._client = make_client(lease_guard=self._elector.allowance)
         self._caches = Caches(
             self._client,
-            settings.namespace,
+            settings.namespaces,
             clock,
             count_others=settings.count_other_workloads,
             placeholders_namespace=settings.autoscaling.namespace if settings.autoscaling.enabled else "",
@@ -84,7 +84,7 @@ class Runtime:
         )
         self._recorder = EventRecorder(self._client, controller="kasm.io/vdi-operator", instance=host, clock=clock)
         self._host_key = HostKey(self._client, settings.namespace)
-        cluster = ClusterContext(self._client, self._caches, settings.cluster, clock, settings.namespace)
+        cluster = ClusterContext(self._client, self._caches, settings.cluster, clock, settings.namespaces)
         self._wiring = build_wiring(
             OperatorContext(cluster, self._recorder, metrics, settings, self._elector, self._host_key)
         )
@@ -143,7 +143,8 @@ class Runtime:
             if elector.leads and not stop.is_set():
                 await self._catch_up(candidacy, stopped)
                 if await self._read_host_key(candidacy, stopped):
-                    log.info("working on %d sessions in %s", len(self._caches.sessions), self._settings.namespace)
+                    where = ", ".join(self._settings.namespaces)
+                    log.info("working on %d sessions in %s", len(self._caches.sessions), where)
                     clean = await self._lead(self._wiring, stopped, candidacy)
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._recorder.flush(), _FLUSH if elector.leads else 0)

@@ -18,6 +18,7 @@ from vdi.operator.variables import (
     address,
     duration,
     matching,
+    namespaces,
     number,
     read_variables,
 )
@@ -30,8 +31,8 @@ from vdi.session.units import parse_duration, parse_quantity
 class Settings:
     """All choices of an operator process."""
 
-    namespace: str = "vdi-sessions"
-    """VDI_NAMESPACE: where sessions live."""
+    namespaces: tuple[str, ...] = ("vdi-sessions",)
+    """VDI_NAMESPACE: where sessions live; several with commas, as in `desks,lab`. The first has the Lease."""
     workers: int = 32
     """VDI_WORKERS: how many sessions are worked on at the same time."""
     log_level: str = "info"
@@ -59,6 +60,11 @@ class Settings:
     autoscaling: AutoscalingSettings = field(default_factory=AutoscalingSettings)
     """VDI_AUTOSCALING_MODE, VDI_MAX_PLACEHOLDERS, VDI_HEADROOM (`cad=2,small=1`), VDI_PLACEHOLDER_NAMESPACE,
     VDI_PLACEHOLDER_IMAGE, VDI_PLACEHOLDER_PRIORITY_CLASS: how nodes are requested for waiting sessions."""
+
+    @property
+    def namespace(self) -> str:
+        """The first of the sessions' namespaces: it has what there is once, such as the Lease."""
+        return self.namespaces[0]
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -142,7 +148,7 @@ def _weights(text: str) -> dict[str, float]:
 
 
 _VARIABLES: Variables = {
-    "VDI_NAMESPACE": ("namespace", matching(LABEL, "the name of a namespace")),
+    "VDI_NAMESPACE": ("namespaces", namespaces),
     "VDI_DOMAIN": ("domain", matching(SUBDOMAIN, "a domain such as vdi.example.com")),
     "VDI_URL_PORT": ("url_port", number(1, 65535)),
     "VDI_ENTRY_POINT": ("entry_point", matching(r"[\w-]+", "the name of an entry point of Traefik")),

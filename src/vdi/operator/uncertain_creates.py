@@ -21,21 +21,21 @@ class UncertainCreates:
 
     def __init__(self, pods: OwnedResource[Pod]) -> None:
         self._pods = pods
-        self._names: dict[Hashable, set[str]] = {}
+        self._names: dict[Hashable, set[tuple[str, str]]] = {}
 
-    def add(self, whose: Hashable, name: str) -> None:
+    def add(self, whose: Hashable, namespace: str, name: str) -> None:
         """A pod of this name may be there."""
-        self._names.setdefault(whose, set()).add(name)
+        self._names.setdefault(whose, set()).add((namespace, name))
 
-    async def settle(self, whose: Hashable, namespace: str) -> list[str]:
+    async def settle(self, whose: Hashable) -> list[str]:
         """Ask for them: those that are there are in the caches then. Their names. Raises KubeError: still not known."""
         settled = sorted(self._names.get(whose, ()))
-        for name in settled:
+        for namespace, name in settled:
             live = await self._pods.get_live(namespace, name)
             if live and MANAGED_BY.items() <= live.metadata.labels.items():  # else it is a stranger's
                 self._pods.store.remember(live)
         self.forget(whose)
-        return settled
+        return [name for _, name in settled]
 
     def forget(self, whose: Hashable) -> None:
         """The session or pool is gone."""

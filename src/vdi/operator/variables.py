@@ -62,6 +62,16 @@ def matching(pattern: str, allowed: str) -> Callable[[str], str]:
     return read
 
 
+def namespaces(text: str) -> tuple[str, ...]:
+    """Names of namespaces, at least one, with commas between them."""
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(re.fullmatch(LABEL, name) for name in names):
+        raise ValueError("allowed is the name of a namespace, or several with commas between them")
+    if len({*names}) < len(names):
+        raise ValueError("a namespace is named twice; allowed is each once")
+    return names
+
+
 def number(low: int, high: int) -> Callable[[str], int]:
     """A whole number between two, both included."""
 

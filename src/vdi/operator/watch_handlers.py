@@ -31,7 +31,10 @@ class Queue(Protocol):
 
 
 class WatchHandlers:
-    """Listens to all stores."""
+    """Listens to all stores.
+
+    A home is looked up by its claim's name alone: that sessions of other namespaces are looked at as well is harmless.
+    """
 
     def __init__(self, caches: Caches, domain: str, queue: Queue, forget: Callable[[VDISession], None]) -> None:
         self._caches = caches
@@ -66,7 +69,8 @@ class WatchHandlers:
     def _rivals(self, session: VDISession) -> list[VDISession]:
         sessions, home = self._caches.sessions, self._caches.retained_home(session)
         of_host = [rival for label in labels_of(session) for rival in sessions.by_index(BY_HOST, label)]
-        return (sessions.by_index(BY_HOME, home) if home else []) + of_host
+        of_home = sessions.by_index(BY_HOME, home) if home else []
+        return of_home + of_host + self._caches.namesakes(session)
 
     def _template_changed(self, old: VDITemplate | None, new: VDITemplate | None) -> None:
         if old and new and old.metadata.generation == new.metadata.generation:

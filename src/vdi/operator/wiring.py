@@ -40,7 +40,7 @@ from vdi.operator.uncertain_creates import UncertainCreates
 from vdi.operator.watch_handlers import WatchHandlers
 from vdi.session.autoscaling import NodeRequest
 from vdi.session.capacity_matching import Demand
-from vdi.session.identity import is_assigned
+from vdi.session.identity import assigned_namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,9 @@ def _build_pool_controller(
         cluster, pools=pools, queue=manager, uncertain_creates=uncertain_creates, new_token=_new_token
     )
     context.metrics.watch_pools(
-        lambda: (pool for pool in cluster.caches.pools.values() if is_assigned(pool.metadata, cluster.namespace)),
+        lambda: (
+            pool for pool in cluster.caches.pools.values() if assigned_namespace(pool.metadata, cluster.namespaces)
+        ),
         cluster.clock,
     )
     return PoolController(

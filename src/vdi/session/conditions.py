@@ -51,7 +51,12 @@ class Reason(StrEnum):
     INVALID_SESSION = "InvalidSession", "Admitted", "The session has a value that cannot be used."
     HOME_IN_USE = "HomeInUse", "Admitted", "Another session of this user, or a command that copies files, has the home."
     HOST_TAKEN = "HostTaken", "Admitted", "The host name is not available."
-    NAME_TAKEN = "NameTaken", "Admitted", "An object with the name of one of the children belongs to someone else."
+    NAME_TAKEN = (
+        "NameTaken",
+        "Admitted",
+        "An object with the name of one of the children belongs to someone else, or another namespace of the release "
+        "has a session of this name.",
+    )
     QUOTA_EXCEEDED = "QuotaExceeded", "Admitted", "The namespace's ResourceQuota refuses the pod."
     POD_SECURITY = "PodSecurity", "Admitted", "The namespace's Pod Security level refuses the pod."
     REFUSED = "Refused", "Admitted", "The API server refuses one of the children."

@@ -53,6 +53,8 @@ class Observed:
     """Further pods of this session, which must not be: a session has one."""
     home_holder: str | None = None
     """Name of another session that has the home."""
+    name_holder: VDISession | None = None
+    """The session of another namespace that has this one's name."""
     host: str = ""
     """Label of the host that the session is to have; empty: it has none, or that is not known."""
     host_blocked: Blocked | None = None
@@ -110,6 +112,8 @@ def decide(observed: Observed, settings: ClusterSettings, now: datetime) -> Deci
         return Decision(desktop=resolved if isinstance(resolved, Desktop) else None)
     if isinstance(resolved, Blocked):
         return Decision(blocked=resolved)
+    if observed.name_holder:
+        return Decision(blocked=_session_name_taken(session, observed.name_holder))
     if observed.host_blocked:
         return Decision(blocked=observed.host_blocked)
     if observed.home_holder and resolved.home and resolved.home.retain:
@@ -150,6 +154,15 @@ def _not_again_yet(observed: Observed, now: datetime) -> Blocked | None:
         words = f"The desktop is started again when {node} has stopped the one before."
         return Blocked(Reason.POD_STOPPING, words, condition=POD_READY)
     return None
+
+
+def _session_name_taken(session: VDISession, holder: VDISession) -> Blocked:
+    """Portal, REST API and CLI name a session without its namespace."""
+    words = (
+        f"The namespace {holder.metadata.namespace!r} has a session {session.metadata.name!r} already. Delete it, or "
+        "choose another session name."
+    )
+    return Blocked(Reason.NAME_TAKEN, words)
 
 
 def host_taken(label: str) -> Blocked:

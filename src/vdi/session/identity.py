@@ -1,5 +1,6 @@
 """What every child carries: namespace, labels, owner. Used by all builders and by who looks for the children."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +30,14 @@ def is_operators_key(key: str) -> bool:
 
 
 SESSIONS_NAMESPACE = "vdi.kasm.io/sessions-namespace"
-"""Label of a template or pool, where several operators share a cluster: only the operator of this namespace pulls the
-image in advance, fills the pool and writes the status. Without the label every operator does."""
+"""Label of a template or pool: only the operator of this namespace pulls the image in advance, fills the pool (there)
+and writes the status. Without the label every operator does, in the first of its namespaces."""
 
 
-def is_assigned(meta: ObjectMeta, namespace: str) -> bool:
-    """Whether the operator of this namespace of sessions looks after that template or pool."""
-    return meta.labels.get(SESSIONS_NAMESPACE, namespace) == namespace
+def assigned_namespace(meta: ObjectMeta, namespaces: Sequence[str]) -> str | None:
+    """Where the operator of these namespaces works for that template or pool; None: another operator does."""
+    chosen = meta.labels.get(SESSIONS_NAMESPACE, namespaces[0])
+    return chosen if chosen in namespaces else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,12 +30,19 @@ _CLUSTER_SCOPED = (VDITemplate, Node, PersistentVolume)
 class OperatorWorld:
     """What every component of the operator works with, and the Events that it emits. Each test adds its component."""
 
-    def __init__(self, client: Client | None = None, *, start: datetime = START, **settings: Any) -> None:
+    def __init__(
+        self,
+        client: Client | None = None,
+        *,
+        start: datetime = START,
+        namespaces: tuple[str, ...] = (NAMESPACE,),
+        **settings: Any,
+    ) -> None:
         """`settings`: fields of ClusterSettings."""
         client = client or cast(Client, SimpleNamespace(field_manager="vdi-operator"))
         self.clock = FakeClock(start)
-        self.caches = Caches(client, NAMESPACE, self.clock)
-        self.cluster = ClusterContext(client, self.caches, ClusterSettings(**settings), self.clock, NAMESPACE)
+        self.caches = Caches(client, namespaces, self.clock)
+        self.cluster = ClusterContext(client, self.caches, ClusterSettings(**settings), self.clock, namespaces)
         self.recorder = cast(EventRecorder, self)
         self.said: list[tuple[str, str, str]] = []
         """Events: (name of the object, reason, note)."""

@@ -12,7 +12,7 @@ from vdi.api.template import VDITemplate
 from vdi.operator.host_key import HostKey
 from vdi.operator.hosts import Hosts
 from vdi.operator.observe import Observer
-from vdi.operator.reservations import Reservations
+from vdi.operator.reservations import Reservations, home_reservation
 from vdi.operator.watch_handlers import WatchHandlers
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import host_taken
@@ -119,7 +119,7 @@ def test_pod_of_a_session_that_is_gone_still_holds_the_home(world: ObserverWorld
 
 def test_reservation_counts_until_the_pod_is_seen(world: ObserverWorld) -> None:
     old, young = world.session("old", OLD), world.session("young", YOUNG)
-    assert world.reservations.reserve(home_of(young), young.metadata.uid)
+    assert world.reservations.reserve(home_reservation(NAMESPACE, home_of(young)), young.metadata.uid)
     assert world.observer.observe(old).home_holder == "young"
     assert world.observer.observe(young).home_holder is None
 

@@ -47,7 +47,7 @@ class PlaceholderWorld(QueueWorld):
     def __init__(self, gpus: int = 1, **settings: Any) -> None:
         super().__init__(gpus, autoscaled=True)
         self.server = FakeServer()
-        cluster = ClusterContext(cast(Client, self.server), self.caches, ClusterSettings(), self.clock, NAMESPACE)
+        cluster = ClusterContext(cast(Client, self.server), self.caches, ClusterSettings(), self.clock, (NAMESPACE,))
         chosen = AutoscalingSettings(
             AutoscalingMode.PLACEHOLDERS, namespace=PLACE, image="i", priority_class="low", **settings
         )

@@ -31,7 +31,7 @@ class Operator:
         self.ready = asyncio.Event()
         self.metrics = Metrics()
         self.health = Health(self.metrics, SYSTEM_CLOCK, MetricsToken(METRICS_TOKEN_FILE))
-        settings = Settings(namespace=NAMESPACE)
+        settings = Settings(namespaces=(NAMESPACE,))
         self.life = Runtime(api.config(), settings, self.metrics, self.health, SYSTEM_CLOCK)
 
     @property

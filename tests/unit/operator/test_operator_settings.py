@@ -16,7 +16,7 @@ def test_empty_environment_means_the_defaults() -> None:
 def test_every_variable_is_read() -> None:
     settings = read_settings(
         {
-            "VDI_NAMESPACE": "desks",
+            "VDI_NAMESPACE": "desks, lab",
             "VDI_DOMAIN": "vdi.example.com",
             "VDI_URL_PORT": "8443",
             "VDI_ENTRY_POINT": "https",
@@ -56,7 +56,9 @@ def test_every_variable_is_read() -> None:
     image = "registry.example.com/vdi:1"
     autoscaling = AutoscalingSettings(mode, 5, headroom, "places", image, "vdi-placeholder")
     files = ("http://vdi-gateway.kasm.svc:8081", Path("/run/token"), Path("/run/metrics"))
-    assert settings == Settings("desks", 8, "debug", "::1", 9090, "json", False, weights, *files, policy, autoscaling)
+    first = (("desks", "lab"), 8, "debug", "::1", 9090, "json", False, weights)
+    assert settings == Settings(*first, *files, policy, autoscaling)
+    assert settings.namespace == "desks"
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,8 @@ def test_every_variable_is_read() -> None:
         ("VDI_REQUESTS_CPU", "-1", "above zero"),
         ("VDI_DOMAIN", "https://vdi.example.com", "a domain such as vdi.example.com"),
         ("VDI_NAMESPACE", "VDI", "the name of a namespace"),
+        ("VDI_NAMESPACE", "desks,", "the name of a namespace, or several with commas"),
+        ("VDI_NAMESPACE", "desks,lab,desks", "each once"),
         ("VDI_GPU_RESOURCE", "gpu", "nvidia.com/gpu"),
         ("VDI_LOG_LEVEL", "loud", "debug, info, warning, error"),
         ("VDI_METRICS_ADDR", "8081x", "from 0 to 65535"),

@@ -43,41 +43,41 @@ async def unwatched() -> AsyncIterator[UnwatchedPods]:
 
 
 async def test_no_one_is_asked_when_every_answer_came(unwatched: UnwatchedPods) -> None:
-    assert await unwatched.uncertain_creates.settle("uid-1", "ns") == []
+    assert await unwatched.uncertain_creates.settle("uid-1") == []
     assert unwatched.asked() == 0
 
 
 async def test_what_is_there_is_known_afterwards(unwatched: UnwatchedPods) -> None:
     unwatched.api.put("pods", "made", metadata={"labels": MANAGED_BY})
-    unwatched.uncertain_creates.add("uid-1", "made")
-    unwatched.uncertain_creates.add("uid-1", "not-made")
-    unwatched.uncertain_creates.add("uid-2", "of-another")
-    assert await unwatched.uncertain_creates.settle("uid-1", "ns") == ["made", "not-made"]
+    unwatched.uncertain_creates.add("uid-1", "ns", "made")
+    unwatched.uncertain_creates.add("uid-1", "ns", "not-made")
+    unwatched.uncertain_creates.add("uid-2", "ns", "of-another")
+    assert await unwatched.uncertain_creates.settle("uid-1") == ["made", "not-made"]
     assert [pod.metadata.name for pod in unwatched.pods.values()] == ["made"]
-    assert await unwatched.uncertain_creates.settle("uid-1", "ns") == [], "asked once"
+    assert await unwatched.uncertain_creates.settle("uid-1") == [], "asked once"
     assert unwatched.asked() == 2
 
 
 async def test_a_pod_of_somebody_else_stays_unknown(unwatched: UnwatchedPods) -> None:
     unwatched.api.put("pods", "made", metadata={"labels": {"app": "theirs"}})
-    unwatched.uncertain_creates.add("uid-1", "made")
-    await unwatched.uncertain_creates.settle("uid-1", "ns")
+    unwatched.uncertain_creates.add("uid-1", "ns", "made")
+    await unwatched.uncertain_creates.settle("uid-1")
     assert unwatched.pods.values() == []
 
 
 async def test_no_answer_again_is_no_answer(unwatched: UnwatchedPods) -> None:
     unwatched.api.put("pods", "made", metadata={"labels": MANAGED_BY})
-    unwatched.uncertain_creates.add("uid-1", "made")
+    unwatched.uncertain_creates.add("uid-1", "ns", "made")
     unwatched.api.faults.append(("GET", refusal(500, "trouble")))
     with pytest.raises(ServerError):
-        await unwatched.uncertain_creates.settle("uid-1", "ns")
-    assert await unwatched.uncertain_creates.settle("uid-1", "ns") == ["made"]
+        await unwatched.uncertain_creates.settle("uid-1")
+    assert await unwatched.uncertain_creates.settle("uid-1") == ["made"]
 
 
 async def test_a_session_that_is_gone_is_asked_about_no_more(unwatched: UnwatchedPods) -> None:
-    unwatched.uncertain_creates.add("uid-1", "made")
+    unwatched.uncertain_creates.add("uid-1", "ns", "made")
     unwatched.uncertain_creates.forget("uid-1")
-    assert await unwatched.uncertain_creates.settle("uid-1", "ns") == []
+    assert await unwatched.uncertain_creates.settle("uid-1") == []
 
 
 @pytest.mark.parametrize(

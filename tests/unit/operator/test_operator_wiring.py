@@ -28,7 +28,7 @@ class FailingWork:
         self.metrics = Metrics()
         elector = SimpleNamespace(wait_leading=self.leading.wait)
         nothing: Any = None
-        cluster = ClusterContext(nothing, nothing, ClusterSettings(), FakeClock(), "desks")
+        cluster = ClusterContext(nothing, nothing, ClusterSettings(), FakeClock(), ("desks",))
         self.context = OperatorContext(cluster, nothing, self.metrics, Settings(), cast(Elector, elector), nothing)
         self.worked: list[Any] = []
 

@@ -3,7 +3,7 @@
 from vdi.api.template import Scheme, VDITemplate
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.operators import find_operators
-from vdi.session.identity import is_assigned
+from vdi.session.identity import assigned_namespace
 
 
 def namespaces_of(snapshot: Snapshot, template: VDITemplate) -> list[str]:
@@ -14,7 +14,7 @@ def namespaces_of(snapshot: Snapshot, template: VDITemplate) -> list[str]:
             for operator in find_operators(snapshot)
             if operator.settings.edge_middleware is not None
             and snapshot.scope.namespace in ("", operator.watches)
-            and is_assigned(template.metadata, operator.watches)
+            and assigned_namespace(template.metadata, (operator.watches,))
         }
     )
 

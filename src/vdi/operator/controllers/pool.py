@@ -21,7 +21,7 @@ from vdi.operator.pools import BY_POOLED_TEMPLATE, Pools
 from vdi.session.conditions import READY
 from vdi.session.effective import Blocked, Desktop
 from vdi.session.explain import StartState, explain
-from vdi.session.identity import is_assigned
+from vdi.session.identity import PoolIdentity, assigned_namespace
 from vdi.session.observed import Node, Pod
 from vdi.session.pool import (
     Backoff,
@@ -77,7 +77,7 @@ class PoolController:
         self._pools = pools
         self._desktops = desktops
         self._settings = cluster.settings
-        self._namespace = cluster.namespace
+        self._namespaces = cluster.namespaces
         self._clock = cluster.clock
         self._pauses: dict[str, tuple[str, Backoff]] = {}
         self._written: dict[str, float] = {}
@@ -89,13 +89,14 @@ class PoolController:
         await self._desktops.settle(name)
         pool = self._caches.pools.get("", name)
         waiting = self._pools.waiting_in(name)
-        if pool is None or pool.metadata.deletion_timestamp or not is_assigned(pool.metadata, self._namespace):
+        namespace = assigned_namespace(pool.metadata, self._namespaces) if pool else None
+        if pool is None or pool.metadata.deletion_timestamp or namespace is None:
             # The garbage collector would remove them too, but it learns of new kinds every 30 s only.
             await self._desktops.remove(waiting)
             return Result()
         await self._desktops.remove(pod for pod in waiting if not self._is_of(pool, pod))
         try:
-            return await self._fill(pool)
+            return await self._fill(pool, PoolIdentity.of(pool, namespace))
         except NotFound:
             if self._is_there(pool):
                 raise
@@ -107,14 +108,17 @@ class PoolController:
 
     def _is_of(self, pool: VDIPool, pod: Pod) -> bool:
         """Whether this pool has it, and may keep it."""
-        return maker_uid(pod) == pool.metadata.uid and not self._pools.is_yielding(pod)
+        is_its_own = maker_uid(pod) == pool.metadata.uid and pod.metadata.namespace == assigned_namespace(
+            pool.metadata, self._namespaces
+        )
+        return is_its_own and not self._pools.is_yielding(pod)
 
     def _plan(self, pool: VDIPool, fits: str | None) -> PoolPlan:
         mine = [pod for pod in self._pools.waiting_in(pool.metadata.name) if self._is_of(pool, pod)]
         now = self._clock.now()
         return plan(desired_ready(pool, now), fits, mine, self._pools.node_of, now)
 
-    async def _fill(self, pool: VDIPool) -> Result:
+    async def _fill(self, pool: VDIPool, identity: PoolIdentity) -> Result:
         now = self._clock.now()
         desktop = pool_desktop(pool, self._caches.templates.get("", pool.spec.template), self._settings)
         fits = fingerprint(pool.spec.template, desktop, self._settings) if isinstance(desktop, Desktop) else None
@@ -124,9 +128,9 @@ class PoolController:
         blocked = None
         calm = self._calm(pool, step)
         if isinstance(desktop, Desktop):
-            await self._desktops.complete(pool, (*step.ready, *step.starting))
+            await self._desktops.complete(identity, (*step.ready, *step.starting))
             if not pause.left(now) and calm is None:
-                blocked = await self._desktops.make(pool, desktop, fits or "", step)
+                blocked = await self._desktops.make(identity, desktop, fits or "", step)
         step = self._plan(pool, fits)
         obstacles = Obstacles(desktop if isinstance(desktop, Blocked) else None, blocked, pause, self._slow(step))
         note_due = await self._write_status(pool, summarise(pool, step, self.claimed(pool), obstacles, now))

@@ -87,7 +87,7 @@ class SessionController:
 
     async def reconcile(self, key: SessionKey) -> Result:
         """Bring one session one step, or all steps, further. Raises KubeError for what another try may fix."""
-        await self._uncertain_creates.settle(key, key[0])
+        await self._uncertain_creates.settle(key)
         session = self._caches.sessions.get(*key)
         if session is None:
             return Result()

@@ -9,7 +9,7 @@ from vdi.kube.queue import Result
 from vdi.operator.context import ClusterContext
 from vdi.operator.prepull import PrePuller
 from vdi.operator.template_warnings import TemplateWarnings
-from vdi.session.identity import SESSIONS_NAMESPACE, is_assigned
+from vdi.session.identity import SESSIONS_NAMESPACE, assigned_namespace
 from vdi.session.observed import Node, Pod
 from vdi.session.prepull import PREPULL
 
@@ -21,7 +21,7 @@ class TemplateController:
         self, cluster: ClusterContext, puller: PrePuller, warnings: TemplateWarnings, enqueue: Callable[[str], None]
     ) -> None:
         self._caches = cluster.caches
-        self._namespace = cluster.namespace
+        self._namespaces = cluster.namespaces
         self._puller = puller
         self._warnings = warnings
         self._listen(enqueue)
@@ -32,8 +32,10 @@ class TemplateController:
         if template is None or template.metadata.deletion_timestamp:
             await self._puller.remove(self._puller.pullers_of(name))
             return Result()
-        if not is_assigned(template.metadata, self._namespace):
-            await self._puller.remove(self._puller.pullers_of(name))
+        namespace = assigned_namespace(template.metadata, self._namespaces)
+        elsewhere = [pod for pod in self._puller.pullers_of(name) if pod.metadata.namespace != namespace]
+        await self._puller.remove(elsewhere)
+        if namespace is None:
             self._puller.forget(template)
             return Result()
         try:
@@ -41,7 +43,7 @@ class TemplateController:
             if not template.spec.pre_pull:
                 await self._puller.withdraw(template)
                 return Result()
-            return Result(requeue_after=await self._puller.pull(template))
+            return Result(requeue_after=await self._puller.pull(template, namespace))
         except NotFound:
             if self._is_there(template):
                 raise

@@ -1,0 +1,268 @@
+"""One operator of two namespaces of sessions, on a real API server: one queue, one owner of each host, Roles alone."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cluster.operator_stage import CHILDREN, Object, Stage, condition
+from cluster.test_operator_leader import TAKEN_OVER, two_operators
+from support.waiting import eventually
+from vdi.kube.config import ClusterConfig
+from vdi.kube.errors import Forbidden
+from vdi.kube.resource import CLAIMS, CONFIG_MAPS, LEASES, PODS, SECRETS
+from vdi.kube.transport import Client
+from vdi.operator.host_key import SECRET as HOST_KEY
+from vdi.operator.kinds import POOLS, SESSIONS
+from vdi.operator.runtime import LEASE
+from vdi.session.identity import SESSIONS_NAMESPACE
+from vdi.session.naming import host_label
+
+pytestmark = pytest.mark.timeout(150)
+
+NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}}
+BOB = "bob@example.com"
+_WATCHES = {
+    "vdisessions": 1,
+    "vditemplates": 1,
+    "vdipools": 1,
+    "nodes": 1,
+    "persistentvolumes": 1,
+    "pods": 3,
+    "persistentvolumeclaims": 1,
+    "secrets": 1,
+    "services": 1,
+    "ingressroutes": 1,
+    "events": 1,
+    "configmaps": 1,
+}
+"""Watches of an operator of one namespace, by kind."""
+_ONCE = {"vditemplates", "vdipools", "nodes", "persistentvolumes", "configmaps"}
+
+
+@pytest.fixture
+async def both(stage: Stage, second_namespace: str) -> AsyncIterator[tuple[Stage, Stage]]:
+    """The stage of an operator of two namespaces: seen in the first, and in the second."""
+    stage.second = second_namespace
+    await stage.grant()
+    second = stage.of(second_namespace)
+    yield stage, second
+    for session in await second.all(SESSIONS):
+        await second.patch(SESSIONS, session["metadata"]["name"], {"metadata": {"finalizers": None}})
+
+
+async def watches(stage: Stage, expected: int) -> Counter[str]:
+    """The watches of an operator that has just started, by kind."""
+    async with stage.operator_process():
+        await eventually(lambda: len({one.path for one in stage.proxy.passed if one.watch}) > 0, "it watches", 30)
+        seen: list[str] = []
+
+        async def all_opened() -> bool:
+            seen[:] = [one.path for one in stage.proxy.passed if one.watch]
+            return len(seen) >= expected
+
+        await eventually(all_opened, f"{expected} watches are open", 30)
+    return Counter(path.rpartition("/")[2] for path in seen)
+
+
+async def test_one_namespace_has_the_watches_that_it_had(stage: Stage) -> None:
+    assert await watches(stage, sum(_WATCHES.values())) == _WATCHES
+
+
+async def test_a_second_namespace_adds_watches_of_what_is_in_a_namespace(both: tuple[Stage, Stage]) -> None:
+    desired = {kind: count + (0 if kind in _ONCE else 2 if kind == "pods" else 1) for kind, count in _WATCHES.items()}
+    assert await watches(both[0], sum(desired.values())) == desired
+
+
+async def test_sessions_of_both_namespaces_run_each_with_its_own_children(both: tuple[Stage, Stage]) -> None:
+    first, second = both
+    template = await first.template()
+    async with first.operator():
+        here, there = await first.session("cad", template), await second.session("lab-cad", template)
+        running = await asyncio.gather(first.run("cad"), second.run("lab-cad"))
+        label = host_label(namespace=second.namespace, session_name="lab-cad", user="alice@example.com", key=b"k" * 32)
+        assert [session["status"]["url"] for session in running] == [
+            f"https://{first.host('cad')}",
+            f"https://{label}.vdi.localhost",
+        ]
+        for kind in (CHILDREN[name] for name in ("pod", "service", "secret", "route")):
+            assert len(await first.owned(kind, here)) == len(await second.owned(kind, there)) == 1
+            assert not await first.owned(kind, there)
+        claims = [[claim["metadata"]["name"] for claim in await stage.all(CLAIMS)] for stage in both]
+        assert claims[0] == claims[1], "a home of the same person and template in each"
+        await second.delete(SESSIONS, "lab-cad")
+        await second.gone(SESSIONS, "lab-cad")
+        assert (await first.get(SESSIONS, "cad") or {})["status"]["phase"] == "Running"
+    assert await first.get(LEASES, LEASE) and not await second.get(LEASES, LEASE)
+    assert await first.get(SECRETS, HOST_KEY) and not await second.get(SECRETS, HOST_KEY)
+
+
+async def waits(stage: Stage, name: str, position: int) -> Object:
+    """The session, once it waits for a GPU at that place."""
+
+    async def look() -> Object | None:
+        session = await stage.get(SESSIONS, name)
+        queue = (session or {}).get("status", {}).get("queue") or {}
+        return session if (queue.get("reason"), queue.get("position")) == ("GPUsBusy", position) else None
+
+    return await eventually(look, f"{name} is number {position}", 20)
+
+
+async def test_both_namespaces_wait_in_one_queue_for_the_same_gpus(both: tuple[Stage, Stage]) -> None:
+    first, second = both
+    template = await first.template(**NO_HOME, placement={"nodeSelector": first.here}, resources={"defaultGPU": 1})
+    await first.node("small", gpu="1")
+    async with first.operator():
+        await first.session("taken", template)
+        await first.run("taken")
+        await second.session("lab-next", template, user=BOB)
+        await waits(second, "lab-next", 1)
+        await first.session("last", template, user="carol@example.com")
+        await waits(first, "last", 2)
+        assert not await second.all(PODS), "a GPU that the other namespace has is taken"
+    async with first.operator():
+        await first.delete(SESSIONS, "taken")
+        await second.run("lab-next")
+        await waits(first, "last", 1)
+        await second.delete(SESSIONS, "lab-next")
+        await first.run("last")
+
+
+async def test_a_name_is_one_sessions_in_both_namespaces(both: tuple[Stage, Stage]) -> None:
+    first, second = both
+    template = await first.template(**NO_HOME)
+    async with first.operator():
+        await second.session("cad", template)
+        await second.run("cad")
+        await first.session("cad", template)
+        waiting = await first.reach("cad", "Pending", f"The namespace '{second.namespace}' has a session 'cad' already")
+        assert condition(waiting, "Admitted")["reason"] == "NameTaken"
+        assert not await first.all(PODS)
+        await second.delete(SESSIONS, "cad")
+        await first.run("cad")
+
+
+async def test_a_chosen_host_is_one_persons_in_both_namespaces(both: tuple[Stage, Stage]) -> None:
+    first, second = both
+    template = await first.template(**NO_HOME)
+    async with first.operator():
+        await second.session("lab-cad", template, hostname="design")
+        await second.run("lab-cad")
+        await first.session("cad", template, user=BOB, hostname="design")
+        waiting = await first.reach("cad", "Pending", "The host name `design` is not available")
+        assert condition(waiting, "Admitted")["reason"] == "HostTaken"
+    reservation = await first.get(CONFIG_MAPS, "vdi-host-design")
+    assert reservation and reservation["data"] == {"user": "alice@example.com"}
+    assert await second.get(CONFIG_MAPS, "vdi-host-design") is None
+
+
+async def test_a_pool_fills_and_serves_the_namespace_of_its_label(both: tuple[Stage, Stage]) -> None:
+    first, second = both
+    template = await first.template(**NO_HOME)
+    name = f"{first.namespace}-warm"
+    body = {
+        "apiVersion": POOLS.api_version,
+        "kind": POOLS.kind,
+        "metadata": {"name": name, "labels": {SESSIONS_NAMESPACE: second.namespace}},
+        "spec": {"template": template, "replicas": 1},
+    }
+    await first.api.create(POOLS, body, into=msgspec.Raw)
+    try:
+        async with first.operator():
+            (pod,) = await eventually(lambda: second.all(PODS), "the pool has a desktop", 20)
+            await second.make_ready(pod)
+            await first.session("cad", template)
+            assert (await first.pod_of((await first.get(SESSIONS, "cad")) or {}))["metadata"]["name"] == "cad"
+            session = await second.session("lab-cad", template)
+            claimed = await second.pod_of(session)
+            assert claimed["metadata"]["uid"] == pod["metadata"]["uid"]
+            await first.api.patch(POOLS, name, {"metadata": {"labels": {SESSIONS_NAMESPACE: None}}}, into=msgspec.Raw)
+
+            async def moved() -> bool:
+                pods = [
+                    pod
+                    for stage in both
+                    for pod in await stage.all(PODS)
+                    if [owner["kind"] for owner in pod["metadata"]["ownerReferences"]] == ["VDIPool"]
+                    and "deletionTimestamp" not in pod["metadata"]
+                ]
+                return [pod["metadata"]["namespace"] for pod in pods] == [first.namespace]
+
+            await eventually(moved, "without the label the pool is in the first namespace", 20)
+    finally:
+        await first.api.delete(POOLS, name, into=msgspec.Raw)
+
+
+async def test_roles_end_at_the_namespaces(both: tuple[Stage, Stage]) -> None:
+    first, second = both
+    async with Client(ClusterConfig(server=first.proxy.url), field_manager="test") as operator:
+        for stage in both:
+            assert await operator.list(SECRETS, namespace=stage.namespace, into=dict) is not None
+        for resource, namespace in (
+            (SECRETS, None),
+            (SECRETS, "default"),
+            (SESSIONS, None),
+            (SESSIONS, "default"),
+            (CLAIMS, "default"),
+            (CONFIG_MAPS, second.namespace),
+        ):
+            with pytest.raises(Forbidden):
+                await operator.list(resource, namespace=namespace, into=dict)
+
+
+async def test_without_a_role_in_one_namespace_no_one_works_in_any(stage: Stage, second_namespace: str) -> None:
+    """What runs there is not known, and would be counted as free."""
+    stage.second = second_namespace  # granted nothing there
+    template = await stage.template(**NO_HOME)
+    await stage.session("cad", template)
+    async with stage.operator_process():
+        log = stage.folder / "operator.log"
+        await eventually(lambda: f'"{second_namespace}"' in log.read_text().replace("\\", ""), "it says why", 30)
+        assert not await stage.all(PODS)
+        await stage.grant()
+        await stage.run("cad")
+
+
+async def test_who_takes_over_works_in_both_namespaces(both: tuple[Stage, Stage], kubeconfig: Path) -> None:
+    first, second = both
+    template = await first.template(**NO_HOME)
+    (first.folder / "kubeconfig").symlink_to(kubeconfig)
+    async with two_operators(first) as (leader, standby):
+        await first.session("before", template)
+        await first.run("before")
+        await leader.process.kill()
+        for stage, name in ((first, "cad"), (second, "lab-cad")):
+            await stage.session(name, template)
+        await eventually(standby.leads, "the other one leads", TAKEN_OVER)
+        await asyncio.gather(first.run("cad"), second.run("lab-cad"))
+    assert await second.get(LEASES, LEASE) is None
+
+
+@pytest.mark.timeout(300)
+async def test_both_namespaces_survive_kills(both: tuple[Stage, Stage]) -> None:
+    """Killed in the middle of a burst, after each third write: the next one completes what is there, once each."""
+    first, second = both
+    template = await first.template(**NO_HOME)
+    sessions = {
+        (stage.namespace, name): await stage.session(name, template, user=f"{name}@example.com")
+        for stage, prefix in ((first, "desk"), (second, "lab"))
+        for name in (f"{prefix}-{number}" for number in range(4))
+    }
+    for moment in ("before", "after", "before", "after"):
+        async with first.operator_process():
+            first.proxy.cut_at(3, "before" if moment == "before" else "after")
+            await asyncio.wait_for(first.proxy.cut.wait(), 30)
+        first.proxy.repair()
+    async with first.operator():
+        await asyncio.gather(
+            *((first if namespace == first.namespace else second).run(name) for namespace, name in sessions)
+        )
+        for (namespace, name), session in sessions.items():
+            stage = first if namespace == first.namespace else second
+            for kind in (CHILDREN[child] for child in ("pod", "service", "secret", "route")):
+                assert len(await stage.owned(kind, session)) == 1, (name, kind.plural)
+    assert len(await first.all(PODS)) == len(await second.all(PODS)) == 4
