@@ -95,7 +95,7 @@ async def _apply(client: Client, at: ReleaseOptions, plan: Removal, *, homes: bo
         await end_sessions(running, plan, force=force)
         if plan.revision is not None:
             await uninstall_release(running, plan, at.place)
-        if late := await left_sessions(client, plan.sessions_namespace):
+        if late := await left_sessions(client, plan.sessions_namespaces):
             again = "run the same again with --force"
             raise CliError(f"started while this ran, and now without an operator: {', '.join(late)}; {again}")
         kept = [home for home in plan.homes if not home.owned]
@@ -128,8 +128,8 @@ def plan_lines(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> 
 def staying(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> list[str]:
     """What is on the cluster afterwards, and what removes it."""
     gone = set(doomed)
-    kept = [home for home in plan.homes if home not in gone]
-    lines = [f"home of {home.words}, found again by the next installation" for home in kept]
+    homes = [home for home in plan.homes if home not in gone]
+    lines = [f"home of {home.words}, found again by the next installation" for home in homes]
     if plan.crds and not crds:
         lines.append(f"CRDs {', '.join(plan.crds)}: vdi uninstall --crds")
         lines += [f"template {template}: kubectl delete vditemplate {template}" for template in plan.templates]
@@ -137,7 +137,7 @@ def staying(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> lis
     for kept_object in plan.kept:
         holds = (
             f", with {count(kept, 'home')} in it"
-            if kept and kept_object == f"namespace/{plan.sessions_namespace}"
+            if (kept := [home for home in homes if kept_object == f"namespace/{home.namespace}"])
             else ""
         )
         lines.append(f"{kept_object}{holds}: kubectl delete {kept_object}")
@@ -151,7 +151,7 @@ def staying(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> lis
 def _host_records(plan: Removal) -> list[str]:
     """What the operator keeps the desktops' addresses apart with."""
     lines = []
-    kubectl = f"kubectl -n {plan.sessions_namespace} delete"
+    kubectl = f"kubectl -n {plan.sessions_namespaces[0]} delete"
     why = "so that no address passes to another person after the next installation"
     if plan.host_key:
         lines.append(f"secret/{HOST_KEY}, the key of the desktops' addresses, {why}: {kubectl} secret {HOST_KEY}")

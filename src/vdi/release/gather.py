@@ -81,7 +81,7 @@ async def gather(client: Client, helm: Helm, chart: Chart, change: Change) -> Fa
     reading = _Reading(client, namespace)
     settings = settings_of(objects)
     tls = settings.cluster.tls_secret
-    spaces = sorted({namespace, settings.namespace, *(_space(obj) for obj in objects)} - {""})
+    spaces = sorted({namespace, *settings.namespaces, *(_space(obj) for obj in objects)} - {""})
     resources = await reading.resources(objects)
     there = dict(zip(spaces, await asyncio.gather(*map(reading.namespace_of, spaces)), strict=True))
     names = asyncio.create_task(look_up(settings.cluster.domain))
@@ -108,7 +108,7 @@ async def gather(client: Client, helm: Helm, chart: Chart, change: Change) -> Fa
         traefik_known=await Kinds(client).find("traefik.io/v1alpha1", "IngressRoute") is not None,
         classes=tuple(await reading.try_list(STORAGE_CLASSES, dict[str, Any])),
         secrets=secrets,
-        certificates=await reading.certificates(tls, {namespace, settings.namespace}) if tls else (),
+        certificates=await reading.certificates(tls, {namespace, *settings.namespaces}) if tls else (),
         names=await names,
         refusals=await reading.refusals(tried, resources, there),
         strangers=await reading.strangers(objects, resources, there, change),

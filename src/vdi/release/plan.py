@@ -17,7 +17,7 @@ class Plan:
     """URL; empty: there is no gateway."""
     desktops: str
     """URL of a desktop, with NAME in it."""
-    sessions_namespace: str
+    sessions_namespaces: tuple[str, ...]
     certificate: str
     admins: tuple[str, ...]
     """Users and groups that administer the portal."""
@@ -35,7 +35,7 @@ def plan_install(facts: Facts) -> Plan:
         server=facts.server,
         portal=cluster.url(cluster.host(cluster.portal_label)) if gateway else "",
         desktops=cluster.url(cluster.host("NAME")),
-        sessions_namespace=facts.settings.namespace,
+        sessions_namespaces=facts.settings.namespaces,
         certificate=_certificate(facts),
         admins=tuple(filter(None, admins)),
         images=tuple(image for image, _ in images_of(facts)),

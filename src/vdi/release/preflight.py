@@ -128,7 +128,7 @@ def _traefik(facts: Facts, _: datetime) -> Iterator[Finding]:
             "traefik", Severity.WARNING, words, Remedy("K3s and Traefik's chart run it in kube-system and traefik.")
         )
         return
-    spaces = {facts.namespace, facts.settings.namespace}
+    spaces = {facts.namespace, *facts.settings.namespaces}
     watching = [traefik for traefik in facts.traefiks if not traefik.namespaces or spaces <= traefik.namespaces]
     point = facts.settings.cluster.entry_point
     if not watching:

@@ -64,12 +64,13 @@ class Removal:
     namespace: str
     revision: Revision | None
     """None: helm knows no such release; what it has left behind may still be there."""
-    sessions_namespace: str
+    sessions_namespaces: tuple[str, ...]
+    """The first has the key of the desktops' addresses, and the reservations."""
     sessions: tuple[VDISession, ...] = ()
     elsewhere: int = 0
     """Sessions in other namespaces, which another operator looks after."""
     operators: tuple[Operator, ...] = ()
-    """Those that watch the sessions' namespace."""
+    """Those that watch one of the sessions' namespaces."""
     other_operators: tuple[str, ...] = ()
     """Operators of other releases, which need the CRDs."""
     pools: tuple[str, ...] = ()
@@ -100,7 +101,7 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
     revisions = await read_revisions(client, namespace, release)
     revision = deployed(revisions) or (revisions[0] if revisions else None)
     objects = tuple(revision.objects()) if revision else ()
-    where = (settings_of(objects) if objects else Settings()).namespace
+    where = (settings_of(objects) if objects else Settings()).namespaces
     sessions = await _known(client.list(SESSIONS, into=VDISession))
     deployments = await client.list(DEPLOYMENTS, into=Object)
     operators = find_operators(Snapshot(taken_at="1970-01-01T00:00:00Z", objects={"deployments": deployments}))
@@ -108,26 +109,28 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
     pools = await _known(client.list(POOLS, into=_Named))
     templates = await _known(client.list(TEMPLATES, into=_Named))
     crds = await client.list(CRDS, into=_Named)
-    secrets = await client.list(SECRETS, namespace=where, field_selector=f"metadata.name={HOST_KEY}", into=_Named)
-    reservations = await client.list(CONFIG_MAPS, namespace=where, label_selector=HOST, into=_Reservation)
+    secrets = await client.list(SECRETS, namespace=where[0], field_selector=f"metadata.name={HOST_KEY}", into=_Named)
+    reservations = await client.list(CONFIG_MAPS, namespace=where[0], label_selector=HOST, into=_Reservation)
+    own = [operator for operator in operators if not {*where}.isdisjoint(operator.watches)]
+    others = [operator for operator in operators if operator not in own]
     return Removal(
         release=release,
         namespace=namespace,
         revision=revision,
-        sessions_namespace=where,
-        sessions=tuple(session for session in sessions if session.metadata.namespace == where),
-        elsewhere=sum(session.metadata.namespace != where for session in sessions),
-        operators=tuple(operator for operator in operators if operator.watches == where),
-        other_operators=tuple(operator.object for operator in operators if operator.watches != where),
+        sessions_namespaces=where,
+        sessions=tuple(session for session in sessions if session.metadata.namespace in where),
+        elsewhere=sum(session.metadata.namespace not in where for session in sessions),
+        operators=tuple(own),
+        other_operators=tuple(operator.object for operator in others),
         pools=pools_to_end(
             [pool.metadata.name for pool in pools],
             own={name for kind, name in made if kind == "VDIPool"},
-            others=any(operator.watches != where for operator in operators),
+            others=bool(others),
         ),
         templates=tuple(
             template.metadata.name for template in templates if ("VDITemplate", template.metadata.name) not in made
         ),
-        homes=tuple(await _homes(client, where)),
+        homes=tuple([home for namespace in where for home in await _homes(client, namespace)]),
         crds=tuple(crd.metadata.name for crd in crds if crd.metadata.name.endswith(f".{GROUP}")),
         kept=tuple(_kept(objects, namespace)),
         host_key=bool(secrets),
@@ -171,16 +174,14 @@ async def end_sessions(run: Running, plan: Removal, *, force: bool) -> None:
             await _let_go(run.client, session)
 
     async def look() -> list[str]:
-        sessions = await _known(run.client.list(SESSIONS, namespace=plan.sessions_namespace, into=VDISession))
-        return [session.metadata.name for session in sessions]
+        return [session.metadata.name for session in await _sessions(run.client, plan.sessions_namespaces)]
 
     # Who forces does not wait for long: a session's end takes seconds.
     still = await _until_none(
         run, look, "sessions are ending", min(run.seconds, _FORCED_AFTER) if force else run.seconds
     )
     if still and force:
-        sessions = await _known(run.client.list(SESSIONS, namespace=plan.sessions_namespace, into=VDISession))
-        for session in sessions:
+        for session in await _sessions(run.client, plan.sessions_namespaces):
             await _let_go(run.client, session)
         still = await _until_none(run, look, "sessions are ending", run.seconds)
     if still:
@@ -256,11 +257,14 @@ async def delete_crds(run: Running, names: Sequence[str]) -> None:
     run.view.stage(f"{len(names)} CRDs deleted", monotonic() - began)
 
 
-async def left_sessions(client: Client, namespace: str) -> list[str]:
+async def left_sessions(client: Client, namespaces: Sequence[str]) -> list[str]:
     """Sessions that are there: somebody may have started one in the meantime."""
-    return [
-        session.metadata.name for session in await _known(client.list(SESSIONS, namespace=namespace, into=VDISession))
-    ]
+    return [session.metadata.name for session in await _sessions(client, namespaces)]
+
+
+async def _sessions(client: Client, namespaces: Sequence[str]) -> list[VDISession]:
+    lists = [await _known(client.list(SESSIONS, namespace=namespace, into=VDISession)) for namespace in namespaces]
+    return [session for sessions in lists for session in sessions]
 
 
 class _Meta(msgspec.Struct):

@@ -12,7 +12,7 @@ from vdi.api.template import VDITemplate
 from vdi.diagnosis.snapshot import Certificate, Scope, Snapshot, Unreadable
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.objects.operators import LEASE
-from vdi.doctor.objects.rights import IN_CLUSTER, IN_NAMESPACE, Right
+from vdi.doctor.objects.rights import IN_CLUSTER, IN_FIRST_NAMESPACE, Right
 from vdi.doctor.objects.sanitize import sanitize
 from vdi.findings.model import Finding, roots
 from vdi.session.children.home import build_home
@@ -49,7 +49,7 @@ class Cluster:
             "storageclasses": [_class()],
             "clusterroles": [_role("ClusterRole", IN_CLUSTER)],
             "clusterrolebindings": [_binding("ClusterRole")],
-            "roles": [_role("Role", IN_NAMESPACE)],
+            "roles": [_role("Role", IN_FIRST_NAMESPACE)],
             "rolebindings": [_binding("Role")],
         }
         for plural in (

@@ -20,7 +20,7 @@ from vdi.doctor.objects.certificates import read_certificate
 from vdi.doctor.objects.gateways import troubles
 from vdi.doctor.objects.log_targets import pods_to_log
 from vdi.doctor.objects.operators import LEASE
-from vdi.doctor.objects.rights import IN_CLUSTER, IN_NAMESPACE, Right
+from vdi.doctor.objects.rights import IN_CLUSTER, IN_FIRST_NAMESPACE, Right
 from vdi.doctor.objects.sanitize import sanitize
 from vdi.doctor.report.summary import make_report, summarize
 from vdi.findings.render import as_data, as_junit, as_sarif, as_text
@@ -40,7 +40,7 @@ def test_the_rights_are_the_documented_ones() -> None:
         }
         for kind, rules in operator_rules().items()
     }
-    assert documented == {"Role": IN_NAMESPACE, "ClusterRole": IN_CLUSTER}
+    assert documented == {"Role": IN_FIRST_NAMESPACE, "ClusterRole": IN_CLUSTER}
 
 
 def test_the_lease_is_the_operators() -> None:

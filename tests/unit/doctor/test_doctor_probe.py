@@ -238,7 +238,10 @@ def test_the_turn_server_is_the_one_that_the_gateway_names(volumes: list[dict[st
     url = "turn:turn.example.com:3478?transport=udp"
     gateway = {"name": "gateway", "env": [{"name": "VDI_TURN_URLS", "value": url}]}
     pod = {"containers": [{"name": "mesh"}, gateway], "volumes": volumes}
-    assert turn_settings(Gateway("deployment", {"spec": {"template": {"spec": pod}}}, "vdi-sessions")) == (url, secret)
+    assert turn_settings(Gateway("deployment", {"spec": {"template": {"spec": pod}}}, ("vdi-sessions",))) == (
+        url,
+        secret,
+    )
 
 
 async def test_the_turn_server_is_asked_with_what_the_gateway_would_give(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +262,7 @@ async def test_the_turn_server_is_asked_with_what_the_gateway_would_give(monkeyp
         "volumes": [{"name": "turn", "secret": {"secretName": "t"}}],
     }
     gateway = Gateway(
-        "deployment", {"metadata": {"namespace": "kasm"}, "spec": {"template": {"spec": pod}}}, "vdi-sessions"
+        "deployment", {"metadata": {"namespace": "kasm"}, "spec": {"template": {"spec": pod}}}, ("vdi-sessions",)
     )
     now = datetime(2026, 11, 20, tzinfo=UTC)
     assert await _turn(cast(Client, Api()), gateway, now) == []

@@ -105,7 +105,7 @@ def a_plan(**changes: Any) -> Removal:
         "release": "vdi",
         "namespace": "kasm",
         "revision": a_revision(5),
-        "sessions_namespace": "vdi-sessions",
+        "sessions_namespaces": ("vdi-sessions",),
         "sessions": (a_session("one"),),
         "pools": ("warm",),
         "templates": ("mine",),

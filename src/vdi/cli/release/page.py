@@ -28,7 +28,7 @@ def plan_lines(plan: Plan) -> list[str]:
     facts = {
         "Release": f"{plan.release} in namespace {plan.namespace} at {plan.server}",
         "Portal": plan.portal,
-        "Desktops": f"{plan.desktops}, in namespace {plan.sessions_namespace}",
+        "Desktops": f"{plan.desktops}, in namespace {', '.join(plan.sessions_namespaces)}",
         "Certificate": plan.certificate,
         "Administrators": ", ".join(plan.admins) or ("none" if plan.portal else ""),
         "New namespaces": ", ".join(plan.new_namespaces),
@@ -43,7 +43,8 @@ def plan_data(plan: Plan) -> dict[str, Any]:
         "release": plan.release,
         "namespace": plan.namespace,
         "newNamespaces": plan.new_namespaces,
-        "sessionsNamespace": plan.sessions_namespace,
+        "sessionsNamespace": plan.sessions_namespaces[0],
+        "sessionsNamespaces": plan.sessions_namespaces,
         "portal": plan.portal,
         "certificate": plan.certificate,
         "administrators": plan.admins,

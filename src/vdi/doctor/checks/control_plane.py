@@ -18,7 +18,7 @@ from vdi.doctor.objects.operators import (
     operator_for,
     operators_in_scope,
 )
-from vdi.doctor.objects.rights import missing_rights
+from vdi.doctor.objects.rights import missing_cluster_rights, missing_rights_there
 from vdi.doctor.objects.sanitize import custom_kind
 from vdi.findings.model import Finding, Remedy
 from vdi.session.identity import FINALIZER
@@ -82,7 +82,7 @@ def _lacking(shipped: Any, there: Any, path: str) -> Iterator[str]:
 def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
     """Namespaces with sessions that no operator watches."""
     operators = find_operators(snapshot)
-    watched = sorted({operator.watches for operator in operators})
+    watched = sorted({namespace for operator in operators for namespace in operator.watches})
     crowds: dict[str, int] = {}
     for session in snapshot.sessions:
         crowds[session.metadata.namespace] = crowds.get(session.metadata.namespace, 0) + 1
@@ -96,7 +96,7 @@ def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
                 f"namespace/{namespace}",
                 f"No operator watches the namespace {namespace}: its {crowds.get(namespace, 0)} sessions stay as they"
                 f" are. Watched: {', '.join(watched)}.",
-                evidence=[f"{operator.object}: VDI_NAMESPACE={operator.watches}" for operator in operators],
+                evidence=[f"{operator.object}: VDI_NAMESPACE={','.join(operator.watches)}" for operator in operators],
                 remedy=Remedy(
                     f"Delete these sessions and create them in {watched[0]}, or install a second release for"
                     f" {namespace}.",
@@ -177,8 +177,8 @@ def _down(snapshot: Snapshot, operator: Operator) -> Finding:
 def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
     """Operators that are ready, of which none leads; or a Lease held by somebody else."""
     for operator in find_operators(snapshot):
-        namespace = operator.watches
-        seen = snapshot.scope.namespace in ("", namespace)
+        namespace = operator.lease_namespace
+        seen = snapshot.scope.namespace in ("", *operator.watches)
         if not seen or not operator.ready or snapshot.age(operator.raw["metadata"]["creationTimestamp"]) < YOUNG:
             continue
         lease, where = lease_of(snapshot, namespace), f"lease/{namespace}/{LEASE}"
@@ -205,11 +205,11 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
         pods = [
             pod.metadata.name
             for watcher in find_operators(snapshot)
-            if watcher.watches == namespace
+            if namespace in watcher.watches
             for pod in pods_of(snapshot, watcher)
         ]
         # A pod that is no more holds it for some seconds: its name begins as its Deployment's.
-        names = tuple(f"{watcher.name}-" for watcher in find_operators(snapshot) if watcher.watches == namespace)
+        names = tuple(f"{watcher.name}-" for watcher in find_operators(snapshot) if namespace in watcher.watches)
         if pods and holder and not holder.startswith(names):
             yield found(
                 "lease_of_a_stranger",
@@ -231,12 +231,20 @@ def operators_collide(snapshot: Snapshot) -> Iterator[Finding]:
     for operator in sorted(find_operators(snapshot), key=lambda operator: operator.object):
         for other in seen:
             both, upgrade = f"{other.object} and {operator.object}", (operator.upgrade,)
-            if operator.watches == other.watches:
+            shared = [namespace for namespace in operator.watches if namespace in other.watches]
+            if shared:
+                result = (
+                    "Which of them works changes with each restart."
+                    if operator.lease_namespace == other.lease_namespace
+                    else "Both work there and undo what the other does."
+                )
                 yield found(
                     "operators_share_namespace",
-                    f"namespace/{operator.watches}",
-                    f"{both} watch the namespace {operator.watches}. Which of them works changes with each restart.",
-                    evidence=[f"{watcher.object}: VDI_NAMESPACE={watcher.watches}" for watcher in (other, operator)],
+                    f"namespace/{shared[0]}",
+                    f"{both} watch the namespace {', '.join(shared)}. {result}",
+                    evidence=[
+                        f"{watcher.object}: VDI_NAMESPACE={','.join(watcher.watches)}" for watcher in (other, operator)
+                    ],
                     remedy=Remedy("Set another sessions.namespace in one of the releases, or uninstall one.", upgrade),
                     related_objects=[other.object, operator.object],
                 )
@@ -258,17 +266,26 @@ def operators_collide(snapshot: Snapshot) -> Iterator[Finding]:
 def operator_rights(snapshot: Snapshot) -> Iterator[Finding]:
     """Whether the operator's account may do what the operator does."""
     for operator in find_operators(snapshot):
-        if snapshot.scope.namespace not in ("", operator.watches):
+        if snapshot.scope.namespace not in ("", *operator.watches):
             continue
-        there, cluster = missing_rights(
-            snapshot, operator.account, operator.namespace, operator.watches, counts_others=operator.counts_others
+        # Of a scope of one namespace, Roles and bindings of the others were not read.
+        namespaces = [snapshot.scope.namespace] if snapshot.scope.namespace else operator.watches
+        there = [
+            (namespace, right)
+            for namespace in namespaces
+            for right in missing_rights_there(
+                snapshot, operator.account, operator.namespace, namespace, is_first=namespace == operator.watches[0]
+            )
+        ]
+        cluster = missing_cluster_rights(
+            snapshot, operator.account, operator.namespace, counts_others=operator.counts_others
         )
         if not there and not cluster:
             continue
         account = f"system:serviceaccount:{operator.namespace}:{operator.account}"
-        first, where = (there[0], f" --namespace {operator.watches}") if there else (cluster[0], " --all-namespaces")
-        lines = [f"may not {one.words} in namespace {operator.watches}" for one in there]
-        lines += [f"may not {one.words} in the cluster" for one in cluster]
+        first, where = (there[0][1], f" --namespace {there[0][0]}") if there else (cluster[0], " --all-namespaces")
+        lines = [f"may not {right.words} in namespace {namespace}" for namespace, right in there]
+        lines += [f"may not {right.words} in the cluster" for right in cluster]
         yield found(
             "operator_rights_missing",
             operator.object,
@@ -306,7 +323,7 @@ def finalizers(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _operator_objects(operator: Operator | None, namespace: str) -> list[str]:
     """What a session of this namespace hangs on."""
-    there = [f"namespace/{namespace}", f"lease/{namespace}/{LEASE}"]
+    there = [f"namespace/{namespace}", f"lease/{operator.lease_namespace if operator else namespace}/{LEASE}"]
     return [*there, operator.object] if operator else there
 
 

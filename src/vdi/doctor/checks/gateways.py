@@ -37,7 +37,7 @@ def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
             yield _down(snapshot, gateway, "it is scaled to 0", up)
         elif gateway.ready == 0 and unavailable_for(snapshot, gateway) > _RESTART:
             yield _down(snapshot, gateway, "", Remedy.run(f"{command} logs deployment/{gateway.name}"))
-    here = {gateway.watches for gateway in gateways_in_scope(snapshot)}
+    here = {namespace for gateway in gateways_in_scope(snapshot) for namespace in gateway.watches}
     for operator in operators_in_scope(snapshot):
         containers = operator.raw["spec"]["template"]["spec"]["containers"]
         named = [
@@ -46,11 +46,12 @@ def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
             for variable in container.get("env") or ()
             if variable["name"] == _EDGE
         ]
-        if named and named[0] and operator.watches not in here:
+        without = [namespace for namespace in operator.watches if namespace not in here]
+        if named and named[0] and without:
             yield found(
                 "gateway_missing",
                 operator.object,
-                f"Its routes ask the Middleware {named[0]}, but {operator.watches} has no gateway behind it.",
+                f"Its routes ask the Middleware {named[0]}, but {', '.join(without)} has no gateway behind it.",
                 evidence=[f"{operator.object}: {_EDGE}={named[0]}", "no Deployment has a container 'gateway'"],
                 remedy=Remedy.run(f"{operator.upgrade} --set gateway.enabled=true"),
             )
@@ -100,6 +101,12 @@ def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
+def _namespace_of(snapshot: Snapshot, gateway: Gateway, session: str) -> str:
+    """Where the session of this name is: one of all that the gateway serves."""
+    there = {(known.metadata.namespace, known.metadata.name) for known in snapshot.all_sessions}
+    return next((namespace for namespace in gateway.watches if (namespace, session) in there), gateway.watches[0])
+
+
 def _cut(snapshot: Snapshot, gateway: Gateway, session: str, pod_name: str, why: str) -> Finding:
     timeouts = [
         (traefik, argument, seconds)
@@ -122,7 +129,7 @@ def _cut(snapshot: Snapshot, gateway: Gateway, session: str, pod_name: str, why:
         remedy = Remedy("Raise the idle timeout of the proxy before Traefik (nginx: proxy_read_timeout 3600s).")
     return found(
         "websocket_cut",
-        f"vdisession/{gateway.watches}/{session}",
+        f"vdisession/{_namespace_of(snapshot, gateway, session)}/{session}",
         message,
         evidence=[
             f"pod/{pod_name} log: {_CUT}{session}: {why}",

@@ -86,10 +86,10 @@ def _connections(snapshot: Snapshot) -> Iterator[tuple[Party, Party, Port]]:
         for traefik in traefiks:
             yield traefik, desktop, Port(number, PORT_NAME)
         for gateway in gateways:
-            if gateway.watches == namespace:
+            if namespace in gateway.watches:
                 yield _party("the gateway", gateway.raw), desktop, Port(number, PORT_NAME)
         for operator in find_operators(snapshot):
-            if operator.watches == namespace:
+            if namespace in operator.watches:
                 yield _party("the operator", operator.raw), desktop, Port(operator.settings.agent_port, AGENT_PORT_NAME)
 
 
@@ -110,7 +110,7 @@ def clocks(snapshot: Snapshot) -> Iterator[Finding]:
         beats = [condition.get("lastHeartbeatTime") for condition in (node.get("status") or {}).get("conditions") or ()]
         ahead[f"node/{node['metadata']['name']}"] = max([-snapshot.age(beat) for beat in beats], default=0.0)
     for operator in find_operators(snapshot):
-        spec = (lease_of(snapshot, operator.watches) or {}).get("spec") or {}
+        spec = (lease_of(snapshot, operator.lease_namespace) or {}).get("spec") or {}
         ahead[operator.object] = -snapshot.age(spec.get("renewTime"))
     for where, seconds in ahead.items():
         if seconds > _CLOCK_SECONDS:

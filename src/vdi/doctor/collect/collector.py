@@ -24,7 +24,7 @@ from vdi.doctor.objects.gpus import config_maps_of
 from vdi.doctor.objects.images import secrets_to_sign_in
 from vdi.doctor.objects.local_path import CONFIG, namespaces_of
 from vdi.doctor.objects.log_targets import pods_to_log
-from vdi.doctor.objects.operators import LEASE
+from vdi.doctor.objects.operators import LEASE, lease_namespace
 from vdi.doctor.objects.sanitize import sanitize
 from vdi.gpu.sharing.changes import CLUSTER_POLICIES, RUNTIME_CLASSES
 from vdi.gpu.sharing.effect import DEFAULT_NAME
@@ -111,6 +111,8 @@ async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
     )
     seen = reading.snapshot(format_time(clock.now()))
     await reading.kasm(kasm_namespaces(seen))
+    if here and (other := lease_namespace(seen, here)) != here:
+        await reading.all_of(LEASES, namespace=other, field_selector=f"metadata.name={LEASE}")
     await asyncio.gather(
         *(reading.basic_auth_secret(namespace, name) for namespace, name in secrets_to_sign_in(seen)),
         *(

@@ -15,8 +15,8 @@ from vdi.session.subject import Subject
 class Deployment(Workload):
     """One Deployment of ours."""
 
-    watches: str
-    """The sessions' namespace."""
+    watches: tuple[str, ...]
+    """The sessions' namespaces, as `VDI_NAMESPACE` has them."""
 
 
 def find_deployments(snapshot: Snapshot, container: str, variable: str) -> Iterator[tuple[Raw, dict[str, str]]]:

@@ -25,7 +25,9 @@ class Gateway(Deployment):
 def find_gateways(snapshot: Snapshot) -> tuple[Gateway, ...]:
     """Deployments with a gateway's container, found by a variable of ours."""
     found = find_deployments(snapshot, "gateway", "VDI_GATEWAY_NAMESPACE")
-    return tuple(Gateway("deployment", raw, environment.get("VDI_NAMESPACE", "")) for raw, environment in found)
+    return tuple(
+        Gateway("deployment", raw, tuple(environment.get("VDI_NAMESPACE", "").split(","))) for raw, environment in found
+    )
 
 
 def gateways_in_scope(snapshot: Snapshot) -> list[Gateway]:
@@ -33,7 +35,7 @@ def gateways_in_scope(snapshot: Snapshot) -> list[Gateway]:
     return [
         gateway
         for gateway in find_gateways(snapshot)
-        if snapshot.scope.namespace in ("", gateway.watches, gateway.namespace)
+        if snapshot.scope.namespace in ("", *gateway.watches, gateway.namespace)
     ]
 
 

@@ -10,11 +10,11 @@ def namespaces_of(snapshot: Snapshot, template: VDITemplate) -> list[str]:
     """Namespaces in scope with a gateway, where desktops of this template may run."""
     return sorted(
         {
-            operator.watches
+            namespace
             for operator in find_operators(snapshot)
-            if operator.settings.edge_middleware is not None
-            and snapshot.scope.namespace in ("", operator.watches)
-            and assigned_namespace(template.metadata, (operator.watches,))
+            if operator.settings.edge_middleware is not None and assigned_namespace(template.metadata, operator.watches)
+            for namespace in operator.watches
+            if snapshot.scope.namespace in ("", namespace)
         }
     )
 

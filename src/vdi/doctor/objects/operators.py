@@ -29,6 +29,11 @@ class Operator(Deployment):
     counts_others: bool = True
 
     @property
+    def lease_namespace(self) -> str:
+        """Where its Lease is."""
+        return self.watches[0]
+
+    @property
     def account(self) -> str:
         """Its ServiceAccount."""
         return str(self.raw["spec"]["template"]["spec"].get("serviceAccountName") or "default")
@@ -45,20 +50,21 @@ def find_operators(snapshot: Snapshot) -> tuple[Operator, ...]:
 def operators_in_scope(snapshot: Snapshot) -> list[Operator]:
     """Those that watch what was asked about; all, where none does."""
     scope, found = snapshot.scope.namespace, find_operators(snapshot)
-    return [one for one in found if scope in ("", one.watches)] or list(found)
+    return [one for one in found if scope in ("", *one.watches)] or list(found)
 
 
 def _operator(raw: Raw, environment: dict[str, str]) -> Operator:
     try:
         settings = read_settings(environment)
     except SettingsError as error:
-        return Operator("deployment", raw, environment["VDI_NAMESPACE"], ClusterSettings(), str(error))
-    return Operator("deployment", raw, settings.namespace, settings.cluster, "", settings.count_other_workloads)
+        watches = tuple(environment["VDI_NAMESPACE"].split(","))
+        return Operator("deployment", raw, watches, ClusterSettings(), str(error))
+    return Operator("deployment", raw, settings.namespaces, settings.cluster, "", settings.count_other_workloads)
 
 
 def operator_for(snapshot: Snapshot, namespace: str) -> Operator | None:
     """Whose sessions these are."""
-    return next((operator for operator in find_operators(snapshot) if operator.watches == namespace), None)
+    return next((operator for operator in find_operators(snapshot) if namespace in operator.watches), None)
 
 
 def settings_for(snapshot: Snapshot, namespace: str) -> ClusterSettings:
@@ -72,13 +78,22 @@ def sick_pods(snapshot: Snapshot, operator: Operator) -> list[Pod]:
     return [pod for pod in pods_of(snapshot, operator) if not pod.ready and pod.status.phase == "Running"]
 
 
+def lease_namespace(snapshot: Snapshot, namespace: str) -> str:
+    """Where the Lease of this namespace's operator is; without a Deployment of it, there."""
+    operator = operator_for(snapshot, namespace)
+    return operator.lease_namespace if operator else namespace
+
+
 def lease_of(snapshot: Snapshot, namespace: str) -> dict[str, Any] | None:
-    """The Lease by which one of several operators leads."""
-    return snapshot.find("leases", LEASE, namespace)
+    """The Lease by which one of several operators leads that work in this namespace."""
+    return snapshot.find("leases", LEASE, lease_namespace(snapshot, namespace))
 
 
 def is_led(snapshot: Snapshot, namespace: str) -> bool:
-    """Whether somebody leads there, or did a moment ago: while one hands over to another, the Lease has no holder."""
+    """Whether somebody works on the sessions there, or did a moment ago.
+
+    While one replica hands over to another, the Lease has no holder.
+    """
     spec = (lease_of(snapshot, namespace) or {}).get("spec") or {}
     renewed = spec.get("renewTime")
     return bool(renewed) and snapshot.age(renewed) < (STALE if spec.get("holderIdentity") else HANDOVER)

@@ -43,9 +43,13 @@ IN_NAMESPACE = _rights(
         ("", "pods"): "get list watch create patch delete",
         ("", "services secrets"): "get list watch create patch delete",
         ("", "persistentvolumeclaims"): "get list watch create patch",
-        ("", "configmaps"): "list watch create patch",
         ("traefik.io", "ingressroutes"): "get list watch create patch delete",
         ("events.k8s.io", "events"): "list watch create patch",
+    }
+)
+IN_FIRST_NAMESPACE = IN_NAMESPACE | _rights(
+    {
+        ("", "configmaps"): "list watch create patch",
         ("coordination.k8s.io", "leases"): "get create patch",
     }
 )
@@ -61,14 +65,19 @@ OTHER_WORKLOADS = _rights({("", "pods"): "list watch"})
 """Needed in the whole cluster only where the queue counts other workloads."""
 
 
-def missing_rights(
-    snapshot: Snapshot, account: str, namespace: str, watches: str, *, counts_others: bool
-) -> tuple[list[Right], list[Right]]:
-    """What the ServiceAccount lacks in the sessions' namespace, and in the cluster."""
-    everywhere = list(_rules(snapshot, "clusterrolebindings", None, account, namespace))
+def missing_rights_there(
+    snapshot: Snapshot, account: str, namespace: str, watches: str, *, is_first: bool
+) -> list[Right]:
+    """What the ServiceAccount lacks in a namespace of sessions. `is_first`: it is the one with the Lease."""
+    everywhere = _rules(snapshot, "clusterrolebindings", None, account, namespace)
     there = [*everywhere, *_rules(snapshot, "rolebindings", watches, account, namespace)]
-    cluster = IN_CLUSTER if counts_others else IN_CLUSTER - OTHER_WORKLOADS
-    return _lacking(IN_NAMESPACE, there), _lacking(cluster, everywhere)
+    return _lacking(IN_FIRST_NAMESPACE if is_first else IN_NAMESPACE, there)
+
+
+def missing_cluster_rights(snapshot: Snapshot, account: str, namespace: str, *, counts_others: bool) -> list[Right]:
+    """What the ServiceAccount lacks in the whole cluster."""
+    everywhere = list(_rules(snapshot, "clusterrolebindings", None, account, namespace))
+    return _lacking(IN_CLUSTER if counts_others else IN_CLUSTER - OTHER_WORKLOADS, everywhere)
 
 
 def _lacking(needed: Iterable[Right], rules: list[Raw]) -> list[Right]:

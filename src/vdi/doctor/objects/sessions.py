@@ -11,7 +11,7 @@ from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.diagnosis.snapshot import Snapshot
-from vdi.doctor.objects.operators import LEASE, operator_for, settings_for
+from vdi.doctor.objects.operators import LEASE, lease_namespace, operator_for, settings_for
 from vdi.findings.model import Remedy
 from vdi.session import naming
 from vdi.session.capacity_matching import read_capacity
@@ -215,7 +215,7 @@ class SessionDiagnosis:
             self.object,
             f"namespace/{self.namespace}",
             f"vditemplate/{spec.template}",
-            f"lease/{self.namespace}/{LEASE}",
+            f"lease/{lease_namespace(self.snapshot, self.namespace)}/{LEASE}",
             f"ingressroute/{self.namespace}/{name}",
             f"service/{self.namespace}/{name}",
         ]

@@ -96,7 +96,7 @@ def find_denied_port(snapshot: Snapshot, namespace: str) -> DeniedPort | None:
     desktop = Party("a desktop", namespace, {"app.kubernetes.io/managed-by": "vdi-operator"})
     for operator in find_operators(snapshot):
         pods = [pod for pod in pods_of(snapshot, operator) if pod.ready]
-        if not pods or operator.watches != namespace:
+        if not pods or namespace not in operator.watches:
             continue
         target = Party("the operator", operator.namespace, dict(pods[0].metadata.labels))
         blocked = blocking(snapshot, desktop, target, Port(_METRICS_PORT, "metrics"))
