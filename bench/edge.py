@@ -110,7 +110,7 @@ async def serve(pipe: Connection, folder: Path) -> None:
     for number in range(SESSIONS):
         name, user = f"desktop-{number}", f"user{number}@example.com"
         meta = ObjectMeta(
-            name=name, namespace=settings.namespace, uid=f"uid-{number}", resource_version=str(number + 1)
+            name=name, namespace=settings.namespaces[0], uid=f"uid-{number}", resource_version=str(number + 1)
         )
         status = SessionStatus(phase="Running", url=settings.url(HOST.format(name=name)))
         context.cluster.sessions.observe(VDISession(meta, SessionSpec(user=user, template="office"), status))

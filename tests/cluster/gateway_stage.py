@@ -176,7 +176,7 @@ async def add_people(stage: Stage, people: Mapping[str, Mapping[str, Any]] = PEO
 def settings_of(stage: Stage, folder: Path, **more: Any) -> Settings:
     """A gateway that lives in the sessions' namespace, on free ports of the loopback, with SQLite in a file."""
     chosen: dict[str, Any] = {
-        "namespace": stage.namespace,
+        "namespaces": stage.namespaces,
         "gateway_namespace": stage.namespace,
         "url_port": 8443,
         "public_addr": ("127.0.0.1", 0),
@@ -241,7 +241,7 @@ async def gateway_process(
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(Path(sys.modules["vdi"].__path__[0]).parent),
         "VDI_KUBECONFIG": str(kubeconfig),
-        "VDI_NAMESPACE": settings.namespace,
+        "VDI_NAMESPACE": ",".join(settings.namespaces),
         "VDI_GATEWAY_NAMESPACE": settings.gateway_namespace,
         "VDI_URL_PORT": str(settings.url_port),
         "VDI_PUBLIC_ADDR": f"127.0.0.1:{ports[0]}",

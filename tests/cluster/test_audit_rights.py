@@ -162,7 +162,7 @@ async def both(audited: AuditedCluster) -> AsyncIterator[tuple[Stage, GatewaySta
         await add_people(Stage(api, OURS, Proxy(config), audited.tools.home))
         stage = Stage(api, SESSIONS_NAMESPACE, Proxy(config), audited.tools.home)
         await stack.enter_async_context(running(audited, "vdi-gateway", **gateway_variables))
-        settings = Settings(namespace=SESSIONS_NAMESPACE, gateway_namespace=OURS)
+        settings = Settings(namespaces=(SESSIONS_NAMESPACE,), gateway_namespace=OURS)
         gateway = GatewayStage(stage, settings, public, internal, await stack.enter_async_context(AsyncExitStack()))
         await gateway.until_ready()
         await stack.enter_async_context(running(audited, "vdi-operator", **operator_variables))

@@ -178,7 +178,7 @@ def test_the_values_reach_the_gateways_settings(tools: Tools) -> None:
     }
     words = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
     made = settings_of(tools, *words, *SERVERS)
-    assert (made.namespace, made.gateway_namespace) == ("desks", "vdi-system")
+    assert (made.namespaces, made.gateway_namespace) == (("desks",), "vdi-system")
     assert made.portal_url == "https://portal.vdi.example.com:8443"
     assert made.oidc
     assert (made.oidc.issuer, made.oidc.client_id) == ("https://sso.example.com/realms/x", "vdi")

@@ -126,13 +126,17 @@ class Actions:
         """Delete one of the person's own homes, with all files in it. A home with a session is refused."""
         async with self._counted("delete-home", name):
             home = self.own_home(user, name)
+            same_name = [other.namespace for other in self._cluster.homes_of(user.email) if other.name == name]
+            if len(same_name) > 1:
+                spaces = " and ".join(same_name)
+                words = f"You have a home {name!r} in each of the namespaces {spaces}. Nothing has been deleted."
+                raise ActionDenied("Conflict", f"{words} An administrator can delete one: vdi home rm -n NAMESPACE.")
             if why := why_not_deleted(home, self._cluster.sessions.values()):
                 raise ActionDenied("Conflict", f"{why} Nothing has been deleted.")
             act = Act(actor=user.email, action="home.delete", target=name, uid=home.uid, owner=home.user)
             async with self._written(user, act):
-                namespace = self._settings.namespace
                 with suppress(NotFound, Replaced):
-                    await self._client.delete(CLAIMS, name, namespace=namespace, uid=home.uid, into=msgspec.Raw)
+                    await self._client.delete(CLAIMS, name, namespace=home.namespace, uid=home.uid, into=msgspec.Raw)
 
     def own_home(self, user: User, name: str) -> HomeSummary:
         """One of the person's own homes. Raises ActionDenied; it does not say whether another person has this one."""
@@ -168,12 +172,8 @@ class Actions:
         unknown = ActionDenied("NotFound", f"There is no desktop {name!r} of yours, nor one that is shared with you.")
         if not _NAME.fullmatch(name):
             raise unknown
-        try:
-            session = await self._client.get(SESSIONS, name, namespace=self._settings.namespace, into=VDISession)
-        except NotFound as error:
-            raise unknown from error
-        now = self._clock()
-        if not knows_of(session, user, now):
+        session, now = await self._read(name), self._clock()
+        if session is None or not knows_of(session, user, now):
             raise unknown
         if why := refusal(user, action, session, now):
             raise ActionDenied("Forbidden", why)
@@ -181,14 +181,23 @@ class Actions:
             raise ActionDenied("Conflict", f"The desktop {name!r} is ending; nothing more can be done with it.")
         return session
 
+    async def _read(self, name: str) -> VDISession | None:
+        """The session of this name: where it was seen last, or made by another replica a moment ago."""
+        seen = self._cluster.session(name)
+        first = [seen.metadata.namespace] if seen else []
+        for namespace in dict.fromkeys((*first, *self._settings.namespaces)):
+            with suppress(NotFound):
+                return await self._client.get(SESSIONS, name, namespace=namespace, into=VDISession)
+        return None
+
     async def _patch(self, session: VDISession, change: dict[str, Any]) -> VDISession:
         """Change this incarnation of the session, and no later one of its name."""
         meta = session.metadata
         body = {**change, "metadata": {"uid": meta.uid, **change.get("metadata", {})}}
-        return await self._send(meta.name, body)
+        return await self._send(session, body)
 
-    async def _send(self, name: str, body: dict[str, Any]) -> VDISession:
-        namespace = self._settings.namespace
+    async def _send(self, session: VDISession, body: dict[str, Any]) -> VDISession:
+        name, namespace = session.metadata.name, session.metadata.namespace
         try:
             changed = await self._client.patch(SESSIONS, name, body, namespace=namespace, into=VDISession)
         except Invalid as error:
@@ -205,7 +214,7 @@ class Actions:
                 "spec": {"access": msgspec.to_builtins(edit(session))},
             }
             try:
-                return await self._send(meta.name, body)
+                return await self._send(session, body)
             except Replaced:
                 raise
             except Conflict:

@@ -214,7 +214,7 @@ async def _work(gateway: Gateway) -> None:
     await context.cluster.wait_synced()
     health.begun = True
     settings, sessions = context.settings, len(context.cluster.sessions)
-    log.info("serving %s, %d sessions in %s", settings.portal_url, sessions, settings.namespace)
+    log.info("serving %s, %d sessions in %s", settings.portal_url, sessions, ", ".join(settings.namespaces))
     async with asyncio.TaskGroup() as group:
         for component in (health, *gateway.components):
             group.create_task(component.run(), name=type(component).__name__)

@@ -20,6 +20,7 @@ from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector, describe_troubles
 from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
+from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.home_list import HomeClaim, HomeSummary, summarize_homes
 from vdi.session.identity import MANAGED_BY, USER_ANNOTATION
 
@@ -48,8 +49,17 @@ class Change:
     @property
     def name(self) -> str:
         """The object's name."""
-        session: Watched = self.new or self.old
-        return session.metadata.name
+        return self._object.metadata.name
+
+    @property
+    def namespace(self) -> str:
+        """The object's namespace; empty for templates and pools."""
+        return self._object.metadata.namespace
+
+    @property
+    def _object(self) -> Watched:
+        current: Watched = self.new or self.old
+        return current
 
 
 class Changes:
@@ -62,7 +72,7 @@ class Changes:
     def __init__(self, among: "set[Changes]", wants: Callable[[Change], bool] | None) -> None:
         self._among = among
         self._wants = wants
-        self._waiting: dict[tuple[Kind, str], Change] = {}
+        self._waiting: dict[tuple[Kind, str, str], Change] = {}
         self._news = asyncio.Event()
         self._closed = False
         among.add(self)
@@ -71,7 +81,7 @@ class Changes:
         """Take in one change, if it is selected."""
         if self._wants is not None and not self._wants(change):
             return
-        key = (change.kind, change.name)
+        key = (change.kind, change.namespace, change.name)
         earlier = self._waiting.pop(key, None)
         self._waiting[key] = Change(change.kind, earlier.old, change.new) if earlier else change
         self._news.set()
@@ -119,17 +129,23 @@ class ClusterCache:
         self._changes: set[Changes] = set()
         self._stack = AsyncExitStack()
         self.reflectors: tuple[Reflector[Any], ...] = (
-            Reflector(client, SESSIONS, VDISession, self.sessions, namespace=settings.namespace, clock=clock),
+            *(
+                Reflector(client, SESSIONS, VDISession, self.sessions, namespace=namespace, clock=clock)
+                for namespace in settings.namespaces
+            ),
             Reflector(client, TEMPLATES, VDITemplate, self.templates, clock=clock),
             Reflector(client, POOLS, VDIPool, self.pools, clock=clock),
-            Reflector(
-                client,
-                CLAIMS,
-                HomeClaim,
-                self.homes,
-                namespace=settings.namespace,
-                label_selector=",".join(f"{key}={value}" for key, value in MANAGED_BY.items()),
-                clock=clock,
+            *(
+                Reflector(
+                    client,
+                    CLAIMS,
+                    HomeClaim,
+                    self.homes,
+                    namespace=namespace,
+                    label_selector=",".join(f"{key}={value}" for key, value in MANAGED_BY.items()),
+                    clock=clock,
+                )
+                for namespace in settings.namespaces
             ),
         )
         self.sessions.listen(lambda old, new: self._changed("session", old, new))
@@ -152,8 +168,10 @@ class ClusterCache:
         await self._stack.__aexit__(kind, error, trace)
 
     def session(self, name: str) -> VDISession | None:
-        """The session of this name."""
-        return self.sessions.get(self.settings.namespace, name)
+        """The session of this name; of several, each in its own namespace, the one that the operator lets have it."""
+        found = (self.sessions.get(namespace, name) for namespace in self.settings.namespaces)
+        sessions = [session for session in found if session]
+        return min(sessions, key=_has_name_taken, default=None)
 
     def template(self, name: str) -> VDITemplate | None:
         """The template of this name."""
@@ -234,6 +252,13 @@ class ClusterCache:
         change = Change(kind, old, new)
         for reader in tuple(self._changes):
             reader.tell(change)
+
+
+def _has_name_taken(session: VDISession) -> bool:
+    """Whether a session of another namespace has its name."""
+    return any(
+        condition.type == ADMITTED and condition.reason == Reason.NAME_TAKEN for condition in session.status.conditions
+    )
 
 
 def _canonical(address: str) -> str:

@@ -64,7 +64,8 @@ class DoctorRunner:
 
 async def _run_checks(context: GatewayContext) -> Report:
     now = context.clock()
-    scope = Scope(context.settings.namespace, "")
+    namespaces = context.settings.namespaces
+    scope = Scope(namespaces[0] if len(namespaces) == 1 else "", "")
     try:
         async with asyncio.timeout(_SECONDS):
             snapshot = await collect(context.client, scope, SYSTEM_CLOCK)

@@ -1,12 +1,14 @@
 """The gateway's settings: environment variables `VDI_*`, read once at start. The chart writes them from its values."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import msgspec
 
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.gateway.users import check_address
@@ -21,6 +23,7 @@ from vdi.operator.variables import (
     address,
     duration,
     matching,
+    namespaces,
     number,
     read_variables,
 )
@@ -58,8 +61,10 @@ class OIDC:
 class Settings:
     """All choices of a gateway process."""
 
-    namespace: str = "vdi-sessions"
-    """VDI_NAMESPACE: where sessions live."""
+    namespaces: tuple[str, ...] = ("vdi-sessions",)
+    """VDI_NAMESPACE: where sessions live; several with commas, as in `desks,lab`."""
+    group_namespaces: Mapping[str, str] = field(default_factory=dict)
+    """VDI_GROUP_NAMESPACES, such as `{"engineering": "lab"}`: where a member of the group gets new sessions."""
     gateway_namespace: str = RELEASE_NAMESPACE
     """VDI_GATEWAY_NAMESPACE: where the gateway's own Secrets are."""
     domain: str = "vdi.localhost"
@@ -118,6 +123,11 @@ class Settings:
     log_format: str = "text"
     """VDI_LOG_FORMAT: text (`key=value`) or json (one object per line)."""
 
+    def namespace_for(self, groups: Collection[str]) -> str:
+        """Where a new session of a member of these groups goes: the first of `namespaces` that one of them has."""
+        chosen = {namespace for group, namespace in self.group_namespaces.items() if group in groups}
+        return next((namespace for namespace in self.namespaces if namespace in chosen), self.namespaces[0])
+
     @property
     def cluster(self) -> ClusterSettings:
         """What the gateway has to know of the operator's choices to allow or refuse what a person requests."""
@@ -153,6 +163,10 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         problems.append("VDI_OIDC_ISSUER and VDI_OIDC_CLIENT_ID: both are needed where any VDI_OIDC_ variable is set")
     if not problems and ("turn_urls" in values) != ("turn_secret_file" in values):
         problems.append("VDI_TURN_URLS and VDI_TURN_SECRET_FILE: both are needed where either is set")
+    known = values.get("namespaces", Settings().namespaces)
+    for group, namespace in values.get("group_namespaces", {}).items():
+        if namespace not in known:
+            problems.append(f"VDI_GROUP_NAMESPACES: {group}: {namespace!r}: allowed are {', '.join(known)}")
     if problems:
         raise SettingsError("; ".join(problems))
     return Settings(oidc=OIDC(**of_oidc) if of_oidc else None, **values)
@@ -196,12 +210,20 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(filter(None, (word.strip() for word in text.split(","))))
 
 
+def _group_namespaces(text: str) -> dict[str, str]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, str])
+    except msgspec.DecodeError as error:
+        raise ValueError('allowed is JSON with groups and namespaces, such as {"engineering": "lab"}') from error
+
+
 def _users(text: str) -> frozenset[str]:
     return frozenset(check_address(word) for word in _words(text))
 
 
 _VARIABLES: Variables = {
-    "VDI_NAMESPACE": ("namespace", matching(LABEL, "the name of a namespace")),
+    "VDI_NAMESPACE": ("namespaces", namespaces),
+    "VDI_GROUP_NAMESPACES": ("group_namespaces", _group_namespaces),
     "VDI_GATEWAY_NAMESPACE": ("gateway_namespace", matching(LABEL, "the name of a namespace")),
     "VDI_DOMAIN": ("domain", matching(SUBDOMAIN, "a domain such as vdi.example.com")),
     "VDI_URL_PORT": ("url_port", number(1, 65535)),

@@ -58,9 +58,9 @@ class QuotaGuard:
             yield
             return
         async with self._turn(user.email):
-            namespace = self._cluster.settings.namespace
             others = [
                 (session.metadata.name, limits.gpus_of(session, self._cluster.template(session.spec.template)))
+                for namespace in self._cluster.settings.namespaces
                 for session in await self._client.list(SESSIONS, namespace=namespace, into=VDISession)
                 if same_user(session.spec.user, user.email)
                 and not session.spec.suspended
@@ -110,6 +110,7 @@ class Start:
 
     request: SessionRequest
     """With its name."""
+    namespace: str
     template: VDITemplate
     gpus: int
 
@@ -140,7 +141,9 @@ class Starter:
             raise ActionDenied("Forbidden", f"priority: {request.priority} is for administrators; allowed is 0.", field)
         template = self._template(user, request.template)
         named = replace(request, name=request.name or self._free_name(request))
-        session = msgspec.convert(build_session(named, self._settings.namespace, template), VDISession)
+        # Which groups another person is in is known only of that person's own login.
+        namespace = self._settings.namespace_for(user.groups if same_user(email, user.email) else ())
+        session = msgspec.convert(build_session(named, namespace, template), VDISession)
         if session.spec.hostname == self._settings.portal_label:
             raise ActionDenied(
                 "Invalid", f"hostname: {self._settings.portal_label!r} is the portal's own; choose another."
@@ -152,7 +155,7 @@ class Starter:
                 FieldProblem(error.field.removeprefix("spec."), error.allowed, error.value) for error in problem.errors
             )
             raise ActionDenied(code, problem.message, *fields)
-        return Start(named, template, limits.gpus_of(session, template))
+        return Start(named, namespace, template, limits.gpus_of(session, template))
 
     async def carry_out(self, user: User, start: Start) -> VDISession:
         """Make the session. Raises ActionDenied, or KubeError where the cluster does."""
@@ -182,7 +185,8 @@ class Starter:
         raise ActionDenied("Conflict", f"name: {stem!r} is taken; choose another.")
 
     async def _create(self, start: Start) -> VDISession:
-        namespace, request = self._settings.namespace, start.request
+        namespace, request = start.namespace, start.request
+        self._refuse_a_taken_name(start)
         body = build_session(request, namespace, start.template)
         try:
             made = await self._client.create(SESSIONS, body, namespace=namespace, into=VDISession)
@@ -194,6 +198,14 @@ class Starter:
             raise refused_by_cluster(error, request.name or "", body) from error
         self._cluster.sessions.remember(made)
         return made
+
+    def _refuse_a_taken_name(self, start: Start) -> None:
+        """The API server refuses a second session of a name in one namespace; of the others it says nothing."""
+        there = self._cluster.session(start.request.name or "")
+        if there and there.metadata.namespace != start.namespace:
+            _refuse_a_second(there, start.request)
+            name = there.metadata.name
+            raise ActionDenied("Conflict", f"There is a desktop named {name!r} already; choose another name.")
 
 
 def _refuse_a_second(there: VDISession, request: SessionRequest) -> None:

@@ -44,6 +44,7 @@ class HomeSummary(msgspec.Struct, rename="camel", omit_defaults=True):
     """One home."""
 
     name: Annotated[str, doc("Name of the PersistentVolumeClaim.")]
+    namespace: Annotated[str, doc("The Kubernetes namespace.")]
     uid: Annotated[str, doc("Another one for each claim that ever had this name.")]
     user: Annotated[str, doc("Whose home it is.")]
     scope: Annotated[
@@ -64,12 +65,12 @@ class HomeSummary(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 def summarize_homes(claims: Iterable[HomeClaim], sessions: Iterable[VDISession]) -> list[HomeSummary]:
-    """All homes, by user and name. `sessions`: of the same namespace."""
-    by_claim: dict[str, list[VDISession]] = {}
+    """All homes, by user and name. `sessions`: those of the same namespaces."""
+    by_claim: dict[tuple[str, str], list[VDISession]] = {}
     for session in sessions:
-        by_claim.setdefault(session.status.home_claim, []).append(session)
-    homes = [_summarize(claim, by_claim.get(claim.metadata.name, [])) for claim in claims]
-    return sorted(homes, key=lambda home: (home.user, home.name))
+        by_claim.setdefault((session.metadata.namespace, session.status.home_claim), []).append(session)
+    homes = [_summarize(claim, by_claim.get((claim.metadata.namespace, claim.metadata.name), [])) for claim in claims]
+    return sorted(homes, key=lambda home: (home.user, home.name, home.namespace))
 
 
 def _summarize(claim: HomeClaim, sessions: list[VDISession]) -> HomeSummary:
@@ -80,6 +81,7 @@ def _summarize(claim: HomeClaim, sessions: list[VDISession]) -> HomeSummary:
     scope = HomeScope.SESSION if is_own else (HomeScope.USER_AND_TEMPLATE if template else HomeScope.USER)
     return HomeSummary(
         name=meta.name,
+        namespace=meta.namespace,
         uid=meta.uid,
         user=notes.get(USER_ANNOTATION) or next((session.spec.user for session in sessions), ""),
         scope=scope.value,
@@ -106,7 +108,11 @@ def _instant(text: str) -> str:
 
 def why_not_deleted(home: HomeSummary, sessions: Iterable[VDISession]) -> str | None:
     """Why this home cannot be deleted now; None: it can. A session that may start with it is in the way too."""
-    names = sorted(session.metadata.name for session in sessions if may_use(session, home.name))
+    names = sorted(
+        session.metadata.name
+        for session in sessions
+        if session.metadata.namespace == home.namespace and may_use(session, home.name)
+    )
     if not names:
         return None
     several = len(names) > 1

@@ -29,6 +29,7 @@ def a_home(name: str, user: str, template: str = "", **annotations: str) -> dict
     return {
         "metadata": {
             "name": name,
+            "namespace": "vdi-sessions",
             "uid": f"uid-{name}",
             "creationTimestamp": "2026-11-20T08:00:00Z",
             "labels": {"app.kubernetes.io/managed-by": "vdi-operator"},

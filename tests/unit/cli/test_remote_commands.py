@@ -173,7 +173,7 @@ REFUSED: list[tuple[list[str], int, str]] = [
         "user: 'bob@example.com' is not alice@example.com",
     ),
     (["session", "create", "-t", "ubuntu", "--gpu", "0"], 2, "resources.gpu: 0 is not a whole number >= 1"),
-    (["session", "ls", "-A"], 2, "a gateway has one namespace"),
+    (["session", "ls", "-A"], 2, "a gateway shows all its namespaces"),
     (["session", "ls", "-n", "elsewhere"], 2, "--namespace elsewhere does not go with"),
     (["session", "ls", "--user", "bob@example.com"], 1, "Only administrators can do this"),
     (["session", "ls", "--user", "bob@example.com", "--watch"], 2, "--watch follows your own desktops"),

@@ -27,7 +27,7 @@ from vdi.kube.transport import Client
 from vdi.session.request import SessionRequest
 
 SETTINGS = Settings()
-NS = SETTINGS.namespace
+NS = SETTINGS.namespaces[0]
 ALICE = User("alice@example.com", "Alice", frozenset({"students"}))
 BOB, EVE = User("bob@example.com"), User("eve@example.com")
 ROOT = User("root@example.com", admin=True)
@@ -62,9 +62,9 @@ class SharedCluster:
     def put_template(self, name: str, **spec: Any) -> None:
         self.api.put("vditemplates", name, namespace="", spec={"image": "registry.example.com/desktop:1", **spec})
 
-    def put_session(self, name: str, person: User = ALICE, **spec: Any) -> None:
+    def put_session(self, name: str, person: User = ALICE, namespace: str = NS, **spec: Any) -> None:
         body = {"user": person.email, "template": "desktop", **spec}
-        self.api.put("vdisessions", name, namespace=NS, spec=body)
+        self.api.put("vdisessions", name, namespace=namespace, spec=body)
 
     def spec(self, name: str) -> dict[str, Any]:
         spec: dict[str, Any] = self.api.objects["vdisessions", NS, name]["spec"]

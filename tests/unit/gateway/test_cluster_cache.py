@@ -19,7 +19,7 @@ def put_session(api: FakeApi, name: str, user: str = "alice@example.com", host: 
     """`host`: the label of the address that the operator has given it."""
     spec = {"user": user, "template": "desktop", **spec}
     status = {"url": SETTINGS.url(SETTINGS.host(host))} if host else {}
-    made = api.put("vdisessions", name, namespace=SETTINGS.namespace, spec=spec, status=status)
+    made = api.put("vdisessions", name, namespace=SETTINGS.namespaces[0], spec=spec, status=status)
     return str(made["metadata"]["uid"])
 
 
@@ -85,7 +85,7 @@ async def test_a_host_belongs_to_whose_route_it_is_not_to_who_asks_for_it(api: F
     ):
         spec = {"user": "a@b.c", "template": "t", "hostname": "same"}
         metadata = {"creationTimestamp": created}
-        api.put("vdisessions", name, namespace=SETTINGS.namespace, metadata=metadata, spec=spec, status=status)
+        api.put("vdisessions", name, namespace=SETTINGS.namespaces[0], metadata=metadata, spec=spec, status=status)
 
     async def look(world: ClusterCache) -> None:
         found = world.by_host("same.vdi.localhost")
@@ -118,7 +118,7 @@ async def test_a_removal_is_reported_with_what_was_there(api: FakeApi) -> None:
 
     async def look(world: ClusterCache) -> None:
         with world.changes() as changes:
-            api.remove("vdisessions", "a", namespace=SETTINGS.namespace)
+            api.remove("vdisessions", "a", namespace=SETTINGS.namespaces[0])
             change = await anext(changes)
         assert (change.kind, change.name, change.new) == ("session", "a", None)
         assert change.old.spec.user == "alice@example.com"

@@ -61,7 +61,7 @@ async def playing(api: FakeApi, folder: Path) -> AsyncIterator[Played]:
         session = {"user": user, "template": "desktop"}
         status = {"url": settings.url(settings.host(name))}
         metadata = {"creationTimestamp": "2026-11-20T08:00:00Z"}
-        api.put("vdisessions", name, namespace=settings.namespace, metadata=metadata, spec=session, status=status)
+        api.put("vdisessions", name, namespace=settings.namespaces[0], metadata=metadata, spec=session, status=status)
     async with open_gateway(api.config(), settings, passwords=Passwords(HASHER)) as gateway:
         await eventually(lambda: gateway.health.begun and gateway.edge.ready, "it has begun")
         cookies = {"nobody": ""}

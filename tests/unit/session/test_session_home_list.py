@@ -18,6 +18,7 @@ def claim(name: str, *, notes: dict[str, str] = NOTES, owned: bool = False, capa
         {
             "metadata": {
                 "name": name,
+                "namespace": "vdi-sessions",
                 "uid": f"uid-{name}",
                 "creationTimestamp": "2026-11-20T08:00:00Z",
                 "annotations": notes,
@@ -69,3 +70,13 @@ def test_a_home_with_a_session_is_not_deleted() -> None:
     assert why_not_deleted(home, [a_session("named", status={"homeClaim": OF_USER})]) is None
     why = why_not_deleted(home, [a_session("new"), a_session("first", status={"homeClaim": OF_TEMPLATE})])
     assert why == f"The home {OF_TEMPLATE!r} belongs to the sessions first, new. End them first."
+
+
+def test_homes_of_one_name_in_two_namespaces_are_two() -> None:
+    here, there = claim(OF_USER), claim(OF_USER)
+    there.metadata.namespace = "lab"
+    sessions = [a_session("lab-cad", namespace="lab", status={"homeClaim": OF_USER})]
+    homes = summarize_homes([here, there], sessions)
+    assert [(home.namespace, home.sessions) for home in homes] == [("lab", ("lab-cad",)), ("vdi-sessions", ())]
+    assert why_not_deleted(homes[1], sessions) is None
+    assert why_not_deleted(homes[0], sessions)

@@ -25,7 +25,8 @@ def run(
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C.
 
-    Settings are environment variables: VDI_NAMESPACE (vdi-sessions), VDI_GATEWAY_NAMESPACE (vdi-system), VDI_DOMAIN
+    Settings are environment variables: VDI_NAMESPACE (vdi-sessions; several with commas), VDI_GROUP_NAMESPACES (JSON:
+    group and namespace), VDI_GATEWAY_NAMESPACE (vdi-system), VDI_DOMAIN
     (vdi.localhost), VDI_URL_PORT (443), VDI_PUBLIC_ADDR (0.0.0.0:8080), VDI_INTERNAL_ADDR (0.0.0.0:8081),
     VDI_TRUSTED_PROXIES (private networks), VDI_DATABASE_URL (sqlite+aiosqlite:////data/vdi.db), VDI_REDIS_URL (for
     several replicas), VDI_KEYS_SECRET (vdi-gateway-keys), VDI_USERS_SECRET (vdi-gateway-users), VDI_OIDC_ISSUER,

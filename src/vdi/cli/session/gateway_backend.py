@@ -203,4 +203,4 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 def _refuse_namespaces(everywhere: bool) -> None:
     if everywhere:
-        raise CliError("a gateway has one namespace: leave out --all-namespaces, or say --kubeconfig", USAGE)
+        raise CliError("a gateway shows all its namespaces: leave out --all-namespaces, or say --kubeconfig", USAGE)

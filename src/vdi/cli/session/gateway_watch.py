@@ -24,7 +24,7 @@ class _Gone(msgspec.Struct):
 
 
 class GatewayCache:
-    """Sessions by name: a gateway has one namespace."""
+    """Sessions by name, which is unique over a gateway's namespaces."""
 
     def __init__(self) -> None:
         self.sessions: dict[str, VDISession] = {}

@@ -60,7 +60,7 @@ def _gateway(logins: Logins, server: str, connection: KubeConnection, why: str) 
         )
     if connection.namespace != DEFAULT_NAMESPACE:
         raise CliError(
-            f"a gateway has one namespace, so --namespace {connection.namespace} does not go with {server}:"
+            f"a gateway knows its namespaces, so --namespace {connection.namespace} does not go with {server}:"
             " leave it out (VDI_NAMESPACE too), or name a cluster with --kubeconfig",
             USAGE,
         )

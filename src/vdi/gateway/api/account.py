@@ -25,7 +25,7 @@ class Me(msgspec.Struct, rename="camel"):
     name: Annotated[str, doc("For people to read; may be empty.")]
     groups: Annotated[tuple[str, ...], doc("Groups, as the login names them.")]
     admin: Annotated[bool, doc("Whether `/admin` is open to this person.")]
-    namespace: Annotated[str, doc("Kubernetes namespace of the desktops here.")]
+    namespace: Annotated[str, doc("Kubernetes namespace of my new desktops.")]
     portal: Annotated[str, doc("Address of the portal.")]
     use: Annotated[Use, doc("What this person may have, and has.")]
     csrf_token: Annotated[str | None, doc("For X-CSRF-Token; null with an API token, which needs none.")] = None
@@ -73,7 +73,7 @@ async def me(call: Call[Empty, None]) -> Me:
         name=user.name,
         groups=tuple(sorted(user.groups)),
         admin=user.admin,
-        namespace=settings.namespace,
+        namespace=settings.namespace_for(user.groups),
         portal=settings.portal_url,
         use=use_of(call.api, user, hours),
         csrf_token=None if _by_token(call) else csrf.token_of(call.request),

@@ -37,7 +37,7 @@ class History(Component):
         self._retention = Retention(
             database=context.database, recorder=self.recorder, days=settings.retention_days, clock=clock
         )
-        self._ends = EndReports(self.recorder, TokenReviewer(client, settings.operator_account), settings.namespace)
+        self._ends = EndReports(self.recorder, TokenReviewer(client, settings.operator_account), settings.namespaces)
         context.metrics.recorder_lag.set_function(lambda: self.recorder.lag)
 
     def internal_routes(self) -> Sequence[Route]:

@@ -7,6 +7,7 @@ whether it is good. 204: it is written. 503: it is not, and may be sent again.
 import hashlib
 import logging
 import time
+from collections.abc import Sequence
 
 import msgspec
 from sqlalchemy.exc import SQLAlchemyError
@@ -78,10 +79,10 @@ class TokenReviewer:
 class EndReports:
     """Takes the reports."""
 
-    def __init__(self, recorder: Recorder, reviewer: TokenReviewer, namespace: str) -> None:
+    def __init__(self, recorder: Recorder, reviewer: TokenReviewer, namespaces: Sequence[str]) -> None:
         self._recorder = recorder
         self._reviewer = reviewer
-        self._namespace = namespace
+        self._namespaces = namespaces
 
     async def answer(self, request: Request) -> Response:
         """One report: the whole session as JSON."""
@@ -106,8 +107,9 @@ class EndReports:
         for name, value in (("uid", meta.uid), ("creationTimestamp", meta.creation_timestamp)):
             if not value:
                 raise ValueError(f"metadata.{name} is empty; it is needed")
-        if meta.namespace != self._namespace:
-            raise ValueError(f"metadata.namespace is {meta.namespace!r}; allowed is {self._namespace!r}")
+        if meta.namespace not in self._namespaces:
+            allowed = " and ".join(map(repr, self._namespaces))
+            raise ValueError(f"metadata.namespace is {meta.namespace!r}; allowed is {allowed}")
         if not meta.deletion_timestamp:
             raise ValueError(f"metadata.deletionTimestamp is empty: this {API_VERSION} VDISession does not end")
 

@@ -1,0 +1,57 @@
+"""A gateway and an operator of two namespaces on a real API server: by a name alone, the right session is meant."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from cluster.gateway_stage import add_people, settings_of
+from cluster.operator_stage import Stage
+from support.waiting import eventually
+from vdi.gateway.app import open_gateway
+from vdi.gateway.denied import ActionDenied
+from vdi.gateway.users import User
+from vdi.kube.resource import CLAIMS
+from vdi.operator.kinds import SESSIONS
+from vdi.session.request import SessionRequest
+
+pytestmark = pytest.mark.timeout(150)
+
+ALICE = User("alice@example.com")
+CAROL = User("carol@example.com", groups=frozenset({"engineering"}))
+
+
+async def test_desktops_of_two_groups_live_in_two_namespaces(
+    stage: Stage, second_namespace: str, tmp_path: Path
+) -> None:
+    stage.second = second_namespace
+    await stage.grant()
+    lab = stage.of(second_namespace)
+    template = await stage.template()
+    await add_people(stage)
+    settings = settings_of(stage, tmp_path, group_namespaces={"engineering": second_namespace})
+    async with open_gateway(stage.api.config, settings) as gateway, stage.operator():
+        cluster, actions = gateway.context.cluster, gateway.actions
+        await eventually(lambda: gateway.health.begun, "the gateway has begun", 20)
+        await eventually(lambda: cluster.template(template), "the template is seen")
+        made = [await actions.start(user, SessionRequest(user.email, template)) for user in (ALICE, CAROL)]
+        assert [session.metadata.namespace for session in made] == [stage.namespace, second_namespace]
+        (alices, carols) = (session.metadata.name for session in made)
+        await asyncio.gather(stage.run(alices), lab.run(carols))
+        with pytest.raises(ActionDenied, match=f"There is a desktop named '{carols}' already"):
+            await actions.start(ALICE, SessionRequest(ALICE.email, template, name=carols))
+
+        await actions.suspend(CAROL, carols)
+        await lab.reach(carols, "Suspended")
+        await actions.resume(CAROL, carols)
+        await lab.run(carols)
+        (home,) = await eventually(lambda: cluster.homes_of(CAROL.email), "the home is seen")
+        assert home.namespace == second_namespace
+        await actions.end(CAROL, carols, delete_home=True)
+        await lab.gone(SESSIONS, carols)
+        await lab.gone(CLAIMS, home.name)
+        assert await stage.get(SESSIONS, alices), "the other namespace is left alone"
+        assert len(await stage.all(CLAIMS)) == 1
+    for space in (stage, lab):
+        for session in await space.all(SESSIONS):
+            await space.patch(SESSIONS, session["metadata"]["name"], {"metadata": {"finalizers": None}})
