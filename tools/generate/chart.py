@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from msgspec import Struct
 
 from tools.generate import chart_pages, chart_summary, node_fit
 from tools.generate.chart_render import CHART, DEV_IMAGES, ROOT, VALUES_FILES, render
@@ -33,15 +32,20 @@ SUB_CHARTS = ("postgresql", "redis", "coturn")
 KEEP = {"type", "required", "properties", "items", "minimum", "maximum", "minLength", "maxLength", "maxItems", "enum"}
 
 
-def definition(spec: type[Struct]) -> str:
-    """A kind's spec as JSON schema; rules in CEL are left to the API server."""
-    return json.dumps(json_schema(struct_schema(spec, defaults=True)))
-
-
 def template_definition() -> str:
-    """As `definition`, without the image's rules: the chart refuses a missing image with a sentence."""
+    """A template's spec as JSON schema; rules in CEL are left to the API server.
+
+    Without the image's rules: the chart refuses a missing image with a sentence.
+    """
     schema = json_schema(struct_schema(TemplateSpec, defaults=True))
     del schema["required"], schema["properties"]["image"]["minLength"]
+    return json.dumps(schema)
+
+
+def pool_definition() -> str:
+    """A pool's spec as JSON schema, with the namespace of its desktops, which is a label of the object."""
+    schema = json_schema(struct_schema(PoolSpec, defaults=True))
+    schema["properties"]["namespace"] = {"type": "string", "maxLength": 63}
     return json.dumps(schema)
 
 
@@ -62,7 +66,7 @@ def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
 def schema_text(current: str) -> str:
     """values.schema.json with its last definitions made again; the rest, written by hand, stays as it is."""
     head, key, _ = current.partition('    "template": ')
-    made = {"pool": definition(PoolSpec), **{name: json.dumps(sub_schema(name)) for name in SUB_CHARTS}}
+    made = {"pool": pool_definition(), **{name: json.dumps(sub_schema(name)) for name in SUB_CHARTS}}
     rest = "".join(f',\n    "{name}": {text}' for name, text in made.items())
     return f"{head}{key}{template_definition()}{rest}\n  }}\n}}\n"
 

@@ -80,7 +80,11 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 
 {{- define "vdi.gateway.env" -}}
 - name: VDI_NAMESPACE
-  value: {{ .Values.sessions.namespace | quote }}
+  value: {{ include "vdi.sessions.namespaces" . | fromJsonArray | join "," | quote }}
+{{- with .Values.sessions.groupNamespaces }}
+- name: VDI_GROUP_NAMESPACES
+  value: {{ toJson . | quote }}
+{{- end }}
 - name: VDI_GATEWAY_NAMESPACE
   value: {{ .Release.Namespace | quote }}
 - name: VDI_DOMAIN

@@ -104,6 +104,22 @@ podAntiAffinity:
 {{- join "," $pairs }}
 {{- end }}
 
+{{/* The namespaces of sessions as a JSON list; refused is what names another one. */}}
+{{- define "vdi.sessions.namespaces" -}}
+{{- $namespaces := .Values.sessions.namespaces | default (list .Values.sessions.namespace) }}
+{{- range $group, $namespace := .Values.sessions.groupNamespaces }}
+{{- if not (has $namespace $namespaces) }}
+{{- fail (printf "sessions.groupNamespaces: %s: %s: allowed is a namespace of sessions: %s" $group $namespace (join ", " $namespaces)) }}
+{{- end }}
+{{- end }}
+{{- $namespaces | toJson }}
+{{- end }}
+
+{{/* The first of them: it has what there is once. */}}
+{{- define "vdi.sessions.first" -}}
+{{- include "vdi.sessions.namespaces" . | fromJsonArray | first }}
+{{- end }}
+
 {{- define "vdi.placeholders.namespace" -}}
-{{ .Values.sessions.namespace }}-placeholders
+{{ include "vdi.sessions.first" . }}-placeholders
 {{- end }}

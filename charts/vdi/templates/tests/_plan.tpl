@@ -30,7 +30,7 @@ mean (tests/network).
 */}}
 {{- define "vdi.test.plan" -}}
 {{- $own := .Release.Namespace }}
-{{- $sessions := .Values.sessions.namespace }}
+{{- $sessions := include "vdi.sessions.first" . }}
 {{- $gateway := .Values.gateway.enabled }}
 {{- $traefik := include "vdi.test.labelsOf" .Values.traefik.peers }}
 {{- $prometheus := include "vdi.test.labelsOf" .Values.monitoring.peers }}
