@@ -135,11 +135,8 @@ def staying(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> lis
         lines += [f"template {template}: kubectl delete vditemplate {template}" for template in plan.templates]
     lines += _host_records(plan)
     for kept_object in plan.kept:
-        holds = (
-            f", with {count(kept, 'home')} in it"
-            if (kept := [home for home in homes if kept_object == f"namespace/{home.namespace}"])
-            else ""
-        )
+        inside = [home for home in homes if kept_object == f"namespace/{home.namespace}"]
+        holds = f", with {count(inside, 'home')} in it" if inside else ""
         lines.append(f"{kept_object}{holds}: kubectl delete {kept_object}")
     if plan.revision is not None:
         lines.append(

@@ -13,7 +13,7 @@ from vdi.kube.certificate import covers
 from vdi.release.chart import version_numbers
 from vdi.release.crds import KIND as CRD
 from vdi.release.crds import losses, of_release
-from vdi.release.facts import Facts, Stranger
+from vdi.release.facts import Facts, Stranger, settings_of
 from vdi.release.needs import missing_classes, missing_keys, refused_host_network, unmatched_selectors, unpullable
 from vdi.session.times import parse_time
 
@@ -148,6 +148,27 @@ def _traefik(facts: Facts, _: datetime) -> Iterator[Finding]:
         )
     else:
         yield _finding("traefik", Severity.OK, f"{watching[0].object}, entry point {point}")
+
+
+def _sessions_namespaces(facts: Facts, _: datetime) -> Iterator[Finding]:
+    if facts.before is None:
+        return
+    before, after = settings_of(tuple(facts.before.objects())).namespaces, facts.settings.namespaces
+    if before[0] != after[0] and not {*before}.isdisjoint(after):
+        words = (
+            f"The first namespace of sessions would be {after[0]} in place of {before[0]}: two operators would work at"
+            " once, and all desktops get new addresses."
+        )
+        remedy = Remedy(f"Leave {before[0]} the first of sessions.namespaces.")
+        yield _finding("sessions", Severity.ERROR, words, remedy)
+    for namespace in before:
+        if namespace not in after:
+            words = f"The namespace {namespace} would have no operator: sessions in it stay as they are."
+            remedy = Remedy(
+                "End them first, or leave the namespace in sessions.namespaces.",
+                (f"kubectl -n {namespace} get vdisessions",),
+            )
+            yield _finding("sessions", Severity.WARNING, words, remedy)
 
 
 def _storage(facts: Facts, _: datetime) -> Iterator[Finding]:
@@ -317,6 +338,7 @@ CHECKS: tuple[Check, ...] = (
     _nodes,
     _placement,
     _namespaces,
+    _sessions_namespaces,
     _rights,
     _owners,
     _custom_kinds,

@@ -1,6 +1,7 @@
 """The four commands: what they say without a cluster, and what an uninstall removes and leaves."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,16 @@ def test_homes_stay_but_those_of_a_session_alone() -> None:
     assert "namespace/vdi-sessions, with 1 home in it: kubectl delete namespace/vdi-sessions" in stays
     assert "template mine: kubectl delete vditemplate mine" in stays
     assert not any("home-b" in line for line in stays)
+
+
+def test_each_namespace_of_sessions_stays_with_its_homes() -> None:
+    kept = ("namespace/vdi-sessions", "namespace/lab")
+    in_lab = replace(KEPT, namespace="lab")
+    plan = a_plan(sessions_namespaces=("vdi-sessions", "lab"), kept=kept, homes=(KEPT, in_lab), host_key=True)
+    stays = staying(plan, plan.lost_homes, crds=False)
+    for namespace in plan.sessions_namespaces:
+        assert f"namespace/{namespace}, with 1 home in it: kubectl delete namespace/{namespace}" in stays
+    assert any(line.endswith("kubectl -n vdi-sessions delete secret vdi-host-key") for line in stays)
 
 
 def test_with_everything_deleted_only_namespaces_and_secrets_stay() -> None:

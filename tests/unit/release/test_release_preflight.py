@@ -1,5 +1,6 @@
 """What stands in the way, in words."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -302,3 +303,24 @@ def test_a_certificate_that_cert_manager_makes_need_not_be_there() -> None:
     made = {"kind": "Certificate", "metadata": {"name": "w", "namespace": "kasm"}, "spec": {"secretName": "wild"}}
     missing = Certificate(namespace="kasm", secret="wild", problem="missing")
     assert verdicts(objects=(TLS, made), certificates=(missing,)) == []
+
+
+def with_namespaces(*namespaces: str) -> dict[str, Any]:
+    return an_operator(env={"VDI_NAMESPACE": ",".join(namespaces)})
+
+
+def test_the_first_namespace_of_sessions_stays_the_first() -> None:
+    before = a_revision(manifest=json.dumps(with_namespaces("desks", "lab")))
+    for namespaces in (("desks", "lab"), ("desks", "lab", "third")):
+        assert verdicts(True, revisions=(before,), objects=(with_namespaces(*namespaces),)) == []
+    ((level, words),) = verdicts(True, revisions=(before,), objects=(with_namespaces("lab", "desks"),))
+    assert level == "error"
+    assert words.startswith("The first namespace of sessions would be lab in place of desks: two operators would work")
+    assert words.endswith("Leave desks the first of sessions.namespaces.")
+
+
+def test_a_namespace_that_is_left_out_is_named() -> None:
+    before = a_revision(manifest=json.dumps(with_namespaces("desks", "lab")))
+    ((level, words),) = verdicts(True, revisions=(before,), objects=(with_namespaces("desks"),))
+    assert level == "warning"
+    assert words.startswith("The namespace lab would have no operator: sessions in it stay as they are.")
