@@ -1,0 +1,83 @@
+"""What the doctor says of an operator that works in several namespaces of sessions."""
+
+import copy
+
+import msgspec
+import pytest
+
+from unit.doctor.doctor_builders import SPACE, Cluster
+from unit.doctor.doctor_faults import _second_operator
+from vdi.diagnosis.snapshot import Scope
+from vdi.doctor.checks.run import run_checks
+from vdi.doctor.objects.operators import is_led, lease_namespace
+from vdi.doctor.objects.rights import IN_NAMESPACE
+
+LAB = "lab"
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    """A healthy cluster whose operator works in two namespaces, with a Role in each."""
+    cluster = Cluster()
+    (container,) = cluster.one("deployments", "vdi-operator")["spec"]["template"]["spec"]["containers"]
+    for variable in container["env"]:
+        if variable["name"] == "VDI_NAMESPACE":
+            variable["value"] = f"{SPACE},{LAB}"
+    for kind in ("roles", "rolebindings"):
+        second = copy.deepcopy(cluster.one(kind))
+        second["metadata"]["namespace"] = LAB
+        cluster.objects[kind].append(second)
+    cluster.objects["roles"][1]["rules"] = [
+        {"apiGroups": [right.group], "resources": [right.resource], "verbs": [right.verb]}
+        for right in sorted(IN_NAMESPACE, key=str)
+    ]
+    return cluster
+
+
+def found(cluster: Cluster, namespace: str = "") -> list[tuple[str, str]]:
+    snapshot = msgspec.structs.replace(cluster.snapshot(), scope=Scope(namespace))
+    return [(finding.code, finding.message) for finding in run_checks(snapshot)]
+
+
+def move_session(cluster: Cluster) -> None:
+    """The session, with all that it has, into the second namespace."""
+    for objects in cluster.objects.values():
+        for raw in objects:
+            meta = raw["metadata"]
+            if meta.get("namespace") == SPACE and meta["name"].startswith(("alice", "home-")):
+                meta["namespace"] = LAB
+
+
+@pytest.mark.parametrize("namespace", ["", SPACE, LAB])
+def test_a_healthy_operator_of_two_namespaces_has_no_finding(cluster: Cluster, namespace: str) -> None:
+    assert found(cluster, namespace) == []
+
+
+def test_the_lease_of_the_second_namespace_is_in_the_first(cluster: Cluster) -> None:
+    snapshot = cluster.snapshot()
+    assert lease_namespace(snapshot, LAB) == SPACE
+    assert is_led(snapshot, LAB)
+    assert lease_namespace(snapshot, "elsewhere") == "elsewhere"
+
+
+def test_sessions_of_the_second_namespace_are_watched(cluster: Cluster) -> None:
+    move_session(cluster)
+    assert "session_unwatched" not in {code for code, _ in found(cluster)}
+    cluster.one("vdisessions")["metadata"]["namespace"] = "elsewhere"
+    (message,) = [message for code, message in found(cluster) if code == "session_unwatched"]
+    assert f"Watched: {LAB}, {SPACE}." in message
+
+
+def test_a_role_that_is_missing_in_one_namespace_is_named_with_it(cluster: Cluster) -> None:
+    cluster.objects["roles"][1]["rules"] = [
+        rule for rule in cluster.objects["roles"][1]["rules"] if rule["resources"] != ["secrets"]
+    ]
+    (message,) = [message for code, message in found(cluster) if code == "operator_rights_missing"]
+    assert "The first: create secrets in namespace lab" in message
+    assert found(cluster, SPACE) == [], "of the other namespace nothing was read"
+
+
+def test_two_operators_that_share_one_of_their_namespaces_collide(cluster: Cluster) -> None:
+    _second_operator(cluster, VDI_NAMESPACE=f"third,{LAB}", VDI_DOMAIN="lab.example.com")
+    (message,) = [message for code, message in found(cluster) if code == "operators_share_namespace"]
+    assert "watch the namespace lab. Both work there and undo what the other does." in message
