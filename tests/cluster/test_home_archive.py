@@ -2,152 +2,31 @@
 
 import asyncio
 import gzip
-import hashlib
 import json
 import os
 import signal
 import stat
-import sys
 import tarfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cluster.home_pods import HomePods
+from cluster.home_pods import ALICE, BOB, Homes, contents, fill, open_homes
 from cluster.operator_stage import Stage
 from support.waiting import eventually
-from vdi.kube.resource import CLAIMS, NAMESPACES, PODS
+from vdi.kube.resource import CLAIMS, PODS
 from vdi.operator.kinds import SESSIONS
-from vdi.session.naming import home_claim_name, user_home_claim_name
+from vdi.session.naming import user_home_claim_name
 
 pytestmark = pytest.mark.timeout(150)
-RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
-ALICE, BOB = "alice@example.com", "bob@example.com"
-
-
-@dataclass
-class Ended:
-    """A command that has ended."""
-
-    code: int
-    out: bytes
-    err: str
-
-    def json(self) -> dict[str, Any]:
-        return dict(json.loads(self.out))
-
-
-@dataclass
-class Homes:
-    """A namespace with homes, and the commands that are typed at it."""
-
-    stage: Stage
-    pods: HomePods
-    template: str
-    kubeconfig: Path
-    folder: Path
-
-    async def start(self, *words: str | Path, stdin: int | None = None) -> asyncio.subprocess.Process:
-        pipe = asyncio.subprocess.PIPE
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
-        environment |= {"KUBECONFIG": str(self.kubeconfig), "VDI_NAMESPACE": self.stage.namespace}
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", RUN_MAIN, "home", *map(str, words)),
-            env=environment,
-            stdin=stdin or asyncio.subprocess.DEVNULL,
-            stdout=pipe,
-            stderr=pipe,
-        )
-
-    async def vdi(self, *words: str | Path, kubectl: Path | None = None, stdin: bytes | None = None) -> Ended:
-        program = kubectl or self.pods.kubectl()
-        pipe = asyncio.subprocess.PIPE if stdin is not None else None
-        process = await self.start(*words, "--kubectl", program, stdin=pipe)
-        out, err = await asyncio.wait_for(process.communicate(stdin), 100)
-        assert process.returncode is not None
-        return Ended(process.returncode, out, err.decode())
-
-    def import_words(self, file: str | Path, user: str = BOB) -> list[str | Path]:
-        return ["import", file, "--user", user, "--template", self.template]
-
-    def claim(self, user: str) -> str:
-        return home_claim_name(session_name="", user=user, template=self.template, retain=True)
-
-    async def make(self, user: str) -> Path:
-        """A home as the operator makes it; its files."""
-        body = {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {
-                "name": self.claim(user),
-                "labels": {"app.kubernetes.io/managed-by": "vdi-operator"},
-                "annotations": {"vdi.kasm.io/user": user, "vdi.kasm.io/template": self.template},
-            },
-            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
-        }
-        await self.stage.api.create(CLAIMS, body, namespace=self.stage.namespace, into=dict)
-        return await self.pods.home(self.claim(user))
-
-    async def nothing_left(self, claim: str) -> None:
-        """Wait until neither the home nor a pod is there."""
-        await self.stage.gone(CLAIMS, claim)
-        assert await self.stage.all(PODS) == []
 
 
 @pytest.fixture
 async def homes(stage: Stage, kubeconfig: Path, tmp_path: Path) -> AsyncIterator[Homes]:
-    level = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
-    await stage.api.patch(NAMESPACES, stage.namespace, level, into=dict)
-    template = await stage.template(persistence={"size": "2Gi"}, runAsUser=1234, placement={"nodeSelector": stage.here})
-    folder = tmp_path / "homes"
-    folder.mkdir()
-    async with HomePods(stage.api, stage.namespace, folder).running() as pods:
-        yield Homes(stage, pods, template, kubeconfig, tmp_path)
-
-
-def fill(home: Path) -> None:
-    """Files of every kind that a home has."""
-    (home / "paper.txt").write_text("precious")
-    (home / "paper.txt").chmod(0o640)
-    deep = home / "a b" / ".c"
-    deep.mkdir(parents=True)
-    (deep / "link").symlink_to("../../paper.txt")
-    (deep / "lost").symlink_to("nowhere")
-    os.link(home / "paper.txt", deep / "same")
-    os.setxattr(home / "paper.txt", "user.origin", b"scan")
-    Path(os.fsdecode(bytes(home / "caf") + b"\xe9")).write_bytes(os.urandom(300_000))
-    with (home / "sparse").open("wb") as file:
-        file.truncate(40 << 20)
-        file.write(b"begin")
-    os.mkfifo(home / "pipe")
-    (home / "run.sh").write_text("#!/bin/sh\n")
-    (home / "run.sh").chmod(0o775)
-    (deep / "cache").mkdir()
-    (deep / "cache" / "mod").write_text("x")
-    os.utime(home / "run.sh", (1_500_000_000, 1_500_000_000))
-    (deep / "cache").chmod(0o555)
-
-
-def contents(home: Path) -> dict[str, tuple[object, ...]]:
-    """All that must be the same after a copy."""
-    found: dict[str, tuple[object, ...]] = {}
-    inodes: dict[int, str] = {}
-    for path in sorted(home.rglob("*")):
-        seen = path.lstat()
-        name = os.fsencode(path.relative_to(home)).decode("latin-1")
-        what: object = None
-        if stat.S_ISREG(seen.st_mode):
-            what = hashlib.sha256(path.read_bytes()).hexdigest()
-        elif path.is_symlink():
-            what = str(path.readlink())
-        attributes = [] if path.is_symlink() else [(key, os.getxattr(path, key)) for key in os.listxattr(path)]
-        first = inodes.setdefault(seen.st_ino, name)
-        found[name] = (oct(seen.st_mode), int(seen.st_mtime), what, first, attributes)
-    return found
+    async with open_homes(stage, kubeconfig, tmp_path) as homes:
+        yield homes
 
 
 async def test_a_home_goes_out_and_comes_back_as_it_was(homes: Homes) -> None:

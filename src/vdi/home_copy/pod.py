@@ -5,6 +5,7 @@ volume can be mounted there. It passes the Pod Security Standard `restricted`; t
 its network.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from vdi.home_copy.errors import CopyRefusedError
 CONTAINER = "copy"
 LABELS = {"app.kubernetes.io/name": "vdi-home-copy"}
 MOUNT = "/mnt/home"
+TARGET_MOUNT = "/mnt/target"
 _DEADLINE_SECONDS = 24 * 3600
 """A pod that a killed command left behind, and that nothing else ended, ends then."""
 _HELD = "/tmp/held"  # noqa: S108 -- in the pod's own emptyDir
@@ -26,6 +28,10 @@ later, so that the kubelet can deliver the command's exit status."""
 _GNU = (
     "tar --version 2>/dev/null | grep -q GNU ||"
     ' { echo "the image has no GNU tar: name another one with --image" >&2; exit 90; }'
+)
+_PYTHON = (
+    "python3 -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null ||"
+    ' { echo "the image has no python3, 3.8 or later: name another one with --image" >&2; exit 90; }'
 )
 _CONTENT = "find . -mindepth 1 -maxdepth 1 ! -name lost+found"
 """Not the top folder: it belongs to root and keeps its mode."""
@@ -64,9 +70,18 @@ def choose_template(
 
 
 def build_copy_pod(
-    claim: str, template: VDITemplate, *, image: str | None = None, read_only: bool = False, node: str = ""
+    claim: str,
+    template: VDITemplate,
+    *,
+    image: str | None = None,
+    read_only: bool = False,
+    node: str = "",
+    target: str = "",
 ) -> Mapping[str, Any]:
-    """The pod that mounts the claim and waits for one command. `node`: where the volume is mounted already."""
+    """The pod that mounts the claim and waits for one command.
+
+    `node`: where the volume is mounted already; `target`: a second claim, which the first one is copied into.
+    """
     spec = template.spec
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -109,6 +124,9 @@ def build_copy_pod(
             {"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}},
         ],
     }
+    if target:
+        pod["volumes"].append({"name": "target", "persistentVolumeClaim": {"claimName": target}})
+        pod["containers"][0]["volumeMounts"].append({"name": "target", "mountPath": TARGET_MOUNT})
     if node:
         term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
         required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
@@ -121,10 +139,10 @@ def build_copy_pod(
     }
 
 
-def held(script: str) -> str:
-    """The script as the command that the pod waits for: the pod ends with it."""
+def held(script: str, needs: str = _GNU) -> str:
+    """The script as the command that the pod waits for: the pod ends with it. `needs`: ends it on a wrong image."""
     return (
-        f"until [ -p {_HELD} ]; do sleep 0.1; done; exec 3> {_HELD} && {{ {_GNU}; }} && cd {MOUNT} && {{ {script}; }}"
+        f"until [ -p {_HELD} ]; do sleep 0.1; done; exec 3> {_HELD} && {{ {needs}; }} && cd {MOUNT} && {{ {script}; }}"
     )
 
 
@@ -134,3 +152,9 @@ def unpack_script(*, gzip: bool) -> str:
         f"{_EMPTY} && tar --extract {'--gzip ' if gzip else ''}--preserve-permissions --delay-directory-restore"
         " --xattrs --file=- && sync"
     )
+
+
+def migrate_script(into: str) -> str:
+    """What copies the home into the target; the program comes on its stdin."""
+    folder = f" --into {shlex.quote(into)}" if into else ""
+    return held(f"python3 - {MOUNT} {TARGET_MOUNT}{folder}", _PYTHON)

@@ -8,7 +8,7 @@ import msgspec
 from vdi.api.constraints import doc
 from vdi.api.session import VDISession
 from vdi.api.template import HomeScope
-from vdi.session.homes import may_use
+from vdi.session.homes import COPYING, MIGRATED_TO, may_use
 from vdi.session.identity import TEMPLATE_ANNOTATION, USER_ANNOTATION
 from vdi.session.observed import ChildMeta
 from vdi.session.times import format_time, parse_time
@@ -62,6 +62,8 @@ class HomeSummary(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = ""
     used_by: Annotated[tuple[str, ...], doc("Sessions whose desktop has the home now.")] = ()
     sessions: Annotated[tuple[str, ...], doc("All sessions with this home, also those without a desktop now.")] = ()
+    copying: Annotated[str, doc("The command that fills or moves it; no desktop starts on it meanwhile.")] = ""
+    migrated_to: Annotated[str, doc("The home that is used in its place; this one is kept until it is deleted.")] = ""
 
 
 def summarize_homes(claims: Iterable[HomeClaim], sessions: Iterable[VDISession]) -> list[HomeSummary]:
@@ -95,6 +97,8 @@ def _summarize(claim: HomeClaim, sessions: list[VDISession]) -> HomeSummary:
         last_used="" if used_by else _instant(notes.get(LAST_USED, "")),
         used_by=used_by,
         sessions=tuple(sorted(session.metadata.name for session in sessions)),
+        copying=notes.get(COPYING, ""),
+        migrated_to=notes.get(MIGRATED_TO, ""),
     )
 
 

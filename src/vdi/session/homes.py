@@ -17,7 +17,9 @@ Homes = Mapping[str, PersistentVolumeClaim]
 """Claims that exist, by name; of one namespace."""
 NO_HOMES: Homes = MappingProxyType({})
 COPYING = "vdi.kasm.io/copying"
-"""Annotation on a home that a command fills: which one. No desktop starts on it."""
+"""Annotation on a home that a command fills or moves: which one. No desktop starts on it."""
+MIGRATED_TO = "vdi.kasm.io/migrated-to"
+"""Annotation on a home of user and template: the claim of the user that has its files now, and is used in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,9 @@ def resolve_home(session: VDISession, template: VDITemplate, homes: Homes) -> Ho
         claim = of_user
     else:
         claim = of_template
+    old = homes.get(claim)
+    if retain and old and old.metadata.annotations.get(MIGRATED_TO) == of_user:
+        claim = of_user
     present = homes.get(claim)
     return Home(
         claim=claim,

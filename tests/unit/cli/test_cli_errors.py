@@ -121,7 +121,7 @@ COMMANDS = [
     *(["session", verb] for verb in ("suspend", "resume", "restart", "extend", "share", "unshare", "probe")),
     *(["template", verb] for verb in ("ls", "show")),
     *(["pool", verb] for verb in ("ls", "show", "scale")),
-    *(["home", verb] for verb in ("ls", "show", "rm", "export", "import")),
+    *(["home", verb] for verb in ("ls", "show", "rm", "export", "import", "migrate")),
 ]
 
 

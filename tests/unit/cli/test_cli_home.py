@@ -122,3 +122,32 @@ def test_files_that_cannot_be_read_or_written_are_named(vdi: Vdi, homes: FakeClu
     unknown = vdi("home", "export", "home-of-no-one", f"{tmp_path}/home.tar", *kubectl)
     assert (unknown.code, "to list all: vdi home ls" in unknown.err) == (1, True)
     assert not homes.bodies and not list(tmp_path.glob("*.tar"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--to", "Session"], "'Session' is not one of 'User', 'UserAndTemplate'"),
+        (["--to", "User", "--into", "a/b"], "--into a/b: allowed is the name of one folder"),
+        (["--to", "User", "--into", ".."], "--into ..: allowed is the name of one folder"),
+        (["--to", "User"], "--template cad: there is no such template; allowed: ubuntu-desktop"),
+    ],
+)
+def test_what_cannot_be_migrated_is_refused(vdi: Vdi, homes: FakeCluster, words: list[str], message: str) -> None:
+    homes.put(TEMPLATES, a_template())
+    refused = vdi("home", "migrate", "--template", "cad", *words, "--kubectl", "/bin/true")
+    assert (refused.code, message in refused.err) == (2, True), refused.err
+    assert not homes.bodies
+
+
+def test_a_desktop_keeps_its_home_from_being_migrated(vdi: Vdi, homes: FakeCluster) -> None:
+    homes.put(TEMPLATES, a_template())
+    words = ("home", "migrate", "--template", "ubuntu-desktop", "--to", "User", "--kubectl", "/bin/true")
+    refused = vdi(*words)
+    assert refused.code == 1
+    assert f"Error: {ALICE}: the session 'alice-desktop' uses the home; suspend it first" in refused.err
+    assert f"{OF_TEMPLATE} stays the home." in refused.err
+    (home,) = json.loads(vdi(*words, "-o", "json").out)["homes"]
+    assert (home["migrated"], home["from"]) == (False, OF_TEMPLATE)
+    assert "no homes of eve@example.com to move" in vdi(*words, "--user", "eve@example.com").err
+    assert all("/pods" not in path for path in homes.objects)

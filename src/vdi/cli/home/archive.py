@@ -18,14 +18,16 @@ from vdi.api.session import SessionPersistence, SessionSpec, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cli.errors import USAGE, CliError
 from vdi.cli.home.homes import find_home, read_homes
+from vdi.cli.home.sizes import size_in_words
 from vdi.cli.kubectl import find_kubectl
 from vdi.cli.long_work import INTERRUPTED
 from vdi.cli.options import KubeConnection, examples, with_connection
 from vdi.cli.output import PageOption, PageOutput, print_data
 from vdi.cli.progress import ProgressView
-from vdi.home_copy.archive import Copied, CopyRun, export_home, import_home
+from vdi.home_copy.archive import Copied, export_home, import_home
 from vdi.home_copy.errors import CopyFailedError, CopyRefusedError
 from vdi.home_copy.pod import choose_template
+from vdi.home_copy.runner import CopyRun
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.resource import CLAIMS
 from vdi.operator.kinds import TEMPLATES
@@ -95,7 +97,7 @@ def export(
         return
     for warning in copied.warnings:
         typer.echo(f"Warning: {warning}", err=True)
-    typer.echo(f"{name} of {user}: {_size(copied.archive_bytes)} in {file}", err=file == _STREAM)
+    typer.echo(f"{name} of {user}: {size_in_words(copied.archive_bytes)} in {file}", err=file == _STREAM)
 
 
 @app.command(
@@ -146,7 +148,7 @@ def import_(
         return
     for warning in copied.warnings:
         typer.echo(f"Warning: {warning}", err=True)
-    typer.echo(f"{name} of {user}: {_size(copied.content_bytes)} imported")
+    typer.echo(f"{name} of {user}: {size_in_words(copied.content_bytes)} imported")
 
 
 def _check_size(size: str) -> None:
@@ -191,7 +193,7 @@ def _copy(
             nonlocal shown
             if count // step != shown:
                 shown = count // step
-                view.waiting(f"{_size(count)} copied")
+                view.waiting(f"{size_in_words(count)} copied")
 
         async def run(client: "Client") -> T:
             return await work(client, CopyRun(client, SYSTEM_CLOCK, command, connection.namespace, view.waiting, moved))
@@ -256,10 +258,3 @@ def _report(copied: Copied) -> dict[str, object]:
         "contentBytes": copied.content_bytes,
         "warnings": list(copied.warnings),
     }
-
-
-def _size(count: int) -> str:
-    for unit, factor in (("GiB", 1 << 30), ("MiB", _MIB)):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{max(1, count >> 10)} KiB"

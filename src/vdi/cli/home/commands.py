@@ -1,4 +1,4 @@
-"""`vdi home`: ls, show and rm, for administrators of the cluster; `archive` has export and import."""
+"""`vdi home`: ls, show and rm, for administrators of the cluster; `archive` and `migrate` have the others."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -10,6 +10,7 @@ from vdi.cli.confirm import confirm
 from vdi.cli.errors import CliError
 from vdi.cli.home.archive import app as archive_commands
 from vdi.cli.home.homes import find_home, read_homes
+from vdi.cli.home.migrate import app as migrate_command
 from vdi.cli.options import KubeConnection, examples, with_connection
 from vdi.cli.output import ListOutput, Output, Raw, age, columns, now_utc, print_data, print_objects
 from vdi.kube.errors import NotFound, Replaced
@@ -19,6 +20,7 @@ from vdi.session.home_list import HomeSummary, why_not_deleted
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The volumes with people's files.")
 app.add_typer(archive_commands)
+app.add_typer(migrate_command)
 
 Name = Annotated[str, typer.Argument(help="Name of the home (its PersistentVolumeClaim).")]
 
@@ -113,6 +115,8 @@ def home_lines(home: HomeSummary) -> list[str]:
         "Volume": f"{home.phase or 'Unknown'}, {home.access_mode}, class {home.storage_class or '(default)'}",
         "Used by": ", ".join(home.used_by) or "no desktop",
         "Sessions": ", ".join(home.sessions),
+        "Copied by": home.copying,
+        "Moved to": home.migrated_to,
         "Last used": "" if home.used_by else _last_used(home),
         "Created": f"{home.created} ({age(home.created, now_utc())} ago)",
         "Deleted": f"since {home.deleted}" if home.deleted else "",
