@@ -22,7 +22,7 @@ def of_template(user: str, template: str = "cad") -> str:
 
 def a_home(name: str, user: str, template: str = "", **more: Any) -> HomeSummary:
     scope = HomeScope.USER_AND_TEMPLATE if template else HomeScope.USER
-    return HomeSummary(name=name, uid=name, user=user, scope=scope.value, template=template, **more)
+    return HomeSummary(name=name, namespace="vdi", uid=name, user=user, scope=scope.value, template=template, **more)
 
 
 def a_claim(name: str, **annotations: str) -> PersistentVolumeClaim:
