@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from support.web_server import serve_app
+
 PORT = 8082
 ADDRESS = f"127.{64 + os.getpid() % 64}.{os.getpid() // 64 % 250}.{os.getpid() // 16000 + 2}"
 """Loopback, and this run's own: the desktops' pod address."""
@@ -24,10 +26,5 @@ async def agents() -> AsyncIterator[None]:
     app = web.Application()
     app.router.add_get("/activity", activity)
     app.router.add_post("/notice", notice)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, ADDRESS, PORT).start()
+    async with serve_app(app, ADDRESS, PORT):
         yield
-    finally:
-        await runner.cleanup()

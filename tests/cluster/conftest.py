@@ -25,6 +25,8 @@ from vdi.kube.config_loading import load_config
 
 SLOW_FIRST_START = 1800
 """Seconds: the first run on a machine may have to build Kubernetes."""
+TEST = 180
+"""Seconds: the slowest tests take 20, and several times that on a machine with other work."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         ours[0].add_marker(pytest.mark.timeout(SLOW_FIRST_START))
     for item in ours[1:]:
         if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(60))
+            item.add_marker(pytest.mark.timeout(TEST))
 
 
 @pytest.fixture(scope="session")

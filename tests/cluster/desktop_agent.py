@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from cluster.operator_stage import Object, Stage
+from support.web_server import serve_app
 from vdi.kube.resource import PODS
 from vdi.operator.kinds import SESSIONS
 
@@ -45,14 +46,8 @@ class Agent:
     async def serve(self) -> AsyncIterator["Agent"]:
         app = web.Application()
         app.add_routes([web.get("/activity", self.activity), web.post("/notice", self.notice)])
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, self.address, 0).start()
-            self.port = runner.addresses[0][1]
+        async with serve_app(app, self.address) as self.port:
             yield self
-        finally:
-            await runner.cleanup()
 
 
 async def run_desktop(stage: Stage, name: str, agent: Agent) -> Object:

@@ -10,6 +10,7 @@ from typing import Literal
 import aiohttp
 from aiohttp import ClientConnectionResetError, web
 
+from support.web_server import serve_app
 from vdi.kube.config import ClusterConfig
 from vdi.operator.host_key import SECRET as HOST_KEY
 
@@ -97,18 +98,12 @@ class Proxy:
         """Listen while the context lasts."""
         app = web.Application(client_max_size=2**26)
         app.router.add_route("*", "/{path:.*}", self._pass)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
         connector = aiohttp.TCPConnector(ssl=self._upstream.ssl_context() or True, limit=0)
         timeout = aiohttp.ClientTimeout(total=None)
-        async with aiohttp.ClientSession(connector=connector, auto_decompress=False, timeout=timeout) as self._session:
-            await runner.setup()
-            try:
-                site = web.TCPSite(runner, "127.0.0.1", 0)
-                await site.start()
-                self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-                yield self
-            finally:
-                await runner.cleanup()
+        session = aiohttp.ClientSession(connector=connector, auto_decompress=False, timeout=timeout)
+        async with session as self._session, serve_app(app) as port:
+            self.url = f"http://127.0.0.1:{port}"
+            yield self
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()

@@ -25,6 +25,7 @@ from cryptography.x509.oid import NameOID
 
 from cluster.stand_in import ROOM, STAND_IN
 from support.waiting import wait_until
+from support.web_server import serve_app
 
 RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 TEMPLATE = """
@@ -85,13 +86,10 @@ def desktop_port(tmp_path: Path) -> Iterator[int]:
     async def serve() -> None:
         app = web.Application()
         app.router.add_get("/", ask_for_password)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self_signed(tmp_path)).start()
-        ports.append(runner.addresses[0][1])
-        ready.set()
-        await stop.wait()
-        await runner.cleanup()
+        async with serve_app(app, tls=self_signed(tmp_path)) as port:
+            ports.append(port)
+            ready.set()
+            await stop.wait()
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
     thread.start()

@@ -18,6 +18,7 @@ from aiohttp import web
 from cluster.edge_traefik import TraefikStage, open_edge
 from cluster.test_cli_session import self_signed
 from support.waiting import eventually
+from support.web_server import serve_app
 from unit.gateway.edge_stage import GUEST, OWNER, a_session, changed, publish, shared_with
 from vdi.api.meta import ObjectMeta
 from vdi.api.template import LocalObjectReference, Protocol, Scheme, TemplateSpec, VDITemplate
@@ -54,14 +55,9 @@ async def run_kasmvnc(tls: ssl.SSLContext) -> AsyncIterator[KasmVNC]:
     image = KasmVNC()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", image.serve)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
-        image.url = f"https://127.0.0.1:{runner.addresses[0][1]}"
+    async with serve_app(app, tls=tls) as port:
+        image.url = f"https://127.0.0.1:{port}"
         yield image
-    finally:
-        await runner.cleanup()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
+from support.web_server import serve_app
 from vdi.http_client import HTTP_ERRORS, is_unknown_host, open_client, reason_of
 
 
@@ -19,11 +20,8 @@ async def server() -> AsyncIterator[tuple[int, list[tuple[str, str]]]]:
 
     app = web.Application()
     app.router.add_get("/", answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield runner.addresses[0][1], requests
-    await runner.cleanup()
+    async with serve_app(app) as port:
+        yield port, requests
 
 
 async def test_names_below_localhost_are_this_machine_and_no_cookie_is_kept(

@@ -3,6 +3,7 @@
 import pytest
 from aiohttp import web
 
+from support.web_server import serve_app
 from vdi.cli import url_check
 from vdi.cli.url_check import interpret, wait_until_ready
 
@@ -28,14 +29,8 @@ async def test_it_asks_until_the_desktop_answers(monkeypatch: pytest.MonkeyPatch
 
     app = web.Application()
     app.router.add_get("/", answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    port = runner.addresses[0][1]
-    try:
+    async with serve_app(app) as port:
         found = await wait_until_ready(f"http://alice.vdi.localhost:{port}", 5.0)
-    finally:
-        await runner.cleanup()
     assert (found.ready, found.text) == (True, "answers, and asks for the password")
     assert list(statuses) == []
 

@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from support.web_server import serve_app
 from vdi.cli.remote.client import GatewayClient
 
 
@@ -13,14 +14,9 @@ async def test_an_event_may_contain_every_character_of_json() -> None:
 
     app = web.Application()
     app.router.add_get("/api/v1/events", events)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        async with (
-            GatewayClient(f"http://127.0.0.1:{runner.addresses[0][1]}") as client,
-            client.events("/events") as stream,
-        ):
-            assert [event async for event in stream] == [("session", '{"a": "x\u2028y\x85z"}'), ("ready", "{}")]
-    finally:
-        await runner.cleanup()
+    async with (
+        serve_app(app) as port,
+        GatewayClient(f"http://127.0.0.1:{port}") as client,
+        client.events("/events") as stream,
+    ):
+        assert [event async for event in stream] == [("session", '{"a": "x\u2028y\x85z"}'), ("ready", "{}")]

@@ -13,6 +13,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
+from support.web_server import serve_app
 from vdi.gateway.edge.selkies import direct_token
 
 
@@ -130,13 +131,6 @@ async def run_selkies(master: str) -> AsyncIterator[FakeSelkies]:
     app.router.add_post("/api/switch", desktop._switch)
     app.router.add_get("/api/sessions", desktop._sessions)
     app.router.add_route("*", "/{path:.*}", desktop._page)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    server: Any = site._server
-    desktop.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
+    async with serve_app(app) as port:
+        desktop.url = f"http://127.0.0.1:{port}"
         yield desktop
-    finally:
-        await runner.cleanup()

@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
+from support.web_server import serve_app
 from unit.gateway.api_stage import ApiStage
 from vdi.session.naming import secret_name
 
@@ -44,14 +45,9 @@ async def agent(stage: ApiStage, name: str = "alice-desktop") -> AsyncIterator[A
     one = Agent()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", one.serve)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    stage.agent_url = f"http://127.0.0.1:{port}"
     try:
-        yield one
+        async with serve_app(app) as port:
+            stage.agent_url = f"http://127.0.0.1:{port}"
+            yield one
     finally:
-        await runner.cleanup()
         del stage.cluster.objects[secret_name(name)]

@@ -1,9 +1,10 @@
 """A desktop's ports without a desktop: Selkies 2 with its token table, the agent, and a kubectl that leads there."""
 
 import base64
+import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.hdrs import AUTHORIZATION
 
+from support.web_server import serve_app
 from unit.latency_probe.selkies_stream import Encoder
 from vdi.gateway.edge.selkies import subprotocols
 
@@ -106,23 +108,16 @@ class StandIn:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if certificate else None
         if tls and certificate:
             tls.load_cert_chain(*certificate)
-        runners = []
-        for handler, number, context in ((self.page, port, tls), (self.agent, agent_port, None)):
-            app = web.Application()
-            app.router.add_route("*", "/{path:.*}", handler)
-            runner = web.AppRunner(app, shutdown_timeout=0.1)
-            await runner.setup()
-            runners.append(runner)
-            await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-            there = runner.addresses[0][1]
-            if number == agent_port and not self.agent_digest:
-                await runner.cleanup()  # as where nothing listens, kubectl's own port takes the connection
-            (folder / f"port:{number}").write_text(str(there))
-        kubectl = folder / "kubectl"
-        kubectl.write_text(KUBECTL.format(folder=folder))
-        kubectl.chmod(0o755)
-        try:
+        async with AsyncExitStack() as servers:
+            for handler, number, context in ((self.page, port, tls), (self.agent, agent_port, None)):
+                app = web.Application()
+                app.router.add_route("*", "/{path:.*}", handler)
+                there = await servers.enter_async_context(serve_app(app, tls=context))
+                (folder / f"port:{number}").write_text(str(there))
+            if not self.agent_digest:
+                with socket.create_server(("127.0.0.1", 0)) as closed:  # kubectl's own port takes the connection
+                    (folder / f"port:{agent_port}").write_text(str(closed.getsockname()[1]))
+            kubectl = folder / "kubectl"
+            kubectl.write_text(KUBECTL.format(folder=folder))
+            kubectl.chmod(0o755)
             yield [str(kubectl)]
-        finally:
-            for runner in runners:
-                await runner.cleanup()

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from support.web_server import serve_app
 from vdi.kasm.collect.outside import ask, ask_registry, probe, read_clocks, read_tools, resolve
 from vdi.kube.certificate import read_certificate
 from vdi.kube.config import ClusterConfig
@@ -62,33 +64,26 @@ class Server:
         return web.Response(status=self.status.get(request.path, 404), text='{"ok": true}', headers=headers)
 
 
-async def serve(server: Server, context: ssl.SSLContext | None = None) -> web.AppRunner:
-    app = web.Application()
+@asynccontextmanager
+async def serve(context: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
+    server, app = Server(), web.Application()
     app.router.add_route("*", "/{tail:.*}", server.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    listener = socket.create_server(("127.0.0.1", 0))
-    server.port = listener.getsockname()[1]
-    await web.SockSite(runner, listener, ssl_context=context).start()
-    return runner
+    async with serve_app(app, tls=context) as server.port:
+        yield server
 
 
 @pytest.fixture
 async def plain() -> AsyncIterator[Server]:
-    server = Server()
-    runner = await serve(server)
-    yield server
-    await runner.cleanup()
+    async with serve() as server:
+        yield server
 
 
 @pytest.fixture
 async def tls(tmp_path: Path) -> AsyncIterator[Server]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(a_certificate(tmp_path))
-    server = Server()
-    runner = await serve(server, context)
-    yield server
-    await runner.cleanup()
+    async with serve(context) as server:
+        yield server
 
 
 @pytest.mark.parametrize("status", [200, 401, 429])

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from support.web_server import serve_app
 from unit.operator.operator_world import NAMESPACE, START, OperatorWorld
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
@@ -86,12 +87,8 @@ async def world() -> AsyncIterator[ActivityWorld]:
     agent = Agent()
     app = web.Application()
     app.add_routes([web.get("/activity", agent.activity), web.post("/notice", agent.notice)])
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    yield ActivityWorld(agent, runner.addresses[0][1])
-    await runner.cleanup()
+    async with serve_app(app) as port:
+        yield ActivityWorld(agent, port)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """/healthz, /readyz and /metrics tell the truth, to whoever asks however he asks."""
 
 import asyncio
+import gc
+import socket
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -200,6 +202,22 @@ async def test_the_end_does_not_wait_for_who_is_connected(sight: Sight) -> None:
     writer.close()
     with pytest.raises(OSError, match=r"."):
         await asyncio.open_connection("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_who_connects_at_the_end_is_cut_off(sight: Sight, turns: int) -> None:
+    """Also who is accepted already, and whose connection is made when the others have been cut."""
+
+    async def connect_and_end() -> socket.socket:
+        async with sight.health.serve("127.0.0.1", 0) as port:
+            client = socket.create_connection(("127.0.0.1", port), timeout=5)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        return client
+
+    with asyncio.run(connect_and_end()) as client, suppress(ConnectionResetError):
+        assert client.recv(1) == b""
+    gc.collect()  # a connection that was left open warns, which is an error
 
 
 async def test_a_port_that_is_taken_is_an_error(sight: Sight) -> None:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from support.web_server import serve_app
 from unit.operator.operator_world import NAMESPACE, OperatorWorld
 from vdi.api.session import VDISession
 from vdi.kube.queue import Result
@@ -60,12 +61,9 @@ async def gateway() -> Gateway:
 async def world(gateway: Gateway, tmp_path: Path) -> AsyncIterator[EndReportWorld]:
     app = web.Application()
     app.add_routes([web.post("/internal/ended", gateway.ended)])
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
     (tmp_path / "token").write_text("t0ken\n")
-    yield EndReportWorld(f"http://127.0.0.1:{runner.addresses[0][1]}", tmp_path / "token")
-    await runner.cleanup()
+    async with serve_app(app) as port:
+        yield EndReportWorld(f"http://127.0.0.1:{port}", tmp_path / "token")
 
 
 async def test_a_session_waits_for_its_report_and_is_woken_by_it(world: EndReportWorld, gateway: Gateway) -> None:

@@ -1,0 +1,35 @@
+"""An aiohttp application on a port of its own, for as long as a test needs it."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+_ACCEPT_TURNS = 4
+"""Turns of asyncio's loop from a connection's acceptance until its protocol knows of it, and one more."""
+
+
+@asynccontextmanager
+async def serve_app(
+    app: web.Application, host: str = "127.0.0.1", port: int = 0, *, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
+    """Serve while the context lasts, on a free port when `port` is 0; gives the port.
+
+    At the end every connection is closed, also one that was accepted a moment before, which aiohttp and asyncio leave
+    open: it would fail whatever test is running when it is collected.
+    """
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
+    await runner.setup()
+    listener = socket.create_server((host, port))
+    try:
+        await web.SockSite(runner, listener, ssl_context=tls).start()
+        yield listener.getsockname()[1]
+    finally:
+        asyncio.get_running_loop().remove_reader(listener.fileno())
+        for _ in range(_ACCEPT_TURNS):
+            await asyncio.sleep(0)
+        await runner.cleanup()
+        await asyncio.sleep(0)  # the transports learn that they are closed in the loop's next turn
