@@ -168,10 +168,15 @@ class ClusterCache:
         await self._stack.__aexit__(kind, error, trace)
 
     def session(self, name: str) -> VDISession | None:
-        """The session of this name; of several, each in its own namespace, the one that the operator lets have it."""
-        found = (self.sessions.get(namespace, name) for namespace in self.settings.namespaces)
-        sessions = [session for session in found if session]
-        return min(sessions, key=_has_name_taken, default=None)
+        """The session of this name; of several, each in its own namespace, the one that the operator lets have it.
+
+        Until the operator has said so of a new one, that is the older.
+        """
+        known = (self.sessions.get(namespace, name) for namespace in self.settings.namespaces)
+        sessions = [session for session in known if session]
+        return min(
+            sessions, key=lambda found: (_has_name_taken(found), found.metadata.creation_timestamp), default=None
+        )
 
     def template(self, name: str) -> VDITemplate | None:
         """The template of this name."""

@@ -102,6 +102,17 @@ async def test_of_two_sessions_of_a_name_the_one_that_has_it_is_meant(stage: Sha
         await gateway.actions.suspend(ALICE, "cad")
 
 
+async def test_a_newer_session_does_not_take_a_name_before_the_operator_has_seen_it(
+    stage: SharedCluster, gateway: Replica
+) -> None:
+    spec: dict[str, Any] = {"user": ALICE.email, "template": "desktop"}
+    for namespace, created in ((NS, "2026-11-02T09:00:00Z"), (LAB, "2026-11-01T09:00:00Z")):
+        stage.api.put("vdisessions", "cad", namespace=namespace, spec=spec, metadata={"creationTimestamp": created})
+    await eventually(lambda: len(gateway.world.sessions) == 2, "both are known")
+    session = gateway.world.session("cad")
+    assert session and session.metadata.namespace == LAB
+
+
 async def test_limits_count_the_sessions_of_all_namespaces(stage: SharedCluster) -> None:
     stage.put_session("first", ENGINEER, namespace=NS)
     async with stage.replica("default: {sessions: 1}", SETTINGS) as gateway:
