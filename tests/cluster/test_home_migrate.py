@@ -50,12 +50,20 @@ async def test_the_home_of_a_person_moves_and_the_next_desktop_has_the_new_one(h
         (refused,) = running.json()["homes"]
         assert "the session 'desk' uses the home; suspend it first: vdi session suspend desk" in refused["message"]
         assert "copying" not in await annotations(homes, old) and await stage.get(CLAIMS, new) is None
+        await stage.patch(PODS, "desk", {"metadata": {"finalizers": ["example.com/ending"]}})
         await stage.patch(SESSIONS, "desk", {"spec": {"suspended": True}})
         await stage.reach("desk", "Suspended")
 
-        moved = await homes.vdi(*words(homes, "--user", ALICE))
-        assert moved.code == 0, moved.err
-        (report,) = moved.json()["homes"]
+        process = await homes.start(*words(homes, "--user", ALICE), "--kubectl", homes.pods.kubectl())
+        assert process.stderr
+        async for line in process.stderr:
+            if b"waiting for the end of the pod desk" in line:
+                break
+        assert "copying" not in await annotations(homes, old), "its desktop has not ended"
+        await stage.patch(PODS, "desk", {"metadata": {"finalizers": None}})
+        out, err = await process.communicate()
+        assert process.returncode == 0, (out, err)
+        (report,) = json.loads(out)["homes"]
         assert (report["from"], report["to"], report["migrated"]) == (old, new, True)
         assert contents(await homes.pods.home(new)) == contents(files)
         marks = await annotations(homes, old)
@@ -105,9 +113,7 @@ async def test_a_migration_that_was_killed_keeps_desktops_waiting_and_goes_on(ho
     files = await homes.make(ALICE)
     fill(files)
     before = contents(files)
-    stuck = homes.pods.kubectl(
-        "stuck", 'script = script.replace("python3 -", "while kill -0 $PPID; do sleep 0.1; done; :")'
-    )
+    stuck = homes.pods.kubectl("stuck", STUCK)
     process = await homes.start(*words(homes), "--kubectl", stuck)
 
     async def is_marked() -> bool:
@@ -139,9 +145,7 @@ async def test_an_interrupted_migration_leaves_the_home_as_it_was(homes: Homes) 
     stage, old, new = homes.stage, homes.claim(ALICE), user_home_claim_name(ALICE)
     files = await homes.make(ALICE)
     fill(files)
-    stuck = homes.pods.kubectl(
-        "stuck", 'script = script.replace("python3 -", "while kill -0 $PPID; do sleep 0.1; done; :")'
-    )
+    stuck = homes.pods.kubectl("stuck", STUCK)
     process = await homes.start(*words(homes), "--kubectl", stuck)
 
     async def is_marked() -> bool:

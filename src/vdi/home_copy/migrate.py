@@ -19,9 +19,18 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.home_copy import program
 from vdi.home_copy.errors import CopyFailedError, CopyRefusedError
-from vdi.home_copy.migration import MIGRATE, Migration, find_refusal
+from vdi.home_copy.migration import MIGRATE, Migration, find_ending, find_refusal
 from vdi.home_copy.pod import build_copy_pod, migrate_script, pod_name
-from vdi.home_copy.runner import CopyRun, copy_pod, delete_claim, open_command, reason_of, until_running
+from vdi.home_copy.runner import (
+    END_SECONDS,
+    LOOK_SECONDS,
+    CopyRun,
+    copy_pod,
+    delete_claim,
+    open_command,
+    reason_of,
+    until_running,
+)
 from vdi.kube.errors import AlreadyExists, NotFound
 from vdi.kube.resource import CLAIMS, PODS
 from vdi.operator.kinds import SESSIONS
@@ -94,13 +103,23 @@ async def _switch(run: CopyRun, migration: Migration) -> None:
 
 
 async def _refuse_or_go(run: CopyRun, migration: Migration) -> None:
-    """Raises CopyRefusedError while something else has one of the two homes."""
-    claims = await run.client.list(CLAIMS, namespace=run.namespace, into=PersistentVolumeClaim)
-    sessions = await run.client.list(SESSIONS, namespace=run.namespace, into=VDISession)
-    pods = await run.client.list(PODS, namespace=run.namespace, into=Pod)
-    others = [pod for pod in pods if pod.metadata.name != pod_name(migration.source)]
-    if why := find_refusal(migration, claims, sessions, others):
-        raise CopyRefusedError(why)
+    """Wait for desktops that are ending. Raises CopyRefusedError while something else has one of the two homes."""
+    deadline = run.clock.monotonic() + END_SECONDS
+    while True:
+        claims = await run.client.list(CLAIMS, namespace=run.namespace, into=PersistentVolumeClaim)
+        sessions = await run.client.list(SESSIONS, namespace=run.namespace, into=VDISession)
+        pods = await run.client.list(PODS, namespace=run.namespace, into=Pod)
+        others = [pod for pod in pods if pod.metadata.name != pod_name(migration.source)]
+        if why := find_refusal(migration, claims, sessions, others):
+            raise CopyRefusedError(why)
+        ending = find_ending(migration, sessions, others)
+        if ending is None:
+            return
+        name = ending.metadata.name
+        if run.clock.monotonic() >= deadline:
+            raise CopyRefusedError(f"the pod {name} uses the home and has not ended within {END_SECONDS:g} s")
+        run.progress(f"waiting for the end of the pod {name}")
+        await run.clock.sleep(LOOK_SECONDS)
 
 
 async def _mark(run: CopyRun, migration: Migration, template: VDITemplate) -> str | None:

@@ -1,6 +1,6 @@
 """Which home of a person goes into which other one, and whether it may now. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from vdi.api.session import VDISession
@@ -67,19 +67,21 @@ def plan_migrations(
     return migrations
 
 
+def find_ending(migration: Migration, sessions: Sequence[VDISession], pods: Iterable[Pod]) -> Pod | None:
+    """A pod that still has one of the homes, and is about to end: as after `vdi session suspend`."""
+    names = {migration.source, migration.target.claim}
+    return next((pod for pod in pods if _is_ending(pod, sessions) and _mounts(pod, names)), None)
+
+
 def find_refusal(
-    migration: Migration, claims: Sequence[PersistentVolumeClaim], sessions: Iterable[VDISession], pods: Iterable[Pod]
+    migration: Migration, claims: Sequence[PersistentVolumeClaim], sessions: Sequence[VDISession], pods: Iterable[Pod]
 ) -> str | None:
     """Why it cannot be done now, with what to do; None: it can. `pods`: those that are not ours."""
     names = {migration.source, migration.target.claim}
     for pod in pods:
-        mounted = [volume.persistent_volume_claim for volume in pod.spec.volumes]
-        if pod.status.phase in ("Succeeded", "Failed") or not any(
-            claim and claim.claim_name in names for claim in mounted
-        ):
+        if _is_ending(pod, sessions) or not _mounts(pod, names):
             continue
-        owner = next((owner.name for owner in pod.metadata.owner_references if owner.kind == "VDISession"), None)
-        if owner:
+        if owner := _owner(pod):
             return f"the session {owner!r} uses the home; suspend it first: vdi session suspend {owner} --wait"
         return f"the pod {pod.metadata.name} uses the home"
     for session in sessions:
@@ -96,3 +98,25 @@ def find_refusal(
         if command != MIGRATE:
             return f"the home {meta.name!r} is in use by `{command}`"
     return None
+
+
+def _owner(pod: Pod) -> str | None:
+    return next((owner.name for owner in pod.metadata.owner_references if owner.kind == "VDISession"), None)
+
+
+def _is_ending(pod: Pod, sessions: Iterable[VDISession]) -> bool:
+    """Also before the operator has deleted it."""
+    name = _owner(pod)
+    return pod.terminating or any(
+        session.spec.suspended or session.metadata.deletion_timestamp
+        for session in sessions
+        if session.metadata.name == name
+    )
+
+
+def _mounts(pod: Pod, claims: Collection[str]) -> bool:
+    """Whether a pod that has not ended uses one of the claims."""
+    mounted = (volume.persistent_volume_claim for volume in pod.spec.volumes)
+    return pod.status.phase not in ("Succeeded", "Failed") and any(
+        claim and claim.claim_name in claims for claim in mounted
+    )

@@ -23,10 +23,10 @@ from vdi.session.subject import Subject
 CHUNK_BYTES = 1 << 20
 ENDED = ("Succeeded", "Failed")
 LAST_LINES = 3
-_LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.5
 _START_SECONDS = 300.0
 """How long the pod may take: the image is usually on the node, but a volume may have to be made."""
-_END_SECONDS = 60.0
+END_SECONDS = 60.0
 _KUBECTL_SAYS = ("command terminated with exit code", "Defaulted container")
 _COPY = Subject(name="the copy", title="The copy", image="--image", memory="the limit of the copy's pod")
 
@@ -114,11 +114,11 @@ async def _clear(run: CopyRun, claim: str) -> None:
             )
         run.progress("waiting for the end of an earlier pod")
         await run.client.delete(PODS, name, namespace=run.namespace, uid=pod.metadata.uid, into=msgspec.Raw)
-        deadline = run.clock.monotonic() + _END_SECONDS
+        deadline = run.clock.monotonic() + END_SECONDS
         while run.clock.monotonic() < deadline:
             await run.client.get(PODS, name, namespace=run.namespace, into=msgspec.Raw)
-            await run.clock.sleep(_LOOK_SECONDS)
-        raise CopyRefusedError(f"the pod {name} of an earlier copy has not ended within {_END_SECONDS:g} s")
+            await run.clock.sleep(LOOK_SECONDS)
+        raise CopyRefusedError(f"the pod {name} of an earlier copy has not ended within {END_SECONDS:g} s")
 
 
 async def until_running(run: CopyRun, claim: str) -> None:
@@ -134,7 +134,7 @@ async def until_running(run: CopyRun, claim: str) -> None:
         if run.clock.monotonic() > deadline:
             raise CopyFailedError(f"the pod {name} has not started within {_START_SECONDS:g} s: {reason}")
         run.progress(reason)
-        await run.clock.sleep(_LOOK_SECONDS)
+        await run.clock.sleep(LOOK_SECONDS)
 
 
 async def _explain(run: CopyRun, claim: str, pod: Pod) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from support.builders import a_session, a_template
 from vdi.api.template import HomeScope
-from vdi.home_copy.migration import Migration, find_refusal, plan_migrations
+from vdi.home_copy.migration import Migration, find_ending, find_refusal, plan_migrations
 from vdi.session.home_list import HomeSummary
 from vdi.session.naming import home_claim_name, user_home_claim_name
 from vdi.session.observed import PersistentVolumeClaim, Pod
@@ -90,6 +90,19 @@ def test_a_desktop_on_either_home_is_in_the_way(claim: str) -> None:
     assert "vdi session suspend" in str(find_refusal(a_migration(), [], [starting], []))
     suspended = a_session(status={"homeClaim": claim})
     assert find_refusal(a_migration(), [], [suspended], []) is None
+
+
+def test_a_desktop_that_is_ending_is_waited_for() -> None:
+    pod, running = a_pod(of_template(ALICE), owner="alice-desktop"), a_session("alice-desktop")
+    assert find_ending(a_migration(), [running], [pod]) is None
+    suspended = a_session("alice-desktop", suspended=True)
+    assert find_ending(a_migration(), [suspended], [pod]) is pod
+    assert find_refusal(a_migration(), [], [suspended], [pod]) is None
+    pod.metadata.deletion_timestamp = "2026-11-20T08:00:00Z"
+    assert find_ending(a_migration(), [running], [pod]) is pod
+    assert find_refusal(a_migration(), [], [running], [pod]) is None
+    elsewhere = a_pod("home-of-bob", owner="alice-desktop")
+    assert find_ending(a_migration(), [suspended], [elsewhere]) is None
 
 
 def test_another_command_is_in_the_way_and_an_interrupted_migration_is_not() -> None:
