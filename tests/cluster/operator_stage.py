@@ -19,7 +19,7 @@ from cluster.operator_proxy import Proxy
 from cluster.stand_in import ROOM, add_node, remove_node
 from support.metrics_token import token_file
 from support.permissions import operator_rules, operator_rules_elsewhere
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from vdi.kube.clock import SystemClock
 from vdi.kube.config import ClusterConfig
 from vdi.kube.config_loading import load_config
@@ -194,7 +194,7 @@ class Stage:
         """Delete, without waiting."""
         await self.api.delete(resource, name, namespace=self.namespace, grace_seconds=grace_seconds, into=dict)
 
-    async def reach(self, name: str, phase: str, words: str = "", seconds: float = 15.0) -> Object:
+    async def reach(self, name: str, phase: str, words: str = "", seconds: float = PATIENCE) -> Object:
         """Wait until the session is in that phase, and its message has these words."""
 
         async def look() -> Object | None:
@@ -214,7 +214,7 @@ class Stage:
         await self.make_ready(await self.pod_of(session))
         return await self.reach(name, "Running")
 
-    async def gone(self, resource: Resource, name: str, seconds: float = 15.0) -> None:
+    async def gone(self, resource: Resource, name: str, seconds: float = PATIENCE) -> None:
         """Wait until there is no such object."""
 
         async def look() -> bool:

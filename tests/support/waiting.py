@@ -8,6 +8,8 @@ from typing import TypeVar, overload
 
 T = TypeVar("T")
 
+PATIENCE = 40.0
+"""Seconds, where a test names none: on a machine with nothing else to do, a tenth of it is enough."""
 _FIRST_PAUSE = 0.001
 """Seconds between the first two questions; each pause is twice the one before it, up to a limit."""
 
@@ -30,7 +32,7 @@ def wait_until(what: str, true: Callable[[], T | None], seconds: float = 60.0, *
 async def eventually(true: Callable[[], Awaitable[T | None]], what: str = ..., seconds: float = ...) -> T: ...
 @overload
 async def eventually(true: Callable[[], T | None], what: str = ..., seconds: float = ...) -> T: ...
-async def eventually(true: Callable[[], object], what: str = "the condition", seconds: float = 15.0) -> object:
+async def eventually(true: Callable[[], object], what: str = "the condition", seconds: float = PATIENCE) -> object:
     """`wait_until` in an event loop, where `true` may be a coroutine function. `what` is for conditions with a name."""
     deadline = time.monotonic() + seconds
     pause = _FIRST_PAUSE
