@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from vdi.gateway.edge.selkies import subprotocols
+from vdi.session.selkies_tokens import subprotocols
 
 PAUSE_SECONDS = 0.01
 LIMIT_SECONDS = 5.0

@@ -13,8 +13,8 @@ from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, a_session, changed, 
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
-from vdi.gateway.edge.selkies import grant_token, subprotocols
 from vdi.gateway.store.grants import GrantStore
+from vdi.session.selkies_tokens import grant_token, subprotocols
 
 PROGRAM = {"Accept": "*/*", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}
 SOCKET = "/api/websockets"

@@ -17,9 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageChops
-
 if TYPE_CHECKING:
+    from PIL import Image
     from playwright.sync_api import Page, Response
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -84,6 +83,8 @@ class NoPictureError(Exception):
 
 def changed_pixels(before: Image.Image, after: Image.Image) -> int:
     """How many pixels differ by more than what an encoder's noise makes."""
+    from PIL import ImageChops
+
     difference = ImageChops.difference(before, after).convert("L").point(lambda value: 255 if value > _NOISE else 0)
     return difference.histogram()[255]
 
@@ -253,4 +254,6 @@ class DesktopBrowser:
 
     def picture(self) -> Image.Image:
         """Return what the browser's window shows now."""
+        from PIL import Image
+
         return Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")

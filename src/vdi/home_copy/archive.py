@@ -27,6 +27,7 @@ from vdi.home_copy.runner import (
     delete_claim,
     open_command,
     reason_of,
+    result_of,
     until_running,
 )
 from vdi.kube.errors import AlreadyExists
@@ -97,12 +98,14 @@ async def import_home(
     Raises CopyRefusedError, CopyFailedError and KubeError; the home does not exist then.
     """
     async with copy_pod(run, home.claim, build_copy_pod(home.claim, template, image=image)):
-        uid = await _make_claim(run, identity, home)
+        making = asyncio.create_task(_make_claim(run, identity, home))
         try:
+            uid = await asyncio.shield(making)
             await until_running(run, home.claim)
             copied = await _fill(run, home.claim, source)
         except BaseException:
-            await delete_claim(run, home.claim, uid)
+            if made := await result_of(making):
+                await delete_claim(run, home.claim, made)
             raise
         unmarked = {"metadata": {"uid": uid, "annotations": {COPYING: None}}}
         await run.client.patch(CLAIMS, home.claim, unmarked, namespace=run.namespace, into=msgspec.Raw)

@@ -29,6 +29,7 @@ from vdi.home_copy.runner import (
     delete_claim,
     open_command,
     reason_of,
+    result_of,
     until_running,
 )
 from vdi.kube.errors import AlreadyExists, NotFound
@@ -75,14 +76,15 @@ async def migrate_home(
         if migration.switched:  # a run that was killed at its last lines
             await _switch(run, migration)
             return None
-        made = None
+        marking = asyncio.create_task(_mark(run, migration, template))
         try:
-            made = await _mark(run, migration, template)
+            await asyncio.shield(marking)
             await _refuse_or_go(run, migration)  # a desktop that started before the marks were there
             await until_running(run, source)
             done = await _copy(run, source, into)
             await _refuse_or_go(run, migration)
         except BaseException:
+            made = await result_of(marking)
             await _patch(run, source, {COPYING: None})
             if made:
                 await delete_claim(run, target, made)

@@ -6,19 +6,21 @@ import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from vdi.home_copy.errors import CopyFailedError, CopyRefusedError
 from vdi.home_copy.pod import CONTAINER, pod_name
 from vdi.kube.clock import Clock
-from vdi.kube.errors import AlreadyExists, NotFound, Replaced
+from vdi.kube.errors import AlreadyExists, KubeError, NotFound, Replaced
 from vdi.kube.resource import CLAIMS, EVENTS, PODS
 from vdi.kube.transport import Client
 from vdi.session.explain import StartState, explain
 from vdi.session.observed import Event, PersistentVolumeClaim, Pod
 from vdi.session.subject import Subject
+
+T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 20
 ENDED = ("Succeeded", "Failed")
@@ -159,6 +161,14 @@ async def reason_of(run: CopyRun, claim: str, status: int, lines: Sequence[str])
             return f"the pod ended: {await _explain(run, claim, pod)}"
     words = "; ".join(lines[-LAST_LINES:]) or f"exit status {status}"
     return f"the copy in the pod failed: {words}"
+
+
+async def result_of(making: "asyncio.Task[T]") -> T | None:
+    """What a request that was under way when this command was interrupted has made; None: it failed."""
+    try:
+        return await making
+    except (KubeError, CopyRefusedError):
+        return None
 
 
 async def delete_claim(run: CopyRun, claim: str, uid: str) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import msgspec
 
-from vdi.gateway.edge.selkies import direct_table, direct_token, subprotocols
 from vdi.http_client import HTTP_ERRORS, LOOPBACK, open_client, reason_of, unverified
 from vdi.image_check.forward import ForwardError, forward
 from vdi.image_check.observation import HttpResult, Observation, Stream
@@ -16,6 +15,7 @@ from vdi.image_check.pod import Tokens
 from vdi.latency_probe.client import StageError, measure, receive_first_picture
 from vdi.latency_probe.mark import Mark
 from vdi.latency_probe.measurements import percentile
+from vdi.session.selkies_tokens import direct_table, direct_token, subprotocols
 
 if TYPE_CHECKING:  # installed with the extra `probe` only
     from websockets.asyncio.client import ClientConnection

@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from support.web_server import serve_app
-from vdi.gateway.edge.selkies import direct_token
+from vdi.session.selkies_tokens import direct_token
 
 
 @dataclass

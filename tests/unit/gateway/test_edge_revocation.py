@@ -24,9 +24,9 @@ from unit.gateway.edge_stage import (
     shared_with,
     until,
 )
-from vdi.gateway.edge.selkies import grant_token
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.store.grants import GrantStore
+from vdi.session.selkies_tokens import grant_token
 from vdi.session.times import format_time
 
 HOST = SETTINGS.host("alice-desktop")

@@ -31,9 +31,9 @@ from vdi.api.meta import ObjectMeta
 from vdi.api.session import Phase, QueueStatus
 from vdi.api.template import TemplateSpec, VDITemplate
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
-from vdi.gateway.edge.selkies import grant_token, subprotocols
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.store.grants import GrantStore
+from vdi.session.selkies_tokens import grant_token, subprotocols
 from vdi.session.times import format_time
 
 HOST = SETTINGS.host("alice-desktop")

@@ -14,7 +14,7 @@ from aiohttp.hdrs import AUTHORIZATION
 
 from support.web_server import serve_app
 from unit.latency_probe.selkies_stream import Encoder
-from vdi.gateway.edge.selkies import subprotocols
+from vdi.session.selkies_tokens import subprotocols
 
 MARK = {"x": 0, "y": 0, "size": 48, "width": 128, "height": 64, "flip": 11, "play": 12, "playSeconds": 0.5}
 KUBECTL = """#!/bin/sh

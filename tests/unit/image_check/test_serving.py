@@ -8,11 +8,11 @@ import pytest
 
 from unit.image_check.desktop_stand_in import USER, StandIn
 from vdi.devcluster.pki import authority
-from vdi.gateway.edge.selkies import direct_token
 from vdi.image_check.observation import HttpResult, Observation
 from vdi.image_check.pod import AGENT_PORT, Tokens
 from vdi.image_check.serving import observe_serving
 from vdi.latency_probe import client
+from vdi.session.selkies_tokens import direct_token
 
 TOKENS = Tokens("the-master", "the-agent")
 MASTER, AGENT = (sha256(token.encode()).hexdigest() for token in TOKENS)

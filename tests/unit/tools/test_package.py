@@ -137,3 +137,33 @@ def test_the_command_line_needs_nothing_that_only_operator_or_gateway_use() -> N
 
     extras = PROJECT["optional-dependencies"]
     assert names(PROJECT["dependencies"]).isdisjoint(names(extras["operator"]) | names(extras["gateway"]))
+
+
+WITHOUT_EXTRAS = """
+import importlib, pkgutil, sys
+from importlib.metadata import packages_distributions
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if path is None and EXTRAS.intersection(map(str.lower, DISTRIBUTIONS.get(name, ()))):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+DISTRIBUTIONS, EXTRAS = packages_distributions(), set(sys.argv[1:])
+sys.meta_path.insert(0, NotInstalled())
+import vdi.cli
+modules = [module.name for module in pkgutil.walk_packages(vdi.cli.__path__, "vdi.cli.")]
+for module in modules:
+    importlib.import_module(module)
+print(len(modules))
+"""
+
+
+def test_every_command_is_there_in_an_installation_without_extras() -> None:
+    """The first of the README's commands come from such a one: `vdi install`, `vdi gateway user add`."""
+    requirements = [name for extra in PROJECT["optional-dependencies"].values() for name in extra]
+    names = {re.split(r"[\[><=;]", requirement)[0].lower() for requirement in requirements}
+    base = {re.split(r"[\[><=;]", requirement)[0].lower() for requirement in PROJECT["dependencies"]}
+    command = [sys.executable, "-c", WITHOUT_EXTRAS, *names - base - {DISTRIBUTION}]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50

@@ -18,6 +18,7 @@ from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, examples
 from vdi.cli.output import ListOutput, Output, columns, print_data
 from vdi.cli.release.locate import locate
+from vdi.gateway.login.passwords import Passwords, new_password
 from vdi.gateway.login.users_file import (
     KEY,
     LocalUser,
@@ -235,10 +236,6 @@ def _there(address: str, known: LocalUser | None) -> LocalUser:
 
 def _new_password(from_stdin: bool) -> tuple[str, str]:
     """A password and its hash."""
-    try:
-        from vdi.gateway.login.passwords import Passwords, new_password
-    except ModuleNotFoundError as missing:
-        raise CliError(f"{missing.name} is not installed: pip install 'vdi-kubernetes[gateway]'", USAGE) from missing
     password = sys.stdin.readline().rstrip("\r\n") if from_stdin else new_password()
     try:
         return password, Passwords().make_hash(password)

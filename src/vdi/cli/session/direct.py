@@ -19,10 +19,10 @@ from vdi.cli.options import KubeConnection
 from vdi.cli.session.backend import Opening, Target
 from vdi.cli.session.kube_backend import KubeBackend, KubeTarget
 from vdi.cli.session.operations import running_session
-from vdi.gateway.edge.selkies import direct_table, direct_token
 from vdi.http_client import HTTP_ERRORS, LOOPBACK, open_client
 from vdi.session.children.secret import USERNAME
 from vdi.session.children.service import PORT_NAME
+from vdi.session.selkies_tokens import direct_table, direct_token
 
 _ANSWER_SECONDS = 10.0
 _FORWARDING = re.compile(rf"Forwarding from {re.escape(LOOPBACK)}:(\d+) ")

@@ -7,8 +7,6 @@ know its own one (`edge/transport.py`).
 """
 
 import base64
-import hashlib
-import hmac
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -23,6 +21,7 @@ from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 from vdi.session.children.secret import PASSWORD_KEY
 from vdi.session.naming import secret_name
+from vdi.session.selkies_tokens import grant_token
 
 PAGE_FRAGMENT = "#token=edge"
 """Selkies' page offers a subprotocol for its token only when it finds one in its address's fragment; over WebSocket it
@@ -69,31 +68,6 @@ def page_of(uri: str) -> str:
 
 class MasterTokenError(Exception):
     """Raised when a session's master token cannot be had now; says why, and shows nothing of it."""
-
-
-def grant_token(master: str, grant_id: str) -> str:
-    """The token of one grant in one session."""
-    return _derived_token(master, f"vdi-grant/{grant_id}")
-
-
-def direct_token(master: str) -> str:
-    """The token of `vdi session open --direct`: of whoever reads the Secret and forwards a port of the pod."""
-    return _derived_token(master, "vdi-direct")
-
-
-def direct_table(master: str) -> dict[str, dict[str, Any]]:
-    """The entry of that token in each desktop's table."""
-    return {direct_token(master): {"role": "controller", "slot": None}}
-
-
-def _derived_token(master: str, purpose: str) -> str:
-    mac = hmac.digest(master.encode(), purpose.encode(), hashlib.sha256)
-    return base64.urlsafe_b64encode(mac).decode().rstrip("=")
-
-
-def subprotocols(token: str) -> str:
-    """What a WebSocket handshake offers (Sec-WebSocket-Protocol) when it brings this token."""
-    return f"selkies, selkies.token.{base64.urlsafe_b64encode(token.encode()).decode().rstrip('=')}"
 
 
 def token_table(master: str, grants: Iterable[Grant]) -> dict[str, dict[str, Any]]:

@@ -17,11 +17,12 @@ from vdi.api.session import Phase, VDISession
 from vdi.gateway.addresses import NO_AUTHORITIES
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.edge.revocation import ActiveGrants, Revocations
-from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, direct_table, token_table
+from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, token_table
 from vdi.gateway.rights import role_in
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.store.grants import Grant, GrantStore
 from vdi.session.image import takes_tokens
+from vdi.session.selkies_tokens import direct_table
 
 log = logging.getLogger(__name__)
 

@@ -21,10 +21,11 @@ from vdi.gateway.edge.assets import asset_address
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.cookies import add_header, desktop_cookie
 from vdi.gateway.edge.headers import MARK, Hosts, is_foreign, is_navigation, local_path, quoted
-from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, grant_token, marked
+from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, marked
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.users import Role
 from vdi.gateway.web.render import Renderer
+from vdi.session.selkies_tokens import grant_token
 from vdi.session.streaming import uses_webrtc
 
 log = logging.getLogger(__name__)

@@ -33,16 +33,7 @@ from vdi.gateway.edge.headers import (
     without_ours,
 )
 from vdi.gateway.edge.paths import may_request
-from vdi.gateway.edge.selkies import (
-    PAGE_MARK,
-    MasterTokenError,
-    MasterTokens,
-    grant_token,
-    mark_of,
-    opened,
-    page_of,
-    subprotocols,
-)
+from vdi.gateway.edge.selkies import PAGE_MARK, MasterTokenError, MasterTokens, mark_of, opened, page_of
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.edge.tokens import Claims
 from vdi.gateway.edge.transport import PATH as TRANSPORT_PATH
@@ -51,6 +42,7 @@ from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.users import Role
 from vdi.gateway.web.security_headers import TRANSPORT_HEADERS
 from vdi.session.image import refuse_view_only, takes_tokens
+from vdi.session.selkies_tokens import grant_token, subprotocols
 from vdi.session.times import parse_time
 
 log = logging.getLogger(__name__)

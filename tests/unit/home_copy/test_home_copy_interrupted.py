@@ -1,0 +1,81 @@
+"""Ctrl-C while the API server makes a claim: what it has made is known, and taken back."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from io import BytesIO
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from support.builders import a_template
+from support.clock import FakeClock
+from vdi.api.template import HomeScope
+from vdi.home_copy.archive import import_home
+from vdi.home_copy.migrate import migrate_home
+from vdi.home_copy.migration import plan_migrations
+from vdi.home_copy.runner import CopyRun
+from vdi.kube.resource import CLAIMS, Resource
+from vdi.kube.transport import Client
+from vdi.session.home_list import HomeSummary
+from vdi.session.identity import Identity
+
+ALICE = "alice@example.com"
+CAD = a_template("cad")
+
+
+class SlowServer:
+    """Has made the claim, and its answer is on its way."""
+
+    def __init__(self) -> None:
+        self.made = asyncio.Event()
+        self.answers = asyncio.Event()
+        self.deleted: list[tuple[str, str]] = []
+
+    async def create(self, resource: Resource, body: dict[str, Any], *, into: Any, **_: Any) -> Any:
+        if resource is CLAIMS:
+            self.made.set()
+            await self.answers.wait()
+        metadata = {**body["metadata"], "uid": f"uid-of-{body['metadata']['name']}"}
+        return msgspec.convert({**body, "metadata": metadata}, into)
+
+    async def list(self, _: Resource, **__: Any) -> list[Any]:
+        return []
+
+    async def patch(self, *_: Any, **__: Any) -> None:
+        return None
+
+    async def delete(self, resource: Resource, name: str, *, uid: str, **_: Any) -> None:
+        self.deleted.append((resource.plural, name if uid == f"uid-of-{name}" else uid))
+
+
+def migration(run: CopyRun) -> Coroutine[Any, Any, object]:
+    home = HomeSummary(
+        name="old", namespace="vdi", uid="u", user=ALICE, scope=HomeScope.USER_AND_TEMPLATE.value, template="cad"
+    )
+    (found,) = plan_migrations([home], CAD, HomeScope.USER, None)
+    return migrate_home(run, found, CAD)
+
+
+def importing(run: CopyRun) -> Coroutine[Any, Any, object]:
+    home = HomeSummary(name="old", namespace="vdi", uid="u", user=ALICE, scope=HomeScope.USER.value)
+    (found,) = plan_migrations([home], CAD, HomeScope.USER_AND_TEMPLATE, None)
+    identity = Identity(run.namespace, name="", uid="", user=ALICE, template="cad")
+    return import_home(run, identity, found.target, CAD, BytesIO())
+
+
+@pytest.mark.parametrize("work", [migration, importing])
+async def test_a_claim_whose_answer_was_on_its_way_is_deleted(
+    work: Callable[[CopyRun], Coroutine[Any, Any, object]],
+) -> None:
+    server = SlowServer()
+    run = CopyRun(cast(Client, server), FakeClock(), ["kubectl"], "vdi", lambda _: None, lambda _: None)
+    command = asyncio.create_task(work(run))
+    await asyncio.wait_for(server.made.wait(), 5)
+    command.cancel()
+    await asyncio.sleep(0)
+    server.answers.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(command, 5)
+    kinds = [kind for kind, _ in server.deleted]
+    assert kinds == ["persistentvolumeclaims", "pods"]
