@@ -116,11 +116,14 @@ class Actions:
         async with self._authorized(user, Action.END, name, {"home": "deleted"} if delete_home else {}) as session:
             meta = session.metadata
             claim = self._claim_to_delete(session) if delete_home else None
-            if claim:  # before the session: where this fails, the desktop is there to try again. A pod in use keeps it
+            if claim:  # where it may not be deleted, the desktop is there to try again
                 with suppress(NotFound):
-                    await self._client.delete(CLAIMS, claim, namespace=meta.namespace, into=msgspec.Raw)
+                    await self._client.delete(CLAIMS, claim, namespace=meta.namespace, dry_run=True, into=msgspec.Raw)
             with suppress(NotFound, Replaced):
                 await self._client.delete(SESSIONS, name, namespace=meta.namespace, uid=meta.uid, into=msgspec.Raw)
+            if claim:  # not before: without a pod on a node it is gone at once, and the operator makes another one
+                with suppress(NotFound):
+                    await self._client.delete(CLAIMS, claim, namespace=meta.namespace, into=msgspec.Raw)
 
     async def delete_home(self, user: User, name: str) -> None:
         """Delete one of the person's own homes, with all files in it. A home with a session is refused."""

@@ -169,9 +169,12 @@ class Client:
         uid: str | None = None,
         grace_seconds: int | None = None,
         propagation: Literal["Background", "Foreground", "Orphan"] | None = None,
+        dry_run: bool = False,
         into: type[T],
     ) -> T | None:
         """Delete one object, with `uid` only that incarnation (Replaced when it is another).
+
+        `dry_run`: the server says whether it would, and does not.
 
         Returns the object while it is still terminating (grace period, finalizers), None when it is gone.
         NotFound is raised.
@@ -183,6 +186,8 @@ class Client:
             options["gracePeriodSeconds"] = grace_seconds
         if propagation is not None:
             options["propagationPolicy"] = propagation
+        if dry_run:
+            options["dryRun"] = ["All"]
         path = resource.path(namespace, name)
         response = await self._send("DELETE", resource, path, body=options)
         return wire.decode(response, into, f"DELETE {path}") if wire.is_terminating(response) else None

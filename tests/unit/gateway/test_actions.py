@@ -334,8 +334,9 @@ async def test_files_are_deleted_only_where_they_are_no_one_else_s() -> None:
         await one.actions.end(ALICE, "a")
         await eventually(lambda: len(one.world.sessions) == 1)
         await one.actions.end(ALICE, "b", delete_home=True)
-        deleted = [path for method, path, *_ in stage.api.requests if method == "DELETE"]
-        assert [path.split("/")[-2] for path in deleted] == ["vdisessions", "persistentvolumeclaims", "vdisessions"]
+        deleted = [path.split("/")[-2] for method, path, *_ in stage.api.requests if method == "DELETE"]
+        assert deleted == ["vdisessions", "persistentvolumeclaims", "vdisessions", "persistentvolumeclaims"]
+        assert stage.names == set(), "the first one of the claim was a question"
 
 
 async def test_where_the_files_may_not_be_deleted_nothing_is() -> None:

@@ -167,6 +167,8 @@ class FakeApi:
             uid = body.get("preconditions", {}).get("uid")
             if uid and uid != present["metadata"]["uid"]:
                 raise _Refused(status(409, "Conflict", "the UID in the precondition differs", name=name))
+            if body.get("dryRun"):
+                return present
             if present["metadata"].get("finalizers"):
                 return self.put(
                     plural, name, namespace=namespace, metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"}
