@@ -35,6 +35,8 @@ _TURN_URL = re.compile(
     r"(turn:([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}\?transport=(udp|tcp)"
     r"|turns:([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}\?transport=tcp)"
 )
+_SOME_MIDDLEWARE = "vdi-edge"
+"""The operator knows the name; here it says only that there is a gateway."""
 PRIVATE = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,127.0.0.0/8,::1/128,fc00::/7"
 """Where Traefik's pods are in most clusters."""
 
@@ -131,7 +133,7 @@ class Settings:
     @property
     def cluster(self) -> ClusterSettings:
         """What the gateway has to know of the operator's choices to allow or refuse what a person requests."""
-        return ClusterSettings(max_timeout=self.max_timeout)
+        return ClusterSettings(max_timeout=self.max_timeout, edge_middleware=_SOME_MIDDLEWARE)
 
     @property
     def portal_host(self) -> str:

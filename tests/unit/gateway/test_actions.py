@@ -323,6 +323,13 @@ async def test_restart_asks_for_a_new_desktop_and_says_why_there_is_none() -> No
             await one.actions.restart(ALICE, "a")
 
 
+async def test_a_template_that_needs_a_gateway_is_started_through_it() -> None:
+    async with a_stage() as stage, stage.replica() as one:
+        stage.put_template("web", protocol="Web", port=8443)
+        await eventually(lambda: one.world.template("web"), "the watch has brought it")
+        assert (await one.actions.start(ALICE, requested(template="web"))).spec.template == "web"
+
+
 async def test_files_are_deleted_only_where_they_are_no_one_else_s() -> None:
     async with a_stage() as stage, stage.replica() as one:
         stage.put_session("a")
