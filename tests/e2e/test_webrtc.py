@@ -16,7 +16,7 @@ import pytest
 
 from cluster.turn_client import TCP, USERNAME, TurnClient, make_credentials, message, parse
 from e2e.conftest import NAME
-from e2e.desktops import Object, picture_at_rest, pod_of, start, template
+from e2e.desktops import Object, ask_agent, picture_at_rest, pod_of, start, template
 from e2e.firewall import dropped
 from e2e.world import NAMESPACE, World
 from support.waiting import wait_until
@@ -269,7 +269,8 @@ def goes_over_to_websocket_and_says_so(world: World, desktop: Object) -> None:
 
 
 def has_webrtc_again(world: World) -> None:
-    """Whoever comes when no one is in it, and has a relay."""
+    """Whoever comes when no one is in it, and has a relay. That the last browser has gone is seen a moment later."""
+    wait_until("no one is in it", lambda: ask_agent(world, SESSION)["viewers"] == 0, 20)
     with world.browser(SESSION) as wendy:
         wendy.page.add_init_script(RELAYS_ALONE)
         wendy.open()
