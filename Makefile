@@ -6,7 +6,7 @@ WORKERS := $(shell nproc)
 PYTHON_3_13 := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13) python3.13)
 unexport PYTHONDONTWRITEBYTECODE # compiling the tests again is a third of a run
 
-.PHONY: help setup demo demo-down test test-all check format lint types contracts unit unit-3.13 cluster e2e portal streaming doctor kasm network chaos bench lock clean generate verify docs workflows images release release-verify publish
+.PHONY: help setup demo demo-down test test-all check format lint types contracts unit unit-3.13 cluster e2e portal streaming doctor kasm network chaos machines bench lock clean generate verify docs workflows images release release-verify publish
 
 help: ## this list
 	@grep -hE '^[a-z][a-z0-9.-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -98,10 +98,14 @@ network: $(STAMP) ## the chart's network policies with real packets on a real no
 chaos: $(STAMP) ## faults at every call, kills at every write, restarts of the control plane, 20 minutes of everything at random
 	@tests/run.sh chaos
 
-bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; queue; pools; with the demo up, first picture and streaming
+machines: $(STAMP) ## virtual machines (QEMU) that do what a newcomer does: [MACHINES="debian-13 debian-12"] [CACHE=FOLDER] (needs root)
+	@$(PY) -m tools.machines $(MACHINES) $(if $(CACHE),--cache "$(CACHE)")
+
+bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; queue; pools; requests for nodes; with the demo up, first picture and streaming
 	@$(PY) -m bench
 	@$(PY) -m bench.queue
 	@$(PY) -m bench.pool_claim
+	@$(PY) -m bench.node_request
 	@$(PY) -m bench.edge
 	@$(PY) -m bench.portal
 	@$(PY) -m bench.history

@@ -25,7 +25,7 @@ def positive(text: str) -> int:
     """A whole number of at least 1."""
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: allowed is 1 or more")
+        raise argparse.ArgumentTypeError(f"{text}: allowed: 1 or more")
     return number
 
 

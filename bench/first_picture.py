@@ -60,7 +60,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
     options = parser.parse_args(arguments)
     if options.starts < 1:
-        parser.error(f"argument -n: {options.starts}: allowed is 1 or more")
+        parser.error(f"argument -n: {options.starts}: allowed: 1 or more")
     return options
 
 

@@ -274,7 +274,7 @@ def main(arguments: Sequence[str]) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             figures = runner.run(run(options.times, options.browsers))
     except (RuntimeError, TimeoutError) as error:
-        print(f"the run failed: {error or 'no answer in time'}", file=sys.stderr)
+        print(f"the run failed: {error or 'no response in time'}", file=sys.stderr)
         return FINDINGS
     except KeyboardInterrupt:
         return INTERRUPTED

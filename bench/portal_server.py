@@ -103,7 +103,7 @@ class FilledGateway:
                 for number in range(USERS):
                     self.set_session(number, phase)
             case _:
-                raise ValueError(f"{order!r} is not an order; allowed are `one PHASE` and `all PHASE`")
+                raise ValueError(f"{order!r} is not an order; allowed: `one PHASE` and `all PHASE`")
 
 
 def now() -> datetime:

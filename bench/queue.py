@@ -1,7 +1,8 @@
 """The queue with thousands who wait: how long its decisions take. `python -m bench.queue`; needs no cluster.
 
 The operator's own queue on its own caches, which are filled by hand with what an API server would send: 100 nodes with
-8 GPUs each, a desktop on every GPU, and 5,000 sessions of 1,000 people in line, every tenth with a home on one node.
+8 GPUs each, a desktop on every GPU, and 5,000 sessions of 1,000 people in line, every tenth with a home on one node;
+and 200 placeholders, which ask an autoscaler for nodes for the first of them.
 A decision waits for nothing, so what is measured is the CPU time of the one thread: other programs do not count in it.
 """
 
@@ -27,8 +28,11 @@ from vdi.kube.clock import SystemClock
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
 from vdi.operator.context import ClusterContext
+from vdi.operator.placeholders import PLACEHOLDERS, Placeholders
 from vdi.operator.queueing import QueueManager
+from vdi.session.autoscaling import AutoscalerEvent, AutoscalingMode, AutoscalingSettings, NodeRequest
 from vdi.session.capacity import PersistentVolume
+from vdi.session.capacity_matching import Demand
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
 from vdi.session.observed import Node, PersistentVolumeClaim, Pod
@@ -37,20 +41,46 @@ NODES, GPUS, PEOPLE = 100, 8, 1000
 AIM_MS = 10.0
 
 
+class NoServer:
+    """Takes every write: only the thread's own time is measured."""
+
+    field_manager = "bench"
+
+    def __init__(self) -> None:
+        self._version = 1_000_000
+
+    async def create(self, _resource: object, body: dict[str, Any], **_: object) -> msgspec.Raw:
+        """As the API server answers."""
+        self._version += 1
+        made = {"uid": f"uid-{self._version}", "resourceVersion": str(self._version)}
+        made["creationTimestamp"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return msgspec.Raw(msgspec.json.encode({**body, "metadata": {**body["metadata"], **made}}))
+
+    async def delete(self, *_: object, **__: object) -> None:
+        """Gone at once."""
+
+
 class FullCluster:
     """A full cluster, and the operator's queue in front of it."""
 
-    def __init__(self, waiting: int) -> None:
+    def __init__(self, waiting: int, placeholders: int) -> None:
         self.caches = Caches(cast(Client, SimpleNamespace(field_manager="bench")), ("bench",), SystemClock())
         self.woken: list[tuple[str, str]] = []
         policy = ClusterSettings()
+        cluster = ClusterContext(cast(Client, NoServer()), self.caches, policy, SystemClock(), ("bench",))
+        node_requests: dict[Demand, NodeRequest] = {}
         self.admission = QueueManager(
-            ClusterContext(cast(Client, None), self.caches, policy, SystemClock(), ("bench",)),
+            cluster,
             weights={},
+            node_requests=node_requests if placeholders else None,
             on_admitted=lambda _: None,
             enqueue=self.woken.append,
             yield_capacity=lambda _: None,
         )
+        settings = AutoscalingSettings(
+            AutoscalingMode.PLACEHOLDERS, placeholders, namespace="places", image="x", priority_class="low"
+        )
+        self.placeholders = Placeholders(cluster, settings, self.admission, node_requests)
         self._version = 0
         template = self._made(VDITemplate, "desktop", spec={"image": "x", "resources": {"maxGPU": 8}})
         self.caches.templates.observe(template)
@@ -74,6 +104,16 @@ class FullCluster:
     def end(self, pod: Pod) -> None:
         """A desktop is gone."""
         self.caches.pods.observe_deleted(msgspec.structs.replace(pod, metadata=self._newer(pod.metadata)))
+
+    def refuse(self) -> None:
+        """An autoscaler says of each placeholder that it adds no node: as many Events."""
+        for pod in self.caches.placeholders.values():
+            regarding = {"kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid}
+            note = f"pod didn't trigger scale-up: {self._version} node(s) had untolerated taint(s), 1 in backoff"
+            reason = "NotTriggerScaleUp"
+            name = f"e-{pod.metadata.name}"
+            event = self._made(AutoscalerEvent, name, regarding=regarding, reason=reason, note=note)
+            self.caches.autoscaler_events.observe(event)
 
     def _fill(self) -> list[Pod]:
         pods = []
@@ -138,22 +178,45 @@ def timed(calls: list[Callable[[], object]]) -> list[float]:
     return sorted(lengths)
 
 
-def measure(waiting: int) -> dict[str, dict[str, float]]:
+def measure(waiting: int, placeholders: int) -> dict[str, dict[str, float]]:
     """All figures, in milliseconds."""
-    world = FullCluster(waiting)
+    world = FullCluster(waiting, placeholders)
     enough = min(400, len(world.pods))
     gc.collect()  # as the operator does once its caches are full
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     results = {f"somebody asks in vain, {waiting} times": timed([partial(world.request, n) for n in range(waiting)])}
     assert len(world.admission.waits()) == waiting, "everybody waits"
+    asyncio.run(_make_placeholders(world, placeholders))
     results["the same session asks again"] = timed([partial(world.request, n) for n in range(min(1000, waiting))])
     results["a desktop ends, the next session is let in"] = timed([partial(world.end, p) for p in world.pods[:enough]])
     let_in = waiting - len(world.admission.waits())
     assert 0 < let_in <= enough and len(world.woken) == let_in, (let_in, len(world.woken))
     slices = asyncio.run(_enqueue_outdated(world))
     results["every 5 s: who is to be told a new place, per slice"] = slices
+    if placeholders:
+        name = f"a look at {placeholders} placeholders, after a change"
+        results[name] = asyncio.run(_look_at_placeholders(world))
     return {name: _sum_up(lengths) for name, lengths in results.items()}
+
+
+async def _make_placeholders(world: FullCluster, count: int) -> None:
+    """The first look makes them; their autoscaler refuses."""
+    if count:
+        await world.placeholders.reconcile(PLACEHOLDERS)
+        world.refuse()
+        assert len(world.caches.placeholders) == count, len(world.caches.placeholders)
+
+
+async def _look_at_placeholders(world: FullCluster) -> list[float]:
+    """Each look follows an Event of the autoscaler."""
+    lengths = []
+    for _ in range(100):
+        world.refuse()
+        began = time.thread_time()
+        await world.placeholders.reconcile(PLACEHOLDERS)
+        lengths.append((time.thread_time() - began) * 1000)
+    return sorted(lengths)
 
 
 async def _enqueue_outdated(world: FullCluster) -> list[float]:
@@ -181,14 +244,19 @@ def main() -> None:
     """Measure and print; exit 1 when a decision takes longer than the aim."""
     parser = argparse.ArgumentParser(prog="python -m bench.queue", description="How long the queue's decisions take.")
     parser.add_argument("--waiting", type=int, default=5000, help="sessions in line (default 5000)")
+    parser.add_argument(
+        "--placeholders", type=int, default=200, help="pods that ask an autoscaler for nodes (default 200; 0: none)"
+    )
     parser.add_argument("-o", "--output", choices=["text", "json"], default="text")
     options = parser.parse_args()
-    results = measure(options.waiting)
+    results = measure(options.waiting, options.placeholders)
     if options.output == "json":
-        print(json.dumps({"waiting": options.waiting, "aim_ms": AIM_MS, "results": results}, indent=1))
+        given = {"waiting": options.waiting, "placeholders": options.placeholders}
+        print(json.dumps({**given, "aim_ms": AIM_MS, "results": results}, indent=1))
     else:
         print(
-            f"{options.waiting} waiting, {NODES} nodes, {NODES * GPUS} desktops; Python {platform.python_version()}; ms"
+            f"{options.waiting} waiting, {NODES} nodes, {NODES * GPUS} desktops, {options.placeholders} placeholders;"
+            f" Python {platform.python_version()}; ms"
         )
         for name, figures in results.items():
             print(f"  {name:<60}" + "".join(f"{key} {value:>8.3f}   " for key, value in figures.items()))

@@ -1,7 +1,8 @@
 """Every sentence that a user can read, in one list: `python -m tools.messages`, grouped by where it is shown.
 
 Collected from the code: strings of `src/vdi` that read as a sentence (three words or more), without those of logs and
-docstrings; the text of the pages' templates; and the chart's NOTES. `{name}` stands for what is filled in.
+docstrings; docstrings that are shown (help of commands, kinds in the API's schemas); texts of the pages' templates and
+scripts; the chart's NOTES and alerts, and why it refuses values. `{name}` stands for what is filled in.
 `--words` prints only those with a word that docs/design/language.md leaves behind. Exit status: 0; 1 when `--words`
 finds one; 2 usage.
 """
@@ -11,13 +12,16 @@ import ast
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from html.parser import HTMLParser
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 ROOT = Path(__file__).parents[1]
 NOTES = ROOT / "charts/vdi/templates/NOTES.txt"
+SCHEMAS = ("src/vdi/api/", "src/vdi/gateway/api/")
+"""Where docstrings of classes are descriptions in a schema."""
 
 WORDS = {
     r"mend(s|ed|ing)?": "fix, repair",
@@ -62,8 +66,22 @@ _WORD = re.compile("|".join(rf"\b(?:{word})\b" for word in WORDS), re.IGNORECASE
 _NAMES = re.compile(r"\{[^{}]*(\{[^{}]*\}[^{}]*)*\}|`[^`]*`")
 _SENTENCE = re.compile(r"[;,(: ]{0,2}[A-Za-z{'\"`][^\n]*\s\S+\s[^\n]*")
 _PROGRAM = re.compile(
-    r"^(SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|WITH|kubectl|helm|vdi|k3s|import|from|#!) |\(\?|\\[sdwb]|=\("
+    r"^(SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|WITH|import|from|#!) |^(kubectl|helm|vdi|k3s) .*[^.]$|"
+    r"\(\?|\\[sdwb]|=\("
 )
+_COMMAND = re.compile(r"`[^`]+ [^`]+`|\b(vdi|kubectl|helm|curl) [a-z]")
+_STEP = re.compile(
+    r"\b(add|allow|apply|ask|bring|change|check|choose|configure|correct|create|delete|describe|end|enlarge|find|fix|follow|"
+    r"free|get|give|grant|initialise|install|keep|label|let|log|make|name|open|pull|query|raise|read|remove|render|"
+    r"renew|report|request|restart|restore|run|scale|see|send|set|start|stop|suspend|take|try|uninstall|upgrade|use|"
+    r"wait)\b",
+    re.IGNORECASE,
+)
+"""Verbs that begin a concrete step."""
+
+_SCRIPT_STRING = re.compile(r"""(?<![\w=])(["`])([A-Z][^"`\n]*? [^"`\n]*? [^"`\n]*?)\1""")
+_FAIL = re.compile(r"""\bfail \(?(?:printf )?"((?:[^"\\]|\\.)+)\"""")
+_ALERT = re.compile(r"""^ +(?:summary|description): (["']?)(.+)\1$""", re.MULTILINE)
 _LOGGERS = frozenset({"debug", "info", "warning", "error", "exception", "critical", "log"})
 _NO_TEXT = frozenset({"script", "style", "svg"})
 
@@ -81,22 +99,87 @@ class Message(NamedTuple):
         return next(surface for folder, surface in SURFACES if self.file.startswith(folder))
 
 
+class Remedy(NamedTuple):
+    """What to do about a problem: a sentence, and whether commands follow it."""
+
+    message: Message
+    has_commands: bool
+
+    def faults(self) -> list[str]:
+        """What the rules for remedies (docs/design/language.md) find in it."""
+        text = self.message.text
+        end = not re.search(r"[^.]\.$", text) and not (self.has_commands and text.endswith(":"))
+        steps = self.has_commands or _COMMAND.search(text) or _STEP.search(_NAMES.sub("", text))
+        return ["one full stop at its end"] * end + ["a command or a concrete step"] * (not steps)
+
+
 def of_python(file: str, text: str) -> Iterator[Message]:
     """Sentences of a module, without docstrings and what is only logged."""
-    tree = ast.parse(text)
-    hidden = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(ast.parse(text)))
+    hidden = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if _is_shown(node, file):
+            yield from _paragraphs(file, node)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _LOGGERS:
             if isinstance(node.func.value, ast.Name) and node.func.value.id in {"log", "logger"}:
                 hidden |= {id(part) for argument in node.args for part in ast.walk(argument)}
         elif isinstance(node, ast.JoinedStr):
             hidden |= {id(part) for part in node.values}
-    for node in ast.walk(tree):
+    for node in nodes:
         if id(node) in hidden or not isinstance(node, ast.Constant | ast.JoinedStr):
             continue
         found = _filled(node)
         if _SENTENCE.fullmatch(found) and not _PROGRAM.search(found):
             yield Message(file, node.lineno, found)
+
+
+def remedies_of(file: str, text: str) -> Iterator[Remedy]:
+    """The sentences of `Remedy(...)` and of keywords `remedy`, which the codes of a catalogue have."""
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Name) and node.func.id == "Remedy" and node.args:
+            for sentence in _branches(node.args[0]):
+                yield Remedy(Message(file, node.lineno, sentence), has_commands=len(node.args) + len(node.keywords) > 1)
+        for keyword in node.keywords:
+            if keyword.arg == "remedy":
+                for sentence in _branches(keyword.value):
+                    yield Remedy(Message(file, node.lineno, sentence), has_commands=False)
+
+
+def _branches(node: ast.expr) -> Iterator[str]:
+    if isinstance(node, ast.IfExp):
+        yield from _branches(node.body)
+        yield from _branches(node.orelse)
+    elif isinstance(node, ast.Constant | ast.JoinedStr) and (text := _filled(node)):
+        yield text
+
+
+def collect_remedies() -> list[Remedy]:
+    """Every remedy of the repository."""
+    return [
+        remedy
+        for path in sorted((ROOT / "src/vdi").rglob("*.py"))
+        if re.search(r"Remedy\(|remedy=", text := path.read_text())
+        for remedy in remedies_of(path.relative_to(ROOT).as_posix(), text)
+    ]
+
+
+def _is_shown(node: ast.AST, file: str) -> TypeGuard[ast.FunctionDef | ast.ClassDef]:
+    """Whether its docstring is the help of a command, or a description in a schema."""
+    if isinstance(node, ast.ClassDef):
+        return file.startswith(SCHEMAS)
+    return isinstance(node, ast.FunctionDef) and any(
+        isinstance(decorator, ast.Call) and ast.unparse(decorator.func).endswith((".command", ".callback"))
+        for decorator in node.decorator_list
+    )
+
+
+def _paragraphs(file: str, node: ast.FunctionDef | ast.ClassDef) -> Iterator[Message]:
+    for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
+        text = " ".join(paragraph.split())
+        if _SENTENCE.fullmatch(text):
+            yield Message(file, node.lineno, text)
 
 
 def _filled(node: ast.Constant | ast.JoinedStr) -> str:
@@ -153,6 +236,26 @@ def of_page(file: str, text: str) -> Iterator[Message]:
             yield Message(file, line, block)
 
 
+def of_script(file: str, text: str) -> Iterator[Message]:
+    """Sentences that a page's script shows."""
+    text = re.sub(r"/\*.*?\*/", lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL)
+    for found in _SCRIPT_STRING.finditer(text):
+        yield Message(file, text.count("\n", 0, found.start()) + 1, found[2])
+
+
+def of_chart(file: str, text: str) -> Iterator[Message]:
+    """Why the chart refuses values."""
+    for found in _FAIL.finditer(text):
+        yield Message(file, text.count("\n", 0, found.start()) + 1, found[1])
+
+
+def of_alerts(file: str, text: str) -> Iterator[Message]:
+    """Summaries and descriptions of Prometheus' alerts."""
+    for found in _ALERT.finditer(text):
+        yield Message(file, text.count("\n", 0, found.start()) + 1, found[2])
+
+
+@cache
 def collect() -> list[Message]:
     """Every message of the repository, by surface, file and line."""
     found: list[Message] = []
@@ -160,6 +263,14 @@ def collect() -> list[Message]:
         found += of_python(path.relative_to(ROOT).as_posix(), path.read_text())
     for path in (ROOT / "src/vdi").rglob("*.html"):
         found += of_page(path.relative_to(ROOT).as_posix(), path.read_text())
+    for path in (ROOT / "src/vdi").rglob("*.js"):
+        if not path.name.endswith(".min.js"):
+            found += of_script(path.relative_to(ROOT).as_posix(), path.read_text())
+    for path in (ROOT / "charts").rglob("templates/*"):
+        if path.suffix in {".yaml", ".tpl"}:
+            found += of_chart(path.relative_to(ROOT).as_posix(), path.read_text())
+    for path in (ROOT / "charts/vdi/files/monitoring").glob("*.yaml"):
+        found += of_alerts(path.relative_to(ROOT).as_posix(), path.read_text())
     for number, line in enumerate(NOTES.read_text().splitlines(), 1):
         if not line.lstrip().startswith("{{") and len(line.split()) > 2:
             found.append(Message(NOTES.relative_to(ROOT).as_posix(), number, line.strip()))

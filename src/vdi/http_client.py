@@ -93,7 +93,7 @@ def is_unknown_host(error: BaseException) -> bool:
 def reason_of(error: BaseException) -> str:
     """The message of an error, which httpx keeps in the operating system's error below its own."""
     if isinstance(error, httpx.TimeoutException):
-        return "no answer in time"
+        return "no response in time"
     cause = _find(error, OSError)
     return (cause and cause.strerror) or str(cause or error) or type(error).__name__
 

@@ -106,11 +106,11 @@ class TraefikStage:
 
     async def routed(self, label: str) -> None:
         """Return when Traefik has the live route of this host: then the edge answers, no more the waiting page."""
-        await self._answers(label, "not entered this desktop, or")
+        await self._answers(label, "not opened this desktop, or")
 
     async def unrouted(self, label: str) -> None:
         """Return when Traefik has no live route of this host any more."""
-        await self._answers(label, "not entered this desktop.")
+        await self._answers(label, "not opened this desktop.")
 
     async def _answers(self, label: str, words: str) -> None:
         async with aiohttp.ClientSession(connector=connector()) as session, asyncio.timeout(READY_SECONDS):

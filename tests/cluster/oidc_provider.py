@@ -4,16 +4,11 @@ npm puts it into the cache once (`npm ci`, no scripts of packages are run); node
 """
 
 import asyncio
-import hashlib
 import html
 import json
-import os
 import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,38 +16,16 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from vdi.devcluster.build_cache import default_cache
+from support.npm import install_packages
 from vdi.gateway.settings import OIDC
 
 HERE = Path(__file__).parent / "oidc"
-INSTALL_SECONDS = 300
 START_SECONDS = 30
-_PINNED = ("package.json", "package-lock.json")
 
 
 def installed() -> Path:
     """The folder `node_modules` of what the lock file names; made at the first call on a machine."""
-    digest = hashlib.sha256(b"".join((HERE / name).read_bytes() for name in _PINNED)).hexdigest()[:16]
-    folder = default_cache(os.environ) / f"oidc-provider-{digest}"
-    if not folder.exists():
-        if shutil.which("npm") is None or shutil.which("node") is None:
-            raise RuntimeError(
-                "node and npm are needed for the identity provider of these tests: install nodejs and npm"
-            )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".oidc-provider-"))
-        try:
-            for name in _PINNED:
-                shutil.copy(HERE / name, made)
-            command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-            done = subprocess.run(command, cwd=made, timeout=INSTALL_SECONDS, capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(f"npm ci failed: {done.stderr[-2000:]}")
-            with suppress(OSError):  # another run was faster: what it made is the same
-                made.rename(folder)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-    return folder / "node_modules"
+    return install_packages(HERE, "oidc-provider")
 
 
 @dataclass

@@ -153,13 +153,13 @@ async def test_a_redirect_is_not_kept_for_whoever_comes_next(edge: TraefikStage,
     await alice.clear_cookies()
     await log_in_again(edge, alice, GUEST)
     await page.goto(edge.url())
-    await expect(page.get_by_role("heading", name="There is no desktop of yours here")).to_be_visible()
+    await expect(page.get_by_role("heading", name="You have no desktop here")).to_be_visible()
     now(edge, spec=shared_with(GUEST, "viewer"))
     await page.goto(edge.url())
     await arrived(edge, page)
     now(edge, spec={"access": ()})
     await page.goto(edge.url())
-    await expect(page.get_by_role("heading", name="There is no desktop of yours here")).to_be_visible()
+    await expect(page.get_by_role("heading", name="You have no desktop here")).to_be_visible()
 
 
 async def log_in_again(edge: TraefikStage, person: BrowserContext, user: str = OWNER) -> None:

@@ -79,7 +79,7 @@ async def test_without_redis_open_desktops_go_on_and_new_visitors_are_refused(
                 await echoes(socket, f"kd,{how}")
                 assert (await loads(edge, alice))[0] == 200
             status, text = await opens(edge, guest)
-            assert (status, "Logins and new connections are not possible at the moment." in text) == (503, True), text
+            assert (status, "Logins and new connections are not possible right now." in text) == (503, True), text
         finally:
             if how == "frozen":
                 redis.send(signal.SIGCONT)
@@ -118,9 +118,9 @@ async def test_without_the_database_tokens_hold_until_their_end_and_the_refusal_
             assert await second.receive_str() == "AUTH_SUCCESS,controller", "a page may be loaded again"
             await second.close()
             edge.stage.clock.forward(seconds=60)
-            assert await loads(edge, alice) == (503, "The gateway's database does not answer.\n")
+            assert await loads(edge, alice) == (503, "The gateway's database does not respond.\n")
             status, text = await opens(edge, guest)
-            assert (status, "The portal cannot reach its database just now." in text) == (503, True), text
+            assert (status, "The portal cannot reach its database right now." in text) == (503, True), text
             await echoes(socket, "kd,still")
         finally:
             if how == "frozen":

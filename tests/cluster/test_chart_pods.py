@@ -65,6 +65,7 @@ def pods_of(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {made["metadata"]["name"]: spec for made in objects for _, spec in pod_specs(made)}
 
 
+@pytest.mark.long
 def test_pods_run_where_the_values_say_and_the_api_server_takes_them(tools: Tools, values_file: Path) -> None:
     objects = tools.render("-f", str(values_file), "--skip-tests")
     workloads = [made for made in objects if made["kind"] in ("Deployment", "StatefulSet", "CronJob", "ServiceAccount")]
@@ -124,8 +125,8 @@ def test_a_mirror_and_digests_hold_for_every_image_of_the_release(tools: Tools, 
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["--set", "extraEnv[0].name=VDI_DOMAIN"], "VDI_DOMAIN is set by the chart already"),
-        (["--set", "gateway.extraEnv[0].name=VDI_RETENTION_DAYS"], "VDI_RETENTION_DAYS is set by the chart already"),
+        (["--set", "extraEnv[0].name=VDI_DOMAIN"], "VDI_DOMAIN is already set by the chart"),
+        (["--set", "gateway.extraEnv[0].name=VDI_RETENTION_DAYS"], "VDI_RETENTION_DAYS is already set by the chart"),
         (["--set", "image.digest=sha256:abc"], "digest"),
         (["--set-string", r"podLabels.app\.kubernetes\.io/name=mine"], "podLabels: app.kubernetes.io/name"),
         (["--set", "gateway.proxy.https=http://me:secret@proxy:3128"], "https"),

@@ -188,9 +188,9 @@ def test_from_create_to_open_to_gone(typed: Typed, operator: None) -> None:
     assert made.returncode == 0, made.stderr
     stages = re.findall(r"^✓ (.*) \d+\.\ds$", made.stderr, re.MULTILINE)
     url = json.loads(typed.vdi("session", "show", "desk", "-o", "json").stdout)["status"]["url"]
-    assert stages[:2] == ["the operator has taken it up", "template cli-test found"]
+    assert stages[:2] == ["the operator is processing it", "template cli-test found"]
     assert f"pod placed on node {STAND_IN}" in stages
-    assert stages[-2:] == ["session Running", f"{url} answers, and asks for the password"]
+    assert stages[-2:] == ["session Running", f"{url} responds, and asks for the password"]
 
     (header, row) = typed.vdi("session", "ls").stdout.splitlines()
     assert header.split() == ["NAME", "USER", "TEMPLATE", "PHASE", "NOTE", "AGE", "URL"]
@@ -202,7 +202,7 @@ def test_from_create_to_open_to_gone(typed: Typed, operator: None) -> None:
     assert re.search(r"^  IngressRoute +desk +Host\(`desk-[2-7][a-z2-7]{7}\.vdi\.localhost`\)", shown, re.MULTILINE), (
         shown
     )
-    assert "Could not look" not in shown
+    assert "Could not check" not in shown
 
     opened = json.loads(typed.vdi("session", "open", "desk", "-o", "json").stdout)
     secret = json.loads(typed.kube("get", "secret", "desk-auth", "-o", "json"))
@@ -214,7 +214,7 @@ def test_from_create_to_open_to_gone(typed: Typed, operator: None) -> None:
     with beside(lambda: finish_pod(typed, "desk")):
         removed = typed.vdi("session", "rm", "desk", "--wait")
     assert removed.returncode == 0, removed.stderr
-    assert removed.stdout.startswith("session desk is gone after ")
+    assert removed.stdout.startswith("session desk is deleted after ")
     assert typed.vdi("session", "ls", "-o", "name").stdout == ""
 
 
@@ -286,10 +286,10 @@ def test_a_pool_is_scaled_and_shown_and_gives_its_desktop_away(typed: Typed, ope
 
         made = typed.vdi("session", "create", "desk", "-t", "cli-test", "--user", "alice@example.com", "--wait")
         assert made.returncode == 0, made.stderr
-        assert "✓ a started desktop taken from the pool" in made.stderr
+        assert "✓ a started desktop was taken from the pool" in made.stderr
         wait_until(
             "the pool counts it",
-            lambda: "desktop from here: 1" in typed.vdi("pool", "show", typed.namespace).stdout,
+            lambda: "desktop from this pool: 1" in typed.vdi("pool", "show", typed.namespace).stdout,
             20,
         )
     finally:
@@ -390,4 +390,4 @@ def test_who_may_not_look_is_reported_what_is_missing(typed: Typed, tmp_path: Pa
     file.write_text(json.dumps(config))
     looked = typed.vdi("session", "ls", "--kubeconfig", str(file))
     assert looked.returncode == 3
-    assert "does not accept the credentials of kubeconfig" in looked.stderr
+    assert "rejects the credentials of kubeconfig" in looked.stderr

@@ -14,7 +14,7 @@ import yaml
 
 from cluster.helm_tools import CHART, Tools, flat, open_tools, rules_of
 from network.worlds import policies, rendered, variants
-from support.permissions import kueue_rules, operator_rules, placeholder_rules
+from support.permissions import kueue_rules, operator_rules, placeholder_rules, provisioning_rules
 from support.waiting import wait_until
 from tools.generate import chart
 from vdi.operator.settings import read_settings
@@ -63,10 +63,10 @@ def without_crds(tools: Tools) -> Tools:
 
 @pytest.mark.long
 def test_the_first_run_says_that_the_templates_come_with_the_second(without_crds: Tools) -> None:
-    assert "NOT YET THERE: the templates (small)" in without_crds.upgrade()
+    assert "NOT CREATED YET: the templates (small)" in without_crds.upgrade()
     assert without_crds.kubectl("get", "vdit", "-o", "name") == ""
 
-    assert "NOT YET THERE" not in without_crds.upgrade()
+    assert "NOT CREATED YET" not in without_crds.upgrade()
     shown = json.loads(without_crds.kubectl("get", "vdit", "small", "-o", "json"))["spec"]["resources"]
     assert shown == {"defaultGPU": 0, "defaultCPU": "1000m", "defaultMemory": "4Gi"}
 
@@ -91,15 +91,15 @@ def test_kubernetes_makes_the_token_for_metrics_and_an_upgrade_keeps_it(release:
 @pytest.mark.long
 def test_pools_come_with_the_run_after_the_one_that_makes_their_kind(without_crds: Tools) -> None:
     warm = ("--set", "pools.warm.template=small", "--set", "pools.warm.ready=2")
-    assert "NOT YET THERE: the templates (small) and the pools (warm)." in without_crds.upgrade(CHART, *warm)
-    assert "NOT YET THERE" not in without_crds.upgrade(CHART, *warm)
+    assert "NOT CREATED YET: the templates (small) and the pools (warm)." in without_crds.upgrade(CHART, *warm)
+    assert "NOT CREATED YET" not in without_crds.upgrade(CHART, *warm)
     shown = json.loads(without_crds.kubectl("get", "vdipool", "warm", "-o", "json"))["spec"]
     assert shown == {"template": "small", "replicas": 2}, "the old name is read"
 
     # Whoever comes from a version without pools knows the templates' kind already.
     without_crds.helm("uninstall", "vdi", "--namespace", "vdi-system")
     without_crds.kubectl("delete", "crd", "vdipools.vdi.kasm.io")
-    assert "NOT YET THERE: the pools (warm)." in without_crds.upgrade(CHART, *warm)
+    assert "NOT CREATED YET: the pools (warm)." in without_crds.upgrade(CHART, *warm)
 
 
 def documented(kind: str) -> set[tuple[str, str, str]]:
@@ -409,6 +409,12 @@ def test_placeholders_have_a_namespace_of_their_own_and_the_rights_for_it(tools:
         image="localhost/vdi/vdi:dev",
         priority_class=added["PriorityClass"]["metadata"]["name"],
     )
+
+
+@pytest.mark.parametrize("mode", ["ProvisioningRequest", "Auto"])
+def test_the_right_to_provisioning_requests_comes_with_their_modes_alone(tools: Tools, mode: str) -> None:
+    role = tools.named("Role", "vdi-operator-placeholders", "--set", f"autoscaling.mode={mode}")
+    assert role["rules"] == placeholder_rules() + provisioning_rules()
 
 
 def test_what_can_be_left_to_others(tools: Tools) -> None:

@@ -15,7 +15,7 @@ from unit.gateway.user_addresses import HIDDEN, ORDINARY
 from vdi.api.pool import VDIPool
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted((ROOT / "docs/examples").glob("*.yaml"))
+EXAMPLES = sorted((ROOT / "docs/examples").glob("**/*.yaml"))
 
 MISSION_OBJECTS = """
 apiVersion: vdi.kasm.io/v1alpha1
@@ -62,9 +62,10 @@ def volume(**fields: Any) -> dict[str, Any]:
 
 MEMORY = "is not an amount of at least 1Mi, such as 4Gi or 512Mi"
 CPU = "is not a number of CPUs of at least 1m, such as 2 or 500m"
-TIME = "is not a length of time more than zero in hours, minutes and seconds, such as 8h, 30m or 1h30m"
+TIME = "is not a duration above zero in hours, minutes and seconds, such as 8h, 30m or 1h30m"
 HOST = "is not a host label: lower-case letters, digits and inner hyphens, such as alice-2"
 OBJECT = "is not the name of an object: lower-case letters, digits, inner hyphens and dots, such as ubuntu-22.04"
+SUB_PATH = "is not a path inside the volume such as teams/{group} or home/{user}: no / at its ends, no .. and no braces"
 PATH = "is not an absolute path below / without colons, such as /home/user"
 
 SESSIONS_REFUSED = [
@@ -139,7 +140,7 @@ TEMPLATES_REFUSED = [
         {"image": "i", "basicAuthSecret": {"name": "kasmvnc"}},
         "spec.basicAuthSecret",
         "",
-        "Selkies 2 takes tokens of the gateway in place of basic auth; allowed with protocol 'Web' and with Selkies 1",
+        "Selkies 2 uses tokens of the gateway instead of basic auth; allowed with protocol 'Web' and with Selkies 1",
     ),
     (
         {"image": "i", "protocol": "Web", "basicAuthSecret": {"name": "KasmVNC"}},
@@ -195,18 +196,47 @@ TEMPLATES_REFUSED = [
         volume(),
         "spec.volumes[0]",
         "data",
-        "has none of persistentVolumeClaim, configMap and nfs, and needs exactly one",
+        "has none of persistentVolumeClaim, configMap, secret and nfs, and needs exactly one",
     ),
     (
         volume(configMap={"name": "c"}, persistentVolumeClaim={"claimName": "p"}),
         "spec.volumes[0]",
         "data",
-        "has several of persistentVolumeClaim, configMap and nfs, and needs exactly one",
+        "has several of persistentVolumeClaim, configMap, secret and nfs, and needs exactly one",
     ),
-    (volume(configMap={"name": "c"}, name="shm"), "spec.volumes[0].name", "shm", "is not free"),
+    *(
+        (volume(configMap={"name": "c"}, subPath=path), "spec.volumes[0].subPath", path, SUB_PATH)
+        for path in ("../b", "/b", "a/../b", "a//b", "a/", "..", "{home}", "a/{user", "{group}/..")
+    ),
+    (
+        volume(configMap={"name": "c"}, subPath="{group}", mountPath="/t/{group}"),
+        "spec.volumes[0]",
+        "data",
+        "has {group} in subPath, and needs groups, and {group} in mountPath",
+    ),
+    (
+        volume(configMap={"name": "c"}, subPath="{group}", groups=[{"name": "cad"}]),
+        "spec.volumes[0]",
+        "data",
+        "has {group} in subPath, and needs groups, and {group} in mountPath",
+    ),
+    (
+        volume(configMap={"name": "c"}, groups=[{"name": "cad"}, {"name": "cad"}]),
+        "spec.volumes[0].groups[1]",
+        "cad",
+        "Duplicate value",
+    ),
+    ({"image": "i", "startupScript": {}}, "spec.startupScript.configMapKeyRef", "", "Required value"),
+    (volume(secret={"secretName": "C"}), "spec.volumes[0].secret.secretName", "C", OBJECT),
+    (volume(configMap={"name": "c"}, name="shm"), "spec.volumes[0].name", "shm", "is not a unique name"),
     (volume(configMap={"name": "c"}, mountPath="data"), "spec.volumes[0].mountPath", "data", PATH),
     (volume(configMap={"name": "c"}, mountPath="/dev/shm"), "spec.volumes[0].mountPath", "", "must not be /dev/shm"),
-    (volume(configMap={"name": "c"}, mountPath="/home/user"), "spec.volumes", "/home/user", "where the home is"),
+    (
+        volume(configMap={"name": "c"}, mountPath="/home/user"),
+        "spec.volumes",
+        "/home/user",
+        "the mount path of the home",
+    ),
     (volume(configMap={"name": "C"}), "spec.volumes[0].configMap.name", "C", OBJECT),
     (volume(nfs={"server": "files", "path": "export"}), "spec.volumes[0].nfs.path", "export", PATH),
     (
@@ -235,7 +265,7 @@ TEMPLATES_REFUSED = [
         {"image": "i", "podTemplate": {"metadata": {"labels": {"vdi.kasm.io/hold": "true"}}}},
         "spec.podTemplate.metadata.labels",
         "vdi.kasm.io/hold",
-        "belongs to the operator; allowed is every key but",
+        "belongs to the operator; allowed: every key except",
     ),
     (
         {"image": "i", "podTemplate": {"metadata": {"labels": {"app.kubernetes.io/managed-by": "me"}}}},
@@ -343,7 +373,7 @@ def test_an_address_that_hides_something_is_refused(server: Server, address: str
         (session(access=[{"user": address}]), "spec.access[0].user"),
     ):
         said = server.refused("VDISession", spec)
-        assert field in said and "must be visible characters only" in said and said.isascii(), said
+        assert field in said and "must have only visible characters" in said and said.isascii(), said
 
 
 @pytest.mark.parametrize("address", ORDINARY)
@@ -358,7 +388,7 @@ def test_a_session_from_before_with_such_addresses_can_still_be_changed_and_ende
 
     owner, guest = HIDDEN["isolate"], {"user": HIDDEN["zero-width space"], "role": "viewer"}
     crd = (CRDS / "vdisessions.yaml").read_text()
-    before = re.sub(r"\n *- rule: '!self\.matches.*\n *message: 'must be visible.*", "", crd)
+    before = re.sub(r"\n *- rule: '!self\.matches.*\n *message: 'must have only visible.*", "", crd)
     meta = {"name": "old", "finalizers": ["vdi.test/hold"]}
     spec = session(user=owner, access=[guest])
     given = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "metadata": meta, "spec": spec}
@@ -393,6 +423,13 @@ def test_cpus_that_are_right(server: Server, amount: str | int) -> None:
     assert server.accepted("VDISession", resources(cpu=amount))["resources"]["cpu"] == amount
 
 
+@pytest.mark.parametrize("path", ["{user}", "teams/{group}", "a/b.c/..d", "ü"])
+def test_sub_paths_that_are_right(server: Server, path: str) -> None:
+    groups = {"groups": [{"name": "/eng/cad", "readOnly": False}, {"name": "staff"}]}
+    volumes = volume(configMap={"name": "c"}, subPath=path, mountPath="/teams/{group}", **groups)
+    assert server.accepted("VDITemplate", volumes)["volumes"][0]["groups"][1] == {"name": "staff", "readOnly": True}
+
+
 def test_what_a_session_leaves_out(server: Server) -> None:
     assert server.accepted("VDISession", session()) == session(timeout="8h", suspended=False, priority=0), (
         "resources, persistence and idleTimeout: as the template says"
@@ -421,6 +458,7 @@ def test_what_a_template_leaves_out(server: Server) -> None:
         "shmSize": "1Gi",
         "lifecycle": {"onTimeout": "Terminate", "onIdle": "Suspend"},
         "serviceWorkers": False,
+        "thumbnails": True,
         "prePull": False,
     }
     assert (

@@ -31,6 +31,17 @@ WAYS = 'supported values: "WebSocket", "WebRTC", "websocket", "webrtc"'
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (streaming(selkies="3"), "spec.streaming.selkies", 'Unsupported value: "3": supported values: "1", "2"'),
+    (
+        streaming(display="wayland"),
+        "spec.streaming.display",
+        'Unsupported value: "wayland": supported values: "X11", "Wayland", "Auto"',
+    ),
+    (
+        streaming(display="Wayland", secondScreen=True),
+        "spec.streaming.secondScreen",
+        "'true' is not possible with display 'Wayland', whose window manager has one screen",
+    ),
+    (streaming_1(display="Wayland"), "spec.streaming", "has no setting for display; leave it out"),
     (streaming(transport="udp"), "spec.streaming.transport", f'Unsupported value: "udp": {WAYS}'),
     (streaming(encoder="h264"), "spec.streaming.encoder", 'Unsupported value: "h264": supported values: "h264enc"'),
     (streaming(framerate=7), "spec.streaming.framerate", "7: spec.streaming.framerate in body should be greater than"),
@@ -57,32 +68,41 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (
         streaming(transport="webrtc", encoder="jpeg"),
         "spec.streaming.encoder",
-        "'jpeg' is not carried by transport 'WebRTC'; allowed there: h264enc, h265enc, vp8enc, vp9enc, av1enc",
+        "'jpeg' is not supported by transport 'WebRTC'; allowed: h264enc, h265enc, vp8enc, vp9enc, av1enc",
     ),
     (
         streaming(encoder="nvh264enc"),
         "spec.streaming.encoder",
-        "'nvh264enc' is not an encoder of Selkies 2, which the image has (streaming.selkies, or by its name); allowed: "
+        (
+            "'nvh264enc' is not an encoder of Selkies 2, the generation of the image (streaming.selkies, or by its "
+            "name); allowed: "
+        )
         + ", ".join(ENCODERS)
-        + " (h264enc takes the GPU's encoder by itself)",
+        + " (h264enc uses the GPU's encoder automatically)",
     ),
     (streaming_1(selkies="2", encoder="nvh264enc"), "spec.streaming.encoder", "is not an encoder of Selkies 2"),
     (
         streaming_1(encoder="h264enc"),
         "spec.streaming.encoder",
-        "'h264enc' is not an encoder of Selkies 1, which the image has (streaming.selkies, or by its name); allowed: "
+        (
+            "'h264enc' is not an encoder of Selkies 1, the generation of the image (streaming.selkies, or by its "
+            "name); allowed: "
+        )
         + ", ".join(ENCODERS_1),
     ),
     (streaming(selkies="1", encoder="jpeg"), "spec.streaming.encoder", "'jpeg' is not an encoder of Selkies 1"),
     (
         streaming_1(audio=True, framerate=60, locked=["framerate"]),
         "spec.streaming",
-        "Selkies 1, which the image has (streaming.selkies, or by its name), has no setting for audio locked; leave",
+        (
+            "Selkies 1, the generation of the image (streaming.selkies, or by its name), has no setting for audio "
+            "locked; leave"
+        ),
     ),
     (
         streaming_1(transport="WebSocket"),
         "spec.streaming.transport",
-        "'WebSocket' is not a transport of Selkies 1, which the image has",
+        "'WebSocket' is not a transport of Selkies 1, the generation of the image",
     ),
     ({"image": "i", "app": {}}, "spec.app.command", "Required value"),
     ({"image": "i", "app": {"command": []}}, "spec.app.command", "should have at least 1 items"),
@@ -102,6 +122,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 SAMPLES: dict[str, Any] = {
+    "streaming.display": "Wayland",
     "streaming.transport": "WebSocket",
     "streaming.encoder": "h264enc",
     "streaming.framerate": 60,
@@ -127,12 +148,19 @@ def test_a_field_and_a_variable_that_say_the_same_are_refused(server: Server, pa
     beside = {"image": "i", part: group}
     for name in VARIABLES[path]:
         said = server.refused("VDITemplate", beside | {"env": [{"name": name, "value": "1"}]})
-        assert f"spec.{part}: Invalid value" in said and f"{path} decides what" in said and name in said, said
+        assert (
+            f"spec.{part}: Invalid value" in said
+            and f"{path} and " in said
+            and name in said
+            and "set the same thing" in said
+        ), said
     server.accepted("VDITemplate", beside | {"env": [{"name": "LANG", "value": "C"}]})
 
 
 ACCEPTED: list[dict[str, Any]] = [
     streaming(),
+    streaming(display="Auto", secondScreen=True),
+    {**streaming(display="Wayland", secondScreen=True), "app": {"command": ["xterm"]}},
     streaming(selkies="1", encoder="nvh264enc", framerate=240, bitrate=100, clipboard="In", resize=True),
     streaming_1(transport="webrtc", encoder="vp9enc"),
     streaming_1(selkies="2", encoder="h264enc", audio=True),
@@ -170,7 +198,13 @@ def test_what_is_right_is_stored_as_it_was_said(server: Server, spec: dict[str, 
 
 async def test_the_pod_has_the_variables(stage: Stage) -> None:
     template = await stage.template(
-        streaming={"framerate": 30, "locked": ["framerate"], "microphone": False, "clipboard": "In"},
+        streaming={
+            "display": "Wayland",
+            "framerate": 30,
+            "locked": ["framerate"],
+            "microphone": False,
+            "clipboard": "In",
+        },
         app={"command": ["xterm"]},
         keyboard={"layout": "de"},
         env=[{"name": "SELKIES_TURN_HOST", "value": "turn.example.com"}],
@@ -182,6 +216,7 @@ async def test_the_pod_has_the_variables(stage: Stage) -> None:
         assert (
             env.items()
             >= {
+                "SELKIES_WAYLAND": "true",
                 "SELKIES_FRAMERATE": "30-30",
                 "SELKIES_MICROPHONE_ENABLED": "false|locked",
                 "SELKIES_ENABLE_CLIPBOARD": "in",

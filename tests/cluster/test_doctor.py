@@ -78,7 +78,7 @@ async def test_operator_down(ward: DoctorStage) -> None:
     await ward.stage.session("alice", await ward.stage.template(**NO_HOME))
     found = await ward.finds("operator_down")
     assert found.object == f"deployment/{ward.namespace}/vdi-operator"
-    assert "cannot be fetched" in found.message
+    assert "cannot be pulled" in found.message
 
 
 async def test_operator_that_does_not_lead(ward: DoctorStage) -> None:
@@ -566,7 +566,7 @@ def test_an_api_server_that_hangs(control_plane: cluster.Cluster, kubeconfig: Pa
     finally:
         os.kill(server.pid, signal.SIGCONT)
     assert done.returncode == 3, done
-    assert "it has not answered for 10 s: it hangs, or is overloaded" in done.stderr
+    assert "it has not responded for 10 s: it hangs, or is overloaded" in done.stderr
 
 
 async def test_what_is_fixed(ward: DoctorStage, kubeconfig: Path) -> None:
@@ -588,14 +588,14 @@ async def test_what_is_fixed(ward: DoctorStage, kubeconfig: Path) -> None:
 
     asked = run()
     assert asked.returncode == 2
-    assert "there is no terminal to ask at: use --yes" in asked.stderr
+    assert "there is no terminal for the question: use --yes" in asked.stderr
     assert await replicas() == 0
     fixed = run("--yes")
     assert fixed.returncode == 1, fixed.stderr
     assert "operator_down: change Deployment" in fixed.stdout
     assert "-  replicas: 0" in fixed.stdout
     assert "+  replicas: 2" in fixed.stdout
-    assert "1 change made. Look again: vdi doctor" in fixed.stdout
+    assert "1 change made. Check again: vdi doctor" in fixed.stdout
     assert await replicas() == 2
 
 

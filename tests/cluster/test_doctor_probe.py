@@ -58,4 +58,4 @@ async def test_an_address_is_given_to_good_words_alone(port: int) -> None:
     await eventually(answers, "the TURN server answers", 10)
     assert await outcome(port, SECRET, now + SOON) == "allocated"
     refused = await asyncio.gather(outcome(port, "w" * 40, now + SOON), outcome(port, SECRET, now - SOON))
-    assert all(one.startswith("it answers 401") for one in refused), refused
+    assert all(one.startswith("it responds with 401") for one in refused), refused

@@ -109,12 +109,12 @@ async def test_somebody_without_access_to_the_cluster_has_a_desktop(
             "session", "share", "mine", "bob@example.com", "--role", "collaborator", "--expires-in", "1h"
         )
         assert (await stage.get(SESSIONS, "mine") or {})["spec"]["access"][0]["user"] == "bob@example.com"
-        assert "not shared" in await typed.vdi("session", "unshare", "mine", "bob@example.com")
+        assert "is no longer shared with" in await typed.vdi("session", "unshare", "mine", "bob@example.com")
         assert "is suspended after" in await typed.vdi("session", "suspend", "mine", "--wait")
-        assert "starts again" in await typed.vdi("session", "resume", "mine")
+        assert "is starting again" in await typed.vdi("session", "resume", "mine")
         await stage.run("mine")
         assert "is being restarted" in await typed.vdi("session", "restart", "mine")
-        assert "is gone after" in await typed.vdi("session", "rm", "mine", "--wait")
+        assert "is deleted after" in await typed.vdi("session", "rm", "mine", "--wait")
         token = typed.token()
         await typed.vdi("logout")
         async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}", **_host(gateway)}) as client:
@@ -128,7 +128,7 @@ async def test_what_the_rules_of_the_kind_refuse_comes_back_by_field(
     typed = Typed(gateway, tmp_path)
     await typed.log_in("alice@example.com")
     said = await typed.vdi("session", "create", "x", "-t", template, "--idle-timeout", "0s", code=2)
-    assert "idleTimeout: '0s' is not a length of time more than zero" in said
+    assert "idleTimeout: '0s' is not a duration above zero" in said
     async with httpx.AsyncClient(headers={"Authorization": f"Bearer {typed.token()}", **_host(gateway)}) as client:
         body = {"template": template, "persistence": {"size": "1k"}, "idleTimeout": "0s"}
         refused = await client.post(_api(gateway, "/sessions"), json=body)

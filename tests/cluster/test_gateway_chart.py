@@ -14,6 +14,8 @@ import yaml
 
 from cluster.helm_tools import CHART, Tools, flat, open_tools, rules_of
 from support.permissions import gateway_rules
+from vdi.gateway.brand import Brand
+from vdi.gateway.prices import read_prices
 from vdi.gateway.settings import Settings, read_settings
 from vdi.operator.settings import read_settings as read_operator_settings
 
@@ -152,7 +154,8 @@ def test_without_a_gateway_nothing_of_it_is_there(release: Tools) -> None:
 
 
 def test_the_values_reach_the_gateways_settings(tools: Tools) -> None:
-    default, code = settings_of(tools), read_settings({"VDI_LIMITS_FILE": "/etc/vdi/limits.yaml"})
+    default = settings_of(tools)
+    code = read_settings({"VDI_LIMITS_FILE": "/etc/vdi/limits.yaml", "VDI_PRICES_FILE": "/etc/vdi/prices.yaml"})
     assert set(default.trusted_proxies) == set(code.trusted_proxies)
     same = replace(default, trusted_proxies=code.trusted_proxies, gateway_namespace=code.gateway_namespace)
     assert same == code, "the chart's defaults are the code's"
@@ -192,18 +195,40 @@ def test_the_values_reach_the_gateways_settings(tools: Tools) -> None:
     assert (made.database_url, made.redis_url) == ("postgresql+asyncpg://u:p@h/n", "redis://h:6379/0")
 
 
-def test_the_limits_reach_the_file_that_the_gateway_reads(tools: Tools, tmp_path: Path) -> None:
-    limits = {"default": {"sessions": 3, "hoursPerMonth": 200}, "users": {"alice@example.com": {"gpus": 8}}}
+def test_the_brand_reaches_the_gateways_settings(tools: Tools, tmp_path: Path) -> None:
+    portal = {
+        "name": "Example Desks",
+        "logo": "data:image/svg+xml;base64,PHN2Zz4=",
+        "accent": "#0b6e4f",
+        "banner": "For staff.",
+        "terms": "Be good.\nBe quick.",
+        "supportUrl": "mailto:it@example.com",
+    }
+    origins = ["https://icons.example.com", "https://b.example:8443"]
     file = tmp_path / "values.yaml"
-    file.write_text(yaml.safe_dump({"gateway": {"limits": limits}}))
+    file.write_text(yaml.safe_dump({"gateway": {"portal": {**portal, "iconOrigins": origins}}}))
+    made = settings_of(tools, "-f", str(file))
+    assert made.brand == Brand(*portal.values())
+    assert made.icon_origins == (*origins,)
+
+
+def test_limits_and_prices_reach_the_files_that_the_gateway_reads(tools: Tools, tmp_path: Path) -> None:
+    default = {"sessions": 3, "hoursPerMonth": 200, "gpuHoursPerMonth": 50.5, "homeStorage": "100Gi"}
+    limits = {"default": default, "users": {"alice@example.com": {"gpus": 8}}}
+    file = tmp_path / "values.yaml"
+    prices = {"currency": "EUR", "gpuHour": 1.2, "memoryGiBHour": 0.005, "templates": {"cad": 2.5}}
+    file.write_text(yaml.safe_dump({"gateway": {"limits": limits, "prices": prices}}))
     words = ("-f", str(file))
-    assert yaml.safe_load(tools.named("ConfigMap", "vdi-gateway", *words)["data"]["limits.yaml"]) == limits
+    data = tools.named("ConfigMap", "vdi-gateway", *words)["data"]
+    assert yaml.safe_load(data["limits.yaml"]) == limits
+    assert read_prices(data["prices.yaml"], "prices.yaml").templates == {"cad": 2.5}
     pod = pod_of(tools, *words)
     (mount,) = [
         volume_mount for volume_mount in pod["containers"][0]["volumeMounts"] if volume_mount["name"] == "limits"
     ]
     limits_file = settings_of(tools, *words).limits_file
     assert limits_file and str(limits_file.parent) == mount["mountPath"]
+    assert settings_of(tools, *words).prices_file == limits_file.with_name("prices.yaml")
     annotations = [
         tools.named("Deployment", "vdi-gateway", *each)["spec"]["template"]["metadata"]["annotations"]
         for each in (words, ())

@@ -96,7 +96,7 @@ async def test_the_page_follows_the_start_and_opens_the_desktop_by_itself(
     now(edge, status=line)
     await expect(page.get_by_role("heading", name="Number 3 in line")).to_be_visible()
     await expect(page).to_have_title("Number 3 in line · VDI")
-    await expect(page.locator("li[aria-current=step]")).to_contain_text("Find capacity for it")
+    await expect(page.locator("li[aria-current=step]")).to_contain_text("Find capacity")
     now(edge, status={**CREATING, "queue": None})
     await expect(page.get_by_text("3 of 9 layers")).to_be_visible()
     now(edge, status={"phase": "Running", "message": "", "ready_time": "2026-11-20T12:00:00Z"})
@@ -148,7 +148,7 @@ async def test_a_guest_whose_share_is_taken_back_is_reported(edge: TraefikStage,
     await page.goto(edge.url())
     await expect(page.get_by_role("heading", name="Starting")).to_be_visible()
     now(edge, spec={"access": ()})
-    await expect(page.get_by_role("heading", name="There is no desktop of yours here")).to_be_visible()
+    await expect(page.get_by_role("heading", name="You have no desktop here")).to_be_visible()
 
 
 async def test_without_scripts_it_gets_there_too(edge: TraefikStage, chromium: Browser) -> None:

@@ -142,5 +142,5 @@ async def test_a_collaborator_works_and_a_viewer_is_refused(edge: TraefikStage, 
         image.seen.clear()
         async with guest.get(edge.url()) as answer:
             assert answer.status == 403
-            assert "serves a page of its own (protocol Web)" in await answer.text()
+            assert "serves its own page (protocol Web)" in await answer.text()
         assert image.seen == []

@@ -14,7 +14,7 @@ from vdi.api.meta import ObjectMeta
 from vdi.api.streaming import TemplateStreaming
 from vdi.api.template import TemplateSpec, VDITemplate
 
-OVER_WEBSOCKET, NO_WAY = "Over WebSocket, not WebRTC", "No way for the picture"
+OVER_WEBSOCKET, NO_WAY = "Connected over WebSocket, not WebRTC", "Cannot connect to the desktop"
 
 
 @pytest.fixture

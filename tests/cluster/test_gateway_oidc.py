@@ -105,7 +105,7 @@ async def test_people_log_in_with_their_groups(sign_on: SignOnStage) -> None:
 
 
 async def test_addresses_that_the_provider_does_not_stand_for_are_refused(sign_on: SignOnStage) -> None:
-    for login, words in (("mallory", "not confirmed"), ("nomail", "did not tell your e-mail address")):
+    for login, words in (("mallory", "not verified"), ("nomail", "did not send your e-mail address")):
         browser = await sign_on.gateway.browser()
         answer = await sign_on.log_in(browser, login)
         assert answer.status_code == 403
@@ -173,7 +173,7 @@ async def test_a_provider_that_is_gone_stops_new_logins_and_nothing_else(sign_on
     await sign_on.provider.stop()
     answer = await browser.get(path_of(back))
     assert answer.status_code == 503
-    assert "Example ID does not answer" in answer.text
+    assert "Example ID does not respond" in answer.text
     assert (await sign_on.gateway.inside("/readyz")).status_code == 200
     assert (await me(carol))["user"] == "carol@example.com"
     await sign_on.gateway.log_in("alice@example.com")
@@ -188,5 +188,5 @@ async def test_a_gateway_that_starts_without_its_provider_is_ready(stage: Stage,
         browser = await gateway.browser()
         answer = await browser.get("/login/oidc")
         assert answer.status_code == 503
-        assert "does not answer" in answer.text
+        assert "does not respond" in answer.text
         assert (await gateway.inside("/readyz")).status_code == 200

@@ -114,7 +114,7 @@ def let_through(done: Result) -> bool:
 @pytest.mark.timeout(150)
 def test_a_home_is_not_borrowed_by_naming_its_owner(people: People) -> None:
     let_through(people.create(ALICE, as_=ALICE))
-    said = (f"spec.user: {BOB}", f"{ALICE} may not", f"allowed are {BOB}", "verb assign", people.namespace)
+    said = (f"spec.user: {BOB}", f"{ALICE} may not", f"allowed: {BOB}", "verb assign", people.namespace)
     refused(people.create(BOB, as_=ALICE), *said)
     refused(people.create("Alice@example.com", as_=ALICE))
     robot = f"system:serviceaccount:{people.namespace}:default"
@@ -144,6 +144,28 @@ def test_who_may_change_whom_is_let_in_and_who_goes_first(people: People) -> Non
     refused(people.patch("mine", {"access": [{"user": BOB}]}, as_=BOB), "spec.access")
     let_through(people.patch("mine", {"priority": 1}, as_=PORTAL))
     let_through(people.patch("mine", {"access": []}, as_=PORTAL))
+
+
+@pytest.mark.timeout(150)
+def test_no_one_joins_a_group_with_an_annotation(people: People) -> None:
+    """The operator mounts folders of groups by it."""
+
+    def annotate(groups: str | None, as_: str) -> Result:
+        body = json.dumps({"metadata": {"annotations": {"vdi.kasm.io/groups": groups}}})
+        return people.run("patch", "vdi", "mine", "--type=merge", "-p", body, as_=as_)
+
+    said = ("vdi.kasm.io/groups", f"{ALICE} may not change which groups", "verb assign")
+    metadata = {"name": "new", "annotations": {"vdi.kasm.io/groups": '["cad"]'}}
+    body = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "metadata": metadata}
+    body["spec"] = {"user": ALICE, "template": f"{people.namespace}-open"}
+    refused(people.run("create", "--dry-run=server", "-f", "-", as_=ALICE, given=body), *said)
+    let_through(people.create(ALICE, as_=ALICE, name="mine"))
+    refused(annotate('["cad"]', ALICE), *said)
+    let_through(annotate('["cad"]', PORTAL))
+    refused(annotate('["cad","staff"]', ALICE), *said)
+    refused(annotate(None, ALICE), *said)
+    let_through(people.patch("mine", {"timeout": "9h"}, as_=ALICE))
+    let_through(annotate(None, PORTAL))
 
 
 @pytest.mark.timeout(150)
@@ -185,7 +207,7 @@ def test_a_template_that_is_not_for_everyone(people: People) -> None:
 
 @pytest.mark.timeout(150)
 def test_only_who_may_assign_sets_a_priority_above_0(people: People) -> None:
-    said = ("spec.priority: 1000", f"{ALICE} may not go before others", "allowed is 0 or less", "verb assign")
+    said = ("spec.priority: 1000", f"{ALICE} may not go before others", "allowed: 0 or less", "verb assign")
     refused(people.create(ALICE, as_=ALICE, priority=1000), *said)
     let_through(people.create(ALICE, as_=ALICE, priority=-5, name="mine"))
     let_through(people.patch("mine", {"priority": 0}, as_=ALICE))

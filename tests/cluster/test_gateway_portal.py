@@ -130,7 +130,7 @@ async def test_administrators_see_everything_and_what_they_may_not_read_is_unkno
         ):
             await root.sees(path, text)
         await root.sends("/admin/doctor", "/admin/doctor")
-        assert "Looked at 1 session" in await root.reads("/admin/doctor")
+        assert "Checked 1 session" in await root.reads("/admin/doctor")
         await root.sends(f"{DESK}/end", f"{DESK}/end")
         await stage.gone(SESSIONS, "mine")
         await alice.sees("/history", "Ended by an administrator")

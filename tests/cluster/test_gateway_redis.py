@@ -71,7 +71,7 @@ async def test_a_redis_that_dies_is_said_to_be_dead_and_is_listened_to_again_whe
         await eventually(lambda: hears("before"), "it listens")
         await redis.kill()
         for action in (shared.check(), shared.take_once("a", 1), shared.count("a", 1), shared.pop("a")):
-            with pytest.raises(OSError, match="Redis does not answer"):
+            with pytest.raises(OSError, match="Redis does not respond"):
                 await action
         await redis.start()
         await shared.check()

@@ -182,7 +182,7 @@ async def test_redis_and_the_database_may_go_and_come_back(pair: Pair, postgres_
         return {answer.text for answer in answers} == {"ok\n"}
 
     await pair.redis.kill()
-    await eventually(lambda: says("shared state: Redis does not answer"), "they say that Redis is down")
+    await eventually(lambda: says("shared state: Redis does not respond"), "they say that Redis is down")
     guess = await pair.one.gateway.browser()
     page = await guess.get("/login")
     form = {"user": ALICE, "password": "x", "csrf": csrf_of(page.text), "next": "/"}

@@ -124,6 +124,7 @@ def pods(gpus: GpuCluster) -> set[str]:
     return {each["metadata"]["uid"] for each in found if "deletionTimestamp" not in each["metadata"]}
 
 
+@pytest.mark.long
 def test_configure_shares_each_gpu_among_8_and_the_undo_brings_back_what_was(operator: GpuCluster) -> None:
     assert operator.codes() == ["gpu_sharing_not_configured"]
     assert operator.gpu("verify").returncode == 1
@@ -303,7 +304,7 @@ def test_the_charts_config_map_does_the_same_once_the_policy_names_it(operator: 
     nowhere = ("--dry-run=server", "--create-namespace", "--set", "gpu.timeSlicing.namespace=nowhere")
     refused = operator.run(*helm, "install", "vdi", CHART, "--namespace", "vdi-system", *on, *nowhere)
     assert refused.returncode == 1
-    assert "gpu.timeSlicing.namespace: nowhere is not there: install NVIDIA's GPU Operator" in refused.stderr
+    assert "gpu.timeSlicing.namespace: nowhere does not exist: install NVIDIA's GPU Operator" in refused.stderr
 
     rendered = operator.run(*helm, "template", "vdi", CHART, *on, "--show-only", "templates/gpu.yaml")
     made = yaml.safe_load(rendered.stdout)
@@ -314,7 +315,7 @@ def test_the_charts_config_map_does_the_same_once_the_policy_names_it(operator: 
     assert operator.advertised() == [8, 4]
     kept = operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)
     assert kept["data"] == made["data"]
-    assert "is of the Helm release vdi: what it says must stand in that release's values too" in done.stdout
+    assert "belongs to the Helm release vdi: set the same content in that release's values" in done.stdout
 
     assert operator.gpu("configure", "--undo", "--timeout", "20s").returncode == 0
     assert operator.advertised() == [1, 2]
@@ -343,7 +344,7 @@ def test_mps_and_mig_on_a_node_are_refused(operator: GpuCluster) -> None:
     ran = operator.gpu("configure")
     assert ran.returncode == 1
     assert "Node gpu-a is shared by MPS" in ran.stderr
-    assert "Node gpu-b has its GPUs cut by MIG" in ran.stderr
+    assert "Node gpu-b has its GPUs partitioned by MIG" in ran.stderr
     assert "config" not in operator.get("clusterpolicy", "cluster-policy")["spec"]["devicePlugin"]
 
 
@@ -371,7 +372,7 @@ def test_ctrl_c_while_it_waits(operator: GpuCluster) -> None:
         finally:
             process.kill()
     assert process.returncode == 130
-    assert "Interrupted. What was changed stays" in rest
+    assert "Interrupted. Changes so far are kept" in rest
     assert "Traceback" not in rest
 
 
@@ -382,7 +383,7 @@ def test_what_is_not_reached_in_time_is_said(operator: GpuCluster) -> None:
     assert late.returncode == 1
     assert "advertises 16 nvidia.com/gpu instead of 24." in late.stdout
     assert "3 GPUs x 8 (configuration any)" in late.stdout
-    assert "not done within 5s; look again: vdi gpu verify" in late.stderr
+    assert "not done within 5s; check again: vdi gpu verify" in late.stderr
 
 
 def helm_chart(gpus: GpuCluster) -> None:

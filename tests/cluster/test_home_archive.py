@@ -88,7 +88,7 @@ async def test_an_archive_that_breaks_off_is_not_kept(homes: Homes) -> None:
     cut = homes.pods.kubectl("cut", 'script = f"({script}) | head -c 20000"')
     ended = await homes.vdi("export", homes.claim(ALICE), archive, kubectl=cut)
     assert ended.code == 1
-    assert "cut off: the end of its compressed data is missing" in ended.err
+    assert "truncated: the end of its compressed data is missing" in ended.err
     assert ended.err.endswith("No file was kept.\n"), ended.err
     fails = homes.pods.kubectl("fails", 'script = "echo error: unable to upgrade connection >&2; exit 1"')
     ended = await homes.vdi("export", homes.claim(ALICE), archive, kubectl=fails)
@@ -103,9 +103,9 @@ async def test_an_archive_that_is_damaged_makes_no_home(homes: Homes) -> None:
     await homes.vdi("export", homes.claim(ALICE), archive)
     whole = archive.read_bytes()
     for name, data, words in (
-        ("cut", whole[:-100], "cut off: the end of its compressed data is missing"),
-        ("plain", gzip.decompress(whole)[:20480], "cut off: the end of the tar archive is missing"),
-        ("text", b"hello\n" * 1000, "no tar archive"),
+        ("cut", whole[:-100], "truncated: the end of its compressed data is missing"),
+        ("plain", gzip.decompress(whole)[:20480], "truncated: the end of the tar archive is missing"),
+        ("text", b"hello\n" * 1000, "not a tar archive"),
         ("empty", b"", "it is empty"),
     ):
         damaged = homes.folder / name
@@ -124,7 +124,7 @@ async def test_a_home_that_exists_stays_as_it_is(homes: Homes) -> None:
     assert refused.code == 1
     assert f"vdi home rm {homes.claim(BOB)} -n {homes.stage.namespace}" in refused.err
     again = await homes.vdi("export", homes.claim(BOB), archive)
-    assert (again.code, "exists already; name another file" in again.err) == (2, True)
+    assert (again.code, "already exists; name another file" in again.err) == (2, True)
     assert (home / "paper.txt").read_text() == "precious"
     assert await homes.stage.all(PODS) == []
 
@@ -167,7 +167,7 @@ async def test_an_interrupted_import_leaves_nothing(homes: Homes) -> None:
     async with half_imported(homes, begin) as process:
         process.send_signal(signal.SIGINT)
         _, err = await asyncio.wait_for(process.communicate(), 60)
-    assert (process.returncode, "Interrupted; the pod is removed. There is no home of it." in err.decode()) == (
+    assert (process.returncode, "Interrupted; the pod is removed. No home was created." in err.decode()) == (
         130,
         True,
     )

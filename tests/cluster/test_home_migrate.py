@@ -154,7 +154,7 @@ async def test_an_interrupted_migration_leaves_the_home_as_it_was(homes: Homes) 
     await eventually(is_marked, "the new home is there", 40)
     process.send_signal(signal.SIGINT)
     _, err = await asyncio.wait_for(process.communicate(), 60)
-    assert (process.returncode, "the home that was being copied is as it was" in err.decode()) == (130, True)
+    assert (process.returncode, "the home that was being copied is unchanged" in err.decode()) == (130, True)
     await stage.gone(CLAIMS, new)
     assert await stage.all(PODS) == []
     assert set(await annotations(homes, old)) == {"user", "template"}

@@ -209,8 +209,8 @@ async def test_a_desktop_that_holds_every_level(node: Node, kubeconfig: Path, tm
     ok = ran.findings("ok")
     assert len(ok) == len(ran.report["findings"]) == 13
     assert ok["image_pull"] == f"{PULLED}." and ok["image_size"].startswith("429 MB on node ")
-    assert ok["image_health"] == "/api/health answers 200."
-    assert ok["image_home"] == "/home/user can be written to."
+    assert ok["image_health"] == "/api/health responds with 200."
+    assert ok["image_home"] == "/home/user is writable."
     assert "exit status 143" in ok["image_end"]
     assert "ready" in ran.err and "ended" in ran.err, "the stages are shown"
     assert shape["terminationGracePeriodSeconds"] == 3 and not shape["automountServiceAccountToken"]
@@ -228,12 +228,13 @@ async def test_a_template_that_ends_at_once(node: Node, kubeconfig: Path, tmp_pa
     ran = await checked(node, kubeconfig, tmp_path, kubelet, await a_template(node))
 
     assert ran.code == 1, ran.out + ran.err
-    assert "ended by itself with exit status 1" in ran.findings("error")["image_start"]
+    assert "ended with exit status 1" in ran.findings("error")["image_start"]
     assert "libgbm.so.1" in ran.findings("error")["image_start"]
     assert ran.levels == {"web": "no", "Selkies 2": "no", "full": "no"}
     assert ran.findings("ok").keys() == {"image_pull", "image_user", "image_home"}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_an_image_that_no_registry_has(node: Node, kubeconfig: Path, tmp_path: Path) -> None:
     async def kubelet(node: Node, pod: Object) -> None:
@@ -248,11 +249,12 @@ async def test_an_image_that_no_registry_has(node: Node, kubeconfig: Path, tmp_p
     ran = await checked(node, kubeconfig, tmp_path, kubelet, name)
 
     assert ran.code == 1
-    words = f"The image {image} cannot be fetched: the registry has no such image; check name and tag"
+    words = f"The image {image} cannot be pulled: the registry has no such image; check name and tag"
     assert ran.findings("error")["image_pull"].startswith(words)
     assert ran.levels == {"web": "no"}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_a_health_path_behind_a_password(node: Node, kubeconfig: Path, tmp_path: Path) -> None:
     async def kubelet(node: Node, pod: Object) -> None:
@@ -267,7 +269,7 @@ async def test_a_health_path_behind_a_password(node: Node, kubeconfig: Path, tmp
 
     assert ran.code == 1, ran.out + ran.err
     wrong = ran.findings("error")
-    assert "its health path asks for a password" in wrong["image_health"]
+    assert "its health path requires a password" in wrong["image_health"]
     assert "Did not end within 3 s of SIGTERM" in wrong["image_end"]
     assert ran.levels == {"web": "no", "Selkies 1": "no"}
 
@@ -293,7 +295,7 @@ async def test_interrupted_it_leaves_nothing_behind(
         assert process.stderr is not None
         await bound(node)
         said = b""
-        while b"getting the image" not in said:
+        while b"preparing the image" not in said:
             said += await asyncio.wait_for(process.stderr.readline(), 20)
         process.send_signal(ends)
         said += (await process.communicate())[1]

@@ -52,7 +52,7 @@ CLASS: dict[str, Any] = {
 
 @pytest.fixture
 def ward(helm: Path, kubectl: list[str], kubeconfig: Path, namespace: str, tmp_path: Path) -> Iterator[KasmStage]:
-    """Looked at from half a minute ahead: no one makes the database's volume, and that is no fault so soon."""
+    """Checked from half a minute ahead: no one makes the database's volume, and that is no fault so soon."""
     ward = KasmStage(Tools(helm, Path(kubectl[0]), kubeconfig, tmp_path), namespace, timedelta(seconds=30))
     ward.tools.kubectl("apply", "-f", "-", stdin=json.dumps(CLASS))
     yield ward
@@ -159,7 +159,7 @@ def test_from_the_gateway_to_the_storage_class(ward: KasmStage) -> None:
 def test_requests_that_no_node_can_hold(ward: KasmStage) -> None:
     ward.install("c", components__api__resources__requests__cpu="100", database__standalone="true")
     found = ward.finds("kasm_unschedulable", "pod/kasm-api-default-", seconds=30)
-    assert "It asks for 100 CPU; the roomiest node has" in found.message
+    assert "It requests 100 CPU; the node with the most free capacity has" in found.message
 
 
 def test_what_an_account_of_the_namespace_alone_can_see(ward: KasmStage, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_a_k3s_that_can_take_it(k3s: KasmK3s) -> None:
     assert status == 3
     assert lines["kubernetes"]["observed"] == "v1.34.4+k3s1"
     assert lines["room"]["observed"] == "8 CPU and 16 GiB free"
-    assert lines["port-443"]["observed"] == "held by service kube-system/traefik (ServiceLB puts it on every node)"
+    assert lines["port-443"]["observed"] == "held by service kube-system/traefik (ServiceLB uses it on every node)"
     assert lines["dns"]["observed"] == f"{ADDRESS} -> {ADDRESS}, InternalIP of node k3s-1"
     assert lines["registry"]["observed"] == f"{k3s.registry}/v2/: 401"
     assert "1 node by the heartbeat" in lines["clock"]["observed"]
@@ -74,7 +74,7 @@ def test_traefik_in_the_way_of_a_load_balancer_and_a_port_that_is_really_taken(k
     assert lines["port-443"]["severity"] == "error"
     assert "--ingress traefik" in lines["port-443"]["remedy"]["sentence"]
     assert lines["port-3389"]["severity"] == "error"
-    assert f"something answers at {ADDRESS}" in lines["port-3389"]["observed"]
+    assert f"something responds at {ADDRESS}" in lines["port-3389"]["observed"]
 
 
 def _take(listener: socket.socket) -> None:

@@ -14,7 +14,7 @@ from cluster.control_plane import delete_namespace, make_namespace
 from cluster.operator_stage import RBAC, Object, Stage
 from cluster.test_operator_crash import MOMENTS, MOST_WRITES, Moment, cut_and_kill
 from cluster.test_operator_queue import gpu_template, queue_of, running, starts, waits
-from support.permissions import placeholder_rules
+from support.permissions import placeholder_rules, provisioning_rules
 from support.waiting import eventually
 from vdi.kube.resource import EVENTS, PODS, Resource
 from vdi.operator.kinds import SESSIONS
@@ -38,9 +38,9 @@ class Autoscaler:
         self.namespace = f"{stage.namespace}-placeholders"
         self.priority_class = f"vdi-placeholder.{stage.namespace}"
 
-    def settings(self, **chosen: Any) -> AutoscalingSettings:
+    def settings(self, mode: AutoscalingMode = AutoscalingMode.PLACEHOLDERS, **chosen: Any) -> AutoscalingSettings:
         return AutoscalingSettings(
-            AutoscalingMode.PLACEHOLDERS,
+            mode,
             namespace=self.namespace,
             image="registry.example.com/vdi:1",
             priority_class=self.priority_class,
@@ -72,7 +72,8 @@ class Autoscaler:
         }
         await api.create(PRIORITY_CLASSES, body, into=msgspec.Raw)
         role: Object = {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": {"name": user}}
-        await api.create(ROLES, {**role, "rules": placeholder_rules()}, namespace=self.namespace, into=msgspec.Raw)
+        rules = placeholder_rules() + provisioning_rules()
+        await api.create(ROLES, {**role, "rules": rules}, namespace=self.namespace, into=msgspec.Raw)
         binding = {**role, "kind": "RoleBinding", "subjects": [{"kind": "User", "name": user}]}
         binding["roleRef"] = {"kind": "Role", "name": user, "apiGroup": RBAC}
         await api.create(ROLE_BINDINGS, binding, namespace=self.namespace, into=msgspec.Raw)

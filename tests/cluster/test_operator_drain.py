@@ -145,7 +145,7 @@ async def test_eviction_is_refused_until_the_notice_is_over(stage: Stage) -> Non
         assert not await evict(stage, pod), "held until the notice is over"
         await finalizers(stage, pod, ["test.vdi.kasm.io/kubelet"])
         await eventually(lambda: evict(stage, pod), "the drain gets through")
-        leaving = await stage.reach(NAME, "Creating", "has to leave")
+        leaving = await stage.reach(NAME, "Creating", "must leave")
         assert condition(leaving, "PodReady")["reason"] == "Evicted"
         await finalizers(stage, pod, [])
 
@@ -184,7 +184,7 @@ async def test_desktop_without_home_leaves_a_dead_node_at_once(stage: Stage) -> 
         await stage.run(NAME)
         await cordon(stage, other, closed=False)
         await lose(stage, node)
-        lost = await stage.reach(NAME, "Creating", f"The node {node} does not answer")
+        lost = await stage.reach(NAME, "Creating", f"The node {node} does not respond")
         assert condition(lost, "PodReady")["reason"] == "NodeLost"
         old = await stage.pod_of(session)
         await stage.delete(PODS, old["metadata"]["name"])  # as the taint manager does after five minutes
@@ -204,7 +204,7 @@ async def test_desktop_with_a_home_waits_until_no_one_else_can_write_to_it(stage
         session = await run_on(stage, node)
         await stage.node("b")
         await lose(stage, node)
-        await stage.reach(NAME, "Creating", f"The node {node} does not answer")
+        await stage.reach(NAME, "Creating", f"The node {node} does not respond")
         old = await stage.pod_of(session)
         home = next(volume for volume in old["spec"]["volumes"] if volume["name"] == "home")
         await stage.delete(PODS, old["metadata"]["name"])
@@ -227,7 +227,7 @@ async def test_session_on_a_dead_node_can_be_deleted(stage: Stage) -> None:
     async with stage.operator():
         session = await run_on(stage, node, persistence={"enabled": False})
         await lose(stage, node)
-        await stage.reach(NAME, "Creating", "does not answer")
+        await stage.reach(NAME, "Creating", "does not respond")
         await stage.delete(SESSIONS, NAME)
         await stage.gone(SESSIONS, NAME)
         await stage.childless(session)

@@ -63,6 +63,7 @@ async def no_pod(stage: Stage, session: Object) -> None:
 CRASH = {"exitCode": 1, "reason": "Error", "startedAt": None, "finishedAt": None}
 
 
+@pytest.mark.long
 async def test_desktop_that_runs_out_of_memory_is_started_again_until_it_has_no_sense(stage: Stage) -> None:
     template, clock = await stage.template(), ShiftedClock()
     async with stage.operator(clock):
@@ -80,13 +81,13 @@ async def test_desktop_that_runs_out_of_memory_is_started_again_until_it_has_no_
             if loss == 6:
                 break
             assert lost["status"]["phase"] == "Pending"
-            assert "It is started again at" in lost["status"]["message"]
+            assert "It is restarted at" in lost["status"]["message"]
             assert lost["status"]["startTime"] == first["status"]["startTime"], "the run goes on"
             clock.ahead += timedelta(minutes=5)
             await look_again(stage, clock)
             pod = await next_pod(stage, session, pod)
         given_up = await stage.reach(NAME, "Failed", "vdi session restart alice-desktop")
-        assert "started again 5 times in vain" in given_up["status"]["message"]
+        assert "restarted 5 times without success" in given_up["status"]["message"]
         assert "spec.resources.memory" in given_up["status"]["message"]
         assert "startTime" not in given_up["status"]
         events = {one["reason"] for one in await stage.all(EVENTS)}
@@ -155,7 +156,7 @@ async def test_pods_that_somebody_deletes_as_soon_as_they_are_made_are_not_made_
             pod = await stage.pod_of(session)
             await stage.delete(PODS, pod["metadata"]["name"], grace_seconds=0)
             await failures(stage, count)
-        await stage.reach(NAME, "Pending", "It is started again at")
+        await stage.reach(NAME, "Pending", "It is restarted at")
 
 
 async def test_desktop_that_proves_itself_begins_a_new_count(stage: Stage) -> None:
@@ -192,7 +193,7 @@ async def test_image_that_is_not_there_is_tried_for_ten_minutes_and_again_when_t
         await stage.reach(NAME, "Creating", "the registry has no such image")
         clock.ahead = timedelta(minutes=10)
         await look_again(stage, clock)
-        await stage.reach(NAME, "Failed", "When that is fixed in the template it starts by itself")
+        await stage.reach(NAME, "Failed", "It starts automatically when the template is fixed")
         await no_pod(stage, session)
         await stage.api.patch(TEMPLATES, template, {"spec": {"image": "registry.example.com/desktop:2"}}, into=dict)
         clock.ahead += timedelta(minutes=1)
@@ -209,7 +210,7 @@ async def test_pod_that_finds_no_node_is_no_zombie(stage: Stage) -> None:
     async with stage.operator():
         session = await stage.session(NAME, template, persistence={"enabled": False})
         pod = await stage.pod_of(session)
-        await stage.reach(NAME, "Creating", "'nowhere' is not there")
+        await stage.reach(NAME, "Creating", "'nowhere' does not exist yet")
         since = (datetime.now(UTC) - timedelta(seconds=20)).strftime("%Y-%m-%dT%H:%M:%SZ")
         words = "0/3 nodes are available: 3 node(s) had sunspots."
         no_room = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}

@@ -146,9 +146,7 @@ async def test_reservation_that_the_api_server_refuses_is_said_and_tried_again(s
     await eventually(counted, "the quota is in force")
     async with stage.operator():
         await stage.session("mine", template, hostname="desk")
-        waiting = await stage.reach(
-            "mine", "Pending", "The desktop's ConfigMap does not fit into the namespace's quota"
-        )
+        waiting = await stage.reach("mine", "Pending", "The desktop's ConfigMap exceeds the namespace's quota")
         assert condition(waiting, "Admitted")["reason"] == "QuotaExceeded"
         assert (await hosts_of(stage), "url" in waiting["status"]) == ({}, False)
         await stage.delete(QUOTAS, "none")

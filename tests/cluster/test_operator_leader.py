@@ -172,6 +172,7 @@ async def test_reported_to_stop_the_leader_hands_over_at_once(stage: Stage, pair
     await expect_complete(stage, sessions)
 
 
+@pytest.mark.long
 async def test_a_leader_that_was_stopped_and_goes_on_does_not_write(
     stage: Stage, pair: tuple[Replica, Replica]
 ) -> None:

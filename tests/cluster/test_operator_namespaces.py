@@ -139,7 +139,7 @@ async def test_a_name_is_one_sessions_in_both_namespaces(both: tuple[Stage, Stag
         await second.session("cad", template)
         await second.run("cad")
         await first.session("cad", template)
-        waiting = await first.reach("cad", "Pending", f"The namespace '{second.namespace}' has a session 'cad' already")
+        waiting = await first.reach("cad", "Pending", f"The namespace '{second.namespace}' already has a session 'cad'")
         assert condition(waiting, "Admitted")["reason"] == "NameTaken"
         assert not await first.all(PODS)
         await second.delete(SESSIONS, "cad")
@@ -227,6 +227,7 @@ async def test_without_a_role_in_one_namespace_no_one_works_in_any(stage: Stage,
         await stage.run("cad")
 
 
+@pytest.mark.long
 async def test_who_takes_over_works_in_both_namespaces(both: tuple[Stage, Stage], kubeconfig: Path) -> None:
     first, second = both
     template = await first.template(**NO_HOME)

@@ -160,7 +160,7 @@ async def test_session_takes_a_running_desktop_as_it_is(pools: Stage) -> None:
         assert running["status"]["startTime"] >= running["metadata"]["creationTimestamp"]
         own, kept = "alice-desktop-auth", f"{old['metadata']['name']}-auth"
         assert await password_in(stage, own) == await password_in(stage, kept)
-        assert (await stage.get(SECRETS, own))["data"] == (await stage.get(SECRETS, kept))["data"]  # type: ignore[index]
+        assert (await stage.get(SECRETS, own))[("data")] == (await stage.get(SECRETS, kept))["data"]  # type: ignore[index]
         (service,) = await stage.owned(SERVICES, session)
         assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
         assert len(await stage.owned(ROUTES, session)) == 1
@@ -284,7 +284,7 @@ async def test_desktop_that_stops_answering_is_replaced(pools: Stage) -> None:
             return not uids([pod]) & uids(await pool.waiting())
 
         await eventually(removed, "it is removed", 30)
-        await pool.say("has not answered for 90 s")
+        await pool.say("has not responded for 90 s")
         clock.ahead = timedelta(seconds=110)
         await stage.api.patch(POOLS, pool.name, {"metadata": {"labels": {"look": "anew"}}}, into=msgspec.Raw)
         await pool.reach(1)

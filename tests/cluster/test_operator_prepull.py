@@ -157,7 +157,7 @@ async def test_failed_pull_is_reported_in_words_and_tried_again_later(stage: Sta
                 puller["metadata"]["uid"] != pod["metadata"]["uid"] for puller in (await pullers(stage)).values()
             )
 
-        await eventually(again, "it is tried again")
+        await eventually(again, "it is retried")
         await has_image(stage, node, IMAGE)  # by way of a desktop, say
         await reach(stage, template, "Pulled", ready=1)
         await no_pullers(stage)
@@ -194,6 +194,6 @@ async def test_refused_puller_is_a_failure_in_words(stage: Stage) -> None:
         status = await reach(stage, template, "PullFailed", desired=1)
         (failed,) = status["failed"]
         assert (failed["node"], failed["reason"]) == (node, "QuotaExceeded")
-        assert failed["message"].startswith("The pod that fetches the image is refused: ")
+        assert failed["message"].startswith("The pod that pulls the image is refused: ")
         assert "exceeded quota: q" in failed["message"]
         assert not await stage.all(PODS)

@@ -184,14 +184,14 @@ async def test_a_renamed_resource_is_counted_under_its_name(stage: Stage) -> Non
 
 async def test_cpu_memory_and_pods_run_short_too(stage: Stage) -> None:
     cases = (
-        ("cpu", {"cpu": "300m"}, "CPUBusy", "250m of CPU is needed, and node {node} has 50m of 300m free"),
+        ("cpu", {"cpu": "300m"}, "CPUBusy", "250m of CPU is needed, but node {node} has 50m of 300m free"),
         (
             "memory",
             {"memory": "1536Mi"},
             "MemoryBusy",
-            "1Gi of memory is needed, and node {node} has 512Mi of 1.5Gi free",
+            "1Gi of memory is needed, but node {node} has 512Mi of 1.5Gi free",
         ),
-        ("pods", {"pods": "1"}, "PodsBusy", "node {node}: as many pods as allowed (1)"),
+        ("pods", {"pods": "1"}, "PodsBusy", "node {node}: the maximum number of pods (1)"),
     )
     async with stage.operator():
         for what, room, reason, words in cases:
@@ -215,7 +215,7 @@ async def test_what_can_never_start_says_so_and_stands_in_nobodys_way(stage: Sta
     ordinary = await gpu_template(stage)
     async with stage.operator():
         await stage.session("large", large, user="large@x.yz", resources={"gpu": 5})
-        session = await waits(stage, "large", "TooLarge", f"5 of {GPU}, where the largest node has 4")
+        session = await waits(stage, "large", "TooLarge", f"5 of {GPU}, but the largest node has 4")
         assert "position" not in queue_of(session), "there is no line for it"
         await stage.session("nowhere", nowhere, user="nowhere@x.yz")
         await waits(stage, "nowhere", "NoMatchingNode", "has the label vdi.test/room=none")
@@ -253,7 +253,7 @@ async def test_a_home_on_a_full_node_waits_though_another_is_free(stage: Stage) 
             await stage.session("other", elsewhere, user="bob@x.yz")
             await stage.run("other")
             await stage.session("second", template)
-            in_use = f"the home is on node {full}, and there the one {GPU} on node {full} is in use"
+            in_use = f"the home is on node {full}, where the only {GPU} on node {full} is in use"
             words = f"{in_use}; the capacity of node {free}"
             await waits(stage, "second", "HomeNodeFull", words)
             await stage.delete(SESSIONS, "other")

@@ -31,7 +31,7 @@ async def test_suspended_session_keeps_home_and_address_and_nothing_that_costs(s
         (old,) = await stage.owned(PODS, session)
         (secret,) = await stage.owned(SECRETS, session)
         await suspend(stage)
-        resting = await stage.reach(NAME, "Suspended", "Resuming it begins a new run")
+        resting = await stage.reach(NAME, "Suspended", "Resuming it starts a new run")
         await no_pod(stage, session)
         assert await stage.owned(ROUTES, session) == []
         assert await stage.owned(SECRETS, session) == [secret]
@@ -106,7 +106,7 @@ async def test_resumed_before_the_pod_has_ended_the_next_one_waits_for_it(stage:
         await suspend(stage)
         await stage.reach(NAME, "Suspended")
         await suspend(stage, suspended=False)
-        await stage.reach(NAME, "Pending", "is started again when")
+        await stage.reach(NAME, "Pending", "is restarted when")
         await stage.patch(PODS, NAME, {"metadata": {"finalizers": None}})
 
         async def another() -> bool:

@@ -43,7 +43,7 @@ async def test_end_is_announced_five_minutes_before_and_an_edit_moves_it(stage: 
         session = await warned(stage, expected=True)
         soon = condition(session, "Expiring")
         assert (soon["status"], soon["reason"]) == ("True", "ExpiringSoon")
-        assert "a longer spec.timeout moves the end" in soon["message"]
+        assert "a longer spec.timeout extends it" in soon["message"]
 
         async def reported() -> bool:
             return any(one["reason"] == "ExpiringSoon" for one in await stage.all(EVENTS))
@@ -102,7 +102,9 @@ async def test_template_that_suspends_at_the_end_keeps_the_session(stage: Stage)
         await look_again(stage, clock)
 
         async def rests() -> Object | None:
-            found = await stage.reach(NAME, "Suspended", "The time of this session is over (spec.timeout: 1h)")
+            found = await stage.reach(
+                NAME, "Suspended", "The time limit of this session has been reached (spec.timeout: 1h)"
+            )
             return found if found["spec"]["suspended"] and not await stage.owned(PODS, session) else None
 
         resting = await eventually(rests, "suspended, and its pod is gone")

@@ -191,7 +191,11 @@ async def test_object_of_somebody_else_is_left_alone(stage: Stage) -> None:
         async def reported() -> Object | None:
             session = await stage.get(SESSIONS, "alice-desktop")
             message = (session or {}).get("status", {}).get("message", "")
-            return session if "The Secret 'alice-desktop-auth' is in the way" in message else None
+            return (
+                session
+                if "The Secret 'alice-desktop-auth' already exists and belongs to someone else" in message
+                else None
+            )
 
         await eventually(reported, "the status says what is in the way")
         assert await stage.get(SECRETS, "alice-desktop-auth") == theirs
@@ -204,7 +208,7 @@ async def test_what_the_namespace_forbids_is_said_in_words(stage: Stage) -> None
     await stage.api.patch(NAMESPACES, stage.namespace, labels, into=msgspec.Raw)
     async with stage.operator():
         await stage.session("alice-desktop", template)
-        refused = await stage.reach("alice-desktop", "Failed", "breaks the namespace's Pod Security level")
+        refused = await stage.reach("alice-desktop", "Failed", "violates the namespace's Pod Security level")
         assert reason(refused, "Admitted") == "PodSecurity"
         await stage.delete(SESSIONS, "alice-desktop")
         await stage.gone(SESSIONS, "alice-desktop")
@@ -230,9 +234,7 @@ async def test_full_quota_is_waited_for(stage: Stage) -> None:
     await eventually(counted, "the quota is in force")
     async with stage.operator():
         await stage.session("alice-desktop", template)
-        waiting = await stage.reach(
-            "alice-desktop", "Pending", "does not fit into the namespace's quota: exceeded quota: q"
-        )
+        waiting = await stage.reach("alice-desktop", "Pending", "exceeds the namespace's quota: exceeded quota: q")
         assert reason(waiting, "Admitted") == "QuotaExceeded"
 
 
@@ -259,5 +261,5 @@ async def test_scheduler_is_quoted_in_plain_words(stage: Stage) -> None:
     template = await stage.template(volumes=[{"name": "data", "mountPath": "/data", **source}])
     async with stage.operator():
         await stage.session("alice-desktop", template, persistence={"enabled": False})
-        creating = await stage.reach("alice-desktop", "Creating", "The volume claim 'nowhere' is not there yet")
+        creating = await stage.reach("alice-desktop", "Creating", "The volume claim 'nowhere' does not exist yet")
         assert reason(creating, "PodReady") == "MissingHome"

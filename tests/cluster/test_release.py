@@ -81,7 +81,7 @@ def test_the_life_of_a_release(release: Release, tmp_path: Path) -> None:
     release.tools.kubectl("create", "clusterrole", MINE, "--verb=get", "--resource=pods")
     refused = release.run("install", "--dry-run", values=first, status=1)
     assert "VDIPool: warm" in refused
-    assert f"ClusterRole {MINE} is there already and belongs to no release" in refused
+    assert f"ClusterRole {MINE} already exists and belongs to no release" in refused
     assert not release.there("crd", "vdipools.vdi.kasm.io"), "refused before anything was changed"
     release.tools.kubectl("delete", "clusterrole", MINE)
 
@@ -90,7 +90,7 @@ def test_the_life_of_a_release(release: Release, tmp_path: Path) -> None:
     assert f"New namespaces  vdi-sessions, {RELEASE_NAMESPACE}" in shown and "registry.example.com/desktop:1" in shown
     assert not release.there("namespace", RELEASE_NAMESPACE), "nothing was changed without an answer"
     said = release.run("install", "--yes", values=first)
-    assert "3 CRDs applied and served" in said and "Installed: revision 1" in said and "NOT YET THERE" not in said
+    assert "3 CRDs applied and served" in said and "Installed: revision 1" in said and "NOT CREATED YET" not in said
     assert release.there("vdit,vdipool") == [
         *(f"vditemplate.vdi.kasm.io/{name}" for name in ("bare", "small")),
         "vdipool.vdi.kasm.io/warm",
@@ -212,10 +212,10 @@ def a_failing_upgrade_rolls_itself_back(release: Release, *newer: str) -> None:
     # Helm 3 gives the way back the same time, and two seconds were too few for it once.
     broken = ("--set", f"image.repository={BROKEN}", "--yes", "--timeout", "6s")
     said = release.run("upgrade", *newer, *broken, status=1)
-    reason = f"The image {BROKEN}:dev cannot be fetched: the registry has no such image; check name and tag."
+    reason = f"The image {BROKEN}:dev cannot be pulled: the registry has no such image; check name and tag."
     assert said.count(reason) >= 2, "while it waited, and in the end"
     assert "Not everything was ready in time" in said
-    assert f"It was rolled back: revision {good + 2} of vdi is in place, with the content of revision {good}" in said
+    assert f"It was rolled back: revision {good + 2} of vdi is deployed, with the content of revision {good}" in said
     assert release.revisions()[:2] == [(good + 2, "deployed"), (good + 1, "failed")]
     image = release.tools.get("deploy", "vdi-operator", *RELEASE)["spec"]["template"]["spec"]["containers"][0]["image"]
     assert not image.startswith(BROKEN)
@@ -248,12 +248,12 @@ def back_to_the_first_revision(release: Release) -> None:
 
 def uninstall_ends_sessions_and_keeps_homes(release: Release) -> None:
     planned = release.run("uninstall", "--dry-run")
-    assert "Session alice-desktop of alice@example.com: it is ended" in planned
+    assert "Session alice-desktop of alice@example.com: will be ended" in planned
     begin = time.monotonic()
     said = release.run("uninstall", "--yes")
     assert time.monotonic() - begin < 40
     assert "1 session ended" in said and "home of alice@example.com: " in said
-    assert "found again by the next installation" in said and "persistentvolumeclaim/vdi-gateway" in said
+    assert "used again by the next installation" in said and "persistentvolumeclaim/vdi-gateway" in said
     assert "kubectl -n vdi-sessions delete secret vdi-host-key" in said
     assert not release.there("vdi,pod", *HERE) and release.there("pvc", *HERE)
     assert not release.there("deploy,svc,role", *RELEASE)

@@ -37,7 +37,7 @@ ROOT = CHART.parents[1]
 COMMIT = "a9e4416"
 IMAGE = "registry.example.com/vdi"
 OLD, NEW = f"{IMAGE}:0.1.0", f"{IMAGE}:0.2.0-rc.1"
-FIRST, GRAPHICS = "0001_c65dbe3c", "0002_graphics"
+FIRST, NEWEST = "0001_c65dbe3c", "0004_usage"
 RELEASE, SESSIONS = ("--namespace", "kasm"), ("--namespace", "vdi-sessions")
 PORTAL = "https://portal.vdi.localhost:8443"
 VALUES: dict[str, Any] = {
@@ -145,9 +145,11 @@ def rehearsal(
     shutil.copytree(CHART, newer := tmp_path / "newer/vdi")
     chart = newer / "Chart.yaml"
     chart.write_text(chart.read_text().replace("0.0.0-dev", "0.2.0-rc.1"))
-    (tmp_path / "limits.yaml").write_text("{}\n")
+    for name in ("limits.yaml", "prices.yaml"):
+        (tmp_path / name).write_text("{}\n")
     environment = {
         "VDI_LIMITS_FILE": str(tmp_path / "limits.yaml"),
+        "VDI_PRICES_FILE": str(tmp_path / "prices.yaml"),
         "VDI_METRICS_TOKEN_FILE": str(token_file(tmp_path)),
     }
     if request.param == "sqlite":
@@ -229,7 +231,7 @@ def test_the_upgrade_and_the_rollback(rehearsal: Rehearsal) -> None:
     assert holds(OLD, FIRST)
     said = release.run("upgrade", *rehearsal.newer, "--yes")
     assert "Found the release vdi in namespace kasm." in said and "Upgraded: revision 4" in said
-    assert holds(NEW, GRAPHICS)
+    assert holds(NEW, NEWEST)
     assert release.tools.get("vdipool", "warm")["spec"]["replicas"] == 1
     bob = rehearsal.start_desktop("bob-desktop", "bob@example.com")
     runs = wait_until("both runs are in the history", lambda: rehearsal.runs([alice, bob]), 30)
@@ -239,7 +241,7 @@ def test_the_upgrade_and_the_rollback(rehearsal: Rehearsal) -> None:
     assert rehearsal.runs([alice, bob]) == runs and rehearsal.uids(bob) == uids
     said = release.run("rollback", "4", "--yes")
     assert "the gateway is stopped" not in said, "forward again: the newer gateway upgrades its database by itself"
-    assert holds(NEW, GRAPHICS)
+    assert holds(NEW, NEWEST)
 
 
 def a_failing_upgrade_goes_back_with_its_database(rehearsal: Rehearsal) -> None:
@@ -247,15 +249,15 @@ def a_failing_upgrade_goes_back_with_its_database(rehearsal: Rehearsal) -> None:
     too_large = ("--set", "resources.requests.cpu=900", "--timeout", "120s")
     said = rehearsal.release.run("upgrade", *rehearsal.newer, *too_large, "--yes", status=1)
     assert "the database is at revision 0001_c65dbe3c" in said, said + rehearsal.pods.logs()
-    assert "It was rolled back: revision 3 of vdi is in place, with the content of revision 1" in said, said
+    assert "It was rolled back: revision 3 of vdi is deployed, with the content of revision 1" in said, said
 
 
 def the_rollback_says_what_it_does_to_the_database_and_does_it(rehearsal: Rehearsal) -> None:
     shown = rehearsal.release.run("rollback", "--dry-run")
-    assert "! the database goes back from revision 0002_graphics to 0001_c65dbe3c and loses the columns" in shown
+    assert "! the database goes back from revision 0004_usage to 0001_c65dbe3c and loses the columns" in shown
     assert "history_runs.renderer, history_runs.encoder" in shown
-    assert rehearsal.revision() == GRAPHICS and rehearsal.pods.gateway(NEW).is_ready(), "nothing was changed by looking"
+    assert rehearsal.revision() == NEWEST and rehearsal.pods.gateway(NEW).is_ready(), "nothing was changed by looking"
     said = rehearsal.release.run("rollback", "--yes")
     assert "the gateway is stopped" in said and "the database is at revision 0001_c65dbe3c" in said
-    assert "Revision 5 of vdi is in place, with the content of revision 3." in said
+    assert "Revision 5 of vdi is deployed, with the content of revision 3." in said
     assert not rehearsal.release.there("job", *RELEASE)

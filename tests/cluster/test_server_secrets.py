@@ -82,7 +82,7 @@ async def test_a_secret_that_the_chart_did_not_make_is_an_error(tools: Tools) ->
         (
             "",
             ("gateway.enabled=false", "redis.enabled=true"),
-            "gateway.enabled: false: the gateway makes the passwords",
+            "gateway.enabled: false: the gateway creates the passwords",
         ),
     ],
 )

@@ -60,7 +60,7 @@ def finds(world: World, what: str, good: Callable[[list[Finding]], bool]) -> Non
 
 def is_healthy(world: World) -> None:
     """Wait until there is nothing to be found."""
-    finds(world, "nothing is wrong", lambda found: not found)
+    finds(world, "no problems found", lambda found: not found)
 
 
 def command(world: World, *words: str) -> list[dict[str, Any]]:

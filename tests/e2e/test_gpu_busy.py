@@ -57,6 +57,6 @@ def test_the_load_of_a_nodes_gpus_is_shown_and_without_an_exporter_unknown(world
         assert [gpu["model"] for gpu in node["measured"]] == ["NVIDIA L4", "NVIDIA L4"]
         shown = world.vdi("gpu", "status")
         assert re.search(rf"^{node['node']} .* 36% +10\.0 of 44\.0 GiB$", shown, re.MULTILINE), shown
-        assert "it is not known what one desktop uses" in shown
+        assert "it is unknown how much each desktop uses" in shown
     finally:
         world.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=60s")

@@ -16,6 +16,7 @@ FILES = (
 LOOK = "cd ~ && cat 'a b/link' && stat -c '%a %u %h' paper.txt && ls -A 'a b' && [ $(du -m sparse | cut -f1) -lt 5 ]"
 
 
+@pytest.mark.long
 def test_a_home_that_was_exported_and_deleted_is_imported_and_its_desktop_goes_on(
     sessions: World, tmp_path: Path
 ) -> None:

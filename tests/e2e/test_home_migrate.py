@@ -24,6 +24,7 @@ def home_of(world: World, name: str) -> str:
     return str(claim)
 
 
+@pytest.mark.long
 def test_files_move_to_the_home_of_the_user_and_the_desktop_goes_on_with_them(sessions: World) -> None:
     world = sessions
     start(world, "mira", "small")

@@ -46,8 +46,8 @@ def test_our_own_image_reaches_every_level(world: World) -> None:
     ok = by_severity(report, "ok")
     assert set(ok) == set(codes.NAMES), report
     assert ok[codes.USER] == "User 1000, group 1000."
-    assert ok[codes.HOME] == "/home/user can be written to."
-    assert ok[codes.HEALTH] == "/api/health answers 200."
+    assert ok[codes.HOME] == "/home/user is writable."
+    assert ok[codes.HEALTH] == "/api/health responds with 200."
 
 
 def test_a_template_that_ends_at_once_is_named_with_its_last_words(world: World) -> None:
@@ -56,7 +56,7 @@ def test_a_template_that_ends_at_once_is_named_with_its_last_words(world: World)
         report = check(world, "ends")
     wrong = by_severity(report, "error")
     assert set(wrong) == {codes.START}, report
-    assert "ended by itself with exit status" in wrong[codes.START] and "no-such-program" in wrong[codes.START]
+    assert "ended with exit status" in wrong[codes.START] and "no-such-program" in wrong[codes.START]
     assert set(levels(report).values()) == {"no"}
     assert codes.HOME in by_severity(report, "ok"), "a shell in the image has looked at the home all the same"
 

@@ -11,6 +11,7 @@ from network.on_a_node import helm_test, left_behind, node_of
 pytestmark = pytest.mark.timeout(240)
 
 
+@pytest.mark.long
 def test_packets_go_where_the_policies_say_and_nowhere_else(sessions: World) -> None:
     with enforced(node_of(sessions)):
         status, said = helm_test(sessions)

@@ -40,6 +40,7 @@ _LONG = ("**/assets/index-*.css", "**/stream-watch.js")
 PARTS = ("**/assets/index-*.js", *(pytest.param(part, marks=pytest.mark.long) for part in _LONG))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("part", PARTS)
 def test_a_page_whose_part_was_refused_loads_itself_again(sessions: World, part: str) -> None:
@@ -49,7 +50,7 @@ def test_a_page_whose_part_was_refused_loads_itself_again(sessions: World, part:
     def refuse_twice(route: Route) -> None:
         if len(refused) < 2:
             refused.append(route.request.url)
-            route.fulfill(status=503, content_type="text/plain", body="The desktop is not there now.")
+            route.fulfill(status=503, content_type="text/plain", body="The desktop is not available now.")
         else:
             route.fallback()
 

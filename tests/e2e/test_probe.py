@@ -112,13 +112,13 @@ def test_what_is_wrong_is_said_in_words(sessions: World, home: Path) -> None:
         start(sessions, "paula", "blind")
         log_in(sessions, "paula@example.com")
         said = probe(sessions, "paula")
-        assert "paula: first picture: no picture within 15 s; a person sees 'Waiting for stream'" in said
+        assert "paula: first picture: no picture within 15 s; the page shows 'Waiting for stream'" in said
         assert metric(sessions, r'vdi_probes_total{outcome="first picture",template="blind"}') == 1
 
         log_in(sessions, "peter@example.com")
-        assert "There is no desktop 'paula' of yours" in probe(sessions, "paula")
+        assert "You have no desktop 'paula'" in probe(sessions, "paula")
 
         sessions.vdi("session", "suspend", "paula", "--wait")
         reach(sessions, "paula", "Suspended")
         log_in(sessions, "paula@example.com")
-        assert "the desktop 'paula' is suspended: resume it" in probe(sessions, "paula")
+        assert "it is suspended. Resume it first" in probe(sessions, "paula")

@@ -110,7 +110,7 @@ def loses_access(bob: DesktopBrowser, alice: DesktopBrowser, world: World) -> No
         return changed_pixels(before, bob.picture()) < WRITTEN
 
     wait_until("Bob's picture has stopped", stands_still, 20)
-    with pytest.raises(NoPictureError, match="answered 403"):
+    with pytest.raises(NoPictureError, match="responded with 403"):
         bob.open()
 
 

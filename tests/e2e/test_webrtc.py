@@ -131,6 +131,7 @@ def desktop(relayed: World) -> Iterator[Object]:
         relayed.kubectl("delete", "vdi", SESSION, "--ignore-not-found", "--timeout=60s")
 
 
+@pytest.mark.long
 def test_over_relays_alone_for_two_and_over_websocket_where_there_is_no_relay(relayed: World, desktop: Object) -> None:
     with relayed.browser(SESSION) as wendy:
         wendy.page.add_init_script(RELAYS_ALONE)
@@ -211,7 +212,7 @@ def sees_no_more(victor: DesktopBrowser, wendy: DesktopBrowser) -> None:
         return changed_pixels(before, victor.picture()) < WRITTEN
 
     wait_until("Victor's picture has stopped", stands_still, 20)
-    with pytest.raises(NoPictureError, match="answered 403"):
+    with pytest.raises(NoPictureError, match="responded with 403"):
         victor.open()
 
 
@@ -263,7 +264,7 @@ def goes_over_to_websocket_and_says_so(world: World, desktop: Object) -> None:
     with dropped(f"-p udp -s {node_address(world)} --sport 3478"), world.browser(SESSION) as wendy:
         wendy.log_in()
         wendy.page.goto(desktop["status"]["url"])
-        wendy.page.get_by_role("heading", name="Over WebSocket, not WebRTC").wait_for(timeout=20_000)
+        wendy.page.get_by_role("heading", name="Connected over WebSocket, not WebRTC").wait_for(timeout=20_000)
         wendy.wait_for_picture()
         assert wendy.page.evaluate(MODE) == "websockets"
 

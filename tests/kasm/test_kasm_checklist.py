@@ -49,7 +49,7 @@ def test_whole_through_the_real_way(
         raise AssertionError(f"{error}: {json.dumps(bad, indent=1)}") from None
     assert {check for check, line in seen.items() if line["severity"] == "warning"} <= {"certificate", "way-in"}
     assert seen["web-ui"]["observed"].startswith("200")
-    assert "signed by itself" in seen["certificate"]["observed"]
+    assert "self-signed" in seen["certificate"]["observed"]
 
     ward.kubectl("scale", "deployment", "--all", "--replicas=0")
     wait_until("nobody answers any more", lambda: "web-ui" in failing(ward, capsys, traefik), 60)

@@ -186,7 +186,7 @@ def test_provisioner_stopped(ward: KasmStage) -> None:
 def test_requests_too_large(ward: KasmStage) -> None:
     ward.install("c", components__api__resources__requests__cpu="100")
     found = ward.finds("kasm_unschedulable", "pod/kasm-api-default-")
-    assert "It asks for 100 CPU; the roomiest node has" in found.message
+    assert "It requests 100 CPU; the node with the most free capacity has" in found.message
     ward.follows("kasm-proxy-default-", "kasm_unschedulable kasm-api-default-")
 
 

@@ -58,12 +58,12 @@ def test_waits_are_shown_by_name_and_a_failed_upgrade_leaves_the_data(
 ) -> None:
     ward.kubectl("create", "secret", "generic", "tls", "--from-literal=tls.crt=c", "--from-literal=tls.key=k")
     said = run("install", "--chart", str(CHARTS / "c"), values=VALUES)
-    assert "proxy: kasm-api-is-ready waits until the API of its zone answers" in said
+    assert "proxy: kasm-api-is-ready waits until the API of its zone responds" in said
     assert "api: db-is-ready waits until the database is initialised" in said
-    assert "Revision 1 of kasm is in place: kasm-helm-1.1190.6." in said
+    assert "Revision 1 of kasm is deployed: kasm-helm-1.1190.6." in said
     psql(ward, "insert into zones values ('mine')")
 
-    assert "read back from end to end" in run("backup", "--to", "now.dump")
+    assert "verified completely" in run("backup", "--to", "now.dump")
     assert (tmp_path / "now.dump").stat().st_mode & 0o777 == 0o600
 
     newer = tmp_path / "newer"
@@ -75,10 +75,10 @@ def test_waits_are_shown_by_name_and_a_failed_upgrade_leaves_the_data(
     said = run("upgrade", "--chart", str(newer), "--yes", "--timeout", "40s", values=CARRIED, status=1)
     assert "database saved to" in said
     assert "api: db-is-ready waits until the database is initialised" in said
-    assert "is in place (kasm-helm-1.1190.6)" in said
+    assert "is deployed (kasm-helm-1.1190.6)" in said
     ward.kubectl("rollout", "status", "statefulset/kasm-db-1-19-0", "--timeout=60s")
     assert psql(ward, "select count(*) from zones where zone_id = 'mine'") == "1"
 
     said = run("uninstall", "--yes")
-    assert "stays: volume kasm-database-kasm-db-1-19-0-0" in said
+    assert "kept: volume kasm-database-kasm-db-1-19-0-0" in said
     assert "kasm-db-1-19-0-0" in ward.kubectl("get", "pvc", "-o", "name")

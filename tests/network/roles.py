@@ -121,14 +121,8 @@ def _desktops(namespace: str, template: str) -> Iterator[Role]:
     yield _pod("image fetcher", "10.42.0.29", pod["metadata"], pod["spec"], Port(8080, name="http"))
 
 
-_NAMES = {
-    "vdi-operator": "operator",
-    "vdi-gateway": "gateway",
-    "vdi-postgresql": "PostgreSQL",
-    "vdi-redis": "Redis",
-    "vdi-coturn": "coturn",
-    "vdi-doctor": "doctor",
-}
+_NAMES = {"vdi-postgresql": "PostgreSQL", "vdi-redis": "Redis"}
+"""Of workloads that are not called as they are without "vdi-"."""
 _EXTRA = {
     "operator": (Port(8080),),
     "gateway": (Port(22),),
@@ -146,10 +140,11 @@ def _workloads(rendered: list[Object]) -> Iterator[Role]:
         template = spec.get("template", {})
         if "spec" not in template or template["spec"].get("hostNetwork"):
             continue
-        name = _NAMES[made["metadata"]["name"]]
+        workload = made["metadata"]["name"]
+        name = _NAMES.get(workload, workload.removeprefix("vdi-"))
         metadata = {"namespace": made["metadata"]["namespace"], **template["metadata"]}
         for replica in (1, 2):
-            yield _pod(name, f"10.42.{replica}.{number}", metadata, template["spec"], *_EXTRA[name])
+            yield _pod(name, f"10.42.{replica}.{number}", metadata, template["spec"], *_EXTRA.get(name, ()))
 
 
 def _pod(name: str, ip: str, metadata: Object, spec: Object, *extra: Port) -> Role:

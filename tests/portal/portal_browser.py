@@ -52,6 +52,7 @@ def visitor(
     size: tuple[int, int] = (1280, 860),
     scheme: Literal["light", "dark"] = "light",
     scripts: bool = True,
+    zone: str = "UTC",
     **more: Any,
 ) -> Iterator[Visitor]:
     """Somebody with a browser of their own."""
@@ -60,7 +61,7 @@ def visitor(
         viewport={"width": size[0], "height": size[1]},
         color_scheme=scheme,
         java_script_enabled=scripts,
-        timezone_id="UTC",
+        timezone_id=zone,
         locale="en-GB",
         **more,
     )

@@ -1,7 +1,6 @@
 """A world that looks like a busy Friday: what the pictures in the documentation show."""
 
 import random
-from base64 import b64encode
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,12 +14,13 @@ from vdi.api.session import VDISession
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gateway.doctor_runs import Group, Report
 from vdi.gateway.history.component import Past
+from vdi.gateway.history.trends import RunTimes
 from vdi.gateway.history.usage import Usage
-from vdi.gateway.limits import Limit, Limits
+from vdi.gateway.limits import Limit, Limits, gpus_of
 from vdi.gateway.store.audit import Entry
 from vdi.gateway.store.history import EndReason, RunRow, SessionRow
 from vdi.gateway.users import normal_user
-from vdi.session.times import format_time
+from vdi.session.times import format_time, parse_time
 
 LIMITS = Limits(
     default=Limit(sessions=3, gpus=2, hours=200.0),
@@ -55,15 +55,6 @@ _WAITING_MINUTES = {1: 24, 3: 5, 4: 3, 5: 1}
 """How long each place of the queue has waited; Alice has the second."""
 
 
-def svg(colour: str, path: str) -> str:
-    """A small icon as a template's admin would embed it."""
-    picture = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 48 48"><rect width="48" height="48" fill="{colour}"/>'
-        f'<path d="{path}" fill="none" stroke="#fff" stroke-width="4" stroke-linecap="round"/></svg>'
-    )
-    return f"data:image/svg+xml;base64,{b64encode(picture.encode()).decode()}"
-
-
 def furnish(stage: PortalStage, *, crowd: int = 0) -> None:
     """Put templates, pools, Alice's desktops and `crowd` others into the stage's world, and give it a past."""
     now = stage.clock.wall
@@ -79,7 +70,7 @@ def furnish(stage: PortalStage, *, crowd: int = 0) -> None:
             "ubuntu-desktop",
             displayName="Ubuntu desktop",
             description="A full XFCE desktop with browser, terminal and office. Good for nearly everything.",
-            icon=svg("#b4472a", "M14 30 L24 14 L34 30 M18 34 H30"),
+            icon="desktop",
             resources={"maxGPU": 2, "maxMemory": "16Gi", "maxCPU": "8"},
             lifecycle={"maxTimeout": "24h", "idleTimeout": "1h"},
         ),
@@ -87,12 +78,13 @@ def furnish(stage: PortalStage, *, crowd: int = 0) -> None:
             "blender",
             displayName="Blender studio",
             description="Blender with Cycles on the GPU, and the shared asset library.",
-            icon=svg("#2f6fb0", "M12 24 A12 12 0 1 0 36 24 A12 12 0 1 0 12 24 M24 18 V24 H31"),
+            icon="model",
             resources={"defaultMemory": "16Gi", "defaultCPU": "4", "maxMemory": "64Gi", "maxCPU": "16"},
         ),
         a_template(
             "pytorch",
             displayName="PyTorch workbench",
+            icon="notebook",
             description="JupyterLab and VS Code with CUDA, for training and trying things out.",
             resources={"defaultMemory": "32Gi", "defaultCPU": "8", "maxGPU": 4},
             access={"groups": ["research"], "users": ["alice@example.com"]},
@@ -100,11 +92,17 @@ def furnish(stage: PortalStage, *, crowd: int = 0) -> None:
         a_template(
             "firefox",
             displayName="Firefox",
+            icon="browser",
             description="One browser and nothing else; everything in it is forgotten when it ends.",
             resources={"defaultGPU": 0, "defaultMemory": "2Gi", "defaultCPU": "1"},
             persistence={"enabled": False},
         ),
-        a_template("qgis", displayName="QGIS", description="Maps, with the department's layers mounted read-only."),
+        a_template(
+            "qgis",
+            displayName="QGIS",
+            description="Maps, with the department's layers mounted read-only.",
+            icon="map",
+        ),
     )
     desktop = {
         "podName": "p",
@@ -214,7 +212,8 @@ def _crowd(stage: PortalStage, crowd: int) -> None:
     for who, node in running:
         put(who, chance.choice(_GPU_TEMPLATES), "Running", chance.randint(20, 420), nodeName=node)
     for place, minutes in _WAITING_MINUTES.items():
-        queue = {"position": place, "reason": "GPUsBusy"}
+        earliest = format_time(now + timedelta(minutes=5 + 10 * place))
+        queue = {"position": place, "reason": "GPUsBusy", "earliestSlot": earliest}
         message = f"All {_SLOTS} GPU slots are in use."
         put(others.pop(0), chance.choice(_GPU_TEMPLATES), "Pending", minutes, queue=queue, message=message)
     for who in others[:2]:
@@ -282,9 +281,27 @@ def _past(stage: PortalStage, now: datetime) -> None:
         past("alice-maps-old", "qgis", 5.4, 3.2, EndReason.IDLE, startup_seconds=4.8, queue_seconds=1260.0),
         past("alice-training-1", "pytorch", 9.0, 12.5, EndReason.USER, startup_seconds=6.2, queue_seconds=71.0),
     ]
+    chance = random.Random(11)
+    for hour in range(7 * 24):
+        at = now - timedelta(hours=hour)
+        office = 7 <= at.hour <= 17 and at.weekday() < 5
+        for _ in range(chance.randint(2, 5) if office else chance.randint(0, 1)):
+            start = at - timedelta(minutes=chance.randint(0, 59))
+            ended = start + timedelta(hours=chance.uniform(2, 8))
+            waited = chance.uniform(30, 1500) if office and chance.random() < 0.3 else None
+            run = RunTimes(
+                start=start, ended=ended, gpus=1, queue_seconds=waited, startup_seconds=chance.uniform(1.5, 6)
+            )
+            if ended < now:
+                stage.history.runs.append(run)
+    for session in stage.world.sessions.values():
+        if session.status.phase in ("Running", "Creating"):
+            gpus = gpus_of(session, stage.world.template(session.spec.template))
+            start = parse_time(session.status.start_time)
+            stage.history.runs.append(RunTimes(start=start, gpus=gpus, startup_seconds=chance.uniform(1.5, 6)))
     month = f"{now:%Y-%m}"
     alice = Usage(
-        user="alice@example.com",
+        name="alice@example.com",
         month=month,
         sessions=6,
         runs=6,
@@ -294,9 +311,16 @@ def _past(stage: PortalStage, now: datetime) -> None:
         median_queue_seconds=260.0,
         median_startup_seconds=2.9,
     )
+    stage.history.templates = {
+        "ubuntu-desktop": 402.5,
+        "blender": 231.0,
+        "pytorch": 160.2,
+        "qgis": 74.1,
+        "firefox": 40.3,
+    }
     stage.history.report = [alice] + [
         Usage(
-            user=f"{who}@example.com",
+            name=f"{who}@example.com",
             month=month,
             sessions=20 - number,
             runs=24 - number,
@@ -356,7 +380,7 @@ def _doctor(stage: PortalStage, now: datetime) -> None:
         message="The gateway's account may not get secrets. Not checked: certificate_expired.",
         remedy=Remedy.run("vdi doctor"),
     )
-    summary = "Looked at 67 sessions and 5 nodes: 1 error, 1 unknown, and 1 consequence."
+    summary = "Checked 67 sessions and 5 nodes: 1 error, 1 unknown, and 1 consequence."
     groups = (Group(cause, (follows,)), Group(unknown, ()))
     stage.services.doctor.last = Report(now - timedelta(minutes=3), summary, groups, unknown=1)
 

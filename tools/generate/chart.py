@@ -1,7 +1,7 @@
 """What the chart takes from elsewhere: definitions in its values schema, the table of values, manifests, summaries.
 
 - `definitions.template` and `.pool` in values.schema.json: the specs of VDITemplate and VDIPool, from `vdi.api`;
-- `definitions.postgresql`, `.redis` and `.coturn`: the schemas of the charts in charts/vdi/charts;
+- `definitions.postgresql`, `.redis` and `.coturn`, and the values that they are for: the charts in charts/vdi/charts;
 - the table of values in docs/values.md: defaults from values.yaml, descriptions from values.schema.json;
 - with a helm binary: manifests/vdi.yaml, the chart rendered for people without Helm; the summaries in
   tests/unit/chart/golden; the tables in docs/sizing.md and docs/air-gap.md.
@@ -28,7 +28,8 @@ SCHEMA = ROOT / "charts/vdi/values.schema.json"
 VALUES = ROOT / "charts/vdi/values.yaml"
 MANIFEST = ROOT / "manifests/vdi.yaml"
 PAGE = ROOT / "docs/values.md"
-SUB_CHARTS = ("postgresql", "redis", "coturn")
+SUB_CHARTS = tuple(part["name"] for part in yaml.safe_load((CHART / "Chart.yaml").read_text())["dependencies"])
+_SUB_CHART_VALUES = re.compile(r"""(,\n    "(\w+)": \{"\$ref": "#/definitions/\2"\})+""")
 KEEP = {"type", "required", "properties", "items", "minimum", "maximum", "minLength", "maxLength", "maxItems", "enum"}
 
 
@@ -64,8 +65,10 @@ def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def schema_text(current: str) -> str:
-    """values.schema.json with its last definitions made again; the rest, written by hand, stays as it is."""
+    """values.schema.json with the sub-charts' values and its last definitions made again; the rest stays as it is."""
     head, key, _ = current.partition('    "template": ')
+    values = "".join(f',\n    "{name}": {{"$ref": "#/definitions/{name}"}}' for name in SUB_CHARTS)
+    head = _SUB_CHART_VALUES.sub(lambda _: values, head, count=1)
     made = {"pool": pool_definition(), **{name: json.dumps(sub_schema(name)) for name in SUB_CHARTS}}
     rest = "".join(f',\n    "{name}": {text}' for name, text in made.items())
     return f"{head}{key}{template_definition()}{rest}\n  }}\n}}\n"

@@ -45,14 +45,14 @@ _BUSY = (
 """As in files/monitoring/gpu-rules.yaml, which says why."""
 
 ROWS: dict[str, list[Panel]] = {
-    "People and their desktops": [
-        Panel("Running now", "", {"": 'sum(vdi_sessions{phase="Running"})'}, width=4, kind="stat"),
+    "Users and desktops": [
+        Panel("Running desktops", "", {"": 'sum(vdi_sessions{phase="Running"})'}, width=4, kind="stat"),
         Panel("Waiting for capacity", "", {"": "max(vdi_waiting_sessions)"}, width=4, kind="stat"),
         Panel("Longest wait", "", {"": "max(vdi_longest_wait_seconds)"}, "s", 4, "stat"),
-        Panel("Failed", "Wait for somebody.", {"": 'sum(vdi_sessions{phase="Failed"})'}, width=4, kind="stat"),
+        Panel("Failed", "They need an administrator.", {"": 'sum(vdi_sessions{phase="Failed"})'}, width=4, kind="stat"),
         Panel(
             "Starts under 30 s, last day",
-            "The SLO is 99 %, over 30 days. A start counts from the session's creation, the wait for room included.",
+            "The SLO is 99 %, over 30 days. A start counts from creation and includes the wait for capacity.",
             {
                 "": 'sum(increase(session_startup_seconds_bucket{le="30.0"}[1d]))'
                 " / sum(increase(session_startup_seconds_count[1d]))"
@@ -62,13 +62,13 @@ ROWS: dict[str, list[Panel]] = {
             "stat",
         ),
         Panel("Sessions by phase", "", {"{{phase}}": "sum by (phase) (vdi_sessions)"}),
-        Panel("Start-up", "From creation to a desktop that answers.", _quantiles("session_startup_seconds"), "s"),
-        Panel("Wait for room", "Of those who were let in.", _quantiles("vdi_queue_wait_seconds"), "s"),
+        Panel("Start-up", "From creation until the desktop responds.", _quantiles("session_startup_seconds"), "s"),
+        Panel("Wait for capacity", "Of sessions that were admitted.", _quantiles("vdi_queue_wait_seconds"), "s"),
         Panel("Pools", "", {"{{pool}} {{state}}": "sum by (pool, state) (vdi_pool_desktops)"}, width=24),
     ],
-    "What people see (vdi session probe)": [
+    "Latency (vdi session probe)": [
         Panel(
-            "Inputs seen within 50 ms, last day",
+            "Inputs with effect within 50 ms, last day",
             "The SLO is 95 %. From a probe's key to the decoded picture that shows it.",
             {
                 "{{template}}": 'sum by (template) (increase(session_glass_to_glass_seconds_bucket{le="0.05"}[1d]))'
@@ -97,7 +97,7 @@ ROWS: dict[str, list[Panel]] = {
     "GPUs (NVIDIA DCGM exporter)": [
         Panel(
             "Busy, last 30 minutes",
-            "All GPUs together, by this chart's rules. SLO: over 80 % while people wait.",
+            "All GPUs together, by the rules of this chart. SLO: over 80 % while sessions wait.",
             {"": "avg(vdi:gpu_utilization:avg30m)"},
             "percentunit",
             4,
@@ -105,7 +105,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel(
             "Utilisation by node",
-            "Of whole GPUs: under time-slicing what one desktop uses cannot be told.",
+            "Of whole GPUs: with time-slicing, the usage of one desktop is unknown.",
             {"{{Hostname}}": f"avg by (Hostname) ({_BUSY})"},
             "percentunit",
             10,
@@ -119,7 +119,7 @@ ROWS: dict[str, list[Panel]] = {
         ),
     ],
     "Operator": [
-        Panel("Leads", "One of the replicas, 1.", {"{{pod}}": "vdi_leader"}),
+        Panel("Leader", "Exactly one of the replicas.", {"{{pod}}": "vdi_leader"}),
         Panel(
             "Reconciles",
             "",
@@ -129,12 +129,12 @@ ROWS: dict[str, list[Panel]] = {
         Panel("Reconcile", "", _quantiles("vdi_reconcile_seconds"), "s"),
         Panel(
             "Requests to the API server",
-            "Status 0: no answer.",
+            "Status 0: no response.",
             _by("vdi_api_requests_total", "method", "status"),
             "reqps",
         ),
-        Panel("Work that waits", "", {"{{controller}}": "sum by (controller) (vdi_workqueue_depth)"}),
-        Panel("Objects in memory", "", {"{{kind}}": "max by (kind) (vdi_cache_objects)"}),
+        Panel("Keys in the work queue", "", {"{{controller}}": "sum by (controller) (vdi_workqueue_depth)"}),
+        Panel("Objects in the caches", "", {"{{kind}}": "max by (kind) (vdi_cache_objects)"}),
     ],
     "Gateway": [
         Panel(
@@ -152,7 +152,7 @@ ROWS: dict[str, list[Panel]] = {
         Panel("Live pages", "Streams of events to browsers.", {"": "sum(vdi_gateway_sse_streams)"}),
         Panel("History behind", "", {"": "max(vdi_gateway_recorder_lag_seconds)"}, "s"),
         Panel(
-            "What people do",
+            "Actions of users",
             "",
             _by("vdi_gateway_actions_total", "action", "outcome", function="increase"),
         ),

@@ -16,7 +16,7 @@ def grid(variant: Variant) -> list[str]:
     lines = [f"| to | port | {' | '.join(columns)} |", f"|---|---|{'---|' * len(columns)}"]
     for target, ports, who in _merged(dict(sorted(variant.rows.items(), key=_place))):
         if set(who) - set(COLUMNS):
-            raise ValueError(f"{target} {ports}: {who}; allowed are {', '.join(COLUMNS)}")
+            raise ValueError(f"{target} {ports}: {who}; allowed: {', '.join(COLUMNS)}")
         if who:
             lines.append(f"| {target} | {ports} | {' | '.join('yes' if column in who else '' for column in columns)} |")
     return lines

@@ -80,7 +80,7 @@ def git(*words: str, root: Path = ROOT) -> str:
 def check_registry(registry: str) -> None:
     """Raise ReleaseError for what is no place in a registry."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)+", registry):
-        raise ReleaseError(f"REGISTRY={registry}: allowed is HOST[:PORT]/PATH, such as registry.example.com/vdi")
+        raise ReleaseError(f"REGISTRY={registry}: allowed: HOST[:PORT]/PATH, such as registry.example.com/vdi")
 
 
 def find_release(version: str, registry: str, root: Path = ROOT) -> Release:
@@ -90,7 +90,7 @@ def find_release(version: str, registry: str, root: Path = ROOT) -> Release:
     except InvalidVersion:
         python_version = ""
     if not python_version or semantic_version(python_version) != version:
-        raise ReleaseError(f"VERSION={version}: allowed are versions such as 0.2.0 and 0.2.0-rc.1")
+        raise ReleaseError(f"VERSION={version}: allowed: versions such as 0.2.0 and 0.2.0-rc.1")
     if registry:
         check_registry(registry)
     if changed := git("status", "--porcelain", root=root):
@@ -116,7 +116,7 @@ def find_snapshot(registry: str, root: Path = ROOT) -> Release:
     commit = git("rev-parse", "HEAD", root=root) + ("-dirty" if git("status", "--porcelain", root=root) else "")
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     if given and not given.isdecimal():
-        raise ReleaseError(f"SOURCE_DATE_EPOCH={given}: allowed are seconds, such as {commit_time(root)}")
+        raise ReleaseError(f"SOURCE_DATE_EPOCH={given}: allowed: seconds, such as {commit_time(root)}")
     epoch = int(given) if given else commit_time(root)
     version = semantic_version(python_version)
     return Release(python_version, version, commit, epoch, registry, source_address(root))

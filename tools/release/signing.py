@@ -45,9 +45,7 @@ def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """A private key. Raises TypeError, ValueError for a file that has none of this kind."""
     key = serialization.load_pem_private_key(path.read_bytes(), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
-        raise TypeError(
-            f"{path}: allowed is a private key for ECDSA over P-256; `python -m tools.release key` makes one"
-        )
+        raise TypeError(f"{path}: allowed: a private key for ECDSA over P-256; `python -m tools.release key` makes one")
     return key
 
 
@@ -147,7 +145,7 @@ def _check(key: ec.EllipticCurvePublicKey, name: str, signature: str, content: b
 def _load_public(path: Path) -> ec.EllipticCurvePublicKey:
     key = serialization.load_pem_public_key(path.read_bytes())
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise TypeError(f"{path}: allowed is a public key for ECDSA over P-256")
+        raise TypeError(f"{path}: allowed: a public key for ECDSA over P-256")
     return key
 
 

@@ -22,7 +22,7 @@ http://{{ include "vdi.gateway.name" . }}.{{ .Release.Namespace }}.svc:8081
 {{- define "vdi.gateway.databaseSecret" -}}
 {{- $given := .Values.gateway.database.existingSecret }}
 {{- if and $given .Values.postgresql.enabled }}
-{{- fail (printf "postgresql.enabled: allowed is true, or gateway.database.existingSecret (%s), not both" $given) }}
+{{- fail (printf "postgresql.enabled: allowed: true, or gateway.database.existingSecret (%s), not both" $given) }}
 {{- end }}
 {{- if .Values.postgresql.enabled }}
 {{- include "postgresql.secret" (dict "Values" .Values.postgresql "Release" .Release) }}
@@ -33,7 +33,7 @@ http://{{ include "vdi.gateway.name" . }}.{{ .Release.Namespace }}.svc:8081
 {{- define "vdi.gateway.redisSecret" -}}
 {{- $given := .Values.gateway.redis.existingSecret }}
 {{- if and $given .Values.redis.enabled }}
-{{- fail (printf "redis.enabled: allowed is true, or gateway.redis.existingSecret (%s), not both" $given) }}
+{{- fail (printf "redis.enabled: allowed: true, or gateway.redis.existingSecret (%s), not both" $given) }}
 {{- end }}
 {{- if .Values.redis.enabled }}
 {{- include "redis.secret" (dict "Values" .Values.redis "Release" .Release) }}
@@ -45,7 +45,7 @@ http://{{ include "vdi.gateway.name" . }}.{{ .Release.Namespace }}.svc:8081
 {{- $given := .Values.gateway.turn.existingSecret }}
 {{- if .Values.gateway.turn.urls }}
 {{- if and $given .Values.coturn.enabled }}
-{{- fail (printf "coturn.enabled: allowed is true, or gateway.turn.existingSecret (%s), not both; coturn.auth.existingSecret names one for both" $given) }}
+{{- fail (printf "coturn.enabled: allowed: true, or gateway.turn.existingSecret (%s), not both; coturn.auth.existingSecret names one for both" $given) }}
 {{- end }}
 {{- if .Values.coturn.enabled }}
 {{- include "coturn.secret" (dict "Values" .Values.coturn "Release" .Release) }}
@@ -73,7 +73,7 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 {{- if include "vdi.gateway.hasVolume" . }}{{ $missing = append $missing "postgresql.enabled or gateway.database.existingSecret" }}{{ end }}
 {{- if not (include "vdi.gateway.redisSecret" .) }}{{ $missing = append $missing "redis.enabled or gateway.redis.existingSecret" }}{{ end }}
 {{- if $missing }}
-{{- fail (printf "gateway.replicas: %d: allowed is 1, or more with %s set: replicas share the database, and what must be known to all at once" $replicas (join ", and " $missing)) }}
+{{- fail (printf "gateway.replicas: %d: allowed: 1, or more with %s set: replicas share the database and their state" $replicas (join ", and " $missing)) }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -95,6 +95,8 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
   value: {{ printf "system:serviceaccount:%s:%s" .Release.Namespace (include "vdi.name" .) | quote }}
 - name: VDI_LIMITS_FILE
   value: /etc/vdi/limits.yaml
+- name: VDI_PRICES_FILE
+  value: /etc/vdi/prices.yaml
 {{- with include "vdi.gateway.databaseSecret" . }}
 - name: VDI_DATABASE_URL
   valueFrom:
@@ -150,6 +152,34 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 {{- with $.Values.sessions.maxTimeout }}
 - name: VDI_MAX_TIMEOUT
   value: {{ . | quote }}
+{{- end }}
+{{- with .portal.name }}
+- name: VDI_BRAND_NAME
+  value: {{ . | quote }}
+{{- end }}
+{{- with .portal.logo }}
+- name: VDI_BRAND_LOGO
+  value: {{ . | quote }}
+{{- end }}
+{{- with .portal.accent }}
+- name: VDI_BRAND_ACCENT
+  value: {{ . | quote }}
+{{- end }}
+{{- with .portal.banner }}
+- name: VDI_BRAND_BANNER
+  value: {{ . | quote }}
+{{- end }}
+{{- with .portal.terms }}
+- name: VDI_BRAND_TERMS
+  value: {{ . | quote }}
+{{- end }}
+{{- with .portal.supportUrl }}
+- name: VDI_BRAND_SUPPORT_URL
+  value: {{ . | quote }}
+{{- end }}
+{{- with .portal.iconOrigins }}
+- name: VDI_ICON_ORIGINS
+  value: {{ join "," . | quote }}
 {{- end }}
 - name: VDI_RETENTION_DAYS
   value: {{ .retentionDays | int | quote }}

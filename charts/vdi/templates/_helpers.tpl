@@ -109,7 +109,7 @@ podAntiAffinity:
 {{- $namespaces := .Values.sessions.namespaces | default (list .Values.sessions.namespace) }}
 {{- range $group, $namespace := .Values.sessions.groupNamespaces }}
 {{- if not (has $namespace $namespaces) }}
-{{- fail (printf "sessions.groupNamespaces: %s: %s: allowed is a namespace of sessions: %s" $group $namespace (join ", " $namespaces)) }}
+{{- fail (printf "sessions.groupNamespaces: %s: %s: allowed: a namespace of sessions: %s" $group $namespace (join ", " $namespaces)) }}
 {{- end }}
 {{- end }}
 {{- $namespaces | toJson }}

@@ -46,7 +46,7 @@ imagePullSecrets:
 {{- range index . 0 | fromYamlArray }}{{ $names = append $names .name }}{{ end }}
 {{- range index . 1 }}
 {{- if has .name $names }}
-{{- fail (printf "extraEnv: %s is set by the chart already; allowed are other names. docs/install.md has the value that sets it" .name) }}
+{{- fail (printf "extraEnv: %s is already set by the chart; allowed: other names. docs/install.md names the value that sets it" .name) }}
 {{- end }}
 {{- $names = append $names .name }}
 {{- end }}
@@ -60,7 +60,7 @@ imagePullSecrets:
 {{- define "vdi.podLabels" -}}
 {{- range $name, $_ := . }}
 {{- if regexMatch "^(app\\.kubernetes\\.io/|helm\\.sh/|control-plane$)" $name }}
-{{- fail (printf "podLabels: %s is a label of the chart; allowed are other names" $name) }}
+{{- fail (printf "podLabels: %s is a label of the chart; allowed: other names" $name) }}
 {{- end }}
 {{- end }}
 {{- with . }}{{ toYaml . }}{{ end }}

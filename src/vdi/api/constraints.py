@@ -99,10 +99,10 @@ and what stands for text that could not be decoded. For a character class of a r
 """
 VISIBLE = Rule(  # without the value: shown as it is, it could hide or reverse the text around it
     r"!self.matches('[\\p{C}\\p{Z}" + INVISIBLE + "]')",
-    "must be visible characters only: no space, control, direction, zero-width or private-use character",
+    "must have only visible characters: no space, control, direction, zero-width or private-use characters",
 )
 DURATION = must_be(
-    "a length of time more than zero in hours, minutes and seconds, such as 8h, 30m or 1h30m",
+    "a duration above zero in hours, minutes and seconds, such as 8h, 30m or 1h30m",
     f"self.matches('{_PERIOD}') && self != '' && duration(self) > duration('0s')",
 )
 MEMORY = _at_least("1Mi", "an amount of at least 1Mi, such as 4Gi or 512Mi")
@@ -116,15 +116,22 @@ NOT_A_KEYED_LABEL = must_be(
     "!self.matches('-[2-7][a-z2-7]{7}$')",
 )
 NOT_ENCODED = must_be(
-    "a label without -- as third and fourth character, which marks encoded names (xn--...)", "!self.matches('^..--')"
+    "a label without -- as its third and fourth characters, which marks encoded names (xn--...)",
+    "!self.matches('^..--')",
 )
 OBJECT_NAME = must_be(
     "the name of an object: lower-case letters, digits, inner hyphens and dots, such as ubuntu-22.04",
     f"self.matches('{_SUBDOMAIN}')",
 )
 ABSOLUTE_PATH = must_be("an absolute path below / without colons, such as /home/user", "self.matches('^(/[^/:]+)+/?$')")
-NOT_OURS = must_be("free: every desktop has volumes named home and shm", "!(self in ['home', 'shm'])")
-NOT_SHARED_MEMORY = Rule("self != '/dev/shm'", "must not be /dev/shm, which every desktop has already (shmSize)")
+_FOLDER = r"([^/{}\\x00-\\x1f]|[{](user|group)[}])+"
+SUB_PATH = must_be(
+    "a path inside the volume such as teams/{group} or home/{user}: no / at its ends, no .. and no braces but {user} "
+    "and {group}",
+    f"self.matches('^{_FOLDER}(/{_FOLDER})*$') && !('/' + self + '/').matches('/[.]{{1,2}}/')",
+)
+NOT_OURS = must_be("a unique name: every desktop has volumes named home and shm", "!(self in ['home', 'shm'])")
+NOT_SHARED_MEMORY = Rule("self != '/dev/shm'", "must not be /dev/shm, which every desktop already has (shmSize)")
 NOT_THE_AGENTS = Rule("self != 8082", "must not be 8082, the port of the agent in each desktop")
 URL_PATH = must_be("the path of a URL without spaces, such as /api/health", r"self.matches('^/\\S*$')")
 ENV_NAME = must_be(

@@ -42,9 +42,9 @@ class ObjectMeta(msgspec.Struct, rename="camel", omit_defaults=True):
 class Condition(msgspec.Struct, rename="camel", omit_defaults=True):
     """`status.conditions[]` as Kubernetes defines it (KEP-1623)."""
 
-    type: Annotated[str, doc("What is said to hold.", maxLength=316)]
-    status: Annotated[str, doc("Whether it holds.", enum=["True", "False", "Unknown"])]
-    reason: Annotated[str, doc("Why, in one word for programs.", maxLength=1024)]
-    message: Annotated[str, doc("Why, in a sentence for people.", maxLength=32768)] = ""
+    type: Annotated[str, doc("Type of the condition.", maxLength=316)]
+    status: Annotated[str, doc("Status of the condition.", enum=["True", "False", "Unknown"])]
+    reason: Annotated[str, doc("Reason code, for programs.", maxLength=1024)]
+    message: Annotated[str, doc("Explanation for people.", maxLength=32768)] = ""
     last_transition_time: Annotated[str, doc("When status last changed.", format="date-time")] = ""
-    observed_generation: Annotated[int, doc("Generation of the object that this condition speaks of.")] = 0
+    observed_generation: Annotated[int, doc("Generation of the object that this condition describes.")] = 0

@@ -15,8 +15,8 @@ class PoolSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(  # 1 is the default, which the API server writes into pools that have only the old name
             "!has(self.ready) || self.replicas == 1 || self.replicas == self.ready",
-            "ready is the old name of replicas and is set too; remove it: "
-            'kubectl patch vdipool NAME --type=merge -p \'{"spec":{"ready":null}}\'',
+            "ready is the old name of replicas, and it is also set. Remove it: kubectl patch vdipool NAME "
+            '--type=merge -p \'{"spec":{"ready":null}}\'',
             field_path=".replicas",
         ),
     )
@@ -24,22 +24,26 @@ class PoolSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     template: Annotated[
         str,
         doc(
-            "Name of the VDITemplate to start. Its desktops must have no home: one can't be attached to a desktop "
-            "that runs already.",
+            "Name of the VDITemplate to start. Its desktops must have no home, because a home cannot be attached "
+            "to a running desktop.",
             OBJECT_NAME,
             minLength=1,
             maxLength=253,
         ),
     ]
     replicas: Annotated[
-        int, doc("How many started desktops wait for somebody. `kubectl scale` and autoscalers set it.", minimum=0)
+        int, doc("Number of started desktops to keep available. `kubectl scale` and autoscalers set it.", minimum=0)
     ] = 1
     ready: Annotated[
         int | None,
-        doc("Deprecated, removed in the next minor version: the old name of replicas. It counts where set.", minimum=0),
+        doc(
+            "Deprecated, removed in the next minor version: the old name of replicas. It takes effect if set.",
+            minimum=0,
+        ),
     ] = None
     schedule: Annotated[
-        PoolSchedule | None, doc("When the pool keeps them ready; outside these times it keeps none. Left out: always.")
+        PoolSchedule | None,
+        doc("When the pool keeps desktops ready; outside these times it keeps none. Default: always."),
     ] = None
 
     @property
@@ -49,22 +53,26 @@ class PoolSpec(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class PoolStatus(msgspec.Struct, rename="camel", omit_defaults=True):
-    """What the operator has seen and done for a pool."""
+    """The pool's state, as observed by the operator."""
 
-    ready: Annotated[int, doc("Started desktops that can be taken now.")] = 0
-    starting: Annotated[int, doc("Desktops that are on their way.")] = 0
+    ready: Annotated[int, doc("Started desktops that are available now.")] = 0
+    starting: Annotated[int, doc("Desktops that are starting.")] = 0
     claimed: Annotated[int, doc("Running sessions whose desktop came from this pool.")] = 0
-    message: Annotated[str, doc("One sentence about what the pool waits for.")] = ""
+    message: Annotated[str, doc("What the pool waits for, in one sentence.")] = ""
     selector: Annotated[str, doc("Label selector of the pool's desktops, for the scale subresource.")] = ""
-    observed_generation: Annotated[int, doc("Generation of the pool that this status speaks of.")] = 0
+    observed_generation: Annotated[int, doc("Generation of the pool that this status describes.")] = 0
     conditions: Annotated[
         tuple[Condition, ...],
-        doc("Ready: whether the pool has what spec asks for, and why not.", list_key="type", maxItems=32),
+        doc(
+            "Ready: whether the pool has the desktops that spec requests, and the reason if not.",
+            list_key="type",
+            maxItems=32,
+        ),
     ] = ()
 
 
 class VDIPool(msgspec.Struct, rename="camel", omit_defaults=True):
-    """Desktops of one template that are started before anybody asks; a session takes one at once."""
+    """Desktops of one template that are started in advance; a new session takes one immediately."""
 
     plural: ClassVar[str] = "vdipools"
 

@@ -17,9 +17,9 @@ _MAXIMUM_GPU = Rule(
 
 
 class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
-    """Limits of a desktop when the session names none, and the most that it may name.
+    """Default and maximum resources of a desktop.
 
-    A maximum that is left out is the larger of the default and, for the GPU, 1.
+    Default of a maximum: the larger of the default value and, for GPUs, 1.
     """
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -29,7 +29,7 @@ class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
         default_within_maximum("defaultEphemeralStorage", "maxEphemeralStorage"),
         Rule(
             "!has(self.maxEphemeralStorage) || has(self.defaultEphemeralStorage)",
-            "maxEphemeralStorage needs defaultEphemeralStorage, or a session that names none has no limit",
+            "maxEphemeralStorage needs defaultEphemeralStorage, because a session without a value would have no limit",
             field_path=".maxEphemeralStorage",
         ),
     )
@@ -40,26 +40,33 @@ class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
     default_memory: Annotated[Quantity, doc("Memory.", MEMORY, maxLength=32)] = "4Gi"
     default_cpu: Annotated[Quantity, doc("CPUs.", CPU, maxLength=32)] = msgspec.field(name="defaultCPU", default="2")
     max_gpu: Annotated[
-        int | None, doc("The most GPUs a session may ask for. Left out: the larger of 1 and defaultGPU.", minimum=0)
+        int | None,
+        doc(
+            "The maximum number of GPUs that a session may request. Default: the larger of 1 and defaultGPU.", minimum=0
+        ),
     ] = msgspec.field(name="maxGPU", default=None)
     max_memory: Annotated[
-        Quantity | None, doc("The most memory a session may ask for. Left out: defaultMemory.", MEMORY, maxLength=32)
+        Quantity | None,
+        doc("The maximum memory that a session may request. Default: defaultMemory.", MEMORY, maxLength=32),
     ] = None
     max_cpu: Annotated[
-        Quantity | None, doc("The most CPUs a session may ask for. Left out: defaultCPU.", CPU, maxLength=32)
+        Quantity | None,
+        doc("The maximum number of CPUs that a session may request. Default: defaultCPU.", CPU, maxLength=32),
     ] = msgspec.field(name="maxCPU", default=None)
     default_ephemeral_storage: Annotated[
         Quantity | None,
         doc(
-            "Local disk of the node: what is written outside of home and volumes, and logs. The pod requests all of "
-            "it, and a desktop that uses more is evicted. Left out: no request and no limit.",
+            "Local disk of the node: data outside home and volumes, and logs. The pod requests all of it, and a "
+            "desktop that uses more is evicted. Default: no request and no limit.",
             MEMORY,
             maxLength=32,
         ),
     ] = None
     max_ephemeral_storage: Annotated[
         Quantity | None,
-        doc("The most local disk a session may ask for. Left out: defaultEphemeralStorage.", MEMORY, maxLength=32),
+        doc(
+            "The maximum local disk that a session may request. Default: defaultEphemeralStorage.", MEMORY, maxLength=32
+        ),
     ] = None
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ TimeZoneText = Annotated[
 
 
 class Window(msgspec.Struct, rename="camel", omit_defaults=True):
-    """One working time: from each start to the next end."""
+    """One window of working hours: from each start to the next end."""
 
     start: CronText
     end: CronText
@@ -25,7 +25,7 @@ class Window(msgspec.Struct, rename="camel", omit_defaults=True):
 Windows = Annotated[
     tuple[Window, ...],
     doc(
-        "Working times; they may overlap.",
+        "Working hours; windows may overlap.",
         minItems=1,
         maxItems=16,
         **{"x-kubernetes-list-type": "atomic"},
@@ -48,7 +48,7 @@ class TemplateSchedule(msgspec.Struct, rename="camel", omit_defaults=True):
     cancel_on_activity: Annotated[
         bool,
         doc(
-            "true: whoever uses mouse or keyboard while the warning is shown keeps the desktop until the end of the "
-            "next window."
+            "true: a user who uses mouse or keyboard while the warning is shown keeps the desktop until the end of "
+            "the next window."
         ),
     ] = True

@@ -70,6 +70,6 @@ def _type(kind: inspect.Type, defaults: bool) -> Schema:
             return {"type": "boolean"}
         case _:
             raise TypeError(
-                f"{kind} has no place in a CRD; allowed: struct, text, enum, int, bool, text or int, tuple of one type,"
-                " dict"
+                f"{kind} is not supported in a CRD; allowed: struct, text, enum, int, bool, text or int, tuple of "
+                "one type, dict"
             )

@@ -42,15 +42,15 @@ class GuestRole(StrEnum):
 
 
 class SessionResources(msgspec.Struct, rename="camel", omit_defaults=True):
-    """What the desktop may use (the pod's limits)."""
+    """Resources of the desktop (the pod's limits)."""
 
     gpu: Annotated[
         int, doc("GPUs (shares of one, where they are time-sliced). Ignored by a template for CPU desktops.", minimum=1)
     ] = 1
     memory: Annotated[Quantity, doc("Memory.", MEMORY, maxLength=32)] = "4Gi"
-    cpu: Annotated[Quantity | None, doc("CPUs. Left out: as the template says.", CPU, maxLength=32)] = None
+    cpu: Annotated[Quantity | None, doc("CPUs. Default: the template's value.", CPU, maxLength=32)] = None
     ephemeral_storage: Annotated[
-        Quantity | None, doc("Local disk of the node. Left out: as the template says.", MEMORY, maxLength=32)
+        Quantity | None, doc("Local disk of the node. Default: the template's value.", MEMORY, maxLength=32)
     ] = None
 
     def __post_init__(self) -> None:
@@ -58,17 +58,20 @@ class SessionResources(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class SessionPersistence(msgspec.Struct, rename="camel", omit_defaults=True):
-    """The home volume; what is left out comes from the template."""
+    """The home volume; omitted fields have the template's values."""
 
     enabled: Annotated[
         bool | None,
-        doc("Whether files in the home directory outlive the desktop. Left out: as the template says (there: true)."),
+        doc(
+            "Whether files in the home directory are kept when the desktop ends. Default: the template's value "
+            "(there: true)."
+        ),
     ] = None
     size: Annotated[
         Quantity | None,
         doc(
-            "Size of a home volume that is made new, up to the template's persistence.maxSize. "
-            "Left out: as the template says.",
+            "Size of a newly created home volume, up to the template's persistence.maxSize. Default: the "
+            "template's value.",
             MEMORY,
             maxLength=32,
         ),
@@ -76,7 +79,7 @@ class SessionPersistence(msgspec.Struct, rename="camel", omit_defaults=True):
     storage_class: Annotated[
         str | None,
         doc(
-            "StorageClass of a home volume that is made new. Left out: as the template says.",
+            "StorageClass of a newly created home volume. Default: the template's value.",
             OBJECT_NAME,
             minLength=1,
             maxLength=253,
@@ -85,8 +88,9 @@ class SessionPersistence(msgspec.Struct, rename="camel", omit_defaults=True):
     retain: Annotated[
         bool,
         doc(
-            "true: the home volume outlives the session, and the next session with the same home finds the files "
-            "again (the template's persistence.scope). false: it belongs to this session and is deleted with it."
+            "true: the home volume is kept when the session ends, and the next session with the same home uses it "
+            "again (the template's persistence.scope). false: the home volume belongs to this session and is "
+            "deleted with it."
         ),
     ] = True
 
@@ -95,31 +99,32 @@ class SessionPersistence(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class Access(msgspec.Struct, rename="camel", omit_defaults=True):
-    """Somebody whom the owner lets into the desktop. The gateway enforces it; without one it is a note."""
+    """A guest of the desktop. The gateway enforces the role; without a gateway it has no effect."""
 
     user: Annotated[str, doc("E-mail address of the guest.", EMAIL, VISIBLE, pattern=r"^\S+@\S+\.\S+$", maxLength=254)]
     role: Annotated[
         str,
         doc(
-            "viewer: sees the desktop. collaborator: uses mouse and keyboard too.",
+            "viewer: sees the desktop. collaborator: can also use mouse and keyboard.",
             enum=[role.value for role in GuestRole],
         ),
     ] = GuestRole.VIEWER.value
     expires: Annotated[
-        str | None, doc("When the guest's access ends. Left out: with the session.", format="date-time", maxLength=40)
+        str | None,
+        doc("When the guest's access ends. Default: when the session ends.", format="date-time", maxLength=40),
     ] = None
 
 
 class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True):
-    """What the user asks for."""
+    """The requested desktop."""
 
     user: Annotated[
         str,
         doc(
-            "E-mail address of the person whose desktop this is. Fixed once the session exists.",
+            "E-mail address of the desktop's owner. Fixed once the session exists.",
             EMAIL,
             VISIBLE,
-            stays("make a new session for another user"),
+            stays("create a new session for another user"),
             pattern=r"^\S+@\S+\.\S+$",
             maxLength=254,
         ),
@@ -129,7 +134,7 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True):
         doc(
             "Name of the VDITemplate to start. Fixed once the session exists.",
             OBJECT_NAME,
-            stays("make a new session for another template"),
+            stays("create a new session for another template"),
             minLength=1,
             maxLength=253,
         ),
@@ -137,16 +142,16 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     resources: Annotated[
         SessionResources | None,
         doc(
-            "Limits of this desktop. Left out: the template's defaults hold. "
-            "Given: what is left out in it has the defaults here."
+            "Resources of this desktop. Default: the template's defaults. If set, omitted fields have the defaults "
+            "listed here."
         ),
     ] = None
-    persistence: Annotated[SessionPersistence | None, doc("The home volume. Left out: as the template says.")] = None
+    persistence: Annotated[SessionPersistence | None, doc("The home volume. Default: the template's value.")] = None
     hostname: Annotated[
         str | None,
         doc(
             "First label of the desktop's host name. The first user who gets it keeps it, also after the session. "
-            "Left out: the session's name and a hash that no other user can get, such as alice-5tq2mzk4.",
+            "Default: the session's name and a hash that no other user can get, such as alice-5tq2mzk4.",
             HOST_LABEL,
             NOT_A_KEYED_LABEL,
             NOT_ENCODED,
@@ -157,9 +162,9 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     timeout: Annotated[
         str,
         doc(
-            "Length of one run, counted from status.startTime and capped by the template's lifecycle.maxTimeout, or "
-            "without one by the cluster's sessions.maxTimeout (a value of the chart); "
-            "then the template's lifecycle.onTimeout is done. An edit counts at once.",
+            "Length of one run, counted from status.startTime and limited by the template's lifecycle.maxTimeout, "
+            "or by the cluster's sessions.maxTimeout (a value of the chart) if the template has none. After it, "
+            "the template's lifecycle.onTimeout applies. Changes take effect immediately.",
             DURATION,
             maxLength=32,
         ),
@@ -167,109 +172,127 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     idle_timeout: Annotated[
         str | None,
         doc(
-            "How long it may be without a connection and without input; then the template's lifecycle.onIdle is done. "
-            "Left out: the template's lifecycle.idleTimeout, and without that: for ever.",
+            "How long the desktop may be without a connection and without input. After it, the template's "
+            "lifecycle.onIdle applies. Default: the template's lifecycle.idleTimeout; no limit if the template has "
+            "none.",
             DURATION,
             maxLength=32,
         ),
     ] = None
     suspended: Annotated[
         bool,
-        doc("true: the desktop is stopped and its GPU is free; home and address are kept. false again: a new run."),
+        doc(
+            "true: the desktop is stopped and its GPU is released; home and address are kept. false again: a new "
+            "run starts."
+        ),
     ] = False
     priority: Annotated[
         int,
         doc("A waiting session with a higher priority starts first.", minimum=-1000, maximum=1000),
     ] = 0
     access: Annotated[
-        tuple[Access, ...], doc("Who else may open this desktop, and as what.", list_key="user", maxItems=64)
+        tuple[Access, ...], doc("Guests of this desktop and their roles.", list_key="user", maxItems=64)
     ] = ()
 
 
 class QueueStatus(msgspec.Struct, rename="camel", omit_defaults=True):
-    """Where a session stands that waits for room in the cluster."""
+    """Position of a session that waits for capacity."""
 
     position: Annotated[
         int, doc("1: the next one. Left out: nobody's end would make room, only a change of the cluster.")
     ] = 0
-    reason: Annotated[str, doc("What there is too little of, in one word for programs.")] = ""
+    reason: Annotated[str, doc("Code of the resource that is short, for programs.")] = ""
     earliest_slot: Annotated[
         str,
         doc(
-            "When capacity is expected, unless another session ends earlier, is extended, or goes first.",
+            "When capacity is expected, unless another session ends earlier, is extended, or has priority.",
             format="date-time",
         ),
     ] = ""
     node_request_time: Annotated[
         str,
         doc(
-            "Since when a node for it is requested from the cluster's autoscaler. Left out: none is requested.",
+            "Since when a node for this session has been requested from the cluster's autoscaler. Absent if none "
+            "is requested.",
             format="date-time",
         ),
     ] = ""
 
 
 class GraphicsStatus(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):
-    """What draws and what encodes the picture of a desktop, as its image decided when it started."""
+    """Renderer and encoder of the picture, chosen by the image when the desktop started."""
 
     renderer: Annotated[
         str,
         doc(
-            "What draws OpenGL: Zink (Mesa on the GPU's Vulkan driver) or Software (Mesa on the CPU).",
+            "OpenGL renderer: Zink (Mesa on the GPU's Vulkan driver, on X11), Native (the GPU's own OpenGL driver, on"
+            " Wayland) or Software (Mesa on the CPU).",
             pattern="^[A-Za-z]{1,32}$",
             maxLength=32,
         ),
     ]
-    device: Annotated[str, doc("What OpenGL names as its renderer.", maxLength=256)] = ""
+    device: Annotated[str, doc("The renderer name that OpenGL reports.", maxLength=256)] = ""
     reason: Annotated[
         str,
-        doc("Why OpenGL is drawn in software, in one word for programs.", pattern="^[A-Za-z]{0,32}$", maxLength=32),
+        doc("Code of the reason for software rendering, for programs.", pattern="^[A-Za-z]{0,32}$", maxLength=32),
     ] = ""
-    message: Annotated[str, doc("Why, in a sentence for people.", maxLength=256)] = ""
+    message: Annotated[str, doc("Explanation for people.", maxLength=256)] = ""
     encoder: Annotated[
-        str, doc("What encodes the stream, such as nvenc or x264.", pattern="^[A-Za-z0-9 ._-]{0,32}$", maxLength=32)
+        str, doc("Encoder of the stream, such as nvenc or x264.", pattern="^[A-Za-z0-9 ._-]{0,32}$", maxLength=32)
     ] = ""
     hardware_encoder: Annotated[bool, doc("true: the GPU encodes.")] = False
-    encoder_message: Annotated[str, doc("Why the GPU does not encode, as the encoder says.", maxLength=256)] = ""
+    encoder_message: Annotated[str, doc("Why the GPU does not encode, as reported by the encoder.", maxLength=256)] = ""
+    display: Annotated[
+        str, doc("Display of the desktop: X11 or Wayland.", pattern="^[A-Za-z0-9]{0,32}$", maxLength=32)
+    ] = ""
 
 
 class FailureStatus(msgspec.Struct, rename="camel", omit_defaults=True):
-    """How often the desktop was lost in a row, and why the last time. Absent while all is well."""
+    """Consecutive failures of the desktop, and the last reason. Absent without failures."""
 
-    count: Annotated[int, doc("Losses in a row; after the fifth the session is not started again by itself.")] = 0
-    reason: Annotated[str, doc("Why, in one word for programs.")] = ""
-    message: Annotated[str, doc("Why, in a sentence for people.")] = ""
-    time: Annotated[str, doc("When the last one was seen.", format="date-time")] = ""
-    generation: Annotated[int, doc("Generation of the session that was counted for; another one starts from zero.")] = 0
+    count: Annotated[int, doc("Consecutive failures; after the fifth the session is not restarted automatically.")] = 0
+    reason: Annotated[str, doc("Reason code, for programs.")] = ""
+    message: Annotated[str, doc("Explanation for people.")] = ""
+    time: Annotated[str, doc("When the last failure was observed.", format="date-time")] = ""
+    generation: Annotated[
+        int, doc("Generation of the session for which failures are counted; the count restarts with another one.")
+    ] = 0
     restarted_at: Annotated[
-        str, doc("The annotation vdi.kasm.io/restartedAt that was counted for; another one starts from zero.")
+        str,
+        doc(
+            "The annotation vdi.kasm.io/restartedAt for which failures are counted; the count restarts with "
+            "another one."
+        ),
     ] = ""
 
 
 class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True):
-    """What the operator has seen and done. Times are RFC 3339, UTC, whole seconds."""
+    """The session's state, as observed by the operator. Times are RFC 3339, UTC, whole seconds."""
 
-    phase: Annotated[str, doc("Where the session stands.", enum=[phase.value for phase in Phase])] = ""
-    url: Annotated[str, doc("Where the desktop is opened in a browser. Known before the desktop runs.")] = ""
-    message: Annotated[str, doc("What the session waits for, or what is wrong, in one sentence.")] = ""
+    phase: Annotated[str, doc("Phase of the session.", enum=[phase.value for phase in Phase])] = ""
+    url: Annotated[str, doc("Address of the desktop for the browser. Known before the desktop runs.")] = ""
+    message: Annotated[str, doc("What the session waits for, or what failed, in one sentence.")] = ""
     start_time: Annotated[
         str,
         doc(
-            "When this run began: its pod was made, or taken from a pool. The timeout counts from here. "
-            "Empty while the session waits or is suspended.",
+            "When this run started: its pod was created, or taken from a pool. The timeout counts from here. Empty "
+            "while the session waits or is suspended.",
             format="date-time",
         ),
     ] = ""
-    ready_time: Annotated[str, doc("When the desktop of this run first answered.", format="date-time")] = ""
+    ready_time: Annotated[str, doc("When the desktop of this run first responded.", format="date-time")] = ""
     expires_at: Annotated[str, doc("When this run ends.", format="date-time")] = ""
     last_activity_time: Annotated[
-        str, doc("When somebody last connected or touched mouse or keyboard, as far as written.", format="date-time")
+        str, doc("When a user last connected or used mouse or keyboard, as last recorded.", format="date-time")
     ] = ""
-    queue: Annotated[QueueStatus | None, doc("Where it stands in the queue; absent while it does not wait.")] = None
-    failures: Annotated[FailureStatus | None, doc("How often the desktop was lost in a row, and why.")] = None
+    queue: Annotated[QueueStatus | None, doc("Position in the queue; absent while the session does not wait.")] = None
+    failures: Annotated[FailureStatus | None, doc("Consecutive failures of the desktop, and the reason.")] = None
     graphics: Annotated[
         GraphicsStatus | None,
-        doc("What draws and encodes the picture, as the agent in the desktop reports; absent before, and without one."),
+        doc(
+            "Renderer and encoder of the picture, as reported by the agent in the desktop; absent before, and "
+            "without an agent."
+        ),
     ] = None
     template_revision: Annotated[str, doc("Generation of the template that this run was started with.")] = ""
     pod_name: Annotated[str, doc("The desktop's pod.")] = ""
@@ -278,17 +301,17 @@ class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     )
     node_name: Annotated[str, doc("The node that the pod runs on.")] = ""
     home_claim: Annotated[
-        str, doc("The PersistentVolumeClaim of the home, also before it exists. Empty: this desktop has no home.")
+        str, doc("The PersistentVolumeClaim of the home, also before it exists. Empty if this desktop has no home.")
     ] = ""
-    observed_generation: Annotated[int, doc("Generation of the session that this status speaks of.")] = 0
+    observed_generation: Annotated[int, doc("Generation of the session that this status describes.")] = 0
     conditions: Annotated[
         tuple[Condition, ...],
-        doc("The steps on the way to a desktop, each with its reason.", list_key="type", maxItems=32),
+        doc("The steps of the start, each with its reason.", list_key="type", maxItems=32),
     ] = ()
 
 
 class VDISession(msgspec.Struct, rename="camel", omit_defaults=True):
-    """One person's desktop: applied, the operator starts it and writes its address to status.url."""
+    """A user's desktop. The operator starts it and writes its address to status.url."""
 
     plural: ClassVar[str] = "vdisessions"
 

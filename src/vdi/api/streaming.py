@@ -26,12 +26,13 @@ ENCODERS_1 = (
     *("vp8enc", "vavp9enc", "vp9enc", "nvav1enc", "vaav1enc", "svtav1enc", "av1enc", "rav1enc"),
 )
 """Of Selkies 1: plugins of GStreamer."""
-ONLY_SELKIES_2 = ("audio", "microphone", "fileTransfer", "printing", "gamepad", "secondScreen", "locked")
+ONLY_SELKIES_2 = ("display", "audio", "microphone", "fileTransfer", "printing", "gamepad", "secondScreen", "locked")
 """Fields for which Selkies 1 has no setting."""
 LOCKABLE = ("encoder", "framerate", "bitrate")
 """What a person may change in the page, and the template may forbid."""
 
 VARIABLES: dict[str, tuple[str, ...]] = {
+    "streaming.display": ("SELKIES_WAYLAND", "PIXELFLUX_WAYLAND"),
     "streaming.transport": (
         "SELKIES_MODE",
         "SELKIES_ENABLE_DUAL_MODE",
@@ -54,6 +55,14 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "keyboard.variant": ("VDI_KEYBOARD_VARIANT",),
 }
 """The variables that each field decides: in `env` beside that field, they are refused."""
+
+
+class Display(StrEnum):
+    """Values of `streaming.display`."""
+
+    X11 = "X11"
+    WAYLAND = "Wayland"
+    AUTO = "Auto"
 
 
 class Transport(StrEnum):
@@ -82,14 +91,14 @@ class FileTransfer(StrEnum):
 
 
 class TemplateStreaming(msgspec.Struct, rename="camel", omit_defaults=True):
-    """What the desktop's picture, sound and input go through. What is left out is left to the image."""
+    """Settings of the desktop's picture, sound and input. Omitted settings are those of the image."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "!has(self.locked) || self.locked.all(one, "
             + " || ".join(f"(one == '{field}' && has(self.{field}))" for field in LOCKABLE)
             + ")",
-            "locked must name only fields that are set beside it",
+            "locked must name only fields that are also set here",
             '"locks \'" + self.locked.filter(one, '
             + " && ".join(f"!(one == '{field}' && has(self.{field}))" for field in LOCKABLE)
             + ')[0] + "\', which is not set; set it, or take it out of locked"',
@@ -103,8 +112,8 @@ class TemplateStreaming(msgspec.Struct, rename="camel", omit_defaults=True):
         Rule(
             "!(has(self.transport) && self.transport.lowerAscii() == 'webrtc' && has(self.encoder) && self.encoder in "
             f"{list(ENCODERS_WITHOUT_WEBRTC)})",
-            "must be an encoder that WebRTC carries",
-            "\"'\" + self.encoder + \"' is not carried by transport 'WebRTC'; allowed there: "
+            "must be an encoder that WebRTC supports",
+            "\"'\" + self.encoder + \"' is not supported by transport 'WebRTC'; allowed: "
             + ", ".join(encoder for encoder in ENCODERS if encoder not in ENCODERS_WITHOUT_WEBRTC)
             + '"',
             ".encoder",
@@ -114,49 +123,56 @@ class TemplateStreaming(msgspec.Struct, rename="camel", omit_defaults=True):
     selkies: Annotated[
         str | None,
         doc(
-            f"Generation of Selkies in the image. Left out: 1 where the image's name has {SELKIES_1_IMAGE} in it,"
-            " else 2.",
+            f"Generation of Selkies in the image. Default: 1 if the image's name contains {SELKIES_1_IMAGE}, else 2.",
             enum=["1", "2"],
         ),
     ] = None
     transport: Annotated[
         str | None,
         doc(
-            "How the picture travels: by one WebSocket, or by WebRTC over UDP, which needs a TURN server and falls back"
-            " to the WebSocket without one. The spellings websocket and webrtc are deprecated.",
+            "Transport of the picture: one WebSocket, or WebRTC over UDP. WebRTC needs a TURN server, and without "
+            "it falls back to the WebSocket. The spellings websocket and webrtc are deprecated.",
             enum=[*(transport.value for transport in Transport), *(transport.lower() for transport in Transport)],
+        ),
+    ] = None
+    display: Annotated[
+        str | None,
+        doc(
+            "What the desktop is drawn on. Auto: Wayland where Mesa drives the GPU itself (Intel, AMD), else X11; our"
+            " own images alone know Auto. Left out: X11.",
+            enum=[display.value for display in Display],
         ),
     ] = None
     encoder: Annotated[
         str | None,
         doc(
-            "Encoder that a desktop starts with, by the names of its generation of Selkies.",
+            "Initial encoder, by the names of the image's generation of Selkies.",
             enum=[*ENCODERS, *(one for one in ENCODERS_1 if one not in ENCODERS)],
         ),
     ] = None
-    framerate: Annotated[int | None, doc("Pictures per second, at most.", minimum=8, maximum=240)] = None
-    bitrate: Annotated[int | None, doc("Of the picture, in kbit/s.", minimum=100, maximum=1_000_000)] = None
+    framerate: Annotated[int | None, doc("Maximum frames per second.", minimum=8, maximum=240)] = None
+    bitrate: Annotated[int | None, doc("Bit rate of the video, in kbit/s.", minimum=100, maximum=1_000_000)] = None
     audio: Annotated[bool | None, doc("Sound from the desktop.")] = None
     microphone: Annotated[bool | None, doc("Sound from the browser. Needs audio.")] = None
     clipboard: Annotated[
         str | None,
         doc(
-            "Which way it may be used: both, into the desktop only, out of the desktop only, or not at all.",
+            "Allowed directions: both, into the desktop only, out of the desktop only, or none.",
             enum=[clipboard.value for clipboard in Clipboard],
         ),
     ] = None
     file_transfer: Annotated[
         str | None,
-        doc("Which files the page may send and fetch.", enum=[files.value for files in FileTransfer]),
+        doc("Allowed directions of file transfers in the page.", enum=[files.value for files in FileTransfer]),
     ] = None
     printing: Annotated[bool | None, doc("Printing to the browser, as PDF.")] = None
     gamepad: Annotated[bool | None, doc("Gamepads of the browser.")] = None
     second_screen: Annotated[bool | None, doc("A second window as a second screen.")] = None
-    resize: Annotated[bool | None, doc("The desktop takes the size of the browser's window.")] = None
+    resize: Annotated[bool | None, doc("The desktop follows the size of the browser's window.")] = None
     locked: Annotated[
         tuple[Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(LOCKABLE)})], ...],
         doc(
-            "What the person in the browser may not change.",
+            "Settings that the user cannot change in the browser.",
             maxItems=len(LOCKABLE),
             **{"x-kubernetes-list-type": "set"},
         ),
@@ -170,7 +186,7 @@ class TemplateStreaming(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class TemplateApp(msgspec.Struct, rename="camel", omit_defaults=True):
-    """A single application in place of a whole desktop. The image has to know of it, as images/desktop does."""
+    """A single application instead of a whole desktop. The image must support it, as images/desktop does."""
 
     command: Annotated[
         tuple[Annotated[str, msgspec.Meta(extra_json_schema={"maxLength": 1024})], ...],
@@ -179,11 +195,11 @@ class TemplateApp(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class TemplateKeyboard(msgspec.Struct, rename="camel", omit_defaults=True):
-    """The keyboard that the desktop believes to have. The image has to know of it, as images/desktop does."""
+    """Keyboard layout of the desktop. The image must support it, as images/desktop does."""
 
-    layout: Annotated[str, doc("Layout, as setxkbmap names it.", KEYBOARD_LAYOUT, maxLength=32)]
+    layout: Annotated[str, doc("Layout, by its setxkbmap name.", KEYBOARD_LAYOUT, maxLength=32)]
     variant: Annotated[
-        str | None, doc("Variant of the layout, as setxkbmap names it.", KEYBOARD_VARIANT, maxLength=32)
+        str | None, doc("Variant of the layout, by its setxkbmap name.", KEYBOARD_VARIANT, maxLength=32)
     ] = None
 
 
@@ -197,7 +213,7 @@ def _said_once(path: str, variables: tuple[str, ...]) -> Rule:
     named = " or ".join(variables)
     return Rule(
         f"!({_has(path)} && has(self.env)) || !self.env.exists(one, one.name in {list(variables)})",
-        f"{path} decides what {named} in env says too; keep one of them",
+        f"{path} and {named} in env set the same thing; keep only one of them",
         field_path=f".{path.split('.', 1)[0]}",
     )
 
@@ -215,8 +231,8 @@ def _encoder_of(generation: str, encoders: tuple[str, ...], remedy: str) -> Rule
         f"!(has(self.streaming) && {_GIVEN['encoder']}) || {_GENERATION} != '{generation}' || "
         f"self.streaming.encoder in {list(encoders)}",
         f"must be an encoder of Selkies {generation}; {allowed}",
-        f'"\'" + self.streaming.encoder + "\' is not an encoder of Selkies {generation}, which the image has'
-        f' (streaming.selkies, or by its name); {allowed}"',
+        f'"\'" + self.streaming.encoder + "\' is not an encoder of Selkies {generation}, the generation of the '
+        f'image (streaming.selkies, or by its name); {allowed}"',
         ".streaming.encoder",
     )
 
@@ -227,21 +243,28 @@ _OF_SELKIES = ("streaming", "app", "keyboard")
 RULES = (
     Rule(
         f"!({_SERVES_WEB}) || !({' || '.join(f'has(self.{field})' for field in _OF_SELKIES)})",
-        f"{', '.join(_OF_SELKIES)} are settings of Selkies, which an image with protocol 'Web' does not have; leave"
-        " them out",
+        f"{', '.join(_OF_SELKIES)} are settings of Selkies, which an image with protocol 'Web' does not have; "
+        "remove them",
         field_path=".protocol",
     ),
     Rule(
         f"!has(self.basicAuthSecret) || ({_SERVES_WEB}) || {_GENERATION} == '1'",
-        "Selkies 2 takes tokens of the gateway in place of basic auth; allowed with protocol 'Web' and with Selkies 1",
+        "Selkies 2 uses tokens of the gateway instead of basic auth; allowed with protocol 'Web' and with Selkies 1",
         field_path=".basicAuthSecret",
     ),
-    _encoder_of("2", ENCODERS, " (h264enc takes the GPU's encoder by itself)"),
+    Rule(
+        f"!(has(self.streaming) && {_GIVEN['display']} && {_GIVEN['secondScreen']}) || has(self.app) ||"
+        " self.streaming.display != 'Wayland' || !self.streaming.secondScreen",
+        "'true' is not possible with display 'Wayland', whose window manager has one screen; allowed: false, or display"
+        " 'X11', or a single application (app)",
+        field_path=".streaming.secondScreen",
+    ),
+    _encoder_of("2", ENCODERS, " (h264enc uses the GPU's encoder automatically)"),
     _encoder_of("1", ENCODERS_1, " (nvh264enc on an NVIDIA GPU, x264enc without a GPU)"),
     Rule(
         f"!(has(self.streaming) && ({' || '.join(_GIVEN[field] for field in ONLY_SELKIES_2)})) || {_GENERATION} != '1'",
         f"Selkies 1 has no setting for {', '.join(ONLY_SELKIES_2)}",
-        "'Selkies 1, which the image has (streaming.selkies, or by its name), has no setting for'"
+        "'Selkies 1, the generation of the image (streaming.selkies, or by its name), has no setting for'"
         + "".join(f" + ({_GIVEN[field]} ? ' {field}' : '')" for field in ONLY_SELKIES_2)
         + " + '; leave it out'",
         ".streaming",
@@ -249,8 +272,8 @@ RULES = (
     Rule(
         f"!(has(self.streaming) && {_GIVEN['transport']}) || {_GENERATION} != '1' || "
         "self.streaming.transport.lowerAscii() == 'webrtc'",
-        "'WebSocket' is not a transport of Selkies 1, which the image has (streaming.selkies, or by its name);"
-        " allowed: WebRTC",
+        "'WebSocket' is not a transport of Selkies 1, the generation of the image (streaming.selkies, or by its "
+        "name); allowed: WebRTC",
         field_path=".streaming.transport",
     ),
     *(_said_once(path, variables) for path, variables in VARIABLES.items()),

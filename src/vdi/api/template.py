@@ -16,6 +16,7 @@ from vdi.api.constraints import (
     NOT_SHARED_MEMORY,
     NOT_THE_AGENTS,
     OBJECT_NAME,
+    SUB_PATH,
     URL_PATH,
     Quantity,
     Rule,
@@ -35,7 +36,7 @@ class SecretKeyRef(msgspec.Struct, rename="camel", omit_defaults=True):
     name: Annotated[str, doc("Name of the Secret.", OBJECT_NAME, minLength=1, maxLength=253)]
     key: Annotated[str, doc("Key in the Secret.", pattern="^[-._a-zA-Z0-9]+$", maxLength=253)]
     optional: Annotated[
-        bool, doc("true: the desktop starts without the variable where the Secret or the key is missing.")
+        bool, doc("true: the desktop starts without the variable if the Secret or the key is missing.")
     ] = False
 
 
@@ -43,6 +44,19 @@ class EnvVarSource(msgspec.Struct, rename="camel", omit_defaults=True):
     """Where an environment variable's value comes from."""
 
     secret_key_ref: Annotated[SecretKeyRef, doc("A key of a Secret in the session's namespace.")]
+
+
+class ConfigMapKeyRef(msgspec.Struct, rename="camel", omit_defaults=True):
+    """A key of a ConfigMap in the session's namespace."""
+
+    name: Annotated[str, doc("Name of the ConfigMap.", OBJECT_NAME, minLength=1, maxLength=253)]
+    key: Annotated[str, doc("Key in the ConfigMap.", pattern="^[-._a-zA-Z0-9]+$", maxLength=253)] = "startup.sh"
+
+
+class StartupScript(msgspec.Struct, rename="camel", omit_defaults=True):
+    """A script that the image runs at each start of a desktop, as the desktop's user."""
+
+    config_map_key_ref: Annotated[ConfigMapKeyRef, doc("A key of a ConfigMap in the session's namespace.")]
 
 
 class EnvVar(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -58,7 +72,7 @@ class EnvVar(msgspec.Struct, rename="camel", omit_defaults=True):
     )
 
     name: Annotated[str, doc("Name of the variable.", ENV_NAME, minLength=1, maxLength=256)]
-    value: Annotated[str | None, doc("Its value, in the open.", maxLength=4096)] = None
+    value: Annotated[str | None, doc("Its value, stored as plain text.", maxLength=4096)] = None
     value_from: Annotated[EnvVarSource | None, doc("Where its value comes from.")] = None
 
 
@@ -88,15 +102,15 @@ class AccessMode(StrEnum):
 
 
 class TemplatePersistence(msgspec.Struct, rename="camel", omit_defaults=True):
-    """Defaults of the home volume, and the largest that a session may request."""
+    """Defaults of the home volume, and the maximum size that a session may request."""
 
     rules: ClassVar[tuple[Rule, ...]] = (default_within_maximum("size", "maxSize"),)
 
-    enabled: Annotated[bool, doc("Whether desktops have a home volume, unless the session says otherwise.")] = True
+    enabled: Annotated[bool, doc("Whether desktops have a home volume, unless the session sets it.")] = True
     size: Annotated[Quantity, doc("Size of a new home volume.", MEMORY, maxLength=32)] = "10Gi"
     max_size: Annotated[
         Quantity | None,
-        doc("The largest new home volume that a session may request. Left out: size.", MEMORY, maxLength=32),
+        doc("The maximum size of a new home volume that a session may request. Default: size.", MEMORY, maxLength=32),
     ] = None
     storage_class: Annotated[
         str, doc("StorageClass of a new home volume.", OBJECT_NAME, minLength=1, maxLength=253)
@@ -104,19 +118,19 @@ class TemplatePersistence(msgspec.Struct, rename="camel", omit_defaults=True):
     scope: Annotated[
         HomeScope,
         doc(
-            "What has a home of its own. UserAndTemplate: each user for each template. User: each user, for all "
-            "templates with this scope. Session: each session; the home is deleted with it. A home of user and "
-            "template that exists stays in use under User."
+            "Who shares a home. UserAndTemplate: each user has one home per template. User: each user has one home "
+            "for all templates with this scope. Session: each session has its own home, which is deleted with it. "
+            "An existing home of user and template stays in use under User."
         ),
     ] = HomeScope.USER_AND_TEMPLATE
     access_mode: Annotated[
         AccessMode,
         doc(
-            "Access mode of a new home volume. ReadWriteOnce: one running desktop at a time. ReadWriteMany: several; "
-            "the StorageClass must provide it."
+            "Access mode of a new home volume. ReadWriteOnce: one running desktop at a time. ReadWriteMany: "
+            "several; the StorageClass must support it."
         ),
     ] = AccessMode.READ_WRITE_ONCE
-    mount_path: Annotated[str, doc("Where the image has its user's home directory.", ABSOLUTE_PATH, maxLength=512)] = (
+    mount_path: Annotated[str, doc("Path of the user's home directory in the image.", ABSOLUTE_PATH, maxLength=512)] = (
         "/home/user"
     )
 
@@ -136,49 +150,97 @@ class ConfigMapVolume(msgspec.Struct, rename="camel", omit_defaults=True):
     name: Annotated[str, doc("Name of the ConfigMap.", OBJECT_NAME, minLength=1, maxLength=253)]
 
 
+class SecretVolume(msgspec.Struct, rename="camel", omit_defaults=True):
+    """An existing Secret in the session's namespace."""
+
+    secret_name: Annotated[str, doc("Name of the Secret.", OBJECT_NAME, minLength=1, maxLength=253)]
+
+
+class VolumeGroup(msgspec.Struct, rename="camel", omit_defaults=True):
+    """A group whose members get the volume."""
+
+    name: Annotated[str, doc("Group, as the login names it.", minLength=1, maxLength=254)]
+    read_only: Annotated[bool, doc("false: desktops of its members may write to the volume.")] = True
+
+
 class NFSVolume(msgspec.Struct, rename="camel", omit_defaults=True):
-    """An NFS export. Pod Security `restricted` forbids it in a pod: there, use a claim whose volume is NFS."""
+    """An NFS export. Pod Security `restricted` forbids it in a pod; use a claim with an NFS volume instead."""
 
     server: Annotated[str, doc("Host name or address of the server.", pattern=r"^\S+$", maxLength=253)]
     path: Annotated[str, doc("Exported path.", ABSOLUTE_PATH, maxLength=512)]
 
 
 class TemplateVolume(msgspec.Struct, rename="camel", omit_defaults=True):
-    """A volume mounted beside the home: exactly one source."""
+    """A volume in addition to the home, also inside it: exactly one source."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "[has(self.persistentVolumeClaim), has(self.configMap), has(self.nfs)].exists_one(given, given)",
-            "needs exactly one of persistentVolumeClaim, configMap and nfs",
-            '"\'" + self.name + "\' has " + (has(self.persistentVolumeClaim) || has(self.configMap) || has(self.nfs) ? '
-            "'several' : 'none') + ' of persistentVolumeClaim, configMap and nfs, and needs exactly one'",
+            "[has(self.persistentVolumeClaim), has(self.configMap), has(self.secret), has(self.nfs)]"
+            ".exists_one(given, given)",
+            "needs exactly one of persistentVolumeClaim, configMap, secret and nfs",
+            '"\'" + self.name + "\' has " + (has(self.persistentVolumeClaim) || has(self.configMap) || '
+            "has(self.secret) || has(self.nfs) ? 'several' : 'none') + ' of persistentVolumeClaim, configMap, secret "
+            "and nfs, and needs exactly one'",
+        ),
+        Rule(
+            "!has(self.subPath) || !self.subPath.contains('{group}') || "
+            "(has(self.groups) && self.groups.size() > 0 && self.mountPath.contains('{group}'))",
+            "{group} in subPath needs groups, and {group} in mountPath",
+            '"\'" + self.name + "\' has {group} in subPath, and needs groups, and {group} in mountPath"',
         ),
     )
 
     name: Annotated[str, doc("Name of the volume in the pod.", HOST_LABEL, NOT_OURS, minLength=1, maxLength=63)]
-    mount_path: Annotated[str, doc("Where it is mounted.", ABSOLUTE_PATH, NOT_SHARED_MEMORY, maxLength=512)]
-    read_only: Annotated[bool, doc("false: the desktop may write to it.")] = True
+    mount_path: Annotated[
+        str,
+        doc(
+            "Where it is mounted, also inside the home. With {group} in subPath, {group} is the folder of the group.",
+            ABSOLUTE_PATH,
+            NOT_SHARED_MEMORY,
+            maxLength=512,
+        ),
+    ]
+    sub_path: Annotated[
+        str | None,
+        doc(
+            "Folder or file of the volume that is mounted; a folder that does not exist is created. {user}: the folder "
+            "of the user. {group}: a folder for each of the user's groups among groups. Default: the whole volume.",
+            SUB_PATH,
+            maxLength=255,
+        ),
+    ] = None
+    read_only: Annotated[bool, doc("false: the desktop can write to it. Ignored if groups is set.")] = True
+    groups: Annotated[
+        tuple[VolumeGroup, ...],
+        doc(
+            "Who gets the volume. Of several groups of a user, one that may write counts. Only desktops that the "
+            "gateway starts have groups. Default: everybody, as readOnly says.",
+            list_key="name",
+            maxItems=64,
+        ),
+    ] = ()
     persistent_volume_claim: Annotated[ClaimVolume | None, doc("An existing claim in the session's namespace.")] = None
     config_map: Annotated[ConfigMapVolume | None, doc("An existing ConfigMap in the session's namespace.")] = None
+    secret: Annotated[SecretVolume | None, doc("An existing Secret in the session's namespace.")] = None
     nfs: Annotated[
         NFSVolume | None,
-        doc("An NFS export. Pod Security `restricted` forbids it: there, use a claim whose volume is NFS."),
+        doc("An NFS export. Pod Security `restricted` forbids it; use a claim with an NFS volume instead."),
     ] = None
 
 
 class Toleration(msgspec.Struct, rename="camel", omit_defaults=True):
-    """As in a pod's spec."""
+    """A toleration, as in a pod's spec."""
 
-    key: Annotated[str | None, doc("Key of the taint. Left out: every key (operator Exists).", maxLength=317)] = None
-    operator: Annotated[str | None, doc("How the value is compared. Left out: Equal.", enum=["Exists", "Equal"])] = None
+    key: Annotated[str | None, doc("Key of the taint. Default: every key (operator Exists).", maxLength=317)] = None
+    operator: Annotated[str | None, doc("How the value is compared. Default: Equal.", enum=["Exists", "Equal"])] = None
     value: Annotated[str | None, doc("Value of the taint.", maxLength=63)] = None
     effect: Annotated[
         str | None,
-        doc("Effect of the taint. Left out: every effect.", enum=["NoSchedule", "PreferNoSchedule", "NoExecute"]),
+        doc("Effect of the taint. Default: every effect.", enum=["NoSchedule", "PreferNoSchedule", "NoExecute"]),
     ] = None
-    toleration_seconds: Annotated[
-        int | None, doc("Seconds that a NoExecute taint is tolerated. Left out: for ever.")
-    ] = None
+    toleration_seconds: Annotated[int | None, doc("Seconds that a NoExecute taint is tolerated. Default: forever.")] = (
+        None
+    )
 
 
 DEFAULT_HEALTH_PATH = "/api/health"
@@ -231,10 +293,10 @@ _OPERATORS_KEY = (
 )
 _FREE_KEYS = Rule(
     f"!self.exists(key, {_OPERATORS_KEY})",
-    "must not have keys of the operator: vdi.kasm.io/..., app.kubernetes.io/name, app.kubernetes.io/component and"
-    " app.kubernetes.io/managed-by; every other key is allowed",
-    f'"\'" + self.filter(key, {_OPERATORS_KEY})[0] + "\' belongs to the operator; allowed is every key but'
-    ' vdi.kasm.io/..., app.kubernetes.io/name, app.kubernetes.io/component and app.kubernetes.io/managed-by"',
+    "must not have keys of the operator: vdi.kasm.io/..., app.kubernetes.io/name, app.kubernetes.io/component and "
+    "app.kubernetes.io/managed-by; every other key is allowed",
+    f'"\'" + self.filter(key, {_OPERATORS_KEY})[0] + "\' belongs to the operator; allowed: every key except '
+    'vdi.kasm.io/..., app.kubernetes.io/name, app.kubernetes.io/component and app.kubernetes.io/managed-by"',
 )
 _LABEL_VALUE = msgspec.Meta(
     extra_json_schema={"maxLength": 63, "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"}
@@ -242,7 +304,7 @@ _LABEL_VALUE = msgspec.Meta(
 
 
 class PodTemplateMetadata(msgspec.Struct, rename="camel", omit_defaults=True):
-    """Labels and annotations of the desktop's pod, beside those of the operator."""
+    """Labels and annotations of the desktop's pod, in addition to those of the operator."""
 
     labels: Annotated[
         dict[str, Annotated[str, _LABEL_VALUE]],
@@ -260,7 +322,7 @@ class PodTemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     priority_class_name: Annotated[
         str | None,
         doc(
-            "PriorityClass of the pod, for the scheduler and for evictions. The queue goes by the session's priority.",
+            "PriorityClass of the pod, for the scheduler and for evictions. The queue uses the session's priority.",
             OBJECT_NAME,
             minLength=1,
             maxLength=253,
@@ -269,7 +331,7 @@ class PodTemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class PodTemplate(msgspec.Struct, rename="camel", omit_defaults=True):
-    """What the desktop's pod has besides, in the form of Kubernetes' own pod templates."""
+    """Additional settings of the desktop's pod, in the form of Kubernetes' pod templates."""
 
     metadata: Annotated[PodTemplateMetadata, doc("Labels and annotations.")] = msgspec.field(
         default_factory=PodTemplateMetadata
@@ -308,13 +370,13 @@ class IdleAction(StrEnum):
 
 
 class Lifecycle(msgspec.Struct, rename="camel", omit_defaults=True):
-    """How long desktops of this template live, and what happens to them then."""
+    """How long desktops of this template run, and what happens at the end."""
 
     max_timeout: Annotated[
         str | None,
         doc(
-            "The longest that one run may be, whatever the session's timeout says. "
-            "Left out: the cluster's sessions.maxTimeout (a value of the chart).",
+            "The maximum length of one run, regardless of the session's timeout. Default: the cluster's "
+            "sessions.maxTimeout (a value of the chart).",
             DURATION,
             maxLength=32,
         ),
@@ -325,8 +387,8 @@ class Lifecycle(msgspec.Struct, rename="camel", omit_defaults=True):
     idle_timeout: Annotated[
         str | None,
         doc(
-            "How long a desktop may be without a connection and without input, unless the session says otherwise. "
-            "Left out: for ever.",
+            "How long a desktop may be without a connection and without input, unless the session sets it. "
+            "Default: no limit.",
             DURATION,
             maxLength=32,
         ),
@@ -337,7 +399,7 @@ class Lifecycle(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class TemplateAccess(msgspec.Struct, rename="camel", omit_defaults=True):
-    """Who may start desktops of a template. Both lists empty: everybody. The gateway enforces it."""
+    """Who may start desktops of a template. Both lists empty: everyone. The gateway enforces it."""
 
     users: Annotated[
         tuple[Annotated[str, msgspec.Meta(extra_json_schema={"maxLength": 254})], ...],
@@ -345,12 +407,12 @@ class TemplateAccess(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = ()
     groups: Annotated[
         tuple[Annotated[str, msgspec.Meta(extra_json_schema={"maxLength": 254})], ...],
-        doc("Groups, as the login names them.", maxItems=256),
+        doc("Groups as reported by the login.", maxItems=256),
     ] = ()
 
 
 class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
-    """What a desktop of this kind is made of."""
+    """Definition of the desktops of this template."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -360,8 +422,9 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
         ),
         Rule(
             "!has(self.volumes) || self.volumes.all(v, v.mountPath != self.persistence.mountPath)",
-            "a volume must not be mounted where the home is (persistence.mountPath)",
-            '"mounted at \'" + self.persistence.mountPath + "\', where the home is (persistence.mountPath)"',
+            "a volume must not be mounted at the home's path (persistence.mountPath)",
+            '"mounted at \'" + self.persistence.mountPath + "\', which is the mount path of the home '
+            '(persistence.mountPath)"',
             ".volumes",
         ),
         *RULES,
@@ -371,35 +434,43 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
         str,
         doc("Image of the desktop. It serves HTTP on port, and runs as runAsUser.", IMAGE, minLength=1, maxLength=512),
     ]
-    display_name: Annotated[str, doc("Name for people.", maxLength=128)] = ""
-    description: Annotated[str, doc("What this desktop is for.", maxLength=2048)] = ""
-    icon: Annotated[str, doc("Address of a picture (https: or data:).", maxLength=16384)] = ""
-    resources: Annotated[
-        TemplateResources, doc("Limits of a desktop when the session names none, and the most that it may name.")
-    ] = msgspec.field(default_factory=TemplateResources)
-    env: Annotated[tuple[EnvVar, ...], doc("Environment of the desktop.", list_key="name", maxItems=128)] = ()
+    display_name: Annotated[str, doc("Display name.", maxLength=128)] = ""
+    description: Annotated[str, doc("Purpose of this desktop.", maxLength=2048)] = ""
+    icon: Annotated[
+        str,
+        doc(
+            "Icon in the portal: the name of one of its icons, such as browser, or the address of a picture: "
+            "data:image/, or https: where gateway.portal.iconOrigins of the chart allows it.",
+            maxLength=16384,
+        ),
+    ] = ""
+    resources: Annotated[TemplateResources, doc("Default and maximum resources of a desktop.")] = msgspec.field(
+        default_factory=TemplateResources
+    )
+    env: Annotated[tuple[EnvVar, ...], doc("Environment variables of the desktop.", list_key="name", maxItems=128)] = ()
     streaming: Annotated[
-        TemplateStreaming, doc("What picture, sound and input go through; what is left out is left to the image.")
+        TemplateStreaming, doc("Settings of picture, sound and input; omitted settings are those of the image.")
     ] = msgspec.field(default_factory=TemplateStreaming)
-    app: Annotated[TemplateApp | None, doc("A single application in place of a whole desktop.")] = None
-    keyboard: Annotated[TemplateKeyboard | None, doc("Keyboard of the desktop. Left out: that of the image.")] = None
+    app: Annotated[TemplateApp | None, doc("A single application instead of a whole desktop.")] = None
+    keyboard: Annotated[TemplateKeyboard | None, doc("Keyboard of the desktop. Default: the image's keyboard.")] = None
     protocol: Annotated[
         Protocol,
         doc(
-            "What the image serves. Selkies: a desktop that Selkies streams. Web: any page, such as KasmVNC, noVNC, "
-            "code-server or JupyterLab; it needs the gateway, and can be shared with full control only."
+            "What the image serves. Selkies: a desktop that Selkies streams. Web: any page, such as KasmVNC, "
+            "noVNC, code-server or JupyterLab; it needs the gateway, and can be shared with full control only."
         ),
     ] = Protocol.SELKIES
     port: Annotated[int, doc("Port that the image serves on.", NOT_THE_AGENTS, minimum=1, maximum=65535)] = 8080
     scheme: Annotated[
         Scheme,
-        doc("What the image speaks on port. HTTPS: its certificate is not verified, as it is the image's own."),
+        doc("Protocol of the image on port. HTTPS: its certificate is not verified, because it is the image's own."),
     ] = Scheme.HTTP
     health_path: Annotated[
         str,
         doc(
-            "Path that answers with a status from 200 to 399 when the desktop is ready. /api/health means /health for "
-            "an image of Selkies 1, and / with protocol Web; with basicAuthSecret, that the port can be connected to.",
+            "Path that responds with a status from 200 to 399 when the desktop is ready. /api/health means /health "
+            "for an image of Selkies 1, and / with protocol Web; with basicAuthSecret, the check is only that the "
+            "port accepts connections.",
             URL_PATH,
             maxLength=512,
         ),
@@ -407,38 +478,48 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     basic_auth_secret: Annotated[
         LocalObjectReference | None,
         doc(
-            "Secret in the session's namespace with the keys username and password of an image that requests basic "
-            "auth (type kubernetes.io/basic-auth). The gateway adds them to each request; no browser sees them."
+            "Secret in the session's namespace with the keys username and password, for an image with basic auth "
+            "(type kubernetes.io/basic-auth). The gateway adds them to each request; browsers do not receive them."
         ),
     ] = None
     run_as_user: Annotated[
-        int, doc("User and group id that the image runs as; the home belongs to it.", minimum=1, maximum=2147483647)
+        int, doc("User and group id of the image's processes and of the home.", minimum=1, maximum=2147483647)
     ] = 1000
-    persistence: Annotated[TemplatePersistence, doc("Defaults of the home volume.")] = msgspec.field(
+    persistence: Annotated[TemplatePersistence, doc("Defaults for the home volume.")] = msgspec.field(
         default_factory=TemplatePersistence
     )
-    shm_size: Annotated[Quantity, doc("Size of /dev/shm; it counts as the desktop's memory.", MEMORY, maxLength=32)] = (
-        "1Gi"
-    )
-    volumes: Annotated[tuple[TemplateVolume, ...], doc("Volumes beside the home.", list_key="name", maxItems=16)] = ()
+    shm_size: Annotated[
+        Quantity, doc("Size of /dev/shm; it counts towards the desktop's memory.", MEMORY, maxLength=32)
+    ] = "1Gi"
+    volumes: Annotated[
+        tuple[TemplateVolume, ...],
+        doc("Volumes in addition to the home, also inside it.", list_key="name", maxItems=16),
+    ] = ()
+    startup_script: Annotated[
+        StartupScript | None,
+        doc(
+            "Script that runs at each start before the applications, as the desktop's user. The desktop waits for it "
+            "for 10 s at most. The image has to run the file in VDI_STARTUP_SCRIPT, as vdi/desktop does."
+        ),
+    ] = None
     placement: Annotated[Placement, doc("Where desktops of this template may run.")] = msgspec.field(
         default_factory=Placement
     )
-    pod_template: Annotated[PodTemplate, doc("What the desktop's pod has besides.")] = msgspec.field(
+    pod_template: Annotated[PodTemplate, doc("Additional settings of the desktop's pod.")] = msgspec.field(
         default_factory=PodTemplate
     )
     image_pull_secrets: Annotated[
         tuple[LocalObjectReference, ...],
         doc("Secrets in the session's namespace for private registries.", list_key="name", maxItems=16),
     ] = ()
-    lifecycle: Annotated[Lifecycle, doc("How long desktops live, and what happens then.")] = msgspec.field(
+    lifecycle: Annotated[Lifecycle, doc("How long desktops run, and what happens at the end.")] = msgspec.field(
         default_factory=Lifecycle
     )
     schedule: Annotated[
         TemplateSchedule | None,
         doc(
-            "Working hours: desktops that run at the end of a window are suspended. A desktop that is started outside "
-            "the windows runs until the end of the next one. Left out: always."
+            "Working hours: desktops that run at the end of a window are suspended. A desktop that is started "
+            "outside the windows runs until the end of the next one. Default: always."
         ),
     ] = None
     access: Annotated[TemplateAccess, doc("Who may start desktops of this template.")] = msgspec.field(
@@ -447,12 +528,21 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     service_workers: Annotated[
         bool,
         doc(
-            "true: pages of the desktop may register service workers, as code-server does. The gateway enforces it, at "
-            "once. A service worker stays in the browsers of everybody who opened the desktop."
+            "true: pages of the desktop may register service workers, as code-server does. The gateway enforces "
+            "it, and changes take effect immediately. A service worker stays in the browsers of all users who "
+            "opened the desktop."
         ),
     ] = False
+    thumbnails: Annotated[
+        bool,
+        doc(
+            "true: the portal shows the owner of a desktop a small picture of its screen, and no one else. "
+            "The gateway enforces it, and changes take effect immediately. false: for desktops whose screen must "
+            "not appear outside of them."
+        ),
+    ] = True
     pre_pull: Annotated[
-        bool, doc("true: every node that may run a desktop of this template has its image before anybody asks for one.")
+        bool, doc("true: every node that may run a desktop of this template has its image in advance.")
     ] = False
 
     def __post_init__(self) -> None:
@@ -460,24 +550,24 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class PrePullFailure(msgspec.Struct, rename="camel", omit_defaults=True):
-    """A node that could not get the image."""
+    """A node that failed to pull the image."""
 
     node: Annotated[str, doc("The node.")]
-    reason: Annotated[str, doc("Why, in one word for programs.")] = ""
-    message: Annotated[str, doc("Why, in a sentence for people.")] = ""
+    reason: Annotated[str, doc("Reason code, for programs.")] = ""
+    message: Annotated[str, doc("Explanation for people.")] = ""
 
 
 class PrePullStatus(msgspec.Struct, rename="camel", omit_defaults=True):
-    """How far the nodes are with the image."""
+    """Progress of pulling the image on the nodes."""
 
-    image: Annotated[str, doc("The image that is spoken of.")] = ""
+    image: Annotated[str, doc("The image that this status describes.")] = ""
     desired: Annotated[int, doc("Nodes that should have it.")] = 0
     old_desired: Annotated[int, doc("Deprecated, removed in the next minor version: the old name of desired.")] = (
         msgspec.field(name="wanted", default=0)
     )
-    ready: Annotated[int, doc("Nodes that have it.")] = 0
-    pulling: Annotated[tuple[str, ...], doc("Nodes that are getting it.")] = ()
-    failed: Annotated[tuple[PrePullFailure, ...], doc("Nodes that could not get it, and why.")] = ()
+    ready: Annotated[int, doc("Nodes that have the image.")] = 0
+    pulling: Annotated[tuple[str, ...], doc("Nodes that are pulling the image.")] = ()
+    failed: Annotated[tuple[PrePullFailure, ...], doc("Nodes that failed to pull the image, and the reason.")] = ()
 
     def __post_init__(self) -> None:
         """Read what an operator from before the new name has written, and write both for readers from before it."""
@@ -485,17 +575,17 @@ class PrePullStatus(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class TemplateStatus(msgspec.Struct, rename="camel", omit_defaults=True):
-    """What the operator has seen and done for a template."""
+    """The template's state, as observed by the operator."""
 
-    pre_pull: Annotated[PrePullStatus | None, doc("How far the nodes are with the image; absent without prePull.")] = (
-        None
-    )
-    observed_generation: Annotated[int, doc("Generation of the template that this status speaks of.")] = 0
+    pre_pull: Annotated[
+        PrePullStatus | None, doc("Progress of pulling the image on the nodes; absent without prePull.")
+    ] = None
+    observed_generation: Annotated[int, doc("Generation of the template that this status describes.")] = 0
     conditions: Annotated[
         tuple[Condition, ...],
         doc(
-            "ImagePulled: whether every node that should have the image has it. SettingsIgnored: the image passes over"
-            " something that the template says.",
+            "ImagePulled: whether every node that should have the image has it. SettingsIgnored: the image ignores "
+            "a setting of the template.",
             list_key="type",
             maxItems=32,
         ),
@@ -503,7 +593,7 @@ class TemplateStatus(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class VDITemplate(msgspec.Struct, rename="camel", omit_defaults=True):
-    """A kind of desktop that people can start. An edit counts from the next start; running desktops go on."""
+    """A kind of desktop that users can start. Changes apply from the next start, not to running desktops."""
 
     plural: ClassVar[str] = "vditemplates"
 

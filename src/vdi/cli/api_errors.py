@@ -36,12 +36,12 @@ def in_words(error: KubeError, *, namespace: str, credentials: str, server: str 
     """
     match error:
         case ConfigError():
-            return CliError(f"there is no cluster to talk to: {error}", COULD_NOT_LOOK)
+            return CliError(f"there is no cluster to connect to: {error}", COULD_NOT_LOOK)
         case ConnectionFailed():
             text = f"cannot reach the API server {error.server} ({credentials}): {error.why}"
             return CliError(text, COULD_NOT_LOOK)
         case Unauthorized():
-            text = f"the API server {server} does not accept the credentials of {credentials}: {error.message}"
+            text = f"the API server {server} rejects the credentials of {credentials}: {error.message}"
             return CliError(text, COULD_NOT_LOOK)
         case Forbidden():
             return CliError(_forbidden(error, namespace), COULD_NOT_LOOK)
@@ -66,8 +66,8 @@ def _forbidden(error: ApiError, namespace: str) -> str:
         return f"the API server refuses: {error.message}"
     where = f"in namespace {found['namespace']}" if found["namespace"] else "in the whole cluster"
     return (
-        f"{found['user']} may not {found['verb']} {found['resource']} {where} (asked in namespace {namespace}):"
-        " somebody who administers the cluster has to grant that verb with a Role"
+        f"{found['user']} may not {found['verb']} {found['resource']} {where} (in namespace {namespace}): an "
+        "administrator of the cluster must grant that verb with a Role"
     )
 
 

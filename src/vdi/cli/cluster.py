@@ -13,64 +13,82 @@ from rich.table import Table
 
 from vdi.cli.errors import FINDINGS
 from vdi.cli.long_work import errors_in_words, progress_of
-from vdi.cli.options import examples
+from vdi.cli.options import TimeoutFactor, examples
 from vdi.cli.output import PageOption, PageOutput
 from vdi.devcluster import cluster
 from vdi.devcluster.layout import ClusterError, layout_of
+from vdi.devcluster.networks import MAX_NODES
 from vdi.devcluster.status import ClusterStatus
+
+_READY = {True: "Ready", False: "not Ready", None: "unknown (the API server does not say)"}
 
 app = typer.Typer(
     name="cluster",
     no_args_is_help=True,
-    help="A real Kubernetes cluster on this machine, made of the real components, for trying things and for tests."
-    " Have a cluster already (K3s, k3d, kind, ...)? Then you need none of this: install charts/vdi there with Helm.",
+    help=(
+        "A real Kubernetes cluster on this machine, from the real components, for trying things out and for tests. "
+        "If you already have a cluster (K3s, k3d, kind, ...), you do not need this: install charts/vdi there with "
+        "Helm."
+    ),
 )
 
-Name = Annotated[str, typer.Option("--name", help="Which cluster: a-z, 0-9 and -, at most 10.")]
+Name = Annotated[str, typer.Option("--name", help="Name of the cluster: a-z, 0-9 and -, at most 10.")]
+NodeCount = Annotated[
+    int | None, typer.Option("--nodes", min=1, max=MAX_NODES, help="Number of nodes, each with its own kubelet.")
+]
 
 
-@app.command(epilog=examples("cluster up --fake-gpus 4", "cluster up --control-plane-only --name dev"))
+@app.command(
+    epilog=examples("cluster up --fake-gpus 4", "cluster up --nodes 3", "cluster up --control-plane-only --name dev")
+)
 def up(
     name: Name = "demo",
     control_plane_only: Annotated[
-        bool, typer.Option("--control-plane-only", help="API server and controllers, but no node: needs no root.")
+        bool, typer.Option("--control-plane-only", help="API server and controllers, but no node: does not need root.")
     ] = False,
     fake_gpus: Annotated[
-        int | None, typer.Option("--fake-gpus", min=0, max=64, help="Pretend the node has so many nvidia.com/gpu.")
+        int | None, typer.Option("--fake-gpus", min=0, max=64, help="Simulate this many nvidia.com/gpu on each node.")
     ] = None,
+    nodes: NodeCount = None,
     install_packages: Annotated[
         bool, typer.Option("--install-packages", help="Install missing system tools with apt-get.")
     ] = False,
+    timeout_factor: TimeoutFactor = 1.0,
 ) -> None:
-    """Bring the cluster up; when it is up already, repair what is broken and say so.
+    """Start the cluster. If it is already running, repair what is broken and report it.
 
-    A cluster that exists, such as the demo's after a power cut, is started as it was made: without options. The node
-    needs root: it asks through sudo, and only for its last steps. Have a cluster already (K3s, k3d, kind)?
-    Then install the chart charts/vdi there with Helm instead.
+    An existing cluster, such as that of the demo after a power failure, is started with the options it was created
+    with. The node needs root: the command uses sudo, only for its last steps. If you already have a cluster (K3s,
+    k3d, kind), install the chart charts/vdi there with Helm instead.
     """
     with errors_in_words(), progress_of(name) as progress:
         made = cluster.up(
             name,
             control_plane_only=control_plane_only,
             fake_gpus=fake_gpus,
+            nodes=nodes,
             install_packages=install_packages,
+            timeout_factor=timeout_factor,
             progress=progress,
         )
     console = Console()
     console.print(f"Cluster {name!r} {'was already running' if made.was_running else 'is up'}: {made.server}")
+    if len(made.nodes) > 1:
+        console.print(f"{len(made.nodes)} nodes: {', '.join(made.nodes)}")
     if made.fake_gpus:
+        each = " on each node" if len(made.nodes) > 1 else ""
         console.print(
-            f"{made.fake_gpus} pretended GPUs: pods that request one are scheduled, but there is no hardware."
+            f"{made.fake_gpus} simulated GPUs{each}: pods that request one are scheduled, but there is no hardware."
         )
     console.print(f"  export KUBECONFIG={made.kubeconfig}", soft_wrap=True)
 
 
 @app.command(epilog=examples("cluster down --name dev"))
 def down(name: Name = "demo") -> None:
-    """Stop the cluster and remove everything it had; downloaded and built files stay in the cache."""
+    """Stop the cluster and remove everything that belongs to it. Downloaded and built files stay in the cache."""
     with errors_in_words():
         removed = cluster.down(name)
-    print(f"Removed of cluster {name!r}: {', '.join(removed)}." if removed else f"There is no cluster {name!r}.")
+    print(f"Removed from cluster {name!r}: {', '.join(removed)}." if removed else f"There is no cluster {name!r}.")
 
 
 @app.command(epilog=examples("cluster reset --control-plane-only"))
@@ -78,10 +96,64 @@ def reset(
     name: Name = "demo",
     control_plane_only: Annotated[bool, typer.Option("--control-plane-only", help="As in `up`.")] = False,
     fake_gpus: Annotated[int | None, typer.Option("--fake-gpus", min=0, max=64, help="As in `up`.")] = None,
+    nodes: NodeCount = None,
+    timeout_factor: TimeoutFactor = 1.0,
 ) -> None:
-    """Take the cluster down and bring a fresh one up; all in it is lost."""
+    """Stop the cluster and create it again. All data in it is lost."""
     down(name)
-    up(name, control_plane_only=control_plane_only, fake_gpus=fake_gpus)
+    up(name, control_plane_only=control_plane_only, fake_gpus=fake_gpus, nodes=nodes, timeout_factor=timeout_factor)
+
+
+@app.command(
+    epilog=examples(
+        "cluster nodes --add-node",
+        "cluster nodes --cut-node vdi-demo-2",
+        "cluster nodes --stop-node vdi-demo-3",
+        "cluster nodes --start-node vdi-demo-3",
+    )
+)
+def nodes(
+    name: Name = "demo",
+    add_node: Annotated[bool, typer.Option("--add-node", help="Add a node, with the images of the first one.")] = False,
+    stop_node: Annotated[
+        str, typer.Option("--stop-node", metavar="NODE", help="End all its processes at once, as a power cut does.")
+    ] = "",
+    cut_node: Annotated[
+        str, typer.Option("--cut-node", metavar="NODE", help="Cut its network; its pods go on running.")
+    ] = "",
+    start_node: Annotated[
+        str, typer.Option("--start-node", metavar="NODE", help="Start it again, with its network.")
+    ] = "",
+    output: PageOption = PageOutput.TABLE,
+) -> None:
+    """Show the nodes; add one, stop one, cut its network, or start it again.
+
+    To see what happens to desktops when a node fails. The first node runs the control plane and is never stopped alone.
+    Status 1 when a node is not Ready.
+    """
+    requested = [bool(option) for option in (add_node, stop_node, cut_node, start_node)]
+    if sum(requested) > 1:
+        raise typer.BadParameter("only one of --add-node, --stop-node, --cut-node and --start-node at a time")
+    with errors_in_words():
+        if add_node:
+            with progress_of(name) as progress:
+                cluster.add_node(name, progress=progress)
+        elif start_node:
+            with progress_of(name) as progress:
+                cluster.start_node(name, start_node, progress=progress)
+        elif stop_node:
+            cluster.stop_node(name, stop_node)
+        elif cut_node:
+            cluster.cut_node(name, cut_node)
+        found = cluster.status(name)
+    if output is PageOutput.JSON:
+        print(msgspec.json.format(msgspec.json.encode(found.nodes), indent=2).decode())
+    elif not found.nodes:
+        Console().print(f"There is no cluster {name!r} with nodes: `vdi cluster up` makes one.")
+    else:
+        Console().print(_nodes_table(found))
+    if not any(requested):
+        raise typer.Exit(0 if found.nodes and all(node.ready for node in found.nodes) else FINDINGS)
 
 
 @app.command(epilog=examples("cluster status", "cluster status -o json"))
@@ -89,7 +161,7 @@ def status(
     name: Name = "demo",
     output: PageOption = PageOutput.TABLE,
 ) -> None:
-    """Show what each process, the node and the add-ons do; status 1 when anything is broken."""
+    """Show the state of each process, of the nodes and of the add-ons. Status 1: something is broken."""
     with errors_in_words():
         found = cluster.status(name)
     if output is PageOutput.JSON:
@@ -99,25 +171,29 @@ def status(
     raise typer.Exit(0 if found.state == "running" else FINDINGS)
 
 
-@app.command(epilog=examples("cluster logs kube-apiserver -f"))
+@app.command(epilog=examples("cluster logs kube-apiserver -f", "cluster logs vdi-demo-2/kubelet"))
 def logs(
-    component: Annotated[str, typer.Argument(help="Which component; none lists them.")] = "",
+    component: Annotated[str, typer.Argument(help="Name of the component; without it they are listed.")] = "",
     name: Name = "demo",
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as the log grows.")] = False,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Follow the log.")] = False,
 ) -> None:
     """Print a component's log."""
     with errors_in_words():
-        folder = layout_of(name).logs
-        known = sorted(path.stem for path in folder.glob("*.log"))
+        layout = layout_of(name)
+        known = {path.stem: path for path in sorted(layout.logs.glob("*.log"))}
         if not known:
-            raise ClusterError(f"there is no cluster {name!r}, so no logs in {folder}")
+            raise ClusterError(f"there is no cluster {name!r}, so there are no logs in {layout.logs}")
+        if settings := layout.load():
+            for number in settings.node_numbers[1:]:
+                for path in sorted(layout.of_node(number).logs.glob("*.log")):
+                    known[f"{settings.name_of(number)}/{path.stem}"] = path
         if component and component not in known:
             raise ClusterError(f"component {component!r}: cluster {name!r} has {', '.join(known)}")
     if not component:
         print("\n".join(known))
         return
     # tail follows over rotation and ends with Ctrl-C, and this process has nothing else to do.
-    words = ["tail", "-n", "+1", *(["-F"] if follow else []), str(folder / f"{component}.log")]
+    words = ["tail", "-n", "+1", *(["-F"] if follow else []), str(known[component])]
     sys.stdout.flush()
     os.execvp(words[0], words)  # noqa: S606 - no shell is wanted
 
@@ -125,26 +201,30 @@ def logs(
 @app.command(epilog=examples("cluster kubeconfig", "cluster kubeconfig --print"))
 def kubeconfig(
     name: Name = "demo",
-    content: Annotated[bool, typer.Option("--print", help="The content instead of the path; it holds a key.")] = False,
+    content: Annotated[
+        bool, typer.Option("--print", help=("Print the content instead of the path; it contains a key."))
+    ] = False,
 ) -> None:
     """Print the path of the administrator's kubeconfig."""
     with errors_in_words():
         path = layout_of(name).kubeconfig
         if not path.exists():
-            raise ClusterError(f"there is no cluster {name!r}: `vdi cluster up` makes one")
+            raise ClusterError(f"there is no cluster {name!r}: `vdi cluster up` creates one")
     print(path.read_text() if content else path)
 
 
 def _print_status(found: ClusterStatus) -> None:
     console = Console()
     if found.state == "absent":
-        console.print(f"There is no cluster {found.name!r}: `vdi cluster up` makes one.")
+        console.print(f"There is no cluster {found.name!r}: `vdi cluster up` creates one.")
         return
     console.print(f"Cluster {found.name!r} is {found.state}: {found.server}")
     table = Table("COMPONENT", "STATE", "PID", "RESTARTS", "LAST EXIT", box=None, pad_edge=False)
-    for component in found.components:
+    rows = [(component.name, component) for component in found.components]
+    rows += [(f"{node.name}/{component.name}", component) for node in found.nodes for component in node.components]
+    for label, component in rows:
         table.add_row(
-            component.name,
+            label,
             component.state,
             str(component.pid or "-"),
             str(component.restarts),
@@ -153,7 +233,18 @@ def _print_status(found: ClusterStatus) -> None:
     for addon in found.addons:
         table.add_row(addon.name, "running" if addon.ready else "not ready", "-", "-", addon.detail)
     console.print(table)
-    if not found.control_plane_only:
-        ready = {True: "Ready", False: "not Ready", None: "unknown (the API server does not say)"}[found.node_ready]
-        gpus = f", {found.fake_gpus} pretended GPUs" if found.fake_gpus else ""
-        console.print(f"Node {ready}; HTTPS for desktops on 127.0.0.1:{found.websecure_port}{gpus}")
+    if found.control_plane_only:
+        return
+    several = len(found.nodes) > 1
+    if several:
+        console.print(_nodes_table(found))
+    ready = "" if several else f"Node {_READY[found.node_ready]}; "
+    gpus = f", {found.fake_gpus} simulated GPUs{' on each node' if several else ''}" if found.fake_gpus else ""
+    console.print(f"{ready}HTTPS for desktops on 127.0.0.1:{found.websecure_port}{gpus}")
+
+
+def _nodes_table(found: ClusterStatus) -> Table:
+    table = Table("NODE", "STATE", "READY", box=None, pad_edge=False)
+    for node in found.nodes:
+        table.add_row(node.name, node.state, _READY[node.ready])
+    return table

@@ -27,8 +27,8 @@ class Shell(StrEnum):
         "completion fish > ~/.config/fish/completions/vdi.fish",
     )
 )
-def completion(shell: Annotated[Shell, typer.Argument(help="The shell that reads the script.")]) -> None:
-    """Print the script with which SHELL completes commands and options of vdi."""
+def completion(shell: Annotated[Shell, typer.Argument(help="Name of the shell.")]) -> None:
+    """Print the script that completes commands and options of vdi in SHELL."""
     from typer._completion_shared import get_completion_script
 
     typer.echo(get_completion_script(prog_name="vdi", complete_var=VARIABLE, shell=shell))

@@ -9,30 +9,31 @@ import typer
 from rich.console import Console
 
 from vdi.cli.long_work import errors_in_words, progress_of
-from vdi.cli.options import examples
+from vdi.cli.options import TimeoutFactor, examples
 from vdi.demo import run
 from vdi.demo.browser import NoPictureError
 
 app = typer.Typer(name="demo", no_args_is_help=True)
 
-Name = Annotated[str, typer.Option("--name", help="Which cluster: a-z, 0-9 and -, at most 10.")]
+Name = Annotated[str, typer.Option("--name", help="Name of the cluster: a-z, 0-9 and -, at most 10.")]
 
 
 @app.command(epilog=examples("demo up --screenshot demo.png"))
 def up(
     name: Name = "demo",
     screenshot: Annotated[Path | None, typer.Option("--screenshot", help="Save a picture of the desktop here.")] = None,
+    timeout_factor: TimeoutFactor = 1.0,
 ) -> None:
-    """Build what is missing, start a cluster, install the chart, make a user, start a session, and look at it."""
+    """Build what is missing, start a cluster, install the chart, create a user, and start a session."""
     with errors_in_words(run.DemoError, NoPictureError), progress_of(name) as progress:
-        demo = run.up(name, browser=screenshot is not None, progress=progress)
+        demo = run.up(name, browser=screenshot is not None, timeout_factor=timeout_factor, progress=progress)
         url = run.start_session(demo, progress=progress)
         if screenshot:
-            run.take_picture(url, demo.login, screenshot, progress=progress)
+            run.take_picture(url, demo, screenshot, progress=progress)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"\nThe portal: {demo.login.portal}")
     console.print(f"  log in as {demo.login.user} with {demo.login.password} (an administrator)")
-    console.print(f"A desktop runs there: {url}")
+    console.print(f"A desktop is running: {url}")
     if screenshot:
         console.print(f"  a picture of it: {screenshot}")
     console.print("\nLook around:")
@@ -44,7 +45,7 @@ def up(
 
 @app.command(epilog=examples("demo down"))
 def down(name: Name = "demo") -> None:
-    """Stop the demo and leave the machine as it was; built programs and images stay in the cache."""
+    """Stop the demo and restore the machine's state. Built programs and images stay in the cache."""
     with errors_in_words():
         removed = run.down(name)
     print(f"Removed: {', '.join(removed)}." if removed else f"There is no demo {name!r}.")

@@ -57,25 +57,27 @@ def check(
         ),
     ],
     *,
-    port: Annotated[int | None, typer.Option("--port", help="Of an image: where it listens. Default 8080.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="For an image: its port. Default: 8080.")] = None,
     protocol: Annotated[
-        Protocol | None, typer.Option("--protocol", help="Of an image: what it serves. Default Selkies.")
+        Protocol | None, typer.Option("--protocol", help="For an image: what it serves. Default: Selkies.")
     ] = None,
     health_path: Annotated[
         str | None,
-        typer.Option("--health-path", help="Of an image: what answers once it is ready. Default as in a template."),
+        typer.Option(
+            "--health-path", help=("For an image: the path that responds when it is ready. Default: as in a template.")
+        ),
     ] = None,
-    scheme: Annotated[Scheme | None, typer.Option("--scheme", help="Of an image. Default HTTP.")] = None,
+    scheme: Annotated[Scheme | None, typer.Option("--scheme", help="For an image. Default: HTTP.")] = None,
     run_as_user: Annotated[
-        int | None, typer.Option("--run-as-user", help="Of an image: user and group id. Default 1000.")
+        int | None, typer.Option("--run-as-user", help="For an image: user and group id. Default: 1000.")
     ] = None,
-    timeout: Annotated[str, typer.Option("--timeout", help="How long fetching and starting it may take.")] = "5m",
+    timeout: Annotated[str, typer.Option("--timeout", help="Time limit for pulling and starting it.")] = "5m",
     output: FindingsOption = FindingsOutput.TEXT,
 ) -> None:
-    """Start an image once as a desktop and say what holds of docs/your-image.md, level by level.
+    """Start an image once as a desktop and report which requirements of docs/your-image.md it meets.
 
-    The pod is removed at the end, also after Ctrl-C. Picture, token table and agent need kubectl in PATH.
-    Status 0: all holds; 1: something does not; 3: something could not be checked; 130: interrupted.
+    The pod is removed at the end, also after Ctrl-C. The checks of picture, token table and agent need kubectl in
+    PATH. Status 0: all requirements are met; 1: some are not; 3: some could not be checked; 130: interrupted.
     """
     seconds = seconds_of("--timeout", timeout)
     options = {
@@ -89,7 +91,7 @@ def check(
         subject, port=port, protocol=protocol, health_path=health_path, scheme=scheme, run_as_user=run_as_user
     )
     if of_image is None and (given := [name for name, value in options.items() if value is not None]):
-        raise CliError(f"{', '.join(given)}: for an image; template {subject} says it itself", USAGE)
+        raise CliError(f"{', '.join(given)}: for an image only; template {subject} sets it itself", USAGE)
 
     async def work(client: "Client") -> Observation:
         template = of_image or await _read_template(client, subject)

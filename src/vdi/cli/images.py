@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
 
 _LATER = (
-    "A node that joins later does not have them: run the same again with --node NAME, or put the archives into"
-    " /var/lib/rancher/k3s/agent/images on that node (K3s)."
+    "A node that joins later does not have them: run the command again with --node NAME, or put the archives into "
+    "/var/lib/rancher/k3s/agent/images on that node (K3s)."
 )
 
 
 @app.callback()
 def images() -> None:
-    """Image archives on the nodes of a cluster that reaches no registry."""
+    """Image archives for the nodes of a cluster without a registry."""
 
 
 @app.command(
@@ -40,35 +40,41 @@ def images() -> None:
     )
 )
 def load(
-    archives: Annotated[list[Path], typer.Argument(metavar="ARCHIVE...", help="Tar files with images, also gzip.")],
+    archives: Annotated[
+        list[Path], typer.Argument(metavar="ARCHIVE...", help=("Tar files with images, optionally gzipped."))
+    ],
     *,
     node: Annotated[
         list[str] | None, typer.Option("--node", metavar="NAME", help="This node only; repeatable.")
     ] = None,
     containerd: Annotated[
         str | None,
-        typer.Option("--containerd", metavar="SOCKET", help="Of the nodes; else K3s' own, or containerd's default."),
+        typer.Option(
+            "--containerd",
+            metavar="SOCKET",
+            help=("containerd's socket on the nodes; default: K3s' own, or containerd's default."),
+        ),
     ] = None,
     ctr: Annotated[
-        str | None, typer.Option("--ctr", metavar="PATH", help="Program on the nodes; else K3s' own, or /usr/bin/ctr.")
+        str | None, typer.Option("--ctr", metavar="PATH", help="ctr on the nodes; default: K3s' own, or /usr/bin/ctr.")
     ] = None,
     kubectl: Annotated[
-        Path | None, typer.Option("--kubectl", metavar="PATH", help="kubectl; else the one in PATH.")
+        Path | None, typer.Option("--kubectl", metavar="PATH", help="kubectl; default: the one in PATH.")
     ] = None,
-    timeout: Annotated[str, typer.Option("--timeout", help="How long one node may take.")] = "10m",
+    timeout: Annotated[str, typer.Option("--timeout", help="Time limit for each node.")] = "10m",
     output: PageOption = PageOutput.TABLE,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Bring images from archives to every node, without a registry, and pin them there.
+    """Load images from archives onto every node, without a registry, and pin them there.
 
-    A pod on each node gives the archive to the node's containerd; it is removed at the end, also after Ctrl-C.
+    A pod on each node passes the archive to the node's containerd; it is removed at the end, also after Ctrl-C.
     Status 1: a node does not have all images; 130: interrupted.
     """
     seconds = seconds_of("--timeout", timeout)
     for option, path in (("--containerd", containerd), ("--ctr", ctr)):
         if path is not None and not path.startswith("/"):
-            raise CliError(f"{option} {path}: allowed is an absolute path on the nodes", USAGE)
+            raise CliError(f"{option} {path}: allowed: an absolute path on the nodes", USAGE)
     try:
         found = {archive: read_archive(archive) for archive in archives}
     except BadArchiveError as error:
@@ -97,7 +103,7 @@ def load(
     except RefusedError as error:
         raise CliError(str(error), USAGE) from error
     except KeyboardInterrupt:
-        typer.echo("Interrupted; the pods are removed. Images that were imported stay.", err=True)
+        typer.echo("Interrupted; the pods are removed. Imported images are kept.", err=True)
         raise typer.Exit(INTERRUPTED) from None
     _report(results, found, output)
 

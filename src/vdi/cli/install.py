@@ -35,7 +35,7 @@ def install(
     at: ReleaseOptions,
     *,
     domain: Annotated[
-        str | None, typer.Option("--domain", metavar="DOMAIN", help="Desktops and portal get hosts below it.")
+        str | None, typer.Option("--domain", metavar="DOMAIN", help="Desktops and portal have hosts below it.")
     ] = None,
     certificate: Annotated[
         str | None,
@@ -53,11 +53,11 @@ def install(
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Check the cluster, show what would be made, ask, and install CRDs, operator, gateway, templates and pools.
+    """Check the cluster, show what would be created, ask, and install CRDs, operator, gateway and templates.
 
-    Without values it asks for domain, certificate and administrator, as far as no option gives them. It waits until
-    everything is ready and shows what it waits for; what fails is rolled back, with the reason. Status 1: refused or
-    failed; 130: interrupted, and rolled back.
+    Without values it asks for domain, certificate and administrator unless options set them. It waits until
+    everything is ready and shows what it waits for. A failed installation is rolled back, and the reason is shown.
+    Status 1: refused or failed; 130: interrupted, and rolled back.
     """
     files = files_that_are(values)
     typed = essential_values(domain, certificate, admin, ask=not (files or sets))

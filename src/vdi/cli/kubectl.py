@@ -10,7 +10,7 @@ def find_kubectl(given: Path | None, kubeconfig: Path | None, context: str | Non
     """The first words of a command line, with the options that choose the cluster. Raises CliError without kubectl."""
     program = shutil.which(given or "kubectl")
     if program is None:
-        missing = f"--kubectl {given}: is no program" if given else "there is no kubectl in PATH"
+        missing = f"--kubectl {given}: is no program" if given else "kubectl is not in PATH"
         raise CliError(f"{missing}; allowed: --kubectl PATH", USAGE if given else COULD_NOT_LOOK)
     return [program, *cluster_options(kubeconfig, context)]
 

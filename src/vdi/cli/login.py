@@ -33,25 +33,26 @@ _BROWSER_SECONDS = 300.0
 def login(
     server: Annotated[
         str | None,
-        typer.Argument(envvar="VDI_SERVER", help="Address of the portal; without it the one of the login before."),
+        typer.Argument(envvar="VDI_SERVER", help="Address of the portal; default: the one of the last login."),
     ] = None,
     no_browser: Annotated[
         bool, typer.Option("--no-browser", help="Print the address, and ask for the code that it shows.")
     ] = False,
     ca_file: Annotated[
         Path | None,
-        typer.Option(help="Certificate of an authority of your own (PEM), trusted for this gateway alone."),
+        typer.Option(help="Certificate of your own authority (PEM), trusted for this gateway only."),
     ] = None,
 ) -> None:
     """Log in to a gateway through the browser.
 
-    The token is kept in ~/.config/vdi/login.json, for you alone, and ends after 30 days or with `logout`. From then on
-    the session commands go through the gateway, unless an option, KUBECONFIG or a pod's own account names a cluster.
+    The token is stored in ~/.config/vdi/login.json, readable only by you, and expires after 30 days or with
+    `logout`. From then on the session commands use the gateway, unless an option, KUBECONFIG or a pod's own account
+    names a cluster.
     """
     logins = read_logins()
     address = server_url(server or logins.current) if server or logins.current else ""
     if not address:
-        raise CliError("which gateway? Give its address, such as https://portal.vdi.example.com", USAGE)
+        raise CliError("no gateway is known; give its address, such as https://portal.vdi.example.com", USAGE)
     before = logins.gateways.get(address)
     ca = _read_authority(ca_file) if ca_file else (before.ca if before else "")
     made = asyncio.run(_log_in(address, ca, typed=no_browser or not has_screen()))
@@ -73,7 +74,7 @@ def _read_authority(path: Path) -> str:
     try:
         text = path.expanduser().read_text()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no PEM file"
+        why = error.strerror if isinstance(error, OSError) else "it is not a PEM file"
         raise CliError(f"--ca-file {path}: {why}", USAGE) from error
     tls(text)
     return text
@@ -88,16 +89,16 @@ async def _log_in(server: str, ca: str, *, typed: bool) -> Login:
         async with listen_on_loopback() as waiting:
             request = AuthorizationRequest(server, waiting.uri)
             if not opens_browser(request.url):
-                typer.echo("The browser did not open by itself.", err=True)
-            typer.echo(f"Agree in the browser; should it show nothing, open\n  {request.url}", err=True)
+                typer.echo("The browser did not open automatically.", err=True)
+            typer.echo(f"Confirm in the browser; if it shows nothing, open\n  {request.url}", err=True)
             return await exchange_code(client, request, await waiting.code(request, _BROWSER_SECONDS), ca)
 
 
 def _ask_for_code(address: str) -> str:
-    typer.echo(f"Open this address in a browser, agree, and type the code that it shows:\n  {address}", err=True)
+    typer.echo(f"Open this address in a browser, confirm, and enter the code that it shows:\n  {address}", err=True)
     code = typer.prompt("Code", err=True) if sys.stdin.isatty() else sys.stdin.readline()
     if not code.strip():
-        raise CliError("no code was given, so you are not logged in")
+        raise CliError("no code was entered, so you are not logged in")
     return str(code).strip()
 
 
@@ -106,7 +107,7 @@ def _say_if_unused(address: str) -> None:
     target = choose_target(KubeConnection(), None, os.environ)
     if not (isinstance(target, GatewayTarget) and target.server == address):
         typer.echo(
-            f"Session commands here go another way all the same, since {target.why}:"
-            f" say --server {address}, or set VDI_SERVER. See {PROGRAM} whoami",
+            f"Session commands still use another target, because {target.why}: use --server {address}, or set "
+            f"VDI_SERVER. See {PROGRAM} whoami",
             err=True,
         )

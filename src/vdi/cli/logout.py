@@ -18,10 +18,10 @@ app = typer.Typer()
 @app.command(epilog=examples("logout", "logout https://portal.vdi.example.com"))
 def logout(
     server: Annotated[
-        str | None, typer.Argument(help="Address of the portal; without it the one that commands go to.")
+        str | None, typer.Argument(help="Address of the portal; default: the one that commands use.")
     ] = None,
 ) -> None:
-    """Log out of a gateway: its token is revoked there and forgotten here."""
+    """Log out of a gateway: its token is revoked there and removed here."""
     logins = read_logins()
     address = server_url(server) if server else logins.current
     login = logins.gateways.pop(address, None)
@@ -37,9 +37,9 @@ def logout(
     except CliError as error:
         write_logins(logins)
         raise CliError(
-            f"the token is forgotten here, but could not be revoked: {error.message}\n"
-            f"It ends by itself{f' at {login.expires}' if login.expires else ''}; sooner on {address}/account",
+            f"the token is removed here, but could not be revoked: {error.message}\nIt "
+            f"expires{f' at {login.expires}' if login.expires else ''}; to revoke it earlier: {address}/account",
             FINDINGS,
         ) from error
     write_logins(logins)
-    typer.echo(f"logged out of {address}" + (f"; commands go to {logins.current} now" if logins.current else ""))
+    typer.echo(f"logged out of {address}" + (f"; commands now use {logins.current}" if logins.current else ""))

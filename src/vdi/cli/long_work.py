@@ -41,5 +41,5 @@ def errors_in_words(*more: type[Exception]) -> Iterator[None]:
     except expected as error:
         raise CliError(str(error)) from error
     except KeyboardInterrupt:
-        print("Interrupted; what this command had begun is undone.", file=sys.stderr)
+        print("Interrupted; what this command started is undone.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None

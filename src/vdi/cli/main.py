@@ -19,26 +19,28 @@ from vdi.cli.options import PROGRAM, examples
 
 NOUNS = {
     "session": "Desktops: create, list, open, explain, suspend and remove them.",
-    "template": "The kinds of desktop that can be started.",
+    "template": "The templates of desktops that can be started.",
     "login": "Log in to a gateway: sessions without access to the cluster.",
     "logout": "Log out of a gateway.",
-    "whoami": "Who you are, where commands go, and why.",
-    "home": "The volumes with people's files.",
-    "pool": "Desktops that are started before anybody asks.",
-    "install": "Operator and gateway on a cluster, by our chart.",
-    "upgrade": "A new chart or new values, with what changes shown before.",
-    "rollback": "Back to a revision of the release that was in place.",
-    "uninstall": "End the desktops and remove the release; homes stay.",
+    "whoami": "Show who you are, which target commands use, and why.",
+    "schedule": "Desktops that are ready at a time that you set.",
+    "usage": "What was used in a month, and what it cost.",
+    "home": "The volumes with users' files.",
+    "pool": "Desktops that are started in advance.",
+    "install": "Install operator and gateway on a cluster with the chart.",
+    "upgrade": "Upgrade to a new chart or new values; shows the changes first.",
+    "rollback": "Go back to an earlier revision of the release.",
+    "uninstall": "End the desktops and remove the release; homes are kept.",
     "image": "Check whether an image can be a desktop.",
-    "images": "Image archives on the nodes of a cluster that reaches no registry.",
-    "doctor": "What is broken, where, and how to fix it.",
+    "images": "Load image archives onto the nodes of a cluster without a registry.",
+    "doctor": "Find problems, their location, and how to fix them.",
     "gpu": "Share each GPU among several desktops by time-slicing, and verify it.",
-    "kasm": "Kasm Workspaces on K3s: preflight, values, install, and what is wrong with one.",
+    "kasm": "Kasm Workspaces on K3s: preflight, values, installation and diagnosis.",
     "cluster": "A real Kubernetes cluster on this machine, for the demo and for tests.",
-    "demo": "From nothing to a desktop in the browser, on this machine.",
+    "demo": "Start a complete demo with a desktop in the browser, on this machine.",
     "operator": "The controller that turns sessions into desktops.",
-    "gateway": "The portal, the login and the way into desktops.",
-    "completion": "The script with which bash, zsh or fish completes commands.",
+    "gateway": "The portal, the login and the access to desktops.",
+    "completion": "Print the script that completes commands in bash, zsh or fish.",
 }
 
 
@@ -101,7 +103,7 @@ def root(
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Desktops on Kubernetes: start one, see how it is, open it in the browser."""
+    """Desktops on Kubernetes: start one, check its state, open it in the browser."""
     _debug.enabled = debug
 
 
@@ -122,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         _show(
             f"unexpected {_describe(error)}",
-            hint=f"This is a fault of {PROGRAM}. For the traceback: {PROGRAM} --debug ..., or VDI_DEBUG=1.",
+            hint=f"This is a bug in {PROGRAM}. For the traceback: {PROGRAM} --debug ..., or VDI_DEBUG=1.",
         )
         return FINDINGS
     return 0

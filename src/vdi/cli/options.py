@@ -24,10 +24,20 @@ Kubeconfig = Annotated[
     Path | None,
     typer.Option(
         envvar="VDI_KUBECONFIG",
-        help="Credentials file; without it $KUBECONFIG, the pod's own account, ~/.kube/config.",
+        help="Credentials file; default: $KUBECONFIG, the pod's own account, ~/.kube/config.",
     ),
 ]
 Context = Annotated[str | None, typer.Option(envvar="VDI_CONTEXT", help="Context of the kubeconfig to use.")]
+TimeoutFactor = Annotated[
+    float,
+    typer.Option(
+        "--timeout-factor",
+        envvar="VDI_TIMEOUT_FACTOR",
+        min=1,
+        max=100,
+        help="Multiply the time limits, for a slow or emulated machine.",
+    ),
+]
 
 
 def program_name(argv0: str) -> str:

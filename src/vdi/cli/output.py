@@ -49,7 +49,7 @@ class PageOutput(StrEnum):
     JSON = "json"
 
 
-PageOption = Annotated[PageOutput, typer.Option("--output", "-o", help="What to print.")]
+PageOption = Annotated[PageOutput, typer.Option("--output", "-o", help="Output format.")]
 
 
 def duration(seconds: float) -> str:

@@ -25,7 +25,7 @@ from vdi.kube.errors import NotFound
 from vdi.kube.transport import Client
 from vdi.operator.kinds import POOLS
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Desktops that are started before anybody asks.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Desktops that are started in advance.")
 
 Name = Annotated[str, typer.Argument(help="Name of the pool.")]
 
@@ -52,7 +52,7 @@ def show(
     name: Name,
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
-    """How many desktops a pool has ready, and what it waits for."""
+    """Show how many desktops a pool has ready, and what it waits for."""
     raw = connection.run(lambda client: _found(client, client.get(POOLS, name, into=dict[str, Any]), name))
     if output is not Output.TABLE:
         print_data(without_managed_fields(raw), output)
@@ -67,10 +67,10 @@ def scale(
     connection: KubeConnection,
     name: Name,
     *,
-    replicas: Annotated[int, typer.Option("--replicas", "--ready", min=0, help="How many started desktops to keep.")],
+    replicas: Annotated[int, typer.Option("--replicas", "--ready", min=0, help="Number of started desktops to keep.")],
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
-    """Keep more or fewer desktops ready, as `kubectl scale vdipool` does. Desktops that people use are not touched."""
+    """Change how many desktops are kept ready, as `kubectl scale vdipool` does. Desktops in use are not affected."""
     change = {"spec": {"replicas": replicas, "ready": None}}
     raw = connection.run(lambda client: _found(client, client.patch(POOLS, name, change, into=dict[str, Any]), name))
     if output is not Output.TABLE:
@@ -88,7 +88,7 @@ async def _found(client: Client, work: Awaitable[Raw], name: str) -> Raw:
             raise
         there = sorted(str(raw["metadata"]["name"]) for raw in await client.list(POOLS, into=dict[str, Any]))
         known = ", ".join(there) or "none"
-        raise CliError(f"there is no pool {name}; on this cluster there are: {known}") from error
+        raise CliError(f"there is no pool {name}; available on this cluster: {known}") from error
 
 
 def pool_table(items: Sequence[Raw], wide: bool) -> list[str]:
@@ -111,11 +111,11 @@ def pool_lines(pool: VDIPool) -> list[str]:
         "Pool": meta.name,
         "Template": spec.template,
         "Ready": counts,
-        "Claimed": f"running sessions with a desktop from here: {status.claimed}",
+        "Claimed": f"running sessions with a desktop from this pool: {status.claimed}",
         "Message": status.message,
         "Created": f"{meta.creation_timestamp} ({age(meta.creation_timestamp, now_utc())} ago)",
     }
     lines = [f"{name + ':':<11}{value}" for name, value in facts.items() if value]
     if not status.conditions:
-        return [*lines, "", "No conditions yet: the operator has not taken the pool up. Is it running?"]
+        return [*lines, "", "No conditions yet: the operator has not processed the pool. Is it running?"]
     return [*lines, *condition_lines(status.conditions, now_utc())]

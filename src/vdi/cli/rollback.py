@@ -22,15 +22,15 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @with_release
 def rollback(
     at: ReleaseOptions,
-    revision: Annotated[int | None, typer.Argument(help="Where to go back to; else to the one before.", min=1)] = None,
+    revision: Annotated[int | None, typer.Argument(help="Target revision; default: the previous one.", min=1)] = None,
     *,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Show the revisions and what going back would change, ask, and go back. Running desktops go on.
+    """Show the revisions and what going back would change, ask, and go back. Running desktops are not affected.
 
-    An older gateway gets the database that it knows: columns that it does not know are named before, and lost.
-    Status 1: refused or failed; 130: interrupted.
+    The database is downgraded for an older gateway; columns that it does not know are listed first, and their data
+    is lost. Status 1: refused or failed; 130: interrupted.
     """
     at = at.located()
     revisions, target, changes, losses, downgrade = run(at, lambda client: _prepare(client, at, revision))
@@ -42,14 +42,14 @@ def rollback(
             typer.echo(line)
     done = None
     if not dry_run:
-        confirm_change(f"Go back to revision {target.version}? Running desktops go on.", yes)
+        confirm_change(f"Go back to revision {target.version}? Running desktops are not affected.", yes)
         done = run(at, lambda client: _apply(client, at, target, downgrade))
     if at.output is PageOutput.JSON:
         data = {"revisions": list(map(revision_data, revisions)), "target": target.version, "losses": losses}
         print_data({**data, "changes": change_data(changes), "revision": revision_data(done)}, at.output)
     elif done:
         typer.echo(
-            f"Revision {done.version} of {at.release} is in place, with the content of revision {target.version}."
+            f"Revision {done.version} of {at.release} is deployed, with the content of revision {target.version}."
         )
 
 

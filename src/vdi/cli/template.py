@@ -36,7 +36,7 @@ from vdi.cli.session.target import with_backend
 from vdi.session.image import health_path
 from vdi.session.streaming import generation, warnings
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The kinds of desktop that can be started.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The templates of desktops that can be started.")
 
 
 @app.command("ls", epilog=examples("template ls", "template ls -o wide"))
@@ -45,10 +45,10 @@ def list_(
     target: Target,
     output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
 ) -> None:
-    """List the templates: of the cluster, or those that one may use at the gateway."""
+    """List the templates: those of the cluster, or those that you can use at the gateway."""
     found = target.run(lambda backend: backend.templates())
     if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
-        typer.echo("no templates that one may use here", err=True)
+        typer.echo("there are no templates that you can use", err=True)
         return
     print_objects(found, output, name=lambda raw: f"vditemplate/{raw['metadata']['name']}", table=template_table)
 
@@ -60,7 +60,7 @@ def show(
     name: Annotated[str, typer.Argument(help="Name of the template.")],
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
-    """What a desktop of this template is made of, and the most that a session may ask for."""
+    """Show a template: what its desktops consist of, and the maximum that a session may request."""
     raw = target.run(lambda backend: get_template(backend, name))
     if output is not Output.TABLE:
         print_data(without_managed_fields(raw), output)
@@ -112,7 +112,7 @@ def pulled(template: VDITemplate) -> str:
 
 def serves(spec: TemplateSpec) -> str:
     """What the image streams, or that it has a page of its own, and who signs in to it."""
-    what = f"Selkies {generation(spec)}" if generation(spec) else "a page of its own (protocol Web)"
+    what = f"Selkies {generation(spec)}" if generation(spec) else "its own page (protocol Web)"
     login = spec.basic_auth_secret
     return f"{what}; the gateway signs in with Secret {login.name}" if login else what
 
@@ -132,7 +132,7 @@ def _home(home: TemplatePersistence) -> str:
 
 def _runs(life: Lifecycle) -> str:
     """What becomes of a desktop of this template."""
-    length = f"at most {life.max_timeout}" if life.max_timeout else "as long as the session says"
+    length = f"at most {life.max_timeout}" if life.max_timeout else "set by the session"
     idle = f"after {life.idle_timeout} without use {_end(life.on_idle)}" if life.idle_timeout else ""
     return f"{length}, {_end(life.on_timeout)}" + (f"; {idle}" if idle else "")
 
@@ -156,7 +156,7 @@ def _streams(streaming: TemplateStreaming) -> str:
 def _pre_pull_lines(progress: PrePullStatus) -> list[str]:
     lines = ["", f"Pre-pull of {progress.image}: {progress.ready} of {progress.desired} nodes have it"]
     if progress.pulling:
-        lines.append(f"  on its way: {', '.join(progress.pulling)}")
+        lines.append(f"  in progress: {', '.join(progress.pulling)}")
     lines += [f"  failed on {node.node}: {node.message or node.reason}" for node in progress.failed]
     return lines
 

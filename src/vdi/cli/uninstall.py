@@ -38,21 +38,21 @@ def uninstall(
     at: ReleaseOptions,
     *,
     delete_homes: Annotated[
-        bool, typer.Option("--delete-homes", help="Delete all homes too, with the files of everybody.")
+        bool, typer.Option("--delete-homes", help="Also delete all homes with the files of all users.")
     ] = False,
     crds: Annotated[
-        bool, typer.Option("--crds", help="Delete the CRDs too, and with them all templates and pools.")
+        bool, typer.Option("--crds", help="Also delete the CRDs, and with them all templates and pools.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Take finalizers off where no operator works that would.")
+        bool, typer.Option("--force", help="Remove finalizers if no operator is running to remove them.")
     ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """End all desktops while the operator can, remove operator and gateway, and list what stays.
+    """End all desktops while the operator is running, remove operator and gateway, and list what is kept.
 
-    Homes stay, and an installation that follows finds them again. It asks before anything is removed, and once more
-    before homes are. Status 1: refused or failed; 130: interrupted.
+    Homes are kept, and a later installation uses them again. The command asks before it removes anything, and again
+    before it deletes homes. Status 1: refused or failed; 130: interrupted.
     """
     at = at.located()
     plan = run(at, lambda client: plan_removal(client, at.release, at.place.namespace))
@@ -64,7 +64,7 @@ def uninstall(
     if not dry_run:
         confirm_change("Uninstall?", yes)
         if doomed:
-            confirm_change(f"Delete {count(doomed, 'home')}, with all files in it? Nothing brings them back.", yes)
+            confirm_change(f"Delete {count(doomed, 'home')} with all files? This cannot be undone.", yes)
         run(at, lambda client: _apply(client, at, plan, homes=delete_homes, crds=crds, force=force))
     stays = staying(plan, doomed, crds=crds)
     if at.output is PageOutput.JSON:
@@ -78,15 +78,15 @@ def uninstall(
 def refuse_unsafe(plan: Removal, *, crds: bool, force: bool) -> None:
     """Raise CliError for what would harm sessions or other releases."""
     if plan.revision is None and not (plan.sessions or plan.homes or plan.crds):
-        raise CliError(f"there is no release {plan.release} in the namespace {plan.namespace}, and nothing of it")
+        raise CliError(f"there is no release {plan.release} in the namespace {plan.namespace}, and no object of it")
     if plan.sessions and not plan.operator_works and not force:
         raise CliError(no_operator(plan))
     if crds and plan.elsewhere:
         words = f"--crds would delete {plan.elsewhere} sessions in other namespaces, which another operator looks after"
-        raise CliError(f"{words}; allowed once they are gone")
+        raise CliError(f"{words}; allowed once they no longer exist")
     if crds and plan.other_operators:
         words = f"--crds would delete the kinds, templates and pools of {', '.join(plan.other_operators)}"
-        raise CliError(f"{words}; allowed once no other release is left, or without --crds")
+        raise CliError(f"{words}; allowed when no other release exists, or without --crds")
 
 
 async def _apply(client: Client, at: ReleaseOptions, plan: Removal, *, homes: bool, crds: bool, force: bool) -> None:
@@ -96,8 +96,8 @@ async def _apply(client: Client, at: ReleaseOptions, plan: Removal, *, homes: bo
         if plan.revision is not None:
             await uninstall_release(running, plan, at.place)
         if late := await left_sessions(client, plan.sessions_namespaces):
-            again = "run the same again with --force"
-            raise CliError(f"started while this ran, and now without an operator: {', '.join(late)}; {again}")
+            again = "run the same command again with --force"
+            raise CliError(f"started during this command, and now without an operator: {', '.join(late)}; {again}")
         kept = [home for home in plan.homes if not home.owned]
         if homes and kept:
             await delete_homes(running, kept)
@@ -113,15 +113,17 @@ def plan_lines(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> 
             f"Release {plan.release} in {plan.namespace}: revision {plan.revision.version}, {plan.revision.status}"
         )
     else:
-        lines.append(f"There is no release {plan.release} in {plan.namespace}; what it left behind is removed.")
-    lines += [f"Session {session.metadata.name} of {session.spec.user}: it is ended" for session in plan.sessions]
-    lines += [f"Pool {pool}: its desktops are ended" for pool in plan.pools]
+        lines.append(f"There is no release {plan.release} in {plan.namespace}; its remaining objects are removed.")
+    lines += [f"Session {session.metadata.name} of {session.spec.user}: will be ended" for session in plan.sessions]
+    lines += [f"Pool {pool}: its desktops will be ended" for pool in plan.pools]
     if not plan.operator_works and plan.sessions:
-        lines.append("No operator works: the sessions' finalizers are taken off, Kubernetes removes what they own.")
+        lines.append(
+            "No operator is running: the sessions' finalizers are removed, and Kubernetes deletes what they own."
+        )
     if doomed:
         lines += ["Homes that are DELETED, with all files in them:", *(f"  {home.words}" for home in doomed)]
     if crds:
-        lines.append(f"CRDs: {', '.join(plan.crds) or 'none are there'}; with them all templates and pools go")
+        lines.append(f"CRDs: {', '.join(plan.crds) or 'none exist'}; with them all templates and pools are deleted")
     return lines
 
 
@@ -129,7 +131,7 @@ def staying(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> lis
     """What is on the cluster afterwards, and what removes it."""
     gone = set(doomed)
     homes = [home for home in plan.homes if home not in gone]
-    lines = [f"home of {home.words}, found again by the next installation" for home in homes]
+    lines = [f"home of {home.words}, used again by the next installation" for home in homes]
     if plan.crds and not crds:
         lines.append(f"CRDs {', '.join(plan.crds)}: vdi uninstall --crds")
         lines += [f"template {template}: kubectl delete vditemplate {template}" for template in plan.templates]
@@ -149,7 +151,7 @@ def _host_records(plan: Removal) -> list[str]:
     """What the operator keeps the desktops' addresses apart with."""
     lines = []
     kubectl = f"kubectl -n {plan.sessions_namespaces[0]} delete"
-    why = "so that no address passes to another person after the next installation"
+    why = "so that no address goes to another user after the next installation"
     if plan.host_key:
         lines.append(f"secret/{HOST_KEY}, the key of the desktops' addresses, {why}: {kubectl} secret {HOST_KEY}")
     if plan.reservations:

@@ -36,10 +36,11 @@ def upgrade(
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Show what would change, field by field, ask, and change it. Running desktops go on.
+    """Show what would change, field by field, ask, and upgrade. Running desktops are not affected.
 
-    Without -f the release keeps its values, and --set changes single ones; with -f the files say them all. An upgrade
-    that fails is rolled back by itself, with the reason in words. Status 1: refused or failed; 130: interrupted.
+    Without -f the release keeps its values, and --set changes single ones; with -f the files replace all of them. A
+    failed upgrade is rolled back automatically, and the reason is shown. Status 1: refused or failed; 130:
+    interrupted.
     """
     given = Values({}, files_that_are(values), tuple(sets or ()))
     change_release(at, chart, given, upgrading=True, dry_run=dry_run, yes=yes)

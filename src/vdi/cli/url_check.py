@@ -27,11 +27,11 @@ def interpret(status: int, *, by_gateway: bool = False) -> UrlStatus:
     `by_gateway`: a gateway stands before the desktop, and has answered.
     """
     if status == 404:
-        return UrlStatus(True, False, "answers 404: the proxy has no route for this host yet")
+        return UrlStatus(True, False, "responds with 404: the proxy has no route for this host yet")
     if status >= 500:
-        return UrlStatus(True, False, f"answers {status}: the proxy does not reach the desktop")
+        return UrlStatus(True, False, f"responds with {status}: the proxy cannot reach the desktop")
     asked = "login" if by_gateway else "password"
-    return UrlStatus(True, True, f"answers {status}" if status != 401 else f"answers, and asks for the {asked}")
+    return UrlStatus(True, True, f"answers {status}" if status != 401 else f"responds, and asks for the {asked}")
 
 
 async def check(client: httpx.AsyncClient, url: str) -> UrlStatus:
@@ -42,7 +42,7 @@ async def check(client: httpx.AsyncClient, url: str) -> UrlStatus:
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         return UrlStatus(False, False, f"cannot be reached from this machine: {reason_of(error)}")
     except HTTP_ERRORS as error:
-        return UrlStatus(False, False, f"does not answer: {reason_of(error)}")
+        return UrlStatus(False, False, f"does not respond: {reason_of(error)}")
 
 
 async def wait_until_ready(url: str, seconds: float) -> UrlStatus:

@@ -1,6 +1,7 @@
 """`vdi whoami`: the user, where commands go, and why."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +21,15 @@ app = typer.Typer()
 
 _REVIEWS = Resource("authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview", namespaced=False)
 
+_AMOUNTS = {
+    "sessions": "desktops",
+    "gpus": "GPUs",
+    "hoursPerMonth": "hours this month",
+    "gpuHoursPerMonth": "GPU hours this month",
+    "homeStorage": "GiB of homes",
+}
+"""What `use` of `GET /me` counts."""
+
 
 @app.command(epilog=examples("whoami", "whoami -o json"))
 @with_backend
@@ -27,7 +37,7 @@ def whoami(
     target: Target,
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
-    """Who you are where the session commands go, which way that is, and why."""
+    """Show who you are, which target the session commands use, and why."""
     known = _at_gateway(target) if isinstance(target, GatewayTarget) else _at_cluster(target)
     if output is not Output.TABLE:
         print_data(known, output)
@@ -35,14 +45,27 @@ def whoami(
     words = {
         "User": known["user"],
         "Groups": ", ".join(known["groups"]),
-        "Way": f"{known['way']}, since {known['why']}",
+        "Way": f"{known['way']}, because {known['why']}",
         "Server": known["server"],
         "Namespace": known["namespace"],
         "Until": known.get("expires", ""),
+        "Use": describe_use(known.get("use", {})),
     }
     for name, value in words.items():
         if value:
             typer.echo(f"{name + ':':<11}{value}")
+
+
+def describe_use(use: Mapping[str, Any]) -> str:
+    """What is limited, such as `1 of 3 desktops, 12.5 of 100 GPU hours this month`."""
+    known = [(use[field], what) for field, what in _AMOUNTS.items() if field in use]
+    return ", ".join(
+        f"{amount['used']:g} of {amount['limit']:g} {what}" for amount, what in known if _is_limited(amount)
+    )
+
+
+def _is_limited(amount: Mapping[str, Any]) -> bool:
+    return amount["limit"] is not None
 
 
 def _at_gateway(target: GatewayTarget) -> dict[str, Any]:

@@ -60,6 +60,8 @@ _TERMINAL_FROM_LEFT, _TERMINAL_FROM_BOTTOM = 194, 18
 _ICON_COLOURS, _PANEL_SECONDS = 30, 20.0
 """The wallpaper has fewer than ten in so small a place."""
 _KEY_MILLISECONDS = 20
+_ACTION_SECONDS = 30.0
+"""Of what Playwright does by itself: start the browser, click, take a screenshot."""
 _NOISE = 24
 """Of 255 steps of brightness."""
 _LOOK_AGAIN_MILLISECONDS = 200
@@ -101,14 +103,22 @@ class DesktopBrowser:
     """One headless browser with one page on one desktop; a context manager.
 
     `url` is where `open` goes: it may be set as late as that. `login` is whose browser it is; None on a desktop
-    that asks for no login. `args`: more of Chromium's own; of two with one name, the last counts.
+    that asks for no login. `args`: more of Chromium's own; of two with one name, the last counts. `timeout_factor`
+    multiplies every time limit, for a slow machine.
     """
 
     def __init__(
-        self, url: str, login: Login | None, *, width: int = 1280, height: int = 720, args: Sequence[str] = ()
+        self,
+        url: str,
+        login: Login | None,
+        *,
+        width: int = 1280,
+        height: int = 720,
+        args: Sequence[str] = (),
+        timeout_factor: float = 1.0,
     ) -> None:
         self.url, self._login, self._args = url, login, [*CHROMIUM_ARGS, *args]
-        self._size = (width, height)
+        self._size, self._timeout_factor = (width, height), timeout_factor
         self.messages: list[str] = []
 
     def __enter__(self) -> DesktopBrowser:
@@ -119,7 +129,9 @@ class DesktopBrowser:
             raise NoPictureError(f"no browser found: none of {', '.join(CHROMIUM_NAMES)} is on the PATH")
         self._playwright = sync_playwright().start()
         try:
-            self._browser = self._playwright.chromium.launch(executable_path=executable, args=self._args)
+            self._browser = self._playwright.chromium.launch(
+                executable_path=executable, args=self._args, timeout=_ACTION_SECONDS * self._timeout_factor * 1000
+            )
             self._open_window()
         except BaseException:
             self._playwright.stop()
@@ -131,6 +143,7 @@ class DesktopBrowser:
             ignore_https_errors=True,  # the embedded cluster's certificate authority is not in the trust store
             viewport={"width": self._size[0], "height": self._size[1]},
         )
+        context.set_default_timeout(_ACTION_SECONDS * self._timeout_factor * 1000)
         self.page: Page = context.new_page()
         self.page.on("console", lambda message: self.messages.append(message.text))
         self.page.on("response", self._note_refusal)
@@ -139,7 +152,7 @@ class DesktopBrowser:
         if response.status >= 400:
             by = "the gateway" if response.headers.get("x-vdi-gateway") else "Traefik or the desktop"
             path = response.url.partition("?")[0]
-            self.messages.append(f"{time.strftime('%H:%M:%S')} {by} answered {response.status} for {path}")
+            self.messages.append(f"{time.strftime('%H:%M:%S')} {by} responded with {response.status} for {path}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -150,7 +163,8 @@ class DesktopBrowser:
     @contextmanager
     def beside(self, login: Login | None) -> Iterator[DesktopBrowser]:
         """The browser of another person on the same desktop: no cookie is shared, only the program is."""
-        other = DesktopBrowser(self.url, login, width=self._size[0], height=self._size[1])
+        width, height = self._size
+        other = DesktopBrowser(self.url, login, width=width, height=height, timeout_factor=self._timeout_factor)
         other._browser = self._browser
         other._open_window()
         try:
@@ -167,35 +181,40 @@ class DesktopBrowser:
         """Log in at the portal, before any desktop is opened. Raises NoPictureError."""
         if self._login is None:
             raise ValueError("this browser has no login to use")
-        self.page.goto(f"{self._login.portal}/login", timeout=timeout_s * 1000)
-        self._fill_in(timeout_s)
+        seconds = timeout_s * self._timeout_factor
+        self.page.goto(f"{self._login.portal}/login", timeout=seconds * 1000)
+        self._fill_in(seconds)
 
     def open(self, *, timeout_s: float = 60.0) -> None:
         """Go to the desktop, log in if asked to, and wait until a picture is drawn. Raises NoPictureError."""
-        response = self.page.goto(self.url, timeout=timeout_s * 1000)
+        seconds = timeout_s * self._timeout_factor
+        response = self.page.goto(self.url, timeout=seconds * 1000)
         if response is None or 400 <= response.status < 500:
-            raise NoPictureError(f"{self.url} answered {response.status if response else 'nothing'}, not a desktop")
+            raise NoPictureError(
+                f"{self.url} responded with {response.status if response else 'nothing'}, not a desktop"
+            )
         if self._asked_to_log_in():
-            self._fill_in(timeout_s)
+            self._fill_in(seconds)
         self.wait_for_picture(timeout_s=timeout_s)
 
     def wait_for_picture(self, *, timeout_s: float = 60.0) -> None:
         """Wait until a picture is drawn, whatever page comes before it. Raises NoPictureError."""
         from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
+        seconds = timeout_s * self._timeout_factor
         try:
-            self.page.wait_for_function(HAS_PICTURE, timeout=timeout_s * 1000, polling=50)
+            self.page.wait_for_function(HAS_PICTURE, timeout=seconds * 1000, polling=50)
         except PlaywrightTimeout as error:
             said = "; ".join(self.messages[-_LAST_MESSAGES:])
             raise NoPictureError(
-                f"no picture from {self.url} in {timeout_s:.0f} s;"
-                f" the page {self._page_name()} shows {self._shown()!r}; its console: {said}"
+                f"no picture from {self.url} in {seconds:.0f} s; the page {self._page_name()} shows "
+                f"{self._shown()!r}; its console: {said}"
             ) from error
 
     def _asked_to_log_in(self) -> bool:
         return self._login is not None and self._page_name() == f"{self._login.portal}/login"
 
-    def _fill_in(self, timeout_s: float) -> None:
+    def _fill_in(self, seconds: float) -> None:
         from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
         assert self._login is not None  # noqa: S101 - its page is open
@@ -203,7 +222,7 @@ class DesktopBrowser:
         self.page.fill("#password", self._login.password)
         self.page.click("form[action='/login'] button[type=submit]")
         try:
-            self.page.wait_for_url(lambda _: not self._asked_to_log_in(), timeout=timeout_s * 1000)
+            self.page.wait_for_url(lambda _: not self._asked_to_log_in(), timeout=seconds * 1000)
         except PlaywrightTimeout as error:
             raise NoPictureError(
                 f"{self._login.user} could not log in at {self._login.portal}; the page shows {self._shown()!r}"
@@ -223,10 +242,11 @@ class DesktopBrowser:
         NoPictureError.
         """
         x, y = _TERMINAL_FROM_LEFT, self._size[1] - _TERMINAL_FROM_BOTTOM
-        deadline = time.monotonic() + _PANEL_SECONDS
+        seconds = _PANEL_SECONDS * self._timeout_factor
+        deadline = time.monotonic() + seconds
         while len(self.picture().crop((x - 12, y - 12, x + 12, y + 12)).getcolors(24 * 24) or []) < _ICON_COLOURS:
             if time.monotonic() > deadline:
-                raise NoPictureError(f"the panel of {self.url} shows no terminal after {_PANEL_SECONDS:.0f} s")
+                raise NoPictureError(f"the panel of {self.url} shows no terminal after {seconds:.0f} s")
             self.page.wait_for_timeout(_LOOK_AGAIN_MILLISECONDS)
         self.page.mouse.click(x, y)
 
@@ -239,7 +259,8 @@ class DesktopBrowser:
 
         Returns the picture. Raises NoPictureError with what was seen instead.
         """
-        deadline = time.monotonic() + timeout_s
+        seconds = timeout_s * self._timeout_factor
+        deadline = time.monotonic() + seconds
         last, changed = self.picture(), 0
         while time.monotonic() < deadline:
             self.page.wait_for_timeout(_LOOK_AGAIN_MILLISECONDS)
@@ -249,7 +270,7 @@ class DesktopBrowser:
                 return now
             last = now
         raise NoPictureError(
-            f"the picture did not change as it should: {changed} pixels in {timeout_s:.0f} s, not {pixels}"
+            f"the picture did not change as expected: {changed} pixels in {seconds:.0f} s, not {pixels}"
         )
 
     def picture(self) -> Image.Image:

@@ -28,6 +28,8 @@ SESSION, USER, TEMPLATE = "first", "you@example.com", "small"
 FAKE_GPUS = 8
 """What one GPU offers under time-slicing; the demo's node pretends to have it, so that GPU templates can be tried."""
 
+_INSTALL_SECONDS, _SESSION_SECONDS = 600.0, 300.0
+
 
 class DemoError(Exception):
     """Raised when the demo cannot go on; says what to do."""
@@ -42,6 +44,8 @@ class Demo:
     """A folder with kubectl, helm and vdi."""
     login: Login
     """Somebody who may log in at the portal, and administers it."""
+    timeout_factor: float = 1.0
+    """What time limits are multiplied with: more than 1 on a slow machine."""
 
 
 def checkout() -> Path:
@@ -52,25 +56,26 @@ def checkout() -> Path:
     return root
 
 
-def up(name: str, *, browser: bool, progress: Progress) -> Demo:
+def up(name: str, *, browser: bool, timeout_factor: float = 1.0, progress: Progress) -> Demo:
     """Bring up the cluster, install operator and gateway through the chart, and have a user who can log in.
 
-    With `browser`, have one for pictures.
+    With `browser`, have one for pictures. `timeout_factor` (at least 1) multiplies the time limits, for a slow machine.
 
     Raises DemoError, ClusterError, StepFailed, BinaryUnavailable and what building an image raises.
     """
     checkout()
     with privileged.rights("The demo"):
-        return _bring_up(name, browser, progress)
+        return _bring_up(name, browser, timeout_factor, progress)
 
 
-def _bring_up(name: str, browser: bool, progress: Progress) -> Demo:
+def _bring_up(name: str, browser: bool, timeout_factor: float, progress: Progress) -> Demo:
     found, (vdi_image, desktop_image) = _make_parts(browser, progress)
     made = cluster.up(
         name,
         fake_gpus=FAKE_GPUS,
         install_packages=True,
         image_archives=[vdi_image, desktop_image],
+        timeout_factor=timeout_factor,
         progress=progress,
     )
     tools = _folder_of_tools(made.state_dir / "tools", found)
@@ -84,33 +89,37 @@ def _bring_up(name: str, browser: bool, progress: Progress) -> Demo:
         "podAnnotations": {"image": vdi_image.parent.name},
     }
     (file := made.state_dir / "values.yaml").write_text(json.dumps(values))
-    _install(file, made.kubeconfig, tools, progress=progress)
+    _install(file, made.kubeconfig, tools, timeout_factor=timeout_factor, progress=progress)
     with progress.step(f"vdi gateway user add {USER} --admin"):
         try:
-            login = ready_user(made.kubeconfig, made.state_dir, portal_url(made.websecure_port), USER)
+            login = ready_user(
+                made.kubeconfig, made.state_dir, portal_url(made.websecure_port), USER, timeout_factor=timeout_factor
+            )
         except PeopleError as error:
             raise DemoError(str(error)) from error
-    return Demo(made.kubeconfig, tools, login)
+    return Demo(made.kubeconfig, tools, login, timeout_factor)
 
 
 def start_session(demo: Demo, *, progress: Progress) -> str:
     """Start the demo's session, or find it running: its URL. Raises StepFailed with what the session says of itself."""
     create = ["session", "create", SESSION, "--user", USER, "--template", TEMPLATE, "--wait"]
-    command: list[str | Path] = [sys.executable, "-m", "vdi", *create]
+    limit = f"{_SESSION_SECONDS * demo.timeout_factor:.0f}s"
+    command: list[str | Path] = [sys.executable, "-m", "vdi", *create, "--timeout-wait", limit]
     kubectl = partial(_kubectl, demo.kubeconfig, demo.tools / "kubectl")
     if kubectl("get", "vdi", SESSION, "--ignore-not-found", "-o", "name").strip():
-        command = [demo.tools / "kubectl", "-n", NAMESPACE, "wait", f"vdi/{SESSION}", "--for=condition=Ready"]
+        wait = ["wait", f"vdi/{SESSION}", "--for=condition=Ready", f"--timeout={limit}"]
+        command = [demo.tools / "kubectl", "-n", NAMESPACE, *wait]
     with progress.step(f"vdi {' '.join(create)}") as step:
         step.run(command, env=_environment(demo.kubeconfig))
     url: str = json.loads(kubectl("get", "vdi", SESSION, "-o", "json"))["status"]["url"]
     return url
 
 
-def take_picture(url: str, login: Login, file: Path, *, progress: Progress) -> None:
+def take_picture(url: str, demo: Demo, file: Path, *, progress: Progress) -> None:
     """Log in at the portal, open the desktop, type into its terminal, and save what is seen. Raises NoPictureError."""
     with (
-        progress.step(f"Log in at the portal, open the desktop and take {file}"),
-        DesktopBrowser(url, login) as browser,
+        progress.step(f"Log in to the portal, open the desktop and take {file}"),
+        DesktopBrowser(url, demo.login, timeout_factor=demo.timeout_factor) as browser,
     ):
         browser.log_in()
         browser.open()
@@ -143,7 +152,7 @@ def _make_parts(browser: bool, progress: Progress) -> tuple[Mapping[str, Path], 
 
     def window() -> list[Path]:
         if browser and find_chromium() is None:
-            with progress.step("Install Chromium, to look at the desktop with") as step:
+            with progress.step("Install Chromium to view the desktop") as step:
                 packages.install(step, ["chromium"])
         return []
 
@@ -154,11 +163,13 @@ def _make_parts(browser: bool, progress: Progress) -> tuple[Mapping[str, Path], 
     return found, progress.side_by_side([programs, window, pictures])[2]
 
 
-def _install(values: Path, kubeconfig: Path, tools: Path, *, progress: Progress) -> None:
+def _install(values: Path, kubeconfig: Path, tools: Path, *, timeout_factor: float, progress: Progress) -> None:
     here = ("--all-namespaces", "--selector", f"owner=helm,name={RELEASE},status=deployed")
     there = _kubectl(kubeconfig, tools / "kubectl", "get", "secrets", *here, "-o", "name").strip()
     words = ["upgrade" if there else "install", "--yes"]
-    command: list[str | Path] = [sys.executable, "-m", "vdi", *words, "--helm", tools / "helm", "--values", values]
+    options: list[str | Path] = ["--helm", tools / "helm", "--values", values]
+    limit = ["--timeout", f"{_INSTALL_SECONDS * timeout_factor:.0f}s"]
+    command: list[str | Path] = [sys.executable, "-m", "vdi", *words, *options, *limit]
     with progress.step(f"vdi {' '.join(words)}") as step:
         step.run(command, env=_environment(kubeconfig))
 

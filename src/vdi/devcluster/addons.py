@@ -16,18 +16,24 @@ def apply_addons(step: Step, layout: Layout, settings: ClusterSettings, binaries
     """Apply Traefik's kinds and, where there is a node, all the rest. Applying again heals what was changed."""
     manifests = [binaries["traefik-crds.yaml"].read_text()]
     if settings.networks is not None:
-        manifests += render(layout, settings.networks.dns_service, (layout.config / "resolv.conf").read_text())
+        manifests += render(
+            layout, settings.node_name, settings.networks.dns_service, (layout.config / "resolv.conf").read_text()
+        )
     kubectl: list[str | Path] = [binaries["kubectl"], "--kubeconfig", layout.kubeconfig]
     apply: list[str | Path] = ["apply", "--server-side", "--force-conflicts", "--field-manager=vdi-cluster", "-f", "-"]
     step.run([*kubectl, *apply], stdin="\n---\n".join(manifests).encode())
     layout.addons_applied.touch()
 
 
-def render(layout: Layout, dns_service: str, resolv_conf: str) -> list[str]:
-    """The node's add-ons. Without a name server to ask, DNS answers for the cluster only, and at once."""
+def render(layout: Layout, node_name: str, dns_service: str, resolv_conf: str) -> list[str]:
+    """The add-ons, on the node of that name: the first one, which no one stops alone.
+
+    Without a name server to ask, DNS answers for the cluster only, and at once.
+    """
     values = {
         "dns_service": dns_service,
         "forward": "forward . /etc/resolv.conf" if resolv_conf else "# this machine has no name server to ask",
-        "volumes": f"{layout.node}/volumes",
+        "volumes": str(layout.volumes),
+        "node_name": node_name,
     }
     return [Template(path.read_text()).substitute(values) for path in sorted(_MANIFESTS.glob("*.yaml"))]

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from vdi.devcluster import binaries, images, packages, privileged, probe, starting
 from vdi.devcluster.addons import apply_addons
 from vdi.devcluster.control_plane import CONTROL_PLANE_BINARIES
 from vdi.devcluster.layout import ClusterError, ClusterSettings, Layout, layout_of
 from vdi.devcluster.machine import TOOLS, explain_missing_tools
+from vdi.devcluster.networks import MAX_NODES
 from vdi.devcluster.node import NODE_BINARIES
 from vdi.devcluster.processes import find_supervisor, start_supervisor, stop_supervisor
 from vdi.devcluster.progress import Progress
@@ -37,6 +40,7 @@ class Cluster:
     state_dir: Path
     control_plane_only: bool
     fake_gpus: int
+    nodes: Sequence[str]
     was_running: bool
     """True when there was nothing to start."""
 
@@ -51,18 +55,23 @@ def up(
     *,
     control_plane_only: bool = False,
     fake_gpus: int | None = None,
+    nodes: int | None = None,
     install_packages: bool = False,
     image_archives: Sequence[Path] = (),
+    timeout_factor: float = 1.0,
     progress: Progress,
 ) -> Cluster:
     """Bring cluster `name` up, or say that it is. Raises ClusterError, StepFailed, BinaryUnavailable.
 
-    An existing cluster is started as it was made; `control_plane_only` and `fake_gpus` may not contradict that.
-    `image_archives` (docker-archive) are loaded into the node while the add-ons start. An interrupted first start
+    An existing cluster is started as it was made; `control_plane_only`, `fake_gpus` (of each node) and `nodes` may not
+    contradict that. `image_archives` (docker-archive) are loaded into the nodes, into the first one while the add-ons
+    start. `timeout_factor` (at least 1) multiplies the time limits, for a slow machine. An interrupted first start
     leaves nothing behind; one that failed leaves its logs.
     """
     layout = layout_of(name)
-    choose_kind = partial(starting.choose_kind, name, control_plane_only=control_plane_only, fake_gpus=fake_gpus)
+    choose_kind = partial(
+        starting.choose_kind, name, control_plane_only=control_plane_only, fake_gpus=fake_gpus, nodes=nodes
+    )
     with _rights(choose_kind(layout.load()).control_plane_only, "A full node"), layout.locked():
         known = layout.load()  # again: sudo may have waited long for a password
         kind = choose_kind(known)
@@ -70,7 +79,7 @@ def up(
         try:
             if not kind.control_plane_only:
                 _have_tools(install=install_packages, progress=progress)
-            settings = _bring_up(layout, known, kind, image_archives, progress)
+            settings = _bring_up(layout, known, kind, image_archives, timeout_factor, progress)
         except BaseException as error:
             begun = layout.settings_file.exists()
             if known is None and (isinstance(error, KeyboardInterrupt) or not begun):
@@ -86,6 +95,7 @@ def up(
         state_dir=layout.root,
         control_plane_only=settings.control_plane_only,
         fake_gpus=settings.fake_gpus,
+        nodes=[settings.name_of(number) for number in settings.node_numbers],
         was_running=was_running,
     )
 
@@ -97,7 +107,7 @@ def down(name: str = "demo") -> list[str]:
         return []
     known = layout.load()
     control_plane_only = known.control_plane_only if known else not host_remains(layout)
-    with _rights(control_plane_only, "Taking a full node down"), layout.locked():
+    with _rights(control_plane_only, "Stopping a full node"), layout.locked():
         return _take_down(layout, node=not control_plane_only)
 
 
@@ -105,6 +115,67 @@ def status(name: str = "demo") -> ClusterStatus:
     """What cluster `name` is doing now. Raises ClusterError for a name that is not allowed."""
     layout = layout_of(name)
     return status_of(layout, layout.load())
+
+
+def add_node(name: str, *, progress: Progress) -> str:
+    """Add a node to the running cluster `name`; returns the node's name. Raises ClusterError, StepFailed."""
+    layout = layout_of(name)
+    _running(layout)
+    with _rights(False, "Another node"), layout.locked():
+        settings = _running(layout)
+        if settings.nodes == MAX_NODES:
+            raise ClusterError(f"cluster {name!r} has {MAX_NODES} nodes, the maximum")
+        settings = msgspec.structs.replace(settings, nodes=settings.nodes + 1)
+        found = binaries.ensure([*CONTROL_PLANE_BINARIES, *NODE_BINARIES], progress=progress)
+        layout.save(settings)
+        _bring_up_node(layout, settings, settings.nodes, found, 1.0, progress)
+    return settings.name_of(settings.nodes)
+
+
+def start_node(name: str, node: str, *, progress: Progress) -> None:
+    """Start a node that was stopped, and join one whose network was cut. Raises ClusterError, StepFailed."""
+    layout = layout_of(name)
+    number = _further_node(_running(layout), node)
+    with _rights(False, "Starting a node"), layout.locked():
+        found = binaries.ensure([*CONTROL_PLANE_BINARIES, *NODE_BINARIES], progress=progress)
+        _bring_up_node(layout, _running(layout), number, found, 1.0, progress)
+
+
+def stop_node(name: str, node: str) -> None:
+    """End all processes of a node, its pods too, at once, as a power cut does. Raises ClusterError."""
+    layout = layout_of(name)
+    number = _further_node(_running(layout), node)
+    with _rights(False, "Stopping a node"), layout.locked():
+        privileged.stop_node(layout, number)
+
+
+def cut_node(name: str, node: str) -> None:
+    """Cut the network of a node; its pods go on. Raises ClusterError, also for a node that is stopped."""
+    layout = layout_of(name)
+    number = _further_node(_running(layout), node)
+    if find_supervisor(layout.of_node(number)) is None:
+        raise ClusterError(f"node {node!r} is stopped: `vdi cluster nodes --name {name} --start-node {node}` starts it")
+    with _rights(False, "Cutting a node's network"), layout.locked():
+        privileged.cut_node(layout, number)
+
+
+def _running(layout: Layout) -> ClusterSettings:
+    settings = layout.load()
+    if settings is None or find_supervisor(layout) is None:
+        raise ClusterError(f"cluster {layout.name!r} does not run: `vdi cluster up --name {layout.name}` starts it")
+    if settings.control_plane_only:
+        raise ClusterError(f"cluster {layout.name!r} was made with --control-plane-only: it has no nodes")
+    return settings
+
+
+def _further_node(settings: ClusterSettings, node: str) -> int:
+    names = {settings.name_of(number): number for number in settings.node_numbers[1:]}
+    if node in names:
+        return names[node]
+    allowed = f"allowed: {', '.join(names)}" if names else "`vdi cluster nodes --add-node` adds a node"
+    if node == settings.node_name:
+        raise ClusterError(f"node {node!r} runs the control plane, without which nothing can be seen; {allowed}")
+    raise ClusterError(f"cluster {settings.name!r} has no node {node!r}; {allowed}")
 
 
 def host_remains(layout: Layout) -> bool:
@@ -118,6 +189,7 @@ def _bring_up(
     known: ClusterSettings | None,
     kind: starting.Kind,
     more_images: Sequence[Path],
+    timeout_factor: float,
     progress: Progress,
 ) -> ClusterSettings:
     names = [*CONTROL_PLANE_BINARIES, "traefik-crds.yaml"]
@@ -133,7 +205,7 @@ def _bring_up(
             starting.write_files(layout, settings, found)
             start_supervisor(layout) if settings.control_plane_only else privileged.start(layout)
     with progress.step("Wait for the processes") as step:
-        starting.wait_running(layout, step)
+        starting.wait_running(layout, step, timeout_factor=timeout_factor)
 
     def load(title: str, archives: Sequence[Path]) -> None:
         if archives:
@@ -142,24 +214,50 @@ def _bring_up(
 
     def settle() -> None:
         load("Load the add-ons' images", addons)
-        _settle(layout, settings, found, progress)
+        _settle(layout, settings, found, timeout_factor, progress)
 
     # One job each: an import keeps one core busy.
     others: list[Callable[[], None]] = [
         partial(load, f"Load {archive.parent.name}", [archive]) for archive in more_images
     ]
     progress.side_by_side([settle, *others])
+    for number in settings.node_numbers[1:]:
+        _bring_up_node(layout, settings, number, found, timeout_factor, progress)
     return settings
 
 
-def _settle(layout: Layout, settings: ClusterSettings, found: Mapping[str, Path], progress: Progress) -> None:
-    with progress.step("Apply the add-ons" if settings.networks else "Apply Traefik's kinds") as step:
-        starting.wait_pods_allowed(layout, settings, step)
+def _bring_up_node(
+    layout: Layout,
+    settings: ClusterSettings,
+    number: int,
+    found: Mapping[str, Path],
+    timeout_factor: float,
+    progress: Progress,
+) -> None:
+    """Start a further node, or repair it: its processes, its network, its images."""
+    node, name = layout.of_node(number), settings.name_of(number)
+    with progress.step(f"Start node {name}") as step:
+        if find_supervisor(node) is None:
+            starting.write_node_files(node, settings, found)
+        privileged.start_node(layout, number)
+        starting.wait_running(node, step, timeout_factor=timeout_factor)
+    with progress.step(f"Load the images into node {name}"):
+        privileged.copy_images(layout, number, found["ctr"])
+    with progress.step(f"Wait for node {name}") as step:
+        starting.wait_running(node, step, timeout_factor=timeout_factor)
+        starting.wait_node(node, settings, step, timeout_factor=timeout_factor)
+
+
+def _settle(
+    layout: Layout, settings: ClusterSettings, found: Mapping[str, Path], timeout_factor: float, progress: Progress
+) -> None:
+    with progress.step("Apply the add-ons" if settings.networks else "Apply Traefik's CRDs") as step:
+        starting.wait_pods_allowed(layout, settings, step, timeout_factor=timeout_factor)
         apply_addons(step, layout, settings, found)
     if settings.networks:
         with progress.step("Wait for the node and the add-ons") as step:
-            starting.wait_running(layout, step)
-            starting.wait_node(layout, settings, step)
+            starting.wait_running(layout, step, timeout_factor=timeout_factor)
+            starting.wait_node(layout, settings, step, timeout_factor=timeout_factor)
 
 
 def _rights(control_plane_only: bool, what: str) -> contextlib.AbstractContextManager[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,13 @@ CONTROL_PLANE_CLIENTS = {
 }
 
 
-def node_clients(settings: ClusterSettings) -> dict[str, Client]:
-    """The clients that only a full node has. Traefik gets its rights from our manifest, not from being trusted."""
-    return {
-        "kubelet": Client(f"system:node:{settings.node_name}", "system:nodes"),
-        "kube-proxy": Client("system:kube-proxy"),
-        "traefik": Client("vdi:traefik"),
-    }
+TRAEFIK = Client("vdi:traefik")
+"""It gets its rights from our manifest, not from being trusted."""
+
+
+def node_clients(node_name: str) -> dict[str, Client]:
+    """The clients that a node has."""
+    return {"kubelet": Client(f"system:node:{node_name}", "system:nodes"), "kube-proxy": Client("system:kube-proxy")}
 
 
 def write_credentials(layout: Layout, settings: ClusterSettings) -> None:
@@ -56,16 +57,30 @@ def write_credentials(layout: Layout, settings: ClusterSettings) -> None:
 
     clients = dict(CONTROL_PLANE_CLIENTS)
     if not settings.control_plane_only:
-        clients |= node_clients(settings)
-        ca.issue("kubelet-server", settings.node_name, names=[settings.node_name, settings.api_host], server=True)
+        clients["traefik"] = TRAEFIK
+        write_node_credentials(layout, settings)
         web_ca = authority(layout.pki, "web-ca", f"vdi cluster {settings.name} desktops", only_domain=WEB_DOMAIN)
         web_ca.issue("web", f"*.{WEB_DOMAIN}", names=[f"*.{WEB_DOMAIN}", WEB_DOMAIN], server=True)
-    for component, client in clients.items():
-        certificate = ca.issue(component, client.user, organisation=client.group)
-        _write_kubeconfig(layout.component_kubeconfig(component), settings, ca, certificate, component)
+    _write_clients(layout, settings, ca, clients)
     admin = ca.issue("admin", "vdi:admin", organisation="system:masters")
     _write_kubeconfig(layout.kubeconfig, settings, ca, admin, f"vdi-{settings.name}")
     give_to_invoker(layout.kubeconfig)
+
+
+def write_node_credentials(layout: Layout, settings: ClusterSettings) -> None:
+    """Make what the node of this layout needs: kubelet's own certificate, and those of its clients."""
+    assert settings.networks is not None  # noqa: S101 - a full node has networks
+    layout.config.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ca = authority(layout.pki, "ca", f"vdi cluster {settings.name}")
+    name, address = settings.name_of(layout.number), settings.networks.address_of(layout.number)
+    ca.issue(layout.certificate("kubelet-server"), name, names=[name, address], server=True)
+    _write_clients(layout, settings, ca, node_clients(name))
+
+
+def _write_clients(layout: Layout, settings: ClusterSettings, ca: Authority, clients: Mapping[str, Client]) -> None:
+    for component, client in clients.items():
+        certificate = ca.issue(layout.certificate(component), client.user, organisation=client.group)
+        _write_kubeconfig(layout.component_kubeconfig(component), settings, ca, certificate, component)
 
 
 def _write_kubeconfig(

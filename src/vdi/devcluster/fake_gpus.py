@@ -50,7 +50,7 @@ def main(address: str, node: str, count: str, ca: str, certificate: str, key: st
         try:
             while True:
                 if advertise(connection, node, count):
-                    print(f"{node} now advertises {count} {RESOURCE} (pretended)", flush=True)  # noqa: T201 - its log
+                    print(f"{node} now advertises {count} {RESOURCE} (simulated)", flush=True)  # noqa: T201 - its log
                 time.sleep(_LOOK_EVERY)
         except (OSError, http.client.HTTPException) as error:
             print(error, flush=True)  # noqa: T201 - its log

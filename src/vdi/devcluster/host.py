@@ -47,6 +47,11 @@ def link_name(name: str) -> str:
     return f"vdi-{name}"
 
 
+def node_link(number: int) -> str:
+    """The end of a further node's link that is in the network namespace of the first node."""
+    return f"node-{number}"
+
+
 def run(*argv: str, check: bool = True) -> str:
     """Run one of the system's tools and return its output. Raises ClusterError with its words."""
     done = subprocess.run(
@@ -64,20 +69,36 @@ def prepare(layout: Layout, settings: ClusterSettings, cgroups: Iterable[CgroupM
     """
     _remove_tree(layout.run)
     _remove_tree(layout.node / "cni")
-    for ours in (layout.run, layout.node, *host_folders(layout).values()):
-        ours.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for folder in ("kubelet", "volumes"):
-        (layout.node / folder).mkdir(mode=0o755, exist_ok=True)
+    _make_node_folders(layout)
     _take_notes(layout)
     for theirs in host_folders(layout):
         Path(theirs).mkdir(parents=True, exist_ok=True)
-    for mount in cgroups:
-        _remove_cgroup(Path(mount.path) / f"vdi-{settings.name}")
-        make_cgroup(mount, settings.name)
+    _make_cgroups(layout, cgroups)
     remove_rules(settings.name)
     for argv in rules(settings):
         run(*argv)
     _IP_FORWARD.write_text("1")
+
+
+def prepare_node(layout: Layout, cgroups: Iterable[CgroupMount]) -> None:
+    """Make folders and cgroups of a further node. None of its processes may run; the first node runs."""
+    _remove_tree(layout.run)
+    _remove_tree(layout.node / "cni")
+    _make_node_folders(layout)
+    _make_cgroups(layout, cgroups)
+
+
+def _make_node_folders(layout: Layout) -> None:
+    for ours in (layout.run, layout.node, *host_folders(layout).values()):
+        ours.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in (layout.node / "kubelet", layout.volumes):
+        folder.mkdir(mode=0o755, exist_ok=True)
+
+
+def _make_cgroups(layout: Layout, cgroups: Iterable[CgroupMount]) -> None:
+    for mount in cgroups:
+        _remove_cgroup(Path(mount.path) / layout.cgroup)
+        make_cgroup(mount, layout.cgroup)
 
 
 def _take_notes(layout: Layout) -> None:
@@ -135,10 +156,10 @@ def remove_rules(name: str) -> int:
     return len(found)
 
 
-def make_cgroup(mount: CgroupMount, name: str) -> None:
-    """The node's cgroup root in one hierarchy."""
+def make_cgroup(mount: CgroupMount, cgroup: str) -> None:
+    """A node's cgroup root in one hierarchy; of a further node, in that of the cluster."""
     root = Path(mount.path)
-    ours = root / f"vdi-{name}"
+    ours = root / cgroup
     ours.mkdir(exist_ok=True)
     if mount.v2 and (root / "cgroup.controllers").read_text().strip():
         requested = " ".join(f"+{controller}" for controller in (root / "cgroup.controllers").read_text().split())
@@ -163,13 +184,51 @@ def connect(settings: ClusterSettings, pid: int) -> None:
     taken = [str(other) for other in others if other.prefixlen > 1 and other.overlaps(ours)]
     if taken:
         raise ClusterError(
-            f"the cluster's addresses {settings.networks.link} are routed elsewhere by now ({', '.join(taken)});"
-            f" `vdi cluster reset --name {settings.name}` chooses others (all in it is lost)"
+            f"the cluster's addresses {settings.networks.link} are now routed elsewhere ({', '.join(taken)}); `vdi "
+            f"cluster reset --name {settings.name}` chooses others (all data in it is lost)"
         )
     prefix = ip_network(settings.networks.link).prefixlen
     run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
     run("ip", "address", "add", f"{settings.networks.host_address}/{prefix}", "dev", link)
     run("ip", "link", "set", link, "up")
+
+
+def connect_node(settings: ClusterSettings, number: int, first_pid: int, pid: int) -> None:
+    """Join a further node to the first one, which runs as `first_pid`: process `pid` is in its network namespace."""
+    networks = settings.networks
+    assert networks is not None  # noqa: S101 - a full node has networks
+    link = node_link(number)
+    prefix = ip_network(networks.link).prefixlen
+    in_first = _inside(first_pid)
+    if link in run(*in_first, "ip", "-brief", "link", "show", "type", "veth").replace("@", " ").split():
+        run(*in_first, "ip", "link", "delete", link)
+    run(*in_first, "ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+    run(*in_first, "ip", "address", "add", f"{networks.gateway_of(number)}/{prefix}", "dev", link)
+    # Packets to a node that is not there must not take the host's way out.
+    for own in (networks.all_pods, networks.all_links):
+        run(*in_first, "ip", "route", "replace", "unreachable", own, "metric", "4096")
+    rule = ["POSTROUTING", "-s", networks.all_links, "-o", "eth0", "-j", "MASQUERADE"]
+    run(*in_first, "iptables", "-w", "10", "-t", "nat", "-D", *rule, check=False)
+    run(*in_first, "iptables", "-w", "10", "-t", "nat", "-A", *rule)
+    join_network(settings, number, first_pid)
+
+
+def join_network(settings: ClusterSettings, number: int, first_pid: int) -> None:
+    """Take the link of a further node up and set the route to its pods: a link that goes down loses its routes."""
+    networks = settings.networks
+    assert networks is not None  # noqa: S101 - a full node has networks
+    run(*_inside(first_pid), "ip", "link", "set", node_link(number), "up")
+    way = ["via", networks.address_of(number), "dev", node_link(number)]
+    run(*_inside(first_pid), "ip", "route", "replace", networks.pods_of(number), *way)
+
+
+def cut_network(number: int, first_pid: int) -> None:
+    """Take the link of a further node down, as if its cable were pulled out. Its processes go on."""
+    run(*_inside(first_pid), "ip", "link", "set", node_link(number), "down")
+
+
+def _inside(pid: int) -> list[str]:
+    return ["nsenter", "--target", str(pid), "--net"]
 
 
 def listen(settings: ClusterSettings) -> socket.socket:
@@ -182,8 +241,8 @@ def listen(settings: ClusterSettings) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ClusterError(
-            f"port {settings.websecure_port} of 127.0.0.1, which this cluster's desktops have, is taken"
-            f" ({error.strerror}); free it, or make the cluster again with `vdi cluster reset`"
+            f"port {settings.websecure_port} of 127.0.0.1, which this cluster's desktops use, is in use "
+            f"({error.strerror}); free it, or create the cluster again with `vdi cluster reset`"
         ) from error
     return listener
 

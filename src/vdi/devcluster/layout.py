@@ -38,6 +38,8 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     etcd_peer_port: int
     websecure_port: int = 0
     networks: Networks | None = None
+    nodes: int = 1
+    """How many nodes a full cluster has; the first one runs the control plane."""
 
     @property
     def server(self) -> str:
@@ -46,20 +48,33 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def node_name(self) -> str:
-        """The node's name in the cluster."""
-        return f"vdi-{self.name}"
+        """The first node's name in the cluster."""
+        return self.name_of(1)
+
+    @property
+    def node_numbers(self) -> range:
+        """The numbers of all nodes, from 1; none where there is only a control plane."""
+        return range(1, 1 if self.control_plane_only else self.nodes + 1)
+
+    def name_of(self, number: int) -> str:
+        """The name of node `number` in the cluster."""
+        return f"vdi-{self.name}" if number == 1 else f"vdi-{self.name}-{number}"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of one cluster."""
+    """The files of one cluster and of its first node; those of a further node are in a folder of its own."""
 
     root: Path
+    cluster: Layout | None = None
+    """Of a further node: the files of its cluster."""
+    number: int = 1
+    """Which node's files these are."""
 
     @property
     def name(self) -> str:
         """The cluster's name is its folder's."""
-        return self.root.name
+        return self.cluster.name if self.cluster else self.root.name
 
     @property
     def settings_file(self) -> Path:
@@ -88,8 +103,8 @@ class Layout:
 
     @property
     def pki(self) -> Path:
-        """Keys and certificates."""
-        return self.root / "pki"
+        """Keys and certificates of the whole cluster."""
+        return self.cluster.pki if self.cluster else self.root / "pki"
 
     @property
     def kubeconfig(self) -> Path:
@@ -119,7 +134,35 @@ class Layout:
     @property
     def run(self) -> Path:
         """Sockets of a full node: short, because a socket's path has at most 107 characters."""
-        return Path("/run") / f"vdi-{self.name}"
+        return self.cluster.run / f"node-{self.number}" if self.cluster else Path("/run") / f"vdi-{self.name}"
+
+    @property
+    def cgroup(self) -> str:
+        """The node's cgroup, in each hierarchy; those of the further nodes are in that of the cluster."""
+        return f"{self.cluster.cgroup}/node-{self.number}" if self.cluster else f"vdi-{self.name}"
+
+    @property
+    def volumes(self) -> Path:
+        """Where the class `local-path` keeps volumes on this node's disk."""
+        return self.node / "volumes"
+
+    @property
+    def images_loaded(self) -> Path:
+        """There once a further node has the images of the first one: its kubelet is started then."""
+        return self.root / "images-loaded"
+
+    @property
+    def network_cut(self) -> Path:
+        """There while the node's network is cut."""
+        return self.root / "network-cut"
+
+    def of_node(self, number: int) -> Layout:
+        """The files of node `number` of this cluster."""
+        return self if number == 1 else Layout(self.root / "nodes" / str(number), self, number)
+
+    def certificate(self, component: str) -> str:
+        """The name that this node's certificate for a component has among the cluster's."""
+        return component if self.number == 1 else f"{component}-{self.number}"
 
     def component_kubeconfig(self, component: str) -> Path:
         """The kubeconfig of one component."""
@@ -149,7 +192,7 @@ class Layout:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ClusterError(
-                    f"another `vdi cluster` command is at work on cluster {self.name!r}; try again when it has ended"
+                    f"another `vdi cluster` command is running for cluster {self.name!r}; try again when it has ended"
                 ) from error
             yield
         finally:
@@ -182,8 +225,8 @@ def layout_of(name: str) -> Layout:
     """Where cluster `name` lives. Raises ClusterError for a name that is not allowed."""
     if not _NAME.fullmatch(name):
         raise ClusterError(
-            f"name {name!r}: allowed are 1 to 10 of a-z, 0-9 and -, beginning with a letter, not ending with -"
-            " (links and cgroups are named after it)"
+            f"name {name!r}: allowed: 1 to 10 of a-z, 0-9 and -, beginning with a letter, not ending with - (links "
+            "and cgroups are named after it)"
         )
     return Layout(state_root() / name)
 

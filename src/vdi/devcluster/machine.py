@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import msgspec
 
 from vdi.devcluster.layout import ClusterSettings, Layout
 
-TOOLS = {"ip": "iproute2", "iptables": "iptables", "mount": "mount", "unshare": "util-linux"}
+TOOLS = {"ip": "iproute2", "iptables": "iptables", "mount": "mount", "nsenter": "util-linux", "unshare": "util-linux"}
 """Programs the node needs and their packages, of the same names on Debian 12/13 and Ubuntu 22.04/24.04."""
 
 PAUSE_IMAGE = "registry.k8s.io/pause:3.10"
@@ -65,10 +65,7 @@ def explain_missing_tools(tools: Iterable[str]) -> str:
     """One sentence with the command that installs them."""
     tools = list(tools)
     packages = " ".join(sorted({TOOLS[tool] for tool in tools}))
-    return (
-        f"the node needs {', '.join(tools)}: install with `apt-get install {packages}`, or add --install-packages"
-        " to have it done"
-    )
+    return f"the node needs {', '.join(tools)}: install with `apt-get install {packages}`, or add --install-packages"
 
 
 def containerd_config(machine: Machine, layout: Layout, *, cni: Path, runc: Path) -> str:
@@ -122,9 +119,12 @@ config_path = "/etc/containerd/certs.d"
 def cni_config(settings: ClusterSettings, machine: Machine, layout: Layout) -> dict[str, object]:
     """Pods on point-to-point links of their own: unlike a bridge that needs no `br_netfilter`, which is the host's."""
     assert settings.networks is not None  # noqa: S101 - a full node has networks
+    pods = ip_network(settings.networks.pods_of(layout.number))
+    # The range of all nodes, so that what pods send to those of other nodes keeps its address; given are the node's.
+    own = {"subnet": settings.networks.all_pods, "rangeStart": str(pods[2]), "rangeEnd": str(pods[-2])}
     address = {
         "type": "host-local",
-        "ranges": [[{"subnet": settings.networks.pods}]],
+        "ranges": [[{**own, "gateway": str(pods[1])}]],
         "routes": [{"dst": "0.0.0.0/0"}],
         "dataDir": f"{layout.node}/cni",
     }
@@ -144,17 +144,17 @@ def kubelet_config(settings: ClusterSettings, machine: Machine, layout: Layout) 
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "address": settings.api_host,
+        "address": settings.networks.address_of(layout.number),
         "authentication": {
             "anonymous": {"enabled": False},
             "webhook": {"enabled": True},
             "x509": {"clientCAFile": str(layout.pki / "ca.crt")},
         },
         "authorization": {"mode": "Webhook"},
-        "tlsCertFile": str(layout.pki / "kubelet-server.crt"),
-        "tlsPrivateKeyFile": str(layout.pki / "kubelet-server.key"),
+        "tlsCertFile": str(layout.pki / f"{layout.certificate('kubelet-server')}.crt"),
+        "tlsPrivateKeyFile": str(layout.pki / f"{layout.certificate('kubelet-server')}.key"),
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/vdi-{settings.name}",
+        "cgroupRoot": f"/{layout.cgroup}",
         "failCgroupV1": False,
         "clusterDNS": [settings.networks.dns_service],
         "clusterDomain": "cluster.local",

@@ -1,4 +1,6 @@
-"""The full node: containerd, kubelet, kube-proxy and Traefik as supervised components, with their configuration.
+"""A full node: containerd, kubelet and kube-proxy as supervised components, with their configuration.
+
+The first node runs beside the control plane, and Traefik beside it. Further nodes have a supervisor each.
 
 Pure functions and writing of files; what touches the host is in `host`, what needs root goes through `privileged`.
 """
@@ -55,28 +57,32 @@ def host_folders(layout: Layout) -> dict[str, Path]:
 
 
 def setup_commands(layout: Layout, settings: ClusterSettings) -> list[list[str]]:
-    """What the supervisor does first, inside the node's namespaces."""
+    """What the node's supervisor does first, inside its namespaces."""
     networks = settings.networks
     assert networks is not None  # noqa: S101 - a full node has networks
     commands = [["mount", "--make-rshared", "/"]]
     commands += [["mount", "--bind", str(ours), theirs] for theirs, ours in host_folders(layout).items()]
     commands += [["mount", "--bind", str(_tunable_file(layout, name)), f"/proc/sys/{name}"] for name in KERNEL_TUNABLES]
+    if layout.cluster:  # the class `local-path` names one path for all nodes
+        commands.append(["mount", "--bind", str(layout.volumes), str(layout.cluster.volumes)])
     # Names of registries are asked where the node's network can reach, not at a stub on the host's loopback.
     resolver = f"[ ! -e /etc/resolv.conf ] || mount --bind '{layout.config}/resolv.conf' /etc/resolv.conf"
     commands.append(["sh", "-c", resolver])
+    address, gateway = networks.address_of(layout.number), networks.gateway_of(layout.number)
     prefix = ip_network(networks.link).prefixlen
     commands += [
         ["ip", "link", "set", "lo", "up"],
-        ["ip", "address", "add", f"{networks.node_address}/{prefix}", "dev", "eth0"],
+        ["ip", "address", "add", f"{address}/{prefix}", "dev", "eth0"],
         ["ip", "link", "set", "eth0", "up"],
-        ["ip", "route", "add", "default", "via", networks.host_address],
+        ["ip", "route", "add", "default", "via", gateway],
         ["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"],
     ]
     return commands
 
 
 def node(layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]) -> list[Component]:
-    """The node's components, after those of the control plane."""
+    """The node's components; on the first node they start after those of the control plane."""
+    assert settings.networks is not None  # noqa: S101 - a full node has networks
     tools = [binaries[name].parent for name in ("containerd", "containerd-shim-runc-v2", "runc")]
     path = ":".join([*map(str, dict.fromkeys(tools)), SYSTEM_PATH])
     socket = f"{layout.run}/containerd.sock"
@@ -93,30 +99,19 @@ def node(layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]
                 str(binaries["kubelet"]),
                 f"--config={layout.config / 'kubelet.json'}",
                 f"--kubeconfig={layout.component_kubeconfig('kubelet')}",
-                f"--hostname-override={settings.node_name}",
-                f"--node-ip={settings.api_host}",
+                f"--hostname-override={settings.name_of(layout.number)}",
+                f"--node-ip={settings.networks.address_of(layout.number)}",
                 "--root-dir=/var/lib/kubelet",
             ],
             env={"PATH": path},
-            after=["containerd", "kube-apiserver"],
+            after=["containerd", *_control_plane(layout)],
             ready={"tcp": "127.0.0.1:10248"},
+            needs_file=str(layout.images_loaded) if layout.cluster else "",
         ),
         _kube_proxy(layout, settings, binaries["kube-proxy"]),
-        Component(
-            name="traefik",
-            argv=[
-                *_WITH_CLUSTER_DNS,
-                str(layout.config / "traefik-resolv.conf"),
-                str(binaries["traefik"]),
-                f"--configfile={layout.config / 'traefik.json'}",
-            ],
-            env={"KUBECONFIG": str(layout.component_kubeconfig("traefik")), "PATH": SYSTEM_PATH},
-            after=["kube-apiserver"],
-            ready={"tcp": _TRAEFIK_HEALTH},
-            needs_file=str(layout.addons_applied),
-            listen_name="websecure",
-        ),
     ]
+    if layout.cluster is None:
+        components.append(_traefik(layout, binaries["traefik"]))
     if settings.fake_gpus:
         components.append(_fake_gpus(layout, settings))
     return components
@@ -125,7 +120,7 @@ def node(layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]
 def write_node_config(
     layout: Layout, settings: ClusterSettings, machine: Machine, binaries: Mapping[str, Path]
 ) -> None:
-    """Write what containerd, CNI, kubelet and Traefik read."""
+    """Write what containerd, CNI and kubelet read, and on the first node Traefik."""
     (layout.config / "cni").mkdir(exist_ok=True)
     toml = containerd_config(machine, layout, cni=binaries["cni"], runc=binaries["runc"])
     (layout.config / "containerd.toml").write_text(toml)
@@ -134,9 +129,32 @@ def write_node_config(
     (layout.config / "resolv.conf").write_text(resolv_conf(machine))
     for name, value in KERNEL_TUNABLES.items():
         _tunable_file(layout, name).write_text(f"{value}\n")
-    _write_json(layout.config / "traefik.json", _traefik_config(layout, settings))
-    (layout.config / "traefik-resolv.conf").write_text(_cluster_resolv_conf(settings))
-    _write_json(layout.config / "traefik-tls.json", _traefik_tls(layout))
+    if layout.cluster is None:
+        _write_json(layout.config / "traefik.json", _traefik_config(layout, settings))
+        (layout.config / "traefik-resolv.conf").write_text(_cluster_resolv_conf(settings))
+        _write_json(layout.config / "traefik-tls.json", _traefik_tls(layout))
+
+
+def _control_plane(layout: Layout) -> list[str]:
+    """What a component that needs the API server waits for: it runs already when a further node starts."""
+    return [] if layout.cluster else ["kube-apiserver"]
+
+
+def _traefik(layout: Layout, binary: Path) -> Component:
+    return Component(
+        name="traefik",
+        argv=[
+            *_WITH_CLUSTER_DNS,
+            str(layout.config / "traefik-resolv.conf"),
+            str(binary),
+            f"--configfile={layout.config / 'traefik.json'}",
+        ],
+        env={"KUBECONFIG": str(layout.component_kubeconfig("traefik")), "PATH": SYSTEM_PATH},
+        after=_control_plane(layout),
+        ready={"tcp": _TRAEFIK_HEALTH},
+        needs_file=str(layout.addons_applied),
+        listen_name="websecure",
+    )
 
 
 def _tunable_file(layout: Layout, name: str) -> Path:
@@ -150,22 +168,23 @@ def _kube_proxy(layout: Layout, settings: ClusterSettings, binary: Path) -> Comp
         argv=[
             str(binary),
             f"--kubeconfig={layout.component_kubeconfig('kube-proxy')}",
-            f"--hostname-override={settings.node_name}",
+            f"--hostname-override={settings.name_of(layout.number)}",
             "--proxy-mode=iptables",
-            f"--cluster-cidr={settings.networks.pods}",
+            f"--cluster-cidr={settings.networks.all_pods}",
             "--conntrack-max-per-core=0",  # the limit is the host's
             "--healthz-bind-address=127.0.0.1:10256",
             "--metrics-bind-address=127.0.0.1:10249",
         ],
         env={"PATH": SYSTEM_PATH},
-        after=["kube-apiserver"],
+        # It looks for its node in the cluster, for half a minute where that is not there yet.
+        after=["kubelet"] if layout.cluster else _control_plane(layout),
         ready={"tcp": "127.0.0.1:10256"},
     )
 
 
 def _fake_gpus(layout: Layout, settings: ClusterSettings) -> Component:
-    pki = layout.pki
-    credentials = [str(pki / "ca.crt"), str(pki / "kubelet.crt"), str(pki / "kubelet.key")]
+    pki, own = layout.pki, layout.certificate("kubelet")
+    credentials = [str(pki / "ca.crt"), str(pki / f"{own}.crt"), str(pki / f"{own}.key")]
     address = f"{settings.api_host}:{settings.api_port}"
     return Component(
         name="fake-gpus",
@@ -174,7 +193,7 @@ def _fake_gpus(layout: Layout, settings: ClusterSettings) -> Component:
             "-I",
             fake_gpus.__file__,
             address,
-            settings.node_name,
+            settings.name_of(layout.number),
             str(settings.fake_gpus),
             *credentials,
         ],

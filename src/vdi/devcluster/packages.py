@@ -26,7 +26,7 @@ def install(step: Step, packages: Sequence[str]) -> None:
     """Install packages, with fresh package lists. Raises PackagesUnavailable, StepFailed."""
     command = f"apt-get install {' '.join(packages)}"
     if shutil.which("apt-get") is None:
-        raise PackagesUnavailable(f"there is no apt-get here to install {', '.join(packages)} with")
+        raise PackagesUnavailable(f"apt-get, which installs {', '.join(packages)}, is not on this machine")
     if os.geteuid() != 0 and not sudo_works():
         raise PackagesUnavailable(f"only root can install {', '.join(packages)}: sudo {command}")
     apt = [*root_rights(), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]

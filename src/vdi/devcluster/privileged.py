@@ -14,12 +14,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import vdi
 from vdi.devcluster import host, probe
 from vdi.devcluster.layout import ClusterError, Layout
-from vdi.devcluster.processes import start_supervisor, stop_supervisor
+from vdi.devcluster.processes import find_supervisor, kill_supervisor, start_supervisor, stop_supervisor
 
 _NAMESPACES = [
     "unshare", "--pid", "--mount", "--net", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--propagation", "slave",
@@ -40,10 +40,10 @@ def rights(what: str) -> Iterator[None]:
         yield
         return
     if shutil.which("sudo") is None:
-        raise ClusterError(f"{what} needs root, and there is no sudo here: run it as root, or use --control-plane-only")
+        raise ClusterError(f"{what} needs root, but sudo is not installed: run it as root, or use --control-plane-only")
     print(f"{what} needs root for its last steps; sudo may ask for your password.", file=sys.stderr)  # noqa: T201
     if subprocess.run(["sudo", "-v"]).returncode != 0:
-        raise ClusterError(f"{what} needs root, and sudo refused: run it as root, or use --control-plane-only")
+        raise ClusterError(f"{what} needs root, but sudo refused: run it as root, or use --control-plane-only")
     done = threading.Event()
 
     def keep() -> None:
@@ -76,9 +76,29 @@ def remove(layout: Layout) -> list[str]:
     return _call("remove", layout)
 
 
+def start_node(layout: Layout, number: int) -> None:
+    """Start a further node of a running cluster, and join it to the network, if its supervisor runs or not."""
+    _call("start-node", layout, str(number))
+
+
+def stop_node(layout: Layout, number: int) -> None:
+    """End all processes of a further node at once, as a power cut does; its data stays."""
+    _call("stop-node", layout, str(number))
+
+
+def cut_node(layout: Layout, number: int) -> None:
+    """Cut the network of a further node; its processes go on."""
+    _call("cut-node", layout, str(number))
+
+
 def import_images(layout: Layout, ctr: Path, tars: Sequence[Path]) -> list[str]:
-    """Import image archives into the node's containerd; says which were new."""
+    """Import image archives into the first node's containerd; says which were new."""
     return _call("import", layout, str(ctr), *map(str, tars))
+
+
+def copy_images(layout: Layout, number: int, ctr: Path) -> list[str]:
+    """Import what was imported into the first node into a further one; says which archives were new."""
+    return _call("copy-images", layout, str(number), str(ctr))
 
 
 def _call(verb: str, layout: Layout, *words: str) -> list[str]:
@@ -96,7 +116,7 @@ def _call(verb: str, layout: Layout, *words: str) -> list[str]:
 def _start(layout: Layout) -> list[str]:
     settings = layout.load()
     if settings is None or settings.networks is None:
-        raise ClusterError(f"{layout.root} holds no full node to start")
+        raise ClusterError(f"{layout.root} contains no full node to start")
     listener = host.listen(settings)
     with listener:
         host.prepare(layout, settings, probe.cgroup_mounts())
@@ -106,6 +126,39 @@ def _start(layout: Layout) -> list[str]:
             listener=listener,
             prepare=lambda pid: host.connect(settings, pid),
         )
+    return []
+
+
+def _start_node(layout: Layout, word: str) -> list[str]:
+    number, settings, first = int(word), layout.load(), find_supervisor(layout)
+    if settings is None or first is None:
+        raise ClusterError(f"cluster {layout.name!r} does not run, and node {word} cannot start without it")
+    node = layout.of_node(number)
+    if find_supervisor(node) is None:
+        host.prepare_node(node, probe.cgroup_mounts())
+        start_supervisor(
+            node,
+            # In the process namespace of the first node: when that ends, however it ends, this one ends with it.
+            namespaces=["nsenter", "--target", str(first.main.pid), "--pid", *_NAMESPACES],
+            prepare=lambda pid: host.connect_node(settings, number, first.main.pid, pid),
+        )
+    else:
+        host.join_network(settings, number, first.main.pid)
+    node.network_cut.unlink(missing_ok=True)
+    return []
+
+
+def _stop_node(layout: Layout, word: str) -> list[str]:
+    kill_supervisor(layout.of_node(int(word)))
+    return []
+
+
+def _cut_node(layout: Layout, word: str) -> list[str]:
+    first = find_supervisor(layout)
+    if first is None:
+        raise ClusterError(f"cluster {layout.name!r} does not run, so there is no network to cut")
+    host.cut_network(int(word), first.main.pid)
+    layout.of_node(int(word)).network_cut.touch()
     return []
 
 
@@ -119,12 +172,11 @@ def _remove(layout: Layout) -> list[str]:
 
 def _import(layout: Layout, ctr: str, *tars: str) -> list[str]:
     """Remembers each archive that was imported, by size and time, so that coming again costs nothing."""
-    memory = layout.node / "images"
+    memory = _imported(layout)
     memory.mkdir(exist_ok=True)
     new = []
     for tar in tars:
-        seen = Path(tar).stat()
-        mark, note = f"{seen.st_size} {seen.st_mtime_ns}", memory / quote(tar, safe="")
+        mark, note = _mark(Path(tar)), memory / quote(tar, safe="")
         if not note.exists() or note.read_text() != mark:
             host.run(
                 ctr, "--address", f"{layout.run}/containerd.sock", "--namespace", "k8s.io", "images", "import", tar
@@ -134,11 +186,35 @@ def _import(layout: Layout, ctr: str, *tars: str) -> list[str]:
     return new
 
 
+def _copy_images(layout: Layout, word: str, ctr: str) -> list[str]:
+    """An archive that is gone from the cache by now, or another one, was imported again under the same names."""
+    archives = {unquote(note.name): note.read_text() for note in _imported(layout).iterdir()}
+    node = layout.of_node(int(word))
+    new = _import(
+        node, ctr, *[tar for tar, mark in archives.items() if Path(tar).exists() and _mark(Path(tar)) == mark]
+    )
+    node.images_loaded.touch()
+    return new
+
+
+def _imported(layout: Layout) -> Path:
+    return layout.node / "images"
+
+
+def _mark(tar: Path) -> str:
+    seen = tar.stat()
+    return f"{seen.st_size} {seen.st_mtime_ns}"
+
+
 _VERBS: dict[str, Callable[..., list[str]]] = {
     "start": _start,
     "stop": _stop,
     "remove": _remove,
     "import": _import,
+    "copy-images": _copy_images,
+    "start-node": _start_node,
+    "stop-node": _stop_node,
+    "cut-node": _cut_node,
 }
 
 

@@ -61,7 +61,7 @@ def _containerd_version(binary: Path) -> tuple[int, int]:
     done = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True)
     found = re.search(r"\bv?([0-9]+)\.([0-9]+)\.[0-9]+", done.stdout)
     if found is None:
-        raise ClusterError(f"{binary} --version says {done.stdout.strip()!r}: no version in it")
+        raise ClusterError(f"{binary} --version printed {done.stdout.strip()!r}, which contains no version")
     return int(found[1]), int(found[2])
 
 

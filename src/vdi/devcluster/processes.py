@@ -93,7 +93,7 @@ def start_supervisor(
     assert process.stdin is not None  # noqa: S101 - it was asked for
     try:
         with process.stdin as stdin:
-            pid = _only_child(process) if namespaces else process.pid
+            pid = _supervisor_below(process, layout) if namespaces else process.pid
             # Remembered before anything else happens, so that `down` finds it whenever this is interrupted.
             layout.supervisor.write_bytes(msgspec.json.encode(Supervised(_identify(pid), _identify(process.pid))))
             prepare(pid)
@@ -115,11 +115,10 @@ def find_supervisor(layout: Layout) -> Supervised | None:
 
 
 def _search(layout: Layout) -> Supervised | None:
-    command = [b"-I", supervisor.__file__.encode(), str(layout.root).encode()]
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
-                if (entry / "cmdline").read_bytes().split(b"\0")[1:4] == command:
+                if _is_supervisor(int(entry.name), layout):
                     parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                     in_namespaces = b"unshare" in Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
                     main = _identify(int(entry.name))
@@ -137,7 +136,21 @@ def stop_supervisor(layout: Layout) -> bool:
     if not wait_until(lambda: not found.main.alive, STOP_SECONDS):
         os.kill(found.main.pid, signal.SIGKILL)
     if not wait_until(lambda: not (found.main.alive or found.holder.alive), 10):
-        raise ClusterError(f"process {found.main.pid} (the supervisor of {layout.name}) does not end, not even killed")
+        raise ClusterError(
+            f"process {found.main.pid} (the supervisor of {layout.name}) does not end, even after SIGKILL"
+        )
+    return True
+
+
+def kill_supervisor(layout: Layout) -> bool:
+    """End the supervisor of a node and all that runs in its namespaces at once, as a power cut does."""
+    found = find_supervisor(layout)
+    if found is None:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(found.main.pid, signal.SIGKILL)
+    if not wait_until(lambda: not (found.main.alive or found.holder.alive), STOP_SECONDS):
+        raise ClusterError(f"process {found.main.pid} (the supervisor in {layout.root}) does not end, not even killed")
     return True
 
 
@@ -163,21 +176,35 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def _only_child(process: subprocess.Popen[bytes]) -> int:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    found: list[str] = []
+def _supervisor_below(process: subprocess.Popen[bytes], layout: Layout) -> int:
+    """The supervisor that `process` starts in namespaces: its child, or a child of that."""
+    found: list[int] = []
 
     def appeared() -> bool:
         if process.poll() is not None:
             raise ClusterError(
-                f"the node's namespaces could not be made: status {process.returncode}, see supervisor.log"
+                f"the node's namespaces could not be created: status {process.returncode}, see supervisor.log"
             )
-        found[:] = children.read_text().split()
+        found[:] = [pid for pid in _descendants(process.pid) if _is_supervisor(pid, layout)]
         return bool(found)
 
     if not wait_until(appeared, 10):
-        raise ClusterError("the node's namespaces could not be made within 10 s, see supervisor.log")
-    return int(found[0])
+        raise ClusterError("the node's namespaces could not be created within 10 s, see supervisor.log")
+    return found[0]
+
+
+def _descendants(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [*children, *(below for child in children for below in _descendants(child))]
+    return []
+
+
+def _is_supervisor(pid: int, layout: Layout) -> bool:
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return words[1:4] == [b"-I", supervisor.__file__.encode(), str(layout.root).encode()]
+    return False
 
 
 def _identify(pid: int) -> ProcessId:

@@ -46,7 +46,7 @@ class StepFailed(Exception):  # noqa: N818 - named for what happened
     def __init__(self, title: str, message: str, log_path: Path, tail: str = "") -> None:
         self.title, self.message, self.log_path, self.tail = title, message, log_path, tail
         shown = "".join(f"\n  | {line}" for line in tail.splitlines())
-        super().__init__(f"{title}: {message}{shown}\n  whole log: {log_path}")
+        super().__init__(f"{title}: {message}{shown}\n  full log: {log_path}")
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error: work was given up
@@ -236,7 +236,7 @@ class Progress:
     def raise_if_cancelled(self) -> None:
         """Raises Cancelled when the work was given up."""
         if self._cancelled.is_set():
-            raise Cancelled("given up, because work beside it failed or was interrupted")
+            raise Cancelled("stopped, because a parallel step failed or was interrupted")
 
     def wait(self, seconds: float) -> None:
         """Wait a moment before looking again. Raises Cancelled when the work was given up."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from vdi.devcluster import api, probe
 from vdi.devcluster.control_plane import control_plane, write_control_plane_config
-from vdi.devcluster.credentials import write_credentials
+from vdi.devcluster.credentials import write_credentials, write_node_credentials
 from vdi.devcluster.layout import ClusterError, ClusterSettings, Layout, free_ports, state_root
 from vdi.devcluster.networks import NoFreeNetwork, choose_networks
 from vdi.devcluster.node import node, setup_commands, write_node_config
@@ -19,7 +19,7 @@ from vdi.devcluster.progress import Step
 from vdi.devcluster.status import read_addons, read_components, read_node
 
 READY_SECONDS = 120.0
-"""How long each wait may take: 5 to 15 s is usual, a loaded machine takes longer."""
+"""How long each wait may take, times `timeout_factor`: 5 to 15 s is usual, a loaded machine takes longer."""
 
 USUAL_WEBSECURE_PORT = 8443
 """The preferred port of the desktops, so that their URLs stay the same."""
@@ -31,35 +31,56 @@ class Kind:
 
     control_plane_only: bool
     fake_gpus: int
+    nodes: int = 1
 
     def __str__(self) -> str:
         if self.control_plane_only:
             return "a control plane only"
-        return "a full node" + (f" with {self.fake_gpus} pretended GPUs" if self.fake_gpus else "")
+        gpus = f" with {self.fake_gpus} simulated GPUs" if self.fake_gpus else ""
+        return f"a full node{gpus}" if self.nodes == 1 else f"{self.nodes} full nodes{gpus and f'{gpus} each'}"
 
     @property
     def options(self) -> str:
         """The options of `vdi cluster up` that request it."""
         if self.control_plane_only:
             return " --control-plane-only"
-        return f" --fake-gpus {self.fake_gpus}" if self.fake_gpus else ""
+        gpus = f" --fake-gpus {self.fake_gpus}" if self.fake_gpus else ""
+        return gpus + (f" --nodes {self.nodes}" if self.nodes > 1 else "")
 
 
-def choose_kind(name: str, known: ClusterSettings | None, *, control_plane_only: bool, fake_gpus: int | None) -> Kind:
+def choose_kind(
+    name: str,
+    known: ClusterSettings | None,
+    *,
+    control_plane_only: bool,
+    fake_gpus: int | None,
+    nodes: int | None = None,
+) -> Kind:
     """What was requested; where nothing was, what the cluster was made as. Raises ClusterError on a contradiction."""
-    if control_plane_only and fake_gpus:
-        raise ClusterError(
-            f"--fake-gpus {fake_gpus} needs a node, and --control-plane-only makes none: leave out one of them"
-        )
-    requested = Kind(control_plane_only, fake_gpus or 0)
+    for option, number in (("--fake-gpus", fake_gpus), ("--nodes", nodes)):
+        if control_plane_only and number:
+            raise ClusterError(
+                f"{option} {number} needs a node, and --control-plane-only makes none: leave out one of them"
+            )
     if known is None:
-        return requested
-    made = Kind(known.control_plane_only, known.fake_gpus)
-    if requested != made and (control_plane_only or fake_gpus is not None):
+        return Kind(control_plane_only, fake_gpus or 0, nodes or 1)
+    made = Kind(known.control_plane_only, known.fake_gpus, known.nodes)
+    if not control_plane_only and fake_gpus is None and nodes is None:
+        return made
+    kept = Kind(control_plane_only=True, fake_gpus=0) if control_plane_only else made
+    requested = Kind(
+        control_plane_only,
+        kept.fake_gpus if fake_gpus is None else fake_gpus,
+        kept.nodes if nodes is None else nodes,
+    )
+    if requested != made:
+        more = replace(made, nodes=requested.nodes) == requested and requested.nodes > made.nodes
+        verb = "is" if requested.nodes == 1 else "are"
+        add = f"; `vdi cluster nodes --name {name} --add-node` adds a node" if more else ""
         raise ClusterError(
-            f"cluster {name!r} was made as {made}, and {requested} is requested. `vdi cluster up --name {name}` starts"
-            f" it as it was made; `vdi cluster reset --name {name}{requested.options}` makes it new, and everything in"
-            " it is lost; another --name makes a second cluster"
+            f"cluster {name} was created as {made}, but {requested} {verb} requested. `vdi cluster up --name {name}` "
+            f"starts it as it was created; `vdi cluster reset --name {name}{requested.options}` creates it again, "
+            f"and all data in it is lost; another --name creates a second cluster{add}"
         )
     return made
 
@@ -95,6 +116,7 @@ def choose_settings(name: str, known: ClusterSettings | None, kind: Kind) -> Clu
         etcd_peer_port=2380,
         websecure_port=free_ports(1, USUAL_WEBSECURE_PORT)[0],
         networks=networks,
+        nodes=kind.nodes,
     )
 
 
@@ -122,9 +144,22 @@ def write_files(layout: Layout, settings: ClusterSettings, binaries: Mapping[str
     write_spec(layout, components, setup)
 
 
-def wait_running(layout: Layout, step: Step) -> None:
+def write_node_files(layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]) -> None:
+    """Everything that the supervisor and the components of a further node read."""
+    layout.config.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_node_credentials(layout, settings)
+    machine = probe.read_machine(containerd=binaries["containerd"], state=layout.root)
+    write_node_config(layout, settings, machine, binaries)
+    write_spec(layout, node(layout, settings, binaries), setup_commands(layout, settings))
+
+
+def wait_running(layout: Layout, step: Step, *, timeout_factor: float) -> None:
     """Until every component runs that may by now; says which do not, with the end of their logs."""
-    later = {"traefik"} if not layout.addons_applied.exists() else set()
+    seconds = READY_SECONDS * timeout_factor
+    if layout.cluster:
+        later = set() if layout.images_loaded.exists() else {"kubelet", "kube-proxy", "fake-gpus"}
+    else:
+        later = set() if layout.addons_applied.exists() else {"traefik"}
 
     def all_running() -> bool:
         if find_supervisor(layout) is None:
@@ -134,17 +169,18 @@ def wait_running(layout: Layout, step: Step) -> None:
         step.update(", ".join(waiting), done=len(components) - len(waiting), total=len(components))
         return bool(components) and not waiting
 
-    if not wait_until(all_running, READY_SECONDS):
+    if not wait_until(all_running, seconds):
         lines = []
         for component in read_components(layout):
             if component.state != "running" and component.name not in later:
                 ended = f", ended {component.restarts} times, last: {component.last_exit}" if component.restarts else ""
                 lines.append(f"{component.name} is {component.state}{ended}\n{log_tail(layout, component.name)}")
-        raise ClusterError(f"not running after {READY_SECONDS:.0f} s:\n" + "\n".join(lines))
+        raise ClusterError(f"not running after {seconds:.0f} s:\n" + "\n".join(lines))
 
 
-def wait_pods_allowed(layout: Layout, settings: ClusterSettings, step: Step) -> None:
+def wait_pods_allowed(layout: Layout, settings: ClusterSettings, step: Step, *, timeout_factor: float) -> None:
     """Until the controllers have made the default service account: before that every pod is refused."""
+    seconds = READY_SECONDS * timeout_factor
     step.update("the default service account")
     last: list[api.NoAnswer] = []
 
@@ -156,24 +192,27 @@ def wait_pods_allowed(layout: Layout, settings: ClusterSettings, step: Step) -> 
             return False
         return True
 
-    if not wait_until(made, READY_SECONDS):
-        raise ClusterError(f"the default service account is not there after {READY_SECONDS:.0f} s: {last[0]}")
+    if not wait_until(made, seconds):
+        raise ClusterError(f"the default service account does not exist after {seconds:.0f} s: {last[0]}")
 
 
-def wait_node(layout: Layout, settings: ClusterSettings, step: Step) -> None:
-    """Until the node is Ready and the add-ons' pods are."""
+def wait_node(layout: Layout, settings: ClusterSettings, step: Step, *, timeout_factor: float) -> None:
+    """Until the node is Ready and, with the first one, the add-ons' pods are."""
+    name = settings.name_of(layout.number)
+    seconds = READY_SECONDS * timeout_factor
 
     def settled() -> bool:
-        waiting = [] if read_node(layout, settings) else ["node"]
-        waiting += [f"{addon.name}: {addon.detail}" for addon in read_addons(layout, settings) if not addon.ready]
+        waiting = [] if read_node(layout, settings, name) else [f"node {name}"]
+        addons = [] if layout.cluster else read_addons(layout, settings)
+        waiting += [f"{addon.name}: {addon.detail}" for addon in addons if not addon.ready]
         step.update(", ".join(waiting))
         missing[:] = waiting
         return not waiting
 
     missing: list[str] = []
-    if not wait_until(settled, READY_SECONDS):
+    if not wait_until(settled, seconds):
         raise ClusterError(
-            f"not ready after {READY_SECONDS:.0f} s: {', '.join(missing)}\nkubelet says:\n{log_tail(layout, 'kubelet')}"
+            f"not ready after {seconds:.0f} s: {', '.join(missing)}\nkubelet says:\n{log_tail(layout, 'kubelet')}"
         )
 
 

@@ -33,6 +33,18 @@ class AddonStatus(msgspec.Struct, frozen=True):
     detail: str
 
 
+class NodeStatus(msgspec.Struct, frozen=True):
+    """One node of a cluster that has several."""
+
+    name: str
+    state: str
+    """Running; stopped, when none of its processes runs; cut, when its network is cut."""
+    ready: bool | None
+    """What the API server says; None when it does not answer, or does not know the node."""
+    components: list[ComponentStatus]
+    """Empty for the first node, whose components are the cluster's."""
+
+
 class ClusterStatus(msgspec.Struct, frozen=True):
     """`state` is absent, running, degraded (something is not as it should be) or dead (no supervisor)."""
 
@@ -44,9 +56,10 @@ class ClusterStatus(msgspec.Struct, frozen=True):
     websecure_port: int = 0
     fake_gpus: int = 0
     node_ready: bool | None = None
-    """None when there is no node, or the API server does not answer."""
+    """Of the first node; None when there is no node, or the API server does not answer."""
     components: list[ComponentStatus] = []
     addons: list[AddonStatus] = []
+    nodes: list[NodeStatus] = []
 
 
 class _SupervisorState(msgspec.Struct):
@@ -85,15 +98,13 @@ def status_of(layout: Layout, settings: ClusterSettings | None) -> ClusterStatus
         return ClusterStatus(name=layout.name, state="absent")
     components = read_components(layout)
     alive = find_supervisor(layout) is not None
-    node_ready: bool | None = None
-    addons: list[AddonStatus] = []
-    if alive and not settings.control_plane_only:
-        node_ready, addons = read_node(layout, settings), read_addons(layout, settings)
+    addons = read_addons(layout, settings) if alive and not settings.control_plane_only else []
+    nodes = [_node_status(layout.of_node(number), settings, alive) for number in settings.node_numbers]
     healthy = (
         bool(components)
         and all(component.state == "running" for component in components)
-        and (settings.control_plane_only or node_ready is True)
         and all(addon.ready for addon in addons)
+        and all(_is_healthy(node) for node in nodes)
     )
     return ClusterStatus(
         name=layout.name,
@@ -103,16 +114,29 @@ def status_of(layout: Layout, settings: ClusterSettings | None) -> ClusterStatus
         kubeconfig=str(layout.kubeconfig),
         websecure_port=settings.websecure_port,
         fake_gpus=settings.fake_gpus,
-        node_ready=node_ready,
+        node_ready=nodes[0].ready if nodes else None,
         components=components,
         addons=addons,
+        nodes=nodes,
     )
 
 
-def read_node(layout: Layout, settings: ClusterSettings) -> bool | None:
-    """Whether the node says it is Ready; None when the API server did not say."""
+def _node_status(layout: Layout, settings: ClusterSettings, alive: bool) -> NodeStatus:
+    name = settings.name_of(layout.number)
+    ready = read_node(layout, settings, name) if alive else None
+    state = "stopped" if find_supervisor(layout) is None else "cut" if layout.network_cut.exists() else "running"
+    return NodeStatus(name, state, ready, read_components(layout) if layout.cluster else [])
+
+
+def _is_healthy(node: NodeStatus) -> bool:
+    running = all(component.state == "running" for component in node.components)
+    return node.state == "running" and node.ready is True and running
+
+
+def read_node(layout: Layout, settings: ClusterSettings, name: str) -> bool | None:
+    """Whether that node is Ready; None when the API server did not say."""
     try:
-        node = api.get(layout, settings, f"/api/v1/nodes/{settings.node_name}")
+        node = api.get(layout, settings, f"/api/v1/nodes/{name}")
     except api.NoAnswer:
         return None
     return _condition(node, "Ready")

@@ -278,7 +278,7 @@ class Supervisor:
             partial.chmod(0o644)
             partial.replace(self.status_file)
         except OSError as error:  # the cluster goes on, whether or not somebody can read how it is
-            print(f"{self.status_file} is not written: {error}", file=sys.stderr, flush=True)  # noqa: T201 - its log
+            print(f"{self.status_file} cannot be written: {error}", file=sys.stderr, flush=True)  # noqa: T201 - its log
 
 
 def _children_ended() -> Iterator[tuple[int, int]]:
@@ -296,7 +296,7 @@ def _children_ended() -> Iterator[tuple[int, int]]:
 def main(state_dir: Path, listen_fd: int) -> int:
     """Wait for the starter's word, prepare the namespaces as the spec says, and supervise."""
     if sys.stdin.buffer.readline() != GO:
-        print("the starter went away before its word to go on", file=sys.stderr)  # noqa: T201 - its log
+        print("the starter ended before it confirmed the start", file=sys.stderr)  # noqa: T201 - its log
         return 1
     if listen_fd >= 0:
         os.set_inheritable(listen_fd, False)  # one component gets it, the others must not hold it

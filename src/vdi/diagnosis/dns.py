@@ -10,7 +10,7 @@ from vdi.findings.model import Finding, Remedy
 DNS_DOWN = Code(
     code="dns_down",
     layer="infrastructure",
-    means="No replica of the cluster's DNS answers: nothing finds anything by name.",
+    means="No replica of the cluster's DNS responds: no Service can be found by its name.",
     proof="Ready replicas of the Deployment with the label k8s-app=kube-dns.",
     remedy="Read the Events of its pods.",
     follows=("node_not_ready",),
@@ -30,8 +30,8 @@ def dns_down(snapshot: Snapshot) -> Iterator[Finding]:
             {DNS_DOWN.code: DNS_DOWN},
             DNS_DOWN.code,
             f"deployment/{meta['namespace']}/{meta['name']}",
-            f"No replica of the cluster's DNS is ready, of {deployment['spec'].get('replicas', 1)}: no Service is found"
-            " by its name.",
+            f"No replica of the cluster's DNS is ready, of {deployment['spec'].get('replicas', 1)}: no Service can "
+            "be found by its name.",
             evidence=["status.readyReplicas: 0"],
             related_objects=snapshot.nodes_of(deployment),
             remedy=Remedy.run(

@@ -198,7 +198,7 @@ def load(data: bytes) -> Snapshot:
         found = msgspec.json.decode(data, type=Snapshot)
         parse_time(found.taken_at)
     except (msgspec.DecodeError, ValueError) as error:
-        raise BadSnapshotError(f"it is no bundle of vdi doctor: {error}") from error
+        raise BadSnapshotError(f"it is not a bundle of vdi doctor: {error}") from error
     if found.format != FORMAT:
         raise BadSnapshotError(f"its format is {found.format}; this version reads {FORMAT}")
     return found

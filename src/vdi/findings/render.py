@@ -54,7 +54,7 @@ class Report:
     @property
     def conclusion(self) -> str:
         """The line about the run."""
-        return self.summary or (f"{count_findings(self.findings)}." if self.findings else "Nothing is wrong.")
+        return self.summary or (f"{count_findings(self.findings)}." if self.findings else "No problems found.")
 
 
 def count_findings(findings: Sequence[Finding]) -> str:

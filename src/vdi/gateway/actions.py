@@ -19,7 +19,7 @@ from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, refused_by_cluster
 from vdi.gateway.guests import add_guest, remove_guest
 from vdi.gateway.history.component import History
-from vdi.gateway.limits import Limits, gpus_of
+from vdi.gateway.limits import Limits
 from vdi.gateway.rights import Action, knows_of, refusal
 from vdi.gateway.starting import QuotaGuard, Starter
 from vdi.gateway.store.audit import Act, Audit, NotAuditedError
@@ -35,6 +35,7 @@ from vdi.session.observed import RESTARTED_AT
 from vdi.session.request import SessionRequest
 from vdi.session.times import format_time, parse_time
 from vdi.session.units import ALLOWED_DURATIONS, format_duration, parse_duration
+from vdi.session.volumes import GROUPS, groups_annotation
 
 log = logging.getLogger(__name__)
 
@@ -91,14 +92,13 @@ class Actions:
         async with self._authorized(user, Action.RESUME, name, {}) as session:
             if not session.spec.suspended:
                 return session
-            change = {"spec": {"suspended": False}}
+            change = {"spec": {"suspended": False}, "metadata": {"annotations": self._known_groups(user, session)}}
             mine = same_user(user.email, session.spec.user)
             if user.admin and not mine:
                 return await self._patch(session, change)
             # Which groups the owner is in is known only of the owner's own login.
             owner = user if mine else User(normal_user(session.spec.user))
-            gpus = gpus_of(session, self._cluster.template(session.spec.template))
-            async with self._quota.for_one_more(owner, name, gpus):
+            async with self._quota.for_one_more(owner, session):
                 return await self._patch(session, change)
 
     async def restart(self, user: User, name: str) -> VDISession:
@@ -106,10 +106,11 @@ class Actions:
         async with self._authorized(user, Action.RESTART, name, {}) as session:
             if session.spec.suspended:
                 raise ActionDenied(
-                    "Conflict", f"The desktop {name!r} is suspended, so nothing runs to restart: resume it."
+                    "Conflict", f"The desktop {name!r} is suspended, so there is nothing to restart. Resume it instead."
                 )
             now = format_time(self._clock())
-            return await self._patch(session, {"metadata": {"annotations": {RESTARTED_AT: now}}})
+            annotations = {RESTARTED_AT: now, **self._known_groups(user, session)}
+            return await self._patch(session, {"metadata": {"annotations": annotations}})
 
     async def end(self, user: User, name: str, *, delete_home: bool = False) -> None:
         """Delete the session, and with `delete_home` the files too."""
@@ -132,10 +133,12 @@ class Actions:
             same_name = [other.namespace for other in self._cluster.homes_of(user.email) if other.name == name]
             if len(same_name) > 1:
                 spaces = " and ".join(same_name)
-                words = f"You have a home {name!r} in each of the namespaces {spaces}. Nothing has been deleted."
-                raise ActionDenied("Conflict", f"{words} An administrator can delete one: vdi home rm -n NAMESPACE.")
+                words = f"You have a home {name!r} in each of the namespaces {spaces}. Nothing was deleted."
+                raise ActionDenied(
+                    "Conflict", f"{words} An administrator can delete one with: vdi home rm -n NAMESPACE."
+                )
             if why := why_not_deleted(home, self._cluster.sessions.values()):
-                raise ActionDenied("Conflict", f"{why} Nothing has been deleted.")
+                raise ActionDenied("Conflict", f"{why} Nothing was deleted.")
             act = Act(actor=user.email, action="home.delete", target=name, uid=home.uid, owner=home.user)
             async with self._written(user, act):
                 with suppress(NotFound, Replaced):
@@ -145,7 +148,7 @@ class Actions:
         """One of the person's own homes. Raises ActionDenied; it does not say whether another person has this one."""
         home = self._cluster.home_of(user.email, name)
         if home is None:
-            raise ActionDenied("NotFound", f"There is no home {name!r} of yours.")
+            raise ActionDenied("NotFound", f"You have no home {name!r}.")
         return home
 
     async def share(self, user: User, name: str, email: str, role: Role, expires: datetime | None) -> VDISession:
@@ -172,7 +175,9 @@ class Actions:
 
         Read from the API server: what this person has just done through another replica counts already.
         """
-        unknown = ActionDenied("NotFound", f"There is no desktop {name!r} of yours, nor one that is shared with you.")
+        unknown = ActionDenied(
+            "NotFound", f"You have no desktop {name!r}, and no desktop with this name is shared with you."
+        )
         if not _NAME.fullmatch(name):
             raise unknown
         session, now = await self._read(name), self._clock()
@@ -181,7 +186,7 @@ class Actions:
         if why := refusal(user, action, session, now):
             raise ActionDenied("Forbidden", why)
         if session.metadata.deletion_timestamp and action is not Action.END:
-            raise ActionDenied("Conflict", f"The desktop {name!r} is ending; nothing more can be done with it.")
+            raise ActionDenied("Conflict", f"The desktop {name!r} is ending and can no longer be changed.")
         return session
 
     async def _read(self, name: str) -> VDISession | None:
@@ -225,9 +230,15 @@ class Actions:
                 session = await self._client.get(SESSIONS, meta.name, namespace=meta.namespace, into=VDISession)
                 if session.metadata.uid != meta.uid:
                     raise  # another session has its name: rights in that one were never asked
-        raise ActionDenied(
-            "Conflict", f"The desktop {meta.name!r} is being changed all the time. Try again in a moment."
-        )
+        raise ActionDenied("Conflict", f"Someone else is changing the desktop {meta.name!r}. Try again in a moment.")
+
+    def _known_groups(self, user: User, session: VDISession) -> dict[str, str | None]:
+        """The annotation with the groups of the session's user, of that user's own login; else it stays as it is."""
+        template = self._cluster.template(session.spec.template)
+        if template is None or not same_user(user.email, session.spec.user):
+            return {}
+        annotation = groups_annotation(template, user.groups)
+        return {} if annotation == session.metadata.annotations.get(GROUPS) else {GROUPS: annotation}
 
     def _check_length(self, session: VDISession, length: str) -> None:
         try:
@@ -243,8 +254,8 @@ class Actions:
         if most < desired and is_capped(asked, template, cluster):
             raise ActionDenied(
                 "OverLimit",
-                f"length: {length} is more than the {format_duration(most)} that a run of template "
-                f"{session.spec.template!r} may last.",
+                f"length: {length} is more than {format_duration(most)}, the maximum for template "
+                f"{session.spec.template!r}.",
                 FieldProblem("timeout", f"at most {format_duration(most)}", length),
             )
         start = parse_time(session.status.start_time) if session.status.start_time else None
@@ -252,8 +263,8 @@ class Actions:
             ran = format_duration(self._clock() - start)
             raise ActionDenied(
                 "Invalid",
-                f"length: {length} is over, since this run has lasted {ran}; allowed is more than that. "
-                "To stop the desktop, suspend or end it.",
+                f"length: {length} is too short, because this run has already lasted {ran}; allowed: more than "
+                "that. To stop the desktop, suspend or end it.",
                 FieldProblem("timeout", f"more than {ran}", length),
             )
 
@@ -266,7 +277,7 @@ class Actions:
             if other.metadata.name != name and may_use(other, claim):
                 raise ActionDenied(
                     "Conflict",
-                    f"The files of {name!r} are those of {other.metadata.name!r} too, so nothing has been deleted. "
+                    f"The desktops {name!r} and {other.metadata.name!r} share their files, so nothing was deleted. "
                     f"End {other.metadata.name!r} first, or keep the files.",
                 )
         return claim

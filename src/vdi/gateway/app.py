@@ -20,6 +20,7 @@ from vdi.gateway.api.services import ApiServices
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.component import Component
 from vdi.gateway.context import GatewayContext
+from vdi.gateway.desktop_agent import DesktopAgent
 from vdi.gateway.diagnosis import Diagnosis
 from vdi.gateway.doctor_runs import DoctorRunner
 from vdi.gateway.edge.component import Edge
@@ -36,12 +37,15 @@ from vdi.gateway.metrics import Metrics
 from vdi.gateway.portal.component import Portal
 from vdi.gateway.portal.services import PortalServices
 from vdi.gateway.portal.subscriptions import Subscriptions
+from vdi.gateway.prices import Prices, PricesError, read_prices
 from vdi.gateway.probing import Prober
+from vdi.gateway.scheduled_starts import ScheduledStarts
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import open_shared_state
 from vdi.gateway.store.audit import Audit, came_from
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
 from vdi.gateway.store.migrations import upgrade
+from vdi.gateway.thumbnails import Thumbnails
 from vdi.gateway.web.errors import ErrorPages
 from vdi.gateway.web.middleware import INTERNAL_BODY, PUBLIC_BODY, BodyLimit, HostRouter, RequestMetrics
 from vdi.gateway.web.security_headers import SecurityHeaders
@@ -96,10 +100,10 @@ async def open_gateway(
 
     `address`: where a session's desktop is reached; None: its Service. `passwords`: None for the usual cost of a hash.
 
-    Raises LimitsError, DatabaseUrlError or KubeError for what can never work, and what a component failed with. To be
-    entered and left by the same task.
+    Raises LimitsError, PricesError, DatabaseUrlError or KubeError for what can never work, and what a component failed
+    with. To be entered and left by the same task.
     """
-    limits = read_limits_file(settings)
+    limits, prices = read_limits_file(settings), read_prices_file(settings)
     metrics = Metrics()
     database = Database(settings.database_url)
     shared = open_shared_state(settings.redis_url)
@@ -120,7 +124,7 @@ async def open_gateway(
                 metrics=metrics,
                 clock=clock,
             )
-            gateway = build_gateway(context, limits, address, passwords)
+            gateway = build_gateway(context, limits, address, passwords, prices)
             async with asyncio.TaskGroup() as group:
                 work = group.create_task(_work(gateway), name="gateway's work")
                 try:
@@ -138,17 +142,20 @@ def build_gateway(
     limits: Limits,
     address: Callable[[VDISession], str] | None = None,
     passwords: Passwords | None = None,
+    prices: Prices | None = None,
 ) -> Gateway:
     """All components. Nothing of theirs runs yet."""
     logins = Logins(context)
     guard = Guard(logins, context.settings)
     audit = Audit(context.database, context.clock)
-    history = History(context)
+    history = History(context, prices)
     actions = Actions(context, limits=limits, history=history, audit=audit)
     edge = Edge(context, logins=logins, guard=guard, actions=actions, address=address)
     sign_out = SignOut(logins, edge.end_grants)
     login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=audit, passwords=passwords)
+    scheduled = ScheduledStarts(context, actions=actions, history=history, audit=audit, local=login.services.local)
     doctor, gpu_slots = DoctorRunner(context), GpuSlots(context)
+    agent = DesktopAgent(context.client)
     api = Api(
         ApiServices(
             context=context,
@@ -158,8 +165,9 @@ def build_gateway(
             limits=limits,
             actions=actions,
             history=history,
+            scheduled=scheduled,
             audit=audit,
-            prober=Prober(context=context, issue_ticket=edge.issue_ticket),
+            prober=Prober(context=context, issue_ticket=edge.issue_ticket, agent=agent),
             doctor=doctor,
             gpu_slots=gpu_slots,
         )
@@ -177,10 +185,11 @@ def build_gateway(
             gpu_slots=gpu_slots,
             subscriptions=Subscriptions(context.cluster),
             problems=edge.problems,
+            thumbnails=Thumbnails(context=context, agent=agent),
         )
     )
     diagnosis = Diagnosis(context.settings, context.client, context.metrics.registry)
-    components = (login, edge, api, history, portal, diagnosis)
+    components = (login, edge, api, history, portal, scheduled, diagnosis)
     return Gateway(
         context=context,
         audit=audit,
@@ -202,9 +211,23 @@ def read_limits_file(settings: Settings) -> Limits:
     try:
         text = settings.limits_file.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise LimitsError(f"VDI_LIMITS_FILE={str(settings.limits_file)!r}: {why}") from error
+        raise LimitsError(f"VDI_LIMITS_FILE={str(settings.limits_file)!r}: {_why_unread(error)}") from error
     return read_limits(text, str(settings.limits_file))
+
+
+def read_prices_file(settings: Settings) -> Prices:
+    """The prices; none without a file. Raises PricesError."""
+    if settings.prices_file is None:
+        return Prices()
+    try:
+        text = settings.prices_file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PricesError(f"VDI_PRICES_FILE={str(settings.prices_file)!r}: {_why_unread(error)}") from error
+    return read_prices(text, str(settings.prices_file))
+
+
+def _why_unread(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else "not UTF-8"
 
 
 async def _work(gateway: Gateway) -> None:

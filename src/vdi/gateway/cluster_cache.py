@@ -182,6 +182,10 @@ class ClusterCache:
         """The template of this name."""
         return self.templates.get("", name)
 
+    def all_homes(self) -> list[HomeSummary]:
+        """The homes of all users."""
+        return summarize_homes(self.homes.values(), self.sessions.values())
+
     def homes_of(self, user: str) -> list[HomeSummary]:
         """The homes of this user."""
         claims = [
@@ -236,7 +240,7 @@ class ClusterCache:
             if reflector.last_error is None and contact is not None:
                 silence = self._clock.monotonic() - contact
                 if silence > STALE:
-                    yield f"{reflector.resource.plural}: nothing heard from the API server for {silence:.0f} s"
+                    yield f"{reflector.resource.plural}: no message from the API server for {silence:.0f} s"
 
     def listen(self, listener: Listener) -> None:
         """Call back on every change, at once, from the event loop's thread."""

@@ -28,7 +28,7 @@ class FieldProblem(msgspec.Struct, omit_defaults=True):
 
     field: Annotated[str, doc("Path of the field in the body (`resources.gpu`), or the name of the parameter.")]
     allowed: Annotated[str, doc("What is allowed.")]
-    value: Annotated[Any, doc("What was sent; absent where the field is missing.")] = None
+    value: Annotated[Any, doc("The rejected value; absent if the field is missing.")] = None
 
 
 class ActionDenied(Exception):  # noqa: N818 -- read as `except ActionDenied`
@@ -66,28 +66,33 @@ def refused_by_cluster(error: KubeError, name: str, sent: Mapping[str, Any] | No
     `sent`: the body of the write, for the values of the fields that are refused.
     """
     another = ActionDenied(
-        "Conflict", f"The desktop {name!r} has ended, and a new one has its name. Look, and try again."
+        "Conflict",
+        f"The desktop {name!r} has ended, and a new desktop has the same name. Reload the page and try again.",
     )
     if isinstance(error, Invalid):
         if any(cause.field == "metadata.uid" for cause in error.causes):
             return another  # to the API server a uid that is not the object's own is a change of it
         why = "; ".join(f"{cause.field}: {cause.message}" for cause in error.causes) or error.message
-        return ActionDenied("Invalid", f"The cluster does not take this: {why}.", *_fields(error, sent or {}))
+        return ActionDenied("Invalid", f"The cluster does not accept this: {why}.", *_fields(error, sent or {}))
     if isinstance(error, NotFound):
         return ActionDenied("NotFound", f"The desktop {name!r} has ended.")
     if isinstance(error, AlreadyExists):
-        return ActionDenied("Conflict", f"There is a desktop named {name!r} already; choose another name.")
+        return ActionDenied("Conflict", f"A desktop named {name!r} already exists. Choose another name.")
     if isinstance(error, Replaced):
         return another
     if isinstance(error, Conflict):
         return ActionDenied(
-            "Conflict", f"The desktop {name!r} has just been changed by somebody else. Look, and try again."
+            "Conflict", f"Someone else has just changed the desktop {name!r}. Reload the page and try again."
         )
     if isinstance(error, Forbidden):
         return ActionDenied("Forbidden", f"The cluster refuses this: {error.message}.")
     if isinstance(error, ApiError) and error.status < 500 and error.status != 429:
-        return ActionDenied("Unavailable", f"The cluster answers {error.status} {error.reason}; tell an administrator.")
-    return ActionDenied("Unavailable", "The cluster does not answer just now. Nothing is lost; try again in a minute.")
+        return ActionDenied(
+            "Unavailable", f"The cluster responded with {error.status} {error.reason}. Report this to an administrator."
+        )
+    return ActionDenied(
+        "Unavailable", "The cluster does not respond right now. Nothing is lost. Try again in a minute."
+    )
 
 
 _PART = re.compile(r"[^.\[\]]+")

@@ -52,13 +52,13 @@ class Diagnosis(Component):
             self._gauges = (
                 Gauge(
                     "vdi_doctor_findings",
-                    "What vdi doctor found when it last looked, causes alone, by code, severity and layer.",
+                    "Findings of the last run of vdi doctor, causes only, by code, severity and layer.",
                     ["code", "severity", "layer"],
                     registry=self._registry,
                 ),
                 Gauge(
                     "vdi_doctor_last_run_timestamp_seconds",
-                    "When vdi doctor last looked, seconds since 1970.",
+                    "When vdi doctor last ran, in seconds since 1970.",
                     registry=self._registry,
                 ),
             )

@@ -70,9 +70,10 @@ async def _run_checks(context: GatewayContext) -> Report:
         async with asyncio.timeout(_SECONDS):
             snapshot = await collect(context.client, scope, SYSTEM_CLOCK)
     except TimeoutError:
-        return Report(now, "Nothing is known.", failed=f"The API server has not answered all in {_SECONDS:.0f} s.")
+        why = f"The API server did not respond to all requests within {_SECONDS:.0f} s. Run the checks again."
+        return Report(now, "Nothing could be checked.", failed=why)
     except (KubeError, OSError) as error:
-        return Report(now, "Nothing is known.", failed=f"The API server does not answer: {error}")
+        return Report(now, "Nothing could be checked.", failed=f"The API server does not respond: {error}")
     # Thousands of objects take a while to judge; live pages are not to wait for that.
     findings = await asyncio.to_thread(run_checks, snapshot)
     unknown = sum(finding.severity is Severity.UNKNOWN for finding in findings)

@@ -22,20 +22,20 @@ def add_guest(
     if role not in [*GuestRole]:
         allowed = " and ".join(GuestRole)
         field = FieldProblem("role", allowed, str(role))
-        raise ActionDenied("Invalid", f"role: {role!r} is not allowed; allowed are {allowed}.", field)
+        raise ActionDenied("Invalid", f"role: {role!r} is not allowed; allowed: {allowed}.", field)
     if same_user(session.spec.user, guest):
-        raise ActionDenied("Invalid", f"user: {guest} is the owner of this desktop and needs no share in it.")
+        raise ActionDenied("Invalid", f"user: {guest} owns this desktop and cannot be its guest.")
     if expires is not None and expires <= now + timedelta(seconds=1):
-        field = FieldProblem("expires", "a time to come, or none", format_time(expires))
+        field = FieldProblem("expires", "a time in the future, or none", format_time(expires))
         raise ActionDenied(
-            "Invalid", f"expires: {format_time(expires)} is over; allowed is a time to come, or none.", field
+            "Invalid", f"expires: {format_time(expires)} is in the past; allowed: a time in the future, or none.", field
         )
     others = tuple(
         access for access in session.spec.access if not same_user(access.user, guest) and not _is_over(access, now)
     )
     if len(others) >= MOST:
         raise ActionDenied(
-            "OverLimit", f"A desktop can be shared with {MOST} people at once; end one of these shares first."
+            "OverLimit", f"A desktop can be shared with at most {MOST} users. End one of these shares first."
         )
     return (*others, Access(guest, str(role), format_time(expires) if expires else None))
 
@@ -46,7 +46,7 @@ def remove_guest(session: VDISession, user: str) -> tuple[Access, ...]:
     if len(left) == len(session.spec.access):
         guests = ", ".join(access.user for access in left) or "nobody"
         raise ActionDenied(
-            "NotFound", f"This desktop is not shared with {normal_user(user)}; it is shared with {guests}."
+            "NotFound", f"This desktop is not shared with {normal_user(user)}. It is shared with {guests}."
         )
     return left
 

@@ -77,7 +77,7 @@ class Health(Component):
         if self._context.stopping.is_set():
             yield "the gateway is stopping"
         elif not self.begun:
-            yield "the gateway has not begun yet"
+            yield "the gateway has not started yet"
         yield from self._context.cluster.stuck()
         for component in self._components:
             yield from component.problems()
@@ -88,8 +88,9 @@ class Health(Component):
         ahead = 0.0 if there is None else (self._context.clock() - there).total_seconds()
         if abs(ahead) > LEEWAY:
             yield (
-                f"clock: it is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the API server's. Logins and "
-                f"desktops' tokens need clocks that differ by {LEEWAY:.0f} s at most. Set the clocks of the nodes (NTP)"
+                f"clock: it is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the API server's clock. "
+                f"Logins and desktop tokens need clocks that differ by at most {LEEWAY:.0f} s. Synchronise the "
+                "clocks of the nodes (NTP)"
             )
 
     async def _leant_on(self) -> AsyncIterator[str]:
@@ -106,7 +107,7 @@ class Health(Component):
                 async with asyncio.timeout(_PATIENCE):
                     await check()
             except TimeoutError:
-                yield f"{name}: no answer within {_PATIENCE:g} s"
+                yield f"{name}: no response within {_PATIENCE:g} s"
             except (OSError, DatabaseUnavailableError) as error:
                 yield f"{name}: {error}"
 

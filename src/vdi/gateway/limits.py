@@ -1,6 +1,6 @@
-"""How much one person may have: sessions and GPUs at once, hours per month. Pure; default: no limits.
+"""How much one person may have: sessions and GPUs at once, hours per month, size of homes. Pure; default: no limits.
 
-    default: {sessions: 3, gpus: 2, hoursPerMonth: 200}
+    default: {sessions: 3, gpus: 2, hoursPerMonth: 200, gpuHoursPerMonth: 100, homeStorage: 100Gi}
     groups:
       students: {sessions: 1}
     users:
@@ -10,7 +10,9 @@ Each number is looked for by itself: with the user, then among the groups of the
 then in `default`. A number that is found nowhere does not limit.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -19,13 +21,27 @@ import yaml
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.users import User, normal_user
+from vdi.session.home_list import HomeSummary
+from vdi.session.homes import Home
+from vdi.session.units import parse_quantity
 
 
 class LimitsError(Exception):
     """Raised when a limits file cannot be used; names the field, the value and what is allowed."""
 
 
-class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"hours": "hoursPerMonth"}):
+_GIB = 1 << 30
+_FIELDS = {
+    "sessions": "sessions",
+    "gpus": "gpus",
+    "hours": "hoursPerMonth",
+    "gpu_hours": "gpuHoursPerMonth",
+    "home_storage": "homeStorage",
+}
+"""Each limit, and its name in the file."""
+
+
+class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_FIELDS):
     """Numbers for one person or group; None: not limited here."""
 
     sessions: int | None = None
@@ -34,11 +50,35 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"ho
     """GPUs (or shares of one) at once, of all sessions that are not suspended."""
     hours: float | None = None
     """Hours that desktops may run in a calendar month (UTC). One that runs is not cut off; no new run begins."""
+    gpu_hours: float | None = None
+    """Hours times GPUs (or shares of one) in a calendar month, likewise; desktops without GPUs still start."""
+    home_storage: str | None = None
+    """Size of all homes of a person together, such as 100Gi. A home that exists is not taken away."""
 
     @property
     def limits_anything(self) -> bool:
         """Whether any number is set."""
-        return (self.sessions, self.gpus, self.hours) != (None, None, None)
+        return any(getattr(self, name) is not None for name in _FIELDS)
+
+    @property
+    def home_bytes(self) -> float | None:
+        """`home_storage` in bytes."""
+        return None if self.home_storage is None else float(parse_quantity(self.home_storage))
+
+    @property
+    def home_gib(self) -> float | None:
+        """`home_storage` in GiB."""
+        return None if self.home_bytes is None else self.home_bytes / _GIB
+
+
+@dataclass(frozen=True, slots=True)
+class MonthUse:
+    """What one person's desktops have used in a calendar month."""
+
+    hours: float
+    gpu_hours: float
+    until: datetime
+    """When the count restarts."""
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,9 +97,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if (mine := getattr(own, name)) is not None:
                 return mine
             given = [getattr(limit, name) for limit in by_group if getattr(limit, name) is not None]
-            return max(given) if given else getattr(self.default, name)
+            return max(given, key=_amount) if given else getattr(self.default, name)
 
-        return Limit(sessions=number("sessions"), gpus=number("gpus"), hours=number("hours"))
+        return Limit(**{name: number(name) for name in _FIELDS})
 
 
 def read_limits(text: str, source: str) -> Limits:
@@ -68,12 +108,16 @@ def read_limits(text: str, source: str) -> Limits:
         raw = yaml.safe_load(text)
         limits = msgspec.convert(raw if raw is not None else {}, Limits)
     except (yaml.YAMLError, msgspec.ValidationError) as error:
-        raise LimitsError(f"{source}: {error}; allowed are {_ALLOWED}") from error
+        raise LimitsError(f"{source}: {error}; allowed: {_ALLOWED}") from error
     for where, limit in (("default", limits.default), *_named("groups", limits.groups), *_named("users", limits.users)):
-        for name in ("sessions", "gpus", "hours"):
+        for name, field in _FIELDS.items():
             number = getattr(limit, name)
-            if number is not None and not 0 <= number < float("inf"):
-                raise LimitsError(f"{source}: {where}.{name}: {number} is not allowed; it is 0 or more")
+            try:
+                allowed = number is None or 0 <= _amount(number) < float("inf")
+            except ValueError as why:
+                raise LimitsError(f"{source}: {where}.{field}: {why}") from why
+            if not allowed:
+                raise LimitsError(f"{source}: {where}.{field}: {number} is not allowed; allowed: 0 or more")
     return Limits(limits.default, limits.groups, {normal_user(user): limit for user, limit in limits.users.items()})
 
 
@@ -86,7 +130,7 @@ def gpus_of(session: VDISession, template: VDITemplate | None) -> int:
 
 
 def refusal(
-    limit: Limit, user: User, new: tuple[str, int], others: Iterable[tuple[str, int]], hours_used: float
+    limit: Limit, user: User, new: tuple[str, int], others: Iterable[tuple[str, int]], used: MonthUse
 ) -> str | None:
     """Why this person's next run would be too much; None: it is not.
 
@@ -96,21 +140,58 @@ def refusal(
     names = ", ".join(name for name, _ in held) or "none"
     if limit.sessions is not None and len(held) + 1 > limit.sessions:
         return (
-            f"You may have {_count(limit.sessions, 'desktop')} at once, and have {names}. "
-            "Suspend or end one first; suspended desktops do not count."
+            f"You can have at most {_count(limit.sessions, 'desktop')} running, and you have {names}. Suspend or "
+            "end one first. Suspended desktops do not count."
         )
     taken = sum(gpus for _, gpus in held)
     if limit.gpus is not None and new[1] and taken + new[1] > limit.gpus:
         return (
-            f"You may use {_count(limit.gpus, 'GPU')} at once; your desktops ({names}) use {taken}, and this one "
-            f"would use {new[1]}. Suspend or end one first, or ask for fewer."
+            f"You can use at most {_count(limit.gpus, 'GPU')}. Your desktops ({names}) use {taken}, and this one "
+            f"would use {new[1]}. Suspend or end one first, or request fewer."
         )
-    if limit.hours is not None and hours_used >= limit.hours:
+    restart = f"The count restarts on {used.until:%Y-%m-%d at %H:%M} UTC."
+    if limit.hours is not None and used.hours >= limit.hours:
         return (
-            f"Your desktops may run {limit.hours:g} hours in a calendar month and have run {hours_used:.1f}. "
-            f"The count starts again on the first; ask an administrator if {user.email} needs more."
+            f"Your desktops may run {limit.hours:g} hours per calendar month and have run {used.hours:.1f}. "
+            f"{restart} Ask an administrator if {user.email} needs more."
+        )
+    if limit.gpu_hours is not None and new[1] and used.gpu_hours >= limit.gpu_hours:
+        return (
+            f"Your desktops may use {limit.gpu_hours:g} GPU hours per calendar month and have used "
+            f"{used.gpu_hours:.1f}. {restart} Desktops without a GPU still start. Ask an administrator if "
+            f"{user.email} needs more."
         )
     return None
+
+
+def home_refusal(limit: Limit, new: Home, homes: Mapping[str, float]) -> str | None:
+    """Why this home may not be made; None: it may. `homes`: bytes of each home that the person has or will have."""
+    most = limit.home_bytes
+    size, used = float(parse_quantity(new.size)), sum(homes.values())
+    if most is None or used + size <= most:
+        return None
+    names = ", ".join(f"{name} {gib(size)}" for name, size in sorted(homes.items())) or "none"
+    return (
+        f"Your homes may have {gib(most)} together and have {gib(used)} ({names}). This desktop would add a home of "
+        f"{gib(size)}. Delete a home that you no longer need: its size is free at once. Or ask an administrator."
+    )
+
+
+def home_bytes(home: HomeSummary) -> float:
+    """The size of a home; 0 where Kubernetes' answer cannot be read."""
+    try:
+        return float(parse_quantity(home.size))
+    except ValueError:
+        return 0.0
+
+
+def gib(size: float) -> str:
+    """Bytes for people."""
+    return f"{size / _GIB:.4g} GiB"
+
+
+def _amount(value: float | str) -> float:
+    return float(parse_quantity(value)) if isinstance(value, str) else value
 
 
 def _count(number: int, what: str) -> str:
@@ -121,4 +202,7 @@ def _named(kind: str, entries: dict[str, Limit]) -> Iterable[tuple[str, Limit]]:
     return ((f"{kind}.{name}", entry) for name, entry in entries.items())
 
 
-_ALLOWED = "default, groups.NAME and users.EMAIL, each with any of sessions, gpus and hoursPerMonth (numbers)"
+_ALLOWED = (
+    "default, groups.NAME and users.EMAIL, each with any of sessions, gpus, hoursPerMonth, gpuHoursPerMonth (numbers) "
+    "and homeStorage (such as 100Gi)"
+)

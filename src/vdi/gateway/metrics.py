@@ -21,13 +21,13 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "vdi_gateway_request_seconds",
-            "Time until the answer's first byte, by route.",
+            "Time to the first byte of the response, by route.",
             ["route"],
             buckets=_PAGES,
             registry=registry,
         )
         self.verify_seconds = Histogram(
-            "vdi_gateway_verify_seconds", "Length of a verification at the edge.", buckets=_FAST, registry=registry
+            "vdi_gateway_verify_seconds", "Duration of a verification at the edge.", buckets=_FAST, registry=registry
         )
         self.verifications = Counter(
             "vdi_gateway_verifications",
@@ -37,23 +37,23 @@ class Metrics:
         )
         self.logins = Counter(
             "vdi_gateway_logins",
-            "Attempts to log in, by source (local, oidc, cli) and outcome (in, refused, throttled).",
+            "Login attempts, by source (local, oidc, cli) and outcome (in, refused, throttled).",
             ["source", "outcome"],
             registry=registry,
         )
         self.grants = Counter(
-            "vdi_gateway_grants", "Grants of a desktop, by role and what happened.", ["role", "what"], registry=registry
+            "vdi_gateway_grants", "Grants of a desktop, by role and outcome.", ["role", "what"], registry=registry
         )
         self.actions = Counter(
             "vdi_gateway_actions",
-            "What people did with desktops, by action and outcome.",
+            "Actions of users on desktops, by action and outcome.",
             ["action", "outcome"],
             registry=registry,
         )
-        self.sse_streams = Gauge("vdi_gateway_sse_streams", "Live streams of events to browsers.", registry=registry)
+        self.sse_streams = Gauge("vdi_gateway_sse_streams", "Open event streams to browsers.", registry=registry)
         self.recorder_lag = Gauge(
             "vdi_gateway_recorder_lag_seconds",
-            "How long the oldest transition that is not in the database yet has waited; 0: all is written.",
+            "How long the oldest transition that is not yet in the database has waited; 0: all are written.",
             registry=registry,
         )
         self.glass_to_glass = Histogram(
@@ -78,19 +78,19 @@ class Metrics:
         )
         self.probe_frame_rate = Gauge(
             "vdi_probe_frames_per_second",
-            "Frames a second that the last probe got while its mark kept changing, by template.",
+            "Frames per second that the last probe received while its mark kept changing, by template.",
             ["template"],
             registry=registry,
         )
         self.probe_bitrate = Gauge(
             "vdi_probe_bitrate_bits_per_second",
-            "Video that the last probe got, by template.",
+            "Video bit rate that the last probe received, by template.",
             ["template"],
             registry=registry,
         )
         self.probe_frames = Counter(
             "vdi_probe_frames",
-            "Frames that the desktops numbered while they were probed, by template: arrived or dropped.",
+            "Frames that desktops numbered while they were probed, by template: arrived or dropped.",
             ["template", "outcome"],
             registry=registry,
         )

@@ -18,21 +18,17 @@ import msgspec
 
 from vdi.api.constraints import doc
 from vdi.api.session import Phase, VDISession
-from vdi.gateway.addresses import NO_AUTHORITIES, desktop_url
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.edge.selkies import read_key
+from vdi.gateway.desktop_agent import DesktopAgent
 from vdi.gateway.rights import role_in
 from vdi.gateway.users import Role, User
-from vdi.kube.errors import KubeError
 from vdi.latency_probe.mark import Mark
 from vdi.latency_probe.measurements import MAX_LATENCY_MS, Measurements
-from vdi.session.children.secret import AGENT_TOKEN_KEY
 from vdi.session.image import takes_tokens
 
 log = logging.getLogger(__name__)
 
-AGENT_PORT = 8082
 ARMED_SECONDS = 60
 """The longest that an agent takes: connecting and the first picture may take half of it."""
 ANSWER_SECONDS = 3.0
@@ -46,12 +42,12 @@ Stage = Literal["entering", "connecting", "first picture", "the mark", "measurin
 
 
 class Begun(msgspec.Struct):
-    """A probe may begin."""
+    """A probe that may start."""
 
-    id: Annotated[str, doc("Of this probe, for its figures.")]
+    id: Annotated[str, doc("Identifies this probe when its results are submitted.")]
     url: Annotated[str, doc("The desktop's address.")]
-    ticket: Annotated[str, doc("Opens the desktop once, within half a minute, for who has the state's secret.")]
-    mark: Annotated[Mark, doc("What to look at.")]
+    ticket: Annotated[str, doc("Opens the desktop once, within 30 seconds, with the secret of the state.")]
+    mark: Annotated[Mark, doc("Position of the mark.")]
 
 
 class TooManyProbesError(Exception):
@@ -68,8 +64,7 @@ class Prober:
 
     context: GatewayContext
     issue_ticket: IssueTicket
-    agent: Callable[[VDISession], str] = lambda session: desktop_url(session, AGENT_PORT)
-    """URL of the agent in a session's desktop."""
+    agent: DesktopAgent
 
     async def begin(self, user: User, name: str, state: str) -> Begun:
         """Arm the mark, and open the way. `state`: SHA-256 of a secret, as of a browser's cookie. Raises too
@@ -77,11 +72,13 @@ class Prober:
         """
         session = self._own(user, name)
         if session.spec.suspended or session.status.phase != Phase.RUNNING:
-            what = "suspended: resume it" if session.spec.suspended else f"{session.status.phase or 'not started'} now"
-            raise ActionDenied("Conflict", f"There is no picture to measure: the desktop {name!r} is {what}.")
+            phase = session.status.phase or "not started"
+            what = "suspended. Resume it first" if session.spec.suspended else phase
+            raise ActionDenied("Conflict", f"The desktop {name!r} has no picture to measure: it is {what}.")
         template = self.context.cluster.template(session.spec.template)
         if template and not takes_tokens(template.spec):
-            raise ActionDenied("Conflict", "There is no picture to measure: the probe reads the stream of Selkies 2.")
+            why = "This desktop cannot be measured: the probe supports only the stream of Selkies 2."
+            raise ActionDenied("Conflict", why)
         window = int(self.context.clock().timestamp()) // WINDOW
         if await self.context.shared.count(f"probes/{session.metadata.uid}/{window}", WINDOW) > MOST:
             raise TooManyProbesError(name)
@@ -95,9 +92,7 @@ class Prober:
         """What the probe has seen, or the stage in which it failed."""
         session = self._own(user, name)
         if await self.context.shared.pop(f"probe/{probe}") != session.metadata.uid:
-            raise ActionDenied(
-                "NotFound", f"There is no probe {probe!r} of {name!r} under way: it has ended, or is too old."
-            )
+            raise ActionDenied("NotFound", f"There is no active probe {probe!r} of {name!r}: it has ended or expired.")
         template, metrics = session.spec.template, self.context.metrics
         if not isinstance(found, Measurements):
             metrics.probes.labels(template, found).inc()
@@ -117,53 +112,29 @@ class Prober:
         session = self.context.cluster.session(name)
         role = role_in(session, user.email, self.context.clock()) if session else None
         if session is None or (role is None and not user.admin):
-            raise ActionDenied("NotFound", f"There is no desktop {name!r} of yours.")
+            raise ActionDenied("NotFound", f"You have no desktop {name!r}.")
         if role is not Role.OWNER:
-            raise ActionDenied("Forbidden", f"Only {session.spec.user}, whose desktop {name!r} is, may probe it.")
+            raise ActionDenied("Forbidden", f"Only {session.spec.user}, the owner of desktop {name!r}, may probe it.")
         return session
 
     async def _arm(self, session: VDISession) -> Mark:
         name = session.metadata.name
-        headers = {"Authorization": f"Bearer {await self._token(session)}"}
-        # No proxy of the environment, no redirects, an end: a desktop's answer is a stranger's word.
+        body = {"seconds": ARMED_SECONDS}
         try:
-            async with (
-                httpx.AsyncClient(
-                    timeout=ANSWER_SECONDS, trust_env=False, follow_redirects=False, verify=NO_AUTHORITIES
-                ) as http,
-                http.stream(
-                    "POST", f"{self.agent(session)}/photon", json={"seconds": ARMED_SECONDS}, headers=headers
-                ) as answer,
-            ):
-                body = b""
-                async for piece in answer.aiter_bytes():
-                    body += piece
-                    if len(body) > ANSWER_BYTES:
-                        raise ActionDenied("Conflict", f"The agent of {name!r} answers too much.")
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            log.warning("the agent of session %s cannot be armed: %s", name, error)
-            raise ActionDenied("Unavailable", f"The agent in the desktop {name!r} does not answer.") from error
-        if answer.status_code == httpx.codes.NOT_FOUND:
-            raise ActionDenied(
-                "Conflict", f"The image of {name!r} has no mark to measure by: it is older than this gateway."
+            answer = await self.agent.ask(
+                session, "POST", "/photon", json=body, seconds=ANSWER_SECONDS, max_bytes=ANSWER_BYTES
             )
-        if answer.status_code != httpx.codes.OK:
-            why = body.decode(errors="replace")[:200].strip()
-            raise ActionDenied("Conflict", f"The agent in {name!r} cannot show its mark ({answer.status_code}): {why}.")
-        try:
-            return msgspec.json.decode(body, type=Mark)
-        except msgspec.DecodeError as error:
-            raise ActionDenied("Conflict", f"The agent in {name!r} answers what is no mark.") from error
-
-    async def _token(self, session: VDISession) -> str:
-        meta = session.metadata
-        try:
-            token = await read_key(self.context.client, session, AGENT_TOKEN_KEY)
-        except (KubeError, ValueError) as error:
-            log.warning("the agent's token of session %s cannot be read: %s", meta.name, error)
+        except ActionDenied as denied:
+            log.warning("the agent of session %s cannot be armed: %s", name, denied.__cause__ or denied)
+            raise
+        if answer.status == httpx.codes.NOT_FOUND:
             raise ActionDenied(
-                "Unavailable", f"The way to the agent in {meta.name!r} is not known just now."
-            ) from error
-        if not (token and token.isascii() and token.isprintable()):
-            raise ActionDenied("Conflict", f"The desktop {meta.name!r} has no agent that could show a mark.")
-        return token
+                "Conflict", f"The image of {name!r} cannot show a mark to measure: it is older than this gateway."
+            )
+        if answer.status != httpx.codes.OK:
+            why = answer.body.decode(errors="replace")[:200].strip()
+            raise ActionDenied("Conflict", f"The agent in {name!r} cannot show its mark ({answer.status}): {why}.")
+        try:
+            return msgspec.json.decode(answer.body, type=Mark)
+        except msgspec.DecodeError as error:
+            raise ActionDenied("Conflict", f"The agent in {name!r} did not return a valid mark.") from error

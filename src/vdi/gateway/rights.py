@@ -69,12 +69,12 @@ def refusal(user: User, action: Action, session: VDISession, now: datetime) -> s
     if role is Role.OWNER or (role and action in _GUESTS[role]) or (user.admin and action not in _NOT_FOR_ADMINS):
         return None
     if role is None and not user.admin:
-        return f"There is no desktop {name!r} of yours, and none that is shared with you under this name."
+        return f"You have no desktop {name!r}, and no desktop with this name is shared with you."
     if role is None:
-        return f"Only {session.spec.user}, whose desktop {name!r} is, and those it is shared with may {action} it."
+        return f"Only {session.spec.user}, the owner of desktop {name!r}, and users it is shared with may {action} it."
     allowed = ", ".join(sorted(_GUESTS[role]))
     whose = f"{session.spec.user}'s desktop {name!r}"
-    return f"As {role} of {whose} you may not {action} it; allowed are: {allowed}. Ask {session.spec.user}."
+    return f"As {role} of {whose} you may not {action} it. Allowed: {allowed}. Ask {session.spec.user}."
 
 
 def _past(text: str, now: datetime) -> bool:

@@ -31,8 +31,8 @@ async def run_gateway(
 ) -> None:
     """Serve until `stop` is set.
 
-    Raises OSError when a port is taken, LimitsError, DatabaseUrlError or KubeError for what can never work. A cluster
-    or a database that is out of reach is waited for, and /readyz says so.
+    Raises OSError when a port is taken, LimitsError, PricesError, DatabaseUrlError or KubeError for what can never
+    work. A cluster or a database that is out of reach is waited for, and /readyz says so.
     """
     with (
         listen(settings.public_addr, "VDI_PUBLIC_ADDR") as public,

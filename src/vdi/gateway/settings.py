@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from vdi.api.meta import RELEASE_NAMESPACE
+from vdi.gateway.brand import Brand
 from vdi.gateway.users import check_address
 from vdi.operator.metrics_token import METRICS_TOKEN_FILE
 from vdi.operator.variables import (
@@ -37,8 +38,12 @@ _TURN_URL = re.compile(
 )
 _SOME_MIDDLEWARE = "vdi-edge"
 """The operator knows the name; here it says only that there is a gateway."""
+_ORIGIN = re.compile(r"https://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
 PRIVATE = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,127.0.0.0/8,::1/128,fc00::/7"
 """Where Traefik's pods are in most clusters."""
+DATABASE_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
+DATABASE_URLS = "sqlite+aiosqlite:////data/vdi.db, or postgresql+asyncpg://user:password@host/database"
+"""What a database's URL may look like: one for each of the drivers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,13 @@ class Settings:
     it; None: there is no limit."""
     limits_file: Path | None = None
     """VDI_LIMITS_FILE: YAML, see `limits`; None: no limits."""
+    prices_file: Path | None = None
+    """VDI_PRICES_FILE: YAML, see `prices`; None: no prices, and no costs."""
+    brand: Brand = field(default_factory=Brand)
+    """VDI_BRAND_NAME and its companions."""
+    icon_origins: tuple[str, ...] = ()
+    """VDI_ICON_ORIGINS, separated by commas: from where the portal may load icons of templates, such as
+    https://icons.example.com; empty: it loads nothing from elsewhere."""
     retention_days: int = 365
     """VDI_RETENTION_DAYS: how long history and audit are kept."""
     token_seconds: int = 300
@@ -161,35 +173,36 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     """
     values, problems = read_variables(environ, _VARIABLES, _SECRET)
     of_oidc = {field.name: values.pop(f"oidc_{field.name}") for field in fields(OIDC) if f"oidc_{field.name}" in values}
+    brand = Brand(**{name: values.pop(f"brand_{name}") for name in _OF_BRAND if f"brand_{name}" in values})
     if of_oidc and not {"issuer", "client_id"} <= of_oidc.keys():
-        problems.append("VDI_OIDC_ISSUER and VDI_OIDC_CLIENT_ID: both are needed where any VDI_OIDC_ variable is set")
+        problems.append("VDI_OIDC_ISSUER and VDI_OIDC_CLIENT_ID: both are required if any VDI_OIDC_ variable is set")
     if not problems and ("turn_urls" in values) != ("turn_secret_file" in values):
-        problems.append("VDI_TURN_URLS and VDI_TURN_SECRET_FILE: both are needed where either is set")
+        problems.append("VDI_TURN_URLS and VDI_TURN_SECRET_FILE: both are required if either is set")
     known = values.get("namespaces", Settings().namespaces)
     for group, namespace in values.get("group_namespaces", {}).items():
         if namespace not in known:
-            problems.append(f"VDI_GROUP_NAMESPACES: {group}: {namespace!r}: allowed are {', '.join(known)}")
+            problems.append(f"VDI_GROUP_NAMESPACES: {group}: {namespace!r}: allowed: {', '.join(known)}")
     if problems:
         raise SettingsError("; ".join(problems))
-    return Settings(oidc=OIDC(**of_oidc) if of_oidc else None, **values)
+    return Settings(oidc=OIDC(**of_oidc) if of_oidc else None, brand=brand, **values)
 
 
 def _networks(text: str) -> tuple[Network, ...]:
     try:
         return tuple(ip_network(word) for word in _words(text))
     except ValueError as why:
-        raise ValueError(f"{why}; allowed are networks such as 10.0.0.0/8, separated by commas") from why
+        raise ValueError(f"{why}; allowed: networks such as 10.0.0.0/8, separated by commas") from why
 
 
 def _database(text: str) -> str:
-    if urlsplit(text).scheme not in ("sqlite+aiosqlite", "postgresql+asyncpg"):
-        raise ValueError("allowed are sqlite+aiosqlite:///PATH and postgresql+asyncpg://USER:PASSWORD@HOST/NAME")
+    if urlsplit(text).scheme not in DATABASE_DRIVERS:
+        raise ValueError(f"allowed: {DATABASE_URLS}")
     return text
 
 
 def _redis(text: str) -> str:
     if urlsplit(text).scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("allowed are redis://HOST:PORT/NUMBER, rediss://... (TLS) and unix://PATH")
+        raise ValueError("allowed: redis://HOST:PORT/NUMBER, rediss://... (TLS) and unix://PATH")
     return text
 
 
@@ -197,15 +210,22 @@ def _issuer(text: str) -> str:
     parts = urlsplit(text)
     local = parts.hostname in ("127.0.0.1", "::1", "localhost")
     if not parts.hostname or parts.query or parts.fragment or parts.scheme not in ("https", *(["http"] * local)):
-        raise ValueError("allowed is an https:// URL without query (http:// on this machine only)")
+        raise ValueError("allowed: an https:// URL without query (http:// on this machine only)")
     return text
 
 
 def _turn_urls(text: str) -> tuple[str, ...]:
     urls = tuple(word.strip() for word in text.split(","))
     if not all(_TURN_URL.fullmatch(url) for url in urls):
-        raise ValueError("allowed are turn:HOST:PORT?transport=udp, ...=tcp and turns:HOST:PORT?transport=tcp")
+        raise ValueError("allowed: turn:HOST:PORT?transport=udp, ...=tcp and turns:HOST:PORT?transport=tcp")
     return urls
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(word.strip() for word in text.split(","))
+    if not all(_ORIGIN.fullmatch(origin) for origin in origins):
+        raise ValueError("allowed: https://HOST and https://HOST:PORT, separated by commas")
+    return origins
 
 
 def _words(text: str) -> frozenset[str]:
@@ -216,7 +236,7 @@ def _group_namespaces(text: str) -> dict[str, str]:
     try:
         return msgspec.json.decode(text, type=dict[str, str])
     except msgspec.DecodeError as error:
-        raise ValueError('allowed is JSON with groups and namespaces, such as {"engineering": "lab"}') from error
+        raise ValueError('allowed: JSON with groups and namespaces, such as {"engineering": "lab"}') from error
 
 
 def _users(text: str) -> frozenset[str]:
@@ -246,6 +266,17 @@ _VARIABLES: Variables = {
     "VDI_ADMIN_GROUPS": ("admin_groups", _words),
     "VDI_MAX_TIMEOUT": ("max_timeout", duration),
     "VDI_LIMITS_FILE": ("limits_file", Path),
+    "VDI_PRICES_FILE": ("prices_file", Path),
+    "VDI_BRAND_NAME": ("brand_name", matching(r"\S(.{0,62}\S)?", "a name of at most 64 characters")),
+    "VDI_BRAND_LOGO": (
+        "brand_logo",
+        matching(r"data:image/.{1,16384}", "a data:image/ URL of at most 16384 characters"),
+    ),
+    "VDI_BRAND_ACCENT": ("brand_accent", matching("#[0-9a-fA-F]{6}", "a colour such as #2f5bd0")),
+    "VDI_BRAND_BANNER": ("brand_banner", str),
+    "VDI_BRAND_TERMS": ("brand_terms", str),
+    "VDI_BRAND_SUPPORT_URL": ("brand_support_url", matching(r"(https://|mailto:)\S+", "an https:// or mailto: URL")),
+    "VDI_ICON_ORIGINS": ("icon_origins", _origins),
     "VDI_RETENTION_DAYS": ("retention_days", number(1, 36500)),
     "VDI_TOKEN_SECONDS": ("token_seconds", number(30, 3600)),
     "VDI_LOGIN_IDLE": ("login_idle", parse_duration),
@@ -262,5 +293,6 @@ _VARIABLES: Variables = {
     "VDI_LOG_LEVEL": ("log_level", LEVEL),
     "VDI_LOG_FORMAT": ("log_format", FORMAT),
 }
+_OF_BRAND = tuple(choice.name for choice in fields(Brand))
 _SECRET = frozenset({"VDI_DATABASE_URL", "VDI_REDIS_URL", "VDI_OIDC_CLIENT_SECRET"})
 """Variables that may hold a password: their value is in no message."""

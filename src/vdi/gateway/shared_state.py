@@ -211,7 +211,7 @@ class RedisSharedState:
                 async with asyncio.timeout(_SUBSCRIBE_SECONDS):
                     await ready.wait()
             except TimeoutError as error:
-                raise SharedUnavailableError(f"Redis: no answer within {_SUBSCRIBE_SECONDS:g} s") from error
+                raise SharedUnavailableError(f"Redis: no response within {_SUBSCRIBE_SECONDS:g} s") from error
             yield from_queue(queue)
         finally:
             listener.cancel()
@@ -251,7 +251,7 @@ async def _take(pubsub: PubSub, queue: "asyncio.Queue[str]", ready: asyncio.Even
             elif message["type"] == "message":
                 offer(queue, message["data"])
         elif asked:
-            raise RedisConnectionError(f"no answer for {_SILENCE:g} s")
+            raise RedisConnectionError(f"no response for {_SILENCE:g} s")
         else:
             await pubsub.ping()
             asked = True
@@ -275,4 +275,4 @@ def _answers() -> Iterator[None]:
     try:
         yield
     except RedisError as error:
-        raise SharedUnavailableError(f"Redis does not answer as it should: {error}") from error
+        raise SharedUnavailableError(f"Redis does not respond as expected: {error}") from error

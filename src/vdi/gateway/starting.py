@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,8 @@ from vdi.gateway import limits
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, refused_address, refused_by_cluster
 from vdi.gateway.history.component import History
-from vdi.gateway.limits import Limits
+from vdi.gateway.history.usage import Month
+from vdi.gateway.limits import Limit, Limits, MonthUse, home_bytes
 from vdi.gateway.rights import may_use
 from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.store.base import DatabaseUnavailableError
@@ -23,7 +24,10 @@ from vdi.kube.errors import AlreadyExists, Invalid
 from vdi.operator.kinds import SESSIONS
 from vdi.session.conditions import Reason
 from vdi.session.effective import Blocked, resolve
+from vdi.session.home_list import find_new_home
+from vdi.session.homes import Home, home_names
 from vdi.session.request import SessionRequest, build_session, generate_name
+from vdi.session.units import parse_quantity
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +51,8 @@ class QuotaGuard:
         self._history = history
 
     @asynccontextmanager
-    async def for_one_more(self, user: User, name: str, gpus: int) -> AsyncIterator[None]:
-        """Within, the session `name` may be made to run. Raises ActionDenied where the limits of `person` say no.
+    async def for_one_more(self, user: User, session: VDISession) -> AsyncIterator[None]:
+        """Within, this session may be made to run. Raises ActionDenied where the limits of `user` say no.
 
         A person's starts come one after the other, in all replicas, and each counts what the API server has, not what
         a watch has brought so far: two clicks at once are not one more than allowed.
@@ -58,27 +62,49 @@ class QuotaGuard:
             yield
             return
         async with self._turn(user.email):
-            others = [
-                (session.metadata.name, limits.gpus_of(session, self._cluster.template(session.spec.template)))
+            active = [
+                other
                 for namespace in self._cluster.settings.namespaces
-                for session in await self._client.list(SESSIONS, namespace=namespace, into=VDISession)
-                if same_user(session.spec.user, user.email)
-                and not session.spec.suspended
-                and not session.metadata.deletion_timestamp
+                for other in await self._client.list(SESSIONS, namespace=namespace, into=VDISession)
+                if same_user(other.spec.user, user.email)
+                and not other.spec.suspended
+                and not other.metadata.deletion_timestamp
             ]
-            used = await self._hours(user) if limit.hours is not None else 0.0
-            why = limits.refusal(limit, user, (name, gpus), others, used)
+            new, *others = [
+                (other.metadata.name, limits.gpus_of(other, self._cluster.template(other.spec.template)))
+                for other in (session, *active)
+            ]
+            used = await self._month_use(user, limit)
+            why = limits.refusal(limit, user, new, others, used) or self._home_refusal(limit, user, session, active)
             if why:
                 raise ActionDenied("OverLimit", why)
             yield
 
-    async def _hours(self, user: User) -> float:
+    async def _month_use(self, user: User, limit: Limit) -> MonthUse:
         """While the database is down, hours are not counted, and starts go on."""
-        try:
-            return await self._history.hours_this_month(user.email, self._clock())
-        except DatabaseUnavailableError as error:
-            log.error("the hours of %s are not counted: %s", user.email, error)
-            return 0.0
+        now = self._clock()
+        if limit.hours is not None or limit.gpu_hours is not None:
+            try:
+                return await self._history.use_this_month(user.email, now)
+            except DatabaseUnavailableError as error:
+                log.error("the hours of %s are not counted: %s", user.email, error)
+        return MonthUse(0.0, 0.0, Month.of(now).end)
+
+    def _home_refusal(self, limit: Limit, user: User, session: VDISession, active: Iterable[VDISession]) -> str | None:
+        """A home of a session that was just started may not exist yet, and counts too."""
+        if limit.home_storage is None or (new := self._new_home(session)) is None:
+            return None
+        homes = {home.name: home_bytes(home) for home in self._cluster.homes_of(user.email) if not home.deleted}
+        for other in active:
+            if home := self._new_home(other):
+                homes.setdefault(home.claim, float(parse_quantity(home.size)))
+        homes.pop(new.claim, None)  # another session that waits for the same home is no second home
+        return limits.home_refusal(limit, new, homes)
+
+    def _new_home(self, session: VDISession) -> Home | None:
+        namespace, template = session.metadata.namespace, self._cluster.template(session.spec.template)
+        found = (self._cluster.homes.get(namespace, name) for name in (*home_names(session), session.status.home_claim))
+        return find_new_home(session, template, filter(None, found)) if template else None
 
     @asynccontextmanager
     async def _turn(self, user: str) -> AsyncIterator[None]:
@@ -88,7 +114,7 @@ class QuotaGuard:
         except SharedUnavailableError as error:
             log.error("nobody with limits can start: %s", error)
             raise ActionDenied(
-                "Unavailable", "Your limits cannot be counted just now. Try again in a minute."
+                "Unavailable", "Your usage cannot be checked against your limits right now. Try again in a minute."
             ) from error
         try:
             yield
@@ -101,7 +127,7 @@ class QuotaGuard:
             if await self._shared.take_once(key, _TURN):
                 return
             await asyncio.sleep(_PAUSE)
-        raise ActionDenied("Conflict", "Another start of yours is still under way. Try again in a moment.")
+        raise ActionDenied("Conflict", "Another desktop of yours is being started. Try again in a moment.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +138,9 @@ class Start:
     """With its name."""
     namespace: str
     template: VDITemplate
-    gpus: int
+    session: VDISession
+    groups: frozenset[str]
+    """Of the user whose desktop it is; empty where they are not known."""
 
 
 class Starter:
@@ -131,22 +159,23 @@ class Starter:
         if not same_user(email, user.email):
             if not user.admin:
                 field = FieldProblem("user", user.email, email)
-                raise ActionDenied("Forbidden", f"user: {email} is not you; allowed is {user.email}.", field)
+                raise ActionDenied("Forbidden", f"user: {email} is not you; allowed: {user.email}.", field)
             try:
                 check_address(email)
             except AddressError as why:
                 raise refused_address(why) from None
         if request.priority and not user.admin:
             field = FieldProblem("priority", "0", request.priority)
-            raise ActionDenied("Forbidden", f"priority: {request.priority} is for administrators; allowed is 0.", field)
+            raise ActionDenied("Forbidden", f"priority: {request.priority} is for administrators; allowed: 0.", field)
         template = self._template(user, request.template)
         named = replace(request, name=request.name or self._free_name(request))
         # Which groups another person is in is known only of that person's own login.
-        namespace = self._settings.namespace_for(user.groups if same_user(email, user.email) else ())
-        session = msgspec.convert(build_session(named, namespace, template), VDISession)
+        groups = user.groups if same_user(email, user.email) else frozenset()
+        namespace = self._settings.namespace_for(groups)
+        session = msgspec.convert(build_session(named, namespace, template, groups), VDISession)
         if session.spec.hostname == self._settings.portal_label:
             raise ActionDenied(
-                "Invalid", f"hostname: {self._settings.portal_label!r} is the portal's own; choose another."
+                "Invalid", f"hostname: {self._settings.portal_label!r} is used by the portal. Choose another."
             )
         problem = resolve(session, template, self._settings.cluster)
         if isinstance(problem, Blocked):
@@ -155,13 +184,13 @@ class Starter:
                 FieldProblem(error.field.removeprefix("spec."), error.allowed, error.value) for error in problem.errors
             )
             raise ActionDenied(code, problem.message, *fields)
-        return Start(named, namespace, template, limits.gpus_of(session, template))
+        return Start(named, namespace, template, session, groups)
 
     async def carry_out(self, user: User, start: Start) -> VDISession:
         """Make the session. Raises ActionDenied, or KubeError where the cluster does."""
         if not same_user(start.request.user, user.email):
             return await self._create(start)  # given by an administrator: no user's limits apply
-        async with self._quota.for_one_more(user, start.request.name or "", start.gpus):
+        async with self._quota.for_one_more(user, start.session):
             return await self._create(start)
 
     def _template(self, user: User, name: str) -> VDITemplate:
@@ -171,8 +200,8 @@ class Starter:
         allowed = sorted(
             template.metadata.name for template in self._cluster.templates.values() if may_use(template, user)
         )
-        words = f"you may start: {', '.join(allowed)}" if allowed else "there is no template that you may start"
-        raise ActionDenied("NotFound", f"template: there is no {name!r} for you; {words}.")
+        words = f"you can start: {', '.join(allowed)}" if allowed else "there is no template that you can start"
+        raise ActionDenied("NotFound", f"template: you cannot use {name!r}; {words}.")
 
     def _free_name(self, request: SessionRequest) -> str:
         """USER-TEMPLATE; with a number where another person with the same first part of the address has that."""
@@ -187,7 +216,7 @@ class Starter:
     async def _create(self, start: Start) -> VDISession:
         namespace, request = start.namespace, start.request
         self._refuse_a_taken_name(start)
-        body = build_session(request, namespace, start.template)
+        body = build_session(request, namespace, start.template, start.groups)
         try:
             made = await self._client.create(SESSIONS, body, namespace=namespace, into=VDISession)
         except AlreadyExists:
@@ -205,7 +234,7 @@ class Starter:
         if there and there.metadata.namespace != start.namespace:
             _refuse_a_second(there, start.request)
             name = there.metadata.name
-            raise ActionDenied("Conflict", f"There is a desktop named {name!r} already; choose another name.")
+            raise ActionDenied("Conflict", f"A desktop named {name!r} already exists. Choose another name.")
 
 
 def _refuse_a_second(there: VDISession, request: SessionRequest) -> None:
@@ -215,10 +244,10 @@ def _refuse_a_second(there: VDISession, request: SessionRequest) -> None:
         return
     if there.metadata.deletion_timestamp:
         raise ActionDenied(
-            "Conflict", f"Your desktop {name!r} is just ending. Try again in a moment, or choose a name."
+            "Conflict", f"Your desktop {name!r} is ending. Try again in a moment, or choose another name."
         )
     raise ActionDenied(
         "Conflict",
-        f"You have the desktop {name!r} already ({there.status.phase or 'Pending'}). "
-        "Open that one, or give the new one another name.",
+        f"You already have the desktop {name!r} ({there.status.phase or 'Pending'}). Open that one, or choose "
+        "another name for the new one.",
     )

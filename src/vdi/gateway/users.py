@@ -53,7 +53,7 @@ class AddressError(ValueError):
         self.shown = shown
         """The text without quotes; escaped where it could hide or reverse the text around it."""
         self.allowed = allowed
-        super().__init__(f"'{shown}' {why}; allowed are {allowed}")
+        super().__init__(f"'{shown}' {why}; allowed: {allowed}")
 
 
 def check_address(text: str) -> str:
@@ -64,10 +64,10 @@ def check_address(text: str) -> str:
     user = normal_user(text)
     if not user.isprintable() or _INVISIBLE.search(user) or not is_normalized("NFC", user):
         shown = text[:260].encode("unicode_escape").decode()
-        why = "has characters that do not show, or that another spelling shows alike"
+        why = "has invisible characters, or characters that look like others"
         raise AddressError(shown, why, "visible characters in Unicode's composed form (NFC)")
     if not _ADDRESS.fullmatch(user) or len(user) > _LONGEST_ADDRESS:
-        raise AddressError(text[:260], "is no e-mail address", "addresses such as alice@example.com")
+        raise AddressError(text[:260], "is not an e-mail address", "addresses such as alice@example.com")
     return user
 
 

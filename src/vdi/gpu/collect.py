@@ -47,7 +47,7 @@ async def _policy(client: Client) -> ClusterPolicy | None:
     if len(active) > 1:
         there = names(each.name for each in active)
         raise RefusedError(
-            [f"There are several ClusterPolicies: {there}; allowed: one, since the GPU Operator obeys one."]
+            [f"There are several ClusterPolicies: {there}; allowed: one, because the GPU Operator uses only one."]
         )
     return active[0] if active else None
 

@@ -35,7 +35,7 @@ async def measure(client: Client, nodes: Collection[str]) -> GpuMeasurements:
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def ask(node: str, exporter: DaemonSet, pod: str) -> None:
-        problems[node] = f"pod {exporter.namespace}/{pod} was not asked within {ALL_SECONDS:g} s"
+        problems[node] = f"pod {exporter.namespace}/{pod} was not queried within {ALL_SECONDS:g} s"
         async with gate:
             try:
                 measured[node] = await _read(client, exporter, pod)
@@ -65,5 +65,5 @@ async def _read(client: Client, exporter: DaemonSet, pod: str) -> tuple[Gpu, ...
 
 def _words(error: Exception) -> str:
     if isinstance(error, Forbidden):
-        return f"it may not be asked, which takes the right `get` on pods/proxy: {error.message}"
+        return f"missing permission, the verb `get` on pods/proxy: {error.message}"
     return error.message if isinstance(error, ApiError) else str(error)

@@ -41,13 +41,13 @@ def find_helm(given: Path | None = None) -> Helm:
     if given is not None:
         found = given.expanduser().absolute()
         if not (found.is_file() and os.access(found, os.X_OK)):
-            raise HelmUnavailable(f"helm: {given} is no program; allowed: the path of a Helm 3 or 4")
+            raise HelmUnavailable(f"helm: {given} is not a program; allowed: the path of a Helm 3 or 4")
     else:
         in_path = shutil.which("helm")
         if in_path is None:
             raise HelmUnavailable(
-                "there is no helm in PATH; install Helm 3 or 4 (https://helm.sh/docs/intro/install), "
-                "or name one: --helm PATH"
+                "helm is not in PATH; install Helm 3 or 4 (https://helm.sh/docs/intro/install), or pass its path: "
+                "--helm PATH"
             )
         found = Path(in_path)
     return Helm(found, _version_of(found))
@@ -68,7 +68,7 @@ def _version_of(path: Path) -> tuple[int, int, int]:
     version = parse_version(done.stdout)
     if done.returncode != 0 or version is None:
         said = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
-        raise HelmUnavailable(f"{path} does not say its version as Helm 3 and 4 do: {said}")
+        raise HelmUnavailable(f"{path} does not report its version as Helm 3 and 4 do: {said}")
     if version[0] not in MAJORS or version < OLDEST:
         shown = ".".join(map(str, version))
         raise HelmUnavailable(f"{path} is Helm {shown}; allowed: Helm 3 from {OLDEST[0]}.{OLDEST[1]} on, and Helm 4")

@@ -17,8 +17,8 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
     (
         r"another operation \(install/upgrade/rollback\) is in progress",
         "Busy",
-        "Helm believes that another operation on this release is under way.",
-        "If no one works on it, one was killed: go back to the last good revision with helm rollback.",
+        "Helm reports that another operation on this release is in progress.",
+        "If no one is working on it, one was killed: go back to the last good revision with helm rollback.",
     ),
     (
         r"requires kubeVersion: (?P<want>\S+) which is incompatible with Kubernetes (?P<have>\S+)",
@@ -29,44 +29,44 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
     (
         r"values don't meet the specifications of the schema\(s\)[^\n]*\n(?P<what>.*?)(?:\n\s*\n|\Z)",
         "BadValues",
-        "The values break the chart's schema: {what}",
-        "Fix the values; the chart's values.yaml says what is allowed.",
+        "The values violate the chart's schema: {what}",
+        "Fix the values; the chart's values.yaml describes what is allowed.",
     ),
     (
         r"execution error at \([^)]*\): (?P<what>.*)",
         "RefusedByChart",
-        "The chart refuses these values: {what}",
+        "The chart rejects these values: {what}",
         "",
     ),
     (
         r"(?P<kind>\S+) \"(?P<what>[^\"]+)\" in namespace \"(?P<where>[^\"]*)\" exists and cannot be imported into the "
         r"current release",
         "NotOurs",
-        "{kind} {what} is there already and belongs to no release, or to another one.",
+        "{kind} {what} already exists and belongs to no release, or to another one.",
         "Delete it if it is a leftover, or install under that release's name.",
     ),
     (
         r"no matches for kind \"(?P<kind>[^\"]+)\" in version \"(?P<api>[^\"]+)\"",
         "UnknownKind",
-        "The cluster does not know {kind} ({api}), which these values make.",
-        "Install what brings that kind, or switch off in the values what needs it.",
+        "The cluster does not know {kind} ({api}), which these values create.",
+        "Install the software that provides this kind, or turn off in the values what needs it.",
     ),
     (
         r"conflict with \"(?P<who>[^\"]+)\"(?: using (?P<api>\S+?))?:?\s+(?P<what>\.\S+)",
         "FieldConflict",
-        "Somebody else manages a field that the chart sets: {who} has {what}.",
-        "Undo that change (kubectl get ... --show-managed-fields shows it), then run the same again.",
+        "Someone else manages a field that the chart sets: {who} has {what}.",
+        "Undo that change (kubectl get ... --show-managed-fields shows it), then run the same command again.",
     ),
     (
         r"(?P<what>[^\n]*): field is immutable",
         "Immutable",
-        "A field that cannot be changed would have to: {what}.",
-        "Delete that object, if what is in it may be lost; the next run creates it again.",
+        "A field that cannot be changed would have to change: {what}.",
+        "Delete that object, if its content may be lost; the next run creates it again.",
     ),
     (
         r"(?P<what>[^\n:]*is forbidden: User \"[^\"]+\" cannot [^\n]*)",
         "Forbidden",
-        "Your account lacks a right: {what}",
+        "Your account lacks a permission: {what}",
         "Ask an administrator of the cluster.",
     ),
     (
@@ -78,13 +78,13 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
     (
         r"Kubernetes cluster unreachable: (?P<what>[^\n]*)",
         "Unreachable",
-        "The cluster does not answer helm: {what}",
+        "The cluster does not respond to helm: {what}",
         "",
     ),
     (
         r"has no deployed releases",
         "NeverDeployed",
-        "No revision of this release was ever in place, so there is nothing to upgrade or to go back to.",
+        "No revision of this release was ever deployed, so there is nothing to upgrade or to go back to.",
         "Uninstall it, then install.",
     ),
     (r"release: not found", "NoRelease", "There is no such release.", ""),

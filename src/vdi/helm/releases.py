@@ -109,7 +109,7 @@ def decode_revision(secret: Object) -> Revision:
         content = gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed
         return msgspec.json.decode(content, type=Revision)
     except (KeyError, ValueError, OSError, EOFError, zlib.error, msgspec.DecodeError) as error:
-        raise UnexpectedAnswer(f"{where} is no release as Helm writes it: {error}") from error
+        raise UnexpectedAnswer(f"{where} is not a release in Helm's format: {error}") from error
 
 
 def deployed(revisions: Iterable[Revision]) -> Revision | None:

@@ -13,7 +13,7 @@ from vdi.helm.binary import Helm
 from vdi.helm.errors import HelmFailed, HelmInterrupted
 from vdi.helm.failures import explain_failure
 
-STOPPING = "Interrupted: helm stops and undoes what it has begun; press Ctrl-C again to end it at once."
+STOPPING = "Interrupted: helm stops and undoes its changes; press Ctrl-C again to stop it immediately."
 _ELSEWHERE = "HELM_KUBE"
 """Variables by which helm would go to another cluster, or as somebody else, than what looked at the cluster before."""
 _STOPPED = (130, 143)

@@ -106,21 +106,19 @@ def _container(status: ContainerStatus, events: list[Event], pod: Pod) -> Pendin
             message = _newest(events, "Failed") or message
         code, _ = explain_pull(status.image, reason, message)
         words = _PULL.get(code, first_line(message) or reason)
-        return Pending("", code, f"The image {status.image or 'of ' + status.name} cannot be fetched: {words}")
+        return Pending("", code, f"The image {status.image or 'of ' + status.name} cannot be pulled: {words}")
     if reason == "CreateContainerConfigError":
-        return Pending("", "BadPodConfig", f"Container {status.name} cannot be set up: {first_line(message)}")
+        return Pending("", "BadPodConfig", f"Container {status.name} cannot be created: {first_line(message)}")
     if reason in ("RunContainerError", "CreateContainerError") or (ended and ended.reason in _START):
         words = first_line(message or (ended.message if ended else "")) or reason
         return Pending("", "CannotStart", f"Container {status.name} cannot be started: {words}")
     if ended and ended.reason == "OOMKilled" and not status.ready:
-        return Pending("", "OutOfMemory", f"Container {status.name} used more memory than it may have.")
+        return Pending("", "OutOfMemory", f"Container {status.name} used more memory than its limit.")
     if ended and ended.exit_code != 0 and not status.ready and (status.restart_count or status.state.terminated):
         times = "once" if status.restart_count <= 1 else f"{status.restart_count} times"
         logs = f"kubectl -n {pod.metadata.namespace} logs {pod.metadata.name} -c {status.name}"
-        said = f"its last words: {last_line(ended.message)!r}" if ended.message.strip() else f"see {logs}"
-        words = (
-            f"Container {status.name} stopped with exit code {ended.exit_code} and was started again {times}; {said}"
-        )
+        said = f"last log line: {last_line(ended.message)!r}" if ended.message.strip() else f"see {logs}"
+        words = f"Container {status.name} stopped with exit code {ended.exit_code} and was restarted {times}; {said}"
         return Pending("", "CrashLoop", f"{words}.")
     return None
 
@@ -128,14 +126,14 @@ def _container(status: ContainerStatus, events: list[Event], pod: Pod) -> Pendin
 _START = ("StartError", "ContainerCannotRun")
 _PULL: Mapping[str, str] = {
     "ImageNameInvalid": "its name is not a valid image name.",
-    "ImageNotPresent": "it is not on the node, and the pod may not fetch it.",
-    "ImagePullDenied": "the registry does not let the node have it (wrong name, or imagePullSecrets missing or wrong).",
-    "ImageWrongPlatform": "it has no build for the processor of the node.",
+    "ImageNotPresent": "it is not on the node, and the pull policy does not allow pulling it.",
+    "ImagePullDenied": "the registry denies access (wrong name, or imagePullSecrets missing or wrong).",
+    "ImageWrongPlatform": "it has no build for the node's architecture.",
     "ImageNotFound": "the registry has no such image; check name and tag.",
-    "RegistryUnknown": "the registry's host name is unknown to the node.",
+    "RegistryUnknown": "the node cannot resolve the registry's host name.",
     "RegistryNotTrusted": "the node does not trust the registry's certificate.",
-    "RegistryBusy": "the registry refuses for now, because it was asked too often.",
-    "RegistryUnreachable": "the registry does not answer the node.",
+    "RegistryBusy": "the registry limits the rate of pulls.",
+    "RegistryUnreachable": "the registry does not respond to the node.",
 }
 
 
@@ -148,19 +146,21 @@ def _progress(name: str, pod: Pod, events: list[Event]) -> Pending:
     if not runs and (note := _newest(events, "FailedMount", "FailedAttachVolume")):
         return Pending(name, "VolumeMount", f"A volume cannot be mounted: {first_line(note)}")
     if not runs and (note := _newest(events, "FailedCreatePodSandBox")):
-        return Pending(name, "NodeNetwork", f"The node cannot set the pod up: {first_line(note)}")
+        return Pending(name, "NodeNetwork", f"The node cannot set up the pod: {first_line(note)}")
     for status in pod.status.init_container_statuses:
         if status.state.running and not status.ready:
-            return Pending(name, "Initialising", f"Its init container {status.name} is at work.", stuck=False)
+            return Pending(name, "Initialising", f"Its init container {status.name} is running.", stuck=False)
     running = next(
         (container for container in pod.status.container_statuses if container.state.running and not container.ready),
         None,
     )
     if running is None:
-        return Pending(name, "Preparing", f"Node {pod.spec.node_name} is getting its image ready.", stuck=False)
+        return Pending(name, "Preparing", f"Node {pod.spec.node_name} is preparing its image.", stuck=False)
     if note := _newest(events, "Unhealthy"):
-        return Pending(name, "NotAnswering", f"Container {running.name} runs and does not answer: {first_line(note)}")
-    return Pending(name, "Starting", f"Container {running.name} runs and does not answer yet.", stuck=False)
+        return Pending(
+            name, "NotAnswering", f"Container {running.name} is running but does not respond: {first_line(note)}"
+        )
+    return Pending(name, "Starting", f"Container {running.name} is running but does not respond yet.", stuck=False)
 
 
 def _unmade(events: Iterable[Event], began: str) -> Iterator[Pending]:
@@ -174,13 +174,13 @@ def _unmade(events: Iterable[Event], began: str) -> Iterator[Pending]:
 def _claim(claim: PersistentVolumeClaim, events: list[Event]) -> Pending | None:
     name = f"persistentvolumeclaim/{claim.metadata.namespace}/{claim.metadata.name}"
     if claim.status.phase == "Lost":
-        return Pending(name, "VolumeLost", "Its volume is gone.")
+        return Pending(name, "VolumeLost", "Its volume no longer exists.")
     if claim.status.phase != "Pending" or claim.metadata.deletion_timestamp is not None:
         return None
     if note := _newest(events, "ProvisioningFailed"):
-        return Pending(name, "NotProvisioned", f"Its volume cannot be made: {first_line(note)}")
+        return Pending(name, "NotProvisioned", f"Its volume cannot be created: {first_line(note)}")
     if _newest(events, "FailedBinding"):
-        return Pending(name, "NoStorageClass", "It names no StorageClass, and the cluster has no default one.")
+        return Pending(name, "NoStorageClass", "It sets no StorageClass, and the cluster has no default.")
     return None  # it waits for its first pod, which says more
 
 
@@ -203,7 +203,7 @@ def _has_no_address(service: Service) -> bool:
 def _service(service: Service) -> Pending:
     name = f"service/{service.metadata.namespace}/{service.metadata.name}"
     words = (
-        "It has no address yet: nothing on this cluster serves Services of type LoadBalancer, or its ports are taken."
+        "It has no address yet: nothing on this cluster serves Services of type LoadBalancer, or its ports are in use."
     )
     return Pending(name, "NoAddress", words)
 

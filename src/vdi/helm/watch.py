@@ -64,7 +64,7 @@ class Watch:
                 situations = [assess(await self._read(namespace), self._began) for namespace in self.namespaces]
                 self._show(situations, undoing=await self._is_undoing())
             except KubeError as error:
-                self.view.waiting(f"the API server does not answer: {error}")
+                self.view.waiting(f"the API server does not respond: {error}")
             await self.clock.sleep(SECONDS_BETWEEN)
 
     async def _is_undoing(self) -> bool:
@@ -73,7 +73,7 @@ class Watch:
         selector = f"owner=helm,name={self.release},status in (pending-rollback,uninstalling)"
         found = await self.client.list(SECRETS, namespace=self.namespaces[0], label_selector=selector, into=msgspec.Raw)
         if found and not self._undoing:
-            self.view.say("  It is not ready in time: helm takes it back.")
+            self.view.say("  It was not ready in time: helm is rolling it back.")
         self._undoing = bool(found)
         return self._undoing
 
@@ -83,7 +83,7 @@ class Watch:
             sum(situation.ready for situation in situations), sum(situation.pods for situation in situations), pending
         )
         if undoing:
-            self.view.waiting(f"taken back: {now.ready} of {now.pods} pods ready")
+            self.view.waiting(f"rolled back: {now.ready} of {now.pods} pods ready")
             return
         if now.stuck or (pending and not any(reason.stuck for reason in self.reasons)):
             self.reasons = now.stuck or pending
@@ -136,7 +136,7 @@ async def stop_telling(telling: "asyncio.Task[None]", view: View) -> None:
     telling.cancel()
     (ended,) = await asyncio.gather(telling, return_exceptions=True)
     if isinstance(ended, Exception):
-        view.say(f"  (not all was shown of what was waited for: {ended!r})")
+        view.say(f"  (some resources were not shown while waiting: {ended!r})")
 
 
 def with_reasons(failure: Failure, reasons: Sequence[Pending]) -> Failure:

@@ -80,7 +80,7 @@ async def export_home(
             check.finish()
         except BadArchiveError as error:
             said = f" ({'; '.join(lines[-LAST_LINES:])})" if lines else ""
-            raise CopyFailedError(f"the pod sent no whole archive: {error}{said}") from error
+            raise CopyFailedError(f"the pod sent an incomplete archive: {error}{said}") from error
     return Copied(passed, check.size, tuple(lines))
 
 
@@ -122,10 +122,10 @@ async def _make_claim(run: CopyRun, identity: Identity, home: Home) -> str:
         made = await run.client.get(CLAIMS, home.claim, namespace=run.namespace, into=PersistentVolumeClaim)
         if made.metadata.annotations.get(COPYING) != IMPORT or made.metadata.deletion_timestamp:
             raise CopyRefusedError(
-                f"the home {home.claim!r} of {identity.user} exists already, and stays as it is. To replace it, end its"
-                f" sessions and delete it with all its files: vdi home rm {home.claim} -n {run.namespace}"
+                f"the home {home.claim} of {identity.user} already exists and is not changed. To replace it, end "
+                f"its sessions and delete it with all its files: vdi home rm {home.claim} -n {run.namespace}"
             ) from None
-        run.progress("an interrupted import is begun again")
+        run.progress("an interrupted import is started again")
     return made.metadata.uid
 
 

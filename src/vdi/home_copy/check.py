@@ -49,11 +49,11 @@ class ArchiveCheck:
     def finish(self) -> None:
         """The stream is over. Raises BadArchiveError."""
         if self._gzip and not self._gzip.eof:
-            raise BadArchiveError("it is cut off: the end of its compressed data is missing")
+            raise BadArchiveError("it is truncated: the end of its compressed data is missing")
         if self.size == 0:
             raise BadArchiveError("it is empty")
         if self.size < len(_END) or self._tail != _END:
-            raise BadArchiveError("it is cut off: the end of the tar archive is missing")
+            raise BadArchiveError("it is truncated: the end of the tar archive is missing")
 
     def _unpack(self, stream: "zlib._Decompress", chunk: bytes) -> None:
         while chunk:
@@ -62,13 +62,13 @@ class ArchiveCheck:
             except zlib.error as error:
                 raise BadArchiveError(f"its compressed data is damaged ({error})") from error
             if stream.unused_data:
-                raise BadArchiveError("there is data behind its end")
+                raise BadArchiveError("there is data after its end")
             chunk = stream.unconsumed_tail
 
     def _feed_tar(self, data: bytes) -> None:
         if len(self._head) < _BLOCK:
             self._head += data[: _BLOCK - len(self._head)]
             if len(self._head) == _BLOCK and self._head[_MAGIC] != b"ustar" and any(self._head):
-                raise BadArchiveError("it is no tar archive, plain or compressed with gzip")
+                raise BadArchiveError("it is not a tar archive, plain or compressed with gzip")
         self.size += len(data)
         self._tail = (self._tail + data[-len(_END) :])[-len(_END) :]

@@ -64,8 +64,8 @@ def choose_template(
         return VDITemplate(metadata=ObjectMeta(name=template), spec=TemplateSpec(image=""))
     missing = f"its template {template!r} does not exist" if template else "no template has the scope User"
     raise CopyRefusedError(
-        f"the image that reads the home {home!r} is not known: {missing}. Name one with GNU tar, which runs as user"
-        " 1000: --image IMAGE"
+        f"the image that reads the home {home!r} is unknown: {missing}. Name one with GNU tar that runs as user "
+        "1000: --image IMAGE"
     )
 
 

@@ -219,7 +219,7 @@ class Copy:
             if not good:
                 wrong.append(entry.path)
         if wrong:
-            raise CopyError("the copy is not the same as the old home", wrong)
+            raise CopyError("the copy differs from the old home", wrong)
 
     def _is_copy(self, entry: Entry, new: bytes, seen: os.stat_result) -> bool:
         if entry.kind == stat.S_IFLNK:
@@ -282,7 +282,9 @@ class Copy:
             staged, placed = (os.path.join(base, _bytes(entry["path"])) for base in (self.files, self.root))
             if os.path.lexists(placed):
                 if os.path.lexists(staged):
-                    raise CopyError("a file with this name has appeared in the target", [_bytes(entry["path"])])
+                    raise CopyError(
+                        "a file with this name was created in the target in the meantime", [_bytes(entry["path"])]
+                    )
             else:
                 os.rename(staged, placed)
         for folder in reversed(folders):
@@ -328,7 +330,7 @@ def _copy_file(old: bytes, new: bytes) -> bytes:
             while begin < end:
                 chunk = source.read(min(_CHUNK_BYTES, end - begin))
                 if not chunk:
-                    raise CopyError("a file became shorter while it was read", [old])
+                    raise CopyError("a file became shorter while it was being read", [old])
                 digest.update(chunk)
                 rest = memoryview(chunk)
                 while rest:

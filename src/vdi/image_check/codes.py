@@ -19,38 +19,42 @@ AGENT = "image_agent"
 NOT_CHECKED = "image_not_checked"
 
 RULES = {
-    UNUSABLE: Rule("What the image or the template is known to lack before anything is started.", "Do what it says."),
-    PULL: Rule("Whether a node can fetch the image.", "Fix image name, tag, registry or imagePullSecrets."),
+    UNUSABLE: Rule(
+        "Problems of the image or the template that are known before anything is started.", "Follow the message."
+    ),
+    PULL: Rule("Whether a node can pull the image.", "Fix image name, tag, registry or imagePullSecrets."),
     START: Rule(
-        "Whether the container starts and stays, as runAsUser under Pod Security restricted.",
-        "Read its last message; build the image so that it runs as any user without capabilities.",
+        "Whether the container starts and keeps running, as runAsUser under Pod Security restricted.",
+        "Read the last line of its log; build the image so that it runs as any user without capabilities.",
     ),
-    PORT: Rule("Whether something listens on the template's port.", "Let the image listen on all addresses."),
+    PORT: Rule("Whether something listens on the template's port.", "Make the image listen on all addresses."),
     HEALTH: Rule(
-        "Whether the health path answers with a status from 200 to 399.", "Set healthPath, scheme or basicAuthSecret."
+        "Whether the health path responds with a status from 200 to 399.", "Set healthPath, scheme or basicAuthSecret."
     ),
-    USER: Rule("Which user and group the programs of the image run as.", "Set runAsUser in the template."),
+    USER: Rule("User and group of the programs in the image.", "Set runAsUser in the template."),
     HOME: Rule(
-        "Whether an empty home can be written to, and is where the image has its user's home.",
+        "Whether an empty home is writable, and is mounted at the user's home of the image.",
         "Set persistence.mountPath in the template to $HOME of the image.",
     ),
     END: Rule(
         "Whether the container ends on SIGTERM within the grace period.",
-        "Let the first process pass SIGTERM on to its children, or start the image with `exec` and tini.",
+        "Let the first process forward SIGTERM to its children, or start the image with `exec` and tini.",
     ),
-    START_UP: Rule("How long the container takes from its start until it is ready.", "Do slow work after the port."),
-    SIZE: Rule("How large the image is on the node.", "Look at its layers where it was built."),
+    START_UP: Rule("Time from the container's start until it is ready.", "Do slow work after opening the port."),
+    SIZE: Rule("Size of the image on the node.", "Check its layers where it was built."),
     PICTURE: Rule("Whether Selkies sends a picture that can be decoded.", "Read the container's log."),
-    INPUT: Rule("Whether the picture follows a key.", "Read the container's log."),
+    INPUT: Rule("Whether the picture responds to a key.", "Read the container's log."),
     TOKENS: Rule(
-        "Whether Selkies takes the gateway's token table and refuses visitors without a token.",
+        "Whether Selkies accepts the gateway's token table and rejects visitors without a token.",
         "Start Selkies with run-selkies of our image (docs/images.md#tokens).",
     ),
     AGENT: Rule(
-        "Whether the optional agent answers on port 8082, and only with its token.",
+        "Whether the optional agent responds on port 8082, and only with its token.",
         "Build the image FROM ours, or serve docs/images.md#the-agent.",
     ),
-    NOT_CHECKED: Rule("What could not be checked, and why. It is never a pass.", "Remove the reason, check again."),
+    NOT_CHECKED: Rule(
+        "What could not be checked, and why. This does not mean that it passed.", "Remove the reason, then check again."
+    ),
 }
 
 NAMES = {

@@ -23,7 +23,7 @@ class ForwardError(Exception):
 async def forward(kubectl: Sequence[str], namespace: str, pod: str, port: int) -> AsyncIterator[int]:
     """A port of this machine's loopback address that leads to the pod's. Raises ForwardError."""
     if not kubectl:
-        raise ForwardError("there is no kubectl in PATH, which forwards the container's port")
+        raise ForwardError("kubectl, which forwards the container's port, is not in PATH")
     command = [*kubectl, "--namespace", namespace, "port-forward", "--address", LOOPBACK, f"pod/{pod}", f":{port}"]
     # In a session of its own: Ctrl-C reaches this process alone, which then ends it.
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT, start_new_session=True)

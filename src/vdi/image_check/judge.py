@@ -118,7 +118,7 @@ def _foreign_checks(seen: Observation) -> list[str]:
     left_out = [codes.TOKENS, codes.AGENT] if seen.generation == "1" else [codes.PICTURE, codes.INPUT, codes.TOKENS]
     names = ", ".join(codes.NAMES[code] for code in left_out)
     kind = "Selkies 1" if seen.generation == "1" else "an image with protocol Web"
-    return [f"Not checked, since {kind} does not promise it: {names}."]
+    return [f"Not checked, because {kind} does not guarantee it: {names}."]
 
 
 def _merge(seen: Observation, results: Iterable[Result]) -> list[Finding]:
@@ -206,11 +206,11 @@ def _start(seen: Observation) -> Iterator[Result]:
         yield _error(seen, codes.START, seen.start_failed)
     elif seen.ended:
         lines = [line.strip() for line in seen.ended.message.splitlines() if line.strip()]
-        how = "was killed, because it used more memory than its limit" if seen.ended.reason == "OOMKilled" else "ended"
+        how = "was killed because it used more memory than its limit" if seen.ended.reason == "OOMKilled" else "ended"
         yield _error(
             seen,
             codes.START,
-            f"The container {how} by itself with exit status {seen.ended.exit_code}"
+            f"The container {how} with exit status {seen.ended.exit_code}"
             f" after {seen.waited_seconds:.0f} s" + (f": {lines[-1][:300]}" if lines else ""),
             *[line[:300] for line in lines[-4:-1]],
         )
@@ -230,12 +230,12 @@ def _serving(seen: Observation) -> Iterator[Result]:
         yield _ok(seen, codes.PORT, f"Listens on {there}")
     else:
         why = (health.problem if health else "") or seen.probe_message
-        yield _error(seen, codes.PORT, f"Nothing answers on {there} after {seen.waited_seconds:.0f} s", why)
+        yield _error(seen, codes.PORT, f"Nothing responds on {there} after {seen.waited_seconds:.0f} s", why)
     yield from _health(seen)
     if ready is None:
         yield NotChecked(codes.START_UP, "the container did not become ready")
     elif ready > _SLOW_START_SECONDS:
-        words = f"Ready {ready:.1f} s after its start: a person waits, and the liveness probe begins after"
+        words = f"Ready {ready:.1f} s after its start: users wait, and the liveness probe starts afterwards"
         words += f" {_SLOW_START_SECONDS:.0f} s"
         yield _finding(seen, codes.START_UP, Severity.WARNING, words)
     else:
@@ -247,22 +247,25 @@ def _health(seen: Observation) -> Iterator[Result]:
     status = health.status if health else 0
     if seen.ready_seconds is None:
         answered = (f"GET {path}: {status}",) if status else ()
-        words = seen.not_ready or f"{path} does not answer with a status from 200 to 399"
+        words = seen.not_ready or f"{path} does not respond with a status from 200 to 399"
         yield _error(seen, codes.HEALTH, words, *answered, seen.probe_message, remedy=_how_to_answer(seen))
     elif seen.probe_path:
-        shown = str(status) if _is_good(health) else "with a status from 200 to 399, as the kubelet's probe found"
-        yield _ok(seen, codes.HEALTH, f"{seen.probe_path} answers {shown}")
+        shown = str(status) if _is_good(health) else "with a status from 200 to 399, according to the kubelet's probe"
+        yield _ok(seen, codes.HEALTH, f"{seen.probe_path} responds with {shown}")
     elif not seen.signs_in:
         yield _probed_by_connecting(seen)
     elif seen.requests_unchecked or seen.sign_in_unchecked:
         yield NotChecked(codes.HEALTH, seen.requests_unchecked or seen.sign_in_unchecked)
     elif _is_good(seen.signed_in):
         first = f"{status} without a password and " if status else ""
-        yield _ok(seen, codes.HEALTH, f"{path} answers {first}{_of(seen.signed_in)} with that of basicAuthSecret")
+        yield _ok(seen, codes.HEALTH, f"{path} responds with {first}{_of(seen.signed_in)} with that of basicAuthSecret")
     else:
-        words = f"{path} answers {_of(seen.signed_in)} to user name and password of basicAuthSecret"
+        words = f"{path} responds with {_of(seen.signed_in)} to user name and password of basicAuthSecret"
         yield _error(
-            seen, codes.HEALTH, words, remedy=Remedy("Correct the Secret, or how the image gets its password.")
+            seen,
+            codes.HEALTH,
+            words,
+            remedy=Remedy("Correct the Secret, or the way in which the image gets its password."),
         )
 
 
@@ -270,12 +273,12 @@ def _probed_by_connecting(seen: Observation) -> Result:
     if seen.requests_unchecked:
         return NotChecked(codes.HEALTH, seen.requests_unchecked)
     if _is_good(seen.health):
-        return _ok(seen, codes.HEALTH, f"{seen.health_path} answers {_of(seen.health)}")
-    return _error(seen, codes.HEALTH, f"{seen.health_path} answers {_of(seen.health)}")
+        return _ok(seen, codes.HEALTH, f"{seen.health_path} responds with {_of(seen.health)}")
+    return _error(seen, codes.HEALTH, f"{seen.health_path} responds with {_of(seen.health)}")
 
 
 def _how_to_answer(seen: Observation) -> Remedy | None:
-    return None if seen.probe_refused else Remedy(f"Let the image answer {seen.health_path} on port {seen.port}.")
+    return None if seen.probe_refused else Remedy(f"Make the image respond to {seen.health_path} on port {seen.port}.")
 
 
 def _is_good(result: HttpResult | None) -> bool:
@@ -305,14 +308,14 @@ def _inside(seen: Observation) -> Iterator[Result]:
             seen,
             codes.HOME,
             Severity.WARNING,
-            f"The home is mounted at {home}, and the image's $HOME is {found.home or 'not set'}: what programs write"
-            " there is lost with the pod",
+            f"The home is mounted at {home}, but the image's $HOME is {found.home or 'not set'}: files that "
+            "programs write there are lost with the pod",
             remedy=Remedy(f"Set persistence.mountPath in the template to {found.home}.")
             if found.home.strip("/")
             else None,
         )
     else:
-        yield _ok(seen, codes.HOME, f"{home} can be written to" + ("" if seen.mount_path else "; it is no volume"))
+        yield _ok(seen, codes.HOME, f"{home} is writable" + ("" if seen.mount_path else "; it is not a volume"))
 
 
 def _end(seen: Observation) -> Iterator[Result]:
@@ -320,7 +323,7 @@ def _end(seen: Observation) -> Iterator[Result]:
     if stopped is None:
         yield NotChecked(codes.END, seen.stopped_unchecked or _NOT_RUNNING)
     elif stopped.exit_code == _KILLED:
-        words = f"Did not end within {seen.grace_seconds} s of SIGTERM and was killed: open files may be cut"
+        words = f"Did not end within {seen.grace_seconds} s of SIGTERM and was killed: open files may be incomplete"
         yield _error(seen, codes.END, words)
     else:
         yield _ok(seen, codes.END, f"Ended {stopped.seconds:.1f} s after SIGTERM with exit status {stopped.exit_code}")
@@ -336,7 +339,7 @@ def _size(seen: Observation) -> Iterator[Result]:
 
 def _of_selkies(seen: Observation) -> Iterator[Result]:
     if seen.generation == "1":
-        why = _NOT_RUNNING if not seen.is_running else "Selkies 1 streams over WebRTC, and the check speaks WebSocket"
+        why = _NOT_RUNNING if not seen.is_running else "Selkies 1 streams over WebRTC, but the check uses WebSocket"
         for code in _SELKIES_1:
             yield NotChecked(code, why)
     if seen.generation != "2":
@@ -365,37 +368,39 @@ def _stream(seen: Observation) -> Iterator[Result]:
         return
     if not stream.has_picture:
         yield _error(seen, codes.PICTURE, f"There is no picture: {stream.problem}")
-        yield NotChecked(codes.INPUT, "there is no picture that could follow a key")
+        yield NotChecked(codes.INPUT, "there is no picture that could respond to a key")
         return
     first = stream.first_picture_seconds
     after = f" {first:.2f} s after connecting" if first is not None else ""
     yield _ok(seen, codes.PICTURE, f"A picture was decoded{after}")
     if stream.input_ms is not None:
-        yield _ok(seen, codes.INPUT, f"The picture follows a key after {stream.input_ms:.0f} ms (median)")
+        yield _ok(seen, codes.INPUT, f"The picture responds to a key after {stream.input_ms:.0f} ms (median)")
     elif seen.agent and seen.agent.status == 200:
-        yield _error(seen, codes.INPUT, f"The picture does not follow keys: {stream.problem}")
+        yield _error(seen, codes.INPUT, f"The picture does not respond to keys: {stream.problem}")
     else:
-        yield NotChecked(codes.INPUT, "only the agent's mark shows what a key did")
+        yield NotChecked(codes.INPUT, "only the agent's mark shows the effect of a key")
 
 
 def _token_table(seen: Observation) -> Result:
     posted, stranger = seen.token_table, seen.without_token
     if stranger and _is_good(stranger):
-        words = f"Lets in whoever has no token: GET /api/sessions without one answers {stranger.status}"
+        words = f"Accepts visitors without a token: GET /api/sessions without one responds with {stranger.status}"
         return _error(seen, codes.TOKENS, words)
     if not _is_good(posted) or not _is_good(seen.with_token):
-        words = f"Does not take the gateway's token table: POST /api/tokens answers {_of(posted)}"
+        words = f"Does not accept the gateway's token table: POST /api/tokens responds with {_of(posted)}"
         if _is_good(posted):
-            words = f"Took the token table, but answers {_of(seen.with_token)} to a token of it"
+            words = f"Accepted the token table, but responds with {_of(seen.with_token)} to one of its tokens"
         return _error(seen, codes.TOKENS, words)
-    words = f"Takes it, and answers {_of(stranger)} without a token: viewers can be held to looking"
+    words = f"Accepts it, and responds with {_of(stranger)} without a token: viewers can be restricted to viewing"
     return _ok(seen, codes.TOKENS, words)
 
 
 def _agent(seen: Observation) -> Result:
     if seen.agent_without_token and _is_good(seen.agent_without_token):
-        return _error(seen, codes.AGENT, "The agent answers whoever has no token")
+        return _error(seen, codes.AGENT, "The agent responds without a token")
     if _is_good(seen.agent):
-        return _ok(seen, codes.AGENT, "Answers on port 8082, and only with its token")
-    words = f"No agent: port 8082 answers {_of(seen.agent)}. Without it a desktop is never idle and shows no notices"
+        return _ok(seen, codes.AGENT, "Responds on port 8082, and only with its token")
+    words = (
+        f"No agent: port 8082 responds with {_of(seen.agent)}. Without it a desktop is never idle and shows no notices"
+    )
     return _finding(seen, codes.AGENT, Severity.WARNING, words)

@@ -165,8 +165,8 @@ async def _observe_start(check: Check, seen: Observation, name: str) -> None:
         why = explain(StartState(_alone(pod, desktop), events=events, subject=_SUBJECT))
         seen.probe_message = _last_note(events, "Unhealthy")
         check.waiting(why.sentence)
-        if stuck is None or stuck[0] != why.code:
-            stuck = why.code, now
+        if stuck is None or stuck[0] != why.reason:
+            stuck = why.reason, now
         patience = _patience(pod, why)
         if now - begun > check.seconds or (patience is not None and now - stuck[1] > patience):
             _give_up(seen, pod, why, running=started is not None)
@@ -176,7 +176,7 @@ async def _observe_start(check: Check, seen: Observation, name: str) -> None:
 
 def _patience(pod: Pod, why: Explanation) -> float | None:
     """How long this reason may last; None: an ordinary step."""
-    if why.code == Reason.PROBE_REFUSED:
+    if why.reason == Reason.PROBE_REFUSED:
         return _REFUSED_SECONDS
     if not why.stuck:
         return None
@@ -186,15 +186,15 @@ def _patience(pod: Pod, why: Explanation) -> float | None:
 def _give_up(seen: Observation, pod: Pod, why: Explanation, *, running: bool) -> None:
     if not pod.spec.node_name:
         seen.unplaced = why.sentence
-    elif why.code in IMAGE_CODES:
+    elif why.reason in IMAGE_CODES:
         seen.pull_failed = why.sentence
-    elif not running and why.code == Reason.PREPARING:
-        seen.pull_failed = f"Node {pod.spec.node_name} has not fetched the image within {seen.waited_seconds:.0f} s."
+    elif not running and why.reason == Reason.PREPARING:
+        seen.pull_failed = f"Node {pod.spec.node_name} has not pulled the image within {seen.waited_seconds:.0f} s."
     elif not running:
         seen.start_failed = why.sentence
     else:
         seen.not_ready = why.sentence
-        seen.probe_refused = why.code == Reason.PROBE_REFUSED
+        seen.probe_refused = why.reason == Reason.PROBE_REFUSED
 
 
 def _observe_pull(check: Check, seen: Observation, events: Sequence[Event]) -> None:
@@ -241,7 +241,7 @@ async def _credentials(check: Check, seen: Observation, name: str) -> tuple[str,
 
 
 async def _observe_inside(check: Check, seen: Observation, name: str) -> None:
-    check.waiting("A shell in the image looks at its user and home.")
+    check.waiting("A shell in the image checks its user and home.")
     deadline = check.clock.monotonic() + _INSIDE_SECONDS
     while check.clock.monotonic() < deadline:
         pod = await check.client.get(PODS, name, namespace=check.namespace, into=Pod)
@@ -280,7 +280,7 @@ async def _observe_end(check: Check, seen: Observation, name: str) -> None:
     pod = await check.client.get(PODS, name, namespace=check.namespace, into=Pod)
     desktop = _container(pod, _DESKTOP)
     if desktop and desktop.state.terminated:
-        seen.stopped_unchecked = f"it had ended before, with exit status {desktop.state.terminated.exit_code}"
+        seen.stopped_unchecked = f"it had already ended, with exit status {desktop.state.terminated.exit_code}"
         return
     check.waiting("SIGTERM was sent.")
     begun = check.clock.monotonic()

@@ -89,7 +89,7 @@ async def _observe_agent(seen: Observation, url: str, token: str) -> Mark | None
 async def _observe_stream(seen: Observation, url: str, master: str, mark: Mark | None) -> None:
     missing = [module for module in ("av", "websockets") if find_spec(module) is None]
     if seen.uses_webrtc:
-        seen.stream_unchecked = "the template's transport is WebRTC, which does not pass a forwarded port"
+        seen.stream_unchecked = "the template's transport is WebRTC, which cannot pass a forwarded port"
     elif missing:
         names = " and ".join(missing)
         seen.stream_unchecked = f"{names} is not installed here (pip install 'vdi-kubernetes[probe]')"
@@ -118,7 +118,7 @@ async def _receive_stream(url: str, token: str, mark: Mark | None) -> Stream:
         ) as socket:
             return await _measure(socket, mark, begun)
     except InvalidStatus as error:
-        return Stream(problem=f"the WebSocket's handshake is answered with {error.response.status_code}")
+        return Stream(problem=f"the response to the WebSocket handshake is {error.response.status_code}")
     except (InvalidHandshake, *HTTP_ERRORS) as error:
         return Stream(problem=f"there is no WebSocket: {reason_of(error)}")
 

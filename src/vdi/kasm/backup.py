@@ -59,7 +59,7 @@ def find_kubectl(place: Place) -> Kubectl:
     """The kubectl in PATH. Raises KasmRefusedError."""
     found = shutil.which("kubectl")
     if found is None:
-        raise KasmRefusedError("there is no kubectl in PATH, which reaches into the database's pod; install it")
+        raise KasmRefusedError("kubectl, which connects to the database's pod, is not in PATH; install it")
     return Kubectl(Path(found), place)
 
 
@@ -75,8 +75,8 @@ def database_pod(
     ]
     if not found:
         raise KasmRefusedError(
-            f"there is no pod of a bundled database of {release} here. Is it outside (database.standalone)? Then back"
-            " it up where it is."
+            f"the bundled database of {release} has no pod here. If it is outside the cluster "
+            "(database.standalone), back it up there."
         )
     for pod in found:
         for status in (pod.get("status") or {}).get("containerStatuses") or ():
@@ -84,7 +84,7 @@ def database_pod(
                 return pod["metadata"]["name"], status["name"]
     names = ", ".join(pod["metadata"]["name"] for pod in found)
     raise KasmRefusedError(
-        f"the database does not work, so it cannot be dumped (pod {names}): vdi kasm diagnose --namespace {namespace}"
+        f"the database is not working, so it cannot be dumped (pod {names}): vdi kasm diagnose --namespace {namespace}"
     )
 
 
@@ -103,9 +103,9 @@ async def back_up(client: Client, kubectl: Kubectl, generation: Generation, rele
 def check_free(file: Path) -> None:
     """Whether a dump can be put there. Raises KasmRefusedError."""
     if file.exists():
-        raise KasmRefusedError(f"{file} exists already; name another file")
+        raise KasmRefusedError(f"{file} already exists; name another file")
     if not file.parent.is_dir():
-        raise KasmRefusedError(f"there is no folder {file.parent}; name a file in one that is there")
+        raise KasmRefusedError(f"the folder {file.parent} does not exist; name a file in an existing folder")
 
 
 @contextlib.contextmanager
@@ -118,7 +118,7 @@ def _put_in_place(file: Path) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         os.link(name, file)
     except FileExistsError as error:
-        raise KasmRefusedError(f"{file} has appeared meanwhile; name another file") from error
+        raise KasmRefusedError(f"{file} was created in the meantime; name another file") from error
     finally:
         Path(name).unlink()
 
@@ -128,7 +128,7 @@ async def _verify(kubectl: Kubectl, pod: str, container: str, dump: BinaryIO) ->
     size = dump.seek(0, os.SEEK_END)
     dump.seek(0)
     if dump.read(len(MAGIC)) != MAGIC:
-        raise KasmFailedError(f"pg_dump in pod {pod} gave no dump ({size} bytes); nothing was kept.")
+        raise KasmFailedError(f"pg_dump in pod {pod} produced no dump ({size} bytes); no file was kept.")
     outputs = []
     for script in (_LIST, _READ):
         os.lseek(dump.fileno(), 0, os.SEEK_SET)
@@ -137,7 +137,7 @@ async def _verify(kubectl: Kubectl, pod: str, container: str, dump: BinaryIO) ->
     contents = outputs[0].decode("utf-8", "replace")
     if _ZONES not in contents:
         raise KasmFailedError(
-            f"the dump of pod {pod} has no data of table zones: that is no initialised Kasm; nothing was kept."
+            f"the dump of pod {pod} has no data of table zones: this Kasm was not initialised; no file was kept."
         )
     return contents.count(" TABLE DATA ")
 

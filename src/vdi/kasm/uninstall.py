@@ -45,7 +45,7 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
     """What is there. Raises KasmRefusedError where there is no such Kasm; KubeError."""
     revisions = await read_revisions(client, namespace, release)
     if not revisions:
-        raise KasmRefusedError(f"there is no release {release} in namespace {namespace}; allowed: one that is there")
+        raise KasmRefusedError(f"there is no release {release} in namespace {namespace}; allowed: an existing one")
     revision = deployed(revisions) or revisions[0]
     generation = generation_of_release(revision)
     sets = await client.list(STATEFUL_SETS, namespace=namespace, into=Object)
@@ -71,8 +71,8 @@ def check_agents(removal: Removal) -> None:
     found = ", ".join(f"{count} {plural}" for plural, count in removal.agents)
     commands = "; ".join(f"kubectl -n {removal.namespace} delete {plural} --all" for plural, _ in removal.agents)
     raise KasmRefusedError(
-        f"there are {found} in namespace {removal.namespace}, whose finalizers only Kasm's agent takes off: delete them"
-        f" first, in this order: {commands}"
+        f"there are {found} in namespace {removal.namespace}, whose finalizers only Kasm's agent removes. Delete "
+        f"them first, in this order: {commands}"
     )
 
 

@@ -25,7 +25,7 @@ def read_certificate(pem: bytes) -> Certificate:
     try:
         found = x509.load_pem_x509_certificate(pem)
     except ValueError:
-        return Certificate(problem="its tls.crt is no certificate in PEM")
+        return Certificate(problem="its tls.crt is not a certificate in PEM")
     return Certificate(
         names=_names(found),
         begins=found.not_valid_before_utc,

@@ -27,8 +27,8 @@ def load_config(kubeconfig: Path | None = None, context: str | None = None) -> C
         standard = Path.home() / ".kube" / "config"
         if not standard.exists():
             raise ConfigError(
-                f"no cluster: $KUBECONFIG is not set, this is not a pod, and there is no {standard}; "
-                "name one with --kubeconfig or $KUBECONFIG"
+                f"no cluster: $KUBECONFIG is not set, this is not a pod, and {standard} does not exist; select one "
+                "with --kubeconfig or $KUBECONFIG"
             )
         files = [standard]
     from vdi.kube.kubeconfig import read_kubeconfig  # only here: a pod needs no YAML

@@ -74,7 +74,7 @@ class Target:
         response = await connection.response()
         if response.status != 200:
             raise HttpError(
-                f"the proxy {proxy.hostname}:{proxy.port or 80} answers {response.status} to CONNECT {there}"
+                f"the proxy {proxy.hostname}:{proxy.port or 80} responds with {response.status} to CONNECT {there}"
             )
         loop = asyncio.get_running_loop()
         inner = await loop.start_tls(connection.transport, connection, tls, server_hostname=self.tls_name or host)

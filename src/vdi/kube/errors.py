@@ -48,7 +48,7 @@ class ConnectionFailed(KubeError):
     def __init__(self, server: str, what: str, why: str) -> None:
         self.server = server
         self.why = why
-        super().__init__(f"no answer from the API server {server} to {what}: {why}")
+        super().__init__(f"no response from the API server {server} to {what}: {why}")
 
 
 class StreamSilent(ConnectionFailed):

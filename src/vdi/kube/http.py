@@ -170,7 +170,7 @@ class Connection(asyncio.BufferedProtocol):
             while at < len(data):
                 at = self._read(data, at)
         except (HttpError, ValueError) as error:
-            self._why_lost = HttpError(f"what came is not HTTP: {error}")
+            self._why_lost = HttpError(f"the response is not HTTP: {error}")
             self.transport.abort()
             return
         if self._waiting > BUFFERED and not self._whole and not self._paused:
@@ -202,7 +202,7 @@ class Connection(asyncio.BufferedProtocol):
             return self._keep_for_later(data, at)
         head = data[at:end]
         if not head.startswith(b"HTTP/1."):
-            raise HttpError(f"{head[:40]!r} is no status line")
+            raise HttpError(f"{head[:40]!r} is not a status line")
         status = _number(head[9:12])
         if status >= 200:
             self._response = Response(status, head)
@@ -249,7 +249,7 @@ class Connection(asyncio.BufferedProtocol):
         if len(data) - at < 2:
             return self._keep_for_later(data, at)
         if data[at : at + 2] != b"\r\n":
-            raise HttpError(f"{data[at : at + 2]!r} behind a chunk")
+            raise HttpError(f"{data[at : at + 2]!r} after a chunk")
         self._read = self._read_size
         return at + 2
 
@@ -270,7 +270,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _keep_for_later(self, data: bytes, at: int) -> int:
         if len(data) - at > _LONGEST_HEAD:
-            raise HttpError(f"{data[at : at + 40]!r} and so on without an end")
+            raise HttpError(f"{data[at : at + 40]!r} without an end")
         self._rest = data[at:]
         return len(data)
 
@@ -281,7 +281,7 @@ class Connection(asyncio.BufferedProtocol):
 
 def _number(digits: bytes, base: int = 10) -> int:
     if not digits.isalnum():  # int() takes a sign, and a length below zero would be read for ever
-        raise HttpError(f"{digits[:40]!r} is no number")
+        raise HttpError(f"{digits[:40]!r} is not a number")
     return int(digits, base)
 
 

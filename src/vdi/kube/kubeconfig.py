@@ -90,7 +90,7 @@ def read_kubeconfig(files: Sequence[Path], context: str | None) -> ClusterConfig
 
 def _find(table: dict[str, N], name: str, what: str, source: str) -> N:
     if name not in table:
-        raise ConfigError(f"{source}: no {what} {name!r}; there are: {', '.join(sorted(table)) or 'none'}")
+        raise ConfigError(f"{source}: no {what} {name!r}; available: {', '.join(sorted(table)) or 'none'}")
     return table[name]
 
 
@@ -139,7 +139,7 @@ def _assemble(source: str, namespace: str | None, cluster: _Cluster, user: _User
             cert, key = response["clientCertificateData"].encode(), response.get("clientKeyData", "").encode()
         plugin = _token_plugin(source, user.exec, cluster) if token else None
     if (cert is None) != (key is None):
-        raise ConfigError(f"{source}: client-certificate and client-key go together, only one of them is there")
+        raise ConfigError(f"{source}: client-certificate and client-key must be set together, but only one of them is")
     return ClusterConfig(
         server=cluster.server.rstrip("/"),
         namespace=namespace or "default",
@@ -196,5 +196,5 @@ def _run_plugin(source: str, spec: dict[str, Any], cluster: _Cluster) -> dict[st
     except (ConfigException, OSError) as error:
         raise ConfigError(f"{source}: plugin {command!r}: {error}") from error
     if not response.get("token") and not response.get("clientCertificateData"):
-        raise ConfigError(f"{source}: plugin {command!r} gave neither token nor clientCertificateData")
+        raise ConfigError(f"{source}: plugin {command!r} returned neither token nor clientCertificateData")
     return response

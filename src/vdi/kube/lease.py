@@ -125,7 +125,7 @@ class Elector:
             return self._timing.last_word - age
         if age is not None:
             self._ask_for_renewal()
-            raise NotLeader(f"the lease {self.name} was last renewed {age:.1f} s ago: somebody else may lead by now")
+            raise NotLeader(f"the lease {self.name} was last renewed {age:.1f} s ago: someone else may lead now")
         raise NotLeader(f"the lease {self.name} is held by {self.holder or 'no one'}, not by {self.identity}")
 
     async def wait_leading(self) -> None:

@@ -30,7 +30,7 @@ class Resource:
         if name is not None and not name:
             raise ValueError(f"{self.kind}: the name must not be empty")
         if name is not None and self.namespaced and not namespace:
-            raise ValueError(f"{self.kind} {name!r} is namespaced: a namespace is needed")
+            raise ValueError(f"{self.kind} {name!r} is namespaced: a namespace is required")
         if subresource and name is None:
             raise ValueError(f"{self.kind}: subresource {subresource!r} needs a name")
         parts = [f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"]
@@ -50,6 +50,7 @@ def _quoted(part: str) -> str:
 
 
 PODS = Resource("", "v1", "pods", "Pod")
+POD_TEMPLATES = Resource("", "v1", "podtemplates", "PodTemplate")
 SERVICES = Resource("", "v1", "services", "Service")
 SECRETS = Resource("", "v1", "secrets", "Secret")
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")

@@ -311,7 +311,7 @@ class Client:
                     if len(page) > most_bytes:
                         raise UnexpectedAnswer(f"GET {there}: more than {most_bytes} bytes")
         except TimeoutError as error:
-            raise self._lost(f"GET {there}", TimeoutError(f"nothing complete within {seconds:g} s")) from error
+            raise self._lost(f"GET {there}", TimeoutError(f"no complete response within {seconds:g} s")) from error
         return page
 
     async def _send(

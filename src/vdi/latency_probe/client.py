@@ -131,7 +131,9 @@ async def _enter(http: httpx.AsyncClient, access: DesktopAccess) -> str:
         raise StageError("entering", f"{access.url} cannot be reached: {reason_of(error)}") from error
     given = [cookie.split(";")[0] for cookie in answer.headers.get_list("Set-Cookie")]
     if answer.status_code != HTTPStatus.FOUND or not given:
-        raise StageError("entering", f"{access.url} answers {answer.status_code} to a ticket that was just made")
+        raise StageError(
+            "entering", f"{access.url} responds with {answer.status_code} to a ticket that was just created"
+        )
     return "; ".join(given)
 
 
@@ -175,12 +177,12 @@ async def _watch(
 
 def _handshake_error(status: int) -> str:
     known = {
-        401: "the gateway does not know the cookies that it has just given (401)",
+        401: "the gateway does not recognise the cookies that it has just set (401)",
         409: "this desktop streams by WebRTC now (409); the probe measures its WebSocket",
-        502: "Traefik does not reach the desktop (502)",
-        503: "the gateway admits no one at the moment (503): suspended, or a gateway that is starting",
+        502: "Traefik cannot reach the desktop (502)",
+        503: "the gateway admits no one right now (503): the desktop is suspended, or the gateway is starting",
     }
-    return known.get(status, f"the handshake is answered with {status}")
+    return known.get(status, f"the response to the handshake is {status}")
 
 
 async def measure(socket: "ClientConnection", mark: Mark, presses: int, begun: float) -> Measurements:
@@ -213,7 +215,7 @@ async def _with_stream(socket: "ClientConnection", stream: Stream, work: Corouti
 
 
 async def _first_picture(socket: "ClientConnection", stream: Stream, width: int, height: int, begun: float) -> float:
-    await _until(stream, lambda: bool(stream.mode), PICTURE_SECONDS, "connecting", "the desktop says nothing")
+    await _until(stream, lambda: bool(stream.mode), PICTURE_SECONDS, "connecting", "the desktop sends nothing")
     settings = {
         "displayId": "primary",
         "tabId": secrets.token_hex(8),  # not the person's: the probe joins beside them and resizes nothing
@@ -221,7 +223,7 @@ async def _first_picture(socket: "ClientConnection", stream: Stream, width: int,
         "initialClientHeight": height,
     }
     await socket.send(f"SETTINGS,{json.dumps(settings)}")
-    message = f"no picture within {PICTURE_SECONDS:.0f} s; a person sees 'Waiting for stream'. See `vdi session logs`"
+    message = f"no picture within {PICTURE_SECONDS:.0f} s; the page shows 'Waiting for stream'. See `vdi session logs`"
     await _until(stream, lambda: stream.first_picture is not None, PICTURE_SECONDS, "first picture", message)
     return (stream.first_picture or 0.0) - begun
 
@@ -230,7 +232,9 @@ async def _measure(socket: "ClientConnection", stream: Stream, mark: Mark, press
     first_picture = await _first_picture(socket, stream, mark.width, mark.height, begun)
     seen = [await _press(socket, stream, mark.flip) for _ in range(WARM_UP_PRESSES)]
     if not any(seen):
-        raise StageError("the mark", "keys are sent, and the picture does not follow: it stands still, or gets no keys")
+        raise StageError(
+            "the mark", "keys are sent, but the picture does not respond: it is frozen, or the desktop receives no keys"
+        )
     start = time.perf_counter()
     latencies = [await _press(socket, stream, mark.flip) for _ in range(presses)]
     played = time.perf_counter()
@@ -284,7 +288,7 @@ async def _until(stream: Stream, there: Callable[[], bool], seconds: float, stag
             while not there():
                 if stream.closed:
                     raise StageError(
-                        stage, f"the desktop ended the connection: {stream.close_reason or 'without a word'}"
+                        stage, f"the desktop closed the connection: {stream.close_reason or 'without a reason'}"
                     )
                 await stream.changed.wait()
     except TimeoutError:
@@ -292,7 +296,7 @@ async def _until(stream: Stream, there: Callable[[], bool], seconds: float, stag
 
 
 def _closed(stage: str, stream: Stream) -> StageError:
-    return StageError(stage, f"the desktop ended the connection: {stream.close_reason or 'without a word'}")
+    return StageError(stage, f"the desktop closed the connection: {stream.close_reason or 'without a reason'}")
 
 
 async def _receive(socket: "ClientConnection", stream: Stream) -> None:

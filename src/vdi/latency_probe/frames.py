@@ -93,7 +93,7 @@ def open_decoder(codec: str) -> Any:
         import av
         from av.codec.context import Flags, ThreadType
     except ImportError as error:
-        raise DecodeError(f"pictures are decoded with PyAV, and it is not installed ({error})") from error
+        raise DecodeError(f"pictures are decoded with PyAV, which is not installed ({error})") from error
     try:
         decoder = av.CodecContext.create(codec, "r")
     except av.FFmpegError as error:

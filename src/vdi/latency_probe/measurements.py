@@ -14,30 +14,30 @@ MAX_LATENCY_MS = 10_000.0
 
 
 class Measurements(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """What a person in front of this desktop gets."""
+    """Latency and frame rate, as a user of this desktop experiences them."""
 
     first_picture_seconds: Annotated[
         float, msgspec.Meta(ge=0, le=600, description="From the first request to the first decoded picture.")
     ]
     frames_per_second: Annotated[
-        float, msgspec.Meta(ge=0, le=1000, description="Frames that arrived each second while the mark kept changing.")
+        float, msgspec.Meta(ge=0, le=1000, description="Frames per second while the mark kept changing.")
     ]
     input_to_photon_ms: Annotated[
         list[Annotated[float, msgspec.Meta(ge=0, le=MAX_LATENCY_MS)]],
         msgspec.Meta(
             max_length=MAX_SAMPLES,
-            description="Milliseconds from a key's sending to the decoded picture that shows its effect, one for each.",
+            description="Milliseconds from sending a key to the decoded picture with its effect, one value per key.",
         ),
     ]
     keys_without_effect: Annotated[
-        int, msgspec.Meta(ge=0, le=MAX_SAMPLES, description="Keys whose effect was not seen in time.")
+        int, msgspec.Meta(ge=0, le=MAX_SAMPLES, description="Keys without a visible effect in time.")
     ]
     bitrate_kbps: Annotated[
-        float, msgspec.Meta(ge=0, le=1e7, description="Video that arrived while it was measured, in kbit/s.")
+        float, msgspec.Meta(ge=0, le=1e7, description="Bit rate of the video during the measurement, in kbit/s.")
     ]
-    frames: Annotated[int, msgspec.Meta(ge=0, le=10**6, description="Frames that arrived while it was measured.")]
+    frames: Annotated[int, msgspec.Meta(ge=0, le=10**6, description="Frames received during the measurement.")]
     frames_dropped: Annotated[
-        int, msgspec.Meta(ge=0, le=10**6, description="Frames that the desktop numbered and that never arrived.")
+        int, msgspec.Meta(ge=0, le=10**6, description="Frames that the desktop numbered and that did not arrive.")
     ]
 
 
@@ -45,12 +45,12 @@ class ProbeReport(msgspec.Struct, rename="camel"):
     """Measurements and their evaluation, for `-o json`."""
 
     session: Annotated[str, doc("The session's name.")]
-    through: Annotated[str, doc("The way that was measured.")]
-    measurements: Annotated[Measurements, doc("What was measured.")] = msgspec.field(name="figures")
+    through: Annotated[str, doc("The measured connection.")]
+    measurements: Annotated[Measurements, doc("The measured values.")] = msgspec.field(name="figures")
     p50_ms: Annotated[float | None, doc("Median of `inputToPhotonMs`.")]
     p95_ms: Annotated[float | None, doc("Its 95th percentile.")]
-    goal_ms: Annotated[float, doc("What the 95th percentile should not exceed.")]
-    within_goal: Annotated[bool, doc("Whether it does not, and every key had its effect.")]
+    goal_ms: Annotated[float, doc("The goal for the 95th percentile.")]
+    within_goal: Annotated[bool, doc("Whether the goal is met and every key had its effect.")]
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:

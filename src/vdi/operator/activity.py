@@ -75,6 +75,7 @@ class GraphicsReport(msgspec.Struct, rename="camel"):
     encoder: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9 ._-]{0,32}$")] = ""
     hardware_encoder: bool = False
     encoder_message: _Text = ""
+    display: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9]{0,32}$")] = ""
 
     def as_status(self) -> GraphicsStatus:
         """The same for the session's status."""
@@ -250,7 +251,7 @@ class Agents:
         if state.failures == FAILURES_UNTIL_EVENT:
             meta = session.metadata
             subject = ObjectReference(API_VERSION, "VDISession", meta.name, meta.uid, meta.namespace)
-            note = f"The desktop cannot be asked whether someone uses it, so it does not count as idle: {error}."
+            note = f"The operator cannot check whether the desktop is in use, so it does not count as idle: {error}."
             self._recorder.emit(subject, "Warning", "ActivityUnknown", note, "Ask")
         if _warned_at(session):
             self._enqueue_session((session.metadata.namespace, session.metadata.name))
@@ -291,7 +292,7 @@ class Agents:
         try:
             return msgspec.json.decode(body, type=Report)
         except msgspec.DecodeError as error:
-            raise AgentError(f"its agent answers what is no report: {error}") from error
+            raise AgentError(f"its agent returned an invalid report: {error}") from error
 
     async def _show(self, session: VDISession, pod: Pod, notice: Notice) -> None:
         body = {"id": notice.id, "title": notice.title, "text": notice.text, "untilInput": notice.until_input}
@@ -305,9 +306,9 @@ class Agents:
         """One question. Raises AgentError."""
         token = self._token(session)
         if not token:
-            raise AgentError("its Secret has no agentToken: it was made before desktops had an agent")
+            raise AgentError("its Secret has no agentToken: it was created before desktops had an agent")
         if not (token.isascii() and token.isprintable()):
-            raise AgentError("its Secret's agentToken has characters in it that no request may have")
+            raise AgentError("its Secret's agentToken has characters that are not allowed in a request")
         address = f"{url_host(pod.status.pod_ip)}:{self._port}"
         head = f"{method} {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n"
         length = f"Content-Length: {len(body)}\r\n\r\n" if body else "\r\n"
@@ -316,9 +317,9 @@ class Agents:
             async with asyncio.timeout(seconds):
                 status, text = await ask_once(f"http://{address}", request, ANSWER_BYTES)
         except (HttpError, TimeoutError, OSError) as error:
-            raise AgentError(f"its agent does not answer ({str(error) or type(error).__name__})") from error
+            raise AgentError(f"its agent does not respond ({str(error) or type(error).__name__})") from error
         if status != 200:
-            raise AgentError(f"its agent answers {status} ({text[:200].decode(errors='replace').strip()})")
+            raise AgentError(f"its agent responds with {status} ({text[:200].decode(errors='replace').strip()})")
         return text
 
     def _token(self, session: VDISession) -> str:

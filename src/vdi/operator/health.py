@@ -36,13 +36,13 @@ class Health:
     def troubles(self) -> Iterator[str]:
         """Why the operator is not ready, one line each; none when it is, be it to work or to take over at once."""
         if self._caches is None or self._elector is None or self._host_key is None:
-            yield "the operator has not begun yet"
+            yield "the operator has not started yet"
             return
         yield from self._caches.troubles()
         for reflector in self._caches.reflectors:
             contact = reflector.last_contact
             if contact is not None and (silence := self._clock.monotonic() - contact) > STALE:
-                yield f"{reflector.resource.plural}: nothing heard from the API server for {silence:.0f} s"
+                yield f"{reflector.resource.plural}: no message from the API server for {silence:.0f} s"
         if self._elector.last_error is not None:
             yield f"leases: {self._elector.last_error}"
         if self._host_key.problem:

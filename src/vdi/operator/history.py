@@ -121,10 +121,10 @@ class EndReports:
         meta = session.metadata
         self._done[meta.uid] = True
         subject = ObjectReference(API_VERSION, "VDISession", meta.name, meta.uid, meta.namespace)
-        why = self._trouble or "it was not asked in time"
+        why = self._trouble or "no attempt was made in time"
         note = (
-            f"The gateway has not taken note of this session's end within {REPORT_TIMEOUT.seconds} s ({why}); the "
-            "session goes all the same. Its history says what the gateway saw of it."
+            f"The gateway has not recorded the end of this session within {REPORT_TIMEOUT.seconds} s ({why}). The "
+            "session is deleted anyway. Its history contains what the gateway observed."
         )
         self._recorder.emit(subject, "Warning", "HistoryNotRecorded", note, "Report")
 
@@ -143,6 +143,6 @@ class EndReports:
             async with asyncio.timeout(ANSWER_SECONDS):
                 status, text = await ask_once(self._url, head.encode("latin-1") + body, ANSWER_BYTES)
         except (HttpError, TimeoutError, OSError, UnicodeEncodeError) as error:
-            raise ReportError(f"{self._url} does not answer ({str(error) or type(error).__name__})") from error
+            raise ReportError(f"{self._url} does not respond ({str(error) or type(error).__name__})") from error
         if status != 204:
-            raise ReportError(f"{self._url} answers {status} ({text[:200].decode(errors='replace').strip()})")
+            raise ReportError(f"{self._url} responds with {status} ({text[:200].decode(errors='replace').strip()})")

@@ -36,7 +36,7 @@ class HostKey:
     def value(self) -> bytes:
         """The key. Raises RuntimeError before it was read."""
         if not self._value:
-            raise RuntimeError("the key of the host labels was not read yet")
+            raise RuntimeError("the key of the host labels has not been read yet")
         return self._value
 
     async def load(self) -> bool:

@@ -84,7 +84,7 @@ class _Connection(asyncio.Protocol):
         if page is None:
             self._send(HTTPStatus.NOT_FOUND, TEXT, f"there are: {' '.join(self._pages)}\n".encode())
         elif method not in ("GET", "HEAD"):
-            self._send(HTTPStatus.METHOD_NOT_ALLOWED, TEXT, b"allowed are GET and HEAD\n")
+            self._send(HTTPStatus.METHOD_NOT_ALLOWED, TEXT, b"allowed: GET and HEAD\n")
         else:
             self._send(*page(_authorization(headers)), with_body=method == "GET")
 

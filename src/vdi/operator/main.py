@@ -9,6 +9,7 @@ from functools import partial
 
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.config import ClusterConfig
+from vdi.operator.autoscaling_mode import resolve_autoscaling
 from vdi.operator.health import Health
 from vdi.operator.metrics import Metrics
 from vdi.operator.metrics_token import MetricsToken
@@ -38,7 +39,9 @@ async def run_operator(
         log.info("serving /healthz, /readyz and /metrics on port %d", port)
         tell = partial(on_ready, port) if on_ready else _ignore
         while not stop.is_set():
-            await Runtime(config, settings, metrics, health, clock).run(stop, tell)
+            resolved = await resolve_autoscaling(config, settings, clock, stop)
+            if not stop.is_set():
+                await Runtime(config, resolved, metrics, health, clock).run(stop, tell)
             tell = _ignore
     log.info("stopped")
 

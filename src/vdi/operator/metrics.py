@@ -33,13 +33,13 @@ class Metrics:
         self.registry.register(_Measured(self._measures))
         self.startup = Histogram(
             "session_startup_seconds",
-            "From a session's creation (in a later run: from its pod's) until its desktop was ready.",
+            "Time from a session's creation (in a later run: from its pod's) until its desktop was ready.",
             buckets=_STARTUP_BUCKETS,
             registry=self.registry,
         )
         self.queue_wait = Histogram(
             "vdi_queue_wait_seconds",
-            "How long a session that was admitted had waited for capacity.",
+            "Time that an admitted session had waited for capacity.",
             buckets=_WAIT_BUCKETS,
             registry=self.registry,
         )
@@ -51,7 +51,7 @@ class Metrics:
         )
         self._reconcile_seconds = Histogram(
             "vdi_reconcile_seconds",
-            "Length of a reconcile.",
+            "Duration of a reconcile.",
             ["controller"],
             buckets=_FAST_BUCKETS,
             registry=self.registry,
@@ -74,7 +74,7 @@ class Metrics:
         self._requests[method, resource, status] += 1
 
     def _measure_requests(self) -> Iterator[Metric]:
-        words = "Requests to the Kubernetes API, by method, resource and status (0: no answer)."
+        words = "Requests to the Kubernetes API, by method, resource and status (0: no response)."
         requests = CounterMetricFamily("vdi_api_requests", words, labels=["method", "resource", "status"])
         for (method, resource, status), number in sorted(self._requests.items()):
             requests.add_metric([method, resource, str(status)], number)
@@ -86,7 +86,7 @@ class Metrics:
         def measure() -> Iterator[Metric]:
             yield GaugeMetricFamily("vdi_leader", "1 where this process works, 0 where it stands by.", elector.leads)
             if (age := elector.age) is not None:
-                yield GaugeMetricFamily("vdi_lease_age_seconds", "Since the last renewal of the lease.", age)
+                yield GaugeMetricFamily("vdi_lease_age_seconds", "Time since the last renewal of the lease.", age)
 
         self._measures["lease"] = measure
         self._leads = lambda: elector.leads
@@ -107,7 +107,7 @@ class Metrics:
             yield _gauge(
                 "vdi_sessions", "Sessions, by phase.", "phase", {phase.value: phases[phase] for phase in Phase}
             )
-            words = "Running sessions whose desktop reports it, by what draws OpenGL and what encodes: gpu or software."
+            words = "Running sessions whose desktop reports its graphics, by renderer and encoder: gpu or software."
             by_graphics = GaugeMetricFamily("vdi_session_graphics", words, labels=["renderer", "encoder"])
             for renderer in ("gpu", "software"):
                 for encoder in ("gpu", "software"):
@@ -122,10 +122,10 @@ class Metrics:
         def measure() -> Iterator[Metric]:
             if not self._leads():
                 return
-            words = "Desktops of a pool: ready to be taken, starting, and taken by sessions that run."
+            words = "Desktops of a pool: ready, starting, and used by running sessions."
             desktops = GaugeMetricFamily("vdi_pool_desktops", words, labels=["pool", "state"])
             desired = GaugeMetricFamily(
-                "vdi_pool_desired_desktops", "Desktops that a pool is to keep ready now.", labels=["pool"]
+                "vdi_pool_desired_desktops", "Desktops that a pool should keep ready now.", labels=["pool"]
             )
             for pool in pools():
                 desired.add_metric([pool.metadata.name], desired_ready(pool, clock.now()))
@@ -162,7 +162,7 @@ class Metrics:
 
         def measure() -> Iterator[Metric]:
             lengths = {controller.name: len(controller.queue) for controller in controllers}
-            yield _gauge("vdi_workqueue_depth", "Keys that wait to be worked on, by controller.", "controller", lengths)
+            yield _gauge("vdi_workqueue_depth", "Keys in the work queue, by controller.", "controller", lengths)
 
         self._measures["queues"] = measure
 
@@ -174,7 +174,7 @@ class Metrics:
                 return
             waits = waiting()
             yield GaugeMetricFamily("vdi_waiting_sessions", "Sessions that wait for capacity.", value=len(waits))
-            longest = "How long the session that has waited longest for capacity has waited."
+            longest = "Waiting time of the session that has waited longest for capacity."
             yield GaugeMetricFamily("vdi_longest_wait_seconds", longest, value=max(waits, default=0.0))
 
         self._measures["waiting"] = measure

@@ -35,7 +35,7 @@ class MetricsToken:
             if complaint:
                 log.warning("no one can read /metrics: VDI_METRICS_TOKEN_FILE=%s: %s", self._file, complaint)
         if complaint:
-            return HTTPStatus.SERVICE_UNAVAILABLE, "no token for /metrics is set up here: see VDI_METRICS_TOKEN_FILE"
+            return HTTPStatus.SERVICE_UNAVAILABLE, "no token for /metrics is configured: see VDI_METRICS_TOKEN_FILE"
         scheme, _, given = authorization.partition(" ")
         sent = given.strip().encode("utf-8", "surrogatepass")
         if scheme.lower() == "bearer" and hmac.compare_digest(sent, token):

@@ -26,7 +26,7 @@ class ForeignObjectError(Exception):
         self.name = name
         self.owner = owner
         """Name of the session that it belongs to, if it is one's."""
-        super().__init__(f"{kind} {name!r} belongs to {owner or 'somebody else'}")
+        super().__init__(f"{kind} {name!r} belongs to {owner or 'someone else'}")
 
 
 class OwnedResource(Generic[T]):

@@ -13,7 +13,7 @@ from vdi.operator.uncertain_creates import UncertainCreates, is_uncertain
 from vdi.session.api_errors import explain_api_error
 from vdi.session.children.pod import build_pool_pod
 from vdi.session.children.secret import build_pool_secret
-from vdi.session.conditions import Reason
+from vdi.session.conditions import BUSY_REASONS
 from vdi.session.effective import Blocked, Desktop
 from vdi.session.identity import PoolIdentity
 from vdi.session.naming import pool_pod_name, pool_secret_name
@@ -27,10 +27,6 @@ AT_ONCE, AT_ONCE_BESIDE_PEOPLE = 8, 2
 while they claim desktops."""
 GRACE_SECONDS = 1
 """An unused desktop has nothing to save, and a session may wait for its GPU."""
-_PASSING = frozenset(
-    {Reason.GPUS_BUSY, Reason.CPU_BUSY, Reason.MEMORY_BUSY, Reason.EPHEMERAL_STORAGE_BUSY, Reason.PODS_BUSY}
-)
-"""Shortages that an old desktop less can help against."""
 
 
 class PoolCapacity(Protocol):
@@ -116,7 +112,7 @@ class PoolDesktops:
             blocked = self._queue.request_for_pool(name, desktop)
             if blocked is None:
                 names.append(name)
-        if blocked and blocked.reason in _PASSING and not names and not self._has_terminating(pool):
+        if blocked and blocked.reason in BUSY_REASONS and not names and not self._has_terminating(pool):
             await self.remove(step.outdated[:1])  # what is left of the old makes room for the new
         results = await _run_all(self._make_one(pool, desktop, fits, name) for name in names)
         return next((refusal for refusal in results if refusal), blocked)

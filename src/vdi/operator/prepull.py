@@ -102,7 +102,7 @@ class PrePuller:
         try:
             await self._pods.ensure(build_puller(template, node.metadata.name, namespace))
         except (Forbidden, Invalid) as refusal:
-            words = f"The pod that fetches the image is refused: {refusal.message}"
+            words = f"The pod that pulls the image is refused: {refusal.message}"
             memory.fail(node, explain_api_error("Pod", refusal.message).reason, words, self._clock.now())
 
     async def _write_status(self, template: VDITemplate, progress: PrePullStatus) -> float | None:

@@ -124,7 +124,7 @@ class QueueManager:
         shortage = self._positions.shortage(group)
         if shortage.reason == Reason.RESERVED:
             return Blocked(Reason.RESERVED, "The free capacity is reserved for sessions that wait.")
-        return Blocked(shortage.reason, f"There is no capacity: {shortage.words}.")
+        return Blocked(shortage.reason, f"There is not enough capacity: {shortage.words}.")
 
     def withdraw(self, uid: str) -> None:
         """The session (or the pool's pod of this name) wants no room any more, or not now."""

@@ -80,6 +80,7 @@ class Runtime:
             clock,
             count_others=settings.count_other_workloads,
             placeholders_namespace=settings.autoscaling.namespace if settings.autoscaling.enabled else "",
+            uses_requests=settings.autoscaling.uses_requests,
             kueue=settings.cluster.kueue_local_queue is not None,
         )
         self._recorder = EventRecorder(self._client, controller="kasm.io/vdi-operator", instance=host, clock=clock)
@@ -185,7 +186,7 @@ class Runtime:
             await asyncio.wait((working, stopped, lost, *helpers), return_when=asyncio.FIRST_COMPLETED)
             for helper in helpers:
                 if helper.done():
-                    raise RuntimeError(f"{helper.get_name()} has ended by itself") from helper.exception()
+                    raise RuntimeError(f"{helper.get_name()} ended unexpectedly") from helper.exception()
             for worker in wiring.workers:
                 worker.controller.stop()
             if not self._elector.leads:

@@ -95,7 +95,7 @@ def _read_autoscaling(values: dict[str, Any]) -> AutoscalingSettings:
             "VDI_PLACEHOLDER_PRIORITY_CLASS": settings.priority_class,
         }
         if missing := [variable for variable, value in required.items() if not value]:
-            raise SettingsError(f"{', '.join(missing)}: needed with VDI_AUTOSCALING_MODE={settings.mode}")
+            raise SettingsError(f"{', '.join(missing)}: required with VDI_AUTOSCALING_MODE={settings.mode}")
     return settings
 
 
@@ -103,7 +103,7 @@ def _autoscaling_mode(text: str) -> AutoscalingMode:
     try:
         return AutoscalingMode(text)
     except ValueError:
-        raise ValueError(f"allowed are {', '.join(AutoscalingMode)}") from None
+        raise ValueError(f"allowed: {', '.join(AutoscalingMode)}") from None
 
 
 def _headroom(text: str) -> dict[str, int]:
@@ -111,27 +111,27 @@ def _headroom(text: str) -> dict[str, int]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         template, _, count = part.partition("=")
         if not re.fullmatch(SUBDOMAIN, template) or not re.fullmatch(r"[1-9]\d{0,2}", count):
-            raise ValueError(f"{part!r} is not allowed; allowed are templates with numbers from 1 to 999, as in cad=2")
+            raise ValueError(f"{part!r} is not allowed; allowed: templates with numbers from 1 to 999, as in cad=2")
         headroom[template] = int(count)
     return headroom
 
 
 def _quantity(text: str) -> str:
     if parse_quantity(text) <= 0:
-        raise ValueError("allowed is a quantity above zero, such as 250m or 1Gi")
+        raise ValueError("allowed: a quantity above zero, such as 250m or 1Gi")
     return text
 
 
 def _url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query or parts.username:
-        raise ValueError("allowed is http://HOST:PORT")
+        raise ValueError("allowed: http://HOST:PORT")
     return text.rstrip("/")
 
 
 def _truth(text: str) -> bool:
     if text.lower() not in ("true", "false"):
-        raise ValueError("allowed are true and false")
+        raise ValueError("allowed: true and false")
     return text.lower() == "true"
 
 
@@ -140,9 +140,9 @@ def _weights(text: str) -> dict[str, float]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         user, _, weight = part.rpartition("=")
         if not user or not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", weight) or not float(weight):
-            raise ValueError(f"{part!r} is not a weight; allowed are users with numbers above zero, such as alice=2")
+            raise ValueError(f"{part!r} is not a weight; allowed: users with numbers above zero, such as alice=2")
         if user in weights:
-            raise ValueError(f"{user!r} has two weights; allowed is one")
+            raise ValueError(f"{user!r} has two weights; allowed: one")
         weights[user] = float(weight)
     return weights
 

@@ -47,7 +47,7 @@ def _misspelt(environ: Mapping[str, str], variables: Variables) -> list[str]:
     for name in environ.keys() - variables.keys() - _OTHERS:
         near = difflib.get_close_matches(name, variables, n=1, cutoff=0.85) if name.startswith("VDI_") else []
         if near:
-            problems.append(f"{name}: there is no such setting; perhaps {near[0]} is meant")
+            problems.append(f"{name}: this setting does not exist; did you mean {near[0]}?")
     return sorted(problems)
 
 
@@ -56,7 +56,7 @@ def matching(pattern: str, allowed: str) -> Callable[[str], str]:
 
     def read(text: str) -> str:
         if not re.fullmatch(pattern, text):
-            raise ValueError(f"allowed is {allowed}")
+            raise ValueError(f"allowed: {allowed}")
         return text
 
     return read
@@ -66,9 +66,9 @@ def namespaces(text: str) -> tuple[str, ...]:
     """Names of namespaces, at least one, with commas between them."""
     names = tuple(part.strip() for part in text.split(","))
     if not all(re.fullmatch(LABEL, name) for name in names):
-        raise ValueError("allowed is the name of a namespace, or several with commas between them")
+        raise ValueError("allowed: the name of a namespace, or several with commas between them")
     if len({*names}) < len(names):
-        raise ValueError("a namespace is named twice; allowed is each once")
+        raise ValueError("a namespace is listed twice; allowed: once each")
     return names
 
 
@@ -77,7 +77,7 @@ def number(low: int, high: int) -> Callable[[str], int]:
 
     def read(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
-            raise ValueError(f"allowed is a whole number from {low} to {high}")
+            raise ValueError(f"allowed: a whole number from {low} to {high}")
         return int(text)
 
     return read
@@ -88,7 +88,7 @@ def one_of(*allowed: str) -> Callable[[str], str]:
 
     def read(text: str) -> str:
         if text.lower() not in allowed:
-            raise ValueError(f"allowed are {', '.join(allowed)}")
+            raise ValueError(f"allowed: {', '.join(allowed)}")
         return text.lower()
 
     return read

@@ -62,7 +62,7 @@ async def install_or_upgrade(run: Running, facts: Facts, change: Change) -> Revi
     crds = of_release(facts.objects)
     if crds:
         began = monotonic()
-        run.view.waiting("the API server takes the CRDs")
+        run.view.waiting("the API server accepts the CRDs")
         await apply_crds(run.client, crds, change.release, change.place.namespace)
         run.view.stage(f"{len(crds)} CRDs applied and served", monotonic() - began)
     before = facts.before
@@ -88,12 +88,12 @@ async def _undo_upgrade(run: Running, change: Change, before: Revision, error: N
     revisions = await read_revisions(run.client, namespace, change.release)
     if revisions and revisions[0].version == before.version:
         return error.state
-    run.view.say(f"  It goes back to revision {before.version}.")
+    run.view.say(f"  It is rolled back to revision {before.version}.")
     try:
         downgrade = await find_downgrade(run.client, namespace, before.objects())
         await roll_back(run, change.release, change.place, before, downgrade)
     except NotDoneError as failed:
-        return f"Going back failed too: {failed}"
+        return f"The rollback failed too: {failed}"
     return state_in_words(change.release, revisions, await read_revisions(run.client, namespace, change.release))
 
 
@@ -129,34 +129,37 @@ async def _helm(
     run.view.stage(f"helm {words[0]}: everything is ready", monotonic() - began)
     found = deployed(await read_revisions(run.client, place.namespace, release))
     if found is None:
-        raise NotDoneError(f"helm {words[0]} ended well", f"and no revision of {release} is in place.")
+        raise NotDoneError(f"helm {words[0]} ended well", f"and no revision of {release} is deployed.")
     return found
 
 
 def state_in_words(release: str, before: Sequence[Revision], after: Sequence[Revision]) -> str:
     """In which state a run that did not succeed has left the release."""
     if not after:
-        return f"Nothing of {release} is left on the cluster, but for what is kept: CRDs, namespaces, homes, Secrets."
+        return (
+            f"Nothing of {release} remains on the cluster, except for CRDs, namespaces, homes and Secrets, which "
+            "are kept."
+        )
     newest, good = after[0], deployed(after)
     if newest.status in PENDING:
         back = good or next((revision for revision in after if revision.status == "superseded"), None)
         remedy = f"vdi rollback {back.version}" if back else "vdi uninstall"
         return f"Revision {newest.version} of {release} was left {newest.status}. To fix it: {remedy}"
     if good is None:
-        return f"Revision {newest.version} of {release} is {newest.status} ({newest.summary}); none is in place."
+        return f"Revision {newest.version} of {release} is {newest.status} ({newest.summary}); no revision is deployed."
     if before and newest.version == before[0].version:
-        return f"Revision {good.version} of {release} is in place as before; nothing was changed."
+        return f"Revision {good.version} of {release} is deployed as before; nothing was changed."
     if newest.status == "failed":
         return (
-            f"Revision {newest.version} of {release} failed ({newest.summary}); the last one that was good is"
-            f" {good.version}, and the cluster may be between the two. To fix it: vdi rollback {good.version}"
+            f"Revision {newest.version} of {release} failed ({newest.summary}); the last good revision is "
+            f"{good.version}, and the cluster may be between the two. To fix it: vdi rollback {good.version}"
         )
     if good.info.description.startswith("Rollback to "):
         to = good.info.description.removeprefix("Rollback to ")
         return (
-            f"It was rolled back: revision {good.version} of {release} is in place, with the content of revision {to}."
+            f"It was rolled back: revision {good.version} of {release} is deployed, with the content of revision {to}."
         )
-    return f"Revision {good.version} of {release} is in place ({good.summary})."
+    return f"Revision {good.version} of {release} is deployed ({good.summary})."
 
 
 def rollback_target(release: str, revisions: Sequence[Revision], desired: int | None) -> Revision:
@@ -165,18 +168,18 @@ def rollback_target(release: str, revisions: Sequence[Revision], desired: int | 
     Raises RefusedError, which says what is allowed.
     """
     if not revisions:
-        raise RefusedError(f"there is no release {release} in this namespace; allowed: one that is there")
+        raise RefusedError(f"there is no release {release} in this namespace; allowed: an existing one")
     current = deployed(revisions) or revisions[0]
     # A failed revision never was a state to go back to. The present one is, after a failure on top of it.
     good = [revision for revision in revisions if revision.status in ("superseded", "deployed")]
     others = [revision for revision in good if revision.version != current.version or current is not revisions[0]]
-    allowed = ", ".join(str(revision.version) for revision in others) or "none: there is no other that was in place"
+    allowed = ", ".join(str(revision.version) for revision in others) or "none: no other revision was ever deployed"
     if desired is None:
         target = next((revision for revision in others if revision.version <= current.version), None)
     else:
         target = next((revision for revision in others if revision.version == desired), None)
     if target is None:
-        asked = f"revision {desired}" if desired is not None else "a revision before this one"
+        asked = f"revision {desired}" if desired is not None else "an earlier revision"
         raise RefusedError(f"{release} cannot go back to {asked}; allowed: {allowed}")
     return target
 
@@ -194,7 +197,10 @@ async def crd_losses(client: Client, target: Revision) -> list[str]:
         if loss.stored:
             stored = ", ".join(loss.stored)
             raise RefusedError(
-                f"revision {target.version} cannot come back: objects of {loss.crd} are stored as {stored}, which its"
-                " CRD does not have; allowed: a revision whose CRD has it"
+                f"revision {target.version} cannot be restored: objects of {loss.crd} are stored as {stored}, which "
+                "its CRD does not have; allowed: a revision whose CRD has it"
             )
-    return [f"{loss.crd}: the API server will drop {', '.join(loss.fields)} from what is written" for loss in found]
+    return [
+        (f"{loss.crd}: the API server will drop {', '.join(loss.fields)} from objects that are written")
+        for loss in found
+    ]

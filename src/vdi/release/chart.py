@@ -31,7 +31,7 @@ def find_chart(given: Path | None = None) -> Chart:
         meta = yaml.safe_load(file.read_text()) or {}
     except FileNotFoundError as error:
         if given is None:
-            words = "this installation of vdi was built without it, as the one in its image is"
+            words = "this installation of vdi does not include it, like the one in its image"
             raise NoChartError(f"no chart: {words}; {_ALLOWED}") from error
         raise NoChartError(f"--chart {given}: there is no {file.name} in it; {_ALLOWED}") from error
     except (OSError, yaml.YAMLError) as error:

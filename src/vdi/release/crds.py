@@ -85,7 +85,7 @@ async def _served(client: Client, crd: Object) -> None:
                 while await Kinds(client).find(f"{group}/{version}", names["kind"]) is None:
                     await SYSTEM_CLOCK.sleep(0.1)
     except TimeoutError as error:
-        words = f"the API server has the CRD {crd['metadata']['name']} and does not serve {names['kind']}"
+        words = f"the API server has the CRD {crd['metadata']['name']} but does not serve {names['kind']}"
         raise RefusedError(f"{words} after {_SECONDS:.0f} s; kubectl describe crd {crd['metadata']['name']}") from error
 
 

@@ -27,6 +27,20 @@ REVISION = "vdi.kasm.io/database-revision"
 REVISIONS: Mapping[str, tuple[str, ...]] = {
     "0001_c65dbe3c": (),
     "0002_graphics": ("history_runs.renderer", "history_runs.encoder"),
+    "0003_scheduled_starts": tuple(
+        f"scheduled_starts.{column}"
+        for column in (
+            *("id", "owner", "template", "session", "time", "days", "time_zone", "created", "next_time"),
+            *("claimed_until", "last_time", "last_result", "last_message"),
+        )
+    ),
+    "0004_usage": (
+        *(f"history_runs.{column}" for column in ("cpu", "memory_gib", "idle_since", "idle_seconds")),
+        *(f"history_pool_places.{column}" for column in ("at", "pool", "template", "places", "gpus")),
+        *("history_pool_places.cpu", "history_pool_places.memory_gib"),
+        *(f"history_home_days.{column}" for column in ("day", "uid", "owner", "template", "gib")),
+        *(f"history_user_groups.{column}" for column in ("month", "owner", "groups")),
+    ),
 }
 """The revisions of the database, the oldest first, and the columns that each adds. A test holds them to the code."""
 _FIRST = "0001_c65dbe3c"
@@ -67,8 +81,8 @@ class Downgrade:
     def words(self) -> str:
         """For people who confirm it."""
         return (
-            f"the database goes back from revision {self.current} to {self.revision} and loses the columns"
-            f" {', '.join(self.lost)} with what is in them; the gateway is stopped meanwhile"
+            f"the database goes back from revision {self.current} to {self.revision} and loses the columns "
+            f"{', '.join(self.lost)} with their data; the gateway is stopped during that time"
         )
 
 
@@ -84,9 +98,9 @@ def plan_downgrade(gateway: Object | None, target: Iterable[Object]) -> Downgrad
     known = list(REVISIONS)
     if current not in known:
         raise RefusedError(
-            f"the gateway in place keeps its database at revision {current}, which this vdi does not know: it is older"
-            f" than the release. Allowed: {', '.join(known)}. Use the vdi of the release that is in place:"
-            " uv tool upgrade vdi-kubernetes"
+            f"the database of the deployed gateway is at revision {current}, which this vdi does not know: it is "
+            f"older than the release. Allowed: {', '.join(known)}. Use the vdi of the deployed release: uv tool "
+            "upgrade vdi-kubernetes"
         )
     if revision not in known or known.index(revision) >= known.index(current):
         return None  # a newer gateway upgrades the database by itself
@@ -144,7 +158,7 @@ async def _stop_gateway(client: Client, view: Stages, seconds: float, gateway: O
     began = monotonic()
     await _scale(client, gateway, 0)
     while pods := [pod for pod in await _pods(client, gateway) if pod["status"].get("phase") not in _ENDED]:
-        view.waiting(f"the gateway stops: {len(pods)} left, such as {pods[0]['metadata']['name']}")
+        view.waiting(f"the gateway is stopping: {len(pods)} left, such as {pods[0]['metadata']['name']}")
         if monotonic() > began + seconds:
             raise DowngradeError(f"these pods of the gateway have not ended in {seconds:.0f} s: {_names(pods)}")
         await SYSTEM_CLOCK.sleep(_POLL_SECONDS)
@@ -193,7 +207,7 @@ async def _until_complete(client: Client, namespace: str, name: str) -> None:
             return
         if "Failed" in ended:
             pods = await client.list(PODS, namespace=namespace, label_selector=f"job-name={name}", into=dict[str, Any])
-            said = " ".join(filter(None, map(_last_words, pods))) or ended["Failed"].get("message", "it says nothing")
+            said = " ".join(filter(None, map(_last_words, pods))) or ended["Failed"].get("message", "no message")
             raise DowngradeError(f"the Job {name} failed: {said}")
         await SYSTEM_CLOCK.sleep(_POLL_SECONDS)
 

@@ -22,7 +22,7 @@ def domain_values(text: str) -> Mapping[str, Any]:
     """Raises ValueError."""
     domain = text.strip().lower().removeprefix("*.").rstrip(".")
     if not re.fullmatch(SUBDOMAIN, domain) or "." not in domain:
-        raise ValueError(f"{text!r} is no domain; allowed are names such as vdi.example.com")
+        raise ValueError(f"{text!r} is not a domain; allowed: names such as vdi.example.com")
     return {"domain": domain}
 
 
@@ -32,7 +32,7 @@ def certificate_values(text: str) -> Mapping[str, Any]:
     if kind == "none" and not separator:
         return {}
     if kind not in _KINDS or not re.fullmatch(SUBDOMAIN, name):
-        raise ValueError(f"{text!r} is no certificate; allowed are {_CERTIFICATES}")
+        raise ValueError(f"{text!r} is not a certificate; allowed: {_CERTIFICATES}")
     return {_KINDS[kind]: name}
 
 
@@ -40,5 +40,5 @@ def admin_values(text: str) -> Mapping[str, Any]:
     """Addresses, separated by commas. Raises ValueError."""
     users = [check_address(address) for address in filter(None, map(str.strip, text.split(",")))]
     if not users:
-        raise ValueError(f"{text!r} names no administrator; allowed are e-mail addresses, separated by commas")
+        raise ValueError(f"{text!r} contains no administrator; allowed: e-mail addresses, separated by commas")
     return {"gateway.adminUsers": users}

@@ -67,12 +67,14 @@ def missing_keys(facts: Facts) -> Iterator[tuple[str, Remedy]]:
             said.add((pods.namespace, name))
             keys = (there or {}).get(name)
             put = (
-                f"Put the value of {key} into a file of that name." if key else "Put its values into the folder files."
+                (f"Put the value of {key} into a file with that name.")
+                if key
+                else "Put its values into the folder files."
             )
             create = f"kubectl -n {pods.namespace} create secret generic {name} --from-file={key or 'files'}"
             remedy = Remedy(put, (create,))
             if keys is None:
-                yield f"The Secret {pods.namespace}/{name} is not there; {pods.workload} needs it.", remedy
+                yield f"The Secret {pods.namespace}/{name} does not exist, but {pods.workload} needs it.", remedy
             elif key and key not in keys:
                 has = ", ".join(sorted(keys)) or "none"
                 yield f"The Secret {pods.namespace}/{name} has no key {key!r}, only: {has}.", remedy

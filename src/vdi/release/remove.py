@@ -34,7 +34,7 @@ from vdi.session.observed import HOST
 
 Object = dict[str, Any]
 _FORCED_AFTER = 60.0
-_AGAIN = "Sessions are ended, and a part of the release may be removed; vdi uninstall again goes on."
+_AGAIN = "Sessions are ended, and parts of the release may be removed; vdi uninstall again continues."
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +186,8 @@ async def end_sessions(run: Running, plan: Removal, *, force: bool) -> None:
         still = await _until_none(run, look, "sessions are ending", run.seconds)
     if still:
         raise RefusedError(
-            f"these sessions have not ended within {run.seconds:.0f} s: {', '.join(still)}. Nothing else was removed."
-            f" vdi session show {still[0]} says why; --force takes their finalizers off"
+            f"these sessions have not ended within {run.seconds:.0f} s: {', '.join(still)}. Nothing else was "
+            f"removed. To see why: vdi session show {still[0]}; --force removes their finalizers"
         )
     if plan.sessions:
         run.view.stage(f"{count(plan.sessions, 'session')} ended", monotonic() - began)
@@ -201,9 +201,9 @@ def no_operator(plan: Removal) -> str:
         " ..." if len(plan.sessions) > 5 else ""
     )
     return (
-        f"{count(plan.sessions, 'session')} ({names}), and {why} that could end them: their finalizers would wait"
-        " for ever. Bring the operator back (vdi doctor says what is wrong), or take the finalizers off with --force:"
-        " Kubernetes then removes their pods, Services, Secrets and routes; homes stay"
+        f"{count(plan.sessions, 'session')} ({names}), but {why} that could end them: their finalizers would wait "
+        "forever. Bring the operator back (vdi doctor finds the problem), or remove the finalizers with --force: "
+        "Kubernetes then deletes their pods, Services, Secrets and routes; homes are kept"
     )
 
 
@@ -218,7 +218,7 @@ async def uninstall_release(run: Running, plan: Removal, place: Place) -> None:
         raise NotDoneError(str(error), _AGAIN, interrupted=True) from error
     except HelmFailed as error:
         late = error.failure.code == "NotReadyInTime"
-        reason = f"{error.what}: not everything was gone in {run.seconds:.0f} s" if late else str(error)
+        reason = f"{error.what}: not everything was deleted within {run.seconds:.0f} s" if late else str(error)
         raise NotDoneError(reason, _AGAIN) from error
     run.view.stage("helm uninstall", monotonic() - began)
 
@@ -236,8 +236,8 @@ async def delete_homes(run: Running, homes: Sequence[HomeVolume]) -> None:
 
     if still := await _until_none(run, look, "homes are deleted", run.seconds):
         raise RefusedError(
-            f"these homes are marked for deletion and still there: {', '.join(still)}; a pod may use them:"
-            f" kubectl -n {homes[0].namespace} describe pvc {still[0]}"
+            f"these homes are marked for deletion but still exist: {', '.join(still)}; a pod may use them: kubectl "
+            f"-n {homes[0].namespace} describe pvc {still[0]}"
         )
     run.view.stage(f"{count(homes, 'home')} deleted", monotonic() - began)
 
@@ -253,7 +253,7 @@ async def delete_crds(run: Running, names: Sequence[str]) -> None:
         return [name for name in names if name in there]
 
     if still := await _until_none(run, look, "CRDs are deleted", run.seconds):
-        raise RefusedError(f"these CRDs do not go, since objects of theirs have finalizers: {', '.join(still)}")
+        raise RefusedError(f"these CRDs are not deleted, because their objects have finalizers: {', '.join(still)}")
     run.view.stage(f"{len(names)} CRDs deleted", monotonic() - began)
 
 

@@ -89,7 +89,7 @@ def _expiring(observed: Observed, settings: ClusterSettings, now: datetime) -> A
     if begins is None or end is None or length is None or now < begins:
         return None
     what = describe_end(lifecycle_of(template).on_timeout)
-    longer = "" if is_capped(session, template, settings) else "; a longer spec.timeout moves the end"
+    longer = "" if is_capped(session, template, settings) else "; a longer spec.timeout extends it"
     message = f"After {format_duration(length)} this desktop {what} at {clock_time(end)}{longer}."
     return Alert(EXPIRING, Reason.EXPIRING_SOON, message, format_time(end))
 
@@ -100,7 +100,7 @@ def _closing(observed: Observed, now: datetime) -> Alert | None:
         return None
     template = observed.template
     cancels = template is not None and template.spec.schedule is not None and template.spec.schedule.cancel_on_activity
-    unless = " unless someone moves the mouse or presses a key" if cancels else ""
+    unless = " unless someone uses mouse or keyboard" if cancels else ""
     message = f"Working hours end: this desktop is suspended at {clock_time(closing.over_at)}{unless}."
     return Alert(CLOSING, Reason.CLOSING_SOON, message, format_time(closing.over_at), cancels, closing.warn_at)
 
@@ -111,8 +111,8 @@ def _idle(observed: Observed, now: datetime) -> Alert | None:
         return None
     what = describe_end(lifecycle_of(observed.template).on_idle)
     message = (
-        f"This desktop has been idle since {clock_time(idle.since)}; it {what} at {clock_time(idle.over_at)} "
-        "unless somebody moves the mouse or presses a key."
+        f"This desktop has been idle since {clock_time(idle.since)}; it {what} at {clock_time(idle.over_at)} unless "
+        "someone uses mouse or keyboard."
     )
     return Alert(IDLE, Reason.IDLE, message, format_time(idle.over_at), until_input=True)
 
@@ -133,8 +133,8 @@ def _draining(observed: Observed, settings: ClusterSettings, now: datetime) -> A
     free_from = (_since(observed, DRAINING) or now) + settings.drain_notice
     keeps = "The files in the home are kept" if observed.pod and observed.pod.home_claim else "Save your work"
     message = (
-        f"Node {node.metadata.name} is being taken out of service: from {clock_time(free_from)} on this desktop may be "
-        f"stopped, to start again on another node. {keeps}."
+        f"Node {node.metadata.name} is being taken out of service: from {clock_time(free_from)} on this desktop may "
+        f"be stopped and started again on another node. {keeps}."
     )
     return Alert(DRAINING, Reason.NODE_CORDONED, message, format_time(free_from))
 

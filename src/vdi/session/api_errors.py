@@ -8,12 +8,12 @@ from vdi.session.effective import Blocked
 _CONDITIONS = {"PersistentVolumeClaim": HOME_BOUND, "Service": ROUTE_READY, "IngressRoute": ROUTE_READY}
 _WEBHOOK_FAILED = "failed calling webhook"
 _CAUSES = (
-    (r"violates PodSecurity", Reason.POD_SECURITY, "breaks the namespace's Pod Security level", True),
-    (r"exceeded quota|failed quota", Reason.QUOTA_EXCEEDED, "does not fit into the namespace's quota", False),
-    (r"(maximum|minimum) \S+ usage per", Reason.REFUSED, "breaks the namespace's LimitRange", True),
-    (r"is being terminated", Reason.REFUSED, "cannot be made, because the namespace is being deleted", True),
-    (_WEBHOOK_FAILED, Reason.REFUSED, "is held up by an admission webhook that does not answer", False),
-    (r"cannot \w+ resource", Reason.REFUSED, "may not be made by the operator (RBAC)", True),
+    (r"violates PodSecurity", Reason.POD_SECURITY, "violates the namespace's Pod Security level", True),
+    (r"exceeded quota|failed quota", Reason.QUOTA_EXCEEDED, "exceeds the namespace's quota", False),
+    (r"(maximum|minimum) \S+ usage per", Reason.REFUSED, "violates the namespace's LimitRange", True),
+    (r"is being terminated", Reason.REFUSED, "cannot be created, because the namespace is being deleted", True),
+    (_WEBHOOK_FAILED, Reason.REFUSED, "is blocked by an admission webhook that does not respond", False),
+    (r"cannot \w+ resource", Reason.REFUSED, "may not be created by the operator (RBAC)", True),
 )
 
 
@@ -26,7 +26,10 @@ def explain_api_error(kind: str, message: str, *, kind_missing: bool = False) ->
     """Why the API server did not take a child of this kind; its own words stand at the end."""
     condition = _CONDITIONS.get(kind, ADMITTED)
     if kind_missing:
-        words = f"The cluster does not know {kind}: its CRD is not installed. The session goes on by itself when it is."
+        words = (
+            f"The cluster does not know {kind}: its CRD is not installed. The session continues automatically when "
+            "it is installed."
+        )
         return Blocked(Reason.REFUSED, words, condition=condition)
     detail = _without_preamble(message)
     for pattern, reason, words, needs_change in _CAUSES:
@@ -40,14 +43,14 @@ def explain_api_error(kind: str, message: str, *, kind_missing: bool = False) ->
 def name_taken(kind: str, name: str) -> Blocked:
     """An object of the child's name is there and is not the session's: it is never taken over."""
     words = (
-        f"The {kind} {name!r} is in the way: it belongs to somebody else. Delete it, or choose another session name."
+        f"The {kind} {name!r} already exists and belongs to someone else. Delete it, or choose another session name."
     )
     return Blocked(Reason.NAME_TAKEN, words, condition=_CONDITIONS.get(kind, ADMITTED), needs_change=True)
 
 
 def leftover(kind: str, name: str) -> Blocked:
     """A child of an earlier session of the same name, which the garbage collector is about to remove."""
-    words = f"Waiting until the {kind} {name!r} of an earlier session of this name is gone."
+    words = f"Waiting until the {kind} {name!r} of an earlier session with this name is deleted."
     return Blocked(Reason.NAME_TAKEN, words, condition=_CONDITIONS.get(kind, ADMITTED))
 
 

@@ -35,7 +35,7 @@ _NEXT_REASON = re.compile(r", (?=\d+ )")
 _PHRASES = {
     "max node group size reached": "node group has reached its maximum size",
     "in backoff after failed scale-up": (
-        "node group failed to grow (cloud quota, or no machines left) and is tried again later"
+        "node group failed to grow (cloud quota, or no machines left) and is retried later"
     ),
     "not ready for scale-up": "node group is not ready",
 }
@@ -47,6 +47,9 @@ class AutoscalingMode(StrEnum):
 
     DISABLED = "Disabled"
     PLACEHOLDERS = "Placeholders"
+    PROVISIONING_REQUEST = "ProvisioningRequest"
+    AUTO = "Auto"
+    """ProvisioningRequest where the cluster serves that API when the operator starts, else Placeholders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class AutoscalingSettings:
 
     mode: AutoscalingMode = AutoscalingMode.DISABLED
     max_placeholders: int = 10
-    """Placeholders for waiting sessions at a time; headroom is not counted."""
+    """Placeholders or ProvisioningRequests for waiting sessions at a time; headroom is not counted."""
     headroom: Mapping[str, int] = field(default_factory=dict)
     """Free places to keep, by name of a template, each of the template's default size."""
     namespace: str = ""
@@ -67,6 +70,11 @@ class AutoscalingSettings:
     def enabled(self) -> bool:
         """Whether nodes are requested at all."""
         return self.mode != AutoscalingMode.DISABLED
+
+    @property
+    def uses_requests(self) -> bool:
+        """Whether ProvisioningRequests stand for waiting sessions; headroom is placeholders in any mode."""
+        return self.mode == AutoscalingMode.PROVISIONING_REQUEST
 
 
 class EventSource(msgspec.Struct, gc=False):
@@ -105,7 +113,7 @@ class PlaceholderPlan:
     delete: tuple[Pod, ...]
 
 
-def placeholder_key(demand: Demand) -> str:
+def shape_key(demand: Demand) -> str:
     """The same for the same shape, in every process: a create whose answer was lost cannot make a second pod."""
     return hashlib.sha256(msgspec.json.encode(demand, order="deterministic")).hexdigest()[:12]
 
@@ -151,7 +159,7 @@ def plan_placeholders(counts: Mapping[Demand, int], pods: Iterable[Pod]) -> Plac
     create: list[tuple[str, Demand]] = []
     delete: list[Pod] = []
     for demand, count in counts.items():
-        key = placeholder_key(demand)
+        key = shape_key(demand)
         present = by_key.pop(key, [])
         live = [pod for pod in present if not pod.terminating and pod.status.phase not in _ENDED]
         delete += [pod for pod in present if not pod.terminating and pod.status.phase in _ENDED]
@@ -182,7 +190,7 @@ def find_node_requests(
             waiting[pod.metadata.labels.get(PLACEHOLDER, "")].append(pod)
     found = {}
     for demand in demands:
-        if of_shape := waiting.get(placeholder_key(demand)):
+        if of_shape := waiting.get(shape_key(demand)):
             answers = [newest[pod.metadata.uid] for pod in of_shape if pod.metadata.uid in newest]
             time = min(pod.metadata.creation_timestamp for pod in of_shape)
             found[demand] = NodeRequest(time, _describe(answers, time))
@@ -210,5 +218,5 @@ def _describe(answers: Collection[AutoscalerEvent], time: str) -> str:
     for phrase, words in _PHRASES.items():
         reason = reason.replace(phrase, words)
     if not reason:
-        return f"The autoscaler adds no node, and gives no reason (requested at {at})."
-    return f"The autoscaler adds no node: {reason} (requested at {at})."
+        return f"The autoscaler has not added a node and reports no reason (requested at {at})."
+    return f"The autoscaler cannot add a node: {reason} (requested at {at})."

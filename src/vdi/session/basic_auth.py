@@ -16,7 +16,7 @@ def read_credentials(data: Mapping[str, str]) -> tuple[bytes, bytes]:
             base64.b64decode(data.get(key, ""), validate=True) for key in (USERNAME_KEY, PASSWORD_KEY)
         )
     except ValueError as error:
-        raise ValueError("holds something else than text in base64") from error
+        raise ValueError("contains something other than text in base64") from error
     if not username or not password or b":" in username:
         raise ValueError(f"needs the keys {USERNAME_KEY!r} (without a colon) and {PASSWORD_KEY!r}")
     return username, password

@@ -53,7 +53,10 @@ def _template_found(observed: Observed) -> ConditionState:
     used = pod.metadata.annotations.get(TEMPLATE_REVISION) if pod else None
     if used and used != str(template.metadata.generation):
         now_at = template.metadata.generation
-        note = f"The template is at revision {now_at}, this desktop at {used}; the new one counts from the next start."
+        note = (
+            f"The template is at revision {now_at}, this desktop at {used}; the new revision applies from the next "
+            "start."
+        )
         return ConditionState(conditions.TEMPLATE_FOUND, True, Reason.NEWER_REVISION, note)
     return ConditionState(conditions.TEMPLATE_FOUND, True, Reason.FOUND)
 
@@ -77,19 +80,21 @@ def _home_bound(observed: Observed) -> ConditionState:
     if claim is None and pod and pod.home_claim is None:
         return ConditionState(conditions.HOME_BOUND, True, Reason.NO_HOME)
     if claim is None:
-        return ConditionState(conditions.HOME_BOUND, False, Reason.NOT_CREATED, "The home volume is not there yet.")
+        return ConditionState(conditions.HOME_BOUND, False, Reason.NOT_CREATED, "The home volume does not exist yet.")
     if claim.status.phase == "Bound":
         return ConditionState(conditions.HOME_BOUND, True, Reason.BOUND)
     if claim.status.phase == "Lost":
-        return ConditionState(conditions.HOME_BOUND, False, Reason.HOME_LOST, "The volume behind the home is gone.")
-    return ConditionState(conditions.HOME_BOUND, False, Reason.HOME_PENDING, "The home volume is being made.")
+        return ConditionState(
+            conditions.HOME_BOUND, False, Reason.HOME_LOST, "The volume of the home no longer exists."
+        )
+    return ConditionState(conditions.HOME_BOUND, False, Reason.HOME_PENDING, "The home volume is being created.")
 
 
 def _pod_ready(observed: Observed, explanation: Explanation | None) -> ConditionState:
     if observed.pod is None:
         return ConditionState(conditions.POD_READY, False, Reason.NOT_CREATED, "There is no pod.")
     if explanation:
-        return ConditionState(conditions.POD_READY, False, explanation.code, explanation.sentence)
+        return ConditionState(conditions.POD_READY, False, explanation.reason, explanation.sentence)
     return ConditionState(conditions.POD_READY, True, Reason.POD_READY)
 
 

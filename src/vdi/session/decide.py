@@ -130,12 +130,12 @@ def _lost_home(observed: Observed) -> Blocked | None:
         return None
     name = home.metadata.name
     if home.metadata.deletion_timestamp:
-        words = f"The home volume {name!r} is being deleted; the desktop starts with a new one when it is gone."
+        words = f"The home volume {name!r} is being deleted; the desktop starts with a new one afterwards."
         return Blocked(Reason.HOME_LEAVING, words, condition=HOME_BOUND)
     if home.status.phase == "Lost":
         words = (
-            f"The volume of the home {name!r} is gone; its claim is lost. An administrator brings the volume back, or "
-            f"deletes the claim (kubectl delete pvc {name}): then the desktop starts with an empty home."
+            f"The volume of the home {name} no longer exists; its claim is lost. An administrator restores the "
+            f"volume, or deletes the claim (kubectl delete pvc {name}); the desktop then starts with an empty home."
         )
         return Blocked(Reason.HOME_LOST, words, condition=HOME_BOUND, needs_change=True)
     return None
@@ -146,12 +146,12 @@ def _not_again_yet(observed: Observed, now: datetime) -> Blocked | None:
     terminating = observed.terminating
     if terminating and observed.node_lost:
         explanation = explain(observed.start_state(terminating))
-        return Blocked(explanation.code, explanation.sentence, condition=POD_READY)
+        return Blocked(explanation.reason, explanation.sentence, condition=POD_READY)
     if blocked := find_failure_block(observed.session, observed.template, now):
         return blocked
     if terminating:
         node = f"node {terminating.spec.node_name}" if terminating.spec.node_name else "Kubernetes"
-        words = f"The desktop is started again when {node} has stopped the one before."
+        words = f"The desktop is restarted when {node} has stopped the previous one."
         return Blocked(Reason.POD_STOPPING, words, condition=POD_READY)
     return None
 
@@ -159,8 +159,8 @@ def _not_again_yet(observed: Observed, now: datetime) -> Blocked | None:
 def _session_name_taken(session: VDISession, holder: VDISession) -> Blocked:
     """Portal, REST API and CLI name a session without its namespace."""
     words = (
-        f"The namespace {holder.metadata.namespace!r} has a session {session.metadata.name!r} already. Delete it, or "
-        "choose another session name."
+        f"The namespace {holder.metadata.namespace!r} already has a session {session.metadata.name!r}. Delete it, "
+        "or choose another session name."
     )
     return Blocked(Reason.NAME_TAKEN, words)
 
@@ -173,7 +173,7 @@ def host_taken(label: str) -> Blocked:
 def _template_missing(name: str) -> Blocked:
     return Blocked(
         Reason.TEMPLATE_NOT_FOUND,
-        f"There is no template {name!r}; the session starts by itself when it appears.",
+        f"There is no template {name!r}. The session starts automatically when it is created.",
         condition=TEMPLATE_FOUND,
     )
 
@@ -182,13 +182,13 @@ def _home_in_use(session: VDISession, home: Home, holder: str) -> Blocked:
     name = session.spec.user if home.of_user else f"{session.spec.user} for the template {session.spec.template!r}"
     return Blocked(
         Reason.HOME_IN_USE,
-        f"The home of {name} is in use by the session {holder!r}; this one starts when that one is gone.",
+        f"The home of {name} is in use by the session {holder!r}. This session starts when that one is deleted.",
     )
 
 
 def _home_copying(name: str, command: str) -> Blocked:
     return Blocked(
         Reason.HOME_IN_USE,
-        f"The home {name!r} is in use by `{command}`; this session starts when the copy is complete. If that command"
-        " was interrupted, an administrator runs it again.",
+        f"The home {name!r} is in use by `{command}`. This session starts when the copy is complete. If that "
+        "command was interrupted, an administrator runs it again.",
     )

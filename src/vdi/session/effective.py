@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from vdi.api.fields import allowed_in_session
 from vdi.api.resources import TemplateResources
 from vdi.api.session import QueueStatus, SessionResources, SessionSpec, VDISession
-from vdi.api.template import EnvVar, Placement, PodTemplate, Scheme, TemplateVolume, VDITemplate
+from vdi.api.template import EnvVar, Placement, PodTemplate, Scheme, StartupScript, TemplateVolume, VDITemplate
 from vdi.session import image, streaming
 from vdi.session.capacity import EPHEMERAL_STORAGE, PODS, NodeSelectorTerm, amount
 from vdi.session.capacity_matching import Demand, demand_of
@@ -21,6 +21,7 @@ from vdi.session.hosts import refuse_hostname
 from vdi.session.identity import is_operators_key
 from vdi.session.schedule import find_problems
 from vdi.session.units import parse_duration, parse_quantity, smaller_quantity
+from vdi.session.volumes import Mount, find_volume_problems, groups_of, resolve_mounts
 
 _GUARDED_ENV = frozenset(
     {
@@ -98,6 +99,9 @@ class Desktop:
     shm_size: str
     home: Home | None
     volumes: tuple[TemplateVolume, ...]
+    """Those that this user gets."""
+    mounts: tuple[Mount, ...]
+    startup_script: StartupScript | None
     placement: Placement
     pod_template: PodTemplate
     image_pull_secrets: tuple[str, ...]
@@ -148,6 +152,7 @@ def resolve(
     )
     if blocked:
         return blocked
+    mounts = resolve_mounts(template.spec, session.spec.user, groups_of(session))
     return Desktop(
         image=template.spec.image,
         template_revision=str(template.metadata.generation),
@@ -166,7 +171,9 @@ def resolve(
         run_as_user=template.spec.run_as_user,
         shm_size=template.spec.shm_size,
         home=home,
-        volumes=template.spec.volumes,
+        volumes=mounts.volumes,
+        mounts=mounts.mounts,
+        startup_script=template.spec.startup_script,
         placement=template.spec.placement,
         pod_template=template.spec.pod_template,
         image_pull_secrets=tuple(secret.name for secret in template.spec.image_pull_secrets),
@@ -221,7 +228,7 @@ def _invalid_session(spec: SessionSpec) -> Iterator[FieldError]:
         yield from _not_quantities({f"spec.resources.{field}": value for field, value in amounts.items()})
     yield from _not_quantities({"spec.persistence.size": home.size} if home else {})
     if requested and requested.gpu < 1:
-        yield _not_allowed("spec.resources.gpu", requested.gpu, f"{requested.gpu} is not allowed; it is 1 or more")
+        yield _not_allowed("spec.resources.gpu", requested.gpu, f"{requested.gpu} is not allowed; allowed: 1 or more")
     try:
         parse_duration(spec.timeout)
     except ValueError as why:
@@ -249,24 +256,16 @@ def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None, beh
     guarded = _GUARDED_ENV if gpu else _GUARDED_ENV | _GUARDED_ENV_WITHOUT_GPU
     for variable in spec.env:
         if variable.name in guarded:
-            yield f"spec.env: {variable.name} belongs to the operator (it protects the session); remove it"
+            yield f"spec.env: {variable.name} is reserved for the operator (it protects the session); remove it"
     metadata = spec.pod_template.metadata
     for field, keys in (("labels", metadata.labels), ("annotations", metadata.annotations)):
         for key in keys:
             if is_operators_key(key):
-                yield f"spec.podTemplate.metadata.{field}: {key!r} belongs to the operator; remove it"
+                yield f"spec.podTemplate.metadata.{field}: {key!r} is reserved for the operator; remove it"
     yield from image.problems(spec, behind_gateway=behind_gateway)
     if spec.schedule:
         yield from find_problems(spec.schedule, "spec.schedule")
-    paths = ["/dev/shm"] + ([home.mount_path] if home else [])  # noqa: S108 -- a mount, not a file of ours
-    names = {"home", "shm"}
-    for volume in spec.volumes:
-        if volume.name in names:
-            yield f"spec.volumes: the name {volume.name!r} is taken; choose another"
-        if volume.mount_path.rstrip("/") in paths:
-            yield f"spec.volumes: something is mounted at {volume.mount_path} already; choose another mountPath"
-        names.add(volume.name)
-        paths.append(volume.mount_path.rstrip("/"))
+    yield from find_volume_problems(spec, home.mount_path if home else None, behind_gateway=behind_gateway)
 
 
 def _not_quantities(fields: Mapping[str, str | None]) -> Iterator[FieldError]:
@@ -275,7 +274,7 @@ def _not_quantities(fields: Mapping[str, str | None]) -> Iterator[FieldError]:
             continue
         try:
             if parse_quantity(value) <= 0:
-                yield _not_allowed(field, value, f"{value!r} is not allowed; it is more than zero")
+                yield _not_allowed(field, value, f"{value!r} is not allowed; allowed: more than zero")
         except ValueError as why:
             yield _not_allowed(field, value, str(why))
 
@@ -299,7 +298,7 @@ def _over_limit(
     for field, (desired, most) in maxima.items():
         if parse_quantity(desired) > parse_quantity(most):
             assumed = field == "memory" and desired == _ASSUMED_MEMORY
-            hint = f" ({desired} holds where spec.resources names no memory)" if assumed else ""
+            hint = f" ({desired} is the value if spec.resources sets no memory)" if assumed else ""
             yield _more_than(f"spec.resources.{field}", desired, most, template, hint)
 
 

@@ -90,7 +90,7 @@ def find_removal(observed: Observed, now: datetime) -> Removal | None:
         return _removal(observed, session.status.failures, now)
     desired = session.metadata.annotations.get(RESTARTED_AT, "")
     if desired and desired != pod.metadata.annotations.get(RESTARTED_AT, ""):
-        words = f"The desktop is being started again, as requested at {desired}."
+        words = f"The desktop is being restarted, as requested at {desired}."
         return Removal(_with_start(session, pod), Blocked(Reason.RESTARTING, words, condition=POD_READY))
     loss = find_loss(pod, observed.home, observed.events, now, bound_at=home_bound_at(session))
     return after_loss(observed, loss, now) if loss else None
@@ -106,7 +106,9 @@ def _removal(observed: Observed, failures: FailureStatus | None, now: datetime) 
     counted = msgspec.structs.replace(session, status=msgspec.structs.replace(session.status, failures=failures))
     blocked = find_failure_block(counted, observed.template, now)
     # None: the pause is over already, or the loss was counted for a spec that has been edited since.
-    return Removal(counted, blocked or Blocked(Reason.RESTARTING, "The desktop is started again.", condition=POD_READY))
+    return Removal(
+        counted, blocked or Blocked(Reason.RESTARTING, "The desktop is being restarted.", condition=POD_READY)
+    )
 
 
 def _with_start(session: VDISession, pod: Pod | None) -> VDISession:
@@ -124,11 +126,14 @@ def _end_of_time(observed: Observed, settings: ClusterSettings, *, suspends: boo
         why = f"the template's lifecycle.maxTimeout: {template.spec.lifecycle.max_timeout}"
     else:
         why = f"the cluster's sessions.maxTimeout: {settings.max_timeout}"
-    return f"The time of this session is over ({why}){_describe_consequence(session, observed.pod, suspends=suspends)}"
+    return (
+        "The time limit of this session has been reached "
+        f"({why}){_describe_consequence(session, observed.pod, suspends=suspends)}"
+    )
 
 
 def _describe_consequence(session: VDISession, pod: Pod | None, *, suspends: bool) -> str:
     keeps = pod is not None and pod.home_claim and (session.spec.persistence is None or session.spec.persistence.retain)
     if suspends:
-        return "; it is suspended. Resuming it begins a new run."
+        return "; it is suspended. Resuming it starts a new run."
     return ". The files in the home volume are kept." if keeps else "."

@@ -54,7 +54,7 @@ class StartState:
 class Explanation(NamedTuple):
     """Why a pod is not ready."""
 
-    code: str
+    reason: str
     """The condition's reason: a `Reason`, or the kubelet's own of a waiting container."""
     sentence: str
     stuck: bool = True
@@ -83,7 +83,8 @@ def _pod_failed(start: StartState) -> Explanation | None:
     if status.reason.startswith("OutOf") or status.reason == "UnexpectedAdmissionError":
         return Explanation(Reason.NODE_REFUSED, f"{node} refused {start.subject.name}{detail}.")
     return Explanation(
-        Reason.POD_FAILED, f"{start.subject.title}'s pod ended for good: {status.reason or status.phase}{detail}."
+        Reason.POD_FAILED,
+        f"{start.subject.title}'s pod has ended and is not restarted: {status.reason or status.phase}{detail}.",
     )
 
 
@@ -92,18 +93,18 @@ def _node_lost(start: StartState) -> Explanation | None:
     pod, node = start.pod, start.pod.spec.node_name
     if not start.node_lost or not node:
         return None
-    what = f"The node {node} does not answer" if start.node else f"The node {node} is gone"
+    what = f"The node {node} does not respond" if start.node else f"The node {node} no longer exists"
     if not pod.terminating:
         return Explanation(
-            Reason.NODE_LOST, f"{what}; if it stays so, Kubernetes gives {start.subject.name} up after some minutes."
+            Reason.NODE_LOST, f"{what}. If this continues, Kubernetes deletes {start.subject.name} after a few minutes."
         )
     if not pod.writes_to:
-        return Explanation(Reason.NODE_LOST, f"{what}; {start.subject.name} is started again on another.")
+        return Explanation(Reason.NODE_LOST, f"{what}. {start.subject.name} is restarted on another node.")
     return Explanation(
         Reason.NODE_LOST,
-        f"{what}, and may still be writing to {pod.writes_to[0]!r}: {start.subject.name} is started again when it is "
-        "back. If it is switched off for good, an administrator releases the volume with: "
-        f"kubectl taint nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
+        f"{what}, and may still be writing to {pod.writes_to[0]!r}: {start.subject.name} is restarted when the node "
+        "is back. If the node is switched off permanently, an administrator releases the volume with: kubectl "
+        f"taint nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
     )
 
 
@@ -114,10 +115,10 @@ def _pod_terminating(start: StartState) -> Explanation | None:
     if evicted and evicted.status == "True":
         why = evicted.message.strip().rstrip(".") or evicted.reason
         return Explanation(
-            Reason.EVICTED, f"{start.subject.title} has to leave {start.pod.spec.node_name or 'its node'}: {why}."
+            Reason.EVICTED, f"{start.subject.title} must leave {start.pod.spec.node_name or 'its node'}: {why}."
         )
     return Explanation(
-        Reason.POD_STOPPING, f"{start.subject.title}'s pod is being removed; a new one follows.", stuck=False
+        Reason.POD_STOPPING, f"{start.subject.title}'s pod is being deleted; a new one follows.", stuck=False
     )
 
 
@@ -129,8 +130,8 @@ def _out_of_memory(start: StartState) -> Explanation | None:
         return None
     return Explanation(
         Reason.OUT_OF_MEMORY,
-        f"{start.subject.title} used more memory than it may have and was stopped; "
-        f"ask for more in {start.subject.memory}.",
+        f"{start.subject.title} used more memory than its limit and was stopped. Request more in "
+        f"{start.subject.memory}.",
     )
 
 
@@ -160,13 +161,13 @@ def _missing_reference(start: StartState) -> Explanation | None:
     if key := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) (?:\S+/)?(\S+)", text):
         return Explanation(
             Reason.MISSING_KEY,
-            f"{start.subject.title} needs the key {key[1]!r}, which the {key[2]} {key[3]!r} does not have.",
+            f"{start.subject.title} needs the key {key[1]!r}, which is missing in the {key[2]} {key[3]!r}.",
         )
     if gone := re.search(r'(secret|configmap|persistentvolumeclaim) "([^"]+)" not found', text):
         reason_missing, kind = _MISSING[gone[1]]
-        return Explanation(reason_missing, f"{start.subject.title} needs the {kind} {gone[2]!r}, which is not there.")
+        return Explanation(reason_missing, f"{start.subject.title} needs the {kind} {gone[2]!r}, which does not exist.")
     if reason == "CreateContainerConfigError":
-        return Explanation(Reason.BAD_POD_CONFIG, f"{start.subject.title} cannot be set up: {first_line(message)}")
+        return Explanation(Reason.BAD_POD_CONFIG, f"{start.subject.title} cannot be created: {first_line(message)}")
     return None
 
 
@@ -198,10 +199,10 @@ def _crash_loop(start: StartState) -> Explanation | None:
         return None
     times = "once" if desktop.restart_count <= 1 else f"{desktop.restart_count} times"
     words = last_line(ended.message)
-    why = f"its last words: {words!r}" if words else f"see kubectl logs --previous {start.pod.metadata.name}"
+    why = f"last log line: {words!r}" if words else f"see kubectl logs --previous {start.pod.metadata.name}"
     return Explanation(
         Reason.CRASH_LOOP,
-        f"{start.subject.title} stopped with exit code {ended.exit_code} and was started again {times}; {why}.",
+        f"{start.subject.title} stopped with exit code {ended.exit_code} and was restarted {times}; {why}.",
     )
 
 
@@ -209,10 +210,10 @@ def _volume(start: StartState) -> Explanation | None:
     claim = start.claim
     if claim and claim.status.phase == "Lost":
         return Explanation(
-            Reason.HOME_LOST, f"The volume of the home {claim.metadata.name!r} is gone; its claim is lost."
+            Reason.HOME_LOST, f"The volume of the home {claim.metadata.name!r} no longer exists; its claim is lost."
         )
     if claim and claim.status.phase == "Pending" and (event := start.newest("ProvisioningFailed")):
-        return Explanation(Reason.HOME_NOT_PROVISIONED, f"The home volume cannot be made: {first_line(event.note)}")
+        return Explanation(Reason.HOME_NOT_PROVISIONED, f"The home volume cannot be created: {first_line(event.note)}")
     if (
         start.pod.spec.node_name
         and _is_creating(start)
@@ -221,7 +222,7 @@ def _volume(start: StartState) -> Explanation | None:
         if "Multi-Attach" in event.note:
             return Explanation(
                 Reason.VOLUME_ELSEWHERE,
-                "A volume is still attached to another node; it follows when that node lets go.",
+                "A volume is still attached to another node; it is attached here when that node releases it.",
             )
         if re.search(r"permission denied", event.note, re.IGNORECASE):
             return Explanation(
@@ -234,7 +235,7 @@ def _volume(start: StartState) -> Explanation | None:
 def _sandbox(start: StartState) -> Explanation | None:
     event = start.newest("FailedCreatePodSandBox") if start.pod.spec.node_name and _is_creating(start) else None
     return (
-        Explanation(Reason.NODE_NETWORK, f"The node cannot set the pod up: {first_line(event.note)}") if event else None
+        Explanation(Reason.NODE_NETWORK, f"The node cannot set up the pod: {first_line(event.note)}") if event else None
     )
 
 
@@ -264,23 +265,25 @@ def _overlooked(pod: Pod) -> Explanation:
     """What the scheduler has said of volumes is not true of the home any more, and it has not looked since."""
     if sum(volume.persistent_volume_claim is not None for volume in pod.spec.volumes) > 1:
         return Explanation(Reason.VOLUME_PENDING, "A volume that the template mounts is not bound yet.")
-    return Explanation(Reason.SCHEDULER_LATE, "The home volume is bound now; the scheduler has not looked again since.")
+    return Explanation(Reason.SCHEDULER_LATE, "The home volume is bound; the scheduler has not retried yet.")
 
 
 _REFUSALS = (
     (
         re.compile(r"statuscode: 40[13]\b"),
-        "its health path asks for a password. Set healthPath in the template to a path without one, or name the Secret"
-        " with the password in basicAuthSecret",
+        (
+            "its health path requires a password. Set healthPath in the template to a path without one, or name "
+            "the Secret with the password in basicAuthSecret"
+        ),
     ),
-    (re.compile(r"statuscode: 404\b"), "it has no such page. Set healthPath in the template to one that it has"),
+    (re.compile(r"statuscode: 404\b"), "this page does not exist. Set healthPath in the template to an existing page"),
     (
         re.compile(r"server gave HTTP response to HTTPS client"),
-        "it speaks HTTP, and the template says scheme: HTTPS. Set it to HTTP",
+        "it uses HTTP, but the template has scheme: HTTPS. Set it to HTTP",
     ),
     (
         re.compile(r"statuscode: 400\b|malformed HTTP (?:response|status)"),
-        "it does not understand plain HTTP. If it speaks HTTPS, set scheme: HTTPS in the template",
+        "it does not accept plain HTTP. If it uses HTTPS, set scheme: HTTPS in the template",
     ),
 )
 """The kubelet's words for a probe that was answered, and what is wrong. Other answers pass while an image starts."""
@@ -292,7 +295,7 @@ def _probe_refused(start: StartState) -> Explanation | None:
     if desktop is None or desktop.ready or not desktop.state.running or event is None:
         return None
     why = next((words for pattern, words in _REFUSALS if pattern.search(event.note)), "")
-    words = f"{start.subject.title} answers its health check, but {why}."
+    words = f"{start.subject.title} responds to its health check, but {why}."
     return Explanation(Reason.PROBE_REFUSED, words, stuck=False) if why else None
 
 
@@ -302,15 +305,13 @@ def _progress(start: StartState) -> Explanation:
         return Explanation(Reason.SCHEDULING, "Looking for a node with capacity.", stuck=False)
     if desktop is None or _is_creating(start):
         volume = " and its home volume" if start.claim and start.claim.status.phase != "Bound" else ""
-        return Explanation(
-            Reason.PREPARING, f"Node {pod.spec.node_name} is getting the image{volume} ready.", stuck=False
-        )
+        return Explanation(Reason.PREPARING, f"Node {pod.spec.node_name} is preparing the image{volume}.", stuck=False)
     if desktop.state.waiting:
         waiting = desktop.state.waiting
         return Explanation(
             waiting.reason or Reason.WAITING, first_line(waiting.message) or f"Waiting: {waiting.reason}"
         )
-    return Explanation(Reason.STARTING, f"{start.subject.title} is starting up and does not answer yet.", stuck=False)
+    return Explanation(Reason.STARTING, f"{start.subject.title} is starting and does not respond yet.", stuck=False)
 
 
 RULES: tuple[Rule, ...] = (
@@ -347,7 +348,7 @@ def start_state_from_list(text: bytes) -> StartState:
     items: list[dict[str, Any]] = msgspec.json.decode(text)["items"]
     pods = [msgspec.convert(item, Pod) for item in items if item["kind"] == "Pod"]
     if len(pods) != 1:
-        raise ValueError(f"the list has {len(pods)} Pods; exactly one is allowed")
+        raise ValueError(f"the list has {len(pods)} Pods; allowed: exactly one")
     claims = [msgspec.convert(item, PersistentVolumeClaim) for item in items if item["kind"] == "PersistentVolumeClaim"]
     mine = [claim for claim in claims if claim.metadata.name == pods[0].home_claim]
     events = tuple(msgspec.convert(_as_new_event(item), Event) for item in items if item["kind"] == "Event")
@@ -370,7 +371,7 @@ def main(arguments: list[str]) -> int:
             f"explain: {why}\nallowed: python -m vdi.session.explain FILE (kubectl get pod,pvc,events -o json)\n"
         )
         return 2
-    sys.stdout.write(f"{explanation.code}: {explanation.sentence}\n")
+    sys.stdout.write(f"{explanation.reason}: {explanation.sentence}\n")
     return 0
 
 

@@ -51,9 +51,9 @@ _NO_ROOM = frozenset(
 )
 """Codes of `explain` for a pod that the scheduler finds no place for; a home that waits is not among them."""
 _ADVICE: Mapping[str, str] = {
-    Reason.OUT_OF_MEMORY: "Ask for more memory (spec.resources.memory), or start it again",
-    Reason.OUT_OF_EPHEMERAL_STORAGE: "Raise resources.defaultEphemeralStorage in the template, or start it again",
-    Reason.CRASH_LOOP: "Fix the template, or the files in the home, then start it again",
+    Reason.OUT_OF_MEMORY: "Request more memory (spec.resources.memory), or restart it",
+    Reason.OUT_OF_EPHEMERAL_STORAGE: "Raise resources.defaultEphemeralStorage in the template, or restart it",
+    Reason.CRASH_LOOP: "Fix the template, or the files in the home, then restart it",
 }
 
 
@@ -82,16 +82,16 @@ def find_loss(
     crashing = desktop is not None and desktop.restart_count >= _CRASHES and waiting == "CrashLoopBackOff"
     in_vain, unscheduled = in_vain_since(pod), unscheduled_since(pod)
     # The scheduler's time to look again begins with the volume.
-    if unscheduled is not None and explanation.code == Reason.SCHEDULER_LATE:
+    if unscheduled is not None and explanation.reason == Reason.SCHEDULER_LATE:
         unscheduled = max(unscheduled, bound_at or now)
     lost = (
         pod.status.phase in ("Failed", "Succeeded")
         or crashing
-        or explanation.code == Reason.HOME_LOST
+        or explanation.reason == Reason.HOME_LOST
         or (in_vain is not None and now >= in_vain + START_TIMEOUT)
-        or (unscheduled is not None and explanation.code in _NO_ROOM and now >= unscheduled + SCHEDULER_TIMEOUT)
+        or (unscheduled is not None and explanation.reason in _NO_ROOM and now >= unscheduled + SCHEDULER_TIMEOUT)
     )
-    return Loss(explanation.code, explanation.sentence) if lost else None
+    return Loss(explanation.reason, explanation.sentence) if lost else None
 
 
 def in_vain_since(pod: Pod) -> datetime | None:
@@ -128,7 +128,7 @@ def find_vanished(session: VDISession, *, unpublished: bool = False) -> Loss | N
     last = next((condition for condition in session.status.conditions if condition.type == POD_READY), None)
     if last and last.status == "False" and last.reason in _NOT_ITS_FAULT:
         return Loss(last.reason, last.message)
-    return Loss(Reason.POD_DELETED, "The desktop's pod was deleted by somebody else.")
+    return Loss(Reason.POD_DELETED, "The desktop's pod was deleted by someone else.")
 
 
 def count_loss(session: VDISession, loss: Loss, now: datetime) -> FailureStatus:
@@ -208,14 +208,14 @@ def find_failure_block(session: VDISession, template: VDITemplate | None, now: d
     again = retry_at(failures)
     if now >= again:
         return None
-    words = f"{failures.message} It is started again at {again:%H:%M:%S} UTC (loss {failures.count} in a row)."
+    words = f"{failures.message} It is restarted at {again:%H:%M:%S} UTC (failure {failures.count} in a row)."
     return Blocked(failures.reason, words, condition=POD_READY)
 
 
 def _give_up_message(failures: FailureStatus, session: VDISession) -> str:
-    times = f" It was started again {failures.count - 1} times in vain." if failures.count > MOST_RESTARTS else ""
+    times = f" It was restarted {failures.count - 1} times without success." if failures.count > MOST_RESTARTS else ""
     if failures.reason in IMAGE_CODES:
-        advice = "When that is fixed in the template it starts by itself; else start it again"
+        advice = "It starts automatically when the template is fixed; otherwise restart it"
     else:
-        advice = _ADVICE.get(failures.reason, "When the cause is fixed, start it again")
+        advice = _ADVICE.get(failures.reason, "After the cause is fixed, restart it")
     return f"{failures.message}{times} {advice}: vdi session restart {session.metadata.name}"

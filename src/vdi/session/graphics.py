@@ -10,6 +10,8 @@ SOFTWARE = "Software"
 """`status.graphics.renderer` where Mesa draws on the CPU."""
 CAPABILITY_MISSING = "GraphicsCapabilityMissing"
 DRIVER_NOT_LOADABLE = "DriverNotLoadable"
+NOT_ON_X11 = "NotSupported"
+"""The GPU is Intel's or AMD's, which programs on X11 cannot draw on in a container, and on Wayland can."""
 
 
 def renders_on_gpu(graphics: GraphicsStatus) -> bool:

@@ -7,10 +7,10 @@ import msgspec
 
 from vdi.api.constraints import doc
 from vdi.api.session import VDISession
-from vdi.api.template import HomeScope
-from vdi.session.homes import COPYING, MIGRATED_TO, may_use
+from vdi.api.template import HomeScope, VDITemplate
+from vdi.session.homes import COPYING, MIGRATED_TO, Home, may_use, resolve_home
 from vdi.session.identity import TEMPLATE_ANNOTATION, USER_ANNOTATION
-from vdi.session.observed import ChildMeta
+from vdi.session.observed import ChildMeta, PersistentVolumeClaim
 from vdi.session.times import format_time, parse_time
 
 LAST_USED = "vdi.kasm.io/last-used"
@@ -45,25 +45,27 @@ class HomeSummary(msgspec.Struct, rename="camel", omit_defaults=True):
 
     name: Annotated[str, doc("Name of the PersistentVolumeClaim.")]
     namespace: Annotated[str, doc("The Kubernetes namespace.")]
-    uid: Annotated[str, doc("Another one for each claim that ever had this name.")]
-    user: Annotated[str, doc("Whose home it is.")]
+    uid: Annotated[str, doc("Unique for each claim, also if the name is reused.")]
+    user: Annotated[str, doc("Owner of the home.")]
     scope: Annotated[
-        str, doc("What has this home (`persistence.scope` of a template).", enum=[scope.value for scope in HomeScope])
+        str, doc("Who shares this home (`persistence.scope` of a template).", enum=[scope.value for scope in HomeScope])
     ]
     template: Annotated[str, doc("Its template; absent with scope User.")] = ""
-    size: Annotated[str, doc("Size of the volume; before it exists: what is requested.")] = ""
+    size: Annotated[str, doc("Size of the volume; the requested size while it does not exist yet.")] = ""
     access_mode: Annotated[str, doc("ReadWriteOnce: one desktop at a time. ReadWriteMany: several.")] = ""
     storage_class: Annotated[str, doc("StorageClass of the volume.")] = ""
     phase: Annotated[str, doc("Phase of the claim: Pending, Bound or Lost.")] = ""
-    created: Annotated[str, doc("When it was made.", format="date-time")] = ""
-    deleted: Annotated[str, doc("Since when it is being deleted.", format="date-time")] = ""
+    created: Annotated[str, doc("When it was created.", format="date-time")] = ""
+    deleted: Annotated[str, doc("Since when it has been terminating.", format="date-time")] = ""
     last_used: Annotated[
-        str, doc("When its last desktop was stopped; absent while one uses it.", format="date-time")
+        str, doc("When its last desktop was stopped; absent while a desktop uses it.", format="date-time")
     ] = ""
-    used_by: Annotated[tuple[str, ...], doc("Sessions whose desktop has the home now.")] = ()
-    sessions: Annotated[tuple[str, ...], doc("All sessions with this home, also those without a desktop now.")] = ()
-    copying: Annotated[str, doc("The command that fills or moves it; no desktop starts on it meanwhile.")] = ""
-    migrated_to: Annotated[str, doc("The home that is used in its place; this one is kept until it is deleted.")] = ""
+    used_by: Annotated[tuple[str, ...], doc("Sessions whose desktop uses the home now.")] = ()
+    sessions: Annotated[
+        tuple[str, ...], doc("All sessions with this home, including those without a desktop now.")
+    ] = ()
+    copying: Annotated[str, doc("The command that fills or moves it; no desktop starts on it during that time.")] = ""
+    migrated_to: Annotated[str, doc("The home that is used instead; this one is kept until it is deleted.")] = ""
 
 
 def summarize_homes(claims: Iterable[HomeClaim], sessions: Iterable[VDISession]) -> list[HomeSummary]:
@@ -108,6 +110,18 @@ def _instant(text: str) -> str:
         return format_time(parse_time(text))
     except ValueError:
         return ""
+
+
+def find_new_home(session: VDISession, template: VDITemplate, claims: Iterable[HomeClaim]) -> Home | None:
+    """The home that the session's next run makes; None: it has none, or one that exists.
+
+    `claims`: those of the session's namespace that may be its home.
+    """
+    there = {claim.metadata.name: PersistentVolumeClaim(claim.metadata) for claim in claims}
+    if session.status.home_claim in there:
+        return None
+    home = resolve_home(session, template, there)
+    return None if home is None or home.claim in there else home
 
 
 def why_not_deleted(home: HomeSummary, sessions: Iterable[VDISession]) -> str | None:

@@ -44,13 +44,13 @@ def refuse_hostname(session: VDISession, settings: ClusterSettings) -> str | Non
     if label is None:
         return None
     if settings.edge_middleware is not None and label == settings.portal_label:
-        return f"{settings.host(label)} is the portal's own address; give this session another hostname"
+        return f"{settings.host(label)} is the portal's own address. Choose another hostname for this session"
     if has_label(session, label):  # made by an earlier version, which allowed more
         return None
     if _LOOKS_KEYED.search(label):
-        return f"{label!r} ends like an address that the operator makes, such as alice-5tq2mzk4; choose another"
+        return f"{label!r} ends like an address that the operator generates, such as alice-5tq2mzk4; choose another"
     if _LOOKS_ENCODED.match(label):
-        return f"{label!r} has -- as its third and fourth character, like an encoded name (xn--...); choose another"
+        return f"{label!r} has -- as its third and fourth characters, like an encoded name (xn--...); choose another"
     return None
 
 

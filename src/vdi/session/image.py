@@ -24,8 +24,9 @@ def missing_desktop(image: str) -> str:
     if not _WITHOUT_DESKTOP.search(image):
         return ""
     return (
-        f"spec.image: {image!r} contains no desktop, only a part of Selkies; use `registry.example.com/vdi/desktop:1`"
-        " after `docker build -t registry.example.com/vdi/desktop:1 images/desktop` and `docker push` (docs/images.md)"
+        f"spec.image: {image!r} contains no desktop, only a part of Selkies; use "
+        "`registry.example.com/vdi/desktop:1` after `docker build -t registry.example.com/vdi/desktop:1 "
+        "images/desktop` and `docker push` (docs/images.md)"
     )
 
 
@@ -60,9 +61,9 @@ def refuse_view_only(spec: TemplateSpec) -> str:
     if takes_tokens(spec):
         return ""
     what = (
-        "serves a page of its own (protocol Web), in which everybody who comes in may do everything"
+        "serves its own page (protocol Web), in which every visitor has full control"
         if spec.protocol is Protocol.WEB
-        else "has Selkies 1, which lets everybody who comes in use mouse and keyboard"
+        else "has Selkies 1, which gives every visitor mouse and keyboard"
     )
     return (
         f"View only is not possible: the image of this desktop {what}. Share it with full control, or use an image"
@@ -77,13 +78,13 @@ def problems(spec: TemplateSpec, *, behind_gateway: bool) -> Iterator[str]:
     if spec.protocol is Protocol.WEB:
         for field, value in (("streaming", spec.streaming), ("app", spec.app), ("keyboard", spec.keyboard)):
             if value not in (None, TemplateStreaming()):
-                yield f"spec.{field}: an image with protocol 'Web' has no Selkies to set; remove it"
+                yield f"spec.{field}: an image with protocol 'Web' has no Selkies settings; remove it"
         if not behind_gateway and not spec.basic_auth_secret:
             yield (
-                "spec.protocol: 'Web' needs the gateway, which lets in only who may enter (gateway.enabled in the"
-                " chart's values); without it the image has to request basic auth itself (spec.basicAuthSecret)"
+                "spec.protocol: 'Web' needs the gateway to control access (gateway.enabled in the chart's values). "
+                "Without the gateway the image must use basic auth (spec.basicAuthSecret)"
             )
         return
     if spec.basic_auth_secret and generation(spec) == "2":
-        yield "spec.basicAuthSecret: Selkies 2 takes tokens of the gateway in place of basic auth; remove it"
+        yield "spec.basicAuthSecret: Selkies 2 uses tokens of the gateway instead of basic auth; remove it"
     yield from streaming.problems(spec)

@@ -93,6 +93,17 @@ class ContainerStatus(msgspec.Struct, rename="camel", gc=False):
     state: ContainerState = msgspec.field(default_factory=ContainerState)
     last_state: ContainerState = msgspec.field(default_factory=ContainerState)
 
+    @property
+    def is_started(self) -> bool:
+        """Whether it runs, or has run."""
+        return bool(self.state.running or self.state.terminated or self.last_state.terminated)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it has failed, or waits to be tried again; for an init container, which is to end with status 0."""
+        waiting, ended = self.state.waiting, self.state.terminated
+        return bool(waiting and waiting.reason != "PodInitializing") or bool(ended and ended.exit_code)
+
 
 class PodCondition(msgspec.Struct, rename="camel", gc=False):
     """`status.conditions[]` of a Pod."""
@@ -118,6 +129,7 @@ class PodStatus(msgspec.Struct, rename="camel", gc=False):
     message: str = ""
     pod_ip: str = msgspec.field(name="podIP", default="")
     conditions: tuple[PodCondition, ...] = ()
+    init_container_statuses: tuple[ContainerStatus, ...] = ()
     container_statuses: tuple[ContainerStatus, ...] = ()
 
 
@@ -158,8 +170,14 @@ class Pod(msgspec.Struct, gc=False):
 
     @property
     def desktop(self) -> ContainerStatus | None:
-        """Status of the one container, once the kubelet has reported it."""
-        return self.status.container_statuses[0] if self.status.container_statuses else None
+        """Status of the one container, once the kubelet has reported it.
+
+        While an init container keeps it from starting: that one's.
+        """
+        desktop = self.status.container_statuses[0] if self.status.container_statuses else None
+        if self.status.init_container_statuses and (desktop is None or not desktop.is_started):
+            return next((status for status in self.status.init_container_statuses if status.is_stuck), desktop)
+        return desktop
 
     @property
     def home_claim(self) -> str | None:

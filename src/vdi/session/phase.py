@@ -81,7 +81,7 @@ def derive_suspended(
     session = observed.session
     before = _ended(session)
     reason: str = Reason.SUSPENDED
-    message = "This session is suspended. Resuming it begins a new run."
+    message = "This session is suspended. Resuming it starts a new run."
     if ending:
         reason, message = ending.reason, ending.message
     elif before:
@@ -136,12 +136,12 @@ def _message(observed: Observed, blocked: Blocked | None, explanation: Explanati
         return explanation.sentence
     if observed.pod is None:
         return "The desktop is about to start."
-    return _password_note(observed) if phase == Phase.RUNNING else "The desktop is ready; the way to it is being made."
+    return _password_note(observed) if phase == Phase.RUNNING else "The desktop is ready; its route is being created."
 
 
 def _deletion_message(observed: Observed, explanation: Explanation | None) -> str:
     pod, ended = observed.pod, _ended(observed.session)
-    if explanation and explanation.code == Reason.NODE_LOST:
+    if explanation and explanation.reason == Reason.NODE_LOST:
         return explanation.sentence
     if ended:
         return ended.message
@@ -166,8 +166,8 @@ def _password_note(observed: Observed) -> str:
     if not made or parse_time(made) <= parse_time(running.started_at):
         return ""
     return (
-        "The Secret with the password was replaced after the desktop had started, which still has the old one: "
-        f"to start it with the new one, vdi session restart {observed.session.metadata.name}."
+        "The Secret with the password was replaced after the desktop had started with the old one. To use the new "
+        f"password, restart the desktop: vdi session restart {observed.session.metadata.name}."
     )
 
 

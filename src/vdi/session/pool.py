@@ -31,6 +31,7 @@ from vdi.session.identity import POOL
 from vdi.session.observed import Node, Pod
 from vdi.session.schedule import find_problems, is_open
 from vdi.session.times import parse_time
+from vdi.session.volumes import depend_on_user
 
 FITS = "vdi.kasm.io/pool-desktop"
 """Annotation of a pool's pod: fingerprint of the desktop that it was made from."""
@@ -43,6 +44,7 @@ class PoolReason(StrEnum):
     FILLING = "Filling"
     DESKTOPS_FAIL = "DesktopsFail"
     TEMPLATE_HAS_HOME = "TemplateHasHome"
+    TEMPLATE_HAS_USER_VOLUMES = "TemplateHasUserVolumes"
     INVALID_SCHEDULE = "InvalidSchedule"
     OUTSIDE_SCHEDULE = "OutsideSchedule"
 
@@ -111,14 +113,21 @@ def pool_desktop(pool: VDIPool, template: VDITemplate | None, settings: ClusterS
     if pool.spec.schedule and (problems := list(find_problems(pool.spec.schedule, "spec.schedule"))):
         return Blocked(PoolReason.INVALID_SCHEDULE, "; ".join(problems) + ".", needs_change=True)
     if template is None:
-        words = f"There is no template {name!r}; the pool starts its desktops when it appears."
+        words = f"There is no template {name!r}. The pool starts its desktops when it is created."
         return Blocked(Reason.TEMPLATE_NOT_FOUND, words)
     if template.spec.persistence.enabled:
         words = (
-            f"Desktops of the template {name!r} have a home volume, which cannot be attached to a desktop that runs "
-            "already. Set spec.persistence.enabled: false in the template, or use spec.prePull there instead of a pool."
+            f"Desktops of the template {name!r} have a home volume, which cannot be attached to a running desktop. "
+            "Set spec.persistence.enabled: false in the template, or use spec.prePull there instead of a pool."
         )
         return Blocked(PoolReason.TEMPLATE_HAS_HOME, words, needs_change=True)
+    if depend_on_user(template.spec):
+        words = (
+            f"Desktops of the template {name!r} have volumes of their user or group, which cannot be attached to a "
+            "desktop that runs already. Remove groups and {user} from spec.volumes of the template, or use "
+            "spec.prePull there instead of a pool."
+        )
+        return Blocked(PoolReason.TEMPLATE_HAS_USER_VOLUMES, words, needs_change=True)
     plain = VDISession(ObjectMeta(pool.metadata.name), SessionSpec(user="pool@vdi.localhost", template=name))
     return resolve(plain, template, settings)
 
@@ -171,13 +180,13 @@ def explain_unserved(desktop: Desktop, pool: str, offered: Desktop, *, has_passw
     """
     if has_password:
         return (
-            f"A new desktop is started: those of the pool {pool!r} run already, each with a password of its own, "
-            "and this session keeps the one that it has had from the beginning."
+            f"A new desktop is started: desktops of the pool {pool!r} already run, each with its own password, and "
+            "this session keeps its first password."
         )
     if desktop.home:
         return (
-            f"A new desktop is started: those of the pool {pool!r} run already, and a home volume cannot be "
-            "attached to them. A session with spec.persistence.enabled: false would get one at once."
+            f"A new desktop is started: desktops of the pool {pool!r} already run, and a home volume cannot be "
+            "attached to them. A session with spec.persistence.enabled: false gets one immediately."
         )
     names = [one.name for one in fields(Desktop) if one.name not in ("home", "template_revision")]
     differing = [name for name in names if getattr(desktop, name) != getattr(offered, name)]
@@ -185,8 +194,8 @@ def explain_unserved(desktop: Desktop, pool: str, offered: Desktop, *, has_passw
         return None
     asked = ", ".join(f"{name} {getattr(desktop, name)} instead of {getattr(offered, name)}" for name in differing)
     return (
-        f"A new desktop is started: the session asks for another one than the pool {pool!r} keeps ready ({asked}). "
-        "Without spec.resources it would get one at once."
+        f"A new desktop is started: the session requests other settings than the desktops of pool {pool!r} have "
+        f"({asked}). Without spec.resources it gets one immediately."
     )
 
 
@@ -250,7 +259,7 @@ def _fault(pod: Pod, find_node: FindNode, patience: timedelta | None, now: datet
     name, node_name = pod.metadata.name, pod.spec.node_name
     node = find_node(node_name)
     if node_name and not takes_desktops(node) and not (node is None and _is_new(pod, now)):
-        state = "is gone" if node is None else ("is closed for new desktops" if node.ready else "does not answer")
+        state = "is gone" if node is None else ("accepts no new desktops" if node.ready else "does not respond")
         return Fault(pod, f"The node {node_name} of the desktop {name} {state}.", of_desktop=False)
     if pod.status.phase in ("Failed", "Succeeded"):
         return Fault(pod, f"The desktop {name} has ended ({pod.status.reason or pod.status.phase}).")
@@ -260,7 +269,7 @@ def _fault(pod: Pod, find_node: FindNode, patience: timedelta | None, now: datet
             pod, f"The desktop {name} was restarted {desktop.restart_count} times. {explain(StartState(pod)).sentence}"
         )
     if patience == timedelta() and node_name:
-        return Fault(pod, f"The desktop {name} has not answered for {UNANSWERING.total_seconds():.0f} s.")
+        return Fault(pod, f"The desktop {name} has not responded for {UNANSWERING.total_seconds():.0f} s.")
     if patience == timedelta():
         return Fault(pod, explain(StartState(pod)).sentence)
     return None

@@ -48,17 +48,19 @@ def _summary(pool: VDIPool, plan: PoolPlan, obstacles: Obstacles, now: datetime)
     ready, desired = len(plan.ready), desired_ready(pool, now)
     if desired == 0 < pool.spec.desired and pool.spec.schedule:
         opens = next_change(pool.spec.schedule, now)
-        again = f"The next ones are started at {format_time(opens)}." if opens else "It does not start again."
-        return PoolReason.OUTSIDE_SCHEDULE, f"No desktops are kept ready now, outside the pool's schedule. {again}"
+        again = f"The next ones are started at {format_time(opens)}." if opens else "The schedule has no further start."
+        return PoolReason.OUTSIDE_SCHEDULE, (
+            f"No desktops are kept ready now: it is outside the pool's schedule. {again}"
+        )
     if ready >= desired:
         return PoolReason.FULL, ""
     count = f"{ready} of {desired} desktops {'is' if ready == 1 else 'are'} ready"
     if obstacles.pause.left(now) and obstacles.pause.until:
         again = format_time(obstacles.pause.until)
-        return PoolReason.DESKTOPS_FAIL, f"{count}. {obstacles.pause.why} The next one is made at {again}."
+        return PoolReason.DESKTOPS_FAIL, f"{count}. {obstacles.pause.why} The next one is started at {again}."
     if obstacles.blocked:
         return obstacles.blocked.reason, f"{count}. {obstacles.blocked.message}"
-    on_the_way = f", {len(plan.starting)} on the way." if plan.starting else "."
+    on_the_way = f", {len(plan.starting)} starting." if plan.starting else "."
     return PoolReason.FILLING, f"{count}{on_the_way}{' ' if obstacles.slow else ''}{obstacles.slow}"
 
 

@@ -204,21 +204,21 @@ def evaluate_puller(pod: Pod, events: Sequence[Event], now: datetime) -> PullRes
             ": ".join(one for one in (status.reason, status.message.strip().rstrip(".")) if one) or "no reason given"
         )
         return PullResult(
-            False, FailureReason.PULLER_FAILED, f"The pod that fetches the image ended before it had it ({detail})."
+            False, FailureReason.PULLER_FAILED, f"The pod that pulls the image ended before it was complete ({detail})."
         )
     is_clear = waiting is not None and waiting.reason not in _STILL_CREATING
     if not is_clear and now - _made(pod, now) < PULL_TIMEOUT:
         return None
     scheduled = pod.condition("PodScheduled")
     if not pod.spec.node_name and scheduled and scheduled.status == "False":
-        words = scheduled.message.strip().rstrip(".") or "the scheduler does not say why"
+        words = scheduled.message.strip().rstrip(".") or "the scheduler reports no reason"
         return PullResult(
             False,
             FailureReason.NO_ROOM,
-            f"The node has no capacity for the small pod that fetches the image ({words}).",
+            f"The node has no capacity for the small pod that pulls the image ({words}).",
         )
     explanation = explain(StartState(pod, events=tuple(events)))
-    return PullResult(False, explanation.code, explanation.sentence) if explanation.stuck else None
+    return PullResult(False, explanation.reason, explanation.sentence) if explanation.stuck else None
 
 
 def can_run(node: Node, template: VDITemplate, gpu_resource: str) -> bool:
@@ -267,14 +267,14 @@ def _summary(progress: PrePullStatus) -> tuple[PullReason, str]:
     if progress.desired == 0:
         return (
             PullReason.NO_NODES,
-            "No node may run desktops of this template now (spec.placement, GPUs, nodes that are ready).",
+            "No node can run desktops of this template now (spec.placement, GPUs, node readiness).",
         )
     if progress.ready == progress.desired:
         return PullReason.PULLED, ""
     so_far = f"{progress.ready} of {progress.desired} nodes have the image."
     if progress.failed:
         first = progress.failed[0]
-        return PullReason.PULL_FAILED, f"{so_far} {first.node}: {first.message} It is tried again by itself."
+        return PullReason.PULL_FAILED, f"{so_far} {first.node}: {first.message} It is retried automatically."
     return PullReason.PULLING, so_far
 
 

@@ -16,33 +16,37 @@ _CAUSES = (
         Reason.IMAGE_NAME_INVALID,
         "its name is not a valid image name; fix {field}",
     ),
-    ("ErrImageNeverPull", Reason.IMAGE_NOT_PRESENT, "it is not on the node, and the pod may not fetch it"),
+    (
+        "ErrImageNeverPull",
+        Reason.IMAGE_NOT_PRESENT,
+        ("it is not on the node, and the pull policy does not allow pulling it"),
+    ),
     (
         r"401|403|denied|unauthori[sz]ed|forbidden|authentication required",
         Reason.IMAGE_PULL_DENIED,
-        "the registry does not let us have it (wrong name, or {secrets} are missing or wrong)",
+        "the registry denies access (wrong name, or {secrets} are missing or wrong)",
     ),
     (  # before "not found", which containerd says after it
         r"no match for platform|no matching manifest",
         Reason.IMAGE_WRONG_PLATFORM,
-        "it has no build for the processor of the node; build it for that, or place the template's desktops elsewhere",
+        "it has no build for the node's architecture; build one, or place the template's desktops on other nodes",
     ),
     (
         r"not found|manifest unknown|does not exist|no such image|404",
         Reason.IMAGE_NOT_FOUND,
         "the registry has no such image; check name and tag in {field}",
     ),
-    (r"no such host|server misbehaving", Reason.REGISTRY_UNKNOWN, "the registry's host name is unknown to the node"),
+    (r"no such host|server misbehaving", Reason.REGISTRY_UNKNOWN, "the node cannot resolve the registry's host name"),
     (r"x509|certificate", Reason.REGISTRY_NOT_TRUSTED, "the node does not trust the registry's certificate"),
     (
         r"toomanyrequests|rate limit|429",
         Reason.REGISTRY_BUSY,
-        "the registry refuses for now, because it was asked too often",
+        "the registry limits the rate of pulls",
     ),
     (
         r"connection refused|timeout|i/o timeout|no route to host|unreachable|deadline exceeded|TLS handshake|EOF",
         Reason.REGISTRY_UNREACHABLE,
-        "the registry does not answer the node",
+        "the registry does not respond to the node",
     ),
 )
 _UNKNOWN = Reason.IMAGE_PULL
@@ -60,8 +64,8 @@ def explain_pull(image: str, reason: str, message: str, subject: Subject = DESKT
     for pattern, code, words in _CAUSES:
         if reason == pattern or re.search(pattern, message, re.IGNORECASE):
             why = words.format(field=subject.image, secrets=subject.pull_secrets)
-            return code, f"The image {image} cannot be fetched: {why}."
-    return _UNKNOWN, f"The image {image} cannot be fetched: {first_line(message) or reason}"
+            return code, f"The image {image} cannot be pulled: {why}."
+    return _UNKNOWN, f"The image {image} cannot be pulled: {first_line(message) or reason}"
 
 
 def last_line(text: str) -> str:

@@ -1,12 +1,13 @@
 """What a person who wants a desktop asks for, and the VDISession that asks the cluster for it. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from vdi.api.meta import API_VERSION
 from vdi.api.template import VDITemplate
+from vdi.session.volumes import GROUPS, groups_annotation
 
 _NAME_LIMIT = 63
 
@@ -42,8 +43,10 @@ def generate_name(user: str, template: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:_NAME_LIMIT].strip("-") or "desktop"
 
 
-def build_session(request: SessionRequest, namespace: str, template: VDITemplate | None) -> dict[str, Any]:
-    """The VDISession to create.
+def build_session(
+    request: SessionRequest, namespace: str, template: VDITemplate | None, groups: Collection[str] = ()
+) -> dict[str, Any]:
+    """The VDISession to create. `groups`: those of the user, as far as they are known.
 
     A session that names one resource gets the schema's defaults (1 GPU, 4Gi) for the others, not the template's: so the
     template's are written down beside it, when the template could be read.
@@ -61,12 +64,10 @@ def build_session(request: SessionRequest, namespace: str, template: VDITemplate
     }
     spec |= {key: value for key, value in others.items() if value is not None}
     name = request.name or generate_name(request.user, request.template)
-    return {
-        "apiVersion": API_VERSION,
-        "kind": "VDISession",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": spec,
-    }
+    metadata: dict[str, Any] = {"name": name, "namespace": namespace}
+    if template and (annotation := groups_annotation(template, groups)):
+        metadata["annotations"] = {GROUPS: annotation}
+    return {"apiVersion": API_VERSION, "kind": "VDISession", "metadata": metadata, "spec": spec}
 
 
 def _resources(request: SessionRequest, template: VDITemplate | None) -> Mapping[str, Any]:

@@ -65,7 +65,7 @@ def find_problems(schedule: PoolSchedule | TemplateSchedule, field: str) -> Iter
     for number, window in enumerate(schedule.windows):
         for name, cron in (("start", window.start), ("end", window.end)):
             if not _is_cron(cron):
-                yield f"{field}.windows[{number}].{name}: {cron!r} is not a time as in cron, such as 0 18 * * MON-FRI"
+                yield f"{field}.windows[{number}].{name}: {cron!r} is not a cron time such as 0 18 * * MON-FRI"
 
 
 def is_open(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> bool:
@@ -207,6 +207,11 @@ def _is_cron(text: str) -> bool:
     except CronSimError:
         return False
     return len(text.split()) == 5
+
+
+def is_time_zone(name: str) -> bool:
+    """Whether the time zone is known."""
+    return _is_zone(name)
 
 
 @lru_cache(_CACHED_TIMES)

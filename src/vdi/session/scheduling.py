@@ -12,25 +12,25 @@ _CLAUSES: tuple[tuple[str, Reason, str], ...] = (
     (r"Insufficient memory", Reason.NO_CAPACITY, "{n} without enough free memory"),
     (r"Insufficient cpu", Reason.NO_CAPACITY, "{n} without enough free CPU"),
     (r"Insufficient (?P<what>\S+)", Reason.NO_CAPACITY, "{n} without enough {what}"),
-    (r"Too many pods", Reason.NO_CAPACITY, "{n} with as many pods as allowed"),
+    (r"Too many pods", Reason.NO_CAPACITY, "{n} with the maximum number of pods"),
     (
         r"(?:node\(s\) )?had volume node affinity conflict",
         Reason.HOME_ON_OTHER_NODE,
-        "{n} other than the one that holds the {volume}",
+        "{n} other than the one with the {volume}",
     ),
     (r"(?:node\(s\) )?didn't find available persistent volumes", Reason.NO_VOLUME, "{n} without a volume to bind"),
     (r"(?:node\(s\) )?did not have enough free storage", Reason.NO_VOLUME, "{n} without enough free storage"),
     (
         r"(?:node\(s\) )?had untolerated taint\(?s?\)? ?(?P<what>\{.*?\})?",
         Reason.NODES_TAINTED,
-        "{n} kept for others ({what})",
+        "{n} reserved by a taint ({what})",
     ),
     (
         r"(?:node\(s\) )?didn't match (?:Pod's )?node (?:affinity/)?selector",
         Reason.NO_MATCHING_NODE,
         "{n} without the labels of {selector}",
     ),
-    (r"(?:node\(s\) )?were unschedulable", Reason.NODES_CORDONED, "{n} closed for new pods (cordoned)"),
+    (r"(?:node\(s\) )?were unschedulable", Reason.NODES_CORDONED, "{n} cordoned"),
 )
 _ORDER = (
     Reason.HOME_ON_OTHER_NODE,
@@ -48,22 +48,22 @@ def explain_unschedulable(message: str, subject: Subject = DESKTOP) -> tuple[Rea
     """(code, sentence) for the message of a pod's `PodScheduled=False`; the scheduler's words where no rule fits."""
     claim = re.search(r'persistentvolumeclaim "([^"]+)" not found', message)
     if claim:
-        return Reason.MISSING_HOME, f"The volume claim {claim[1]!r} is not there yet."
+        return Reason.MISSING_HOME, f"The volume claim {claim[1]!r} does not exist yet."
     if "unbound immediate PersistentVolumeClaims" in message:
-        return Reason.HOME_PENDING, f"The {subject.volume} is not bound yet; {subject.name} starts when it is."
+        return Reason.HOME_PENDING, f"The {subject.volume} is not bound yet. {subject.name} starts when it is."
     if "is being deleted" in message and "persistentvolumeclaim" in message:
-        return Reason.HOME_LEAVING, f"The {subject.volume} is being deleted; {subject.name} starts with a new one."
+        return Reason.HOME_LEAVING, f"The {subject.volume} is being deleted. {subject.name} starts with a new one."
     summary = _SUMMARY.search(message.strip())
     if summary is None:
-        why = message.strip() or "the scheduler does not say why"
-        return Reason.UNSCHEDULABLE, f"No node takes {subject.name}: {why}"
+        why = message.strip() or "the scheduler reports no reason"
+        return Reason.UNSCHEDULABLE, f"No node can run {subject.name}: {why}"
     found = [_explain_clause(clause.strip(), subject) for clause in _split(summary[3])]
     codes = [code for code, _ in found]
     code = next((one for one in _ORDER if one in codes), Reason.UNSCHEDULABLE)
     if int(summary[2]) == 0:
         return Reason.NO_NODE, "The cluster has no node."
-    nodes = "the one node" if summary[2] == "1" else f"any of {summary[2]} nodes"
-    return code, f"There is no capacity on {nodes}: {', '.join(words for _, words in found)}."
+    nodes = "the only node" if summary[2] == "1" else f"any of {summary[2]} nodes"
+    return code, f"There is not enough capacity on {nodes}: {', '.join((words for _, words in found))}."
 
 
 def _split(clauses: str) -> list[str]:

@@ -25,6 +25,7 @@ from vdi.api.streaming import (
     SELKIES_1_IMAGE,
     VARIABLES,
     Clipboard,
+    Display,
     FileTransfer,
     Transport,
 )
@@ -54,6 +55,8 @@ _SAFE_2 = ("SELKIES_COMMAND_ENABLED", "false")
 """Selkies' own default, which its example image turns round: the page may run commands in the pod."""
 
 # Keys are text: a template that was stored by another version may have any value, which `problems` reports.
+_WAYLAND: Mapping[str, str] = {Display.X11: "false", Display.WAYLAND: "true", Display.AUTO: "auto"}
+"""Selkies knows no `auto`, and takes it for `false`: the start-up of our own image reads it."""
 _CLIPBOARD: Mapping[str, str] = {
     Clipboard.BOTH: "true",
     Clipboard.IN: "in",
@@ -111,6 +114,8 @@ def settings(spec: TemplateSpec) -> tuple[EnvVar, ...]:
 
 def _streaming_2(spec: TemplateSpec) -> Iterator[tuple[str, str]]:
     given, said = spec.streaming, _said(spec)
+    if given.display:
+        yield "SELKIES_WAYLAND", _WAYLAND[given.display]
     if given.transport == Transport.WEBRTC:
         yield "SELKIES_MODE", "webrtc"
         yield "SELKIES_ENABLE_DUAL_MODE", "true"  # the way back to the WebSocket, where UDP does not get through
@@ -162,12 +167,13 @@ def problems(spec: TemplateSpec) -> Iterator[str]:
     encoders = ENCODERS if number == "2" else ENCODERS_1
     if given.encoder and given.encoder not in encoders:
         yield (
-            f"spec.streaming.encoder: {given.encoder!r} is not an encoder of Selkies {number}, which the image has;"
-            f" allowed: {', '.join(encoders)}"
+            f"spec.streaming.encoder: {given.encoder!r} is not an encoder of Selkies {number}, the generation of "
+            f"the image; allowed: {', '.join(encoders)}"
         )
     elif given.encoder in ENCODERS_WITHOUT_WEBRTC and given.transport == Transport.WEBRTC:
-        yield f"spec.streaming.encoder: {given.encoder!r} is not carried by transport 'WebRTC'; choose another"
+        yield f"spec.streaming.encoder: {given.encoder!r} is not supported by transport 'WebRTC'; choose another"
     for field, value, allowed in (
+        ("display", given.display, _WAYLAND),
         ("clipboard", given.clipboard, _CLIPBOARD),
         ("fileTransfer", given.file_transfer, _FILES),
     ):
@@ -176,11 +182,13 @@ def problems(spec: TemplateSpec) -> Iterator[str]:
     if number == "1":
         unknown = [field for field in ONLY_SELKIES_2 if field in said]
         if unknown:
-            yield f"spec.streaming: Selkies 1, which the image has, has no setting for {', '.join(unknown)}; remove it"
+            yield (
+                f"spec.streaming: Selkies 1, the generation of the image, has no setting for {', '.join(unknown)}; "
+                "remove it"
+            )
         if given.transport == Transport.WEBSOCKET:
-            yield "spec.streaming.transport: 'WebSocket' is not a transport of Selkies 1, which the image has"
-    if given.microphone and given.audio is False:
-        yield "spec.streaming.microphone: true needs audio: true"
+            yield "spec.streaming.transport: 'WebSocket' is not a transport of Selkies 1, the generation of the image"
+    yield from _contradictions(spec)
     for field in given.locked:
         if field not in LOCKABLE or field not in said:
             yield f"spec.streaming.locked: {field!r} is not set, or cannot be locked; remove it"
@@ -188,7 +196,19 @@ def problems(spec: TemplateSpec) -> Iterator[str]:
         if _is_set(spec, path, said):
             for variable in spec.env:
                 if variable.name in names:
-                    yield f"spec.env: {variable.name} says what spec.{path} says too; keep one of them"
+                    yield f"spec.env: {variable.name} and spec.{path} set the same thing; keep only one of them"
+
+
+def _contradictions(spec: TemplateSpec) -> Iterator[str]:
+    """Fields that exclude each other."""
+    given = spec.streaming
+    if given.second_screen and given.display == Display.WAYLAND and not spec.app:
+        yield (
+            "spec.streaming.secondScreen: true is not possible with display 'Wayland', whose window manager has one"
+            " screen; allowed: false, or display 'X11', or a single application (app)"
+        )
+    if given.microphone and given.audio is False:
+        yield "spec.streaming.microphone: true needs audio: true"
 
 
 def warnings(spec: TemplateSpec) -> Iterator[str]:
@@ -197,11 +217,11 @@ def warnings(spec: TemplateSpec) -> Iterator[str]:
         return
     for variable in spec.env:
         if variable.name in OBSOLETE_VARIABLES:
-            yield f"{variable.name} is a setting of Selkies 1, which Selkies 2 does not read."
+            yield f"{variable.name} is a setting of Selkies 1, which Selkies 2 ignores."
         if variable.name == "SELKIES_ENCODER" and (old := obsolete_encoders(variable.value or "")):
             yield (
-                f"SELKIES_ENCODER names {', '.join(old)}, an encoder of Selkies 1: Selkies 2 passes over it and takes"
-                " its own choice."
+                f"SELKIES_ENCODER names {', '.join(old)}, an encoder of Selkies 1. Selkies 2 ignores it and chooses "
+                "its own."
             )
 
 

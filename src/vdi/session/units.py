@@ -6,7 +6,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 _QUANTITY = re.compile(r"([+-]?)(\d+(?:\.\d*)?|\.\d+)(n|u|m|k|[KMGTPE]i?|[eE][+-]?\d{1,2})?", re.ASCII)
-ALLOWED_DURATIONS = "lengths above zero such as 30m, 8h, 1h30m"
+ALLOWED_DURATIONS = "durations above zero such as 30m, 8h, 1h30m"
 _DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,7})s)?", re.ASCII)
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
@@ -20,7 +20,7 @@ def parse_quantity(text: str | int) -> Fraction:
     """
     match = _QUANTITY.fullmatch(str(text))
     if match is None or match[3] == "K":
-        raise ValueError(f"{str(text)!r} is not a quantity; allowed are numbers such as 2, 500m, 1.5Gi, 4Gi")
+        raise ValueError(f"{str(text)!r} is not a quantity; allowed: numbers such as 2, 500m, 1.5Gi, 4Gi")
     sign, digits, suffix = match.groups()
     number = Fraction(digits) if not digits.endswith(".") else Fraction(digits[:-1])
     if suffix in _BINARY:
@@ -44,7 +44,7 @@ def parse_duration(text: str) -> timedelta:
     hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
     length = timedelta(hours=hours, minutes=minutes, seconds=seconds)
     if not length:
-        raise ValueError(f"{text!r} is not a duration; allowed are {ALLOWED_DURATIONS}")
+        raise ValueError(f"{text!r} is not a duration; allowed: {ALLOWED_DURATIONS}")
     return length
 
 

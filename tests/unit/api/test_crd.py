@@ -185,7 +185,7 @@ def test_what_the_api_server_has_stored_is_decoded_whatever_the_schema_says_toda
     assert msgspec.convert(stored, VDISession).spec.timeout == "8 hours"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "docs/examples").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/examples").glob("**/*.yaml")), ids=lambda path: path.name)
 def test_examples_name_only_fields_that_exist(path: Path) -> None:
     crds = {crd["spec"]["names"]["kind"]: crd for crd in build_crds()}
     for document in yaml.safe_load_all(path.read_text()):

@@ -201,4 +201,4 @@ def test_without_a_cluster_it_says_how_to_get_one(
 def test_a_number_that_makes_no_sense_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([option, "0"])
-    assert "0: allowed is 1 or more" in capsys.readouterr().err
+    assert "0: allowed: 1 or more" in capsys.readouterr().err

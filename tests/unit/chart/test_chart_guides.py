@@ -74,7 +74,7 @@ def test_every_command_and_option_of_ours_exists(page: Path) -> None:
         known = {option for param in command.params for option in param.opts} | {"--help"}
         given = {word for word in words if word.startswith("-") and word != "-"}
         assert not words or not hasattr(command, "commands"), f"{line}: there is no such command"
-        assert given <= known, f"{line}: allowed are {sorted(known)}"
+        assert given <= known, f"{line}: allowed: {sorted(known)}"
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
@@ -90,7 +90,7 @@ def test_every_value_of_the_chart_exists(guide: Path) -> None:
         for part in path:
             if not isinstance(place, dict) or not place or part in free:
                 break
-            assert part in place, f"{word}: allowed are {sorted(place)}"
+            assert part in place, f"{word}: allowed: {sorted(place)}"
             place = place[part]
 
 

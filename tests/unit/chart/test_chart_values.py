@@ -19,6 +19,10 @@ CHART = ROOT / "charts/vdi"
 FREE_TEXT = {"VDI_OIDC_CLIENT_ID", "VDI_OIDC_CLIENT_SECRET", "VDI_OIDC_GROUPS_CLAIM", "VDI_OIDC_NAME"} | {
     "VDI_ADMIN_GROUPS",
     "VDI_LIMITS_FILE",
+    "VDI_PRICES_FILE",
+    "VDI_BRAND_NAME",
+    "VDI_BRAND_BANNER",
+    "VDI_BRAND_TERMS",
 }
 """Variables of the gateway that take any text: test_crd_chart.py follows them into the settings."""
 
@@ -133,6 +137,13 @@ def test_the_chart_brings_every_crd_and_uninstalling_keeps_them() -> None:
 def test_the_chart_and_the_kubernetes_version_it_needs() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert (chart["apiVersion"], chart["kubeVersion"]) == ("v2", ">=1.30.0-0")
+
+
+def test_a_sub_chart_of_chart_yaml_gets_its_values_and_their_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chart, "SUB_CHARTS", ("postgresql", "coturn"))
+    made = json.loads(chart.schema_text(chart.SCHEMA.read_text()))
+    assert made["properties"]["coturn"] == {"$ref": "#/definitions/coturn"}
+    assert not {"redis"} & (made["properties"].keys() | made["definitions"].keys())
 
 
 @pytest.mark.parametrize("name", chart.SUB_CHARTS)

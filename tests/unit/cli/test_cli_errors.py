@@ -68,7 +68,7 @@ def test_credentials_that_are_not_accepted_are_named(vdi: Vdi, fake: FakeCluster
     fake.refuse("GET", SESSIONS, 401, reason="Unauthorized", message="Unauthorized")
     ran = vdi("session", "ls")
     assert ran.code == 3
-    assert "does not accept the credentials of kubeconfig" in ran.err
+    assert "rejects the credentials of kubeconfig" in ran.err
 
 
 @pytest.mark.parametrize("words", [["session", "ls"], ["session", "show", "x"], ["session", "rm", "x"]])
@@ -117,11 +117,9 @@ def test_a_plugin_of_kubectl_is_called_as_it_was_typed(argv0: str, name: str) ->
 
 
 COMMANDS = [
-    *(["session", verb] for verb in ("create", "ls", "show", "open", "rm", "logs")),
-    *(["session", verb] for verb in ("suspend", "resume", "restart", "extend", "share", "unshare", "probe")),
-    *(["template", verb] for verb in ("ls", "show")),
-    *(["pool", verb] for verb in ("ls", "show", "scale")),
-    *(["home", verb] for verb in ("ls", "show", "rm", "export", "import", "migrate")),
+    [noun, verb]
+    for noun in ("session", "template", "pool", "schedule", "home")
+    for verb in load_noun(noun, NOUNS[noun]).commands
 ]
 
 

@@ -94,9 +94,9 @@ def test_a_home_is_deleted_only_when_no_session_has_it(vdi: Vdi, homes: FakeClus
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--user", "bob", "-t", "cad"], "--user bob: allowed is an e-mail address"),
+        (["--user", "bob", "-t", "cad"], "--user bob: allowed: an e-mail address"),
         (["--user", BOB, "-t", "cad", "--size", "large"], "--size: 'large' is not a quantity"),
-        (["--user", BOB, "-t", "cad", "--size", "0"], "--size 0: allowed are quantities above zero, such as 20Gi"),
+        (["--user", BOB, "-t", "cad", "--size", "0"], "--size 0: allowed: quantities above zero, such as 20Gi"),
         (["--user", BOB, "-t", "cad"], "--template cad: there is no such template; allowed: ubuntu-desktop"),
         (["--user", BOB, "-t", "cad", "--kubectl", "/nowhere"], "--kubectl /nowhere: is no program"),
     ],
@@ -116,7 +116,7 @@ def test_what_cannot_be_imported_is_refused_before_anything_is_made(
 def test_files_that_cannot_be_read_or_written_are_named(vdi: Vdi, homes: FakeCluster, tmp_path: Path) -> None:
     kubectl = ("--kubectl", "/bin/true")
     missing = vdi("home", "import", f"{tmp_path}/home.tar", "--user", BOB, "-t", "x", *kubectl)
-    assert (missing.code, f"{tmp_path}/home.tar: there is no such file" in missing.err) == (2, True)
+    assert (missing.code, f"{tmp_path}/home.tar: this file does not exist" in missing.err) == (2, True)
     nowhere = vdi("home", "export", OF_USER, f"{tmp_path}/nowhere/home.tar", *kubectl)
     assert (nowhere.code, "nowhere/home.tar: No such file or directory" in nowhere.err) == (2, True)
     unknown = vdi("home", "export", "home-of-no-one", f"{tmp_path}/home.tar", *kubectl)
@@ -128,8 +128,8 @@ def test_files_that_cannot_be_read_or_written_are_named(vdi: Vdi, homes: FakeClu
     ("words", "message"),
     [
         (["--to", "Session"], "'Session' is not one of 'User', 'UserAndTemplate'"),
-        (["--to", "User", "--into", "a/b"], "--into a/b: allowed is the name of one folder"),
-        (["--to", "User", "--into", ".."], "--into ..: allowed is the name of one folder"),
+        (["--to", "User", "--into", "a/b"], "--into a/b: allowed: the name of one folder"),
+        (["--to", "User", "--into", ".."], "--into ..: allowed: the name of one folder"),
         (["--to", "User"], "--template cad: there is no such template; allowed: ubuntu-desktop"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_desktop_keeps_its_home_from_being_migrated(vdi: Vdi, homes: FakeClust
     refused = vdi(*words)
     assert refused.code == 1
     assert f"Error: {ALICE}: the session 'alice-desktop' uses the home; suspend it first" in refused.err
-    assert f"{OF_TEMPLATE} stays the home." in refused.err
+    assert f"{OF_TEMPLATE} is still the home." in refused.err
     (home,) = json.loads(vdi(*words, "-o", "json").out)["homes"]
     assert (home["migrated"], home["from"]) == (False, OF_TEMPLATE)
     assert "no homes of eve@example.com to move" in vdi(*words, "--user", "eve@example.com").err

@@ -54,7 +54,7 @@ def test_interrupting_a_wait_leaves_the_session_and_says_so(fake: FakeCluster, t
         process.send_signal(signal.SIGINT)
         rest = process.communicate()[1]
     assert process.returncode == 130
-    assert "Not waiting any longer; session s is left as it is." in rest
+    assert "No longer waiting; session s is unchanged." in rest
     assert "vdi session rm s" in rest
     assert "Traceback" not in rest
     assert f"{SESSIONS}/s" in fake.objects

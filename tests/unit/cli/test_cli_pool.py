@@ -50,7 +50,7 @@ def test_a_pool_is_shown(vdi: Vdi, fake: FakeCluster) -> None:
         "Pool:      warm\n"
         "Template:  ubuntu-desktop\n"
         "Ready:     1 of 2, 1 starting\n"
-        "Claimed:   running sessions with a desktop from here: 4\n"
+        "Claimed:   running sessions with a desktop from this pool: 4\n"
         "Message:   One desktop is starting.\n"
         "Created:   2026-11-20T08:00:00Z (5m ago)\n"
         "\n"
@@ -63,7 +63,7 @@ def test_a_pool_is_shown(vdi: Vdi, fake: FakeCluster) -> None:
 
 def test_a_pool_that_no_operator_has_seen_says_so(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(POOLS, a_pool())
-    assert "the operator has not taken the pool up" in vdi("pool", "show", "warm").out
+    assert "the operator has not processed the pool" in vdi("pool", "show", "warm").out
 
 
 def test_scale_changes_what_is_desired(vdi: Vdi, fake: FakeCluster) -> None:
@@ -85,7 +85,7 @@ def test_a_pool_that_is_missing_is_reported_with_those_that_are_there(
 ) -> None:
     fake.put(POOLS, a_pool())
     ran = vdi("pool", *words)
-    assert (ran.code, ran.err) == (1, "Error: there is no pool cold; on this cluster there are: warm\n")
+    assert (ran.code, ran.err) == (1, "Error: there is no pool cold; available on this cluster: warm\n")
 
 
 def test_no_pools_are_said_on_stderr(vdi: Vdi) -> None:

@@ -86,7 +86,7 @@ def test_a_name_that_is_taken_is_reported_with_its_owner(vdi: Vdi, fake: FakeClu
     fake.put(SESSIONS, a_session(status=running()))
     ran = vdi("session", "create", "alice-desktop", "-t", "x", "--user", "bob@example.com")
     assert ran.code == 1
-    assert "exists already" in ran.err
+    assert "already exists" in ran.err
     assert "alice@example.com, template ubuntu-desktop, Running" in ran.err
 
 
@@ -106,13 +106,13 @@ def test_wait_shows_each_stage_and_the_total(vdi: Vdi, fake: FakeCluster, monkey
     assert ran.code == 0, ran.err
     stages = [line.rpartition(" ")[0] for line in ran.err.splitlines() if line.startswith("✓")]
     assert stages == [
-        "✓ the operator has taken it up",
+        "✓ the operator is processing it",
         "✓ template ubuntu-desktop found",
         "✓ within the template's limits",
         "✓ capacity on the cluster",
         "✓ home volume bound",
         "✓ pod placed on node node-1",
-        "✓ image there, container started",
+        "✓ image pulled, container started",
         "✓ desktop answers",
         "✓ session Running",
     ]
@@ -123,17 +123,17 @@ def test_wait_shows_each_stage_and_the_total(vdi: Vdi, fake: FakeCluster, monkey
 
 
 def test_wait_ends_with_the_reason_when_the_session_fails(vdi: Vdi, fake: FakeCluster) -> None:
-    fake.after_write({"phase": "Failed", "message": "The desktop used more memory than it may have."})
+    fake.after_write({"phase": "Failed", "message": "The desktop used more memory than its limit."})
     ran = vdi("session", "create", "s", "-t", "x", "--user", "a@b.cd", "--wait")
     assert ran.code == 1
-    assert "session s does not start: The desktop used more memory than it may have." in ran.err
+    assert "session s does not start: The desktop used more memory than its limit." in ran.err
     assert "vdi session rm s" in ran.err
 
 
 def test_wait_gives_up_in_words_when_no_operator_answers(vdi: Vdi) -> None:
     ran = vdi("session", "create", "s", "-t", "x", "--user", "a@b.cd", "--wait", "--timeout-wait", "1s")
     assert ran.code == 1
-    assert "session s is not Running after 1s: no operator has taken the session up yet" in ran.err
+    assert "session s is not Running after 1s: no operator has processed the session yet" in ran.err
 
 
 def test_a_wait_that_is_no_duration_is_refused_before_anything_is_made(vdi: Vdi, fake: FakeCluster) -> None:
@@ -254,13 +254,13 @@ def test_show_tells_all(vdi: Vdi, fake: FakeCluster) -> None:
     assert "Service                 alice-desktop" in ran.out
     assert "missing" in ran.out
     assert (
-        "1m ago   Pod     There is no capacity on the one node: 1 without a free GPU (nvidia.com/gpu). (x3)" in ran.out
-    )
+        "1m ago   Pod     There is not enough capacity on the only node: 1 without a free GPU (nvidia.com/gpu). (x3)"
+    ) in ran.out
 
 
 @pytest.mark.parametrize(
     ("phase", "state"),
-    [("Suspended", "none while it is suspended"), ("Pending", "not made yet"), ("Running", "missing")],
+    [("Suspended", "none while it is suspended"), ("Pending", "not created yet"), ("Running", "missing")],
 )
 def test_a_pod_that_is_not_there_is_not_always_missing(vdi: Vdi, fake: FakeCluster, phase: str, state: str) -> None:
     fake.put(SESSIONS, a_session(status={"phase": phase}))
@@ -284,8 +284,8 @@ def test_show_says_what_may_not_be_read(vdi: Vdi, fake: FakeCluster) -> None:
     fake.refuse("GET", EVENTS, 403, reason="Forbidden", message="events is forbidden")
     ran = vdi("session", "show", "alice-desktop")
     assert ran.code == 0
-    assert "Could not look at Secret alice-desktop-auth: secrets is forbidden" in ran.out
-    assert "Could not look at the events: events is forbidden" in ran.out
+    assert "Could not check Secret alice-desktop-auth: secrets is forbidden" in ran.out
+    assert "Could not check the events: events is forbidden" in ran.out
 
 
 def test_show_of_nothing_says_where_it_looked(vdi: Vdi) -> None:
@@ -334,7 +334,7 @@ def test_open_behind_a_gateway_shows_no_password(vdi: Vdi, fake: FakeCluster, va
     assert ran.code == 0
     assert ran.out.splitlines() == [
         f"URL:      {URL_NO_ONE_ANSWERS}",
-        "The browser asks for the portal's login, if you are not logged in there.",
+        "The browser asks for the portal's login if you are not logged in there.",
     ]
     assert json.loads(vdi("session", "open", "alice-desktop", "-o", "json").out) == {"url": URL_NO_ONE_ANSWERS}
     assert not any("secrets" in path for _, path in fake.requests)
@@ -366,7 +366,7 @@ def test_rm_removes_and_keeps_the_home(vdi: Vdi, fake: FakeCluster) -> None:
 
 def test_rm_waits_until_it_is_gone(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(SESSIONS, a_session())
-    assert vdi("session", "rm", "alice-desktop", "--wait").out.startswith("session alice-desktop is gone after ")
+    assert vdi("session", "rm", "alice-desktop", "--wait").out.startswith("session alice-desktop is deleted after ")
 
 
 def test_rm_of_several_removes_those_that_are_there_and_fails(vdi: Vdi, fake: FakeCluster) -> None:
@@ -458,7 +458,7 @@ def test_templates_are_listed_and_shown(vdi: Vdi, fake: FakeCluster) -> None:
     ]
     shown = vdi("template", "show", "ubuntu-desktop").out
     assert "Image:     localhost/vdi/desktop:dev" in shown
-    assert "Runs:      as long as the session says, then deleted" in shown
+    assert "Runs:      set by the session, then deleted" in shown
     assert "Pre-pull" not in shown
 
 
@@ -478,7 +478,7 @@ def test_a_template_shows_what_becomes_of_its_desktops_and_which_nodes_have_its_
     assert "Runs:      at most 12h, then suspended; after 30m without use then deleted\n" in shown
     assert (
         "Pre-pull of cad:2: 2 of 4 nodes have it\n"
-        "  on its way: n3\n"
+        "  in progress: n3\n"
         "  failed on n4: The registry does not know the image.\n"
     ) in shown
 
@@ -502,4 +502,4 @@ def test_a_template_shows_what_it_says_of_the_stream_and_what_its_image_passes_o
 def test_a_template_that_is_missing_is_reported_with_those_that_are_there(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(TEMPLATES, a_template("cad"))
     ran = vdi("template", "show", "cat")
-    assert (ran.code, ran.err) == (1, "Error: there is no template cat; on this cluster there are: cad\n")
+    assert (ran.code, ran.err) == (1, "Error: there is no template cat; available on this cluster: cad\n")

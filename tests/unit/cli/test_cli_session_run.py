@@ -51,7 +51,7 @@ def test_suspend_that_is_not_done_fails(vdi: Vdi, fake: FakeCluster, monkeypatch
 def test_what_is_so_already_changes_nothing(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(SESSIONS, a_session("s", suspended=True))
     fake.put(SESSIONS, a_session("r"))
-    assert vdi("session", "suspend", "s").out.startswith("session s is suspended already; start it again: ")
+    assert vdi("session", "suspend", "s").out.startswith("session s is already suspended; start it again: ")
     assert vdi("session", "resume", "r").out == "session r is not suspended; see vdi session show r\n"
     assert fake.bodies == []
 
@@ -131,12 +131,12 @@ def test_extend_of_what_does_not_run_is_for_the_next_run(vdi: Vdi, fake: FakeClu
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ([], 2, "give one of --by 2h"),
-        (["--by", "1h", "--timeout", "2h"], 2, "give one of --by 2h"),
+        ([], 2, "use one of --by 2h"),
+        (["--by", "1h", "--timeout", "2h"], 2, "use one of --by 2h"),
         (["--by", "two"], 2, "--by: 'two' is not a duration"),
         (["--timeout", "0h"], 2, "--timeout: '0h' is not a duration"),
-        (["--timeout", "4m"], 2, "has run for 4m59s, so a run of 4m would end at once"),
-        (["--by", "1h"], 1, "a run of template ubuntu-desktop may last 4h at most (spec.lifecycle.maxTimeout)"),
+        (["--timeout", "4m"], 2, "has run for 4m59s, so a run of 4m would end immediately"),
+        (["--by", "1h"], 1, "a run of template ubuntu-desktop may last at most 4h (spec.lifecycle.maxTimeout)"),
     ],
 )
 def test_an_extension_that_makes_no_sense_changes_nothing(
@@ -170,7 +170,7 @@ def test_share_writes_a_guest_and_says_the_address(
     ran = vdi("session", "share", "alice-desktop", "Bob@example.com", *words)
     assert ran.out == (
         "session alice-desktop is shared with bob@example.com as collaborator until 2026-11-20T10:05:00Z;"
-        " tell them its address: https://alice-desktop.vdi.localhost:1\n"
+        " send them its address: https://alice-desktop.vdi.localhost:1\n"
     )
     bob = {"user": "bob@example.com", "role": "collaborator", "expires": "2026-11-20T10:05:00Z"}
     assert fake.objects[ALICE]["spec"]["access"] == [{"user": "eve@example.com"}, bob]
@@ -181,28 +181,28 @@ def test_unshare_of_a_collaborator_says_how_to_end_what_they_started(vdi: Vdi, f
     fake.put(SESSIONS, a_session(status=running(), access=[{"user": "bob@example.com", "role": "collaborator"}]))
     ran = vdi("session", "unshare", "alice-desktop", "Bob@example.com")
     assert ran.out.splitlines()[1] == (
-        "Programs that Bob@example.com started in the desktop still run. End them with: "
-        "vdi session restart alice-desktop"
+        "Programs that Bob@example.com started in the desktop are still running. To end them: vdi session restart "
+        "alice-desktop"
     )
 
 
 def test_unshare_takes_the_guest_off(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(SESSIONS, a_session(status=running(), access=[{"user": "bob@example.com"}]))
     ran = vdi("session", "unshare", "alice-desktop", "bob@example.com")
-    assert ran.out == "session alice-desktop is not shared with bob@example.com any more\n"
+    assert ran.out == "session alice-desktop is no longer shared with bob@example.com\n"
     assert fake.objects[ALICE]["spec"]["access"] == []
     again = vdi("session", "unshare", "alice-desktop", "bob@example.com")
     assert (again.code, again.err) == (
         1,
-        "Error: This desktop is not shared with bob@example.com; it is shared with nobody.\n",
+        "Error: This desktop is not shared with bob@example.com. It is shared with nobody.\n",
     )
 
 
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["alice@example.com"], 1, "alice@example.com is the owner of this desktop"),
-        (["bob"], 1, "'bob' is no e-mail address"),
+        (["alice@example.com"], 1, "alice@example.com owns this desktop"),
+        (["bob"], 1, "'bob' is not an e-mail address"),
         (["bob@example.com", "--expires-in", "soon"], 2, "--expires-in: 'soon' is not a duration"),
         (["bob@example.com", "--role", "owner"], 2, "owner"),
     ],
@@ -223,6 +223,6 @@ def test_guests_are_edited_again_when_somebody_else_was_faster(vdi: Vdi, fake: F
     ran = vdi("session", "share", "alice-desktop", "bob@example.com")
     assert (ran.code, ran.err) == (
         1,
-        "Error: session alice-desktop is being changed by others all the time; try again\n",
+        "Error: session alice-desktop keeps being changed by others; try again\n",
     )
     assert [request for request in fake.requests if request[0] == "PATCH"] == [("PATCH", ALICE)] * 5

@@ -25,7 +25,7 @@ def test_a_page_of_a_running_session() -> None:
         "Phase:     Running\n"
         "URL:       https://alice-desktop.vdi.localhost:1\n"
         "Resources: the template's\n"
-        "Home:      as the template says, kept when the session goes\n"
+        "Home:      template's value, kept after the session ends\n"
         "Created:   2026-11-20T08:00:00Z (5m ago)\n"
         "Started:   2026-11-20T08:00:01Z (4m59s ago, ready after 8s)\n"
         "Expires:   2026-11-20T16:00:01Z (in 7h55m; timeout 8h)\n"
@@ -86,15 +86,15 @@ def test_a_page_tells_queue_warnings_failures_and_idleness() -> None:
 
 
 def test_a_session_that_no_one_has_taken_up_asks_for_the_operator() -> None:
-    assert "the operator has not taken the session up" in details_lines(SessionDetails(session()), NOW)[-1]
+    assert "the operator has not processed the session" in details_lines(SessionDetails(session()), NOW)[-1]
 
 
 @pytest.mark.parametrize(
     ("persistence", "words"),
     [
-        ({"enabled": False}, "none: files are gone with the session"),
+        ({"enabled": False}, "none: files are deleted with the session"),
         ({"retain": False}, "size of the template, deleted with the session"),
-        ({"size": "20Gi"}, "20Gi, kept when the session goes"),
+        ({"size": "20Gi"}, "20Gi, kept after the session ends"),
     ],
 )
 def test_the_home_in_words(persistence: dict[str, Any], words: str) -> None:

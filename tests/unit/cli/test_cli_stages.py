@@ -40,7 +40,7 @@ def test_a_start_passes_each_stage_once_with_its_own_seconds() -> None:
         session_with("TemplateFound", "Admitted", "HomeBound", "PodReady", phase="Running", nodeName="n1"), 104.25
     )
     assert [(p.text, p.seconds) for p in first] == [
-        ("the operator has taken it up", 0.5),
+        ("the operator is processing it", 0.5),
         ("template ubuntu-desktop found", 0.0),
     ]
     assert [(p.text, p.seconds) for p in second] == [
@@ -50,7 +50,7 @@ def test_a_start_passes_each_stage_once_with_its_own_seconds() -> None:
         ("pod placed on node n1", 0.0),
     ]
     assert [(p.text, p.seconds) for p in third] == [
-        ("image there, container started", 2.5),
+        ("image pulled, container started", 2.5),
         ("desktop answers", 0.0),
     ]
     assert [(p.text, p.seconds) for p in last] == [("session Running", 0.25)]
@@ -138,7 +138,7 @@ def test_a_session_that_somebody_suspends_ends_the_wait() -> None:
 def test_a_desktop_from_a_pool_is_said() -> None:
     start, session = Start(0.0), session_with(phase="Running")
     session.status.conditions = (Condition(type="Admitted", status="True", reason="ClaimedFromPool"),)
-    assert "a started desktop taken from the pool" in [stage.text for stage in start.observe(session, 1.0)]
+    assert "a started desktop was taken from the pool" in [stage.text for stage in start.observe(session, 1.0)]
 
 
 def a_pod(**parts: Any) -> Pod:
@@ -157,24 +157,24 @@ def test_the_pod_is_believed_before_the_status_which_is_written_later() -> None:
     session.metadata.uid = "u1"
     home = {"volumes": [{"name": "home", "persistentVolumeClaim": {"claimName": "home-alice"}}]}
     first = start.observe(session, 0.5, a_pod(spec=home))
-    assert first[0].text == "the operator has taken it up"
+    assert first[0].text == "the operator is processing it"
     assert start.reason == "Looking for a node with capacity."
     placed = start.observe(session, 1.0, a_pod(spec={"nodeName": "n1", **home}))
     assert [p.text for p in placed] == ["home volume bound", "pod placed on node n1"]
-    assert start.reason == "Node n1 is getting the image ready."
+    assert start.reason == "Node n1 is preparing the image."
     started = start.observe(session, 2.0, a_pod(spec={"nodeName": "n1"}, status=container({"running": {}})))
-    assert [(p.text, p.seconds) for p in started] == [("image there, container started", 1.0)]
+    assert [(p.text, p.seconds) for p in started] == [("image pulled, container started", 1.0)]
     ready = start.observe(session, 5.0, a_pod(spec={"nodeName": "n1"}, status=container({"running": {}}, ready=True)))
     assert [(p.text, p.seconds) for p in ready] == [("desktop answers", 3.0)]
     assert start.outcome is None
 
 
 def test_the_operator_s_sentence_is_kept_where_the_pod_is_stuck() -> None:
-    start, session = Start(0.0), session_with(message="The image x cannot be fetched: the registry has no such image.")
+    start, session = Start(0.0), session_with(message="The image x cannot be pulled: the registry has no such image.")
     session.metadata.uid = "u1"
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}
     start.observe(session, 1.0, a_pod(spec={"nodeName": "n1"}, status=container(waiting)))
-    assert start.reason == "The image x cannot be fetched: the registry has no such image."
+    assert start.reason == "The image x cannot be pulled: the registry has no such image."
 
 
 def test_another_s_pod_of_the_same_name_is_not_believed() -> None:
@@ -187,7 +187,7 @@ def test_no_home_is_a_stage_too() -> None:
     start, session = Start(0.0), untouched()
     session.metadata.uid = "u1"
     texts = [p.text for p in start.observe(session, 1.0, a_pod(spec={"nodeName": "n1"}))]
-    assert "no home volume wanted" in texts
+    assert "no home volume requested" in texts
 
 
 @pytest.mark.parametrize("message", ["The desktop ran out of memory.", ""])
@@ -195,7 +195,7 @@ def test_a_failed_session_ends_the_wait_and_always_says_something(message: str) 
     start = Start(0.0)
     start.observe(session_with(phase="Failed", message=message), 1.0)
     assert start.outcome is Outcome.FAILED
-    assert start.reason == (message or "the session failed, and its status does not say why")
+    assert start.reason == (message or "the session failed, and its status does not contain a reason")
 
 
 def test_a_session_that_vanishes_is_gone_not_failed() -> None:

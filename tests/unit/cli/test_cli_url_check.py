@@ -17,7 +17,7 @@ def test_the_proxy_s_own_answers_are_not_the_desktop_s(status: int, ready: bool)
 
 
 def test_a_gateway_asks_for_the_login() -> None:
-    assert interpret(401, by_gateway=True).text == "answers, and asks for the login"
+    assert interpret(401, by_gateway=True).text == "responds, and asks for the login"
 
 
 async def test_it_asks_until_the_desktop_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +31,7 @@ async def test_it_asks_until_the_desktop_answers(monkeypatch: pytest.MonkeyPatch
     app.router.add_get("/", answer)
     async with serve_app(app) as port:
         found = await wait_until_ready(f"http://alice.vdi.localhost:{port}", 5.0)
-    assert (found.ready, found.text) == (True, "answers, and asks for the password")
+    assert (found.ready, found.text) == (True, "responds, and asks for the password")
     assert list(statuses) == []
 
 

@@ -14,7 +14,7 @@ IMAGE = "registry.example.com/lab:1"
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["cad", "--port", "8888"], "--port: for an image; template cad says it itself"),
+        (["cad", "--port", "8888"], "--port: for an image only; template cad sets it itself"),
         (["cad", "--scheme", "HTTPS", "--run-as-user", "7"], "--scheme, --run-as-user: for an image"),
         ([IMAGE, "--port", "8082"], "--port 8082: allowed: 1 to 65535, but not 8082, the agent's"),
         ([IMAGE, "--port", "0"], "--port 0: allowed: 1 to 65535"),
@@ -44,7 +44,10 @@ def test_an_image_without_a_desktop_is_not_started(vdi: Vdi, fake: FakeCluster) 
         assert ran.code == 1
         report = json.loads(ran.out)
         assert [finding["code"] for finding in report["findings"]] == ["image_unusable"]
-        assert "contains no desktop" in report["findings"][0]["message"] and report["subject"] == name
+        assert (
+            "contains no desktop, only a part of Selkies" in report["findings"][0]["message"]
+            and report["subject"] == name
+        )
     assert "POST" not in {method for method, _ in fake.requests}
 
 

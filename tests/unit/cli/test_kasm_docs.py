@@ -1,4 +1,4 @@
-"""Every command of `vdi kasm` has an example in its help; what docs/kasm.md types exists."""
+"""Every command of `vdi kasm` has an example in its help; what the pages docs/kasm*.md type exists."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from unit.cli.conftest import Vdi
 
-TEXT = (Path(__file__).parents[3] / "docs" / "kasm.md").read_text()
+TEXT = "\n".join(page.read_text() for page in sorted((Path(__file__).parents[3] / "docs").glob("kasm*.md")))
 COMMANDS = [
     ["preflight"],
     ["validate"],

@@ -20,7 +20,7 @@ def test_render_prints_values_that_check_takes(vdi: Vdi, tmp_path: Path) -> None
     file.write_text(ran.out)
     checked = vdi("kasm", "values", "check", str(file))
     assert checked.code == 0
-    assert checked.out == "Nothing is wrong with these values for chart kasm-helm 1.1190.6.\n"
+    assert checked.out == "These values have no problems for chart kasm-helm 1.1190.6.\n"
 
 
 def test_render_writes_a_new_file_and_never_over_an_old_one(vdi: Vdi, tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_render_writes_a_new_file_and_never_over_an_old_one(vdi: Vdi, tmp_path: 
     assert yaml.safe_load(file.read_text())["publicAddr"] == HOST
     again = vdi("kasm", "values", "render", "--hostname", "other.example.com", "--tls-secret", "tls", "-w", str(file))
     assert again.code == 2
-    assert f"{file} exists already" in again.err
+    assert f"{file} already exists" in again.err
     assert list(tmp_path.glob(".*yaml*")) == []
 
 
@@ -39,7 +39,7 @@ def test_render_writes_a_new_file_and_never_over_an_old_one(vdi: Vdi, tmp_path: 
     ("words", "said"),
     [
         (["--hostname", "https://x"], "--hostname is 'https://x'; allowed"),
-        (["--hostname", HOST, "-g", "D"], "'D' is no generation of Kasm's chart; allowed: A (kasm-single-zone"),
+        (["--hostname", HOST, "-g", "D"], "'D' is not a generation of Kasm's chart; allowed: A (kasm-single-zone"),
         (["--hostname", HOST, "--chart-version", "new"], "--chart-version: 'new' is not a version"),
         (["--hostname", HOST, "--database-secret", "pg"], "--database-host is missing"),
     ],
@@ -56,9 +56,9 @@ def test_check_ends_with_1_on_an_error_and_says_the_right_name(vdi: Vdi, tmp_pat
     ran = vdi("kasm", "values", "check", str(file))
     assert ran.code == 1
     assert "global.hostname is a value of generation A" in ran.out
-    assert "  > Write publicAddr" in ran.out
+    assert "  > Set publicAddr" in ran.out
     data = json.loads(vdi("kasm", "values", "check", str(file), "-o", "json").out)
-    assert data["findings"][0]["remedy"] == {"sentence": "Write publicAddr", "commands": []}
+    assert data["findings"][0]["remedy"] == {"sentence": "Set publicAddr", "commands": []}
     assert data["chart"] == "kasm-helm 1.1190.6"
     assert "global.hostname" not in vdi("kasm", "values", "check", str(file), "-g", "A").out
 
@@ -67,7 +67,7 @@ def test_check_ends_with_1_on_an_error_and_says_the_right_name(vdi: Vdi, tmp_pat
     ("text", "code", "said"),
     [
         ("- a\n", 2, "has no values"),
-        ("a: [\n", 2, "is no YAML"),
+        ("a: [\n", 2, "is not valid YAML"),
         ("a: 1\n---\nb: 1\n", 2, "is no"),
         (None, 3, "No such"),
     ],

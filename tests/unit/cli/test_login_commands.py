@@ -17,6 +17,7 @@ from unit.cli.fake_cluster import FakeCluster
 from unit.cli.remote_stage import RemoteGateway
 from vdi.cli.main import main
 from vdi.cli.remote.logins import Login, Logins, login_file, read_logins, write_logins
+from vdi.cli.whoami import describe_use
 
 
 @pytest.fixture
@@ -151,7 +152,7 @@ def test_login_with_a_code(
 
 
 @pytest.mark.parametrize(
-    ("code", "said"), [("wrong\n", "gives no token for this code: this code is wrong"), ("", "no code was given")]
+    ("code", "said"), [("wrong\n", "issues no token for this code: this code is wrong"), ("", "no code was entered")]
 )
 def test_a_code_that_is_wrong_logs_no_one_in(
     typed: Vdi, gateway: RemoteGateway, typing: Typing, code: str, said: str
@@ -194,7 +195,7 @@ def test_an_untrusted_certificate_is_said_before_any_browser_opens(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "which gateway?"),
+        ([], "no gateway is known"),
         (["http://portal.example.com"], "is not the address of a portal"),
         (["https://x", "--ca-file", "/none"], "--ca-file /none: No such file or directory"),
     ],
@@ -208,7 +209,7 @@ def test_wrong_usage(typed: Vdi, words: list[str], said: str) -> None:
 def test_what_is_no_gateway_is_said(typed: Vdi, fake: FakeCluster) -> None:
     ran = typed("login", fake.url)
     assert ran.code == 3
-    assert "as a gateway of VDI" in ran.err
+    assert "which a gateway of VDI does not do" in ran.err
 
 
 def test_login_says_when_commands_go_elsewhere(
@@ -216,7 +217,7 @@ def test_login_says_when_commands_go_elsewhere(
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", "/somewhere")
     ran = typed("login", gateway.url, "--ca-file", str(gateway.ca))
-    assert "since KUBECONFIG names a cluster: say --server" in ran.err
+    assert "because KUBECONFIG names a cluster: use --server" in ran.err
 
 
 def test_logout_revokes_and_forgets(typed: Vdi, gateway: RemoteGateway, browser: Browser) -> None:
@@ -246,8 +247,8 @@ def test_logout_without_the_gateway_forgets_and_says_what_is_left(typed: Vdi) ->
     )
     ran = typed("logout")
     assert ran.code == 1
-    assert "the token is forgotten here, but could not be revoked: cannot reach the gateway" in ran.err
-    assert "It ends by itself at 2026-12-20T12:00:00Z" in ran.err
+    assert "the token is removed here, but could not be revoked: cannot reach the gateway" in ran.err
+    assert "It expires at 2026-12-20T12:00:00Z" in ran.err
     assert read_logins().gateways == {}
 
 
@@ -256,13 +257,25 @@ def test_whoami_at_a_gateway(typed: Vdi, gateway: RemoteGateway, browser: Browse
     assert typed("whoami").out.splitlines() == [
         "User:      alice@example.com",
         "Groups:    engineering",
-        "Way:       through the gateway, since you are logged in there (vdi login)",
+        "Way:       through the gateway, because you are logged in there (vdi login)",
         f"Server:    {gateway.url}",
         "Namespace: vdi-sessions",
         "Until:     2026-12-20T12:00:00Z",
     ]
     known = json.loads(typed("whoami", "-o", "json").out)
     assert (known["admin"], known["use"]["sessions"]["used"]) == (False, 0)
+
+
+def test_use_is_what_is_limited() -> None:
+    use = {
+        "sessions": {"used": 1, "limit": 3},
+        "gpus": {"used": 1, "limit": None},
+        "gpuHoursPerMonth": {"used": 12.5, "limit": 100.0},
+        "homeStorage": {"used": 30.0, "limit": 100.0},
+    }
+    said = "1 of 3 desktops, 12.5 of 100 GPU hours this month, 30 of 100 GiB of homes"
+    assert describe_use(use) == said
+    assert describe_use({}) == ""
 
 
 def test_whoami_at_a_cluster(vdi: Vdi, fake: FakeCluster) -> None:
@@ -274,7 +287,7 @@ def test_whoami_at_a_cluster(vdi: Vdi, fake: FakeCluster) -> None:
     assert vdi("whoami").out.splitlines() == [
         "User:      tester",
         "Groups:    system:authenticated",
-        "Way:       to the cluster, since KUBECONFIG names a cluster",
+        "Way:       to the cluster, because KUBECONFIG names a cluster",
         f"Server:    {fake.url}",
         "Namespace: vdi-sessions",
     ]

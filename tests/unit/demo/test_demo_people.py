@@ -19,8 +19,10 @@ class Commands:
     def __init__(self) -> None:
         self.users: dict[str, str] = {}
         self.typed: list[tuple[str, ...]] = []
+        self.seconds: set[float] = set()
 
-    def __call__(self, _kubeconfig: Path, *words: str, stdin: str = "") -> str:
+    def __call__(self, _kubeconfig: Path, *words: str, stdin: str = "", seconds: float = 60.0) -> str:
+        self.seconds.add(seconds)
         if words[0] == "ls":
             return "\n".join(self.users)
         self.typed.append(words)
@@ -67,7 +69,19 @@ def test_the_password_is_for_its_owners_eyes(commands: Commands, tmp_path: Path)
     assert not any(login.password in word for words in commands.typed for word in words)
 
 
+def test_on_a_slow_machine_each_command_may_take_longer(commands: Commands, tmp_path: Path) -> None:
+    ready_user(tmp_path / "k", tmp_path, "p", YOU, timeout_factor=20)
+    ready_user(tmp_path / "k", tmp_path, "p", YOU, timeout_factor=20)
+    assert commands.seconds == {1200.0}
+
+
 def test_what_the_command_says_is_said_on(tmp_path: Path) -> None:
     (tmp_path / "kubeconfig").write_text("{}")
     with pytest.raises(PeopleError, match="vdi gateway user ls"):
         add_user(tmp_path / "kubeconfig", YOU, "p")
+
+
+def test_a_command_that_takes_too_long_names_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "kubeconfig").write_text("{}")
+    with pytest.raises(PeopleError, match=r"`vdi gateway user ls` did not end in 0\.01 s;.*VDI_TIMEOUT_FACTOR=10"):
+        add_user(tmp_path / "kubeconfig", YOU, "p", seconds=0.01)

@@ -1,5 +1,7 @@
 """What a full node's cluster was made with, for tests that need one on paper."""
 
+from msgspec.structs import replace
+
 from vdi.devcluster.layout import ClusterSettings
 from vdi.devcluster.networks import choose_networks
 
@@ -14,3 +16,5 @@ FULL_NODE = ClusterSettings(
     websecure_port=8443,
     networks=choose_networks([]),
 )
+
+THREE_NODES = replace(FULL_NODE, nodes=3)

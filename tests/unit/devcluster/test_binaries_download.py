@@ -98,14 +98,14 @@ def test_wrong_checksum_is_said_and_the_file_deleted(server: Server, tmp_path: P
     server.files[TOOL_SUM] = b"0" * 64
     with pytest.raises(BinaryUnavailable) as failure:
         find(TOOL, "tool", server.url, tmp_path)
-    assert f"its SHA-256 is {sha256(CONTENT)}, published is {'0' * 64}; the file was deleted" in str(failure.value)
+    assert f"its SHA-256 is {sha256(CONTENT)}, but {'0' * 64} is published; the file was deleted" in str(failure.value)
     assert leftovers(tmp_path) == []
 
 
 @pytest.mark.parametrize("missing", [TOOL_PATH, TOOL_SUM])
 def test_missing_file_is_named_with_the_answer(server: Server, tmp_path: Path, missing: str) -> None:
     del server.files[missing]
-    with pytest.raises(BinaryUnavailable, match=f"{server.url}{missing}: the server answered 404 Not Found"):
+    with pytest.raises(BinaryUnavailable, match=f"{server.url}{missing}: the server responded with 404 Not Found"):
         find(TOOL, "tool", server.url, tmp_path)
     assert leftovers(tmp_path) == []
 
@@ -202,7 +202,7 @@ def test_checksum_is_found_in_every_form_that_projects_publish(text: str) -> Non
 
 @pytest.mark.parametrize("text", ["", "<html>sign in</html>", f"{DIGEST}  other.tgz", f"{DIGEST}\n{DIGEST}\n"])
 def test_file_that_holds_no_checksum_of_ours_is_refused(text: str) -> None:
-    with pytest.raises(SourceFailed, match=r"https://dl\.example/sums: holds no SHA-256 of tool\.tgz"):
+    with pytest.raises(SourceFailed, match=r"https://dl\.example/sums: contains no SHA-256 of tool\.tgz"):
         find_checksum(text, "tool.tgz", "https://dl.example/sums")
 
 

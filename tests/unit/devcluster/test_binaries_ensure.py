@@ -52,7 +52,7 @@ def test_build_follows_a_download_that_failed_and_the_reason_is_shown(
         path = Finder(build_cache, BOTH).find("pause")
         assert path.parent == build_cache.entry(entry_key(BUILD))
     assert built == ["pause"]
-    assert f"download pause: {server.url}/x/sum: the server answered 404 Not Found" in shown.getvalue()
+    assert f"download pause: {server.url}/x/sum: the server responded with 404 Not Found" in shown.getvalue()
 
 
 def test_download_that_works_needs_no_build(tmp_path: Path, server: Server, built: list[str]) -> None:
@@ -84,7 +84,7 @@ def test_named_folder_without_the_binary_is_said_and_passed_over(
 ) -> None:
     with build_cache_in(tmp_path, VDI_BINARIES="/nowhere", VDI_DOWNLOAD_MIRROR=server.url) as (build_cache, shown):
         Finder(build_cache, BOTH).find("pause")
-    assert "VDI_BINARIES=/nowhere: holds no executable pause" in shown.getvalue()
+    assert "VDI_BINARIES=/nowhere: contains no executable pause" in shown.getvalue()
     assert built == ["pause"]
 
 
@@ -105,7 +105,7 @@ def test_when_all_fail_one_error_lists_every_source(
     assert folder == "a named folder: VDI_BINARIES is not set"
     assert cache == f"cache: not in {tmp_path / 'cache'}"
     assert download.startswith("download pause: ")
-    assert built_one.startswith("build pause: go ended with status 1\n  | main.go:1: no\n  whole log: ")
+    assert built_one.startswith("build pause: go ended with status 1\n  | main.go:1: no\n  full log: ")
 
 
 def test_reason_that_many_share_is_shown_once(tmp_path: Path, built: list[str]) -> None:
@@ -131,7 +131,7 @@ def test_edited_go_module_is_built_again(tmp_path: Path, built: list[str], monke
 def test_name_that_no_one_knows_is_refused_before_any_work(tmp_path: Path) -> None:
     with (
         Progress(tmp_path, Console(file=io.StringIO())) as progress,
-        pytest.raises(ValueError, match="no such binary: kubeadm; there are etcd, "),
+        pytest.raises(ValueError, match="unknown binary: kubeadm; allowed: etcd, "),
     ):
         ensure(["etcd", "kubeadm"], progress=progress, cache=tmp_path)
 
@@ -161,7 +161,7 @@ def test_command_says_what_failed_and_ends_with_1(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(go_build, "find_toolchain", raise_no_toolchain)
     assert main(["pause"]) == 1
-    assert "pause could not be had. Tried:\n  - a named folder" in capsys.readouterr().err
+    assert "pause is not available. Tried:\n  - a named folder" in capsys.readouterr().err
 
 
 def raise_no_toolchain(*ignored: object) -> Path:

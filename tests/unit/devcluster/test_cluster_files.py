@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 from cryptography import x509
 
-from unit.devcluster.node_settings import FULL_NODE
-from vdi.devcluster import credentials, starting
+from unit.devcluster.node_settings import FULL_NODE, THREE_NODES
+from vdi.devcluster import cluster, credentials, starting
 from vdi.devcluster.addons import render
 from vdi.devcluster.control_plane import control_plane
 from vdi.devcluster.layout import ClusterError, ClusterSettings, Layout, free_ports, layout_of, write_private
@@ -28,7 +30,7 @@ def layout(tmp_path: Path) -> Layout:
 
 @pytest.mark.parametrize("name", ["", "Demo", "1st", "a" * 11, "a-", "a/b", ".."])
 def test_a_name_that_cannot_name_links_and_folders_is_refused(name: str) -> None:
-    with pytest.raises(ClusterError, match="allowed are"):
+    with pytest.raises(ClusterError, match="allowed:"):
         layout_of(name)
 
 
@@ -44,7 +46,7 @@ def test_broken_facts_are_no_facts(layout: Layout) -> None:
 
 
 def test_two_commands_cannot_work_on_one_cluster(layout: Layout) -> None:
-    with layout.locked(), pytest.raises(ClusterError, match="at work"), layout.locked():
+    with layout.locked(), pytest.raises(ClusterError, match="is running"), layout.locked():
         pytest.fail("both got it")
 
 
@@ -126,12 +128,12 @@ def test_a_request_that_fits_is_granted(
             WITH_GPUS,
             False,
             4,
-            "a full node with 8 pretended GPUs, and a full node with 4 pretended GPUs",
+            "a full node with 8 simulated GPUs, but a full node with 4 simulated GPUs",
             " --fake-gpus 4",
         ),
-        (WITH_GPUS, False, 0, "a full node with 8 pretended GPUs, and a full node is", ""),
-        (WITH_GPUS, True, None, "a full node with 8 pretended GPUs, and a control plane only", " --control-plane-only"),
-        (CONTROL_PLANE, False, 2, "a control plane only, and a full node with 2 pretended GPUs", " --fake-gpus 2"),
+        (WITH_GPUS, False, 0, "a full node with 8 simulated GPUs, but a full node is", ""),
+        (WITH_GPUS, True, None, "a full node with 8 simulated GPUs, but a control plane only", " --control-plane-only"),
+        (CONTROL_PLANE, False, 2, "a control plane only, but a full node with 2 simulated GPUs", " --fake-gpus 2"),
     ],
 )
 def test_a_contradiction_is_refused_with_both_kinds_and_the_command(
@@ -139,7 +141,7 @@ def test_a_contradiction_is_refused_with_both_kinds_and_the_command(
 ) -> None:
     with pytest.raises(ClusterError) as refused:
         starting.choose_kind("demo", known, control_plane_only=control_plane_only, fake_gpus=fake_gpus)
-    assert f"was made as {both}" in str(refused.value)
+    assert f"was created as {both}" in str(refused.value)
     assert f"`vdi cluster reset --name demo{reset}`" in str(refused.value)
 
 
@@ -148,9 +150,87 @@ def test_pretended_gpus_without_a_node_are_refused() -> None:
         starting.choose_kind("new", None, control_plane_only=True, fake_gpus=4)
 
 
+def test_several_nodes_of_a_control_plane_alone_are_refused() -> None:
+    with pytest.raises(ClusterError, match="--nodes 3 needs a node"):
+        starting.choose_kind("new", None, control_plane_only=True, fake_gpus=None, nodes=3)
+
+
+@pytest.mark.parametrize(("known", "nodes"), [(None, 3), (THREE_NODES, None), (THREE_NODES, 3)])
+def test_a_cluster_of_several_nodes_stays_one(known: ClusterSettings | None, nodes: int | None) -> None:
+    kind = starting.choose_kind("t", known, control_plane_only=False, fake_gpus=None, nodes=nodes)
+    assert kind == starting.Kind(control_plane_only=False, fake_gpus=0, nodes=3)
+
+
+def test_more_nodes_than_it_was_made_with_are_refused_with_the_command_that_adds_one() -> None:
+    with pytest.raises(ClusterError) as refused:
+        starting.choose_kind("demo", FULL_NODE, control_plane_only=False, fake_gpus=None, nodes=2)
+    assert "a full node, but 2 full nodes are requested" in str(refused.value)
+    assert "`vdi cluster reset --name demo --nodes 2`" in str(refused.value)
+    assert "`vdi cluster nodes --name demo --add-node` adds a node" in str(refused.value)
+
+
+def test_a_cluster_of_an_older_version_has_one_node(layout: Layout) -> None:
+    layout.save(FULL_NODE)
+    content = json.loads(layout.settings_file.read_text())
+    del content["nodes"]
+    layout.settings_file.write_text(json.dumps(content))
+    assert layout.load() == FULL_NODE
+
+
+def test_each_node_has_certificates_of_its_own(layout: Layout) -> None:
+    credentials.write_credentials(layout, THREE_NODES)
+    second = layout.of_node(2)
+    credentials.write_node_credentials(second, THREE_NODES)
+    certificate = x509.load_pem_x509_certificate((layout.pki / "kubelet-2.crt").read_bytes())
+    assert "CN=system:node:vdi-demo-2" in certificate.subject.rfc4514_string()
+    server = x509.load_pem_x509_certificate((layout.pki / "kubelet-server-2.crt").read_bytes())
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["10.213.32.6"]
+    assert second.component_kubeconfig("kubelet").exists()
+    assert second.component_kubeconfig("kube-proxy").exists()
+
+
+@pytest.fixture
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A cluster of three nodes, as far as its files say, whose first node runs."""
+    monkeypatch.setenv("VDI_STATE", str(tmp_path))
+    made = layout_of("demo")
+    made.root.mkdir()
+    made.save(THREE_NODES)
+    monkeypatch.setattr(cluster, "find_supervisor", lambda layout: None if layout.cluster else object())
+    return "demo"
+
+
+@pytest.mark.parametrize("command", [cluster.stop_node, cluster.cut_node])
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [("vdi-demo", "runs the control plane"), ("vdi-demo-9", "no node 'vdi-demo-9'"), ("2", "no node '2'")],
+)
+def test_the_first_node_and_one_that_is_not_there_are_refused_with_those_that_are_allowed(
+    running: str, command: Callable[[str, str], None], node: str, message: str
+) -> None:
+    with pytest.raises(ClusterError, match=message) as refused:
+        command(running, node)
+    assert "allowed: vdi-demo-2, vdi-demo-3" in str(refused.value)
+
+
+def test_the_network_of_a_node_that_is_stopped_cannot_be_cut(running: str) -> None:
+    with pytest.raises(ClusterError, match="--start-node vdi-demo-2` starts it"):
+        cluster.cut_node(running, "vdi-demo-2")
+
+
+def test_nodes_of_a_cluster_that_does_not_run_cannot_be_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VDI_STATE", str(tmp_path))
+    with pytest.raises(ClusterError, match="`vdi cluster up --name demo` starts it"):
+        cluster.stop_node("demo", "vdi-demo-2")
+
+
 @pytest.mark.parametrize(("resolv_conf", "forwards"), [("nameserver 192.0.2.1\n", True), ("", False)])
 def test_dns_asks_no_one_where_there_is_no_one(layout: Layout, resolv_conf: str, forwards: bool) -> None:
-    text = "".join(render(layout, "10.213.0.10", resolv_conf))
+    text = "".join(render(layout, "vdi-demo", "10.213.0.10", resolv_conf))
     assert ("forward . /etc/resolv.conf" in text) is forwards
     assert 'mkdir -m 0777 -p "$VOL_DIR"' in text
     assert "clusterIP: 10.213.0.10" in text
+    assert text.count("nodeSelector: {kubernetes.io/hostname: vdi-demo}") == 2

@@ -42,11 +42,14 @@ def test_context_outside_a_checkout_is_refused_in_words(tmp_path: Path) -> None:
 def test_each_containerfile_has_the_same_base_by_digest_and_ends_as_a_user() -> None:
     root = Path(images.__file__).parents[4]
     line = f"ARG BASE={BASE}@{images.base_digest()}"
-    files = [file for file in root.glob("images/*/Containerfile") if file.parent.name != "desktop-lavapipe"]
-    assert len(files) == 5
+    gallery = {*root.glob("images/gallery/*/Containerfile")}
+    assert {file.parent.name for file in gallery} == set(images.GALLERY)
+    on_debian = {*root.glob("images/*/Containerfile"), root / "images/gallery/notebook/Containerfile"}
+    files = {file for file in gallery | on_debian if file.parent.name != "desktop-lavapipe"}
+    assert len(files) == 6 + len(gallery)
     for file in files:
         text = file.read_text().splitlines()
-        assert text.count(line) == 1, file
+        assert text.count(line if file in on_debian else f"ARG BASE={images.DESKTOP}") == 1, file
         stages = [index for index, words in enumerate(text) if words.startswith("FROM")]
         assert all(text[index].startswith("FROM ${BASE}") for index in stages), file
         assert all(text[index + 1] == "ARG SOURCE_DATE_EPOCH" for index in stages), file
@@ -65,7 +68,7 @@ def test_a_base_without_a_digest_is_refused_with_the_line(tmp_path: Path) -> Non
 
 def test_our_own_recipes_name_files_that_exist() -> None:
     root = Path(images.__file__).parents[4]
-    for recipe in (images._DESKTOP, images._VDI):
+    for recipe in (images._DESKTOP, images._VDI, images._STAND_INS, *images._GALLERY.values()):
         assert recipe.containerfile in context_files(recipe, root)
 
 
@@ -192,6 +195,54 @@ def test_the_image_of_a_release_gets_its_version_and_leaves_that_of_the_demo(
     assert demo.exists()
 
 
+@pytest.fixture
+def gallery(pretender: Pretender, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Pretender:
+    """A gallery of one image on the desktop and one on Debian."""
+    (checkout / "images/gallery/a").mkdir(parents=True)
+    (checkout / "images/gallery/a/Containerfile").write_text("FROM desktop\n")
+    (checkout / "images/gallery/shared").write_text("one")
+    monkeypatch.setattr(images, "_GALLERY", {name: images._gallery_recipe("a", "shared") for name in ("a", "notebook")})
+    return pretender
+
+
+def test_an_image_of_the_gallery_is_built_from_the_desktop_of_the_same_release(
+    gallery: Pretender, checkout: Path, tmp_path: Path
+) -> None:
+    with Progress(tmp_path / "logs") as progress:
+        first = images.ensure_gallery("a", progress=progress, cache=tmp_path / "cache", epoch=5)
+        assert gallery.arguments == {"BASE": images.DESKTOP, "SOURCE_DATE_EPOCH": "5"}
+        assert [what for name, what in gallery.asked if name == "save"] == [RECIPE.tag, "localhost/vdi/a:dev"]
+        assert gallery.asked[-2] == ("build", (["a", "a/Containerfile", "shared"], "localhost/vdi/a:dev"))
+        (checkout / "images/gallery/shared").write_text("two")
+        assert images.ensure_gallery("a", progress=progress, cache=tmp_path / "cache", epoch=5) != first
+
+
+def test_an_image_of_the_gallery_without_a_desktop_is_built_from_debian(gallery: Pretender, tmp_path: Path) -> None:
+    with Progress(tmp_path / "logs") as progress:
+        images.ensure_gallery("notebook", progress=progress, cache=tmp_path / "cache")
+    assert gallery.arguments == {"BASE": BASE}
+    assert [name for name, _ in gallery.asked] == ["load", "build", "save"]
+
+
+@pytest.mark.parametrize("name", ["docker", "podman", "buildah"])
+def test_no_registry_has_the_desktop_so_each_builder_loads_it(
+    gallery: Pretender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (program := tmp_path / "bin" / name).parent.mkdir()
+    program.write_text(STAND_IN.format(log=tmp_path / "log", archive=gallery.result))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    monkeypatch.setattr(packages, "root_rights", lambda: ())
+    monkeypatch.setattr(images, "require_builder", require_builder)
+    with Progress(tmp_path / "logs") as progress:
+        images.ensure_gallery("a", progress=progress, cache=tmp_path / "cache")
+    lines = (tmp_path / "log").read_text().splitlines()
+    built = next(index for index, line in enumerate(lines) if "localhost/vdi/a:dev" in line)
+    assert f"--build-arg BASE={images.DESKTOP} " in lines[built]
+    desktop = str(tmp_path / "cache/image-it-")
+    assert desktop in lines[built - 1] and ("load" in lines[built - 1] or "pull" in lines[built - 1])
+
+
 STAND_IN = """#!/bin/sh
 # A stand-in for docker, podman or buildah: it notes how it was called, and saves an archive that was prepared.
 echo "$@" >> {log}
@@ -229,7 +280,7 @@ def test_an_image_that_holds_something_of_the_machine_is_not_kept(
 ) -> None:
     monkeypatch.setattr(host_settings, "LEFTOVERS", ("it",))
 
-    with Progress(tmp_path / "logs") as progress, pytest.raises(StepFailed, match="holds something of this machine"):
+    with Progress(tmp_path / "logs") as progress, pytest.raises(StepFailed, match="contains data of this machine"):
         images.ensure_desktop(progress=progress, cache=tmp_path / "cache")
 
     assert not list((tmp_path / "cache").glob("image-*"))

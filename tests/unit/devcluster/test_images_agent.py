@@ -55,6 +55,7 @@ def port(agent: Any, screen: Screen) -> Iterator[int]:
     agent.Handler.digest, agent.Handler.notices = sha256(b"secret").hexdigest(), screen.notices
     agent.Handler.photon = agent.Photon(":77777", Path("/nowhere"), lambda: 0.0)
     agent.Handler.activity = staticmethod(lambda: {"idleSeconds": 1.5, "viewers": 1, "connectedSeconds": None})
+    agent.Handler.thumbnails = agent.Thumbnails({"DISPLAY": ":77777", "XAUTHORITY": "/nowhere"})
     with agent.Server(("127.0.0.1", 0), agent.Handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield server.server_address[1]
@@ -82,7 +83,7 @@ def test_activity_is_reported_to_who_has_the_token_only(port: int) -> None:
 
 
 def test_what_draws_and_what_encodes_is_reported_once_both_are_decided(agent: Any, tmp_path: Path) -> None:
-    drawn = {"renderer": "Software", "device": "", "reason": "NoGPU", "message": "the pod has no GPU"}
+    drawn = {"display": "X11", "renderer": "Software", "device": "", "reason": "NoGPU", "message": "the pod has no GPU"}
     (tmp_path / "graphics").write_text(json.dumps(drawn))
     assert agent.graphics(tmp_path) is None
 
@@ -211,3 +212,49 @@ def test_a_probe_that_is_connected_is_no_visit(agent: Any, monkeypatch: pytest.M
     probing[0] = False
     viewers.look()
     assert viewers.last_came == eleven, "whoever stays is a person"
+
+
+def program(tmp_path: Path, script: str) -> str:
+    """In the place of capture-thumbnail."""
+    made = tmp_path / "capture-thumbnail"
+    made.write_text(f"#!/bin/sh\n{script}\n")
+    made.chmod(0o755)
+    return str(made)
+
+
+def test_a_thumbnail_is_taken_for_who_has_the_token_only(
+    agent: Any, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VDI_AGENT_TOKEN", "hidden")
+    monkeypatch.setattr(agent, "CAPTURE", program(tmp_path, 'printf "%s %s" "$DISPLAY" "$VDI_AGENT_TOKEN"'))
+    assert ask(port, "GET", "/thumbnail", token="wrong")[0] == 401
+    assert ask(port, "POST", "/thumbnail", body="{}")[0] == 404
+    assert ask(port, "GET", "/thumbnail") == (200, ":77777 "), "the program gets the display, and no secret"
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [("echo no cookie >&2; exit 1", "the screen can't be captured: no cookie"), ("exec sleep 9", "timed out after")],
+)
+def test_a_screen_that_cannot_be_captured_is_no_thumbnail(
+    agent: Any, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, words: str
+) -> None:
+    monkeypatch.setattr(agent, "CAPTURE", program(tmp_path, script))
+    monkeypatch.setattr(agent, "CAPTURE_SECONDS", 0.2 if "sleep" in script else 5.0)
+    status, why = ask(port, "GET", "/thumbnail")
+    assert (status, words in why) == (503, True), why
+
+
+def test_an_image_without_the_program_says_so(agent: Any, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "CAPTURE", "/nowhere/capture-thumbnail")
+    assert ask(port, "GET", "/thumbnail")[0] == 503
+
+
+def test_one_thumbnail_is_taken_at_a_time(agent: Any, port: int) -> None:
+    with agent.Handler.thumbnails.lock:
+        assert ask(port, "GET", "/thumbnail") == (503, "a picture of the screen is being taken already")
+
+
+def test_a_desktop_on_wayland_has_no_thumbnail_and_says_why(agent: Any) -> None:
+    with pytest.raises(agent.UnknownError, match="this desktop is on Wayland"):
+        agent.Thumbnails({"WAYLAND_DISPLAY": "wayland-1", "DISPLAY": ":0"}).take()

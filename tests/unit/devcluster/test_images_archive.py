@@ -93,8 +93,8 @@ def test_image_id_follows_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"#!/bin/sh\n", "no 64-bit ELF program"),
-        (b"", "no 64-bit ELF program"),
+        (b"#!/bin/sh\n", "not a 64-bit ELF program"),
+        (b"", "not a 64-bit ELF program"),
         (elf(1, 3), "needs a dynamic loader"),
     ],
 )
@@ -112,8 +112,8 @@ def test_leaks_are_found_in_the_history_and_in_the_layers(tmp_path: Path) -> Non
     )
 
     assert find_leaks(target, ["http://me:pw@p", ""], ["root/ca.crt", "root/.netrc"]) == [
-        "its configuration or history holds 'http://me:pw@p'",
-        "it holds /root/ca.crt",
+        "its configuration or history contains 'http://me:pw@p'",
+        "it contains /root/ca.crt",
     ]
     assert list(layer_paths(target)) == ["root/ca.crt"]
 

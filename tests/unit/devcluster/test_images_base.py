@@ -38,7 +38,7 @@ def registry() -> Iterator[str]:
     server.server_close()
 
 
-@pytest.mark.parametrize(("status", "problem"), [(200, None), (401, None), (503, "its registry answered 503")])
+@pytest.mark.parametrize(("status", "problem"), [(200, None), (401, None), (503, "its registry responded with 503")])
 def test_registry_answers(registry: str, status: int, problem: str | None) -> None:
     answer = registry_problem(f"{registry}/{status}", 2.0)
 
@@ -77,7 +77,7 @@ def test_registry_that_is_away_gives_way_to_packages_and_says_so(
     make_base(making[0], making[1], tmp_path, DIGEST)
 
     assert (tmp_path / "image.tar").read_text() == "made" and not from_registry(tmp_path)
-    assert "cannot be reached (no route); it is made from Debian's packages instead" in making[2].getvalue()
+    assert "cannot be reached (no route); it is built from Debian's packages instead" in making[2].getvalue()
 
 
 def test_pull_that_fails_gives_way_too(

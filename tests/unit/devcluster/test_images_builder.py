@@ -118,7 +118,7 @@ def test_docker_is_left_alone_with_a_base_that_came_from_no_registry(tmp_path: P
     builder, reasons = find_builder(STORE, programs(tmp_path, "docker", "buildah"), docker=False)
 
     assert isinstance(builder, Buildah) and builder.name == "buildah"
-    assert reasons[0].startswith("docker: left alone") and reasons[1] == "podman: not in PATH"
+    assert reasons[0].startswith("docker: not used") and reasons[1] == "podman: not in PATH"
 
 
 def test_nothing_found_names_everything_that_was_looked_for(tmp_path: Path) -> None:
@@ -146,7 +146,9 @@ def test_who_cannot_install_a_builder_is_reported_what_was_looked_for(
     with (
         Progress(tmp_path / "logs") as progress,
         progress.step("build") as step,
-        pytest.raises(NoBuilder, match=r"no apt-get here to install buildah(.|\n)*podman: not in PATH"),
+        pytest.raises(
+            NoBuilder, match=r"apt-get, which installs buildah, is not on this machine(.|\n)*podman: not in PATH"
+        ),
     ):
         require_builder(step, STORE, {"PATH": str(tmp_path)}, docker=True)
 

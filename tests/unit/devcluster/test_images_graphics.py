@@ -51,7 +51,7 @@ def test_zink_draws_where_it_draws_a_window_on_a_gpu(graphics: ModuleType, nothi
     ("trial", "said"),
     [
         (("llvmpipe (LLVM 19)", ""), "Zink does not draw on NVIDIA L4: it drew with llvmpipe (LLVM 19)"),
-        (("", "no answer in 10 s"), "Zink does not draw on NVIDIA L4: no answer in 10 s"),
+        (("", "no response within 10 s"), "Zink does not draw on NVIDIA L4: no response within 10 s"),
     ],
 )
 def test_zink_that_does_not_draw_is_not_used(
@@ -79,7 +79,11 @@ def test_zink_that_does_not_draw_is_not_used(
             "NVIDIA's driver cannot be loaded: libGLX_nvidia.so.0: wrong ELF class",
         ),
         ({"nvidia": True}, "NoVulkanDevice", "offers no GPU"),
-        ({"render_nodes": ("/dev/dri/renderD128",)}, "NotSupported", "/dev/dri/renderD128 needs a Wayland desktop"),
+        (
+            {"render_nodes": ("/dev/dri/renderD128",)},
+            "NotSupported",
+            "/dev/dri/renderD128 needs Wayland: set streaming.display: Auto",
+        ),
     ],
 )
 def test_where_nothing_can_draw_on_a_gpu_the_reason_is_named_and_nothing_is_tried(
@@ -159,5 +163,6 @@ def test_the_decision_is_a_file_and_a_line(tmp_path: Path) -> None:
     )  # fmt: skip
 
     decision = json.loads((tmp_path / "graphics").read_text())
-    assert decision.keys() == {"renderer", "device", "reason", "message"}
+    assert decision.keys() == {"display", "renderer", "device", "reason", "message"}
+    assert decision["display"] == "X11"
     assert done.stdout == f"software: {decision['message']}\n" and not (tmp_path / "graphics.part").exists()

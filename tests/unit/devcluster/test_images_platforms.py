@@ -64,13 +64,11 @@ def test_podman_and_buildah_build_what_this_machine_runs(
     without = find_platforms(env, docker=True, binfmt=binfmt)
     assert (without.builder, without.architectures) == ("buildah", ("amd64",))
     assert without.left_out[:2] == ("docker: not in PATH", "podman: not in PATH")
-    assert (
-        f"linux/arm64: this machine does not run its programs: there is no {binfmt}/qemu-aarch64" in without.left_out[2]
-    )
+    assert f"linux/arm64: this machine cannot run its programs: {binfmt}/qemu-aarch64" in without.left_out[2]
     (binfmt / "qemu-aarch64").write_text("enabled\ninterpreter /usr/libexec/qemu-binfmt/aarch64\nflags: POCF\n")
     assert find_platforms(env, docker=True, binfmt=binfmt).architectures == ("amd64", "arm64")
     (binfmt / "qemu-aarch64").write_text("disabled\n")
-    assert find_platforms(env, docker=True, binfmt=binfmt).left_out[-1].endswith("is disabled; write 1 into it")
+    assert find_platforms(env, docker=True, binfmt=binfmt).left_out[-1].endswith("is disabled; write 1 to it")
 
 
 def test_without_any_builder_debians_is_named_that_a_build_installs(
@@ -78,5 +76,5 @@ def test_without_any_builder_debians_is_named_that_a_build_installs(
 ) -> None:
     found = find_platforms(stand_ins(tmp_path, monkeypatch), docker=False, binfmt=binfmt)
     assert found.builder == "buildah"
-    assert found.left_out[0].startswith("docker: left alone")
+    assert found.left_out[0].startswith("docker: not used")
     assert found.left_out[1:3] == ("podman: not in PATH", "buildah: not in PATH")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from unit.devcluster.node_settings import FULL_NODE
+from unit.devcluster.node_settings import FULL_NODE, THREE_NODES
 from vdi.devcluster import machine
 from vdi.devcluster.layout import Layout
 from vdi.devcluster.machine import Machine
@@ -170,3 +170,43 @@ def test_traefiks_resolver_is_the_clusters(tmp_path: Path) -> None:
     text = (layout.config / "traefik-resolv.conf").read_text()
     assert f"nameserver {FULL_NODE.networks.dns_service}\n" in text
     assert "cluster.local" in text
+
+
+def test_a_further_node_is_configured_as_the_first_one_with_addresses_and_files_of_its_own(tmp_path: Path) -> None:
+    cluster = Layout(tmp_path / "demo")
+    second = cluster.of_node(2)
+    kubelet: Any = machine.kubelet_config(THREE_NODES, DEBIAN_12, second)
+    assert (kubelet["address"], kubelet["cgroupRoot"]) == ("10.213.32.6", "/vdi-demo/node-2")
+    assert kubelet["tlsCertFile"] == str(cluster.pki / "kubelet-server-2.crt")
+    assert kubelet["containerRuntimeEndpoint"] == "unix:///run/vdi-demo/node-2/containerd.sock"
+    (toml,) = [tomllib.loads(machine.containerd_config(DEBIAN_12, second, cni=Path("/cni"), runc=Path("/bin/runc")))]
+    assert toml["root"] == str(cluster.root / "nodes/2/node/containerd")
+
+
+@pytest.mark.parametrize(
+    ("number", "first", "gateway"), [(1, "10.213.16.2", "10.213.16.1"), (2, "10.213.17.2", "10.213.17.1")]
+)
+def test_pods_keep_their_address_towards_the_pods_of_other_nodes(number: int, first: str, gateway: str) -> None:
+    """The plugin masquerades what leaves the subnet: that is the range of all nodes."""
+    config: Any = machine.cni_config(THREE_NODES, DEBIAN_12, LAYOUT.of_node(number))
+    ((pods,),) = config["plugins"][0]["ipam"]["ranges"]
+    assert pods["subnet"] == "10.213.16.0/20"
+    assert (pods["rangeStart"], pods["gateway"]) == (first, gateway)
+
+
+def test_a_further_node_has_no_traefik_and_gets_its_images_before_its_kubelet() -> None:
+    names = ("containerd", "containerd-shim-runc-v2", "runc", "kubelet", "kube-proxy")
+    second = LAYOUT.of_node(2)
+    components = node(second, replace(THREE_NODES, fake_gpus=2), {name: Path("/bin") / name for name in names})
+    known = {component.name: component for component in components}
+    assert list(known) == ["containerd", "kubelet", "kube-proxy", "fake-gpus"]
+    assert all(set(known).issuperset(component.after) for component in components)
+    assert known["kubelet"].needs_file == str(second.images_loaded)
+    assert {"--hostname-override=vdi-demo-2", "--node-ip=10.213.32.6"} <= set(known["kubelet"].argv)
+    assert "vdi-demo-2" in known["fake-gpus"].argv
+    assert known["fake-gpus"].argv[-1] == str(LAYOUT.pki / "kubelet-2.key")
+
+
+def test_volumes_of_a_further_node_are_on_its_own_disk_under_the_path_of_the_first() -> None:
+    second = LAYOUT.of_node(2)
+    assert ["mount", "--bind", str(second.volumes), str(LAYOUT.volumes)] in setup_commands(second, THREE_NODES)

@@ -1,12 +1,15 @@
-"""The host's side of a node: packet rules told apart, cgroups made (in a folder of the test's)."""
+"""The host's side of a node: packet rules given apart, cgroups made (in a folder of the test's)."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
 
-from unit.devcluster.node_settings import FULL_NODE
+import pytest
+
+from unit.devcluster.node_settings import FULL_NODE, THREE_NODES
 from vdi.devcluster import host
+from vdi.devcluster.layout import Layout
 from vdi.devcluster.machine import CgroupMount
 
 SAVED = """\
@@ -43,22 +46,66 @@ def test_every_rule_that_is_made_carries_the_comment_it_is_found_by() -> None:
 def test_a_v1_cpuset_inherits_what_it_may_use(tmp_path: Path) -> None:
     for setting in ("cpuset.cpus", "cpuset.mems"):
         (tmp_path / setting).write_text("0-1\n")
-    host.make_cgroup(CgroupMount(str(tmp_path), v2=False, controllers=("cpuset",)), "demo")
+    host.make_cgroup(CgroupMount(str(tmp_path), v2=False, controllers=("cpuset",)), "vdi-demo")
     assert (tmp_path / "vdi-demo" / "cpuset.mems").read_text() == "0-1\n"
 
 
 def test_a_v2_cgroup_gets_every_controller(tmp_path: Path) -> None:
     (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
-    host.make_cgroup(CgroupMount(str(tmp_path), v2=True), "demo")
+    host.make_cgroup(CgroupMount(str(tmp_path), v2=True), "vdi-demo")
     for folder in (tmp_path, tmp_path / "vdi-demo"):
         assert (folder / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
 
 
 def test_the_v2_part_of_a_hybrid_machine_has_no_controllers_to_give(tmp_path: Path) -> None:
     (tmp_path / "cgroup.controllers").write_text("\n")
-    host.make_cgroup(CgroupMount(str(tmp_path), v2=True), "demo")
+    host.make_cgroup(CgroupMount(str(tmp_path), v2=True), "vdi-demo")
     assert not (tmp_path / "cgroup.subtree_control").exists()
 
 
 def test_a_link_is_never_too_long_for_the_kernel() -> None:
     assert len(host.link_name("a" * 10)) <= 15
+
+
+def test_a_further_node_has_its_cgroup_in_that_of_the_cluster(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
+    cluster = Layout(tmp_path / "state" / "demo")
+    for layout in (cluster, cluster.of_node(3)):
+        host.make_cgroup(CgroupMount(str(tmp_path), v2=True), layout.cgroup)
+    assert (tmp_path / "vdi-demo" / "node-3" / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What would be run on the host; it is not."""
+    made: list[str] = []
+
+    def run(*argv: str, check: bool = True) -> str:
+        made.append(shlex.join(argv))
+        return ""
+
+    monkeypatch.setattr(host, "run", run)
+    return made
+
+
+def test_a_further_node_is_joined_to_the_first_one_and_not_to_the_host(commands: list[str]) -> None:
+    host.connect_node(THREE_NODES, 3, 41, 42)
+    assert all(command.startswith("nsenter --target 41 --net ") for command in commands)
+    said = [command.removeprefix("nsenter --target 41 --net ") for command in commands]
+    assert "ip link add node-3 type veth peer name eth0 netns 42" in said
+    assert "ip address add 10.213.32.9/30 dev node-3" in said
+    assert said[-2:] == [
+        "ip link set node-3 up",
+        "ip route replace 10.213.18.0/24 via 10.213.32.10 dev node-3",
+    ]
+
+
+def test_packets_to_a_node_that_is_cut_off_do_not_leave_the_machine(commands: list[str]) -> None:
+    host.connect_node(THREE_NODES, 2, 41, 42)
+    routes = [command.split("route replace ")[1] for command in commands if "unreachable" in command]
+    assert routes == ["unreachable 10.213.16.0/20 metric 4096", "unreachable 10.213.32.0/20 metric 4096"]
+
+
+def test_a_cut_network_is_a_link_that_is_down(commands: list[str]) -> None:
+    host.cut_network(2, 41)
+    assert commands == ["nsenter --target 41 --net ip link set node-2 down"]

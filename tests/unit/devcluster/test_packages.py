@@ -57,5 +57,5 @@ def test_a_user_without_rights_is_reported_the_command(
 
 def test_a_distribution_without_apt_is_reported_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(PackagesUnavailable, match="no apt-get here to install buildah, chromium"):
+    with pytest.raises(PackagesUnavailable, match="apt-get, which installs buildah, chromium, is not on this machine"):
         install(tmp_path)

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Break, Cluster, Object, deployment
+from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Break, Cluster, Object, deployment, ready_status
 from vdi.diagnosis.snapshot import Certificate, Unreadable
 
 FAULTS: dict[str, tuple[frozenset[str], Break]] = {}
@@ -164,7 +164,7 @@ _said("session_failed", "given_up", "Restarting", phase="Failed")
 
 
 def _failures(cluster: Cluster, reason: str, count: int) -> Object:
-    message = "The desktop used more memory than it may have and was stopped."
+    message = "The desktop used more memory than its limit and was stopped."
     reported = {
         "reason": reason,
         "message": message,
@@ -226,7 +226,7 @@ def no_node_has_gpus(cluster: Cluster) -> None:
 
 @fault("gpu_insufficient")
 def gpus_busy_and_operator_silent(cluster: Cluster) -> None:
-    """The queue's own reckoning, since the operator has said nothing."""
+    """The queue's own calculation, since the operator has said nothing."""
     cluster.without_pod()
     cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 8}
     taken: Object = {"metadata": {"name": "job", "namespace": "others", "uid": "job"}, "status": {"phase": "Running"}}
@@ -471,7 +471,7 @@ def _certificate(code: str, name: str, **change: Any) -> None:
 
 
 _certificate("certificate_missing", "no_certificate", problem="missing")
-_certificate("certificate_missing", "no_pem", problem="its tls.crt is no certificate in PEM")
+_certificate("certificate_missing", "no_pem", problem="its tls.crt is not a certificate in PEM")
 _certificate("certificate_expired", "certificate_over", ends="2026-11-19T00:00:00Z")
 _certificate("certificate_expired", "certificate_too_young", begins="2026-11-21T00:00:00Z")
 _certificate("certificate_expires_soon", "certificate_nearly_over", ends="2026-11-25T00:00:00Z")
@@ -587,3 +587,48 @@ def each_request_takes_two_seconds(cluster: Cluster) -> None:
 @fault("encoder_obsolete")
 def encoder_of_selkies_1(cluster: Cluster) -> None:
     cluster.one("vditemplates")["spec"]["env"] = [{"name": "SELKIES_ENCODER", "value": "nvh264enc"}]
+
+
+# Nodes that an autoscaler could remove
+
+
+def with_autoscaler(cluster: Cluster) -> None:
+    env = cluster.one("deployments")["spec"]["template"]["spec"]["containers"][0]["env"]
+    env += [
+        {"name": "VDI_AUTOSCALING_MODE", "value": "Placeholders"},
+        {"name": "VDI_PLACEHOLDER_NAMESPACE", "value": "vdi-sessions-placeholders"},
+        {"name": "VDI_PLACEHOLDER_IMAGE", "value": "registry.example.com/vdi:1"},
+        {"name": "VDI_PLACEHOLDER_PRIORITY_CLASS", "value": "vdi-placeholder"},
+    ]
+    cluster.one("pods", "vdi-operator-7d-abc")["metadata"]["ownerReferences"] = [
+        {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "vdi-operator-7d", "uid": "rs", "controller": True}
+    ]
+    cluster.session["status"]["expiresAt"] = "2026-11-20T19:00:00Z"
+
+
+@fault("node_kept")
+def desktop_without_an_end(cluster: Cluster) -> None:
+    with_autoscaler(cluster)
+    del cluster.session["status"]["expiresAt"]
+    cluster.session["status"]["homeClaim"] = cluster.one("persistentvolumeclaims")["metadata"]["name"]
+
+
+@fault("node_kept")
+def node_annotated_to_stay(cluster: Cluster) -> None:
+    with_autoscaler(cluster)
+    annotations = {"cluster-autoscaler.kubernetes.io/scale-down-disabled": "true"}
+    cluster.one("nodes")["metadata"]["annotations"] = annotations
+
+
+@fault("node_kept")
+def pods_that_no_autoscaler_evicts(cluster: Cluster) -> None:
+    with_autoscaler(cluster)
+    add_pod(cluster, "toolbox")
+    add_pod(cluster, "batch", annotations={"karpenter.sh/do-not-disrupt": "true"})
+
+
+def add_pod(cluster: Cluster, name: str, **metadata: Any) -> None:
+    """A pod of somebody else's on node-1."""
+    meta = {"name": name, "namespace": "lab", "uid": f"uid-{name}", **metadata}
+    spec = {"nodeName": "node-1", "containers": [{"name": name, "image": "x"}]}
+    cluster.objects["pods"].append({"metadata": meta, "spec": spec, "status": ready_status()})

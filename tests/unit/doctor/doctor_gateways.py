@@ -139,7 +139,7 @@ def gateway_scaled_away(cluster: Cluster) -> None:
 
 @fault("gateway_down")
 def gateway_set_wrong(cluster: Cluster) -> None:
-    _does_not_start(cluster, "Error: VDI_LOGIN_IDLE='soon': allowed is a duration such as 8h")
+    _does_not_start(cluster, "Error: VDI_LOGIN_IDLE='soon': allowed: a duration such as 8h")
 
 
 @fault("gateway_missing")
@@ -170,7 +170,7 @@ def database_away_from_the_start(cluster: Cluster) -> None:
 
 @fault("redis_unreachable")
 def redis_away(cluster: Cluster) -> None:
-    _says(cluster, "trouble: shared state: no answer within 2 s")
+    _says(cluster, "trouble: shared state: no response within 2 s")
 
 
 @fault("oidc_unreachable")
@@ -180,7 +180,7 @@ def provider_away(cluster: Cluster) -> None:
 
 @fault("websocket_cut")
 def a_proxy_in_front_cuts_connections(cluster: Cluster) -> None:
-    _says(cluster, "trouble: websockets of alice-0: they are cut every 61 s")
+    _says(cluster, "trouble: websockets of alice-0: they are disconnected every 61 s")
 
 
 @fault("gateway_troubled")

@@ -240,7 +240,12 @@ def driver_upgraded_below_a_desktop(cluster: Cluster) -> None:
 
 @fault("graphics_in_software", on=lambda _: None)
 def zink_draws_nothing(cluster: Cluster) -> None:
-    _draws_in_software(cluster, "ZinkFailed", "Zink does not draw on NVIDIA L4: no answer in 10 s")
+    _draws_in_software(cluster, "ZinkFailed", "Zink does not draw on NVIDIA L4: no response within 10 s")
+
+
+@fault("graphics_in_software", on=lambda _: None)
+def intel_gpu_on_x11(cluster: Cluster) -> None:
+    _draws_in_software(cluster, "NotSupported", "OpenGL on the GPU of /dev/dri/renderD128 needs Wayland")
 
 
 @fault("gpu_encoder_missing", on=lambda _: None)

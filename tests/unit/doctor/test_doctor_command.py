@@ -26,7 +26,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-
 def test_nothing_is_wrong(run) -> None:  # type: ignore[no-untyped-def]
     code, out, _ = run(Cluster())
     assert code == 0
-    assert "nothing is wrong" in out
+    assert "no problems found" in out
 
 
 @pytest.mark.parametrize(("fault", "status"), [("role_cut", 1), ("encoder_of_selkies_1", 1), ("routes_forbidden", 3)])

@@ -1,5 +1,7 @@
 """One healthy cluster, broken in one place each: the cause is found, and nothing else is blamed beside it."""
 
+import json
+import shlex
 from functools import cache
 
 import msgspec
@@ -50,6 +52,14 @@ def test_the_cause_is_found_and_nothing_else_is_blamed(name: str) -> None:
     assert {root.code for root in roots(findings)} == ALL[name][0], [
         f"{finding.key}: {finding.message}" for finding in findings
     ]
+
+
+def test_a_gpu_that_needs_wayland_gets_the_command_that_allows_it() -> None:
+    (finding,) = findings_of("intel_gpu_on_x11")
+    assert finding.remedy
+    patch, restart = finding.remedy.commands
+    assert json.loads(shlex.split(patch)[-1]) == {"spec": {"streaming": {"display": "Auto"}}}
+    assert restart.startswith("vdi session restart")
 
 
 @pytest.mark.parametrize("name", ALL)

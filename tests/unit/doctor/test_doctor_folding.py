@@ -83,7 +83,7 @@ def test_what_no_seconds_take_away_is_reported_at_once(reason: str, codes: list[
 )
 def test_the_last_words_of_a_desktop_that_was_given_up_name_the_cause(words: str, code: str) -> None:
     cluster = Cluster()
-    message = f"The desktop stopped with exit code 1; its last words: {words!r}."
+    message = f"The desktop stopped with exit code 1; last log line: {words!r}."
     cluster.without_pod("CrashLoop", message, phase="Failed")
     assert [finding.code for finding in cluster.findings()] == [code]
 

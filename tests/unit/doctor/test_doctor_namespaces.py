@@ -80,4 +80,4 @@ def test_a_role_that_is_missing_in_one_namespace_is_named_with_it(cluster: Clust
 def test_two_operators_that_share_one_of_their_namespaces_collide(cluster: Cluster) -> None:
     _second_operator(cluster, VDI_NAMESPACE=f"third,{LAB}", VDI_DOMAIN="lab.example.com")
     (message,) = [message for code, message in found(cluster) if code == "operators_share_namespace"]
-    assert "watch the namespace lab. Both work there and undo what the other does." in message
+    assert "watch the namespace lab. Both are active there and revert each other's changes." in message

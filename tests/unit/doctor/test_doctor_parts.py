@@ -64,7 +64,7 @@ def test_a_wildcard_stands_for_one_label(name: str, host: str, covered: bool) ->
 
 def test_what_is_no_certificate_is_said() -> None:
     assert "no key" in read_certificate("a", "b", b"").problem
-    assert "no certificate" in read_certificate("a", "b", b"rubbish").problem
+    assert "not a certificate" in read_certificate("a", "b", b"rubbish").problem
 
 
 def test_a_check_that_raises_is_a_finding_and_the_others_run() -> None:
@@ -180,7 +180,7 @@ def test_what_is_printed() -> None:
     results = json.loads(as_sarif(make_report(findings, snapshot)))["runs"][0]["results"]
     assert [result["ruleId"] for result in results] == [finding.code for finding in findings]
     healthy = Cluster().snapshot()
-    assert "nothing is wrong" in "\n".join(as_text(make_report([], healthy)))
+    assert "no problems found" in "\n".join(as_text(make_report([], healthy)))
     assert len(ElementTree.fromstring(as_junit(make_report([], healthy)))) == 1
 
 

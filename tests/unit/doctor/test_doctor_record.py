@@ -40,7 +40,7 @@ def test_a_record_is_read_as_it_was_kept_and_names_no_one() -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", '{"takenAt": "yesterday"}', '{"takenAt": 1}'])
 def test_something_else_in_the_config_map_is_refused(text: str) -> None:
-    with pytest.raises(BadRecordError, match=r"findings\.json is no record of vdi doctor"):
+    with pytest.raises(BadRecordError, match=r"findings\.json is not a record of vdi doctor"):
         read_record({"data": {KEY: text}})
 
 
@@ -80,4 +80,4 @@ async def test_the_metrics_are_those_of_the_last_record(caplog: pytest.LogCaptur
 @pytest.mark.parametrize("where", ["vdi-doctor", "kasm/", "a/b/c"])
 def test_where_it_is_kept_needs_namespace_and_name(where: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--record", where]) == 2
-    assert f"--record {where}: allowed is NAMESPACE/NAME" in capsys.readouterr().err
+    assert f"--record {where}: allowed: NAMESPACE/NAME" in capsys.readouterr().err

@@ -95,7 +95,7 @@ def test_a_page_for_people() -> None:
         "  | a sum",
         "1 error, 1 unknown, 1 warning, 1 ok, and 1 consequence.",
     ]
-    assert list(as_text(a_report())) == ["Nothing is wrong."]
+    assert list(as_text(a_report())) == ["No problems found."]
 
 
 def test_of_many_alike_three_are_shown() -> None:

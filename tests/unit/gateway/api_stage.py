@@ -22,6 +22,7 @@ from vdi.gateway.actions import Actions
 from vdi.gateway.api.component import Api
 from vdi.gateway.api.services import ApiServices
 from vdi.gateway.cluster_cache import ClusterCache
+from vdi.gateway.desktop_agent import DesktopAgent
 from vdi.gateway.doctor_runs import DoctorRunner
 from vdi.gateway.gpu_slots import GpuSlots
 from vdi.gateway.history.component import History
@@ -30,7 +31,9 @@ from vdi.gateway.login.component import Login
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.login.passwords import Passwords
 from vdi.gateway.login.sign_out import SignOut
+from vdi.gateway.prices import Prices
 from vdi.gateway.probing import Prober
+from vdi.gateway.scheduled_starts import ScheduledStarts
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.store.base import Database
 from vdi.gateway.web.errors import ErrorPages
@@ -137,25 +140,30 @@ def refused_field(name: str, message: str) -> Invalid:
 class ApiStage(ComponentStage):
     """The API alone, with the template ubuntu: real actions, database, history and audit."""
 
-    def __init__(self, folder: Path, *, everybody: Limit | None = None) -> None:
+    def __init__(self, folder: Path, *, everybody: Limit | None = None, prices: Prices | None = None) -> None:
         self.cluster, self.edge = FakeCluster(), FakeEdge()
         self.agent_url = ""
         """Of the agent in every desktop."""
         super().__init__(self.cluster, database=Database(sqlite_with_tables(folder / "vdi.db")))
         self.cluster.world = self.world
         context, logins, guard = self.context, self.logins, self.guard
-        limits, history = Limits(default=everybody or Limit()), History(context)
+        limits, history = Limits(default=everybody or Limit()), History(context, prices)
         audit, sign_out = Audit(self.database, context.clock), SignOut(logins, self.edge.end_grants)
         actions = Actions(context, limits=limits, history=history, audit=audit)
-        prober = Prober(context=context, issue_ticket=self.edge.issue_ticket, agent=lambda _: self.agent_url)
-        self.services = ApiServices(
-            context=context, guard=guard, logins=logins, sign_out=sign_out, limits=limits, actions=actions,
-            history=history, audit=audit, prober=prober, doctor=DoctorRunner(context), gpu_slots=GpuSlots(context),
-        )  # fmt: skip
-        self.api = Api(self.services)
         self.login = Login(
             context, logins=logins, guard=guard, sign_out=sign_out, audit=audit, passwords=Passwords(HASHER)
         )
+        scheduled = ScheduledStarts(
+            context, actions=actions, history=history, audit=audit, local=self.login.services.local
+        )
+        agent = DesktopAgent(context.client, lambda _: self.agent_url)
+        prober = Prober(context=context, issue_ticket=self.edge.issue_ticket, agent=agent)
+        self.services = ApiServices(
+            context=context, guard=guard, logins=logins, sign_out=sign_out, limits=limits, actions=actions,
+            history=history, audit=audit, prober=prober, doctor=DoctorRunner(context), gpu_slots=GpuSlots(context),
+            scheduled=scheduled,
+        )  # fmt: skip
+        self.api = Api(self.services)
         routes = [*self.api.portal_routes()]
         self.app = Starlette(routes=routes, exception_handlers=ErrorPages(self.settings).handlers())
         self.contract = Contract(self.api.document)

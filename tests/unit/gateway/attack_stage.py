@@ -60,7 +60,7 @@ class AttackStage:
     internal: Any
 
     def browser(self) -> Browser:
-        """One that no one has logged in with. A fault of the gateway is raised in the test."""
+        """One that no one has logged in with. Internal error of the gateway is raised in the test."""
         return Browser(transport=httpx.ASGITransport(self.public, client=("10.0.0.5", 1)), base_url=PORTAL)
 
     async def logged_in(self, who: Identity = ALICE, device: Device | None = None) -> Browser:

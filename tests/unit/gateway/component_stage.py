@@ -111,7 +111,9 @@ class RecordedAudit:
     async def act(self, act: Act, *, closed: bool) -> AsyncIterator[None]:
         assert closed or not self.closed_only
         if self.broken and closed:
-            raise NotAuditedError("This is not done, since it cannot be written to the audit now.")
+            raise NotAuditedError(
+                "The action was not performed, because it cannot be written to the audit log right now."
+            )
         try:
             yield
         except ActionDenied as why:

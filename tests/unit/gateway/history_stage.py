@@ -86,6 +86,15 @@ class Life:
         self.starting(start)
         return self.running(start + 1)
 
+    def warned(self, last_input: float) -> VDISession:
+        """It is idle since then, and its user was warned."""
+        conditions = [*self.status["conditions"][:2], self._condition("Idle", "True", "Idle", last_input)]
+        return self.state(lastActivityTime=format_time(at(last_input)), conditions=conditions)
+
+    def active(self, last_input: float) -> VDISession:
+        """There is no warning, or no longer."""
+        return self.state(lastActivityTime=format_time(at(last_input)), conditions=self.status["conditions"][:2])
+
     def between_pods(self) -> VDISession:
         return self.state(phase="Pending", podName=None, nodeName=None)
 
@@ -104,7 +113,9 @@ class Life:
         conditions = [*self.status.get("conditions", [])[:1], ready]
         return self.state(phase="Terminating", conditions=conditions)
 
-    _NO_RUN: dict[str, Any] = dict.fromkeys(("startTime", "readyTime", "expiresAt", "podName", "nodeName"))
+    _NO_RUN: dict[str, Any] = dict.fromkeys(
+        ("startTime", "readyTime", "expiresAt", "podName", "nodeName", "lastActivityTime")
+    )
 
     def _condition(self, kind: str, status: str, reason: str, when: float) -> dict[str, str]:
         return {"type": kind, "status": status, "reason": reason, "lastTransitionTime": format_time(at(when))}

@@ -123,7 +123,7 @@ class LoginStage(ComponentStage):
         self.secrets.put("vdi-gateway-users", **{KEY: text})
 
     def counted(self, source: str, outcome: str) -> float:
-        """What the metric says of attempts to log in."""
+        """What the metric says of login attempts."""
         labels = {"source": source, "outcome": outcome}
         return self.context.metrics.registry.get_sample_value("vdi_gateway_logins_total", labels) or 0.0
 

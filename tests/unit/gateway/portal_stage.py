@@ -19,11 +19,13 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.denied import ActionDenied
+from vdi.gateway.desktop_agent import AgentResponse
 from vdi.gateway.doctor_runs import DoctorRunner
 from vdi.gateway.gpu_slots import GpuSlots
 from vdi.gateway.history.component import Past
-from vdi.gateway.history.usage import Month, Usage
-from vdi.gateway.limits import Limits
+from vdi.gateway.history.trends import Interval, Period, RunTimes, trend
+from vdi.gateway.history.usage import Month, PoolUsage, Usage, UsageReport
+from vdi.gateway.limits import Limits, MonthUse
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.portal.component import Portal
 from vdi.gateway.portal.services import PortalServices
@@ -31,6 +33,7 @@ from vdi.gateway.portal.subscriptions import Subscriptions
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.audit import Entry
 from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.thumbnails import Thumbnails
 from vdi.gateway.users import User
 from vdi.gateway.web.cookies import LOGIN
 from vdi.gateway.web.errors import ErrorPages
@@ -70,8 +73,11 @@ class FakeLogins:
 
     by_cookie: dict[str, User] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
+    used: int = 0
+    """Requests that count as use of a login."""
 
-    async def person_by_cookie(self, secret: str) -> User | None:
+    async def person_by_cookie(self, secret: str, *, in_use: bool = True) -> User | None:
+        self.used += in_use
         found = self.by_cookie.get(secret)
         return found if found is not None and found.login_id not in self.ended else None
 
@@ -102,12 +108,33 @@ class RecordedActions:
         return record
 
 
+def _hours_of(name: str, month: str, hours: float) -> Usage:
+    return Usage(
+        name=name,
+        month=month,
+        sessions=1,
+        runs=1,
+        hours=hours,
+        gpu_hours=hours,
+        queued=0,
+        median_queue_seconds=None,
+        median_startup_seconds=None,
+        cost=2 * hours,
+    )
+
+
 @dataclass
 class FakeHistory:
     """The past, from a list; with `down` the database does not answer."""
 
     pasts: list[Past] = field(default_factory=list)
     report: list[Usage] = field(default_factory=list)
+    templates: dict[str, float] = field(default_factory=dict)
+    """Hours by template."""
+    groups: list[Usage] = field(default_factory=list)
+    pools: list[PoolUsage] = field(default_factory=list)
+    currency: str = ""
+    runs: list[RunTimes] = field(default_factory=list)
     down: bool = False
 
     def _up(self) -> None:
@@ -126,9 +153,26 @@ class FakeHistory:
             mine = [e for e in mine if (e.session.created, e.session.uid) < (before.created, before.uid)]
         return mine[:limit]
 
-    async def usage(self, month: Month, now: datetime, user: str | None = None) -> list[Usage]:
+    async def usage(self, month: Month, now: datetime, user: str | None = None) -> UsageReport:
         self._up()
-        return [each for each in self.report if each.month == str(month) and user in (None, each.user)]
+        return UsageReport(
+            month=str(month),
+            users=[each for each in self.report if each.month == str(month) and user in (None, each.name)],
+            templates=[_hours_of(name, str(month), hours) for name, hours in self.templates.items()],
+            groups=self.groups if user is None else [],
+            pools=self.pools if user is None else [],
+            currency=self.currency,
+        )
+
+    async def use_this_month(self, user: str, now: datetime) -> MonthUse:
+        self._up()
+        month = Month.of(now)
+        mine = [usage for usage in self.report if usage.month == str(month) and usage.name == user]
+        return MonthUse(sum(each.hours for each in mine), sum(each.gpu_hours for each in mine), month.end)
+
+    async def trend(self, period: Period, now: datetime) -> list[Interval]:
+        self._up()
+        return trend(self.runs, period, now)
 
     async def export(self, what: Any, form: Any, *, user: str | None = None) -> Any:
         self._up()
@@ -162,6 +206,21 @@ class FakeClient:
         return self.nodes
 
 
+@dataclass
+class FakeAgent:
+    """The agents of all desktops: what the screen of each looks like, by its session's name."""
+
+    screens: dict[str, bytes] = field(default_factory=dict)
+    status: int = 200
+    asked: list[str] = field(default_factory=list)
+
+    async def ask(self, session: VDISession, method: str, path: str, **_: Any) -> AgentResponse:
+        self.asked.append(f"{method} {path} of {session.metadata.name}")
+        if session.metadata.name not in self.screens:
+            raise ActionDenied("Unavailable", "The agent does not respond.")
+        return AgentResponse(self.status, self.screens[session.metadata.name])
+
+
 class PortalStage(ComponentStage):
     """The portal alone: users by cookie, recorded actions, a past from lists, and no database."""
 
@@ -177,6 +236,7 @@ class PortalStage(ComponentStage):
         super().__init__(self.client, settings=settings, clock=FakeClock(now))
         self.people, self.history, self.audit = FakeLogins(), FakeHistory(), FakeAudit()
         self.actions = RecordedActions(self.world)
+        self.agent = FakeAgent()
         logins: Any = self.people
         self.services = PortalServices(
             context=self.context,
@@ -190,6 +250,7 @@ class PortalStage(ComponentStage):
             gpu_slots=GpuSlots(self.context),
             subscriptions=Subscriptions(self.world),
             problems=lambda: (),
+            thumbnails=Thumbnails(context=self.context, agent=cast(Any, self.agent)),
         )
         portal = Portal(self.services)
         app = Starlette(routes=[*portal.portal_routes()], exception_handlers=ErrorPages(self.settings).handlers())

@@ -16,7 +16,8 @@ from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.history.component import History
-from vdi.gateway.limits import Limits, read_limits
+from vdi.gateway.history.usage import Month
+from vdi.gateway.limits import Limits, MonthUse, read_limits
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import MemorySharedState, SharedState, SharedUnavailableError
 from vdi.gateway.store.audit import Audit
@@ -24,6 +25,8 @@ from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.users import Role, User
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.transport import Client
+from vdi.session.identity import MANAGED_BY, USER_ANNOTATION
+from vdi.session.naming import home_claim_name
 from vdi.session.request import SessionRequest
 
 SETTINGS = Settings()
@@ -36,11 +39,12 @@ ROOT = User("root@example.com", admin=True)
 @dataclass
 class Hours:
     used: float | None = 0.0
+    gpu_hours: float = 0.0
 
-    async def hours_this_month(self, user: str, now: datetime) -> float:
+    async def use_this_month(self, user: str, now: datetime) -> MonthUse:
         if self.used is None:
             raise DatabaseUnavailableError("down")
-        return self.used
+        return MonthUse(self.used, self.gpu_hours, Month.of(now).end)
 
 
 @dataclass
@@ -110,7 +114,7 @@ async def test_a_start_makes_a_session_with_a_name_that_is_read_easily() -> None
 async def test_the_same_desktop_a_second_time_is_refused_and_a_name_makes_another() -> None:
     async with a_stage() as stage, stage.replica() as one:
         await one.actions.start(ALICE, requested())
-        with pytest.raises(ActionDenied, match="You have the desktop 'alice-desktop' already") as refused:
+        with pytest.raises(ActionDenied, match="You already have the desktop 'alice-desktop'") as refused:
             await one.actions.start(ALICE, requested())
         assert refused.value.code == "Conflict"
         await one.actions.start(ALICE, requested(name="second"))
@@ -128,7 +132,7 @@ async def test_a_name_that_somebody_else_has_tells_nothing_of_them() -> None:
     async with a_stage() as stage, stage.replica() as one:
         stage.put_session("nice", BOB)
         with pytest.raises(
-            ActionDenied, match="There is a desktop named 'nice' already; choose another name"
+            ActionDenied, match=r"A desktop named 'nice' already exists\. Choose another name"
         ) as refused:
             await one.actions.start(ALICE, requested(name="nice"))
         assert BOB.email not in refused.value.sentence
@@ -137,15 +141,15 @@ async def test_a_name_that_somebody_else_has_tells_nothing_of_them() -> None:
 @pytest.mark.parametrize(
     ("asked", "code", "words"),
     [
-        (requested(BOB), "Forbidden", "allowed is alice@example.com"),
-        (requested(priority=5), "Forbidden", "allowed is 0"),
-        (requested(template="none"), "NotFound", "you may start: desktop"),
-        (requested(template="secret"), "NotFound", "you may start: desktop"),
+        (requested(BOB), "Forbidden", "allowed: alice@example.com"),
+        (requested(priority=5), "Forbidden", "allowed: 0"),
+        (requested(template="none"), "NotFound", "you can start: desktop"),
+        (requested(template="secret"), "NotFound", "you can start: desktop"),
         (requested(memory="64Gi"), "OverLimit", "more than the 4Gi"),
         (requested(gpu=2), "OverLimit", "more than the 1"),
         (requested(ephemeral_storage="1Gi"), "OverLimit", "template 'desktop' has no defaultEphemeralStorage"),
         (requested(home_size="500Ti"), "OverLimit", "spec.persistence.size: 500Ti is more than the 10Gi"),
-        (requested(hostname="portal"), "Invalid", "the portal's own"),
+        (requested(hostname="portal"), "Invalid", "used by the portal"),
         (requested(timeout="8 hours"), "Invalid", "8 hours"),
     ],
 )
@@ -163,7 +167,7 @@ async def test_a_start_that_is_not_allowed_says_what_is(asked: SessionRequest, c
 async def test_an_administrator_cannot_start_for_an_address_that_hides_something() -> None:
     async with a_stage() as stage, stage.replica() as one:
         with pytest.raises(
-            ActionDenied, match=r"^user: 'bob\\u202e@example.com' .*; allowed are visible characters"
+            ActionDenied, match=r"^user: 'bob\\u202e@example.com' .*; allowed: visible characters"
         ) as refused:
             await one.actions.start(ROOT, requested(User("bob\u202e@example.com")))
         assert refused.value.code == "Invalid"
@@ -181,7 +185,7 @@ async def test_limits_hold_at_start_and_at_resume() -> None:
     limits = "groups: {students: {sessions: 1}}"
     async with a_stage() as stage, stage.replica(limits) as one:
         await one.actions.start(ALICE, requested(name="one"))
-        with pytest.raises(ActionDenied, match="1 desktop at once, and have one") as refused:
+        with pytest.raises(ActionDenied, match="1 desktop running, and you have one") as refused:
             await one.actions.start(ALICE, requested(name="two"))
         assert refused.value.code == "OverLimit"
         await one.actions.suspend(ALICE, "one")
@@ -207,14 +211,14 @@ async def test_starts_at_the_same_moment_through_two_replicas_are_no_more_than_a
 
 class NobodyThere(MemorySharedState):
     async def take_once(self, key: str, seconds: float) -> bool:
-        raise SharedUnavailableError("Redis does not answer")
+        raise SharedUnavailableError("Redis does not respond")
 
 
 async def test_who_has_limits_does_not_start_while_no_one_can_count() -> None:
     async with a_stage() as stage:
         stage.shared = NobodyThere()
         async with stage.replica("users: {alice@example.com: {sessions: 5}}") as one:
-            with pytest.raises(ActionDenied, match="cannot be counted") as refused:
+            with pytest.raises(ActionDenied, match="cannot be checked") as refused:
                 await one.actions.start(ALICE, requested())
             assert refused.value.code == "Unavailable"
             await one.actions.start(BOB, requested(BOB))
@@ -224,10 +228,59 @@ async def test_who_has_limits_does_not_start_while_no_one_can_count() -> None:
 async def test_hours_are_counted_and_a_database_that_is_down_stops_no_one() -> None:
     async with a_stage() as stage, stage.replica("default: {hoursPerMonth: 10}") as one:
         one.hours.used = 10.5
-        with pytest.raises(ActionDenied, match=r"10 hours in a calendar month and have run 10\.5"):
+        with pytest.raises(ActionDenied, match=r"10 hours per calendar month and have run 10\.5"):
             await one.actions.start(ALICE, requested())
         one.hours.used = None
         await one.actions.start(ALICE, requested())
+
+
+async def test_gpu_hours_are_counted_and_desktops_without_gpus_start_all_the_same() -> None:
+    async with a_stage() as stage:
+        stage.put_template("office", resources={"defaultGPU": 0})
+        stage.put_session("old", suspended=True)
+        async with stage.replica("default: {gpuHoursPerMonth: 10}") as one:
+            one.hours.gpu_hours = 10.0
+            words = (
+                r"10 GPU hours per calendar month and have used 10\.0\. The count restarts on 2026-12-01 at 00:00 UTC"
+            )
+            for refused in (one.actions.start(ALICE, requested()), one.actions.resume(ALICE, "old")):
+                with pytest.raises(ActionDenied, match=words) as denied:
+                    await refused
+                assert denied.value.code == "OverLimit"
+            await one.actions.start(ALICE, requested(template="office"))
+            one.hours.used = None
+            await one.actions.resume(ALICE, "old")
+
+
+def a_home(name: str, size: str, person: User = ALICE) -> dict[str, Any]:
+    annotations = {USER_ANNOTATION: person.email}
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}
+    return {"name": name, "metadata": {"labels": dict(MANAGED_BY), "annotations": annotations}, "spec": spec}
+
+
+async def test_homes_together_are_limited_and_one_that_exists_starts() -> None:
+    """Two starts one after the other, before the operator has made the first home, are counted both."""
+    async with a_stage() as stage:
+        for name in ("first", "second", "third"):
+            stage.put_template(name, persistence={"size": "40Gi", "maxSize": "90Gi"})
+        stage.put_template("none", persistence={"enabled": False})
+        of_first = home_claim_name(session_name="x", user=ALICE.email, template="first", retain=True)
+        for home in (a_home(of_first, "50Gi"), a_home("of-bob", "500Gi", BOB)):
+            stage.api.put("persistentvolumeclaims", home.pop("name"), namespace=NS, **home)
+        async with stage.replica("default: {homeStorage: 100Gi}") as one:
+            await one.actions.start(ALICE, requested(template="first", name="a"))
+            with pytest.raises(ActionDenied, match="have 50 GiB") as denied:
+                await one.actions.start(ALICE, requested(template="second", name="b", home_size="60Gi"))
+            assert denied.value.code == "OverLimit" and of_first in denied.value.sentence
+            await one.actions.start(ALICE, requested(template="second", name="b"))
+            with pytest.raises(ActionDenied, match=r"have 90 GiB \(.*would add a home of 40 GiB"):
+                await one.actions.start(ALICE, requested(template="third", name="c"))
+            await one.actions.start(ALICE, requested(template="none", name="d"))
+            await one.actions.suspend(ALICE, "b")
+            await one.actions.start(ALICE, requested(template="third", name="c"))
+            with pytest.raises(ActionDenied, match="have 90 GiB"):
+                await one.actions.resume(ALICE, "b")
+            await one.actions.resume(ALICE, "a")
 
 
 async def test_shares_edited_through_two_replicas_at_once_all_count() -> None:
@@ -293,8 +346,8 @@ async def test_extend_knows_the_template_s_most_and_that_time_is_over() -> None:
             await one.actions.extend(ALICE, "a", "4h")
             assert stage.spec("a")["timeout"] == "4h"
             for length, code, words in (
-                ("5h", "OverLimit", "more than the 4h"),
-                ("2h", "Invalid", "has lasted 2h"),
+                ("5h", "OverLimit", "5h is more than 4h, the maximum for template"),
+                ("2h", "Invalid", "has already lasted 2h"),
                 ("soon", "Invalid", "such as 30m"),
             ):
                 with pytest.raises(ActionDenied, match=words) as refused:
@@ -306,7 +359,7 @@ async def test_extend_knows_the_cluster_s_most_where_the_template_has_none() -> 
     async with a_stage() as stage, stage.replica(settings=Settings(max_timeout="24h")) as one:
         stage.put_session("a", timeout="1h")
         await one.actions.extend(ALICE, "a", "24h")
-        with pytest.raises(ActionDenied, match="25h is more than the 24h") as refused:
+        with pytest.raises(ActionDenied, match="25h is more than 24h, the maximum for template") as refused:
             await one.actions.extend(ALICE, "a", "25h")
         assert refused.value.code == "OverLimit"
         assert stage.spec("a")["timeout"] == "24h"
@@ -319,8 +372,35 @@ async def test_restart_asks_for_a_new_desktop_and_says_why_there_is_none() -> No
         annotations = stage.api.objects["vdisessions", NS, "a"]["metadata"]["annotations"]
         assert annotations == {"vdi.kasm.io/restartedAt": "2026-11-20T12:00:00Z"}
         await one.actions.suspend(ALICE, "a")
-        with pytest.raises(ActionDenied, match="resume it"):
+        with pytest.raises(ActionDenied, match="Resume it instead"):
             await one.actions.restart(ALICE, "a")
+
+
+async def test_groups_that_the_template_s_volumes_name_are_written_at_each_start_of_ones_own() -> None:
+    def written() -> str | None:
+        annotations: dict[str, str] = stage.api.objects["vdisessions", NS, "a"]["metadata"].get("annotations") or {}
+        return annotations.get("vdi.kasm.io/groups")
+
+    team = {"name": "team", "mountPath": "/team", "persistentVolumeClaim": {"claimName": "team"}}
+    volumes = [team | {"groups": [{"name": "students"}, {"name": "staff"}]}]
+    async with a_stage() as stage, stage.replica() as one:
+        stage.put_template("cad", volumes=volumes)
+        await eventually(lambda: one.world.template("cad"), "the watch has brought it")
+        await one.actions.start(ALICE, requested(template="cad", name="a"))
+        assert written() == '["students"]'
+        await one.actions.suspend(ALICE, "a")
+        await one.actions.resume(ROOT, "a")
+        assert written() == '["students"]', "the groups of its user, whoever resumes it"
+        moved = User(ALICE.email, groups=frozenset({"staff", "others"}))
+        await one.actions.restart(moved, "a")
+        assert written() == '["staff"]'
+        await one.actions.suspend(moved, "a")
+        await one.actions.resume(User(ALICE.email), "a")
+        assert written() is None
+
+        await one.actions.end(ALICE, "a")
+        await one.actions.start(ROOT, SessionRequest(ALICE.email, "cad", name="a"))
+        assert written() is None, "which groups another person is in is not known"
 
 
 async def test_a_template_that_needs_a_gateway_is_started_through_it() -> None:
@@ -335,7 +415,7 @@ async def test_files_are_deleted_only_where_they_are_no_one_else_s() -> None:
         stage.put_session("a")
         stage.put_session("b")
         await eventually(lambda: len(one.world.sessions) == 2)
-        with pytest.raises(ActionDenied, match="those of 'b' too, so nothing has been deleted"):
+        with pytest.raises(ActionDenied, match="and 'b' share their files, so nothing was deleted"):
             await one.actions.end(ALICE, "a", delete_home=True)
         assert stage.names == {"a", "b"}
         await one.actions.end(ALICE, "a")
@@ -368,13 +448,13 @@ async def test_a_session_that_is_ending_can_only_be_ended() -> None:
 @pytest.mark.parametrize(
     ("status", "reason", "code", "words"),
     [
-        (422, "Invalid", "Invalid", "does not take this"),
+        (422, "Invalid", "Invalid", "does not accept this"),
         (403, "Forbidden", "Forbidden", "The cluster refuses this"),
-        (409, "Conflict", "Conflict", "changed by somebody else"),
+        (409, "Conflict", "Conflict", "Someone else has just changed"),
         (404, "NotFound", "NotFound", "has ended"),
-        (500, "InternalError", "Unavailable", "try again"),
-        (429, "TooManyRequests", "Unavailable", "try again"),
-        (401, "Unauthorized", "Unavailable", "tell an administrator"),
+        (500, "InternalError", "Unavailable", "Try again in a minute"),
+        (429, "TooManyRequests", "Unavailable", "Try again in a minute"),
+        (401, "Unauthorized", "Unavailable", "Report this to an administrator"),
     ],
 )
 async def test_what_the_cluster_says_becomes_words(status: int, reason: str, code: str, words: str) -> None:

@@ -142,8 +142,7 @@ async def test_broken_json_is_refused(stage: ApiStage, content: bytes) -> None:
         ("limit=many", {"field": "limit", "value": "many", "allowed": "a whole number"}),
         ("role=root", {"field": "role", "value": "root", "allowed": "one of collaborator, owner, viewer"}),
         ("limit=1&limit=2", {"field": "limit", "value": ["1", "2"], "allowed": "given once"}),
-        ("page=2", {"field": "page", "value": "2", "allowed": "a field of this request; there are: "
-                    "limit, cursor, role"}),
+        ("page=2", {"field": "page", "value": "2", "allowed": "a field of this request: limit, cursor, role"}),
     ],
 )  # fmt: skip
 async def test_parameters_are_refused_by_name(stage: ApiStage, query: str, error: dict[str, Any]) -> None:

@@ -91,6 +91,7 @@ async def test_every_operation_answers_as_documented(stage: ApiStage, monkeypatc
         await program.get("/api/v1/homes"),
         await program.get("/api/v1/homes/home-alice"),
         await program.delete("/api/v1/homes/home-alice"),
+        await program.get("/api/v1/scheduled-starts"),
         await program.get("/api/v1/me"),
         await program.get("/api/v1/tokens"),
         await program.get("/api/v1/history"),
@@ -103,6 +104,9 @@ async def test_every_operation_answers_as_documented(stage: ApiStage, monkeypatc
     ):
         assert answer.is_success, answer.text
     assert answer.json()["findings"][0]["code"] == "operator_missing"
+    scheduled = {"template": "ubuntu", "time": "08:30", "timeZone": "Europe/Berlin"}
+    begun = await program.post("/api/v1/scheduled-starts", json=scheduled)
+    assert (await program.delete(f"/api/v1/scheduled-starts/{begun.json()['id']}")).is_success
     uid = (await program.get("/api/v1/history")).json()["items"][0]["uid"]
     assert (await program.get(f"/api/v1/history/{uid}")).is_success
     made = await page.post("/api/v1/tokens", json={"label": "ci", "days": 7})

@@ -54,7 +54,7 @@ async def test_a_desktop_is_started_and_found_again(stage: ApiStage) -> None:
             {"image": "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"},
             "the image of this desktop has Selkies 1",
         ),
-        ({"protocol": "Web"}, "the image of this desktop serves a page of its own (protocol Web)"),
+        ({"protocol": "Web"}, "the image of this desktop serves its own page (protocol Web)"),
     ],
     ids=["Selkies 1", "Web"],
 )
@@ -85,7 +85,7 @@ async def test_one_sees_one_s_own_and_what_is_shared_and_nothing_else(stage: Api
     assert seen["spec"]["access"] == [{"user": "bob@example.com"}], "a guest learns nothing of other guests"
     for name in ("hidden", "over", "none"):
         said = problem(await bob.get(f"/api/v1/sessions/{name}"), 404, "not-found")["detail"]
-        assert said == f"There is no desktop {name!r} of yours, and none that is shared with you under this name."
+        assert said == f"You have no desktop {name!r}, and no desktop with this name is shared with you."
 
 
 async def test_a_long_list_comes_in_pages(stage: ApiStage) -> None:
@@ -104,7 +104,7 @@ async def test_a_long_list_comes_in_pages(stage: ApiStage) -> None:
 async def test_a_cursor_that_was_not_made_here_is_refused(stage: ApiStage, cursor: str) -> None:
     alice = await stage.program()
     body = problem(await alice.get("/api/v1/sessions", params={"cursor": cursor}), 422, "invalid")
-    assert body["errors"] == [{"field": "cursor", "value": cursor, "allowed": "`next` of the page before"}]
+    assert body["errors"] == [{"field": "cursor", "value": cursor, "allowed": "`next` of the previous page"}]
 
 
 async def test_actions_change_the_session(stage: ApiStage) -> None:
@@ -154,13 +154,13 @@ async def test_templates_are_those_that_one_may_use_without_their_insides(stage:
     assert "engineering" not in cad.text
     assert names(await bob.get("/api/v1/templates")) == ["ubuntu"]
     said = problem(await bob.get("/api/v1/templates/cad"), 404, "not-found")["detail"]
-    assert said == "There is no template 'cad' that you may use; there are: ubuntu."
+    assert said == "There is no template 'cad' that you can use. Available: ubuntu."
     whole = (await root.get("/api/v1/admin/templates")).json()["items"][0]
     assert whole["spec"]["env"] == [{"name": "LICENSE", "value": "s3cret"}]
 
 
 BAD_BODIES: list[tuple[Any, list[Answer]]] = [
-    ({}, [{"field": "template", "allowed": "Name of a template, one of `GET /templates` (it is required)"}]),
+    ({}, [{"field": "template", "allowed": "Name of a template, one of `GET /templates` (required)"}]),
     (
         {"template": "ubuntu", "resources": {"gpu": "two"}},
         [{"field": "resources.gpu", "value": "two", "allowed": "a whole number"}],
@@ -171,7 +171,7 @@ BAD_BODIES: list[tuple[Any, list[Answer]]] = [
     ),
     (
         {"template": "ubuntu", "timeout": "4 hours"},
-        [{"field": "timeout", "value": "4 hours", "allowed": "Length of the run, such as 4h. Left out: 8h"}],
+        [{"field": "timeout", "value": "4 hours", "allowed": "Length of the run, such as 4h. Default: 8h"}],
     ),
     (
         {"template": "ubuntu", "resources": {"gpus": 1}},
@@ -179,7 +179,7 @@ BAD_BODIES: list[tuple[Any, list[Answer]]] = [
             {
                 "field": "resources.gpus",
                 "value": 1,
-                "allowed": "a field of this request; there are: gpu, memory, cpu, ephemeralStorage",
+                "allowed": "a field of this request: gpu, memory, cpu, ephemeralStorage",
             }
         ],
     ),
@@ -222,7 +222,7 @@ async def test_what_the_cluster_refuses_is_reported_by_field_too(stage: ApiStage
     body = problem(
         await alice.post("/api/v1/sessions", json={"template": "ubuntu", "idleTimeout": "0s"}), 422, "invalid"
     )
-    allowed = "a length of time more than zero in hours, minutes and seconds, such as 8h, 30m or 1h30m"
+    allowed = "a duration above zero in hours, minutes and seconds, such as 8h, 30m or 1h30m"
     assert body["errors"] == [{"field": "idleTimeout", "value": "0s", "allowed": f"{allowed}; at most 32 characters"}]
 
 
@@ -252,7 +252,10 @@ async def test_limits_hold(tmp_path: Path) -> None:
         alice = await stage.program()
         assert (await alice.post("/api/v1/sessions", json={"template": "ubuntu"})).status_code == 201
         more = await alice.post("/api/v1/sessions", json={"template": "ubuntu", "name": "second"})
-        assert "You may have 1 desktop at once, and have alice-ubuntu." in problem(more, 409, "over-limit")["detail"]
+        assert (
+            "You can have at most 1 desktop running, and you have alice-ubuntu."
+            in problem(more, 409, "over-limit")["detail"]
+        )
         use = (await alice.get("/api/v1/me")).json()["use"]
         assert use["sessions"] == {"used": 1, "limit": 1}
         assert use["gpus"] == {"used": 0, "limit": None}

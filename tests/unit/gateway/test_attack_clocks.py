@@ -94,7 +94,7 @@ async def test_a_token_from_the_future_needs_the_grant(
     assert (await here.verify(HOST, "/api/files", Cookie=f"{early}; {handle}")).status_code == 200
     monkeypatch.setattr(here.database, "connect", fail)
     answer = await here.verify(HOST, "/api/files", Cookie=f"{early}; {handle}")
-    assert (answer.status_code, answer.text) == (503, "The gateway's database does not answer.\n")
+    assert (answer.status_code, answer.text) == (503, "The gateway's database does not respond.\n")
 
 
 async def test_a_share_that_has_run_out_ends_by_the_right_clock(here: EdgeStage, there: EdgeStage) -> None:

@@ -19,7 +19,7 @@ NOTHING_THERE = {"/api/{rest:path}", "/{path:path}"}
 """Answers for what is no address: 404, 401 or 503, whoever asks."""
 STREAMS = {"/events", "/api/v1/events", "/.vdi/events"}
 OWN = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
-WORDS = ("was not sent by a page of", "from before you logged in or out", "open for too long", "/problems/csrf")
+WORDS = ("did not come from a page of", "older than your last login or logout", "open for too long", "/problems/csrf")
 
 
 @pytest.fixture

@@ -41,7 +41,9 @@ FIELDS = (
 )  # fmt: skip
 """Of forms and of addresses."""
 STREAMS = {"/events", "/api/v1/events", "/.vdi/events"}
+THUMBNAIL = "/desktops/{name}/thumbnail"
 NO_PAGES = {
+    THUMBNAIL,
     "/.well-known/jwks.json", "/static/{name:path}", "/history/{what}.{form}", "/history/usage.{form}",
     "/api/{rest:path}", "/desktops/{name}/open",
     "/.vdi/wait.js", "/.vdi/wait.css", "/.vdi/static/{name:path}",
@@ -181,7 +183,8 @@ async def test_no_page_lets_a_name_become_markup(hostile: tuple[AttackStage, Bro
                 path = way.filled(name=name, template=template, action="end")
                 answer = await browser.get(path, params=query)
                 what = f"GET {path} {query and 'with parameters'}: {answer.status_code}"
-                assert answer.status_code < 500, what
+                # The agent in the desktop, which is asked for the thumbnail, does not respond here.
+                assert answer.status_code < 500 or (way.path, answer.status_code) == (THUMBNAIL, 503), what
                 if look(answer, what):
                     shown.add(way.path)
                 if answer.status_code == 200 and answer.headers["content-type"].startswith("text/html"):

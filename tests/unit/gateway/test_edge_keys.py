@@ -131,7 +131,7 @@ async def test_a_secret_that_is_not_there_is_said(secrets: FakeSecrets) -> None:
     del secrets.data[NAME]
     ring = ring_of(secrets, FakeClock())
     await ring.refresh()
-    assert ring.trouble == f"there is no Secret {RELEASE_NAMESPACE}/{NAME}; the chart makes it, empty"
+    assert ring.trouble == f"the Secret {RELEASE_NAMESPACE}/{NAME} does not exist; the chart creates it, empty"
 
 
 async def test_what_is_known_stays_when_the_cluster_is_away(

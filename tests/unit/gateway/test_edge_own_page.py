@@ -101,7 +101,7 @@ async def test_a_viewer_of_it_is_refused_with_the_reason(stage: EdgeStage) -> No
     await browser.open(address())
     for path, headers in (("/ws", HANDSHAKE), ("/", NAVIGATION), ("/x.js", {})):
         answer = await stage.verify(HOST, path, Cookie=browser.stolen(HOST), **headers)
-        assert answer.status_code == 403 and "serves a page of its own (protocol Web)" in answer.text, path
+        assert answer.status_code == 403 and "serves its own page (protocol Web)" in answer.text, path
 
 
 async def test_the_edge_signs_in_to_an_image_with_basic_auth(
@@ -125,7 +125,7 @@ async def test_the_edge_signs_in_to_an_image_with_basic_auth(
 @pytest.mark.parametrize(
     ("secret", "why"),
     [
-        ({}, "there is no Secret 'kasmvnc'"),
+        ({}, "the Secret 'kasmvnc' does not exist"),
         ({"username": "u"}, "the Secret 'kasmvnc' needs the keys 'username' (without a colon) and 'password'"),
         ({"username": "u:v", "password": PASSWORD}, "needs the keys 'username' (without a colon)"),
     ],

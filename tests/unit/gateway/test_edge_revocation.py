@@ -129,7 +129,7 @@ async def test_logout_everywhere_ends_all_of_a_user(stage: EdgeStage, desktop: F
 
 
 async def test_ending_needs_a_name(stage: EdgeStage) -> None:
-    with pytest.raises(ValueError, match="allowed are user, session_uid and login_id"):
+    with pytest.raises(ValueError, match="allowed: user, session_uid and login_id"):
         await stage.edge.end_grants()
 
 

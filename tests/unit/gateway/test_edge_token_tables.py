@@ -81,13 +81,13 @@ async def as_viewer(stage: EdgeStage) -> Browser:
     return guest
 
 
-@pytest.mark.parametrize("broken", ["answers 500", "does not answer", "is another image", "has lost the grant"])
+@pytest.mark.parametrize("broken", ["answers 500", "does not respond", "is another image", "has lost the grant"])
 async def test_a_viewer_comes_to_no_desktop_that_has_not_confirmed_them(
     stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     """Only the desktop holds a viewer to the picture: who is not known to it is refused, with the reason."""
     monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
-    if broken == "does not answer":
+    if broken == "does not respond":
         desktop.hangs = True
     elif broken == "has lost the grant":
 

@@ -123,7 +123,7 @@ async def test_the_address_it_goes_on_to_is_of_this_host(stage: EdgeStage, alice
 
 
 async def test_without_a_turn_server_it_says_so(stage: EdgeStage, alice: Browser, tmp_path: Path) -> None:
-    assert "none is set up" in (await alice.open(address())).text
+    assert "none is configured" in (await alice.open(address())).text
     secret = tmp_path / "secret"
     secret.write_text("s" * 40)
     (tmp_path / "other").mkdir()
@@ -132,7 +132,7 @@ async def test_without_a_turn_server_it_says_so(stage: EdgeStage, alice: Browser
     async with EdgeStage(tmp_path / "other", settings=settings) as with_turn:
         offer(with_turn)
         answer = await (await with_turn.logged_in(OWNER)).open(address())
-        assert "UDP is blocked" in answer.text and "none is set up" not in answer.text
+        assert "UDP may be blocked" in answer.text and "none is configured" not in answer.text
 
 
 async def test_no_token_in_an_address_leaves_the_desktops_host(stage: EdgeStage) -> None:

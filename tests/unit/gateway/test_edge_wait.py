@@ -51,7 +51,7 @@ def now(stage: EdgeStage, **parts: Any) -> VDISession:
 
 
 def suspend(stage: EdgeStage) -> VDISession:
-    message = "This session is suspended. Resuming it begins a new run."
+    message = "This session is suspended. Resuming it starts a new run."
     return now(stage, spec={"suspended": True}, status={"phase": Phase.SUSPENDED, "message": message})
 
 
@@ -174,7 +174,7 @@ async def test_a_collaborator_may_and_a_viewer_waits(stage: EdgeStage) -> None:
     suspend(stage)
     browser = await stage.logged_in(GUEST)
     page = await browser.open(address(), headers=CLICKED)
-    assert f"It opens here as soon as {OWNER} resumes it." in page.text
+    assert f"It opens here when {OWNER} resumes it." in page.text
     assert "<form" not in page.text
     assert stage.actions.resumed == []
     now(stage, spec=shared_with(GUEST, "collaborator"))
@@ -283,7 +283,10 @@ async def test_what_changes_nothing_for_the_reader_is_not_sent(stage: EdgeStage)
         now(stage, status=in_line(2))
 
     events = await browser_events(stage, browser, twice, most=2)
-    assert ["Number 3 in line" in events[0]["summary"], "Number 2 in line" in events[1]["summary"]] == [True, True]
+    assert [("Number 3 in line") in events[0]["summary"], "Number 2 in line" in events[1]["summary"]] == [
+        True,
+        True,
+    ]
 
 
 # ---- stages, one by one

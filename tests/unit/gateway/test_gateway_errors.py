@@ -40,10 +40,10 @@ async def ask(fault: str, **headers: str) -> httpx.Response:
     ("fault", "status", "words"),
     [
         ("refused", 409, "You may have 1 desktop &lt;at&gt; once."),
-        ("gone", 404, "There is no such page."),
+        ("gone", 404, "This page does not exist."),
         ("words", 403, "This is &lt;b&gt;not&lt;/b&gt; yours."),
         ("database", 503, "cannot reach its database"),
-        ("redis", 503, "Open desktops go on"),
+        ("redis", 503, "Open desktops are not affected"),
         ("bug", 500, "Something went wrong"),
     ],
 )

@@ -87,7 +87,7 @@ async def test_everything_that_is_missing_is_named_at_once() -> None:
     status, text = await stage.get("/readyz")
     assert status == 503
     assert text.splitlines() == [
-        "the gateway has not begun yet",
+        "the gateway has not started yet",
         "signing keys: none",
         "vdisessions: the first list is not complete yet",
         "database: the database does not answer",
@@ -99,7 +99,7 @@ async def test_a_database_that_is_silent_is_not_waited_for(monkeypatch: pytest.M
     monkeypatch.setattr(module, "_PATIENCE", 0.02)
     stage = HealthStage()
     stage.fake_database.silent = True
-    assert await stage.get("/readyz") == (200, "ok\nbut database: no answer within 0.02 s\n")
+    assert await stage.get("/readyz") == (200, "ok\nbut database: no response within 0.02 s\n")
 
 
 async def test_what_all_replicas_lack_alike_takes_none_of_them_out_of_service() -> None:
@@ -122,7 +122,7 @@ async def test_a_wrong_clock_is_reported_and_takes_no_replica_out_of_service(sec
     stage.server_time = NOW - timedelta(seconds=seconds)
     status, text = await stage.get("/readyz")
     assert (status, text.splitlines()[0]) == (200, "ok")
-    assert f"but clock: it is {words} the API server's. " in text
+    assert f"but clock: it is {words} the API server's clock. " in text
     assert await stage.health.all_troubles() != []
     stage.server_time = NOW - timedelta(seconds=seconds / 10)
     assert await stage.get("/readyz") == (200, "ok\n")
@@ -130,7 +130,7 @@ async def test_a_wrong_clock_is_reported_and_takes_no_replica_out_of_service(sec
 
 async def test_a_watch_that_is_stuck_is_this_replicas_own_fault() -> None:
     stage = HealthStage()
-    stage.stuck = ["vdisessions: nothing heard from the API server for 200 s"]
+    stage.stuck = ["vdisessions: no message from the API server for 200 s"]
     assert (await stage.get("/readyz"))[0] == 503
 
 

@@ -126,11 +126,11 @@ def test_the_settings() -> None:
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"VDI_TURN_URLS": URLS[0]}, "both are needed"),
-        ({"VDI_TURN_SECRET_FILE": "/secret"}, "both are needed"),
-        ({"VDI_TURN_URLS": "turn:turn.example.com"}, "allowed are turn:HOST:PORT"),
-        ({"VDI_TURN_URLS": "turns:turn.example.com:5349?transport=udp"}, "allowed are turn:HOST:PORT"),
-        ({"VDI_TURN_URLS": "https://turn.example.com"}, "allowed are turn:HOST:PORT"),
+        ({"VDI_TURN_URLS": URLS[0]}, "both are required"),
+        ({"VDI_TURN_SECRET_FILE": "/secret"}, "both are required"),
+        ({"VDI_TURN_URLS": "turn:turn.example.com"}, "allowed: turn:HOST:PORT"),
+        ({"VDI_TURN_URLS": "turns:turn.example.com:5349?transport=udp"}, "allowed: turn:HOST:PORT"),
+        ({"VDI_TURN_URLS": "https://turn.example.com"}, "allowed: turn:HOST:PORT"),
         ({"VDI_TURN_SECRET_FILE": "secret"}, "an absolute path"),
         ({"VDI_TURN_TTL": "1d"}, "VDI_TURN_TTL"),
     ],

@@ -55,6 +55,8 @@ async def test_a_run_in_both_forms(database: Database) -> None:
         "node": "node-1",
         "pod": "s1",
         "gpus": "2",
+        "cpu": "2.0",
+        "memoryGib": "4.0",
         "renderer": "",
         "encoder": "",
         "queueSeconds": "60.0",
@@ -62,6 +64,7 @@ async def test_a_run_in_both_forms(database: Database) -> None:
         "ended": "2026-11-20T09:01:00Z",
         "endReason": "deleted",
         "endDetail": "",
+        "idleSeconds": "",
     }
     lines, _ = await text_of(database, What.RUNS, Form.JSON_LINES)
     objects = [json.loads(line) for line in lines.splitlines()]

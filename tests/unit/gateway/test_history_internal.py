@@ -106,14 +106,14 @@ async def test_no_one_else_is_believed(stage: EndReportStage, token: str | None,
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"", "no report of an end"),
+        (b"", "not a valid end report"),
         (b"{}", "missing required field"),
         (b"[1]", "Expected `object`"),
-        (an_end(namespace="kube-system"), "allowed is 'vdi-sessions'"),
+        (an_end(namespace="kube-system"), "allowed: 'vdi-sessions'"),
         (an_end(uid=""), "metadata.uid is empty"),
         (an_end(creationTimestamp=""), "metadata.creationTimestamp is empty"),
         (an_end(creationTimestamp="yesterday"), "an invalid time"),
-        (msgspec.json.encode(Life().created()), "does not end"),
+        (msgspec.json.encode(Life().created()), "is not ending"),
     ],
 )
 async def test_what_is_no_end_is_refused_in_words(stage: EndReportStage, body: bytes, words: str) -> None:
@@ -144,7 +144,8 @@ async def test_get_is_nothing(stage: EndReportStage) -> None:
 
 async def test_what_others_ask_of_history(stage: EndReportStage) -> None:
     await stage.post(an_end())
-    assert await stage.history.hours_this_month("alice@example.com", at(99)) == 0.5
+    used = await stage.history.use_this_month("alice@example.com", at(99))
+    assert (used.hours, used.gpu_hours, f"{used.until:%Y-%m-%d}") == (0.5, 0.0, "2026-12-01")
     (past,) = await stage.history.past(limit=5, user="Alice@example.com")
     assert (past.session.name, [run.ended for run in past.runs]) == ("alice", [at(30)])
     assert await stage.history.past(limit=5, user="bob@example.com") == []

@@ -196,7 +196,7 @@ class Outage:
         @asynccontextmanager
         async def begin_unless_away() -> AsyncIterator[AsyncConnection]:
             if self.away:
-                raise DatabaseUnavailableError("the database does not answer as it should: connection refused")
+                raise DatabaseUnavailableError("unexpected response of the database: connection refused")
             async with begin() as connection:
                 yield connection
 

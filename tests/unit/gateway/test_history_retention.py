@@ -75,5 +75,5 @@ async def test_trouble_is_said_and_tried_again_soon(
     with pytest.raises(InterruptedError):
         await retention(database, SimpleNamespace(close_lost=close_lost)).run()
     assert slept == [module.SOON, module.PAUSE]
-    assert "closing what is gone is put off for 30 s: it is away" in caplog.text
+    assert "closing records of deleted sessions is put off for 30 s: it is away" in caplog.text
     assert (await trail.entries(limit=9)) == []  # what is old was dropped all the same

@@ -1,13 +1,18 @@
 """What people may have at once and in a month."""
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import a_session, a_template
-from vdi.gateway.limits import Limit, Limits, LimitsError, gpus_of, read_limits, refusal
+from vdi.gateway.limits import Limit, Limits, LimitsError, MonthUse, gpus_of, home_refusal, read_limits, refusal
 from vdi.gateway.users import User
+from vdi.session.homes import resolve_home
 
+DECEMBER = datetime(2026, 12, 1, tzinfo=UTC)
+NONE = MonthUse(0, 0, DECEMBER)
 ALICE = User("alice@example.com", groups=frozenset({"students", "artists"}))
 
 
@@ -30,7 +35,7 @@ def test_each_number_comes_from_the_user_then_the_most_generous_group_then_every
 def test_no_limits_limit_no_one(text: str) -> None:
     limit = read_limits(text, "f").of(ALICE)
     assert not limit.limits_anything
-    assert refusal(limit, ALICE, ("a", 64), [("b", 64)] * 50, 1e6) is None
+    assert refusal(limit, ALICE, ("a", 64), [("b", 64)] * 50, MonthUse(1e6, 1e6, DECEMBER)) is None
 
 
 @pytest.mark.parametrize(
@@ -40,8 +45,11 @@ def test_no_limits_limit_no_one(text: str) -> None:
         ("defaults: {}", "defaults"),
         ("default: {sessions: many}", "default"),
         ("users: {a@b.c: {gpus: -1}}", "users.a@b.c.gpus: -1 is not allowed"),
-        ("default: {hoursPerMonth: .inf}", "default.hours"),
-        ("- 1", "allowed are default"),
+        ("default: {hoursPerMonth: .inf}", "default.hoursPerMonth: inf is not allowed"),
+        ("groups: {g: {gpuHoursPerMonth: -2}}", "groups.g.gpuHoursPerMonth: -2.0 is not allowed; allowed: 0 or more"),
+        ("default: {homeStorage: 5 GB}", "default.homeStorage: '5 GB' is not a quantity"),
+        ("default: {homeStorage: -5Gi}", "default.homeStorage: -5Gi is not allowed"),
+        ("- 1", "allowed: default"),
         ("a: [", "limits.yaml"),
     ],
 )
@@ -54,30 +62,31 @@ def test_a_file_that_cannot_be_used_is_refused_in_words(text: str, words: str) -
 
 def test_refusals_name_the_limit_and_what_is_held() -> None:
     held = [("one", 1), ("two", 2)]
-    said = refusal(Limit(sessions=2), ALICE, ("new", 1), held, 0) or ""
-    assert "2 desktops at once" in said
+    said = refusal(Limit(sessions=2), ALICE, ("new", 1), held, NONE) or ""
+    assert "2 desktops running" in said
     assert "one, two" in said
-    said = refusal(Limit(gpus=4), ALICE, ("new", 2), held, 0) or ""
+    said = refusal(Limit(gpus=4), ALICE, ("new", 2), held, NONE) or ""
     assert "4 GPUs" in said
     assert "use 3" in said
-    said = refusal(Limit(hours=10), ALICE, ("new", 0), [], 10.04) or ""
+    said = refusal(Limit(hours=10), ALICE, ("new", 0), [], MonthUse(10.04, 0, DECEMBER)) or ""
     assert "10 hours" in said
     assert "10.0" in said
-    assert "no desktops" in (refusal(Limit(sessions=0), ALICE, ("new", 0), [], 0) or "")
+    assert "restarts on 2026-12-01 at 00:00 UTC" in said
+    assert "no desktops" in (refusal(Limit(sessions=0), ALICE, ("new", 0), [], NONE) or "")
 
 
 def test_a_session_that_is_resumed_does_not_count_twice() -> None:
-    assert refusal(Limit(sessions=1, gpus=1), ALICE, ("mine", 1), [("mine", 1)], 0) is None
+    assert refusal(Limit(sessions=1, gpus=1), ALICE, ("mine", 1), [("mine", 1)], NONE) is None
 
 
 def test_a_desktop_without_gpus_is_no_matter_of_gpus() -> None:
-    assert refusal(Limit(gpus=1), ALICE, ("cpu", 0), [("a", 1)], 0) is None
+    assert refusal(Limit(gpus=1), ALICE, ("cpu", 0), [("a", 1)], NONE) is None
 
 
 @given(st.integers(0, 5), st.integers(0, 8), st.lists(st.integers(0, 3), max_size=6), st.integers(0, 4))
 def test_who_is_let_in_is_within_the_limits(sessions: int, gpus: int, held: list[int], desired: int) -> None:
     others = [(f"s{number}", one) for number, one in enumerate(held)]
-    allowed = refusal(Limit(sessions=sessions, gpus=gpus), ALICE, ("new", desired), others, 0) is None
+    allowed = refusal(Limit(sessions=sessions, gpus=gpus), ALICE, ("new", desired), others, NONE) is None
     assert allowed == (len(held) + 1 <= sessions and (not desired or sum(held) + desired <= gpus))
 
 
@@ -91,3 +100,30 @@ def test_gpus_are_counted_as_the_operator_counts_them() -> None:
 
 def test_limits_are_values() -> None:
     assert Limits() == read_limits("", "f")
+
+
+def test_homes_and_gpu_hours_come_from_the_most_generous_group_too() -> None:
+    text = "{groups: {students: {homeStorage: 90Gi, gpuHoursPerMonth: 5}, artists: {homeStorage: 0.1Ti}}}"
+    assert read_limits(text, "f").of(ALICE) == Limit(home_storage="0.1Ti", gpu_hours=5)
+
+
+def test_gpu_hours_are_refused_with_their_limit_use_and_the_next_month() -> None:
+    used = MonthUse(500, 100.25, DECEMBER)
+    said = refusal(Limit(gpu_hours=100), ALICE, ("new", 1), [], used) or ""
+    assert said.startswith("Your desktops may use 100 GPU hours per calendar month and have used 100.2.")
+    assert "restarts on 2026-12-01 at 00:00 UTC" in said and "without a GPU still start" in said
+    assert refusal(Limit(gpu_hours=100), ALICE, ("new", 0), [], used) is None
+    assert refusal(Limit(gpu_hours=100.5), ALICE, ("new", 1), [], used) is None
+
+
+def test_a_new_home_is_refused_with_the_homes_that_there_are() -> None:
+    home = resolve_home(a_session(), a_template(persistence={"size": "10Gi"}), {})
+    assert home is not None
+    limit = Limit(home_storage="100Gi")
+    assert home_refusal(limit, home, {"home-a": 90 * 2**30}) is None
+    said = home_refusal(limit, home, {"home-b": 50 * 2**30, "home-a": 45 * 2**30}) or ""
+    assert said.startswith(
+        "Your homes may have 100 GiB together and have 95 GiB (home-a 45 GiB, home-b 50 GiB). This desktop would add "
+        "a home of 10 GiB. Delete a home"
+    )
+    assert home_refusal(Limit(), home, {"home-a": 2**60}) is None

@@ -88,7 +88,7 @@ async def test_a_bad_token_never_falls_back_to_the_cookie(alice: Browser) -> Non
 async def test_a_token_with_odd_requests_is_refused_in_words(alice: Browser, label: str, days: str) -> None:
     answer = await alice.submit("/account/tokens", (await alice.get("/account")).text, label=label, days=days)
     assert answer.status_code == 422
-    assert "allowed are" in answer.text
+    assert "allowed:" in answer.text
 
 
 async def test_no_one_has_more_tokens_than_they_can_look_after(stage: LoginStage, alice: Browser) -> None:
@@ -256,7 +256,7 @@ async def test_a_code_ends_with_its_time_and_with_its_login(stage: LoginStage, a
     code = await agreed(alice)
     await alice.submit("/logout", (await alice.get("/account")).text)
     answer = await stage.browser().post("/cli/token", data=proof | {"code": code})
-    assert "login that agreed" in answer.json()["error_description"]
+    assert "login that confirmed" in answer.json()["error_description"]
 
 
 async def test_without_a_loopback_address_the_code_is_shown(stage: LoginStage, alice: Browser) -> None:

@@ -110,6 +110,7 @@ async def test_a_form_without_its_token_is_refused(stage: LoginStage, alice: Bro
 
 FORMS: tuple[tuple[str, dict[str, str]], ...] = (
     ("/login", {"user": "alice@example.com", "password": PASSWORD}),
+    ("/login/terms", {}),
     ("/logout", {}),
     ("/account/logins/x/end", {}),
     ("/account/logout-everywhere", {}),

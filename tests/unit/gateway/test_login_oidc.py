@@ -272,11 +272,11 @@ async def test_a_new_key_is_looked_up(sign_on: SignOn) -> None:
 @pytest.mark.parametrize(
     ("claims", "words"),
     [
-        ({"email": None}, "did not tell your e-mail address"),
-        ({"email": ""}, "did not tell your e-mail address"),
-        ({"email": ["a@b.c"]}, "did not tell your e-mail address"),
-        ({"email_verified": False}, "not confirmed"),
-        ({"email_verified": "false"}, "not confirmed"),
+        ({"email": None}, "did not send your e-mail address"),
+        ({"email": ""}, "did not send your e-mail address"),
+        ({"email": ["a@b.c"]}, "did not send your e-mail address"),
+        ({"email_verified": False}, "not verified"),
+        ({"email_verified": "false"}, "not verified"),
         ({"email": "no address"}, "cannot be used"),
         ({"email": "a@b.c\nd@e.f"}, "cannot be used"),
         ({"email": "bob\u200b@example.com"}, "cannot be used"),
@@ -328,7 +328,7 @@ async def test_a_provider_that_is_down_is_a_page_in_words(sign_on: SignOn, caplo
     browser = sign_on.stage.browser()
     answer = await browser.get("/login/oidc?next=/history")
     assert answer.status_code == 503
-    assert "Example ID does not answer" in answer.text
+    assert "Example ID does not respond" in answer.text
     assert 'href="/login?next=/history"' in answer.text
     assert "refused" in caplog.text
     assert list(sign_on.stage.login.problems()) == [], "the gateway is ready all the same"
@@ -420,7 +420,7 @@ def test_a_state_of_a_replica_whose_clock_is_ahead_is_read_within_the_leeway() -
     secret = flow._text(b"s" * 32)
     state = flow.make_state(secret, "/", 1000.0, b"salt")
     assert flow.read_state(secret, state, 1000.0 - flow.LEEWAY) == "/"
-    with pytest.raises(flow.StateError, match="in 300 s from now: the clocks of two replicas differ"):
+    with pytest.raises(flow.StateError, match="300 s in the future: the clocks of two replicas differ"):
         flow.read_state(secret, state, 700.0)
     with pytest.raises(flow.StateError, match="more than 10 minutes ago"):
         flow.read_state(secret, state, 1001.0 + flow.SECONDS)

@@ -101,7 +101,7 @@ async def test_who_guesses_is_refused_with_the_same_words(stage: LoginStage, nam
         assert (await browser.log_in(name, "wrong")).status_code == 403
     refused = await browser.log_in(name, "wrong")
     assert (refused.status_code, refused.headers["retry-after"]) == (429, str(WINDOW))
-    assert "Too many attempts" in refused.text
+    assert "Too many login attempts" in refused.text
     assert (await browser.log_in(name)).status_code == 429, "the right password is not looked at either"
     assert stage.waits[: PER_USER.free] == [0] * PER_USER.free
     assert max(stage.waits) == SLOWEST

@@ -123,7 +123,7 @@ async def test_slots_are_counted_by_node_and_what_may_not_be_read_is_unknown() -
     assert "3 of 8 GPUs in use" in page
     stage.client.refuses = Forbidden(403, "Forbidden", "cannot list nodes")
     page = text_of((await stage.browser(ADMIN).get("/admin")).text)
-    assert "Not known The gateway may not read nodes" in page
+    assert "Unknown The gateway may not read nodes" in page
     assert "3 GPUs in use" in page
 
 
@@ -162,7 +162,7 @@ def test_limits_stand_beside_what_is_used() -> None:
     limits = Limits(default=Limit(sessions=3), users={"alice@example.com": Limit(gpus=8)})
     stage = PortalStage(limits=limits)
     stage.put(a_template(), running("a", resources={"gpu": 2}), running("b"), running("c", suspended=True))
-    rows = limit_rows(stage.services, {"bob@example.com": 7.5})
+    rows = limit_rows(stage.services, {"bob@example.com": a_usage("bob@example.com", 7.5)})
     assert [(row.user, row.sessions, row.gpus, row.hours) for row in rows] == [
         ("alice@example.com", 2, 3, 0.0),
         ("bob@example.com", 0, 0, 7.5),
@@ -175,7 +175,7 @@ async def test_hours_that_no_one_knows_are_not_called_zero() -> None:
     stage.put(running())
     stage.history.down = True
     page = text_of((await stage.browser(ADMIN).get("/admin/limits")).text)
-    assert "Hours are not known" in page
+    assert "Hours are unknown" in page
     assert "? of 100" in page
     stage.history.down = False
     stage.history.report = [a_usage("alice@example.com", 12.34)]
@@ -184,7 +184,7 @@ async def test_hours_that_no_one_knows_are_not_called_zero() -> None:
 
 def a_usage(user: str, hours: float) -> Usage:
     return Usage(
-        user=user,
+        name=user,
         month="2026-11",
         sessions=1,
         runs=2,
@@ -222,14 +222,14 @@ async def test_unknown_is_shown_as_unknown_never_as_a_pass() -> None:
     stage.services.doctor.last = Report(NOW, "Looked at 1 session.", group([unknown]), unknown=1)
     page = (await stage.browser(ADMIN).get("/admin/doctor")).text
     assert "UNKNOWN" in page
-    assert "All is well" not in page
-    assert "1 thing could not be looked at" in page
-    stage.services.doctor.last = Report(NOW, "Nothing is wrong.")
-    assert "All is well" in (await stage.browser(ADMIN).get("/admin/doctor")).text
+    assert "No problems found" not in page
+    assert "1 result unknown" in page
+    stage.services.doctor.last = Report(NOW, "No problems found.")
+    assert "No problems found" in (await stage.browser(ADMIN).get("/admin/doctor")).text
     stage.services.doctor.last = Report(NOW, "", failed="No answer.")
     page = (await stage.browser(ADMIN).get("/admin/doctor")).text
-    assert "All is well" not in page
-    assert "Nothing could be looked at" in page
+    assert "No problems found" not in page
+    assert "Nothing could be checked" in page
 
 
 class Blind:
@@ -259,9 +259,9 @@ async def test_the_doctor_with_the_gateways_own_rights_calls_what_it_cannot_read
     answer = await browser.post("/admin/doctor", at="/admin/doctor")
     assert (answer.status_code, answer.headers["location"]) == (303, "/admin/doctor")
     page = text_of((await browser.get("/admin/doctor")).text)
-    assert "things could not be looked at" in page
+    assert "results unknown" in page
     assert "vdi-gateway may not list pods" in page
-    assert "All is well" not in page
+    assert "No problems found" not in page
 
 
 async def test_a_cluster_that_does_not_answer_is_no_clean_bill() -> None:

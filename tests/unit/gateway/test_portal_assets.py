@@ -9,8 +9,9 @@ from starlette.requests import Request
 
 import vdi.gateway.portal as portal_room
 from unit.gateway.portal_stage import PortalStage
+from vdi.gateway.brand import Brand
 from vdi.gateway.settings import Settings
-from vdi.gateway.web.assets import assets
+from vdi.gateway.web.assets import asset_url, assets
 from vdi.gateway.web.render import TEMPLATE_FOLDERS, Renderer
 
 STATIC = Path(portal_room.__file__).parent / "static"
@@ -25,7 +26,7 @@ async def test_every_file_that_a_page_names_is_there_and_kept_for_ever() -> None
     stage = PortalStage()
     browser = stage.browser()
     found = re.findall(r'(?:src|href)="(/static/[^"]+)"', (await browser.get("/")).text)
-    assert len(found) == 5
+    assert len(found) == 7
     for path in found:
         answer = await browser.get(path)
         assert answer.status_code == 200
@@ -44,7 +45,7 @@ async def test_files_are_packed_for_who_can_unpack_them() -> None:
     plain = await browser.get("/static/portal.css", **{"Accept-Encoding": "identity"})
     assert "content-encoding" not in plain.headers
     assert plain.content == (STATIC / "portal.css").read_bytes()
-    packed = assets()["portal.css"].packed
+    packed = assets(Brand())["portal.css"].packed
     assert gzip.decompress(packed) == plain.content
     answer = await browser.get("/static/portal.css", **{"Accept-Encoding": "gzip"})
     assert (answer.headers["content-encoding"], answer.content) == ("gzip", plain.content)
@@ -77,3 +78,15 @@ def test_pages_load_nothing_from_elsewhere() -> None:
     for path in STATIC.glob("*.*"):
         found = set(re.findall(r"https?://[^\s\"')]+", path.read_text()))
         assert found <= {"http://www.w3.org/2000/svg"}
+
+
+def test_the_stylesheet_has_the_font_under_the_address_that_pages_load_it_from() -> None:
+    (named,) = re.findall(r'url\("([^"]+)"\)', (STATIC / "portal.css").read_text())
+    assert asset_url(Brand(), "/static", "fonts/inter.woff2") == f"/static/{named}"
+
+
+async def test_a_font_is_served_as_it_is() -> None:
+    answer = await PortalStage().browser().get("/static/fonts/inter.woff2", **{"Accept-Encoding": "gzip"})
+    assert answer.headers["content-type"] == "font/woff2"
+    assert answer.content == (STATIC / "fonts" / "inter.woff2").read_bytes()
+    assert len(answer.content) < 40_000

@@ -1,13 +1,15 @@
 """History, usage and files of both: whose they are, how one reads on, and a database that is down."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from unit.gateway.component_stage import NOW
 from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, text_of
 from vdi.gateway.history.component import Past
-from vdi.gateway.history.usage import Usage
+from vdi.gateway.history.usage import PoolUsage, Usage
+from vdi.gateway.limits import read_limits
 from vdi.gateway.portal.history import SIZE, past_row
 from vdi.gateway.portal.timeline import timeline_of
 from vdi.gateway.store.history import EndReason, RunRow, SessionRow
@@ -40,10 +42,10 @@ def stage() -> PortalStage:
 async def test_mine_are_listed_and_read_on_to_the_end(stage: PortalStage) -> None:
     browser = stage.browser()
     first = (await browser.get("/history")).text
-    assert first.count("Its time was over") == SIZE
+    assert first.count("Time limit reached") == SIZE
     where = first.split('rel="next" href="')[1].split('"')[0].replace("&amp;", "&")
     second = (await browser.get(where)).text
-    assert second.count("Its time was over") == 20
+    assert second.count("Time limit reached") == 20
     assert "Older" not in second
     assert "desk-1000" not in first + second
 
@@ -68,8 +70,8 @@ async def test_a_place_that_is_none_is_refused(stage: PortalStage) -> None:
         ("/history/sessions.csv?of=everyone", 200, "sessions of alice@example.com as csv\n"),
         ("/history/audit.csv", 403, "The audit is for administrators."),
         ("/history/audit.csv?of=everyone", 403, "The audit is for administrators."),
-        ("/history/sessions.xls", 404, "There are sessions, runs and usage"),
-        ("/history/secrets.csv", 404, "There are sessions, runs and usage"),
+        ("/history/sessions.xls", 404, "Available: sessions, runs and usage"),
+        ("/history/secrets.csv", 404, "Available: sessions, runs and usage"),
     ],
 )
 async def test_a_file_holds_ones_own_only(stage: PortalStage, path: str, status: int, body: str) -> None:
@@ -100,7 +102,7 @@ async def test_a_database_that_is_down_is_said_everywhere(stage: PortalStage) ->
 async def test_usage_is_by_month_and_person(stage: PortalStage) -> None:
     stage.history.report = [
         Usage(
-            user=user,
+            name=user,
             month=month,
             sessions=1,
             runs=2,
@@ -133,6 +135,55 @@ async def test_usage_is_by_month_and_person(stage: PortalStage) -> None:
     assert (await browser.get("/history/usage.xls")).status_code == 404
     stage.history.down = True
     assert (await browser.get("/history/usage.csv")).status_code == 503
+
+
+async def test_ones_own_limits_stand_beside_what_was_used() -> None:
+    limits = read_limits("default: {gpus: 2, gpuHoursPerMonth: 100, homeStorage: 50Gi}", "limits")
+    stage = PortalStage(limits=limits)
+    stage.history.report = [a_usage(ALICE.email)]
+    read = text_of((await stage.browser().get("/history/usage")).text)
+    assert "My limits GPUs in use 0 of 2 GPU hours this month 12.5 of 100 Homes together, in GiB 0 of 50" in read
+    assert "My limits" not in (await stage.browser(ADMIN).get("/history/usage?of=everyone")).text
+    assert "My limits" not in (await PortalStage().browser().get("/history/usage")).text
+
+
+def a_usage(name: str, **more: Any) -> Usage:
+    numbers: dict[str, Any] = {"sessions": 1, "runs": 1, "hours": 6, "gpu_hours": 12.5, "queued": 0} | more
+    return Usage(name=name, month="2026-11", median_queue_seconds=None, median_startup_seconds=None, **numbers)
+
+
+async def test_costs_are_shown_where_there_are_prices_and_nowhere_else(stage: PortalStage) -> None:
+    history, admin = stage.history, stage.browser(ADMIN)
+    history.report = [a_usage(ALICE.email, idle_gpu_hours=2.5, home_gib_months=7.25, cost=1234.5, idle_cost=2.5)]
+    history.groups = [a_usage("staff", cost=8.0), a_usage("", cost=1.0)]
+    history.pools = [
+        PoolUsage(name="kiosk", template="web", month="2026-11", place_hours=9, gpu_hours=4, cost=5.0, idle_cost=4.0)
+    ]
+    history.templates = {"cad": 6.0}
+    for address in ("/history/usage", "/history/usage?of=everyone", "/history/usage?of=everyone&by=group"):
+        assert "Cost" not in text_of((await admin.get(address)).text)
+    history.currency = "EUR"
+    page = (await admin.get("/history/usage?of=everyone")).text
+    read = text_of(page)
+    assert "alice@example.com 6.0 12.5 1 1 0 2.5 7.2 1,234.50 EUR" in read
+    assert "Desktops without a user 2.5 GPU hours Free places of pools 4.0 GPU hours Cost 6.50 EUR" in read
+    assert "kiosk web 9.0 4.0 5.00 EUR" in read
+    assert 'id="cost-by-user"' in page and 'id="cost-by-template"' in page
+    groups = text_of((await admin.get("/history/usage?of=everyone&by=group")).text)
+    assert "staff 6.0" in groups and "no group known 6.0" in groups and "Cost by group" in groups
+    mine = text_of((await stage.browser().get("/history/usage?by=template")).text)
+    assert "cad 6.0 6.0 1 1 0 0.0 0.0 12.00 EUR" in mine and "kiosk" not in mine
+    assert "Free places" not in mine
+
+
+async def test_the_files_of_usage_are_by_what_was_chosen(stage: PortalStage) -> None:
+    stage.history.groups = [a_usage("staff")]
+    admin = stage.browser(ADMIN)
+    head, row, _ = (await admin.get("/history/usage.csv?of=everyone&by=group")).text.split("\r\n")
+    assert head.startswith("group,month") and "cost" not in head and row.startswith("staff,2026-11")
+    for address in ("/history/usage?by=group", "/history/usage.csv?by=pool", "/history/usage?of=everyone&by=moon"):
+        answer = await stage.browser().get(address)
+        assert answer.status_code == 400 and "is not a choice; allowed: user, template" in answer.text
 
 
 def test_a_row_sums_up_all_runs() -> None:

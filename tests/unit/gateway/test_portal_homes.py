@@ -57,4 +57,4 @@ async def test_a_refusal_is_said_on_the_page(stage: PortalStage) -> None:
 async def test_a_home_of_another_person_is_not_there(stage: PortalStage) -> None:
     answer = await stage.browser().get(f"/homes/{THEIRS}/delete")
     assert answer.status_code == 404
-    assert "There is no home" in answer.text
+    assert "You have no home" in answer.text

@@ -84,7 +84,25 @@ ALLOWED = {
         "span",
         "strong",
     ],
-    *["summary", "svg", "table", "tbody", "td", "th", "thead", "time", "title", "tr", "ul"],
+    *[
+        "circle",
+        "ellipse",
+        "figcaption",
+        "figure",
+        "line",
+        "polyline",
+        "summary",
+        "svg",
+        "table",
+        "tbody",
+        "td",
+        "th",
+        "thead",
+        "time",
+        "title",
+        "tr",
+        "ul",
+    ],
 }
 
 
@@ -174,7 +192,7 @@ def named(bad: str, status: dict[str, Any]) -> VDISession:
 
 def usage(user: str) -> Usage:
     return Usage(
-        user=user,
+        name=user,
         month="2026-11",
         sessions=1,
         runs=1,

@@ -48,13 +48,13 @@ async def test_no_desktop_yet_shows_the_way_to_the_catalogue() -> None:
     [
         ({}, "Just requested"),
         ({"phase": "Pending", "queue": {"position": 3, "reason": "GPUsBusy"}, "message": "Full."}, "3rd in line"),
-        ({"phase": "Pending", "queue": {"reason": "NoGPUs"}}, "No room"),
+        ({"phase": "Pending", "queue": {"reason": "NoGPUs"}}, "No capacity"),
         ({"phase": "Pending"}, "Waiting"),
         ({"phase": "Creating"}, "Starting"),
         ({"phase": "Suspended"}, "Suspended"),
         ({"phase": "Failed", "message": "The image is not there."}, "The image is not there."),
         ({"phase": "Terminating"}, "Ending"),
-        ({"phase": "Running", "failures": {"count": 2, "message": "Out of memory."}}, "lost 2 times in a row"),
+        ({"phase": "Running", "failures": {"count": 2, "message": "Out of memory."}}, "failed 2 times in a row"),
     ],
 )
 async def test_a_state_is_said_in_words(status: dict[str, object], said: str) -> None:
@@ -68,7 +68,7 @@ async def test_a_state_is_said_in_words(status: dict[str, object], said: str) ->
     [
         ("Expiring", "This desktop ends soon"),
         ("Idle", "This desktop is idle"),
-        ("Draining", "The machine under this desktop goes into maintenance"),
+        ("Draining", "The node of this desktop is going into maintenance"),
     ],
 )
 async def test_warnings_stand_out_with_the_operators_sentence(kind: str, said: str) -> None:
@@ -196,11 +196,13 @@ async def test_a_form_that_no_page_of_ours_has_sent_does_nothing(stage: PortalSt
 
 
 async def test_a_refusal_stands_beside_the_form_with_what_was_typed(stage: PortalStage) -> None:
-    stage.actions.refuses = ActionDenied("Invalid", "user: 'bob' is no e-mail address.")
+    stage.actions.refuses = ActionDenied("Invalid", "user: 'bob' is not an e-mail address.")
     fields = {"user": "bob@example", "role": "collaborator", "for": "7d"}
     answer = await stage.browser().post("/desktops/alice-desktop/share", at="/desktops/alice-desktop", **fields)
     assert answer.status_code == 422
-    assert '<p class="error" id="share-error" role="alert">user: &#39;bob&#39; is no e-mail address.</p>' in answer.text
+    assert (
+        '<p class="error" id="share-error" role="alert">user: &#39;bob&#39; is not an e-mail address.</p>'
+    ) in answer.text
     assert 'value="bob@example"' in answer.text
     assert '<option value="collaborator" selected>' in answer.text
     assert '<option value="7d" selected>' in answer.text
@@ -231,7 +233,7 @@ async def test_watching_is_not_offered_where_the_image_cannot_hold_a_viewer_to_i
     stage.put(a_template(protocol="Web"))
     page = (await stage.browser().get("/desktops/alice-desktop")).text
     assert '<option value="viewer"' not in page and '<option value="collaborator"' in page
-    assert "serves a page of its own (protocol Web)" in page
+    assert "serves its own page (protocol Web)" in page
 
 
 async def test_an_unknown_action_does_nothing(stage: PortalStage) -> None:
@@ -255,7 +257,7 @@ async def test_a_run_can_be_extended_up_to_what_the_template_allows() -> None:
     assert 'value="12h"' not in page
     stage.put(running(timeout="10h"))
     page = text_of((await stage.browser().get("/desktops/alice-desktop")).text)
-    assert "may be 10h at most, and this one is set to that" in page
+    assert "The maximum for this template is 10h, and this run already has it." in page
 
 
 async def test_guests_are_listed_and_can_be_removed(stage: PortalStage) -> None:
@@ -270,7 +272,7 @@ async def test_a_collaborator_who_is_removed_may_have_left_programs_running(stag
     alice = stage.browser()
     answer = await alice.post("/desktops/alice-desktop/unshare", at="/desktops/alice-desktop", user="carol@example.com")
     page = text_of((await alice.get(answer.headers["location"])).text)
-    assert "Programs that your guest started there still run: restart the desktop to end them." in page
+    assert "Programs that your guest started in it are still running. Restart the desktop to end them." in page
 
 
 async def test_what_happened_is_reported_and_a_database_that_is_down_is_no_reason_to_see_nothing(
@@ -288,12 +290,12 @@ async def test_what_happened_is_reported_and_a_database_that_is_down_is_no_reaso
     runs = RunRow(uid=row.uid, start=begun, ended=begun, end_reason=EndReason.IDLE, queue_seconds=75.0)
     stage.history.pasts = [Past(row, (runs,))]
     page = text_of((await stage.browser().get("/desktops/alice-desktop")).text)
-    assert "It was idle" in page
+    assert "Idle timeout" in page
     assert "after 1 min in line" in page
     stage.history.down = True
     answer = await stage.browser().get("/desktops/alice-desktop")
     assert answer.status_code == 200
-    assert "The history cannot be read just now" in answer.text
+    assert "The history cannot be read right now" in answer.text
 
 
 async def test_the_navigation_shows_administration_to_administrators_only(stage: PortalStage) -> None:

@@ -112,7 +112,7 @@ async def test_what_is_chosen_is_asked_for(stage: PortalStage) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("gpu", "-1", "GPUs: &#39;-1&#39; is no whole number."),
+        ("gpu", "-1", "GPUs: &#39;-1&#39; is not a whole number."),
         ("gpu", "1e9", "GPUs: "),
         ("memory", "lots", "Memory: &#39;lots&#39; is not a quantity"),
         ("cpu", "\u0664", "CPUs: "),
@@ -153,6 +153,12 @@ async def test_a_desktop_without_gpu_and_home_offers_neither(stage: PortalStage)
     assert "No GPU" in (await stage.browser().get("/catalogue?q=web")).text
 
 
+@pytest.mark.parametrize(("action", "end"), [("Suspend", "is suspended"), ("Terminate", "ends")])
+async def test_the_form_says_what_happens_at_the_end_of_the_times(stage: PortalStage, action: str, end: str) -> None:
+    stage.put(a_template("ends", lifecycle={"onTimeout": action, "onIdle": action}))
+    assert text_of((await stage.browser().get("/catalogue/ends")).text).count(f"Then the desktop {end}") == 2
+
+
 async def test_local_disk_is_offered_up_to_the_template_s_maximum_where_it_has_one(stage: PortalStage) -> None:
     page = (await stage.browser().get("/catalogue/build")).text
     offered = re.search(r'<select id="ephemeral_storage".*?</select>', page, re.DOTALL)
@@ -174,7 +180,7 @@ async def test_local_disk_is_offered_up_to_the_template_s_maximum_where_it_has_o
 async def test_who_has_one_already_is_reported_that_files_are_used_by_one(stage: PortalStage) -> None:
     stage.put(running("first", template="ubuntu"))
     page = text_of((await stage.browser().get("/catalogue/ubuntu")).text)
-    assert "Your files are in use first has the home of this desktop" in page
+    assert "Your files are in use first uses the home of this desktop" in page
 
 
 def test_only_what_uses_the_home_is_in_the_way() -> None:

@@ -35,8 +35,8 @@ def test_the_queue_has_every_place_once_and_the_first_has_waited_longest() -> No
 
 def test_no_one_has_more_than_their_limit() -> None:
     stage = furnished()
-    hours = {one.user: one.hours for one in stage.history.report}
-    for row in limit_rows(stage.services, hours):
+    used = {usage.name: usage for usage in stage.history.report}
+    for row in limit_rows(stage.services, used):
         assert row.sessions <= (row.limit.sessions or 0), row
         assert row.gpus <= (row.limit.gpus or 0), row
         assert row.hours > 0 or row.sessions == 0, row
@@ -47,4 +47,4 @@ def test_the_doctor_counts_what_there_is() -> None:
     report = stage.services.doctor.last
     assert isinstance(report, Report)
     nodes = Counter(node["metadata"]["name"] for node in stage.client.nodes)
-    assert report.summary.startswith(f"Looked at {len(stage.world.sessions.values())} sessions and {len(nodes)} nodes")
+    assert report.summary.startswith(f"Checked {len(stage.world.sessions.values())} sessions and {len(nodes)} nodes")

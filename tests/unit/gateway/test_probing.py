@@ -61,8 +61,8 @@ async def test_a_stage_that_failed_is_counted(stage: ApiStage) -> None:
 
 @pytest.mark.parametrize(
     ("who", "status", "words"),
-    [(BOB, 403, "Only alice@example.com, whose desktop 'alice-desktop' is, may probe it."),
-     (ROOT, 403, "Only alice@example.com, whose desktop 'alice-desktop' is, may probe it.")],
+    [(BOB, 403, "Only alice@example.com, the owner of desktop 'alice-desktop', may probe it."),
+     (ROOT, 403, "Only alice@example.com, the owner of desktop 'alice-desktop', may probe it.")],
 )  # fmt: skip
 async def test_only_the_owner_may(stage: ApiStage, who: Any, status: int, words: str) -> None:
     program = await stage.program(who)
@@ -79,7 +79,7 @@ async def test_of_a_strangers_desktop_nothing_is_reported(stage: ApiStage) -> No
     program = await stage.program(BOB)
     for name in ("carols", "nobodys"):
         refused = await program.post(f"/api/v1/sessions/{name}/probe", json={"state": STATE})
-        assert (refused.status_code, refused.json()["detail"]) == (404, f"There is no desktop {name!r} of yours.")
+        assert (refused.status_code, refused.json()["detail"]) == (404, f"You have no desktop {name!r}.")
 
 
 async def test_an_image_without_selkies_has_no_stream_to_measure(stage: ApiStage) -> None:
@@ -87,7 +87,7 @@ async def test_an_image_without_selkies_has_no_stream_to_measure(stage: ApiStage
     answer = await (await stage.program()).post(ONE, json={"state": STATE})
     assert (answer.status_code, answer.json()["detail"]) == (
         409,
-        "There is no picture to measure: the probe reads the stream of Selkies 2.",
+        "This desktop cannot be measured: the probe supports only the stream of Selkies 2.",
     )
 
 
@@ -96,20 +96,24 @@ async def test_a_desktop_that_does_not_run_has_no_picture(stage: ApiStage) -> No
     stage.session(status=RUNNING, suspended=True)
     refused = await program.post(ONE, json={"state": STATE})
     assert (refused.status_code, refused.json()["detail"]) == (
-        409, "There is no picture to measure: the desktop 'alice-desktop' is suspended: resume it."
+        409, "The desktop 'alice-desktop' has no picture to measure: it is suspended. Resume it first."
     )  # fmt: skip
     stage.session(status={"phase": "Creating"})
-    assert "is Creating now." in (await program.post(ONE, json={"state": STATE})).json()["detail"]
+    assert "it is Creating." in (await program.post(ONE, json={"state": STATE})).json()["detail"]
 
 
 @pytest.mark.parametrize(
     ("status", "body", "words"),
     [
-        (404, "there is GET /activity and POST /notice", "has no mark to measure by: it is older than this gateway"),
+        (
+            404,
+            "there is GET /activity and POST /notice",
+            ("cannot show a mark to measure: it is older than this gateway"),
+        ),
         (503, "the keyboard's map has no XF86Launch9", "cannot show its mark (503): the keyboard's map has no"),
-        (200, "<html>", "answers what is no mark"),
-        (200, MARK | {"size": 10**9}, "answers what is no mark"),
-        (200, "x" * 5000, "answers too much"),
+        (200, "<html>", "did not return a valid mark"),
+        (200, MARK | {"size": 10**9}, "did not return a valid mark"),
+        (200, "x" * 5000, "is too large"),
         (302, "", "cannot show its mark (302)"),
     ],
 )

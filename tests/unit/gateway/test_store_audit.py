@@ -80,7 +80,7 @@ async def test_an_act_whose_process_died_is_still_there(database: Database, trai
 async def test_an_administrators_act_that_cannot_be_written_is_not_done(
     broken: Audit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(NotAuditedError, match="not done, since it cannot be written to the audit"):
+    with pytest.raises(NotAuditedError, match="not performed, because it cannot be written to the audit"):
         async with broken.act(ACT, closed=True):
             raise AssertionError("it was done")
     (line,) = caplog.messages

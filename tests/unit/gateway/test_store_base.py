@@ -37,8 +37,8 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("", "no database URL"),
-        ("/data/vdi.db", "no database URL"),
+        ("", "not a database URL"),
+        ("/data/vdi.db", "not a database URL"),
         ("mysql://me:hunter2@host/vdi", "mysql: is not supported"),
         ("postgresql://me:hunter2@host/vdi", "postgresql: is not supported"),
     ],

@@ -60,8 +60,8 @@ async def has_the_rows_of_0_1_0(database: Database) -> None:
     """In today's tables, without a word on what drew."""
     async with database.connect() as connection:
         assert await connection.run_sync(differences) == []
-        rows = await connection.exec_driver_sql("SELECT uid, node, renderer, encoder FROM history_runs")
-        assert [tuple(row) for row in rows] == [("u-1", "node-1", None, None)]
+        rows = await connection.exec_driver_sql("SELECT uid, node, renderer, cpu, idle_since FROM history_runs")
+        assert [tuple(row) for row in rows] == [("u-1", "node-1", None, None, None)]
 
 
 def contents(connection: Connection) -> tuple[dict[str, str], list[object]]:
@@ -79,7 +79,7 @@ async def test_a_downgrade_gives_0_1_0_the_database_that_it_knows(tmp_path: Path
     await upgrade(database)
     async with database.begin() as connection:
         await connection.exec_driver_sql("UPDATE history_runs SET renderer = 'virgl', encoder = 'x264enc'")
-    assert await downgrade(database, "0001_c65dbe3c") == ["0002_graphics"]
+    assert await downgrade(database, "0001_c65dbe3c") == ["0004_usage", "0003_scheduled_starts", "0002_graphics"]
     async with database.connect() as connection:
         assert await connection.run_sync(contents) == before
     assert await downgrade(database, "0001_c65dbe3c") == [], "nothing is left to do"
@@ -93,7 +93,9 @@ async def test_a_downgrade_that_cannot_be_is_refused_in_words(tmp_path: Path) ->
     database = Database(sqlite_url(tmp_path))
     assert await downgrade(database, "0001_c65dbe3c") == [], "no gateway has used it"
     await upgrade(database)
-    with pytest.raises(ValueError, match="0000_none: there is no such revision; allowed: 0001_c65dbe3c, 0002_graphics"):
+    with pytest.raises(
+        ValueError, match=("0000_none: this revision does not exist; allowed: 0001_c65dbe3c, 0002_graphics")
+    ):
         await downgrade(database, "0000_none")
     async with database.begin() as connection:
         await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0009_next'")
@@ -105,9 +107,11 @@ async def test_a_downgrade_that_cannot_be_is_refused_in_words(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (["0001_c65dbe3c"], 0, "undone: 0002_graphics\n"),
-        (["0002_graphics"], 0, "undone: nothing\n"),
-        (["0000_none"], 1, "0000_none: there is no such revision"),
+        (["0001_c65dbe3c"], 0, "undone: 0004_usage, 0003_scheduled_starts, 0002_graphics\n"),
+        (["0002_graphics"], 0, "undone: 0004_usage, 0003_scheduled_starts\n"),
+        (["0003_scheduled_starts"], 0, "undone: 0004_usage\n"),
+        (["0004_usage"], 0, "undone: nothing\n"),
+        (["0000_none"], 1, "0000_none: this revision does not exist"),
         ([], 2, "python -m vdi.gateway.store.downgrade REVISION"),
     ],
 )

@@ -17,17 +17,17 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 @pytest.mark.parametrize("address", [*HIDDEN.values(), *UNDECIDABLE.values()], ids=[*HIDDEN, *UNDECIDABLE])
 def test_what_does_not_show_is_refused_and_named_escaped(address: str) -> None:
-    with pytest.raises(ValueError, match="allowed are visible characters") as why:
+    with pytest.raises(ValueError, match="allowed: visible characters") as why:
         check_address(address)
     assert str(why.value).isascii()
-    with pytest.raises(ActionDenied, match=r"^user: .*; allowed are visible characters") as refused:
+    with pytest.raises(ActionDenied, match=r"^user: .*; allowed: visible characters") as refused:
         add_guest(a_session(), address, Role.VIEWER, None, NOW)
     assert refused.value.sentence.isascii()
     (field,) = refused.value.fields
     assert field.field == "user"
     assert field.value.isascii()
     assert field.allowed.startswith("visible characters")
-    with pytest.raises(SettingsError, match=r"VDI_ADMIN_USERS=.*; allowed are visible characters"):
+    with pytest.raises(SettingsError, match=r"VDI_ADMIN_USERS=.*; allowed: visible characters"):
         read_settings({"VDI_ADMIN_USERS": address})
 
 

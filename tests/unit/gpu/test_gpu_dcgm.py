@@ -46,7 +46,7 @@ def test_with_mig_the_parts_count_and_gpu_util_does_not() -> None:
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "<html>", 'node_load1{gpu="0"} 1\n', "DCGM_FI_DEV_GPU_UTIL 3\n"])
 def test_a_page_of_something_else_is_refused(text: str) -> None:
-    with pytest.raises(BadPageError, match="its page"):
+    with pytest.raises(BadPageError, match="its metrics"):
         read_page(text)
 
 
@@ -114,11 +114,11 @@ async def test_each_node_is_measured_or_says_why_not(monkeypatch: pytest.MonkeyP
     assert measured.exporters == (f"{NAMESPACE}/{NAME}",)
     assert list(measured.nodes) == ["good"]
     said = {
-        "forbidden": "which takes the right `get` on pods/proxy: no way",
+        "forbidden": "the verb `get` on pods/proxy: no way",
         "down": f"pod {NAMESPACE}/{NAME}-down: no way",
-        "silent": "nothing complete within 0.2 s",
+        "silent": "no complete response within 0.2 s",
         "endless": "more than 100000 bytes",
-        "other": "its page",
+        "other": "its metrics",
         "bare": "no pod of the DCGM exporter runs there",
     }
     assert set(measured.problems) == set(said)
@@ -145,7 +145,7 @@ async def test_the_whole_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     async with exporters({"first": "silence", "second": page("old")}, port=None) as client:
         measured = await measure(client, ["first", "second"])
     assert not measured.nodes
-    assert all("was not asked within 0.2 s" in words for words in measured.problems.values())
+    assert all("was not queried within 0.2 s" in words for words in measured.problems.values())
 
 
 def test_the_page_of_status_says_unknown_and_why() -> None:
@@ -160,7 +160,7 @@ def test_the_page_of_status_says_unknown_and_why() -> None:
     assert row_a.split()[-2:] == ["UNKNOWN", "UNKNOWN"]
     assert re.split("  +", row_b)[-2:] == ["36%", "10.0 of 44.0 GiB"]
     assert "  Node gpu-a: UNKNOWN: no pod of the DCGM exporter runs there" in lines
-    assert any("it is not known what one desktop uses" in line for line in lines)
+    assert any("it is unknown how much each desktop uses" in line for line in lines)
 
     nodes = {node["node"]: node for node in status_data(observed, measured)["nodes"]}
     assert nodes["gpu-b"]["busy"] == pytest.approx(0.36)

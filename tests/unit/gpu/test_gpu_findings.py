@@ -181,7 +181,9 @@ def test_without_feature_discovery_it_cannot_be_reported() -> None:
     assert (finding.code, finding.severity) == ("gpu_count_unknown", Severity.UNKNOWN)
 
 
-@pytest.mark.parametrize(("has", "words"), [(12, "12 nvidia.com/gpu, no multiple of 8"), (0, "should be shared by 8")])
+@pytest.mark.parametrize(
+    ("has", "words"), [(12, "12 nvidia.com/gpu, not a multiple of 8"), (0, "should be shared by 8")]
+)
 def test_without_feature_discovery_what_is_no_multiple_is_wrong(has: int, words: str) -> None:
     bare = {"name": "gpu-1", "labels": {"nvidia.com/gpu.present": "true"}}
     finding = only(operator(None, GOOD, Node({**a_node(advertises=has).raw, "metadata": bare})))

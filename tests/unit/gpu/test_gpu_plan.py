@@ -337,14 +337,14 @@ def broken_mig(strategy: str) -> Node:
             "Key any of ConfigMap gpu-operator/time-slicing-config has sharing.mps",
         ),
         (fresh(broken_mig("single")), EIGHT, "migStrategy would be none; allowed: --mig-strategy single"),
-        (fresh(a_node("n", 1, {"mig.config": "all-1g.5gb"})), EIGHT, "cut by MIG (strategy single)"),
+        (fresh(a_node("n", 1, {"mig.config": "all-1g.5gb"})), EIGHT, "partitioned by MIG (strategy single)"),
         (
             fresh(Node({**a_node().raw, "status": {"capacity": {"nvidia.com/mig-1g.5gb": "7"}}})),
             SharingRequest({"any": Sharing(mig_strategy="single")}, "any"),
-            "advertises MIG devices one by one (nvidia.com/mig-1g.5gb)",
+            "advertises MIG devices separately (nvidia.com/mig-1g.5gb)",
         ),
         (replace(fresh(), nodes=()), EIGHT, "No node has a GPU"),
-        (replace(fresh(), policy=None, plugins=()), EIGHT, "there are: none; allowed: exactly one"),
+        (replace(fresh(), policy=None, plugins=()), EIGHT, "device plugin: none; allowed: exactly one"),
         (fresh(labelled(a_node(), "big")), EIGHT, "has the label nvidia.com/device-plugin.config=big"),
         (helm(fresh()), EIGHT, "the configuration 'config0', not 'any'; allowed: --default config0"),
         (static(fresh()), SharingRequest({"any": Sharing(), "b": Sharing(2)}, "any"), "same configuration"),
@@ -412,8 +412,8 @@ def test_what_settings_and_cluster_bring_with_them() -> None:
     said = notes(observed, request)
     assert f"gpuResource={RENAMED}" in said
     assert "UnexpectedAdmissionError" in said
-    assert "RuntimeClass nvidia of its own; it is not made here" in said
-    assert "mig.strategy single, which wins" in said
+    assert "RuntimeClass nvidia itself; it is not created here" in said
+    assert "mig.strategy single, which overrides" in said
 
 
 def test_less_than_what_is_in_use() -> None:
@@ -427,4 +427,4 @@ def test_a_chart_that_helm_owns() -> None:
     meta = {**observed.plugins[0].raw["metadata"], "annotations": {"meta.helm.sh/release-name": "nvdp"}}
     owned = DaemonSet({**observed.plugins[0].raw, "metadata": meta}, observed.plugins[0].pods)
     said = notes(replace(observed, plugins=(owned,)), SharingRequest({"config0": Sharing()}, "config0"))
-    assert "Helm release nvdp: give its values config.name=configs and config.default=config0" in said
+    assert "Helm release nvdp: also set config.name=configs and config.default=config0" in said

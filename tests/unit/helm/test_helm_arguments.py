@@ -96,7 +96,7 @@ def test_the_helm_that_is_named_or_the_one_in_path(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("version", "said"),
-    [("v2.17.0", "allowed: Helm 3 from 3.14 on, and Helm 4"), ("v3.13.9", "Helm 3.13.9"), ("hello", "does not say")],
+    [("v2.17.0", "allowed: Helm 3 from 3.14 on, and Helm 4"), ("v3.13.9", "Helm 3.13.9"), ("hello", "does not report")],
 )
 def test_a_helm_that_is_of_no_use(tmp_path: Path, version: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HELM_DRIVER", raising=False)
@@ -107,9 +107,9 @@ def test_a_helm_that_is_of_no_use(tmp_path: Path, version: str, said: str, monke
 def test_no_helm_at_all_says_where_it_is_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HELM_DRIVER", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(HelmUnavailable, match=r"no helm in PATH.*--helm"):
+    with pytest.raises(HelmUnavailable, match=r"helm is not in PATH.*--helm"):
         find_helm()
-    with pytest.raises(HelmUnavailable, match="is no program"):
+    with pytest.raises(HelmUnavailable, match="is not a program"):
         find_helm(tmp_path / "nothing")
     monkeypatch.setenv("HELM_DRIVER", "sql")
     with pytest.raises(HelmUnavailable, match="HELM_DRIVER is 'sql'"):

@@ -26,13 +26,13 @@ SAID = [
     (
         "Error: execution error at (vdi/templates/gateway-deployment.yaml:3:4): gateway.replicas: 2 needs PostgreSQL",
         "RefusedByChart",
-        "refuses these values: gateway.replicas: 2 needs PostgreSQL",
+        "rejects these values: gateway.replicas: 2 needs PostgreSQL",
     ),
     (
         'Error: Unable to continue with install: Namespace "vdi-sessions" in namespace "" exists and cannot be '
         "imported into the current release: invalid ownership metadata; label validation error",
         "NotOurs",
-        "Namespace vdi-sessions is there already",
+        "Namespace vdi-sessions already exists",
     ),
     (
         "Error: unable to build kubernetes objects from release manifest: resource mapping not found for name: "

@@ -46,7 +46,7 @@ def test_the_newest_that_is_in_place() -> None:
 
 
 def test_what_is_no_release_is_said() -> None:
-    with pytest.raises(UnexpectedAnswer, match="Secret kasm/x is no release as Helm writes it"):
+    with pytest.raises(UnexpectedAnswer, match="Secret kasm/x is not a release in Helm's format"):
         decode_revision({"metadata": {"name": "x", "namespace": "kasm"}, "data": {"release": "bm90"}})
 
 
@@ -57,5 +57,5 @@ def test_a_date_is_text_as_kubernetes_has_it() -> None:
 def test_a_record_that_was_cut_off_is_reported_as_such() -> None:
     cut = gzip.compress(json.dumps(RELEASE).encode())[:-9]
     secret = a_secret(RELEASE) | {"data": {"release": base64.b64encode(base64.b64encode(cut)).decode()}}
-    with pytest.raises(UnexpectedAnswer, match="is no release as Helm writes it"):
+    with pytest.raises(UnexpectedAnswer, match="is not a release in Helm's format"):
         decode_revision(secret)

@@ -61,7 +61,7 @@ PODS = [
         "Failed",
         "manifest unknown",
         "ImageNotFound",
-        "registry.example.com/a:1 cannot be fetched: the registry has no such image; check name and tag.",
+        "registry.example.com/a:1 cannot be pulled: the registry has no such image; check name and tag.",
     ),
     (
         {"initContainerStatuses": [waiting("ErrImagePull", "401 unauthorized")]},
@@ -93,7 +93,7 @@ PODS = [
         "",
         "",
         "CrashLoop",
-        "exit code 2 and was started again 3 times; its last words: 'bad setting'",
+        "exit code 2 and was restarted 3 times; last log line: 'bad setting'",
     ),
     (
         {"containerStatuses": [waiting("CrashLoopBackOff", lastState=ended(1), restartCount=1)]},
@@ -107,7 +107,7 @@ PODS = [
         "",
         "",
         "OutOfMemory",
-        "more memory than it may have",
+        "more memory than its limit",
     ),
     (
         {"containerStatuses": [waiting("ContainerCreating")]},
@@ -124,9 +124,9 @@ PODS = [
         "FailedMount",
         'secret "tls" not found',
         "Initialising",
-        "init container wait is at work",
+        "init container wait is running",
     ),
-    ({"containerStatuses": [waiting("ContainerCreating")]}, "", "", "Preparing", "getting its image ready"),
+    ({"containerStatuses": [waiting("ContainerCreating")]}, "", "", "Preparing", "preparing its image"),
     (
         {"containerStatuses": [{"name": "c", "state": RUNS}]},
         "Unhealthy",
@@ -134,13 +134,13 @@ PODS = [
         "NotAnswering",
         "Readiness probe failed: 503",
     ),
-    ({"containerStatuses": [{"name": "c", "state": RUNS}]}, "", "", "Starting", "does not answer yet"),
+    ({"containerStatuses": [{"name": "c", "state": RUNS}]}, "", "", "Starting", "does not respond yet"),
     (
         {"initContainerStatuses": [{"name": "migrate", "state": RUNS}]},
         "",
         "",
         "Initialising",
-        "init container migrate is at work",
+        "init container migrate is running",
     ),
     ({"phase": "Failed", "reason": "Evicted", "message": "low on disk"}, "", "", "Evicted", "low on disk"),
 ]

@@ -70,7 +70,7 @@ async def watched(cluster: Cluster, **more: Any) -> tuple[Watch, View]:
 async def test_what_is_stuck_is_said_once_and_remembered() -> None:
     watch, view = await watched(Cluster(([STARTING], False), ([PULLING], False), ([PULLING], False), ([], False)))
     assert len(view.lines) == 1 and "pod/kasm/x: The image" in view.lines[0]
-    assert view.said[0] == "0 of 1 pods ready; pod/kasm/x: Container c runs and does not answer yet."
+    assert view.said[0] == "0 of 1 pods ready; pod/kasm/x: Container c is running but does not respond yet."
     assert [reason.code for reason in watch.reasons] == ["ImageNotFound"], "the pod is gone, why it failed is not"
 
 
@@ -83,8 +83,8 @@ async def test_what_helm_waits_for_while_it_takes_back_is_no_reason() -> None:
     moments = (([PULLING], False), ([STARTING], True), ([STARTING], True))
     watch, view = await watched(Cluster(*moments), release="vdi")
     assert [reason.code for reason in watch.reasons] == ["ImageNotFound"]
-    assert view.lines[1:] == ["  It is not ready in time: helm takes it back."]
-    assert view.said[-1] == "taken back: 0 of 1 pods ready"
+    assert view.lines[1:] == ["  It was not ready in time: helm is rolling it back."]
+    assert view.said[-1] == "rolled back: 0 of 1 pods ready"
 
 
 async def test_others_in_the_namespace_are_left_out() -> None:
@@ -119,4 +119,4 @@ async def test_a_view_that_breaks_is_reported_of_and_stops_nothing() -> None:
         begun.clear()
         await stop_telling(telling, view)
         assert telling.done()
-    assert view.lines == ["  (not all was shown of what was waited for: KeyError('status'))"]
+    assert view.lines == ["  (some resources were not shown while waiting: KeyError('status'))"]

@@ -61,12 +61,12 @@ def test_a_plain_archive_that_is_cut_before_its_end_is_found(length: int) -> Non
     ("data", "words"),
     [
         (b"", "it is empty"),
-        (b"hello " * 200, "no tar archive"),
-        (gzip.compress(b"hello " * 200), "no tar archive"),
+        (b"hello " * 200, "not a tar archive"),
+        (gzip.compress(b"hello " * 200), "not a tar archive"),
         (PACKED[:40] + b"\xff\xff\xff\xff" + PACKED[44:], "damaged"),
-        (PACKED + b"more", "behind its end"),
+        (PACKED + b"more", "after its end"),
     ],
-    ids=["empty", "text", "compressed text", "damaged", "more behind its end"],
+    ids=["empty", "text", "compressed text", "damaged", "more after its end"],
 )
 def test_what_is_no_archive_is_refused_with_the_reason(data: bytes, words: str) -> None:
     with pytest.raises(BadArchiveError, match=words):

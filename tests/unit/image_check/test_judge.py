@@ -89,9 +89,9 @@ def test_ours_reaches_every_level() -> None:
     assert status(ours) == 0 and not wrong(ours) and not not_checked(ours)
     assert list(by_code(ours)) == list(codes.NAMES), "each check has its finding"
     found = by_code(ours)
-    assert found[codes.HEALTH].message == "/api/health answers 200."
+    assert found[codes.HEALTH].message == "/api/health responds with 200."
     assert found[codes.END].message == "Ended 1.2 s after SIGTERM with exit status 143."
-    assert found[codes.INPUT].message == "The picture follows a key after 38 ms (median)."
+    assert found[codes.INPUT].message == "The picture responds to a key after 38 ms (median)."
     assert found[codes.SIZE].message == "429 MB on node k3s-1; nodes do not report its layers."
 
 
@@ -105,7 +105,7 @@ def test_ours_without_libgbm_ends_and_its_last_words_are_quoted() -> None:
         size_bytes=429_000_000,
     )
     message = wrong(broken)[codes.START]
-    assert message.startswith("The container ended by itself with exit status 1 after 14 s: [vdi-desktop] no picture")
+    assert message.startswith("The container ended with exit status 1 after 14 s: [vdi-desktop] no picture")
     assert "libgbm.so.1" in message
     assert by_code(broken)[codes.START].evidence == ("[vdi-desktop] Xvfb listens",)
     assert by_code(broken)[codes.HOME].is_ok, "the second container has reported it all the same"
@@ -119,7 +119,7 @@ def test_selkies_2_that_sends_no_picture_is_no_selkies_2() -> None:
     silent = seen(**SELKIES_2 | {"stream": Stream(problem="first picture: no picture within 15 s")})
     assert wrong(silent) == {codes.PICTURE: "There is no picture: first picture: no picture within 15 s."}
     assert levels(silent) == {"web": "yes", "Selkies 2": "no picture", "full": "no picture"}
-    assert not_checked(silent) == ["Not checked: input: there is no picture that could follow a key."]
+    assert not_checked(silent) == ["Not checked: input: there is no picture that could respond to a key."]
 
 
 def test_selkies_2_without_an_agent_is_not_full_and_says_that_input_is_unknown() -> None:
@@ -133,16 +133,16 @@ def test_selkies_2_without_an_agent_is_not_full_and_says_that_input_is_unknown()
     )
     assert by_code(plain)[codes.AGENT].severity is Severity.WARNING
     assert levels(plain) == {"web": "yes", "Selkies 2": "unknown input", "full": "no agent"}
-    assert not_checked(plain) == ["Not checked: input: only the agent's mark shows what a key did."]
+    assert not_checked(plain) == ["Not checked: input: only the agent's mark shows the effect of a key."]
     assert status(plain) == 3
 
 
 @pytest.mark.parametrize(
     ("answers", "words"),
     [
-        ({"token_table": HttpResult(404)}, "POST /api/tokens answers 404"),
-        ({"with_token": HttpResult(403)}, "answers 403 to a token of it"),
-        ({"without_token": HttpResult(200)}, "Lets in whoever has no token"),
+        ({"token_table": HttpResult(404)}, "POST /api/tokens responds with 404"),
+        ({"with_token": HttpResult(403)}, "responds with 403 to one of its tokens"),
+        ({"without_token": HttpResult(200)}, "Accepts visitors without a token"),
     ],
 )
 def test_selkies_2_that_does_not_hold_to_the_token_table(answers: dict[str, Any], words: str) -> None:
@@ -153,11 +153,14 @@ def test_selkies_2_that_does_not_hold_to_the_token_table(answers: dict[str, Any]
 
 def test_an_agent_that_needs_no_token_is_an_error() -> None:
     loose = seen(**SELKIES_2 | {"agent_without_token": HttpResult(200)})
-    assert wrong(loose) == {codes.AGENT: "The agent answers whoever has no token."}
+    assert wrong(loose) == {codes.AGENT: "The agent responds without a token."}
 
 
 def test_selkies_1_with_its_health_path_behind_basic_auth() -> None:
-    why = "The image answers its health check, but its health path asks for a password. Set healthPath in the template."
+    why = (
+        "The image responds to its health check, but its health path asks for a password. Set healthPath in the "
+        "template."
+    )
     locked = seen(
         **STARTED | {"waited_seconds": 23.0},
         generation="1",
@@ -194,12 +197,12 @@ def test_kasmvnc_with_tls_and_basic_auth() -> None:
     }
     right = seen(**kasm, signed_in=HttpResult(200))
     assert by_code(right)[codes.PORT].message == "Listens on port 6901 (HTTPS)."
-    words = "/ answers 401 without a password and 200 with that of basicAuthSecret."
+    words = "/ responds with 401 without a password and 200 with that of basicAuthSecret."
     assert by_code(right)[codes.HEALTH].message == words
     assert levels(right) == {"web": "yes"} and status(right) == 0
 
     refused = seen(**kasm, signed_in=HttpResult(401))
-    assert "answers 401 to user name and password of basicAuthSecret" in wrong(refused)[codes.HEALTH]
+    assert "responds with 401 to user name and password of basicAuthSecret" in wrong(refused)[codes.HEALTH]
 
     unread = seen(**kasm, sign_in_unchecked="Secret kasmvnc cannot be read: forbidden")
     assert not_checked(unread) == ["Not checked: health path: Secret kasmvnc cannot be read: forbidden."]
@@ -210,7 +213,7 @@ def test_jupyterlab_is_a_web_image_and_what_that_leaves_out_is_said() -> None:
     lab = seen(**WEB)
     assert levels(lab) == {"web": "yes"} and status(lab) == 0
     notes = make_report(lab).notes
-    words = "Not checked, since an image with protocol Web does not promise it: picture, input, token table."
+    words = "Not checked, because an image with protocol Web does not guarantee it: picture, input, token table."
     assert notes[0].strip() == words
     assert codes.PICTURE not in by_code(lab)
 
@@ -254,17 +257,17 @@ def test_a_slow_start_is_a_warning() -> None:
 
 def test_nothing_on_the_port() -> None:
     fields = WEB | {"ready_seconds": None, "health": HttpResult(problem="Connection refused")}
-    quiet = seen(**fields, not_ready="The image is starting up and does not answer yet.")
-    assert "Nothing answers on port 8888 (HTTP)" in wrong(quiet)[codes.PORT]
+    quiet = seen(**fields, not_ready="The image is starting and does not respond yet.")
+    assert "Nothing responds on port 8888 (HTTP)" in wrong(quiet)[codes.PORT]
     assert by_code(quiet)[codes.PORT].evidence == ("Connection refused",)
     assert levels(quiet) == {"web": "no port health path"}
 
 
 def test_without_kubectl_the_kubelets_probe_is_what_is_known() -> None:
-    why = "there is no kubectl in PATH, which forwards the container's port"
+    why = "kubectl, which forwards the container's port, is not in PATH"
     no_requests = {"health": None, "stream": None, "agent": None, "token_table": None, "requests_unchecked": why}
     blind = seen(**SELKIES_2 | no_requests)
-    assert by_code(blind)[codes.HEALTH].message.endswith("as the kubelet's probe found.")
+    assert by_code(blind)[codes.HEALTH].message.endswith("according to the kubelet's probe.")
     assert not_checked(blind) == [f"Not checked: picture, input, token table, agent: {why}."]
     assert levels(blind) == {
         "web": "yes",
@@ -277,7 +280,7 @@ def test_without_kubectl_the_kubelets_probe_is_what_is_known() -> None:
 @pytest.mark.parametrize(
     ("fields", "code", "expected"),
     [
-        ({"pull_failed": "The image x cannot be fetched: the registry has no such image."}, codes.PULL, 1),
+        ({"pull_failed": "The image x cannot be pulled: the registry has no such image."}, codes.PULL, 1),
         ({"refused": 'violates PodSecurity "restricted:latest": restricted volume types'}, codes.START, 1),
         ({**STARTED, "start_failed": "The image's program cannot be started: exec format error."}, codes.START, 1),
         ({"refused": "exceeded quota: gpus"}, "", 3),

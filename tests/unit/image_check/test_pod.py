@@ -56,7 +56,7 @@ def test_a_template_without_homes_gets_none() -> None:
 def test_what_cannot_be_used_is_not_started() -> None:
     template = VDITemplate(metadata=ObjectMeta(name="x"), spec=TemplateSpec(image="selkies/gst-web:latest"))
     blocked = resolve_desktop("check", "vdi-sessions", template)
-    assert isinstance(blocked, Blocked) and "contains no desktop" in blocked.message
+    assert isinstance(blocked, Blocked) and "contains no desktop, only a part of Selkies" in blocked.message
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash", "busybox"])

@@ -55,8 +55,8 @@ async def test_ours_with_token_table_agent_picture_and_input(tmp_path: Path) -> 
     [
         (StandIn(master_digest=MASTER, agent_digest=AGENT, is_silent=True), False, "no picture within 1 s"),
         (StandIn(master_digest=MASTER, is_silent=True), False, "no picture within 1 s"),
-        (StandIn(master_digest=MASTER, agent_digest=AGENT, is_still=True), True, "stands still"),
-        (StandIn(master_digest="another"), False, "the WebSocket's handshake is answered with 401"),
+        (StandIn(master_digest=MASTER, agent_digest=AGENT, is_still=True), True, "it is frozen"),
+        (StandIn(master_digest="another"), False, "the response to the WebSocket handshake is 401"),
     ],
     ids=["silent", "silent, no agent", "still", "no tokens"],
 )
@@ -107,7 +107,7 @@ async def test_selkies_1_and_web_images_are_asked_for_their_health_path_alone(tm
 async def test_the_ways_in_which_no_request_is_sent(tmp_path: Path) -> None:
     seen = Observation(subject="image/x", image="x", generation="2", ready_seconds=1.0)
     await observe_serving(seen, [], "vdi-sessions", "pod", TOKENS, AGENT_PORT, None)
-    assert seen.requests_unchecked == "there is no kubectl in PATH, which forwards the container's port"
+    assert seen.requests_unchecked == "kubectl, which forwards the container's port, is not in PATH"
     kubectl = tmp_path / "kubectl"
     kubectl.write_text("#!/bin/sh\necho 'error: pods \"pod\" is forbidden: cannot create pods/portforward.'\nexit 1\n")
     kubectl.chmod(0o755)

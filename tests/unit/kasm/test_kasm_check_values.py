@@ -53,7 +53,7 @@ def test_the_hostname_of_generation_a_in_c_names_public_addr() -> None:
     level, words = found(C, "global: {hostname: kasm.example.com}")["global.hostname"]
     assert level == "error"
     assert "is a value of generation A (kasm-single-zone)" in words
-    assert "Write publicAddr" in words
+    assert "Set publicAddr" in words
 
 
 @pytest.mark.parametrize(
@@ -62,16 +62,16 @@ def test_the_hostname_of_generation_a_in_c_names_public_addr() -> None:
         (C, "publicAdr: x.example.com", "publicAdr", "Did you mean publicAddr?"),
         (C, "PublicAddr: x.example.com", "PublicAddr", "Did you mean publicAddr?"),
         (C, "database: {storage: {pvcsize: 8}}", "database.storage.pvcsize", "Did you mean database.storage.pvcSize?"),
-        (C, "kasmApp: {deploymentSize: small}", "kasmApp.deploymentSize", "Write deploymentSize"),
-        (A, "publicAddr: x.example.com", "publicAddr", "Write global.hostname"),
-        (C, "components: {redis: {enabled: true}}", "components.redis", "has nothing in its place"),
+        (C, "kasmApp: {deploymentSize: small}", "kasmApp.deploymentSize", "Set deploymentSize"),
+        (A, "publicAddr: x.example.com", "publicAddr", "Set global.hostname"),
+        (C, "components: {redis: {enabled: true}}", "components.redis", "has no replacement for it"),
         (C, "components: {connectionProxy: {guac: {enabled: false}}}", "components.connectionProxy.guac.enabled",
-         "Write components.guac.enabled"),
+         "Set components.guac.enabled"),
         (C, "storageClassName: fast", "storageClassName", "Did you mean database.storage.storageClassName?"),
         (C, "kasmZones: [{name: a, upstream_auth_addr: a.example.com}]", "kasmZones[0].upstream_auth_addr",
-         "Write proxy_hostname"),
+         "Set proxy_hostname"),
         (B, "kasmZones: [{name: a, proxy_hostname: a.example.com}]", "kasmZones[0].proxy_hostname",
-         "Write upstream_auth_addr"),
+         "Set upstream_auth_addr"),
     ],
 )  # fmt: skip
 def test_an_unknown_key_is_answered_with_the_right_one(
@@ -85,24 +85,24 @@ def test_keys_that_no_chart_reads_are_answered_with_what_they_stand_for() -> Non
     deploy = "kasmApp.servicesToDeploy"
     expected = {
         "A": {
-            "global.storageClass": f"Write {deploy}.db.storageClassName",
-            "global.ingress.enabled": "Leave it out: the chart always makes its Ingress.",
-            "postgres.primary.persistence.storageClass": f"Write {deploy}.db.storageClassName",
-            "postgres.primary.resources": f"Write {deploy}.db.resources",
-            "redis.resources": f"Write {deploy}.kasmRedis.resources",
-            "kasmManager.resources": f"Write {deploy}.kasmManager.resources",
-            "kasmApi.resources": f"Write {deploy}.kasmApi.resources",
+            "global.storageClass": f"Set {deploy}.db.storageClassName",
+            "global.ingress.enabled": "Remove it: the chart always creates its Ingress.",
+            "postgres.primary.persistence.storageClass": f"Set {deploy}.db.storageClassName",
+            "postgres.primary.resources": f"Set {deploy}.db.resources",
+            "redis.resources": f"Set {deploy}.kasmRedis.resources",
+            "kasmManager.resources": f"Set {deploy}.kasmManager.resources",
+            "kasmApi.resources": f"Set {deploy}.kasmApi.resources",
         },
         "B": {
-            "global.hostname": "Write publicAddr",
-            "global.image.pullPolicy": "Write imagePullPolicy",
-            "global.storageClass": "Write database.storage.storageClassName",
-            "global.ingress.enabled": "Write ingress.enabled",
-            "postgres.primary.persistence.storageClass": "Write database.storage.storageClassName",
-            "postgres.primary.resources": "Write database.resources",
-            "redis.resources": "Leave it out: the chart has no component redis.",
-            "kasmManager.resources": "Write components.manager.resources",
-            "kasmApi.resources": "Write components.api.resources",
+            "global.hostname": "Set publicAddr",
+            "global.image.pullPolicy": "Set imagePullPolicy",
+            "global.storageClass": "Set database.storage.storageClassName",
+            "global.ingress.enabled": "Set ingress.enabled",
+            "postgres.primary.persistence.storageClass": "Set database.storage.storageClassName",
+            "postgres.primary.resources": "Set database.resources",
+            "redis.resources": "Remove it: the chart has no component redis.",
+            "kasmManager.resources": "Set components.manager.resources",
+            "kasmApi.resources": "Set components.api.resources",
         },
     }
     expected["C"] = expected["B"]
@@ -127,7 +127,7 @@ def test_a_file_of_another_generation_is_recognised_as_such(generation: Generati
 def test_a_key_of_another_chart_version_says_which() -> None:
     assert found(C, "nginxResolver: 10.43.0.10", (1, 1190, 4))["nginxResolver"][1].endswith("only from 1.1190.5.")
     said = found(C, "components: {guac: {replicas: 1}}", (1, 1190, 8))
-    assert "Write components.connectionProxy.replicas" in said["components.guac.replicas"][1]
+    assert "Set components.connectionProxy.replicas" in said["components.guac.replicas"][1]
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_version_newer_than_the_newest_known_is_named_as_such() -> None:
         "kasm-helm 1.1200.0"
     ]
     assert level == "warning"
-    assert "is newer than 1.1190.6, the newest version that this vdi knows" in said
+    assert "is newer than 1.1190.6, the newest version that this vdi supports" in said
     assert set(found(C, QUIET, (1, 1200, 0))) == {"kasm-helm 1.1200.0"}
 
 

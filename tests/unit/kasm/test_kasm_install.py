@@ -78,10 +78,10 @@ def test_a_wait_is_shown_by_its_name_in_the_words_of_the_generation() -> None:
         ("kasm-rdp-gateway-is-ready", "waiting"),
     )
     assert [text for _, text in waits(A, [pod_a])] == [
-        "  proxy: kasm-manager-is-ready waits until the manager answers (1 of 5 steps done)"
+        "  proxy: kasm-manager-is-ready waits until the manager responds (1 of 5 steps done)"
     ]
     assert [text for _, text in waits(B, [pod_b])] == [
-        "  proxy: kasm-api-is-ready waits until the API answers (1 of 5 steps done)"
+        "  proxy: kasm-api-is-ready waits until the API responds (1 of 5 steps done)"
     ]
 
 

@@ -1,5 +1,6 @@
 """From one generation to the next: each value is accounted for, and the new file is one that the new chart reads."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,9 +9,12 @@ from hypothesis import given
 
 from unit.kasm.install_options import TUTORIAL, good_options, values_of
 from vdi.findings.model import Severity
-from vdi.kasm.generations import ALL, A, B, C
+from vdi.kasm.generations import ALL, A, B, C, Generation
+from vdi.kasm.values import migrate as migrate_module
+from vdi.kasm.values import migrate_table
 from vdi.kasm.values.check import check_values
-from vdi.kasm.values.migrate import CannotMigrateError, Fate, leaves, migrate
+from vdi.kasm.values.migrate import CannotMigrateError, leaves, migrate
+from vdi.kasm.values.migrate_table import Fate
 from vdi.kasm.values.options import InstallOptions
 from vdi.kasm.values.rules import Subject
 
@@ -147,11 +151,32 @@ def test_two_keys_of_tutorials_that_contradict_each_other_need_a_person() -> Non
     done = migrate(values, A, B)
     assert done.values["database"]["storage"]["storageClassName"] == "fast"
     (note,) = (note for note in done.of(Fate.PERSON) if note.path.startswith("postgres"))
-    assert note.why == "database.storage.storageClassName is fast already: decide which one is right"
+    assert note.why == "database.storage.storageClassName is already fast: decide which value is right"
+
+
+@pytest.fixture
+def d(monkeypatch: pytest.MonkeyPatch) -> Generation:
+    """A generation after C that has C's values, and nothing else to say of the step."""
+    d = replace(C, chart="kasm-next")
+    for module in (migrate_module, migrate_table):
+        monkeypatch.setattr(module, "ALL", (*ALL, d))
+        monkeypatch.setattr(module, "STEPS", (*migrate_table.STEPS, migrate_table.Step(source=C, target=d)))
+    return d
+
+
+def test_a_step_does_only_what_it_says(d: Generation) -> None:
+    values = {"publicAddr": "kasm.example.com", "kasmZones": [{"name": "a", "proxy_hostname": "a.example.com"}]}
+    done = migrate(values, C, d)
+    assert done.values == values
+    assert set(fates(done.notes).values()) == {"kept"}
+
+
+def test_what_goes_past_a_generation_is_carried_on(d: Generation) -> None:
+    assert migrate(yaml.safe_load(OLD), A, d) == migrate(yaml.safe_load(OLD), A, C)
 
 
 def test_there_is_no_way_back() -> None:
-    with pytest.raises(CannotMigrateError, match=r"no way back from generation C .* allowed: C"):
+    with pytest.raises(CannotMigrateError, match=r"cannot be converted from generation C .* allowed: C"):
         migrate({}, C, A)
 
 

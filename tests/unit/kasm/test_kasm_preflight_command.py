@@ -27,9 +27,9 @@ def test_a_good_cluster_ends_with_0(facts_are: Any, capsys: pytest.CaptureFixtur
     facts_are(k3s_with_traefik())
     assert main(["kasm", "preflight", "--hostname", "kasm.example.com"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("OK       kubernetes  v1.34.4+k3s1 (expected: K3s 1.25 or later, 1.28 advised)\n")
+    assert out.startswith("OK       kubernetes  v1.34.4+k3s1 (expected: K3s 1.25 or later, 1.28 recommended)\n")
     assert out.rstrip().endswith(" ok.")
-    assert "sum of 7 pods" in out
+    assert "total of 7 pods" in out
 
 
 def test_a_bad_cluster_ends_with_1_and_json_says_the_same(

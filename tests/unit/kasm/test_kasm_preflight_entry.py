@@ -34,7 +34,7 @@ def bare() -> Facts:
 def test_traefik_that_has_443_is_requested_or_in_the_way() -> None:
     expected = port_443_line(k3s_with_traefik(), Ingress.TRAEFIK)
     assert expected.severity is Severity.OK
-    assert expected.observed == "held by service kube-system/traefik (ServiceLB puts it on every node)"
+    assert expected.observed == "held by service kube-system/traefik (ServiceLB uses it on every node)"
     in_the_way = port_443_line(k3s_with_traefik(), Ingress.LOADBALANCER)
     assert in_the_way.severity is Severity.ERROR
     assert "vdi kasm values render --ingress traefik" in in_the_way.remedy.text
@@ -95,14 +95,14 @@ def test_a_program_on_the_node_itself() -> None:
     facts = msgspec.structs.replace(bare(), probes=(Probe("192.0.2.10", 443, "open"),))
     line = port_443_line(facts, Ingress.LOADBALANCER)
     assert line.severity is Severity.ERROR
-    assert "something answers at 192.0.2.10" in line.observed
+    assert "something responds at 192.0.2.10" in line.observed
     assert line.remedy.text == "On 192.0.2.10: ss -ltnp 'sport = :443'"
     assert port_443_line(facts, Ingress.TRAEFIK).severity is Severity.ERROR
 
 
 def test_a_node_that_does_not_answer_is_said() -> None:
     facts = msgspec.structs.replace(bare(), probes=(Probe("192.0.2.10", 443, "silent"),))
-    assert "no answer at all from 192.0.2.10" in port_443_line(facts, Ingress.LOADBALANCER).observed
+    assert "no response at all from 192.0.2.10" in port_443_line(facts, Ingress.LOADBALANCER).observed
 
 
 def test_3389_is_requested_only_for_direct_rdp() -> None:
@@ -193,4 +193,4 @@ def test_daemon_sets_of_service_lb_are_recognised_by_their_labels() -> None:
     facts = changed(
         bare(), daemonsets=[a_svclb("kasm-proxy", "kasm")], services=[a_service("kasm-proxy", 443, namespace="kasm")]
     )
-    assert holders(facts, 443)[0].how == "ServiceLB puts it on every node"
+    assert holders(facts, 443)[0].how == "ServiceLB uses it on every node"

@@ -63,7 +63,7 @@ def test_nodes_that_take_no_pods_are_named_with_the_reason() -> None:
     nodes = [a_node("good"), a_node("ill", ready=False), a_node("kept", taints=(taint,))]
     line = line_of("nodes", changed(k3s_with_traefik(), nodes=nodes))
     assert line.severity is Severity.WARNING
-    assert line.observed == "1 of 3 take pods (ill not ready; kept tainted dedicated)"
+    assert line.observed == "1 of 3 accept pods (ill not ready; kept tainted dedicated)"
     assert line_of("nodes", changed(k3s_with_traefik(), nodes=nodes[1:])).severity is Severity.ERROR
 
 
@@ -169,7 +169,7 @@ def test_pods_of_the_kasm_that_is_replaced_are_not_counted() -> None:
     facts = changed(k3s_with_traefik(), pods=pods, deployments=there)
     line = line_of("room", facts)
     assert line.observed.startswith("7 CPU")
-    assert "not counted, as new ones take their place: 1 pod of the Kasm that runs there now" in line.evidence
+    assert "not counted, because new pods replace them: 1 pod of the Kasm that runs there now" in line.evidence
     assert line_of("room", changed(facts, deployments=[])).observed.startswith("4 CPU")
 
 

@@ -41,7 +41,7 @@ def test_no_helm_is_a_failure_and_no_kubectl_a_warning() -> None:
     line = line_of("helm", with_helm(problem="there is no helm in PATH"))
     assert line.severity is Severity.ERROR
     assert "there is no helm in PATH" in line.message
-    assert line_of("kubectl", with_kubectl(problem="there is no kubectl in PATH")).severity is Severity.WARNING
+    assert line_of("kubectl", with_kubectl(problem="kubectl is not in PATH")).severity is Severity.WARNING
 
 
 @pytest.mark.parametrize(("version", "verdict"), [("v1.33.0", Severity.OK), ("v1.32.9", Severity.WARNING)])

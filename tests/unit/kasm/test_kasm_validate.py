@@ -148,9 +148,9 @@ def test_services() -> None:
     silent = broken(good, endpointslices=slices)
     line = line_of("services", silent)
     assert line.severity is Severity.ERROR
-    assert "nothing behind kasm-manager-default" in line.observed
+    assert "without endpoints: kasm-manager-default" in line.observed
     gone = line_of("services", dropped(good, "services", "api"))
-    assert "there is no kasm-api-default" in gone.observed
+    assert "missing: kasm-api-default" in gone.observed
 
 
 def test_volumes() -> None:
@@ -179,7 +179,7 @@ def test_the_job_that_fills_the_database() -> None:
     assert "no more tries" in failed.message
     gone = line_of("db-init", good)
     assert gone.severity is Severity.OK
-    assert gone.observed.startswith("gone; the API runs")
+    assert gone.observed.startswith("deleted; the API is running")
     idle = edited(good, "deployments", "api", status={"readyReplicas": 0})
     assert line_of("db-init", idle).severity is Severity.UNKNOWN
 
@@ -199,7 +199,7 @@ def test_an_ingress_to_the_wrong_part() -> None:
     found = broken(a_kasm(), ingresses=[an_ingress("kasm-manager-default")])
     line = line_of("way-in", found)
     assert line.severity is Severity.ERROR
-    assert line.observed == "ingress kasm-ingress leads to kasm-manager-default (manager)"
+    assert line.observed == "ingress kasm-ingress points to kasm-manager-default (manager)"
 
 
 def test_no_way_in_and_somebody_else_s() -> None:
@@ -216,7 +216,7 @@ def test_another_namespace_with_the_same_host() -> None:
     other = {**an_ingress("kasm-proxy"), "metadata": {"name": "kasm-ingress", "namespace": "old"}}
     line = line_of("way-in", broken(good, **{EVERYWHERE: [mine, other]}))
     assert line.severity is Severity.ERROR
-    assert line.observed.endswith("and so does old/kasm-ingress")
+    assert line.observed.endswith("also old/kasm-ingress")
     other["spec"]["rules"][0]["host"] = "old.example.com"
     assert line_of("way-in", broken(good, **{EVERYWHERE: [mine, other]})).severity is Severity.OK
 
@@ -276,7 +276,7 @@ def with_certificate(**fields: Any) -> Installation:
         ({"ends": NOW - timedelta(days=5)}, Severity.ERROR),
         ({"begins": NOW + timedelta(hours=1)}, Severity.ERROR),
         ({"self_signed": True}, Severity.WARNING),
-        ({"problem": "its tls.crt is no certificate in PEM"}, Severity.ERROR),
+        ({"problem": "its tls.crt is not a certificate in PEM"}, Severity.ERROR),
     ],
 )
 def test_certificates(fields: dict[str, Any], verdict: Severity) -> None:
@@ -286,7 +286,7 @@ def test_certificates(fields: dict[str, Any], verdict: Severity) -> None:
 def test_a_certificate_that_is_missing_or_may_not_be_read() -> None:
     good = a_kasm()
     missing = line_of("certificate", msgspec.structs.replace(good, certificates={}))
-    assert (missing.severity, missing.observed) == (Severity.ERROR, "Secret kasm-tls: there is no such Secret")
+    assert (missing.severity, missing.observed) == (Severity.ERROR, "Secret kasm-tls: the Secret does not exist")
     denied = msgspec.structs.replace(good, certificates={}, unread={"secrets/kasm-tls": DENIED})
     assert line_of("certificate", denied).severity is Severity.UNKNOWN
 
@@ -301,11 +301,11 @@ def test_wildcards_stand_for_one_label() -> None:
 @pytest.mark.parametrize(
     ("status", "inside", "words"),
     [
-        (0, 200, "Kasm itself answers inside the cluster"),
-        (0, 503, "The name does not lead here"),
-        (404, 200, f"knows no way for {HOST}"),
-        (502, 503, "nothing behind it answers"),
-        (500, 500, "no healthy Kasm"),
+        (0, 200, "Kasm responds inside the cluster"),
+        (0, 503, "The name does not resolve to this cluster"),
+        (404, 200, f"has no route for {HOST}"),
+        (502, 503, "nothing behind it responds"),
+        (500, 500, "not the response of a healthy Kasm"),
     ],
 )
 def test_a_web_ui_that_does_not_answer(status: int, inside: int, words: str) -> None:

@@ -112,7 +112,7 @@ def test_data_wins_over_files_and_the_odd_settings_arrive(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("user", "cluster", "words"),
     [
-        ({"client-certificate-data": "Yw=="}, {}, "go together"),
+        ({"client-certificate-data": "Yw=="}, {}, "must be set together"),
         ({"client-certificate": "gone.pem"}, {}, "gone.pem"),
         ({"client-certificate-data": "!"}, {}, "client-certificate-data is not base64"),
         ({"auth-provider": {"name": "gcp"}}, {}, "'gcp' was removed"),
@@ -130,7 +130,7 @@ def test_missing_files_contexts_and_parts_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         load_config(tmp_path / "nowhere")
     file = a_file(tmp_path / "c")
-    with pytest.raises(ConfigError, match="no context 'other'; there are: one"):
+    with pytest.raises(ConfigError, match="no context 'other'; available: one"):
         load_config(file, "other")
     with pytest.raises(ConfigError, match="current-context is not set; choose one of: one"):
         load_config(a_file(tmp_path / "d", current=""))
@@ -162,7 +162,7 @@ def test_an_exec_plugin_gives_a_certificate(tmp_path: Path) -> None:
 
 
 def test_a_plugin_that_fails_or_gives_nothing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"plugin\.sh' gave neither"):
+    with pytest.raises(ConfigError, match=r"plugin\.sh' returned neither"):
         load_config(a_file(tmp_path / "c", user=plugin(tmp_path, "{}")))
     (tmp_path / "plugin.sh").write_text("#!/bin/sh\nexit 3\n")
     with pytest.raises(ConfigError, match=r"plugin\.sh'.*returned 3"):

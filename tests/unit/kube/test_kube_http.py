@@ -361,7 +361,7 @@ async def test_a_proxy_that_refuses_is_named() -> None:
     async with proxy(heads, b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n") as address:
         config = ClusterConfig("https://10.0.0.1:6443", proxy_url=f"http://{address}")
         async with Client(config, field_manager="tester", retry=NO_RETRY) as client:
-            with pytest.raises(ConnectionFailed, match="answers 407 to CONNECT"):
+            with pytest.raises(ConnectionFailed, match="responds with 407 to CONNECT"):
                 await client.list(THINGS, into=Thing)
 
 

@@ -136,12 +136,12 @@ async def test_the_certificate_is_checked_against_the_name(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("desktop", "stage", "words"),
     [
-        (Desktop(enter=403), "entering", "answers 403 to a ticket"),
+        (Desktop(enter=403), "entering", "responds with 403 to a ticket"),
         (Desktop(handshake=409), "connecting", "streams by WebRTC"),
-        (Desktop(handshake=502), "connecting", "Traefik does not reach the desktop"),
+        (Desktop(handshake=502), "connecting", "Traefik cannot reach the desktop"),
         (Desktop(kill="a new primary client connected"), "first picture", "a new primary client connected"),
         (Desktop(silent=True), "first picture", "'Waiting for stream'"),
-        (Desktop(still=True), "the mark", "stands still"),
+        (Desktop(still=True), "the mark", "it is frozen"),
     ],
     ids=["ticket", "webrtc", "away", "killed", "no picture", "still"],
 )
@@ -168,6 +168,6 @@ async def test_the_first_picture_alone_needs_no_mark_and_sends_no_key() -> None:
     async with access_to(desktop) as access, socket_to(access.url) as socket:
         assert await client.receive_first_picture(socket, 128, 64, time.perf_counter()) > 0
     assert not {"kd", "ku"} & set(desktop.seen)
-    with pytest.raises(StageError, match="first picture: the desktop ended the connection: full"):
+    with pytest.raises(StageError, match="first picture: the desktop closed the connection: full"):
         async with access_to(Desktop(kill="full")) as access, socket_to(access.url) as socket:
             await client.receive_first_picture(socket, 128, 64, time.perf_counter())

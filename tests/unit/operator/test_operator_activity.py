@@ -226,14 +226,16 @@ async def test_who_does_not_answer_as_it_should_is_not_idle_and_asked_ever_more_
     assert [await running.poll() for _ in range(6)] == [15.0, 30.0, 60.0, 120.0, 240.0, 300.0]
     assert running.agents.report("uid-alice") is None
     ((_, _, note),) = running.said
-    assert note.startswith("The desktop cannot be asked whether someone uses it, so it does not count as idle: its ")
+    assert note.startswith(
+        "The operator cannot check whether the desktop is in use, so it does not count as idle: its "
+    )
 
 
 async def test_an_image_without_an_agent_is_said_in_words(running: ActivityWorld) -> None:
     running.pod(ip="127.0.0.2")
     for _ in range(3):
         await running.poll()
-    assert "its agent does not answer" in running.said[0][-1]
+    assert "its agent does not respond" in running.said[0][-1]
     assert running.agents.report("uid-alice") is None
 
 

@@ -79,7 +79,7 @@ SCRAPE = get("/metrics", authorization=f"bearer {TOKEN}")
 
 
 async def test_not_ready_before_it_has_begun_but_alive(sight: Sight) -> None:
-    assert await ask(sight, get("/readyz")) == (503, b"the operator has not begun yet\n")
+    assert await ask(sight, get("/readyz")) == (503, b"the operator has not started yet\n")
     assert await ask(sight, get("/healthz")) == (200, f"ok vdi {package_version()}\n".encode())
 
 
@@ -91,7 +91,7 @@ async def test_a_standby_that_sees_everything_is_ready(sight: Sight) -> None:
 async def test_a_watch_that_is_stuck_is_not_ready(sight: Sight) -> None:
     sight.begin()
     await sight.clock.advance(STALE + 1)
-    assert await ask(sight, get("/readyz")) == (503, b"pods: nothing heard from the API server for 151 s\n")
+    assert await ask(sight, get("/readyz")) == (503, b"pods: no message from the API server for 151 s\n")
 
 
 async def test_what_is_refused_is_named(sight: Sight) -> None:
@@ -103,7 +103,7 @@ async def test_what_is_refused_is_named(sight: Sight) -> None:
     assert status == 503
     assert body.decode().splitlines() == [
         "pods: WATCH /api/v1/pods: pods is forbidden: cannot watch (403 Forbidden)",
-        "leases: no answer from the API server https://api to GET leases: refused",
+        "leases: no response from the API server https://api to GET leases: refused",
         "the Secret a/vdi-host-key cannot be read",
     ]
 

@@ -107,7 +107,7 @@ async def test_every_answer_but_204_is_tried_again(
         assert await world.reports.report(KEY) == Result(requeue_after=PAUSE)
     assert world.reports.seconds_to_wait(session) == 60
     (line,) = caplog.messages
-    assert f"answers {status} (not now)" in line
+    assert f"responds with {status} (not now)" in line
     gateway.answer = 204
     assert await world.reports.report(KEY) == Result()
     assert world.reports.seconds_to_wait(session) is None
@@ -124,7 +124,7 @@ async def test_after_a_minute_it_goes_with_an_event_that_says_why(world: EndRepo
         assert world.reports.seconds_to_wait(session) is None
     ((_, reason, note),) = world.said
     assert reason == "HistoryNotRecorded"
-    assert "within 60 s" in note and "answers 503 (not now)" in note
+    assert "within 60 s" in note and "responds with 503 (not now)" in note
 
 
 async def test_no_one_there_and_no_token_are_said_in_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -134,7 +134,7 @@ async def test_no_one_there_and_no_token_are_said_in_words(tmp_path: Path, caplo
     (tmp_path / "token").write_text("t")
     assert (await world.reports.report(KEY)).requeue_after == PAUSE
     assert "cannot be read (No such file or directory)" in caplog.messages[0]
-    assert "http://127.0.0.1:1 does not answer" in caplog.messages[1]
+    assert "http://127.0.0.1:1 does not respond" in caplog.messages[1]
 
 
 async def test_a_session_of_the_same_name_is_reported_of_again(world: EndReportWorld, gateway: Gateway) -> None:

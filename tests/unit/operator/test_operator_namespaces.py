@@ -129,7 +129,7 @@ def world() -> NamespacesWorld:
 def test_of_two_sessions_of_a_name_the_older_one_starts(world: NamespacesWorld) -> None:
     young, old = world.session("cad", created=_YOUNG), world.session("cad", LAB)
     assert world.reason(old) is None
-    words = "The namespace 'lab' has a session 'cad' already. Delete it, or choose another session name."
+    words = "The namespace 'lab' already has a session 'cad'. Delete it, or choose another session name."
     assert world.reason(young) == ("NameTaken", words)
 
 

@@ -26,7 +26,7 @@ def test_what_only_the_command_line_or_other_programs_need_is_not_in_memory() ->
 @pytest.mark.parametrize(
     ("environment", "code", "words"),
     [
-        ({"VDI_WORKERS": "0"}, 2, "Error: VDI_WORKERS='0': allowed is a whole number from 1 to 1000"),
+        ({"VDI_WORKERS": "0"}, 2, "Error: VDI_WORKERS='0': allowed: a whole number from 1 to 1000"),
         ({}, 3, "kubeconfig /nowhere: No such file"),
     ],
 )

@@ -128,5 +128,5 @@ async def test_a_helper_that_ends_is_a_fault_and_not_silence(monkeypatch: pytest
         operator = Operator(api)
         with pytest.raises(ExceptionGroup) as failed:
             await asyncio.wait_for(operator.life.run(operator.stop, operator.ready.set), 5)
-    assert failed.group_contains(RuntimeError, match="short has ended by itself")
+    assert failed.group_contains(RuntimeError, match="short ended unexpectedly")
     assert operator.holder, "writes of others may be under way: the lease has to run out"

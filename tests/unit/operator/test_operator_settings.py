@@ -72,7 +72,7 @@ def test_every_variable_is_read() -> None:
         ("VDI_DOMAIN", "https://vdi.example.com", "a domain such as vdi.example.com"),
         ("VDI_NAMESPACE", "VDI", "the name of a namespace"),
         ("VDI_NAMESPACE", "desks,", "the name of a namespace, or several with commas"),
-        ("VDI_NAMESPACE", "desks,lab,desks", "each once"),
+        ("VDI_NAMESPACE", "desks,lab,desks", "once each"),
         ("VDI_GPU_RESOURCE", "gpu", "nvidia.com/gpu"),
         ("VDI_LOG_LEVEL", "loud", "debug, info, warning, error"),
         ("VDI_METRICS_ADDR", "8081x", "from 0 to 65535"),
@@ -81,8 +81,8 @@ def test_every_variable_is_read() -> None:
         ("VDI_QUEUE_WEIGHTS", "alice", "numbers above zero, such as alice=2"),
         ("VDI_QUEUE_WEIGHTS", "alice=0", "above zero"),
         ("VDI_QUEUE_WEIGHTS", "alice=-1", "above zero"),
-        ("VDI_QUEUE_WEIGHTS", "alice=1,alice=2", "allowed is one"),
-        ("VDI_AUTOSCALING_MODE", "auto", "Disabled, Placeholders"),
+        ("VDI_QUEUE_WEIGHTS", "alice=1,alice=2", "allowed: one"),
+        ("VDI_AUTOSCALING_MODE", "auto", "Disabled, Placeholders, ProvisioningRequest, Auto"),
         ("VDI_MAX_PLACEHOLDERS", "-1", "from 0 to 1000"),
         ("VDI_HEADROOM", "cad", "numbers from 1 to 999, as in cad=2"),
         ("VDI_HEADROOM", "cad=0", "from 1 to 999"),
@@ -103,7 +103,7 @@ def test_error_names_variable_value_and_what_is_allowed(variable: str, value: st
 
 
 def test_autoscaling_needs_a_namespace_an_image_and_a_priority_class() -> None:
-    with pytest.raises(SettingsError, match=r"VDI_PLACEHOLDER_NAMESPACE, .*needed with VDI_AUTOSCALING_MODE=Placeh"):
+    with pytest.raises(SettingsError, match=r"VDI_PLACEHOLDER_NAMESPACE, .*required with VDI_AUTOSCALING_MODE=Placeh"):
         read_settings({"VDI_AUTOSCALING_MODE": "Placeholders"})
 
 
@@ -114,7 +114,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
 
 def test_misspelling_is_refused_and_foreign_variables_are_not() -> None:
     with pytest.raises(
-        SettingsError, match="VDI_REQUEST_CPU: there is no such setting; perhaps VDI_REQUESTS_CPU is meant"
+        SettingsError, match=r"VDI_REQUEST_CPU: this setting does not exist; did you mean VDI_REQUESTS_CPU\?"
     ):
         read_settings({"VDI_REQUEST_CPU": "1"})
     foreign = {"VDI_OPERATOR_SERVICE_HOST": "10.0.0.1", "VDI_OPERATOR_PORT": "tcp://10.0.0.1:80", "VDI_STATE": "/x"}

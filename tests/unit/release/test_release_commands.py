@@ -58,10 +58,10 @@ def test_what_is_wrong_before_any_cluster_is_asked(a_helm: Path, capsys: pytest.
     assert main(["upgrade", "--timeout", "soon"]) == 2
     assert "--timeout" in capsys.readouterr().err
     assert main(["upgrade", "--helm", "nowhere"]) == 2
-    assert "nowhere is no program" in capsys.readouterr().err
+    assert "nowhere is not a program" in capsys.readouterr().err
     a_helm.unlink()
     assert main(["uninstall"]) == 3
-    assert "there is no helm in PATH" in capsys.readouterr().err
+    assert "helm is not in PATH" in capsys.readouterr().err
     assert main(["install", "--chart", "/", "--helm", "/bin/true"]) == 2
 
 
@@ -120,10 +120,10 @@ def a_plan(**changes: Any) -> Removal:
 def test_homes_stay_but_those_of_a_session_alone() -> None:
     plan = a_plan()
     said = "\n".join(plan_lines(plan, plan.lost_homes, crds=False))
-    assert "Session one of alice@example.com: it is ended" in said and "Pool warm: its desktops are ended" in said
+    assert "Session one of alice@example.com: will be ended" in said and "Pool warm: its desktops will be ended" in said
     assert "DELETED, with all files in them:\n  b@example.com: 1Gi of template kiosk (home-b)" in said
     stays = staying(plan, plan.lost_homes, crds=False)
-    assert stays[0].startswith("home of a@example.com: 20Gi of template small (home-a), found again")
+    assert stays[0].startswith("home of a@example.com: 20Gi of template small (home-a), used again")
     assert "namespace/vdi-sessions, with 1 home in it: kubectl delete namespace/vdi-sessions" in stays
     assert "template mine: kubectl delete vditemplate mine" in stays
     assert not any("home-b" in line for line in stays)
@@ -152,7 +152,7 @@ def test_with_everything_deleted_only_namespaces_and_secrets_stay() -> None:
 def test_what_keeps_addresses_apart_stays_with_the_reason_and_the_commands() -> None:
     plan = a_plan(host_key=True, reservations=("alice", "cad"))
     key, reservations = (line for line in staying(plan, plan.homes, crds=True) if "vdi-host-" in line)
-    assert "so that no address passes to another person" in key
+    assert "so that no address goes to another user" in key
     assert key.endswith(": kubectl -n vdi-sessions delete secret vdi-host-key")
     assert reservations.startswith("2 configmaps vdi-host-NAME, the first users of the host names alice, cad,")
     assert reservations.endswith(": kubectl -n vdi-sessions delete configmap -l vdi.kasm.io/host")
@@ -162,12 +162,12 @@ def test_without_an_operator_it_is_said_who_would_wait() -> None:
     plan = a_plan(sessions=tuple(a_session(f"s{n}") for n in range(7)))
     assert not plan.operator_works
     words = no_operator(plan)
-    assert "7 sessions (s0, s1, s2, s3, s4 ...), and there is no operator that could end them" in words
+    assert "7 sessions (s0, s1, s2, s3, s4 ...), but there is no operator that could end them" in words
     assert "--force" in words
 
 
 def test_crds_that_another_release_needs_stay() -> None:
     plan = a_plan(sessions=(), other_operators=("deployment/lab/vdi-operator",))
-    with pytest.raises(CliError, match=r"deployment/lab/vdi-operator; allowed once no other release is left"):
+    with pytest.raises(CliError, match=r"deployment/lab/vdi-operator; allowed when no other release exists"):
         refuse_unsafe(plan, crds=True, force=True)
     refuse_unsafe(plan, crds=False, force=False)

@@ -108,8 +108,8 @@ def test_an_older_gateway_gets_the_database_that_it_knows() -> None:
     plan = plan_downgrade(a_gateway(GRAPHICS), [a_gateway(image="registry.example.com/vdi:1")])
     assert plan is not None and (plan.revision, plan.current) == (FIRST, GRAPHICS)
     assert plan.words == (
-        "the database goes back from revision 0002_graphics to 0001_c65dbe3c and loses the columns"
-        " history_runs.renderer, history_runs.encoder with what is in them; the gateway is stopped meanwhile"
+        "the database goes back from revision 0002_graphics to 0001_c65dbe3c and loses the columns "
+        "history_runs.renderer, history_runs.encoder with their data; the gateway is stopped during that time"
     )
 
 
@@ -121,7 +121,9 @@ def test_which_upgrades_helm_alone_cannot_undo() -> None:
 
 
 def test_a_gateway_that_is_newer_than_this_vdi_is_refused_in_words() -> None:
-    with pytest.raises(RefusedError, match=r"0009_next, which this vdi does not know.*Use the vdi of the release"):
+    with pytest.raises(
+        RefusedError, match=r"0009_next, which this vdi does not know.*Use the vdi of the deployed release"
+    ):
         plan_downgrade(a_gateway("0009_next"), [a_gateway(image="registry.example.com/vdi:1")])
 
 

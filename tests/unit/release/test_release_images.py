@@ -86,7 +86,7 @@ def test_what_is_no_image_archive(tmp_path: Path, capsys: pytest.CaptureFixture[
     for path, reason in (
         (text, "cannot be read as an image archive"),
         (tmp_path / "absent.tar", "No such file"),
-        (a_tar(tmp_path / "empty.tar", {"x.json": 1}), "holds no image with a name"),
+        (a_tar(tmp_path / "empty.tar", {"x.json": 1}), "contains no image with a name"),
         (a_tar(tmp_path / "broken.tar", broken), "its index of images is broken"),
     ):
         with pytest.raises(BadArchiveError, match=reason):
@@ -155,7 +155,9 @@ def test_each_node_gets_what_is_for_its_architecture() -> None:
         "arm64.tar": [ArchiveImage("vdi:1", "arm64")],
     }
     assert check_architectures(a_node(), archives) == {"amd64.tar": ["vdi:1", "desktop:1"]}
-    with pytest.raises(UnsupportedNodeError, match="its architecture is arm64, for which no archive has desktop:1"):
+    with pytest.raises(
+        UnsupportedNodeError, match=("its architecture is arm64, for which no archive contains desktop:1")
+    ):
         check_architectures(a_node(architecture="arm64"), archives)
 
 
@@ -177,9 +179,9 @@ def test_options_are_checked_before_any_cluster_is_asked(
 ) -> None:
     archive = str(a_docker_archive(tmp_path))
     assert main(["images", "load", archive, "--ctr", "bin/ctr"]) == 2
-    assert "--ctr bin/ctr: allowed is an absolute path on the nodes" in capsys.readouterr().err
+    assert "--ctr bin/ctr: allowed: an absolute path on the nodes" in capsys.readouterr().err
     assert main(["images", "load", archive, "--kubectl", "nowhere"]) == 2
     assert "--kubectl nowhere: is no program" in capsys.readouterr().err
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["images", "load", archive]) == 3
-    assert "there is no kubectl in PATH; allowed: --kubectl PATH" in capsys.readouterr().err
+    assert "kubectl is not in PATH; allowed: --kubectl PATH" in capsys.readouterr().err

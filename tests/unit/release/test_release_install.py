@@ -37,7 +37,7 @@ def test_what_no_option_gives_is_asked_until_it_is_right(
     values = essential_values(None, None, None, ask=True)
     assert values == {"domain": "vdi.example.com", "gateway.adminUsers": ["a@example.com", "b@example.com"]}
     asked = capsys.readouterr().err
-    assert "'nonsense' is no domain; allowed are names such as vdi.example.com" in asked
+    assert "'nonsense' is not a domain; allowed: names such as vdi.example.com" in asked
     assert "Certificate of *.DOMAIN: none (Traefik's own), secret:NAME" in asked and "[none]" in asked
 
 
@@ -58,13 +58,13 @@ def test_options_are_not_asked(certificate: str, value: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "--domain and --certificate and --admin are missing, and there is no terminal to ask"),
+        ((), "--domain and --certificate and --admin are missing, and there is no terminal for questions"),
         (("--domain", "vdi.example.com", "--certificate", "none"), "--admin is missing, and there is no terminal"),
         (("--domain", "example"), "--certificate and --admin are missing"),
-        (("--domain", "exa_mple.com", "--set", "a=b"), "--domain: 'exa_mple.com' is no domain; allowed are names such"),
-        (("--certificate", "file:x", "--set", "a=b"), "--certificate: 'file:x' is no certificate; allowed are none"),
-        (("--admin", "you", "--set", "a=b"), "--admin: 'you' is no e-mail address; allowed are addresses such as"),
-        (("--admin", " ", "--set", "a=b"), "--admin: ' ' names no administrator; allowed are e-mail addresses"),
+        (("--domain", "exa_mple.com", "--set", "a=b"), "--domain: 'exa_mple.com' is not a domain; allowed: names such"),
+        (("--certificate", "file:x", "--set", "a=b"), "--certificate: 'file:x' is not a certificate; allowed: none"),
+        (("--admin", "you", "--set", "a=b"), "--admin: 'you' is not an e-mail address; allowed: addresses such as"),
+        (("--admin", " ", "--set", "a=b"), "--admin: ' ' contains no administrator; allowed: e-mail addresses"),
     ],
 )
 def test_without_a_terminal_the_missing_option_is_named(

@@ -89,7 +89,7 @@ def test_a_good_cluster_has_nothing_in_the_way() -> None:
 
 TLS = an_operator(env={"VDI_TLS_SECRET": "wild", "VDI_DOMAIN": "vdi.example.com"})
 CASES: dict[str, tuple[dict[str, Any], str, str]] = {
-    "old kubernetes": ({"kubernetes": "v1.29.9"}, "error", "needed is 1.30 or later"),
+    "old kubernetes": ({"kubernetes": "v1.29.9"}, "error", "1.30 or later is required"),
     "no node": ({"nodes": ()}, "error", "The cluster has no node"),
     "closed nodes": ({"nodes": (a_node(unschedulable=True),)}, "error", "None of 1 nodes is ready"),
     "a namespace that goes": (
@@ -107,7 +107,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "a Traefik that looks elsewhere": (
         {"traefiks": (a_traefik("--providers.kubernetescrd.namespaces=web"),)},
         "error",
-        "Traefik looks at web only, not at kasm, vdi-sessions",
+        "Traefik watches only web, not kasm, vdi-sessions",
     ),
     "another entry point": (
         {"traefiks": (a_traefik("--entryPoints.secure.address=:443"),)},
@@ -117,12 +117,15 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "a kind nobody brings": (
         {"unknown": frozenset({("monitoring.coreos.com/v1", "PodMonitor")})},
         "error",
-        "does not know PodMonitor (monitoring.coreos.com/v1), which these values make. Install the Prometheus operator",
+        (
+            "does not know PodMonitor (monitoring.coreos.com/v1), which these values create. Install the "
+            "Prometheus operator"
+        ),
     ),
     "no storage class": (
         {"objects": (an_operator(), {"kind": "PersistentVolumeClaim", "metadata": {"name": "d"}, "spec": {}})},
         "error",
-        "The volume d needs a default StorageClass, which does not exist; there are: local-path",
+        "The volume d needs a default StorageClass, which does not exist; available: local-path",
     ),
     "a template's class": (
         {
@@ -143,7 +146,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
             "certificates": (Certificate(namespace="kasm", secret="wild", problem="missing"),),
         },
         "warning",
-        "The TLS Secret kasm/wild is not there; until it is, Traefik shows its own certificate",
+        "The TLS Secret kasm/wild does not exist; without it, Traefik presents its own certificate",
     ),
     "a certificate for somebody else": (
         {
@@ -163,12 +166,12 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
             ),
         },
         "warning",
-        "kasm/wild ended on 2026-01-01T00:00:00Z",
+        "kasm/wild expired on 2026-01-01T00:00:00Z",
     ),
     "no DNS": (
         {"objects": (TLS,), "names": {"portal.vdi.example.com": "Name or service not known"}},
         "warning",
-        "portal.vdi.example.com has no address as seen from here: Name or service not known. Make a DNS record "
+        "portal.vdi.example.com cannot be resolved from here: Name or service not known. Create a DNS record "
         "*.vdi.example.com",
     ),
     "an image that is nowhere": (
@@ -183,7 +186,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
             "secrets": {"kasm": {}},
         },
         "error",
-        "The Secret kasm/db is not there; deployment/vdi-operator needs it.",
+        "The Secret kasm/db does not exist, but deployment/vdi-operator needs it.",
     ),
     "a key that is missing": (
         {
@@ -216,25 +219,27 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "a namespace that somebody made before": (
         {"strangers": (Stranger("Namespace", "", "vdi-sessions", ""),)},
         "error",
-        "Namespace vdi-sessions is there already and belongs to no release, so Helm would refuse to take it over. Set"
-        " sessions.createNamespace=false, or let the release have it: kubectl annotate namespace vdi-sessions"
-        " meta.helm.sh/release-name=vdi meta.helm.sh/release-namespace=kasm; kubectl label namespace vdi-sessions"
-        " app.kubernetes.io/managed-by=Helm",
+        (
+            "Namespace vdi-sessions already exists and belongs to no release, so Helm would not adopt it. Set "
+            "sessions.createNamespace=false, or let the release adopt it: kubectl annotate namespace vdi-sessions "
+            "meta.helm.sh/release-name=vdi meta.helm.sh/release-namespace=kasm; kubectl label namespace "
+            "vdi-sessions app.kubernetes.io/managed-by=Helm"
+        ),
     ),
     "CRDs of another release": (
         {"strangers": (Stranger("CustomResourceDefinition", "", "vdipools.vdi.kasm.io", "other/vdi"),)},
         "error",
-        "belongs to the release other/vdi, so Helm would refuse to take it over. One release brings the CRDs",
+        "belongs to the release other/vdi, so Helm would not adopt it. Set crds.install=false",
     ),
     "something that could not be read": (
         {"unread": (Unreadable("nodes", "no"),)},
         "unknown",
-        "Not looked at: nodes: no",
+        "Not checked: nodes: no",
     ),
     "a release that is there": (
         {"revisions": (a_revision(),)},
         "error",
-        "is already installed in namespace kasm, revision 1. vdi upgrade",
+        "is already installed in namespace kasm, revision 1. Change it with vdi upgrade",
     ),
     "a release that hangs": (
         {"revisions": (a_revision(3, "pending-upgrade"), a_revision(2))},
@@ -252,16 +257,16 @@ def test_what_stands_in_the_way_of_an_install(name: str) -> None:
 
 
 UPGRADES: dict[str, tuple[dict[str, Any], str, str]] = {
-    "nothing there": ({}, "error", "There is no release vdi in the namespace kasm. vdi install makes it"),
+    "nothing there": ({}, "error", "There is no release vdi in the namespace kasm. Install it with vdi install"),
     "only a failed one": (
         {"revisions": (a_revision(1, "failed", description="x\ny"),)},
         "error",
-        "No revision of vdi is in place (the newest is failed: x). vdi install tries it anew.",
+        "No revision of vdi is deployed (the newest is failed: x). Try again with vdi install.",
     ),
     "an older chart": (
         {"revisions": (a_revision(chart="0.10.0"),)},
         "warning",
-        "The chart is 0.1.0, older than 0.10.0",
+        "The chart is 0.1.0, older than the deployed 0.10.0",
     ),
     "what only a merge refuses": (
         {"revisions": (a_revision(),), "refusals": (Refusal("Service kasm/x", "Invalid", "Duplicate value"),)},
@@ -315,12 +320,14 @@ def test_the_first_namespace_of_sessions_stays_the_first() -> None:
         assert verdicts(True, revisions=(before,), objects=(with_namespaces(*namespaces),)) == []
     ((level, words),) = verdicts(True, revisions=(before,), objects=(with_namespaces("lab", "desks"),))
     assert level == "error"
-    assert words.startswith("The first namespace of sessions would be lab in place of desks: two operators would work")
-    assert words.endswith("Leave desks the first of sessions.namespaces.")
+    assert words.startswith(
+        "The first namespace of sessions would be lab instead of desks: two operators would be active"
+    )
+    assert words.endswith("Keep desks as the first of sessions.namespaces.")
 
 
 def test_a_namespace_that_is_left_out_is_named() -> None:
     before = a_revision(manifest=json.dumps(with_namespaces("desks", "lab")))
     ((level, words),) = verdicts(True, revisions=(before,), objects=(with_namespaces("desks"),))
     assert level == "warning"
-    assert words.startswith("The namespace lab would have no operator: sessions in it stay as they are.")
+    assert words.startswith("The namespace lab would have no operator: its sessions would not be processed.")

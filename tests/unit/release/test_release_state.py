@@ -23,7 +23,7 @@ def test_the_chart_beside_the_sources_or_the_one_that_is_named(tmp_path: Path) -
 
 def test_without_a_chart_it_says_what_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vdi.release.chart._PLACES", (tmp_path / "files", tmp_path))
-    with pytest.raises(NoChartError, match=r"built without it.*allowed: --chart DIR, the folder of the chart vdi"):
+    with pytest.raises(NoChartError, match=r"does not include it.*allowed: --chart DIR, the folder of the chart vdi"):
         find_chart()
 
 
@@ -55,7 +55,7 @@ def test_where_a_rollback_goes(states: tuple[str, ...], desired: int | None, tar
     ("states", "desired", "said"),
     [
         ((), None, "there is no release vdi"),
-        (("deployed",), None, "a revision before this one; allowed: none"),
+        (("deployed",), None, "an earlier revision; allowed: none"),
         (("deployed", "failed", "superseded"), 2, "revision 2; allowed: 1"),
         (("deployed", "superseded"), 2, "revision 2; allowed: 1"),
     ],
@@ -71,8 +71,8 @@ ROLLED_BACK = [a_revision(4, description="Rollback to 2"), a_revision(3, "failed
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        ((), (), "Nothing of vdi is left"),
-        (history("deployed"), history("deployed"), "Revision 1 of vdi is in place as before; nothing was changed"),
+        ((), (), "Nothing of vdi remains"),
+        (history("deployed"), history("deployed"), "Revision 1 of vdi is deployed as before; nothing was changed"),
         (
             history("deployed"),
             history("pending-upgrade", "deployed"),
@@ -88,7 +88,7 @@ ROLLED_BACK = [a_revision(4, description="Rollback to 2"), a_revision(3, "failed
         (
             history("deployed", "superseded"),
             ROLLED_BACK,
-            "rolled back: revision 4 of vdi is in place, with the content of revision 2",
+            "rolled back: revision 4 of vdi is deployed, with the content of revision 2",
         ),
     ],
 )

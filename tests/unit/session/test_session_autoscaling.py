@@ -15,8 +15,8 @@ from vdi.session.autoscaling import (
     can_use_new_node,
     count_placeholders,
     find_node_requests,
-    placeholder_key,
     plan_placeholders,
+    shape_key,
 )
 from vdi.session.capacity import NodeSelectorTerm
 from vdi.session.capacity_matching import Demand, demand_of
@@ -28,7 +28,7 @@ ONE_GPU = a_demand(gpu=1)
 
 
 def a_placeholder(demand: Demand, number: int, *, node: str = "", made: str = CREATED, **fields: Any) -> Pod:
-    key = placeholder_key(demand)
+    key = shape_key(demand)
     name = f"placeholder-{key}-{number}"
     metadata = {"name": name, "uid": f"uid-{name}", "labels": {PLACEHOLDER: key}, "creationTimestamp": made}
     metadata |= fields.pop("metadata", {})
@@ -47,7 +47,7 @@ def an_event(pod: Pod, reason: str, note: str = "", *, by: str = "cluster-autosc
 
 
 def numbers(demand: Demand, *of: int) -> list[str]:
-    return [f"placeholder-{placeholder_key(demand)}-{number}" for number in of]
+    return [f"placeholder-{shape_key(demand)}-{number}" for number in of]
 
 
 def test_one_placeholder_for_each_waiting_session_up_to_the_limit() -> None:
@@ -132,22 +132,22 @@ def test_a_placeholder_has_the_shape_of_the_desktop_and_passes_restricted() -> N
     assert spec["priorityClassName"] == "low"
     assert spec["automountServiceAccountToken"] is False
     assert pod["metadata"]["annotations"] == {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}
-    assert pod["metadata"]["labels"][PLACEHOLDER] == placeholder_key(demand)
+    assert pod["metadata"]["labels"][PLACEHOLDER] == shape_key(demand)
 
 
 FIRST, SECOND = a_placeholder(ONE_GPU, 0), a_placeholder(ONE_GPU, 1, made="2026-11-20T08:05:00Z")
 REQUESTED = "A node was requested at 08:00:00 UTC."
 ADDING = "A node is being added (requested at 08:00:00 UTC)."
 FULL = (
-    "The autoscaler adds no node: 1 node group has reached its maximum size, "
+    "The autoscaler cannot add a node: 1 node group has reached its maximum size, "
     "2 node(s) had untolerated taint(s) (requested at 08:00:00 UTC)."
 )
 BACKOFF = (
-    "The autoscaler adds no node: 1 node group failed to grow (cloud quota, or no machines left) and is tried again "
-    "later (requested at 08:00:00 UTC)."
+    "The autoscaler cannot add a node: 1 node group failed to grow (cloud quota, or no machines left) and is "
+    "retried later (requested at 08:00:00 UTC)."
 )
 NODE_POOL = (
-    "The autoscaler adds no node: all available instance types exceed limits for nodepool: gpu "
+    "The autoscaler cannot add a node: all available instance types exceed limits for nodepool (NodePool=gpu) "
     "(requested at 08:00:00 UTC)."
 )
 
@@ -178,7 +178,7 @@ NODE_POOL = (
                 an_event(
                     FIRST,
                     "FailedScheduling",
-                    "Failed to schedule pod, all available instance types exceed limits for nodepool: gpu",
+                    "Failed to schedule pod, all available instance types exceed limits for nodepool (NodePool=gpu)",
                     by="karpenter",
                 )
             ],
@@ -189,7 +189,7 @@ NODE_POOL = (
                 an_event(FIRST, "TriggeredScaleUp", at="2026-11-20T08:01:00Z"),
                 an_event(FIRST, "NotTriggerScaleUp", "pod didn't trigger scale-up:", at="2026-11-20T08:02:00Z"),
             ],
-            "The autoscaler adds no node, and gives no reason (requested at 08:00:00 UTC).",
+            "The autoscaler has not added a node and reports no reason (requested at 08:00:00 UTC).",
         ),
         ([an_event(FIRST, "NotTriggerScaleUp"), an_event(SECOND, "TriggeredScaleUp")], ADDING),
         ([an_event(a_placeholder(ONE_GPU, 7), "NotTriggerScaleUp")], REQUESTED),
@@ -205,5 +205,5 @@ def test_no_request_is_reported_for_placeholders_that_have_a_node() -> None:
 
 
 def test_keys_are_stable_and_differ_by_shape() -> None:
-    assert placeholder_key(a_demand(gpu=1)) == placeholder_key(a_demand(gpu=1))
-    assert len({placeholder_key(demand) for demand in (ONE_GPU, CPU, a_demand(pin=zone("a")))}) == 3
+    assert shape_key(a_demand(gpu=1)) == shape_key(a_demand(gpu=1))
+    assert len({shape_key(demand) for demand in (ONE_GPU, CPU, a_demand(pin=zone("a")))}) == 3

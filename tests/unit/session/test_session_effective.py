@@ -46,7 +46,7 @@ def test_what_the_session_names_holds_and_the_rest_comes_from_schema_and_templat
 def test_an_image_without_a_desktop_is_refused_with_one_that_works(image: str) -> None:
     blocked = refused({}, {"image": image})
     assert blocked.reason == "InvalidTemplate" and blocked.needs_change
-    assert f"spec.image: {image!r} contains no desktop" in blocked.message
+    assert f"spec.image: {image!r} contains no desktop, only a part of Selkies" in blocked.message
     assert "use `registry.example.com/vdi/desktop:1`" in blocked.message
 
 
@@ -97,7 +97,7 @@ def test_gpus_are_granted_exactly_or_refused_never_clipped(requested: int, defau
         ({"memory": "8Gi"}, {}, "spec.resources.memory: 8Gi is more than the 4Gi that template"),
         ({"memory": "8Gi"}, {"maxMemory": "8000Mi"}, "8Gi is more than the 8000Mi that"),
         ({"memory": "1Gi", "cpu": "2001m"}, {}, "spec.resources.cpu: 2001m is more than the 2 that template"),
-        ({"cpu": "1"}, {"defaultMemory": "2Gi"}, "4Gi holds where spec.resources names no memory"),
+        ({"cpu": "1"}, {"defaultMemory": "2Gi"}, "4Gi is the value if spec.resources sets no memory"),
         (
             {"ephemeralStorage": "21Gi"},
             {"defaultEphemeralStorage": "5Gi", "maxEphemeralStorage": "20Gi"},
@@ -230,7 +230,8 @@ def test_no_desktop_takes_the_portals_address() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hostname", "said"), [("alice-5tq2mzk4", "the operator makes"), ("xn--lice-8na", "encoded"), ("ab--c", "encoded")]
+    ("hostname", "said"),
+    [("alice-5tq2mzk4", "the operator generates"), ("xn--lice-8na", "encoded"), ("ab--c", "encoded")],
 )
 def test_hostname_that_looks_like_a_keyed_or_an_encoded_label_is_refused(hostname: str, said: str) -> None:
     problem = resolve(a_session(hostname=hostname), a_template(), ClusterSettings())

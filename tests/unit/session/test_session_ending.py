@@ -97,7 +97,7 @@ def test_end_is_announced_and_says_whether_it_can_be_moved() -> None:
     assert find_alerts(running(timeout="1h"), SETTINGS, soon - timedelta(seconds=1)) == ()
     (alert,) = find_alerts(running(timeout="1h"), SETTINGS, soon)
     assert (alert.type, alert.until) == (EXPIRING, "2026-11-20T09:00:00Z")
-    assert alert.message == "After 1h this desktop ends at 09:00 UTC; a longer spec.timeout moves the end."
+    assert alert.message == "After 1h this desktop ends at 09:00 UTC; a longer spec.timeout extends it."
     (alert,) = find_alerts(running(template={"maxTimeout": "1h", "onTimeout": "Suspend"}), SETTINGS, soon)
     assert alert.message == "After 1h this desktop is suspended at 09:00 UTC."
 
@@ -206,7 +206,7 @@ def test_pod_that_we_have_deleted_is_waited_for() -> None:
     terminating = a_pod(deletionTimestamp=CREATED, home="home")
     base = replace(running(), pod=None, terminating=terminating)
     waits = decide(base, SETTINGS, NOW).blocked
-    assert waits and "when node node-1 has stopped the one before" in waits.message
+    assert waits and "when node node-1 has stopped the previous one" in waits.message
     stuck = decide(replace(base, node=a_node(ready=False)), SETTINGS, NOW).blocked
     assert stuck and "out-of-service=nodeshutdown:NoExecute" in stuck.message
     assert "'home'" in stuck.message

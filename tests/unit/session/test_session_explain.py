@@ -11,40 +11,40 @@ from vdi.session.pulling import explain_pull
 FIXTURES = Path(__file__).parent / "fixtures"
 
 SENTENCES = [
-    ("image-not-found", "ImageNotFound", "registry.example.com/desktop:1 cannot be fetched: the registry has no such"),
+    ("image-not-found", "ImageNotFound", "registry.example.com/desktop:1 cannot be pulled: the registry has no such"),
     ("image-denied", "ImagePullDenied", "imagePullSecrets are missing or wrong"),
-    ("image-registry-unknown", "RegistryUnknown", "host name is unknown"),
-    ("image-registry-unreachable", "RegistryUnreachable", "does not answer"),
+    ("image-registry-unknown", "RegistryUnknown", "cannot resolve the registry's host name"),
+    ("image-registry-unreachable", "RegistryUnreachable", "does not respond"),
     ("image-registry-not-trusted", "RegistryNotTrusted", "certificate"),
     ("image-name-invalid", "ImageNameInvalid", "not a valid image name"),
     ("image-pull-unheard-of", "ImagePull", "no space left on device."),
     ("no-gpu-free", "NoGPUFree", "on any of 2 nodes: 2 without a free GPU (nvidia.com/gpu)."),
-    ("no-memory-one-node", "NoCapacity", "on the one node: 1 without enough free memory."),
+    ("no-memory-one-node", "NoCapacity", "on the only node: 1 without enough free memory."),
     (
         "no-room-mixed",
         "NoCapacity",
-        "1 without enough free CPU, 2 without enough free memory, 1 kept for others (taint gpu",
+        "1 without enough free CPU, 2 without enough free memory, 1 reserved by a taint (taint gpu",
     ),
     ("node-tainted", "NodesTainted", "(taint node.kubernetes.io/disk-pressure)."),
-    ("node-tainted-new-words", "NodesTainted", "1 kept for others (tainted)."),
-    ("home-on-other-node", "HomeOnOtherNode", "1 other than the one that holds the home volume"),
-    ("home-claim-missing", "MissingHome", "'home' is not there"),
+    ("node-tainted-new-words", "NodesTainted", "1 reserved by a taint (tainted)."),
+    ("home-on-other-node", "HomeOnOtherNode", "1 other than the one with the home volume"),
+    ("home-claim-missing", "MissingHome", "'home' does not exist"),
     ("home-unbound", "HomePending", "not bound yet"),
-    ("home-bound-unnoticed", "SchedulerLate", "has not looked again since"),
+    ("home-bound-unnoticed", "SchedulerLate", "has not retried yet"),
     ("other-volume-unbound", "VolumePending", "A volume that the template mounts is not bound yet."),
     ("home-not-provisioned", "HomeNotProvisioned", 'storageclass.storage.k8s.io "fast" not found.'),
-    ("home-lost", "HomeLost", "'home' is gone"),
+    ("home-lost", "HomeLost", "'home' no longer exists"),
     ("unschedulable-unheard-of", "Unschedulable", "3 node(s) had sunspots"),
     ("volume-mount-failed", "VolumeMount", 'SetUp failed for volume "nfs" : mount failed: exit status 32.'),
     ("volume-permission", "VolumePermission", "permission denied"),
     ("volume-on-other-node", "VolumeElsewhere", "attached to another node"),
-    ("config-map-missing", "MissingConfigMap", "ConfigMap 'app-conf', which is not there"),
-    ("secret-missing", "MissingSecret", "Secret 'licence', which is not there"),
-    ("secret-key-missing", "MissingKey", "key 'token', which the Secret 'licence' does not have"),
+    ("config-map-missing", "MissingConfigMap", "ConfigMap 'app-conf', which does not exist"),
+    ("secret-missing", "MissingSecret", "Secret 'licence', which does not exist"),
+    ("secret-key-missing", "MissingKey", "key 'token', which is missing in the Secret 'licence'"),
     ("runs-as-root", "BadPodConfig", "image will run as root"),
     ("bad-mount", "BadMount", "not a directory"),
     ("bad-command", "BadCommand", "executable file not found"),
-    ("crash-loop", "CrashLoop", "exit code 1 and was started again 4 times"),
+    ("crash-loop", "CrashLoop", "exit code 1 and was restarted 4 times"),
     ("oom-killed", "OutOfMemory", "spec.resources.memory"),
     ("oom-killed-now", "OutOfMemory", "spec.resources.memory"),
     ("oom-killed-unseen", "OutOfMemory", "spec.resources.memory"),
@@ -53,17 +53,17 @@ SENTENCES = [
     ("out-of-cpu", "NodeRefused", "have enough resource: cpu"),
     ("sandbox-failed", "NodeNetwork", "no IP addresses available"),
     ("looking-for-a-node", "Scheduling", "Looking for a node"),
-    ("preparing", "Preparing", "Node node-1 is getting the image ready."),
-    ("mount-tried-again", "Preparing", "Node node-1 is getting the image ready."),
+    ("preparing", "Preparing", "Node node-1 is preparing the image."),
+    ("mount-tried-again", "Preparing", "Node node-1 is preparing the image."),
     ("preparing-home", "Preparing", "and its home volume"),
-    ("starting-up", "Starting", "does not answer yet"),
+    ("starting-up", "Starting", "does not respond yet"),
 ]
 
 
 @pytest.mark.parametrize(("symptom", "code", "words"), SENTENCES, ids=[row[0] for row in SENTENCES])
 def test_symptom_is_explained_in_words(symptom: str, code: str, words: str) -> None:
     answer = explain(start_state_from_list((FIXTURES / f"{symptom}.json").read_bytes()))
-    assert answer.code == code
+    assert answer.reason == code
     assert words in answer.sentence
     assert answer.sentence.endswith((".", ")"))
     assert "\n" not in answer.sentence
@@ -83,22 +83,26 @@ def test_state_that_no_rule_knows_keeps_kubernetes_own_words() -> None:
     ("note", "code", "words"),
     [
         ("HTTP probe failed with statuscode: 401", "ProbeRefused", "or name the Secret with the password in basicAuth"),
-        ("HTTP probe failed with statuscode: 404", "ProbeRefused", "Set healthPath in the template to one that it has"),
-        ("HTTP probe failed with statuscode: 400", "ProbeRefused", "If it speaks HTTPS, set scheme: HTTPS"),
+        (
+            "HTTP probe failed with statuscode: 404",
+            "ProbeRefused",
+            "Set healthPath in the template to an existing page",
+        ),
+        ("HTTP probe failed with statuscode: 400", "ProbeRefused", "If it uses HTTPS, set scheme: HTTPS"),
         (
             'Get "https://10.42.0.5:8080/": http: server gave HTTP response to HTTPS client',
             "ProbeRefused",
-            "it speaks HTTP, and the template says scheme: HTTPS",
+            "it uses HTTP, but the template has scheme: HTTPS",
         ),
-        ("HTTP probe failed with statuscode: 503", "Starting", "does not answer yet"),
-        ('Get "http://10.42.0.5:8080/": dial tcp: connect: connection refused', "Starting", "does not answer yet"),
+        ("HTTP probe failed with statuscode: 503", "Starting", "does not respond yet"),
+        ('Get "http://10.42.0.5:8080/": dial tcp: connect: connection refused', "Starting", "does not respond yet"),
     ],
 )
 def test_an_image_that_answers_otherwise_than_its_template_says_is_named(note: str, code: str, words: str) -> None:
     pod = a_pod(container={"ready": False, "state": {"running": {"startedAt": "2026-11-20T08:00:03Z"}}})
     event = Event(ChildMeta(name="e"), reason="Unhealthy", note=f"Readiness probe failed: {note}")
     answer = explain(StartState(pod, events=(event,)))
-    assert (answer.code, answer.stuck) == (code, False)
+    assert (answer.reason, answer.stuck) == (code, False)
     assert words in answer.sentence
 
 
@@ -154,7 +158,7 @@ REFUSALS = [
         'Internal error occurred: failed calling webhook "pods.example.com": failed to call: connection refused',
         "Refused",
         False,
-        "is held up by an admission webhook that does not answer",
+        "is blocked by an admission webhook that does not respond",
     ),
 ]
 
@@ -188,7 +192,7 @@ def test_crash_is_reported_in_the_last_words_of_the_desktop() -> None:
     ended = {"exitCode": 1, "reason": "Error", "message": "starting\nXvfb: no space left on device\n\n"}
     container = {"restartCount": 3, "lastState": {"terminated": ended}}
     answer = explain(StartState(a_pod(container={**container, "state": {"waiting": {"reason": "CrashLoopBackOff"}}})))
-    assert "its last words: 'Xvfb: no space left on device'" in answer.sentence
+    assert "last log line: 'Xvfb: no space left on device'" in answer.sentence
     silent = {**container, "lastState": {"terminated": {**ended, "message": ""}}}
     answer = explain(StartState(a_pod(container={**silent, "state": {"waiting": {"reason": "CrashLoopBackOff"}}})))
     assert "kubectl logs --previous alice-desktop" in answer.sentence

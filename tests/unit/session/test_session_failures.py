@@ -98,7 +98,7 @@ def test_a_pod_that_the_scheduler_forgot_when_its_home_was_bound_is_lost() -> No
     loss = find_loss(pod, home, (), bound_at + SCHEDULER_TIMEOUT, bound_at=bound_at)
 
     assert loss is not None
-    assert loss.message == "The home volume is bound now; the scheduler has not looked again since."
+    assert loss.message == "The home volume is bound; the scheduler has not retried yet."
     counted = losing(a_session(), loss)
     assert counted.status.failures is not None
     assert pause_after(counted.status.failures) == timedelta(), "the desktop has no part in it"
@@ -153,7 +153,7 @@ def test_pause_is_reported_and_ends() -> None:
     lost = losing(a_session())
     problem = find_failure_block(lost, a_template(), NOW)
     assert problem and not problem.needs_change
-    assert problem.message == "It crashed. It is started again at 08:00:15 UTC (loss 1 in a row)."
+    assert problem.message == "It crashed. It is restarted at 08:00:15 UTC (failure 1 in a row)."
     assert find_failure_block(lost, a_template(), NOW + timedelta(seconds=10)) is None
 
 
@@ -163,7 +163,7 @@ def test_last_loss_says_what_a_person_can_do() -> None:
         session = losing(session)
     problem = find_failure_block(session, a_template(), NOW + timedelta(days=1))
     assert problem and problem.needs_change
-    assert "started again 5 times in vain" in problem.message
+    assert "restarted 5 times without success" in problem.message
     assert problem.message.endswith("vdi session restart alice-desktop")
 
 

@@ -93,7 +93,7 @@ def test_without_a_gateway_a_web_image_would_be_open_to_everybody() -> None:
         ({"protocol": "Web", "streaming": {"framerate": 30}}, "spec.streaming: an image with protocol 'Web' has no"),
         ({"protocol": "Web", "app": {"command": ["x"]}}, "spec.app: an image with protocol 'Web' has no Selkies"),
         ({"protocol": "Web", "keyboard": {"layout": "de"}}, "spec.keyboard: an image with protocol 'Web' has no"),
-        ({"basicAuthSecret": LOGIN}, "spec.basicAuthSecret: Selkies 2 takes tokens of the gateway"),
+        ({"basicAuthSecret": LOGIN}, "spec.basicAuthSecret: Selkies 2 uses tokens of the gateway"),
     ],
 )
 def test_what_the_image_cannot_take_is_refused_by_its_field(template: dict[str, Any], why: str) -> None:
@@ -105,9 +105,9 @@ def test_what_the_image_cannot_take_is_refused_by_its_field(template: dict[str, 
     [
         ({}, True, "/api/health", ""),
         ({"image": SELKIES_1}, False, "/health", "has Selkies 1"),
-        ({"protocol": "Web"}, False, "/", "serves a page of its own (protocol Web)"),
-        ({"protocol": "Web", "image": SELKIES_1}, False, "/", "serves a page of its own (protocol Web)"),
-        ({"protocol": "Later"}, False, "/", "serves a page of its own"),
+        ({"protocol": "Web"}, False, "/", "serves its own page (protocol Web)"),
+        ({"protocol": "Web", "image": SELKIES_1}, False, "/", "serves its own page (protocol Web)"),
+        ({"protocol": "Later"}, False, "/", "serves its own page"),
     ],
 )
 def test_each_level_has_its_tokens_its_health_path_and_its_viewers(

@@ -77,7 +77,7 @@ def test_a_gated_pod_is_not_taken_back_however_long_it_waits() -> None:
 )
 def test_the_session_says_what_kueue_says(pod: Pod, workload: Workload | None, message: str) -> None:
     explanation = explain(StartState(pod, workload=workload))
-    assert (explanation.code, explanation.sentence, explanation.stuck) == (Reason.SCHEDULING_GATED, message, False)
+    assert (explanation.reason, explanation.sentence, explanation.stuck) == (Reason.SCHEDULING_GATED, message, False)
 
 
 def test_waiting_in_kueues_queue_uses_no_time_of_the_run() -> None:

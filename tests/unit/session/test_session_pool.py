@@ -102,16 +102,16 @@ def test_desktop_that_goes_counts_no_more_and_is_not_removed_twice() -> None:
 @pytest.mark.parametrize(
     ("pod", "nodes", "words", "of_desktop"),
     [
-        (warm("a"), (a_node(unschedulable=True),), "closed for new desktops", False),
-        (warm("a"), (a_node(ready=False),), "does not answer", False),
+        (warm("a"), (a_node(unschedulable=True),), "accepts no new desktops", False),
+        (warm("a"), (a_node(ready=False),), "does not respond", False),
         (warm("a", node="gone"), (), "is gone", False),
         (warm("a", ready=False, phase="Failed", reason="Evicted"), (), "has ended (Evicted)", True),
         (warm("a", ready=False, restarts=3, since=1), (), "restarted 3 times", True),
-        (warm("a", ready=False, since=91), (), "has not answered for 90 s", True),
+        (warm("a", ready=False, since=91), (), "has not responded for 90 s", True),
         (
             warm("a", ready=False, node="", age=16, conditions=[{"type": "PodScheduled", "status": "False"}]),
             (),
-            "No node takes the desktop",
+            "No node can run the desktop",
             True,
         ),
     ],
@@ -246,12 +246,21 @@ def test_pool_of_a_template_with_homes_is_refused_in_words() -> None:
     assert pool_desktop(a_pool(), a_template(**NO_HOME), SETTINGS) == a_desktop()
 
 
+def test_pool_of_a_template_with_volumes_of_a_user_is_refused_in_words() -> None:
+    volume = {"name": "own", "mountPath": "/own", "subPath": "{user}", "persistentVolumeClaim": {"claimName": "own"}}
+    problem = pool_desktop(a_pool(), a_template(**NO_HOME, volumes=[volume]), SETTINGS)
+    assert isinstance(problem, Blocked)
+    assert (
+        problem.reason == "TemplateHasUserVolumes" and "Remove groups and {user} from spec.volumes" in problem.message
+    )
+
+
 def test_status_counts_and_says_what_is_missing() -> None:
     pool = a_pool(3)
     some = PoolPlan(ready=(warm("a"),), starting=(warm("b", ready=False),))
     filling = summarise(pool, some, 2, Obstacles(slow="The image is slow."), NOW)
     assert (filling.ready, filling.starting, filling.claimed) == (1, 1, 2)
-    assert filling.message == "1 of 3 desktops is ready, 1 on the way. The image is slow."
+    assert filling.message == "1 of 3 desktops is ready, 1 starting. The image is slow."
     assert filling.selector == "vdi.kasm.io/pool=warm,!vdi.kasm.io/session"
     assert [(condition.type, condition.status, condition.reason) for condition in filling.conditions] == [
         ("Ready", "False", "Filling")
@@ -283,7 +292,7 @@ def test_pause_grows_with_each_failure_and_is_said() -> None:
         pause = pause.after("It crashed.", NOW)
     assert pause.left(NOW) == timedelta(minutes=5)
     status = summarise(a_pool(1), PoolPlan(), 0, Obstacles(pause=once), NOW)
-    assert status.message == "0 of 1 desktops are ready. It crashed. The next one is made at 2026-11-20T09:00:10Z."
+    assert status.message == "0 of 1 desktops are ready. It crashed. The next one is started at 2026-11-20T09:00:10Z."
     assert status.conditions[0].reason == "DesktopsFail"
 
 

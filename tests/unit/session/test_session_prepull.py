@@ -185,8 +185,8 @@ ON_NODE: list[tuple[dict[str, Any], PullResult | None]] = [
         PullResult(
             False,
             "PullerFailed",
-            "The pod that fetches the image ended before it had it "
-            "(OutOfpods: Node didn't have enough resource: pods).",
+            "The pod that pulls the image ended before it was complete (OutOfpods: Node didn't have enough "
+            "resource: pods).",
         ),
     ),
     (
@@ -194,7 +194,7 @@ ON_NODE: list[tuple[dict[str, Any], PullResult | None]] = [
         PullResult(
             False,
             "ImageNameInvalid",
-            f"The image {IMAGE} cannot be fetched: its name is not a valid image name; fix the template's spec.image.",
+            f"The image {IMAGE} cannot be pulled: its name is not a valid image name; fix the template's spec.image.",
         ),
     ),
 ]
@@ -213,7 +213,7 @@ def test_trouble_that_may_pass_counts_after_a_while() -> None:
     assert verdict == PullResult(
         False,
         "NoRoom",
-        "The node has no capacity for the small pod that fetches the image (0/1 nodes are available: 1 Too many pods).",
+        "The node has no capacity for the small pod that pulls the image (0/1 nodes are available: 1 Too many pods).",
     )
     no_network = msgspec.convert(
         {"metadata": {"name": "e"}, "reason": "FailedCreatePodSandBox", "note": "cni is down"}, Event
@@ -223,7 +223,7 @@ def test_trouble_that_may_pass_counts_after_a_while() -> None:
     verdict = evaluate_puller(stuck, (no_network,), NOW + PULL_TIMEOUT)
     assert verdict and (verdict.reason, verdict.message) == (
         "NodeNetwork",
-        "The node cannot set the pod up: cni is down.",
+        "The node cannot set up the pod: cni is down.",
     )
     assert evaluate_puller(stuck, (), NOW + timedelta(minutes=50)) is None, "a large image takes its time"
 

@@ -148,7 +148,7 @@ def test_a_desktop_is_warned_and_then_suspended_at_the_end_of_working_hours() ->
     assert find_alerts(observed, SETTINGS, WARNING - timedelta(seconds=1)) == ()
     (alert,) = find_alerts(observed, SETTINGS, WARNING)
     assert (alert.type, alert.reason, alert.until) == (CLOSING, Reason.CLOSING_SOON, format_time(END))
-    assert "is suspended at 16:00 UTC unless someone moves the mouse or presses a key" in alert.message
+    assert "is suspended at 16:00 UTC unless someone uses mouse or keyboard" in alert.message
     (notice,) = find_notices(observed.session, [alert])
     assert notice.until_input
     shown = running(START, office(), **warned(WARNING))

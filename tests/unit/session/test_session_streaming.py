@@ -52,6 +52,9 @@ def test_what_the_templates_env_says_of_it_holds() -> None:
 @pytest.mark.parametrize(
     ("given", "desired"),
     [
+        ({"display": "X11"}, {"SELKIES_WAYLAND": "false"}),
+        ({"display": "Wayland"}, {"SELKIES_WAYLAND": "true"}),
+        ({"display": "Auto"}, {"SELKIES_WAYLAND": "auto"}),
         ({"encoder": "h265enc", "locked": ["encoder"]}, {"SELKIES_ENCODER": "h265enc"}),
         (
             {"encoder": "jpeg"},
@@ -166,23 +169,33 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"streaming": {"encoder": "nvh264enc"}}, "'nvh264enc' is not an encoder of Selkies 2"),
     ({"streaming": {"encoder": "openh264enc"}}, "'openh264enc' is not an encoder of Selkies 2"),
     ({"image": SELKIES_1, "streaming": {"encoder": "h264enc"}}, "'h264enc' is not an encoder of Selkies 1"),
-    ({"streaming": {"encoder": "jpeg", "transport": "webrtc"}}, "'jpeg' is not carried by transport 'WebRTC'"),
+    ({"streaming": {"encoder": "jpeg", "transport": "webrtc"}}, "'jpeg' is not supported by transport 'WebRTC'"),
     ({"image": SELKIES_1, "streaming": {"audio": False, "gamepad": True}}, "has no setting for audio, gamepad"),
     ({"image": SELKIES_1, "streaming": {"transport": "websocket"}}, "'WebSocket' is not a transport of Selkies 1"),
     ({"streaming": {"audio": False, "microphone": True}}, "spec.streaming.microphone: true needs audio: true"),
     ({"streaming": {"locked": ["framerate"]}}, "spec.streaming.locked: 'framerate' is not set"),
+    ({"image": SELKIES_1, "streaming": {"display": "Wayland"}}, "has no setting for display"),
+    (
+        {"streaming": {"display": "Wayland", "secondScreen": True}},
+        "spec.streaming.secondScreen: true is not possible with display 'Wayland'",
+    ),
+    ({"streaming": {"display": "Mir"}}, "spec.streaming.display: 'Mir' is not allowed; allowed: X11, Wayland, Auto"),
+    (
+        {"streaming": {"display": "Auto"}, "env": [{"name": "PIXELFLUX_WAYLAND", "value": "true"}]},
+        "PIXELFLUX_WAYLAND and spec.streaming.display set the same thing",
+    ),
     ({"streaming": {"clipboard": "Ask"}}, "spec.streaming.clipboard: 'Ask' is not allowed"),
     (
         {"streaming": {"framerate": 60}, "env": [{"name": "SELKIES_FRAMERATE", "value": "30"}]},
-        "SELKIES_FRAMERATE says what spec.streaming.framerate says too",
+        "SELKIES_FRAMERATE and spec.streaming.framerate set the same thing",
     ),
     (
         {"app": {"command": ["xterm"]}, "env": [{"name": "VDI_APP", "value": "[]"}]},
-        "VDI_APP says what spec.app.command says too",
+        "VDI_APP and spec.app.command set the same thing",
     ),
     (
         {"keyboard": {"layout": "de"}, "env": [{"name": "VDI_KEYBOARD_LAYOUT", "value": "fr"}]},
-        "VDI_KEYBOARD_LAYOUT says what spec.keyboard.layout says too",
+        "VDI_KEYBOARD_LAYOUT and spec.keyboard.layout set the same thing",
     ),
 ]
 
@@ -218,6 +231,7 @@ switches = {name: st.booleans() for name in ("audio", "microphone", "printing", 
 streams = st.fixed_dictionaries(
     {},
     optional={
+        "display": st.sampled_from(["X11", "Wayland", "Auto"]),
         "transport": st.sampled_from(["WebSocket", "WebRTC", "websocket", "webrtc"]),
         "encoder": st.sampled_from(ENCODERS + ENCODERS_1),
         "framerate": st.integers(8, 240),

@@ -74,7 +74,7 @@ def test_a_version_that_the_changelog_lacks_is_refused(repository: Path) -> None
 
 @pytest.mark.parametrize("version", ["", "v0.2.0", "0.2.0rc1", "next"])
 def test_a_version_in_another_style_is_refused(repository: Path, version: str) -> None:
-    with pytest.raises(ReleaseError, match=f"VERSION={version}: allowed are versions such as 0.2.0 and 0.2.0-rc.1"):
+    with pytest.raises(ReleaseError, match=f"VERSION={version}: allowed: versions such as 0.2.0 and 0.2.0-rc.1"):
         find_release(version, "", repository)
 
 
@@ -84,11 +84,11 @@ def test_commands_without_key_or_registry_say_what_is_allowed(signed: Path, caps
     assert ended.value.code == 2
     assert "argument --key: '' is no file" in capsys.readouterr().err
     assert main(["publish", "--dist", str(signed), "--registry", ""]) == 1
-    assert "REGISTRY=: allowed is HOST[:PORT]/PATH" in capsys.readouterr().err
+    assert "REGISTRY=: allowed: HOST[:PORT]/PATH" in capsys.readouterr().err
 
 
 def test_a_registry_that_is_an_address_is_refused(repository: Path) -> None:
-    with pytest.raises(ReleaseError, match=r"REGISTRY=https://r\.example\.com/: allowed is HOST"):
+    with pytest.raises(ReleaseError, match=r"REGISTRY=https://r\.example\.com/: allowed: HOST"):
         find_release(VERSION, "https://r.example.com/", repository)
 
 

@@ -39,7 +39,7 @@ def test_a_snapshot_is_the_checkout_as_it_is(checkout: Path, monkeypatch: pytest
     changed = find_snapshot("registry.example.com/vdi", checkout)
     assert changed.commit == f"{snapshot.commit}-dirty" and changed.epoch == 1790000000
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
-    with pytest.raises(ReleaseError, match="SOURCE_DATE_EPOCH=yesterday: allowed are seconds, such as"):
+    with pytest.raises(ReleaseError, match="SOURCE_DATE_EPOCH=yesterday: allowed: seconds, such as"):
         find_snapshot("", checkout)
 
 

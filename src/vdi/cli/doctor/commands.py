@@ -45,28 +45,32 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @with_connection
 def doctor(
     connection: KubeConnection,
-    session: Annotated[str | None, typer.Argument(help="Only this session, and all that it hangs on.")] = None,
+    session: Annotated[str | None, typer.Argument(help="Only this session and its dependencies.")] = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="Sessions of all namespaces.")] = False,
     output: FindingsOption = FindingsOutput.TEXT,
     bundle: Annotated[
         Path | None,
         typer.Option(
-            "--bundle", metavar="FILE", help="Save what was looked at here, without secrets and people's names."
+            "--bundle", metavar="FILE", help="Save the collected data in this file, without secrets and user names."
         ),
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", metavar="FILE", help="Look at a bundle in the place of a cluster."),
+        typer.Option("--from", metavar="FILE", help="Check a bundle instead of a cluster."),
     ] = None,
-    explain: Annotated[str | None, typer.Option("--explain", metavar="CODE", help="What a code means.")] = None,
+    explain: Annotated[str | None, typer.Option("--explain", metavar="CODE", help="Explain a code.")] = None,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Fix what needs no decision: shows each change, and asks.")
+        bool, typer.Option("--fix", help="Fix problems that need no decision: shows each change and asks.")
     ] = False,
     tries: Annotated[
         bool,
         typer.Option(
-            "--probe", help="Try the way in, TURN, and a pod with a volume, which is made and removed; up to 2 minutes."
+            "--probe",
+            help=(
+                "Try the connection to a desktop, TURN, and a pod with a volume, which is created and removed; up "
+                "to 2 minutes."
+            ),
         ),
     ] = False,
     record: Annotated[
@@ -74,16 +78,19 @@ def doctor(
         typer.Option(
             "--record",
             metavar="NAMESPACE/NAME",
-            help="Keep the numbers in this ConfigMap, which is there: the gateway's metrics show them. Status 0 then.",
+            help=(
+                "Store the counts in this existing ConfigMap: the gateway's metrics show them. The exit status is "
+                "then 0."
+            ),
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before changes of --fix.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print evidence in full.")] = False,
 ) -> None:
-    """What is broken, where, with the proof and the command that fixes it. It changes nothing without --fix.
+    """Find what is broken and where, with evidence and the command that fixes it. Changes nothing without --fix.
 
-    Causes come first, what follows from them is folded under them.
-    Status 0: nothing is wrong; 1: findings; 3: something could not be looked at, which is never a pass.
+    Each cause is listed first, with its consequences below it. Status 0: no problems; 1: findings; 3: something
+    could not be checked, which does not mean that it passed.
     """
     if explain is not None:
         _explain(explain)
@@ -93,7 +100,7 @@ def doctor(
         (fix and (source or output is not FindingsOutput.TEXT), "--fix cannot go with --from or -o: it asks a person"),
         (
             record is not None and not re.fullmatch(r"[^/]+/[^/]+", record),
-            f"--record {record}: allowed is NAMESPACE/NAME",
+            f"--record {record}: allowed: NAMESPACE/NAME",
         ),
         (record is not None and source, "--record cannot go with --from: it is about a cluster as it is now"),
         (tries and source, "--probe cannot go with --from: it tries a cluster"),
@@ -137,7 +144,7 @@ def _keep(connection: KubeConnection, where: str, findings: list[Finding], snaps
 def _explain(code: str) -> None:
     if code not in CODES:
         near = difflib.get_close_matches(code, CODES, n=3)
-        hint = f"; perhaps {' or '.join(near)} is meant" if near else f"; allowed: {', '.join(CODES)}"
+        hint = f"; did you mean {' or '.join(near)}?" if near else f"; allowed: {', '.join(CODES)}"
         raise CliError(f"--explain: there is no code {code!r}{hint}", USAGE)
     typer.echo("\n".join([f"{code}", "", *explain_code(CODES[code])]))
 

@@ -38,8 +38,8 @@ def apply_fixes(connection: KubeConnection, findings: Sequence[Finding], snapsho
             said = connection.run(partial(_apply, step=step))
             typer.echo(said)
             made += said == _MADE
-    left = "" if made == len(prepared) else f", {len(prepared) - made} left alone"
-    typer.echo(f"\n{made} change{'' if made == 1 else 's'} made{left}. Look again: {PROGRAM} doctor{connection.flags}")
+    left = "" if made == len(prepared) else f", {len(prepared) - made} skipped"
+    typer.echo(f"\n{made} change{'' if made == 1 else 's'} made{left}. Check again: {PROGRAM} doctor{connection.flags}")
 
 
 async def _prepare_all(client: Client, findings: Sequence[Finding], snapshot: Snapshot) -> list[tuple[Finding, Change]]:
@@ -52,5 +52,5 @@ async def _apply(client: Client, step: Change) -> str:
     try:
         await carry_out(client, step)
     except (Conflict, NotFound):
-        return "It has been changed by somebody else since it was looked at, and was left alone."
+        return "It was changed by someone else in the meantime, and was skipped."
     return _MADE

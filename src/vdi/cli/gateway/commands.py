@@ -15,7 +15,7 @@ app.add_typer(user_commands, name="user")
 
 @app.callback()
 def gateway() -> None:
-    """The portal, the login and the way into desktops."""
+    """The portal, the login and the access to desktops."""
 
 
 @app.command(epilog=examples("gateway run", "gateway run --kubeconfig ~/.kube/config --context kind-vdi"))
@@ -31,8 +31,10 @@ def run(
     VDI_TRUSTED_PROXIES (private networks), VDI_DATABASE_URL (sqlite+aiosqlite:////data/vdi.db), VDI_REDIS_URL (for
     several replicas), VDI_KEYS_SECRET (vdi-gateway-keys), VDI_USERS_SECRET (vdi-gateway-users), VDI_OIDC_ISSUER,
     VDI_OIDC_CLIENT_ID, VDI_OIDC_CLIENT_SECRET, VDI_OIDC_SCOPES (openid email profile groups), VDI_OIDC_GROUPS_CLAIM
-    (groups), VDI_OIDC_NAME, VDI_ADMIN_USERS, VDI_ADMIN_GROUPS, VDI_LIMITS_FILE, VDI_MAX_TIMEOUT (no limit),
-    VDI_RETENTION_DAYS (365), VDI_TOKEN_SECONDS (300), VDI_LOGIN_IDLE (12h), VDI_LOGIN_MAX (168h),
+    (groups), VDI_OIDC_NAME, VDI_ADMIN_USERS, VDI_ADMIN_GROUPS, VDI_LIMITS_FILE, VDI_PRICES_FILE,
+    VDI_MAX_TIMEOUT (no limit), VDI_BRAND_NAME (VDI), VDI_BRAND_LOGO,
+    VDI_BRAND_ACCENT, VDI_BRAND_BANNER, VDI_BRAND_TERMS, VDI_BRAND_SUPPORT_URL,
+    VDI_ICON_ORIGINS, VDI_RETENTION_DAYS (365), VDI_TOKEN_SECONDS (300), VDI_LOGIN_IDLE (12h), VDI_LOGIN_MAX (168h),
     VDI_OPERATOR_ACCOUNT, VDI_TURN_URLS, VDI_TURN_SECRET_FILE, VDI_TURN_TTL (12h), VDI_DOCTOR_RECORD,
     VDI_METRICS_TOKEN_FILE, VDI_LOG_LEVEL (info), VDI_LOG_FORMAT (text or json).
     """

@@ -32,9 +32,7 @@ from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 from vdi.release.location import gateway_namespaces
 
-app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="People who log in with a password of the gateway's."
-)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Users who log in with a password of the gateway.")
 
 T = TypeVar("T")
 _TRIES = 5
@@ -45,12 +43,15 @@ Namespace = Annotated[
         "--namespace",
         "-n",
         envvar="VDI_GATEWAY_NAMESPACE",
-        help=f"Namespace of the gateway; else where it is, or {RELEASE_NAMESPACE}.",
+        help=f"Namespace of the gateway; default: where it is installed, or {RELEASE_NAMESPACE}.",
     ),
 ]
 SecretName = Annotated[str, typer.Option("--secret", envvar="VDI_USERS_SECRET", help="Secret with the users.")]
 FromStdin = Annotated[
-    bool, typer.Option("--password-stdin", help="Read the password from standard input, one line. Else one is made.")
+    bool,
+    typer.Option(
+        "--password-stdin", help=("Read the password from standard input, one line. Default: a generated one.")
+    ),
 ]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="What to print.")]
 
@@ -83,7 +84,7 @@ class _Users:
                 except (Conflict, AlreadyExists):
                     continue
                 return
-            raise CliError(f"Secret {self.secret} was changed by others {_TRIES} times meanwhile: try again")
+            raise CliError(f"Secret {self.secret} was changed by others {_TRIES} times in the meantime: try again")
 
         _understood(lambda: self.connection.run(work))
 
@@ -119,10 +120,10 @@ def _users(namespace: str | None, kubeconfig: Path | None, context: str | None, 
 def add(
     user: User,
     *,
-    name: Annotated[str, typer.Option(help="The person's name, as the portal shows it.")] = "",
-    group: Annotated[list[str] | None, typer.Option(help="A group of theirs; may be given several times.")] = None,
+    name: Annotated[str, typer.Option(help="Display name of the user in the portal.")] = "",
+    group: Annotated[list[str] | None, typer.Option(help="A group of the user; repeatable.")] = None,
     admin: Annotated[
-        bool, typer.Option("--admin", help="They administer desktops: everyone's, limits, audit.")
+        bool, typer.Option("--admin", help="Make the user an administrator: all desktops, limits, audit log.")
     ] = False,
     password_stdin: FromStdin = False,
     namespace: Namespace = None,
@@ -131,14 +132,14 @@ def add(
     context: Context = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Let somebody log in with a password; a password that was made is printed once. At once, no restart."""
+    """Add a user who logs in with a password. A generated password is printed once. No restart is needed."""
     address = _address(user)
     password, hashed = _new_password(password_stdin)
 
     def entry(known: LocalUser | None) -> LocalUser:
         if known is not None:
             raise CliError(
-                f"{address} is there already; another password: {PROGRAM} gateway user passwd {address}", FINDINGS
+                f"{address} already exists; to set another password: {PROGRAM} gateway user passwd {address}", FINDINGS
             )
         return LocalUser(password=hashed, name=name, groups=tuple(group or ()), admin=admin)
 
@@ -157,7 +158,7 @@ def passwd(
     context: Context = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Give somebody another password. They are logged out everywhere within half a minute."""
+    """Set a new password for a user. The user is logged out everywhere within 30 seconds."""
     address = _address(user)
     password, hashed = _new_password(password_stdin)
 
@@ -165,7 +166,7 @@ def passwd(
         return msgspec.structs.replace(_there(address, known), password=hashed)
 
     _users(namespace, kubeconfig, context, secret).change(address, entry)
-    said = f"{address} has another password and is logged out everywhere within half a minute"
+    said = f"{address} has a new password and is logged out everywhere within 30 seconds"
     _tell(said, address, "" if password_stdin else password, output)
 
 
@@ -175,9 +176,9 @@ def list_(
     secret: SecretName = "vdi-gateway-users",  # noqa: S107 -- a name
     kubeconfig: Kubeconfig = None,
     context: Context = None,
-    output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
+    output: Annotated[ListOutput, typer.Option("--output", "-o", help="Output format.")] = ListOutput.TABLE,
 ) -> None:
-    """List those who log in with a password. No hash is shown."""
+    """List the users who log in with a password. Hashes are not shown."""
     users, problems = _users(namespace, kubeconfig, context, secret).read()
     for problem in problems:
         typer.secho(f"Warning: {problem}; this user cannot log in", err=True, fg=typer.colors.YELLOW)
@@ -193,7 +194,7 @@ def list_(
                 typer.echo(user)
         case ListOutput.TABLE | ListOutput.WIDE:
             if not users:
-                typer.echo(f"no user logs in with a password; add one: {PROGRAM} gateway user add ADDRESS", err=True)
+                typer.echo(f"no user logs in with a password; to add one: {PROGRAM} gateway user add ADDRESS", err=True)
                 return
             rows = [
                 [user, account.name or "-", ",".join(account.groups) or "-", "yes" if account.admin else "-"]
@@ -211,14 +212,14 @@ def rm(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Take somebody's password away. Logins and API tokens end within half a minute; their desktops stay."""
+    """Remove a user's password. Logins and API tokens end within 30 seconds; desktops are kept."""
     address = _address(user)
 
     def entry(known: LocalUser | None) -> None:
         _there(address, known)
 
     _users(namespace, kubeconfig, context, secret).change(address, entry)
-    typer.echo(f"{address} can no longer log in; what they have open ends within half a minute", err=True)
+    typer.echo(f"{address} can no longer log in; open connections end within 30 seconds", err=True)
 
 
 def _address(user: str) -> str:
@@ -230,7 +231,7 @@ def _address(user: str) -> str:
 
 def _there(address: str, known: LocalUser | None) -> LocalUser:
     if known is None:
-        raise CliError(f"there is no user {address}; {PROGRAM} gateway user ls shows who is", FINDINGS)
+        raise CliError(f"there is no user {address}; {PROGRAM} gateway user ls lists the users", FINDINGS)
     return known
 
 
@@ -255,6 +256,6 @@ def _tell(said: str, address: str, password: str, output: Output) -> None:
     if output is not Output.TABLE:
         print_data({"user": address} | ({"password": password} if password else {}), output)
         return
-    typer.echo(said if not password else f"{said}; the password, which is shown only now:", err=True)
+    typer.echo(said if not password else f"{said}; the password, which is shown only once:", err=True)
     if password:
         typer.echo(password)

@@ -52,13 +52,13 @@ app = typer.Typer(
 def configure(
     ctx: typer.Context,
     *,
-    replicas: Annotated[int, typer.Option(help="How many desktops may have one GPU; 1: not shared.")] = 8,
+    replicas: Annotated[int, typer.Option(help="How many desktops may share one GPU; 1: not shared.")] = 8,
     config: Annotated[
-        list[str] | None, typer.Option("--config", metavar="NAME=REPLICAS", help="One more named configuration.")
+        list[str] | None, typer.Option("--config", metavar="NAME=REPLICAS", help="An additional named configuration.")
     ] = None,
     node: Annotated[
         list[str] | None,
-        typer.Option("--node", metavar="NODE=NAME", help="A node that gets another than the default configuration."),
+        typer.Option("--node", metavar="NODE=NAME", help="A node with another configuration than the default."),
     ] = None,
     default: Annotated[
         str | None,
@@ -68,28 +68,31 @@ def configure(
     ] = None,
     rename_by_default: Annotated[
         bool,
-        typer.Option("--rename-by-default", help="Advertise nvidia.com/gpu.shared in the place of nvidia.com/gpu."),
+        typer.Option("--rename-by-default", help="Advertise nvidia.com/gpu.shared instead of nvidia.com/gpu."),
     ] = False,
     fail_requests_greater_than_one: Annotated[
         bool,
-        typer.Option("--fail-requests-greater-than-one", help="Pods that ask for more than one slice fail."),
+        typer.Option("--fail-requests-greater-than-one", help="Pods that request more than one slice fail."),
     ] = False,
     mig_strategy: Annotated[
-        str, typer.Option(help="For GPUs that MIG cuts in equal parts, each of which is then shared: single.")
+        str, typer.Option(help="For GPUs that MIG divides into equal parts, each of which is then shared: single.")
     ] = "none",
-    undo: Annotated[bool, typer.Option("--undo", help="Back to what was before the first configure.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the changes as a diff, and make none.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Restore the state before the first configure.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help=("Show the changes as a diff, without making them."))
+    ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Wait until the nodes advertise what they should.")
+        bool, typer.Option("--wait/--no-wait", help="Wait until the nodes advertise the configured GPUs.")
     ] = True,
-    timeout: Annotated[str, typer.Option(help="How long to wait at most.")] = "10m",
+    timeout: Annotated[str, typer.Option(help="Maximum time to wait.")] = "10m",
     output: PageOption = PageOutput.TABLE,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Share the GPUs: ConfigMap, ClusterPolicy with its default key, node labels, restart where needed, verification.
+    """Share the GPUs: set ConfigMap, ClusterPolicy and node labels, restart what needs it, and verify the nodes.
 
-    Works with the GPU Operator and with the device plugin alone. Running desktops go on; run it again at any time.
+    Works with the GPU Operator and with the device plugin alone. Running desktops are not affected. The command can
+    be repeated at any time.
     """
     connection = KubeConnection(kubeconfig=kubeconfig, context=context)
     if undo:
@@ -113,7 +116,7 @@ def configure(
         for line in findings_as_text(left):
             typer.echo(paint(line))
     if left:
-        typer.echo(f"not done within {timeout}; look again: {PROGRAM} gpu verify{connection.flags}", err=True)
+        typer.echo(f"not done within {timeout}; check again: {PROGRAM} gpu verify{connection.flags}", err=True)
     raise typer.Exit(exit_code(left))
 
 
@@ -124,7 +127,7 @@ def status(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """What the nodes have, how it is shared, how much is in use, and how busy the GPUs are (NVIDIA's DCGM exporter)."""
+    """Show the GPUs of each node, how they are shared, how many are in use, and their load (DCGM exporter)."""
 
     async def look(client: Client) -> tuple[GpuState, GpuMeasurements]:
         state = await collect(client)
@@ -145,7 +148,7 @@ def verify(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Whether each node advertises GPUs x replicas, and if not, what is wrong. Status 1: findings; 3: cannot tell."""
+    """Check whether each node advertises GPUs x replicas, and if not, why. Status 1: findings; 3: unknown."""
     state = _run(KubeConnection(kubeconfig=kubeconfig, context=context), collect)
     findings = find(state)
     code = exit_code(findings)
@@ -162,7 +165,10 @@ def _refuse_beside_undo(ctx: typer.Context) -> None:
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             option = f"--{name.replace('_', '-')}"
-            text = f"{option} cannot go with --undo, which brings back what was before; allowed: --dry-run, --no-wait"
+            text = (
+                f"{option} cannot be combined with --undo, which restores the previous state; allowed: --dry-run, "
+                "--no-wait"
+            )
             raise CliError(f"{text}, --timeout, -o", USAGE)
 
 
@@ -181,5 +187,5 @@ def _run(connection: KubeConnection, work: Callable[[Client], Awaitable[T]]) -> 
             return connection.run(work)
     except KeyboardInterrupt:
         again = f"{PROGRAM} gpu verify{connection.flags}"
-        typer.echo(f"Interrupted. What was changed stays, and running configure again goes on: {again}", err=True)
+        typer.echo(f"Interrupted. Changes so far are kept. To continue, run configure again: {again}", err=True)
         raise typer.Exit(INTERRUPTED) from None

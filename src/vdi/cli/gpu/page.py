@@ -14,8 +14,8 @@ from vdi.gpu.sharing.state import DaemonSet, GpuState, Node
 
 UNKNOWN = "UNKNOWN"
 WHOLE_GPUS = (
-    "BUSY and MEMORY are those of whole GPUs: under time-slicing it is not known what one desktop uses, nor whether it"
-    " is idle."
+    "BUSY and MEMORY are those of whole GPUs: under time-slicing it is unknown how much each desktop uses, and "
+    "whether it is idle."
 )
 
 
@@ -89,7 +89,7 @@ def status_lines(state: GpuState, measured: GpuMeasurements) -> list[str]:
             for plugin in data["devicePlugins"]
         )
         or "none found",
-        "RuntimeClass": "nvidia is there" if state.runtime_class else "nvidia is not there",
+        "RuntimeClass": "nvidia exists" if state.runtime_class else "nvidia does not exist",
         "DCGM exporter": ", ".join(measured.exporters) or "none found",
     }
     lines = [f"{name + ':':<15}{value}" for name, value in facts.items()]

@@ -49,9 +49,10 @@ _SHOWN_BYTES = 1 << 30
 _USER = re.compile(r"\S+@\S+\.\S+")
 
 Image = Annotated[
-    str | None, typer.Option("--image", help="Image with GNU tar for the pod; else that of the home's template.")
+    str | None,
+    typer.Option("--image", help=("Image with GNU tar for the pod; default: the image of the home's template.")),
 ]
-Kubectl = Annotated[Path | None, typer.Option("--kubectl", metavar="PATH", help="kubectl; else the one in PATH.")]
+Kubectl = Annotated[Path | None, typer.Option("--kubectl", metavar="PATH", help="kubectl; default: the one in PATH.")]
 
 
 @app.command(
@@ -70,10 +71,10 @@ def export(
     kubectl: Kubectl = None,
     output: PageOption = PageOutput.TABLE,
 ) -> None:
-    """Write a home to a tar.gz. Its desktop may run meanwhile; for a copy of one moment suspend it first.
+    """Write a home to a tar.gz file. The desktop may run; for a consistent copy, suspend it first.
 
-    A pod without privileges packs it; the pod is removed at the end, also after Ctrl-C. With `-` the report goes to
-    stderr. Status 1: no archive was written; 130: interrupted.
+    A pod without privileges packs the files; it is removed at the end, also after Ctrl-C. With `-` the report goes
+    to stderr. Status 1: no archive was written; 130: interrupted.
     """
     command = find_kubectl(kubectl, connection.kubeconfig, connection.context)
 
@@ -81,7 +82,7 @@ def export(
         homes, _ = await read_homes(client, connection.namespace)
         home = find_home(homes, name, connection)
         if home.deleted:
-            raise CliError(f"the home {name} is being deleted since {home.deleted}")
+            raise CliError(f"the home {name} has been terminating since {home.deleted}")
         templates = await client.list(TEMPLATES, into=VDITemplate)
         template = choose_template(home.template, templates, name, has_image=image is not None)
         return home.user, await export_home(run, name, template, sink, image=image)
@@ -112,20 +113,22 @@ def import_(
     connection: KubeConnection,
     file: Annotated[str, typer.Argument(help="A tar archive, plain or tar.gz; `-` is stdin.")],
     *,
-    user: Annotated[str, typer.Option("--user", help="Whose home it becomes (e-mail address).")],
-    template: Annotated[str, typer.Option("--template", "-t", help="Whose desktops use it, by the template's scope.")],
-    size: Annotated[str | None, typer.Option("--size", help="Size of the home; else as the template says.")] = None,
+    user: Annotated[str, typer.Option("--user", help="Owner of the new home (e-mail address).")],
+    template: Annotated[
+        str, typer.Option("--template", "-t", help=("Template whose desktops use it, by the template's scope."))
+    ],
+    size: Annotated[str | None, typer.Option("--size", help="Size of the home; default: the template's value.")] = None,
     image: Image = None,
     kubectl: Kubectl = None,
     output: PageOption = PageOutput.TABLE,
 ) -> None:
-    """Make the home that the next desktop of this user and template starts with, from an archive.
+    """Create a home from an archive; the next desktop of this user and template starts with it.
 
-    A home that exists is refused. No desktop starts on the new one before it is complete; an error or Ctrl-C
-    leaves no home. Status 1: nothing was imported; 130: interrupted.
+    An existing home is never changed. No desktop starts on the new home before it is complete; after an error or
+    Ctrl-C no home is left. Status 1: nothing was imported; 130: interrupted.
     """
     if not _USER.fullmatch(user):
-        raise CliError(f"--user {user}: allowed is an e-mail address", USAGE)
+        raise CliError(f"--user {user}: allowed: an e-mail address", USAGE)
     if size is not None:
         _check_size(size)
     command = find_kubectl(kubectl, connection.kubeconfig, connection.context)
@@ -141,7 +144,7 @@ def import_(
         return home.claim, await import_home(run, identity, home, offered[template], source, image=image)
 
     with _source(file) as source:
-        kept = "There is no home of it."
+        kept = "No home was created."
         name, copied = _copy(connection, command, lambda client, run: work(client, source, run), kept)
     if output is PageOutput.JSON:
         print_data({"home": name, "user": user, "template": template, "file": file, **_report(copied)}, output)
@@ -157,7 +160,7 @@ def _check_size(size: str) -> None:
     except ValueError as error:
         raise CliError(f"--size: {error}", USAGE) from error
     if not valid:
-        raise CliError(f"--size {size}: allowed are quantities above zero, such as 20Gi", USAGE)
+        raise CliError(f"--size {size}: allowed: quantities above zero, such as 20Gi", USAGE)
 
 
 async def _next_home(client: "Client", namespace: str, user: str, template: VDITemplate, size: str | None) -> Home:
@@ -216,13 +219,15 @@ def _sink(file: str) -> Iterator[FileIO]:
     """Where the archive goes: a file takes its name when all went well, and is deleted otherwise."""
     if file == _STREAM:
         if sys.stdout.isatty():
-            raise CliError("an archive is not for a terminal: name a file, or pipe stdout to a program", USAGE)
+            raise CliError(
+                "an archive cannot be written to a terminal: name a file, or pipe stdout to a program", USAGE
+            )
         with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as stream:
             yield stream
         return
     path = Path(file)
     if path.exists():
-        raise CliError(f"{file} exists already; name another file", USAGE)
+        raise CliError(f"{file} already exists; name another file", USAGE)
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
@@ -233,7 +238,7 @@ def _sink(file: str) -> Iterator[FileIO]:
             os.fsync(stream.fileno())
         os.link(name, path)
     except FileExistsError as error:
-        raise CliError(f"{file} has appeared meanwhile; name another file") from error
+        raise CliError(f"{file} was created in the meantime; name another file") from error
     finally:
         with suppress(FileNotFoundError):
             Path(name).unlink()
@@ -245,7 +250,7 @@ def _source(file: str) -> Iterator[FileIO]:
         if sys.stdin.isatty():
             raise CliError("stdin is a terminal: name a file, or pipe an archive to this command", USAGE)
     elif not Path(file).is_file():
-        raise CliError(f"{file}: there is no such file", USAGE)
+        raise CliError(f"{file}: this file does not exist", USAGE)
     # Without a buffer: at the end of the program no thread may hold its lock.
     opened = sys.stdin.fileno() if file == _STREAM else file
     with open(opened, "rb", buffering=0, closefd=file != _STREAM) as stream:

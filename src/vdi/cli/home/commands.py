@@ -18,7 +18,7 @@ from vdi.kube.resource import CLAIMS
 from vdi.kube.transport import Client
 from vdi.session.home_list import HomeSummary, why_not_deleted
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The volumes with people's files.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The volumes with users' files.")
 app.add_typer(archive_commands)
 app.add_typer(migrate_command)
 
@@ -29,10 +29,10 @@ Name = Annotated[str, typer.Argument(help="Name of the home (its PersistentVolum
 @with_connection
 def list_(
     connection: KubeConnection,
-    user: Annotated[str | None, typer.Option("--user", help="Only those of this user.")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="Only homes of this user.")] = None,
     output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
 ) -> None:
-    """List the homes: whose they are, how large, which desktop has them, when they were last used."""
+    """List the homes: owner, size, the desktop that uses each, and last use."""
     homes, _ = connection.run(lambda client: read_homes(client, connection.namespace))
     found = [msgspec.to_builtins(home) for home in homes if user is None or home.user == user]
     if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
@@ -48,7 +48,7 @@ def show(
     name: Name,
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
-    """Whose a home is, how large, which sessions have it, when it was last used."""
+    """Show one home: owner, size, the sessions that use it, and last use."""
     homes, _ = connection.run(lambda client: read_homes(client, connection.namespace))
     home = find_home(homes, name, connection)
     if output is not Output.TABLE:
@@ -66,7 +66,7 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before files are deleted.")] = False,
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
-    """Delete homes with all files in them. A home with a session is refused: end the session first."""
+    """Delete homes with all files in them. A home that a session uses is not deleted: end the session first."""
     homes, sessions = connection.run(lambda client: read_homes(client, connection.namespace))
     chosen = [find_home(homes, name, connection) for name in dict.fromkeys(names)]
     if refused := [why for home in chosen if (why := why_not_deleted(home, sessions))]:

@@ -81,26 +81,29 @@ class Result:
 def migrate(
     connection: KubeConnection,
     *,
-    template: Annotated[str, typer.Option("--template", "-t", help="Whose homes: those of this template.")],
-    to: Annotated[Scope, typer.Option("--to", help="The scope that they move to.")],
-    user: Annotated[str | None, typer.Option("--user", help="Only that of this user; else all, one by one.")] = None,
-    into: Annotated[str, typer.Option("--into", metavar="FOLDER", help="Into this folder of the new home.")] = "",
+    template: Annotated[str, typer.Option("--template", "-t", help="Template whose homes are moved.")],
+    to: Annotated[Scope, typer.Option("--to", help="The scope to which they move.")],
+    user: Annotated[
+        str | None,
+        typer.Option("--user", help=("Only the home of this user; default: all homes, one after the other.")),
+    ] = None,
+    into: Annotated[str, typer.Option("--into", metavar="FOLDER", help="Copy into this folder of the new home.")] = "",
     image: Annotated[
-        str | None, typer.Option("--image", help="Image with python3 for the pod; else that of the template.")
+        str | None, typer.Option("--image", help="Image with python3 for the pod; default: the image of the template.")
     ] = None,
     kubectl: Annotated[
-        Path | None, typer.Option("--kubectl", metavar="PATH", help="kubectl; else the one in PATH.")
+        Path | None, typer.Option("--kubectl", metavar="PATH", help="kubectl; default: the one in PATH.")
     ] = None,
     output: PageOption = PageOutput.TABLE,
 ) -> None:
-    """Copy homes into those of another scope, verify the copy, and use the new ones from then on.
+    """Copy homes into homes of another scope, verify the copies, and use the new homes from then on.
 
-    Sessions must be suspended or ended. A file of the new home that differs is never overwritten: it is listed, and
-    the home stays as it is. Old homes are kept until `vdi home rm`. After an interruption the same command goes on.
-    Status 1: not all homes were moved; 130: interrupted.
+    Sessions must be suspended or ended. A file of the new home with different content is never overwritten: it is
+    listed, and the old home stays in use. Old homes are kept until `vdi home rm`. After an interruption, run the
+    same command again. Status 1: not all homes were moved; 130: interrupted.
     """
     if into and ("/" in into or into in (".", "..") or len(into.encode()) > 255):
-        raise CliError(f"--into {into}: allowed is the name of one folder", USAGE)
+        raise CliError(f"--into {into}: allowed: the name of one folder", USAGE)
     command = find_kubectl(kubectl, connection.kubeconfig, connection.context)
     results: list[Result] = []
     with ProgressView() as view:
@@ -119,7 +122,7 @@ def migrate(
         try:
             connection.run(work)
         except KeyboardInterrupt:
-            view.say("Interrupted; the pod is removed, and the home that was being copied is as it was.")
+            view.say("Interrupted; the pod is removed, and the home that was being copied is unchanged.")
             raise typer.Exit(INTERRUPTED) from None
     if output is PageOutput.JSON:
         print_data({"homes": [result.report() for result in results]}, output)
@@ -160,8 +163,11 @@ def _print(results: list[Result], template: str, user: str | None) -> None:
             words = f"{result.files} files, {size_in_words(result.size)}"
             typer.echo(f"{result.user}: {words} from {result.source} in {result.target}")
             continue
-        typer.secho(f"Error: {result.user}: {result.message}. {result.source} stays the home.", err=True)
+        typer.secho(f"Error: {result.user}: {result.message}. {result.source} is still the home.", err=True)
         for path in result.paths[:_SHOWN]:
             typer.echo(f"  {path.encode('utf-8', 'surrogateescape').decode('utf-8', 'replace')}", err=True)
         if result.count > _SHOWN:
-            typer.echo(f"  and {result.count - _SHOWN} more; --into FOLDER puts the old home beside them", err=True)
+            typer.echo(
+                f"  and {result.count - _SHOWN} more; --into FOLDER puts the old home into a folder of its own",
+                err=True,
+            )

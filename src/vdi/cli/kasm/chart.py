@@ -5,13 +5,14 @@ from typing import Annotated
 import typer
 
 from vdi.cli.errors import USAGE, CliError
-from vdi.kasm.generations import Generation, Version, by_letter, parse_version
+from vdi.kasm.generations import ALL, Generation, Version, by_letter, parse_version
 
-GenerationOption = Annotated[
-    str, typer.Option("--generation", "-g", help="Of the chart: A (kasm-single-zone), B (kasm), C (kasm-helm).")
-]
+NEWEST = ALL[-1].letter
+CHARTS = ", ".join(f"{generation.letter} ({generation.chart})" for generation in ALL)
+GenerationOption = Annotated[str, typer.Option("--generation", "-g", help=f"Generation of the chart: {CHARTS}.")]
 VersionOption = Annotated[
-    str | None, typer.Option("--chart-version", metavar="VERSION", help="Of the chart.", show_default="newest known")
+    str | None,
+    typer.Option("--chart-version", metavar="VERSION", help=("Version of the chart."), show_default="newest known"),
 ]
 KasmNamespace = Annotated[
     str, typer.Option("--namespace", "-n", envvar="VDI_KASM_NAMESPACE", help="Namespace of Kasm Workspaces.")

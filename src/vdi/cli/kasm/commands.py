@@ -13,7 +13,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
-    help="Kasm Workspaces on K3s: can this cluster take it, with which values, install it, is it well, and why not.",
+    help="Kasm Workspaces on K3s: check the cluster, create values, install, validate, diagnose.",
 )
 app.add_typer(preflight_command)
 app.add_typer(values_commands, name="values")

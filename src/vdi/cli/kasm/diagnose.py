@@ -41,25 +41,28 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 )
 def diagnose(
     pod: Annotated[
-        str | None, typer.Argument(help="Only this pod, or the pods of this workload, and all that they wait for.")
+        str | None,
+        typer.Argument(help=("Only this pod, or the pods of this workload, and everything that they wait for.")),
     ] = None,
     *,
     namespace: KasmNamespace = "kasm",
     output: FindingsOption = FindingsOutput.TEXT,
     bundle: Annotated[
         Path | None,
-        typer.Option("--bundle", metavar="FILE", help="Save what was looked at here, without secrets and names."),
+        typer.Option(
+            "--bundle", metavar="FILE", help=("Save the collected data in this file, without secrets and names.")
+        ),
     ] = None,
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Look at a bundle in the place of a cluster.")
+        Path | None, typer.Option("--from", metavar="FILE", help="Check a bundle instead of a cluster.")
     ] = None,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Why pods of Kasm are stuck, as in Init:1/5: which waits for which, down to the one cause, and what fixes it.
+    """Find out why pods of Kasm are stuck, as in Init:1/5: what each waits for, the cause, and how to fix it.
 
-    Go by the name of the init container: the same number means another one in another chart. It changes nothing.
-    Status 0: nothing is wrong; 1: findings; 3: something could not be looked at, which is never a pass.
+    Identify an init container by its name: the same number is a different one in another chart. Changes nothing.
+    Status 0: no problems; 1: findings; 3: something could not be checked, which does not mean that it passed.
     """
     connection = KubeConnection(namespace=namespace, kubeconfig=kubeconfig, context=context)
     scope = Scope(namespace, kasm=True)
@@ -120,8 +123,8 @@ def _about(
     chosen = [name for name in names if name == pod or (pod in workloads and name.startswith(f"{pod}-"))]
     if not chosen and pod not in workloads:
         near = difflib.get_close_matches(pod, [*names, *workloads], n=2)
-        hint = f"; perhaps {' or '.join(near)} is meant" if near else f"; there are: {', '.join(names) or 'none'}"
-        raise CliError(f"there is no pod or workload {pod} of Kasm{hint}")
+        hint = f"; did you mean {' or '.join(near)}?" if near else f"; available: {', '.join(names) or 'none'}"
+        raise CliError(f"Kasm has no pod or workload {pod}{hint}")
     by_key = {finding.key: finding for finding in findings}
     kept: set[str] = set()
     for finding in findings:
@@ -139,15 +142,17 @@ def _summary(places: Iterable[Installation], findings: list[Finding], starting: 
     looked = "; ".join(_words(place) for place in places)
     if not findings:
         rest = (
-            f"{len(starting)} pods are starting, and nothing is wrong with them yet" if starting else "nothing is wrong"
+            f"{len(starting)} pods are starting, and they have no problems so far"
+            if starting
+            else ("no problems found")
         )
-        return f"Looked at {looked}: {rest}."
-    return f"Looked at {looked}: {count_findings(findings)}."
+        return f"Checked {looked}: {rest}."
+    return f"Checked {looked}: {count_findings(findings)}."
 
 
 def _words(kasm: Installation) -> str:
     ready = sum(pod.ready for pod in kasm.pods)
-    generation = f", generation {kasm.generation.letter}" if kasm.generation else ", a chart that is not known"
+    generation = f", generation {kasm.generation.letter}" if kasm.generation else ", an unknown chart"
     return f"{len(kasm.pods)} pods in {kasm.namespace} ({kasm.chart or 'no chart label'}{generation}), {ready} ready"
 
 

@@ -22,20 +22,20 @@ def read_values(file: Path) -> dict[str, Any]:
         raise CliError(f"{file}: {error}", COULD_NOT_LOOK) from error
     except yaml.MarkedYAMLError as error:
         where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise CliError(f"{file} is no YAML: {error.problem}{where}", USAGE) from error
+        raise CliError(f"{file} is not valid YAML: {error.problem}{where}", USAGE) from error
     except yaml.YAMLError as error:
-        raise CliError(f"{file} is no single YAML document", USAGE) from error
+        raise CliError(f"{file} is not a single YAML document", USAGE) from error
     if found is None:
         return {}
     if not isinstance(found, dict) or any(not isinstance(key, str) for key in found):
-        raise CliError(f"{file} has no values: allowed is a mapping, key by key", USAGE)
+        raise CliError(f"{file} has no values: allowed: a mapping, key by key", USAGE)
     return found
 
 
 def write_new(file: Path, text: str, *, private: bool = False) -> None:
     """All of it or nothing; never over a file that exists. `private`: only its owner may read it."""
     if file.exists():
-        raise CliError(f"{file} exists already; name another file, or remove it", USAGE)
+        raise CliError(f"{file} already exists; name another file, or remove it", USAGE)
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
         try:

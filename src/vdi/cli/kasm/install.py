@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from vdi.cli.errors import USAGE, CliError
-from vdi.cli.kasm.chart import GenerationOption, KasmNamespace, VersionOption, generation_of, version_of
+from vdi.cli.kasm.chart import NEWEST, GenerationOption, KasmNamespace, VersionOption, generation_of, version_of
 from vdi.cli.kasm.install_run import (
     ChartOption,
     ReleaseOption,
@@ -46,7 +46,7 @@ _LONG = "20m"
 def install(
     *,
     values: ValuesFiles = None,
-    generation: GenerationOption = "C",
+    generation: GenerationOption = NEWEST,
     chart_version: VersionOption = None,
     chart: ChartOption = "",
     release: ReleaseOption = "kasm",
@@ -58,10 +58,10 @@ def install(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Install Kasm Workspaces: hold the values against the chart, run helm, and show what waits for what.
+    """Install Kasm Workspaces: check the values, run helm, and show what each component waits for.
 
-    What fails is taken back. Before it: vdi kasm preflight; after it: vdi kasm validate. Status 1: refused or failed;
-    130: interrupted.
+    A failed installation is removed again. Before it: vdi kasm preflight; after it: vdi kasm validate. Status 1:
+    refused or failed; 130: interrupted.
     """
     selected, version = generation_of(generation), version_of(chart_version)
     given = values_of_files(values)
@@ -70,7 +70,7 @@ def install(
     at = where(KubeConnection(namespace, kubeconfig, context), release, helm, timeout, output)
 
     async def plan(run: Running) -> Plan:
-        run.view.waiting("the chart is read")
+        run.view.waiting("the chart is being read")
         return await plan_install(run, await chart_of(at, selected, version, chart), given)
 
     planned = work(at, plan)
@@ -90,13 +90,14 @@ def upgrade(
     *,
     values: ValuesFiles = None,
     generation: Annotated[
-        str | None, typer.Option("--generation", "-g", help="The next one: B or C.", show_default="the release's own")
+        str | None,
+        typer.Option("--generation", "-g", help=("The target generation: B or C."), show_default="the release's own"),
     ] = None,
     chart_version: VersionOption = None,
     chart: ChartOption = "",
     backup_to: Annotated[
         Path | None,
-        typer.Option("--backup-to", metavar="FILE", help="Where the database goes first.", show_default="a file here"),
+        typer.Option("--backup-to", metavar="FILE", help="File for the database dump.", show_default="a file here"),
     ] = None,
     release: ReleaseOption = "kasm",
     namespace: KasmNamespace = "kasm",
@@ -108,16 +109,17 @@ def upgrade(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Upgrade Kasm Workspaces: refused where it would lose the database, which is saved to a file here first.
+    """Upgrade Kasm Workspaces. Saves the database to a local file first; refuses to lose it.
 
-    Without -f the release's own values go on. What fails is rolled back. Status 1: refused or failed; 130: interrupted.
+    Without -f the release keeps its values. A failed upgrade is rolled back. Status 1: refused or failed; 130:
+    interrupted.
     """
     selected, version = generation_of(generation) if generation else None, version_of(chart_version)
     given = values_of_files(values)
     at = where(KubeConnection(namespace, kubeconfig, context), release, helm, timeout, output)
 
     async def plan(run: Running) -> Plan:
-        run.view.waiting("the chart is read")
+        run.view.waiting("the chart is being read")
         meant = selected or await installed_generation(run)
         return await plan_upgrade(run, await chart_of(at, meant, version, chart), given)
 
@@ -128,7 +130,7 @@ def upgrade(
         return
     with in_words():
         kubectl = find_kubectl(at.place) if planned.backup else None
-    confirm_change("Upgrade? Sessions may be cut off while Kasm restarts.", yes)
+    confirm_change("Upgrade? Sessions may be disconnected while Kasm restarts.", yes)
     file = backup_to or default_file(namespace, release)
 
     async def carry(run: Running) -> tuple[Backup | None, Revision]:
@@ -160,12 +162,12 @@ def _done(at: ReleaseOptions, plan: Plan, revision: Revision | None, saved: Back
     if revision is None:
         typer.echo("Nothing was changed." + (" The database would be saved first." if plan.backup else ""))
         return
-    typer.echo(f"Revision {revision.version} of {revision.name} is in place: {revision.chart_words}.")
+    typer.echo(f"Revision {revision.version} of {revision.name} is deployed: {revision.chart_words}.")
     if saved is not None:
-        typer.echo(f"The database as it was before: {saved.file}")
+        typer.echo(f"The database before the upgrade: {saved.file}")
     secret = passwords_secret(plan.chart.generation, at.release, plan.values)
     where_to = f"-n {at.connection.namespace}"
-    typer.echo(f"admin@kasm.local has the password in Secret {secret}, key admin-password:")
+    typer.echo(f"The password of admin@kasm.local is in Secret {secret}, key admin-password:")
     template = "{.data.admin-password}"
     typer.echo(f"  kubectl {where_to} get secret {secret} -o jsonpath='{template}' | base64 -d")
     typer.echo(f"Next: {PROGRAM} kasm validate {where_to}")

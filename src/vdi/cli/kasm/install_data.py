@@ -27,7 +27,8 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 def backup(
     *,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="FILE", help="Where it goes; never over a file that is there.")
+        Path | None,
+        typer.Option("--to", metavar="FILE", help=("File for the dump; an existing file is never overwritten.")),
     ] = None,
     release: ReleaseOption = "kasm",
     namespace: KasmNamespace = "kasm",
@@ -35,10 +36,10 @@ def backup(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Save the bundled database to a file that only you can read, and read it back before it counts.
+    """Save the bundled database to a file that only you can read, and verify the file completely.
 
-    It is in pg_dump's custom format. The passwords (Secret RELEASE-secrets) are not in it: keep those too.
-    Status 1: it was not saved.
+    The file has the custom format of pg_dump. It does not contain the passwords (Secret RELEASE-secrets): save
+    those too. Status 1: the database was not saved.
     """
     connection = KubeConnection(namespace, kubeconfig, context)
     file = (to or default_file(namespace, release)).absolute()
@@ -46,9 +47,7 @@ def backup(
     async def save(client: Client) -> Backup:
         revision = deployed(await read_revisions(client, namespace, release))
         if revision is None:
-            raise KasmRefusedError(
-                f"there is no release {release} in namespace {namespace}; allowed: one that is there"
-            )
+            raise KasmRefusedError(f"there is no release {release} in namespace {namespace}; allowed: an existing one")
         return await back_up(client, kubectl, generation_of_release(revision), release, file)
 
     with in_words():
@@ -57,14 +56,14 @@ def backup(
     if output is PageOutput.JSON:
         print_data({"file": str(done.file), "bytes": done.size, "tables": done.tables}, output)
         return
-    typer.echo(f"Saved {done.file}: {done.size:,} bytes, tables with data: {done.tables}; read back from end to end.")
+    typer.echo(f"Saved {done.file}: {done.size:,} bytes, tables with data: {done.tables}; verified completely.")
 
 
 @app.command(epilog=examples("kasm uninstall --dry-run", "kasm uninstall", "kasm uninstall --delete-data"))
 def uninstall(
     *,
     delete_data: Annotated[
-        bool, typer.Option("--delete-data", help="Delete the volumes and the passwords too: nothing of it is left.")
+        bool, typer.Option("--delete-data", help="Also delete the volumes and the passwords: nothing remains.")
     ] = False,
     release: ReleaseOption = "kasm",
     namespace: KasmNamespace = "kasm",
@@ -76,7 +75,7 @@ def uninstall(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Remove Kasm Workspaces. The database's volume stays, also where the chart would delete it; it asks first.
+    """Remove Kasm Workspaces. The database's volume is kept, also where the chart would delete it. Asks first.
 
     Status 1: refused or failed; 130: interrupted.
     """
@@ -90,7 +89,7 @@ def uninstall(
     if not dry_run:
         confirm_change("Uninstall?", yes)
         if delete_data and plan.claims:
-            confirm_change("Delete the database with all that is in it? It cannot be brought back.", yes)
+            confirm_change("Delete the database with all data? This cannot be undone.", yes)
         work(at, lambda run: remove(run, plan, delete_data=delete_data))
     if output is PageOutput.JSON:
         kept = [] if delete_data else [*plan.claims, *plan.secrets]
@@ -106,9 +105,9 @@ def removal_lines(plan: Removal, *, delete_data: bool) -> list[str]:
         lines += [f"DELETED: volume {name} with all data" for name in plan.claims]
         lines += [f"DELETED: Secret {name} with the passwords" for name in plan.secrets]
         return lines
-    lines += [f"stays: volume {name}; the next installation finds it again" for name in plan.claims]
-    lines += [f"stays: Secret {name}, whose password opens that database" for name in plan.secrets]
+    lines += [f"kept: volume {name}; the next installation uses it again" for name in plan.claims]
+    lines += [f"kept: Secret {name}, whose password opens that database" for name in plan.secrets]
     if plan.claims and plan.generation.new_passwords:
-        lines.append("The next installation makes new passwords unless its values (-f passwords.yaml) have these:")
+        lines.append("The next installation creates new passwords unless its values (-f passwords.yaml) have these:")
         lines += [f"  {take_passwords(plan.generation, plan.namespace, name)}" for name in plan.secrets]
     return lines

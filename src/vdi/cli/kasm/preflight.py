@@ -8,7 +8,7 @@ import yaml
 
 from vdi.cli.errors import USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
-from vdi.cli.kasm.chart import GenerationOption, KasmNamespace, VersionOption, generation_of, version_of
+from vdi.cli.kasm.chart import NEWEST, GenerationOption, KasmNamespace, VersionOption, generation_of, version_of
 from vdi.cli.options import Context, Kubeconfig, KubeConnection, examples
 from vdi.findings.model import exit_code
 from vdi.findings.render import Report
@@ -35,7 +35,7 @@ app = typer.Typer(rich_markup_mode=None)
 )
 def preflight(
     *,
-    generation: GenerationOption = "C",
+    generation: GenerationOption = NEWEST,
     chart_version: VersionOption = None,
     size: Annotated[str | None, typer.Option(help="deploymentSize: small, medium, large.")] = None,
     values: Annotated[
@@ -44,28 +44,28 @@ def preflight(
             "--values",
             "-f",
             metavar="FILE",
-            help="Your values (the last one wins), or what `helm template` printed (exact); - is stdin.",
+            help="Your values (the last file takes precedence), or the output of `helm template` (exact); - is stdin.",
         ),
     ] = None,
     hostname: Annotated[
-        str | None, typer.Option(help="Name that browsers will use.", show_default="that of the values")
+        str | None, typer.Option(help="Host name for browsers.", show_default="the values' host name")
     ] = None,
     ingress: Annotated[
         Ingress | None,
         typer.Option(
-            help="How browsers get in: the cluster's Traefik, or a LoadBalancer.", show_default="that of the values"
+            help="How browsers connect: the cluster's Traefik, or a LoadBalancer.", show_default="the values' setting"
         ),
     ] = None,
-    registry: Annotated[str, typer.Option(metavar="URL", help="Registry that images come from.")] = DOCKER_HUB,
+    registry: Annotated[str, typer.Option(metavar="URL", help="Registry of the images.")] = DOCKER_HUB,
     namespace: KasmNamespace = "kasm",
     output: FindingsOption = FindingsOutput.TEXT,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Whether this cluster can take Kasm Workspaces: each item measured, with what is observed, expected, and the fix.
+    """Check whether this cluster can run Kasm Workspaces; each item has observed and expected value and a fix.
 
-    Requests are held against what the nodes have left. Status 0: it can (warnings included); 1: it cannot; 3: an item
-    could not be looked at, which is never a pass.
+    Requests are compared with the free capacity of the nodes. Status 0: it can (warnings included); 1: it cannot;
+    3: an item could not be checked, which does not mean that it passed.
     """
     meant, version = generation_of(generation), version_of(chart_version)
     try:
@@ -94,7 +94,7 @@ def _planned(
         if values is None:
             if size or version or len(read) > 1:
                 raise ValueError(
-                    f"{file} has rendered manifests, which are whole: no --size, --chart-version, other -f"
+                    f"{file} has rendered manifests, which are complete: remove --size, --chart-version and other -f"
                 )
             return plan_of_manifests(generation, documents, namespace, f"manifests of {file}")
     given = merged(*(values for _, values, _ in read if values is not None))

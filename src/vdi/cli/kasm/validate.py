@@ -29,21 +29,21 @@ app = typer.Typer(rich_markup_mode=None)
 def validate(
     *,
     hostname: Annotated[
-        str | None, typer.Option(help="Name that browsers use.", show_default="that of the Ingress or IngressRoute")
+        str | None, typer.Option(help="Host name for browsers.", show_default="the host of the Ingress or IngressRoute")
     ] = None,
     connect: Annotated[
         str,
-        typer.Option(metavar="ADDRESS[:PORT]", help="Go there in the place of what the name resolves to."),
+        typer.Option(metavar="ADDRESS[:PORT]", help="Connect there instead of to the address of the host name."),
     ] = "",
     namespace: KasmNamespace = "kasm",
     output: FindingsOption = FindingsOutput.TEXT,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Whether Kasm Workspaces is whole: release, pods, Services, volumes, database, way in, certificate, web UI.
+    """Check an installation of Kasm Workspaces: release, pods, Services, volumes, database, certificate, web UI.
 
-    Each line says what is expected and what is seen. Status 0: it is (warnings included); 1: it is not; 3: a line could
-    not be looked at, which is never a pass.
+    Each line has the expected and the observed value. Status 0: valid (warnings included); 1: not valid; 3: a line
+    could not be checked, which does not mean that it passed.
     """
     if connect and not _is_address(connect):
         raise CliError(f"--connect is {connect!r}; allowed: an IP address, or one with a port (a.b.c.d:443)", USAGE)

@@ -11,7 +11,7 @@ import yaml
 
 from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
-from vdi.cli.kasm.chart import GenerationOption, KasmNamespace, VersionOption, generation_of, version_of
+from vdi.cli.kasm.chart import CHARTS, NEWEST, GenerationOption, KasmNamespace, VersionOption, generation_of, version_of
 from vdi.cli.kasm.files import read_values, write_new
 from vdi.cli.options import PROGRAM, examples
 from vdi.cli.output import PageOption, PageOutput, columns, print_data
@@ -19,7 +19,8 @@ from vdi.findings.model import Finding, exit_code
 from vdi.findings.render import Report, count_findings
 from vdi.kasm.generations import ALL, Generation
 from vdi.kasm.values.check import check_values, looks_like
-from vdi.kasm.values.migrate import CannotMigrateError, Fate, Migration, migrate
+from vdi.kasm.values.migrate import CannotMigrateError, Migration, migrate
+from vdi.kasm.values.migrate_table import Fate
 from vdi.kasm.values.options import BadOptionsError, ExternalDatabase, Ingress, InstallOptions, Profile
 from vdi.kasm.values.render import render
 from vdi.kasm.values.rules import Subject
@@ -29,11 +30,11 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
-    help="Values for Kasm's chart: a file from a few options, a check of your own, the move to the next generation.",
+    help="Values for Kasm's chart: create a file from a few options, check your own, convert to the next generation.",
 )
 
 
-ReleaseOption = Annotated[str, typer.Option("--release", metavar="NAME", help="Helm release that it will be.")]
+ReleaseOption = Annotated[str, typer.Option("--release", metavar="NAME", help="Name of the Helm release.")]
 WriteOption = Annotated[
     Path | None, typer.Option("--write", "-w", metavar="FILE", help="Write here.", show_default="print it")
 ]
@@ -51,34 +52,39 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Your values;
 )
 def render_command(
     *,
-    hostname: Annotated[str, typer.Option(help="Name that people type.")],
-    generation: GenerationOption = "C",
+    hostname: Annotated[str, typer.Option(help="Host name for browsers.")],
+    generation: GenerationOption = NEWEST,
     chart_version: VersionOption = None,
     release: ReleaseOption = "kasm",
     size: Annotated[str, typer.Option(help="deploymentSize: small, medium, large.")] = "small",
-    profile: Annotated[Profile, typer.Option(help="The machine: the chart's own presets, or one K3s node.")] = (
+    profile: Annotated[Profile, typer.Option(help="Size of the machine: the chart's own presets, or one K3s node.")] = (
         Profile.CHART
     ),
-    ingress: Annotated[Ingress, typer.Option(help="How browsers get in.")] = Ingress.TRAEFIK,
+    ingress: Annotated[Ingress, typer.Option(help="How browsers connect.")] = Ingress.TRAEFIK,
     storage_class: Annotated[
-        str, typer.Option(help="Of the database's volume.", show_default="cluster's default; with 4gb, 8gb local-path")
+        str,
+        typer.Option(
+            help=("StorageClass of the database's volume."), show_default="cluster's default; with 4gb, 8gb local-path"
+        ),
     ] = "",
     tls_secret: Annotated[str, typer.Option(help="Secret of type kubernetes.io/tls.")] = "",
     passwords_secret: Annotated[
-        str, typer.Option(help="Secret with Kasm's passwords that exists.", show_default="the chart makes one")
+        str, typer.Option(help="Existing Secret with Kasm's passwords.", show_default="created by the chart")
     ] = "",
     resolver: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="DNS of the cluster; needed where the chart is only rendered.")
+        str, typer.Option(metavar="ADDRESS", help="DNS of the cluster; required if the chart is only rendered.")
     ] = "",
     database_host: Annotated[str, typer.Option(help="PostgreSQL outside the chart.", show_default="bundled")] = "",
     database_port: Annotated[int, typer.Option(help="Its port.")] = 5432,
     database_secret: Annotated[str, typer.Option(help="Secret with its password, under --database-key.")] = "",
     database_key: Annotated[str, typer.Option(help="Key in that Secret.")] = "db-password",
-    database_master_user: Annotated[str, typer.Option(help="Who may create database and user.")] = "",
-    database_master_secret: Annotated[str, typer.Option(help="Secret with that one's password (key password).")] = "",
+    database_master_user: Annotated[str, typer.Option(help="User that may create database and user.")] = "",
+    database_master_secret: Annotated[
+        str, typer.Option(help=("Secret with the password of that user (key password)."))
+    ] = "",
     write: WriteOption = None,
 ) -> None:
-    """A values file, ordered and commented, from a few options. No password is in it, and none is asked for."""
+    """Create a values file, ordered and commented, from a few options. It contains no passwords."""
     database = ExternalDatabase(
         database_host,
         database_port,
@@ -122,16 +128,16 @@ def render_command(
 def check_command(
     file: FileArgument,
     *,
-    generation: GenerationOption = "C",
+    generation: GenerationOption = NEWEST,
     chart_version: VersionOption = None,
     rendered: Annotated[
-        bool, typer.Option("--rendered", help="It goes through helm template or GitOps, without a cluster.")
+        bool, typer.Option("--rendered", help="The values are used with helm template or GitOps, without a cluster.")
     ] = False,
     output: FindingsOption = FindingsOutput.TEXT,
 ) -> None:
-    """Hold your own file against the chart: keys that it does not read, wrong values, what does not go together.
+    """Check your values file against the chart: keys that it does not read, invalid values, and conflicts.
 
-    Status 0: nothing, or warnings only; 1: errors.
+    Status 0: no problems, or only warnings; 1: errors.
     """
     found, version = generation_of(generation), version_of(chart_version)
     subject = Subject(found, version or found.newest, read_values(file), rendered)
@@ -158,15 +164,18 @@ def check_command(
 def migrate_command(
     file: FileArgument,
     *,
-    source: Annotated[str, typer.Option("--from", metavar="GENERATION", help="A, B or C.")],
-    target: Annotated[str, typer.Option("--to", metavar="GENERATION", help="A later one, or the same.")] = "C",
+    source: Annotated[str, typer.Option("--from", metavar="GENERATION", help=f"Generation of the file: {CHARTS}.")],
+    target: Annotated[
+        str,
+        typer.Option("--to", metavar="GENERATION", help="Generation of the target chart: a later one, or the same."),
+    ] = NEWEST,
     chart_version: VersionOption = None,
     write: WriteOption = None,
     output: PageOption = PageOutput.TABLE,
 ) -> None:
-    """Carry a values file from one generation of the chart to a later one. The report goes to stderr.
+    """Convert a values file from one generation of the chart to a later one. The report goes to stderr.
 
-    Status 0: done; 1: done, and something in it needs a person.
+    Status 0: done; 1: done, and some values must be converted manually.
     """
     old, new, version = generation_of(source), generation_of(target), version_of(chart_version)
     try:
@@ -208,7 +217,7 @@ def secret_command(
     ] = None,
     write: WriteOption = None,
 ) -> None:
-    """The Secret with Kasm's passwords, as a manifest, for --passwords-secret. It is never shown on a terminal."""
+    """Create the Secret with Kasm's passwords, as a manifest, for --passwords-secret. Never shown on a terminal."""
     given = read_values(source) if source else {}
     try:
         manifest = secret_manifest(f"{release}-secrets", namespace, given, secrets.choice)
@@ -220,7 +229,7 @@ def secret_command(
         typer.echo(f"Wrote {write} (only you can read it): {', '.join(KEYS)}.", err=True)
         typer.echo(f"Next: kubectl apply -f {write}, then --passwords-secret {release}-secrets", err=True)
     elif sys.stdout.isatty():
-        raise CliError("passwords are not shown on a terminal: --write FILE, or pipe it into kubectl", USAGE)
+        raise CliError("passwords are not shown on a terminal: --write FILE, or pipe them into kubectl", USAGE)
     else:
         typer.echo(text, nl=False)
 
@@ -231,13 +240,13 @@ def _chart(subject: Subject) -> str:
 
 def _summary(findings: Sequence[Finding], subject: Subject) -> str:
     if not findings:
-        return f"Nothing is wrong with these values for chart {_chart(subject)}."
+        return f"These values have no problems for chart {_chart(subject)}."
     return f"{count_findings(findings)}, for chart {_chart(subject)}."
 
 
 def _hint(other: Generation, meant: Generation) -> str:
     """These are values of another generation."""
-    carry = f", or carry them over: {PROGRAM} kasm values migrate --from {other.letter} --to {meant.letter}"
+    carry = f", or convert them: {PROGRAM} kasm values migrate --from {other.letter} --to {meant.letter}"
     forward = ALL.index(other) < ALL.index(meant)
     return (
         f"These look like values of generation {other.letter} ({other.chart}): check them with -g {other.letter}"

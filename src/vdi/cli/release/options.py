@@ -26,21 +26,23 @@ Namespace = Annotated[
         "--namespace",
         "-n",
         envvar="VDI_RELEASE_NAMESPACE",
-        help=f"Namespace of operator and gateway; else where the release is, or {RELEASE_NAMESPACE}.",
+        help=f"Namespace of operator and gateway; default: the release's namespace, or {RELEASE_NAMESPACE}.",
     ),
 ]
 ReleaseName = Annotated[str, typer.Option("--release", help="Name of the Helm release.")]
 ValuesFiles = Annotated[
     list[Path] | None,
-    typer.Option("--values", "-f", metavar="FILE", help="Values; the last one wins. Secrets go here."),
+    typer.Option("--values", "-f", metavar="FILE", help="Values; the last file takes precedence. Put secrets here."),
 ]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One value, as helm takes it.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A single value, as for helm.")]
 ChartFolder = Annotated[
-    Path | None, typer.Option("--chart", metavar="DIR", help="The chart; else the one that vdi brings.")
+    Path | None, typer.Option("--chart", metavar="DIR", help="The chart; default: the one included in vdi.")
 ]
-HelmPath = Annotated[Path | None, typer.Option("--helm", metavar="PATH", help="Helm 3 or 4; else the one in PATH.")]
-Timeout = Annotated[str, typer.Option("--timeout", help="How long everything may take to be ready.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and show what would be done, and change nothing.")]
+HelmPath = Annotated[Path | None, typer.Option("--helm", metavar="PATH", help="Helm 3 or 4; default: the one in PATH.")]
+Timeout = Annotated[str, typer.Option("--timeout", help="Time limit until everything is ready.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help=("Check and show what would be done, without changing anything."))
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 

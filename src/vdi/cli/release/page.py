@@ -19,7 +19,7 @@ _FIELDS = 25
 def summary_line(changes: Sequence[Change]) -> str:
     """`12 new, 3 changed, 1 removed`."""
     counted = Counter(change.action for change in changes)
-    words = {"+": "new", "~": "changed", "-": "removed", "=": "left on the cluster"}
+    words = {"+": "new", "~": "changed", "-": "removed", "=": "remains on the cluster"}
     return ", ".join(f"{counted[sign]} {word}" for sign, word in words.items() if counted[sign]) or "nothing changes"
 
 
@@ -74,7 +74,7 @@ def change_lines(changes: Sequence[Change]) -> Iterator[str]:
             yield f"    ... and {len(lines) - _FIELDS} lines more (-o json has every field)"
 
 
-_AFTER = {"=": "  (leaves the release, stays on the cluster)"}
+_AFTER = {"=": "  (leaves the release, remains on the cluster)"}
 
 
 def change_data(changes: Sequence[Change]) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ class Question(NamedTuple):
 
 
 _QUESTIONS = (
-    Question("--domain", "Domain; desktops and portal get hosts below it", None, domain_values),
+    Question("--domain", "Domain; desktops and portal have hosts below it", None, domain_values),
     Question(
         "--certificate",
         "Certificate of *.DOMAIN: none (Traefik's own), secret:NAME (a TLS Secret), issuer:NAME (of cert-manager),"
@@ -39,8 +39,8 @@ def essential_values(domain: str | None, certificate: str | None, admin: str | N
     missing = [question.option for question, text in given.items() if text is None]
     if ask and missing and not sys.stdin.isatty():
         raise CliError(
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing, and there is no terminal to ask."
-            " Set them, or give values with -f or --set",
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing, and there is no terminal for "
+            "questions. Set them, or pass values with -f or --set",
             USAGE,
         )
     values: dict[str, Any] = {}

@@ -96,13 +96,13 @@ def change_release(
     elif refused or dry_run:
         print_report(_report(facts, findings, changes, None), output)
     if refused:
-        count = f"{len(refused)} thing{'s stand' if len(refused) > 1 else ' stands'} in the way"
+        count = f"{len(refused)} problem{'s prevent' if len(refused) > 1 else ' prevents'} the change"
         raise CliError(f"{count}; nothing was changed: {refused[0].message}")
     if dry_run:
         return
     if upgrading:
-        unchanged = "" if changes else "Only what was changed by hand would be changed back. "
-        confirm_change(f"{unchanged}Upgrade? Running desktops go on.", yes)
+        unchanged = "" if changes else "Only manual changes would be reverted. "
+        confirm_change(f"{unchanged}Upgrade? Running desktops are not affected.", yes)
     else:
         confirm_change(f"Install into namespace {facts.namespace}?", yes)
     revision = run(at, lambda client: _apply(client, at, facts, change))
@@ -121,7 +121,7 @@ async def _prepare(
         values = replace(values, kept=before.config or {})
     change = Change(at.release, str(chart.folder), at.place, values)
     with ReleaseView() as view:
-        view.waiting("the cluster is looked at")
+        view.waiting("the cluster is being checked")
         facts = await gather(client, at.helm, chart, change)
     findings = run_checks(facts, now_utc(), upgrading=upgrading)
     old = facts.before.objects() if facts.before else []

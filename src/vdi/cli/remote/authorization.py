@@ -61,9 +61,9 @@ async def exchange_code(client: GatewayClient, request: AuthorizationRequest, co
             return Login(answer["user"], answer["token"], answer.get("expires", ""), ca)
         why = str(answer["error_description"])
     except (ValueError, KeyError, TypeError) as error:
-        words = f"{request.server} answers {status} to the code, and not as a gateway of VDI does"
+        words = f"{request.server} responds with {status} to the code, which a gateway of VDI does not do"
         raise CliError(words) from error
-    raise CliError(f"{request.server} gives no token for this code: {why}")
+    raise CliError(f"{request.server} issues no token for this code: {why}")
 
 
 async def revoke_token(server: str, login: Login) -> None:
@@ -90,9 +90,9 @@ class LoopbackReceiver:
             )
             raise CliError(said) from error
         if not hmac.compare_digest(answer.get("state", ""), request.state):
-            raise CliError("what came back from the browser belongs to another login; try again")
+            raise CliError("the response from the browser belongs to another login; try again")
         if not answer.get("code"):
-            raise CliError(f"the gateway sent no code back: {answer.get('error', 'it does not say why')}")
+            raise CliError(f"the gateway sent no code back: {answer.get('error', 'no reason was given')}")
         return answer["code"]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -106,7 +106,7 @@ class LoopbackReceiver:
             url = urlsplit(words[1] if len(words) == 3 and words[0] == "GET" else "")
             found = {name: values[0] for name, values in parse_qs(url.query).items()}
             ours = url.path == "/callback" and "state" in found
-            page = "Logged in: go back to the terminal. This page can be closed." if ours else "Not found."
+            page = "Logged in. Return to the terminal. You can close this page." if ours else "Not found."
             writer.write(_response(200 if ours else 404, page))
             await writer.drain()
             if ours and not self._answer.done():

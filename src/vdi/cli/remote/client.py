@@ -58,7 +58,7 @@ class GatewayClient:
         """That there is a gateway, and that its certificate is trusted. Raises CliError."""
         async with self._open("GET", "/api/v1/openapi.json") as answer:
             if answer.headers.get("content-type", "").partition(";")[0] != "application/json":
-                raise CliError(f"{self.server} is no gateway of VDI; is the address right?", COULD_NOT_LOOK)
+                raise CliError(f"{self.server} is not a gateway of VDI; check the address", COULD_NOT_LOOK)
 
     async def post_form(self, path: str, fields: Mapping[str, str]) -> tuple[int, bytes]:
         """Send a form outside of the API; the answer's status and body, whatever it is."""
@@ -76,6 +76,11 @@ class GatewayClient:
     async def get(self, path: str, **query: str) -> Any:
         """Read `/api/v1` + path; quote path segments with `quote`."""
         return await self.send("GET", path, query=query)
+
+    async def text(self, path: str, **query: str) -> str:
+        """Read `/api/v1` + path as text, such as CSV."""
+        async with self._open("GET", f"/api/v1{path}", query=query, headers={"Accept": "*/*"}) as answer:
+            return (await answer.aread()).decode()
 
     async def items(self, path: str, **query: str) -> list[Any]:
         """All items of a list, page by page."""
@@ -187,11 +192,11 @@ def _refusal(server: str, status: int, body: bytes) -> CliError:
         problem = json.loads(body)
         detail = str(problem["detail"])
     except (ValueError, KeyError, TypeError):
-        words = f"{server} answers {status}, and not as a gateway of VDI does; is the address right?"
+        words = f"{server} responds with {status}, which a gateway of VDI does not do; check the address"
         return CliError(words, COULD_NOT_LOOK)
     if status == 401:
         return LoggedOutError(
-            f"{server} does not accept the login that is kept here: {detail} Log in again: vdi login {server}",
+            f"{server} rejects the login that is stored here: {detail} Log in again: vdi login {server}",
             COULD_NOT_LOOK,
         )
     if status == 404:

@@ -54,8 +54,8 @@ def read_logins() -> Logins:
         raise CliError(f"{path} cannot be read: {error.strerror}", COULD_NOT_LOOK) from error
     if os.name == "posix" and mode & 0o077:
         raise CliError(
-            f"{path} has mode {mode:04o}, so others on this machine may read the tokens in it; allowed is 0600."
-            f" Log in again, so that what they may have read is worth nothing: rm {path}; vdi login URL",
+            f"{path} has mode {mode:04o}, so others on this machine may read the tokens in it; allowed: 0600. Log "
+            f"in again, so that tokens that may have been read become invalid: rm {path}; vdi login URL",
             COULD_NOT_LOOK,
         )
     try:

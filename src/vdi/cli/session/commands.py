@@ -31,7 +31,7 @@ app = typer.Typer(
 Name = Annotated[str, typer.Argument(help="Name of the session.")]
 Guest = Annotated[str, typer.Argument(help="E-mail address of the guest.")]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="What to print.")]
-WaitOption = Annotated[bool, typer.Option("--wait", help="Return when it is done.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until it is done.")]
 _GONE_SECONDS = 60.0
 _SUSPENDED_SECONDS = 60.0
 _STUCK = f"the operator has not removed it; is it running? {operations.FIND_OPERATOR}"
@@ -48,12 +48,14 @@ _STUCK = f"the operator has not removed it; is it running? {operations.FIND_OPER
 def create(
     target: Target,
     name: Annotated[
-        str | None, typer.Argument(help="Name of the session; without it USER-TEMPLATE, as in alice-ubuntu-desktop.")
+        str | None, typer.Argument(help="Name of the session; default: USER-TEMPLATE, as in alice-ubuntu-desktop.")
     ] = None,
     *,
-    template: Annotated[str, typer.Option("--template", "-t", help="The kind of desktop; see `template ls`.")],
-    user: Annotated[str | None, typer.Option(envvar="VDI_USER", help="Whose desktop: an e-mail address.")] = None,
-    gpu: Annotated[int | None, typer.Option(help="GPUs; without it what the template says.")] = None,
+    template: Annotated[str, typer.Option("--template", "-t", help="The template; see `template ls`.")],
+    user: Annotated[
+        str | None, typer.Option(envvar="VDI_USER", help=("Owner of the desktop: an e-mail address."))
+    ] = None,
+    gpu: Annotated[int | None, typer.Option(help="GPUs; default: the template's value.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory limit, such as 8Gi.")] = None,
     cpu: Annotated[str | None, typer.Option(help="CPU limit, such as 2 or 1500m.")] = None,
     ephemeral_storage: Annotated[
@@ -63,36 +65,39 @@ def create(
     timeout: Annotated[str | None, typer.Option(help="Length of the run, such as 4h or 1h30m.  [default: 8h]")] = None,
     idle_timeout: Annotated[
         str | None,
-        typer.Option(help="How long the desktop may be idle, such as 30m; without it what the template says."),
+        typer.Option(help="How long the desktop may be idle, such as 30m; default: the template's value."),
     ] = None,
     priority: Annotated[
-        int | None, typer.Option(help="A waiting session with a higher one starts first: -1000 to 1000.  [default: 0]")
+        int | None,
+        typer.Option(help=("A waiting session with a higher priority starts first: -1000 to 1000.  [default: 0]")),
     ] = None,
     hostname: Annotated[str | None, typer.Option(help="First label of the desktop's host name.")] = None,
     home: Annotated[
         bool | None,
-        typer.Option("--home/--no-home", help="Whether files outlive the desktop; without it what the template says."),
+        typer.Option(
+            "--home/--no-home", help=("Whether files are kept when the desktop ends; default: the template's value.")
+        ),
     ] = None,
-    home_size: Annotated[str | None, typer.Option(help="Size of a home that is made new, such as 20Gi.")] = None,
+    home_size: Annotated[str | None, typer.Option(help="Size of a newly created home, such as 20Gi.")] = None,
     retain: Annotated[
         bool | None,
         typer.Option("--retain/--delete-home", help="Keep the home for the next session, or delete it with this one."),
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Show each stage of the start until the desktop answers.")
+        bool, typer.Option("--wait", help="Show each step of the start until the desktop responds.")
     ] = False,
-    timeout_wait: Annotated[str, typer.Option(help="How long --wait waits.")] = "5m",
+    timeout_wait: Annotated[str, typer.Option(help="Time limit of --wait.")] = "5m",
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
     """Start a desktop.
 
-    Without --wait it returns once the API server has taken the session. With --wait it ends with 0 when the desktop
-    answers, and with 1 and the reason when it does not start. While the cluster is full, it shows the place in the
-    queue.
+    Without --wait the command ends as soon as the API server has accepted the session. With --wait it ends with
+    status 0 when the desktop responds, and with 1 and the reason if it does not start. While the cluster is full,
+    it shows the position in the queue.
     """
     user = user or target.user
     if not user:
-        raise CliError("whose desktop? Give --user alice@example.com, or set VDI_USER", USAGE)
+        raise CliError("the owner of the desktop is missing: use --user alice@example.com, or set VDI_USER", USAGE)
     if home is False and (home_size or retain is not None):
         raise CliError("--no-home does not go with --home-size, --retain or --delete-home", USAGE)
     request = SessionRequest(
@@ -169,7 +174,7 @@ def show(
     name: Name,
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
-    """Everything about one session: its state and why, its objects, what happened, when it ends."""
+    """Show one session: its state and the reason, its objects, its Events, and when it ends."""
     raw = target.run(lambda backend: backend.get(name))
     if output is not Output.TABLE:
         print_data(without_managed_fields(raw), output)
@@ -193,27 +198,28 @@ def open_(
     direct: Annotated[
         bool,
         typer.Option(
-            "--direct", help="Past Traefik and gateway, through the API server with kubectl, until Ctrl-C. For repairs."
+            "--direct",
+            help=("Bypass Traefik and gateway, through the API server with kubectl, until Ctrl-C. For repairs."),
         ),
     ] = False,
     output: Annotated[
-        Output, typer.Option("--output", "-o", help="What to print; json and yaml open none.")
+        Output, typer.Option("--output", "-o", help="Output format; with json and yaml no browser is opened.")
     ] = Output.TABLE,
 ) -> None:
     """Open a running desktop in the browser, and print its address.
 
-    Behind a gateway the portal's login is asked for. Without one the browser asks for user and password, which are
-    printed too: to your screen alone, never into the address.
+    With a gateway, the browser asks for the portal's login. Without one, it asks for user and password, which are
+    printed too: only on your screen, never in the address.
 
-    With --direct the address is one of this machine, it works while this command runs, and it holds a token that opens
-    the desktop: keep it to yourself. It needs the rights to forward ports of pods and to read Secrets. The exit status
-    is 1 when the connection ends, 3 when it cannot be made, and 130 after Ctrl-C.
+    With --direct the address is one of this machine. It works while this command runs, and it contains a token that
+    opens the desktop: do not share it. This needs permission to forward ports of pods and to read Secrets. The exit
+    status is 1 when the connection ends, 3 if it cannot be established, and 130 after Ctrl-C.
     """
     if direct:
         _open_directly(target, name, print_only=print_only, output=output)
         return
     found = target.run(lambda backend: operations.open_running(backend, name))
-    login = "The browser asks for the portal's login, if you are not logged in there."
+    login = "The browser asks for the portal's login if you are not logged in there."
     _show_opening(found, login, print_only=print_only, output=output)
 
 
@@ -223,7 +229,7 @@ def _open_directly(target: Target, name: str, *, print_only: bool, output: Outpu
     connection, desktop = find_desktop(target, name)
     with forward(connection, desktop.pod) as forwarding:
         found = open_locally(desktop, forwarding.wait_for_port())
-        until = "It works from this machine until Ctrl-C."
+        until = "This address works on this machine until Ctrl-C."
         _show_opening(found, until, print_only=print_only, output=output)
         forwarding.wait_for_end()
 
@@ -238,7 +244,7 @@ def _show_opening(found: Opening, sentence: str, *, print_only: bool, output: Ou
     else:
         typer.echo(f"URL:      {found.url}\n{sentence}")
     if not print_only and not opens_browser(found.url):
-        typer.echo("There is no graphical browser here: open the address yourself.", err=True)
+        typer.echo("There is no graphical browser here. Open the address yourself.", err=True)
 
 
 @app.command(
@@ -253,12 +259,12 @@ def rm(
     target: Target,
     names: Annotated[list[str], typer.Argument(help="Names of the sessions.")],
     delete_home: Annotated[
-        bool, typer.Option("--delete-home", help="Delete the home volume too, with all files in it.")
+        bool, typer.Option("--delete-home", help="Also delete the home volume with all files in it.")
     ] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Return when they are gone.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until they are deleted.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before files are deleted.")] = False,
 ) -> None:
-    """Remove sessions. The home stays, unless the session was made with --delete-home or this command is given it."""
+    """Remove sessions. The home is kept, unless --delete-home was given here or when the session was created."""
     plans = target.run(lambda backend: operations.plan_removals(backend, names, delete_home=delete_home))
     removals = [plan for plan in plans if not isinstance(plan, CliError)]
     _confirm_home_deletion(
@@ -290,9 +296,9 @@ async def _remove(backend: Backend, removals: Sequence[operations.Removal], seco
         name = removal.session.metadata.name
         if await operations.until_gone(backend, removal.session, seconds or 0):
             home = f", and so is its home {removal.home_lost}" if removal.home_lost else ""
-            typer.echo(f"session {name} is gone after {time.monotonic() - begun:.1f}s{home}")
+            typer.echo(f"session {name} is deleted after {time.monotonic() - begun:.1f}s{home}")
         else:
-            still.append(f"session {name} is still there after {duration(seconds or 0)}: {_STUCK}")
+            still.append(f"session {name} still exists after {duration(seconds or 0)}: {_STUCK}")
     return still
 
 
@@ -301,10 +307,12 @@ async def _remove(backend: Backend, removals: Sequence[operations.Removal], seco
 def logs(
     target: Target,
     name: Name,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the desktop stops or Ctrl-C.")] = False,
-    tail: Annotated[int | None, typer.Option(min=0, help="Only the last lines, this many.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help=("Follow the log until the desktop stops or Ctrl-C."))
+    ] = False,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only this many of the last lines.")] = None,
 ) -> None:
-    """The log of the desktop's container; why, when there is no log yet."""
+    """Print the log of the desktop's container, or the reason if there is no log yet."""
 
     async def print_lines(backend: Backend) -> None:
         async for line in operations.log_lines(backend, name, follow=follow, tail=tail):
@@ -321,7 +329,7 @@ def suspend(
     wait: WaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Stop a desktop and free its GPU. Home, address and password stay; what is open in the desktop is lost."""
+    """Stop a desktop and free its GPU. Home, address and password are kept; unsaved work is lost."""
     begun = time.monotonic()
 
     async def work(backend: Backend) -> tuple[Raw, bool, bool]:
@@ -332,12 +340,12 @@ def suspend(
     raw, changed, done = target.run(work)
     if wait and not done:
         raise CliError(
-            f"session {name} is not suspended after {duration(_SUSPENDED_SECONDS)}:"
-            f" see {PROGRAM} session show {name}{target.flags}"
+            f"session {name} is not suspended after {duration(_SUSPENDED_SECONDS)}: see {PROGRAM} session show "
+            f"{name}{target.flags}"
         )
     again = f"start it again: {PROGRAM} session resume {name}{target.flags}"
     if not changed:
-        said = f"session {name} is suspended already; {again}"
+        said = f"session {name} is already suspended; {again}"
     elif done:
         said = f"session {name} is suspended after {time.monotonic() - begun:.1f}s; {again}"
     else:
@@ -351,14 +359,14 @@ def resume(
     target: Target,
     name: Name,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Show each stage of the start until the desktop answers.")
+        bool, typer.Option("--wait", help="Show each step of the start until the desktop responds.")
     ] = False,
-    timeout_wait: Annotated[str, typer.Option(help="How long --wait waits.")] = "5m",
+    timeout_wait: Annotated[str, typer.Option(help="Time limit of --wait.")] = "5m",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Start a suspended desktop again, on the same home and at the same address. A new run begins.
+    """Start a suspended desktop again, on the same home and at the same address. A new run starts.
 
-    When the cluster is full it waits in the queue like a new session.
+    If the cluster is full, the session waits in the queue like a new one.
     """
     seconds = seconds_of("--timeout-wait", timeout_wait)
 
@@ -375,16 +383,16 @@ def resume(
 
     raw, changed = target.run(work)
     see = f"see {PROGRAM} session show {name}{target.flags}"
-    said = f"session {name} starts again; {see}" if changed else f"session {name} is not suspended; {see}"
+    said = f"session {name} is starting again; {see}" if changed else f"session {name} is not suspended; {see}"
     _tell(raw, "" if wait else said, output)
 
 
 @app.command(epilog=examples("session restart alice-desktop"))
 @with_backend
 def restart(target: Target, name: Name, output: OutputOption = Output.TABLE) -> None:
-    """Start the desktop again on the same home: for one that hangs or has failed. What is open in it is lost.
+    """Restart a desktop on the same home, for example after it hangs or fails. Unsaved work is lost.
 
-    The time of the run goes on.
+    The time limit of the run does not change.
     """
     raw = target.run(lambda backend: operations.restart(backend, name, now_utc()))
     _tell(raw, f"session {name} is being restarted; see {PROGRAM} session show {name}{target.flags}", output)
@@ -395,13 +403,13 @@ def restart(target: Target, name: Name, output: OutputOption = Output.TABLE) -> 
 def extend(
     target: Target,
     name: Name,
-    by: Annotated[str | None, typer.Option(help="How much longer, such as 2h or 1h30m.")] = None,
+    by: Annotated[str | None, typer.Option(help="Additional time, such as 2h or 1h30m.")] = None,
     timeout: Annotated[str | None, typer.Option(help="Length of the whole run, such as 10h.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Give a session more time. It counts at once; the template's maxTimeout is the most there is."""
+    """Give a session more time, immediately. The maximum is the template's lifecycle.maxTimeout."""
     if (by is None) == (timeout is None):
-        raise CliError("give one of --by 2h (more time) and --timeout 10h (length of the whole run)", USAGE)
+        raise CliError("use one of --by 2h (more time) and --timeout 10h (length of the whole run)", USAGE)
     done = target.run(lambda backend: operations.extend(backend, name, by=by, to=timeout, now=now_utc()))
     if done.ends is None:
         said = f"the next run of session {name} may last {format_duration(done.length)}"
@@ -439,14 +447,14 @@ def share(
     name: Name,
     guest: Guest,
     role: Annotated[
-        GuestRole, typer.Option(help="viewer: sees the desktop; collaborator: uses mouse and keyboard too.")
+        GuestRole, typer.Option(help="viewer: sees the desktop; collaborator: can also use mouse and keyboard.")
     ] = GuestRole.VIEWER,
     expires_in: Annotated[
-        str | None, typer.Option(help="How long, such as 2h; without it as long as the session is there.")
+        str | None, typer.Option(help="Duration, such as 2h; default: as long as the session exists.")
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Let somebody into a desktop. A share that is there is replaced. The gateway enforces it: there has to be one."""
+    """Share a desktop with a guest. An existing share with the same guest is replaced. Needs the gateway."""
     length = timedelta(seconds=seconds_of("--expires-in", expires_in)) if expires_in else None
 
     async def work(backend: Backend) -> Raw:
@@ -459,22 +467,24 @@ def share(
     until = f" until {found.expires}" if found.expires else ""
     url = session.status.url
     said = f"session {name} is shared with {found.user} as {found.role}{until}"
-    _tell(raw, f"{said}; tell them its address: {url}" if url else said, output)
+    _tell(raw, f"{said}; send them its address: {url}" if url else said, output)
 
 
 @app.command(epilog=examples("session unshare alice-desktop bob@example.com"))
 @with_backend
 def unshare(target: Target, name: Name, guest: Guest, output: OutputOption = Output.TABLE) -> None:
-    """Let somebody into a desktop no longer. A picture that they see stops; programs that they started run on."""
+    """End a share. The guest is disconnected; programs that the guest started keep running."""
 
     async def work(backend: Backend) -> tuple[Raw, bool]:
         session = await operations.get_session(backend, name)
         return await backend.unshare(session, guest), _has_controlled(session, guest)
 
     raw, has_controlled = target.run(work)
-    said = f"session {name} is not shared with {guest} any more"
+    said = f"session {name} is no longer shared with {guest}"
     if has_controlled:
-        said += f"\nPrograms that {guest} started in the desktop still run. End them with: vdi session restart {name}"
+        said += (
+            f"\nPrograms that {guest} started in the desktop are still running. To end them: vdi session restart {name}"
+        )
     _tell(raw, said, output)
 
 
@@ -487,18 +497,18 @@ def _has_controlled(session: VDISession, guest: str) -> bool:
 @with_backend
 def probe(
     target: Target,
-    name: Annotated[str, typer.Argument(help="Name of the session: a desktop of your own that runs.")],
-    keys: Annotated[int, typer.Option(min=20, max=100, help="How many keys to press.")] = 40,
+    name: Annotated[str, typer.Argument(help="Name of the session: one of your running desktops.")],
+    keys: Annotated[int, typer.Option(min=20, max=100, help="Number of keys to press.")] = 40,
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
-    """Measure how fast a desktop answers: first picture, frames per second, input to picture, bitrate, lost frames.
+    """Measure the latency of a desktop: first picture, frames per second, input to picture, bit rate, lost frames.
 
-    It goes the way a browser goes (portal, Traefik, TLS, WebSocket), decodes the pictures, and presses keys that no
-    application gets; a small mark flickers in the upper left corner for some seconds. Nothing else is disturbed, and
-    it does not count as use of the desktop. The gateway adds the figures to its metrics.
+    The probe connects as a browser does (portal, Traefik, TLS, WebSocket), decodes the pictures, and presses keys
+    that no application receives. A small mark flickers in the upper left corner for a few seconds; nothing else is
+    affected. The idle timeout does not count it as activity. The gateway adds the results to its metrics.
 
-    Ends with 0 when 95 of 100 keys show their effect within 50 ms, with 1 when they do not or when there is no
-    picture, with 3 when it could not be measured.
+    Status 0: 95 of 100 keys have a visible effect within 50 ms; 1: they do not, or there is no picture; 3: the
+    desktop could not be measured.
     """
     from vdi.cli.session.probe import over_goal, probe_session, report_lines
 

@@ -21,7 +21,7 @@ from vdi.session.observed import Event, PersistentVolumeClaim, Pod
 from vdi.session.scheduling import explain_unschedulable
 
 _EVENTS_SHOWN = 15
-_ABSENT = {"Pending": "not made yet", "Suspended": "none while it is suspended"}
+_ABSENT = {"Pending": "not created yet", "Suspended": "none while it is suspended"}
 """The state of an object that does not exist, by phase; in other phases it is `missing`."""
 
 

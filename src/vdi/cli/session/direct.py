@@ -122,14 +122,14 @@ def open_locally(desktop: Desktop, port: int) -> Opening:
     try:
         return asyncio.run(_prepare(desktop, url))
     except HTTP_ERRORS as error:
-        raise CliError(f"the desktop does not answer: {type(error).__name__}: {error}", COULD_NOT_LOOK) from error
+        raise CliError(f"the desktop does not respond: {type(error).__name__}: {error}", COULD_NOT_LOOK) from error
 
 
 async def _prepare(desktop: Desktop, url: str) -> Opening:
     async with open_client(url, seconds=_ANSWER_SECONDS) as http:
         status = await http.get(f"{url}api/status")
         if status.raise_for_status().json().get("current_mode") == "webrtc":
-            raise CliError("this desktop streams over WebRTC, whose picture does not pass a forwarded port")
+            raise CliError("this desktop streams over WebRTC, whose picture cannot pass a forwarded port")
         if desktop.user:
             return Opening(url, desktop.user, desktop.secret)
         token = direct_token(desktop.secret)
@@ -143,11 +143,11 @@ async def _have_token_known(http: httpx.AsyncClient, url: str, *, master: str, t
         return
     answer = await _sessions(http, url, master)
     if answer.status_code != httpx.codes.OK:
-        raise CliError(f"the desktop refuses the token of its Secret with status {answer.status_code}")
+        raise CliError(f"the desktop rejects the token of its Secret with status {answer.status_code}")
     if answer.json().get("sessions"):
         raise CliError(
-            "the desktop does not know the token for direct access, and a new token table would disconnect the users"
-            " who are connected now. A gateway of this version makes it known when it starts"
+            "the desktop does not know the token for direct access, and a new token table would disconnect the "
+            "users who are connected now. A gateway of this version adds it when it starts"
         )
     table = direct_table(master)
     posted = await http.post(f"{url}api/tokens", json=table, headers={"Authorization": f"Bearer {master}"})

@@ -73,7 +73,7 @@ class GatewayBackend:
     @property
     def offers(self) -> str:
         """See Backend."""
-        return "at this gateway you may use"
+        return "available at this gateway"
 
     async def create(self, request: SessionRequest) -> Raw:
         """See Backend. `user` is sent only when it is another user's desktop: only administrators may create those."""
@@ -154,7 +154,8 @@ class GatewayBackend:
     async def log_lines(self, _session: VDISession, /, **_options: object) -> AsyncIterator[str]:
         """See Backend: a gateway has no logs."""
         raise CliError(
-            "a desktop's log needs access to the cluster, and a gateway gives none: --kubeconfig FILE", COULD_NOT_LOOK
+            "a desktop's log needs access to the cluster, which a gateway does not give: --kubeconfig FILE",
+            COULD_NOT_LOOK,
         )
         yield ""
 
@@ -203,4 +204,4 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 def _refuse_namespaces(everywhere: bool) -> None:
     if everywhere:
-        raise CliError("a gateway shows all its namespaces: leave out --all-namespaces, or say --kubeconfig", USAGE)
+        raise CliError("a gateway shows all its namespaces: remove --all-namespaces, or use --kubeconfig", USAGE)

@@ -90,7 +90,7 @@ class KubeBackend:
     @property
     def offers(self) -> str:
         """See Backend."""
-        return "on this cluster there are"
+        return "available on this cluster"
 
     async def create(self, request: SessionRequest) -> Raw:
         """See Backend. Without the right to read templates, unnamed resources get the schema's defaults."""
@@ -104,8 +104,8 @@ class KubeBackend:
     async def _describe_existing(self, name: str) -> str:
         there = msgspec.convert(await self.get(name), VDISession)
         return (
-            f"session {name} exists already {self.where}: {there.spec.user}, template {there.spec.template},"
-            f" {phase(there)}. Open that one, or give this one another NAME"
+            f"session {name} already exists {self.where}: {there.spec.user}, template {there.spec.template}, "
+            f"{phase(there)}. Open that one, or choose another NAME"
         )
 
     async def get(self, name: str) -> Raw:
@@ -171,7 +171,7 @@ class KubeBackend:
                 raise
             except Conflict:
                 session = msgspec.convert(await self.get(meta.name), VDISession)
-        raise CliError(f"session {meta.name} is being changed by others all the time; try again")
+        raise CliError(f"session {meta.name} keeps being changed by others; try again")
 
     async def has_home(self, session: VDISession, claim: str) -> bool:
         """See Backend."""
@@ -208,9 +208,9 @@ class KubeBackend:
             secret = await self.client.get(SECRETS, secret_of, namespace=self.namespace, into=dict[str, Any])
             return base64.b64decode(secret["data"][PASSWORD_KEY]).decode()
         except NotFound as error:
-            raise CliError(f"the password's Secret {secret_of} is not {self.where}") from error
+            raise CliError(f"the password's Secret {secret_of} does not exist {self.where}") from error
         except (KeyError, ValueError) as error:
-            said = f"Secret {secret_of} {self.where} has no key {PASSWORD_KEY!r} that can be read"
+            said = f"Secret {secret_of} {self.where} has no readable key {PASSWORD_KEY!r}"
             raise CliError(said) from error
 
     async def running_desktop(self, session: VDISession) -> RunningDesktop:
@@ -241,7 +241,7 @@ class KubeBackend:
             what = "has no pod" if isinstance(error, NotFound) else "has not started its container"
             raise CliError(_no_log(session, what, error.message)) from error
         if not started and session.status.phase != Phase.RUNNING:  # a pod without a node has an empty log, no error
-            raise CliError(_no_log(session, "has not started", "its status does not say why"))
+            raise CliError(_no_log(session, "has not started", "its status does not contain a reason"))
 
     @asynccontextmanager
     async def watch(

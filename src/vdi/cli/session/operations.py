@@ -50,7 +50,7 @@ async def running_session(backend: Backend, name: str) -> VDISession:
     """A session whose desktop can be opened. Raises CliError with the reason when it does not run."""
     session = await get_session(backend, name)
     if session.status.phase != Phase.RUNNING or not session.status.url:
-        why = session.status.message or "its status does not say why"
+        why = session.status.message or "its status does not contain a reason"
         raise CliError(f"session {name} is {phase(session)}, so there is nothing to open: {why}")
     return session
 
@@ -87,8 +87,8 @@ async def _refuse_shared_home(backend: Backend, session: VDISession, claim: str)
         other = as_session(raw)
         if other.metadata.name != mine and may_use(other, claim):
             raise CliError(
-                f"session {mine} shares its home with session {other.metadata.name}, so the home is not deleted and"
-                f" {mine} neither: remove {other.metadata.name} first, or leave out --delete-home"
+                f"session {mine} shares its home with session {other.metadata.name}, so neither the home nor {mine} "
+                f"was deleted: remove {other.metadata.name} first, or omit --delete-home"
             )
 
 
@@ -164,15 +164,15 @@ async def extend(backend: Backend, name: str, *, by: str | None, to: str | None,
     template = msgspec.convert(found, VDITemplate) if found else None
     before = run_length(session, template, _SETTINGS)
     if before is None:
-        raise CliError(f"session {name} has spec.timeout {session.spec.timeout!r}, which is no length")
+        raise CliError(f"session {name} has spec.timeout {session.spec.timeout!r}, which is not a duration")
     requested = before + _length("--by", by) if by else _length("--timeout", to or "")
     _refuse_a_sudden_end(session, requested, now)
     session.spec.timeout = format_duration(requested)
     allowed = run_length(session, template, _SETTINGS) or requested
     if by and allowed <= before:
         raise CliError(
-            f"a run of template {session.spec.template} may last {format_duration(allowed)} at most"
-            f" (spec.lifecycle.maxTimeout), and session {name} has that already"
+            f"a run of template {session.spec.template} may last at most {format_duration(allowed)} "
+            f"(spec.lifecycle.maxTimeout), which session {name} already has"
         )
     raw = await backend.set_timeout(session, session.spec.timeout)
     start = parse_time(session.status.start_time)
@@ -184,8 +184,8 @@ def _refuse_a_sudden_end(session: VDISession, length: timedelta, now: datetime) 
     if start and start + length <= now:
         ran = duration((now - start).total_seconds())
         raise CliError(
-            f"session {session.metadata.name} has run for {ran}, so a run of {format_duration(length)} would end at"
-            " once; to end it, suspend or remove it",
+            f"session {session.metadata.name} has run for {ran}, so a run of {format_duration(length)} would end "
+            "immediately; to end it, suspend or remove it",
             USAGE,
         )
 

@@ -22,14 +22,15 @@ def probe_session(target: Target, name: str, keys: int) -> ProbeReport:
     """Press `keys` keys in the desktop and look for their effect. Raises CliError."""
     if not isinstance(target, GatewayTarget):
         raise CliError(
-            "a probe goes the way people go, through a gateway, and this would go to a cluster:"
-            f" {target.why}. Log in to the portal: {PROGRAM} login https://portal.DOMAIN",
+            f"a probe connects through a gateway, as users do, but this command would use a cluster: {target.why}. "
+            f"Log in to the portal: {PROGRAM} login https://portal.DOMAIN",
             COULD_NOT_LOOK,
         )
     missing = [module for module in ("av", "websockets") if importlib.util.find_spec(module) is None]
     if missing:
         raise CliError(
-            f"a probe needs {' and '.join(missing)}, not installed here: pip install 'vdi-kubernetes[probe]'",
+            f"a probe needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: "
+            "pip install 'vdi-kubernetes[probe]'",
             COULD_NOT_LOOK,
         )
 
@@ -80,5 +81,5 @@ def over_goal(found: ProbeReport) -> str:
     """Why the goal is missed."""
     lost = found.measurements.keys_without_effect
     if lost:
-        return f"{lost} of the keys had no effect that could be seen in time"
-    return f"over the goal: p95 is {_ms(found.p95_ms)}, and {found.goal_ms:.0f} ms are allowed"
+        return f"{lost} of the keys had no visible effect in time"
+    return f"above the goal: p95 is {_ms(found.p95_ms)}, allowed: {found.goal_ms:.0f} ms"

@@ -12,7 +12,7 @@ import msgspec
 from vdi.api.session import Phase, SessionStatus, VDISession
 from vdi.cli.progress import PassedStage
 from vdi.cli.session.view import condition, holds
-from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, QUEUE_REASONS, TEMPLATE_FOUND, Reason
+from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, TEMPLATE_FOUND, TEMPORARY_REASONS, Reason
 from vdi.session.explain import StartState, explain
 from vdi.session.observed import Pod
 
@@ -31,7 +31,7 @@ Stage = Callable[[VDISession, Pod | None], str | None]
 
 def _taken_up(session: VDISession, pod: Pod | None) -> str | None:
     seen = pod or session.status.conditions or session.status.phase not in ("", Phase.PENDING)
-    return "the operator has taken it up" if seen else None
+    return "the operator is processing it" if seen else None
 
 
 def _template(session: VDISession, pod: Pod | None) -> str | None:
@@ -46,17 +46,17 @@ def _limits(session: VDISession, pod: Pod | None) -> str | None:
 def _room(session: VDISession, pod: Pod | None) -> str | None:
     found = condition(session, ADMITTED)
     if found and found.status == "True" and found.reason == Reason.CLAIMED_FROM_POOL:
-        return "a started desktop taken from the pool"
+        return "a started desktop was taken from the pool"
     return "capacity on the cluster" if pod or holds(session, ADMITTED) else None
 
 
 def _home(session: VDISession, pod: Pod | None) -> str | None:
     if pod and pod.spec.node_name:  # a pod gets a node only when its volumes are bound
-        return "home volume bound" if pod.home_claim else "no home volume wanted"
+        return "home volume bound" if pod.home_claim else "no home volume requested"
     found = condition(session, HOME_BOUND)
     if found is None or found.status != "True":
         return None
-    return "no home volume wanted" if found.reason == Reason.NO_HOME else "home volume bound"
+    return "no home volume requested" if found.reason == Reason.NO_HOME else "home volume bound"
 
 
 def _node(session: VDISession, pod: Pod | None) -> str | None:
@@ -66,7 +66,7 @@ def _node(session: VDISession, pod: Pod | None) -> str | None:
 
 def _container(session: VDISession, pod: Pod | None) -> str | None:
     runs = pod and pod.desktop and pod.desktop.state.running
-    return "image there, container started" if runs or holds(session, POD_READY) else None
+    return "image pulled, container started" if runs or holds(session, POD_READY) else None
 
 
 def _answers(session: VDISession, pod: Pod | None) -> str | None:
@@ -90,10 +90,7 @@ _STAGES: dict[str, Stage] = {
 }
 
 _FINAL_CONDITIONS = (TEMPLATE_FOUND, ADMITTED)
-"""Conditions which, when False, change only when someone edits an object: waiting for them is useless."""
-
-_TEMPORARY_REASONS = QUEUE_REASONS | {Reason.HOME_IN_USE, Reason.QUOTA_EXCEEDED}
-"""Except for these reasons: they end when another session does."""
+"""Conditions which, when False, change only when someone edits an object, except for `TEMPORARY_REASONS`."""
 
 
 def _waits_for(session: VDISession, pod: Pod | None) -> str:
@@ -168,11 +165,11 @@ class Start:
         if session.spec.suspended:
             return "it is suspended; resume it"
         if session.status.phase == Phase.FAILED:
-            return session.status.message or "the session failed, and its status does not say why"
+            return session.status.message or "the session failed, and its status does not contain a reason"
         if (queue := session.status.queue) and not queue.position:
             return session.status.message or "no node can ever run it"
         for kind in _FINAL_CONDITIONS:
             found = condition(session, kind)
-            if found and found.status == "False" and found.reason not in _TEMPORARY_REASONS:
+            if found and found.status == "False" and found.reason not in TEMPORARY_REASONS:
                 return found.message or session.status.message or f"condition {kind} is False: {found.reason}"
         return None

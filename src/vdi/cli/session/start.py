@@ -21,7 +21,7 @@ _ROUTE_SECONDS = 30.0
 """How long a Running session's URL may take to answer: Traefik's own throttle is 2 s."""
 
 """It may run in another namespace than the sessions."""
-NO_OPERATOR = f"no operator has taken the session up yet; is it running? {FIND_OPERATOR}"
+NO_OPERATOR = f"no operator has processed the session yet; is one running? {FIND_OPERATOR}"
 
 
 async def start_and_wait(
@@ -67,7 +67,7 @@ async def wait_until_running(
         if not await watch_url(last.status.url, start=start, view=view, clock=clock):
             raise CliError(f"session {name} is Running, but its URL does not lead to it\n{what_now}")
     except asyncio.CancelledError:
-        view.say(f"Not waiting any longer; session {name} is left as it is.\n{what_now}")
+        view.say(f"No longer waiting; session {name} is unchanged.\n{what_now}")
         raise
     view.say(f"Running after {start.total(clock()):.1f}s. Open it: {PROGRAM} session open {name}{target.flags}")
     return await backend.get(name)
@@ -119,7 +119,7 @@ def failure_message(start: Start, name: str, seconds: float) -> str:
         case Outcome.FAILED:
             return f"session {name} does not start: {start.reason}"
         case Outcome.GONE:
-            return f"session {name} is gone: {start.reason}"
+            return f"session {name} was deleted: {start.reason}"
         case _:
             reason = start.reason if start.passed else NO_OPERATOR
             return f"session {name} is not Running after {duration(seconds)}: {reason}"

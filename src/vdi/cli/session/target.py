@@ -45,7 +45,7 @@ def choose_target(
     logins = read_logins()
     if logins.current:
         return _gateway(logins, logins.current, connection, f"you are logged in there ({PROGRAM} login)")
-    return KubeTarget(connection, "you are not logged in to a gateway, so ~/.kube/config counts")
+    return KubeTarget(connection, "you are not logged in to a gateway, so ~/.kube/config is used")
 
 
 def _gateway(logins: Logins, server: str, connection: KubeConnection, why: str) -> "GatewayTarget":
@@ -60,8 +60,8 @@ def _gateway(logins: Logins, server: str, connection: KubeConnection, why: str) 
         )
     if connection.namespace != DEFAULT_NAMESPACE:
         raise CliError(
-            f"a gateway knows its namespaces, so --namespace {connection.namespace} does not go with {server}:"
-            " leave it out (VDI_NAMESPACE too), or name a cluster with --kubeconfig",
+            f"a gateway knows its namespaces, so --namespace {connection.namespace} cannot be combined with "
+            f"{server}: remove it (also VDI_NAMESPACE), or select a cluster with --kubeconfig",
             USAGE,
         )
     return GatewayTarget(server, login, why, named=server != logins.current)
@@ -83,7 +83,7 @@ def server_url(text: str) -> str:
     extra = parts.path.strip("/") or parts.query or parts.fragment or parts.username
     if not parts.hostname or not good or extra or port == 0:
         raise CliError(
-            f"{text!r} is not the address of a portal; allowed are addresses such as"
+            f"{text!r} is not the address of a portal; allowed: addresses such as"
             " https://portal.vdi.example.com (http:// on this machine only, and no path)",
             USAGE,
         )
@@ -93,7 +93,7 @@ def server_url(text: str) -> str:
 
 _SERVER = Annotated[
     str | None,
-    typer.Option(envvar="VDI_SERVER", help="Gateway to go through; without it the one of `login`, or the cluster."),
+    typer.Option(envvar="VDI_SERVER", help="Gateway to use; default: the one of `login`, or the cluster."),
 ]
 
 

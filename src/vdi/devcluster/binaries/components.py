@@ -18,6 +18,7 @@ COREDNS = "v1.14.6"  # renovate: go github.com/coredns/coredns
 LOCAL_PATH = "v0.0.30"  # renovate: go github.com/rancher/local-path-provisioner
 TRAEFIK = "v3.7.13"  # renovate: github-releases traefik/traefik
 KWOK = "v0.7.0"  # renovate: go sigs.k8s.io/kwok
+KARPENTER = "v1.11.0"  # renovate: go sigs.k8s.io/karpenter
 PEBBLE = "v2.10.1"  # renovate: go github.com/letsencrypt/pebble/v2
 CRANE = "v0.22.1"  # renovate: go github.com/google/go-containerregistry
 REGISTRY = "v3.1.2"  # renovate: go github.com/distribution/distribution/v3
@@ -309,6 +310,42 @@ _PROMETHEUS_PACKAGE = DebianPackage(
     package="prometheus",
 )
 
+
+def _karpenter_crd(name: str, path: str, sha256: str) -> GoFile:
+    return GoFile(
+        key=f"{name.removesuffix('.yaml')}-{KARPENTER}-module",
+        title=f"take {name} {KARPENTER} from its Go module",
+        provides={name: name},
+        module="sigs.k8s.io/karpenter",
+        version=KARPENTER,
+        path=path,
+        sha256=sha256,
+    )
+
+
+_KARPENTER_CRDS = (
+    _karpenter_crd(
+        "karpenter-nodepools.yaml",
+        "pkg/apis/crds/karpenter.sh_nodepools.yaml",
+        "8e1e4ce2555efebc38e873e635c0280d8d2f5b8856b35ad03e41455eccecb05b",
+    ),
+    _karpenter_crd(
+        "karpenter-nodeclaims.yaml",
+        "pkg/apis/crds/karpenter.sh_nodeclaims.yaml",
+        "45146be102bf678a4ba5543c411498cc1b1c99fecde7266406d60d4441f8644d",
+    ),
+    _karpenter_crd(
+        "karpenter-nodeoverlays.yaml",
+        "pkg/apis/crds/karpenter.sh_nodeoverlays.yaml",
+        "2648710e6cd0d771a48cebeace16d061bc58b7e9e440c87b624be52b4cbc7393",
+    ),
+    _karpenter_crd(
+        "karpenter-kwoknodeclasses.yaml",
+        "kwok/apis/crds/karpenter.kwok.sh_kwoknodeclasses.yaml",
+        "b8cd750fc8a263232a61c277b68479bb3c3ee82c454e51f0c4c3bd2d83d63175",
+    ),
+)
+
 RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     "etcd": (_ETCD, _KUBERNETES_BUILD),
     **{name: (_kubernetes(name), _KUBERNETES_BUILD) for name in KUBERNETES_PROGRAMS},
@@ -338,8 +375,11 @@ RECIPES: Mapping[str, tuple[Recipe, ...]] = {
         _go_tool("helm3", HELM3, "helm.sh/helm/v3/cmd/helm", {"helm.sh/helm/v3/internal/version.version": HELM3}),
     ),
     **dict.fromkeys(PROMETHEUS_PROGRAMS, (_PROMETHEUS, _PROMETHEUS_PACKAGE)),
-    # These two are published without a checksum; the modules' are locked.
+    # These are published without a checksum, or not at all; the modules' are locked.
     "kwok": (_go_tool("kwok", KWOK, "sigs.k8s.io/kwok/cmd/kwok"),),
+    # Karpenter's core with its provider for nodes without machines: what the tests of autoscaling run.
+    "karpenter": (_go_tool("karpenter", KARPENTER, "sigs.k8s.io/karpenter/kwok"),),
+    **{name: (crd,) for crd in _KARPENTER_CRDS for name in crd.provides},
     "pebble": (_go_tool("pebble", PEBBLE, "github.com/letsencrypt/pebble/v2/cmd/pebble"),),
     "actionlint": (_go_tool("actionlint", ACTIONLINT, "github.com/rhysd/actionlint/cmd/actionlint"),),
     # Pushes a release; the registry is what its tests push to.

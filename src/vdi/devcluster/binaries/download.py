@@ -75,7 +75,7 @@ class Downloader:
         found = self._download(address, file, step)
         if found != sha256:
             file.unlink()
-            raise SourceFailed(f"{address}: its SHA-256 is {found}, published is {sha256}; the file was deleted")
+            raise SourceFailed(f"{address}: its SHA-256 is {found}, but {sha256} is published; the file was deleted")
         if not recipe.members:
             file.chmod(0o755 if file.suffix != ".yaml" else 0o644)
             return
@@ -141,7 +141,7 @@ class Downloader:
             if wait([answer], timeout=0.1).done:
                 return answer.result()
             self._progress.raise_if_cancelled()
-        raise TimeoutError(f"no answer in {self._connect_seconds:.0f} s")
+        raise TimeoutError(f"no response within {self._connect_seconds:.0f} s")
 
 
 def find_checksum(text: str, file: str, address: str) -> str:
@@ -150,7 +150,7 @@ def find_checksum(text: str, file: str, address: str) -> str:
     for digest, name in found:
         if name == file or (not name and len(found) == 1):
             return str(digest).lower()
-    raise SourceFailed(f"{address}: holds no SHA-256 of {file}")
+    raise SourceFailed(f"{address}: contains no SHA-256 of {file}")
 
 
 def unpack(archive: Path, members: Mapping[str, str], into: Path) -> None:
@@ -178,7 +178,7 @@ def _hang_up(answer: http.client.HTTPResponse) -> None:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, urllib.error.HTTPError):
-        return f"the server answered {error.code} {error.reason}"
+        return f"the server responded with {error.code} {error.reason}"
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
         error = error.reason
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

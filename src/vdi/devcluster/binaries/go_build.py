@@ -41,13 +41,13 @@ def find_toolchain(needed: tuple[int, ...], build_cache: BuildCache) -> Path:
     oldest = ".".join(map(str, needed))
     installed = shutil.which("go", path=build_cache.env.get("PATH", ""))
     if installed is None:
-        reason = "no go in PATH"
+        reason = "go is not in PATH"
     else:
         version = _version(Path(installed), build_cache.env)
         if version is not None and version >= needed:
             return Path(installed)
         found = ".".join(map(str, version)) if version else "an unknown version"
-        reason = f"{installed} is {found}, needed is {oldest}"
+        reason = f"{installed} is {found}, but {oldest} is required"
     try:
         entry = build_cache.obtain(
             GO_TOOLCHAIN.key,
@@ -129,7 +129,7 @@ def take_file(recipe: GoFile, build_cache: BuildCache, step: Step, into: Path) -
         content = file.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != recipe.sha256:
-        raise SourceFailed(f"{file}: its SHA-256 is {found}, expected is {recipe.sha256}")
+        raise SourceFailed(f"{file}: its SHA-256 is {found}, expected {recipe.sha256}")
     (into / next(iter(recipe.provides.values()))).write_bytes(content)
 
 

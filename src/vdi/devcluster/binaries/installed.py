@@ -33,7 +33,7 @@ def from_named_folder(name: str, env: Mapping[str, str]) -> tuple[Path | None, l
         elif name == "cni" or _executable(path) or (path.is_file() and path.suffix == ".yaml"):
             return path.absolute(), []
         else:
-            reasons.append(f"{variable}={folder}: holds no executable {name}")
+            reasons.append(f"{variable}={folder}: contains no executable {name}")
     return None, reasons
 
 
@@ -60,13 +60,13 @@ def require_version(part: str, program: Path, answer: str) -> None:
     if found is None or not low <= (int(found[1]), int(found[2])) < high:
         shown = f"version {found[1]}.{found[2]}" if found else "an unknown version"
         allowed = f"{low[0]}.{low[1]} or newer, below {high[0]}.{high[1]}"
-        raise SourceFailed(f"the system's {program} is {shown}, supported is {allowed}")
+        raise SourceFailed(f"the system's {program} is {shown}, supported: {allowed}")
 
 
 def require_protocol(plugin: Path, answer: str) -> None:
     """Raises SourceFailed when a CNI plugin doesn't speak our protocol. Its own version is not always built in."""
     if CNI_PROTOCOL not in answer.partition("supported:")[2].replace(",", " ").split():
-        raise SourceFailed(f"the system's {plugin} does not say that it speaks CNI {CNI_PROTOCOL}")
+        raise SourceFailed(f"the system's {plugin} does not report support for CNI {CNI_PROTOCOL}")
 
 
 def _executable(path: Path) -> bool:
@@ -79,5 +79,5 @@ def _answer(program: Path) -> str:
             [program, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SourceFailed(f"the system's {program} does not run: {error}") from error
+        raise SourceFailed(f"the system's {program} cannot be run: {error}") from error
     return said.stdout + said.stderr

@@ -53,7 +53,7 @@ def unpack_debian_package(recipe: DebianPackage, build_cache: BuildCache, step: 
         path = into / place
         if not path.exists():
             raise SourceFailed(
-                f"packages: {package} of {this_distribution()} holds no {place}, where {name} was expected"
+                f"packages: {package} of {this_distribution()} does not contain {place}, where {name} was expected"
             )
         if path.is_file():
             require_libraries(path)
@@ -72,7 +72,7 @@ def _download(package: str, build_cache: BuildCache, step: Step, into: Path) -> 
                 raise
     elif os.geteuid() != 0:
         raise SourceFailed(
-            f"packages: {_LISTS} holds no package lists, and only root can fetch them: sudo apt-get update"
+            f"packages: {_LISTS} contains no package lists, and only root can fetch them: sudo apt-get update"
         )
     with build_cache.lock("apt-update"):
         step.run(["apt-get", "-q", "update"], env=env)
@@ -104,7 +104,7 @@ def pip_command(build_cache: BuildCache) -> list[str]:
     uv = shutil.which("uv", path=build_cache.env.get("PATH", ""))
     if uv is not None:
         return [uv, "pip", "install", "--python", sys.executable]
-    raise SourceFailed(f"Python packages: {sys.executable} has no pip, and there is no uv in PATH")
+    raise SourceFailed(f"Python packages: {sys.executable} has no pip, and uv is not in PATH")
 
 
 def requirement(recipe: PythonPackage) -> str:
@@ -125,5 +125,5 @@ def install_wheel(recipe: PythonPackage, build_cache: BuildCache, step: Step, in
         )
     for place in recipe.provides.values():
         if not (into / place).is_file():
-            raise SourceFailed(f"Python packages: {recipe.package} {recipe.version} holds no {place}")
+            raise SourceFailed(f"Python packages: {recipe.package} {recipe.version} does not contain {place}")
         (into / place).chmod(0o755)

@@ -69,6 +69,17 @@ class ImageRecipe:
     """SOURCE_DATE_EPOCH of the build: seconds, of an image that is for others; 0 for the demo and the tests."""
 
 
+@dataclass(frozen=True)
+class _Base:
+    """What an image is built from."""
+
+    archive: Path
+    name: str
+    """With its tag."""
+    is_ours: bool
+    """No registry has it."""
+
+
 _DESKTOP = ImageRecipe("Build the desktop image", DESKTOP, "Containerfile", "images/desktop", ("images/desktop",))
 _LAVAPIPE = ImageRecipe(
     "Build the desktop image with a Vulkan driver that runs on the CPU",
@@ -77,6 +88,36 @@ _LAVAPIPE = ImageRecipe(
     "images/desktop-lavapipe",
     ("images/desktop-lavapipe",),
 )
+_STAND_INS = ImageRecipe(
+    "Build the image of stand-ins for images that people bring",
+    "localhost/vdi/web-stand-ins:dev",
+    "Containerfile",
+    "images/web-stand-ins",
+    ("images/web-stand-ins",),
+)
+
+
+def _gallery_recipe(name: str, *shared: str) -> ImageRecipe:
+    """`shared`: files of the gallery that more than one of its images has."""
+    folder = "images/gallery"
+    files = tuple(f"{folder}/{file}" for file in (name, *shared))
+    title, tag = f"Build the gallery's image {name}", f"localhost/vdi/{name}:dev"
+    return ImageRecipe(title, tag, f"{name}/Containerfile", folder, files)
+
+
+_GALLERY = {
+    "office": _gallery_recipe("office", "install-packages"),
+    "developer": _gallery_recipe("developer", "install-packages"),
+    "science": _gallery_recipe("science", "install-packages", "jupyter.txt"),
+    "graphics": _gallery_recipe("graphics", "install-packages"),
+    "kiosk": _gallery_recipe("kiosk"),
+    "notebook": _gallery_recipe("notebook", "install-packages", "jupyter.txt"),
+}
+GALLERY = tuple(_GALLERY)
+"""The images of docs/gallery.md, by name."""
+_WITHOUT_DESKTOP = {"notebook"}
+"""Those that are built from Debian; the others are built from the desktop."""
+
 _VDI = ImageRecipe(
     "Build the image of operator and gateway",
     VDI,
@@ -109,6 +150,22 @@ def ensure_lavapipe(*, progress: Progress, cache: Path | None = None) -> Path:
     """The archive of the desktop for tests of OpenGL on Vulkan without a GPU. Raises like `ensure_desktop`."""
     build_cache = _build_cache(progress, cache)
     return _ensure(_LAVAPIPE, build_cache, _ensure(_DESKTOP, build_cache).parent)
+
+
+def ensure_stand_ins(*, progress: Progress, cache: Path | None = None) -> Path:
+    """The archive of stand-ins for images that people bring, for tests. Raises like `ensure_desktop`."""
+    return _ensure(_STAND_INS, _build_cache(progress, cache))
+
+
+def ensure_gallery(
+    name: str, *, progress: Progress, cache: Path | None = None, epoch: int = 0, arch: str | None = None
+) -> Path:
+    """The archive of an image of GALLERY. Raises like `ensure_desktop`."""
+    build_cache = _build_cache(progress, cache, arch)
+    parent = None
+    if name not in _WITHOUT_DESKTOP:
+        parent = _ensure(replace(_DESKTOP, epoch=epoch), build_cache).parent
+    return _ensure(replace(_GALLERY[name], epoch=epoch), build_cache, parent)
 
 
 def ensure_vdi(
@@ -152,7 +209,9 @@ def context_files(recipe: ImageRecipe, root: Path) -> dict[str, Path]:
     for name in recipe.files:
         start = root / name
         if not start.exists():
-            raise ImageFailed(f"{recipe.title}: {start} is not there; images are built from a checkout of the project")
+            raise ImageFailed(
+                f"{recipe.title}: {start} does not exist; images are built from a checkout of the project"
+            )
         for path in [start] if start.is_file() else start.rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 found[str(path.relative_to(root / recipe.context))] = path
@@ -177,7 +236,7 @@ def _read(file: Path) -> str:
     try:
         return file.read_text()
     except FileNotFoundError as error:
-        raise ImageFailed(f"{file} is not there; images are built from a checkout of the project") from error
+        raise ImageFailed(f"{file} does not exist; images are built from a checkout of the project") from error
 
 
 def _build_cache(progress: Progress, cache: Path | None, arch: str | None = None) -> BuildCache:
@@ -203,7 +262,8 @@ def _ensure(recipe: ImageRecipe, build_cache: BuildCache, parent: Path | None = 
     key = f"{kind}-{name}-{digest(parts, files)}"
 
     def build(step: Step, into: Path) -> None:
-        _build(recipe, files, base, build_cache, step, into, online=from_registry(debian))
+        source = _Base(base / "image.tar", DESKTOP if parent else BASE, is_ours=parent is not None)
+        _build(recipe, files, source, build_cache, step, into, online=from_registry(debian))
 
     entry = build_cache.obtain(key, recipe.title, build)
     _forget_older(entry, f"{kind}-{name}-*-{build_cache.arch}")
@@ -226,7 +286,7 @@ def _forget_older(entry: Path, pattern: str) -> None:
 def _build(
     recipe: ImageRecipe,
     files: Mapping[str, Path],
-    base: Path,
+    base: _Base,
     build_cache: BuildCache,
     step: Step,
     into: Path,
@@ -247,9 +307,9 @@ def _build(
             folders.append(host_settings.prepare_apt(scratch / "apt", sources, host_settings.apt_dump(), ca))
         builder = require_builder(step, storage, build_cache.env, docker=online, arch=build_cache.arch)
         arguments = dict(_arguments(recipe))
-        if builder.own_storage:
-            step.run(builder.load(base / "image.tar"), env=build_cache.env)
-            arguments["BASE"] = BASE  # an archive has no digest; it was pulled by digest
+        if builder.own_storage or base.is_ours:
+            step.run(builder.load(base.archive), env=build_cache.env)
+            arguments["BASE"] = base.name  # an archive has no digest; Debian's was pulled by digest
         step.run(
             builder.build(
                 context,
@@ -264,7 +324,7 @@ def _build(
         step.run(builder.save(recipe.tag, archive), env=build_cache.env)
     leaks = find_leaks(archive, [text for folder in folders for text in folder.private], host_settings.LEFTOVERS)
     if leaks:
-        raise StepFailed(recipe.title, f"the image holds something of this machine: {'; '.join(leaks)}", step.log_path)
+        raise StepFailed(recipe.title, f"the image contains data of this machine: {'; '.join(leaks)}", step.log_path)
 
 
 def _addon(addon: Addon, program: Path, build_cache: BuildCache) -> Path:
@@ -277,7 +337,7 @@ def _addon(addon: Addon, program: Path, build_cache: BuildCache) -> Path:
         layer = into / "layer.tar"
         write_program_layer({addon.program: program}, layer)
         config = ImageConfig(entrypoint=addon.entrypoint, user=addon.user)
-        comment = f"{addon.program}, and nothing else"
+        comment = f"{addon.program} only"
         write_archive(
             into / "image.tar", name=addon.name, layer=layer, config=config, arch=build_cache.arch, comment=comment
         )

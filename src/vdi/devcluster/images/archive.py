@@ -88,9 +88,9 @@ def find_leaks(archive: Path, private: Sequence[str], paths: Sequence[str]) -> l
     that no layer may hold.
     """
     config = _config_bytes(archive).decode()
-    found = [f"its configuration or history holds {text!r}" for text in private if text and text in config]
+    found = [f"its configuration or history contains {text!r}" for text in private if text and text in config]
     for name in layer_paths(archive):
-        found += [f"it holds /{name}" for path in paths if name == path]
+        found += [f"it contains /{name}" for path in paths if name == path]
     return found
 
 
@@ -115,14 +115,14 @@ def require_static(program: Path) -> None:
     with program.open("rb") as file:
         header = file.read(64)
         if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":
-            raise BadProgram(f"{program} is no 64-bit ELF program, so it cannot be put into an image")
+            raise BadProgram(f"{program} is not a 64-bit ELF program, so it cannot be put into an image")
         (table,) = struct.unpack_from("<Q", header, 0x20)
         size, count = struct.unpack_from("<HH", header, 0x36)
         file.seek(table)
         entries = file.read(size * count)
     if any(struct.unpack_from("<I", entries, index * size)[0] == _PT_INTERP for index in range(count)):
         raise BadProgram(
-            f"{program} needs a dynamic loader, which an image without a system has not: link it statically"
+            f"{program} needs a dynamic loader, which an image without a system does not have: link it statically"
         )
 
 
@@ -140,7 +140,7 @@ def _members(archive: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]
 def _manifest(archive: tarfile.TarFile) -> dict[str, Any]:
     file = archive.extractfile("manifest.json")
     if file is None:
-        raise ValueError(f"{archive.name!r} is no image archive: its manifest.json is no file")
+        raise ValueError(f"{archive.name!r} is not an image archive: its manifest.json is not a file")
     with file:
         manifest: dict[str, Any] = json.load(file)[0]
     return manifest
@@ -150,7 +150,7 @@ def _config_bytes(archive: Path) -> bytes:
     with tarfile.open(archive) as outer:
         file = outer.extractfile(_manifest(outer)["Config"])
         if file is None:
-            raise ValueError(f"{archive} is no image archive: its configuration is no file")
+            raise ValueError(f"{archive} is not an image archive: its configuration is not a file")
         with file:
             return file.read()
 

@@ -39,7 +39,7 @@ def make_base(build_cache: BuildCache, step: Step, into: Path, digest: str) -> N
     if problem is None:
         (into / "origin").write_text("registry\n")
         return
-    build_cache.progress.say(f"  {BASE}: {problem}; it is made from Debian's packages instead")
+    build_cache.progress.say(f"  {BASE}: {problem}; it is built from Debian's packages instead")
     _bootstrap(build_cache, step, into / "image.tar")
     (into / "origin").write_text(f"mmdebstrap, because {problem}\n")
 
@@ -55,7 +55,7 @@ def registry_problem(address: str = _REGISTRY, seconds: float = _REGISTRY_SECOND
         with urllib.request.urlopen(address, timeout=seconds):  # noqa: S310 - https, a constant
             return None
     except urllib.error.HTTPError as error:
-        return None if error.code == 401 else f"its registry answered {error.code} {error.reason}"
+        return None if error.code == 401 else f"its registry responded with {error.code} {error.reason}"
     except OSError as error:
         return f"its registry cannot be reached ({getattr(error, 'reason', error)})"
 

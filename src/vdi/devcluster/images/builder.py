@@ -210,7 +210,7 @@ def find_builder(
     platform = _foreign_platform(arch)
     reasons: list[str] = []
     if not docker:
-        reasons.append("docker: left alone, because it would keep a base image that came from no registry")
+        reasons.append("docker: not used, because it would keep a base image that came from no registry")
     elif shutil.which("docker", path=path) is None:
         reasons.append("docker: not in PATH")
     elif (problem := docker_problem()) is not None:
@@ -257,7 +257,7 @@ def docker_problem() -> str | None:
         return str(error)
     if done.returncode == 0 and done.stdout.strip():
         return None
-    lines = done.stderr.strip().splitlines() or ["it does not answer"]
+    lines = done.stderr.strip().splitlines() or ["it does not respond"]
     return lines[-1]
 
 

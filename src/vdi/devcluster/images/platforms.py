@@ -53,8 +53,8 @@ def _foreign_problem(builder: str, arch: str, env: Mapping[str, str], binfmt: Pa
     try:
         is_enabled = handler.read_text().startswith("enabled")
     except OSError:
-        return f"this machine does not run its programs: there is no {handler}; {advice}"
-    return None if is_enabled else f"{handler} is disabled; write 1 into it"
+        return f"this machine cannot run its programs: {handler} does not exist; {advice}"
+    return None if is_enabled else f"{handler} is disabled; write 1 to it"
 
 
 def _docker_platforms(env: Mapping[str, str]) -> list[str]:

@@ -94,8 +94,8 @@ def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "session_unwatched",
                 f"namespace/{namespace}",
-                f"No operator watches the namespace {namespace}: its {crowds.get(namespace, 0)} sessions stay as they"
-                f" are. Watched: {', '.join(watched)}.",
+                f"No operator watches the namespace {namespace}: its {crowds.get(namespace, 0)} sessions are not "
+                f"processed. Watched: {', '.join(watched)}.",
                 evidence=[f"{operator.object}: VDI_NAMESPACE={','.join(operator.watches)}" for operator in operators],
                 remedy=Remedy(
                     f"Delete these sessions and create them in {watched[0]}, or install a second release for"
@@ -112,7 +112,7 @@ def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "operator_missing",
                 f"namespace/{namespace}",
-                "There is no operator on this cluster: nothing turns sessions into desktops.",
+                "There is no operator on this cluster: sessions do not start.",
                 evidence=["no Deployment has a container 'operator' with VDI_NAMESPACE", f"no fresh Lease {LEASE}"],
                 remedy=_INSTALL,
             )
@@ -137,7 +137,7 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "operator_down",
                 operator.object,
-                "The operator is scaled to 0: nothing turns sessions into desktops.",
+                "The operator is scaled to 0: sessions do not start.",
                 evidence=["spec.replicas: 0"],
                 remedy=Remedy(
                     "Scale it up again.",
@@ -214,11 +214,11 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "lease_of_a_stranger",
                 where,
-                f"Sessions are handled by {holder!r}, which is no pod of {operator.object}."
-                " Someone runs a second operator, perhaps of another version.",
+                f"Sessions are handled by {holder!r}, which is not a pod of {operator.object}. A second operator is "
+                "running, possibly of another version.",
                 evidence=[f"spec.holderIdentity: {holder}", f"pods: {', '.join(sorted(pods))}"],
                 remedy=Remedy(
-                    f"End the other operator (vdi operator run): {operator.name} then takes over.",
+                    f"Stop the other operator (vdi operator run): {operator.name} then takes over.",
                     (f"kubectl --namespace {namespace} get lease {LEASE} --output yaml",),
                 ),
             )
@@ -234,9 +234,9 @@ def operators_collide(snapshot: Snapshot) -> Iterator[Finding]:
             shared = [namespace for namespace in operator.watches if namespace in other.watches]
             if shared:
                 result = (
-                    "Which of them works changes with each restart."
+                    "The active one changes with each restart."
                     if operator.lease_namespace == other.lease_namespace
-                    else "Both work there and undo what the other does."
+                    else "Both are active there and revert each other's changes."
                 )
                 yield found(
                     "operators_share_namespace",
@@ -304,17 +304,17 @@ def finalizers(snapshot: Snapshot) -> Iterator[Finding]:
         if FINALIZER not in meta.finalizers or snapshot.age(meta.deletion_timestamp) < YOUNG:
             continue
         leaderless = not is_led(snapshot, meta.namespace)
-        why = "no operator is there to do so" if leaderless else "its operator has not done so"
+        why = "no operator is running that could remove it" if leaderless else "its operator has not done so"
         operator = operator_for(snapshot, meta.namespace)
         undo = '\'{"metadata":{"finalizers":null}}\''
         yield found(
             "finalizer_stuck",
             f"vdisession/{meta.namespace}/{meta.name}",
-            f"It was deleted {int(snapshot.age(meta.deletion_timestamp))} s ago and stays until its finalizer is"
-            f" removed: {why}.",
+            f"It was deleted {int(snapshot.age(meta.deletion_timestamp))} s ago and remains until its finalizer is "
+            f"removed: {why}.",
             evidence=[f"metadata.deletionTimestamp: {meta.deletion_timestamp}", f"metadata.finalizers: {FINALIZER}"],
             remedy=Remedy(
-                "Bring the operator back, which cleans up. Only if it is gone for good, remove the finalizer:",
+                "Bring the operator back, which cleans up. Only if it is gone permanently, remove the finalizer:",
                 (f"kubectl --namespace {meta.namespace} patch vdisession {meta.name} --type merge --patch {undo}",),
             ),
             related_objects=_operator_objects(operator, meta.namespace),

@@ -28,7 +28,7 @@ _OLD_RULES = (
         "a matcher takes one value: write A || B",
     ),
     (re.compile(r"(?:HeadersRegexp|Headers|HostHeader)\("), "Headers is now Header, HeadersRegexp is HeaderRegexp"),
-    (re.compile(r"PathPrefix\(\s*`[^`]*\{"), "PathPrefix knows no patterns: use PathRegexp"),
+    (re.compile(r"PathPrefix\(\s*`[^`]*\{"), "PathPrefix supports no patterns: use PathRegexp"),
 )
 
 
@@ -45,7 +45,7 @@ def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "traefik_not_watching",
                 f"namespace/{namespace}",
-                f"Traefik does not look at the namespace {namespace}, so its routes lead nowhere (404).",
+                f"Traefik does not watch the namespace {namespace}, so its routes respond with 404.",
                 evidence=[
                     f"{traefik.object}: namespaces {', '.join(sorted(traefik.namespaces))}" for traefik in traefiks
                 ],
@@ -84,7 +84,7 @@ def traefik_kinds_missing(snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             "traefik_crds_missing",
             "customresourcedefinition/ingressroutes.traefik.io",
-            "The cluster does not know IngressRoute: Traefik 3's CRDs are missing. No desktop gets an address.",
+            "The cluster does not know IngressRoute: Traefik 3's CRDs are missing. Desktops have no address.",
             evidence=["LIST ingressroutes.traefik.io: the server has no such resource"],
             remedy=Remedy(
                 "Install Traefik 3 with its CRDs (docs/install.md). K3s: start it without --disable=traefik."
@@ -109,8 +109,8 @@ def routes_wrong(snapshot: Snapshot) -> Iterator[Finding]:
                 yield found(
                     "route_missing",
                     where,
-                    f"The desktop of {diagnosis.session.metadata.name} is ready, but has no route: its address"
-                    " answers 404.",
+                    f"The desktop of {diagnosis.session.metadata.name} is ready, but has no route: its address "
+                    "responds with 404.",
                     evidence=[f"there is no IngressRoute {diagnosis.namespace}/{name}"],
                     remedy=diagnosis.read_operator_log,
                     related_objects=diagnosis.related_objects,
@@ -134,7 +134,7 @@ def _rule_findings(diagnosis: SessionDiagnosis, route: Any, where: str) -> Itera
                 yield found(
                     "route_rule_v2",
                     where,
-                    f"Its rule is written for Traefik 2, which Traefik 3 does not take: {words}.",
+                    f"Its rule has the syntax of Traefik 2, which Traefik 3 does not accept: {words}.",
                     evidence=[f"spec.routes[].match: {rule}"],
                     remedy=recreate,
                     related_objects=diagnosis.related_objects,
@@ -168,8 +168,8 @@ def _shadowed(snapshot: Snapshot, diagnosis: SessionDiagnosis, route: Any, where
             yield found(
                 "route_shadowed",
                 where,
-                f"The route {meta['namespace']}/{meta['name']} takes the host {host}: its priority is"
-                f" {_priority(rule)}, this one's is {own}.",
+                f"The route {meta['namespace']}/{meta['name']} takes over the host {host}: its priority is "
+                f"{_priority(rule)}, this route's is {own}.",
                 evidence=[
                     f"ingressroute/{meta['namespace']}/{meta['name']}: match {rule['match']},"
                     f" priority {rule.get('priority') or 'not set (its length)'}"
@@ -211,8 +211,8 @@ def _reference_findings(snapshot: Snapshot, diagnosis: SessionDiagnosis, route: 
         yield found(
             "route_entry_point_unknown",
             where,
-            f"Traefik has no entry point {', '.join(strange)}, so it leaves the route out; it has:"
-            f" {', '.join(sorted(known))}.",
+            f"Traefik has no entry point {', '.join(strange)}, so it ignores the route; it has: "
+            f"{', '.join(sorted(known))}.",
             evidence=[f"spec.entryPoints: {', '.join(spec['entryPoints'])}"],
             remedy=Remedy.run(*_upgrade(snapshot, namespace, f"traefik.entryPoint={min(known)}")),
             related_objects=diagnosis.related_objects,
@@ -227,11 +227,11 @@ def _reference_findings(snapshot: Snapshot, diagnosis: SessionDiagnosis, route: 
                 yield found(
                     "route_crosses_namespaces",
                     where,
-                    f"It names {reference['name']!r} in the namespace {reference['namespace']}. Traefik refuses"
-                    " references across namespaces and drops the whole route.",
+                    f"It names {reference['name']!r} in the namespace {reference['namespace']}. Traefik rejects "
+                    "references across namespaces and ignores the whole route.",
                     evidence=["--providers.kubernetescrd.allowCrossNamespace is not set"],
                     remedy=Remedy(
-                        f"Create it in the namespace {namespace}, and name it there.",
+                        f"Create it in the namespace {namespace}, and use that name.",
                         (f"kubectl --namespace {namespace} get middlewares.traefik.io",),
                     ),
                     related_objects=diagnosis.related_objects,
@@ -257,7 +257,7 @@ def _middleware(
         yield found(
             "middleware_missing",
             where,
-            f"It names the Middleware {there}/{each}, which does not exist: Traefik drops the route (404).",
+            f"It names the Middleware {there}/{each}, which does not exist: Traefik ignores the route (404).",
             evidence=[f"spec.routes[].middlewares: {name}"]
             + ([f"spec.chain.middlewares of {name}: {each}"] if each != name else []),
             remedy=Remedy.run(
@@ -291,7 +291,7 @@ def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
             "service_without_endpoints" if service else "service_missing",
             where,
             "The desktop is ready, but its Service "
-            + ("finds no pod that answers" if service else "is not there")
+            + ("has no pod that responds" if service else "does not exist")
             + ": the browser gets 404 or 503.",
             evidence=[
                 f"spec.selector: {selector}" if service else f"there is no Service {diagnosis.namespace}/{name}",
@@ -346,9 +346,7 @@ def _certificate(snapshot: Snapshot, one: Certificate, hosts: list[str]) -> Iter
         return
     left = -snapshot.age(one.ends)
     if left < _SOON or snapshot.age(one.begins) < 0:
-        state = (
-            "has ended" if left < 0 else "ends" if snapshot.age(one.begins) >= 0 else "is not valid before its begin"
-        )
+        state = "has ended" if left < 0 else "ends" if snapshot.age(one.begins) >= 0 else "is not valid yet"
         yield found(
             "certificate_expired" if state != "ends" else "certificate_expires_soon",
             where,
@@ -365,7 +363,7 @@ def _certificate(snapshot: Snapshot, one: Certificate, hosts: list[str]) -> Iter
             where,
             f"The certificate is for {', '.join(one.names) or 'no name'}, which does not cover {bare[0]}"
             + (f" and {len(bare) - 1} more" if len(bare) > 1 else "")
-            + f"; it has to name *.{domain}.",
+            + f"; it must include *.{domain}.",
             evidence=[f"subjectAltName: {', '.join(one.names)}"],
             remedy=renew,
         )

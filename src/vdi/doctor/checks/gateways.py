@@ -19,11 +19,11 @@ _CUT = "websockets of "
 _CUT_SLACK = 5.0
 """Seconds between a timeout and the next connection of the page, at most."""
 _BY_NAME = {
-    "database": ("database_unreachable", "Its database does not answer"),
-    "shared state": ("redis_unreachable", "Redis does not answer"),
+    "database": ("database_unreachable", "Its database does not respond"),
+    "shared state": ("redis_unreachable", "Redis does not respond"),
     "clock": ("clock_wrong", "The clock of a replica is wrong"),
     "history": ("history_not_written", "History cannot be written"),
-    "single sign-on": ("oidc_unreachable", "The identity provider does not answer as it should"),
+    "single sign-on": ("oidc_unreachable", "The identity provider does not respond correctly"),
 }
 
 
@@ -51,7 +51,7 @@ def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "gateway_missing",
                 operator.object,
-                f"Its routes ask the Middleware {named[0]}, but {', '.join(without)} has no gateway behind it.",
+                f"Its routes use the Middleware {named[0]}, but {', '.join(without)} has no gateway behind it.",
                 evidence=[f"{operator.object}: {_EDGE}={named[0]}", "no Deployment has a container 'gateway'"],
                 remedy=Remedy.run(f"{operator.upgrade} --set gateway.enabled=true"),
             )
@@ -115,7 +115,7 @@ def _cut(snapshot: Snapshot, gateway: Gateway, session: str, pod_name: str, why:
     ]
     period = re.search(r"every (\d+) s", why)
     ends = [timeout for timeout in timeouts if period and 0 <= float(period[1]) - timeout[2] <= _CUT_SLACK]
-    message = f"Its connections do not last: {why.rstrip('.')}."
+    message = f"Its connections are interrupted: {why.rstrip('.')}."
     if ends:
         traefik, argument, _ = ends[0]
         option = argument.removeprefix("--").partition("=")[0]
@@ -125,8 +125,8 @@ def _cut(snapshot: Snapshot, gateway: Gateway, session: str, pod_name: str, why:
             (f"kubectl --namespace {traefik.namespace} edit {traefik.kind} {traefik.name}",),
         )
     else:
-        message += " Something between browser and Traefik ends them."
-        remedy = Remedy("Raise the idle timeout of the proxy before Traefik (nginx: proxy_read_timeout 3600s).")
+        message += " A proxy or load balancer between browser and Traefik ends them."
+        remedy = Remedy("Raise the idle timeout of the proxy in front of Traefik (nginx: proxy_read_timeout 3600s).")
     return found(
         "websocket_cut",
         f"vdisession/{_namespace_of(snapshot, gateway, session)}/{session}",

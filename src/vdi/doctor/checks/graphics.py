@@ -10,7 +10,7 @@ from vdi.doctor.objects.sessions import SessionDiagnosis, active, diagnose_sessi
 from vdi.findings.model import Finding, Remedy
 from vdi.gpu.products import PRODUCT_LABEL, lacks_encoder
 from vdi.session.effective import Desktop
-from vdi.session.graphics import CAPABILITY_MISSING, DRIVER_NOT_LOADABLE, renders_on_gpu
+from vdi.session.graphics import CAPABILITY_MISSING, DRIVER_NOT_LOADABLE, NOT_ON_X11, renders_on_gpu
 
 
 @check("vdisessions", "vditemplates", "pods")
@@ -30,23 +30,33 @@ def _finding(diagnosis: SessionDiagnosis, pod: str, graphics: GraphicsStatus) ->
     read_log = f"kubectl --namespace {namespace} logs {pod}"
     if graphics.reason == CAPABILITY_MISSING:
         code = "graphics_capability_missing"
-        message = f"The desktop {name} has a GPU and draws on the CPU: NVIDIA_DRIVER_CAPABILITIES lacks `graphics`."
+        message = f"The desktop {name} has a GPU but renders on the CPU: NVIDIA_DRIVER_CAPABILITIES lacks `graphics`."
         remedy = Remedy(
-            "Add `graphics` to NVIDIA_DRIVER_CAPABILITIES in `spec.env`, or delete it there. Then restart the desktop.",
+            "Add `graphics` to NVIDIA_DRIVER_CAPABILITIES in `spec.env`, or remove the variable there. Then "
+            "restart the desktop.",
             (f"kubectl edit vditemplate {template}", restart),
         )
     elif graphics.reason == DRIVER_NOT_LOADABLE:
         code = "graphics_driver_not_loadable"
-        message = f"The desktop {name} has a GPU and draws on the CPU: NVIDIA's driver does not load in its container."
+        message = (
+            f"The desktop {name} has a GPU but renders on the CPU: NVIDIA's driver cannot be loaded in its container."
+        )
         remedy = Remedy(
-            "Read the loader's error, then restart the desktop. A driver that was upgraded reaches new pods only.",
+            "Read the loader's error, then restart the desktop. Only new pods use an upgraded driver.",
             (read_log, restart),
         )
     else:
         code = "graphics_in_software"
         said = f" ({graphics.message})" if graphics.message else ""
-        message = f"The desktop {name} has a GPU and draws on the CPU{said}."
-        remedy = Remedy("See what the desktop tried, then restart it.", (read_log, restart))
+        message = f"The desktop {name} has a GPU but renders on the CPU{said}."
+        if graphics.reason == NOT_ON_X11:
+            patch = """-p '{"spec":{"streaming":{"display":"Auto"}}}'"""
+            remedy = Remedy(
+                "Allow Wayland in the template, which this GPU needs. Then restart the desktop.",
+                (f"kubectl patch vditemplate {template} --type merge {patch}", restart),
+            )
+        else:
+            remedy = Remedy("See what the desktop tried, then restart it.", (read_log, restart))
     return found(
         code,
         diagnosis.object,

@@ -30,15 +30,16 @@ def basic_auth_secrets_bad(snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             "basic_auth_secret_missing",
             f"secret/{namespace}/{name}",
-            f"{_names(templates)} in basicAuthSecret the Secret {namespace}/{name}, which"
-            f" {secret['problem'] if secret else 'does not exist'}. The gateway cannot sign in: desktops answer 503.",
+            f"{_names(templates)} in basicAuthSecret the Secret {namespace}/{name}, which "
+            f"{secret['problem'] if secret else 'does not exist'}. The gateway cannot sign in: desktops respond "
+            "with 503.",
             evidence=[
                 *(f"vditemplate/{template.metadata.name}: spec.basicAuthSecret.name: {name}" for template in templates),
-                f"{used} sessions in namespace {namespace} have these templates",
+                f"{used} sessions in namespace {namespace} use these templates",
             ],
             remedy=Remedy(
-                "Write the image's user name and password into the files username and password, without a line end."
-                " Then:",
+                "Write the image's user name and password into the files username and password, without a trailing "
+                "newline. Then:",
                 (
                     f"kubectl --namespace {namespace} create secret generic {name} --type {kind}"
                     f" --from-file {USERNAME_KEY} --from-file {PASSWORD_KEY} --dry-run=client -o yaml"
@@ -61,11 +62,11 @@ def servers_transport_missing(snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             "servers_transport_missing",
             f"serverstransport/{namespace}/{DESKTOP_TRANSPORT}",
-            f"The ServersTransport {namespace}/{DESKTOP_TRANSPORT} does not exist."
-            " Traefik leaves out the routes of desktops with scheme HTTPS (404).",
+            f"The ServersTransport {namespace}/{DESKTOP_TRANSPORT} does not exist. Traefik ignores the routes of "
+            "desktops with scheme HTTPS (404).",
             evidence=[
                 *(f"vditemplate/{template.metadata.name}: spec.scheme: HTTPS" for template in templates),
-                f"{used} sessions in namespace {namespace} have these templates",
+                f"{used} sessions in namespace {namespace} use these templates",
             ],
             remedy=Remedy.run(f"kubectl --namespace {namespace} apply -f - <<< '{_TRANSPORT}'"),
             severity=None if used else Severity.WARNING,

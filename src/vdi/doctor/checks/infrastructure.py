@@ -40,7 +40,7 @@ def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
                     "node_not_ready",
                     f"node/{name}",
                     f"The node {name} is not ready:"
-                    f" {condition.message or condition.reason or 'its kubelet does not answer'}.".replace("..", "."),
+                    f" {condition.message or condition.reason or 'its kubelet does not respond'}.".replace("..", "."),
                     evidence=evidence,
                     remedy=Remedy(
                         "Check its power and network. On the node, check its service (of an agent: k3s-agent).",
@@ -55,7 +55,7 @@ def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
                     f"The node {name} is short of {what}: it accepts no new pods and evicts running ones.",
                     evidence=evidence,
                     remedy=Remedy(
-                        "On the node, see what is full, and remove unused images.",
+                        "On the node, find out what is full, and remove unused images.",
                         ("df -h /var/lib", "k3s crictl rmi --prune"),
                     )
                     if what == "disk"
@@ -111,7 +111,7 @@ def gpu_without_runtime_class(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "gpu_runtime_class_unset",
                 f"vditemplate/{template}",
-                f"Desktops of {template!r} have a GPU but no runtimeClassName, so K3s gives them none.",
+                f"Desktops of {template!r} have a GPU but no runtimeClassName, so K3s gives them no GPU.",
                 evidence=[
                     f"pod/{pod.metadata.name}: spec.runtimeClassName is not set, node {pod.spec.node_name} is K3s",
                     "the containerd of K3s gives GPUs only to pods with the RuntimeClass nvidia",
@@ -149,8 +149,8 @@ def _class_missing(where: str, claim: Any, there: list[str]) -> Finding:
     return found(
         "storage_class_missing",
         where,
-        f"The home requests the StorageClass {class_name!r}, which does not exist. There are:"
-        f" {', '.join(there) or 'none'}.",
+        f"The home requests the StorageClass {class_name!r}, which does not exist. Available: "
+        f"{', '.join(there) or 'none'}.",
         evidence=[f"spec.storageClassName: {class_name}"],
         remedy=Remedy(
             f"Create that class, or name `{chosen}` in the template and delete this claim, which is still empty.", named
@@ -177,7 +177,7 @@ def _unprovisioned(snapshot: Snapshot, claim: Any, storage_class: Any, where: st
         yield found(
             "home_not_provisioned",
             where,
-            f"The provisioner {provisioner} cannot make the volume: {said.rstrip('.')}.",
+            f"The provisioner {provisioner} cannot create the volume: {said.rstrip('.')}.",
             evidence=[f"ProvisioningFailed: {one.note}" for one in failed[-1:]]
             + [f"log {key}: {line}" for key in helpers for line in snapshot.logs[key][-2:]],
             remedy=Remedy.run(f"kubectl --namespace {meta['namespace']} describe pvc {meta['name']}"),
@@ -187,8 +187,8 @@ def _unprovisioned(snapshot: Snapshot, claim: Any, storage_class: Any, where: st
         yield found(
             "provisioner_silent",
             where,
-            f"The home has waited {int(snapshot.age(meta['creationTimestamp']))} s for the provisioner {provisioner},"
-            " which reports nothing.",
+            f"The home has waited {int(snapshot.age(meta['creationTimestamp']))} s for the provisioner "
+            f"{provisioner}, which reports nothing.",
             evidence=["status.phase: Pending, no Event ProvisioningFailed", f"selected node: {chosen or 'any'}"],
             remedy=Remedy.run("kubectl --namespace kube-system logs deployment/local-path-provisioner"),
             related_objects=[f"node/{chosen}"],
@@ -207,7 +207,7 @@ def local_path_modes(snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             "local_path_mode_wrong",
             f"configmap/{namespace}/{CONFIG}",
-            f"New local-path volumes get the mode {modes[0]}: only root can write to them.",
+            f"New local-path volumes have mode {modes[0]}: only root can write to them.",
             evidence=[f"data.setup: {line}" for line in lines],
             remedy=Remedy.run(f"kubectl --namespace {namespace} patch configmap {CONFIG} --type merge --patch {patch}"),
         )
@@ -225,18 +225,18 @@ def homes_on_lost_nodes(snapshot: Snapshot) -> Iterator[Finding]:
         if not pinned or any((node := snapshot.nodes.get(one)) and node.ready for one in pinned):
             continue
         gone = [one for one in pinned if one not in snapshot.nodes]
-        state = "is no longer in this cluster" if gone else "does not answer"
+        state = "is no longer in this cluster" if gone else "does not respond"
         yield found(
             "home_on_lost_node",
             f"persistentvolumeclaim/{diagnosis.namespace}/{name}",
-            f"The home of the session {diagnosis.session.metadata.name} lies on the node {', '.join(pinned)},"
-            f" which {state}. No other node reaches a local-path volume.",
+            f"The home of the session {diagnosis.session.metadata.name} is on the node {', '.join(pinned)}, which "
+            f"{state}. A local-path volume cannot be used from another node.",
             evidence=[
                 f"persistentvolume/{diagnosis.home.spec.volume_name}: spec.nodeAffinity names {', '.join(pinned)}"
             ],
             # Whether its files are given up is for whoever knows that the node is gone for good: no command for that.
             remedy=Remedy(
-                f"Bring the node {pinned[0]} back: its files are there.",
+                f"Bring the node {pinned[0]} back: it has the files.",
                 (f"kubectl get pv {diagnosis.home.spec.volume_name} --output yaml",)
                 if gone
                 else (f"kubectl describe node {pinned[0]}",),

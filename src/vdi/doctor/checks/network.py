@@ -32,7 +32,7 @@ def turn_down(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "turn_down",
                 turn_server.object,
-                "No replica of the TURN server is ready: WebRTC does not pass firewalls.",
+                "No replica of the TURN server is ready: WebRTC does not work through firewalls.",
                 evidence=["ready: 0"],
                 related_objects=snapshot.nodes_of(turn_server.raw),
                 remedy=Remedy.run(
@@ -56,8 +56,8 @@ def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             "network_policy_blocks",
             f"networkpolicy/{names[0]}",
-            f"{source.words[0].upper()}{source.words[1:]} may not connect to {target.words} on port {port.number}."
-            f" None of the {len(names)} policies for that {direction} allows it.",
+            f"{source.words[0].upper()}{source.words[1:]} may not connect to {target.words} on port {port.number}. "
+            f"None of the {len(names)} policies for that {direction} allows it.",
             evidence=[f"{direction} of {', '.join(sorted(names))}", f"{source.words}: labels {dict(source.labels)}"],
             remedy=Remedy.run(f"kubectl --namespace {first['namespace']} describe networkpolicy {first['name']}"),
         )
@@ -117,8 +117,8 @@ def clocks(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "clock_wrong",
                 where,
-                f"Its clock is {seconds:.0f} s ahead of this machine's: one of the two is wrong.",
-                evidence=[f"it wrote a time that is {seconds:.0f} s after {snapshot.taken_at}"],
+                f"Its clock is {seconds:.0f} s ahead of this machine's clock: one of them is wrong.",
+                evidence=[f"it recorded a time that is {seconds:.0f} s after {snapshot.taken_at}"],
                 remedy=Remedy(
                     "Compare the clocks on that node and here, and set up time synchronisation.",
                     ("timedatectl status",),
@@ -137,7 +137,7 @@ def api_certificate(snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             "api_certificate_ends",
             "certificate/api-server",
-            f"The API server's certificate {'has ended' if over else f'ends in {left:.0f} days'}"
+            f"The API server's certificate {'has expired' if over else f'expires in {left:.0f} days'}"
             f" ({snapshot.api_certificate_ends}).",
             evidence=[f"notAfter {snapshot.api_certificate_ends}"],
             remedy=Remedy.run("systemctl restart k3s"),
@@ -152,11 +152,11 @@ def api_server_slow(snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             "api_server_slow",
             "apiserver/kubernetes",
-            f"The API server takes {snapshot.api_seconds:.1f} s for a small request; a healthy one takes a few"
-            " hundredths.",
+            f"The API server takes {snapshot.api_seconds:.1f} s for a small request; a healthy one takes a few "
+            "hundredths of a second.",
             evidence=[f"the fastest of three requests took {snapshot.api_seconds:.2f} s"],
             remedy=Remedy(
-                "Look at the disk and the CPU of the server; its own checks name what is slow.",
+                "Check the disk and the CPU of the server; its own health checks name what is slow.",
                 ("kubectl get --raw '/readyz?verbose'", "kubectl describe nodes"),
             ),
         )

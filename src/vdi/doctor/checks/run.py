@@ -12,6 +12,7 @@ from vdi.doctor.checks import (
     images,
     infrastructure,
     network,
+    nodes_kept,
     sessions,
     streams,
 )
@@ -24,6 +25,7 @@ CHECKS: tuple[Check, ...] = (
     *control_plane.CHECKS,
     *sessions.CHECKS,
     *infrastructure.CHECKS,
+    *nodes_kept.CHECKS,
     *network.CHECKS,
     *data_plane.CHECKS,
     *images.CHECKS,
@@ -53,11 +55,9 @@ def _look(one: Check, snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             "check_failed",
             f"check/{one.name}",
-            f"The check {one.name} failed, so what it looks at is not known: {type(error).__name__}: {error}",
+            f"The check {one.name} failed, so its result is unknown: {type(error).__name__}: {error}",
             evidence=[f"{type(error).__name__}: {error}"],
-            remedy=Remedy(
-                "This is a fault of vdi doctor: report it, with this bundle.", ("vdi doctor --bundle doctor.json",)
-            ),
+            remedy=Remedy("Report this bug of vdi doctor, with this bundle.", ("vdi doctor --bundle doctor.json",)),
         )
 
 

@@ -13,7 +13,7 @@ from vdi.doctor.objects.operators import is_led, operator_for
 from vdi.doctor.objects.sessions import REFUSED, SessionDiagnosis, active, diagnose_sessions
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.capacity import amount
-from vdi.session.conditions import QUEUE_REASONS, Reason
+from vdi.session.conditions import LASTING_QUEUE_REASONS, QUEUE_REASONS, Reason
 from vdi.session.effective import Blocked, Desktop
 from vdi.session.naming import reservation_name
 from vdi.session.pulling import IMAGE_CODES
@@ -64,8 +64,6 @@ _CRASHED = frozenset({"desktop_crashes", "session_failed"})
 _LASTING = REFUSED | (_OF_PROBLEM.keys() - {Reason.HOME_IN_USE, Reason.NAME_TAKEN})
 """Problems that no seconds take away. What is in use or taken may belong to a session that is just ending."""
 _GPU_REASONS = frozenset({Reason.GPUS_BUSY, Reason.NO_GPUS})
-_NOBODYS_END = frozenset({Reason.NO_GPUS, Reason.TOO_LARGE, Reason.NO_MATCHING_NODE, Reason.HOME_NODE_GONE})
-"""Reasons of waiting that no end of another desktop removes."""
 _FREE_A_GPU = Remedy("End or suspend a desktop.", ("vdi gpu status", "vdi session ls"))
 
 
@@ -85,8 +83,8 @@ def sessions_without_pod(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "session_ignored",
                 diagnosis.object,
-                f"Nothing blocks this session, but it has had no pod for {int(_idle_for(diagnosis))} s."
-                " The operator is not acting on it.",
+                f"Nothing blocks this session, but it has had no pod for {int(_idle_for(diagnosis))} s. The "
+                "operator is not processing it.",
                 evidence=[
                     f"metadata.generation: {meta.generation}",
                     f"status.observedGeneration: {diagnosis.session.status.observed_generation}",
@@ -119,8 +117,8 @@ def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             "operator_stuck",
             operator.object,
-            f"The operator leads, but does not act on {len(names)} sessions: one of its watches may be stuck.",
-            evidence=[f"without pod or reason, or deleted and still there: {', '.join(sorted(names)[:5])}"],
+            f"The operator leads, but does not process {len(names)} sessions: one of its watches may be stuck.",
+            evidence=[f"without pod or reason, or deleted but still present: {', '.join(sorted(names)[:5])}"],
             remedy=found_here[0].restart_operator,
             related_objects=found_here[0].related_objects,
         )
@@ -145,7 +143,7 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
     severity = None
     if reason in QUEUE_REASONS:
         code = "gpu_insufficient" if reason in _GPU_REASONS else "room_insufficient"
-        severity = Severity.ERROR if reason in _NOBODYS_END else Severity.WARNING
+        severity = Severity.ERROR if reason in LASTING_QUEUE_REASONS else Severity.WARNING
     elif reason not in _OF_PROBLEM and not problem.needs_change:
         severity = Severity.WARNING  # it is tried again
     remedies = {
@@ -157,7 +155,7 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
         "session_over_limit": Remedy.run(f"kubectl --namespace {namespace} edit vdisession {name}"),
         "home_in_use": Remedy.run(f"vdi session ls -n {namespace}"),
         "host_taken": Remedy(
-            "Give the session another spec.hostname. The ConfigMap names the user who has this one.",
+            "Give the session another spec.hostname. The ConfigMap names the user who owns this one.",
             (
                 f"kubectl --namespace {namespace} edit vdisession {name}",
                 f"kubectl --namespace {namespace} get configmap"
@@ -205,7 +203,7 @@ _ADMISSION = (
     ),
     (
         re.compile(r"webhook \"([\w.-]+)\""),
-        "Repair the service behind the webhook, or have whoever runs it allow the pod.",
+        "Repair the service behind the webhook, or ask its administrator to allow the pod.",
         "kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations",
     ),
 )
@@ -227,7 +225,7 @@ def _open_nodes(diagnosis: SessionDiagnosis) -> Remedy | None:
     nodes = diagnosis.snapshot.nodes.values()
     cordoned = [f"kubectl uncordon {node.metadata.name}" for node in nodes if node.spec.unschedulable]
     if cordoned:
-        return Remedy("Let cordoned nodes take pods again, unless someone is working on them.", tuple(cordoned))
+        return Remedy("Uncordon the nodes, unless someone is working on them.", tuple(cordoned))
     desktop = diagnosis.desktop
     tolerations = desktop.placement.tolerations if isinstance(desktop, Desktop) else ()
     tainted = [
@@ -253,8 +251,8 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
             continue
         if snapshot.age(pod.metadata.creation_timestamp) < PATIENCE and pod.status.phase != "Failed":
             continue
-        code = _OF_ANSWER.get(answer.code, "desktop_unschedulable" if not pod.spec.node_name else "session_failed")
-        if answer.code == Reason.NO_GPU_FREE:
+        code = _OF_ANSWER.get(answer.reason, "desktop_unschedulable" if not pod.spec.node_name else "session_failed")
+        if answer.reason == Reason.NO_GPU_FREE:
             code = "gpu_insufficient"
         if code == "home_not_provisioned" and diagnosis.home is not None:
             code = "desktop_unschedulable"  # why there is no volume is the claim's own finding
@@ -264,11 +262,11 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             code,
             diagnosis.object,
-            f"The desktop used more memory than it may have ({_memory_limit(diagnosis)}), and was stopped."
-            if answer.code == Reason.OUT_OF_MEMORY
+            f"The desktop used more memory than its limit ({_memory_limit(diagnosis)}), and was stopped."
+            if answer.reason == Reason.OUT_OF_MEMORY
             else answer.sentence,
             evidence=[
-                f"pod/{pod.metadata.name}: {answer.code}",
+                f"pod/{pod.metadata.name}: {answer.reason}",
                 *last_warnings(diagnosis.observed.events),
                 *(f"log: {line}" for line in log[-2:]),
             ],
@@ -312,13 +310,13 @@ def _fetch(diagnosis: SessionDiagnosis) -> Remedy:
     """What makes the image available."""
     template, pod, answer = diagnosis.session.spec.template, diagnosis.pod, diagnosis.answer
     desktop = diagnosis.desktop
-    if pod and answer and answer.code in _OF_REGISTRY and isinstance(desktop, Desktop):
+    if pod and answer and answer.reason in _OF_REGISTRY and isinstance(desktop, Desktop):
         return Remedy(
-            f"On the node {pod.spec.node_name}, fix its access to the registry, and try to fetch the image.",
+            f"On the node {pod.spec.node_name}, fix its access to the registry, and try to pull the image.",
             (f"k3s crictl pull {desktop.image}",),
         )
     edit = f"kubectl edit vditemplate {template}"
-    if answer and answer.code == Reason.IMAGE_PULL_DENIED and isinstance(desktop, Desktop):
+    if answer and answer.reason == Reason.IMAGE_PULL_DENIED and isinstance(desktop, Desktop):
         secrets = [
             f"kubectl --namespace {diagnosis.namespace} get secret {image_pull_secret}"
             for image_pull_secret in desktop.image_pull_secrets
@@ -386,7 +384,7 @@ def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
 _STAGES = {
     "schedule": "until a node was found.",
     "prepare": "on the node, for image and volume.",
-    "boot": "in the desktop itself, until it answered its probe.",
+    "boot": "in the desktop itself, until its probe passed.",
 }
 
 
@@ -396,7 +394,7 @@ def _quicker(stage: str, template: str) -> Remedy:
     return {
         "schedule": Remedy.run("kubectl --namespace kube-system get pods -l component=kube-scheduler"),
         "prepare": Remedy(
-            "Fetch the image beforehand.", (f"kubectl patch vditemplate {template} --type merge --patch {pre_pull}",)
+            "Pull the image in advance.", (f"kubectl patch vditemplate {template} --type merge --patch {pre_pull}",)
         ),
         "boot": Remedy(
             f"Raise spec.resources.defaultCPU of template `{template}`, or keep desktops ready in a VDIPool.",
@@ -436,7 +434,7 @@ def sessions_failed(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "session_failed",
                 diagnosis.object,
-                status.message or "It is Failed, and its status does not say why.",
+                status.message or "It is Failed, and its status does not contain a reason.",
                 evidence=[f"status.phase: {status.phase}"],
                 remedy=_restart(diagnosis),
                 related_objects=diagnosis.related_objects,
@@ -452,7 +450,7 @@ def sessions_overdue(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "session_overdue",
                 diagnosis.object,
-                f"Its time was over {snapshot.age(ends):.0f} s ago, and its desktop runs on.",
+                f"Its time limit was reached {snapshot.age(ends):.0f} s ago, but its desktop is still running.",
                 evidence=[
                     f"status.expiresAt: {ends}",
                     f"pod/{diagnosis.pod.metadata.name}: {diagnosis.pod.status.phase}",

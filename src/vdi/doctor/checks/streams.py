@@ -32,9 +32,9 @@ _SAID: tuple[tuple[str, re.Pattern[str], str], ...] = (
     (
         "home_not_writable",
         _DENIED,
-        "The desktop may not write to its home ({0}): the volume's folder belongs to root, or is 0700.",
+        "The desktop cannot write to its home ({0}): the volume's folder belongs to root, or has mode 0700.",
     ),
-    ("selkies_error", _PICTURE, "Selkies cannot make a picture: {0}."),
+    ("selkies_error", _PICTURE, "Selkies cannot create a picture: {0}."),
     ("selkies_error", re.compile(r"(address already in use.*)", re.IGNORECASE), "Selkies cannot listen: {0}."),
 )
 
@@ -65,14 +65,14 @@ def _library(diagnosis: SessionDiagnosis, lines: list[str]) -> Finding | None:
     for line in lines:
         if match := _LIBRARY.search(line):
             library, template = match[1] or match[2], diagnosis.session.spec.template
-            shown = "waits for a stream that never comes" if diagnosis.pod.ready else "does not start"
+            shown = "waits for a stream that never starts" if diagnosis.pod.ready else "does not start"
             return found(
                 "library_missing",
                 f"pod/{diagnosis.namespace}/{diagnosis.pod.metadata.name}",
                 f"The image of {template!r} lacks the library {library}: the desktop {shown}.",
                 evidence=[f"log: {line.strip()}"],
                 remedy=Remedy(
-                    f"Add the package with {library.split('/')[-1]} to the image, then name the new image here:",
+                    f"Add the package with {library.split('/')[-1]} to the image, then set the new image here:",
                     (f"kubectl edit vditemplate {template}",),
                 ),
                 related_objects=diagnosis.related_objects,
@@ -93,7 +93,7 @@ def _no_space(diagnosis: SessionDiagnosis, lines: list[str]) -> Finding | None:
         f"The desktop {name} cannot write: no space is left in its home or on the disk of its node.",
         evidence=[f"log: {line.strip()}"],
         remedy=Remedy(
-            "See which file system is full, then delete files there.",
+            "Find the full file system, then delete files there.",
             (f"{command} exec {pod.metadata.name} -- df -h", f"kubectl describe node {pod.spec.node_name}"),
         ),
         related_objects=diagnosis.related_objects,
@@ -129,7 +129,7 @@ def _give_home(diagnosis: SessionDiagnosis) -> Remedy:
     if not path or diagnosis.pod is None:
         return Remedy.run(f"kubectl get pv {volume} --output yaml" if volume else "kubectl get pv")
     return Remedy(
-        f"On the node {diagnosis.pod.spec.node_name}, give the folder to the desktop's user.",
+        f"On the node {diagnosis.pod.spec.node_name}, make the desktop's user the owner of the folder.",
         (f"chown -R 1000:1000 {path}",),
     )
 
@@ -148,11 +148,11 @@ def encoders_obsolete(snapshot: Snapshot) -> Iterator[Finding]:
             yield found(
                 "encoder_obsolete",
                 f"vditemplate/{name}",
-                f"SELKIES_ENCODER names {', '.join(old)}, an encoder of Selkies 1. Selkies 2 ignores it and chooses"
-                " itself.",
+                f"SELKIES_ENCODER names {', '.join(old)}, an encoder of Selkies 1. Selkies 2 ignores it and chooses "
+                "its own.",
                 evidence=[f"spec.env SELKIES_ENCODER={chosen}"],
                 remedy=Remedy(
-                    "Set SELKIES_ENCODER=h264enc, which takes the GPU's encoder if there is one.",
+                    "Set SELKIES_ENCODER=h264enc, which uses the GPU's encoder if there is one.",
                     (f"kubectl edit vditemplate {name}",),
                 ),
             )
@@ -184,7 +184,7 @@ def ports_wrong(snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             "desktop_port_wrong",
             f"vditemplate/{name}",
-            f"The desktop listens on port {listens}, and its template `{name}` says port {port}: no probe passes.",
+            f"The desktop listens on port {listens}, but its template `{name}` has port {port}: no probe succeeds.",
             evidence=[proof, f"vditemplate/{name}: spec.port: {port}"],
             remedy=Remedy(
                 "Set the template's port to the one that the desktop listens on, then restart the session.",
@@ -213,7 +213,7 @@ def shared_memory_small(snapshot: Snapshot) -> Iterator[Finding]:
         yield found(
             "shm_too_small",
             f"vditemplate/{name}",
-            f"Template `{name}` gives /dev/shm {size}: browsers crash with less than 64Mi.",
+            f"Template `{name}` sets /dev/shm to {size}: browsers crash with less than 64Mi.",
             evidence=[f"vditemplate/{name}: spec.shmSize: {size}"],
             remedy=Remedy(
                 "Raise it for desktops that start from now on.",
@@ -240,7 +240,7 @@ def cpu_limits_low(snapshot: Snapshot) -> Iterator[Finding]:
             "cpu_limit_low",
             where,
             f"The desktop may use {desktop.cpu} of a CPU (limit from {source}): it is throttled"
-            f"{'' if ready else ' and does not get ready'}.",
+            f"{'' if ready else ' and does not become ready'}.",
             evidence=[f"limit {desktop.cpu} from {where}", f"a desktop needs at least {_LEAST_CPU}m"],
             remedy=Remedy(
                 "Raise the limit, then restart the session.",

@@ -50,20 +50,19 @@ def _gpu(
 _GPUS = (
     _gpu(
         "gpu_nodes_missing",
-        "Desktops ask for GPUs, and no node has one that Kubernetes knows of.",
+        "Desktops request GPUs, but no node has a GPU that Kubernetes knows of.",
         "Install driver, container toolkit and device plugin, or use a template with defaultGPU 0.",
     ),
     _gpu(
         "gpu_device_plugin_missing",
-        "Nothing tells the kubelets of GPUs.",
+        "No device plugin reports GPUs to the kubelets.",
         "Install the GPU Operator or NVIDIA's device plugin.",
         follows=("gpu_nodes_missing",),
     ),
     _gpu(
         "gpu_sharing_not_configured",
-        "Each GPU serves one desktop, because nothing tells the device plugin to share; and desktops wait for GPUs,"
-        " or a"
-        " ConfigMap for time-slicing lies there unused.",
+        "Each GPU serves one desktop, because the device plugin is not configured to share; and desktops wait for "
+        "GPUs, or a ConfigMap for time-slicing exists but is not used.",
         "Configure how GPUs are shared.",
         follows=("gpu_nodes_missing", "gpu_device_plugin_missing"),
     ),
@@ -79,34 +78,35 @@ _GPUS = (
     ),
     _gpu(
         "gpu_default_key_missing",
-        "The default that is named is no key of the ConfigMap: nodes without a label of their own get no plugin.",
-        "Configure the sharing again: this names an existing key.",
+        "The default configuration is not a key of the ConfigMap: the device plugin does not start on nodes "
+        "without their own label.",
+        "Configure the sharing again: this sets an existing key.",
     ),
     _gpu(
         "gpu_default_key_unset",
-        "The ConfigMap is named without a default key, so no node takes it: GPUs are advertised once, not eight times.",
-        "Configure the sharing again: this names the key.",
+        "The ConfigMap is set without a default key, so no node uses it: GPUs are advertised once, not eight times.",
+        "Configure the sharing again: this sets the key.",
     ),
     _gpu(
         "gpu_policy_not_taken_up",
-        "The GPU Operator has not given the device plugin what the ClusterPolicy says.",
+        "The GPU Operator has not applied the ClusterPolicy to the device plugin.",
         "Read the GPU Operator's log.",
     ),
     _gpu(
         "gpu_config_not_read",
-        "The device plugin's pods are older than the last change of the ConfigMap: they read it only at their start.",
+        "The device plugin's pods are older than the last change of the ConfigMap, which they read only at the start.",
         "Restart the device plugin: running desktops keep their GPUs.",
         follows=("gpu_config_invalid", "gpu_config_map_missing", "gpu_default_key_missing"),
     ),
     _gpu(
         "gpu_device_plugin_not_ready",
         "Pods of the device plugin are not ready.",
-        "Read what the device plugin is missing: often driver or toolkit on the node.",
+        "Read what the device plugin is missing: often the driver or the toolkit on the node.",
         follows=("gpu_config_map_missing", "gpu_config_invalid", "gpu_default_key_missing", "node_not_ready"),
     ),
     _gpu(
         "gpu_config_reader_not_ready",
-        "GPU Feature Discovery is not ready, so labels of nodes are old.",
+        "GPU Feature Discovery is not ready, so node labels are outdated.",
         "Read what GPU Feature Discovery is missing.",
         follows=("gpu_config_map_missing", "gpu_config_invalid", "gpu_default_key_missing"),
     ),
@@ -123,7 +123,7 @@ _GPUS = (
     _gpu(
         "gpu_capacity_wrong",
         "A node advertises another number of GPUs than its GPUs times the replicas, such as 1 instead of 8.",
-        "Restart the device plugin, then look at the node again.",
+        "Restart the device plugin, then check the node again.",
         follows=(
             "gpu_config_not_read",
             "gpu_policy_not_taken_up",
@@ -135,12 +135,14 @@ _GPUS = (
     ),
     _gpu(
         "gpu_count_unknown",
-        "How many GPUs a node has is not known, so whether it advertises the right number is not either.",
+        "The number of GPUs of a node is unknown, so it is also unknown whether it advertises the right number.",
         "Run GPU Feature Discovery: it labels nodes with their number of GPUs.",
         severity=Severity.UNKNOWN,
     ),
     _gpu(
-        "gpu_unhealthy", "The device plugin takes a GPU for broken.", "Look for Xid errors of the driver on the node."
+        "gpu_unhealthy",
+        "The device plugin considers a GPU unhealthy.",
+        "Look for Xid errors of the driver on the node.",
     ),
     _gpu(
         "gpu_resource_twice",
@@ -156,7 +158,7 @@ _GPUS = (
     ),
     _gpu(
         "gpu_runtime_class_missing",
-        "K3s makes the RuntimeClass nvidia when it finds the toolkit at its start; it is not there.",
+        "The RuntimeClass nvidia does not exist. K3s creates it when it finds the toolkit at its start.",
         "Install nvidia-container-toolkit on the node and restart K3s.",
         severity=Severity.WARNING,
     ),
@@ -171,47 +173,59 @@ _GPUS = (
 INFRASTRUCTURE = (
     _code(
         code="node_not_ready",
-        means="A node does not answer. Its desktops cannot be reached, and are started elsewhere only if they have no"
-        " home"
-        " on it.",
+        means=(
+            "A node does not respond. Its desktops cannot be reached, and are started elsewhere only if their home "
+            "is not on it."
+        ),
         proof="The node's condition Ready.",
         remedy="Check the node's power, network and kubelet.",
     ),
     _code(
         code="node_under_pressure",
-        means="A node is short of memory, disk or process ids: it evicts pods, and accepts no new ones.",
+        means="A node is short of memory, disk or process ids: it evicts pods and accepts no new ones.",
         proof="The node's conditions.",
         remedy="Free disk space on the node, or suspend desktops there. local-path does not limit the size of a home.",
     ),
     *_GPUS,
     _code(
+        code="node_kept",
+        severity=Severity.WARNING,
+        means="An autoscaler can never remove a node for desktops: a desktop without idleTimeout, timeout and schedule,"
+        " a pod that autoscalers do not evict, or an annotation keeps it.",
+        proof="Annotations of the node and its pods, and what would end each desktop on it. PodDisruptionBudgets of"
+        " other programs are not read.",
+        remedy="Suspend unused desktops, and set lifecycle.idleTimeout with onIdle Suspend in their template."
+        " Remove the annotations that no one needs.",
+    ),
+    _code(
         code="gpu_runtime_class_unset",
         severity=Severity.WARNING,
-        means="On K3s a pod without runtimeClassName gets no GPU devices, unless nvidia is the default runtime: the"
-        " picture"
-        " stays black, or is drawn by the CPU.",
+        means=(
+            "On K3s a pod without runtimeClassName gets no GPU devices, unless nvidia is the default runtime: the "
+            "picture stays black, or is rendered by the CPU."
+        ),
         proof="A GPU desktop on a K3s node without spec.runtimeClassName.",
         remedy="Set the RuntimeClass in the template, for desktops that start from now on.",
     ),
     _code(
         code="gpu_insufficient",
-        means="There is no free GPU for the session: all are in use (it starts by itself), or no node has any.",
-        proof="The queue's own reckoning, or the scheduler's words.",
+        means="There is no free GPU for the session: all are in use (it starts automatically), or no node has any.",
+        proof="The queue's own calculation, or the scheduler's message.",
         remedy="End or suspend a desktop, share each GPU among more desktops, or add nodes.",
         follows=(*GPU_SHARED_WRONG, "node_not_ready", "node_under_pressure"),
     ),
     _code(
         code="room_insufficient",
-        means="There is no capacity for the session: CPU, memory, pods, or a node for its template and home.",
-        proof="The queue's own reckoning.",
+        means="There is not enough capacity for the session: CPU, memory, pods, or a node for its template and home.",
+        proof="The queue's own calculation.",
         remedy="End or suspend a desktop, request less, or add nodes.",
         follows=("home_on_lost_node", "node_not_ready", "node_under_pressure"),
     ),
     _code(
         code="desktop_unschedulable",
         means="The scheduler finds no node for the desktop's pod.",
-        proof="The pod's condition PodScheduled, in words.",
-        remedy="Remove what keeps the pod from the nodes that the message names.",
+        proof="The pod's condition PodScheduled.",
+        remedy="Remove the obstacle on the nodes that the message names.",
         follows=(
             "storage_class_missing",
             "provisioner_silent",
@@ -223,31 +237,33 @@ INFRASTRUCTURE = (
     ),
     _code(
         code="image_unavailable",
-        means="The node cannot fetch the desktop's image.",
+        means="The node cannot pull the desktop's image.",
         proof="The container's reason, and the kubelet's Event.",
         remedy="Correct image name, tag or pull secret in the template.",
         follows=("node_under_pressure",),
     ),
     _code(
         code="reference_missing",
-        means="The desktop needs a Secret, ConfigMap or key that is not there.",
+        means="The desktop needs a Secret, ConfigMap or key that does not exist.",
         proof="The container's reason, or the kubelet's Event.",
-        remedy="Create it in the sessions' namespace, or take it out of the template.",
+        remedy="Create it in the sessions' namespace, or remove it from the template.",
         follows=("basic_auth_secret_missing",),
     ),
     _code(
         code="desktop_crashes",
-        means="The desktop ends again and again.",
-        proof="The container's last state, and its last words.",
-        remedy="Read the log of the last try.",
+        means="The desktop keeps crashing.",
+        proof="The container's last state, and the last lines of its log.",
+        remedy="Read the log of the last attempt.",
         follows=_CRASH_CAUSES,
     ),
     _code(
         code="cpu_limit_low",
         severity=Severity.WARNING,
-        means="A desktop may use so little of a processor that it is throttled most of the time: it starts for"
-        " minutes, or its liveness probe ends it.",
-        proof="The CPU limit of the pod, and where it comes from.",
+        means=(
+            "The CPU limit of a desktop is so low that it is throttled most of the time: it takes minutes to "
+            "start, or its liveness probe ends it."
+        ),
+        proof="The CPU limit of the pod, and its source.",
         remedy="Raise the CPU limit to 1 or more.",
     ),
     _code(
@@ -258,91 +274,97 @@ INFRASTRUCTURE = (
     ),
     _code(
         code="desktop_out_of_memory",
-        means="The desktop used more memory than it may have.",
+        means="The desktop used more memory than its limit.",
         proof="The container ended as OOMKilled, or its termination message begins with OutOfMemory.",
-        remedy="Raise the memory limit. What is in /dev/shm counts too.",
+        remedy="Raise the memory limit. Data in /dev/shm counts too.",
     ),
     _code(
         code="desktop_out_of_disk",
-        means="The desktop used more local disk (ephemeral storage) than it may have.",
-        proof="The pod's reason Evicted, and the kubelet's message that names the limit.",
+        means="The desktop used more local disk (ephemeral storage) than its limit.",
+        proof="The pod's reason Evicted, and the kubelet's message with the limit.",
         remedy="Raise the template's resources.defaultEphemeralStorage, or write large files to the home.",
     ),
     _code(
         code="desktop_evicted",
-        means="The node put the desktop out, being short of something.",
+        means="The node evicted the desktop because it was short of a resource.",
         proof="The pod's reason Evicted.",
-        remedy="Relieve the node: the message says what it is short of.",
+        remedy="Free that resource on the node: the message names it.",
         follows=("node_under_pressure",),
     ),
     _code(
         code="node_refused",
-        means="The kubelet refused the pod although the scheduler chose the node, as for two GPU slices with"
-        " failRequestsGreaterThanOne.",
+        means=(
+            "The kubelet refused the pod although the scheduler chose the node, for example for two GPU slices "
+            "with failRequestsGreaterThanOne."
+        ),
         proof="The pod's reason, such as UnexpectedAdmissionError.",
         remedy="Request one GPU: more slices add no computing time.",
         follows=GPU_SHARED_WRONG,
     ),
     _code(
         code="desktop_on_lost_node",
-        means="The desktop is on a node that does not answer or is gone.",
+        means="The desktop is on a node that does not respond or no longer exists.",
         proof="The pod's node, and that node's condition Ready.",
         remedy="Bring the node back.",
         follows=("node_not_ready",),
     ),
     _code(
         code="node_network_broken",
-        means="The node cannot set up pods: network plugin or container runtime are at fault.",
+        means="The node cannot set up pods because of the network plugin or the container runtime.",
         proof="Event FailedCreatePodSandBox.",
         remedy="Read the node's Events and its kubelet's log.",
         follows=("node_not_ready",),
     ),
     _code(
         code="volume_not_mounted",
-        means="A volume cannot be mounted into the desktop: permission denied, still attached elsewhere, or not there.",
-        proof="Event FailedMount, or the runtime's words.",
+        means="A volume cannot be mounted into the desktop: permission denied, still attached elsewhere, or missing.",
+        proof="Event FailedMount, or the runtime's message.",
         remedy="Read the pod's Events. On the node, check owner and mode of the folder.",
         follows=("home_on_lost_node", "node_not_ready"),
     ),
     _code(
         code="storage_class_missing",
-        means="A home asks for a StorageClass that does not exist.",
-        proof="spec.storageClassName of the claim, against the StorageClasses.",
+        means="A home requests a StorageClass that does not exist.",
+        proof="spec.storageClassName of the claim, compared with the StorageClasses.",
         remedy="Create the StorageClass, or name an existing one in the template.",
     ),
     _code(
         code="home_not_provisioned",
-        means="The provisioner says why it cannot make the volume; for local-path often: mkdir: Permission denied.",
+        means=(
+            "The provisioner reports why it cannot create the volume; for local-path often: mkdir: Permission denied."
+        ),
         proof="Event ProvisioningFailed, or the log of local-path's helper pod.",
         remedy="Fix what the message names. For local-path, the folder on the node must be writable for root.",
         follows=("storage_class_missing", "local_path_mode_wrong", "node_under_pressure", "node_not_ready"),
     ),
     _code(
         code="local_path_mode_wrong",
-        means="The local-path provisioner makes folders that only root can write to: desktops and databases that run as"
-        " another user end with Permission denied.",
+        means=(
+            "The local-path provisioner creates folders that only root can write to: desktops and databases that "
+            "run as another user fail with Permission denied."
+        ),
         proof="The mode in the script `setup` of the ConfigMap local-path-config. fsGroup has no effect on hostPath"
         " volumes.",
-        remedy="Give new volumes the mode 0777, as K3s does. Folders that exist keep theirs.",
+        remedy="Give new volumes the mode 0777, as K3s does. Existing folders keep their mode.",
         cluster_wide=True,
     ),
     _code(
         code="provisioner_silent",
-        means="A home waits for its volume, and the provisioner neither makes it nor says why.",
+        means="A home waits for its volume, and the provisioner neither creates it nor reports a reason.",
         proof="The claim has been Pending for more than a minute, without an Event.",
         remedy="Check whether the provisioner runs, and read its log.",
         follows=("node_not_ready",),
     ),
     _code(
         code="home_lost",
-        means="The volume of a home is gone; its claim is Lost.",
+        means="The volume of a home no longer exists; its claim is Lost.",
         proof="The claim's phase.",
-        remedy="Restore the volume from a backup. Without one, delete the claim for an empty home.",
+        remedy="Restore the volume from a backup. Without a backup, delete the claim for an empty home.",
     ),
     _code(
         code="home_on_lost_node",
-        means="A local-path volume is a folder on one node, and that node is gone or does not answer.",
-        proof="The volume's nodeAffinity, against the nodes.",
+        means="A local-path volume is a folder on one node, and that node no longer exists or does not respond.",
+        proof="The volume's nodeAffinity, compared with the nodes.",
         remedy="Bring the node back.",
         follows=("node_not_ready",),
     ),
@@ -356,8 +378,8 @@ INFRASTRUCTURE = (
         code="start_slow",
         severity=Severity.WARNING,
         means="A start took more than 30 seconds.",
-        proof="The times of session and pod, stage by stage: queue, scheduler, node (image and volume), desktop.",
-        remedy="Fetch images beforehand (prePull), keep desktops ready (VDIPool), or raise the CPU limit.",
+        proof="The times of session and pod for each stage: queue, scheduler, node (image and volume), desktop.",
+        remedy="Pull images in advance (prePull), keep desktops ready (VDIPool), or raise the CPU limit.",
         follows=("node_not_ready", "node_under_pressure", "image_unavailable", *_CRASH_CAUSES, "api_server_slow"),
     ),
 )

@@ -16,20 +16,20 @@ _ROUTE = (
 PROBES = (
     _code(
         code="probe_name_not_found",
-        means="The name of a desktop is not found in DNS.",
+        means="The name of a desktop cannot be resolved in DNS.",
         proof=_FROM_HERE,
-        remedy="Create a wildcard DNS record for the sessions' domain that leads to Traefik.",
+        remedy="Create a wildcard DNS record for the sessions' domain that points to Traefik.",
     ),
     _code(
         code="probe_unreachable",
-        means="Nothing listens where a desktop's name leads to.",
+        means="Nothing listens at the address of a desktop's name.",
         proof=_FROM_HERE,
         remedy="Check Traefik's Service and entry point, the firewall, and the chart's urlPort.",
         follows=_WAY_IN,
     ),
     _code(
         code="probe_certificate_refused",
-        means="The certificate that is shown for a desktop is not trusted here, is over, or is for another name.",
+        means="The certificate of a desktop is not trusted here, has expired, or is for another name.",
         proof=_FROM_HERE,
         remedy="Install a wildcard certificate that browsers trust, or your own authority in the browsers.",
         severity=Severity.WARNING,
@@ -37,37 +37,39 @@ PROBES = (
     ),
     _code(
         code="probe_not_routed",
-        means="Traefik answers 404: it has no route for the name of a desktop that runs.",
+        means="Traefik responds with 404: it has no route for the name of a running desktop.",
         proof=_FROM_HERE,
         remedy="Check the session's IngressRoute and Traefik's log.",
         follows=(*_WAY_IN, *_ROUTE),
     ),
     _code(
         code="probe_bad_answer",
-        means="A desktop's address answers with an error of the server.",
+        means="A desktop's address responds with a server error.",
         proof=_FROM_HERE,
         remedy="Check the desktop for 502 to 504, the gateway for 500.",
         follows=(*_WAY_IN, *_ROUTE, "dns_down", "network_policy_blocks", "database_unreachable"),
     ),
     _code(
         code="probe_websocket_refused",
-        means="The page of a desktop is answered, and its WebSocket is not: pictures never come.",
+        means="The page of a desktop responds, but its WebSocket does not: there is no picture.",
         proof=f"{_FROM_HERE} The gateway admits no one without a token: its refusal is the right response.",
-        remedy="Let the proxy before Traefik pass upgrades (nginx: proxy_http_version 1.1, Upgrade, Connection).",
+        remedy="Let the proxy in front of Traefik pass upgrades (nginx: proxy_http_version 1.1, Upgrade, Connection).",
         follows=(*_WAY_IN, *_ROUTE),
     ),
     _code(
         code="probe_desktop_silent",
-        means="A desktop that counts as ready does not answer on its port.",
-        proof="Its health page, asked through the API server.",
+        means="A desktop that counts as ready does not respond on its port.",
+        proof="Its health page, requested through the API server.",
         remedy="Read the desktop's log, then restart the session.",
         follows=("library_missing", "selkies_error", "network_policy_blocks", "node_not_ready"),
     ),
     _code(
         code="probe_pod_failed",
-        means="A pod of the template's image, with an empty volume, does not do what a desktop does at its start.",
-        proof="A pod that the probe made and removed: it fetches the image, mounts a volume, writes and finds a name.",
-        remedy="Do what the message says.",
+        means="A pod of the template's image with an empty volume fails at a step of a desktop's start.",
+        proof=(
+            "A pod that the probe creates and removes: it pulls the image, mounts a volume, writes and resolves a name."
+        ),
+        remedy="Follow the message.",
         follows=(
             *("image_unavailable", "storage_class_missing", "home_not_provisioned", "provisioner_silent", "dns_down"),
             *("node_not_ready", "pod_refused", "room_insufficient", "node_under_pressure"),
@@ -75,31 +77,36 @@ PROBES = (
     ),
     _code(
         code="network_policy_not_enforced",
-        means="The cluster has NetworkPolicies and does not enforce them: each desktop reaches every other pod.",
-        proof="A connection that the policies deny, from the pod that the probe makes, with a desktop's labels.",
+        means="The cluster has NetworkPolicies but does not enforce them: each desktop can reach every other pod.",
+        proof="A connection that the policies deny, from the probe's pod with a desktop's labels.",
         remedy="Install a network plugin that enforces them (docs/network.md).",
         severity=Severity.WARNING,
     ),
     _code(
         code="probe_turn_refused",
-        means="The TURN server does not give out a relay address, or does not answer: WebRTC does not pass firewalls.",
-        proof="An allocation with credentials as the gateway makes them, from the machine that runs the doctor.",
+        means=(
+            "The TURN server does not allocate a relay address, or does not respond: WebRTC does not work through "
+            "firewalls."
+        ),
+        proof="An allocation with credentials like the gateway's, from the machine that runs the doctor.",
         remedy="Open port 3478 over UDP. After a 401, upgrade the release: both sides then share a secret.",
         severity=Severity.WARNING,
         follows=("turn_down", "dns_down"),
     ),
     _code(
         code="turn_peers_denied",
-        means="The TURN server relays to allowed addresses alone, and a desktop's is not among them.",
-        proof="allowed-peer-ip of its configuration, against the addresses of desktops' pods.",
+        means="The TURN server relays only to allowed addresses, which do not include a desktop's address.",
+        proof="allowed-peer-ip of its configuration, compared with the addresses of desktops' pods.",
         remedy="Add the range of the pods to the chart's coturn.allowedPeers (K3s: 10.42.0.0/16).",
         severity=Severity.WARNING,
     ),
     _code(
         code="gpu_memory_full",
-        means="The memory of a shared GPU is nearly used up. Slicing shares the time, not the memory: a desktop that"
-        " wants more fails, and it may be anybody's.",
-        proof="What NVIDIA's DCGM exporter says, asked through the API server.",
+        means=(
+            "The memory of a shared GPU is nearly used up. Slicing shares the time, not the memory: the next desktop "
+            "that needs more fails."
+        ),
+        proof="The metrics of NVIDIA's DCGM exporter, requested through the API server.",
         remedy="Suspend a desktop on that node, or share its GPUs among fewer desktops.",
         severity=Severity.WARNING,
     ),

@@ -174,7 +174,7 @@ class _Reading:
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     await self.one(CRDS, crd["metadata"]["name"])
             except TimeoutError as error:
-                why = f"it has not answered for {_ANSWER_SECONDS:g} s: it hangs, or is overloaded"
+                why = f"it has not responded for {_ANSWER_SECONDS:g} s: it hangs, or is overloaded"
                 raise ConnectionFailed(self.client.config.server, "GET customresourcedefinitions", why) from error
             took.append(clock.monotonic() - began)
         self.api_seconds = min(took)
@@ -283,8 +283,8 @@ class _Reading:
         """Whether it was read, or is known not to be there."""
         plural = what or kind.plural
         if self.requests >= self.budget and plural != "pods/log":
-            words = f"{plural} were not read: a run costs at most {self.budget} requests."
-            self.unread[note] = Unreadable(note, words, "Look at one namespace at a time: vdi doctor --namespace.")
+            words = f"{plural} were not read: a run makes at most {self.budget} requests."
+            self.unread[note] = Unreadable(note, words, "Check one namespace at a time: vdi doctor --namespace.")
             return False
         self.requests += plural != "pods/log"
         try:

@@ -95,34 +95,33 @@ def _is_of_helm(there: Raw) -> bool:
     return "meta.helm.sh/release-name" in (there["metadata"].get("annotations") or {})
 
 
-_ROUTE = Fix(ROUTES, "deletes the route; the operator creates it again, as it should be", _delete)
+_ROUTE = Fix(ROUTES, "deletes the route; the operator creates it again correctly", _delete)
 _DEFAULT_KEY = Fix(
     CLUSTER_POLICIES,
-    "names the only key of the ConfigMap as the default; the GPU Operator does the rest",
+    "sets the only key of the ConfigMap as the default; the GPU Operator does the rest",
     _name_the_only_key,
 )
 FIXES: Mapping[str, Fix] = {
     "operator_down": Fix(DEPLOYMENTS, "scales an operator that was scaled to 0 up again", _scale_up),
-    "operator_stuck": Fix(DEPLOYMENTS, "restarts the operator; desktops go on meanwhile", _restart),
+    "operator_stuck": Fix(DEPLOYMENTS, "restarts the operator; desktops are not affected", _restart),
     "gpu_default_key_missing": _DEFAULT_KEY,
     "gpu_default_key_unset": _DEFAULT_KEY,
     "gpu_config_not_read": Fix(DAEMON_SETS, "restarts the device plugin; desktops keep their GPUs", _restart_plugin),
     "gpu_runtime_class_unset": Fix(
         TEMPLATES,
-        "sets the runtime class in a template that is not of a Helm release; for desktops that start from now on",
+        "sets the runtime class in a template that does not belong to a Helm release; for desktops that start from "
+        "now on",
         _use_runtime_class,
     ),
     "local_path_mode_wrong": Fix(
-        CONFIG_MAPS, "gives new volumes the mode 0777, as K3s does; folders that exist keep theirs", _open_volumes
+        CONFIG_MAPS, "gives new volumes the mode 0777, as K3s does; existing folders keep their mode", _open_volumes
     ),
     "route_rule_v2": _ROUTE,
     "route_host_mismatch": _ROUTE,
-    "service_without_endpoints": Fix(
-        SERVICES, "deletes the Service; the operator creates it again, as it should be", _delete
-    ),
+    "service_without_endpoints": Fix(SERVICES, "deletes the Service; the operator creates it again correctly", _delete),
     "encoder_obsolete": Fix(
         TEMPLATES,
-        "names h264enc in a template that is not of a Helm release; for desktops that start from now on",
+        "sets h264enc in a template that does not belong to a Helm release; for desktops that start from now on",
         _use_encoder,
     ),
 }

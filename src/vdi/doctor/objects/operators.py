@@ -27,6 +27,8 @@ class Operator(Deployment):
     problem: str
     """Why its settings cannot be used; empty: they can."""
     counts_others: bool = True
+    requests_nodes: bool = False
+    """Whether it asks an autoscaler for nodes."""
 
     @property
     def lease_namespace(self) -> str:
@@ -59,7 +61,15 @@ def _operator(raw: Raw, environment: dict[str, str]) -> Operator:
     except SettingsError as error:
         watches = tuple(environment["VDI_NAMESPACE"].split(","))
         return Operator("deployment", raw, watches, ClusterSettings(), str(error))
-    return Operator("deployment", raw, settings.namespaces, settings.cluster, "", settings.count_other_workloads)
+    return Operator(
+        "deployment",
+        raw,
+        settings.namespaces,
+        settings.cluster,
+        "",
+        settings.count_other_workloads,
+        settings.autoscaling.enabled,
+    )
 
 
 def operator_for(snapshot: Snapshot, namespace: str) -> Operator | None:

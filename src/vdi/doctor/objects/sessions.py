@@ -204,7 +204,9 @@ class SessionDiagnosis:
         short = explain_shortage(
             group, queue.capacities, lambda demand: find_fitting(demand, queue.capacities.values())
         )
-        return Blocked(short.reason, f"There is no capacity for it: {short.words}.", needs_change=short.hopeless)
+        return Blocked(
+            short.reason, f"There is not enough capacity for it: {short.words}.", needs_change=short.hopeless
+        )
 
     @property
     def related_objects(self) -> list[str]:

@@ -77,10 +77,12 @@ def judge(target: Target, seen: Seen) -> Iterator[Finding]:
     """What is wrong on the way."""
     host = urlsplit(target.url).hostname or target.url
     if seen.problem == "name":
-        yield _found("probe_name_not_found", target, f"{host} is not found: {seen.words}.", Remedy.run(f"dig {host}"))
+        yield _found(
+            "probe_name_not_found", target, f"{host} cannot be resolved: {seen.words}.", Remedy.run(f"dig {host}")
+        )
         return
     if seen.problem:
-        message = f"{target.url} does not answer: {seen.words.rstrip('.')}."
+        message = f"{target.url} does not respond: {seen.words.rstrip('.')}."
         yield _found("probe_unreachable", target, message, Remedy.run(f"curl -vk {target.url}"))
         return
     # A cluster on this machine has an authority of its own, which no one is meant to trust for longer.
@@ -90,13 +92,13 @@ def judge(target: Target, seen: Seen) -> Iterator[Finding]:
         command = f"openssl s_client -connect {_address(target.url)}"
         yield _found("probe_certificate_refused", target, message, Remedy.run(command))
     if seen.status == 404:
-        message = f"{host} answers 404: Traefik has no route for it."
+        message = f"{host} responds with 404: Traefik has no route for it."
         yield _found("probe_not_routed", target, message, Remedy.run(f"curl -vk {target.url}"))
     elif seen.status >= 500:
-        message = f"{host} answers {seen.status}."
+        message = f"{host} responds with {seen.status}."
         yield _found("probe_bad_answer", target, message, Remedy.run(f"curl -vk {target.url}"))
     elif seen.websocket != 101 and seen.websocket not in _REFUSED_BY_THE_DOOR:
-        message = f"{host} answers {seen.status}, but its WebSocket {seen.websocket}: a proxy drops the upgrade."
+        message = f"{host} responds with {seen.status}, but its WebSocket {seen.websocket}: a proxy drops the upgrade."
         yield _found("probe_websocket_refused", target, message, Remedy.run(f"curl -vk {target.url}{_STREAM}"))
 
 

@@ -69,7 +69,7 @@ async def probe_health(client: Client, session: str, pod: Pod, port: int, path: 
         return found(
             "probe_desktop_silent",
             session,
-            f"Its pod {name} counts as ready, but {path} on port {port} does not answer: {error}.",
+            f"Its pod {name} counts as ready, but {path} on port {port} does not respond: {error}.",
             evidence=[f"GET pods/{target}:{port}/proxy{path}"],
             remedy=Remedy.run(f"kubectl --namespace {where} logs {name}"),
             related_objects=[f"pod/{where}/{name}"],
@@ -164,7 +164,7 @@ async def probe_pod(
     return found(
         "probe_pod_failed",
         f"vditemplate/{template.metadata.name}",
-        f"A pod of its image{volume} did not do what a desktop does at its start: {failure.rstrip('.')}.",
+        f"A pod of its image{volume} failed at a step of a desktop's start: {failure.rstrip('.')}.",
         evidence=[f"image {template.spec.image}", f"storage class {storage.storage_class}" if volume else ""],
         remedy=Remedy.run(f"kubectl get events --namespace {namespace} --field-selector involvedObject.name={name}"),
         related_objects=[f"namespace/{namespace}"],
@@ -201,7 +201,7 @@ async def _wait(client: Client, namespace: str, name: str, clock: Clock) -> tupl
         if pod.status.phase == "Succeeded":
             return "", bool(words)
         if pod.status.phase == "Failed":
-            return words or pod.status.message or "it failed, and does not say why", False
+            return words or pod.status.message or "it failed without a message", False
         if clock.monotonic() > deadline:
             return await _why_waiting(client, pod), False
         await clock.sleep(_LOOK_EVERY)

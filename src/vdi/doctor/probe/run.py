@@ -147,10 +147,10 @@ async def _turn(client: Client, gateway: Gateway, now: datetime) -> list[Finding
             found(
                 "probe_turn_refused",
                 f"turn/{match['host']}:{match['port']}",
-                f"The TURN server gives out no relay address: {error}.",
+                f"The TURN server allocates no relay address: {error}.",
                 evidence=[f"{gateway.object}: {_TURN_URLS}={urls}"],
                 remedy=Remedy(
-                    "Open the port over UDP; or run helm upgrade, so that server and gateway have the same secret."
+                    "Open the port for UDP, or run helm upgrade so that server and gateway have the same secret."
                 ),
                 related_objects=[f"deployment/{gateway.namespace}/coturn", f"daemonset/{gateway.namespace}/coturn"],
             )
@@ -176,7 +176,7 @@ def _unknown(kind: str, why: str) -> Finding:
     return found(
         "not_readable",
         f"probe/{kind}",
-        f"A probe could not be made: {why}",
+        f"A probe could not run: {why}",
         evidence=[why],
         remedy=Remedy("With the account that runs the doctor:", ("kubectl auth can-i --list",)),
         severity=Severity.UNKNOWN,

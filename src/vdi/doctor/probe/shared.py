@@ -37,8 +37,8 @@ def judge_memory(measured: GpuMeasurements) -> Iterator[Finding]:
                 yield found(
                     "gpu_memory_full",
                     f"node/{node}",
-                    f"The memory of GPU {gpu.index} ({gpu.model}) is nearly used up, {words}: whichever desktop wants"
-                    " more of it fails, and slicing does not limit memory.",
+                    f"The memory of GPU {gpu.index} ({gpu.model}) is nearly used up, {words}: the next desktop that "
+                    "needs more fails, because slicing does not limit memory.",
                     evidence=[f"DCGM_FI_DEV_FB_USED: {words}"],
                     remedy=Remedy(
                         "Suspend a desktop on that node (vdi session suspend), or share the GPU among fewer"
@@ -69,12 +69,12 @@ async def probe_peers(client: Client, snapshot: Snapshot, pods: Mapping[str, tup
                     found(
                         "turn_peers_denied",
                         server.object,
-                        f"The TURN server does not relay to desktops: the pod of {session} has the address"
-                        f" {denied[0]}, which is in none of its allowed ranges.",
+                        f"The TURN server does not relay to desktops: the pod of {session} has the address "
+                        f"{denied[0]}, which is in none of the allowed ranges.",
                         evidence=[match[0] for match in _ALLOWED.finditer(config)] or ["no allowed-peer-ip at all"],
                         remedy=Remedy(
-                            "Run helm upgrade with coturn.allowedPeers that has the pods' range, and"
-                            f" {denied[0]} in it."
+                            "Run helm upgrade with a coturn.allowedPeers that includes the pods' range with "
+                            f"{denied[0]}."
                         ),
                         related_objects=[session],
                     )

@@ -39,7 +39,7 @@ async def allocate(host: str, port: int, username: str, password: str) -> None:
         first = await _ask(transport, protocol, _ALLOCATE, [(_TRANSPORT, _UDP)])
         realm, nonce = first.attributes.get(_REALM, b""), first.attributes.get(_NONCE, b"")
         if first.error != _UNAUTHORIZED or not nonce:
-            raise TurnError(f"{host}:{port} gives relays to anybody" if not first.error else _refusal(first))
+            raise TurnError(f"{host}:{port} relays for anyone" if not first.error else _refusal(first))
         who = [(_USERNAME, username.encode()), (_REALM, realm), (_NONCE, nonce)]
         key = hashlib.md5(b":".join((username.encode(), realm, password.encode())), usedforsecurity=False).digest()
         answer = await _ask(transport, protocol, _ALLOCATE, [(_TRANSPORT, _UDP), *who], key)
@@ -52,7 +52,7 @@ async def allocate(host: str, port: int, username: str, password: str) -> None:
 
 def _refusal(answer: _Answer) -> str:
     words = answer.attributes.get(_ERROR, b"")[4:].decode("utf-8", "replace")
-    return f"it answers {answer.error} {words}".rstrip()
+    return f"it responds with {answer.error} {words}".rstrip()
 
 
 class _Mailbox(asyncio.DatagramProtocol):
@@ -90,7 +90,7 @@ async def _ask(
                         return answer
         except TimeoutError:
             continue
-    raise TurnError(f"no answer over UDP in {_TRIES * _SECONDS:g} s")
+    raise TurnError(f"no response over UDP within {_TRIES * _SECONDS:g} s")
 
 
 def _message(method: int, identity: bytes, attributes: list[tuple[int, bytes]], key: bytes) -> bytes:

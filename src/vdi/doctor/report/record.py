@@ -62,5 +62,5 @@ def read_record(config_map: dict[str, Any]) -> Record | None:
         record = msgspec.json.decode(text, type=Record)
         parse_time(record.taken_at)
     except (msgspec.DecodeError, ValueError) as error:
-        raise BadRecordError(f"{KEY} is no record of vdi doctor: {error}") from error
+        raise BadRecordError(f"{KEY} is not a record of vdi doctor: {error}") from error
     return record

@@ -29,9 +29,9 @@ def make_report(findings: list[Finding], snapshot: Snapshot, *, verbose: bool = 
 
 def summarize(findings: list[Finding], snapshot: Snapshot) -> str:
     """One line about the run."""
-    looked = f"Looked at {_count(len(snapshot.sessions), 'session')} and {_count(len(snapshot.nodes), 'node')}"
+    looked = f"Checked {_count(len(snapshot.sessions), 'session')} and {_count(len(snapshot.nodes), 'node')}"
     if not findings:
-        return f"{looked} with {len(CHECKS)} checks: nothing is wrong."
+        return f"{looked} with {len(CHECKS)} checks: no problems found."
     return f"{looked}: {count_findings(findings)}."
 
 

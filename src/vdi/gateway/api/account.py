@@ -10,7 +10,7 @@ from starlette.responses import Response
 from vdi.api.constraints import doc
 from vdi.gateway.api.operation import JSON, PREFIX, Call, Empty, Operation
 from vdi.gateway.api.problems import ProblemError, invalid
-from vdi.gateway.api.usage import Use, use_of
+from vdi.gateway.current_use import Use, use_of
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.account import MOST_TOKENS, checked_label
 from vdi.gateway.login.logins import TOKEN_ID
@@ -19,55 +19,55 @@ from vdi.gateway.web import csrf
 
 
 class Me(msgspec.Struct, rename="camel"):
-    """Who asks."""
+    """The user of this request."""
 
     user: Annotated[str, doc("E-mail address.")]
-    name: Annotated[str, doc("For people to read; may be empty.")]
-    groups: Annotated[tuple[str, ...], doc("Groups, as the login names them.")]
-    admin: Annotated[bool, doc("Whether `/admin` is open to this person.")]
-    namespace: Annotated[str, doc("Kubernetes namespace of my new desktops.")]
+    name: Annotated[str, doc("Display name; may be empty.")]
+    groups: Annotated[tuple[str, ...], doc("Groups as reported by the login.")]
+    admin: Annotated[bool, doc("Whether this user may open `/admin`.")]
+    namespace: Annotated[str, doc("Kubernetes namespace of your new desktops.")]
     portal: Annotated[str, doc("Address of the portal.")]
-    use: Annotated[Use, doc("What this person may have, and has.")]
-    csrf_token: Annotated[str | None, doc("For X-CSRF-Token; null with an API token, which needs none.")] = None
+    use: Annotated[Use, doc("Limits and current usage of this user.")]
+    csrf_token: Annotated[str | None, doc("For X-CSRF-Token; null with an API token, which does not need one.")] = None
 
 
 class Token(msgspec.Struct, rename="camel"):
     """An API token, without the token itself."""
 
-    id: Annotated[str, doc("Names it in this API.")]
-    label: Annotated[str, doc("What its owner calls it.")]
-    created: Annotated[datetime, doc("When it was made.")]
-    expires: Annotated[datetime, doc("When it ends.")]
-    seen: Annotated[datetime | None, doc("When it was last used, to the minute; null: never.")]
-    current: Annotated[bool, doc("Whether it is the one that this request came with.")]
+    id: Annotated[str, doc("Identifier in this API.")]
+    label: Annotated[str, doc("Name given by its owner.")]
+    created: Annotated[datetime, doc("When it was created.")]
+    expires: Annotated[datetime, doc("When it expires.")]
+    seen: Annotated[datetime | None, doc("When it was last used, to the minute; null if never.")]
+    current: Annotated[bool, doc("Whether this request was sent with this token.")]
 
 
 class TokenList(msgspec.Struct):
-    """API tokens, the newest first."""
+    """API tokens, newest first."""
 
-    items: Annotated[tuple[Token, ...], doc("All of mine that hold.")]
+    items: Annotated[tuple[Token, ...], doc("All of your valid tokens.")]
 
 
 class NewToken(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """An API token to make."""
+    """An API token to create."""
 
     label: Annotated[
-        Annotated[str, Meta(min_length=1, max_length=60)], Meta(description="What you want to call it, such as ci.")
+        Annotated[str, Meta(min_length=1, max_length=60)], Meta(description="A name for the token, such as ci.")
     ]
-    days: Annotated[Annotated[int, Meta(ge=1, le=365)], Meta(description="How long it is to hold.")] = 90
+    days: Annotated[Annotated[int, Meta(ge=1, le=365)], Meta(description="How long the token is valid.")] = 90
 
 
 class MadeToken(msgspec.Struct, rename="camel"):
-    """A new API token. The token itself is in this answer and nowhere else."""
+    """A new API token. The token itself is shown only in this response."""
 
-    token: Annotated[str, doc("What to send as `Authorization: Bearer ...`.")]
-    about: Annotated[Token, doc("What is kept of it.")]
+    token: Annotated[str, doc("The token, sent as `Authorization: Bearer ...`.")]
+    about: Annotated[Token, doc("The stored record of the token.")]
 
 
 async def me(call: Call[Empty, None]) -> Me:
     """Who asks."""
     user, settings = call.user, call.api.context.settings
-    hours = await call.api.history.hours_this_month(user.email, call.now())
+    used = await call.api.history.use_this_month(user.email, call.now())
     return Me(
         user=user.email,
         name=user.name,
@@ -75,7 +75,7 @@ async def me(call: Call[Empty, None]) -> Me:
         admin=user.admin,
         namespace=settings.namespace_for(user.groups),
         portal=settings.portal_url,
-        use=use_of(call.api, user, hours),
+        use=use_of(call.cluster, call.api.limits.of(user), user.email, used.hours, used.gpu_hours),
         csrf_token=None if _by_token(call) else csrf.token_of(call.request),
     )
 
@@ -89,14 +89,16 @@ async def list_tokens(call: Call[Empty, None]) -> TokenList:
 async def create_token(call: Call[Empty, NewToken]) -> Response:
     """A new token; only for who has logged in, so that a stolen token cannot make itself last."""
     if _by_token(call):
-        raise ProblemError("forbidden", "An API token cannot make another one: log in to the portal, or run vdi login.")
+        raise ProblemError(
+            "forbidden", "An API token cannot create another token. Log in to the portal, or run vdi login."
+        )
     logins = call.api.logins
     try:
         label = checked_label(call.body.label.strip())
     except ValueError as error:
         raise invalid("label", call.body.label, "1 to 60 letters, digits and signs") from error
     if len(await logins.tokens(call.user.email)) >= MOST_TOKENS:
-        raise ActionDenied("OverLimit", f"You have {MOST_TOKENS} API tokens already. Revoke one that you do not need.")
+        raise ActionDenied("OverLimit", f"You already have {MOST_TOKENS} API tokens. Revoke one that you do not need.")
     secret, made = await logins.new_token(call.user, label, timedelta(days=call.body.days))
     await _note(call, "token.create", made)
     body = msgspec.json.encode(MadeToken(secret, _token(call, made)))
@@ -111,10 +113,12 @@ async def revoke_token(call: Call[Empty, None]) -> None:
     if name == "current":
         name = own or name
     if own and name != own:
-        raise ProblemError("forbidden", "An API token can end itself and no other one: log in to the portal for that.")
+        raise ProblemError(
+            "forbidden", "An API token can revoke only itself. Log in to the portal to revoke other tokens."
+        )
     ended: ApiToken | None = await call.api.sign_out.end_token(call.user.email, name)
     if ended is None:
-        raise ActionDenied("NotFound", f"You have no API token {name!r} that holds.")
+        raise ActionDenied("NotFound", f"You have no valid API token {name!r}.")
     await _note(call, "token.revoke", ended)
 
 
@@ -141,21 +145,21 @@ async def _note(call: Call[Empty, None] | Call[Empty, NewToken], action: str, to
 OPERATIONS = (
     Operation(
         method="GET", path="/me", name="me", tag="Account", handler=me,
-        summary="Who I am, what I may have, and what I have", answer=Me,
+        summary="Who you are, your limits, and your usage", answer=Me,
     ),
     Operation(
         method="GET", path="/tokens", name="listTokens", tag="Account", handler=list_tokens,
-        summary="My API tokens, the newest first", answer=TokenList,
+        summary="Your API tokens, newest first", answer=TokenList,
     ),
     Operation(
         method="POST", path="/tokens", name="createToken", tag="Account", handler=create_token,
-        summary="Make an API token", description="Needs the cookie of a login: a token cannot make another one.",
+        summary="Create an API token", description="Requires the login cookie: a token cannot create another token.",
         body=NewToken, answer=MadeToken, status=201, problems=("forbidden", "over-limit"),
     ),
     Operation(
         method="DELETE", path="/tokens/{id}", name="revokeToken", tag="Account", handler=revoke_token,
-        summary="Revoke an API token of mine",
-        description="`current` is the token that this request comes with. A token can revoke itself and no other one.",
+        summary="Revoke one of your API tokens",
+        description="`current` is the token that this request was sent with. A token can revoke only itself.",
         problems=("not-found", "forbidden"),
     ),
 )  # fmt: skip

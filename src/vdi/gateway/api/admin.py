@@ -24,7 +24,7 @@ from vdi.gateway.api.schemas import (
 )
 from vdi.gateway.api.serializers import metadata_of, session_of, whole_template_of
 from vdi.gateway.api.sessions import age
-from vdi.gateway.api.usage import Use, use_of
+from vdi.gateway.current_use import Use, use_of
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.doctor_runs import Report
 from vdi.gateway.history.usage import Month
@@ -36,37 +36,36 @@ class Queue(msgspec.Struct):
     """A session that waits for capacity."""
 
     items: Annotated[
-        tuple[Session, ...], doc("By queue position; sessions without one (no node can ever run them) last.")
+        tuple[Session, ...], doc("By queue position; sessions without one (no node can ever run them) come last.")
     ]
 
 
 class Pool(msgspec.Struct, rename="camel"):
-    """Desktops that are started before anybody asks."""
+    """Desktops that are started in advance."""
 
     metadata: Annotated[Metadata, doc("Name and times.")]
-    spec: Annotated[PoolSpec, doc("What it keeps ready.")]
-    status: Annotated[PoolStatus, doc("What there is.")]
+    spec: Annotated[PoolSpec, doc("What the pool keeps ready.")]
+    status: Annotated[PoolStatus, doc("Current state of the pool.")]
 
 
 class PoolList(msgspec.Struct):
     """Pools, by name."""
 
-    items: Annotated[tuple[Pool, ...], doc("All of the cluster.")]
+    items: Annotated[tuple[Pool, ...], doc("All pools of the cluster.")]
 
 
 class PersonUse(msgspec.Struct, rename="camel"):
-    """What one person has."""
+    """Usage of one user."""
 
     user: Annotated[str, doc("E-mail address.")]
     use: Annotated[
         Use,
-        doc("What there is, beside the limits of this address and of everybody: which groups somebody is in is known "
-            "only at their login."),
+        doc("Usage and limits of the user, without limits of groups: groups are known only at login."),
     ]  # fmt: skip
 
 
 class PersonUseList(msgspec.Struct, omit_defaults=True):
-    """People who have desktops, or had some this month; by address."""
+    """Users with desktops now or earlier this month, by address."""
 
     items: Annotated[tuple[PersonUse, ...], doc("This page's.")]
     next: Annotated[str, doc("`cursor` of the next page; absent on the last one.")] = ""
@@ -75,32 +74,32 @@ class PersonUseList(msgspec.Struct, omit_defaults=True):
 class AuditQuery(Page, rename="camel", forbid_unknown_fields=True):
     """Which acts."""
 
-    actor: Annotated[Address | None, Meta(description="Only what this person did.")] = None
+    actor: Annotated[Address | None, Meta(description="Only actions of this user.")] = None
     action: Annotated[
-        Annotated[str, Meta(max_length=64)] | None, Meta(description="Only this, such as session.end.")
+        Annotated[str, Meta(max_length=64)] | None, Meta(description="Only this action, such as session.end.")
     ] = None
-    target: Annotated[Annotated[str, Meta(max_length=512)] | None, Meta(description="Only what was done to this.")] = (
+    target: Annotated[Annotated[str, Meta(max_length=512)] | None, Meta(description="Only actions on this target.")] = (
         None
     )
 
 
 class Act(msgspec.Struct, rename="camel"):
-    """What somebody did."""
+    """One entry of the audit log."""
 
-    number: Annotated[int, doc("Newer acts have higher ones.")]
-    at: Annotated[datetime, doc("When its outcome was known.")]
-    actor: Annotated[str, doc("Who.")]
-    address: Annotated[str, doc("From which address.")]
-    action: Annotated[str, doc("What, such as session.end.")]
-    target: Annotated[str, doc("To what.")]
-    uid: Annotated[str, doc("The target's uid, where it has one.")]
-    owner: Annotated[str, doc("Whose the target is.")]
-    outcome: Annotated[str, doc("done, failed, why it was refused, or begun: the result is not known.")]
-    detail: Annotated[dict[str, str], doc("What was requested.")]
+    number: Annotated[int, doc("Increases with each entry.")]
+    at: Annotated[datetime, doc("When the result was known.")]
+    actor: Annotated[str, doc("E-mail address of the user who acted.")]
+    address: Annotated[str, doc("Client address.")]
+    action: Annotated[str, doc("Action, such as session.end.")]
+    target: Annotated[str, doc("Name of the target.")]
+    uid: Annotated[str, doc("The target's uid, if it has one.")]
+    owner: Annotated[str, doc("Owner of the target.")]
+    outcome: Annotated[str, doc("done, failed, the reason for a refusal, or begun (the result is not known).")]
+    detail: Annotated[dict[str, str], doc("Details of the request.")]
 
 
 class ActList(msgspec.Struct, omit_defaults=True):
-    """Acts, the newest first."""
+    """Audit log, newest entry first."""
 
     items: Annotated[tuple[Act, ...], doc("This page's.")]
     next: Annotated[str, doc("`cursor` of the next page; absent on the last one.")] = ""
@@ -153,10 +152,14 @@ async def get_limits(call: Call[Empty, None]) -> Limits:
 async def list_users(call: Call[Page, None]) -> PersonUseList:
     """Who has desktops, and how much."""
     api, now = call.api, call.now()
-    hours = {usage.user: usage.hours for usage in await api.history.usage(Month.of(now), now)}
-    users = {normal_user(session.spec.user) for session in api.context.cluster.sessions.values()} | hours.keys()
+    report = await api.history.usage(Month.of(now), now)
+    used = {usage.name: (usage.hours, usage.gpu_hours) for usage in report.users}
+    users = {normal_user(session.spec.user) for session in api.context.cluster.sessions.values()} | used.keys()
     shown, after = cut(users, lambda user: (user,), call.query)
-    use = [PersonUse(user, use_of(api, User(user), hours.get(user, 0.0))) for user in shown]
+    use = [
+        PersonUse(user, use_of(call.cluster, api.limits.of(User(user)), user, *used.get(user, (0.0, 0.0))))
+        for user in shown
+    ]
     return PersonUseList(tuple(use), after)
 
 
@@ -164,7 +167,7 @@ async def list_audit(call: Call[AuditQuery, None]) -> ActList:
     """Who did what."""
     query = call.query
     if query.cursor is not None and not query.cursor.isdecimal():
-        raise invalid("cursor", query.cursor, "`next` of the page before")
+        raise invalid("cursor", query.cursor, "`next` of the previous page")
     found = await call.api.audit.entries(
         limit=query.limit + 1,
         before=int(query.cursor) if query.cursor else None,
@@ -186,9 +189,9 @@ class NodeGpus(msgspec.Struct):
     """One node with GPUs."""
 
     name: Annotated[str, doc("The node.")]
-    total: Annotated[int, doc("GPUs (or shares of one) that it offers.")]
-    used: Annotated[int, doc("Of those, what desktops have.")]
-    cordoned: Annotated[bool, doc("Whether it takes no new desktops.")]
+    total: Annotated[int, doc("GPUs (or shares of one) that the node offers.")]
+    used: Annotated[int, doc("GPUs (or shares of one) used by desktops.")]
+    cordoned: Annotated[bool, doc("Whether the node accepts no new desktops.")]
 
 
 class Gpus(msgspec.Struct):
@@ -198,26 +201,24 @@ class Gpus(msgspec.Struct):
 
 
 class FoundFault(msgspec.Struct, rename="camel", omit_defaults=True):
-    """Something that is broken, or could not be looked at."""
+    """A problem, or a check that could not run."""
 
-    code: Annotated[str, doc("What is wrong, for programs; `vdi doctor --explain CODE` tells more.")]
-    severity: Annotated[
-        Literal["error", "unknown", "warning"], doc("How bad it is; unknown: it could not be looked at.")
-    ]
+    code: Annotated[str, doc("Code of the problem, for programs; `vdi doctor --explain CODE` describes it.")]
+    severity: Annotated[Literal["error", "unknown", "warning"], doc("Severity; unknown: the check could not run.")]
     object: Annotated[str, doc("Where.")]
-    message: Annotated[str, doc("What is wrong, in a sentence.")]
-    remedy: Annotated[str, doc("The command that fixes it, or what to do where no command does.")]
-    remedy_url: Annotated[str, doc("More about that.")] = ""
+    message: Annotated[str, doc("The problem, in one sentence.")]
+    remedy: Annotated[str, doc("The command that fixes it, or the steps where no command does.")]
+    remedy_url: Annotated[str, doc("Link to more information.")] = ""
     evidence: Annotated[tuple[str, ...], doc("Fields, Events or log lines that show it.")] = ()
-    caused_by: Annotated[str, doc("The finding that this one follows from, as `code object`.")] = ""
+    caused_by: Annotated[str, doc("The finding that causes this one, as `code object`.")] = ""
 
 
 class Diagnosis(msgspec.Struct):
-    """What one look at the cluster has found."""
+    """Results of one run of the doctor."""
 
-    at: Annotated[datetime, doc("When it was looked.")]
-    summary: Annotated[str, doc("In a sentence.")]
-    findings: Annotated[tuple[FoundFault, ...], doc("Causes first, each with what follows from it.")]
+    at: Annotated[datetime, doc("When the checks ran.")]
+    summary: Annotated[str, doc("Summary in one sentence.")]
+    findings: Annotated[tuple[FoundFault, ...], doc("Causes first, each with its consequences.")]
 
 
 async def get_gpus(call: Call[Empty, None]) -> Gpus:
@@ -233,7 +234,7 @@ async def last_diagnosis(call: Call[Empty, None]) -> Diagnosis:
     """The last look of this replica."""
     last = call.api.doctor.last
     if last is None:
-        raise ActionDenied("NotFound", "The doctor has not looked yet. Ask it to: POST to this address.")
+        raise ActionDenied("NotFound", "The doctor has not run yet. Send a POST request to this address to run it.")
     return _diagnosis(last)
 
 
@@ -259,15 +260,15 @@ _TAG = "Administration"
 OPERATIONS = (
     Operation(
         method="GET", path="/admin/sessions", name="listAllSessions", tag=_TAG, handler=list_all_sessions, admin=True,
-        summary="Everybody's desktops, oldest first", query=AllSessionsQuery, answer=SessionList,
+        summary="Desktops of all users, oldest first", query=AllSessionsQuery, answer=SessionList,
     ),
     Operation(
         method="GET", path="/admin/queue", name="getQueue", tag=_TAG, handler=get_queue, admin=True,
-        summary="Sessions that wait for capacity, in the order of the queue", answer=Queue,
+        summary="Sessions that wait for capacity, in queue order", answer=Queue,
     ),
     Operation(
         method="GET", path="/admin/pools", name="listPools", tag=_TAG, handler=list_pools, admin=True,
-        summary="Desktops that are started before anybody asks", answer=PoolList,
+        summary="Pools of desktops that are started in advance", answer=PoolList,
     ),
     Operation(
         method="GET", path="/admin/templates", name="listAllTemplates", tag=_TAG, handler=list_all_templates,
@@ -276,29 +277,30 @@ OPERATIONS = (
     ),
     Operation(
         method="GET", path="/admin/limits", name="getLimits", tag=_TAG, handler=get_limits, admin=True,
-        summary="How much people and groups may have", answer=Limits,
+        summary="Limits of users and groups", answer=Limits,
     ),
     Operation(
         method="GET", path="/admin/users", name="listUsers", tag=_TAG, handler=list_users, admin=True,
-        summary="Who has desktops, or had some this month, and how much of their limits",
+        summary="Users with desktops now or earlier this month, and how much of their limits they use",
         query=Page, answer=PersonUseList,
     ),
     Operation(
         method="GET", path="/admin/audit", name="listAudit", tag=_TAG, handler=list_audit, admin=True,
-        summary="Who did what, the newest first", query=AuditQuery, answer=ActList,
+        summary="Audit log, newest entry first", query=AuditQuery, answer=ActList,
     ),
     Operation(
         method="GET", path="/admin/gpus", name="getGpus", tag=_TAG, handler=get_gpus, admin=True,
-        summary="GPUs by node, and how many of them desktops have", answer=Gpus,
+        summary="GPUs by node, and how many of them desktops use", answer=Gpus,
     ),
     Operation(
         method="GET", path="/admin/doctor", name="lastDiagnosis", tag=_TAG, handler=last_diagnosis, admin=True,
-        summary="What the doctor found when it last looked", answer=Diagnosis, problems=("not-found",),
+        summary="Findings of the doctor's last run", answer=Diagnosis, problems=("not-found",),
     ),
     Operation(
         method="POST", path="/admin/doctor", name="diagnose", tag=_TAG, handler=diagnose, admin=True,
-        summary="Let the doctor look at the cluster now, for up to 30 s",
-        description="With the gateway's own rights: what they do not let it read is unknown. It changes nothing.",
+        summary="Run the doctor now; takes up to 30 s",
+        description="Uses the gateway's permissions and changes nothing. "
+        "Objects that the gateway may not read are reported as unknown.",
         answer=Diagnosis,
     ),
 )  # fmt: skip

@@ -27,9 +27,9 @@ async def admit(request: Request, api: ApiServices, *, admin: bool) -> User:
 def unknown_person(request: HTTPConnection) -> ProblemError:
     """401, with what is missing or wrong."""
     if request.headers.get("authorization") is None:
-        detail = "Send an API token (Authorization: Bearer vdi_...), or the cookie of a login."
+        detail = "Send an API token (Authorization: Bearer vdi_...) or the login cookie."
     else:
-        detail = "The API token in the Authorization header is not valid: mistyped, expired or revoked."
+        detail = "The API token in the Authorization header is not valid: it is misspelled, expired or revoked."
     return ProblemError("unauthenticated", detail, headers={"WWW-Authenticate": 'Bearer realm="vdi"'})
 
 
@@ -39,5 +39,5 @@ async def _slow_down(api: ApiServices, user: User) -> None:
     if await api.context.shared.count(f"api/{user.email}/{window}", WINDOW) <= MOST:
         return
     wait = WINDOW - passed
-    detail = f"{user.email} has sent more than {MOST} requests in {WINDOW} s; go on in {wait} s."
+    detail = f"{user.email} has sent more than {MOST} requests in {WINDOW} s. Try again in {wait} s."
     raise ProblemError("too-many-requests", detail, headers={"Retry-After": str(wait)})

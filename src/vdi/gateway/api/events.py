@@ -36,12 +36,12 @@ class EventsQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
 
     session: Annotated[
         Annotated[str, msgspec.Meta(max_length=253)] | None,
-        msgspec.Meta(description="Only this session. Left out: all of mine."),
+        msgspec.Meta(description="Only this session. Default: all of yours."),
     ] = None
 
 
 class Gone(msgspec.Struct):
-    """A session that is not there any more, for this person."""
+    """A session that has ended, or is no longer visible to this user."""
 
     name: str
     uid: str
@@ -53,7 +53,7 @@ async def follow(call: Call[EventsQuery, None]) -> Response:
         seen(call.api, call.user, call.query.session)
     open_now: Counter[str] = call.api.streams
     if open_now[call.user.email] >= MOST:
-        detail = f"{call.user.email} has {MOST} of these streams open at this gateway; close one first."
+        detail = f"{call.user.email} already has {MOST} event streams open at this gateway. Close one first."
         raise ProblemError("too-many-requests", detail, headers={"Retry-After": "60"})
     return sse_response(call.api.context, _counted(call, open_now))
 
@@ -157,10 +157,12 @@ async def _still_in(call: Call[EventsQuery, None]) -> bool:
 OPERATIONS = (
     Operation(
         method="GET", path="/events", name="followSessions", tag="Desktops", handler=follow,
-        summary="My desktops and those shared with me as they change, as Server-Sent Events",
-        description="`event: session` has one as data (first all that are there, then each that changes), "
-        "`event: ready` ends the first list, `event: gone` has `name` and `uid` of one that has ended or is not "
-        "shared any more. A comment every 20 s keeps the connection open.",
+        summary="Changes of your desktops and of those shared with you, as Server-Sent Events",
+        description=(
+            "`event: session` has a session as data (first all current sessions, then each one that changes), "
+            "`event: ready` ends the first list, `event: gone` has `name` and `uid` of a session that has ended or "
+            "is no longer shared. A comment every 20 s keeps the connection open."
+        ),
         query=EventsQuery, media="text/event-stream", problems=("not-found",),
     ),
 )  # fmt: skip

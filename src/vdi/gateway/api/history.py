@@ -16,7 +16,7 @@ from vdi.gateway.api.schemas import Address, Page
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.history.component import Past
 from vdi.gateway.history.export import Form, What, export_usage
-from vdi.gateway.history.usage import Month, Usage
+from vdi.gateway.history.usage import By, Month, Usage
 from vdi.gateway.store.history import EndReason, SessionRow
 from vdi.gateway.users import same_user
 
@@ -26,48 +26,48 @@ _Reason = Annotated[
 ]
 _MonthText = Annotated[
     Annotated[str, Meta(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")] | None,
-    Meta(description="A calendar month (UTC) such as 2026-11. Left out: this one."),
+    Meta(description="A calendar month (UTC) such as 2026-11. Default: the current month."),
 ]
 
 
 class PastRun(msgspec.Struct, rename="camel"):
-    """One run: from admission to suspension or end, over all pods that replaced one another in it."""
+    """One run: from admission to suspension or end, including restarts."""
 
-    start: Annotated[datetime, doc("When it began.")]
-    ready: Annotated[datetime | None, doc("When its desktop first answered.")]
-    ended: Annotated[datetime | None, doc("When it ended; null: it goes on.")]
+    start: Annotated[datetime, doc("When it started.")]
+    ready: Annotated[datetime | None, doc("When its desktop first responded.")]
+    ended: Annotated[datetime | None, doc("When it ended; null if it has not ended.")]
     end_reason: _Reason
-    end_detail: Annotated[str, doc("More about its end.")]
+    end_detail: Annotated[str, doc("More about why it ended.")]
     node: Annotated[str, doc("Its last node.")]
-    gpus: Annotated[int | None, doc("GPUs (or shares of one); null: not known.")]
+    gpus: Annotated[int | None, doc("GPUs (or shares of one); null if unknown.")]
     renderer: Annotated[
-        str | None, doc("What drew OpenGL: Zink (on the GPU) or Software; null: the desktop did not say.")
+        str | None, doc("OpenGL renderer: Zink (on the GPU) or Software; null if the desktop did not report it.")
     ]
     encoder: Annotated[
-        str | None, doc("What encoded its stream, such as nvenc or x264; null: the desktop did not say.")
+        str | None, doc("Encoder of the stream, such as nvenc or x264; null if the desktop did not report it.")
     ]
     queue_seconds: Annotated[
-        float | None, doc("How long it waited for capacity; null: it did not wait, or it is not known.")
+        float | None, doc("How long it waited for capacity; null if it did not wait, or if unknown.")
     ]
-    startup_seconds: Annotated[float | None, doc("From its begin to its desktop's first answer.")]
+    startup_seconds: Annotated[float | None, doc("From the start of the run to the desktop's first response.")]
 
 
 class PastSession(msgspec.Struct, rename="camel"):
-    """One session, those that are still there too."""
+    """One session, running or ended."""
 
-    uid: Annotated[str, doc("The session's own, for ever.")]
+    uid: Annotated[str, doc("The session's uid, which is never reused.")]
     name: Annotated[str, doc("Its name.")]
-    user: Annotated[str, doc("Whose it was.")]
+    user: Annotated[str, doc("Owner of the session.")]
     template: Annotated[str, doc("Its template.")]
-    created: Annotated[datetime, doc("When it was made.")]
-    ended: Annotated[datetime | None, doc("When it ended; null: it is still there.")]
+    created: Annotated[datetime, doc("When it was created.")]
+    ended: Annotated[datetime | None, doc("When it ended; null if it still exists.")]
     end_reason: _Reason
-    ended_by: Annotated[str, doc("Who ended it, where that is known.")]
-    runs: Annotated[tuple[PastRun, ...], doc("Its runs, the oldest first.")]
+    ended_by: Annotated[str, doc("Who ended it, if known.")]
+    runs: Annotated[tuple[PastRun, ...], doc("Its runs, oldest first.")]
 
 
 class PastList(msgspec.Struct, omit_defaults=True):
-    """Sessions, the youngest first."""
+    """Sessions, newest first."""
 
     items: Annotated[tuple[PastSession, ...], doc("This page's.")]
     next: Annotated[str, doc("`cursor` of the next page; absent on the last one.")] = ""
@@ -76,13 +76,15 @@ class PastList(msgspec.Struct, omit_defaults=True):
 class PastQuery(Page, rename="camel", forbid_unknown_fields=True):
     """Which of my past sessions."""
 
-    name: Annotated[Annotated[str, Meta(max_length=253)] | None, Meta(description="Only those of this name.")] = None
+    name: Annotated[
+        Annotated[str, Meta(max_length=253)] | None, Meta(description=("Only sessions with this name."))
+    ] = None
 
 
 class AllPastQuery(PastQuery, rename="camel", forbid_unknown_fields=True):
     """Which of everybody's past sessions."""
 
-    user: Annotated[Address | None, Meta(description="Only those of this person.")] = None
+    user: Annotated[Address | None, Meta(description="Only sessions of this user.")] = None
 
 
 class UsageQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
@@ -91,36 +93,81 @@ class UsageQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     month: _MonthText = None
 
 
-class MonthUsage(msgspec.Struct, rename="camel"):
-    """What one person has used in one month. A run over the turn of a month counts in both, each its part."""
+class UsageFigures(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
+    """Usage in one month. A run that spans two months counts in both, each with its part."""
 
-    user: Annotated[str, doc("Who.")]
     month: Annotated[str, doc("The month.")]
-    sessions: Annotated[int, doc("That ran in this month.")]
-    runs: Annotated[int, doc("That began in this month.")]
-    hours: Annotated[float, doc("That they ran.")]
-    gpu_hours: Annotated[float, doc("Hours times GPUs (or shares of one).")]
+    sessions: Annotated[int, doc("Only sessions that ran in this month.")]
+    runs: Annotated[int, doc("Runs that started in this month.")]
+    hours: Annotated[float, doc("Total running time in hours.")]
+    gpu_hours: Annotated[float, doc("Running time in hours times GPUs (or shares of one).")]
     queued: Annotated[int, doc("Runs that had to wait for capacity.")]
     median_queue_seconds: Annotated[float | None, doc("Of those.")]
-    median_startup_seconds: Annotated[float | None, doc("Of the runs that began in this month and got ready.")]
+    median_startup_seconds: Annotated[float | None, doc("Of the runs that started in this month and became ready.")]
+    idle_gpu_hours: Annotated[
+        float, doc("GPU hours without a user at the desktop, of desktops with an idle timeout: docs/usage.md.")
+    ]
+    home_gib_months: Annotated[float, doc("Size of homes in GiB, times the part of the month that they were there.")]
+    cost: Annotated[float | None, doc("Cost of desktops and homes, at today's prices; absent without prices.")] = None
+    idle_cost: Annotated[float | None, doc("Cost of the idle GPU hours; absent without prices.")] = None
 
 
-class UsageReport(msgspec.Struct):
-    """A month."""
+class MonthUsage(UsageFigures, rename="camel", omit_defaults=True, kw_only=True):
+    """Usage of one user."""
+
+    user: Annotated[str, doc("E-mail address.")]
+
+
+class NamedUsage(UsageFigures, rename="camel", omit_defaults=True, kw_only=True):
+    """Usage of the desktops of a template, or of the users of a group."""
+
+    name: Annotated[
+        str, doc("Name of the template or group; empty for homes of all templates, and for users without a group.")
+    ]
+
+
+class FreePlaces(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
+    """Started desktops of a pool that no session used."""
+
+    name: Annotated[str, doc("The pool.")]
+    template: Annotated[str, doc("Its template.")]
+    place_hours: Annotated[float, doc("Hours times free places, counted every 5 minutes.")]
+    gpu_hours: Annotated[float, doc("Hours times GPUs of free places.")]
+    cost: Annotated[float | None, doc("Their cost; absent without prices.")] = None
+    idle_cost: Annotated[float | None, doc("The part of it for GPUs; absent without prices.")] = None
+
+
+class IdleGpus(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
+    """GPUs that were paid for but not used."""
+
+    desktop_gpu_hours: Annotated[float, doc("GPU hours of desktops without a user at them.")]
+    pool_gpu_hours: Annotated[float, doc("GPU hours of free places of pools.")]
+    cost: Annotated[float | None, doc("Cost of both; absent without prices.")] = None
+
+
+class MonthReport(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """Usage in one month."""
 
     month: Annotated[str, doc("The month.")]
-    items: Annotated[tuple[MonthUsage, ...], doc("By hours, most first.")]
+    items: Annotated[tuple[MonthUsage, ...], doc("Users, sorted by hours, highest first.")]
+    templates: Annotated[tuple[NamedUsage, ...], doc("The same by template.")] = ()
+    groups: Annotated[
+        tuple[NamedUsage, ...], doc("The same by group, for administrators. A user of two groups counts in both.")
+    ] = ()
+    pools: Annotated[tuple[FreePlaces, ...], doc("Free places of pools, for administrators.")] = ()
+    idle: Annotated[IdleGpus, doc("GPUs that were not used.")]
+    currency: Annotated[str, doc("Currency of all costs; absent without prices.")] = ""
 
 
 class _Export(msgspec.Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
-    format: Annotated[Literal["csv", "jsonl"], Meta(description="CSV, or a JSON object in each line.")] = "csv"
+    format: Annotated[Literal["csv", "jsonl"], Meta(description="CSV, or one JSON object per line.")] = "csv"
     since: Annotated[
         Annotated[datetime, Meta(tz=True)] | None,
-        Meta(description="Not what began before this time, such as 2026-11-01T00:00:00Z. Not with usage."),
+        Meta(description="Only records from this time on, such as 2026-11-01T00:00:00Z. Not with usage."),
     ] = None
     until: Annotated[
         Annotated[datetime, Meta(tz=True)] | None,
-        Meta(description="Not what began at this time or later. Not with usage."),
+        Meta(description="Only records from before this time. Not with usage."),
     ] = None
     month: _MonthText = None
 
@@ -129,13 +176,17 @@ class ExportQuery(_Export, rename="camel", forbid_unknown_fields=True, kw_only=T
     """What of mine to export."""
 
     what: Annotated[Literal["sessions", "runs", "usage"], Meta(description="Which table.")]
+    by: Annotated[Literal["user", "template"] | None, Meta(description="Rows of usage. Default: user.")] = None
 
 
 class AllExportQuery(_Export, rename="camel", forbid_unknown_fields=True, kw_only=True):
     """What of everybody's to export."""
 
     what: Annotated[Literal["sessions", "runs", "usage", "audit"], Meta(description="Which table.")]
-    user: Annotated[Address | None, Meta(description="Only what is this person's.")] = None
+    by: Annotated[
+        Literal["user", "template", "group", "pool"] | None, Meta(description="Rows of usage. Default: user.")
+    ] = None
+    user: Annotated[Address | None, Meta(description="Only records of this user.")] = None
 
 
 async def list_history(call: Call[PastQuery, None]) -> PastList:
@@ -166,7 +217,7 @@ def _before(cursor: str | None) -> SessionRow | None:
         created, uid = key
         when = datetime.fromisoformat(created)
     except ValueError as error:
-        raise invalid("cursor", cursor, "`next` of the page before") from error
+        raise invalid("cursor", cursor, "`next` of the previous page") from error
     return SessionRow(uid=uid, name="", namespace="", owner="", template="", created=when)
 
 
@@ -190,26 +241,40 @@ async def get_history(call: Call[Empty, None]) -> PastSession:
     """One past session; of another person's only an administrator learns that it was there."""
     past = await call.api.history.session(call.path("uid"))
     if past is None or not (call.user.admin or same_user(past.session.owner, call.user.email)):
-        raise ActionDenied("NotFound", f"There was no session of yours with the uid {call.path('uid')!r}.")
+        raise ActionDenied("NotFound", f"You have never had a session with the uid {call.path('uid')!r}.")
     return _session(past)
 
 
-async def get_usage(call: Call[UsageQuery, None]) -> UsageReport:
+async def get_usage(call: Call[UsageQuery, None]) -> MonthReport:
     """What I have used."""
     return await _usage(call, call.user.email)
 
 
-async def get_all_usage(call: Call[UsageQuery, None]) -> UsageReport:
+async def get_all_usage(call: Call[UsageQuery, None]) -> MonthReport:
     """What everybody has used."""
     return await _usage(call, None)
 
 
-async def _usage(call: Call[UsageQuery, None], user: str | None) -> UsageReport:
+async def _usage(call: Call[UsageQuery, None], user: str | None) -> MonthReport:
     month = _month(call.query.month, call.now())
-    report: list[Usage] = await call.api.history.usage(month, call.now(), user)
-    names = MonthUsage.__struct_fields__
-    items = tuple(MonthUsage(**{name: getattr(usage, name) for name in names}) for usage in report)
-    return UsageReport(str(month), items)
+    report = await call.api.history.usage(month, call.now(), user)
+    return MonthReport(
+        month=str(month),
+        items=tuple(MonthUsage(user=usage.name, **_figures(usage)) for usage in report.users),
+        templates=tuple(NamedUsage(name=usage.name, **_figures(usage)) for usage in report.templates),
+        groups=tuple(NamedUsage(name=usage.name, **_figures(usage)) for usage in report.groups),
+        pools=tuple(
+            FreePlaces(**{name: getattr(pool, name) for name in FreePlaces.__struct_fields__}) for pool in report.pools
+        ),
+        idle=IdleGpus(
+            desktop_gpu_hours=report.idle_gpu_hours, pool_gpu_hours=report.free_gpu_hours, cost=report.idle_cost
+        ),
+        currency=report.currency,
+    )
+
+
+def _figures(usage: Usage) -> dict[str, Any]:
+    return {name: getattr(usage, name) for name in UsageFigures.__struct_fields__}
 
 
 def _month(text: str | None, now: datetime) -> Month:
@@ -237,7 +302,10 @@ async def _export(call: Call[Any, None], user: str | None) -> Response:
         if query.since or query.until:
             raise invalid("since" if query.since else "until", str(query.since or query.until), "given with usage")
         report = await call.api.history.usage(_month(query.month, now), now, user)
-        return Response(export_usage(report, form), headers=headers, media_type=form.media_type)
+        text = export_usage(report, form, By(query.by or By.USER))
+        return Response(text, headers=headers, media_type=form.media_type)
+    if query.by:
+        raise invalid("by", query.by, f"given with {query.what}: only usage has it")
     if query.month:
         raise invalid("month", query.month, f"given with {query.what}: use since and until")
     rows = call.api.history.export(What(query.what), form, since=query.since, until=query.until, user=user)
@@ -255,38 +323,40 @@ async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[by
 
 _TAG, _ADMIN = "History", "Administration"
 _ABOUT_EXPORT = (
-    "A text that a spreadsheet would run as a formula gets a `'` in front. Answers in pieces, of any length."
+    "Text that a spreadsheet would run as a formula gets a leading `'`. The response is streamed and can have any "
+    "length."
 )
 
 OPERATIONS = (
     Operation(
         method="GET", path="/history", name="listHistory", tag=_TAG, handler=list_history,
-        summary="My sessions with their runs, past ones too, the youngest first", query=PastQuery, answer=PastList,
+        summary="Your sessions with their runs, including ended ones, newest first", query=PastQuery, answer=PastList,
     ),
     Operation(
         method="GET", path="/history/{uid}", name="getHistory", tag=_TAG, handler=get_history,
-        summary="One of them", answer=PastSession, problems=("not-found",),
+        summary="One of these sessions", answer=PastSession, problems=("not-found",),
     ),
     Operation(
         method="GET", path="/usage", name="getUsage", tag=_TAG, handler=get_usage,
-        summary="How much I used in a month", query=UsageQuery, answer=UsageReport,
+        summary="Your usage in a month, with its cost where there are prices", query=UsageQuery, answer=MonthReport,
     ),
     Operation(
         method="GET", path="/export", name="exportMine", tag=_TAG, handler=export_mine,
-        summary="My sessions, runs or usage as a file", description=_ABOUT_EXPORT,
+        summary="Your sessions, runs or usage as a file", description=_ABOUT_EXPORT,
         query=ExportQuery, media="text/csv, application/jsonl",
     ),
     Operation(
         method="GET", path="/admin/history", name="listAllHistory", tag=_ADMIN, handler=list_all_history, admin=True,
-        summary="Everybody's sessions with their runs, past ones too", query=AllPastQuery, answer=PastList,
+        summary="Sessions of all users with their runs, including ended ones", query=AllPastQuery, answer=PastList,
     ),
     Operation(
         method="GET", path="/admin/usage", name="getAllUsage", tag=_ADMIN, handler=get_all_usage, admin=True,
-        summary="How much everybody used in a month", query=UsageQuery, answer=UsageReport,
+        summary="Usage of all users in a month by user, template and group, idle GPUs, and the cost",
+        query=UsageQuery, answer=MonthReport,
     ),
     Operation(
         method="GET", path="/admin/export", name="exportAll", tag=_ADMIN, handler=export_all, admin=True,
-        summary="Everybody's sessions, runs or usage, or the audit, as a file", description=_ABOUT_EXPORT,
+        summary="Sessions, runs or usage of all users, or the audit log, as a file", description=_ABOUT_EXPORT,
         query=AllExportQuery, media="text/csv, application/jsonl",
     ),
 )  # fmt: skip

@@ -12,7 +12,7 @@ from vdi.session.home_list import HomeSummary
 class HomeList(msgspec.Struct):
     """Homes, by name."""
 
-    items: Annotated[tuple[HomeSummary, ...], doc("All of mine.")]
+    items: Annotated[tuple[HomeSummary, ...], doc("All of your homes.")]
 
 
 async def list_homes(call: Call[Empty, None]) -> HomeList:
@@ -33,16 +33,16 @@ async def delete_home(call: Call[Empty, None]) -> None:
 OPERATIONS = (
     Operation(
         method="GET", path="/homes", name="listHomes", tag="Homes", handler=list_homes,
-        summary="My homes: size, last use, and which desktop has each", answer=HomeList,
+        summary="Your homes: size, last use, and the desktops that use them", answer=HomeList,
     ),
     Operation(
         method="GET", path="/homes/{name}", name="getHome", tag="Homes", handler=get_home,
-        summary="One of my homes", answer=HomeSummary, problems=("not-found",),
+        summary="One of your homes", answer=HomeSummary, problems=("not-found",),
     ),
     Operation(
         method="DELETE", path="/homes/{name}", name="deleteHome", tag="Homes", handler=delete_home,
-        summary="Delete one of my homes, with all files in it",
-        description="A home that a session has is refused: end the session first.",
+        summary="Delete one of your homes and all files in it",
+        description="Fails while a session uses the home. End the session first.",
         problems=("not-found", "conflict"),
     ),
 )  # fmt: skip

@@ -14,27 +14,27 @@ from vdi.gateway.login.logins import TOKEN_ID, browser
 
 
 class LoginEntry(msgspec.Struct, rename="camel"):
-    """One browser that one is logged in with."""
+    """One browser in which you are logged in."""
 
-    id: Annotated[str, doc("Names it in this API.")]
-    browser: Annotated[str, doc("What it calls itself, in words.")]
-    address: Annotated[str, doc("Where it logged in from.")]
+    id: Annotated[str, doc("Identifier in this API.")]
+    browser: Annotated[str, doc("Browser and system, as reported by the browser.")]
+    address: Annotated[str, doc("Address of the client at login.")]
     created: Annotated[datetime, doc("When.")]
     seen: Annotated[datetime, doc("When it was last used, to the minute.")]
-    expires: Annotated[datetime, doc("When it ends at the latest.")]
-    current: Annotated[bool, doc("Whether it is the one that this request came from.")]
+    expires: Annotated[datetime, doc("Latest time at which it expires.")]
+    current: Annotated[bool, doc("Whether this request was sent with this login.")]
 
 
 class LoginEntries(msgspec.Struct):
-    """Logins that hold, the latest seen first."""
+    """Valid logins, last used first."""
 
-    items: Annotated[tuple[LoginEntry, ...], doc("All of mine.")]
+    items: Annotated[tuple[LoginEntry, ...], doc("All of your logins.")]
 
 
 class EverywhereQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """What else ends."""
 
-    tokens: Annotated[bool, Meta(description="true: my API tokens are revoked too.")] = False
+    tokens: Annotated[bool, Meta(description="true: also revoke my API tokens.")] = False
 
 
 async def list_logins(call: Call[Empty, None]) -> LoginEntries:
@@ -61,7 +61,7 @@ async def end_one(call: Call[Empty, None]) -> None:
     _with_a_browser(call)
     login_id = call.path("id")
     if login_id not in {login.id for login in await call.api.logins.of(call.user.email)}:
-        raise ActionDenied("NotFound", f"You have no login {login_id!r} that holds.")
+        raise ActionDenied("NotFound", f"You have no valid login {login_id!r}.")
     await call.api.sign_out.end_login(login_id)
     await _note(call, "login.end", {"which": "this browser" if login_id == call.user.login_id else "another browser"})
 
@@ -75,7 +75,7 @@ async def end_all(call: Call[EverywhereQuery, None]) -> None:
 
 def _with_a_browser(call: Call[Empty, None] | Call[EverywhereQuery, None]) -> None:
     if call.user.login_id.startswith(TOKEN_ID):
-        raise ProblemError("forbidden", "An API token neither sees nor ends logins: log in to the portal for that.")
+        raise ProblemError("forbidden", "An API token cannot list or end logins. Log in to the portal to do that.")
 
 
 async def _note(call: Call[Empty, None] | Call[EverywhereQuery, None], action: str, detail: dict[str, str]) -> None:
@@ -83,21 +83,21 @@ async def _note(call: Call[Empty, None] | Call[EverywhereQuery, None], action: s
     await call.api.audit.record(actor=user, action=action, target=user, outcome="done", detail=detail, at=call.now())
 
 
-_ABOUT = "Needs the cookie of a login: an API token neither sees nor ends logins."
+_ABOUT = "Requires the login cookie: an API token cannot list or end logins."
 
 OPERATIONS = (
     Operation(
         method="GET", path="/logins", name="listLogins", tag="Account", handler=list_logins,
-        summary="The browsers that I am logged in with", description=_ABOUT, answer=LoginEntries,
+        summary="The browsers in which you are logged in", description=_ABOUT, answer=LoginEntries,
         problems=("forbidden",),
     ),
     Operation(
         method="DELETE", path="/logins", name="endLogins", tag="Account", handler=end_all,
-        summary="Log out everywhere, here too; pictures of desktops stop", description=_ABOUT,
+        summary="Log out everywhere, including here; open desktops are disconnected", description=_ABOUT,
         query=EverywhereQuery, problems=("forbidden",),
     ),
     Operation(
         method="DELETE", path="/logins/{id}", name="endLogin", tag="Account", handler=end_one,
-        summary="Log one browser out", description=_ABOUT, problems=("forbidden", "not-found"),
+        summary="Log out one browser", description=_ABOUT, problems=("forbidden", "not-found"),
     ),
 )  # fmt: skip

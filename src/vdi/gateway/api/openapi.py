@@ -25,16 +25,17 @@ Times are RFC 3339 in UTC. Lists that can be long come in pages: send `next` bac
 _ALWAYS = ("unauthenticated", "too-many-requests", "unexpected", "unavailable")
 _TAGS = {
     "Desktops": "Start, follow, share and end desktops.",
-    "Templates": "The kinds of desktop that you may start.",
-    "History": "What has been, and how much was used.",
-    "Homes": "The volumes with your files.",
-    "Account": "Who you are, what you may have, and your API tokens.",
-    "Administration": "For administrators: everybody's desktops, and what they share.",
+    "Templates": "The kinds of desktop that you can start.",
+    "History": "Past sessions and usage.",
+    "Homes": "The volumes that hold your files.",
+    "Scheduled starts": "Desktops that are ready at a time that you set.",
+    "Account": "Who you are, your limits, and your API tokens.",
+    "Administration": "For administrators: desktops of all users and shared resources.",
 }
 _PARTS = {
     "name": "Name of the session or template.",
     "user": "E-mail address.",
-    "id": "Its id, from the list.",
+    "id": "Identifier from the list.",
     "uid": "The session's uid.",
 }
 
@@ -67,7 +68,7 @@ def document(operations: Sequence[Operation], *, url: str, version: str) -> Sche
                     "type": "apiKey",
                     "in": "header",
                     "name": "X-CSRF-Token",
-                    "description": "`csrfToken` of `GET /me`; only with the cookie, and only for changes.",
+                    "description": "`csrfToken` of `GET /me`; required for changes that use the cookie.",
                 },
             },
         },
@@ -129,7 +130,7 @@ def _responses(operation: Operation, ref_of: dict[type[msgspec.Struct], Schema])
     elif operation.answer is not None:
         made[success] = {"description": "Done.", "content": {JSON: {"schema": ref_of[operation.answer]}}}
     else:
-        made[success] = {"description": "Done; there is nothing to say."}
+        made[success] = {"description": "Done. The response has no body."}
     for status, codes in _problems(operation).items():
         titles = "; ".join(f"`{code}`: {TITLES[code][1]}" for code in codes)
         made[status] = {"description": f"{titles}.", "content": {MEDIA_TYPE: {"schema": ref_of[Problem]}}}

@@ -113,7 +113,7 @@ class Address:
         operation = self._by_method.get(request.method)
         if operation is None:
             allowed = ", ".join(sorted(self._by_method))
-            detail = f"{request.method} is not one of the methods of {request.url.path}; allowed are: {allowed}."
+            detail = f"Method {request.method} is not supported by {request.url.path}; allowed: {allowed}."
             raise ProblemError("method-not-allowed", detail, headers={"Allow": allowed})
         user = await admit(request, self._api, admin=operation.admin)
         call = Call(request, self._api, user, _query(request, operation.query), await _body(request, operation.body))
@@ -142,12 +142,12 @@ async def _body(request: Request, shape: type[msgspec.Struct] | None) -> msgspec
         return None
     content = request.headers.get("content-type", "")
     if content.partition(";")[0].strip().lower() != JSON:
-        detail = f"Content-Type is {content!r}; allowed is {JSON}."
+        detail = f"Content-Type is {content!r}; allowed: {JSON}."
         raise ProblemError("unsupported-media-type", detail, headers={"Accept": JSON})
     try:
         sent = msgspec.json.decode(await request.body())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProblemError("malformed", f"The body is no JSON: {error}.") from error
+        raise ProblemError("malformed", f"The body is not valid JSON: {error}.") from error
     try:
         return msgspec.convert(sent, shape)
     except msgspec.ValidationError as error:
@@ -156,5 +156,8 @@ async def _body(request: Request, shape: type[msgspec.Struct] | None) -> msgspec
 
 async def unknown_address(request: Request) -> Response:
     """For every other address below `/api/`."""
-    detail = f"{request.url.path} is no address of this API; all are in {PREFIX}/openapi.json and on /api/docs."
+    detail = (
+        f"{request.url.path} is not an address of this API. All addresses are in {PREFIX}/openapi.json and on "
+        "/api/docs."
+    )
     return ProblemError("not-found", detail).response()

@@ -38,4 +38,4 @@ def read_cursor(cursor: str | None) -> Key | None:
         raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         return msgspec.json.decode(raw, type=tuple[str, ...])
     except (binascii.Error, msgspec.DecodeError, ValueError) as error:
-        raise invalid("cursor", cursor, "`next` of the page before") from error
+        raise invalid("cursor", cursor, "`next` of the previous page") from error

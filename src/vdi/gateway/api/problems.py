@@ -19,20 +19,20 @@ MEDIA_TYPE = "application/problem+json"
 
 TITLES = {
     "malformed": (400, "The request cannot be read"),
-    "unauthenticated": (401, "Who asks is not known"),
-    "csrf": (403, "The request does not come from a page of this portal"),
-    "forbidden": (403, "Not allowed to this person"),
-    "not-found": (404, "There is no such thing"),
-    "method-not-allowed": (405, "This address knows no such method"),
-    "conflict": (409, "It does not go with what is there"),
-    "over-limit": (409, "It would be more than this person may have"),
-    "view-only-unavailable": (409, "The image of this desktop cannot hold a viewer to the picture"),
+    "unauthenticated": (401, "Not authenticated"),
+    "csrf": (403, "The request did not come from a page of this portal"),
+    "forbidden": (403, "Not allowed for this user"),
+    "not-found": (404, "Not found"),
+    "method-not-allowed": (405, "Method not allowed"),
+    "conflict": (409, "Conflicts with the current state"),
+    "over-limit": (409, "It would exceed this user's limits"),
+    "view-only-unavailable": (409, "The image of this desktop does not support view only"),
     "too-large": (413, "The request is too large"),
-    "unsupported-media-type": (415, "The body is not JSON"),
-    "invalid": (422, "A field has a value that is not allowed"),
+    "unsupported-media-type": (415, "The body is not valid JSON"),
+    "invalid": (422, "A field has an invalid value"),
     "too-many-requests": (429, "Too many requests"),
-    "unexpected": (500, "A fault of the gateway"),
-    "unavailable": (503, "Something that the gateway needs does not answer"),
+    "unexpected": (500, "Internal error of the gateway"),
+    "unavailable": (503, "A service that the gateway needs does not respond"),
 }
 """Every problem that there is: its code, its HTTP status and its title."""
 
@@ -40,12 +40,12 @@ TITLES = {
 class Problem(msgspec.Struct, omit_defaults=True):
     """Why a request was refused (RFC 9457)."""
 
-    type: Annotated[str, doc("Address of this kind of problem's description.", format="uri-reference")]
-    title: Annotated[str, doc("The kind of problem, in words.")]
+    type: Annotated[str, doc("Address of the description of this problem type.", format="uri-reference")]
+    title: Annotated[str, doc("The problem type, in words.")]
     status: Annotated[int, doc("The HTTP status.")]
-    code: Annotated[str, doc("The kind of problem, for programs.", enum=list(TITLES))]
-    detail: Annotated[str, doc("What is the matter this time, in whole sentences.")]
-    errors: Annotated[tuple[FieldProblem, ...], doc("The fields that are refused.")] = ()
+    code: Annotated[str, doc("Code of the problem type, for programs.", enum=list(TITLES))]
+    detail: Annotated[str, doc("Details of this occurrence, in full sentences.")]
+    errors: Annotated[tuple[FieldProblem, ...], doc("The fields with invalid values.")] = ()
 
 
 class ProblemError(Exception):
@@ -75,7 +75,7 @@ def _invalid(errors: list[FieldProblem]) -> ProblemError:
 
 def _sentence(error: FieldProblem) -> str:
     if error.value is None:
-        return f"{error.field}: allowed is {error.allowed}."
+        return f"{error.field}: allowed: {error.allowed}."
     return f"{error.field}: {_shown(error.value)} is not {error.allowed}."
 
 
@@ -98,11 +98,11 @@ def from_validation(error: msgspec.ValidationError, sent: Any, shape: type[msgsp
     what, path = (found["what"], found["path"] or "") if found else (str(error), "")
     if missing := _MISSING.match(what):
         field = _below(path, missing["name"])
-        return _invalid([FieldProblem(field, f"{_described(shape, field)} (it is required)")])
+        return _invalid([FieldProblem(field, f"{_described(shape, field)} (required)")])
     if unknown := _UNKNOWN.match(what):
         field = _below(path, unknown["name"])
         known = ", ".join(_fields(shape, path)) or "none"
-        return _invalid([FieldProblem(field, f"a field of this request; there are: {known}", _value(sent, field))])
+        return _invalid([FieldProblem(field, f"a field of this request: {known}", _value(sent, field))])
     return _invalid([FieldProblem(path or "body", _allowed(what, shape, path), _value(sent, path))])
 
 
@@ -165,7 +165,7 @@ def _described(shape: type[msgspec.Struct], path: str) -> str:
             if isinstance(kind := _plain(field.type), msgspec.inspect.LiteralType):
                 return "one of " + ", ".join(map(str, kind.values))
             return str((field.type.extra_json_schema or {})["description"]).rstrip(".")
-    return "a value of the type that the API's description gives"
+    return "a value of the type given in the API description"
 
 
 _OF_REFUSAL = {
@@ -198,8 +198,8 @@ def problem_of(error: Exception) -> ProblemError:
             code = _OF_STATUS.get(error.status_code, "unexpected")
             return ProblemError(code, error.detail, headers=dict(error.headers or {}))
         case DatabaseUnavailableError():
-            return ProblemError("unavailable", "The gateway's database does not answer.", headers={"Retry-After": "5"})
+            return ProblemError("unavailable", "The gateway's database does not respond.", headers={"Retry-After": "5"})
         case KubeError():
-            return ProblemError("unavailable", "The cluster does not answer.", headers={"Retry-After": "5"})
+            return ProblemError("unavailable", "The cluster does not respond.", headers={"Retry-After": "5"})
         case _:
-            return ProblemError("unexpected", "This is a fault of the gateway; its log says more.")
+            return ProblemError("unexpected", "This is an internal error of the gateway. Its log has the details.")

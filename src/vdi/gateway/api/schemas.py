@@ -36,35 +36,35 @@ Address = Annotated[str, Meta(max_length=254)]
 class Page(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """Which part of a long list."""
 
-    limit: Annotated[int, Meta(description="The most items to send at once.", ge=1, le=MOST)] = PAGE
+    limit: Annotated[int, Meta(description="The maximum number of items to return.", ge=1, le=MOST)] = PAGE
     cursor: Annotated[
         Annotated[str, Meta(max_length=512)] | None,
-        Meta(description="`next` of the page before; left out: the first page."),
+        Meta(description="`next` of the previous page; default: the first page."),
     ] = None
 
 
 class Metadata(msgspec.Struct, rename="camel", omit_defaults=True):
-    """What Kubernetes knows of an object."""
+    """Metadata of a Kubernetes object."""
 
-    name: Annotated[str, doc("Its name, the one in the API's addresses.")]
+    name: Annotated[str, doc("Its name, as used in addresses of the API.")]
     namespace: Annotated[str, doc("The Kubernetes namespace.")] = ""
-    uid: Annotated[str, doc("Another one for each object that ever had this name.")] = ""
-    generation: Annotated[int, doc("Counts the changes of `spec`.")] = 0
-    creation_timestamp: Annotated[str, doc("When it was made.", format="date-time")] = ""
-    deletion_timestamp: Annotated[str, doc("Since when it is being deleted.", format="date-time")] = ""
+    uid: Annotated[str, doc("Unique for each object, also if the name is reused.")] = ""
+    generation: Annotated[int, doc("Increases with each change of `spec`.")] = 0
+    creation_timestamp: Annotated[str, doc("When it was created.", format="date-time")] = ""
+    deletion_timestamp: Annotated[str, doc("When its deletion was requested.", format="date-time")] = ""
 
 
 class Session(msgspec.Struct, rename="camel"):
-    """One desktop, its `spec` and its `status`."""
+    """One desktop, with its `spec` and `status`."""
 
     role: Annotated[
         str,
-        doc("What you are in it; `administrator` where you see it only as one.",
+        doc("Your role in it; `administrator` if you see it only as an administrator.",
             enum=["owner", "collaborator", "viewer", "administrator"]),
     ]  # fmt: skip
     metadata: Annotated[Metadata, doc("Name and times.")]
-    spec: Annotated[SessionSpec, doc("What was requested.")]
-    status: Annotated[SessionStatus, doc("What the operator has made of it.")]
+    spec: Annotated[SessionSpec, doc("The requested state.")]
+    status: Annotated[SessionStatus, doc("Status reported by the operator.")]
 
 
 class SessionList(msgspec.Struct, omit_defaults=True):
@@ -77,24 +77,24 @@ class SessionList(msgspec.Struct, omit_defaults=True):
 class SessionQuery(Page, rename="camel", forbid_unknown_fields=True):
     """Which of my sessions."""
 
-    role: Annotated[Role | None, Meta(description="Only those in which you are this.")] = None
+    role: Annotated[Role | None, Meta(description="Only sessions in which you have this role.")] = None
 
 
 class AllSessionsQuery(Page, rename="camel", forbid_unknown_fields=True):
     """Which of everybody's sessions."""
 
-    user: Annotated[Address | None, Meta(description="Only those of this person.")] = None
+    user: Annotated[Address | None, Meta(description="Only sessions of this user.")] = None
     template: Annotated[
-        Annotated[str, Meta(max_length=253)] | None, Meta(description="Only those of this template.")
+        Annotated[str, Meta(max_length=253)] | None, Meta(description="Only sessions of this template.")
     ] = None
     phase: Annotated[
         Literal["Pending", "Creating", "Running", "Suspended", "Terminating", "Failed"] | None,
-        Meta(description="Only those in this phase."),
+        Meta(description="Only sessions in this phase."),
     ] = None
 
 
 class WishedResources(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """What the desktop may use; what is left out is as the template says."""
+    """Resources of the desktop; omitted fields have the template's values."""
 
     gpu: Annotated[
         Annotated[int, Meta(ge=1)] | None, Meta(description="GPUs (shares of one, where they are time-sliced).")
@@ -111,19 +111,23 @@ class WishedResources(msgspec.Struct, rename="camel", forbid_unknown_fields=True
 
 
 class WishedHome(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """The home volume; what is left out is as the template says."""
+    """The home volume; omitted fields have the template's values."""
 
-    enabled: Annotated[bool | None, Meta(description="Whether files in the home directory outlive the desktop.")] = None
+    enabled: Annotated[
+        bool | None, Meta(description=("Whether files in the home directory are kept when the desktop ends."))
+    ] = None
     size: Annotated[
         Amount | None,
         Meta(
-            description="Size of a home that is made new, such as 20Gi. "
-            "The maximum is the template's `persistence.maxSize`, or its `persistence.size`."
+            description=(
+                "Size of a newly created home, such as 20Gi. The maximum is the template's `persistence.maxSize`, "
+                "or its `persistence.size`."
+            )
         ),
     ] = None
     retain: Annotated[
         bool | None,
-        Meta(description="false: the home belongs to this session and is deleted with it. Left out: true."),
+        Meta(description="false: the home belongs to this session and is deleted with it. Default: true."),
     ] = None
 
 
@@ -136,35 +140,39 @@ class NewSession(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     name: Annotated[
         Name | None,
         Meta(
-            description="Name of the session: lower-case letters, digits and inner hyphens. "
-            "Left out: made from user and template.",
+            description=(
+                "Name of the session: lower-case letters, digits and inner hyphens. Default: derived from user and "
+                "template."
+            ),
         ),
     ] = None
-    resources: Annotated[WishedResources | None, Meta(description="What the desktop may use.")] = None
+    resources: Annotated[WishedResources | None, Meta(description="Resources of the desktop.")] = None
     persistence: Annotated[WishedHome | None, Meta(description="The home volume.")] = None
-    timeout: Annotated[Length | None, Meta(description="Length of the run, such as 4h. Left out: 8h.")] = None
+    timeout: Annotated[Length | None, Meta(description="Length of the run, such as 4h. Default: 8h.")] = None
     idle_timeout: Annotated[
-        Length | None, Meta(description="How long it may be idle, such as 30m. Left out: as the template says.")
+        Length | None, Meta(description="How long the desktop may be idle, such as 30m. Default: the template's value.")
     ] = None
     hostname: Annotated[
         Name | None,
         Meta(
-            description="First label of the desktop's host name: lower-case letters, digits and inner hyphens. "
-            "The first user who gets it keeps it. Left out: made from the name and a hash.",
+            description=(
+                "First label of the desktop's host name: lower-case letters, digits and inner hyphens. The first "
+                "user who gets it keeps it. Default: derived from the name and a hash."
+            ),
         ),
     ] = None
     user: Annotated[
         Annotated[str, Meta(max_length=254, pattern=ADDRESS)] | None,
-        Meta(description="Whose desktop: an e-mail address. For administrators. Left out: yours."),
+        Meta(description="Owner of the desktop: an e-mail address. For administrators. Default: you."),
     ] = None
     priority: Annotated[
         Annotated[int, Meta(ge=-1000, le=1000)] | None,
-        Meta(description="A waiting session with a higher one starts first. For administrators. Left out: 0."),
+        Meta(description="A waiting session with a higher priority starts first. For administrators. Default: 0."),
     ] = None
 
 
 class Extend(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """More time."""
+    """The new length of a run."""
 
     timeout: Annotated[Length, Meta(description="Length of the whole run, such as 10h.")]
 
@@ -172,61 +180,63 @@ class Extend(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
 class EndQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """What becomes of the files."""
 
-    delete_home: Annotated[bool, Meta(description="true: the home is deleted too, with all files in it.")] = False
+    delete_home: Annotated[bool, Meta(description="true: also delete the home with all files in it.")] = False
 
 
 class Share(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """What a guest may do."""
+    """Access of a guest."""
 
-    role: Annotated[GuestRole, Meta(description="viewer: sees the desktop. collaborator: uses mouse and keyboard too.")]
+    role: Annotated[
+        GuestRole, Meta(description=("viewer: sees the desktop. collaborator: can also use mouse and keyboard."))
+    ]
     expires: Annotated[
         Annotated[datetime, Meta(tz=True)] | None,
-        Meta(description="When it ends, such as 2026-12-24T18:00:00Z. Left out: with the session."),
+        Meta(description="When the access ends, such as 2026-12-24T18:00:00Z. Default: when the session ends."),
     ] = None
 
 
 class TemplateOffer(msgspec.Struct, rename="camel", omit_defaults=True):
-    """A template's spec, as far as it concerns who starts a desktop."""
+    """The part of a template's spec that concerns its users."""
 
     image: Annotated[str, doc("Image of the desktop.")]
-    display_name: Annotated[str, doc("Name for people.")] = ""
-    description: Annotated[str, doc("What this desktop is for.")] = ""
-    icon: Annotated[str, doc("Address of a picture (https: or data:).")] = ""
-    resources: Annotated[
-        TemplateResources, doc("Limits of a desktop when the session names none, and the most that it may name.")
-    ] = msgspec.field(default_factory=TemplateResources)
-    persistence: Annotated[TemplatePersistence, doc("Defaults of the home volume.")] = msgspec.field(
+    display_name: Annotated[str, doc("Display name.")] = ""
+    description: Annotated[str, doc("Purpose of this desktop.")] = ""
+    icon: Annotated[str, doc("Name of an icon of the portal, or address of a picture (https: or data:).")] = ""
+    resources: Annotated[TemplateResources, doc("Default and maximum resources of a desktop.")] = msgspec.field(
+        default_factory=TemplateResources
+    )
+    persistence: Annotated[TemplatePersistence, doc("Defaults for the home volume.")] = msgspec.field(
         default_factory=TemplatePersistence
     )
-    lifecycle: Annotated[Lifecycle, doc("How long desktops live, and what happens then.")] = msgspec.field(
+    lifecycle: Annotated[Lifecycle, doc("How long desktops run, and what happens at the end.")] = msgspec.field(
         default_factory=Lifecycle
     )
-    pre_pull: Annotated[bool, doc("Whether nodes get the image before anybody asks.")] = False
+    pre_pull: Annotated[bool, doc("Whether nodes pull the image in advance.")] = False
 
 
 class Template(msgspec.Struct, rename="camel"):
-    """A kind of desktop that you may start."""
+    """A kind of desktop that you can start."""
 
     metadata: Annotated[Metadata, doc("Name and times.")]
-    spec: Annotated[TemplateOffer, doc("What it offers.")]
-    status: Annotated[TemplateStatus, doc("How far the nodes are with its image.")]
+    spec: Annotated[TemplateOffer, doc("What the template offers.")]
+    status: Annotated[TemplateStatus, doc("Progress of pulling its image on the nodes.")]
 
 
 class TemplateList(msgspec.Struct):
     """Templates, by name."""
 
-    items: Annotated[tuple[Template, ...], doc("All that you may start.")]
+    items: Annotated[tuple[Template, ...], doc("All templates that you can start.")]
 
 
 class WholeTemplate(msgspec.Struct, rename="camel"):
-    """A template with everything that only administrators see: environment, volumes, placement, who may use it."""
+    """A template with the fields that only administrators see: environment, volumes, placement, access."""
 
     metadata: Annotated[Metadata, doc("Name and times.")]
-    spec: Annotated[TemplateSpec, doc("All of it.")]
-    status: Annotated[TemplateStatus, doc("How far the nodes are with its image.")]
+    spec: Annotated[TemplateSpec, doc("The complete template.")]
+    status: Annotated[TemplateStatus, doc("Progress of pulling its image on the nodes.")]
 
 
 class WholeTemplateList(msgspec.Struct):
     """Templates, by name."""
 
-    items: Annotated[tuple[WholeTemplate, ...], doc("All of the cluster.")]
+    items: Annotated[tuple[WholeTemplate, ...], doc("All templates of the cluster.")]

@@ -13,6 +13,7 @@ from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.login.sign_out import SignOut
 from vdi.gateway.probing import Prober
+from vdi.gateway.scheduled_starts import ScheduledStarts
 from vdi.gateway.store.audit import Audit
 
 
@@ -27,6 +28,7 @@ class ApiServices:
     limits: Limits
     actions: Actions
     history: History
+    scheduled: ScheduledStarts
     audit: Audit
     prober: Prober
     doctor: DoctorRunner

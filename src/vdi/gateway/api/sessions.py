@@ -37,7 +37,7 @@ def age(session: VDISession) -> Key:
 def seen(api: ApiServices, user: User, name: str) -> VDISession:
     """A session that the person may see. Raises ActionDenied with the words for one that is not theirs or not there."""
     session = api.context.cluster.session(name)
-    stranger = f"There is no desktop {name!r} of yours, and none that is shared with you under this name."
+    stranger = f"You have no desktop {name!r}, and no desktop with this name is shared with you."
     why = refusal(user, Action.SEE, session, api.context.clock()) if session else stranger
     if session is None or why:
         raise ActionDenied("NotFound", why or stranger)
@@ -147,7 +147,7 @@ async def get_template(call: Call[Empty, None]) -> Template:
     template = call.cluster.template(name)
     if template is None or not may_use(template, call.user):
         known = ", ".join(offered.metadata.name for offered in (await list_templates(call)).items) or "none"
-        raise ActionDenied("NotFound", f"There is no template {name!r} that you may use; there are: {known}.")
+        raise ActionDenied("NotFound", f"There is no template {name!r} that you can use. Available: {known}.")
     return template_of(template)
 
 
@@ -157,24 +157,26 @@ _CHANGE = ("not-found", "forbidden", "conflict", "over-limit")
 OPERATIONS = (
     Operation(
         method="GET", path="/sessions", name="listSessions", tag=_TAG, handler=list_sessions,
-        summary="My desktops and those shared with me, oldest first",
+        summary="Your desktops and those shared with you, oldest first",
         query=SessionQuery, answer=SessionList,
     ),
     Operation(
         method="POST", path="/sessions", name="createSession", tag=_TAG, handler=create_session,
         summary="Start a desktop",
-        description="Answers as soon as the cluster has accepted the session; follow the start with `GET /events`.",
+        description="Returns as soon as the cluster has accepted the session. Follow the start with `GET /events`.",
         body=NewSession, answer=Session, status=201, problems=("conflict", "over-limit", "forbidden", "not-found"),
     ),
     Operation(
         method="GET", path="/sessions/{name}", name="getSession", tag=_TAG, handler=get_session,
-        summary="One desktop: its spec and its status", answer=Session, problems=("not-found",),
+        summary="One desktop with its spec and status", answer=Session, problems=("not-found",),
     ),
     Operation(
         method="DELETE", path="/sessions/{name}", name="endSession", tag=_TAG, handler=end_session,
         summary="End a desktop",
-        description="The home stays for the next session of the same template, unless `deleteHome` is true, or the "
-        "session was made with `persistence.retain: false`.",
+        description=(
+            "The home is kept for the next session of the same template, unless `deleteHome` is true or the "
+            "session was created with `persistence.retain: false`."
+        ),
         query=EndQuery, problems=_CHANGE,
     ),
     Operation(
@@ -183,7 +185,7 @@ OPERATIONS = (
     ),
     Operation(
         method="POST", path="/sessions/{name}/suspend", name="suspendSession", tag=_TAG, handler=suspend_session,
-        summary="Stop the desktop and free its GPU; home and address stay", answer=Session, problems=_CHANGE,
+        summary="Stop the desktop and free its GPU; home and address are kept", answer=Session, problems=_CHANGE,
     ),
     Operation(
         method="POST", path="/sessions/{name}/resume", name="resumeSession", tag=_TAG, handler=resume_session,
@@ -191,25 +193,25 @@ OPERATIONS = (
     ),
     Operation(
         method="POST", path="/sessions/{name}/restart", name="restartSession", tag=_TAG, handler=restart_session,
-        summary="A new desktop on the same home, for one that hangs or has failed",
+        summary="Restart the desktop on the same home, for example after it hangs or fails",
         answer=Session, problems=_CHANGE,
     ),
     Operation(
         method="PUT", path="/sessions/{name}/access/{user}", name="shareSession", tag=_TAG, handler=share_session,
-        summary="Let somebody into the desktop; a share that is there is replaced",
+        summary="Share the desktop with a guest; replaces an existing share with the same guest",
         body=Share, answer=Session, problems=(*_CHANGE, "view-only-unavailable"),
     ),
     Operation(
         method="DELETE", path="/sessions/{name}/access/{user}", name="unshareSession", tag=_TAG,
-        handler=unshare_session, summary="Take a share back; the guest's picture stops",
+        handler=unshare_session, summary="End a share; the guest is disconnected",
         answer=Session, problems=_CHANGE,
     ),
     Operation(
         method="GET", path="/templates", name="listTemplates", tag="Templates", handler=list_templates,
-        summary="The kinds of desktop that I may start, by name", answer=TemplateList,
+        summary="The templates that you can start, by name", answer=TemplateList,
     ),
     Operation(
         method="GET", path="/templates/{name}", name="getTemplate", tag="Templates", handler=get_template,
-        summary="One of them", answer=Template, problems=("not-found",),
+        summary="One of these templates", answer=Template, problems=("not-found",),
     ),
 )  # fmt: skip

@@ -173,7 +173,7 @@ class Authorizer:
             async with asyncio.timeout(ENTRY_SECONDS):
                 return await self._renew(session, handle)
         except TimeoutError as error:
-            raise DatabaseUnavailableError(f"the database does not answer within {ENTRY_SECONDS:g} s") from error
+            raise DatabaseUnavailableError(f"the database does not respond within {ENTRY_SECONDS:g} s") from error
 
     async def _renew(self, session: VDISession, handle: str) -> Admitted | None:
         grant = await self._grant_by(session, handle)

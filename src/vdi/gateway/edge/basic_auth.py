@@ -43,7 +43,7 @@ class BasicAuth:
             secret = await self._client.get(SECRETS, name, namespace=namespace, into=_Secret)
             username, password = read_credentials(secret.data)
         except NotFound as error:
-            raise BasicAuthError(f"there is no Secret {name!r} in namespace {namespace}") from error
+            raise BasicAuthError(f"the Secret {name!r} does not exist in namespace {namespace}") from error
         except KubeError as error:
             if known:
                 return known[1]

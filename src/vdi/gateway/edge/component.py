@@ -62,6 +62,7 @@ class Edge(Component):
         self._clock = context.clock
         store = GrantStore(context.database)
         active = ActiveGrants()
+        self._brand = settings.brand
         revocations = Revocations(settings.token_seconds, context.clock)
         masters = MasterTokens(context.client)
         self.ring = KeyRing(context.client, settings, context.clock)
@@ -121,7 +122,7 @@ class Edge(Component):
             Route("/.vdi/resume", self._waiting.resume, methods=["POST"]),
             Route(transport.PATH, self._transport.page),
             *(Route(path, serve_asset) for path in PATHS),
-            *asset_routes("/.vdi/static"),
+            *asset_routes(self._brand, "/.vdi/static"),
             Route(turn.PATH, self._turn.answer),
             Route("/{path:path}", self._waiting.anywhere, methods=_EVERY_METHOD),
         )
@@ -150,10 +151,10 @@ class Edge(Component):
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._repeat("signing keys", KEYS_SECONDS, self.ring.refresh))
-                tasks.create_task(self._repeat("what was revoked", POLL_SECONDS, self.revoker.poll))
+                tasks.create_task(self._repeat("polling revocations", POLL_SECONDS, self.revoker.poll))
                 tasks.create_task(self._repeat("old grants", FORGET_SECONDS, self.revoker.forget_old))
-                tasks.create_task(self._repeat("news of other replicas", AGAIN_SECONDS, self.revoker.listen))
-                tasks.create_task(self._repeat("grants without ground", SWEEP_SECONDS, self.revoker.sweep))
+                tasks.create_task(self._repeat("messages of other replicas", AGAIN_SECONDS, self.revoker.listen))
+                tasks.create_task(self._repeat("grants without a session", SWEEP_SECONDS, self.revoker.sweep))
                 tasks.create_task(self._repeat("grants of changed sessions", 0.0, self._follow))
         finally:
             await self.tables.close()
@@ -163,7 +164,7 @@ class Edge(Component):
         if self.ring.trouble:
             yield f"signing keys: {self.ring.trouble}"
         if not self.revoker.primed:
-            yield "revocations: they have not been read from the database yet"
+            yield "revocations: not read from the database yet"
 
     async def external_problems(self) -> Sequence[str]:
         """WebSockets that something between the browsers and Traefik cuts, one line for each session."""

@@ -43,4 +43,4 @@ class DisconnectDetector:
             goes_on = now - times[-1] <= usual + _ALIKE_SECONDS
             if _SHORTEST <= usual <= _LONGEST and goes_on and session not in reported:
                 reported.add(session)
-                yield f"websockets of {session}: they are cut every {usual:.0f} s"
+                yield f"websockets of {session}: they are disconnected every {usual:.0f} s"

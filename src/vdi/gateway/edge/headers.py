@@ -78,7 +78,7 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
             if name == b"cookie":
                 value = found[name] + b"; " + value
             elif name.startswith((b"x-forwarded-", b"sec-", b"origin", b"host")):
-                raise AmbiguousError(f"the header {name.decode('latin-1')} came twice; allowed is once")
+                raise AmbiguousError(f"the header {name.decode('latin-1')} was sent twice; allowed: once")
         found[name] = value
     return found
 

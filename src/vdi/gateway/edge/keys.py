@@ -124,7 +124,7 @@ class KeyRing:
             # Not the content itself: it is secret.
             self.trouble = (
                 f"the Secret {self._namespace}/{self._name} has a {SECRET_KEY} that cannot be read "
-                f"({type(error).__name__}): allowed is what a gateway wrote there; without that entry new keys are made"
+                f"({type(error).__name__}); delete that entry to have new keys generated"
             )
         if self.trouble and self.trouble != before:
             log.warning("signing keys: %s", self.trouble)
@@ -134,14 +134,14 @@ class KeyRing:
             try:
                 secret = await self._client.get(SECRETS, self._name, namespace=self._namespace, into=_Secret)
             except NotFound:
-                self.trouble = f"there is no Secret {self._namespace}/{self._name}; the chart makes it, empty"
+                self.trouble = f"the Secret {self._namespace}/{self._name} does not exist; the chart creates it, empty"
                 return
             there = _decode(secret.data.get(SECRET_KEY, ""))
             desired = renewed(there, self._clock(), make_key)
             if desired == there or await self._write(secret, desired):
                 self._take(desired)
                 return
-        self.trouble = f"the Secret {self._namespace}/{self._name} is written by others all the time"
+        self.trouble = f"the Secret {self._namespace}/{self._name} keeps being changed by others"
 
     async def _write(self, secret: _Secret, keys: list[StoredKey]) -> bool:
         """False: another replica was faster, and its keys are to be read."""

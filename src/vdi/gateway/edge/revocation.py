@@ -159,7 +159,7 @@ class Revoker:
         Raises DatabaseUnavailableError when that could not be written; until a restart they are over all the same.
         """
         if (user, session_uid, login_id) == (None, None, None):
-            raise ValueError("nothing is named; allowed are user, session_uid and login_id")
+            raise ValueError("no filter is set; allowed: user, session_uid and login_id")
         named = {"user": user, "session_uid": session_uid, "login_id": login_id}
         whole_login = [login_id] if login_id and user is None and session_uid is None else []
         known = _made_until(self._active.find(**named), created_until)

@@ -126,7 +126,7 @@ class MasterTokens:
         except KubeError as error:
             raise MasterTokenError(f"the Secret {name} cannot be read: {error}") from error
         except ValueError as error:
-            raise MasterTokenError(f"the Secret {name} holds something else under {PASSWORD_KEY}") from error
+            raise MasterTokenError(f"the Secret {name} has an invalid value under {PASSWORD_KEY}") from error
         if not token:
             raise MasterTokenError(f"the Secret {name} has no {PASSWORD_KEY}")
         self._known[meta.uid] = token

@@ -7,11 +7,11 @@ from vdi.gateway.users import Role
 from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY, TEMPLATE_FOUND
 
 _STEPS = {
-    TEMPLATE_FOUND: "Look up the template",
-    ADMITTED: "Find capacity for it",
+    TEMPLATE_FOUND: "Find the template",
+    ADMITTED: "Find capacity",
     HOME_BOUND: "Attach your files",
     POD_READY: "Start the desktop",
-    ROUTE_READY: "Open the way to it",
+    ROUTE_READY: "Set up the connection",
 }
 """In the order in which a start passes them."""
 
@@ -44,8 +44,8 @@ class Stage:
     """Whether the portal has something to do for this person here."""
 
 
-GONE = Stage("gone", "This desktop has ended", "It is not there any more.")
-AGAIN = Stage("again", "One moment", "Your way into this desktop has ended; looking whether there is another.")
+GONE = Stage("gone", "This desktop has ended", "It no longer exists.")
+AGAIN = Stage("again", "One moment", "Your connection to this desktop has ended. Looking for another one.")
 
 
 def describe(session: VDISession | None, role: Role | None) -> Stage:
@@ -62,7 +62,7 @@ def describe(session: VDISession | None, role: Role | None) -> Stage:
     if status.phase == Phase.SUSPENDED:
         return Stage("starting", "Waking up", "The desktop is being resumed.")
     if status.phase == Phase.RUNNING:
-        return Stage("opening", "Ready", "The desktop opens now.", _steps(session))
+        return Stage("opening", "Ready", "The desktop is opening.", _steps(session))
     if status.phase == Phase.FAILED:
         message = status.message or "The reason is not known."
         return Stage("failed", "The desktop could not be started", message, _steps(session), manage=mine)
@@ -85,7 +85,7 @@ def _suspended(session: VDISession, role: Role) -> Stage:
     stopped = session.status.phase == Phase.SUSPENDED
     message = session.status.message if stopped else "It is being stopped; its files are kept."
     if not may:
-        message = f"{message} It opens here as soon as {session.spec.user} resumes it.".strip()
+        message = f"{message} It opens here when {session.spec.user} resumes it.".strip()
     return Stage("suspended", "This desktop is suspended", message, may_resume=may)
 
 

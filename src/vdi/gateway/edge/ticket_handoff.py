@@ -116,9 +116,9 @@ class TicketHandoff:
             # The same words for both: whether there is a desktop is not for others to know.
             return self._page(
                 request,
-                "There is no desktop of yours here",
-                f"At {self._settings.host(label)} there is no desktop that is yours or shared with you as "
-                f"{user.email}. It may have ended, or is not shared with you any more.",
+                "You have no desktop here",
+                f"You have no desktop at {self._settings.host(label)}, and none at this address is shared with "
+                f"{user.email}. It may have ended, or it is no longer shared with you.",
                 403,
             )
         ticket = await self.issue_ticket(user, session, state)
@@ -136,7 +136,7 @@ class TicketHandoff:
     async def enter(self, request: Request) -> Response:
         """On the desktop's host: a ticket becomes a grant."""
         if request.method != "GET":
-            raise HTTPException(405, "Only GET uses a ticket.")
+            raise HTTPException(405, "A ticket can be used only with GET.")
         session = self._cluster.by_host(self._label(request))
         next_path = local_path(request.query_params.get("next"))
         ticket = await self._take_ticket(request)
@@ -145,12 +145,12 @@ class TicketHandoff:
             # The back button, or a page that was loaded twice: who is in already just goes on.
             if session is not None and await self._authorizer.admit(session, cookie_header) is not None:
                 return RedirectResponse(next_path, 302, _OURS)
-            return self._page(request, "This link has been used, or is too old", _AGAIN, 403, next_path)
+            return self._page(request, "This link was already used, or it has expired", _AGAIN, 403, next_path)
         state = cookies_in(cookie_header).get(STATE_COOKIE, "")
         if not hmac.compare_digest(_hash(state), ticket.state):
-            return self._page(request, "This link was made for another browser", _AGAIN, 403, next_path)
+            return self._page(request, "This link was created for another browser", _AGAIN, 403, next_path)
         if session is None or session.metadata.uid != ticket.session_uid:
-            return self._page(request, "This link leads to another desktop", _AGAIN, 403, next_path)
+            return self._page(request, "This link is for another desktop", _AGAIN, 403, next_path)
         if not await self._logins.touch(ticket.login_id):
             return self._page(request, "Your login has ended", _AGAIN, 403, next_path)
         return await self._let_in(request, session, ticket, next_path)
@@ -172,7 +172,7 @@ class TicketHandoff:
         origin = self._settings.url(self._settings.host(self._label(request)))
         why = foreign(request.headers, origin)
         if why:
-            raise CrossSiteError(f"This was not sent by a page of {origin}: {why}.")
+            raise CrossSiteError(f"This request did not come from a page of {origin}: {why}.")
 
     async def _take_ticket(self, request: Request) -> Ticket | None:
         ticket = request.query_params.get("ticket", "")
@@ -184,7 +184,7 @@ class TicketHandoff:
     async def _let_in(self, request: Request, session: VDISession, ticket: Ticket, next_path: str) -> Response:
         role = role_in(session, ticket.user, self._clock())
         if role is None:
-            return self._page(request, "This desktop is not shared with you any more", _AGAIN, 403, next_path)
+            return self._page(request, "This desktop is no longer shared with you", _AGAIN, 403, next_path)
         response = RedirectResponse(next_path, 302, _OURS)
         grant = await self._authorizer.grant_of(session, request.headers.get("cookie", ""))
         if grant is None or (grant.user, grant.login_id) != (ticket.user, ticket.login_id):
@@ -226,7 +226,7 @@ class TicketHandoff:
         return label
 
 
-_AGAIN = "Nothing is lost: open the desktop again."
+_AGAIN = "Nothing is lost. Open the desktop again."
 
 
 def _hash(text: str) -> str:

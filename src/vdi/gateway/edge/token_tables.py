@@ -181,7 +181,7 @@ class TokenTablePublisher:
         if status == httpx.codes.UNAUTHORIZED:
             self._masters.forget(uid)  # perhaps the Secret was replaced
         if status != httpx.codes.OK:
-            raise PostError(f"it answers {status}")
+            raise PostError(f"it responds with {status}")
         return frozenset(grant.id for grant in grants)
 
     async def _holding(self, session: VDISession) -> list[Grant]:

@@ -97,22 +97,22 @@ class Tokens:
 
     def _read(self, token: str, _generation: int) -> Claims:
         if not _COMPACT.fullmatch(token):
-            raise TokenError("it has not the shape of a token")
+            raise TokenError("it does not have the form of a token")
         try:
             header = _HEADER.decode(_unpack(token.partition(".")[0]))
         except (ValueError, msgspec.MsgspecError):
-            raise TokenError("its header is not one of ours") from None
+            raise TokenError("its header is not one of this gateway's") from None
         key = self._ring.verifier(header.kid)
         if key is None:
-            raise UnknownKeyError("it names a key that is not one of ours")
+            raise UnknownKeyError("it names an unknown key")
         try:
             claims = msgspec.convert(jwt.decode(token, key, algorithms=[ALGORITHM]).claims, Claims)
         except JoseError as error:
-            raise TokenError(f"it was not signed by us: {error.error}") from None
+            raise TokenError(f"its signature is not valid: {error.error}") from None
         except (ValueError, msgspec.ValidationError) as error:
-            raise TokenError(f"it is not made as ours are ({type(error).__name__})") from None
+            raise TokenError(f"its content is not valid ({type(error).__name__})") from None
         if claims.iss != self._issuer:
-            raise TokenError("it is of another issuer")
+            raise TokenError("it was issued by another issuer")
         return claims
 
 

@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 PATH = "/.vdi/transport"
 WINDOW_SECONDS = 30
 """Selkies' page opens for one to two of these after the test: a page that loads itself again is tested again."""
-_BLOCKED = "Nothing gets through from this network to the TURN server that WebRTC needs, as where UDP is blocked."
-_NO_SERVER = "WebRTC needs a TURN server, and none is set up here."
+_BLOCKED = "This network cannot reach the TURN server that WebRTC needs. UDP may be blocked."
+_NO_SERVER = "WebRTC needs a TURN server, and none is configured."
 _OURS = {MARK: "1"}
 _MAY_SWITCH = (Role.OWNER, Role.COLLABORATOR)
 
@@ -78,14 +78,14 @@ class TransportPage:
         navigation = is_navigation(request.method, headers)
         origin = self._settings.url(self._settings.host(label))
         if not navigation or is_foreign(PATH, headers, origin, navigation=navigation):
-            return _plain(403, "This page is for a person's browser, on the desktop's own host.")
+            return _plain(403, "This page is for a browser on the desktop's own host.")
         next_path = local_path(request.query_params.get("next"))
         session = self._cluster.by_host(label)
         try:
             admitted = await self._authorizer.admit(session, request.headers.get("cookie", "")) if session else None
         except DatabaseUnavailableError as error:
             log.warning("nobody can be let in without a token that holds: %s", error)
-            return _plain(503, "The gateway's database does not answer.")
+            return _plain(503, "The gateway's database does not respond.")
         if admitted is None:
             return RedirectResponse(f"/.vdi/start?next={quoted(next_path)}", 302, _OURS)
         session = admitted.session
@@ -96,7 +96,7 @@ class TransportPage:
             master = await self._masters.get(session)
         except MasterTokenError as error:
             log.warning("session %s cannot be opened: %s", session.metadata.name, error)
-            return _plain(503, "The way into this desktop is not known yet.")
+            return _plain(503, "The address of this desktop is not known yet.")
         return self._show(request, admitted, next_path, master)
 
     def _show(self, request: Request, admitted: Admitted, next_path: str, master: str) -> Response:

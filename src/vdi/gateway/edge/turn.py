@@ -61,15 +61,15 @@ class TurnPage:
         label = self._hosts.label(request.headers.get("host", "")) or ""
         origin = self._settings.url(self._settings.host(label))
         if is_foreign(PATH, dict(request.headers.raw), origin, navigation=False):
-            return _plain(403, "This was sent by a page of another site.")
+            return _plain(403, "This request came from a page of another site.")
         session = self._cluster.by_host(label)
         try:
             admitted = await self._authorizer.admit(session, request.headers.get("cookie", "")) if session else None
         except DatabaseUnavailableError as error:
             log.warning("no TURN credentials without a token that holds: %s", error)
-            return _plain(503, "The gateway's database does not answer.")
+            return _plain(503, "The gateway's database does not respond.")
         if session is None or admitted is None:
-            return _plain(401, "You have not entered this desktop, or you may not be in it any more.")
+            return _plain(401, "You have not opened this desktop, or you no longer have access to it.")
         ttl: timedelta = self._settings.turn_ttl
         servers: list[IceServer] = []
         if self._settings.turn_urls:
@@ -93,7 +93,7 @@ def read_secret(path: Path | None) -> str:
         log.error("VDI_TURN_SECRET_FILE=%s cannot be read: %s", path, error)
         return ""
     if not _SECRET.fullmatch(text):
-        log.error("VDI_TURN_SECRET_FILE=%s: allowed are 32 or more of A-Z a-z 0-9 + / = _ . ~ -", path)
+        log.error("VDI_TURN_SECRET_FILE=%s: allowed: 32 or more of A-Z a-z 0-9 + / = _ . ~ -", path)
         return ""
     return text
 

@@ -57,12 +57,13 @@ _TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _FRESH = (b"cache-control", b"no-store")
 _TRANSPORT = tuple((name.lower().encode(), value.encode()) for name, value in TRANSPORT_HEADERS.items())
 _NO_SERVICE_WORKERS = (
-    "Service workers are not allowed on this desktop: one would stay in the browser after the desktop has ended. "
-    "If its image needs them, an administrator sets spec.serviceWorkers: true in the template."
+    "Service workers are not allowed on this desktop, because they would stay in the browser after the desktop has "
+    "ended. If its image needs them, an administrator sets spec.serviceWorkers: true in the template."
 )
 _NOT_CONFIRMED = (
-    "View only is not possible now: the desktop has not confirmed that it lets you watch only. Load this page again in "
-    "a moment. If this stays, the owner can restart the desktop; an image that takes no token table has no viewers."
+    "View only is not possible now: the desktop has not confirmed that it restricts you to viewing. Reload this "
+    "page in a moment. If the problem persists, the owner can restart the desktop. An image without support for "
+    "token tables cannot have viewers."
 )
 
 NEW_SECONDS = 5
@@ -145,11 +146,11 @@ class Verify:
         try:
             headers = read_headers(scope["headers"])
         except AmbiguousError as error:
-            return _refused(400, f"This request is not understood: {error}.")
+            return _refused(400, f"This request cannot be processed: {error}.")
         label = self._hosts.label(headers.get(b"x-forwarded-host", b"").decode("latin-1"))
         uri = headers.get(b"x-forwarded-uri", b"").decode("latin-1")
         if label is None or not uri.startswith("/") or len(uri) > LONGEST_URI:
-            return _refused(400, "This request is not understood: it is for no desktop's host, or for no path of one.")
+            return _refused(400, "This request cannot be processed: it is not for the host or a path of a desktop.")
         method = headers.get(b"x-forwarded-method", b"").decode("latin-1")
         request = ForwardAuthRequest(
             host=self._settings.host(label),
@@ -164,7 +165,7 @@ class Verify:
         )
         origin = self._settings.url(request.host)
         if is_foreign(request.path, headers, origin, navigation=request.navigation):
-            return _refused(403, "This was sent by a page of another site.")
+            return _refused(403, "This request came from a page of another site.")
         if not self._ready():
             return _later("The gateway is starting.")
         session = self._cluster.by_host(label)
@@ -172,7 +173,7 @@ class Verify:
             admitted = await self._authorizer.admit(session, request.cookies) if session else None
         except DatabaseUnavailableError as error:
             log.warning("nobody can be let in without a token that holds: %s", error)
-            return _later("The gateway's database does not answer.")
+            return _later("The gateway's database does not respond.")
         if session is None or admitted is None:
             return self._way_in(request)
         return await self._let_in(request, session, admitted)
@@ -189,7 +190,7 @@ class Verify:
         # The paths are Selkies' own; in another page the same path may be anything.
         serves_web = template is not None and template.spec.protocol is Protocol.WEB
         if not serves_web and not may_request(claims.role, request.method, request.path):
-            return _refused(403, f"A {claims.role} of this desktop may not do this.")
+            return _refused(403, f"The role {claims.role} does not allow this on the desktop.")
         renewed = [desktop_cookie(admitted.token, self._settings.token_seconds)] if admitted.token else []
         if request.navigation and (session.spec.suspended or session.status.phase != Phase.RUNNING):
             return self._sent(request, f"/.vdi/wait?next={quoted(page_of(request.uri))}", renewed)
@@ -205,7 +206,7 @@ class Verify:
                 passed += await self._own_login(session, template)
             except BasicAuthError as error:
                 log.warning("session %s cannot be opened: %s", session.metadata.name, error)
-                return _later(f"This desktop asks for a password that is not there: {error}.")
+                return _later(f"The password that this desktop needs is missing: {error}.")
             if request.handshake and request.protocols:
                 passed.append((b"sec-websocket-protocol", request.protocols.encode("latin-1")))
             return ForwardAuthResponse(200, outcome, passed)
@@ -216,7 +217,7 @@ class Verify:
             master = await self._masters.get(session)
         except MasterTokenError as error:
             log.warning("session %s cannot be opened: %s", session.metadata.name, error)
-            return _later("The way into this desktop is not known yet.")
+            return _later("The address of this desktop is not known yet.")
         token = grant_token(master, claims.gid)
         passed.append((b"authorization", f"Bearer {token}".encode()))
         if request.handshake:
@@ -269,7 +270,7 @@ class Verify:
     def _way_in(self, request: ForwardAuthRequest) -> ForwardAuthResponse:
         if request.navigation:
             return self._sent(request, f"/.vdi/start?next={quoted(page_of(request.uri))}", ())
-        return _refused(401, "You have not entered this desktop, or you may not be in it any more.")
+        return _refused(401, "You have not opened this desktop, or you no longer have access to it.")
 
     def _sent(self, request: ForwardAuthRequest, where: str, more: Headers) -> ForwardAuthResponse:
         # Absolute: Traefik would resolve a path against this listener's own address.

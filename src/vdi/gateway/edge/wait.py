@@ -79,7 +79,7 @@ class WaitingPage:
     async def anywhere(self, request: Request) -> Response:
         """Every other path of a desktop's host without a live route."""
         if request.url.path.startswith("/.vdi/"):
-            raise HTTPException(404, "There is nothing here.")
+            raise HTTPException(404, "Not found.")
         target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return await self._serve(request, local_path(page_of(target)))
 
@@ -87,7 +87,7 @@ class WaitingPage:
         """The stages to come, as server-sent events."""
         admitted = await self._admitted(request)
         if admitted is None:
-            return PlainTextResponse("You have not entered this desktop.\n", 401, _OURS)
+            return PlainTextResponse("You have not opened this desktop.\n", 401, _OURS)
         return sse_response(self._context, self._stages(request, admitted), _OURS)
 
     async def resume(self, request: Request) -> Response:
@@ -108,9 +108,9 @@ class WaitingPage:
         if admitted is None and navigation:
             return RedirectResponse(f"/.vdi/start?next={quoted(next_path)}", 302, _OURS)
         if admitted is None:
-            return PlainTextResponse("You have not entered this desktop.\n", 401, _OURS)
+            return PlainTextResponse("You have not opened this desktop.\n", 401, _OURS)
         if not navigation:  # a page of the desktop that is still open, and asks for it
-            return PlainTextResponse("The desktop is not there now.\n", 503, {**_OURS, "Retry-After": "2"})
+            return PlainTextResponse("The desktop is not available now.\n", 503, {**_OURS, "Retry-After": "2"})
         why = ""
         cookies = cookies_in(request.headers.get("cookie", ""))
         if (
@@ -152,7 +152,7 @@ class WaitingPage:
         """Why it was not done, in words; empty: it was."""
         grant = await self._authorizer.grant_of(admitted.session, request.headers.get("cookie", ""))
         if grant is None:
-            return "Your way into this desktop has ended. Open it again from the portal."
+            return "Your connection to this desktop has ended. Open it again from the portal."
         user = User(email=grant.user, groups=grant.groups, login_id=grant.login_id)
         try:
             await self._actions.resume(user, admitted.session.metadata.name)
@@ -194,7 +194,12 @@ class WaitingPage:
         return describe(session, claims.role if role is claims.role and not self._revocations.hit(claims) else None)
 
     def _shown(self, stage: Stage, next_path: str) -> dict[str, Any]:
-        return {"stage": stage, "portal": self._settings.portal_url, "resume": f"/.vdi/resume?next={quoted(next_path)}"}
+        return {
+            "stage": stage,
+            "now": self._clock(),
+            "portal": self._settings.portal_url,
+            "resume": f"/.vdi/resume?next={quoted(next_path)}",
+        }
 
 
 def _is_about(change: Change, uid: str) -> bool:

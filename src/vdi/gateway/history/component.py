@@ -14,7 +14,11 @@ from vdi.gateway.history.end_reports import EndReports, TokenReviewer
 from vdi.gateway.history.export import Form, What, export
 from vdi.gateway.history.recorder import Recorder
 from vdi.gateway.history.retention import Retention
-from vdi.gateway.history.usage import Month, Usage, hours_used, month_usage
+from vdi.gateway.history.sampler import UsageSampler
+from vdi.gateway.history.trends import Interval, Period, read_trend
+from vdi.gateway.history.usage import Month, UsageReport, month_use, read_report
+from vdi.gateway.limits import MonthUse
+from vdi.gateway.prices import Prices
 from vdi.gateway.store.history import RunRow, SessionRow, run_of, runs, session_of, sessions
 from vdi.gateway.users import normal_user
 
@@ -30,13 +34,15 @@ class Past:
 class History(Component):
     """Everything that asks the database raises DatabaseUnavailableError; whoever can do without the answer goes on."""
 
-    def __init__(self, context: GatewayContext) -> None:
+    def __init__(self, context: GatewayContext, prices: Prices | None = None) -> None:
         settings, client, clock = context.settings, context.client, context.clock
         self._database = context.database
         self.recorder = Recorder(database=context.database, cluster=context.cluster, client=client, clock=clock)
         self._retention = Retention(
             database=context.database, recorder=self.recorder, days=settings.retention_days, clock=clock
         )
+        self._sampler = UsageSampler(database=context.database, cluster=context.cluster, clock=clock)
+        self._prices = prices or Prices()
         self._ends = EndReports(self.recorder, TokenReviewer(client, settings.operator_account), settings.namespaces)
         context.metrics.recorder_lag.set_function(lambda: self.recorder.lag)
 
@@ -48,15 +54,20 @@ class History(Component):
         """See Component. A database that is down is waited for: history is no reason to be down, too."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.recorder.run(), name="history")
+            group.create_task(self._sampler.run(), name="samples of pools and homes")
             group.create_task(self._retention.run(), name="retention of the history")
 
-    async def hours_this_month(self, user: str, now: datetime) -> float:
-        """Hours that desktops of this user have run in the calendar month (UTC) of `now`."""
-        return await hours_used(self._database, user, Month.of(now), now)
+    async def use_this_month(self, user: str, now: datetime) -> MonthUse:
+        """What desktops of this user have used in the calendar month (UTC) of `now`."""
+        return await month_use(self._database, user, Month.of(now), now)
 
-    async def usage(self, month: Month, now: datetime, user: str | None = None) -> list[Usage]:
-        """The report of a month, of all users or one; by hours, most first."""
-        return await month_usage(self._database, month, now, user)
+    async def usage(self, month: Month, now: datetime, user: str | None = None) -> UsageReport:
+        """The report of a month, of all users or one, with what it costs at today's prices."""
+        return await read_report(self._database, month, now, self._prices, user)
+
+    async def trend(self, period: Period, now: datetime) -> list[Interval]:
+        """What ran, waited and started in the last day or week, of everyone."""
+        return await read_trend(self._database, period, now)
 
     def export(
         self,

@@ -88,30 +88,30 @@ class EndReports:
         """One report: the whole session as JSON."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
-            return _plain(401, f"a bearer token of the operator's account for the audience {AUDIENCE} is needed")
+            return _plain(401, f"a bearer token of the operator's account for the audience {AUDIENCE} is required")
         try:
             if not await self._reviewer.is_operator(token.strip()):
-                return _plain(403, "this token is not the operator's, or not for this audience")
+                return _plain(403, "this token is not the operator's, or it is for another audience")
         except KubeError as error:
             log.warning("a report of a session's end waits, since its token cannot be checked: %s", error)
-            return _plain(503, "the API server cannot be asked about this token")
+            return _plain(503, "the API server cannot verify this token")
         try:
             session = msgspec.json.decode(await request.body(), type=VDISession)
             self._check(session)
         except (msgspec.DecodeError, ValueError) as error:
-            return _plain(400, f"this is no report of an end: {error}")
+            return _plain(400, f"this is not a valid end report: {error}")
         return await self._record(session)
 
     def _check(self, session: VDISession) -> None:
         meta = session.metadata
         for name, value in (("uid", meta.uid), ("creationTimestamp", meta.creation_timestamp)):
             if not value:
-                raise ValueError(f"metadata.{name} is empty; it is needed")
+                raise ValueError(f"metadata.{name} is empty; it is required")
         if meta.namespace not in self._namespaces:
             allowed = " and ".join(map(repr, self._namespaces))
-            raise ValueError(f"metadata.namespace is {meta.namespace!r}; allowed is {allowed}")
+            raise ValueError(f"metadata.namespace is {meta.namespace!r}; allowed: {allowed}")
         if not meta.deletion_timestamp:
-            raise ValueError(f"metadata.deletionTimestamp is empty: this {API_VERSION} VDISession does not end")
+            raise ValueError(f"metadata.deletionTimestamp is empty: this {API_VERSION} VDISession is not ending")
 
     async def _record(self, session: VDISession) -> Response:
         try:

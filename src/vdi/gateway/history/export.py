@@ -14,13 +14,14 @@ from typing import Any
 import msgspec
 from sqlalchemy import Column, FromClause, select, tuple_
 
-from vdi.gateway.history.usage import Usage
+from vdi.gateway.history.usage import By, PoolUsage, Usage, UsageReport
 from vdi.gateway.store.audit import audit
 from vdi.gateway.store.base import Database
 from vdi.gateway.store.history import runs, sessions
 from vdi.gateway.users import normal_user
 
 PAGE = 500
+_COSTS = ("cost", "idle_cost")
 _BEGINS_A_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 """Spreadsheets run a cell that begins so, and names and messages come from users."""
 
@@ -85,6 +86,8 @@ _SOURCES = {
             "node": _R.node,
             "pod": _R.pod,
             "gpus": _R.gpus,
+            "cpu": _R.cpu,
+            "memoryGib": _R.memory_gib,
             "renderer": _R.renderer,
             "encoder": _R.encoder,
             "queueSeconds": _R.queue_seconds,
@@ -92,6 +95,7 @@ _SOURCES = {
             "ended": _R.ended,
             "endReason": _R.end_reason,
             "endDetail": _R.end_detail,
+            "idleSeconds": _R.idle_seconds,
         },
         runs.join(sessions),
         (_R.start, _R.uid),
@@ -153,11 +157,20 @@ async def export(
         page = query.where(tuple_(*source.key) > tuple(rows[-1][len(source.columns) :]))
 
 
-def export_usage(report: Sequence[Usage], form: Form) -> bytes:
-    """A month's report."""
-    names = [field.name for field in fields(Usage)]
-    rows = [{_camel(name): getattr(value, name) for name in names} for value in report]
-    head = _as_csv([[_camel(name) for name in names]]) if form is Form.CSV else b""
+def export_usage(report: UsageReport, form: Form, by: By = By.USER) -> bytes:
+    """A month's report. Without prices it has no column of costs."""
+    found: Mapping[By, Sequence[Usage] | Sequence[PoolUsage]] = {
+        By.USER: report.users,
+        By.TEMPLATE: report.templates,
+        By.GROUP: report.groups,
+        By.POOL: report.pools,
+    }
+    kind = PoolUsage if by is By.POOL else Usage
+    names = [field.name for field in fields(kind) if report.currency or field.name not in _COSTS]
+    columns = [str(by) if name == "name" else _camel(name) for name in names]
+    more = {"currency": report.currency} if report.currency else {}
+    rows = [dict(zip(columns, (getattr(row, name) for name in names), strict=True)) | more for row in found[by]]
+    head = _as_csv([[*columns, *more]]) if form is Form.CSV else b""
     return head + _as_text(rows, form)
 
 

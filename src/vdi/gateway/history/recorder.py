@@ -103,7 +103,7 @@ class Recorder:
             if not batch:
                 return
         self._put_back(batch)
-        raise DatabaseUnavailableError("others write the same session all the time")
+        raise DatabaseUnavailableError("the session keeps being written by others")
 
     async def close_lost(self) -> None:
         """Close what is open in the database and not there any more: it went while no gateway was there to see it.
@@ -234,5 +234,5 @@ def fold(old: Record | None, states: Sequence[SessionSnapshot], now: datetime, e
         record, news = derived.record, news or derived.news
         runs |= {run.start: run for run in derived.runs}
     if record is None:
-        raise ValueError("states: the list is empty; at least one is needed")
+        raise ValueError("states: the list is empty; at least one state is required")
     return Derived(record, tuple(runs.values()), news)

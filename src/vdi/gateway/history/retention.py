@@ -12,6 +12,7 @@ from vdi.gateway.history.recorder import Recorder
 from vdi.gateway.store.audit import drop_audit
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
 from vdi.gateway.store.history import drop_ended
+from vdi.gateway.store.usage import drop_samples
 from vdi.kube.errors import KubeError
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ class Retention:
     async def run(self) -> None:
         """One round at once, then one an hour, until cancelled."""
         while True:
-            done = [await self._try("closing what is gone", self._recorder.close_lost)]
-            done.append(await self._try("dropping what is old", self.drop_old))
+            done = [await self._try("closing records of deleted sessions", self._recorder.close_lost)]
+            done.append(await self._try("deleting old records", self.drop_old))
             await asyncio.sleep(PAUSE if all(done) else SOON)
 
     async def _try(self, what: str, work: Callable[[], Awaitable[object]]) -> bool:
@@ -59,6 +60,8 @@ class Retention:
         """
         before = self._clock() - self._kept
         gone = await self._in_batches(before, drop_ended), await self._in_batches(before, drop_audit)
+        async with self._database.begin() as connection:
+            await drop_samples(connection, before)
         if any(gone):
             log.info("dropped %d sessions and %d rows of the audit from before %s", *gone, before.date())
         return gone

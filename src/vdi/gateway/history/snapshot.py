@@ -11,13 +11,18 @@ from datetime import datetime
 from vdi.api.meta import Condition
 from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
-from vdi.gateway.limits import gpus_of
+from vdi.gateway.desktop_size import size_of
 from vdi.gateway.store.history import EndReason
 from vdi.gateway.users import normal_user
-from vdi.session.conditions import ADMITTED, QUEUE_REASONS, READY, Reason
+from vdi.session.conditions import ADMITTED, IDLE, QUEUE_REASONS, READY, Reason
 from vdi.session.times import parse_time
 
-_BY_ITSELF: Mapping[str, EndReason] = {Reason.TIMED_OUT: EndReason.TIMEOUT, Reason.IDLE_TOO_LONG: EndReason.IDLE}
+END_REASONS: Mapping[str, EndReason | None] = {
+    Reason.TIMED_OUT: EndReason.TIMEOUT,
+    Reason.IDLE_TOO_LONG: EndReason.IDLE,
+    Reason.WORKING_HOURS_OVER: None,
+}
+"""For each of `ENDED_BY_ITSELF` what history says; None: no more than that the session is suspended."""
 LONGEST_DETAIL = 1000
 """Characters of a reason in words."""
 
@@ -34,6 +39,11 @@ class SeenRun:
     expires: datetime | None
     renderer: str | None = None
     encoder: str | None = None
+    cpu: float | None = None
+    memory_gib: float | None = None
+    idle: bool = False
+    """Whether its user was warned that it is idle."""
+    last_activity: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +99,7 @@ def read(session: VDISession, template: VDITemplate | None, *, gone: bool = Fals
         stop=None if run or over else _read_stop(session, admitted, ready),
         waiting_since=None if run or over else _waiting_since(admitted),
         deleted=deleted,
-        ended_itself=_BY_ITSELF.get(ready.reason) if ready and over else None,
+        ended_itself=END_REASONS.get(ready.reason) if ready and over else None,
         gone=gone,
     )
 
@@ -98,12 +108,18 @@ def _read_run(session: VDISession, template: VDITemplate | None) -> SeenRun:
     status, graphics = session.status, session.status.graphics
     # Another revision of the template may ask for another number of GPUs than the desktop was started with.
     same = template is not None and status.template_revision == str(template.metadata.generation)
+    size = size_of(template, session) if template is not None and same else None
+    idle = _condition(session, IDLE)
     return SeenRun(
         start=parse_time(status.start_time),
         ready=_time(status.ready_time),
         node=status.node_name,
         pod=status.pod_name,
-        gpus=gpus_of(session, template) if same else None,
+        gpus=size.gpus if size else None,
+        cpu=size.cpu if size else None,
+        memory_gib=size.memory_gib if size else None,
+        idle=idle is not None and idle.status == "True",
+        last_activity=_time(status.last_activity_time),
         expires=_time(status.expires_at),
         renderer=graphics.renderer[:32] if graphics else None,
         encoder=graphics.encoder[:32] if graphics else None,
@@ -114,7 +130,7 @@ def _read_stop(session: VDISession, admitted: Condition | None, ready: Condition
     """The operator flips Admitted when a run ends in a suspension, and counts a loss before a run ends in one."""
     status, failures = session.status, session.status.failures
     if status.phase == Phase.SUSPENDED:
-        by_itself = _BY_ITSELF.get(ready.reason) if ready else None
+        by_itself = END_REASONS.get(ready.reason) if ready else None
         said = admitted is not None and admitted.reason == Reason.SUSPENDED
         at = _time(admitted.last_transition_time) if admitted and said else None
         return Stop(reason=by_itself or EndReason.SUSPENDED, at=at)

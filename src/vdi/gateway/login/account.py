@@ -21,16 +21,16 @@ LIFETIMES = (1, 7, 30, 90, 365)
 MOST_TOKENS = 50
 """API tokens of one person."""
 _DONE = {
-    "ended": "That browser is signed out.",
+    "ended": "That browser is logged out.",
     "revoked": "The token is revoked.",
-    "person": "All that they had open has ended: logins, API tokens, the pictures of desktops.",
+    "person": "The user is logged out everywhere: logins, API tokens and open desktops have ended.",
 }
 
 
 def checked_label(label: str) -> str:
     """A name that people can read. Raises ValueError."""
     if not 0 < len(label) <= 60 or not label.isprintable():
-        raise ValueError(f"The token's name is {label[:70]!r}; allowed are 1 to 60 letters, digits and signs.")
+        raise ValueError(f"The token's name is {label[:70]!r}; allowed: 1 to 60 letters, digits and symbols.")
     return label
 
 
@@ -103,9 +103,9 @@ class AccountPages:
             label = checked_label(label)
             if days not in {str(lifetime) for lifetime in LIFETIMES}:
                 allowed = ", ".join(map(str, LIFETIMES))
-                raise ValueError(f"The token's days are {days[:20]!r}; allowed are {allowed}.")
+                raise ValueError(f"The token's days are {days[:20]!r}; allowed: {allowed}.")
             if len(await self._login.logins.tokens(user.email)) >= MOST_TOKENS:
-                raise ValueError(f"You have {MOST_TOKENS} tokens already. Revoke one that you do not need.")
+                raise ValueError(f"You already have {MOST_TOKENS} tokens. Revoke one that you do not need.")
         except ValueError as why:
             return await self._page(request, user, status=422, error=str(why))
         secret, _ = await self._login.logins.new_token(user, label, timedelta(days=int(days)))
@@ -118,7 +118,7 @@ class AccountPages:
         await self._login.guard.check_csrf(request)
         ended = await self._login.sign_out.end_token(user.email, request.path_params["id"])
         if ended is None:
-            raise HTTPException(404, "You have no such token; perhaps it has ended.")
+            raise HTTPException(404, "You have no such token. It may have expired.")
         await self._audit(user, "token.revoke", {"label": ended.label})
         return RedirectResponse("/account?done=revoked", 303)
 

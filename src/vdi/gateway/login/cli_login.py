@@ -132,21 +132,19 @@ class CliLoginPages:
         code, verifier = given.get("code", ""), given.get("code_verifier", "")
         if not code or not _VERIFIER.fullmatch(verifier):
             return _refuse(
-                "invalid_request", "code and code_verifier are needed; the verifier has 43 to 128 characters"
+                "invalid_request", "code and code_verifier are required; the verifier has 43 to 128 characters"
             )
         kept = await self._login.context.shared.pop(_key(code))
         if kept is None:
-            return _refuse("invalid_grant", "this code is wrong, was used before, or is older than five minutes")
+            return _refuse("invalid_grant", "this code is wrong, was already used, or is older than five minutes")
         grant = msgspec.json.decode(kept, type=_Grant)
         if not hmac.compare_digest(challenge_of(verifier), grant.challenge):
-            return _refuse(
-                "invalid_grant", "code_verifier does not fit the code_challenge that the code was asked with"
-            )
+            return _refuse("invalid_grant", "code_verifier does not match the code_challenge of the request")
         if given.get("redirect_uri", "") != grant.redirect_uri:
-            return _refuse("invalid_grant", "redirect_uri is not the one that the code was asked with")
+            return _refuse("invalid_grant", "redirect_uri does not match the one in the request")
         user = await self._login.logins.person_by_id(grant.login_id)
         if user is None:
-            return _refuse("invalid_grant", "the login that agreed to this has ended; log in again")
+            return _refuse("invalid_grant", "the login that confirmed this has ended; log in again")
         self._login.context.metrics.logins.labels("cli", "in").inc()
         secret, token = await self._login.logins.new_token(user, grant.client, LIFETIME)
         detail = {"label": grant.client, "days": str(LIFETIME.days)}

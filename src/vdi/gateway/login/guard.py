@@ -62,6 +62,16 @@ class Guard:
             raise HTTPException(303, _LOGGED_OUT, {"Location": login_url(page)})
         raise HTTPException(401, _LOGGED_OUT, {"WWW-Authenticate": 'Bearer realm="vdi"'})
 
+    async def require_unattended(self, request: HTTPConnection) -> User:
+        """Who has logged in here with a browser, for what an open page requests by itself again and again; else 401.
+
+        It is no use of the login: a page that no one looks at must not keep it alive.
+        """
+        user = await self._logins.person_by_cookie(cookie_of(request, LOGIN), in_use=False)
+        if user is None:
+            raise HTTPException(401, _LOGGED_OUT)
+        return user
+
     async def require_admin(self, request: HTTPConnection) -> User:
         """An administrator who is logged in; 403 for everyone else."""
         user = await self.require(request)
@@ -73,7 +83,7 @@ class Guard:
         """Who has logged in here with a browser: an API token must not make or end logins and other tokens."""
         user = await self.require(request)
         if request.headers.get("authorization") is not None:
-            raise HTTPException(403, "This needs a login in the browser; an API token is not enough.")
+            raise HTTPException(403, "This requires a login in the browser. An API token is not enough.")
         return user
 
     async def check_csrf(self, request: Request) -> None:
@@ -84,14 +94,14 @@ class Guard:
             return
         why = csrf.foreign(request.headers, self._settings.portal_url)
         if why:
-            raise CrossSiteError(f"This was not sent by a page of {self._settings.portal_url}: {why}.")
+            raise CrossSiteError(f"This request did not come from a page of {self._settings.portal_url}: {why}.")
         token = request.headers.get(csrf.HEADER, "")
         if not token and _is_form(request):
             field = (await request.form(max_files=0, max_fields=100)).get(csrf.FIELD, "")
             token = field if isinstance(field, str) else ""
         if not csrf.is_proven(request, token):
             raise CrossSiteError(
-                "This form is from before you logged in or out. Go back, reload the page and try again."
+                "This form is older than your last login or logout. Go back, reload the page and try again."
             )
 
 

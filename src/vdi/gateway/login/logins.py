@@ -100,14 +100,15 @@ class Logins:
                 await self._follow(token, who)
         return secret, login
 
-    async def person_by_cookie(self, secret: str) -> User | None:
-        """Whose login this is, while it holds."""
+    async def person_by_cookie(self, secret: str, *, in_use: bool = True) -> User | None:
+        """Whose login this is, while it holds. `in_use`: whether that counts as use of the login, so that it lasts."""
         if not secret or len(secret) > _LONGEST_SECRET:
             return None
         login = await self._store.login_by_hash(hash_of(secret))
         if login is None or not self._holds(login):
             return None
-        await self._see(login)
+        if in_use:
+            await self._see(login)
         return _person(login)
 
     async def person_by_token(self, token: str) -> User | None:

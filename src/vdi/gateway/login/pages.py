@@ -1,7 +1,9 @@
 """Logging in and out, as pages: the form, the way to an identity provider and back, the end."""
 
+import hashlib
 import logging
 import secrets
+from typing import Any
 from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
@@ -22,13 +24,13 @@ from vdi.gateway.login.services import LoginServices
 from vdi.gateway.login.throttle import TooManyError
 from vdi.gateway.users import check_address, normal_user
 from vdi.gateway.web import csrf
-from vdi.gateway.web.cookies import FLOW, LOGIN, PRE_LOGIN, cookie_of, drop_cookie, set_cookie
+from vdi.gateway.web.cookies import FLOW, LOGIN, PRE_LOGIN, TERMS, cookie_of, drop_cookie, set_cookie
 from vdi.gateway.web.render import Renderer
 
 log = logging.getLogger(__name__)
 
-_WRONG = "This address and password do not belong together. Check both, and whether Caps Lock is on."
-_UNAVAILABLE = "Logins are not possible at the moment. Try again in a minute. Open desktops go on."
+_WRONG = "The e-mail address or the password is wrong. Check both, and whether Caps Lock is on."
+_UNAVAILABLE = "Logins are not possible right now. Try again in a minute. Open desktops are not affected."
 
 
 def logged_out(
@@ -58,12 +60,15 @@ class LoginPages:
     def __init__(self, login: LoginServices) -> None:
         self._login = login
         self._renderer = Renderer(login.context.settings)
+        terms = login.context.settings.brand.terms
+        self._terms_mark = hashlib.sha256(terms.encode()).hexdigest()[:16] if terms else ""
 
     def routes(self) -> list[Route]:
         """All of them."""
         return [
             Route("/login", self.show_login, methods=["GET"]),
             Route("/login", self.do_login, methods=["POST"]),
+            Route("/login/terms", self.accept_terms, methods=["POST"]),
             Route("/login/oidc", self.start_oidc, methods=["GET"]),
             Route("/login/oidc/back", self.finish_oidc, methods=["GET"]),
             Route("/logout", self.do_logout, methods=["POST"]),
@@ -74,7 +79,17 @@ class LoginPages:
         next_page = safe_next(request.query_params.get("next"), self._login.context.settings)
         if await self._login.guard.user_of(request) is not None:
             return RedirectResponse(next_page, 303)
+        if not self._accepted(request):
+            return self._with_form(request, "terms.html", next_page=next_page)
         return await self._form(request, next_page)
+
+    async def accept_terms(self, request: Request) -> Response:
+        """POST /login/terms: the button below the terms. They hold for one login in this browser."""
+        next_page = safe_next(str((await request.form()).get("next", "")), self._login.context.settings)
+        await self._login.guard.check_csrf(request)
+        answer = RedirectResponse(login_url(next_page), 303)
+        set_cookie(answer, TERMS, self._terms_mark)
+        return answer
 
     async def do_login(self, request: Request) -> Response:
         """POST /login: address and password."""
@@ -86,6 +101,8 @@ class LoginPages:
         except HTTPException as refusal:
             log.info("a login was not looked at: %s", refusal.detail)
             return await self._form(request, next_page, 403, "This page was open for too long. Please try again.")
+        if not self._accepted(request):
+            return RedirectResponse(login_url(next_page), 303)
         user, password = normal_user(given.get("user", "")), given.get("password", "")
         try:
             await self._login.sleep(await self._login.throttle.seconds_to_wait(user, self._address(request)))
@@ -107,8 +124,10 @@ class LoginPages:
     async def start_oidc(self, request: Request) -> Response:
         """GET /login/oidc: to the identity provider."""
         if self._login.provider is None:
-            raise HTTPException(404, "Single sign-on is not set up here.")
+            raise HTTPException(404, "Single sign-on is not configured.")
         next_page = safe_next(request.query_params.get("next"), self._login.context.settings)
+        if not self._accepted(request):
+            return RedirectResponse(login_url(next_page), 303)
         secret = cookie_of(request, FLOW)
         if not flow.is_secret(secret):
             secret = secrets.token_urlsafe(32)
@@ -124,7 +143,7 @@ class LoginPages:
     async def finish_oidc(self, request: Request) -> Response:
         """GET /login/oidc/back: from the identity provider, with a code, or with its refusal."""
         if self._login.provider is None:
-            raise HTTPException(404, "Single sign-on is not set up here.")
+            raise HTTPException(404, "Single sign-on is not configured.")
         query = request.query_params
         state, secret, name = query.get("state", ""), cookie_of(request, FLOW), self._login.provider.config.name
         try:
@@ -134,9 +153,11 @@ class LoginPages:
             )
         except flow.StateError as why:
             return self._problem(request, 403, f"Not logged in: {why}.", "/")
+        if not self._accepted(request):
+            return RedirectResponse(login_url(next_page), 303)
         kept = flow.SECONDS + flow.LEEWAY
         if not await self._login.context.shared.take_once(f"login/state/{state.rpartition('.')[2]}", kept):
-            return self._problem(request, 403, "Not logged in: this way back was taken before.", next_page)
+            return self._problem(request, 403, "Not logged in: this login link was already used.", next_page)
         if "error" in query:
             said = " ".join(query.get(field, "")[:200] for field in ("error", "error_description")).strip()
             return self._problem(request, 403, f"{name} did not log you in: {said}", next_page)
@@ -150,7 +171,7 @@ class LoginPages:
             return self._problem(
                 request,
                 403,
-                f"The answer of {name} could not be verified, so you are not logged in. Try again.",
+                f"The response of {name} could not be verified, so you are not logged in. Try again.",
                 next_page,
             )
         except RefusedError as why:
@@ -183,12 +204,7 @@ class LoginPages:
     async def _form(
         self, request: Request, next_page: str, status: int = 200, notice: str = "", user: str = ""
     ) -> Response:
-        secret = cookie_of(request, PRE_LOGIN)
-        fresh = not flow.is_secret(secret)
-        if fresh:
-            secret = secrets.token_urlsafe(32)
-        csrf.use_secret(request, secret)
-        answer = self._renderer.render(
+        return self._with_form(
             request,
             "login.html",
             status=status,
@@ -199,6 +215,15 @@ class LoginPages:
             provider_url=f"/login/oidc?next={quote(next_page, safe='/')}",
             with_password=self._login.provider is None or await self._login.local.are_there(),
         )
+
+    def _with_form(self, request: Request, template: str, **context: Any) -> Response:
+        """A page with a form for who is not logged in yet: it is bound to a cookie of this browser."""
+        secret = cookie_of(request, PRE_LOGIN)
+        fresh = not flow.is_secret(secret)
+        if fresh:
+            secret = secrets.token_urlsafe(32)
+        csrf.use_secret(request, secret)
+        answer = self._renderer.render(request, template, **context)
         if fresh:
             set_cookie(answer, PRE_LOGIN, secret)
         return answer
@@ -214,7 +239,12 @@ class LoginPages:
         answer = RedirectResponse(next_page, 303)
         set_cookie(answer, LOGIN, secret, int(self._login.context.settings.login_max.total_seconds()))
         drop_cookie(answer, PRE_LOGIN)
+        drop_cookie(answer, TERMS)
         return answer
+
+    def _accepted(self, request: Request) -> bool:
+        """Whether this browser has accepted the terms as they are now; true where terms are empty."""
+        return not self._terms_mark or cookie_of(request, TERMS) == self._terms_mark
 
     async def _tried(self, user: str, source: str, outcome: str) -> None:
         """Count an attempt and write it down. `user` is empty where the user is unknown."""
@@ -224,7 +254,7 @@ class LoginPages:
             action="login.begin",
             target=user,
             outcome="done" if outcome == "in" else outcome,
-            detail={"source": source},
+            detail={"source": source} | ({"terms": self._terms_mark} if self._terms_mark else {}),
             at=self._login.context.clock(),
         )
 
@@ -232,7 +262,7 @@ class LoginPages:
         provider = self._login.provider
         assert provider is not None  # noqa: S101 -- both callers have looked
         log.error("%s: %s", provider.config.issuer, error)
-        words = f"{provider.config.name} does not answer, so logins with it are not possible. Try again in a minute."
+        words = f"{provider.config.name} does not respond, so you cannot log in with it. Try again in a minute."
         return self._problem(request, 503, words, next_page)
 
     def _problem(self, request: Request, status: int, words: str, next_page: str) -> Response:

@@ -38,9 +38,9 @@ class Passwords:
         """The hash to store. Raises ValueError for a password that is too short or too long."""
         data = _bytes(password)
         if len(password) < SHORTEST:
-            raise ValueError(f"the password has {len(password)} characters; allowed are {SHORTEST} and more")
+            raise ValueError(f"the password has {len(password)} characters; allowed: {SHORTEST} or more")
         if len(data) > LONGEST:
-            raise ValueError(f"the password has {len(data)} bytes; allowed are at most {LONGEST}")
+            raise ValueError(f"the password has {len(data)} bytes; allowed: at most {LONGEST}")
         return self._hasher.hash(data)
 
     async def check(self, stored: str | None, password: str) -> bool:
@@ -49,7 +49,7 @@ class Passwords:
         Raises BusyError.
         """
         if self._waiting >= WAITING:
-            raise BusyError("too many people are logging in at this moment")
+            raise BusyError("too many users are logging in right now")
         self._waiting += 1
         try:
             async with self._turn:

@@ -42,7 +42,7 @@ class TooManyError(Exception):
 
     def __init__(self) -> None:
         self.seconds = WINDOW
-        super().__init__(f"Too many attempts to log in. Wait up to {WINDOW // 60} minutes, then try again.")
+        super().__init__(f"Too many login attempts. Wait up to {WINDOW // 60} minutes, then try again.")
 
 
 class Throttle:

@@ -18,7 +18,7 @@ from vdi.gateway.users import check_address, normal_user
 
 KEY = "users.yaml"
 _HASH = re.compile(r"\$argon2id\$v=19\$m=\d{1,8},t=\d{1,4},p=\d{1,3}\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")
-_FIELDS = "allowed are password, name, groups and admin"
+_FIELDS = "allowed: password, name, groups and admin"
 
 
 class LocalUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -46,7 +46,7 @@ def read_users(text: str) -> tuple[dict[str, LocalUser], list[str]]:
         try:
             user, read = _read_entry(key, entry)
             if user in users:
-                raise ValueError("is there twice; allowed is one entry, upper and lower case are the same")
+                raise ValueError("is listed twice; allowed: one entry, because upper and lower case are the same")
         except ValueError as why:
             problems.append(f"{KEY}: {str(key)[:260]!r}: {why}")
         else:
@@ -73,9 +73,9 @@ def _load(text: str) -> dict[Any, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise UserFileError(f"{KEY} is no YAML{where}") from None
+        raise UserFileError(f"{KEY} is not valid YAML{where}") from None
     if not isinstance(raw, dict):
-        raise UserFileError(f"{KEY} is a {type(raw).__name__}; allowed is a mapping from e-mail addresses to users")
+        raise UserFileError(f"{KEY} is of type {type(raw).__name__}; allowed: a mapping from e-mail addresses to users")
     return raw
 
 
@@ -90,5 +90,5 @@ def _read_entry(key: Any, entry: Any) -> tuple[str, LocalUser]:
     except msgspec.ValidationError as why:
         raise ValueError(f"{why}; {_FIELDS}") from None
     if not _HASH.fullmatch(read.password):
-        raise ValueError("password: is no argon2id hash; `vdi gateway user passwd` makes one")
+        raise ValueError("password: is not an argon2id hash; `vdi gateway user passwd` creates one")
     return user, read

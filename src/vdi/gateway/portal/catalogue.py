@@ -1,6 +1,6 @@
 """The catalogue: what can be started, and the form that starts it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -9,12 +9,13 @@ from starlette.routing import Route
 
 from vdi.api.template import VDITemplate
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.portal.desktop_view import picture, template_title
+from vdi.gateway.portal.desktop_view import template_title
 from vdi.gateway.portal.pages import PortalPages, done
 from vdi.gateway.portal.services import PortalServices
 from vdi.gateway.portal.start_form import first_choice, offer_of, session_request, sharing_home
 from vdi.gateway.rights import may_use
 from vdi.gateway.users import User
+from vdi.gateway.web.icons import shown_icon
 from vdi.gateway.web.template_filters import byte_size
 
 
@@ -37,7 +38,7 @@ def templates_for(portal: PortalServices, user: User) -> list[VDITemplate]:
     )
 
 
-def template_card(template: VDITemplate) -> TemplateCard:
+def template_card(template: VDITemplate, icon_origins: Collection[str]) -> TemplateCard:
     """What people see of a template."""
     resources, spec = template.spec.resources, template.spec
     gpus = resources.default_gpu
@@ -45,9 +46,10 @@ def template_card(template: VDITemplate) -> TemplateCard:
     chips.append(f"{resources.default_memory} memory".replace("Gi ", " GiB ").replace("Mi ", " MiB "))
     if resources.default_ephemeral_storage:
         chips.append(f"{byte_size(resources.default_ephemeral_storage)} local disk")
-    chips.append("keeps files" if spec.persistence.enabled else "no files kept")
+    chips.append("keeps files" if spec.persistence.enabled else "files are not kept")
     title = template_title(template, template.metadata.name)
-    return TemplateCard(template.metadata.name, title, spec.description, picture(template), tuple(chips))
+    icon = shown_icon(spec.icon, icon_origins)
+    return TemplateCard(template.metadata.name, title, spec.description, icon, tuple(chips))
 
 
 def _matches(card: TemplateCard, words: list[str]) -> bool:
@@ -72,7 +74,8 @@ class CataloguePages(PortalPages):
         asked = request.query_params.get("q", "").strip()[:100]
         words = asked.casefold().split()
         mine = templates_for(self._portal, user)
-        cards = [card for card in map(template_card, mine) if _matches(card, words)]
+        origins = self._portal.context.settings.icon_origins
+        cards = [card for card in (template_card(template, origins) for template in mine) if _matches(card, words)]
         return await self._page(
             request, user, "catalogue.html", here="catalogue", cards=cards, asked=asked, there_are_any=bool(mine)
         )
@@ -116,13 +119,11 @@ class CataloguePages(PortalPages):
             "start.html",
             status=status,
             here="catalogue",
-            card=template_card(template),
+            card=template_card(template, context.settings.icon_origins),
             offer=offer_of(template, self._portal.context.settings.cluster),
             typed=shown,
             error=error,
             home_used_by=sharing_home(self._portal.subscriptions.sessions_with(user), template, user),
-            at_the_end=template.spec.lifecycle.on_timeout,
-            when_idle=template.spec.lifecycle.on_idle,
         )
 
     def _template(self, user: User, name: str) -> VDITemplate | None:
@@ -135,8 +136,8 @@ class CataloguePages(PortalPages):
             "error.html",
             status=404,
             user=user,
-            title="No such desktop in your catalogue",
-            sentence=f"There is no template {request.path_params['template']!r} that you may start.",
+            title="This desktop is not in your catalogue",
+            sentence=f"There is no template {request.path_params['template']!r} that you can start.",
             back="/catalogue",
             back_label="Catalogue",
         )

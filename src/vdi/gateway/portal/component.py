@@ -24,7 +24,7 @@ class Portal(Component):
     def portal_routes(self) -> Sequence[BaseRoute]:
         """All pages, the live stream, and the files they need."""
         return (
-            *asset_routes("/static"),
+            *asset_routes(self.services.context.settings.brand, "/static"),
             Route("/events", PageEvents(self.services).events, methods=["GET"]),
             *DesktopPages(self.services).routes(),
             *CataloguePages(self.services).routes(),

@@ -3,13 +3,16 @@
 A page's template reads nothing but this, so what a person may not know of does not reach it.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from vdi.api.session import Phase, QueueStatus, VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.rights import Action, access_ends, refusal, role_in
+from vdi.gateway.thumbnails import has_thumbnail
 from vdi.gateway.users import Role, User
+from vdi.gateway.web.icons import shown_icon
 from vdi.gateway.web.template_filters import left, ordinal
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Reason
@@ -22,7 +25,7 @@ _WARNINGS = {
     EXPIRING: "This desktop ends soon",
     CLOSING: "Working hours end soon",
     IDLE: "This desktop is idle",
-    DRAINING: "The machine under this desktop goes into maintenance",
+    DRAINING: "The node of this desktop is going into maintenance",
 }
 _WORDS = {
     "": "Just requested",
@@ -94,7 +97,7 @@ class DesktopView:
     phase: str
     """As in `status.phase`; Terminating as soon as it is being deleted."""
     state: str
-    """The phase in a word for people, with the place in the queue."""
+    """The phase in a word for people, with the place in line."""
     message: str
     notices: tuple[Notice, ...]
     actions: frozenset[str]
@@ -118,6 +121,8 @@ class DesktopView:
     idle_timeout: str
     earliest_slot: str
     guests: tuple[Guest, ...]
+    thumbnail: bool
+    """Whether this person gets a small picture of its screen."""
     now: datetime
 
     @property
@@ -131,12 +136,24 @@ class DesktopView:
         return self.phase not in (Phase.RUNNING, Phase.SUSPENDED, Phase.FAILED)
 
     @property
+    def needs_attention(self) -> bool:
+        """Whether its user should do something about it: it has failed, ends soon, or was lost."""
+        return any(notice.kind in ("warn", "bad") for notice in self.notices)
+
+    @property
     def left(self) -> str:
         """The time that is left of this run, in words; empty while it has no end."""
         return left(self.expires, self.now)
 
 
-def desktop_view(session: VDISession, template: VDITemplate | None, user: User, now: datetime) -> DesktopView:
+def desktop_view(
+    session: VDISession,
+    template: VDITemplate | None,
+    user: User,
+    now: datetime,
+    *,
+    icon_origins: Collection[str] = (),
+) -> DesktopView:
     """The session as this person may see it. Whether they may see it at all has been asked before."""
     spec, status, meta = session.spec, session.status, session.metadata
     phase = Phase.TERMINATING if meta.deletion_timestamp else status.phase
@@ -148,7 +165,7 @@ def desktop_view(session: VDISession, template: VDITemplate | None, user: User, 
         name=meta.name,
         uid=meta.uid,
         title=template_title(template, spec.template),
-        icon=picture(template),
+        icon=shown_icon(template.spec.icon if template else "", icon_origins),
         owner=spec.user,
         mine=role is Role.OWNER,
         role=role.value if role else "administrator",
@@ -174,6 +191,7 @@ def desktop_view(session: VDISession, template: VDITemplate | None, user: User, 
         idle_timeout=spec.idle_timeout or (template.spec.lifecycle.idle_timeout if template else None) or "",
         earliest_slot=status.queue.earliest_slot if status.queue else "",
         guests=tuple(guests(session, now)) if owns else (),
+        thumbnail=has_thumbnail(session, template, role),
         now=now,
     )
 
@@ -181,12 +199,6 @@ def desktop_view(session: VDISession, template: VDITemplate | None, user: User, 
 def template_title(template: VDITemplate | None, name: str) -> str:
     """What a template is called by people."""
     return (template.spec.display_name if template else "") or name
-
-
-def picture(template: VDITemplate | None) -> str:
-    """The template's icon if it carries its own bytes; others are not shown: the pages load nothing from elsewhere."""
-    icon = template.spec.icon if template else ""
-    return icon if icon.startswith("data:image/") else ""
 
 
 def guests(session: VDISession, now: datetime) -> list[Guest]:
@@ -232,7 +244,7 @@ def _more(span: timedelta) -> str:
 
 def _state(phase: str, queue: QueueStatus | None) -> str:
     if phase == Phase.PENDING and queue:
-        return f"{ordinal(queue.position)} in line" if queue.position else "No room"
+        return f"{ordinal(queue.position)} in line" if queue.position else "No capacity"
     return _WORDS.get(phase, phase)
 
 
@@ -258,7 +270,7 @@ def _notices(session: VDISession, phase: str) -> list[Notice]:
         found.append(Notice("bad", "This desktop cannot run", status.message))
     elif status.failures and status.failures.count:
         times = "once" if status.failures.count == 1 else f"{status.failures.count} times in a row"
-        found.append(Notice("warn", f"It was lost {times}", status.failures.message))
+        found.append(Notice("warn", f"It failed {times}", status.failures.message))
     found += [
         Notice("info", "A newer version is ready", condition.message)
         for condition in status.conditions

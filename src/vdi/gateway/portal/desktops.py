@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -18,6 +19,7 @@ from vdi.gateway.portal.desktop_view import DesktopView, extensions
 from vdi.gateway.portal.pages import Choice, PortalPages, done, said
 from vdi.gateway.portal.timeline import read_timeline
 from vdi.gateway.rights import Action
+from vdi.gateway.thumbnails import MOST, WINDOW, TooManyThumbnailsError
 from vdi.gateway.users import Role, User
 from vdi.session.image import refuse_view_only
 from vdi.session.lifetime import max_timeout
@@ -38,7 +40,7 @@ _SHARE_WORDS = {
     "8h": "8 hours",
     "1d": "1 day",
     "7d": "1 week",
-    "open": "as long as the desktop is there",
+    "open": "as long as the desktop exists",
 }
 _ADDRESS_SECONDS = 5.0
 """How long a browser waits for the address of a session that was just made."""
@@ -58,17 +60,17 @@ class Confirmation:
 CONFIRMATIONS = {
     Action.SUSPEND: Confirmation(
         "Suspend {name}?",
-        "Open programs are closed; save your work first. Files and address are kept, and resuming starts it again.",
+        "Open programs are closed, so save your work first. Files and address are kept, and you can resume it later.",
         "Suspend",
     ),
     Action.RESTART: Confirmation(
         "Restart {name}?",
-        "Open programs are closed; save your work first. Files and address are kept.",
+        "Open programs are closed, so save your work first. Files and address are kept.",
         "Restart",
     ),
     Action.END: Confirmation(
         "End {name}?",
-        "The desktop is stopped and its address goes. Open programs are closed; save your work first.",
+        "The desktop is stopped and its address is released. Open programs are closed, so save your work first.",
         "End the desktop",
         dangerous=True,
     ),
@@ -95,16 +97,15 @@ class DesktopPages(PortalPages):
             Route("/desktops/{name}/share", self.share, methods=["POST"]),
             Route("/desktops/{name}/unshare", self.unshare, methods=["POST"]),
             Route("/desktops/{name}/open", self.open_desktop, methods=["GET"]),
-            # After the five above, since these take any word: for an unknown one, the desktop's page is shown.
+            Route("/desktops/{name}/thumbnail", self.thumbnail, methods=["GET"]),
+            # After the six above, since these take any word: for an unknown one, the desktop's page is shown.
             Route("/desktops/{name}/{action}", self.ask, methods=["GET"]),
             Route("/desktops/{name}/{action}", self.asked, methods=["POST"]),
         ]
 
     async def my_desktops(self, request: Request) -> Response:
         """The person's own desktops."""
-        return await self._list(
-            request, "desktops", "My desktops", "What you have started. This page keeps itself up to date."
-        )
+        return await self._list(request, "desktops", "My desktops", "Your desktops. This page updates automatically.")
 
     async def shared(self, request: Request) -> Response:
         """Desktops that others share with this person."""
@@ -132,6 +133,16 @@ class DesktopPages(PortalPages):
         address = safe_next(found.url, self._portal.context.settings)
         return RedirectResponse(f"/desktops/{name}" if address == "/" else f"{address}/", 303)
 
+    async def thumbnail(self, request: Request) -> Response:
+        """A small picture of the screen, for the owner alone; the page's script asks for it."""
+        user, name = await self._portal.guard.require_unattended(request), request.path_params["name"]
+        try:
+            picture = await self._portal.thumbnails.take(user, name)
+        except TooManyThumbnailsError as error:
+            words = f"There were {MOST} pictures of this desktop within {WINDOW} s."
+            raise HTTPException(429, words, {"Retry-After": str(WINDOW)}) from error
+        return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+
     async def resume(self, request: Request) -> Response:
         """A new run of a suspended desktop."""
         user, _ = await self._posted(request)
@@ -151,7 +162,7 @@ class DesktopPages(PortalPages):
         name = request.path_params["name"]
         if form.get("role") not in (Role.COLLABORATOR, Role.VIEWER):
             return await self._refuse_field(
-                request, user, name, form, f"role: {form.get('role')!r} is not one of the two."
+                request, user, name, form, f"role: {form.get('role')!r} is not a role; allowed: viewer, collaborator."
             )
         if form.get("for") not in SHARE_TIMES:
             return await self._refuse_field(request, user, name, form, f"for: {form.get('for')!r} is not in the list.")
@@ -191,9 +202,7 @@ class DesktopPages(PortalPages):
             Action.END: lambda: self._portal.actions.end(user, name, delete_home=delete_home),
         }
         if action not in do:
-            return await self._show(
-                request, user, name, status=404, error=f"{action!r} is nothing that can be done here."
-            )
+            return await self._show(request, user, name, status=404, error=f"{action!r} is not a possible action.")
         try:
             await do[action]()
         except ActionDenied as why:

@@ -24,28 +24,30 @@ LIST = "list"
 """The event that replaces a whole list, with all of its members."""
 _TIME_WORDS = re.compile(r"(<time [^>]*>)[^<]*")
 EMPTY = {
-    "desktops": ("No desktop yet", "Choose one from the catalogue: it opens in this browser when it is ready."),
-    "shared": ("Nothing is shared with you", "When somebody shares a desktop with you, it appears here by itself."),
+    "desktops": ("No desktop yet", "Choose one from the catalogue. It opens in this browser when it is ready."),
+    "shared": ("Nothing is shared with you", "Desktops that others share with you appear here automatically."),
 }
 
 
 def my_desktops(portal: PortalServices, user: User) -> list[DesktopView]:
-    """The person's own desktops, newest first."""
-    return [
+    """The person's own desktops: those that need attention, then the others, each newest first."""
+    mine = [
         view_of(portal, session, user)
         for session in portal.subscriptions.sessions_with(user)
         if same_user(session.spec.user, user.email)
     ]
+    return sorted(mine, key=lambda desktop: not desktop.needs_attention)
 
 
 def shared_desktops(portal: PortalServices, user: User) -> list[DesktopView]:
-    """The desktops that others share with this person now, newest first."""
+    """The desktops that others share with this person now, in the order of `my_desktops`."""
     now = portal.context.clock()
-    return [
+    shared = [
         view_of(portal, session, user)
         for session in portal.subscriptions.sessions_with(user)
         if not same_user(session.spec.user, user.email) and role_in(session, user.email, now) is not None
     ]
+    return sorted(shared, key=lambda desktop: not desktop.needs_attention)
 
 
 def desktop_of(portal: PortalServices, user: User, name: str) -> DesktopView | None:
@@ -80,13 +82,18 @@ def desktop_pieces(desktop: DesktopView) -> Pieces:
     """The live pieces of one desktop's own page."""
     return {
         name: macro("parts.html", made_by)(desktop)
-        for name, made_by in (("head", "desktop_head"), ("facts", "desktop_facts"), ("guests", "guest_list"))
+        for name, made_by in (
+            ("head", "desktop_head"),
+            ("facts", "desktop_facts"),
+            ("guests", "guest_list"),
+            ("end", "desktop_end"),
+        )
     }
 
 
 def ended_pieces(name: str) -> Pieces:
     """What the page of a desktop shows when it no longer exists."""
-    return {"head": macro("parts.html", "desktop_gone")(name), "facts": "", "guests": ""}
+    return {"head": macro("parts.html", "desktop_gone")(name), "facts": "", "guests": "", "end": ""}
 
 
 def digest(pieces: Pieces) -> str:

@@ -1,6 +1,6 @@
 """History: my desktops that were and are, what they used by month, all of it as a file; administrators see everyone."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlencode
@@ -10,9 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from vdi.gateway.current_use import Amount, Use, use_of
 from vdi.gateway.history.component import Past
 from vdi.gateway.history.export import Form, What, export_usage
-from vdi.gateway.history.usage import Month
+from vdi.gateway.history.usage import By, Month, Usage, UsageReport
+from vdi.gateway.portal.charts import Share, shares
 from vdi.gateway.portal.pages import Choice, PortalPages
 from vdi.gateway.portal.timeline import end_words, hours, seconds
 from vdi.gateway.store.base import DatabaseUnavailableError
@@ -23,8 +25,12 @@ from vdi.session.times import format_time, parse_time
 SIZE = 50
 MONTHS = 12
 """How many months back the report offers."""
-_FILES = "There are sessions, runs and usage, each as .csv and .jsonl."
-_DOWN = "The history cannot be read just now; try again in a minute."
+_ROWS = (By.USER, By.TEMPLATE, By.GROUP)
+_MY_ROWS = (By.USER, By.TEMPLATE)
+_HEADINGS = {By.USER: "User", By.TEMPLATE: "Template", By.GROUP: "Group"}
+NAMELESS = {By.USER: "no user", By.TEMPLATE: "homes of all templates", By.GROUP: "no group known"}
+_FILES = "Available: sessions, runs and usage, each as .csv and .jsonl."
+_DOWN = "The history cannot be read right now. Try again in a minute."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +122,62 @@ def _read_mark(text: str) -> SessionRow | None:
     try:
         return SessionRow(uid=uid, name="", namespace="", owner="", template="", created=parse_time(when))
     except ValueError:
-        raise HTTPException(400, f"before: {text[:60]!r} is no place in the list.") from None
+        raise HTTPException(400, f"before: {text[:60]!r} is not a position in the list.") from None
+
+
+def _amounts(use: Use | None) -> list[tuple[str, Amount]]:
+    """What can be limited, as people call it."""
+    if use is None:
+        return []
+    return [
+        ("Running desktops", use.sessions),
+        ("GPUs in use", use.gpus),
+        ("Hours this month", use.hours_per_month),
+        ("GPU hours this month", use.gpu_hours_per_month),
+        ("Homes together, in GiB", use.home_storage),
+    ]
+
+
+def _by(request: Request, everyone: bool, rows: Sequence[By] = _ROWS) -> By:
+    """By what the rows are; without a word by user, which of one's own is one row."""
+    text, allowed = request.query_params.get("by", ""), rows if everyone else _MY_ROWS
+    if text and text not in allowed:
+        raise HTTPException(400, f"by: {text[:60]!r} is not a choice; allowed: {', '.join(allowed)}.")
+    return By(text) if text else By.USER
+
+
+def _rows(report: UsageReport | None, by: By) -> Sequence[Usage]:
+    if report is None:
+        return ()
+    return {By.USER: report.users, By.TEMPLATE: report.templates, By.GROUP: report.groups}.get(by, ())
+
+
+@dataclass(frozen=True, slots=True)
+class _Chart:
+    title: str
+    id: str
+    shares: Sequence[Share]
+
+
+def _charts(report: UsageReport | None, by: By, *, everyone: bool) -> list[_Chart]:
+    """Hours, and what they cost. By user two stand side by side: of what users there are, and of what templates."""
+    if report is None:
+        return []
+    shown = ([By.USER] if everyone else []) + [By.TEMPLATE] if by is By.USER else [by]
+    charts = []
+    for kind in shown:
+        what, rows = _HEADINGS[kind].lower(), _rows(report, kind)
+        hours = shares([(_name(usage, kind), usage.hours) for usage in rows])
+        charts.append(_Chart(f"Hours by {what}", f"by-{kind}", hours))
+        if report.currency:
+            costs = [(_name(usage, kind), usage.cost or 0.0) for usage in rows]
+            found = shares(costs, words=lambda cost: f"{cost:,.2f} {report.currency}")
+            charts.append(_Chart(f"Cost by {what}", f"cost-by-{kind}", found))
+    return charts
+
+
+def _name(usage: Usage, by: By) -> str:
+    return usage.name or NAMELESS[by]
 
 
 def _months(now: datetime) -> list[Choice]:
@@ -172,10 +233,16 @@ class HistoryPages(PortalPages):
         months = _months(self._portal.context.clock())
         month = _month(request, self._portal.context.clock())
         text = str(month)
+        use = None
         try:
+            if not everyone:
+                used = await self._portal.history.use_this_month(user.email, self._portal.context.clock())
+                limit = self._portal.limits.of(user)
+                use = use_of(self._portal.context.cluster, limit, user.email, used.hours, used.gpu_hours)
             report = await self._portal.history.usage(month, self._portal.context.clock(), email)
         except DatabaseUnavailableError:
             report = None
+        by = _by(request, everyone)
         if text not in {choice.value for choice in months}:
             months.append(Choice(text, text))
         return await self._page(
@@ -186,21 +253,29 @@ class HistoryPages(PortalPages):
             month=text,
             months=months,
             report=report,
+            by=by,
+            choices=[Choice(name, _HEADINGS[name].lower()) for name in (_ROWS if everyone else _MY_ROWS)],
+            heading=_HEADINGS[by],
+            rows=_rows(report, by),
+            charts=_charts(report, by, everyone=everyone),
             everyone=everyone,
+            nameless=NAMELESS,
+            limited=[(label, amount) for label, amount in _amounts(use) if amount.limit is not None],
             seconds=seconds,
         )
 
     async def export_month(self, request: Request) -> Response:
         """A month's usage as a file: `/history/usage.csv`, `/history/usage.jsonl`."""
         user = await self._portal.guard.require(request)
-        email, _ = _whose(request, user)
+        email, everyone = _whose(request, user)
         form, month = _form(request), _month(request, self._portal.context.clock())
+        by = _by(request, everyone, (*_ROWS, By.POOL))
         try:
             report = await self._portal.history.usage(month, self._portal.context.clock(), email)
         except DatabaseUnavailableError as error:
             raise HTTPException(503, _DOWN) from error
         return Response(
-            export_usage(report, form), media_type=form.media_type, headers=_as_file(f"usage-{month}", form)
+            export_usage(report, form, by), media_type=form.media_type, headers=_as_file(f"usage-{month}", form)
         )
 
     async def export(self, request: Request) -> Response:

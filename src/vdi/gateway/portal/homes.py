@@ -31,7 +31,7 @@ class HomePages(PortalPages):
         user, name = await self._portal.guard.require(request), request.path_params["name"]
         home = self._portal.context.cluster.home_of(user.email, name)
         if home is None:
-            return await self._list(request, user, status=404, error=f"There is no home {name!r} of yours.")
+            return await self._list(request, user, status=404, error=f"You have no home {name!r}.")
         return await self._page(request, user, "home_delete.html", here="homes", home=home)
 
     async def delete(self, request: Request) -> Response:

@@ -18,17 +18,17 @@ T = TypeVar("T")
 
 DONE = {
     "start": "{name} is being started.",
-    "extend": "{name} may run longer now.",
+    "extend": "The time limit of {name} was changed.",
     "suspend": "{name} is being suspended. Its files and its address are kept.",
     "resume": "{name} is being resumed.",
     "restart": "{name} is being restarted.",
     "end": "{name} is being ended.",
     "delete-home": "The home {name} is being deleted.",
-    "share": "{name} is shared. Tell your guest to open its address.",
-    "unshare": "Access to {name} has been taken back.",
+    "share": "{name} is shared. Send its address to your guest.",
+    "unshare": "Access to {name} was revoked.",
     "unshare-collaborator": (
-        "Access to {name} has been taken back. Programs that your guest started there still run: restart the desktop "
-        "to end them."
+        "Access to {name} was revoked. Programs that your guest started in it are still running. Restart the "
+        "desktop to end them."
     ),
 }
 """What is said on the page after an action; the name in it is escaped like all else."""
@@ -91,7 +91,8 @@ def done(where: str, action: str, name: str) -> Response:
 def view_of(portal: PortalServices, session: VDISession, user: User) -> DesktopView:
     """One desktop as this person may see it."""
     template: VDITemplate | None = portal.context.cluster.template(session.spec.template)
-    return desktop_view(session, template, user, portal.context.clock())
+    origins = portal.context.settings.icon_origins
+    return desktop_view(session, template, user, portal.context.clock(), icon_origins=origins)
 
 
 class PortalPages:
@@ -121,8 +122,8 @@ class PortalPages:
             "error.html",
             status=404,
             user=user,
-            title="No such desktop",
-            sentence=f"There is no desktop {name!r} of yours, nor one that is shared with you.",
+            title="Desktop not found",
+            sentence=f"You have no desktop {name!r}, and no desktop with this name is shared with you.",
             back="/",
             back_label="My desktops",
         )

@@ -13,6 +13,7 @@ from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.portal.subscriptions import Subscriptions
 from vdi.gateway.store.audit import Audit
+from vdi.gateway.thumbnails import Thumbnails
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,3 +32,4 @@ class PortalServices:
     subscriptions: Subscriptions
     problems: Callable[[], Iterable[str]]
     """Why this process is not ready, one line each."""
+    thumbnails: Thumbnails

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vdi.api.session import SessionSpec, VDISession
-from vdi.api.template import AccessMode, HomeScope, VDITemplate
+from vdi.api.template import AccessMode, HomeScope, TimeoutAction, VDITemplate
 from vdi.gateway.portal.pages import Choice
 from vdi.gateway.users import User, normal_user
 from vdi.gateway.web.template_filters import byte_size, memory
+from vdi.session.alerts import describe_end
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.lifetime import max_timeout
 from vdi.session.naming import user_home_claim_name
@@ -23,9 +24,11 @@ _IDLE = ("15m", "30m", "1h", "2h", "4h", "8h")
 _TIME_WORDS = {"24h": "1 day", "72h": "3 days", "168h": "1 week"}
 _MOST_GPUS = 64
 _HOME_NOTES = {
-    HomeScope.USER_AND_TEMPLATE: "The home of this template: what you save there is there again next time.",
-    HomeScope.USER: "Your home: what you save there is there again next time, also in your other desktops that use it.",
-    HomeScope.SESSION: "A home of this desktop alone: it survives a restart, and is deleted with the desktop.",
+    HomeScope.USER_AND_TEMPLATE: "The home of this template. Files that you save in it are available the next time.",
+    HomeScope.USER: (
+        "Your home. Files that you save in it are available the next time, also in your other desktops that use it."
+    ),
+    HomeScope.SESSION: "A home for this desktop only. It is kept on a restart and deleted with the desktop.",
 }
 _TAKEN = 100
 """Names that are tried until one is free."""
@@ -41,7 +44,11 @@ class Offer:
     cpus: list[Choice]
     ephemeral_storage: list[Choice]
     timeouts: list[Choice]
+    timeout_hint: str
+    """What the desktop does at the end of its time."""
     idle: list[Choice]
+    idle_hint: str
+    """What the desktop does after the idle timeout."""
     home: bool
     """Whether the template has a home that can be done without."""
     home_note: str
@@ -57,17 +64,28 @@ def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
     cpu_steps = _up_to(_CPU, resources.default_cpu, resources.max_cpu)
     disk = resources.default_ephemeral_storage
     disk_steps = _up_to(_LOCAL_DISK, disk, resources.max_ephemeral_storage) if disk else ()
-    idle_default = f"as usual ({_time_words(life.idle_timeout)})" if life.idle_timeout else "keep it running"
+    idle_default = f"template's default ({_time_words(life.idle_timeout)})" if life.idle_timeout else "keep it running"
     return Offer(
         gpus=[Choice(str(number), f"{number} GPU{'s' * (number > 1)}") for number in gpus],
         memory=[Choice(step, memory(step)) for step in memory_steps],
         cpus=[Choice(step, f"{_number(step)} CPU{'s' * (parse_quantity(step) > 1)}") for step in cpu_steps],
         ephemeral_storage=[Choice(step, byte_size(step)) for step in disk_steps],
         timeouts=[Choice(time, _time_words(time)) for time in _times(max_timeout(template, cluster))],
+        timeout_hint=_timeout_hint(life.on_timeout),
         idle=[Choice("", idle_default), *(Choice(time, f"after {_time_words(time)}") for time in _IDLE)],
+        idle_hint=f"Then the desktop {describe_end(life.on_idle)}.",
         home=template.spec.persistence.enabled,
         home_note=_HOME_NOTES[template.spec.persistence.scope],
     )
+
+
+def _timeout_hint(action: TimeoutAction) -> str:
+    match action:
+        case TimeoutAction.SUSPEND:
+            more = "Its files are kept"
+        case TimeoutAction.TERMINATE:
+            more = "You can extend it before then then"
+    return f"Then the desktop {describe_end(action)}. {more}."
 
 
 def first_choice(template: VDITemplate, cluster: ClusterSettings, user: User, names: Iterable[str]) -> dict[str, str]:
@@ -96,7 +114,7 @@ def session_request(form: Mapping[str, str], template: VDITemplate, user: User) 
     resources = template.spec.resources
     gpu = form.get("gpu", "")
     if gpu and not re.fullmatch(r"[0-9]{1,4}", gpu):
-        raise ValueError(f"GPUs: {gpu!r} is no whole number.")
+        raise ValueError(f"GPUs: {gpu!r} is not a whole number.")
     for field, words in (("memory", "Memory"), ("cpu", "CPUs"), ("ephemeral_storage", "Local disk")):
         _check(words, form.get(field, ""), parse_quantity)
     for field, words in (("timeout", "Time limit"), ("idle", "Idle timeout")):

@@ -13,12 +13,12 @@ _SHOWN = 30
 _ENDED = {
     EndReason.USER: "Ended by its owner",
     EndReason.ADMIN: "Ended by an administrator",
-    EndReason.TIMEOUT: "Its time was over",
-    EndReason.IDLE: "It was idle",
+    EndReason.TIMEOUT: "Time limit reached",
+    EndReason.IDLE: "Idle timeout",
     EndReason.SUSPENDED: "Suspended",
-    EndReason.FAILED: "Was lost",
+    EndReason.FAILED: "Failed",
     EndReason.DELETED: "Deleted in the cluster",
-    EndReason.UNKNOWN: "Ended; the reason is not known",
+    EndReason.UNKNOWN: "Ended for an unknown reason",
 }
 
 

@@ -116,7 +116,10 @@ class Audit:
         except (DatabaseUnavailableError, SQLAlchemyError) as error:
             if closed:
                 log.error("not done, since it could not be written to the audit (%s): %s", _why(error), _as_text(row))
-                words = "This is not done, since it cannot be written to the audit now. Try again in a minute."
+                words = (
+                    "The action was not performed, because it cannot be written to the audit log right now. Try "
+                    "again in a minute."
+                )
                 raise NotAuditedError(words) from error
             _lament(row | {"outcome": BEGUN}, error)
         try:

@@ -22,7 +22,7 @@ from vdi.operator.variables import SettingsError
 
 USAGE = """\
 python -m vdi.gateway.store.backup save > vdi.db     copy the database that VDI_DATABASE_URL names (SQLite only)
-python -m vdi.gateway.store.backup load < vdi.db     replace it by such a copy; then restart the gateway
+python -m vdi.gateway.store.backup load < vdi.db     replace it with such a copy; then restart the gateway
 """
 NOT_BROUGHT_BACK = ("grants", "logins", "api_tokens")
 """Tables whose old rows would let somebody in who was shown out since."""
@@ -35,7 +35,7 @@ class BackupError(Exception):
 def save(database: Path, out: BinaryIO) -> None:
     """Write a copy. Raises BackupError, OSError."""
     if not database.is_file():
-        raise BackupError(f"there is no database at {database}")
+        raise BackupError(f"the database {database} does not exist")
     # Beside the database: /tmp of the gateway's pod is small.
     with tempfile.TemporaryDirectory(dir=database.parent) as folder:
         copy = Path(folder) / "copy.db"
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str], settings: Settings) -> int:
         print(USAGE, file=sys.stderr, end="")  # noqa: T201 -- a command's answer
         return 2
     if url.get_backend_name() != "sqlite" or not url.database:
-        print("VDI_DATABASE_URL names no file of SQLite; for PostgreSQL: pg_dump", file=sys.stderr)  # noqa: T201
+        print("VDI_DATABASE_URL does not name a SQLite file; for PostgreSQL use pg_dump", file=sys.stderr)  # noqa: T201
         return 2
     try:
         if arguments[0] == "save":

@@ -20,6 +20,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
 
+from vdi.gateway.settings import DATABASE_DRIVERS, DATABASE_URLS
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -30,8 +32,6 @@ metadata = MetaData(
 )
 """All tables. Constraints have names, since a migration can only change what it can name."""
 
-_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
-ALLOWED = "sqlite+aiosqlite:////data/vdi.db, or postgresql+asyncpg://user:password@host/database"
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 """A statement that takes longer is given up: nothing here is large, so the server is in trouble."""
@@ -58,7 +58,7 @@ class Instant(types.TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError(f"{value!r} has no time zone; allowed are aware datetimes")
+            raise ValueError(f"{value!r} has no time zone; allowed: datetimes with a time zone")
         utc = value.astimezone(UTC)
         return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
 
@@ -112,9 +112,9 @@ def read_url(text: str) -> URL:
     try:
         url = make_url(text)
     except ArgumentError:
-        raise DatabaseUrlError(f"this is no database URL; allowed are {ALLOWED}") from None
-    if url.drivername not in _DRIVERS:
-        raise DatabaseUrlError(f"{url.drivername}: is not supported; allowed are {ALLOWED}")
+        raise DatabaseUrlError(f"this is not a database URL; allowed: {DATABASE_URLS}") from None
+    if url.drivername not in DATABASE_DRIVERS:
+        raise DatabaseUrlError(f"{url.drivername}: is not supported; allowed: {DATABASE_URLS}")
     return url
 
 
@@ -152,7 +152,7 @@ async def _open_sqlite(connection: AsyncConnection) -> None:
 def _reason(error: Exception) -> str:
     """Without the statement and its parameters, which hold people's data."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    return f"the database does not answer as it should: {str(cause) or type(cause).__name__}"
+    return f"unexpected response of the database: {str(cause) or type(cause).__name__}"
 
 
 def _postgresql_engine(url: URL) -> AsyncEngine:

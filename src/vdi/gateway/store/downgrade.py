@@ -15,7 +15,7 @@ from vdi.gateway.store.base import Database, DatabaseUnavailableError
 from vdi.gateway.store.migrations import UnknownRevisionError, downgrade
 from vdi.operator.variables import SettingsError
 
-USAGE = "python -m vdi.gateway.store.downgrade REVISION    undo what is later than this revision of the database"
+USAGE = "python -m vdi.gateway.store.downgrade REVISION    undo all changes after this revision of the database"
 
 
 async def run(url: str, revision: str) -> list[str]:

@@ -4,7 +4,7 @@ A secret is never stored, only its SHA-256: they are random, so nothing slower i
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from vdi.gateway.store.base import Database, Instant, metadata
+from vdi.gateway.store.usage import keep_groups
 
 logins = Table(
     "logins",
@@ -108,8 +109,11 @@ class LoginStore:
         self._database = database
 
     async def add_login(self, login: Login, secret_hash: str) -> None:
-        """A new login."""
+        """A new login. The usage report has its groups for this month."""
         await self._add(logins, login, secret_hash)
+        month = login.created.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        async with self._database.begin() as connection:
+            await keep_groups(self._database, connection, month, login.user, login.groups)
 
     async def add_token(self, token: ApiToken, secret_hash: str) -> None:
         """A new API token."""
@@ -141,6 +145,12 @@ class LoginStore:
         mine = and_(api_tokens.c.user == user, _open(api_tokens, now))
         query = select(api_tokens).where(mine).order_by(api_tokens.c.created.desc())
         return [_read(row, ApiToken) for row in await self._rows(query)]
+
+    async def last_of(self, user: str, now: datetime) -> Login | ApiToken | None:
+        """The last login of a user that is still known, whether it holds or not; else an API token that holds."""
+        query = select(logins).where(logins.c.user == user).order_by(logins.c.created.desc()).limit(1)
+        last = _first(await self._rows(query), Login)
+        return last or next(iter(await self.tokens_of(user, now)), None)
 
     async def open_logins_from(self, source: str, now: datetime) -> list[Login]:
         """All logins that have not ended or expired, of whoever came this way."""

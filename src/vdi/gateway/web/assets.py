@@ -1,20 +1,23 @@
-"""The files of `portal/static/`: read once, served under addresses that change with them."""
+"""The files of `portal/static/`, and `brand.css`: made once, served under addresses that change with them."""
 
 import gzip
 import hashlib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from vdi.gateway.brand import Brand, stylesheet
+
 _FOLDER = Path(__file__).parent.parent / "portal" / "static"
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".woff2": "font/woff2",
 }
 _FOR_EVER = "public, max-age=31536000, immutable"
 _BRIEFLY = "public, max-age=300"
@@ -30,37 +33,40 @@ class Asset:
     digest: str
 
 
+BRAND = "brand.css"
+
+
 @cache
-def assets() -> dict[str, Asset]:
-    """All files by their name below `static/`."""
-    return {
-        path.relative_to(_FOLDER).as_posix(): _load(path)
+def assets(brand: Brand) -> dict[str, Asset]:
+    """All files by their name below `static/`, and the brand's stylesheet."""
+    files = {
+        path.relative_to(_FOLDER).as_posix(): _load(path.read_bytes(), path.suffix)
         for path in sorted(_FOLDER.rglob("*"))
         if path.suffix in _TYPES
     }
+    return files | {BRAND: _load(stylesheet(brand).encode(), ".css")}
 
 
-def _load(path: Path) -> Asset:
-    body = path.read_bytes()
+def _load(body: bytes, suffix: str) -> Asset:
     digest = hashlib.sha256(body).hexdigest()[:16]
-    return Asset(body, gzip.compress(body, mtime=0), _TYPES[path.suffix], digest)
+    return Asset(body, gzip.compress(body, mtime=0), _TYPES[suffix], digest)
 
 
-def asset_url(prefix: str, name: str) -> str:
+def asset_url(brand: Brand, prefix: str, name: str) -> str:
     """The address of a file; it changes with the file. Raises KeyError for a name that is not there."""
-    return f"{prefix}/{name}?v={assets()[name].digest}"
+    return f"{prefix}/{name}?v={assets(brand)[name].digest}"
 
 
-def asset_routes(prefix: str) -> list[Route]:
+def asset_routes(brand: Brand, prefix: str) -> list[Route]:
     """`/static` on the portal's host; `/.vdi/static` on a desktop's, where the edge has the routes."""
-    return [Route(f"{prefix}/{{name:path}}", serve_asset, methods=["GET"])]
+    return [Route(f"{prefix}/{{name:path}}", partial(serve_asset, brand), methods=["GET"])]
 
 
-async def serve_asset(request: Request) -> Response:
+async def serve_asset(brand: Brand, request: Request) -> Response:
     """One file of `static/`."""
-    asset = assets().get(request.path_params["name"])
+    asset = assets(brand).get(request.path_params["name"])
     if asset is None:
-        return PlainTextResponse("There is no such file.", 404)
+        return PlainTextResponse("This file does not exist.", 404)
     known = request.query_params.get("v") == asset.digest
     headers = {
         "Cache-Control": _FOR_EVER if known else _BRIEFLY,
@@ -71,6 +77,6 @@ async def serve_asset(request: Request) -> Response:
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     body = asset.body
-    if "gzip" in request.headers.get("accept-encoding", ""):
+    if "gzip" in request.headers.get("accept-encoding", "") and len(asset.packed) < len(body):
         body, headers["Content-Encoding"] = asset.packed, "gzip"
     return Response(body, headers=headers, media_type=asset.media_type)

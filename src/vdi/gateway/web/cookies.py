@@ -9,6 +9,8 @@ LOGIN = "__Host-vdi-login"
 """The login's secret, for as long as the login lasts at most."""
 PRE_LOGIN = "__Host-vdi-before"
 """A secret of a browser that has not logged in yet: what the login page's form is bound to."""
+TERMS = "__Host-vdi-terms"
+"""A digest of the terms that this browser has accepted for its next login."""
 FLOW = "__Host-vdi-flow"
 """A secret of a browser that is on its way to an identity provider and back."""
 

@@ -50,10 +50,10 @@ def foreign(headers: Mapping[str, str], origin: str) -> str:
     """
     site = headers.get("sec-fetch-site", "")
     if site and site != "same-origin":
-        return f"Sec-Fetch-Site is {site[:20]!r}; allowed is 'same-origin'"
+        return f"Sec-Fetch-Site is {site[:20]!r}; allowed: 'same-origin'"
     given = headers.get("origin", "")
     if given and given != origin:
-        return f"Origin is {given[:100]!r}; allowed is {origin!r}"
+        return f"Origin is {given[:100]!r}; allowed: {origin!r}"
     return "" if site or given else "it has neither Sec-Fetch-Site nor Origin"
 
 

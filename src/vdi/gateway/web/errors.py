@@ -19,19 +19,19 @@ log = logging.getLogger(__name__)
 _TITLES = {
     403: "Not allowed",
     404: "Not found",
-    409: "Not possible now",
-    422: "Not possible so",
-    500: "A fault of the portal",
-    503: "Not available just now",
+    409: "Not possible right now",
+    422: "Not possible",
+    500: "Internal error of the portal",
+    503: "Not available right now",
 }
 _WORDS = {
     400: "The request cannot be read.",
     403: "This is not allowed.",
-    404: "There is no such page.",
-    405: "This address knows no such method.",
-    408: "The request came too slowly.",
+    404: "This page does not exist.",
+    405: "This address does not support the method.",
+    408: "The request was sent too slowly.",
     413: "The request is too large.",
-    500: "Something went wrong in the gateway. It has been written to its log.",
+    500: "Something went wrong in the gateway. Its log has the details.",
 }
 
 
@@ -79,13 +79,16 @@ class ErrorPages:
 
     async def _no_database(self, request: Request, error: Exception) -> Response:
         log.error("%s %s: %s", request.method, getattr(request.scope.get("route"), "path", ""), error)
-        sentence = "The portal cannot reach its database just now. Desktops that are open go on; try again in a minute."
+        sentence = (
+            "The portal cannot reach its database right now. Open desktops are not affected. Try again in a minute."
+        )
         return self._answer(request, 503, sentence, {"Retry-After": "10"})
 
     async def _nothing_shared(self, request: Request, error: Exception) -> Response:
         log.error("%s %s: %s", request.method, getattr(request.scope.get("route"), "path", ""), error)
         sentence = (
-            "Logins and new connections are not possible at the moment. Open desktops go on. Try again in a minute."
+            "Logins and new connections are not possible right now. Open desktops are not affected. Try again in a "
+            "minute."
         )
         return self._answer(request, 503, sentence, {"Retry-After": "10"})
 

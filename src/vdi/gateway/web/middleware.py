@@ -38,7 +38,7 @@ class HostRouter:
         # Only Traefik speaks to this listener, and everyone speaks TLS to Traefik.
         scope["scheme"] = "https"
         if label is None:
-            answer = PlainTextResponse("There is nothing at this host.\n", 421)
+            answer = PlainTextResponse("Not found.\n", 421)
             await answer(scope, receive, send)
         elif not self._ready():
             answer = PlainTextResponse("The gateway is starting. Try again in a moment.\n", 503, {"Retry-After": "2"})
@@ -82,7 +82,9 @@ class BodyLimit:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError as error:
-                raise HTTPException(408, "The request's body came too slowly.", {"Connection": "close"}) from error
+                raise HTTPException(
+                    408, "The body of the request was sent too slowly.", {"Connection": "close"}
+                ) from error
             seen += len(message.get("body", b""))
             complete = not message.get("more_body", False)
             if seen > self._most:
@@ -93,7 +95,9 @@ class BodyLimit:
 
     def _too_large(self) -> HTTPException:
         """Raised where the body is read, so that the reader's own form of errors is used."""
-        return HTTPException(413, f"Too much: at most {self._most} bytes are taken.", {"Connection": "close"})
+        return HTTPException(
+            413, f"The request is too large: at most {self._most} bytes are accepted.", {"Connection": "close"}
+        )
 
 
 class RequestMetrics:

@@ -63,6 +63,7 @@ class Renderer:
             "request": request,
             "asset": self._assets_for(request),
             "portal_url": self._settings.portal_url,
+            "brand": self._settings.brand,
         }
         return _ENVIRONMENT.get_template(template).render(given | context)
 
@@ -70,4 +71,4 @@ class Renderer:
         """Where the files of `static/` lie: a desktop's host has everything of ours under `/.vdi/`."""
         host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
         prefix = "/static" if host.lower() == self._settings.portal_host else "/.vdi/static"
-        return lambda name: asset_url(prefix, name)
+        return lambda name: asset_url(self._settings.brand, prefix, name)

@@ -1,13 +1,21 @@
 """How numbers, times and names read in pages. Pure; registered as filters of the templates."""
 
+import re
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zlib import crc32
 
+from markupsafe import Markup, escape
+
+from vdi.gateway.web.icons import is_picture, shapes
 from vdi.session.times import format_time, parse_time
 
 _HUES = 6
+_TIME_IN_TEXT = re.compile(
+    r"\b(?P<instant>\d{4}-(?:0\d|1[0-2])-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\dZ)"
+    r"|\b(?P<hour>[01]\d|2[0-3]):(?P<minute>[0-5]\d) UTC\b"
+)
 
 
 def letter(name: str) -> str:
@@ -38,6 +46,12 @@ def left(end: str, now: datetime) -> str:
     return f"{length(span)} left" if span > timedelta() else "over"
 
 
+def until(instant: str, now: datetime) -> str:
+    """When something is expected, for a sentence: `in about 25 min`, or `any moment`."""
+    span = parse_time(instant) - now
+    return f"in about {length(span)}" if span >= timedelta(minutes=1) else "any moment"
+
+
 def ago(moment: str, now: datetime) -> str:
     """The time since an instant of the API: `3 h 12 min ago`; empty for no instant."""
     if not moment:
@@ -52,6 +66,30 @@ def moment(value: str | datetime | None) -> str:
         return ""
     instant = parse_time(value) if isinstance(value, str) else value
     return instant.strftime("%-d %b %Y, %H:%M UTC")
+
+
+def local_times(text: str, near: datetime) -> Markup:
+    """A message with its times as elements that the browser turns into its own time zone; all else is escaped.
+
+    A message has times of day such as `16:05 UTC`: the one that is nearest to `near` is meant.
+    """
+    pieces: list[Markup] = []
+    end = 0
+    for found in _TIME_IN_TEXT.finditer(text):
+        pieces += [escape(text[end : found.start()]), _time_element(found, near)]
+        end = found.end()
+    return Markup().join([*pieces, escape(text[end:])])
+
+
+def _time_element(found: re.Match[str], near: datetime) -> Markup:
+    if found["instant"]:
+        try:
+            return Markup('<time datetime="{}">{}</time>').format(found[0], moment(found[0]))
+        except ValueError:  # 31 February, in a message from elsewhere
+            return escape(found[0])
+    today = near.astimezone(UTC).replace(hour=int(found["hour"]), minute=int(found["minute"]), second=0, microsecond=0)
+    nearest = min((today + timedelta(days=days) for days in (-1, 0, 1)), key=lambda instant: abs(instant - near))
+    return Markup('<time datetime="{}" data-say="clock">{}</time>').format(format_time(nearest), found[0])
 
 
 def machine_time(value: str | datetime) -> str:
@@ -88,10 +126,14 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "span": length,
     "left": left,
     "ago": ago,
+    "until": until,
     "moment": moment,
     "machine_time": machine_time,
+    "local_times": local_times,
     "count_of": count,
     "byte_size": byte_size,
     "memory": memory,
+    "is_picture": is_picture,
+    "shapes": shapes,
 }
 """By their names in the templates; `length` there is Jinja's own, which counts items."""

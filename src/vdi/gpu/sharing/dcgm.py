@@ -90,9 +90,9 @@ def read_page(text: str) -> tuple[Gpu, ...]:
                 if 0 <= sample.value < _BLANK:
                     values[sample.labels.get("GPU_I_ID", "")] = sample.value
     except (ValueError, KeyError) as error:
-        raise BadPageError(f"its page is not in Prometheus' format: {error}") from error
+        raise BadPageError(f"its metrics are not in Prometheus' format: {error}") from error
     if not gpus:
-        raise BadPageError("its page names no GPU")
+        raise BadPageError("its metrics name no GPU")
     return tuple(_gpu(gpu, models[gpu], gpus[gpu]) for gpu in sorted(gpus, key=_by_number))
 
 

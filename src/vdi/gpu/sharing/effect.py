@@ -74,7 +74,7 @@ def effect_on(node: Node, state: GpuState) -> Effect:
     key = picker.pick(label, found.data)
     if key is None:
         desired = f"label {CONFIG_LABEL}={label}" if label and picker.by_label else f"the default {picker.default!r}"
-        problem = f"{desired} is no key of ConfigMap {state.namespace}/{name}"
+        problem = f"{desired} is not a key of ConfigMap {state.namespace}/{name}"
         return Effect(config=label, sharing=None, problem=problem, allowed=names(sorted(found.data)))
     if not key:
         return Effect()

@@ -28,7 +28,7 @@ def configuration_findings(state: GpuState) -> Iterator[Finding]:
         yield _error(
             "gpu_sharing_not_configured",
             where,
-            "Nothing tells the device plugin to share GPUs: each GPU serves one desktop.",
+            "The device plugin is not configured to share GPUs: each GPU serves one desktop.",
             _CONFIGURE,
         )
         return
@@ -62,17 +62,17 @@ def _default_findings(state: GpuState, where: str) -> Iterator[Finding]:
         yield _error(
             "gpu_default_key_missing",
             where,
-            f"Its default {picker.default!r} is no key of ConfigMap {state.config_name}.",
+            f"Its default {picker.default!r} is not a key of ConfigMap {state.config_name}.",
             _CONFIGURE,
             f"ConfigMap {state.config_name} has: {names(sorted(keys))}",
-            "nodes without a label of their own get no device plugin at all",
+            "nodes without their own label get no device plugin at all",
         )
     unlabelled = [node.name for node in state.gpu_nodes if not node.label(CONFIG_LABEL)]
     if not picker.default and unlabelled and not picker.pick("", keys):
         yield _error(
             "gpu_default_key_unset",
             where,
-            "It has no default key, so nodes without a label of their own share no GPUs.",
+            "It has no default key, so nodes without their own label share no GPUs.",
             _CONFIGURE,
             f"ConfigMap: {state.config_name}",
             f"without the label {CONFIG_LABEL}: {names(unlabelled)}",
@@ -88,12 +88,12 @@ def _trap_findings(state: GpuState) -> Iterator[Finding]:
             "gpu_runtime_class_missing",
             Severity.WARNING,
             "runtimeclass/nvidia",
-            "This RuntimeClass is missing: pods with runtimeClassName nvidia are refused.",
+            "This RuntimeClass does not exist: pods with runtimeClassName nvidia are refused.",
             Remedy(
                 "Install nvidia-container-toolkit on the node, then restart K3s (of an agent: k3s-agent).",
                 ("systemctl restart k3s",),
             ),
-            "K3s makes this RuntimeClass itself, where it finds the toolkit",
+            "K3s creates this RuntimeClass itself when it finds the toolkit",
         )
     policy = state.policy
     if policy is None or policy.section("toolkit").get("enabled") is False:
@@ -106,10 +106,10 @@ def _trap_findings(state: GpuState) -> Iterator[Finding]:
             "gpu_toolkit_paths_not_k3s",
             Severity.WARNING,
             f"clusterpolicy/{policy.name}",
-            "The toolkit's pods configure a containerd that is not the one of K3s.",
+            "The toolkit's pods configure a containerd other than the one of K3s.",
             Remedy(
-                f"In the Helm values of the GPU Operator set toolkit.env CONTAINERD_SOCKET={K3S_SOCKET}, or"
-                " toolkit.enabled=false where nvidia-container-toolkit is installed on the node."
+                f"In the Helm values of the GPU Operator set toolkit.env CONTAINERD_SOCKET={K3S_SOCKET}, or "
+                "toolkit.enabled=false if nvidia-container-toolkit is installed on the node."
             ),
             f"toolkit.env CONTAINERD_SOCKET is {environment.get('CONTAINERD_SOCKET') or 'not set'}",
             f"the containerd of K3s listens at {K3S_SOCKET}",
@@ -217,7 +217,7 @@ def node_findings(state: GpuState) -> Iterator[Finding]:
                 yield _error(
                     "gpu_node_config_unknown",
                     where,
-                    "Its label names no configuration: its device plugin cannot start.",
+                    "Its label names an unknown configuration: its device plugin cannot start.",
                     Remedy.run(f"kubectl label node {node.name} {CONFIG_LABEL}-"),
                     f"its {effect.problem}; allowed: {effect.allowed}",
                 )
@@ -234,9 +234,9 @@ def _mig_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Finding]
         yield _error(
             "gpu_mig_mismatch",
             where,
-            "Its GPUs are cut by MIG, which its configuration does not say.",
+            "Its GPUs are partitioned by MIG, which its configuration does not set.",
             Remedy(
-                "Configure sharing of MIG devices, or switch MIG off on the node.",
+                "Configure sharing of MIG devices, or turn MIG off on the node.",
                 ("vdi gpu configure --mig-strategy single",),
             ),
             f"strategy of the node: {node.mig}; migStrategy of its configuration: {sharing.mig_strategy}",
@@ -257,12 +257,12 @@ def _number_findings(node: Node, effect: Effect, where: str) -> Iterator[Finding
                 "gpu_count_unknown",
                 Severity.UNKNOWN,
                 where,
-                f"It advertises {has} {resource}, and not how many GPUs it has.",
+                f"It advertises {has} {resource}, but not how many GPUs it has.",
                 Remedy("Run GPU Feature Discovery (the chart's value gfd.enabled=true)."),
                 f"without the label nvidia.com/gpu.count, {has // sharing.replicas} x {sharing.replicas} is a guess",
             )
             return
-        shares = f"no multiple of {sharing.replicas}" if has else f"but should be shared by {sharing.replicas}"
+        shares = f"not a multiple of {sharing.replicas}" if has else f"but should be shared by {sharing.replicas}"
         message = f"It advertises {has} {resource}, {shares}."
         yield _error("gpu_capacity_wrong", where, message, look, configured)
         return
@@ -279,7 +279,7 @@ def _number_findings(node: Node, effect: Effect, where: str) -> Iterator[Finding
         yield _error(
             "gpu_unhealthy",
             where,
-            f"Of its {has} {resource} only {healthy} can be used: the device plugin takes a GPU for broken.",
+            f"Of its {has} {resource} only {healthy} can be used: the device plugin considers a GPU unhealthy.",
             Remedy("On the node:", ("nvidia-smi", "dmesg | grep Xid")),
         )
     if sharing.replicas > 1 and node.count(other):

@@ -36,8 +36,8 @@ def sharing_of(state: GpuState) -> dict[str, tuple[str, Sharing]]:
 
 
 ISOLATES_NOTHING = (
-    "Time-slicing isolates neither memory nor faults: every desktop on a GPU can fill its whole memory, and a crash of"
-    " the GPU ends the work of all of them."
+    "Time-slicing isolates neither memory nor faults: every desktop on a GPU can fill its whole memory, and a "
+    "crash of the GPU affects all of them."
 )
 
 
@@ -57,18 +57,18 @@ def notes_on(state: GpuState) -> Iterator[str]:
         )
     if any(each.fail_requests_greater_than_one for each in shared.values()):
         yield (
-            "failRequestsGreaterThanOne is true: a pod that asks for two slices ends as Failed"
-            " (UnexpectedAdmissionError) and is not tried again: no template may have maxGPU above 1."
+            "failRequestsGreaterThanOne is true: a pod that requests two slices becomes Failed "
+            "(UnexpectedAdmissionError) and is not retried: no template may have maxGPU above 1."
         )
     else:
         yield (
-            "failRequestsGreaterThanOne is false: a pod may request two slices, which may be of the same GPU and"
-            " add nothing."
+            "failRequestsGreaterThanOne is false: a pod may request two slices, which may be of the same GPU and "
+            "have no effect."
         )
     if state.on_k3s:
         yield (
-            "K3s has the RuntimeClass nvidia of its own; it is not made here. Unless the node runs with"
-            " default-runtime: nvidia, templates need placement.runtimeClassName: nvidia."
+            "K3s creates the RuntimeClass nvidia itself; it is not created here. Unless the node runs with "
+            "default-runtime: nvidia, templates need placement.runtimeClassName: nvidia."
         )
     yield from _owner_notes(state)
 
@@ -81,8 +81,8 @@ def _memory_notes(state: GpuState, shared: dict[str, Sharing]) -> Iterator[str]:
             alike.setdefault((int(memory), sharing.replicas), []).append(node.name)
     for (memory_mib, replicas), there in alike.items():
         yield (
-            f"{names(there)}: {memory_mib} MiB per GPU for {replicas} desktops are {memory_mib // replicas} MiB each if"
-            " they share evenly; nothing makes them."
+            f"{names(there)}: {memory_mib} MiB per GPU for {replicas} desktops are {memory_mib // replicas} MiB "
+            "each if they share evenly, which nothing enforces."
         )
     for node in state.gpu_nodes:
         sharing = shared.get(node.name)
@@ -90,8 +90,8 @@ def _memory_notes(state: GpuState, shared: dict[str, Sharing]) -> Iterator[str]:
             continue
         if node.gpus is not None and node.in_use > node.gpus * sharing.replicas:
             yield (
-                f"Node {node.name}: {node.in_use} are in use, and there will be {node.gpus * sharing.replicas}: running"
-                " desktops go on, new ones wait until enough have ended."
+                f"Node {node.name}: {node.in_use} are in use, and there will be {node.gpus * sharing.replicas}: "
+                "running desktops are not affected, new ones wait until enough have ended."
             )
 
 
@@ -99,22 +99,22 @@ def _owner_notes(state: GpuState) -> Iterator[str]:
     config_map = state.config_map
     if config_map is not None and config_map.of_helm:
         yield (
-            f"ConfigMap {state.namespace}/{config_map.name} is of the Helm release {config_map.of_helm}: what it"
-            " says must stand in that release's values too (charts/vdi: gpu.timeSlicing), or its next upgrade takes it"
-            " back."
+            f"ConfigMap {state.namespace}/{config_map.name} belongs to the Helm release {config_map.of_helm}: set "
+            "the same content in that release's values (charts/vdi: gpu.timeSlicing), or its next upgrade reverts "
+            "it."
         )
     if state.policy is not None:
         strategy = str(state.policy.section("mig").get("strategy") or "")
         written = {each.mig_strategy for _, each in sharing_of(state).values()}
         if strategy and written - {strategy}:
             yield (
-                f"ClusterPolicy {state.policy.name} has mig.strategy {strategy}, which wins over the configuration's"
-                " migStrategy; on GPUs without MIG they come to the same."
+                f"ClusterPolicy {state.policy.name} has mig.strategy {strategy}, which overrides the "
+                "configuration's migStrategy; on GPUs without MIG the result is the same."
             )
     for plugin in state.plugins if state.policy is None else ():
         if plugin.of_helm:
             yield (
-                f"DaemonSet {plugin.namespace}/{plugin.name} is of the Helm release {plugin.of_helm}: give its values"
-                f" config.name={plugin.config_map} and config.default={picker_of_plugin(plugin).default or 'any'} too,"
-                " so that the next upgrade says the same."
+                f"DaemonSet {plugin.namespace}/{plugin.name} belongs to the Helm release {plugin.of_helm}: also set "
+                f"config.name={plugin.config_map} and config.default={picker_of_plugin(plugin).default or 'any'} in "
+                "its values, so that the next upgrade keeps them."
             )

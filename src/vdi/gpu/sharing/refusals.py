@@ -39,8 +39,8 @@ def problems_with(state: GpuState, request: SharingRequest) -> Iterator[str]:
         )
     if state.policy is not None and state.policy.section("devicePlugin").get("enabled") is False:
         yield (
-            f"ClusterPolicy {state.policy.name}: spec.devicePlugin.enabled is false; allowed: true,"
-            " since it is the device plugin that shares GPUs."
+            f"ClusterPolicy {state.policy.name}: spec.devicePlugin.enabled is false; allowed: true, because the "
+            "device plugin shares GPUs."
         )
     if state.policy is None:
         yield from _plain_problems(state, request)
@@ -49,8 +49,8 @@ def problems_with(state: GpuState, request: SharingRequest) -> Iterator[str]:
         text = target.data.get(key) if target else None
         if text is not None and _is_mps(text):
             yield (
-                f"Key {key} of ConfigMap {state.namespace}/{target_name(state)} has sharing.mps; a node is shared"
-                " by MPS or by time-slicing, not by both. Choose another name, or remove that key."
+                f"Key {key} of ConfigMap {state.namespace}/{target_name(state)} has sharing.mps; a node can be "
+                "shared by MPS or by time-slicing, not by both. Choose another name, or remove that key."
             )
     for node in state.gpu_nodes:
         yield from _node_problems(node, state, request)
@@ -68,8 +68,8 @@ def _plain_problems(state: GpuState, request: SharingRequest) -> Iterator[str]:
     if plugin is None:
         found = names(f"{plugin.namespace}/{plugin.name}" for plugin in state.plugins)
         yield (
-            f"There is no ClusterPolicy of the GPU Operator, and of DaemonSets with NVIDIA's device plugin there are:"
-            f" {found}; allowed: exactly one."
+            "There is no ClusterPolicy of the GPU Operator, and these DaemonSets have NVIDIA's device plugin: "
+            f"{found}; allowed: exactly one."
         )
         return
     where = f"DaemonSet {plugin.namespace}/{plugin.name}"
@@ -78,8 +78,9 @@ def _plain_problems(state: GpuState, request: SharingRequest) -> Iterator[str]:
         yield f"{where}: CONFIG_FILE is {file!r}, which is not in a ConfigMap; allowed: a file of a ConfigMap volume."
     if plugin.manager is None and (request.nodes or len(request.configs) > 1):
         yield (
-            f"{where} gives all nodes the same configuration; several need the config-manager, which the chart"
-            " nvidia-device-plugin brings with its values config.name and config.default, or the GPU Operator."
+            f"{where} gives all nodes the same configuration. Several configurations need the config-manager: the "
+            "chart nvidia-device-plugin includes it with the values config.name and config.default, and so does "
+            "the GPU Operator."
         )
     if plugin.config_map is not None:
         target = state.config_maps.get(plugin.config_map)
@@ -100,8 +101,8 @@ def _node_problems(node: Node, state: GpuState, request: SharingRequest) -> Iter
     if label and label not in request.configs and not (target and label in target.data):
         allowed = names(sorted({*request.configs, *(target.data if target else {})}))
         yield (
-            f"Node {node.name} has the label {CONFIG_LABEL}={label}, which would name no configuration; allowed:"
-            f" {allowed}. Add --node {node.name}={request.default}, or --config {label}=REPLICAS."
+            f"Node {node.name} has the label {CONFIG_LABEL}={label}, which would be an unknown configuration; "
+            f"allowed: {allowed}. Add --node {node.name}={request.default}, or --config {label}=REPLICAS."
         )
         return
     sharing = request.configs.get(label or request.default)
@@ -109,17 +110,18 @@ def _node_problems(node: Node, state: GpuState, request: SharingRequest) -> Iter
         return
     if node.mps:
         yield (
-            f"Node {node.name} is shared by MPS (label nvidia.com/gpu.sharing-strategy={node.sharing_label or 'none'},"
-            f" nvidia.com/mps.capable={node.label('nvidia.com/mps.capable') or 'false'}); a node is shared by MPS or by"
-            " time-slicing, not by both. Take MPS off it first."
+            f"Node {node.name} is shared by MPS (label "
+            f"nvidia.com/gpu.sharing-strategy={node.sharing_label or 'none'}, "
+            f"nvidia.com/mps.capable={node.label('nvidia.com/mps.capable') or 'false'}); a node can be shared by "
+            "MPS or by time-slicing, not by both. Turn MPS off first."
         )
     if node.mig == "mixed":
         yield (
-            f"Node {node.name} advertises MIG devices one by one ({names(node.mig_resources)}); allowed: MIG strategy"
-            f" single, or MIG off, since desktops ask for {RESOURCE}."
+            f"Node {node.name} advertises MIG devices separately ({names(node.mig_resources)}); allowed: MIG "
+            f"strategy single, or MIG off, because desktops request {RESOURCE}."
         )
     elif node.mig not in ("none", sharing.mig_strategy):
         yield (
-            f"Node {node.name} has its GPUs cut by MIG (strategy {node.mig}), and migStrategy would be"
-            f" {sharing.mig_strategy}; allowed: --mig-strategy {node.mig}, or MIG off on the node."
+            f"Node {node.name} has its GPUs partitioned by MIG (strategy {node.mig}), and migStrategy would be "
+            f"{sharing.mig_strategy}; allowed: --mig-strategy {node.mig}, or MIG off on the node."
         )

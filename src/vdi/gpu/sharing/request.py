@@ -43,7 +43,7 @@ def parse_request(
         problems.append(
             f"--mig-strategy is {sharing.mig_strategy!r}; allowed: none, single."
             + (
-                " With mixed, MIG devices are resources of their own (nvidia.com/mig-...), which desktops do not use."
+                " With mixed, MIG devices are separate resources (nvidia.com/mig-...), which desktops do not use."
                 if sharing.mig_strategy in MIG_STRATEGIES
                 else ""
             )

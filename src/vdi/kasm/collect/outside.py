@@ -70,7 +70,7 @@ async def _helm() -> Tool:
 async def _kubectl() -> Tool:
     path = shutil.which("kubectl")
     if path is None:
-        return Tool("kubectl", problem="there is no kubectl in PATH")
+        return Tool("kubectl", problem="kubectl is not in PATH")
     words = (path, "version", "--client", "--output", "json")
     pipe = asyncio.subprocess.PIPE
     try:
@@ -84,8 +84,8 @@ async def _kubectl() -> Tool:
     except TimeoutError:
         return Tool("kubectl", problem=f"{path} did not answer within {_TOOL_SECONDS:g} s")
     except (ValueError, KeyError, TypeError):
-        words_said = complaint.decode(errors="replace").strip() or "nothing that is a version"
-        return Tool("kubectl", problem=f"{path} version says {words_said}")
+        words_said = complaint.decode(errors="replace").strip() or "no version in its output"
+        return Tool("kubectl", problem=f"{path} version prints {words_said}")
     finally:
         if process.returncode is None:
             process.kill()
@@ -132,7 +132,7 @@ async def _ask(method: str, url: str, connect: str, *, trust: bool) -> Answer:
 
 def _words(error: Exception) -> str:
     if isinstance(error, TimeoutError | httpx.TimeoutException):
-        return f"nothing came within {_HTTP_SECONDS:g} s"
+        return f"no response within {_HTTP_SECONDS:g} s"
     return reason_of(error)
 
 
@@ -161,7 +161,7 @@ async def read_clocks(config: ClusterConfig) -> ServerTime:
             answer = await client.get(f"{config.server.rstrip('/')}/version", extensions=name)
             said = answer.headers.get("Date", "")
     except HTTP_ERRORS as error:
-        return ServerTime(problem=f"the API server gave no answer to GET /version ({_words(error)})")
+        return ServerTime(problem=f"the API server did not respond to GET /version ({_words(error)})")
     took = time.monotonic() - began
     try:
         server = parsedate_to_datetime(said)

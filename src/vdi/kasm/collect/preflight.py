@@ -83,7 +83,7 @@ class Reading:
             self.unread[note] = request.forbidden(error)
         except (ServerError, TooManyRequests, BadRequest) as error:
             self.unread[note] = Unreadable(
-                f"{request.what} cannot be read: {error.message}", Remedy("Look again in a moment.")
+                f"{request.what} cannot be read: {error.message}", Remedy("Try again in a moment.")
             )
 
 

@@ -25,7 +25,10 @@ def arithmetic(pod: KasmPod) -> str:
     for resource, words in (("cpu", _cpu), ("memory", _memory)):
         left = [_left(pod, node, resource) for node in pod.snapshot.nodes]
         if takes.get(resource) and left and takes[resource] > max(left) and _sees_all(pod):
-            lines.append(f"It asks for {words(takes[resource])}; the roomiest node has {words(max(left))} left")
+            lines.append(
+                f"It requests {words(takes[resource])}; the node with the most free capacity has {words(max(left))} "
+                "left"
+            )
     return f"{'; '.join(lines)}." if lines else ""
 
 

@@ -111,8 +111,8 @@ class Walk(Explainer):
         return link(
             "kasm_pod_waiting",
             pod.object,
-            f"{pod.name} is at {pod.state}{chart}. Its {ordinal} init container {container.name} {does}"
-            f" ({where}). {why[0].upper()}{why[1:]}.",
+            f"{pod.name} is at {pod.state}{chart}. Its {ordinal} init container {container.name} {does} ({where}). "
+            f"{why[0].upper()}{why[1:]}.",
             evidence=[
                 f"status.initContainerStatuses: {container.name} has run for"
                 f" {int(self.kasm.snapshot.age(container.running_since))} s",
@@ -133,11 +133,11 @@ class Walk(Explainer):
         return link(
             "kasm_start_stalled",
             pod.object,
-            f"{pod.name} is at {pod.state}: its init container {container.name}{does} has run for {seconds} s."
-            " If it waits, for what cannot be read.",
+            f"{pod.name} is at {pod.state}: its init container {container.name}{does} has run for {seconds} s. If "
+            "it waits, the reason cannot be determined.",
             evidence=[
                 f"status.initContainerStatuses: {container.name} has run for {seconds} s",
-                f"neither the command line of {container.name} nor the chart says whom it waits for",
+                f"neither the command line of {container.name} nor the chart says which host it waits for",
             ],
             remedy=Remedy.run(f"kubectl --namespace {pod.namespace} logs {pod.name} --container {container.name}"),
         )
@@ -151,10 +151,12 @@ class Walk(Explainer):
             self.circles[key] = link(
                 "kasm_circular_wait",
                 members[0][0].object,
-                f"{len(members)} pods wait for each other, so that none can ever start: {', '.join(waits)}."
+                f"{len(members)} pods wait for each other, so none of them can start: {', '.join(waits)}."
                 if len(members) > 1
-                else f"{members[0][0].name} waits for itself: its init container {members[0][1].name} wants the Service"
-                " that it stands behind.",
+                else (
+                    f"{members[0][0].name} waits for itself: its init container {members[0][1].name} waits for the "
+                    "Service of the same pod."
+                ),
                 evidence=[
                     f"pod/{pod.name}: {pod.state}, {container.name} waits for"
                     f" {container.target.host if container.target else '?'}"
@@ -173,7 +175,7 @@ class Walk(Explainer):
                 f" --namespace {kasm.namespace} --reuse-values {generation.breaks_circular_wait}"
             )
         return Remedy(
-            "Take one of these waits out of its workload.",
+            "Remove one of these waits from its workload.",
             (f"kubectl --namespace {kasm.namespace} get deployments,statefulsets",),
         )
 

@@ -22,7 +22,7 @@ def explain_claim(kasm: Installation, name: str, pod: KasmPod) -> Link:
         return link(
             "kasm_claim_missing",
             where,
-            f"{pod.name} mounts the claim {name}, which is not there.",
+            f"{pod.name} mounts the claim {name}, which does not exist.",
             evidence=[f"pod/{pod.name}: spec.volumes names {name}"],
             remedy=Remedy(f"Create it, or run helm upgrade of the release {kasm.release}, which does."),
         )
@@ -31,10 +31,10 @@ def explain_claim(kasm: Installation, name: str, pod: KasmPod) -> Link:
         return link(
             "kasm_claim_pending",
             where,
-            f"The claim {name} is Lost: its volume {claim['spec'].get('volumeName', '')} is gone, and its data"
-            " with it.",
+            f"The claim {name} is Lost: its volume {claim['spec'].get('volumeName', '')} no longer exists, and its "
+            "data is lost.",
             evidence=["status.phase: Lost"],
-            remedy=Remedy("Bring the volume back from a backup.", (describe,)),
+            remedy=Remedy("Restore the volume from a backup.", (describe,)),
         )
     classes = {
         storage_class["metadata"]["name"]: storage_class for storage_class in kasm.snapshot.raw("storageclasses")
@@ -56,14 +56,18 @@ def _class_missing(kasm: Installation, pod: KasmPod, name: str, class_name: str 
     return link(
         "kasm_claim_class_missing",
         f"persistentvolumeclaim/{kasm.namespace}/{name}",
-        f"The claim {name} asks for the StorageClass {class_name!r}, which does not exist; there are:"
-        f" {', '.join(there) or 'none'}."
+        (
+            f"The claim {name} requests the StorageClass {class_name!r}, which does not exist; available: "
+            f"{', '.join(there) or 'none'}."
+        )
         if class_name
-        else f"The claim {name} names no StorageClass, and the cluster has no default; there are:"
-        f" {', '.join(there) or 'none'}.",
+        else (
+            f"The claim {name} sets no StorageClass, and the cluster has no default; available: "
+            f"{', '.join(there) or 'none'}."
+        ),
         evidence=[f"spec.storageClassName: {class_name or '(none)'}", "status.phase: Pending"],
         remedy=Remedy(
-            f"{value}, delete what is below (the volume is empty), then run helm upgrade.",
+            f"{value}, delete what is listed below (the volume is empty), then run helm upgrade.",
             (f"kubectl --namespace {kasm.namespace} delete {to_delete}",),
         )
         if class_name
@@ -86,7 +90,7 @@ def _unprovisioned(kasm: Installation, claim: Any, made_by: Any, phase: str) -> 
         return link(
             "kasm_claim_pending",
             where,
-            f"The provisioner {provisioner} cannot make the volume of {name}: {first_line(failed[-1].note)}",
+            f"The provisioner {provisioner} cannot create the volume of {name}: {first_line(failed[-1].note)}",
             evidence=[f"ProvisioningFailed: {failed[-1].note}"],
             remedy=Remedy.run(describe),
             related_objects=[f"node/{chosen}"],
@@ -94,9 +98,9 @@ def _unprovisioned(kasm: Installation, claim: Any, made_by: Any, phase: str) -> 
     return link(
         "kasm_claim_pending",
         where,
-        f"The claim {name} has waited {int(age)} s for {provisioner}, which says nothing.",
+        f"The claim {name} has waited {int(age)} s for {provisioner}, which reports nothing.",
         evidence=[f"status.phase: {phase}, no Event ProvisioningFailed", f"selected node: {chosen or 'none yet'}"],
-        remedy=Remedy(f"Look whether {provisioner} runs.", ("kubectl get pods --all-namespaces", describe)),
+        remedy=Remedy(f"Check whether {provisioner} is running.", ("kubectl get pods --all-namespaces", describe)),
         related_objects=[f"node/{chosen}"],
         is_starting=age < _PATIENCE,
     )

@@ -12,76 +12,86 @@ _NODES = ("node_not_ready", "node_under_pressure")
 ROOTS = (
     _code(
         code="kasm_circular_wait",
-        means="Pods of Kasm wait for each other in a circle: none of them can ever start. The"
-        " gateways wait for the API through the proxy, so a proxy that waits for a gateway closes the circle.",
-        proof="The init container that each pod is at, and the Services that they wait for.",
+        means=(
+            "Pods of Kasm wait for each other in a cycle: none of them can ever start. The gateways wait for the "
+            "API through the proxy, so a proxy that waits for a gateway closes the cycle."
+        ),
+        proof="The current init container of each pod, and the Services that they wait for.",
         remedy="Remove one of the waits: upgrade to chart 1.1190.1 or newer, or correct extraInitContainers in the"
         " values.",
     ),
     _code(
         code="kasm_claim_class_missing",
-        means="A claim of Kasm (the database's, mostly) asks for a StorageClass that does not exist, or for none where"
-        " the cluster has no default.",
-        proof="spec.storageClassName of the claim, against the StorageClasses.",
+        means=(
+            "A claim of Kasm (usually the database's) requests a StorageClass that does not exist, or none where "
+            "the cluster has no default."
+        ),
+        proof="spec.storageClassName of the claim, compared with the StorageClasses.",
         remedy="Name an existing class in the values and delete the claim, which is still empty.",
     ),
     _code(
         code="kasm_claim_missing",
-        means="A pod of Kasm mounts a claim that is not there.",
-        proof="The scheduler's words, and the claims.",
+        means="A pod of Kasm mounts a claim that does not exist.",
+        proof="The scheduler's message, and the claims.",
         remedy="Run helm upgrade, which creates the chart's claims.",
     ),
     _code(
         code="kasm_claim_pending",
-        means="The volume of a claim of Kasm is not made, or is lost.",
+        means="The volume of a claim of Kasm is not created, or is lost.",
         proof="The claim's phase, and the provisioner's Events.",
         remedy="Read the claim's Events and the provisioner's log.",
         follows=_NODES,
     ),
     _code(
         code="kasm_pod_security",
-        means="Pod Security refuses a pod of Kasm. Init containers that change the owner of files (data-perms) run as"
-        " root, which the level restricted does not allow.",
-        proof="The words with which the API server refused the pod.",
-        remedy="Give the namespace the level baseline, or turn the hardening off in the values.",
+        means=(
+            "Pod Security refuses a pod of Kasm. Init containers that change the owner of files (data-perms) run "
+            "as root, which the level restricted does not allow."
+        ),
+        proof="The API server's message about the refused pod.",
+        remedy="Give the namespace the level baseline, or turn off the hardening in the values.",
     ),
     _code(
         code="kasm_pods_refused",
-        means="The API server does not take a pod of Kasm: a quota, a limit, a webhook, or an account that is missing.",
+        means="The API server refuses a pod of Kasm because of a quota, a limit, a webhook, or a missing account.",
         proof="Event FailedCreate.",
         remedy="Raise the limit that the message names, or request less.",
     ),
     _code(
         code="kasm_scaled_to_zero",
-        means="A part of Kasm is scaled to 0.",
+        means="A component of Kasm is scaled to 0.",
         proof="spec.replicas of its Deployment or StatefulSet.",
         remedy="Scale it up.",
     ),
     _code(
         code="kasm_pods_missing",
-        means="A part of Kasm should have pods, and no controller makes them.",
+        means="A component of Kasm should have pods, but no controller creates them.",
         proof="spec.replicas, and the pods.",
         remedy="Read the workload's Events; check whether the controller manager runs.",
     ),
     _code(
         code="kasm_unschedulable",
-        means="No node takes a pod of Kasm: it asks for more than is free, or for labels that no node has. The charts"
-        " ask for several CPUs in all.",
-        proof="The scheduler's words; what the pod asks for, and what each node has left.",
+        means=(
+            "No node can run a pod of Kasm: it requests more than is free, or labels that no node has. The charts "
+            "request several CPUs in total."
+        ),
+        proof="The scheduler's message; the requests of the pod, and what each node has left.",
         remedy="Request less (components.*.resources), remove what you do not need, or add a node.",
         follows=_NODES,
     ),
     _code(
         code="kasm_image_unavailable",
-        means="A node cannot fetch an image of Kasm: of an init container, or of the pod itself.",
+        means="A node cannot pull an image of Kasm: of an init container, or of the pod itself.",
         proof="The container's reason, and the kubelet's Event.",
-        remedy="Correct registry, name, tag or pull secret in the values; without internet, mirror the image.",
+        remedy="Correct registry, name, tag or pull secret in the values. Without internet access, mirror the image.",
         follows=_NODES,
     ),
     _code(
         code="kasm_reference_missing",
-        means="A pod of Kasm needs a Secret, a ConfigMap or a key that is not there. With a volume the pod shows as"
-        " Init:0/y, though its first init container has never run.",
+        means=(
+            "A pod of Kasm needs a Secret, a ConfigMap or a key that does not exist. With a volume the pod shows "
+            "Init:0/y, although its first init container has never run."
+        ),
         proof="The container's reason, or Event FailedMount.",
         remedy="Create it, or run helm upgrade if the chart creates it.",
     ),
@@ -94,21 +104,21 @@ ROOTS = (
     ),
     _code(
         code="kasm_network_broken",
-        means="The node cannot set up a pod of Kasm: network plugin or container runtime are at fault.",
+        means="The node cannot set up a pod of Kasm because of the network plugin or the container runtime.",
         proof="Event FailedCreatePodSandBox.",
         remedy="Read the node's Events and its kubelet's log.",
         follows=_NODES,
     ),
     _code(
         code="kasm_on_lost_node",
-        means="A pod of Kasm is on a node that does not answer, or is gone.",
+        means="A pod of Kasm is on a node that does not respond or no longer exists.",
         proof="The pod's node, and that node's condition Ready.",
         remedy="Bring the node back.",
         follows=_NODES,
     ),
     _code(
         code="kasm_out_of_memory",
-        means="A container of Kasm used more memory than it may have.",
+        means="A container of Kasm used more memory than its limit.",
         proof="It ended as OOMKilled.",
         remedy="Raise its memory limit in the values.",
     ),
@@ -120,74 +130,82 @@ ROOTS = (
     ),
     _code(
         code="kasm_volume_not_writable",
-        means="A container of Kasm (the database's, mostly) may not write to its volume: the folder is root's.",
-        proof="Its last words: mkdir: Permission denied.",
+        means="A container of Kasm (usually the database's) cannot write to its volume: the folder belongs to root.",
+        proof="The last line of its log: mkdir: Permission denied.",
         remedy="On the node, make the folder of the volume writable. fsGroup has no effect on hostPath volumes.",
         follows=("local_path_mode_wrong", *_NODES),
     ),
     _code(
         code="kasm_crashes",
-        means="A container of Kasm ends again and again, or an init container ends with an error.",
-        proof="Its exit code and its last words.",
+        means="A container of Kasm keeps crashing, or an init container ends with an error.",
+        proof="Its exit code and the last line of its log.",
         remedy="Read its log.",
     ),
     _code(
         code="kasm_probe_fails",
-        means="A part of Kasm runs and does not pass its probe, so its Service has no endpoint.",
+        means="A component of Kasm is running but does not pass its probe, so its Service has no endpoint.",
         proof="Event Unhealthy.",
         remedy="Read its log.",
     ),
     _code(
         code="kasm_service_missing",
-        means="An init container waits for a name that no Service has: it loops for ever, without an error.",
-        proof="What it waits for, against the Services of the namespace.",
+        means="An init container waits for a name that no Service has: it loops forever, without an error.",
+        proof="The host it waits for, compared with the Services of the namespace.",
         remedy="Correct the name (a value, a zone, another release), or create the Service.",
     ),
     _code(
         code="kasm_service_selects_nothing",
-        means="A Service of Kasm looks for labels that no pod has: whoever waits for it waits for ever.",
-        proof="Its selector, against the labels of the workloads.",
+        means="A Service of Kasm selects labels that no pod has, so pods that wait for it wait forever.",
+        proof="Its selector, compared with the labels of the workloads.",
         remedy="Give the Service the labels of its workload; helm upgrade does so too.",
     ),
     _code(
         code="kasm_service_port_wrong",
-        means="A Service of Kasm does not have the port that is waited for, or leads to a port on which nothing"
-        " listens.",
-        proof="The Service's ports, against the wait and the ports of its pods.",
+        means=(
+            "A Service of Kasm does not have the port that a pod waits for, or points to a port on which nothing "
+            "listens."
+        ),
+        proof="The Service's ports, compared with the wait and the ports of its pods.",
         remedy="Correct the port; helm upgrade does so too.",
     ),
     _code(
         code="kasm_service_silent",
-        means="A Service of Kasm has ready pods, and yet a wait for it goes on: network policy, DNS inside of the pod,"
-        " or a service mesh are in between.",
-        proof="How long the wait has run, and the Service's endpoints.",
+        means=(
+            "A Service of Kasm has ready pods, but a wait for it continues: a network policy, DNS in the pod, or a "
+            "service mesh may block it."
+        ),
+        proof="How long the wait has lasted, and the Service's endpoints.",
         remedy="Send the request from inside the waiting pod.",
     ),
     _code(
         code="kasm_outside_silent",
-        means="A pod of Kasm waits for a server outside of the cluster (an external database, mostly).",
-        proof="The host that it waits for is no Service of the cluster.",
-        remedy="Check whether that host runs, whether its name is right, and the firewall between.",
+        means="A pod of Kasm waits for a server outside the cluster (usually an external database).",
+        proof="The host that it waits for is not a Service of the cluster.",
+        remedy="Check whether that host is running, whether its name is right, and the firewall between.",
     ),
     _code(
         code="kasm_db_init_failed",
-        means="The Job that makes the database's tables has given up: API and manager wait for the tables for ever.",
+        means="The Job that creates the database's tables has given up: API and manager wait for the tables forever.",
         proof="The Job's condition Failed.",
-        remedy="Fix what it says, delete the Job, and run helm upgrade, which creates it again.",
+        remedy="Fix what its message says, delete the Job, and run helm upgrade, which creates it again.",
     ),
     _code(
         code="kasm_database_not_initialised",
-        means="The database answers, and what API and manager look for in it (a row in the table zones) cannot be read:"
-        " it has not been initialised, or its password is not the Secret's.",
-        proof="The wait goes on although the database is ready; the db-init Job.",
+        means=(
+            "The database responds, but API and manager cannot read what they wait for (a row in the table zones): "
+            "it has not been initialised, or its password differs from the Secret's."
+        ),
+        proof="The wait continues although the database is ready; the db-init Job.",
         remedy="Initialise an empty database. If the Secret is newer than its volume, restore the old password.",
     ),
     _code(
         code="kasm_start_stalled",
         severity=Severity.WARNING,
-        means="A pod of Kasm has been starting for minutes without a reason; or for ten minutes it has been at an"
-        " init container that does not say whom it waits for.",
-        proof="Its age, its state, and that there is no Event; how long the init container has run.",
+        means=(
+            "A pod of Kasm has been starting for minutes without a reported reason, or has spent ten "
+            "minutes in an init container whose command line does not name a host."
+        ),
+        proof="Its age, its state, and the absence of Events; how long the init container has run.",
         remedy="Read the Events of the pod and the log of its init container.",
         follows=_NODES,
     ),
@@ -197,11 +215,12 @@ _ALL = (
     *ROOTS,
     _code(
         code="kasm_pod_waiting",
-        means="A pod of Kasm is at an init container that waits for another pod. The same Init:1/5 is another"
-        " container"
-        " in another chart: go by its name.",
+        means=(
+            "A pod of Kasm is at an init container that waits for another pod. Init:1/5 is a "
+            "different container in each chart, so use the container's name."
+        ),
         proof="status.initContainerStatuses, and the init container's command line.",
-        remedy="Fix what it waits for: it goes on by itself.",
+        remedy="Fix what it waits for. It then continues automatically.",
         follows=("dns_down", *(root.code for root in ROOTS)),
     ),
 )

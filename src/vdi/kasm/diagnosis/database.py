@@ -33,7 +33,7 @@ def explain_tables(
         return explainer.explain(pods[0]), f"the Job {name} has not initialised it yet"
     if refused := job_refusal(kasm, name):
         return refused, f"the Job {name} has no pod"
-    return None, f"the Job {name} has not begun"
+    return None, f"the Job {name} has not started"
 
 
 def _failed(kasm: Installation, name: str, condition: Any) -> Link:
@@ -41,7 +41,7 @@ def _failed(kasm: Installation, name: str, condition: Any) -> Link:
     return link(
         "kasm_db_init_failed",
         f"job/{kasm.namespace}/{name}",
-        f"The Job {name}, which makes the database's tables, has given up: {why}.",
+        f"The Job {name}, which creates the database's tables, has given up: {why}.",
         evidence=[f"Failed: {condition.get('reason', '')}: {why}"],
         # Its pod is gone, and the log with it.
         remedy=Remedy(
@@ -59,12 +59,12 @@ def _no_job(kasm: Installation, container: KasmContainer, target: Target) -> Lin
     return link(
         "kasm_database_not_initialised",
         f"service/{kasm.namespace}/{target.host}",
-        f"The database {target.host} answers, but has had no table zones for {int(seconds)} s."
-        " There is no db-init Job that would create it.",
+        f"The database {target.host} responds, but has had no table zones for {int(seconds)} s. There is no db-init "
+        "Job that would create it.",
         evidence=[f"{container.name} waits for rows in zones", "no Job named ...db-init..."],
         remedy=Remedy(
-            f"Only where the database is new and empty, run helm upgrade of the release {kasm.release} with"
-            f" --reuse-values{value}. Else find out why its contents are gone, and restore the backup."
+            f"Only if the database is new and empty, run helm upgrade of the release {kasm.release} with "
+            f"--reuse-values{value}. Otherwise find out why its contents are missing, and restore the backup."
         ),
         is_starting=seconds < _PATIENCE,
     )
@@ -75,9 +75,9 @@ def _unreadable(kasm: Installation, pod: KasmPod, container: KasmContainer, targ
     return link(
         "kasm_database_not_initialised",
         f"service/{kasm.namespace}/{target.host}",
-        f"The Job {job} has initialised the database {target.host}, and {pod.name} still cannot read it after"
-        f" {int(seconds)} s: most likely the password in the Secret is not the database's (a new Secret"
-        " beside an old volume).",
+        f"The Job {job} has initialised the database {target.host}, but {pod.name} still cannot read it after "
+        f"{int(seconds)} s. Most likely the password in the Secret is not the database's (a new Secret with an old "
+        "volume).",
         evidence=[f"job/{job}: Complete", f"{container.name} waits for rows in zones"],
         remedy=Remedy.run(
             f"kubectl --namespace {kasm.namespace} exec {pod.name} --container {container.name} -- sh -c"

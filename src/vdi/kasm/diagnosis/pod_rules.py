@@ -64,7 +64,7 @@ def _lost(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
         return None
     return PodProblem(
         "kasm_on_lost_node",
-        f"{pod.name} is on the node {pod.node}, which {'does not answer' if node else 'is gone'}.",
+        f"{pod.name} is on the node {pod.node}, which {'does not respond' if node else 'no longer exists'}.",
         (f"spec.nodeName: {pod.node}",),
         Remedy.run(f"kubectl describe node {pod.node}"),
         (f"node/{pod.node}",),
@@ -82,11 +82,11 @@ def _unscheduled(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
         return PodProblem("", f"{pod.name} waits for its volume.", claim=pod.claims[0])
     age = pod.snapshot.age(condition.get("lastTransitionTime")) if condition else pod.age
     if age < _PATIENCE:
-        return PodProblem("", f"{pod.name} looks for a node.")
+        return PodProblem("", f"{pod.name} waits for a node.")
     if condition.get("status") != "False":
         return PodProblem(
             "kasm_unschedulable",
-            f"No scheduler has looked at {pod.name} for {int(age)} s.",
+            f"No scheduler has processed {pod.name} for {int(age)} s.",
             ("no condition PodScheduled",),
             Remedy.run("kubectl --namespace kube-system get pods"),
         )
@@ -126,8 +126,8 @@ def _image_remedy(pod: KasmPod, container: KasmContainer) -> str:
     step = component.step(container.name) if component and container.is_init else None
     if step is not None and step.image == container.image:
         return (
-            f"In this chart no value changes the image {container.image} of {container.name}: mirror it under that"
-            " name where the nodes pull from, or give the nodes a way to docker.io."
+            f"This chart has no value to change the image {container.image} of {container.name}: mirror it under "
+            "that name in the registry of the nodes, or give the nodes access to docker.io."
         )
     return f"Correct the image of {container.name} in the values and run helm upgrade."
 
@@ -149,7 +149,7 @@ def _reference(pod: KasmPod, container: KasmContainer | None) -> PodProblem | No
     who = f"The {whose(container)} of {pod.name}" if container and reason == "CreateContainerConfigError" else pod.name
     return PodProblem(
         "kasm_reference_missing",
-        f"{who} needs {missing}, which is not there." if kind else f"{who} cannot be set up: {missing}",
+        f"{who} needs {missing}, which does not exist." if kind else f"{who} cannot be created: {missing}",
         (
             f"{container.name}: {reason}" if container and reason else "",
             f"{event.reason}: {event.note}" if event else text,
@@ -170,7 +170,7 @@ def _supply(pod: KasmPod, kind: str, name: str, key: str, text: str) -> Remedy:
     else:
         command = f"create secret generic {name} --from-file files"
     return Remedy(
-        "Run helm upgrade if it belongs to the chart; else supply it yourself.",
+        "Run helm upgrade if it belongs to the chart; otherwise create it yourself.",
         (f"kubectl --namespace {pod.namespace} {command}",),
     )
 
@@ -198,7 +198,7 @@ def _memory_out(pod: KasmPod, container: KasmContainer | None) -> PodProblem | N
     limit = ((container.spec.get("resources") or {}).get("limits") or {}).get("memory", "none set")
     return PodProblem(
         "kasm_out_of_memory",
-        f"The {whose(container)} of {pod.name} used more memory than it may have (limit: {limit}) and was stopped.",
+        f"The {whose(container)} of {pod.name} used more memory than its limit ({limit}) and was stopped.",
         (f"{container.name}: OOMKilled, restarts: {container.restarts}", f"limits.memory: {limit}"),
         Remedy(f"Raise the memory limit of {_component_words(pod)} in the values and run helm upgrade."),
     )
@@ -209,7 +209,7 @@ def _crash(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
     if container is None or ended is None or not (container.is_crashing or container.restarts >= 3):
         return None
     words = pod.log(container)
-    last = f" Its last words: {words[-1].strip()[:200]}" if words else ""
+    last = f" Last log line: {words[-1].strip()[:200]}" if words else ""
     return PodProblem(
         "kasm_crashes",
         f"The {whose(container)} of {pod.name} ended with exit code {ended.get('exitCode')}"
@@ -238,7 +238,7 @@ def _not_writable(pod: KasmPod, container: KasmContainer | None) -> PodProblem |
     path = (spec.get("hostPath") or spec.get("local") or {}).get("path")
     return PodProblem(
         "kasm_volume_not_writable",
-        f"The {whose(container)} of {pod.name} may not write to its volume {pod.claims[0]}.",
+        f"The {whose(container)} of {pod.name} cannot write to its volume {pod.claims[0]}.",
         (f"{container.name}: exit code {(container.ended or {}).get('exitCode')}", f"log: {words.strip()}"),
         Remedy(f"On the node {pod.node}, make the folder of the volume writable.", (f"chmod -R a+rwX {path}",))
         if path
@@ -263,7 +263,7 @@ def _unmounted(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
     if event := pod.newest("FailedCreatePodSandBox"):
         return PodProblem(
             "kasm_network_broken",
-            f"The node {pod.node} cannot set {pod.name} up: {first_line(event.note)}",
+            f"The node {pod.node} cannot set up {pod.name}: {first_line(event.note)}",
             (f"{event.reason}: {event.note}",),
             Remedy(
                 "Describe the node; on the node itself, read the journal.",
@@ -298,8 +298,8 @@ def _probe_fails(pod: KasmPod, container: KasmContainer | None) -> PodProblem | 
     words = pod.log(container)
     return PodProblem(
         "kasm_probe_fails",
-        f"The {whose(container)} of {pod.name} has run for {int(seconds)} s and does not pass its probe:"
-        f" {first_line(event.note)}",
+        f"The {whose(container)} of {pod.name} has run for {int(seconds)} s but does not pass its probe: "
+        f"{first_line(event.note)}",
         (f"Unhealthy: {event.note.strip()}", *(f"log: {word}" for word in words)),
         Remedy.run(f"kubectl --namespace {pod.namespace} logs {pod.name} --container {container.name}"),
     )
@@ -308,12 +308,12 @@ def _probe_fails(pod: KasmPod, container: KasmContainer | None) -> PodProblem | 
 def _on_its_way(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
     if container is not None and container.is_init and container.running_since:
         return PodProblem("", f"The {whose(container)} of {pod.name} runs.")
-    doing = "is getting ready" if _is_preparing(container) else "runs and does not answer yet"
+    doing = "is starting" if _is_preparing(container) else "is running but does not respond yet"
     if pod.age > _STALLED:
         return PodProblem(
             "kasm_start_stalled",
-            f"{pod.name} {doing}, for {int(pod.age)} s now, and no Event says why.",
-            (f"state: {pod.state}, no Event that says more",),
+            f"{pod.name} {doing}, for {int(pod.age)} s now, and no Event has a reason.",
+            (f"state: {pod.state}, no Event with a reason",),
             describe(pod),
             (f"node/{pod.node}",),
         )

@@ -25,17 +25,17 @@ def explain_service(explainer: Explainer, pod: KasmPod, container: KasmContainer
     kasm = explainer.kasm
     name = _service_name(kasm, target.host)
     if name is None:
-        return _outside(kasm, pod, target), "that host is outside of the cluster"
+        return _outside(kasm, pod, target), "that host is outside the cluster"
     service = kasm.services.get(name)
     if service is None:
-        return _missing(kasm, pod, container, target, name), "there is no Service of that name"
+        return _missing(kasm, pod, container, target, name), "there is no Service with that name"
     if problem := _wrong_port(kasm, service, target.port):
-        return problem, "that Service does not lead there"
+        return problem, "that Service does not point to it"
     total, ready = kasm.endpoints(name)
     if not ready:
         return _behind(explainer, service, total)
     if dns := _dns(kasm):
-        return dns, "the cluster's DNS does not answer"
+        return dns, "the cluster's DNS does not respond"
     if target.is_tables:
         return explain_tables(explainer, pod, container, target)
     return _silent(kasm, pod, container, target, ready)
@@ -52,8 +52,8 @@ def _outside(kasm: Installation, pod: KasmPod, target: Target) -> Link:
     return link(
         "kasm_outside_silent",
         f"host/{target.host}",
-        f"{pod.name} waits for {target.host}:{target.port}, which is no Service of {kasm.namespace}: it does"
-        " not answer.",
+        f"{pod.name} waits for {target.host}:{target.port}, which is not a Service of {kasm.namespace} and does not "
+        "respond.",
         evidence=[f"pod/{pod.name} waits for {target.scheme}://{target.host}:{target.port}"],
         remedy=Remedy.run(
             f"kubectl --namespace {kasm.namespace} run ask --rm -it --restart Never --image docker.io/library/busybox"
@@ -72,16 +72,15 @@ def _missing(kasm: Installation, pod: KasmPod, container: KasmContainer, target:
     return link(
         "kasm_service_missing",
         f"service/{kasm.namespace}/{name}",
-        f"There is no Service {name} in the namespace {kasm.namespace}, and init container {container.name} of"
-        f" {pod.name} waits"
-        f" for it.{f' There is {near[0]}.' if near else ''}",
+        f"There is no Service {name} in the namespace {kasm.namespace}, but init container {container.name} of "
+        f"{pod.name} waits for it.{f' There is {near[0]}.' if near else ''}",
         evidence=[
             f"pod/{pod.name}: {container.name} waits for {target.scheme}://{target.host}:{target.port}",
             f"Services: {', '.join(sorted(kasm.services)) or 'none'}",
         ],
         remedy=Remedy(
-            f"Run helm upgrade of the release {kasm.release}, which creates the chart's Services again; a name that"
-            " the values give is corrected there."
+            f"Run helm upgrade of the release {kasm.release}, which creates the chart's Services again. If the name "
+            "comes from the values, correct it there."
         ),
     )
 
@@ -98,7 +97,7 @@ def _wrong_port(kasm: Installation, service: Any, awaited: int) -> Link | None:
         return _port_link(
             kasm,
             service,
-            f"The Service {name} has no port {awaited}, which is waited for; it has: {there}.",
+            f"The Service {name} has no port {awaited}, which a pod waits for; it has: {there}.",
             f"spec.ports: {there}",
         )
     for number, target, declared in _undeclared_targets(kasm, service):
@@ -107,8 +106,8 @@ def _wrong_port(kasm: Installation, service: Any, awaited: int) -> Link | None:
             return _port_link(
                 kasm,
                 service,
-                f"The Service {name} sends port {number} to {target}, on which none of its pods listens; they declare:"
-                f" {declared}.",
+                f"The Service {name} sends port {number} to {target}, on which none of its pods listens; declared "
+                f"ports: {declared}.",
                 f"spec.ports: port {number}, targetPort {target}",
                 f"containers' ports: {declared}",
             )
@@ -159,13 +158,13 @@ def _behind(explainer: Explainer, service: Any, total: int) -> Answer:
         explained = [explainer.explain(one) for one in unready]
         worst = min(explained, key=lambda one: one.is_starting)
         who = f"{unready[0].name}, which is" if len(unready) == 1 else f"its {len(unready)} pods, none of which is"
-        return worst, f"the Service {name} leads to {who} not ready"
+        return worst, f"the Service {name} points to {who} not ready"
     workloads = kasm.workloads_selected_by(selector)
     if pods:
-        return None, f"its pods ({max(total, len(pods))}) are just getting into the Service {name}"
+        return None, f"its pods ({max(total, len(pods))}) are just being added to the Service {name}"
     if workloads:
         return explain_workload(kasm, workloads[0], awaited=True), f"{workloads[0].name} has no pod"
-    return _selects_nothing(kasm, service), "that Service chooses no pod"
+    return _selects_nothing(kasm, service), "that Service selects no pod"
 
 
 def _selects_nothing(kasm: Installation, service: Any) -> Link:
@@ -188,8 +187,8 @@ def _selects_nothing(kasm: Installation, service: Any) -> Link:
     return link(
         "kasm_service_selects_nothing",
         f"service/{kasm.namespace}/{name}",
-        f"The Service {name} looks for pods with {selector_text}, which no part of Kasm has"
-        f"{f'; {nearest.name} is probably meant' if nearest else ''}.",
+        f"The Service {name} selects pods with {selector_text}, which no component of Kasm "
+        f"has{f'; {nearest.name} is probably meant' if nearest else ''}.",
         evidence=evidence,
         remedy=remedy,
     )
@@ -210,18 +209,19 @@ def _silent(kasm: Installation, pod: KasmPod, container: KasmContainer, target: 
             problem = _port_link(
                 kasm,
                 service,
-                f"The Service {target.host} sends port {number} to {port}, which none of its pods declares; they"
-                f" declare: {declared}. {container.name} of {pod.name} has got no answer there for {int(seconds)} s.",
+                f"The Service {target.host} sends port {number} to {port}, which none of its pods declares; "
+                f"declared ports: {declared}. {container.name} of {pod.name} has received no response there for "
+                f"{int(seconds)} s.",
                 f"spec.ports: port {number}, targetPort {port}",
                 f"containers' ports: {declared}",
             )
-            return problem, "that Service does not lead there"
+            return problem, "that Service does not point to it"
     return (
         link(
             "kasm_service_silent",
             f"service/{kasm.namespace}/{target.host}",
-            f"The Service {target.host} has {ready} ready pods, but has not answered {pod.name} for"
-            f" {int(seconds)} s (init container {container.name}).",
+            f"The Service {target.host} has {ready} ready pods, but has not responded to {pod.name} for "
+            f"{int(seconds)} s (init container {container.name}).",
             evidence=[f"endpoints ready: {ready}", *(f"log: {one}" for one in pod.log(container))],
             remedy=Remedy.run(
                 f"kubectl --namespace {kasm.namespace} exec {pod.name} --container {container.name} -- curl -v"
@@ -230,7 +230,7 @@ def _silent(kasm: Installation, pod: KasmPod, container: KasmContainer, target: 
             ),
             related_objects=[f"pod/{kasm.namespace}/{pod.name}"],
         ),
-        "it gets no answer though pods are ready",
+        "it gets no response although pods are ready",
     )
 
 

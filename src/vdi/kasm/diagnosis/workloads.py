@@ -32,7 +32,8 @@ def explain_workload(kasm: Installation, workload: Workload, *, awaited: bool) -
     return link(
         "kasm_pods_missing",
         workload.object,
-        f"{workload.name} should have {workload.desired} pods, has had none for {int(age)} s, and no Event says why.",
+        f"{workload.name} should have {workload.desired} pods, but has had none for {int(age)} s, and no Event has "
+        "a reason.",
         evidence=[f"spec.replicas: {workload.desired}, pods: 0"],
         remedy=Remedy.run(f"kubectl --namespace {kasm.namespace} describe {workload.kind} {workload.name}"),
         is_starting=age < _PATIENCE,
@@ -73,10 +74,10 @@ def _refused(kasm: Installation, where: str, name: str, words: str) -> Link:
     return link(
         "kasm_pods_refused",
         where,
-        f"The API server does not take the pods of {name}: {first_line(reason)}",
+        f"The API server refuses the pods of {name}: {first_line(reason)}",
         evidence=[f"FailedCreate: {words}"],
         remedy=Remedy(
-            "Correct what it names.",
+            "Correct what the message names.",
             (f"kubectl --namespace {kasm.namespace} get resourcequota,limitrange,serviceaccount",),
         ),
     )

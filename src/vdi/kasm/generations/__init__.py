@@ -61,7 +61,7 @@ def parse_version(text: str) -> Version:
     """`1.1190.6` or `1.16.0-develop` as numbers. Raises ValueError with the text and what is allowed."""
     match = _NUMBERS.match(text.strip())
     if match is None:
-        raise ValueError(f"{text!r} is not a version; allowed are numbers such as 1.1190.6 or 1.17.0")
+        raise ValueError(f"{text!r} is not a version; allowed: numbers such as 1.1190.6 or 1.17.0")
     return tuple(int(number) for number in match[1].split("."))
 
 
@@ -80,7 +80,7 @@ def by_letter(letter: str) -> Generation:
         if letter.upper() == generation.letter or letter == generation.chart:
             return generation
     allowed = ", ".join(f"{each.letter} ({each.chart}, {each.kasm})" for each in ALL)
-    raise ValueError(f"{letter!r} is no generation of Kasm's chart; allowed: {allowed}")
+    raise ValueError(f"{letter!r} is not a generation of Kasm's chart; allowed: {allowed}")
 
 
 def of_chart(name: str, version: str) -> Generation | None:

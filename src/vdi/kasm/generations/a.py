@@ -120,26 +120,28 @@ def _wait(
     return InitContainer(name, what, key, port=port, path=path, only_when=only_when, image=_CURL)
 
 
-def _perms(name: str, only_when: str = _HARDENED, what: str = "hands its folders over to uid 1000") -> InitContainer:
+def _perms(
+    name: str, only_when: str = _HARDENED, what: str = ("changes the owner of its folders to uid 1000")
+) -> InitContainer:
     return InitContainer(name, what, only_when=only_when, as_root=True, image=_BUSYBOX)
 
 
-_API_WAIT = _wait("kasm-api-is-ready", "waits until the API answers", "api", 8080, "/api/__healthcheck")
+_API_WAIT = _wait("kasm-api-is-ready", "waits until the API responds", "api", 8080, "/api/__healthcheck")
 _PROXY_STEPS = (
-    _perms("proxy-data-perms", what="hands the nginx folders over to uid 1000"),
+    _perms("proxy-data-perms", what="changes the owner of the nginx folders to uid 1000"),
     _API_WAIT,
-    _wait("kasm-manager-is-ready", "waits until the manager answers", "manager", 8181),
+    _wait("kasm-manager-is-ready", "waits until the manager responds", "manager", 8181),
     _wait(
         "kasm-share-is-ready",
-        "waits until the share service answers",
+        "waits until the share service responds",
         "share",
         8182,
         only_when=f"{_DEPLOY}.kasmShare.deploy",
     ),
-    _wait("kasm-guac-is-ready", "waits until guac answers", "guac", 3000, only_when=f"{_DEPLOY}.kasmGuac.deploy"),
+    _wait("kasm-guac-is-ready", "waits until guac responds", "guac", 3000, only_when=f"{_DEPLOY}.kasmGuac.deploy"),
     _wait(
         "rdp-gateway-is-ready",
-        "waits until the RDP gateway answers",
+        "waits until the RDP gateway responds",
         "rdp-gateway",
         5555,
         only_when=f"{_DEPLOY}.rdpGateway.deploy",
@@ -197,7 +199,9 @@ def _components(sizes: Mapping[str, _Sizing], versions: VersionRange) -> Iterato
         health=Health(8080, "/api/__healthcheck"),
     )
     yield workload("manager", "kasmManager", "kasm-manager", 8181, steps=(_API_WAIT,), optional=False)
-    redis_wait = InitContainer("redis-is-ready", "waits until Redis answers PONG", "redis", port=6379, image=_REDIS)
+    redis_wait = InitContainer(
+        "redis-is-ready", "waits until Redis responds with PONG", "redis", port=6379, image=_REDIS
+    )
     yield workload("share", "kasmShare", "kasm-share", 8182, steps=(redis_wait, _API_WAIT))
     yield workload(
         "guac",
@@ -233,7 +237,7 @@ def _components(sizes: Mapping[str, _Sizing], versions: VersionRange) -> Iterato
         service="db",
         ports=(5432,),
         health=Health(what="psql -d kasm -U kasmapp -c 'SELECT 1' in the container"),
-        init_containers=(_perms("db-data-perms", only_when="", what="hands the data folder over to uid 70"),),
+        init_containers=(_perms("db-data-perms", only_when="", what="changes the owner of the data folder to uid 70"),),
         containers=(Container("kasm-db-container", sizes["db"].resources, f"{_DEPLOY}.db.resources"),),
         replicas=sizes["db"].replicas,
         claim_gib=8,
@@ -254,7 +258,7 @@ _INIT_JOB = Component(
     kind="Job",
     name="kasm-db-init-job",
     labels={"app.kubernetes.io/name": "kasm-db-init"},
-    init_containers=(InitContainer("db-is-ready", "waits until the database takes connections", "db", port=5432),),
+    init_containers=(InitContainer("db-is-ready", "waits until the database accepts connections", "db", port=5432),),
     may_be_absent=True,
 )
 
@@ -289,28 +293,28 @@ A = Generation(
     known_issues=(
         KnownIssue(
             "kasm_a_ingress_class",
-            "the Ingress is always made, and neither its class nor its annotations can be set",
-            "let the cluster's default IngressClass serve it, or move to chart 1.16.1 or newer, which has"
-            " global.ingressClassName",
+            "the Ingress is always created, and neither its class nor its annotations can be set",
+            "use the cluster's default IngressClass, or move to chart 1.16.1 or newer, which has "
+            "global.ingressClassName",
             _FIRST,
         ),
         KnownIssue(
             "kasm_a_ingress_always",
-            "the Ingress is always made: it cannot be switched off",
-            "let the cluster's Traefik serve it, or move to generation B",
+            "the Ingress is always created and cannot be turned off",
+            "use the cluster's Traefik, or move to generation B",
             VersionRange(since=(1, 16, 1)),
         ),
         KnownIssue(
             "kasm_root_init_container",
-            "init containers run as root: rdp-gateway-tmp-perms and db-data-perms always, others with"
-            " kasmApp.applyHardening, which is on unless it is switched off",
+            "init containers run as root: rdp-gateway-tmp-perms and db-data-perms always, others with "
+            "kasmApp.applyHardening, which is on by default",
             "run the namespace at Pod Security baseline, not restricted",
         ),
         KnownIssue(
             "kasm_extra_image",
-            f"init containers use images beside Kasm's own, whose names no value changes: {_CURL} (waits), {_BUSYBOX}"
-            f" (root steps), {_REDIS} (wait for Redis)",
-            "mirror them under these names where the cluster has no way out",
+            f"init containers use images in addition to Kasm's own, and no value changes their names: {_CURL} "
+            f"(waits), {_BUSYBOX} (root steps), {_REDIS} (wait for Redis)",
+            "mirror them under these names if the cluster has no internet access",
         ),
     ),
     secrets="kasm-secrets",

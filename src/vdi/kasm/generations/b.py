@@ -48,10 +48,12 @@ def _wait(
     return InitContainer(name, what, key, port=port, path=path, only_when=only_when, resources=_WAIT)
 
 
-_API_WAIT = _wait("kasm-api-is-ready", "waits until the API answers", "api", 8080, "/api/__healthcheck")
+_API_WAIT = _wait("kasm-api-is-ready", "waits until the API responds", "api", 8080, "/api/__healthcheck")
 
 
-def _perms(name: str, only_when: str = _SECURED, what: str = "hands its folders over to uid 1000") -> InitContainer:
+def _perms(
+    name: str, only_when: str = _SECURED, what: str = ("changes the owner of its folders to uid 1000")
+) -> InitContainer:
     return InitContainer(name, what, only_when=only_when, as_root=True)
 
 
@@ -98,13 +100,13 @@ _COMPONENTS = (
         "proxy",
         8080,
         steps=(
-            _perms("{release}-proxy-data-perms", what="hands the nginx folders over to uid 1000"),
+            _perms("{release}-proxy-data-perms", what="changes the owner of the nginx folders to uid 1000"),
             _API_WAIT,
-            _wait("kasm-manager-{zone}-is-ready", "waits until the manager of its zone answers", "manager", 8181),
-            _wait("kasm-guac-is-ready", "waits until guac answers", "guac", 3000, only_when="components.guac.enabled"),
+            _wait("kasm-manager-{zone}-is-ready", "waits until the manager of its zone responds", "manager", 8181),
+            _wait("kasm-guac-is-ready", "waits until guac responds", "guac", 3000, only_when="components.guac.enabled"),
             _wait(
                 "kasm-rdp-gateway-is-ready",
-                "waits until the RDP gateway answers",
+                "waits until the RDP gateway responds",
                 "rdp-gateway",
                 5555,
                 only_when="components.rdpGateway.enabled",
@@ -171,7 +173,7 @@ _COMPONENTS = (
         "share",
         "share",
         8182,
-        steps=(InitContainer("redis-is-ready", "waits until Redis answers PONG", "redis", port=6379), _API_WAIT),
+        steps=(InitContainer("redis-is-ready", "waits until Redis responds with PONG", "redis", port=6379), _API_WAIT),
         resources=_SIDE,
         replicas=_FEW,
         switch="components.share.enabled",
@@ -196,7 +198,9 @@ _COMPONENTS = (
         service="kasm-db",
         ports=(5432,),
         health=Health(what="psql -d kasm -U kasmapp -c 'SELECT 1' in the container"),
-        init_containers=(_perms("{release}-db-data-perms", only_when="", what="hands the data folder over to uid 70"),),
+        init_containers=(
+            _perms("{release}-db-data-perms", only_when="", what=("changes the owner of the data folder to uid 70")),
+        ),
         containers=(Container("{release}-db-container", _DATABASE, "database.resources"),),
         replicas=_ONE,
         switch="!database.standalone",
@@ -207,7 +211,9 @@ _COMPONENTS = (
         kind="Job",
         name="{release}-db-init-job",
         labels={"app.kubernetes.io/component": "db-init"},
-        init_containers=(InitContainer("db-is-ready", "waits until the database takes connections", "db", port=5432),),
+        init_containers=(
+            InitContainer("db-is-ready", "waits until the database accepts connections", "db", port=5432),
+        ),
         switch="dbManagement.initialize",
         may_be_absent=True,
     ),
@@ -252,8 +258,8 @@ B = Generation(
     known_issues=(
         KnownIssue(
             "kasm_root_init_container",
-            "init containers run as root: rdp-gw-tmp-perms and db-data-perms always, others with applySecurity, which"
-            " is on unless it is switched off",
+            "init containers run as root: rdp-gw-tmp-perms and db-data-perms always, others with applySecurity, "
+            "which is on by default",
             "run the namespace at Pod Security baseline, not restricted",
         ),
     ),

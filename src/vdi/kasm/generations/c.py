@@ -60,10 +60,10 @@ _DB_WAIT = Resources("500m", "512Mi", "500m", "1Gi")
 """The API's small preset, whatever the size and whatever `components.api.resources` says."""
 _CONF = Resources("100m", "64Mi", "100m", "64Mi")
 
-_CA = InitContainer("trusted-ca-init", "builds the store of trusted certificates", only_when=_TRUSTED)
+_CA = InitContainer("trusted-ca-init", "creates the store of trusted certificates", only_when=_TRUSTED)
 _API_WAIT = InitContainer(
     "{release}-api-is-ready",
-    "waits until the API of its zone answers",
+    "waits until the API of its zone responds",
     "api",
     port=8080,
     path="/api/__healthcheck",
@@ -72,7 +72,7 @@ _API_WAIT = InitContainer(
 _GATEWAY_WAITS = (
     InitContainer(
         "{release}-api-is-ready",
-        "waits until the API answers through the proxy of its zone",
+        "waits until the API responds through the proxy of its zone",
         "proxy",
         port=8080,
         path="/api/__healthcheck",
@@ -118,7 +118,7 @@ _PROXY_COMPONENT = _component(
         _API_WAIT,
         InitContainer(
             "{release}-manager-is-ready",
-            "waits until the manager of its zone answers",
+            "waits until the manager of its zone responds",
             "manager",
             port=8181,
             path="/__healthcheck",
@@ -126,7 +126,7 @@ _PROXY_COMPONENT = _component(
         ),
         InitContainer(
             "{release}-guac-is-ready",
-            "waits until guac answers",
+            "waits until guac responds",
             "guac",
             port=9000,
             path="/guac/__healthcheck",
@@ -136,7 +136,7 @@ _PROXY_COMPONENT = _component(
         ),
         InitContainer(
             "{release}-rdp-gateway-is-ready",
-            "waits until the RDP gateway answers",
+            "waits until the RDP gateway responds",
             "rdp-gateway",
             port=9001,
             path="/__healthcheck",
@@ -265,7 +265,7 @@ _DB_INIT_COMPONENT = _component(
         InitContainer(
             "prepare-db-preseed", "prepares the first contents of the database", only_when="kasmConfig.generatePreseed"
         ),
-        InitContainer("db-is-ready", "waits until the database takes connections", "db", port=5432),
+        InitContainer("db-is-ready", "waits until the database accepts connections", "db", port=5432),
     ),
     switch="dbManagement.initialize",
     may_be_absent=True,
@@ -335,7 +335,7 @@ C = Generation(
     known_issues=(
         KnownIssue(
             "kasm_proxy_waits_for_gateways",
-            "the proxy waits for guac and the RDP gateway too: while one of them is down, Kasm as a whole is",
+            "the proxy also waits for guac and the RDP gateway: while one of them is down, Kasm is unavailable",
             "install 1.1190.1 or newer",
             _FIRST,
         ),

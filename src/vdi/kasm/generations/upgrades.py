@@ -77,13 +77,13 @@ def _order(upgrade: Upgrade) -> Iterator[str]:
     if after.generation is before.generation:
         if after.version < before.version:
             yield (
-                f"{upgrade.release} is {before.words}, and {after.words} is older: the database does not go back."
-                f" To undo an upgrade: helm rollback {upgrade.release} -n {upgrade.namespace}"
+                f"{upgrade.release} is {before.words}, and {after.words} is older: the database cannot be "
+                f"downgraded. To undo an upgrade: helm rollback {upgrade.release} -n {upgrade.namespace}"
             )
         return
     following = successor(before.generation)
     if following is None or ALL.index(after.generation) < ALL.index(before.generation):
-        yield f"{upgrade.release} is {before.words}; there is no way back to {after.words}."
+        yield f"{upgrade.release} is {before.words}; it cannot be downgraded to {after.words}."
     elif following is not after.generation:
         yield (
             f"from {before.words} there is no direct way to {after.words}: upgrade to {following.chart}"
@@ -100,10 +100,10 @@ def _erased(upgrade: Upgrade) -> Iterator[str]:
     if after.get("dbManagement.initialize", default=True) is not False or not after.get("dbManagement.upgrade.enable"):
         versions = f"Kasm {upgrade.before.app_version} -> {after.app_version}"
         yield (
-            f"This upgrade would erase the database: StatefulSet {names} is replaced ({versions}), and an empty one is"
-            " initialised in its place. In the values write"
-            " dbManagement.initialize: false and dbManagement.upgrade.enable: true - the chart then dumps the database"
-            " before the change and restores it afterwards - and database.storage.retentionPolicy.whenDeleted: Retain"
+            f"This upgrade would erase the database: StatefulSet {names} is replaced ({versions}), and an empty one "
+            "is initialised in its place. In the values set dbManagement.initialize: false and "
+            "dbManagement.upgrade.enable: true - the chart then dumps the database before the change and restores "
+            "it afterwards - and database.storage.retentionPolicy.whenDeleted: Retain"
         )
 
 
@@ -113,9 +113,9 @@ def _deleted(upgrade: Upgrade) -> Iterator[str]:
         if each.when_deleted == "Delete":
             patch = '{"spec":{"persistentVolumeClaimRetentionPolicy":{"whenDeleted":"Retain"}}}'
             yield (
-                f"The volume of StatefulSet {each.statefulset} would be deleted with it (whenDeleted is Delete): the"
-                f" only copy of the data but for the dump. Keep it: kubectl -n {upgrade.namespace} patch"
-                f" statefulset {each.statefulset} --type merge -p '{patch}'"
+                f"The volume of StatefulSet {each.statefulset} would be deleted with it (whenDeleted is Delete), "
+                f"and the dump would be the only copy of the data. Keep the volume: kubectl -n {upgrade.namespace} "
+                f"patch statefulset {each.statefulset} --type merge -p '{patch}'"
             )
 
 
@@ -125,11 +125,13 @@ def notes(upgrade: Upgrade) -> tuple[str, ...]:
     before, after = upgrade.before, upgrade.after
     if after.external and before.generation.postgres_major != after.generation.postgres_major:
         found.append(
-            f"The database is yours: it must be PostgreSQL {after.generation.postgres_major} by now (it was"
-            f" {before.generation.postgres_major}); pods wait until it is."
+            f"The database is external: it must be PostgreSQL {after.generation.postgres_major} now (it was "
+            f"{before.generation.postgres_major}); pods wait until it is."
         )
     if not upgrade.replaced and not after.external and after.get("dbManagement.initialize", default=True) is not False:
-        found.append("dbManagement.initialize is on: the db-init Job may never end, since the database is initialised.")
+        found.append(
+            "dbManagement.initialize is on: the db-init Job may never end, because the database is already initialised."
+        )
     if before.generation is not after.generation:
-        found.append("Workloads get other names: Kasm is away until the new ones are up.")
+        found.append("Workloads are renamed: Kasm is not available until the new ones are running.")
     return tuple(found)

@@ -57,10 +57,12 @@ async def read_chart(helm: Helm, source: str, more: tuple[str, ...]) -> KasmChar
     generation = of_chart(name, version)
     if generation is None or name != generation.chart:
         allowed = ", ".join(f"{each.chart} from {_text(each.oldest)} on" for each in ALL)
-        raise KasmRefusedError(f"chart {source} is {name!r} {version}, which is not one of Kasm's; allowed: {allowed}")
+        raise KasmRefusedError(
+            f"chart {source} is {name!r} {version}, which is not one of Kasm's charts; allowed: {allowed}"
+        )
     if helm.version[: len(generation.minimum_helm)] < generation.minimum_helm:
         least = _text(generation.minimum_helm)
-        raise KasmRefusedError(f"chart {name} needs Helm {least} or newer; here is {helm.words}")
+        raise KasmRefusedError(f"chart {name} needs Helm {least} or newer; installed is {helm.words}")
     values = await run_helm(helm, ["show", "values", source, *more])
     return KasmChart(
         source, more, generation, parse_version(version), str(meta.get("appVersion", "")), _mapping(values.stdout)

@@ -81,28 +81,29 @@ async def plan_install(run: Running, chart: KasmChart, values: dict[str, Any]) -
         raise KasmRefusedError(_pending(run, revisions[0]))
     if (there := deployed(revisions)) is not None:
         raise KasmRefusedError(
-            f"release {run.release} is in namespace {run.place.namespace} already ({there.chart_words}):"
-            f" vdi kasm upgrade --namespace {run.place.namespace}, or another --release"
+            f"release {run.release} already exists in namespace {run.place.namespace} ({there.chart_words}): vdi "
+            f"kasm upgrade --namespace {run.place.namespace}, or another --release"
         )
     claims = await _database_claims(run, chart.generation)
     name = passwords_secret(chart.generation, run.release, values)
     passwords = await read_passwords(run.client, run.place.namespace, name) if claims else {}
     if passwords is None:
         raise KasmRefusedError(
-            f"the volume of an earlier database is there (PersistentVolumeClaim {', '.join(claims)}), and Secret {name}"
-            " with its password is not: the chart would make one that does not open it. Bring the Secret back, or"
-            f" delete the volume with all data: kubectl -n {run.place.namespace} delete pvc {' '.join(claims)}"
+            f"the volume of an earlier database exists (PersistentVolumeClaim {', '.join(claims)}), but Secret "
+            f"{name} with its password does not: the chart would create one with another password. Restore the "
+            f"Secret, or delete the volume with all data: kubectl -n {run.place.namespace} delete pvc "
+            f"{' '.join(claims)}"
         )
     replaced = chart.generation.new_passwords.items()
     if other := [path for path, key in replaced if key in passwords and value_at(values, path) != passwords[key]]:
         raise KasmRefusedError(
-            f"the volume of an earlier database is there (PersistentVolumeClaim {', '.join(claims)}), and this chart"
-            f" makes new passwords at every installation, which do not open it. Take {', '.join(other)} from Secret"
-            f" {name} and name that file last (-f passwords.yaml):"
-            f" {take_passwords(chart.generation, run.place.namespace, name)}"
+            f"the volume of an earlier database exists (PersistentVolumeClaim {', '.join(claims)}), but this chart "
+            f"creates new passwords at every installation, which do not match it. Take {', '.join(other)} from "
+            f"Secret {name} and name that file last (-f passwords.yaml): "
+            f"{take_passwords(chart.generation, run.place.namespace, name)}"
         )
     if claims:
-        warnings = (*warnings, f"the database of an earlier installation is found again: {', '.join(claims)}")
+        warnings = (*warnings, f"the database of an earlier installation will be used again: {', '.join(claims)}")
     return Plan(chart, values, warnings)
 
 
@@ -144,8 +145,8 @@ async def installed_generation(run: Running) -> Generation:
 def _in_place(run: Running, revision: Revision | None) -> Revision:
     if revision is None:
         raise KasmRefusedError(
-            f"there is no release {run.release} in namespace {run.place.namespace} to upgrade:"
-            f" vdi kasm install --namespace {run.place.namespace}"
+            f"there is no release {run.release} in namespace {run.place.namespace} to upgrade: vdi kasm install "
+            f"--namespace {run.place.namespace}"
         )
     return revision
 
@@ -164,9 +165,9 @@ async def save_database(run: Running, plan: Plan, kubectl: Kubectl, file: Path) 
         return None
     check_free(file)
     began = monotonic()
-    run.view.waiting("the database is dumped, and the dump is read back")
+    run.view.waiting("the database is being dumped, and the dump is verified")
     done = await back_up(run.client, kubectl, generation_of_release(plan.before), run.release, file)
-    run.view.stage(f"database saved to {done.file} ({done.size:,} bytes, read back)", monotonic() - began)
+    run.view.stage(f"database saved to {done.file} ({done.size:,} bytes, verified)", monotonic() - began)
     return done
 
 
@@ -198,13 +199,13 @@ def state_left(run: Running, after: list[Revision]) -> str:
     if after and after[0].status in PENDING:
         return _pending(run, after[0])
     if good is not None:
-        return f"Revision {good.version} of {run.release} is in place ({good.chart_words})."
+        return f"Revision {good.version} of {run.release} is deployed ({good.chart_words})."
     if not after:
-        kept = "its Secrets and the database's volume may be left"
-        return f"It was taken back; no release {run.release} is left ({kept}). Why: vdi kasm diagnose {where}"
+        kept = "its Secrets and the database's volume may remain"
+        return f"It was removed again; there is no release {run.release} ({kept}). Why: vdi kasm diagnose {where}"
     return (
-        f"Revision {after[0].version} of {run.release} is {after[0].status}; none is in place.\n"
-        f"Remove it: vdi kasm uninstall {where} --release {run.release}"
+        f"Revision {after[0].version} of {run.release} is {after[0].status}; no revision is deployed.\nRemove it: "
+        f"vdi kasm uninstall {where} --release {run.release}"
     )
 
 
@@ -212,8 +213,8 @@ def _pending(run: Running, revision: Revision) -> str:
     where = f"-n {run.place.namespace}"
     fix = f"helm rollback {run.release} {where}" if revision.version > 1 else f"helm uninstall {run.release} {where}"
     return (
-        f"revision {revision.version} of {run.release} is {revision.status}: helm works on it, or was killed."
-        f" If no one works on it: {fix}"
+        f"revision {revision.version} of {run.release} is {revision.status}: helm is working on it, or was killed. "
+        f"If no one is working on it: {fix}"
     )
 
 

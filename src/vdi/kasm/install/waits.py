@@ -34,7 +34,7 @@ def waits(generation: Generation, pods: Iterable[Pod]) -> Iterator[tuple[str, st
 
 
 def _words(step: InitContainer | None) -> str:
-    return step.what if step else "is at work"
+    return step.what if step else "is running"
 
 
 async def tell_waits(client: Client, namespace: str, generation: Generation, view: View) -> None:

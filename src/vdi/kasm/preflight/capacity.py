@@ -28,8 +28,8 @@ def room_line(facts: Facts, needs: Needs, own: frozenset[str] = frozenset()) -> 
     observed = f"{_words('cpu', free['cpu'])} and {_words('memory', free['memory'])} free"
     evidence = (*_request_lines(needs), *_free_lines(rooms, own))
     remedy = Remedy(
-        "Request less (vdi kasm values render --profile 4gb, or 8gb, and look again with -f); or add a node, or a"
-        " larger one."
+        "Request less (vdi kasm values render --profile 4gb, or 8gb, and check again with -f); or add a node, or a "
+        "larger one."
     )
     short = [
         f"{_words(name, needs.total(name))} requested - {_words(name, free[name])} free"
@@ -38,13 +38,13 @@ def room_line(facts: Facts, needs: Needs, own: frozenset[str] = frozenset()) -> 
         if needs.total(name) > free[name]
     ]
     if short:
-        message = "Pods would stay Pending (Insufficient), and all that waits for them in Init."
+        message = "Pods would stay Pending (Insufficient), and pods that wait for them would stay in Init."
         severity = Severity.ERROR
     elif homeless := _without_room(needs, rooms):
         severity = Severity.ERROR if homeless[1] else Severity.WARNING
         message = (
-            f"In sum it would fit, but {homeless[0].name} takes {_takes(homeless[0])} on one node, and no node"
-            f" {'has' if homeless[1] else 'has so much left beside the others'}."
+            f"The total would fit, but {homeless[0].name} takes {_takes(homeless[0])} on one node, and no node "
+            f"{'has' if homeless[1] else 'has that much left beside the others'}."
         )
     else:
         return Finding(code="room", severity=Severity.OK, observed=observed, expected=expected, evidence=evidence)
@@ -80,12 +80,12 @@ def _without_room(needs: Needs, rooms: list[NodeCapacity]) -> tuple[PodNeed, boo
 def _request_lines(needs: Needs) -> Iterator[str]:
     for one in needs.lasting:
         yield f"{one.count} x {one.name}: {_takes(one)}"
-    yield f"sum of {counted(sum(one.count for one in needs.lasting), 'pod')}: " + ", ".join(
+    yield f"total of {counted(sum(one.count for one in needs.lasting), 'pod')}: " + ", ".join(
         _words(name, needs.total(name)) for name in ("cpu", "memory")
     )
     for pod in needs.pods:
         if pod.passing:
-            yield f"{pod.name} takes {_takes(pod)} for a while, beside these"
+            yield f"{pod.name} temporarily takes {_takes(pod)} in addition"
 
 
 def _free_lines(rooms: list[NodeCapacity], own: frozenset[str]) -> Iterator[str]:
@@ -98,7 +98,7 @@ def _free_lines(rooms: list[NodeCapacity], own: frozenset[str]) -> Iterator[str]
         ]
         yield f"node {room.name}: {'; '.join(parts)}"
     if own:
-        yield f"not counted, as new ones take their place: {counted(len(own), 'pod')} of the Kasm that runs there now"
+        yield f"not counted, because new pods replace them: {counted(len(own), 'pod')} of the Kasm that runs there now"
 
 
 def _takes(one: PodNeed) -> str:
@@ -115,7 +115,7 @@ def storage_lines(facts: Facts, needs: Needs) -> Iterator[Finding]:
     """One line for each storage class that a volume names, or for the default."""
     if not needs.claims:
         yield Finding(
-            code="storage-class", severity=Severity.OK, observed="not looked at", expected="no volume is requested"
+            code="storage-class", severity=Severity.OK, observed="not checked", expected="no volume is requested"
         )
         return
     unread = facts.missing("storageclasses")
@@ -154,11 +154,15 @@ def _class_line(facts: Facts, name: str, expected: str) -> Finding:
         make = Remedy.run(
             f"kubectl annotate storageclass {next(iter(sorted(classes)), 'local-path')} {IS_DEFAULT_CLASS}=true"
         )
-        how = make if classes else Remedy("K3s without --disable=local-storage brings the class local-path.")
+        how = (
+            make
+            if classes
+            else Remedy("Start K3s without --disable=local-storage: it then provides the class local-path.")
+        )
         return line(Severity.ERROR, "Without a default class the volume stays Pending.", how)
     if not name and len(defaults) > 1:
         drop = Remedy.run(f"kubectl annotate storageclass {defaults[0]} {IS_DEFAULT_CLASS}-")
-        return line(Severity.WARNING, "Of several defaults Kubernetes takes the newest, whichever that is.", drop)
+        return line(Severity.WARNING, "If there are several defaults, Kubernetes uses the newest one.", drop)
     chosen = classes[name or defaults[0]]
     if chosen.get("provisioner") == LOCAL_PATH:
         return _local_path_line(facts, line(Severity.OK))
@@ -177,13 +181,13 @@ def _local_path_line(facts: Facts, good: Finding) -> Finding:
         severity=Severity.ERROR,
         observed=f"{good.observed}; no pod of local-path-provisioner",
         expected=good.expected,
-        message="No provisioner makes the volumes of this class: they would stay Pending.",
+        message="No provisioner creates the volumes of this class: they would stay Pending.",
         remedy=Remedy.run("kubectl --namespace kube-system get deployment local-path-provisioner"),
     )
 
 
 def _values_remedy(classes: dict[str, dict[str, Any]]) -> Remedy:
-    return Remedy(f"Name one of these in the values: {listed(sorted(classes))}.")
+    return Remedy(f"Set one of these in the values: {listed(sorted(classes))}.")
 
 
 def _is_default(one: dict[str, Any]) -> bool:

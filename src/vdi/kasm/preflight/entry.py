@@ -31,7 +31,7 @@ def _expected_443(ingress: Ingress) -> str:
     return {
         Ingress.TRAEFIK: "held by Traefik",
         Ingress.LOADBALANCER: "free for Kasm's LoadBalancer Service",
-        Ingress.NONE: "nothing: Kasm's Service stays inside",
+        Ingress.NONE: "nothing: Kasm's Service is internal",
     }[ingress]
 
 
@@ -43,9 +43,12 @@ def _seen(facts: Facts, port: int, found: list[Holder]) -> str:
     if found:
         return "held by " + "; ".join(f"{one.what} ({one.how})" for one in found)
     if there := answering(facts, port):
-        return f"no object of the cluster has it, but something answers at {listed(there)}"
+        return f"no object of the cluster uses it, but something responds at {listed(there)}"
     if quiet := silent(facts, port):
-        return f"no object of the cluster has it; no answer at all from {listed(quiet)} (firewall, or no way from here)"
+        return (
+            f"no object of the cluster uses it; no response at all from {listed(quiet)} (a firewall, or no route "
+            "from here)"
+        )
     return "free"
 
 
@@ -67,22 +70,25 @@ def port_443_line(facts: Facts, ingress: Ingress, own: frozenset[str] = frozense
             return line(Severity.OK)
         if not found and not answering(facts, HTTPS):
             return line(Severity.WARNING, "Nothing accepts connections at the port; see item `way-in`.", _look(HTTPS))
-        message = "Requests for Kasm would go to whoever has it, and not to Traefik."
+        message = "Requests for Kasm would go to the other program, not to Traefik."
         return line(Severity.ERROR, message, _free_it(others, HTTPS))
     if others:
         if any(other.is_traefik for other in others):
             message = (
-                "Traefik has the port on every node, so Kasm's LoadBalancer Service would stay Pending (its svclb pods"
-                " find the host port taken)."
+                "Traefik uses the port on every node, so Kasm's LoadBalancer Service would stay Pending (its svclb "
+                "pods find the host port in use)."
             )
             remedy = Remedy(
-                "Let Traefik lead to Kasm (vdi kasm values render --ingress traefik). Or give the port up: K3s"
-                " --disable=traefik, which removes Traefik and all that it serves."
+                "Let Traefik route to Kasm (vdi kasm values render --ingress traefik). Or free the port: K3s "
+                "--disable=traefik, which removes Traefik and everything that it serves."
             )
             return line(Severity.ERROR, message, remedy)
         return line(Severity.ERROR, "Kasm's LoadBalancer Service would stay Pending.", _free_it(others, HTTPS))
     if (there := answering(facts, HTTPS)) and not found:
-        message = "A program on the node itself has it (a web server, another container engine), unseen by Kubernetes."
+        message = (
+            "A program on the node itself uses it (a web server, another container engine), which Kubernetes does "
+            "not see."
+        )
         return line(Severity.ERROR, message, Remedy(f"On {there[0]}:", ("ss -ltnp 'sport = :443'",)))
     return line(Severity.OK)
 
@@ -121,7 +127,7 @@ def _free_it(found: list[Holder], port: int) -> Remedy:
 
 def _look(port: int) -> Remedy:
     return Remedy(
-        "See which Service has it; then, on the node, which program.",
+        "Find the Service that uses it; then, on the node, the program.",
         ("kubectl get service -A", f"ss -ltnp 'sport = :{port}'"),
     )
 
@@ -133,7 +139,7 @@ def way_in_line(facts: Facts, ingress: Ingress) -> Finding:
     if ingress is Ingress.LOADBALANCER:
         return _load_balancer_line(facts)
     return Finding(
-        code="way-in", severity=Severity.OK, observed="not looked at", expected="nothing: arranged elsewhere"
+        code="way-in", severity=Severity.OK, observed="not checked", expected="nothing: configured elsewhere"
     )
 
 
@@ -169,29 +175,29 @@ def _traefik_line(facts: Facts) -> Finding:
             Severity.ERROR, "Traefik does not run.", Remedy.run(f"kubectl --namespace {name[0]} describe pod {name[2]}")
         )
     if "traefik" in disabled(facts):
-        message = "K3s was started with --disable=traefik, and no other Traefik is there."
+        message = "K3s was started with --disable=traefik, and there is no other Traefik."
         remedy = Remedy(
             "Install a Traefik, or take `traefik` out of `disable` in /etc/rancher/k3s/config.yaml and restart k3s."
         )
         return line(Severity.ERROR, message, remedy)
     if own:
-        message = "Its IngressClass is there and no pod of it is: it runs outside the cluster, or no longer."
+        message = "Its IngressClass exists but no pod: it runs outside the cluster, or no longer."
         return line(Severity.WARNING, message, Remedy.run("kubectl get pods -A -l app.kubernetes.io/name=traefik"))
     if classes:
-        message = "There is another ingress controller, which this tool does not look into."
+        message = "There is another ingress controller, which this command does not check."
         remedy = Remedy(
-            f"Name it in the values (ingress.ingressClassName: {min(classes)}), and check its WebSocket time limits."
+            f"Set it in the values (ingress.ingressClassName: {min(classes)}), and check its WebSocket timeouts."
         )
         return line(Severity.WARNING, message, remedy)
     return line(
         Severity.ERROR,
-        "There is no ingress controller at all.",
-        Remedy("Install Traefik, or let a LoadBalancer lead in (vdi kasm values render --ingress loadbalancer)."),
+        "There is no ingress controller.",
+        Remedy("Install Traefik, or use a LoadBalancer (vdi kasm values render --ingress loadbalancer)."),
     )
 
 
 def _load_balancer_line(facts: Facts) -> Finding:
-    expected = "somebody who gives LoadBalancer Services an address"
+    expected = "a controller that gives LoadBalancer Services an address"
     unread = facts.missing("services", "daemonsets", "nodes")
     if unread is not None:
         return unreadable_finding("way-in", expected, unread)
@@ -218,17 +224,23 @@ def _load_balancer_line(facts: Facts) -> Finding:
             "Take `servicelb` out of `disable` in /etc/rancher/k3s/config.yaml and restart k3s, or install MetalLB."
         )
         return line(
-            Severity.ERROR, "none", "K3s was started with --disable=servicelb, and nothing else does it.", remedy
+            Severity.ERROR,
+            "none",
+            "K3s was started with --disable=servicelb, and nothing else provides addresses.",
+            remedy,
         )
     if on_k3s(facts):
-        return line(Severity.OK, "K3s with its ServiceLB, which has had nothing to do yet")
+        return line(Severity.OK, "K3s with its ServiceLB, which no Service uses yet")
     try_it = Remedy.run(
         "kubectl create service loadbalancer probe --tcp=8443",
         "kubectl get service probe --watch",
         "kubectl delete service probe",
     )
     return line(
-        Severity.UNKNOWN, "no LoadBalancer Service to tell by", "Whether one would get an address is not known.", try_it
+        Severity.UNKNOWN,
+        "there is no LoadBalancer Service to check",
+        "Whether a Service would get an address is unknown.",
+        try_it,
     )
 
 
@@ -239,17 +251,17 @@ def _is_ready(pod: dict[str, Any]) -> bool:
 
 def dns_line(facts: Facts) -> Finding:
     """Whether the name leads to a node or to a load balancer, as seen from here."""
-    expected = "a name that leads to a node or to the load balancer"
+    expected = "a name that points to a node or to the load balancer"
     found = facts.resolution
     if found is None:
         unread = Unreadable(
-            "No host name was given, so none was looked up.", Remedy("Name it: vdi kasm preflight --hostname.")
+            "No host name was given, so none was resolved.", Remedy("Set it: vdi kasm preflight --hostname.")
         )
         return unreadable_finding("dns", expected, unread)
     if found.problem:
-        message = f"This machine cannot resolve it ({found.problem}), so a browser here could not either."
+        message = f"This machine cannot resolve it ({found.problem}), so neither can a browser here."
         targets = _targets(facts)
-        remedy = Remedy(f"Make a DNS record A {found.host} -> {next(iter(targets), 'the address of a node')}.")
+        remedy = Remedy(f"Create a DNS record A {found.host} -> {next(iter(targets), 'the address of a node')}.")
         observed = f"{found.host}: no address"
         return Finding(
             code="dns", severity=Severity.ERROR, observed=observed, expected=expected, message=message, remedy=remedy
@@ -273,10 +285,13 @@ def _leads_line(facts: Facts, found: Resolution, expected: str) -> Finding:
         severity=Severity.WARNING,
         observed=observed,
         expected=expected,
-        message=f"{listed(strangers)} is no address that the cluster knows: {known}. That is right only where a router"
-        " or a proxy passes requests on.",
+        message=(
+            f"{listed(strangers)} is not an address that the cluster knows: {known}. That is correct only if a "
+            "router or a proxy forwards requests."
+        ),
         remedy=Remedy(
-            f"Without a record, make a DNS record A {found.host} -> {next(iter(targets), 'the address of a node')}."
+            f"If there is no record, create a DNS record A {found.host} -> "
+            f"{next(iter(targets), 'the address of a node')}."
         ),
     )
 

@@ -88,7 +88,7 @@ def namespace_line(facts: Facts, generation: Generation, namespace: str, install
         return unreadable_finding("namespace", expected, unread)
     found = next((one for one in facts.all("namespaces") if one["metadata"]["name"] == namespace), None)
     level = label_of(found, _ENFORCED) if found else ""
-    observed = f"{namespace} {'is not there yet' if found is None else 'is there'}"
+    observed = f"{namespace} {'does not exist yet' if found is None else 'exists'}"
     observed += f", Pod Security {level}" if level else ""
     observed += f", with {installed.words}" if installed else ""
 
@@ -101,17 +101,17 @@ def namespace_line(facts: Facts, generation: Generation, namespace: str, install
         what = (
             f"init containers of this chart run as root ({roots[0]} and others)"
             if roots
-            else "Kasm's images are not made for it"
+            else "Kasm's images do not support it"
         )
         remedy = Remedy.run(f"kubectl label namespace {namespace} --overwrite {_ENFORCED}=baseline")
         return line(
             Severity.ERROR if roots else Severity.WARNING, f"Pod Security `restricted` refuses pods: {what}.", remedy
         )
     if installed is not None and installed.generation is not generation:
-        message = f"The chart {generation.chart} does not take over what {installed.generation.chart} has made."
+        message = f"The chart {generation.chart} does not adopt the objects of {installed.generation.chart}."
         return line(Severity.ERROR, message, Remedy("Upgrade one generation at a time: vdi kasm values migrate."))
     if installed is not None:
-        message = "helm install would fail; an upgrade has traps of its own (docs/kasm.md, Upgrade)."
+        message = "helm install would fail; for an upgrade see docs/kasm-install.md#what-an-upgrade-refuses."
         return line(Severity.WARNING, message, Remedy.run(f"vdi kasm validate --namespace {namespace}"))
     return line(Severity.OK)
 
@@ -129,12 +129,12 @@ def secret_lines(facts: Facts, planned: PlannedRelease, installed: Installed | N
         yield item(
             "secret",
             expected,
-            f"{where} is there",
+            f"{where} exists",
             Severity.WARNING,
-            f"The Secret {where} belongs to no release {planned.release}, and helm does not take it over. Generation A"
-            " leaves one of this name.",
+            f"The Secret {where} belongs to no release {planned.release}, so helm does not adopt it. Generation A "
+            "leaves a Secret with this name.",
             Remedy(
-                "Save it, because an old database opens with its passwords only. Then delete it.",
+                "Save it, because an old database accepts only its passwords. Then delete it.",
                 (
                     f"{command} get secret {planned.secret} --output yaml > {planned.secret}.yaml",
                     f"{command} delete secret {planned.secret}",

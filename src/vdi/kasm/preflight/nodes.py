@@ -26,7 +26,7 @@ def node_lines(facts: Facts, needs: Needs) -> Iterator[Finding]:
     """All lines about nodes; one that says so where nodes cannot be read."""
     unread = facts.missing("nodes")
     if unread is not None:
-        for check, expected in (("kubernetes", _expected_versions()), ("nodes", "one that takes pods")):
+        for check, expected in (("kubernetes", _expected_versions()), ("nodes", "at least one that accepts pods")):
             yield unreadable_finding(check, expected, unread)
         return
     yield kubernetes_line(facts)
@@ -51,7 +51,7 @@ def _raw(facts: Facts, node: Node) -> dict[str, Any]:
 
 def _expected_versions() -> str:
     least, advised = (".".join(map(str, one)) for one in (LEAST_VERSION, ADVISED_VERSION))
-    return f"K3s {least} or later, {advised} advised"
+    return f"K3s {least} or later, {advised} recommended"
 
 
 def kubernetes_line(facts: Facts) -> Finding:
@@ -59,7 +59,7 @@ def kubernetes_line(facts: Facts) -> Finding:
     versions = {str(node["status"]["nodeInfo"]["kubeletVersion"]) for node in facts.all("nodes") if _has_version(node)}
     expected = _expected_versions()
     if not versions:
-        unread = Unreadable("No node says which version its kubelet is.", Remedy.run("kubectl get nodes -o wide"))
+        unread = Unreadable("No node reports the version of its kubelet.", Remedy.run("kubectl get nodes -o wide"))
         return unreadable_finding("kubernetes", expected, unread)
     oldest = min(versions, key=version_of)
     observed = listed(sorted(versions, key=version_of))
@@ -102,17 +102,17 @@ def nodes_line(facts: Facts) -> Finding:
         room = read_capacity(node)
         if room.closed or room.taints:
             closed.append(f"{room.name} {room.closed or 'tainted ' + listed(taint.key for taint in room.taints)}")
-    observed = f"{len(good)} of {len(facts.nodes)} take pods" + (f" ({'; '.join(closed)})" if closed else "")
-    expected = "all nodes Ready, at least one takes pods"
+    observed = f"{len(good)} of {len(facts.nodes)} accept pods" + (f" ({'; '.join(closed)})" if closed else "")
+    expected = "all nodes Ready, at least one accepts pods"
     names = [node.metadata.name for node in facts.nodes if node.metadata.name not in good]
     look = Remedy.run(f"kubectl describe node {' '.join(names)}")
     if not good:
-        message = "No node takes pods, so none of Kasm's would start."
+        message = "No node accepts pods, so no pod of Kasm would start."
         return Finding(
             code="nodes", severity=Severity.ERROR, observed=observed, expected=expected, message=message, remedy=look
         )
     if closed:
-        message = "What is on a node that takes no pods is not counted below."
+        message = "Capacity of nodes that accept no pods is not counted below."
         return Finding(
             code="nodes", severity=Severity.WARNING, observed=observed, expected=expected, message=message, remedy=look
         )
@@ -124,7 +124,7 @@ def _size_line(facts: Facts, resource: str) -> Finding:
     total = sum(_capacity(facts, node, resource) for node in usable(facts))
     if resource == "cpu":
         least, advised, enough = float(LEAST_CORES), float(ADVISED_CORES), 1.0
-        observed, expected = f"{total:g} cores", f"{LEAST_CORES} cores, {ADVISED_CORES} advised"
+        observed, expected = f"{total:g} cores", f"{LEAST_CORES} cores, {ADVISED_CORES} recommended"
     else:
         least, advised, enough = LEAST_MEMORY, ADVISED_MEMORY, _NOMINAL
         observed, expected = size_words(int(total)), "4 GB, 8 GB advised"
@@ -135,7 +135,8 @@ def _size_line(facts: Facts, resource: str) -> Finding:
     elif total < enough * advised:
         severity = Severity.WARNING
         message = (
-            "This is the minimum. Whether the chart fits is in item `room`; sessions come on top where agents are pods."
+            "This is the minimum. Item `room` checks whether the chart fits; sessions come in addition if agents "
+            "are pods."
         )
     else:
         return Finding(code=resource, severity=Severity.OK, observed=observed, expected=expected)
@@ -155,7 +156,9 @@ def disk_line(facts: Facts) -> Finding:
     sizes = {node.metadata.name: int(_capacity(facts, node, "ephemeral-storage")) for node in usable(facts)}
     known = {name: size for name, size in sizes.items() if size}
     if not known:
-        unread = Unreadable("No node that takes pods says how large its disk is.", Remedy.run("kubectl describe nodes"))
+        unread = Unreadable(
+            "No node that accepts pods reports the size of its disk.", Remedy.run("kubectl describe nodes")
+        )
         return unreadable_finding("disk", expected, unread)
     name = min(known, key=lambda one: known[one])
     observed = f"{gigabytes(known[name])} on {name}"
@@ -168,7 +171,9 @@ def disk_line(facts: Facts) -> Finding:
         observed=observed,
         expected=expected,
         message="Images, logs and local-path volumes share this disk; a full one evicts pods.",
-        remedy=Remedy("Enlarge the disk under /var/lib/rancher, or put that folder on a larger one (K3s: --data-dir)."),
+        remedy=Remedy(
+            "Enlarge the disk under /var/lib/rancher, or move that folder to a larger one (K3s: --data-dir)."
+        ),
     )
 
 
@@ -184,8 +189,8 @@ def free_disk_line(facts: Facts, needs: Needs) -> Finding:
     }
     if not known:
         nothing = Unreadable(
-            "No kubelet gave its statistics.",
-            Remedy("Ask one yourself: kubectl get --raw /api/v1/nodes/NODE/proxy/stats/summary."),
+            "No kubelet returned its statistics.",
+            Remedy("Query one yourself: kubectl get --raw /api/v1/nodes/NODE/proxy/stats/summary."),
         )
         return unreadable_finding("disk-free", expected, unread or nothing)
     name = min(known, key=lambda one: known[one].available)
@@ -200,10 +205,10 @@ def free_disk_line(facts: Facts, needs: Needs) -> Finding:
     if claims > disk.available:
         severity, message = (
             Severity.ERROR,
-            "The volumes alone do not fit. local-path does not enforce sizes: it would fill up.",
+            "The volumes alone do not fit. local-path does not enforce sizes, so the disk would fill up.",
         )
     elif after > _GC_AT * disk.capacity:
-        severity, message = Severity.WARNING, "The kubelet begins to delete images there, and soon after evicts pods."
+        severity, message = Severity.WARNING, "At that level the kubelet deletes images, and soon after evicts pods."
     else:
         return Finding(code="disk-free", severity=Severity.OK, observed=observed, expected=expected, evidence=evidence)
     return Finding(

@@ -72,7 +72,7 @@ def _services(facts: Facts, port: int) -> Iterator[Holder]:
         by_service_lb = (meta["namespace"], meta["name"]) in balanced
         outside = bool(addresses) and not by_service_lb and not addresses & nodes
         how = (
-            "ServiceLB puts it on every node"
+            "ServiceLB uses it on every node"
             if by_service_lb
             else f"LoadBalancer at {', '.join(addresses) or 'no address yet'}"
         )

@@ -107,7 +107,7 @@ def sort_documents(documents: list[Any], name: str) -> tuple[Values | None, list
     """One file's YAML documents: values, or manifests. Raises BadInputError."""
     found = [document for document in documents if document is not None]
     if any(not isinstance(one, dict) for one in found):
-        raise BadInputError(f"{name} has a document that is no mapping; allowed: Helm values, or rendered manifests")
+        raise BadInputError(f"{name} has a document that is not a mapping; allowed: Helm values, or rendered manifests")
     if found and all("kind" in one and "apiVersion" in one for one in found):
         unnamed = [str(one["kind"]) for one in found if not (one.get("metadata") or {}).get("name")]
         if unnamed:

@@ -29,10 +29,10 @@ def _helm_line(facts: Facts, least: Version) -> Finding:
     tool = facts.tools.get("helm")
     remedy = Remedy("See https://helm.sh/docs/intro/install/.")
     if tool is None or tool.problem:
-        message = f"The chart is installed with it, and {tool.problem if tool else 'it was not looked for'}."
+        message = f"Helm installs the chart, and {tool.problem if tool else 'it was not checked'}."
         return line("not found", Severity.ERROR, message, remedy)
     if version_of(tool.version) < least:
-        return line(tool.version, Severity.ERROR, "Kasm's chart is made for newer ones.", remedy)
+        return line(tool.version, Severity.ERROR, "Kasm's chart requires a newer version.", remedy)
     return line(tool.version)
 
 
@@ -41,45 +41,45 @@ def _kubectl_line(facts: Facts) -> Finding:
     tool = facts.tools.get("kubectl")
     remedy = Remedy("See https://kubernetes.io/docs/tasks/tools/; a K3s server has `k3s kubectl`.")
     if tool is None or tool.problem:
-        message = f"Remedies are given as kubectl commands, and {tool.problem if tool else 'it was not looked for'}."
+        message = f"Remedies are kubectl commands, and {tool.problem if tool else 'it was not checked'}."
         return line("not found", Severity.WARNING, message, remedy)
     versions = [(node.get("status") or {}).get("nodeInfo", {}).get("kubeletVersion", "") for node in facts.all("nodes")]
     minors = {version_of(version)[1] for version in versions if any(letter.isdigit() for letter in version)}
     own = version_of(tool.version)[1]
     if any(abs(own - minor) > 1 for minor in minors):
-        message = f"The cluster has {', '.join(sorted(set(versions)))}; a greater distance is not supported."
+        message = f"The cluster has {', '.join(sorted(set(versions)))}; a larger difference is not supported."
         return line(tool.version, Severity.WARNING, message, remedy)
     return line(tool.version)
 
 
 def registry_line(facts: Facts) -> Finding:
     """Whether it answers here. Nodes may have other ways (proxy, mirror), which are not seen from here."""
-    expected = "answers 200 or 401 at /v2/"
+    expected = "responds with 200 or 401 at /v2/"
     line = partial(item, "registry", expected)
     found = facts.registry
     if found is None:
         return unreadable_finding(
-            "registry", expected, Unreadable("The registry was not asked.", Remedy.run("vdi kasm preflight"))
+            "registry", expected, Unreadable("The registry was not checked.", Remedy.run("vdi kasm preflight"))
         )
     remedy = Remedy(
-        "Behind a proxy set HTTPS_PROXY for k3s (/etc/systemd/system/k3s.service.env). Without the Internet name a"
-        " mirror in /etc/rancher/k3s/registries.yaml, and its URL here with --registry.",
+        "Behind a proxy, set HTTPS_PROXY for k3s (/etc/systemd/system/k3s.service.env). Without internet access, "
+        "set a mirror in /etc/rancher/k3s/registries.yaml, and pass its URL here with --registry.",
         (f"curl -I {found.url}",),
     )
     if not found.status:
-        message = f"Images could not be pulled from this machine: {found.problem}. Nodes may have another way."
-        return line(f"{found.url}: no answer", Severity.ERROR, message, remedy)
+        message = f"This machine could not pull images: {found.problem}. Nodes may have other network access."
+        return line(f"{found.url}: no response", Severity.ERROR, message, remedy)
     observed = f"{found.url}: {found.status}"
     if found.status == 429:
         return line(
             observed,
             Severity.WARNING,
-            "The registry is there, but has had too many requests from this address (Docker Hub's limit for"
-            " anonymous).",
-            Remedy("Log in: with a Secret of type dockerconfigjson and imagePullSecrets, or in registries.yaml."),
+            "The registry responds, but has received too many requests from this address (Docker Hub's limit for "
+            "anonymous users).",
+            Remedy("Log in with a Secret of type dockerconfigjson and imagePullSecrets, or in registries.yaml."),
         )
     if found.status not in (200, 401):
-        message = "Something answers that is no registry (a proxy's page, perhaps)."
+        message = "The response is not from a registry (possibly a proxy's page)."
         return line(observed, Severity.ERROR, message, remedy)
     if not found.trusted:
         return line(
@@ -96,7 +96,7 @@ def clock_line(facts: Facts) -> Finding:
     clocks = facts.clocks
     expected = f"within {NOTICED_SKEW:g} s of the API server's"
     if clocks.here is None:
-        problem = clocks.problem or "the API server gave no time"
+        problem = clocks.problem or "the API server sent no time"
         return unreadable_finding(
             "clock", expected, Unreadable(f"Clocks were not compared: {problem}.", Remedy.run("timedatectl status"))
         )
@@ -112,10 +112,10 @@ def clock_line(facts: Facts) -> Finding:
         return item("clock", expected, observed)
     far = max([abs(clocks.here), *(abs(skew) for skew in wrong.values())])
     message = (
-        "Certificates and signed tokens (sessions, agents, SAML, one-time passwords) are refused when clocks differ."
+        "Certificates and signed tokens (sessions, agents, SAML, one-time passwords) are rejected when clocks differ."
     )
     if behind:
-        message += " A node that seems behind may also have a kubelet that has stopped."
+        message += " If a node seems to be behind, its kubelet may also have stopped."
     return item(
         "clock",
         expected,

@@ -14,9 +14,9 @@ from vdi.kasm.validate.facts import Installation
 
 Object = dict[str, Any]
 OUTSIDE = (
-    "Agents on machines outside the cluster do not show in the Kubernetes API. See them in Kasm: Infrastructure, Docker"
-    " Agents. A new agent is disabled until somebody enables it there. It must reach https://{host};"
-    " Kasm's proxy, API and manager must reach the agent's port 443."
+    "Agents on machines outside the cluster are not visible in the Kubernetes API. See them in Kasm: "
+    "Infrastructure, Docker Agents. A new agent is disabled until someone enables it there. It must reach "
+    "https://{host}; Kasm's proxy, API and manager must reach the agent's port 443."
 )
 _CONNECTING = ("proxy", "api", "manager", "connection-proxy", "guac", "rdp-gateway", "rdp-https-gateway")
 
@@ -36,7 +36,7 @@ def agent_lines(found: Installation, installed: Installed) -> Iterator[Finding]:
 
 
 def _agents_line(found: Installation) -> Finding:
-    expected = "agents that are pods are ready, and their sessions do not hang"
+    expected = "agents that are pods are ready, and no session hangs in deletion"
     unread = found.missing("agents", "kasmworkspaces")
     if unread is not None:
         return unreadable_finding("agents", expected, unread)
@@ -65,7 +65,7 @@ def _agents_line(found: Installation) -> Finding:
             Remedy.run(f"kubectl{where} describe agents.agent.kasm.com {name}"),
         )
     if hanging and not agents:
-        message = "Their agent went first, and nothing is left that removes their finalizers."
+        message = "Their agent was deleted first, and nothing removes their finalizers now."
         return line(
             Severity.ERROR,
             message,
@@ -96,9 +96,9 @@ def _closed_line(found: Installation, installed: Installed) -> Finding | None:
     return Finding(
         code="agent-egress",
         severity=Severity.WARNING,
-        observed=f"NetworkPolicies let {listed(sorted(closed))} connect to nothing outside the cluster",
-        expected="connections to agents outside, where there are any",
-        message="A session on an agent outside the cluster would open and stay black.",
+        observed=f"NetworkPolicies do not let {listed(sorted(closed))} connect to anything outside the cluster",
+        expected="connections to external agents, if there are any",
+        message="A session on an agent outside the cluster would open but stay black.",
         remedy=Remedy(
             "Allow egress to the agents, port 443.", (f"kubectl --namespace {found.namespace} get networkpolicy",)
         ),

@@ -23,9 +23,9 @@ def validate(found: Installation) -> list[Finding]:
                 code="release",
                 severity=Severity.ERROR,
                 observed=f"none in namespace {found.namespace}",
-                expected="Kasm Workspaces, of any of its three charts",
-                message="Its proxy, API and manager are not there.",
-                remedy=Remedy("Find it, and name its namespace with --namespace.", ("helm list --all-namespaces",)),
+                expected="Kasm Workspaces from one of its three charts",
+                message="Its proxy, API and manager do not exist.",
+                remedy=Remedy("Find it, and pass its namespace with --namespace.", ("helm list --all-namespaces",)),
             )
         ]
     return [
@@ -60,7 +60,7 @@ def release_line(found: Installation, installed: Installed) -> Finding:
         )
 
     if not installed.release:
-        message = "It was rendered and applied without Helm: nothing keeps its values, and helm cannot upgrade it."
+        message = "It was rendered and applied without Helm: its values are not stored, and helm cannot upgrade it."
         return line(
             Severity.WARNING, installed.words, message, Remedy("Keep the values file; upgrade by rendering again.")
         )
@@ -69,16 +69,18 @@ def release_line(found: Installation, installed: Installed) -> Finding:
         return unreadable_finding("release", expected, unread)
     newest = newest_of(found.releases, installed.release)
     if newest is None:
-        message = "Its objects say that Helm made them, but Helm's record (a Secret sh.helm.release.v1...) is gone."
+        message = (
+            "Its objects were created by Helm, but Helm's record (a Secret sh.helm.release.v1...) no longer exists."
+        )
         remedy = Remedy.run(f"helm list --all --namespace {found.namespace}")
         return line(Severity.WARNING, f"{installed.words}, without Helm's record", message, remedy)
     observed = f"{installed.words}, revision {newest.revision} {newest.status}"
     if newest.status == "deployed":
         return line(Severity.OK, observed)
     at_work = newest.status.startswith("pending")
-    message = "Helm works on it, or was stopped while it did." if at_work else "The last change did not go through."
+    message = "Helm is working on it, or was interrupted." if at_work else "The last change failed."
     remedy = Remedy(
-        "Go back to a revision that was well; without its number helm rollback takes the one before.",
+        "Go back to a good revision; without a number helm rollback uses the previous one.",
         (
             f"helm history {installed.release} --namespace {found.namespace}",
             f"helm rollback {installed.release} --namespace {found.namespace}",
@@ -98,7 +100,7 @@ def password_line(found: Installation, installed: Installed) -> Finding:
     if keys is not None and ADMIN_PASSWORD in keys:
         return Finding(code="admin-password", severity=Severity.OK, observed="there", expected=expected)
     observed = "no such Secret" if keys is None else "no such key"
-    message = "No one could log in as admin@kasm.local unless the password is kept elsewhere (kasmSecrets.name)."
+    message = "No one could log in as admin@kasm.local unless the password is stored elsewhere (kasmSecrets.name)."
     remedy = Remedy.run(f"kubectl --namespace {found.namespace} get secret")
     return Finding(
         code="admin-password",

@@ -116,7 +116,7 @@ def leads_to(found: Installation, installed: Installed, service: str) -> str:
 
 def way_in_line(found: Installation, installed: Installed) -> Finding:
     """Somebody leads browsers to the proxy, and to nothing else of Kasm."""
-    expected = "an Ingress, IngressRoute or LoadBalancer that leads to Kasm's proxy"
+    expected = "an Ingress, IngressRoute or LoadBalancer that points to Kasm's proxy"
     unread = found.missing("ingresses", "ingressroutes", "services", "pods")
     if unread is not None:
         return unreadable_finding("way-in", expected, unread)
@@ -131,31 +131,32 @@ def way_in_line(found: Installation, installed: Installed) -> Finding:
         astray = [f"{name} ({part})" for name in way.services if (part := leads_to(found, installed, name))]
         if way not in right and astray:
             message = (
-                "Only the proxy knows which part of Kasm a request is for: through any other the page stays blank."
+                "Only the proxy can route requests to the components of Kasm: with any other target the page stays "
+                "blank."
             )
             remedy = Remedy(
-                "Let it lead to the Service of the proxy.",
+                "Point it to the Service of the proxy.",
                 (f"kubectl --namespace {found.namespace} edit {way.kind} {way.name}",),
             )
-            return line(Severity.ERROR, f"{way.what} leads to {listed(astray)}", message, remedy)
+            return line(Severity.ERROR, f"{way.what} points to {listed(astray)}", message, remedy)
     if not right:
         remedy = Remedy(
-            "Write the values with vdi kasm values render --ingress traefik, or make an IngressRoute of your own to the"
-            " Service of the proxy."
+            "Render the values with vdi kasm values render --ingress traefik, or create an IngressRoute to the "
+            "Service of the proxy."
         )
-        return line(Severity.ERROR, "none", "Browsers cannot get in.", remedy)
+        return line(Severity.ERROR, "none", "Browsers cannot reach Kasm.", remedy)
     observed = "; ".join(f"{way.what}{_at(way)}" for way in right)
     if rivals := _rivals(found, right):
-        message = "Two lead the same name to different places: requests go to either, as Traefik happens to order them."
+        message = "Two routes send the same name to different targets, and the order in Traefik decides."
         namespace, _, name = rivals[0].partition("/")
         remedy = Remedy(
-            "Is it of an earlier Kasm? Remove it, or its host.",
+            "If it belongs to an earlier Kasm, remove it or its host.",
             (f"kubectl --namespace {namespace} get ingress {name}",),
         )
-        return line(Severity.ERROR, f"{observed}; and so does {listed(rivals)}", message, remedy)
+        return line(Severity.ERROR, f"{observed}; also {listed(rivals)}", message, remedy)
     unheard = [way for way in right if way.kind != "ingressroute" and not way.addresses]
     if unheard and not (found.web and found.web.status == 200):
-        message = "It has no address: no controller of its class has accepted it, or the port is taken."
+        message = "It has no address: no controller of its class has accepted it, or the port is in use."
         remedy = Remedy(
             "See the items way-in and port-443 of the preflight.",
             (f"vdi kasm preflight --namespace {found.namespace}",),
@@ -189,7 +190,7 @@ def hostname_of(found: Installation, installed: Installed) -> str:
 def certificate_line(found: Installation, installed: Installed) -> Finding:
     """What a browser will be shown."""
     host = found.hostname
-    expected = f"one for {host or 'the host name'}, valid, from an authority that browsers know"
+    expected = f"one for {host or 'the host name'} that is valid and from an authority that browsers trust"
     ways = [way for way in leading(found, installed) if way.secret is not None]
 
     def line(severity: Severity, observed: str, message: str = "", remedy: Remedy = Remedy()) -> Finding:
@@ -198,22 +199,22 @@ def certificate_line(found: Installation, installed: Installed) -> Finding:
         )
 
     make = Remedy(
-        "Put the certificate into fullchain.pem and its key into key.pem, create the Secret, and name it in the values"
-        " (vdi kasm values render --tls-secret kasm-tls). Or use cert-manager.",
+        "Put the certificate into fullchain.pem and its key into key.pem, create the Secret, and set it in the "
+        "values (vdi kasm values render --tls-secret kasm-tls). Or use cert-manager.",
         (f"kubectl --namespace {found.namespace} create secret tls kasm-tls --cert=fullchain.pem --key=key.pem",),
     )
     if not ways:
         if leading(found, installed):
-            return line(Severity.OK, "not looked at: Kasm's own proxy, or something outside the cluster, ends TLS")
-        return line(Severity.UNKNOWN, "nothing terminates TLS here", "It needs a way in: see item way-in.", make)
+            return line(Severity.OK, "not checked: Kasm's own proxy, or something outside the cluster, terminates TLS")
+        return line(Severity.UNKNOWN, "nothing terminates TLS here", "It needs an entry: see item way-in.", make)
     name = ways[0].secret or ""
     if not name:
-        message = "Traefik shows its default certificate, which it has signed itself: browsers warn."
+        message = "Traefik presents its self-signed default certificate: browsers warn."
         return line(Severity.WARNING, f"{ways[0].what} names no Secret", message, make)
     unread = found.missing(f"secrets/{name}")
     if unread is not None:
         return unreadable_finding("certificate", expected, unread)
-    certificate = found.certificates.get(name, Certificate(problem="there is no such Secret"))
+    certificate = found.certificates.get(name, Certificate(problem="the Secret does not exist"))
     severity, message = _judged(certificate, host, found)
     return line(severity, f"Secret {name}: {_words(certificate)}", message, make if message else Remedy())
 
@@ -221,23 +222,23 @@ def certificate_line(found: Installation, installed: Installed) -> Finding:
 def _words(certificate: Certificate) -> str:
     if certificate.problem or certificate.ends is None:
         return certificate.problem
-    kind = ", signed by itself" if certificate.self_signed else ""
+    kind = ", self-signed" if certificate.self_signed else ""
     return f"{listed(certificate.names)}, until {certificate.ends:%Y-%m-%d}{kind}"
 
 
 def _judged(certificate: Certificate, host: str, found: Installation) -> tuple[Severity, str]:
     if certificate.problem or certificate.ends is None or certificate.begins is None:
-        return Severity.ERROR, "Traefik shows its default certificate instead: browsers warn."
+        return Severity.ERROR, "Traefik presents its default certificate instead: browsers warn."
     if not certificate.begins <= found.now <= certificate.ends:
-        return Severity.ERROR, "It is not valid now: browsers refuse it."
+        return Severity.ERROR, "It is not valid now: browsers reject it."
     if host and not any(covers(name, host) for name in certificate.names):
-        return Severity.ERROR, f"It is not for {host}: browsers refuse it."
+        return Severity.ERROR, f"It is not for {host}: browsers reject it."
     if certificate.ends - found.now < _SOON:
-        return Severity.WARNING, f"It ends within {_SOON.days} days."
+        return Severity.WARNING, f"It expires within {_SOON.days} days."
     if certificate.self_signed:
         return (
             Severity.WARNING,
-            "It is self-signed: browsers warn, and agents refuse it unless configured otherwise.",
+            "It is self-signed: browsers warn, and agents reject it unless configured otherwise.",
         )
     return Severity.OK, ""
 
@@ -249,11 +250,11 @@ def web_line(found: Installation, installed: Installed) -> Finding:
     answer = found.web
     if answer is None:
         unread = Unreadable(
-            "Nothing says under which name Kasm is reached.", Remedy("Name it: vdi kasm validate --hostname.")
+            "Nothing configures the host name of Kasm.", Remedy("Set it: vdi kasm validate --hostname.")
         )
         return unreadable_finding("web-ui", expected, unread)
     trust = "" if answer.trusted else ", with a certificate that this machine does not trust"
-    observed = f"{answer.status}{trust}" if answer.status else f"no answer: {answer.problem}"
+    observed = f"{answer.status}{trust}" if answer.status else f"no response: {answer.problem}"
     if answer.status == 200:
         return Finding(code="web-ui", severity=Severity.OK, observed=observed, expected=expected)
     inside = found.inside.status if found.inside else 0
@@ -265,15 +266,17 @@ def web_line(found: Installation, installed: Installed) -> Finding:
 
 def _why_not(status: int, inside: int, found: Installation) -> tuple[str, Remedy]:
     diagnose = Remedy.run(f"vdi kasm diagnose --namespace {found.namespace}")
-    within = "Kasm itself answers inside the cluster, so the way in is at fault." if inside == 200 else ""
+    within = "Kasm responds inside the cluster, so the problem is on the way to it." if inside == 200 else ""
     preflight = Remedy(
         "See the items dns, port-443 and way-in of the preflight.",
         (f"vdi kasm preflight --hostname {found.hostname}",),
     )
     if status == 0:
-        return within or "The name does not lead here, or nothing accepts connections at port 443.", preflight
+        return within or (
+            "The name does not resolve to this cluster, or nothing accepts connections on port 443."
+        ), preflight
     if status == 404:
-        return f"Whoever answers knows no way for {found.hostname}. {within}".strip(), preflight
+        return f"The server that responds has no route for {found.hostname}. {within}".strip(), preflight
     if status in (502, 503, 504):
-        return "The way in is there, and nothing behind it answers.", diagnose
-    return f"That is no healthy Kasm. {within}".strip(), diagnose
+        return "The route exists, but nothing behind it responds.", diagnose
+    return f"This is not the response of a healthy Kasm. {within}".strip(), diagnose

@@ -58,9 +58,9 @@ def _workload_line(check: str, expected: str, name: str, there: list[Object], na
             severity=Severity.ERROR,
             observed=f"no {name}",
             expected=expected,
-            message="It belongs to every installation of this chart: it was deleted, or the install broke off.",
+            message="Every installation of this chart has it: it was deleted, or the installation failed.",
             remedy=Remedy(
-                "An upgrade with the same values brings it back. See the releases and their state.",
+                "Upgrade with the same values, which creates it again. List the releases with their status:",
                 (f"helm list --all --namespace {namespace}",),
             ),
         )
@@ -94,15 +94,15 @@ def _diagnose(namespace: str) -> Remedy:
 
 def pods_line(found: Installation, installed: Installed) -> Finding:
     """All pods of the release at once, with the state of those that are not ready."""
-    expected = "all ready, or done"
+    expected = "all pods ready or completed"
     unread = found.missing("pods")
     if unread is not None:
         return unreadable_finding("pods", expected, unread)
     own = [pod for pod in found.all("pods") if _is_own(pod, installed)]
     bad = [pod for pod in own if not _is_fine(pod)]
-    observed = f"{len(own) - len(bad)} of {len(own)} are"
+    observed = f"{len(own) - len(bad)} of {len(own)} pods are ready or completed"
     if not own:
-        message = "The workloads are there and have made no pods: they are refused, or scaled to 0."
+        message = "The workloads exist but have no pods: the pods are refused, or the workloads are scaled to 0."
         look = Remedy.run(f"kubectl --namespace {found.namespace} get events --sort-by=.lastTimestamp")
         return Finding(
             code="pods", severity=Severity.ERROR, observed="none", expected=expected, message=message, remedy=look
@@ -115,7 +115,7 @@ def pods_line(found: Installation, installed: Installed) -> Finding:
         severity=Severity.ERROR,
         observed=f"{observed}; {listed(states)}",
         expected=expected,
-        message="What a pod in Init waits for is said by name, and why that does not come.",
+        message="The remedy shows what a pod in Init waits for, and the cause.",
         remedy=_diagnose(found.namespace),
     )
 
@@ -163,7 +163,7 @@ def state_of(pod: Object) -> str:
 
 def services_line(found: Installation, installed: Installed) -> Finding:
     """Each Service of the components and of the release has somebody behind it."""
-    expected = "each has an address behind it"
+    expected = "each Service has a ready endpoint"
     unread = found.missing("services", "endpointslices")
     if unread is not None:
         return unreadable_finding("services", expected, unread)
@@ -179,15 +179,16 @@ def services_line(found: Installation, installed: Installed) -> Finding:
         if component.service and workloads and not any(matches(component.service, name) for name in there)
     ]
     silent = sorted(name for name in services if not _answers(found, name))
-    observed = f"{len(services) - len(silent)} of {len(services)} have"
+    observed = f"{len(services) - len(silent)} of {len(services)} Services have endpoints"
     if absent:
-        observed += f"; there is no {listed(absent)}"
+        observed += f"; missing: {listed(absent)}"
     if silent:
-        observed += f"; nothing behind {listed(silent)}"
+        observed += f"; without endpoints: {listed(silent)}"
     if not absent and not silent:
         return Finding(code="services", severity=Severity.OK, observed=observed, expected=expected)
     message = (
-        "Whoever waits for such a Service waits for ever: its name does not resolve, or nothing accepts the connection."
+        "A pod that waits for such a Service waits forever: its name cannot be resolved, or nothing accepts the "
+        "connection."
     )
     remedy = _diagnose(found.namespace)
     return Finding(
@@ -216,7 +217,7 @@ def volumes_line(found: Installation, installed: Installed) -> Finding:
     unbound = [name for name, phase in claims.items() if phase != "Bound"]
     bad = [f"{name} {claims[name] or 'without a phase'}" for name in unbound]
     database = any(component.key == "db" and there for component, there in parts(found, installed))
-    observed = f"{len(claims) - len(bad)} of {len(claims)} are" + (f"; {listed(bad)}" if bad else "")
+    observed = f"{len(claims) - len(bad)} of {len(claims)} claims are bound" + (f"; {listed(bad)}" if bad else "")
     if bad:
         how = Remedy.run(f"kubectl --namespace {found.namespace} describe persistentvolumeclaim {unbound[0]}")
         message = "A pod whose volume is not bound stays Pending."
@@ -224,7 +225,7 @@ def volumes_line(found: Installation, installed: Installed) -> Finding:
             code="volumes", severity=Severity.ERROR, observed=observed, expected=expected, message=message, remedy=how
         )
     if database and not claims:
-        message = "The bundled database runs without a volume: a restart would lose everything."
+        message = "The bundled database has no volume: a restart would delete all data."
         return Finding(
             code="volumes",
             severity=Severity.ERROR,
@@ -249,7 +250,7 @@ def _claims(found: Installation, installed: Installed) -> list[Object]:
 
 def database_line(found: Installation, installed: Installed) -> Finding:
     """The Job that fills the database; gone after its time, it has succeeded."""
-    expected = "Job db-init complete, or gone after its success"
+    expected = "Job db-init complete, or deleted after its success"
     unread = found.missing("jobs")
     if unread is not None:
         return unreadable_finding("db-init", expected, unread)
@@ -268,11 +269,15 @@ def database_line(found: Installation, installed: Installed) -> Finding:
         if (conditions.get("Complete") or {}).get("status") == "True":
             return line(Severity.OK, f"{name} complete")
         if (conditions.get("Failed") or {}).get("status") == "True":
-            message = f"The database was not filled: {conditions['Failed'].get('message', '')}"
+            message = f"The database was not initialised: {conditions['Failed'].get('message', '')}"
             return line(Severity.ERROR, f"{name} failed", message)
-        return line(Severity.WARNING, f"{name} at work", "API and manager wait for it in init container db-is-ready.")
+        return line(
+            Severity.WARNING, f"{name} is running", "API and manager wait for it in init container db-is-ready."
+        )
     api = [_counts(one) for part, there in parts(found, installed) if part.key == "api" for one in there]
     if any(ready for ready, _ in api):
-        return line(Severity.OK, "gone; the API runs, which waits until the database is filled")
-    message = "The Job is gone and the API does not run, so whether the database was ever filled is not known."
-    return line(Severity.UNKNOWN, "gone; the API does not run", message)
+        return line(Severity.OK, "deleted; the API is running, which waits until the database is initialised")
+    message = (
+        "The Job is deleted and the API is not running, so it is unknown whether the database was ever initialised."
+    )
+    return line(Severity.UNKNOWN, "deleted; the API is not running", message)

@@ -83,17 +83,17 @@ def _unknown(subject: Subject, path: str, value: Any) -> Iterator[Finding]:
             yield from _unknown(subject, f"{path}.{key}", below)
         return
     if new and owner is subject.generation:
-        message, remedy = f"is not read by {chart} any more, or not yet.", f"Write {new}"
+        message, remedy = f"is not read by {chart} any longer, or not yet.", f"Set {new}"
     elif new and owner is not None:
         message = f"is a value of generation {owner.letter} ({owner.chart}); {chart} does not read it."
-        remedy = f"Write {new}"
+        remedy = f"Set {new}"
     elif owner is not None:
-        message = f"is a value of generation {owner.letter} ({owner.chart}); {chart} has nothing in its place."
-        remedy = "Leave it out; vdi kasm values migrate says what becomes of it."
+        message = f"is a value of generation {owner.letter} ({owner.chart}); {chart} has no replacement for it."
+        remedy = "Remove it; vdi kasm values migrate shows the replacement."
     elif meant is not None:
-        message = f"is not read by {chart}{'' if meant[0] else ', which has nothing in its place'}."
+        message = f"is not read by {chart}{'' if meant[0] else ', which has no replacement for it'}."
         why = f": {meant[1]}" if meant[1] else ""
-        remedy = f"Write {meant[0]}" if meant[0] else f"Leave it out{why}."
+        remedy = f"Set {meant[0]}" if meant[0] else f"Remove it{why}."
     else:
         versions = versions_of(subject.generation, path)
         near = nearest(subject.generation, path, subject.version)
@@ -166,7 +166,7 @@ def _resources(path: str, value: Any) -> Iterator[Finding]:
     for part, block in value.items():
         if part not in ("requests", "limits", "claims"):
             yield problem(
-                Code.INVALID_VALUE, f"{path}.{part}", "is no part of resources.", "Allowed: requests, limits."
+                Code.INVALID_VALUE, f"{path}.{part}", "is not part of resources.", "Allowed: requests, limits."
             )
         elif part != "claims" and not isinstance(block, Mapping | None):
             yield problem(Code.INVALID_VALUE, f"{path}.{part}", f"is {_shown(block)}; allowed: cpu and memory.")
@@ -208,7 +208,7 @@ def _zones(subject: Subject, path: str, value: Any) -> Iterator[Finding]:
             if key not in keys:
                 meant = ADDRESSES.get(key, "")
                 right = subject.generation.paths["zone_address"]
-                remedy = f"Write {right}" if meant else f"Allowed: {', '.join(keys)}."
+                remedy = f"Set {right}" if meant else f"Allowed: {', '.join(keys)}."
                 yield problem(Code.INVALID_VALUE, f"{path}[{number}].{key}", "is not read by this chart.", remedy)
             elif inner is not None and not _fits(inner, keys[key]):
                 yield problem(

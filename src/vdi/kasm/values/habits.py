@@ -30,8 +30,8 @@ _COMPONENTS: Mapping[str, str] = {
 }
 """By the block: which component its `resources` and `replicas` are about."""
 _ABSENT = {
-    "ingress_enabled": "the chart always makes its Ingress",
-    "ingress_class": "the class of its Ingress cannot be chosen",
+    "ingress_enabled": "the chart always creates its Ingress",
+    "ingress_class": "the class of its Ingress cannot be set",
 }
 
 

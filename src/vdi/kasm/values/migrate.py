@@ -5,35 +5,13 @@ Every value of the old file is accounted for in the report, once.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-from vdi.kasm.generations import ALL, A, C, Generation, Version, kasm_version
+from vdi.kasm.generations import ALL, Generation, Version
 from vdi.kasm.value_paths import set_at, value_at
 from vdi.kasm.values.habits import meant_by
-from vdi.kasm.values.migrate_table import ACROSS, CONNECTION, STEPS, TOGETHER, Step, longest, moved
+from vdi.kasm.values.migrate_table import CONNECTION, STEPS, TOGETHER, Fate, Note, Step, longest, moved
 from vdi.kasm.values.schema import known, tree_of, was_ever_known
-
-
-class Fate(StrEnum):
-    """What became of a value."""
-
-    KEPT = "kept"
-    RENAMED = "renamed"
-    DROPPED = "dropped"
-    ADDED = "added"
-    PERSON = "needs a person"
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """One line of the report."""
-
-    fate: Fate
-    path: str
-    """In the old file; of an added one in the new."""
-    new_path: str = ""
-    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +37,18 @@ def migrate(
     start, end = ALL.index(source), ALL.index(target)
     if start > end:
         raise CannotMigrateError(
-            f"there is no way back from generation {source.letter} ({source.chart}) to {target.letter}"
-            f" ({target.chart}); allowed: {', '.join(each.letter for each in ALL[start:])}"
+            f"values cannot be converted from generation {source.letter} ({source.chart}) back to {target.letter} "
+            f"({target.chart}); allowed: {', '.join(each.letter for each in ALL[start:])}"
         )
     habits = list(_habits(source, values, target, version))
     old = _without(values, [path for path, _ in habits])
     done = Migration(old, tuple(Note(Fate.KEPT, path, path) for path, _ in leaves(source, old)))
     for step in STEPS[start:end]:
         done = _joined(done, _step(step, done.values))
-    if source is A and target is C:
-        done = _across(done, values)
+        if source is not step.source:
+            done = _across(done, step.across, values)
     if known(target, CONNECTION, version):
-        done = _joined(done, _together(done.values, version or C.newest))
+        done = _joined(done, _together(done.values, target, version or target.newest))
     return _with_habits(done, habits, target, version)
 
 
@@ -110,9 +88,9 @@ def _with_habits(
         added = next((note for note in notes if note.fate is Fate.ADDED and note.path == new), None)
         present = written.get(new, None if added else value_at(done.values, new)) if new else None
         if not new:
-            notes.append(Note(Fate.DROPPED, path, why=why or "the new chart has nothing in its place"))
+            notes.append(Note(Fate.DROPPED, path, why=why or "the new chart has no replacement for it"))
         elif present is not None and present != value:
-            notes.append(Note(Fate.PERSON, path, why=f"{new} is {present} already: decide which one is right"))
+            notes.append(Note(Fate.PERSON, path, why=f"{new} is already {present}: decide which value is right"))
         else:
             notes = [note for note in notes if note is not added]
             set_at(done.values, new, value)
@@ -121,11 +99,11 @@ def _with_habits(
     return Migration(done.values, tuple(notes))
 
 
-def _across(done: Migration, values: Mapping[str, Any]) -> Migration:
-    """What generation B has no value for, and A and C have."""
+def _across(done: Migration, paths: Mapping[str, str], values: Mapping[str, Any]) -> Migration:
+    """What the generation between has no value for."""
     notes = []
     for note in done.notes:
-        new = ACROSS.get(note.path)
+        new = paths.get(note.path)
         value = value_at(values, note.path) if new else None
         if new and value is not None:
             set_at(done.values, new, value)
@@ -191,7 +169,7 @@ def _step(step: Step, values: Mapping[str, Any]) -> Migration:
 
 def _move(step: Step, path: str, value: Any, new: dict[str, Any]) -> Note:
     """Put one value where it belongs now, and say so."""
-    special = _special(step, path, value, new)
+    special = step.special(path, value, new)
     if special is not None:
         return special
     renamed, person, dropped = (longest(table, path) for table in (step.renamed, step.person, step.dropped))
@@ -209,95 +187,24 @@ def _move(step: Step, path: str, value: Any, new: dict[str, Any]) -> Note:
     return Note(Fate.KEPT if target == path else Fate.RENAMED, path, target)
 
 
-def _special(step: Step, path: str, value: Any, new: dict[str, Any]) -> Note | None:
-    """Values that are not merely moved; None for all others."""
-    if path == "global.image.pullSecrets" and value:
-        set_at(new, "imagePullSecrets.enabled", True)
-        set_at(new, "imagePullSecrets.name", value)
-        return Note(Fate.RENAMED, path, "imagePullSecrets.name")
-    if path == "kasmApp.zoneName" and value in ("", "default"):
-        return Note(Fate.DROPPED, path, why="one zone called default is what the chart makes by itself")
-    if path in ("global.namespace", "kasmApp.name") and not value:
-        return Note(Fate.DROPPED, path, why="it was empty")
-    if path.startswith(("global.kasmPasswords.", "kasmCerts.")) and _is_empty(value):
-        return Note(Fate.DROPPED, path, why="it was empty")
-    if path.startswith("kasmApp.servicesToDeploy.") and path.endswith(".image") and str(value).startswith(_OWN_IMAGES):
-        return Note(Fate.DROPPED, path, why="the new chart brings its own images")
-    if step.target is C:
-        return _special_c(path, value, new)
-    return None
-
-
-_OWN_IMAGES = ("kasmweb/", "redis")
-
-
-def _is_empty(value: Any) -> bool:
-    """Nothing, or the chart's place holder, which is a comment inside of a text."""
-    return value in ("", None) or (isinstance(value, str) and value.lstrip().startswith("#"))
-
-
-def _special_c(path: str, value: Any, new: dict[str, Any]) -> Note | None:
-    if path == "kasmZones":
-        set_at(new, path, [_zone(zone, first=number == 0) for number, zone in enumerate(value or [])])
-        return Note(Fate.KEPT, path, path, "upstream_auth_addr is proxy_hostname now; the first zone is marked primary")
-    if path == "database.standalone" and value is True:
-        set_at(new, path, value)
-        return Note(Fate.PERSON, path, path, "move the data to a PostgreSQL 16 server before the upgrade")
-    if path == "database.hostname" and value == "kasm-db":
-        return Note(Fate.DROPPED, path, why="the bundled database's Service is <release>-db now")
-    if path.endswith(".image.repository"):
-        registry, _, rest = str(value).partition("/")
-        if "." in registry or ":" in registry or registry == "localhost":
-            set_at(new, path, rest)
-            set_at(new, f"{path.removesuffix('repository')}registry", registry)
-            return Note(Fate.KEPT, path, path, "the registry is a value of its own now (image.registry)")
-    if path in ("dbManagement.initialize", "dbManagement.upgrade.enable"):
-        set_at(new, path, path == "dbManagement.upgrade.enable")
-        return Note(Fate.KEPT, path, path, "set for the upgrade of a Kasm that exists")
-    return None
-
-
-def _zone(zone: Any, *, first: bool) -> Any:
-    if not isinstance(zone, Mapping):
-        return zone
-    renamed = {{"upstream_auth_addr": "proxy_hostname"}.get(key, key): value for key, value in zone.items()}
-    return {**renamed, "primary": True} if first else renamed
-
-
 def _added(step: Step, old: Mapping[str, Any], new: dict[str, Any]) -> Iterator[Note]:
     """What the old chart did by itself and the new one does only when its values say so."""
-    additions: list[tuple[str, Any, str]] = []
-    if step.target is C:
-        tag = kasm_version(".".join(str(number) for number in C.newest))
-        additions = [
-            ("dbManagement.initialize", False, "this Kasm exists: initialising would begin with an empty database"),
-            ("dbManagement.upgrade.enable", True, "dumps the database before the change and restores it afterwards"),
-            ("useImageTags", tag, "some chart versions name images of the development branch"),
-        ]
-    else:
-        additions = [
-            ("proxyService.type", "ClusterIP", "generation A had no LoadBalancer"),
-            ("ingress.enabled", True, "generation A always made its Ingress"),
-        ]
-    if not value_at(old, "database.standalone"):
-        additions.append(("database.storage.retentionPolicy.whenDeleted", "Retain", "Delete would take the data along"))
-    for path, value, why in additions:
-        if value_at(new, path) is None:
-            set_at(new, path, value)
-            yield Note(Fate.ADDED, path, path, why)
-    if value_at(new, "certificate.secretName") is None:
-        yield Note(Fate.PERSON, "certificate.secretName", why="name a Secret of type kubernetes.io/tls: pods mount it")
+    for addition in step.added:
+        if value_at(new, addition.path) is None and not (addition.unless and value_at(old, addition.unless)):
+            set_at(new, addition.path, addition.value)
+            yield Note(Fate.ADDED, addition.path, addition.path, addition.why)
+    yield from (Note(Fate.PERSON, path, why=why) for path, why in step.required.items() if value_at(new, path) is None)
 
 
-def _together(values: Mapping[str, Any], version: Version) -> Migration:
+def _together(values: Mapping[str, Any], target: Generation, version: Version) -> Migration:
     new: dict[str, Any] = {}
     notes: list[Note] = []
-    for path, value in leaves(C, values):
-        target = moved(TOGETHER, path) or path
-        if known(C, target, version):
-            set_at(new, target, value)
-            notes.append(Note(Fate.KEPT if target == path else Fate.RENAMED, path, target))
+    for path, value in leaves(target, values):
+        new_path = moved(TOGETHER, path) or path
+        if known(target, new_path, version):
+            set_at(new, new_path, value)
+            notes.append(Note(Fate.KEPT if new_path == path else Fate.RENAMED, path, new_path))
         else:
-            why = "guac and the RDP gateways are one workload now, components.connectionProxy"
+            why = "guac and the RDP gateways are now one workload, components.connectionProxy"
             notes.append(Note(Fate.PERSON, path, why=why))
     return Migration(new, tuple(notes))

@@ -9,9 +9,9 @@ from vdi.kasm.generations import SIZES, Generation, Version
 from vdi.kasm.values.schema import known
 
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
-_HOST_WORDS = "a DNS name in small letters, such as kasm.example.com, without https:// and without a port"
+_HOST_WORDS = "a DNS name in lower-case letters, such as kasm.example.com, without https:// and without a port"
 _OBJECT = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_OBJECT_WORDS = "a Kubernetes name: small letters, digits, inner '-' and '.'"
+_OBJECT_WORDS = "a Kubernetes name: lower-case letters, digits, inner '-' and '.'"
 _LONGEST_RELEASE = 53
 
 

@@ -28,24 +28,27 @@ def heading(options: InstallOptions) -> str:
     lines = [
         f"Kasm {kasm_version(version)}: values for chart {options.generation.chart} {version}"
         f" (generation {options.generation.letter}).",
-        "There are no passwords in this file; see docs/kasm.md for where they come from.",
+        "There are no passwords in this file; docs/kasm-install.md explains where they come from.",
     ]
     if options.profile is not Profile.CHART:
         node = "2 CPUs and 4 GB" if options.profile is Profile.NODE_4GB else "4 CPUs and 8 GB"
-        lines.append(f"Cut for one K3s node with {node}.")
+        lines.append(f"Sized for one K3s node with {node}.")
     if options.ingress is Ingress.NONE:
         service = options.generation.component("proxy")
         name = service.service.format(release=options.release, zone="default") if service else ""
-        lines.append(f"Nothing here lets browsers in: route {options.hostname} to Service {name}, port 8080 (HTTP).")
+        lines.append(
+            f"Nothing in these values gives browsers access: route {options.hostname} to Service {name}, port 8080 "
+            "(HTTP)."
+        )
     return "\n".join(lines)
 
 
 def entries(options: InstallOptions) -> Iterator[Entry]:
     """Every value that is set, in the chart's order of subjects."""
     paths = options.generation.paths
-    yield paths["hostname"], options.hostname, "the name that people type; it must resolve to a node"
+    yield paths["hostname"], options.hostname, "the name that users open; it must resolve to a node"
     yield paths["size"], options.size, _SIZES[options.size]
-    yield paths["pull_policy"], "IfNotPresent", "an image that is there is not fetched again"
+    yield paths["pull_policy"], "IfNotPresent", "an image that exists on the node is not pulled again"
     if "image_tag" in paths:
         version = kasm_version(".".join(str(number) for number in options.chart_version))
         yield paths["image_tag"], version, "some chart versions name images of the development branch"
@@ -53,7 +56,7 @@ def entries(options: InstallOptions) -> Iterator[Entry]:
         yield (
             paths["resolver"],
             options.resolver,
-            "Service kube-system/kube-dns; rendered without a cluster it is wrong",
+            "Service kube-system/kube-dns; wrong if rendered without a cluster",
         )
     yield from _way_in(options)
     yield from _replicas(options)
@@ -76,24 +79,24 @@ def _way_in(options: InstallOptions) -> Iterator[Entry]:
             yield (
                 paths["proxy_service_type"],
                 "LoadBalancer",
-                "takes port 443 of the node: on K3s its Traefik must be off",
+                "uses port 443 of the node: on K3s its Traefik must be off",
             )
         else:
-            yield paths["proxy_service_type"], "ClusterIP", "a LoadBalancer would fight with Traefik for port 443"
+            yield paths["proxy_service_type"], "ClusterIP", "a LoadBalancer would conflict with Traefik on port 443"
         yield paths["ingress_enabled"], options.ingress is Ingress.TRAEFIK, ""
     if options.ingress is Ingress.TRAEFIK and known(options.generation, paths["ingress_class"], options.chart_version):
         yield paths["ingress_class"], "traefik", "the Traefik of K3s"
     if options.tls_secret:
         yield paths["tls_secret"], options.tls_secret, "a Secret of type kubernetes.io/tls in the same namespace"
         if "tls_create" in paths:
-            yield paths["tls_create"], False, "it exists already"
+            yield paths["tls_create"], False, "it already exists"
 
 
 def _replicas(options: InstallOptions) -> Iterator[Entry]:
     """Where the chart requires them: also of components that are off, and whatever the profile says."""
     if not options.generation.requires_replicas:
         return
-    comment = "the chart refuses values without replicas when Helm 4 installs it"
+    comment = "the chart rejects values without replicas when Helm 4 installs it"
     for component in options.generation.present(options.chart_version):
         if component.replicas_path:
             count = component.replicas[options.size] if options.profile is Profile.CHART else 1
@@ -106,7 +109,7 @@ def _secrets(options: InstallOptions) -> Iterator[Entry]:
     if not name:
         return
     paths = options.generation.paths
-    yield paths["passwords_create"], False, "it exists already"
+    yield paths["passwords_create"], False, "it already exists"
     yield (
         paths["passwords_secret"],
         name,
@@ -116,7 +119,7 @@ def _secrets(options: InstallOptions) -> Iterator[Entry]:
         yield (
             paths["database_secret"],
             {"name": name, "key": "db-password"},
-            f"some init containers look in {options.release}-secrets otherwise, whatever kasmSecrets.name says",
+            f"otherwise some init containers look in {options.release}-secrets, whatever kasmSecrets.name is",
         )
 
 
@@ -129,7 +132,7 @@ def _database(options: InstallOptions) -> Iterator[Entry]:
             yield paths["storage_class"], LOCAL_PATH, "the storage class of K3s"
         if "retention_enabled" in paths:
             yield paths["retention_enabled"], True, ""
-        yield paths["retention"], "Retain", "Delete would remove the data with the StatefulSet, also on an upgrade"
+        yield paths["retention"], "Retain", "Delete would delete the data with the StatefulSet, also on an upgrade"
         return
     major = options.generation.postgres_major
     yield paths["database_external"], True, f"a PostgreSQL {major} outside the chart"
@@ -146,7 +149,7 @@ def _database(options: InstallOptions) -> Iterator[Entry]:
                 "username": database.master_user,
                 "secret": {"name": database.master_secret, "key": database.master_key},
             },
-            "who may create the database and its user, at the first install",
+            "the user that may create the database and its user, at the first installation",
         )
 
 

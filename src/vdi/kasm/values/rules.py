@@ -11,7 +11,7 @@ from vdi.kasm.value_paths import value_at
 from vdi.kasm.values.options import is_host_name
 from vdi.kasm.values.schema import known
 
-_HOST = "allowed: a DNS name in small letters without https:// and without a port"
+_HOST = "allowed: a DNS name in lower-case letters without https:// and without a port"
 
 
 class Code(StrEnum):
@@ -89,8 +89,8 @@ def _version(subject: Subject) -> Iterator[Finding]:
         yield _warning(
             Code.UNKNOWN_VERSION,
             subject.chart_words,
-            f"is newer than {'.'.join(map(str, newest))}, the newest version that this vdi knows: other keys may exist,"
-            " and defaults may differ.",
+            f"is newer than {'.'.join(map(str, newest))}, the newest version that this vdi supports: other keys may "
+            "exist, and defaults may differ.",
             "Compare with the chart's own values: helm show values.",
         )
 
@@ -100,7 +100,7 @@ def _hostname(subject: Subject) -> Iterator[Finding]:
     value = subject.get(path, "")
     if not value:
         yield problem(
-            Code.MISSING_VALUE, path, "is not set; it is the name that people type.", f"Write {path}: kasm.example.com"
+            Code.MISSING_VALUE, path, "is not set; it is the name that users open.", f"Set {path}: kasm.example.com"
         )
     elif isinstance(value, str) and not is_host_name(value):
         yield problem(Code.INVALID_VALUE, path, f"is {value!r}; {_HOST}.")
@@ -113,22 +113,22 @@ def _way_in(subject: Subject) -> Iterator[Finding]:
         yield problem(
             Code.CONFLICTING_VALUES,
             "route.enabled",
-            "is true beside ingress.enabled; the chart refuses both.",
+            "is true together with ingress.enabled; the chart rejects both.",
             "Keep one.",
         )
     if (ingress or route) and kind != "ClusterIP":
         yield problem(
             Code.CONFLICTING_VALUES,
             "proxyService.type",
-            f"is {kind} while {'ingress' if ingress else 'route'}.enabled is true; the chart refuses that.",
-            "Write proxyService.type: ClusterIP",
+            f"is {kind} while {'ingress' if ingress else 'route'}.enabled is true; the chart rejects that.",
+            "Set proxyService.type: ClusterIP",
         )
     elif kind == "LoadBalancer":
         yield _warning(
             Code.RISKY_VALUE,
             "proxyService.type",
-            "is LoadBalancer: on K3s it takes port 443 of each node, which Traefik holds.",
-            "With Traefik write ClusterIP and ingress.enabled: true; without it leave it.",
+            "is LoadBalancer: on K3s it uses port 443 of each node, which Traefik uses.",
+            "With Traefik set ClusterIP and ingress.enabled: true; without Traefik keep it.",
         )
     if subject.get("kasmZones") and not (ingress or route):
         yield problem(
@@ -145,12 +145,12 @@ def _zones(subject: Subject) -> Iterator[Finding]:
     for number, zone in enumerate(zones):
         path = f"kasmZones[{number}]"
         if not (zone.get("name") or zone.get(aliases.get("name", ""))):
-            yield problem(Code.MISSING_VALUE, path, "has no name.", "Write name: ...")
+            yield problem(Code.MISSING_VALUE, path, "has no name.", "Set name: ...")
         old = aliases.get(address, "")
         if not (zone.get(address) or zone.get(old)):
-            yield problem(Code.MISSING_VALUE, path, f"has no {address}.", f"Write {address}: zone.kasm.example.com")
+            yield problem(Code.MISSING_VALUE, path, f"has no {address}.", f"Set {address}: zone.kasm.example.com")
         if old in zone:
-            yield _warning(Code.OLD_NAME, f"{path}.{old}", "is the old name.", f"Write {address}.")
+            yield _warning(Code.OLD_NAME, f"{path}.{old}", "is the old name.", f"Set {address}.")
     if sum(1 for zone in zones if zone.get("primary") is True) > 1:
         yield problem(Code.INVALID_VALUE, "kasmZones", "has several entries with primary: true; allowed: one.")
 
@@ -171,8 +171,8 @@ def _database(subject: Subject) -> Iterator[Finding]:
         yield _warning(
             Code.RISKY_VALUE,
             "database.storage.retentionPolicy.whenDeleted",
-            "is Delete (the chart's default where it is not set): the data go with the StatefulSet, also on an upgrade"
-            " to another Kasm version.",
+            "is Delete (the chart's default): the data is deleted with the StatefulSet, also on an upgrade to "
+            "another Kasm version.",
             "Write Retain.",
         )
     initialize, upgrade = subject.on("dbManagement.initialize", default=True), subject.on("dbManagement.upgrade.enable")
@@ -180,14 +180,14 @@ def _database(subject: Subject) -> Iterator[Finding]:
         yield problem(
             Code.CONFLICTING_VALUES,
             "dbManagement.upgrade.enable",
-            "is true while dbManagement.initialize is true (which it is by itself); the chart knows one or the other.",
-            "For an upgrade write dbManagement.initialize: false",
+            "is true while dbManagement.initialize is true (the default); the chart accepts only one of them.",
+            "For an upgrade set dbManagement.initialize: false",
         )
     if subject.on("dbManagement.upgrade.skipBackupAndRestore") and not external:
         yield problem(
             Code.CONFLICTING_VALUES,
             "dbManagement.upgrade.skipBackupAndRestore",
-            "is true; allowed with database.standalone: true only.",
+            "is true; allowed only with database.standalone: true.",
         )
 
 
@@ -206,13 +206,13 @@ def _certificate(subject: Subject) -> Iterator[Finding]:
             Code.MISSING_VALUE,
             "certificate.secretName",
             "is not set; pods mount that Secret and do not start without it.",
-            "Name a Secret of type kubernetes.io/tls (kubectl create secret tls), or one for cert-manager to fill.",
+            "Set a Secret of type kubernetes.io/tls (kubectl create secret tls), or one that cert-manager fills.",
         )
     else:
         yield _warning(
             Code.RISKY_VALUE,
             "certificate.secretName",
-            "is not set: the chart makes a certificate that no browser trusts.",
+            "is not set: the chart creates a certificate that no browser trusts.",
         )
 
 
@@ -240,8 +240,8 @@ def _filled(found: Any, prefix: str) -> Iterator[str]:
 
 def _secret_way(subject: Subject) -> str:
     if subject.is_known("kasmSecrets.name"):
-        return "Put it into a Secret (vdi kasm values secret) and name that one."
-    return "Leave it out: the chart makes its own. What has to be yours belongs into a Secret."
+        return "Put it into a Secret (vdi kasm values secret) and set that one."
+    return "Remove it: the chart creates its own. Put a password that you must choose into a Secret."
 
 
 def _passwords(subject: Subject) -> Iterator[Finding]:
@@ -250,15 +250,15 @@ def _passwords(subject: Subject) -> Iterator[Finding]:
             Code.MISSING_VALUE,
             "kasmSecrets.name",
             "is not set while kasmSecrets.create is false.",
-            "Name the Secret that exists.",
+            "Set the existing Secret.",
         )
     if subject.get("kasmSecrets.name") and not subject.get("database.kasmDbSecret.name"):
         name = subject.get("kasmSecrets.name")
         yield _warning(
             Code.RISKY_VALUE,
             "kasmSecrets.name",
-            f"is {name!r}, but some init containers read the database's password from <release>-secrets all the same.",
-            f"Unless that is its name, write database.kasmDbSecret: {{name: {name}, key: db-password}}",
+            f"is {name!r}, but some init containers still read the database's password from <release>-secrets.",
+            f"Unless that is its name, set database.kasmDbSecret: {{name: {name}, key: db-password}}",
         )
 
 
@@ -267,8 +267,8 @@ def _resolver(subject: Subject) -> Iterator[Finding]:
         yield problem(
             Code.MISSING_VALUE,
             "nginxResolver",
-            "is not set; rendered without a cluster the chart writes 127.0.0.11, where nothing answers.",
-            "Write the address of Service kube-system/kube-dns (on K3s 10.43.0.10 unless it was changed).",
+            "is not set; rendered without a cluster the chart sets 127.0.0.11, where nothing responds.",
+            "Set the address of Service kube-system/kube-dns (on K3s 10.43.0.10 unless it was changed).",
         )
 
 
@@ -283,8 +283,8 @@ def _replicas(subject: Subject) -> Iterator[Finding]:
         yield problem(
             Code.MISSING_VALUE,
             parent,
-            f"has no replicas for {names}; with Helm 4 the chart refuses that, also for components that are off.",
-            "Write replicas: 1 for each of them.",
+            f"has no replicas for {names}; with Helm 4 the chart rejects that, also for disabled components.",
+            "Set replicas: 1 for each of them.",
         )
 
 
@@ -294,7 +294,7 @@ def _images(subject: Subject) -> Iterator[Finding]:
             Code.RISKY_VALUE,
             "useImageTags",
             "is develop: images of the development branch.",
-            "Write the version of Kasm, such as 1.19.0",
+            "Set the version of Kasm, such as 1.19.0",
         )
 
 
@@ -306,7 +306,7 @@ def _direct_rdp(subject: Subject) -> Iterator[Finding]:
             Code.MISSING_VALUE,
             "directRdpService.perServiceSettings",
             "is empty while directRdpService.enabled is true.",
-            "Give one entry with rdpAccessURL for each replica.",
+            "Add one entry with rdpAccessURL for each replica.",
         )
 
 

@@ -10,8 +10,8 @@ KEYS: Mapping[str, str] = {
     "admin-password": "of admin@kasm.local",
     "user-password": "of user@kasm.local",
     "db-password": "of the database's user",
-    "manager-token": "with which agents register",
-    "service-token": "with which guac and the RDP gateways register",
+    "manager-token": "for the registration of agents",
+    "service-token": "for the registration of guac and the RDP gateways",
 }
 """What the Secret holds, and what each is for."""
 LENGTH = 26
@@ -27,10 +27,10 @@ def secret_manifest(
     Raises ValueError for keys and values that are wrong; the values themselves are never part of it.
     """
     if unknown := [key for key in given if key not in KEYS]:
-        raise ValueError(f"{unknown[0]!r} is no password of Kasm's; allowed: {', '.join(KEYS)}")
+        raise ValueError(f"{unknown[0]!r} is not a password of Kasm; allowed: {', '.join(KEYS)}")
     for key, value in given.items():
         if not isinstance(value, str) or not value or value != value.strip():
-            raise ValueError(f"{key} is no text, empty, or has blanks around it; quote it")
+            raise ValueError(f"{key} is not text, is empty, or has leading or trailing spaces; quote it")
     data = {key: given.get(key) or "".join(choose(ALPHABET) for _ in range(LENGTH)) for key in KEYS}
     return {
         "apiVersion": "v1",

@@ -34,7 +34,7 @@ def read_archive(path: Path) -> tuple[ArchiveImage, ...]:
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise BadArchiveError(f"{path}: its index of images is broken ({error!r}); {allowed}") from error
     if not images:
-        raise BadArchiveError(f"{path}: holds no image with a name; {allowed}")
+        raise BadArchiveError(f"{path}: contains no image with a name; {allowed}")
     return images
 
 

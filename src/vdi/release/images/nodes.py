@@ -64,7 +64,7 @@ def choose_image(node: Object) -> str:
         for name in _by_tag(image.get("names") or ())[:1]
     }
     if not sizes:
-        raise UnsupportedNodeError("it reports no image that a pod could run from")
+        raise UnsupportedNodeError("it reports no image that a pod could use")
     return min(sizes, key=lambda name: ("pause" not in name, sizes[name], name))
 
 
@@ -82,7 +82,9 @@ def check_architectures(node: Object, archives: Mapping[str, Sequence[ArchiveIma
     there = {name for names in fitting.values() for name in names}
     missing = sorted({image.name for images in archives.values() for image in images} - there)
     if missing:
-        raise UnsupportedNodeError(f"its architecture is {architecture}, for which no archive has {', '.join(missing)}")
+        raise UnsupportedNodeError(
+            f"its architecture is {architecture}, for which no archive contains {', '.join(missing)}"
+        )
     return {path: names for path, names in fitting.items() if names}
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from vdi.session.autoscaling import PLACEHOLDER, placeholder_key, terms_for_new_node
+from vdi.session.autoscaling import PLACEHOLDER, shape_key, terms_for_new_node
 from vdi.session.capacity import PODS
 from vdi.session.capacity_matching import Demand
 from vdi.session.identity import MANAGED_BY
@@ -18,11 +18,22 @@ _SAFE_TO_EVICT = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}
 
 def build_placeholder(demand: Demand, name: str, namespace: str, *, image: str, priority_class: str) -> dict[str, Any]:
     """The placeholder of this name and shape."""
+    metadata = {
+        "name": name,
+        "namespace": namespace,
+        "labels": {**MANAGED_BY, PLACEHOLDER: shape_key(demand)},
+        "annotations": _SAFE_TO_EVICT,
+    }
+    spec = build_pod_spec(demand, image) | {"priorityClassName": priority_class}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def build_pod_spec(demand: Demand, image: str) -> dict[str, Any]:
+    """A pod that the scheduler, and an autoscaler that simulates it, put where the desktop could be."""
     spec: dict[str, Any] = {
         "terminationGracePeriodSeconds": _GRACE_SECONDS,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "priorityClassName": priority_class,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": _USER_ID,
@@ -50,13 +61,7 @@ def build_placeholder(demand: Demand, name: str, namespace: str, *, image: str, 
     if terms := terms_for_new_node(demand):
         required = {"nodeSelectorTerms": msgspec.to_builtins(terms)}
         spec["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
-    metadata = {
-        "name": name,
-        "namespace": namespace,
-        "labels": {**MANAGED_BY, PLACEHOLDER: placeholder_key(demand)},
-        "annotations": _SAFE_TO_EVICT,
-    }
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    return spec
 
 
 def _container(demand: Demand, image: str) -> dict[str, Any]:

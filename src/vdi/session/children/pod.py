@@ -1,6 +1,7 @@
 """The Pod: the desktop itself. It passes the Pod Security Standard `restricted`."""
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 import msgspec
@@ -13,12 +14,17 @@ from vdi.session.effective import Desktop
 from vdi.session.identity import TEMPLATE_LABEL, Identity, PoolIdentity
 from vdi.session.naming import derive_base, pod_name, pool_secret_name, secret_name
 from vdi.session.observed import HOLD, KUEUE_QUEUE, PROTOCOL, SCHEME, TEMPLATE_REVISION
+from vdi.session.volumes import SCRIPT_FOLDER, SCRIPT_VOLUME
 
 CONTAINER = "desktop"
+FOLDER_MAKER = "home-folders"
 AGENT_PORT_NAME = "agent"
 MASTER_TOKEN_DIGEST = "VDI_MASTER_TOKEN_SHA256"  # noqa: S105 -- the variable's name
 MASTER_TOKEN = "SELKIES_MASTER_TOKEN"  # noqa: S105 -- the variable's name
 """In pods of operators before digests. Whoever was at such a desktop could read it."""
+_SCRIPT_FILE, _SCRIPT_MODE = "startup.sh", 0o555
+_SECRET_MODE = 0o440
+"""The pod's group (fsGroup) reads; the user does not own the files, so ssh takes a private key with this mode."""
 _GRACE_SECONDS = 3
 """A desktop has nothing to save on SIGTERM that it would not have saved before; a session must be gone within 10 s."""
 
@@ -78,6 +84,8 @@ def build_spec(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]
         "containers": [_container(desktop, secret, agent_port)],
         "volumes": _volumes(desktop),
     }
+    if folders := _folders_in_home(desktop):
+        spec["initContainers"] = [_folder_maker(desktop, folders)]
     placement = desktop.placement
     if placement.node_selector:
         spec["nodeSelector"] = dict(placement.node_selector)
@@ -163,6 +171,8 @@ def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]
         {"name": "VDI_AGENT_PORT", "value": str(agent_port)},
         {"name": "VDI_AGENT_TOKEN_SHA256", "valueFrom": token},
     ]
+    if desktop.startup_script:
+        ours.append({"name": "VDI_STARTUP_SCRIPT", "value": f"{SCRIPT_FOLDER}/{_SCRIPT_FILE}"})
     if not desktop.gpu:
         # Images built for GPUs ask for all of them: without this, a desktop that asked for none would see every GPU.
         ours.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
@@ -178,25 +188,70 @@ def _volumes(desktop: Desktop) -> list[dict[str, Any]]:
     if desktop.home:
         volumes.append({"name": "home", "persistentVolumeClaim": {"claimName": desktop.home.claim}})
     volumes.extend({"name": volume.name, **_source(volume)} for volume in desktop.volumes)
+    if desktop.startup_script:
+        script = desktop.startup_script.config_map_key_ref
+        items = [{"key": script.key, "path": _SCRIPT_FILE}]
+        volumes.append(
+            {"name": SCRIPT_VOLUME, "configMap": {"name": script.name, "items": items, "defaultMode": _SCRIPT_MODE}}
+        )
     return volumes
 
 
 def _source(volume: TemplateVolume) -> dict[str, Any]:
+    # With a folder of it the kubelet has to be able to create that; what may be written is for the mounts to say.
+    read_only = volume.read_only and not volume.sub_path and not volume.groups
     if volume.persistent_volume_claim:
         claim = volume.persistent_volume_claim.claim_name
-        return {"persistentVolumeClaim": {"claimName": claim, "readOnly": volume.read_only}}
+        return {"persistentVolumeClaim": {"claimName": claim, "readOnly": read_only}}
     if volume.config_map:
         return {"configMap": {"name": volume.config_map.name}}
+    if volume.secret:
+        return {"secret": {"secretName": volume.secret.secret_name, "defaultMode": _SECRET_MODE}}
     if volume.nfs:
-        return {"nfs": {"server": volume.nfs.server, "path": volume.nfs.path, "readOnly": volume.read_only}}
-    raise ValueError(f"volume {volume.name!r} has no source; allowed is one of persistentVolumeClaim, configMap, nfs")
+        return {"nfs": {"server": volume.nfs.server, "path": volume.nfs.path, "readOnly": read_only}}
+    allowed = "persistentVolumeClaim, configMap, secret, nfs"
+    raise ValueError(f"volume {volume.name!r} has no source; allowed: one of {allowed}")
 
 
 def _mounts(desktop: Desktop) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [{"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 -- Chromium's shared memory
     if desktop.home:
         mounts.append({"name": "home", "mountPath": desktop.home.mount_path})
-    for volume in desktop.volumes:
-        mount: dict[str, Any] = {"name": volume.name, "mountPath": volume.mount_path}
-        mounts.append({**mount, "readOnly": True} if volume.read_only else mount)
+    for mount in desktop.mounts:
+        described: dict[str, Any] = {"name": mount.volume, "mountPath": mount.path}
+        if mount.sub_path:
+            described["subPath"] = mount.sub_path
+        mounts.append({**described, "readOnly": True} if mount.read_only else described)
+    if desktop.startup_script:
+        mounts.append({"name": SCRIPT_VOLUME, "mountPath": SCRIPT_FOLDER, "readOnly": True})
     return mounts
+
+
+def _folders_in_home(desktop: Desktop) -> list[str]:
+    """The folders of the home that volumes are mounted in, but not the home itself."""
+    if desktop.home is None:
+        return []
+    home = PurePosixPath(desktop.home.mount_path)
+    above = {PurePosixPath(mount.path).parent for mount in desktop.mounts}
+    return sorted(str(folder) for folder in above if folder.is_relative_to(home) and folder != home)
+
+
+def _folder_maker(desktop: Desktop, folders: list[str]) -> dict[str, Any]:
+    """Makes the folders in the home as the desktop's user: the container runtime would make them as root.
+
+    A desktop that cannot write to its own ~/.config does not start.
+    """
+    resources = _resources(desktop)
+    for amounts in resources.values():
+        amounts.pop(desktop.gpu_resource, None)
+    return {
+        "name": FOLDER_MAKER,
+        "image": desktop.image,
+        "imagePullPolicy": "IfNotPresent",
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "command": ["mkdir", "-p", "--", *folders],
+        "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
+        "resources": resources,
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "home", "mountPath": str(desktop.home.mount_path)}] if desktop.home else [],
+    }

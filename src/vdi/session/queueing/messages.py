@@ -124,12 +124,12 @@ def _explain_placement(demand: Demand, capacities: Sequence[NodeCapacity]) -> Sh
     ]
     if not labelled:
         desired = _join(f"{key}={value}" for key, value in demand.selector)
-        words = f"{_none_of(capacities)} has the label {desired} that the template's placement asks for"
+        words = f"{_none_of(capacities)} has the label {desired} that the template's placement requires"
     else:
         taints = sorted(
             {f"{taint.key}={taint.value}:{taint.effect}" for capacity in labelled for taint in capacity.taints}
         )
-        words = f"{_names(labelled)}: kept for others by a taint that the template does not tolerate ({_join(taints)})"
+        words = f"{_names(labelled)}: reserved by a taint that the template does not tolerate ({_join(taints)})"
     return Shortage(Reason.NO_MATCHING_NODE, words, hopeless=True)
 
 
@@ -147,11 +147,11 @@ def _explain_busy(
     words = _busy_words(name, desired[name], capacities)
     if len(short[name]) < len(capacities):
         others = [one for one in short if one != name and short[one]]
-        words += f"; elsewhere there is too little {_join(_noun(other) for other in others)}"
+        words += f"; other nodes have too little {_join(_noun(other) for other in others)}"
     elsewhere = fitting_anywhere(demand) if demand.pin else ()
     if elsewhere:
-        words += f"; the capacity of {_names(elsewhere)} is of no use to it"
-        return Shortage(Reason.HOME_NODE_FULL, f"the home is on {_names(capacities)}, and there {words}")
+        words += f"; the capacity of {_names(elsewhere)} does not help it"
+        return Shortage(Reason.HOME_NODE_FULL, f"the home is on {_names(capacities)}, where {words}")
     return Shortage(_BUSY.get(name, Reason.GPUS_BUSY), words)
 
 
@@ -160,20 +160,22 @@ def _busy_words(name: str, desired: int, capacities: Sequence[NodeCapacity]) -> 
     left = max(0, most.free.get(name, 0))
     where = _names(capacities)
     if name == PODS:
-        return f"{where}: as many pods as allowed ({sum(capacity.allocatable.get(name, 0) for capacity in capacities)})"
+        return (
+            f"{where}: the maximum number of pods ({sum(capacity.allocatable.get(name, 0) for capacity in capacities)})"
+        )
     if name in _USUAL:
         total = f" of {_amount(name, most.allocatable.get(name, 0))}" if len(capacities) == 1 else ""
         at = f"{where} has {_amount(name, left)}{total} free" if len(capacities) == 1 else f"{_most(name, left, most)}"
-        return f"{_amount(name, desired)} of {_noun(name)} is needed, and {at}"
+        return f"{_amount(name, desired)} of {_noun(name)} is needed, but {at}"
     total_number = sum(capacity.allocatable.get(name, 0) for capacity in capacities)
     foreign = sum(capacity.foreign.get(name, 0) for capacity in capacities)
     by_others = f" ({foreign} by other workloads)" if foreign else ""
     if left:
-        return f"{desired} {name} are needed on one node, and {_most(name, left, most)}"
+        return f"{desired} {name} are needed on one node, but {_most(name, left, most)}"
     return (
         f"all {total_number} {name} on {where} are in use{by_others}"
         if total_number > 1
-        else (f"the one {name} on {where} is in use{by_others}")
+        else (f"the only {name} on {where} is in use{by_others}")
     )
 
 
@@ -186,11 +188,11 @@ def _too_large(demand: Demand, capacities: Sequence[NodeCapacity]) -> str:
     for name, desired in demand.takes:
         most = max(capacity.allocatable.get(name, 0) for capacity in capacities)
         if most < desired:
-            parts.append(f"{_amount(name, desired)} of {_noun(name)}, where the largest node has {_amount(name, most)}")
+            parts.append(f"{_amount(name, desired)} of {_noun(name)}, but the largest node has {_amount(name, most)}")
     if parts:
         return f"it needs {_join(parts)}"
     needed = [f"{_amount(name, desired)} of {_noun(name)}" for name, desired in demand.takes if name != PODS]
-    return f"no single node has all that it needs ({_join(needed)})"
+    return f"no single node has everything that is needed ({_join(needed)})"
 
 
 def _extended(demand: Demand) -> list[tuple[str, int]]:

@@ -20,7 +20,7 @@ AGEING = 600_000
 Key = tuple[int, float, int, str]
 """Smaller is sooner."""
 Share = Callable[[str], float]
-"""Running desktops of a user, divided by the user's weight."""
+"""`share_of` a user, with the desktops that run now."""
 _Row = tuple[str, int]
 
 
@@ -43,6 +43,11 @@ class PendingSession:
         return max(0, now - self.since)
 
 
+def share_of(user: str, running: Mapping[str, int], weights: Mapping[str, float]) -> float:
+    """Running desktops of a user, divided by the user's weight; the smaller share goes first."""
+    return running.get(user, 0) / weights.get(user, 1.0)
+
+
 def sort_pending(
     pending_sessions: Iterable[PendingSession], running: Mapping[str, int], weights: Mapping[str, float], now: int
 ) -> list[PendingSession]:
@@ -59,9 +64,8 @@ def sort_pending(
     keyed = []
     for points, since, uid, pending in first:
         user = pending.user
-        count = ahead.get(user, 0)
-        ahead[user] = count + 1
-        keyed.append(((points, count / weights.get(user, 1.0), since, uid), pending))
+        keyed.append(((points, share_of(user, ahead, weights), since, uid), pending))
+        ahead[user] = ahead.get(user, 0) + 1
     keyed.sort(key=itemgetter(0))
     return [pending for _, pending in keyed]
 

@@ -18,7 +18,7 @@ from vdi.session.autoscaling import can_use_new_node
 from vdi.session.capacity import Amounts
 from vdi.session.capacity_matching import Demand, NodeCapacity, allows_placement, reaches_home
 from vdi.session.queueing.groups import Group, blocks, find_closest, is_hopeless
-from vdi.session.queueing.order import GroupQueue, Key, PendingSession, sort_pending
+from vdi.session.queueing.order import GroupQueue, Key, PendingSession, share_of, sort_pending
 
 BACKFILL_TIMEOUT = 600_000
 """Milliseconds of waiting after which a waiter holds a node."""
@@ -397,4 +397,4 @@ class Queue:
             group.queue.share_changed(user, now)
 
     def _share(self, user: str) -> float:
-        return self._running.get(user, 0) / self._weights.get(user, 1.0)
+        return share_of(user, self._running, self._weights)

@@ -25,34 +25,34 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- /* What cannot work, or would be open to others, is refused in words. */}}
 {{- define "coturn.check" -}}
 {{- if and .Chart.IsRoot (not .Values.auth.existingSecret) }}
-{{- fail "coturn: auth.existingSecret is empty: name a Secret with the key secret; only as a part of the chart vdi the secret is made for you" }}
+{{- fail "coturn: auth.existingSecret is empty: name a Secret with the key `secret`; it is created automatically only as part of the chart vdi" }}
 {{- end }}
 {{- with .Values }}
 {{- if not .realm }}
-{{- fail "coturn: realm is empty: name what clients authenticate to, such as turn.example.com" }}
+{{- fail "coturn: realm is empty; allowed: a domain to which clients authenticate, such as turn.example.com" }}
 {{- end }}
 {{- if not .allowedPeers }}
-{{- fail "coturn: allowedPeers is empty, so nothing could be relayed: name the range of the pods, such as 10.42.0.0/16 (K3s)" }}
+{{- fail "coturn: allowedPeers is empty, so nothing could be relayed; allowed: the address range of the pods, such as 10.42.0.0/16 (K3s)" }}
 {{- end }}
 {{- if gt (int .relayPorts.min) (int .relayPorts.max) }}
-{{- fail (printf "coturn: relayPorts.min %d is above relayPorts.max %d" (int .relayPorts.min) (int .relayPorts.max)) }}
+{{- fail (printf "coturn: relayPorts.min: %d is more than relayPorts.max (%d)" (int .relayPorts.min) (int .relayPorts.max)) }}
 {{- end }}
 {{- $ports := add1 (sub (int .relayPorts.max) (int .relayPorts.min)) }}
 {{- if gt (int .quotas.total) (int $ports) }}
-{{- fail (printf "coturn: quotas.total %d needs as many relay ports, relayPorts has %d" (int .quotas.total) (int $ports)) }}
+{{- fail (printf "coturn: quotas.total: %d is more than the number of relay ports; allowed: at most %d" (int .quotas.total) (int $ports)) }}
 {{- end }}
 {{- if and (le (int .relayPorts.min) (int .port)) (le (int .port) (int .relayPorts.max)) }}
-{{- fail (printf "coturn: port %d lies among the relayPorts" (int .port)) }}
+{{- fail (printf "coturn: port: %d is one of relayPorts; allowed: a port outside that range" (int .port)) }}
 {{- end }}
 {{- if .hostNetwork }}
 {{- if .traefik.entryPoint }}
-{{- fail "coturn: traefik.entryPoint leads to a Service, which there is with hostNetwork: false only" }}
+{{- fail "coturn: traefik.entryPoint: allowed only with hostNetwork: false, because it routes to a Service" }}
 {{- end }}
 {{- if and .metrics.enabled (not .metrics.address) }}
-{{- fail "coturn: metrics.enabled with hostNetwork would show the metrics to everybody who reaches the node: name an inner address of it in metrics.address" }}
+{{- fail "coturn: metrics.address is empty: with hostNetwork, everyone who can reach the node could read the metrics; set an internal address of the node" }}
 {{- end }}
 {{- else if .externalIP }}
-{{- fail "coturn: externalIP is for hostNetwork: true; behind a Service desktops reach the relay ports at the pod's own address" }}
+{{- fail "coturn: externalIP: allowed only with hostNetwork: true; behind a Service, desktops reach the relay ports at the pod's own address" }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -67,7 +67,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- fail (printf "coturn: allowedPeers: %s: the prefix must be /32 to /128, or it would cover more than pods" $cidr) }}
 {{- end }}
 {{- if or (regexMatch "^0*:|^(0*64:0*ff9b|2002|fe[89ab][0-9a-f]|ff[0-9a-f]{2}):" (lower $address)) (regexMatch "^0+:" $address) }}
-{{- fail (printf "coturn: allowedPeers: %s is no range of pods: loopback, link-local, multicast or IPv4 in disguise" $cidr) }}
+{{- fail (printf "coturn: allowedPeers: %s is not a range of pods: loopback, link-local, multicast or IPv4-mapped" $cidr) }}
 {{- end }}
 {{- $given := trimSuffix "::" $address | splitList ":" }}
 {{- $first := list }}
@@ -79,7 +79,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- $size := int64 1 }}
 {{- range until (int $free) }}{{ $size = mul $size 2 }}{{ end }}
 {{- if mod $group $size }}
-{{- fail (printf "coturn: allowedPeers: %s has bits set behind its prefix" $cidr) }}
+{{- fail (printf "coturn: allowedPeers: %s has bits set after its prefix" $cidr) }}
 {{- end }}
 {{- $first = append $first (printf "%x" $group) }}
 {{- $last = append $last (printf "%x" (sub (add $group $size) 1)) }}
@@ -91,16 +91,16 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 {{- $base := int64 0 }}
 {{- range splitList "." $address }}
-{{- if gt (int .) 255 }}{{ fail (printf "coturn: allowedPeers: %s is no address: %s is above 255" $cidr .) }}{{ end }}
+{{- if gt (int .) 255 }}{{ fail (printf "coturn: allowedPeers: %s is not an address: %s is more than 255" $cidr .) }}{{ end }}
 {{- $base = add (mul $base 256) (int .) }}
 {{- end }}
 {{- if regexMatch "^(0|127|169\\.254|22[4-9]|2[34][0-9]|25[0-5])\\." $address }}
-{{- fail (printf "coturn: allowedPeers: %s is no range of pods: loopback, link-local (cloud metadata), multicast or reserved" $cidr) }}
+{{- fail (printf "coturn: allowedPeers: %s is not a range of pods: loopback, link-local (cloud metadata), multicast or reserved" $cidr) }}
 {{- end }}
 {{- $size := int64 1 }}
 {{- range until (int (sub 32 $prefix)) }}{{ $size = mul $size 2 }}{{ end }}
 {{- if mod $base $size }}
-{{- fail (printf "coturn: allowedPeers: %s has bits set behind its prefix" $cidr) }}
+{{- fail (printf "coturn: allowedPeers: %s has bits set after its prefix" $cidr) }}
 {{- end }}
 {{- range $index, $number := list $base (sub (add $base $size) 1) }}
 {{- if $index }}-{{ end }}

@@ -25,7 +25,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{/* Alone, this chart has nothing that could draw a password. */}}
 {{- define "postgresql.check" -}}
 {{- if and .Chart.IsRoot (not .Values.auth.existingSecret) }}
-{{- fail "postgresql: auth.existingSecret is empty: name a Secret with the keys `password` and `url`; only as a part of the chart vdi the password is made for you" }}
+{{- fail "postgresql: auth.existingSecret is empty: name a Secret with the keys `password` and `url`; it is created automatically only as part of the chart vdi" }}
 {{- end }}
 {{- end }}
 

@@ -25,7 +25,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{/* Alone, this chart has nothing that could draw a password. */}}
 {{- define "redis.check" -}}
 {{- if and .Chart.IsRoot (not .Values.auth.existingSecret) }}
-{{- fail "redis: auth.existingSecret is empty: name a Secret with the keys `password`, `redis.conf` and `url`; only as a part of the chart vdi the password is made for you" }}
+{{- fail "redis: auth.existingSecret is empty: name a Secret with the keys `password`, `redis.conf` and `url`; it is created automatically only as part of the chart vdi" }}
 {{- end }}
 {{- end }}
 

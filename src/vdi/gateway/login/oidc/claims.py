@@ -24,27 +24,27 @@ class RefusedError(Exception):
 def check_claims(claims: Mapping[str, Any], config: OIDC, nonce: str, now: float) -> None:
     """OpenID Connect Core 1.0, 3.1.3.7. Raises ClaimsError naming the claim, what it says and what is allowed."""
     if claims.get("iss") != config.issuer:
-        raise ClaimsError(f"iss is {claims.get('iss')!r}; allowed is {config.issuer!r}")
+        raise ClaimsError(f"iss is {claims.get('iss')!r}; allowed: {config.issuer!r}")
     audience = claims.get("aud")
     audiences = audience if isinstance(audience, list) else [audience]
     if config.client_id not in audiences:
-        raise ClaimsError(f"aud is {audience!r}; allowed is {config.client_id!r}")
+        raise ClaimsError(f"aud is {audience!r}; allowed: {config.client_id!r}")
     party = claims.get("azp")
     if (len(audiences) > 1 or party is not None) and party != config.client_id:
-        raise ClaimsError(f"azp is {party!r}; allowed is {config.client_id!r}")
+        raise ClaimsError(f"azp is {party!r}; allowed: {config.client_id!r}")
     for name, low, high in (("exp", now - _LEEWAY, None), ("iat", None, now + _LEEWAY), ("nbf", None, now + _LEEWAY)):
         value = claims.get(name)
         if value is None and name == "nbf":
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ClaimsError(f"{name} is {value!r}; allowed is a time")
+            raise ClaimsError(f"{name} is {value!r}; allowed: a time")
         if (low is not None and value <= low) or (high is not None and value > high):
-            raise ClaimsError(f"{name} is {value:.0f}, and now is {now:.0f}")
+            raise ClaimsError(f"{name} is {value:.0f}, and the current time is {now:.0f}")
     if not isinstance(claims.get("sub"), str) or not claims["sub"]:
         raise ClaimsError("sub is missing")
     said = claims.get("nonce")
     if not isinstance(said, str) or not hmac.compare_digest(said.encode(), nonce.encode()):
-        raise ClaimsError("nonce is not the one that was sent")
+        raise ClaimsError("nonce does not match the one that was sent")
 
 
 def identity_from(claims: Mapping[str, Any], config: OIDC, settings: Settings) -> Identity:
@@ -52,13 +52,11 @@ def identity_from(claims: Mapping[str, Any], config: OIDC, settings: Settings) -
     email = claims.get("email")
     if not isinstance(email, str) or not email:
         raise RefusedError(
-            f"{config.name} did not tell your e-mail address, by which desktops know whose they are. "
-            "Your administrator can have it send the claim 'email'."
+            f"{config.name} did not send your e-mail address, which identifies the owner of a desktop. Your "
+            "administrator can configure it to send the claim 'email'."
         )
     if claims.get("email_verified") in (False, "false"):
-        raise RefusedError(
-            f"{config.name} says that {email[:254]} is not confirmed to be yours. Confirm it there first."
-        )
+        raise RefusedError(f"{config.name} reports that {email[:254]} is not verified. Verify it there first.")
     try:
         user = check_address(email)
     except ValueError as why:

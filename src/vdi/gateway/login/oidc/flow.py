@@ -44,9 +44,9 @@ def read_state(secret: str, state: str, now: float) -> str:
     content = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     age = now - int.from_bytes(content[:_TIME])
     if age < -LEEWAY:
-        raise StateError(f"this login was begun in {-age:.0f} s from now: the clocks of two replicas differ")
+        raise StateError(f"this login starts {-age:.0f} s in the future: the clocks of two replicas differ")
     if age > SECONDS:
-        raise StateError(f"this login was begun more than {SECONDS // 60} minutes ago")
+        raise StateError(f"this login was started more than {SECONDS // 60} minutes ago")
     return content[_TIME + _SALT :].decode()
 
 

@@ -122,7 +122,7 @@ class Provider:
         metadata = await self._about()
         expected = metadata.issuer if metadata.authorization_response_iss_parameter_supported else issuer
         if issuer != expected or (issuer is not None and issuer != metadata.issuer):
-            raise ClaimsError(f"iss of the answer is {issuer!r}; allowed is {metadata.issuer!r}")
+            raise ClaimsError(f"iss of the response is {issuer!r}; allowed: {metadata.issuer!r}")
         tokens = await self._exchange(metadata, code, flow.verifier_of(secret, state))
         claims = await self._verified(metadata, tokens.id_token)
         check_claims(claims, self.config, flow.nonce_of(secret, state), self._now())
@@ -164,7 +164,7 @@ class Provider:
         issuer = self.config.issuer
         found = await self._json("GET", f"{issuer.rstrip('/')}/.well-known/openid-configuration", Metadata)
         if found.issuer != issuer:
-            raise ProviderDownError(f"it calls itself {found.issuer!r}; VDI_OIDC_ISSUER is {issuer!r}")
+            raise ProviderDownError(f"its issuer is {found.issuer!r}; VDI_OIDC_ISSUER is {issuer!r}")
         secure = {"https", urlsplit(issuer).scheme}
         for name in (
             "authorization_endpoint",
@@ -175,7 +175,7 @@ class Provider:
         ):
             url = getattr(found, name)
             if url and urlsplit(url).scheme not in secure:
-                raise ProviderDownError(f"its {name} is {url!r}; allowed are https:// addresses")
+                raise ProviderDownError(f"its {name} is {url!r}; allowed: https:// addresses")
         return found
 
     async def _exchange(self, metadata: Metadata, code: str, verifier: str) -> _Tokens:
@@ -206,7 +206,7 @@ class Provider:
                 self._keys = None  # it has a new key
                 return jwt.decode(id_token, await self._key_set(metadata), algorithms=SIGNED_WITH).claims
         except (JoseError, ValueError) as error:
-            raise ClaimsError(f"the ID token is not signed as it should be: {error}") from error
+            raise ClaimsError(f"the ID token's signature is not valid: {error}") from error
 
     async def _key_set(self, metadata: Metadata) -> KeySet:
         if self._keys is None or self._now() - self._keys_at > _FRESH:
@@ -220,7 +220,7 @@ class Provider:
         headers = {"Authorization": f"Bearer {access_token}"}
         more = await self._json("GET", metadata.userinfo_endpoint, dict[str, Any], headers=headers)
         if more.get("sub") != claims["sub"]:
-            raise ClaimsError(f"sub of the user info is {more.get('sub')!r}; the ID token's is {claims['sub']!r}")
+            raise ClaimsError(f"sub of the user info is {more.get('sub')!r}, but the ID token has {claims['sub']!r}")
         return more
 
     async def _json(self, method: str, url: str, into: type[T], **rest: Any) -> T:
@@ -238,7 +238,7 @@ class Provider:
         try:
             return msgspec.json.decode(answer.content, type=into)
         except msgspec.DecodeError as error:
-            raise ProviderDownError(f"{where}: the answer is not what OpenID Connect says: {error}") from error
+            raise ProviderDownError(f"{where}: the response does not conform to OpenID Connect: {error}") from error
 
 
 def _error_of(answer: httpx.Response) -> str:

@@ -8,7 +8,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from vdi.gateway.doctor_runs import CHECK_COUNT
-from vdi.gateway.history.usage import Month
+from vdi.gateway.history.trends import Period
+from vdi.gateway.history.usage import Month, Usage
 from vdi.gateway.portal.admin.sessions import (
     PHASES,
     list_pieces,
@@ -18,8 +19,10 @@ from vdi.gateway.portal.admin.sessions import (
     sessions_page,
 )
 from vdi.gateway.portal.admin.tables import limit_rows, pool_rows, template_rows
+from vdi.gateway.portal.charts import trend_charts
 from vdi.gateway.portal.fragments import digest
 from vdi.gateway.portal.pages import Choice, PortalPages, page_number, paged
+from vdi.gateway.portal.timeline import seconds
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.users import User, normal_user
 
@@ -45,10 +48,16 @@ class AdminPages(PortalPages):
         ]
 
     async def overview(self, request: Request) -> Response:
-        """Figures, GPU slots, who waits."""
+        """Figures, queue, trends of the last day or week, GPU slots."""
         user = await self._portal.guard.require_admin(request)
         slots = await self._portal.gpu_slots.read()
         pieces = overview_pieces(self._portal, user)
+        text, now = request.query_params.get("period", ""), self._portal.context.clock()
+        period = Period(text) if text in [*Period] else Period.DAY
+        try:
+            intervals = await self._portal.history.trend(period, now)
+        except DatabaseUnavailableError:
+            intervals = None
         return await self._admin_page(
             request,
             user,
@@ -58,7 +67,11 @@ class AdminPages(PortalPages):
             seen=digest(pieces),
             doctor=self._portal.doctor.last,
             troubles=[*self._portal.problems()],
-            now=self._portal.context.clock(),
+            now=now,
+            period=period,
+            intervals=intervals,
+            charts=trend_charts(intervals or [], slots.total),
+            seconds=seconds,
         )
 
     async def sessions(self, request: Request) -> Response:
@@ -97,16 +110,16 @@ class AdminPages(PortalPages):
         month = Month.of(self._portal.context.clock())
         try:
             report = await self._portal.history.usage(month, self._portal.context.clock())
-            hours: dict[str, float] | None = {usage.user: usage.hours for usage in report}
+            used: dict[str, Usage] | None = {usage.name: usage for usage in report.users}
         except DatabaseUnavailableError:
-            hours = None
+            used = None
         return await self._admin_page(
             request,
             user,
             "limits",
-            rows=paged(limit_rows(self._portal, hours or {}), page_number(request), LIMITS_SIZE),
+            rows=paged(limit_rows(self._portal, used or {}), page_number(request), LIMITS_SIZE),
             month=str(month),
-            hours_known=hours is not None,
+            hours_known=used is not None,
             default=self._portal.limits.default,
             groups=sorted(self._portal.limits.groups.items()),
             limits_address=lambda number: f"/admin/limits?page={number}",
@@ -134,7 +147,7 @@ class AdminPages(PortalPages):
         filters = {name: query.get(name, "").strip()[:254] for name in ("actor", "action", "target")}
         before = query.get("before", "")
         if before and not (before.isdecimal() and len(before) < 19):
-            raise HTTPException(400, f"before: {before[:30]!r} is no number of an entry.")
+            raise HTTPException(400, f"before: {before[:30]!r} is not the number of an entry.")
         given = {name: value for name, value in filters.items() if value}
         if "actor" in given:
             given["actor"] = normal_user(given["actor"])

@@ -1,39 +1,7 @@
 "use strict";
-/* What the portal adds where scripts run: times that count down, confirmations in place, announcements, live notices. */
+/* What the portal adds where scripts run: confirmations in place, announcements, live notices. */
 
 (() => {
-  const MINUTE = 60000;
-
-  /* ---- times ------------------------------------------------------------------------------------------------- */
-
-  const span = (milliseconds) => {
-    const minutes = Math.floor(milliseconds / MINUTE);
-    if (minutes < 1) return "less than a minute";
-    const parts = [[Math.floor(minutes / 1440), "d"], [Math.floor(minutes / 60) % 24, "h"], [minutes % 60, "min"]];
-    return parts.filter(([number]) => number).slice(0, 2).map(([number, unit]) => `${number} ${unit}`).join(" ");
-  };
-
-  const local = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
-
-  const tell = (element) => {
-    const instant = Date.parse(element.dateTime);
-    if (Number.isNaN(instant)) return;
-    const now = Date.now();
-    switch (element.dataset.say) {
-      case "left":
-        element.textContent = instant > now ? `${span(instant - now)} left` : "over";
-        break;
-      case "ago":
-        element.textContent = now - instant < MINUTE ? "just now" : `${span(now - instant)} ago`;
-        break;
-      default:
-        element.textContent = local.format(instant);
-    }
-    if (element.dataset.say) element.title = local.format(instant);
-  };
-
-  const tellTimes = (root) => root.querySelectorAll("time[datetime]").forEach(tell);
-
   /* ---- confirmations: a link to a page that asks, shown in place ---------------------------------------------- */
 
   const dialog = () => document.getElementById("dialog");
@@ -72,13 +40,60 @@
     place.textContent = text;
   };
 
+  /* ---- small pictures of running desktops: while the page is visible, and never kept --------------------------- */
+
+  const MINUTE = 60000;
+  const PACE = MINUTE / 2;
+  const LONGEST_PACE = 10 * MINUTE;
+  const pictures = new Map();
+  let lookAgain = 0;
+
+  /* Cards are replaced as they change; their picture stays. Without one there is no empty frame. */
+  const showPicture = (place) => {
+    const { image, failures } = pictures.get(place.dataset.thumbnail) ?? { image: null, failures: 0 };
+    if (image && image.parentElement !== place) {
+      place.querySelector("img")?.remove();
+      place.append(image);
+    }
+    place.hidden = !image && failures > 0;
+  };
+
+  const takePicture = (path) => {
+    const picture = pictures.get(path);
+    const image = new Image();
+    const arrived = (ok) => {
+      if (ok || picture.failures) picture.image = ok ? image : null;
+      picture.failures = ok ? 0 : picture.failures + 1;
+      picture.due = Date.now() + Math.min(PACE * 2 ** picture.failures, LONGEST_PACE);
+      document.querySelectorAll(`[data-thumbnail="${CSS.escape(path)}"]`).forEach(showPicture);
+    };
+    image.alt = "";
+    image.addEventListener("load", () => arrived(true));
+    image.addEventListener("error", () => arrived(false));
+    picture.due = Infinity;
+    image.src = `${path}?at=${Date.now()}`;
+  };
+
+  const lookAtDesktops = () => {
+    clearTimeout(lookAgain);
+    const places = [...document.querySelectorAll("[data-thumbnail]")];
+    const shown = new Set(places.map((place) => place.dataset.thumbnail));
+    [...pictures.keys()].filter((path) => !shown.has(path)).forEach((path) => pictures.delete(path));
+    for (const place of places) {
+      const path = place.dataset.thumbnail;
+      if (!pictures.has(path)) pictures.set(path, { image: null, failures: 0, due: 0 });
+      showPicture(place);
+      if (!document.hidden && pictures.get(path).due <= Date.now()) takePicture(path);
+    }
+    if (places.length && !document.hidden) lookAgain = setTimeout(lookAtDesktops, PACE / 10);
+  };
+
   document.addEventListener("DOMContentLoaded", () => {
-    tellTimes(document);
     announce(document, true);
-    setInterval(() => tellTimes(document), MINUTE / 4);
+    lookAtDesktops();
+    document.addEventListener("visibilitychange", lookAtDesktops);
     document.addEventListener("click", closeDialog);
     document.body.addEventListener("htmx:afterSwap", (event) => {
-      tellTimes(document);
       announce(document, false);
       if (event.target.id === "dialog-body") showDialog(event.detail.requestConfig.path);
     });
@@ -86,14 +101,14 @@
       if (event.detail.target.id === "dialog-body") location.assign(event.detail.requestConfig.path);
     });
     document.body.addEventListener("htmx:sseMessage", () => {
-      tellTimes(document);
       announce(document, false);
+      lookAtDesktops();
     });
     document.body.addEventListener("htmx:sseOpen", () => liveNotice(""));
-    document.body.addEventListener("htmx:sseError", () => liveNotice("Live updates are interrupted; trying again."));
+    document.body.addEventListener("htmx:sseError", () => liveNotice("Live updates are interrupted. Reconnecting."));
     document.body.addEventListener("htmx:sseClose", (event) => {
       if (event.detail.type !== "message" || document.querySelector("[data-final]")) return;
-      liveNotice("Live updates are paused in this tab. Reload the page to go on.");
+      liveNotice("Live updates are paused in this tab. Reload the page to continue.");
     });
     /* A login that has ended answers a piece of a page with the login page: show that as a page of its own. */
     document.body.addEventListener("htmx:beforeSwap", (event) => {

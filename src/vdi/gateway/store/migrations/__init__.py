@@ -33,9 +33,9 @@ class UnknownRevisionError(Exception):
 
     def __init__(self, revision: str) -> None:
         super().__init__(
-            f"the database is at revision {revision}, which this version of the gateway does not know: a newer version "
-            "has upgraded it. Run that version again and go back with `vdi rollback`, or restore a backup from before "
-            "the upgrade. Nothing was changed."
+            f"the database is at revision {revision}, which this version of the gateway does not support: a newer "
+            "version has upgraded it. Run that version again and go back with `vdi rollback`, or restore a backup "
+            "from before the upgrade. Nothing was changed."
         )
 
 
@@ -70,7 +70,7 @@ async def downgrade(database: Database, revision: str) -> list[str]:
     """
     known = sorted(known_revisions())
     if revision not in known:
-        raise ValueError(f"{revision}: there is no such revision; allowed: {', '.join(known)}")
+        raise ValueError(f"{revision}: this revision does not exist; allowed: {', '.join(known)}")
     async with _locked(database) as connection:
         return await connection.run_sync(_downgrade, revision)
 

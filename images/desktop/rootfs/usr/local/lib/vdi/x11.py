@@ -27,13 +27,14 @@ class Setup:
 
 def receive(connection: socket.socket, length: int) -> bytes:
     """Exactly so many bytes."""
-    data = b""
-    while len(data) < length:
-        piece = connection.recv(length - len(data))
-        if not piece:
+    data = bytearray(length)
+    free = memoryview(data)
+    while free:
+        count = connection.recv_into(free)
+        if not count:
             raise UnknownError("the X server hung up")
-        data += piece
-    return data
+        free = free[count:]
+    return bytes(data)
 
 
 def packet(connection: socket.socket) -> bytes:
@@ -84,6 +85,16 @@ def screen_size(connection: socket.socket, root: int) -> tuple[int, int]:
     connection.sendall(struct.pack("<BxHI", 14, 2, root))
     width, height = struct.unpack_from("<HH", reply(connection), 16)
     return width, height
+
+
+def read_pixels(connection: socket.socket, root: int, x: int, y: int, width: int, height: int) -> bytes:
+    """What this part of the screen shows, row by row: blue, green, red and an unused byte. Raises UnknownError."""
+    connection.sendall(struct.pack("<BBHIhhHHI", 73, 2, 5, root, x, y, width, height, 0xFFFFFFFF))
+    found = reply(connection)
+    depth, pixels = found[1], found[32:]
+    if depth != 24 or len(pixels) != 4 * width * height:
+        raise UnknownError(f"the screen has a depth of {depth}, and {len(pixels)} bytes for {width}x{height} pixels")
+    return pixels
 
 
 def move_pointer(display: str, authority: Path, x: int, y: int) -> None:

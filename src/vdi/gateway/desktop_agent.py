@@ -1,0 +1,91 @@
+"""Asks the agent in a desktop, as its operator does: at the pod's address, with the token in the session's Secret.
+
+What an agent answers is a stranger's word: its user can put any program in its place. So no proxy of the environment,
+no redirects, and an end to how long and how large an answer may be.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import httpx
+
+from vdi.api.session import VDISession
+from vdi.gateway.addresses import NO_AUTHORITIES, desktop_url
+from vdi.gateway.denied import ActionDenied
+from vdi.gateway.edge.selkies import read_key
+from vdi.kube.errors import KubeError
+from vdi.kube.transport import Client
+from vdi.session.children.secret import AGENT_TOKEN_KEY
+
+AGENT_PORT = 8082
+_KNOWN_TOKENS = 10_000
+"""Tokens that are remembered; of more, all are forgotten and read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentResponse:
+    """What an agent has answered."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DesktopAgent:
+    """The agents of all desktops."""
+
+    client: Client
+    address: Callable[[VDISession], str] = lambda session: desktop_url(session, AGENT_PORT)
+    """URL of the agent in a session's desktop."""
+    _tokens: dict[str, str] = field(default_factory=dict)
+    """By the session's uid: the Secret is immutable, and lasts as long as its session."""
+
+    async def ask(
+        self,
+        session: VDISession,
+        method: str,
+        path: str,
+        *,
+        seconds: float,
+        max_bytes: int,
+        json: Mapping[str, object] | None = None,
+    ) -> AgentResponse:
+        """One request, whole within `seconds`. Raises ActionDenied, with its cause, where no answer comes."""
+        meta = session.metadata
+        headers = {"Authorization": f"Bearer {await self._token(session)}"}
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                httpx.AsyncClient(
+                    timeout=seconds, trust_env=False, follow_redirects=False, verify=NO_AUTHORITIES
+                ) as http,
+                http.stream(method, f"{self.address(session)}{path}", json=json, headers=headers) as answer,
+            ):
+                body = b""
+                async for piece in answer.aiter_bytes():
+                    body += piece
+                    if len(body) > max_bytes:
+                        raise ActionDenied("Conflict", f"The response of the agent of {meta.name!r} is too large.")
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise ActionDenied("Unavailable", f"The agent in the desktop {meta.name!r} does not respond.") from error
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            self._tokens.pop(meta.uid, None)  # perhaps the Secret was replaced
+        return AgentResponse(answer.status_code, body)
+
+    async def _token(self, session: VDISession) -> str:
+        meta = session.metadata
+        if known := self._tokens.get(meta.uid):
+            return known
+        try:
+            token = await read_key(self.client, session, AGENT_TOKEN_KEY)
+        except (KubeError, ValueError) as error:
+            raise ActionDenied(
+                "Unavailable", f"The address of the agent in {meta.name!r} is not known right now."
+            ) from error
+        if not (token and token.isascii() and token.isprintable()):
+            raise ActionDenied("Conflict", f"The desktop {meta.name!r} has no agent that the gateway can ask.")
+        if len(self._tokens) >= _KNOWN_TOKENS:
+            self._tokens.clear()
+        self._tokens[meta.uid] = token
+        return token

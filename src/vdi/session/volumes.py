@@ -1,0 +1,165 @@
+"""Which volumes of its template a desktop mounts, which folder of each, and whether it may write. Pure.
+
+Only the gateway knows the groups of a user, at login. It writes those that the template's volumes name into an
+annotation of the session when the user starts the desktop. The admission policy of the chart lets no one else write it.
+Where nothing is known of a user's groups, the user is in none: a volume for groups is not mounted.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from urllib.parse import quote
+
+import msgspec
+
+from vdi.api.session import VDISession
+from vdi.api.template import TemplateSpec, TemplateVolume, VDITemplate
+
+GROUPS = "vdi.kasm.io/groups"
+"""Annotation of a session: JSON list of the groups of its user that the volumes of its template name."""
+SCRIPT_VOLUME, SCRIPT_FOLDER = "vdi-startup", "/etc/vdi-startup"
+"""The start-up script of the template: name of the volume, and where it is mounted."""
+_USER, _GROUP = "{user}", "{group}"
+_LONGEST_FOLDER = 200
+"""Characters of a folder's name that are kept; file systems allow 255 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A volume, or a folder of it, in the desktop."""
+
+    volume: str
+    """Name of the volume in the pod."""
+    path: str
+    sub_path: str
+    """Empty: the whole volume."""
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Mounts:
+    """The volumes of one desktop beside its home."""
+
+    volumes: tuple[TemplateVolume, ...]
+    """Those that are mounted at all."""
+    mounts: tuple[Mount, ...]
+
+
+def groups_of(session: VDISession) -> frozenset[str]:
+    """The groups of the session's user, as far as the gateway has written them."""
+    text = session.metadata.annotations.get(GROUPS, "[]")
+    try:
+        return frozenset(msgspec.json.decode(text, type=list[str]))
+    except msgspec.DecodeError:
+        return frozenset()
+
+
+def groups_annotation(template: VDITemplate, groups: Collection[str]) -> str | None:
+    """The value of the annotation for a user in these groups; None: the template's volumes name none of them."""
+    named = sorted({group.name for volume in template.spec.volumes for group in volume.groups} & set(groups))
+    return msgspec.json.encode(named).decode() if named else None
+
+
+def resolve_mounts(spec: TemplateSpec, user: str, groups: Collection[str]) -> Mounts:
+    """What a desktop of this user mounts.
+
+    A claim is one volume of the pod, also when the template mounts several of its folders: with a second volume of the
+    same claim the kubelet waits for ever.
+    """
+    volumes: dict[str, TemplateVolume] = {}
+    mounts: list[Mount] = []
+    for volume in spec.volumes:
+        found = tuple(_mounts(volume, user, groups))
+        if not found:
+            continue
+        claim = volume.persistent_volume_claim
+        key = f"claim/{claim.claim_name}" if claim else f"volume/{volume.name}"
+        first = volumes.setdefault(key, volume)
+        if first is not volume:
+            volumes[key] = msgspec.structs.replace(first, read_only=False)  # the mounts say what may be written
+        mounts.extend(replace(mount, volume=first.name) for mount in found)
+    return Mounts(tuple(volumes.values()), tuple(mounts))
+
+
+def depend_on_user(spec: TemplateSpec) -> bool:
+    """Whether two users may get different volumes, so that no desktop can be made before its user is known."""
+    return any(volume.groups or _USER in (volume.sub_path or "") for volume in spec.volumes)
+
+
+def find_volume_problems(spec: TemplateSpec, home: str | None, *, behind_gateway: bool) -> Iterator[str]:
+    """Why the volumes of a template cannot be mounted. `home`: where the home is mounted."""
+    paths = {"/dev/shm"} | ({_normal(home)} if home else set())  # noqa: S108 -- a mount, not a file of ours
+    names = {"home", "shm"}
+    if spec.startup_script:
+        names.add(SCRIPT_VOLUME)
+        paths.add(SCRIPT_FOLDER)
+    for volume in spec.volumes:
+        if volume.name in names:
+            yield f"spec.volumes: the name {volume.name!r} is taken; choose another"
+        names.add(volume.name)
+        if volume.groups and not behind_gateway:
+            yield (
+                f"spec.volumes: {volume.name!r} has groups, which only the gateway knows. Set gateway.enabled: true in "
+                "the chart, or remove groups"
+            )
+        if problem := _sub_path_problem(volume):
+            yield problem
+            continue
+        everyone = [group.name for group in volume.groups]
+        for path in sorted({_normal(mount.path) for mount in _mounts(volume, "user@example.com", everyone)}):
+            if path in paths:
+                yield f"spec.volumes: something is already mounted at {path}; choose another mountPath"
+            paths.add(path)
+
+
+def folder_name(name: str) -> str:
+    """The folder of a user or group: one path component, another one for each name.
+
+    Characters other than ASCII's letters and digits and `@+=_.~-` are written as in a URL, and so is a dot at the
+    beginning.
+    """
+    text = quote(name, safe="@+=")
+    if text.startswith("."):
+        text = "%2E" + text[1:]
+    if len(text) <= _LONGEST_FOLDER:
+        return text
+    # No encoded name has a lower-case letter behind %.
+    return f"{text[:_LONGEST_FOLDER]}%x{sha256(name.encode()).hexdigest()[:16]}"
+
+
+def _user_folder(user: str) -> str:
+    """Addresses that differ in the case of ASCII letters alone are of one user."""
+    return folder_name("".join(letter.lower() if letter.isascii() else letter for letter in user))
+
+
+def _mounts(volume: TemplateVolume, user: str, groups: Collection[str]) -> Iterator[Mount]:
+    mine = [group for group in volume.groups if group.name in groups]
+    sub_path = (volume.sub_path or "").replace(_USER, _user_folder(user))
+    if _GROUP in sub_path:
+        for group in mine:
+            folder = folder_name(group.name)
+            path = volume.mount_path.replace(_GROUP, folder)
+            yield Mount(volume.name, path, sub_path.replace(_GROUP, folder), group.read_only)
+    elif mine:
+        yield Mount(volume.name, volume.mount_path, sub_path, all(group.read_only for group in mine))
+    elif not volume.groups:
+        yield Mount(volume.name, volume.mount_path, sub_path, volume.read_only)
+
+
+def _sub_path_problem(volume: TemplateVolume) -> str | None:
+    """What the CRD refuses since it knows the field: a template may be older than that."""
+    path = volume.sub_path
+    if path is None:
+        return None
+    rest = path.replace(_USER, "user").replace(_GROUP, "group")
+    parts = rest.split("/")
+    if {"", ".", ".."} & set(parts) or "{" in rest or "}" in rest:
+        allowed = "a path inside the volume, without .. and with no braces but {user} and {group}"
+        return f"spec.volumes: subPath {path!r} of {volume.name!r} is not allowed; allowed: {allowed}"
+    if _GROUP in path and not (volume.groups and _GROUP in volume.mount_path):
+        return f"spec.volumes: {volume.name!r} has {_GROUP} in subPath, and needs groups, and {_GROUP} in mountPath"
+    return None
+
+
+def _normal(path: str) -> str:
+    return path.rstrip("/")

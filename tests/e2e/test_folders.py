@@ -1,0 +1,115 @@
+"""Shared folders, files in the home and start-up scripts on a real node."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from e2e.desktops import reach, run_in, template
+from e2e.world import NAMESPACE, World
+from support.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(300)
+
+VOLUMES: list[dict[str, Any]] = [
+    {
+        "name": "team",
+        "mountPath": "/team",
+        "subPath": "teams/library",
+        "groups": [{"name": "cad", "readOnly": False}, {"name": "staff"}],
+        "persistentVolumeClaim": {"claimName": "folders"},
+    },
+    {
+        "name": "own",
+        "mountPath": "/own",
+        "subPath": "users/{user}",
+        "readOnly": False,
+        "persistentVolumeClaim": {"claimName": "folders"},
+    },
+    {
+        "name": "git",
+        "mountPath": "/home/user/.config/git/config",
+        "subPath": "config",
+        "configMap": {"name": "folders"},
+    },
+    {"name": "licence", "mountPath": "/home/user/licence", "secret": {"secretName": "folders"}},
+]
+OBJECTS: list[dict[str, Any]] = [
+    {
+        "kind": "PersistentVolumeClaim",
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "local-path",
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    },
+    {
+        "kind": "ConfigMap",
+        "data": {"config": "[user]\n\tname = Ada\n", "startup.sh": "id -u; touch ~/template-was-here\n"},
+    },
+    {"kind": "Secret", "stringData": {"key": "4711"}},
+]
+
+
+@pytest.fixture
+def cad(sessions: World) -> Iterator[World]:
+    """A world with the template `cad` and what it mounts."""
+    for made in OBJECTS:
+        body = {"apiVersion": "v1", "metadata": {"name": "folders", "namespace": NAMESPACE}, **made}
+        sessions.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
+    script = {"configMapKeyRef": {"name": "folders"}}
+    with template(sessions, "cad", volumes=VOLUMES, startupScript=script):
+        yield sessions
+    for made in OBJECTS:
+        sessions.kubectl("delete", made["kind"], "folders", "--wait=false")
+
+
+def start(world: World, name: str, *groups: str) -> None:
+    """As the gateway makes it for a user in these groups."""
+    metadata = {"name": name, "namespace": NAMESPACE, "annotations": {"vdi.kasm.io/groups": json.dumps(groups)}}
+    spec = {"user": f"{name}@example.com", "template": "cad"}
+    body = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "metadata": metadata, "spec": spec}
+    world.kubectl("create", "-f", "-", stdin=yaml.safe_dump(body))
+    reach(world, name, "Running", seconds=120)
+
+
+def test_a_team_folder_is_written_by_one_group_read_by_another_and_not_there_for_others(cad: World) -> None:
+    start(cad, "ada", "cad")
+    start(cad, "bob", "staff")
+    start(cad, "eve")
+    assert (
+        run_in(cad, "ada", "echo plan > /team/plan && echo mine > /own/note && cat /team/plan /own/note")
+        == "plan\nmine\n"
+    )
+    assert run_in(cad, "bob", "cat /team/plan; touch /team/x || echo refused; ls -A /own") == "plan\nrefused\n"
+    assert run_in(cad, "eve", "ls -d /team 2>/dev/null || echo absent; ls -A /own") == "absent\n"
+
+
+def test_files_are_in_the_home_and_the_folders_above_them_are_the_users(cad: World) -> None:
+    start(cad, "ada")
+    seen = run_in(
+        cad,
+        "ada",
+        "cd ~ && stat -c %u .config .config/git && touch .config/git/x && cat .config/git/config licence/key",
+    )
+    assert seen == "1000\n1000\n[user]\n\tname = Ada\n4711"
+    assert run_in(cad, "ada", "echo x > ~/licence/key || echo refused") == "refused\n"
+
+
+def test_start_up_scripts_of_template_and_user_run_as_the_user_and_are_in_the_log(cad: World) -> None:
+    start(cad, "ada")
+    run_in(
+        cad,
+        "ada",
+        "test -e ~/template-was-here && mkdir -p ~/.config/vdi && echo 'echo hello of ada' > ~/.config/vdi/startup.sh",
+    )
+    cad.vdi("session", "restart", "ada")
+    reach(cad, "ada", "Running")
+
+    def logged() -> bool:
+        log = cad.vdi("session", "logs", "ada", "--tail", "200", check=False)  # the pod may just be replaced
+        return "hello of ada" in log and "the template's start-up script ended with status 0" in log
+
+    wait_until("both scripts are in the log", logged, 30)

@@ -1,0 +1,131 @@
+"""A desktop on Wayland, in a real Chromium: a whole one on labwc, and one application on Selkies' own compositor. Typed
+into, clicked, its clipboard both ways, sized, watched by a second person, idle and warned."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from e2e.desktops import ask_agent, condition, pod_of, run_in, start, template, wait_for_notice
+from e2e.test_graphics import graphics_of
+from e2e.world import World
+from support.waiting import wait_until
+from vdi.demo.browser import DesktopBrowser
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
+IDLE_TIMEOUT = 40
+WHOLE, ALONE = "wanda", "wilma"
+AS_AN_APPLICATION = (
+    "export XDG_RUNTIME_DIR=/tmp/.vdi; "
+    "export WAYLAND_DISPLAY=$( [ -e /tmp/.vdi/labwc ] && head -1 /tmp/.vdi/labwc || echo wayland-1 ); "
+)
+TERMINAL = ["xfce4-terminal", "--disable-server"]
+DESKTOPS = pytest.mark.parametrize("name", [WHOLE, ALONE])
+
+
+@pytest.fixture(scope="module")
+def desktops(world: World) -> Iterator[World]:
+    wayland = {"display": "Wayland"}
+    with (
+        template(world, WHOLE, streaming=wayland),
+        template(world, ALONE, streaming=wayland, app={"command": TERMINAL}),
+    ):
+        for name in (WHOLE, ALONE):
+            start(world, name, name, wait=False)
+        try:
+            for name in (WHOLE, ALONE):
+                world.kubectl("wait", f"vdi/{name}", "--for=condition=Ready", "--timeout=120s")
+            yield world
+        finally:
+            world.kubectl("delete", "vdi", WHOLE, ALONE, "--ignore-not-found", "--timeout=60s")
+
+
+def open_terminal(browser: DesktopBrowser, world: World, name: str) -> None:
+    """With the keyboard's focus, which a window of labwc has once it is mapped."""
+    browser.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    browser.open()
+    if name == WHOLE and not shells(world, name):
+        browser.open_terminal()
+    wait_until("a shell", lambda: shells(world, name), 30)
+    browser.page.mouse.click(640, 300)
+
+
+def shells(world: World, name: str) -> list[str]:
+    return run_in(world, name, "pgrep -x bash || true").split()
+
+
+@DESKTOPS
+def test_typed_clicked_and_the_clipboard_both_ways(desktops: World, name: str) -> None:
+    with desktops.browser(name) as browser:
+        open_terminal(browser, desktops, name)
+        browser.type("echo typed-äöü€ >/tmp/typed\n")
+        wait_until("the text", lambda: "typed-äöü€" in run_in(desktops, name, "cat /tmp/typed 2>/dev/null || true"), 20)
+
+        browser.page.evaluate("text => navigator.clipboard.writeText(text)", "from the browser: ä€")
+        browser.page.keyboard.press("Control+V")
+        paste = AS_AN_APPLICATION + "timeout 5 wl-paste --no-newline || true"
+        wait_until("the browser's text", lambda: run_in(desktops, name, paste) == "from the browser: ä€", 20)
+        run_in(desktops, name, AS_AN_APPLICATION + "printf 'from the desktop: ä€' | wl-copy >/dev/null 2>&1")
+        read = "() => navigator.clipboard.readText()"
+        wait_until("the desktop's text", lambda: browser.page.evaluate(read) == "from the desktop: ä€", 20)
+
+
+@DESKTOPS
+def test_the_desktop_takes_the_size_of_the_window_and_a_second_person_sees_it(desktops: World, name: str) -> None:
+    with desktops.browser(name) as browser:
+        open_terminal(browser, desktops, name)
+        browser.page.set_viewport_size({"width": 1000, "height": 600})
+        size = "stty size </proc/$(pgrep -x bash | head -1)/fd/0"
+        if name == ALONE:  # it fills the screen: its columns and rows say how large that is
+            wait_until("fewer columns", lambda: int(run_in(desktops, name, size).split()[1]) < 150, 20)
+        else:
+            xrandr = "DISPLAY=$(tail -1 /tmp/.vdi/labwc) xrandr"
+            wait_until("the size", lambda: "current 1000 x 600" in run_in(desktops, name, xrandr), 20)
+        desktops.vdi("session", "share", name, "guest@example.com")
+        with browser.beside(desktops.login("guest@example.com")) as guest:
+            guest.open()
+            assert ask_agent(desktops, name)["viewers"] == 2
+
+
+@DESKTOPS
+def test_idle_time_counts_from_the_last_input_and_an_open_page_is_none(desktops: World, name: str) -> None:
+    with desktops.browser(name) as browser:
+        open_terminal(browser, desktops, name)
+        wait_until("nothing for 10 s", lambda: ask_agent(desktops, name)["idleSeconds"] > 10, 40)
+        browser.page.mouse.move(500, 400)
+        assert ask_agent(desktops, name)["idleSeconds"] < 5
+        wait_until("nothing for 5 s", lambda: ask_agent(desktops, name)["idleSeconds"] > 5, 20)
+        browser.type("x")
+        assert ask_agent(desktops, name)["idleSeconds"] < 5
+
+
+def test_the_status_names_the_display(desktops: World) -> None:
+    graphics = graphics_of(desktops, WHOLE)
+    assert (graphics["display"], graphics["renderer"], graphics["reason"]) == ("Wayland", "Software", "NoGPU")
+    assert "Display:   Wayland" in desktops.vdi("session", "show", WHOLE)
+    pod = pod_of(desktops, WHOLE)
+    assert pod
+    log = desktops.kubectl("logs", pod["metadata"]["name"])
+    assert "display: Wayland (as set)" in log and "labwc answers" in log
+
+
+@pytest.mark.long
+def test_the_notice_is_seen_and_a_key_takes_it_away(sessions: World) -> None:
+    lifecycle = {"idleTimeout": f"{IDLE_TIMEOUT}s"}
+    with template(sessions, "dozing-on-wayland", streaming={"display": "Wayland"}, lifecycle=lifecycle):
+        start(sessions, "wendy", "dozing-on-wayland")
+        with sessions.browser("wendy") as browser:
+            browser.open()
+            wait_for_notice(browser, shown=True, seconds=IDLE_TIMEOUT)
+            assert condition(sessions, "wendy", "Idle")
+            browser.type("x")
+            wait_for_notice(browser, shown=False, seconds=5)
+            wait_until("the warning is taken back", lambda: condition(sessions, "wendy", "Idle") is None, 10)
+
+
+def test_auto_without_a_gpu_is_x11_and_the_log_says_why(sessions: World) -> None:
+    with template(sessions, "automatic", streaming={"display": "Auto"}):
+        start(sessions, "walter", "automatic")
+        assert graphics_of(sessions, "walter")["display"] == "X11"
+        pod = pod_of(sessions, "walter")
+        assert pod
+        assert "display: X11 (auto: the pod has no GPU)" in sessions.kubectl("logs", pod["metadata"]["name"])

@@ -1,0 +1,148 @@
+"""Every page that a browser can meet: the portal's own by their path, and those of the login and of a desktop's host.
+
+The stage serves the portal alone. The other pages are rendered from the templates of the product and put under a path
+of the portal, where they find the portal's files.
+"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Page
+from starlette.requests import Request
+
+import vdi.gateway.edge
+from portal.portal_server import Server
+from unit.gateway.portal_stage import ADMIN, ALICE, a_session
+from vdi.gateway.brand import Brand
+from vdi.gateway.edge.assets import asset_address
+from vdi.gateway.edge.stage import describe
+from vdi.gateway.login.account import LIFETIMES
+from vdi.gateway.store.logins import ApiToken, Login
+from vdi.gateway.users import Role
+from vdi.gateway.web.render import Renderer
+
+OF_ALICE = (
+    "/",
+    "/shared",
+    "/catalogue",
+    "/catalogue?q=nothing-is-called-that",
+    "/catalogue/ubuntu-desktop",
+    "/catalogue/not-there",
+    "/desktops/alice-ubuntu",
+    "/desktops/alice-training",
+    "/desktops/alice-maps",
+    "/desktops/alice-web",
+    "/desktops/bob-review",
+    "/desktops/alice-ubuntu/suspend",
+    "/desktops/alice-ubuntu/restart",
+    "/desktops/alice-render/end",
+    "/homes",
+    "/history",
+    "/history/usage",
+)
+OF_ADMIN = (
+    "/admin",
+    "/admin/sessions",
+    "/admin/templates",
+    "/admin/pools",
+    "/admin/limits",
+    "/admin/doctor",
+    "/admin/audit",
+    "/history?of=everyone",
+    "/history/usage?of=everyone",
+    "/desktops/alice-ubuntu",
+)
+EVERY_PAGE = [(path, ALICE) for path in OF_ALICE] + [(path, ADMIN) for path in OF_ADMIN]
+_EDGE = Path(vdi.gateway.edge.__file__).parent / "static"
+
+
+def other_pages(server: Server) -> dict[str, str]:
+    """Pages of the login, of the account, and of a desktop's host, by the path that `serve_others` gives them."""
+    renderer, now = Renderer(server.stage.settings), server.stage.clock.wall
+    host = f"portal.{server.stage.settings.domain}:{server.port}"
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": [(b"host", host.encode())]}
+
+    def fill(template: str, **context: Any) -> str:
+        return renderer.fill(Request(scope), template, **context)
+
+    def waiting(status: dict[str, Any], **spec: Any) -> str:
+        session = a_session("alice-maps", status=status, **spec)
+        stage = describe(session, Role.OWNER)
+        files = {"script": asset_address("wait.js"), "style": asset_address("wait.css")}
+        shown = {"stage": stage, "portal": server.url, "resume": "/.vdi/resume?next=/", "now": now}
+        page = {"next": "/", "opens": "/", "health": "/", "why": "", "name": "alice-maps", "owner": ""}
+        return fill("wait.html", **files, **shown, **page)
+
+    of_alice: dict[str, Any] = {
+        "id": "1",
+        "user": ALICE.email,
+        "name": ALICE.name,
+        "groups": frozenset(),
+        "admin": False,
+        "source": "local",
+        "created": now,
+        "seen": now,
+        "expires": now + timedelta(days=1),
+    }
+    login = Login(address="203.0.113.7", agent="", **of_alice)
+    token = ApiToken(label="backup", **of_alice)
+    login_page = {"next_page": "/", "provider_url": "/login/oidc", "email": ""}
+    steps = [
+        {"type": "TemplateFound", "status": "True", "reason": "Found"},
+        {"type": "Admitted", "status": "False", "reason": "GPUsBusy", "message": "All 25 GPU slots are in use."},
+    ]
+    return {
+        "/of/login": fill("login.html", notice="", provider="Example", with_password=True, **login_page),
+        "/of/login-refused": fill("login.html", notice="Wrong.", provider="", with_password=True, **login_page),
+        "/of/terms": fill(
+            "terms.html", next_page="/", brand=Brand(terms="Be good.\n" * 60, support_url="mailto:a@b.c")
+        ),
+        "/of/login-problem": fill("login_problem.html", words="Example did not log you in.", again="/login"),
+        "/of/logged-out": fill("logged_out.html", provider="Example", provider_url="https://sso.example.com"),
+        "/of/account": fill(
+            "account.html",
+            user=ADMIN,
+            logins=[(login, "Firefox on Linux")],
+            tokens=[token],
+            lifetimes=LIFETIMES,
+            now=now,
+            error="",
+            done="",
+            new_token="vdi_secret",
+            new_label="backup",
+        ),
+        "/of/cli-authorize": fill("cli_authorize.html", user=ALICE, asked={}, days=30, client="laptop"),
+        "/of/cli-done": fill("cli_done.html", back="", code="1234"),
+        "/of/wait-queued": waiting(
+            {"phase": "Pending", "queue": {"position": 2, "reason": "GPUsBusy"}, "conditions": steps}
+        ),
+        "/of/wait-starting": waiting({"phase": "Creating", "message": "The image is being fetched."}),
+        "/of/wait-failed": waiting({"phase": "Failed", "message": "The image is missing."}),
+        "/of/wait-suspended": waiting({"phase": "Suspended"}, suspended=True),
+        "/of/door": fill("door.html", title="No access", message="m", again="/", portal=server.url),
+        "/of/transport": fill(
+            "transport.html",
+            name="alice-maps",
+            owner="",
+            page="/",
+            why="No server.",
+            may_switch=True,
+            script=asset_address("transport.js"),
+            style=asset_address("wait.css"),
+            portal=server.url,
+        ),
+    }
+
+
+def serve_others(page: Page, server: Server) -> list[str]:
+    """Let this browser find the other pages, and their files; gives their paths. Scripts of the edge are left empty."""
+    pages = other_pages(server)
+    page.route("**/.vdi/*.css*", lambda route: route.fulfill(path=_EDGE / "wait.css", content_type="text/css"))
+    page.route("**/.vdi/*.js*", lambda route: route.fulfill(body="", content_type="text/javascript"))
+    page.route(
+        f"{server.url}/of/*",
+        lambda route: route.fulfill(body=pages[urlsplit(route.request.url).path], content_type="text/html"),
+    )
+    return [*pages]

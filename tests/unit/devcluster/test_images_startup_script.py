@@ -1,0 +1,146 @@
+"""Start-up scripts of the desktop image: which run, in which order, and how long the desktop waits for them."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from unit.devcluster.test_images_desktop import desktop as desktop  # noqa: PLC0414 -- the fixture
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "home/.config/vdi").mkdir(parents=True)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def launched(desktop: ModuleType, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """A desktop whose picture and graphics are decided, with the start-up scripts that there are, started."""
+    runtime = home.parent / "runtime"
+    runtime.mkdir()
+    monkeypatch.setattr(desktop, "RUNTIME", runtime)
+    monkeypatch.setattr(desktop, "listens", lambda _port: False)
+    monkeypatch.chdir(home)
+
+    def start(given: str = "") -> Any:
+        parts = desktop.Desktop({}, [], [], "4096x2304", scripts=desktop.startup_scripts(given, home))
+        for step in ("first picture encoded", "graphics decided"):
+            parts.clock.mark(step)
+        parts.run_scripts()
+        parts._let_selkies_listen()
+        return parts
+
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE):  # the launcher always has a child to wait for
+        yield start
+
+
+def watch_until(parts: Any, there: Callable[[], bool], what: str) -> None:
+    """The launcher's own loop, until that is so."""
+    parts_look = parts._look
+
+    def look() -> None:
+        parts_look()
+        parts.stopping = there()
+
+    parts.stopping, parts._look = False, look
+    begun = time.monotonic()
+    parts.watch()
+    parts._look = parts_look
+    assert there(), what
+    assert time.monotonic() - begun < 30
+
+
+def ready(desktop: ModuleType) -> bool:
+    return Path(desktop.RUNTIME, "ready").exists()
+
+
+def write(path: Path, text: str, mode: int = 0o644) -> str:
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
+
+
+def test_the_templates_script_runs_before_the_users_and_both_before_the_desktop(
+    desktop: ModuleType, home: Path, launched: Callable[[str], Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = write(home.parent / "t.sh", '#!/bin/sh\necho "words of the template"; echo template >> order\n', 0o555)
+    write(home / ".config/vdi/startup.sh", "echo user >> order; exit 3\n")
+    parts = launched(given)
+    assert not ready(desktop)
+    watch_until(parts, lambda: ready(desktop), "the desktop goes on")
+    assert (home / "order").read_text().split() == ["template", "user"]
+    seen = capfd.readouterr()
+    assert "words of the template" in seen.out, "the container's log has the script's"
+    assert "the template's start-up script ended with status 0" in seen.err
+    assert "the user's start-up script ended with status 3" in seen.err
+    assert "start-up scripts done" in parts.clock.line()
+    assert parts.restart_at == {}, "a script is not started again"
+
+
+def test_a_script_that_hangs_holds_up_neither_the_desktop_nor_the_other_script(
+    desktop: ModuleType,
+    home: Path,
+    launched: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(desktop, "SCRIPT_SECONDS", 0.2)
+    os.mkfifo(home / "never")
+    given = write(home.parent / "t.sh", "read word < never; echo template >> order\n")
+    write(home / ".config/vdi/startup.sh", "echo user >> order\n")
+    parts = launched(given)
+    watch_until(parts, lambda: ready(desktop) and len(parts.running) == 1, "the desktop goes on, and the user's script")
+    assert (home / "order").read_text().split() == ["user"]
+    assert "the template's start-up script still runs after 0 s" in capfd.readouterr().err
+    (home / "never").write_text("go\n")
+    watch_until(parts, lambda: not parts.running, "it is collected when it ends")
+    assert (home / "order").read_text().split() == ["user", "template"]
+
+
+def test_an_executable_script_that_names_no_interpreter_is_run_by_sh(
+    desktop: ModuleType, home: Path, launched: Callable[[str], Any]
+) -> None:
+    """As every script of a ConfigMap is executable."""
+    parts = launched(write(home.parent / "t.sh", "echo ran >> order\n", 0o555))
+    watch_until(parts, lambda: ready(desktop) and not parts.running, "the desktop goes on")
+    assert (home / "order").read_text() == "ran\n"
+
+
+@pytest.mark.parametrize("text", ["#!/no/such/interpreter\n", "exit 4\n"])
+def test_a_script_that_cannot_be_started_is_reported_and_passed_over(
+    desktop: ModuleType, home: Path, launched: Callable[[str], Any], capfd: pytest.CaptureFixture[str], text: str
+) -> None:
+    write(home / ".config/vdi/startup.sh", text, 0o755)
+    parts = launched(write(home.parent / "t.sh", "#!/no/such/interpreter\n", 0o755))
+    watch_until(parts, lambda: ready(desktop) and not parts.running, "the desktop goes on")
+    assert "start-up script can't be started" in capfd.readouterr().err
+
+
+def test_without_scripts_nothing_waits(desktop: ModuleType, home: Path, launched: Callable[[str], Any]) -> None:
+    parts = launched("")
+    assert ready(desktop) and not parts.running
+    assert parts.scripts_until == 0.0
+
+
+def test_a_script_of_the_template_that_is_not_there_is_reported(
+    desktop: ModuleType, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / ".config/vdi/startup.sh").mkdir()
+    assert desktop.startup_scripts("/etc/vdi-startup/startup.sh", home) == {}
+    assert "VDI_STARTUP_SCRIPT=/etc/vdi-startup/startup.sh is not a file" in capsys.readouterr().err
+
+
+def test_scripts_get_no_variables_of_the_desktops_protection(desktop: ModuleType) -> None:
+    given = {"VDI_STARTUP_SCRIPT": "/s", "SELKIES_PORT": "1", "KUBERNETES_PORT": "2", "LICENCE": "x"}
+    parts = desktop.Desktop(given, [], [], "4096x2304", scripts={desktop.TEMPLATE_SCRIPT: ["/s"]})
+    environment = parts._environment(desktop.TEMPLATE_SCRIPT)
+    assert environment["LICENCE"] == "x" and environment["DISPLAY"]
+    assert not [name for name in environment if name.startswith(("VDI_", "SELKIES_", "KUBERNETES_"))]

@@ -1,0 +1,398 @@
+"""The desktop on Wayland: which display is chosen for each answer of Selkies' probe, what draws, what each part is
+given, and since when the desktop was not touched."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from hashlib import sha256
+from http.client import HTTPConnection
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from threading import Thread
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+LOCAL = Path(__file__).parents[3] / "images/desktop/rootfs/usr/local"
+
+
+def load(path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A program of the image as a module; what it imports from its own folder lies beside it."""
+    name = path.stem.replace("-", "_")
+    loader = SourceFileLoader(name, str(path))
+    spec = spec_from_loader(name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setitem(sys.modules, name, module)
+    loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def display(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load(LOCAL / "lib/vdi/display.py", monkeypatch)
+
+
+@pytest.fixture
+def desktop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    module = load(LOCAL / "bin/vdi-desktop", monkeypatch)
+    monkeypatch.setattr(module, "RUNTIME", tmp_path)
+    return module
+
+
+def lines(**facts: str) -> str:
+    names = (
+        "RENDER_NODE",
+        "DRIVER",
+        "PRESENT",
+        "ACCELERATED",
+        "GL_VENDOR",
+        "EGL_X11",
+        "MESA_DRIVER",
+        "VULKAN_PRESENTS",
+    )
+    empty = dict.fromkeys(names, "") | {"PRESENT": "false", "ACCELERATED": "false"}
+    return "".join(f"SELKIES_GPU_{name}={value}\n" for name, value in {**empty, **facts}.items())
+
+
+NONE = (lines(), "GPU: none here", 0)
+INTEL = (
+    lines(DRIVER="xe", PRESENT="true", ACCELERATED="true", GL_VENDOR="mesa", EGL_X11="mesa", MESA_DRIVER="native"),
+    "GPU: Mesa Intel(R) Arc(tm) Graphics on /dev/dri/renderD128",
+    0,
+)
+NVIDIA = (
+    lines(DRIVER="nvidia", PRESENT="true", ACCELERATED="true", GL_VENDOR="nvidia", MESA_DRIVER="zink"),
+    "GPU: NVIDIA L4/PCIe/SSE2 on /dev/dri/renderD128",
+    0,
+)
+NO_CLIENTS = (
+    lines(DRIVER="nvidia", PRESENT="true", ACCELERATED="true"),
+    "GPU: NVIDIA L4/PCIe/SSE2 on /dev/dri/renderD128",
+    0,
+)
+UNUSABLE = (lines(DRIVER="nvidia", PRESENT="true"), "GPU: nvidia, unusable: No render node", 0)
+BROKEN = ("", "Traceback\npixelflux: the driver refuses to answer", 1)
+OTHER = ("SELKIES_GPU_BACKEND=wayland\n", "GPU: some", 0)
+"""As an older release answers."""
+
+
+def probe_program(tmp_path: Path, answer: tuple[str, str, int]) -> str:
+    """A stand-in for selkies-gpu-probe."""
+    output, said, status = answer
+    program = tmp_path / "selkies-gpu-probe"
+    program.write_text(f"#!{sys.executable}\nimport sys\nprint({output!r}, end='')\n")
+    with program.open("a") as script:
+        script.write(f"print({said!r}, file=sys.stderr)\nsys.exit({status})\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+@pytest.mark.parametrize(
+    ("value", "requested"),
+    [
+        ("", "X11"),
+        ("false", "X11"),
+        ("0", "X11"),
+        ("true", "Wayland"),
+        ("True|locked", "Wayland"),
+        ("1", "Wayland"),
+        ("auto", "Auto"),
+        ("wayland", None),
+    ],
+)
+def test_the_variable_is_read_as_selkies_reads_it_and_auto_is_ours(
+    display: ModuleType, value: str, requested: str | None
+) -> None:
+    assert display.requested_display(value) == requested
+
+
+@pytest.mark.parametrize(
+    ("answer", "chosen", "reason"),
+    [
+        (NONE, "X11", "auto: the pod has no GPU"),
+        (INTEL, "Wayland", "auto: Mesa drives the GPU itself (Mesa Intel(R) Arc(tm) Graphics on /dev/dri/renderD128)"),
+        (NVIDIA, "X11", "auto: Mesa does not drive the GPU itself (NVIDIA L4/PCIe/SSE2 on /dev/dri/renderD128)"),
+        (UNUSABLE, "X11", "auto: Selkies' compositor does not draw on the GPU (nvidia, unusable: No render node)"),
+        (BROKEN, "X11", "auto: selkies-gpu-probe ended with status 1: pixelflux: the driver refuses to answer"),
+        (OTHER, "X11", "auto: this release of selkies-gpu-probe does not say whether the compositor draws on a GPU"),
+    ],
+)
+def test_auto_takes_wayland_where_mesa_drives_the_gpu_and_says_why(
+    display: ModuleType, tmp_path: Path, answer: tuple[str, str, int], chosen: str, reason: str
+) -> None:
+    program = probe_program(tmp_path, answer)
+
+    assert display.choose_display("Auto", lambda: display.ask_probe(tmp_path / "kept", program)) == (chosen, reason)
+
+
+def test_a_probe_that_is_not_there_or_hangs_is_an_answer_too(
+    display: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "does not start" in display.ask_probe(tmp_path / "a", str(tmp_path / "none")).error
+
+    monkeypatch.setattr(display, "PROBE_SECONDS", 0.2)
+    program = tmp_path / "hangs"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    assert display.ask_probe(tmp_path / "b", str(program)).error == "selkies-gpu-probe gave no answer in 0 s"
+
+
+def test_the_probe_is_asked_once_and_not_at_all_where_the_template_has_decided(
+    display: ModuleType, tmp_path: Path
+) -> None:
+    program = probe_program(tmp_path, INTEL)
+    first = display.ask_probe(tmp_path / "kept", program)
+    Path(program).unlink()
+
+    assert display.ask_probe(tmp_path / "kept", program) == first and first.mesa == "native"
+    for requested in ("X11", "Wayland"):
+        assert display.choose_display(requested, lambda: pytest.fail("asked")) == (requested, "as set")
+
+
+def test_a_display_that_does_not_exist_is_refused_in_words(desktop: ModuleType) -> None:
+    with pytest.raises(SystemExit, match=r"SELKIES_WAYLAND='mir' is not allowed\. Allowed are false"):
+        desktop.decide_display("mir")
+
+
+def test_the_log_says_which_display_and_why(desktop: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert desktop.decide_display("true") == "Wayland"
+    assert capsys.readouterr().err == "[vdi-desktop] display: Wayland (as set)\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "facts", "renderer", "reason", "said"),
+    [
+        (NONE, {}, "Software", "NoGPU", "the pod has no GPU"),
+        (INTEL, {}, "Native", "", ""),
+        (NVIDIA, {"nvidia": True}, "Native", "", ""),
+        (
+            NO_CLIENTS,
+            {"nvidia": True},
+            "Software",
+            "DriverNotLoadable",
+            "no OpenGL driver for applications loads on NV",
+        ),
+        (
+            UNUSABLE,
+            {"nvidia": True, "capabilities": "compute,video"},
+            "Software",
+            "GraphicsCapabilityMissing",
+            "NVIDIA_DRIVER_CAPABILITIES='compute,video' lacks graphics",
+        ),
+        (
+            UNUSABLE,
+            {"nvidia": True, "driver_error": "no such file"},
+            "Software",
+            "DriverNotLoadable",
+            "NVIDIA's driver cannot be loaded: no such file",
+        ),
+        (UNUSABLE, {"nvidia": True}, "Software", "CompositorInSoftware", "nvidia, unusable: No render node"),
+        (NONE, {"render_nodes": ("/dev/dri/renderD128",)}, "Software", "CompositorInSoftware", "/dev/dri/renderD128"),
+        (BROKEN, {}, "Software", "ProbeFailed", "ended with status 1"),
+    ],
+)
+def test_on_wayland_the_probe_says_who_draws(
+    display: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: tuple[str, str, int],
+    facts: dict[str, Any],
+    renderer: str,
+    reason: str,
+    said: str,
+) -> None:
+    graphics = load(LOCAL / "lib/vdi/prove-graphics", monkeypatch)
+    found = graphics.Facts(
+        **{
+            "nvidia": False,
+            "capabilities": "all",
+            "driver_error": "",
+            "render_nodes": (),
+            "devices": (),
+            "allow_cpu": False,
+            **facts,
+        }
+    )
+
+    decision = graphics.decide_on_wayland(found, display.ask_probe(tmp_path / "kept", probe_program(tmp_path, answer)))
+
+    assert (decision.renderer, decision.reason) == (renderer, reason) and said in decision.message
+    if renderer == "Native":
+        assert decision.device == answer[1].removeprefix("GPU: ")
+
+
+def test_the_decision_on_wayland_names_the_display(tmp_path: Path) -> None:
+    (tmp_path / "gpu-probe").write_text(json.dumps({"present": True, "accelerated": True, "gl_vendor": "mesa"}))
+    done = subprocess.run(
+        [sys.executable, "-B", str(LOCAL / "lib/vdi/prove-graphics"), str(tmp_path / "graphics")],
+        env={**os.environ, "WAYLAND_DISPLAY": "wayland-1"}, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+
+    decision = json.loads((tmp_path / "graphics").read_text())
+    assert (decision["display"], decision["renderer"]) == ("Wayland", "Native") and done.stdout == "Native ()\n"
+
+
+WHOLE: list[str] = []
+ALONE = ["firefox-esr"]
+
+
+def parts_of(desktop: ModuleType, app: list[str], value: str = "true") -> Any:
+    return desktop.Desktop({"SELKIES_WAYLAND": value, "SELKIES_MODE": "websockets"}, app, [], "4096x2304")
+
+
+def test_one_application_draws_on_selkies_own_compositor_and_a_desktop_on_labwc(desktop: ModuleType) -> None:
+    alone, whole = parts_of(desktop, ALONE), parts_of(desktop, WHOLE)
+
+    assert alone.parts == ["application"] and whole.parts == ["xfdesktop", "xfce4-panel"]
+    for parts in (alone, whole):
+        assert parts.env["WAYLAND_DISPLAY"] == "wayland-1" and parts.env["XDG_SESSION_TYPE"] == "wayland"
+        assert not {"DISPLAY", "XAUTHORITY"} & parts.stream_env.keys()
+    assert whole._environment("xfdesktop")["GDK_BACKEND"] == "x11"
+    assert "GDK_BACKEND" not in whole._environment("xfce4-panel")
+    assert "labwc" in whole.VITAL
+
+
+def test_on_x11_nothing_of_wayland_is_set(desktop: ModuleType) -> None:
+    for value in ("", "false"):
+        parts = parts_of(desktop, WHOLE, value)
+        assert "WAYLAND_DISPLAY" not in parts.stream_env and parts.env["XDG_SESSION_TYPE"] == "x11"
+        assert parts._environment("picture")["XDG_RUNTIME_DIR"] == parts._environment("selkies")["XDG_RUNTIME_DIR"]
+        assert "GDK_BACKEND" not in parts._environment("xfdesktop")
+
+
+def test_the_proof_of_a_picture_opens_no_socket_beside_the_applications(desktop: ModuleType, tmp_path: Path) -> None:
+    env = parts_of(desktop, WHOLE)._environment("picture")
+
+    assert env["XDG_RUNTIME_DIR"] == str(tmp_path / "picture.run")
+    assert env["WAYLAND_DISPLAY"] == str(tmp_path / "wayland-1")
+
+
+def test_labwc_says_where_applications_find_it_and_xwayland(desktop: ModuleType, tmp_path: Path) -> None:
+    import shlex  # as labwc splits it
+
+    _, _, command = parts_of(desktop, WHOLE).argv("labwc")
+    env = {**os.environ, "WAYLAND_DISPLAY": "wayland-0", "DISPLAY": ":0"}
+    subprocess.run(shlex.split(command), env=env, timeout=10, check=True)
+
+    assert (tmp_path / "labwc").read_text().splitlines() == ["wayland-0", ":0"]
+    assert not (tmp_path / "labwc.part").exists()
+
+
+def test_what_shows_windows_ends_after_those_who_have_them(
+    desktop: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Process:
+        def __init__(self, pid: int) -> None:
+            self.pid = pid
+
+    monkeypatch.setattr(desktop, "descendants", lambda: {10, 11, 12, 13})
+    monkeypatch.setattr(desktop, "command_of", lambda pid: {12: "Xwayland"}.get(pid, "sh"))
+    parts = parts_of(desktop, WHOLE)
+    parts.running = {name: Process(pid) for name, pid in (("selkies", 10), ("labwc", 11), ("xfce4-panel", 13))}
+    assert parts._display_servers() == {10, 11, 12}
+
+    x = parts_of(desktop, WHOLE, "false")
+    x.running = {name: Process(pid) for name, pid in (("selkies", 10), ("Xvfb", 11))}
+    monkeypatch.setattr(desktop, "command_of", lambda _: "sh")
+    assert x._display_servers() == {11}
+
+
+CAPTURE = """
+class CaptureSettings:
+    pass
+
+class ScreenCapture:
+    def start_capture(self, take, settings):
+        assert settings.use_wayland is {wayland}, settings.use_wayland
+        assert getattr(settings, "wayland_host_display", None) == {host!r}
+        take(b"x")
+    def stream_info(self):
+        return {{"codec": "h264", "encoder": "x264", "capture": "readback"}}
+"""
+
+
+@pytest.mark.parametrize("host", [None, "/tmp/.vdi/wayland-1"])
+def test_the_proof_captures_selkies_compositor_as_its_client(tmp_path: Path, host: str | None) -> None:
+    (tmp_path / "pixelflux.py").write_text(CAPTURE.format(wayland=host is not None, host=host))
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)} | ({"WAYLAND_DISPLAY": host} if host else {})
+    done = subprocess.run(
+        [sys.executable, str(LOCAL / "lib/vdi/prove-picture"), str(tmp_path / "picture")],
+        env=env, input="", capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Capture:
+    """pixelflux', as far as Selkies injects through it."""
+
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+
+    def inject_key(self, code: int, state: int) -> str:
+        self.seen.append((code, state))
+        return "done"
+
+    def get_keyboard_state(self) -> str:
+        return "up"
+
+
+def test_what_is_injected_is_input_and_what_is_asked_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    last_input = load(LOCAL / "lib/vdi/last_input.py", monkeypatch)
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    capture, file = Capture(), tmp_path / "input"
+    recorder = last_input.InputRecorder(capture, file)
+    now[0] = 1010.0
+    assert last_input.seconds_since_input(file) == 10.0, "untouched since it came"
+
+    assert recorder.get_keyboard_state() == "up" and not hasattr(recorder, "set_keymap_string")
+    assert last_input.seconds_since_input(file) == 10.0
+    assert recorder.inject_key(30, 1) == "done" and capture.seen == [(30, 1)]
+    assert last_input.seconds_since_input(file) == 0.0
+    now[0] = 1073.5
+    assert last_input.seconds_since_input(file) == 63.5
+
+
+@pytest.fixture
+def agent(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load(LOCAL / "bin/vdi-agent", monkeypatch)
+
+
+def test_the_agent_reads_the_time_of_the_last_input_and_has_no_number_without_it(
+    agent: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last_input = load(LOCAL / "lib/vdi/last_input.py", monkeypatch)
+    ask = agent.idle_question({"WAYLAND_DISPLAY": "wayland-1"}, tmp_path)
+    with pytest.raises(agent.UnknownError, match="the time of the last input can't be read"):
+        ask()
+
+    last_input.InputRecorder(Capture(), tmp_path / "input")
+    assert 0.0 <= ask() < 60.0
+    (tmp_path / "input").write_bytes(b"short")
+    with pytest.raises(agent.UnknownError, match="5 bytes"):
+        ask()
+
+
+@pytest.fixture
+def port(agent: ModuleType) -> Iterator[int]:
+    agent.Handler.digest, agent.Handler.photon = sha256(b"secret").hexdigest(), agent.NoMark()
+    with agent.Server(("127.0.0.1", 0), agent.Handler) as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def test_a_probe_of_a_desktop_on_wayland_is_refused_in_words(port: int) -> None:
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("POST", "/photon", body='{"seconds": 5}', headers={"Authorization": "Bearer secret"})
+    answer = connection.getresponse()
+
+    assert (answer.status, "needs a desktop on X11" in answer.read().decode()) == (503, True)
+    connection.close()

@@ -1,0 +1,107 @@
+"""What keeps a node that an autoscaler could remove: what is said of it, and when nothing is said."""
+
+import pytest
+
+from unit.doctor.doctor_builders import Cluster
+from unit.doctor.doctor_faults import (
+    add_pod,
+    desktop_without_an_end,
+    node_annotated_to_stay,
+    pods_that_no_autoscaler_evicts,
+    with_autoscaler,
+)
+from vdi.findings.model import Finding, Severity
+from vdi.session.autoscaling import PLACEHOLDER
+
+
+def node_findings(cluster: Cluster) -> list[Finding]:
+    return [finding for finding in cluster.findings() if finding.code == "node_kept"]
+
+
+def test_a_desktop_that_nothing_ends_is_named_with_the_command_that_suspends_it() -> None:
+    cluster = Cluster()
+    desktop_without_an_end(cluster)
+    (finding,) = node_findings(cluster)
+    assert finding.severity == Severity.WARNING
+    assert finding.object == "node/node-1"
+    assert finding.message == "An autoscaler cannot remove the node node-1: a desktop without an end keeps it."
+    assert finding.remedy.commands == ("vdi session suspend alice-0 --namespace vdi-sessions",)
+    runs, desktop = finding.evidence
+    assert runs.startswith("vdisession/vdi-sessions/alice-0: runs for 1 h, without idleTimeout, timeout and schedule")
+    assert desktop.endswith(" is on this node's disk, and is lost with the node")
+
+
+def test_pods_and_annotations_are_named_with_what_changes_them() -> None:
+    cluster = Cluster(sessions=2)
+    node_annotated_to_stay(cluster)
+    pods_that_no_autoscaler_evicts(cluster)
+    cluster.objects["vdisessions"][1]["status"]["expiresAt"] = "2026-11-20T20:00:00Z"
+    (finding,) = node_findings(cluster)
+    assert finding.message == (
+        "An autoscaler cannot remove the node node-1: an annotation of the node, 2 pods that are not evicted keep it."
+    )
+    assert finding.remedy.commands == (
+        "kubectl annotate node node-1 cluster-autoscaler.kubernetes.io/scale-down-disabled-",
+        "kubectl annotate pod toolbox --namespace lab cluster-autoscaler.kubernetes.io/safe-to-evict=true",
+        "kubectl annotate pod batch --namespace lab karpenter.sh/do-not-disrupt-",
+    )
+    assert finding.evidence[-1] == (
+        "vdisession/vdi-sessions/alice-1: ends at 2026-11-20T20:00:00Z; "
+        "its PodDisruptionBudget refuses evictions until drainNotice is over"
+    )
+
+
+@pytest.mark.parametrize("field", ["idleTimeout", "schedule", "not yet"])
+def test_a_desktop_with_an_end_in_sight_is_no_finding(field: str) -> None:
+    cluster = Cluster()
+    desktop_without_an_end(cluster)
+    spec = cluster.one("vditemplates")["spec"]
+    if field == "idleTimeout":
+        spec["lifecycle"] = {"idleTimeout": "1h"}
+    elif field == "schedule":
+        spec["schedule"] = {"timeZone": "UTC", "windows": [{"start": "0 8 * * *", "end": "0 18 * * *"}]}
+    else:
+        cluster.session["status"]["startTime"] = "2026-11-20T11:30:00Z"
+    assert node_findings(cluster) == []
+
+
+def test_pods_that_leave_with_the_node_or_may_be_evicted_are_no_finding() -> None:
+    cluster = Cluster()
+    with_autoscaler(cluster)
+    add_pod(
+        cluster,
+        "agent",
+        ownerReferences=[{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "a", "uid": "d", "controller": True}],
+    )
+    add_pod(
+        cluster,
+        "static",
+        ownerReferences=[{"apiVersion": "v1", "kind": "Node", "name": "node-1", "uid": "n", "controller": True}],
+    )
+    add_pod(cluster, "loose", annotations={"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"})
+    add_pod(cluster, "place", labels={PLACEHOLDER: "x"})
+    add_pod(cluster, "done")
+    cluster.objects["pods"][-1]["status"]["phase"] = "Succeeded"
+    assert cluster.findings() == []
+
+
+def test_without_an_autoscaler_nothing_is_said() -> None:
+    cluster = Cluster()
+    desktop_without_an_end(cluster)
+    env = cluster.one("deployments")["spec"]["template"]["spec"]["containers"][0]["env"]
+    next(variable for variable in env if variable["name"] == "VDI_AUTOSCALING_MODE")["value"] = "Disabled"
+    assert node_findings(cluster) == []
+
+
+def test_a_control_plane_and_nodes_that_no_desktop_uses_are_left_out() -> None:
+    cluster = Cluster()
+    node_annotated_to_stay(cluster)
+    cluster.one("nodes")["metadata"]["labels"]["node-role.kubernetes.io/control-plane"] = "true"
+    assert node_findings(cluster) == []
+
+    empty = Cluster()
+    node_annotated_to_stay(empty)
+    empty.drop("vdisessions")
+    assert node_findings(empty) == []
+    empty.one("nodes")["metadata"]["labels"]["karpenter.sh/nodepool"] = "gpu"
+    assert len(node_findings(empty)) == 1

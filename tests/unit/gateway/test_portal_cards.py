@@ -1,0 +1,92 @@
+"""Cards of desktops: one action stands out, every card says where it stands, and what cannot be undone is elsewhere."""
+
+import re
+from typing import Any
+
+import pytest
+
+from unit.gateway.portal_stage import BOB, PortalStage, a_session, a_template, running, text_of
+
+_STANDS_OUT = re.compile(r'<(?:a class="button"|button type="submit" form="act")[^>]*>([^<]+)<')
+"""A primary button: its class says nothing else."""
+ON_DESKTOP = {"url": "https://alice-desktop.vdi.localhost"}
+
+
+def cards(page: str) -> list[str]:
+    return page.split('<article class="card')[1:]
+
+
+@pytest.mark.parametrize(
+    ("status", "spec", "action", "line"),
+    [
+        ({"phase": "Running", "expiresAt": "2026-11-20T17:00:00Z"}, {}, "Open", "5 h left"),
+        ({"phase": "Creating"}, {}, "Follow progress", "The desktop is being started."),
+        ({"phase": "Pending", "message": "Full."}, {}, "Follow progress", "Full."),
+        ({"phase": "Suspended"}, {"suspended": True}, "Resume", "The desktop is stopped; its address is kept."),
+        ({"phase": "Failed", "message": "No image."}, {}, "Try again", "No image."),
+    ],
+)
+async def test_one_action_of_a_card_stands_out(
+    status: dict[str, object], spec: dict[str, Any], action: str, line: str
+) -> None:
+    stage = PortalStage()
+    stage.put(a_template(), a_session(status=ON_DESKTOP | status, **spec))
+    (card,) = cards((await stage.browser().get("/")).text)
+    assert _STANDS_OUT.findall(card) == [action]
+    assert line in text_of(card)
+
+
+async def test_no_action_stands_out_where_none_is_possible() -> None:
+    stage = PortalStage()
+    ending = a_session("ending", status=ON_DESKTOP | {"phase": "Terminating"})
+    viewer = [{"user": BOB.email, "role": "viewer"}]
+    stage.put(a_template(), ending, a_session("rests", status={"phase": "Suspended"}, suspended=True, access=viewer))
+    mine = [card for card in cards((await stage.browser().get("/")).text) if "name-uid-ending" in card]
+    shared = cards((await stage.browser(BOB).get("/shared")).text)
+    assert (len(mine), len(shared)) == (1, 1)
+    for card in mine + shared:
+        assert _STANDS_OUT.findall(card) == []
+        assert ">Details<" in card
+
+
+async def test_a_running_card_says_with_how_many_it_is_shared() -> None:
+    stage = PortalStage()
+    stage.put(a_template(), running(access=[{"user": BOB.email, "role": "viewer"}]))
+    assert "5 h left · shared with 1 person" in text_of((await stage.browser().get("/")).text)
+
+
+@pytest.mark.parametrize(
+    ("earliest", "words"),
+    [
+        ("2026-11-20T12:25:30Z", "Full. Capacity is expected in about 25 min , or as soon as a desktop ends."),
+        ("2026-11-20T11:59:00Z", "Full. Capacity is expected any moment , or as soon as a desktop ends."),
+        ("", "Full."),
+    ],
+)
+async def test_a_waiting_desktop_says_when_capacity_is_expected(earliest: str, words: str) -> None:
+    stage = PortalStage()
+    queue = {"position": 2, "reason": "GPUsBusy", "earliestSlot": earliest}
+    stage.put(a_session(status={"phase": "Pending", "queue": queue, "message": "Full."}))
+    for path in ("/", "/desktops/alice-desktop"):
+        page = text_of((await stage.browser().get(path)).text)
+        assert words in page
+        assert ("Capacity" in page) == bool(earliest)
+
+
+async def test_ending_is_away_from_opening_and_sharing_comes_first() -> None:
+    stage = PortalStage()
+    stage.put(a_template(), running())
+    assert ">End<" not in (await stage.browser().get("/")).text
+    page = (await stage.browser().get("/desktops/alice-desktop")).text
+    places = [
+        page.index(words) for words in (">Open<", ">Sharing<", ">About this desktop<", ">What happened<", ">End<")
+    ]
+    assert places == sorted(places)
+
+
+async def test_desktops_that_need_attention_come_first() -> None:
+    stage = PortalStage()
+    failed = a_session("failed", created="2026-11-20T08:00:00Z", status={"phase": "Failed", "message": "No image."})
+    stage.put(a_template(), failed, a_session("newest", created="2026-11-20T11:00:00Z"), running("older"))
+    found = re.findall(r'<article class="card( attention)?" id="card-uid-(\w+)"', (await stage.browser().get("/")).text)
+    assert found == [(" attention", "failed"), ("", "newest"), ("", "older")]

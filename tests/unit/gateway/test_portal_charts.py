@@ -1,0 +1,89 @@
+"""Charts: drawn in the page, said in a sentence, written in a table; without a database nothing else is missing."""
+
+import re
+from datetime import timedelta
+
+from unit.gateway.component_stage import NOW
+from unit.gateway.portal_stage import ADMIN, PortalStage, text_of
+from vdi.gateway.history.trends import Period, RunTimes, trend
+from vdi.gateway.history.usage import Usage
+from vdi.gateway.portal.charts import HEIGHT, shares, trend_charts
+
+RUNS = [
+    RunTimes(start=NOW - timedelta(hours=3), gpus=2, queue_seconds=90.0, startup_seconds=2.5),
+    RunTimes(start=NOW - timedelta(hours=1), gpus=1, startup_seconds=3.5),
+]
+
+
+def test_bars_stand_on_the_ground_and_none_is_higher_than_the_chart() -> None:
+    for chart in trend_charts(trend(RUNS, Period.DAY, NOW), 6):
+        for bar in chart.bars:
+            assert 0 <= bar.x < chart.count
+            assert 0 <= bar.y <= HEIGHT
+            assert bar.y + bar.height == HEIGHT
+
+
+def test_a_chart_says_in_words_what_it_shows() -> None:
+    desktops, gpus, queue, startup = trend_charts(trend(RUNS, Period.DAY, NOW), 6)
+    assert (desktops.summary, desktops.limit) == ("at most 2, last 2", None)
+    assert (gpus.summary, gpus.limit, max(bar.height for bar in gpus.bars)) == (
+        "at most 3, last 3, of 6",
+        0,
+        50,
+    )
+    assert (queue.summary, len(queue.bars)) == ("at most 1 min, last 1 min", 1)
+    assert startup.summary == "at most 3.5 s, last 3.5 s"
+    assert trend_charts(trend([], Period.DAY, NOW), None)[3].summary == "no desktop started"
+
+
+def test_shares_are_of_the_largest_and_the_rest_is_one() -> None:
+    found = shares([(f"user{number}", float(number)) for number in range(13)])
+    assert [share.name for share in found][:2] == ["user12", "user11"]
+    assert (found[0].percent, found[1].label, len(found)) == (100.0, "11.0 h", 11)
+    assert (found[-1].name, found[-1].label, found[-1].percent) == ("2 others", "3.0 h", 0.0)
+    assert shares([("nothing", 0.0)]) == []
+
+
+async def test_the_overview_has_the_last_day_and_the_last_week() -> None:
+    stage = PortalStage()
+    stage.history.runs = RUNS
+    for path, heading, rows in (("/admin", "Last day", 24), ("/admin?period=week", "Last week", 28)):
+        page = (await stage.browser(ADMIN).get(path)).text
+        assert f'<h2 id="trends">{heading}</h2>' in page
+        assert page.count('role="img"') == 4
+        assert page.count('<th scope="row" data-label="From"') == rows
+        assert "at most 2, last 2" in text_of(page)
+    assert '<h2 id="trends">Last day</h2>' in (await stage.browser(ADMIN).get("/admin?period=<b>")).text
+
+
+async def test_without_a_database_only_the_trends_are_missing() -> None:
+    stage = PortalStage()
+    stage.history.down = True
+    answer = await stage.browser(ADMIN).get("/admin")
+    assert answer.status_code == 200
+    assert "The history cannot be read" in answer.text
+    assert '<svg class="bars"' not in answer.text
+
+
+async def test_usage_is_compared_by_user_and_by_template() -> None:
+    stage = PortalStage()
+    stage.history.report = [
+        Usage(
+            name=f"{who}@example.com",
+            month="2026-11",
+            sessions=1,
+            runs=1,
+            hours=hours,
+            gpu_hours=0.0,
+            queued=0,
+            median_queue_seconds=None,
+            median_startup_seconds=None,
+        )
+        for who, hours in (("root", 4.0), ("b", 1.0))
+    ]
+    stage.history.templates = {"blender": 3.0, "qgis": 2.0}
+    page = (await stage.browser(ADMIN).get("/history/usage?of=everyone")).text
+    assert re.findall(r'<rect width="([\d.]+)"', page) == ["100.0", "25.0", "100.0", "66.7"]
+    assert "Hours by user" in page
+    mine = (await stage.browser(ADMIN).get("/history/usage")).text
+    assert "Hours by user" not in mine
