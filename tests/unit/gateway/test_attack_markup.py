@@ -25,13 +25,11 @@ from vdi.session.identity import MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATIO
 MARK = "zzprobe"
 RUNS, WAITS, FAILS = (f"https://{name}.vdi.localhost" for name in ("runs", "waits", "fails"))
 PROBES = (
-    f"\"'><{MARK} on{MARK}=1></title></textarea></select></script><{MARK}>",
-    f'" on{MARK}="1" \'',
-    f"' on{MARK}='1' \"",
-    f" on{MARK}=1 ",
-    f"javascript:{MARK}()",
-    f"{{{{ '{MARK}' * 3 }}}}{{% raw %}}",
+    f"\"'><{MARK} on{MARK}=1></title></textarea></select></script><{MARK}>"
+    f"\" on{MARK}=\"1\" ' on{MARK}='1' {{{{ '{MARK}' * 3 }}}}{{% raw %}}",
+    f"javascript:{MARK}() on{MARK}=1 ",
 )
+"""One breaks out of tags, quotes and templates; one is an address, and attributes where a value has no quotes."""
 OWNER = "alice@example.com"
 FIELDS = (
     "user", "name", "label", "days", "role", "for", "length", "next", "q", "phase", "template", "order", "actor",
