@@ -1,24 +1,19 @@
 """Words that docs/design/language.md leaves behind, in identifiers, comments, docstrings and developer docs.
 
-`python -m tools.check_language` fails when a package has more of them than tools/language-budget.json allows, and names
-each new place; `--list PACKAGE` shows all places of a package, `--lower` writes today's lower counts into the budget.
-Sentences that users read are not checked here. Exit status: 0 within budget, 1 more than that, 2 usage.
+`python -m tools.check_language` names each place. Sentences that users read are not checked here, but by
+`python -m tools.messages`. Exit status: 0 none found, 1 some.
 """
 
-import argparse
 import ast
 import io
-import json
 import re
 import sys
 import tokenize
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-BUDGET = Path(__file__).with_name("language-budget.json")
 CODE = ("src", "tests", "bench", "tools")
 DOCS = ("CONTRIBUTING.md", "docs/design")
 NOT_CHECKED = (Path(__file__).name, "renames.md", "language.md")
@@ -65,12 +60,6 @@ class Place(NamedTuple):
     word: str
     advice: str
 
-    @property
-    def package(self) -> str:
-        """What the budget counts together: `src/vdi/gateway`, `tests/unit`, `docs/design`."""
-        parts = self.file.split("/")
-        return "/".join(parts[: 3 if parts[0] == "src" else 2][: len(parts) - 1]) or parts[0]
-
 
 def check_python(file: str, text: str) -> Iterator[Place]:
     """Identifiers, comments and docstrings of a module."""
@@ -110,31 +99,12 @@ def check_all() -> list[Place]:
     return places
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare with the budget."""
-    parser = argparse.ArgumentParser(prog="python -m tools.check_language", description=__doc__.splitlines()[0])
-    parser.add_argument("--list", metavar="PACKAGE", help="show every place of one package, such as src/vdi/gateway")
-    parser.add_argument("--lower", action="store_true", help="write the counts that have become lower into the budget")
-    options = parser.parse_args(arguments)
+def main() -> int:
+    """Print every place."""
     places = check_all()
-    if options.list:
-        _show(place for place in places if place.package == options.list)
-        return 0
-    counts, budget = Counter(place.package for place in places), Counter(json.loads(BUDGET.read_text()))
-    if options.lower:
-        lower = {name: min(count, budget.get(name, count)) for name, count in sorted(counts.items())}
-        BUDGET.write_text(json.dumps(lower, indent=2) + "\n")
-        return 0
-    over = {name for name, count in counts.items() if count > budget[name]}
-    for name in sorted(over):
-        print(f"{name}: {counts[name]} words to leave behind; at most {budget[name]} are allowed. All places:")
-        _show(place for place in places if place.package == name)
-    return 1 if over else 0
-
-
-def _show(places: Iterator[Place]) -> None:
     for place in places:
-        print(f"  {place.file}:{place.line}: {place.word!r}: write {place.advice}")
+        print(f"{place.file}:{place.line}: {place.word!r}: write {place.advice}")
+    return 1 if places else 0
 
 
 if __name__ == "__main__":

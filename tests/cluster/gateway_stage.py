@@ -133,7 +133,7 @@ class GatewayStage:
     async def verify(
         self, label: str, path: str = "/", *, method: str = "GET", headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
-        """What Traefik's forwardAuth would be told of a request for a desktop."""
+        """What Traefik's forwardAuth would learn about a request for a desktop."""
         forwarded = {
             "X-Forwarded-Method": method,
             "X-Forwarded-Proto": "https",

@@ -28,7 +28,7 @@ class Request:
 
     @property
     def is_event(self) -> bool:
-        """Events are told apart: they are no one's budget."""
+        """Events are counted apart: they are no one's budget."""
         return "/events.k8s.io/" in self.path
 
     @property

@@ -102,7 +102,7 @@ async def test_no_share_is_lost_among_two_replicas_and_an_operator_that_writes_a
         ends = datetime.now(UTC) + timedelta(hours=1)
 
         async def share(number: int, guest: str) -> None:
-            """A person tries again when told to."""
+            """A person tries again when asked to."""
             for _ in range(20):
                 try:
                     await replicas[number % 2].actions.share(ALICE, "mine", guest, Role.VIEWER, ends)

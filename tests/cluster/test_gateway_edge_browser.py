@@ -85,7 +85,7 @@ async def test_the_page_follows_the_start_and_opens_the_desktop_by_itself(
     page = await (await a_person(edge, chromium)).new_page()
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    # The portal's pages fade into each other, which the desktop's page does not take part in.
+    # The portal's pages fade into each other, which the desktop's page does not do.
     page.on("pageerror", lambda error: None if "ViewTransition" in str(error) else problems.append(str(error)))
     await page.goto(edge.url())
     await expect(page.get_by_role("heading", name="Starting")).to_be_visible()

@@ -1,4 +1,4 @@
-"""A network of its own with a real turnserver, peers that echo, and attacks on it; writes what came of each as JSON.
+"""A network of its own with a real turnserver, peers that echo, and attacks on it; writes the result of each as JSON.
 
 `unshare --net python -m cluster.turn_lab FOLDER`: in FOLDER are `config` (the chart's start.sh and turnserver.conf),
 `auth` and `tls` (the Secrets' keys as files), `run` (writable) and `plan.json`.

@@ -15,7 +15,7 @@ from vdi.demo.browser import DesktopBrowser, changed_pixels
 
 DESKTOP_IMAGE = "localhost/vdi/desktop:dev"
 A_NOTICE = 300
-"""Yellow pixels of a notice's sign; without one there are none."""
+"""Yellow pixels of a notice's sign; there are 0 without one."""
 Object = dict[str, Any]
 
 _ASK_POINTER = """
@@ -41,7 +41,7 @@ def template(world: World, name: str, **spec: Any) -> Iterator[str]:
 
 
 def start(world: World, name: str, template: str, *words: str, wait: bool = True) -> Object:
-    """A session, Running unless told not to wait."""
+    """A session, Running unless asked not to wait."""
     waiting = ("--wait",) if wait else ()
     world.vdi("session", "create", name, "--user", f"{name}@example.com", "--template", template, *waiting, *words)
     session = world.get("vdi", name)

@@ -1,4 +1,4 @@
-"""What a firewall does to packets, on this machine: they are gone, and no one is told."""
+"""What a firewall does to packets, on this machine: they are gone, and no one is notified."""
 
 import subprocess
 from collections.abc import Iterator

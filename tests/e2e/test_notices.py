@@ -1,4 +1,4 @@
-"""Whoever sits at a desktop is told in its picture before it goes: its time is over, its node is taken away."""
+"""Whoever sits at a desktop sees a notice in its picture before it goes: its time is over, its node is taken away."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A pool's desktop becomes a person's without a restart; an image that cannot be had is told before somebody waits."""
+"""A pool's desktop becomes a person's without a restart; an image that cannot be pulled is reported ahead."""
 
 import pytest
 import yaml

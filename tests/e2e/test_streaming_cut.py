@@ -1,5 +1,5 @@
-"""The network between a browser and its desktop is cut: not a byte passes, and no one is told. When it is back, so is
-the picture, by itself, and what is typed then arrives.
+"""The network between a browser and its desktop is cut: not a byte passes, and no one is notified. When it is back,
+so is the picture, by itself, and what is typed then arrives.
 """
 
 import asyncio

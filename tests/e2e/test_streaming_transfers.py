@@ -185,14 +185,14 @@ def test_a_desktop_without_printing_hands_out_nothing(desktops: dict[str, Stream
 
 
 def test_what_the_template_locks_no_client_changes(desktops: dict[str, Streamed]) -> None:
-    """The same wishes are granted where nothing is locked."""
+    """The same requests are granted where nothing is locked."""
     requests = {"framerate": 8, "video_bitrate": 500, "encoder": "vp8enc", "rate_control_mode": "crf"}
     assert after(desktops["both"], requests) == (8, 500, "vp8enc", "crf")
     assert after(desktops["nothing"], requests) == (20, 3000, "h264enc", "cbr")
 
 
 def after(desktop: Streamed, requests: dict[str, Any]) -> tuple[Any, ...]:
-    """What the stream is set to when a client has wished for this: in its settings, and in messages of their own."""
+    """What the stream is set to when a client has requested this: in its settings, and in messages of their own."""
     with desktop.opened() as browser:
         browser.page.goto("about:blank")
         with raw(browser, desktop.url) as wire:

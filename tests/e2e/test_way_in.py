@@ -1,4 +1,4 @@
-"""The whole way in real browsers: login, catalogue, start, waiting page, desktop, a guest who only looks on, the end of
+"""The whole way in real browsers: login, catalogue, start, waiting page, desktop, a guest with view only, the end of
 the guest's access, suspension, resumption, the end. Set VDI_PICTURES to a folder to keep a picture of each page.
 """
 

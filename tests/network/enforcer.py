@@ -3,7 +3,7 @@
 It asks the evaluator (cyclonus) what the policies mean for every pair of pods and every port that is of interest. What
 is denied becomes a DROP in the node's own network namespace, where each packet between pods passes after kube-proxy
 has put in a pod's address for that of a Service. It looks twice a second, so a new pod is open for a moment, as with
-other plugins. It knows IPv4 alone, and only the ports that it is told.
+other plugins. It knows IPv4 alone, and only the ports that it is given.
 """
 
 import json
@@ -65,7 +65,7 @@ class Node:
 
 
 def has_address(pod: Object) -> bool:
-    """Whether packets of this pod can be told from others."""
+    """Whether packets of this pod can be distinguished from others."""
     return bool(pod["status"].get("podIP")) and not pod["spec"].get("hostNetwork")
 
 

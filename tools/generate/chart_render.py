@@ -17,7 +17,7 @@ VALUES_FILES = tuple(sorted(path.name for path in CHART.glob("values*.yaml")))
 Object = dict[str, Any]
 
 
-@lru_cache(maxsize=32)  # nobody changes what comes back
+@lru_cache(maxsize=32)  # no one changes what comes back
 def render(helm: Path, values_file: str, *words: str) -> list[Object]:
     """Its objects with one of its values files, as they are sent to a cluster that has the CRDs.
 

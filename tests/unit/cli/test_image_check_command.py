@@ -51,7 +51,7 @@ def test_an_image_without_a_desktop_is_not_started(vdi: Vdi, fake: FakeCluster) 
     assert "POST" not in {method for method, _ in fake.requests}
 
 
-def test_who_may_not_make_pods_is_told_so_and_nothing_is_removed(vdi: Vdi, fake: FakeCluster) -> None:
+def test_without_the_right_to_make_pods_it_says_so_and_removes_nothing(vdi: Vdi, fake: FakeCluster) -> None:
     message = 'pods is forbidden: User "eve" cannot create resource "pods" in API group "" in the namespace "x"'
     fake.refuse("POST", f"{CORE}/pods", 403, reason="Forbidden", message=message)
     ran = vdi("image", "check", IMAGE)

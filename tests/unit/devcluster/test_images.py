@@ -1,4 +1,4 @@
-"""Images as a whole: keys that follow their inputs, contexts, add-ons, and a build with a builder that is told."""
+"""Images as a whole: keys that follow their inputs, contexts, add-ons, and a build with a builder that is named."""
 
 from pathlib import Path
 

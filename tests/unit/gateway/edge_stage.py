@@ -1,4 +1,4 @@
-"""A gateway that is its login and its edge: real database in a file, real apps, a watched world that is told what it
+"""A gateway that is its login and its edge: real database in a file, real apps, a watched world that is given what it
 sees, Secrets in memory, a clock to set, and Traefik as far as it matters here.
 """
 

@@ -129,7 +129,7 @@ def template(*, gpu: int = 2, generation: int = 1) -> VDITemplate:
 
 
 class Replica:
-    """One gateway's recorder over what it has been told; the API server is asked through it, too."""
+    """One gateway's recorder over what it has been given; the API server is asked through it, too."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         self.database = database
@@ -188,5 +188,5 @@ async def rows_of(database: Database) -> tuple[list[SessionRow], list[RunRow]]:
 
 
 def without_marks(row: SessionRow) -> SessionRow:
-    """What people are told of: not what only the recorder needs."""
+    """What people see: not what only the recorder needs."""
     return replace(row, seen=0, revision=0)

@@ -90,7 +90,7 @@ class FakeLogins:
 
 @dataclass
 class RecordedActions:
-    """Stands for Actions: notes what is asked, and refuses if it has been told to."""
+    """Stands for Actions: notes what is asked, and refuses if it has been asked to."""
 
     world: ClusterCache
     done: list[tuple[Any, ...]] = field(default_factory=list)

@@ -209,14 +209,14 @@ async def test_starts_at_the_same_moment_through_two_replicas_are_no_more_than_a
         assert [type(answer) for answer in answers].count(ActionDenied) == 5
 
 
-class NobodyThere(MemorySharedState):
+class NoOneThere(MemorySharedState):
     async def take_once(self, key: str, seconds: float) -> bool:
         raise SharedUnavailableError("Redis does not respond")
 
 
 async def test_who_has_limits_does_not_start_while_no_one_can_count() -> None:
     async with a_stage() as stage:
-        stage.shared = NobodyThere()
+        stage.shared = NoOneThere()
         async with stage.replica("users: {alice@example.com: {sessions: 5}}") as one:
             with pytest.raises(ActionDenied, match="cannot be checked") as refused:
                 await one.actions.start(ALICE, requested())

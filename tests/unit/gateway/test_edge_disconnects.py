@@ -1,4 +1,4 @@
-"""Connections that are cut at the same age again and again are told from those of people."""
+"""Connections that are cut at the same age again and again are distinguished from those of people."""
 
 import pytest
 

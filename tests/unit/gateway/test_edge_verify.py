@@ -1,4 +1,4 @@
-"""What Traefik is told about requests: of those who have entered, of those who have not, and of those who cheat."""
+"""What Traefik learns about requests: of those who have entered, of those who have not, and of those who cheat."""
 
 import base64
 import json
@@ -102,7 +102,7 @@ async def test_signalling_brings_no_token_since_the_desktop_would_log_it(
 async def test_connections_are_noted_and_pages_are_not(
     stage: EdgeStage, alice: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that those which a proxy cuts again and again are told."""
+    """So that those which a proxy cuts again and again are distinguished."""
     monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.01)
     noted: list[tuple[str, str]] = []
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Logging in with a password: who gets in, what the cookie is, how long it holds, and who is told what."""
+"""Logging in with a password: who gets in, what the cookie is, how long it holds, and who learns what."""
 
 import re
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""What is believed of an identity provider. A real one is in tests/cluster; here is one that lies as it is told to."""
+"""What is believed of an identity provider. A real one is in tests/cluster; here is one that lies as a test asks."""
 
 import hmac
 from collections.abc import AsyncIterator, Callable

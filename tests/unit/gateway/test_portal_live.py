@@ -1,4 +1,4 @@
-"""The live stream: who is told what, how much at a time, and when it ends."""
+"""The live stream: who gets what, how much at a time, and when it ends."""
 
 import asyncio
 from collections.abc import AsyncIterator

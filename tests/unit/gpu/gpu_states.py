@@ -146,7 +146,7 @@ def fresh(*nodes: Node) -> GpuState:
 
 
 def played(observed: GpuState, plan: SharingPlan) -> GpuState:
-    """The cluster after the plan: GPU Operator, device plugin and Feature Discovery do what they are told."""
+    """The cluster after the plan: GPU Operator, device plugin and Feature Discovery do what they are configured to."""
     reported = state_after(observed, plan)
     if reported.policy is not None:
         name, default = reported.config_name, str(reported.policy.config.get("default") or "")

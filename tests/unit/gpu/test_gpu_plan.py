@@ -1,4 +1,4 @@
-"""From what is there and what is wished to the changes; the cluster's part is played as its components document it."""
+"""From what is there and what is desired to the changes; the cluster's part is played as its components document it."""
 
 from dataclasses import replace
 from typing import Any

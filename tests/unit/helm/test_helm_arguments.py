@@ -1,4 +1,4 @@
-"""Which helm is taken, what it is told, by major version."""
+"""Which helm is taken, its arguments, by major version."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Events: told once, counted when told again, never in the way."""
+"""Events: sent once, counted when sent again, never in the way."""
 
 import asyncio
 from collections.abc import AsyncIterator

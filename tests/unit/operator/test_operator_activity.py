@@ -1,4 +1,4 @@
-"""The agents are asked when it matters, believed with care, and told what to show. Over real HTTP to one of our own."""
+"""The agents are asked when it matters, believed with care, and show notices. Over real HTTP to one of our own."""
 
 import asyncio
 from base64 import b64encode

@@ -1,4 +1,4 @@
-"""Ends that are told to the gateway: once, by a queue of their own, and never in the way of a session for long."""
+"""Ends that are reported to the gateway: once, by a queue of their own, and never in the way of a session for long."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -32,7 +32,7 @@ class Gateway:
 
 
 class EndReportWorld(OperatorWorld):
-    """A session that was told to go, and whoever waits for its report."""
+    """A session that was asked to end, and whoever waits for its report."""
 
     def __init__(self, url: str, token_file: Path) -> None:
         super().__init__(start=DELETED)

@@ -1,4 +1,4 @@
-"""The queue on the operator's own stores, filled by hand: who goes, who is woken, what they are told."""
+"""The queue on the operator's own stores, filled by hand: who goes, who is woken, what is reported to them."""
 
 from collections.abc import Iterable
 from typing import Any

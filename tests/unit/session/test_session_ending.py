@@ -1,4 +1,4 @@
-"""What ends a run, what makes a pod give way, what is said before, and when to look again."""
+"""What ends a run, what makes a pod yield, what is said before, and when to look again."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta

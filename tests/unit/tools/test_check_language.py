@@ -1,8 +1,5 @@
 """The language checker finds words in identifiers, comments, docstrings and pages, and leaves other strings alone."""
 
-import json
-from pathlib import Path
-
 import pytest
 
 from tools import check_language
@@ -30,30 +27,10 @@ def test_words_inside_other_words_are_not_found() -> None:
     assert list(check_language.check_prose("docs/design/x.md", text)) == []
 
 
-@pytest.mark.parametrize(
-    ("file", "package"),
-    [
-        ("src/vdi/kube/x.py", "src/vdi/kube"),
-        ("src/vdi/cli/session/x.py", "src/vdi/cli"),
-        ("src/vdi/x.py", "src/vdi"),
-        ("tests/unit/kube/x.py", "tests/unit"),
-        ("docs/design/x.md", "docs/design"),
-        ("CONTRIBUTING.md", "CONTRIBUTING.md"),
-    ],
-)
-def test_places_are_counted_by_package(file: str, package: str) -> None:
-    assert check_language.Place(file, 1, "mend", "").package == package
-
-
-def test_more_than_the_budget_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    budget = tmp_path / "budget.json"
-    monkeypatch.setattr(check_language, "BUDGET", budget)
-    place = check_language.Place("src/vdi/kube/x.py", 1, "mend", "fix")
-    monkeypatch.setattr(check_language, "check_all", lambda: [place, place])
-    budget.write_text(json.dumps({"src/vdi/kube": 2}))
-    assert check_language.main([]) == 0
-    budget.write_text(json.dumps({"src/vdi/kube": 1}))
-    assert check_language.main([]) == 1
-    budget.write_text(json.dumps({"src/vdi/kube": 3}))
-    assert check_language.main(["--lower"]) == 0
-    assert json.loads(budget.read_text()) == {"src/vdi/kube": 2}
+def test_each_place_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    places = [check_language.Place("src/vdi/kube/x.py", 1, "mend", "fix")]
+    monkeypatch.setattr(check_language, "check_all", lambda: places)
+    assert check_language.main() == 1
+    assert capsys.readouterr().out == "src/vdi/kube/x.py:1: 'mend': write fix\n"
+    places.clear()
+    assert check_language.main() == 0
