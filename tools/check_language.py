@@ -22,7 +22,7 @@ PROSE = {
     r"mend(s|ed|ing)?": "fix, repair",
     r"anew": "again, new",
     r"nobody": "no one",
-    r"is none|are none": "is not ...",
+    r"(?:is|are) (?-i:none)": "is not ...",
     r"not any more": "no longer",
     r"told": "reported",
     r"wish(es|ed)?": "spec, request",
@@ -49,6 +49,8 @@ IDENTIFIERS = {
 
 _PROSE = re.compile("|".join(rf"(?P<g{number}>\b(?:{text})\b)" for number, text in enumerate(PROSE)), re.IGNORECASE)
 _ADVICE = tuple(PROSE.values())
+_ANY = re.compile("|".join((*PROSE, *IDENTIFIERS)), re.IGNORECASE)
+"""What a file without any of the words has not: most need no tokens."""
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
@@ -63,6 +65,8 @@ class Place(NamedTuple):
 
 def check_python(file: str, text: str) -> Iterator[Place]:
     """Identifiers, comments and docstrings of a module."""
+    if not _ANY.search(text):
+        return
     docstrings = set()
     for node in ast.walk(ast.parse(text)):
         for child in getattr(node, "body", ()) if not isinstance(node, ast.Lambda | ast.IfExp) else ():
