@@ -41,7 +41,8 @@ class ReasonKind(Enum):
 class Reason(StrEnum):
     """Reasons of a session's conditions. The value is the reason; `meaning` is for the API reference.
 
-    A new one that code acts on has a `kind`; the sets below, and so all who act, follow from it.
+    A new one that code acts on has a `kind`; the sets below follow from it. `session.failures` and
+    `operator.session_events` act on some by name.
     A kubelet may give a waiting container a reason that is not here; PodReady then has the kubelet's own.
     """
 

@@ -21,6 +21,7 @@ from vdi.cli.release.options import DryRun, HelmPath, ReleaseOptions, Timeout, V
 from vdi.cli.release.run import confirm_change
 from vdi.helm.releases import Revision
 from vdi.kasm.backup import Backup, find_kubectl
+from vdi.kasm.generations import ALL
 from vdi.kasm.install.run import (
     Plan,
     Running,
@@ -34,6 +35,7 @@ from vdi.kasm.install.run import (
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 _LONG = "20m"
+_TARGETS = " or ".join(generation.letter for generation in ALL[1:])
 
 
 @app.command(
@@ -91,7 +93,9 @@ def upgrade(
     values: ValuesFiles = None,
     generation: Annotated[
         str | None,
-        typer.Option("--generation", "-g", help=("The target generation: B or C."), show_default="the release's own"),
+        typer.Option(
+            "--generation", "-g", help=f"The target generation: {_TARGETS}.", show_default="the release's own"
+        ),
     ] = None,
     chart_version: VersionOption = None,
     chart: ChartOption = "",
