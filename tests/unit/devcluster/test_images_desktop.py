@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from hashlib import sha256
 from importlib.machinery import SourceFileLoader
@@ -14,7 +15,12 @@ from typing import Any
 
 import pytest
 
+from support.builders import a_session, a_template
 from vdi.api.streaming import ENCODER_ALIASES, ENCODERS
+from vdi.session.children.pod import build_pod
+from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.effective import Desktop, resolve
+from vdi.session.identity import Identity
 from vdi.session.streaming import OBSOLETE_ENCODERS
 
 ROOTFS = Path(__file__).parents[3] / "images/desktop/rootfs"
@@ -377,11 +383,11 @@ GOOD = (0, "h264 by x264 in software\n")
 BAD = (1, "noise\nthe encoder's library can't be loaded: libva.so.2\n\n")
 
 
-@pytest.mark.parametrize("answer", [BAD, (3, "the encoder made nothing in 20 s\n"), (-11, "noise\n")])
+@pytest.mark.parametrize("answer", [BAD, (3, "the encoder made nothing in 75 s\n"), (-11, "noise\n")])
 def test_without_a_first_picture_the_desktop_ends_and_quotes_why(
     judged: Callable[[list[tuple[int, str]]], None], answer: tuple[int, str]
 ) -> None:
-    words = {1: "can't be loaded: libva.so.2", 3: "made nothing in 20 s", -11: "ended by signal 11"}[answer[0]]
+    words = {1: "can't be loaded: libva.so.2", 3: "made nothing in 75 s", -11: "ended by signal 11"}[answer[0]]
 
     with pytest.raises(SystemExit, match=f"no picture can be made: .*{words}"):
         judged([answer])
@@ -395,6 +401,63 @@ def test_later_three_failures_in_a_row_end_it_and_slowness_never_does(
 
     with pytest.raises(SystemExit, match="no picture can be made"):
         judged([GOOD, BAD, BAD, BAD])
+
+
+@pytest.mark.parametrize("wayland", ["true", "false"])
+def test_the_first_picture_may_take_as_long_as_the_pods_probes_wait(desktop: ModuleType, wayland: str) -> None:
+    resolved = resolve(a_session(), a_template(), ClusterSettings())
+    assert isinstance(resolved, Desktop)
+    (container,) = build_pod(identity=Identity.of(a_session()), desktop=resolved)["spec"]["containers"]
+    liveness = container["livenessProbe"]
+    killed = liveness["initialDelaySeconds"] + liveness["periodSeconds"] * (liveness["failureThreshold"] - 1)
+    assert killed - 10 < desktop.START_SECONDS < killed, "just before: the log's last line is then the reason"
+
+    parts = desktop.Desktop({"SELKIES_WAYLAND": wayland}, app=[], keys=[], screen="4096x2304")
+    parts.clock.zero = time.monotonic() - 30.0
+    assert 40.0 <= float(parts.argv("picture")[-1]) <= 45.0
+    parts.clock.mark("first picture encoded")
+    assert float(parts.argv("picture")[-1]) == desktop.PROOF_SECONDS
+
+
+def test_a_slow_start_says_now_and_then_what_it_waits_for(
+    desktop: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = desktop.Desktop({}, app=[], keys=[], screen="4096x2304")
+    monkeypatch.setattr(parts, "start", lambda _name: None)
+    monkeypatch.setattr(desktop, "listens", lambda _port: False)
+    parts.clock.zero = time.monotonic() - 11.0
+    parts._look()
+    parts._look()
+    parts.clock.zero -= 10.0
+    parts.clock.mark("graphics decided")
+    parts._look()
+    monkeypatch.setattr(desktop, "listens", lambda _port: True)
+    parts.clock.zero -= 10.0
+    parts._look()
+
+    said = [line for line in capsys.readouterr().err.splitlines() if "waiting for" in line]
+    assert said == [
+        "[vdi-desktop] after 11 s: waiting for the first picture, what draws OpenGL",
+        "[vdi-desktop] after 21 s: waiting for the first picture",
+    ]
+
+
+def test_a_part_that_is_late_is_waited_for_until_the_limit_and_named(
+    desktop: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = desktop.Desktop({}, app=[], keys=[], screen="4096x2304")
+    with subprocess.Popen(["sleep", "60"]) as process:
+        parts.running["labwc"] = process
+        parts.clock.zero = time.monotonic() - desktop.START_SECONDS + 0.05
+        with pytest.raises(SystemExit, match="labwc did not come up within 75 s"):
+            parts._await("labwc", tmp_path / "labwc", is_ready=Path.exists)
+        parts.clock.zero = time.monotonic()
+        parts.stopping = True
+        with pytest.raises(SystemExit) as ended:
+            parts._await("labwc", tmp_path / "labwc", is_ready=Path.exists)
+        process.kill()
+    assert ended.value.code == 0
+    assert "waiting for labwc" in capsys.readouterr().err
 
 
 def test_the_line_of_times_names_each_step_once(desktop: ModuleType) -> None:

@@ -3,6 +3,9 @@ given, and since when the desktop was not touched."""
 
 import json
 import os
+import socket
+import socketserver
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -304,29 +307,88 @@ def test_what_shows_windows_ends_after_those_who_have_them(
 
 
 CAPTURE = """
+import os
+
 class CaptureSettings:
     pass
 
 class ScreenCapture:
+    capacities = {capacities}
     def start_capture(self, take, settings):
         assert settings.use_wayland is {wayland}, settings.use_wayland
         assert getattr(settings, "wayland_host_display", None) == {host!r}
-        take(b"x")
+        assert not settings.use_wayland or os.path.exists({answered!r}), "the compositor has not answered"
+        take(b"x" * len(self.capacities))
+    def output_capacity(self):
+        return self.capacities.pop(0)
+    def stop_capture(self):
+        pass
     def stream_info(self):
         return {{"codec": "h264", "encoder": "x264", "capture": "readback"}}
 """
 
 
-@pytest.mark.parametrize("host", [None, "/tmp/.vdi/wayland-1"])
-def test_the_proof_captures_selkies_compositor_as_its_client(tmp_path: Path, host: str | None) -> None:
-    (tmp_path / "pixelflux.py").write_text(CAPTURE.format(wayland=host is not None, host=host))
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)} | ({"WAYLAND_DISPLAY": host} if host else {})
+def prove_picture(tmp_path: Path, host: Path | None, seconds: str = "20", capacities: str = "[1]") -> tuple[int, str]:
+    """Run it beside that compositor: status and last line."""
+    text = CAPTURE.format(
+        wayland=host is not None,
+        host=str(host) if host else None,
+        answered=str(tmp_path / "answered"),
+        capacities=capacities,
+    )
+    (tmp_path / "pixelflux.py").write_text(text)
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)} | ({"WAYLAND_DISPLAY": str(host)} if host else {})
     done = subprocess.run(
-        [sys.executable, str(LOCAL / "lib/vdi/prove-picture"), str(tmp_path / "picture")],
+        [sys.executable, str(LOCAL / "lib/vdi/prove-picture"), str(tmp_path / "picture"), seconds],
         env=env, input="", capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
+    return done.returncode, (done.stdout.splitlines() or [done.stderr])[-1]
 
-    assert done.returncode == 0, done.stdout + done.stderr
+
+@pytest.fixture
+def compositor(tmp_path: Path) -> Iterator[Path]:
+    """A socket whose server handles each request, and notes it before it answers."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            if self.request.recv(12) == struct.pack("=IHHI", 1, 0, 12, 2):
+                (tmp_path / "answered").touch()
+                self.request.sendall(struct.pack("=IHHI", 2, 0, 12, 0))
+
+    path = tmp_path / "wayland-1"
+    with socketserver.UnixStreamServer(str(path), Handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield path
+        server.shutdown()
+        thread.join()
+
+
+def test_the_proof_on_x11_asks_no_compositor(tmp_path: Path) -> None:
+    assert prove_picture(tmp_path, None) == (0, "h264 by x264 in software, captured by readback, 1 bytes")
+
+
+def test_the_proof_captures_selkies_compositor_once_that_answers(tmp_path: Path, compositor: Path) -> None:
+    status, said = prove_picture(tmp_path, compositor)
+    assert status == 0, said
+
+
+def test_a_picture_of_an_empty_screen_of_its_own_proves_nothing(tmp_path: Path, compositor: Path) -> None:
+    """pixelflux has one, without an error, where it did not reach the compositor."""
+    status, said = prove_picture(tmp_path, compositor, capacities="[-1, -1, 1]")
+    assert (status, said) == (0, "h264 by x264 in software, captured by readback, 1 bytes"), "the third one"
+
+
+def test_a_compositor_that_does_not_answer_is_late_and_one_that_is_gone_is_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "wayland-1"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        late = prove_picture(tmp_path, path, seconds="0.1")
+    assert late == (3, "the compositor accepts connections and does not answer")
+
+    status, said = prove_picture(tmp_path, path)
+    assert status == 1 and "the compositor cannot be reached" in said
 
 
 class Capture:

@@ -81,6 +81,13 @@ async def test_warnings_stand_out_with_the_operators_sentence(kind: str, said: s
         assert "At five o&#39;clock." in text
 
 
+async def test_the_details_name_the_display_beside_what_draws() -> None:
+    stage = PortalStage()
+    stage.put(running(status={"graphics": {"display": "Wayland", "renderer": "Software", "message": "no GPU"}}))
+    text = text_of((await stage.browser().get("/desktops/alice-desktop")).text)
+    assert "Display Wayland OpenGL in software: no GPU" in text
+
+
 async def test_opening_is_a_plain_link_to_the_desktops_own_host(stage: PortalStage) -> None:
     assert 'href="https://alice-desktop.vdi.localhost"' in (await stage.browser().get("/")).text
 

@@ -112,6 +112,7 @@ class DesktopView:
     renderer: str
     """What draws OpenGL, with the reason where it is software; empty while it is not known."""
     encoder: str
+    display: str
     node: str
     created: str
     started: str
@@ -182,6 +183,7 @@ def desktop_view(
         ephemeral_storage=ephemeral_storage,
         renderer=describe_renderer(status.graphics) if status.graphics else "",
         encoder=describe_encoder(status.graphics) if status.graphics else "",
+        display=status.graphics.display if status.graphics else "",
         node=status.node_name if user.admin else "",
         created=meta.creation_timestamp,
         started=status.start_time,
