@@ -217,6 +217,17 @@ def test_a_share_that_makes_no_sense_changes_nothing(
     assert fake.bodies == []
 
 
+def test_a_viewer_of_a_web_image_is_refused_and_a_collaborator_is_not(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session(status=running()))
+    template = a_template(protocol="Web")
+    fake.put(TEMPLATES, template)
+    ran = vdi("session", "share", "alice-desktop", "bob@example.com")
+    assert ran.code == 1 and "the image of this desktop serves its own page (protocol Web)" in ran.err
+    assert "vdi session share alice-desktop bob@example.com --role collaborator" in ran.err
+    assert fake.bodies == []
+    assert vdi("session", "share", "alice-desktop", "bob@example.com", "--role", "collaborator").code == 0
+
+
 def test_guests_are_edited_again_when_somebody_else_was_faster(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(SESSIONS, a_session(status=running()))
     fake.refuse("PATCH", ALICE, 409, reason="Conflict", message="the object has been modified")

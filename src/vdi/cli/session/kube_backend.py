@@ -25,6 +25,7 @@ from vdi.kube.transport import Client
 from vdi.operator.kinds import SESSIONS, TEMPLATES
 from vdi.session.children.pod import MASTER_TOKEN, MASTER_TOKEN_DIGEST
 from vdi.session.children.secret import PASSWORD_KEY, USERNAME
+from vdi.session.image import refuse_view_only
 from vdi.session.naming import pod_name, secret_name
 from vdi.session.observed import PROTOCOL, RESTARTED_AT, SCHEME, Pod
 from vdi.session.request import SessionRequest, build_session
@@ -141,10 +142,13 @@ class KubeBackend:
         return await self._patch(session, {"spec": {"timeout": length}})
 
     async def share(self, session: VDISession, user: str, role: str, expires: datetime | None) -> Raw:
-        """See Backend."""
+        """See Backend. Without the right to read templates nothing is refused here: the edge refuses such viewers."""
         from vdi.gateway.guests import add_guest
         from vdi.gateway.users import Role
 
+        raw = await self.template(session.spec.template) if role == Role.VIEWER else None
+        if raw and (why := refuse_view_only(msgspec.convert(raw, VDITemplate).spec)):
+            raise CliError(f"{why} Run: vdi session share {session.metadata.name} {user} --role collaborator")
         return await self._edit_guests(session, lambda now: add_guest(now, user, Role(role), expires, now_utc()))
 
     async def unshare(self, session: VDISession, user: str) -> Raw:
