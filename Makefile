@@ -113,11 +113,11 @@ bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; queu
 	@$(PY) -m bench.first_picture || { [ $$? -eq 3 ] && echo "applied -> first picture: not measured, see above"; }
 	@$(PY) -m bench.streaming || { [ $$? -eq 3 ] && echo "input to photon: not measured, see above"; }
 
-images: $(STAMP) ## the two images in build/images, with values that name them: [REGISTRY=registry.example.com/vdi, and push them]
-	@$(PY) -m tools.release images --registry "$(REGISTRY)"
+images: $(STAMP) ## the two images in build/images, with values that name them: [REGISTRY=registry.example.com/vdi, and push them] [GALLERY="kiosk office" or all, those of docs/gallery.md too]
+	@$(PY) -m tools.release images --registry "$(REGISTRY)" --gallery "$(GALLERY)"
 
-release: $(STAMP) ## the files of a release in dist/: VERSION=0.2.0 KEY=FILE [REGISTRY=registry.example.com/vdi]
-	@$(PY) -m tools.release build --version "$(VERSION)" --key "$(KEY)" --registry "$(REGISTRY)"
+release: $(STAMP) ## the files of a release in dist/: VERSION=0.2.0 KEY=FILE [REGISTRY=registry.example.com/vdi] [GALLERY=all]
+	@$(PY) -m tools.release build --version "$(VERSION)" --key "$(KEY)" --registry "$(REGISTRY)" --gallery "$(GALLERY)"
 
 release-verify: $(STAMP) ## prove each file in dist/, offline: [KEY=FILE, the public key that you trust]
 	@$(PY) -m tools.release verify $(if $(KEY),--key "$(KEY)")

@@ -46,7 +46,7 @@ def make_release(checkout: Path, helm: Path, folder: Path, registry: str = "") -
     """The signed files of a release with small images; its key is beside the folder."""
     folder.mkdir()
     release = find_release(VERSION, registry, checkout)
-    images = {name: {"amd64": make_image(folder.parent, name)} for name in IMAGES}
+    images = {name: {"amd64": make_image(folder.parent, name)} for name in (*IMAGES, "kiosk")}
     write_files(release, folder, images, helm, checkout)
     key = folder.with_suffix(".key")
     signing.new_key(key)
@@ -65,8 +65,11 @@ def test_a_release_has_every_file_and_each_is_proven(released: Path) -> None:
             "provenance.intoto.json",
             "vdi-0.2.0-rc.1.tgz",
             "vdi-chart-0.2.0-rc.1.tar",
+            "vdi-gallery-0.2.0-rc.1.yaml",
             "vdi-image-desktop-0.2.0-rc.1-amd64.cdx.json",
             "vdi-image-desktop-0.2.0-rc.1-amd64.tar",
+            "vdi-image-kiosk-0.2.0-rc.1-amd64.cdx.json",
+            "vdi-image-kiosk-0.2.0-rc.1-amd64.tar",
             "vdi-image-vdi-0.2.0-rc.1-amd64.cdx.json",
             "vdi-image-vdi-0.2.0-rc.1-amd64.tar",
             "vdi-manifests-0.2.0-rc.1.tar.gz",
@@ -168,7 +171,10 @@ async def test_a_registry_has_what_the_chart_names_by_digest(
         pushed = await asyncio.to_thread(publish, dist, place, programs["crane"], messages.append)
         digests = {path.name.split("-")[2]: oci.digest_of(path) for path in dist.glob("vdi-image-*.tar")}
         assert set(pushed) >= {f"{place}/{name}@{digest}" for name, digest in digests.items()}
-        assert len(messages) == 9, "of each artifact a signature and attestations"
+        assert len(messages) == 12, "of each artifact a signature and attestations"
+
+        (template,) = yaml.safe_load_all((dist / f"vdi-gallery-{VERSION}.yaml").read_text())
+        assert template["spec"]["image"] == f"{place}/kiosk:{VERSION}@{digests['kiosk']}"
 
         chart = tmp_path / f"vdi-{VERSION}.tgz"
         words = ("pull", f"oci://{place}/charts/vdi", "--version", VERSION, "--plain-http")
@@ -190,7 +196,7 @@ async def test_a_registry_has_what_the_chart_names_by_digest(
         }
         assert [kinds[f"{place}/{name}@{digest}"] for name, digest in digests.items()] == [
             [signing.SLSA_PROVENANCE, CYCLONEDX]
-        ] * 2
+        ] * 3
         assert [signing.SLSA_PROVENANCE] in kinds.values(), "the chart's"
 
 

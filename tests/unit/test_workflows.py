@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from vdi.devcluster.images import GALLERY
+
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 PINNED = re.compile(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
@@ -74,6 +76,11 @@ def test_the_nightly_suites_are_those_of_the_script() -> None:
     assert allowed
     suites = load(ROOT / ".github/workflows/nightly.yml")["jobs"]["suite"]["strategy"]["matrix"]["suite"]
     assert set(suites) == set(allowed[1].split()) - {"chaos-fast"}
+
+
+def test_each_image_of_the_gallery_is_built_nightly() -> None:
+    built = load(ROOT / ".github/workflows/nightly.yml")["jobs"]["gallery"]["strategy"]["matrix"]["image"]
+    assert sorted(built) == sorted(GALLERY)
 
 
 @pytest.mark.parametrize("file", ["src/vdi/devcluster/binaries/components.py", "tests/k3s/install"])

@@ -21,6 +21,7 @@ from tools.release.build import (
     check_registry,
     find_release,
     find_snapshot,
+    gallery_templates,
     image_values,
     provenance,
     write_files,
@@ -32,7 +33,7 @@ from tools.release.registry_signatures import sign_release
 from vdi.devcluster import binaries
 from vdi.devcluster.binaries import BinaryUnavailable
 from vdi.devcluster.build_cache import SourceFailed
-from vdi.devcluster.images import ImageFailed
+from vdi.devcluster.images import GALLERY, ImageFailed
 from vdi.devcluster.images.builder import NoBuilder
 from vdi.devcluster.progress import Progress, StepFailed
 
@@ -50,11 +51,11 @@ def build(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=ROOT, prefix=".release-") as scratch:
         with tempfile.TemporaryDirectory() as logs, Progress(Path(logs)) as progress:
             helm = binaries.ensure(["helm"], progress=progress)["helm"]
-            images = build_images(release.python_version, release.epoch, print, progress)
+            images = build_images(release.python_version, release.epoch, print, progress, options.gallery)
         made = Path(scratch) / "dist"
         made.mkdir()
         write_files(release, made, images, helm)
-        sign_release(made, release, key, provenance(release, started))
+        sign_release(made, release, key, provenance(release, started, options.gallery))
         shutil.rmtree(options.dist, ignore_errors=True)
         made.rename(options.dist)
     for name in signing.verify(options.dist, options.dist / signing.PUBLIC_KEY):
@@ -67,12 +68,14 @@ def images(options: argparse.Namespace) -> None:
     snapshot = find_snapshot(options.registry)
     with tempfile.TemporaryDirectory(dir=ROOT, prefix=".release-") as scratch:
         with tempfile.TemporaryDirectory() as logs, Progress(Path(logs)) as progress:
-            built = build_images(snapshot.python_version, snapshot.epoch, print, progress)
+            built = build_images(snapshot.python_version, snapshot.epoch, print, progress, options.gallery)
             crane = binaries.ensure(["crane"], progress=progress)["crane"] if options.registry else None
         made = Path(scratch) / "images"
         made.mkdir()
         digests = write_images(snapshot, made, built)
         (made / "values.yaml").write_text(yaml.safe_dump(image_values(snapshot, digests), sort_keys=False))
+        if templates := gallery_templates(snapshot, digests):
+            (made / "gallery.yaml").write_text(templates)
         if crane:
             publish(made, options.registry, crane, print)
         shutil.rmtree(options.into, ignore_errors=True)
@@ -84,6 +87,9 @@ def images(options: argparse.Namespace) -> None:
     if not options.registry:
         print(f"To the nodes of a cluster: vdi images load {archives}")
     print(f"Then: vdi install -f {options.into / 'values.yaml'}")
+    if options.gallery:
+        print(f"Templates of the gallery: kubectl apply -f {options.into / 'gallery.yaml'}")
+        print(f"To check them: {' && '.join(f'vdi image check {name}' for name in options.gallery)}")
 
 
 def verify(options: argparse.Namespace) -> None:
@@ -111,6 +117,18 @@ def existing_file(name: str) -> Path:
     if not Path(name).is_file():
         raise argparse.ArgumentTypeError(f"{name!r} is no file; `python -m tools.release key FILE` makes a key")
     return Path(name)
+
+
+def gallery_images(names: str) -> tuple[str, ...]:
+    """The images of the gallery that an option names: all, or some with spaces between."""
+    if names == "all":
+        return GALLERY
+    chosen = tuple(names.split())
+    if unknown := set(chosen) - set(GALLERY):
+        raise argparse.ArgumentTypeError(
+            f"GALLERY={names!r}: allowed: all, or of {' '.join(GALLERY)}; not {min(unknown)!r}"
+        )
+    return chosen
 
 
 def parser() -> argparse.ArgumentParser:
@@ -146,6 +164,10 @@ def parser() -> argparse.ArgumentParser:
     for command in (verifies, pushes):
         command.add_argument(
             "--key", type=existing_file, help="the public key that you trust; else the one beside the files"
+        )
+    for command in (builds, builds_images):
+        command.add_argument(
+            "--gallery", type=gallery_images, default=(), help="images of the gallery too: names in one word, or all"
         )
     for command in (builds, verifies, pushes):
         command.add_argument("--dist", type=Path, default=ROOT / "dist", help="the folder of the release's files")

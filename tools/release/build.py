@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import yaml
 from packaging.version import InvalidVersion, Version
 
 from tools.build_hook import semantic_version, stamp
@@ -24,7 +25,8 @@ from tools.release import oci, sbom
 
 NAME = "vdi-kubernetes"
 IMAGES = ("vdi", "desktop")
-"""Images of ours that the chart names; each is REGISTRY/NAME."""
+"""Images of ours that the chart names; each is REGISTRY/NAME. They only run, so they have no build tools."""
+GALLERY_TEMPLATES = "docs/examples/gallery"
 SOURCE_REGISTRY = "localhost/vdi"
 """The registry in the sources' references, which no node can pull from."""
 
@@ -145,7 +147,9 @@ def write_images(release: Release, target: Path, images: Mapping[str, Mapping[st
     for name, archives in images.items():
         for arch, archive in archives.items():
             components = sbom.image_components(archive)
-            if tools := sorted(component.name for component in components if sbom.is_build_tool(component.name)):
+            if name in IMAGES and (
+                tools := sorted(component.name for component in components if sbom.is_build_tool(component.name))
+            ):
                 raise ReleaseError(f"{archive} has build tools: {', '.join(tools)}")
             document = sbom.render(f"{SOURCE_REGISTRY}/{name}", release.version, components)
             (target / f"vdi-image-{name}-{release.version}-{arch}.cdx.json").write_text(document)
@@ -153,6 +157,23 @@ def write_images(release: Release, target: Path, images: Mapping[str, Mapping[st
         reference, labels = release.reference(name), release.labels(name)
         digests[name] = oci.write_image(archives, layout, name=reference, labels=labels, epoch=release.epoch)
     return digests
+
+
+def gallery_templates(release: Release, digests: Mapping[str, str], root: Path = ROOT) -> str:
+    """The templates of the gallery's images that were built, as YAML, with their names: by digest where a registry
+    has them. Empty without such an image.
+    """
+    templates = []
+    for name in sorted(digests.keys() - set(IMAGES)):
+        template = yaml.safe_load((root / GALLERY_TEMPLATES / f"{name}.yaml").read_text())
+        template["spec"]["image"] = _named(release, name, digests)
+        templates.append(template)
+    return yaml.safe_dump_all(templates, sort_keys=False, width=120) if templates else ""
+
+
+def _named(release: Release, name: str, digests: Mapping[str, str]) -> str:
+    """An image's reference: by digest where a registry has it."""
+    return release.reference(name) + (f"@{digests[name]}" if release.registry else "")
 
 
 def write_files(
@@ -174,6 +195,8 @@ def write_files(
         locked = (source / "requirements/run.txt").read_text()
         bill = sbom.render(NAME, release.version, sbom.locked_components(locked))
         (target / f"vdi_kubernetes-{release.python_version}.cdx.json").write_text(bill)
+        if templates := gallery_templates(release, digests, source):
+            (target / f"vdi-gallery-{release.version}.yaml").write_text(templates)
 
 
 def export(folder: Path, commit: str, root: Path) -> None:
@@ -188,11 +211,9 @@ def export(folder: Path, commit: str, root: Path) -> None:
 def image_values(release: Release, digests: Mapping[str, str]) -> dict[str, Any]:
     """The chart's values that name the images: by digest where a registry has them."""
     repository, _, tag = release.reference("vdi").rpartition(":")
-    by_digest = {name: digest if release.registry else "" for name, digest in digests.items()}
-    desktop = release.reference("desktop") + (by_digest["desktop"] and f"@{by_digest['desktop']}")
     return {
-        "image": {"repository": repository, "tag": tag, "digest": by_digest["vdi"]},
-        "templates": {"small": {"image": desktop}},
+        "image": {"repository": repository, "tag": tag, "digest": digests["vdi"] if release.registry else ""},
+        "templates": {"small": {"image": _named(release, "desktop", digests)}},
     }
 
 
@@ -208,12 +229,16 @@ def write_references(values: Path, release: Release, digests: Mapping[str, str])
     values.write_text(text)
 
 
-def provenance(release: Release, started: datetime) -> dict[str, Any]:
+def provenance(release: Release, started: datetime, gallery: Sequence[str] = ()) -> dict[str, Any]:
     """How the files came to be: the predicate of SLSA provenance v1."""
     return {
         "buildDefinition": {
             "buildType": "urn:vdi-kubernetes:make-release:v1",
-            "externalParameters": {"version": release.version, "registry": release.registry},
+            "externalParameters": {
+                "version": release.version,
+                "registry": release.registry,
+                "gallery": list(gallery),
+            },
             "internalParameters": {"python": sys.version.split()[0], "sourceDateEpoch": release.epoch},
             "resolvedDependencies": [
                 {"uri": f"git+{NAME}@refs/tags/v{release.version}", "digest": {"gitCommit": release.commit}}

@@ -1,15 +1,17 @@
 """`make images`: layouts, bills of materials and values of what is built. The archives are small stand-ins."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from support.releases import git, make_image
+from support.releases import ROOT, git, make_image
 from tools.release import __main__ as command
 from tools.release import images, oci
 from tools.release.build import ReleaseError, find_snapshot, source_address, write_images
+from vdi.devcluster.images import GALLERY
 from vdi.devcluster.images.builder import NoBuilder
 from vdi.devcluster.images.platforms import Platforms
 from vdi.devcluster.progress import Progress
@@ -60,8 +62,8 @@ def test_the_source_is_the_address_of_origin_without_credentials(checkout: Path,
     assert labels.get("org.opencontainers.image.source", "") == address
 
 
-def small_images(folder: Path) -> dict[str, dict[str, Path]]:
-    return {name: {"amd64": make_image(folder, name)} for name in ("vdi", "desktop")}
+def small_images(folder: Path, *more: str) -> dict[str, dict[str, Path]]:
+    return {name: {"amd64": make_image(folder, name)} for name in ("vdi", "desktop", *more)}
 
 
 def test_layouts_and_values_name_the_images(
@@ -89,6 +91,68 @@ def test_layouts_and_values_name_the_images(
     assert "vdi images load " in printed and f"vdi install -f {into}/values.yaml" in printed
 
 
+@pytest.mark.parametrize("registry", ["", "r.example.com/vdi"])
+def test_images_of_the_gallery_have_layouts_bills_and_templates_that_name_them(
+    checkout: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    registry: str,
+) -> None:
+    asked: list[object] = []
+
+    def build_images(*words: object) -> dict[str, dict[str, Path]]:
+        asked.append(words[-1])
+        return small_images(tmp_path, "developer", "kiosk")
+
+    monkeypatch.setattr(command, "build_images", build_images)
+    monkeypatch.setattr(command, "find_snapshot", lambda registry: find_snapshot(registry, checkout))
+    pushed: list[str] = []
+    monkeypatch.setattr(command, "publish", lambda folder, *_: pushed.extend(a.target for a in oci.artifacts(folder)))
+    monkeypatch.setattr("tools.release.__main__.binaries.ensure", lambda *_, **__: {"crane": tmp_path})
+    into, tag = tmp_path / "build/images", "0.2.1-dev.5.g1234567"
+    words = ["images", "--into", str(into), "--gallery", "kiosk developer", "--registry", registry]
+    assert command.main(words) == 0
+
+    assert asked == [("kiosk", "developer")]
+    templates = {found["metadata"]["name"]: found for found in yaml.safe_load_all((into / "gallery.yaml").read_text())}
+    assert set(templates) == {"developer", "kiosk"}
+    for name, template in templates.items():
+        digest = oci.digest_of(into / f"vdi-image-{name}-{tag}-amd64.tar")
+        named = f"{registry}/{name}:{tag}@{digest}" if registry else f"localhost/vdi/{name}:{tag}"
+        assert template["spec"]["image"] == named
+        assert (into / f"vdi-image-{name}-{tag}-amd64.cdx.json").exists()
+        given = yaml.safe_load((ROOT / f"docs/examples/gallery/{name}.yaml").read_text())
+        assert {**template["spec"], "image": ""} == {**given["spec"], "image": ""}
+    assert set(yaml.safe_load((into / "values.yaml").read_text())) == {"image", "templates"}, "the chart has no gallery"
+    assert pushed == ([f"{name}:{tag}" for name in ("desktop", "developer", "kiosk", "vdi")] if registry else [])
+    printed = capsys.readouterr().out
+    assert f"kubectl apply -f {into}/gallery.yaml" in printed and "vdi image check kiosk" in printed
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [("", ()), ("kiosk", ("kiosk",)), ("office  science", ("office", "science")), ("all", GALLERY)],
+)
+def test_images_of_the_gallery_are_named_or_all(names: str, chosen: tuple[str, ...]) -> None:
+    for words in (["images"], ["build", "--version", "1", "--key", __file__]):
+        assert command.parser().parse_args([*words, "--gallery", names]).gallery == chosen
+        assert command.parser().parse_args(words).gallery == ()
+
+
+def test_an_image_that_the_gallery_lacks_is_refused_with_those_that_it_has(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.parser().parse_args(["images", "--gallery", "kiosk browser"])
+    assert (
+        "allowed: all, or of office developer science graphics kiosk notebook; not 'browser'" in capsys.readouterr().err
+    )
+
+
+def test_only_an_image_of_the_gallery_may_have_build_tools(checkout: Path, tmp_path: Path) -> None:
+    archives = {"developer": {"amd64": make_image(tmp_path, "developer", package="gcc-14")}}
+    assert list(write_images(find_snapshot("", checkout), tmp_path, archives)) == ["developer"]
+
+
 def test_an_image_with_build_tools_is_refused(checkout: Path, tmp_path: Path) -> None:
     archives = {"vdi": {"amd64": make_image(tmp_path, "vdi", package="gcc-14")}}
     with pytest.raises(ReleaseError, match=r"vdi\.tar has build tools: gcc-14"):
@@ -99,7 +163,7 @@ def test_builder_and_platforms_are_reported_with_the_reasons(tmp_path: Path, mon
     found = Platforms("podman", ("amd64", "arm64"), ("docker: not in PATH",))
     asked: list[str] = []
 
-    def ensure(name: str) -> object:
+    def ensure(name: str) -> Callable[..., Path]:
         def obtain(*, arch: str, **_: object) -> Path:
             asked.append(f"{name}-{arch}")
             return tmp_path / f"{name}-{arch}"
@@ -110,11 +174,12 @@ def test_builder_and_platforms_are_reported_with_the_reasons(tmp_path: Path, mon
     monkeypatch.setattr(images, "find_platforms", lambda _env, *, docker: found)
     monkeypatch.setattr(images, "ensure_vdi", ensure("vdi"))
     monkeypatch.setattr(images, "ensure_desktop", ensure("desktop"))
+    monkeypatch.setattr(images, "ensure_gallery", lambda name, **words: ensure(name)(**words))
     lines: list[str] = []
     with Progress(tmp_path / "logs") as progress:
-        built = images.build_images("0.2.0", 5, lines.append, progress)
+        built = images.build_images("0.2.0", 5, lines.append, progress, ["kiosk"])
     assert lines == ["podman builds linux/amd64, linux/arm64", "  left out: docker: not in PATH"]
-    assert asked == ["vdi-amd64", "vdi-arm64", "desktop-amd64", "desktop-arm64"]
+    assert asked == ["vdi-amd64", "vdi-arm64", "desktop-amd64", "desktop-arm64", "kiosk-amd64", "kiosk-arm64"]
     assert built["desktop"]["arm64"] == tmp_path / "desktop-arm64"
 
 
