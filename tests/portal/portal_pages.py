@@ -38,6 +38,8 @@ OF_ALICE = (
     "/desktops/alice-ubuntu/suspend",
     "/desktops/alice-ubuntu/restart",
     "/desktops/alice-render/end",
+    "/scheduled-starts",
+    "/scheduled-starts/monday/delete",
     "/homes",
     "/history",
     "/history/usage",

@@ -17,9 +17,12 @@ from vdi.gateway.history.component import Past
 from vdi.gateway.history.trends import RunTimes
 from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import Limit, Limits, gpus_of
+from vdi.gateway.scheduled_starts import DAYS
 from vdi.gateway.store.audit import Entry
 from vdi.gateway.store.history import EndReason, RunRow, SessionRow
+from vdi.gateway.store.scheduled_starts import ScheduledStart
 from vdi.gateway.users import normal_user
+from vdi.session.schedule import next_time, previous_time
 from vdi.session.times import format_time, parse_time
 
 LIMITS = Limits(
@@ -187,6 +190,7 @@ def furnish(stage: PortalStage, *, crowd: int = 0) -> None:
     _past(stage, now)
     _audit(stage, now)
     _doctor(stage, now)
+    _scheduled(stage, now)
 
 
 def _crowd(stage: PortalStage, crowd: int) -> None:
@@ -241,6 +245,36 @@ def _pools(stage: PortalStage) -> None:
                 VDIPool,
             )
         )
+
+
+def _scheduled(stage: PortalStage, now: datetime) -> None:
+    zone = "Europe/Berlin"
+
+    def start(start_id: str, template: str, days: tuple[str, ...], result: str, message: str = "") -> ScheduledStart:
+        cron = f"30 8 * * {','.join(days)}"
+        due = next_time(cron, zone, now)
+        assert due
+        return ScheduledStart(
+            id=start_id,
+            owner="alice@example.com",
+            template=template,
+            session=f"alice-{template.partition('-')[0]}",
+            time="08:30",
+            days=days,
+            time_zone=zone,
+            created=now - timedelta(days=9),
+            next_time=due,
+            last_time=previous_time(cron, zone, now) if result else None,
+            last_result=result,
+            last_message=message,
+        )
+
+    message = "The portal was not available until 30 minutes after the time."
+    stage.scheduled.starts = [
+        start("weekdays", "ubuntu-desktop", DAYS[:5], "Started"),
+        start("monday", "qgis", ("MON",), "Missed", message),
+        start("weekend", "blender", DAYS[5:], ""),
+    ]
 
 
 def _node(name: str, gpus: int, *, cordoned: bool = False) -> dict[str, Any]:

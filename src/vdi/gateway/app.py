@@ -180,6 +180,7 @@ def build_gateway(
             limits=limits,
             actions=actions,
             history=history,
+            scheduled=scheduled,
             audit=audit,
             doctor=doctor,
             gpu_slots=gpu_slots,

@@ -8,6 +8,7 @@ desktop that has run since is not started again: it was started and its user has
 
 import asyncio
 import logging
+import re
 from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import uuid4
@@ -31,6 +32,8 @@ from vdi.session.schedule import is_time_zone, next_time, previous_time
 log = logging.getLogger(__name__)
 
 DAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
+TIME = "^([01][0-9]|2[0-3]):[0-5][0-9]$"
+"""A time of day, HH:MM."""
 LEAD = timedelta(minutes=5)
 """How long before its time a desktop is started: images are pulled, and people log in early."""
 LATE = timedelta(minutes=30)
@@ -80,15 +83,17 @@ class ScheduledStarts(Component):
         """Schedule a start of one's own. Raises ActionDenied and DatabaseUnavailableError."""
         known = self._cluster.template(template)
         if known is None or not may_use(known, user):
-            raise ActionDenied("NotFound", f"template: there is no template {template!r} that you can start.")
-        if not is_time_zone(time_zone):
-            allowed = "a time zone, such as Europe/Berlin"
-            words = f"timeZone: {time_zone!r} is not a known time zone; allowed: {allowed}."
-            raise ActionDenied("Invalid", words, FieldProblem("timeZone", allowed, time_zone))
+            problem = FieldProblem("template", "a template that you can start", template)
+            raise ActionDenied("NotFound", f"template: there is no template {template!r} that you can start.", problem)
         now, chosen = self._clock(), tuple(day for day in DAYS if day in days)
-        due = next_time(_cron(time, chosen), time_zone, now)
+        if not re.fullmatch(TIME, time):
+            raise _invalid("time", f"{time!r} is not a time of day", "00:00 to 23:59", time)
+        if not chosen:
+            raise _invalid("days", "no day of the week is chosen", "one or more", days)
+        due = next_time(_cron(time, chosen), time_zone, now) if is_time_zone(time_zone) else None
         if due is None:
-            raise ActionDenied("Invalid", f"time: {time} is not a time of day; allowed: 00:00 to 23:59.")
+            allowed = "a time zone, such as Europe/Berlin"
+            raise _invalid("timeZone", f"{time_zone!r} is not a known time zone", allowed, time_zone)
         start = ScheduledStart(
             id=uuid4().hex,
             owner=user.email,
@@ -205,6 +210,10 @@ class ScheduledStarts(Component):
                 return None
             groups = identity.groups
         return User(email, last.name, groups)
+
+
+def _invalid(field: str, problem: str, allowed: str, value: object) -> ActionDenied:
+    return ActionDenied("Invalid", f"{field}: {problem}; allowed: {allowed}.", FieldProblem(field, allowed, value))
 
 
 def _cron(time: str, days: tuple[str, ...]) -> str:

@@ -33,6 +33,7 @@ from vdi.gateway.portal.subscriptions import Subscriptions
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.audit import Entry
 from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.store.scheduled_starts import ScheduledStart
 from vdi.gateway.thumbnails import Thumbnails
 from vdi.gateway.users import User
 from vdi.gateway.web.cookies import LOGIN
@@ -180,6 +181,16 @@ class FakeHistory:
 
 
 @dataclass
+class FakeScheduled:
+    """Scheduled starts from a list."""
+
+    starts: list[ScheduledStart] = field(default_factory=list)
+
+    async def of(self, user: User) -> list[ScheduledStart]:
+        return [start for start in self.starts if start.owner == user.email]
+
+
+@dataclass
 class FakeAudit:
     """Entries from a list."""
 
@@ -235,6 +246,7 @@ class PortalStage(ComponentStage):
         self.client: Any = client or FakeClient()
         super().__init__(self.client, settings=settings, clock=FakeClock(now))
         self.people, self.history, self.audit = FakeLogins(), FakeHistory(), FakeAudit()
+        self.scheduled = FakeScheduled()
         self.actions = RecordedActions(self.world)
         self.agent = FakeAgent()
         logins: Any = self.people
@@ -245,6 +257,7 @@ class PortalStage(ComponentStage):
             limits=limits or Limits(),
             actions=cast(Any, self.actions),
             history=cast(Any, self.history),
+            scheduled=cast(Any, self.scheduled),
             audit=cast(Any, self.audit),
             doctor=DoctorRunner(self.context),
             gpu_slots=GpuSlots(self.context),

@@ -7,12 +7,12 @@ import msgspec
 from vdi.api.constraints import doc
 from vdi.gateway.api.operation import Call, Empty, Operation
 from vdi.gateway.api.schemas import Name
+from vdi.gateway.scheduled_starts import TIME
 from vdi.gateway.store.scheduled_starts import ScheduledStart
 from vdi.session.times import format_time
 
 Day = Literal["MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"]
 _WEEKDAYS: tuple[Day, ...] = ("MON", "TUE", "WED", "THU", "FRI")
-TIME = "^([01][0-9]|2[0-3]):[0-5][0-9]$"
 
 
 class NewScheduledStart(msgspec.Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):

@@ -24,6 +24,8 @@ DONE = {
     "restart": "{name} is being restarted.",
     "end": "{name} is being ended.",
     "delete-home": "The home {name} is being deleted.",
+    "schedule": "{name} is scheduled.",
+    "unschedule": "A scheduled start of {name} was deleted.",
     "share": "{name} is shared. Send its address to your guest.",
     "unshare": "Access to {name} was revoked.",
     "unshare-collaborator": (

@@ -12,6 +12,7 @@ from vdi.gateway.limits import Limits
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.portal.subscriptions import Subscriptions
+from vdi.gateway.scheduled_starts import ScheduledStarts
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.thumbnails import Thumbnails
 
@@ -26,6 +27,7 @@ class PortalServices:
     limits: Limits
     actions: Actions
     history: History
+    scheduled: ScheduledStarts
     audit: Audit
     doctor: DoctorRunner
     gpu_slots: GpuSlots

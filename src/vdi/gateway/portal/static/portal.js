@@ -1,5 +1,5 @@
 "use strict";
-/* What the portal adds where scripts run: confirmations in place, announcements, live notices. */
+/* What the portal adds where scripts run: confirmations in place, announcements, live notices, the time zone. */
 
 (() => {
   /* ---- confirmations: a link to a page that asks, shown in place ---------------------------------------------- */
@@ -88,8 +88,22 @@
     if (places.length && !document.hidden) lookAgain = setTimeout(lookAtDesktops, PACE / 10);
   };
 
+  /* ---- the time zone of a form is the browser's, unless a person has typed another ------------------------------ */
+
+  const guessTimeZone = () => {
+    const field = document.querySelector("[data-guess-time-zone]");
+    if (field && field.value === field.defaultValue) field.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
+    const choices = (document.getElementById("time-zones") && Intl.supportedValuesOf?.("timeZone")) || [];
+    for (const zone of choices) {
+      const option = document.createElement("option");
+      option.value = zone;
+      document.getElementById("time-zones").append(option);
+    }
+  };
+
   document.addEventListener("DOMContentLoaded", () => {
     announce(document, true);
+    guessTimeZone();
     lookAtDesktops();
     document.addEventListener("visibilitychange", lookAtDesktops);
     document.addEventListener("click", closeDialog);
