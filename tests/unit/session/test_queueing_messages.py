@@ -91,6 +91,13 @@ def full(*names: str) -> dict[str, dict[str, int]]:
         ),
         (
             a_demand(pin=pinned_to("n1")),
+            [a_node("n1", unschedulable=True), a_node("n2")],
+            {},
+            "NodesUnavailable",
+            "the home is on node n1, and node n1 is cordoned",
+        ),
+        (
+            a_demand(pin=pinned_to("n1")),
             [a_node("n1"), a_node("n2")],
             full("n1"),
             "HomeNodeFull",

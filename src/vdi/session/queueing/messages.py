@@ -66,7 +66,8 @@ def explain_shortage(
     if len(closed) == len(large):
         words = _join([f"node {capacity.name} is {capacity.closed}" for capacity in closed[:_NAMED]])
         more = f", and so are {len(closed) - _NAMED} more" if len(closed) > _NAMED else ""
-        return Shortage(Reason.NODES_UNAVAILABLE, words + more)
+        home = f"the home is on {_names(closed)}, and " if demand.pin else ""
+        return Shortage(Reason.NODES_UNAVAILABLE, home + words + more)
     return _explain_busy(demand, [capacity for capacity in large if not capacity.closed], fitting_anywhere)
 
 
