@@ -6,7 +6,7 @@ WORKERS := $(shell nproc)
 PYTHON_3_13 := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13) python3.13)
 unexport PYTHONDONTWRITEBYTECODE # compiling the tests again is a third of a run
 
-.PHONY: help setup demo demo-down test test-all check format lint types contracts unit unit-3.13 cluster e2e portal streaming doctor kasm network chaos machines bench lock clean generate verify docs workflows images release release-verify publish
+.PHONY: help setup demo demo-down pictures test test-all check format lint types contracts unit unit-3.13 cluster e2e portal streaming doctor kasm network chaos machines bench lock clean generate verify docs workflows images release release-verify publish
 
 help: ## this list
 	@grep -hE '^[a-z][a-z0-9.-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ demo: $(STAMP) ## a real cluster with the portal and a desktop on this machine, 
 
 demo-down: $(STAMP) ## stop the demo and leave the machine as it was
 	@$(PY) -m vdi demo down
+
+pictures: $(STAMP) ## the pictures of README and docs, light and dark (needs Chromium)
+	@cd tests && ../$(PY) -m portal.pictures ../docs/pictures
 
 test: $(STAMP) ## unit, cluster (a real API server), a cut of chaos, e2e (a real desktop; needs root), pages; with the time of each
 	@tests/run.sh unit cluster chaos-fast e2e portal

@@ -1,7 +1,8 @@
 """The documentation as a site: a Sphinx extension for docs/conf.py, and a check of the built pages.
 
 Pages stay plain Markdown that a code host shows as well. So the navigation is not written a second time: a page of
-`NAVIGATION` gets a table of contents from its list items that begin with a link.
+`NAVIGATION` gets a table of contents from its list items that begin with a link, and beside a picture of the light
+scheme stands that of the dark one; the theme shows one of them.
 
 `python -m tools.docs_site FOLDER` names every script, style, font and picture that a built page loads from another
 origin, every line of prose that is too long, and every name in a page that the code does not have. Exit status: 0
@@ -32,6 +33,10 @@ ROOT_PAGES = {
 LINE_LENGTH = 120
 """Characters of a line in a paragraph or a list item; headings, tables, code and addresses may be longer."""
 
+PICTURE_SCALE = 2
+"""Pixels of a picture for each pixel of the page."""
+
+_LIGHT_PICTURE = re.compile(r"^!\[(?P<alt>[^\]]+)\]\((?P<stem>[\w./-]+)-light\.png\)$", re.MULTILINE)
 _ENTRY = re.compile(r"^- \[([^\]]+)\]\(([\w./-]+)\.md\)", re.MULTILINE)
 _LOADING_ATTRIBUTES = ("src", "srcset", "poster", "data")
 _LOADING_RELATIONS = {
@@ -58,7 +63,7 @@ def setup(app: Any) -> dict[str, bool]:
 
 
 def _prepare(_app: Any, page: str, source: list[str]) -> None:
-    source[0] = with_navigation(page, replace_root_links(page, source[0]))
+    source[0] = with_navigation(page, with_dark_pictures(page, replace_root_links(page, source[0])))
 
 
 def with_navigation(page: str, text: str) -> str:
@@ -80,6 +85,26 @@ def replace_root_links(page: str, text: str) -> str:
     for name, copy in ROOT_PAGES.items():
         text = text.replace(f"]({'../' * (depth + 1)}{name}", f"]({'../' * depth}{copy}")
     return text
+
+
+def with_dark_pictures(page: str, text: str) -> str:
+    """The text, with both schemes of each picture, as wide as it was on the screen."""
+    return _LIGHT_PICTURE.sub(lambda found: _both_schemes(page, found["alt"], found["stem"]), text)
+
+
+def _both_schemes(page: str, alt: str, stem: str) -> str:
+    lines = []
+    for scheme in ("light", "dark"):
+        file = f"{stem}-{scheme}.png"
+        width = png_width((ROOT / "docs" / page).parent / file) // PICTURE_SCALE
+        options = [f":alt: {' '.join(alt.split())}", f":width: {width}px", f":class: only-{scheme}"]
+        lines += [f"```{{image}} {file}", *options, "```", ""]
+    return "\n".join(lines)
+
+
+def png_width(path: Path) -> int:
+    """Pixels, as the header has them."""
+    return int.from_bytes(path.read_bytes()[16:20])
 
 
 def markdown_pages() -> list[Path]:

@@ -1,66 +1,124 @@
-"""The pictures of docs/portal.md: `python -m portal.pictures FOLDER` from tests/, on a Friday at noon."""
+"""The pictures of README and documentation, each in light and dark: `make pictures`.
+
+They show the portal with the scene, at the scene's time.
+"""
 
 import io
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from PIL import Image
 from playwright.sync_api import Browser
 
+from portal import scene
 from portal.portal_browser import chromium, visitor
+from portal.portal_pages import serve_others
 from portal.portal_server import Server, serve
-from portal.portal_world import LIMITS, START, furnish
-from unit.gateway.portal_stage import ADMIN, ALICE
+from portal.portal_world import furnish
 
-PAGES = (
-    ("desktops", "/", ALICE, ("light", "dark", "phone")),
-    ("catalogue", "/catalogue", ALICE, ("light", "phone")),
-    ("start", "/catalogue/ubuntu-desktop", ALICE, ("light",)),
-    ("desktop", "/desktops/alice-ubuntu", ALICE, ("light", "dark", "phone")),
-    ("history", "/history", ALICE, ("light",)),
-    ("admin", "/admin", ADMIN, ("light", "dark", "phone")),
-    ("admin-sessions", "/admin/sessions", ADMIN, ("light",)),
-    ("admin-limits", "/admin/limits", ADMIN, ("light",)),
-    ("admin-doctor", "/admin/doctor", ADMIN, ("light",)),
-    ("admin-audit", "/admin/audit", ADMIN, ("light",)),
-)
-KINDS: dict[str, tuple[tuple[int, int], Literal["light", "dark"]]] = {
-    "light": ((1180, 760), "light"),
-    "dark": ((1180, 760), "dark"),
-    "phone": ((390, 844), "light"),
-}
+Scheme = Literal["light", "dark"]
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 DOMAIN = "vdi.example.com"
-COLOURS = 128
-"""Enough for pages without photographs, at a third of the size."""
+SCALE = 2
+_WIDTH, _PHONE_WIDTH = 1180, 390
+_MOST_MILLISECONDS = 60_000
+_COLOURS = 128
+"""Enough for text and flat areas."""
 
 
-def take(browser: Browser, server: Server, folder: Path) -> None:
-    """Each page in its kinds."""
-    for name, path, person, kinds in PAGES:
-        for kind in kinds:
-            size, scheme = KINDS[kind]
-            with visitor(browser, server, person, size=size, scheme=scheme) as guest:
-                guest.page.clock.install(time=START)
-                guest.go(path)
-                guest.page.wait_for_load_state("load")
-                picture = Image.open(io.BytesIO(guest.page.screenshot())).convert("RGB")
-                picture.quantize(COLOURS, dither=Image.Dither.NONE).save(
-                    folder / f"portal-{name}-{kind}.png", optimize=True
-                )
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """One page of the portal."""
+
+    path: str
+    user: str
+    until: str = "main"
+    """Selector of what is the last in the picture."""
+    margin: int = 14
+    """Pixels below it."""
+    width: int = _WIDTH
+    height: int = 1600
+    """Of the window: a page that centres its content needs a small one."""
+
+
+SHOTS = {
+    "portal-desktops": Shot(path="/", user="alice", until="#card-uid-alice-ubuntu"),
+    "portal-desktops-phone": Shot(path="/", user="alice", until="#card-uid-alice-maps", width=_PHONE_WIDTH),
+    "portal-catalogue": Shot(path="/catalogue", user="alice", until=".cards"),
+    "portal-start": Shot(path="/catalogue/blender", user="carol", until="main form"),
+    "portal-desktop": Shot(path="/desktops/alice-ubuntu", user="alice", until="main .card"),
+    "portal-waiting": Shot(path="/of/wait-queued", user="alice", until="html", margin=0, width=720, height=660),
+    "portal-history": Shot(path="/history", user="alice", until="tbody tr:nth-child(6)", margin=0),
+    "portal-usage": Shot(path="/history/usage?of=everyone", user="grace", until=".columns"),
+    "portal-admin": Shot(path="/admin?period=week", user="grace", until=".charts"),
+    "portal-doctor": Shot(path="/admin/doctor", user="grace", until="article"),
+    "portal-login": Shot(path="/of/login", user="alice", until="html", margin=0, width=720, height=580),
+    "portal-account": Shot(path="/of/account", user="alice", until="main form.card"),
+}
 
 
 def main(arguments: list[str]) -> int:
-    """Take them all."""
+    """Take all pictures."""
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m portal.pictures FOLDER\n")
         return 2
-    with tempfile.TemporaryDirectory() as place, serve(Path(place), limits=LIMITS, now=START, domain=DOMAIN) as server:
-        server.do(lambda: furnish(server.stage, crowd=60))
-        with chromium(f"MAP *.{DOMAIN} 127.0.0.1:{server.port}") as browser:
-            take(browser, server, Path(arguments[0]))
+    folder = Path(arguments[0])
+    with portal() as server, chromium(f"MAP *.{DOMAIN} 127.0.0.1:{server.port}") as browser:
+        for scheme in SCHEMES:
+            for name, shot in SHOTS.items():
+                path = folder / f"{name}-{scheme}.png"
+                save(take(browser, server, shot, scheme), path)
+                sys.stdout.write(f"{path}: {path.stat().st_size // 1000} kB\n")
     return 0
+
+
+@contextmanager
+def portal() -> Iterator[Server]:
+    """The portal with the scene, at the scene's time."""
+    with (
+        tempfile.TemporaryDirectory() as place,
+        serve(Path(place), limits=scene.LIMITS, now=scene.START, domain=DOMAIN) as server,
+    ):
+        server.do(lambda: furnish(server.stage))
+        yield server
+
+
+def take(browser: Browser, server: Server, shot: Shot, scheme: Scheme) -> Image.Image:
+    """The page, down to what is the last in the picture, when all of it has been drawn."""
+    with visitor(
+        browser,
+        server,
+        scene.USERS[shot.user],
+        size=(shot.width, shot.height),
+        scheme=scheme,
+        device_scale_factor=SCALE,
+    ) as guest:
+        guest.context.set_default_timeout(_MOST_MILLISECONDS)
+        guest.page.clock.set_fixed_time(scene.START)
+        if shot.path.startswith("/of/"):
+            serve_others(guest.page, server)
+        guest.go(shot.path)
+        for closed in guest.page.locator("article details:not([open])").all():
+            closed.locator("summary").click()
+        guest.page.evaluate("document.fonts.ready")
+        last = guest.page.locator(shot.until).last.bounding_box()
+        if last is None:
+            raise LookupError(f"{shot.path} shows no {shot.until}")
+        height = min(last["y"] + last["height"] + shot.margin, shot.height)
+        data = guest.page.screenshot(
+            animations="disabled", clip={"x": 0, "y": 0, "width": shot.width, "height": height}
+        )
+        return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a PNG with a palette: text stays sharp, at a third of the size."""
+    picture.quantize(_COLOURS, kmeans=1, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

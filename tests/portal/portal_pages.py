@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 from playwright.sync_api import Page
 from starlette.requests import Request
 
 import vdi.gateway.edge
 from portal.portal_server import Server
 from unit.gateway.portal_stage import ADMIN, ALICE, a_session
+from vdi.api.session import VDISession
 from vdi.gateway.brand import Brand
 from vdi.gateway.edge.assets import asset_address
 from vdi.gateway.edge.stage import describe
@@ -70,31 +72,44 @@ def other_pages(server: Server) -> dict[str, str]:
         return renderer.fill(Request(scope), template, **context)
 
     def waiting(status: dict[str, Any], **spec: Any) -> str:
-        session = a_session("alice-maps", status=status, **spec)
+        return wait_page(a_session("alice-maps", status=status, **spec))
+
+    def wait_page(session: VDISession) -> str:
         stage = describe(session, Role.OWNER)
         files = {"script": asset_address("wait.js"), "style": asset_address("wait.css")}
         shown = {"stage": stage, "portal": server.url, "resume": "/.vdi/resume?next=/", "now": now}
-        page = {"next": "/", "opens": "/", "health": "/", "why": "", "name": "alice-maps", "owner": ""}
-        return fill("wait.html", **files, **shown, **page)
+        page = {"next": "/", "opens": "/", "health": "/", "why": "", "name": session.metadata.name}
+        return fill("wait.html", **files, **shown, **page, owner="")
 
     of_alice: dict[str, Any] = {
-        "id": "1",
+        "id": ALICE.login_id,
         "user": ALICE.email,
         "name": ALICE.name,
         "groups": frozenset(),
         "admin": False,
         "source": "local",
-        "created": now,
+        "created": now - timedelta(hours=3),
         "seen": now,
         "expires": now + timedelta(days=1),
     }
     login = Login(address="203.0.113.7", agent="", **of_alice)
-    token = ApiToken(label="backup", **of_alice)
+    other_login = msgspec.structs.replace(
+        login, id="2", address="198.51.100.24", created=now - timedelta(days=3), seen=now - timedelta(hours=15)
+    )
+    token = ApiToken(label="nightly backup", **of_alice)
+    token = msgspec.structs.replace(
+        token, created=now - timedelta(days=6), seen=now - timedelta(hours=10), expires=now + timedelta(days=24)
+    )
+
+    def account(**context: Any) -> str:
+        mine = {"user": ALICE, "logins": [(login, "Firefox on Linux"), (other_login, "Chrome on Android")]}
+        empty = {"error": "", "done": "", "new_token": "", "new_label": ""}
+        given = {**mine, "tokens": [token], "lifetimes": LIFETIMES, "now": now, **empty, **context}
+        return fill("account.html", **given)
+
+    queued = server.stage.world.session("alice-training")
+    assert queued is not None
     login_page = {"next_page": "/", "provider_url": "/login/oidc", "email": ""}
-    steps = [
-        {"type": "TemplateFound", "status": "True", "reason": "Found"},
-        {"type": "Admitted", "status": "False", "reason": "GPUsBusy", "message": "All 25 GPU slots are in use."},
-    ]
     return {
         "/of/login": fill("login.html", notice="", provider="Example", with_password=True, **login_page),
         "/of/login-refused": fill("login.html", notice="Wrong.", provider="", with_password=True, **login_page),
@@ -103,23 +118,11 @@ def other_pages(server: Server) -> dict[str, str]:
         ),
         "/of/login-problem": fill("login_problem.html", words="Example did not log you in.", again="/login"),
         "/of/logged-out": fill("logged_out.html", provider="Example", provider_url="https://sso.example.com"),
-        "/of/account": fill(
-            "account.html",
-            user=ADMIN,
-            logins=[(login, "Firefox on Linux")],
-            tokens=[token],
-            lifetimes=LIFETIMES,
-            now=now,
-            error="",
-            done="",
-            new_token="vdi_secret",
-            new_label="backup",
-        ),
+        "/of/account": account(),
+        "/of/account-of-admin": account(user=ADMIN, new_token="vdi_secret", new_label="backup"),
         "/of/cli-authorize": fill("cli_authorize.html", user=ALICE, asked={}, days=30, client="laptop"),
         "/of/cli-done": fill("cli_done.html", back="", code="1234"),
-        "/of/wait-queued": waiting(
-            {"phase": "Pending", "queue": {"position": 2, "reason": "GPUsBusy"}, "conditions": steps}
-        ),
+        "/of/wait-queued": wait_page(queued),
         "/of/wait-starting": waiting({"phase": "Creating", "message": "The image is being fetched."}),
         "/of/wait-failed": waiting({"phase": "Failed", "message": "The image is missing."}),
         "/of/wait-suspended": waiting({"phase": "Suspended"}, suspended=True),

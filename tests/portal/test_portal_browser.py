@@ -186,7 +186,7 @@ def test_buttons_on_cards_do_what_they_say(browser: Browser, server: Server) -> 
 def test_the_catalogue_narrows_down_while_one_types(browser: Browser, server: Server) -> None:
     with visitor(browser, server) as guest:
         guest.go("/catalogue")
-        expect(guest.page.locator(".cards > li")).to_have_count(5)
+        expect(guest.page.locator(".cards > li")).to_have_count(6)
         guest.page.get_by_label("Search the catalogue").press_sequentially("blend")
         expect(guest.page.locator(".cards > li")).to_have_count(1)
         expect(guest.page.get_by_label("Search the catalogue")).to_be_focused()
@@ -271,8 +271,8 @@ def test_scheduled_starts_are_in_the_readers_own_zone_and_the_form_begins_with_i
 def test_times_in_messages_are_in_the_readers_own_zone(browser: Browser, server: Server) -> None:
     with visitor(browser, server, zone="Asia/Kolkata") as guest:
         guest.go("/")
-        notice = guest.page.locator(".notice", has_text="Its time ends at")
-        expect(notice).to_contain_text("Its time ends at 17:36.")
+        notice = guest.page.locator(".notice", has_text="this desktop ends at")
+        expect(notice).to_contain_text("After 4h this desktop ends at 17:36.")
         expect(notice.locator("time")).to_have_attribute("title", re.compile(r"\d{1,2} [A-Z][a-z]{2} \d{4}, 17:36, "))
 
 

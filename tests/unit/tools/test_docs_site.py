@@ -13,7 +13,9 @@ from tools.docs_site import (
     long_lines,
     markdown_pages,
     navigation_entries,
+    png_width,
     replace_root_links,
+    with_dark_pictures,
     with_navigation,
 )
 from tools.generate.page import BEGIN, END
@@ -33,6 +35,17 @@ def test_every_page_is_in_the_navigation_once() -> None:
         for _, entry in navigation_entries(replace_root_links(page, (DOCS / f"{page}.md").read_text()))
     ]
     assert sorted([*entries, "index"]) == PAGES
+
+
+def test_beside_a_light_picture_stands_the_dark_one_as_wide_as_it_was_on_the_screen() -> None:
+    text = "Before\n\n![Two\ndesktops](../pictures/portal-login-light.png)\n\nAfter ![x](y.png)\n"
+    width = png_width(DOCS / "pictures" / "portal-login-light.png") // 2
+    blocks = [
+        f"```{{image}} ../pictures/portal-login-{scheme}.png\n"
+        f":alt: Two desktops\n:width: {width}px\n:class: only-{scheme}\n```\n"
+        for scheme in ("light", "dark")
+    ]
+    assert with_dark_pictures("use/sharing", text) == "\n".join(["Before\n", *blocks, "\nAfter ![x](y.png)\n"])
 
 
 def test_a_navigation_page_gets_the_list_items_that_begin_with_a_link() -> None:
