@@ -129,7 +129,7 @@ publish: $(STAMP) ## push images and chart of dist/, by digest: REGISTRY=registr
 	@$(PY) -m tools.release publish --registry "$(REGISTRY)" $(if $(KEY),--key "$(KEY)")
 
 lock: $(STAMP) ## resolve the requirements again after an edit of pyproject.toml
-	@.venv/bin/uv pip compile pyproject.toml -q --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra operator --extra gateway -o requirements/run.txt
+	@.venv/bin/uv pip compile pyproject.toml -q --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra operator --extra gateway --extra probe -o requirements/run.txt
 	@.venv/bin/uv pip compile pyproject.toml -q --extra dev --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 -o requirements/dev.txt
 	@.venv/bin/uv pip compile images/vdi/build.in -q --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.13 -o images/vdi/build.txt
 

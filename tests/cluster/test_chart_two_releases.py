@@ -31,6 +31,7 @@ VALUES: dict[str, Object] = {
         "doctor": {"schedule": "*/10 * * * *"},
         "gateway": {"doctor": True},
         "templates": {"small": None, name: TEMPLATE},
+        "probe": {"desktop": {"image": "registry.example.com/desktop:1"}},
         "pools": {name: {"template": name, "replicas": 1}},
     }
     for name in (WORK, LAB)
@@ -120,6 +121,8 @@ def test_two_releases_work_side_by_side_and_one_outlives_the_other(releases: Two
     kinds = "clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding"
     names = releases.tools.kubectl("get", kinds, "-l", "app.kubernetes.io/name=vdi", "-o", "name").split()
     assert names and all(name.endswith(".lab.lab") for name in names)
+    templates = releases.tools.kubectl("get", "vditemplate", "-l", "app.kubernetes.io/component=probe", "-o", "name")
+    assert templates.split() == ["vditemplate.vdi.kasm.io/vdi-probe.lab.lab"], "each probe has a template of its own"
     releases.install(WORK)
     assert releases.runs(WORK, "alice"), "the release that comes back finds its session"
 

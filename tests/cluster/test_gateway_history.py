@@ -19,9 +19,9 @@ from support.clock import ShiftedClock
 from support.postgres import Postgres, postgres_server, postgres_url
 from support.waiting import eventually
 from unit.gateway.history_stage import rows_of
-from vdi.gateway.history.end_reports import AUDIENCE
 from vdi.gateway.store.base import Database
 from vdi.gateway.store.history import RunRow, SessionRow
+from vdi.gateway.token_review import AUDIENCE
 from vdi.kube.resource import EVENTS, PODS, Resource
 from vdi.operator.kinds import SESSIONS
 from vdi.session.times import parse_time

@@ -127,6 +127,7 @@ _EXTRA = {
     "operator": (Port(8080),),
     "gateway": (Port(22),),
     "doctor": (Port(22),),
+    "probe": (Port(22),),
     "coturn": (Port(22), Port(62000, "UDP")),
     "PostgreSQL": (Port(22),),
     "Redis": (Port(22),),

@@ -28,7 +28,7 @@ def rendered(helm: Path, variant: Variant, *, with_tests: bool = False) -> list[
 def _render(helm: Path, values: tuple[str, ...]) -> list[Object]:
     words = [word for one in values for word in ("--set", one)]
     command = [str(helm), "template", "vdi", str(CHART), "--namespace", "vdi-system", "--kube-version", "1.34.0"]
-    command += ["--values", str(DEV_IMAGES), *words]
+    command += ["--api-versions", "vdi.kasm.io/v1alpha1/VDITemplate", "--values", str(DEV_IMAGES), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return read_objects(done.stdout)

@@ -6,7 +6,7 @@ from network.matrix import Variant, load
 from tools.generate.page import replace_generated
 
 PAGE = Path(__file__).parents[2] / "docs/network.md"
-COLUMNS = ("Traefik", "operator", "gateway", "desktop", "Prometheus", "doctor", "node with coturn")
+COLUMNS = ("Traefik", "operator", "gateway", "desktop", "Prometheus", "doctor", "probe", "node with coturn")
 """Their order; who may nothing in a variant has none."""
 
 

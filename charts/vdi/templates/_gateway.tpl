@@ -93,6 +93,10 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
   value: {{ .Values.urlPort | int | quote }}
 - name: VDI_OPERATOR_ACCOUNT
   value: {{ printf "system:serviceaccount:%s:%s" .Release.Namespace (include "vdi.name" .) | quote }}
+{{- if include "vdi.probe.image" . }}
+- name: VDI_PROBE_ACCOUNT
+  value: {{ printf "system:serviceaccount:%s:%s" .Release.Namespace (include "vdi.probe.name" .) | quote }}
+{{- end }}
 - name: VDI_LIMITS_FILE
   value: /etc/vdi/limits.yaml
 - name: VDI_PRICES_FILE

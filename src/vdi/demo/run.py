@@ -85,6 +85,7 @@ def _bring_up(name: str, browser: bool, timeout_factor: float, progress: Progres
         "templates": {TEMPLATE: {"image": images.DESKTOP}},
         "urlPort": made.websecure_port,
         "gateway": {"doctor": True},
+        "probe": {"enabled": False},  # a machine for a try has better things to do
         # The tag stays the same when the image was built again: its archive's name has a digest.
         "podAnnotations": {"image": vdi_image.parent.name},
     }

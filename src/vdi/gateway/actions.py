@@ -61,7 +61,7 @@ class Actions:
         self._starter = Starter(context, self._quota)
 
     async def start(self, user: User, request: SessionRequest) -> VDISession:
-        """A new desktop. `request.user` other than the person's own, and `request.priority`, are for administrators."""
+        """A new desktop. `request.user` other than the person's own, and a priority above 0, are for administrators."""
         async with self._counted("start", request.name or ""):
             async with self._refusal_written(user, "start", request.name or "", {"template": request.template}):
                 start = self._starter.plan(user, request)

@@ -122,6 +122,8 @@ class Settings:
     """VDI_LOGIN_MAX: a login lasts no longer than this, whatever is done with it."""
     operator_account: str = f"system:serviceaccount:{RELEASE_NAMESPACE}:vdi-operator"
     """VDI_OPERATOR_ACCOUNT: who may report a session's end."""
+    probe_account: str = ""
+    """VDI_PROBE_ACCOUNT: who gets API tokens of the user `vdi-probe@vdi.invalid`; empty: there is no probe CronJob."""
     turn_urls: tuple[str, ...] = ()
     """VDI_TURN_URLS, separated by commas: the TURN server as browsers reach it; empty: no TURN server."""
     turn_secret_file: Path | None = None
@@ -243,6 +245,7 @@ def _users(text: str) -> frozenset[str]:
     return frozenset(check_address(word) for word in _words(text))
 
 
+_ACCOUNT = matching(rf"system:serviceaccount:{LABEL}:{SUBDOMAIN}", "system:serviceaccount:NAMESPACE:NAME")
 _VARIABLES: Variables = {
     "VDI_NAMESPACE": ("namespaces", namespaces),
     "VDI_GROUP_NAMESPACES": ("group_namespaces", _group_namespaces),
@@ -281,10 +284,8 @@ _VARIABLES: Variables = {
     "VDI_TOKEN_SECONDS": ("token_seconds", number(30, 3600)),
     "VDI_LOGIN_IDLE": ("login_idle", parse_duration),
     "VDI_LOGIN_MAX": ("login_max", parse_duration),
-    "VDI_OPERATOR_ACCOUNT": (
-        "operator_account",
-        matching(rf"system:serviceaccount:{LABEL}:{SUBDOMAIN}", "system:serviceaccount:NAMESPACE:NAME"),
-    ),
+    "VDI_OPERATOR_ACCOUNT": ("operator_account", _ACCOUNT),
+    "VDI_PROBE_ACCOUNT": ("probe_account", _ACCOUNT),
     "VDI_TURN_URLS": ("turn_urls", _turn_urls),
     "VDI_TURN_SECRET_FILE": ("turn_secret_file", lambda text: Path(matching("/.+", "an absolute path")(text))),
     "VDI_TURN_TTL": ("turn_ttl", parse_duration),

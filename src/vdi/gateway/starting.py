@@ -164,9 +164,10 @@ class Starter:
                 check_address(email)
             except AddressError as why:
                 raise refused_address(why) from None
-        if request.priority and not user.admin:
-            field = FieldProblem("priority", "0", request.priority)
-            raise ActionDenied("Forbidden", f"priority: {request.priority} is for administrators; allowed: 0.", field)
+        if (request.priority or 0) > 0 and not user.admin:
+            field = FieldProblem("priority", "0 or less", request.priority)
+            words = f"priority: {request.priority} is for administrators; allowed: 0 or less."
+            raise ActionDenied("Forbidden", words, field)
         template = self._template(user, request.template)
         named = replace(request, name=request.name or self._free_name(request))
         # Which groups another person is in is known only of that person's own login.

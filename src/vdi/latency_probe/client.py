@@ -1,6 +1,7 @@
 """A client without a browser: it enters a desktop, receives its stream, presses keys and reads the picture.
 
-    ticket -> /.vdi/enter -> cookies -> wss /api/websockets -> SETTINGS -> pictures -> keys -> pictures that change
+    ticket -> /.vdi/enter -> cookies -> /api/health -> wss /api/websockets
+           -> SETTINGS -> pictures -> keys -> pictures that change
 
 It takes the route of a browser: name, Traefik, TLS, the gateway's check, WebSocket. A failure names its stage.
 """
@@ -34,6 +35,10 @@ T = TypeVar("T")
 
 STATE_COOKIE = "__Host-vdi-state"  # vdi.gateway.edge.headers
 PICTURE_SECONDS = 15.0
+ROUTE_SECONDS = 15.0
+"""How long Traefik may take to have the route of a desktop that has just started: its own throttle is 2 s."""
+_POLL_SECONDS = 0.2
+_NO_ROUTE = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 _ANSWER_SECONDS = 20.0
 EFFECT_SECONDS = 1.0
 ACK_SECONDS = 0.05
@@ -65,6 +70,8 @@ class DesktopAccess:
     ticket: str
     state: str
     mark: Mark
+    connect: str = ""
+    """ADDRESS:PORT to connect to, in place of what the host's name resolves to."""
 
 
 @dataclass(slots=True)
@@ -114,9 +121,10 @@ class Stream:
 async def probe(access: DesktopAccess, presses: int, tls: ssl.SSLContext | None = None) -> Measurements:
     """Enter, measure, leave. `tls`: for a certificate authority that the machine does not trust. Raises StageError."""
     begun = time.perf_counter()
-    async with open_client(access.url, seconds=_ANSWER_SECONDS, tls=tls) as http:
+    async with open_client(access.url, seconds=_ANSWER_SECONDS, tls=tls, connect=access.connect) as http:
         cookies = await _enter(http, access)
         try:
+            await _until_routed(http, access, cookies)
             return await _watch(access, cookies, presses, begun, tls)
         finally:
             await _leave(http, access, cookies)
@@ -137,6 +145,17 @@ async def _enter(http: httpx.AsyncClient, access: DesktopAccess) -> str:
     return "; ".join(given)
 
 
+async def _until_routed(http: httpx.AsyncClient, access: DesktopAccess, cookies: str) -> None:
+    """Wait until Traefik leads to the desktop, as the waiting page does. What else is wrong the handshake reports."""
+    deadline = time.perf_counter() + ROUTE_SECONDS
+    with suppress(*HTTP_ERRORS):
+        while time.perf_counter() < deadline:
+            answer = await http.get(f"{access.url}/api/health", headers={"Cookie": cookies})
+            if answer.status_code not in _NO_ROUTE:
+                return
+            await asyncio.sleep(_POLL_SECONDS)
+
+
 async def _leave(http: httpx.AsyncClient, access: DesktopAccess, cookies: str) -> None:
     """End the grant. It ends with the login anyway, so a failure is ignored."""
     with suppress(*HTTP_ERRORS):
@@ -152,7 +171,8 @@ async def _watch(
 
     address = f"ws{access.url.removeprefix('http')}/api/websockets"
     token = base64.urlsafe_b64encode(b"edge").decode().rstrip("=")  # as Selkies' page offers one; the edge replaces it
-    fixed: dict[str, Any] = {"host": host} if (host := address_of(access.url)) else {}
+    host, _, port = (access.connect or address_of(access.url)).partition(":")
+    fixed: dict[str, Any] = ({"host": host} if host else {}) | ({"port": int(port)} if port else {})
     try:
         async with connect(
             address,
@@ -160,7 +180,7 @@ async def _watch(
             subprotocols=[Subprotocol("selkies"), Subprotocol(f"selkies.token.{token}")],
             origin=Origin(access.url),
             additional_headers={"Cookie": cookies},
-            proxy=proxy_for(access.url),
+            proxy=None if access.connect else proxy_for(access.url),
             open_timeout=_ANSWER_SECONDS,
             ping_interval=None,
             compression=None,

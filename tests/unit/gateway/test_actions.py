@@ -142,7 +142,7 @@ async def test_a_name_that_somebody_else_has_tells_nothing_of_them() -> None:
     ("asked", "code", "words"),
     [
         (requested(BOB), "Forbidden", "allowed: alice@example.com"),
-        (requested(priority=5), "Forbidden", "allowed: 0"),
+        (requested(priority=5), "Forbidden", "allowed: 0 or less"),
         (requested(template="none"), "NotFound", "you can start: desktop"),
         (requested(template="secret"), "NotFound", "you can start: desktop"),
         (requested(memory="64Gi"), "OverLimit", "more than the 4Gi"),
@@ -162,6 +162,12 @@ async def test_a_start_that_is_not_allowed_says_what_is(asked: SessionRequest, c
         assert refused.value.code == code
         assert words in refused.value.sentence
         assert stage.names == set()
+
+
+async def test_anyone_may_let_others_go_first() -> None:
+    async with a_stage() as stage, stage.replica() as one:
+        await one.actions.start(ALICE, requested(priority=-5))
+        assert stage.spec("alice-desktop")["priority"] == -5
 
 
 async def test_an_administrator_cannot_start_for_an_address_that_hides_something() -> None:

@@ -14,8 +14,8 @@ from support.clock import FakeClock
 from unit.gateway.component_stage import ComponentStage
 from unit.gateway.history_stage import Life, at, open_database, rows_of, sqlite_url
 from vdi.gateway.history.component import History
-from vdi.gateway.history.end_reports import AUDIENCE, TOKEN_REVIEWS, TokenReview
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
+from vdi.gateway.token_review import AUDIENCE, TOKEN_REVIEWS, TokenReview
 from vdi.kube.errors import Forbidden
 
 OPERATOR = "system:serviceaccount:vdi-system:vdi-operator"

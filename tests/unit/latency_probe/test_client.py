@@ -4,7 +4,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from websockets.asyncio.client import connect
 
 from unit.latency_probe.selkies_stream import Encoder
 from vdi.devcluster.pki import authority
+from vdi.http_client import unverified
 from vdi.latency_probe import client
 from vdi.latency_probe.client import DesktopAccess, StageError, probe
 from vdi.latency_probe.mark import Mark
@@ -35,7 +36,14 @@ class Desktop:
     """A picture that follows no key."""
     skip: int = 0
     """Frames that are numbered and not sent, after each flip."""
+    unrouted: int = 0
+    """How often the host answers that Traefik does not lead to the desktop yet."""
     seen: list[str] = field(default_factory=list)
+
+    async def health(self, request: web.Request) -> web.Response:
+        self.seen.append(f"health {request.headers['Cookie']}")
+        self.unrouted -= 1
+        return web.Response(status=503 if self.unrouted >= 0 else 404)
 
     async def go_in(self, request: web.Request) -> web.Response:
         self.seen.append(f"enter {request.query['ticket']} {request.headers['Cookie']}")
@@ -49,7 +57,7 @@ class Desktop:
         return web.Response(status=303, headers={"Location": "/"})
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        self.seen.append(f"socket {request.headers['Origin']} {request.headers['Cookie']}")
+        self.seen.append(f"socket {request.headers['Origin']} {request.headers.get('Cookie', '')}")
         if self.handshake:
             return web.Response(status=self.handshake)
         socket = web.WebSocketResponse(protocols=("selkies",))
@@ -82,6 +90,7 @@ async def access_to(desktop: Desktop, certificate: tuple[Path, Path] | None = No
     app = web.Application()
     app.router.add_get("/.vdi/enter", desktop.go_in)
     app.router.add_post("/.vdi/leave", desktop.go_out)
+    app.router.add_get("/api/health", desktop.health)
     app.router.add_get("/api/websockets", desktop.stream)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
@@ -115,9 +124,27 @@ async def test_what_is_measured_and_how_it_goes_in_and_out(monkeypatch: pytest.M
     assert found.bitrate_kbps > 0
     cookies = "__Host-vdi-desktop=token; __Host-vdi-grant=handle"
     assert desktop.seen[0] == "enter one-use __Host-vdi-state=the-state"
-    assert desktop.seen[1] == f"socket {access.url} {cookies}"
+    assert desktop.seen[1:3] == [f"health {cookies}", f"socket {access.url} {cookies}"]
     assert desktop.seen[-1] == f"leave {access.url} {cookies}"
     assert {"SETTINGS", "CLIENT_FRAME_ACK", "kd", "ku"} <= set(desktop.seen)
+
+
+async def test_it_waits_for_the_route_of_a_desktop_that_has_just_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_POLL_SECONDS", 0.01)
+    desktop = Desktop(unrouted=3)
+    async with access_to(desktop) as access:
+        assert len((await probe(access, 5)).input_to_photon_ms) == 5
+    assert [line.partition(" ")[0] for line in desktop.seen[:6]] == ["enter", *["health"] * 4, "socket"]
+
+
+async def test_it_connects_elsewhere_under_the_hosts_own_name(tmp_path: Path) -> None:
+    ca = authority(tmp_path, "ca", "A test's own authority")
+    desktop = Desktop()
+    async with access_to(desktop, ca.issue("good", HOST, names=[HOST], server=True)) as access:
+        connect = f"127.0.0.1:{access.url.rpartition(':')[2]}"
+        named = replace(access, url="https://desktop.example.com", connect=connect)
+        assert len((await probe(named, 5, unverified())).input_to_photon_ms) == 5
+    assert [line for line in desktop.seen if line.startswith("socket https://desktop.example.com ")]
 
 
 async def test_the_certificate_is_checked_against_the_name(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from urllib import parse
 import httpx
 
 from vdi.cli.errors import COULD_NOT_LOOK, FINDINGS, USAGE, CliError
-from vdi.http_client import HTTP_ERRORS, certificate_error, open_client, reason_of
+from vdi.http_client import HTTP_ERRORS, certificate_error, open_client, reason_of, unverified
 from vdi.version import user_agent
 
 _REQUEST_SECONDS = 30.0
@@ -29,15 +29,19 @@ class NoSuchThingError(CliError):
 
 
 class GatewayClient:
-    """One gateway. An async context manager."""
+    """One gateway. An async context manager.
 
-    def __init__(self, server: str, *, token: str = "", ca: str = "") -> None:
+    `connect`: ADDRESS:PORT of its Traefik inside the cluster, where its certificate is not verified.
+    """
+
+    def __init__(self, server: str, *, token: str = "", ca: str = "", connect: str = "") -> None:
         self.server = server
+        self.connect = connect
         headers = {"User-Agent": user_agent("vdi-cli"), "Accept": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
         self._headers = headers
-        self.ca = ca
+        self.tls = unverified() if connect else tls(ca)
         self._client: httpx.AsyncClient | None = None
 
     async def __aenter__(self) -> Self:
@@ -45,7 +49,8 @@ class GatewayClient:
             self.server,
             seconds=_REQUEST_SECONDS,
             connect_seconds=_CONNECT_SECONDS,
-            tls=tls(self.ca),
+            tls=self.tls,
+            connect=self.connect,
             headers=self._headers,
         )
         return self

@@ -9,7 +9,7 @@ import msgspec
 from vdi.cli.errors import COULD_NOT_LOOK, CliError
 from vdi.cli.options import PROGRAM
 from vdi.cli.output import columns
-from vdi.cli.remote.client import GatewayClient, quote, tls
+from vdi.cli.remote.client import GatewayClient, quote
 from vdi.cli.session.backend import Backend, Target
 from vdi.cli.session.gateway_backend import GatewayBackend, GatewayTarget
 from vdi.latency_probe.client import DesktopAccess, StageError
@@ -36,20 +36,21 @@ def probe_session(target: Target, name: str, keys: int) -> ProbeReport:
 
     async def work(backend: Backend) -> ProbeReport:
         assert isinstance(backend, GatewayBackend)  # noqa: S101 - for the type checker
-        return await _measure(backend.client, name, keys)
+        return await measure_session(backend.client, name, keys)
 
     return target.run(work)
 
 
-async def _measure(client: GatewayClient, name: str, keys: int) -> ProbeReport:
+async def measure_session(client: GatewayClient, name: str, keys: int) -> ProbeReport:
+    """Measure a running desktop; the gateway gets the result. Raises CliError."""
     state = secrets.token_urlsafe(32)
     address = f"/sessions/{quote(name)}/probe"
     begun = await client.send("POST", address, body={"state": hashlib.sha256(state.encode()).hexdigest()})
     url = str(begun["url"]).rstrip("/")
-    access = DesktopAccess(url, begun["ticket"], state, msgspec.convert(begun["mark"], Mark))
+    access = DesktopAccess(url, begun["ticket"], state, msgspec.convert(begun["mark"], Mark), client.connect)
     result = f"{address}/{quote(begun['id'])}"
     try:
-        measurements = await probe_desktop(access, keys, tls(client.ca))
+        measurements = await probe_desktop(access, keys, client.tls)
     except StageError as error:
         await client.send("PUT", result, body={"failed": error.stage})
         raise CliError(f"{name}: {error}") from error

@@ -167,7 +167,9 @@ class NewSession(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     ] = None
     priority: Annotated[
         Annotated[int, Meta(ge=-1000, le=1000)] | None,
-        Meta(description="A waiting session with a higher priority starts first. For administrators. Default: 0."),
+        Meta(
+            description="A waiting session with a higher priority starts first. Above 0 for administrators. Default: 0."
+        ),
     ] = None
 
 

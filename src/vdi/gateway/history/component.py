@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from vdi.gateway.component import Component
 from vdi.gateway.context import GatewayContext
-from vdi.gateway.history.end_reports import EndReports, TokenReviewer
+from vdi.gateway.history.end_reports import EndReports
 from vdi.gateway.history.export import Form, What, export
 from vdi.gateway.history.recorder import Recorder
 from vdi.gateway.history.retention import Retention
@@ -20,6 +20,7 @@ from vdi.gateway.history.usage import Month, UsageReport, month_use, read_report
 from vdi.gateway.limits import MonthUse
 from vdi.gateway.prices import Prices
 from vdi.gateway.store.history import RunRow, SessionRow, run_of, runs, session_of, sessions
+from vdi.gateway.token_review import TokenReviewer
 from vdi.gateway.users import normal_user
 
 
@@ -43,7 +44,8 @@ class History(Component):
         )
         self._sampler = UsageSampler(database=context.database, cluster=context.cluster, clock=clock)
         self._prices = prices or Prices()
-        self._ends = EndReports(self.recorder, TokenReviewer(client, settings.operator_account), settings.namespaces)
+        reviewer = TokenReviewer(client, settings.operator_account, "reports a session's end")
+        self._ends = EndReports(self.recorder, reviewer, settings.namespaces)
         context.metrics.recorder_lag.set_function(lambda: self.recorder.lag)
 
     def internal_routes(self) -> Sequence[Route]:

@@ -4,9 +4,7 @@ The operator proves who it is with a token of its service account, made for this
 whether it is good. 204: it is written. 503: it is not, and may be sent again.
 """
 
-import hashlib
 import logging
-import time
 from collections.abc import Sequence
 
 import msgspec
@@ -18,62 +16,10 @@ from vdi.api.meta import API_VERSION
 from vdi.api.session import VDISession
 from vdi.gateway.history.recorder import Recorder
 from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.token_review import AUDIENCE, TokenReviewer
 from vdi.kube.errors import KubeError
-from vdi.kube.resource import Resource
-from vdi.kube.transport import Client
 
 log = logging.getLogger(__name__)
-
-AUDIENCE = "vdi-gateway"
-TOKEN_REVIEWS = Resource("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False)
-REMEMBERED = 60.0
-"""Seconds for which a good token is not asked about again: sessions end in bursts."""
-
-
-class _User(msgspec.Struct):
-    username: str = ""
-
-
-class _ReviewStatus(msgspec.Struct):
-    authenticated: bool = False
-    user: _User = msgspec.field(default_factory=_User)
-    audiences: tuple[str, ...] = ()
-
-
-class TokenReview(msgspec.Struct):
-    """What the API server says of a token."""
-
-    status: _ReviewStatus = msgspec.field(default_factory=_ReviewStatus)
-
-
-class TokenReviewer:
-    """Whether a bearer is the operator."""
-
-    def __init__(self, client: Client, account: str) -> None:
-        self._client = client
-        self._account = account
-        # The last good token, as a hash, and until when it is believed. One operator at a time tells; lost at restart.
-        self._known = b""
-        self._until = float("-inf")
-
-    async def is_operator(self, token: str) -> bool:
-        """Raises KubeError when the API server cannot be asked."""
-        digest = hashlib.sha256(token.encode()).digest()
-        if digest == self._known and time.monotonic() < self._until:
-            return True
-        body = {
-            "apiVersion": TOKEN_REVIEWS.api_version,
-            "kind": "TokenReview",
-            "spec": {"token": token, "audiences": [AUDIENCE]},
-        }
-        review = await self._client.create(TOKEN_REVIEWS, body, into=TokenReview)
-        status = review.status
-        good = status.authenticated and AUDIENCE in status.audiences and status.user.username == self._account
-        if good:
-            self._known, self._until = digest, time.monotonic() + REMEMBERED
-        elif status.authenticated:
-            log.warning("%s reports a session's end; only %s may", status.user.username, self._account)
-        return good
 
 
 class EndReports:
@@ -90,7 +36,7 @@ class EndReports:
         if scheme.lower() != "bearer" or not token.strip():
             return _plain(401, f"a bearer token of the operator's account for the audience {AUDIENCE} is required")
         try:
-            if not await self._reviewer.is_operator(token.strip()):
+            if not await self._reviewer.is_account(token.strip()):
                 return _plain(403, "this token is not the operator's, or it is for another audience")
         except KubeError as error:
             log.warning("a report of a session's end waits, since its token cannot be checked: %s", error)

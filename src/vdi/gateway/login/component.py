@@ -16,6 +16,7 @@ from vdi.gateway.login.logins import Logins
 from vdi.gateway.login.oidc.provider import Provider
 from vdi.gateway.login.pages import LoginPages
 from vdi.gateway.login.passwords import Passwords
+from vdi.gateway.login.probe_tokens import ProbeTokens
 from vdi.gateway.login.services import LoginServices
 from vdi.gateway.login.sign_out import SignOut
 from vdi.gateway.login.throttle import Throttle
@@ -61,6 +62,10 @@ class Login(Component):
         """Login, logout, account, and the command line's way in."""
         pages = LoginPages(self.services), AccountPages(self.services), CliLoginPages(self.services)
         return [route for group in pages for route in group.routes()]
+
+    def internal_routes(self) -> Sequence[BaseRoute]:
+        """The probe CronJob's way in."""
+        return ProbeTokens(self.services.context, self.services.logins).routes()
 
     async def follow(self) -> None:
         """Once: end the logins whose time is over, and what removed users have open.
