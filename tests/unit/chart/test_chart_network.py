@@ -32,7 +32,7 @@ def test_the_tables_of_the_page_are_up_to_date() -> None:
 
 def test_everything_is_denied_both_ways_first() -> None:
     made = policies()
-    assert set(made) == {"vdi-default-deny", "vdi-desktops", "vdi-operator", "vdi-gateway", "vdi-probe"}
+    assert set(made) == {"vdi-default-deny", "vdi-desktops", "vdi-operator", "vdi-gateway"}
     for policy in made.values():
         assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"], policy["metadata"]["name"]
     deny = made["vdi-default-deny"]
