@@ -182,7 +182,8 @@ def _home_in_use(session: VDISession, home: Home, holder: str) -> Blocked:
     name = session.spec.user if home.of_user else f"{session.spec.user} for the template {session.spec.template!r}"
     return Blocked(
         Reason.HOME_IN_USE,
-        f"The home of {name} is in use by the session {holder!r}. This session starts when that one is deleted.",
+        f"The home of {name} is in use by the session {holder!r}. This session starts when that one is suspended or "
+        "deleted.",
     )
 
 
