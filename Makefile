@@ -6,7 +6,7 @@ WORKERS := $(shell nproc)
 PYTHON_3_13 := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13) python3.13)
 unexport PYTHONDONTWRITEBYTECODE # compiling the tests again is a third of a run
 
-.PHONY: help setup demo demo-down pictures test test-all check format lint types contracts unit unit-3.13 cluster e2e portal streaming doctor kasm network chaos machines bench lock clean generate verify docs workflows images release release-verify publish
+.PHONY: help setup demo demo-down pictures test test-all check format lint types contracts unit unit-3.13 cluster e2e portal streaming doctor kasm network nodes chaos machines bench lock clean generate verify docs workflows images release release-verify publish
 
 help: ## this list
 	@grep -hE '^[a-z][a-z0-9.-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -32,7 +32,7 @@ test: $(STAMP) ## unit, cluster (a real API server), a cut of chaos, e2e (a real
 	@tests/run.sh unit cluster chaos-fast e2e portal
 
 test-all: $(STAMP) ## every suite whole: hours; needs root
-	@tests/run.sh --thorough unit cluster chaos e2e portal streaming doctor kasm network
+	@tests/run.sh --thorough unit cluster chaos e2e portal streaming doctor kasm network nodes
 
 check: $(STAMP) ## format, lint, types, import contracts, generated files, unit tests; side by side
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target unit types lint contracts verify
@@ -97,6 +97,9 @@ kasm: $(STAMP) ## Kasm's diagnosis, checklists and installation with stand-in ch
 
 network: $(STAMP) ## the chart's network policies with real packets on a real node (needs root)
 	@tests/run.sh network
+
+nodes: $(STAMP) ## three real nodes with real desktops (needs root)
+	@tests/run.sh nodes
 
 chaos: $(STAMP) ## faults at every call, kills at every write, restarts of the control plane, 20 minutes of everything at random
 	@tests/run.sh chaos

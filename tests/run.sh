@@ -56,6 +56,15 @@ desktops_down() {
     $python -m vdi demo down --name e2e
 }
 
+nodes() {
+    $python -m vdi demo up --name nodes --nodes 3 || return
+    "${pytest[@]}" tests/nodes
+}
+
+nodes_down() {
+    $python -m vdi demo down --name nodes
+}
+
 for suite in "$@"; do
     case $suite in
         unit) run unit "${pytest[@]}" tests/unit "${spread[@]}" ${examples[@]+"${examples[@]}"} ;;
@@ -94,6 +103,12 @@ for suite in "$@"; do
             run "down" desktops_down
             trap - EXIT
             ;;
+        nodes) # three nodes of a cluster of its own
+            trap nodes_down EXIT
+            run nodes nodes
+            run "down" nodes_down
+            trap - EXIT
+            ;;
         kasm) # takes down the node that it has made
             run "programs" $python -m vdi.devcluster.binaries helm kubectl
             run kasm "${pytest[@]}" tests/kasm
@@ -110,7 +125,7 @@ for suite in "$@"; do
                 tests/chaos/test_chaos_unanswered.py
             ;;
         *)
-            echo "tests/run.sh: unknown suite '$suite'; allowed: unit cluster e2e portal streaming doctor kasm network chaos chaos-fast" >&2
+            echo "tests/run.sh: unknown suite '$suite'; allowed: unit cluster e2e portal streaming doctor kasm network nodes chaos chaos-fast" >&2
             exit 2
             ;;
     esac

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from vdi.cli.cluster import NodeCount
 from vdi.cli.long_work import errors_in_words, progress_of
 from vdi.cli.options import TimeoutFactor, examples
 from vdi.demo import run
@@ -18,15 +19,18 @@ app = typer.Typer(name="demo", no_args_is_help=True)
 Name = Annotated[str, typer.Option("--name", help="Name of the cluster: a-z, 0-9 and -, at most 10.")]
 
 
-@app.command(epilog=examples("demo up --screenshot demo.png"))
+@app.command(epilog=examples("demo up --screenshot demo.png", "demo up --nodes 3"))
 def up(
     name: Name = "demo",
     screenshot: Annotated[Path | None, typer.Option("--screenshot", help="Save a picture of the desktop here.")] = None,
+    nodes: NodeCount = None,
     timeout_factor: TimeoutFactor = 1.0,
 ) -> None:
     """Build what is missing, start a cluster, install the chart, create a user, and start a session."""
     with errors_in_words(run.DemoError, NoPictureError), progress_of(name) as progress:
-        demo = run.up(name, browser=screenshot is not None, timeout_factor=timeout_factor, progress=progress)
+        demo = run.up(
+            name, browser=screenshot is not None, nodes=nodes, timeout_factor=timeout_factor, progress=progress
+        )
         url = run.start_session(demo, progress=progress)
         if screenshot:
             run.take_picture(url, demo, screenshot, progress=progress)

@@ -56,23 +56,25 @@ def checkout() -> Path:
     return root
 
 
-def up(name: str, *, browser: bool, timeout_factor: float = 1.0, progress: Progress) -> Demo:
+def up(name: str, *, browser: bool, nodes: int | None = None, timeout_factor: float = 1.0, progress: Progress) -> Demo:
     """Bring up the cluster, install operator and gateway through the chart, and have a user who can log in.
 
-    With `browser`, have one for pictures. `timeout_factor` (at least 1) multiplies the time limits, for a slow machine.
+    With `browser`, have one for pictures. `nodes` is as in `cluster.up`. `timeout_factor` (at least 1) multiplies the
+    time limits, for a slow machine.
 
     Raises DemoError, ClusterError, StepFailed, BinaryUnavailable and what building an image raises.
     """
     checkout()
     with privileged.rights("The demo"):
-        return _bring_up(name, browser, timeout_factor, progress)
+        return _bring_up(name, browser, nodes, timeout_factor, progress)
 
 
-def _bring_up(name: str, browser: bool, timeout_factor: float, progress: Progress) -> Demo:
+def _bring_up(name: str, browser: bool, nodes: int | None, timeout_factor: float, progress: Progress) -> Demo:
     found, (vdi_image, desktop_image) = _make_parts(browser, progress)
     made = cluster.up(
         name,
         fake_gpus=FAKE_GPUS,
+        nodes=nodes,
         install_packages=True,
         image_archives=[vdi_image, desktop_image],
         timeout_factor=timeout_factor,

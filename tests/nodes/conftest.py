@@ -1,0 +1,58 @@
+"""Three nodes with the operator installed by the chart; the same cluster for all tests of a run, made once.
+
+`tests/run.sh nodes` takes it down afterwards; after a test run by hand it stays for the next one, until
+`vdi demo down --name nodes`.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.world import World
+from nodes.several import Nodes
+from support.waiting import wait_until
+from vdi.api.meta import RELEASE_NAMESPACE
+from vdi.demo import run
+from vdi.devcluster import cluster
+from vdi.devcluster.progress import Progress
+
+NAME = os.environ.get("VDI_E2E_CLUSTER", "nodes")
+"""Another name lets two checkouts of this project test side by side."""
+DRAIN_NOTICE = "20s"
+"""A third of the usual time, so that tests of a drain wait for less."""
+
+
+@pytest.fixture(scope="session")
+def all_nodes() -> Nodes:
+    if os.geteuid() != 0:
+        pytest.fail("these tests need root: a node runs kubelet and containerd")
+    new = cluster.status(NAME).state == "absent"
+    with Progress(Path(tempfile.mkdtemp(prefix="vdi-nodes-"))) as progress:
+        demo = run.up(NAME, browser=False, nodes=3 if new else None, progress=progress)
+    os.environ["PATH"] = f"{demo.tools}{os.pathsep}{os.environ['PATH']}"
+    world = World(kubeconfig=demo.kubeconfig, portal=demo.login.portal)
+    for words in (
+        ["set", "env", "deploy/vdi-operator", f"VDI_DRAIN_NOTICE={DRAIN_NOTICE}"],
+        ["rollout", "status", "deploy/vdi-operator"],
+    ):
+        world.kubectl("-n", RELEASE_NAMESPACE, *words)
+    return Nodes(NAME, world)
+
+
+@pytest.fixture
+def nodes(all_nodes: Nodes) -> Iterator[Nodes]:
+    """All nodes in service, with no session and no home on them before the test and after it."""
+    _clear(all_nodes)
+    yield all_nodes
+    _clear(all_nodes)
+
+
+def _clear(nodes: Nodes) -> None:
+    world = nodes.world
+    for kind in ("vdi", "pvc"):
+        world.kubectl("delete", kind, "--all", "--wait=true", "--timeout=90s")
+    wait_until("no pod of a desktop is left", lambda: not world.items("pod", "vdi.kasm.io/session"), 60)
+    world.kubectl("uncordon", *nodes.names)
