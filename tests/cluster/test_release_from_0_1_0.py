@@ -195,14 +195,14 @@ def log_in(port: int) -> dict[str, str]:
     return asyncio.run(submit())
 
 
-def portal_of(port: int, cookies: dict[str, str]) -> str:
+def portal_of(port: int, cookies: dict[str, str], path: str = "/") -> str:
     """The portal as this browser sees it; empty: it has to log in."""
 
     async def read() -> str:
         headers = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Site": "none"}
         transport = AsTraefik(port)
         async with httpx.AsyncClient(transport=transport, base_url=PORTAL, cookies=cookies, timeout=20) as browser:
-            page = await browser.get("/", headers=headers)
+            page = await browser.get(path, headers=headers)
             return page.text if page.status_code == 200 else ""
 
     return asyncio.run(read())
