@@ -2,6 +2,8 @@
 
 kasmvnc     TLS on 6901 with a certificate of its own, basic auth on every path: kasm_user and VNC_PW
 selkies-1   nginx of Selkies 1: HTTP on NGINX_PORT, basic auth on every path, /health too: user and PASSWD
+
+ADDRESS and PORT say otherwise where it listens, for tests without a container.
 """
 
 import base64
@@ -45,15 +47,16 @@ class Selkies1(KasmVNC):
 def main() -> None:
     """Serve until SIGTERM, which the first process of a container gets only if it asks for it."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    address, port = os.environ.get("ADDRESS", ""), int(os.environ.get("PORT", "0"))
     if os.environ.get("STAND_IN") == "selkies-1":
-        ThreadingHTTPServer(("", int(os.environ.get("NGINX_PORT", "8080"))), Selkies1).serve_forever()
+        ThreadingHTTPServer((address, port or int(os.environ.get("NGINX_PORT", "8080"))), Selkies1).serve_forever()
     folder = tempfile.mkdtemp()
     key, certificate = f"{folder}/key.pem", f"{folder}/certificate.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=kasm", "-keyout", key]
     subprocess.run([*command, "-out", certificate], check=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    server = ThreadingHTTPServer(("", 6901), KasmVNC)
+    server = ThreadingHTTPServer((address, port or 6901), KasmVNC)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     server.serve_forever()
 

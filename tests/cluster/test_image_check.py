@@ -1,6 +1,6 @@
 """`vdi image check` against a real API server that enforces Pod Security.
 
-The tests play the kubelet; requests reach a stand-in for the image through one for kubectl.
+The tests play the kubelet; requests reach a stand-in for the image, or its program, through one for kubectl.
 """
 
 import asyncio
@@ -8,22 +8,25 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
+from cluster.edge_traefik import free_port
 from cluster.operator_stage import Object, Stage
 from cluster.stand_in import MARK
 from support.waiting import eventually
-from unit.image_check.desktop_stand_in import StandIn
+from unit.image_check.desktop_stand_in import KUBECTL, StandIn
+from vdi.http_client import HTTP_ERRORS, unverified
 from vdi.image_check.pod import AGENT_PORT, HOME_CONTAINER, LABELS
 from vdi.kube.errors import NotFound
-from vdi.kube.resource import EVENTS, NAMESPACES, NODES, PODS
+from vdi.kube.resource import EVENTS, NAMESPACES, NODES, PODS, SECRETS
 
 RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 SELECTOR = ",".join(f"{key}={value}" for key, value in LABELS.items())
@@ -173,9 +176,9 @@ async def checked(node: Node, kubeconfig: Path, folder: Path, kubelet: Kubelet |
     return ran
 
 
-async def a_template(node: Node, **spec: Any) -> str:
+async def a_template(node: Node, name: str = "desktop", **spec: Any) -> str:
     fields = {"resources": {"defaultGPU": 0}, "placement": {"nodeSelector": node.stage.here}}
-    return await node.stage.template(**fields | spec)
+    return await node.stage.template_named(f"{node.stage.namespace}-{name}", **fields | spec)
 
 
 async def test_a_template_that_is_not_there(node: Node, kubeconfig: Path, tmp_path: Path) -> None:
@@ -331,3 +334,123 @@ async def test_a_pod_that_a_killed_command_left_is_removed_by_the_next(
         await kubelet(node, await bound(node))
         await rest
     assert await pods(node.stage) == []
+
+
+# Images that people bring, by their own programs: the level comes from real responses.
+
+ROOT = Path(__file__).parents[2]
+STAND_INS = [sys.executable, str(ROOT / "images/web-stand-ins/serve.py")]
+
+
+@asynccontextmanager
+async def serving(
+    folder: Path, port: int, argv: list[str], env: Mapping[str, str], scheme: str = "http"
+) -> AsyncIterator[int]:
+    """A program that serves on loopback, and a kubectl in `folder` that forwards the pod's `port` to it."""
+    there = int(env["PORT"])
+    (folder / f"port:{port}").write_text(str(there))
+    kubectl = folder / "kubectl"
+    kubectl.write_text(KUBECTL.format(folder=folder))
+    kubectl.chmod(0o755)
+    with (folder / "program.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(*argv, env={**os.environ, **env}, stdout=log, stderr=log)
+    try:
+        async with httpx.AsyncClient(trust_env=False, verify=unverified()) as http:
+
+            async def responds() -> bool:
+                assert process.returncode is None, (folder / "program.log").read_text()
+                try:
+                    return bool(await http.get(f"{scheme}://127.0.0.1:{there}/"))
+                except HTTP_ERRORS:
+                    return False
+
+            await eventually(responds, "the program responds", 60)
+        yield there
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+async def ready(node: Node, pod: Object) -> None:
+    """The kubelet, where the probe is content."""
+    await node.event(pod, "Pulled", f"{PULLED} (12.1s including waiting). Image size: 429000000 bytes.")
+    await node.report(pod, running("desktop", ready=True), terminated(HOME_CONTAINER, 0, REPORT))
+    await node.end(pod, 143)
+
+
+async def unready(node: Node, pod: Object) -> None:
+    """The kubelet, where the health path requires a password."""
+    await node.report(pod, running("desktop"), terminated(HOME_CONTAINER, 0, REPORT))
+    await node.event(pod, "Unhealthy", "Readiness probe failed: HTTP probe failed with statuscode: 401")
+    await node.end(pod, 143)
+
+
+async def put_login(node: Node, user: str, password: str) -> Object:
+    body = {"metadata": {"generateName": "login-"}, "stringData": {"username": user, "password": password}}
+    made = await node.stage.api.create(SECRETS, body, namespace=node.stage.namespace, into=dict[str, Any])
+    return {"basicAuthSecret": {"name": made["metadata"]["name"]}}
+
+
+SELKIES_1 = ({"streaming": {"selkies": "1"}}, 8080, "http", ("user", "mypasswd"))
+KASMVNC = ({"protocol": "Web", "port": 6901, "scheme": "HTTPS"}, 6901, "https", ("kasm_user", "vncpassword"))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("stand_in", "shape", "levels", "code"),
+    [
+        # The picture of Selkies 1 is sent over WebRTC alone.
+        ("selkies-1", SELKIES_1, {"web": "yes", "Selkies 1": "unknown"}, 3),
+        ("kasmvnc", KASMVNC, {"web": "yes"}, 0),
+    ],
+)
+async def test_an_image_behind_a_login_has_its_level_with_the_secret_and_the_reason_without(
+    node: Node,
+    kubeconfig: Path,
+    tmp_path: Path,
+    stand_in: str,
+    shape: tuple[dict[str, Any], int, str, tuple[str, str]],
+    levels: dict[str, str],
+    code: int,
+) -> None:
+    spec, port, scheme, login = shape
+    env = {"STAND_IN": stand_in, "ADDRESS": "127.0.0.1", "PORT": str(free_port())}
+    with_login = await a_template(node, **spec, **await put_login(node, *login))
+    without = await a_template(node, "without-secret", **spec)
+    async with serving(tmp_path, port, STAND_INS, env, scheme):
+        allowed = await checked(node, kubeconfig, tmp_path, ready, with_login)
+        refused = await checked(node, kubeconfig, tmp_path, unready, without)
+
+    assert (allowed.code, allowed.levels) == (code, levels), allowed.out + allowed.err
+    assert allowed.findings("error") == {} and "200" in allowed.findings("ok")["image_health"]
+    assert refused.code == 1 and set(refused.levels.values()) == {"no"}
+    assert "requires a password" in refused.findings("error")["image_health"], refused.out
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+async def test_jupyterlab_from_pypi_is_a_web_image(node: Node, kubeconfig: Path, tmp_path: Path) -> None:
+    """With the versions and the command line of the gallery's image, and the shape of its template."""
+    uv, python = Path(sys.executable).with_name("uv"), tmp_path / "venv/bin/python"
+    locked = ROOT / "images/gallery/jupyter.txt"
+    install = ["pip", "install", "--quiet", "--only-binary", ":all:", "--constraint", str(locked), "jupyterlab"]
+    for words in (
+        ["venv", "--quiet", "--python", sys.executable, str(tmp_path / "venv")],
+        [*install, "--python", str(python)],
+    ):
+        process = await asyncio.create_subprocess_exec(uv, *words)
+        assert await process.wait() == 0, words
+    recipe = (ROOT / "images/gallery/notebook/Containerfile").read_text()
+    command = msgspec.json.decode(recipe.rpartition("ENTRYPOINT ")[2], type=list[str])
+    port = free_port()
+    given = {"--ip=0.0.0.0": "--ip=127.0.0.1", "--port=8888": f"--port={port}"}
+    argv = [str(python.with_name(command[0])), *(given.get(word, word) for word in command[1:]), "--allow-root"]
+    env = {"PORT": str(port), "HOME": str(tmp_path), "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+    template = await a_template(node, protocol="Web", port=8888, healthPath="/api")
+    async with serving(tmp_path, 8888, argv, env):
+        ran = await checked(node, kubeconfig, tmp_path, ready, template)
+
+    assert (ran.code, ran.levels) == (0, {"web": "yes"}), ran.out + ran.err
+    assert ran.findings("ok")["image_health"] == "/api responds with 200."
