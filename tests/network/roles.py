@@ -200,4 +200,4 @@ def _addresses() -> Iterator[Role]:
         yield Role("private address", address, _USUAL, sends=False)
     for address in INTERNET:
         yield Role("internet", address, _USUAL, sends=False)
-    yield Role("host outside", "192.168.9.9", (), sends=True)
+    yield Role("host outside", "192.168.9.9", (Port(9443),), sends=True)

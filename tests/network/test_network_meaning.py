@@ -87,7 +87,7 @@ def test_the_matrix_misses_each_part_that_is_taken_away(helm: Path, name: str) -
 def test_no_one_in_the_matrix_is_misspelt(helm: Path) -> None:
     for variant in VARIANTS.values():
         _, roles = world_of(helm, variant)
-        names = {role.name for role in roles} | {"desktop", "gateway"}
+        names = {role.name for role in roles} | {"desktop", "gateway", "probe"}
         assert {who for row in variant.rows.values() for who in row} <= names, variant.name
 
 
