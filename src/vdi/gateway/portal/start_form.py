@@ -84,7 +84,7 @@ def _timeout_hint(action: TimeoutAction) -> str:
         case TimeoutAction.SUSPEND:
             more = "Its files are kept"
         case TimeoutAction.TERMINATE:
-            more = "You can extend it before then then"
+            more = "You can extend it before then"
     return f"Then the desktop {describe_end(action)}. {more}."
 
 
