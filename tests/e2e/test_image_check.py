@@ -1,17 +1,27 @@
-"""`vdi image check` on a real node: our own image reaches every level; one that ends at once, with its reason."""
+"""`vdi image check` on a real node: our own image reaches every level, images that people bring theirs, and one that
+does not start is named with its reason.
+"""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from e2e.conftest import NAME
 from e2e.desktops import DESKTOP_IMAGE, template
 from e2e.world import World
 from support.waiting import wait_until
+from vdi.devcluster import binaries, images, privileged
+from vdi.devcluster.layout import layout_of
+from vdi.devcluster.progress import Progress
 from vdi.image_check import codes
 from vdi.image_check.pod import LABELS
 
@@ -65,6 +75,91 @@ def test_our_image_refuses_to_start_as_a_web_image_that_no_one_signs_in_to(world
     report = check(world, DESKTOP_IMAGE, "--protocol", "Web", "--timeout", "2m")
     assert levels(report) == {"web": "no"}, report
     assert set(by_severity(report, "error")) == {codes.START}, report
+
+
+def test_the_missions_image_is_named_without_a_pod(world: World) -> None:
+    """An nginx with static files."""
+    report = check(world, "ghcr.io/selkies-project/selkies-gstreamer/gst-web:latest")
+    assert "contains no desktop" in by_severity(report, "error")[codes.UNUSABLE], report
+    assert set(levels(report).values()) == {"no"}
+
+
+@pytest.mark.long
+def test_our_image_whose_libgbm_does_not_load_ends_with_that_reason(world: World) -> None:
+    config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "truncated"}}
+    world.kubectl("apply", "-f", "-", stdin=yaml.safe_dump({**config_map, "data": {"libgbm.so.1": "short"}}))
+    volume = {"name": "truncated", "mountPath": "/opt/truncated", "configMap": {"name": "truncated"}}
+    path = {"name": "LD_LIBRARY_PATH", "value": "/opt/truncated"}
+    with template(world, "truncated", volumes=[volume], env=[path]):
+        report = check(world, "truncated")
+    world.kubectl("delete", "configmap", "truncated")
+    assert "libgbm.so.1: file too short" in by_severity(report, "error")[codes.START], report
+    assert set(levels(report).values()) == {"no"}
+
+
+def load(archive: Callable[..., Path]) -> None:
+    """Build an image, and put it in the node."""
+    with Progress(Path(tempfile.mkdtemp(prefix="vdi-image-check-"))) as progress:
+        built = archive(progress=progress)
+        found = binaries.ensure(["ctr"], progress=progress)
+        with progress.step("Load the image"):
+            privileged.import_images(layout_of(NAME), found["ctr"], [built])
+
+
+STAND_INS = "localhost/vdi/web-stand-ins:dev"
+SELKIES_1 = {"streaming": {"selkies": "1"}, "env": [{"name": "STAND_IN", "value": "selkies-1"}]}
+KASMVNC = {"protocol": "Web", "port": 6901, "scheme": "HTTPS", "env": [{"name": "STAND_IN", "value": "kasmvnc"}]}
+SIGN_IN = {"selkies-1": ("user", "mypasswd"), "kasmvnc": ("kasm_user", "vncpassword")}
+
+
+@pytest.fixture(scope="module")
+def stand_ins(world: World) -> World:
+    """The world, with the image of stand-ins in its node and the Secrets with their logins."""
+    load(images.ensure_stand_ins)
+    for name, (user, password) in SIGN_IN.items():
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": f"login-{name}"}}
+        body = {**secret, "stringData": {"username": user, "password": password}}
+        world.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
+    return world
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "spec", "expected"),
+    [
+        ("selkies-1", SELKIES_1, {"web": "yes", "Selkies 1": "unknown"}),  # its picture is sent over WebRTC alone
+        ("kasmvnc", KASMVNC, {"web": "yes"}),
+    ],
+)
+def test_an_image_behind_a_login_has_its_level_with_the_secret_and_the_reason_without(
+    stand_ins: World, name: str, spec: dict[str, Any], expected: dict[str, str]
+) -> None:
+    with template(stand_ins, name, image=STAND_INS, basicAuthSecret={"name": f"login-{name}"}, **spec):
+        report = check(stand_ins, name)
+    assert levels(report) == expected, report
+    assert by_severity(report, "error") == {}
+
+    with template(stand_ins, name, image=STAND_INS, **spec):
+        report = check(stand_ins, name)
+    assert "requires a password" in by_severity(report, "error")[codes.HEALTH], report
+    assert set(levels(report).values()) == {"no"}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("name", "expected"), [("notebook", {"web": "yes"}), ("kiosk", {"web": "yes", "Selkies 2": "yes", "full": "yes"})]
+)
+def test_an_image_of_the_gallery_is_built_and_its_template_has_its_level(
+    world: World, name: str, expected: dict[str, str]
+) -> None:
+    """JupyterLab from PyPI, and a desktop from ours."""
+    load(lambda progress: images.ensure_gallery(name, progress=progress))
+    world.kubectl("apply", "-f", str(Path(__file__).parents[2] / f"docs/examples/gallery/{name}.yaml"))
+    report = check(world, name)
+    world.kubectl("delete", "vditemplate", name)
+    assert levels(report) == expected, report
+    assert by_severity(report, "error") == {}
 
 
 def test_ctrl_c_removes_the_pod(world: World) -> None:

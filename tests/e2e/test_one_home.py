@@ -1,0 +1,40 @@
+"""One home for all desktops of a person, on a real node: templates with the scope `User` share it, one desktop at a
+time.
+"""
+
+import json
+from typing import Any
+
+import pytest
+
+from e2e.desktops import home_claim_of, pod_of, reach, run_in, start, template
+from e2e.world import World
+
+pytestmark = pytest.mark.timeout(300)
+OF_USER: dict[str, Any] = {"persistence": {"scope": "User"}}
+
+
+@pytest.mark.long
+def test_a_file_of_one_desktop_is_in_the_other_which_waits_for_the_home(sessions: World) -> None:
+    world = sessions
+    with template(world, "draw", **OF_USER) as draw, template(world, "write", **OF_USER) as write:
+        start(world, "olga", draw)
+        run_in(world, "olga", "echo precious > ~/paper.txt")
+        home = home_claim_of(world, "olga")
+        try:
+            world.vdi("session", "create", "second", "--user", "olga@example.com", "--template", write)
+            reach(world, "second", "Pending", "The home of olga@example.com is in use by the session 'olga'.")
+            assert pod_of(world, "second") is None
+            listed = json.loads(world.vdi("home", "show", home, "-o", "json"))
+            assert (listed["usedBy"], listed["scope"]) == (["olga"], "User")
+
+            world.vdi("session", "rm", "olga", "--yes")
+            reach(world, "second", "Running")
+            assert home_claim_of(world, "second") == home
+            assert run_in(world, "second", "cat ~/paper.txt") == "precious\n"
+
+            world.vdi("session", "create", "first-again", "--user", "olga@example.com", "--template", draw)
+            reach(world, "first-again", "Pending", "is in use by the session 'second'")
+        finally:
+            world.kubectl("delete", "vdi", "--all", "--wait=true", "--timeout=60s")
+            world.vdi("home", "rm", home, "--yes")
