@@ -42,7 +42,7 @@ def desktops(world: World) -> Iterator[World]:
 
 
 def open_terminal(browser: DesktopBrowser, world: World, name: str) -> None:
-    """With the keyboard's focus."""
+    """Click into it."""
     browser.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     browser.open()
     if name == WHOLE and not shells(world, name):
@@ -50,7 +50,6 @@ def open_terminal(browser: DesktopBrowser, world: World, name: str) -> None:
         browser.open_terminal()
     wait_until("a shell", lambda: shells(world, name), 30)
     browser.page.mouse.click(640, 300)
-    wait_for_focus(world, name)
 
 
 def wait_for_focus(world: World, name: str) -> None:
@@ -69,6 +68,7 @@ def shells(world: World, name: str) -> list[str]:
 def test_typed_clicked_and_the_clipboard_both_ways(desktops: World, name: str) -> None:
     with desktops.browser(name) as browser:
         open_terminal(browser, desktops, name)
+        wait_for_focus(desktops, name)
         browser.type("echo typed-äöü€ >/tmp/typed\n")
         wait_until("the text", lambda: "typed-äöü€" in run_in(desktops, name, "cat /tmp/typed 2>/dev/null || true"), 20)
 
@@ -129,7 +129,7 @@ def test_the_notice_is_seen_and_a_key_takes_it_away(sessions: World) -> None:
         with sessions.browser("wendy") as browser:
             browser.open()
             wait_for_notice(browser, shown=True, seconds=IDLE_TIMEOUT)
-            assert condition(sessions, "wendy", "Idle")
+            wait_until("the warning", lambda: condition(sessions, "wendy", "Idle"), 10)
             browser.type("x")
             wait_for_notice(browser, shown=False, seconds=5)
             wait_until("the warning is taken back", lambda: condition(sessions, "wendy", "Idle") is None, 10)
