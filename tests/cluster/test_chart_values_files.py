@@ -177,7 +177,8 @@ def test_one_run_of_kubectl_is_enough_where_crds_come_first(tools: Tools) -> Non
     rendered = tools.helm("template", "vdi", str(CHART), *words, "--skip-tests")
     tools.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=rendered.stdout)
     made = tools.kubectl("get", "vdit,vdipool", "-o", "name").split()
-    assert made == ["vditemplate.vdi.kasm.io/small", "vdipool.vdi.kasm.io/warm"]
+    templates = ["vditemplate.vdi.kasm.io/small", "vditemplate.vdi.kasm.io/vdi-probe.vdi-system.vdi"]
+    assert made == [*templates, "vdipool.vdi.kasm.io/warm"]
     tools.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=rendered.stdout)
 
 

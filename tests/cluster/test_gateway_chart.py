@@ -157,7 +157,9 @@ def test_the_values_reach_the_gateways_settings(tools: Tools) -> None:
     default = settings_of(tools)
     code = read_settings({"VDI_LIMITS_FILE": "/etc/vdi/limits.yaml", "VDI_PRICES_FILE": "/etc/vdi/prices.yaml"})
     assert set(default.trusted_proxies) == set(code.trusted_proxies)
+    assert default.probe_account == "system:serviceaccount:vdi-system:vdi-probe"
     same = replace(default, trusted_proxies=code.trusted_proxies, gateway_namespace=code.gateway_namespace)
+    same = replace(same, probe_account=code.probe_account)
     assert same == code, "the chart's defaults are the code's"
     given = {
         "domain": "vdi.example.com",
@@ -315,10 +317,12 @@ def test_who_may_connect_to_gateway_and_desktops(tools: Tools) -> None:
     peers = [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "traefik"}}}]
     assert traefik == {"ports": [{"port": "http"}, {"port": "internal"}], "from": peers}
     assert reports["ports"] == [{"port": "internal"}]
-    source, scraping = reports["from"]
+    source, probe, scraping = reports["from"]
     assert scraping["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
     assert source["podSelector"]["matchLabels"].items() <= operator.items()
     assert not source["podSelector"]["matchLabels"].items() <= gateway.items()
+    prober = tools.named("CronJob", "vdi-probe")["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
+    assert probe["podSelector"]["matchLabels"].items() <= prober.items()
 
     browsers, _ = tools.named("NetworkPolicy", "vdi-desktops")["spec"]["ingress"]
     *others, ours = browsers["from"]
