@@ -25,7 +25,7 @@ demo: $(STAMP) ## a real cluster with the portal and a desktop on this machine, 
 demo-down: $(STAMP) ## stop the demo and leave the machine as it was
 	@$(PY) -m vdi demo down
 
-pictures: $(STAMP) ## the pictures of README and docs, light and dark (needs Chromium)
+pictures: docs ## the pictures of README and docs, light and dark (needs Chromium; with the demo up, those of a desktop too)
 	@cd tests && ../$(PY) -m portal.pictures ../docs/pictures
 
 test: $(STAMP) ## unit, cluster (a real API server), a cut of chaos, e2e (a real desktop; needs root), pages; with the time of each
@@ -83,7 +83,7 @@ cluster: $(STAMP) ## tests against a real API server
 e2e: $(STAMP) ## tests of a real desktop on a real node (needs root)
 	@tests/run.sh e2e
 
-portal: $(STAMP) ## tests of the portal's pages in a real browser (needs Chromium)
+portal: $(STAMP) ## tests of the portal's pages in a real browser (needs Chromium; with the demo up, those of a desktop too)
 	@tests/run.sh portal
 
 streaming: $(STAMP) ## sound, microphone, clipboard, files, printing, screens, keys and locks, in a real browser (needs root)

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 from PIL import Image
 from playwright.sync_api import Browser
 
-from portal import scene
+from portal import desktop_picture, scene
 from portal.portal_browser import chromium, visitor
 from portal.portal_pages import serve_others
 from portal.portal_server import Server, serve
@@ -29,6 +29,9 @@ _WIDTH, _PHONE_WIDTH = 1180, 390
 _MOST_MILLISECONDS = 60_000
 _COLOURS = 128
 """Enough for text and flat areas."""
+_COLOURS_WITH_SCREENS = 256
+_THUMBNAIL_SIZE, _THUMBNAIL_QUALITY = (320, 180), 75
+"""As the agent's program makes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +47,15 @@ class Shot:
     width: int = _WIDTH
     height: int = 1600
     """Of the window: a page that centres its content needs a small one."""
+    screens: bool = False
+    """Whether it shows thumbnails, which need more colours."""
 
 
 SHOTS = {
-    "portal-desktops": Shot(path="/", user="alice", until="#card-uid-alice-ubuntu"),
-    "portal-desktops-phone": Shot(path="/", user="alice", until="#card-uid-alice-maps", width=_PHONE_WIDTH),
+    "portal-desktops": Shot(path="/", user="alice", until="#card-uid-alice-ubuntu", screens=True),
+    "portal-desktops-phone": Shot(
+        path="/", user="alice", until="#card-uid-alice-maps", width=_PHONE_WIDTH, screens=True
+    ),
     "portal-catalogue": Shot(path="/catalogue", user="alice", until=".cards"),
     "portal-start": Shot(path="/catalogue/blender", user="carol", until="main form"),
     "portal-desktop": Shot(path="/desktops/alice-ubuntu", user="alice", until="main .card"),
@@ -68,11 +75,13 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("usage: python -m portal.pictures FOLDER\n")
         return 2
     folder = Path(arguments[0])
+    desktop_picture.take_all(folder)
     with portal() as server, chromium(f"MAP *.{DOMAIN} 127.0.0.1:{server.port}") as browser:
         for scheme in SCHEMES:
+            put_thumbnails(server, folder / f"desktop-{scheme}.png")
             for name, shot in SHOTS.items():
                 path = folder / f"{name}-{scheme}.png"
-                save(take(browser, server, shot, scheme), path)
+                save(take(browser, server, shot, scheme), path, shot)
                 sys.stdout.write(f"{path}: {path.stat().st_size // 1000} kB\n")
     return 0
 
@@ -86,6 +95,14 @@ def portal() -> Iterator[Server]:
     ):
         server.do(lambda: furnish(server.stage))
         yield server
+
+
+def put_thumbnails(server: Server, screen: Path) -> None:
+    """Let the desktop of the scene whose picture is taken show this one."""
+    data = io.BytesIO()
+    small = Image.open(screen).convert("RGB").resize(_THUMBNAIL_SIZE, Image.Resampling.LANCZOS)
+    small.save(data, "JPEG", quality=_THUMBNAIL_QUALITY)
+    server.do(lambda: server.stage.agent.screens.update({"alice-ubuntu": data.getvalue()}))
 
 
 def take(browser: Browser, server: Server, shot: Shot, scheme: Scheme) -> Image.Image:
@@ -106,6 +123,8 @@ def take(browser: Browser, server: Server, shot: Shot, scheme: Scheme) -> Image.
         for closed in guest.page.locator("article details:not([open])").all():
             closed.locator("summary").click()
         guest.page.evaluate("document.fonts.ready")
+        if shot.screens and server.stage.agent.screens:
+            guest.page.locator("#card-uid-alice-ubuntu .screen img").wait_for(state="visible")
         last = guest.page.locator(shot.until).last.bounding_box()
         if last is None:
             raise LookupError(f"{shot.path} shows no {shot.until}")
@@ -116,9 +135,10 @@ def take(browser: Browser, server: Server, shot: Shot, scheme: Scheme) -> Image.
         return Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def save(picture: Image.Image, path: Path) -> None:
+def save(picture: Image.Image, path: Path, shot: Shot) -> None:
     """Write a PNG with a palette: text stays sharp, at a third of the size."""
-    picture.quantize(_COLOURS, kmeans=1, dither=Image.Dither.NONE).save(path, optimize=True)
+    colours = _COLOURS_WITH_SCREENS if shot.screens else _COLOURS
+    picture.quantize(colours, kmeans=1, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":
