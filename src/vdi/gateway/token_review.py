@@ -7,7 +7,11 @@ import logging
 import time
 
 import msgspec
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 
+from vdi.gateway.web.authorization import bearer
+from vdi.kube.errors import KubeError
 from vdi.kube.resource import Resource
 from vdi.kube.transport import Client
 
@@ -36,15 +40,32 @@ class TokenReview(msgspec.Struct):
 
 
 class TokenReviewer:
-    """Whether a token is that of one account. `purpose` is what the account does here, for the log."""
+    """Whether a token is that of one account; an empty one has none.
 
-    def __init__(self, client: Client, account: str, purpose: str) -> None:
+    `owner` is whose account it is, in answers; `purpose` what the account does here, for the log.
+    """
+
+    def __init__(self, client: Client, account: str, owner: str, purpose: str) -> None:
         self._client = client
         self._account = account
+        self._owner = owner
         self._purpose = purpose
         # The last good token, as a hash, and until when it is believed. Lost at restart.
         self._known = b""
         self._until = float("-inf")
+
+    async def refusal(self, request: Request) -> Response | None:
+        """The answer to a request without a good token; None where it has one."""
+        token = bearer(request)
+        if not token:
+            return plain(401, f"a bearer token of {self._owner}'s account for the audience {AUDIENCE} is required")
+        try:
+            if not (self._account and await self.is_account(token)):
+                return plain(403, f"this token is not {self._owner}'s, or it is for another audience")
+        except KubeError as error:
+            log.warning("a request of %s waits, because its token cannot be checked: %s", self._owner, error)
+            return plain(503, "the API server cannot verify this token")
+        return None
 
     async def is_account(self, token: str) -> bool:
         """Raises KubeError when the API server cannot be asked."""
@@ -64,3 +85,8 @@ class TokenReviewer:
         elif status.authenticated:
             log.warning("%s %s; only %s may", status.user.username, self._purpose, self._account)
         return good
+
+
+def plain(status: int, sentence: str) -> Response:
+    """An answer for a program of the release."""
+    return PlainTextResponse(f"{sentence}\n", status)

@@ -44,7 +44,7 @@ class History(Component):
         )
         self._sampler = UsageSampler(database=context.database, cluster=context.cluster, clock=clock)
         self._prices = prices or Prices()
-        reviewer = TokenReviewer(client, settings.operator_account, "reports a session's end")
+        reviewer = TokenReviewer(client, settings.operator_account, "the operator", "reports a session's end")
         self._ends = EndReports(self.recorder, reviewer, settings.namespaces)
         context.metrics.recorder_lag.set_function(lambda: self.recorder.lag)
 

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from vdi.api.meta import API_VERSION
 from vdi.api.session import VDISession
 from vdi.gateway.history.recorder import Recorder
 from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.token_review import AUDIENCE, TokenReviewer
-from vdi.kube.errors import KubeError
+from vdi.gateway.token_review import TokenReviewer, plain
 
 log = logging.getLogger(__name__)
 
@@ -32,20 +31,13 @@ class EndReports:
 
     async def answer(self, request: Request) -> Response:
         """One report: the whole session as JSON."""
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
-            return _plain(401, f"a bearer token of the operator's account for the audience {AUDIENCE} is required")
-        try:
-            if not await self._reviewer.is_account(token.strip()):
-                return _plain(403, "this token is not the operator's, or it is for another audience")
-        except KubeError as error:
-            log.warning("a report of a session's end waits, since its token cannot be checked: %s", error)
-            return _plain(503, "the API server cannot verify this token")
+        if refusal := await self._reviewer.refusal(request):
+            return refusal
         try:
             session = msgspec.json.decode(await request.body(), type=VDISession)
             self._check(session)
         except (msgspec.DecodeError, ValueError) as error:
-            return _plain(400, f"this is not a valid end report: {error}")
+            return plain(400, f"this is not a valid end report: {error}")
         return await self._record(session)
 
     def _check(self, session: VDISession) -> None:
@@ -63,14 +55,10 @@ class EndReports:
         try:
             await self._recorder.record_end(session)
         except DatabaseUnavailableError as error:
-            return _plain(503, str(error))
+            return plain(503, str(error))
         except ValueError as error:
-            return _plain(400, f"this session has an invalid time: {error}")
+            return plain(400, f"this session has an invalid time: {error}")
         except SQLAlchemyError:
             log.exception("the end of %s cannot be written", session.metadata.name)
-            return _plain(503, "this cannot be written; see the gateway's log")
+            return plain(503, "this cannot be written; see the gateway's log")
         return Response(status_code=204)
-
-
-def _plain(status: int, sentence: str) -> Response:
-    return PlainTextResponse(f"{sentence}\n", status)

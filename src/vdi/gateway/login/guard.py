@@ -17,6 +17,7 @@ from vdi.gateway.login.logins import Logins
 from vdi.gateway.settings import Settings
 from vdi.gateway.users import User
 from vdi.gateway.web import csrf
+from vdi.gateway.web.authorization import bearer
 from vdi.gateway.web.cookies import LOGIN, cookie_of
 
 _USER = "vdi.user"
@@ -103,12 +104,6 @@ class Guard:
             raise CrossSiteError(
                 "This form is older than your last login or logout. Go back, reload the page and try again."
             )
-
-
-def bearer(request: HTTPConnection) -> str:
-    """The token of the Authorization header; empty where it has none."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def login_url(page: str) -> str:

@@ -4,23 +4,18 @@ The Job proves who it is with a token of its ServiceAccount, as the operator doe
 password, and no provider knows them: no one else can log in as this user. The token ends by itself after some minutes.
 """
 
-import logging
 from collections.abc import Sequence
 from datetime import timedelta
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from vdi.gateway.context import GatewayContext
-from vdi.gateway.login.guard import bearer
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.token_review import AUDIENCE, TokenReviewer
+from vdi.gateway.token_review import TokenReviewer, plain
 from vdi.gateway.users import User
-from vdi.kube.errors import KubeError
-
-log = logging.getLogger(__name__)
 
 PROBE_USER = "vdi-probe@vdi.invalid"
 """`.invalid` is the domain of no one (RFC 2606). The chart names this user in the `access` of the probe's template."""
@@ -34,7 +29,7 @@ class ProbeTokens:
     def __init__(self, context: GatewayContext, logins: Logins) -> None:
         self._logins = logins
         account = context.settings.probe_account
-        self._reviewer = TokenReviewer(context.client, account, "requests a token of the probe") if account else None
+        self._reviewer = TokenReviewer(context.client, account, "the probe", "requests a token of the probe")
 
     def routes(self) -> Sequence[BaseRoute]:
         """On the internal listener, which no browser reaches."""
@@ -42,21 +37,10 @@ class ProbeTokens:
 
     async def answer(self, request: Request) -> Response:
         """`{"user": ..., "token": ...}`."""
-        token = bearer(request)
-        if not token:
-            return _plain(401, f"a bearer token of the probe's account for the audience {AUDIENCE} is required")
-        try:
-            if self._reviewer is None or not await self._reviewer.is_account(token):
-                return _plain(403, "this token is not the probe's, or it is for another audience")
-        except KubeError as error:
-            log.warning("the probe waits, because its token cannot be checked: %s", error)
-            return _plain(503, "the API server cannot verify this token")
+        if refusal := await self._reviewer.refusal(request):
+            return refusal
         try:
             secret, _ = await self._logins.new_token(User(PROBE_USER, "Probe"), "probe CronJob", TOKEN_LIFETIME)
         except DatabaseUnavailableError as error:
-            return _plain(503, str(error))
+            return plain(503, str(error))
         return JSONResponse({"user": PROBE_USER, "token": secret}, headers={"Cache-Control": "no-store"})
-
-
-def _plain(status: int, sentence: str) -> Response:
-    return PlainTextResponse(f"{sentence}\n", status)
