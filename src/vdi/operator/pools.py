@@ -242,7 +242,7 @@ class Pools:
         return None
 
     async def _take_over(self, pod: Pod, session: VDISession, desktop: Desktop) -> Pod:
-        """Patch the pod, and read its Secret meanwhile: a person waits for both."""
+        """Where a claim succeeds: patch the pod, and read its Secret meanwhile, since a person waits for both."""
         reading = asyncio.create_task(self._read(pod))
         try:
             taken = await self._patch(pod, session, desktop)

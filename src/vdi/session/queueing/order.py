@@ -44,7 +44,10 @@ class PendingSession:
 
 
 def share_of(user: str, running: Mapping[str, int], weights: Mapping[str, float]) -> float:
-    """Running desktops of a user, divided by the user's weight; the smaller share goes first."""
+    """Running desktops of a user, divided by the user's weight; the smaller share goes first.
+
+    The same for all of a user's pending sessions: `GroupQueue` compares them by it once for the user.
+    """
     return running.get(user, 0) / weights.get(user, 1.0)
 
 
