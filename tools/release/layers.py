@@ -3,16 +3,19 @@ no names of owners. Builders keep the time of each build and their own order of 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import tarfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from backports import zstd
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+_LEVEL = 12
+"""A seventh less than gzip at its usual level, in about the same time."""
 _XATTR = "SCHILY.xattr."
 """Prefix of PAX records with extended attributes, such as file capabilities: the only records that are kept."""
 
@@ -20,7 +23,7 @@ _XATTR = "SCHILY.xattr."
 class _Tee(io.RawIOBase):
     """A stream that hashes what passes through it."""
 
-    def __init__(self, target: gzip.GzipFile) -> None:
+    def __init__(self, target: zstd.ZstdFile) -> None:
         self._target = target
         self.hash = hashlib.sha256()
 
@@ -35,7 +38,7 @@ def write_layer(source: IO[bytes], target: Path, epoch: int) -> str:
 
     Hard links come last, because the file they name has to be there first. Raises tarfile.TarError.
     """
-    with target.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
+    with zstd.ZstdFile(target, "wb", level=_LEVEL) as packed:
         tee = _Tee(packed)
         with (
             tarfile.open(fileobj=source) as old,

@@ -22,7 +22,7 @@ from tools.release.layers import write_layer
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _INDEX = "application/vnd.oci.image.index.v1+json"
 _IMAGE_CONFIG = "application/vnd.oci.image.config.v1+json"
-_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+_LAYER = "application/vnd.oci.image.layer.v1.tar+zstd"
 _CHART_CONFIG = "application/vnd.cncf.helm.config.v1+json"
 _CHART_CONTENT = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
 _BUILDER_LABELS = {"io.buildah.version"}
