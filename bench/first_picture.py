@@ -1,5 +1,6 @@
 """`python -m bench.first_picture`: from a session applied to the first picture in a real browser, on the demo's
-cluster, beside the same objects applied raw. It needs `make demo` first, and removes what it made.
+cluster, beside the same objects applied raw; with `--wayland`, beside the same desktop on Wayland. It needs `make demo`
+first, and removes what it made.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.command import COULD_NOT_LOOK, FINDINGS, INTERRUPTED
+from bench.displays import OnWayland
 from bench.pooled import FromPool, a_pool
 from bench.processes import end_cleanly_on_signals
 from bench.report import render
@@ -36,6 +38,8 @@ from vdi.session.naming import home_claim_name
 
 PICTURE_SECONDS = 60.0
 FIRST = "first start"
+X11 = "vdi, X11"
+"""Of the turns with Wayland."""
 GOAL_S, POOL_GOAL_S = 4.0, 1.0
 """From applied to the first picture, with the image on the node, and from a pool."""
 
@@ -57,6 +61,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-n", "--starts", type=int, default=5, help="starts each way (5)")
     parser.add_argument("--cluster", default="demo", help="name of the embedded cluster (demo)")
     parser.add_argument("--template", default="small", help="template of the desktops (small, which the chart brings)")
+    parser.add_argument("--wayland", action="store_true", help="as many starts of the same desktop on Wayland, too")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
     options = parser.parse_args(arguments)
     if options.starts < 1:
@@ -116,9 +121,13 @@ async def start(way: Way, desktop: str, browsers: Executor) -> Figures:
     return {"way": way.name, "ready_s": ready_s, "picture_s": picture - begin, "refused": refused}
 
 
-async def measure(client: Client, template: str, starts: int, login: Login, progress: Progress) -> list[Figures]:
-    """A first start, which makes the home; as many of each way, taking turns in who goes first; as many from a pool."""
-    operator = ThroughOperator(client, template, login)
+async def measure(
+    client: Client, template: str, starts: int, login: Login, progress: Progress, *, wayland: bool = False
+) -> list[Figures]:
+    """A first start, which makes the home; as many of each way, taking turns in who goes first; as many from a pool.
+    With `wayland`, as many on Wayland and on X11, taking turns.
+    """
+    operator, other = ThroughOperator(client, template, login), OnWayland(client, login)
     made: list[tuple[Way, str]] = []
     home = home_claim_name(session_name="picture-0", user=USER, template=template, retain=True)
     with ThreadPoolExecutor(max_workers=1) as browsers:
@@ -150,9 +159,19 @@ async def measure(client: Client, template: str, starts: int, login: Login, prog
                         await pool.filled()
                     figures.append(await once(pool, f"picture-pool-{number}"))
                     await clear()
+            if wayland:
+                await other.prepare(template)
+                await once(other, "picture-wayland-0")  # makes the home
+                await clear()
+                for number in range(1, starts + 1):
+                    figures.append(await once(other, f"picture-wayland-{number}"))
+                    await clear()
+                    figures.append(await once(operator, f"picture-x11-{number}") | {"way": X11})
+                    await clear()
             return figures
         finally:
             await clear()
+            await other.clear()
             await remove(client, CLAIMS, home)
 
 
@@ -172,7 +191,14 @@ def table(figures: Sequence[Figures]) -> str:
             rows.append([f"{title}, {which}, s", *shown])
     first = "first picture of a user's first start (the home is made), s"
     rows += ([first, f"{taken:.2f}", "", "", ""] for taken in seconds(FIRST, "picture_s"))
-    return render(rows)
+    if not seconds(X11, "picture_s"):
+        return render(rows)
+    beside = [["applied ->", "Wayland", "X11", "Wayland / X11"]]
+    for which, percent in (("p50", 50.0), ("slowest", 100.0)):
+        wayland, x11 = (percentile(seconds(way, "picture_s"), percent) or 0.0 for way in (OnWayland.name, X11))
+        title = f"first picture in the browser, {which}, s"
+        beside.append([title, f"{wayland:.2f}", f"{x11:.2f}", ratio([wayland], [x11])])
+    return f"{render(rows)}\n\n{render(beside)}"
 
 
 def verdicts(figures: Sequence[Figures]) -> list[str]:
@@ -216,7 +242,7 @@ def main(arguments: Sequence[str]) -> int:
 
     async def run(kubeconfig: Path, login: Login, progress: Progress) -> list[Figures]:
         async with Client(load_config(kubeconfig), field_manager="vdi-bench") as client:
-            return await measure(client, options.template, options.starts, login, progress)
+            return await measure(client, options.template, options.starts, login, progress, wayland=options.wayland)
 
     try:
         kubeconfig, portal = where(options.cluster)

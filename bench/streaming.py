@@ -1,6 +1,6 @@
 """`python -m bench.streaming`: input to photon in a real browser through gateway, Traefik and TLS, beside the same
-desktop without them; then what one session costs in CPU and memory. On the demo's cluster (`make demo`), as root; what
-it made is removed.
+desktop without them; then what one session costs in CPU and memory. With `--wayland`, beside the same desktop on
+Wayland too. On the demo's cluster (`make demo`), as root; what it made is removed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from typing import Any
 
 from bench import plain, podload, roundtrip, testcard
 from bench.command import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, positive
+from bench.displays import OnWayland
 from bench.first_picture import CouldNotLookError, a_user, where
 from bench.photon import Window
 from bench.processes import MACHINE_CPUS, cpu_seconds, end_cleanly_on_signals, machine_cpu_seconds
-from bench.streaming_report import OURS, PLAIN, Figures, table
+from bench.streaming_report import OURS, PLAIN, WAYLAND, Figures, table
 from bench.ways import NAMESPACE, USER, Object, ThroughOperator, remove
 from vdi.demo.browser import Login, NoPictureError
 from vdi.demo.people import PeopleError
@@ -40,7 +41,7 @@ from vdi.session.identity import SESSION_LABEL
 from vdi.session.naming import home_claim_name
 
 SIZES = ((1280, 720), (1920, 1080))
-SESSION, DIRECT = "stream", "stream-plain"
+SESSION, DIRECT, ON_WAYLAND = "stream", "stream-plain", "stream-wayland"
 BUSY_SECONDS = 5.0
 SETTLE_SECONDS = 5.0
 DISPLAY = ("DISPLAY=:0", "XAUTHORITY=/tmp/.vdi/Xauthority")
@@ -85,9 +86,10 @@ class Door:
 
 @dataclass(frozen=True)
 class Desktops:
-    """Both, running."""
+    """All, running."""
 
-    doors: tuple[Door, Door]
+    doors: tuple[Door, ...]
+    """Ours first."""
     pod: str
     uid: str
     """Of the session's pod."""
@@ -107,6 +109,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=positive, default=20, help="length of each measurement of CPU (20)")
     parser.add_argument("--cluster", default="demo", help="name of the embedded cluster (demo)")
     parser.add_argument("--template", default="small", help="template of the desktop (small, which the chart brings)")
+    parser.add_argument("--wayland", action="store_true", help="as many keys on the same desktop on Wayland, too")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
     return parser.parse_args(arguments)
 
@@ -123,8 +126,11 @@ def look(name: str, kubeconfig: Path, progress: Progress) -> Place:
     return Place(name, kubeconfig, kubectl, settings.networks.node_address, traefik[0])
 
 
-async def start(place: Place, template: str, login: Login) -> Desktops:
-    """A session, and the same desktop without our way in. Raises KubeError, RuntimeError, TimeoutError."""
+async def start(place: Place, template: str, login: Login, *, wayland: bool) -> Desktops:
+    """A session, the same desktop without our way in, and with `wayland` the same on Wayland.
+
+    Raises KubeError, RuntimeError, TimeoutError.
+    """
     async with Client(load_config(place.kubeconfig), field_manager="vdi-bench") as client:
         session = ThroughOperator(client, template, login)
         await session.apply(SESSION)
@@ -132,20 +138,32 @@ async def start(place: Place, template: str, login: Login) -> Desktops:
         label = f"{SESSION_LABEL}={SESSION}"
         [pod] = await client.list(PODS, namespace=NAMESPACE, label_selector=label, into=Object)
         direct = await plain.start(client, pod, DIRECT)
-        ours = Door(OURS, await session.url(SESSION), login, "127.0.0.1")
-    return Desktops((ours, Door(PLAIN, direct.url, None, place.node)), pod["metadata"]["name"], pod["metadata"]["uid"])
+        doors = [
+            Door(OURS, await session.url(SESSION), login, "127.0.0.1"),
+            Door(PLAIN, direct.url, None, place.node),
+        ]
+        if wayland:
+            other = OnWayland(client, login)
+            await other.prepare(template)
+            await other.apply(ON_WAYLAND)
+            await other.ready(ON_WAYLAND)
+            doors.append(Door(WAYLAND, await other.url(ON_WAYLAND), login, "127.0.0.1"))
+    return Desktops(tuple(doors), pod["metadata"]["name"], pod["metadata"]["uid"])
 
 
-async def stop_plain(place: Place) -> None:
-    """Remove the desktop without our way in."""
+async def stop_others(place: Place, login: Login) -> None:
+    """Remove the desktop without our way in, and that on Wayland."""
     async with Client(load_config(place.kubeconfig), field_manager="vdi-bench") as client:
         await plain.stop(client, DIRECT)
+        wayland = OnWayland(client, login)
+        await wayland.remove(ON_WAYLAND)
+        await wayland.clear()
 
 
 async def stop(place: Place, template: str, login: Login) -> None:
     """Remove everything, the home too."""
+    await stop_others(place, login)
     async with Client(load_config(place.kubeconfig), field_manager="vdi-bench") as client:
-        await plain.stop(client, DIRECT)
         await ThroughOperator(client, template, login).remove(SESSION)
         home = home_claim_name(session_name=SESSION, user=USER, template=template, retain=True)
         await remove(client, CLAIMS, home)
@@ -263,12 +281,12 @@ def measure(place: Place, login: Login, options: argparse.Namespace, progress: P
     """Everything. Raises KubeError, NoPictureError, RuntimeError, TimeoutError; nothing is left behind."""
     machine: dict[str, Any] = {"cpus": os.cpu_count(), "kernel": platform.release(), "busy_percent": busy_percent()}
     try:
-        with progress.step("Start two desktops"):
-            desktops = asyncio.run(start(place, options.template, login))
+        with progress.step("Start the desktops"):
+            desktops = asyncio.run(start(place, options.template, login, wayland=options.wayland))
         seen = photons(desktops.doors, options.keys, options.rounds, progress)
         with progress.step(f"{options.pings} round trips of each way"):
-            trips = asyncio.run(roundtrip.measure([socket_of(door) for door in desktops.doors], options.pings))
-        asyncio.run(stop_plain(place))
+            trips = asyncio.run(roundtrip.measure([socket_of(door) for door in desktops.doors[:2]], options.pings))
+        asyncio.run(stop_others(place, login))
         costs = loads(place, desktops, options.seconds, progress)
     finally:
         asyncio.run(stop(place, options.template, login))

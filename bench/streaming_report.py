@@ -8,7 +8,7 @@ from typing import Any
 from bench.report import goal, render
 from bench.stats import percentile
 
-OURS, PLAIN = "vdi", "plain Selkies"
+OURS, PLAIN, WAYLAND = "vdi", "plain Selkies", "vdi, Wayland"
 AIM_P95_MS, AIM_SIZE = 50.0, "1280x720"
 AIM_ADDED_MS = 2.0
 PERCENTS = (50.0, 95.0)
@@ -50,6 +50,15 @@ def delays(figures: Figures) -> str:
     trips = figures["round_trips"]
     rows += compare("round trip of a WebSocket ping", trips[OURS], trips[PLAIN])
     return render(rows)
+
+
+def displays(figures: Figures) -> str:
+    """The table of input to photon on Wayland beside X11, both with our way in; empty when that was not measured."""
+    rows = [["", "n", "Wayland", "X11", "Wayland - X11", "Wayland / X11"]]
+    for size in sizes(figures):
+        if wayland := seen(figures, WAYLAND, size):
+            rows += compare(f"input to photon, {size}", wayland, seen(figures, OURS, size))
+    return f"{render(rows)}\n\n" if len(rows) > 1 else ""
 
 
 def sizes(figures: Figures) -> list[str]:
@@ -103,4 +112,4 @@ def table(figures: Figures) -> str:
         f"one node of {machine['cpus']} CPUs that runs cluster, desktop and browser; software encoder;"
         f" {machine['busy_percent']:g} % busy before the first desktop"
     )
-    return "\n".join([head, "", delays(figures), "", loads(figures), "", *verdicts(figures)])
+    return "\n".join([head, "", delays(figures), "", displays(figures) + loads(figures), "", *verdicts(figures)])

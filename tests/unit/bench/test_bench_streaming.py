@@ -10,7 +10,20 @@ from bench.photon import Patch, find_patch
 from bench.plain import LABEL, node_port, plain_pod
 from bench.podload import Load, read
 from bench.streaming import main
-from bench.streaming_report import OURS, PLAIN, compare, cores, delays, loads, lost, per_core, table, verdicts
+from bench.streaming_report import (
+    OURS,
+    PLAIN,
+    WAYLAND,
+    compare,
+    cores,
+    delays,
+    displays,
+    loads,
+    lost,
+    per_core,
+    table,
+    verdicts,
+)
 from vdi.devcluster.machine import CgroupMount
 
 UID = "6a1e"
@@ -52,6 +65,15 @@ def test_the_table_of_delays_keeps_sizes_apart_and_shows_the_way_alone() -> None
     assert cells(text, "input to photon, 1280x720, p50") == ["10 + 10", "44.0", "43.0", "+1.0", "1.02"]
     assert cells(text, "input to photon, 1920x1080, p95") == ["10 + 10", "49.0", "48.0", "+1.0", "1.02"]
     assert cells(text, "round trip of a WebSocket ping, p50") == ["2 + 2", "0.9", "0.4", "+0.5", "2.25"]
+
+
+def test_wayland_stands_beside_x11_where_it_was_measured() -> None:
+    measured = figures()
+    assert displays(measured) == ""
+    keys = [{"way": WAYLAND, "size": "1280x720", "round": 1, "ms": 46.0 + number} for number in range(10)]
+    measured["photons"] += keys
+    assert cells(displays(measured), "input to photon, 1280x720, p50") == ["10 + 10", "50.0", "44.0", "+6.0", "1.14"]
+    assert displays(measured) in table(measured)
 
 
 def test_sessions_per_core_count_the_pod_and_traefik() -> None:
