@@ -26,6 +26,8 @@ from vdi.image_check import codes
 from vdi.image_check.pod import LABELS
 
 pytestmark = pytest.mark.timeout(300)
+WEB = {"web": "yes"}
+FULL = {**WEB, "Selkies 2": "yes", "full": "yes"}
 
 
 def pods_of_checks(world: World) -> list[str]:
@@ -52,7 +54,7 @@ def levels(report: dict[str, Any]) -> dict[str, str]:
 def test_our_own_image_reaches_every_level(world: World) -> None:
     with template(world, "checked"):
         report = check(world, "checked")
-    assert levels(report) == {"web": "yes", "Selkies 2": "yes", "full": "yes"}, report
+    assert levels(report) == FULL, report
     ok = by_severity(report, "ok")
     assert set(ok) == set(codes.NAMES), report
     assert ok[codes.USER] == "User 1000, group 1000."
@@ -128,7 +130,7 @@ def stand_ins(world: World) -> World:
     ("name", "spec", "expected"),
     [
         ("selkies-1", SELKIES_1, {"web": "yes", "Selkies 1": "unknown"}),  # its picture is sent over WebRTC alone
-        ("kasmvnc", KASMVNC, {"web": "yes"}),
+        ("kasmvnc", KASMVNC, WEB),
     ],
 )
 def test_an_image_behind_a_login_has_its_level_with_the_secret_and_the_reason_without(
@@ -147,13 +149,11 @@ def test_an_image_behind_a_login_has_its_level_with_the_secret_and_the_reason_wi
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("name", "expected"), [("notebook", {"web": "yes"}), ("kiosk", {"web": "yes", "Selkies 2": "yes", "full": "yes"})]
-)
+@pytest.mark.parametrize(("name", "expected"), [("notebook", WEB), ("kiosk", FULL), ("developer", FULL)])
 def test_an_image_of_the_gallery_is_built_and_its_template_has_its_level(
     world: World, name: str, expected: dict[str, str]
 ) -> None:
-    """JupyterLab from PyPI, and a desktop from ours."""
+    """JupyterLab from PyPI, and two desktops from ours: one application, and Xfce with more programs."""
     load(lambda progress: images.ensure_gallery(name, progress=progress))
     world.kubectl("apply", "-f", str(Path(__file__).parents[2] / f"docs/examples/gallery/{name}.yaml"))
     report = check(world, name)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vdi.cli.long_work import progress_of
 from vdi.demo import run
-from vdi.demo.browser import DesktopBrowser, Login, NoPictureError
+from vdi.demo.browser import DesktopBrowser, NoPictureError
 from vdi.demo.people import ready_user
 from vdi.devcluster.layout import layout_of
 from vdi.devcluster.processes import find_supervisor
@@ -30,7 +30,7 @@ _SECONDS = 60.0
 _PAUSE_MILLISECONDS = 1000
 _PALETTE = 256
 _ENVIRONMENT = (
-    "export $(tr '\\0' '\\n' < /proc/$(pgrep -o xfce4-panel)/environ | "
+    "export $(tr '\\0' '\\n' < /proc/$(pgrep -o 'xfce4-panel|firefox-esr')/environ | "
     "grep -E '^(DISPLAY|XAUTHORITY|DBUS_SESSION_BUS_ADDRESS|XDG_[A-Z_]+)='); "
 )
 """That of the desktop's programs."""
@@ -61,16 +61,9 @@ class _SharpBrowser(DesktopBrowser):
 
 def take_all(folder: Path) -> None:
     """Take `desktop-light.png` and `desktop-dark.png`, if the node is there."""
-    layout = layout_of(CLUSTER)
-    settings = layout.load()
-    if settings is None or find_supervisor(layout) is None:
-        sys.stdout.write(
-            f"The pictures of the desktop stay as they are: no cluster {CLUSTER!r} runs. "
-            f"`vdi demo up --name {CLUSTER}` starts one.\n"
-        )
+    demo = find_demo("the desktop")
+    if demo is None:
         return
-    login = ready_user(layout.kubeconfig, layout.root, run.portal_url(settings.websecure_port), run.USER)
-    demo = run.Demo(layout.kubeconfig, layout.root / "tools", login)
     site = subprocess.run(["tar", "-C", SITE, "-c", "."], check=True, capture_output=True).stdout
     for scheme, theme in _THEMES.items():
         kubectl(demo, "delete", "vdi", run.SESSION, "--ignore-not-found", "--timeout=60s")
@@ -78,13 +71,27 @@ def take_all(folder: Path) -> None:
             url = run.start_session(demo, progress=progress)
         in_desktop(demo, "mkdir -p ~/Documents/vdi && tar -C ~/Documents/vdi -x", site)
         in_desktop(demo, _SET_LOOK.format(theme=theme))
-        picture = take(demo, url, login)
+        picture = take(demo, url)
         picture.quantize(_PALETTE, kmeans=1).save(folder / f"desktop-{scheme}.png", optimize=True)
 
 
-def take(demo: run.Demo, url: str, login: Login) -> Image.Image:
+def find_demo(what: str) -> run.Demo | None:
+    """The demo of that node. Without one, says that the pictures of `what` stay as they are."""
+    layout = layout_of(CLUSTER)
+    settings = layout.load()
+    if settings is None or find_supervisor(layout) is None:
+        sys.stdout.write(
+            f"The pictures of {what} stay as they are: no cluster {CLUSTER!r} runs. "
+            f"`vdi demo up --name {CLUSTER}` starts one.\n"
+        )
+        return None
+    login = ready_user(layout.kubeconfig, layout.root, run.portal_url(settings.websecure_port), run.USER)
+    return run.Demo(layout.kubeconfig, layout.root / "tools", login)
+
+
+def take(demo: run.Demo, url: str) -> Image.Image:
     """The desktop with Firefox, when the page is drawn. Raises NoPictureError."""
-    with _SharpBrowser(url, login, width=_SIZE[0], height=_SIZE[1]) as browser:
+    with _SharpBrowser(url, demo.login, width=_SIZE[0], height=_SIZE[1]) as browser:
         browser.log_in()
         browser.open()
         browser.page.mouse.move(_SIZE[0] - 20, 20)  # on nothing that would show a tooltip or an address
@@ -112,13 +119,13 @@ def colours_in_the_middle(picture: Image.Image) -> int:
     return len(middle.getcolors(middle.width * middle.height) or [])
 
 
-def kubectl(demo: run.Demo, *words: str, data: bytes = b"") -> None:
-    """Raises CalledProcessError."""
+def kubectl(demo: run.Demo, *words: str, data: bytes = b"") -> str:
+    """Its output. Raises CalledProcessError."""
     environment = {**os.environ, "KUBECONFIG": str(demo.kubeconfig)}
     command = [str(demo.tools / "kubectl"), "-n", run.NAMESPACE, *words]
-    subprocess.run(command, check=True, input=data, env=environment)
+    return subprocess.run(command, check=True, input=data, env=environment, stdout=subprocess.PIPE).stdout.decode()
 
 
-def in_desktop(demo: run.Demo, script: str, data: bytes = b"") -> None:
+def in_desktop(demo: run.Demo, script: str, data: bytes = b"", session: str = run.SESSION) -> None:
     """Run a script among the desktop's programs. Raises CalledProcessError."""
-    kubectl(demo, "exec", "-i", run.SESSION, "--", "bash", "-c", _ENVIRONMENT + script, data=data)
+    kubectl(demo, "exec", "-i", session, "--", "bash", "-c", _ENVIRONMENT + script, data=data)

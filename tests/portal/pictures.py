@@ -15,7 +15,7 @@ from typing import Literal, get_args
 from PIL import Image
 from playwright.sync_api import Browser
 
-from portal import desktop_picture, scene
+from portal import desktop_picture, gallery_pictures, scene
 from portal.portal_browser import chromium, visitor
 from portal.portal_pages import serve_others
 from portal.portal_server import Server, serve
@@ -76,6 +76,7 @@ def main(arguments: list[str]) -> int:
         return 2
     folder = Path(arguments[0])
     desktop_picture.take_all(folder)
+    gallery_pictures.take_all(folder)
     with portal() as server, chromium(f"MAP *.{DOMAIN} 127.0.0.1:{server.port}") as browser:
         for scheme in SCHEMES:
             put_thumbnails(server, folder / f"desktop-{scheme}.png")
