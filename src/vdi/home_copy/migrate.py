@@ -19,7 +19,7 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.home_copy import program
 from vdi.home_copy.errors import CopyFailedError, CopyRefusedError
-from vdi.home_copy.migration import MIGRATE, Migration, find_ending, find_refusal
+from vdi.home_copy.migration import Migration, find_ending, find_refusal
 from vdi.home_copy.pod import build_copy_pod, migrate_script, pod_name
 from vdi.home_copy.runner import (
     END_SECONDS,
@@ -36,7 +36,7 @@ from vdi.kube.errors import AlreadyExists, NotFound
 from vdi.kube.resource import CLAIMS, PODS
 from vdi.operator.kinds import SESSIONS
 from vdi.session.children.home import build_home
-from vdi.session.homes import COPYING, MIGRATED_TO
+from vdi.session.homes import COPYING, MIGRATE, MIGRATED_TO
 from vdi.session.identity import Identity
 from vdi.session.observed import PersistentVolumeClaim, Pod
 

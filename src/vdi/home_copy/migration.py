@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from vdi.api.session import VDISession
 from vdi.api.template import HomeScope, VDITemplate
 from vdi.session.home_list import HomeSummary
-from vdi.session.homes import COPYING, Home
+from vdi.session.homes import COPYING, MIGRATE, Home
 from vdi.session.naming import home_claim_name, user_home_claim_name
 from vdi.session.observed import PersistentVolumeClaim, Pod
 from vdi.session.units import parse_quantity
 
 ALLOWED_SCOPES = (HomeScope.USER, HomeScope.USER_AND_TEMPLATE)
-MIGRATE = "vdi home migrate"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import msgspec
 from vdi.api.constraints import doc
 from vdi.api.session import VDISession
 from vdi.api.template import HomeScope, VDITemplate
-from vdi.session.homes import COPYING, MIGRATED_TO, Home, may_use, resolve_home
+from vdi.session.homes import COPYING, MIGRATE, MIGRATED_TO, Home, may_use, resolve_home
 from vdi.session.identity import TEMPLATE_ANNOTATION, USER_ANNOTATION
 from vdi.session.observed import ChildMeta, PersistentVolumeClaim
 from vdi.session.times import format_time, parse_time
@@ -126,6 +126,8 @@ def find_new_home(session: VDISession, template: VDITemplate, claims: Iterable[H
 
 def why_not_deleted(home: HomeSummary, sessions: Iterable[VDISession]) -> str | None:
     """Why this home cannot be deleted now; None: it can. A session that may start with it is in the way too."""
+    if home.copying == MIGRATE:
+        return f"The home {home.name!r} is being moved by `{MIGRATE}`. Run that command again to complete it first."
     names = sorted(
         session.metadata.name
         for session in sessions

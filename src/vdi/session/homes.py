@@ -18,6 +18,8 @@ Homes = Mapping[str, PersistentVolumeClaim]
 NO_HOMES: Homes = MappingProxyType({})
 COPYING = "vdi.kasm.io/copying"
 """Annotation on a home that a command fills or moves: which one. No desktop starts on it."""
+MIGRATE = "vdi home migrate"
+"""The command in `COPYING` that moves a home: until it has ended, both homes may be needed."""
 MIGRATED_TO = "vdi.kasm.io/migrated-to"
 """Annotation on a home of user and template: the claim of the user that has its files now, and is used in its place."""
 
