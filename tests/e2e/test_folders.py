@@ -10,6 +10,7 @@ import yaml
 from e2e.desktops import reach, run_in, template
 from e2e.world import NAMESPACE, World
 from support.waiting import wait_until
+from vdi.demo.browser import DesktopBrowser
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -113,3 +114,15 @@ def test_start_up_scripts_of_template_and_user_run_as_the_user_and_are_in_the_lo
         return "hello of ada" in log and "the template's start-up script ended with status 0" in log
 
     wait_until("both scripts are in the log", logged, 30)
+
+    with DesktopBrowser(cad.portal, cad.login("ada@example.com")) as browser:
+        browser.log_in()
+        browser.page.goto(f"{cad.portal}/desktops/ada")
+        section = browser.page.locator("section", has=browser.page.get_by_role("heading", name="Start-up scripts"))
+        shown = " ".join(section.inner_text().split())
+        assert shown.startswith("Start-up scripts Of the template Completed 1000 Your own Completed"), shown
+        assert shown.endswith("hello of ada")
+        with browser.beside(cad.login("eve@example.com")) as other:
+            other.log_in()
+            refused = other.page.goto(f"{cad.portal}/desktops/ada")
+            assert refused and refused.status == 404

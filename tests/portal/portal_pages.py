@@ -35,6 +35,7 @@ OF_ALICE = (
     "/desktops/alice-ubuntu",
     "/desktops/alice-training",
     "/desktops/alice-maps",
+    "/desktops/alice-render",
     "/desktops/alice-web",
     "/desktops/bob-review",
     "/desktops/alice-ubuntu/suspend",

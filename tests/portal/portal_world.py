@@ -28,6 +28,17 @@ START, LIMITS = scene.START, scene.LIMITS
 _CROWD = ("heidi", "ivan", "judy", "niaj", "olivia", "rupert", "sybil", "trent")
 
 
+_SCRIPTS = [
+    {"source": "template", "state": "Ended", "exitCode": 0, "output": "The licence server answers.\n"},
+    {
+        "source": "user",
+        "state": "Ended",
+        "exitCode": 127,
+        "output": "".join(f"{number}: linking a file with a long name\n" for number in range(60)),
+    },
+]
+
+
 def furnish(stage: PortalStage, *, crowd: int = 0) -> None:
     """Put the scene into the stage, moved to the time of its clock, and `crowd` suspended and failed desktops more."""
     moved = stage.clock.wall - START
@@ -53,6 +64,7 @@ def furnish(stage: PortalStage, *, crowd: int = 0) -> None:
         )
         for number, entry in enumerate(scene.AUDIT)
     ]
+    stage.agent.scripts[scene.EXPIRING] = msgspec.json.encode({"scripts": _SCRIPTS})
     stage.scheduled.starts = _scheduled(stage.clock.wall)
     cause, *follows = scene.FINDINGS
     groups = (Group(cause, tuple(follows)),)

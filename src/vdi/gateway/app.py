@@ -42,6 +42,7 @@ from vdi.gateway.probing import Prober
 from vdi.gateway.scheduled_starts import ScheduledStarts
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import open_shared_state
+from vdi.gateway.startup_scripts import StartupScripts
 from vdi.gateway.store.audit import Audit, came_from
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
 from vdi.gateway.store.migrations import upgrade
@@ -156,6 +157,7 @@ def build_gateway(
     scheduled = ScheduledStarts(context, actions=actions, history=history, audit=audit, local=login.services.local)
     doctor, gpu_slots = DoctorRunner(context), GpuSlots(context)
     agent = DesktopAgent(context.client)
+    startup_scripts = StartupScripts(context=context, agent=agent)
     api = Api(
         ApiServices(
             context=context,
@@ -168,6 +170,7 @@ def build_gateway(
             scheduled=scheduled,
             audit=audit,
             prober=Prober(context=context, issue_ticket=edge.issue_ticket, agent=agent),
+            startup_scripts=startup_scripts,
             doctor=doctor,
             gpu_slots=gpu_slots,
         )
@@ -187,6 +190,7 @@ def build_gateway(
             subscriptions=Subscriptions(context.cluster),
             problems=edge.problems,
             thumbnails=Thumbnails(context=context, agent=agent),
+            startup_scripts=startup_scripts,
         )
     )
     diagnosis = Diagnosis(context.settings, context.client, context.metrics.registry)

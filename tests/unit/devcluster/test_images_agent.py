@@ -51,10 +51,11 @@ def screen(agent: Any) -> Screen:
 
 
 @pytest.fixture
-def port(agent: Any, screen: Screen) -> Iterator[int]:
+def port(agent: Any, screen: Screen, tmp_path: Path) -> Iterator[int]:
     agent.Handler.digest, agent.Handler.notices = sha256(b"secret").hexdigest(), screen.notices
     agent.Handler.photon = agent.Photon(":77777", Path("/nowhere"), lambda: 0.0)
     agent.Handler.activity = staticmethod(lambda: {"idleSeconds": 1.5, "viewers": 1, "connectedSeconds": None})
+    agent.Handler.script_reports = tmp_path
     agent.Handler.thumbnails = agent.Thumbnails({"DISPLAY": ":77777", "XAUTHORITY": "/nowhere"})
     with agent.Server(("127.0.0.1", 0), agent.Handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -258,3 +259,15 @@ def test_one_thumbnail_is_taken_at_a_time(agent: Any, port: int) -> None:
 def test_a_desktop_on_wayland_has_no_thumbnail_and_says_why(agent: Any) -> None:
     with pytest.raises(agent.UnknownError, match="this desktop is on Wayland"):
         agent.Thumbnails({"WAYLAND_DISPLAY": "wayland-1", "DISPLAY": ":0"}).take()
+
+
+def test_what_became_of_start_up_scripts_is_reported_in_their_order(port: int, tmp_path: Path) -> None:
+    assert ask(port, "GET", "/startup-scripts") == (200, '{"scripts": []}')
+    for number, source in enumerate(("template", "user")):
+        (tmp_path / str(number)).write_text(json.dumps({"source": source, "state": "Running", "output": ""}))
+    (tmp_path / "2.new").write_text("{")
+    status, body = ask(port, "GET", "/startup-scripts")
+    assert (status, [script["source"] for script in json.loads(body)["scripts"]]) == (200, ["template", "user"])
+    (tmp_path / "1").write_text("{")
+    assert ask(port, "GET", "/startup-scripts")[0] == 503
+    assert ask(port, "GET", "/startup-scripts", token="wrong")[0] == 401

@@ -1,5 +1,6 @@
 """Start-up scripts of the desktop image: which run, in which order, and how long the desktop waits for them."""
 
+import json
 import os
 import subprocess
 import time
@@ -58,6 +59,11 @@ def watch_until(parts: Any, there: Callable[[], bool], what: str) -> None:
     assert time.monotonic() - begun < 30
 
 
+def reports(desktop: ModuleType) -> list[dict[str, object]]:
+    """What the agent reads."""
+    return [json.loads(path.read_text()) for path in sorted((desktop.RUNTIME / "startup-scripts").iterdir())]
+
+
 def ready(desktop: ModuleType) -> bool:
     return Path(desktop.RUNTIME, "ready").exists()
 
@@ -83,6 +89,10 @@ def test_the_templates_script_runs_before_the_users_and_both_before_the_desktop(
     assert "the user's start-up script ended with status 3" in seen.err
     assert "start-up scripts done" in parts.clock.line()
     assert parts.restart_at == {}, "a script is not started again"
+    assert reports(desktop) == [
+        {"source": "template", "state": "Ended", "exitCode": 0, "output": "words of the template\n"},
+        {"source": "user", "state": "Ended", "exitCode": 3, "output": ""},
+    ]
 
 
 def test_a_script_that_hangs_holds_up_neither_the_desktop_nor_the_other_script(
@@ -94,15 +104,33 @@ def test_a_script_that_hangs_holds_up_neither_the_desktop_nor_the_other_script(
 ) -> None:
     monkeypatch.setattr(desktop, "SCRIPT_SECONDS", 0.2)
     os.mkfifo(home / "never")
-    given = write(home.parent / "t.sh", "read word < never; echo template >> order\n")
+    given = write(home.parent / "t.sh", "echo at work; read word < never; echo template >> order; kill -9 $$\n")
     write(home / ".config/vdi/startup.sh", "echo user >> order\n")
     parts = launched(given)
     watch_until(parts, lambda: ready(desktop) and len(parts.running) == 1, "the desktop goes on, and the user's script")
     assert (home / "order").read_text().split() == ["user"]
     assert "the template's start-up script still runs after 0 s" in capfd.readouterr().err
+    (report, _) = reports(desktop)
+    assert report == {"source": "template", "state": "Running", "output": "at work\n"}
     (home / "never").write_text("go\n")
     watch_until(parts, lambda: not parts.running, "it is collected when it ends")
     assert (home / "order").read_text().split() == ["user", "template"]
+    assert reports(desktop)[0]["exitCode"] == 128 + 9
+
+
+def test_of_a_script_that_writes_much_the_end_is_kept_also_of_what_it_leaves_behind(
+    desktop: ModuleType, home: Path, launched: Callable[[str], Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(home / "never")
+    text = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; (read word < never; echo the last) &\n"
+    parts = launched(write(home.parent / "t.sh", text))
+    watch_until(parts, lambda: ready(desktop) and not parts.running, "the script ends")
+    (report,) = reports(desktop)
+    output = str(report["output"])
+    assert (report["state"], len(output), output.endswith("line 2999\n")) == ("Ended", 4096, True)
+    (home / "never").write_text("go\n")
+    watch_until(parts, lambda: str(reports(desktop)[0]["output"]).endswith("the last\n"), "what was left behind")
+    assert capfd.readouterr().out.splitlines() == [*(f"line {number}" for number in range(3000)), "the last"]
 
 
 def test_an_executable_script_that_names_no_interpreter_is_run_by_sh(
@@ -122,6 +150,8 @@ def test_a_script_that_cannot_be_started_is_reported_and_passed_over(
     parts = launched(write(home.parent / "t.sh", "#!/no/such/interpreter\n", 0o755))
     watch_until(parts, lambda: ready(desktop) and not parts.running, "the desktop goes on")
     assert "start-up script can't be started" in capfd.readouterr().err
+    assert reports(desktop)[0]["state"] == "NotStarted"
+    assert reports(desktop)[0]["output"] == f"No such file or directory: {home.parent / 't.sh'}"
 
 
 def test_without_scripts_nothing_waits(desktop: ModuleType, home: Path, launched: Callable[[str], Any]) -> None:

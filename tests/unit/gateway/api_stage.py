@@ -34,6 +34,7 @@ from vdi.gateway.login.sign_out import SignOut
 from vdi.gateway.prices import Prices
 from vdi.gateway.probing import Prober
 from vdi.gateway.scheduled_starts import ScheduledStarts
+from vdi.gateway.startup_scripts import StartupScripts
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.store.base import Database
 from vdi.gateway.web.errors import ErrorPages
@@ -161,7 +162,7 @@ class ApiStage(ComponentStage):
         self.services = ApiServices(
             context=context, guard=guard, logins=logins, sign_out=sign_out, limits=limits, actions=actions,
             history=history, audit=audit, prober=prober, doctor=DoctorRunner(context), gpu_slots=GpuSlots(context),
-            scheduled=scheduled,
+            scheduled=scheduled, startup_scripts=StartupScripts(context=context, agent=agent),
         )  # fmt: skip
         self.api = Api(self.services)
         routes = [*self.api.portal_routes()]

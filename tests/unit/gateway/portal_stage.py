@@ -31,6 +31,7 @@ from vdi.gateway.portal.component import Portal
 from vdi.gateway.portal.services import PortalServices
 from vdi.gateway.portal.subscriptions import Subscriptions
 from vdi.gateway.settings import Settings
+from vdi.gateway.startup_scripts import StartupScripts
 from vdi.gateway.store.audit import Entry
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.store.scheduled_starts import ScheduledStart
@@ -226,14 +227,17 @@ class FakeAgent:
     """The agents of all desktops: what the screen of each looks like, by its session's name."""
 
     screens: dict[str, bytes] = field(default_factory=dict)
+    scripts: dict[str, bytes] = field(default_factory=dict)
+    """What is reported of the start-up scripts, by the session's name."""
     status: int = 200
     asked: list[str] = field(default_factory=list)
 
     async def ask(self, session: VDISession, method: str, path: str, **_: Any) -> AgentResponse:
         self.asked.append(f"{method} {path} of {session.metadata.name}")
-        if session.metadata.name not in self.screens:
+        answers = self.scripts if path == "/startup-scripts" else self.screens
+        if session.metadata.name not in answers:
             raise ActionDenied("Unavailable", "The agent does not respond.")
-        return AgentResponse(self.status, self.screens[session.metadata.name])
+        return AgentResponse(self.status, answers[session.metadata.name])
 
 
 class PortalStage(ComponentStage):
@@ -268,6 +272,7 @@ class PortalStage(ComponentStage):
             subscriptions=Subscriptions(self.world),
             problems=lambda: (),
             thumbnails=Thumbnails(context=self.context, agent=cast(Any, self.agent)),
+            startup_scripts=StartupScripts(context=self.context, agent=cast(Any, self.agent)),
         )
         portal = Portal(self.services)
         app = Starlette(routes=[*portal.portal_routes()], exception_handlers=ErrorPages(self.settings).handlers())

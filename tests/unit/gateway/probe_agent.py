@@ -1,4 +1,4 @@
-"""The agent of a desktop, as far as a probe needs it."""
+"""The agent of a desktop, as far as the gateway asks it."""
 
 import base64
 from collections.abc import AsyncIterator
@@ -31,7 +31,8 @@ class Agent:
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
 
     async def serve(self, request: web.Request) -> web.Response:
-        self.asked.append((request.path, request.headers.get("Authorization", ""), await request.json()))
+        sent = await request.json() if request.can_read_body else None
+        self.asked.append((request.path, request.headers.get("Authorization", ""), sent))
         if isinstance(self.body, str):
             return web.Response(text=self.body, status=self.status)
         return web.json_response(self.body, status=self.status)

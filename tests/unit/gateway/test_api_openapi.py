@@ -71,8 +71,11 @@ async def test_every_operation_answers_as_documented(stage: ApiStage, monkeypatc
     root, page = await stage.program(ROOT), await stage.page(ROOT)
     one = "/api/v1/sessions/alice-desktop"
     program = await stage.program()
-    async with agent(stage):
+    async with agent(stage) as asked:
         begun = await program.post(f"{one}/probe", json={"state": STATE})
+        script = {"source": "template", "state": "Ended", "exitCode": 0, "output": "licence found"}
+        asked.body = {"scripts": [script]}
+        assert (await program.get(f"{one}/startup-scripts")).is_success
     assert begun.is_success, begun.text
     for answer in (
         await program.put(f"{one}/probe/{begun.json()['id']}", json={"figures": FIGURES}),

@@ -14,6 +14,7 @@ from vdi.gateway.login.logins import Logins
 from vdi.gateway.login.sign_out import SignOut
 from vdi.gateway.probing import Prober
 from vdi.gateway.scheduled_starts import ScheduledStarts
+from vdi.gateway.startup_scripts import StartupScripts
 from vdi.gateway.store.audit import Audit
 
 
@@ -31,6 +32,7 @@ class ApiServices:
     scheduled: ScheduledStarts
     audit: Audit
     prober: Prober
+    startup_scripts: StartupScripts
     doctor: DoctorRunner
     gpu_slots: GpuSlots
     streams: Counter[str] = field(default_factory=Counter)

@@ -25,6 +25,7 @@ from vdi.gateway.api.serializers import session_of, template_of
 from vdi.gateway.api.services import ApiServices
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.rights import Action, may_use, refusal, role_in
+from vdi.gateway.startup_scripts import StartupScriptList
 from vdi.gateway.users import Role, User
 from vdi.session.request import SessionRequest
 
@@ -128,6 +129,11 @@ async def unshare_session(call: Call[Empty, None]) -> Session:
     return _now(call, await call.api.actions.unshare(call.user, call.path("name"), call.path("user")))
 
 
+async def list_startup_scripts(call: Call[Empty, None]) -> StartupScriptList:
+    """What became of the start-up scripts."""
+    return StartupScriptList(await call.api.startup_scripts.read(call.user, call.path("name")))
+
+
 def _now(call: Call[Empty, None] | Call[Empty, Extend] | Call[Empty, Share], session: VDISession) -> Session:
     now: datetime = call.now()
     return session_of(session, call.user, now)
@@ -205,6 +211,16 @@ OPERATIONS = (
         method="DELETE", path="/sessions/{name}/access/{user}", name="unshareSession", tag=_TAG,
         handler=unshare_session, summary="End a share; the guest is disconnected",
         answer=Session, problems=_CHANGE,
+    ),
+    Operation(
+        method="GET", path="/sessions/{name}/startup-scripts", name="listStartupScripts", tag=_TAG,
+        handler=list_startup_scripts,
+        summary="The result and the last lines of the start-up scripts of your running desktop",
+        description=(
+            "Of this start of the desktop. The image of the desktop must be ours or one that reports them, and the "
+            "desktop must run. Only for its owner."
+        ),
+        answer=StartupScriptList, problems=("not-found", "forbidden", "conflict", "unavailable"),
     ),
     Operation(
         method="GET", path="/templates", name="listTemplates", tag="Templates", handler=list_templates,

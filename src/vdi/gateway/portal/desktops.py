@@ -12,13 +12,16 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.next_url import safe_next
 from vdi.gateway.portal import fragments
 from vdi.gateway.portal.desktop_view import DesktopView, extensions
 from vdi.gateway.portal.pages import Choice, PortalPages, done, said
 from vdi.gateway.portal.timeline import read_timeline
-from vdi.gateway.rights import Action
+from vdi.gateway.rights import Action, role_in
+from vdi.gateway.startup_scripts import StartupScript, is_readable
 from vdi.gateway.thumbnails import MOST, WINDOW, TooManyThumbnailsError
 from vdi.gateway.users import Role, User
 from vdi.session.image import refuse_view_only
@@ -249,6 +252,7 @@ class DesktopPages(PortalPages):
         template = self._portal.context.cluster.template(session.spec.template)
         pieces = fragments.desktop_pieces(found)
         without_viewers = refuse_view_only(template.spec) if template else ""
+        scripts, scripts_problem = await self._read_scripts(user, session, template)
         return await self._page(
             request,
             user,
@@ -266,10 +270,23 @@ class DesktopPages(PortalPages):
             without_viewers=without_viewers,
             share_times=[Choice(value, _SHARE_WORDS[value]) for value in SHARE_TIMES],
             happened=await read_timeline(self._portal, session),
+            scripts=scripts,
+            scripts_problem=scripts_problem,
             typed=_NOTHING_TYPED | dict(typed or {}),
             done=said(request),
             **({"error": "", "share_error": "", "extend_error": ""} | errors),
         )
+
+    async def _read_scripts(
+        self, user: User, session: VDISession, template: VDITemplate | None
+    ) -> tuple[tuple[StartupScript, ...], str]:
+        """Those of the person's running desktop; where they cannot be read, and the template has one, why."""
+        if not is_readable(session, role_in(session, user.email, self._portal.context.clock())):
+            return (), ""
+        try:
+            return await self._portal.startup_scripts.read(user, session.metadata.name), ""
+        except ActionDenied as denied:
+            return (), denied.sentence if template and template.spec.startup_script else ""
 
     async def _ask(
         self, request: Request, user: User, found: DesktopView, action: Action, *, status: int = 200, **more: Any

@@ -13,6 +13,7 @@ from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.portal.subscriptions import Subscriptions
 from vdi.gateway.scheduled_starts import ScheduledStarts
+from vdi.gateway.startup_scripts import StartupScripts
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.thumbnails import Thumbnails
 
@@ -35,3 +36,4 @@ class PortalServices:
     problems: Callable[[], Iterable[str]]
     """Why this process is not ready, one line each."""
     thumbnails: Thumbnails
+    startup_scripts: StartupScripts
