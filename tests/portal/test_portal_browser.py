@@ -86,6 +86,10 @@ def test_every_page_is_readable_named_and_without_complaint(browser: Browser, se
             assert guest.page.evaluate(_CONTRASTS), "the check of contrasts finds nothing whatever is there"
 
 
+_SCROLLING_NAVIGATIONS = """() => [...document.querySelectorAll('nav')]
+  .filter((nav) => nav.scrollWidth > nav.clientWidth).map((nav) => nav.className)"""
+
+
 @pytest.mark.parametrize("width", [320, 390, 768])
 def test_no_page_is_wider_than_the_screen(browser: Browser, server: Server, width: int) -> None:
     for person in (ALICE, ADMIN):
@@ -93,6 +97,7 @@ def test_no_page_is_wider_than_the_screen(browser: Browser, server: Server, widt
             for path in [path for path, whose in EVERY_PAGE if whose is person]:
                 guest.go(path)
                 assert guest.page.evaluate("document.documentElement.scrollWidth") <= width, path
+                assert guest.page.evaluate(_SCROLLING_NAVIGATIONS) == [], path
 
 
 def test_a_card_follows_its_desktop_and_the_focus_stays(browser: Browser, server: Server) -> None:

@@ -57,14 +57,14 @@ def suspend(stage: EdgeStage) -> VDISession:
 
 def in_line(position: int = 3) -> dict[str, Any]:
     queue = QueueStatus(position=position, reason="GPUsBusy", earliest_slot="2026-11-20T14:30:00Z")
-    return {"phase": Phase.PENDING, "queue": queue, "message": "All 4 GPUs are in use.", "ready_time": ""}
+    return {"phase": Phase.PENDING, "queue": queue, "message": "all 4 nvidia.com/gpu are in use", "ready_time": ""}
 
 
 async def test_who_stands_in_line_sees_place_reason_and_when(stage: EdgeStage) -> None:
     now(stage, status=in_line())
     page = await (await stage.logged_in(OWNER)).open(address())
     assert page.status_code == 200
-    for words in ("Number 3 in line", "All 4 GPUs are in use.", 'datetime="2026-11-20T14:30:00Z"', "aria-live"):
+    for words in ("Number 3 in line", "all suitable GPUs are in use.", 'datetime="2026-11-20T14:30:00Z"', "aria-live"):
         assert words in page.text
     assert page.headers["x-vdi-gateway"] == "1"
     assert page.headers["cache-control"] == "no-store"

@@ -356,3 +356,29 @@ async def test_the_token_of_a_form_is_of_this_login(stage: PortalStage) -> None:
     answer = await stage.browser(ALICE).post("/desktops/alice-desktop/end", token=token)
     assert answer.status_code == 403
     assert stage.actions.done == []
+
+
+async def test_a_run_that_has_the_maximum_is_not_offered_more_time() -> None:
+    stage = PortalStage()
+    ends = {"type": "Expiring", "status": "True", "reason": "R", "message": "After 8h this desktop ends at 17:00 UTC."}
+    stage.put(a_template(lifecycle={"maxTimeout": "10h"}), running(status={"conditions": [ends]}))
+    assert "Extend time limit" in (await stage.browser().get("/")).text
+    stage.put(a_template(lifecycle={"maxTimeout": "8h"}))
+    for path in ("/", "/desktops/alice-desktop"):
+        page = (await stage.browser().get(path)).text
+        assert "Extend time limit" not in page
+        assert "It already has the maximum of 8h." in page
+
+
+async def test_who_waits_reads_words_and_an_administrator_the_operators_message() -> None:
+    stage = PortalStage()
+    message = "Waiting for capacity, number 2 in line: all 8 nvidia.com/gpu on nodes a and b are in use."
+    queue = {"position": 2, "reason": "GPUsBusy", "earliestSlot": "2026-11-20T19:58:00Z"}
+    stage.put(a_template(), a_session("alice-desktop", status={"phase": "Pending", "queue": queue, "message": message}))
+    said = "Waiting for capacity, number 2 in line: all suitable GPUs are in use. Capacity is expected by"
+    for path in ("/", "/desktops/alice-desktop"):
+        page = text_of((await stage.browser().get(path)).text)
+        assert said in page
+        assert "nvidia.com" not in page
+    for path in ("/desktops/alice-desktop", "/admin"):
+        assert message in text_of((await stage.browser(ADMIN).get(path)).text)

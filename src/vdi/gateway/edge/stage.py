@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from vdi.api.session import Phase, VDISession
+from vdi.gateway.queue_message import queue_message
 from vdi.gateway.users import Role
 from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY, TEMPLATE_FOUND
 
@@ -71,7 +72,7 @@ def describe(session: VDISession | None, role: Role | None) -> Stage:
         return Stage(
             "queued",
             "Next in line" if place == 1 else f"Number {place} in line" if place else "Waiting for capacity",
-            status.message,
+            queue_message(session),
             _steps(session),
             position=place,
             earliest=status.queue.earliest_slot,

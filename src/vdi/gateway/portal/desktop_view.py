@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from vdi.api.session import Phase, QueueStatus, VDISession
 from vdi.api.template import VDITemplate
+from vdi.gateway.queue_message import queue_message
 from vdi.gateway.rights import Action, access_ends, refusal, role_in
 from vdi.gateway.thumbnails import has_thumbnail
 from vdi.gateway.users import Role, User
@@ -152,6 +153,7 @@ def desktop_view(
     template: VDITemplate | None,
     user: User,
     now: datetime,
+    cluster: ClusterSettings,
     *,
     icon_origins: Collection[str] = (),
 ) -> DesktopView:
@@ -172,8 +174,8 @@ def desktop_view(
         role=role.value if role else "administrator",
         phase=phase,
         state=_state(phase, status.queue),
-        message=status.message,
-        notices=tuple(_notices(session, phase)),
+        message=status.message if user.admin else queue_message(session),
+        notices=tuple(_notices(session, phase, template, cluster, now)),
         actions=frozenset(_actions(session, phase, user, now)),
         url=status.url if status.url.startswith("https://") else "",
         template=spec.template,
@@ -257,17 +259,22 @@ def _actions(session: VDISession, phase: str, user: User, now: datetime) -> set[
     return {action for action in sensible if refusal(user, action, session, now) is None}
 
 
-def _notices(session: VDISession, phase: str) -> list[Notice]:
+def _notices(
+    session: VDISession, phase: str, template: VDITemplate | None, cluster: ClusterSettings, now: datetime
+) -> list[Notice]:
     if phase == Phase.TERMINATING:
         return []
     status = session.status
-    found = [
-        Notice(
-            "warn", _WARNINGS[condition.type], condition.message, Action.EXTEND if condition.type == EXPIRING else ""
-        )
-        for condition in status.conditions
-        if condition.type in _WARNINGS and condition.status == "True"
-    ]
+    found = []
+    for condition in status.conditions:
+        if condition.type not in _WARNINGS or condition.status != "True":
+            continue
+        text, action = condition.message, ""
+        if condition.type == EXPIRING:
+            can_extend = bool(extensions(session, template, cluster, now))
+            action = Action.EXTEND if can_extend else ""
+            text += "" if can_extend else f" It already has the maximum of {max_timeout(template, cluster)}."
+        found.append(Notice("warn", _WARNINGS[condition.type], text, action))
     if phase == Phase.FAILED:
         found.append(Notice("bad", "This desktop cannot run", status.message))
     elif status.failures and status.failures.count:

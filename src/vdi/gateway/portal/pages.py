@@ -94,7 +94,8 @@ def view_of(portal: PortalServices, session: VDISession, user: User) -> DesktopV
     """One desktop as this person may see it."""
     template: VDITemplate | None = portal.context.cluster.template(session.spec.template)
     origins = portal.context.settings.icon_origins
-    return desktop_view(session, template, user, portal.context.clock(), icon_origins=origins)
+    cluster = portal.context.settings.cluster
+    return desktop_view(session, template, user, portal.context.clock(), cluster, icon_origins=origins)
 
 
 class PortalPages:

@@ -1,0 +1,41 @@
+"""Why a session waits, for whoever wants a desktop: without names of nodes, resources and labels.
+
+`status.message` has those, for administrators, kubectl and the command line.
+"""
+
+from collections.abc import Mapping
+
+from vdi.api.session import VDISession
+from vdi.session.conditions import Reason
+
+_ASK = "Ask your administrator"
+REASONS: Mapping[str, str] = {
+    Reason.GPUS_BUSY: "all suitable GPUs are in use",
+    Reason.CPU_BUSY: "not enough CPU is free",
+    Reason.MEMORY_BUSY: "not enough memory is free",
+    Reason.EPHEMERAL_STORAGE_BUSY: "not enough local disk is free",
+    Reason.PODS_BUSY: "every node runs as many pods as it may",
+    Reason.NO_GPUS: f"no node has a GPU of this kind. {_ASK}, or choose another template",
+    Reason.TOO_LARGE: f"it is larger than any node. Choose a smaller size, or {_ASK.lower()}",
+    Reason.NO_MATCHING_NODE: f"no node is set up for this template. {_ASK}",
+    Reason.NODES_UNAVAILABLE: "the nodes for it are not available, for example during maintenance",
+    Reason.HOME_NODE_FULL: "the node with your files has no capacity left",
+    Reason.HOME_NODE_GONE: f"the node with your files no longer exists. {_ASK}",
+    Reason.RESERVED: "the free capacity is for desktops that have waited longer",
+}
+"""Each of `QUEUE_REASONS` as the end of a sentence."""
+
+
+def queue_message(session: VDISession) -> str:
+    """What the person reads while the session waits; `status.message` of one that is not in the queue."""
+    queue = session.status.queue
+    if queue is None or queue.reason not in REASONS:
+        return session.status.message
+    if queue.position:
+        by = f" Capacity is expected by {queue.earliest_slot[11:16]} UTC." if queue.earliest_slot else ""
+        words = f"Waiting for capacity, number {queue.position} in line: {REASONS[queue.reason]}.{by}"
+    else:
+        none = "No node can run this desktop, and none will become free"
+        words = f"{none}: {REASONS[queue.reason]}. It starts when that changes."
+    requested = f" A node was requested at {queue.node_request_time[11:16]} UTC." if queue.node_request_time else ""
+    return words + requested
