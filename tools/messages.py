@@ -42,6 +42,7 @@ WORDS = {
     r"when unused": "idle timeout",
     r"see how it goes on": "follow progress",
     r"room": "capacity",
+    r"left out": "absent, default",
 }
 """Of docs/design/language.md, in sentences that users read: whole words, any case; and what to write."""
 SURFACES = (
@@ -64,7 +65,7 @@ SURFACES = (
 
 _WORD = re.compile("|".join(rf"\b(?:{word})\b" for word in WORDS), re.IGNORECASE)
 _NAMES = re.compile(r"\{[^{}]*(\{[^{}]*\}[^{}]*)*\}|`[^`]*`")
-_SENTENCE = re.compile(r"[;,(: ]{0,2}[A-Za-z{'\"`][^\n]*\s\S+\s[^\n]*")
+_SENTENCE = re.compile(r"[;,(: ]{0,2}[A-Za-z0-9{'\"`][^\n]*\s\S+\s[^\n]*")
 _PROGRAM = re.compile(
     r"^(SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|WITH|import|from|#!) |^(kubectl|helm|vdi|k3s) .*[^.]$|"
     r"\(\?|\\[sdwb]|=\("

@@ -79,7 +79,7 @@ async def test_without_redis_open_desktops_go_on_and_new_visitors_are_refused(
                 await echoes(socket, f"kd,{how}")
                 assert (await loads(edge, alice))[0] == 200
             status, text = await opens(edge, guest)
-            assert (status, "Logins and new connections are not possible right now." in text) == (503, True), text
+            assert (status, "Signing in and new connections are not possible right now." in text) == (503, True), text
         finally:
             if how == "frozen":
                 redis.send(signal.SIGCONT)

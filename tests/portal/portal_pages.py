@@ -117,7 +117,7 @@ def other_pages(server: Server) -> dict[str, str]:
         "/of/terms": fill(
             "terms.html", next_page="/", brand=Brand(terms="Be good.\n" * 60, support_url="mailto:a@b.c")
         ),
-        "/of/login-problem": fill("login_problem.html", words="Example did not log you in.", again="/login"),
+        "/of/login-problem": fill("login_problem.html", words="Example did not sign you in.", again="/login"),
         "/of/logged-out": fill("logged_out.html", provider="Example", provider_url="https://sso.example.com"),
         "/of/account": account(),
         "/of/account-of-admin": account(user=ADMIN, new_token="vdi_secret", new_label="backup"),

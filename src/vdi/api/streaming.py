@@ -139,7 +139,7 @@ class TemplateStreaming(msgspec.Struct, rename="camel", omit_defaults=True):
         str | None,
         doc(
             "What the desktop is drawn on. Auto: Wayland where Mesa drives the GPU itself (Intel, AMD), else X11; our"
-            " own images alone know Auto. Left out: X11.",
+            " own images alone support Auto. Default: X11.",
             enum=[display.value for display in Display],
         ),
     ] = None

@@ -149,7 +149,7 @@ def nodes(
     if output is PageOutput.JSON:
         print(msgspec.json.format(msgspec.json.encode(found.nodes), indent=2).decode())
     elif not found.nodes:
-        Console().print(f"There is no cluster {name!r} with nodes: `vdi cluster up` makes one.")
+        Console().print(f"There is no cluster {name!r} with nodes: `vdi cluster up` creates one.")
     else:
         Console().print(_nodes_table(found))
     if not any(requested):

@@ -47,9 +47,9 @@ def usage(
     target: Target,
     *,
     month: Annotated[
-        str | None, typer.Option("--month", help="Calendar month (UTC), such as 2026-11. Left out: this month.")
+        str | None, typer.Option("--month", help="Calendar month (UTC), such as 2026-11; default: this month.")
     ] = None,
-    by: Annotated[By, typer.Option("--by", help="What the rows are. group and pool go with --everyone.")] = By.USER,
+    by: Annotated[By, typer.Option("--by", help="Rows of the table; group and pool need --everyone.")] = By.USER,
     everyone: Annotated[bool, typer.Option("--everyone", help="Usage of all users; for administrators.")] = False,
     output: Annotated[UsageOutput, typer.Option("--output", "-o", help="What to print.")] = UsageOutput.TABLE,
 ) -> None:

@@ -174,7 +174,7 @@ class ScheduledStarts(Component):
             return Result.MISSED, f"The portal was not available until {minutes} minutes after the time."
         user = await self._user(start.owner, now)
         if user is None:
-            return Result.LOGIN_NEEDED, "You have not logged in recently. Log in before the next start."
+            return Result.LOGIN_NEEDED, "You have not signed in recently. Sign in before the next start."
         session = self._cluster.session(start.session)
         mine = session if session is not None and same_user(session.spec.user, start.owner) else None
         if mine and mine.metadata.deletion_timestamp:

@@ -66,7 +66,7 @@ class Thumbnails:
             raise TooManyThumbnailsError(name)
         answer = await self.agent.ask(session, "GET", "/thumbnail", seconds=ANSWER_SECONDS, max_bytes=MAX_BYTES)
         if answer.status == httpx.codes.NOT_FOUND:
-            raise ActionDenied("NotFound", f"The image of desktop {name!r} has no picture for the portal.")
+            raise ActionDenied("NotFound", f"The image of desktop {name!r} provides no picture for the portal.")
         if answer.status != httpx.codes.OK:
             raise ActionDenied("Unavailable", f"The agent in {name!r} has no picture now ({answer.status}).")
         if (size := jpeg_size(answer.body)) is None or not 0 < min(size) <= max(size) <= MAX_SIDE:

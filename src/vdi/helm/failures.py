@@ -125,7 +125,7 @@ def _last_error(said: str) -> str:
     """Helm's last error with what it says below it: Helm 3 counts errors in one line and names them in the next."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     if not lines:
-        return "helm failed and said nothing."
+        return "helm failed without a message."
     begins = [number for number, line in enumerate(lines) if line.startswith("Error:")]
     words = lines[begins[-1] :] if begins else lines[-1:]
     return " ".join(words).removeprefix("Error:").strip()[:1000]

@@ -41,7 +41,7 @@ async def test_the_owner_gets_the_picture_and_no_one_keeps_it(stage: PortalStage
 @pytest.mark.parametrize(
     ("person", "status", "words"),
     [
-        (None, 401, "You are not logged in"),
+        (None, 401, "You are not signed in"),
         (EVE, 404, "You have no desktop"),
         (BOB, 403, "Only the owner of desktop"),
         (ADMIN, 403, "Only the owner of desktop"),

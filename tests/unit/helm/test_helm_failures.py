@@ -96,7 +96,7 @@ def test_what_helm_says_becomes_a_sentence(said: str, code: str, words: str) -> 
 def test_words_no_one_knows_are_helms_own() -> None:
     said = 'level=WARN msg="noise"\nError: something quite new\n'
     assert explain_failure(said)[:2] == ("Unknown", "something quite new")
-    assert explain_failure("").sentence == "helm failed and said nothing."
+    assert explain_failure("").sentence == "helm failed without a message."
     counted = "Error: 1 error occurred:\n\t* something quite new\n"
     assert explain_failure(counted).sentence == "1 error occurred: * something quite new"
 

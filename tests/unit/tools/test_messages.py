@@ -37,6 +37,11 @@ def test_sentences_of_a_module_are_listed_and_what_is_only_logged_is_not() -> No
     assert message.surface == "Command line"
 
 
+def test_a_sentence_may_begin_with_a_number() -> None:
+    (message,) = of_python("src/vdi/api/session.py", 'doc("1: nobody is before it.")')
+    assert words_left([message]) == [(message, "nobody")]
+
+
 def test_the_text_of_a_page_is_listed_with_what_is_read_aloud() -> None:
     messages = of_page("src/vdi/gateway/portal/templates/a.html", PAGE)
     assert [(message.line, message.text) for message in messages] == [

@@ -67,7 +67,7 @@ class PersonUse(msgspec.Struct, rename="camel"):
 class PersonUseList(msgspec.Struct, omit_defaults=True):
     """Users with desktops now or earlier this month, by address."""
 
-    items: Annotated[tuple[PersonUse, ...], doc("This page's.")]
+    items: Annotated[tuple[PersonUse, ...], doc("Users on this page.")]
     next: Annotated[str, doc("`cursor` of the next page; absent on the last one.")] = ""
 
 
@@ -101,7 +101,7 @@ class Act(msgspec.Struct, rename="camel"):
 class ActList(msgspec.Struct, omit_defaults=True):
     """Audit log, newest entry first."""
 
-    items: Annotated[tuple[Act, ...], doc("This page's.")]
+    items: Annotated[tuple[Act, ...], doc("Entries on this page.")]
     next: Annotated[str, doc("`cursor` of the next page; absent on the last one.")] = ""
 
 
@@ -197,7 +197,7 @@ class NodeGpus(msgspec.Struct):
 class Gpus(msgspec.Struct):
     """All nodes with GPUs."""
 
-    items: Annotated[tuple[NodeGpus, ...], doc("By name.")]
+    items: Annotated[tuple[NodeGpus, ...], doc("Nodes, by name.")]
 
 
 class FoundFault(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -205,7 +205,7 @@ class FoundFault(msgspec.Struct, rename="camel", omit_defaults=True):
 
     code: Annotated[str, doc("Code of the problem, for programs; `vdi doctor --explain CODE` describes it.")]
     severity: Annotated[Literal["error", "unknown", "warning"], doc("Severity; unknown: the check could not run.")]
-    object: Annotated[str, doc("Where.")]
+    object: Annotated[str, doc("Object that has the problem.")]
     message: Annotated[str, doc("The problem, in one sentence.")]
     remedy: Annotated[str, doc("The command that fixes it, or the steps where no command does.")]
     remedy_url: Annotated[str, doc("Link to more information.")] = ""

@@ -69,7 +69,7 @@ class PastSession(msgspec.Struct, rename="camel"):
 class PastList(msgspec.Struct, omit_defaults=True):
     """Sessions, newest first."""
 
-    items: Annotated[tuple[PastSession, ...], doc("This page's.")]
+    items: Annotated[tuple[PastSession, ...], doc("Sessions on this page.")]
     next: Annotated[str, doc("`cursor` of the next page; absent on the last one.")] = ""
 
 
@@ -102,7 +102,7 @@ class UsageFigures(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=T
     hours: Annotated[float, doc("Total running time in hours.")]
     gpu_hours: Annotated[float, doc("Running time in hours times GPUs (or shares of one).")]
     queued: Annotated[int, doc("Runs that had to wait for capacity.")]
-    median_queue_seconds: Annotated[float | None, doc("Of those.")]
+    median_queue_seconds: Annotated[float | None, doc("Median wait of those, in seconds; null if no run waited.")]
     median_startup_seconds: Annotated[float | None, doc("Of the runs that started in this month and became ready.")]
     idle_gpu_hours: Annotated[
         float, doc("GPU hours without a user at the desktop, of desktops with an idle timeout: docs/usage.md.")

@@ -19,7 +19,7 @@ class LoginEntry(msgspec.Struct, rename="camel"):
     id: Annotated[str, doc("Identifier in this API.")]
     browser: Annotated[str, doc("Browser and system, as reported by the browser.")]
     address: Annotated[str, doc("Address of the client at login.")]
-    created: Annotated[datetime, doc("When.")]
+    created: Annotated[datetime, doc("When it began.")]
     seen: Annotated[datetime, doc("When it was last used, to the minute.")]
     expires: Annotated[datetime, doc("Latest time at which it expires.")]
     current: Annotated[bool, doc("Whether this request was sent with this login.")]

@@ -28,7 +28,7 @@ _TAGS = {
     "Templates": "The kinds of desktop that you can start.",
     "History": "Past sessions and usage.",
     "Homes": "The volumes that hold your files.",
-    "Scheduled starts": "Desktops that are ready at a time that you set.",
+    "Scheduled starts": "Have desktops ready at set times.",
     "Account": "Who you are, your limits, and your API tokens.",
     "Administration": "For administrators: desktops of all users and shared resources.",
 }

@@ -70,7 +70,7 @@ class Session(msgspec.Struct, rename="camel"):
 class SessionList(msgspec.Struct, omit_defaults=True):
     """Sessions, oldest first."""
 
-    items: Annotated[tuple[Session, ...], doc("This page's.")]
+    items: Annotated[tuple[Session, ...], doc("Sessions on this page.")]
     next: Annotated[str, doc("`cursor` of the next page; absent on the last one.")] = ""
 
 

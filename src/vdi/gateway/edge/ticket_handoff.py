@@ -152,7 +152,7 @@ class TicketHandoff:
         if session is None or session.metadata.uid != ticket.session_uid:
             return self._page(request, "This link is for another desktop", _AGAIN, 403, next_path)
         if not await self._logins.touch(ticket.login_id):
-            return self._page(request, "Your login has ended", _AGAIN, 403, next_path)
+            return self._page(request, "Your sign-in has ended", _AGAIN, 403, next_path)
         return await self._let_in(request, session, ticket, next_path)
 
     async def leave(self, request: Request) -> Response:

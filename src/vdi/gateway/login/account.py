@@ -21,9 +21,9 @@ LIFETIMES = (1, 7, 30, 90, 365)
 MOST_TOKENS = 50
 """API tokens of one person."""
 _DONE = {
-    "ended": "That browser is logged out.",
+    "ended": "That browser is signed out.",
     "revoked": "The token is revoked.",
-    "person": "The user is logged out everywhere: logins, API tokens and open desktops have ended.",
+    "person": "The user is signed out everywhere: browsers, API tokens and open desktops.",
 }
 
 

@@ -23,7 +23,7 @@ from vdi.gateway.web.cookies import LOGIN, cookie_of
 _USER = "vdi.user"
 """Key of the request's scope under which the user is kept: they are looked up once per request."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_LOGGED_OUT = "You are not logged in, or your login has ended."
+_LOGGED_OUT = "You are not signed in, or your sign-in has ended."
 
 
 class Guard:

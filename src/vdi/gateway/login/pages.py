@@ -30,7 +30,7 @@ from vdi.gateway.web.render import Renderer
 log = logging.getLogger(__name__)
 
 _WRONG = "The e-mail address or the password is wrong. Check both, and whether Caps Lock is on."
-_UNAVAILABLE = "Logins are not possible right now. Try again in a minute. Open desktops are not affected."
+_UNAVAILABLE = "Signing in is not possible right now. Try again in a minute. Open desktops are not affected."
 
 
 def logged_out(
@@ -152,15 +152,15 @@ class LoginPages:
                 self._login.context.settings,
             )
         except flow.StateError as why:
-            return self._problem(request, 403, f"Not logged in: {why}.", "/")
+            return self._problem(request, 403, f"Not signed in: {why}.", "/")
         if not self._accepted(request):
             return RedirectResponse(login_url(next_page), 303)
         kept = flow.SECONDS + flow.LEEWAY
         if not await self._login.context.shared.take_once(f"login/state/{state.rpartition('.')[2]}", kept):
-            return self._problem(request, 403, "Not logged in: this login link was already used.", next_page)
+            return self._problem(request, 403, "Not signed in: this sign-in link was already used.", next_page)
         if "error" in query:
             said = " ".join(query.get(field, "")[:200] for field in ("error", "error_description")).strip()
-            return self._problem(request, 403, f"{name} did not log you in: {said}", next_page)
+            return self._problem(request, 403, f"{name} did not sign you in: {said}", next_page)
         try:
             who = await self._login.provider.identity_of(query.get("code", ""), secret, state, query.get("iss"))
         except ProviderDownError as error:
@@ -171,7 +171,7 @@ class LoginPages:
             return self._problem(
                 request,
                 403,
-                f"The response of {name} could not be verified, so you are not logged in. Try again.",
+                f"The response of {name} could not be verified, so you are not signed in. Try again.",
                 next_page,
             )
         except RefusedError as why:
@@ -262,7 +262,7 @@ class LoginPages:
         provider = self._login.provider
         assert provider is not None  # noqa: S101 -- both callers have looked
         log.error("%s: %s", provider.config.issuer, error)
-        words = f"{provider.config.name} does not respond, so you cannot log in with it. Try again in a minute."
+        words = f"{provider.config.name} does not respond, so you cannot sign in with it. Try again in a minute."
         return self._problem(request, 503, words, next_page)
 
     def _problem(self, request: Request, status: int, words: str, next_page: str) -> Response:

@@ -142,7 +142,7 @@ class DesktopPages(PortalPages):
         try:
             picture = await self._portal.thumbnails.take(user, name)
         except TooManyThumbnailsError as error:
-            words = f"There were {MOST} pictures of this desktop within {WINDOW} s."
+            words = f"Pictures of this desktop are limited to {MOST} within {WINDOW} s."
             raise HTTPException(429, words, {"Retry-After": str(WINDOW)}) from error
         return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 

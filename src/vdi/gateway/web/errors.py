@@ -87,7 +87,7 @@ class ErrorPages:
     async def _nothing_shared(self, request: Request, error: Exception) -> Response:
         log.error("%s %s: %s", request.method, getattr(request.scope.get("route"), "path", ""), error)
         sentence = (
-            "Logins and new connections are not possible right now. Open desktops are not affected. Try again in a "
+            "Signing in and new connections are not possible right now. Open desktops are not affected. Try again in a "
             "minute."
         )
         return self._answer(request, 503, sentence, {"Retry-After": "10"})
