@@ -80,7 +80,7 @@ def shares(alice: DesktopBrowser, world: World) -> None:
     page.locator("#share input[name=user]").fill(BOB)
     page.locator("#share select[name=role]").select_option("viewer")
     page.get_by_role("button", name="Share", exact=True).click()
-    page.get_by_role("button", name=f"Remove {BOB}").wait_for()
+    page.get_by_role("button", name=f"End access of {BOB}").wait_for()
     page.close()
 
 
@@ -99,7 +99,7 @@ def only_looks_on(bob: DesktopBrowser, alice: DesktopBrowser) -> None:
 def loses_access(bob: DesktopBrowser, alice: DesktopBrowser, world: World) -> None:
     page = alice.page.context.new_page()
     page.goto(f"{world.portal}/desktops/{NAME}")
-    page.get_by_role("button", name=f"Remove {BOB}").click()
+    page.get_by_role("button", name=f"End access of {BOB}").click()
     page.get_by_text("No one else has access.").wait_for()
     page.close()
 

@@ -181,7 +181,7 @@ def test_buttons_on_cards_do_what_they_say(browser: Browser, server: Server) -> 
         guest.page.get_by_role("button", name="Resume alice-web").click()
         expect(guest.page.get_by_text("alice-web is being resumed.")).to_be_visible()
         guest.go("/desktops/alice-ubuntu")
-        guest.page.get_by_role("button", name="Remove carol@example.com").click()
+        guest.page.get_by_role("button", name="End access of carol@example.com").click()
         expect(guest.page.get_by_text("Access to alice-ubuntu was revoked.")).to_be_visible()
     assert server.stage.actions.done == [
         ("resume", "alice@example.com", "alice-web"),
@@ -234,7 +234,7 @@ def test_without_scripts_all_is_done_by_pages_and_forms(browser: Browser, server
         guest.page.get_by_role("link", name="Start QGIS").click()
         guest.page.get_by_label("Name").fill("mine")
         guest.page.get_by_label("Time limit").select_option("4h")
-        guest.page.get_by_role("button", name="Start only").click()
+        guest.page.get_by_role("button", name="Start without opening").click()
         assert server.stage.actions.done[0][:2] == ("start", person.email)
         if person is ALICE:
             guest.go("/desktops/alice-ubuntu")

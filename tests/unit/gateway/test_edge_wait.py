@@ -64,7 +64,13 @@ async def test_who_stands_in_line_sees_place_reason_and_when(stage: EdgeStage) -
     now(stage, status=in_line())
     page = await (await stage.logged_in(OWNER)).open(address())
     assert page.status_code == 200
-    for words in ("Number 3 in line", "all suitable GPUs are in use.", 'datetime="2026-11-20T14:30:00Z"', "aria-live"):
+    for words in (
+        "Number 3 in line",
+        "all suitable GPUs are in use.",
+        "You can close this page",
+        'datetime="2026-11-20T14:30:00Z"',
+        "aria-live",
+    ):
         assert words in page.text
     assert page.headers["x-vdi-gateway"] == "1"
     assert page.headers["cache-control"] == "no-store"

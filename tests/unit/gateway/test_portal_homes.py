@@ -25,7 +25,7 @@ def stage() -> PortalStage:
 
 async def test_my_homes_with_size_and_last_use(stage: PortalStage) -> None:
     page = (await stage.browser().get("/homes")).text
-    assert f"{MINE} all templates that share it 10Gi no desktop" in text_of(page)
+    assert f"{MINE} all templates that share it 10 GiB no desktop" in text_of(page)
     assert 'datetime="2026-11-20T08:30:00Z"' in page
     assert f'href="/homes/{MINE}/delete"' in page
     assert THEIRS not in page

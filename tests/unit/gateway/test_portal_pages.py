@@ -112,7 +112,7 @@ async def test_a_guest_sees_and_opens_and_changes_nothing() -> None:
     stage = PortalStage()
     stage.put(a_template(), running(access=[*SHARED, {"user": "carol@example.com", "role": "collaborator"}]))
     page = (await stage.browser(BOB).get("/desktops/alice-desktop")).text
-    assert "you are viewer" in text_of((await stage.browser(BOB).get("/shared")).text)
+    assert "view only" in text_of((await stage.browser(BOB).get("/shared")).text)
     assert ">Open<" in page
     for word in ("Suspend<", "Restart<", "More time", "Sharing", "carol@example.com"):
         assert word not in page
@@ -265,6 +265,14 @@ async def test_a_run_can_be_extended_up_to_what_the_template_allows() -> None:
     stage.put(running(timeout="10h"))
     page = text_of((await stage.browser().get("/desktops/alice-desktop")).text)
     assert "The maximum for this template is 10h, and this run already has it." in page
+
+
+async def test_guests_have_the_access_that_the_form_offers_and_the_address_to_send_them(stage: PortalStage) -> None:
+    stage.put(running(access=SHARED))
+    page = (await stage.browser().get("/desktops/alice-desktop")).text
+    assert '<option value="viewer" selected>view only</option>' in page
+    assert "bob@example.com view only" in text_of(page)
+    assert "They open https://alice-desktop.vdi.localhost and sign in as themselves." in text_of(page)
 
 
 async def test_guests_are_listed_and_can_be_removed(stage: PortalStage) -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from vdi.gateway.web.template_filters import local_times
+from vdi.gateway.web.template_filters import duration, local_times
 
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
@@ -32,3 +32,8 @@ def clock_element(instant: str, shown: str) -> str:
 )
 def test_times_of_a_message_are_elements_and_all_else_is_escaped(near: datetime, message: str, shown: str) -> None:
     assert local_times(message, near) == shown
+
+
+@pytest.mark.parametrize(("text", "shown"), [("8h", "8 h"), ("1h30m", "1 h 30 min"), ("45s", "45s")])
+def test_a_duration_of_the_api_reads_as_one_of_the_page(text: str, shown: str) -> None:
+    assert duration(text) == shown

@@ -24,12 +24,13 @@ from vdi.gateway.rights import Action, role_in
 from vdi.gateway.startup_scripts import StartupScript, is_readable
 from vdi.gateway.thumbnails import MOST, WINDOW, TooManyThumbnailsError
 from vdi.gateway.users import Role, User
+from vdi.gateway.web.template_filters import access
 from vdi.session.image import refuse_view_only
 from vdi.session.lifetime import max_timeout
 
 ROLES = (
-    Choice("viewer", "watch only"),
-    Choice("collaborator", "use mouse and keyboard"),
+    Choice(Role.VIEWER, access(Role.VIEWER)),
+    Choice(Role.COLLABORATOR, access(Role.COLLABORATOR)),
 )
 SHARE_TIMES: Mapping[str, timedelta | None] = {
     "1h": timedelta(hours=1),

@@ -26,7 +26,7 @@ DONE = {
     "delete-home": "The home {name} is being deleted.",
     "schedule": "{name} is scheduled.",
     "unschedule": "A scheduled start of {name} was deleted.",
-    "share": "{name} is shared. Send its address to your guest.",
+    "share": "{name} is shared. Send your guest its address.",
     "unshare": "Access to {name} was revoked.",
     "unshare-collaborator": (
         "Access to {name} was revoked. Programs that your guest started in it are still running. Restart the "

@@ -24,11 +24,13 @@ _IDLE = ("15m", "30m", "1h", "2h", "4h", "8h")
 _TIME_WORDS = {"24h": "1 day", "72h": "3 days", "168h": "1 week"}
 _MOST_GPUS = 64
 _HOME_NOTES = {
-    HomeScope.USER_AND_TEMPLATE: "The home of this template. Files that you save in it are available the next time.",
-    HomeScope.USER: (
-        "Your home. Files that you save in it are available the next time, also in your other desktops that use it."
+    HomeScope.USER_AND_TEMPLATE: (
+        "Files in your home folder are there again the next time that you start this kind of desktop."
     ),
-    HomeScope.SESSION: "A home for this desktop only. It is kept on a restart and deleted with the desktop.",
+    HomeScope.USER: (
+        "Files in your home folder are there again the next time, also in your other desktops that use it."
+    ),
+    HomeScope.SESSION: "This desktop gets a home folder of its own: kept when it is restarted, deleted when it ends.",
 }
 _TAKEN = 100
 """Names that are tried until one is free."""
@@ -64,7 +66,9 @@ def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
     cpu_steps = _up_to(_CPU, resources.default_cpu, resources.max_cpu)
     disk = resources.default_ephemeral_storage
     disk_steps = _up_to(_LOCAL_DISK, disk, resources.max_ephemeral_storage) if disk else ()
-    idle_default = f"template's default ({_time_words(life.idle_timeout)})" if life.idle_timeout else "keep it running"
+    idle_default = (
+        f"after {_time_words(life.idle_timeout)} (default)" if life.idle_timeout else "never: keep it running"
+    )
     return Offer(
         gpus=[Choice(str(number), f"{number} GPU{'s' * (number > 1)}") for number in gpus],
         memory=[Choice(step, memory(step)) for step in memory_steps],
@@ -73,7 +77,7 @@ def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
         timeouts=[Choice(time, _time_words(time)) for time in _times(max_timeout(template, cluster))],
         timeout_hint=_timeout_hint(life.on_timeout),
         idle=[Choice("", idle_default), *(Choice(time, f"after {_time_words(time)}") for time in _IDLE)],
-        idle_hint=f"Then the desktop {describe_end(life.on_idle)}.",
+        idle_hint=f"Without mouse and keyboard for so long, the desktop {describe_end(life.on_idle)}.",
         home=template.spec.persistence.enabled,
         home_note=_HOME_NOTES[template.spec.persistence.scope],
     )
@@ -84,7 +88,7 @@ def _timeout_hint(action: TimeoutAction) -> str:
         case TimeoutAction.SUSPEND:
             more = "Its files are kept"
         case TimeoutAction.TERMINATE:
-            more = "You can extend it before then"
+            more = "You can extend the time before then"
     return f"Then the desktop {describe_end(action)}. {more}."
 
 

@@ -10,8 +10,10 @@ from markupsafe import Markup, escape
 
 from vdi.gateway.web.icons import is_picture, shapes
 from vdi.session.times import format_time, parse_time
+from vdi.session.units import parse_duration
 
 _HUES = 6
+_ACCESS = {"viewer": "view only", "collaborator": "full control"}
 _TIME_IN_TEXT = re.compile(
     r"\b(?P<instant>\d{4}-(?:0\d|1[0-2])-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\dZ)"
     r"|\b(?P<hour>[01]\d|2[0-3]):(?P<minute>[0-5]\d) UTC\b"
@@ -97,6 +99,17 @@ def machine_time(value: str | datetime) -> str:
     return value if isinstance(value, str) else format_time(value)
 
 
+def duration(text: str) -> str:
+    """`1 h 30 min` from `1h30m`; as it is where it is shorter than a minute."""
+    span = parse_duration(text)
+    return length(span) if span >= timedelta(minutes=1) else text
+
+
+def access(role: str) -> str:
+    """What somebody may do in a desktop, in the words of the form that shares it."""
+    return _ACCESS.get(role, role)
+
+
 def count(number: int, one: str, many: str = "") -> str:
     """`1 desktop`, `2 desktops`, `1,000 desktops`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
@@ -131,6 +144,8 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "machine_time": machine_time,
     "local_times": local_times,
     "count_of": count,
+    "duration": duration,
+    "access": access,
     "byte_size": byte_size,
     "memory": memory,
     "is_picture": is_picture,
