@@ -182,7 +182,7 @@ async def test_local_disk_is_offered_up_to_the_template_s_maximum_where_it_has_o
 async def test_who_has_one_already_is_reported_that_files_are_used_by_one(stage: PortalStage) -> None:
     stage.put(running("first", template="ubuntu"))
     page = text_of((await stage.browser().get("/catalogue/ubuntu")).text)
-    assert "Your files are in use first uses the home of this desktop" in page
+    assert "Your files are in use first uses the same home folder" in page
 
 
 def test_only_what_uses_the_home_is_in_the_way() -> None:
