@@ -9,6 +9,14 @@ from vdi.session.observed import Node, Taint
 
 _OF_CONDITION = "node.kubernetes.io/"
 """Taints of this prefix come and go with a node's state (cordoned, not ready, short of memory or disk)."""
+_STATES = {
+    "memory-pressure": "short of memory",
+    "disk-pressure": "short of disk",
+    "pid-pressure": "short of process IDs",
+    "network-unavailable": "without a network",
+    "out-of-service": "out of service",
+}
+"""In words: the taints whose names do not fit after "node n is"."""
 _KEEPS_AWAY = frozenset({"NoSchedule", "NoExecute"})
 
 
@@ -117,7 +125,8 @@ def _why_closed(node: Node, taints: list[str]) -> str:
         return "cordoned"
     if not node.ready:
         return "not ready"
-    return ", ".join(key.removeprefix(_OF_CONDITION) for key in taints)
+    names = (key.removeprefix(_OF_CONDITION) for key in taints)
+    return " and ".join(_STATES.get(name, name) for name in names)
 
 
 def allows_placement(demand: Demand, capacity: NodeCapacity) -> bool:

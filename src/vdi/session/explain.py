@@ -103,8 +103,8 @@ def _node_lost(start: StartState) -> Explanation | None:
     return Explanation(
         Reason.NODE_LOST,
         f"{what}, and may still be writing to {pod.writes_to[0]!r}: {start.subject.name} is restarted when the node "
-        "is back. If the node is switched off permanently, an administrator releases the volume with: kubectl "
-        f"taint nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
+        "is back. If the node is switched off permanently, an administrator releases the volume (kubectl taint "
+        f"nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute).",
     )
 
 

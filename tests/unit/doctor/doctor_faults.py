@@ -297,6 +297,13 @@ def node_removed(cluster: Cluster) -> None:
     cluster.one("nodes")["metadata"]["name"] = "node-2"
 
 
+@fault("desktop_on_lost_node", "home_on_lost_node")
+def node_removed_and_pod_deleted(cluster: Cluster) -> None:
+    """Kubernetes has deleted the pod, and no kubelet ends it."""
+    node_removed(cluster)
+    cluster.pod["metadata"]["deletionTimestamp"] = OLD
+
+
 @fault("node_network_broken")
 def no_sandbox(cluster: Cluster) -> None:
     cluster.not_ready(waiting={"reason": "ContainerCreating"})

@@ -122,6 +122,6 @@ def test_homes_and_labels_and_taints_of_state() -> None:
     assert allows_placement(a_demand(selector=[("kind", "gpu")]), room)
     assert not allows_placement(a_demand(selector=[("kind", "cpu")]), room)
     pressed = read_capacity(a_node("n1", taints=[{"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"}]))
-    assert pressed.closed == "disk-pressure" and allows_placement(a_demand(), pressed)
+    assert pressed.closed == "short of disk" and allows_placement(a_demand(), pressed)
     rather_not = read_capacity(a_node("n1", taints=[{"key": "k", "effect": "PreferNoSchedule"}]))
     assert not rather_not.closed and allows_placement(a_demand(), rather_not)

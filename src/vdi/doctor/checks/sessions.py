@@ -277,8 +277,8 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _help_for(code: str, diagnosis: SessionDiagnosis) -> Remedy:
     name, namespace, template = diagnosis.session.metadata.name, diagnosis.namespace, diagnosis.session.spec.template
-    pod = diagnosis.pod.metadata.name if diagnosis.pod else name
-    node = diagnosis.pod.spec.node_name if diagnosis.pod else ""
+    bound = diagnosis.pod or diagnosis.stranded
+    pod, node = (bound.metadata.name, bound.spec.node_name) if bound else (name, "")
     describe_node = Remedy.run(f"kubectl describe node {node}")
     if code == "desktop_unschedulable" and (opened := _open_nodes(diagnosis)):
         return opened

@@ -96,6 +96,16 @@ class SessionDiagnosis:
         return self.pods[0] if self.pods else None
 
     @cached_property
+    def stranded(self) -> Pod | None:
+        """Its pod that is being deleted and cannot end, since its node is lost; None while there is another one."""
+        mine = self.snapshot.pods_by_owner.get(self.session.metadata.uid, []) if self.pod is None else []
+        return next((pod for pod in mine if pod.terminating and self._is_lost(pod.spec.node_name)), None)
+
+    def _is_lost(self, name: str) -> bool:
+        node = self.snapshot.nodes.get(name)
+        return bool(name and self.snapshot.nodes) and (node is None or not node.ready)
+
+    @cached_property
     def desktop(self) -> Desktop | Blocked | None:
         """What it asks for; None: its template is not there."""
         template, policy = self._template, settings_for(self.snapshot, self.namespace)
@@ -125,7 +135,8 @@ class SessionDiagnosis:
         name, pod = self.session.metadata.name, self.pod
         service = self.snapshot.find("services", naming.service_name(name), self.namespace)
         route = self.snapshot.find("ingressroutes", naming.route_name(name), self.namespace)
-        node = self.snapshot.nodes.get(pod.spec.node_name) if pod else None
+        bound = pod or self.stranded
+        node = self.snapshot.nodes.get(bound.spec.node_name) if bound else None
         return Observed(
             session=self.session,
             template=self._template,
@@ -136,7 +147,8 @@ class SessionDiagnosis:
             route=msgspec.convert(route, Route) if route else None,
             events=tuple(self._events()),
             node=node,
-            node_gone=bool(pod and pod.spec.node_name and node is None and self.snapshot.nodes),
+            node_gone=bool(bound and bound.spec.node_name and node is None and self.snapshot.nodes),
+            terminating=self.stranded,
         )
 
     def _events(self) -> Iterator[Event]:
@@ -225,8 +237,8 @@ class SessionDiagnosis:
             found.append(f"secret/{self.namespace}/{self._template.spec.basic_auth_secret.name}")
         if operator := operator_for(self.snapshot, self.namespace):
             found.append(operator.object)
-        if self.pod:
-            found += [f"pod/{self.namespace}/{self.pod.metadata.name}", f"node/{self.pod.spec.node_name}"]
+        if bound := self.pod or self.stranded:
+            found += [f"pod/{self.namespace}/{bound.metadata.name}", f"node/{bound.spec.node_name}"]
         if self.home:
             found += [f"persistentvolumeclaim/{self.namespace}/{self.home.metadata.name}"]
             found += [f"node/{name}" for name in pinned_nodes(self.snapshot, self.home)]
