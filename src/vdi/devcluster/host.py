@@ -168,6 +168,8 @@ def make_cgroup(mount: CgroupMount, cgroup: str) -> None:
                 (folder / "cgroup.subtree_control").write_text(requested)
             except OSError as error:
                 raise ClusterError(f"{folder}/cgroup.subtree_control: {requested}: {error.strerror}") from error
+    if "cpu" in mount.controllers:  # v1: what the kubelet gives its pods, or those of further nodes get a part of it
+        (ours / "cpu.shares").write_text(str(1024 * (os.cpu_count() or 1)))
     if "cpuset" in mount.controllers:  # v1: a new set is empty, and nothing can run in it
         for setting in ("cpuset.cpus", "cpuset.mems"):
             (ours / setting).write_text((root / setting).read_text())

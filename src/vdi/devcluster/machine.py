@@ -161,6 +161,7 @@ def kubelet_config(settings: ClusterSettings, machine: Machine, layout: Layout) 
         "containerRuntimeEndpoint": f"unix://{layout.run}/containerd.sock",
         "enforceNodeAllocatable": [],
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1Gi", "imagefs.available": "1Gi"},
+        "evictionPressureTransitionPeriod": "30s",  # 5 min by default: too long for people who wait and for tests
         "failSwapOn": False,
         "featureGates": {"KubeletInUserNamespace": True},  # tolerates what a guest may not set
         "imageGCHighThresholdPercent": 100,  # never: an image that was loaded by hand cannot be pulled again

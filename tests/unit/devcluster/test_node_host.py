@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -48,6 +49,11 @@ def test_a_v1_cpuset_inherits_what_it_may_use(tmp_path: Path) -> None:
         (tmp_path / setting).write_text("0-1\n")
     host.make_cgroup(CgroupMount(str(tmp_path), v2=False, controllers=("cpuset",)), "vdi-demo")
     assert (tmp_path / "vdi-demo" / "cpuset.mems").read_text() == "0-1\n"
+
+
+def test_a_v1_cpu_group_has_as_many_shares_as_the_pods_of_a_node(tmp_path: Path) -> None:
+    host.make_cgroup(CgroupMount(str(tmp_path), v2=False, controllers=("cpu",)), "vdi-demo")
+    assert (tmp_path / "vdi-demo" / "cpu.shares").read_text() == str(1024 * (os.cpu_count() or 1))
 
 
 def test_a_v2_cgroup_gets_every_controller(tmp_path: Path) -> None:
