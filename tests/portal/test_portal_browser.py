@@ -347,4 +347,4 @@ def test_no_page_but_the_owners_list_asks_for_a_screen(browser: Browser, server:
             for path in paths:
                 guest.go(path)
                 expect(guest.page.locator("h1")).to_be_visible()
-    assert server.stage.agent.asked == []
+    assert server.stage.agent.asked == ["GET /startup-scripts of alice-ubuntu"]
