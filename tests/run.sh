@@ -28,7 +28,7 @@ run() {
 
 # The servers and the browser that the tests of these suites start.
 case " $* " in
-    *" cluster "* | *" e2e "* | *" portal "* | *" streaming "* | *" doctor "* | *" network "*) run servers tests/install-servers ;;
+    *" cluster "* | *" e2e "* | *" portal "* | *" streaming "* | *" doctor "* | *" network "* | *" nodes "*) run servers tests/install-servers ;;
 esac
 
 # One worker for each core; each has a control plane of its own, which takes 600 MB. Module fixtures stay on one worker.

@@ -31,7 +31,7 @@ def all_nodes() -> Nodes:
         pytest.fail("these tests need root: a node runs kubelet and containerd")
     new = cluster.status(NAME).state == "absent"
     with Progress(Path(tempfile.mkdtemp(prefix="vdi-nodes-"))) as progress:
-        demo = run.up(NAME, browser=False, nodes=3 if new else None, progress=progress)
+        demo = run.up(NAME, browser=True, nodes=3 if new else None, progress=progress)
     os.environ["PATH"] = f"{demo.tools}{os.pathsep}{os.environ['PATH']}"
     world = World(kubeconfig=demo.kubeconfig, portal=demo.login.portal)
     for words in (
@@ -52,6 +52,9 @@ def nodes(all_nodes: Nodes) -> Iterator[Nodes]:
 
 def _clear(nodes: Nodes) -> None:
     world = nodes.world
+    for node in cluster.status(nodes.cluster).nodes[1:]:
+        if node.state != "running" or not node.ready:
+            nodes.bring_back(node.name)
     for kind in ("vdi", "pvc"):
         world.kubectl("delete", kind, "--all", "--wait=true", "--timeout=90s")
     wait_until("no pod of a desktop is left", lambda: not world.items("pod", "vdi.kasm.io/session"), 60)

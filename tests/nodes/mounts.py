@@ -1,16 +1,26 @@
-"""Which pods have a volume mounted, by the mount tables of all nodes: their processes are visible on this machine."""
+"""Which pods run and which have a volume mounted, on any node: their processes are visible on this machine."""
 
 import re
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 _POD = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})")
 """A pod's uid in the path of a cgroup."""
 _PAUSE_SECONDS = 0.3
+
+
+def pods_that_run() -> set[str]:
+    """The uids of the pods that have a process now, whatever the API server knows of them."""
+    found: set[str] = set()
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            with suppress(OSError):  # it has ended
+                found.update(uid.replace("_", "-") for uid in _POD.findall((process / "cgroup").read_text()))
+    return found
 
 
 def pods_with(volume: str) -> set[str]:

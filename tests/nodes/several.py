@@ -1,16 +1,39 @@
 """The nodes of the tests' cluster, and which desktop is on which of them."""
 
+import os
+import signal
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
 
 from e2e.desktops import Object, home_claim_of, pod_of
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.devcluster import cluster
+from vdi.devcluster.progress import Progress
 
 LIGHT = {"defaultGPU": 0, "defaultMemory": "1Gi"}
 """Resources of a desktop of which six fit on one node of two CPUs."""
+LOST_SECONDS = 120.0
+"""By then Kubernetes has called a node not Ready, which it does after 50 s, and what follows has been done."""
+_GIVEN_UP_SECONDS = 10
+GIVES_UP_SOON = {
+    "tolerations": [
+        {
+            "key": f"node.kubernetes.io/{state}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": _GIVEN_UP_SECONDS,
+        }
+        for state in ("not-ready", "unreachable")
+    ]
+}
+"""Placement of a desktop that Kubernetes deletes so soon after its node was lost, not after the usual 300 s."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +69,38 @@ class Nodes:
         assert claim
         return str(claim["spec"]["volumeName"])
 
+    def process(self, node: str, component: str) -> int | None:
+        """The component's process id on this machine; None while it does not run."""
+        status = cluster.status(self.cluster)
+        of_node = {found.name: found.components for found in status.nodes}
+        components = of_node.get(node) or (status.components if node == self.names[0] else [])
+        found = [each.pid for each in components if each.name == component and each.state == "running"]
+        return found[0] if found and found[0] else None
+
+    def kill(self, node: str, *components: str) -> None:
+        """End these processes of a node with SIGKILL."""
+        for component in components:
+            process = self.process(node, component)
+            assert process
+            os.kill(process, signal.SIGKILL)
+
+    def cut(self, node: str) -> None:
+        """Cut the network of a further node."""
+        cluster.cut_node(self.cluster, node)
+
+    def bring_back(self, node: str) -> None:
+        """Start a further node that was stopped, join one whose network was cut, and wait until it is Ready."""
+        with Progress(Path(tempfile.mkdtemp(prefix="vdi-nodes-"))) as progress:
+            cluster.start_node(self.cluster, node, progress=progress)
+
+    def wait_not_ready(self, node: str) -> None:
+        """Wait until Kubernetes has noticed that the node does not respond."""
+
+        def noticed() -> bool:
+            return any(status.name == node and status.ready is False for status in cluster.status(self.cluster).nodes)
+
+        wait_until(f"{node} is not Ready", noticed, LOST_SECONDS)
+
     @contextmanager
     def only(self, node: str) -> Iterator[None]:
         """New desktops start on this node alone while the context lasts."""
@@ -55,6 +110,34 @@ class Nodes:
             yield
         finally:
             self.world.kubectl("uncordon", *others)
+
+
+@contextmanager
+def pool(world: World, template: str, replicas: int) -> Iterator[str]:
+    """A pool of that template, with the template's name, while the context lasts."""
+    body = {
+        "apiVersion": "vdi.kasm.io/v1alpha1",
+        "kind": "VDIPool",
+        "metadata": {"name": template},
+        "spec": {"template": template, "replicas": replicas},
+    }
+    world.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
+    try:
+        yield template
+    finally:
+        world.kubectl("delete", "vdipool", template)
+
+
+def drain(world: World, node: str) -> subprocess.Popen[str]:
+    """The command that docs/upgrading.md names, in the background."""
+    words = ["drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=5m"]
+    return subprocess.Popen(
+        ["kubectl", *words],
+        env={**os.environ, "KUBECONFIG": str(world.kubeconfig)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def uid_of(world: World, session: str) -> str:

@@ -1,7 +1,5 @@
 """A drain of one of three nodes: people see a notice, desktops without a home move, the others say why they cannot."""
 
-import os
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,7 +7,7 @@ import pytest
 from e2e.desktops import condition, pod_of, reach, run_in, start, template
 from e2e.world import World
 from nodes.mounts import mounts_watched
-from nodes.several import LIGHT, Nodes, uid_of
+from nodes.several import LIGHT, Nodes, drain, uid_of
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
@@ -34,18 +32,6 @@ def notices_in(world: World, pod: str) -> int:
     python = "DISPLAY=:0 XAUTHORITY=/tmp/.vdi/Xauthority /opt/selkies/bin/python3"
     said = world.kubectl("exec", pod, "--", "sh", "-c", f"{python} -c '{_FIND_NOTICES}' || echo 0")
     return int(said.split()[-1])
-
-
-def drain(world: World, node: str) -> subprocess.Popen[str]:
-    """The command that docs/upgrading.md names, in the background."""
-    words = ["drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=5m"]
-    return subprocess.Popen(
-        ["kubectl", *words],
-        env={**os.environ, "KUBECONFIG": str(world.kubeconfig)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def test_a_drain_is_announced_and_desktops_without_a_home_run_elsewhere(nodes: Nodes) -> None:
