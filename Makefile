@@ -65,8 +65,8 @@ types: $(STAMP)
 contracts: $(STAMP)
 	@.venv/bin/lint-imports
 
-unit: $(STAMP) ## unit tests alone
-	@$(PY) -m pytest tests/unit --numprocesses $(WORKERS) --dist worksteal
+unit: $(STAMP) ## unit tests alone, without the long ones
+	@$(PY) -m pytest tests/unit --numprocesses $(WORKERS) --dist worksteal -m "not long"
 
 unit-3.13: .venv-3.13/.installed ## unit tests on the Python of the image, in an environment of its own
 	@.venv-3.13/bin/python -m pytest tests/unit --numprocesses $(WORKERS) --dist worksteal

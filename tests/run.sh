@@ -31,9 +31,11 @@ case " $* " in
     *" cluster "* | *" e2e "* | *" portal "* | *" streaming "* | *" doctor "* | *" network "* | *" nodes "*) run servers tests/install-servers ;;
 esac
 
-# One worker for each core; each has a control plane of its own, which takes 600 MB. Module fixtures stay on one worker.
+# Unit tests compute: one worker for each core. Cluster tests wait for a real API server half of their time: one worker
+# more, each with a control plane of its own, which takes 600 MB; module fixtures stay on one worker.
 cores=$(nproc)
-spread=(--numprocesses $((cores < 8 ? cores : 8)) --dist loadfile)
+workers=$((cores < 8 ? cores : 8))
+spread=(--numprocesses $((workers + 1)) --dist loadfile)
 
 control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubectl helm helm3 traefik-crds.yaml)
 
@@ -67,7 +69,10 @@ nodes_down() {
 
 for suite in "$@"; do
     case $suite in
-        unit) run unit "${pytest[@]}" tests/unit "${spread[@]}" ${examples[@]+"${examples[@]}"} ;;
+        unit)
+            run unit "${pytest[@]}" tests/unit --numprocesses "$workers" --dist worksteal ${examples[@]+"${examples[@]}"} \
+                ${left_out[@]+"${left_out[@]}"}
+            ;;
         cluster)
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"
             run cluster "${pytest[@]}" tests/cluster tests/network --timeout 180 "${spread[@]}" ${left_out[@]+"${left_out[@]}"}

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import msgspec
 
+from support.database import sqlite_with_tables
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.cluster_cache import ClusterCache
@@ -21,6 +22,7 @@ from vdi.kube.errors import NotFound
 from vdi.kube.transport import Client
 from vdi.session.times import format_time
 
+SQLITE = "sqlite+aiosqlite:///"
 MORNING = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
 
 
@@ -160,7 +162,9 @@ class Replica:
 
 @asynccontextmanager
 async def open_database(url: str) -> AsyncIterator[Database]:
-    """With all tables in it."""
+    """With all tables in it; SQLite's file gets them from a copy, other servers from the migrations."""
+    if url.startswith(SQLITE):
+        sqlite_with_tables(Path(url.removeprefix(SQLITE)))
     database = Database(url)
     try:
         await upgrade(database)
@@ -170,7 +174,7 @@ async def open_database(url: str) -> AsyncIterator[Database]:
 
 
 def sqlite_url(folder: Path) -> str:
-    return f"sqlite+aiosqlite:///{folder}/vdi.db"
+    return f"{SQLITE}{folder}/vdi.db"
 
 
 async def rows_of(database: Database) -> tuple[list[SessionRow], list[RunRow]]:

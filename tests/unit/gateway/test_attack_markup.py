@@ -170,7 +170,7 @@ async def somebody(stage: AttackStage, bad: str) -> Browser:
     return browser
 
 
-@pytest.fixture(params=PROBES, ids=str)
+@pytest.fixture(params=[PROBES[0], *(pytest.param(probe, marks=pytest.mark.long) for probe in PROBES[1:])], ids=str)
 async def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[AttackStage, Browser, str]]:
     bad: str = request.param
     async with fake_api() as api:

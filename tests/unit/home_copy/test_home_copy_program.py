@@ -184,30 +184,35 @@ def killed_at(old: Path, new: Path, number: int) -> str | None:
     return None
 
 
-def test_killed_at_every_step_the_next_run_completes_it(tmp_path: Path) -> None:
+def steps_of(old: Path, new: Path) -> list[str]:
+    """The steps of a copy that no one interrupts."""
+    steps: list[str] = []
+    new.mkdir()
+    (new / "mine").write_text("of the target")
+    a_copy(old, new, at=steps.append).run()
+    return steps
+
+
+@pytest.mark.parametrize("which", ["the first of its kind", pytest.param("each", marks=pytest.mark.long)])
+def test_killed_at_every_step_the_next_run_completes_it(tmp_path: Path, which: str) -> None:
     old = tmp_path / "old"
     old.mkdir()
     fill(old)
-    before, steps, number = contents(old), set(), 0
-    while True:
-        new = tmp_path / f"new-{number}"
-        new.mkdir()
-        (new / "mine").write_text("of the target")
-        step = killed_at(old, new, number)
-        if step is not None:
-            steps.add(step)
-            assert contents(old) == before and (new / "mine").read_text() == "of the target"
-            a_copy(old, new).run()
-        (new / "mine").unlink()
-        assert contents(new) == before, (number, step)
-        assert contents(old) == before
-        if step is None:
-            break
-        number += 1
-    assert steps == {
+    before, done = contents(old), steps_of(old, tmp_path / "new")
+    assert set(done) == {
         *("scan", "compare", "stage", "copy", "verify", "journal", "journal is written"),
         *("move", "make folder", "rename", "folder metadata", "clean"),
     }
+    for number in range(len(done)) if which == "each" else map(done.index, sorted(set(done))):
+        new = tmp_path / f"new-{number}"
+        new.mkdir()
+        (new / "mine").write_text("of the target")
+        assert killed_at(old, new, number) == done[number]
+        assert contents(old) == before and (new / "mine").read_text() == "of the target"
+        a_copy(old, new).run()
+        (new / "mine").unlink()
+        assert contents(new) == before, (number, done[number])
+        assert contents(old) == before
 
 
 def test_a_home_that_changed_after_an_interrupted_copy_is_copied_again(tmp_path: Path) -> None:

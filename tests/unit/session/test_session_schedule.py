@@ -229,21 +229,23 @@ def test_a_desktop_that_answers_is_asked_once_more_at_the_very_end() -> None:
 def test_whatever_the_operator_misses_a_desktop_ends_once_and_only_after_its_warning(
     start: int, away: list[tuple[int, int]], zone: str
 ) -> None:
-    """Simulated by the minute over a week with a clock change."""
+    """Simulated over a week with a clock change: by the minute near the end, by the hour far from it."""
     schedule = office(timeZone=zone)
     monday = datetime.combine(CHANGES[zone][0] - timedelta(days=6), datetime.min.time(), ZoneInfo(zone))
     started = monday.astimezone(UTC) + timedelta(minutes=start)
     down = [(monday.astimezone(UTC) + timedelta(minutes=begin), length) for begin, length in away]
     warned_at, ended = None, None
-    now = started
+    now, step = started, timedelta(minutes=1)
     while ended is None and now < started + timedelta(days=10):
-        now += timedelta(minutes=1)
+        now += step
         if any(begin <= now < begin + timedelta(minutes=length) for begin, length in down):
+            step = timedelta(minutes=1)
             continue
         closing = find_closing(
             schedule, started=started, activity=None, last_known_activity=None, warned_at=warned_at, now=now
         )
         assert closing is not None
+        step = timedelta(minutes=1) if now > closing.warn_at - timedelta(hours=2) else timedelta(hours=1)
         if closing.is_over(now):
             assert warned_at is not None
             assert now - warned_at >= min(timedelta(minutes=5), (closing.at - started) / 2)

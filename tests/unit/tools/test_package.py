@@ -83,12 +83,14 @@ def test_the_wheel_has_both_commands(installed: Path) -> None:
     assert scripts.splitlines() == ["[console_scripts]", "kubectl-vdi = vdi.cli.main:main", "vdi = vdi.cli.main:main"]
 
 
+@pytest.mark.long
 def test_an_sdist_builds_the_same_version_without_git(checkout: Path, tmp_path: Path) -> None:
     with tarfile.open(build(checkout, "sdist")) as archive:
         archive.extractall(tmp_path, filter="data")
     assert build(tmp_path / "vdi_kubernetes-0.2.0rc1", "wheel").name == "vdi_kubernetes-0.2.0rc1-py3-none-any.whl"
 
 
+@pytest.mark.long
 def test_a_shallow_clone_without_tags_builds_a_version_with_its_commit(checkout: Path, tmp_path: Path) -> None:
     command = ["git", "clone", "--quiet", "--depth=1", "--no-tags", f"file://{checkout}", str(tmp_path / "clone")]
     subprocess.run(command, check=True, capture_output=True, timeout=60)

@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ async def _locked(database: Database) -> AsyncIterator[AsyncConnection]:
 def _upgrade(connection: Connection) -> None:
     """Run the revisions that are missing, in the transaction of `connection`. Raises UnknownRevisionError."""
     scripts = _scripts()
-    _current_revision(connection)
+    if _current_revision(connection) == scripts.get_current_head():
+        return
     _migrate(connection, scripts, "head", lambda current, _: scripts._upgrade_revs("head", current))
 
 
@@ -119,7 +121,9 @@ def _migrate(
         environment.run_migrations()
 
 
+@cache
 def _scripts() -> ScriptDirectory:
+    """Of this code: its files do not change while it runs."""
     return ScriptDirectory.from_config(_config())
 
 
