@@ -24,8 +24,6 @@ from vdi.demo import run
 from vdi.demo.browser import DesktopBrowser
 
 _SIZE = (1280, 800)
-_PIXELS = 30_000
-"""That a program's window changes at least."""
 _SECONDS = 120.0
 _COLOURS = 128
 _NOTEBOOK_FILE = "primes.ipynb"
@@ -41,6 +39,8 @@ class Scene:
     commands: tuple[str, ...] = ()
     with_docs: bool = False
     """Whether the home has this project's documentation too."""
+    pixels: int = 150_000
+    """That each command changes at least."""
 
 
 _PRIMES = textwrap.dedent(
@@ -128,6 +128,7 @@ _NOTEBOOK = Scene(files={_NOTEBOOK_FILE: _PRIMES_NOTEBOOK})
 SCENES = {
     "kiosk": Scene(
         with_docs=True,
+        pixels=30_000,  # text on a page that was white before
         commands=(
             f"(setsid python3 -m http.server --bind 127.0.0.1 --directory ~/docs 8000 &); "
             f"until curl -s -o /dev/null {_SITE_ADDRESS}; do sleep 0.2; done; "
@@ -200,10 +201,10 @@ def show_desktop(demo: run.Demo, session: str, scene: Scene, browser: DesktopBro
     """The desktop, once each command has drawn its window."""
     browser.open()
     browser.page.mouse.move(_SIZE[0] - 20, 20)  # on nothing that would show a tooltip
-    picture = browser.picture()
+    picture = wait_until_drawn(browser)
     for command in scene.commands:
         in_desktop(demo, f"(setsid bash -c {shlex.quote(command)} >/tmp/scene.log 2>&1 &)", session=session)
-        browser.wait_for_change(picture, pixels=_PIXELS, timeout_s=_SECONDS)
+        browser.wait_for_change(picture, pixels=scene.pixels, timeout_s=_SECONDS)
         picture = wait_until_drawn(browser)
     return picture
 

@@ -108,10 +108,10 @@ def _gallery_recipe(name: str, *shared: str) -> ImageRecipe:
 _GALLERY = {
     "office": _gallery_recipe("office", "install-packages"),
     "developer": _gallery_recipe("developer", "install-packages"),
-    "science": _gallery_recipe("science", "install-packages", "jupyter.txt"),
+    "science": _gallery_recipe("science", "install-packages", "jupyter.txt", "jupyter-overrides.json"),
     "graphics": _gallery_recipe("graphics", "install-packages"),
     "kiosk": _gallery_recipe("kiosk"),
-    "notebook": _gallery_recipe("notebook", "install-packages", "jupyter.txt"),
+    "notebook": _gallery_recipe("notebook", "install-packages", "jupyter.txt", "jupyter-overrides.json"),
 }
 GALLERY = tuple(_GALLERY)
 """The images of docs/gallery.md, by name."""
