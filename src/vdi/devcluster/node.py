@@ -1,6 +1,7 @@
 """A full node: containerd, kubelet and kube-proxy as supervised components, with their configuration.
 
-The first node runs beside the control plane, and Traefik beside it. Further nodes have a supervisor each.
+The first node runs beside the control plane, and Traefik beside it, twice: for browsers on this machine, and for pods.
+Further nodes have a supervisor each.
 
 Pure functions and writing of files; what touches the host is in `host`, what needs root goes through `privileged`.
 """
@@ -17,6 +18,7 @@ from typing import Any
 from vdi.devcluster import fake_gpus
 from vdi.devcluster.layout import ClusterSettings, Layout, write_private
 from vdi.devcluster.machine import Machine, cni_config, containerd_config, kubelet_config, resolv_conf
+from vdi.devcluster.networks import Networks
 from vdi.devcluster.probe import SYSTEM_PATH
 from vdi.devcluster.supervisor import Component
 
@@ -36,7 +38,8 @@ KERNEL_TUNABLES = {
 """What the kubelet would set for the whole machine, and refuses to run without (component-helpers/node/util/sysctl).
 In the node's mount namespace these files say what it wants to read; the host's kernel stays as its owner has it."""
 
-_TRAEFIK_HEALTH = "127.0.0.1:8082"
+_TRAEFIK_HEALTH, _POD_TRAEFIK_HEALTH = "127.0.0.1:8082", "127.0.0.1:8083"
+_TRAEFIK_SERVICE_PORT = 443
 
 _RESOLVE = '[ ! -e /etc/resolv.conf ] || mount --bind "$0" /etc/resolv.conf; exec "$@"'
 _WITH_CLUSTER_DNS = ("unshare", "--mount", "sh", "-ec", _RESOLVE)
@@ -58,8 +61,7 @@ def host_folders(layout: Layout) -> dict[str, Path]:
 
 def setup_commands(layout: Layout, settings: ClusterSettings) -> list[list[str]]:
     """What the node's supervisor does first, inside its namespaces."""
-    networks = settings.networks
-    assert networks is not None  # noqa: S101 - a full node has networks
+    networks = _networks(settings)
     commands = [["mount", "--make-rshared", "/"]]
     commands += [["mount", "--bind", str(ours), theirs] for theirs, ours in host_folders(layout).items()]
     commands += [["mount", "--bind", str(_tunable_file(layout, name)), f"/proc/sys/{name}"] for name in KERNEL_TUNABLES]
@@ -82,7 +84,6 @@ def setup_commands(layout: Layout, settings: ClusterSettings) -> list[list[str]]
 
 def node(layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]) -> list[Component]:
     """The node's components; on the first node they start after those of the control plane."""
-    assert settings.networks is not None  # noqa: S101 - a full node has networks
     tools = [binaries[name].parent for name in ("containerd", "containerd-shim-runc-v2", "runc")]
     path = ":".join([*map(str, dict.fromkeys(tools)), SYSTEM_PATH])
     socket = f"{layout.run}/containerd.sock"
@@ -100,7 +101,7 @@ def node(layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]
                 f"--config={layout.config / 'kubelet.json'}",
                 f"--kubeconfig={layout.component_kubeconfig('kubelet')}",
                 f"--hostname-override={settings.name_of(layout.number)}",
-                f"--node-ip={settings.networks.address_of(layout.number)}",
+                f"--node-ip={_networks(settings).address_of(layout.number)}",
                 "--root-dir=/var/lib/kubelet",
             ],
             env={"PATH": path},
@@ -111,7 +112,9 @@ def node(layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]
         _kube_proxy(layout, settings, binaries["kube-proxy"]),
     ]
     if layout.cluster is None:
-        components.append(_traefik(layout, binaries["traefik"]))
+        traefik = binaries["traefik"]
+        components.append(_traefik(layout, traefik, "traefik", _TRAEFIK_HEALTH, listen_name="websecure"))
+        components.append(_traefik(layout, traefik, "traefik-pods", _POD_TRAEFIK_HEALTH))
     if settings.fake_gpus:
         components.append(_fake_gpus(layout, settings))
     return components
@@ -130,9 +133,17 @@ def write_node_config(
     for name, value in KERNEL_TUNABLES.items():
         _tunable_file(layout, name).write_text(f"{value}\n")
     if layout.cluster is None:
-        _write_json(layout.config / "traefik.json", _traefik_config(layout, settings))
+        browsers = f"127.0.0.1:{settings.websecure_port}"  # a name for the socket that Traefik is given
+        pods = f"{_networks(settings).address_of(layout.number)}:{_TRAEFIK_SERVICE_PORT}"
+        _write_json(layout.config / "traefik.json", _traefik_config(layout, browsers, _TRAEFIK_HEALTH))
+        _write_json(layout.config / "traefik-pods.json", _traefik_config(layout, pods, _POD_TRAEFIK_HEALTH))
         (layout.config / "traefik-resolv.conf").write_text(_cluster_resolv_conf(settings))
         _write_json(layout.config / "traefik-tls.json", _traefik_tls(layout))
+
+
+def _networks(settings: ClusterSettings) -> Networks:
+    assert settings.networks is not None  # noqa: S101 - a full node has networks
+    return settings.networks
 
 
 def _control_plane(layout: Layout) -> list[str]:
@@ -140,20 +151,21 @@ def _control_plane(layout: Layout) -> list[str]:
     return [] if layout.cluster else ["kube-apiserver"]
 
 
-def _traefik(layout: Layout, binary: Path) -> Component:
+def _traefik(layout: Layout, binary: Path, name: str, health: str, *, listen_name: str = "") -> Component:
+    """`listen_name`: the entry point whose socket it is given; without one it listens in the node's own network."""
     return Component(
-        name="traefik",
+        name=name,
         argv=[
             *_WITH_CLUSTER_DNS,
             str(layout.config / "traefik-resolv.conf"),
             str(binary),
-            f"--configfile={layout.config / 'traefik.json'}",
+            f"--configfile={layout.config / name}.json",
         ],
         env={"KUBECONFIG": str(layout.component_kubeconfig("traefik")), "PATH": SYSTEM_PATH},
         after=_control_plane(layout),
-        ready={"tcp": _TRAEFIK_HEALTH},
+        ready={"tcp": health},
         needs_file=str(layout.addons_applied),
-        listen_name="websecure",
+        listen_name=listen_name,
     )
 
 
@@ -162,7 +174,6 @@ def _tunable_file(layout: Layout, name: str) -> Path:
 
 
 def _kube_proxy(layout: Layout, settings: ClusterSettings, binary: Path) -> Component:
-    assert settings.networks is not None  # noqa: S101 - a full node has networks
     return Component(
         name="kube-proxy",
         argv=[
@@ -170,7 +181,7 @@ def _kube_proxy(layout: Layout, settings: ClusterSettings, binary: Path) -> Comp
             f"--kubeconfig={layout.component_kubeconfig('kube-proxy')}",
             f"--hostname-override={settings.name_of(layout.number)}",
             "--proxy-mode=iptables",
-            f"--cluster-cidr={settings.networks.all_pods}",
+            f"--cluster-cidr={_networks(settings).all_pods}",
             "--conntrack-max-per-core=0",  # the limit is the host's
             "--healthz-bind-address=127.0.0.1:10256",
             "--metrics-bind-address=127.0.0.1:10249",
@@ -201,20 +212,20 @@ def _fake_gpus(layout: Layout, settings: ClusterSettings) -> Component:
     )
 
 
-def _traefik_config(layout: Layout, settings: ClusterSettings) -> dict[str, Any]:
-    """Traefik's static configuration. Its websecure socket comes from us; the address is a name for it."""
+def _traefik_config(layout: Layout, address: str, health: str) -> dict[str, Any]:
+    """Traefik's static configuration."""
     return {
         "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
         "log": {"level": "INFO", "noColor": True},
         "ping": {"entryPoint": "health"},
         "entryPoints": {
             "websecure": {
-                "address": f"127.0.0.1:{settings.websecure_port}",
+                "address": address,
                 "asDefault": True,
                 "http": {"tls": {}},
                 "transport": {"lifeCycle": {"graceTimeOut": "1s"}},
             },
-            "health": {"address": _TRAEFIK_HEALTH},
+            "health": {"address": health},
         },
         "providers": {
             "providersThrottleDuration": "200ms",  # 2 s by default: a person waits that long for the route
@@ -227,8 +238,7 @@ def _traefik_config(layout: Layout, settings: ClusterSettings) -> dict[str, Any]
 
 def _cluster_resolv_conf(settings: ClusterSettings) -> str:
     """What the kubelet gives pods: `vdi-gateway.vdi-system.svc` is a name that the cluster's DNS completes."""
-    assert settings.networks is not None  # noqa: S101 - a full node has networks
-    return f"nameserver {settings.networks.dns_service}\nsearch svc.cluster.local cluster.local\noptions ndots:5\n"
+    return f"nameserver {_networks(settings).dns_service}\nsearch svc.cluster.local cluster.local\noptions ndots:5\n"
 
 
 def _traefik_tls(layout: Layout) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def choose_kind(
     for option, number in (("--fake-gpus", fake_gpus), ("--nodes", nodes)):
         if control_plane_only and number:
             raise ClusterError(
-                f"{option} {number} needs a node, and --control-plane-only makes none: leave out one of them"
+                f"{option} {number} needs a node, and --control-plane-only creates none: omit one of them"
             )
     if known is None:
         return Kind(control_plane_only, fake_gpus or 0, nodes or 1)
@@ -159,7 +159,7 @@ def wait_running(layout: Layout, step: Step, *, timeout_factor: float) -> None:
     if layout.cluster:
         later = set() if layout.images_loaded.exists() else {"kubelet", "kube-proxy", "fake-gpus"}
     else:
-        later = set() if layout.addons_applied.exists() else {"traefik"}
+        later = set() if layout.addons_applied.exists() else {"traefik", "traefik-pods"}
 
     def all_running() -> bool:
         if find_supervisor(layout) is None:

@@ -229,8 +229,9 @@ def test_nodes_of_a_cluster_that_does_not_run_cannot_be_changed(
 
 @pytest.mark.parametrize(("resolv_conf", "forwards"), [("nameserver 192.0.2.1\n", True), ("", False)])
 def test_dns_asks_no_one_where_there_is_no_one(layout: Layout, resolv_conf: str, forwards: bool) -> None:
-    text = "".join(render(layout, "vdi-demo", "10.213.0.10", resolv_conf))
+    assert FULL_NODE.networks
+    text = "".join(render(layout, "vdi-demo", FULL_NODE.networks, resolv_conf))
     assert ("forward . /etc/resolv.conf" in text) is forwards
     assert 'mkdir -m 0777 -p "$VOL_DIR"' in text
-    assert "clusterIP: 10.213.0.10" in text
+    assert f"clusterIP: {FULL_NODE.networks.dns_service}" in text
     assert text.count("nodeSelector: {kubernetes.io/hostname: vdi-demo}") == 2

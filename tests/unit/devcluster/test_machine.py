@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from msgspec.structs import replace
 
 from unit.devcluster.node_settings import FULL_NODE, THREE_NODES
 from vdi.devcluster import machine
+from vdi.devcluster.addons import render
 from vdi.devcluster.layout import Layout
 from vdi.devcluster.machine import Machine
 from vdi.devcluster.node import KERNEL_TUNABLES, host_folders, node, setup_commands, write_node_config
@@ -170,6 +172,21 @@ def test_traefiks_resolver_is_the_clusters(tmp_path: Path) -> None:
     text = (layout.config / "traefik-resolv.conf").read_text()
     assert f"nameserver {FULL_NODE.networks.dns_service}\n" in text
     assert "cluster.local" in text
+
+
+def test_traefik_listens_for_pods_where_its_service_leads_them(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "demo")
+    layout.config.mkdir(parents=True)
+    write_node_config(layout, FULL_NODE, DEBIAN_12, {name: Path("/bin") / name for name in ("cni", "runc")})
+    assert FULL_NODE.networks
+    objects = [one for text in render(layout, "vdi-demo", FULL_NODE.networks, "") for one in yaml.safe_load_all(text)]
+    (endpoints,) = [one for one in objects if one["kind"] == "EndpointSlice"]
+    ((address,), (port,)) = endpoints["endpoints"][0]["addresses"], endpoints["ports"]
+    files = {name: json.loads((layout.config / f"{name}.json").read_text()) for name in ("traefik", "traefik-pods")}
+    points = {name: file["entryPoints"] for name, file in files.items()}
+    assert points["traefik-pods"]["websecure"]["address"] == f"{address}:{port['port']}"
+    assert points["traefik"]["websecure"]["address"] == f"127.0.0.1:{FULL_NODE.websecure_port}"
+    assert points["traefik"]["health"] != points["traefik-pods"]["health"], "both are in one network"
 
 
 def test_a_further_node_is_configured_as_the_first_one_with_addresses_and_files_of_its_own(tmp_path: Path) -> None:
