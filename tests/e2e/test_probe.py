@@ -1,7 +1,11 @@
-"""`vdi session probe` on real desktops, through Traefik, TLS and the gateway: figures, metrics, words for failures."""
+"""`vdi session probe` on real desktops, through Traefik, TLS and the gateway: figures, metrics, words for failures.
+
+By hand, and as the chart's CronJob runs it in a pod.
+"""
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,20 @@ token = open('/var/run/secrets/vdi-metrics/token').read()
 page = u.Request('http://127.0.0.1:8081/metrics', headers={'Authorization': 'Bearer ' + token})
 print(u.urlopen(page).read().decode())
 """
+
+
+PROBED = "vdi-probe.vdi-system.vdi"
+"""The template that the chart makes for the CronJob."""
+
+
+@pytest.fixture
+def probing(sessions: World) -> Iterator[World]:
+    """The release with the probe, which the demo leaves out; as it was before afterwards."""
+    sessions.vdi("upgrade", "--set", "probe.enabled=true", "--yes")
+    try:
+        yield sessions
+    finally:
+        sessions.vdi("rollback", "--yes")
 
 
 @pytest.fixture
@@ -122,3 +140,20 @@ def test_what_is_wrong_is_said_in_words(sessions: World, home: Path) -> None:
         reach(sessions, "paula", "Suspended")
         log_in(sessions, "paula@example.com")
         assert "it is suspended. Resume it first" in probe(sessions, "paula")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_the_cronjob_measures_a_desktop_from_a_pod(probing: World) -> None:
+    """The commands of docs/probe.md, without waiting for the schedule."""
+
+    def in_release(*words: str) -> str:
+        return probing.kubectl("-n", RELEASE_NAMESPACE, *words)
+
+    in_release("create", "job", "probe-now", "--from=cronjob/vdi-probe")
+    in_release("wait", "job/probe-now", "--for=jsonpath={.status.ready}=1", "--timeout=2m")
+    log = in_release("logs", "-f", "job/probe-now")
+    assert "input to photon" in log, log
+    assert metric(probing, rf'vdi_probes_total{{outcome="measured",template="{PROBED}"}}') == 1
+    assert metric(probing, rf'session_glass_to_glass_seconds_count{{template="{PROBED}"}}') == 40
+    wait_until("its desktop is deleted", lambda: not probing.items("vdi"), 60)
