@@ -134,6 +134,8 @@ async def test_an_administrator_keeps_order_and_does_not_look_in(stage: PortalSt
     assert ">Open<" not in page
     assert 'action="/desktops/alice-desktop/share"' not in page
     assert "gpu-node-1" in page
+    assert "delete your files too" not in page
+    assert "delete your files too" in (await stage.browser().get("/desktops/alice-desktop")).text
 
 
 @pytest.mark.parametrize(
