@@ -1,0 +1,90 @@
+"""A node joins: it gets the images of templates with `prePull` before the first desktop, and runs desktops."""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from hashlib import file_digest
+from pathlib import Path
+
+import pytest
+import yaml
+
+from e2e.desktops import Object, reach, start, template
+from e2e.world import World
+from nodes.registry import HOST, registry_on, write_image
+from nodes.several import LIGHT, Nodes
+from support.waiting import wait_until
+from vdi.devcluster import binaries, cluster
+from vdi.devcluster.images.archive import ImageConfig, write_program_layer
+from vdi.devcluster.progress import Progress
+
+pytestmark = pytest.mark.timeout(600)
+IMAGE = f"{HOST}/late/pause:1"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """What a registry serves: an image that no node has."""
+    with Progress(tmp_path / "logs") as progress:
+        program = binaries.ensure(["pause"], progress=progress)["pause"]
+    layer, folder = tmp_path / "layer.tar", tmp_path / "image"
+    write_program_layer({f"/{tmp_path.name}": program}, layer)  # named after this run, so that it is new to all nodes
+    with layer.open("rb") as content:
+        diff_id = file_digest(content, "sha256").hexdigest()
+    arch = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+    config = ImageConfig(entrypoint=(f"/{tmp_path.name}",), user="65535:65535")
+    write_image(folder, layer, json.dumps(config.document(arch=arch, diff_id=diff_id, comment="pause")).encode())
+    return folder
+
+
+def run_without_pull(world: World, node: str) -> None:
+    """A pod of the image runs on this node, which may not fetch it."""
+    container = {"name": "late", "image": IMAGE, "imagePullPolicy": "Never"}
+    spec = {"nodeName": node, "terminationGracePeriodSeconds": 0, "containers": [container]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "late", "namespace": "default"}, "spec": spec}
+    world.kubectl("apply", "-n", "default", "-f", "-", stdin=yaml.safe_dump(pod))
+    world.kubectl("wait", "-n", "default", "pod/late", "--for=condition=Ready", "--timeout=60s")
+    world.kubectl("delete", "-n", "default", "pod/late")
+
+
+def test_a_node_that_joins_has_the_images_before_the_first_desktop(nodes: Nodes, image: Path, tmp_path: Path) -> None:
+    world, before = nodes.world, nodes.names
+
+    def pulled() -> Object:
+        status: Object = (world.get("vditemplate", "late") or {}).get("status", {}).get("prePull", {})
+        return status
+
+    def wait_pulled(count: int, seconds: float) -> None:
+        def on_all() -> bool:
+            status = pulled()
+            return status.get("wanted") == status.get("ready") == count
+
+        wait_until(f"the image is on {count} nodes", on_all, seconds)
+
+    with ExitStack() as registries, ThreadPoolExecutor(1) as background:
+        for name in before:
+            process = nodes.process(name, "containerd")
+            assert process
+            registries.enter_context(registry_on(process, image))
+        registries.enter_context(template(world, "late", image=IMAGE, prePull=True))
+        wait_pulled(len(before), 60)
+
+        progress = registries.enter_context(Progress(tmp_path / "node"))
+        joining = background.submit(cluster.add_node, nodes.cluster, progress=progress)
+
+        def joined() -> int | None:
+            return nodes.process(name, "containerd") if (name := nodes.names[-1]) not in before else None
+
+        process = wait_until("its containerd runs", joined, 60)  # the kubelet waits until the images are loaded
+        registries.enter_context(registry_on(process, image))
+        node = joining.result()
+        wait_pulled(len(before) + 1, 60)
+        wait_until("no puller is left", lambda: not world.items("pod", "vdi.kasm.io/prepull"), 30)
+        run_without_pull(world, node)
+
+        registries.enter_context(template(world, "plain", resources=LIGHT))
+        with nodes.only(node):
+            start(world, "nia", "plain", wait=False)
+            reach(world, "nia", "Running", seconds=120)
+        assert nodes.of("nia") == node
