@@ -1,7 +1,7 @@
-"""A stand-in for a network plugin that enforces NetworkPolicies, on the embedded cluster's node, which has none.
+"""A stand-in for a network plugin that enforces NetworkPolicies, on the embedded cluster's nodes, which have none.
 
 It asks the evaluator (cyclonus) what the policies mean for every pair of pods and every port that is of interest. What
-is denied becomes a DROP in the node's own network namespace, where each packet between pods passes after kube-proxy
+is denied becomes a DROP in each node's own network namespace, where each packet between pods passes after kube-proxy
 has put in a pod's address for that of a Service. It looks twice a second, so a new pod is open for a moment, as with
 other plugins. It knows IPv4 alone, and only the ports that it is given.
 """
@@ -24,14 +24,14 @@ Object = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Node:
+class Nodes:
     """Where to look, and where to write."""
 
     kubectl: list[str]
-    kubelet: int
-    """A process in the node's network namespace."""
+    kubelets: tuple[int, ...]
+    """A process in the network namespace of each node."""
     address: str
-    """The node's own, which the API server listens on."""
+    """The first node's, which the API server listens on."""
 
     def read(self) -> tuple[list[Policy], list[Role]]:
         """The cluster's policies, and who there is."""
@@ -59,9 +59,10 @@ class Node:
         self.inside("iptables-restore", "--noflush", given=text)
 
     def inside(self, *words: str, given: str = "") -> None:
-        """Run a program in the node's network namespace."""
-        command = ["nsenter", "--target", str(self.kubelet), "--net", *words]
-        subprocess.run(command, input=given, text=True, capture_output=True, check=True, timeout=30)
+        """Run a program in the network namespace of each node."""
+        for kubelet in self.kubelets:
+            command = ["nsenter", "--target", str(kubelet), "--net", *words]
+            subprocess.run(command, input=given, text=True, capture_output=True, check=True, timeout=30)
 
 
 def has_address(pod: Object) -> bool:
@@ -107,19 +108,19 @@ def rules_of(policies: list[Policy], roles: list[Role]) -> list[str]:
 
 
 @contextmanager
-def enforced(node: Node) -> Iterator[None]:
+def enforced(nodes: Nodes) -> Iterator[None]:
     """What the cluster's policies say holds, until the end. Raises what went wrong meanwhile."""
-    node.write([])
+    nodes.write([])
     for hook in ("FORWARD", "INPUT"):
-        node.inside("iptables", "--insert", hook, "--jump", CHAIN)
+        nodes.inside("iptables", "--insert", hook, "--jump", CHAIN)
     ended, trouble = threading.Event(), list[BaseException]()
 
     def follow() -> None:
         before: Any = None
         try:
             while not ended.wait(0.5):
-                if (now := node.read()) != before:
-                    node.write(rules_of(*now))
+                if (now := nodes.read()) != before:
+                    nodes.write(rules_of(*now))
                     before = now
         except BaseException as error:
             trouble.append(error)
@@ -132,8 +133,8 @@ def enforced(node: Node) -> Iterator[None]:
         ended.set()
         thread.join()
         for hook in ("FORWARD", "INPUT"):
-            node.inside("iptables", "--delete", hook, "--jump", CHAIN)
-        node.inside("iptables", "--flush", CHAIN)
-        node.inside("iptables", "--delete-chain", CHAIN)
+            nodes.inside("iptables", "--delete", hook, "--jump", CHAIN)
+        nodes.inside("iptables", "--flush", CHAIN)
+        nodes.inside("iptables", "--delete-chain", CHAIN)
     if trouble:
         raise trouble[0]

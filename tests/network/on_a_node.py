@@ -5,13 +5,13 @@ import subprocess
 from pathlib import Path
 
 from e2e.world import World
-from network.enforcer import Node
+from network.enforcer import Nodes
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.demo.run import RELEASE
 
 
-def node_of(world: World) -> Node:
-    """The node of the tests' cluster."""
+def node_of(world: World) -> Nodes:
+    """The one node of the tests' cluster."""
     (address,) = [
         address["address"]
         for node in world.items("node")
@@ -24,7 +24,7 @@ def node_of(world: World) -> Node:
         for process in Path("/proc").iterdir()
         if process.name.isdigit() and argument in _command_of(process)
     ]
-    return Node(["kubectl", "--kubeconfig", str(world.kubeconfig)], min(found), address)
+    return Nodes(["kubectl", "--kubeconfig", str(world.kubeconfig)], (min(found),), address)
 
 
 def _command_of(process: Path) -> list[bytes]:

@@ -1,0 +1,77 @@
+"""NetworkPolicies hold between pods of different nodes, as between those of one."""
+
+import pytest
+import yaml
+
+from e2e.desktops import pod_of, run_in, start, template
+from e2e.world import World
+from network.enforcer import Nodes as Enforcing
+from network.enforcer import enforced
+from network.on_a_node import helm_test, left_behind
+from nodes.several import LIGHT, Nodes
+from support.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(900)
+STREAM, AGENT = 8080, 8082
+
+
+def enforcing(nodes: Nodes) -> Enforcing:
+    """All nodes, for the stand-in for a network plugin."""
+    kubelets = [nodes.process(name, "kubelet") for name in nodes.names]
+    (address,) = [
+        each["address"]
+        for node in nodes.world.items("node")
+        for each in node["status"]["addresses"]
+        if each["type"] == "InternalIP" and node["metadata"]["name"] == nodes.names[0]
+    ]
+    kubectl = ["kubectl", "--kubeconfig", str(nodes.world.kubeconfig)]
+    return Enforcing(kubectl, tuple(kubelet for kubelet in kubelets if kubelet), address)
+
+
+def a_stranger(world: World, node: str) -> str:
+    """A pod on that node that has nothing to do with the release: its name."""
+    container = {"name": "stranger", "image": "docker.io/library/debian:13-slim", "command": ["sleep", "infinity"]}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "stranger", "namespace": "default"},
+        "spec": {"nodeName": node, "terminationGracePeriodSeconds": 0, "containers": [container]},
+    }
+    world.kubectl("-n", "default", "apply", "-f", "-", stdin=yaml.safe_dump(pod))
+    world.kubectl("-n", "default", "wait", "pod/stranger", "--for=condition=Ready", "--timeout=60s")
+    return "stranger"
+
+
+def connects(world: World, namespace: str, pod: str, address: str, port: int) -> bool:
+    """Whether a connection from this pod is taken."""
+    script = f"timeout 3 bash -c '</dev/tcp/{address}/{port}' 2>/dev/null && echo yes || echo no"
+    return world.kubectl("-n", namespace, "exec", pod, "--", "sh", "-c", script).split()[-1] == "yes"
+
+
+def test_policies_hold_between_nodes(nodes: Nodes) -> None:
+    world, (first, second, third) = nodes.world, nodes.names[:3]
+    with template(world, "roams", resources=LIGHT, persistence={"enabled": False}):
+        for name, node in (("lea", second), ("liv", third)):
+            with nodes.only(node):
+                start(world, name, "roams")
+        pods = {name: pod for name in ("lea", "liv") if (pod := pod_of(world, name))}
+        sender, target = pods["lea"]["metadata"]["name"], pods["liv"]["status"]["podIP"]
+        stranger = a_stranger(world, first)
+        try:
+            ways = [("vdi-sessions", sender, STREAM), ("vdi-sessions", sender, AGENT), ("default", stranger, STREAM)]
+
+            def through() -> list[bool]:
+                return [connects(world, namespace, pod, target, port) for namespace, pod, port in ways]
+
+            assert all(through()), "nothing enforces the policies yet"
+            with enforced(enforcing(nodes)):
+                wait_until("no one reaches the desktop of another node", lambda: not any(through()), 30)
+                run_in(world, "liv", "getent hosts vdi-gateway.vdi-system.svc.cluster.local")
+                with world.browser("liv") as browser:
+                    browser.open()
+                status, said = helm_test(world)
+                assert status == 0, said
+                assert left_behind(world) == []
+                assert not any(through())
+        finally:
+            world.kubectl("-n", "default", "delete", "pod", "stranger")
