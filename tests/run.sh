@@ -118,7 +118,9 @@ for suite in "$@"; do
             run "programs" $python -m vdi.devcluster.binaries helm kubectl
             run kasm "${pytest[@]}" tests/kasm
             ;;
-        portal) run portal "${pytest[@]}" tests/portal ;; # needs Chromium, which e2e installs
+        portal) # needs Chromium, which e2e installs; each worker has a browser
+            run portal "${pytest[@]}" tests/portal --numprocesses "$workers" --dist worksteal
+            ;;
         chaos)
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"
             run chaos "${pytest[@]}" tests/chaos

@@ -44,7 +44,7 @@ def message(world: World, name: str) -> str:
     ("variables", "said"),
     [
         ({"VDI_KEYBOARD_LAYOUT": "xx"}, "XKB knows no layout 'xx'"),
-        ({"VDI_APP": "xfce4-terminal"}, "is not a JSON array of words"),
+        pytest.param({"VDI_APP": "xfce4-terminal"}, "is not a JSON array of words", marks=pytest.mark.long),
     ],
 )
 def test_settings_that_the_image_does_not_know_are_quoted_in_the_status(

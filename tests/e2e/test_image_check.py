@@ -73,6 +73,7 @@ def test_a_template_that_ends_at_once_is_named_with_its_last_words(world: World)
     assert codes.HOME in by_severity(report, "ok"), "a shell in the image has looked at the home all the same"
 
 
+@pytest.mark.long
 def test_our_image_refuses_to_start_as_a_web_image_that_no_one_signs_in_to(world: World) -> None:
     report = check(world, DESKTOP_IMAGE, "--protocol", "Web", "--timeout", "2m")
     assert levels(report) == {"web": "no"}, report

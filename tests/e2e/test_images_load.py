@@ -99,6 +99,7 @@ def test_a_node_that_fails_is_named_with_the_reason(
     wait_until("nothing of the way is left", lambda: not pods_of_the_way(world), 30)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_ctrl_c_removes_the_pod(world: World, tools: dict[str, Path], here: tuple[str, ...], tmp_path: Path) -> None:
     archive = an_archive(tmp_path, tools, padding=1 << 29)

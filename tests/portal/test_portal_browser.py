@@ -15,7 +15,7 @@ from support.waiting import wait_until
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, a_session, running
 from vdi.gateway.users import User
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 _CONTRASTS = """() => {
   const parse = (text) => {
