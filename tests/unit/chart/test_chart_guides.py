@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,12 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
 
 
+@cache
+def command_of(noun: str) -> Any:
+    """With all that is below it: Typer makes them from functions, which takes longer than to read a page."""
+    return load_noun(noun, None)
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "design"], ids=named)
 def test_every_command_and_option_of_ours_exists(page: Path) -> None:
     """But for docs/design, which speaks of what is to come too."""
@@ -68,7 +75,7 @@ def test_every_command_and_option_of_ours_exists(page: Path) -> None:
     for line in typed:
         noun, *words = re.split(r"[|,]|\.\.\.", line)[0].split()[1:]
         assert noun in NOUNS, line
-        command: Any = load_noun(noun, None)
+        command = command_of(noun)
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]
         known = {option for param in command.params for option in param.opts} | {"--help"}

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tools.generate import chart, network_tables
+from tools.generate.chart_render import read_objects
 from unit.chart.trial_module import FOLDER, probe, trial
 
 METADATA = ("169.254.169.254/32", "100.100.100.200/32", "168.63.129.16/32", "fd00:ec2::254/128", "192.0.0.192/32")
 
 
 def policies() -> dict[str, dict[str, Any]]:
-    made = [each for each in yaml.safe_load_all(chart.MANIFEST.read_text()) if each]
+    made = read_objects(chart.MANIFEST.read_text())
     return {each["metadata"]["name"]: each for each in made if each["kind"] == "NetworkPolicy"}
 
 

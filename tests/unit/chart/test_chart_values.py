@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tools.generate import chart
-from tools.generate.chart_render import ROOT
+from tools.generate.chart_render import ROOT, read_objects
 from vdi.api.crd_files import render_files
 from vdi.gateway.edge.headers import DESKTOP_RESPONSE_HEADERS, FORWARD_AUTH
 from vdi.gateway.settings import read_settings as gateway_settings
@@ -94,7 +94,7 @@ def test_the_process_knows_every_variable_that_the_chart_sets(
 
 
 def test_the_edge_asks_and_takes_over_what_the_gateway_expects() -> None:
-    made = [each for each in yaml.safe_load_all(chart.MANIFEST.read_text()) if each]
+    made = read_objects(chart.MANIFEST.read_text())
     middlewares = {each["metadata"]["name"]: each for each in made if each["kind"] == "Middleware"}
     places = {middleware["metadata"]["namespace"] for middleware in middlewares.values()}
     assert places == {"vdi-sessions"}, "a route refuses a Middleware of another namespace"
@@ -112,7 +112,7 @@ def test_the_edge_asks_and_takes_over_what_the_gateway_expects() -> None:
 
 
 def test_the_portal_comes_before_every_desktop_and_the_waiting_page_after() -> None:
-    made = [each for each in yaml.safe_load_all(chart.MANIFEST.read_text()) if each]
+    made = read_objects(chart.MANIFEST.read_text())
     (route,) = [each for each in made if each["kind"] == "IngressRoute"]
     portal, own, turn, rest = route["spec"]["routes"]
     longest = len(f"Host(`{'a' * 63}.{'b' * 189}`)")
