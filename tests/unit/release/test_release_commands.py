@@ -74,7 +74,7 @@ def test_the_page_of_a_change() -> None:
     old = [{"kind": "ConfigMap", "metadata": {"name": "a"}, "data": {str(n): "x" for n in range(40)}}]
     new = [{"kind": "ConfigMap", "metadata": {"name": "a"}, "data": {str(n): "y" for n in range(40)}}, a_pool()]
     changes = changes_between(old, new, "kasm")
-    assert summary_line(changes) == "1 new, 1 changed" and summary_line([]) == "nothing changes"
+    assert summary_line(changes) == "1 new, 1 changed" and summary_line([]) == "chart and values are the same"
     lines = list(change_lines(changes))
     assert lines[0].endswith("~ ConfigMap kasm/a\x1b[0m") and "... and 15 lines more" in lines[26]
     assert len(change_data(changes)[0]["fields"]) == 40

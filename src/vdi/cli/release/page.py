@@ -20,7 +20,8 @@ def summary_line(changes: Sequence[Change]) -> str:
     """`12 new, 3 changed, 1 removed`."""
     counted = Counter(change.action for change in changes)
     words = {"+": "new", "~": "changed", "-": "removed", "=": "remains on the cluster"}
-    return ", ".join(f"{counted[sign]} {word}" for sign, word in words.items() if counted[sign]) or "nothing changes"
+    shown = ", ".join(f"{counted[sign]} {word}" for sign, word in words.items() if counted[sign])
+    return shown or "chart and values are the same"
 
 
 def plan_lines(plan: Plan) -> list[str]:

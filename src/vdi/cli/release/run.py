@@ -101,7 +101,7 @@ def change_release(
     if dry_run:
         return
     if upgrading:
-        unchanged = "" if changes else "Only manual changes would be reverted. "
+        unchanged = "" if changes else "Objects that were changed or deleted by hand are restored. "
         confirm_change(f"{unchanged}Upgrade? Running desktops are not affected.", yes)
     else:
         confirm_change(f"Install into namespace {facts.namespace}?", yes)
