@@ -129,7 +129,7 @@ for suite in "$@"; do
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"
             run chaos-fast env VDI_CHAOS_SECONDS=30 VDI_CHAOS_SEED=1 "${pytest[@]}" \
                 "tests/chaos/test_chaos_calls.py::test_every_fault_at_every_call[create]" tests/chaos/test_chaos_mixture.py \
-                tests/chaos/test_chaos_unanswered.py
+                tests/chaos/test_chaos_unanswered.py --numprocesses "$workers" --dist loadfile
             ;;
         *)
             echo "tests/run.sh: unknown suite '$suite'; allowed: unit cluster e2e portal streaming doctor kasm network nodes chaos chaos-fast" >&2
