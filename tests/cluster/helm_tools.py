@@ -19,6 +19,8 @@ from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
 
 CHART = Path(__file__).parents[2] / "charts/vdi"
+Question = tuple[str, str, str]
+"""A verb; a resource as `kubectl auth can-i` writes it; a namespace, empty for all of them."""
 _RENDERING_COMMANDS = ("template", "install", "upgrade")
 
 
@@ -134,6 +136,31 @@ def rules_of(tools: Tools, account: str, namespace: str) -> set[tuple[str, str, 
     own = {("authorization.k8s.io", f"selfsubject{one}reviews") for one in ("access", "rules")}
     own.add(("authentication.k8s.io", "selfsubjectreviews"))
     return {rule for rule in flat(json.loads(answer)["status"]["resourceRules"]) if rule[:2] not in own}
+
+
+def allowed_of(tools: Tools, account: str, questions: Iterable[Question]) -> list[Question]:
+    """Those of the questions that the authorizer says yes to; all are asked by one kubectl."""
+    asked = list(questions)
+    reviews = [
+        {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": _attributes(*question)},
+        }
+        for question in asked
+    ]
+    documents = "\n---\n".join(json.dumps(review) for review in reviews)
+    template = 'jsonpath={.status.allowed}{"\\n"}'
+    answers = tools.kubectl("create", "--validate=false", "--as", account, "-o", template, "-f", "-", stdin=documents)
+    return [question for question, answer in zip(asked, answers.split(), strict=True) if answer == "true"]
+
+
+def _attributes(verb: str, resource: str, namespace: str) -> dict[str, str]:
+    kind, _, subresource = resource.partition(" --subresource=")
+    kind, _, name = kind.partition("/")
+    kind, _, group = kind.partition(".")
+    what = {"verb": verb, "group": group, "resource": kind, "subresource": subresource, "name": name}
+    return {**what, "namespace": namespace}
 
 
 def flat(rules: Iterable[dict[str, Any]]) -> set[tuple[str, str, str]]:
