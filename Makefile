@@ -98,7 +98,7 @@ kasm: $(STAMP) ## Kasm's diagnosis, checklists and installation with stand-in ch
 network: $(STAMP) ## the chart's network policies with real packets on a real node (needs root)
 	@tests/run.sh network
 
-nodes: $(STAMP) ## three real nodes with real desktops (needs root)
+nodes: $(STAMP) ## three real nodes with real desktops: drained, lost, new, full (needs root)
 	@tests/run.sh nodes
 
 chaos: $(STAMP) ## faults at every call, kills at every write, restarts of the control plane, 20 minutes of everything at random
@@ -107,7 +107,7 @@ chaos: $(STAMP) ## faults at every call, kills at every write, restarts of the c
 machines: $(STAMP) ## virtual machines (QEMU) that do what a newcomer does: [MACHINES="debian-13 debian-12"] [CACHE=FOLDER] (needs root)
 	@$(PY) -m tools.machines $(MACHINES) $(if $(CACHE),--cache "$(CACHE)")
 
-bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; queue; pools; requests for nodes; with the demo up, first picture and streaming
+bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; queue; pools; requests for nodes; with the demo up, first picture, streaming and the move of a drained desktop
 	@$(PY) -m bench
 	@$(PY) -m bench.queue
 	@$(PY) -m bench.pool_claim
@@ -117,6 +117,7 @@ bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; queu
 	@$(PY) -m bench.history
 	@$(PY) -m bench.doctor
 	@$(PY) -m bench.first_picture || { [ $$? -eq 3 ] && echo "applied -> first picture: not measured, see above"; }
+	@$(PY) -m bench.move || { [ $$? -eq 3 ] && echo "drain -> runs elsewhere: not measured, see above"; }
 	@$(PY) -m bench.streaming || { [ $$? -eq 3 ] && echo "input to photon: not measured, see above"; }
 
 images: $(STAMP) ## the two images in build/images, with values that name them: [REGISTRY=registry.example.com/vdi, and push them] [GALLERY="kiosk office" or all, those of docs/gallery.md too]
