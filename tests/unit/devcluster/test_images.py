@@ -1,5 +1,6 @@
 """Images as a whole: keys that follow their inputs, contexts, add-ons, and a build with a builder that is named."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -177,9 +178,21 @@ def test_image_is_built_once_until_its_files_change(pretender: Pretender, checko
         ]
         (checkout / "images/it/rootfs/file").write_text("two")
         second = images.ensure_desktop(progress=progress, cache=tmp_path / "cache")
-
     assert second != first and second.exists()
-    assert not first.exists(), "the archive that nothing can want any more is gone"
+    assert first.exists(), "another checkout may use it now"
+
+
+def test_the_cache_keeps_the_three_builds_that_were_used_last(
+    pretender: Pretender, checkout: Path, tmp_path: Path
+) -> None:
+    assert pretender.asked == []
+    made: dict[str, Path] = {}
+    with Progress(tmp_path / "logs") as progress:
+        for used, content in enumerate(("one", "two", "three", "one", "four")):
+            (checkout / "images/it/rootfs/file").write_text(content)
+            made[content] = images.ensure_desktop(progress=progress, cache=tmp_path / "cache")
+            os.utime(made[content].parent, (used, used))
+    assert {content for content, archive in made.items() if archive.exists()} == {"three", "one", "four"}
 
 
 def test_the_image_of_a_release_gets_its_version_and_leaves_that_of_the_demo(

@@ -27,6 +27,8 @@ POSTGRESQL = "localhost/vdi/postgresql:dev"
 REDIS = "localhost/vdi/redis:dev"
 COTURN = "localhost/vdi/coturn:dev"
 _ROOT = Path(__file__).resolve().parents[4]
+_KEPT = 3
+"""Builds of one image that stay in the cache: two checkouts and an edit do not delete each other's."""
 
 
 class ImageFailed(Exception):  # noqa: N818 - named for what happened
@@ -277,10 +279,17 @@ def _arguments(recipe: ImageRecipe) -> list[tuple[str, str]]:
 
 
 def _forget_older(entry: Path, pattern: str) -> None:
-    """Remove outdated entries: an archive is large, and each edit makes a new one."""
-    for old in entry.parent.glob(pattern):
-        if old != entry:
-            shutil.rmtree(old, ignore_errors=True)
+    """Keep the entries that were used last: each edit makes a large archive, and checkouts share the cache."""
+    os.utime(entry)
+    for old in sorted(entry.parent.glob(pattern), key=_last_use, reverse=True)[_KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _last_use(entry: Path) -> float:
+    try:
+        return entry.stat().st_mtime
+    except FileNotFoundError:  # another process has removed it meanwhile
+        return 0
 
 
 def _build(
