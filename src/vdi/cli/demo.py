@@ -36,7 +36,7 @@ def up(
             run.take_picture(url, demo, screenshot, progress=progress)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"\nThe portal: {demo.login.portal}")
-    console.print(f"  log in as {demo.login.user} with {demo.login.password} (an administrator)")
+    console.print(f"  sign in as {demo.login.user} with {demo.login.password} (an administrator)")
     console.print(f"A desktop is running: {url}")
     if screenshot:
         console.print(f"  a picture of it: {screenshot}")

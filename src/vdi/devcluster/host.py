@@ -244,7 +244,8 @@ def listen(settings: ClusterSettings) -> socket.socket:
         listener.close()
         raise ClusterError(
             f"port {settings.websecure_port} of 127.0.0.1, which this cluster's desktops use, is in use "
-            f"({error.strerror}); free it, or create the cluster again with `vdi cluster reset`"
+            f"({error.strerror}); free it, or create the cluster again with `vdi cluster reset "
+            f"--name {settings.name}`"
         ) from error
     return listener
 

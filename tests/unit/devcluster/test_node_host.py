@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from unit.devcluster.node_settings import FULL_NODE, THREE_NODES
 from vdi.devcluster import host
-from vdi.devcluster.layout import Layout
+from vdi.devcluster.layout import ClusterError, Layout
 from vdi.devcluster.machine import CgroupMount
 
 SAVED = """\
@@ -42,6 +44,13 @@ def test_every_rule_that_is_made_carries_the_comment_it_is_found_by() -> None:
     for argv in host.rules(FULL_NODE):
         table, rule = argv[argv.index("-t") + 1], argv[argv.index("-t") + 3 :]
         assert host.rules_of(f"*{table}\n-A {shlex.join(rule)}\n", "demo") == [(table, rule)]
+
+
+def test_a_port_of_the_desktops_that_is_taken_comes_with_the_command_that_chooses_another() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taker:
+        port = taker.getsockname()[1]
+        with pytest.raises(ClusterError, match=f"port {port} .*; free it, or .* `vdi cluster reset --name demo`"):
+            host.listen(replace(FULL_NODE, websecure_port=port))
 
 
 def test_a_v1_cpuset_inherits_what_it_may_use(tmp_path: Path) -> None:
