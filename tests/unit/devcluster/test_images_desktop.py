@@ -166,6 +166,7 @@ def test_dangerous_defaults_are_off_and_no_third_party_relays(
 ) -> None:
     env = environment({})
 
+    assert env["SELKIES_UI_SIDEBAR_SHOW_SHARING"] == "false"
     assert env["SELKIES_COMMAND_ENABLED"] == "false" and env["SELKIES_ENABLE_DUAL_MODE"] == "false"
     assert env["SELKIES_TURN_HOST"] == env["SELKIES_STUN_HOST"] == "localhost"
 

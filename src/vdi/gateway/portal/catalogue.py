@@ -16,7 +16,7 @@ from vdi.gateway.portal.start_form import first_choice, offer_of, session_reques
 from vdi.gateway.rights import may_use
 from vdi.gateway.users import User
 from vdi.gateway.web.icons import shown_icon
-from vdi.gateway.web.template_filters import byte_size
+from vdi.gateway.web.template_filters import byte_size, cpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def template_card(template: VDITemplate, icon_origins: Collection[str]) -> Templ
     """What people see of a template."""
     resources, spec = template.spec.resources, template.spec
     gpus = resources.default_gpu
-    chips = [f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "No GPU", f"{resources.default_cpu} CPU"]
+    chips = [f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "No GPU", cpus(resources.default_cpu)]
     chips.append(f"{resources.default_memory} memory".replace("Gi ", " GiB ").replace("Mi ", " MiB "))
     if resources.default_ephemeral_storage:
         chips.append(f"{byte_size(resources.default_ephemeral_storage)} local disk")

@@ -8,7 +8,7 @@ from vdi.api.session import SessionSpec, VDISession
 from vdi.api.template import AccessMode, HomeScope, TimeoutAction, VDITemplate
 from vdi.gateway.portal.pages import Choice
 from vdi.gateway.users import User, normal_user
-from vdi.gateway.web.template_filters import byte_size, memory
+from vdi.gateway.web.template_filters import byte_size, cpus, memory
 from vdi.session.alerts import describe_end
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.lifetime import max_timeout
@@ -72,7 +72,7 @@ def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
     return Offer(
         gpus=[Choice(str(number), f"{number} GPU{'s' * (number > 1)}") for number in gpus],
         memory=[Choice(step, memory(step)) for step in memory_steps],
-        cpus=[Choice(step, f"{_number(step)} CPU{'s' * (parse_quantity(step) > 1)}") for step in cpu_steps],
+        cpus=[Choice(step, cpus(step)) for step in cpu_steps],
         ephemeral_storage=[Choice(step, byte_size(step)) for step in disk_steps],
         timeouts=[Choice(time, _time_words(time)) for time in _times(max_timeout(template, cluster))],
         timeout_hint=_timeout_hint(life.on_timeout),
@@ -192,7 +192,3 @@ def _time_words(text: str) -> str:
     minutes = int(parse_duration(text).total_seconds()) // 60
     parts = ((minutes // 60, "hour"), (minutes % 60, "minute"))
     return " ".join(f"{number} {unit}{'s' * (number > 1)}" for number, unit in parts if number) or text
-
-
-def _number(quantity: str) -> str:
-    return f"{float(parse_quantity(quantity)):g}"

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from vdi.gateway.web.icons import is_picture, shapes
 from vdi.session.times import format_time, parse_time
-from vdi.session.units import parse_duration
+from vdi.session.units import parse_duration, parse_quantity
 
 _HUES = 6
 _ACCESS = {"viewer": "view only", "collaborator": "full control"}
@@ -127,6 +127,15 @@ def byte_size(quantity: str) -> str:
     return f"{number} {unit}B" if unit in ("Ki", "Mi", "Gi", "Ti") else quantity
 
 
+def cpus(quantity: str) -> str:
+    """`0.5 CPU` from `500m`, `2 CPUs` from `2`; as it is where it is not a quantity."""
+    try:
+        number = parse_quantity(quantity)
+    except ValueError:
+        return f"{quantity} CPU"
+    return f"{float(number):g} CPU{'s' * (number > 1)}"
+
+
 def memory(quantity: str) -> str:
     """`4 GiB` from `4Gi`, `4G memory` from `4G`."""
     shown = byte_size(quantity)
@@ -147,6 +156,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "duration": duration,
     "access": access,
     "byte_size": byte_size,
+    "cpus": cpus,
     "memory": memory,
     "is_picture": is_picture,
     "shapes": shapes,
