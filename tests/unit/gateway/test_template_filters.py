@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from vdi.gateway.web.template_filters import duration, local_times
+from vdi.gateway.web.template_filters import cpus, duration, local_times
 
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
@@ -37,3 +37,10 @@ def test_times_of_a_message_are_elements_and_all_else_is_escaped(near: datetime,
 @pytest.mark.parametrize(("text", "shown"), [("8h", "8 h"), ("1h30m", "1 h 30 min"), ("45s", "45s")])
 def test_a_duration_of_the_api_reads_as_one_of_the_page(text: str, shown: str) -> None:
     assert duration(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("quantity", "shown"), [("1000m", "1 CPU"), ("500m", "0.5 CPU"), ("2", "2 CPUs"), ("many", "many CPU")]
+)
+def test_cpus_are_counted_in_whole_ones(quantity: str, shown: str) -> None:
+    assert cpus(quantity) == shown
