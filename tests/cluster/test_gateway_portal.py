@@ -90,7 +90,7 @@ async def test_a_desktop_from_the_catalogue_to_its_end(stage: Stage, tmp_path: P
         async with listening(alice.client) as heard:
             await stage.run("mine")
             await eventually(lambda: "Running" in words("".join(heard)), "the open page says Running", 15)
-        await alice.sees("/", "1 GPU 2 CPU 8 GiB 20 GiB local disk")
+        await alice.sees("/", "1 GPU 2 CPUs 8 GiB 20 GiB local disk")
         await alice.sees(DESK, "20 GiB local disk")
 
         await alice.sends(f"{DESK}/extend", DESK, {"length": "2h"})
