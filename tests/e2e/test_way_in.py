@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.desktops import Object, picture_at_rest, pod_of, reach, start, template
+from e2e.desktops import Object, picture_at_rest, pod_of, reach, template
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser, NoPictureError, changed_pixels
@@ -150,21 +150,3 @@ def running(world: World) -> Object:
 def keep(browser: DesktopBrowser, name: str) -> None:
     if folder := os.environ.get("VDI_PICTURES"):
         browser.page.screenshot(path=Path(folder) / f"{name}.png")
-
-
-def test_a_viewer_is_refused_by_a_desktop_that_takes_no_token_table(sessions: World) -> None:
-    """It knows the gateway's token by its digest: with a new Secret it refuses the gateway, and so every table."""
-    start(sessions, NAME, "small")
-    (secret,) = sessions.items("secret", f"vdi.kasm.io/session={NAME}")
-    sessions.kubectl("delete", "secret", secret["metadata"]["name"])
-
-    def is_replaced() -> bool:
-        found = sessions.items("secret", f"vdi.kasm.io/session={NAME}")
-        return bool(found) and found[0]["metadata"]["uid"] != secret["metadata"]["uid"]
-
-    wait_until("the operator has made another", is_replaced, 30)
-    sessions.vdi("session", "share", NAME, BOB)
-    with sessions.browser(NAME, BOB) as bob:
-        bob.log_in()
-        with pytest.raises(NoPictureError, match="View only is not possible now"):
-            bob.open(timeout_s=10)
