@@ -12,8 +12,11 @@ import httpx
 
 from vdi.api.session import VDISession
 from vdi.gateway.addresses import NO_AUTHORITIES, desktop_url
+from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.edge.selkies import read_key
+from vdi.gateway.rights import role_in
+from vdi.gateway.users import Role, User
 from vdi.kube.errors import KubeError
 from vdi.kube.transport import Client
 from vdi.session.children.secret import AGENT_TOKEN_KEY
@@ -89,3 +92,15 @@ class DesktopAgent:
             self._tokens.clear()
         self._tokens[meta.uid] = token
         return token
+
+
+def find_session(context: GatewayContext, user: User, name: str) -> tuple[VDISession, Role | None]:
+    """A session whose existence the user may know, and the user's role in it; administrators have none in others'.
+
+    Raises ActionDenied with NotFound.
+    """
+    session = context.cluster.session(name)
+    role = role_in(session, user.email, context.clock()) if session else None
+    if session is None or (role is None and not user.admin):
+        raise ActionDenied("NotFound", f"You have no desktop {name!r}.")
+    return session, role

@@ -20,8 +20,7 @@ from vdi.api.constraints import doc
 from vdi.api.session import Phase, VDISession
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import DesktopAgent
-from vdi.gateway.rights import role_in
+from vdi.gateway.desktop_agent import DesktopAgent, find_session
 from vdi.gateway.users import Role, User
 from vdi.latency_probe.mark import Mark
 from vdi.latency_probe.measurements import MAX_LATENCY_MS, Measurements
@@ -109,10 +108,7 @@ class Prober:
 
     def _own(self, user: User, name: str) -> VDISession:
         """The person's own desktop: a probe looks at the screen and presses keys; no administrator's affair."""
-        session = self.context.cluster.session(name)
-        role = role_in(session, user.email, self.context.clock()) if session else None
-        if session is None or (role is None and not user.admin):
-            raise ActionDenied("NotFound", f"You have no desktop {name!r}.")
+        session, role = find_session(self.context, user, name)
         if role is not Role.OWNER:
             raise ActionDenied("Forbidden", f"Only {session.spec.user}, the owner of desktop {name!r}, may probe it.")
         return session

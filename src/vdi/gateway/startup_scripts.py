@@ -15,8 +15,7 @@ from vdi.api.constraints import doc
 from vdi.api.session import Phase, VDISession
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import DesktopAgent
-from vdi.gateway.rights import role_in
+from vdi.gateway.desktop_agent import DesktopAgent, find_session
 from vdi.gateway.users import Role, User
 
 ANSWER_SECONDS = 2.0
@@ -61,10 +60,7 @@ class StartupScripts:
 
     async def read(self, user: User, name: str) -> tuple[StartupScript, ...]:
         """Those of the user's own desktop since its start. Raises ActionDenied."""
-        session = self.context.cluster.session(name)
-        role = role_in(session, user.email, self.context.clock()) if session else None
-        if session is None or (role is None and not user.admin):
-            raise ActionDenied("NotFound", f"You have no desktop {name!r}.")
+        session, role = find_session(self.context, user, name)
         if role is not Role.OWNER:
             raise ActionDenied("Forbidden", f"Only the owner of desktop {name!r} can read what its scripts write.")
         if not is_readable(session, role):

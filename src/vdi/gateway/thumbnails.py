@@ -13,8 +13,7 @@ from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import DesktopAgent
-from vdi.gateway.rights import role_in
+from vdi.gateway.desktop_agent import DesktopAgent, find_session
 from vdi.gateway.users import Role, User
 
 ANSWER_SECONDS = 5.0
@@ -53,10 +52,7 @@ class Thumbnails:
 
     async def take(self, user: User, name: str) -> bytes:
         """A JPEG of the user's own desktop. Raises ActionDenied, TooManyThumbnailsError, SharedUnavailableError."""
-        session = self.context.cluster.session(name)
-        role = role_in(session, user.email, self.context.clock()) if session else None
-        if session is None or (role is None and not user.admin):
-            raise ActionDenied("NotFound", f"You have no desktop {name!r}.")
+        session, role = find_session(self.context, user, name)
         if role is not Role.OWNER:
             raise ActionDenied("Forbidden", f"Only the owner of desktop {name!r} gets a picture of it.")
         if not has_thumbnail(session, self.context.cluster.template(session.spec.template), role):
