@@ -50,13 +50,16 @@ class Thumbnails:
     context: GatewayContext
     agent: DesktopAgent
 
-    async def take(self, user: User, name: str) -> bytes:
-        """A JPEG of the user's own desktop. Raises ActionDenied, TooManyThumbnailsError, SharedUnavailableError."""
+    async def take(self, user: User, name: str) -> bytes | None:
+        """A JPEG of the user's own desktop; None while there is none (it does not run, or its template has none).
+
+        Raises ActionDenied, TooManyThumbnailsError, SharedUnavailableError.
+        """
         session, role = find_session(self.context, user, name)
         if role is not Role.OWNER:
             raise ActionDenied("Forbidden", f"Only the owner of desktop {name!r} gets a picture of it.")
         if not has_thumbnail(session, self.context.cluster.template(session.spec.template), role):
-            raise ActionDenied("Conflict", f"There is no picture of desktop {name!r}: it does not run, or has none.")
+            return None
         window = int(self.context.clock().timestamp()) // WINDOW
         if await self.context.shared.count(f"thumbnails/{session.metadata.uid}/{window}", WINDOW) > MOST:
             raise TooManyThumbnailsError(name)

@@ -138,13 +138,18 @@ class DesktopPages(PortalPages):
         return RedirectResponse(f"/desktops/{name}" if address == "/" else f"{address}/", 303)
 
     async def thumbnail(self, request: Request) -> Response:
-        """A small picture of the screen, for the owner alone; the page's script asks for it."""
+        """A small picture of the screen, for the owner alone; the page's script asks for it.
+
+        204 while there is none: a page that has not heard yet that its desktop stopped asks for nothing wrong.
+        """
         user, name = await self._portal.guard.require_unattended(request), request.path_params["name"]
         try:
             picture = await self._portal.thumbnails.take(user, name)
         except TooManyThumbnailsError as error:
             words = f"Pictures of this desktop are limited to {MOST} within {WINDOW} s."
             raise HTTPException(429, words, {"Retry-After": str(WINDOW)}) from error
+        if picture is None:
+            return Response(status_code=204, headers={"Cache-Control": "no-store"})
         return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
     async def resume(self, request: Request) -> Response:
