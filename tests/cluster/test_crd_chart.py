@@ -235,8 +235,9 @@ def test_the_operators_stand_apart_and_one_of_them_stays(tools: Tools) -> None:
     nodes, zones = deployment["template"]["spec"]["affinity"]["podAntiAffinity"][
         "preferredDuringSchedulingIgnoredDuringExecution"
     ]
-    assert nodes["podAffinityTerm"] == {"topologyKey": "kubernetes.io/hostname", "labelSelector": pods}
-    assert zones["podAffinityTerm"] == {"topologyKey": "topology.kubernetes.io/zone", "labelSelector": pods}
+    of_one_revision = {"labelSelector": pods, "matchLabelKeys": ["pod-template-hash"]}
+    assert nodes["podAffinityTerm"] == {"topologyKey": "kubernetes.io/hostname", **of_one_revision}
+    assert zones["podAffinityTerm"] == {"topologyKey": "topology.kubernetes.io/zone", **of_one_revision}
     assert nodes["weight"] > zones["weight"]
     assert deployment["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
     budgets = {each["metadata"]["name"]: each for each in made if each["kind"] == "PodDisruptionBudget"}

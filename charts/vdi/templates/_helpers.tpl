@@ -49,7 +49,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
     items: [{key: token, path: token}]
 {{- end }}
 
-{{/* Apart from each other: other nodes first of all, and other zones where nodes have them. Given: their labels. */}}
+{{/* Apart from each other: other nodes first of all, and other zones where nodes have them. Those of the same revision alone: pods that a rolling update is about to end would push the new ones onto one node. Given: their labels. */}}
 {{- define "vdi.apart" -}}
 podAntiAffinity:
   preferredDuringSchedulingIgnoredDuringExecution:
@@ -60,6 +60,7 @@ podAntiAffinity:
         labelSelector:
           matchLabels:
             {{- $ | nindent 12 }}
+        matchLabelKeys: [pod-template-hash] # from Kubernetes 1.31; ignored before
     {{- end }}
 {{- end }}
 

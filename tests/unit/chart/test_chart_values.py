@@ -96,6 +96,7 @@ def test_the_process_knows_every_variable_that_the_chart_sets(
 def test_the_edge_asks_and_takes_over_what_the_gateway_expects() -> None:
     made = read_objects(chart.MANIFEST.read_text())
     middlewares = {each["metadata"]["name"]: each for each in made if each["kind"] == "Middleware"}
+    assert middlewares.pop("vdi-gateway-retry")["metadata"]["namespace"] == "vdi-system", "beside the portal's route"
     places = {middleware["metadata"]["namespace"] for middleware in middlewares.values()}
     assert places == {"vdi-sessions"}, "a route refuses a Middleware of another namespace"
     (operator,) = [each for each in made if each["metadata"]["name"] == "vdi-operator" and each["kind"] == "Deployment"]
@@ -124,7 +125,9 @@ def test_the_portal_comes_before_every_desktop_and_the_waiting_page_after() -> N
     assert re.match(pattern, "alice-desktop.vdi.localhost")
     for other in ("a.b.vdi.localhost", "alicexvdi.localhost", ".vdi.localhost", "alice.vdi.localhost.evil.com"):
         assert not re.match(pattern, other), other
-    assert not any("middlewares" in route for route in route["spec"]["routes"])
+    for each in route["spec"]["routes"]:
+        assert each["middlewares"] == [{"name": "vdi-gateway-retry"}], "nothing that asks the gateway whether it may"
+        assert [service["serversTransport"] for service in each["services"]] == ["vdi-gateway"]
 
 
 def test_the_chart_brings_every_crd_and_uninstalling_keeps_them() -> None:
