@@ -127,10 +127,10 @@ _START = ("StartError", "ContainerCannotRun")
 _PULL: Mapping[str, str] = {
     "ImageNameInvalid": "its name is not a valid image name.",
     "ImageNotPresent": "it is not on the node, and the pull policy does not allow pulling it.",
-    "ImagePullDenied": "the registry denies access (wrong name, or imagePullSecrets missing or wrong).",
+    "ImagePullDenied": "the registry has no such image or denies access to it; check name, tag and imagePullSecrets.",
     "ImageWrongPlatform": "it has no build for the node's architecture.",
     "ImageNotFound": "the registry has no such image; check name and tag.",
-    "RegistryUnknown": "the node cannot resolve the registry's host name.",
+    "RegistryUnknown": "the node cannot resolve the registry's host name; check it.",
     "RegistryNotTrusted": "the node does not trust the registry's certificate.",
     "RegistryBusy": "the registry limits the rate of pulls.",
     "RegistryUnreachable": "the registry does not respond to the node.",

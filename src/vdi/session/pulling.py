@@ -24,7 +24,8 @@ _CAUSES = (
     (
         r"401|403|denied|unauthori[sz]ed|forbidden|authentication required",
         Reason.IMAGE_PULL_DENIED,
-        "the registry denies access (wrong name, or {secrets} are missing or wrong)",
+        # registries answer so for an image that does not exist, too
+        "the registry has no such image or denies access to it; check name and tag in {field}, and {secrets}",
     ),
     (  # before "not found", which containerd says after it
         r"no match for platform|no matching manifest",
@@ -36,7 +37,11 @@ _CAUSES = (
         Reason.IMAGE_NOT_FOUND,
         "the registry has no such image; check name and tag in {field}",
     ),
-    (r"no such host|server misbehaving", Reason.REGISTRY_UNKNOWN, "the node cannot resolve the registry's host name"),
+    (
+        r"no such host|server misbehaving",
+        Reason.REGISTRY_UNKNOWN,
+        "the node cannot resolve the registry's host name; check it in {field}",
+    ),
     (r"x509|certificate", Reason.REGISTRY_NOT_TRUSTED, "the node does not trust the registry's certificate"),
     (
         r"toomanyrequests|rate limit|429",

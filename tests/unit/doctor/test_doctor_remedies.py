@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 
+from unit.doctor.doctor_builders import Cluster
 from unit.doctor.test_doctor_faults import ALL, findings_of
 
 PROGRAMS = {
@@ -18,6 +19,7 @@ PROGRAMS = {
     "timedatectl",
     "df",
     "k3s",
+    "crictl",
     "chown",
     "nvidia-smi",
     "dmesg",
@@ -96,6 +98,57 @@ def test_commands_can_be_pasted_unchanged(name: str) -> None:
     for finding in findings_of(name):
         for command in finding.remedy.commands:
             check_command(command)
+
+
+_EDIT = "kubectl edit vditemplate ubuntu-desktop"
+_RESTART = "vdi session restart alice-0 -n vdi-sessions"
+_PULL = "crictl pull registry.example.com/desktop:1"
+
+
+@pytest.mark.parametrize(
+    ("message", "words", "commands"),
+    [
+        ("desktop:1: not found", "name or tag in spec.image of template `ubuntu-desktop`", (_EDIT, _RESTART)),
+        (
+            "pull access denied, repository does not exist or may require authorization",
+            "or its pull secret",
+            (_EDIT, _RESTART),
+        ),
+        ("lookup registry.example.com: no such host", "fix DNS on the node node-1", (_EDIT, _RESTART, _PULL)),
+        ("toomanyrequests: rate limit", "Wait until", (_EDIT, _RESTART)),
+        ("dial tcp 10.1.2.3:443: connection refused", "On the node node-1, fix its access", (_PULL,)),
+        ("no space left on device", "On the node node-1, fix what the message names", (_PULL,)),
+    ],
+)
+def test_an_image_is_pulled_on_a_node_only_where_that_can_help(
+    message: str, words: str, commands: tuple[str, ...]
+) -> None:
+    cluster = Cluster()
+    cluster.not_ready(waiting={"reason": "ErrImagePull", "message": message})
+    (finding,) = cluster.findings()
+    assert words in finding.remedy.sentence
+    assert finding.remedy.commands == commands
+    for sentence in sentences(finding.remedy.sentence):
+        assert len(sentence.split()) <= LONGEST, sentence
+    for command in commands:
+        check_command(command)
+
+
+def test_a_node_with_k3s_pulls_with_its_command() -> None:
+    cluster = Cluster()
+    cluster.one("nodes")["status"]["nodeInfo"]["kubeletVersion"] = "v1.34.9+k3s1"
+    cluster.not_ready(waiting={"reason": "ErrImagePull", "message": "x509: unknown authority"})
+    (finding,) = cluster.findings()
+    assert finding.remedy.commands == (f"k3s {_PULL}",)
+
+
+def test_an_image_without_a_registry_is_imported() -> None:
+    cluster = Cluster()
+    cluster.not_ready(waiting={"reason": "ErrImagePull", "message": "connection refused"})
+    cluster.pod["status"]["containerStatuses"][0]["image"] = "localhost/vdi/desktpo:dev"
+    (finding,) = cluster.findings()
+    assert "import the image on the node node-1" in finding.remedy.sentence
+    assert finding.remedy.commands == (_EDIT, _RESTART)
 
 
 @cache

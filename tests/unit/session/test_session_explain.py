@@ -12,8 +12,12 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 SENTENCES = [
     ("image-not-found", "ImageNotFound", "registry.example.com/desktop:1 cannot be pulled: the registry has no such"),
-    ("image-denied", "ImagePullDenied", "imagePullSecrets are missing or wrong"),
-    ("image-registry-unknown", "RegistryUnknown", "cannot resolve the registry's host name"),
+    ("image-denied", "ImagePullDenied", "the registry has no such image or denies access to it; check name and tag in"),
+    (
+        "image-registry-unknown",
+        "RegistryUnknown",
+        "cannot resolve the registry's host name; check it in the template's",
+    ),
     ("image-registry-unreachable", "RegistryUnreachable", "does not respond"),
     ("image-registry-not-trusted", "RegistryNotTrusted", "certificate"),
     ("image-name-invalid", "ImageNameInvalid", "not a valid image name"),

@@ -302,27 +302,43 @@ def _help_for(code: str, diagnosis: SessionDiagnosis) -> Remedy:
     return remedies.get(code) or Remedy.run(f"kubectl --namespace {namespace} describe pod {pod}")
 
 
-_OF_REGISTRY = frozenset({Reason.REGISTRY_UNKNOWN, Reason.REGISTRY_NOT_TRUSTED, Reason.REGISTRY_UNREACHABLE})
-"""Reasons that lie between node and registry, not in the template."""
-
-
 def _fetch(diagnosis: SessionDiagnosis) -> Remedy:
-    """What makes the image available."""
-    template, pod, answer = diagnosis.session.spec.template, diagnosis.pod, diagnosis.answer
-    desktop = diagnosis.desktop
-    if pod and answer and answer.reason in _OF_REGISTRY and isinstance(desktop, Desktop):
-        return Remedy(
-            f"On the node {pod.spec.node_name}, fix its access to the registry, and try to pull the image.",
-            (f"k3s crictl pull {desktop.image}",),
-        )
-    edit = f"kubectl edit vditemplate {template}"
-    if answer and answer.reason == Reason.IMAGE_PULL_DENIED and isinstance(desktop, Desktop):
-        secrets = [
-            f"kubectl --namespace {diagnosis.namespace} get secret {image_pull_secret}"
-            for image_pull_secret in desktop.image_pull_secrets
-        ]
-        return Remedy("Correct the image name, or the pull secret that the template names.", (edit, *secrets))
-    return Remedy(f"Correct spec.image of template `{template}`.", (edit,))
+    """What makes the image available. A desktop that is being started reads its template again only at a restart."""
+    template, pod, why = diagnosis.session.spec.template, diagnosis.pod, diagnosis.answer or diagnosis.problem
+    reason = why.reason if why else ""
+    fix = (f"kubectl edit vditemplate {template}", *_restart(diagnosis).commands)
+    correct = f"Correct registry, name or tag in spec.image of template `{template}`"
+    if reason == Reason.IMAGE_PULL_DENIED:
+        desktop = diagnosis.desktop
+        secrets = desktop.image_pull_secrets if isinstance(desktop, Desktop) else ()
+        read = (f"kubectl --namespace {diagnosis.namespace} get secret {secret}" for secret in secrets)
+        return Remedy(f"{correct}, or its pull secret. Then restart the desktop.", (*read, *fix))
+    if reason == Reason.REGISTRY_BUSY:
+        return Remedy("Wait until the registry allows more pulls, or add a pull secret to the template.", fix)
+    if reason in _OF_TEMPLATE or pod is None or pod.desktop is None or not pod.spec.node_name:
+        return Remedy(f"{correct}. Then restart the desktop.", fix)
+    node, image = pod.spec.node_name, pod.desktop.image
+    if image.startswith("localhost/"):
+        sentence = f"{correct}. If the name is right, import the image on the node {node}: no registry has it."
+        return Remedy(sentence, fix)
+    pull = f"{_crictl(diagnosis.snapshot, node)} pull {image}"
+    if reason == Reason.REGISTRY_UNKNOWN:
+        sentence = f"{correct}. If the registry is right, fix DNS on the node {node}, and pull the image there."
+        return Remedy(sentence, (*fix, pull))
+    if reason in (Reason.REGISTRY_UNREACHABLE, Reason.REGISTRY_NOT_TRUSTED):
+        return Remedy(f"On the node {node}, fix its access to the registry, and pull the image.", (pull,))
+    return Remedy(f"On the node {node}, fix what the message names, and pull the image.", (pull,))
+
+
+_OF_TEMPLATE = frozenset({Reason.IMAGE_NAME_INVALID, Reason.IMAGE_NOT_FOUND})
+"""Reasons that no pull on the node takes away."""
+
+
+def _crictl(snapshot: Snapshot, node: str) -> str:
+    """The command on this node: K3s has it as a command of its own."""
+    found_node = snapshot.find("nodes", node) or {}
+    version = found_node.get("status", {}).get("nodeInfo", {}).get("kubeletVersion", "")
+    return "k3s crictl" if "+k3s" in version else "crictl"
 
 
 def _memory_limit(diagnosis: SessionDiagnosis) -> str:

@@ -239,7 +239,7 @@ INFRASTRUCTURE = (
         code="image_unavailable",
         means="The node cannot pull the desktop's image.",
         proof="The container's reason, and the kubelet's Event.",
-        remedy="Correct image name, tag or pull secret in the template.",
+        remedy="Correct registry, name, tag or pull secret in the template, or the node's access to the registry.",
         follows=("node_under_pressure",),
     ),
     _code(
