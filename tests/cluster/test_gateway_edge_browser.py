@@ -106,7 +106,7 @@ async def test_the_page_follows_the_start_and_opens_the_desktop_by_itself(
 
 async def test_opening_a_suspended_desktop_by_hand_resumes_it(edge: TraefikStage, chromium: Browser) -> None:
     edge.write_routes()
-    now(edge, spec={"suspended": True}, status={"phase": "Suspended", "message": "This session is suspended."})
+    now(edge, spec={"suspended": True}, status={"phase": "Suspended", "message": "The programs are closed."})
     page = await (await a_person(edge, chromium)).new_page()
     await edge.unrouted("alice-desktop")
     await page.goto(edge.url())
@@ -119,7 +119,7 @@ async def test_a_page_that_loads_itself_again_asks_first(edge: TraefikStage, chr
     await page.goto(edge.url())
     await arrived(edge, page)
     edge.write_routes()
-    now(edge, spec={"suspended": True}, status={"phase": "Suspended", "message": "This session is suspended."})
+    now(edge, spec={"suspended": True}, status={"phase": "Suspended", "message": "The programs are closed."})
     await edge.unrouted("alice-desktop")
     # As Selkies' page does when it cannot connect; `evaluate` counts as a click, and somebody may well have clicked.
     await page.evaluate("location.reload()")
@@ -137,7 +137,7 @@ async def test_the_page_stays_with_a_desktop_that_is_suspended_while_it_starts(
     page = await (await a_person(edge, chromium)).new_page()
     await page.goto(edge.url())
     await expect(page.get_by_role("heading", name="Starting")).to_be_visible()
-    now(edge, spec={"suspended": True}, status={"phase": "Suspended", "message": "This session is suspended."})
+    now(edge, spec={"suspended": True}, status={"phase": "Suspended", "message": "The programs are closed."})
     await expect(page.get_by_role("button", name="Resume")).to_be_visible()
     assert edge.stage.actions.resumed == []
 

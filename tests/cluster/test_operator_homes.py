@@ -38,7 +38,7 @@ async def test_one_home_for_all_templates_and_one_desktop_at_a_time(stage: Stage
         await stage.session("first", cad)
         assert await home_of(stage, "first") == user_home_claim_name(ALICE)
         await stage.session("second", office)
-        waiting = await stage.reach("second", "Pending", f"The home of {ALICE} is in use by the session 'first'")
+        waiting = await stage.reach("second", "Pending", f"The files of {ALICE} are in use by the desktop 'first'")
         assert condition(waiting, "Admitted")["reason"] == "HomeInUse"
         await stage.session("other", office, user="bob@example.com")
         assert await home_of(stage, "other") == user_home_claim_name("bob@example.com")
@@ -59,7 +59,7 @@ async def test_a_waiting_desktop_starts_when_the_other_template_leaves_the_scope
         await stage.session("second", office)
         assert await home_of(stage, "second") == user_home_claim_name(ALICE)
         await stage.patch(SESSIONS, "first", {"spec": {"suspended": False}})
-        await stage.reach("first", "Pending", "is in use by the session 'second'")
+        await stage.reach("first", "Pending", "are in use by the desktop 'second'")
         await stage.api.patch(TEMPLATES, cad, {"spec": {"persistence": {"scope": "UserAndTemplate"}}}, into=dict)
         claim = home_claim_name(session_name="", user=ALICE, template=cad, retain=True)
         assert await home_of(stage, "first") == claim

@@ -180,7 +180,7 @@ async def test_session_ends_when_its_time_is_over(stage: Stage) -> None:
         await stage.patch(PODS, "alice-desktop", {"metadata": {"finalizers": ["example.com/hold"]}})
         clock.ahead = timedelta(hours=1)
         await stage.patch(SESSIONS, "alice-desktop", {"metadata": {"annotations": {"look": "again"}}})
-        ending = await stage.reach("alice-desktop", "Terminating", "The time limit of this session has been reached")
+        ending = await stage.reach("alice-desktop", "Terminating", "This desktop has reached its time limit")
         assert condition(ending, "Ready")["reason"] == "TimedOut"
         await stage.patch(PODS, pod["metadata"]["name"], {"metadata": {"finalizers": None}})
         await stage.gone(SESSIONS, "alice-desktop")

@@ -31,7 +31,7 @@ async def test_suspended_session_keeps_home_and_address_and_nothing_that_costs(s
         (old,) = await stage.owned(PODS, session)
         (secret,) = await stage.owned(SECRETS, session)
         await suspend(stage)
-        resting = await stage.reach(NAME, "Suspended", "Resuming it starts a new run")
+        resting = await stage.reach(NAME, "Suspended", "It starts again when it is resumed")
         await no_pod(stage, session)
         assert await stage.owned(ROUTES, session) == []
         assert await stage.owned(SECRETS, session) == [secret]
@@ -134,13 +134,13 @@ async def test_suspended_session_lends_its_home_but_not_its_address(stage: Stage
         await stage.session("first", template, hostname="desk")
         await stage.run("first")
         await stage.session("second", template)
-        await stage.reach("second", "Pending", "in use by the session 'first'")
+        await stage.reach("second", "Pending", "in use by the desktop 'first'")
         await suspend(stage, "first")
         await stage.run("second")
         await stage.session("third", template, hostname="desk", persistence={"enabled": False})
         await stage.reach("third", "Pending", "The host name `desk` is not available.")
         await suspend(stage, "first", suspended=False)
-        await stage.reach("first", "Pending", "in use by the session 'second'")
+        await stage.reach("first", "Pending", "in use by the desktop 'second'")
         await suspend(stage, "second")
         assert (await stage.run("first"))["status"]["url"] == "https://desk.vdi.localhost"
 

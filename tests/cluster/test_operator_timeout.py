@@ -102,9 +102,7 @@ async def test_template_that_suspends_at_the_end_keeps_the_session(stage: Stage)
         await look_again(stage, clock)
 
         async def rests() -> Object | None:
-            found = await stage.reach(
-                NAME, "Suspended", "The time limit of this session has been reached (spec.timeout: 1h)"
-            )
+            found = await stage.reach(NAME, "Suspended", "This desktop has reached its time limit (spec.timeout: 1h)")
             return found if found["spec"]["suspended"] and not await stage.owned(PODS, session) else None
 
         resting = await eventually(rests, "suspended, and its pod is gone")

@@ -107,7 +107,7 @@ async def test_second_session_waits_for_the_home_and_takes_it_when_it_is_free(st
         await stage.session("first", template)
         await stage.run("first")
         second = await stage.session("second", template)
-        waiting = await stage.reach("second", "Pending", "is in use by the session 'first'")
+        waiting = await stage.reach("second", "Pending", "are in use by the desktop 'first'")
         assert reason(waiting, "Admitted") == "HomeInUse"
         await expect_no_children(stage, second)
         await stage.session("other", template, user="bob@example.com")

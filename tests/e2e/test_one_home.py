@@ -23,7 +23,7 @@ def test_a_file_of_one_desktop_is_in_the_other_which_waits_for_the_home(sessions
         home = home_claim_of(world, "olga")
         try:
             world.vdi("session", "create", "second", "--user", "olga@example.com", "--template", write)
-            reach(world, "second", "Pending", "The home of olga@example.com is in use by the session 'olga'.")
+            reach(world, "second", "Pending", "The files of olga@example.com are in use by the desktop 'olga'.")
             assert pod_of(world, "second") is None
             listed = json.loads(world.vdi("home", "show", home, "-o", "json"))
             assert (listed["usedBy"], listed["scope"]) == (["olga"], "User")
@@ -34,7 +34,7 @@ def test_a_file_of_one_desktop_is_in_the_other_which_waits_for_the_home(sessions
             assert run_in(world, "second", "cat ~/paper.txt") == "precious\n"
 
             world.vdi("session", "create", "first-again", "--user", "olga@example.com", "--template", draw)
-            reach(world, "first-again", "Pending", "is in use by the session 'second'")
+            reach(world, "first-again", "Pending", "are in use by the desktop 'second'")
         finally:
             world.kubectl("delete", "vdi", "--all", "--wait=true", "--timeout=60s")
             world.vdi("home", "rm", home, "--yes")

@@ -39,9 +39,9 @@ def test_the_home_of_a_suspended_session_is_free_for_another(sessions: World) ->
     run_in(sessions, "sven", "echo mine > ~/mine.txt")
     words = ("session", "create", "sven-too", "--user", "sven@example.com", "--template", "small")
     sessions.vdi(*words)
-    reach(sessions, "sven-too", "Pending", "is in use by the session 'sven'")
+    reach(sessions, "sven-too", "Pending", "are in use by the desktop 'sven'")
     sessions.vdi("session", "suspend", "sven", "--wait")
     reach(sessions, "sven-too", "Running", seconds=60)
     assert run_in(sessions, "sven-too", "cat ~/mine.txt") == "mine\n"
     sessions.vdi("session", "resume", "sven")
-    reach(sessions, "sven", "Pending", "is in use by the session 'sven-too'")
+    reach(sessions, "sven", "Pending", "are in use by the desktop 'sven-too'")

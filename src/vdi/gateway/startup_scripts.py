@@ -64,7 +64,9 @@ class StartupScripts:
         if role is not Role.OWNER:
             raise ActionDenied("Forbidden", f"Only the owner of desktop {name!r} can read what its scripts write.")
         if not is_readable(session, role):
-            raise ActionDenied("Conflict", f"The desktop {name!r} does not run, so no start-up script does.")
+            raise ActionDenied(
+                "Conflict", f"The desktop {name!r} is not running, so it has no results of start-up scripts."
+            )
         answer = await self.agent.ask(session, "GET", "/startup-scripts", seconds=ANSWER_SECONDS, max_bytes=MAX_BYTES)
         if answer.status == httpx.codes.NOT_FOUND:
             raise ActionDenied("Conflict", f"The image of desktop {name!r} does not report its start-up scripts.")

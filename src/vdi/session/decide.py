@@ -173,7 +173,7 @@ def host_taken(label: str) -> Blocked:
 def _template_missing(name: str) -> Blocked:
     return Blocked(
         Reason.TEMPLATE_NOT_FOUND,
-        f"There is no template {name!r}. The session starts automatically when it is created.",
+        f"There is no template {name!r}. The desktop starts automatically when the template is created.",
         condition=TEMPLATE_FOUND,
     )
 
@@ -182,14 +182,14 @@ def _home_in_use(session: VDISession, home: Home, holder: str) -> Blocked:
     name = session.spec.user if home.of_user else f"{session.spec.user} for the template {session.spec.template!r}"
     return Blocked(
         Reason.HOME_IN_USE,
-        f"The home of {name} is in use by the session {holder!r}. This session starts when that one is suspended or "
-        "deleted.",
+        f"The files of {name} are in use by the desktop {holder!r}. This desktop starts when that one is suspended or "
+        "ended.",
     )
 
 
 def _home_copying(name: str, command: str) -> Blocked:
     return Blocked(
         Reason.HOME_IN_USE,
-        f"The home {name!r} is in use by `{command}`. This session starts when the copy is complete. If that "
-        "command was interrupted, an administrator runs it again.",
+        f"The home {name!r} is in use by `{command}`. This desktop starts when the copy is complete. If that "
+        "command was interrupted, an administrator has to run it again.",
     )

@@ -127,7 +127,7 @@ def _end_of_time(observed: Observed, settings: ClusterSettings, *, suspends: boo
     else:
         why = f"the cluster's sessions.maxTimeout: {settings.max_timeout}"
     return (
-        "The time limit of this session has been reached "
+        "This desktop has reached its time limit "
         f"({why}){_describe_consequence(session, observed.pod, suspends=suspends)}"
     )
 
@@ -135,5 +135,5 @@ def _end_of_time(observed: Observed, settings: ClusterSettings, *, suspends: boo
 def _describe_consequence(session: VDISession, pod: Pod | None, *, suspends: bool) -> str:
     keeps = pod is not None and pod.home_claim and (session.spec.persistence is None or session.spec.persistence.retain)
     if suspends:
-        return "; it is suspended. Resuming it starts a new run."
-    return ". The files in the home volume are kept." if keeps else "."
+        return "; it is suspended. It starts again when it is resumed."
+    return ". The files in its home are kept." if keeps else "."

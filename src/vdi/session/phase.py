@@ -81,7 +81,7 @@ def derive_suspended(
     session = observed.session
     before = _ended(session)
     reason: str = Reason.SUSPENDED
-    message = "This session is suspended. Resuming it starts a new run."
+    message = "The desktop's programs are closed. It starts again when it is resumed."
     if ending:
         reason, message = ending.reason, ending.message
     elif before:

@@ -51,7 +51,7 @@ def now(stage: EdgeStage, **parts: Any) -> VDISession:
 
 
 def suspend(stage: EdgeStage) -> VDISession:
-    message = "This session is suspended. Resuming it starts a new run."
+    message = "The desktop's programs are closed. It starts again when it is resumed."
     return now(stage, spec={"suspended": True}, status={"phase": Phase.SUSPENDED, "message": message})
 
 

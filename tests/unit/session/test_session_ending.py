@@ -68,7 +68,7 @@ def test_end_of_the_time_says_what_becomes_of_the_files() -> None:
     home = a_pod(ready=True, home="home")
     kept = find_ending(replace(running(timeout="1h"), pod=home), SETTINGS, over)
     gone = find_ending(replace(running(timeout="1h", persistence={"retain": False}), pod=home), SETTINGS, over)
-    assert kept and "files in the home volume are kept" in kept.message
+    assert kept and "files in its home are kept" in kept.message
     assert gone and "kept" not in gone.message
 
 
