@@ -84,14 +84,14 @@ podAntiAffinity:
 {{- if and $templates (not (include "vdi.kindKnown" (list . "VDITemplate"))) }}
 {{- $missing = append $missing (printf "the templates (%s)" $templates) }}
 {{- end }}
-{{- if and (include "vdi.probe.image" .) (not (include "vdi.kindKnown" (list . "VDITemplate"))) }}
-{{- $missing = append $missing "the probe" }}
-{{- end }}
 {{- $pools := include "vdi.names" .Values.pools }}
 {{- if and $pools (not (include "vdi.kindKnown" (list . "VDIPool"))) }}
 {{- $missing = append $missing (printf "the pools (%s)" $pools) }}
 {{- end }}
-{{- join " and " $missing }}
+{{- if and (include "vdi.probe.image" .) (not (include "vdi.kindKnown" (list . "VDITemplate"))) }}
+{{- $missing = append $missing "the probe" }}
+{{- end }}
+{{- if $missing }}{{ join " and " (compact (list (join ", " (initial $missing)) (last $missing))) }}{{ end }}
 {{- end }}
 
 {{/* Weights as the operator reads them: user=weight, with commas. */}}
