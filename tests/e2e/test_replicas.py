@@ -3,61 +3,25 @@
 The servers' images are built from Debian's packages, since the official ones cannot be fetched everywhere.
 """
 
-import json
-import subprocess
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from e2e.conftest import NAME
 from e2e.desktops import start
+from e2e.replicas import SERVERS, is_known, replicated
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.api.meta import RELEASE_NAMESPACE
-from vdi.demo.run import RELEASE, checkout
-from vdi.devcluster import cluster, images
-from vdi.devcluster.progress import Progress
 
 pytestmark = pytest.mark.timeout(600)
 
-SERVERS = {"postgresql": images.POSTGRESQL, "redis": images.REDIS}
-
 
 @pytest.fixture
-def replicated(sessions: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The release with two gateways; as it was before, and without the database's volume, afterwards."""
-    with Progress(tmp_path_factory.mktemp("servers")) as progress:
-        archives = images.ensure_servers(progress=progress)
-        cluster.up(NAME, fake_gpus=8, image_archives=archives, progress=progress)
-    before = json.loads(helm(sessions, "history", RELEASE, "--max", "1", "-o", "json"))[0]["revision"]
-    values = ["gateway.replicas=2"]
-    for name, image in SERVERS.items():
-        repository, _, tag = image.rpartition(":")
-        values += [f"{name}.enabled=true", f"{name}.image.repository={repository}", f"{name}.image.tag={tag}"]
-    wait = ["--wait", "--timeout", "3m"]
-    try:
-        helm(
-            sessions,
-            "upgrade",
-            RELEASE,
-            str(checkout() / "charts/vdi"),
-            "--reuse-values",
-            *wait,
-            "--set",
-            ",".join(values),
-        )
+def two_gateways(sessions: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The world whose release has two gateways."""
+    with replicated(sessions, NAME, tmp_path_factory.mktemp("servers")):
         yield sessions
-    finally:
-        helm(sessions, "rollback", RELEASE, str(before), *wait)
-        sessions.kubectl("-n", RELEASE_NAMESPACE, "delete", "pvc", "-l", "app.kubernetes.io/name=postgresql")
-
-
-def helm(world: World, *words: str) -> str:
-    argv = ["helm", "--kubeconfig", str(world.kubeconfig), "--namespace", RELEASE_NAMESPACE, *words]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, f"{argv}: {done.stdout} {done.stderr}"
-    return done.stdout
 
 
 def pods(world: World, selector: str) -> list[str]:
@@ -69,15 +33,9 @@ def kill(world: World, pod: str) -> None:
     world.kubectl("-n", RELEASE_NAMESPACE, "delete", pod, "--grace-period=0", "--force", "--wait=false")
 
 
-def is_known(portal: Any) -> bool:
-    """Whether the portal still knows who has logged in: asked by a page of it, as its own scripts would."""
-    status = portal.evaluate("() => fetch('/account', {redirect: 'manual'}).then(answer => answer.status, () => 0)")
-    return bool(status == 200)
-
-
 @pytest.mark.long
-def test_each_part_dies_and_who_has_logged_in_stays_in(replicated: World) -> None:
-    world = replicated
+def test_each_part_dies_and_who_has_logged_in_stays_in(two_gateways: World) -> None:
+    world = two_gateways
     selector = "app.kubernetes.io/component=gateway"
     gateways = wait_until("two gateways", lambda: two if len(two := pods(world, selector)) == 2 else None, 60)
     start(world, "rita", "small")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from e2e.replicas import helm
 from e2e.world import World
 from nodes.several import Nodes
 from support.waiting import wait_until
-from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.demo import run
 from vdi.devcluster import cluster
 from vdi.devcluster.progress import Progress
@@ -34,11 +34,8 @@ def all_nodes() -> Nodes:
         demo = run.up(NAME, browser=True, nodes=3 if new else None, progress=progress)
     os.environ["PATH"] = f"{demo.tools}{os.pathsep}{os.environ['PATH']}"
     world = World(kubeconfig=demo.kubeconfig, portal=demo.login.portal)
-    for words in (
-        ["set", "env", "deploy/vdi-operator", f"VDI_DRAIN_NOTICE={DRAIN_NOTICE}"],
-        ["rollout", "status", "deploy/vdi-operator"],
-    ):
-        world.kubectl("-n", RELEASE_NAMESPACE, *words)
+    chart = str(run.checkout() / "charts/vdi")
+    helm(world, "upgrade", run.RELEASE, chart, "--reuse-values", "--wait", "--set", f"drainNotice={DRAIN_NOTICE}")
     return Nodes(NAME, world)
 
 
