@@ -91,7 +91,9 @@ def test_kubernetes_makes_the_token_for_metrics_and_an_upgrade_keeps_it(release:
 @pytest.mark.long
 def test_pools_come_with_the_run_after_the_one_that_makes_their_kind(without_crds: Tools) -> None:
     warm = ("--set", "pools.warm.template=small", "--set", "pools.warm.ready=2")
-    assert "NOT CREATED YET: the templates (small), the pools (warm) and the probe." in without_crds.upgrade(CHART, *warm)
+    assert "NOT CREATED YET: the templates (small), the pools (warm) and the probe." in without_crds.upgrade(
+        CHART, *warm
+    )
     assert "NOT CREATED YET" not in without_crds.upgrade(CHART, *warm)
     shown = json.loads(without_crds.kubectl("get", "vdipool", "warm", "-o", "json"))["spec"]
     assert shown == {"template": "small", "replicas": 2}, "the old name is read"
