@@ -93,7 +93,7 @@ def _scheduled(now: datetime) -> list[ScheduledStart]:
             last_message=message,
         )
 
-    message = "The portal was not available until 30 minutes after the time."
+    message = "The portal was not available until 30 minutes after the scheduled time."
     return [
         start("weekdays", "ubuntu-desktop", DAYS[:5], "Started"),
         start("monday", "qgis", ("MON",), "Missed", message),

@@ -172,8 +172,9 @@ def home_refusal(limit: Limit, new: Home, homes: Mapping[str, float]) -> str | N
         return None
     names = ", ".join(f"{name} {gib(size)}" for name, size in sorted(homes.items())) or "none"
     return (
-        f"Your homes may have {gib(most)} together and have {gib(used)} ({names}). This desktop would add a home of "
-        f"{gib(size)}. Delete a home that you no longer need: its size is free at once. Or ask an administrator."
+        f"Your homes may take up {gib(most)} in total and take up {gib(used)} ({names}). This desktop would add a "
+        f"home of {gib(size)}. Delete a home that you no longer need, which frees its space at once. Or ask an "
+        "administrator."
     )
 
 

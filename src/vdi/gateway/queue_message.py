@@ -14,7 +14,7 @@ REASONS: Mapping[str, str] = {
     Reason.CPU_BUSY: "not enough CPU is free",
     Reason.MEMORY_BUSY: "not enough memory is free",
     Reason.EPHEMERAL_STORAGE_BUSY: "not enough local disk is free",
-    Reason.PODS_BUSY: "every node runs as many pods as it may",
+    Reason.PODS_BUSY: "every node already runs its maximum number of pods",
     Reason.NO_GPUS: f"no node has a GPU of this kind. {_ASK}, or choose another template",
     Reason.TOO_LARGE: f"it is larger than any node. Choose a smaller size, or {_ASK.lower()}",
     Reason.NO_MATCHING_NODE: f"no node is set up for this template. {_ASK}",

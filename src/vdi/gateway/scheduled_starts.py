@@ -171,7 +171,7 @@ class ScheduledStarts(Component):
         """Result and message. Raises ActionDenied."""
         if now > time + LATE:
             minutes = LATE // timedelta(minutes=1)
-            return Result.MISSED, f"The portal was not available until {minutes} minutes after the time."
+            return Result.MISSED, f"The portal was not available until {minutes} minutes after the scheduled time."
         user = await self._user(start.owner, now)
         if user is None:
             return Result.LOGIN_NEEDED, "You have not signed in recently. Sign in before the next start."

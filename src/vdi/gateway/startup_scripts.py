@@ -44,7 +44,7 @@ class StartupScript(msgspec.Struct, rename="camel", omit_defaults=True):
 class StartupScriptList(msgspec.Struct):
     """Scripts, in the order in which they started."""
 
-    items: Annotated[tuple[StartupScript, ...], doc("Those of this start of the desktop.")]
+    items: Annotated[tuple[StartupScript, ...], doc("Those of the current start of the desktop.")]
 
 
 class _Report(msgspec.Struct):

@@ -121,6 +121,17 @@ def test_chains_do_not_depend_on_the_order_in_which_pods_are_listed(order: list[
     assert rank(desired) == desired
 
 
+def test_a_service_with_several_pods_that_are_not_ready_is_said_so() -> None:
+    cluster = Cluster(0)
+    kasm = Kasm(cluster, C)
+    kasm.unready("db", state={"waiting": {"reason": "CrashLoopBackOff"}})
+    twin = json.loads(json.dumps(kasm.pod("db")))
+    twin["metadata"] |= {"name": "kasm-db-twin", "uid": "twin"}
+    cluster.objects["pods"].append(twin)
+    kasm.at_step("api", "db")
+    assert any("points to 2 pods, none of which is ready" in finding.message for finding in cluster.findings())
+
+
 def test_who_waits_for_somebody_that_starts_is_no_finding_but_is_reported() -> None:
     cluster = Cluster(0)
     kasm = Kasm(cluster, C)
@@ -167,7 +178,7 @@ def test_an_init_container_that_does_not_say_what_it_does_has_ten_minutes() -> N
     (finding,) = run_checks(kasm_scope(cluster), CHECKS)
     assert (finding.code, finding.severity) == ("kasm_start_stalled", Severity.WARNING)
     assert (
-        "its init container own-step has run for 600 s. If it waits, the reason cannot be determined."
+        "its init container own-step has run for 600 s. Whether it waits for something cannot be determined."
         in finding.message
     )
     assert finding.remedy.commands == ("kubectl --namespace kasm logs kasm-proxy-default-0 --container own-step",)

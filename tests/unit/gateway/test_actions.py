@@ -275,16 +275,16 @@ async def test_homes_together_are_limited_and_one_that_exists_starts() -> None:
             stage.api.put("persistentvolumeclaims", home.pop("name"), namespace=NS, **home)
         async with stage.replica("default: {homeStorage: 100Gi}") as one:
             await one.actions.start(ALICE, requested(template="first", name="a"))
-            with pytest.raises(ActionDenied, match="have 50 GiB") as denied:
+            with pytest.raises(ActionDenied, match="take up 50 GiB") as denied:
                 await one.actions.start(ALICE, requested(template="second", name="b", home_size="60Gi"))
             assert denied.value.code == "OverLimit" and of_first in denied.value.sentence
             await one.actions.start(ALICE, requested(template="second", name="b"))
-            with pytest.raises(ActionDenied, match=r"have 90 GiB \(.*would add a home of 40 GiB"):
+            with pytest.raises(ActionDenied, match=r"take up 90 GiB \(.*would add a home of 40 GiB"):
                 await one.actions.start(ALICE, requested(template="third", name="c"))
             await one.actions.start(ALICE, requested(template="none", name="d"))
             await one.actions.suspend(ALICE, "b")
             await one.actions.start(ALICE, requested(template="third", name="c"))
-            with pytest.raises(ActionDenied, match="have 90 GiB"):
+            with pytest.raises(ActionDenied, match="take up 90 GiB"):
                 await one.actions.resume(ALICE, "b")
             await one.actions.resume(ALICE, "a")
 

@@ -68,7 +68,7 @@ async def test_another_s_token_is_not_there(stage: ApiStage) -> None:
     ("body", "field", "allowed"),
     [
         ({"label": ""}, "label", "text of length >= 1"),
-        ({"label": "a\u202eb"}, "label", "1 to 60 letters, digits and signs"),
+        ({"label": "a\u202eb"}, "label", "1 to 60 letters, digits and symbols"),
         ({"label": "x", "days": 366}, "days", "a whole number <= 365"),
     ],
 )

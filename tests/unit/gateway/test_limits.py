@@ -123,7 +123,7 @@ def test_a_new_home_is_refused_with_the_homes_that_there_are() -> None:
     assert home_refusal(limit, home, {"home-a": 90 * 2**30}) is None
     said = home_refusal(limit, home, {"home-b": 50 * 2**30, "home-a": 45 * 2**30}) or ""
     assert said.startswith(
-        "Your homes may have 100 GiB together and have 95 GiB (home-a 45 GiB, home-b 50 GiB). This desktop would add "
-        "a home of 10 GiB. Delete a home"
+        "Your homes may take up 100 GiB in total and take up 95 GiB (home-a 45 GiB, home-b 50 GiB). This desktop "
+        "would add a home of 10 GiB. Delete a home"
     )
     assert home_refusal(Limit(), home, {"home-a": 2**60}) is None

@@ -142,7 +142,7 @@ async def test_ones_own_limits_stand_beside_what_was_used() -> None:
     stage = PortalStage(limits=limits)
     stage.history.report = [a_usage(ALICE.email)]
     read = text_of((await stage.browser().get("/history/usage")).text)
-    assert "My limits GPUs in use 0 of 2 GPU hours this month 12.5 of 100 Homes together, in GiB 0 of 50" in read
+    assert "My limits GPUs in use 0 of 2 GPU hours this month 12.5 of 100 All homes, in GiB 0 of 50" in read
     assert "My limits" not in (await stage.browser(ADMIN).get("/history/usage?of=everyone")).text
     assert "My limits" not in (await PortalStage().browser().get("/history/usage")).text
 

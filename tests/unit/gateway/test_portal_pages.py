@@ -266,7 +266,7 @@ async def test_a_run_can_be_extended_up_to_what_the_template_allows() -> None:
     assert 'value="12h"' not in page
     stage.put(running(timeout="10h"))
     page = text_of((await stage.browser().get("/desktops/alice-desktop")).text)
-    assert "The maximum for this template is 10h, and this run already has it." in page
+    assert "The maximum for this template is 10h, and this desktop already has it." in page
 
 
 async def test_guests_have_the_access_that_the_form_offers_and_the_address_to_send_them(stage: PortalStage) -> None:

@@ -158,7 +158,7 @@ async def test_the_form_says_what_happens_at_the_end_of_the_times(stage: PortalS
     stage.put(a_template("ends", lifecycle={"onTimeout": action, "onIdle": action}))
     page = text_of((await stage.browser().get("/catalogue/ends")).text)
     assert f"Then the desktop {end}" in page
-    assert f"Without mouse and keyboard for so long, the desktop {end}." in page
+    assert f"After this long without mouse or keyboard input, the desktop {end}." in page
 
 
 async def test_local_disk_is_offered_up_to_the_template_s_maximum_where_it_has_one(stage: PortalStage) -> None:

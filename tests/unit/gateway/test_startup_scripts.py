@@ -119,7 +119,7 @@ async def test_the_page_shows_results_and_lines_escaped(portal: PortalStage) -> 
     [
         ({"source": "user", "state": "Running"}, "Still running"),
         ({"source": "user", "state": "NotStarted", "output": "No such file"}, "Could not be started"),
-        (ENDED | {"output": ""}, "It has written nothing."),
+        (ENDED | {"output": ""}, "It has no output."),
     ],
 )
 async def test_each_state_is_shown_in_words(portal: PortalStage, script: dict[str, object], words: str) -> None:

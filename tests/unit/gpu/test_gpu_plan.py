@@ -419,7 +419,7 @@ def test_what_settings_and_cluster_bring_with_them() -> None:
 def test_less_than_what_is_in_use() -> None:
     busy = replace(configured().nodes[0], in_use=6)
     observed = replace(configured(), nodes=(busy,))
-    assert "6 are in use, and there will be 4" in notes(observed, SharingRequest({"any": Sharing(4)}, "any"))
+    assert "6 GPU slots are in use, and it will have 4" in notes(observed, SharingRequest({"any": Sharing(4)}, "any"))
 
 
 def test_a_chart_that_helm_owns() -> None:

@@ -138,7 +138,7 @@ def test_a_pod_larger_than_any_node() -> None:
     nodes = [a_node(f"n{number}", cpu="1", memory="8Gi") for number in range(9)]
     line = line_of("room", changed(k3s_with_traefik(), nodes=nodes), a_plan("C"))
     assert line.severity is Severity.ERROR
-    assert "no node has" in line.message
+    assert "no node is that large" in line.message
 
 
 def test_fragments_are_a_warning_since_the_scheduler_may_place_them_otherwise() -> None:
@@ -148,7 +148,7 @@ def test_fragments_are_a_warning_since_the_scheduler_may_place_them_otherwise() 
     nodes = [a_node("one", cpu="5"), a_node("two", cpu="5")]
     line = room_line(changed(k3s_with_traefik(), nodes=nodes, pods=[]), needs)
     assert line.severity is Severity.WARNING
-    assert "big takes 3 CPU" in line.message
+    assert "big needs 3 CPU" in line.message
 
 
 def test_pods_of_the_kasm_that_is_replaced_are_not_counted() -> None:

@@ -175,7 +175,7 @@ def test_a_secret_that_generation_a_has_left_is_named_with_the_commands(generati
     facts = changed(k3s_with_traefik(), secrets=[a_secret()])
     (line,) = lines_about_secrets(facts, a_plan(generation))
     assert line.severity == Severity.WARNING
-    assert "kasm/kasm-secrets belongs to no release kasm" in line.message
+    assert "kasm/kasm-secrets does not belong to the release kasm" in line.message
     assert line.remedy.commands[-1] == "kubectl --namespace kasm delete secret kasm-secrets"
 
 

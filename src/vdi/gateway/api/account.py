@@ -96,7 +96,7 @@ async def create_token(call: Call[Empty, NewToken]) -> Response:
     try:
         label = checked_label(call.body.label.strip())
     except ValueError as error:
-        raise invalid("label", call.body.label, "1 to 60 letters, digits and signs") from error
+        raise invalid("label", call.body.label, "1 to 60 letters, digits and symbols") from error
     if len(await logins.tokens(call.user.email)) >= MOST_TOKENS:
         raise ActionDenied("OverLimit", f"You already have {MOST_TOKENS} API tokens. Revoke one that you do not need.")
     secret, made = await logins.new_token(call.user, label, timedelta(days=call.body.days))

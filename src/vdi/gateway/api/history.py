@@ -105,7 +105,7 @@ class UsageFigures(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=T
     median_queue_seconds: Annotated[float | None, doc("Median wait of those, in seconds; null if no run waited.")]
     median_startup_seconds: Annotated[float | None, doc("Of the runs that started in this month and became ready.")]
     idle_gpu_hours: Annotated[
-        float, doc("GPU hours without a user at the desktop, of desktops with an idle timeout: docs/usage.md.")
+        float, doc("GPU hours in which no one used the desktop, for desktops with an idle timeout: docs/usage.md.")
     ]
     home_gib_months: Annotated[float, doc("Size of homes in GiB, times the part of the month that they were there.")]
     cost: Annotated[float | None, doc("Cost of desktops and homes, at today's prices; absent without prices.")] = None
@@ -152,7 +152,7 @@ class MonthReport(msgspec.Struct, omit_defaults=True, kw_only=True):
     items: Annotated[tuple[MonthUsage, ...], doc("Users, sorted by hours, highest first.")]
     templates: Annotated[tuple[NamedUsage, ...], doc("The same by template.")] = ()
     groups: Annotated[
-        tuple[NamedUsage, ...], doc("The same by group, for administrators. A user of two groups counts in both.")
+        tuple[NamedUsage, ...], doc("The same by group, for administrators. A user in two groups counts in both.")
     ] = ()
     pools: Annotated[tuple[FreePlaces, ...], doc("Free places of pools, for administrators.")] = ()
     idle: Annotated[IdleGpus, doc("GPUs that were not used.")]

@@ -217,8 +217,8 @@ OPERATIONS = (
         handler=list_startup_scripts,
         summary="The result and the last lines of the start-up scripts of your running desktop",
         description=(
-            "Of this start of the desktop. The image of the desktop must be ours or one that reports them, and the "
-            "desktop must run. Only for its owner."
+            "Those of the current start. The desktop must be running, and its image must report them, as ours does. "
+            "Only for its owner."
         ),
         answer=StartupScriptList, problems=("not-found", "forbidden", "conflict", "unavailable"),
     ),

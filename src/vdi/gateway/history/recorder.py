@@ -103,7 +103,7 @@ class Recorder:
             if not batch:
                 return
         self._put_back(batch)
-        raise DatabaseUnavailableError("the session keeps being written by others")
+        raise DatabaseUnavailableError("others keep changing the session")
 
     async def close_lost(self) -> None:
         """Close what is open in the database and not there any more: it went while no gateway was there to see it.

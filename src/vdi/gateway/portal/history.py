@@ -134,7 +134,7 @@ def _amounts(use: Use | None) -> list[tuple[str, Amount]]:
         ("GPUs in use", use.gpus),
         ("Hours this month", use.hours_per_month),
         ("GPU hours this month", use.gpu_hours_per_month),
-        ("Homes together, in GiB", use.home_storage),
+        ("All homes, in GiB", use.home_storage),
     ]
 
 

@@ -24,11 +24,9 @@ _IDLE = ("15m", "30m", "1h", "2h", "4h", "8h")
 _TIME_WORDS = {"24h": "1 day", "72h": "3 days", "168h": "1 week"}
 _MOST_GPUS = 64
 _HOME_NOTES = {
-    HomeScope.USER_AND_TEMPLATE: (
-        "Files in your home folder are there again the next time that you start this kind of desktop."
-    ),
+    HomeScope.USER_AND_TEMPLATE: ("Files in your home folder are there the next time you start this kind of desktop."),
     HomeScope.USER: (
-        "Files in your home folder are there again the next time, also in your other desktops that use it."
+        "Files in your home folder are there the next time, also in your other desktops that use this folder."
     ),
     HomeScope.SESSION: "This desktop gets a home folder of its own: kept when it is restarted, deleted when it ends.",
 }
@@ -77,7 +75,7 @@ def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
         timeouts=[Choice(time, _time_words(time)) for time in _times(max_timeout(template, cluster))],
         timeout_hint=_timeout_hint(life.on_timeout),
         idle=[Choice("", idle_default), *(Choice(time, f"after {_time_words(time)}") for time in _IDLE)],
-        idle_hint=f"Without mouse and keyboard for so long, the desktop {describe_end(life.on_idle)}.",
+        idle_hint=f"After this long without mouse or keyboard input, the desktop {describe_end(life.on_idle)}.",
         home=template.spec.persistence.enabled,
         home_note=_HOME_NOTES[template.spec.persistence.scope],
     )

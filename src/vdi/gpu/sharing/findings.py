@@ -176,7 +176,7 @@ def _rollout_findings(daemon_set: DaemonSet, state: GpuState) -> Iterator[Findin
         yield _error(
             "gpu_device_plugin_not_ready" if daemon_set.is_plugin else "gpu_config_reader_not_ready",
             where,
-            f"Of {desired_pods} pods {updated} are of the latest revision and {ready} are ready.",
+            f"{updated} of {desired_pods} pods are of the latest revision, and {ready} are ready.",
             describe,
         )
 

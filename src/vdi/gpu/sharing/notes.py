@@ -89,9 +89,10 @@ def _memory_notes(state: GpuState, shared: dict[str, Sharing]) -> Iterator[str]:
         if sharing is None:
             continue
         if node.gpus is not None and node.in_use > node.gpus * sharing.replicas:
+            slots = node.gpus * sharing.replicas
             yield (
-                f"Node {node.name}: {node.in_use} are in use, and there will be {node.gpus * sharing.replicas}: "
-                "running desktops are not affected, new ones wait until enough have ended."
+                f"Node {node.name}: {node.in_use} GPU slots are in use, and it will have {slots}. "
+                "Running desktops are not affected; new ones wait until enough of them have ended."
             )
 
 

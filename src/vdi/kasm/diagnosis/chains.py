@@ -133,8 +133,8 @@ class Walk(Explainer):
         return link(
             "kasm_start_stalled",
             pod.object,
-            f"{pod.name} is at {pod.state}: its init container {container.name}{does} has run for {seconds} s. If "
-            "it waits, the reason cannot be determined.",
+            f"{pod.name} is at {pod.state}: its init container {container.name}{does} has run for {seconds} s. "
+            "Whether it waits for something cannot be determined.",
             evidence=[
                 f"status.initContainerStatuses: {container.name} has run for {seconds} s",
                 f"neither the command line of {container.name} nor the chart says which host it waits for",

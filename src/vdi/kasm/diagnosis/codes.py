@@ -165,7 +165,7 @@ ROOTS = (
             "A Service of Kasm does not have the port that a pod waits for, or points to a port on which nothing "
             "listens."
         ),
-        proof="The Service's ports, compared with the wait and the ports of its pods.",
+        proof="The Service's ports, compared with the port that a pod waits for and the ports of its own pods.",
         remedy="Correct the port; helm upgrade does so too.",
     ),
     _code(
@@ -181,7 +181,7 @@ ROOTS = (
         code="kasm_outside_silent",
         means="A pod of Kasm waits for a server outside the cluster (usually an external database).",
         proof="The host that it waits for is not a Service of the cluster.",
-        remedy="Check whether that host is running, whether its name is right, and the firewall between.",
+        remedy="Check that the host is running, that its name is correct, and that no firewall blocks it.",
     ),
     _code(
         code="kasm_db_init_failed",
@@ -195,7 +195,7 @@ ROOTS = (
             "The database responds, but API and manager cannot read what they wait for (a row in the table zones): "
             "it has not been initialised, or its password differs from the Secret's."
         ),
-        proof="The wait continues although the database is ready; the db-init Job.",
+        proof="The pod still waits although the database is ready; the state of the db-init Job.",
         remedy="Initialise an empty database. If the Secret is newer than its volume, restore the old password.",
     ),
     _code(

@@ -46,7 +46,7 @@ def _failed(kasm: Installation, name: str, condition: Any) -> Link:
         # Its pod is gone, and the log with it.
         remedy=Remedy(
             "Delete the Job, then run helm upgrade, which creates it again; vdi kasm diagnose shows its log while it"
-            " tries.",
+            " runs.",
             (f"kubectl --namespace {kasm.namespace} delete job {name}",),
         ),
     )

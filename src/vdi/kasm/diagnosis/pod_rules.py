@@ -93,7 +93,7 @@ def _unscheduled(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
     sentence = explain_unschedulable(message, replace(_KASM_POD, name=pod.name, title=pod.name))[1]
     return PodProblem(
         "kasm_unschedulable",
-        f"{pod.name} is on no node. {sentence} {arithmetic(pod)}".strip(),
+        f"{pod.name} cannot be scheduled. {sentence} {arithmetic(pod)}".strip(),
         (f"PodScheduled: {first_line(message)}", *requests(pod)),
         describe(pod, f"Request less in the values (resources of {_component_words(pod)}), or add a node."),
         tuple(f"node/{name}" for name in pod.snapshot.nodes),
@@ -312,7 +312,7 @@ def _on_its_way(pod: KasmPod, container: KasmContainer | None) -> PodProblem | N
     if pod.age > _STALLED:
         return PodProblem(
             "kasm_start_stalled",
-            f"{pod.name} {doing}, for {int(pod.age)} s now, and no Event has a reason.",
+            f"{pod.name} {doing}. It has been in this state for {int(pod.age)} s, and no Event gives a reason.",
             (f"state: {pod.state}, no Event with a reason",),
             describe(pod),
             (f"node/{pod.node}",),

@@ -157,8 +157,8 @@ def _behind(explainer: Explainer, service: Any, total: int) -> Answer:
     if unready:
         explained = [explainer.explain(one) for one in unready]
         worst = min(explained, key=lambda one: one.is_starting)
-        who = f"{unready[0].name}, which is" if len(unready) == 1 else f"its {len(unready)} pods, none of which is"
-        return worst, f"the Service {name} points to {who} not ready"
+        one, several = f"{unready[0].name}, which is not ready", f"{len(unready)} pods, none of which is ready"
+        return worst, f"the Service {name} points to {one if len(unready) == 1 else several}"
     workloads = kasm.workloads_selected_by(selector)
     if pods:
         return None, f"its pods ({max(total, len(pods))}) are just being added to the Service {name}"

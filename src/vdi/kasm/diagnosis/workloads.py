@@ -32,7 +32,7 @@ def explain_workload(kasm: Installation, workload: Workload, *, awaited: bool) -
     return link(
         "kasm_pods_missing",
         workload.object,
-        f"{workload.name} should have {workload.desired} pods, but has had none for {int(age)} s, and no Event has "
+        f"{workload.name} should have {workload.desired} pods, but has had none for {int(age)} s, and no Event gives "
         "a reason.",
         evidence=[f"spec.replicas: {workload.desired}, pods: 0"],
         remedy=Remedy.run(f"kubectl --namespace {kasm.namespace} describe {workload.kind} {workload.name}"),

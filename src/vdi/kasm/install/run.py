@@ -189,7 +189,7 @@ async def apply(run: Running, plan: Plan) -> Revision:
     run.view.stage("helm: everything is ready", monotonic() - began)
     found = deployed(await read_revisions(run.client, run.place.namespace, run.release))
     if found is None:
-        raise KasmFailedError(f"helm ended well, and no revision of {run.release} is in place.")
+        raise KasmFailedError(f"helm succeeded, but there is no revision of {run.release} is in place.")
     return found
 
 

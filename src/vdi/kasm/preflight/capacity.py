@@ -43,8 +43,8 @@ def room_line(facts: Facts, needs: Needs, own: frozenset[str] = frozenset()) -> 
     elif homeless := _without_room(needs, rooms):
         severity = Severity.ERROR if homeless[1] else Severity.WARNING
         message = (
-            f"The total would fit, but {homeless[0].name} takes {_takes(homeless[0])} on one node, and no node "
-            f"{'has' if homeless[1] else 'has that much left beside the others'}."
+            f"The total would fit, but {homeless[0].name} needs {_takes(homeless[0])} on one node, and no node "
+            f"{'is that large' if homeless[1] else 'has that much left'}."
         )
     else:
         return Finding(code="room", severity=Severity.OK, observed=observed, expected=expected, evidence=evidence)

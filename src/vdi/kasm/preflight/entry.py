@@ -165,14 +165,16 @@ def _traefik_line(facts: Facts) -> Finding:
     if ready and own:
         return line(Severity.OK)
     if ready:
-        message = "Traefik runs, but has no IngressClass: it may not take Kasm's Ingress."
+        message = "Traefik runs, but has no IngressClass: it might not accept Kasm's Ingress."
         return line(
             Severity.WARNING, message, Remedy("Set ingressClass.enabled=true in the values of Traefik's chart.")
         )
     if pods:
         name = name_of(pods[0]).partition("/")
         return line(
-            Severity.ERROR, "Traefik does not run.", Remedy.run(f"kubectl --namespace {name[0]} describe pod {name[2]}")
+            Severity.ERROR,
+            "Traefik is not running.",
+            Remedy.run(f"kubectl --namespace {name[0]} describe pod {name[2]}"),
         )
     if "traefik" in disabled(facts):
         message = "K3s was started with --disable=traefik, and there is no other Traefik."
@@ -181,7 +183,7 @@ def _traefik_line(facts: Facts) -> Finding:
         )
         return line(Severity.ERROR, message, remedy)
     if own:
-        message = "Its IngressClass exists but no pod: it runs outside the cluster, or no longer."
+        message = "Its IngressClass exists, but it has no pod: it runs outside the cluster, or no longer runs."
         return line(Severity.WARNING, message, Remedy.run("kubectl get pods -A -l app.kubernetes.io/name=traefik"))
     if classes:
         message = "There is another ingress controller, which this command does not check."

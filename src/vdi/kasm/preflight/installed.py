@@ -131,8 +131,8 @@ def secret_lines(facts: Facts, planned: PlannedRelease, installed: Installed | N
             expected,
             f"{where} exists",
             Severity.WARNING,
-            f"The Secret {where} belongs to no release {planned.release}, so helm does not adopt it. Generation A "
-            "leaves a Secret with this name.",
+            f"The Secret {where} does not belong to the release {planned.release}, so helm does not adopt it. "
+            "Generation A leaves a Secret with this name.",
             Remedy(
                 "Save it, because an old database accepts only its passwords. Then delete it.",
                 (

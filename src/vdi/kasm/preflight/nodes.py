@@ -127,7 +127,7 @@ def _size_line(facts: Facts, resource: str) -> Finding:
         observed, expected = f"{total:g} cores", f"{LEAST_CORES} cores, {ADVISED_CORES} recommended"
     else:
         least, advised, enough = LEAST_MEMORY, ADVISED_MEMORY, _NOMINAL
-        observed, expected = size_words(int(total)), "4 GB, 8 GB advised"
+        observed, expected = size_words(int(total)), "4 GB, 8 GB recommended"
     count = len(usable(facts))
     observed += f" on {count} nodes" if count != 1 else ""
     if total < enough * least:
@@ -135,8 +135,7 @@ def _size_line(facts: Facts, resource: str) -> Finding:
     elif total < enough * advised:
         severity = Severity.WARNING
         message = (
-            "This is the minimum. Item `room` checks whether the chart fits; sessions come in addition if agents "
-            "are pods."
+            "This is the minimum. Item `room` checks whether the chart fits. If agents are pods, sessions need more."
         )
     else:
         return Finding(code=resource, severity=Severity.OK, observed=observed, expected=expected)
@@ -152,7 +151,7 @@ def _capacity(facts: Facts, node: Node, resource: str) -> float:
 
 def disk_line(facts: Facts) -> Finding:
     """The smallest disk of a node that takes pods: images go to each of them."""
-    expected = "50 GB, 100 GB advised"
+    expected = "50 GB, 100 GB recommended"
     sizes = {node.metadata.name: int(_capacity(facts, node, "ephemeral-storage")) for node in usable(facts)}
     known = {name: size for name, size in sizes.items() if size}
     if not known:

@@ -29,7 +29,7 @@ def _helm_line(facts: Facts, least: Version) -> Finding:
     tool = facts.tools.get("helm")
     remedy = Remedy("See https://helm.sh/docs/intro/install/.")
     if tool is None or tool.problem:
-        message = f"Helm installs the chart, and {tool.problem if tool else 'it was not checked'}."
+        message = f"The chart cannot be installed without Helm: {tool.problem if tool else 'it was not checked'}."
         return line("not found", Severity.ERROR, message, remedy)
     if version_of(tool.version) < least:
         return line(tool.version, Severity.ERROR, "Kasm's chart requires a newer version.", remedy)
@@ -41,7 +41,7 @@ def _kubectl_line(facts: Facts) -> Finding:
     tool = facts.tools.get("kubectl")
     remedy = Remedy("See https://kubernetes.io/docs/tasks/tools/; a K3s server has `k3s kubectl`.")
     if tool is None or tool.problem:
-        message = f"Remedies are kubectl commands, and {tool.problem if tool else 'it was not checked'}."
+        message = f"The remedies are kubectl commands: {tool.problem if tool else 'it was not checked'}."
         return line("not found", Severity.WARNING, message, remedy)
     versions = [(node.get("status") or {}).get("nodeInfo", {}).get("kubeletVersion", "") for node in facts.all("nodes")]
     minors = {version_of(version)[1] for version in versions if any(letter.isdigit() for letter in version)}

@@ -147,7 +147,7 @@ def way_in_line(found: Installation, installed: Installed) -> Finding:
         return line(Severity.ERROR, "none", "Browsers cannot reach Kasm.", remedy)
     observed = "; ".join(f"{way.what}{_at(way)}" for way in right)
     if rivals := _rivals(found, right):
-        message = "Two routes send the same name to different targets, and the order in Traefik decides."
+        message = "Two routes send the same name to different targets. Traefik decides which one is used."
         namespace, _, name = rivals[0].partition("/")
         remedy = Remedy(
             "If it belongs to an earlier Kasm, remove it or its host.",
@@ -206,11 +206,11 @@ def certificate_line(found: Installation, installed: Installed) -> Finding:
     if not ways:
         if leading(found, installed):
             return line(Severity.OK, "not checked: Kasm's own proxy, or something outside the cluster, terminates TLS")
-        return line(Severity.UNKNOWN, "nothing terminates TLS here", "It needs an entry: see item way-in.", make)
+        return line(Severity.UNKNOWN, "nothing terminates TLS here", "Nothing routes to Kasm: see item way-in.", make)
     name = ways[0].secret or ""
     if not name:
         message = "Traefik presents its self-signed default certificate: browsers warn."
-        return line(Severity.WARNING, f"{ways[0].what} names no Secret", message, make)
+        return line(Severity.WARNING, f"{ways[0].what} does not name a Secret", message, make)
     unread = found.missing(f"secrets/{name}")
     if unread is not None:
         return unreadable_finding("certificate", expected, unread)

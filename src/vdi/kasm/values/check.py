@@ -83,7 +83,7 @@ def _unknown(subject: Subject, path: str, value: Any) -> Iterator[Finding]:
             yield from _unknown(subject, f"{path}.{key}", below)
         return
     if new and owner is subject.generation:
-        message, remedy = f"is not read by {chart} any longer, or not yet.", f"Set {new}"
+        message, remedy = f"is not read by this version of {chart}.", f"Set {new}"
     elif new and owner is not None:
         message = f"is a value of generation {owner.letter} ({owner.chart}); {chart} does not read it."
         remedy = f"Set {new}"

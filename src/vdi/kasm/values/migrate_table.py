@@ -22,7 +22,7 @@ _PARTS = {
     "db": "database",
 }
 _DEPLOY = "kasmApp.servicesToDeploy"
-_NEW_IMAGES = "the new chart brings its own images"
+_NEW_IMAGES = "the new chart has its own images"
 
 
 class Fate(StrEnum):
@@ -112,7 +112,7 @@ _DROPPED_AB = {
     "kasmCerts.ingress.create": "the chart no longer creates certificates",
 }
 _PERSON_AB = {
-    "global.namespace": "the namespace is now helm's (-n)",
+    "global.namespace": "the namespace is now set with helm's option -n",
     "global.altHostnames": "put these names into the certificate, and into kasmZones if they are zones",
     "global.image.pullCredentials": (
         "put them into a Secret of type kubernetes.io/dockerconfigjson and set it in imagePullSecrets.name"
@@ -172,7 +172,7 @@ def _special_ab(path: str, value: Any, new: dict[str, Any]) -> Note | None:
     if path.startswith(("global.kasmPasswords.", "kasmCerts.")) and _is_empty(value):
         return Note(Fate.DROPPED, path, why="it was empty")
     if path.startswith("kasmApp.servicesToDeploy.") and path.endswith(".image") and str(value).startswith(_OWN_IMAGES):
-        return Note(Fate.DROPPED, path, why="the new chart brings its own images")
+        return Note(Fate.DROPPED, path, why="the new chart has its own images")
     return None
 
 

@@ -79,7 +79,7 @@ def _way_in(options: InstallOptions) -> Iterator[Entry]:
             yield (
                 paths["proxy_service_type"],
                 "LoadBalancer",
-                "uses port 443 of the node: on K3s its Traefik must be off",
+                "uses port 443 of the node: on K3s, Traefik must be disabled",
             )
         else:
             yield paths["proxy_service_type"], "ClusterIP", "a LoadBalancer would conflict with Traefik on port 443"
