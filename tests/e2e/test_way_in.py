@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.desktops import Object, picture_at_rest, pod_of, reach, template
+from e2e.desktops import Object, picture_at_rest, pod_of, reach, start, template
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser, NoPictureError, changed_pixels
@@ -141,6 +141,27 @@ def ends(alice: DesktopBrowser, world: World) -> None:
     page.goto(f"{world.portal}/account")
     page.get_by_text(ALICE).first.wait_for()
     keep(alice, "account")
+
+
+def test_a_viewer_reads_that_the_desktop_takes_no_token_table_and_sees_it_once_it_does(sessions: World) -> None:
+    """It knows the gateway's token by its digest: with a new Secret it refuses every table, until it is restarted."""
+    start(sessions, NAME, "small")
+    (secret,) = sessions.items("secret", f"vdi.kasm.io/session={NAME}")
+    sessions.kubectl("delete", "secret", secret["metadata"]["name"])
+
+    def is_replaced() -> bool:
+        found = sessions.items("secret", f"vdi.kasm.io/session={NAME}")
+        return bool(found) and found[0]["metadata"]["uid"] != secret["metadata"]["uid"]
+
+    wait_until("the operator has made another", is_replaced, 30)
+    sessions.vdi("session", "share", NAME, BOB)
+    with sessions.browser(NAME, BOB) as bob:
+        bob.log_in()
+        bob.page.goto(bob.url)
+        bob.page.get_by_text("this desktop does not confirm that it restricts you to viewing").wait_for()
+        keep(bob, "desktop-denied")
+        sessions.vdi("session", "restart", NAME)
+        bob.wait_for_picture()
 
 
 def running(world: World) -> Object:

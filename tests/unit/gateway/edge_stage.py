@@ -4,13 +4,16 @@ sees, Secrets in memory, a clock to set, and Traefik as far as it matters here.
 
 import asyncio
 import itertools
+import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
 
 import httpx
 import msgspec
+from starlette.requests import Request
 
 from support import builders
 from support.database import sqlite_with_tables
@@ -208,3 +211,27 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 5.0) 
 def address(session: str = "alice-desktop", path: str = "/") -> str:
     """The URL of a desktop."""
     return SETTINGS.url(SETTINGS.host(session)) + path
+
+
+async def browser_events(stage: EdgeStage, browser: Browser, *then: Any, most: int = 1) -> list[dict[str, str]]:
+    """What the page hears: the first stage, and one for each of `then`, which are called one after the other."""
+    found: list[dict[str, str]] = []
+    actions = list(then)
+    admitted = await stage.edge._waiting._admitted(_request(stage, browser))
+    assert admitted is not None
+    stream = stage.edge._waiting._stages(_request(stage, browser), admitted)
+    with suppress(StopAsyncIteration):
+        while len(found) < most:
+            async with asyncio.timeout(2):
+                chunk = (await anext(stream)).decode()
+            found.append(json.loads(chunk.partition("data: ")[2]))
+            if actions:
+                actions.pop(0)()
+    await stream.aclose()  # type: ignore[attr-defined]
+    return found
+
+
+def _request(stage: EdgeStage, browser: Browser) -> Request:
+    host = SETTINGS.host("alice-desktop")
+    headers = [(b"host", host.encode()), (b"cookie", browser.stolen(host).encode())]
+    return Request({"type": "http", "method": "GET", "headers": headers, "query_string": b"", "path": "/"})

@@ -19,6 +19,7 @@ from unit.gateway.edge_stage import (
     EdgeStage,
     a_session,
     address,
+    browser_events,
     changed,
     gone,
     publish,
@@ -99,13 +100,62 @@ async def test_a_viewer_comes_to_no_desktop_that_has_not_confirmed_them(
         desktop.refuse = 500 if broken == "answers 500" else 404
     guest, owner = await as_viewer(stage), await stage.logged_in(OWNER)
     theirs = guest.stolen(HOST)
-    for path, headers in (("/api/websockets", HANDSHAKE), ("/api/ws", HANDSHAKE), ("/?v=1", NAVIGATION), ("/x.js", {})):
+    for path, headers in (("/api/websockets", HANDSHAKE), ("/api/ws", HANDSHAKE), ("/?v=1", {}), ("/x.js", {})):
         answer = await stage.verify(HOST, path, Cookie=theirs, **headers)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "2"), path
         assert "View only is not possible now" in answer.text
+    page = await stage.verify(HOST, "/?v=1", Cookie=theirs, **NAVIGATION)
+    assert (page.status_code, page.headers["location"]) == (302, address(path="/.vdi/wait?next=/"))
     await owner.open(address())
     answer = await stage.verify(HOST, "/api/websockets", Cookie=owner.stolen(HOST), **HANDSHAKE)
     assert answer.status_code == 200, "an image without a token table works for its owner"
+
+
+@pytest.mark.parametrize("broken", ["answers 404", "does not respond"])
+async def test_the_page_of_a_viewer_says_why_there_is_no_picture_and_opens_once_the_table_is_taken(
+    stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
+    monkeypatch.setattr("vdi.gateway.edge.wait._CONFIRMATION_SECONDS", 0.01)
+    monkeypatch.setattr(token_tables, "ANSWER_SECONDS", 0.05)
+    desktop.refuse, desktop.hangs = (404, False) if broken == "answers 404" else (0, True)
+    guest = await as_viewer(stage)
+    session = stage.world.session("alice-desktop")
+    assert session is not None
+    await eventually(lambda: UID in stage.edge.tables._failing)
+    stage.clock.forward(seconds=9)
+    assert "The desktop is opening." in (await guest.open(address())).text, "it may still be starting"
+
+    def time_passes() -> None:
+        stage.clock.forward(seconds=1)
+
+    def is_repaired() -> None:
+        desktop.refuse, desktop.hangs = 0, False
+
+    events = await browser_events(stage, guest, time_passes, is_repaired, most=3)
+    assert [event["stage"] for event in events] == ["opening", "denied", "opening"]
+    assert f"Ask {OWNER} to share it with full control" in events[1]["summary"]
+    assert stage.edge.tables.has_taken(session, next(iter(stage.edge.tables._taken[UID].grants)))
+    assert (await stage.verify(HOST, "/?v=1", Cookie=guest.stolen(HOST), **NAVIGATION)).status_code == 200
+
+
+async def test_the_page_that_says_why_loads_itself_again_and_is_the_viewers_alone(
+    stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
+    desktop.refuse = 404
+    guest, owner = await as_viewer(stage), await stage.logged_in(OWNER)
+    await eventually(lambda: UID in stage.edge.tables._failing)
+    stage.clock.forward(seconds=10)
+    page = (await guest.open(address())).text
+    assert "You cannot view this desktop" in page
+    assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in page
+    await owner.open(address())
+    assert "The desktop is opening." in (await owner.open(address(path="/.vdi/wait"))).text
+    shared = stage.world.session("alice-desktop")
+    assert shared is not None
+    publish(stage.world, changed(shared, status={"ready_time": "2026-11-20T12:00:09Z"}))
+    assert "The desktop is opening." in (await guest.open(address())).text, "a new desktop has its own time"
 
 
 async def test_a_viewer_is_refused_for_good_where_the_image_cannot_hold_them_and_a_collaborator_works(
@@ -121,6 +171,8 @@ async def test_a_viewer_is_refused_for_good_where_the_image_cannot_hold_them_and
         answer = await stage.verify(HOST, path, Cookie=theirs, **headers)
         assert answer.status_code == 403 and "retry-after" not in answer.headers, path
         assert "the image of this desktop has Selkies 1" in answer.text
+    page = await guest.open(address(path="/.vdi/wait"))
+    assert "the image of this desktop has Selkies 1" in page.text, "who waited for its start reads it too"
 
     newer = {"resource_version": "9"}
     stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator"), metadata=newer))
@@ -135,7 +187,7 @@ async def test_a_viewer_comes_in_once_the_desktop_knows_them(
     monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
     desktop.refuse = 500
     guest = await as_viewer(stage)
-    assert (await guest.open(address())).status_code == 503
+    assert "The desktop is opening." in (await guest.open(address())).text
     desktop.refuse = 0
     monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 5.0)
     assert (await guest.open(address())).status_code == 200

@@ -1,16 +1,12 @@
 """The waiting page: what it says, to whom, how it follows, and when it resumes."""
 
-import asyncio
-import json
 import re
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from unit.gateway.component_stage import Browser
 from unit.gateway.edge_stage import (
     GUEST,
     OWNER,
@@ -19,6 +15,7 @@ from unit.gateway.edge_stage import (
     EdgeStage,
     a_session,
     address,
+    browser_events,
     changed,
     gone,
     publish,
@@ -219,31 +216,6 @@ async def test_a_limit_says_why_nothing_was_resumed(stage: EdgeStage) -> None:
 # ---- live
 
 
-async def browser_events(stage: EdgeStage, browser: Browser, *then: Any, most: int = 1) -> list[dict[str, str]]:
-    """What the page hears: the first stage, and one for each of `then`, which are called one after the other."""
-    found: list[dict[str, str]] = []
-    actions = list(then)
-    admitted = await stage.edge._waiting._admitted(_request(stage, browser))
-    assert admitted is not None
-    stream = stage.edge._waiting._stages(_request(stage, browser), admitted)
-    with suppress(StopAsyncIteration):
-        while len(found) < most:
-            async with asyncio.timeout(2):
-                chunk = (await anext(stream)).decode()
-            found.append(json.loads(chunk.partition("data: ")[2]))
-            if actions:
-                actions.pop(0)()
-    await stream.aclose()  # type: ignore[attr-defined]
-    return found
-
-
-def _request(stage: EdgeStage, browser: Browser) -> Any:
-    from starlette.requests import Request
-
-    headers = [(b"host", HOST.encode()), (b"cookie", browser.stolen(HOST).encode())]
-    return Request({"type": "http", "method": "GET", "headers": headers, "query_string": b"", "path": "/"})
-
-
 async def test_the_page_follows_every_stage_until_the_end(stage: EdgeStage) -> None:
     now(stage, status=in_line())
     browser = await stage.logged_in(OWNER)
@@ -320,6 +292,12 @@ def test_stages(spec: dict[str, Any], status: dict[str, Any], role: Role | None,
     assert stage.key == key
     assert stage.may_resume == (key == "suspended" and role in (Role.OWNER, Role.COLLABORATOR))
     assert stage.title
+
+
+def test_who_is_denied_the_picture_reads_why_while_the_desktop_runs() -> None:
+    stage = describe(changed(a_session(), status={"phase": Phase.RUNNING}), Role.VIEWER, "It takes no viewers.")
+    assert (stage.key, stage.message) == ("denied", "It takes no viewers.")
+    assert describe(changed(a_session(), status={"phase": Phase.CREATING}), Role.VIEWER, "x").key == "starting"
 
 
 def test_a_session_that_is_gone() -> None:

@@ -90,7 +90,12 @@ class Edge(Component):
             context, logins=logins, guard=guard, authorizer=authorizer, revoker=self.revoker, tables=self.tables
         )
         self._waiting = WaitingPage(
-            context, actions=actions, authorizer=authorizer, handoff=self._handoff, revocations=revocations
+            context,
+            actions=actions,
+            authorizer=authorizer,
+            handoff=self._handoff,
+            revocations=revocations,
+            tables=self.tables,
         )
         self._turn = turn.TurnPage(context, authorizer)
         self._transport = transport.TransportPage(context, authorizer=authorizer, masters=masters)

@@ -32,7 +32,7 @@ class Stage:
     """Where a session stands, for the person who looks."""
 
     key: str
-    """queued, starting, opening, suspended, failed, ending, gone, again: what the page's script acts on."""
+    """queued, starting, opening, denied, suspended, failed, ending, gone, again: what the page's script acts on."""
     title: str
     message: str
     steps: tuple[Step, ...] = ()
@@ -49,8 +49,11 @@ GONE = Stage("gone", "This desktop has ended", "It no longer exists.")
 AGAIN = Stage("again", "One moment", "Your connection to this desktop has ended. Looking for another one.")
 
 
-def describe(session: VDISession | None, role: Role | None) -> Stage:
-    """The stage of a session for somebody in this role; None: their way in has ended, and perhaps there is another."""
+def describe(session: VDISession | None, role: Role | None, denied: str = "") -> Stage:
+    """The stage of a session for somebody in this role; None: their way in has ended, and perhaps there is another.
+
+    `denied`: why they get no picture of it while it runs; empty: they get it.
+    """
     if session is None:
         return GONE
     if role is None:
@@ -62,6 +65,8 @@ def describe(session: VDISession | None, role: Role | None) -> Stage:
         return _suspended(session, role)
     if status.phase == Phase.SUSPENDED:
         return Stage("starting", "Waking up", "The desktop is being resumed.")
+    if status.phase == Phase.RUNNING and denied:
+        return Stage("denied", "You cannot view this desktop", denied)
     if status.phase == Phase.RUNNING:
         return Stage("opening", "Ready", "The desktop is opening.", _steps(session))
     if status.phase == Phase.FAILED:

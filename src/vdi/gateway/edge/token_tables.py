@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import httpx
 
@@ -32,6 +33,9 @@ DATABASE_SECONDS = 1.0
 CLOSING_SECONDS = 1.0
 PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds between tries; the last one is repeated."""
+REFUSED_AFTER = timedelta(seconds=10)
+"""A desktop that has been Running for so long without taking a table counts as one that takes none. Tables are taken
+within a second of the start, and each of `PAUSES` has passed by then."""
 
 
 class PostError(Exception):
@@ -46,6 +50,14 @@ class _Taken:
     """Which request for a table it answers."""
     desktop: tuple[str, ...]
     grants: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Failing:
+    """A desktop that is Running and has not taken its table."""
+
+    desktop: tuple[str, ...]
+    since: datetime
 
 
 class TokenTablePublisher:
@@ -73,6 +85,7 @@ class TokenTablePublisher:
         self._asked: dict[str, int] = {}
         # By session, for as long as it exists.
         self._taken: dict[str, _Taken] = {}
+        self._failing: dict[str, _Failing] = {}
         self._count = 0
         self._closing = False
         self._news = asyncio.Event()  # set and replaced whenever a table was requested or taken
@@ -103,9 +116,19 @@ class TokenTablePublisher:
         taken = self._taken.get(session.metadata.uid)
         return taken is not None and taken.desktop == desktop_of(session) and grant_id in taken.grants
 
+    def is_refused(self, session: VDISession) -> bool:
+        """Whether this desktop has taken no table for so long that its viewers should read why they see nothing."""
+        failing = self._failing.get(session.metadata.uid)
+        return (
+            failing is not None
+            and failing.desktop == desktop_of(session)
+            and self._clock() - failing.since >= REFUSED_AFTER
+        )
+
     def forget(self, uid: str) -> None:
         """This session has ended."""
         self._taken.pop(uid, None)
+        self._failing.pop(uid, None)
 
     def _is_answered(self, uid: str, number: int) -> bool:
         taken = self._taken.get(uid)
@@ -129,6 +152,7 @@ class TokenTablePublisher:
                 try:
                     grants = await self._post(session)
                 except PostError as error:
+                    self._note_failure(session)
                     late = tries >= len(PAUSES) and session.status.phase == Phase.RUNNING
                     level = logging.WARNING if late and tries % 60 == len(PAUSES) else logging.DEBUG
                     log.log(level, "session %s has not taken its token table: %s", session.metadata.name, error)
@@ -136,6 +160,7 @@ class TokenTablePublisher:
                     tries += 1
                     continue
                 self._taken[uid] = _Taken(number, desktop_of(session), grants)
+                self._failing.pop(uid, None)
                 self._tell()
                 if self._asked[uid] == number:
                     break
@@ -145,6 +170,12 @@ class TokenTablePublisher:
             if self._cluster.by_uid(uid) is None:
                 self.forget(uid)
             self._tell()
+
+    def _note_failure(self, session: VDISession) -> None:
+        uid, desktop = session.metadata.uid, desktop_of(session)
+        failing = self._failing.get(uid)
+        if session.status.phase == Phase.RUNNING and (failing is None or failing.desktop != desktop):
+            self._failing[uid] = _Failing(desktop, self._clock())
 
     def _wants(self, session: VDISession) -> bool:
         """Whether there is, or may soon be, a desktop that takes a table."""

@@ -61,9 +61,8 @@ _NO_SERVICE_WORKERS = (
     "ended. If its image needs them, an administrator sets spec.serviceWorkers: true in the template."
 )
 _NOT_CONFIRMED = (
-    "View only is not possible now: the desktop has not confirmed that it restricts you to viewing. Reload this "
-    "page in a moment. If the problem persists, the owner can restart the desktop. An image without support for "
-    "token tables cannot have viewers."
+    "View only is not possible now: the desktop has not confirmed that it restricts you to viewing. Its page says why "
+    "when that does not change."
 )
 
 NEW_SECONDS = 5
@@ -211,6 +210,8 @@ class Verify:
                 passed.append((b"sec-websocket-protocol", request.protocols.encode("latin-1")))
             return ForwardAuthResponse(200, outcome, passed)
         if not await self._is_confirmed(request, session, claims):
+            if request.navigation:
+                return self._sent(request, f"/.vdi/wait?next={quoted(page_of(request.uri))}", renewed)
             log.info("session %s: a viewer was refused: the desktop has not confirmed them", session.metadata.name)
             return _later(_NOT_CONFIRMED)
         try:

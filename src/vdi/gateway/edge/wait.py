@@ -4,6 +4,7 @@ It is live (server-sent events), opens the desktop by itself, and without script
 of a suspended desktop by hand resumes it, if they may; a page that reloads itself does not.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -35,18 +36,21 @@ from vdi.gateway.edge.revocation import Revocations
 from vdi.gateway.edge.selkies import opened, page_of
 from vdi.gateway.edge.stage import AGAIN, GONE, Stage, describe
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
+from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.edge.transport import streams_webrtc
 from vdi.gateway.rights import role_in
 from vdi.gateway.users import Role, User
 from vdi.gateway.web.cookies import cookies_in
 from vdi.gateway.web.render import Renderer
 from vdi.gateway.web.streams import sse_event, sse_response
-from vdi.session.image import health_path, takes_tokens
+from vdi.session.image import health_path, refuse_view_only, takes_tokens
 
 log = logging.getLogger(__name__)
 
 _OURS = {MARK: "1"}
 _MAY_RESUME = (Role.OWNER, Role.COLLABORATOR)
+_CONFIRMATION_SECONDS = 1.0
+"""How often a viewer's page looks whether the desktop takes its token table: nothing in the cluster changes then."""
 
 
 class WaitingPage:
@@ -60,6 +64,7 @@ class WaitingPage:
         authorizer: Authorizer,
         handoff: TicketHandoff,
         revocations: Revocations,
+        tables: TokenTablePublisher,
     ) -> None:
         self._context = context
         self._settings = context.settings
@@ -71,6 +76,7 @@ class WaitingPage:
         self._authorizer = authorizer
         self._handoff = handoff
         self._revocations = revocations
+        self._tables = tables
 
     async def page(self, request: Request) -> Response:
         """`/.vdi/wait`, sent here by the edge."""
@@ -126,6 +132,7 @@ class WaitingPage:
 
     def _show(self, request: Request, admitted: Admitted, next_path: str, why: str, status: int) -> Response:
         session = self._cluster.by_uid(admitted.session.metadata.uid)
+        self._request_table(session, admitted)
         stage = self._stage(session, admitted)
         template = self._cluster.template(admitted.session.spec.template)
         opens = opened(next_path, takes_tokens=template is None or takes_tokens(template.spec))
@@ -168,6 +175,7 @@ class WaitingPage:
     async def _stages(self, request: Request, admitted: Admitted) -> AsyncIterator[bytes]:
         uid, next_path = admitted.session.metadata.uid, local_path(request.query_params.get("next"))
         before: Stage | None = None
+        self._request_table(self._cluster.by_uid(uid), admitted)
         with self._cluster.changes(lambda change: _is_about(change, uid)) as changes:
             while True:
                 stage = self._stage(self._cluster.by_uid(uid), admitted)
@@ -181,17 +189,45 @@ class WaitingPage:
                     before = stage
                 if stage in (GONE, AGAIN):
                     return
+                limit = _CONFIRMATION_SECONDS if admitted.claims.role is Role.VIEWER else None
                 try:
-                    await anext(changes)
+                    async with asyncio.timeout(limit):
+                        await anext(changes)
+                except TimeoutError:
+                    continue
                 except StopAsyncIteration:
                     return
+
+    def _request_table(self, session: VDISession | None, admitted: Admitted) -> None:
+        """Have a desktop's token table posted that has not confirmed this viewer to this replica."""
+        if (
+            session is not None
+            and admitted.claims.role is Role.VIEWER
+            and not self._tables.has_taken(session, admitted.claims.gid)
+        ):
+            self._tables.touch(session.metadata.uid)
 
     def _stage(self, session: VDISession | None, admitted: Admitted) -> Stage:
         if session is None:
             return GONE
         claims = admitted.claims
         role = role_in(session, claims.sub, self._clock())
-        return describe(session, claims.role if role is claims.role and not self._revocations.hit(claims) else None)
+        holds = role is claims.role and not self._revocations.hit(claims)
+        return describe(session, claims.role if holds else None, self._why_denied(session, claims.role))
+
+    def _why_denied(self, session: VDISession, role: Role) -> str:
+        """Why somebody in this role gets no picture of a desktop that runs; empty: they get it."""
+        if role is not Role.VIEWER:
+            return ""
+        template = self._cluster.template(session.spec.template)
+        if template and (why := refuse_view_only(template.spec)):
+            return why
+        if not self._tables.is_refused(session):
+            return ""
+        return (
+            "View only is not possible: this desktop does not confirm that it restricts you to viewing. Ask "
+            f"{session.spec.user} to share it with full control, or to restart it. It opens here once it confirms."
+        )
 
     def _shown(self, stage: Stage, next_path: str) -> dict[str, Any]:
         return {
