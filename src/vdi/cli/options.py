@@ -40,6 +40,17 @@ TimeoutFactor = Annotated[
 ]
 
 
+def of_kind(kind: str) -> Callable[[Any], Any]:
+    """Callback of an argument for names: `session rm $(session ls -o name)` hands in KIND/NAME, as kubectl takes it."""
+
+    def without_kind(names: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(names, list):
+            return [name.removeprefix(f"{kind}/") for name in names]
+        return names and names.removeprefix(f"{kind}/")
+
+    return without_kind
+
+
 def program_name(argv0: str) -> str:
     """How the person calls us: a kubectl plugin is a program named `kubectl-...` that is typed as `kubectl ...`."""
     return "kubectl vdi" if Path(argv0).name.startswith("kubectl-") else "vdi"

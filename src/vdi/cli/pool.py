@@ -8,7 +8,7 @@ import typer
 
 from vdi.api.pool import VDIPool
 from vdi.cli.errors import CliError
-from vdi.cli.options import PROGRAM, KubeConnection, examples, with_connection
+from vdi.cli.options import PROGRAM, KubeConnection, examples, of_kind, with_connection
 from vdi.cli.output import (
     ListOutput,
     Output,
@@ -27,7 +27,7 @@ from vdi.operator.kinds import POOLS
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Desktops that are started in advance.")
 
-Name = Annotated[str, typer.Argument(help="Name of the pool.")]
+Name = Annotated[str, typer.Argument(help="Name of the pool.", callback=of_kind("vdipool"))]
 
 
 @app.command("ls", epilog=examples("pool ls", "pool ls -o wide"))

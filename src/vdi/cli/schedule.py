@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from vdi.cli.errors import USAGE, CliError
-from vdi.cli.options import PROGRAM, examples
+from vdi.cli.options import PROGRAM, examples, of_kind
 from vdi.cli.output import ListOutput, Output, Raw, columns, print_data, print_objects
 from vdi.cli.remote.client import GatewayClient, quote
 from vdi.cli.session.backend import Target
@@ -86,7 +86,7 @@ def add(
 @with_backend
 def rm(
     target: Target,
-    ids: Annotated[list[str], typer.Argument(help="Ids, as `ls` shows them.")],
+    ids: Annotated[list[str], typer.Argument(help="Ids, as `ls` shows them.", callback=of_kind("scheduledstart"))],
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
     """Delete scheduled starts. Desktops that they have started keep running."""

@@ -19,7 +19,7 @@ from vdi.api.template import (
     VDITemplate,
 )
 from vdi.cli.errors import CliError
-from vdi.cli.options import examples
+from vdi.cli.options import examples, of_kind
 from vdi.cli.output import (
     ListOutput,
     Output,
@@ -57,7 +57,7 @@ def list_(
 @with_backend
 def show(
     target: Target,
-    name: Annotated[str, typer.Argument(help="Name of the template.")],
+    name: Annotated[str, typer.Argument(help="Name of the template.", callback=of_kind("vditemplate"))],
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
     """Show a template: what its desktops consist of, and the maximum that a session may request."""

@@ -32,6 +32,10 @@ _CLAUSES: tuple[tuple[str, Reason, str], ...] = (
     ),
     (r"(?:node\(s\) )?were unschedulable", Reason.NODES_CORDONED, "{n} cordoned"),
 )
+_MISSING_CLAIM = re.compile(
+    r'(?:could not find v1\.)?persistentvolumeclaim "(?:[^"/]+/)?([^"/]+)"(?: not found|$)', re.I
+)
+"""In the words of two of the scheduler's plugins, which look into caches of their own."""
 _ORDER = (
     Reason.HOME_ON_OTHER_NODE,
     Reason.NO_GPU_FREE,
@@ -46,7 +50,7 @@ _ORDER = (
 
 def explain_unschedulable(message: str, subject: Subject = DESKTOP) -> tuple[Reason, str]:
     """(code, sentence) for the message of a pod's `PodScheduled=False`; the scheduler's words where no rule fits."""
-    claim = re.search(r'persistentvolumeclaim "([^"]+)" not found', message)
+    claim = _MISSING_CLAIM.search(message)
     if claim:
         return Reason.MISSING_HOME, f"The volume claim {claim[1]!r} does not exist yet."
     if "unbound immediate PersistentVolumeClaims" in message:

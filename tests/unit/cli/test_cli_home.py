@@ -76,6 +76,7 @@ def test_a_home_is_shown(vdi: Vdi, homes: FakeCluster) -> None:
         "Created:   2026-11-20T08:00:00Z (1h ago)",
     ]
     assert json.loads(vdi("home", "show", OF_TEMPLATE, "-o", "json").out)["sessions"] == ["alice-desktop"]
+    assert vdi("home", "show", f"persistentvolumeclaim/{OF_USER}").out.startswith(f"Home:      {OF_USER}\n")
     missing = vdi("home", "show", "home-of-no-one")
     assert (missing.code, "to list all: vdi home ls" in missing.err) == (1, True)
 
@@ -87,7 +88,7 @@ def test_a_home_is_deleted_only_when_no_session_has_it(vdi: Vdi, homes: FakeClus
     assert {f"{CLAIMS}/{OF_USER}", f"{CLAIMS}/{OF_TEMPLATE}"} <= set(homes.objects)
     asked = vdi("home", "rm", OF_USER)
     assert (asked.code, f"{OF_USER}: 10Gi of {BOB}" in asked.err) == (2, True)
-    assert vdi("home", "rm", OF_USER, "--yes").out == f"home {OF_USER} is being deleted\n"
+    assert vdi("home", "rm", f"persistentvolumeclaim/{OF_USER}", "--yes").out == f"home {OF_USER} is being deleted\n"
     assert f"{CLAIMS}/{OF_USER}" not in homes.objects
 
 

@@ -46,6 +46,7 @@ def test_pools_are_listed(vdi: Vdi, fake: FakeCluster) -> None:
 
 def test_a_pool_is_shown(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(POOLS, a_pool(status=STATUS))
+    assert vdi("pool", "show", "vdipool/warm").out == vdi("pool", "show", "warm").out
     assert vdi("pool", "show", "warm").out == (
         "Pool:      warm\n"
         "Template:  ubuntu-desktop\n"

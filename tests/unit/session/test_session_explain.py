@@ -33,6 +33,7 @@ SENTENCES = [
     ("node-tainted-new-words", "NodesTainted", "1 reserved by a taint (tainted)."),
     ("home-on-other-node", "HomeOnOtherNode", "1 other than the one with the home volume"),
     ("home-claim-missing", "MissingHome", "'home' does not exist"),
+    ("home-claim-uncached", "MissingHome", "'home' does not exist"),
     ("home-unbound", "HomePending", "not bound yet"),
     ("home-bound-unnoticed", "SchedulerLate", "has not retried yet"),
     ("other-volume-unbound", "VolumePending", "A volume that the template mounts is not bound yet."),

@@ -21,7 +21,7 @@ from vdi.cli.home.homes import find_home, read_homes
 from vdi.cli.home.sizes import size_in_words
 from vdi.cli.kubectl import find_kubectl
 from vdi.cli.long_work import INTERRUPTED
-from vdi.cli.options import KubeConnection, examples, with_connection
+from vdi.cli.options import KubeConnection, examples, of_kind, with_connection
 from vdi.cli.output import PageOption, PageOutput, print_data
 from vdi.cli.progress import ProgressView
 from vdi.home_copy.archive import Copied, export_home, import_home
@@ -64,7 +64,10 @@ Kubectl = Annotated[Path | None, typer.Option("--kubectl", metavar="PATH", help=
 @with_connection
 def export(
     connection: KubeConnection,
-    name: Annotated[str, typer.Argument(help="Name of the home (its PersistentVolumeClaim).")],
+    name: Annotated[
+        str,
+        typer.Argument(help="Name of the home (its PersistentVolumeClaim).", callback=of_kind("persistentvolumeclaim")),
+    ],
     file: Annotated[str, typer.Argument(help="New file (mode 0600) for the tar.gz; `-` is stdout.")],
     *,
     image: Image = None,

@@ -11,7 +11,7 @@ from vdi.cli.errors import CliError
 from vdi.cli.home.archive import app as archive_commands
 from vdi.cli.home.homes import find_home, read_homes
 from vdi.cli.home.migrate import app as migrate_command
-from vdi.cli.options import KubeConnection, examples, with_connection
+from vdi.cli.options import KubeConnection, examples, of_kind, with_connection
 from vdi.cli.output import ListOutput, Output, Raw, age, columns, now_utc, print_data, print_objects
 from vdi.kube.errors import NotFound, Replaced
 from vdi.kube.resource import CLAIMS
@@ -22,7 +22,9 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The volumes
 app.add_typer(archive_commands)
 app.add_typer(migrate_command)
 
-Name = Annotated[str, typer.Argument(help="Name of the home (its PersistentVolumeClaim).")]
+Name = Annotated[
+    str, typer.Argument(help="Name of the home (its PersistentVolumeClaim).", callback=of_kind("persistentvolumeclaim"))
+]
 
 
 @app.command("ls", epilog=examples("home ls", "home ls --user alice@example.com -o wide"))
@@ -62,7 +64,7 @@ def show(
 @with_connection
 def rm(
     connection: KubeConnection,
-    names: Annotated[list[str], typer.Argument(help="Names of the homes.")],
+    names: Annotated[list[str], typer.Argument(help="Names of the homes.", callback=of_kind("persistentvolumeclaim"))],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before files are deleted.")] = False,
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:

@@ -13,7 +13,7 @@ from vdi.api.session import VDISession
 from vdi.cli.browser import opens_browser
 from vdi.cli.confirm import confirm
 from vdi.cli.errors import USAGE, CliError
-from vdi.cli.options import PROGRAM, examples, seconds_of
+from vdi.cli.options import PROGRAM, examples, of_kind, seconds_of
 from vdi.cli.output import ListOutput, Output, Raw, duration, now_utc, print_data, print_objects, without_managed_fields
 from vdi.cli.progress import ProgressView
 from vdi.cli.session import operations
@@ -28,7 +28,7 @@ app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Desktops: create, list, open, explain, suspend, remove."
 )
 
-Name = Annotated[str, typer.Argument(help="Name of the session.")]
+Name = Annotated[str, typer.Argument(help="Name of the session.", callback=of_kind("vdisession"))]
 Guest = Annotated[str, typer.Argument(help="E-mail address of the guest.")]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="What to print.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until it is done.")]
@@ -257,7 +257,7 @@ def _show_opening(found: Opening, sentence: str, *, print_only: bool, output: Ou
 @with_backend
 def rm(
     target: Target,
-    names: Annotated[list[str], typer.Argument(help="Names of the sessions.")],
+    names: Annotated[list[str], typer.Argument(help="Names of the sessions.", callback=of_kind("vdisession"))],
     delete_home: Annotated[
         bool, typer.Option("--delete-home", help="Also delete the home volume with all files in it.")
     ] = False,
@@ -497,7 +497,9 @@ def _has_controlled(session: VDISession, guest: str) -> bool:
 @with_backend
 def probe(
     target: Target,
-    name: Annotated[str, typer.Argument(help="Name of the session: one of your running desktops.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of the session: one of your running desktops.", callback=of_kind("vdisession"))
+    ],
     keys: Annotated[int, typer.Option(min=20, max=100, help="Number of keys to press.")] = 40,
     output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
 ) -> None:
