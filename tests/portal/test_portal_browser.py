@@ -139,6 +139,9 @@ def test_a_page_says_when_its_desktop_has_gone(browser: Browser, server: Server)
         server.do(lambda: server.stage.drop(session))
         expect(guest.page.get_by_role("heading", name="alice-web")).to_be_visible()
         expect(guest.page.locator("main")).to_contain_text("This desktop has ended")
+        for title in ("Sharing", "About this desktop", "End this desktop"):
+            expect(guest.page.get_by_role("heading", name=title)).to_be_hidden()
+        expect(guest.page.get_by_role("heading", name="What happened")).to_be_visible()
 
 
 def test_ending_asks_in_place_and_by_keyboard(browser: Browser, server: Server) -> None:
@@ -160,7 +163,7 @@ def test_ending_asks_in_place_and_by_keyboard(browser: Browser, server: Server) 
         end.click()
         question.get_by_label("Delete my files too").check()
         question.get_by_role("button", name="End the desktop").click()
-        expect(guest.page.get_by_text("alice-ubuntu is being ended.")).to_be_visible()
+        expect(guest.page.get_by_text("alice-ubuntu is being ended. Its files are deleted.")).to_be_visible()
         assert server.stage.actions.done == [("end", "alice@example.com", "alice-ubuntu", True)]
         assert quiet(guest) == []
 

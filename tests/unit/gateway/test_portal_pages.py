@@ -190,10 +190,39 @@ async def test_a_action_is_done_and_said(
     answer = await alice.post(f"/desktops/alice-desktop/{action}", at=page, **fields)
     assert answer.status_code == 303
     assert stage.actions.done == [expected]
-    assert answer.headers["location"] == f"{where}?done={action}&name=alice-desktop"
+    what = "end-with-files" if "delete_home" in fields else action
+    assert answer.headers["location"] == f"{where}?done={what}&name=alice-desktop"
     after = await alice.get(answer.headers["location"])
     assert after.status_code == 200
     assert 'class="notice good"' in after.text
+
+
+async def test_ending_says_what_becomes_of_files_that_no_other_desktop_gets() -> None:
+    stage = PortalStage()
+    stage.put(a_template(persistence={"enabled": False}), running())
+    alice = stage.browser()
+    assert "Its files are deleted." in (await alice.get("/desktops/alice-desktop")).text
+    asked = (await alice.get("/desktops/alice-desktop/end")).text
+    assert "save your work first. Its files are deleted." in asked
+    assert "delete_home" not in asked
+    ended = await alice.post("/desktops/alice-desktop/end", at="/desktops/alice-desktop/end")
+    assert "is being ended. Its files are deleted." in (await alice.get(ended.headers["location"])).text
+
+
+async def test_ending_a_suspended_desktop_closes_no_programs() -> None:
+    stage = PortalStage()
+    stage.put(a_template(), a_session("alice-desktop", suspended=True, status={"phase": "Suspended"}))
+    asked = (await stage.browser().get("/desktops/alice-desktop/end")).text
+    assert "Its address is released." in asked
+    assert "save your work" not in asked
+
+
+async def test_an_administrator_who_ends_a_desktop_returns_to_everyones_sessions(stage: PortalStage) -> None:
+    admin = stage.browser(ADMIN)
+    assert "Its files are kept." in (await admin.get("/desktops/alice-desktop/end")).text
+    ended = await admin.post("/desktops/alice-desktop/end", at="/desktops/alice-desktop/end")
+    assert ended.headers["location"] == "/admin/sessions?done=end&name=alice-desktop"
+    assert "alice-desktop is being ended. Its files are kept." in (await admin.get(ended.headers["location"])).text
 
 
 @pytest.mark.parametrize("action", ["suspend", "restart", "end", "resume", "extend", "share", "unshare"])

@@ -18,6 +18,7 @@ from vdi.gateway.web.template_filters import left, ordinal
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Reason
 from vdi.session.graphics import describe_encoder, describe_renderer
+from vdi.session.homes import retained_claim
 from vdi.session.lifetime import max_timeout
 from vdi.session.times import parse_time
 from vdi.session.units import format_duration, parse_duration
@@ -125,6 +126,8 @@ class DesktopView:
     guests: tuple[Guest, ...]
     thumbnail: bool
     """Whether this person gets a small picture of its screen."""
+    keeps_files: bool
+    """Whether its files are there for another desktop when it has ended."""
     now: datetime
 
     @property
@@ -196,8 +199,14 @@ def desktop_view(
         earliest_slot=status.queue.earliest_slot if status.queue else "",
         guests=tuple(guests(session, now)) if owns else (),
         thumbnail=has_thumbnail(session, template, role),
+        keeps_files=_keeps_files(session, template),
         now=now,
     )
+
+
+def _keeps_files(session: VDISession, template: VDITemplate | None) -> bool:
+    has_home = bool(session.status.home_claim) or template is None or template.spec.persistence.enabled
+    return has_home and retained_claim(session) is not None
 
 
 def template_title(template: VDITemplate | None, name: str) -> str:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from vdi.api.session import VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.next_url import safe_next
@@ -81,10 +81,25 @@ CONFIRMATIONS = {
 }
 
 
+_LISTS = {"desktops": "/", "shared": "/shared", "admin": "/admin/sessions"}
+"""Where a desktop is listed, by what `_place` says."""
+
+
 def _place(found: DesktopView) -> str:
     if found.mine:
         return "desktops"
     return "admin" if found.role == "administrator" else "shared"
+
+
+def _consequence(found: DesktopView, action: Action) -> str:
+    words = CONFIRMATIONS[action].consequence
+    if action is not Action.END:
+        return words
+    if found.phase == Phase.SUSPENDED:
+        words = "Its address is released."
+    if found.mine and found.keeps_files:  # the question below says what becomes of them
+        return words
+    return f"{words} Its files are {'kept' if found.keeps_files else 'deleted'}."
 
 
 class DesktopPages(PortalPages):
@@ -204,7 +219,7 @@ class DesktopPages(PortalPages):
         """Suspend, restart or end, as the page before has asked."""
         user, form = await self._posted(request)
         name, action = request.path_params["name"], request.path_params["action"]
-        delete_home = form.get("delete_home") == "yes"
+        before, delete_home = fragments.desktop_of(self._portal, user, name), form.get("delete_home") == "yes"
         do: dict[str, Callable[[], Awaitable[object]]] = {
             Action.SUSPEND: lambda: self._portal.actions.suspend(user, name),
             Action.RESTART: lambda: self._portal.actions.restart(user, name),
@@ -220,7 +235,10 @@ class DesktopPages(PortalPages):
                 return self._not_found(request, user, name)
             more = {"error": why.sentence, "delete_home": delete_home}
             return await self._ask(request, user, found, Action(action), status=why.status, **more)
-        return done("/" if action == Action.END else f"/desktops/{name}", action, name)
+        if action != Action.END or before is None:
+            return done(f"/desktops/{name}", action, name)
+        ended = "end" if before.keeps_files and not delete_home else "end-with-files"
+        return done(_LISTS[_place(before)], ended, name)
 
     async def _list(self, request: Request, here: str, heading: str, subtitle: str) -> Response:
         user = await self._portal.guard.require(request)
@@ -307,10 +325,10 @@ class DesktopPages(PortalPages):
             name=found.name,
             action=action.value,
             question=question.question.format(name=found.name),
-            consequence=question.consequence,
+            consequence=_consequence(found, action),
             label=question.label,
             dangerous=question.dangerous,
-            asks_for_home=action is Action.END and found.mine,
+            asks_for_home=action is Action.END and found.mine and found.keeps_files,
             **({"error": "", "delete_home": False} | more),
         )
 

@@ -21,7 +21,7 @@ from vdi.gateway.portal.admin.sessions import (
 from vdi.gateway.portal.admin.tables import limit_rows, pool_rows, template_rows
 from vdi.gateway.portal.charts import trend_charts
 from vdi.gateway.portal.fragments import digest
-from vdi.gateway.portal.pages import Choice, PortalPages, page_number, paged
+from vdi.gateway.portal.pages import Choice, PortalPages, page_number, paged, said
 from vdi.gateway.portal.timeline import seconds
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.users import User, normal_user
@@ -92,6 +92,7 @@ class AdminPages(PortalPages):
             orders=order_choices(),
             pieces=pieces,
             seen=digest(pieces),
+            done=said(request),
         )
 
     async def templates(self, request: Request) -> Response:
