@@ -199,7 +199,7 @@ class QueueStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     """Position of a session that waits for capacity."""
 
     position: Annotated[
-        int, doc("1: the next one. Absent: no end of another session would help, only a change of the cluster.")
+        int, doc("1: the next one. Absent: the end of another session would not help, only a change of the cluster.")
     ] = 0
     reason: Annotated[str, doc("Code of the resource that is short, for programs.")] = ""
     earliest_slot: Annotated[

@@ -213,7 +213,7 @@ class TemplateVolume(msgspec.Struct, rename="camel", omit_defaults=True):
     groups: Annotated[
         tuple[VolumeGroup, ...],
         doc(
-            "Who gets the volume. Of several groups of a user, one that may write counts. Only desktops that the "
+            "Who gets the volume. A user in several groups may write if one of them may. Only desktops that the "
             "gateway starts have groups. Default: everybody, as readOnly says.",
             list_key="name",
             maxItems=64,

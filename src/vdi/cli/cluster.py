@@ -119,7 +119,7 @@ def nodes(
         str, typer.Option("--stop-node", metavar="NODE", help="End all its processes at once, as a power cut does.")
     ] = "",
     cut_node: Annotated[
-        str, typer.Option("--cut-node", metavar="NODE", help="Cut its network; its pods go on running.")
+        str, typer.Option("--cut-node", metavar="NODE", help="Cut its network; its pods keep running.")
     ] = "",
     start_node: Annotated[
         str, typer.Option("--start-node", metavar="NODE", help="Start it again, with its network.")

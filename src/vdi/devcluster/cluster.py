@@ -162,7 +162,7 @@ def cut_node(name: str, node: str) -> None:
 def _running(layout: Layout) -> ClusterSettings:
     settings = layout.load()
     if settings is None or find_supervisor(layout) is None:
-        raise ClusterError(f"cluster {layout.name!r} does not run: `vdi cluster up --name {layout.name}` starts it")
+        raise ClusterError(f"cluster {layout.name!r} is not running: `vdi cluster up --name {layout.name}` starts it")
     if settings.control_plane_only:
         raise ClusterError(f"cluster {layout.name!r} was made with --control-plane-only: it has no nodes")
     return settings

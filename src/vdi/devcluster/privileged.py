@@ -132,7 +132,7 @@ def _start(layout: Layout) -> list[str]:
 def _start_node(layout: Layout, word: str) -> list[str]:
     number, settings, first = int(word), layout.load(), find_supervisor(layout)
     if settings is None or first is None:
-        raise ClusterError(f"cluster {layout.name!r} does not run, and node {word} cannot start without it")
+        raise ClusterError(f"cluster {layout.name!r} is not running, and node {word} cannot start without it")
     node = layout.of_node(number)
     if find_supervisor(node) is None:
         host.prepare_node(node, probe.cgroup_mounts())
@@ -156,7 +156,7 @@ def _stop_node(layout: Layout, word: str) -> list[str]:
 def _cut_node(layout: Layout, word: str) -> list[str]:
     first = find_supervisor(layout)
     if first is None:
-        raise ClusterError(f"cluster {layout.name!r} does not run, so there is no network to cut")
+        raise ClusterError(f"cluster {layout.name!r} is not running, so there is no network to cut")
     host.cut_network(int(word), first.main.pid)
     layout.of_node(int(word)).network_cut.touch()
     return []

@@ -51,7 +51,7 @@ class Thumbnails:
     agent: DesktopAgent
 
     async def take(self, user: User, name: str) -> bytes | None:
-        """A JPEG of the user's own desktop; None while there is none (it does not run, or its template has none).
+        """A JPEG of the user's own desktop; None while there is no picture of it (see `has_thumbnail`).
 
         Raises ActionDenied, TooManyThumbnailsError, SharedUnavailableError.
         """

@@ -99,7 +99,7 @@ def _node_lost(start: StartState) -> Explanation | None:
             Reason.NODE_LOST, f"{what}. If this continues, Kubernetes deletes {start.subject.name} after a few minutes."
         )
     if not pod.writes_to:
-        return Explanation(Reason.NODE_LOST, f"{what}. {start.subject.name} is restarted on another node.")
+        return Explanation(Reason.NODE_LOST, f"{what}. {start.subject.title} is restarted on another node.")
     return Explanation(
         Reason.NODE_LOST,
         f"{what}, and may still be writing to {pod.writes_to[0]!r}: {start.subject.name} is restarted when the node "

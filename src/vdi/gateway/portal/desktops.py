@@ -155,7 +155,7 @@ class DesktopPages(PortalPages):
     async def thumbnail(self, request: Request) -> Response:
         """A small picture of the screen, for the owner alone; the page's script asks for it.
 
-        204 while there is none: a page that has not heard yet that its desktop stopped asks for nothing wrong.
+        204 while there is no picture: a page may ask before it has heard that its desktop stopped.
         """
         user, name = await self._portal.guard.require_unattended(request), request.path_params["name"]
         try:
