@@ -11,21 +11,30 @@ import subprocess
 import sys
 import tarfile
 import textwrap
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
-from PIL import Image
+from PIL import Image, ImageChops, ImageFilter
 
 from portal.desktop_picture import SITE, find_demo, in_desktop, kubectl, wait_until_drawn
 from vdi.demo import run
-from vdi.demo.browser import DesktopBrowser
+from vdi.demo.browser import DesktopBrowser, NoPictureError, changed_pixels
 
 _SIZE = (1280, 800)
 _SECONDS = 120.0
 _COLOURS = 128
+_DETAILS = 10_000
+"""Pixels of edges that a window with content adds at least: an empty one has 6,000, one with text 25,000."""
+_EDGE = 96
+"""Of 255 steps of brightness between neighbours."""
+_AT_REST_PIXELS = 100
+"""A cursor blinks in fewer."""
+_LOOKS_AT_REST = 3
+_PAUSE_MILLISECONDS = 1000
 _NOTEBOOK_FILE = "primes.ipynb"
 
 
@@ -39,8 +48,6 @@ class Scene:
     commands: tuple[str, ...] = ()
     with_docs: bool = False
     """Whether the home has this project's documentation too."""
-    pixels: int = 150_000
-    """That each command changes at least."""
 
 
 _PRIMES = textwrap.dedent(
@@ -128,7 +135,6 @@ _NOTEBOOK = Scene(files={_NOTEBOOK_FILE: _PRIMES_NOTEBOOK})
 SCENES = {
     "kiosk": Scene(
         with_docs=True,
-        pixels=30_000,  # text on a page that was white before
         commands=(
             f"(setsid python3 -m http.server --bind 127.0.0.1 --directory ~/docs 8000 &); "
             f"until curl -s -o /dev/null {_SITE_ADDRESS}; do sleep 0.2; done; "
@@ -204,9 +210,34 @@ def show_desktop(demo: run.Demo, session: str, scene: Scene, browser: DesktopBro
     picture = wait_until_drawn(browser)
     for command in scene.commands:
         in_desktop(demo, f"(setsid bash -c {shlex.quote(command)} >/tmp/scene.log 2>&1 &)", session=session)
-        browser.wait_for_change(picture, pixels=scene.pixels, timeout_s=_SECONDS)
-        picture = wait_until_drawn(browser)
+        picture = wait_for_content(browser, picture)
     return picture
+
+
+def wait_for_content(browser: DesktopBrowser, before: Image.Image) -> Image.Image:
+    """The picture, once a window that was not there before has content and nothing moves. Raises NoPictureError.
+
+    A program that is slow to start shows a frame with an empty area first, and that is at rest too.
+    """
+    deadline, last, looks = time.monotonic() + _SECONDS, browser.picture(), 0
+    while looks < _LOOKS_AT_REST or new_details(before, last) < _DETAILS:
+        if time.monotonic() > deadline:
+            raise NoPictureError(
+                f"within {_SECONDS:.0f} s the window drew {new_details(before, last)} pixels of edges, not {_DETAILS}, "
+                f"and was at rest {looks} times, not {_LOOKS_AT_REST}"
+            )
+        browser.page.wait_for_timeout(_PAUSE_MILLISECONDS)
+        picture = browser.picture()
+        looks = looks + 1 if changed_pixels(last, picture) < _AT_REST_PIXELS else 0
+        last = picture
+    return last
+
+
+def new_details(before: Image.Image, after: Image.Image) -> int:
+    """Pixels of edges, as text and icons have them, where the picture has changed."""
+    changed = ImageChops.difference(before, after).convert("L").point(lambda value: 255 if value > _EDGE // 4 else 0)
+    edges = after.convert("L").filter(ImageFilter.FIND_EDGES)
+    return sum(ImageChops.darker(edges, changed).histogram()[_EDGE:])
 
 
 def show_page(demo: run.Demo, browser: DesktopBrowser) -> Image.Image:
