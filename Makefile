@@ -68,8 +68,8 @@ contracts: $(STAMP)
 unit: $(STAMP) ## unit tests alone, without the long ones
 	@$(PY) -m pytest tests/unit --numprocesses $(WORKERS) --dist worksteal -m "not long"
 
-unit-3.13: .venv-3.13/.installed ## unit tests on the Python of the image, in an environment of its own
-	@.venv-3.13/bin/python -m pytest tests/unit --numprocesses $(WORKERS) --dist worksteal
+unit-3.13: .venv-3.13/.installed ## unit tests on the Python of the image, the long ones too, in an environment of its own
+	@.venv-3.13/bin/python -m pytest tests/unit --numprocesses $(WORKERS) --dist worksteal --hypothesis-profile long
 
 .venv-3.13/.installed: $(STAMP)
 	@$(PYTHON_3_13) -m venv .venv-3.13 2>/dev/null || .venv/bin/uv venv --quiet --seed --python 3.13 .venv-3.13

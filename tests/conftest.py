@@ -1,7 +1,8 @@
 """For all suites: Ctrl-C works in the programs that tests start, and no test asks how fast this machine is.
 
 A shell makes what it starts with `&` ignore SIGINT, and children inherit that; a handler here gives them the default.
-Hypothesis tries few examples of each property in the usual run, and many in `make test-all` (profile `thorough`).
+Hypothesis tries few examples of each property in the usual run, more in `make unit-3.13` (profile `long`), and many in
+`make test-all` (profile `thorough`).
 It would fail a test of which one example takes 0.2 s, as each does on a machine with much to do.
 """
 
@@ -10,7 +11,8 @@ import signal
 
 from hypothesis import settings
 
-settings.register_profile("default", deadline=None, max_examples=25)
+settings.register_profile("default", deadline=None, max_examples=10)
+settings.register_profile("long", deadline=None, max_examples=25)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile("default")
 

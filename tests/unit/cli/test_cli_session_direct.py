@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from support.variants import first_of
 from unit.cli.conftest import Vdi
 from unit.cli.fake_cluster import FakeCluster
 from unit.cli.objects import CORE, SESSIONS, a_pod, a_secret, a_session, running
@@ -107,7 +108,7 @@ def ending(desktop: Desktop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     have_kubectl(tmp_path, script, monkeypatch)
 
 
-@pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ends", first_of([signal.SIGINT, signal.SIGTERM]))
 @pytest.mark.usefixtures("behind_gateway")
 def test_the_address_works_until_the_command_is_ended(
     fake: FakeCluster, desktop: Desktop, forwarding: Path, tmp_path: Path, ends: signal.Signals

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from unit.doctor.doctor_builders import Cluster
-from unit.doctor.test_doctor_faults import ALL, findings_of
+from unit.doctor.test_doctor_faults import every_finding
 
 PROGRAMS = {
     "kubectl",
@@ -70,9 +70,8 @@ def sentences(text: str) -> list[str]:
     return [part for part in re.split(r"(?<=[.;:])\s+", own) if part]
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_a_remedy_is_a_short_sentence_and_commands(name: str) -> None:
-    for finding in findings_of(name):
+def test_a_remedy_is_a_short_sentence_and_commands() -> None:
+    for finding in every_finding():
         if finding.code == "not_readable":
             continue  # its words are the collector's
         assert finding.remedy.sentence, finding.key
@@ -84,18 +83,16 @@ def test_a_remedy_is_a_short_sentence_and_commands(name: str) -> None:
             assert len(sentence.split()) <= LONGEST, sentence
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_a_message_is_read_in_short_sentences(name: str) -> None:
-    for finding in findings_of(name):
+def test_a_message_is_read_in_short_sentences() -> None:
+    for finding in every_finding():
         if finding.code.startswith("gpu_") and finding.code not in ("gpu_insufficient", "gpu_runtime_class_unset"):
             continue  # the words of `vdi gpu verify`
         for sentence in sentences(finding.message):
             assert len(sentence.split()) <= LONGEST, f"{finding.code}: {sentence}"
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_commands_can_be_pasted_unchanged(name: str) -> None:
-    for finding in findings_of(name):
+def test_commands_can_be_pasted_unchanged() -> None:
+    for finding in every_finding():
         for command in finding.remedy.commands:
             check_command(command)
 

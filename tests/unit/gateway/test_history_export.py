@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from support.variants import first_of
 from unit.gateway.history_stage import Life, Replica, at, open_database, sqlite_url
 from vdi.gateway.history import export as module
 from vdi.gateway.history.export import Form, What, export
@@ -73,7 +74,7 @@ async def test_a_run_in_both_forms(database: Database) -> None:
     assert objects[1]["gpus"] == 2
 
 
-@pytest.mark.parametrize("page", [1, 2, 3, 7, 8])
+@pytest.mark.parametrize("page", first_of([2, 1, 3, 7, 8]))
 @pytest.mark.parametrize("what", [What.SESSIONS, What.RUNS])
 async def test_each_row_once_and_in_order_whatever_the_page(
     database: Database, what: What, page: int, monkeypatch: pytest.MonkeyPatch

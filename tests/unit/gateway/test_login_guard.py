@@ -74,27 +74,26 @@ async def test_a_form_of_ours_is_taken(alice: Browser) -> None:
     assert await token_of(alice) != token, "each page has another"
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {},
-        {"Origin": "https://evil.example"},
-        {"Origin": "https://alice-desktop.vdi.localhost"},
-        {"Origin": "https://portal.vdi.localhost.evil.example"},
-        {"Origin": "http://portal.vdi.localhost"},
-        {"Origin": "https://portal.vdi.localhost:444"},
-        {"Origin": "null"},
-        {"Sec-Fetch-Site": "cross-site"},
-        {"Sec-Fetch-Site": "same-site"},
-        {"Sec-Fetch-Site": "none"},
-        {"Sec-Fetch-Site": "same-site", "Origin": PORTAL},
-        {"Sec-Fetch-Site": "same-origin", "Origin": "https://evil.example"},
-    ],
-    ids=str,
-)
-async def test_a_form_from_elsewhere_is_refused_even_with_the_token(alice: Browser, headers: dict[str, str]) -> None:
-    answer = await alice.post("/change", data={"csrf": await token_of(alice)}, headers=headers)
-    assert answer.status_code == 403
+ELSEWHERE: list[dict[str, str]] = [
+    {},
+    {"Origin": "https://evil.example"},
+    {"Origin": "https://alice-desktop.vdi.localhost"},
+    {"Origin": "https://portal.vdi.localhost.evil.example"},
+    {"Origin": "http://portal.vdi.localhost"},
+    {"Origin": "https://portal.vdi.localhost:444"},
+    {"Origin": "null"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "none"},
+    {"Sec-Fetch-Site": "same-site", "Origin": PORTAL},
+    {"Sec-Fetch-Site": "same-origin", "Origin": "https://evil.example"},
+]
+
+
+async def test_a_form_from_elsewhere_is_refused_even_with_the_token(alice: Browser) -> None:
+    for headers in ELSEWHERE:
+        answer = await alice.post("/change", data={"csrf": await token_of(alice)}, headers=headers)
+        assert answer.status_code == 403, headers
 
 
 async def test_a_form_without_its_token_is_refused(stage: LoginStage, alice: Browser) -> None:
