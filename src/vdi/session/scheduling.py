@@ -33,7 +33,7 @@ _CLAUSES: tuple[tuple[str, Reason, str], ...] = (
     (r"(?:node\(s\) )?were unschedulable", Reason.NODES_CORDONED, "{n} cordoned"),
 )
 _MISSING_CLAIM = re.compile(
-    r'(?:could not find v1\.)?persistentvolumeclaim "(?:[^"/]+/)?([^"/]+)"(?: not found|$)', re.I
+    r'(?:could not find v1\.)?persistentvolumeclaim "(?:[^"/]+/)?([^"/]+)"(?: not found|$)', re.IGNORECASE
 )
 """In the words of two of the scheduler's plugins, which look into caches of their own."""
 _ORDER = (
