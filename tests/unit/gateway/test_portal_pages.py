@@ -205,8 +205,24 @@ async def test_ending_says_what_becomes_of_files_that_no_other_desktop_gets() ->
     asked = (await alice.get("/desktops/alice-desktop/end")).text
     assert "save your work first. Its files are deleted." in asked
     assert "delete_home" not in asked
+    suspending = (await alice.get("/desktops/alice-desktop/suspend")).text
+    assert "you can resume it later. Its files are deleted." in suspending
     ended = await alice.post("/desktops/alice-desktop/end", at="/desktops/alice-desktop/end")
     assert "is being ended. Its files are deleted." in (await alice.get(ended.headers["location"])).text
+
+
+async def test_suspending_says_that_files_are_kept(stage: PortalStage) -> None:
+    for action in ("suspend", "restart"):
+        asked = (await stage.browser().get(f"/desktops/alice-desktop/{action}")).text
+        assert "The files in its home folder are kept." in asked
+
+
+async def test_a_home_of_the_session_alone_is_kept_until_it_ends() -> None:
+    stage = PortalStage()
+    stage.put(a_template(persistence={"scope": "Session"}), running())
+    alice = stage.browser()
+    assert "The files in its home folder are kept." in (await alice.get("/desktops/alice-desktop/suspend")).text
+    assert "Its files are deleted." in (await alice.get("/desktops/alice-desktop/end")).text
 
 
 async def test_ending_a_suspended_desktop_closes_no_programs() -> None:

@@ -18,7 +18,7 @@ from vdi.gateway.web.template_filters import left, ordinal
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Reason
 from vdi.session.graphics import describe_encoder, describe_renderer
-from vdi.session.homes import retained_claim
+from vdi.session.homes import resolve_home, retained_claim
 from vdi.session.lifetime import max_timeout
 from vdi.session.times import parse_time
 from vdi.session.units import format_duration, parse_duration
@@ -126,6 +126,8 @@ class DesktopView:
     guests: tuple[Guest, ...]
     thumbnail: bool
     """Whether this person gets a small picture of its screen."""
+    has_home: bool
+    """Whether its files are there again after it was suspended or restarted."""
     keeps_files: bool
     """Whether its files are there for another desktop when it has ended."""
     now: datetime
@@ -167,6 +169,7 @@ def desktop_view(
     ends = access_ends(session, user.email) if role and role is not Role.OWNER else None
     gpu, memory, cpu, ephemeral_storage = _size(session, template)
     owns = role is Role.OWNER or user.admin
+    has_home, keeps_files = _files(session, template)
     return DesktopView(
         name=meta.name,
         uid=meta.uid,
@@ -199,14 +202,19 @@ def desktop_view(
         earliest_slot=status.queue.earliest_slot if status.queue else "",
         guests=tuple(guests(session, now)) if owns else (),
         thumbnail=has_thumbnail(session, template, role),
-        keeps_files=_keeps_files(session, template),
+        has_home=has_home,
+        keeps_files=keeps_files,
         now=now,
     )
 
 
-def _keeps_files(session: VDISession, template: VDITemplate | None) -> bool:
-    has_home = bool(session.status.home_claim) or template is None or template.spec.persistence.enabled
-    return has_home and retained_claim(session) is not None
+def _files(session: VDISession, template: VDITemplate | None) -> tuple[bool, bool]:
+    """Whether it has a home, and whether that outlives it."""
+    if session.status.home_claim or template is None:
+        retained = retained_claim(session) is not None
+        return retained or bool(session.status.home_claim), retained
+    home = resolve_home(session, template, {})
+    return home is not None, home is not None and home.retain
 
 
 def template_title(template: VDITemplate | None, name: str) -> str:

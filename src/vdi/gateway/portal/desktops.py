@@ -64,12 +64,12 @@ class Confirmation:
 CONFIRMATIONS = {
     Action.SUSPEND: Confirmation(
         "Suspend {name}?",
-        "Open programs are closed, so save your work first. Files and address are kept, and you can resume it later.",
+        "Open programs are closed, so save your work first. Its address is kept, and you can resume it later.",
         "Suspend",
     ),
     Action.RESTART: Confirmation(
         "Restart {name}?",
-        "Open programs are closed, so save your work first. Files and address are kept.",
+        "Open programs are closed, so save your work first. Its address is kept.",
         "Restart",
     ),
     Action.END: Confirmation(
@@ -94,7 +94,7 @@ def _place(found: DesktopView) -> str:
 def _consequence(found: DesktopView, action: Action) -> str:
     words = CONFIRMATIONS[action].consequence
     if action is not Action.END:
-        return words
+        return f"{words} {'The files in its home folder are kept.' if found.has_home else 'Its files are deleted.'}"
     if found.phase == Phase.SUSPENDED:
         words = "Its address is released."
     if found.mine and found.keeps_files:  # the question below says what becomes of them

@@ -19,7 +19,7 @@ T = TypeVar("T")
 DONE = {
     "start": "{name} is being started.",
     "extend": "The time limit of {name} was changed.",
-    "suspend": "{name} is being suspended. Its files and its address are kept.",
+    "suspend": "{name} is being suspended. Its address is kept.",
     "resume": "{name} is being resumed.",
     "restart": "{name} is being restarted.",
     "end": "{name} is being ended. Its files are kept.",
