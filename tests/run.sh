@@ -119,7 +119,7 @@ for suite in "$@"; do
             run kasm "${pytest[@]}" tests/kasm
             ;;
         portal) # needs Chromium, which e2e installs; each worker has a browser
-            run portal "${pytest[@]}" tests/portal --numprocesses "$workers" --dist worksteal
+            run portal "${pytest[@]}" tests/portal --numprocesses "$workers" --dist worksteal ${left_out[@]+"${left_out[@]}"}
             ;;
         chaos)
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"

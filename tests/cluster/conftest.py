@@ -100,14 +100,18 @@ def second_namespace(administrator: Administrator) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def server(kubectl: list[str], kubeconfig: Path, administrator: Administrator) -> Iterator[Server]:
+def shared_namespace(administrator: Administrator) -> Iterator[str]:
+    """Of the tests of a module together."""
+    with _fresh_namespace(administrator) as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def server(kubectl: list[str], kubeconfig: Path, shared_namespace: str) -> Iterator[Server]:
     """What the server says of objects; most are dry runs, so that a module's tests share a namespace."""
     config = load_config(kubeconfig)
-    with (
-        _fresh_namespace(administrator) as name,
-        httpx.Client(base_url=config.server, verify=config.ssl_context() or True, trust_env=False) as http,
-    ):
-        yield Server(kubectl, name, http)
+    with httpx.Client(base_url=config.server, verify=config.ssl_context() or True, trust_env=False) as http:
+        yield Server(kubectl, shared_namespace, http)
 
 
 @pytest.fixture

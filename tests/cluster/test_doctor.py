@@ -24,6 +24,7 @@ from cryptography.x509.oid import NameOID
 from cluster.control_plane import install_crds
 from cluster.doctor_ward import DoctorStage, now
 from cluster.operator_stage import Stage
+from support.variants import first_of
 from support.waiting import eventually
 from vdi.api.crd import build_crds
 from vdi.devcluster import cluster
@@ -87,7 +88,7 @@ async def test_operator_that_does_not_lead(ward: DoctorStage) -> None:
     assert "The Lease is missing" in (await ward.finds("operator_without_lease")).message
 
 
-@pytest.mark.parametrize("resource", ["ingressroutes", "vditemplates"])
+@pytest.mark.parametrize("resource", first_of(["ingressroutes", "vditemplates"]))
 async def test_operator_without_a_right(ward: DoctorStage, resource: str) -> None:
     await ward.deploy()
     await ward.apply_rights(without=resource)

@@ -17,6 +17,7 @@ from cluster.gateway_stage import GatewayStage, add_people, gateway_process, ope
 from cluster.operator_stage import Stage
 from support.clock import ShiftedClock
 from support.postgres import Postgres, postgres_server, postgres_url
+from support.variants import first_of
 from support.waiting import eventually
 from unit.gateway.history_stage import rows_of
 from vdi.gateway.store.base import Database
@@ -32,7 +33,7 @@ NAME = "alice-desktop"
 ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=first_of(["sqlite", "postgresql"]))
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite+aiosqlite:///{tmp_path}/history.db"

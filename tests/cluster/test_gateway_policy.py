@@ -66,11 +66,11 @@ def user(name: str) -> Object:
     return {"kind": "User", "name": name, "apiGroup": "rbac.authorization.k8s.io"}
 
 
-@pytest.fixture
-def people(kubectl: list[str], namespace: str) -> Iterator[People]:
+@pytest.fixture(scope="module")
+def everyone(kubectl: list[str], shared_namespace: str) -> Iterator[People]:
     """Alice, Bob and a ServiceAccount may create and change sessions; the portal's account may assign them, too."""
-    made = People(kubectl, namespace)
-    robot = {"kind": "ServiceAccount", "name": "default", "namespace": namespace}
+    made = People(kubectl, shared_namespace)
+    robot = {"kind": "ServiceAccount", "name": "default", "namespace": shared_namespace}
     for body in (
         *role(["get", "create", "patch", "update", "delete"], user(ALICE), user(BOB), user(PORTAL), robot),
         *role(["assign"], user(PORTAL)),
@@ -86,8 +86,14 @@ def people(kubectl: list[str], namespace: str) -> Iterator[People]:
     finally:
         for body in policies():
             made.admin("delete", body["kind"], body["metadata"]["name"])
-        made.admin("delete", "vdi", "--all", "--wait=false")
-        made.admin("delete", "vditemplate", "-l", f"test={namespace}")
+        made.admin("delete", "vditemplate", "-l", f"test={shared_namespace}")
+
+
+@pytest.fixture
+def people(everyone: People) -> Iterator[People]:
+    """They have no sessions: it takes seconds until policies are in force, and a moment until a session is gone."""
+    yield everyone
+    everyone.admin("delete", "vdi", "--all", "--timeout=20s")
 
 
 def template(people: People, name: str, **spec: Any) -> str:

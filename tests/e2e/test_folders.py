@@ -67,19 +67,25 @@ def cad(sessions: World) -> Iterator[World]:
         sessions.kubectl("delete", made["kind"], "folders", "--wait=false")
 
 
-def start(world: World, name: str, *groups: str) -> None:
-    """As the gateway makes it for a user in these groups."""
+def create(world: World, name: str, *groups: str) -> None:
+    """A session as the gateway makes it for a user in these groups."""
     metadata = {"name": name, "namespace": NAMESPACE, "annotations": {"vdi.kasm.io/groups": json.dumps(groups)}}
     spec = {"user": f"{name}@example.com", "template": "cad"}
     body = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "metadata": metadata, "spec": spec}
     world.kubectl("create", "-f", "-", stdin=yaml.safe_dump(body))
+
+
+def start(world: World, name: str, *groups: str) -> None:
+    create(world, name, *groups)
     reach(world, name, "Running", seconds=120)
 
 
 def test_a_team_folder_is_written_by_one_group_read_by_another_and_not_there_for_others(cad: World) -> None:
-    start(cad, "ada", "cad")
-    start(cad, "bob", "staff")
-    start(cad, "eve")
+    groups: dict[str, tuple[str, ...]] = {"ada": ("cad",), "bob": ("staff",), "eve": ()}
+    for name, of in groups.items():
+        create(cad, name, *of)
+    for name in groups:
+        reach(cad, name, "Running", seconds=120)
     assert (
         run_in(cad, "ada", "echo plan > /team/plan && echo mine > /own/note && cat /team/plan /own/note")
         == "plan\nmine\n"

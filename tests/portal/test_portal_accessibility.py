@@ -41,8 +41,17 @@ def paths_of(which: str, guest: Visitor) -> list[str]:
     return [*(OF_ADMIN if which == "admin" else OF_ALICE)]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("which", "person"), [("alice", ALICE), ("admin", ADMIN), ("others", ALICE)])
+@pytest.mark.parametrize(
+    ("which", "person", "scheme"),
+    [
+        ("alice", ALICE, "light"),
+        ("admin", ADMIN, "light"),
+        ("others", ALICE, "light"),
+        ("admin", ADMIN, "dark"),
+        pytest.param("alice", ALICE, "dark", marks=pytest.mark.long),
+        pytest.param("others", ALICE, "dark", marks=pytest.mark.long),
+    ],
+)
 def test_axe_finds_nothing_serious_on_any_page(
     browser: Browser, server: Server, which: str, person: User, scheme: Literal["light", "dark"]
 ) -> None:

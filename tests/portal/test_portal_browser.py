@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, expect
 from portal.portal_browser import Visitor, visitor
 from portal.portal_pages import EVERY_PAGE
 from portal.portal_server import Server
+from support.variants import first_of
 from support.waiting import wait_until
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, a_session, running
 from vdi.gateway.users import User
@@ -67,7 +68,7 @@ def quiet(guest: Visitor) -> list[str]:
     return [complaint for complaint in guest.complaints if not any(words in complaint for words in known)]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", first_of(["light", "dark"]))
 def test_every_page_is_readable_named_and_without_complaint(browser: Browser, server: Server, scheme: str) -> None:
     for person in (ALICE, ADMIN):
         with visitor(browser, server, person, scheme=scheme) as guest:  # type: ignore[arg-type]
@@ -90,7 +91,7 @@ _SCROLLING_NAVIGATIONS = """() => [...document.querySelectorAll('nav')]
   .filter((nav) => nav.scrollWidth > nav.clientWidth).map((nav) => nav.className)"""
 
 
-@pytest.mark.parametrize("width", [320, 390, 768])
+@pytest.mark.parametrize("width", first_of([320, 390, 768]))
 def test_no_page_is_wider_than_the_screen(browser: Browser, server: Server, width: int) -> None:
     for person in (ALICE, ADMIN):
         with visitor(browser, server, person, size=(width, 800)) as guest:
