@@ -6,6 +6,7 @@ import pytest
 
 
 def first_of(values: Iterable[object]) -> list[object]:
-    """For `parametrize`: all but the first have the marker `long`."""
+    """For `parametrize`: all but the first have the marker `long`. A tuple is the values of several parameters."""
     first, *others = values
-    return [first, *(pytest.param(value, marks=pytest.mark.long) for value in others)]
+    several = [value if isinstance(value, tuple) else (value,) for value in others]
+    return [first, *(pytest.param(*value, marks=pytest.mark.long) for value in several)]
