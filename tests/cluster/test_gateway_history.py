@@ -33,7 +33,7 @@ NAME = "alice-desktop"
 ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 
 
-@pytest.fixture(params=first_of(["sqlite", "postgresql"]))
+@pytest.fixture(params=first_of(["postgresql", "sqlite"]))
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite+aiosqlite:///{tmp_path}/history.db"
