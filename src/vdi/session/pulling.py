@@ -22,7 +22,7 @@ _CAUSES = (
         ("it is not on the node, and the pull policy does not allow pulling it"),
     ),
     (
-        r"401|403|denied|unauthori[sz]ed|forbidden|authentication required",
+        r"\b40[13]\b|denied|unauthori[sz]ed|forbidden|authentication required",
         Reason.IMAGE_PULL_DENIED,
         # registries answer so for an image that does not exist, too
         "the registry has no such image or denies access to it; check name and tag in {field}, and {secrets}",
@@ -33,7 +33,7 @@ _CAUSES = (
         "it has no build for the node's architecture; build one, or place the template's desktops on other nodes",
     ),
     (
-        r"not found|manifest unknown|does not exist|no such image|404",
+        r"not found|manifest unknown|does not exist|no such image|\b404\b",
         Reason.IMAGE_NOT_FOUND,
         "the registry has no such image; check name and tag in {field}",
     ),
@@ -44,7 +44,7 @@ _CAUSES = (
     ),
     (r"x509|certificate", Reason.REGISTRY_NOT_TRUSTED, "the node does not trust the registry's certificate"),
     (
-        r"toomanyrequests|rate limit|429",
+        r"toomanyrequests|rate limit|\b429\b",
         Reason.REGISTRY_BUSY,
         "the registry limits the rate of pulls",
     ),
@@ -60,14 +60,17 @@ _RUNTIME = re.compile(
     r"|unable to start container process|error during container init|rpc error: code = \w+ desc = [^:]+): "
 )
 """What containerd and runc put before their reason, each around the next."""
+_NAMES = re.compile(r'"[^" ]+"|https?://\S+|\bsha256:[0-9a-f]+')
+"""Names in a message: an image called certificate-tool:404 says nothing about what went wrong."""
 IMAGE_CODES = frozenset({code for _, code, _ in _CAUSES} | {_UNKNOWN})
 """Codes that `explain_pull` gives."""
 
 
 def explain_pull(image: str, reason: str, message: str, subject: Subject = DESKTOP) -> tuple[Reason, str]:
     """(code, sentence); the kubelet's words where no rule fits."""
+    said = _NAMES.sub("", message)
     for pattern, code, words in _CAUSES:
-        if reason == pattern or re.search(pattern, message, re.IGNORECASE):
+        if reason == pattern or re.search(pattern, said, re.IGNORECASE):
             why = words.format(field=subject.image, secrets=subject.pull_secrets)
             return code, f"The image {image} cannot be pulled: {why}."
     return _UNKNOWN, f"The image {image} cannot be pulled: {first_line(message) or reason}"

@@ -181,6 +181,8 @@ def test_refusal_of_the_api_server_is_explained(message: str, reason: str, stuck
         ("failed to pull and unpack image: no match for platform in manifest: not found", "ImageWrongPlatform"),
         ("no matching manifest for linux/arm64/v8 in the manifest list entries", "ImageWrongPlatform"),
         ("registry.example.com/desktop:2: not found", "ImageNotFound"),
+        ('failed to pull "r.example.com/denied/x509:404": dial tcp 10.0.0.9:443: i/o timeout', "RegistryUnreachable"),
+        ("failed to copy: sha256:ab404403cd: no space left on device", "ImagePull"),
     ],
 )
 def test_an_image_for_another_processor_is_reported_from_one_that_is_not_there(message: str, code: str) -> None:
