@@ -274,7 +274,7 @@ def test_the_gateway_hands_out_credentials_of_the_same_secret_in_the_desktops_pl
         for route in objects["IngressRoute", "vdi-gateway"]["spec"]["routes"]
         if "Path(`/api/turn`)" in route["match"]
     ]
-    assert route["priority"] == 1000 and "middlewares" not in route
+    assert (route["priority"], route["middlewares"]) == (1000, [{"name": "vdi-gateway-retry"}])
     without = json.dumps(tools.render("--set", "coturn.enabled=true", *IN_PARENT))
     assert "VDI_TURN" not in without
 
