@@ -179,10 +179,12 @@ def wait_for_scene(browser: DesktopBrowser, scene: Image.Image, what: str, secon
     """
     rest = _cells(scene)
     box: tuple[int, int, int, int] | None = None
+    now = rest
 
     def as_before() -> bool:
-        nonlocal box
-        difference = ImageChops.difference(rest, _cells(browser.picture()))
+        nonlocal box, now
+        now = _cells(browser.picture())
+        difference = ImageChops.difference(rest, now)
         box = difference.point(lambda value: 255 if value > _CELL_CHANGED else 0).getbbox()
         return box is None
 
@@ -190,6 +192,7 @@ def wait_for_scene(browser: DesktopBrowser, scene: Image.Image, what: str, secon
         wait_until(what, as_before, seconds)
     except AssertionError as error:
         error.add_note(f"What differs is in this box (left, top, right, bottom, in cells of {_CELL} pixels): {box}")
+        error.add_note(f"Darkest and brightest cell, then: {rest.getextrema()}, now: {now.getextrema()}")
         raise
 
 
