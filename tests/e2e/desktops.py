@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import yaml
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageStat
 
 from e2e.world import World
 from support.waiting import wait_until
@@ -145,19 +145,24 @@ def wait_for_notice(browser: DesktopBrowser, *, shown: bool, seconds: float) -> 
     wait_until(f"a notice in the picture: {shown}", look, seconds)
 
 
+_OF_WALLPAPER = 8.0
+"""Standard deviation of the cells' brightness: a plain ground has 0, the right part of our wallpaper 18."""
 _AT_REST = 100
 """Pixels: fewer than a line of text, more than a cursor that blinks."""
 
 
 def picture_at_rest(browser: DesktopBrowser) -> Image.Image:
-    """The picture once it stays as it is: a stream's first pictures are coarse, and become sharp in some steps."""
+    """The picture once it stays as it is: a stream's first pictures are coarse, and become sharp in some steps.
+
+    The wallpaper has to be there: the ground before it is at rest as well.
+    """
     last = browser.picture()
 
     def at_rest() -> bool:
         nonlocal last
         browser.page.wait_for_timeout(500)
         before, last = last, browser.picture()
-        return changed_pixels(before, last) < _AT_REST
+        return ImageStat.Stat(_cells(last)).stddev[0] > _OF_WALLPAPER and changed_pixels(before, last) < _AT_REST
 
     wait_until("the picture is at rest", at_rest, 20)
     return last
