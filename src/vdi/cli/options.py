@@ -43,10 +43,10 @@ TimeoutFactor = Annotated[
 def of_kind(kind: str) -> Callable[[Any], Any]:
     """Callback of an argument for names: `session rm $(session ls -o name)` hands in KIND/NAME, as kubectl takes it."""
 
-    def without_kind(names: str | list[str] | None) -> str | list[str] | None:
+    def without_kind(names: str | list[str]) -> str | list[str]:
         if isinstance(names, list):
             return [name.removeprefix(f"{kind}/") for name in names]
-        return names and names.removeprefix(f"{kind}/")
+        return names.removeprefix(f"{kind}/")
 
     return without_kind
 

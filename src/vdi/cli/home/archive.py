@@ -52,6 +52,9 @@ Image = Annotated[
     str | None,
     typer.Option("--image", help=("Image with GNU tar for the pod; default: the image of the home's template.")),
 ]
+Name = Annotated[
+    str, typer.Argument(help="Name of the home (its PersistentVolumeClaim).", callback=of_kind("persistentvolumeclaim"))
+]
 Kubectl = Annotated[Path | None, typer.Option("--kubectl", metavar="PATH", help="kubectl; default: the one in PATH.")]
 
 
@@ -64,10 +67,7 @@ Kubectl = Annotated[Path | None, typer.Option("--kubectl", metavar="PATH", help=
 @with_connection
 def export(
     connection: KubeConnection,
-    name: Annotated[
-        str,
-        typer.Argument(help="Name of the home (its PersistentVolumeClaim).", callback=of_kind("persistentvolumeclaim")),
-    ],
+    name: Name,
     file: Annotated[str, typer.Argument(help="New file (mode 0600) for the tar.gz; `-` is stdout.")],
     *,
     image: Image = None,

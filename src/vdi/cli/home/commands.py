@@ -8,6 +8,7 @@ import typer
 
 from vdi.cli.confirm import confirm
 from vdi.cli.errors import CliError
+from vdi.cli.home.archive import Name
 from vdi.cli.home.archive import app as archive_commands
 from vdi.cli.home.homes import find_home, read_homes
 from vdi.cli.home.migrate import app as migrate_command
@@ -21,10 +22,6 @@ from vdi.session.home_list import HomeSummary, why_not_deleted
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The volumes with users' files.")
 app.add_typer(archive_commands)
 app.add_typer(migrate_command)
-
-Name = Annotated[
-    str, typer.Argument(help="Name of the home (its PersistentVolumeClaim).", callback=of_kind("persistentvolumeclaim"))
-]
 
 
 @app.command("ls", epilog=examples("home ls", "home ls --user alice@example.com -o wide"))

@@ -24,7 +24,7 @@ _IDLE = ("15m", "30m", "1h", "2h", "4h", "8h")
 _TIME_WORDS = {"24h": "1 day", "72h": "3 days", "168h": "1 week"}
 _MOST_GPUS = 64
 _HOME_NOTES = {
-    HomeScope.USER_AND_TEMPLATE: ("Files in your home folder are there the next time you start this kind of desktop."),
+    HomeScope.USER_AND_TEMPLATE: "Files in your home folder are there the next time you start this kind of desktop.",
     HomeScope.USER: (
         "Files in your home folder are there the next time, also in your other desktops that use this folder."
     ),
