@@ -18,13 +18,13 @@ from cluster.turn_client import TCP, USERNAME, TurnClient, make_credentials, mes
 from e2e.conftest import NAME
 from e2e.desktops import Object, ask_agent, picture_at_rest, pod_of, start, template
 from e2e.firewall import dropped
+from e2e.release import load_servers, server_values, with_values
 from e2e.world import NAMESPACE, World
 from support.waiting import wait_until
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.demo.browser import DesktopBrowser, NoPictureError, changed_pixels
-from vdi.demo.run import RELEASE, checkout
-from vdi.devcluster import cluster, images
-from vdi.devcluster.progress import Progress
+from vdi.demo.run import RELEASE
+from vdi.devcluster import images
 from vdi.session.streaming import WEBRTC_PORT
 
 pytestmark = pytest.mark.timeout(600)
@@ -82,13 +82,6 @@ while True:
 """
 
 
-def helm(world: World, *words: str) -> str:
-    argv = ["helm", "--kubeconfig", str(world.kubeconfig), "--namespace", RELEASE_NAMESPACE, *words]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, f"{argv}: {done.stdout} {done.stderr}"
-    return done.stdout
-
-
 def node_address(world: World) -> str:
     (node,) = json.loads(world.kubectl("get", "nodes", "-o", "json"))["items"]
     return str(next(address["address"] for address in node["status"]["addresses"] if address["type"] == "InternalIP"))
@@ -97,30 +90,17 @@ def node_address(world: World) -> str:
 @pytest.fixture
 def relayed(sessions: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The release with a TURN server on its node; as it was before afterwards."""
-    with Progress(tmp_path_factory.mktemp("coturn")) as progress:
-        archives = images.ensure_servers(progress=progress)
-        cluster.up(NAME, fake_gpus=8, image_archives=archives, progress=progress)
-    before = json.loads(helm(sessions, "history", RELEASE, "--max", "1", "-o", "json"))[0]["revision"]
+    load_servers(NAME, tmp_path_factory.mktemp("coturn"))
     dns = json.loads(sessions.kubectl("get", "pods", "-n", "kube-system", "-l", "k8s-app=kube-dns", "-o", "json"))
     pods = ipaddress.ip_network(f"{dns['items'][0]['status']['podIP']}/24", strict=False)
-    repository, _, tag = images.COTURN.rpartition(":")
     values = [
-        "coturn.enabled=true",
-        f"coturn.image.repository={repository}",
-        f"coturn.image.tag={tag}",
+        *server_values("coturn", images.COTURN),
         "coturn.realm=turn.vdi.localhost",
         f"coturn.allowedPeers={{{pods}}}",
         f"gateway.turn.urls={{turn:{node_address(sessions)}:3478?transport=udp}}",
     ]
-    wait = ["--wait", "--timeout", "3m"]
-    try:
-        helm(
-            sessions, "upgrade", RELEASE, str(checkout() / "charts/vdi"), "--reuse-values", *wait,
-            *(word for value in values for word in ("--set", value)),
-        )  # fmt: skip
+    with with_values(sessions, *values):
         yield sessions
-    finally:
-        helm(sessions, "rollback", RELEASE, str(before), *wait)
 
 
 @pytest.fixture

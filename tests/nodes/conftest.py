@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.replicas import helm
+from e2e.release import upgrade
 from e2e.world import World
 from nodes.several import Nodes
 from support.waiting import wait_until
@@ -34,8 +34,7 @@ def all_nodes() -> Nodes:
         demo = run.up(NAME, browser=True, nodes=3 if new else None, progress=progress)
     os.environ["PATH"] = f"{demo.tools}{os.pathsep}{os.environ['PATH']}"
     world = World(kubeconfig=demo.kubeconfig, portal=demo.login.portal)
-    chart = str(run.checkout() / "charts/vdi")
-    helm(world, "upgrade", run.RELEASE, chart, "--reuse-values", "--wait", "--set", f"drainNotice={DRAIN_NOTICE}")
+    upgrade(world, f"drainNotice={DRAIN_NOTICE}")
     return Nodes(NAME, world)
 
 

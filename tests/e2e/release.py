@@ -1,0 +1,53 @@
+"""The release on the cluster of the tests, with other values for a while, and with servers of the chart's own."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from e2e.world import World
+from vdi.api.meta import RELEASE_NAMESPACE
+from vdi.demo.run import FAKE_GPUS, RELEASE, checkout
+from vdi.devcluster import cluster, images
+from vdi.devcluster.progress import Progress
+
+_WAIT = ("--wait", "--timeout", "3m")
+
+
+@contextmanager
+def with_values(world: World, *values: str) -> Iterator[None]:
+    """The release has these values, as `--set` takes them, while the context lasts; afterwards it is as before."""
+    before = json.loads(_helm(world, "history", RELEASE, "--max", "1", "-o", "json"))[0]["revision"]
+    try:
+        upgrade(world, *values)
+        yield
+    finally:
+        _helm(world, "rollback", RELEASE, str(before), *_WAIT)
+
+
+def upgrade(world: World, *values: str) -> None:
+    """Give the release these values too, as `--set` takes them."""
+    words = [word for value in values for word in ("--set", value)]
+    _helm(world, "upgrade", RELEASE, str(checkout() / "charts/vdi"), "--reuse-values", *_WAIT, *words)
+
+
+def load_servers(name: str, logs: Path) -> None:
+    """Bring the images of the chart's own servers into cluster `name`."""
+    with Progress(logs) as progress:
+        archives = images.ensure_servers(progress=progress)
+        cluster.up(name, fake_gpus=FAKE_GPUS, image_archives=archives, progress=progress)
+
+
+def server_values(server: str, image: str) -> list[str]:
+    """The values that switch a server of the chart's own on, with this image."""
+    repository, _, tag = image.rpartition(":")
+    return [f"{server}.enabled=true", f"{server}.image.repository={repository}", f"{server}.image.tag={tag}"]
+
+
+def _helm(world: World, *words: str) -> str:
+    """What Helm prints. AssertionError when it fails."""
+    argv = ["helm", "--kubeconfig", str(world.kubeconfig), "--namespace", RELEASE_NAMESPACE, *words]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, f"{argv}: {done.stdout} {done.stderr}"
+    return done.stdout
