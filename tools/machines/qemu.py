@@ -15,6 +15,8 @@ from tools.machines.report import MachineReport
 _POLL_SECONDS, _TERMINATE_SECONDS = 1.0, 10.0
 _MAX_RESTARTS = 1
 _EMULATED_BOOT_SECONDS = 900
+_EMULATED_ROOT_DELAY_SECONDS = 60
+"""How long the initial RAM disk sleeps before it looks for the disk, and how long it then waits at most."""
 _SYSTEMD_LIMITS = ("timeout_start", "device_timeout")
 
 
@@ -61,7 +63,7 @@ def command(hardware: Hardware) -> list[str]:
     parameters = ["root=/dev/vda", "rw", "console=ttyS0", "quiet", "mitigations=off"]
     parameters.append("panic=1")  # a restart, and so an end, where there would be a shell for no one
     if not hardware.has_kvm:
-        parameters.append(f"rootdelay={_EMULATED_BOOT_SECONDS}")
+        parameters.append(f"rootdelay={_EMULATED_ROOT_DELAY_SECONDS}")
         parameters += [f"systemd.default_{kind}_sec={_EMULATED_BOOT_SECONDS}" for kind in _SYSTEMD_LIMITS]
     return [*words, "-no-reboot", "-append", " ".join(parameters)]
 
