@@ -130,7 +130,7 @@ def test_the_disk_that_hands_things_in_cannot_be_written(tmp_path: Path) -> None
 
 def test_an_emulated_machine_gives_systemd_more_time_and_one_with_kvm_does_not(tmp_path: Path) -> None:
     emulated, with_kvm = (" ".join(qemu.command(hardware(tmp_path, has_kvm=has_kvm))) for has_kvm in (False, True))
-    assert "-accel tcg" in emulated and "rootdelay=900 systemd.default_timeout_start_sec=900" in emulated
+    assert "-accel tcg" in emulated and "rootdelay=60 systemd.default_timeout_start_sec=900" in emulated
     assert "-accel kvm -cpu host" in with_kvm and "=900" not in with_kvm
 
 
