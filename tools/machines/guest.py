@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,8 +128,11 @@ class Machine:
         return status, text
 
     def root(self, *argv: str, check: bool = True) -> str:
-        """Run a program as root, for looking and for preparing the machine."""
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        """Run a program as root, for looking and for preparing the machine; one that is not there fails."""
+        try:
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        except FileNotFoundError as error:
+            done = subprocess.CompletedProcess(argv, 127, "", f"{error}\n")
         self.say(f"root# {' '.join(argv)}\n{done.stdout}{done.stderr}".rstrip())
         if check and done.returncode != 0:
             raise StepFailedError(f"`{' '.join(argv)}` ended with status {done.returncode}: {done.stderr.strip()}")
@@ -148,10 +152,17 @@ def main() -> None:
     machine = Machine(Report(Path("/dev/ttyS1")), Path("/dev/ttyS0"), config)
     machine.report.write(booted=True)
     state = json.loads(STATE.read_text()) if STATE.exists() else {"part": "before"}
-    if state["part"] == "before":
-        before_restart(machine, here)
-    else:
-        after_restart(machine, state["before"])
+    try:
+        if state["part"] == "before":
+            before_restart(machine, here)
+        else:
+            after_restart(machine, state["before"])
+    except Exception:
+        # Between two steps: without this word the host would wait until the machine's time is over.
+        machine.say(traceback.format_exc())
+        machine.report.write(step="between two steps", state="running")
+        machine.report.write(step="between two steps", state="failed", seconds=0.0, message=traceback.format_exc(-1))
+        machine.root("systemctl", "poweroff")
 
 
 def before_restart(machine: Machine, handed_in: Path) -> None:
@@ -308,7 +319,7 @@ def require_neighbour(machine: Machine) -> None:
 def snapshot(machine: Machine) -> dict[str, list[str]]:
     """What a cluster could leave on the machine."""
     links = [line.split()[1].partition("@")[0].rstrip(":") for line in machine.root("ip", "-o", "link").splitlines()]
-    rules = [line for line in machine.root("iptables-save", check=False).splitlines() if line.startswith(("-A", "*"))]
+    rules = [line for line in machine.root("iptables-save", check=False).splitlines() if line.startswith("-A")]
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     processes = machine.root("ps", "-eo", "comm=").split("\n")
     return {
