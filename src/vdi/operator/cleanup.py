@@ -8,7 +8,7 @@ from vdi.kube.clock import Clock
 from vdi.kube.errors import KubeError
 from vdi.operator.owned_resources import OwnedResources, owner_uid
 from vdi.session.decide import Observed
-from vdi.session.home_list import LAST_USED
+from vdi.session.home_list import LAST_USED, is_use_due
 from vdi.session.identity import Identity
 from vdi.session.observed import Pod
 from vdi.session.times import format_time
@@ -29,15 +29,17 @@ class Cleanup:
         The garbage collector would delete all but the pod as well, but it looks for new kinds every 30 s only: until it
         knows the CRD, a session of the same name would find its host and its Secret taken by one that is gone. A home
         of the session's own is left to it: we may not delete volumes.
+
+        Pods and the way in go first: while many sessions are deleted at once, what computes is gone before the rest is
+        tidied up.
         """
-        owned, work = self._owned, [self._delete(pod, observed) for pod in pods_of(observed)]
-        work.append(self._record_use(observed))
-        if observed.route:
-            work.append(owned.routes.delete(observed.route))
+        if not await self.delete_desktop(observed):
+            return False
+        work = []
         if observed.service:
-            work.append(owned.services.delete(observed.service))
+            work.append(self._owned.services.delete(observed.service))
         if observed.secret:
-            work.append(owned.secrets.delete(observed.secret))
+            work.append(self._owned.secrets.delete(observed.secret))
         return all(await asyncio.gather(*work))
 
     async def delete_desktop(self, observed: Observed) -> bool:
@@ -73,10 +75,10 @@ class Cleanup:
 
     async def _record_use(self, observed: Observed) -> bool:
         """Note on a retained home when its desktop was stopped. No reason to keep a desktop: a failure is logged."""
-        pod, home = observed.pod, observed.home
-        if pod and not pod.terminating and home and owner_uid(home) is None:
+        pod, home, now = observed.pod, observed.home, self._clock.now()
+        if pod and not pod.terminating and home and owner_uid(home) is None and is_use_due(home.metadata, now):
             try:
-                await self._owned.homes.annotate(home, {LAST_USED: format_time(self._clock.now())})
+                await self._owned.homes.annotate(home, {LAST_USED: format_time(now)})
             except KubeError as error:
                 log.warning("%s/%s: last use not recorded: %s", home.metadata.namespace, home.metadata.name, error)
         return True

@@ -1,6 +1,7 @@
 """The homes that there are: whose they are, how large, which desktop has them, when they were last used. Pure."""
 
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Annotated
 
 import msgspec
@@ -14,7 +15,10 @@ from vdi.session.observed import ChildMeta, PersistentVolumeClaim
 from vdi.session.times import format_time, parse_time
 
 LAST_USED = "vdi.kasm.io/last-used"
-"""Annotation on a retained home: when its last desktop was stopped."""
+"""Annotation on a retained home: when its last desktop was stopped, to within `_USE_NOTED_EVERY`."""
+
+_USE_NOTED_EVERY = timedelta(minutes=10)
+"""A write to the API for each desktop that ends would be too many for a time that people read in days."""
 
 
 class _Resources(msgspec.Struct, gc=False):
@@ -58,7 +62,12 @@ class HomeSummary(msgspec.Struct, rename="camel", omit_defaults=True):
     created: Annotated[str, doc("When it was created.", format="date-time")] = ""
     deleted: Annotated[str, doc("Since when it has been terminating.", format="date-time")] = ""
     last_used: Annotated[
-        str, doc("When its last desktop was stopped; absent while a desktop uses it.", format="date-time")
+        str,
+        doc(
+            "When its last desktop was stopped, to within ten minutes, or when the home was created if none was since "
+            "then; absent while a desktop uses it.",
+            format="date-time",
+        ),
     ] = ""
     used_by: Annotated[tuple[str, ...], doc("Sessions whose desktop uses the home now.")] = ()
     sessions: Annotated[
@@ -96,7 +105,7 @@ def _summarize(claim: HomeClaim, sessions: list[VDISession]) -> HomeSummary:
         phase=claim.status.phase,
         created=meta.creation_timestamp,
         deleted=meta.deletion_timestamp or "",
-        last_used="" if used_by else _instant(notes.get(LAST_USED, "")),
+        last_used="" if used_by else _last_use(meta),
         used_by=used_by,
         sessions=tuple(sorted(session.metadata.name for session in sessions)),
         copying=notes.get(COPYING, ""),
@@ -104,12 +113,18 @@ def _summarize(claim: HomeClaim, sessions: list[VDISession]) -> HomeSummary:
     )
 
 
-def _instant(text: str) -> str:
-    """A time that somebody else may have written; empty when it cannot be read."""
+def is_use_due(home: ChildMeta, now: datetime) -> bool:
+    """Whether the end of a desktop is to be noted: what the home says of its last use is too old, or cannot be."""
+    known = _last_use(home)
+    return not known or not timedelta() <= now - parse_time(known) < _USE_NOTED_EVERY
+
+
+def _last_use(home: ChildMeta) -> str:
+    """What was noted, which somebody else may have written; the creation where nothing that can be read was."""
     try:
-        return format_time(parse_time(text))
+        return format_time(parse_time(home.annotations.get(LAST_USED, "")))
     except ValueError:
-        return ""
+        return home.creation_timestamp
 
 
 def find_new_home(session: VDISession, template: VDITemplate, claims: Iterable[HomeClaim]) -> Home | None:

@@ -7,7 +7,10 @@ from functools import lru_cache
 @lru_cache(maxsize=1024)  # each look at a session reads the same few several times
 def parse_time(text: str) -> datetime:
     """An instant from the API, with or without fractions of a second. Raises ValueError for any other text."""
-    return datetime.fromisoformat(text).astimezone(UTC)
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except OverflowError as error:  # in the year 1 or 9999, with an offset
+        raise ValueError(str(error)) from error
 
 
 @lru_cache(maxsize=1024)

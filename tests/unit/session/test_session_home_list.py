@@ -1,15 +1,19 @@
 """What is said of a home: whose it is, its size, the desktops that have it, its last use."""
 
+from datetime import timedelta
 from typing import Any
 
 import msgspec
+import pytest
 
 from support.builders import a_session
-from vdi.session.home_list import HomeClaim, HomeSummary, summarize_homes, why_not_deleted
+from vdi.session.home_list import HomeClaim, HomeSummary, is_use_due, summarize_homes, why_not_deleted
 from vdi.session.homes import home_names
+from vdi.session.times import parse_time
 
 OF_TEMPLATE, OF_USER, OWN = home_names(a_session())
 NOTES = {"vdi.kasm.io/user": "alice@example.com", "vdi.kasm.io/template": "ubuntu-desktop"}
+CREATED, NOW = "2026-11-20T08:00:00Z", parse_time("2026-11-20T09:00:00Z")
 
 
 def claim(name: str, *, notes: dict[str, str] = NOTES, owned: bool = False, capacity: str = "") -> HomeClaim:
@@ -20,7 +24,7 @@ def claim(name: str, *, notes: dict[str, str] = NOTES, owned: bool = False, capa
                 "name": name,
                 "namespace": "vdi-sessions",
                 "uid": f"uid-{name}",
-                "creationTimestamp": "2026-11-20T08:00:00Z",
+                "creationTimestamp": CREATED,
                 "annotations": notes,
                 "ownerReferences": [owner] if owned else [],
             },
@@ -61,6 +65,29 @@ def test_a_home_is_used_by_a_session_with_a_pod_and_last_used_otherwise() -> Non
     assert (runs.used_by, runs.sessions, runs.last_used) == (("alice-desktop",), ("alice-desktop",), "")
     rests = summary(made, homeClaim=OF_TEMPLATE)
     assert (rests.used_by, rests.sessions, rests.last_used) == ((), ("alice-desktop",), "2026-11-20T09:00:00Z")
+
+
+@pytest.mark.parametrize(
+    ("noted", "shown", "due"),
+    [
+        ("2026-11-20T08:50:01Z", "2026-11-20T08:50:01Z", False),
+        ("2026-11-20T08:50:00Z", "2026-11-20T08:50:00Z", True),
+        ("2026-11-20T09:00:01Z", "2026-11-20T09:00:01Z", True),  # ahead of the clock
+        ("yesterday", CREATED, True),
+        ("0001-01-01T00:00:00+14:00", CREATED, True),
+    ],
+)
+def test_a_use_is_noted_again_after_ten_minutes(noted: str, shown: str, due: bool) -> None:
+    made = claim(OF_TEMPLATE, notes=NOTES | {"vdi.kasm.io/last-used": noted})
+    assert summary(made).last_used == shown
+    assert is_use_due(made.metadata, NOW) is due
+
+
+def test_a_new_home_was_used_when_it_was_created() -> None:
+    made = claim(OF_TEMPLATE)
+    assert summary(made).last_used == CREATED
+    assert not is_use_due(made.metadata, parse_time(CREATED) + timedelta(minutes=9))
+    assert is_use_due(made.metadata, parse_time(CREATED) + timedelta(minutes=10))
 
 
 def test_a_home_with_a_session_is_not_deleted() -> None:
