@@ -27,6 +27,7 @@ from vdi.gateway.edge.component import Edge
 from vdi.gateway.gpu_slots import GpuSlots
 from vdi.gateway.health import Health
 from vdi.gateway.history.component import History
+from vdi.gateway.homes_ahead import HomesAhead
 from vdi.gateway.limits import Limits, LimitsError, read_limits
 from vdi.gateway.login.component import Login
 from vdi.gateway.login.guard import Guard
@@ -42,6 +43,7 @@ from vdi.gateway.probing import Prober
 from vdi.gateway.scheduled_starts import ScheduledStarts
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import open_shared_state
+from vdi.gateway.starting import QuotaGuard
 from vdi.gateway.startup_scripts import StartupScripts
 from vdi.gateway.store.audit import Audit, came_from
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
@@ -155,6 +157,7 @@ def build_gateway(
     sign_out = SignOut(logins, edge.end_grants)
     login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=audit, passwords=passwords)
     scheduled = ScheduledStarts(context, actions=actions, history=history, audit=audit, local=login.services.local)
+    homes_ahead = HomesAhead(context, QuotaGuard(context, limits, history))
     doctor, gpu_slots = DoctorRunner(context), GpuSlots(context)
     agent = DesktopAgent(context.client)
     startup_scripts = StartupScripts(context=context, agent=agent)
@@ -184,6 +187,7 @@ def build_gateway(
             actions=actions,
             history=history,
             scheduled=scheduled,
+            homes_ahead=homes_ahead,
             audit=audit,
             doctor=doctor,
             gpu_slots=gpu_slots,
@@ -194,7 +198,7 @@ def build_gateway(
         )
     )
     diagnosis = Diagnosis(context.settings, context.client, context.metrics.registry)
-    components = (login, edge, api, history, portal, scheduled, diagnosis)
+    components = (login, edge, api, history, portal, scheduled, homes_ahead, diagnosis)
     return Gateway(
         context=context,
         audit=audit,

@@ -92,16 +92,17 @@ class QuotaGuard:
 
     def _home_refusal(self, limit: Limit, user: User, session: VDISession, active: Iterable[VDISession]) -> str | None:
         """A home of a session that was just started may not exist yet, and counts too."""
-        if limit.home_storage is None or (new := self._new_home(session)) is None:
+        if limit.home_storage is None or (new := self.new_home(session)) is None:
             return None
         homes = {home.name: home_bytes(home) for home in self._cluster.homes_of(user.email) if not home.deleted}
         for other in active:
-            if home := self._new_home(other):
+            if home := self.new_home(other):
                 homes.setdefault(home.claim, float(parse_quantity(home.size)))
         homes.pop(new.claim, None)  # another session that waits for the same home is no second home
         return limits.home_refusal(limit, new, homes)
 
-    def _new_home(self, session: VDISession) -> Home | None:
+    def new_home(self, session: VDISession) -> Home | None:
+        """The home that this session would make; None: it has none, or one that exists."""
         namespace, template = session.metadata.namespace, self._cluster.template(session.spec.template)
         found = (self._cluster.homes.get(namespace, name) for name in (*home_names(session), session.status.home_claim))
         return find_new_home(session, template, filter(None, found)) if template else None

@@ -36,7 +36,7 @@ from vdi.kube.errors import AlreadyExists, NotFound
 from vdi.kube.resource import CLAIMS, PODS
 from vdi.operator.kinds import SESSIONS
 from vdi.session.children.home import build_home
-from vdi.session.homes import COPYING, MIGRATE, MIGRATED_TO
+from vdi.session.homes import COPYING, MADE_AHEAD, MIGRATE, MIGRATED_TO
 from vdi.session.identity import Identity
 from vdi.session.observed import PersistentVolumeClaim, Pod
 
@@ -126,14 +126,14 @@ async def _refuse_or_go(run: CopyRun, migration: Migration) -> None:
 
 async def _mark(run: CopyRun, migration: Migration, template: VDITemplate) -> str | None:
     """Keep desktops from both homes; the uid of the target when this has made it."""
-    await _patch(run, migration.source, {COPYING: MIGRATE})
+    await _patch(run, migration.source, {COPYING: MIGRATE, MADE_AHEAD: None})
     identity = Identity(run.namespace, name="", uid="", user=migration.user, template=template.metadata.name)
     body = build_home(identity=identity, home=migration.target)
     body["metadata"]["annotations"][COPYING] = MIGRATE
     try:
         made = await run.client.create(CLAIMS, body, namespace=run.namespace, into=PersistentVolumeClaim)
     except AlreadyExists:
-        await _patch(run, migration.target.claim, {COPYING: MIGRATE})
+        await _patch(run, migration.target.claim, {COPYING: MIGRATE, MADE_AHEAD: None})
         return None
     return made.metadata.uid
 

@@ -167,6 +167,7 @@ class Client:
         *,
         namespace: str | None = None,
         uid: str | None = None,
+        resource_version: str | None = None,
         grace_seconds: int | None = None,
         propagation: Literal["Background", "Foreground", "Orphan"] | None = None,
         dry_run: bool = False,
@@ -174,14 +175,17 @@ class Client:
     ) -> T | None:
         """Delete one object, with `uid` only that incarnation (Replaced when it is another).
 
+        `resource_version`: only as it was then (Conflict when it has changed since).
+
         `dry_run`: the server says whether it would, and does not.
 
         Returns the object while it is still terminating (grace period, finalizers), None when it is gone.
         NotFound is raised.
         """
         options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
-        if uid is not None:
-            options["preconditions"] = {"uid": uid}
+        preconditions = {"uid": uid, "resourceVersion": resource_version}
+        if known := {name: value for name, value in preconditions.items() if value is not None}:
+            options["preconditions"] = known
         if grace_seconds is not None:
             options["gracePeriodSeconds"] = grace_seconds
         if propagation is not None:

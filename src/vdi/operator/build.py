@@ -25,7 +25,7 @@ from vdi.session.children.service import build_service
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Decision, Observed, host_taken
 from vdi.session.effective import Blocked
-from vdi.session.homes import Home
+from vdi.session.homes import MADE_AHEAD, Home
 from vdi.session.hosts import has_label
 from vdi.session.identity import Identity
 from vdi.session.lifetime import run_annotations
@@ -136,6 +136,10 @@ class Builder:
             route = build_route(identity=identity, host=host, settings=self._settings, scheme=scheme)
             if not owned.routes.is_as_desired(observed.route, route):
                 work["route"] = owned.routes.ensure(route)
+        if observed.home and MADE_AHEAD in observed.home.metadata.annotations:
+            # The pod follows when that is done: the gateway may be about to delete a home that no one has used.
+            work["home"] = owned.homes.annotate_unchanged(observed.home, {MADE_AHEAD: None})
+            desktop = None
         home = desktop.home if desktop else None
         is_its_home = home is not None and (observed.pod is None or observed.pod.home_claim == home.claim)
         if home and is_its_home and (observed.home is None or observed.pod is None):

@@ -9,6 +9,7 @@ from vdi.kube.errors import KubeError
 from vdi.operator.owned_resources import OwnedResources, owner_uid
 from vdi.session.decide import Observed
 from vdi.session.home_list import LAST_USED, is_use_due
+from vdi.session.homes import MADE_AHEAD
 from vdi.session.identity import Identity
 from vdi.session.observed import Pod
 from vdi.session.times import format_time
@@ -76,6 +77,9 @@ class Cleanup:
     async def _record_use(self, observed: Observed) -> bool:
         """Note on a retained home when its desktop was stopped. No reason to keep a desktop: a failure is logged."""
         pod, home, now = observed.pod, observed.home, self._clock.now()
+        if home and MADE_AHEAD in home.metadata.annotations and pods_of(observed):
+            # The gateway made it while the operator was starting the desktop. It may have files now.
+            await self._owned.homes.annotate(home, {MADE_AHEAD: None})
         if pod and not pod.terminating and home and owner_uid(home) is None and is_use_due(home.metadata, now):
             try:
                 await self._owned.homes.annotate(home, {LAST_USED: format_time(now)})

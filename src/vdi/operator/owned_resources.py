@@ -66,11 +66,16 @@ class OwnedResource(Generic[T]):
         """Set these labels of this incarnation; gives it as it then is."""
         return await self._patch_metadata(present, {"labels": labels})
 
-    async def annotate(self, present: T, annotations: Mapping[str, str]) -> T:
-        """Set these annotations of this incarnation; gives it as it then is."""
+    async def annotate(self, present: T, annotations: Mapping[str, str | None]) -> T:
+        """Set these annotations of this incarnation, remove those that are None; gives it as it then is."""
         return await self._patch_metadata(present, {"annotations": annotations})
 
-    async def _patch_metadata(self, present: T, change: Mapping[str, Mapping[str, str]]) -> T:
+    async def annotate_unchanged(self, present: T, annotations: Mapping[str, str | None]) -> T:
+        """The same, only if it is as it is known here. Raises Conflict."""
+        version = present.metadata.resource_version
+        return await self._patch_metadata(present, {"annotations": annotations, "resourceVersion": version})
+
+    async def _patch_metadata(self, present: T, change: Mapping[str, object]) -> T:
         meta = present.metadata
         patch = {"metadata": {**change, "uid": meta.uid}}
         response = await self._client.patch(self.resource, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw)

@@ -21,6 +21,7 @@ from vdi.operator.controllers.pool import PoolController
 from vdi.operator.controllers.session import Dependencies, SessionController, SessionKey
 from vdi.operator.controllers.template import TemplateController
 from vdi.operator.history import CONCURRENT_REPORTS, EndReports
+from vdi.operator.homes_ahead import HomesAhead
 from vdi.operator.host_key import HostKey
 from vdi.operator.hosts import Hosts
 from vdi.operator.logs import log_from_now_on_about
@@ -111,6 +112,7 @@ class _Controllers:
     polls: Controller[SessionKey]
     notices: Controller[NoticeKey]
     reports: Controller[SessionKey]
+    homes_ahead: Controller[SessionKey]
 
 
 def build_wiring(context: OperatorContext) -> Wiring:
@@ -123,6 +125,7 @@ def build_wiring(context: OperatorContext) -> Wiring:
         polls=context.controller("activity", workers=CONCURRENT_POLLS),
         notices=context.controller("notice", workers=CONCURRENT_NOTICES),
         reports=context.controller("history", workers=CONCURRENT_REPORTS),
+        homes_ahead=context.controller("home-ahead", workers=1),
     )
     agents = Agents(
         cluster.caches,
@@ -157,6 +160,7 @@ def build_wiring(context: OperatorContext) -> Wiring:
         context.worker(queues.notices, agents.deliver),
         context.worker(queues.pools, pool_controller.reconcile),
         context.worker(queues.templates, _build_template_controller(context, queues).reconcile),
+        context.worker(queues.homes_ahead, HomesAhead(cluster, queues.homes_ahead.enqueue).reconcile),
     ]
     if settings.autoscaling.enabled:
         workers.append(_build_placeholders(context, manager, node_requests))

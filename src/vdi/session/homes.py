@@ -23,6 +23,12 @@ MIGRATE = "vdi home migrate"
 MIGRATED_TO = "vdi.kasm.io/migrated-to"
 """Annotation on a home of user and template: the claim of the user that has its files now, and is used in its place."""
 
+MADE_AHEAD = "vdi.kasm.io/made-ahead"
+"""Annotation on a home that the gateway made before a first desktop was requested: the template whose form was open.
+
+Only with it is a home deleted because nothing uses it. Whatever uses such a home takes the annotation away first.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Home:

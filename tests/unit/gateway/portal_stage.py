@@ -240,6 +240,16 @@ class FakeAgent:
         return AgentResponse(self.status, answers[session.metadata.name])
 
 
+@dataclass
+class FakeHomesAhead:
+    """Notes for whom which home is to be made."""
+
+    made: list[tuple[str, str]] = field(default_factory=list)
+
+    async def make(self, user: User, template: str) -> None:
+        self.made.append((user.email, template))
+
+
 class PortalStage(ComponentStage):
     """The portal alone: users by cookie, recorded actions, a past from lists, and no database."""
 
@@ -256,7 +266,7 @@ class PortalStage(ComponentStage):
         self.people, self.history, self.audit = FakeLogins(), FakeHistory(), FakeAudit()
         self.scheduled = FakeScheduled()
         self.actions = RecordedActions(self.world)
-        self.agent = FakeAgent()
+        self.agent, self.homes_ahead = FakeAgent(), FakeHomesAhead()
         logins: Any = self.people
         self.services = PortalServices(
             context=self.context,
@@ -266,6 +276,7 @@ class PortalStage(ComponentStage):
             actions=cast(Any, self.actions),
             history=cast(Any, self.history),
             scheduled=cast(Any, self.scheduled),
+            homes_ahead=cast(Any, self.homes_ahead),
             audit=cast(Any, self.audit),
             doctor=DoctorRunner(self.context),
             gpu_slots=GpuSlots(self.context),

@@ -55,6 +55,15 @@ async def test_searching_finds_words_in_name_and_description(
     assert await names(stage.browser(), query) == expected
 
 
+async def test_the_home_is_made_while_the_form_is_open_and_only_of_what_the_user_may_start(stage: PortalStage) -> None:
+    browser = stage.browser()
+    for path in ("/catalogue", "/catalogue/lab", "/catalogue/nothing"):
+        await browser.get(path)
+    assert stage.homes_ahead.made == []
+    await browser.get("/catalogue/ubuntu")
+    assert stage.homes_ahead.made == [(ALICE.email, "ubuntu")]
+
+
 @pytest.mark.parametrize("path", ["/catalogue/lab", "/catalogue/nothing"])
 async def test_a_template_of_others_looks_like_none_at_all(stage: PortalStage, path: str) -> None:
     answer = await stage.browser().get(path)

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -83,7 +84,10 @@ class CataloguePages(PortalPages):
     async def start_form(self, request: Request) -> Response:
         """The form for a desktop of one template."""
         user = await self._portal.guard.require(request)
-        return await self._form(request, user)
+        response = await self._form(request, user)
+        if template := self._template(user, request.path_params["template"]):
+            response.background = BackgroundTask(self._portal.homes_ahead.make, user, template.metadata.name)
+        return response
 
     async def start(self, request: Request) -> Response:
         """Start it, and on to the desktop itself, or to its page here."""

@@ -8,6 +8,7 @@ from vdi.gateway.context import GatewayContext
 from vdi.gateway.doctor_runs import DoctorRunner
 from vdi.gateway.gpu_slots import GpuSlots
 from vdi.gateway.history.component import History
+from vdi.gateway.homes_ahead import HomesAhead
 from vdi.gateway.limits import Limits
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
@@ -29,6 +30,7 @@ class PortalServices:
     actions: Actions
     history: History
     scheduled: ScheduledStarts
+    homes_ahead: HomesAhead
     audit: Audit
     doctor: DoctorRunner
     gpu_slots: GpuSlots

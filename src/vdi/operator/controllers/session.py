@@ -273,4 +273,6 @@ def _shows_foreign_changes(before: Observed, after: Observed, now: datetime) -> 
         return True
     if before.secret is not None and after.secret is not before.secret:  # its replacement comes before the pod
         return True
+    if before.home is not None and after.home is not before.home:  # it was made ahead, and is taken before the pod
+        return True
     return (before.pod is not None and after.pod is not before.pod) or find_removal(after, now) is not None
