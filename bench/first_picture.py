@@ -12,7 +12,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +24,7 @@ from bench.pooled import FromPool, a_pool
 from bench.processes import end_cleanly_on_signals
 from bench.report import render
 from bench.stats import percentile, ratio
-from bench.ways import USER, Raw, ThroughOperator, Way, remove
+from bench.ways import USER, Raw, ThroughOperator, Way, remove, status, until
 from vdi.demo.browser import CHROMIUM_NAMES, DesktopBrowser, Login, NoPictureError, find_chromium
 from vdi.demo.people import PeopleError, add_user, remove_user
 from vdi.demo.run import portal_url
@@ -37,7 +37,7 @@ from vdi.kube.errors import ConnectionFailed, KubeError
 from vdi.session.naming import home_claim_name
 
 PICTURE_SECONDS = 60.0
-FIRST = "first start"
+FIRST, FIRST_WITH_FORM = "first start", "first start, form open"
 X11 = "vdi, X11"
 """Of the turns with Wayland."""
 GOAL_S, POOL_GOAL_S = 4.0, 1.0
@@ -69,8 +69,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def see_picture(login: Login | None, inside: Future[None], ready: Future[str]) -> tuple[float, int]:
-    """Start a browser and log in; open the desktop when its URL comes, and wait for its picture.
+def see_picture(login: Login | None, page: str, inside: Future[None], ready: Future[str]) -> tuple[float, int]:
+    """Start a browser, log in and open the portal's `page`; open the desktop when its URL comes, and wait for its
+    picture.
 
     Returns when the picture was there (monotonic seconds), and how often a page was refused before: it is asked for
     again at once, as a person would.
@@ -79,6 +80,7 @@ def see_picture(login: Login | None, inside: Future[None], ready: Future[str]) -
         with DesktopBrowser("", login) as browser:
             if login:
                 browser.log_in()
+                browser.page.goto(f"{login.portal}{page}")
             inside.set_result(None)
             browser.url = ready.result()
             end, refused = time.monotonic() + PICTURE_SECONDS, 0
@@ -97,16 +99,26 @@ def see_picture(login: Login | None, inside: Future[None], ready: Future[str]) -
         raise
 
 
-async def start(way: Way, desktop: str, browsers: Executor) -> Figures:
+async def start(
+    way: Way,
+    desktop: str,
+    browsers: Executor,
+    *,
+    page: str = "/",
+    settled: Callable[[], Awaitable[object]] | None = None,
+) -> Figures:
     """One desktop from nothing to its first picture; seconds since it was applied.
 
-    The browser has been started and is logged in, as a person's who is at the portal.
+    The browser has been started and is logged in, as a person's who is at the portal and looks at `page`, until what
+    that has begun is `settled`.
     """
     inside: Future[None] = Future()
     ready: Future[str] = Future()
-    seen = asyncio.get_running_loop().run_in_executor(browsers, see_picture, way.login, inside, ready)
+    seen = asyncio.get_running_loop().run_in_executor(browsers, see_picture, way.login, page, inside, ready)
     try:
         await asyncio.wait_for(asyncio.wrap_future(inside), PICTURE_SECONDS)
+        if settled:
+            await settled()
         begin = time.monotonic()
         await way.apply(desktop)
         url = await way.url(desktop)
@@ -124,7 +136,8 @@ async def start(way: Way, desktop: str, browsers: Executor) -> Figures:
 async def measure(
     client: Client, template: str, starts: int, login: Login, progress: Progress, *, wayland: bool = False
 ) -> list[Figures]:
-    """A first start, which makes the home; as many of each way, taking turns in who goes first; as many from a pool.
+    """Two first starts, of which the first makes the home, and the second finds the one that its form has made; as many
+    of each way, taking turns in who goes first; as many from a pool.
     With `wayland`, as many on Wayland and on X11, taking turns.
     """
     operator, other = ThroughOperator(client, template, login), OnWayland(client, login)
@@ -132,10 +145,13 @@ async def measure(
     home = home_claim_name(session_name="picture-0", user=USER, template=template, retain=True)
     with ThreadPoolExecutor(max_workers=1) as browsers:
 
-        async def once(way: Way, desktop: str) -> Figures:
+        async def once(way: Way, desktop: str, **more: Any) -> Figures:
             made.append((way, desktop))
             with progress.step(f"{way.name}: {desktop}"):
-                return await start(way, desktop, browsers)
+                return await start(way, desktop, browsers, **more)
+
+        async def volume_made() -> None:
+            await until(client, CLAIMS, home, lambda claim: status(claim, "phase") == "Bound")
 
         async def clear() -> None:
             while made:
@@ -147,7 +163,10 @@ async def measure(
             first = await once(operator, "picture-0") | {"way": FIRST}
             raw = await Raw.like(client, operator, "picture-0")
             await clear()
-            figures = [first]
+            await remove(client, CLAIMS, home)
+            form = await once(operator, "picture-form", page=f"/catalogue/{template}", settled=volume_made)
+            await clear()
+            figures = [first, form | {"way": FIRST_WITH_FORM}]
             for number in range(1, starts + 1):
                 turns: list[tuple[Way, str]] = [(operator, f"picture-{number}"), (raw, f"picture-raw-{number}")]
                 for way, desktop in turns if number % 2 else reversed(turns):
@@ -189,8 +208,9 @@ def table(figures: Sequence[Figures]) -> str:
             )
             shown = (f"{ours:.2f}", f"{raw:.2f}", ratio([ours], [raw]), f"{pool:.2f}")
             rows.append([f"{title}, {which}, s", *shown])
-    first = "first picture of a user's first start (the home is made), s"
-    rows += ([first, f"{taken:.2f}", "", "", ""] for taken in seconds(FIRST, "picture_s"))
+    for way, home in ((FIRST, "the home is made"), (FIRST_WITH_FORM, "the open form had it made")):
+        first = f"first picture of a user's first start ({home}), s"
+        rows += ([first, f"{taken:.2f}", "", "", ""] for taken in seconds(way, "picture_s"))
     if not seconds(X11, "picture_s"):
         return render(rows)
     beside = [["applied ->", "Wayland", "X11", "Wayland / X11"]]
