@@ -37,6 +37,8 @@ NEIGHBOUR = "neighbour"
 
 _SUDO_PROMPT = re.compile(rb"\[sudo\][^\n]*: ?$|[Pp]assword[^\n]*: ?$")
 _TUNABLES = ("net/ipv4/ip_forward", "vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops")
+_OTHERS_MOUNTS = ("/run/user", "/run/credentials", "/run/docker")
+"""Mounts of logins, units and Docker's containers, which come and go with a restart."""
 _FOLDERS = ("/etc/cni", "/etc/containerd", "/opt/cni", "/opt/containerd", "/var/lib/kubelet", "/var/lib/containerd")
 
 
@@ -325,7 +327,7 @@ def snapshot(machine: Machine) -> dict[str, list[str]]:
     return {
         "links": sorted(link for link in links if not link.startswith("veth")),
         "rules": sorted(rules),
-        "mounts": sorted(mount for mount in mounts if not mount.startswith(("/run/user", "/run/credentials"))),
+        "mounts": sorted(mount for mount in mounts if not mount.startswith(_OTHERS_MOUNTS)),
         "cgroups": sorted(path.name for path in Path("/sys/fs/cgroup").iterdir() if path.is_dir()),
         "run": sorted(str(path) for path in Path("/run").glob("vdi*")),
         "tunables": [f"{name}={(Path('/proc/sys') / name).read_text().strip()}" for name in _TUNABLES],
