@@ -61,13 +61,13 @@ class HomesAhead(Component):
             try:
                 await self.delete_unused()
             except KubeError as error:
-                log.warning("homes that nobody has used are kept: %s", error)
+                log.warning("homes that no one has used are kept: %s", error)
 
     async def delete_unused(self) -> None:
         """Once: delete what was made ahead and has waited long enough. Raises KubeError."""
         oldest = self._clock() - KEPT
         for claim in list(self._cluster.homes.values()):
-            if parse_time(claim.metadata.creation_timestamp) <= oldest:
+            if MADE_AHEAD in claim.metadata.annotations and parse_time(claim.metadata.creation_timestamp) <= oldest:
                 await self._delete_if_unused(claim)
 
     async def _make(self, user: User, template: str) -> None:

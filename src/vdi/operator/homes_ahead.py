@@ -6,11 +6,12 @@ desktop to a node before the queue knows which one has room.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from vdi.kube.errors import Conflict, NotFound
 from vdi.kube.queue import Result
-from vdi.kube.resource import CLAIMS
 from vdi.operator.context import ClusterContext
+from vdi.operator.owned_resources import OwnedResource
 from vdi.session.homes import MADE_AHEAD
 from vdi.session.observed import PersistentVolumeClaim
 from vdi.session.prepull import can_run
@@ -22,8 +23,13 @@ SELECTED_NODE = "volume.kubernetes.io/selected-node"
 class HomesAhead:
     """Its key is the claim's namespace and name."""
 
-    def __init__(self, cluster: ClusterContext, enqueue: Callable[[tuple[str, str]], None]) -> None:
-        self._client = cluster.client
+    def __init__(
+        self,
+        cluster: ClusterContext,
+        homes: OwnedResource[PersistentVolumeClaim],
+        enqueue: Callable[[tuple[str, str]], None],
+    ) -> None:
+        self._homes = homes
         self._caches = cluster.caches
         self._settings = cluster.settings
 
@@ -45,13 +51,6 @@ class HomesAhead:
         names = [node.metadata.name for node in self._caches.nodes.values() if can_run(node, template, gpu)]
         if len(names) != 1:
             return Result()
-        meta = claim.metadata
-        patch = {"metadata": {"annotations": {SELECTED_NODE: names[0]}, "resourceVersion": meta.resource_version}}
-        try:
-            made = await self._client.patch(
-                CLAIMS, meta.name, patch, namespace=meta.namespace, into=PersistentVolumeClaim
-            )
-        except (Conflict, NotFound):
-            return Result()  # used or deleted meanwhile
-        self._caches.claims.remember(made)
+        with suppress(Conflict, NotFound):  # used or deleted meanwhile
+            await self._homes.annotate_unchanged(claim, {SELECTED_NODE: names[0]})
         return Result()

@@ -160,7 +160,7 @@ def build_wiring(context: OperatorContext) -> Wiring:
         context.worker(queues.notices, agents.deliver),
         context.worker(queues.pools, pool_controller.reconcile),
         context.worker(queues.templates, _build_template_controller(context, queues).reconcile),
-        context.worker(queues.homes_ahead, HomesAhead(cluster, queues.homes_ahead.enqueue).reconcile),
+        context.worker(queues.homes_ahead, HomesAhead(cluster, owned.homes, queues.homes_ahead.enqueue).reconcile),
     ]
     if settings.autoscaling.enabled:
         workers.append(_build_placeholders(context, manager, node_requests))
