@@ -31,8 +31,8 @@ case " $* " in
     *" cluster "* | *" e2e "* | *" portal "* | *" streaming "* | *" doctor "* | *" network "* | *" nodes "*) run servers tests/install-servers ;;
 esac
 
-# Unit tests compute: one worker for each core. Cluster tests wait for a real API server half of their time: one worker
-# more, each with a control plane of its own, which takes 600 MB; module fixtures stay on one worker.
+# Unit and cluster tests wait a part of their time: one worker more than there are cores. Each of the cluster suite has a
+# control plane of its own, which takes 600 MB, and module fixtures stay on one worker.
 cores=$(nproc)
 workers=$((cores < 8 ? cores : 8))
 spread=(--numprocesses $((workers + 1)) --dist loadfile)
@@ -70,7 +70,7 @@ nodes_down() {
 for suite in "$@"; do
     case $suite in
         unit)
-            run unit "${pytest[@]}" tests/unit --numprocesses "$workers" --dist worksteal ${examples[@]+"${examples[@]}"} \
+            run unit "${pytest[@]}" tests/unit --numprocesses $((workers + 1)) --dist worksteal ${examples[@]+"${examples[@]}"} \
                 ${left_out[@]+"${left_out[@]}"}
             ;;
         cluster)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tools.machines.report import MachineReport
 
-_POLL_SECONDS, _TERMINATE_SECONDS = 1.0, 10.0
+_POLL_SECONDS, _TERMINATE_SECONDS = 0.2, 10.0
 _MAX_RESTARTS = 1
 _EMULATED_BOOT_SECONDS = 900
 _EMULATED_ROOT_DELAY_SECONDS = 60

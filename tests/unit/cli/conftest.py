@@ -1,4 +1,4 @@
-"""A fake cluster, and a way to type commands at it."""
+"""A fake cluster, a gateway, and a way to type commands at them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from unit.cli.fake_cluster import FakeCluster
+from unit.cli.remote_stage import RemoteGateway
 from vdi.cli.main import main
 
 
@@ -20,6 +21,19 @@ class Ran:
 
 
 Vdi = Callable[..., Ran]
+
+
+@pytest.fixture(scope="session")
+def gateway_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteGateway]:
+    with RemoteGateway(tmp_path_factory.mktemp("gateway")).running() as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def gateway(gateway_server: RemoteGateway, tmp_path: Path) -> Iterator[RemoteGateway]:
+    """A gateway of this test's own."""
+    with gateway_server.with_stage(tmp_path) as gateway:
+        yield gateway
 
 
 @pytest.fixture

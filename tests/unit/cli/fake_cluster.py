@@ -17,6 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from support.waiting import eventually
+from support.web_server import listen
 
 Obj = dict[str, Any]
 
@@ -191,7 +192,7 @@ class FakeCluster:
         app.router.add_route("*", "/{path:.*}", self._handle)
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
         await runner.setup()
-        listening = socket.create_server(("127.0.0.1", 0))
+        listening = listen()
         await web.SockSite(runner, listening).start()
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         ready.set()

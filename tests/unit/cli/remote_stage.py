@@ -1,7 +1,9 @@
-"""A real gateway's API and login, served over TLS on loopback in a thread of its own, for commands to talk to."""
+"""A real gateway's API and login, served over TLS on loopback in a thread of its own, for commands to talk to.
+
+One server for all tests, with a gateway of its own behind it for each: a server takes a tenth of a second to end.
+"""
 
 import asyncio
-import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -12,8 +14,11 @@ from typing import Any, TypeVar
 import httpx
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from support.csrf import csrf_of
+from support.waiting import eventually
+from support.web_server import listen
 from unit.cli.fake_cluster import finish_accepting
 from unit.gateway.api_stage import ALICE, ApiStage
 from unit.gateway.component_stage import PORTAL
@@ -30,11 +35,12 @@ class RemoteGateway:
     """The gateway, and what tests do with it from their own thread."""
 
     def __init__(self, folder: Path) -> None:
-        self.ca = authority(folder, "ca", "A test's own authority").file
+        self._authority = authority(folder, "ca", "A test's own authority")
+        self.ca = self._authority.file
         self.url = ""
         self.stage: ApiStage | None = None
-        self.server: uvicorn.Server | None = None
-        self._folder = folder
+        self._server: uvicorn.Server | None = None
+        self._app: ASGIApp = Starlette()
         self._loop = asyncio.new_event_loop()
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
@@ -92,28 +98,48 @@ class RemoteGateway:
             thread.join(30)
             self._loop.close()
 
+    @contextmanager
+    def with_stage(self, folder: Path) -> Iterator["RemoteGateway"]:
+        """A gateway without people and sessions behind the same address, until the context ends."""
+        ready, stop = threading.Event(), asyncio.Event()
+        playing = asyncio.run_coroutine_threadsafe(self._play(folder, ready, stop), self._loop)
+        try:
+            assert ready.wait(30)
+            yield self
+        finally:
+            self._loop.call_soon_threadsafe(stop.set)
+            playing.result(30)
+
     async def _serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
-        issued = authority(self._folder, "ca", "A test's own authority").issue(
+        issued = self._authority.issue(
             "server", "portal.vdi.localhost", names=["portal.vdi.localhost", "127.0.0.1"], server=True
         )
-        with socket.socket() as listening:
-            listening.bind(("127.0.0.1", 0))
-            listening.listen(64)
+        with listen() as listening:
             self.url = f"https://portal.vdi.localhost:{listening.getsockname()[1]}"
-            async with ApiStage(self._folder) as stage:
-                self.stage = stage
-                routes = [*stage.login.portal_routes(), *stage.api.portal_routes()]
-                app = Starlette(routes=routes, exception_handlers=ErrorPages(Settings()).handlers())
-                config = uvicorn.Config(
-                    app, ssl_certfile=issued[0], ssl_keyfile=issued[1], log_level="critical", lifespan="off",
-                    timeout_graceful_shutdown=1,
-                )  # fmt: skip
-                self.server = uvicorn.Server(config)
-                serving = asyncio.create_task(self.server.serve([listening]))
-                ready.set()
-                await stop.wait()
-                await finish_accepting(listening)
-                stage.services.context.stopping.set()
-                stage.services.context.cluster.end_changes()
-                self.server.should_exit = True
-                await serving
+            config = uvicorn.Config(
+                self._answer, ssl_certfile=issued[0], ssl_keyfile=issued[1], log_level="critical", lifespan="off",
+                interface="asgi3", timeout_graceful_shutdown=1,
+            )  # fmt: skip
+            self._server = uvicorn.Server(config)
+            serving = asyncio.create_task(self._server.serve([listening]))
+            ready.set()
+            await stop.wait()
+            await finish_accepting(listening)
+            self._server.should_exit = True
+            await serving
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    async def _play(self, folder: Path, ready: threading.Event, stop: asyncio.Event) -> None:
+        async with ApiStage(folder) as stage:
+            self.stage = stage
+            routes = [*stage.login.portal_routes(), *stage.api.portal_routes()]
+            self._app = Starlette(routes=routes, exception_handlers=ErrorPages(Settings()).handlers())
+            ready.set()
+            await stop.wait()
+            stage.services.context.stopping.set()
+            stage.services.context.cluster.end_changes()
+            server = self._server
+            assert server is not None
+            await eventually(lambda: not server.server_state.tasks, "the last request is answered")

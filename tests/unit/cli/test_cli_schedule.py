@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from unit.cli.conftest import Vdi
-from unit.cli.test_remote_commands import gateway as gateway  # noqa: PLC0414 -- the fixture
 from unit.cli.test_remote_commands import remote as remote  # noqa: PLC0414 -- the fixture
 from vdi.cli.errors import CliError
 from vdi.cli.schedule import local_time_zone, parse_days, parse_time_of_day

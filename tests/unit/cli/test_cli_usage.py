@@ -5,7 +5,6 @@ import json
 import pytest
 
 from unit.cli.conftest import Vdi
-from unit.cli.test_remote_commands import gateway as gateway  # noqa: PLC0414 -- the fixture
 from unit.cli.test_remote_commands import remote as remote  # noqa: PLC0414 -- the fixture
 from vdi.cli.usage import By, idle_line, pool_table, usage_table
 

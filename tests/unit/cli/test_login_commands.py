@@ -21,12 +21,6 @@ from vdi.cli.whoami import describe_use
 
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[RemoteGateway]:
-    with RemoteGateway(tmp_path).running() as gateway:
-        yield gateway
-
-
-@pytest.fixture
 def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vdi:
     """Type a command on a machine with a screen, without kubeconfig or login."""
     for name in [each for each in os.environ if each.startswith(("VDI_", "KUBE"))]:

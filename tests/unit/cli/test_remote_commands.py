@@ -28,12 +28,6 @@ from vdi.session.times import format_time
 
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[RemoteGateway]:
-    with RemoteGateway(tmp_path).running() as gateway:
-        yield gateway
-
-
-@pytest.fixture
 def remote(
     gateway: RemoteGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Vdi:

@@ -57,7 +57,7 @@ async def serving() -> AsyncIterator[tuple[Dial, _Server]]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEAD_SECONDS", 0.1)
     monkeypatch.setattr(connection, "WRITE_SECONDS", 0.1)
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.1)
 
 
 async def ends_with(reader: asyncio.StreamReader, status: bytes) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from unit.gateway.api_stage import ALICE, ROOT, ApiStage
@@ -323,6 +323,7 @@ STEPS = st.lists(st.tuples(st.integers(1, 600), st.sampled_from(["run", "claimed
     time=st.sampled_from(["00:00", "01:30", "02:00", "02:15", "02:45", "08:30", "23:59"]),
     steps=STEPS,
 )
+@example(zone="America/New_York", spring=False, time="01:30", steps=[(1673, "run"), (600, "claimed")])
 def test_no_time_has_two_starts_and_none_is_lost_whatever_is_killed(
     zone: str, spring: bool, time: str, steps: list[tuple[int, str]]
 ) -> None:
@@ -365,10 +366,10 @@ async def _live_through(folder: Path, zone: str, begin: datetime, time: str, ste
 def _time_of(started: datetime, hour: int, minute: int) -> datetime:
     """The time of the wall clock that a start was for: the last one that is not more than the lead after it."""
     latest = (started.astimezone(UTC) + LEAD).astimezone(started.tzinfo)
-    meant = latest.replace(hour=hour, minute=minute, second=0, microsecond=0)
-    if meant > latest:
-        meant = (latest - timedelta(days=1)).replace(hour=hour, minute=minute, second=0, microsecond=0)
-    return meant
+    meant = latest.replace(hour=hour, minute=minute, second=0, microsecond=0, fold=0)
+    # Where the clock goes back it shows an earlier time again, and where it goes forward it leaves some out.
+    is_reached = meant <= latest or meant.astimezone(UTC) <= latest.astimezone(UTC)
+    return meant if is_reached else meant - timedelta(days=1)
 
 
 async def _run(stage: Stage, replica: ScheduledStarts, what: str) -> None:

@@ -175,7 +175,7 @@ async def test_the_certificate_is_checked_against_the_name(tmp_path: Path) -> No
 async def test_a_failure_names_its_stage(
     desktop: Desktop, stage: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "PICTURE_SECONDS", 1.0)
+    monkeypatch.setattr(client, "PICTURE_SECONDS", 0.5)
     monkeypatch.setattr(client, "EFFECT_SECONDS", 0.1)
     async with access_to(desktop) as access:
         with pytest.raises(StageError, match=words) as failed:
