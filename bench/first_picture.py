@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.command import COULD_NOT_LOOK, FINDINGS, INTERRUPTED
-from bench.displays import OnWayland
 from bench.pooled import FromPool, a_pool
 from bench.processes import end_cleanly_on_signals
 from bench.report import render
 from bench.stats import percentile, ratio
+from bench.template_copy import OnWayland
 from bench.ways import USER, Raw, ThroughOperator, Way, remove, status, until
 from vdi.demo.browser import CHROMIUM_NAMES, DesktopBrowser, Login, NoPictureError, find_chromium
 from vdi.demo.people import PeopleError, add_user, remove_user

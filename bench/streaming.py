@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import plain, podload, roundtrip, testcard
+from bench import crowd, plain, podload, roundtrip, testcard
 from bench.command import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, positive
-from bench.displays import OnWayland
 from bench.first_picture import CouldNotLookError, a_user, where
 from bench.photon import Window
 from bench.processes import MACHINE_CPUS, cpu_seconds, end_cleanly_on_signals, machine_cpu_seconds
 from bench.streaming_report import OURS, PLAIN, WAYLAND, Figures, table
+from bench.template_copy import OnWayland
 from bench.ways import NAMESPACE, USER, Object, ThroughOperator, remove
 from vdi.demo.browser import Login, NoPictureError
 from vdi.demo.people import PeopleError
@@ -52,6 +52,7 @@ examples:
   make demo && python -m bench.streaming     120 keys per size and way, about 6 minutes
   python -m bench.streaming --keys 30 --rounds 1 --seconds 5    a quick look
   python -m bench.streaming -o json          every figure
+  python -m bench.streaming --crowd 1 3 5    how soon people see what they type on a busy node
 """
 
 
@@ -110,8 +111,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--cluster", default="demo", help="name of the embedded cluster (demo)")
     parser.add_argument("--template", default="small", help="template of the desktop (small, which the chart brings)")
     parser.add_argument("--wayland", action="store_true", help="as many keys on the same desktop on Wayland, too")
+    parser.add_argument(
+        "--crowd",
+        type=positive,
+        nargs="*",
+        metavar="N",
+        help="instead: N people who type beside a desktop with a moving picture, all on this node (3)",
+    )
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.crowd == []:
+        options.crowd = [3]
+    return options
 
 
 def look(name: str, kubeconfig: Path, progress: Progress) -> Place:
@@ -293,6 +304,16 @@ def measure(place: Place, login: Login, options: argparse.Namespace, progress: P
     return {"machine": machine, "photons": seen, "round_trips": trips, "loads": costs}
 
 
+def measure_crowd(place: Place, login: Login, options: argparse.Namespace, progress: Progress) -> int:
+    """Everything of `--crowd`, and its report."""
+    taken = crowd.measure(
+        place.name, place.kubeconfig, login, options.template, options.crowd, options.keys,
+        lambda pod: playing(place, pod), progress,
+    )  # fmt: skip
+    print(json.dumps(taken, indent=1) if options.output == "json" else crowd.table(taken, os.cpu_count() or 1))
+    return 0
+
+
 def main(arguments: Sequence[str]) -> int:
     """0: measured; 1: a run failed; 2: wrong command line; 3: there is no cluster or browser; 130: interrupted."""
     options = parse(arguments)
@@ -302,6 +323,8 @@ def main(arguments: Sequence[str]) -> int:
         with Progress(default_cache(os.environ) / "logs") as progress:
             place = look(options.cluster, kubeconfig, progress)
             with a_user(kubeconfig, portal) as login:
+                if options.crowd:
+                    return measure_crowd(place, login, options, progress)
                 figures = measure(place, login, options, progress)
     except (CouldNotLookError, ClusterError, BinaryUnavailable, ConnectionFailed, StepFailed) as error:
         sys.stderr.write(f"{error}\n")
