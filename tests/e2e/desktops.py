@@ -145,8 +145,13 @@ def wait_for_notice(browser: DesktopBrowser, *, shown: bool, seconds: float) -> 
     wait_until(f"a notice in the picture: {shown}", look, seconds)
 
 
-_OF_WALLPAPER = 8.0
-"""Standard deviation of the cells' brightness: a plain ground has 0, the right part of our wallpaper 18."""
+_GLOW, _EDGE, _SKY = (0.80, 0.86), (0.94, 1.0), (0.12, 0.20)
+"""Parts of the width, beside where windows open, and of the height. Of our wallpaper in its right size the first is
+brighter; of one that is larger than the screen, as it is for a moment after a browser has made that smaller, the
+second.
+"""
+_BRIGHTER = 3.0
+"""Of 255, on average: a plain ground has 0."""
 _AT_REST = 100
 """Pixels: fewer than a line of text, more than a cursor that blinks."""
 
@@ -154,7 +159,8 @@ _AT_REST = 100
 def picture_at_rest(browser: DesktopBrowser) -> Image.Image:
     """The picture once it stays as it is: a stream's first pictures are coarse, and become sharp in some steps.
 
-    The wallpaper has to be there: the ground before it is at rest as well.
+    The wallpaper has to be there, and in the screen's size: what is there before is at rest as well, and on a busy node
+    xfdesktop was seen to draw it anew 41 s after the screen had become smaller.
     """
     last = browser.picture()
 
@@ -162,10 +168,19 @@ def picture_at_rest(browser: DesktopBrowser) -> Image.Image:
         nonlocal last
         browser.page.wait_for_timeout(500)
         before, last = last, browser.picture()
-        return ImageStat.Stat(_cells(last)).stddev[0] > _OF_WALLPAPER and changed_pixels(before, last) < _AT_REST
+        return _has_wallpaper(last) and changed_pixels(before, last) < _AT_REST
 
-    wait_until("the picture is at rest", at_rest, 20)
+    wait_until("the picture is at rest", at_rest, 60)
     return last
+
+
+def _has_wallpaper(picture: Image.Image) -> bool:
+    def brightness(left: float, right: float) -> float:
+        above, below = (round(part * picture.height) for part in _SKY)
+        part = picture.crop((round(left * picture.width), above, round(right * picture.width), below))
+        return float(ImageStat.Stat(part.convert("L")).mean[0])
+
+    return brightness(*_GLOW) - brightness(*_EDGE) > _BRIGHTER
 
 
 _CELL = 16
