@@ -160,7 +160,7 @@ def picture_at_rest(browser: DesktopBrowser) -> Image.Image:
     """The picture once it stays as it is: a stream's first pictures are coarse, and become sharp in some steps.
 
     The wallpaper has to be there, and in the screen's size: what is there before is at rest as well, and on a busy node
-    xfdesktop was seen to draw it anew 41 s after the screen had become smaller.
+    xfdesktop was seen to draw it again 41 s after the screen had become smaller.
     """
     last = browser.picture()
 
