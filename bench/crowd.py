@@ -44,14 +44,15 @@ MOST_KEYS = 100
 """Of one probe."""
 AT_REST, MOVING = "nothing moves", "a moving picture"
 
-_MAKE_TOKEN = """async () => {
+MAKE_TOKEN = """async label => {
   const me = await (await fetch('/api/v1/me')).json();
   const answer = await fetch('/api/v1/tokens', {
-    method: 'POST', body: JSON.stringify({label: 'bench', days: 1}),
+    method: 'POST', body: JSON.stringify({label, days: 1}),
     headers: {'Content-Type': 'application/json', 'X-CSRF-Token': me.csrfToken},
   });
   return (await answer.json()).token;
 }"""
+"""Makes a token as the account page does, on any page of the portal."""
 
 COLUMNS = (
     "people who type", "beside them", "keys", "p50, ms", "p95, ms", "lost", "one who types, cores", "beside, cores",
@@ -123,15 +124,16 @@ def _stored(kubeconfig: Path, login: Login, token: str) -> Iterator[None]:
                 os.environ["XDG_CONFIG_HOME"] = before
 
 
-def _open_each(desktops: Sequence[Desktop], login: Login) -> str:
-    """Give each screen its size, which the probes leave as it is, and return a token of their user's."""
-    token = ""
+def _open_each(desktops: Sequence[Desktop], login: Login) -> None:
+    """Give each screen its size, which the probes leave as it is."""
     for desktop in desktops:
-        with Window(desktop.url, login, width=SIZE[0], height=SIZE[1]) as window:
+        with _window(desktop, login) as window:
             window.log_in()
-            token = token or window.page.evaluate(_MAKE_TOKEN)
             window.open()
-    return token
+
+
+def _window(desktop: Desktop, login: Login) -> Window:
+    return Window(desktop.url, login, width=SIZE[0], height=SIZE[1])
 
 
 def _type(desktops: Sequence[Desktop], keys: int, server: str, meanwhile: Callable[[], float]) -> tuple[Figures, float]:
@@ -140,18 +142,8 @@ def _type(desktops: Sequence[Desktop], keys: int, server: str, meanwhile: Callab
     with ExitStack() as stack:
         probes = []
         for desktop in desktops:
-            words = [
-                str(program),
-                "session",
-                "probe",
-                desktop.name,
-                "--keys",
-                str(min(keys, MOST_KEYS)),
-                "--server",
-                server,
-                "-o",
-                "json",
-            ]
+            words = [str(program), "session", "probe", desktop.name, "--server", server, "-o", "json"]
+            words += ["--keys", str(min(keys, MOST_KEYS))]
             started = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             stack.callback(started.wait)
             stack.callback(started.kill)
@@ -170,8 +162,8 @@ def _type(desktops: Sequence[Desktop], keys: int, server: str, meanwhile: Callab
 
 
 def measure(
-    cluster: str, kubeconfig: Path, login: Login, template: str, sizes: Sequence[int], keys: int, playing: Playing,
-    progress: Progress,
+    cluster: str, kubeconfig: Path, login: Login, progress: Progress, *, template: str, sizes: Sequence[int], keys: int,
+    playing: Playing,
 ) -> list[Figures]:  # fmt: skip
     """For each number of people who type: with nothing that moves beside them, and with a moving picture.
 
@@ -182,12 +174,10 @@ def measure(
     try:
         with progress.step(f"Start {most} desktops"):
             *typists, watched = asyncio.run(start(kubeconfig, template, login, most))
-            token = _open_each([*typists, watched], login)
-        with (
-            _stored(kubeconfig, login, token),
-            Window(watched.url, login, width=SIZE[0], height=SIZE[1]) as window,
-        ):
+            _open_each(typists, login)
+        with _window(watched, login) as window, ExitStack() as stack:
             window.log_in()
+            stack.enter_context(_stored(kubeconfig, login, window.page.evaluate(MAKE_TOKEN, "bench")))
             window.open()
             for count in sizes:
                 for beside in (AT_REST, MOVING):

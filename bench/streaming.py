@@ -104,7 +104,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--keys", type=positive, default=120, help="keys per size and way (120)")
+    parser.add_argument(
+        "--keys", type=positive, default=120, help="keys per size and way (120); with --crowd at most 100"
+    )
     parser.add_argument("--rounds", type=positive, default=4, help="turns in which they are typed (4)")
     parser.add_argument("--pings", type=positive, default=500, help="round trips of each way (500)")
     parser.add_argument("--seconds", type=positive, default=20, help="length of each measurement of CPU (20)")
@@ -307,8 +309,8 @@ def measure(place: Place, login: Login, options: argparse.Namespace, progress: P
 def measure_crowd(place: Place, login: Login, options: argparse.Namespace, progress: Progress) -> int:
     """Everything of `--crowd`, and its report."""
     taken = crowd.measure(
-        place.name, place.kubeconfig, login, options.template, options.crowd, options.keys,
-        lambda pod: playing(place, pod), progress,
+        place.name, place.kubeconfig, login, progress, template=options.template, sizes=options.crowd,
+        keys=options.keys, playing=lambda pod: playing(place, pod),
     )  # fmt: skip
     print(json.dumps(taken, indent=1) if options.output == "json" else crowd.table(taken, os.cpu_count() or 1))
     return 0

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench.crowd import MAKE_TOKEN
 from e2e.desktops import ask_agent, picture_at_rest, reach, start, template, wait_for_scene
 from e2e.world import World
 from support.waiting import wait_until
@@ -19,15 +20,6 @@ from vdi.cli.remote.logins import Login, Logins, write_logins
 from vdi.demo.browser import DesktopBrowser
 
 pytestmark = pytest.mark.timeout(300)
-
-_MAKE_TOKEN = """async () => {
-  const me = await (await fetch('/api/v1/me')).json();
-  const answer = await fetch('/api/v1/tokens', {
-    method: 'POST', body: JSON.stringify({label: 'probe', days: 1}),
-    headers: {'Content-Type': 'application/json', 'X-CSRF-Token': me.csrfToken},
-  });
-  return (await answer.json()).token;
-}"""
 
 _READ_METRICS = """
 import urllib.request as u
@@ -64,7 +56,7 @@ def log_in(world: World, user: str) -> None:
     authority = (world.kubeconfig.parent / "pki/web-ca.crt").read_text()
     with DesktopBrowser(world.portal, world.login(user)) as browser:
         browser.log_in()
-        token = browser.page.evaluate(_MAKE_TOKEN)
+        token = browser.page.evaluate(MAKE_TOKEN, "probe")
     write_logins(Logins(world.portal, {world.portal: Login(user, token, ca=authority)}))
 
 
