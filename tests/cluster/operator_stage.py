@@ -195,12 +195,20 @@ class Stage:
         await self.api.delete(resource, name, namespace=self.namespace, grace_seconds=grace_seconds, into=dict)
 
     async def reach(self, name: str, phase: str, words: str = "", seconds: float = PATIENCE) -> Object:
-        """Wait until the session is in that phase, and its message has these words."""
+        """Wait until the session is in that phase, and its message has these words.
+
+        A suspended session says so before its pod is deleted: waited for here, or the next run would be given that pod.
+        """
 
         async def look() -> Object | None:
             session = await self.get(SESSIONS, name)
             status = (session or {}).get("status", {})
-            return session if status.get("phase") == phase and words in status.get("message", "") else None
+            if session is None or status.get("phase") != phase or words not in status.get("message", ""):
+                return None
+            if phase == "Suspended":
+                pods = await self.owned(PODS, session)
+                return None if any("deletionTimestamp" not in pod["metadata"] for pod in pods) else session
+            return session
 
         try:
             return await eventually(look, f"{name} is {phase} {words!r}", seconds)
