@@ -5,6 +5,7 @@
 set -u
 cd "$(dirname "$0")/.." || exit
 unset PYTHONDONTWRITEBYTECODE # tests start our programs hundreds of times
+export GOGC=400 # half of the time is spent in Go programs (API server, etcd, helm, kubectl): memory for processor time
 python=.venv/bin/python
 pytest=("$python" -m pytest --durations 10)
 trap 'echo "== interrupted"; exit 130' INT TERM # pytest handles SIGINT itself, so without this the next suite would begin
@@ -35,7 +36,7 @@ esac
 # control plane of its own, which takes 600 MB, and module fixtures stay on one worker.
 cores=$(nproc)
 workers=$((cores < 8 ? cores : 8))
-spread=(--numprocesses $((workers + 1)) --dist loadfile)
+spread=(--numprocesses $((workers + 2)) --dist loadfile)
 
 control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubectl helm helm3 traefik-crds.yaml)
 

@@ -127,6 +127,7 @@ def test_two_releases_work_side_by_side_and_one_outlives_the_other(releases: Two
     assert releases.runs(WORK, "alice"), "the release that comes back finds its session"
 
 
+@pytest.mark.long
 def test_a_second_release_may_not_have_the_namespace_of_another(releases: TwoReleases, tmp_path: Path) -> None:
     releases.install(WORK)
     values = {**VALUES[LAB], "sessions": VALUES[WORK]["sessions"]}

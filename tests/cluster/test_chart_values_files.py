@@ -135,6 +135,7 @@ def test_the_notes_miss_a_certificate_until_it_is_there(tools: Tools) -> None:
     assert "MISSING" not in notes()
 
 
+@pytest.mark.long
 def test_passwords_are_made_once_and_outlive_upgrade_rollback_and_release(tools: Tools) -> None:
     others = ("--set", "crds.install=false,sessions.createNamespace=false")
     servers = ("--set", "postgresql.enabled=true,redis.enabled=true")
@@ -171,6 +172,7 @@ def test_two_renders_are_equal(tools: Tools, name: str) -> None:
     assert "VDITemplate" in kinds and kinds.count("VDIPool") == 1
 
 
+@pytest.mark.long
 def test_one_run_of_kubectl_is_enough_where_crds_come_first(tools: Tools) -> None:
     """The steps of docs/gitops.md. The CRDs are there already, as its second step makes them."""
     others = "crds.install=false,sessions.createNamespace=false"

@@ -172,6 +172,7 @@ def kasm(
     found.kubectl("delete", "namespace", found.namespace, "--wait=false")
 
 
+@pytest.mark.long
 def test_from_install_through_the_refused_upgrade_to_uninstall(kasm: Kasm) -> None:
     chart = str(kasm.chart("c"))
     said = kasm.run("install", "--chart", chart, "--dry-run", values=VALUES)

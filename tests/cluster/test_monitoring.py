@@ -50,6 +50,7 @@ def rules(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_every_alert_comes_when_it_must_and_not_before(programs: dict[str, Path], rules: Path) -> None:
     cases = [shutil.copy(path, rules) for path in sorted(CASES.glob("*-test.yaml"))]
     for words in (["check", "rules", *map(str, rules.glob("*-rules.yaml"))], ["test", "rules", *map(str, cases)]):

@@ -195,6 +195,7 @@ def by_requests(autoscaler: Autoscaler, **chosen: Any) -> Any:
     return autoscaler.settings(AutoscalingMode.PROVISIONING_REQUEST, **chosen)
 
 
+@pytest.mark.long
 async def test_from_no_node_to_running_desktops_and_back(stage: Stage, autoscaler: RequestedAutoscaler) -> None:
     template = await gpu_template(stage)
     async with stage.operator(autoscaling=by_requests(autoscaler)):

@@ -120,6 +120,7 @@ def test_the_life_of_a_release(release: Release, tmp_path: Path) -> None:
     without_an_operator_nothing_hangs(release)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_a_release_in_another_namespace_is_found(release: Release) -> None:
     """As those are that were installed before vdi-system was the default."""

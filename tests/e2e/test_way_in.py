@@ -143,6 +143,7 @@ def ends(alice: DesktopBrowser, world: World) -> None:
     keep(alice, "account")
 
 
+@pytest.mark.long
 def test_a_viewer_reads_that_the_desktop_takes_no_token_table_and_sees_it_once_it_does(sessions: World) -> None:
     """It knows the gateway's token by its digest: with a new Secret it refuses every table, until it is restarted."""
     start(sessions, NAME, "small")

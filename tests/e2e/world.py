@@ -5,6 +5,8 @@ import os
 import secrets
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,14 @@ from vdi.demo.browser import DesktopBrowser, Login
 from vdi.demo.people import add_user
 
 NAMESPACE = "vdi-sessions"
+PICTURES = Path("build/e2e")
+_LIST_WINDOWS = """
+from selkies.Xlib.display import Display
+for window in Display().screen().root.query_tree().children:
+    place = window.get_geometry()
+    name, shown = window.get_wm_class() or window.get_wm_name(), window.get_attributes().map_state
+    print(name, place.x, place.y, place.width, place.height, "shown" if shown else "hidden")
+"""
 
 
 @dataclass(frozen=True)
@@ -33,11 +43,34 @@ class World:
             self.logins[user] = Login(self.portal, user, password)
         return self.logins[user]
 
-    def browser(self, session: str, user: str = "") -> DesktopBrowser:
-        """A browser for that session's desktop: of its owner, or of another person. No one has logged in yet."""
+    @contextmanager
+    def browser(self, session: str, user: str = "") -> Iterator[DesktopBrowser]:
+        """A browser for that session's desktop: of its owner, or of another person. No one has logged in yet.
+
+        A test that fails in it says what was in the desktop, and keeps the page's picture in build/e2e.
+        """
         found = self.get("vdi", session)
         assert found
-        return DesktopBrowser(found["status"]["url"], self.login(user or found["spec"]["user"]))
+        with DesktopBrowser(found["status"]["url"], self.login(user or found["spec"]["user"])) as browser:
+            try:
+                yield browser
+            except Exception as error:
+                PICTURES.mkdir(parents=True, exist_ok=True)
+                browser.page.screenshot(path=PICTURES / f"{session}.png")
+                error.add_note(self._describe(session))
+                raise
+
+    def _describe(self, session: str) -> str:
+        """Screen, programs, windows and the last lines of the log of that session's pod."""
+        said = []
+        for pod in self.items("pod", f"vdi.kasm.io/session={session}"):
+            name = pod["metadata"]["name"]
+            inside = ("exec", "-i", name, "--", "env", "DISPLAY=:0", "XAUTHORITY=/tmp/.vdi/Xauthority")
+            said.append(self.kubectl(*inside, "xrandr", check=False))
+            said.append(self.kubectl(*inside, "ps", "axo", "lstart,stat,wchan,args", check=False))
+            said.append(self.kubectl(*inside, "/opt/selkies/bin/python3", "-", stdin=_LIST_WINDOWS, check=False))
+            said.append(self.kubectl("logs", name, "--tail", "40", check=False))
+        return "\n".join(said)
 
     def kubectl(self, *words: str, stdin: str | None = None, check: bool = True) -> str:
         return self._run(["kubectl", "-n", NAMESPACE, *words], stdin, check)
