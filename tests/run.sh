@@ -32,8 +32,8 @@ case " $* " in
     *" cluster "* | *" e2e "* | *" portal "* | *" streaming "* | *" doctor "* | *" network "* | *" nodes "*) run servers tests/install-servers ;;
 esac
 
-# Unit and cluster tests wait a part of their time: one worker more than there are cores. Each of the cluster suite has a
-# control plane of its own, which takes 600 MB, and module fixtures stay on one worker.
+# Tests wait a part of their time: more workers than there are cores. Each of the cluster suite has a control plane of its
+# own, which takes 600 MB, and module fixtures stay on one worker.
 cores=$(nproc)
 workers=$((cores < 8 ? cores : 8))
 spread=(--numprocesses $((workers + 2)) --dist loadfile)
@@ -71,8 +71,11 @@ nodes_down() {
 for suite in "$@"; do
     case $suite in
         unit)
-            run unit "${pytest[@]}" tests/unit --numprocesses $((workers + 1)) --dist worksteal ${examples[@]+"${examples[@]}"} \
-                ${left_out[@]+"${left_out[@]}"}
+            if [ ${#examples[@]} -gt 0 ]; then
+                run unit "${pytest[@]}" tests/unit --numprocesses $((workers + 1)) --dist worksteal "${examples[@]}"
+            else
+                run unit env PYTEST_ADDOPTS="--durations 3" make --no-print-directory unit
+            fi
             ;;
         cluster)
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"

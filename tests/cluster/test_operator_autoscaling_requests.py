@@ -230,6 +230,7 @@ async def test_from_no_node_to_running_desktops_and_back(stage: Stage, autoscale
         await autoscaler.nothing_left()
 
 
+@pytest.mark.long
 async def test_a_refusal_is_said_and_nothing_is_requested_again(stage: Stage, autoscaler: RequestedAutoscaler) -> None:
     await stage.node("gpu", gpu="1")
     template = await gpu_template(stage)

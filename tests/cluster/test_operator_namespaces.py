@@ -243,6 +243,7 @@ async def test_who_takes_over_works_in_both_namespaces(both: tuple[Stage, Stage]
     assert await second.get(LEASES, LEASE) is None
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_both_namespaces_survive_kills(both: tuple[Stage, Stage]) -> None:
     """Killed in the middle of a burst, after each third write: the next one completes what is there, once each."""

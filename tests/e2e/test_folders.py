@@ -105,6 +105,7 @@ def test_files_are_in_the_home_and_the_folders_above_them_are_the_users(cad: Wor
     assert run_in(cad, "ada", "echo x > ~/licence/key || echo refused") == "refused\n"
 
 
+@pytest.mark.long
 def test_start_up_scripts_of_template_and_user_run_as_the_user_and_are_in_the_log(cad: World) -> None:
     start(cad, "ada")
     run_in(

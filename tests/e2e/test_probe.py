@@ -83,6 +83,7 @@ def metric(world: World, pattern: str) -> float:
     return total
 
 
+@pytest.mark.long
 def test_a_desktop_is_measured_while_no_one_and_while_somebody_is_there(sessions: World, home: Path) -> None:
     with template(sessions, "probed", persistence={"enabled": False}):
         start(sessions, "petra", "probed")

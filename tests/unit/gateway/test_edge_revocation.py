@@ -140,6 +140,7 @@ async def test_a_share_taken_back_cuts_the_picture(stage: EdgeStage, desktop: Fa
     publish(stage.world, changed(session, spec={"access": ()}))
     await until_cut(desktop)
     assert await status(stage, guest) == 401
+    await until(lambda: no_one(stage))  # written after it is in force
     (ended,) = await GrantStore(stage.database).ended_since(stage.clock.now())
     assert (ended.user, ended.reason) == (GUEST, "access-ended")
 
@@ -148,6 +149,7 @@ async def test_a_share_that_runs_out_cuts_the_picture(stage: EdgeStage, desktop:
     await a_guest(stage, desktop, format_time(stage.clock.now() + timedelta(minutes=1)))
     stage.clock.forward(seconds=61)
     await until_cut(desktop)
+    await until(lambda: no_one(stage))
     (ended,) = await GrantStore(stage.database).ended_since(stage.clock.now())
     assert ended.reason == "access-ended"
 
