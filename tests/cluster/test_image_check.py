@@ -443,7 +443,8 @@ async def test_jupyterlab_from_pypi_is_a_web_image(node: Node, kubeconfig: Path,
         process = await asyncio.create_subprocess_exec(uv, *words)
         assert await process.wait() == 0, words
     recipe = (ROOT / "images/gallery/notebook/Containerfile").read_text()
-    command = msgspec.json.decode(recipe.rpartition("ENTRYPOINT ")[2], type=list[str])
+    entrypoint = recipe.rpartition("ENTRYPOINT ")[2].replace("\\\n", "")
+    command = msgspec.json.decode(entrypoint, type=list[str])
     port = free_port()
     given = {"--ip=0.0.0.0": "--ip=127.0.0.1", "--port=8888": f"--port={port}"}
     argv = [str(python.with_name(command[0])), *(given.get(word, word) for word in command[1:]), "--allow-root"]

@@ -92,7 +92,7 @@ def test_the_life_of_a_release(release: Release, tmp_path: Path) -> None:
     said = release.run("install", "--yes", values=first)
     assert "3 CRDs applied and served" in said and "Installed: revision 1" in said and "NOT CREATED YET" not in said
     assert release.there("vdit,vdipool") == [
-        *(f"vditemplate.vdi.kasm.io/{name}" for name in ("bare", "small")),
+        *(f"vditemplate.vdi.kasm.io/{name}" for name in ("bare", "small", "vdi-probe.vdi-system.vdi")),
         "vdipool.vdi.kasm.io/warm",
     ], "with the first run"
     assert release.revisions() == [(1, "deployed")]
