@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vdi.demo.browser import DesktopBrowser, Login
+from vdi.demo.browser import DesktopBrowser, Login, NoPictureError, changed_pixels
 from vdi.demo.people import add_user
 
 NAMESPACE = "vdi-sessions"
 PICTURES = Path("build/e2e")
+_LOOK_AGAIN_MILLISECONDS = 3000
 _LIST_WINDOWS = """
 from selkies.Xlib.display import Display
 for window in Display().screen().root.query_tree().children:
@@ -23,6 +24,27 @@ for window in Display().screen().root.query_tree().children:
     name, shown = window.get_wm_class() or window.get_wm_name(), window.get_attributes().map_state
     print(name, place.x, place.y, place.width, place.height, "shown" if shown else "hidden")
 """
+
+
+def _look_again(browser: DesktopBrowser, session: str) -> str:
+    """Keep the page's picture; whether it is the desktop's or an old one shows when the pointer moves."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    browser.page.screenshot(path=PICTURES / f"{session}.png")
+    said = [f"the page's last messages: {browser.messages[-10:]}"]
+    for what in ("nothing was done", "the pointer has moved", "the page was loaded again"):
+        before = browser.picture()
+        if what == "the pointer has moved":
+            browser.page.mouse.move(400, 400, steps=20)
+        elif what == "the page was loaded again":
+            browser.page.reload()
+            try:
+                browser.wait_for_picture()
+            except NoPictureError as error:
+                return "\n".join([*said, str(error)])
+        browser.page.wait_for_timeout(_LOOK_AGAIN_MILLISECONDS)
+        said.append(f"{changed_pixels(before, browser.picture())} pixels have changed after {what}")
+    browser.page.screenshot(path=PICTURES / f"{session}-again.png")
+    return "\n".join(said)
 
 
 @dataclass(frozen=True)
@@ -55,8 +77,7 @@ class World:
             try:
                 yield browser
             except Exception as error:
-                PICTURES.mkdir(parents=True, exist_ok=True)
-                browser.page.screenshot(path=PICTURES / f"{session}.png")
+                error.add_note(_look_again(browser, session))
                 error.add_note(self._describe(session))
                 raise
 
