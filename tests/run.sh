@@ -74,7 +74,7 @@ for suite in "$@"; do
             if [ ${#examples[@]} -gt 0 ]; then
                 run unit "${pytest[@]}" tests/unit --numprocesses $((workers + 1)) --dist worksteal "${examples[@]}"
             else
-                run unit env PYTEST_ADDOPTS="--durations 3" make --no-print-directory unit
+                run unit env PYTEST_ADDOPTS="--durations 10" make --no-print-directory unit
             fi
             ;;
         cluster)

@@ -233,6 +233,7 @@ async def live(stage: Stage, gateway: GatewayStage) -> None:
     for _ in range(2):  # what is said twice becomes a series: the Event is patched
         await alice.sends(f"{desk}/suspend", f"{desk}/suspend")
         await alice.sees(desk, "Suspended")
+        await stage.reach("mine", "Suspended")
         await alice.sends(f"{desk}/resume", desk)
         await stage.run("mine")
 

@@ -21,8 +21,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
 
 def as_the_job(tools: Tools) -> subprocess.CompletedProcess[str]:
     """The container's arguments, with the token that its account gets."""
-    jobs = {one["metadata"]["name"]: one for one in tools.render(*SCHEDULE) if one["kind"] == "CronJob"}
-    job = jobs["vdi-doctor"]
+    job = tools.named("CronJob", "vdi-doctor", *SCHEDULE)
     (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     kubeconfig = tools.kubeconfig_of("vdi-doctor", "vdi-system")
     environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}

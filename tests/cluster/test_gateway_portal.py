@@ -103,6 +103,7 @@ async def test_a_desktop_from_the_catalogue_to_its_end(stage: Stage, tmp_path: P
 
         await alice.sends(f"{DESK}/suspend", f"{DESK}/suspend")
         await alice.sees(DESK, "Suspended")
+        await stage.reach("mine", "Suspended")
         await alice.sends(f"{DESK}/resume", DESK)
         await stage.run("mine")
         await alice.sends(f"{DESK}/end", f"{DESK}/end", {"delete_home": "yes"})

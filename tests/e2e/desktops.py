@@ -159,8 +159,8 @@ _AT_REST = 100
 def picture_at_rest(browser: DesktopBrowser) -> Image.Image:
     """The picture once it stays as it is: a stream's first pictures are coarse, and become sharp in some steps.
 
-    The wallpaper has to be there, and in the screen's size: what is there before is at rest as well, and on a busy node
-    xfdesktop was seen to draw it again 41 s after the screen had become smaller.
+    The wallpaper has to be there, and in the screen's size: what is there before is at rest as well, and was seen to
+    stay for 41 s after the screen had become smaller (docs/design/STATUS.md, known limits).
     """
     last = browser.picture()
 

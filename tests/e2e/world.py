@@ -5,13 +5,13 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vdi.demo.browser import DesktopBrowser, Login, NoPictureError, changed_pixels
+from vdi.demo.browser import DesktopBrowser, Login, changed_pixels
 from vdi.demo.people import add_user
 
 NAMESPACE = "vdi-sessions"
@@ -27,23 +27,23 @@ for window in Display().screen().root.query_tree().children:
 
 
 def _look_again(browser: DesktopBrowser, session: str) -> str:
-    """Keep the page's picture; whether it is the desktop's or an old one shows when the pointer moves."""
+    """Keep the page's picture, and say what still changes it: an old picture stays where the desktop's would move."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    browser.page.screenshot(path=PICTURES / f"{session}.png")
-    said = [f"the page's last messages: {browser.messages[-10:]}"]
-    for what in ("nothing was done", "the pointer has moved", "the page was loaded again"):
-        before = browser.picture()
-        if what == "the pointer has moved":
-            browser.page.mouse.move(400, 400, steps=20)
-        elif what == "the page was loaded again":
-            browser.page.reload()
-            try:
-                browser.wait_for_picture()
-            except NoPictureError as error:
-                return "\n".join([*said, str(error)])
+    before = browser.picture()
+    before.save(PICTURES / f"{session}.png")
+    said = [f"The page's last messages: {browser.messages[-10:]}"]
+    tries: dict[str, Callable[[], object]] = {
+        "by waiting": lambda: None,
+        "by moving the pointer": lambda: browser.page.mouse.move(400, 400, steps=20),
+        "by loading the page again": browser.page.reload,
+    }
+    for how, do in tries.items():
+        do()
         browser.page.wait_for_timeout(_LOOK_AGAIN_MILLISECONDS)
-        said.append(f"{changed_pixels(before, browser.picture())} pixels have changed after {what}")
-    browser.page.screenshot(path=PICTURES / f"{session}-again.png")
+        now = browser.picture()
+        said.append(f"{changed_pixels(before, now)} pixels changed {how}.")
+        before = now
+    before.save(PICTURES / f"{session}-again.png")
     return "\n".join(said)
 
 
@@ -83,13 +83,14 @@ class World:
 
     def _describe(self, session: str) -> str:
         """Screen, programs, windows and the last lines of the log of that session's pod."""
+        look = (
+            "export DISPLAY=:0 XAUTHORITY=/tmp/.vdi/Xauthority; "
+            "xrandr; ps axo lstart,stat,wchan,args; /opt/selkies/bin/python3 -"
+        )
         said = []
         for pod in self.items("pod", f"vdi.kasm.io/session={session}"):
             name = pod["metadata"]["name"]
-            inside = ("exec", "-i", name, "--", "env", "DISPLAY=:0", "XAUTHORITY=/tmp/.vdi/Xauthority")
-            said.append(self.kubectl(*inside, "xrandr", check=False))
-            said.append(self.kubectl(*inside, "ps", "axo", "lstart,stat,wchan,args", check=False))
-            said.append(self.kubectl(*inside, "/opt/selkies/bin/python3", "-", stdin=_LIST_WINDOWS, check=False))
+            said.append(self.kubectl("exec", "-i", name, "--", "sh", "-c", look, stdin=_LIST_WINDOWS, check=False))
             said.append(self.kubectl("logs", name, "--tail", "40", check=False))
         return "\n".join(said)
 
