@@ -53,11 +53,12 @@ _RAW = """([display, width, height]) => new Promise((opened, failed) => {
   address.protocol = location.protocol.replace('http', 'ws');
   const socket = new WebSocket(address, ['selkies', 'selkies.token.ZWRnZQ']);
   socket.binaryType = 'arraybuffer';
-  const texts = [], kinds = {};
+  const texts = [], kinds = {}, pictures = {last: 0, acknowledged: null};
   socket.onmessage = ({data}) => {
     if (typeof data !== 'string') {
-      const kind = new Uint8Array(data)[0];
-      kinds[kind] = (kinds[kind] ?? 0) + 1;
+      const bytes = new Uint8Array(data);
+      kinds[bytes[0]] = (kinds[bytes[0]] ?? 0) + 1;
+      if (bytes[0] === 4) pictures.last = bytes[2] << 8 | bytes[3];
       return;
     }
     texts.push(data);
@@ -71,8 +72,16 @@ _RAW = """([display, width, height]) => new Promise((opened, failed) => {
     texts.push(`closed ${code} ${reason}`);
     failed(new Error(texts.at(-1)));
   };
-  window.vdiRaw = {socket, texts, kinds};
+  window.vdiRaw = {socket, texts, kinds, pictures};
 })"""
+
+
+_ACKNOWLEDGE = """() => {
+  const {socket, pictures} = window.vdiRaw;
+  setInterval(() => socket.send(`CLIENT_FRAME_ACK ${pictures.acknowledged ?? pictures.last}`), 100);
+}"""
+_FALL_BEHIND = "() => { window.vdiRaw.pictures.acknowledged = window.vdiRaw.pictures.last }"
+_CATCH_UP = "() => { window.vdiRaw.pictures.acknowledged = null }"
 
 
 def heard(browser: DesktopBrowser) -> float:
@@ -124,6 +133,19 @@ class Raw:
     def frames(self, kind: int) -> int:
         """How many binary messages of that kind have come."""
         return int(self._page.evaluate("kind => window.vdiRaw.kinds[kind] ?? 0", kind))
+
+    def acknowledge(self) -> None:
+        """Say ten times a second, from now on, which picture was the last: as Selkies' page does."""
+        self._page.evaluate(_ACKNOWLEDGE)
+
+    @contextmanager
+    def behind(self) -> Iterator[None]:
+        """Acknowledge no further picture, as a page on a slow machine or way, which `acknowledge` has made one."""
+        self._page.evaluate(_FALL_BEHIND)
+        try:
+            yield
+        finally:
+            self._page.evaluate(_CATCH_UP)
 
     def reported(self, words: str, seconds: float = 10.0) -> str:
         """Wait for a message that has these words."""

@@ -3,8 +3,10 @@
 import pytest
 from playwright.sync_api import Route
 
-from e2e.desktops import start
+from e2e.desktops import run_in, start
+from e2e.streaming_page import raw
 from e2e.world import World
+from support.waiting import wait_until
 from vdi.demo.browser import HAS_PICTURE, DesktopBrowser
 
 pytestmark = pytest.mark.timeout(60)
@@ -34,6 +36,77 @@ def test_a_picture_counts_wherever_it_is_drawn_and_a_screen_of_one_colour_does_n
         assert not page.evaluate(HAS_PICTURE), "one colour"
         page.evaluate(PROMPT)
         assert page.evaluate(HAS_PICTURE), "a line of text on it"
+
+
+DRAW = """
+import time
+from selkies.Xlib import X
+from selkies.Xlib.display import Display
+
+display = Display(":0")
+screen = display.screen()
+window = screen.root.create_window(
+    100, 100, 300, 300, 0, screen.root_depth, X.InputOutput, X.CopyFromParent, override_redirect=1
+)
+window.map()
+pen = window.create_gc()
+for colour in range(60):
+    pen.change(foreground=colour * 0x30507)
+    window.fill_rectangle(pen, 0, 0, 300, 300)
+    display.sync()
+    time.sleep(0.04)
+print("drawn", flush=True)
+time.sleep(30)
+"""
+"""Sixty pictures in 2.4 s; then the screen stays as it is."""
+VIDEO = 4
+
+
+def test_a_page_that_was_behind_is_sent_what_it_missed_though_nothing_changes_any_more(sessions: World) -> None:
+    url = start(sessions, "sven", "small")["status"]["url"]
+    python = "DISPLAY=:0 XAUTHORITY=/tmp/.vdi/Xauthority /opt/selkies/bin/python3"
+
+    def said(words: str) -> bool:
+        return words in sessions.kubectl("logs", "-l", "vdi.kasm.io/session=sven", "--tail", "-1")
+
+    with sessions.browser("sven") as browser, raw(browser, url) as page:
+        page.acknowledge()
+        wait_until("a picture", lambda: page.frames(VIDEO), 20)
+        with page.behind():
+            run_in(sessions, "sven", f"{python} -c '{DRAW}' > /tmp/drawn 2>&1 &")
+            wait_until("Selkies sends no more", lambda: said("Backpressure TRIGGERED"), 20)
+            wait_until("all is drawn", lambda: "drawn" in run_in(sessions, "sven", "cat /tmp/drawn"), 20)
+            before = page.frames(VIDEO)
+        wait_until("Selkies sends again", lambda: said("Backpressure LIFTED"), 20)
+        wait_until("what the page missed", lambda: page.frames(VIDEO) > before, 10)
+
+
+COUNT_WHOLE = """(() => {
+  window.wholePictures = 0;
+  const decode = VideoDecoder.prototype.decode;
+  VideoDecoder.prototype.decode = function (chunk) {
+    if (chunk.type === 'key') window.wholePictures += 1;
+    return decode.call(this, chunk);
+  };
+})()"""
+STREAM_BEGINS_AGAIN = "() => window.selkiesTransport.onmessage({data: 'PIPELINE_RESETTING primary'})"
+
+
+def test_a_page_that_learns_late_that_its_stream_has_begun_again_is_sent_a_whole_picture(sessions: World) -> None:
+    """A slow page reads these words when it has pictures of the new stream already, and throws those away."""
+    start(sessions, "lena", "small")
+    with sessions.browser("lena") as browser:
+        browser.page.add_init_script(COUNT_WHOLE)
+        browser.open()
+        browser.wait_for_picture()
+        before = whole_pictures(browser)
+        browser.page.evaluate(STREAM_BEGINS_AGAIN)
+        wait_until("a whole picture", lambda: whole_pictures(browser) > before, 10)
+
+
+def whole_pictures(browser: DesktopBrowser) -> int:
+    """How many pictures that need none before them the page has begun to decode."""
+    return int(browser.page.evaluate("() => window.wholePictures"))
 
 
 _LONG = ("**/assets/index-*.css", "**/stream-watch.js")
