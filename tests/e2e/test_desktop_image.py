@@ -55,6 +55,14 @@ def test_settings_that_the_image_does_not_know_are_quoted_in_the_status(
         wait_until("the status quotes the refusal", lambda: said in message(sessions, "wanda"), 120)
 
 
+def test_no_program_that_never_draws_with_opengl_has_loaded_it(sessions: World) -> None:
+    """Mesa and LLVM are 16 MiB of each program that has them. The X server has them for the desktop's applications."""
+    start(sessions, "mesa", "small")
+    wait_until("the panel", lambda: run_in(sessions, "mesa", "pgrep -x xfce4-panel || true"), 30)
+    names = "for maps in $(grep -ls libLLVM /proc/[0-9]*/maps); do cat ${maps%maps}comm; done"
+    assert set(run_in(sessions, "mesa", names).split()) == {"Xvfb"}
+
+
 def test_one_application_fills_the_screen_comes_back_and_is_typed_into_with_any_layout(sessions: World) -> None:
     app = {"command": ["xfce4-terminal", "--title", "alone"]}
     with template(sessions, "single", app=app, keyboard={"layout": "de"}):
