@@ -27,10 +27,16 @@ def make_up_on_still_screens(relay: Any) -> None:
         if one.stopped or one.lost_first is None:
             watched.discard(one)
             return
-        is_still = not one.gated and one.lost_run == left_out and one._room()
-        if is_still and one._want_sync() and one.server._repair_taken(one.ws, one.display_id, "keyframe"):
+        is_due = can_take(one) and one.lost_run == left_out and one._want_sync()
+        if is_due and one.server._repair_taken(one.ws, one.display_id, "keyframe"):
             one.server._schedule_idr_for_display(one.display_id)
         watch(one, one.lost_run)  # until the picture has come
+
+    def can_take(one: Any) -> bool:
+        """Whether Selkies would send to it: it sends nothing to a page that it waits for."""
+        display = one.server.display_clients.get(one.display_id, {})
+        is_waited_for = display.get("ws") is one.ws and not display.get("backpressure_enabled", True)
+        return not is_waited_for and bool(one._room())
 
     def noted(one: Any, frame_id: int) -> None:
         leave_out(one, frame_id)
