@@ -67,7 +67,8 @@ async def add_node(
         found = await api.get(NODES, name, into=dict)
         return not any(taint["key"] == "node.kubernetes.io/not-ready" for taint in found["spec"].get("taints", ()))
 
-    await eventually(untainted, f"node {name} is open for pods", 30)
+    # Where an API server was killed just before, the controllers become leaders again and list everything first.
+    await eventually(untainted, f"node {name} is open for pods", 90)
 
 
 async def remove_node(api: Client, name: str) -> None:
