@@ -58,4 +58,4 @@ def test_the_owner_sees_the_screen_and_no_one_else(sessions: World) -> None:
                 wait_until("the gateway knows of the guest", lambda: fetch(other)["status"] == 403, 15)
 
             sessions.kubectl("patch", "vdit", "seen", "--type=merge", "-p", '{"spec":{"thumbnails":false}}')
-            wait_until("the template has switched it off", lambda: fetch(browser)["status"] == 409, 15)
+            wait_until("the template has switched it off", lambda: fetch(browser)["status"] == 204, 15)

@@ -171,7 +171,7 @@ def share(world: World, *access: dict[str, str]) -> None:
 
 def only_looks_on(victor: DesktopBrowser, wendy: DesktopBrowser) -> None:
     """What he sends to the desktop past his page counts nothing; the same from Wendy's page does, and he sees it."""
-    keys = [ord(one) if one != "\n" else 0xFF0D for one in "clear; seq 300 500\n"]
+    keys = [ord(one) if one != "\n" else 0xFF0D for one in "clear; seq 8888300 8888500\n"]
     assert victor.page.evaluate(HELLO, "a token that he has made up") == 4001
     hers, his = picture_at_rest(wendy), picture_at_rest(victor)
     victor.page.evaluate(TYPE, keys)

@@ -14,6 +14,7 @@ import yaml
 from e2e.desktops import Object, home_claim_of, pod_of
 from e2e.world import World
 from support.waiting import wait_until
+from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.devcluster import cluster
 from vdi.devcluster.progress import Progress
 
@@ -47,6 +48,13 @@ class Nodes:
     def names(self) -> list[str]:
         """All nodes; the first one runs the control plane."""
         return [node.name for node in cluster.status(self.cluster).nodes]
+
+    @property
+    def spare(self) -> str:
+        """A further node that people can do without: the gateway's volume, and so the gateway, is not on it."""
+        words = ("-n", RELEASE_NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/component=gateway")
+        of_gateway = self.world.kubectl(*words, "-o", "jsonpath={.items[*].spec.nodeName}").split()
+        return next(name for name in self.names[1:] if name not in of_gateway)
 
     def of(self, session: str) -> str:
         """The node of the session's desktop."""

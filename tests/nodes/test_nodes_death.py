@@ -11,7 +11,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def test_a_node_that_dies_and_comes_back_runs_no_home_twice(nodes: Nodes) -> None:
-    world, node = nodes.world, nodes.names[1]
+    world, node = nodes.world, nodes.spare
     with (
         template(world, "roams", resources=LIGHT, placement=GIVES_UP_SOON, persistence={"enabled": False}),
         template(world, "stays", resources=LIGHT, placement=GIVES_UP_SOON),

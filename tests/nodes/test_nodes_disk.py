@@ -34,7 +34,7 @@ def own_disk(nodes: Nodes, node: str) -> Iterator[Path]:
 
 
 def test_a_node_whose_disk_is_full_gets_no_desktops(nodes: Nodes) -> None:
-    world, node = nodes.world, nodes.names[1]
+    world, node = nodes.world, nodes.spare
     with (
         own_disk(nodes, node) as disk,
         template(world, "roams", resources=LIGHT, persistence={"enabled": False}),
