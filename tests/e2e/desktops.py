@@ -18,6 +18,9 @@ A_NOTICE = 300
 """Yellow pixels of a notice's sign; there are 0 without one."""
 Object = dict[str, Any]
 
+PYTHON_ON_SCREEN = "DISPLAY=:0 XAUTHORITY=/tmp/.vdi/Xauthority /opt/selkies/bin/python3"
+"""In a desktop's shell: a Python that may draw on its screen, and has Selkies' Xlib for it."""
+
 _ASK_POINTER = """
 from selkies.Xlib.display import Display
 pointer = Display().screen().root.query_pointer()
@@ -74,8 +77,7 @@ def home_claim_of(world: World, name: str) -> str:
 
 def pointer_of(world: World, name: str) -> tuple[int, int]:
     """Where the pointer of the desktop is, in pixels from the left and from the top."""
-    python = "DISPLAY=:0 XAUTHORITY=/tmp/.vdi/Xauthority /opt/selkies/bin/python3"
-    x, y = run_in(world, name, f"{python} -c '{_ASK_POINTER}'").split()
+    x, y = run_in(world, name, f"{PYTHON_ON_SCREEN} -c '{_ASK_POINTER}'").split()
     return int(x), int(y)
 
 

@@ -53,12 +53,12 @@ _RAW = """([display, width, height]) => new Promise((opened, failed) => {
   address.protocol = location.protocol.replace('http', 'ws');
   const socket = new WebSocket(address, ['selkies', 'selkies.token.ZWRnZQ']);
   socket.binaryType = 'arraybuffer';
-  const texts = [], kinds = {}, pictures = {last: 0, acknowledged: null};
+  const texts = [], kinds = {}, pictures = {last: 0, at: 0, acknowledged: null};
   socket.onmessage = ({data}) => {
     if (typeof data !== 'string') {
       const bytes = new Uint8Array(data);
       kinds[bytes[0]] = (kinds[bytes[0]] ?? 0) + 1;
-      if (bytes[0] === 4) pictures.last = bytes[2] << 8 | bytes[3];
+      if (bytes[0] === 4) Object.assign(pictures, {last: bytes[2] << 8 | bytes[3], at: Date.now()});
       return;
     }
     texts.push(data);
@@ -133,6 +133,10 @@ class Raw:
     def frames(self, kind: int) -> int:
         """How many binary messages of that kind have come."""
         return int(self._page.evaluate("kind => window.vdiRaw.kinds[kind] ?? 0", kind))
+
+    def last_picture(self) -> float:
+        """When the last picture came, in seconds since 1970."""
+        return float(self._page.evaluate("() => window.vdiRaw.pictures.at")) / 1000
 
     def acknowledge(self) -> None:
         """Say ten times a second, from now on, which picture was the last: as Selkies' page does."""

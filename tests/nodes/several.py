@@ -1,5 +1,6 @@
 """The nodes of the tests' cluster, and which desktop is on which of them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -52,9 +53,13 @@ class Nodes:
     @property
     def spare(self) -> str:
         """A further node that people can do without: the gateway's volume, and so the gateway, is not on it."""
-        words = ("-n", RELEASE_NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/component=gateway")
-        of_gateway = self.world.kubectl(*words, "-o", "jsonpath={.items[*].spec.nodeName}").split()
-        return next(name for name in self.names[1:] if name not in of_gateway)
+        return next(name for name in self.names[1:] if name not in self.of_component("gateway").values())
+
+    def of_component(self, component: str) -> dict[str, str]:
+        """The pods of operator or gateway and their nodes."""
+        words = ["-n", RELEASE_NAMESPACE, "get", "pods", "-l", f"app.kubernetes.io/component={component}", "-o", "json"]
+        pods = json.loads(self.world.kubectl(*words))["items"]
+        return {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in pods}
 
     def of(self, session: str) -> str:
         """The node of the session's desktop."""

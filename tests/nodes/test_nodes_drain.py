@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from e2e.desktops import condition, pod_of, reach, run_in, start, template
+from e2e.desktops import PYTHON_ON_SCREEN, condition, pod_of, reach, run_in, start, template
 from e2e.world import World
 from nodes.mounts import mounts_watched
 from nodes.several import LIGHT, Nodes, drain, uid_of
@@ -29,8 +29,7 @@ print(sum("xfce4-notifyd" in (window.get_wm_class() or ()) for window in shown))
 
 def notices_in(world: World, pod: str) -> int:
     """How many notices this desktop shows; 0 also while that is unknown, as a window closes."""
-    python = "DISPLAY=:0 XAUTHORITY=/tmp/.vdi/Xauthority /opt/selkies/bin/python3"
-    said = world.kubectl("exec", pod, "--", "sh", "-c", f"{python} -c '{_FIND_NOTICES}' || echo 0")
+    said = world.kubectl("exec", pod, "--", "sh", "-c", f"{PYTHON_ON_SCREEN} -c '{_FIND_NOTICES}' || echo 0")
     return int(said.split()[-1])
 
 

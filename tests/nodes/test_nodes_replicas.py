@@ -1,6 +1,5 @@
 """Two operators and two gateways on two nodes, of which one is lost: portal and reconcile go on."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,6 @@ pytestmark = pytest.mark.timeout(900)
 LABEL = "vdi-test/replicas"
 IN_A_ROW = 10
 """Requests: with two gateways of which one does not respond, about half of them fail."""
-
-
-def nodes_of(nodes: Nodes, component: str) -> dict[str, str]:
-    """The pods of operator or gateway and their nodes."""
-    words = ["-n", RELEASE_NAMESPACE, "get", "pods", "-l", f"app.kubernetes.io/component={component}", "-o", "json"]
-    pods = json.loads(nodes.world.kubectl(*words))["items"]
-    return {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in pods}
 
 
 def leader_of(nodes: Nodes) -> str:
@@ -43,7 +35,7 @@ def test_a_node_with_operator_and_gateway_is_lost_and_nothing_stops(nodes: Nodes
     servers = [f"{server}.nodeSelector.kubernetes\\.io/hostname={first}" for server in SERVERS]
     with replicated(world, nodes.cluster, tmp_path, *apart, *servers), template(world, "light", resources=LIGHT):
         wait_for_all(nodes)
-        operators, gateways = nodes_of(nodes, "operator"), nodes_of(nodes, "gateway")
+        operators, gateways = nodes.of_component("operator"), nodes.of_component("gateway")
         assert set(operators.values()) == set(gateways.values()) == set(others)
         with nodes.only(first):
             start(world, "rita", "light")
