@@ -63,6 +63,22 @@ def test_no_program_that_never_draws_with_opengl_has_loaded_it(sessions: World) 
     assert set(run_in(sessions, "mesa", names).split()) == {"Xvfb"}
 
 
+def test_what_the_person_runs_leaves_the_processor_to_picture_and_keys(sessions: World) -> None:
+    start(sessions, "nina", "small")
+    wait_until("the panel", lambda: run_in(sessions, "nina", "pgrep -x xfce4-panel || true"), 30)
+
+    def nice(program: str) -> set[str]:
+        """Of all its threads."""
+        return set(run_in(sessions, "nina", f"ps -L -o ni= -p $(pgrep -o -f {program})").split())
+
+    assert {program: nice(program) for program in ("xfce4-panel", "xfdesktop")} == {
+        "xfce4-panel": {"10"},
+        "xfdesktop": {"10"},
+    }
+    for program in ("run-selkies", "Xvfb", "xfwm4", "pulseaudio"):
+        assert nice(program) == {"0"}, program
+
+
 def test_one_application_fills_the_screen_comes_back_and_is_typed_into_with_any_layout(sessions: World) -> None:
     app = {"command": ["xfce4-terminal", "--title", "alone"]}
     with template(sessions, "single", app=app, keyboard={"layout": "de"}):

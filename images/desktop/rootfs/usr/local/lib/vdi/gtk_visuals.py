@@ -34,13 +34,24 @@ def plain_visuals(connection: socket.socket, setup: x11.Setup) -> dict[int, int]
     connection.sendall(struct.pack("<BBHI", x11.extension(connection, b"GLX"), 14, 2, 0))
     found = x11.reply(connection)
     count, properties = struct.unpack_from("<II", found, 8)
+    depths = visual_depths(setup.screen)
     plain: dict[int, int] = {}
     for i in range(count):
         config = struct.unpack_from("<16I", found, 32 + 4 * properties * i)
         visual, kind, alpha = config[0], config[1], config[6]
         two_buffers, stereo, depth_buffer, stencil = config[11], config[12], config[14], config[15]
-        depth = setup.depths.get(visual, 0)
+        depth = depths.get(visual, 0)
         is_plain = kind == TRUE_COLOR and two_buffers and not (stereo or depth_buffer or stencil)
         if is_plain and ALPHA_BITS.get(depth) == alpha:
             plain.setdefault(depth, visual)
     return plain
+
+
+def visual_depths(screen: bytes) -> dict[int, int]:
+    """By visual, the bits of a pixel's colour, transparency included."""
+    found, at = {}, 40
+    for _ in range(screen[39]):
+        depth, visuals = struct.unpack_from("<BxH", screen, at)
+        found |= {struct.unpack_from("<I", screen, at + 8 + 24 * i)[0]: depth for i in range(visuals)}
+        at += 8 + 24 * visuals
+    return found

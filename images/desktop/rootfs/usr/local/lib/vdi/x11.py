@@ -23,8 +23,8 @@ class Setup:
     resource_base: int
     first_keycode: int
     last_keycode: int
-    depths: dict[int, int]
-    """Of each visual: bits of a pixel's colour, transparency included."""
+    screen: bytes
+    """The first screen's description as the server sends it: 40 bytes, then its depths with their visuals."""
 
 
 def receive(connection: socket.socket, length: int) -> bytes:
@@ -80,17 +80,7 @@ def _greet(connection: socket.socket, cookie: bytes) -> Setup:
     vendor, formats = struct.unpack_from("<H", setup, 16)[0], setup[21]
     screen = 32 + (vendor + 3) // 4 * 4 + 8 * formats
     root = struct.unpack_from("<I", setup, screen)[0]
-    return Setup(root, struct.unpack_from("<I", setup, 4)[0], setup[26], setup[27], _depths(setup, screen))
-
-
-def _depths(setup: bytes, screen: int) -> dict[int, int]:
-    """By visual, of the screen that is described at this place."""
-    found, at = {}, screen + 40
-    for _ in range(setup[screen + 39]):
-        depth, visuals = struct.unpack_from("<BxH", setup, at)
-        found |= {struct.unpack_from("<I", setup, at + 8 + 24 * i)[0]: depth for i in range(visuals)}
-        at += 8 + 24 * visuals
-    return found
+    return Setup(root, struct.unpack_from("<I", setup, 4)[0], setup[26], setup[27], setup[screen:])
 
 
 def screen_size(connection: socket.socket, root: int) -> tuple[int, int]:
