@@ -88,26 +88,26 @@ for name in ("create", "patch", "delete"):
     setattr(Client, name, killing(getattr(Client, name)))
 """
 """The command kills itself in place of its write to the API server with this number, from 0."""
-KILLED_IN_THE_POD = """
+PROGRAM_IN_THE_POD = """
 from vdi.home_copy import program
 program.__file__ = sys.argv.pop(1)
 """
 """The command runs this file in the pod."""
-KILLED_WITH_THE_POD = f"""{KILLED_IN_THE_POD}
+KILLED_WITH_THE_POD = f"""{PROGRAM_IN_THE_POD}
 from vdi.home_copy import migrate
 async def killed(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 migrate.reason_of = killed
 """
 """It kills itself too, once that has failed."""
-KILLS_ITSELF = """
+SIGNALS_ITSELF = """
 _Copy, _seen = Copy, {{}}
 
 def Copy(*words):
     def at(step):
         _seen[step] = _seen.get(step, 0) + 1
         if step == {step!r} and _seen[step] == {number}:
-            os.kill(os.getpid(), 9)
+            os.kill(os.getpid(), {signal})
     return _Copy(*words, at=at)
 
 
@@ -151,12 +151,14 @@ class Migration:
         out, err = process.communicate()
         return process.returncode, out + err
 
-    def program_killed_at(self, step: str, number: int) -> str:
-        """A file with the program that kills itself there."""
+    def program_stopped_at(self, step: str, number: int, by: signal.Signals = signal.SIGKILL) -> str:
+        """A file with the program that sends itself this signal there."""
         source = Path(program.__file__).read_text()
         assert source.count("\nif __name__") == 1
         path = self.folder / "program.py"
-        path.write_text(source.replace("\nif __name__", KILLS_ITSELF.format(step=step, number=number)))
+        path.write_text(
+            source.replace("\nif __name__", SIGNALS_ITSELF.format(step=step, number=number, signal=int(by)))
+        )
         return str(path)
 
     def volume(self, claim: str) -> Path | None:
@@ -254,7 +256,7 @@ def test_a_home_of_a_gigabyte_moves_though_it_is_killed_at_every_step(sessions: 
 
 def an_error_in_the_pod_leaves_nothing_but_the_old_home(migration: Migration) -> None:
     for step, number in (("copy", 1000), ("rename", 1000)):
-        status, said = migration.run(KILLED_IN_THE_POD, migration.program_killed_at(step, number))
+        status, said = migration.run(PROGRAM_IN_THE_POD, migration.program_stopped_at(step, number))
         assert (status, "the copy in the pod failed" in said) == (1, True), said
         migration.check(step)
         assert COPYING not in (migration.notes(migration.old) or {})
@@ -276,7 +278,8 @@ def killed_before_each_of_the_first_writes(migration: Migration) -> None:
 
 
 def killed_while_its_pod_goes_on(migration: Migration) -> None:
-    process = migration.begin()
+    """The program in the pod is stopped halfway: its speed does not decide what the next run finds."""
+    process = migration.begin(PROGRAM_IN_THE_POD, migration.program_stopped_at("copy", 1000, signal.SIGSTOP))
 
     def is_copying() -> bool:
         home = migration.volume(migration.new)
@@ -301,7 +304,7 @@ def killed_at_each_step_in_the_pod(migration: Migration) -> None:
     assert {step for step, _ in STEPS} == set(known)
     for step, number in STEPS:
         began = time.monotonic()
-        status, said = migration.run(KILLED_WITH_THE_POD, migration.program_killed_at(step, number))
+        status, said = migration.run(KILLED_WITH_THE_POD, migration.program_stopped_at(step, number))
         assert status == -signal.SIGKILL, (step, number, said)
         log.info("killed at %s %d after %.1f s", step, number, time.monotonic() - began)
         migration.check((step, number))
