@@ -18,6 +18,11 @@ from vdi.devcluster.layout import ClusterSettings, Layout
 TOOLS = {"ip": "iproute2", "iptables": "iptables", "mount": "mount", "nsenter": "util-linux", "unshare": "util-linux"}
 """Programs the node needs and their packages, of the same names on Debian 12/13 and Ubuntu 22.04/24.04."""
 
+GIB = 1024**3
+
+KEPT_FREE_BYTES = GIB
+"""Of the disk: with less the kubelet evicts pods and deletes images that nothing uses."""
+
 PAUSE_IMAGE = "registry.k8s.io/pause:3.10"
 
 _UNFIT_FOR_OVERLAY = {"overlay", "aufs", "nfs", "nfs4", "ecryptfs", "zfs", "fuse", "9p", "virtiofs"}
@@ -160,7 +165,11 @@ def kubelet_config(settings: ClusterSettings, machine: Machine, layout: Layout) 
         "clusterDomain": "cluster.local",
         "containerRuntimeEndpoint": f"unix://{layout.run}/containerd.sock",
         "enforceNodeAllocatable": [],
-        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1Gi", "imagefs.available": "1Gi"},
+        "evictionHard": {
+            "memory.available": "100Mi",
+            "nodefs.available": str(KEPT_FREE_BYTES),
+            "imagefs.available": str(KEPT_FREE_BYTES),
+        },
         "evictionPressureTransitionPeriod": "30s",  # 5 min by default: too long for people who wait and for tests
         "failSwapOn": False,
         "featureGates": {"KubeletInUserNamespace": True},  # tolerates what a guest may not set

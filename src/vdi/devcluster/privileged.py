@@ -12,13 +12,15 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import vdi
 from vdi.devcluster import host, probe
+from vdi.devcluster.images.archive import image_names
 from vdi.devcluster.layout import ClusterError, Layout
+from vdi.devcluster.machine import GIB, KEPT_FREE_BYTES
 from vdi.devcluster.processes import find_supervisor, kill_supervisor, start_supervisor, stop_supervisor
 
 _NAMESPACES = [
@@ -171,19 +173,40 @@ def _remove(layout: Layout) -> list[str]:
 
 
 def _import(layout: Layout, ctr: str, *tars: str) -> list[str]:
-    """Remembers each archive that was imported, by size and time, so that coming again costs nothing."""
+    """Remembers each archive that was imported, by size and time, so that coming again costs nothing.
+
+    Imported again is also one whose image is gone: the kubelet deletes images of a disk that is nearly full.
+    """
     memory = _imported(layout)
     memory.mkdir(exist_ok=True)
+    containerd = (ctr, "--address", f"{layout.run}/containerd.sock", "--namespace", "k8s.io", "images")
+    present = host.run(*containerd, "list", "--quiet").split()
     new = []
     for tar in tars:
         mark, note = _mark(Path(tar)), memory / quote(tar, safe="")
-        if not note.exists() or note.read_text() != mark:
-            host.run(
-                ctr, "--address", f"{layout.run}/containerd.sock", "--namespace", "k8s.io", "images", "import", tar
-            )
-            note.write_text(mark)
-            new.append(tar)
+        if note.exists() and note.read_text() == mark and _are_present(image_names(Path(tar)), present):
+            continue
+        require_room(Path(tar), shutil.disk_usage(layout.node).free)
+        host.run(*containerd, "import", tar)
+        note.write_text(mark)
+        new.append(tar)
     return new
+
+
+def _are_present(names: Iterable[str], present: Collection[str]) -> bool:
+    """containerd completes a name in an archive with the registry: `redis:7` is `docker.io/library/redis:7`."""
+    return all(any(known == name or known.endswith(f"/{name}") for known in present) for name in names)
+
+
+def require_room(tar: Path, free: int) -> None:
+    """Raises ClusterError when an archive, which lies there packed and unpacked, leaves the kubelet too little disk."""
+    size = tar.stat().st_size
+    if free < 2 * size + KEPT_FREE_BYTES:
+        raise ClusterError(
+            f"the image in {tar} needs {2 * size / GIB:.1f} GiB of disk, and {free / GIB:.1f} GiB are free, of which "
+            f"{KEPT_FREE_BYTES / GIB:.0f} must stay free: with less the kubelet deletes images. Free some space: "
+            "`vdi cluster down` removes a cluster with its images, and ~/.cache/vdi can be deleted and is made again"
+        )
 
 
 def _copy_images(layout: Layout, word: str, ctr: str) -> list[str]:

@@ -76,6 +76,13 @@ def write_archive(target: Path, *, name: str, layer: Path, config: ImageConfig, 
             _add(archive, path, io.BytesIO(content), len(content))
 
 
+def image_names(archive: Path) -> list[str]:
+    """The names in the archive, each with its tag; an image can be without."""
+    with tarfile.open(archive) as outer:
+        names: list[str] = _manifest(outer).get("RepoTags") or []
+        return names
+
+
 def image_id(archive: Path) -> str:
     """The SHA-256 of the image's configuration, which names its content wholly."""
     return hashlib.sha256(_config_bytes(archive)).hexdigest()
