@@ -10,7 +10,7 @@ UNIT_PARTS := $(addprefix unit-part-,$(shell seq $$(($(WORKERS) * 3))))
 PYTHON_3_13 := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13) python3.13)
 unexport PYTHONDONTWRITEBYTECODE # compiling the tests again is a third of a run
 
-.PHONY: help setup demo demo-down pictures test test-all check format lint types contracts unit unit-3.13 cluster e2e portal streaming doctor kasm network nodes chaos machines bench lock clean generate verify docs workflows images release release-verify publish $(UNIT_PARTS)
+.PHONY: help setup demo demo-down pictures test test-all check format lint types contracts helm unit unit-3.13 cluster e2e portal streaming doctor kasm network nodes chaos machines bench lock clean generate verify docs workflows images release release-verify publish $(UNIT_PARTS)
 
 help: ## this list
 	@grep -hE '^[a-z][a-z0-9.-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -44,7 +44,7 @@ check: $(STAMP) ## format, lint, types, import contracts, generated files, unit 
 generate: $(STAMP) ## write every generated file: CRDs, API reference, values table, schema, manifests, doctor codes, summaries
 	@$(PY) -m tools.generate
 
-verify: $(STAMP) ## fail when a generated file is stale
+verify: helm ## fail when a generated file is stale
 	@$(PY) -m tools.generate --check
 
 docs: $(STAMP) ## the documentation as a site in build/docs; fails on a broken link, a long line, and on what loads from elsewhere
@@ -69,16 +69,20 @@ types: $(STAMP)
 contracts: $(STAMP)
 	@.venv/bin/lint-imports
 
+# Made before the tests, which have a minute each: on a new machine it is built from its Go module.
+helm: $(STAMP)
+	@$(PY) -m vdi.devcluster.binaries helm > /dev/null
+
 unit: $(STAMP) ## unit tests alone, without the long ones
 	@$(MAKE) --no-print-directory --jobs $(UNIT_JOBS) --output-sync=target $(UNIT_PARTS)
 
-$(UNIT_PARTS): unit-part-%: $(STAMP)
+$(UNIT_PARTS): unit-part-%: helm
 	@find tests/unit -name 'test_*.py' | sort \
 		| awk -v part=$* -v parts=$(words $(UNIT_PARTS)) \
 			'{ file[NR] = $$0 } END { for (i = int((part - 1) * NR / parts) + 1; i <= int(part * NR / parts); i++) print file[i] }' \
 		| xargs $(PY) -m pytest -p no:xdist -m "not long"
 
-unit-3.13: .venv-3.13/.installed ## unit tests on the Python of the image, the long ones too, in an environment of its own
+unit-3.13: helm .venv-3.13/.installed ## unit tests on the Python of the image, the long ones too, in an environment of its own
 	@.venv-3.13/bin/python -m pytest tests/unit --numprocesses $(WORKERS) --dist worksteal --hypothesis-profile long
 
 .venv-3.13/.installed: $(STAMP)

@@ -127,7 +127,10 @@ class DesktopBrowser:
         executable = find_chromium()
         if executable is None:
             raise NoPictureError(f"no browser found: none of {', '.join(CHROMIUM_NAMES)} is on the PATH")
-        self._playwright = sync_playwright().start()
+        try:
+            self._playwright = sync_playwright().start()
+        except Exception as error:  # Playwright has no class for a driver that ends while it starts
+            raise NoPictureError(f"Playwright, which controls the browser, did not start: {error}") from error
         try:
             self._browser = self._playwright.chromium.launch(
                 executable_path=executable, args=self._args, timeout=_ACTION_SECONDS * self._timeout_factor * 1000
@@ -157,8 +160,14 @@ class DesktopBrowser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._browser.close()
-        self._playwright.stop()
+        from playwright.sync_api import Error
+
+        try:
+            self._browser.close()
+        except Error as ended:
+            raise NoPictureError(f"the browser, or Playwright, which controls it, ended by itself: {ended}") from error
+        finally:
+            self._playwright.stop()
 
     @contextmanager
     def beside(self, login: Login | None) -> Iterator[DesktopBrowser]:
