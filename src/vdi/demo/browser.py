@@ -7,6 +7,7 @@ page says of itself: a page that shows "Waiting for stream..." has a video eleme
 
 from __future__ import annotations
 
+import ctypes
 import io
 import shutil
 import time
@@ -56,6 +57,10 @@ HAS_PICTURE = """() => {
 }"""
 """A function for the page: whether a picture is drawn in it."""
 
+_DRIVER_LIBRARY, _DRIVER_PACKAGE = "libatomic.so.1", "libatomic1"
+"""What the Node inside Playwright's wheel is linked to, and Debian's package with it. Debian 13's Chromium brings it
+along, Debian 12's does not."""
+
 _TERMINAL_FROM_LEFT, _TERMINAL_FROM_BOTTOM = 194, 18
 _ICON_COLOURS, _PANEL_SECONDS = 30, 20.0
 """The wallpaper has fewer than ten in so small a place."""
@@ -97,6 +102,16 @@ def find_chromium() -> Path | None:
         if found := shutil.which(name):
             return Path(found)
     return None
+
+
+def missing_packages() -> list[str]:
+    """Debian's packages that a DesktopBrowser needs and this machine lacks."""
+    missing = [] if find_chromium() else ["chromium"]
+    try:
+        ctypes.CDLL(_DRIVER_LIBRARY)
+    except OSError:
+        missing.append(_DRIVER_PACKAGE)
+    return missing
 
 
 class DesktopBrowser:

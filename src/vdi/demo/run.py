@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from vdi.demo.browser import DesktopBrowser, Login, find_chromium
+from vdi.demo.browser import DesktopBrowser, Login, missing_packages
 from vdi.demo.people import PeopleError, ready_user
 from vdi.devcluster import binaries, cluster, images, packages, privileged
 from vdi.devcluster.control_plane import CONTROL_PLANE_BINARIES
@@ -154,9 +154,9 @@ def _make_parts(browser: bool, progress: Progress) -> tuple[Mapping[str, Path], 
         return []
 
     def window() -> list[Path]:
-        if browser and find_chromium() is None:
-            with progress.step("Install Chromium to view the desktop") as step:
-                packages.install(step, ["chromium"])
+        if browser and (missing := missing_packages()):
+            with progress.step(f"Install {' and '.join(missing)} to view the desktop") as step:
+                packages.install(step, missing)
         return []
 
     def pictures() -> list[Path]:
