@@ -11,7 +11,6 @@ import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import Any
 from uuid import uuid4
 
 from vdi.kube.clock import Clock
@@ -27,7 +26,7 @@ from vdi.operator.host_key import HostKey
 from vdi.operator.kinds import FIELD_MANAGER
 from vdi.operator.metrics import Metrics
 from vdi.operator.settings import Settings
-from vdi.operator.wiring import OperatorContext, Wiring, Worker, build_wiring
+from vdi.operator.wiring import AnyWorker, OperatorContext, Wiring, build_wiring
 from vdi.version import user_agent
 
 log = logging.getLogger(__name__)
@@ -157,7 +156,7 @@ class Runtime:
         if clean:
             await elector.release()
 
-    async def _catch_up(self, *ends: "asyncio.Task[Any]") -> None:
+    async def _catch_up(self, *ends: "asyncio.Task[object]") -> None:
         """Wait until watches that reconnect have brought what the last leader did.
 
         A pod that we do not know has capacity that we would give away. When the API server comes back, our elector may
@@ -170,7 +169,7 @@ class Runtime:
                 return
             await asyncio.wait(ends, timeout=_CATCH_UP_INTERVAL)
 
-    async def _read_host_key(self, *ends: "asyncio.Task[Any]") -> bool:
+    async def _read_host_key(self, *ends: "asyncio.Task[object]") -> bool:
         """Wait for the key of the host labels; False when it is over before. No session is worked on without it."""
         while not any(end.done() for end in ends):
             if await self._host_key.load():
@@ -178,7 +177,7 @@ class Runtime:
             await asyncio.wait(ends, timeout=_READ_KEY_INTERVAL)
         return False
 
-    async def _lead(self, wiring: Wiring, stopped: "asyncio.Task[Any]", lost: "asyncio.Task[Any]") -> bool:
+    async def _lead(self, wiring: Wiring, stopped: "asyncio.Task[object]", lost: "asyncio.Task[object]") -> bool:
         """Run everything until stopped; then let the reconciles under way end. Gives whether they have."""
         working = asyncio.create_task(_run_all(wiring.workers), name="controllers")
         helpers = [asyncio.create_task(helper(), name=getattr(helper, "__qualname__", "")) for helper in wiring.helpers]
@@ -202,7 +201,7 @@ class Runtime:
         return True
 
 
-async def _run_all(workers: Iterable[Worker[Any]]) -> None:
+async def _run_all(workers: Iterable[AnyWorker]) -> None:
     async with asyncio.TaskGroup() as group:
         for worker in workers:
             group.create_task(worker.run(), name=worker.controller.name)

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic
+from typing import Generic
 
 from vdi.kube.events import EventRecorder
 from vdi.kube.lease import Elector
@@ -56,6 +56,9 @@ class Worker(Generic[Key]):
         await self.controller.run(self.reconcile)
 
 
+AnyWorker = Worker[str] | Worker[SessionKey] | Worker[NoticeKey]
+
+
 @dataclass(frozen=True, slots=True)
 class OperatorContext:
     """What everything else is made from."""
@@ -67,7 +70,7 @@ class OperatorContext:
     elector: Elector
     host_key: HostKey
 
-    def controller(self, name: str, *, workers: int | None = None) -> Controller[Any]:
+    def controller(self, name: str, *, workers: int | None = None) -> Controller[Key]:
         """A queue with its workers (by default as many as the settings say), counted under this name."""
         return Controller(
             name,
@@ -96,9 +99,9 @@ class OperatorContext:
 class Wiring:
     """What is at work while this process leads."""
 
-    workers: tuple[Worker[Any], ...]
+    workers: tuple[AnyWorker, ...]
     """Their controllers finish the reconciles under way when they are stopped."""
-    helpers: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = ()
+    helpers: tuple[Callable[[], Coroutine[object, None, None]], ...] = ()
     """Polls and timers: run beside the controllers until cancelled; one that returns or fails ends the operator."""
 
 
@@ -154,7 +157,7 @@ def build_wiring(context: OperatorContext) -> Wiring:
     sessions = _build_session_controller(context, owned, uncertain_creates, dependencies)
     WatchHandlers(cluster.caches, cluster.settings.domain, queues.sessions, sessions.forget)
     pool_controller = _build_pool_controller(context, queues, pools, manager, uncertain_creates)
-    workers: list[Worker[Any]] = [
+    workers: list[AnyWorker] = [
         context.worker(queues.sessions, sessions.reconcile),
         context.worker(queues.polls, agents.poll),
         context.worker(queues.notices, agents.deliver),
@@ -243,7 +246,7 @@ def _build_placeholders(
     context: OperatorContext, manager: QueueManager, node_requests: dict[Demand, NodeRequest]
 ) -> Worker[str]:
     placeholders = Placeholders(context.cluster, context.settings.autoscaling, manager, node_requests)
-    controller = context.controller("placeholder", workers=1)
+    controller: Controller[str] = context.controller("placeholder", workers=1)
     controller.enqueue(PLACEHOLDERS)
     return context.worker(controller, placeholders.reconcile)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Hashable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from prometheus_client import generate_latest
 from support.clock import FakeClock
 from support.waiting import eventually
 from vdi.kube.lease import Elector
-from vdi.kube.queue import Result
+from vdi.kube.queue import Controller, Result
 from vdi.operator.context import ClusterContext
 from vdi.operator.logs import KeyValueFormatter
 from vdi.operator.metrics import Metrics
@@ -30,16 +31,16 @@ class FailingWork:
         nothing: Any = None
         cluster = ClusterContext(nothing, nothing, ClusterSettings(), FakeClock(), ("desks",))
         self.context = OperatorContext(cluster, nothing, self.metrics, Settings(), cast(Elector, elector), nothing)
-        self.worked: list[Any] = []
+        self.worked: list[Hashable] = []
 
-    async def fail(self, key: Any) -> Result:
+    async def fail(self, key: Hashable) -> Result:
         self.worked.append(key)
         raise OSError("no luck")
 
 
 async def test_nothing_is_worked_on_until_this_process_leads() -> None:
     failing = FailingWork()
-    controller = failing.context.controller("pool", workers=1)
+    controller: Controller[str] = failing.context.controller("pool", workers=1)
     running = asyncio.create_task(failing.context.worker(controller, failing.fail).run())
     controller.enqueue("gpu")
     await eventually(lambda: not len(controller.queue), "a worker has it")
@@ -62,7 +63,7 @@ async def test_nothing_is_worked_on_until_this_process_leads() -> None:
         ("pool", "gpu", " pool=gpu "),
     ],
 )
-async def test_the_line_on_a_failed_reconcile_names_what_it_is_about(name: str, key: Any, subject: str) -> None:
+async def test_the_line_on_a_failed_reconcile_names_what_it_is_about(name: str, key: Hashable, subject: str) -> None:
     lines = []
 
     class Ear(logging.Handler):
@@ -73,7 +74,7 @@ async def test_the_line_on_a_failed_reconcile_names_what_it_is_about(name: str, 
     failing.leading.set()
     logging.getLogger("vdi.kube.queue").addHandler(ear)
     try:
-        controller = failing.context.controller(name, workers=1)
+        controller: Controller[Hashable] = failing.context.controller(name, workers=1)
         running = asyncio.create_task(failing.context.worker(controller, failing.fail).run())
         controller.enqueue(key)
         await eventually(lambda: lines, "it has failed, and said so")
