@@ -44,7 +44,7 @@ def remove_guest(session: VDISession, user: str) -> tuple[Access, ...]:
     """The list without this guest. Raises ActionDenied when the user is not a guest."""
     left = tuple(access for access in session.spec.access if not same_user(access.user, user))
     if len(left) == len(session.spec.access):
-        guests = ", ".join(access.user for access in left) or "nobody"
+        guests = ", ".join(access.user for access in left) or "no one"
         raise ActionDenied(
             "NotFound", f"This desktop is not shared with {normal_user(user)}. It is shared with {guests}."
         )

@@ -113,7 +113,7 @@ class QuotaGuard:
         try:
             await self._wait_for(key)
         except SharedUnavailableError as error:
-            log.error("nobody with limits can start: %s", error)
+            log.error("no one with limits can start a desktop: %s", error)
             raise ActionDenied(
                 "Unavailable", "Your usage cannot be checked against your limits right now. Try again in a minute."
             ) from error

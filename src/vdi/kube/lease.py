@@ -248,7 +248,7 @@ class Elector:
             return True
         self._mine = self._renewed = None
         self._leading.clear()
-        log.warning("the lease %s is lost: it is held by %s", self.name, self.holder or "nobody")
+        log.warning("the lease %s is lost: it is held by %s", self.name, self.holder or "no one")
         return False
 
     async def _hold(self, lease: _Lease, changes: dict[str, Any]) -> None:

@@ -161,7 +161,7 @@ class Reflector(Generic[T]):
                     self._recovered()
                     known = True
         except StreamSilent as error:
-            log.debug("watching %s: opened anew: %s", self.resource.plural, error)
+            log.debug("watching %s: opened again: %s", self.resource.plural, error)
             return True  # no trouble yet: it is one when the next watch is not accepted
         return known
 

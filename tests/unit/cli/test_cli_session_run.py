@@ -194,7 +194,7 @@ def test_unshare_takes_the_guest_off(vdi: Vdi, fake: FakeCluster) -> None:
     again = vdi("session", "unshare", "alice-desktop", "bob@example.com")
     assert (again.code, again.err) == (
         1,
-        "Error: This desktop is not shared with bob@example.com. It is shared with nobody.\n",
+        "Error: This desktop is not shared with bob@example.com. It is shared with no one.\n",
     )
 
 

@@ -239,7 +239,7 @@ def by_source(seen: list[tuple[Try, bool]]) -> Iterator[str]:
                 for one, got in seen
                 if one.source == source and got == through
             ]
-            yield f"{source} {'reaches' if through else 'does not reach'}: {', '.join(named) or 'nobody'}"
+            yield f"{source} {'reaches' if through else 'does not reach'}: {', '.join(named) or 'nothing'}"
 
 
 def said(through: bool) -> str:

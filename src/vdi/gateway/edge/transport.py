@@ -84,7 +84,7 @@ class TransportPage:
         try:
             admitted = await self._authorizer.admit(session, request.headers.get("cookie", "")) if session else None
         except DatabaseUnavailableError as error:
-            log.warning("nobody can be let in without a token that holds: %s", error)
+            log.warning("no one is let in without a valid token: %s", error)
             return _plain(503, "The gateway's database does not respond.")
         if admitted is None:
             return RedirectResponse(f"/.vdi/start?next={quoted(next_path)}", 302, _OURS)

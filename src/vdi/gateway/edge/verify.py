@@ -171,7 +171,7 @@ class Verify:
         try:
             admitted = await self._authorizer.admit(session, request.cookies) if session else None
         except DatabaseUnavailableError as error:
-            log.warning("nobody can be let in without a token that holds: %s", error)
+            log.warning("no one is let in without a valid token: %s", error)
             return _later("The gateway's database does not respond.")
         if session is None or admitted is None:
             return self._way_in(request)

@@ -114,7 +114,7 @@ class LoginPages:
             answer.headers["Retry-After"] = str(refusal.seconds)
             return answer
         except (BusyError, UsersUnavailableError) as error:
-            log.error("nobody can log in with a password now: %s", error)
+            log.error("no one can log in with a password now: %s", error)
             return await self._form(request, next_page, 503, _UNAVAILABLE, user)
         if who is None:
             await self._tried(_if_address(user), LOCAL, "refused")
