@@ -11,8 +11,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -179,23 +180,29 @@ def _import(layout: Layout, ctr: str, *tars: str) -> list[str]:
     """
     memory = _imported(layout)
     memory.mkdir(exist_ok=True)
-    containerd = (ctr, "--address", f"{layout.run}/containerd.sock", "--namespace", "k8s.io", "images")
-    present = host.run(*containerd, "list", "--quiet").split()
+    images = _images(layout, ctr)
+    present = host.run(*images, "list", "--quiet").split()
     new = []
     for tar in tars:
-        mark, note = _mark(Path(tar)), memory / quote(tar, safe="")
-        if note.exists() and note.read_text() == mark and _are_present(image_names(Path(tar)), present):
+        note = memory / quote(tar, safe="")
+        names, mark = image_names(Path(tar)), _mark(Path(tar))
+        is_known = note.exists() and note.read_text().splitlines()[0] == mark
+        if is_known and all(_find(name, present) for name in names):
             continue
         require_room(Path(tar), shutil.disk_usage(layout.node).free)
-        host.run(*containerd, "import", tar)
-        note.write_text(mark)
+        host.run(*images, "import", tar)
+        note.write_text("\n".join([mark, *names]))
         new.append(tar)
     return new
 
 
-def _are_present(names: Iterable[str], present: Collection[str]) -> bool:
+def _images(layout: Layout, ctr: str) -> tuple[str, ...]:
+    return ctr, "--address", f"{layout.run}/containerd.sock", "--namespace", "k8s.io", "images"
+
+
+def _find(name: str, present: Iterable[str]) -> str | None:
     """containerd completes a name in an archive with the registry: `redis:7` is `docker.io/library/redis:7`."""
-    return all(any(known == name or known.endswith(f"/{name}") for known in present) for name in names)
+    return next((known for known in present if known == name or known.endswith(f"/{name}")), None)
 
 
 def require_room(tar: Path, free: int) -> None:
@@ -210,14 +217,29 @@ def require_room(tar: Path, free: int) -> None:
 
 
 def _copy_images(layout: Layout, word: str, ctr: str) -> list[str]:
-    """An archive that is gone from the cache by now, or another one, was imported again under the same names."""
-    archives = {unquote(note.name): note.read_text() for note in _imported(layout).iterdir()}
-    node = layout.of_node(int(word))
-    new = _import(
-        node, ctr, *[tar for tar, mark in archives.items() if Path(tar).exists() and _mark(Path(tar)) == mark]
-    )
+    """From the archives, or, where the cache has another one by now, from the first node itself."""
+    node, notes = layout.of_node(int(word)), {}
+    for note in _imported(layout).iterdir():
+        mark, *names = note.read_text().splitlines()
+        notes[Path(unquote(note.name))] = mark, names
+    new = _import(node, ctr, *[str(tar) for tar, (mark, _) in notes.items() if tar.exists() and _mark(tar) == mark])
+    new += _copy_from_first(layout, node, ctr, [name for _, names in notes.values() for name in names])
     node.images_loaded.touch()
     return new
+
+
+def _copy_from_first(layout: Layout, node: Layout, ctr: str, names: Sequence[str]) -> list[str]:
+    """Of these images those that the first node has and the other one lacks; says which."""
+    first, other = (host.run(*_images(at, ctr), "list", "--quiet").split() for at in (layout, node))
+    copied: list[str] = []
+    for name in names:
+        known = _find(name, first)
+        if known and not _find(name, (*other, *copied)):
+            with tempfile.TemporaryDirectory(dir=node.node) as folder:
+                host.run(*_images(layout, ctr), "export", f"{folder}/exported.tar", known)
+                host.run(*_images(node, ctr), "import", f"{folder}/exported.tar")
+            copied.append(known)
+    return copied
 
 
 def _imported(layout: Layout) -> Path:

@@ -18,9 +18,12 @@ from vdi.devcluster.machine import GIB, KEPT_FREE_BYTES
 Import = Callable[..., list[str]]
 
 CTR = """#!/bin/sh
+names={names}
+case "$2" in */node-2/*) names={names}-of-node-2; touch $names ;; esac
 case "$6" in
-list) cat {names} ;;
-import) echo {name} >> {names} ;;
+list) cat $names ;;
+export) echo $8 > $7 ;;
+import) case "$7" in */exported.tar) cat $7 ;; *) echo {name} ;; esac >> $names ;;
 esac
 """
 
@@ -43,12 +46,24 @@ def names(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def import_images(tmp_path: Path, names: Path, monkeypatch: pytest.MonkeyPatch) -> Import:
+def ctr(tmp_path: Path, names: Path) -> Path:
+    (tmp_path / "ctr").write_text(CTR.format(names=names, name="docker.io/library/redis:7"))
+    (tmp_path / "ctr").chmod(0o755)
+    return tmp_path / "ctr"
+
+
+@pytest.fixture
+def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    """A cluster of two nodes."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    ctr, layout = tmp_path / "ctr", Layout(tmp_path / "cluster")
-    ctr.write_text(CTR.format(names=names, name="docker.io/library/redis:7"))
-    ctr.chmod(0o755)
-    layout.node.mkdir(parents=True)
+    cluster = Layout(tmp_path / "cluster")
+    for node in (cluster, cluster.of_node(2)):
+        node.node.mkdir(parents=True)
+    return cluster
+
+
+@pytest.fixture
+def import_images(layout: Layout, ctr: Path) -> Import:
     return lambda *tars: privileged.import_images(layout, ctr, tars)
 
 
@@ -76,3 +91,26 @@ def test_an_image_that_leaves_the_kubelet_too_little_disk_is_refused_with_what_t
         ClusterError, match=r"image.tar needs 0.0 GiB of disk, and 1.0 GiB are free, of which 1 must .*`vdi cluster"
     ):
         privileged.require_room(archive, GIB)
+
+
+def test_a_further_node_gets_what_was_imported_into_the_first_and_nothing_else(
+    archive: Path, names: Path, layout: Layout, ctr: Path, import_images: Import
+) -> None:
+    import_images(archive)
+    assert privileged.copy_images(layout, 2, ctr) == [str(archive)]
+    assert privileged.copy_images(layout, 2, ctr) == []
+    assert names.with_name("names-of-node-2").read_text() == "docker.io/library/redis:7\n"
+
+
+@pytest.mark.parametrize("is_gone", [False, True], ids=["built again", "gone"])
+def test_a_further_node_gets_an_image_whose_archive_the_cache_no_longer_has_from_the_first_node(
+    archive: Path, names: Path, layout: Layout, ctr: Path, import_images: Import, is_gone: bool
+) -> None:
+    import_images(archive)
+    if is_gone:
+        archive.unlink()
+    else:
+        os.utime(archive, (0, 0))
+    assert privileged.copy_images(layout, 2, ctr) == ["docker.io/library/redis:7"]
+    assert privileged.copy_images(layout, 2, ctr) == []
+    assert names.with_name("names-of-node-2").read_text() == "docker.io/library/redis:7\n"
