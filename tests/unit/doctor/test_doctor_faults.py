@@ -11,7 +11,7 @@ import pytest
 
 from support.bundles import renamed
 from support.variants import first_of
-from unit.doctor.doctor_builders import Cluster
+from unit.doctor.doctor_builders import BEGAN, Cluster
 from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS, with_gateway
 from unit.doctor.doctor_gpus import GPU_FAULTS
@@ -52,6 +52,26 @@ def test_a_healthy_cluster_has_no_findings(sessions: int) -> None:
     behind_a_gateway = Cluster(sessions)
     with_gateway(behind_a_gateway)
     assert behind_a_gateway.findings() == []
+
+
+@pytest.mark.parametrize(
+    ("created", "has_claim", "is_found"),
+    [("11:59:20", True, False), ("11:59:20", False, True), ("11:58:50", True, True)],
+)
+def test_a_scheduler_that_saw_the_pod_before_its_claim_has_a_minute(
+    created: str, has_claim: bool, is_found: bool
+) -> None:
+    cluster = Cluster()
+    cluster.not_ready()
+    del cluster.pod["spec"]["nodeName"]
+    name = cluster.one("persistentvolumeclaims")["metadata"]["name"]
+    words = f'0/1 nodes are available: persistentvolumeclaim "{name}" not found.'
+    condition = {"type": "PodScheduled", "status": "False", "message": words, "lastTransitionTime": BEGAN}
+    cluster.pod["status"] = {"phase": "Pending", "conditions": [condition]}
+    cluster.pod["metadata"]["creationTimestamp"] = f"2026-11-20T{created}Z"
+    if not has_claim:
+        cluster.drop("persistentvolumeclaims")
+    assert ("desktop_unschedulable" in cluster.roots()) == is_found
 
 
 @pytest.mark.parametrize("name", ALL)

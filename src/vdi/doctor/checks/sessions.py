@@ -19,6 +19,9 @@ from vdi.session.naming import reservation_name
 from vdi.session.pulling import IMAGE_CODES
 
 PATIENCE = 15.0
+_SCHEDULER_PATIENCE = 60.0
+"""Until a claim counts as missing that is there: pod and claim are created side by side, and the scheduler, which may
+see the pod first, tries again after up to 10 s."""
 """Seconds in which a kubelet's complaint may pass by itself."""
 SLOW = 30.0
 """Seconds that a start may take (F1)."""
@@ -249,7 +252,8 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
         pod, answer = diagnosis.pod, diagnosis.answer
         if pod is None or answer is None or not answer.stuck:
             continue
-        if snapshot.age(pod.metadata.creation_timestamp) < PATIENCE and pod.status.phase != "Failed":
+        patience = _SCHEDULER_PATIENCE if answer.reason == Reason.MISSING_HOME and diagnosis.home else PATIENCE
+        if snapshot.age(pod.metadata.creation_timestamp) < patience and pod.status.phase != "Failed":
             continue
         code = _OF_ANSWER.get(answer.reason, "desktop_unschedulable" if not pod.spec.node_name else "session_failed")
         if answer.reason == Reason.NO_GPU_FREE:
