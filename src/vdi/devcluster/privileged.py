@@ -186,7 +186,7 @@ def _import(layout: Layout, ctr: str, *tars: str) -> list[str]:
     for tar in tars:
         note = memory / quote(tar, safe="")
         names, mark = image_names(Path(tar)), _mark(Path(tar))
-        is_known = note.exists() and note.read_text().splitlines()[0] == mark
+        is_known = note.exists() and note.read_text().splitlines()[:1] == [mark]
         if is_known and all(_find(name, present) for name in names):
             continue
         require_room(Path(tar), shutil.disk_usage(layout.node).free)
@@ -220,7 +220,7 @@ def _copy_images(layout: Layout, word: str, ctr: str) -> list[str]:
     """From the archives, or, where the cache has another one by now, from the first node itself."""
     node, notes = layout.of_node(int(word)), {}
     for note in _imported(layout).iterdir():
-        mark, *names = note.read_text().splitlines()
+        mark, *names = note.read_text().splitlines() or [""]  # empty, if the machine went off while it was written
         notes[Path(unquote(note.name))] = mark, names
     new = _import(node, ctr, *[str(tar) for tar, (mark, _) in notes.items() if tar.exists() and _mark(tar) == mark])
     new += _copy_from_first(layout, node, ctr, [name for _, names in notes.values() for name in names])

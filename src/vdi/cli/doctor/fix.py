@@ -27,7 +27,7 @@ def apply_fixes(connection: KubeConnection, findings: Sequence[Finding], snapsho
     """
     prepared = connection.run(lambda client: _prepare_all(client, findings, snapshot))
     if not prepared:
-        typer.echo("--fix: each of these fixes needs your decision, so nothing was changed. The remedies are above.")
+        typer.echo("--fix: none of these findings can be fixed automatically. The remedies are above.")
         return
     made = 0
     for finding, step in prepared:
