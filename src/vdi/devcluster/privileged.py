@@ -237,6 +237,7 @@ def _copy_from_first(layout: Layout, node: Layout, ctr: str, names: Sequence[str
         if known and not _find(name, (*other, *copied)):
             with tempfile.TemporaryDirectory(dir=node.node) as folder:
                 host.run(*_images(layout, ctr), "export", f"{folder}/exported.tar", known)
+                require_room(Path(folder, "exported.tar"), shutil.disk_usage(node.node).free)
                 host.run(*_images(node, ctr), "import", f"{folder}/exported.tar")
             copied.append(known)
     return copied
