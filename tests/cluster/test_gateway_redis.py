@@ -49,6 +49,26 @@ async def test_two_replicas_share_what_one_alone_would_keep(redis: RedisServer) 
         await two.close()
 
 
+async def test_a_listener_that_is_cancelled_at_any_moment_ends(redis: RedisServer) -> None:
+    """Python 3.11's asyncio.wait_for loses a cancellation that comes when what it waits for has just ended."""
+    shared = RedisSharedState(redis.url)
+
+    async def listen() -> None:
+        async with shared.subscribe("news"):
+            await asyncio.Event().wait()
+
+    try:
+        for steps in range(300):
+            listener = asyncio.create_task(listen())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            listener.cancel()
+            _, left = await asyncio.wait([listener], timeout=10)
+            assert not left, f"cancelled after {steps} steps"
+    finally:
+        await shared.close()
+
+
 async def test_a_redis_that_dies_is_said_to_be_dead_and_is_listened_to_again_when_it_is_back(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

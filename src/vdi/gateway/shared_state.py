@@ -4,10 +4,11 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
@@ -15,10 +16,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 BACKLOG = 1000
 """Messages that are kept for a listener who is slow; of more, the oldest are lost."""
 _SUBSCRIBE_SECONDS = 5.0
+_RESPONSE_SECONDS = 4.0
+"""Time for one command: enough for a second try after a lost connection."""
 _LISTEN_AGAIN = 1.0
 _SILENCE = 15.0
 _COUNT = """
@@ -162,43 +166,37 @@ class RedisSharedState:
     """For several replicas: Redis 6.2 or newer, or what speaks its protocol. Keys of ours begin with `vdi:`."""
 
     def __init__(self, url: str) -> None:
-        self._redis = Redis.from_url(
-            url,
-            decode_responses=True,
-            socket_connect_timeout=2.0,
-            socket_timeout=2.0,
-            health_check_interval=30,
-            max_connections=64,
-        )
-        # A listener is silent while no message is published: its connection has no deadline for an answer.
-        self._listening = Redis.from_url(url, decode_responses=True, socket_connect_timeout=2.0)
+        # With a `socket_timeout`, which is their default, redis-py sends through asyncio.wait_for. In Python 3.11 that
+        # can lose a cancellation: the task goes on, and who cancelled it waits for ever. `_within` has the deadlines.
+        client = partial(Redis.from_url, url, decode_responses=True, socket_connect_timeout=2.0, socket_timeout=None)
+        self._redis, self._listening = client(health_check_interval=30, max_connections=64), client()
         self._count = self._redis.register_script(_COUNT)
 
     async def take_once(self, key: str, seconds: float) -> bool:
         """See SharedState."""
         with _answers():
-            return bool(await self._redis.set(_key(key), "", nx=True, px=_milliseconds(seconds)))
+            return bool(await _within(self._redis.set(_key(key), "", nx=True, px=_milliseconds(seconds))))
 
     async def count(self, key: str, seconds: float) -> int:
         """See SharedState."""
         with _answers():
-            return int(await self._count(keys=[_key(key)], args=[_milliseconds(seconds)]))
+            return int(await _within(self._count(keys=[_key(key)], args=[_milliseconds(seconds)])))
 
     async def put(self, key: str, value: str, seconds: float) -> None:
         """See SharedState."""
         with _answers():
-            await self._redis.set(_key(key), value, px=_milliseconds(seconds))
+            await _within(self._redis.set(_key(key), value, px=_milliseconds(seconds)))
 
     async def pop(self, key: str) -> str | None:
         """See SharedState."""
         with _answers():
-            value = await self._redis.getdel(_key(key))
+            value = await _within(self._redis.getdel(_key(key)))
             return None if value is None else str(value)
 
     async def publish(self, channel: str, text: str) -> None:
         """See SharedState."""
         with _answers():
-            await self._redis.publish(_key(channel), text)
+            await _within(self._redis.publish(_key(channel), text))
 
     @asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator[AsyncIterator[str]]:
@@ -221,7 +219,7 @@ class RedisSharedState:
     async def check(self) -> None:
         """See SharedState."""
         with _answers():
-            await self._redis.ping()
+            await _within(self._redis.ping())
 
     async def close(self) -> None:
         """See SharedState."""
@@ -232,7 +230,7 @@ class RedisSharedState:
         while True:
             try:
                 async with self._listening.pubsub() as pubsub:
-                    await pubsub.subscribe(key)
+                    await _within(pubsub.subscribe(key))
                     await _take(pubsub, queue, ready)
             except RedisError as error:
                 log.warning("Redis: listening on %s is interrupted: %s", key, error)
@@ -243,7 +241,7 @@ async def _take(pubsub: PubSub, queue: "asyncio.Queue[str]", ready: asyncio.Even
     """Hand on what is said until the connection is lost; one that is silent is asked whether it still lives."""
     asked = False
     while True:
-        message = await pubsub.get_message(timeout=_SILENCE)
+        message = await _within(pubsub.get_message(timeout=_SILENCE), _SILENCE + _RESPONSE_SECONDS)
         if message is not None:
             asked = False
             if message["type"] == "subscribe":
@@ -253,7 +251,7 @@ async def _take(pubsub: PubSub, queue: "asyncio.Queue[str]", ready: asyncio.Even
         elif asked:
             raise RedisConnectionError(f"no response for {_SILENCE:g} s")
         else:
-            await pubsub.ping()
+            await _within(pubsub.ping())
             asked = True
 
 
@@ -268,6 +266,15 @@ def _key(key: str) -> str:
 
 def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
+
+
+async def _within(response: Awaitable[T], seconds: float = _RESPONSE_SECONDS) -> T:
+    """The response, if it comes in that time. Raises RedisConnectionError."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await response
+    except TimeoutError:
+        raise RedisConnectionError(f"no response within {seconds:g} s") from None
 
 
 @contextmanager
