@@ -421,18 +421,18 @@ def test_the_first_picture_may_take_as_long_as_the_pods_probes_wait(desktop: Mod
 
 
 def test_a_slow_start_says_now_and_then_what_it_waits_for(
-    desktop: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    desktop: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parts = desktop.Desktop({}, app=[], keys=[], screen="4096x2304")
     monkeypatch.setattr(parts, "start", lambda _name: None)
-    monkeypatch.setattr(desktop, "listens", lambda _port: False)
+    monkeypatch.setattr(desktop, "RUNTIME", tmp_path)
     parts.clock.zero = time.monotonic() - 11.0
     parts._look()
     parts._look()
     parts.clock.zero -= 10.0
     parts.clock.mark("graphics decided")
     parts._look()
-    monkeypatch.setattr(desktop, "listens", lambda _port: True)
+    (tmp_path / desktop.ACCEPTS_FILE).touch()
     parts.clock.zero -= 10.0
     parts._look()
 
@@ -470,18 +470,18 @@ def test_the_line_of_times_names_each_step_once(desktop: ModuleType) -> None:
     assert clock.line().startswith("start-up: one ") and clock.line().endswith(", two 1.50 s")
 
 
-def test_what_is_drawn_starts_once_selkies_listens_and_not_again(
-    desktop: ModuleType, monkeypatch: pytest.MonkeyPatch
+def test_what_is_drawn_starts_once_selkies_serves_and_not_again(
+    desktop: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     started: list[str] = []
     parts = desktop.Desktop({}, app=[], keys=[], screen="4096x2304")
     monkeypatch.setattr(parts, "start", started.append)
 
-    monkeypatch.setattr(desktop, "listens", lambda _port: False)
+    monkeypatch.setattr(desktop, "RUNTIME", tmp_path)
     parts._look()
     assert started == []
 
-    monkeypatch.setattr(desktop, "listens", lambda _port: True)
+    (tmp_path / desktop.ACCEPTS_FILE).touch()
     parts._look()
     parts._look()
     assert started == ["xfwm4", "xfdesktop", "xfce4-panel"]
@@ -518,15 +518,34 @@ def test_applications_draw_with_zink_and_the_x_server_never_does(
     assert "MESA_LOADER_DRIVER_OVERRIDE" not in environment("selkies")
 
 
-def test_selkies_may_listen_once_there_is_a_picture_and_a_decision(
-    decided: Callable[[int, str], tuple[Any, dict[str, str]]], tmp_path: Path
+def test_with_a_password_the_port_takes_connections_once_there_is_a_picture_and_a_decision(
+    desktop: ModuleType, decided: Callable[[int, str], tuple[Any, dict[str, str]]], tmp_path: Path
 ) -> None:
     parts, _ = decided(0, "Software")
-    assert not (tmp_path / "ready").exists()
+    parts.stream_env |= {"SELKIES_PORT": "0", "SELKIES_ADDR": "127.0.0.1"}
+    parts.hidden = {"SELKIES_BASIC_AUTH_PASSWORD": "hidden"}
+    parts.hold_ports()
+    (port,) = parts.sockets["selkies"]
+    with port:
+        with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
+            probe.connect(port.getsockname())
+        assert not (tmp_path / "ready").exists(), "Selkies may not accept them"
 
-    (tmp_path / "picture.log").write_text(GOOD[1])
-    parts._judge(0)
-    assert (tmp_path / "ready").exists()
+        (tmp_path / "picture.log").write_text(GOOD[1])
+        parts._judge(0)
+        socket.create_connection(port.getsockname(), 5).close()
+        assert (tmp_path / "ready").exists()
+
+
+def test_behind_a_gateway_a_probe_waits_for_its_answer_from_the_start(desktop: ModuleType) -> None:
+    env = {"SELKIES_PORT": "0", "SELKIES_ADDR": "127.0.0.1"}
+    parts = desktop.Desktop(env, [], [], "4096x2304", {"SELKIES_MASTER_TOKEN": "hidden"})
+    parts.hold_ports()
+    (port,) = parts.sockets["selkies"]
+    with port, socket.create_connection(port.getsockname(), 5) as probe:
+        probe.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            probe.recv(1)
 
 
 @pytest.mark.parametrize(("code", "said"), [(1, "ended with status 1; what it said"), (-9, "ended by signal 9")])

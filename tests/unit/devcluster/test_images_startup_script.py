@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,18 +29,20 @@ def launched(desktop: ModuleType, home: Path, monkeypatch: pytest.MonkeyPatch) -
     runtime = home.parent / "runtime"
     runtime.mkdir()
     monkeypatch.setattr(desktop, "RUNTIME", runtime)
-    monkeypatch.setattr(desktop, "listens", lambda _port: False)
     monkeypatch.chdir(home)
 
     def start(given: str = "") -> Any:
         parts = desktop.Desktop({}, [], [], "4096x2304", scripts=desktop.startup_scripts(given, home))
+        (port,) = parts.sockets["selkies"] = desktop.bind_port("127.0.0.1", 0)
+        ports.enter_context(port)
         for step in ("first picture encoded", "graphics decided"):
             parts.clock.mark(step)
         parts.run_scripts()
-        parts._let_selkies_listen()
+        parts._let_selkies_accept()
         return parts
 
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE):  # the launcher always has a child to wait for
+    # The launcher always has a child to wait for.
+    with ExitStack() as ports, subprocess.Popen(["cat"], stdin=subprocess.PIPE):
         yield start
 
 

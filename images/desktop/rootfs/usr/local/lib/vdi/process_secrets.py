@@ -15,6 +15,8 @@ from hashlib import sha256
 
 SECRETS_FD, SOCKET_FDS = "VDI_SECRETS_FD", "VDI_SOCKET_FDS"
 """Variables that name inherited descriptors: a pipe with JSON, and bound sockets."""
+ACCEPTS_FILE = "selkies.accepts"
+"""In XDG_RUNTIME_DIR, from when Selkies accepts connections."""
 _PR_SET_DUMPABLE = 4
 
 
