@@ -4,8 +4,8 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
@@ -174,29 +174,24 @@ class RedisSharedState:
 
     async def take_once(self, key: str, seconds: float) -> bool:
         """See SharedState."""
-        with _answers():
-            return bool(await _within(self._redis.set(_key(key), "", nx=True, px=_milliseconds(seconds))))
+        return bool(await _ask(self._redis.set(_key(key), "", nx=True, px=_milliseconds(seconds))))
 
     async def count(self, key: str, seconds: float) -> int:
         """See SharedState."""
-        with _answers():
-            return int(await _within(self._count(keys=[_key(key)], args=[_milliseconds(seconds)])))
+        return int(await _ask(self._count(keys=[_key(key)], args=[_milliseconds(seconds)])))
 
     async def put(self, key: str, value: str, seconds: float) -> None:
         """See SharedState."""
-        with _answers():
-            await _within(self._redis.set(_key(key), value, px=_milliseconds(seconds)))
+        await _ask(self._redis.set(_key(key), value, px=_milliseconds(seconds)))
 
     async def pop(self, key: str) -> str | None:
         """See SharedState."""
-        with _answers():
-            value = await _within(self._redis.getdel(_key(key)))
-            return None if value is None else str(value)
+        value = await _ask(self._redis.getdel(_key(key)))
+        return None if value is None else str(value)
 
     async def publish(self, channel: str, text: str) -> None:
         """See SharedState."""
-        with _answers():
-            await _within(self._redis.publish(_key(channel), text))
+        await _ask(self._redis.publish(_key(channel), text))
 
     @asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator[AsyncIterator[str]]:
@@ -218,8 +213,7 @@ class RedisSharedState:
 
     async def check(self) -> None:
         """See SharedState."""
-        with _answers():
-            await _within(self._redis.ping())
+        await _ask(self._redis.ping())
 
     async def close(self) -> None:
         """See SharedState."""
@@ -277,9 +271,9 @@ async def _within(response: Awaitable[T], seconds: float = _RESPONSE_SECONDS) ->
         raise RedisConnectionError(f"no response within {seconds:g} s") from None
 
 
-@contextmanager
-def _answers() -> Iterator[None]:
+async def _ask(response: Awaitable[T]) -> T:
+    """The response to a command. Raises SharedUnavailableError."""
     try:
-        yield
+        return await _within(response)
     except RedisError as error:
         raise SharedUnavailableError(f"Redis does not respond as expected: {error}") from error
