@@ -5,7 +5,6 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,16 +32,13 @@ def launched(desktop: ModuleType, home: Path, monkeypatch: pytest.MonkeyPatch) -
 
     def start(given: str = "") -> Any:
         parts = desktop.Desktop({}, [], [], "4096x2304", scripts=desktop.startup_scripts(given, home))
-        (port,) = parts.sockets["selkies"] = desktop.bind_port("127.0.0.1", 0)
-        ports.enter_context(port)
         for step in ("first picture encoded", "graphics decided"):
             parts.clock.mark(step)
         parts.run_scripts()
         parts._let_selkies_accept()
         return parts
 
-    # The launcher always has a child to wait for.
-    with ExitStack() as ports, subprocess.Popen(["cat"], stdin=subprocess.PIPE):
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE):  # the launcher always has a child to wait for
         yield start
 
 
