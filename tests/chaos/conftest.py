@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from chaos.world import ChaosWorld, open_world
-from cluster.conftest import administrator, control_plane, kubeconfig, kubectl, namespace  # noqa: F401 -- fixtures
+from cluster.conftest import administrator, control_plane, kubeconfig, kubectl, namespace
+
+__all__ = ["administrator", "control_plane", "kubeconfig", "kubectl", "namespace"]
 
 
 @pytest.fixture
-async def world(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterator[ChaosWorld]:  # noqa: F811
+async def world(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterator[ChaosWorld]:
     """A namespace with templates, nodes, a kubelet and a checker."""
     async with open_world(kubeconfig, namespace, tmp_path) as world:
         yield world

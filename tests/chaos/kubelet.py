@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -68,29 +68,43 @@ class Kubelet:
         )
 
     def _changed(self, _old: Pod | None, new: Pod | None) -> None:
-        if new is None or new.terminating or not new.spec.node_name or new.status.phase not in ("", "Pending"):
+        if new is None or new.terminating or not new.spec.node_name:
             return
-        if new.metadata.uid in self._starting:
-            return
-        self._starting.add(new.metadata.uid)
-        task = asyncio.create_task(self._start(new, self._rng.uniform(0.0, self._slowest)))
+        if _is_to_start(new) and new.metadata.uid not in self._starting:
+            self._starting.add(new.metadata.uid)
+            self._spawn(self._start(new, self._rng.uniform(0.0, self._slowest)))
+        elif _was_given_up(new):
+            self._spawn(self._report_ready(new))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _start(self, pod: Pod, delay: float) -> None:
         """Once: a report whose answer was lost may have been taken, and the pod may have failed since."""
         await asyncio.sleep(delay)
-        while (present := self._present(pod)) and present.status.phase in ("", "Pending"):
+        if PREPULL in pod.metadata.annotations:
+            await self._persist(pod, _is_to_start, self._pull)
+        elif await self._persist(pod, _is_to_start, self._run):
+            self.ready_pods += 1
+
+    async def _report_ready(self, pod: Pod) -> None:
+        """The lifecycle controller had lost patience with the node: it never takes back what it said of the pods."""
+        await self._persist(pod, _was_given_up, self._run)
+
+    async def _persist(self, pod: Pod, due: Callable[[Pod], bool], report: Callable[[Pod], Awaitable[None]]) -> bool:
+        """Report until the API server has taken it, as long as it is due; whether it was this report that it took."""
+        while (present := self._present(pod)) and due(present):
             try:
-                if PREPULL in pod.metadata.annotations:
-                    await self._pull(pod)
-                else:
-                    await self._run(present)
-                return
+                await report(present)
             except (NotFound, Invalid):
-                return
+                return False
             except KubeError:  # the API server is being restarted, or the pod has just been changed
                 await asyncio.sleep(0.1)
+            else:
+                return True
+        return False
 
     def _present(self, pod: Pod) -> Pod | None:
         present = self._pods.get(pod.metadata.namespace, pod.metadata.name)
@@ -103,7 +117,6 @@ class Kubelet:
         status = {"phase": "Running", "podIP": ADDRESS, "conditions": conditions, "containerStatuses": [container]}
         meta = {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version}
         await self._say(pod.metadata.name, {"metadata": meta, "status": status})
-        self.ready_pods += 1
 
     async def _pull(self, pod: Pod) -> None:
         image = pod.metadata.annotations[PREPULL_IMAGE]
@@ -115,6 +128,15 @@ class Kubelet:
         ended = {"terminated": {"exitCode": 0, "reason": "Completed"}}
         container = {**_container(ready=False, state=ended), "name": "pull"}
         await self.report(pod.metadata.name, phase="Succeeded", containerStatuses=[container])
+
+
+def _is_to_start(pod: Pod) -> bool:
+    return pod.status.phase in ("", "Pending")
+
+
+def _was_given_up(pod: Pod) -> bool:
+    """Whether somebody else says that it is not ready, though its desktop is: a kubelet that lives contradicts."""
+    return pod.status.phase == "Running" and pod.desktop is not None and pod.desktop.ready and not pod.ready
 
 
 def _container(*, ready: bool, state: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,12 @@
-"""The control plane's own processes: killed, for the supervisor to bring them back; and etcd's memory cut short."""
+"""The control plane's own processes: killed, for the supervisor to bring them back, or stopped for a while; and etcd's
+memory cut short."""
 
 import asyncio
 import os
 import signal
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import aiohttp
@@ -20,9 +23,22 @@ class Machine:
 
     def kill(self, component: str) -> None:
         """SIGKILL to `etcd` or `kube-apiserver`."""
-        found = {component.name: component.pid for component in cluster.status(self.name).components}
-        if found[component]:
-            os.kill(found[component], signal.SIGKILL)
+        if pid := self._pid(component):
+            os.kill(pid, signal.SIGKILL)
+
+    @contextmanager
+    def stopped(self, component: str) -> Iterator[None]:
+        """It does nothing while the context lasts."""
+        pid = self._pid(component)
+        assert pid, f"{component} does not run"
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    def _pid(self, component: str) -> int | None:
+        return {one.name: one.pid for one in cluster.status(self.name).components}[component]
 
     async def compact(self) -> int:
         """Have etcd forget all versions but the present one; gives its number."""

@@ -205,7 +205,10 @@ class ChaosWorld:
 
     async def orderly(self, seconds: float = 20.0) -> None:
         """Wait until there is neither orphan nor duplicate, and nothing was wrong in between either."""
-        await eventually(lambda: not self.checker.disorder(), f"order: {self.checker.disorder()[:9]}", seconds)
+        try:
+            await eventually(lambda: not self.checker.disorder(), "order", seconds)
+        except AssertionError as late:
+            raise AssertionError(f"{late}: {self.checker.disorder()[:9]}") from None
         self.checker.check_zombies()
         assert not self.checker.violations, "\n".join(self.checker.violations)
         assert not self.audit.overlaps, "\n".join(self.audit.overlaps[:20])

@@ -120,6 +120,7 @@ def test_an_upgrade_and_ordinary_starts_are_no_findings(sessions: World) -> None
         if settled and running == ["Running", "Running"]:
             break
     assert settled, "the upgrade did not end"
+    assert running == ["Running", "Running"]
     assert cried == []
 
 

@@ -63,6 +63,7 @@ def test_no_program_that_never_draws_with_opengl_has_loaded_it(sessions: World) 
     assert set(run_in(sessions, "mesa", names).split()) == {"Xvfb"}
 
 
+@pytest.mark.long
 def test_what_the_person_runs_leaves_the_processor_to_picture_and_keys(sessions: World) -> None:
     start(sessions, "nina", "small")
     wait_until("the panel", lambda: run_in(sessions, "nina", "pgrep -x xfce4-panel || true"), 30)
@@ -79,6 +80,7 @@ def test_what_the_person_runs_leaves_the_processor_to_picture_and_keys(sessions:
         assert nice(program) == {"0"}, program
 
 
+@pytest.mark.long
 def test_one_application_fills_the_screen_comes_back_and_is_typed_into_with_any_layout(sessions: World) -> None:
     app = {"command": ["xfce4-terminal", "--title", "alone"]}
     with template(sessions, "single", app=app, keyboard={"layout": "de"}):

@@ -39,6 +39,7 @@ def exporter() -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 def test_the_load_of_a_nodes_gpus_is_shown_and_without_an_exporter_unknown(world: World) -> None:
     before = json.loads(world.vdi("gpu", "status", "-o", "json"))
     (node,) = before["nodes"]

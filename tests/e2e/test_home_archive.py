@@ -7,6 +7,7 @@ import pytest
 
 from e2e.desktops import home_claim_of, reach, run_in, start
 from e2e.world import NAMESPACE, World
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 FILES = (
@@ -42,4 +43,5 @@ def test_a_home_that_was_exported_and_deleted_is_imported_and_its_desktop_goes_o
     reach(world, "hazel", "Running")
     assert run_in(world, "hazel", LOOK) == seen == "precious\n640 1000 2\n.c\nlink\nsame\n"
     labels = "app.kubernetes.io/name=vdi-home-copy"
-    assert world.kubectl("get", "pods", "-n", NAMESPACE, "-l", labels, "-o", "name") == ""
+    copies = ("get", "pods", "-n", NAMESPACE, "-l", labels, "-o", "name")
+    wait_until("the kubelet has ended the pods of both copies", lambda: world.kubectl(*copies) == "", 60)

@@ -1,6 +1,6 @@
 """No one at the desktop: the notice in its picture, what spares it and what does not, the suspension. Real input."""
 
-import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ import pytest
 from e2e.desktops import ask_agent, condition, pod_of, reach, run_in, start, template, wait_for_notice
 from e2e.world import World
 from support.waiting import wait_until
+from vdi.session.times import parse_time
 
 pytestmark = pytest.mark.timeout(300)
 IDLE_TIMEOUT = 40
@@ -29,7 +30,6 @@ def test_the_notice_is_seen_a_key_takes_it_away_and_an_open_tab_alone_keeps_noth
             assert "unless someone uses mouse or keyboard" in warned["message"]
 
             browser.type("x")
-            touched = time.monotonic()
             wait_for_notice(browser, shown=False, seconds=3)
             wait_until("the warning is taken back", lambda: condition(sessions, "ida", "Idle") is None, 10)
             assert pod_of(sessions, "ida")
@@ -37,8 +37,15 @@ def test_the_notice_is_seen_a_key_takes_it_away_and_an_open_tab_alone_keeps_noth
             # The page stays open and shows the desktop all the time; no one touches it.
             wait_for_notice(browser, shown=True, seconds=IDLE_TIMEOUT)
             assert "Waiting for stream" not in browser.page.inner_text("body")
+            idle = sessions.get("vdi", "ida")
+            assert idle
+            active = parse_time(idle["status"]["lastActivityTime"])
+            assert active >= parse_time(warned["lastTransitionTime"]), "the key was after the first warning"
             reach(sessions, "ida", "Suspended", seconds=IDLE_TIMEOUT)
-            assert IDLE_TIMEOUT <= time.monotonic() - touched < IDLE_TIMEOUT + 20
+            suspended = condition(sessions, "ida", "Ready")
+            assert suspended
+            length = parse_time(suspended["lastTransitionTime"]) - active
+            assert timedelta(seconds=IDLE_TIMEOUT) <= length < timedelta(seconds=IDLE_TIMEOUT + 20)
         # The status tells it first, so that no one is suspended without a word; then the spec.
         wait_until("the spec says so", lambda: (sessions.get("vdi", "ida") or {})["spec"]["suspended"], 5)
         wait_until("the desktop is gone", lambda: not sessions.items("pod", "vdi.kasm.io/session=ida"), 20)

@@ -25,6 +25,7 @@ def test_the_end_of_the_time_is_announced_and_a_longer_timeout_takes_it_back(ses
     reach(sessions, "emma", "Running")
 
 
+@pytest.mark.long
 def test_a_drain_is_announced_and_an_uncordon_takes_it_back(sessions: World) -> None:
     start(sessions, "dana", "small")
     pod = pod_of(sessions, "dana")

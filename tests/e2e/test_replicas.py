@@ -3,7 +3,9 @@
 The servers' images are built from Debian's packages, since the official ones cannot be fetched everywhere.
 """
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -24,20 +26,34 @@ def two_gateways(sessions: World, tmp_path_factory: pytest.TempPathFactory) -> I
         yield sessions
 
 
-def pods(world: World, selector: str) -> list[str]:
-    found = world.kubectl("-n", RELEASE_NAMESPACE, "get", "pods", "-l", selector, "-o", "name").split()
-    return [name for name in found if name]
+def ready_pods(world: World, selector: str) -> dict[str, str]:
+    """Name by uid: a pod of a StatefulSet has the name of the one before it."""
+    pods = json.loads(world.kubectl("-n", RELEASE_NAMESPACE, "get", "pods", "-l", selector, "-o", "json"))["items"]
+    return {
+        pod["metadata"]["uid"]: pod["metadata"]["name"]
+        for pod in pods
+        if "deletionTimestamp" not in pod["metadata"]
+        and any(
+            (condition["type"], condition["status"]) == ("Ready", "True")
+            for condition in pod["status"].get("conditions", ())
+        )
+    }
 
 
-def kill(world: World, pod: str) -> None:
-    world.kubectl("-n", RELEASE_NAMESPACE, "delete", pod, "--grace-period=0", "--force", "--wait=false")
+def kill(world: World, portal: Any, selector: str, uid: str) -> None:
+    """Return when another pod is Ready in its place, and the portal knows who has logged in."""
+    pods = ready_pods(world, selector)
+    words = ("delete", "pod", pods[uid], "--grace-period=0", "--force", "--wait=false")
+    world.kubectl("-n", RELEASE_NAMESPACE, *words)
+    wait_until(f"{pods[uid]} is replaced", lambda: len(ready_pods(world, selector).keys() - {uid}) == len(pods), 120)
+    wait_until(f"the portal works without {pods[uid]}", lambda: is_known(portal), 60)
 
 
 @pytest.mark.long
 def test_each_part_dies_and_who_has_logged_in_stays_in(two_gateways: World) -> None:
     world = two_gateways
     selector = "app.kubernetes.io/component=gateway"
-    gateways = wait_until("two gateways", lambda: two if len(two := pods(world, selector)) == 2 else None, 60)
+    gateways = wait_until("two gateways", lambda: two if len(two := ready_pods(world, selector)) == 2 else None, 60)
     start(world, "rita", "small")
     with world.browser("rita") as browser:
         browser.open()
@@ -45,13 +61,10 @@ def test_each_part_dies_and_who_has_logged_in_stays_in(two_gateways: World) -> N
         portal.goto(f"{world.portal}/account")
         assert is_known(portal)
         for gateway in gateways:  # in turn: what the first one knew must be known to the second
-            kill(world, gateway)
-            wait_until("the other gateway answers", lambda: is_known(portal), 30)
-        selectors = [f"app.kubernetes.io/name={name}" for name in SERVERS]
-        for selector in selectors:
-            (server,) = pods(world, selector)
-            kill(world, server)
-            wait_until(f"{selector} is back", lambda: is_known(portal), 60)
+            kill(world, portal, selector, gateway)
+        for selector in [f"app.kubernetes.io/name={name}" for name in SERVERS]:
+            (server,) = ready_pods(world, selector)
+            kill(world, portal, selector, server)
         before = browser.picture()
         browser.open_terminal()  # the connection of before: no picture has passed through any of them
         browser.wait_for_change(before, pixels=20_000)

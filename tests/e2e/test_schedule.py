@@ -46,7 +46,7 @@ def kill_operator(world: World) -> None:
 def test_two_windows_with_an_operator_that_was_killed_across_the_end_of_the_first(sessions: World) -> None:
     world = sessions
     # The desktop has to be there before the first window opens, or it would be one of the pool's.
-    opens = (datetime.now(UTC) + timedelta(seconds=90)).replace(second=0, microsecond=0)
+    opens = (datetime.now(UTC) + timedelta(seconds=150)).replace(second=0, microsecond=0)
     closes, opens_again = opens + 2 * MINUTE, opens + 4 * MINUTE
     schedule: dict[str, Any] = {"windows": [window(opens, 2), window(opens_again, 20)]}
     with template(world, "hours", persistence={"enabled": False}, schedule=schedule) as name:
@@ -60,7 +60,7 @@ def test_two_windows_with_an_operator_that_was_killed_across_the_end_of_the_firs
         try:
             start(world, "wanda", name)
             assert spare(world) == [], "outside the pool's schedule"
-            wait_until("the pool is filled", lambda: pool_status(world).get("ready") == 1, 150)
+            wait_until("the pool is filled", lambda: pool_status(world).get("ready") == 1, 210)
             assert opens <= datetime.now(UTC) < closes and len(spare(world)) == 1
             warning = wait_until("the desktop is warned", lambda: condition(world, "wanda", "Closing"), 120)
             assert warning["reason"] == "ClosingSoon" and datetime.now(UTC) < closes

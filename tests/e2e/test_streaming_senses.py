@@ -5,6 +5,7 @@ against the protocol spoken by hand, with messages that are proven to work where
 
 import base64
 import math
+import re
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -141,6 +142,7 @@ def picture_size(browser: DesktopBrowser) -> list[int]:
 def test_a_desktop_that_keeps_its_size_keeps_it(off: Streamed) -> None:
     with off.opened() as browser:
         size = off.size()
+        assert re.fullmatch(r"\d+ x \d+", size)
         assert size not in ("1280 x 720", "1000 x 600", "800 x 640")
         browser.page.set_viewport_size({"width": 1000, "height": 600})
         browser.page.wait_for_timeout(QUIET_MILLISECONDS)

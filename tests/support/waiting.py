@@ -4,7 +4,9 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
+
+import pytest
 
 T = TypeVar("T")
 
@@ -50,3 +52,17 @@ async def _answer(true: Callable[[], object]) -> object:
 
 def _late(what: str, seconds: float, answer: object) -> str:
     return f"{what}: not within {seconds} s, last answer {answer!r}"
+
+
+def hold_calls(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> tuple[asyncio.Event, asyncio.Event]:
+    """Let calls of an asynchronous method wait: the first event says that one has come, the second lets them go on."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    method = getattr(owner, name)
+
+    async def held(*args: Any, **more: Any) -> Any:
+        begun.set()
+        await go_on.wait()
+        return await method(*args, **more)
+
+    monkeypatch.setattr(owner, name, held)
+    return begun, go_on

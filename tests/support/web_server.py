@@ -1,10 +1,12 @@
-"""An aiohttp application on a port of its own, for as long as a test needs it."""
+"""A web server on a port of its own, for as long as a test needs it: an aiohttp application, or a thread."""
 
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from aiohttp import web
 
@@ -44,3 +46,20 @@ async def serve_app(
             await asyncio.sleep(0)
         await runner.cleanup()
         await asyncio.sleep(0)  # the transports learn that they are closed in the loop's next turn
+
+
+@contextmanager
+def serve_handler(
+    handler: type[BaseHTTPRequestHandler], *, tls: ssl.SSLContext | None = None
+) -> Iterator[ThreadingHTTPServer]:
+    """Serve in a thread while the context lasts, on a free port, for tests that have no event loop."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,7 +1,8 @@
 """An API server on the loopback address that keeps objects, serves watches, and fails on request.
 
 It does what the real one does where the runtime depends on it (versions, uids, paging, 410, bookmarks, merge patches,
-field ownership only in name); tests/cluster checks the same things against the real one.
+label selectors, field ownership only in name); tests/cluster checks the same things against the real one. A watch hears
+nothing of an object that stops matching its selector, where the real one sends DELETED. Field selectors are ignored.
 """
 
 import asyncio
@@ -147,7 +148,7 @@ class FakeApi:
         plural, namespace, name = _parts(request.path)
         try:
             if method == "WATCH":
-                return await self._watch(request, plural)
+                return await self._watch(request, plural, namespace)
             if method == "GET" and not name:
                 return self._list(request, plural, namespace)
             return web.json_response(self._do(method, plural, namespace, name, json.loads(body) if body else {}))
@@ -179,8 +180,13 @@ class FakeApi:
             desired = body.get("metadata", {}).get("resourceVersion")
             if desired and desired != present["metadata"]["resourceVersion"]:
                 raise _Refused(status(409, "Conflict", name=name))
-            merged = _merge(present, body)
-            return self.put(plural, name, namespace=namespace, **merged)
+            # Stored before `put`, which keeps what it is not given: a patch also removes.
+            merged = self.objects[plural, namespace, name] = _merge(present, body)
+            held, holds = (bool(obj["metadata"].get("finalizers")) for obj in (present, merged))
+            if held and not holds and merged["metadata"].get("deletionTimestamp"):
+                self.remove(plural, name, namespace=namespace)
+                return merged
+            return self.put(plural, name, namespace=namespace)
         return present
 
     def _list(self, request: web.Request, plural: str, namespace: str) -> web.Response:
@@ -188,14 +194,17 @@ class FakeApi:
         version, start = (int(part) for part in token.split(":")) if token else (self.version, 0)
         if version < self.oldest:
             raise _Refused(status(410, "Expired", "The provided continue parameter is too old"))
-        found = [obj for (kind, ns, _), obj in sorted(self.objects.items()) if kind == plural and namespace in ("", ns)]
+        labels = request.query.get("labelSelector", "")
+        present = (obj for (kind, _, _), obj in sorted(self.objects.items()) if kind == plural)
+        found = [obj for obj in present if _is_in(namespace, obj) and matches_labels(obj, labels)]
         limit = int(request.query.get("limit") or 0) or len(found)
         more = f"{version}:{start + limit}" if start + limit < len(found) else ""
         metadata = {"resourceVersion": str(version), **({"continue": more} if more else {})}
         return web.json_response({"kind": "List", "metadata": metadata, "items": found[start : start + limit]})
 
-    async def _watch(self, request: web.Request, plural: str) -> web.StreamResponse:
+    async def _watch(self, request: web.Request, plural: str, namespace: str) -> web.StreamResponse:
         since = int(request.query["resourceVersion"])
+        labels = request.query.get("labelSelector", "")
         if since < self.oldest:
             raise _Refused(status(410, "Expired", "too old resource version"))
         answer = web.StreamResponse(headers={"Content-Type": "application/json"})
@@ -205,7 +214,8 @@ class FakeApi:
         try:
             while True:
                 for _, kind, event, obj in self.history[sent:]:
-                    if kind == plural and not self.silent:
+                    selected = event == "BOOKMARK" or (_is_in(namespace, obj) and matches_labels(obj, labels))
+                    if kind == plural and selected and not self.silent:
                         await answer.write(json.dumps({"type": event, "object": obj}).encode() + b"\n")
                 sent = len(self.history)
                 async with self._news:
@@ -227,6 +237,23 @@ def _parts(path: str) -> tuple[str, str, str]:
     if words[0] == "namespaces" and len(words) > 2:
         return words[2], words[1], words[3] if len(words) > 3 else ""
     return words[0], "", words[1] if len(words) > 1 else ""
+
+
+def _is_in(namespace: str, obj: Obj) -> bool:
+    return namespace in ("", obj["metadata"]["namespace"])
+
+
+def matches_labels(obj: Obj, selector: str) -> bool:
+    """Whether the object has such labels: terms `k=v`, `k!=v`, `k` and `!k`."""
+    assert "(" not in selector, f"{selector}: sets are not implemented"
+    labels = obj["metadata"].get("labels") or {}
+    for term in filter(None, selector.split(",")):
+        key, equals, value = term.partition("=")
+        name = key.strip("!")
+        found = labels.get(name) == value if equals else name in labels
+        if found == ("!" in key):
+            return False
+    return True
 
 
 def _merge(target: Obj, patch: Obj) -> Obj:

@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import gc
+import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from unit.kube.kube_pki import Authority
 from unit.kube.kube_things import THINGS, Thing
 from vdi.kube.config import ClusterConfig
 from vdi.kube.config_loading import load_config
+from vdi.kube.connections import Target
 from vdi.kube.errors import ConfigError, ConnectionFailed
+from vdi.kube.http import BUFFER, Connection
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
@@ -88,3 +92,33 @@ async def test_nothing_stays_open_when_the_client_closes_amid_watches(tmp_path: 
         await asyncio.gather(task, return_exceptions=True)
     await api.stop()
     gc.collect()  # an unclosed transport warns now, and warnings are errors here
+
+
+async def test_a_connection_that_is_given_up_when_its_handshake_ends_is_closed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio itself would close it politely, and wait 30 s for a server that says nothing."""
+    made: list[Connection] = []
+
+    class GivenUp(Connection):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            made.append(self)
+            connecting.cancel()
+
+    def accept() -> ssl.SSLSocket:
+        return context.wrap_socket(listener.accept()[0], server_side=True)
+
+    monkeypatch.setattr("vdi.kube.connections.Connection", GivenUp)
+    authority = Authority()
+    context = authority.server_context(tmp_path, ask_for_client=False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        accepted = asyncio.create_task(asyncio.to_thread(accept))
+        config = ClusterConfig(server=f"https://127.0.0.1:{listener.getsockname()[1]}", ca=authority.cert)
+        target = Target(config.server, config.ssl_context())
+        connecting = asyncio.create_task(target.connect(memoryview(bytearray(BUFFER))))
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+        with await accepted:
+            await asyncio.sleep(0)
+            assert made[0].lost
