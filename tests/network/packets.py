@@ -9,13 +9,15 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from e2e.conftest import sessions, world  # noqa: F401 -- fixtures
+from e2e.conftest import sessions, world
 from e2e.desktops import condition, reach, start, template
 from e2e.world import World
 from network.enforcer import enforced
 from network.on_a_node import helm_test, left_behind, node_of
 from support.waiting import wait_until
 from vdi.api.meta import RELEASE_NAMESPACE
+
+__all__ = ["sessions", "world"]
 
 pytestmark = pytest.mark.timeout(1800)  # the first one may have to make the cluster
 IDLE_TIMEOUT = 15
@@ -28,7 +30,7 @@ HOLE = {
 
 
 @pytest.fixture
-def enforcing(sessions: World) -> Iterator[World]:  # noqa: F811 -- the fixture
+def enforcing(sessions: World) -> Iterator[World]:
     with enforced(node_of(sessions)):
         yield sessions
 
@@ -59,7 +61,7 @@ def test_a_hole_is_found_and_named(enforcing: World) -> None:
     assert "desktop -> desktop 8080" not in said.partition("connections are not as")[2], "that one is denied twice"
 
 
-def test_where_nothing_enforces_them_it_says_exactly_that(sessions: World) -> None:  # noqa: F811 -- the fixture
+def test_where_nothing_enforces_them_it_says_exactly_that(sessions: World) -> None:
     status, said = helm_test(sessions)
     assert status != 0
     assert "THIS CLUSTER DOES NOT ENFORCE NetworkPolicies: all" in said

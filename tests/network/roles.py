@@ -192,7 +192,7 @@ INTERNET = ("1.1.1.1", "198.51.99.1", "223.255.255.1", "2606:4700:4700::1111")
 
 def _addresses() -> Iterator[Role]:
     turn = (Port(3478, "UDP"), Port(3478), Port(5349), Port(62000, "UDP"), Port(62000), Port(9641))
-    yield Role("API server", NODE, (Port(443), Port(6443), Port(10250)), sends=False)
+    yield Role("API server", NODE, (Port(443), Port(6443), Port(10250), Port(16443)), sends=False)
     yield Role("node with coturn", "192.168.1.11", (*turn, Port(22)))
     yield Role("DNS on the node", "169.254.20.10", (Port(53, "UDP"), Port(53)), sends=False)
     yield Role("cloud metadata", "169.254.169.254", (Port(80),), sends=False)

@@ -25,15 +25,24 @@ matchExpressions:
     {{- toYaml .Values.network.dns | nindent 4 }}
 {{- end }}
 
+{{/* Ports of the API server: `network.apiServerPorts`, and those found, as JSON texts. */}}
+{{- define "vdi.network.apiServerPorts" -}}
+{{- $ports := .Values.network.apiServerPorts }}
+{{- $slice := lookup "discovery.k8s.io/v1" "EndpointSlice" "default" "kubernetes" }}
+{{- range $slice.ports }}{{ $ports = append $ports .port }}{{ end }}
+{{- $ports | toStrings | uniq | toJson }}
+{{- end }}
+
 {{/*
-Egress rule: the API server. A policy sees its own address, not that of the Service `kubernetes`, and port 6443 where
-that is what it listens on. Which address that is only the cluster knows, and it changes with its servers: unless it is
-named, these two ports are open to every address. Without `to`, since some plugins do not take nodes for an ipBlock.
+Egress rule: the API server. A policy sees its own address and port, not those of the Service `kubernetes`. Which
+address that is only the cluster knows, and it changes with its servers: unless it is named, the ports are open to every
+address. Without `to`, since some plugins do not take nodes for an ipBlock.
 */}}
 {{- define "vdi.network.apiServer" -}}
 - ports:
-    - {port: 443, protocol: TCP}
-    - {port: 6443, protocol: TCP}
+    {{- range include "vdi.network.apiServerPorts" . | fromJsonArray }}
+    - {port: {{ . }}, protocol: TCP}
+    {{- end }}
   {{- with .Values.network.apiServer }}
   to:
     {{- range . }}

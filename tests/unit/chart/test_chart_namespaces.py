@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 
 from tools.generate.chart_render import CHART, DEV_IMAGES, render
-from vdi.devcluster import binaries
-from vdi.devcluster.progress import Progress
 from vdi.gateway.settings import read_settings as gateway_settings
 from vdi.operator.settings import read_settings as operator_settings
 
@@ -23,12 +21,6 @@ _MORE = (
     *_POOL,
 )
 _ONCE = {("", "configmaps"), ("coordination.k8s.io", "leases")}
-
-
-@pytest.fixture(scope="module")
-def helm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with Progress(tmp_path_factory.mktemp("helm")) as progress:
-        return binaries.ensure(["helm"], progress=progress)["helm"]
 
 
 def within(objects: list[Object], namespace: str) -> dict[tuple[str, str], Object]:

@@ -48,7 +48,7 @@ def answers(server: str) -> bool:
 
 
 def name_server() -> str:
-    """The one that this pod is told to ask."""
+    """The one that this pod has to ask."""
     lines = Path("/etc/resolv.conf").read_text().splitlines()
     return next(line.split()[1] for line in lines if line.startswith("nameserver "))
 
@@ -70,7 +70,7 @@ def settle(tries: list[dict[str, Any]], seconds: float) -> list[bool]:
 
 
 def listen(ports: list[int]) -> None:
-    """Take connections on these ports of the pod's own address, and close them, until told to stop."""
+    """Take connections on these ports of the pod's own address, and close them, until the pod is deleted."""
     own = os.environ["POD_ADDRESS"]
     family = socket.AF_INET6 if ":" in own else socket.AF_INET
     with selectors.DefaultSelector() as waiting:
@@ -84,11 +84,11 @@ def listen(ports: list[int]) -> None:
 def main() -> None:
     """What the first argument says."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    told = json.loads(sys.argv[1])
-    if "listen" in told:
-        listen(told["listen"])
+    task = json.loads(sys.argv[1])
+    if "listen" in task:
+        listen(task["listen"])
     else:
-        Path("/dev/termination-log").write_text(json.dumps(settle(told["try"], told["seconds"])))
+        Path("/dev/termination-log").write_text(json.dumps(settle(task["try"], task["seconds"])))
 
 
 if __name__ == "__main__":

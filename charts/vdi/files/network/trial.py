@@ -52,7 +52,7 @@ class Pods:
         self._context = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
 
     def ask(self, method: str, namespace: str, name: str = "", body: Object | None = None) -> tuple[int, Object]:
-        """Status and answer. Raises OSError when there is none."""
+        """Status and answer. Raises OSError without a response."""
         host, port = os.environ["KUBERNETES_SERVICE_HOST"], int(os.environ["KUBERNETES_SERVICE_PORT"])
         line = http.client.HTTPSConnection(host, port, timeout=10, context=self._context)
         headers = {"Authorization": f"Bearer {(ACCOUNT / 'token').read_text()}", "Content-Type": "application/json"}
@@ -118,7 +118,7 @@ def last_words(status: Object) -> list[bool] | None:
 
 
 class Trial:
-    """The pods, and what they are told."""
+    """The pods, and their tasks."""
 
     def __init__(self, plan: Object, pods: Pods) -> None:
         self._plan, self._pods, self._made = plan, pods, list[Object]()
@@ -148,14 +148,16 @@ class Trial:
     def _try(self, hosts: dict[str, str]) -> list[tuple[Try, bool]]:
         planned = list(connections(self._plan, hosts))
         tries = {name: [one for one in planned if one.source == name] for name in self._plan["roles"]}
-        told = {name: [one._asdict() for one in mine] for name, mine in tries.items() if mine}
-        made = [self._pod("from", name, {"try": mine, "seconds": TRIES_FOR}) for name, mine in told.items()]
+        tasks = {name: [one._asdict() for one in mine] for name, mine in tries.items() if mine}
+        made = [self._pod("from", name, {"try": mine, "seconds": TRIES_FOR}) for name, mine in tasks.items()]
         limit = STARTS_WITHIN + TRIES_FOR + 10
         seen = self._together.map(lambda pod: self._pods.wait(pod, last_words, limit), self._start(made))
-        return [pair for name, answer in zip(told, seen, strict=True) for pair in zip(tries[name], answer, strict=True)]
+        return [
+            pair for name, answer in zip(tasks, seen, strict=True) for pair in zip(tries[name], answer, strict=True)
+        ]
 
     def _are_there(self) -> None:
-        """Those that listen still do. Raises CouldNotTryError: what reached nobody would look blocked."""
+        """Those that listen still do. Raises CouldNotTryError: what reached no listener would look blocked."""
         for pod in self._made:
             if pod["metadata"]["name"].startswith(f"{NAME}-to-"):
                 self._pods.wait(pod, address, 1)
@@ -165,13 +167,13 @@ class Trial:
         list(self._together.map(self._pods.make, made))
         return made
 
-    def _pod(self, what: str, name: str, told: Object) -> Object:
+    def _pod(self, what: str, name: str, task: Object) -> Object:
         plan, role = self._plan, self._plan["roles"][name]
         meta = {"name": f"{NAME}-{what}-{name}", "namespace": role["namespace"], "labels": role["labels"]}
         spec = {
             "nodeName": os.environ["NODE_NAME"],  # the image is there
             "restartPolicy": "Never",
-            "activeDeadlineSeconds": 300,  # should nobody be left to delete it
+            "activeDeadlineSeconds": 300,  # if this program cannot delete it
             "terminationGracePeriodSeconds": 0,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
@@ -184,7 +186,7 @@ class Trial:
                     "image": plan["image"],
                     "imagePullPolicy": "IfNotPresent",
                     "terminationMessagePolicy": "FallbackToLogsOnError",
-                    "command": ["python", "-c", (HERE / "probe.py").read_text(), json.dumps(told)],
+                    "command": ["python", "-c", (HERE / "probe.py").read_text(), json.dumps(task)],
                     "env": [{"name": "POD_ADDRESS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
                     "ports": [{"name": each, "containerPort": port} for each, port in role["ports"].items()],
                     "resources": {"requests": {"cpu": "10m", "memory": "24Mi"}, "limits": {"memory": "64Mi"}},

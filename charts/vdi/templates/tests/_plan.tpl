@@ -140,7 +140,7 @@ allowed:
   the Redis server 6379: [gateway]
   the API server 443: [operator, gateway, doctor]
   names 0: [desktop, operator, gateway, doctor]
-  the internet 443: [{{ if .Values.network.internet }}desktop, {{ end }}{{ if not .Values.network.apiServer }}operator, gateway, doctor{{ end }}]
+  the internet 443: [{{ if .Values.network.internet }}desktop, {{ end }}{{ if and (not .Values.network.apiServer) (has "443" (include "vdi.network.apiServerPorts" . | fromJsonArray)) }}operator, gateway, doctor{{ end }}]
 notTried:
   {{- toYaml $notTried | nindent 2 }}
 {{- end }}

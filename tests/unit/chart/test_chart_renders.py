@@ -1,0 +1,148 @@
+"""What helm makes of some values that a summary of all objects does not show."""
+
+import json
+import subprocess
+from collections.abc import Iterable, Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.web_server import serve_handler
+from tools.generate.chart_render import CHART, DEV_IMAGES, pod_specs, read_objects, render
+
+Object = dict[str, Any]
+_API_SERVER = {
+    "apiVersion": "discovery.k8s.io/v1",
+    "kind": "EndpointSlice",
+    "metadata": {"name": "kubernetes", "namespace": "default"},
+    "addressType": "IPv4",
+    "endpoints": [{"addresses": ["203.0.113.7"]}],
+    "ports": [{"name": "https", "port": 16443, "protocol": "TCP"}],
+}
+
+
+def api_server(kinds: Iterable[Object]) -> type[BaseHTTPRequestHandler]:
+    """As much of an API server as helm needs: it knows the kinds of these objects, and has one object, its own."""
+    answers: dict[str, Object] = {
+        "/version": {"major": "1", "minor": "34", "gitVersion": "v1.34.0"},
+        "/api": {"kind": "APIVersions", "versions": ["v1"]},
+        "/apis": {"kind": "APIGroupList", "groups": []},
+        "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes": _API_SERVER,
+    }
+    for version, kind in sorted({(made["apiVersion"], made["kind"]) for made in kinds}):
+        group, _, short = version.rpartition("/")
+        path = f"/apis/{version}" if group else f"/api/{version}"
+        if path not in answers:
+            answers[path] = {"kind": "APIResourceList", "groupVersion": version, "resources": []}
+            groups = answers["/apis"]["groups"]
+            groups += [{"name": group, "versions": [{"groupVersion": version, "version": short}]}] if group else []
+        resource = {"name": f"{kind.lower()}s", "kind": kind, "namespaced": True, "verbs": ["get"]}
+        answers[path]["resources"].append(resource)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = answers.get(self.path.partition("?")[0])
+            status = {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}
+            body = json.dumps(answer or status).encode()
+            self.send_response(200 if answer else 404)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_args: object) -> None:
+            """Nothing."""
+
+    return Handler
+
+
+def template(helm: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    command = [str(helm), "template", "vdi", str(CHART), "--namespace", "vdi-system", "--values", str(DEV_IMAGES)]
+    return subprocess.run([*command, *words], capture_output=True, text=True, check=False, timeout=60)
+
+
+def api_server_ports(objects: list[Object]) -> Iterator[tuple[str, list[int]]]:
+    """By policy of the release's namespace: the ports that are open to every address."""
+    for made in objects:
+        if made["kind"] == "NetworkPolicy" and made["metadata"]["namespace"] == "vdi-system":
+            for rule in made["spec"]["egress"]:
+                if "to" not in rule:
+                    yield made["metadata"]["name"], [port["port"] for port in rule["ports"]]
+
+
+_CLIENTS = ("vdi-operator", "vdi-gateway", "vdi-doctor")
+_WITH_DOCTOR = ("--set", "doctor.schedule=@hourly")
+
+
+@pytest.mark.parametrize(
+    ("words", "ports"),
+    [
+        ((), [443, 6443]),
+        (("--set", "network.apiServerPorts={16443}"), [16443]),
+        (("--set", "network.apiServerPorts={443,16443,443}"), [443, 16443]),
+    ],
+)
+def test_the_api_server_is_reached_on_the_ports_that_are_set(
+    helm: Path, words: tuple[str, ...], ports: list[int]
+) -> None:
+    objects = render(helm, "values.yaml", *_WITH_DOCTOR, *words)
+    assert dict(api_server_ports(objects)) == dict.fromkeys(_CLIENTS, ports)
+
+
+def test_the_port_that_a_cluster_names_is_added(helm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/dev/null")
+    monkeypatch.setenv("KUBECACHEDIR", str(tmp_path))
+    kinds = render(helm, "values.yaml", *_WITH_DOCTOR)
+    with serve_handler(api_server([*kinds, _API_SERVER])) as server:
+        words = ("--dry-run=server", "--disable-openapi-validation", "--skip-tests")
+        address = f"http://127.0.0.1:{server.server_port}"
+        done = template(helm, *_WITH_DOCTOR, *words, "--kube-apiserver", address)
+    assert done.returncode == 0, done.stderr
+    assert "203.0.113.7/32" in done.stdout
+    reached = dict(api_server_ports(read_objects(done.stdout)))
+    assert reached == {name: [443, 6443, 16443] for name in _CLIENTS}
+
+
+def test_helm_test_expects_the_internet_where_the_rule_for_the_api_server_opens_it(helm: Path) -> None:
+    """That rule names no address, so it opens port 443 of all hosts, if that is among the ports."""
+
+    def expected(*words: str) -> list[str]:
+        done = template(helm, *words)
+        assert done.returncode == 0, done.stderr
+        plans = [made["data"].get("plan.json") for made in read_objects(done.stdout) if made["kind"] == "ConfigMap"]
+        (plan,) = [json.loads(text) for text in plans if text]
+        allowed: list[str] = plan["allowed"]["the internet 443"]
+        return allowed
+
+    assert expected() == ["desktop", "operator", "gateway", "doctor"]
+    assert expected("--set", "network.apiServerPorts={16443}") == ["desktop"]
+
+
+@pytest.mark.parametrize("value", ["null", "{}", "{0}", "{https}", "443"])
+def test_ports_that_would_open_all_or_none_are_refused(helm: Path, value: str) -> None:
+    done = template(helm, "--set", f"network.apiServerPorts={value}")
+    assert done.returncode == 1 and "apiServerPorts" in done.stderr
+
+
+def priorities(objects: list[Object]) -> dict[str, str | None]:
+    """Of the pods that run all the time, by Deployment or StatefulSet."""
+    return {
+        made["metadata"]["name"]: spec.get("priorityClassName")
+        for made in objects
+        if made["kind"] in ("Deployment", "StatefulSet")
+        for _, spec in pod_specs(made)
+    }
+
+
+def test_in_production_desktops_make_room_for_every_server(helm: Path) -> None:
+    names = ("operator", "gateway", "postgresql", "redis", "coturn")
+    found = priorities(render(helm, "values-production.yaml"))
+    assert found == {f"vdi-{name}": "system-cluster-critical" for name in names}
+
+
+def test_no_server_has_a_priority_until_it_is_set(helm: Path) -> None:
+    servers = ("--set", "postgresql.enabled=true,redis.enabled=true,coturn.enabled=true,coturn.realm=r")
+    peers = ("--set", "coturn.allowedPeers={10.42.0.0/16}")
+    assert set(priorities(render(helm, "values.yaml", *servers, *peers)).values()) == {None}
