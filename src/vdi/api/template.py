@@ -84,7 +84,7 @@ class HomeScope(StrEnum):
     SESSION = "Session"
 
     @classmethod
-    def _missing_(cls, value: object) -> "HomeScope":  # noqa: ARG003 -- the enum's signature
+    def _missing_(cls, _value: object) -> "HomeScope":
         """A value of a later version: the one that shares nothing and deletes nothing."""
         return cls.USER_AND_TEMPLATE
 
@@ -96,7 +96,7 @@ class AccessMode(StrEnum):
     READ_WRITE_MANY = "ReadWriteMany"
 
     @classmethod
-    def _missing_(cls, value: object) -> "AccessMode":  # noqa: ARG003 -- the enum's signature
+    def _missing_(cls, _value: object) -> "AccessMode":
         """A value of a later version: one desktop at a time is always safe."""
         return cls.READ_WRITE_ONCE
 
@@ -254,7 +254,7 @@ class Protocol(StrEnum):
     WEB = "Web"
 
     @classmethod
-    def _missing_(cls, value: object) -> "Protocol":  # noqa: ARG003 -- the enum's signature
+    def _missing_(cls, _value: object) -> "Protocol":
         """A value of a later version: nothing is assumed of the image, so it gets no token and has no viewers."""
         return cls.WEB
 
@@ -266,7 +266,7 @@ class Scheme(StrEnum):
     HTTPS = "HTTPS"
 
     @classmethod
-    def _missing_(cls, value: object) -> "Scheme":  # noqa: ARG003 -- the enum's signature
+    def _missing_(cls, _value: object) -> "Scheme":
         """A value of a later version: the default."""
         return cls.HTTP
 
@@ -352,7 +352,7 @@ class TimeoutAction(StrEnum):
     SUSPEND = "Suspend"
 
     @classmethod
-    def _missing_(cls, value: object) -> "TimeoutAction":  # noqa: ARG003 -- the enum's signature
+    def _missing_(cls, _value: object) -> "TimeoutAction":
         """A value of a later version: the one that loses nothing."""
         return cls.SUSPEND
 
@@ -364,7 +364,7 @@ class IdleAction(StrEnum):
     TERMINATE = "Terminate"
 
     @classmethod
-    def _missing_(cls, value: object) -> "IdleAction":  # noqa: ARG003 -- the enum's signature
+    def _missing_(cls, _value: object) -> "IdleAction":
         """A value of a later version: the one that loses nothing."""
         return cls.SUSPEND
 

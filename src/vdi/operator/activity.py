@@ -217,6 +217,8 @@ class Agents:
         try:
             report = await self._fetch(session, pod)
         except AgentError as error:
+            if is_closing:  # input would cancel the end, which is minutes away
+                return Result(requeue_after=interval.total_seconds())
             if timeout is None:
                 state.failures += 1
                 return Result(requeue_after=GRAPHICS_PAUSE) if state.failures < GRAPHICS_POLLS else Result()

@@ -3,7 +3,7 @@
 from collections import Counter as Tally
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -21,6 +21,12 @@ from vdi.session.pool import desired_ready
 _STARTUP_BUCKETS = (1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30, 45, 60, 120, 300, 600)
 _WAIT_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 _FAST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+
+
+class Waits(Protocol):
+    """How many seconds each session in the queue has waited by now. `gpu`: only of those that request a GPU."""
+
+    def __call__(self, *, gpu: bool = False) -> Collection[float]: ...
 
 
 class Metrics:
@@ -166,14 +172,17 @@ class Metrics:
 
         self._measures["queues"] = measure
 
-    def watch_waiting(self, waiting: Callable[[], Collection[float]]) -> None:
-        """Measure those who wait for room when asked: `waiting` gives how many seconds each has waited by now."""
+    def watch_waiting(self, waiting: Waits) -> None:
+        """Measure the queue when asked."""
 
         def measure() -> Iterator[Metric]:
             if not self._leads():
                 return
             waits = waiting()
             yield GaugeMetricFamily("vdi_waiting_sessions", "Sessions that wait for capacity.", value=len(waits))
+            # A metric of its own: a label would change what `max(vdi_waiting_sessions)` means in people's dashboards.
+            gpu = "Sessions that wait for capacity and request a GPU."
+            yield GaugeMetricFamily("vdi_waiting_gpu_sessions", gpu, value=len(waiting(gpu=True)))
             longest = "Waiting time of the session that has waited longest for capacity."
             yield GaugeMetricFamily("vdi_longest_wait_seconds", longest, value=max(waits, default=0.0))
 

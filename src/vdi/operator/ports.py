@@ -37,6 +37,9 @@ class CapacityQueue(Protocol):
     def withdraw(self, uid: str) -> None:
         """The session wants no room any more, or not now: out of the queue, its room is free."""
 
+    def forget(self, uid: str) -> None:
+        """The session is gone: the same, and nothing is remembered of it."""
+
 
 class Pools(Protocol):
     """Desktops that run already and wait for somebody."""

@@ -31,6 +31,8 @@ _NODE_REQUEST_POSITIONS = 100
 """So many, the first in line, publish what the autoscaler says: each of its answers is a write per session."""
 _LATER = 60_000
 """Milliseconds by which a time must differ to be published again."""
+_DATED = 12 * 3_600_000
+"""Milliseconds from which on a message has the date: the portal takes a time of day for the nearest one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class QueuePositions:
             and not _differs(published, known.shortage.reason, position, slot, now)
         ):
             return published
-        return _publish(known.shortage, position, slot, node_request)
+        return _publish(known.shortage, position, slot, node_request, now)
 
     def count(self, now: int) -> None:
         """Order all waiting sessions."""
@@ -161,10 +163,13 @@ def _differs(published: PublishedPosition, reason: str, position: int, slot: int
     return abs(published.slot - slot) >= max(_LATER, (published.slot - now) // 10)
 
 
-def _publish(shortage: Shortage, position: int, slot: int, node_request: NodeRequest | None) -> PublishedPosition:
+def _publish(
+    shortage: Shortage, position: int, slot: int, node_request: NodeRequest | None, now: int
+) -> PublishedPosition:
     moment = format_time(datetime.fromtimestamp(slot / 1000, UTC)) if slot else ""
     if position:
-        by = f" Capacity is expected by {moment[11:16]} UTC." if moment else ""
+        when = moment if slot - now >= _DATED else f"{moment[11:16]} UTC"
+        by = f" Capacity is expected by {when}." if moment else ""
         words = f"Waiting for capacity, number {position} in line: {shortage.words}.{by}"
     else:
         words = (

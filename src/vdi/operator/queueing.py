@@ -1,7 +1,7 @@
 """Which session may start on which node, and which waits: `vdi.session.queueing.queue`, fed from the caches.
 
 A session requests capacity for its desktop. It starts at once, or waits and is enqueued: when its turn has come (from
-then on the capacity is reserved), or when its published position is outdated. Nothing is written here, and nothing is
+then on the capacity is reserved), or when its published position is outdated. Nothing is written here, and little is
 lost with the process: the sessions' statuses say since when each waits.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from vdi.api.session import VDISession
 from vdi.operator.context import ClusterContext
-from vdi.operator.owned_resources import session_of
+from vdi.operator.owned_resources import owner_uid, session_of
 from vdi.operator.ports import Waiting
 from vdi.operator.queue_positions import PublishedPosition, QueuePositions
 from vdi.operator.resource_accounting import ResourceAccounting, milliseconds
@@ -20,6 +20,7 @@ from vdi.session.autoscaling import NodeRequest
 from vdi.session.capacity_matching import Demand
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
 from vdi.session.effective import Blocked, Desktop, resolve
+from vdi.session.failures import is_short_of_room
 from vdi.session.observed import PersistentVolumeClaim, Pod
 from vdi.session.queueing.groups import Group
 from vdi.session.queueing.order import PendingSession
@@ -49,7 +50,8 @@ class QueueManager:
 
     `_granted` has the sessions that may start and have no pod in the caches yet; `_published` has what the status of
     each waiting session says of its position. Both live as long as this process leads; after that, statuses and pods
-    are read again.
+    are read again. `_granted_since` has since when a session had waited whose pod has no node yet: where the scheduler
+    refuses the pod, the session goes on waiting from there. No status has it: after a restart it waits from now.
     """
 
     def __init__(
@@ -80,8 +82,10 @@ class QueueManager:
             caches, self._queue, clock, on_end=self._keep_capacity, on_change=self._grant
         )
         self._positions = QueuePositions(self._queue, caches, node_requests)
+        caches.pods.listen(self._pod_changed)
         self._keys: dict[str, SessionKey] = {}
         self._granted: dict[str, _Granted] = {}
+        self._granted_since: dict[str, int] = {}
         self._published: dict[str, PublishedPosition] = {}
         self._yielding: set[str] = set()
         self._began: int | None = None  # when this process began to lead
@@ -136,10 +140,17 @@ class QueueManager:
         self._keys.pop(uid, None)
         self._grant()
 
-    def waits(self) -> list[float]:
-        """How many seconds each of those who wait has waited by now."""
-        now = milliseconds(self._clock)
-        return [pending.waited(now) / 1000 for pending in self._queue]
+    def forget(self, uid: str) -> None:
+        """The session is gone."""
+        self._granted_since.pop(uid, None)
+        self.withdraw(uid)
+
+    def waits(self, *, gpu: bool = False) -> list[float]:
+        """How many seconds each of those who wait has waited by now. `gpu`: only of sessions that request a GPU."""
+        now, resource = milliseconds(self._clock), self._settings.gpu_resource
+        return [
+            pending.waited(now) / 1000 for pending in self._queue if not gpu or resource in dict(pending.demand.takes)
+        ]
 
     @property
     def changes(self) -> int:
@@ -176,10 +187,16 @@ class QueueManager:
         for grant in self._queue.grant(now):
             uid = grant.pending.uid
             self._granted[uid] = _Granted(grant.pending, now)
+            self._granted_since[uid] = grant.pending.since
             if uid != asking:
                 self._enqueue(self._keys[uid])
         if self._accounting.spare:
             self._make_pools_yield(now)
+
+    def _pod_changed(self, _old: Pod | None, new: Pod | None) -> None:
+        """A session whose pod has a node waits no longer."""
+        if new and new.spec.node_name and (uid := owner_uid(new)):
+            self._granted_since.pop(uid, None)
 
     def _keep_capacity(self, pod: Pod) -> None:
         """A session whose pod is replaced gets its capacity before any that waits: its run goes on.
@@ -269,11 +286,12 @@ class QueueManager:
     ) -> PendingSession:
         uid = session.metadata.uid
         known = self._queue.waiting(uid) or (self._granted[uid].pending if uid in self._granted else None)
+        before = self._granted_since.get(uid, now) if is_short_of_room(session) else now
         return PendingSession(
             uid=uid,
             user=session.spec.user,
             priority=session.spec.priority,
-            since=known.since if known else min(now, _waiting_since(session, now, self._began or now)),
+            since=known.since if known else min(before, _waiting_since(session, now, self._began or now)),
             demand=desktop.demand(self._accounting.pin_of(home)),
         )
 

@@ -32,11 +32,12 @@ class StatusWriter:
         self._unpublished: dict[str, float] = {}
 
     async def write(
-        self, session: VDISession, desired: SessionStatus, *, at_once: bool = False
+        self, session: VDISession, desired: SessionStatus, *, at_once: bool = False, if_unchanged: bool = False
     ) -> tuple[VDISession, float | None]:
         """Patch what has changed, if anything; gives the session as it is now, and the seconds until a note is due.
 
-        `at_once`: what is done next needs the status to be written.
+        `at_once`: what is done next needs the status to be written. `if_unchanged`: only where the session is as it is
+        known here; raises Conflict.
         """
         wait = 0.0 if at_once else self._wait(session, desired)
         if wait is None:
@@ -47,7 +48,8 @@ class StatusWriter:
         changes = difference(session.status, desired)
         if not changes:
             return session, None
-        patch = {"metadata": {"uid": meta.uid}, "status": changes}
+        version = {"resourceVersion": meta.resource_version} if if_unchanged else {}
+        patch = {"metadata": {"uid": meta.uid, **version}, "status": changes}
         patched = await self._client.patch(
             SESSIONS, meta.name, patch, namespace=meta.namespace, subresource="status", into=VDISession
         )

@@ -114,7 +114,8 @@ def _idle(observed: Observed, now: datetime) -> Alert | None:
         f"This desktop has been idle since {clock_time(idle.since)}; it {what} at {clock_time(idle.over_at)} unless "
         "someone uses mouse or keyboard."
     )
-    return Alert(IDLE, Reason.IDLE, message, format_time(idle.over_at), until_input=True)
+    # A warning from before the last input was of another end, which the operator did not see averted.
+    return Alert(IDLE, Reason.IDLE, message, format_time(idle.over_at), until_input=True, begins=idle.since)
 
 
 def describe_end(action: TimeoutAction | IdleAction) -> str:

@@ -25,6 +25,8 @@ HOSTNAME = "kubernetes.io/hostname"
 _ENDED = frozenset({"Succeeded", "Failed"})
 _ADDS = frozenset({"TriggeredScaleUp", "Nominated"})
 _REFUSES = frozenset({"NotTriggerScaleUp", "FailedScheduling"})
+_EXISTING_NODE = " node/"
+"""In the note of a nomination; one for a node to come has `nodeclaim/` alone."""
 _SCHEDULER = "default-scheduler"
 _PREFIX = re.compile(
     r"^\s*(\(combined from similar events\):\s*)?"
@@ -202,7 +204,14 @@ def _name(key: str, number: int) -> str:
 
 
 def _is_answer(event: AutoscalerEvent) -> bool:
-    return event.reason in _ADDS or (event.reason in _REFUSES and event.author != _SCHEDULER)
+    """Whether it says something about a node to come.
+
+    Karpenter nominates pods also for nodes that are there, whose place a desktop may take first. Its refusal after that
+    is one that it has given before, and does not come again for five minutes.
+    """
+    if event.reason in _ADDS:
+        return _EXISTING_NODE not in event.note
+    return event.reason in _REFUSES and event.author != _SCHEDULER
 
 
 def _describe(answers: Collection[AutoscalerEvent], time: str) -> str:

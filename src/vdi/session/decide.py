@@ -118,9 +118,7 @@ def decide(observed: Observed, settings: ClusterSettings, now: datetime) -> Deci
         return Decision(blocked=observed.host_blocked)
     if observed.home_holder and resolved.home and resolved.home.retain:
         return Decision(blocked=_home_in_use(session, resolved.home, observed.home_holder))
-    if observed.home and (command := observed.home.metadata.annotations.get(COPYING)):
-        return Decision(blocked=_home_copying(observed.home.metadata.name, command))
-    blocked = _lost_home(observed) or _not_again_yet(observed, now)
+    blocked = find_copying(observed.home) or _lost_home(observed) or _not_again_yet(observed, now)
     return Decision(blocked=blocked) if blocked else Decision(desktop=resolved)
 
 
@@ -187,9 +185,13 @@ def _home_in_use(session: VDISession, home: Home, holder: str) -> Blocked:
     )
 
 
-def _home_copying(name: str, command: str) -> Blocked:
+def find_copying(home: PersistentVolumeClaim | None) -> Blocked | None:
+    """A command fills or moves the home: no desktop starts on it."""
+    command = home.metadata.annotations.get(COPYING) if home else None
+    if not home or not command:
+        return None
     return Blocked(
         Reason.HOME_IN_USE,
-        f"The home {name!r} is in use by `{command}`. This desktop starts when the copy is complete. If that "
-        "command was interrupted, an administrator has to run it again.",
+        f"The home {home.metadata.name!r} is in use by `{command}`. This desktop starts when the copy is complete. If "
+        "that command was interrupted, an administrator has to run it again.",
     )

@@ -10,7 +10,7 @@ from vdi.api.template import IdleAction, TimeoutAction
 from vdi.session.alerts import clock_time, closing_of, find_idle
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import POD_READY, Reason
-from vdi.session.decide import Observed
+from vdi.session.decide import Observed, find_copying
 from vdi.session.effective import Blocked
 from vdi.session.failures import (
     Loss,
@@ -82,7 +82,9 @@ def find_ending(observed: Observed, settings: ClusterSettings, now: datetime) ->
 
 
 def find_removal(observed: Observed, now: datetime) -> Removal | None:
-    """Whether the pod has to go: its loss is known already, it is to be started again, or it is lost."""
+    """Whether the pod has to go: its loss is known already, it is to be started again, its home is not free, or it is
+    lost.
+    """
     session, pod = observed.session, observed.pod
     if pod is None or pod.terminating:
         return None
@@ -92,6 +94,10 @@ def find_removal(observed: Observed, now: datetime) -> Removal | None:
     if desired and desired != pod.metadata.annotations.get(RESTARTED_AT, ""):
         words = f"The desktop is being restarted, as requested at {desired}."
         return Removal(_with_start(session, pod), Blocked(Reason.RESTARTING, words, condition=POD_READY))
+    home, copying = observed.home, find_copying(observed.home)
+    if copying and home and pod.home_claim == home.metadata.name and pod.status.phase == "Pending":
+        # The command has marked its home while the pod was being made, before the caches knew.
+        return Removal(session, copying)
     loss = find_loss(pod, observed.home, observed.events, now, bound_at=home_bound_at(session))
     return after_loss(observed, loss, now) if loss else None
 

@@ -4,7 +4,8 @@
     pause: 10 s, 20 s, 40 s ... 5 min; none for a first loss that the desktop has no part in
     more than MOST_RESTARTS in a row, or another try would not help: given up (Failed), until somebody changes something
 
-The count starts again with the pod that was ready for `STABLE`, another spec, another `restartedAt`, and a new run.
+The count starts again with the pod that was ready for `STABLE`, another spec, another `restartedAt`, a new run, and
+with the first loss of another kind after losses for want of room.
 """
 
 from collections.abc import Mapping
@@ -132,8 +133,13 @@ def find_vanished(session: VDISession, *, unpublished: bool = False) -> Loss | N
 
 
 def count_loss(session: VDISession, loss: Loss, now: datetime) -> FailureStatus:
-    """One more. Its time marks the pods made before: they are done with (`is_given_up`)."""
+    """One more. Its time marks the pods made before: they are done with (`is_given_up`).
+
+    Losses for want of room are no sign that the desktop cannot run, so the first one of another kind counts from 1.
+    """
     before = current_failures(session)
+    if before and before.reason in _NO_ROOM and loss.reason not in _NO_ROOM:
+        before = None
     return FailureStatus(
         count=(before.count if before else 0) + 1,
         reason=loss.reason,
@@ -142,6 +148,12 @@ def count_loss(session: VDISession, loss: Loss, now: datetime) -> FailureStatus:
         generation=session.metadata.generation,
         restarted_at=session.metadata.annotations.get(RESTARTED_AT, ""),
     )
+
+
+def is_short_of_room(session: VDISession) -> bool:
+    """Whether the last pod was lost because the scheduler found no node for it."""
+    failures = session.status.failures
+    return failures is not None and failures.reason in _NO_ROOM
 
 
 def current_failures(session: VDISession) -> FailureStatus | None:
@@ -181,8 +193,16 @@ def is_given_up(session: VDISession, pod: Pod) -> bool:
 def is_hopeless(failures: FailureStatus, session: VDISession, template: VDITemplate | None) -> bool:
     """Whether the desktop is not started again by itself."""
     if failures.reason in IMAGE_CODES:
-        return template is None or str(template.metadata.generation) == session.status.template_revision
+        return template is None or not _is_other_template(template, session, failures)
     return failures.count > MOST_RESTARTS and failures.reason not in _NO_ROOM
+
+
+def _is_other_template(template: VDITemplate, session: VDISession, failures: FailureStatus) -> bool:
+    """Whether the template has changed since the loss. One that was created again may have the same generation."""
+    meta = template.metadata
+    if meta.creation_timestamp and parse_time(meta.creation_timestamp) > parse_time(failures.time):
+        return True
+    return str(meta.generation) != session.status.template_revision
 
 
 def pause_after(failures: FailureStatus) -> timedelta:

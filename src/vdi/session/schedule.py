@@ -127,7 +127,7 @@ def _missed_close(schedule: TemplateSchedule, started: datetime, now: datetime) 
     """The end of working hours that has passed since `started`; None while they are open, or where none has."""
     if is_open(schedule, now):
         return None
-    ends = [previous_time(window.end, schedule.time_zone, now) for window in schedule.windows]
+    ends = [_end_of_last(window, schedule.time_zone, now) for window in schedule.windows]
     last = max((end for end in ends if end is not None), default=None)
     return last if last is not None and last > started else None
 
@@ -151,9 +151,14 @@ def _next_close(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> dat
 
 def _end_of_open(window: Window, zone: str, now: datetime) -> datetime | None:
     """When the window that is open now ends; None: it is closed."""
-    begun = previous_time(window.start, zone, now)
-    end = next_time(window.end, zone, begun) if begun else None
+    end = _end_of_last(window, zone, now)
     return end if end is not None and end > now else None
+
+
+def _end_of_last(window: Window, zone: str, now: datetime) -> datetime | None:
+    """When the window that opened last ends, or has ended. A time of `end` while it is closed ends nothing."""
+    begun = previous_time(window.start, zone, now)
+    return next_time(window.end, zone, begun) if begun else None
 
 
 def next_time(cron: str, zone: str, after: datetime) -> datetime | None:

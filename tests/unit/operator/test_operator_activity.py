@@ -231,6 +231,21 @@ async def test_who_does_not_answer_as_it_should_is_not_idle_and_asked_ever_more_
     )
 
 
+@pytest.mark.parametrize("idle", [None, "1h"])
+async def test_while_input_cancels_the_end_of_working_hours_a_silent_agent_is_asked_as_often(
+    running: ActivityWorld, idle: str | None
+) -> None:
+    schedule = {"timeZone": "UTC", "windows": [{"start": "0 9 * * *", "end": "0 18 * * *"}]}
+    running.put_template("t", schedule=schedule)
+    condition = {"type": "Closing", "status": "True", "reason": "R", "lastTransitionTime": "2026-11-20T17:55:00Z"}
+    running.session(idle=idle, graphics=GRAPHICS, conditions=[condition])
+    running.agent.status = 503
+    assert [await running.poll() for _ in range(4)] == [5.0] * 4
+    running.agent.status = 200
+    await running.poll()
+    assert running.agents.report("uid-alice") is not None
+
+
 async def test_an_image_without_an_agent_is_said_in_words(running: ActivityWorld) -> None:
     running.pod(ip="127.0.0.2")
     for _ in range(3):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import PATIENCE
+
 SOURCE = Path(__file__).parents[3] / "src"
 
 
@@ -14,7 +16,8 @@ def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     """A Python of its own."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("VDI_", "KUBE"))}
     everything = clean | {"PYTHONPATH": str(SOURCE), "HOME": "/nonexistent"} | environment
-    return subprocess.run([sys.executable, *arguments], env=everything, capture_output=True, text=True, timeout=9)
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=everything, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_what_only_the_command_line_or_other_programs_need_is_not_in_memory() -> None:

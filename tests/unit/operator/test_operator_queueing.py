@@ -1,12 +1,16 @@
 """The queue on the operator's own stores, filled by hand: who goes, who is woken, what is reported to them."""
 
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from unit.operator.operator_world import NAMESPACE, OperatorWorld
 from vdi.api.session import VDISession
+from vdi.gateway.queue_message import queue_message
+from vdi.gateway.web.template_filters import local_times
 from vdi.operator.ports import Waiting
 from vdi.operator.queueing import QueueManager
 from vdi.session.autoscaling import NodeRequest
@@ -16,6 +20,7 @@ from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
 from vdi.session.identity import USER_ANNOTATION
 from vdi.session.observed import Node, PersistentVolumeClaim, Pod
+from vdi.session.times import format_time
 
 GPU = "nvidia.com/gpu"
 
@@ -72,6 +77,12 @@ class QueueWorld(OperatorWorld):
     def fill(self, count: int) -> list[Pod]:
         """Desktops that run already."""
         return [self.pod(f"r{number}", owner=f"r{number}") for number in range(count)]
+
+    def waited_for(self, session: VDISession) -> int:
+        """Seconds."""
+        pending = self.admission._queue.waiting(session.metadata.uid)
+        assert pending
+        return round(pending.waited(int(self.clock.now().timestamp() * 1000)) / 1000)
 
     def reported(self, session: VDISession) -> tuple[int, str]:
         waiting = self.request(session)
@@ -200,6 +211,66 @@ def test_after_a_restart_everybody_has_waited_as_long_as_before() -> None:
     assert round(max(world.admission.waits())) == 7200
 
 
+NO_ROOM = {"count": 1, "reason": "NoGPUFree", "message": "No room.", "time": "2026-11-20T08:00:15Z", "generation": 1}
+
+
+def refused_by_the_scheduler(world: QueueWorld, *, node: str = "") -> VDISession:
+    """A session that has waited since 05:55 and is granted; its pod (on `node`) is taken back, and it pauses."""
+    (pod,) = world.fill(1)
+    alice = world.session("alice", status=waited_since("2026-11-20T05:55:00Z", 1))
+    assert world.request(alice)
+    world.remove(world.caches.pods, pod)
+    assert world.request(alice) is None
+    pod = world.pod("alice", owner="alice", node="")
+    if node:
+        pod = world.pod("alice", owner="alice", node=node)
+    spec = {"nodeName": "n1", "containers": [{"resources": {"requests": {GPU: "1"}}}]}
+    world.put(world.caches.foreign_pods, ForeignPod, "training", spec=spec)
+    admitted = {"type": "Admitted", "status": "True", "reason": "Admitted"}
+    alice = world.session("alice", status={"conditions": [admitted], "failures": NO_ROOM})
+    world.remove(world.caches.pods, pod)
+    world.admission.withdraw("uid-alice")
+    return alice
+
+
+def test_a_session_that_the_scheduler_refuses_has_waited_as_long_as_before() -> None:
+    world = QueueWorld(gpus=1)
+    world.session("bob", status=waited_since("2026-11-20T07:00:00Z", 2))
+    alice = refused_by_the_scheduler(world)
+    assert world.reported(alice)[0] == 1
+    assert world.waited_for(alice) == 7500
+
+
+def test_a_session_whose_pod_has_had_a_node_waits_from_now() -> None:
+    world = QueueWorld(gpus=1)
+    alice = refused_by_the_scheduler(world, node="n1")
+    assert world.request(alice)
+    assert world.waited_for(alice) == 0
+
+
+def test_nothing_is_remembered_of_a_session_that_is_gone() -> None:
+    world = QueueWorld(gpus=1)
+    alice = refused_by_the_scheduler(world)
+    world.admission.forget(alice.metadata.uid)
+    assert world.admission._granted_since == {}
+
+
+@pytest.mark.parametrize(("hours", "by"), [(11, "19:00 UTC"), (30, "2026-11-21T14:00:00Z")])
+def test_a_time_that_is_not_of_this_day_is_reported_with_its_date(hours: int, by: str) -> None:
+    """In both sentences; the portal shows either form in the browser's time zone, on the right day."""
+    world = QueueWorld(gpus=1)
+    world.fill(1)
+    slot = world.clock.now() + timedelta(hours=hours)
+    world.session("r0", status={"phase": "Running", "expiresAt": format_time(slot)})
+    waiting = world.request(world.session("alice"))
+    assert waiting
+    assert waiting.blocked.message.endswith(f" Capacity is expected by {by}.")
+    status = {"message": waiting.blocked.message, "queue": msgspec.to_builtins(waiting.queue)}
+    said = queue_message(world.session("alice", status=status))
+    assert said.endswith(f"all suitable GPUs are in use. Capacity is expected by {by}.")
+    assert f'<time datetime="{format_time(slot)}"' in local_times(said, world.clock.now())
+
+
 def test_no_one_new_is_let_in_before_those_who_waited_when_the_operator_went() -> None:
     world = QueueWorld(gpus=1)
     world.session("waiting", status=waited_since("2026-11-20T07:00:00Z", 1))
@@ -215,6 +286,17 @@ def test_whoever_came_while_no_operator_was_there_has_waited_since_then() -> Non
     assert world.admission.waits() == [300.0]
     world.request(world.session("late"))
     assert sorted(world.admission.waits()) == [0.0, 300.0]
+
+
+def test_sessions_that_wait_for_a_gpu_are_counted_apart() -> None:
+    world = QueueWorld()
+    world.node("n1", unschedulable=True)
+    world.request(world.session("with-a-gpu"))
+    world.clock.forward(minutes=5)
+    world.template = world.put_template(resources={"defaultGPU": 0})
+    world.request(world.session("without"))
+    assert world.admission.waits() == [300.0, 0.0]
+    assert world.admission.waits(gpu=True) == [300.0]
 
 
 def test_pods_that_are_on_no_node_yet_are_reckoned_with_after_a_restart() -> None:

@@ -298,15 +298,17 @@ def test_sessions_are_counted_by_what_draws_and_what_encodes(metrics: Metrics) -
 
 def test_those_who_wait_for_room_are_counted_as_they_are_when_asked(metrics: Metrics) -> None:
     waits = [3.0, 61.5]
-    metrics.watch_waiting(lambda: waits)
+    metrics.watch_waiting(lambda *, gpu=False: waits[1:] if gpu else waits)
     metrics.queue_wait.observe(70)
     text = generate_latest(metrics.registry).decode()
     assert "vdi_waiting_sessions 2.0" in text
+    assert "vdi_waiting_gpu_sessions 1.0" in text
     assert "vdi_longest_wait_seconds 61.5" in text
     assert 'vdi_queue_wait_seconds_bucket{le="60.0"} 0.0' in text
     waits.clear()
     text = generate_latest(metrics.registry).decode()
     assert "vdi_waiting_sessions 0.0" in text
+    assert "vdi_waiting_gpu_sessions 0.0" in text
     assert "vdi_longest_wait_seconds 0.0" in text
 
 

@@ -146,6 +146,7 @@ BACKOFF = (
     "The autoscaler cannot add a node: 1 node group failed to grow (cloud quota, or no machines left) and is "
     "retried later (requested at 08:00:00 UTC)."
 )
+EXCEEDED = "Failed to schedule pod, all available instance types exceed limits for nodepool (NodePool=gpu)"
 NODE_POOL = (
     "The autoscaler cannot add a node: all available instance types exceed limits for nodepool (NodePool=gpu) "
     "(requested at 08:00:00 UTC)."
@@ -173,23 +174,27 @@ NODE_POOL = (
             [an_event(FIRST, "NotTriggerScaleUp", "pod didn't trigger scale-up: 1 in backoff after failed scale-up")],
             BACKOFF,
         ),
-        (
-            [
-                an_event(
-                    FIRST,
-                    "FailedScheduling",
-                    "Failed to schedule pod, all available instance types exceed limits for nodepool (NodePool=gpu)",
-                    by="karpenter",
-                )
-            ],
-            NODE_POOL,
-        ),
+        ([an_event(FIRST, "FailedScheduling", EXCEEDED, by="karpenter")], NODE_POOL),
         (
             [
                 an_event(FIRST, "TriggeredScaleUp", at="2026-11-20T08:01:00Z"),
                 an_event(FIRST, "NotTriggerScaleUp", "pod didn't trigger scale-up:", at="2026-11-20T08:02:00Z"),
             ],
             "The autoscaler has not added a node and reports no reason (requested at 08:00:00 UTC).",
+        ),
+        ([an_event(FIRST, "Nominated", "Pod should schedule on: node/gpu-1", by="karpenter")], REQUESTED),
+        (
+            [
+                an_event(FIRST, "FailedScheduling", EXCEEDED, by="karpenter", at="2026-11-20T08:01:00Z"),
+                an_event(
+                    FIRST,
+                    "Nominated",
+                    "Pod should schedule on: nodeclaim/gpu-x, node/gpu-1",
+                    by="karpenter",
+                    at="2026-11-20T08:02:00Z",
+                ),
+            ],
+            NODE_POOL,
         ),
         ([an_event(FIRST, "NotTriggerScaleUp"), an_event(SECOND, "TriggeredScaleUp")], ADDING),
         ([an_event(a_placeholder(ONE_GPU, 7), "NotTriggerScaleUp")], REQUESTED),

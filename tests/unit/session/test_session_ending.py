@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,6 +89,22 @@ def test_idle_desktop_ends_only_after_its_warning_has_been_up() -> None:
     assert ending and not ending.suspends
 
 
+@pytest.mark.parametrize("last_input", ["2026-11-20T08:06:00Z", "2026-11-20T08:05:00.400Z"])
+def test_an_idle_warning_that_is_older_than_the_last_input_begins_again(last_input: str) -> None:
+    """Someone used the desktop for a moment while the operator was away. Seen: a warning that moved on for ever."""
+    back, over = parse_time("2026-11-20T08:12:00Z"), parse_time("2026-11-20T08:17:00Z")
+    stale = running(idleTimeout="10m", status=up(IDLE, "2026-11-20T08:05:00Z"))
+    stale = replace(stale, activity=idle_since(parse_time(last_input), back))
+    status = derive(stale, None, SETTINGS, back, find_alerts(stale, SETTINGS, back))
+    (warning,) = [condition for condition in status.conditions if condition.type == IDLE]
+    assert warning.last_transition_time == "2026-11-20T08:12:00Z"
+    session = msgspec.structs.replace(stale.session, status=status)
+    warned = replace(stale, session=session, activity=idle_since(parse_time(last_input), over))
+    assert find_ending(warned, SETTINGS, over - timedelta(seconds=1)) is None
+    ending = find_ending(warned, SETTINGS, over)
+    assert ending and ending.reason == "IdleTooLong"
+
+
 def test_suspended_session_does_not_end() -> None:
     assert find_ending(running(timeout="1s", suspended=True), SETTINGS, NOW) is None
 
@@ -143,6 +160,28 @@ def test_restart_is_desired_once_per_annotation(desired: str, made_with: str, ex
         assert removal.blocked.reason == "Restarting"
         assert removal.session.status.failures is None, "no failure"
         assert removal.session.status.start_time == CREATED, "the run goes on"
+
+
+@pytest.mark.parametrize(
+    ("phase", "mounts", "command", "goes"),
+    [
+        ("Pending", "home", "vdi home import", True),
+        ("Running", "home", "vdi home import", False),
+        ("Pending", "another", "vdi home import", False),
+        ("Pending", "home", "", False),
+    ],
+)
+def test_a_pod_that_has_not_started_leaves_a_home_that_a_command_fills(
+    phase: str, mounts: str, command: str, goes: bool
+) -> None:
+    home = a_claim()
+    home.metadata.annotations = {"vdi.kasm.io/copying": command} if command else {}
+    observed = replace(running(), home=home, pod=a_pod(home=mounts, status={"phase": phase}))
+    removal = find_removal(observed, NOW)
+    assert (removal is not None) == goes
+    if removal:
+        assert (removal.blocked.reason, removal.session.status.failures) == ("HomeInUse", None)
+        assert "is in use by `vdi home import`" in removal.blocked.message
 
 
 def test_loss_is_counted_before_the_pod_goes_and_only_once() -> None:

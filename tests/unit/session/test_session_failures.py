@@ -174,6 +174,18 @@ def test_want_of_room_is_never_given_up() -> None:
     assert find_failure_block(session, a_template(), NOW + timedelta(minutes=5)) is None
 
 
+@pytest.mark.parametrize(
+    ("loss", "pause"), [(Loss("Evicted", "Evicted."), timedelta()), (CRASH, timedelta(seconds=10))]
+)
+def test_losses_for_want_of_room_do_not_count_towards_giving_up(loss: Loss, pause: timedelta) -> None:
+    session = a_session()
+    for _ in range(MOST_RESTARTS + 1):
+        session = losing(session, Loss("NoGPUFree", "No room."))
+    failures = losing(session, loss).status.failures
+    assert failures is not None
+    assert (failures.count, pause_after(failures)) == (1, pause)
+
+
 def test_image_is_given_up_at_once_and_until_the_template_changes() -> None:
     tried = a_session(status={"templateRevision": "1"})
     lost = losing(tried, Loss("ImageNotFound", "No such image."))
@@ -181,6 +193,17 @@ def test_image_is_given_up_at_once_and_until_the_template_changes() -> None:
     problem = find_failure_block(lost, a_template(generation=1), later)
     assert problem and problem.needs_change
     assert find_failure_block(lost, a_template(generation=2), later) is None
+
+
+@pytest.mark.parametrize(("created", "hopeless"), [("2026-11-20T08:00:05Z", True), ("2026-11-20T08:00:06Z", False)])
+def test_an_image_is_tried_again_with_a_template_that_was_deleted_and_created_again(
+    created: str, hopeless: bool
+) -> None:
+    lost = losing(a_session(status={"templateRevision": "1"}), Loss("ImageNotFound", "No such image."))
+    template = a_template(generation=1)
+    template.metadata.creation_timestamp = created
+    problem = find_failure_block(lost, template, NOW + timedelta(hours=1))
+    assert (problem is not None) == hopeless
 
 
 @pytest.mark.parametrize("change", ["spec", "restart"])

@@ -195,6 +195,15 @@ def test_a_desktop_started_after_hours_runs_until_the_end_of_the_next_window() -
     assert next_requeue(running(friday, office()), SETTINGS, friday) == at("2026-06-08 17:55"), "over the weekend"
 
 
+def test_an_end_at_which_no_window_was_open_is_no_end_of_working_hours() -> None:
+    schedule = office({"start": "0 9 * * MON-FRI", "end": "0 18 * * *"})
+    saturday, evening = at("2026-06-06 11:00"), at("2026-06-06 19:00")
+    assert find_alerts(running(saturday, schedule), SETTINGS, evening) == ()
+    assert next_requeue(running(saturday, schedule), SETTINGS, evening) == at("2026-06-08 17:55")
+    (alert,) = find_alerts(running(at("2026-06-05 11:00"), schedule), SETTINGS, evening)
+    assert alert.until == format_time(evening + timedelta(minutes=5)), "the operator missed the end on Friday"
+
+
 def test_input_during_the_warning_cancels_this_end_where_the_template_allows_it() -> None:
     shown = running(START, office(), **warned(WARNING))
     typed = Activity(last_input=WARNING + timedelta(seconds=30), viewers=1, seen=WARNING + timedelta(seconds=31))

@@ -97,7 +97,7 @@ class SessionController:
 
     def forget(self, session: VDISession) -> None:
         """The session is gone: drop what was remembered of it."""
-        self._queue.withdraw(session.metadata.uid)
+        self._queue.forget(session.metadata.uid)
         self._reservations.release(session.metadata.uid)
         self._uncertain_creates.forget(key_of(session))
         self._statuses.forget(session.metadata.uid)
@@ -129,7 +129,7 @@ class SessionController:
         built = await self._builder.build(observed, decision, evictable=free_from is not None and now >= free_from)
         if built.observed.pod is None and built.refused:
             self._queue.withdraw(session.metadata.uid)
-        if _is_just_made(observed, built) and (note_due := self._statuses.hold(session)) is not None:
+        if _is_just_made(observed, built, now) and (note_due := self._statuses.hold(session)) is not None:
             return Result(requeue_after=note_due, self_observed=True)
         alerts = find_alerts(built.observed, self._settings, now)
         status = derive(built.observed, built.blocked, self._settings, now, alerts)
@@ -191,10 +191,13 @@ class SessionController:
         return Result()
 
     async def _end(self, observed: Observed, ending: Ending, now: datetime) -> Result:
-        """The end of a run (B4): say so, then suspend or delete the session; resting or finalizing does the rest."""
+        """The end of a run (B4): say so, then suspend or delete the session; resting or finalizing does the rest.
+
+        Each write names the state that was decided on: an extension that the watch has not brought yet wins.
+        """
         session = observed.session
         status = derive_ending(observed, ending, self._settings, now)
-        written, _ = await self._statuses.write(session, status, at_once=True)
+        written, _ = await self._statuses.write(session, status, at_once=True, if_unchanged=True)
         self._announce(session, written, now)
         if ending.suspends:
             await self._patch(written, {"spec": {"suspended": True}})
@@ -240,10 +243,16 @@ class SessionController:
         return patched
 
     async def _delete(self, session: VDISession) -> None:
+        """Delete this very state of the session. Raises Conflict."""
         meta = session.metadata
         try:
             left = await self._client.delete(
-                SESSIONS, meta.name, namespace=meta.namespace, uid=meta.uid, into=VDISession
+                SESSIONS,
+                meta.name,
+                namespace=meta.namespace,
+                uid=meta.uid,
+                resource_version=meta.resource_version,
+                into=VDISession,
             )
         except (NotFound, Replaced):
             return
@@ -251,10 +260,11 @@ class SessionController:
             self._caches.sessions.remember(left)
 
 
-def _is_just_made(observed: Observed, built: Built) -> bool:
+def _is_just_made(observed: Observed, built: Built, now: datetime) -> bool:
     """Whether all is as it should be and the pod was made in this very look: then there is nothing to tell yet."""
     in_order = not (built.blocked or built.failure or observed.terminating or observed.extra_pods)
-    return observed.pod is None and built.observed.pod is not None and in_order
+    is_made = observed.pod is None and built.observed.pod is not None
+    return in_order and is_made and find_removal(built.observed, now) is None
 
 
 def _shows_foreign_changes(before: Observed, after: Observed, now: datetime) -> bool:

@@ -1,0 +1,120 @@
+"""The end of a run against an API server that has taken an extension of which the watch does not tell yet."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from unit.operator.operator_world import NAMESPACE, START, OperatorWorld
+from vdi.api.session import VDISession
+from vdi.kube.errors import Conflict
+from vdi.kube.transport import Client
+from vdi.operator.build import Builder
+from vdi.operator.cleanup import Cleanup
+from vdi.operator.controllers.session import Dependencies, SessionController
+from vdi.operator.hosts import Hosts
+from vdi.operator.ports import CapacityQueue, Desktops, Pools
+from vdi.operator.reservations import Reservations
+from vdi.operator.session_events import SessionEvents
+from vdi.operator.uncertain_creates import UncertainCreates
+from vdi.session.decide import Observed
+from vdi.session.identity import FINALIZER
+from vdi.session.observed import Pod
+from vdi.session.times import format_time
+
+KEY = (NAMESPACE, "alice")
+
+
+class FakeServer:
+    """Has one session; checks resourceVersions as the API server does, and notes what it has done."""
+
+    def __init__(self) -> None:
+        self.session: dict[str, Any] = {}
+        self.done: list[str] = []
+        self.extend_after = 0
+        """So many writes are done before someone extends the session."""
+        self.field_manager = "vdi-operator"
+
+    async def patch(self, _kind: object, _name: str, patch: dict[str, Any], **where: Any) -> VDISession:
+        self._expect(patch["metadata"].get("resourceVersion"))
+        self._merge({name: value for name, value in patch.items() if name != "metadata"})
+        self.done.append("status" if where.get("subresource") else f"spec {patch['spec']}")
+        return msgspec.convert(self.session, VDISession)
+
+    async def delete(self, _kind: object, _name: str, *, resource_version: str | None = None, **_: Any) -> None:
+        self._expect(resource_version)
+        self.done.append("delete")
+
+    def _expect(self, version: str | None) -> None:
+        if len(self.done) == self.extend_after:
+            self._merge({"spec": {"timeout": "4h"}})
+        if version not in (None, self.session["metadata"]["resourceVersion"]):
+            raise Conflict(409, "Conflict", "the object has been modified")
+
+    def _merge(self, changes: dict[str, Any]) -> None:
+        for name, values in changes.items():
+            self.session[name] = {**self.session[name], **values}
+        version = int(self.session["metadata"]["resourceVersion"]) + 1
+        self.session["metadata"] = {**self.session["metadata"], "resourceVersion": str(version)}
+
+
+class EndingWorld(OperatorWorld):
+    """A session whose time of one hour is over."""
+
+    def __init__(self, on_timeout: str) -> None:
+        self.server = FakeServer()
+        super().__init__(cast(Client, self.server))
+        self.put_template(lifecycle={"onTimeout": on_timeout})
+        session = self.put_session(timeout="1h", metadata={"finalizers": [FINALIZER]}, status={"phase": "Running"})
+        self.server.session = msgspec.to_builtins(session)
+        status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+        metadata = {"creationTimestamp": format_time(START)}
+        self.put(self.caches.pods, Pod, "alice", "alice", metadata=metadata, status=status)
+        self.clock.forward(hours=1)
+
+    def controller(self) -> SessionController:
+        async def nothing(*_: object) -> None:
+            return None
+
+        async def unchanged(observed: Observed) -> Observed:
+            return observed
+
+        no_host = SimpleNamespace(label_of=lambda _: "", is_owned_by_another=lambda *_: False, owner_of=lambda _: None)
+        return SessionController(
+            self.cluster,
+            hosts=cast(Hosts, no_host),
+            reservations=Reservations(),
+            uncertain_creates=cast(UncertainCreates, SimpleNamespace(settle=nothing)),
+            builder=cast(Builder, SimpleNamespace(reserve_host=unchanged)),
+            cleanup=cast(Cleanup, SimpleNamespace(delete_extra_pods=nothing)),
+            dependencies=Dependencies(
+                cast(CapacityQueue, SimpleNamespace()),
+                cast(Pools, SimpleNamespace()),
+                cast(Desktops, SimpleNamespace(report=lambda _: None)),
+            ),
+            session_events=SessionEvents(self.recorder, cast(Any, SimpleNamespace())),
+        )
+
+
+ENDS = {"Terminate": "delete", "Suspend": "spec {'suspended': True}"}
+
+
+@pytest.mark.parametrize("on_timeout", ENDS)
+async def test_a_run_whose_time_is_over_ends(on_timeout: str) -> None:
+    world = EndingWorld(on_timeout)
+    world.server.extend_after = -1
+    await world.controller().reconcile(KEY)
+    assert world.server.done == ["status", ENDS[on_timeout]]
+    assert [reason for _, reason, _ in world.said] == ["TimedOut"]
+
+
+@pytest.mark.parametrize("on_timeout", ENDS)
+@pytest.mark.parametrize("writes", [0, 1])
+async def test_an_extension_that_came_just_before_the_end_wins(on_timeout: str, writes: int) -> None:
+    world = EndingWorld(on_timeout)
+    world.server.extend_after = writes
+    with pytest.raises(Conflict):
+        await world.controller().reconcile(KEY)
+    assert world.server.done == ["status"] * writes
+    assert len(world.said) == writes, "it is not reported that the time is over before that is certain"
