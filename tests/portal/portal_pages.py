@@ -60,7 +60,7 @@ OF_ADMIN = (
     "/desktops/alice-ubuntu",
 )
 EVERY_PAGE = [(path, ALICE) for path in OF_ALICE] + [(path, ADMIN) for path in OF_ADMIN]
-_EDGE = Path(vdi.gateway.edge.__file__).parent / "static"
+EDGE_FILES = Path(vdi.gateway.edge.__file__).parent / "static"
 
 
 def other_pages(server: Server) -> dict[str, str]:
@@ -145,7 +145,7 @@ def other_pages(server: Server) -> dict[str, str]:
 def serve_others(page: Page, server: Server) -> list[str]:
     """Let this browser find the other pages, and their files; gives their paths. Scripts of the edge are left empty."""
     pages = other_pages(server)
-    page.route("**/.vdi/*.css*", lambda route: route.fulfill(path=_EDGE / "wait.css", content_type="text/css"))
+    page.route("**/.vdi/*.css*", lambda route: route.fulfill(path=EDGE_FILES / "wait.css", content_type="text/css"))
     page.route("**/.vdi/*.js*", lambda route: route.fulfill(body="", content_type="text/javascript"))
     page.route(
         f"{server.url}/of/*",

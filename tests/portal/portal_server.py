@@ -27,10 +27,13 @@ SECONDS = 10.0
 class Server:
     """The stage while it is served. Its world belongs to the server's thread: change it within `do`."""
 
-    def __init__(self, stage: PortalStage, loop: asyncio.AbstractEventLoop, port: int) -> None:
+    def __init__(
+        self, stage: PortalStage, loop: asyncio.AbstractEventLoop, port: int, uvicorn_server: uvicorn.Server
+    ) -> None:
         self.stage = stage
         self.port = port
         self._loop = loop
+        self._uvicorn = uvicorn_server
 
     @property
     def url(self) -> str:
@@ -43,6 +46,11 @@ class Server:
             return work()
 
         return asyncio.run_coroutine_threadsafe(in_loop(), self._loop).result(SECONDS)
+
+    def break_connections(self) -> None:
+        """Cut what browsers have open now, as a proxy that restarts does. To be called within `do`."""
+        for connection in [*self._uvicorn.server_state.connections]:
+            connection.transport.abort()
 
 
 @contextmanager
@@ -81,7 +89,7 @@ def serve(
     if not ready.wait(SECONDS):
         raise TimeoutError("the portal did not start")
     try:
-        yield Server(stage, loops[0], port)
+        yield Server(stage, loops[0], port, server)
     finally:
         loops[0].call_soon_threadsafe(stage.context.stopping.set)
         server.should_exit = True

@@ -1,6 +1,8 @@
 """The portal in a real browser: live without a reload, by keyboard, on a phone, in the dark, and without scripts."""
 
+import asyncio
 import io
+import json
 import re
 from datetime import timedelta
 
@@ -9,12 +11,13 @@ from PIL import Image
 from playwright.sync_api import Browser, expect
 
 from portal.portal_browser import Visitor, visitor
-from portal.portal_pages import EVERY_PAGE
+from portal.portal_pages import EDGE_FILES, EVERY_PAGE, other_pages, serve_others
 from portal.portal_server import Server
 from support.variants import first_of
 from support.waiting import wait_until
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, a_session, running
 from vdi.gateway.users import User
+from vdi.session.times import format_time
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -117,6 +120,114 @@ def test_a_card_follows_its_desktop_and_the_focus_stays(browser: Browser, server
         server.do(lambda: server.stage.put(a_session("from-elsewhere", template="firefox", status={"phase": "Failed"})))
         expect(guest.page.locator("#card-uid-from-elsewhere")).to_contain_text("Failed")
         assert quiet(guest) == []
+
+
+def test_the_focus_stays_on_links_and_on_the_same_guest(browser: Browser, server: Server) -> None:
+    def with_guests(*guests: str) -> None:
+        access = [{"user": f"{guest}@example.com", "role": "viewer"} for guest in guests]
+        server.do(lambda: server.stage.put(running("alice-ubuntu", template="ubuntu-desktop", access=access)))
+
+    with visitor(browser, server) as guest:
+        guest.go("/")
+        name = guest.page.locator("#card-uid-alice-ubuntu h2 a")
+        name.focus()
+        with_guests("carol")
+        expect(guest.page.locator("#card-uid-alice-ubuntu")).to_contain_text("shared with 1 person")
+        expect(name).to_be_focused()
+        guest.go("/desktops/alice-ubuntu")
+        facts, guests = guest.page.locator(".facts"), guest.page.get_by_role("list", name="Shared with")
+        address = facts.get_by_role("link")
+        address.focus()
+        server.do(lambda: server.stage.put(running("alice-ubuntu", template="ubuntu-desktop", timeout="9h")))
+        expect(facts).to_contain_text("9 h")
+        expect(address).to_be_focused()
+        with_guests("bob", "carol.o'neil")
+        expect(guests.get_by_role("listitem")).to_have_count(2)
+        end = guest.page.get_by_role("button", name="End access of carol.o'neil@example.com")
+        end.focus()
+        with_guests("carol.o'neil", "dave")
+        expect(guests).to_contain_text("dave@example.com")
+        expect(end).to_be_focused()
+        sent = guest.page.get_by_text("They open").get_by_role("link")
+        sent.focus()
+        with_guests("dave")
+        expect(guests.get_by_role("listitem")).to_have_count(1)
+        expect(sent).to_be_focused()
+        assert quiet(guest) == []
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["again", "refused"])
+def test_a_stream_that_breaks_goes_on_from_what_the_page_shows(browser: Browser, server: Server, refused: bool) -> None:
+    """Refused: by a proxy without a gateway. The browser then gives up, and the page opens a stream of its own."""
+    session, status = running("from-elsewhere", template="firefox"), 503 if refused else 200
+    with visitor(browser, server) as guest:
+        guest.go("/")
+        server.do(lambda: server.stage.put(session))
+        heading = guest.page.get_by_role("heading", name="from-elsewhere")
+        expect(heading).to_be_visible()
+        if refused:
+            guest.page.route("**/events?*", lambda route: route.fulfill(status=503))
+        with guest.page.expect_response(lambda answer: "/events?" in answer.url and answer.status == status):
+            server.do(server.break_connections)
+            server.do(lambda: server.stage.drop(session))
+        guest.page.unroute("**/events?*")
+        expect(heading).to_have_count(0)
+        expect(guest.page.locator("#live-notice")).to_be_hidden()
+
+
+def test_a_login_that_ended_while_the_stream_was_down_is_said(browser: Browser, server: Server) -> None:
+    with visitor(browser, server) as guest:
+        guest.go("/")
+        notice, ended = guest.page.locator("#live-notice"), server.stage.people.ended
+        server.do(lambda: ended.update({ALICE.login_id}))
+        server.do(server.break_connections)
+        expect(notice).to_have_text("You are signed out. Reload the page to sign in.")
+        server.do(ended.clear)
+        expect(notice).to_be_hidden()
+
+
+def test_a_form_that_is_sent_twice_counts_once(browser: Browser, server: Server) -> None:
+    answer = asyncio.Event()
+    server.stage.actions.held = answer
+    with visitor(browser, server) as guest:
+        guest.go("/catalogue/qgis")
+        box = guest.page.get_by_role("button", name="Start without opening").bounding_box()
+        assert box
+        guest.page.mouse.dblclick(box["x"] + 5, box["y"] + 5)  # a locator would wait for the page that is on its way
+        wait_until("it has arrived", lambda: len(server.stage.actions.done) > 0)
+        guest.page.mouse.dblclick(box["x"] + 5, box["y"] + 5)
+        server.do(answer.set)
+        expect(guest.page.get_by_role("heading", name="Desktop not found")).to_be_visible()
+        assert [done[0] for done in server.stage.actions.done] == ["start"]
+        guest.page.go_back()
+        guest.page.get_by_role("button", name="Start without opening").click()
+        expect(guest.page.get_by_role("heading", name="Desktop not found")).to_be_visible()
+        assert len(server.stage.actions.done) == 2
+
+
+def test_more_time_is_found_from_a_page_that_was_opened_before_the_desktop_ran(
+    browser: Browser, server: Server
+) -> None:
+    soon = {"type": "Expiring", "status": "True", "reason": "ExpiringSoon", "message": "Soon."}
+    status = {"startTime": format_time(server.stage.clock.wall), "conditions": [soon]}
+    with visitor(browser, server) as guest:
+        guest.go("/desktops/alice-training")
+        server.do(lambda: server.stage.put(running("alice-training", template="pytorch", timeout="1h", status=status)))
+        guest.page.get_by_role("link", name="Extend time limit").click()
+        expect(guest.page.get_by_label("Extend the time limit")).to_be_visible()
+
+
+def test_the_waiting_page_keeps_the_names_in_its_title(browser: Browser, server: Server) -> None:
+    page_text = other_pages(server)["/of/wait-queued"].replace("· VDI</title>", "· Example Desks</title>")
+    update = {"stage": "starting", "summary": "<h1>Starting</h1>", "steps": ""}
+    event = f"event: stage\ndata: {json.dumps(update)}\n\n"
+    with visitor(browser, server) as guest:
+        serve_others(guest.page, server)
+        guest.page.route("**/.vdi/wait.js*", lambda route: route.fulfill(path=EDGE_FILES / "wait.js"))
+        guest.page.route("**/of/wait-queued", lambda route: route.fulfill(body=page_text, content_type="text/html"))
+        guest.page.route("**/.vdi/events?*", lambda route: route.fulfill(body=event, content_type="text/event-stream"))
+        guest.go("/of/wait-queued")
+        expect(guest.page).to_have_title("Starting: alice-training · Example Desks")
 
 
 def test_what_is_typed_is_left_alone_by_what_is_live(browser: Browser, server: Server) -> None:

@@ -32,7 +32,10 @@ def queue_message(session: VDISession) -> str:
     if queue is None or queue.reason not in REASONS:
         return session.status.message
     if queue.position:
-        by = f" Capacity is expected by {queue.earliest_slot[11:16]} UTC." if queue.earliest_slot else ""
+        # The operator's message has the date where it is needed, which takes a clock to know.
+        slot = queue.earliest_slot
+        when = slot if slot in session.status.message else f"{slot[11:16]} UTC"
+        by = f" Capacity is expected by {when}." if slot else ""
         words = f"Waiting for capacity, number {queue.position} in line: {REASONS[queue.reason]}.{by}"
     else:
         none = "No node can run this desktop, and none will become free"

@@ -31,6 +31,8 @@ if number == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 return number
 """
 """One step for all replicas: a counter without an end would shut somebody out for ever."""
+_UNCOUNT = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('DECR', KEYS[1]) end"
+"""DECR alone would make a counter without an end."""
 _SWEEP = 10.0
 """Seconds between two removals of what has expired, so that memory is bounded by what is asked in that time."""
 
@@ -50,6 +52,9 @@ class SharedState(Protocol):
 
     async def count(self, key: str, seconds: float) -> int:
         """Count one more and say how many there were in this window, which began with its first and has `seconds`."""
+
+    async def uncount(self, key: str) -> None:
+        """Count one less, while the window lasts."""
 
     async def put(self, key: str, value: str, seconds: float) -> None:
         """Remember a value for so long; one that is there is replaced."""
@@ -100,6 +105,12 @@ class MemorySharedState:
             entry = self._entries[key] = _Entry(self._now() + seconds)
         entry.number += 1
         return entry.number
+
+    async def uncount(self, key: str) -> None:
+        """See SharedState."""
+        entry = self._alive(key)
+        if entry is not None:
+            entry.number -= 1
 
     async def put(self, key: str, value: str, seconds: float) -> None:
         """See SharedState."""
@@ -171,6 +182,7 @@ class RedisSharedState:
         client = partial(Redis.from_url, url, decode_responses=True, socket_connect_timeout=2.0, socket_timeout=None)
         self._redis, self._listening = client(health_check_interval=30, max_connections=64), client()
         self._count = self._redis.register_script(_COUNT)
+        self._uncount = self._redis.register_script(_UNCOUNT)
 
     async def take_once(self, key: str, seconds: float) -> bool:
         """See SharedState."""
@@ -179,6 +191,10 @@ class RedisSharedState:
     async def count(self, key: str, seconds: float) -> int:
         """See SharedState."""
         return int(await _ask(self._count(keys=[_key(key)], args=[_milliseconds(seconds)])))
+
+    async def uncount(self, key: str) -> None:
+        """See SharedState."""
+        await _ask(self._uncount(keys=[_key(key)]))
 
     async def put(self, key: str, value: str, seconds: float) -> None:
         """See SharedState."""

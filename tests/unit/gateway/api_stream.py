@@ -15,6 +15,7 @@ class Events:
 
     def __init__(self) -> None:
         self.status = 0
+        self.headers: dict[str, str] = {}
         self.begun = asyncio.Event()
         self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._rest = ""
@@ -22,6 +23,7 @@ class Events:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
             self.begun.set()
         else:
             self._pieces.put_nowait(message.get("body", b""))

@@ -33,6 +33,7 @@ from vdi.gateway.users import User
 from vdi.gateway.web.cookies import LOGIN
 from vdi.kube.errors import Conflict, KubeError, NotFound
 from vdi.kube.transport import Client
+from vdi.operator.kinds import SESSIONS
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 PORTAL = "https://portal.vdi.localhost"
@@ -50,7 +51,7 @@ class FilledCache(ClusterCache):
 
 @dataclass
 class FakeSecrets:
-    """The part of kube.Client that reads and changes Secrets: by name, with versions."""
+    """The part of kube.Client that reads and changes Secrets: by name, with versions. It reads sessions, too."""
 
     namespace: str = ""
     """Where all of them are; empty: anywhere."""
@@ -59,6 +60,8 @@ class FakeSecrets:
     gets: list[str] = field(default_factory=list)
     before_patch: Callable[[], None] | None = None
     broken: KubeError | None = None
+    worlds: list[ClusterCache] = field(default_factory=list)
+    """What the replicas' watches have brought: a session is as the one has it that has seen the most of it."""
 
     def put(self, name: str, **entries: str) -> None:
         self.data[name] = {key: base64.b64encode(value.encode()).decode() for key, value in entries.items()}
@@ -68,11 +71,19 @@ class FakeSecrets:
         self.gets.append(name)
         if self.broken is not None:
             raise self.broken
+        if resource is SESSIONS:
+            return self._session(name, namespace)
         assert self.namespace in ("", namespace)
         if name not in self.data:
             raise NotFound(404, "NotFound", f"secrets {name!r} not found")
         found = {"metadata": {"resourceVersion": str(self.versions[name])}, "data": self.data[name]}
         return msgspec.convert(found, into)
+
+    def _session(self, name: str, namespace: str) -> VDISession:
+        found = [session for world in self.worlds if (session := world.sessions.get(namespace, name))]
+        if not found:
+            raise NotFound(404, "NotFound", f"vdisessions {name!r} not found")
+        return max(found, key=lambda session: int(session.metadata.resource_version))
 
     async def patch(self, resource: Any, name: str, patch: Any, *, namespace: str, into: Any) -> Any:
         if self.before_patch is not None:

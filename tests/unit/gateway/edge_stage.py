@@ -113,6 +113,7 @@ class EdgeStage(ComponentStage):
             self.secrets.put(settings.keys_secret)
         database = Database(database_url or sqlite_with_tables(folder / "vdi.db"))
         super().__init__(self.secrets, settings=settings, database=database, shared=shared)
+        self.secrets.worlds.append(self.world)
         self._has_tables = not database_url
         self.actions = FakeActions(self.world)
         logins, guard, actions = self.logins, self.guard, cast(Actions, self.actions)

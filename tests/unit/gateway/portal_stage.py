@@ -89,6 +89,10 @@ class FakeLogins:
     async def is_live(self, login_id: str) -> bool:
         return login_id not in self.ended
 
+    async def person_by_id(self, login_id: str) -> User | None:
+        known = {user.login_id: user for user in self.by_cookie.values()}
+        return known.get(login_id) if login_id not in self.ended else None
+
 
 @dataclass
 class RecordedActions:
@@ -97,10 +101,14 @@ class RecordedActions:
     world: ClusterCache
     done: list[tuple[Any, ...]] = field(default_factory=list)
     refuses: ActionDenied | None = None
+    held: asyncio.Event | None = None
+    """Each action returns only when this is set."""
 
     def __getattr__(self, name: str) -> Any:
         async def record(person: User, *args: Any, **kwargs: Any) -> Any:
             self.done.append((name, person.email, *args, *kwargs.values()))
+            if self.held is not None:
+                await self.held.wait()
             if self.refuses is not None:
                 raise self.refuses
             if name == "start":

@@ -24,6 +24,15 @@ async def counts_from_one_in_each_window(shared: SharedState) -> None:
     assert sorted(await asyncio.gather(*(shared.count("many", 30) for _ in range(50)))) == list(range(1, 51))
 
 
+async def takes_a_count_back(shared: SharedState) -> None:
+    assert [await shared.count("tries", 30) for _ in range(3)] == [1, 2, 3]
+    await shared.uncount("tries")
+    await shared.uncount("tries")
+    assert await shared.count("tries", 30) == 2
+    await shared.uncount("never counted")
+    assert await shared.count("never counted", 30) == 1
+
+
 async def begins_a_window_again(shared: SharedState) -> None:
     """A window that was extended by each count would never end for whoever keeps trying."""
     await shared.count("window", 0.1)
@@ -65,6 +74,7 @@ CONTRACT = (
     takes_once,
     gives_the_key_back_when_time_is_over,
     counts_from_one_in_each_window,
+    takes_a_count_back,
     begins_a_window_again,
     pops_for_one_only,
     forgets_values,

@@ -11,6 +11,7 @@ from unit.gateway.component_stage import PORTAL
 from unit.gateway.test_api_sessions import problem
 from vdi.gateway.api.auth import MOST
 from vdi.gateway.api.component import OPERATIONS
+from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.store.base import DatabaseUnavailableError
 
 EVERY = [
@@ -170,3 +171,20 @@ async def test_a_database_that_is_down_is_said(stage: ApiStage, monkeypatch: pyt
     answer = await alice.get("/api/v1/templates")
     assert "5432" not in str(problem(answer, 503, "unavailable"))
     assert answer.headers["retry-after"] == "5"
+
+
+async def test_without_redis_the_api_is_unavailable(
+    stage: ApiStage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    alice = await stage.program()
+
+    async def down(*_: object) -> int:
+        raise SharedUnavailableError("Error 111 connecting to redis.internal:6379")
+
+    monkeypatch.setattr(stage.services.context.shared, "count", down)
+    answer = await alice.get("/api/v1/templates")
+    assert "redis.internal" not in str(problem(answer, 503, "unavailable"))
+    assert answer.headers["retry-after"] == "5"
+    (record,) = caplog.records
+    assert "redis.internal" in record.getMessage()
+    assert record.exc_info is None

@@ -1,11 +1,15 @@
 """`/events`: sessions as they change, for one person."""
 
+import asyncio
+import itertools
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from unit.gateway.api_stage import BOB, RUNNING, ApiStage
+from unit.gateway.api_stage import BOB, ROOT, RUNNING, ApiStage
 from unit.gateway.api_stream import Events, events_of
 from unit.gateway.test_api_sessions import problem
 
@@ -74,6 +78,31 @@ async def test_the_stream_ends_with_the_login(stage: ApiStage, monkeypatch: pyte
         assert await reported(events) == ("end", "")
 
 
+@pytest.mark.parametrize("change", [{"admin": False}, {"groups": frozenset({"staff"})}], ids=str)
+async def test_the_stream_ends_when_what_its_user_may_see_changes(
+    stage: ApiStage, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("vdi.gateway.api.events.CHECK_SECONDS", 0.02)
+    stage.session()
+    root = await stage.program(ROOT)
+    async with events_of(stage.app, "/api/v1/events?session=alice-desktop", root.headers) as events:
+        assert [await reported(events) for _ in range(2)] == [("session", "alice-desktop"), ("ready", "")]
+        await stage.logins.follow_users({ROOT.user: replace(ROOT, **change)})
+        assert await reported(events) == ("end", "")
+
+
+async def test_a_stream_with_much_to_report_ends_too(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vdi.gateway.api.events.CHECK_SECONDS", 0.2)
+    stage.session()
+    root = await stage.program(ROOT)
+    async with events_of(stage.app, "/api/v1/events?session=alice-desktop", root.headers) as events, asyncio.timeout(3):
+        await stage.logins.follow_users({ROOT.user: replace(ROOT, admin=False)})
+        for hours in itertools.count(1):
+            if (await events.next())[0] == "end":
+                break
+            stage.session(timeout=f"{hours}h")
+
+
 async def test_the_stream_ends_with_the_gateway(stage: ApiStage) -> None:
     alice = await stage.program()
     async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
@@ -96,7 +125,7 @@ async def test_one_session_alone(stage: ApiStage) -> None:
 
 
 async def test_one_person_holds_not_all_connections(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vdi.gateway.api.events.MOST", 1)
+    monkeypatch.setattr("vdi.gateway.web.streams.MOST_PER_USER", 1)
     alice, bob = await stage.program(), await stage.program(BOB)
     for _ in range(2):
         async with events_of(stage.app, "/api/v1/events", alice.headers) as events:

@@ -1,12 +1,15 @@
 """The way into a desktop, as browsers go it; and everything that must not lead in."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
+from support.waiting import hold_calls
 from unit.gateway.component_stage import Browser
 from unit.gateway.edge_stage import (
     GUEST,
@@ -22,8 +25,12 @@ from unit.gateway.edge_stage import (
     publish,
     shared_with,
 )
+from vdi.api.session import Phase
+from vdi.gateway.edge.authorizer import MOST_GRANTS
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE, LAST_COOKIE, STATE_COOKIE
+from vdi.gateway.login.sign_out import SignOut
 from vdi.gateway.store.grants import GrantStore
+from vdi.session.times import format_time
 
 HOST = SETTINGS.host("alice-desktop")
 
@@ -50,6 +57,22 @@ async def test_the_owner_opens_the_address_and_is_in(stage: EdgeStage) -> None:
     assert (answer.url.query, answer.extensions["fragment"]) == (b"v=1", "token=edge")
     again = await browser.get(address(path="/assets/index.js"))
     assert again.status_code == 200
+
+
+async def test_who_enters_is_led_where_the_edge_would_lead_them(stage: EdgeStage) -> None:
+    """One redirect sooner: to the waiting page, or to the desktop's own."""
+    browser = await stage.logged_in(OWNER)
+    session = a_session()
+    for phase, ready_s, path, where in (
+        (Phase.RUNNING, 60, "/", "/?v=1#token=edge"),
+        (Phase.RUNNING, 60, "/files?x=1", "/files?x=1"),
+        (Phase.RUNNING, 4, "/?x=1", "/.vdi/wait?next=/%3Fx%3D1"),
+        (Phase.CREATING, 60, "/files?x=1", "/.vdi/wait?next=/files%3Fx%3D1"),
+    ):
+        ready_time = format_time(stage.clock.now() - timedelta(seconds=ready_s))
+        session = publish(stage.world, changed(session, status={"phase": phase, "ready_time": ready_time}))
+        answer = await browser.get(await ticket_link(browser, quote(path)))
+        assert (answer.status_code, answer.headers["location"]) == (302, where)
 
 
 async def test_who_is_not_logged_in_is_sent_to_log_in_and_comes_back(stage: EdgeStage) -> None:
@@ -216,7 +239,7 @@ async def test_next_leads_to_this_host_only(stage: EdgeStage, path: str) -> None
     landed = await browser.get(
         entered.headers["location"].partition("&next=")[0], params={**_query(entered.headers["location"]), "next": path}
     )
-    assert (landed.status_code, landed.headers["location"]) == (302, "/")
+    assert (landed.status_code, landed.headers["location"]) == (302, "/?v=1#token=edge")
 
 
 def _query(url: str) -> dict[str, str]:
@@ -258,6 +281,43 @@ async def test_entering_twice_is_one_grant(stage: EdgeStage) -> None:
     await browser.open(address())
     await browser.get(await ticket_link(browser))
     assert len(await GrantStore(stage.database).open()) == 1
+
+
+async def test_who_drops_the_cookie_each_time_has_no_more_grants_than_a_person_needs(stage: EdgeStage) -> None:
+    """The desktop refuses a token table that is too large, and then no one is cut off and no one gets in."""
+    stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator")))
+    guest, owner = await stage.logged_in(GUEST), await stage.logged_in(OWNER)
+    await owner.open(address())
+    first = ""
+    for _ in range(30):
+        stage.clock.forward(seconds=1)
+        assert (await guest.open(address())).status_code == 200
+        latest = guest.stolen(HOST)
+        first = first or latest
+        for name in (DESKTOP_COOKIE, GRANT_COOKIE):
+            guest.cookies.delete(name, domain=HOST, path="/")
+    store = GrantStore(stage.database)
+    assert (len(await store.open(user=GUEST)), len(await store.open(user=OWNER))) == (MOST_GRANTS, 1)
+    assert {grant.reason for grant in await store.ended_since(stage.clock.now() - timedelta(hours=1))} == {"displaced"}
+    found = [(await stage.verify(HOST, Cookie=cookies)).status_code for cookies in (first, latest)]
+    assert found == [401, 200]
+
+
+async def test_signing_out_everywhere_is_not_outrun_by_a_browser_that_enters(
+    stage: EdgeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = await stage.logged_in(OWNER)
+    link = await ticket_link(browser)
+    adding, go_on = hold_calls(monkeypatch, GrantStore, "add")
+    entering = asyncio.create_task(browser.get(link))
+    await adding.wait()
+    await SignOut(stage.logins, stage.edge.end_grants).end_everything(OWNER, tokens=True)
+    go_on.set()
+    answer = await entering
+    assert (answer.status_code, answer.headers.get("set-cookie")) == (403, None)
+    assert "Your sign-in has ended" in answer.text
+    assert (await stage.verify(HOST, Cookie=browser.stolen(HOST))).status_code == 401
+    assert await GrantStore(stage.database).open() == []
 
 
 async def test_the_cookies_are_for_this_host_and_no_script(stage: EdgeStage) -> None:

@@ -1,12 +1,14 @@
 """Grants that end: at once, everywhere, for good, and on the screen."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from unit.gateway.component_stage import Browser
@@ -24,8 +26,15 @@ from unit.gateway.edge_stage import (
     shared_with,
     until,
 )
+from vdi.api.meta import Condition
+from vdi.api.session import VDISession
+from vdi.gateway.edge.headers import GRANT_COOKIE, STATE_COOKIE
+from vdi.gateway.login.sign_out import SignOut
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.store.grants import GrantStore
+from vdi.gateway.store.history import SessionRow, save
+from vdi.kube.errors import ConnectionFailed, KubeError
+from vdi.operator.kinds import SESSIONS
 from vdi.session.selkies_tokens import grant_token
 from vdi.session.times import format_time
 
@@ -83,6 +92,43 @@ async def status(stage: EdgeStage, browser: Browser) -> int:
 
 async def no_one(stage: EdgeStage) -> bool:
     return await GrantStore(stage.database).open() == []
+
+
+async def record(stage: EdgeStage, session: VDISession) -> None:
+    """What the history of either replica writes when it sees the session."""
+    meta = session.metadata
+    row = SessionRow(
+        uid=meta.uid,
+        name=meta.name,
+        namespace=meta.namespace,
+        owner=session.spec.user,
+        template=session.spec.template,
+        created=stage.clock.now(),
+    )
+    async with stage.database.begin() as connection:
+        await save(stage.database, connection, [row], [])
+
+
+async def reasons(stage: EdgeStage) -> list[str]:
+    """Why grants were ended, in the last day."""
+    return [one.reason for one in await GrantStore(stage.database).ended_since(stage.clock.now() - timedelta(days=1))]
+
+
+async def enter_by_token(stage: EdgeStage, user: str, lifetime: timedelta) -> Browser:
+    """As `vdi session probe` does: an API token's ticket, and no login at the portal."""
+    owner = await stage.logged_in(user)
+    person = await stage.logins.person_by_id(owner.login_id)
+    session = stage.world.session("alice-desktop")
+    assert person is not None and session is not None
+    secret, _ = await stage.logins.new_token(person, "probe", lifetime)
+    by_token = await stage.logins.person_by_token(secret)
+    assert by_token is not None
+    browser, state = stage.browser(), "s" * 43
+    browser.cookies.set(STATE_COOKIE, state, domain=HOST, path="/")
+    ticket = await stage.edge.issue_ticket(by_token, session, hashlib.sha256(state.encode()).hexdigest())
+    answer = await browser.get(address(path=f"/.vdi/enter?ticket={ticket}"))
+    assert (answer.status_code, GRANT_COOKIE in browser.stolen(HOST)) == (302, True)
+    return browser
 
 
 async def until_cut(desktop: FakeSelkies) -> None:
@@ -181,6 +227,7 @@ async def test_suspending_cuts_the_picture_and_a_way_made_after_that_stays(
 
 
 async def test_the_end_of_the_session_ends_its_grants(stage: EdgeStage, desktop: FakeSelkies) -> None:
+    await record(stage, a_session())
     alice = await stage.logged_in(OWNER)
     await alice.open(address())
     gone(stage.world, a_session())
@@ -188,6 +235,182 @@ async def test_the_end_of_the_session_ends_its_grants(stage: EdgeStage, desktop:
     await until(lambda: no_one(stage))
     ended = await GrantStore(stage.database).ended_since(stage.clock.now())
     assert [one.reason for one in ended] == ["session-ended"]
+
+
+async def test_what_a_token_has_opened_ends_with_the_token(stage: EdgeStage, desktop: FakeSelkies) -> None:
+    """Also where nothing is requested any more: a WebSocket that is open asks no one."""
+    browser = await enter_by_token(stage, OWNER, timedelta(minutes=10))
+    await desktop.posted(1)
+    await stage.edge.revoker.poll()
+    assert await status(stage, browser) == 200
+    stage.clock.forward(minutes=10)
+    await stage.edge.revoker.poll()
+    assert (await status(stage, browser), await no_one(stage), await reasons(stage)) == (401, True, ["login-over"])
+    await until_cut(desktop)
+
+
+async def test_what_a_removed_user_has_opened_ends(stage: EdgeStage, desktop: FakeSelkies) -> None:
+    """With a password and with an API token, though no one asks for the end of the grants."""
+    browsers = [await enter_by_token(stage, OWNER, timedelta(days=1)), await stage.logged_in(OWNER)]
+    await browsers[1].open(address())
+    await stage.edge.revoker.poll()
+    assert [await status(stage, browser) for browser in browsers] == [200, 200]
+    await stage.logins.follow_users({})
+    await stage.edge.revoker.poll()
+    assert [await status(stage, browser) for browser in browsers] == [401, 401]
+    assert (await no_one(stage), await reasons(stage)) == (True, ["login-over", "login-over"])
+
+
+async def test_grants_whose_end_failed_once_do_not_outlive_their_logins(stage: EdgeStage, desktop: FakeSelkies) -> None:
+    """The logins have ended by then, so who looks for logins that are over does not find them again."""
+    browsers = [await a_guest(stage, desktop), await stage.logged_in(OWNER)]
+    await browsers[1].open(address())
+
+    async def fail(**_: object) -> None:
+        raise DatabaseUnavailableError("it is down")
+
+    stage.clock.forward(hours=13)
+    with pytest.raises(DatabaseUnavailableError):
+        await SignOut(stage.logins, fail).end_grants_of(await stage.logins.end_over())
+    assert await stage.logins.end_over() == []
+    await stage.edge.revoker.poll()
+    assert [await status(stage, browser) for browser in browsers] == [401, 401]
+    assert await no_one(stage)
+
+
+async def test_signing_out_everywhere_revokes_what_is_made_with_those_logins_later(stage: EdgeStage) -> None:
+    browser = await stage.logged_in(OWNER)
+    await browser.open(address())
+    (grant,) = await GrantStore(stage.database).open()
+    await SignOut(stage.logins, stage.edge.end_grants).end_everything(OWNER, tokens=True)
+    later = msgspec.structs.replace(grant, id="later")
+    assert stage.edge.revoker._revocations.hits(later)
+
+
+# --- a replica whose watch is behind ---
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[EdgeStage]:
+    """The replica that sees everything at once. Nothing runs by itself."""
+    async with EdgeStage(tmp_path) as here:
+        yield here
+
+
+@pytest.fixture
+async def behind(tmp_path: Path, here: EdgeStage) -> AsyncIterator[EdgeStage]:
+    """The other one: it sees what a test publishes in its world."""
+    async with EdgeStage(tmp_path, secrets=here.secrets, shared=here.shared) as behind:
+        yield behind
+
+
+async def sweep(stage: EdgeStage) -> None:
+    await stage.edge.revoker.poll()
+    await stage.edge.revoker.sweep()
+
+
+async def test_a_replica_that_does_not_know_a_session_yet_ends_no_grants_in_it(
+    here: EdgeStage, behind: EdgeStage
+) -> None:
+    session = here.add(a_session("alice-second"))
+    await record(here, session)
+    alice, there = await here.logged_in(OWNER), SETTINGS.host("alice-second")
+    assert (await alice.open(address("alice-second"))).status_code == 200
+    await sweep(behind)
+    assert (await here.verify(there, Cookie=alice.stolen(there))).status_code == 200
+    assert not await no_one(here)
+    gone(here.world, session)
+    await sweep(behind)
+    assert (await no_one(here), await reasons(here)) == (True, ["session-ended"])
+
+
+async def test_a_replica_that_does_not_know_of_a_new_role_ends_no_grants_of_it(
+    here: EdgeStage, behind: EdgeStage
+) -> None:
+    shared = here.add(changed(a_session(), spec=shared_with(GUEST, "viewer")))
+    guest = await here.logged_in(GUEST)
+    assert (await guest.open(address())).status_code == 200
+    await sweep(behind)
+    assert not await no_one(here)
+    assert (await behind.verify(HOST, Cookie=guest.stolen(HOST))).status_code == 401, "it lets in whom it knows of"
+    publish(here.world, changed(shared, spec={"access": ()}))
+    await sweep(behind)
+    assert (await no_one(here), await reasons(here)) == (True, ["access-ended"])
+
+
+async def test_a_session_that_is_another_one_of_the_same_name_has_ended(here: EdgeStage, behind: EdgeStage) -> None:
+    session = here.add(a_session("alice-second"))
+    await record(here, session)
+    await (await here.logged_in(OWNER)).open(address("alice-second"))
+    publish(here.world, changed(session, metadata={"uid": "uid-of-another"}))
+    await sweep(behind)
+    assert (await no_one(here), await reasons(here)) == (True, ["session-ended"])
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_nothing_is_ended_that_the_api_server_cannot_confirm(
+    here: EdgeStage, behind: EdgeStage, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    """But a share that runs out has run out, by the clock."""
+    monkeypatch.setattr("vdi.gateway.edge.revocation.API_SECONDS", 0.05)
+    end = format_time(here.clock.now() + timedelta(minutes=1))
+    shared = changed(a_session(), spec=shared_with(GUEST, "viewer", end))
+    for stage in (here, behind):
+        stage.add(shared)
+    for session in (here.add(a_session("alice-second")), here.add(a_session("alice-third"))):
+        await record(here, session)
+        await (await here.logged_in(OWNER)).open(address(session.metadata.name))
+    await (await here.logged_in(GUEST)).open(address())
+    behind.clock.forward(seconds=61)
+    asked: list[str] = []
+
+    async def fail(resource: object, name: str, **_: object) -> None:
+        if resource is SESSIONS:
+            asked.append(name)
+        if hangs:
+            await asyncio.Event().wait()
+        raise ConnectionFailed("https://api", "GET", "refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(here.secrets, "get", fail)
+        with pytest.raises((KubeError, TimeoutError)):
+            await sweep(behind)
+    assert len(asked) == 1, "who does not respond is asked again at the next sweep"
+    assert {grant.user for grant in await GrantStore(here.database).open()} == {OWNER}
+    assert await reasons(here) == ["access-ended"]
+    for name in ("alice-second", "alice-third"):
+        gone(here.world, a_session(name))
+    await sweep(behind)
+    assert await no_one(here)
+
+
+async def test_a_replica_that_sees_a_suspension_late_ends_only_what_was_made_before_it(
+    here: EdgeStage, behind: EdgeStage
+) -> None:
+    early, late = await here.logged_in(OWNER), await here.logged_in(OWNER)
+    await early.open(address())
+    here.clock.forward(seconds=60)
+    suspended = changed(a_session(), spec={"suspended": True})
+    admitted = Condition("Admitted", "False", "Suspended", last_transition_time=format_time(here.clock.now()))
+    publish(here.world, changed(suspended, status={"conditions": (admitted,)}))
+    here.clock.forward(seconds=60)
+    await late.open(address())
+    behind.clock.forward(seconds=180)
+    publish(behind.world, suspended)
+    await behind.edge._follow()
+    (kept,) = await GrantStore(here.database).open()
+    assert (kept.login_id, await reasons(here)) == (late.login_id, ["suspended"])
+
+
+async def test_a_replica_that_sees_a_suspension_after_the_desktop_was_resumed_ends_nothing(
+    here: EdgeStage, behind: EdgeStage
+) -> None:
+    alice = await here.logged_in(OWNER)
+    await alice.open(address())
+    suspended = publish(behind.world, changed(a_session(), spec={"suspended": True}))
+    publish(here.world, changed(suspended, spec={"suspended": False}))
+    await behind.edge._follow()
+    assert not await no_one(here)
 
 
 async def test_the_other_replica_refuses_at_once(tmp_path: Path, stage: EdgeStage, desktop: FakeSelkies) -> None:

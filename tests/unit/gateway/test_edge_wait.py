@@ -1,12 +1,16 @@
 """The waiting page: what it says, to whom, how it follows, and when it resumes."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from unit.gateway.api_stream import Events, events_of
+from unit.gateway.component_stage import Browser
 from unit.gateway.edge_stage import (
     GUEST,
     OWNER,
@@ -265,6 +269,43 @@ async def test_what_changes_nothing_for_the_reader_is_not_sent(stage: EdgeStage)
         True,
         True,
     ]
+
+
+def stream_of(stage: EdgeStage, browser: Browser, name: str = "alice-desktop") -> AbstractAsyncContextManager[Events]:
+    """What the page's script does, on a connection that stays open."""
+    host = SETTINGS.host(name)
+    return events_of(stage.public, "/.vdi/events", {"Host": host, "Cookie": browser.stolen(host)})
+
+
+async def test_one_person_does_not_hold_all_connections(stage: EdgeStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vdi.gateway.web.streams.MOST_PER_USER", 1)
+    now(stage, spec=shared_with(GUEST, "collaborator"), status=in_line())
+    stage.add(a_session("bobs-desktop", GUEST))
+    guest, owner = await stage.logged_in(GUEST), await stage.logged_in(OWNER)
+    for browser in (guest, owner):
+        await browser.open(address())
+    await guest.open(address("bobs-desktop"))
+    for _ in range(2):
+        async with stream_of(stage, guest) as events:
+            assert (await events.next())[1]["stage"] == "queued"
+            for name in ("alice-desktop", "bobs-desktop"):
+                async with stream_of(stage, guest, name) as refused:
+                    assert (refused.status, refused.headers["x-vdi-gateway"]) == (429, "1")
+                    assert refused.headers["retry-after"] == "60"
+            async with stream_of(stage, owner) as others:
+                assert (await others.next())[1]["stage"] == "queued"
+
+
+async def test_streams_that_are_opened_at_once_are_counted_too(
+    stage: EdgeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdi.gateway.web.streams.MOST_PER_USER", 2)
+    now(stage, status=in_line())
+    browser = await stage.logged_in(OWNER)
+    await browser.open(address())
+    async with AsyncExitStack() as stack:
+        opened = await asyncio.gather(*(stack.enter_async_context(stream_of(stage, browser)) for _ in range(5)))
+        assert sorted(events.status for events in opened) == [200, 200, 429, 429, 429]
 
 
 # ---- stages, one by one

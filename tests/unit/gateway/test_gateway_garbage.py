@@ -31,7 +31,9 @@ GARBAGE = (
     "alice-desktop", "alice@example.com", "https://evil.example/", "//evil.example", "\\\\evil.example",
     "javascript:alert(1)",
 )  # fmt: skip
-PARAMETERS = ("next", "view", "name", "host", "state", "ticket", "limit", "month", "code", "before", "what", "format")
+PARAMETERS = (
+    "next", "view", "name", "host", "state", "ticket", "limit", "month", "code", "before", "cursor", "what", "format"
+)  # fmt: skip
 BODIES = (
     (b"", None), (b"{", "application/json"), (b"[]", "application/json"), (b"null", "application/json"),
     (b'{"template": 1, "user": []}', "application/json"), (b"\xff\xfe{}", "application/json"),

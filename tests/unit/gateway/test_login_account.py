@@ -1,5 +1,6 @@
 """My account: browsers, signing out everywhere, API tokens; and the command line's way to one."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,12 +9,14 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from support.csrf import csrf_of
+from support.waiting import hold_calls
 from unit.gateway.component_stage import PORTAL, Browser
 from unit.gateway.login_stage import LoginStage
 from vdi.gateway.login.account import MOST_TOKENS
 from vdi.gateway.login.cli_login import loopback
 from vdi.gateway.login.logins import browser as named
 from vdi.gateway.login.oidc.flow import challenge_of
+from vdi.gateway.store.logins import LoginStore
 
 VERIFIER = "v" * 43
 LOOPBACK = "http://127.0.0.1:40123/back"
@@ -138,10 +141,14 @@ async def test_signing_out_everywhere(stage: LoginStage, alice: Browser, with_to
     await other.log_in()
     await root.log_in("root")
     token = await make_token(alice)
+    ids = {login.id for login in await stage.logins.of("alice@example.com")}
+    if with_tokens:
+        ids |= {f"token:{made.id}" for made in await stage.logins.tokens("alice@example.com")}
     requested = {"tokens": "yes"} if with_tokens else {}
     answer = await alice.submit("/account/logout-everywhere", (await alice.get("/account")).text, **requested)
     assert answer.status_code == 200
-    assert stage.edge.ended == [{"user": "alice@example.com"}]
+    (ended,) = stage.edge.ended
+    assert (ended["user"], set(ended["login_ids"])) == ("alice@example.com", ids)
     for browser in (alice, other):
         assert (await browser.get("/api/v1/me")).status_code == 401
     assert (await root.get("/api/v1/me")).status_code == 200
@@ -155,7 +162,7 @@ async def test_an_administrator_signs_somebody_out(stage: LoginStage, alice: Bro
     page = (await root.get("/account")).text
     answer = await root.submit("/account/sign-out-person", page, user=" Alice@Example.com")
     assert answer.status_code == 303
-    assert stage.edge.ended == [{"user": "alice@example.com"}]
+    assert [ended["user"] for ended in stage.edge.ended] == ["alice@example.com"]
     assert stage.audit.rows[-1] == ("root@example.com", "login.end_all", "alice@example.com", "done")
     assert (await alice.get("/api/v1/me")).status_code == 401
     assert await status_with(stage, token) == 401
@@ -175,6 +182,20 @@ async def test_a_removed_user_s_tokens_end(stage: LoginStage, alice: Browser) ->
     stage.set_users()
     await stage.login.follow()
     assert await status_with(stage, token) == 401
+
+
+async def test_signing_out_everywhere_is_not_outrun_by_a_new_token(
+    stage: LoginStage, alice: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (await alice.get("/account")).text
+    adding, go_on = hold_calls(monkeypatch, LoginStore, "add_token")
+    making = asyncio.create_task(alice.submit("/account/tokens", page, label="script", days="30"))
+    await adding.wait()
+    await stage.login.services.sign_out.end_everything("alice@example.com", tokens=True)
+    go_on.set()
+    answer = await making
+    assert (answer.status_code, "vdi_" in answer.text) == (403, False)
+    assert await stage.logins.tokens("alice@example.com") == []
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """What is believed of an identity provider. A real one is in tests/cluster; here is one that lies as a test asks."""
 
+import asyncio
 import hmac
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +24,9 @@ from unit.gateway.login_stage import SETTINGS, LoginStage
 from vdi.gateway.login.oidc import flow
 from vdi.gateway.login.oidc.claims import ClaimsError, RefusedError, check_claims, groups_in, identity_from
 from vdi.gateway.login.oidc.provider import Provider
+from vdi.gateway.login.throttle import PER_USER, WINDOW, Bound, Throttle
 from vdi.gateway.settings import OIDC, Settings
+from vdi.gateway.shared_state import MemorySharedState
 
 ISSUER = "https://id.example.com/realms/vdi"
 CONFIG = OIDC(issuer=ISSUER, client_id="vdi", client_secret="se:cret/ä", name="Example ID")
@@ -107,9 +111,16 @@ class SignOn:
         browser = self.stage.browser()
         return await browser.get("/login/oidc/back", params=await self.go(browser))
 
+    async def come_back_with_a_wrong_code(self, address: str = "203.0.113.7") -> httpx.Response:
+        """There and back, with a code that the provider does not know."""
+        browser = self.stage.browser(address)
+        back = await self.go(browser)
+        self.provider.challenge = "of another code"
+        return await browser.get("/login/oidc/back", params=back)
 
-@pytest.fixture
-async def sign_on(tmp_path: Path) -> AsyncIterator[SignOn]:
+
+@asynccontextmanager
+async def signing_on(folder: Path, throttle: Throttle | None = None) -> AsyncIterator[SignOn]:
     made: list[FakeProvider] = []
 
     def provider(clock: FakeClock) -> Provider:
@@ -117,8 +128,14 @@ async def sign_on(tmp_path: Path) -> AsyncIterator[SignOn]:
         http = httpx.AsyncClient(transport=httpx.MockTransport(made[0]))
         return Provider(CONFIG, WITH_OIDC, now=made[0].clock, http=http)
 
-    async with LoginStage(tmp_path, WITH_OIDC, provider=provider) as stage:
+    async with LoginStage(folder, WITH_OIDC, throttle=throttle, provider=provider) as stage:
         yield SignOn(stage, made[0])
+
+
+@pytest.fixture
+async def sign_on(tmp_path: Path) -> AsyncIterator[SignOn]:
+    async with signing_on(tmp_path) as sign_on:
+        yield sign_on
 
 
 async def test_there_and_back(sign_on: SignOn) -> None:
@@ -389,6 +406,43 @@ async def test_a_new_login_brings_the_tokens_up_to_date(sign_on: SignOn) -> None
     again = await sign_on.stage.login.services.logins.person_by_token(token)
     assert again is not None
     assert again.admin
+
+
+async def test_failed_sign_ons_from_one_address_are_refused_after_some(tmp_path: Path) -> None:
+    async with signing_on(tmp_path, Throttle(MemorySharedState(), PER_USER, Bound(1, 3))) as sign_on:
+        for _ in range(5):
+            assert (await sign_on.come_back()).status_code == 303, "a success does not count"
+        asked = sign_on.provider.asked.count("/token")
+        refused = [await sign_on.come_back_with_a_wrong_code() for _ in range(5)]
+        assert [answer.status_code for answer in refused] == [403, 403, 403, 429, 429]
+        assert sign_on.provider.asked.count("/token") == asked + 3
+        assert [row[3] for row in sign_on.stage.audit.rows] == ["done"] * 5 + ["refused"] * 3
+        assert sign_on.stage.counted("oidc", "throttled") == 2
+        assert refused[-1].headers["retry-after"] == str(WINDOW)
+        assert "Too many login attempts" in refused[-1].text
+        assert 'href="/login/oidc?next=/history"' in refused[-1].text
+        assert (await sign_on.come_back_with_a_wrong_code("198.51.100.1")).status_code == 403
+        assert (await sign_on.stage.browser().log_in()).status_code == 303, "passwords are counted by themselves"
+
+
+async def test_a_provider_that_is_down_counts_as_a_failed_sign_on(tmp_path: Path) -> None:
+    """Some providers answer a wrong code with another status than OAuth's 400."""
+    async with signing_on(tmp_path, Throttle(MemorySharedState(), PER_USER, Bound(1, 1))) as sign_on:
+        browser = sign_on.stage.browser()
+        first, second = [await sign_on.go(browser) for _ in range(2)]
+        sign_on.provider.down = True
+        assert (await browser.get("/login/oidc/back", params=first)).status_code == 503
+        assert (await browser.get("/login/oidc/back", params=second)).status_code == 429
+
+
+async def test_sign_ons_at_once_are_each_counted(tmp_path: Path) -> None:
+    async with signing_on(tmp_path, Throttle(MemorySharedState(), PER_USER, Bound(1, 3))) as sign_on:
+        browser = sign_on.stage.browser()
+        ways = [await sign_on.go(browser) for _ in range(8)]
+        sign_on.provider.challenge = "of another code"
+        answers = await asyncio.gather(*(browser.get("/login/oidc/back", params=back) for back in ways))
+        assert sorted(answer.status_code for answer in answers) == [403] * 3 + [429] * 5
+        assert sign_on.provider.asked.count("/token") == 3
 
 
 async def test_without_a_provider_its_pages_are_not_there(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def test_shares_are_of_the_largest_and_the_rest_is_one() -> None:
     assert [share.name for share in found][:2] == ["user12", "user11"]
     assert (found[0].percent, found[1].label, len(found)) == (100.0, "11.0 h", 11)
     assert (found[-1].name, found[-1].label, found[-1].percent) == ("2 others", "3.0 h", 0.0)
+    assert shares([(f"user{number}", 1.0) for number in range(11)])[-1].name == "1 other"
     assert shares([("nothing", 0.0)]) == []
 
 

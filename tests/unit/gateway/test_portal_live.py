@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.waiting import eventually
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_session, a_template, running, settle
 from vdi.gateway.portal import events, fragments
 from vdi.gateway.portal.admin.sessions import admin_pieces
@@ -32,6 +35,7 @@ class Reader:
 
     def __init__(self, stream: AsyncIterator[bytes]) -> None:
         self._stream = stream
+        self.last_event_id = ""
 
     async def next(self) -> Pieces:
         """The events of the next message."""
@@ -39,6 +43,8 @@ class Reader:
         found = {}
         for part in text.strip("\n").split("\n\n"):
             lines = part.split("\n")
+            if lines[0].startswith("id: "):
+                self.last_event_id = lines.pop(0).removeprefix("id: ")
             name = lines[0].removeprefix("event: ")
             found[name] = "\n".join(line.removeprefix("data: ") for line in lines[1:])
         return found
@@ -106,6 +112,30 @@ async def test_a_page_that_missed_something_gets_the_list_at_once(stage: PortalS
         assert list(pieces) == [LIST]
         assert "one" in pieces[LIST]
         assert "two" in pieces[LIST]
+
+
+async def test_each_message_ends_with_the_mark_of_what_the_page_shows_then(stage: PortalStage) -> None:
+    async with reading(stage, mine(stage), seen="of yesterday") as reader:
+        for change in (ONE, a_session("one", status={"phase": "Suspended"}), running("three")):
+            stage.put(change)
+            await reader.next()
+            assert reader.last_event_id == digest(mine(stage)() or {})
+
+
+@pytest.mark.parametrize("missed", [True, False])
+async def test_a_stream_that_is_opened_again_begins_with_what_the_page_shows_now(
+    stage: PortalStage, monkeypatch: pytest.MonkeyPatch, missed: bool
+) -> None:
+    """What it was loaded with (`seen`) may be what there is, and what a message brought since may not."""
+    monkeypatch.setattr(events, "stream_pieces", partial(events.stream_pieces, look_again=0.01, ask_login=0.01))
+    now, other = digest(mine(stage)() or {}), digest({})
+    seen, last_event_id = (now, other) if missed else (other, now)
+    headers = {"Last-Event-ID": last_event_id}
+    answer = asyncio.ensure_future(stage.browser().get(f"/events?view=desktops&seen={seen}", **headers))
+    await eventually(lambda: len(stage.services.subscriptions) == 1, "the stream is open")
+    stage.people.ended.add(ALICE.login_id)
+    async with asyncio.timeout(3):
+        assert (f"id: {now}\nevent: list\n" in (await answer).text) == missed
 
 
 async def test_who_comes_and_goes_changes_the_list(stage: PortalStage) -> None:
@@ -192,6 +222,19 @@ async def test_a_login_that_has_ended_ends_its_streams(stage: PortalStage) -> No
     assert len(stage.services.subscriptions) == 0
 
 
+@pytest.mark.parametrize("change", [{"admin": False}, {"groups": frozenset({"staff"})}], ids=str)
+@pytest.mark.parametrize("view", ["admin", "overview", "desktop&name=one"])
+async def test_a_stream_ends_when_what_its_user_may_see_changes(
+    stage: PortalStage, monkeypatch: pytest.MonkeyPatch, view: str, change: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(events, "stream_pieces", partial(events.stream_pieces, look_again=0.01, ask_login=0.01))
+    answer = asyncio.ensure_future(stage.browser(ADMIN).get(f"/events?view={view}"))
+    await eventually(lambda: len(stage.services.subscriptions) == 1, "the stream is open")
+    stage.people.by_cookie = {secret: replace(user, **change) for secret, user in stage.people.by_cookie.items()}
+    async with asyncio.timeout(3):
+        assert (await answer).text.endswith("\n\nevent: bye\ndata: \n\n")
+
+
 async def test_the_oldest_page_of_a_person_makes_room(stage: PortalStage) -> None:
     async with reading(stage, mine(stage)) as oldest:
         reported = asyncio.ensure_future(oldest.next())
@@ -259,6 +302,10 @@ def test_a_minute_that_passes_is_no_news() -> None:
     assert news(before, after) == {}
     assert digest(before) == digest(after)
     assert news(before, {"head": '<p><time datetime="2027" data-say="left">4 min left</time></p>'})
+
+
+def test_a_page_that_missed_that_a_piece_became_empty_gets_it() -> None:
+    assert news({}, {"head": "<h1>one</h1>", "end": ""}) == {"head": "<h1>one</h1>", "end": ""}
 
 
 _STATES = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("xyz")), unique_by=lambda one: one[0])

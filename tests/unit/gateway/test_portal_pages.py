@@ -314,6 +314,18 @@ async def test_a_run_can_be_extended_up_to_what_the_template_allows() -> None:
     assert "The maximum for this template is 10h, and this desktop already has it." in page
 
 
+async def test_more_time_is_refused_where_the_limit_has_changed_since_the_page_was_opened(stage: PortalStage) -> None:
+    alice, page = stage.browser(), "/desktops/alice-desktop"
+    assert '<input type="hidden" name="from" value="8h">' in (await alice.get(page)).text
+    stage.put(running(timeout="12h"))
+    refused = await alice.post(f"{page}/extend", at=page, length="9h", **{"from": "8h"})
+    assert (refused.status_code, stage.actions.done) == (409, [])
+    assert 'id="extend-error" role="alert">The time limit is 12h now. Choose again.</p>' in refused.text
+    assert '<option value="13h">1 hour more</option>' in refused.text
+    again = await alice.post(f"{page}/extend", at=page, length="13h", **{"from": "12h"})
+    assert again.status_code == 303
+
+
 async def test_guests_have_the_access_that_the_form_offers_and_the_address_to_send_them(stage: PortalStage) -> None:
     stage.put(running(access=SHARED))
     page = (await stage.browser().get("/desktops/alice-desktop")).text

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select
 from sqlalchemy.exc import IntegrityError, StatementError
 
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from unit.gateway.history_stage import sqlite_url
 from vdi.gateway.store.base import Database, DatabaseUnavailableError, DatabaseUrlError, Instant
 
@@ -93,7 +93,7 @@ async def test_writers_that_read_first_take_turns(database: Database) -> None:
 async def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
     async with database.begin() as writer:
         await writer.execute(insert(things).values(id=1, name="a"))
-        async with asyncio.timeout(1), database.connect() as reader:
+        async with asyncio.timeout(PATIENCE), database.connect() as reader:
             assert (await reader.execute(select(things))).all() == []
 
 

@@ -8,9 +8,8 @@ A connection that is lost is opened again and begins with all that are there.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated
 
 import msgspec
@@ -18,17 +17,14 @@ from starlette.responses import Response
 
 from vdi.api.session import VDISession
 from vdi.gateway.api.operation import Call, Operation
-from vdi.gateway.api.problems import ProblemError
 from vdi.gateway.api.serializers import session_of
 from vdi.gateway.api.sessions import age, seen
 from vdi.gateway.cluster_cache import Change
 from vdi.gateway.rights import knows_of, role_in
-from vdi.gateway.web.streams import sse_event, sse_response
+from vdi.gateway.web.streams import sse_event
 
-MOST = 20
-"""Streams that one person may have open at one replica: each holds a connection."""
 CHECK_SECONDS = 15.0
-"""How often it is looked whether the login still holds, and whether shares have expired."""
+"""How often it is looked whether the login still holds for the same rights, and whether shares have expired."""
 
 
 class EventsQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
@@ -51,29 +47,14 @@ async def follow(call: Call[EventsQuery, None]) -> Response:
     """The stream."""
     if call.query.session is not None:
         seen(call.api, call.user, call.query.session)
-    open_now: Counter[str] = call.api.streams
-    if open_now[call.user.email] >= MOST:
-        detail = f"{call.user.email} already has {MOST} event streams open at this gateway. Close one first."
-        raise ProblemError("too-many-requests", detail, headers={"Retry-After": "60"})
-    return sse_response(call.api.context, _counted(call, open_now))
+    return call.api.streams.response(call.api.context, call.user.email, _events(call))
 
 
-async def _counted(call: Call[EventsQuery, None], open_now: "Counter[str]") -> AsyncIterator[bytes]:
-    user = call.user.email
-    open_now[user] += 1
-    try:
-        async with aclosing(_events(call)) as events:
-            async for event in events:
-                yield event
-    finally:
-        open_now[user] -= 1
-        if not open_now[user]:
-            del open_now[user]
-
-
-async def _events(call: Call[EventsQuery, None]) -> AsyncGenerator[bytes, None]:
+async def _events(call: Call[EventsQuery, None]) -> AsyncIterator[bytes]:
     only = call.query.session
     sent: dict[str, VDISession] = {}
+    loop = asyncio.get_running_loop()
+    check_at = loop.time() + CHECK_SECONDS
 
     def wants(change: Change) -> bool:
         return change.kind == "session" and only in (None, change.name) and _concerns(call, change, sent)
@@ -87,12 +68,14 @@ async def _events(call: Call[EventsQuery, None]) -> AsyncGenerator[bytes, None]:
         try:
             while True:
                 waiting = waiting or asyncio.ensure_future(_next(aiter(changes)))
-                await asyncio.wait([waiting], timeout=CHECK_SECONDS)
-                if not waiting.done():
+                await asyncio.wait([waiting], timeout=max(0.0, check_at - loop.time()))
+                if loop.time() >= check_at:
                     if not await _still_in(call):
                         return
                     for session in [shown for shown in sent.values() if not _shows(call, shown)]:
                         yield _forget(session, sent)
+                    check_at = loop.time() + CHECK_SECONDS
+                if not waiting.done():
                     continue
                 done, waiting = waiting, None
                 try:
@@ -149,9 +132,8 @@ def _forget(session: VDISession, sent: dict[str, VDISession]) -> bytes:
 
 
 async def _still_in(call: Call[EventsQuery, None]) -> bool:
-    """Whether the login that the stream was opened with still holds."""
-    user = await call.api.guard.authenticate(call.request)
-    return user is not None and user.email == call.user.email
+    """Whether the login that the stream was opened with still holds, for the same rights."""
+    return await call.api.guard.authenticate(call.request) == call.user
 
 
 OPERATIONS = (

@@ -3,6 +3,7 @@
 Raised by the handlers, and made here from everything else that can go wrong on the way; sent by `operation`.
 """
 
+import logging
 import re
 from typing import Annotated, Any
 
@@ -12,8 +13,12 @@ from starlette.responses import Response
 
 from vdi.api.constraints import doc
 from vdi.gateway.denied import ActionDenied, CrossSiteError, FieldProblem
+from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.web.streams import TooManyStreamsError
 from vdi.kube.errors import KubeError
+
+log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -197,8 +202,13 @@ def problem_of(error: Exception) -> ProblemError:
         case HTTPException():
             code = _OF_STATUS.get(error.status_code, "unexpected")
             return ProblemError(code, error.detail, headers=dict(error.headers or {}))
+        case TooManyStreamsError():
+            return ProblemError("too-many-requests", str(error), headers=error.headers)
         case DatabaseUnavailableError():
             return ProblemError("unavailable", "The gateway's database does not respond.", headers={"Retry-After": "5"})
+        case SharedUnavailableError():
+            log.error("the API refuses requests: %s", error)
+            return ProblemError("unavailable", "The gateway's Redis does not respond.", headers={"Retry-After": "5"})
         case KubeError():
             return ProblemError("unavailable", "The cluster does not respond.", headers={"Retry-After": "5"})
         case _:

@@ -1,6 +1,5 @@
 """What the operations of the API are made with."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 from vdi.gateway.actions import Actions
@@ -16,6 +15,7 @@ from vdi.gateway.probing import Prober
 from vdi.gateway.scheduled_starts import ScheduledStarts
 from vdi.gateway.startup_scripts import StartupScripts
 from vdi.gateway.store.audit import Audit
+from vdi.gateway.web.streams import StreamLimit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,5 +35,4 @@ class ApiServices:
     startup_scripts: StartupScripts
     doctor: DoctorRunner
     gpu_slots: GpuSlots
-    streams: Counter[str] = field(default_factory=Counter)
-    """Open streams of events by user, in this process; touched from the event loop alone."""
+    streams: StreamLimit = field(default_factory=StreamLimit)

@@ -19,7 +19,7 @@ from vdi.api.session import VDISession
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.edge.keys import KeyRing
-from vdi.gateway.edge.revocation import ActiveGrants, Revocations
+from vdi.gateway.edge.revocation import ActiveGrants, Revocations, Revoker
 from vdi.gateway.edge.tokens import Claims, TokenError, Tokens, UnknownKeyError
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.rights import role_in
@@ -31,6 +31,9 @@ from vdi.gateway.web.cookies import cookies_in
 log = logging.getLogger(__name__)
 
 LONGEST_HANDLE = 100
+MOST_GRANTS = 20
+"""Open grants of one user in one session, one for each browser. A desktop refuses a token table of more than 1 MiB;
+without a limit, one guest could make it so large that no one is cut off and no one gets in."""
 KEYS_PAUSE = timedelta(seconds=5)
 """Between two searches for an unknown key that a token names."""
 DATABASE_SECONDS = 1.0
@@ -62,6 +65,7 @@ class Authorizer:
         logins: Logins,
         active: ActiveGrants,
         revocations: Revocations,
+        revoker: Revoker,
     ) -> None:
         settings = context.settings
         self._context = context
@@ -71,6 +75,7 @@ class Authorizer:
         self._logins = logins
         self._active = active
         self._revocations = revocations
+        self._revoker = revoker
         self._clock = context.clock
         self._keys_asked: datetime | None = None
         self._database_failed: datetime | None = None
@@ -100,8 +105,13 @@ class Authorizer:
 
     async def grant(
         self, session: VDISession, *, user: str, groups: Iterable[str], role: Role, login_id: str
-    ) -> tuple[Grant, str]:
-        """A new grant with its handle, for the cookie. Raises DatabaseUnavailableError."""
+    ) -> tuple[Grant, str] | None:
+        """A new grant with its handle, for the cookie; None: the login has ended.
+
+        Ends the user's oldest grants in this session if there would be too many. Raises DatabaseUnavailableError.
+        """
+        mine = await self._store.open(session_uid=session.metadata.uid, user=user)
+        await self._revoker.end_these(mine[: max(0, len(mine) + 1 - MOST_GRANTS)], "displaced")
         handle, now = secrets.token_urlsafe(32), self._clock()
         grant = Grant(
             id=secrets.token_urlsafe(16),
@@ -114,6 +124,10 @@ class Authorizer:
             expires=now + self._context.settings.login_max,
         )
         await self._store.add(grant, handle_hash(handle))
+        if not await self._logins.is_live(login_id):
+            # Whoever ended it meanwhile may have looked for its grants before this one was there.
+            await self._revoker.end_these([grant], "login-over")
+            return None
         self._active.put(grant)
         self._context.metrics.grants.labels(str(role), "made").inc()
         return grant, handle

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from starlette.requests import Request
@@ -33,6 +33,7 @@ from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.store.grants import GrantStore
 from vdi.gateway.users import User
 from vdi.gateway.web.assets import asset_routes
+from vdi.kube.errors import KubeError
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,13 @@ class Edge(Component):
         )
         self.revoker = Revoker(context, store=store, active=active, revocations=revocations, touch=self.tables.touch)
         authorizer = Authorizer(
-            context, ring=self.ring, store=store, logins=logins, active=active, revocations=revocations
+            context,
+            ring=self.ring,
+            store=store,
+            logins=logins,
+            active=active,
+            revocations=revocations,
+            revoker=self.revoker,
         )
         self.verify = Verify(
             context,
@@ -141,15 +148,23 @@ class Edge(Component):
         return await self._handoff.issue_ticket(user, session, state)
 
     async def end_grants(
-        self, *, user: str | None = None, session_uid: str | None = None, login_id: str | None = None
+        self,
+        *,
+        user: str | None = None,
+        session_uid: str | None = None,
+        login_id: str | None = None,
+        login_ids: Collection[str] = (),
     ) -> int:
         """End all grants of this user, this session and this login, as far as they are named; pictures stop.
 
+        `login_ids`: logins and API tokens that have ended; a grant that is just being made with one is refused too.
         Returns how many there were. Raises DatabaseUnavailableError when it could not be written down; here and now
         they are over all the same.
         """
         reason = "logout" if login_id else "ended"
-        return await self.revoker.end(user=user, session_uid=session_uid, login_id=login_id, reason=reason)
+        return await self.revoker.end(
+            user=user, session_uid=session_uid, login_id=login_id, over=login_ids, reason=reason
+        )
 
     async def run(self) -> None:
         """See Component."""
@@ -181,7 +196,7 @@ class Edge(Component):
             try:
                 await work()
                 pause, failing = seconds, False
-            except (DatabaseUnavailableError, OSError) as error:
+            except (DatabaseUnavailableError, KubeError, OSError) as error:
                 log.log(logging.DEBUG if failing else logging.WARNING, "%s: %s", what, error)
                 pause, failing = max(seconds, AGAIN_SECONDS), True
             await asyncio.sleep(pause)
@@ -193,7 +208,7 @@ class Edge(Component):
         changed, self._changed = self._changed, set()
         try:
             for uid, moment in list(self._suspended.items()):
-                await self.revoker.end(session_uid=uid, created_until=moment, reason="suspended")
+                await self.revoker.end_suspended(uid, moment)
                 del self._suspended[uid]
             await self.revoker.sweep(changed)
         except DatabaseUnavailableError:

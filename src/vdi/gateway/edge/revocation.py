@@ -8,24 +8,37 @@
 A verification asks memory only. What it must remember is little: a token lives for minutes, and a new one is made only
 after a look into the database. That a share has been taken back, or has run out, a verification sees in the session
 itself; the sweep here is for connections that are open.
+
+The database is that of all replicas, and the watch of this one may be behind. It refuses by its own watch, but ends a
+grant in the database only after the API server has confirmed that the session, or the share, is gone.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
 
 import msgspec
 
+from vdi.api.session import VDISession
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.edge.tokens import LEEWAY, Claims
+from vdi.gateway.login.logins import TOKEN_ID
 from vdi.gateway.rights import role_in
 from vdi.gateway.store.grants import Grant, GrantStore
+from vdi.gateway.store.history import find_names
+from vdi.kube.errors import ConnectionFailed, KubeError, NotFound
+from vdi.operator.kinds import SESSIONS
+from vdi.session.conditions import ADMITTED, Reason
+from vdi.session.times import parse_time
 
 log = logging.getLogger(__name__)
 
 CHANNEL = "edge/ended"
 OVERLAP = timedelta(seconds=60)
 """How far back a poll looks: clocks of replicas differ."""
+API_SECONDS = 5.0
+"""For the API server's response on one session; without one it is asked again at the next sweep."""
 KEPT = timedelta(days=7)
 """How long rows stay after their end."""
 
@@ -136,12 +149,15 @@ class Revoker:
     ) -> None:
         self._shared = context.shared
         self._cluster = context.cluster
+        self._client = context.client
+        self._database = context.database
         self._metrics = context.metrics
         self._clock = context.clock
         self._store = store
         self._active = active
         self._revocations = revocations
         self._touch = touch
+        self._sweeping = asyncio.Lock()  # two sweeps at once would ask the API server for the same sessions
         self.primed = False
         """Whether the database has been read once: before, revocations are unknown."""
 
@@ -152,10 +168,12 @@ class Revoker:
         session_uid: str | None = None,
         login_id: str | None = None,
         created_until: datetime | None = None,
+        over: Iterable[str] = (),
         reason: str,
     ) -> int:
         """End all grants of this user, this session and this login, as far as they are named; how many there were.
 
+        `over`: logins and API tokens that have ended; a grant that is just being made with one is refused too.
         Raises DatabaseUnavailableError when that could not be written; until a restart they are over all the same.
         """
         if (user, session_uid, login_id) == (None, None, None):
@@ -163,27 +181,55 @@ class Revoker:
         named = {"user": user, "session_uid": session_uid, "login_id": login_id}
         whole_login = [login_id] if login_id and user is None and session_uid is None else []
         known = _made_until(self._active.find(**named), created_until)
-        await self._revoke(known, whole_login)
+        await self._revoke(known, [*whole_login, *over])
         found = _made_until(await self._store.open(**named), created_until)
         ids = {grant.id for grant in known}
         await self._revoke([grant for grant in found if grant.id not in ids], ())
         await self._write(found, reason)
         return len(found)
 
+    async def end_these(self, grants: Collection[Grant], reason: str) -> None:
+        """End these grants. Raises DatabaseUnavailableError, as `end` does."""
+        await self._revoke([grant for grant in grants if not self._revocations.knows(grant.id)], ())
+        await self._write(grants, reason)
+
+    async def end_suspended(self, uid: str, seen: datetime) -> None:
+        """End the grants from before this session's suspension; `seen`: when this replica saw it.
+
+        Raises DatabaseUnavailableError, as `end` does.
+        """
+        session = self._cluster.by_uid(uid)
+        if session is None:
+            return  # the next sweep is about it
+        try:
+            session = await self._read_session(uid, session.metadata.namespace, session.metadata.name)
+        except (KubeError, TimeoutError) as error:
+            log.warning("when session %s was suspended could not be read; it counts as just now: %s", uid, error)
+        if session is not None and session.spec.suspended:  # else it was resumed meanwhile: who is in came after that
+            moment = min(seen, _suspended_by(session) or seen)
+            await self.end(session_uid=uid, created_until=moment, reason="suspended")
+
     async def sweep(self, uids: Collection[str] | None = None) -> None:
-        """End what has lost its ground, in these sessions (None: in all). Raises DatabaseUnavailableError."""
+        """End what has lost its ground, in these sessions (None: in all).
+
+        Raises DatabaseUnavailableError; KubeError and TimeoutError when the API server could not be asked.
+        """
         if not self._cluster.synced:
             return
-        now = self._clock()
-        lost: dict[str, list[Grant]] = {}
-        for grant in self._active.find():
-            if uids is None or grant.session_uid in uids:
-                reason = self._why_over(grant, now)
-                if reason:
-                    lost.setdefault(reason, []).append(grant)
-        for reason, grants in lost.items():
-            await self._revoke([grant for grant in grants if not self._revocations.knows(grant.id)], ())
-            await self._write(grants, reason)
+        async with self._sweeping:
+            now = self._clock()
+            expired: list[Grant] = []
+            lost: dict[str, list[Grant]] = {}
+            for grant in self._active.find():
+                if uids is not None and grant.session_uid not in uids:
+                    continue
+                session = self._cluster.by_uid(grant.session_uid)
+                if grant.expires <= now:
+                    expired.append(grant)
+                elif session is None or not self._has_access(session, grant):
+                    lost.setdefault(grant.session_uid, []).append(grant)
+            await self.end_these(expired, "login-over")
+            await self._end_lost(lost)
 
     async def poll(self) -> None:
         """Read what holds and what has ended. Raises DatabaseUnavailableError."""
@@ -191,6 +237,8 @@ class Revoker:
         back = OVERLAP if self.primed else self._revocations.kept
         ended = await self._store.ended_since(self._clock() - back)
         self._take([grant for grant in ended if not self._revocations.knows(grant.id)])
+        # Whoever ended the login may have failed to end its grants, and an API token expires without anyone's doing.
+        over = await self._store.open_of_ended_logins(self._clock(), TOKEN_ID)
         holding = [grant for grant in await self._store.open() if not self._revocations.knows(grant.id)]
         self._active.replace(holding, before)
         self._revocations.forget_old()
@@ -198,6 +246,7 @@ class Revoker:
             self.primed = True
             for uid in {grant.session_uid for grant in holding}:
                 self._touch(uid)  # who ended a grant may itself have ended before it could post
+        await self.end_these(over, "login-over")
 
     async def listen(self) -> None:
         """Hear of what other replicas end, until cancelled. Raises OSError, and DatabaseUnavailableError."""
@@ -245,13 +294,69 @@ class Revoker:
         for uid in {grant.session_uid for grant in ended}:
             self._touch(uid)
 
-    def _why_over(self, grant: Grant, now: datetime) -> str:
+    async def _end_lost(self, lost: dict[str, list[Grant]]) -> None:
+        """Of these grants, by session, end those that the API server confirms to have lost their ground.
+
+        Where it does not respond, only shares that have run out end. Raises like `sweep`.
+        """
+        names = await self._names(lost)
+        failure: KubeError | TimeoutError | None = None
+        for uid, name in names.items():
+            try:
+                session = await self._read_session(uid, *name)
+            except (KubeError, TimeoutError) as error:
+                failure = error
+                if isinstance(error, ConnectionFailed | TimeoutError):
+                    break
+                continue
+            grants = lost.pop(uid)
+            if session is None:
+                await self.end_these(grants, "session-ended")
+            else:
+                over = [grant for grant in grants if not self._has_access(session, grant)]
+                await self.end_these(over, "access-ended")
+        if failure is not None:
+            rest = [grant for grants in lost.values() for grant in grants]
+            await self.end_these([grant for grant in rest if self._has_run_out(grant)], "access-ended")
+            raise failure
+
+    async def _names(self, uids: Iterable[str]) -> dict[str, tuple[str, str]]:
+        """Namespace and name of sessions; from the history where this replica's watch does not have the session.
+
+        Without either, grants stay until they expire or their login ends: no one enters a session that is not watched.
+        """
+        watched = {uid: self._cluster.by_uid(uid) for uid in uids}
+        names = {uid: (found.metadata.namespace, found.metadata.name) for uid, found in watched.items() if found}
+        unknown = watched.keys() - names.keys()
+        if unknown:
+            async with self._database.connect() as connection:
+                names |= await find_names(connection, unknown)
+        return names
+
+    async def _read_session(self, uid: str, namespace: str, name: str) -> VDISession | None:
+        """This session as the API server has it; None: it is gone. Raises KubeError and TimeoutError."""
+        try:
+            async with asyncio.timeout(API_SECONDS):
+                session = await self._client.get(SESSIONS, name, namespace=namespace, into=VDISession)
+        except NotFound:
+            return None
+        return session if session.metadata.uid == uid else None
+
+    def _has_access(self, session: VDISession, grant: Grant) -> bool:
+        return role_in(session, grant.user, self._clock()) is grant.role
+
+    def _has_run_out(self, grant: Grant) -> bool:
+        """Whether the share is there as it was when the grant was made, and only its time is over."""
         session = self._cluster.by_uid(grant.session_uid)
-        if session is None:
-            return "session-ended"
-        if role_in(session, grant.user, now) is not grant.role:
-            return "access-ended"
-        return "login-over" if grant.expires <= now else ""
+        return session is not None and role_in(session, grant.user, grant.created) is grant.role
+
+
+def _suspended_by(session: VDISession) -> datetime | None:
+    """When the operator had seen it suspended, to the second; None: it has not yet."""
+    for condition in session.status.conditions:
+        if condition.type == ADMITTED and condition.reason == Reason.SUSPENDED and condition.last_transition_time:
+            return parse_time(condition.last_transition_time) + timedelta(seconds=1)
+    return None
 
 
 def _made_until(grants: Iterable[Grant], moment: datetime | None) -> list[Grant]:

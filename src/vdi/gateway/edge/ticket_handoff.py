@@ -32,6 +32,7 @@ from vdi.gateway.edge.cookies import (
     reload_cookie,
     state_cookie,
 )
+from vdi.gateway.edge.first_page import find_first_page
 from vdi.gateway.edge.headers import LABEL, LAST_COOKIE, MARK, STATE_COOKIE, Hosts, local_path, quoted
 from vdi.gateway.edge.revocation import Revoker
 from vdi.gateway.edge.token_tables import TokenTablePublisher
@@ -152,7 +153,7 @@ class TicketHandoff:
         if session is None or session.metadata.uid != ticket.session_uid:
             return self._page(request, "This link is for another desktop", _AGAIN, 403, next_path)
         if not await self._logins.touch(ticket.login_id):
-            return self._page(request, "Your sign-in has ended", _AGAIN, 403, next_path)
+            return self._signed_out(request, next_path)
         return await self._let_in(request, session, ticket, next_path)
 
     async def leave(self, request: Request) -> Response:
@@ -185,16 +186,25 @@ class TicketHandoff:
         role = role_in(session, ticket.user, self._clock())
         if role is None:
             return self._page(request, "This desktop is no longer shared with you", _AGAIN, 403, next_path)
-        response = RedirectResponse(next_path, 302, _OURS)
         grant = await self._authorizer.grant_of(session, request.headers.get("cookie", ""))
+        cookies = []
         if grant is None or (grant.user, grant.login_id) != (ticket.user, ticket.login_id):
-            grant, handle = await self._authorizer.grant(
+            made = await self._authorizer.grant(
                 session, user=ticket.user, groups=ticket.groups, role=role, login_id=ticket.login_id
             )
+            if made is None:
+                return self._signed_out(request, next_path)
+            grant, handle = made
             self._tables.touch(session.metadata.uid)
             log.info("%s entered session %s as %s", grant.user, session.metadata.name, role)
-            add_header(response, grant_cookie(handle, int(self._settings.login_max.total_seconds())))
-        add_header(response, desktop_cookie(self._authorizer.mint(grant), self._settings.token_seconds))
+            cookies.append(grant_cookie(handle, int(self._settings.login_max.total_seconds())))
+        cookies.append(desktop_cookie(self._authorizer.mint(grant), self._settings.token_seconds))
+        # What the edge would say to a request for that page, one redirect sooner.
+        template = self._cluster.template(session.spec.template)
+        where = find_first_page(session, template, grant_id=grant.id, uri=next_path, now=self._clock())
+        response = RedirectResponse(where or next_path, 302, _OURS)
+        for cookie in cookies:
+            add_header(response, cookie)
         self._part_from_last(request, response, session)
         return response
 
@@ -209,6 +219,9 @@ class TicketHandoff:
         if cookies_in(request.headers.get("cookie", "")).get(LAST_COOKIE) != entered:
             add_header(response, _CLEAR)
         add_header(response, last_cookie(entered))
+
+    def _signed_out(self, request: Request, next_path: str) -> Response:
+        return self._page(request, "Your sign-in has ended", _AGAIN, 403, next_path)
 
     def _page(self, request: Request, title: str, message: str, status: int, again: str = "") -> Response:
         """A refusal for people. `again`: where the button leads, on this host."""

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
-from vdi.api.session import Phase, VDISession
+from vdi.api.session import VDISession
 from vdi.api.template import Protocol, VDITemplate
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.basic_auth import BasicAuth, BasicAuthError
 from vdi.gateway.edge.cookies import desktop_cookie
 from vdi.gateway.edge.disconnects import DisconnectDetector
+from vdi.gateway.edge.first_page import find_first_page
 from vdi.gateway.edge.headers import (
     MARK,
     AmbiguousError,
@@ -33,17 +34,14 @@ from vdi.gateway.edge.headers import (
     without_ours,
 )
 from vdi.gateway.edge.paths import may_request
-from vdi.gateway.edge.selkies import PAGE_MARK, MasterTokenError, MasterTokens, mark_of, opened, page_of
+from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, page_of
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.edge.tokens import Claims
-from vdi.gateway.edge.transport import PATH as TRANSPORT_PATH
-from vdi.gateway.edge.transport import is_fresh, streams_webrtc
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.users import Role
 from vdi.gateway.web.security_headers import TRANSPORT_HEADERS
 from vdi.session.image import refuse_view_only, takes_tokens
 from vdi.session.selkies_tokens import grant_token, subprotocols
-from vdi.session.times import parse_time
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +62,6 @@ _NOT_CONFIRMED = (
     "View only is not possible now: the desktop has not confirmed that it restricts you to viewing. Its page says why "
     "when that does not change."
 )
-
-NEW_SECONDS = 5
-"""After a desktop has become ready: a pool's is that in a moment, and Traefik takes in routes every 2 s at most (its
-providersThrottleDuration)."""
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -191,12 +185,12 @@ class Verify:
         if not serves_web and not may_request(claims.role, request.method, request.path):
             return _refused(403, f"The role {claims.role} does not allow this on the desktop.")
         renewed = [desktop_cookie(admitted.token, self._settings.token_seconds)] if admitted.token else []
-        if request.navigation and (session.spec.suspended or session.status.phase != Phase.RUNNING):
-            return self._sent(request, f"/.vdi/wait?next={quoted(page_of(request.uri))}", renewed)
+        if request.navigation and (
+            where := find_first_page(session, template, grant_id=claims.gid, uri=request.uri, now=self._clock())
+        ):
+            return self._sent(request, where, renewed)
         if session.spec.suspended:
             return _later("This desktop is suspended.")
-        if where := self._page_elsewhere(request, session, claims, template):
-            return self._sent(request, where, renewed)
         cookies = that_fit(without_ours(request.cookies))
         passed = [*renewed, *([(b"cookie", cookies.encode("latin-1"))] if cookies else [])]
         outcome = "renewed" if renewed else "allowed"
@@ -227,23 +221,6 @@ class Verify:
                 passed.append((b"sec-websocket-protocol", subprotocols(token).encode()))
         return ForwardAuthResponse(200, outcome, passed)
 
-    def _page_elsewhere(
-        self, request: ForwardAuthRequest, session: VDISession, claims: Claims, template: VDITemplate | None
-    ) -> str:
-        """Where a browser that wants the desktop's first page goes before; empty: the desktop answers."""
-        if not request.navigation or request.path != "/":
-            return ""
-        page = page_of(request.uri)
-        if streams_webrtc(template):
-            is_tested = is_fresh(mark_of(request.uri), claims.gid, self._clock())
-            return "" if is_tested else f"{TRANSPORT_PATH}?next={quoted(page)}"
-        if mark_of(request.uri) == PAGE_MARK:
-            return ""
-        if self._is_new(session):
-            # Until Traefik knows of a new desktop it has nothing to show but an error: the waiting page asks first.
-            return f"/.vdi/wait?next={quoted(page)}"
-        return opened(page) if template is None or takes_tokens(template.spec) else ""
-
     async def _own_login(self, session: VDISession, template: VDITemplate) -> Headers:
         """What signs in to an image that requests basic auth. Raises BasicAuthError."""
         secret = template.spec.basic_auth_secret
@@ -263,10 +240,6 @@ class Verify:
             return True
         confirmed = await self._tables.posted(session.metadata.uid, HANDSHAKE_SECONDS)
         return claims.gid in confirmed or not is_viewer
-
-    def _is_new(self, session: VDISession) -> bool:
-        ready = session.status.ready_time
-        return bool(ready) and (self._clock() - parse_time(ready)).total_seconds() < NEW_SECONDS
 
     def _way_in(self, request: ForwardAuthRequest) -> ForwardAuthResponse:
         if request.navigation:

@@ -42,7 +42,7 @@ from vdi.gateway.rights import role_in
 from vdi.gateway.users import Role, User
 from vdi.gateway.web.cookies import cookies_in
 from vdi.gateway.web.render import Renderer
-from vdi.gateway.web.streams import sse_event, sse_response
+from vdi.gateway.web.streams import StreamLimit, TooManyStreamsError, sse_event
 from vdi.session.image import health_path, refuse_view_only, takes_tokens
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ class WaitingPage:
         self._handoff = handoff
         self._revocations = revocations
         self._tables = tables
+        self._streams = StreamLimit()
 
     async def page(self, request: Request) -> Response:
         """`/.vdi/wait`, sent here by the edge."""
@@ -94,7 +95,10 @@ class WaitingPage:
         admitted = await self._admitted(request)
         if admitted is None:
             return PlainTextResponse("You have not opened this desktop.\n", 401, _OURS)
-        return sse_response(self._context, self._stages(request, admitted), _OURS)
+        try:
+            return self._streams.response(self._context, admitted.claims.sub, self._stages(request, admitted), _OURS)
+        except TooManyStreamsError as error:
+            return PlainTextResponse(f"{error}\n", 429, {**_OURS, **error.headers})
 
     async def resume(self, request: Request) -> Response:
         """The button."""

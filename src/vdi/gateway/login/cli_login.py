@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from vdi.gateway.login.logins import hash_of
+from vdi.gateway.login.logins import LoginEndedError, hash_of
 from vdi.gateway.login.oidc.flow import challenge_of
 from vdi.gateway.login.services import LoginServices
 from vdi.gateway.web.render import Renderer
@@ -142,11 +142,14 @@ class CliLoginPages:
             return _refuse("invalid_grant", "code_verifier does not match the code_challenge of the request")
         if given.get("redirect_uri", "") != grant.redirect_uri:
             return _refuse("invalid_grant", "redirect_uri does not match the one in the request")
-        user = await self._login.logins.person_by_id(grant.login_id)
-        if user is None:
+        try:
+            user = await self._login.logins.person_by_id(grant.login_id)
+            if user is None:
+                raise LoginEndedError
+            secret, token = await self._login.logins.new_token(user, grant.client, LIFETIME)
+        except LoginEndedError:
             return _refuse("invalid_grant", "the login that confirmed this has ended; log in again")
         self._login.context.metrics.logins.labels("cli", "in").inc()
-        secret, token = await self._login.logins.new_token(user, grant.client, LIFETIME)
         detail = {"label": grant.client, "days": str(LIFETIME.days)}
         await self._login.audit.record(
             actor=user.email,

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from starlette.exceptions import HTTPException
+
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.store.logins import ApiToken, Login, LoginStore
 from vdi.gateway.users import User
@@ -45,6 +47,13 @@ _SYSTEMS = (
     ("CrOS", "ChromeOS"),
     ("Linux", "Linux"),
 )
+
+
+class LoginEndedError(HTTPException):
+    """Raised when a login has ended while something was made with it."""
+
+    def __init__(self) -> None:
+        super().__init__(403, "Your sign-in has ended. Sign in again.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +167,10 @@ class Logins:
         return ids
 
     async def new_token(self, user: User, label: str, lifetime: timedelta) -> tuple[str, ApiToken]:
-        """An API token that may do what this person may; the token itself is in this answer and nowhere else."""
+        """An API token that may do what this person may; the token itself is in this answer and nowhere else.
+
+        Raises LoginEndedError.
+        """
         now = self._clock()
         secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
         token = ApiToken(
@@ -173,6 +185,10 @@ class Logins:
             expires=now + lifetime,
         )
         await self._store.add_token(token, hash_of(secret))
+        if user.login_id and not await self.is_live(user.login_id):
+            # Whoever ended it meanwhile may have looked for the user's tokens before this one was there.
+            await self._store.end_tokens([token.id], self._clock())
+            raise LoginEndedError
         return secret, token
 
     async def tokens(self, user: str) -> list[ApiToken]:
@@ -186,12 +202,12 @@ class Logins:
         await self._store.end_tokens([token.id for token in mine], now)
         return mine[0] if mine else None
 
-    async def end_tokens(self, user: str) -> int:
-        """Revoke all API tokens of a user; how many."""
+    async def end_tokens(self, user: str) -> list[str]:
+        """Revoke all API tokens of a user; their ids, as `User.login_id` has them."""
         now = self._clock()
         ids = [token.id for token in await self._store.tokens_of(user, now)]
         await self._store.end_tokens(ids, now)
-        return len(ids)
+        return [f"{TOKEN_ID}{token_id}" for token_id in ids]
 
     async def follow_users(self, users: Mapping[str, Identity]) -> list[str]:
         """Bring what local users have open in line with the users there are now; the ids of the logins it ended.

@@ -108,11 +108,7 @@ class LoginPages:
             await self._login.sleep(await self._login.throttle.seconds_to_wait(user, self._address(request)))
             who = await self._login.local.identity_of(user, password)
         except TooManyError as refusal:
-            log.warning("too many attempts to log in from %s", self._address(request))
-            self._login.context.metrics.logins.labels(LOCAL, "throttled").inc()
-            answer = await self._form(request, next_page, 429, str(refusal), user)
-            answer.headers["Retry-After"] = str(refusal.seconds)
-            return answer
+            return await self._throttled(request, LOCAL, refusal, next_page, user)
         except (BusyError, UsersUnavailableError) as error:
             log.error("no one can log in with a password now: %s", error)
             return await self._form(request, next_page, 503, _UNAVAILABLE, user)
@@ -162,7 +158,10 @@ class LoginPages:
             said = " ".join(query.get(field, "")[:200] for field in ("error", "error_description")).strip()
             return self._problem(request, 403, f"{name} did not sign you in: {said}", next_page)
         try:
-            who = await self._login.provider.identity_of(query.get("code", ""), secret, state, query.get("iss"))
+            async with self._login.throttle.sign_on(self._address(request)):
+                who = await self._login.provider.identity_of(query.get("code", ""), secret, state, query.get("iss"))
+        except TooManyError as refusal:
+            return await self._throttled(request, OIDC, refusal, next_page)
         except ProviderDownError as error:
             return self._provider_down(request, error, next_page)
         except ClaimsError as error:
@@ -215,6 +214,15 @@ class LoginPages:
             provider_url=f"/login/oidc?next={quote(next_page, safe='/')}",
             with_password=self._login.provider is None or await self._login.local.are_there(),
         )
+
+    async def _throttled(
+        self, request: Request, source: str, refusal: TooManyError, next_page: str, user: str = ""
+    ) -> Response:
+        log.warning("too many attempts to log in from %s", self._address(request))
+        self._login.context.metrics.logins.labels(source, "throttled").inc()
+        answer = await self._form(request, next_page, 429, str(refusal), user)
+        answer.headers["Retry-After"] = str(refusal.seconds)
+        return answer
 
     def _with_form(self, request: Request, template: str, **context: Any) -> Response:
         """A page with a form for who is not logged in yet: it is bound to a cookie of this browser."""

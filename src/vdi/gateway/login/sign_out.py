@@ -1,5 +1,6 @@
 """The end of logins and API tokens, with every grant of a desktop that was made with them."""
 
+from collections.abc import Collection
 from typing import Protocol
 
 from vdi.gateway.login.logins import TOKEN_ID, Logins
@@ -9,8 +10,10 @@ from vdi.gateway.store.logins import ApiToken
 class EndGrants(Protocol):
     """`Edge.end_grants`: ends grants of desktops, so that running pictures stop."""
 
-    async def __call__(self, *, user: str | None = None, login_id: str | None = None) -> object:
-        """Those of this user, or of this login."""
+    async def __call__(
+        self, *, user: str | None = None, login_id: str | None = None, login_ids: Collection[str] = ()
+    ) -> object:
+        """Those of this user, or of this login; and any that is just being made with one of `login_ids`."""
 
 
 class SignOut:
@@ -27,10 +30,10 @@ class SignOut:
 
     async def end_everything(self, user: str, *, tokens: bool) -> None:
         """End all logins of a user and every grant that was made with them; with `tokens` API tokens too."""
-        await self._logins.end_all(user)
+        ended = await self._logins.end_all(user)
         if tokens:
-            await self._logins.end_tokens(user)
-        await self._end_grants(user=user)
+            ended += await self._logins.end_tokens(user)
+        await self._end_grants(user=user, login_ids=ended)
 
     async def end_token(self, user: str, token_id: str) -> ApiToken | None:
         """Revoke an API token of a user, and what was opened with it; None where they have none of this id."""

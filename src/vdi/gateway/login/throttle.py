@@ -3,13 +3,17 @@ checked: a thousand at once are a thousand, and unknown users are counted like k
 
 An attempt is refused by what its own network or address has done, never by what others did: otherwise anyone could lock
 a user out everywhere by guessing at their name. All attempts at one user together only slow the next one down.
+
+Of single sign-on, what stays counted are attempts that fail: a whole office may sign in from one address.
 """
 
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
-from vdi.gateway.shared_state import SharedState
+from vdi.gateway.shared_state import SharedState, SharedUnavailableError
 
 WINDOW = 900
 """Seconds in which attempts are counted."""
@@ -69,6 +73,19 @@ class Throttle:
         if by_user > self._per_user.most and by_network > self._per_user.free:
             raise TooManyError
         return max(_delay(by_user, self._per_user), _delay(by_address, self._per_address))
+
+    @asynccontextmanager
+    async def sign_on(self, address: str) -> AsyncIterator[None]:
+        """Within, the identity provider is asked who comes back; an attempt that raises stays counted.
+
+        Raises TooManyError.
+        """
+        key = f"login/oidc/{_prefix(address, _ADDRESS)}"
+        if await self._shared.count(key, WINDOW) > self._per_address.most:
+            raise TooManyError
+        yield
+        with suppress(SharedUnavailableError):  # who has proven who they are is not to wait for this
+            await self._shared.uncount(key)
 
 
 def _delay(attempts: int, bound: Bound) -> float:

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from vdi.gateway.history.trends import Interval
 from vdi.gateway.portal.timeline import seconds
+from vdi.gateway.web.template_filters import count
 
 HEIGHT = 100.0
 """Of a chart, in its own units; its width is the number of its bars."""
@@ -119,5 +120,5 @@ def shares(amounts: Sequence[tuple[str, float]], most: int = 10, words: Callable
     ordered = sorted(((name, value) for name, value in amounts if value > 0), key=lambda pair: (-pair[1], pair[0]))
     found = [Share(name, words(value), round(100 * value / ordered[0][1], 1)) for name, value in ordered[:most]]
     if others := ordered[most:]:
-        found.append(Share(f"{len(others)} others", words(sum(value for _, value in others)), 0.0))
+        found.append(Share(count(len(others), "other"), words(sum(value for _, value in others)), 0.0))
     return found

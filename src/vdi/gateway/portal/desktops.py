@@ -174,9 +174,13 @@ class DesktopPages(PortalPages):
         return await self._do(request, user, name, "resume", self._portal.actions.resume(user, name))
 
     async def extend(self, request: Request) -> Response:
-        """A longer run."""
+        """A longer run. `from` is the time limit that the page showed: if it was raised since, `length` may be less."""
         user, form = await self._posted(request)
         name, length = request.path_params["name"], form.get("length", "")
+        found = fragments.desktop_of(self._portal, user, name)
+        if found and form.get("from", found.timeout) != found.timeout:
+            why = f"The time limit is {found.timeout} now. Choose again."
+            return await self._show(request, user, name, status=409, typed=form, extend_error=why)
         action = self._portal.actions.extend(user, name, length)
         return await self._do(request, user, name, "extend", action, place="extend_error", typed=form)
 

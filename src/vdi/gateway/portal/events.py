@@ -18,7 +18,9 @@ from vdi.gateway.web.streams import sse_event, sse_response
 LOOK_AGAIN = 15.0
 """Seconds until what is shown is looked at without a change: a share may have run out."""
 ASK_LOGIN = 60.0
-"""Seconds between two questions to the database whether the login still holds; each page that is opened asks anyway."""
+"""Seconds between two questions to the database whether the login still holds for the same rights; each page that is
+opened asks anyway.
+"""
 QUIET = 0.25
 """Seconds between two messages to one browser; what changes several times in between is sent once."""
 QUIET_ALL = 1.0
@@ -40,12 +42,12 @@ async def stream_pieces(
     look_again: float = LOOK_AGAIN,
     ask_login: float = ASK_LOGIN,
 ) -> AsyncIterator[bytes]:
-    """Messages for one browser, until its login has ended, what it shows is gone, or it has to make room."""
+    """Messages for one browser, until `allowed` says no, what it shows is gone, or it has to make room."""
     loop = asyncio.get_running_loop()
     with subscriptions.subscribe(user.email, topics) as subscription:
         pieces = view()
         if pieces is not None and digest(pieces) != seen:
-            yield message(news({}, pieces))
+            yield message(news({}, pieces), digest(pieces))
         checked = loop.time()
         while pieces is not None:
             await subscription.wait(look_again)
@@ -57,7 +59,7 @@ async def stream_pieces(
                 checked = loop.time()
             before, pieces = pieces, view()
             if pieces is not None and (changed := news(before, pieces)):
-                yield message(changed)
+                yield message(changed, digest(pieces))
                 await _rest(subscription, quiet)
         if pieces is None and gone:
             yield message(gone)
@@ -69,16 +71,21 @@ async def _rest(subscription: Subscription, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-def message(pieces: Pieces) -> bytes:
-    """The pieces as events, in one write."""
-    return b"".join(sse_event(text, event=name) for name, text in pieces.items())
+def message(pieces: Pieces, mark: str = "") -> bytes:
+    """The pieces as events, in one write. The last one has the mark of what the page shows then, as its id: a browser
+    that reconnects sends it as `Last-Event-ID`.
+    """
+    last = next(reversed(pieces), "")
+    return b"".join(sse_event(text, event=name, id=mark if name == last else "") for name, text in pieces.items())
 
 
 class PageEvents(PortalPages):
     """`GET /events`."""
 
     async def events(self, request: Request) -> Response:
-        """The stream of one page. `view` is the page, `seen` the mark of what it shows already."""
+        """The stream of one page. `view` is the page, `seen` the mark of what it shows already, unless the browser
+        reconnects and sends a newer one.
+        """
         user = await self._portal.guard.require_browser(request)
         query = request.query_params
         quiet, topics = QUIET, {user_topic(user.email)}
@@ -103,7 +110,7 @@ class PageEvents(PortalPages):
                 )
 
         async def allowed() -> bool:
-            return await self._portal.logins.is_live(user.login_id)
+            return await self._portal.logins.person_by_id(user.login_id) == user
 
         stream = stream_pieces(
             self._portal.subscriptions,
@@ -111,7 +118,7 @@ class PageEvents(PortalPages):
             topics,
             view,
             allowed,
-            seen=query.get("seen", ""),
+            seen=request.headers.get("last-event-id") or query.get("seen", ""),
             quiet=quiet,
             gone=gone,
         )

@@ -112,7 +112,7 @@ def news(before: Pieces, now: Pieces) -> Pieces:
     return {
         name: text
         for name, text in now.items()
-        if not name.startswith(left_out) and _still(before.get(name, "")) != _still(text)
+        if not name.startswith(left_out) and (name not in before or _still(before[name]) != _still(text))
     }
 
 

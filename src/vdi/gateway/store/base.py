@@ -7,9 +7,10 @@ Times are `Instant` columns: aware datetimes in and out, whatever the database k
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import DateTime, Dialect, MetaData, Table, event, types
@@ -35,6 +36,8 @@ metadata = MetaData(
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 """A statement that takes longer is given up: nothing here is large, so the server is in trouble."""
+IN_LIMIT = 10_000
+"""Values of one `IN (...)`. A statement has at most 32,767 parameters with PostgreSQL, and 32,766 with SQLite."""
 _AGAIN_SECONDS = 0.01
 _WRITES = "vdi_writes"
 
@@ -105,6 +108,13 @@ class Database:
     async def close(self) -> None:
         """Close all connections."""
         await self.engine.dispose()
+
+
+def batches(values: Iterable[str]) -> Iterator[list[str]]:
+    """The values in lists that one `IN (...)` may have."""
+    rest = iter(values)
+    while batch := list(islice(rest, IN_LIMIT)):
+        yield batch
 
 
 def read_url(text: str) -> URL:

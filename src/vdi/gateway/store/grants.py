@@ -8,9 +8,10 @@ from collections.abc import Collection
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import Column, ColumnElement, RowMapping, String, Table, Text, delete, select, update
+from sqlalchemy import Column, ColumnElement, RowMapping, String, Table, Text, delete, exists, func, select, update
 
-from vdi.gateway.store.base import Database, Instant, metadata
+from vdi.gateway.store.base import Database, Instant, batches, metadata
+from vdi.gateway.store.logins import api_tokens, is_open, logins
 from vdi.gateway.users import Role
 
 grants = Table(
@@ -45,7 +46,8 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     """The login is over by then; it may be sooner."""
     ended: datetime | None = None
     reason: str = ""
-    """Why it ended, in a word for programs."""
+    """Why it ended, in a word for programs: `logout`, `ended`, `left`, `suspended`, `session-ended`, `access-ended`,
+    `login-over` (login or API token), `displaced` (by newer ones of the same user in this session)."""
 
 
 class GrantStore:
@@ -78,17 +80,31 @@ class GrantStore:
             grants.c.ended.is_(None), *(column == value for column, value in named.items() if value is not None)
         )
 
+    async def open_of_ended_logins(self, now: datetime, token_prefix: str) -> list[Grant]:
+        """Grants that have not ended, though the login or API token that they were made with has ended or expired.
+
+        A row of that is committed before its first grant, and is removed only long after its end.
+        """
+        token_id = func.substr(grants.c.login_id, len(token_prefix) + 1)
+        return await self._find(
+            grants.c.ended.is_(None),
+            ~exists().where(logins.c.id == grants.c.login_id, is_open(logins, now)),
+            ~exists().where(api_tokens.c.id == token_id, is_open(api_tokens, now)),
+        )
+
     async def ended_since(self, moment: datetime) -> list[Grant]:
         """Grants that were ended then or later."""
         return await self._find(grants.c.ended >= moment)
 
     async def end(self, ids: Collection[str], now: datetime, reason: str) -> set[str]:
         """End these; what had ended before keeps its time and reason. Returns which ones this has ended."""
-        if not ids:
-            return set()
-        ended = update(grants).where(grants.c.id.in_(ids), grants.c.ended.is_(None)).values(ended=now, reason=reason)
-        async with self._database.begin() as connection:
-            return set((await connection.execute(ended.returning(grants.c.id))).scalars())
+        ended: set[str] = set()
+        for batch in batches(ids):
+            some = grants.c.id.in_(batch) & grants.c.ended.is_(None)
+            end = update(grants).where(some).values(ended=now, reason=reason).returning(grants.c.id)
+            async with self._database.begin() as connection:
+                ended.update((await connection.execute(end)).scalars())
+        return ended
 
     async def forget_before(self, moment: datetime) -> None:
         """Remove what had ended or expired before."""

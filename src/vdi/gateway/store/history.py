@@ -4,7 +4,7 @@ Exactly once, without locks: a session's row has a revision, and is written only
 are written in the same transaction, by their key (session, start). Who comes second reads again, and finds it done.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, Row, String, Table, Text, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from vdi.gateway.store.base import Database, Instant, metadata
+from vdi.gateway.store.base import Database, Instant, batches, metadata
 
 
 class EndReason(StrEnum):
@@ -158,6 +158,15 @@ async def load(connection: AsyncConnection, uids: Sequence[str]) -> dict[str, Re
     for row in await connection.execute(select(runs).where(runs.c.uid.in_(uids)).order_by(runs.c.start)):
         last[row.uid] = run_of(row)
     return {row.uid: Record(row, last.get(row.uid)) for row in known}
+
+
+async def find_names(connection: AsyncConnection, uids: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Namespace and name of these sessions, by uid; of those that the history has."""
+    found: dict[str, tuple[str, str]] = {}
+    for batch in batches(uids):
+        query = select(sessions.c.uid, sessions.c.namespace, sessions.c.name).where(sessions.c.uid.in_(batch))
+        found.update({row.uid: (row.namespace, row.name) for row in await connection.execute(query)})
+    return found
 
 
 async def load_open(connection: AsyncConnection, after: str, limit: int) -> list[SessionRow]:

@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from vdi.gateway.store.base import Database, Instant, metadata
+from vdi.gateway.store.base import Database, Instant, batches, metadata
 from vdi.gateway.store.usage import keep_groups
 
 logins = Table(
@@ -137,12 +137,12 @@ class LoginStore:
 
     async def logins_of(self, user: str, now: datetime) -> list[Login]:
         """The logins of a user that have not ended or expired, the latest seen first."""
-        query = select(logins).where(logins.c.user == user, _open(logins, now)).order_by(logins.c.seen.desc())
+        query = select(logins).where(logins.c.user == user, is_open(logins, now)).order_by(logins.c.seen.desc())
         return [_read(row, Login) for row in await self._rows(query)]
 
     async def tokens_of(self, user: str, now: datetime) -> list[ApiToken]:
         """The API tokens of a user that have not ended or expired, the newest first."""
-        mine = and_(api_tokens.c.user == user, _open(api_tokens, now))
+        mine = and_(api_tokens.c.user == user, is_open(api_tokens, now))
         query = select(api_tokens).where(mine).order_by(api_tokens.c.created.desc())
         return [_read(row, ApiToken) for row in await self._rows(query)]
 
@@ -154,12 +154,12 @@ class LoginStore:
 
     async def open_logins_from(self, source: str, now: datetime) -> list[Login]:
         """All logins that have not ended or expired, of whoever came this way."""
-        query = select(logins).where(logins.c.source == source, _open(logins, now))
+        query = select(logins).where(logins.c.source == source, is_open(logins, now))
         return [_read(row, Login) for row in await self._rows(query)]
 
     async def open_tokens_from(self, source: str, now: datetime) -> list[ApiToken]:
         """All API tokens that have not ended or expired, of whoever came this way."""
-        query = select(api_tokens).where(api_tokens.c.source == source, _open(api_tokens, now))
+        query = select(api_tokens).where(api_tokens.c.source == source, is_open(api_tokens, now))
         return [_read(row, ApiToken) for row in await self._rows(query)]
 
     async def over_logins(self, now: datetime, unused_since: datetime) -> list[Login]:
@@ -203,11 +203,10 @@ class LoginStore:
             await connection.execute(table.insert().values(**values))
 
     async def _end(self, table: Table, ids: Sequence[str], now: datetime) -> None:
-        if not ids:
-            return
-        async with self._database.begin() as connection:
-            some = and_(table.c.id.in_(ids), table.c.ended.is_(None))
-            await connection.execute(update(table).where(some).values(ended=now))
+        for batch in batches(ids):
+            some = and_(table.c.id.in_(batch), table.c.ended.is_(None))
+            async with self._database.begin() as connection:
+                await connection.execute(update(table).where(some).values(ended=now))
 
     async def _rows(self, query: Select[Any]) -> Sequence[RowMapping]:
         async with self._database.connect() as connection:
@@ -215,7 +214,8 @@ class LoginStore:
             return rows
 
 
-def _open(table: Table, now: datetime) -> ColumnElement[bool]:
+def is_open(table: Table, now: datetime) -> ColumnElement[bool]:
+    """Whether a row of `logins` or `api_tokens` has not ended or expired."""
     return and_(table.c.ended.is_(None), table.c.expires > now)
 
 

@@ -1,16 +1,23 @@
 """Server-sent events: one way to stream them, which ends at shutdown, keeps proxies awake, and is counted."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from vdi.gateway.context import GatewayContext
 
+MOST_PER_USER = 20
+"""Streams that one person may have open at one replica, of those that a `StreamLimit` counts."""
+
 HEARTBEAT = 20.0
 """Seconds without news after which a comment is sent: proxies cut what is silent, and a dead browser is noticed."""
+
+_EVENT_STREAM = "text/event-stream"
 
 
 def sse_event(data: str, *, event: str = "", id: str = "") -> bytes:
@@ -24,8 +31,65 @@ def sse_response(
     context: GatewayContext, events: AsyncIterator[bytes], headers: Mapping[str, str] | None = None
 ) -> StreamingResponse:
     """Stream what `events` yields (made by `sse_event`) until it ends, the browser leaves, or the gateway stops."""
-    all_headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})}
-    return StreamingResponse(_paced(context, events), media_type="text/event-stream", headers=all_headers)
+    return StreamingResponse(_paced(context, events), media_type=_EVENT_STREAM, headers=_headers(headers))
+
+
+class TooManyStreamsError(Exception):
+    """Raised when a person has too many streams open; the sentence is for them."""
+
+    def __init__(self, user: str) -> None:
+        self.headers = {"Retry-After": "60"}
+        super().__init__(f"{user} already has {MOST_PER_USER} event streams open at this gateway. Close one first.")
+
+
+class StreamLimit:
+    """Bounds the open streams of each person: each holds one of the listener's connections."""
+
+    def __init__(self) -> None:
+        self._open: Counter[str] = Counter()
+
+    def response(
+        self,
+        context: GatewayContext,
+        user: str,
+        events: AsyncIterator[bytes],
+        headers: Mapping[str, str] | None = None,
+    ) -> StreamingResponse:
+        """What `sse_response` returns; the stream counts for this user. Raises TooManyStreamsError."""
+        if self._open[user] >= MOST_PER_USER:
+            raise TooManyStreamsError(user)
+        return _CountedResponse(self._open, user, _paced(context, events), _headers(headers))
+
+    def __len__(self) -> int:
+        return self._open.total()
+
+
+class _CountedResponse(StreamingResponse):
+    """Counts from when it is called until it ends in whatever way.
+
+    It is called right after the handler has returned it, without an await in between: no other stream can open after
+    the limit was checked and before this one counts.
+    """
+
+    def __init__(
+        self, open_now: Counter[str], user: str, content: AsyncIterator[bytes], headers: dict[str, str]
+    ) -> None:
+        super().__init__(content, media_type=_EVENT_STREAM, headers=headers)
+        self._open = open_now
+        self._user = user
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._open[self._user] += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._open[self._user] -= 1
+            if not self._open[self._user]:
+                del self._open[self._user]
+
+
+def _headers(more: Mapping[str, str] | None) -> dict[str, str]:
+    return {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(more or {})}
 
 
 async def _paced(context: GatewayContext, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -90,7 +90,7 @@
       await wayOverWebRTC(relay);
       return;
     }
-    /* Somebody needed WebSocket once. An owner who comes when nobody is left may have WebRTC again. */
+    /* Somebody needed WebSocket once. An owner who comes when no one is left may have WebRTC again. */
     if (maySwitch && (await isEmpty()) && (await relay)) await switchTo("webrtc");
     enter();
   };

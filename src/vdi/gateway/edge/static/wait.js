@@ -4,6 +4,9 @@
 (() => {
   const page = document.getElementById("wait");
   const shown = new Map();
+  const heading = () => document.querySelector("#wait-summary h1").textContent;
+  /* The title is the heading, then the names of the desktop and of the portal. */
+  const titleEnd = document.title.slice(heading().length);
   let opening = false;
 
   const show = (id, html) => {
@@ -14,8 +17,8 @@
 
   const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-  /* Who answers: an answer of the gateway has its mark, Traefik's own (no desktop there yet) is none that is good. Only
-     an image redirects here: the gateway redirects pages, and this is none. */
+  /* The desktop answers: a response of the gateway has its mark, one of Traefik's own (no desktop there yet) is an error.
+     A redirect comes from an image: the gateway redirects pages alone, and this request is not for a page. */
   const desktopAnswers = async () => {
     try {
       const answer = await fetch(page.dataset.health, { cache: "no-store", redirect: "manual" });
@@ -46,19 +49,25 @@
   const listen = () => {
     const events = new EventSource(`/.vdi/events?next=${encodeURIComponent(page.dataset.next)}`);
     events.addEventListener("stage", (event) => {
-      const told = JSON.parse(event.data);
-      show("wait-summary", told.summary);
-      show("wait-steps", told.steps);
-      document.title = `${document.querySelector("#wait-summary h1").textContent} · VDI`;
-      take(told.stage);
-      if (told.stage === "gone" || told.stage === "again") events.close();
-      if (told.stage === "again") location.reload();
+      const update = JSON.parse(event.data);
+      show("wait-summary", update.summary);
+      show("wait-steps", update.steps);
+      document.title = heading() + titleEnd;
+      take(update.stage);
+      if (update.stage === "gone" || update.stage === "again") events.close();
+      if (update.stage === "again") location.reload();
     });
+    /* A page whose stream is refused (429: too many are open) loads itself again, each time after a longer pause. */
+    const refused = Number(sessionStorage.getItem("vdi-refused")) || 0;
+    events.addEventListener("open", () => sessionStorage.removeItem("vdi-refused"));
     events.addEventListener("error", () => {
-      if (events.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 3000);
+      if (events.readyState !== EventSource.CLOSED) return;
+      sessionStorage.setItem("vdi-refused", refused + 1);
+      setTimeout(() => location.reload(), Math.min(3000 * 2 ** refused, 60000));
     });
   };
 
-  listen();
   take(page.dataset.stage);
+  /* A desktop that runs mostly answers at once, and the page has nothing to listen for. */
+  setTimeout(listen, page.dataset.stage === "opening" ? 300 : 0);
 })();

@@ -33,11 +33,38 @@
     if (said.length && !silent) document.getElementById("announcer").textContent = said.join(". ");
   };
 
+  const SIGNED_OUT = "You are signed out. Reload the page to sign in.";
+
   const liveNotice = (text) => {
     const place = document.getElementById("live-notice");
     if (!place) return;
     place.hidden = !text;
-    place.textContent = text;
+    if (place.textContent !== text) place.textContent = text;
+  };
+
+  /* A browser that reconnects sends what the page shows as `Last-Event-ID`. After an error such as 503 it does not
+     reconnect: the extension opens a new stream at this address. */
+  const updateSeen = (element, mark) => {
+    const stream = element.closest("[sse-connect]");
+    const address = stream.getAttribute("sse-connect");
+    if (mark) stream.setAttribute("sse-connect", address.replace(/seen=[^&]*$/, `seen=${mark}`));
+  };
+
+  /* Without a login, each page redirects to the login page. */
+  const isSignedOut = async () => {
+    const page = { method: "HEAD", redirect: "manual", headers: { Accept: "text/html" } };
+    try {
+      return (await fetch(location.pathname, page)).type === "opaqueredirect";
+    } catch {
+      return false;
+    }
+  };
+
+  const explainInterruption = async (stream) => {
+    if (document.getElementById("live-notice")?.textContent !== SIGNED_OUT) {
+      liveNotice("Live updates are interrupted. Reconnecting.");
+    }
+    if (stream.readyState === EventSource.CLOSED && (await isSignedOut())) liveNotice(SIGNED_OUT);
   };
 
   /* ---- small pictures of running desktops: while the page is visible, and never kept --------------------------- */
@@ -101,6 +128,22 @@
     }
   };
 
+  /* ---- a form is sent once, however often its button is pressed --------------------------------------------------- */
+
+  let sent = new WeakSet();
+
+  /* The button is not disabled, or its value would not be sent. htmx prevents the default for the forms it handles. */
+  const sendOnce = (event) => {
+    if (event.defaultPrevented || event.target.method !== "post") return;
+    if (sent.has(event.target)) event.preventDefault();
+    sent.add(event.target);
+  };
+
+  document.addEventListener("submit", sendOnce);
+  window.addEventListener("pageshow", (event) => {
+    if (event.persisted) sent = new WeakSet();
+  });
+
   document.addEventListener("DOMContentLoaded", () => {
     announce(document, true);
     guessTimeZone();
@@ -114,12 +157,13 @@
     document.body.addEventListener("htmx:responseError", (event) => {
       if (event.detail.target.id === "dialog-body") location.assign(event.detail.requestConfig.path);
     });
-    document.body.addEventListener("htmx:sseMessage", () => {
+    document.body.addEventListener("htmx:sseMessage", (event) => {
+      updateSeen(event.target, event.detail.lastEventId);
       announce(document, false);
       lookAtDesktops();
     });
     document.body.addEventListener("htmx:sseOpen", () => liveNotice(""));
-    document.body.addEventListener("htmx:sseError", () => liveNotice("Live updates are interrupted. Reconnecting."));
+    document.body.addEventListener("htmx:sseError", (event) => explainInterruption(event.detail.source));
     document.body.addEventListener("htmx:sseClose", (event) => {
       if (event.detail.type !== "message" || document.querySelector("[data-final]")) return;
       liveNotice("Live updates are paused in this tab. Reload the page to continue.");
