@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import shlex
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -75,9 +76,10 @@ class KubeConnection:
     @property
     def flags(self) -> str:
         """What to add to a suggested command so that it uses the same cluster."""
-        flags = f" -n {self.namespace}" if self.namespace != DEFAULT_NAMESPACE else ""
-        flags += f" --kubeconfig {self.kubeconfig}" if self.kubeconfig else ""
-        return flags + (f" --context {self.context}" if self.context else "")
+        words = ["-n", self.namespace] if self.namespace != DEFAULT_NAMESPACE else []
+        words += ["--kubeconfig", str(self.kubeconfig)] if self.kubeconfig else []
+        words += ["--context", self.context] if self.context else []
+        return "".join(f" {shlex.quote(word)}" for word in words)
 
     def run(self, work: Callable[["Client"], Awaitable[T]]) -> T:
         """Open a client, do the work, close it. Errors of the API come out as `CliError`, in words."""

@@ -79,6 +79,12 @@ def refuse_unsafe(plan: Removal, *, crds: bool, force: bool) -> None:
     """Raise CliError for what would harm sessions or other releases."""
     if plan.revision is None and not (plan.sessions or plan.homes or plan.crds):
         raise CliError(f"there is no release {plan.release} in the namespace {plan.namespace}, and no object of it")
+    if plan.revision is None and plan.operators:
+        there = ", ".join(operator.object for operator in plan.operators)
+        raise CliError(
+            f"there is no release {plan.release} in the namespace {plan.namespace}, but {there} is running; to remove "
+            "its release, name it with --release and --namespace"
+        )
     if plan.sessions and not plan.operator_works and not force:
         raise CliError(no_operator(plan))
     if crds and plan.elsewhere:

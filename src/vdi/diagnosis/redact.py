@@ -2,7 +2,8 @@
 
 E-mail addresses become `person-1@example.invalid`, everywhere alike. The names of homes, which begin with the user's,
 are computed again from that name, so that a home still has one name everywhere. Values of environment
-variables were never kept (`sanitize`); lines of logs that speak of secrets lose their values here.
+variables were never kept (`sanitize`); lines of logs that speak of secrets lose their values here, and so do messages:
+a pod's status has the last lines of its log.
 
 Names that people chose for objects (sessions, templates, nodes) stay: without them nothing could be fixed.
 """
@@ -25,13 +26,30 @@ _SECRET = re.compile(
     r"(?:(?:bearer|basic)\s+)?(\"[^\"]*\"|'[^']*'|\S+)"
 )
 
+_SAID = ("message", "note")
+"""Fields of objects that quote programs: of conditions and states, and of Events."""
+
 
 def redact(snapshot: Snapshot) -> Snapshot:
     """The snapshot without names of people and without what looks like a secret in a log."""
     rename = names_in(snapshot)
-    logs = {key: [_SECRET.sub(rf"\1{REDACTED}", line) for line in lines] for key, lines in snapshot.logs.items()}
-    bare = msgspec.structs.replace(snapshot, logs=logs)
+    logs = {key: [_without_secrets(line) for line in lines] for key, lines in snapshot.logs.items()}
+    bare = msgspec.structs.replace(snapshot, logs=logs, objects=_without_secrets_said(snapshot.objects))
     return msgspec.convert(_renamed(msgspec.to_builtins(bare), rename), Snapshot)
+
+
+def _without_secrets(text: str) -> str:
+    return _SECRET.sub(rf"\1{REDACTED}", text)
+
+
+def _without_secrets_said(value: Any, key: str = "") -> Any:
+    if isinstance(value, str):
+        return _without_secrets(value) if key in _SAID else value
+    if isinstance(value, dict):
+        return {name: _without_secrets_said(one, name) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_secrets_said(one) for one in value]
+    return value
 
 
 def names_in(snapshot: Snapshot) -> Rename:

@@ -123,7 +123,7 @@ async def _make_claim(run: CopyRun, identity: Identity, home: Home) -> str:
         if made.metadata.annotations.get(COPYING) != IMPORT or made.metadata.deletion_timestamp:
             raise CopyRefusedError(
                 f"the home {home.claim} of {identity.user} already exists and is not changed. To replace it, end "
-                f"its sessions and delete it with all its files: vdi home rm {home.claim} -n {run.namespace}"
+                f"its sessions and delete it with all its files: vdi home rm {home.claim}{run.flags}"
             ) from None
         run.progress("an interrupted import is started again")
     return made.metadata.uid

@@ -112,7 +112,7 @@ async def _refuse_or_go(run: CopyRun, migration: Migration) -> None:
         sessions = await run.client.list(SESSIONS, namespace=run.namespace, into=VDISession)
         pods = await run.client.list(PODS, namespace=run.namespace, into=Pod)
         others = [pod for pod in pods if pod.metadata.name != pod_name(migration.source)]
-        if why := find_refusal(migration, claims, sessions, others):
+        if why := find_refusal(migration, claims, sessions, others, run.flags):
             raise CopyRefusedError(why)
         ending = find_ending(migration, sessions, others)
         if ending is None:

@@ -73,20 +73,24 @@ def find_ending(migration: Migration, sessions: Sequence[VDISession], pods: Iter
 
 
 def find_refusal(
-    migration: Migration, claims: Sequence[PersistentVolumeClaim], sessions: Sequence[VDISession], pods: Iterable[Pod]
+    migration: Migration,
+    claims: Sequence[PersistentVolumeClaim],
+    sessions: Sequence[VDISession],
+    pods: Iterable[Pod],
+    flags: str = "",
 ) -> str | None:
-    """Why it cannot be done now, with what to do; None: it can. `pods`: those that are not ours."""
+    """Why it cannot be done now, with what to do; None: it can. `pods`: not ours. `flags`: those of CopyRun."""
     names = {migration.source, migration.target.claim}
     for pod in pods:
         if _is_ending(pod, sessions) or not _mounts(pod, names):
             continue
         if owner := _owner(pod):
-            return f"the session {owner!r} uses the home; suspend it first: vdi session suspend {owner} --wait"
+            return f"the session {owner!r} uses the home; suspend it first: vdi session suspend {owner}{flags} --wait"
         return f"the pod {pod.metadata.name} uses the home"
     for session in sessions:
         if session.status.home_claim in names and session.status.pod_name:
             name = session.metadata.name
-            return f"the session {name!r} uses the home; suspend it first: vdi session suspend {name} --wait"
+            return f"the session {name!r} uses the home; suspend it first: vdi session suspend {name}{flags} --wait"
     for claim in claims:
         meta = claim.metadata
         if meta.name not in names:

@@ -46,6 +46,8 @@ class CopyRun:
     """Called with what happens now."""
     moved: Callable[[int], None]
     """Called with the bytes of the archive that have passed."""
+    flags: str = ""
+    """What to add to a suggested command so that it is about the same namespace and cluster."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,10 @@ def check_free(file: Path) -> None:
 @contextlib.contextmanager
 def _put_in_place(file: Path) -> Iterator[BinaryIO]:
     """A file (0600) in the same folder. It takes the requested name when all went well, and is deleted otherwise."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    except OSError as error:
+        raise KasmRefusedError(f"{file} cannot be written: {error.strerror}; name another file") from error
     try:
         with os.fdopen(descriptor, "w+b") as stream:
             yield stream

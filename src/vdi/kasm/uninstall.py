@@ -83,6 +83,8 @@ async def remove(run: Running, removal: Removal, *, delete_data: bool) -> None:
             patch = {"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain"}}}
             await run.client.patch(STATEFUL_SETS, name, patch, namespace=removal.namespace, into=msgspec.Raw)
             run.view.say(f"  StatefulSet {name}: its volume is kept (whenDeleted was Delete)")
+        for name in removal.claims:
+            await _keep(run.client, name, removal.namespace)
     began = monotonic()
     run.view.waiting("helm removes the release")
     try:
@@ -97,6 +99,24 @@ async def remove(run: Running, removal: Removal, *, delete_data: bool) -> None:
         for name in removal.secrets:
             await _delete(run.client, SECRETS, name, removal.namespace)
         run.view.say(f"  deleted: {len(removal.claims)} volumes, {len(removal.secrets)} Secrets")
+
+
+async def _keep(client: Client, name: str, namespace: str) -> None:
+    """Take the StatefulSet out of a claim's owners, with which the garbage collector would delete it.
+
+    Its controller does so after the policy has changed, but only once the pod is ready, which the database of a broken
+    Kasm may never be.
+    """
+    try:
+        claim = await client.get(CLAIMS, name, namespace=namespace, into=Object)
+    except NotFound:
+        return
+    owners = claim["metadata"].get("ownerReferences") or []
+    others = [owner for owner in owners if owner["kind"] != STATEFUL_SETS.kind]
+    if others != owners:
+        version = claim["metadata"]["resourceVersion"]
+        patch = {"metadata": {"ownerReferences": others, "resourceVersion": version}}
+        await client.patch(CLAIMS, name, patch, namespace=namespace, into=msgspec.Raw)
 
 
 async def _delete(client: Client, resource: Any, name: str, namespace: str) -> None:

@@ -51,15 +51,16 @@ class Target:
         host, port = self.address
         connection = Connection(buffer)
         async with asyncio.timeout(CONNECT_SECONDS):
-            if self.proxy is None:
-                name = (self.tls_name or host) if self.tls else None
-                await loop.create_connection(lambda: connection, host, port, ssl=self.tls, server_hostname=name)
-                return connection
-            await loop.create_connection(lambda: connection, *_address(self.proxy))
             try:
-                if self.tls:
-                    await self._through_tunnel(connection, self.tls)
+                if self.proxy is None:
+                    name = (self.tls_name or host) if self.tls else None
+                    await loop.create_connection(lambda: connection, host, port, ssl=self.tls, server_hostname=name)
+                else:
+                    await loop.create_connection(lambda: connection, *_address(self.proxy))
+                    if self.tls:
+                        await self._through_tunnel(connection, self.tls)
             except BaseException:
+                # When the handshake has just ended, asyncio itself waits for the server's farewell, up to 30 s.
                 connection.abort()
                 raise
             return connection

@@ -24,6 +24,7 @@ from vdi.release.database import (
 )
 from vdi.release.errors import RefusedError
 from vdi.release.facts import POD_KINDS, Facts, Object
+from vdi.release.location import options_of
 
 _NAMED = POD_KINDS | {"Service", "PersistentVolumeClaim"}
 
@@ -94,7 +95,8 @@ async def _undo_upgrade(run: Running, change: Change, before: Revision, error: N
         await roll_back(run, change.release, change.place, before, downgrade)
     except NotDoneError as failed:
         return f"The rollback failed too: {failed}"
-    return state_in_words(change.release, revisions, await read_revisions(run.client, namespace, change.release))
+    after = await read_revisions(run.client, namespace, change.release)
+    return state_in_words(change.release, change.place, revisions, after)
 
 
 async def roll_back(
@@ -108,7 +110,7 @@ async def roll_back(
             return await _helm(run, words, release, place, target.objects(), None)
     except DowngradeError as error:
         revisions = await read_revisions(run.client, place.namespace, release)
-        raise NotDoneError(str(error), state_in_words(release, revisions, revisions)) from error
+        raise NotDoneError(str(error), state_in_words(release, place, revisions, revisions)) from error
 
 
 async def _helm(
@@ -122,7 +124,7 @@ async def _helm(
         await run_watched(run.helm, words, watch, stdin=stdin)
     except (HelmFailed, HelmInterrupted) as error:
         after = await read_revisions(run.client, place.namespace, release)
-        state = state_in_words(release, before, after)
+        state = state_in_words(release, place, before, after)
         interrupted = isinstance(error, HelmInterrupted)
         killed = isinstance(error, HelmInterrupted) and error.killed
         raise NotDoneError(str(error), state, interrupted=interrupted, killed=killed) from error
@@ -133,18 +135,18 @@ async def _helm(
     return found
 
 
-def state_in_words(release: str, before: Sequence[Revision], after: Sequence[Revision]) -> str:
+def state_in_words(release: str, place: Place, before: Sequence[Revision], after: Sequence[Revision]) -> str:
     """In which state a run that did not succeed has left the release."""
     if not after:
         return (
             f"Nothing of {release} remains on the cluster, except for CRDs, namespaces, homes and Secrets, which "
             "are kept."
         )
-    newest, good = after[0], deployed(after)
+    newest, good, options = after[0], deployed(after), options_of(release, place)
     if newest.status in PENDING:
         back = good or next((revision for revision in after if revision.status == "superseded"), None)
         remedy = f"vdi rollback {back.version}" if back else "vdi uninstall"
-        return f"Revision {newest.version} of {release} was left {newest.status}. To fix it: {remedy}"
+        return f"Revision {newest.version} of {release} was left {newest.status}. To fix it: {remedy}{options}"
     if good is None:
         return f"Revision {newest.version} of {release} is {newest.status} ({newest.summary}); no revision is deployed."
     if before and newest.version == before[0].version:
@@ -152,7 +154,7 @@ def state_in_words(release: str, before: Sequence[Revision], after: Sequence[Rev
     if newest.status == "failed":
         return (
             f"Revision {newest.version} of {release} failed ({newest.summary}); the last good revision is "
-            f"{good.version}, and the cluster may be between the two. To fix it: vdi rollback {good.version}"
+            f"{good.version}, and the cluster may be between the two. To fix it: vdi rollback {good.version}{options}"
         )
     if good.info.description.startswith("Rollback to "):
         to = good.info.description.removeprefix("Rollback to ")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from vdi.diagnosis.snapshot import Certificate
 from vdi.doctor.objects.proxies import Traefik
+from vdi.helm.arguments import Place
 from vdi.helm.binary import Helm
 from vdi.helm.releases import Revision, deployed
 from vdi.operator.settings import Settings, read_settings
@@ -71,7 +72,7 @@ class Facts:
     kubernetes: str
     """Its version."""
     release: str
-    namespace: str
+    place: Place
     revisions: tuple[Revision, ...] = ()
     """The newest first."""
     objects: tuple[Object, ...] = ()
@@ -101,6 +102,11 @@ class Facts:
     strangers: tuple[Stranger, ...] = ()
     """Objects that Helm would refuse to take into the release."""
     unread: tuple[Unreadable, ...] = ()
+
+    @property
+    def namespace(self) -> str:
+        """The release's."""
+        return self.place.namespace
 
     def is_unread(self, kind: str) -> bool:
         """Whether objects of this kind could not be listed."""

@@ -96,7 +96,7 @@ async def gather(client: Client, helm: Helm, chart: Chart, change: Change) -> Fa
         server=client.config.server,
         kubernetes=kubernetes,
         release=release,
-        namespace=namespace,
+        place=change.place,
         revisions=tuple(revisions),
         objects=objects,
         crds=crds,

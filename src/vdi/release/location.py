@@ -1,8 +1,11 @@
-"""Where a release and its gateway are, for commands that were given no namespace."""
+"""Where a release and its gateway are: for commands without a namespace, and in commands that are suggested."""
 
+import shlex
 from collections.abc import Callable
 from typing import Any
 
+from vdi.api.meta import RELEASE_NAMESPACE
+from vdi.helm.arguments import Place
 from vdi.helm.releases import decode_revision
 from vdi.kube.errors import Forbidden
 from vdi.kube.resource import DEPLOYMENTS, SECRETS
@@ -24,6 +27,15 @@ async def release_namespaces(client: Client, release: str) -> list[str]:
     except Forbidden:
         return []
     return _namespaces(secrets, lambda secret: decode_revision(secret).chart.metadata.name == NAME)
+
+
+def options_of(release: str, place: Place) -> str:
+    """What to add to a suggested command so that it is about the same release."""
+    words = ["--release", release] if release != NAME else []
+    words += ["--namespace", place.namespace] if place.namespace != RELEASE_NAMESPACE else []
+    words += ["--kubeconfig", str(place.kubeconfig)] if place.kubeconfig else []
+    words += ["--context", place.context] if place.context else []
+    return "".join(f" {shlex.quote(word)}" for word in words)
 
 
 async def gateway_namespaces(client: Client) -> list[str]:

@@ -14,6 +14,7 @@ from vdi.release.chart import version_numbers
 from vdi.release.crds import KIND as CRD
 from vdi.release.crds import losses, of_release
 from vdi.release.facts import Facts, Stranger, settings_of
+from vdi.release.location import options_of
 from vdi.release.needs import missing_classes, missing_keys, refused_host_network, unmatched_selectors, unpullable
 from vdi.session.times import parse_time
 
@@ -337,7 +338,9 @@ def _pending(facts: Facts) -> Finding:
         "is working on it, or was killed."
     )
     good = facts.before or next((revision for revision in facts.revisions if revision.status == "superseded"), None)
-    commands = (f"vdi rollback {good.version}",) if good else ("vdi uninstall", "vdi install")
+    options = options_of(facts.release, facts.place)
+    names = (f"vdi rollback {good.version}",) if good else ("vdi uninstall", "vdi install")
+    commands = tuple(name + options for name in names)
     return _finding("release", Severity.ERROR, words, Remedy("If no one is working on it:", commands))
 
 

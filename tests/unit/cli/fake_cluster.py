@@ -9,8 +9,9 @@ import copy
 import json
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from aiohttp import web
 
 from support.waiting import eventually
 from support.web_server import listen
+from unit.kube.kube_fake_api import matches_labels
 
 Obj = dict[str, Any]
 
@@ -33,7 +35,8 @@ class FakeCluster:
         self.logs: dict[str, str] = {}
         self._answers: dict[tuple[str, str], Obj] = {}
         self._refusals: dict[tuple[str, str], tuple[int, Obj]] = {}
-        self._on_write: list[tuple[float, Obj]] = []
+        self._on_write: list[Obj] = []
+        self._noticed: Callable[[Obj], bool] = lambda _status: True
         self._version = 100
         self._watches: list[tuple[str, asyncio.Queue[Obj | None]]] = []
         self._loop = asyncio.new_event_loop()
@@ -55,9 +58,13 @@ class FakeCluster:
         """Answer this request so."""
         self._answers[(method, path)] = obj
 
-    def after_write(self, *statuses: Obj, every: float = 0.02) -> None:
-        """Play the operator: after the next create or patch, give the watched object these statuses in turn."""
-        self._on_write = [(every, status) for status in statuses]
+    def after_write(self, *statuses: Obj, noticed: Callable[[Obj], bool] = lambda _status: True) -> None:
+        """Play the operator: after the next create or patch, give the watched object these statuses in turn.
+
+        The next one comes when `noticed` says that the command has seen the one before: a watch may skip it otherwise.
+        """
+        self._on_write = list(statuses)
+        self._noticed = noticed
 
     async def _put(self, collection: str, obj: Obj) -> Obj:
         self._version += 1
@@ -139,9 +146,9 @@ class FakeCluster:
 
     async def _play(self, collection: str, name: str) -> None:
         await eventually(lambda: any(_covers(watched, collection) for watched, _ in self._watches), "a watch is open")
-        for every, status in self._on_write:
-            await asyncio.sleep(every)
+        for status in self._on_write:
             await self._put(collection, {**self.objects[f"{collection}/{name}"], "status": status})
+            await eventually(partial(self._noticed, status), f"the command has seen {status}")
 
     async def _delete(self, path: str) -> web.Response:
         if path not in self.objects:
@@ -153,6 +160,7 @@ class FakeCluster:
         items = [obj for path, obj in self.objects.items() if _covers(request.path, path.rpartition("/")[0])]
         if selector := request.query.get("fieldSelector"):
             items = [obj for obj in items if _selected(obj, selector)]
+        items = [obj for obj in items if matches_labels(obj, request.query.get("labelSelector", ""))]
         return web.json_response({"kind": "List", "metadata": {"resourceVersion": str(self._version)}, "items": items})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
@@ -164,11 +172,11 @@ class FakeCluster:
             if _covers(request.path, path.rpartition("/")[0]) and int(obj["metadata"]["resourceVersion"]) > since:
                 queue.put_nowait({"type": "MODIFIED", "object": obj})
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        await response.prepare(request)
-        selector = request.query.get("fieldSelector", "")
+        selector, labels = request.query.get("fieldSelector", ""), request.query.get("labelSelector", "")
         try:
+            await response.prepare(request)
             while event := await queue.get():
-                if _selected(event["object"], selector):
+                if _selected(event["object"], selector) and matches_labels(event["object"], labels):
                     await response.write(json.dumps(event).encode() + b"\n")
         except ConnectionError:
             pass
@@ -207,14 +215,17 @@ class FakeCluster:
         for transport in connections:
             if transport is not None:
                 transport.abort()  # one that still has something to send would outlive the loop
-        if rest := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(rest, timeout=5)
+
+    def _run(self, ready: threading.Event, stop: asyncio.Event) -> None:
+        # The runner also cancels what aiohttp has lost sight of: a watch that began after `stop`, whose client left.
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve(ready, stop))
 
     @contextmanager
     def running(self) -> Iterator["FakeCluster"]:
         """Serve until the context ends."""
         ready, stop = threading.Event(), asyncio.Event()
-        thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._serve(ready, stop)))
+        thread = threading.Thread(target=self._run, args=(ready, stop))
         thread.start()
         try:
             assert ready.wait(30)
@@ -222,9 +233,6 @@ class FakeCluster:
         finally:
             self._loop.call_soon_threadsafe(stop.set)
             thread.join(30)
-            with suppress(RuntimeError):
-                self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
 
     def kubeconfig(self, folder: Path) -> Path:
         """A kubeconfig for this server."""

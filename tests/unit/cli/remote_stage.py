@@ -65,6 +65,15 @@ class RemoteGateway:
         secret, _ = await self.there.services.logins.begin(who, Device())
         return secret
 
+    def api_token(self, who: Identity) -> str:
+        """A new one, as a program sends it."""
+
+        async def make() -> str:
+            client = await self.there.program(who)
+            return str(client.headers["authorization"]).removeprefix("Bearer ")
+
+        return self.do(make())
+
     async def agree(self, address: str, who: Identity = ALICE) -> httpx.Response:
         """What a person's browser does with the address that `vdi login` opens."""
         async with self.browser(await self.log_in(who)) as browser:
@@ -88,7 +97,7 @@ class RemoteGateway:
     def running(self) -> Iterator["RemoteGateway"]:
         """Serve until the context ends."""
         ready, stop = threading.Event(), asyncio.Event()
-        thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._serve(ready, stop)))
+        thread = threading.Thread(target=self._run, args=(ready, stop))
         thread.start()
         try:
             assert ready.wait(30)
@@ -96,7 +105,6 @@ class RemoteGateway:
         finally:
             self._loop.call_soon_threadsafe(stop.set)
             thread.join(30)
-            self._loop.close()
 
     @contextmanager
     def with_stage(self, folder: Path) -> Iterator["RemoteGateway"]:
@@ -109,6 +117,10 @@ class RemoteGateway:
         finally:
             self._loop.call_soon_threadsafe(stop.set)
             playing.result(30)
+
+    def _run(self, ready: threading.Event, stop: asyncio.Event) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve(ready, stop))
 
     async def _serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
         issued = self._authority.issue(

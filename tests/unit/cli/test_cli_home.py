@@ -1,5 +1,6 @@
 """`vdi home` against a fake cluster."""
 
+import importlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from unit.cli.conftest import Vdi
 from unit.cli.fake_cluster import FakeCluster
 from unit.cli.objects import CORE, SESSIONS, TEMPLATES, a_session, a_template, running
+from vdi.cli.home.migrate import Result
+from vdi.home_copy.migration import Migration
+from vdi.kube.errors import ServerError
 from vdi.session.naming import home_claim_name, user_home_claim_name
 
 CLAIMS = f"{CORE}/persistentvolumeclaims"
@@ -152,3 +156,26 @@ def test_a_desktop_keeps_its_home_from_being_migrated(vdi: Vdi, homes: FakeClust
     assert (home["migrated"], home["from"]) == (False, OF_TEMPLATE)
     assert "no homes of eve@example.com to move" in vdi(*words, "--user", "eve@example.com").err
     assert all("/pods" not in path for path in homes.objects)
+
+
+def test_homes_that_were_moved_are_reported_when_an_error_ends_the_rest(
+    vdi: Vdi, fake: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.put(TEMPLATES, a_template())
+    for user in (ALICE, BOB):
+        claim = home_claim_name(session_name="", user=user, template="ubuntu-desktop", retain=True)
+        fake.put(CLAIMS, a_home(claim, user, "ubuntu-desktop"))
+    (kubectl := tmp_path / "kubectl").touch(0o755)
+    module = importlib.import_module("vdi.cli.home.migrate")
+
+    async def migrate(_run: object, migration: Migration, *_: object) -> Result:
+        if migration.user == BOB:
+            raise ServerError(500, "InternalError", "the server is away")
+        return Result(migration.user, migration.source, migration.target.claim, migrated=True)
+
+    monkeypatch.setattr(module, "_migrate", migrate)
+    words = ("home", "migrate", "--template", "ubuntu-desktop", "--to", "User", "--kubectl", str(kubectl))
+    ended = vdi(*words, "-o", "json")
+    assert ended.code != 0
+    assert "the server is away" in ended.err
+    assert [home["user"] for home in json.loads(ended.out)["homes"]] == [ALICE]

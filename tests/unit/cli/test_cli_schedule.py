@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from unit.cli.conftest import Vdi
-from unit.cli.test_remote_commands import remote as remote  # noqa: PLC0414 -- the fixture
+from unit.cli.test_remote_commands import remote
 from vdi.cli.errors import CliError
 from vdi.cli.schedule import local_time_zone, parse_days, parse_time_of_day
+
+__all__ = ["remote"]
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -3,6 +3,7 @@
 import io
 import json
 import webbrowser
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +23,7 @@ from unit.cli.objects import (
     conditions,
     running,
 )
+from vdi.cli.progress import ProgressView
 
 NOW = datetime(2026, 11, 20, 8, 5, 0, tzinfo=UTC)
 
@@ -95,12 +97,29 @@ def test_a_name_that_is_taken_is_reported_with_its_owner(vdi: Vdi, fake: FakeClu
 URL_NO_ONE_ANSWERS = "https://alice-desktop.vdi.localhost:1"
 
 
-def test_wait_shows_each_stage_and_the_total(vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], bool]:
+    """Whether the command has shown the message of a status, if it has one."""
+    texts = [""]
+    show = ProgressView.waiting
+
+    def waiting(view: ProgressView, text: str) -> None:
+        show(view, text)
+        texts.append(text)
+
+    monkeypatch.setattr(ProgressView, "waiting", waiting)
+    return lambda status: any(status.get("message", "") in text for text in texts)
+
+
+def test_wait_shows_each_stage_and_the_total(
+    vdi: Vdi, fake: FakeCluster, shown: Callable[[dict[str, Any]], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vdi.cli.url_check._UNREACHABLE_AFTER_SECONDS", 0.0)
     fake.after_write(
         {"phase": "Pending", "conditions": conditions(TemplateFound=True)},
         {"phase": "Creating", "message": "The image is being pulled.", "conditions": conditions(TemplateFound=True)},
         running(url=URL_NO_ONE_ANSWERS),
+        noticed=shown,
     )
     ran = vdi("session", "create", "alice-desktop", "-t", "ubuntu-desktop", "--user", "a@b.cd", "--wait", "-o", "json")
     assert ran.code == 0, ran.err
@@ -144,7 +163,7 @@ def test_a_wait_that_is_no_duration_is_refused_before_anything_is_made(vdi: Vdi,
 
 
 def test_wait_shows_the_place_in_the_queue_as_it_changes(
-    vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch
+    vdi: Vdi, fake: FakeCluster, shown: Callable[[dict[str, Any]], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vdi.cli.url_check._UNREACHABLE_AFTER_SECONDS", 0.0)
 
@@ -157,7 +176,7 @@ def test_wait_shows_the_place_in_the_queue_as_it_changes(
         }
         return {"phase": "Pending", "queue": queue, **reported}
 
-    fake.after_write(in_line(2), in_line(1), running(url=URL_NO_ONE_ANSWERS))
+    fake.after_write(in_line(2), in_line(1), running(url=URL_NO_ONE_ANSWERS), noticed=shown)
     ran = vdi("session", "create", "alice-desktop", "-t", "ubuntu-desktop", "--user", "a@b.cd", "--wait")
     assert ran.code == 0, ran.err
     for position in (2, 1):

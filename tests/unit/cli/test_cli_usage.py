@@ -5,8 +5,10 @@ import json
 import pytest
 
 from unit.cli.conftest import Vdi
-from unit.cli.test_remote_commands import remote as remote  # noqa: PLC0414 -- the fixture
+from unit.cli.test_remote_commands import remote
 from vdi.cli.usage import By, idle_line, pool_table, usage_table
+
+__all__ = ["remote"]
 
 pytestmark = pytest.mark.timeout(120)
 

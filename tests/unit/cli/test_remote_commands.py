@@ -49,12 +49,7 @@ def remote(
 
 def log_in(gateway: RemoteGateway, who: Identity) -> None:
     """As `vdi login` leaves it."""
-
-    async def token() -> str:
-        client = await gateway.there.program(who)
-        return str(client.headers["authorization"]).removeprefix("Bearer ")
-
-    login = Login(who.user, gateway.do(token()), "2026-12-20T12:00:00Z", gateway.ca.read_text())
+    login = Login(who.user, gateway.api_token(who), "2026-12-20T12:00:00Z", gateway.ca.read_text())
     write_logins(Logins(gateway.url, {gateway.url: login}))
 
 

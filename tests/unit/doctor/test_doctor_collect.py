@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from support.clock import FakeClock
 from vdi.diagnosis.snapshot import Scope
 from vdi.doctor.collect import collector
 from vdi.doctor.collect.collector import collect
@@ -15,19 +16,20 @@ from vdi.kube.errors import ConnectionFailed
 from vdi.kube.transport import Client
 
 _NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+_REQUEST_SECONDS = 0.25
 
 
 @asynccontextmanager
-async def api_server(pause: float | None) -> AsyncIterator[Client]:
-    """Finds nothing, after that many seconds; None: never answers."""
+async def api_server(clock: FakeClock | None) -> AsyncIterator[Client]:
+    """Finds nothing, after `_REQUEST_SECONDS` of this clock; None: never answers."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while await reader.readuntil(b"\r\n\r\n"):
-                if pause is None:
+                if clock is None:
                     await reader.read()
                     return
-                await asyncio.sleep(pause)
+                clock.forward(seconds=_REQUEST_SECONDS)
                 writer.write(_NOT_FOUND)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -41,9 +43,10 @@ async def api_server(pause: float | None) -> AsyncIterator[Client]:
 
 
 async def test_the_time_of_a_small_request_is_measured() -> None:
-    async with api_server(0.05) as client:
-        snapshot = await collect(client, Scope("vdi-sessions"), SYSTEM_CLOCK)
-    assert 0.05 <= snapshot.api_seconds < 1
+    clock = FakeClock()
+    async with api_server(clock) as client:
+        snapshot = await collect(client, Scope("vdi-sessions"), clock)
+    assert snapshot.api_seconds == _REQUEST_SECONDS
 
 
 async def test_an_api_server_that_hangs_is_reported_after_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """`vdi doctor` on bundles: what is printed, and with which status it ends."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ from unit.doctor.doctor_faults import FAULTS
 from vdi.cli.main import main
 from vdi.diagnosis.snapshot import save
 
+Run = Callable[..., tuple[int, str, str]]
+"""What is typed after `vdi doctor --from`; gives the exit code, and what went to stdout and stderr."""
+
 
 @pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     def typed(cluster: Cluster, *words: str) -> tuple[int, str, str]:
         file = tmp_path / "bundle.json"
         file.write_bytes(save(cluster.snapshot()))
@@ -23,20 +27,20 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-
     return typed
 
 
-def test_nothing_is_wrong(run) -> None:  # type: ignore[no-untyped-def]
+def test_nothing_is_wrong(run: Run) -> None:
     code, out, _ = run(Cluster())
     assert code == 0
     assert "no problems found" in out
 
 
 @pytest.mark.parametrize(("fault", "status"), [("role_cut", 1), ("encoder_of_selkies_1", 1), ("routes_forbidden", 3)])
-def test_the_status_says_how_it_ended(run, fault: str, status: int) -> None:  # type: ignore[no-untyped-def]
+def test_the_status_says_how_it_ended(run: Run, fault: str, status: int) -> None:
     cluster = Cluster()
     FAULTS[fault][1](cluster)
     assert run(cluster)[0] == status
 
 
-def test_causes_come_first_and_what_follows_is_folded_under_them(run) -> None:  # type: ignore[no-untyped-def]
+def test_causes_come_first_and_what_follows_is_folded_under_them(run: Run) -> None:
     cluster = Cluster()
     FAULTS["operator_gone"][1](cluster)
     _, out, _ = run(cluster)
@@ -48,7 +52,7 @@ def test_causes_come_first_and_what_follows_is_folded_under_them(run) -> None:  
     assert all(line.startswith("   follows") for line in rest)
 
 
-def test_one_session_of_a_bundle(run) -> None:  # type: ignore[no-untyped-def]
+def test_one_session_of_a_bundle(run: Run) -> None:
     cluster = Cluster(2)
     FAULTS["image_wrong"][1](cluster)
     assert run(cluster, "alice-0")[0] == 1
@@ -58,7 +62,7 @@ def test_one_session_of_a_bundle(run) -> None:  # type: ignore[no-untyped-def]
     assert "there is no session bob" in err
 
 
-def test_data_for_programs(run) -> None:  # type: ignore[no-untyped-def]
+def test_data_for_programs(run: Run) -> None:
     cluster = Cluster()
     FAULTS["role_cut"][1](cluster)
     (finding,) = json.loads(run(cluster, "-o", "json")[1])["findings"]
@@ -66,7 +70,7 @@ def test_data_for_programs(run) -> None:  # type: ignore[no-untyped-def]
     assert "related_objects" not in finding
 
 
-def test_what_is_typed_wrongly(run, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_typed_wrongly(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(Cluster(), "alice-0", "--all")[0] == 2
     assert main(["doctor", "--from", "/does/not/exist"]) == 3
     assert main(["doctor", "--explain", "gpu_config"]) == 2

@@ -82,6 +82,41 @@ def test_the_cause_is_found_and_nothing_else_is_blamed(name: str) -> None:
     ]
 
 
+def test_a_home_is_given_to_the_user_that_the_template_names() -> None:
+    cluster = Cluster()
+    FAULTS["home_0700"][1](cluster)
+    volume = cluster.one("persistentvolumes")
+    volume["spec"] = {**volume["spec"], "hostPath": {"path": "/srv/homes of us"}}
+    cluster.one("vditemplates")["spec"]["runAsUser"] = 1234
+    (finding,) = roots(run_checks(cluster.snapshot()))
+    assert finding.remedy and finding.remedy.commands == ("chown -R 1234:1234 '/srv/homes of us'",)
+
+
+@pytest.mark.parametrize(
+    ("line", "commands"),
+    [
+        ("mkdir: cannot create directory '/data': Permission denied", ("chmod a+rwx /srv/db",)),
+        ('could not open file "/data/PG_VERSION": Permission denied', ("ls -lnR /srv/db",)),
+    ],
+)
+def test_files_of_a_database_are_never_opened_to_all(line: str, commands: tuple[str, ...]) -> None:
+    cluster = Cluster()
+    KASM_FAULTS["kasm_database_may_not_write"][1](cluster)
+    (key,) = (key for key in cluster.logs if key.startswith("kasm/"))
+    cluster.logs[key] = [line]
+    pod = next(pod for pod in cluster.objects["pods"] if f"kasm/{pod['metadata']['name']}/" in key)
+    claim = next(
+        volume["persistentVolumeClaim"] for volume in pod["spec"]["volumes"] if "persistentVolumeClaim" in volume
+    )
+    bound = next(
+        one for one in cluster.objects["persistentvolumeclaims"] if one["metadata"]["name"] == claim["claimName"]
+    )
+    bound["spec"]["volumeName"] = "pv-db"
+    cluster.objects["persistentvolumes"].append({"metadata": {"name": "pv-db"}, "spec": {"local": {"path": "/srv/db"}}})
+    (finding,) = roots(run_checks(cluster.snapshot()))
+    assert finding.remedy and finding.remedy.commands == commands
+
+
 def test_a_gpu_that_needs_wayland_gets_the_command_that_allows_it() -> None:
     (finding,) = findings_of("intel_gpu_on_x11")
     assert finding.remedy

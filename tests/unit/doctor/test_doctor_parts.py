@@ -130,6 +130,8 @@ def test_a_bundle_has_no_secrets_and_no_names_of_people() -> None:
         f'{{"token": "{SECRET}"}}',
         f"Authorization: Bearer {SECRET}",
     ]
+    cluster.not_ready(last={"reason": "Error", "message": f"password={SECRET}"}, restarts=2)
+    cluster.warn("Pod", cluster.pod["metadata"]["name"], "BackOff", f"it said: token: {SECRET}")
     bundle = save(redact(cluster.snapshot())).decode()
     assert SECRET not in bundle
     assert "alice0" not in bundle

@@ -84,6 +84,8 @@ def a_pod(claim: str, phase: str = "Running", owner: str = "") -> Pod:
 def test_a_desktop_on_either_home_is_in_the_way(claim: str) -> None:
     found = find_refusal(a_migration(), [], [], [a_pod(claim, owner="desk")])
     assert found == "the session 'desk' uses the home; suspend it first: vdi session suspend desk --wait"
+    elsewhere = find_refusal(a_migration(), [], [], [a_pod(claim, owner="desk")], " -n lab")
+    assert str(elsewhere).endswith("vdi session suspend desk -n lab --wait")
     assert find_refusal(a_migration(), [], [], [a_pod(claim)]) == "the pod pod uses the home"
     assert find_refusal(a_migration(), [], [], [a_pod(claim, "Succeeded", "desk")]) is None
     starting = a_session(status={"homeClaim": claim, "podName": "desk"})

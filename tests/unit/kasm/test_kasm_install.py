@@ -6,13 +6,19 @@ from typing import Any
 import pytest
 
 from vdi.helm.arguments import Place
+from vdi.helm.releases import Info, Revision
 from vdi.kasm.errors import KasmRefusedError
-from vdi.kasm.generations import A, B, C
+from vdi.kasm.generations import A, B, C, Generation
 from vdi.kasm.install.chart import merged, source_of, without_own_keys
 from vdi.kasm.install.run import Running, passwords_secret, state_left, take_passwords
 from vdi.kasm.install.waits import waits
+from vdi.kasm.value_paths import set_at
 from vdi.kasm.values.check import check_values
-from vdi.kasm.values.rules import Code, Subject
+from vdi.kasm.values.rules import Code, Subject, deletes_database
+
+A_DELETES: dict[str, Any] = {}
+set_at(A_DELETES, A.paths["retention"], "Delete")
+set_at(A_DELETES, A.paths["retention_enabled"], True)
 
 
 def test_each_generation_s_chart_is_found_where_it_is_published() -> None:
@@ -98,6 +104,28 @@ def test_pods_that_are_not_kasm_s_or_wait_for_nothing_are_not_shown() -> None:
 def test_hints_of_a_failed_installation_name_its_namespace() -> None:
     run = Running(None, None, None, "one", Place("desks"), 1.0)  # type: ignore[arg-type]
     assert state_left(run, []).endswith("Why: vdi kasm diagnose --namespace desks")
+
+
+def test_a_killed_installation_is_removed_by_vdi_which_keeps_the_database_s_volume() -> None:
+    run = Running(None, None, None, "one", Place("desks"), 1.0)  # type: ignore[arg-type]
+    left = state_left(run, [Revision("one", "desks", 1, Info("pending-install"))])
+    assert left.endswith("If no one is working on it: vdi kasm uninstall --namespace desks --release one")
+
+
+@pytest.mark.parametrize(
+    ("generation", "values", "deletes"),
+    [
+        (C, {}, True),
+        (C, {"database": {"storage": {"retentionPolicy": {"whenDeleted": "Retain"}}}}, False),
+        (C, {"database": {"standalone": True}}, False),
+        (A, {}, False),
+        (A, A_DELETES, True),
+    ],
+)
+def test_when_the_database_s_volume_goes_with_its_statefulset(
+    generation: Generation, values: dict[str, Any], *, deletes: bool
+) -> None:
+    assert deletes_database(Subject(generation, generation.newest, values)) is deletes
 
 
 def test_the_command_that_takes_old_passwords_names_secret_and_namespace() -> None:

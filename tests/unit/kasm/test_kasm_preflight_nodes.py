@@ -198,6 +198,13 @@ def test_statistics_that_may_not_be_read_are_unknown_with_the_permission() -> No
     assert line_of("disk", facts).severity is Severity.OK
 
 
+def test_a_kubelet_that_did_not_answer_is_not_ok() -> None:
+    facts = changed(k3s_with_traefik(), nodes=[a_node(), a_node("k3s-2")])
+    line = line_of("disk-free", facts)
+    assert (line.severity, line.message) == (Severity.UNKNOWN, "1 of 2 kubelets returned their statistics.")
+    assert line.remedy.commands == ("kubectl get --raw /api/v1/nodes/k3s-2/proxy/stats/summary",)
+
+
 def storage_class(name: str, provisioner: str = "example.com/disks", *, default: bool = False) -> dict[str, Any]:
     marks = {"storageclass.kubernetes.io/is-default-class": "true"} if default else {}
     return {"metadata": {"name": name, "annotations": marks}, "provisioner": provisioner}

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from support.builders import a_session
-from unit.release.test_release_preflight import a_revision
+from unit.release.test_release_preflight import a_revision, an_operator
 from vdi.cli.errors import CliError
 from vdi.cli.main import main
 from vdi.cli.release.page import change_data, change_lines, revision_lines, summary_line
 from vdi.cli.uninstall import plan_lines, refuse_unsafe, staying
+from vdi.diagnosis.snapshot import Snapshot
+from vdi.doctor.objects.operators import find_operators
 from vdi.release.diff import changes_between
 from vdi.release.remove import HomeVolume, Removal, no_operator
 
@@ -171,3 +173,12 @@ def test_crds_that_another_release_needs_stay() -> None:
     with pytest.raises(CliError, match=r"deployment/lab/vdi-operator; allowed when no other release exists"):
         refuse_unsafe(plan, crds=True, force=True)
     refuse_unsafe(plan, crds=False, force=False)
+
+
+def test_a_release_that_is_not_found_ends_no_desktops_of_one_that_runs() -> None:
+    deployment = an_operator()
+    deployment["metadata"]["namespace"] = "vdi-system"
+    snapshot = Snapshot(taken_at="2026-11-20T08:00:00Z", objects={"deployments": [deployment]})
+    plan = a_plan(revision=None, operators=find_operators(snapshot))
+    with pytest.raises(CliError, match=r"is running; to remove its release, name it with --release and --namespace"):
+        refuse_unsafe(plan, crds=False, force=True)

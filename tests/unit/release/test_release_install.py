@@ -18,6 +18,7 @@ from vdi.cli.options import KubeConnection
 from vdi.cli.release.locate import locate
 from vdi.cli.release.page import plan_data, plan_lines
 from vdi.cli.release.questions import essential_values
+from vdi.helm.arguments import Place
 from vdi.release.location import gateway_namespaces, release_namespaces
 from vdi.release.plan import plan_install
 
@@ -87,7 +88,7 @@ def test_the_plan_names_everything_that_is_decided() -> None:
     gateway["spec"] = {"template": {"spec": {"containers": [container]}}}
     template = {"kind": "VDITemplate", "metadata": {"name": "small"}, "spec": {"image": "desktop:1"}}
     plan = plan_install(
-        facts(objects=(an_operator(env=environment), gateway, template), namespace="vdi-system", namespaces={
+        facts(objects=(an_operator(env=environment), gateway, template), place=Place("vdi-system"), namespaces={
             "vdi-system": None, "vdi-sessions": {"metadata": {"name": "vdi-sessions"}},
         })
     )  # fmt: skip

@@ -11,6 +11,7 @@ from support.builders import a_node
 from vdi.diagnosis.snapshot import Certificate
 from vdi.doctor.objects.proxies import Traefik
 from vdi.findings.model import Severity, errors
+from vdi.helm.arguments import Place
 from vdi.helm.binary import Helm
 from vdi.helm.releases import Chart as ReleasedChart
 from vdi.helm.releases import ChartMeta, Info, Revision
@@ -50,7 +51,7 @@ def facts(**changes: Any) -> Facts:
         "server": "https://k:6443",
         "kubernetes": "v1.34.4+k3s1",
         "release": "vdi",
-        "namespace": "kasm",
+        "place": Place("kasm"),
         "objects": (an_operator(),),
         "namespaces": {"kasm": None, "vdi-sessions": None},
         "nodes": (a_node(images=["localhost/vdi/vdi:dev"]),),

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from unit.release.test_release_preflight import a_revision
+from vdi.helm.arguments import Place
 from vdi.helm.releases import Revision
 from vdi.release.carry_out import rollback_target, state_in_words
 from vdi.release.chart import find_chart, version_numbers
@@ -93,4 +94,12 @@ ROLLED_BACK = [a_revision(4, description="Rollback to 2"), a_revision(3, "failed
     ],
 )
 def test_in_which_state_a_failure_leaves_it(before: list[Revision], after: list[Revision], said: str) -> None:
-    assert said in state_in_words("vdi", before, after)
+    assert said in state_in_words("vdi", Place("vdi-system"), before, after)
+
+
+def test_the_commands_that_are_suggested_are_about_the_same_release() -> None:
+    place = Place("lab", Path("/tmp/my kubeconfig"), "prod")
+    said = state_in_words("lab", place, (), history("pending-install"))
+    assert said.endswith(
+        "To fix it: vdi uninstall --release lab --namespace lab --kubeconfig '/tmp/my kubeconfig' --context prod"
+    )

@@ -186,6 +186,6 @@ def _run(connection: KubeConnection, work: Callable[[Client], Awaitable[T]]) -> 
         with _refusals_in_words():
             return connection.run(work)
     except KeyboardInterrupt:
-        again = f"{PROGRAM} gpu verify{connection.flags}"
-        typer.echo(f"Interrupted. Changes so far are kept. To continue, run configure again: {again}", err=True)
+        see = f"{PROGRAM} gpu verify{connection.flags}"
+        typer.echo(f"Interrupted. Changes so far are kept; run the same command again. To see them: {see}", err=True)
         raise typer.Exit(INTERRUPTED) from None

@@ -202,7 +202,8 @@ def _copy(
                 view.waiting(f"{size_in_words(count)} copied")
 
         async def run(client: "Client") -> T:
-            return await work(client, CopyRun(client, SYSTEM_CLOCK, command, connection.namespace, view.waiting, moved))
+            namespace, flags = connection.namespace, connection.flags
+            return await work(client, CopyRun(client, SYSTEM_CLOCK, command, namespace, view.waiting, moved, flags))
 
         try:
             return connection.run(run)

@@ -116,28 +116,30 @@ def migrate(
             homes, _ = await read_homes(client, connection.namespace)
             offer = offered[template]
             for migration in plan_migrations(homes, offer, HomeScope(to.value), user):
-                run = _run_of(client, command, connection.namespace, view)
+                run = _run_of(client, command, connection, view)
                 results.append(await _migrate(run, migration, offer, into, image))
 
         try:
             connection.run(work)
         except KeyboardInterrupt:
             view.say("Interrupted; the pod is removed, and the home that was being copied is unchanged.")
+            _show(results, template, user, output)
             raise typer.Exit(INTERRUPTED) from None
-    if output is PageOutput.JSON:
-        print_data({"homes": [result.report() for result in results]}, output)
-    else:
-        _print(results, template, user)
+        except CliError:
+            if results:
+                _show(results, template, user, output)
+            raise
+    _show(results, template, user, output)
     if not all(result.migrated for result in results):
         raise typer.Exit(FINDINGS)
 
 
-def _run_of(client: "Client", command: list[str], namespace: str, view: ProgressView) -> CopyRun:
+def _run_of(client: "Client", command: list[str], connection: KubeConnection, view: ProgressView) -> CopyRun:
     def moved(count: int) -> None:
         if sys.stderr.isatty():
             view.waiting(f"{size_in_words(count)} copied")
 
-    return CopyRun(client, SYSTEM_CLOCK, command, namespace, view.waiting, moved)
+    return CopyRun(client, SYSTEM_CLOCK, command, connection.namespace, view.waiting, moved, connection.flags)
 
 
 async def _migrate(run: CopyRun, migration: Migration, template: VDITemplate, into: str, image: str | None) -> Result:
@@ -155,7 +157,11 @@ async def _migrate(run: CopyRun, migration: Migration, template: VDITemplate, in
     return result
 
 
-def _print(results: list[Result], template: str, user: str | None) -> None:
+def _show(results: list[Result], template: str, user: str | None, output: PageOutput) -> None:
+    """What was done, also where an error or Ctrl-C came after the first homes."""
+    if output is PageOutput.JSON:
+        print_data({"homes": [result.report() for result in results]}, output)
+        return
     if not results:
         typer.echo(f"no homes{f' of {user}' if user else ''} to move for template {template}", err=True)
     for result in results:

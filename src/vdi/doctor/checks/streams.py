@@ -1,6 +1,7 @@
 """What the desktop itself says: its log and its settings."""
 
 import re
+import shlex
 from collections.abc import Iterator
 
 from vdi.diagnosis.check import check
@@ -126,11 +127,12 @@ def _give_home(diagnosis: SessionDiagnosis) -> Remedy:
     volume = diagnosis.home.spec.volume_name if diagnosis.home else ""
     spec = (diagnosis.snapshot.find("persistentvolumes", volume) or {}).get("spec") or {}
     path = (spec.get("hostPath") or spec.get("local") or {}).get("path")
-    if not path or diagnosis.pod is None:
+    if not path or diagnosis.pod is None or diagnosis.template is None:
         return Remedy.run(f"kubectl get pv {volume} --output yaml" if volume else "kubectl get pv")
+    user = diagnosis.template.spec.run_as_user
     return Remedy(
         f"On the node {diagnosis.pod.spec.node_name}, make the desktop's user the owner of the folder.",
-        (f"chown -R 1000:1000 {path}",),
+        (f"chown -R {user}:{user} {shlex.quote(path)}",),
     )
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from vdi.api.crd import build_crds
 from vdi.api.meta import GROUP
+from vdi.diagnosis.grants import UNKNOWN, grant_commands
 from vdi.diagnosis.snapshot import Certificate, Scope, Snapshot, Unreadable
 from vdi.doctor.objects.certificates import read_certificate
 from vdi.doctor.objects.gpus import config_maps_of
@@ -60,7 +61,6 @@ KASM_BUDGET = 6
 LOG_LINES = 200
 _LOGS = 20
 _LOG_SECONDS = 5.0
-_CERTIFICATES = 3
 _ANSWER_SECONDS = 10.0
 """Seconds that the API server has for a small request, before it counts as silent."""
 Object = dict[str, Any]
@@ -229,6 +229,7 @@ class _Reading:
 
     async def certificate(self, namespace: str, name: str) -> None:
         """The public part of a TLS Secret; the key is dropped at once."""
+        self.budget += 1
 
         async def read() -> None:
             found = await self.client.get(SECRETS, name, namespace=namespace, into=dict)
@@ -311,29 +312,28 @@ def _decoded(item: Any) -> Object:
 def _forbidden(
     error: ApiError, kind: Resource, plural: str, verb: str, namespace: str | None, note: str, name: str
 ) -> Unreadable:
-    who = match[1] if (match := re.search(r'User "([^"]+)"', error.message)) else "your account"
+    who = match[1] if (match := re.search(r'User "([^"]+)"', error.message)) else UNKNOWN
     where = f"in namespace {namespace}" if namespace else "in all namespaces" if kind.namespaced else "in the cluster"
     group = f".{kind.group}" if kind.group else ""
-    role = f"create role vdi-doctor --namespace {namespace}" if namespace else "create clusterrole vdi-doctor"
+    resource = f"{kind.plural}{group}{plural.removeprefix(kind.plural)}"
     # A role for all Secrets of a namespace would be for the desktops' passwords, too.
-    named = f" --resource-name={name}" if kind is SECRETS else ""
+    one = name if kind is SECRETS else ""
     return Unreadable(
         note,
         f"{who} may not {verb} {plural}{group} {where}.",
         f"Create this role, and bind it to {who}.",
-        (f"kubectl {role} --verb={verb} --resource={kind.plural}{group}{plural.removeprefix(kind.plural)}{named}",),
+        grant_commands("vdi-doctor", who, verb, resource, namespace=namespace or "", resource_name=one),
     )
 
 
 def _tls_secrets(objects: dict[str, list[Object]]) -> list[tuple[str, str]]:
-    """The TLS Secrets that routes of sessions name, the most used first."""
-    used: dict[tuple[str, str], int] = {}
+    """The TLS Secrets that routes of sessions name."""
+    used: set[tuple[str, str]] = set()
     for route in objects.get("ingressroutes", ()):
         name = ((route.get("spec") or {}).get("tls") or {}).get("secretName")
         if name and _is_ours(route):
-            key = route["metadata"]["namespace"], name
-            used[key] = used.get(key, 0) + 1
-    return sorted(used, key=lambda key: (-used[key], key))[:_CERTIFICATES]
+            used.add((route["metadata"]["namespace"], name))
+    return sorted(used)
 
 
 def _is_ours(route: Object) -> bool:

@@ -108,11 +108,12 @@ class SessionDiagnosis:
     @cached_property
     def desktop(self) -> Desktop | Blocked | None:
         """What it asks for; None: its template is not there."""
-        template, policy = self._template, settings_for(self.snapshot, self.namespace)
+        template, policy = self.template, settings_for(self.snapshot, self.namespace)
         return resolve(self.session, template, policy, self.homes) if template else None
 
     @property
-    def _template(self) -> VDITemplate | None:
+    def template(self) -> VDITemplate | None:
+        """What it is made from; None: it is not there."""
         return self.snapshot.templates.get(self.session.spec.template)
 
     @cached_property
@@ -125,7 +126,7 @@ class SessionDiagnosis:
     def home(self) -> PersistentVolumeClaim | None:
         """Its home."""
         name = self.pod.home_claim if self.pod else None
-        if name is None and self._template and (home := resolve_home(self.session, self._template, self.homes)):
+        if name is None and self.template and (home := resolve_home(self.session, self.template, self.homes)):
             name = home.claim
         return self.snapshot.claims.get((self.namespace, name)) if name else None
 
@@ -139,7 +140,7 @@ class SessionDiagnosis:
         node = self.snapshot.nodes.get(bound.spec.node_name) if bound else None
         return Observed(
             session=self.session,
-            template=self._template,
+            template=self.template,
             pod=pod,
             home=self.home,
             homes=self.homes,
@@ -233,8 +234,8 @@ class SessionDiagnosis:
             f"ingressroute/{self.namespace}/{name}",
             f"service/{self.namespace}/{name}",
         ]
-        if self._template and self._template.spec.basic_auth_secret:
-            found.append(f"secret/{self.namespace}/{self._template.spec.basic_auth_secret.name}")
+        if self.template and self.template.spec.basic_auth_secret:
+            found.append(f"secret/{self.namespace}/{self.template.spec.basic_auth_secret.name}")
         if operator := operator_for(self.snapshot, self.namespace):
             found.append(operator.object)
         if bound := self.pod or self.stranded:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from vdi.diagnosis.grants import UNKNOWN, grant_commands
 from vdi.findings.model import Remedy
 from vdi.kasm.collect.outside import ask_registry, probe, read_clocks, read_tools, resolve
 from vdi.kasm.preflight.checklist import Unreadable
@@ -42,8 +43,9 @@ INGRESS_ROUTES = Resource("traefik.io", "v1alpha1", "ingressroutes", "IngressRou
 
 _EVERYWHERE = (NODES, PODS, SERVICES, DAEMON_SETS, STORAGE_CLASSES, INGRESS_CLASSES)
 _NODE_LEASES = "kube-node-lease"
-_NODES_ASKED = 20
-"""So many kubelets are asked for their statistics, and so many addresses of nodes for their ports, at most."""
+_ADDRESSES_ASKED = 20
+"""So many addresses of nodes are tried for their ports, at most."""
+_KUBELETS_AT_ONCE = 20
 
 
 @dataclass
@@ -104,14 +106,13 @@ class Request:
     def forbidden(self, error: ApiError) -> Unreadable:
         """Who lacks which permission, and the command that gives it."""
         match = re.search(r'User "([^"]+)"', error.message)
-        who = match[1] if match else "your account"
+        who = match[1] if match else UNKNOWN
         where = f" in namespace {self.namespace}" if self.namespace else ""
-        role = f"role vdi-kasm --namespace {self.namespace}" if self.namespace else "clusterrole vdi-kasm"
         return Unreadable(
             f"{who} may not {self.verb} {self.what}{where}.",
             Remedy(
                 f"Create this role, and bind it to {who}.",
-                (f"kubectl create {role} --verb={self.verb} --resource={self.what}",),
+                grant_commands("vdi-kasm", who, self.verb, self.what, namespace=self.namespace or ""),
             ),
         )
 
@@ -142,7 +143,7 @@ async def collect_preflight(client: Client, *, namespace: str, hostname: str, re
         *([_secret(reading, namespace, secret)] if secret else []),
     )
     addresses = [address for node in reading.objects.get("nodes", ()) for address in node_addresses(node)]
-    targets = [(address, port) for address in addresses[:_NODES_ASKED] for port in (HTTPS, RDP)]
+    targets = [(address, port) for address in addresses[:_ADDRESSES_ASKED] for port in (HTTPS, RDP)]
     disks, clocks, probes = await asyncio.gather(_disks(reading), _clocks(reading), probe(targets))
     tools, answer, resolution = await at_once
     return Facts(
@@ -173,6 +174,7 @@ async def _resolved(hostname: str) -> Resolution | None:
 async def _disks(reading: Reading) -> dict[str, Disk]:
     """The kubelets' statistics, through the API server's node proxy, where that is allowed."""
     found: dict[str, Disk] = {}
+    turns = asyncio.Semaphore(_KUBELETS_AT_ONCE)
 
     async def ask(name: str) -> None:
         stats = Resource("", "v1", f"nodes/{name}/proxy/stats", "Summary", namespaced=False)
@@ -183,10 +185,11 @@ async def _disks(reading: Reading) -> dict[str, Disk]:
             if file_system.get("capacityBytes"):
                 found[name] = Disk(int(file_system["capacityBytes"]), int(file_system.get("availableBytes", 0)))
 
-        await reading.attempt("nodes/proxy", Request("get", "nodes/proxy"), read)
+        async with turns:
+            await reading.attempt("nodes/proxy", Request("get", "nodes/proxy"), read)
 
     names = [str(node["metadata"]["name"]) for node in reading.objects.get("nodes", ())]
-    await asyncio.gather(*(ask(name) for name in names[:_NODES_ASKED]))
+    await asyncio.gather(*(ask(name) for name in names))
     return found
 
 

@@ -1,6 +1,7 @@
 """Why one pod of Kasm does not get on, as far as that is its own affair: image, references, volumes, room, crashes."""
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +17,8 @@ _KASM_POD = Subject(volume="volume", node_selector="its nodeSelector", image="th
 _DENIED = re.compile(
     r"(?:mkdir|initdb|cannot create|could not (?:create|change|open)|chown|chmod).*permission denied", re.IGNORECASE
 )
+_NOTHING_MADE = re.compile(r"mkdir|cannot create|could not create directory", re.IGNORECASE)
+"""The volume is empty still."""
 _PATIENCE = 20.0
 """Seconds for which a pod may be without a node: a rolling upgrade makes room by itself."""
 _PROBE_PATIENCE = 60.0
@@ -236,13 +239,21 @@ def _not_writable(pod: KasmPod, container: KasmContainer | None) -> PodProblem |
     volume = claim.spec.volume_name if claim else ""
     spec = (pod.snapshot.find("persistentvolumes", volume) or {}).get("spec") or {}
     path = (spec.get("hostPath") or spec.get("local") or {}).get("path")
+    if not path:
+        remedy = Remedy.run(f"kubectl --namespace {pod.namespace} describe pvc {pod.claims[0]}")
+    elif _NOTHING_MADE.search(words):
+        folder = shlex.quote(path)
+        remedy = Remedy(f"On the node {pod.node}, make the folder of the volume writable.", (f"chmod a+rwx {folder}",))
+    else:  # a database refuses files that are not its own, and those that others may write
+        remedy = Remedy(
+            f"On the node {pod.node}, look whose the volume's files are: they must be the container's user's.",
+            (f"ls -lnR {shlex.quote(path)}",),
+        )
     return PodProblem(
         "kasm_volume_not_writable",
         f"The {whose(container)} of {pod.name} cannot write to its volume {pod.claims[0]}.",
         (f"{container.name}: exit code {(container.ended or {}).get('exitCode')}", f"log: {words.strip()}"),
-        Remedy(f"On the node {pod.node}, make the folder of the volume writable.", (f"chmod -R a+rwX {path}",))
-        if path
-        else Remedy.run(f"kubectl --namespace {pod.namespace} describe pvc {pod.claims[0]}"),
+        remedy,
         (f"persistentvolumeclaim/{pod.namespace}/{pod.claims[0]}", f"node/{pod.node}"),
     )
 

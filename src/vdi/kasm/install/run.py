@@ -24,7 +24,7 @@ from vdi.kasm.install.chart import KasmChart, merged, without_own_keys
 from vdi.kasm.install.waits import tell_waits
 from vdi.kasm.value_paths import set_at, value_at
 from vdi.kasm.values.check import check_values
-from vdi.kasm.values.rules import Subject, in_words
+from vdi.kasm.values.rules import Subject, deletes_database, in_words
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import CLAIMS, SECRETS, STATEFUL_SETS
 from vdi.kube.transport import Client
@@ -74,7 +74,7 @@ def check(chart: KasmChart, values: Mapping[str, Any], helm: Version) -> tuple[s
 
 
 async def plan_install(run: Running, chart: KasmChart, values: dict[str, Any]) -> Plan:
-    """Raises KasmRefusedError where Kasm is there already, or where an older database would stay locked."""
+    """Raises KasmRefusedError where Kasm is there already, or an older database would stay locked or might be lost."""
     warnings = check(chart, values, run.helm.version)
     revisions = await read_revisions(run.client, run.place.namespace, run.release)
     if revisions and revisions[0].status in PENDING:
@@ -101,6 +101,12 @@ async def plan_install(run: Running, chart: KasmChart, values: dict[str, Any]) -
             f"creates new passwords at every installation, which do not match it. Take {', '.join(other)} from "
             f"Secret {name} and name that file last (-f passwords.yaml): "
             f"{take_passwords(chart.generation, run.place.namespace, name)}"
+        )
+    if claims and deletes_database(Subject(chart.generation, chart.version, merged(chart.defaults, values))):
+        raise KasmRefusedError(
+            f"the volume of an earlier database exists (PersistentVolumeClaim {', '.join(claims)}), and with "
+            f"{chart.generation.paths['retention']}: Delete, which is the default of some charts, it would be deleted "
+            "if this installation fails and helm removes it again. Write Retain there."
         )
     if claims:
         warnings = (*warnings, f"the database of an earlier installation will be used again: {', '.join(claims)}")
@@ -210,8 +216,10 @@ def state_left(run: Running, after: list[Revision]) -> str:
 
 
 def _pending(run: Running, revision: Revision) -> str:
-    where = f"-n {run.place.namespace}"
-    fix = f"helm rollback {run.release} {where}" if revision.version > 1 else f"helm uninstall {run.release} {where}"
+    if revision.version > 1:
+        fix = f"helm rollback {run.release} -n {run.place.namespace}"
+    else:  # helm uninstall would delete the database's volume where its policy is Delete
+        fix = f"vdi kasm uninstall --namespace {run.place.namespace} --release {run.release}"
     return (
         f"revision {revision.version} of {run.release} is {revision.status}: helm is working on it, or was killed. "
         f"If no one is working on it: {fix}"

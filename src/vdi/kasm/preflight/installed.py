@@ -136,7 +136,7 @@ def secret_lines(facts: Facts, planned: PlannedRelease, installed: Installed | N
             Remedy(
                 "Save it, because an old database accepts only its passwords. Then delete it.",
                 (
-                    f"{command} get secret {planned.secret} --output yaml > {planned.secret}.yaml",
+                    f"(umask 077; {command} get secret {planned.secret} --output yaml > {planned.secret}.yaml)",
                     f"{command} delete secret {planned.secret}",
                 ),
             ),

@@ -181,16 +181,14 @@ def free_disk_line(facts: Facts, needs: Needs) -> Finding:
     claims = sum(claim.size for claim in needs.claims)
     expected = f"{gigabytes(claims)} for volumes, and less than {_GC_AT:.0%} used afterwards"
     unread = facts.missing("nodes/proxy")
-    known = {
-        node.metadata.name: facts.disks[node.metadata.name]
-        for node in usable(facts)
-        if node.metadata.name in facts.disks
-    }
+    names = [node.metadata.name for node in usable(facts)]
+    known = {name: facts.disks[name] for name in names if name in facts.disks}
+    silent = next((name for name in names if name not in known), "NODE")
+    nothing = Unreadable(
+        f"{len(known)} of {len(names)} kubelets returned their statistics.",
+        Remedy("Query one yourself:", (f"kubectl get --raw /api/v1/nodes/{silent}/proxy/stats/summary",)),
+    )
     if not known:
-        nothing = Unreadable(
-            "No kubelet returned its statistics.",
-            Remedy("Query one yourself: kubectl get --raw /api/v1/nodes/NODE/proxy/stats/summary."),
-        )
         return unreadable_finding("disk-free", expected, unread or nothing)
     name = min(known, key=lambda one: known[one].available)
     disk = known[name]
@@ -208,6 +206,8 @@ def free_disk_line(facts: Facts, needs: Needs) -> Finding:
         )
     elif after > _GC_AT * disk.capacity:
         severity, message = Severity.WARNING, "At that level the kubelet deletes images, and soon after evicts pods."
+    elif len(known) < len(names):
+        return unreadable_finding("disk-free", expected, unread or nothing)
     else:
         return Finding(code="disk-free", severity=Severity.OK, observed=observed, expected=expected, evidence=evidence)
     return Finding(

@@ -167,7 +167,7 @@ def _database(subject: Subject) -> Iterator[Finding]:
     if external:
         major = subject.generation.postgres_major
         yield _warning(Code.RISKY_VALUE, "database.standalone", f"is true: the server must be PostgreSQL {major}.")
-    elif _deletes(subject):
+    elif deletes_database(subject):
         yield _warning(
             Code.RISKY_VALUE,
             "database.storage.retentionPolicy.whenDeleted",
@@ -191,10 +191,15 @@ def _database(subject: Subject) -> Iterator[Finding]:
         )
 
 
-def _deletes(subject: Subject) -> bool:
+def deletes_database(subject: Subject) -> bool:
+    """Whether the volume of the chart's own database goes when its StatefulSet does."""
+    paths = subject.generation.paths
+    external, enabled = paths.get("database_external"), paths.get("retention_enabled")
+    if (external and subject.on(external)) or (enabled and not subject.on(enabled)):
+        return False
     last = subject.generation.retains_database_after
     default = "Retain" if last and subject.version > last else "Delete"
-    return bool(subject.get("database.storage.retentionPolicy.whenDeleted", default) == "Delete")
+    return bool(subject.get(paths["retention"], default) == "Delete")
 
 
 def _certificate(subject: Subject) -> Iterator[Finding]:
