@@ -19,6 +19,7 @@ from vdi.demo.browser import DesktopBrowser, Login, missing_packages
 from vdi.demo.people import PeopleError, ready_user
 from vdi.devcluster import binaries, cluster, images, packages, privileged
 from vdi.devcluster.control_plane import CONTROL_PLANE_BINARIES
+from vdi.devcluster.host_settings import without_proxies
 from vdi.devcluster.node import NODE_BINARIES
 from vdi.devcluster.progress import Progress
 
@@ -190,7 +191,7 @@ def _folder_of_tools(folder: Path, found: Mapping[str, Path]) -> Path:
 
 
 def _environment(kubeconfig: Path) -> dict[str, str]:
-    return {**os.environ, "KUBECONFIG": str(kubeconfig)}
+    return {**without_proxies(os.environ), "KUBECONFIG": str(kubeconfig)}
 
 
 def _kubectl(kubeconfig: Path, kubectl: Path, *words: str) -> str:

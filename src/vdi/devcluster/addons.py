@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
+from vdi.devcluster.host_settings import without_proxies
 from vdi.devcluster.layout import ClusterSettings, Layout
 from vdi.devcluster.networks import Networks
 from vdi.devcluster.progress import Step
@@ -21,7 +23,7 @@ def apply_addons(step: Step, layout: Layout, settings: ClusterSettings, binaries
         manifests += render(layout, settings.node_name, settings.networks, resolv_conf)
     kubectl: list[str | Path] = [binaries["kubectl"], "--kubeconfig", layout.kubeconfig]
     apply: list[str | Path] = ["apply", "--server-side", "--force-conflicts", "--field-manager=vdi-cluster", "-f", "-"]
-    step.run([*kubectl, *apply], stdin="\n---\n".join(manifests).encode())
+    step.run([*kubectl, *apply], env=without_proxies(os.environ), stdin="\n---\n".join(manifests).encode())
     layout.addons_applied.touch()
 
 

@@ -69,10 +69,9 @@ def write_credentials(layout: Layout, settings: ClusterSettings) -> None:
 
 def write_node_credentials(layout: Layout, settings: ClusterSettings) -> None:
     """Make what the node of this layout needs: kubelet's own certificate, and those of its clients."""
-    assert settings.networks is not None  # noqa: S101 - a full node has networks
     layout.config.mkdir(mode=0o700, parents=True, exist_ok=True)
     ca = authority(layout.pki, "ca", f"vdi cluster {settings.name}")
-    name, address = settings.name_of(layout.number), settings.networks.address_of(layout.number)
+    name, address = settings.name_of(layout.number), settings.node_networks.address_of(layout.number)
     ca.issue(layout.certificate("kubelet-server"), name, names=[name, address], server=True)
     _write_clients(layout, settings, ca, node_clients(name))
 

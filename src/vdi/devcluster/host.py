@@ -121,9 +121,8 @@ def _absent(path: Path) -> list[Path]:
 
 def rules(settings: ClusterSettings) -> list[list[str]]:
     """The node's way out: its one address is masqueraded, and what it began may come back."""
-    assert settings.networks is not None  # noqa: S101 - a full node has networks
     link, tag = link_name(settings.name), ["-m", "comment", "--comment", f"vdi-{settings.name}"]
-    source = f"{settings.networks.node_address}/32"
+    source = f"{settings.node_networks.node_address}/32"
     back = ["-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"]
     iptables = ["iptables", "-w", "10"]
     return [
@@ -177,28 +176,26 @@ def make_cgroup(mount: CgroupMount, cgroup: str) -> None:
 
 def connect(settings: ClusterSettings, pid: int) -> None:
     """Join the host and the network namespace of process `pid` by a pair of links."""
-    assert settings.networks is not None  # noqa: S101 - a full node has networks
-    link = link_name(settings.name)
+    networks, link = settings.node_networks, link_name(settings.name)
     if (Path("/sys/class/net") / link).exists():
         run("ip", "link", "delete", link)
-    ours = ip_network(settings.networks.link)
+    ours = ip_network(networks.link)
     others = [ip_network(route, strict=False) for route in routes()]
     taken = [str(other) for other in others if other.prefixlen > 1 and other.overlaps(ours)]
     if taken:
         raise ClusterError(
-            f"the cluster's addresses {settings.networks.link} are now routed elsewhere ({', '.join(taken)}); `vdi "
+            f"the cluster's addresses {networks.link} are now routed elsewhere ({', '.join(taken)}); `vdi "
             f"cluster reset --name {settings.name}` chooses others (all data in it is lost)"
         )
-    prefix = ip_network(settings.networks.link).prefixlen
+    prefix = ip_network(networks.link).prefixlen
     run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
-    run("ip", "address", "add", f"{settings.networks.host_address}/{prefix}", "dev", link)
+    run("ip", "address", "add", f"{networks.host_address}/{prefix}", "dev", link)
     run("ip", "link", "set", link, "up")
 
 
 def connect_node(settings: ClusterSettings, number: int, first_pid: int, pid: int) -> None:
     """Join a further node to the first one, which runs as `first_pid`: process `pid` is in its network namespace."""
-    networks = settings.networks
-    assert networks is not None  # noqa: S101 - a full node has networks
+    networks = settings.node_networks
     link = node_link(number)
     prefix = ip_network(networks.link).prefixlen
     in_first = _inside(first_pid)
@@ -217,8 +214,7 @@ def connect_node(settings: ClusterSettings, number: int, first_pid: int, pid: in
 
 def join_network(settings: ClusterSettings, number: int, first_pid: int) -> None:
     """Take the link of a further node up and set the route to its pods: a link that goes down loses its routes."""
-    networks = settings.networks
-    assert networks is not None  # noqa: S101 - a full node has networks
+    networks = settings.node_networks
     run(*_inside(first_pid), "ip", "link", "set", node_link(number), "up")
     way = ["via", networks.address_of(number), "dev", node_link(number)]
     run(*_inside(first_pid), "ip", "route", "replace", networks.pods_of(number), *way)

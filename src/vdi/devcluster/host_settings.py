@@ -1,4 +1,4 @@
-"""This machine's settings for pip and apt, in a form that a build can use and an image cannot keep.
+"""This machine's settings for pip, apt and proxies, in a form that a build can use and an image cannot keep.
 
 Two folders are made: one is mounted over the build's /root (pip's configuration, the certificate authorities, wheel
 folders), one over its /etc/apt. Both folders exist in the image already, so not even an empty file stays behind.
@@ -19,6 +19,7 @@ from pathlib import Path
 PROXY_VARIABLES = tuple(
     spelled for name in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy") for spelled in (name, name.upper())
 )
+_AUTHORITY_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 LEFTOVERS = ("root/.config", "root/ca.crt", "root/.netrc", "root/find-links-0", "etc/apt/ca.crt")
 """Paths that only these folders have: none may be in an image."""
 
@@ -27,6 +28,19 @@ _CA_VARIABLES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUN
 _SYSTEM_CA = (Path("/etc/ssl/certs/ca-certificates.crt"), Path("/etc/pki/tls/certs/ca-bundle.crt"))
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _APT_SETTINGS = ("Acquire::http::", "Acquire::https::", "Acquire::Check-", "Acquire::Retries", "Acquire::ForceIPv")
+
+
+def image_pull_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """The variables of `env` that containerd needs to reach registries: proxies and certificate authorities."""
+    return {name: env[name] for name in (*PROXY_VARIABLES, *_AUTHORITY_VARIABLES) if name in env}
+
+
+def without_proxies(env: Mapping[str, str]) -> dict[str, str]:
+    """`env` for a program that talks to the embedded cluster alone.
+
+    The cluster's addresses are chosen when it is created, so no one can name them in NO_PROXY before.
+    """
+    return {name: value for name, value in env.items() if name not in PROXY_VARIABLES}
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,13 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
         return f"https://{self.api_host}:{self.api_port}"
 
     @property
+    def node_networks(self) -> Networks:
+        """The networks of a cluster that has nodes. Raises ClusterError where there is only a control plane."""
+        if self.networks is None:
+            raise ClusterError(f"cluster {self.name} is a control plane without nodes")
+        return self.networks
+
+    @property
     def node_name(self) -> str:
         """The first node's name in the cluster."""
         return self.name_of(1)

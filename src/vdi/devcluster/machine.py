@@ -123,10 +123,9 @@ config_path = "/etc/containerd/certs.d"
 
 def cni_config(settings: ClusterSettings, machine: Machine, layout: Layout) -> dict[str, object]:
     """Pods on point-to-point links of their own: unlike a bridge that needs no `br_netfilter`, which is the host's."""
-    assert settings.networks is not None  # noqa: S101 - a full node has networks
-    pods = ip_network(settings.networks.pods_of(layout.number))
+    pods = ip_network(settings.node_networks.pods_of(layout.number))
     # The range of all nodes, so that what pods send to those of other nodes keeps its address; given are the node's.
-    own = {"subnet": settings.networks.all_pods, "rangeStart": str(pods[2]), "rangeEnd": str(pods[-2])}
+    own = {"subnet": settings.node_networks.all_pods, "rangeStart": str(pods[2]), "rangeEnd": str(pods[-2])}
     address = {
         "type": "host-local",
         "ranges": [[{**own, "gateway": str(pods[1])}]],
@@ -145,11 +144,10 @@ def cni_config(settings: ClusterSettings, machine: Machine, layout: Layout) -> d
 
 def kubelet_config(settings: ClusterSettings, machine: Machine, layout: Layout) -> dict[str, object]:
     """The kubelet's configuration: a guest on the machine, so it reserves, limits and tunes nothing of the host's."""
-    assert settings.networks is not None  # noqa: S101 - a full node has networks
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "address": settings.networks.address_of(layout.number),
+        "address": settings.node_networks.address_of(layout.number),
         "authentication": {
             "anonymous": {"enabled": False},
             "webhook": {"enabled": True},
@@ -161,7 +159,7 @@ def kubelet_config(settings: ClusterSettings, machine: Machine, layout: Layout) 
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{layout.cgroup}",
         "failCgroupV1": False,
-        "clusterDNS": [settings.networks.dns_service],
+        "clusterDNS": [settings.node_networks.dns_service],
         "clusterDomain": "cluster.local",
         "containerRuntimeEndpoint": f"unix://{layout.run}/containerd.sock",
         "enforceNodeAllocatable": [],

@@ -18,7 +18,6 @@ from typing import Any
 from vdi.devcluster import fake_gpus
 from vdi.devcluster.layout import ClusterSettings, Layout, write_private
 from vdi.devcluster.machine import Machine, cni_config, containerd_config, kubelet_config, resolv_conf
-from vdi.devcluster.networks import Networks
 from vdi.devcluster.probe import SYSTEM_PATH
 from vdi.devcluster.supervisor import Component
 
@@ -61,7 +60,7 @@ def host_folders(layout: Layout) -> dict[str, Path]:
 
 def setup_commands(layout: Layout, settings: ClusterSettings) -> list[list[str]]:
     """What the node's supervisor does first, inside its namespaces."""
-    networks = _networks(settings)
+    networks = settings.node_networks
     commands = [["mount", "--make-rshared", "/"]]
     commands += [["mount", "--bind", str(ours), theirs] for theirs, ours in host_folders(layout).items()]
     commands += [["mount", "--bind", str(_tunable_file(layout, name)), f"/proc/sys/{name}"] for name in KERNEL_TUNABLES]
@@ -82,8 +81,13 @@ def setup_commands(layout: Layout, settings: ClusterSettings) -> list[list[str]]
     return commands
 
 
-def node(layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]) -> list[Component]:
-    """The node's components; on the first node they start after those of the control plane."""
+def node(
+    layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path], pull_environment: Mapping[str, str]
+) -> list[Component]:
+    """The node's components; on the first node they start after those of the control plane.
+
+    `pull_environment` is for containerd only: no other component sends requests out of the cluster.
+    """
     tools = [binaries[name].parent for name in ("containerd", "containerd-shim-runc-v2", "runc")]
     path = ":".join([*map(str, dict.fromkeys(tools)), SYSTEM_PATH])
     socket = f"{layout.run}/containerd.sock"
@@ -91,7 +95,7 @@ def node(layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]
         Component(
             name="containerd",
             argv=[str(binaries["containerd"]), "--config", str(layout.config / "containerd.toml")],
-            env={"PATH": path},
+            env={**pull_environment, "PATH": path},
             ready={"unix": socket},
         ),
         Component(
@@ -101,7 +105,7 @@ def node(layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]
                 f"--config={layout.config / 'kubelet.json'}",
                 f"--kubeconfig={layout.component_kubeconfig('kubelet')}",
                 f"--hostname-override={settings.name_of(layout.number)}",
-                f"--node-ip={_networks(settings).address_of(layout.number)}",
+                f"--node-ip={settings.node_networks.address_of(layout.number)}",
                 "--root-dir=/var/lib/kubelet",
             ],
             env={"PATH": path},
@@ -134,16 +138,11 @@ def write_node_config(
         _tunable_file(layout, name).write_text(f"{value}\n")
     if layout.cluster is None:
         browsers = f"127.0.0.1:{settings.websecure_port}"  # a name for the socket that Traefik is given
-        pods = f"{_networks(settings).address_of(layout.number)}:{_TRAEFIK_SERVICE_PORT}"
+        pods = f"{settings.node_networks.address_of(layout.number)}:{_TRAEFIK_SERVICE_PORT}"
         _write_json(layout.config / "traefik.json", _traefik_config(layout, browsers, _TRAEFIK_HEALTH))
         _write_json(layout.config / "traefik-pods.json", _traefik_config(layout, pods, _POD_TRAEFIK_HEALTH))
         (layout.config / "traefik-resolv.conf").write_text(_cluster_resolv_conf(settings))
         _write_json(layout.config / "traefik-tls.json", _traefik_tls(layout))
-
-
-def _networks(settings: ClusterSettings) -> Networks:
-    assert settings.networks is not None  # noqa: S101 - a full node has networks
-    return settings.networks
 
 
 def _control_plane(layout: Layout) -> list[str]:
@@ -181,7 +180,7 @@ def _kube_proxy(layout: Layout, settings: ClusterSettings, binary: Path) -> Comp
             f"--kubeconfig={layout.component_kubeconfig('kube-proxy')}",
             f"--hostname-override={settings.name_of(layout.number)}",
             "--proxy-mode=iptables",
-            f"--cluster-cidr={_networks(settings).all_pods}",
+            f"--cluster-cidr={settings.node_networks.all_pods}",
             "--conntrack-max-per-core=0",  # the limit is the host's
             "--healthz-bind-address=127.0.0.1:10256",
             "--metrics-bind-address=127.0.0.1:10249",
@@ -238,7 +237,7 @@ def _traefik_config(layout: Layout, address: str, health: str) -> dict[str, Any]
 
 def _cluster_resolv_conf(settings: ClusterSettings) -> str:
     """What the kubelet gives pods: `vdi-gateway.vdi-system.svc` is a name that the cluster's DNS completes."""
-    return f"nameserver {_networks(settings).dns_service}\nsearch svc.cluster.local cluster.local\noptions ndots:5\n"
+    return f"nameserver {settings.node_networks.dns_service}\nsearch svc.cluster.local cluster.local\noptions ndots:5\n"
 
 
 def _traefik_tls(layout: Layout) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from vdi.devcluster import supervisor
-from vdi.devcluster.layout import ClusterError, Layout
+from vdi.devcluster.layout import ClusterError, Layout, write_private
 from vdi.devcluster.supervisor import Component
 
 STOP_SECONDS = 40.0
@@ -55,9 +55,12 @@ class Supervised(msgspec.Struct, frozen=True):
 
 
 def write_spec(layout: Layout, components: list[Component], setup: list[list[str]]) -> None:
-    """What the supervisor is to run; `setup` are commands it runs first, inside its namespaces."""
+    """What the supervisor is to run; `setup` are commands it runs first, inside its namespaces.
+
+    Only its owner can read the file: containerd's environment may have a proxy's password.
+    """
     spec = {"setup": setup, "components": [asdict(component) for component in components]}
-    layout.spec.write_bytes(msgspec.json.format(msgspec.json.encode(spec), indent=1))
+    write_private(layout.spec, msgspec.json.format(msgspec.json.encode(spec), indent=1))
 
 
 def start_supervisor(
@@ -76,9 +79,8 @@ def start_supervisor(
     layout.status.unlink(missing_ok=True)
     listen_fd = listener.fileno() if listener else -1
     command = [*(namespaces or []), sys.executable, "-I", supervisor.__file__, str(layout.root), str(listen_fd)]
-    # Proxies and authorities matter to image pulls; the rest of the caller's environment does not.
-    kept = {"HOME", "PATH", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR"}
-    env = {key: value for key, value in os.environ.items() if key in kept or key.lower().endswith("_proxy")}
+    # No proxies: components that talk to the API server would send their requests to one. containerd's are in the spec.
+    env = {name: os.environ[name] for name in ("HOME", "PATH", "LANG") if name in os.environ}
     with (layout.logs / "supervisor.log").open("ab") as log:
         process = subprocess.Popen(
             command,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import msgspec
 from vdi.devcluster import api, probe
 from vdi.devcluster.control_plane import control_plane, write_control_plane_config
 from vdi.devcluster.credentials import write_credentials, write_node_credentials
+from vdi.devcluster.host_settings import image_pull_environment
 from vdi.devcluster.layout import ClusterError, ClusterSettings, Layout, free_ports, state_root
 from vdi.devcluster.networks import NoFreeNetwork, choose_networks
 from vdi.devcluster.node import node, setup_commands, write_node_config
@@ -139,7 +141,7 @@ def write_files(layout: Layout, settings: ClusterSettings, binaries: Mapping[str
     if not settings.control_plane_only:
         machine = probe.read_machine(containerd=binaries["containerd"], state=layout.root)
         write_node_config(layout, settings, machine, binaries)
-        components += node(layout, settings, binaries)
+        components += node(layout, settings, binaries, image_pull_environment(os.environ))
         setup = setup_commands(layout, settings)
     write_spec(layout, components, setup)
 
@@ -150,7 +152,8 @@ def write_node_files(layout: Layout, settings: ClusterSettings, binaries: Mappin
     write_node_credentials(layout, settings)
     machine = probe.read_machine(containerd=binaries["containerd"], state=layout.root)
     write_node_config(layout, settings, machine, binaries)
-    write_spec(layout, node(layout, settings, binaries), setup_commands(layout, settings))
+    components = node(layout, settings, binaries, image_pull_environment(os.environ))
+    write_spec(layout, components, setup_commands(layout, settings))
 
 
 def wait_running(layout: Layout, step: Step, *, timeout_factor: float) -> None:

@@ -6,11 +6,12 @@ import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from rich.console import Console
 
+from support.web_server import serve_handler
 from vdi.devcluster.build_cache import BuildCache
 from vdi.devcluster.progress import Progress
 
@@ -59,17 +60,12 @@ def serving() -> Iterator[Server]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, args=(0.02,))
-    thread.start()
-    server.url = f"http://127.0.0.1:{http.server_port}"
-    try:
-        yield server
-    finally:
-        server.over.set()
-        http.shutdown()
-        thread.join()
-        http.server_close()
+    with serve_handler(Handler) as http:
+        server.url = f"http://127.0.0.1:{http.server_port}"
+        try:
+            yield server
+        finally:
+            server.over.set()
 
 
 @contextmanager

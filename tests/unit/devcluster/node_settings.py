@@ -1,8 +1,9 @@
-"""What a full node's cluster was made with, for tests that need one on paper."""
+"""What a full node's cluster was made with, and on which machine, for tests that need one on paper."""
 
 from msgspec.structs import replace
 
 from vdi.devcluster.layout import ClusterSettings
+from vdi.devcluster.machine import Machine
 from vdi.devcluster.networks import choose_networks
 
 FULL_NODE = ClusterSettings(
@@ -18,3 +19,11 @@ FULL_NODE = ClusterSettings(
 )
 
 THREE_NODES = replace(FULL_NODE, nodes=3)
+
+DEBIAN_12 = Machine(
+    containerd=(1, 6),
+    may_lower_oom_score=True,
+    state_filesystem="ext4",
+    nameservers={"/etc/resolv.conf": ("192.0.2.53",)},
+    mtu=1500,
+)

@@ -1,14 +1,14 @@
 """The base image: the registry first, Debian's packages when it cannot be used, and the reason said."""
 
 import io
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from support.web_server import serve_handler
 from vdi.devcluster.build_cache import BuildCache
 from vdi.devcluster.images import base
 from vdi.devcluster.images.base import bootstrap_command, from_registry, make_base, registry_problem
@@ -29,13 +29,8 @@ def registry() -> Iterator[str]:
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve_handler(Handler) as server:
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 @pytest.mark.parametrize(("status", "problem"), [(200, None), (401, None), (503, "its registry responded with 503")])

@@ -15,20 +15,13 @@ import pytest
 import yaml
 from msgspec.structs import replace
 
-from unit.devcluster.node_settings import FULL_NODE, THREE_NODES
+from unit.devcluster.node_settings import DEBIAN_12, FULL_NODE, THREE_NODES
 from vdi.devcluster import machine
 from vdi.devcluster.addons import render
 from vdi.devcluster.layout import Layout
 from vdi.devcluster.machine import Machine
 from vdi.devcluster.node import KERNEL_TUNABLES, host_folders, node, setup_commands, write_node_config
 
-DEBIAN_12 = Machine(
-    containerd=(1, 6),
-    may_lower_oom_score=True,
-    state_filesystem="ext4",
-    nameservers={"/etc/resolv.conf": ("192.0.2.53",)},
-    mtu=1500,
-)
 LAYOUT = Layout(Path("/home/alice/.local/state/vdi/demo"))
 
 
@@ -133,7 +126,7 @@ def test_the_nodes_mounts_cover_what_its_programs_insist_on_and_come_first() -> 
 
 def test_every_component_waits_for_one_that_exists() -> None:
     names = ("containerd", "containerd-shim-runc-v2", "runc", "kubelet", "kube-proxy", "traefik")
-    components = node(LAYOUT, replace(FULL_NODE, fake_gpus=2), {name: Path("/bin") / name for name in names})
+    components = node(LAYOUT, replace(FULL_NODE, fake_gpus=2), {name: Path("/bin") / name for name in names}, {})
     known = {component.name for component in components} | {"etcd", "kube-apiserver"}
     assert all(known.issuperset(component.after) for component in components)
     assert [component.name for component in components if component.listen_name] == ["traefik"]
@@ -148,7 +141,7 @@ def test_traefik_asks_the_clusters_dns_and_stays_the_process_that_got_the_socket
     layout.config.mkdir(parents=True)
     programs = dict.fromkeys(("containerd", "containerd-shim-runc-v2", "runc", "kubelet", "kube-proxy"), Path("/bin/x"))
     (found,) = [
-        one for one in node(layout, FULL_NODE, {**programs, "traefik": Path("/bin/traefik")}) if one.listen_name
+        one for one in node(layout, FULL_NODE, {**programs, "traefik": Path("/bin/traefik")}, {}) if one.listen_name
     ]
     resolv_conf = layout.config / "traefik-resolv.conf"
     begin, end = found.argv.index("sh"), found.argv.index("/bin/traefik")
@@ -214,7 +207,7 @@ def test_pods_keep_their_address_towards_the_pods_of_other_nodes(number: int, fi
 def test_a_further_node_has_no_traefik_and_gets_its_images_before_its_kubelet() -> None:
     names = ("containerd", "containerd-shim-runc-v2", "runc", "kubelet", "kube-proxy")
     second = LAYOUT.of_node(2)
-    components = node(second, replace(THREE_NODES, fake_gpus=2), {name: Path("/bin") / name for name in names})
+    components = node(second, replace(THREE_NODES, fake_gpus=2), {name: Path("/bin") / name for name in names}, {})
     known = {component.name: component for component in components}
     assert list(known) == ["containerd", "kubelet", "kube-proxy", "fake-gpus"]
     assert all(set(known).issuperset(component.after) for component in components)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from support.waiting import PATIENCE
 from vdi.devcluster import supervisor
 from vdi.devcluster.processes import wait_until
 from vdi.devcluster.supervisor import Component
@@ -47,7 +48,7 @@ class Running:
         return found
 
     def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        assert wait_until(lambda: condition(self.status()), 8), self.status()
+        assert wait_until(lambda: condition(self.status()), PATIENCE), self.status()
         return self.status()
 
     def end(self) -> None:
@@ -55,7 +56,7 @@ class Running:
             self.stdin.close()
         if self.process.poll() is None:
             self.process.terminate()
-        self.process.wait(timeout=8)
+        self.process.wait(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_losing_its_folder_does_not_stop_it(start: Start, tmp_path: Path) -> Non
     (tmp_path / "logs").rename(tmp_path / "away")
     (tmp_path / "status.partial").mkdir()
     os.kill(pid, signal.SIGKILL)
-    assert wait_until(lambda: not alive(pid), 5)
+    assert wait_until(lambda: not alive(pid), PATIENCE)
     (tmp_path / "away").rename(tmp_path / "logs")
     (tmp_path / "status.partial").rmdir()
     running.until(lambda all_: all_["one"]["state"] == "running" and all_["one"]["pid"] != pid)
@@ -158,7 +159,7 @@ def test_a_killed_supervisor_takes_its_components_along(start: Start) -> None:
     running = start(shell("one", "exec sleep 60"))
     pid = running.until(lambda all_: bool(all_) and all_["one"]["state"] == "running")["one"]["pid"]
     running.process.kill()
-    assert wait_until(lambda: not alive(pid), 5)
+    assert wait_until(lambda: not alive(pid), PATIENCE)
 
 
 def test_the_listening_socket_goes_to_one_component_and_to_no_other(start: Start, tmp_path: Path) -> None:
@@ -173,14 +174,14 @@ def test_the_listening_socket_goes_to_one_component_and_to_no_other(start: Start
             shell("other", listing),
             listener=listener,
         )
-        with socket.create_connection(listener.getsockname(), timeout=5) as client:
+        with socket.create_connection(listener.getsockname(), timeout=PATIENCE) as client:
             assert client.recv(100) == b"websecure"
-    assert wait_until((tmp_path / "fds").exists, 5)
+    assert wait_until((tmp_path / "fds").exists, PATIENCE)
     assert "socket:" not in (tmp_path / "fds").read_text()
 
 
 def test_without_the_starters_word_nothing_is_started(start: Start) -> None:
     running = start(shell("one", "exec sleep 60"), go=False)
     running.stdin.close()
-    assert running.process.wait(timeout=8) == 1
+    assert running.process.wait(timeout=PATIENCE) == 1
     assert running.status() == {}
