@@ -26,17 +26,18 @@
     silent += 1;
     if (silent === ASK) transport.send(QUESTION);
     if (silent < GIVE_UP) return;
-    console.warn(`[stream-watch] nothing was heard for ${silent} s: connecting anew`);
+    console.warn(`[stream-watch] nothing was heard for ${silent} s: connecting again`);
     const { onclose } = transport;
     transport.onclose = null; // it would be called late, or never
     transport.close();
     onclose?.({ type: 'close', code: 1006, reason: '', wasClean: false });
   }, TICK_MS);
 
-  // When a stream begins again the page is told so, in words, and throws its decoder away. Words wait until packed ones
+  // When a stream begins again the page gets a text message and throws its decoder away. Words wait until packed ones
   // before them are unpacked, pictures do not: on a slow machine the page throws away what has begun already, and the
   // next picture that can be shown without those comes when the screen changes much later. So we ask for one.
   const APART_MS = 300; // Selkies takes no two such requests within 250 ms
+  const AGAIN_MS = 1100; // and of a page that does not own the display no two within a second
   let asked = -APART_MS;
   function makeUpForReset(connection) {
     const forget = connection.resetVideoAck; // what the page calls when it throws its decoder away, and only then
@@ -45,6 +46,8 @@
       const wait = Math.max(0, asked + APART_MS - performance.now());
       asked = performance.now() + wait;
       setTimeout(() => connection.send('REQUEST_KEYFRAME'), wait);
+      // Again, since that one is lost when Selkies' own page, or another one, has asked a moment before.
+      setTimeout(() => connection.send('REQUEST_KEYFRAME'), wait + AGAIN_MS);
     };
   }
 })();

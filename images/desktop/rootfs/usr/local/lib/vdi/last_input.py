@@ -34,7 +34,7 @@ class InputRecorder:
 
 
 def _mapped(file: Path) -> mmap.mmap:
-    """The file, made anew with the time of now: a desktop that nobody has touched is idle since its start."""
+    """The file, made again with the time of now: a desktop that no one has touched is idle since its start."""
     part = file.with_name(file.name + ".part")
     part.write_bytes(struct.pack(_FORMAT, time.monotonic()))
     part.rename(file)

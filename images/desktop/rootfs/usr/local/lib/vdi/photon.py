@@ -116,7 +116,7 @@ class Mark:
             self._send(struct.pack("<BBHIHBBBxxx", 33, 0, 4, self.root, _ANY_MODIFIER, code, 1, 1))
         head = struct.pack("<BBHII", 1, 0, 10, self.window, self.root)
         self._send(head + struct.pack("<hhHHHHIIII", 0, 0, SIZE, SIZE, 0, 0, 0, 0x202, BLACK, 1))
-        self._send(struct.pack("<BxH", 43, 1))  # asks for the focus: what was refused before is told before its answer
+        self._send(struct.pack("<BxH", 43, 1))  # asks for the focus: errors of earlier requests come before its reply
         x11.reply(connection)
 
     def step(self, left: float) -> bool:
