@@ -83,11 +83,14 @@ async def _round(cluster: Cluster, kubeconfig: Path) -> dict[str, float]:
         *command, env={**os.environ, **program.environment}, stdout=asyncio.subprocess.DEVNULL
     )
     await process.wait()
+    command_s = time.perf_counter() - judged
+    if process.returncode not in (0, 1):
+        raise RuntimeError(f"`{' '.join(command)}` ended with status {process.returncode}")
     return {
         "floor_s": floor,
         "read_s": read - begun,
         "judge_s": judged - read,
-        "command_s": time.perf_counter() - judged,
+        "command_s": command_s,
         "requests": requests - len(snapshot.logs),
         "findings": len(findings),
     }
@@ -101,9 +104,11 @@ async def _floor(cluster: Cluster) -> float:
         async def get(path: str) -> None:
             async with http.get(path) as answer:
                 await answer.read()
+                if answer.status not in (200, 404):
+                    raise RuntimeError(f"GET {path}: {answer.status}")
 
         paths = [kind.path() for kind in (*EVERYWHERE, *OF_CLUSTER)] + [kind.path(NAMESPACE) for kind in IN_SCOPE]
-        await asyncio.gather(*(get(path) for path in paths), return_exceptions=True)
+        await asyncio.gather(*(get(path) for path in paths))
     return time.perf_counter() - begun
 
 

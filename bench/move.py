@@ -57,7 +57,12 @@ class Kubectl:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        said = (await process.communicate())[0].decode()
+        try:
+            said = (await process.communicate())[0].decode()
+        finally:
+            if process.returncode is None:  # cancelled
+                process.kill()
+                await process.wait()
         if process.returncode != 0:
             raise RuntimeError(f"`kubectl {' '.join(words)}`: {said.strip()}")
         return said
@@ -79,11 +84,15 @@ async def move(client: Client, kubectl: Kubectl, notice_s: float) -> Figures:
         draining = asyncio.create_task(
             kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=5m")
         )
-        warned = await until(client, SESSIONS, NAME, lambda found: draining_since(found) is not None)
-        over = (draining_since(warned) or begin) + notice_s
-        await until(client, SESSIONS, NAME, lambda found: is_running(found) and status(found, "nodeName") != node)
-        moved = time.time()
-        await draining
+        try:
+            warned = await until(client, SESSIONS, NAME, lambda found: draining_since(found) is not None)
+            over = (draining_since(warned) or begin) + notice_s
+            await until(client, SESSIONS, NAME, lambda found: is_running(found) and status(found, "nodeName") != node)
+            moved = time.time()
+            await draining
+        finally:
+            draining.cancel()
+            await asyncio.wait([draining])
         return {"drain_to_running_s": moved - begin, "notice_over_to_running_s": moved - over}
     finally:
         await remove(client, SESSIONS, NAME)

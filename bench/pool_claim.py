@@ -90,7 +90,7 @@ class Bench:
                 await asyncio.sleep(TRICKLE_INTERVAL)
         await self._timeline.all_in(self._timeline.session_running, names, DEADLINE, "sessions Running")
         seen, posted = self._timeline.session_running, self._operator.posted
-        foreign = foreign_percent(before, self._cluster.processes.cpu(), time.monotonic() - start)
+        after, seconds = self._cluster.processes.cpu(), time.monotonic() - start
         waits = latency([seen[name] - posted[name] for name in names])
         await asyncio.sleep(AUDIT_FLUSH_SECONDS)
         with self._cluster.audit_log.open() as log:
@@ -100,7 +100,9 @@ class Bench:
             "from_pool": await self._from_pool(set(names)),
             "created_to_running": waits,
             "operator_cpu_s": round(self._operator.cpu() - cpu, 2),
-            "foreign_cpu_percent": foreign,
+            "until_running_s": round(seconds, 2),
+            "cpu_until_running_s": {name: round(after[name] - before[name], 2) for name in before},
+            "foreign_cpu_percent": foreign_percent(before, after, seconds),
             "api": requests,
         }
 

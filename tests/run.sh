@@ -8,7 +8,8 @@ unset PYTHONDONTWRITEBYTECODE # tests start our programs hundreds of times
 export GOGC=400 # half of the time is spent in Go programs (API server, etcd, helm, kubectl): memory for processor time
 python=.venv/bin/python
 pytest=("$python" -m pytest --durations 10)
-trap 'echo "== interrupted"; exit 130' INT TERM # pytest handles SIGINT itself, so without this the next suite would begin
+# pytest handles SIGINT itself, so without this the next suite would begin.
+trap '[ -z "$beside" ] || kill -INT -- "-$beside"; echo "== interrupted"; exit 130' INT TERM
 examples=()
 left_out=(-m "not long")
 if [ "${1:-}" = --thorough ]; then
@@ -16,8 +17,10 @@ if [ "${1:-}" = --thorough ]; then
     left_out=()
     shift
 fi
+asked=" $* "
 failed=()
 times=()
+beside=
 
 run() {
     local suite=$1 begin=$SECONDS
@@ -25,6 +28,24 @@ run() {
     echo "== $suite"
     "$@" || failed+=("$suite")
     times+=("$(printf '%-8s %5d s' "$suite" $((SECONDS - begin)))")
+}
+
+# Starts a suite beside the next ones, which wait more than they compute. What it prints comes with `finish`.
+start_beside() {
+    printed=$(mktemp)
+    set -m # a process group of its own, so that Ctrl-C can end it
+    ("$@" > "$printed" 2>&1) &
+    set +m
+    beside=$!
+}
+
+finish() {
+    wait "$beside"
+    local status=$?
+    beside=
+    cat "$printed"
+    rm "$printed"
+    return "$status"
 }
 
 # The servers and the browser that the tests of these suites start.
@@ -38,11 +59,14 @@ cores=$(nproc)
 workers=$((cores < 8 ? cores : 8))
 spread=(--numprocesses $((workers + 2)) --dist loadfile)
 
+of_long_tests=(crane registry karpenter kwok pebble)
 control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubectl helm helm3 traefik-crds.yaml)
 
 # A desktop as `make demo` makes it, on a cluster of its own name, so that a demo that runs is left alone.
 desktops() {
     $python -m vdi demo up --name e2e --screenshot demo.png || return
+    # Not sooner: pages of a browser fail when the machine's network interfaces change.
+    case $asked in *" e2e "*"portal "*) start_beside portal ;; esac # one before e2e has run already
     "${pytest[@]}" tests/e2e --ignore tests/e2e/test_node_guest.py --ignore-glob '*/test_streaming_*.py' --timeout 180 \
         ${left_out[@]+"${left_out[@]}"}
 }
@@ -52,11 +76,20 @@ streaming() {
     "${pytest[@]}" tests/e2e/test_streaming_*.py --timeout 180
 }
 
+doctor() {
+    $python -m vdi demo up --name e2e || return
+    "${pytest[@]}" tests/doctor
+}
+
 # Some of the faults that the suite `doctor` makes on the same node.
 a_cut_of_the_faults="nothing_is_wrong or library or operator_is_scaled or gateway_is_scaled"
 
 desktops_down() {
     $python -m vdi demo down --name e2e
+}
+
+portal() { # each worker has a browser
+    "${pytest[@]}" tests/portal --numprocesses "$workers" --dist worksteal ${left_out[@]+"${left_out[@]}"}
 }
 
 nodes() {
@@ -78,7 +111,7 @@ for suite in "$@"; do
             fi
             ;;
         cluster)
-            run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"
+            run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}" ${examples[@]+"${of_long_tests[@]}"}
             run cluster "${pytest[@]}" tests/cluster tests/network --timeout 180 "${spread[@]}" ${left_out[@]+"${left_out[@]}"}
             ;;
         e2e)
@@ -92,11 +125,12 @@ for suite in "$@"; do
             else
                 echo "== e2e: NOT RUN: a node needs root (kubelet, containerd, network namespaces); run: sudo make e2e"
                 times+=("e2e      not run: needs root")
+                [ -z "${CI:-}" ] || failed+=(e2e)
             fi
             ;;
         doctor)
             trap desktops_down EXIT
-            run doctor "${pytest[@]}" tests/doctor
+            run doctor doctor
             run "down" desktops_down
             trap - EXIT
             ;;
@@ -122,8 +156,8 @@ for suite in "$@"; do
             run "programs" $python -m vdi.devcluster.binaries helm kubectl
             run kasm "${pytest[@]}" tests/kasm
             ;;
-        portal) # needs Chromium, which e2e installs; each worker has a browser
-            run portal "${pytest[@]}" tests/portal --numprocesses "$workers" --dist worksteal ${left_out[@]+"${left_out[@]}"}
+        portal)
+            if [ -n "$beside" ]; then run portal finish; else run portal portal; fi
             ;;
         chaos)
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"

@@ -1,4 +1,5 @@
-"""Words that docs/design/language.md leaves behind, in identifiers, comments, docstrings and developer docs.
+"""Words that docs/design/language.md leaves behind: in identifiers and docstrings of Python, in comments of every
+language, and in developer docs.
 
 `python -m tools.check_language` names each place. Sentences that users read are not checked here, but by
 `python -m tools.messages`. Exit status: 0 none found, 1 some.
@@ -14,9 +15,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-CODE = ("src", "tests", "bench", "tools")
+CODE = ("src", "tests", "bench", "tools", "charts", "images")
 DOCS = ("CONTRIBUTING.md", "docs/design")
 NOT_CHECKED = (Path(__file__).name, "renames.md", "language.md")
+
+_HASH = re.compile(r"(?:^|(?<=\s))#[^\n]*", re.MULTILINE)
+_SLASH = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+COMMENTS = {
+    **dict.fromkeys((".yaml", ".yml", ".toml", ".sh", ".tpl", "Containerfile", "Makefile"), _HASH),
+    **dict.fromkeys((".js", ".css"), _SLASH),
+    ".html": re.compile(r"\{#.*?#\}", re.DOTALL),
+}
+"""How comments look, by the end of a file's name."""
 
 PROSE = {
     r"mend(s|ed|ing)?": "fix, repair",
@@ -83,6 +93,23 @@ def check_python(file: str, text: str) -> Iterator[Place]:
             yield from check_prose(file, token.string, line)
 
 
+def check_comments(file: str, text: str, comment: re.Pattern[str]) -> Iterator[Place]:
+    """Comments of what is not Python."""
+    for found in comment.finditer(text):
+        yield from check_prose(file, found[0], 1 + text.count("\n", 0, found.start()))
+
+
+def check_code(path: Path) -> Iterator[Place]:
+    """One file of source code, whatever its language; nothing of other files."""
+    file = path.relative_to(ROOT).as_posix()
+    program = b"" if path.suffix else path.read_bytes().partition(b"\n")[0]  # its first line names the interpreter
+    comment = next((comment for end, comment in COMMENTS.items() if path.name.endswith(end)), None)
+    if comment is not None or program.startswith(b"#!/bin/"):
+        yield from check_comments(file, path.read_text(), comment or _HASH)
+    elif path.suffix == ".py" or (program.startswith(b"#!") and b"python3" in program):
+        yield from check_python(file, path.read_text())
+
+
 def check_prose(file: str, text: str, first: int = 1) -> Iterator[Place]:
     """Sentences, whose first line has the number `first`."""
     for found in _PROSE.finditer(text):
@@ -93,9 +120,9 @@ def check_prose(file: str, text: str, first: int = 1) -> Iterator[Place]:
 def check_all() -> list[Place]:
     """Every place in the repository."""
     places: list[Place] = []
-    for path in sorted(path for top in CODE for path in (ROOT / top).rglob("*.py")):
-        if path.name not in NOT_CHECKED:
-            places += check_python(path.relative_to(ROOT).as_posix(), path.read_text())
+    for path in sorted(path for top in CODE for path in (ROOT / top).rglob("*")):
+        if path.is_file() and path.name not in NOT_CHECKED:
+            places += check_code(path)
     pages = [path for top in DOCS for path in ([ROOT / top] if top.endswith(".md") else (ROOT / top).rglob("*.md"))]
     for path in sorted(pages):
         if path.name not in NOT_CHECKED:

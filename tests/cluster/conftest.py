@@ -29,14 +29,22 @@ TEST = 180
 """Seconds: the slowest tests take 20, and several times that on a machine with other work."""
 
 
+@pytest.hookimpl(trylast=True)  # when `-m` and `-k` have left out what is not run
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fixtures count into a test's time, so the first test of a run gets what making the control plane may take."""
-    here = Path(__file__).parent
-    ours = [item for item in items if here in item.path.parents]
-    if ours:
-        ours[0].add_marker(pytest.mark.timeout(SLOW_FIRST_START))
-    for item in ours[1:]:
-        if item.get_closest_marker("timeout") is None:
+    """Fixtures count into a test's time, so tests that may make a control plane get what that takes.
+
+    A worker makes its own in the first test that needs it, of whichever file it is given. Some files make another one
+    in their first test.
+    """
+    here, begun = Path(__file__).parent, set[tuple[Path, bool]]()
+    for item in items:
+        if here not in item.path.parents:
+            continue
+        kind = item.path, "control_plane" in getattr(item, "fixturenames", ())
+        if kind not in begun:
+            begun.add(kind)
+            item.add_marker(pytest.mark.timeout(SLOW_FIRST_START), append=False)  # before the test's own
+        elif item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TEST))
 
 

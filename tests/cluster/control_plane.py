@@ -70,7 +70,11 @@ async def restart_garbage_collector(name: str, api: Client) -> None:
 
 
 async def make_namespace(api: Client, name: str) -> None:
-    """Return when pods can be made in it, which needs the default service account."""
+    """Return when pods can be made in it, which needs the default service account.
+
+    After a test that kills the API server that takes a while: the controller manager gives up after 10 s, and the next
+    one waits until the Lease of the last has run out, 15 s, and for its first lists.
+    """
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
     await api.create(NAMESPACES, body, into=msgspec.Raw)
 
@@ -81,7 +85,7 @@ async def make_namespace(api: Client, name: str) -> None:
             return False
         return True
 
-    await eventually(has_account, f"namespace {name} has its default service account", 30)
+    await eventually(has_account, f"namespace {name} has its default service account", 75)
 
 
 async def delete_namespace(api: Client, name: str) -> None:

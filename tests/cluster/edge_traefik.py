@@ -32,12 +32,21 @@ READY_SECONDS = 20.0
 ANY_LABEL = r"HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.vdi\.localhost$`)"
 
 
+_given: set[int] = set()
+"""Ports that `free_port` has returned."""
+
+
 def free_port() -> int:
-    """A port that is free, and that the kernel gives to no program that requests any: those are from 32768 on."""
+    """A port that is free, and that the kernel gives to no program that requests any: those are from 32768 on.
+
+    Never the same twice: what is to listen there may not have begun.
+    """
     while True:
         port = random.randrange(20_000, 32_000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 @dataclass

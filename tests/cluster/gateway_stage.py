@@ -143,10 +143,12 @@ class GatewayStage:
         }
         return await self.inside("/edge/verify", headers=forwarded | dict(headers or {}))
 
-    async def until_ready(self) -> None:
-        """Wait until /readyz says so."""
+    async def until_ready(self, replica: "GatewayProcess | None" = None) -> None:
+        """Wait until /readyz says so. Fails at once when that replica has ended."""
 
         async def is_ready() -> bool:
+            if replica:
+                assert replica.process.returncode is None, f"the gateway has ended:\n{replica.log.read_text()[-3000:]}"
             try:
                 return (await self.inside("/readyz")).status_code == 200
             except httpx.TransportError:
@@ -258,7 +260,7 @@ async def gateway_process(
     async with AsyncExitStack() as stack:
         replica = GatewayProcess(process, GatewayStage(stage, settings, ports[0], ports[1], stack), path)
         try:
-            await replica.gateway.until_ready()
+            await replica.gateway.until_ready(replica)
             yield replica
         finally:
             await replica.kill()

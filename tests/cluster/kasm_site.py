@@ -4,11 +4,10 @@ import asyncio
 import json
 import os
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import yaml
 
 from cluster.helm_tools import Tools, open_tools
 from cluster.stand_in import STAND_IN, add_node, nodes_stand_in, remove_node
+from support.web_server import serve_handler
 from vdi.cli.main import main
 from vdi.kube.config_loading import load_config
 from vdi.kube.resource import NODES, PODS, SERVICES, Resource
@@ -43,15 +43,8 @@ class Registry(BaseHTTPRequestHandler):
 @contextmanager
 def a_registry() -> Iterator[str]:
     """Its URL."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Registry)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with serve_handler(Registry) as server:
         yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @dataclass

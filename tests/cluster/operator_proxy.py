@@ -1,6 +1,7 @@
 """A way to the API server that counts what passes, and can cut the line at the n-th write. On loopback, plain HTTP."""
 
 import asyncio
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -8,8 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import aiohttp
-from aiohttp import ClientConnectionResetError, web
+from aiohttp import AddrInfoType, ClientConnectionResetError, web
 
+from support.waiting import eventually
 from support.web_server import serve_app
 from vdi.kube.config import ClusterConfig
 from vdi.operator.host_key import SECRET as HOST_KEY
@@ -98,12 +100,22 @@ class Proxy:
         """Listen while the context lasts."""
         app = web.Application(client_max_size=2**26)
         app.router.add_route("*", "/{path:.*}", self._pass)
-        connector = aiohttp.TCPConnector(ssl=self._upstream.ssl_context() or True, limit=0)
+        sockets: list[socket.socket] = []
+
+        def open_socket(address: AddrInfoType) -> socket.socket:
+            sockets.append(socket.socket(*address[:3]))
+            return sockets[-1]
+
+        context = self._upstream.ssl_context() or True
+        connector = aiohttp.TCPConnector(ssl=context, limit=0, socket_factory=open_socket)
         timeout = aiohttp.ClientTimeout(total=None)
         session = aiohttp.ClientSession(connector=connector, auto_decompress=False, timeout=timeout)
-        async with session as self._session, serve_app(app) as port:
-            self.url = f"http://127.0.0.1:{port}"
-            yield self
+        try:
+            async with session as self._session, serve_app(app) as port:
+                self.url = f"http://127.0.0.1:{port}"
+                yield self
+        finally:
+            await _hang_up_upstream(sockets)
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
@@ -147,6 +159,18 @@ class Proxy:
                     await response.write(chunk)
                 await response.write_eof()
             return response
+
+
+async def _hang_up_upstream(sockets: list[socket.socket]) -> None:
+    """Return when all are closed.
+
+    aiohttp leaves the connection of an answer that is not read to its end to asyncio, which waits for the server's
+    farewell. Open when the test's loop is closed, it would fail whatever test is running when it is collected.
+    """
+    for one in sockets:
+        with suppress(OSError):  # closed, or never connected
+            one.shutdown(socket.SHUT_RDWR)
+    await eventually(lambda: all(one.fileno() < 0 for one in sockets), "the connections to the API server are closed")
 
 
 def _hang_up(request: web.Request) -> Exception:

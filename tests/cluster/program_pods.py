@@ -7,7 +7,6 @@ import asyncio
 import base64
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 
 import httpx
 
+from cluster.edge_traefik import free_port
 from cluster.release_stage import bind_claims, look_after, set_status
 from cluster.stand_in import nodes_stand_in
 from vdi.kube.config_loading import load_config
@@ -117,7 +117,7 @@ class ProgramPods:
 
     async def _start(self, api: Client, pod: Object) -> Program:
         container, namespace = pod["spec"]["containers"][0], pod["metadata"]["namespace"]
-        ports = _free_ports()
+        ports = free_port(), free_port()
         variables = {
             **os.environ,
             **{one["name"]: await _value(api, namespace, one) for one in container.get("env") or ()},
@@ -166,11 +166,6 @@ async def _value(api: Client, namespace: str, variable: Object) -> str:
     except NotFound:
         return ""
     return base64.b64decode(secret["data"][reference["key"]]).decode()
-
-
-def _free_ports() -> tuple[int, int]:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        return one.getsockname()[1], two.getsockname()[1]
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -174,10 +173,11 @@ def test_uninstalling_waits_for_no_one_and_keeps_crds_sessions_and_their_namespa
     }
     release.kubectl("create", "-f", "-", stdin=json.dumps(session))
     try:
-        begin = time.monotonic()
+        # No pod runs here: helm would wait for a hook until `Tools.helm` ends it.
         done = release.helm("uninstall", "vdi", "--namespace", "vdi-system")
-        assert done.returncode == 0 and time.monotonic() - begin < 20, done.stderr
-        assert release.kubectl("get", "vdi", "--namespace", "vdi-sessions", "-o", "name").strip().endswith("/kept")
+        assert done.returncode == 0, done.stderr
+        kept = json.loads(release.kubectl("get", "vdi", "kept", "--namespace", "vdi-sessions", "-o", "json"))
+        assert "deletionTimestamp" not in kept["metadata"], "no operator is there to remove its finalizer"
         assert release.kubectl("get", "deploy,sa", "--namespace", "vdi-system", "-o", "name").split() == [
             "serviceaccount/default"
         ]

@@ -95,7 +95,7 @@ async def test_the_page_follows_the_start_and_opens_the_desktop_by_itself(
     line = {"phase": "Pending", "queue": queue, "message": "All 4 GPUs are in use.", "conditions": (found, waits)}
     now(edge, status=line)
     await expect(page.get_by_role("heading", name="Number 3 in line")).to_be_visible()
-    await expect(page).to_have_title("Number 3 in line · VDI")
+    await expect(page).to_have_title("Number 3 in line: alice-desktop · VDI")
     await expect(page.locator("li[aria-current=step]")).to_contain_text("Find capacity")
     now(edge, status={**CREATING, "queue": None})
     await expect(page.get_by_text("3 of 9 layers")).to_be_visible()

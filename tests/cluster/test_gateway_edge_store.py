@@ -1,17 +1,23 @@
 """Grants on both databases: a real PostgreSQL, and SQLite in a file."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import event, insert
+from sqlalchemy.util import await_only
 
 from support.postgres import postgres_server, postgres_url
 from unit.gateway.history_stage import open_database
 from vdi.gateway.store.base import Database
-from vdi.gateway.store.grants import Grant, GrantStore
+from vdi.gateway.store.grants import Grant, GrantStore, grants
+from vdi.gateway.store.history import find_names
+from vdi.gateway.store.logins import LoginStore
 from vdi.gateway.users import Role
 
 __all__ = ["postgres_server", "postgres_url"]
@@ -82,3 +88,26 @@ async def test_old_ones_are_removed(database: Database) -> None:
     await store.end(["grant-2"], NOW - timedelta(days=8), "x")
     await store.forget_before(NOW - timedelta(days=7))
     assert [await store.by_handle(one) is None for one in ("1", "2", "3")] == [True, True, False]
+
+
+async def test_more_can_be_ended_than_a_statement_takes_values(database: Database) -> None:
+    """PostgreSQL's protocol has 32,767, and so many has SQLite as it comes; Debian's has more."""
+    if database.is_sqlite:
+        event.listen(database.engine.sync_engine, "connect", take_few_values)
+        await database.close()  # the pool connects again
+    first = msgspec.structs.asdict(a_grant(0)) | {"groups": "[]", "role": "viewer"}
+    rows = [first | {"id": f"grant-{number}", "handle_hash": str(number)} for number in range(40_000)]
+    async with database.begin() as connection:
+        await connection.execute(insert(grants), rows)
+    ids = [row["id"] for row in rows]
+    assert await GrantStore(database).end(ids, NOW, "x") == set(ids)
+    assert await GrantStore(database).open() == []
+    await LoginStore(database).end_logins(ids, NOW)
+    async with database.connect() as connection:
+        assert await find_names(connection, ids) == {}
+
+
+def take_few_values(connection: Any, _record: object) -> None:
+    """SQLite's own limit, on a connection that is made in the thread of its driver."""
+    driver = connection.driver_connection
+    await_only(driver._execute(driver._conn.setlimit, sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 32_766))

@@ -8,24 +8,26 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from cluster.edge_traefik import TraefikStage
-from cluster.test_gateway_edge_browser import a_person, chromium, edge, now  # noqa: F401 -- the fixtures
+from cluster.test_gateway_edge_browser import a_person, chromium, edge, now
 from unit.gateway.edge_stage import GUEST, shared_with
 from vdi.api.meta import ObjectMeta
 from vdi.api.streaming import TemplateStreaming
 from vdi.api.template import TemplateSpec, VDITemplate
 
+__all__ = ["chromium", "edge"]
+
 OVER_WEBSOCKET, NO_WAY = "Connected over WebSocket, not WebRTC", "Cannot connect to the desktop"
 
 
 @pytest.fixture
-def webrtc(edge: TraefikStage) -> TraefikStage:  # noqa: F811
+def webrtc(edge: TraefikStage) -> TraefikStage:
     spec = TemplateSpec(image="example/desktop:1", streaming=TemplateStreaming(transport="webrtc"))
     edge.stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version="1"), spec))
     edge.desktop.mode = "webrtc"
     return edge
 
 
-async def opened(edge: TraefikStage, page: Page, role: str) -> None:  # noqa: F811
+async def opened(edge: TraefikStage, page: Page, role: str) -> None:
     """Return when the desktop's own page is there, with a token of this role in its address."""
     await page.wait_for_url(re.compile(r"/\?v=[0-9a-f]{12}#token="))
     await expect(page.locator("body")).to_have_text("desktop /")
@@ -34,7 +36,7 @@ async def opened(edge: TraefikStage, page: Page, role: str) -> None:  # noqa: F8
 
 async def test_the_owner_is_reported_and_the_desktop_goes_over_to_websocket(
     webrtc: TraefikStage,
-    chromium: Browser,  # noqa: F811
+    chromium: Browser,
 ) -> None:
     page = await (await a_person(webrtc, chromium)).new_page()
     problems: list[str] = []
@@ -50,7 +52,7 @@ async def test_the_owner_is_reported_and_the_desktop_goes_over_to_websocket(
 
 async def test_a_viewer_changes_nothing_and_comes_in_once_it_has_changed(
     webrtc: TraefikStage,
-    chromium: Browser,  # noqa: F811
+    chromium: Browser,
 ) -> None:
     now(webrtc, spec=shared_with(GUEST, "viewer"))
     page = await (await a_person(webrtc, chromium, GUEST)).new_page()
@@ -64,7 +66,7 @@ async def test_a_viewer_changes_nothing_and_comes_in_once_it_has_changed(
 
 async def test_a_token_in_the_address_is_not_carried_to_the_portal(
     webrtc: TraefikStage,
-    chromium: Browser,  # noqa: F811
+    chromium: Browser,
 ) -> None:
     page = await (await chromium.new_context(ignore_https_errors=True)).new_page()
     await page.goto(webrtc.url(path="/?v=0123456789ab#token=of-a-grant-that-is-over"))

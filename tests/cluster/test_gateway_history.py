@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,6 +12,7 @@ import httpx
 import msgspec
 import pytest
 
+from cluster.edge_traefik import free_port
 from cluster.gateway_stage import GatewayStage, add_people, gateway_process, open_gateway_stage
 from cluster.operator_stage import Stage
 from support.clock import ShiftedClock
@@ -48,8 +48,7 @@ class HistoryStage:
         self.stage = stage
         self.database = Database(database_url)
         self.token_file = stage.folder / "gateway-token"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
 
     @property
     def account(self) -> str:
@@ -277,12 +276,9 @@ async def test_once_though_everybody_is_killed(history: HistoryStage) -> None:
     environment = {"VDI_DATABASE_URL": url, "VDI_OPERATOR_ACCOUNT": history.account}
 
     def replica(port: int) -> Any:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            public = free.getsockname()[1]
-        return gateway_process(stage, stage.folder, (public, port), **environment)
+        return gateway_process(stage, stage.folder, (free_port(), port), **environment)
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        other_port = free.getsockname()[1]
+    other_port = free_port()
     async with replica(history.port) as first:
         async with replica(other_port):
             async with history.operator():

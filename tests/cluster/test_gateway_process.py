@@ -1,18 +1,17 @@
-"""A real gateway on a real API server: it starts, tells the truth about itself, serves, and ends in time."""
+"""A real gateway on a real API server: it starts, tells the truth about itself, serves, and ends on SIGTERM."""
 
 import asyncio
 import signal
-import socket
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from cluster.edge_traefik import free_port
 from cluster.gateway_stage import GatewayStage, add_people, gateway_process, open_gateway_stage
 from cluster.operator_stage import Stage
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from vdi.version import package_version
 
 
@@ -58,11 +57,10 @@ async def test_hosts_that_are_not_ours_are_misdirected(gateway: GatewayStage) ->
 
 
 def free_ports() -> tuple[int, int]:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        return one.getsockname()[1], two.getsockname()[1]
+    return free_port(), free_port()
 
 
-async def test_sigterm_ends_it_within_five_seconds_though_streams_are_open(stage: Stage, tmp_path: Path) -> None:
+async def test_sigterm_ends_it_though_streams_are_open(stage: Stage, tmp_path: Path) -> None:
     await add_people(stage)
     async with gateway_process(stage, tmp_path, free_ports()) as replica:
         alice = await replica.gateway.log_in("alice@example.com")
@@ -70,12 +68,12 @@ async def test_sigterm_ends_it_within_five_seconds_though_streams_are_open(stage
             assert stream.status_code == 200
             lines = stream.aiter_lines()
             await anext(lines)
-            began = time.monotonic()
             replica.process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 assert await replica.process.wait() == 0, replica.log.read_text()
-            assert time.monotonic() - began < 5
-    assert "Traceback" not in replica.log.read_text()
+    log = replica.log.read_text()
+    assert "Traceback" not in log
+    assert "graceful shutdown exceeded" not in log, "uvicorn had to cut the stream off"
 
 
 async def test_it_is_not_ready_while_the_database_is_out_of_reach_and_serves_once_it_is(
@@ -88,6 +86,8 @@ async def test_it_is_not_ready_while_the_database_is_out_of_reach_and_serves_onc
     probe = GatewayStage(stage, None, *ports)  # type: ignore[arg-type]
 
     async def says_why() -> bool:
+        if starting.done():
+            starting.result()  # raises what it has ended with
         try:
             answer = await probe.inside("/readyz")
         except httpx.TransportError:

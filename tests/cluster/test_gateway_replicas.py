@@ -1,7 +1,6 @@
 """Two gateways as processes, with a real Redis and a real PostgreSQL, behind what sends each request to another one."""
 
 import asyncio
-import socket
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from cluster.edge_traefik import free_port
 from cluster.gateway_stage import AsTraefik, GatewayProcess, add_people, gateway_process
 from cluster.operator_stage import Stage
 from cluster.redis_stage import RedisServer, redis_server
@@ -49,11 +49,7 @@ class Pair:
 
 
 def free_ports(number: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports: list[int] = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    return [free_port() for _ in range(number)]
 
 
 @pytest.fixture

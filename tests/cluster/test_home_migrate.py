@@ -48,7 +48,8 @@ async def test_the_home_of_a_person_moves_and_the_next_desktop_has_the_new_one(h
         running = await homes.vdi(*words(homes, "--user", ALICE))
         assert running.code == 1
         (refused,) = running.json()["homes"]
-        assert "the session 'desk' uses the home; suspend it first: vdi session suspend desk" in refused["message"]
+        command = f"vdi session suspend desk -n {stage.namespace}"
+        assert f"the session 'desk' uses the home; suspend it first: {command}" in refused["message"]
         assert "copying" not in await annotations(homes, old) and await stage.get(CLAIMS, new) is None
         await stage.patch(PODS, "desk", {"metadata": {"finalizers": ["example.com/ending"]}})
         await stage.patch(SESSIONS, "desk", {"spec": {"suspended": True}})

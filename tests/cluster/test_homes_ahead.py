@@ -40,14 +40,15 @@ async def open_form(browser: httpx.AsyncClient, template: str) -> None:
     assert answer.status_code == 200, answer.text
 
 
+async def annotations(stage: Stage) -> list[dict[str, str]]:
+    """Of the claims that are not being deleted."""
+    claims = [claim["metadata"] for claim in await stage.all(CLAIMS)]
+    return [claim["annotations"] for claim in claims if "deletionTimestamp" not in claim]
+
+
 async def homes(stage: Stage) -> dict[str, dict[str, str]]:
-    """Annotations of the claims that are not being deleted, by their user."""
-    notes = [
-        claim["metadata"]["annotations"]
-        for claim in await stage.all(CLAIMS)
-        if "deletionTimestamp" not in claim["metadata"]
-    ]
-    return {one["vdi.kasm.io/user"]: one for one in notes}
+    """Their annotations by their user."""
+    return {one["vdi.kasm.io/user"]: one for one in await annotations(stage)}
 
 
 async def until_made(stage: Stage, user: str, *, node: str | None = None) -> dict[str, str]:
@@ -123,7 +124,7 @@ async def test_a_user_has_one_home_ahead_and_no_node_is_chosen_where_there_are_t
                 return (await homes(stage)).get(ALICE, {}).get(MADE_AHEAD) == name
 
             await eventually(is_of, f"one home, for {name}")
-            assert len(await stage.all(CLAIMS)) == 1
+            assert len(await annotations(stage)) == 1
         await open_form(bob, on_gpu)
         await until_made(stage, BOB, node=with_gpu)  # the operator has come to the one before
         assert SELECTED_NODE not in (await homes(stage))[ALICE]

@@ -114,7 +114,7 @@ def terminated(name: str, exit_code: int, message: str = "", reason: str = "Comp
 async def node(stage: Stage) -> Node:
     """Whose pods no one but the test removes, in a namespace that enforces `restricted`."""
     name = await stage.node("kubelet")
-    await stage.api.patch(NODES, name, {"metadata": {"labels": {MARK: None}}}, into=msgspec.Raw)
+    await stage.api.patch(NODES, name, {"metadata": {"labels": {MARK: "heartbeat"}}}, into=msgspec.Raw)
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     await stage.api.patch(NAMESPACES, stage.namespace, {"metadata": {"labels": labels}}, into=msgspec.Raw)
     return Node(stage, name)
@@ -166,7 +166,8 @@ async def checked(node: Node, kubeconfig: Path, folder: Path, kubelet: Kubelet |
             if kubelet:
                 await kubelet(node, await bound(node))
         except AssertionError as error:
-            process.kill()
+            with suppress(ProcessLookupError):  # it has ended before its pod was there
+                process.kill()
             raise AssertionError(f"{error}; the command has printed {(await rest)[1].decode()}") from error
         out, err = await rest
     assert process.returncode is not None

@@ -9,12 +9,14 @@ from typing import Any, cast
 
 import pytest
 
-from support.postgres import Postgres, postgres_server  # noqa: F401 - a fixture
+from support.postgres import Postgres, postgres_server
 from vdi.helm.arguments import Place
 from vdi.kasm.backup import Kubectl, back_up, database_pod, find_kubectl
 from vdi.kasm.errors import KasmFailedError, KasmRefusedError
 from vdi.kasm.generations import B, C
 from vdi.kube.transport import Client
+
+__all__ = ["postgres_server"]
 
 LABELS = {"app.kubernetes.io/component": "db", "app.kubernetes.io/instance": "kasm"}
 
@@ -41,7 +43,7 @@ def client_with(*pods: dict[str, Any]) -> Client:
 
 
 @pytest.fixture
-def kasm_database(postgres_server: Postgres) -> str:  # noqa: F811
+def kasm_database(postgres_server: Postgres) -> str:
     """A database as Kasm has one."""
     url = postgres_server.new_database()
     name = url.partition("@/")[2].partition("?")[0]
@@ -53,7 +55,7 @@ def kasm_database(postgres_server: Postgres) -> str:  # noqa: F811
 
 
 @pytest.fixture
-def kubectl(postgres_server: Postgres, kasm_database: str, tmp_path: Path) -> Callable[..., Kubectl]:  # noqa: F811
+def kubectl(postgres_server: Postgres, kasm_database: str, tmp_path: Path) -> Callable[..., Kubectl]:
     """Stands for `kubectl exec`: runs the script here, where the container's variables and programs are.
 
     What it was called with is written down; `before` is shell that runs in front of the script.
@@ -87,7 +89,7 @@ def left_in(folder: Path) -> list[str]:
 
 async def test_a_dump_is_whole_private_and_restorable(
     kubectl: Callable[..., Kubectl],
-    postgres_server: Postgres,  # noqa: F811
+    postgres_server: Postgres,
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "kasm.dump"

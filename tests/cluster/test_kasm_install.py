@@ -19,9 +19,11 @@ from uuid import uuid4
 import pytest
 import yaml
 
-from support.postgres import Postgres, postgres_server  # noqa: F401 - a fixture
+from support.postgres import Postgres, postgres_server
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
+
+__all__ = ["postgres_server"]
 
 CHARTS = Path(__file__).parents[1] / "kasm" / "charts"
 VALUES = {
@@ -152,7 +154,7 @@ def kasm(
     request: pytest.FixtureRequest,
     tools: dict[str, Path],
     kubeconfig: Path,
-    postgres_server: Postgres,  # noqa: F811
+    postgres_server: Postgres,
     tmp_path: Path,
 ) -> Iterator[Kasm]:
     url = postgres_server.new_database()
@@ -235,16 +237,23 @@ def test_an_installation_that_fails_is_taken_back_with_the_reason(kasm: Kasm) ->
 @pytest.mark.long
 @pytest.mark.parametrize("kasm", ["helm"], indirect=True)
 def test_a_backup_is_a_file_and_the_volume_of_an_uninstalled_kasm_stays(kasm: Kasm) -> None:
-    kasm.run("install", "--chart", str(kasm.chart("c")), values=VALUES)
+    chart = str(kasm.chart("c"))
+    kasm.run("install", "--chart", chart, values=VALUES)
     kasm.database_pod()
     data = json.loads(kasm.run("backup", "--to", "kasm.dump", "-o", "json"))
     assert data["tables"] == 1
     assert data["bytes"] == (kasm.folder / "kasm.dump").stat().st_size
     kasm.policy("Delete")
+    owner = {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "name": "kasm-db-1-19-0",
+        "uid": kasm.kubectl("get", "statefulset", "kasm-db-1-19-0", "-o", "jsonpath={.metadata.uid}"),
+    }
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "data-kasm-db-1-19-0-0", "labels": LABELS},
+        "metadata": {"name": "data-kasm-db-1-19-0-0", "labels": LABELS, "ownerReferences": [owner]},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
     }
     kasm.kubectl("create", "-f", "-", stdin=json.dumps(claim))
@@ -255,7 +264,12 @@ def test_a_backup_is_a_file_and_the_volume_of_an_uninstalled_kasm_stays(kasm: Ka
         assert f"kubectl -n {kasm.namespace} delete kasmworkspaces.agent.kasm.com --all" in said
     said = kasm.run("uninstall", "--yes")
     assert "StatefulSet kasm-db-1-19-0: its volume is kept (whenDeleted was Delete)" in said
-    assert "data-kasm-db-1-19-0-0" in kasm.kubectl("get", "pvc", "-o", "name")
+    owners = ("get", "pvc", "data-kasm-db-1-19-0-0", "-o", "jsonpath={.metadata.ownerReferences}")
+    assert kasm.kubectl(*owners) == "", "the garbage collector deletes it with its owner"
+    kasm.kubectl("create", "secret", "generic", "kasm-secrets", "--save-config")
+    lost = kasm.run("install", "--chart", chart, values=VALUES, status=1)
+    assert "database.storage.retentionPolicy.whenDeleted: Delete" in lost
+    assert "Write Retain there." in lost
     kasm.kubectl("delete", "secret", "kasm-secrets", "--ignore-not-found")
     locked = kasm.run("install", "--chart", str(kasm.chart("c", version="1.1190.7")), values=VALUES, status=1)
     assert "would create one with another password" in locked

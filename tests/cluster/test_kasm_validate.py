@@ -8,11 +8,10 @@ import asyncio
 import base64
 import json
 import ssl
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from cluster.helm_tools import Tools
 from cluster.kasm_site import ADDRESS, KasmK3s, helm_of, open_k3s
 from kasm.kasm_ward import given_values
 from support.waiting import wait_until
+from support.web_server import serve_handler
 from vdi.kasm.collect.preflight import INGRESSES
 from vdi.kube.config_loading import load_config
 from vdi.kube.resource import CLAIMS, PODS, VOLUMES, Resource
@@ -166,17 +166,9 @@ def web_ui(kasm: Kasm, secret: str) -> Iterator[None]:
         def log_message(self, *_words: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    kasm.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with serve_handler(Page, tls=context) as server:
+        kasm.port = server.server_port
         yield
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.mark.parametrize("letter", [*(pytest.param(old, marks=pytest.mark.long) for old in "ab"), "c"])

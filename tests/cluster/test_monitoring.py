@@ -8,12 +8,10 @@ import asyncio
 import json
 import re
 import shutil
-import socket
 import subprocess
-import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack, asynccontextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,11 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, start_http_server
 
+from cluster.edge_traefik import free_port
 from cluster.operator_stage import Stage
 from support.metrics_token import token_file
 from support.waiting import eventually
+from support.web_server import serve_handler
 from tools.generate.chart_render import values_words
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
@@ -107,9 +107,7 @@ class Prometheus:
 
 @asynccontextmanager
 async def prometheus(program: Path, folder: Path, targets: dict[str, int], rules: Path) -> AsyncIterator[Prometheus]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     scrape = [
         {
             "job_name": name,
@@ -175,16 +173,13 @@ def dcgm() -> Iterator[dict[str, int]]:
         def log_message(self, *words: object) -> None:
             """It is asked twice a second."""
 
-    servers = {name: ThreadingHTTPServer(("127.0.0.1", 0), Page) for name in ("shared", "old", "mig")}
-    for name, server in servers.items():
-        server.server_name = name
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    try:
-        yield {f"dcgm-{name}": server.server_port for name, server in servers.items()}
-    finally:
-        for server in servers.values():
-            server.shutdown()
-            server.server_close()
+    with ExitStack() as stack:
+        ports = {}
+        for name in ("shared", "old", "mig"):
+            server = stack.enter_context(serve_handler(Page))
+            server.server_name = name
+            ports[f"dcgm-{name}"] = server.server_port
+        yield ports
 
 
 async def one_gpu_and_two_who_want_it(stage: Stage) -> None:

@@ -62,6 +62,8 @@ async def test_start_survives_a_kill_at_every_write(stage: Stage, moment: Moment
         if was_cut:
             async with stage.operator():
                 await running
+        else:
+            await running
         await expect_one_of_each(stage, session)
         (secret,) = await stage.owned(SECRETS, session)
         assert not passwords or passwords == {secret["metadata"]["uid"]: secret["data"]}, "the password has changed"
@@ -98,6 +100,8 @@ async def test_deletion_survives_a_kill_at_every_write(stage: Stage, moment: Mom
         if was_cut:
             async with stage.operator():
                 await leaving
+        else:
+            await leaving
         await stage.childless(session)
         assert len(await stage.all(CLAIMS)) == 1, "the home stays"
         if not was_cut:

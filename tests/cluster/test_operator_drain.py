@@ -7,6 +7,7 @@ import pytest
 
 from cluster.operator_stage import Object, Stage, condition
 from cluster.stand_in import MARK
+from support.clock import ShiftedClock
 from support.waiting import eventually
 from vdi.kube.errors import TooManyRequests
 from vdi.kube.resource import EVENTS, NODES, PODS, Resource
@@ -62,8 +63,8 @@ async def lose(stage: Stage, node: str) -> None:
 
 
 async def test_cordon_is_announced_and_frees_the_desktop_for_a_drain_after_a_while(stage: Stage) -> None:
-    node = await stage.node("a")
-    async with stage.operator(cluster=ClusterSettings(drain_notice=timedelta(seconds=3))):
+    node, clock = await stage.node("a"), ShiftedClock()
+    async with stage.operator(clock, cluster=ClusterSettings(drain_notice=timedelta(seconds=60))):
         session = await run_on(stage, node, persistence={"enabled": False})
         await held(stage, session, "true")
         pod = await stage.pod_of(session)
@@ -77,6 +78,8 @@ async def test_cordon_is_announced_and_frees_the_desktop_for_a_drain_after_a_whi
         assert (reported["status"], reported["reason"]) == ("True", "NodeCordoned")
         assert f"Node {node} is being taken out of service" in reported["message"]
         await held(stage, session, "true")
+        clock.ahead = timedelta(seconds=61)
+        await stage.patch(SESSIONS, NAME, {"metadata": {"annotations": {"looked": "again"}}})
         await held(stage, session, "false")
         assert (await stage.pod_of(session))["metadata"]["uid"] == pod["metadata"]["uid"], "a cordon kills nobody"
 

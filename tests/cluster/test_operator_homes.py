@@ -2,7 +2,9 @@
 
 import pytest
 
-from cluster.operator_stage import Stage, condition
+from cluster.operator_proxy import Request
+from cluster.operator_stage import Object, Stage, condition
+from support.waiting import eventually
 from vdi.kube.errors import Invalid
 from vdi.kube.resource import CLAIMS, PODS
 from vdi.operator.kinds import SESSIONS, TEMPLATES
@@ -115,29 +117,59 @@ async def test_when_a_home_was_last_used_is_noted_when_its_desktop_stops(stage: 
     assert await last_used() > old
 
 
+def imported(claim: str) -> Object:
+    """The home as `vdi home import` makes it."""
+    annotations = {"vdi.kasm.io/user": ALICE, "vdi.kasm.io/copying": "vdi home import"}
+    labels = {"app.kubernetes.io/managed-by": "vdi-operator"}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": claim, "labels": labels, "annotations": annotations},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+
+
+async def waits_for_the_command(stage: Stage, claim: str) -> None:
+    """`first` says so."""
+    waiting = await stage.reach("first", "Pending", f"The home '{claim}' is in use by `vdi home import`")
+    assert condition(waiting, "Admitted")["reason"] == "HomeInUse"
+
+
+async def starts_once_it_is_filled(stage: Stage, claim: str) -> None:
+    await stage.patch(CLAIMS, claim, {"metadata": {"annotations": {"vdi.kasm.io/copying": None}}})
+    assert await home_of(stage, "first") == claim
+
+
 async def test_a_desktop_waits_until_a_command_has_filled_its_home(stage: Stage) -> None:
     template = await stage.template()
     claim = home_claim_name(session_name="", user=ALICE, template=template, retain=True)
+    await stage.api.create(CLAIMS, imported(claim), namespace=stage.namespace, into=dict)
     async with stage.operator():
-        await stage.session("first", template, suspended=True)
-        await stage.reach("first", "Suspended")
-        body = {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {
-                "name": claim,
-                "labels": {"app.kubernetes.io/managed-by": "vdi-operator"},
-                "annotations": {"vdi.kasm.io/user": ALICE, "vdi.kasm.io/copying": "vdi home import"},
-            },
-            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
-        }
-        await stage.api.create(CLAIMS, body, namespace=stage.namespace, into=dict)
-        await stage.patch(SESSIONS, "first", {"spec": {"suspended": False}})
-        waiting = await stage.reach("first", "Pending", f"The home '{claim}' is in use by `vdi home import`")
-        assert condition(waiting, "Admitted")["reason"] == "HomeInUse"
+        await stage.session("first", template)
+        await waits_for_the_command(stage, claim)
         assert await stage.all(PODS) == []
-        await stage.patch(CLAIMS, claim, {"metadata": {"annotations": {"vdi.kasm.io/copying": None}}})
-        assert await home_of(stage, "first") == claim
+        await starts_once_it_is_filled(stage, claim)
+
+
+async def test_a_desktop_that_is_made_while_a_command_marks_its_home_goes_again(stage: Stage) -> None:
+    """The operator hears of the home only when it is about to make it, beside the pod."""
+    template = await stage.template()
+    claim = home_claim_name(session_name="", user=ALICE, template=template, retain=True)
+
+    async def import_first(request: Request) -> None:
+        if request.path.endswith("/persistentvolumeclaims"):
+            stage.proxy.meanwhile = None
+            await stage.api.create(CLAIMS, imported(claim), namespace=stage.namespace, into=dict)
+
+    async def has_no_pod() -> bool:
+        return await stage.all(PODS) == []
+
+    async with stage.operator():
+        stage.proxy.meanwhile = import_first
+        await stage.session("first", template)
+        await waits_for_the_command(stage, claim)
+        await eventually(has_no_pod, "its pod goes")
+        await starts_once_it_is_filled(stage, claim)
 
 
 async def test_a_home_of_scope_session_belongs_to_its_session(stage: Stage) -> None:

@@ -160,7 +160,7 @@ async def test_session_takes_a_running_desktop_as_it_is(pools: Stage) -> None:
         assert running["status"]["startTime"] >= running["metadata"]["creationTimestamp"]
         own, kept = "alice-desktop-auth", f"{old['metadata']['name']}-auth"
         assert await password_in(stage, own) == await password_in(stage, kept)
-        assert (await stage.get(SECRETS, own))[("data")] == (await stage.get(SECRETS, kept))["data"]  # type: ignore[index]
+        assert (await stage.get(SECRETS, own))["data"] == (await stage.get(SECRETS, kept))["data"]  # type: ignore[index]
         (service,) = await stage.owned(SERVICES, session)
         assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
         assert len(await stage.owned(ROUTES, session)) == 1

@@ -122,7 +122,7 @@ async def test_sessions_that_come_at_once_never_share_a_home(stage: Stage) -> No
     names = [f"desktop-{number}" for number in range(6)]
     async with stage.operator():
         await asyncio.gather(*(stage.session(name, template) for name in names))
-        for _ in names:
+        while names:
 
             async def one_pod() -> Object | None:
                 pods = await stage.all(PODS)
@@ -134,8 +134,6 @@ async def test_sessions_that_come_at_once_never_share_a_home(stage: Stage) -> No
             await stage.delete(SESSIONS, pod["metadata"]["name"])
             await stage.gone(SESSIONS, pod["metadata"]["name"])
             names.remove(pod["metadata"]["name"])
-            if not names:
-                break
 
 
 async def test_older_session_keeps_its_host(stage: Stage) -> None:

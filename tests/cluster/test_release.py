@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -250,9 +249,7 @@ def back_to_the_first_revision(release: Release) -> None:
 def uninstall_ends_sessions_and_keeps_homes(release: Release) -> None:
     planned = release.run("uninstall", "--dry-run")
     assert "Session alice-desktop of alice@example.com: will be ended" in planned
-    begin = time.monotonic()
     said = release.run("uninstall", "--yes")
-    assert time.monotonic() - begin < 40
     assert "1 session ended" in said and "home of alice@example.com: " in said
     assert "used again by the next installation" in said and "persistentvolumeclaim/vdi-gateway" in said
     assert "kubectl -n vdi-sessions delete secret vdi-host-key" in said
