@@ -58,6 +58,20 @@ def test_without_a_gpu_a_desktop_draws_in_software_and_says_so(sessions: World) 
         assert "OpenGL: software: the pod has no GPU" in log
 
 
+def test_a_window_that_opengl_draws_is_found_on_the_screen_before_it_counts(sessions: World) -> None:
+    """What proves NVIDIA's own OpenGL, here with Mesa's: there is no GPU."""
+    with template(sessions, "window"):
+        start(sessions, "wanda", "window")
+        wait_for_panel(sessions, "wanda")
+        draw = "/usr/local/lib/vdi/draw-window"
+
+        drawn = run_in(sessions, "wanda", AS_AN_APPLICATION + draw).split("\t")
+        unreachable = run_in(sessions, "wanda", f"{AS_AN_APPLICATION} DISPLAY=:78 {draw} 2>&1 || true")
+
+        assert drawn[0] == "Mesa" and drawn[1].startswith("llvmpipe")
+        assert "the X server cannot be reached" in unreachable
+
+
 @pytest.fixture(scope="module")
 def lavapipe(world: World) -> str:
     """The test image, in the node."""

@@ -225,8 +225,8 @@ class GraphicsStatus(msgspec.Struct, rename="camel", omit_defaults=True, frozen=
     renderer: Annotated[
         str,
         doc(
-            "OpenGL renderer: Zink (Mesa on the GPU's Vulkan driver, on X11), Native (the GPU's own OpenGL driver, on"
-            " Wayland) or Software (Mesa on the CPU).",
+            "OpenGL renderer: Zink (Mesa on the GPU's Vulkan driver, on X11), Native (the GPU's own OpenGL driver) or"
+            " Software (Mesa on the CPU).",
             pattern="^[A-Za-z]{1,32}$",
             maxLength=32,
         ),

@@ -518,6 +518,16 @@ def test_applications_draw_with_zink_and_the_x_server_never_does(
     assert "MESA_LOADER_DRIVER_OVERRIDE" not in environment("selkies")
 
 
+def test_applications_draw_with_nvidias_own_opengl_on_x11_and_the_x_server_never_does(
+    desktop: ModuleType, decided: Callable[[int, str], tuple[Any, dict[str, str]]]
+) -> None:
+    parts, _ = decided(0, "Native")
+
+    assert desktop.NVIDIA_GLX.items() <= parts._environment("xfce4-panel").items()
+    for name in ("Xvfb", "selkies"):
+        assert not desktop.NVIDIA_GLX.keys() & parts._environment(name).keys()
+
+
 def test_selkies_may_accept_once_there_is_a_picture_and_a_decision(
     decided: Callable[[int, str], tuple[Any, dict[str, str]]], tmp_path: Path
 ) -> None:

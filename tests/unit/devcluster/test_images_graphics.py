@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +17,9 @@ import pytest
 SCRIPT = Path(__file__).parents[3] / "images/desktop/rootfs/usr/local/lib/vdi/prove-graphics"
 
 
-@pytest.fixture(scope="module")
-def graphics() -> ModuleType:
-    """The script as a module."""
-    loader = SourceFileLoader("prove_graphics", str(SCRIPT))
+def load(script: Path) -> ModuleType:
+    """A script of the image as a module."""
+    loader = SourceFileLoader(script.name.replace("-", "_"), str(script))
     spec = spec_from_loader(loader.name, loader)
     assert spec is not None
     module = module_from_spec(spec)
@@ -30,6 +30,12 @@ def graphics() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def graphics() -> ModuleType:
+    """prove-graphics as a module."""
+    return load(SCRIPT)
+
+
 @pytest.fixture
 def nothing(graphics: ModuleType) -> Any:
     """A container without a GPU."""
@@ -38,11 +44,16 @@ def nothing(graphics: ModuleType) -> Any:
     )
 
 
+def untried() -> None:
+    """A trial that must not be made."""
+    pytest.fail("there is nothing to draw on")
+
+
 def test_zink_draws_where_it_draws_a_window_on_a_gpu(graphics: ModuleType, nothing: Any) -> None:
     name = "zink Vulkan 1.4(NVIDIA L4 (NVIDIA_PROPRIETARY))"
     facts = replace(nothing, nvidia=True, devices=(graphics.VulkanDevice("NVIDIA L4", is_cpu=False),))
 
-    decision = graphics.decide(facts, lambda: graphics.Trial(name))
+    decision = graphics.decide(facts, lambda: graphics.Trial(name), untried)
 
     assert vars(decision) == {"renderer": "Zink", "device": name, "reason": "", "message": ""}
 
@@ -59,9 +70,49 @@ def test_zink_that_does_not_draw_is_not_used(
 ) -> None:
     facts = replace(nothing, nvidia=True, devices=(graphics.VulkanDevice("NVIDIA L4", is_cpu=False),))
 
-    decision = graphics.decide(facts, lambda: graphics.Trial(*trial))
+    decision = graphics.decide(
+        facts, lambda: graphics.Trial(*trial), lambda: graphics.Trial("", "GLX offers no visual")
+    )
 
+    said += "; nor does NVIDIA's own OpenGL: GLX offers no visual"
     assert (decision.renderer, decision.reason, decision.message) == ("Software", "ZinkFailed", said)
+
+
+@pytest.mark.parametrize("vulkan", [True, False])
+def test_nvidias_own_opengl_draws_where_zink_does_not(graphics: ModuleType, nothing: Any, vulkan: bool) -> None:
+    """As on an H200 whose container has no /dev/dri."""
+    devices = (graphics.VulkanDevice("NVIDIA H200", is_cpu=False),) if vulkan else ()
+    facts = replace(nothing, nvidia=True, devices=devices)
+    zink = graphics.Trial("", "its picture does not reach a window of the X server")
+
+    decision = graphics.decide(facts, lambda: zink, lambda: graphics.Trial("NVIDIA H200/PCIe/SSE2"))
+
+    assert vars(decision) == {"renderer": "Native", "device": "NVIDIA H200/PCIe/SSE2", "reason": "", "message": ""}
+
+
+def test_a_gpu_of_another_vendor_is_not_drawn_on_with_nvidias_driver(graphics: ModuleType, nothing: Any) -> None:
+    facts = replace(nothing, devices=(graphics.VulkanDevice("Intel", is_cpu=False),))
+
+    assert graphics.decide(facts, lambda: graphics.Trial("", "no window"), untried).reason == "ZinkFailed"
+
+
+@pytest.mark.parametrize(
+    ("program", "trial"),
+    [
+        (r"print('NVIDIA Corporation\tNVIDIA H200/PCIe/SSE2')", ("NVIDIA H200/PCIe/SSE2", "")),
+        (r"print('Mesa\tllvmpipe')", ("", "it drew with llvmpipe")),
+        ("sys.exit('GLX offers no visual')", ("", "GLX offers no visual")),
+        ("os.abort()", ("", "the probe ended with status -6")),
+    ],
+)
+def test_nvidias_own_opengl_is_tried_by_drawing_a_window(
+    graphics: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, trial: tuple[str, str]
+) -> None:
+    check = "import os, sys\nassert os.environ['__GLX_VENDOR_LIBRARY_NAME'] == 'nvidia'\n"
+    (tmp_path / "draw-window").write_text(check + program + "\n")
+    monkeypatch.setattr(graphics, "DRAW_WINDOW", tmp_path / "draw-window")
+
+    assert graphics.draw_with_nvidia() == graphics.Trial(*trial)
 
 
 @pytest.mark.parametrize(
@@ -86,13 +137,12 @@ def test_zink_that_does_not_draw_is_not_used(
         ),
     ],
 )
-def test_where_nothing_can_draw_on_a_gpu_the_reason_is_named_and_nothing_is_tried(
+def test_where_nothing_can_draw_on_a_gpu_the_reason_is_named(
     graphics: ModuleType, nothing: Any, facts: dict[str, Any], reason: str, said: str
 ) -> None:
-    def draw() -> None:
-        pytest.fail("there is nothing to draw on")
-
-    decision = graphics.decide(replace(nothing, **facts), draw)
+    decision = graphics.decide(
+        replace(nothing, **facts), untried, lambda: graphics.Trial("", "GLX makes no context for a window")
+    )
 
     assert (decision.renderer, decision.reason) == ("Software", reason) and said in decision.message
 
@@ -101,8 +151,8 @@ def test_a_vulkan_driver_on_the_cpu_counts_only_where_mesa_may_use_it(graphics: 
     facts = replace(nothing, devices=(graphics.VulkanDevice("llvmpipe", is_cpu=True),))
     trial = graphics.Trial("zink Vulkan 1.4(llvmpipe)")
 
-    assert graphics.decide(facts, lambda: trial).reason == "NoGPU"
-    assert graphics.decide(replace(facts, allow_cpu=True), lambda: trial).renderer == "Zink"
+    assert graphics.decide(facts, lambda: trial, untried).reason == "NoGPU"
+    assert graphics.decide(replace(facts, allow_cpu=True), lambda: trial, untried).renderer == "Zink"
 
 
 def test_devices_are_found_by_their_files(graphics: ModuleType, tmp_path: Path) -> None:
@@ -153,6 +203,32 @@ def test_zink_is_tried_with_the_helpers_of_selkies_gpu_probe(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     assert graphics.draw_with_zink() == graphics.Trial(*trial)
+
+
+@pytest.mark.parametrize(
+    ("pixel", "status", "output"),
+    [
+        (bytes((204, 102, 51, 0)), 0, ("NVIDIA Corporation\tNVIDIA H200\n", "")),
+        (bytes(4), 1, ("", "the picture of NVIDIA H200 does not reach a window of the X server\n")),
+    ],
+)
+def test_a_driver_that_draws_counts_only_if_its_color_is_on_the_screen(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    pixel: bytes,
+    status: int,
+    output: tuple[str, str],
+) -> None:
+    window = load(SCRIPT.with_name("draw-window"))
+    for variable in ("DISPLAY", "XAUTHORITY"):
+        monkeypatch.setenv(variable, "nowhere")
+    monkeypatch.setattr(window, "SECONDS", 0)
+    monkeypatch.setattr(window, "draw", lambda: ("NVIDIA Corporation", "NVIDIA H200"))
+    monkeypatch.setattr(window, "connect", lambda *_: (nullcontext(), SimpleNamespace(root=1)))
+    monkeypatch.setattr(window, "read_pixels", lambda *_: pixel)
+
+    assert window.main() == status
+    assert capsys.readouterr() == output
 
 
 def test_the_decision_is_a_file_and_a_line(tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ class PastRun(msgspec.Struct, rename="camel"):
     node: Annotated[str, doc("Its last node.")]
     gpus: Annotated[int | None, doc("GPUs (or shares of one); null if unknown.")]
     renderer: Annotated[
-        str | None, doc("OpenGL renderer: Zink (on the GPU) or Software; null if the desktop did not report it.")
+        str | None,
+        doc("OpenGL renderer: Zink or Native (on the GPU), or Software; null if the desktop did not report it."),
     ]
     encoder: Annotated[
         str | None, doc("Encoder of the stream, such as nvenc or x264; null if the desktop did not report it.")
