@@ -76,7 +76,7 @@ class Kasm:
         self.on_api(lambda api: _patch(api, PODS, pod, status))
 
     def wait(self, what: str, holds: Any) -> None:
-        wait_until(what, holds, 30)
+        wait_until(what, holds, 100)
 
     def validate(self, *words: str) -> tuple[int, dict[str, Object]]:
         """Exit status, and lines by check."""
