@@ -59,7 +59,7 @@ cores=$(nproc)
 workers=$((cores < 8 ? cores : 8))
 spread=(--numprocesses $((workers + 2)) --dist loadfile)
 
-of_long_tests=(crane registry karpenter kwok pebble)
+of_long_tests=(karpenter kwok pebble)
 control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubectl helm helm3 traefik-crds.yaml)
 
 # A desktop as `make demo` makes it, on a cluster of its own name, so that a demo that runs is left alone.
@@ -111,7 +111,7 @@ for suite in "$@"; do
             fi
             ;;
         cluster)
-            run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}" ${examples[@]+"${of_long_tests[@]}"}
+            run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}" crane registry ${examples[@]+"${of_long_tests[@]}"}
             run cluster "${pytest[@]}" tests/cluster tests/network --timeout 180 "${spread[@]}" ${left_out[@]+"${left_out[@]}"}
             ;;
         e2e)

@@ -54,7 +54,7 @@ class Replica:
         also if it is stopped in between (docs/design/operator.md, "Two operators").
         """
         if self.process is not None and self.process.process.returncode is None and not self.frozen:
-            await eventually(self._waits, "the operator waits for news, or has ended", 30)
+            await eventually(self._waits, "the operator waits for news, or has ended")
             self._send(signal.SIGSTOP)
             self.frozen = True
 

@@ -130,9 +130,9 @@ async def freeze(replica: Replica) -> None:
 @pytest.mark.parametrize("blow", [kill, freeze], ids=["killed", "frozen"])
 async def test_leader_falls_in_mid_reconcile(world: ChaosWorld, tell: Tell, blow: Blow, write: int) -> None:
     async with replicas(world) as both:
-        await eventually(lambda: world.audit.holder is not None, "somebody leads", 30)
+        await eventually(lambda: world.audit.holder is not None, "somebody leads")
         leader = next(one for one in both if one.proxy is world.audit.holder)
-        await eventually(lambda: "standing by:" in "".join(one.log() for one in both), "the other stands by", 30)
+        await eventually(lambda: "standing by:" in "".join(one.log() for one in both), "the other stands by")
         leader.proxy.cut_at(write, "after")
         making = asyncio.create_task(burst(world, 30))
         await asyncio.wait_for(leader.proxy.cut.wait(), 30)

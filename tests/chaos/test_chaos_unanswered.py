@@ -105,7 +105,7 @@ async def test_a_new_leader_waits_for_what_the_last_one_did(world: ChaosWorld) -
         await world.reach("last", "Running")
         await world.create("next", template)
         await leader.stop()
-        await eventually(lambda: world.audit.holder is standby.proxy, "the other one leads", 30)
+        await eventually(lambda: world.audit.holder is standby.proxy, "the other one leads")
         deaf.on = False
         await world.delete("last")
         await world.reach("next", "Running")

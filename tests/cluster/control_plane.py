@@ -23,7 +23,7 @@ async def install_crds(api: Client) -> None:
     for crd in build_crds():
         await api.apply(CRDS, crd["metadata"]["name"], crd, into=msgspec.Raw)
     for crd in build_crds():
-        await eventually(partial(_is_served, api, crd["spec"]), f"{crd['metadata']['name']} is served", 30)
+        await eventually(partial(_is_served, api, crd["spec"]), f"{crd['metadata']['name']} is served")
 
 
 async def _is_served(api: Client, spec: dict[str, Any]) -> bool:

@@ -230,7 +230,7 @@ class DoctorStage:
             return top[0] if top and top[0].code == code else None
 
         try:
-            found = await eventually(look, f"the top finding is {code}", 40)
+            found = await eventually(look, f"the top finding is {code}")
         except AssertionError as error:
             reported = [f"{one.key}: {one.message}" for one in self.top]
             raise AssertionError(f"{error}; they are {reported}") from None

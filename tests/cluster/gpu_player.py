@@ -237,7 +237,7 @@ def played(
     thread = threading.Thread(target=life, name="gpu player")
     thread.start()
     try:
-        wait_until("NVIDIA's components play", lambda: ready.is_set() or failures, 30)
+        wait_until("NVIDIA's components play", lambda: ready.is_set() or failures)
         yield players[0]
         assert not failures, failures
     finally:

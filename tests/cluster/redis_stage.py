@@ -42,7 +42,7 @@ class RedisServer:
             return True
 
         try:
-            await eventually(answers, "Redis answers", 10)
+            await eventually(answers, "Redis answers")
         finally:
             await shared.close()
 

@@ -61,7 +61,7 @@ async def add_node(
             return True
         return False
 
-    await eventually(has_lease, f"node {name} has a Lease, as a kubelet makes one when it registers", 30)
+    await eventually(has_lease, f"node {name} has a Lease, as a kubelet makes one when it registers")
 
     async def untainted() -> bool:
         found = await api.get(NODES, name, into=dict)
@@ -109,7 +109,7 @@ def nodes_stand_in(kubeconfig: Path) -> Iterator[Administrator]:
     thread = threading.Thread(target=life, name="nodes' stand-in")
     thread.start()
     try:
-        wait_until("the stand-in node is Ready", lambda: ready.is_set() or failures, 60)
+        wait_until("the stand-in node is Ready", lambda: ready.is_set() or failures)
         yield Administrator(loop, api)
         assert not failures, failures
     finally:

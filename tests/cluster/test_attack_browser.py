@@ -141,7 +141,7 @@ async def test_a_desktop_is_no_window_of_another_desktops_page(edge: TraefikStag
         await page.evaluate("other.postMessage('a message', '*')")
         return bool(await page.evaluate("other.closed"))
 
-    await eventually(is_cut, "the page has lost the window that it opened", 5)
+    await eventually(is_cut, "the page has lost the window that it opened")
     assert await other.evaluate("[received.length, opener]") == [0, None]
 
 

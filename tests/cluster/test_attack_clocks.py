@@ -132,7 +132,7 @@ async def test_the_history_says_when_a_session_was_deleted_to_within_the_skew(pa
         rows[:] = answer.json()["items"] if answer.status_code == httpx.codes.OK else []
         return bool(rows) and bool(rows[0].get("ended"))
 
-    await eventually(is_written, "its end is in the history", 20)
+    await eventually(is_written, "its end is in the history")
     assert len(rows) == 1
     assert rows[0]["created"] == made["metadata"]["creationTimestamp"]
     began, ended = (datetime.fromisoformat(rows[0][name]) for name in ("created", "ended"))

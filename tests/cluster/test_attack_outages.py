@@ -88,7 +88,7 @@ async def test_without_redis_open_desktops_go_on_and_new_visitors_are_refused(
         async def is_in() -> bool:
             return (await opens(edge, guest))[0] == 200
 
-        await eventually(is_in, "the guest comes in again", 30)
+        await eventually(is_in, "the guest comes in again")
     await echoes(socket, "kd,after")
     await socket.close()
 

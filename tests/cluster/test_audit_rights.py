@@ -201,14 +201,14 @@ async def strip_and_break(stage: Stage, name: str) -> None:
             labels = (await stage.get(kind, one) or {})["metadata"]["labels"]
             await stage.patch(kind, one, {"metadata": {"labels": dict.fromkeys(labels)}})
     for kind, found in children.items():
-        await eventually(partial(_labelled, stage, kind, found[0]), f"{kind.kind} has its labels again", 30)
+        await eventually(partial(_labelled, stage, kind, found[0]), f"{kind.kind} has its labels again")
     await stage.patch(ROUTES, children[ROUTES][0], {"spec": {"entryPoints": ["elsewhere"]}})
 
     async def fixed() -> bool:
         route = await stage.get(ROUTES, children[ROUTES][0])
         return route is not None and route["spec"]["entryPoints"] == ["websecure"]
 
-    await eventually(fixed, "the route is as it was", 30)
+    await eventually(fixed, "the route is as it was")
 
 
 async def _labelled(stage: Stage, kind: Any, name: str) -> bool:
@@ -241,13 +241,13 @@ async def live(stage: Stage, gateway: GatewayStage) -> None:
         status = (await stage.api.get(POOLS, "audit", into=dict[str, Any])).get("status", {})
         return bool(status.get("starting") or status.get("ready"))
 
-    await eventually(ready, "the pool starts a desktop", 20)
+    await eventually(ready, "the pool starts a desktop")
     (spare,) = [one for one in await stage.all(PODS) if one["metadata"]["labels"].get("vdi.kasm.io/pool") == "audit"]
     await stage.make_ready(spare)
     await stage.session("claimed", "audit-homeless", hostname="desk")
     await stage.reach("claimed", "Running")
     await stage.patch(CONFIG_MAPS, RESERVATION, {"metadata": {"labels": {MANAGED: None}}})
-    await eventually(partial(_is_ours, stage), "the reservation has its label again", 30)
+    await eventually(partial(_is_ours, stage), "the reservation has its label again")
     await stage.session("brief", "audit-brief", timeout="1s")
     await stage.gone(SESSIONS, "brief", 30)
     await root.sends("/admin/doctor", "/admin/doctor")

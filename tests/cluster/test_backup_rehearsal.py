@@ -185,7 +185,7 @@ def a_release_at_work(site: Site) -> dict[str, Any]:
         session = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "metadata": meta, "spec": spec}
         site.tools.kubectl("create", "-f", "-", stdin=json.dumps(session))
         site.running(name)
-    wait_until("history has it", lambda: "earlier" in site.history(), 60)
+    wait_until("history has it", lambda: "earlier" in site.history())
     site.tools.kubectl("delete", "vdi", "earlier", *SESSIONS, "--wait=true", "--timeout=50s")
     return site.running("desk")
 
@@ -231,4 +231,4 @@ def test_a_release_is_copied_lost_and_restored(kind: str, postgres_server: Postg
         assert restored["status"]["url"] == session["status"]["url"]
         assert (site.volume(claim) / ".hidden").read_text() == "precious"
         assert site.tools.get("vditemplate", "own")["spec"]["image"] == OWN_TEMPLATE["spec"]["image"]
-        wait_until("the portal shows it", lambda: "desk" in portal_of(site.portal(), log_in(site.portal())), 60)
+        wait_until("the portal shows it", lambda: "desk" in portal_of(site.portal(), log_in(site.portal())))

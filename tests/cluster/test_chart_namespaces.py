@@ -78,7 +78,7 @@ def test_one_operator_runs_sessions_and_a_pool_in_both(tools: Tools) -> None:
         pods_get_ready(tools.kubeconfig),
         operator_process(tools, tools.kubeconfig_of("vdi-operator", RELEASE), environment),
     ):
-        wait_until("the pool is full", is_full, 60)
+        wait_until("the pool is full", is_full)
         assert desktops_of_pool() == [SECOND]
         for namespace, name in ((FIRST, "alice"), (SECOND, "bob")):
             session = {
@@ -88,6 +88,6 @@ def test_one_operator_runs_sessions_and_a_pool_in_both(tools: Tools) -> None:
                 "spec": {"user": f"{name}@example.com", "template": "small"},
             }
             tools.kubectl("create", "-f", "-", stdin=json.dumps(session))
-            wait_until(f"{name} runs", partial(runs, namespace, name), 60)
+            wait_until(f"{name} runs", partial(runs, namespace, name))
     assert "vdi-operator" in tools.kubectl("get", "lease", "-n", FIRST)
     assert "vdi-operator" not in tools.kubectl("get", "lease", "-n", SECOND)

@@ -104,9 +104,9 @@ def test_two_releases_work_side_by_side_and_one_outlives_the_other(releases: Two
         stack.enter_context(releases.operator(LAB))
         with releases.operator(WORK):
             for release in (WORK, LAB):
-                wait_until(f"pool {release} is full", partial(releases.is_full, release), 60)
+                wait_until(f"pool {release} is full", partial(releases.is_full, release))
                 releases.start(release, "alice", release)
-                wait_until(f"{release} runs a session", partial(releases.runs, release, "alice"), 60)
+                wait_until(f"{release} runs a session", partial(releases.runs, release, "alice"))
             assert releases.desktops(WORK, LAB) == releases.desktops(LAB, WORK) == [], (
                 "each pool is filled by its own operator"
             )
@@ -116,7 +116,7 @@ def test_two_releases_work_side_by_side_and_one_outlives_the_other(releases: Two
         assert releases.runs(WORK, "alice"), "nothing deletes a session that has no operator for now"
         assert releases.runs(LAB, "alice")
         releases.start(LAB, "bob", LAB)
-        wait_until("the other release starts sessions", lambda: releases.runs(LAB, "bob"), 60)
+        wait_until("the other release starts sessions", lambda: releases.runs(LAB, "bob"))
 
     kinds = "clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding"
     names = releases.tools.kubectl("get", kinds, "-l", "app.kubernetes.io/name=vdi", "-o", "name").split()

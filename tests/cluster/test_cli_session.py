@@ -141,7 +141,7 @@ def operator(typed: Typed, desktop_port: int, tmp_path: Path) -> Iterator[None]:
         return "working on" in log.read_text()
 
     try:
-        wait_until("the operator is working", begins, 20)
+        wait_until("the operator is working", begins)
         yield
         assert process.poll() is None, f"the operator ended: {log.read_text()}"
     finally:
@@ -165,7 +165,7 @@ def pod_uid(typed: Typed, name: str) -> str:
 
 def start_pod(typed: Typed, pod: str, *, after: str = "") -> None:
     """Once the pod is placed, report that its desktop answers, as a kubelet does. `after`: uid of the one before it."""
-    wait_until(f"pod {pod} is made", lambda: pod_uid(typed, pod) not in ("", after), 30)
+    wait_until(f"pod {pod} is made", lambda: pod_uid(typed, pod) not in ("", after))
     typed.kube("wait", "--for=condition=PodScheduled", f"pod/{pod}", "--timeout=30s")
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     container = {
@@ -240,7 +240,7 @@ def test_a_desktop_is_extended_suspended_resumed_and_restarted(typed: Typed, ope
 
     before = expires(typed)
     reported = typed.vdi("session", "extend", "desk", "--by", "1h30m").stdout
-    wait_until("the operator reckons with it", lambda: expires(typed) == before + timedelta(hours=1, minutes=30), 20)
+    wait_until("the operator reckons with it", lambda: expires(typed) == before + timedelta(hours=1, minutes=30))
     assert reported.startswith(f"session desk ends at {expires(typed):%Y-%m-%dT%H:%M:%SZ} (in 9h2")
 
     stopped = typed.vdi("session", "suspend", "desk", "--wait")
@@ -248,7 +248,7 @@ def test_a_desktop_is_extended_suspended_resumed_and_restarted(typed: Typed, ope
     assert re.match(
         r"session desk is suspended after \d+\.\ds; start it again: vdi session resume desk", stopped.stdout
     )
-    wait_until("its pod is gone", lambda: pod_uid(typed, "desk") == "", 20)
+    wait_until("its pod is gone", lambda: pod_uid(typed, "desk") == "")
     assert typed.vdi("session", "ls").stdout.splitlines()[1].split()[3] == "Suspended"
     assert "is Suspended, so there is nothing to open" in typed.vdi("session", "open", "desk").stderr
     assert "resume it" in typed.vdi("session", "restart", "desk").stderr
@@ -280,9 +280,9 @@ def test_a_pool_is_scaled_and_shown_and_gives_its_desktop_away(typed: Typed, ope
         def pods() -> list[str]:
             return typed.kube("get", "pods", "-l", "vdi.kasm.io/pool", "-o", "name").split()
 
-        wait_until("the pool starts a desktop", lambda: len(pods()) == 1, 30)
+        wait_until("the pool starts a desktop", lambda: len(pods()) == 1)
         start_pod(typed, pods()[0].removeprefix("pod/"))
-        wait_until("it is ready", lambda: "Ready:     1 of 1" in typed.vdi("pool", "show", typed.namespace).stdout, 20)
+        wait_until("it is ready", lambda: "Ready:     1 of 1" in typed.vdi("pool", "show", typed.namespace).stdout)
 
         made = typed.vdi("session", "create", "desk", "-t", "cli-test", "--user", "alice@example.com", "--wait")
         assert made.returncode == 0, made.stderr
@@ -290,7 +290,6 @@ def test_a_pool_is_scaled_and_shown_and_gives_its_desktop_away(typed: Typed, ope
         wait_until(
             "the pool counts it",
             lambda: "desktop from this pool: 1" in typed.vdi("pool", "show", typed.namespace).stdout,
-            20,
         )
     finally:
         typed.kube("delete", "vdipool", typed.namespace)
@@ -314,7 +313,7 @@ def test_who_waits_for_room_sees_the_place_in_line_and_starts_by_itself(typed: T
         return typed.vdi("session", "create", name, "-t", template, "--user", f"{name}@example.com", "--wait")
 
     def make_room() -> None:
-        wait_until("it is in line", lambda: "   number 1 in line   " in typed.vdi("session", "ls").stdout, 30)
+        wait_until("it is in line", lambda: "   number 1 in line   " in typed.vdi("session", "ls").stdout)
         assert "Queue:     number 1 in line" in typed.vdi("session", "show", "second").stdout
         assert typed.vdi("session", "rm", "first").returncode == 0
         start_pod(typed, "second")

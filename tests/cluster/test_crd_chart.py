@@ -78,7 +78,7 @@ def test_kubernetes_makes_the_token_for_metrics_and_an_upgrade_keeps_it(release:
     def token() -> str:
         return release.kubectl("get", "secret", "vdi-metrics", "-n", "vdi-system", "-o", "jsonpath={.data.token}")
 
-    made = wait_until("the token is there", token, 30)
+    made = wait_until("the token is there", token)
     release.upgrade(CHART, "--set", "logLevel=debug")
     assert token() == made
     account = "system:serviceaccount:vdi-system:vdi-metrics"
@@ -275,7 +275,6 @@ def test_a_held_desktop_is_not_evicted_and_one_that_is_let_go_is(installed: Tool
     wait_until(
         "the disruption budget has been looked at",
         lambda: "1" in installed.kubectl("get", "pdb", "vdi-desktops", *here, "-o", "jsonpath={.status.expectedPods}"),
-        30,
     )
     assert "would violate the pod's disruption budget" in evicts()
     installed.kubectl("label", "pod", "held", *here, "--overwrite", f"{HOLD}=false")

@@ -394,11 +394,11 @@ def test_a_session_from_before_with_such_addresses_can_still_be_changed_and_ende
     given = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "metadata": meta, "spec": spec}
     try:
         assert server.run("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=before).returncode == 0
-        wait_until("it knows the older rules", lambda: server.create("VDISession", spec).is_success, 20)
+        wait_until("it knows the older rules", lambda: server.create("VDISession", spec).is_success)
         assert server.run("create", "-f", "-", stdin=json.dumps(given)).returncode == 0
     finally:
         assert server.run("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=crd).returncode == 0
-    wait_until("it knows the new ones", lambda: server.create("VDISession", session(user=owner)).is_client_error, 20)
+    wait_until("it knows the new ones", lambda: server.create("VDISession", session(user=owner)).is_client_error)
     assert patched({"status": {"phase": "Running"}}, "--subresource=status")
     assert patched({"spec": {"timeout": "9h"}})
     bob = {"user": "bob@example.com", "role": "viewer"}

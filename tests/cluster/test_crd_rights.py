@@ -96,18 +96,17 @@ def test_the_charts_rights_are_enough_for_a_session_from_create_to_gone(kube: Ku
     kube("create", "-f", "-", given=TEMPLATE)
     kube("create", "-f", "-", given=SESSION)
     every = {"pod", "service", "ingressroute", "secret", "persistentvolumeclaim"}
-    wait_until("every child is there", lambda: children() == every, 30)
+    wait_until("every child is there", lambda: children() == every)
     wait_until(
         "the status has a condition Ready",
         lambda: "Ready" in kube("get", *HERE, "vdi", "rights", "-o", "jsonpath={.status.conditions}"),
-        30,
     )
     secret = json.loads(kube("get", *HERE, "secret", "-o", "json", "-l", "vdi.kasm.io/session=rights"))["items"][0]
     password = base64.b64decode(secret["data"]["password"]).decode()
 
     # Drift: what somebody has removed or changed comes back.
     kube("delete", *HERE, "service,ingressroute", "-l", "vdi.kasm.io/session=rights")
-    wait_until("removed children are made again", lambda: children() == every, 30)
+    wait_until("removed children are made again", lambda: children() == every)
 
     kube("patch", *HERE, "vdi", "rights", "--type=merge", "-p", '{"spec": {"suspended": true}}')
     kube("wait", *HERE, "vdi/rights", "--for=jsonpath={.status.phase}=Suspended", "--timeout=30s")
@@ -126,12 +125,10 @@ def test_the_charts_rights_are_enough_for_pools_and_for_images_ahead_of_time(kub
     wait_until(
         "the template tells how far its image is",
         lambda: kube("get", "vditemplate", "rights", "-o", "jsonpath={.status.prePull.wanted}") == "1",
-        30,
     )
     kube("scale", "vdipool", "rights", "--replicas=0")
     wait_until(
         "the pool has let its desktop go",
         lambda: kube("get", *HERE, "pod", "-o", "name", "-l", "vdi.kasm.io/pool=rights") == "",
-        30,
     )
     assert "forbidden" not in operator.read_text().lower()

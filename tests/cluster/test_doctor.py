@@ -428,7 +428,7 @@ async def test_traefik_down_and_looking_elsewhere(ward: DoctorStage) -> None:
             codes = {root.code for root in roots(ward.of_here(await ward.look()))}
             return codes == {"traefik_down", "traefik_not_watching"}
 
-        await eventually(both, "both are named, and nothing else", 40)
+        await eventually(both, "both are named, and nothing else")
 
 
 async def test_a_service_without_endpoints(ward: DoctorStage) -> None:

@@ -105,7 +105,7 @@ async def test_an_image_without_its_transport_and_the_secret_to_sign_in_with(
             seen.update({finding.code: finding for finding in roots(ward.of_here(await ward.look()))})
             return set(seen) == set(codes)
 
-        await eventually(look, f"the findings are {codes}", 40)
+        await eventually(look, f"the findings are {codes}")
         return seen
 
     template = await ward.stage.template(

@@ -53,6 +53,6 @@ async def test_an_address_is_given_to_good_words_alone(port: int) -> None:
     async def gives_an_address() -> bool:
         return await outcome(port, SECRET, now + SOON) == "allocated"
 
-    await eventually(gives_an_address, "the TURN server gives an address", 10)
+    await eventually(gives_an_address, "the TURN server gives an address")
     refused = await asyncio.gather(outcome(port, "w" * 40, now + SOON), outcome(port, SECRET, now - SOON))
     assert all(one.startswith("it responds with 401") for one in refused), refused

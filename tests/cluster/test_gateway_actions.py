@@ -27,7 +27,7 @@ ROOT = User("root@example.com", admin=True)
 async def a_replica(stage: Stage, folder: Path) -> AsyncIterator[Gateway]:
     """A gateway without listeners."""
     async with open_gateway(stage.api.config, settings_of(stage, folder)) as gateway:
-        await eventually(lambda: gateway.health.begun, "the gateway has begun", 20)
+        await eventually(lambda: gateway.health.begun, "the gateway has begun")
         yield gateway
 
 

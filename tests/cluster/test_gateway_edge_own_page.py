@@ -94,7 +94,7 @@ async def edge(traefik: Path, tmp_path: Path, image: KasmVNC) -> AsyncIterator[T
                 async with browser.get(edge.url()) as answer:
                     return "KasmVNC" in await answer.text()
 
-            await eventually(answers, "Traefik has the route to the image", 20)
+            await eventually(answers, "Traefik has the route to the image")
         image.seen.clear()
         yield edge
 

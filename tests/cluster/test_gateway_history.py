@@ -99,7 +99,7 @@ class HistoryStage:
             )
 
         try:
-            return await eventually(look, what, 20)
+            return await eventually(look, what)
         except AssertionError as error:
             raise AssertionError(f"{error}; there is {await self.rows()}") from None
 

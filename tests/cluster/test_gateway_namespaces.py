@@ -33,7 +33,7 @@ async def test_desktops_of_two_groups_live_in_two_namespaces(
     settings = settings_of(stage, tmp_path, group_namespaces={"engineering": second_namespace})
     async with open_gateway(stage.api.config, settings) as gateway, stage.operator():
         cluster, actions = gateway.context.cluster, gateway.actions
-        await eventually(lambda: gateway.health.begun, "the gateway has begun", 20)
+        await eventually(lambda: gateway.health.begun, "the gateway has begun")
         await eventually(lambda: cluster.template(template), "the template is seen")
         made = [await actions.start(user, SessionRequest(user.email, template)) for user in (ALICE, CAROL)]
         assert [session.metadata.namespace for session in made] == [stage.namespace, second_namespace]

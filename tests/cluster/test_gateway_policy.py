@@ -80,8 +80,8 @@ def everyone(kubectl: list[str], shared_namespace: str) -> Iterator[People]:
         made.admin("apply", "--server-side", "-f", "-", given=body)
     try:
         template(made, "open")
-        wait_until("the policy is in force", lambda: made.create(BOB, as_=ALICE).returncode != 0, 40)
-        wait_until("the policy knows the templates' kind", lambda: made.create(ALICE, as_=ALICE).returncode == 0, 50)
+        wait_until("the policy is in force", lambda: made.create(BOB, as_=ALICE).returncode != 0)
+        wait_until("the policy knows the templates' kind", lambda: made.create(ALICE, as_=ALICE).returncode == 0)
         yield made
     finally:
         for body in policies():
@@ -134,7 +134,7 @@ def test_the_portal_and_administrators_make_sessions_for_everyone(people: People
     words = ("create", "clusterrolebinding", people.namespace, "--clusterrole=cluster-admin", "--user=root@example.com")
     people.admin(*words)
     try:
-        wait_until("the binding counts", lambda: people.create(BOB, as_="root@example.com").returncode == 0, 10)
+        wait_until("the binding counts", lambda: people.create(BOB, as_="root@example.com").returncode == 0)
     finally:
         people.admin("delete", "clusterrolebinding", people.namespace)
 
@@ -187,7 +187,7 @@ def test_everything_else_about_a_session_is_as_before(people: People) -> None:
     none = '{"metadata":{"finalizers":null}}'
     let_through(people.run("patch", "vdi", "hers", "--type=merge", "-p", none, as_=BOB))
     gone = lambda: people.run("get", "vdi", "hers", as_=BOB).returncode != 0  # noqa: E731
-    wait_until("it is gone", gone, 10)
+    wait_until("it is gone", gone)
 
 
 @pytest.mark.timeout(150)
@@ -199,7 +199,7 @@ def test_a_template_that_is_not_for_everyone(people: People) -> None:
     def asks(who: str, which: str, *groups: str) -> Callable[[], Result]:
         return lambda: people.create(who, as_=who, groups=groups, template=which)
 
-    wait_until("the policy has seen the templates", lambda: asks(BOB, mixed)().returncode != 0, 20)
+    wait_until("the policy has seen the templates", lambda: asks(BOB, mixed)().returncode != 0)
     for one in (asks(ALICE, hers), asks(BOB, theirs, "painters"), asks(ALICE, mixed), asks(BOB, mixed, "painters")):
         let_through(one())
     said = (f"spec.template: {hers}", f"not for {BOB}", "access of the VDITemplate")
@@ -230,7 +230,7 @@ def test_a_home_is_no_larger_than_the_template_allows(people: People) -> None:
     def asks(size: Any, which: str = small, **more: Any) -> Result:
         return people.create(ALICE, as_=ALICE, template=which, persistence={"size": size} | more)
 
-    wait_until("the policy has seen the template", lambda: asks("500Ti").returncode != 0, 20)
+    wait_until("the policy has seen the template", lambda: asks("500Ti").returncode != 0)
     said = f"spec.persistence.size: 500Ti is more than the 20Gi that template {small} allows"
     refused(asks("500Ti"), said)
     refused(asks("11Gi", f"{people.namespace}-open"), "11Gi is more than the 10Gi")
@@ -242,7 +242,7 @@ def test_a_home_is_no_larger_than_the_template_allows(people: People) -> None:
     let_through(people.patch("mine", {"persistence": {"size": "20Gi"}}, as_=ALICE))
     # A template that is made stricter later: everything else about the session goes on.
     people.admin("patch", "vditemplate", small, "--type=merge", "-p", '{"spec":{"persistence":{"maxSize":"6Gi"}}}')
-    wait_until("the policy has seen the edit", lambda: asks("20Gi").returncode != 0, 20)
+    wait_until("the policy has seen the edit", lambda: asks("20Gi").returncode != 0)
     let_through(people.patch("mine", {"suspended": True}, as_=BOB))
     # Who may assign is the gateway, which has checked the size, or an administrator who restores an existing home.
     let_through(people.create(ALICE, as_=PORTAL, template=small, persistence={"size": "500Ti"}))
@@ -256,6 +256,6 @@ def test_the_policies_fail_closed_and_have_no_type_errors(people: People) -> Non
             shown: Object = json.loads(people.admin("get", "validatingadmissionpolicy", name, "-o", "json"))
             return shown if "observedGeneration" in shown.get("status", {}) else None
 
-        shown = wait_until("types were checked", looked_at, 30)
+        shown = wait_until("types were checked", looked_at)
         assert shown["spec"]["failurePolicy"] == "Fail"
         assert shown["status"].get("typeChecking", {}).get("expressionWarnings", []) == [], name

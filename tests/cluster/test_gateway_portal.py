@@ -50,7 +50,7 @@ class Person:
         async def look() -> bool:
             return text in await self.reads(path)
 
-        await eventually(look, f"{path} says {text!r}", 15)
+        await eventually(look, f"{path} says {text!r}")
 
     async def sends(
         self, path: str, at: str, fields: Mapping[str, str] | None = None, *, status: int = 303
@@ -89,7 +89,7 @@ async def test_a_desktop_from_the_catalogue_to_its_end(stage: Stage, tmp_path: P
 
         async with listening(alice.client) as heard:
             await stage.run("mine")
-            await eventually(lambda: "Running" in words("".join(heard)), "the open page says Running", 15)
+            await eventually(lambda: "Running" in words("".join(heard)), "the open page says Running")
         await alice.sees("/", "1 GPU 2 CPUs 8 GiB 20 GiB local disk")
         await alice.sees(DESK, "20 GiB local disk")
 

@@ -95,7 +95,7 @@ async def test_it_is_not_ready_while_the_database_is_out_of_reach_and_serves_onc
         return answer.status_code == 503 and "database" in answer.text
 
     try:
-        await eventually(says_why, "it says that it has no database", 20)
+        await eventually(says_why, "it says that it has no database")
         folder.mkdir()
         await starting
     finally:

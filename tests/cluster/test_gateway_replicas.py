@@ -161,7 +161,7 @@ async def test_either_may_die_and_nothing_is_lost(pair: Pair) -> None:
         answer = await survivor.get("/api/v1/history", headers={"Accept": "application/json"})
         return answer.status_code == 200 and '"ended":"' in answer.text
 
-    await eventually(is_written, "its end is in the history", 20)
+    await eventually(is_written, "its end is in the history")
 
 
 async def test_redis_and_the_database_may_go_and_come_back(pair: Pair, postgres_server: Postgres) -> None:

@@ -176,7 +176,7 @@ async def test_what_happens_while_it_is_down_is_written_when_it_is_back(
         with pytest.raises(DatabaseUnavailableError):
             await ask(database)
         restarted.start()
-        await eventually(lambda: not replica.recorder.trouble and replica.recorder.lag == 0, "all is written", 30)
+        await eventually(lambda: not replica.recorder.trouble and replica.recorder.lag == 0, "all is written")
         recording.cancel()
         await asyncio.gather(recording, return_exceptions=True)
         _, runs = await rows_of(database)

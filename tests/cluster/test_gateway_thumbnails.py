@@ -68,7 +68,7 @@ async def test_the_owner_of_a_running_desktop_gets_its_picture(stage: Stage, tmp
         async def runs() -> bool:
             return PATH in (await alice.get("/")).text
 
-        await eventually(runs, "the card has a place for the picture", 15)
+        await eventually(runs, "the card has a place for the picture")
         answer = await alice.get(PATH)
         assert (answer.status_code, answer.content) == (200, agent.picture)
         assert answer.headers["content-type"] == "image/jpeg", "whatever the agent calls it"
@@ -82,7 +82,7 @@ async def test_the_owner_of_a_running_desktop_gets_its_picture(stage: Stage, tmp
         async def knows_bob() -> bool:
             return "mine" in (await bob.get("/shared")).text
 
-        await eventually(knows_bob, "bob sees the desktop", 15)
+        await eventually(knows_bob, "bob sees the desktop")
         assert [(await person.get(PATH)).status_code for person in (bob, root)] == [403, 403]
         assert (await (await gateway.browser()).get(PATH)).status_code == 401
         assert len(agent.tokens) == 1, "no one else's request reaches the desktop"
@@ -95,7 +95,7 @@ async def test_the_owner_of_a_running_desktop_gets_its_picture(stage: Stage, tmp
         async def is_off() -> bool:
             return (await alice.get(PATH)).status_code == 204
 
-        await eventually(is_off, "the template has switched it off", 15)
+        await eventually(is_off, "the template has switched it off")
         assert PATH not in (await alice.get("/")).text
 
 
@@ -109,7 +109,7 @@ async def test_a_desktop_without_an_agent_has_no_picture(stage: Stage, tmp_path:
         async def runs() -> bool:
             return PATH in (await alice.get("/")).text
 
-        await eventually(runs, "the card has a place for the picture", 15)
+        await eventually(runs, "the card has a place for the picture")
         answer = await alice.get(PATH)
         assert answer.status_code == 503
         assert "does not respond" in answer.text

@@ -110,7 +110,7 @@ def operator(nodes: GpuCluster) -> Iterator[GpuCluster]:
     words = ("--subresource=status", "--type=merge", "-p", json.dumps(status))
     nodes.kubectl("patch", "clusterpolicy", "cluster-policy", *words)
     with played(nodes.kubeconfig, GPUS):
-        wait_until("the device plugin runs", lambda: plugin_ready(nodes), 40)
+        wait_until("the device plugin runs", lambda: plugin_ready(nodes))
         yield nodes
 
 
@@ -185,7 +185,7 @@ def test_the_script_shares_each_gpu_among_8_with_kubectl_alone(operator: GpuClus
     config = operator.get("clusterpolicy", "cluster-policy")["spec"]["devicePlugin"]
     assert config == {"enabled": True, "config": {"name": "time-slicing-config", "default": "any"}}
     assert not pods(operator) & before
-    wait_until("vdi gpu verify agrees", lambda: operator.gpu("verify").returncode == 0, 30)
+    wait_until("vdi gpu verify agrees", lambda: operator.gpu("verify").returncode == 0)
 
     # Again, after somebody has changed the number: the device plugin reads a ConfigMap only when it starts.
     text = operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)["data"]["any"]
@@ -254,7 +254,7 @@ def test_a_config_map_that_somebody_edited_is_not_read_until_the_plugin_restarts
     assert operator.gpu("configure", "--timeout", "20s").returncode == 0
     text = operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)["data"]["any"]
     before = pods(operator)
-    wait_until("a second has passed since the pods were made", lambda: edit(operator, text.replace("8", "5")), 10)
+    wait_until("a second has passed since the pods were made", lambda: edit(operator, text.replace("8", "5")))
     assert operator.advertised() == [8, 16]
     assert operator.codes()[:2] == ["gpu_config_not_read", "gpu_config_not_read"]
 
@@ -284,17 +284,17 @@ def test_the_manifests_do_the_same_and_the_missions_own_patch_does_not(operator:
     operator.kubectl("apply", "-f", str(CONFIG_MAP))
     without_default = json.dumps({"spec": {"devicePlugin": {"config": {"name": "time-slicing-config"}}}})
     operator.kubectl("patch", "clusterpolicy/cluster-policy", "--type", "merge", "-p", without_default)
-    wait_until("the Operator has taken it up", lambda: operator.codes() == ["gpu_default_key_unset"], 40)
+    wait_until("the Operator has taken it up", lambda: operator.codes() == ["gpu_default_key_unset"])
     assert operator.advertised() == [1, 2]
 
     operator.kubectl("patch", "clusterpolicy", "cluster-policy", "--type=merge", "--patch-file", str(PATCH))
-    wait_until("8 per GPU", lambda: operator.gpu("verify").returncode == 0, 60)
+    wait_until("8 per GPU", lambda: operator.gpu("verify").returncode == 0)
     assert operator.advertised() == [8, 16]
 
     back = '[{"op": "remove", "path": "/spec/devicePlugin/config"}]'  # as docs/gpu.md has it
     operator.kubectl("patch", "clusterpolicy", "cluster-policy", "--type=json", "-p", back)
     operator.kubectl("delete", "configmap", "time-slicing-config", "--namespace", NAMESPACE)
-    wait_until("nothing is shared", lambda: operator.advertised() == [1, 2], 60)
+    wait_until("nothing is shared", lambda: operator.advertised() == [1, 2])
 
 
 @pytest.mark.long
@@ -399,7 +399,7 @@ def helm_chart(gpus: GpuCluster) -> None:
 def test_the_device_plugins_chart_without_the_operator(nodes: GpuCluster) -> None:
     helm_chart(nodes)
     with played(nodes.kubeconfig, GPUS, operator=False, discovery=False):
-        wait_until("the device plugin runs", lambda: plugin_ready(nodes), 40)
+        wait_until("the device plugin runs", lambda: plugin_ready(nodes))
         done = nodes.gpu("configure", "--config", "big=2", "--node", "gpu-b=big", "--timeout", "20s")
         assert done.returncode == 0, done.stderr + done.stdout
         assert nodes.advertised() == [8, 4]
@@ -420,7 +420,7 @@ def test_a_static_device_plugin_without_any_configuration(nodes: GpuCluster) -> 
     nodes.kubectl("create", "-f", "-", stdin=json.dumps(plain))
     before = nodes.get("daemonset", PLUGIN, "--namespace", NAMESPACE)["spec"]
     with played(nodes.kubeconfig, GPUS, operator=False, discovery=False):
-        wait_until("the device plugin runs", lambda: plugin_ready(nodes), 40)
+        wait_until("the device plugin runs", lambda: plugin_ready(nodes))
         done = nodes.gpu("configure", "--timeout", "20s")
         assert done.returncode == 0, done.stderr + done.stdout
         assert nodes.advertised() == [8, 16]

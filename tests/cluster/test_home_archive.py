@@ -142,7 +142,7 @@ async def half_imported(homes: Homes, archive: Path) -> AsyncIterator[asyncio.su
             claim = await homes.stage.get(CLAIMS, homes.claim(BOB))
             return claim is not None and any((await homes.pods.home(homes.claim(BOB))).iterdir())
 
-        await eventually(begun, "files are unpacked", 40)
+        await eventually(begun, "files are unpacked")
         yield process
     finally:
         if process.returncode is None:
@@ -191,7 +191,7 @@ async def test_no_desktop_starts_on_a_home_whose_import_was_killed_and_the_next_
             pod = await stage.get(PODS, f"copy-{claim}")
             return pod is not None and pod["status"]["phase"] in ("Succeeded", "Failed")
 
-        await eventually(ended, "the pod ends with its command", 40)
+        await eventually(ended, "the pod ends with its command")
         assert (await homes.pods.home(claim) / "data-0").exists() or any((await homes.pods.home(claim)).iterdir())
         await stage.reach("desk", "Pending", "is in use by `vdi home import`")
         again = await homes.vdi(*homes.import_words(whole))

@@ -121,7 +121,7 @@ async def test_a_migration_that_was_killed_keeps_desktops_waiting_and_goes_on(ho
         target = await stage.get(CLAIMS, new)
         return target is not None and "copying" in await annotations(homes, old)
 
-    await eventually(is_marked, "both homes are marked", 40)
+    await eventually(is_marked, "both homes are marked")
     async with stage.operator():
         await stage.session("desk", homes.template)
         await stage.reach("desk", "Pending", f"The home {old!r} is in use by `vdi home migrate`")
@@ -134,7 +134,7 @@ async def test_a_migration_that_was_killed_keeps_desktops_waiting_and_goes_on(ho
             pod = await stage.get(PODS, f"copy-{old}")
             return pod is not None and pod["status"]["phase"] in ("Succeeded", "Failed")
 
-        await eventually(ended, "the pod ends with its command", 40)
+        await eventually(ended, "the pod ends with its command")
         await stage.reach("desk", "Pending", "is in use by `vdi home migrate`")
         again = await homes.vdi(*words(homes))
         assert again.code == 0, again.err
@@ -152,7 +152,7 @@ async def test_an_interrupted_migration_leaves_the_home_as_it_was(homes: Homes) 
     async def is_marked() -> bool:
         return await stage.get(CLAIMS, new) is not None
 
-    await eventually(is_marked, "the new home is there", 40)
+    await eventually(is_marked, "the new home is there")
     process.send_signal(signal.SIGINT)
     _, err = await asyncio.wait_for(process.communicate(), 60)
     assert (process.returncode, "the home that was being copied is unchanged" in err.decode()) == (130, True)

@@ -331,7 +331,7 @@ async def test_a_pod_that_a_killed_command_left_is_removed_by_the_next(
         async def replaced() -> bool:
             return left["metadata"]["name"] not in {pod["metadata"]["name"] for pod in await pods(node.stage)}
 
-        await eventually(replaced, "the pod that was left is removed", 30)
+        await eventually(replaced, "the pod that was left is removed")
         await kubelet(node, await bound(node))
         await rest
     assert await pods(node.stage) == []

@@ -68,7 +68,7 @@ def pod_of(ward: KasmStage, start: str) -> str:
         names = ward.kubectl("get", "pods", "-o", "jsonpath={.items[*].metadata.name}").split()
         return next((name for name in names if name.startswith(start)), "")
 
-    return wait_until(f"pod {start}", look, 30)
+    return wait_until(f"pod {start}", look)
 
 
 def play(ward: KasmStage, start: str, done: int, **main: Any) -> None:
@@ -90,7 +90,7 @@ def play(ward: KasmStage, start: str, done: int, **main: Any) -> None:
     }
     change = json.dumps({"status": status})
     words = ["patch", "pod", pod["metadata"]["name"], "--subresource", "status", "--type", "merge", "--patch", change]
-    wait_until("it is on a node", lambda: ward.kubectl("get", "pod", words[2], "-o", "jsonpath={.spec.nodeName}"), 30)
+    wait_until("it is on a node", lambda: ward.kubectl("get", "pod", words[2], "-o", "jsonpath={.spec.nodeName}"))
     ward.kubectl(*words)
 
 

@@ -215,8 +215,8 @@ async def test_every_query_of_the_dashboard_finds_data_and_alerts_fire(
         async with stage.operator() as operator:
             targets = {"operator": operator, "without-token": operator, "gateway": gateway, **dcgm}
             async with prometheus(programs["prometheus"], tmp_path, targets, rules) as seen:
-                await eventually(lambda: seen.series("vdi_leader == 1"), "the operator is scraped", 20)
-                await eventually(lambda: seen.series('up{job="without-token"} == 0'), "not without the token", 20)
+                await eventually(lambda: seen.series("vdi_leader == 1"), "the operator is scraped")
+                await eventually(lambda: seen.series('up{job="without-token"} == 0'), "not without the token")
                 assert not await seen.series('vdi_leader{job="without-token"}')
                 for name in ("alice-desktop", "bob-desktop"):
                     await stage.session(name, template)
@@ -229,11 +229,11 @@ async def test_every_query_of_the_dashboard_finds_data_and_alerts_fire(
                             del missing[query]
                     return not missing
 
-                await eventually(all_found, f"every query finds data, but for {list(missing)}", 20)
+                await eventually(all_found, f"every query finds data, but for {list(missing)}")
                 started = "histogram_quantile(0.5, sum by (le) (rate(session_startup_seconds_bucket[15s]))) < 30"
-                await eventually(lambda: seen.series(started), "the start-up time is known", 10)
+                await eventually(lambda: seen.series(started), "the start-up time is known")
                 await one_gpu_and_two_who_want_it(stage)
-                await eventually(lambda: seen.firing("VDIGPUsIdleWhilePeopleWait"), "the alert of idle GPUs", 20)
+                await eventually(lambda: seen.firing("VDIGPUsIdleWhilePeopleWait"), "the alert of idle GPUs")
                 busy = await seen.labelled("vdi:gpu_utilization", "Hostname", "gpu")
                 assert {key: round(value, 3) for key, value in busy.items()} == {
                     ("gpu-b", "0"): 0.62,
@@ -251,7 +251,7 @@ async def test_every_query_of_the_dashboard_finds_data_and_alerts_fire(
                 }, "once for each GPU and part, and nothing from a number that DCGM does not have"
                 assert round(shares["gpu-b", "0", ""], 3) == 0.455
                 stop_gateway()
-                await eventually(lambda: seen.firing("VDIGatewayDown"), "the gateway's alert", 20)
+                await eventually(lambda: seen.firing("VDIGatewayDown"), "the gateway's alert")
                 assert not await seen.firing("VDIOperatorDown")
     finally:
         await stage.api.delete(POOLS, f"{stage.namespace}-pool", into=dict[str, Any])

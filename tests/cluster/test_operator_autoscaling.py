@@ -107,7 +107,7 @@ class Autoscaler:
             pods = [pod for pod in await self.placeholders() if _is_unschedulable(pod)]
             return pods if len(pods) == count else []
 
-        return await eventually(look, f"{count} unschedulable placeholders", 30)
+        return await eventually(look, f"{count} unschedulable placeholders")
 
     async def report(self, pod: Object, reason: str, note: str, *, by: str = "cluster-autoscaler") -> None:
         """An Event about a placeholder."""
@@ -152,7 +152,7 @@ async def on_node(stage: Stage, name: str, node: str) -> None:
         pod = await stage.get(PODS, name)
         return pod is not None and pod["spec"].get("nodeName") == node
 
-    await eventually(look, f"{name} is on {node}", 30)
+    await eventually(look, f"{name} is on {node}")
 
 
 async def test_from_no_node_to_running_desktops_and_back(stage: Stage, autoscaler: Autoscaler) -> None:

@@ -129,7 +129,7 @@ class RequestedAutoscaler(Autoscaler):
             conditions = found.get("status", {}).get("conditions") or []
             return any(known["type"] == "Established" and known["status"] == "True" for known in conditions)
 
-        await eventually(is_served, "ProvisioningRequests are served", 30)
+        await eventually(is_served, "ProvisioningRequests are served")
 
     def variables(self) -> dict[str, str]:
         return super().variables() | {"VDI_AUTOSCALING_MODE": "ProvisioningRequest"}
@@ -270,7 +270,7 @@ async def test_capacity_that_is_taken_back_is_said_and_requested_again_after_a_w
             uids = [known["metadata"]["uid"] for known in await autoscaler.requests()]
             return len(uids) == 1 and uids != [request["metadata"]["uid"]]
 
-        await eventually(is_renewed, "another request", 30)
+        await eventually(is_renewed, "another request")
         await waits(stage, "first", "NoMatchingNode", "A node was requested at")
 
 

@@ -66,7 +66,7 @@ class Kueue:
             conditions = found.get("status", {}).get("conditions") or []
             return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
 
-        await eventually(is_served, "the Workloads are served", 30)
+        await eventually(is_served, "the Workloads are served")
         role: Object = {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": {"name": "kueue"}}
         roles, bindings = (Resource(RBAC, "v1", kind, kind) for kind in ("roles", "rolebindings"))
         where = self.stage.namespace
@@ -133,7 +133,7 @@ async def test_a_desktop_waits_in_kueues_queue_says_why_and_starts_when_it_is_ad
         async def is_bound() -> Any:
             return (await pod_of(stage, "first"))["spec"].get("nodeName") == node
 
-        await eventually(is_bound, "the scheduler has it", 30)
+        await eventually(is_bound, "the scheduler has it")
         session = await stage.run("first")
         assert session["status"]["startTime"]
         assert session["status"]["nodeName"] == node

@@ -84,7 +84,7 @@ async def two_operators(stage: Stage) -> AsyncIterator[tuple[Replica, Replica]]:
             folder.mkdir()
             own = replace(stage, proxy=proxy, folder=folder)
             replica = Replica(own, await stack.enter_async_context(own.operator_process()))
-            await eventually(replica.is_ready, f"{name} is ready", 30)
+            await eventually(replica.is_ready, f"{name} is ready")
             replicas.append(replica)
             await eventually(replicas[0].leads, "the first leads")
         assert not await replicas[1].leads()
@@ -200,7 +200,7 @@ async def test_a_leader_that_was_stopped_and_goes_on_does_not_write(
     # Work for whoever wakes: what it remembers is old, and there is much that it would like to write.
     for session in sessions:
         await stage.delete(SESSIONS, session["metadata"]["name"])
-    await eventually(lambda: time.monotonic() - stopped > 15, "15 s have passed", 20)
+    await eventually(lambda: time.monotonic() - stopped > 15, "15 s have passed")
     before = len(old.proxy.writes())
     old.send(signal.SIGCONT)
     await eventually(lambda: "is lost: it is held by" in old.log(), "the old one knows")
@@ -208,7 +208,7 @@ async def test_a_leader_that_was_stopped_and_goes_on_does_not_write(
         await stage.gone(SESSIONS, session["metadata"]["name"])
     late = await stage.session("late", await stage.template_named(f"{stage.namespace}-late"))
     await stage.pod_of(late)
-    await eventually(old.is_ready, "the old one stands by", 30)
+    await eventually(old.is_ready, "the old one stands by")
     assert old.proxy.writes()[before:] == [], "the old one has written after the takeover"
     assert not await old.leads()
     assert await new.leads()

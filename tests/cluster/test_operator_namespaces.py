@@ -58,14 +58,14 @@ async def both(stage: Stage, second_namespace: str) -> AsyncIterator[tuple[Stage
 async def watches(stage: Stage, expected: int) -> Counter[str]:
     """The watches of an operator that has just started, by kind."""
     async with stage.operator_process():
-        await eventually(lambda: len({one.path for one in stage.proxy.passed if one.watch}) > 0, "it watches", 30)
+        await eventually(lambda: len({one.path for one in stage.proxy.passed if one.watch}) > 0, "it watches")
         seen: list[str] = []
 
         async def all_opened() -> bool:
             seen[:] = [one.path for one in stage.proxy.passed if one.watch]
             return len(seen) >= expected
 
-        await eventually(all_opened, f"{expected} watches are open", 30)
+        await eventually(all_opened, f"{expected} watches are open")
     return Counter(path.rpartition("/")[2] for path in seen)
 
 
@@ -109,7 +109,7 @@ async def waits(stage: Stage, name: str, position: int) -> Object:
         queue = (session or {}).get("status", {}).get("queue") or {}
         return session if (queue.get("reason"), queue.get("position")) == ("GPUsBusy", position) else None
 
-    return await eventually(look, f"{name} is number {position}", 20)
+    return await eventually(look, f"{name} is number {position}")
 
 
 async def test_both_namespaces_wait_in_one_queue_for_the_same_gpus(both: tuple[Stage, Stage]) -> None:
@@ -173,7 +173,7 @@ async def test_a_pool_fills_and_serves_the_namespace_of_its_label(both: tuple[St
     await first.api.create(POOLS, body, into=msgspec.Raw)
     try:
         async with first.operator():
-            (pod,) = await eventually(lambda: second.all(PODS), "the pool has a desktop", 20)
+            (pod,) = await eventually(lambda: second.all(PODS), "the pool has a desktop")
             await second.make_ready(pod)
             await first.session("cad", template)
             assert (await first.pod_of((await first.get(SESSIONS, "cad")) or {}))["metadata"]["name"] == "cad"
@@ -192,7 +192,7 @@ async def test_a_pool_fills_and_serves_the_namespace_of_its_label(both: tuple[St
                 ]
                 return [pod["metadata"]["namespace"] for pod in pods] == [first.namespace]
 
-            await eventually(moved, "without the label the pool is in the first namespace", 20)
+            await eventually(moved, "without the label the pool is in the first namespace")
     finally:
         await first.api.delete(POOLS, name, into=msgspec.Raw)
 
@@ -221,7 +221,7 @@ async def test_without_a_role_in_one_namespace_no_one_works_in_any(stage: Stage,
     await stage.session("cad", template)
     async with stage.operator_process():
         log = stage.folder / "operator.log"
-        await eventually(lambda: f'"{second_namespace}"' in log.read_text().replace("\\", ""), "it says why", 30)
+        await eventually(lambda: f'"{second_namespace}"' in log.read_text().replace("\\", ""), "it says why")
         assert not await stage.all(PODS)
         await stage.grant()
         await stage.run("cad")

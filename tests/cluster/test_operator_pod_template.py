@@ -82,10 +82,10 @@ async def test_a_pool_replaces_its_desktops_when_labels_change(stage: Stage) -> 
 
     try:
         async with stage.operator():
-            first = await eventually(lambda: team("cad"), "the pool's desktop has the template's label", 20)
+            first = await eventually(lambda: team("cad"), "the pool's desktop has the template's label")
             await stage.make_ready(first)
             edit = {"spec": {"podTemplate": {"metadata": {"labels": {"team": "video"}}}}}
             await stage.api.patch(TEMPLATES, template, edit, into=msgspec.Raw)
-            await eventually(lambda: team("video"), "a new desktop has the new label", 20)
+            await eventually(lambda: team("video"), "a new desktop has the new label")
     finally:
         await stage.api.delete(POOLS, name, into=msgspec.Raw)

@@ -80,7 +80,7 @@ class Pool:
             return pool if words in pool.get("status", {}).get("message", "") else None
 
         try:
-            return await eventually(look, f"the pool says {words!r}", 20)
+            return await eventually(look, f"the pool says {words!r}")
         except AssertionError as error:
             raise AssertionError(f"{error}; it is {(await self.get()).get('status')}") from None
 
@@ -233,7 +233,7 @@ async def test_changed_template_rolls_the_pool_and_leaves_people_alone(pools: St
             images = [pod["spec"]["containers"][0]["image"] for pod in pods]
             return images == ["registry.example.com/desktop:2"] * 2 and uids(pods).isdisjoint(uids(old))
 
-        await eventually(rolled, "all are of the new image", 30)
+        await eventually(rolled, "all are of the new image")
         await pool.reach(2, claimed=1)
         assert uids([await stage.pod_of(session)]) == uids([claimed])
         fresh = await stage.session("bobs-desktop", template, user="bob@example.com")
@@ -255,7 +255,7 @@ async def test_cordoned_node_is_left(pools: Stage) -> None:
             pods = await pool.waiting()
             return [pod["spec"].get("nodeName") for pod in pods] == [other, other]
 
-        await eventually(moved, "both wait on the other node", 30)
+        await eventually(moved, "both wait on the other node")
         await pool.reach(2)
 
 
@@ -283,7 +283,7 @@ async def test_desktop_that_stops_answering_is_replaced(pools: Stage) -> None:
         async def removed() -> bool:
             return not uids([pod]) & uids(await pool.waiting())
 
-        await eventually(removed, "it is removed", 30)
+        await eventually(removed, "it is removed")
         await pool.say("has not responded for 90 s")
         clock.ahead = timedelta(seconds=110)
         await stage.api.patch(POOLS, pool.name, {"metadata": {"labels": {"look": "anew"}}}, into=msgspec.Raw)
@@ -303,7 +303,7 @@ async def test_deleted_pool_leaves_claimed_desktops_whole(pools: Stage) -> None:
         async def emptied() -> bool:
             return not await pool.waiting()
 
-        await eventually(emptied, "nobody's desktops go with the pool", 30)
+        await eventually(emptied, "nobody's desktops go with the pool")
         claimed = await stage.pod_of(session)
         assert "deletionTimestamp" not in claimed["metadata"]
         kept = await stage.get(SECRETS, f"{claimed['metadata']['name']}-auth")

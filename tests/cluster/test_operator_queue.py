@@ -297,7 +297,7 @@ async def _provision(stage: Stage, claim: Object, node: str) -> None:
         found = await stage.get(CLAIMS, name) or {}
         return bool(found.get("status", {}).get("phase") == "Bound")
 
-    await eventually(bound, "the home is bound", 30)
+    await eventually(bound, "the home is bound")
 
 
 async def test_priority_then_fair_share_then_age(stage: Stage) -> None:
@@ -378,7 +378,7 @@ async def test_a_pod_that_the_node_refuses_is_cleared_away_and_queued_again(stag
             pods = await stage.owned(PODS, session)
             return pods[0] if pods and pods[0]["metadata"]["uid"] != pod["metadata"]["uid"] else None
 
-        await eventually(another, "another pod is made", 30)
+        await eventually(another, "another pod is made")
         await stage.run("alice")
 
 

@@ -141,7 +141,7 @@ def a_running_desktop(release: Release) -> tuple[str, str]:
         status = release.tools.get("vdi", "alice-desktop", *HERE).get("status") or {}
         return str(status.get("podName", "")) if status.get("phase") == "Running" else ""
 
-    name = wait_until("the desktop runs", running, 20)
+    name = wait_until("the desktop runs", running)
     return name, release.tools.get("pod", name, *HERE)["metadata"]["uid"]
 
 
@@ -224,11 +224,10 @@ def a_failing_upgrade_rolls_itself_back(release: Release, *newer: str) -> None:
 def ctrl_c_leaves_it_as_it_was(release: Release, *newer: str) -> None:
     good = release.revisions()[0][0]
     process = release.start("upgrade", *newer, "--set", f"image.repository={BROKEN}", "--yes", "--timeout", "60s")
-    wait_until("helm works on it", lambda: release.revisions()[0] == (good + 1, "pending-upgrade"), 30)
+    wait_until("helm works on it", lambda: release.revisions()[0] == (good + 1, "pending-upgrade"))
     wait_until(
         "new pods are there",
         lambda: BROKEN in release.tools.kubectl("get", "pods", *RELEASE, "-o", "yaml"),
-        30,
     )
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -262,7 +261,7 @@ def without_an_operator_nothing_hangs(release: Release) -> None:
     release.tools.kubectl("scale", "deploy", "vdi-operator", *RELEASE, "--replicas=0")
     gone = "jsonpath={.status.readyReplicas}"
     there = ("get", "deploy", "vdi-operator", *RELEASE, "-o", gone)
-    wait_until("no operator is ready", lambda: not release.tools.kubectl(*there), 20)
+    wait_until("no operator is ready", lambda: not release.tools.kubectl(*there))
     refused = release.run("uninstall", "--yes", status=1)
     assert f"no replica of deployment/{RELEASE_NAMESPACE}/vdi-operator is ready" in refused and "--force" in refused
     assert release.there("vdi", *HERE), "nothing was removed"
@@ -271,7 +270,7 @@ def without_an_operator_nothing_hangs(release: Release) -> None:
     assert not release.there("pvc", *HERE)
     assert not [name for name in release.there("crd") if name.endswith("vdi.kasm.io")]
     kept = ["secret/vdi-host-key"]  # so that no host passes to another person after the next installation
-    wait_until("what the session owned goes too", lambda: release.there("pod,secret,svc", *HERE) == kept, 40)
+    wait_until("what the session owned goes too", lambda: release.there("pod,secret,svc", *HERE) == kept)
     for claim in (
         "pvc/vdi-gateway",
         "secret/vdi-gateway-users",

@@ -134,7 +134,7 @@ class Rehearsal:
             status = self.release.tools.get("vdi", name, *SESSIONS).get("status") or {}
             return str(status.get("podName", "")) if status.get("phase") == "Running" else ""
 
-        return wait_until(f"{name} runs", running, 60)
+        return wait_until(f"{name} runs", running)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -234,7 +234,7 @@ def test_the_upgrade_and_the_rollback(rehearsal: Rehearsal) -> None:
     assert holds(NEW, NEWEST)
     assert release.tools.get("vdipool", "warm")["spec"]["replicas"] == 1
     bob = rehearsal.start_desktop("bob-desktop", "bob@example.com")
-    runs = wait_until("both runs are in the history", lambda: rehearsal.runs([alice, bob]), 30)
+    runs = wait_until("both runs are in the history", lambda: rehearsal.runs([alice, bob]))
     uids = rehearsal.uids(bob)
     the_rollback_says_what_it_does_to_the_database_and_does_it(rehearsal)
     assert holds(OLD, FIRST)

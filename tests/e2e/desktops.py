@@ -172,7 +172,7 @@ def picture_at_rest(browser: DesktopBrowser) -> Image.Image:
         before, last = last, browser.picture()
         return _has_wallpaper(last) and changed_pixels(before, last) < _AT_REST
 
-    wait_until("the picture is at rest", at_rest, 60)
+    wait_until("the picture is at rest", at_rest)
     return last
 
 

@@ -86,7 +86,7 @@ sys.stdout.buffer.write(array.array("h", wave).tobytes() * 60)
 '"""
         self.run(f"({tone} | pacat --format=s16le --rate=48000 --channels=1) >/dev/null 2>&1 & echo $! >/tmp/playing")
         try:
-            wait_until("the desktop plays", lambda: "pacat" in self.run("pactl list sink-inputs"), 15)
+            wait_until("the desktop plays", lambda: "pacat" in self.run("pactl list sink-inputs"))
             yield
         finally:
             self.run("pkill pacat; rm /tmp/playing")

@@ -114,7 +114,7 @@ class Raw:
         """Send these, and wait until the server has read them: it answers `_gz,1` in turn."""
         before = self.texts().count("_gz,1")
         self._page.evaluate("all => all.forEach(one => window.vdiRaw.socket.send(one))", [*messages, "_gz,1"])
-        wait_until("the messages were read", lambda: self.texts().count("_gz,1") > before, 10)
+        wait_until("the messages were read", lambda: self.texts().count("_gz,1") > before)
 
     def send_bytes(self, *messages: bytes) -> None:
         """The same for binary messages."""
@@ -167,7 +167,7 @@ def raw(
     page = browser.page.context.new_page()
     try:
         page.goto(f"{url}/api/health")
-        wait_until("a connection by hand", lambda: _joins(page, [display, *size]), 15, every=1.0)
+        wait_until("a connection by hand", lambda: _joins(page, [display, *size]), every=1.0)
         yield Raw(page)
     finally:
         page.close()

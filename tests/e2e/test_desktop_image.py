@@ -58,7 +58,7 @@ def test_settings_that_the_image_does_not_know_are_quoted_in_the_status(
 def test_no_program_that_never_draws_with_opengl_has_loaded_it(sessions: World) -> None:
     """Mesa and LLVM are 16 MiB of each program that has them. The X server has them for the desktop's applications."""
     start(sessions, "mesa", "small")
-    wait_until("the panel", lambda: run_in(sessions, "mesa", "pgrep -x xfce4-panel || true"), 30)
+    wait_until("the panel", lambda: run_in(sessions, "mesa", "pgrep -x xfce4-panel || true"))
     names = "for maps in $(grep -ls libLLVM /proc/[0-9]*/maps); do cat ${maps%maps}comm; done"
     assert set(run_in(sessions, "mesa", names).split()) == {"Xvfb"}
 
@@ -66,7 +66,7 @@ def test_no_program_that_never_draws_with_opengl_has_loaded_it(sessions: World) 
 @pytest.mark.long
 def test_what_the_person_runs_leaves_the_processor_to_picture_and_keys(sessions: World) -> None:
     start(sessions, "nina", "small")
-    wait_until("the panel", lambda: run_in(sessions, "nina", "pgrep -x xfce4-panel || true"), 30)
+    wait_until("the panel", lambda: run_in(sessions, "nina", "pgrep -x xfce4-panel || true"))
 
     def nice(program: str) -> set[str]:
         """Of all its threads."""
@@ -94,10 +94,10 @@ def test_one_application_fills_the_screen_comes_back_and_is_typed_into_with_any_
             browser.type("echo 'yz@[äß' > ~/typed.txt\n")
             browser.wait_for_change(first, pixels=200)
             typed = "cat ~/typed.txt 2>/dev/null || true"
-            wait_until("the line is typed", lambda: run_in(sessions, "sina", typed) == "yz@[äß\n", 30)
+            wait_until("the line is typed", lambda: run_in(sessions, "sina", typed) == "yz@[äß\n")
         assert "xfce4-panel" not in run_in(sessions, "sina", "ps -e -o comm")
         before = run_in(sessions, "sina", "pgrep -x xfce4-terminal").split()
         run_in(sessions, "sina", "kill $(pgrep -x xfce4-terminal)")
         again = "pgrep -x xfce4-terminal || true"
-        wait_until("it comes back", lambda: run_in(sessions, "sina", again).split() not in ([], before), 30)
+        wait_until("it comes back", lambda: run_in(sessions, "sina", again).split() not in ([], before))
         reach(sessions, "sina", "Running")

@@ -73,7 +73,7 @@ def test_an_agent_that_is_killed_leaves_its_port_and_its_secrets_to_no_one(sessi
     with template(sessions, "watched", persistence={"enabled": False}):
         start(sessions, "theo", "watched")
         run_in(sessions, "theo", f"setsid python3 -c '{_TAKE_PORT}' 8082 </dev/null >/dev/null 2>&1 &")
-        wait_until("somebody is after the port", lambda: "tries" in run_in(sessions, "theo", "ls /dev/shm"), 10)
+        wait_until("somebody is after the port", lambda: "tries" in run_in(sessions, "theo", "ls /dev/shm"))
         first = run_in(sessions, "theo", "pgrep -f [b]in/vdi-agent").split()
         run_in(sessions, "theo", f"kill -9 {first[0]}")
 
@@ -81,7 +81,7 @@ def test_an_agent_that_is_killed_leaves_its_port_and_its_secrets_to_no_one(sessi
             now = run_in(sessions, "theo", "pgrep -f [b]in/vdi-agent || true").split()
             return bool(now) and now != first and ask_agent(sessions, "theo")["viewers"] == 0
 
-        wait_until("the next agent answers", answers_again, 30)
+        wait_until("the next agent answers", answers_again)
         assert "taken" not in run_in(sessions, "theo", "ls /dev/shm")
         run_in(sessions, "theo", "pkill -9 -f [d]ev/shm/tries || true")
         assert_nothing_to_learn(sessions, "theo")
@@ -92,12 +92,12 @@ def test_a_container_that_restarts_works_and_its_port_was_no_one_elses_meanwhile
     with template(sessions, "watched", persistence={"enabled": False}):
         start(sessions, "tom", "watched")
         run_in(sessions, "tom", f"setsid python3 -c '{_TAKE_PORT}' 8080 </dev/null >/dev/null 2>&1 &")
-        wait_until("somebody is after the port", lambda: "tries" in run_in(sessions, "tom", "ls /dev/shm"), 10)
+        wait_until("somebody is after the port", lambda: "tries" in run_in(sessions, "tom", "ls /dev/shm"))
         pod = pod_of(sessions, "tom")
         run_in(sessions, "tom", "kill -9 $(pgrep -f '[r]un-selkies|[s]elkies.__main__' | head -1)")
-        wait_until("the container restarts", lambda: restarts(sessions, "tom") == 1, 30)
+        wait_until("the container restarts", lambda: restarts(sessions, "tom") == 1)
         reach(sessions, "tom", "Running")
-        wait_until("it answers", lambda: run_in(sessions, "tom", "curl -fs localhost:8080/api/health || true"), 30)
+        wait_until("it answers", lambda: run_in(sessions, "tom", "curl -fs localhost:8080/api/health || true"))
         assert "taken" not in run_in(sessions, "tom", "ls /dev/shm")
         assert_nothing_to_learn(sessions, "tom")
         with sessions.browser("tom") as browser:

@@ -20,7 +20,7 @@ def test_too_little_memory_is_named_and_more_of_it_fixes_it(sessions: World) -> 
     """The kubelet restarts the container three times, with its own pauses, before the pod counts as lost."""
     with template(sessions, "tight", resources={"defaultGPU": 0, "defaultMemory": "96Mi", "maxMemory": "2Gi"}):
         start(sessions, "otto", "tight", wait=False)
-        first = wait_until("a pod", lambda: pod_of(sessions, "otto"), 30)
+        first = wait_until("a pod", lambda: pod_of(sessions, "otto"))
         lost = wait_until("a loss is counted", lambda: failures_of(sessions, "otto"), 150)
         assert lost["count"] == 1
         assert lost["reason"] == "OutOfMemory"
@@ -30,7 +30,7 @@ def test_too_little_memory_is_named_and_more_of_it_fixes_it(sessions: World) -> 
             pod = pod_of(sessions, "otto")
             return pod is not None and pod["metadata"]["uid"] != first["metadata"]["uid"]
 
-        wait_until("another try", another, 60)
+        wait_until("another try", another)
         sessions.kubectl("patch", "vdi", "otto", "--type=merge", "-p", '{"spec":{"resources":{"memory":"2Gi"}}}')
         sessions.vdi("session", "restart", "otto")
         reach(sessions, "otto", "Running", seconds=60)
@@ -52,7 +52,7 @@ def test_a_hog_in_a_desktop_takes_the_hog_or_the_desktop_but_never_the_files(ses
 def test_a_program_that_ends_at_once_is_a_crash_loop_in_words(sessions: World) -> None:
     with template(sessions, "brief", image="docker.io/library/debian:13-slim"):
         start(sessions, "curt", "brief", wait=False)
-        first = wait_until("a pod", lambda: pod_of(sessions, "curt"), 30)
+        first = wait_until("a pod", lambda: pod_of(sessions, "curt"))
         lost = wait_until("a loss is counted", lambda: failures_of(sessions, "curt"), 150)
         assert (lost["count"], lost["reason"]) == (1, "CrashLoop")
 
@@ -60,7 +60,7 @@ def test_a_program_that_ends_at_once_is_a_crash_loop_in_words(sessions: World) -
             pod = pod_of(sessions, "curt")
             return pod is not None and pod["metadata"]["uid"] != first["metadata"]["uid"]
 
-        wait_until("another try", another, 60)
+        wait_until("another try", another)
         session = sessions.get("vdi", "curt")
         assert session
         assert session["status"]["message"]

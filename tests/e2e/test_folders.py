@@ -120,7 +120,7 @@ def test_start_up_scripts_of_template_and_user_run_as_the_user_and_are_in_the_lo
         log = cad.vdi("session", "logs", "ada", "--tail", "200", check=False)  # the pod may just be replaced
         return "hello of ada" in log and "the template's start-up script ended with status 0" in log
 
-    wait_until("both scripts are in the log", logged, 30)
+    wait_until("both scripts are in the log", logged)
 
     with DesktopBrowser(cad.portal, cad.login("ada@example.com")) as browser:
         browser.log_in()

@@ -99,7 +99,7 @@ def test_eight_desktops_share_a_gpu_and_the_ninth_waits_in_line_and_starts_by_it
             if each != "slot-3":
                 reach(sessions, each, "Running")
         sessions.kubectl("delete", "vdi", "--all", "--wait=true", "--timeout=60s")
-        wait_until("all slots are free", lambda: not sessions.items("pod", "vdi.kasm.io/session"), 30)
+        wait_until("all slots are free", lambda: not sessions.items("pod", "vdi.kasm.io/session"))
 
 
 def test_a_desktop_without_a_gpu_sees_none(sessions: World) -> None:

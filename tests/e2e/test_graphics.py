@@ -32,13 +32,13 @@ def graphics_of(world: World, name: str) -> Object:
         found: Object | None = session.get("status", {}).get("graphics")
         return found
 
-    return wait_until(f"the status of {name} says what draws", look, 60)
+    return wait_until(f"the status of {name} says what draws", look)
 
 
 def wait_for_panel(world: World, name: str) -> None:
     """Wait until applications have been started."""
     look = "pgrep -x xfce4-panel || true"
-    wait_until("the panel runs", lambda: run_in(world, name, look).split(), 60)
+    wait_until("the panel runs", lambda: run_in(world, name, look).split())
 
 
 def test_without_a_gpu_a_desktop_draws_in_software_and_says_so(sessions: World) -> None:
@@ -108,8 +108,8 @@ def test_applications_draw_with_zink_on_vulkan_and_the_x_server_does_not(session
                 now = browser.picture()
                 return now if changed_pixels(before, now) >= pixels else None
 
-            shown = wait_until("the gears are in the picture", lambda: differs(still, 20_000), 60)
-            wait_until("the gears turn", lambda: differs(shown, 500), 60)
+            shown = wait_until("the gears are in the picture", lambda: differs(still, 20_000))
+            wait_until("the gears turn", lambda: differs(shown, 500))
 
 
 @pytest.mark.long

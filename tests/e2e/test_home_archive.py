@@ -44,4 +44,4 @@ def test_a_home_that_was_exported_and_deleted_is_imported_and_its_desktop_goes_o
     assert run_in(world, "hazel", LOOK) == seen == "precious\n640 1000 2\n.c\nlink\nsame\n"
     labels = "app.kubernetes.io/name=vdi-home-copy"
     copies = ("get", "pods", "-n", NAMESPACE, "-l", labels, "-o", "name")
-    wait_until("the kubelet has ended the pods of both copies", lambda: world.kubectl(*copies) == "", 60)
+    wait_until("the kubelet has ended the pods of both copies", lambda: world.kubectl(*copies) == "")

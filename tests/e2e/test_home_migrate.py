@@ -250,7 +250,7 @@ def test_a_home_of_a_gigabyte_moves_though_it_is_killed_at_every_step(sessions: 
     assert not migration.pods()
     assert all(COPYING not in (migration.notes(claim) or {}) for claim in (old, new))
     world.vdi("home", "rm", old, "--yes")
-    wait_until("the old home is gone from the disk", lambda: not migration.work.exists(), 60)
+    wait_until("the old home is gone from the disk", lambda: not migration.work.exists())
     assert migration.is_whole()
 
 
@@ -260,8 +260,8 @@ def an_error_in_the_pod_leaves_nothing_but_the_old_home(migration: Migration) ->
         assert (status, "the copy in the pod failed" in said) == (1, True), said
         migration.check(step)
         assert COPYING not in (migration.notes(migration.old) or {})
-        wait_until("no new home is left", lambda: migration.notes(migration.new) is None, 60)
-        wait_until("no pod is left", lambda: not migration.pods(), 60)
+        wait_until("no new home is left", lambda: migration.notes(migration.new) is None)
+        wait_until("no pod is left", lambda: not migration.pods())
 
 
 def killed_before_each_of_the_first_writes(migration: Migration) -> None:

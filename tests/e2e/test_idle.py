@@ -30,8 +30,8 @@ def test_the_notice_is_seen_a_key_takes_it_away_and_an_open_tab_alone_keeps_noth
             assert "unless someone uses mouse or keyboard" in warned["message"]
 
             browser.type("x")
-            wait_for_notice(browser, shown=False, seconds=3)
-            wait_until("the warning is taken back", lambda: condition(sessions, "ida", "Idle") is None, 10)
+            wait_for_notice(browser, shown=False, seconds=10)
+            wait_until("the warning is taken back", lambda: condition(sessions, "ida", "Idle") is None)
             assert pod_of(sessions, "ida")
 
             # The page stays open and shows the desktop all the time; no one touches it.
@@ -47,8 +47,8 @@ def test_the_notice_is_seen_a_key_takes_it_away_and_an_open_tab_alone_keeps_noth
             length = parse_time(suspended["lastTransitionTime"]) - active
             assert timedelta(seconds=IDLE_TIMEOUT) <= length < timedelta(seconds=IDLE_TIMEOUT + 20)
         # The status tells it first, so that no one is suspended without a word; then the spec.
-        wait_until("the spec says so", lambda: (sessions.get("vdi", "ida") or {})["spec"]["suspended"], 5)
-        wait_until("the desktop is gone", lambda: not sessions.items("pod", "vdi.kasm.io/session=ida"), 20)
+        wait_until("the spec says so", lambda: (sessions.get("vdi", "ida") or {})["spec"]["suspended"])
+        wait_until("the desktop is gone", lambda: not sessions.items("pod", "vdi.kasm.io/session=ida"))
 
 
 @pytest.mark.long
@@ -59,7 +59,7 @@ def test_the_agent_knows_a_browser_from_a_probe_and_from_the_proxy(sessions: Wor
         browser.open()
         assert ask_agent(sessions, "ines")["viewers"] == 1
     # Traefik keeps its connection to the desktop open for the next request.
-    wait_until("the browser is gone", lambda: ask_agent(sessions, "ines")["viewers"] == 0, 10)
+    wait_until("the browser is gone", lambda: ask_agent(sessions, "ines")["viewers"] == 0)
 
 
 @pytest.mark.long
@@ -72,4 +72,4 @@ def test_an_agent_that_dies_is_started_again(sessions: World) -> None:
     def another() -> bool:
         return run_in(sessions, "iris", "pgrep -f ^/opt/.*bin/vdi-agent || true").split() not in ([], first)
 
-    wait_until("another agent", another, 10)
+    wait_until("another agent", another)

@@ -171,8 +171,8 @@ def test_ctrl_c_removes_the_pod(world: World) -> None:
         template(world, "interrupted"),
         subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process,
     ):
-        wait_until("the pod is there", lambda: pods_of_checks(world), 60)
+        wait_until("the pod is there", lambda: pods_of_checks(world))
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "Interrupted; the pod is removed." in said, said
-    wait_until("nothing is left behind", lambda: not pods_of_checks(world), 30)
+    wait_until("nothing is left behind", lambda: not pods_of_checks(world))

@@ -81,7 +81,7 @@ def test_a_pod_runs_from_an_image_that_no_registry_has(
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "loaded"}, "spec": spec}
     world.kubectl("create", "-f", "-", stdin=json.dumps(pod))
     world.kubectl("wait", "pod/loaded", "--for=condition=Ready", "--timeout=60s")
-    wait_until("nothing of the way is left", lambda: not pods_of_the_way(world), 30)
+    wait_until("nothing of the way is left", lambda: not pods_of_the_way(world))
 
     socket, ctr = here[1], here[3]
     listed = [ctr, "--address", socket, "--namespace", "k8s.io", "images", "ls", f"name=={IMAGE}"]
@@ -96,7 +96,7 @@ def test_a_node_that_fails_is_named_with_the_reason(
     archive = an_archive(tmp_path, tools)
     said = world.vdi("images", "load", str(archive), *here[:2], "--ctr", "/bin/false", check=False)
     assert f"node vdi-{NAME}: its pod ended: Error: exit status 1" in said, said
-    wait_until("nothing of the way is left", lambda: not pods_of_the_way(world), 30)
+    wait_until("nothing of the way is left", lambda: not pods_of_the_way(world))
 
 
 @pytest.mark.long
@@ -116,4 +116,4 @@ def test_ctrl_c_removes_the_pod(world: World, tools: dict[str, Path], here: tupl
         process.send_signal(signal.SIGINT)
         said += process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "Interrupted; the pods are removed." in said, said
-    wait_until("nothing of the way is left", lambda: not pods_of_the_way(world), 30)
+    wait_until("nothing of the way is left", lambda: not pods_of_the_way(world))

@@ -34,7 +34,7 @@ def test_the_missions_own_objects(sessions: World) -> None:
     template, session = (next(d for d in documents if d["kind"] == kind) for kind in ("VDITemplate", "VDISession"))
     for document in (template, session):
         sessions.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(document))
-    refused = wait_until("alice-desktop Failed", lambda: phase_is(sessions, "alice-desktop", "Failed"), 30)
+    refused = wait_until("alice-desktop Failed", lambda: phase_is(sessions, "alice-desktop", "Failed"))
     assert "gst-web:latest' contains no desktop" in refused["status"]["message"]
     template["spec"]["image"] = "localhost/vdi/desktop:dev"
     sessions.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(template))
@@ -58,7 +58,7 @@ def test_deleted_means_gone_and_the_home_stays(sessions: World) -> None:
     sessions.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", "echo kept > ~/kept.txt")
     assert pod["spec"]["terminationGracePeriodSeconds"] < 10, "it would not be gone within 10 s"
     sessions.kubectl("delete", "vdi", "dora", "--wait=false")
-    wait_until("everything gone", lambda: not everything_of(sessions, "dora"), 60)
+    wait_until("everything gone", lambda: not everything_of(sessions, "dora"))
     assert sessions.get("pvc", home), "the home outlives the session"
     create(sessions, "dora")
     (pod,) = sessions.items("pod", "vdi.kasm.io/session=dora")
@@ -72,7 +72,7 @@ def test_a_home_that_is_not_retained_goes_with_its_session(sessions: World) -> N
     (claim,) = [v for v in pod["spec"]["volumes"] if "persistentVolumeClaim" in v]
     home = claim["persistentVolumeClaim"]["claimName"]
     sessions.kubectl("delete", "vdi", "emil", "--wait=true", "--timeout=30s")
-    wait_until("the home gone", lambda: sessions.get("pvc", home) is None, 20)
+    wait_until("the home gone", lambda: sessions.get("pvc", home) is None)
 
 
 def test_an_image_that_does_not_exist_is_said_in_words(sessions: World) -> None:
@@ -90,6 +90,6 @@ def test_an_image_that_does_not_exist_is_said_in_words(sessions: World) -> None:
         message: str = session.get("status", {}).get("message", "")
         return message if "registry.invalid/no/such:image" in message else ""
 
-    wait_until("the message names the image", said, 60)
+    wait_until("the message names the image", said)
     sessions.kubectl("delete", "vdi", "fritz", "--wait=true", "--timeout=30s")
     sessions.kubectl("delete", "vditemplate", "broken")

@@ -83,13 +83,13 @@ def falls_behind_and_catches_up(world: World, page: Raw) -> None:
         return "Backpressure TRIGGERED" in world.kubectl("logs", "-l", "vdi.kasm.io/session=sven", "--tail", "-1")
 
     page.acknowledge()
-    wait_until("a picture", page.last_picture, 20)
+    wait_until("a picture", page.last_picture)
     with page.behind():
         run_in(world, "sven", f"{PYTHON_ON_SCREEN} -c '{DRAW}' > /tmp/drawn 2>&1 &")
-        wait_until("Selkies sends no more", gated, 20)
+        wait_until("Selkies sends no more", gated)
         run_in(world, "sven", "touch /tmp/enough")  # soon: after 3 s Selkies tries again by itself
-        last = float(wait_until("the last change", lambda: run_in(world, "sven", "cat /tmp/drawn"), 20))
-    wait_until("a picture of the last change", lambda: page.last_picture() > last, 10)
+        last = float(wait_until("the last change", lambda: run_in(world, "sven", "cat /tmp/drawn")))
+    wait_until("a picture of the last change", lambda: page.last_picture() > last)
 
 
 COUNT_WHOLE = """(() => {
@@ -123,7 +123,7 @@ def test_a_page_that_learns_late_that_its_stream_has_begun_again_is_sent_a_whole
         browser.open()
         browser.wait_for_picture()
         seen = int(browser.page.evaluate(STREAM_BEGINS_AGAIN))
-        wait_until("a whole picture", lambda: whole_pictures(browser) > seen, 10)
+        wait_until("a whole picture", lambda: whole_pictures(browser) > seen)
 
 
 def whole_pictures(browser: DesktopBrowser) -> int:

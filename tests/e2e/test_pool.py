@@ -40,20 +40,20 @@ def test_a_started_desktop_is_taken_and_the_pool_filled_up(sessions: World) -> N
             assert _status(sessions)["claimed"] == 1
         finally:
             sessions.kubectl("delete", "vdipool", "warm")
-        wait_until("nobody's desktops are gone", lambda: not sessions.items("pod", UNCLAIMED), 30)
+        wait_until("nobody's desktops are gone", lambda: not sessions.items("pod", UNCLAIMED))
         reach(sessions, "paul", "Running")
 
 
 def test_an_image_that_cannot_be_had_is_reported_by_the_template(sessions: World) -> None:
     with template(sessions, "nowhere", prePull=True, image="localhost/vdi/nothing:1") as name:
-        words = wait_until("the template says so", lambda: _pre_pull_failure(sessions, name), 60)
+        words = wait_until("the template says so", lambda: _pre_pull_failure(sessions, name))
         assert "localhost/vdi/nothing:1" in words
-    wait_until("no puller is left", lambda: not sessions.items("pod", "vdi.kasm.io/prepull"), 30)
+    wait_until("no puller is left", lambda: not sessions.items("pod", "vdi.kasm.io/prepull"))
 
 
 def test_an_image_that_is_there_needs_no_puller(sessions: World) -> None:
     with template(sessions, "here", prePull=True) as name:
-        wait_until("the image is on the node", lambda: _pre_pull(sessions, name).get("ready") == 1, 60)
+        wait_until("the image is on the node", lambda: _pre_pull(sessions, name).get("ready") == 1)
 
 
 def _status(world: World) -> Object:

@@ -46,14 +46,14 @@ def kill(world: World, portal: Any, selector: str, uid: str) -> None:
     words = ("delete", "pod", pods[uid], "--grace-period=0", "--force", "--wait=false")
     world.kubectl("-n", RELEASE_NAMESPACE, *words)
     wait_until(f"{pods[uid]} is replaced", lambda: len(ready_pods(world, selector).keys() - {uid}) == len(pods), 120)
-    wait_until(f"the portal works without {pods[uid]}", lambda: is_known(portal), 60)
+    wait_until(f"the portal works without {pods[uid]}", lambda: is_known(portal))
 
 
 @pytest.mark.long
 def test_each_part_dies_and_who_has_logged_in_stays_in(two_gateways: World) -> None:
     world = two_gateways
     selector = "app.kubernetes.io/component=gateway"
-    gateways = wait_until("two gateways", lambda: two if len(two := ready_pods(world, selector)) == 2 else None, 60)
+    gateways = wait_until("two gateways", lambda: two if len(two := ready_pods(world, selector)) == 2 else None)
     start(world, "rita", "small")
     with world.browser("rita") as browser:
         browser.open()

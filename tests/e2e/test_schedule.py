@@ -70,7 +70,7 @@ def test_two_windows_with_an_operator_that_was_killed_across_the_end_of_the_firs
             assert pod_of(world, "wanda") and len(spare(world)) == 1, "no one acts"
             world.kubectl("-n", RELEASE_NAMESPACE, "scale", OPERATOR, "--replicas=1")
             reach(world, "wanda", "Suspended", "The working hours of this desktop ended at", seconds=90)
-            wait_until("the pool is empty", lambda: not spare(world), 60)
+            wait_until("the pool is empty", lambda: not spare(world))
             assert pod_of(world, "wanda") is None
             assert datetime.now(UTC) < opens_again
 

@@ -61,13 +61,13 @@ def test_the_clipboard_goes_the_ways_that_are_open_and_no_other(desktops: dict[s
             browser.page.wait_for_timeout(QUIET_MILLISECONDS)
             assert desktop.clipboard() == "nothing yet"
         else:
-            wait_until("the browser's text in the desktop", lambda: desktop.clipboard() == here, 10)
+            wait_until("the browser's text in the desktop", lambda: desktop.clipboard() == here)
         desktop.copy(there)
         if "out" in closed:
             browser.page.wait_for_timeout(QUIET_MILLISECONDS)
             assert clipboard(browser) == here
         else:
-            wait_until("the desktop's text in the browser", lambda: clipboard(browser) == there, 10)
+            wait_until("the desktop's text in the browser", lambda: clipboard(browser) == there)
         browser.page.goto("about:blank")
         past_the_page(desktop, browser, closed)
 
@@ -170,7 +170,7 @@ def test_a_printed_document_is_handed_to_the_browser(desktops: dict[str, Streame
             f"echo {written} | base64 -d | CUPS_SERVER=$XDG_RUNTIME_DIR/selkies-cups/cups.sock lp -d Selkies"
         )
         assert "request id" in said, said
-        (name,) = wait_until("the document in the page", lambda: printed(browser), 30)
+        (name,) = wait_until("the document in the page", lambda: printed(browser))
         assert name.endswith(".pdf")
         wait_until("the document is out of the desktop", lambda: name not in desktop.run(f"ls {SPOOL}"))
 

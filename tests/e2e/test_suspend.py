@@ -19,7 +19,7 @@ def test_a_file_in_the_home_survives_suspension_and_the_address_stays(sessions: 
 
     sessions.vdi("session", "suspend", "sue", "--wait")
     suspended = reach(sessions, "sue", "Suspended")
-    wait_until("no pod", lambda: not sessions.items("pod", "vdi.kasm.io/session=sue"), 20)
+    wait_until("no pod", lambda: not sessions.items("pod", "vdi.kasm.io/session=sue"))
     assert suspended["status"].get("startTime", "") == ""
     claims = {session["metadata"]["name"] for session in sessions.items("pvc")}
     (mounted,) = [v["persistentVolumeClaim"]["claimName"] for v in first["spec"]["volumes"] if v["name"] == "home"]

@@ -55,7 +55,7 @@ def test_the_owner_sees_the_screen_and_no_one_else(sessions: World) -> None:
                 assert fetch(other)["status"] == 404
                 access = '{"spec":{"access":[{"user":"noah@example.com","role":"collaborator"}]}}'
                 sessions.kubectl("patch", "vdi", "nina", "--type=merge", "-p", access)
-                wait_until("the gateway knows of the guest", lambda: fetch(other)["status"] == 403, 15)
+                wait_until("the gateway knows of the guest", lambda: fetch(other)["status"] == 403)
 
             sessions.kubectl("patch", "vdit", "seen", "--type=merge", "-p", '{"spec":{"thumbnails":false}}')
-            wait_until("the template has switched it off", lambda: fetch(browser)["status"] == 204, 15)
+            wait_until("the template has switched it off", lambda: fetch(browser)["status"] == 204)

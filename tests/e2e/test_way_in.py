@@ -109,7 +109,7 @@ def loses_access(bob: DesktopBrowser, alice: DesktopBrowser, world: World) -> No
         writes(alice, "yes MMMMMMMMMMMMMMMM | head -99")
         return changed_pixels(before, bob.picture()) < WRITTEN
 
-    wait_until("Bob's picture has stopped", stands_still, 20)
+    wait_until("Bob's picture has stopped", stands_still)
     with pytest.raises(NoPictureError, match="responded with 403"):
         bob.open()
 
@@ -122,7 +122,7 @@ def suspends_and_resumes_by_opening(alice: DesktopBrowser, world: World) -> None
     page.get_by_role("link", name=f"Suspend {NAME}", exact=True).click()
     page.locator("#confirm").get_by_role("button", name="Suspend").click()
     reach(world, NAME, "Suspended")
-    wait_until("the desktop is gone", lambda: pod_of(world, NAME) is None, 20)
+    wait_until("the desktop is gone", lambda: pod_of(world, NAME) is None)
     page.close()
     alice.open()
     assert running(world)["spec"].get("suspended", False) is False
@@ -134,7 +134,7 @@ def ends(alice: DesktopBrowser, world: World) -> None:
     keep(alice, "desktop-page")
     page.get_by_role("link", name=f"End {NAME}", exact=True).click()
     page.locator("#confirm").get_by_role("button", name="End").click()
-    wait_until("the session is gone", lambda: world.get("vdi", NAME) is None, 30)
+    wait_until("the session is gone", lambda: world.get("vdi", NAME) is None)
     page.goto(f"{world.portal}/history")
     page.get_by_text(NAME).first.wait_for()
     keep(alice, "history")
@@ -154,7 +154,7 @@ def test_a_viewer_reads_that_the_desktop_takes_no_token_table_and_sees_it_once_i
         found = sessions.items("secret", f"vdi.kasm.io/session={NAME}")
         return bool(found) and found[0]["metadata"]["uid"] != secret["metadata"]["uid"]
 
-    wait_until("the operator has made another", is_replaced, 30)
+    wait_until("the operator has made another", is_replaced)
     sessions.vdi("session", "share", NAME, BOB)
     with sessions.browser(NAME, BOB) as bob:
         bob.log_in()

@@ -48,7 +48,7 @@ def open_terminal(browser: DesktopBrowser, world: World, name: str) -> None:
     if name == WHOLE and not shells(world, name):
         run_in(world, name, NOTE_FOCUS)
         browser.open_terminal()
-    wait_until("a shell", lambda: shells(world, name), 30)
+    wait_until("a shell", lambda: shells(world, name))
     browser.page.mouse.click(640, 300)
 
 
@@ -56,7 +56,7 @@ def wait_for_focus(world: World, name: str) -> None:
     """A shell runs before its window is there. Asked for reports of the focus (1004), a terminal begins with one."""
     terminal = f"/proc/{shells(world, name)[0]}/fd/0"
     run_in(world, name, f"rm -f /tmp/focused; printf '\\033[?1004h' >{terminal}")
-    wait_until("the focus", lambda: run_in(world, name, "ls /tmp/focused 2>/dev/null || true"), 30)
+    wait_until("the focus", lambda: run_in(world, name, "ls /tmp/focused 2>/dev/null || true"))
     run_in(world, name, f"printf '\\033[?1004l' >{terminal}")
 
 
@@ -70,15 +70,15 @@ def test_typed_clicked_and_the_clipboard_both_ways(desktops: World, name: str) -
         open_terminal(browser, desktops, name)
         wait_for_focus(desktops, name)
         browser.type("echo typed-äöü€ >/tmp/typed\n")
-        wait_until("the text", lambda: "typed-äöü€" in run_in(desktops, name, "cat /tmp/typed 2>/dev/null || true"), 20)
+        wait_until("the text", lambda: "typed-äöü€" in run_in(desktops, name, "cat /tmp/typed 2>/dev/null || true"))
 
         browser.page.evaluate("text => navigator.clipboard.writeText(text)", "from the browser: ä€")
         browser.page.keyboard.press("Control+V")
         paste = AS_AN_APPLICATION + "timeout 5 wl-paste --no-newline || true"
-        wait_until("the browser's text", lambda: run_in(desktops, name, paste) == "from the browser: ä€", 20)
+        wait_until("the browser's text", lambda: run_in(desktops, name, paste) == "from the browser: ä€")
         run_in(desktops, name, AS_AN_APPLICATION + "printf 'from the desktop: ä€' | wl-copy >/dev/null 2>&1")
         read = "() => navigator.clipboard.readText()"
-        wait_until("the desktop's text", lambda: browser.page.evaluate(read) == "from the desktop: ä€", 20)
+        wait_until("the desktop's text", lambda: browser.page.evaluate(read) == "from the desktop: ä€")
 
 
 @DESKTOPS
@@ -88,10 +88,10 @@ def test_the_desktop_takes_the_size_of_the_window_and_a_second_person_sees_it(de
         browser.page.set_viewport_size({"width": 1000, "height": 600})
         size = "stty size </proc/$(pgrep -x bash | head -1)/fd/0"
         if name == ALONE:  # it fills the screen: its columns and rows say how large that is
-            wait_until("fewer columns", lambda: int(run_in(desktops, name, size).split()[1]) < 150, 20)
+            wait_until("fewer columns", lambda: int(run_in(desktops, name, size).split()[1]) < 150)
         else:
             xrandr = "DISPLAY=$(tail -1 /tmp/.vdi/labwc) xrandr"
-            wait_until("the size", lambda: "current 1000 x 600" in run_in(desktops, name, xrandr), 20)
+            wait_until("the size", lambda: "current 1000 x 600" in run_in(desktops, name, xrandr))
         desktops.vdi("session", "share", name, "guest@example.com")
         with browser.beside(desktops.login("guest@example.com")) as guest:
             guest.open()
@@ -102,10 +102,10 @@ def test_the_desktop_takes_the_size_of_the_window_and_a_second_person_sees_it(de
 def test_idle_time_counts_from_the_last_input_and_an_open_page_is_none(desktops: World, name: str) -> None:
     with desktops.browser(name) as browser:
         open_terminal(browser, desktops, name)
-        wait_until("nothing for 10 s", lambda: ask_agent(desktops, name)["idleSeconds"] > 10, 40)
+        wait_until("nothing for 10 s", lambda: ask_agent(desktops, name)["idleSeconds"] > 10)
         browser.page.mouse.move(500, 400)
         assert ask_agent(desktops, name)["idleSeconds"] < 5
-        wait_until("nothing for 5 s", lambda: ask_agent(desktops, name)["idleSeconds"] > 5, 20)
+        wait_until("nothing for 5 s", lambda: ask_agent(desktops, name)["idleSeconds"] > 5)
         browser.type("x")
         assert ask_agent(desktops, name)["idleSeconds"] < 5
 
@@ -129,10 +129,11 @@ def test_the_notice_is_seen_and_a_key_takes_it_away(sessions: World) -> None:
         with sessions.browser("wendy") as browser:
             browser.open()
             wait_for_notice(browser, shown=True, seconds=IDLE_TIMEOUT)
-            wait_until("the warning", lambda: condition(sessions, "wendy", "Idle"), 10)
+            wait_until("the warning", lambda: condition(sessions, "wendy", "Idle"))
             browser.type("x")
-            wait_for_notice(browser, shown=False, seconds=5)
-            wait_until("the warning is taken back", lambda: condition(sessions, "wendy", "Idle") is None, 10)
+            wait_for_notice(browser, shown=False, seconds=10)
+            wait_until("the warning is taken back", lambda: condition(sessions, "wendy", "Idle") is None)
+            assert pod_of(sessions, "wendy")
 
 
 def test_auto_without_a_gpu_is_x11_and_the_log_says_why(sessions: World) -> None:

@@ -145,7 +145,7 @@ def streams_by_a_relay(browser: DesktopBrowser, world: World) -> None:
         return {name: seen.get(name) for name in expected} == expected
 
     try:
-        wait_until("the stream comes by the relay", by_the_relay, 20)
+        wait_until("the stream comes by the relay", by_the_relay)
     except AssertionError as error:
         raise AssertionError(f"{error}; last seen: {seen}; its console: {browser.messages[-8:]}") from None
 
@@ -191,7 +191,7 @@ def sees_no_more(victor: DesktopBrowser, wendy: DesktopBrowser) -> None:
         writes(wendy, "yes MMMMMMMMMMMMMMMM | head -99")
         return changed_pixels(before, victor.picture()) < WRITTEN
 
-    wait_until("Victor's picture has stopped", stands_still, 20)
+    wait_until("Victor's picture has stopped", stands_still)
     his_browser = victor.page.context
     victor.page.close()  # it knows that it was cut off, and goes to the login by itself, sooner or later
     victor.page = his_browser.new_page()
@@ -254,7 +254,7 @@ def goes_over_to_websocket_and_says_so(world: World, desktop: Object) -> None:
 
 def has_webrtc_again(world: World) -> None:
     """Whoever comes when no one is in it, and has a relay. That the last browser has gone is seen a moment later."""
-    wait_until("no one is in it", lambda: ask_agent(world, SESSION)["viewers"] == 0, 20)
+    wait_until("no one is in it", lambda: ask_agent(world, SESSION)["viewers"] == 0)
     with world.browser(SESSION) as wendy:
         wendy.page.add_init_script(RELAYS_ALONE)
         wendy.open()

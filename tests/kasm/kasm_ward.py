@@ -127,7 +127,7 @@ class KasmStage:
             return explained()
 
         try:
-            wait_until(f"what {start} follows from", look, 60)
+            wait_until(f"what {start} follows from", look)
         except AssertionError as error:
             raise AssertionError(f"{error}: {self._chain(start)}") from None
 

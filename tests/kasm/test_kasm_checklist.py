@@ -52,7 +52,7 @@ def test_whole_through_the_real_way(
     assert "self-signed" in seen["certificate"]["observed"]
 
     ward.kubectl("scale", "deployment", "--all", "--replicas=0")
-    wait_until("nobody answers any more", lambda: "web-ui" in failing(ward, capsys, traefik), 60)
+    wait_until("nobody answers any more", lambda: "web-ui" in failing(ward, capsys, traefik))
     assert {"web-ui", "services"} <= failing(ward, capsys, traefik)
 
 

@@ -31,7 +31,7 @@ def test_init_1_of_5_in_generation_a_is_the_manager(ward: KasmStage) -> None:
     found = ward.finds("kasm_crashes", "pod/kasm-manager-deployment-")
     assert "exit code 3" in found.message
     assert "zone default is not known" in found.message
-    wait_until("the proxy is at its second step", lambda: ward.look() and "Init:1/5" in _proxy(ward), 60)
+    wait_until("the proxy is at its second step", lambda: ward.look() and "Init:1/5" in _proxy(ward))
     assert "second init container kasm-manager-is-ready" in _proxy(ward)
     ward.follows("kasm-proxy-deployment-", "kasm_crashes kasm-manager-deployment-")
 
@@ -215,7 +215,7 @@ def test_pod_security_refuses_data_perms(ward: KasmStage) -> None:
         proxies = [one for one in ward.look(ward.ahead) if one.object.endswith("/kasm-proxy-default-deployment")]
         return [proxy.code for proxy in proxies] == ["kasm_pod_security"]
 
-    wait_until("the proxy's pods are refused for the same reason", refused, 60, every=1)
+    wait_until("the proxy's pods are refused for the same reason", refused, every=1)
 
 
 def test_quota_reached(ward: KasmStage) -> None:

@@ -53,5 +53,5 @@ def _clear(nodes: Nodes) -> None:
             nodes.bring_back(node.name)
     for kind in ("vdi", "pvc"):
         world.kubectl("delete", kind, "--all", "--wait=true", "--timeout=90s")
-    wait_until("no pod of a desktop is left", lambda: not world.items("pod", "vdi.kasm.io/session"), 60)
+    wait_until("no pod of a desktop is left", lambda: not world.items("pod", "vdi.kasm.io/session"))
     world.kubectl("uncordon", *nodes.names)

@@ -52,7 +52,7 @@ def test_a_drain_is_announced_and_desktops_without_a_home_run_elsewhere(nodes: N
         volumes = {name: nodes.volume_of(name) for name in WITH_HOME}
 
         def sees_it(name: str) -> bool:
-            return wait_until(f"{name} sees the notice", lambda: notices_in(world, before[name]["name"]) > 0, 30)
+            return wait_until(f"{name} sees the notice", lambda: notices_in(world, before[name]["name"]) > 0)
 
         with mounts_watched(*volumes.values()) as mounts, ThreadPoolExecutor(len(everyone)) as people:
             assert not any(people.map(lambda name: notices_in(world, before[name]["name"]), everyone))

@@ -76,11 +76,11 @@ def test_a_node_that_joins_has_the_images_before_the_first_desktop(nodes: Nodes,
         def joined() -> int | None:
             return nodes.process(name, "containerd") if (name := nodes.names[-1]) not in before else None
 
-        process = wait_until("its containerd runs", joined, 60)  # the kubelet waits until the images are loaded
+        process = wait_until("its containerd runs", joined)  # the kubelet waits until the images are loaded
         registries.enter_context(registry_on(process, image))
         node = joining.result()
         wait_pulled(len(before) + 1, 60)
-        wait_until("no puller is left", lambda: not world.items("pod", "vdi.kasm.io/prepull"), 30)
+        wait_until("no puller is left", lambda: not world.items("pod", "vdi.kasm.io/prepull"))
         run_without_pull(world, node)
 
         registries.enter_context(template(world, "plain", resources=LIGHT))

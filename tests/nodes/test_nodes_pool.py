@@ -61,4 +61,4 @@ def test_a_pool_is_spread_over_nodes_and_filled_up_without_one_of_them(nodes: No
         claim("pia", not_on=lost)
         nodes.bring_back(lost)
         wait_filled(without=lost)
-    wait_until("no desktop of the pool is left", lambda: not waiting(nodes), 60)
+    wait_until("no desktop of the pool is left", lambda: not waiting(nodes))

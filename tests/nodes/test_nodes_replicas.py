@@ -47,18 +47,18 @@ def test_a_node_with_operator_and_gateway_is_lost_and_nothing_stops(nodes: Nodes
             lost = operators[before]
             nodes.cut(lost)
             try:
-                wait_until("the other gateway answers", lambda: is_known(portal), 30)
+                wait_until("the other gateway answers", lambda: is_known(portal))
                 world.vdi("session", "suspend", "rita")
                 reach(world, "rita", "Suspended")
                 after = leader_of(nodes)
                 assert after != before and operators[after] != lost
 
                 nodes.wait_not_ready(lost)
-                wait_until("no request is lost", lambda: all(is_known(portal) for _ in range(IN_A_ROW)), 60)
+                wait_until("no request is lost", lambda: all(is_known(portal) for _ in range(IN_A_ROW)))
                 start(world, "ron", "light")
                 assert nodes.of("ron") != lost
             finally:
                 nodes.bring_back(lost)
             wait_for_all(nodes)
             assert leader_of(nodes) == after, "who was lost does not go on as if nothing had happened"
-            wait_until("no request is lost", lambda: all(is_known(portal) for _ in range(IN_A_ROW)), 60)
+            wait_until("no request is lost", lambda: all(is_known(portal) for _ in range(IN_A_ROW)))

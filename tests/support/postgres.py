@@ -55,7 +55,7 @@ class Postgres:
                 start_new_session=True,  # Ctrl-C is for the test, which then stops it
                 **self._as_whom,  # type: ignore[call-overload]
             )
-        wait_until("PostgreSQL answers", self._answers, 30)
+        wait_until("PostgreSQL answers", self._answers)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """SIGINT: cut everybody off and shut down; SIGQUIT: as if the machine had lost its power."""

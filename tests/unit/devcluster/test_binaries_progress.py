@@ -25,7 +25,7 @@ def wait_until_gone(group: int) -> None:
     def gone() -> bool:
         return not any(stat[2] == str(group) and stat[0] != "Z" for stat in _stats())
 
-    wait_until(f"no process of the group {group} runs", gone, 5)
+    wait_until(f"no process of the group {group} runs", gone)
 
 
 def _stats() -> Iterator[list[str]]:

@@ -39,7 +39,7 @@ async def test_a_failure_is_in_words(tmp_path: Path) -> None:
 
 
 async def until(file: Path) -> None:
-    await eventually(file.exists, f"{file} is there", 5)
+    await eventually(file.exists, f"{file} is there")
 
 
 CLEANS_UP = "trap 'echo undone > {folder}/undone; exit 1' INT; touch {folder}/up; while :; do sleep 0.02; done"
@@ -64,7 +64,7 @@ async def test_the_second_ctrl_c_ends_it(tmp_path: Path) -> None:
     running = asyncio.create_task(run_helm(helm(tmp_path, DEAF.format(folder=tmp_path)), ["upgrade"], say=said.append))
     await until(tmp_path / "up")
     os.kill(os.getpid(), signal.SIGINT)
-    await eventually(lambda: said == [STOPPING], "the first Ctrl-C is noticed", 5)
+    await eventually(lambda: said == [STOPPING], "the first Ctrl-C is noticed")
     os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(HelmInterrupted) as error:
         await running

@@ -27,7 +27,7 @@ async def test_an_api_server_that_is_out_of_reach_is_waited_for_until_the_operat
     async def said() -> bool:
         return "waiting to learn whether the cluster serves ProvisioningRequest: no response" in caplog.text
 
-    await eventually(said, "the operator says what it waits for", 20)
+    await eventually(said, "the operator says what it waits for")
     assert not resolving.done()
     stop.set()
     assert await resolving is settings

@@ -119,7 +119,7 @@ class PoolWorld(OperatorWorld):
             return known == {name: one["metadata"]["resourceVersion"] for name, one in self.live(plural).items()}
 
         for plural in ("pods", "secrets", "nodes", "vditemplates", "vdipools", "vdisessions"):
-            await eventually(partial(is_known, plural), f"{plural} are known", 3)
+            await eventually(partial(is_known, plural), f"{plural} are known")
 
     async def fill(self) -> list[str]:
         """Reconcile until the pool's desktops run; gives the names of those that wait."""

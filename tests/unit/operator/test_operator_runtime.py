@@ -99,7 +99,7 @@ async def test_a_new_leader_waits_for_watches_that_are_being_fixed_but_not_for_e
             assert "working on" not in caplog.text
             if fixed:
                 refused.clear()
-            await eventually(lambda: "working on" in caplog.text, "it works", 8)
+            await eventually(lambda: "working on" in caplog.text, "it works")
             assert ("without news of pods: " in caplog.text) is not fixed
 
 
