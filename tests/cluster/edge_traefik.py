@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from support.waiting import PATIENCE
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
 from unit.gateway.edge_stage import EdgeStage
 from vdi.gateway.edge.headers import DESKTOP_RESPONSE_HEADERS, FORWARD_AUTH
@@ -163,7 +164,7 @@ class TraefikStage:
         """Both listeners, at once, as when the last replica dies."""
         for server in self.servers:
             server.should_exit = server.force_exit = True
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await asyncio.wait(self.serving)
 
 

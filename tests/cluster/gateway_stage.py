@@ -29,7 +29,7 @@ from cluster.operator_stage import Object, Stage
 from support.csrf import csrf_of
 from support.metrics_token import AUTHORIZATION, token_file
 from support.passwords import HASHER
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from vdi.gateway.login.users_file import KEY, LocalUser, write_users
 from vdi.gateway.settings import Settings
 from vdi.kube.errors import AlreadyExists
@@ -123,7 +123,7 @@ class GatewayStage:
 
     async def inside(self, path: str, **more: Any) -> httpx.Response:
         """Ask the internal listener."""
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.internal}", timeout=10) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.internal}", timeout=PATIENCE) as client:
             return await client.get(path, **more)
 
     async def metrics(self) -> str:
@@ -211,7 +211,7 @@ async def open_gateway_stage(stage: Stage, folder: Path, **settings: Any) -> Asy
             yield gateway
     finally:
         stop.set()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, PATIENCE)
 
 
 @dataclass

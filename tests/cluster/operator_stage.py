@@ -253,13 +253,13 @@ class Stage:
         work = run_operator(config, chosen, stop=stop, clock=clock or SystemClock(), on_ready=ready.set_result)
         task = asyncio.create_task(work)
         try:
-            await asyncio.wait((task, ready), timeout=20, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((task, ready), timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
             assert ready.done(), f"the operator did not start: {task}"
             self.proxy.passed.clear()
             yield ready.result()
         finally:
             stop.set()
-            await asyncio.wait_for(task, 15)
+            await asyncio.wait_for(task, PATIENCE)
 
     async def spawn_operator(self) -> "OperatorProcess":
         """Start our operator as a process of its own; whoever calls ends it."""

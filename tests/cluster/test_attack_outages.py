@@ -45,7 +45,7 @@ async def edge(traefik: Path, tmp_path: Path, redis: RedisServer, postgres_url: 
 async def echoes(socket: aiohttp.ClientWebSocketResponse, text: str) -> None:
     """The desktop's connection is alive."""
     await socket.send_str(text)
-    assert await socket.receive_str(timeout=5) == text
+    assert await socket.receive_str(timeout=PATIENCE) == text
 
 
 async def loads(edge: TraefikStage, browser: aiohttp.ClientSession, path: str = "/x") -> tuple[int, str]:

@@ -24,7 +24,7 @@ from cluster.operator_stage import Stage
 from cluster.test_gateway_portal import Person
 from cluster.test_gateway_process import free_ports
 from support.audit_log import Request, not_granted, not_used, requests_of, rights_of
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from tools.generate.chart_render import render
 from vdi.api.crd import build_crds
 from vdi.devcluster import binaries, cluster
@@ -129,7 +129,7 @@ async def running(audited: AuditedCluster, program: str, **environment: str) -> 
         yield
         assert process.returncode is None, log.read_text()
         process.terminate()
-        await asyncio.wait_for(process.wait(), 20)
+        await asyncio.wait_for(process.wait(), PATIENCE)
     finally:
         if process.returncode is None:
             process.kill()

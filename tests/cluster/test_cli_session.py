@@ -94,7 +94,7 @@ def desktop_port(tmp_path: Path) -> Iterator[int]:
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(40)
         yield ports[0]
     finally:
         loop.call_soon_threadsafe(stop.set)

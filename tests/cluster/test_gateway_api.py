@@ -17,7 +17,7 @@ import pytest
 from cluster.gateway_stage import GatewayStage, open_gateway_stage
 from cluster.operator_stage import Stage
 from support.csrf import csrf_of
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from vdi.operator.kinds import SESSIONS
 
 RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
@@ -68,7 +68,7 @@ class Typed:
             done = await browser.post("/cli/authorize", data=form, headers=headers)
             found = re.search(r'<pre id="code">([\w-]+)</pre>', done.text)
             assert found, done.text
-            out, err = await asyncio.wait_for(process.communicate(f"{found[1]}\n".encode()), 20)
+            out, err = await asyncio.wait_for(process.communicate(f"{found[1]}\n".encode()), PATIENCE)
         assert process.returncode == 0, err.decode()
         return out.decode()
 

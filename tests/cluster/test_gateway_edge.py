@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from cluster.edge_traefik import TraefikStage, open_edge
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, a_session, changed, publish, shared_with
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
@@ -157,7 +157,7 @@ async def test_a_share_taken_back_cuts_the_open_connection(edge: TraefikStage, g
     session = edge.stage.world.session("alice-desktop")
     assert session is not None
     publish(edge.stage.world, changed(session, spec={"access": ()}))
-    message = await socket.receive(timeout=5)
+    message = await socket.receive(timeout=PATIENCE)
     assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 4002)
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
         await connect(edge, guest)
@@ -248,7 +248,7 @@ async def test_a_host_without_a_live_route_is_the_gateways(edge: TraefikStage) -
         edge.stage.world, changed(a_session(), spec=suspended, status={"phase": "Suspended", "message": "At rest."})
     )
     async with await edge.browser(OWNER) as browser:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             page = ""
             while "At rest." not in page:
                 async with browser.get(edge.url()) as answer:
@@ -265,7 +265,7 @@ async def test_the_waiting_pages_events_pass_traefik_as_they_come(
     edge: TraefikStage, alice: aiohttp.ClientSession
 ) -> None:
     session = publish(edge.stage.world, changed(a_session(), status={"phase": "Creating", "message": "Pulling."}))
-    async with alice.get(edge.url(path="/.vdi/events"), headers=PROGRAM) as answer, asyncio.timeout(5):
+    async with alice.get(edge.url(path="/.vdi/events"), headers=PROGRAM) as answer, asyncio.timeout(PATIENCE):
         assert answer.headers["Content-Type"].startswith("text/event-stream")
         text = ""
         while "Pulling." not in text:

@@ -13,7 +13,7 @@ import pytest
 from cluster.gateway_stage import GatewayStage, open_gateway_stage
 from cluster.operator_stage import Stage
 from support.csrf import csrf_of
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from vdi.gateway import scheduled_starts
 from vdi.gateway.scheduled_starts import DAYS
 from vdi.operator.kinds import SESSIONS
@@ -177,7 +177,7 @@ class listening:  # noqa: N801 -- used as a function is
     async def __aenter__(self) -> list[str]:
         opened = asyncio.Event()
         self._task = asyncio.create_task(self._read(opened))
-        await asyncio.wait_for(opened.wait(), 10)
+        await asyncio.wait_for(opened.wait(), PATIENCE)
         return self._heard
 
     async def __aexit__(self, *_: object) -> None:

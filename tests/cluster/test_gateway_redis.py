@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.redis_stage import RedisServer, redis_server
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from unit.gateway.shared_contract import CONTRACT
 from vdi.gateway import shared_state as module
 from vdi.gateway.shared_state import RedisSharedState, SharedState, open_shared_state
@@ -63,7 +63,7 @@ async def test_a_listener_that_is_cancelled_at_any_moment_ends(redis: RedisServe
             for _ in range(steps):
                 await asyncio.sleep(0)
             listener.cancel()
-            _, left = await asyncio.wait([listener], timeout=10)
+            _, left = await asyncio.wait([listener], timeout=PATIENCE)
             assert not left, f"cancelled after {steps} steps"
     finally:
         await shared.close()

@@ -368,7 +368,7 @@ def test_ctrl_c_while_it_waits(operator: GpuCluster) -> None:
                 assert line, seen
                 seen += line
             process.send_signal(signal.SIGINT)
-            rest = process.communicate(timeout=20)[1]
+            rest = process.communicate(timeout=40)[1]
         finally:
             process.kill()
     assert process.returncode == 130

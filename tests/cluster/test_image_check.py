@@ -21,7 +21,7 @@ import pytest
 from cluster.edge_traefik import free_port
 from cluster.operator_stage import Object, Stage
 from cluster.stand_in import MARK
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from unit.image_check.desktop_stand_in import KUBECTL, StandIn
 from vdi.http_client import HTTP_ERRORS, unverified
 from vdi.image_check.pod import AGENT_PORT, HOME_CONTAINER, LABELS
@@ -300,7 +300,7 @@ async def test_interrupted_it_leaves_nothing_behind(
         await bound(node)
         said = b""
         while b"preparing the image" not in said:
-            said += await asyncio.wait_for(process.stderr.readline(), 20)
+            said += await asyncio.wait_for(process.stderr.readline(), PATIENCE)
         process.send_signal(ends)
         said += (await process.communicate())[1]
     assert process.returncode == 130 and b"Interrupted; the pod is removed." in said, said

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from unit.kube.kube_things import HASH, Meta
 from vdi.kube import errors
 from vdi.kube.apply import Applier
@@ -83,7 +83,7 @@ class Ground:
 
     async def __aenter__(self) -> "Ground":
         self.task = asyncio.create_task(self.reflector.run())
-        await asyncio.wait_for(self.reflector.wait_synced(), 10)
+        await asyncio.wait_for(self.reflector.wait_synced(), PATIENCE)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -268,7 +268,7 @@ async def test_events_become_a_series(kubeconfig: Path, namespace: str, kubectl:
         recorder.emit(about, "Warning", "Tested", "said twice", "Test")
         recorder.emit(about, "Warning", "Tested", "said twice", "Test")
         task = asyncio.create_task(recorder.run())
-        await asyncio.wait_for(recorder.flush(), 5)
+        await asyncio.wait_for(recorder.flush(), PATIENCE)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert recorder.dropped == 0

@@ -44,7 +44,7 @@ class Server:
         if path in self.stalled:
             request.wfile.flush()
             self.stall_began.set()
-            self.over.wait(10)
+            self.over.wait(40)
 
 
 @contextmanager

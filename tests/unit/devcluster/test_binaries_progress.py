@@ -84,7 +84,7 @@ def test_side_by_side_returns_results_in_order(progress: Progress) -> None:
     first = threading.Event()
 
     def waits() -> str:
-        assert first.wait(5)
+        assert first.wait(40)
         return "a"
 
     def goes() -> str:

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message
 
+from support.waiting import PATIENCE
+
 
 class Events:
     """An open stream."""
@@ -71,7 +73,7 @@ async def events_of(app: ASGIApp, address: str, headers: Mapping[str, str]) -> A
 
     serving = asyncio.ensure_future(app(scope, receive, events.send))
     try:
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(PATIENCE):
             await asyncio.wait(
                 [serving, begun := asyncio.ensure_future(events.begun.wait())], return_when="FIRST_COMPLETED"
             )
@@ -79,6 +81,6 @@ async def events_of(app: ASGIApp, address: str, headers: Mapping[str, str]) -> A
         yield events
     finally:
         left.set()
-        await asyncio.wait([serving], timeout=3)
+        await asyncio.wait([serving], timeout=PATIENCE)
         assert serving.done(), "the stream goes on after the browser has left"
         serving.result()

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from support import builders
 from support.database import sqlite_with_tables
 from support.passwords import HASHER
+from support.waiting import PATIENCE
 from unit.gateway.component_stage import NAVIGATION, Browser, ComponentStage, FakeSecrets, begin_login
 from vdi.api.session import Access, Phase, VDISession
 from vdi.gateway.actions import Actions
@@ -223,7 +224,7 @@ async def browser_events(stage: EdgeStage, browser: Browser, *then: Any, most: i
     stream = stage.edge._waiting._stages(_request(stage, browser), admitted)
     with suppress(StopAsyncIteration):
         while len(found) < most:
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(PATIENCE):
                 chunk = (await anext(stream)).decode()
             found.append(json.loads(chunk.partition("data: ")[2]))
             if actions:

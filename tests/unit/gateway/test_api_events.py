@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from support.waiting import PATIENCE
 from unit.gateway.api_stage import BOB, ROOT, RUNNING, ApiStage
 from unit.gateway.api_stream import Events, events_of
 from unit.gateway.test_api_sessions import problem
@@ -95,7 +96,10 @@ async def test_a_stream_with_much_to_report_ends_too(stage: ApiStage, monkeypatc
     monkeypatch.setattr("vdi.gateway.api.events.CHECK_SECONDS", 0.2)
     stage.session()
     root = await stage.program(ROOT)
-    async with events_of(stage.app, "/api/v1/events?session=alice-desktop", root.headers) as events, asyncio.timeout(3):
+    async with (
+        events_of(stage.app, "/api/v1/events?session=alice-desktop", root.headers) as events,
+        asyncio.timeout(PATIENCE),
+    ):
         await stage.logins.follow_users({ROOT.user: replace(ROOT, admin=False)})
         for hours in itertools.count(1):
             if (await events.next())[0] == "end":

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.gateway.cluster_cache import Change, ClusterCache
 from vdi.gateway.settings import Settings
@@ -145,7 +145,7 @@ async def test_readers_come_to_an_end_with_the_world(api: FakeApi) -> None:
         reader = asyncio.create_task(read_all())
         await asyncio.sleep(0)
         world.end_changes()
-        assert await asyncio.wait_for(reader, 1) == []
+        assert await asyncio.wait_for(reader, PATIENCE) == []
 
     await with_world(api, look)
 

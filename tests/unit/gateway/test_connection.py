@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from vdi.gateway.serve import _config, _Server, listen
 from vdi.gateway.web import connection
 
@@ -50,7 +50,7 @@ async def serving() -> AsyncIterator[tuple[Dial, _Server]]:
             for writer in writers:
                 writer.close()
             server.should_exit = True
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, PATIENCE)
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def ends_with(reader: asyncio.StreamReader, status: bytes) -> None:
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PATIENCE):
         answer = await reader.read()
     assert answer.startswith(b"HTTP/1.1 " + status), answer
 
@@ -135,7 +135,7 @@ async def test_cookies_are_cleared_where_they_are_what_is_too_large(head: bytes,
     async with serving() as (dial, _):
         reader, writer = await dial()
         writer.write(head)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             answer = await reader.read()
         assert (b'clear-site-data: "cookies"' in answer) == clears
         length = int(answer.partition(b"content-length: ")[2].partition(b"\r\n")[0])
@@ -147,7 +147,7 @@ async def test_the_answer_to_a_head_that_is_too_large_reaches_who_goes_on_sendin
     async with serving() as (dial, _):
         reader, writer = await dial()
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"a=b; " * 10000)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             answer = await reader.readuntil(b"\r\n\r\n")
             for _ in range(20):  # while it says that it is closing
                 writer.write(b"a=b; " * 1000)

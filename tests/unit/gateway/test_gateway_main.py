@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import PATIENCE
 from unit.kube.kube_fake_api import fake_api
 from vdi.gateway import __main__ as program
 from vdi.gateway.history.component import History
@@ -105,6 +106,6 @@ async def test_a_part_that_fails_takes_the_process_with_it(
     async with fake_api() as api:
         work = run_gateway(api.config(), read_settings(environment), stop=asyncio.Event())
         with pytest.raises(ExceptionGroup) as failure:
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(PATIENCE):
                 await work
     assert program._among(failure.value, RuntimeError)

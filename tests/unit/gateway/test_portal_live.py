@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_session, a_template, running, settle
 from vdi.gateway.portal import events, fragments
 from vdi.gateway.portal.admin.sessions import admin_pieces
@@ -39,7 +39,7 @@ class Reader:
 
     async def next(self) -> Pieces:
         """The events of the next message."""
-        text = (await asyncio.wait_for(anext(self._stream), 5)).decode()
+        text = (await asyncio.wait_for(anext(self._stream), PATIENCE)).decode()
         found = {}
         for part in text.strip("\n").split("\n\n"):
             lines = part.split("\n")
@@ -51,7 +51,7 @@ class Reader:
 
     async def is_over(self) -> bool:
         try:
-            await asyncio.wait_for(anext(self._stream), 5)
+            await asyncio.wait_for(anext(self._stream), PATIENCE)
         except StopAsyncIteration:
             return True
         return False
@@ -134,7 +134,7 @@ async def test_a_stream_that_is_opened_again_begins_with_what_the_page_shows_now
     answer = asyncio.ensure_future(stage.browser().get(f"/events?view=desktops&seen={seen}", **headers))
     await eventually(lambda: len(stage.services.subscriptions) == 1, "the stream is open")
     stage.people.ended.add(ALICE.login_id)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PATIENCE):
         assert (f"id: {now}\nevent: list\n" in (await answer).text) == missed
 
 
@@ -231,7 +231,7 @@ async def test_a_stream_ends_when_what_its_user_may_see_changes(
     answer = asyncio.ensure_future(stage.browser(ADMIN).get(f"/events?view={view}"))
     await eventually(lambda: len(stage.services.subscriptions) == 1, "the stream is open")
     stage.people.by_cookie = {secret: replace(user, **change) for secret, user in stage.people.by_cookie.items()}
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PATIENCE):
         assert (await answer).text.endswith("\n\nevent: bye\ndata: \n\n")
 
 

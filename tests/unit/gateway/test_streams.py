@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from support.waiting import PATIENCE
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.web import streams
 from vdi.gateway.web.streams import sse_event, sse_response
@@ -87,7 +88,7 @@ async def test_all_streams_end_when_the_gateway_stops_and_their_sources_are_clos
     rest = asyncio.create_task(anext(chunks, None))
     await asyncio.sleep(0)
     gateway.stopping.set()
-    assert await asyncio.wait_for(rest, 1) is None
+    assert await asyncio.wait_for(rest, PATIENCE) is None
     assert (closed, live(gateway)) == ([True], 0)
 
 

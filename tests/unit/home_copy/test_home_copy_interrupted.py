@@ -10,6 +10,7 @@ import pytest
 
 from support.builders import a_template
 from support.clock import FakeClock
+from support.waiting import PATIENCE
 from vdi.api.template import HomeScope
 from vdi.home_copy.archive import import_home
 from vdi.home_copy.migrate import migrate_home
@@ -71,11 +72,11 @@ async def test_a_claim_whose_answer_was_on_its_way_is_deleted(
     server = SlowServer()
     run = CopyRun(cast(Client, server), FakeClock(), ["kubectl"], "vdi", lambda _: None, lambda _: None)
     command = asyncio.create_task(work(run))
-    await asyncio.wait_for(server.made.wait(), 5)
+    await asyncio.wait_for(server.made.wait(), PATIENCE)
     command.cancel()
     await asyncio.sleep(0)
     server.answers.set()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(command, 5)
+        await asyncio.wait_for(command, PATIENCE)
     kinds = [kind for kind, _ in server.deleted]
     assert kinds == ["persistentvolumeclaims", "pods"]

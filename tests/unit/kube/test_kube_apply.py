@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from unit.kube.kube_things import HASH, THINGS, Journal, Thing, requested
 from vdi.kube import errors
@@ -50,7 +50,7 @@ async def stage(api: FakeApi, *, watching: bool = True) -> AsyncIterator[Applier
         task = asyncio.create_task(this.reflector.run()) if watching else None
         try:
             if task is not None:
-                await asyncio.wait_for(this.reflector.wait_synced(), 3)
+                await asyncio.wait_for(this.reflector.wait_synced(), PATIENCE)
             yield this
         finally:
             if task is not None:

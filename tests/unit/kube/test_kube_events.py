@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from support.clock import FakeClock
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.kube import events
 from vdi.kube.events import EventRecorder
@@ -29,7 +29,7 @@ class Reporter:
         self.recorder.emit(about, "Normal", "Tested", note, "Test")
 
     async def flushed(self) -> None:
-        await asyncio.wait_for(self.recorder.flush(), 2)
+        await asyncio.wait_for(self.recorder.flush(), PATIENCE)
 
     def reported(self) -> list[tuple[str, int]]:
         """(note, count) of each Event on the server."""

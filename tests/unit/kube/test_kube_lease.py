@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.clock import FakeClock, settle
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from unit.kube.kube_lease_world import LeaseSimulation
 from unit.kube.kube_things import THINGS, Thing, requested
@@ -270,17 +270,17 @@ async def test_over_http_one_leads_renews_and_hands_over() -> None:
         await leader.release()
         assert not leader.leads
         await clock.advance(TIMING.look)
-        await asyncio.wait_for(other.wait_leading(), 5)
+        await asyncio.wait_for(other.wait_leading(), PATIENCE)
 
 
 async def test_who_finds_the_fence_shut_has_the_lease_renewed_at_once() -> None:
     clock = FakeClock()
     async with fake_api() as api, electing(api, clock) as elector:
-        await asyncio.wait_for(elector.wait_leading(), 5)
+        await asyncio.wait_for(elector.wait_leading(), PATIENCE)
         clock.wall += timedelta(hours=1)
         with pytest.raises(NotLeader):
             elector.allowance()
-        await asyncio.wait_for(elector.wait_leading(), 5)
+        await asyncio.wait_for(elector.wait_leading(), PATIENCE)
         assert elector.allowance() > TIMING.deadline
 
 
@@ -297,7 +297,7 @@ async def test_a_refusal_is_said_once_and_kept_for_the_probe(caplog: pytest.LogC
                     sent = api.count("GET")
                     await clock.advance(TIMING.look)
                     await eventually(partial(lambda sent: api.count("GET") > sent, sent), "another look")
-                await asyncio.wait_for(elector.wait_leading(), 5)
+                await asyncio.wait_for(elector.wait_leading(), PATIENCE)
                 assert elector.last_error is None
     assert len([record for record in caplog.records if "lease" in record.message]) == 1
 

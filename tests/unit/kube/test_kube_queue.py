@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from support.clock import FakeClock, settle
+from support.waiting import PATIENCE
 from vdi.kube.errors import Conflict, TooManyRequests
 from vdi.kube.queue import GRAIN, Controller, Result, TerminalError, WorkQueue
 
@@ -340,7 +341,7 @@ async def test_stop_lets_the_work_under_way_end_and_takes_no_more() -> None:
     await settle()
     assert not running.done()
     gate.set()
-    await asyncio.wait_for(running, 1)
+    await asyncio.wait_for(running, PATIENCE)
     assert finished == ["a"]
 
 
@@ -368,7 +369,7 @@ async def test_a_worker_cancelled_when_its_key_has_just_come_leaves_it_to_anothe
     await settle()
     queue.add("a")
     first.cancel()
-    assert await asyncio.wait_for(second, 1) == "a"
+    assert await asyncio.wait_for(second, PATIENCE) == "a"
 
 
 async def test_a_crowd_of_timers_wakes_no_one_for_each_of_them() -> None:

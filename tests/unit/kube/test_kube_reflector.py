@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from unit.kube.kube_things import THINGS, Journal, Thing, a_thing
 from vdi.kube.errors import ConnectionFailed, Forbidden, NotFound
@@ -56,7 +56,7 @@ async def test_list_then_watch() -> None:
     async with fake_api() as api:
         api.put("things", "a", size=1)
         async with reflected(api) as this:
-            await asyncio.wait_for(this.reflector.wait_synced(), 2)
+            await asyncio.wait_for(this.reflector.wait_synced(), PATIENCE)
             assert this.size_of("a") == 1
             await eventually(lambda: api.watching)
             api.put("things", "b", size=2)
@@ -218,7 +218,7 @@ async def test_a_server_that_is_not_there_yet_is_waited_for() -> None:
             assert not this.reflector.synced
             assert this.reflector.last_contact is None
             await api.start()
-            await asyncio.wait_for(this.reflector.wait_synced(), 2)
+            await asyncio.wait_for(this.reflector.wait_synced(), PATIENCE)
 
 
 async def test_a_silent_half_open_stream_is_given_up_at_the_deadline() -> None:
@@ -332,7 +332,7 @@ async def test_what_may_not_be_read_or_is_not_installed_is_said_once_and_tried_a
         api.faults = [("GET", refusal(code, error.__name__))] * 4
         async with reflected(api) as this:
             await eventually(lambda: isinstance(this.reflector.last_error, error))
-            await asyncio.wait_for(this.reflector.wait_synced(), 2)
+            await asyncio.wait_for(this.reflector.wait_synced(), PATIENCE)
             assert this.reflector.last_error is None
     assert len(caplog.records) == 1
 

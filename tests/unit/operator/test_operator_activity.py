@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from support.waiting import PATIENCE
 from support.web_server import serve_app
 from unit.operator.operator_world import NAMESPACE, START, OperatorWorld
 from vdi.api.session import VDISession
@@ -202,7 +203,7 @@ async def test_a_new_idle_timeout_of_a_template_has_its_desktops_asked(running: 
     spec = {"image": "i", "lifecycle": {"idleTimeout": "1h"}}
     running.polls.queue.done(await running.polls.queue.take())
     running.put(running.caches.templates, VDITemplate, "t", metadata={"namespace": ""}, spec=spec)
-    assert await asyncio.wait_for(running.polls.queue.take(), 1) == KEY
+    assert await asyncio.wait_for(running.polls.queue.take(), PATIENCE) == KEY
     assert await running.poll() is not None
     assert running.agent.asked == 1
 

@@ -14,6 +14,7 @@ import pytest
 from support.clock import FakeClock
 from support.metrics_token import TOKEN, token_file
 from support.variants import first_of
+from support.waiting import PATIENCE
 from vdi.kube.errors import ConnectionFailed, Forbidden
 from vdi.kube.resource import LEASES, PODS
 from vdi.operator import http_server
@@ -191,7 +192,7 @@ async def test_who_says_nothing_is_cut_off(sight: Sight, monkeypatch: pytest.Mon
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /heal")
         with suppress(ConnectionResetError):
-            assert await asyncio.wait_for(reader.read(), 5) == b""
+            assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
         writer.close()
 
 

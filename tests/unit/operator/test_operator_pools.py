@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from unit.operator.operator_world import NAMESPACE as NS
 from unit.operator.operator_world import OperatorWorld
@@ -152,7 +152,7 @@ async def world() -> AsyncIterator[PoolWorld]:
         world.pool(2)
         tasks = [asyncio.create_task(reflector.run()) for reflector in world.caches.reflectors]
         try:
-            await asyncio.wait_for(world.caches.wait_synced(), 5)
+            await asyncio.wait_for(world.caches.wait_synced(), PATIENCE)
             yield world
         finally:
             for task in tasks:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.operator.health import Health
@@ -51,7 +51,7 @@ async def living(api: FakeApi) -> AsyncIterator[Operator]:
         yield operator
     finally:
         operator.stop.set()
-        await asyncio.wait_for(task, 8)
+        await asyncio.wait_for(task, PATIENCE)
 
 
 async def test_it_is_ready_then_leads_and_gives_the_lease_back() -> None:
@@ -127,6 +127,6 @@ async def test_a_helper_that_ends_is_a_fault_and_not_silence(monkeypatch: pytest
     async with fake_api() as api:
         operator = Operator(api)
         with pytest.raises(ExceptionGroup) as failed:
-            await asyncio.wait_for(operator.life.run(operator.stop, operator.ready.set), 5)
+            await asyncio.wait_for(operator.life.run(operator.stop, operator.ready.set), PATIENCE)
     assert failed.group_contains(RuntimeError, match="short ended unexpectedly")
     assert operator.holder, "writes of others may be under way: the lease has to run out"
