@@ -43,7 +43,7 @@ PEOPLE: dict[str, dict[str, Any]] = {
     "root@example.com": {"name": "Root", "admin": True},
 }
 """Who can log in, all with PASSWORD."""
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 
 
 class AsTraefik(httpx.AsyncBaseTransport):

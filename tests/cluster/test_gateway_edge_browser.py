@@ -44,7 +44,7 @@ async def chromium() -> AsyncIterator[Browser]:
 async def a_person(edge: TraefikStage, chromium: Browser, user: str = OWNER, **how: Any) -> BrowserContext:
     """A window of somebody who has logged in at the portal."""
     context = await chromium.new_context(ignore_https_errors=True, **how)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(30_000)
     secret, _ = await edge.stage.logins.begin(Identity(user=user), Device())
     cookie = {"name": LOGIN, "value": secret, "url": edge.settings.portal_url, "secure": True, "httpOnly": True}
     await context.add_cookies([cookie])  # type: ignore[list-item]

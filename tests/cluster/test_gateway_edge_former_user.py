@@ -111,7 +111,7 @@ async def key_hash(edge: TraefikStage) -> str:
 async def alice(edge: TraefikStage, browser: Browser) -> BrowserContext:
     """Alice's browser, with her login at the portal."""
     context = await browser.new_context()
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(30_000)
     secret, _ = await edge.stage.logins.begin(Identity(user=OWNER), Device())
     cookie = {"name": LOGIN, "value": secret, "url": edge.settings.portal_url, "secure": True, "httpOnly": True}
     await context.add_cookies([cookie])  # type: ignore[list-item]

@@ -365,7 +365,7 @@ async def serving(
                 except HTTP_ERRORS:
                     return False
 
-            await eventually(responds, "the program responds", 60)
+            await eventually(responds, "the program responds", 150)
         yield there
     finally:
         if process.returncode is None:

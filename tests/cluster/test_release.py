@@ -62,7 +62,7 @@ def is_helm4(release: Release) -> bool:
     return release.helm.name == "helm"
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_each_values_file_is_clean_and_renders(release: Release) -> None:
     for name in VALUES:
         here = ("--kube-version", "1.34.0", *values_words(name))
@@ -72,7 +72,7 @@ def test_each_values_file_is_clean_and_renders(release: Release) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_the_life_of_a_release(release: Release, tmp_path: Path) -> None:
     first = yaml.safe_dump(FIRST)
     without_images = release.run("install", "--yes", "--set", "domain=vdi.example.com", status=1)
@@ -120,7 +120,7 @@ def test_the_life_of_a_release(release: Release, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(360)
 def test_a_release_in_another_namespace_is_found(release: Release) -> None:
     """As those are that were installed before vdi-system was the default."""
     first = yaml.safe_dump(FIRST | {"sessions": {"namespace": "desks"}})  # vdi-sessions stays with the release before

@@ -65,7 +65,7 @@ def visitor(
         locale="en-GB",
         **more,
     )
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(30_000)
     if person is not None:
         secret = f"cookie-of-{person.email}"
         server.do(lambda: server.stage.people.by_cookie.__setitem__(secret, person))
