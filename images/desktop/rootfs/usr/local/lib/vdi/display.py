@@ -10,6 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 X11, WAYLAND, AUTO = "X11", "Wayland", "Auto"
+ZINK = {"MESA_LOADER_DRIVER_OVERRIDE": "zink", "GALLIUM_DRIVER": "zink", "LIBGL_KOPPER_DRI2": "1"}
+"""Environment of a program that draws with Mesa's Zink."""
+NVIDIA_GLX = {"__GLX_VENDOR_LIBRARY_NAME": "nvidia"}
+"""Environment of a program that draws with NVIDIA's own OpenGL, through GLX."""
 PROBE = "/opt/selkies/bin/selkies-gpu-probe"
 PROBE_SECONDS = 25.0
 _VALUES = {"": X11, "false": X11, "0": X11, "true": WAYLAND, "1": WAYLAND, "auto": AUTO}
