@@ -52,6 +52,15 @@ class QueueSimulation:
         self.queue.remove(uid, self.now)
         return self.settle()
 
+    def try_pool(self, uid: str, demand: Demand, *, instead_of: str = "") -> list[Grant]:
+        """A pool asks for room for one of its pods, just as a desktop ends."""
+        if instead_of:
+            del self.running[instead_of]
+            self.queue.remove(instead_of, self.now)
+        if node := self.queue.try_bind(uid, demand, self.now):
+            self.running[uid] = a_waiter(uid, self.now, demand=demand), node
+        return self.settle()
+
     def pass_time(self, length: int) -> list[Grant]:
         self.now += length
         self.queue.tick(self.now)

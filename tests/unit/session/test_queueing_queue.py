@@ -141,6 +141,46 @@ def test_room_that_was_kept_is_free_when_its_holder_leaves() -> None:
     assert granted(world.settle()) == ["small"]
 
 
+def test_room_that_was_kept_is_free_when_its_holder_starts_elsewhere() -> None:
+    world = a_world("n0", "n1", gpu="2")
+    for name in ("n0", "n1"):
+        world.arrive(a_waiter(f"on-{name}", demand=a_demand(pin=pinned_to(name))))
+    world.arrive(a_waiter("large", 0, demand=a_demand(gpu=2)))
+    world.pass_time(BACKFILL_TIMEOUT)  # n0 is kept for it
+    assert world.arrive(a_waiter("small", world.now, demand=a_demand(pin=pinned_to("n0")))) == []
+    assert granted(world.end("on-n1")) == ["large", "small"]
+
+
+def test_whoever_comes_to_be_before_the_holder_takes_what_was_kept() -> None:
+    world = a_world("n0", "n1", gpu="3")
+    world.arrive(a_waiter("r0", user="patient", demand=a_demand(pin=pinned_to("n0"))))
+    for uid in ("r1", "r2", "r3"):
+        world.arrive(a_waiter(uid, user="greedy", demand=a_demand(pin=pinned_to("n1"))))
+    world.arrive(a_waiter("large", 0, user="patient", demand=a_demand(gpu=3, pin=pinned_to("n0"))))
+    world.pass_time(BACKFILL_TIMEOUT)
+    small = a_waiter("small", world.now, user="greedy", priority=1, demand=a_demand(pin=pinned_to("n0")))
+    assert world.arrive(small) == [], "with three desktops it comes after one with one desktop"
+    assert [granted(world.end(uid)) for uid in ("r1", "r2", "r3")] == [[], [], ["small"]]
+
+
+def test_whoever_was_behind_the_first_holder_may_be_before_the_second() -> None:
+    world = a_world("n0", gpu="2")
+    world.arrive(a_waiter("r0"))
+    for uid, priority in (("important", 2), ("other", 0)):
+        world.arrive(a_waiter(uid, 0, priority=priority, demand=a_demand(gpu=2)))
+    world.pass_time(BACKFILL_TIMEOUT)
+    assert world.arrive(a_waiter("small", world.now, priority=2)) == []
+    world.queue.leave("important", world.now)
+    assert granted(world.settle()) == ["small"]
+
+
+def test_what_is_withheld_from_a_pool_is_tried_for_those_who_wait() -> None:
+    world = full_world()
+    world.arrive(a_waiter("one"))
+    assert granted(world.try_pool("pool-1", a_demand(), instead_of="r0")) == ["one"]
+    assert "pool-1" not in world.running
+
+
 def test_pools_get_only_what_no_one_waits_for() -> None:
     world = a_world()
     for number in range(7):
@@ -181,7 +221,7 @@ DEMANDS = some.builds(
 )
 STEPS = some.lists(
     some.tuples(
-        some.sampled_from(["arrive", "arrive", "end", "time", "leave", "node", "gone"]),
+        some.sampled_from(["arrive", "arrive", "end", "pool", "time", "leave", "node", "gone"]),
         some.integers(0, 40),
         DEMANDS,
         some.integers(-2, 2),
@@ -200,6 +240,8 @@ def test_never_over_capacity_and_nothing_free_is_left_lying(steps: list[tuple[st
             world.arrive(PendingSession(f"w{number}", f"u{which % 4}", priority, world.now, demand))
         elif what == "end" and everybody:
             world.end(everybody[which % len(everybody)])
+        elif what == "pool":
+            world.try_pool(f"p{number}", demand, instead_of=everybody[which % len(everybody)] if everybody else "")
         elif what == "time":
             world.pass_time(which * MINUTE)
         elif what == "leave" and waiting:
@@ -211,8 +253,9 @@ def test_never_over_capacity_and_nothing_free_is_left_lying(steps: list[tuple[st
         elif what == "gone" and f"n{which % 3}" not in {node for _, node in world.running.values()}:
             world.queue.remove_node(f"n{which % 3}")
             world.settle()
-        world.queue.tick(world.now)
         assert world.queue.grant(world.now) == [], "a decision is complete at once"
+        world.queue.tick(world.now)
+        assert world.queue.grant(world.now) == [], "time has not passed"
         _assert_work_conserving(world)
 
 

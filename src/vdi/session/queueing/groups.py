@@ -22,6 +22,13 @@ class Group:
     hold: str = ""
     """The node that is kept for the first of this line."""
 
+    def try_withheld_again(self) -> bool:
+        """Have the withheld nodes tried too. False: no node is withheld."""
+        found = bool(self.withheld)
+        self.fresh.update(dict.fromkeys(self.withheld))
+        self.withheld.clear()
+        return found
+
 
 def is_hopeless(group: Group) -> bool:
     """Whether no session's end would make room for this group."""

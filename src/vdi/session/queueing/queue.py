@@ -12,7 +12,7 @@ got free capacity since it was tried there. A decision when nothing is free look
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from vdi.session.autoscaling import can_use_new_node
 from vdi.session.capacity import Amounts
@@ -63,6 +63,7 @@ class Queue:
         self._groups: dict[Demand, Group] = {}
         self._waiting: dict[str, tuple[PendingSession, Group]] = {}
         self._lively: dict[Demand, Group] = {}  # with waiters, and nodes that have not been tried
+        self._roused: list[Group] = []  # since a decision looked at them last
         self._holding: dict[str, dict[Demand, Group]] = {}  # by node
         self._occupied: dict[Demand, Group] = {}  # with waiters
 
@@ -158,11 +159,9 @@ class Queue:
         self._waiting[pending.uid] = pending, group
         self._occupied[group.demand] = group
         group.queue.add(pending, now)
-        if group.withheld:
-            group.fresh.update(dict.fromkeys(group.withheld))
-            group.withheld.clear()
+        group.try_withheld_again()
         if group.fresh:
-            self._lively[group.demand] = group
+            self._rouse(group)
 
     def leave(self, uid: str, now: int) -> None:
         """Somebody wants no room any more."""
@@ -178,6 +177,8 @@ class Queue:
             self._lift(group)
             if group.demand.pin or len(self._groups) > _KEPT:
                 del self._groups[group.demand]
+        elif group.hold:
+            self._order_changed()
 
     def waiting(self, uid: str) -> PendingSession | None:
         """Whoever waits under this uid."""
@@ -213,18 +214,21 @@ class Queue:
         """Give capacity to the next session that fits, until no session does."""
         self._hold_for_patient(now)
         granted: list[Grant] = []
-        heads: list[tuple[Key, int, Group]] = []
-        for number, group in enumerate(list(self._lively.values())):
-            if first := group.queue.first(now):
-                heads.append((first[0], number, group))
-        heapify(heads)
-        while heads:
-            key, number, group = heappop(heads)
+        heads: list[tuple[Key, Group]] = []  # no two keys are equal: each has a uid
+        self._roused = list(self._lively.values())
+        while self._roused or heads:
+            while self._roused:  # also by a start: what was kept for that session may be free to others now
+                group = self._roused.pop()
+                if first := group.queue.first(now):
+                    heappush(heads, (first[0], group))
+            if not heads:
+                break
+            key, group = heappop(heads)
             first = group.queue.first(now)
             if first is None:
                 continue
             if first[0] != key:  # of the same user somebody has just got a place
-                heappush(heads, (first[0], number, group))
+                heappush(heads, (first[0], group))
                 continue
             capacity = self._find(group, key, now)
             if capacity is None:
@@ -236,7 +240,7 @@ class Queue:
             self._assign(pending.uid, assignment, now)
             granted.append(Grant(pending, capacity.name))
             if following := group.queue.first(now):
-                heappush(heads, (following[0], number, group))
+                heappush(heads, (following[0], group))
         return granted
 
     def try_bind(self, uid: str, demand: Demand, now: int) -> str | None:
@@ -245,9 +249,10 @@ class Queue:
         Gives the node, on which it is placed then.
         """
         group = self.group_of(demand)
-        group.fresh.update(dict.fromkeys(group.withheld))
-        group.withheld.clear()
+        group.try_withheld_again()
         capacity = self._find(group, (0, 0.0, now, uid), now, spare=True)
+        if group.queue and group.try_withheld_again():  # withheld from the pool, not from those who wait
+            self._rouse(group)
         if capacity:
             self._assign(uid, _Assignment(capacity.name, dict(demand.takes), "", False, demand), now)
         return capacity.name if capacity else None
@@ -255,11 +260,7 @@ class Queue:
     def tick(self, now: int) -> None:
         """Time has passed: check again which sessions hold nodes, and what was withheld."""
         self._hold_for_patient(now)
-        for group in self._occupied.values():
-            if group.withheld:
-                group.fresh.update(dict.fromkeys(group.withheld))
-                group.withheld.clear()
-                self._lively[group.demand] = group
+        self._order_changed()
 
     def holders(self, node: str, beside: Group) -> list[Group]:
         """The other lines for whose first a node is kept."""
@@ -347,6 +348,18 @@ class Queue:
             del self._holding[node]
         self._enliven(node)
 
+    def _order_changed(self) -> None:
+        """Somebody may now be before the one for whom a node is kept."""
+        for group in self._occupied.values():
+            if group.try_withheld_again():
+                self._rouse(group)
+
+    def _rouse(self, group: Group) -> None:
+        """Those who wait in it have nodes to try."""
+        if group.demand not in self._lively:
+            self._lively[group.demand] = group
+            self._roused.append(group)
+
     def _enliven(self, name: str) -> None:
         """There may be room on this node: everybody who may be there is to be tried."""
         for group in self._groups.values():
@@ -354,7 +367,7 @@ class Queue:
                 group.fresh[name] = None
                 group.withheld.discard(name)
                 if group.queue:
-                    self._lively[group.demand] = group
+                    self._rouse(group)
 
     def _admit_node(self, group: Group, capacity: NodeCapacity) -> None:
         group.withheld.discard(capacity.name)
@@ -362,7 +375,7 @@ class Queue:
             group.capacities[capacity.name] = capacity
             group.fresh[capacity.name] = None
             if group.queue:
-                self._lively[group.demand] = group
+                self._rouse(group)
         else:
             group.capacities.pop(capacity.name, None)
             group.fresh.pop(capacity.name, None)
@@ -395,6 +408,7 @@ class Queue:
             del self._running[user]
         for group in self._occupied.values():
             group.queue.share_changed(user, now)
+        self._order_changed()
 
     def _share(self, user: str) -> float:
         return share_of(user, self._running, self._weights)
