@@ -32,8 +32,8 @@ demo-down: $(STAMP) ## stop the demo and leave the machine as it was
 pictures: docs ## the pictures of README and docs, light and dark (needs Chromium; with the demo up, those of a desktop too)
 	@cd tests && ../$(PY) -m portal.pictures ../docs/pictures
 
-test: $(STAMP) ## unit, cluster (a real API server), a cut of chaos, e2e (a real desktop; needs root), pages; with the time of each
-	@tests/run.sh unit cluster chaos-fast e2e portal
+test: $(STAMP) ## unit, cluster (a real API server), e2e (a real desktop; needs root), pages, a cut of chaos; with the time of each
+	@tests/run.sh unit cluster e2e portal chaos-fast
 
 test-all: $(STAMP) ## every suite whole: hours; needs root
 	@tests/run.sh --thorough unit cluster chaos e2e portal streaming doctor kasm network nodes

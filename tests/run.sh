@@ -21,6 +21,7 @@ asked=" $* "
 failed=()
 times=()
 beside=
+suites_beside=
 
 run() {
     local suite=$1 begin=$SECONDS
@@ -30,22 +31,32 @@ run() {
     times+=("$(printf '%-8s %5d s' "$suite" $((SECONDS - begin)))")
 }
 
-# Starts a suite beside the next ones, which wait more than they compute. What it prints comes with `finish`.
+# Starts suites, one after the other, beside the next ones, which wait more than they compute. What one of them prints
+# comes with `finish`.
 start_beside() {
-    printed=$(mktemp)
+    local suite
+    suites_beside=" $* "
+    printed=$(mktemp -d)
     set -m # a process group of its own, so that Ctrl-C can end it
-    ("$@" > "$printed" 2>&1) &
+    (for suite in "$@"; do
+        "$suite" > "$printed/$suite" 2>&1
+        echo $? > "$printed/$suite.status"
+    done) &
     set +m
     beside=$!
 }
 
 finish() {
     wait "$beside"
-    local status=$?
-    beside=
-    cat "$printed"
-    rm "$printed"
-    return "$status"
+    cat "$printed/$1"
+    return "$(cat "$printed/$1.status")"
+}
+
+run_or_finish() {
+    case $suites_beside in
+        *" $1 "*) run "$1" finish "$1" ;;
+        *) run "$1" "$1" ;;
+    esac
 }
 
 # The servers and the browser that the tests of these suites start.
@@ -66,7 +77,11 @@ control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubect
 desktops() {
     $python -m vdi demo up --name e2e --screenshot demo.png || return
     # Not sooner: pages of a browser fail when the machine's network interfaces change.
-    case $asked in *" e2e "*"portal "*) start_beside portal ;; esac # one before e2e has run already
+    local suite suites=()
+    for suite in portal chaos-fast; do
+        case $asked in *" e2e "*"$suite "*) suites+=("$suite") ;; esac # one before e2e has run already
+    done
+    start_beside ${suites[@]+"${suites[@]}"}
     "${pytest[@]}" tests/e2e --ignore tests/e2e/test_node_guest.py --ignore-glob '*/test_streaming_*.py' --timeout 180 \
         ${left_out[@]+"${left_out[@]}"}
 }
@@ -90,6 +105,14 @@ desktops_down() {
 
 portal() { # each worker has a browser
     "${pytest[@]}" tests/portal --numprocesses "$workers" --dist worksteal ${left_out[@]+"${left_out[@]}"}
+}
+
+# A cut of a minute or two: one flow with every fault, and a short mixture that is always the same.
+chaos-fast() {
+    $python -m vdi.devcluster.binaries "${control_plane[@]}" || return
+    VDI_CHAOS_SECONDS=30 VDI_CHAOS_SEED=1 "${pytest[@]}" \
+        "tests/chaos/test_chaos_calls.py::test_every_fault_at_every_call[create]" tests/chaos/test_chaos_mixture.py \
+        tests/chaos/test_chaos_unanswered.py --numprocesses "$workers" --dist loadfile
 }
 
 nodes() {
@@ -157,17 +180,14 @@ for suite in "$@"; do
             run kasm "${pytest[@]}" tests/kasm
             ;;
         portal)
-            if [ -n "$beside" ]; then run portal finish; else run portal portal; fi
+            run_or_finish portal
             ;;
         chaos)
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"
             run chaos "${pytest[@]}" tests/chaos
             ;;
-        chaos-fast) # a cut of a minute or two: one flow with every fault, and a short mixture that is always the same
-            run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"
-            run chaos-fast env VDI_CHAOS_SECONDS=30 VDI_CHAOS_SEED=1 "${pytest[@]}" \
-                "tests/chaos/test_chaos_calls.py::test_every_fault_at_every_call[create]" tests/chaos/test_chaos_mixture.py \
-                tests/chaos/test_chaos_unanswered.py --numprocesses "$workers" --dist loadfile
+        chaos-fast)
+            run_or_finish chaos-fast
             ;;
         *)
             echo "tests/run.sh: unknown suite '$suite'; allowed: unit cluster e2e portal streaming doctor kasm network nodes chaos chaos-fast" >&2
@@ -176,6 +196,7 @@ for suite in "$@"; do
     esac
 done
 
+[ -z "$beside" ] || rm -r "$printed"
 echo "== where the time went"
 printf '  %s\n' "${times[@]}"
 if [ ${#failed[@]} -gt 0 ]; then
