@@ -64,6 +64,7 @@ class Queue:
         self._waiting: dict[str, tuple[PendingSession, Group]] = {}
         self._lively: dict[Demand, Group] = {}  # with waiters, and nodes that have not been tried
         self._roused: list[Group] = []  # since a decision looked at them last
+        self._passed_over: dict[Demand, Group] = {}  # with withheld nodes; some that have none any more
         self._holding: dict[str, dict[Demand, Group]] = {}  # by node
         self._occupied: dict[Demand, Group] = {}  # with waiters
 
@@ -307,6 +308,7 @@ class Queue:
             desired = spare and any(blocks(takes, capacity, other) for other in self._occupied.values())
             if desired or self._is_kept(capacity, group, key, now):
                 group.withheld.add(name)
+                self._passed_over[group.demand] = group
                 continue
             group.fresh[name] = None
             return capacity
@@ -350,8 +352,9 @@ class Queue:
 
     def _order_changed(self) -> None:
         """Somebody may now be before the one for whom a node is kept."""
-        for group in self._occupied.values():
-            if group.try_withheld_again():
+        while self._passed_over:
+            _, group = self._passed_over.popitem()
+            if group.queue and group.try_withheld_again():
                 self._rouse(group)
 
     def _rouse(self, group: Group) -> None:
