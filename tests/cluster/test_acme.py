@@ -4,6 +4,7 @@ pebble takes every DNS challenge for solved: what is tried is what is ordered, n
 """
 
 import asyncio
+import base64
 import json
 import os
 import ssl
@@ -18,6 +19,8 @@ import msgspec
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from cluster.edge_traefik import connector, free_port
 from cluster.operator_stage import Stage
@@ -32,6 +35,7 @@ pytestmark = pytest.mark.timeout(180)
 
 CHART = Path(__file__).parents[2] / "charts/vdi"
 DOMAIN = "desks.example.com"
+EMAIL = "ops@example.com"
 WILDCARD = [f"*.{DOMAIN}"]
 ISSUED_SECONDS = 40.0
 
@@ -72,7 +76,32 @@ async def acme_server(program: Path, folder: Path) -> AsyncIterator[tuple[str, P
     (folder / "pebble.json").write_text(json.dumps({"pebble": config}))
     always = {"PEBBLE_VA_ALWAYS_VALID": "1", "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
     async with running(folder, program, "-config", str(folder / "pebble.json"), **always):
+        # Traefik does not try an order again that found nobody listening.
+        await eventually(partial(listens, port), "pebble listens")
         yield f"https://127.0.0.1:{port}/dir", authority.file
+
+
+async def listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def account_file(folder: Path) -> Path:
+    """Traefik's storage, with the key of an account that is to be registered.
+
+    Traefik's own has 4,096 bits: on a busy machine it took 25 s to find one.
+    """
+    key = rsa.generate_private_key(65537, 2048)
+    der = key.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+    account = {"Email": EMAIL, "Registration": None, "PrivateKey": base64.b64encode(der).decode()}
+    path = folder / "acme.json"
+    path.touch(0o600)
+    path.write_text(json.dumps({"le": {"Account": account, "Certificates": None}}))
+    return path
 
 
 @asynccontextmanager
@@ -85,8 +114,9 @@ async def traefik(
     resolver = {
         "caServer": acme,
         "caCertificates": [str(ca)],
-        "email": "ops@example.com",
-        "storage": str(folder / "acme.json"),
+        "email": EMAIL,
+        "storage": str(account_file(folder)),
+        "keyType": "EC256",  # the default, 4,096 bits of RSA, took 17 s on a busy machine
         "dnsChallenge": challenge,
     }
     static = {
