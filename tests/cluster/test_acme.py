@@ -76,7 +76,7 @@ async def acme_server(program: Path, folder: Path) -> AsyncIterator[tuple[str, P
     (folder / "pebble.json").write_text(json.dumps({"pebble": config}))
     always = {"PEBBLE_VA_ALWAYS_VALID": "1", "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
     async with running(folder, program, "-config", str(folder / "pebble.json"), **always):
-        # Traefik does not try an order again that found nobody listening.
+        # An order that comes before the server listens fails, and Traefik does not try it again.
         await eventually(partial(listens, port), "pebble listens")
         yield f"https://127.0.0.1:{port}/dir", authority.file
 
