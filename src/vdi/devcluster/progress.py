@@ -210,16 +210,20 @@ class Progress:
         """Run the jobs in threads and return their results in order.
 
         The first failure, or Ctrl-C, ends all the others and is raised once they have ended; no further step of this
-        display runs then.
+        display runs then. A job that was given up because of work beside it is no failure: what failed may be in a job
+        that is still ending its own jobs.
         """
         with ThreadPoolExecutor(max_workers=at_once) as pool:
             try:  # around all of it: Ctrl-C may come while the first job runs already, and the next is being submitted
                 futures = [pool.submit(job) for job in jobs]
                 _wait_for_all_or_a_failure(futures)
-                failures = [error for future in futures if future.done() and (error := future.exception())]
-                if failures:
-                    raise next((error for error in failures if not isinstance(error, Cancelled)), failures[0])
-                return [future.result() for future in futures]
+                failures = _failures(futures)
+                if not failures:
+                    return [future.result() for future in futures]
+                self.cancel()
+                pool.shutdown(wait=True, cancel_futures=True)
+                failures += _failures(futures)
+                raise next((error for error in failures if not isinstance(error, Cancelled)), failures[0])
             except BaseException:
                 self.cancel()
                 pool.shutdown(wait=True, cancel_futures=True)
@@ -279,6 +283,11 @@ def _wait_for_all_or_a_failure(futures: Sequence[Future[T]]) -> None:
         done, left = wait(futures, timeout=_LOOK_SECONDS, return_when=FIRST_EXCEPTION)
         if not left or any(future.exception() for future in done):
             return
+
+
+def _failures(futures: Sequence[Future[T]]) -> list[BaseException]:
+    ended = (future for future in futures if future.done() and not future.cancelled())
+    return [error for future in ended if (error := future.exception())]
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -63,7 +65,9 @@ def test_unknown_distribution_is_reported_which_are_known() -> None:
 class Apt:
     """Scripts in place of apt-get and dpkg-deb, which write down how they were called."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, lists: bool, root: bool) -> None:
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, lists: bool, root: bool, sudo: bool = False
+    ) -> None:
         self.calls = folder / "calls"
         self.broken = folder / "broken"
         self.lists = folder / "lists"
@@ -74,6 +78,7 @@ class Apt:
         monkeypatch.setattr(packages, "_LISTS", self.lists)
         monkeypatch.setattr(packages.this_distribution, "__defaults__", (folder / "os-release",))
         monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1000)
+        monkeypatch.setattr("vdi.devcluster.packages.sudo_works", lambda: sudo)
         self.path = f"{folder}/bin:/usr/bin:/bin"
         script(
             folder / "bin" / "apt-get",
@@ -110,14 +115,14 @@ def test_package_is_downloaded_and_unpacked_not_installed(tmp_path: Path, monkey
 def test_root_fetches_missing_package_lists_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     apt = Apt(tmp_path, monkeypatch, lists=False, root=True)
     unpack(tmp_path, apt)
-    assert apt.said() == ["apt-get -q update", DOWNLOAD, "dpkg-deb -x"]
+    assert apt.said() == ["apt-get --quiet update", DOWNLOAD, "dpkg-deb -x"]
 
 
 def test_root_renews_package_lists_that_are_out_of_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     apt = Apt(tmp_path, monkeypatch, lists=True, root=True)
     apt.broken.touch()
     unpack(tmp_path, apt)
-    assert apt.said() == [DOWNLOAD, "apt-get -q update", DOWNLOAD, "dpkg-deb -x"]
+    assert apt.said() == [DOWNLOAD, "apt-get --quiet update", DOWNLOAD, "dpkg-deb -x"]
 
 
 def test_user_without_package_lists_is_reported_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +138,45 @@ def test_user_with_old_package_lists_sees_what_apt_said(tmp_path: Path, monkeypa
     with pytest.raises(StepFailed, match=r"apt-get ended with status 100\n  \| 404"):
         unpack(tmp_path, apt)
     assert [path for path in leftovers(tmp_path) if "runc" in path] == []
+
+
+def test_user_with_sudo_renews_package_lists_that_are_out_of_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apt = Apt(tmp_path, monkeypatch, lists=True, root=False, sudo=True)
+    script(tmp_path / "bin" / "sudo", 'shift 2; exec "$@"')
+    apt.broken.touch()
+    unpack(tmp_path, apt)
+    assert apt.said() == [DOWNLOAD, "apt-get --quiet update", DOWNLOAD, "dpkg-deb -x"]
+
+
+class ContendedLock:
+    """A lock that says when somebody asks for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.contended = threading.Event()
+
+    def __enter__(self) -> None:
+        self.contended.set()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_no_package_is_looked_up_while_the_lists_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an installation in another thread: half-replaced lists have no package."""
+    apt, lists = Apt(tmp_path, monkeypatch, lists=True, root=False), ContendedLock()
+    monkeypatch.setattr("vdi.devcluster.packages.lists", lists)
+    with ThreadPoolExecutor() as threads:
+        with lists:
+            lists.contended.clear()
+            unpacked = threads.submit(unpack, tmp_path, apt)
+            assert lists.contended.wait(40)
+            assert apt.said() == []
+        unpacked.result()
+    assert apt.said() == [DOWNLOAD, "dpkg-deb -x"]
 
 
 def test_package_that_lies_elsewhere_than_the_table_says_is_refused(

@@ -113,6 +113,28 @@ def test_failure_of_one_ends_the_programs_of_the_others(progress: Progress, show
     assert "– long" in shown.getvalue()
 
 
+def test_what_failed_is_raised_and_not_what_was_given_up_because_of_it(progress: Progress, tmp_path: Path) -> None:
+    """The failure is in a job of a job: it comes up only once the other jobs beside it have ended."""
+    given_up = threading.Event()
+
+    def ends_late() -> None:
+        with contextlib.suppress(Cancelled):
+            progress.wait(40)
+        assert given_up.wait(40)
+
+    def failing() -> None:
+        raise StepFailed("inner", "no", tmp_path / "log")
+
+    def beside() -> None:
+        try:
+            progress.wait(40)
+        finally:
+            given_up.set()
+
+    with pytest.raises(StepFailed, match="inner: no"):
+        progress.side_by_side([lambda: progress.side_by_side([ends_late, failing]), beside])
+
+
 def test_nothing_starts_after_giving_up(progress: Progress, tmp_path: Path) -> None:
     progress.cancel()
     with pytest.raises(Cancelled), progress.step("x") as step:

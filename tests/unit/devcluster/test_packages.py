@@ -7,7 +7,7 @@ import pytest
 
 from vdi.devcluster import packages
 from vdi.devcluster.packages import PackagesUnavailable
-from vdi.devcluster.progress import Progress, StepFailed
+from vdi.devcluster.progress import Progress, Step, StepFailed
 
 
 @pytest.fixture
@@ -38,6 +38,16 @@ def test_lists_are_fetched_first_and_the_lock_is_waited_for(
     assert installed == (
         "noninteractive --quiet -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends buildah chromium"
     )
+
+
+def test_lists_are_locked_while_they_are_replaced_and_not_during_the_installation(
+    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    seen: list[tuple[str, bool]] = []
+    monkeypatch.setattr(Step, "run", lambda _, argv, **__: seen.append((argv[-1], packages.lists.locked())))
+    install(tmp_path)
+    assert seen == [("update", True), ("chromium", False)]
 
 
 def test_a_failure_shows_what_apt_said(tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

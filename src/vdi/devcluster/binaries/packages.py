@@ -6,12 +6,12 @@ So that a Docker or containerd that is on the machine is neither replaced nor st
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from vdi.devcluster import packages
 from vdi.devcluster.binaries.components import DISTRIBUTIONS, LIBRARY_PACKAGES, DebianPackage, PythonPackage
 from vdi.devcluster.build_cache import BuildCache, SourceFailed
 from vdi.devcluster.progress import Step, StepFailed
@@ -65,18 +65,21 @@ def _download(package: str, build_cache: BuildCache, step: Step, into: Path) -> 
     env = {**build_cache.env, "LC_ALL": "C.UTF-8"}
     if any(_LISTS.glob("*_Packages*")):
         try:
-            step.run(command, env=env, cwd=into)
-            return
+            with packages.lists:
+                step.run(command, env=env, cwd=into)
         except StepFailed:  # the lists may be older than what the servers still have
-            if os.geteuid() != 0:
+            if not packages.may_install():
                 raise
-    elif os.geteuid() != 0:
+        else:
+            return
+    elif not packages.may_install():
         raise SourceFailed(
             f"packages: {_LISTS} contains no package lists, and only root can fetch them: sudo apt-get update"
         )
     with build_cache.lock("apt-update"):
-        step.run(["apt-get", "-q", "update"], env=env)
-    step.run(command, env=env, cwd=into)
+        packages.update(step, env)
+    with packages.lists:
+        step.run(command, env=env, cwd=into)
 
 
 def require_libraries(program: Path) -> None:
