@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
@@ -17,6 +18,7 @@ from vdi.devcluster.progress import Progress
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.web.cookies import LOGIN
+from vdi.session.times import format_time
 
 CREATING = {"phase": "Creating", "message": "The image is being pulled (3 of 9 layers).", "ready_time": ""}
 
@@ -76,6 +78,27 @@ async def test_the_address_opens_the_desktop(edge: TraefikStage, chromium: Brows
     ours = [cookie for cookie in await person.cookies(edge.url()) if cookie["value"] != "evil"]
     assert GRANT_COOKIE in {our["name"] for our in ours}
     assert all(our["httpOnly"] and our["secure"] for our in ours)
+
+
+async def test_a_desktop_that_became_ready_a_moment_ago_opens_once_it_answers(
+    edge: TraefikStage, chromium: Browser
+) -> None:
+    now(edge, status={"phase": "Running", "ready_time": format_time(edge.stage.clock.now())})
+    page = await (await a_person(edge, chromium)).new_page()
+    paths: list[str] = []
+    page.on("framenavigated", lambda frame: paths.append(urlsplit(frame.url).path))
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    await page.goto(edge.url())
+    await arrived(edge, page)
+    assert (paths, problems) == (["/.vdi/open", "/"], [])
+    edge.write_routes()
+    await edge.unrouted("alice-desktop")
+    await page.goto(edge.url(path="/.vdi/open?next=/"))
+    await expect(page.get_by_role("heading", name="Ready")).to_be_visible()
+    edge.write_routes("alice-desktop")
+    await arrived(edge, page)
+    assert paths[2:] == ["/.vdi/open", "/.vdi/wait", "/"]
 
 
 async def test_the_page_follows_the_start_and_opens_the_desktop_by_itself(

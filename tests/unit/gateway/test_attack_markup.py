@@ -19,8 +19,10 @@ from support.waiting import eventually
 from unit.gateway.attack_stage import DESKTOP, READS, AttackStage, form_token, furnish, open_attack_stage
 from unit.gateway.component_stage import NAVIGATION, PORTAL, Browser
 from unit.kube.kube_fake_api import FakeApi, fake_api
+from vdi.gateway.edge.assets import inline_script
 from vdi.gateway.login.logins import OIDC, Device, Identity
 from vdi.gateway.store.scheduled_starts import ScheduledStart, ScheduledStartStore
+from vdi.gateway.web.security_headers import digest_of
 from vdi.session.home_list import LAST_USED
 from vdi.session.identity import MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION
 
@@ -55,18 +57,21 @@ ELSEWHERE = {"/login", "/login/oidc", "/login/oidc/back", "/enter", "/.vdi/start
 
 
 class Looker(HTMLParser):
-    """Finds what a probe has become: a tag, an attribute, an address of its own; and collects what it is as text."""
+    """Finds what a probe has become: a tag, an attribute, an address of its own; collects scripts, and what is text."""
 
     def __init__(self) -> None:
         super().__init__()
         self.wrong: list[str] = []
         self.text = ""
+        self.scripts: list[str] = []
+        self._in_script = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if MARK in tag:
             self.wrong.append(f"<{tag}>")
-        if tag == "script" and "src" not in dict(attrs):
-            self.wrong.append("a script of its own")
+        self._in_script = tag == "script" and "src" not in dict(attrs)
+        if self._in_script:
+            self.scripts.append("")
         for name, value in attrs:
             self.text += value or ""
             if MARK in name or name.startswith("on"):
@@ -77,6 +82,12 @@ class Looker(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if self._in_script:
+            self.scripts[-1] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "script":
+            self._in_script = False
 
 
 def look(answer: httpx.Response, what: str) -> bool:
@@ -96,6 +107,7 @@ def look(answer: httpx.Response, what: str) -> bool:
     looker.feed(answer.text)
     looker.close()
     assert looker.wrong == [], what
+    assert all(script == inline_script("open.js") and digest_of(script) in policy for script in looker.scripts), what
     assert MARK * 3 not in answer.text, f"{what}: a template ran inside a field"
     return MARK in looker.text
 

@@ -60,13 +60,13 @@ async def test_the_owner_opens_the_address_and_is_in(stage: EdgeStage) -> None:
 
 
 async def test_who_enters_is_led_where_the_edge_would_lead_them(stage: EdgeStage) -> None:
-    """One redirect sooner: to the waiting page, or to the desktop's own."""
+    """One redirect sooner: to the waiting page, to the one that asks a new desktop, or to the desktop's own."""
     browser = await stage.logged_in(OWNER)
     session = a_session()
     for phase, ready_s, path, where in (
         (Phase.RUNNING, 60, "/", "/?v=1#token=edge"),
         (Phase.RUNNING, 60, "/files?x=1", "/files?x=1"),
-        (Phase.RUNNING, 4, "/?x=1", "/.vdi/wait?next=/%3Fx%3D1"),
+        (Phase.RUNNING, 4, "/?x=1", "/.vdi/open?next=/%3Fx%3D1"),
         (Phase.CREATING, 60, "/files?x=1", "/.vdi/wait?next=/files%3Fx%3D1"),
     ):
         ready_time = format_time(stage.clock.now() - timedelta(seconds=ready_s))

@@ -150,15 +150,13 @@ async def test_selkies_1_gets_the_same_login_and_no_token(stage: EdgeStage) -> N
     assert "sec-websocket-protocol" not in answer.headers
 
 
-async def test_a_new_desktop_is_opened_through_the_waiting_page_which_asks_its_own_health_path(
-    stage: EdgeStage,
-) -> None:
+async def test_a_new_desktop_is_asked_at_its_own_health_path_before_it_is_opened(stage: EdgeStage) -> None:
     have_template(stage, health_path="/healthz")
     status = {"ready_time": format_time(stage.clock.now())}
     stage.add(changed(a_session(), status=status, metadata={"resource_version": "9"}))
     browser = await stage.logged_in(OWNER)
     page = await browser.open(address())
-    assert page.url.path == "/.vdi/wait"
+    assert page.url.path == "/.vdi/open"
     assert 'data-health="/healthz"' in page.text and 'data-opens="/?v=1"' in page.text
     answer = await stage.verify(HOST, "/?v=1", Cookie=browser.stolen(HOST), **NAVIGATION)
     assert answer.status_code == 200, "no one is sent there twice"

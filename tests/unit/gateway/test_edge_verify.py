@@ -121,12 +121,11 @@ async def test_a_navigation_gets_the_fragment_that_selkies_page_requests(stage: 
     assert (await stage.verify(HOST, "/", Cookie=cookies(alice))).status_code == 200
 
 
-async def test_a_desktop_of_a_moment_ago_is_opened_through_the_waiting_page(stage: EdgeStage, alice: Browser) -> None:
+async def test_a_desktop_of_a_moment_ago_is_asked_before_it_is_opened(stage: EdgeStage, alice: Browser) -> None:
     publish(stage.world, changed(a_session(), status={"ready_time": format_time(stage.clock.now())}))
     answer = await stage.verify(HOST, "/?a=b&v=2", Cookie=cookies(alice), **NAVIGATION)
-    assert answer.headers["location"] == f"{ORIGIN}/.vdi/wait?next=/%3Fa%3Db%26v%3D2"
+    assert answer.headers["location"] == f"{ORIGIN}/.vdi/open?next=/%3Fa%3Db%26v%3D2"
     page = await alice.get(answer.headers["location"])
-    assert 'data-stage="opening"' in page.text
     assert 'data-opens="/?a=b&amp;v=2&amp;v=1#token=edge"' in page.text
     assert (await stage.verify(HOST, "/?v=1", Cookie=cookies(alice), **NAVIGATION)).status_code == 200, "no way round"
     stage.clock.forward(seconds=5)

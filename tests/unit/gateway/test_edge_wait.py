@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ from vdi.api.meta import Condition
 from vdi.api.session import Phase, QueueStatus, VDISession
 from vdi.gateway.edge.stage import GONE, describe
 from vdi.gateway.users import Role
+from vdi.gateway.web.security_headers import digest_of
 from vdi.session.conditions import ADMITTED, POD_READY, TEMPLATE_FOUND
+from vdi.session.times import format_time
 
 HOST = SETTINGS.host("alice-desktop")
 HERE = address(path="")
@@ -108,6 +111,29 @@ async def test_nothing_is_inline(stage: EdgeStage) -> None:
     for path in re.findall(r'(?:src|href)="(/\.vdi/[^"]+)"', page):
         asset = await browser.get(address(path=path))
         assert (asset.status_code, "immutable" in asset.headers["cache-control"]) == (200, True), path
+
+
+async def test_a_new_desktop_is_asked_by_a_page_of_one_file(stage: EdgeStage) -> None:
+    ready = format_time(stage.clock.now() - timedelta(seconds=4))
+    now(stage, status={"phase": Phase.RUNNING, "ready_time": ready})
+    page = await (await stage.logged_in(OWNER)).open(address(path="/?x=1"))
+    assert (page.status_code, page.url.path) == (200, "/.vdi/open")
+    (script,) = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
+    assert f"script-src 'self' '{digest_of(script)}';" in page.headers["content-security-policy"]
+    assert re.findall(r'(?:src|href)="([^"]*)"', page.text) == ["data:,"]
+    data = dict(re.findall(r'data-(\w+)="([^"]*)"', page.text))
+    assert data == {"health": "/api/health", "opens": "/?x=1&amp;v=1#token=edge", "waits": "/.vdi/wait?next=/%3Fx%3D1"}
+    assert (page.headers["x-vdi-gateway"], page.headers["cache-control"]) == ("1", "no-store")
+
+
+@pytest.mark.parametrize("phase", [Phase.CREATING, Phase.FAILED])
+async def test_a_desktop_that_does_not_run_is_not_asked(stage: EdgeStage, phase: Phase) -> None:
+    now(stage, status={"phase": phase, "ready_time": ""})
+    browser = await stage.logged_in(OWNER)
+    await browser.open(address())
+    for who in (browser, stage.browser()):
+        answer = await who.get(address(path="/.vdi/open?next=/files"))
+        assert (answer.status_code, answer.headers["location"]) == (302, "/.vdi/wait?next=/files")
 
 
 async def test_what_people_and_images_say_is_shown_and_not_run(stage: EdgeStage) -> None:

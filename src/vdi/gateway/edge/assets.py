@@ -41,6 +41,12 @@ def asset_address(name: str) -> str:
 
 
 @cache
+def inline_script(name: str) -> str:
+    """A script for a page to have in itself. Raises OSError for a name that is not there."""
+    return (_FOLDER / name).read_text()
+
+
+@cache
 def _asset(name: str) -> tuple[bytes, bytes, str]:
     body = (_FOLDER / name).read_bytes()
     return body, gzip.compress(body, mtime=0), hashlib.sha256(body).hexdigest()[:16]

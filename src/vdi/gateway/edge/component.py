@@ -130,6 +130,7 @@ class Edge(Component):
             Route("/.vdi/enter", self._handoff.enter),
             Route("/.vdi/leave", self._handoff.leave, methods=["POST"]),
             Route("/.vdi/wait", self._waiting.page),
+            Route("/.vdi/open", self._waiting.opening),
             Route("/.vdi/events", self._waiting.events),
             Route("/.vdi/resume", self._waiting.resume, methods=["POST"]),
             Route(transport.PATH, self._transport.page),

@@ -21,9 +21,8 @@ def find_first_page(
 ) -> str:
     """The address to redirect to; empty: the desktop answers at `uri`, an address on its own host."""
     page = page_of(uri)
-    waiting_page = f"/.vdi/wait?next={quoted(page)}"
     if session.spec.suspended or session.status.phase != Phase.RUNNING:
-        return waiting_page
+        return f"/.vdi/wait?next={quoted(page)}"
     if uri.partition("?")[0] != "/":
         return ""
     if streams_webrtc(template):
@@ -31,8 +30,8 @@ def find_first_page(
     if mark_of(uri) == PAGE_MARK:
         return ""
     if _is_new(session, now):
-        # Until Traefik knows of a new desktop it has nothing to show but an error: the waiting page asks first.
-        return waiting_page
+        # Until Traefik knows of a new desktop it has nothing to show but an error: that page asks first.
+        return f"/.vdi/open?next={quoted(page)}"
     return opened(page) if template is None or takes_tokens(template.spec) else ""
 
 

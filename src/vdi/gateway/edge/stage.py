@@ -45,6 +45,8 @@ class Stage:
     """Whether the portal has something to do for this person here."""
 
 
+OPENING = "opening"
+"""Of a desktop that runs."""
 GONE = Stage("gone", "This desktop has ended", "It no longer exists.")
 AGAIN = Stage("again", "One moment", "Your connection to this desktop has ended. Looking for another one.")
 
@@ -68,7 +70,7 @@ def describe(session: VDISession | None, role: Role | None, denied: str = "") ->
     if status.phase == Phase.RUNNING and denied:
         return Stage("denied", "You cannot view this desktop", denied)
     if status.phase == Phase.RUNNING:
-        return Stage("opening", "Ready", "The desktop is opening.", _steps(session))
+        return Stage(OPENING, "Ready", "The desktop is opening.", _steps(session))
     if status.phase == Phase.FAILED:
         message = status.message or "The reason is not known."
         return Stage("failed", "The desktop could not be started", message, _steps(session), manage=mine)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
+from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -20,7 +21,7 @@ from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import Change
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.edge.assets import asset_address
+from vdi.gateway.edge.assets import asset_address, inline_script
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.cookies import add_header, desktop_cookie, reload_cookie
 from vdi.gateway.edge.headers import (
@@ -34,7 +35,7 @@ from vdi.gateway.edge.headers import (
 )
 from vdi.gateway.edge.revocation import Revocations
 from vdi.gateway.edge.selkies import opened, page_of
-from vdi.gateway.edge.stage import AGAIN, GONE, Stage, describe
+from vdi.gateway.edge.stage import AGAIN, GONE, OPENING, Stage, describe
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.edge.transport import streams_webrtc
@@ -42,6 +43,7 @@ from vdi.gateway.rights import role_in
 from vdi.gateway.users import Role, User
 from vdi.gateway.web.cookies import cookies_in
 from vdi.gateway.web.render import Renderer
+from vdi.gateway.web.security_headers import content_security_policy
 from vdi.gateway.web.streams import StreamLimit, TooManyStreamsError, sse_event
 from vdi.session.image import health_path, refuse_view_only, takes_tokens
 
@@ -82,6 +84,32 @@ class WaitingPage:
     async def page(self, request: Request) -> Response:
         """`/.vdi/wait`, sent here by the edge."""
         return await self._serve(request, local_path(request.query_params.get("next")))
+
+    async def opening(self, request: Request) -> Response:
+        """`/.vdi/open`, sent here by the edge: asks a desktop that has just become ready whether it answers.
+
+        A page of one file: style, font and scripts of the waiting page would all be loaded before the desktop's own.
+        """
+        next_path = local_path(request.query_params.get("next"))
+        waits = f"/.vdi/wait?next={quoted(next_path)}"
+        admitted = await self._admitted(request)
+        if admitted is None or self._stage(admitted.session, admitted).key != OPENING:
+            return RedirectResponse(waits, 302, _OURS)
+        self._request_table(admitted.session, admitted)
+        script = inline_script("open.js")
+        response = self._renderer.render(
+            request,
+            "open.html",
+            name=admitted.session.metadata.name,
+            waits=waits,
+            script=Markup(script),  # noqa: S704 - a file of ours
+            **self._way_in(admitted.session, next_path),
+        )
+        response.headers.update(_OURS)
+        response.headers["Content-Security-Policy"] = content_security_policy(self._settings, script)
+        if admitted.token:
+            add_header(response, desktop_cookie(admitted.token, self._settings.token_seconds))
+        return response
 
     async def anywhere(self, request: Request) -> Response:
         """Every other path of a desktop's host without a live route."""
@@ -138,20 +166,17 @@ class WaitingPage:
         session = self._cluster.by_uid(admitted.session.metadata.uid)
         self._request_table(session, admitted)
         stage = self._stage(session, admitted)
-        template = self._cluster.template(admitted.session.spec.template)
-        opens = opened(next_path, takes_tokens=template is None or takes_tokens(template.spec))
         response = self._renderer.render(
             request,
             "wait.html",
             status=status,
             next=next_path,
-            opens=next_path if streams_webrtc(template) else opens,
-            health=health_path(template.spec) if template else DEFAULT_HEALTH_PATH,
             why=why,
             name=admitted.session.metadata.name,
             owner=admitted.session.spec.user if admitted.claims.role is not Role.OWNER else "",
             script=asset_address("wait.js"),
             style=asset_address("wait.css"),
+            **self._way_in(admitted.session, next_path),
             **self._shown(stage, next_path),
         )
         response.headers.update(_OURS)
@@ -232,6 +257,15 @@ class WaitingPage:
             "View only is not possible: this desktop does not confirm that it restricts you to viewing. Ask "
             f"{session.spec.user} to share it with full control, or to restart it. It opens here once it confirms."
         )
+
+    def _way_in(self, session: VDISession, next_path: str) -> dict[str, Any]:
+        """Where the desktop is asked whether it answers, and where it then opens."""
+        template = self._cluster.template(session.spec.template)
+        if streams_webrtc(template):
+            opens = next_path
+        else:
+            opens = opened(next_path, takes_tokens=template is None or takes_tokens(template.spec))
+        return {"health": health_path(template.spec) if template else DEFAULT_HEALTH_PATH, "opens": opens}
 
     def _shown(self, stage: Stage, next_path: str) -> dict[str, Any]:
         return {

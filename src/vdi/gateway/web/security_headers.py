@@ -1,5 +1,8 @@
 """Headers of every answer to a browser: nothing is loaded, framed, sent or run that is not ours."""
 
+import base64
+import hashlib
+
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,15 +35,18 @@ _NOT_NEEDED = (
 )
 
 
-def content_security_policy(settings: Settings) -> str:
-    """Scripts and styles from our own files only. `form-action` names the desktops' hosts too: Chrome holds every
-    redirect after a form against it, and the login form leads back to a desktop.
+def content_security_policy(settings: Settings, script: str = "") -> str:
+    """Scripts and styles from our own files only, and `script`, if a page has one in it.
+
+    `form-action` names the desktops' hosts too: Chrome holds every redirect after a form against it, and the login form
+    leads back to a desktop.
     """
+    scripts = f"script-src 'self' '{digest_of(script)}'" if script else "script-src 'self'"
     desktops = settings.url(f"*.{settings.domain}")
     return "; ".join(
         (
             "default-src 'none'",
-            "script-src 'self'",
+            scripts,
             "style-src 'self'",
             "font-src 'self'",
             " ".join(("img-src 'self' data:", *settings.icon_origins)),
@@ -50,6 +56,11 @@ def content_security_policy(settings: Settings) -> str:
             "frame-ancestors 'none'",
         )
     )
+
+
+def digest_of(script: str) -> str:
+    """What a Content-Security-Policy calls a script that is in the page itself."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 class SecurityHeaders:
