@@ -7,7 +7,8 @@
   const LONGEST = 30000; // milliseconds
   let failed = false;
   addEventListener('error', ({ target }) => {
-    const isPart = target instanceof HTMLScriptElement || (target instanceof HTMLLinkElement && target.rel === 'stylesheet');
+    const isPart = target instanceof HTMLScriptElement
+      || (target instanceof HTMLLinkElement && ['stylesheet', 'modulepreload'].includes(target.rel));
     if (!isPart || failed) return;
     failed = true;
     const pause = Math.min(Number(sessionStorage.getItem(KEY)) * 2 || SHORTEST, LONGEST);

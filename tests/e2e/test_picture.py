@@ -131,7 +131,7 @@ def whole_pictures(browser: DesktopBrowser) -> int:
     return int(browser.page.evaluate("() => window.wholePictures"))
 
 
-_LONG = ("**/assets/index-*.css", "**/stream-watch.js")
+_LONG = ("**/assets/index-*.css", "**/assets/selkies-core-*.js", "**/stream-watch.js")
 PARTS = ("**/assets/index-*.js", *(pytest.param(part, marks=pytest.mark.long) for part in _LONG))
 
 
