@@ -70,16 +70,19 @@ def test_a_status_that_no_one_wrote_is_empty() -> None:
 
 
 def test_the_table_compares_both_ways_and_keeps_the_first_start_apart() -> None:
-    figures = [{"way": FIRST, "ready_s": 6.0, "picture_s": 8.0}]
-    figures += [{"way": "vdi", "ready_s": 3.0 + i, "picture_s": 4.0 + i} for i in range(3)]
-    figures += [{"way": "raw API", "ready_s": 2.0, "picture_s": 4.0} for _ in range(3)]
-    figures += [{"way": "from a pool", "ready_s": 0.1, "picture_s": 0.5 + i} for i in range(3)]
+    cpu = {"browser_cpu_s": 1.5, "node_cpu_s": 0.5}
+    figures = [{"way": FIRST, "ready_s": 6.0, "picture_s": 8.0, **cpu}]
+    figures += [{"way": "vdi", "ready_s": 3.0 + i, "picture_s": 4.0 + i, **cpu} for i in range(3)]
+    figures += [{"way": "raw API", "ready_s": 2.0, "picture_s": 4.0, **cpu, "node_cpu_s": 0.25} for _ in range(3)]
+    figures += [{"way": "from a pool", "ready_s": 0.1, "picture_s": 0.5 + i, **cpu} for i in range(3)]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table(figures).splitlines()]
     assert lines[2:] == [
         ["ready to be opened, p50, s", "4.00", "2.00", "2.00", "0.10"],
         ["ready to be opened, slowest, s", "5.00", "2.00", "2.50", "0.10"],
         ["first picture in the browser, p50, s", "5.00", "4.00", "1.25", "1.50"],
         ["first picture in the browser, slowest, s", "6.00", "4.00", "1.50", "2.50"],
+        ["CPU of the browser from ready to picture, p50, s", "1.50", "1.50", "1.00", "1.50"],
+        ["CPU of all else from ready to picture, p50, s", "0.50", "0.25", "2.00", "0.50"],
         ["first picture of a user's first start (the home is made), s", "8.00", "", "", ""],
     ]
 
