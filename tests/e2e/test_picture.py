@@ -158,4 +158,6 @@ def test_a_page_whose_part_was_refused_loads_itself_again(sessions: World, part:
         )
         browser.wait_for_picture()
         assert len(refused) == 2
-        assert len([line for line in browser.messages if "[load-again]" in line]) == 2
+        # The second script is requested twice by one page: in advance, and once the first script runs.
+        times = 1 if "core" in part else 2
+        assert len([line for line in browser.messages if "[load-again]" in line]) == times
