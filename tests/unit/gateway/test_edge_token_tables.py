@@ -155,7 +155,8 @@ async def test_the_page_that_says_why_loads_itself_again_and_is_the_viewers_alon
     shared = stage.world.session("alice-desktop")
     assert shared is not None
     publish(stage.world, changed(shared, status={"ready_time": "2026-11-20T12:00:09Z"}))
-    assert "The desktop is opening." in (await guest.open(address())).text, "a new desktop has its own time"
+    assert (await guest.open(address())).url.path == "/.vdi/open", "a new desktop has its own time"
+    assert "The desktop is opening." in (await guest.open(address(path="/.vdi/wait"))).text
 
 
 async def test_a_viewer_is_refused_for_good_where_the_image_cannot_hold_them_and_a_collaborator_works(
