@@ -114,7 +114,12 @@ def _url(observed: Observed, settings: ClusterSettings) -> str:
 def _why_not_ready(observed: Observed) -> Explanation | None:
     """None: it is ready, or there is no pod. A node that is known not to answer outweighs the pod's own last word."""
     pod = observed.pod
-    if pod is None or (pod.ready and (observed.node is None or observed.node.ready)):
+    if pod is None:
+        return None
+    if observed.session.metadata.deletion_timestamp and not observed.node_lost:
+        # Known before the pod's own state says so: in a crowd that would be a second write for each session.
+        return Explanation(Reason.POD_STOPPING, "The desktop's pod is being deleted.", stuck=False)
+    if pod.ready and (observed.node is None or observed.node.ready):
         return None
     return explain(observed.start_state(pod))
 

@@ -79,6 +79,17 @@ def test_phase_follows_what_is_observed(name: str, observed: Observed, problem: 
     assert status.message or phase == "Running"
 
 
+def test_a_deleted_session_says_at_once_what_holds_until_its_pod_is_gone() -> None:
+    deleted = a_session(deleting=True)
+    before = status_of(seen(session=deleted, pod=a_pod(ready=True)))
+    deleted = msgspec.structs.replace(deleted, status=before)
+    assert status_of(seen(session=deleted, pod=a_pod(deletionTimestamp=CREATED))) == before
+    assert reason(before, "PodReady") == "PodStopping"
+    assert "a new one follows" not in str(before)
+    lost = status_of(seen(session=a_session(deleting=True), pod=a_pod(ready=True), node=a_node(ready=False)))
+    assert reason(lost, "PodReady") == "NodeLost"
+
+
 def test_running_session_says_all_that_a_person_asks() -> None:
     status = status_of(seen(pod=a_pod(ready=True, home="home", status={"podIP": "10.42.0.7"})))
     assert status.url == "https://alice-desktop.vdi.localhost"
