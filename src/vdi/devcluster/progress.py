@@ -38,6 +38,8 @@ _TERMINATE_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _NOTE_WIDTH = 70
+_REFRESHES_PER_SECOND = 2
+"""Of the display on a terminal. Rich's own 10 take a twentieth of a core, and most of one where it is emulated."""
 
 
 class StepFailed(Exception):  # noqa: N818 - named for what happened
@@ -156,6 +158,7 @@ class Progress:
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}", markup=False, style="dim"),
             console=self.console,
+            refresh_per_second=_REFRESHES_PER_SECOND,
             transient=True,
         )
         self._tasks: dict[Step, TaskID] = {}
