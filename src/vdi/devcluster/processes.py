@@ -169,12 +169,15 @@ def host_pids(supervisor_pid: int) -> dict[int, int]:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Look every 50 ms until it holds; False when it still does not after `seconds`."""
-    deadline = time.monotonic() + seconds
+    """Look until it holds; False when it still does not after `seconds`.
+
+    Every 50 ms at first and every second at last: looks cost most where all takes long.
+    """
+    began = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        if (passed := time.monotonic() - began) > seconds:
             return False
-        time.sleep(0.05)
+        time.sleep(min(1.0, max(0.05, passed / 20)))
     return True
 
 
