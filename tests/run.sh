@@ -99,6 +99,14 @@ doctor() {
 # Some of the faults that the suite `doctor` makes on the same node.
 a_cut_of_the_faults="nothing_is_wrong or library or operator_is_scaled or gateway_is_scaled"
 
+# Some of the suite `nodes`, on the cluster of `e2e` with a second node; the first of these tests adds the third.
+of_several_nodes=(tests/nodes/test_nodes_join.py tests/nodes/test_nodes_home.py tests/nodes/test_nodes_drain.py)
+
+nodes_fast() {
+    $python -m vdi cluster nodes --name e2e --add-node || return
+    VDI_E2E_CLUSTER=e2e "${pytest[@]}" "${of_several_nodes[@]}"
+}
+
 desktops_down() {
     $python -m vdi demo down --name e2e
 }
@@ -142,6 +150,7 @@ for suite in "$@"; do
                 trap desktops_down EXIT
                 run desktops desktops
                 run doctor-fast "${pytest[@]}" tests/doctor -k "$a_cut_of_the_faults"
+                [ ${#examples[@]} -gt 0 ] || run nodes-fast nodes_fast # --thorough: they are in the suite `nodes`
                 run "down" desktops_down
                 trap - EXIT
                 run node "${pytest[@]}" tests/e2e/test_node_guest.py --timeout 300 ${left_out[@]+"${left_out[@]}"}
