@@ -8,7 +8,11 @@ WORKERS := $(shell nproc)
 UNIT_JOBS := $(shell echo $$(($(WORKERS) * 2)))
 UNIT_PARTS := $(addprefix unit-part-,$(shell seq $$(($(WORKERS) * 3))))
 # First of all a newer pip: that of Python 3.11 needs half as much CPU time again for the locked versions.
-PIP_INSTALL := pip install --quiet --disable-pip-version-check
+define install_into
+	@$(1)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/pip.txt
+	@$(1)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(1)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+endef
 PYTHON_3_13 := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13) python3.13)
 unexport PYTHONDONTWRITEBYTECODE # compiling the tests again is a third of a run
 
@@ -21,9 +25,7 @@ setup: $(STAMP) ## make .venv from the locked requirements
 
 $(STAMP): requirements/pip.txt requirements/dev.txt pyproject.toml
 	@python3 -m venv .venv
-	@.venv/bin/$(PIP_INSTALL) --require-hashes -r requirements/pip.txt
-	@.venv/bin/$(PIP_INSTALL) --require-hashes -r requirements/dev.txt
-	@.venv/bin/$(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	$(call install_into,.venv)
 	@touch $@
 
 demo: $(STAMP) ## a real cluster with the portal and a desktop on this machine, and a picture: demo.png (needs root)
@@ -90,9 +92,7 @@ unit-3.13: helm .venv-3.13/.installed ## unit tests on the Python of the image, 
 
 .venv-3.13/.installed: $(STAMP)
 	@$(PYTHON_3_13) -m venv .venv-3.13 2>/dev/null || .venv/bin/uv venv --quiet --seed --python 3.13 .venv-3.13
-	@.venv-3.13/bin/$(PIP_INSTALL) --require-hashes -r requirements/pip.txt
-	@.venv-3.13/bin/$(PIP_INSTALL) --require-hashes -r requirements/dev.txt
-	@.venv-3.13/bin/$(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	$(call install_into,.venv-3.13)
 	@touch $@
 
 cluster: $(STAMP) ## tests against a real API server

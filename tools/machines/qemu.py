@@ -49,16 +49,10 @@ def has_kvm(device: Path, cpuinfo: str) -> bool:
 
 def command(hardware: Hardware) -> list[str]:
     """QEMU's command line. The kernel ends the program when the one that has started it dies."""
-    accelerator = ["kvm"] if hardware.has_kvm else ["tcg,thread=multi,tb-size=1024"]
-    words = ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", *accelerator]
-    words += [
-        "-cpu",
-        "host" if hardware.has_kvm else _EMULATED_PROCESSOR,
-        "-smp",
-        str(hardware.processors),
-        "-m",
-        hardware.memory,
-    ]
+    emulated = "tcg,thread=multi,tb-size=1024", _EMULATED_PROCESSOR
+    accelerator, processor = ("kvm", "host") if hardware.has_kvm else emulated
+    words = ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", accelerator, "-cpu", processor]
+    words += ["-smp", str(hardware.processors), "-m", hardware.memory]
     for image, is_writable in hardware.disks:
         # What is on the disks is thrown away: no write has to reach this host's disk.
         options = "cache=unsafe" if is_writable else "readonly=on"

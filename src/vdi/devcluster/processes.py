@@ -171,7 +171,7 @@ def host_pids(supervisor_pid: int) -> dict[int, int]:
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     """Look until it holds; False when it still does not after `seconds`.
 
-    Every 50 ms at first and every second at last: looks cost most where all takes long.
+    Every 50 ms in the first second, and ever more rarely, so that looks do not slow down a slow machine.
     """
     began = time.monotonic()
     while not condition():

@@ -39,7 +39,7 @@ _LOOK_SECONDS = 0.5
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _NOTE_WIDTH = 70
 _REFRESHES_PER_SECOND = 2
-"""Of the display on a terminal. Rich's own 10 take a twentieth of a core, and most of one where it is emulated."""
+"""Of the display on a terminal. Rich's own 10 take 7 % of a core, and far more where the processor is emulated."""
 
 
 class StepFailed(Exception):  # noqa: N818 - named for what happened

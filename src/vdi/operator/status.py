@@ -17,7 +17,7 @@ START_PAUSE = 1.5
 """Seconds that the beginning of a start may go unsaid: one that is quicker writes a single status, that it runs."""
 START_PAUSE_EACH, LONGEST_START_PAUSE = 0.05, 15.0
 """In a crowd it goes unsaid for longer, by the number that start before it: their notes would delay the starts they
-tell of. Two busy cores start 20 to 50 desktops per second."""
+tell of. This is for 20 starts per second."""
 
 
 class StatusWriter:
