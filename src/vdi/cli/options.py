@@ -36,7 +36,7 @@ TimeoutFactor = Annotated[
         envvar="VDI_TIMEOUT_FACTOR",
         min=1,
         max=100,
-        help="Multiply the time limits, for a slow or emulated machine.",
+        help="Multiply the time limits, for a slow or emulated machine; above 1, images are loaded first.",
     ),
 ]
 

@@ -200,27 +200,39 @@ def _bring_up(
     if not kind.control_plane_only:
         addons = [*images.ensure_addons(found, progress=progress), images.ensure_base(progress=progress)]
     settings = known if known and find_supervisor(layout) else starting.choose_settings(layout.name, known, kind)
+    # A control plane leaves a slow machine too little: beside it, images took five times as long in an emulated one.
+    images_first = timeout_factor > 1 and not settings.control_plane_only
     if find_supervisor(layout) is None:
         with progress.step("Start the cluster's processes"):
-            starting.write_files(layout, settings, found)
+            starting.write_files(layout, settings, found, images_first=images_first)
             start_supervisor(layout) if settings.control_plane_only else privileged.start(layout)
-    with progress.step("Wait for the processes") as step:
-        starting.wait_running(layout, step, timeout_factor=timeout_factor)
 
     def load(title: str, archives: Sequence[Path]) -> None:
         if archives:
             with progress.step(title):
                 privileged.import_images(layout, found["ctr"], archives)
 
-    def settle() -> None:
-        load("Load the add-ons' images", addons)
-        _settle(layout, settings, found, timeout_factor, progress)
-
+    load_addons: Callable[[], None] = partial(load, "Load the add-ons' images", addons)
     # One job each: an import keeps one core busy.
-    others: list[Callable[[], None]] = [
+    load_others: list[Callable[[], None]] = [
         partial(load, f"Load {archive.parent.name}", [archive]) for archive in more_images
     ]
-    progress.side_by_side([settle, *others])
+
+    def wait_running(title: str, *only: str) -> None:
+        with progress.step(title) as step:
+            starting.wait_running(layout, step, only=only, timeout_factor=timeout_factor)
+
+    def settle() -> None:
+        if not images_first:
+            load_addons()
+        _settle(layout, settings, found, timeout_factor, progress)
+
+    if images_first:
+        wait_running("Wait for containerd", "containerd")
+        progress.side_by_side([load_addons, *load_others])
+        layout.images_loaded.touch()
+    wait_running("Wait for the processes")
+    progress.side_by_side([settle] if images_first else [settle, *load_others])
     for number in settings.node_numbers[1:]:
         _bring_up_node(layout, settings, number, found, timeout_factor, progress)
     return settings

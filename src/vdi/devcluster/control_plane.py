@@ -13,10 +13,12 @@ from vdi.devcluster.supervisor import Component
 CONTROL_PLANE_BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
 
 
-def control_plane(layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]) -> list[Component]:
-    """etcd, API server, controller manager and scheduler, all on one address."""
+def control_plane(
+    layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path], *, needs_file: str = ""
+) -> list[Component]:
+    """etcd, API server, controller manager and scheduler, all on one address; they start once `needs_file` exists."""
     return [
-        _etcd(layout, settings, binaries["etcd"]),
+        _etcd(layout, settings, binaries["etcd"], needs_file),
         _apiserver(layout, settings, binaries["kube-apiserver"]),
         _controller_manager(layout, settings, binaries["kube-controller-manager"]),
         Component(
@@ -62,7 +64,7 @@ def _audit_policy(layout: Layout) -> Path:
     return layout.config / "audit.json"
 
 
-def _etcd(layout: Layout, settings: ClusterSettings, binary: Path) -> Component:
+def _etcd(layout: Layout, settings: ClusterSettings, binary: Path, needs_file: str) -> Component:
     client, peer = f"https://127.0.0.1:{settings.etcd_port}", f"https://127.0.0.1:{settings.etcd_peer_port}"
     certificate, key, ca = layout.pki / "etcd.crt", layout.pki / "etcd.key", layout.pki / "etcd-ca.crt"
     argv = [
@@ -86,7 +88,8 @@ def _etcd(layout: Layout, settings: ClusterSettings, binary: Path) -> Component:
     ]
     if settings.control_plane_only:
         argv.append("--unsafe-no-fsync")  # a test's cluster: a power cut may cost it its data, waiting for the disk not
-    return Component(name="etcd", argv=argv, ready={"tcp": f"127.0.0.1:{settings.etcd_port}"})
+    ready = {"tcp": f"127.0.0.1:{settings.etcd_port}"}
+    return Component(name="etcd", argv=argv, ready=ready, needs_file=needs_file)
 
 
 def _apiserver(layout: Layout, settings: ClusterSettings, binary: Path) -> Component:

@@ -155,7 +155,10 @@ class Layout:
 
     @property
     def images_loaded(self) -> Path:
-        """There once a further node has the images of the first one: its kubelet is started then."""
+        """There once a node has its images: what waits for them is started then.
+
+        That is a further node's kubelet and, on a slow machine, the control plane.
+        """
         return self.root / "images-loaded"
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from vdi.devcluster.networks import NoFreeNetwork, choose_networks
 from vdi.devcluster.node import node, setup_commands, write_node_config
 from vdi.devcluster.processes import find_supervisor, wait_until, write_spec
 from vdi.devcluster.progress import Step
-from vdi.devcluster.status import read_addons, read_components, read_node
+from vdi.devcluster.status import ComponentStatus, read_addons, read_components, read_node
 
 READY_SECONDS = 120.0
 """How long each wait may take, times `timeout_factor`: 5 to 15 s is usual, a loaded machine takes longer."""
@@ -130,13 +130,20 @@ def _ranges_of_other_clusters() -> Iterator[str]:
             yield from (other.networks.link, other.networks.pods, other.networks.services)
 
 
-def write_files(layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]) -> None:
-    """Everything that the supervisor and the components read."""
+def write_files(
+    layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path], *, images_first: bool = False
+) -> None:
+    """Everything that the supervisor and the components read.
+
+    With `images_first` the control plane waits until `layout.images_loaded` exists.
+    """
     layout.save(settings)
     layout.addons_applied.unlink(missing_ok=True)
+    layout.images_loaded.unlink(missing_ok=True)
     write_credentials(layout, settings)
     write_control_plane_config(layout)
-    components = control_plane(layout, settings, binaries)
+    needs_file = str(layout.images_loaded) if images_first else ""
+    components = control_plane(layout, settings, binaries, needs_file=needs_file)
     setup: list[list[str]] = []
     if not settings.control_plane_only:
         machine = probe.read_machine(containerd=binaries["containerd"], state=layout.root)
@@ -156,26 +163,30 @@ def write_node_files(layout: Layout, settings: ClusterSettings, binaries: Mappin
     write_spec(layout, components, setup_commands(layout, settings))
 
 
-def wait_running(layout: Layout, step: Step, *, timeout_factor: float) -> None:
-    """Until every component runs that may by now; says which do not, with the end of their logs."""
+def wait_running(layout: Layout, step: Step, *, only: Collection[str] = (), timeout_factor: float) -> None:
+    """Until every component (of `only`, if given) runs that may by now; says which do not, with their logs' ends."""
     seconds = READY_SECONDS * timeout_factor
     if layout.cluster:
         later = set() if layout.images_loaded.exists() else {"kubelet", "kube-proxy", "fake-gpus"}
     else:
         later = set() if layout.addons_applied.exists() else {"traefik", "traefik-pods"}
 
+    def awaited() -> list[ComponentStatus]:
+        components = read_components(layout)
+        return [one for one in components if (one.name in only if only else one.name not in later)]
+
     def all_running() -> bool:
         if find_supervisor(layout) is None:
             raise ClusterError(f"the supervisor ended:\n{log_tail(layout, 'supervisor')}")
-        components = [component for component in read_components(layout) if component.name not in later]
+        components = awaited()
         waiting = [component.name for component in components if component.state != "running"]
         step.update(", ".join(waiting), done=len(components) - len(waiting), total=len(components))
         return bool(components) and not waiting
 
     if not wait_until(all_running, seconds):
         lines = []
-        for component in read_components(layout):
-            if component.state != "running" and component.name not in later:
+        for component in awaited():
+            if component.state != "running":
                 ended = f", ended {component.restarts} times, last: {component.last_exit}" if component.restarts else ""
                 lines.append(f"{component.name} is {component.state}{ended}\n{log_tail(layout, component.name)}")
         raise ClusterError(f"not running after {seconds:.0f} s:\n" + "\n".join(lines))

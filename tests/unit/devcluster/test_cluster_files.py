@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import msgspec
 import pytest
 from cryptography import x509
 
-from unit.devcluster.node_settings import FULL_NODE, THREE_NODES
-from vdi.devcluster import cluster, credentials, starting
+from unit.devcluster.node_settings import DEBIAN_12, FULL_NODE, THREE_NODES
+from vdi.devcluster import cluster, credentials, probe, starting
 from vdi.devcluster.addons import render
 from vdi.devcluster.control_plane import control_plane
 from vdi.devcluster.layout import ClusterError, ClusterSettings, Layout, free_ports, layout_of, write_private
 from vdi.devcluster.pki import authority
+from vdi.devcluster.progress import Progress
+from vdi.devcluster.status import ComponentStatus
 
 CONTROL_PLANE = ClusterSettings(
     name="t", control_plane_only=True, fake_gpus=0, api_host="127.0.0.1", api_port=1, etcd_port=2, etcd_peer_port=3
@@ -99,6 +102,33 @@ def test_nothing_of_the_control_plane_listens_beyond_its_one_address(layout: Lay
     listening = [word for word in components["etcd"] if word.startswith("--listen")]
     assert all("https://127.0.0.1:" in word for word in listening)
     assert ("--unsafe-no-fsync" in components["etcd"]) is settings.control_plane_only
+
+
+@pytest.mark.parametrize("images_first", [False, True])
+def test_the_control_plane_of_a_slow_machine_waits_for_the_images(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, images_first: bool
+) -> None:
+    monkeypatch.setattr(probe, "read_machine", lambda **_: DEBIAN_12)
+    layout.images_loaded.touch()  # of an earlier start
+    starting.write_files(layout, FULL_NODE, defaultdict(lambda: Path("/bin/program")), images_first=images_first)
+    components = {one["name"]: one for one in json.loads(layout.spec.read_bytes())["components"]}
+    assert components["etcd"]["needs_file"] == (str(layout.images_loaded) if images_first else "")
+    assert not layout.images_loaded.exists()
+    assert components["containerd"]["needs_file"] == ""
+    assert "etcd" in components["kube-apiserver"]["after"]
+
+
+def test_a_wait_for_one_process_does_not_wait_for_the_others(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = [ComponentStatus("containerd", "running", 7, 0, ""), ComponentStatus("etcd", "waiting", 0, 0, "")]
+    monkeypatch.setattr(starting, "find_supervisor", lambda _: object())
+    monkeypatch.setattr(starting, "read_components", lambda _: seen)
+    monkeypatch.setattr(starting, "wait_until", lambda condition, _: condition())
+    with Progress(tmp_path / "logs") as progress, progress.step("Wait") as step:
+        starting.wait_running(layout, step, only=["containerd"], timeout_factor=1)
+        with pytest.raises(ClusterError, match="etcd is waiting"):
+            starting.wait_running(layout, step, timeout_factor=1)
 
 
 WITH_GPUS = msgspec.structs.replace(FULL_NODE, name="demo", fake_gpus=8)
