@@ -1,4 +1,4 @@
-"""The end of a run against an API server that has taken an extension of which the watch does not tell yet."""
+"""The end of a run, and of a session, against an API server of which the watch does not tell everything yet."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -38,6 +38,8 @@ class FakeServer:
 
     async def patch(self, _kind: object, _name: str, patch: dict[str, Any], **where: Any) -> VDISession:
         self._expect(patch["metadata"].get("resourceVersion"))
+        if "finalizers" in patch["metadata"]:
+            return self._release(patch["metadata"]["finalizers"])
         self._merge({name: value for name, value in patch.items() if name != "metadata"})
         self.done.append("status" if where.get("subresource") else f"spec {patch['spec']}")
         return msgspec.convert(self.session, VDISession)
@@ -45,6 +47,15 @@ class FakeServer:
     async def delete(self, _kind: object, _name: str, *, resource_version: str | None = None, **_: Any) -> None:
         self._expect(resource_version)
         self.done.append("delete")
+
+    def _release(self, finalizers: list[str]) -> VDISession:
+        """An update that leaves no finalizer deletes: the answer has the version from before."""
+        self.done.append(f"finalizers {finalizers}")
+        version = (
+            {} if not finalizers else {"resourceVersion": f"{int(self.session['metadata']['resourceVersion']) + 1}"}
+        )
+        self.session["metadata"] = {**self.session["metadata"], "finalizers": finalizers, **version}
+        return msgspec.convert(self.session, VDISession)
 
     def _expect(self, version: str | None) -> None:
         if len(self.done) == self.extend_after:
@@ -62,11 +73,13 @@ class FakeServer:
 class EndingWorld(OperatorWorld):
     """A session whose time of one hour is over."""
 
-    def __init__(self, on_timeout: str) -> None:
+    def __init__(self, on_timeout: str, **metadata: object) -> None:
         self.server = FakeServer()
         super().__init__(cast(Client, self.server))
         self.put_template(lifecycle={"onTimeout": on_timeout})
-        session = self.put_session(timeout="1h", metadata={"finalizers": [FINALIZER]}, status={"phase": "Running"})
+        session = self.put_session(
+            timeout="1h", metadata={"finalizers": [FINALIZER], **metadata}, status={"phase": "Running"}
+        )
         self.server.session = msgspec.to_builtins(session)
         status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
         metadata = {"creationTimestamp": format_time(START)}
@@ -76,6 +89,9 @@ class EndingWorld(OperatorWorld):
     def controller(self) -> SessionController:
         async def nothing(*_: object) -> None:
             return None
+
+        async def all_gone(_: Observed) -> bool:
+            return True
 
         async def unchanged(observed: Observed) -> Observed:
             return observed
@@ -87,9 +103,9 @@ class EndingWorld(OperatorWorld):
             reservations=Reservations(),
             uncertain_creates=cast(UncertainCreates, SimpleNamespace(settle=nothing)),
             builder=cast(Builder, SimpleNamespace(reserve_host=unchanged)),
-            cleanup=cast(Cleanup, SimpleNamespace(delete_extra_pods=nothing)),
+            cleanup=cast(Cleanup, SimpleNamespace(delete_extra_pods=nothing, delete_all=all_gone)),
             dependencies=Dependencies(
-                cast(CapacityQueue, SimpleNamespace()),
+                cast(CapacityQueue, SimpleNamespace(withdraw=lambda _: None)),
                 cast(Pools, SimpleNamespace()),
                 cast(Desktops, SimpleNamespace(report=lambda _: None)),
             ),
@@ -118,3 +134,16 @@ async def test_an_extension_that_came_just_before_the_end_wins(on_timeout: str, 
         await world.controller().reconcile(KEY)
     assert world.server.done == ["status"] * writes
     assert len(world.said) == writes, "it is not reported that the time is over before that is certain"
+
+
+@pytest.mark.parametrize(("others", "is_known"), [([], False), (["example.com/hold"], True)])
+async def test_a_deleted_session_is_released_once_though_the_watch_does_not_tell_of_its_end_yet(
+    others: list[str], is_known: bool
+) -> None:
+    world = EndingWorld("Terminate", deletionTimestamp=format_time(START), finalizers=[FINALIZER, *others])
+    world.server.extend_after = -1
+    controller = world.controller()
+    for _ in range(2):  # the second because of a child that is gone
+        await controller.reconcile(KEY)
+    assert [one for one in world.server.done if one != "status"] == [f"finalizers {others}"]
+    assert (world.caches.sessions.get(*KEY) is not None) is is_known

@@ -223,7 +223,12 @@ class SessionController:
         if wait is not None:
             return Result(requeue_after=wait)
         kept = tuple(finalizer for finalizer in session.metadata.finalizers if finalizer != FINALIZER)
-        await self._set_finalizers(session, kept)
+        left = await self._set_finalizers(session, kept)
+        if not left.metadata.finalizers:
+            # That deleted it. The answer has the version from before, which is no news to the cache: a child's end that
+            # is seen before the session's own would have it released a second time.
+            meta = left.metadata
+            self._caches.sessions.forget(meta.namespace, meta.name, meta.uid)
         return Result()
 
     def _announce(self, before: VDISession, written: VDISession, now: datetime) -> None:
