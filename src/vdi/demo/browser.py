@@ -69,7 +69,10 @@ _ACTION_SECONDS = 30.0
 """Of what Playwright does by itself: start the browser, click, take a screenshot."""
 _NOISE = 24
 """Of 255 steps of brightness."""
-_LOOK_AGAIN_MILLISECONDS = 200
+_LOOK_AGAIN_MILLISECONDS, _PICTURE_POLL_MILLISECONDS = 200, 50
+"""Times `timeout_factor`: on a slow machine a look itself takes that long, and the page has no time left to draw."""
+_NO_PAGE = "ERR_HTTP_RESPONSE_CODE_FAILURE"
+"""What Chromium says of an error that came without a page."""
 _LAST_MESSAGES = 12
 """Of the browser's console, and of refused requests, in what is said of a picture that did not come."""
 
@@ -212,7 +215,7 @@ class DesktopBrowser:
     def open(self, *, timeout_s: float = 60.0) -> None:
         """Go to the desktop, log in if asked to, and wait until a picture is drawn. Raises NoPictureError."""
         seconds = timeout_s * self._timeout_factor
-        response = self.page.goto(self.url, timeout=seconds * 1000)
+        response = self._go(seconds)
         if response is None or 400 <= response.status < 500:
             raise NoPictureError(
                 f"{self.url} responded with {response.status if response else 'nothing'}, not a desktop"
@@ -221,13 +224,30 @@ class DesktopBrowser:
             self._fill_in(seconds)
         self.wait_for_picture(timeout_s=timeout_s)
 
+    def _go(self, seconds: float) -> Response | None:
+        """Go to the desktop, again while the answer is an error without a page, as a person would.
+
+        Traefik has no page for it when the gateway does not answer it.
+        """
+        from playwright.sync_api import Error
+
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return self.page.goto(self.url, timeout=seconds * 1000)
+            except Error as error:
+                if _NO_PAGE not in error.message or time.monotonic() > deadline:
+                    said = "; ".join(self.messages[-_LAST_MESSAGES:])
+                    raise NoPictureError(f"{error.message.partition(chr(10))[0]}; seen: {said}") from error
+            self.page.wait_for_timeout(_LOOK_AGAIN_MILLISECONDS * self._timeout_factor)
+
     def wait_for_picture(self, *, timeout_s: float = 60.0) -> None:
         """Wait until a picture is drawn, whatever page comes before it. Raises NoPictureError."""
         from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
-        seconds = timeout_s * self._timeout_factor
+        seconds, polling = timeout_s * self._timeout_factor, _PICTURE_POLL_MILLISECONDS * self._timeout_factor
         try:
-            self.page.wait_for_function(HAS_PICTURE, timeout=seconds * 1000, polling=50)
+            self.page.wait_for_function(HAS_PICTURE, timeout=seconds * 1000, polling=polling)
         except PlaywrightTimeout as error:
             said = "; ".join(self.messages[-_LAST_MESSAGES:])
             raise NoPictureError(
@@ -271,7 +291,7 @@ class DesktopBrowser:
         while len(self.picture().crop((x - 12, y - 12, x + 12, y + 12)).getcolors(24 * 24) or []) < _ICON_COLOURS:
             if time.monotonic() > deadline:
                 raise NoPictureError(f"the panel of {self.url} shows no terminal after {seconds:.0f} s")
-            self.page.wait_for_timeout(_LOOK_AGAIN_MILLISECONDS)
+            self.page.wait_for_timeout(_LOOK_AGAIN_MILLISECONDS * self._timeout_factor)
         self.page.mouse.click(x, y)
 
     def type(self, text: str) -> None:
@@ -287,7 +307,7 @@ class DesktopBrowser:
         deadline = time.monotonic() + seconds
         last, changed = self.picture(), 0
         while time.monotonic() < deadline:
-            self.page.wait_for_timeout(_LOOK_AGAIN_MILLISECONDS)
+            self.page.wait_for_timeout(_LOOK_AGAIN_MILLISECONDS * self._timeout_factor)
             now = self.picture()
             changed = changed_pixels(before, now)
             if changed >= pixels and changed_pixels(last, now) < pixels // 20:

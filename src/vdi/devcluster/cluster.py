@@ -201,10 +201,11 @@ def _bring_up(
         addons = [*images.ensure_addons(found, progress=progress), images.ensure_base(progress=progress)]
     settings = known if known and find_supervisor(layout) else starting.choose_settings(layout.name, known, kind)
     # A control plane leaves a slow machine too little: beside it, images took five times as long in an emulated one.
-    images_first = timeout_factor > 1 and not settings.control_plane_only
+    is_slow = timeout_factor > 1
+    images_first = is_slow and not settings.control_plane_only
     if find_supervisor(layout) is None:
         with progress.step("Start the cluster's processes"):
-            starting.write_files(layout, settings, found, images_first=images_first)
+            starting.write_files(layout, settings, found, is_slow=is_slow)
             start_supervisor(layout) if settings.control_plane_only else privileged.start(layout)
 
     def load(title: str, archives: Sequence[Path]) -> None:
@@ -250,7 +251,7 @@ def _bring_up_node(
     node, name = layout.of_node(number), settings.name_of(number)
     with progress.step(f"Start node {name}") as step:
         if find_supervisor(node) is None:
-            starting.write_node_files(node, settings, found)
+            starting.write_node_files(node, settings, found, is_slow=timeout_factor > 1)
         privileged.start_node(layout, number)
         starting.wait_running(node, step, timeout_factor=timeout_factor)
     with progress.step(f"Load the images into node {name}"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from vdi.devcluster.node import node, setup_commands, write_node_config
 from vdi.devcluster.processes import find_supervisor, wait_until, write_spec
 from vdi.devcluster.progress import Step
 from vdi.devcluster.status import ComponentStatus, read_addons, read_components, read_node
+from vdi.devcluster.supervisor import Component
 
 READY_SECONDS = 120.0
 """How long each wait may take, times `timeout_factor`: 5 to 15 s is usual, a loaded machine takes longer."""
@@ -131,18 +132,18 @@ def _ranges_of_other_clusters() -> Iterator[str]:
 
 
 def write_files(
-    layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path], *, images_first: bool = False
+    layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path], *, is_slow: bool = False
 ) -> None:
     """Everything that the supervisor and the components read.
 
-    With `images_first` the control plane waits until `layout.images_loaded` exists.
+    On a slow machine (`is_slow`) the control plane waits until `layout.images_loaded` exists.
     """
     layout.save(settings)
     layout.addons_applied.unlink(missing_ok=True)
     layout.images_loaded.unlink(missing_ok=True)
     write_credentials(layout, settings)
     write_control_plane_config(layout)
-    needs_file = str(layout.images_loaded) if images_first else ""
+    needs_file = str(layout.images_loaded) if is_slow else ""
     components = control_plane(layout, settings, binaries, needs_file=needs_file)
     setup: list[list[str]] = []
     if not settings.control_plane_only:
@@ -150,17 +151,30 @@ def write_files(
         write_node_config(layout, settings, machine, binaries)
         components += node(layout, settings, binaries, image_pull_environment(os.environ))
         setup = setup_commands(layout, settings)
-    write_spec(layout, components, setup)
+    write_spec(layout, _on_one_processor(components) if is_slow else components, setup)
 
 
-def write_node_files(layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]) -> None:
+def write_node_files(
+    layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path], *, is_slow: bool = False
+) -> None:
     """Everything that the supervisor and the components of a further node read."""
     layout.config.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_node_credentials(layout, settings)
     machine = probe.read_machine(containerd=binaries["containerd"], state=layout.root)
     write_node_config(layout, settings, machine, binaries)
     components = node(layout, settings, binaries, image_pull_environment(os.environ))
-    write_spec(layout, components, setup_commands(layout, settings))
+    write_spec(layout, _on_one_processor(components) if is_slow else components, setup_commands(layout, settings))
+
+
+def _on_one_processor(components: Sequence[Component]) -> list[Component]:
+    """Each on one processor: with two, Go's timers wake twice as many threads while nothing happens.
+
+    Not containerd, which unpacks images side by side.
+    """
+    return [
+        component if component.name == "containerd" else replace(component, env={**component.env, "GOMAXPROCS": "1"})
+        for component in components
+    ]
 
 
 def wait_running(layout: Layout, step: Step, *, only: Collection[str] = (), timeout_factor: float) -> None:

@@ -104,18 +104,25 @@ def test_nothing_of_the_control_plane_listens_beyond_its_one_address(layout: Lay
     assert ("--unsafe-no-fsync" in components["etcd"]) is settings.control_plane_only
 
 
-@pytest.mark.parametrize("images_first", [False, True])
-def test_the_control_plane_of_a_slow_machine_waits_for_the_images(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch, images_first: bool
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_the_control_plane_of_a_slow_machine_waits_for_the_images_and_each_program_has_one_processor(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, is_slow: bool
 ) -> None:
     monkeypatch.setattr(probe, "read_machine", lambda **_: DEBIAN_12)
     layout.images_loaded.touch()  # of an earlier start
-    starting.write_files(layout, FULL_NODE, defaultdict(lambda: Path("/bin/program")), images_first=images_first)
+    starting.write_files(layout, FULL_NODE, defaultdict(lambda: Path("/bin/program")), is_slow=is_slow)
     components = {one["name"]: one for one in json.loads(layout.spec.read_bytes())["components"]}
-    assert components["etcd"]["needs_file"] == (str(layout.images_loaded) if images_first else "")
+    assert components["etcd"]["needs_file"] == (str(layout.images_loaded) if is_slow else "")
     assert not layout.images_loaded.exists()
     assert components["containerd"]["needs_file"] == ""
     assert "etcd" in components["kube-apiserver"]["after"]
+    starting.write_node_files(
+        layout.of_node(2), THREE_NODES, defaultdict(lambda: Path("/bin/program")), is_slow=is_slow
+    )
+    further = json.loads(layout.of_node(2).spec.read_bytes())["components"]
+    limits = {one["name"]: one["env"].get("GOMAXPROCS") for one in (*further, *components.values())}
+    assert limits.pop("containerd") is None, "it unpacks images side by side"
+    assert set(limits.values()) == {"1" if is_slow else None}
 
 
 def test_a_wait_for_one_process_does_not_wait_for_the_others(

@@ -136,8 +136,8 @@ def test_an_emulated_machine_gives_systemd_more_time_and_one_with_kvm_does_not(t
 
 def test_an_emulated_machine_has_a_clock_and_copies_that_are_cheap_to_emulate(tmp_path: Path) -> None:
     emulated, with_kvm = (" ".join(qemu.command(hardware(tmp_path, has_kvm=has_kvm))) for has_kvm in (False, True))
-    assert "-cpu max,-erms,-avx,-avx2 " in emulated and "clocksource=tsc" in emulated
-    assert "clocksource" not in with_kvm
+    assert "-cpu max,-erms,-avx,-avx2 " in emulated and "clocksource=tsc highres=off" in emulated
+    assert "clocksource" not in with_kvm and "highres" not in with_kvm
 
 
 def run_machine(folder: Path, *, limit_s: float = 20.0) -> MachineReport:
