@@ -61,8 +61,9 @@ def port_is_open(server: str) -> bool:
         return probe.connect_ex((host, int(port))) == 0
 
 
-def test_up_twice_then_down_leaves_nothing(name: str, progress: Progress, tmp_path: Path) -> None:
-    made = cluster.up(name, control_plane_only=True, progress=progress)
+@pytest.mark.parametrize("factor", [1.0, 1.1], ids=["fast", "slow"])
+def test_up_twice_then_down_leaves_nothing(name: str, progress: Progress, tmp_path: Path, factor: float) -> None:
+    made = cluster.up(name, control_plane_only=True, timeout_factor=factor, progress=progress)
     assert not made.was_running
     assert port_is_open(made.server)
     assert made.kubeconfig.stat().st_mode & 0o777 == 0o600
@@ -71,7 +72,7 @@ def test_up_twice_then_down_leaves_nothing(name: str, progress: Progress, tmp_pa
     assert found.state == "running"
     assert [one.name for one in found.components] == COMPONENTS
 
-    again = cluster.up(name, control_plane_only=True, progress=progress)
+    again = cluster.up(name, control_plane_only=True, timeout_factor=factor, progress=progress)
     assert again.was_running
     assert {one.pid for one in cluster.status(name).components} == {one.pid for one in found.components}
 

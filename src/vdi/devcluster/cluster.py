@@ -231,7 +231,7 @@ def _bring_up(
     if images_first:
         wait_running("Wait for containerd", "containerd")
         progress.side_by_side([load_addons, *load_others])
-        layout.images_loaded.touch()
+    layout.images_loaded.touch()  # without a node, or where an `up` was killed, the control plane waits for it too
     wait_running("Wait for the processes")
     progress.side_by_side([settle] if images_first else [settle, *load_others])
     for number in settings.node_numbers[1:]:

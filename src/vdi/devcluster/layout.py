@@ -155,7 +155,7 @@ class Layout:
 
     @property
     def images_loaded(self) -> Path:
-        """There once a node has its images: what waits for them is started then.
+        """There once nothing has to wait for the node's images: what does is started then.
 
         That is a further node's kubelet and, on a slow machine, the control plane.
         """
