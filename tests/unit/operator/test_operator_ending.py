@@ -51,10 +51,9 @@ class FakeServer:
     def _release(self, finalizers: list[str]) -> VDISession:
         """An update that leaves no finalizer deletes: the answer has the version from before."""
         self.done.append(f"finalizers {finalizers}")
-        version = (
-            {} if not finalizers else {"resourceVersion": f"{int(self.session['metadata']['resourceVersion']) + 1}"}
-        )
-        self.session["metadata"] = {**self.session["metadata"], "finalizers": finalizers, **version}
+        self.session["metadata"] = {**self.session["metadata"], "finalizers": finalizers}
+        if finalizers:
+            self._merge({})
         return msgspec.convert(self.session, VDISession)
 
     def _expect(self, version: str | None) -> None:
