@@ -13,9 +13,9 @@ def refuse(_: str) -> None:
     ("has_chromium", "has_library", "missing"),
     [
         (True, True, []),
-        (False, True, ["chromium"]),
+        (False, True, ["chromium-headless-shell"]),
         (True, False, ["libatomic1"]),  # Debian 12, whose Chromium does without
-        (False, False, ["chromium", "libatomic1"]),
+        (False, False, ["chromium-headless-shell", "libatomic1"]),
     ],
 )
 def test_packages_that_the_picture_needs(
