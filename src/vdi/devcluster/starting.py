@@ -24,6 +24,9 @@ from vdi.devcluster.supervisor import Component
 READY_SECONDS = 120.0
 """How long each wait may take, times `timeout_factor`: 5 to 15 s is usual, a loaded machine takes longer."""
 
+_FIRST = ("nice", "-n", "-10")
+"""Goes on without it where it is not permitted."""
+
 USUAL_WEBSECURE_PORT = 8443
 """The preferred port of the desktops, so that their URLs stay the same."""
 
@@ -151,7 +154,7 @@ def write_files(
         write_node_config(layout, settings, machine, binaries)
         components += node(layout, settings, binaries, image_pull_environment(os.environ))
         setup = setup_commands(layout, settings)
-    write_spec(layout, _on_one_processor(components) if is_slow else components, setup)
+    write_spec(layout, _for_a_slow_machine(components) if is_slow else components, setup)
 
 
 def write_node_files(
@@ -163,16 +166,20 @@ def write_node_files(
     machine = probe.read_machine(containerd=binaries["containerd"], state=layout.root)
     write_node_config(layout, settings, machine, binaries)
     components = node(layout, settings, binaries, image_pull_environment(os.environ))
-    write_spec(layout, _on_one_processor(components) if is_slow else components, setup_commands(layout, settings))
+    write_spec(layout, _for_a_slow_machine(components) if is_slow else components, setup_commands(layout, settings))
 
 
-def _on_one_processor(components: Sequence[Component]) -> list[Component]:
-    """Each on one processor: with two, Go's timers wake twice as many threads while nothing happens.
+def _for_a_slow_machine(components: Sequence[Component]) -> list[Component]:
+    """Each on one processor, and before browsers and builds.
 
-    Not containerd, which unpacks images side by side.
+    With two processors, Go's timers wake twice as many threads while nothing happens. Without enough CPU time the API
+    server loses its connections, and making them again needs more than serving them. Not containerd, which unpacks
+    images side by side, and whose containers would go before other programs too.
     """
     return [
-        component if component.name == "containerd" else replace(component, env={**component.env, "GOMAXPROCS": "1"})
+        component
+        if component.name == "containerd"
+        else replace(component, argv=[*_FIRST, *component.argv], env={**component.env, "GOMAXPROCS": "1"})
         for component in components
     ]
 

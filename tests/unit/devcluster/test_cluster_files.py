@@ -105,7 +105,7 @@ def test_nothing_of_the_control_plane_listens_beyond_its_one_address(layout: Lay
 
 
 @pytest.mark.parametrize("is_slow", [False, True])
-def test_the_control_plane_of_a_slow_machine_waits_for_the_images_and_each_program_has_one_processor(
+def test_the_control_plane_of_a_slow_machine_waits_for_the_images_and_goes_before_other_programs(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, is_slow: bool
 ) -> None:
     monkeypatch.setattr(probe, "read_machine", lambda **_: DEBIAN_12)
@@ -120,9 +120,11 @@ def test_the_control_plane_of_a_slow_machine_waits_for_the_images_and_each_progr
         layout.of_node(2), THREE_NODES, defaultdict(lambda: Path("/bin/program")), is_slow=is_slow
     )
     further = json.loads(layout.of_node(2).spec.read_bytes())["components"]
-    limits = {one["name"]: one["env"].get("GOMAXPROCS") for one in (*further, *components.values())}
-    assert limits.pop("containerd") is None, "it unpacks images side by side"
-    assert set(limits.values()) == {"1" if is_slow else None}
+    limits = {
+        one["name"]: (one["env"].get("GOMAXPROCS"), "nice" in one["argv"]) for one in (*further, *components.values())
+    }
+    assert limits.pop("containerd") == (None, False), "it unpacks images side by side, and starts the containers"
+    assert set(limits.values()) == {("1", True) if is_slow else (None, False)}
 
 
 def test_a_wait_for_one_process_does_not_wait_for_the_others(
