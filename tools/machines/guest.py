@@ -35,6 +35,7 @@ SESSION, NAMESPACE = "first", "vdi-sessions"
 KEPT_TEXT = "written before the machine restarted"
 NEIGHBOUR = "neighbour"
 
+_CONNECT_SECONDS, _NOT_CONNECTED = 300.0, "Unable to connect to the server"
 _SUDO_PROMPT = re.compile(rb"\[sudo\][^\n]*: ?$|[Pp]assword[^\n]*: ?$")
 _TUNABLES = ("net/ipv4/ip_forward", "vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops")
 _OTHERS_MOUNTS = ("/run/user", "/run/credentials", "/run/docker")
@@ -141,9 +142,15 @@ class Machine:
         return done.stdout
 
     def kubectl(self, *words: str) -> str:
-        return self.root(
-            "runuser", "-u", USER, "--", str(TOOLS / "kubectl"), "--kubeconfig", str(KUBECONFIG), *words
-        )  # fmt: skip
+        """Run kubectl as the newcomer; again where it cannot connect, since it gives a TLS handshake 10 s only."""
+        command = ("runuser", "-u", USER, "--", str(TOOLS / "kubectl"), "--kubeconfig", str(KUBECONFIG), *words)
+        deadline = time.monotonic() + _CONNECT_SECONDS
+        while True:
+            try:
+                return self.root(*command)
+            except StepFailedError as error:
+                if _NOT_CONNECTED not in str(error) or time.monotonic() > deadline:
+                    raise
 
 
 def main() -> None:

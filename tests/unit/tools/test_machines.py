@@ -317,6 +317,17 @@ def test_the_newcomer_types_the_password_that_sudo_asks_for_on_the_terminal(
     assert "new-comer" not in (guest.LOGS / log_name("make demo")).read_text()
 
 
+def test_kubectl_asks_again_when_it_cannot_connect_and_only_then(
+    machine: guest.Machine, make_program: MakeProgram, tmp_path: Path
+) -> None:
+    asked = tmp_path / "asked"
+    refused = "Unable to connect to the server: net/http: TLS handshake timeout"
+    answer = f"""[ -e {asked} ] && echo 'pods "first" not found' >&2 || echo '{refused}' >&2; touch {asked}; exit 1"""
+    make_program("runuser", answer)
+    with pytest.raises(guest.StepFailedError, match="not found"):
+        machine.kubectl("get", "pod", "first")
+
+
 def test_a_step_that_fails_says_why_and_the_next_one_runs(machine: guest.Machine, make_program: MakeProgram) -> None:
     make_program("su", 'exec sh -c "$4"')
     with machine.step("make demo"):
