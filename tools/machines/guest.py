@@ -35,7 +35,7 @@ SESSION, NAMESPACE = "first", "vdi-sessions"
 KEPT_TEXT = "written before the machine restarted"
 NEIGHBOUR = "neighbour"
 
-_CONNECT_SECONDS, _NOT_CONNECTED = 300.0, "Unable to connect to the server"
+_CONNECT_SECONDS, _NO_HANDSHAKE = 300.0, "TLS handshake timeout"
 _SUDO_PROMPT = re.compile(rb"\[sudo\][^\n]*: ?$|[Pp]assword[^\n]*: ?$")
 _TUNABLES = ("net/ipv4/ip_forward", "vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops")
 _OTHERS_MOUNTS = ("/run/user", "/run/credentials", "/run/docker")
@@ -142,14 +142,14 @@ class Machine:
         return done.stdout
 
     def kubectl(self, *words: str) -> str:
-        """Run kubectl as the newcomer; again where it cannot connect, since it gives a TLS handshake 10 s only."""
+        """Run kubectl as the newcomer; again after a TLS handshake that took longer than its 10 s."""
         command = ("runuser", "-u", USER, "--", str(TOOLS / "kubectl"), "--kubeconfig", str(KUBECONFIG), *words)
         deadline = time.monotonic() + _CONNECT_SECONDS
         while True:
             try:
                 return self.root(*command)
             except StepFailedError as error:
-                if _NOT_CONNECTED not in str(error) or time.monotonic() > deadline:
+                if _NO_HANDSHAKE not in str(error) or time.monotonic() > deadline:
                     raise
 
 

@@ -65,3 +65,24 @@ imagePullSecrets:
 {{- end }}
 {{- with . }}{{ toYaml . }}{{ end }}
 {{- end }}
+
+{{/* Of operator and gateway; the argument names the port of /healthz and /readyz. */}}
+{{- define "vdi.probes" -}}
+startupProbe: # a slow or busy node needs minutes, and would need them again after a restart
+  httpGet: &alive
+    path: /healthz
+    port: {{ . }}
+  periodSeconds: 1
+  timeoutSeconds: 5
+  failureThreshold: 300
+readinessProbe:
+  httpGet:
+    path: /readyz
+    port: {{ . }}
+  periodSeconds: 2
+  timeoutSeconds: 3
+livenessProbe:
+  httpGet: *alive
+  timeoutSeconds: 5
+  failureThreshold: 6
+{{- end }}

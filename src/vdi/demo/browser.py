@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page, Response
 
 _HEADLESS_PACKAGE = "chromium-headless-shell"
-"""Chromium without windows: starts in half the time with a fifth of the CPU, and is a smaller package."""
+"""Chromium without windows: a smaller package, which starts in a quarter of the time with a fifth of the CPU time."""
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", _HEADLESS_PACKAGE)
 

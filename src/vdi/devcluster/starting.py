@@ -24,8 +24,8 @@ from vdi.devcluster.supervisor import Component
 READY_SECONDS = 120.0
 """How long each wait may take, times `timeout_factor`: 5 to 15 s is usual, a loaded machine takes longer."""
 
-_FIRST = ("nice", "-n", "-10")
-"""Goes on without it where it is not permitted."""
+_BEFORE_OTHERS = ("nice", "-n", "-10")
+"""Before a program's own words. Where that is not permitted, `nice` says so in the log, and starts it all the same."""
 
 USUAL_WEBSECURE_PORT = 8443
 """The preferred port of the desktops, so that their URLs stay the same."""
@@ -170,7 +170,7 @@ def write_node_files(
 
 
 def _for_a_slow_machine(components: Sequence[Component]) -> list[Component]:
-    """Each on one processor, and before browsers and builds.
+    """Each on one processor, and before other programs.
 
     With two processors, Go's timers wake twice as many threads while nothing happens. Without enough CPU time the API
     server loses its connections, and making them again needs more than serving them. Not containerd, which unpacks
@@ -179,7 +179,7 @@ def _for_a_slow_machine(components: Sequence[Component]) -> list[Component]:
     return [
         component
         if component.name == "containerd"
-        else replace(component, argv=[*_FIRST, *component.argv], env={**component.env, "GOMAXPROCS": "1"})
+        else replace(component, argv=[*_BEFORE_OTHERS, *component.argv], env={**component.env, "GOMAXPROCS": "1"})
         for component in components
     ]
 

@@ -317,7 +317,7 @@ def test_the_newcomer_types_the_password_that_sudo_asks_for_on_the_terminal(
     assert "new-comer" not in (guest.LOGS / log_name("make demo")).read_text()
 
 
-def test_kubectl_asks_again_when_it_cannot_connect_and_only_then(
+def test_kubectl_asks_again_after_a_handshake_that_took_too_long_and_only_then(
     machine: guest.Machine, make_program: MakeProgram, tmp_path: Path
 ) -> None:
     asked = tmp_path / "asked"
