@@ -93,8 +93,8 @@ async def test_people_come_and_go_by_command(
         assert await token_status(gateway, token) == 200, "tokens have no password"
         again = await gateway.log_in("grace@example.com", "a much longer password")
 
-        code, _, _ = await user("rm", "grace@example.com")
-        assert code == 0
+        code, removed, _ = await user("rm", "grace@example.com", "-o", "json")
+        assert (code, json.loads(removed)) == (0, {"deleted": ["grace@example.com"]})
         await eventually(partial(is_logged_out, again), "who is removed is logged out")
         await eventually(partial(is_revoked, gateway, token), "and after the logins the tokens end")
         code, _, said = await user("rm", "grace@example.com")

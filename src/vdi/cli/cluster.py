@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -14,7 +15,7 @@ from rich.table import Table
 from vdi.cli.errors import FINDINGS
 from vdi.cli.long_work import errors_in_words, progress_of
 from vdi.cli.options import TimeoutFactor, examples
-from vdi.cli.output import PageOption, PageOutput
+from vdi.cli.output import PageOption, PageOutput, print_data
 from vdi.devcluster import cluster
 from vdi.devcluster.layout import ClusterError, layout_of
 from vdi.devcluster.networks import MAX_NODES
@@ -39,7 +40,9 @@ NodeCount = Annotated[
 
 
 @app.command(
-    epilog=examples("cluster up --fake-gpus 4", "cluster up --nodes 3", "cluster up --control-plane-only --name dev")
+    epilog=examples(
+        "cluster up --fake-gpus 4", "cluster up --nodes 3", "cluster up --control-plane-only --name dev -o json"
+    )
 )
 def up(
     name: Name = "demo",
@@ -54,6 +57,7 @@ def up(
         bool, typer.Option("--install-packages", help="Install missing system tools with apt-get.")
     ] = False,
     timeout_factor: TimeoutFactor = 1.0,
+    output: PageOption = PageOutput.TABLE,
 ) -> None:
     """Start the cluster. If it is already running, repair what is broken and report it.
 
@@ -71,6 +75,10 @@ def up(
             timeout_factor=timeout_factor,
             progress=progress,
         )
+    if output is PageOutput.JSON:
+        facts = {"server": made.server, "wasRunning": made.was_running, "nodes": list(made.nodes)}
+        print_data({"name": name, **facts, "fakeGpus": made.fake_gpus, "kubeconfig": str(made.kubeconfig)}, output)
+        return
     console = Console()
     console.print(f"Cluster {name!r} {'was already running' if made.was_running else 'is up'}: {made.server}")
     if len(made.nodes) > 1:
@@ -83,25 +91,42 @@ def up(
     console.print(f"  export KUBECONFIG={made.kubeconfig}", soft_wrap=True)
 
 
-@app.command(epilog=examples("cluster down --name dev"))
-def down(name: Name = "demo") -> None:
+@app.command(epilog=examples("cluster down --name dev", "cluster down -o json"))
+def down(name: Name = "demo", output: PageOption = PageOutput.TABLE) -> None:
     """Stop the cluster and remove everything that belongs to it. Downloaded and built files stay in the cache."""
     with errors_in_words():
         removed = cluster.down(name)
-    print(f"Removed from cluster {name!r}: {', '.join(removed)}." if removed else f"There is no cluster {name!r}.")
+    if output is PageOutput.JSON:
+        print_data({"removed": removed}, output)
+        return
+    typer.echo(_removed_in_words(name, removed))
 
 
-@app.command(epilog=examples("cluster reset --control-plane-only"))
+def _removed_in_words(name: str, removed: Sequence[str]) -> str:
+    return f"Removed from cluster {name!r}: {', '.join(removed)}." if removed else f"There is no cluster {name!r}."
+
+
+@app.command(epilog=examples("cluster reset --control-plane-only", "cluster reset -o json"))
 def reset(
     name: Name = "demo",
     control_plane_only: Annotated[bool, typer.Option("--control-plane-only", help="As in `up`.")] = False,
     fake_gpus: Annotated[int | None, typer.Option("--fake-gpus", min=0, max=64, help="As in `up`.")] = None,
     nodes: NodeCount = None,
     timeout_factor: TimeoutFactor = 1.0,
+    output: PageOption = PageOutput.TABLE,
 ) -> None:
     """Stop the cluster and create it again. All data in it is lost."""
-    down(name)
-    up(name, control_plane_only=control_plane_only, fake_gpus=fake_gpus, nodes=nodes, timeout_factor=timeout_factor)
+    with errors_in_words():
+        removed = cluster.down(name)
+    typer.echo(_removed_in_words(name, removed), err=output is PageOutput.JSON)
+    up(
+        name,
+        control_plane_only=control_plane_only,
+        fake_gpus=fake_gpus,
+        nodes=nodes,
+        timeout_factor=timeout_factor,
+        output=output,
+    )
 
 
 @app.command(

@@ -11,6 +11,7 @@ from rich.console import Console
 from vdi.cli.cluster import NodeCount
 from vdi.cli.long_work import errors_in_words, progress_of
 from vdi.cli.options import TimeoutFactor, examples
+from vdi.cli.output import PageOption, PageOutput, print_data
 from vdi.demo import run
 from vdi.demo.browser import NoPictureError
 
@@ -19,12 +20,13 @@ app = typer.Typer(name="demo", no_args_is_help=True)
 Name = Annotated[str, typer.Option("--name", help="Name of the cluster: a-z, 0-9 and -, at most 10.")]
 
 
-@app.command(epilog=examples("demo up --screenshot demo.png", "demo up --nodes 3"))
+@app.command(epilog=examples("demo up --screenshot demo.png", "demo up --nodes 3 -o json"))
 def up(
     name: Name = "demo",
     screenshot: Annotated[Path | None, typer.Option("--screenshot", help="Save a picture of the desktop here.")] = None,
     nodes: NodeCount = None,
     timeout_factor: TimeoutFactor = 1.0,
+    output: PageOption = PageOutput.TABLE,
 ) -> None:
     """Build what is missing, start a cluster, install the chart, create a user, and start a session."""
     with errors_in_words(run.DemoError, NoPictureError), progress_of(name) as progress:
@@ -34,6 +36,11 @@ def up(
         url = run.start_session(demo, progress=progress)
         if screenshot:
             run.take_picture(url, demo, screenshot, progress=progress)
+    if output is PageOutput.JSON:
+        desktop = {"session": run.SESSION, "url": url, "screenshot": str(screenshot) if screenshot else None}
+        login = {"portal": demo.login.portal, "user": demo.login.user, "password": demo.login.password}
+        print_data({**login, "desktop": desktop, "kubeconfig": str(demo.kubeconfig), "tools": str(demo.tools)}, output)
+        return
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"\nThe portal: {demo.login.portal}")
     console.print(f"  sign in as {demo.login.user} with {demo.login.password} (an administrator)")
@@ -47,9 +54,12 @@ def up(
     console.print(f"  vdi demo down{'' if name == 'demo' else f' --name {name}'}")
 
 
-@app.command(epilog=examples("demo down"))
-def down(name: Name = "demo") -> None:
+@app.command(epilog=examples("demo down", "demo down -o json"))
+def down(name: Name = "demo", output: PageOption = PageOutput.TABLE) -> None:
     """Stop the demo and restore the machine's state. Built programs and images stay in the cache."""
     with errors_in_words():
         removed = run.down(name)
+    if output is PageOutput.JSON:
+        print_data({"removed": removed}, output)
+        return
     print(f"Removed: {', '.join(removed)}." if removed else f"There is no demo {name!r}.")

@@ -12,6 +12,7 @@ import typer
 from vdi.cli.browser import has_screen, opens_browser
 from vdi.cli.errors import USAGE, CliError
 from vdi.cli.options import PROGRAM, KubeConnection, examples
+from vdi.cli.output import Output, OutputOption, print_data
 from vdi.cli.remote.authorization import AuthorizationRequest, exchange_code, listen_on_loopback, revoke_token
 from vdi.cli.remote.client import GatewayClient, tls
 from vdi.cli.remote.logins import Login, Logins, read_logins, write_logins
@@ -27,7 +28,7 @@ _BROWSER_SECONDS = 300.0
     epilog=examples(
         "login https://portal.vdi.example.com",
         "login https://portal.vdi.localhost:8443 --ca-file ~/.local/state/vdi/demo/pki/web-ca.crt",
-        "login https://portal.vdi.example.com --no-browser",
+        "login https://portal.vdi.example.com --no-browser -o json",
     )
 )
 def login(
@@ -42,6 +43,7 @@ def login(
         Path | None,
         typer.Option(help="Certificate of your own authority (PEM), trusted for this gateway only."),
     ] = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Log in to a gateway through the browser.
 
@@ -59,8 +61,11 @@ def login(
     write_logins(Logins(address, {**read_logins().gateways, address: made}))
     if before:
         _end(address, before)
-    until = f" until {made.expires}" if made.expires else ""
-    typer.echo(f"logged in to {address} as {made.user}{until}")
+    if output is Output.TABLE:
+        until = f" until {made.expires}" if made.expires else ""
+        typer.echo(f"logged in to {address} as {made.user}{until}")
+    else:
+        print_data({"server": address, "user": made.user, "expires": made.expires or None}, output)
     _say_if_unused(address)
 
 

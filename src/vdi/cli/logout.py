@@ -7,6 +7,7 @@ import typer
 
 from vdi.cli.errors import FINDINGS, CliError
 from vdi.cli.options import examples
+from vdi.cli.output import Output, OutputOption, print_data
 from vdi.cli.remote.authorization import revoke_token
 from vdi.cli.remote.client import LoggedOutError
 from vdi.cli.remote.logins import read_logins, write_logins
@@ -15,11 +16,12 @@ from vdi.cli.session.target import server_url
 app = typer.Typer()
 
 
-@app.command(epilog=examples("logout", "logout https://portal.vdi.example.com"))
+@app.command(epilog=examples("logout", "logout https://portal.vdi.example.com -o json"))
 def logout(
     server: Annotated[
         str | None, typer.Argument(help="Address of the portal; default: the one that commands use.")
     ] = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Log out of a gateway: its token is revoked there and removed here."""
     logins = read_logins()
@@ -42,4 +44,7 @@ def logout(
             FINDINGS,
         ) from error
     write_logins(logins)
+    if output is not Output.TABLE:
+        print_data({"server": address, "current": logins.current or None}, output)
+        return
     typer.echo(f"logged out of {address}" + (f"; commands now use {logins.current}" if logins.current else ""))

@@ -49,6 +49,8 @@ class PageOutput(StrEnum):
     JSON = "json"
 
 
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Output format.")]
+ListOutputOption = Annotated[ListOutput, typer.Option("--output", "-o", help="Output format.")]
 PageOption = Annotated[PageOutput, typer.Option("--output", "-o", help="Output format.")]
 
 

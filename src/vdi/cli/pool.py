@@ -11,7 +11,9 @@ from vdi.cli.errors import CliError
 from vdi.cli.options import PROGRAM, KubeConnection, examples, of_kind, with_connection
 from vdi.cli.output import (
     ListOutput,
+    ListOutputOption,
     Output,
+    OutputOption,
     Raw,
     age,
     columns,
@@ -34,7 +36,7 @@ Name = Annotated[str, typer.Argument(help="Name of the pool.", callback=of_kind(
 @with_connection
 def list_(
     connection: KubeConnection,
-    output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
+    output: ListOutputOption = ListOutput.TABLE,
 ) -> None:
     """List the pools of the cluster."""
     found = connection.run(lambda client: client.list(POOLS, into=dict[str, Any]))
@@ -50,7 +52,7 @@ def list_(
 def show(
     connection: KubeConnection,
     name: Name,
-    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Show how many desktops a pool has ready, and what it waits for."""
     raw = connection.run(lambda client: _found(client, client.get(POOLS, name, into=dict[str, Any]), name))
@@ -68,7 +70,7 @@ def scale(
     name: Name,
     *,
     replicas: Annotated[int, typer.Option("--replicas", "--ready", min=0, help="Number of started desktops to keep.")],
-    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Change how many desktops are kept ready, as `kubectl scale vdipool` does. Desktops in use are not affected."""
     change = {"spec": {"replicas": replicas, "ready": None}}

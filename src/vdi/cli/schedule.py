@@ -11,7 +11,7 @@ import typer
 
 from vdi.cli.errors import USAGE, CliError
 from vdi.cli.options import PROGRAM, examples, of_kind
-from vdi.cli.output import ListOutput, Output, Raw, columns, print_data, print_objects
+from vdi.cli.output import ListOutput, ListOutputOption, Output, OutputOption, Raw, columns, print_data, print_objects
 from vdi.cli.remote.client import GatewayClient, quote
 from vdi.cli.session.backend import Target
 from vdi.cli.session.gateway_backend import GatewayTarget
@@ -30,7 +30,7 @@ _PATH = "/scheduled-starts"
 @with_backend
 def list_(
     target: Target,
-    output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
+    output: ListOutputOption = ListOutput.TABLE,
 ) -> None:
     """List your scheduled starts: time, desktop, and the last result of each."""
     found = _send(target, "GET", _PATH)["items"]
@@ -60,7 +60,7 @@ def add(
     name: Annotated[
         str | None, typer.Option("--name", help="The session to start or resume. Default: USER-TEMPLATE.")
     ] = None,
-    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Have a desktop ready at a given time on given days of the week. It is started 5 minutes earlier."""
     body = {
@@ -87,7 +87,7 @@ def add(
 def rm(
     target: Target,
     ids: Annotated[list[str], typer.Argument(help="Ids, as `ls` shows them.", callback=of_kind("scheduledstart"))],
-    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Delete scheduled starts. Desktops that they have started keep running."""
     chosen = list(dict.fromkeys(ids))

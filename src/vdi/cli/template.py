@@ -22,7 +22,9 @@ from vdi.cli.errors import CliError
 from vdi.cli.options import examples, of_kind
 from vdi.cli.output import (
     ListOutput,
+    ListOutputOption,
     Output,
+    OutputOption,
     Raw,
     age,
     columns,
@@ -43,7 +45,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The templat
 @with_backend
 def list_(
     target: Target,
-    output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
+    output: ListOutputOption = ListOutput.TABLE,
 ) -> None:
     """List the templates: those of the cluster, or those that you can use at the gateway."""
     found = target.run(lambda backend: backend.templates())
@@ -58,7 +60,7 @@ def list_(
 def show(
     target: Target,
     name: Annotated[str, typer.Argument(help="Name of the template.", callback=of_kind("vditemplate"))],
-    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Show a template: what its desktops consist of, and the maximum that a session may request."""
     raw = target.run(lambda backend: get_template(backend, name))

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from vdi.cli.options import KubeConnection, examples
-from vdi.cli.output import Output, print_data
+from vdi.cli.output import Output, OutputOption, print_data
 from vdi.cli.remote.client import GatewayClient
 from vdi.cli.session.backend import Target
 from vdi.cli.session.gateway_backend import GatewayTarget
@@ -35,7 +35,7 @@ _AMOUNTS = {
 @with_backend
 def whoami(
     target: Target,
-    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Show who you are, which target the session commands use, and why."""
     known = _at_gateway(target) if isinstance(target, GatewayTarget) else _at_cluster(target)

@@ -143,6 +143,26 @@ def test_every_command_has_a_description_and_an_example_of_itself(noun: str) -> 
         assert f"\n  vdi {' '.join(words)}" in command.epilog, words
 
 
+STREAMS = {
+    "session logs",
+    "cluster logs",
+    "operator run",
+    "gateway run",
+    "completion",
+    "cluster kubeconfig",
+    "kasm values render",
+    "kasm values secret",
+}
+"""Commands that print a log, a script, or a file in its own format."""
+
+
+@pytest.mark.parametrize("noun", NOUNS)
+def test_every_command_speaks_json_but_those_that_print_a_stream_or_a_file(noun: str) -> None:
+    for words, command in every_command(load_noun(noun, NOUNS[noun]), [noun]):
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert ("--output" in options) is (" ".join(words) not in STREAMS), words
+
+
 def test_the_root_s_help_names_every_noun_and_loads_none_of_them() -> None:
     code = "import sys; from vdi.cli.main import main; main(['--help']); print({'httpx', 'msgspec'} & set(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -396,6 +396,28 @@ def test_rm_of_several_removes_those_that_are_there_and_fails(vdi: Vdi, fake: Fa
     assert f"{SESSIONS}/alice-desktop" not in fake.objects
 
 
+def test_rm_as_json_names_what_is_deleted_also_when_another_could_not_be(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session(persistence={"retain": False}))
+    ran = vdi("session", "rm", "nobody", "alice-desktop", "alice-desktop", "--yes", "--wait", "-o", "json")
+    assert json.loads(ran.out) == {"deleted": ["alice-desktop"], "deletedHomes": ["alice-desktop-home"]}
+    assert ran.code == 1
+    assert "session alice-desktop is deleted after " in ran.err
+    assert "there is no session nobody" in ran.err
+
+
+def test_rm_as_json_leaves_out_what_is_still_there(
+    vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr("vdi.cli.session.operations.until_gone", never)
+    fake.put(SESSIONS, a_session())
+    ran = vdi("session", "rm", "alice-desktop", "--wait", "-o", "json")
+    assert json.loads(ran.out) == {"deleted": [], "deletedHomes": []}
+    assert (ran.code, "session alice-desktop still exists after 1m" in ran.err) == (1, True)
+
+
 @pytest.mark.parametrize("words", [["--delete-home"], []])
 def test_rm_deletes_no_files_unasked(vdi: Vdi, fake: FakeCluster, words: list[str]) -> None:
     fake.put(SESSIONS, a_session(persistence={"retain": bool(words)}))

@@ -87,3 +87,28 @@ def test_logs_of_further_nodes_are_named_by_their_node(
     refused = vdi("cluster", "logs", "vdi-demo-2/etcd")
     assert refused.code != 0
     assert "vdi-demo-2/kubelet" in refused.err
+
+
+def test_up_down_and_reset_as_json(vdi: Vdi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubeconfig = tmp_path / "admin.conf"
+
+    def up(name: str, *, fake_gpus: int, **_: object) -> cluster.Cluster:
+        server, nodes = "https://127.0.0.1:6443", [f"vdi-{name}"]
+        return cluster.Cluster(name, kubeconfig, server, 8443, tmp_path, False, fake_gpus, nodes, was_running=False)
+
+    monkeypatch.setattr(cluster, "up", up)
+    monkeypatch.setattr(cluster, "down", lambda _: ["processes", "files"])
+    started = {
+        "name": "dev",
+        "server": "https://127.0.0.1:6443",
+        "wasRunning": False,
+        "nodes": ["vdi-dev"],
+        "fakeGpus": 4,
+        "kubeconfig": str(kubeconfig),
+    }
+    words = ["--name", "dev", "--fake-gpus", "4", "-o", "json"]
+    assert json.loads(vdi("cluster", "up", *words).out) == started
+    assert json.loads(vdi("cluster", "down", "-o", "json").out) == {"removed": ["processes", "files"]}
+    ran = vdi("cluster", "reset", *words)
+    assert json.loads(ran.out) == started
+    assert "Removed from cluster 'dev': processes, files." in ran.err

@@ -16,7 +16,7 @@ import typer
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, examples
-from vdi.cli.output import ListOutput, Output, columns, print_data
+from vdi.cli.output import ListOutput, ListOutputOption, Output, OutputOption, columns, print_data
 from vdi.cli.release.locate import locate
 from vdi.gateway.login.passwords import Passwords, new_password
 from vdi.gateway.login.users_file import (
@@ -53,7 +53,6 @@ FromStdin = Annotated[
         "--password-stdin", help=("Read the password from standard input, one line. Default: a generated one.")
     ),
 ]
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="What to print.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +175,7 @@ def list_(
     secret: SecretName = "vdi-gateway-users",  # noqa: S107 -- a name
     kubeconfig: Kubeconfig = None,
     context: Context = None,
-    output: Annotated[ListOutput, typer.Option("--output", "-o", help="Output format.")] = ListOutput.TABLE,
+    output: ListOutputOption = ListOutput.TABLE,
 ) -> None:
     """List the users who log in with a password. Hashes are not shown."""
     users, problems = _users(namespace, kubeconfig, context, secret).read()
@@ -204,13 +203,14 @@ def list_(
                 typer.echo(line)
 
 
-@app.command(epilog=examples("gateway user rm alice@example.com"))
+@app.command(epilog=examples("gateway user rm alice@example.com", "gateway user rm alice@example.com -o json"))
 def rm(
     user: User,
     namespace: Namespace = None,
     secret: SecretName = "vdi-gateway-users",  # noqa: S107 -- a name
     kubeconfig: Kubeconfig = None,
     context: Context = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Remove a user's password. Logins and API tokens end within 30 seconds; desktops are kept."""
     address = _address(user)
@@ -220,6 +220,8 @@ def rm(
 
     _users(namespace, kubeconfig, context, secret).change(address, entry)
     typer.echo(f"{address} can no longer log in; open connections end within 30 seconds", err=True)
+    if output is not Output.TABLE:
+        print_data({"deleted": [address]}, output)
 
 
 def _address(user: str) -> str:

@@ -13,7 +13,18 @@ from vdi.cli.home.archive import app as archive_commands
 from vdi.cli.home.homes import find_home, read_homes
 from vdi.cli.home.migrate import app as migrate_command
 from vdi.cli.options import KubeConnection, examples, of_kind, with_connection
-from vdi.cli.output import ListOutput, Output, Raw, age, columns, now_utc, print_data, print_objects
+from vdi.cli.output import (
+    ListOutput,
+    ListOutputOption,
+    Output,
+    OutputOption,
+    Raw,
+    age,
+    columns,
+    now_utc,
+    print_data,
+    print_objects,
+)
 from vdi.kube.errors import NotFound, Replaced
 from vdi.kube.resource import CLAIMS
 from vdi.kube.transport import Client
@@ -29,7 +40,7 @@ app.add_typer(migrate_command)
 def list_(
     connection: KubeConnection,
     user: Annotated[str | None, typer.Option("--user", help="Only homes of this user.")] = None,
-    output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
+    output: ListOutputOption = ListOutput.TABLE,
 ) -> None:
     """List the homes: owner, size, the desktop that uses each, and last use."""
     homes, _ = connection.run(lambda client: read_homes(client, connection.namespace))
@@ -45,7 +56,7 @@ def list_(
 def show(
     connection: KubeConnection,
     name: Name,
-    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Show one home: owner, size, the sessions that use it, and last use."""
     homes, _ = connection.run(lambda client: read_homes(client, connection.namespace))
@@ -63,7 +74,7 @@ def rm(
     connection: KubeConnection,
     names: Annotated[list[str], typer.Argument(help="Names of the homes.", callback=of_kind("persistentvolumeclaim"))],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before files are deleted.")] = False,
-    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Delete homes with all files in them. A home that a session uses is not deleted: end the session first."""
     homes, sessions = connection.run(lambda client: read_homes(client, connection.namespace))

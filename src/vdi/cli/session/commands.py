@@ -1,9 +1,10 @@
 """`vdi session`. Each command parses, calls one function and renders."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -14,7 +15,18 @@ from vdi.cli.browser import opens_browser
 from vdi.cli.confirm import confirm
 from vdi.cli.errors import USAGE, CliError
 from vdi.cli.options import PROGRAM, examples, of_kind, seconds_of
-from vdi.cli.output import ListOutput, Output, Raw, duration, now_utc, print_data, print_objects, without_managed_fields
+from vdi.cli.output import (
+    ListOutput,
+    ListOutputOption,
+    Output,
+    OutputOption,
+    Raw,
+    duration,
+    now_utc,
+    print_data,
+    print_objects,
+    without_managed_fields,
+)
 from vdi.cli.progress import ProgressView
 from vdi.cli.session import operations
 from vdi.cli.session.backend import Backend, Opening, Target
@@ -30,7 +42,6 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(help="Name of the session.", callback=of_kind("vdisession"))]
 Guest = Annotated[str, typer.Argument(help="E-mail address of the guest.")]
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="What to print.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until it is done.")]
 _GONE_SECONDS = 60.0
 _SUSPENDED_SECONDS = 60.0
@@ -87,7 +98,7 @@ def create(
         bool, typer.Option("--wait", help="Show each step of the start until the desktop responds.")
     ] = False,
     timeout_wait: Annotated[str, typer.Option(help="Time limit of --wait.")] = "5m",
-    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Start a desktop.
 
@@ -143,7 +154,7 @@ def list_(
     all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Sessions of all namespaces.")] = False,
     user: Annotated[str | None, typer.Option(help="Only the sessions of this user.")] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow changes until Ctrl-C.")] = False,
-    output: Annotated[ListOutput, typer.Option("--output", "-o", help="What to print.")] = ListOutput.TABLE,
+    output: ListOutputOption = ListOutput.TABLE,
 ) -> None:
     """List sessions, oldest first."""
     if watch:
@@ -172,7 +183,7 @@ def _table(all_namespaces: bool) -> Callable[[Sequence[Raw], bool], list[str]]:
 def show(
     target: Target,
     name: Name,
-    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Show one session: its state and the reason, its objects, its Events, and when it ends."""
     raw = target.run(lambda backend: backend.get(name))
@@ -251,7 +262,7 @@ def _show_opening(found: Opening, sentence: str, *, print_only: bool, output: Ou
     epilog=examples(
         "session rm alice-desktop",
         "session rm alice-desktop bob-desktop --wait",
-        "session rm alice-desktop --delete-home --yes",
+        "session rm alice-desktop --delete-home --yes -o json",
     )
 )
 @with_backend
@@ -263,17 +274,25 @@ def rm(
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until they are deleted.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before files are deleted.")] = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Remove sessions. The home is kept, unless --delete-home was given here or when the session was created."""
-    plans = target.run(lambda backend: operations.plan_removals(backend, names, delete_home=delete_home))
+    chosen = list(dict.fromkeys(names))
+    plans = target.run(lambda backend: operations.plan_removals(backend, chosen, delete_home=delete_home))
     removals = [plan for plan in plans if not isinstance(plan, CliError)]
     _confirm_home_deletion(
         [f"{removal.session.metadata.name}: {removal.home_lost}" for removal in removals if removal.home_lost], yes
     )
-    still = target.run(lambda backend: _remove(backend, removals, _GONE_SECONDS if wait else None))
+    # Words go to standard error where data is asked for: what was removed is known also when a later one fails.
+    say = partial(typer.echo, err=output is not Output.TABLE)
+    still = target.run(lambda backend: _remove(backend, removals, _GONE_SECONDS if wait else None, say))
+    if output is not Output.TABLE:
+        gone = [removal for removal in removals if removal.session.metadata.name not in still]
+        homes = [removal.home_lost for removal in gone if removal.home_lost]
+        print_data({"deleted": [removal.session.metadata.name for removal in gone], "deletedHomes": homes}, output)
     refused = [plan.message for plan in plans if isinstance(plan, CliError)]
     if refused or still:
-        raise CliError("\n".join([*refused, *still]))
+        raise CliError("\n".join([*refused, *still.values()]))
 
 
 def _confirm_home_deletion(homes: list[str], yes: bool) -> None:
@@ -284,21 +303,23 @@ def _confirm_home_deletion(homes: list[str], yes: bool) -> None:
         raise CliError("nothing was removed")
 
 
-async def _remove(backend: Backend, removals: Sequence[operations.Removal], seconds: float | None) -> list[str]:
-    """Remove one after the other; returns what is still there after `seconds`, in words."""
-    still = []
+async def _remove(
+    backend: Backend, removals: Sequence[operations.Removal], seconds: float | None, say: Callable[[str], None]
+) -> Mapping[str, str]:
+    """Remove one after the other; returns what is still there after `seconds`: names, and sentences about them."""
+    still = {}
     begun = time.monotonic()
     for removal in removals:
         await backend.remove(removal.session, removal.claim_to_delete)
         if seconds is None:
-            typer.echo(f"session {removal.session.metadata.name} is being removed")
+            say(f"session {removal.session.metadata.name} is being removed")
     for removal in removals if seconds is not None else ():
         name = removal.session.metadata.name
         if await operations.until_gone(backend, removal.session, seconds or 0):
             home = f", and so is its home {removal.home_lost}" if removal.home_lost else ""
-            typer.echo(f"session {name} is deleted after {time.monotonic() - begun:.1f}s{home}")
+            say(f"session {name} is deleted after {time.monotonic() - begun:.1f}s{home}")
         else:
-            still.append(f"session {name} still exists after {duration(seconds or 0)}: {_STUCK}")
+            still[name] = f"session {name} still exists after {duration(seconds or 0)}: {_STUCK}"
     return still
 
 
@@ -501,7 +522,7 @@ def probe(
         str, typer.Argument(help="Name of the session: one of your running desktops.", callback=of_kind("vdisession"))
     ],
     keys: Annotated[int, typer.Option(min=20, max=100, help="Number of keys to press.")] = 40,
-    output: Annotated[Output, typer.Option("--output", "-o", help="What to print.")] = Output.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Measure the latency of a desktop: first picture, frames per second, input to picture, bit rate, lost frames.
 
