@@ -85,7 +85,7 @@ def value_rows(schema: dict[str, Any], values: dict[str, Any], path: str = "") -
     """Path, default and words of each value, in the order of values.yaml."""
     for name, default in values.items():
         known = sub_schema(name) if name in SUB_CHARTS and not path else schema["properties"][name]
-        if "properties" in known:
+        if "properties" in known and default:  # what is empty has no further rows: it is a value itself
             yield from value_rows(known, default, f"{path}{name}.")
         else:
             yield f"{path}{name}", default, known["description"]

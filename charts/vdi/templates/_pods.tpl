@@ -46,7 +46,7 @@ imagePullSecrets:
 {{- range index . 0 | fromYamlArray }}{{ $names = append $names .name }}{{ end }}
 {{- range index . 1 }}
 {{- if has .name $names }}
-{{- fail (printf "extraEnv: %s is already set by the chart; allowed: other names. docs/install.md names the value that sets it" .name) }}
+{{- fail (printf "extraEnv: %s is already set by the chart; allowed: other names. docs/values.md names the value that sets it" .name) }}
 {{- end }}
 {{- $names = append $names .name }}
 {{- end }}

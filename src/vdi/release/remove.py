@@ -47,7 +47,7 @@ class HomeVolume:
     template: str
     size: str
     owned: bool
-    """It belongs to its session alone and goes with it (the template's `retain: false`)."""
+    """It belongs to one session and is deleted with it (`scope: Session` of its template, or `retain: false`)."""
 
     @property
     def words(self) -> str:
