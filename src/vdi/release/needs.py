@@ -37,7 +37,7 @@ def _classes(facts: Facts) -> Iterator[tuple[str, str]]:
                 yield f"The volume of {name}", claim["spec"].get("storageClassName") or ""
         elif kind == "VDITemplate":
             home = spec.get("persistence") or {}
-            if home.get("enabled"):
+            if home.get("enabled", True):  # as the API server will have it
                 yield f"The template {name} (homes)", home.get("storageClass") or _TEMPLATE_CLASS
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Break, Cluster, Object, deployment, ready_status
 from vdi.diagnosis.snapshot import Unreadable
 
@@ -94,6 +96,12 @@ _CREDENTIALS = {"username": "a2FzbV91c2Vy", "password": "b2YtdGhlLWltYWdl"}
 @fault()
 def an_image_with_tls_and_a_login_that_has_all_it_needs(cluster: Cluster) -> None:
     _office(cluster, _CREDENTIALS)
+
+
+@fault("certificate_expired")
+def the_portal_s_copy_of_the_certificate_is_over(cluster: Cluster) -> None:
+    (good,) = cluster.certificates
+    cluster.certificates.append(msgspec.structs.replace(good, namespace="kasm", ends="2026-11-19T00:00:00Z"))
 
 
 @fault("servers_transport_missing")

@@ -1,13 +1,16 @@
 """Every finding says in a short sentence what helps, and its commands can be pasted unchanged."""
 
+import copy
 import re
 import shlex
 import subprocess
 from functools import cache
+from typing import Any
 
 import pytest
 
 from unit.doctor.doctor_builders import Cluster
+from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.test_doctor_faults import every_finding
 
 PROGRAMS = {
@@ -173,3 +176,42 @@ def without_options(words: list[str]) -> list[str]:
         elif not word.startswith("-"):
             rest.append(word)
     return rest
+
+
+def _waits_for_a_gpu(*nodes: tuple[str, str, dict[str, Any]]) -> str:
+    """The commands for a desktop of 8 GPUs, on nodes of (name, number of GPUs, spec); 4 of node `gpu` are taken."""
+    cluster = Cluster()
+    FAULTS["gpus_busy_and_operator_silent"][1](cluster)
+    next(pod for pod in cluster.objects["pods"] if pod["metadata"]["name"] == "job")["spec"]["nodeName"] = "gpu"
+    first = cluster.one("nodes")
+    cluster.objects["nodes"] = []
+    for name, gpus, spec in nodes:
+        node = copy.deepcopy(first)
+        node["metadata"]["name"], node["spec"] = name, spec
+        node["status"]["allocatable"]["nvidia.com/gpu"] = gpus
+        cluster.objects["nodes"].append(node)
+    (finding,) = [one for one in cluster.findings() if one.code in ("gpu_insufficient", "room_insufficient")]
+    return "\n".join(finding.remedy.commands)
+
+
+_CONTROL_PLANE = {"taints": [{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]}
+_DEDICATED = {"taints": [{"key": "dedicated", "effect": "NoSchedule"}]}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ([("gpu", "8", {}), ("cp", "0", _CONTROL_PLANE)], "vdi session ls"),
+        ([("gpu", "8", {}), ("other", "8", _DEDICATED)], "vdi session ls"),
+        ([("gpu", "8", {}), ("cpu", "0", {"unschedulable": True})], "vdi session ls"),
+        ([("gpu", "8", {}), ("more", "8", {"unschedulable": True})], "kubectl uncordon more"),
+        ([("gpu", "8", _DEDICATED), ("cp", "0", _CONTROL_PLANE)], "kubectl taint nodes gpu dedicated:NoSchedule-"),
+    ],
+    ids=["control plane", "dedicated", "cordoned without GPUs", "cordoned with GPUs", "all with GPUs are tainted"],
+)
+def test_only_nodes_that_could_take_the_desktop_are_opened(
+    nodes: list[tuple[str, str, dict[str, Any]]], expected: str
+) -> None:
+    commands = _waits_for_a_gpu(*nodes)
+    assert expected in commands
+    assert ("taint" in commands, "uncordon" in commands) == ("taint" in expected, "uncordon" in expected)

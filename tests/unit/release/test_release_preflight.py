@@ -141,6 +141,14 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "error",
         "The template t (homes) needs the StorageClass 'fast'",
     ),
+    "a template that leaves out what is its default": (
+        {
+            "objects": ({"kind": "VDITemplate", "metadata": {"name": "t"}, "spec": {"image": "i.example.com/d:1"}},),
+            "classes": ({"metadata": {"name": "gp3"}},),
+        },
+        "error",
+        "The template t (homes) needs the StorageClass 'local-path'",
+    ),
     "no certificate": (
         {
             "objects": (TLS,),

@@ -7,6 +7,7 @@ from typing import Any
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Certificate, Snapshot
 from vdi.doctor.checks.registry import found
+from vdi.doctor.objects.certificates import hosts_by_certificate
 from vdi.doctor.objects.operators import operator_for
 from vdi.doctor.objects.proxies import Traefik, find_traefiks
 from vdi.doctor.objects.sessions import SessionDiagnosis, active, diagnose_sessions
@@ -311,19 +312,14 @@ def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
 def certificates_bad(snapshot: Snapshot) -> Iterator[Finding]:
     """Certificates of routes that are missing, over, about to end, or for other names."""
     there = {(certificate.namespace, certificate.secret): certificate for certificate in snapshot.certificates}
-    hosts: dict[tuple[str, str], list[str]] = {}
-    for diagnosis in diagnose_sessions(snapshot):
-        route = snapshot.find("ingressroutes", route_name(diagnosis.session.metadata.name), diagnosis.namespace)
-        name = ((route or {}).get("spec") or {}).get("tls", {}).get("secretName")
-        if name and diagnosis.host:
-            hosts.setdefault((diagnosis.namespace, name), []).append(diagnosis.host)
-    for key, needed in sorted(hosts.items()):
+    for key, hosts in hosts_by_certificate(snapshot).items():
         if key in there:
-            yield from _certificate(snapshot, there[key], sorted(needed))
+            yield from _certificate(snapshot, there[key], hosts)
 
 
 def _certificate(snapshot: Snapshot, one: Certificate, hosts: list[str]) -> Iterator[Finding]:
     where = f"secret/{one.namespace}/{one.secret}"
+    shown = f"{hosts[0]} and {len(hosts) - 1} more" if len(hosts) > 1 else hosts[0]
     domain = hosts[0].partition(".")[2]
     renew = Remedy(
         "Put a certificate that browsers trust into fullchain.pem, and its key into key.pem. Then:",
@@ -340,7 +336,7 @@ def _certificate(snapshot: Snapshot, one: Certificate, hosts: list[str]) -> Iter
             f"Routes name the certificate {one.namespace}/{one.secret}, "
             + ("which does not exist" if missing else f"but {one.problem}")
             + ". Traefik shows its own, which browsers refuse.",
-            evidence=[f"{len(hosts)} routes have spec.tls.secretName: {one.secret}"],
+            evidence=[f"the routes of {shown} have spec.tls.secretName: {one.secret}"],
             remedy=renew,
         )
         return
@@ -350,7 +346,7 @@ def _certificate(snapshot: Snapshot, one: Certificate, hosts: list[str]) -> Iter
         yield found(
             "certificate_expired" if state != "ends" else "certificate_expires_soon",
             where,
-            f"The certificate of the desktops {state} ({one.begins} to {one.ends})"
+            f"The certificate of {shown} {state} ({one.begins} to {one.ends})"
             + (": browsers refuse it." if state != "ends" else "; then browsers refuse it."),
             evidence=[f"notBefore {one.begins}, notAfter {one.ends}"],
             remedy=renew,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from vdi.api.session import Phase
 from vdi.diagnosis.check import check
@@ -13,6 +14,7 @@ from vdi.doctor.objects.operators import is_led, operator_for
 from vdi.doctor.objects.sessions import REFUSED, SessionDiagnosis, active, diagnose_sessions
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.capacity import amount
+from vdi.session.capacity_matching import NodeCapacity, allows_placement, read_capacity
 from vdi.session.conditions import LASTING_QUEUE_REASONS, QUEUE_REASONS, Reason
 from vdi.session.effective import Blocked, Desktop
 from vdi.session.naming import reservation_name
@@ -224,25 +226,42 @@ def _admit(message: str, namespace: str) -> Remedy:
 
 
 def _open_nodes(diagnosis: SessionDiagnosis) -> Remedy | None:
-    """How nodes that fit become usable: those that are cordoned, or that have a taint which is not tolerated."""
-    nodes = diagnosis.snapshot.nodes.values()
-    cordoned = [f"kubectl uncordon {node.metadata.name}" for node in nodes if node.spec.unschedulable]
-    if cordoned:
+    """How nodes that are large enough, with the labels that the template selects, become usable; None: none is closed.
+
+    A taint is spoken of only where no other node could take the desktop: those of control planes, or of nodes that are
+    dedicated to something else, are meant.
+    """
+    if not isinstance(diagnosis.desktop, Desktop):
+        return None
+    demand = diagnosis.desktop.demand()
+    fitting = [
+        capacity
+        for capacity in _capacities(diagnosis.snapshot)
+        if capacity.could_fit(demand.takes) and dict(demand.selector).items() <= capacity.labels.items()
+    ]
+    usable = [capacity for capacity in fitting if allows_placement(demand, capacity)]
+    unschedulable = {node.metadata.name for node in diagnosis.snapshot.nodes.values() if node.spec.unschedulable}
+    if cordoned := [f"kubectl uncordon {capacity.name}" for capacity in usable if capacity.name in unschedulable]:
         return Remedy("Uncordon the nodes, unless someone is working on them.", tuple(cordoned))
-    desktop = diagnosis.desktop
-    tolerations = desktop.placement.tolerations if isinstance(desktop, Desktop) else ()
+    if usable:
+        return None
     tainted = [
-        f"kubectl taint nodes {node.metadata.name} {taint.key}:{taint.effect}-"
-        for node in nodes
-        for taint in node.spec.taints
-        if taint.effect != "PreferNoSchedule"
-        and not taint.key.startswith("node.kubernetes.io/")
-        and not any(toleration.key in ("", taint.key) for toleration in tolerations)
+        f"kubectl taint nodes {capacity.name} {taint.key}:{taint.effect}-"
+        for capacity in fitting
+        for taint in capacity.taints
+        if not any(tolerance.covers(taint) for tolerance in demand.tolerances)
     ]
     if tainted:
         sentence = "Remove the taint, or tolerate it in the template's spec.placement.tolerations."
         return Remedy(sentence, tuple(tainted))
     return None
+
+
+def _capacities(snapshot: Snapshot) -> Iterator[NodeCapacity]:
+    """The nodes whose resources can be read."""
+    for node in snapshot.nodes.values():
+        with suppress(ValueError):
+            yield read_capacity(node)
 
 
 @check("vdisessions", "pods", "nodes", "events")

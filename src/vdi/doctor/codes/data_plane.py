@@ -124,28 +124,26 @@ DATA_PLANE = (
         code="certificate_missing",
         means="Routes name a TLS Secret that does not exist or contains no certificate.",
         proof="The Secret (only its certificate is read, never its key).",
-        remedy="Create the Secret in the sessions' namespace: Traefik reads it from no other namespace.",
+        remedy="Create the Secret in the routes' namespace, that of sessions or gateway: Traefik reads no other.",
     ),
     _code(
         code="certificate_expired",
-        means=(
-            "The certificate of the desktops has expired or is not valid yet. Browsers reject it, also for WebSockets."
-        ),
+        means="The certificate of desktops or portal has expired or is not valid yet: browsers refuse to connect.",
         proof="notBefore and notAfter.",
         remedy="Renew the certificate; cert-manager does so automatically.",
     ),
     _code(
         code="certificate_expires_soon",
         severity=Severity.WARNING,
-        means="The certificate of the desktops expires within 14 days.",
+        means="The certificate of desktops or portal expires within 14 days.",
         proof="notAfter.",
         remedy="Renew the certificate; if cert-manager should have, check its Certificate.",
     ),
     _code(
         code="certificate_for_other_names",
-        means="The certificate does not cover the desktops' hosts. A wildcard covers one label only.",
-        proof="subjectAltName, compared with the hosts of the sessions.",
-        remedy="Get a wildcard certificate for the sessions' domain.",
+        means="The certificate does not cover the hosts of desktops or portal. A wildcard covers one label only.",
+        proof="subjectAltName, compared with the hosts of the routes.",
+        remedy="Get a wildcard certificate for the domain.",
     ),
     _code(
         code="library_missing",

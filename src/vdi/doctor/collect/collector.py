@@ -17,10 +17,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from vdi.api.crd import build_crds
-from vdi.api.meta import GROUP
 from vdi.diagnosis.grants import UNKNOWN, grant_commands
 from vdi.diagnosis.snapshot import Certificate, Scope, Snapshot, Unreadable
-from vdi.doctor.objects.certificates import read_certificate
+from vdi.doctor.objects.certificates import hosts_by_certificate, read_certificate
 from vdi.doctor.objects.gpus import config_maps_of
 from vdi.doctor.objects.images import secrets_to_sign_in
 from vdi.doctor.objects.local_path import CONFIG, namespaces_of
@@ -120,7 +119,7 @@ async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
             for namespace, name in config_maps_of(reading.objects, DEFAULT_NAME)
         ),
         *(reading.one(CONFIG_MAPS, CONFIG, namespace, note=CONFIG) for namespace in namespaces_of(reading.objects)),
-        *(reading.certificate(namespace, name) for namespace, name in _tls_secrets(reading.objects)),
+        *(reading.certificate(namespace, name) for namespace, name in hosts_by_certificate(seen)),
     )
     bare = reading.snapshot(format_time(clock.now()))
     await asyncio.gather(
@@ -324,18 +323,3 @@ def _forbidden(
         f"Create this role, and bind it to {who}.",
         grant_commands("vdi-doctor", who, verb, resource, namespace=namespace or "", resource_name=one),
     )
-
-
-def _tls_secrets(objects: dict[str, list[Object]]) -> list[tuple[str, str]]:
-    """The TLS Secrets that routes of sessions name."""
-    used: set[tuple[str, str]] = set()
-    for route in objects.get("ingressroutes", ()):
-        name = ((route.get("spec") or {}).get("tls") or {}).get("secretName")
-        if name and _is_ours(route):
-            used.add((route["metadata"]["namespace"], name))
-    return sorted(used)
-
-
-def _is_ours(route: Object) -> bool:
-    owners: Iterable[Object] = route["metadata"].get("ownerReferences") or ()
-    return any(owner["kind"] == "VDISession" and owner["apiVersion"].startswith(GROUP) for owner in owners)

@@ -1,7 +1,11 @@
-"""A TLS Secret as a snapshot keeps it."""
+"""The TLS Secrets of routes: which there are, for which hosts, and as a snapshot keeps them."""
 
-from vdi.diagnosis.snapshot import Certificate
+from vdi.diagnosis.snapshot import Certificate, Snapshot
+from vdi.doctor.objects.gateways import gateways_in_scope
+from vdi.doctor.objects.operators import operator_for
+from vdi.doctor.objects.sessions import diagnose_sessions
 from vdi.kube import certificate
+from vdi.session.naming import route_name
 from vdi.session.times import format_time
 
 
@@ -16,3 +20,22 @@ def read_certificate(namespace: str, secret: str, pem: bytes) -> Certificate:
         ends=format_time(found.ends) if found.ends else "",
         problem=found.problem,
     )
+
+
+def hosts_by_certificate(snapshot: Snapshot) -> dict[tuple[str, str], list[str]]:
+    """The hosts whose routes name a TLS Secret, by its namespace and name: desktops, and the portal.
+
+    Traefik reads a Secret only from its route's own namespace: the portal's is another copy, which ends by itself.
+    """
+    found: dict[tuple[str, str], set[str]] = {}
+    for diagnosis in diagnose_sessions(snapshot):
+        route = snapshot.find("ingressroutes", route_name(diagnosis.session.metadata.name), diagnosis.namespace)
+        name = ((route or {}).get("spec") or {}).get("tls", {}).get("secretName")
+        if name and diagnosis.host:
+            found.setdefault((diagnosis.namespace, name), set()).add(diagnosis.host)
+    for gateway in gateways_in_scope(snapshot):
+        operator = operator_for(snapshot, gateway.watches[0])
+        if operator and operator.settings.tls_secret:
+            key = (gateway.namespace, operator.settings.tls_secret)
+            found.setdefault(key, set()).add(operator.settings.host("portal"))
+    return {key: sorted(hosts) for key, hosts in sorted(found.items())}
