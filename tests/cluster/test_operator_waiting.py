@@ -199,6 +199,20 @@ async def test_object_of_somebody_else_is_left_alone(stage: Stage) -> None:
         assert await stage.get(SECRETS, "alice-desktop-auth") == theirs
 
 
+async def test_a_claim_of_somebody_else_is_never_mounted(stage: Stage) -> None:
+    template = await stage.template()
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    theirs = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "team-home"}, "spec": spec}
+    await stage.api.create(CLAIMS, theirs, namespace=stage.namespace, into=dict)
+    async with stage.operator():
+        await stage.session("team", template, persistence={"retain": False})
+        words = "The PersistentVolumeClaim 'team-home' already exists and belongs to someone else"
+        refused = await stage.reach("team", "Failed", words)
+        assert reason(refused, "HomeBound") == "NameTaken"
+        assert await stage.get(PODS, "team") is None
+        await stage.delete(CLAIMS, "team-home")
+
+
 async def test_what_the_namespace_forbids_is_said_in_words(stage: Stage) -> None:
     nfs = {"name": "nfs", "mountPath": "/nfs", "nfs": {"server": "10.0.0.9", "path": "/export"}}
     template = await stage.template(volumes=[nfs])

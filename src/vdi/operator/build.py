@@ -1,7 +1,7 @@
 """Makes what is missing and repairs what has drifted: all children of a session, side by side."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -113,12 +113,12 @@ class Builder:
 
     def _work(
         self, observed: Observed, decision: Decision, identity: Identity, *, evictable: bool
-    ) -> dict[str, Coroutine[Any, Any, Any]]:
+    ) -> dict[str, Awaitable[Any]]:
         """The requests to make, by the field of `Observed` that each is for; the pod, which needs the others, last."""
         session, owned, desktop = observed.session, self._owned, decision.desktop
         uid = session.metadata.uid
         host = self._settings.host(observed.host)
-        work: dict[str, Coroutine[Any, Any, Any]] = {}
+        work: dict[str, Awaitable[Any]] = {}
         if observed.secret is None:
             work["secret"] = self._make_secret(observed.pod, identity)
         elif observed.pod is None and not observed.secret.has_digests:
@@ -151,8 +151,13 @@ class Builder:
         elif desktop and (home is None or self._may_mount(home, session)):
             run = run_annotations(session, None)
             port = self._settings.agent_port
-            pod = build_pod(identity=identity, desktop=desktop, run=run, agent_port=port)
-            work["pod"] = owned.pods.ensure(pod)
+            make_pod: Coroutine[Any, Any, Pod | None]
+            make_pod = owned.pods.ensure(build_pod(identity=identity, desktop=desktop, run=run, agent_port=port))
+            if home and not home.retain and observed.home is None:
+                # A claim of this name that is not in the cache may be somebody else's, which no pod of ours mounts.
+                work["home"] = made = asyncio.ensure_future(work["home"])
+                make_pod = _make_after(made, make_pod)
+            work["pod"] = make_pod
         return work
 
     async def _make_secret(self, pod: Pod | None, identity: Identity) -> Secret:
@@ -172,6 +177,15 @@ class Builder:
             return True
         meta = session.metadata
         return self._reservations.reserve(home_reservation(meta.namespace, home.claim), meta.uid)
+
+
+async def _make_after(first: asyncio.Future[Any], then: Coroutine[Any, Any, Pod]) -> Pod | None:
+    """What `then` makes, when `first` has been made; None where that fails, which is reported as its own failure."""
+    await asyncio.wait([first])
+    if first.exception() is None:
+        return await then
+    then.close()
+    return None
 
 
 def _collect_failures(observed: Observed, failures: list[BaseException]) -> Built:

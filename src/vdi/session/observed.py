@@ -3,6 +3,8 @@
 Decoded by the reflectors, built by hand in tests. `gc=False` is safe: none of these can be part of a reference cycle.
 """
 
+from collections.abc import Iterable
+
 import msgspec
 
 from vdi.api.meta import OwnerReference
@@ -45,6 +47,11 @@ class ChildMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
     deletion_timestamp: str | None = None
     annotations: dict[str, str] = {}
     owner_references: tuple[OwnerReference, ...] = ()
+
+
+def owning_session(owners: Iterable[OwnerReference]) -> OwnerReference | None:
+    """The session that owns an object with these ownerReferences."""
+    return next((owner for owner in owners if owner.kind == "VDISession"), None)
 
 
 class PodMeta(ChildMeta, rename="camel", gc=False, kw_only=True):

@@ -61,6 +61,18 @@ class QueueSimulation:
             self.running[uid] = a_waiter(uid, self.now, demand=demand), node
         return self.settle()
 
+    def lose_node(self, node: str) -> list[Grant]:
+        """A node goes, and after it what ran there."""
+        self.queue.remove_node(node)
+        granted = []
+        for uid in [uid for uid, (_, where) in self.running.items() if where == node]:
+            granted += self.queue.grant(self.now)
+            self.queue.remove(uid, self.now)
+            del self.running[uid]
+        for grant in granted:
+            self.running[grant.pending.uid] = grant.pending, grant.node
+        return granted + self.settle()
+
     def pass_time(self, length: int) -> list[Grant]:
         self.now += length
         self.queue.tick(self.now)

@@ -212,6 +212,28 @@ def test_a_changed_requested_keeps_its_place_in_time() -> None:
     assert granted(world.end("r0") + world.end("r1")) == ["two", "one"]
 
 
+def test_a_node_that_goes_while_it_is_kept_for_somebody_is_forgotten() -> None:
+    world = a_world("n1", gpu="2")
+    for name in ("r0", "r1"):
+        world.arrive(a_waiter(name))
+    world.arrive(a_waiter("small"))  # its line is there before the other's
+    world.arrive(a_waiter("large", demand=a_demand(gpu=2), priority=1))
+    world.pass_time(11 * MINUTE)
+    assert world.end("r0") == [], "it is kept for the large one"
+    world.queue.remove_node("n1")
+    world.queue.tick(world.now)
+    assert world.queue.grant(world.now) == []
+
+
+def test_who_comes_back_into_the_line_waits_since_then() -> None:
+    line = GroupQueue(lambda _: 0.0)
+    line.add(a_waiter("back", 0), 0)
+    line.add(a_waiter("other", 5 * MINUTE), 5 * MINUTE)
+    line.remove("back", 6 * MINUTE)
+    line.add(a_waiter("back", 7 * MINUTE), 7 * MINUTE)
+    assert line.oldest() == 5 * MINUTE
+
+
 DEMANDS = some.builds(
     lambda gpu, cpu, gib, pin: a_demand(gpu, cpu, gib * 2**30, **({"pin": pinned_to(pin)} if pin else {})),
     some.integers(0, 4),
@@ -250,9 +272,8 @@ def test_never_over_capacity_and_nothing_free_is_left_lying(steps: list[tuple[st
         elif what == "node":
             world.queue.set_node(read_capacity(a_node(f"n{which % 3}", unschedulable=which % 2 == 0)))
             world.settle()
-        elif what == "gone" and f"n{which % 3}" not in {node for _, node in world.running.values()}:
-            world.queue.remove_node(f"n{which % 3}")
-            world.settle()
+        elif what == "gone":
+            world.lose_node(f"n{which % 3}")
         assert world.queue.grant(world.now) == [], "a decision is complete at once"
         world.queue.tick(world.now)
         assert world.queue.grant(world.now) == [], "time has not passed"

@@ -149,9 +149,14 @@ class GroupQueue:
 
     def oldest(self) -> int | None:
         """Since when somebody here waits longest."""
-        while self._oldest and self._oldest[0][1] not in self._pending:
+        while self._oldest and not self._is_current(*self._oldest[0]):
             heappop(self._oldest)
         return self._oldest[0][0] if self._oldest else None
+
+    def _is_current(self, since: int, uid: str) -> bool:
+        """Whether it waits, and since then: who comes back begins again."""
+        pending = self._pending.get(uid)
+        return pending is not None and pending.since == since
 
     def _key(self, pending: PendingSession, now: int) -> Key:
         return -pending.points(now), self._share(pending.user), pending.since, pending.uid

@@ -96,6 +96,7 @@ class Queue:
             for group in self._groups.values():
                 group.capacities.pop(name, None)
                 group.fresh.pop(name, None)
+                group.withheld.discard(name)
                 if group.hold == name:
                     self._lift(group)
 
