@@ -96,9 +96,20 @@ def find_loss(
 
 
 def in_vain_since(pod: Pod) -> datetime | None:
-    """Since when the kubelet tries what cannot work as it is (no image, a missing Secret); None when it does not."""
-    waiting = pod.desktop.state.waiting if pod.desktop else None
-    return parse_time(pod.metadata.creation_timestamp) if waiting and waiting.reason in _IN_VAIN else None
+    """Since when the kubelet tries what cannot work as it is (no image, a missing Secret); None when it does not.
+
+    Not before the pod had a node, for which it may have waited for hours, and not while the desktop still ran.
+    """
+    desktop = pod.desktop
+    if desktop is None or desktop.state.waiting is None or desktop.state.waiting.reason not in _IN_VAIN:
+        return None
+    scheduled, ended = pod.condition("PodScheduled"), desktop.last_state.terminated
+    times = [pod.metadata.creation_timestamp]
+    if scheduled and scheduled.status == "True":
+        times.append(scheduled.last_transition_time)
+    if ended:
+        times.append(ended.finished_at)
+    return max(parse_time(time) for time in times if time)
 
 
 def unscheduled_since(pod: Pod) -> datetime | None:

@@ -42,15 +42,18 @@ def started_at(session: VDISession, pod: Pod | None) -> datetime | None:
     """Beginning of the run; None outside a run. Between two pods of one run, the status knows."""
     if pod is None:
         return parse_time(session.status.start_time) if session.status.start_time else None
-    begun = pod.metadata.annotations.get(RUN_STARTED, "")
-    if not begun and KUEUE_QUEUE in pod.metadata.labels:
-        return _scheduled_at(pod)
-    begun = begun or pod.metadata.creation_timestamp
-    return _as_time(begun) or _as_time(pod.metadata.creation_timestamp)
+    begun, created = _as_time(pod.metadata.annotations.get(RUN_STARTED, "")), _as_time(pod.metadata.creation_timestamp)
+    if KUEUE_QUEUE not in pod.metadata.labels:
+        return begun or created
+    # Waiting in Kueue's queue uses none of the session's time, also where this pod follows a preempted one.
+    scheduled = _scheduled_at(pod)
+    if begun is None or created is None or scheduled is None:
+        return scheduled
+    return begun + (scheduled - created) if begun < created else begun
 
 
 def _scheduled_at(pod: Pod) -> datetime | None:
-    """A pod that waits in Kueue's queue uses none of the session's time."""
+    """When it got its node; None before that."""
     condition = pod.condition("PodScheduled")
     if condition is None or condition.status != "True":
         return None

@@ -79,6 +79,7 @@ class Terminated(msgspec.Struct, rename="camel", gc=False):
     exit_code: int = 0
     reason: str = ""
     message: str = ""
+    finished_at: str = ""
 
 
 class ContainerState(msgspec.Struct, gc=False):

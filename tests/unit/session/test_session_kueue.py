@@ -15,7 +15,8 @@ from vdi.session.explain import StartState, explain
 from vdi.session.failures import find_loss, unscheduled_since
 from vdi.session.identity import Identity
 from vdi.session.lifetime import expires_at, started_at
-from vdi.session.observed import KUEUE_QUEUE, Pod, Workload
+from vdi.session.observed import KUEUE_QUEUE, RUN_STARTED, Pod, Workload
+from vdi.session.times import parse_time
 
 NOW = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 SETTINGS = ClusterSettings(kueue_local_queue="desktops")
@@ -32,8 +33,8 @@ NO_QUOTA = (
 )
 
 
-def gated(labels: dict[str, str] | None = None) -> Pod:
-    return a_pod(node="", labels=labels or {}, status={"conditions": [GATED]})
+def gated(labels: dict[str, str] | None = None, annotations: dict[str, str] | None = None) -> Pod:
+    return a_pod(node="", labels=labels or {}, annotations=annotations or {}, status={"conditions": [GATED]})
 
 
 def a_workload(*conditions: dict[str, Any]) -> Workload:
@@ -89,3 +90,15 @@ def test_waiting_in_kueues_queue_uses_no_time_of_the_run() -> None:
     assert started_at(session, bound) == NOW
     assert expires_at(session, template, bound, SETTINGS) == NOW + timedelta(hours=8)
     assert started_at(session, a_pod(status={"conditions": [scheduled]})) == NOW - timedelta(hours=1), "our own queue"
+
+
+def test_a_preempted_desktop_waits_outside_of_its_run_too() -> None:
+    """Begun at 6:00, the pod made again at 8:00, and scheduled at 9:00: an hour of waiting is left out."""
+    labels, begun = {KUEUE_QUEUE: "desktops"}, {RUN_STARTED: "2026-11-20T06:00:00Z"}
+    assert started_at(a_session(), gated(labels, annotations=begun)) is None
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-20T09:00:00Z"}
+    bound = a_pod(labels=labels, annotations=begun, status={"conditions": [scheduled]})
+    assert started_at(a_session(), bound) == parse_time("2026-11-20T07:00:00Z")
+    from_a_pool = {RUN_STARTED: "2026-11-20T10:00:00Z"}
+    claimed = a_pod(labels=labels, annotations=from_a_pool, status={"conditions": [scheduled]})
+    assert started_at(a_session(), claimed) == parse_time("2026-11-20T10:00:00Z")
