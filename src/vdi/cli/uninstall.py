@@ -146,6 +146,8 @@ def staying(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> lis
         inside = [home for home in homes if kept_object == f"namespace/{home.namespace}"]
         holds = f", with {count(inside, 'home')} in it" if inside else ""
         lines.append(f"{kept_object}{holds}: kubectl delete {kept_object}")
+    for volume in plan.volumes:
+        lines.append(f"{volume}, which opens only with the password in its Secret: kubectl delete {volume}")
     if plan.revision is not None:
         lines.append(
             f"namespace/{plan.namespace}, with what is listed in it: kubectl delete namespace/{plan.namespace}"

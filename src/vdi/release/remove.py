@@ -2,7 +2,7 @@
 stays is listed. Nothing waits for a finalizer that no one removes.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
@@ -80,6 +80,8 @@ class Removal:
     crds: tuple[str, ...] = ()
     kept: tuple[str, ...] = field(default=())
     """Objects of the release that stay when it goes, as kubectl deletes them."""
+    volumes: tuple[str, ...] = ()
+    """The same of its databases' volumes."""
     host_key: bool = False
     """The operator's key of the desktops' addresses is there."""
     reservations: tuple[str, ...] = ()
@@ -133,6 +135,7 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
         homes=tuple([home for namespace in where for home in await _homes(client, namespace)]),
         crds=tuple(crd.metadata.name for crd in crds if crd.metadata.name.endswith(f".{GROUP}")),
         kept=tuple(_kept(objects, namespace)),
+        volumes=tuple(volumes_of_servers(objects, namespace)),
         host_key=bool(secrets),
         reservations=tuple(sorted(reservation.metadata.labels[HOST] for reservation in reservations)),
     )
@@ -151,6 +154,19 @@ def _kept(objects: Sequence[Object], namespace: str) -> list[str]:
             where = "" if obj["kind"] == "Namespace" else f" -n {meta.get('namespace') or namespace}"
             found.append(f"{obj['kind'].lower()}/{meta['name']}{where}")
     return found
+
+
+def volumes_of_servers(objects: Sequence[Object], namespace: str) -> Iterator[str]:
+    """The claims that StatefulSets leave behind, as `kept` names its objects."""
+    for obj in objects:
+        spec, name = obj.get("spec") or {}, obj["metadata"]["name"]
+        policy = (spec.get("persistentVolumeClaimRetentionPolicy") or {}).get("whenDeleted", "Retain")
+        if obj["kind"] != "StatefulSet" or policy != "Retain":
+            continue
+        for claim in spec.get("volumeClaimTemplates") or ():
+            for number in range(int(spec.get("replicas", 1))):
+                where = obj["metadata"].get("namespace") or namespace
+                yield f"persistentvolumeclaim/{claim['metadata']['name']}-{name}-{number} -n {where}"
 
 
 async def end_sessions(run: Running, plan: Removal, *, force: bool) -> None:

@@ -117,7 +117,27 @@ def test_helm_test_expects_the_internet_where_the_rule_for_the_api_server_opens_
         return allowed
 
     assert expected() == ["desktop", "operator", "gateway", "doctor"]
-    assert expected("--set", "network.apiServerPorts={16443}") == ["desktop"]
+    elsewhere = ("--set", "network.apiServerPorts={16443}")
+    assert expected(*elsewhere) == ["desktop"]
+    for issuer, opened in (("https://sso.example.com/x", ["gateway"]), ("https://sso.example.com:8443/x", [])):
+        provider = ("--set", f"gateway.oidc.issuer={issuer}", "--set", "gateway.oidc.clientId=vdi")
+        assert expected(*elsewhere, *provider) == ["desktop", *opened]
+
+
+def test_another_release_s_operators_do_not_pass_for_this_one_s(helm: Path) -> None:
+    """Whose metrics are missing is found by the namespace that the release's PodMonitor gives them."""
+    words = ("--set", "monitoring.rules=true", "--set", "doctor.schedule=@hourly")
+
+    def silences(*more: str) -> list[str]:
+        rules = [made for made in render(helm, "values.yaml", *words, *more) if made["kind"] == "PrometheusRule"]
+        found = [rule for made in rules for group in made["spec"]["groups"] for rule in group["rules"]]
+        names = {"VDIOperatorDown", "VDIOperatorWithoutLeader", "VDIGatewayDown", "VDIProbeSilent", "VDIDoctorSilent"}
+        return [rule["expr"] for rule in found if rule.get("alert") in names]
+
+    own = silences("--set", "monitoring.podMonitor=true")
+    assert len(own) == 7
+    assert all('{namespace="vdi-system"' in expression for expression in own)
+    assert not any("namespace=" in expression for expression in silences()), "a Prometheus set up by hand may have none"
 
 
 @pytest.mark.parametrize("value", ["null", "{}", "{0}", "{https}", "443"])

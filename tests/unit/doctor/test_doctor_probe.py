@@ -16,6 +16,8 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from unit.doctor import doctor_builders
+from unit.doctor.doctor_gateways import with_gateway
 from vdi.api.template import VDITemplate
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.gateways import Gateway
@@ -227,21 +229,32 @@ async def test_policies_that_are_not_enforced_are_found_by_a_connection_that_the
 
 
 @pytest.mark.parametrize(
-    ("volumes", "secret"),
+    ("volumes", "of_the_server", "secret"),
     [
-        ([{"name": "tmp", "emptyDir": {}}, {"name": "turn", "secret": {"secretName": "vdi-coturn"}}], "vdi-coturn"),
-        ([{"name": "turn", "projected": {}}], ""),
-        ([], ""),
+        ([{"name": "tmp", "emptyDir": {}}, {"name": "turn", "secret": {"secretName": "own"}}], [], ("own", "secret")),
+        (
+            [{"name": "turn", "emptyDir": {"medium": "Memory"}}],
+            [{"name": "auth", "secret": {"secretName": "vdi-coturn", "items": [
+                {"key": "secret-2", "path": "secret"}, {"key": "secret-1", "path": "previousSecret"}]}}],
+            ("vdi-coturn", "secret-2"),
+        ),
+        ([{"name": "turn", "projected": {}}], [], ("", "")),
+        ([], [], ("", "")),
     ],
-)
-def test_the_turn_server_is_the_one_that_the_gateway_names(volumes: list[dict[str, object]], secret: str) -> None:
+    ids=["own Secret", "made by the gateway", "something else", "none"],
+)  # fmt: skip
+def test_the_turn_server_s_secret_is_the_one_that_the_gateway_reads_or_makes(
+    volumes: list[dict[str, object]], of_the_server: list[dict[str, object]], secret: tuple[str, str]
+) -> None:
     url = "turn:turn.example.com:3478?transport=udp"
-    gateway = {"name": "gateway", "env": [{"name": "VDI_TURN_URLS", "value": url}]}
-    pod = {"containers": [{"name": "mesh"}, gateway], "volumes": volumes}
-    assert turn_settings(Gateway("deployment", {"spec": {"template": {"spec": pod}}}, ("vdi-sessions",))) == (
-        url,
-        secret,
-    )
+    container = {"name": "gateway", "env": [{"name": "VDI_TURN_URLS", "value": url}]}
+    cluster = doctor_builders.Cluster()
+    with_gateway(cluster)
+    gateway, coturn = cluster.one("deployments", "vdi-gateway"), cluster.one("deployments", "coturn")
+    gateway["spec"]["template"]["spec"] = {"containers": [{"name": "mesh"}, container], "volumes": volumes}
+    coturn["spec"]["template"]["spec"]["volumes"] = of_the_server
+    snapshot = cluster.snapshot()
+    assert turn_settings(snapshot, Gateway("deployment", gateway, ("vdi-sessions",))) == (url, *secret)
 
 
 async def test_the_turn_server_is_asked_with_what_the_gateway_would_give(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,6 +278,6 @@ async def test_the_turn_server_is_asked_with_what_the_gateway_would_give(monkeyp
         "deployment", {"metadata": {"namespace": "kasm"}, "spec": {"template": {"spec": pod}}}, ("vdi-sessions",)
     )
     now = datetime(2026, 11, 20, tzinfo=UTC)
-    assert await _turn(cast(Client, Api()), gateway, now) == []
+    assert await _turn(cast(Client, Api()), doctor_builders.Cluster().snapshot(), gateway, now) == []
     good = make_credentials("s" * 40, "vdi-doctor", now + timedelta(minutes=2))
     assert asked == [("turn.example.com", 3478, *good)]

@@ -16,7 +16,7 @@ from vdi.cli.uninstall import plan_lines, refuse_unsafe, staying
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.operators import find_operators
 from vdi.release.diff import changes_between
-from vdi.release.remove import HomeVolume, Removal, no_operator
+from vdi.release.remove import HomeVolume, Removal, no_operator, volumes_of_servers
 
 COMMANDS = ("install", "upgrade", "rollback", "uninstall")
 DOCS = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
@@ -129,6 +129,16 @@ def test_homes_stay_but_those_of_a_session_alone() -> None:
     assert "namespace/vdi-sessions, with 1 home in it: kubectl delete namespace/vdi-sessions" in stays
     assert "template mine: kubectl delete vditemplate mine" in stays
     assert not any("home-b" in line for line in stays)
+
+
+def test_a_database_s_volume_stays_and_says_that_it_needs_its_secret() -> None:
+    spec = {"replicas": 1, "volumeClaimTemplates": [{"metadata": {"name": "data"}}]}
+    server = {"kind": "StatefulSet", "metadata": {"name": "vdi-postgresql"}, "spec": spec}
+    temporary = {**server, "spec": {**spec, "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}}}
+    volumes = tuple(volumes_of_servers([server, temporary, an_operator()], "kasm"))
+    assert volumes == ("persistentvolumeclaim/data-vdi-postgresql-0 -n kasm",)
+    (line,) = [line for line in staying(a_plan(volumes=volumes), (), crds=False) if "postgresql" in line]
+    assert "only with the password in its Secret: kubectl delete persistentvolumeclaim/data-vdi-postgresql-0" in line
 
 
 def test_each_namespace_of_sessions_stays_with_its_homes() -> None:

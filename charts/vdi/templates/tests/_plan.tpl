@@ -115,6 +115,12 @@ roles:
     labels: {app.kubernetes.io/name: vdi-network-test}
     ports: {http: 8080}
     ours: false
+{{- $internet := ternary (list "desktop") list .Values.network.internet }}
+{{- if and (not .Values.network.apiServer) (has "443" (include "vdi.network.apiServerPorts" . | fromJsonArray)) }}
+{{- $internet = concat $internet (list "operator" "gateway" "doctor") }}
+{{- else if and $gateway .Values.gateway.oidc.issuer }}
+{{- if eq (include "vdi.network.portOf" .Values.gateway.oidc.issuer) "443" }}{{ $internet = append $internet "gateway" }}{{ end }}
+{{- end }}
 services:
   {{- toYaml $servers | nindent 2 }}
 outside:
@@ -140,7 +146,7 @@ allowed:
   the Redis server 6379: [gateway]
   the API server 443: [operator, gateway, doctor]
   names 0: [desktop, operator, gateway, doctor]
-  the internet 443: [{{ if .Values.network.internet }}desktop, {{ end }}{{ if and (not .Values.network.apiServer) (has "443" (include "vdi.network.apiServerPorts" . | fromJsonArray)) }}operator, gateway, doctor{{ end }}]
+  the internet 443: [{{ join ", " $internet }}]
 notTried:
   {{- toYaml $notTried | nindent 2 }}
 {{- end }}

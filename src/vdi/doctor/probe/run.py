@@ -14,6 +14,7 @@ from vdi.doctor.objects.operators import find_operators
 from vdi.doctor.objects.policies import Party, Port, blocking
 from vdi.doctor.objects.proxies import find_traefiks
 from vdi.doctor.objects.sessions import SessionDiagnosis, active, diagnose_sessions
+from vdi.doctor.objects.workloads import find_turn_servers
 from vdi.doctor.probe.here import Target, probe_here
 from vdi.doctor.probe.inside import DeniedPort, probe_health, probe_pod
 from vdi.doctor.probe.shared import probe_gpu_memory, probe_peers
@@ -32,7 +33,9 @@ _SESSIONS = 3
 """So many of those that run are tried: the way in is the same for all of them."""
 _TEMPLATES = 2
 _TURN_URLS, _TURN_VOLUME, _TURN_SECRET = "VDI_TURN_URLS", "turn", "secret"
-"""As the chart gives them to the gateway: variable, volume, and key of the Secret behind it."""
+"""As the chart gives them to the gateway: variable, volume, and file in it."""
+_SERVER_VOLUME = "auth"
+"""The volume of the chart's coturn with the same file."""
 _UDP_URL = re.compile(r"turn:\[?(?P<host>[^\]?]+?)\]?:(?P<port>\d+)\?transport=udp")
 _VALID = timedelta(minutes=2)
 
@@ -64,7 +67,7 @@ async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Findin
             _pod(client, namespace, snapshot, name, clock, denied if name == templates[0] else None)
             for name in templates
         ),
-        *(_turn(client, gateway, clock.now()) for gateway in gateways_in_scope(snapshot)),
+        *(_turn(client, snapshot, gateway, clock.now()) for gateway in gateways_in_scope(snapshot)),
         _peers(client, snapshot, tried),
         probe_gpu_memory(client, snapshot),
     )
@@ -124,21 +127,21 @@ async def _peers(client: Client, snapshot: Snapshot, tried: list[SessionDiagnosi
         return [_unknown("secrets", error.message)]
 
 
-async def _turn(client: Client, gateway: Gateway, now: datetime) -> list[Finding]:
+async def _turn(client: Client, snapshot: Snapshot, gateway: Gateway, now: datetime) -> list[Finding]:
     """The TURN server that the gateway names to browsers, with credentials as it makes them."""
-    urls, name = turn_settings(gateway)
+    urls, name, key = turn_settings(snapshot, gateway)
     match = _UDP_URL.search(urls)
     if not match:
         return []
     if not name:
-        return [_unknown("secrets", f"{gateway.object} has no volume {_TURN_VOLUME!r} with the TURN server's secret")]
+        return [_unknown("secrets", f"neither {gateway.object} nor a coturn names the TURN server's Secret")]
     try:
         held: dict[str, Any] = await client.get(SECRETS, name, namespace=gateway.namespace, into=dict[str, Any])
     except ApiError as error:
         return [_unknown("secrets", error.message)]
-    if _TURN_SECRET not in (held.get("data") or {}):
-        return [_unknown("secrets", f"Secret {gateway.namespace}/{name} has no key {_TURN_SECRET!r}")]
-    secret = base64.b64decode(held["data"][_TURN_SECRET]).decode(errors="replace").strip()  # as gateway and server do
+    if key not in (held.get("data") or {}):
+        return [_unknown("secrets", f"Secret {gateway.namespace}/{name} has no key {key!r}")]
+    secret = base64.b64decode(held["data"][key]).decode(errors="replace").strip()  # as gateway and server do
     username, password = make_credentials(secret, "vdi-doctor", now + _VALID)
     try:
         await allocate(match["host"], int(match["port"]), username, password)
@@ -158,8 +161,11 @@ async def _turn(client: Client, gateway: Gateway, now: datetime) -> list[Finding
     return []
 
 
-def turn_settings(gateway: Gateway) -> tuple[str, str]:
-    """The TURN server's URLs as the gateway gives them to browsers, and the Secret that it reads; empty: none."""
+def turn_settings(snapshot: Snapshot, gateway: Gateway) -> tuple[str, str, str]:
+    """The TURN server's URLs as the gateway gives them to browsers; name and key of the Secret; empty: none.
+
+    Where the gateway makes the secret itself, it has no volume of the Secret, and the chart's own coturn names it.
+    """
     pod = gateway.raw["spec"]["template"]["spec"]
     variables = [
         variable
@@ -168,8 +174,14 @@ def turn_settings(gateway: Gateway) -> tuple[str, str]:
         for variable in container.get("env") or ()
     ]
     urls = next((variable.get("value", "") for variable in variables if variable["name"] == _TURN_URLS), "")
-    held = [volume.get("secret") or {} for volume in pod.get("volumes") or () if volume["name"] == _TURN_VOLUME]
-    return urls, next((one.get("secretName", "") for one in held), "")
+    servers = [one for one in find_turn_servers(snapshot) if one.namespace == gateway.namespace]
+    for name, workload in ((_TURN_VOLUME, gateway), *((_SERVER_VOLUME, server) for server in servers)):
+        for volume in workload.raw["spec"]["template"]["spec"].get("volumes") or ():
+            held = volume.get("secret") or {}
+            if volume["name"] == name and held.get("secretName"):
+                keys = [item["key"] for item in held.get("items") or () if item["path"] == _TURN_SECRET]
+                return urls, held["secretName"], (keys or [_TURN_SECRET])[0]
+    return urls, "", ""
 
 
 def _unknown(kind: str, why: str) -> Finding:
