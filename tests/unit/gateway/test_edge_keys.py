@@ -1,6 +1,8 @@
 """Signing keys: their days, what replicas make of one Secret, and what a broken one means."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ from hypothesis import strategies as st
 from joserfc import jwt
 
 from support.clock import FakeClock
+from support.waiting import eventually
 from unit.gateway.component_stage import FakeSecrets
 from unit.gateway.edge_stage import OWNER, SETTINGS, EdgeStage, address
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.gateway.edge.keys import KEPT, LEAD, LIFE, KeyRing, StoredKey, make_key, renewed, signing_key
-from vdi.kube.errors import Forbidden
+from vdi.kube.errors import Forbidden, ServerError
 
 NAME = SETTINGS.keys_secret
 HOST = SETTINGS.host("alice-desktop")
@@ -158,6 +161,26 @@ async def test_the_gateway_is_not_ready_without_keys(tmp_path: Path) -> None:
     async with EdgeStage(tmp_path, secrets=secrets) as stage:
         assert any("signing keys" in problem for problem in stage.edge.problems())
         assert (await stage.verify(HOST)).status_code == 503
+
+
+async def test_keys_in_memory_keep_the_gateway_ready_and_the_secret_is_read_again_soon(
+    stage: EdgeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdi.gateway.edge.component.AGAIN_SECONDS", 0.01)
+    stage.secrets.broken = ServerError(503, "ServiceUnavailable", "etcd is away")
+    work = asyncio.create_task(stage.edge.run())
+    try:
+        await eventually(lambda: bool(stage.edge.ring.trouble), "the Secret cannot be read")
+        assert list(stage.edge.problems()) == []
+        (reported,) = await stage.edge.external_problems()
+        assert "signing keys: the Secret" in reported and "etcd is away" in reported
+        stage.secrets.broken = None
+        await eventually(lambda: not stage.edge.ring.trouble, "it was read again, long before a minute is over")
+        assert await stage.edge.external_problems() == []
+    finally:
+        work.cancel()
+        with suppress(asyncio.CancelledError):
+            await work
 
 
 def test_a_stored_key_survives_json() -> None:

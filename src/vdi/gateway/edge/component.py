@@ -171,7 +171,7 @@ class Edge(Component):
         """See Component."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._repeat("signing keys", KEYS_SECONDS, self.ring.refresh))
+                tasks.create_task(self._repeat("signing keys", KEYS_SECONDS, self._refresh_keys))
                 tasks.create_task(self._repeat("polling revocations", POLL_SECONDS, self.revoker.poll))
                 tasks.create_task(self._repeat("old grants", FORGET_SECONDS, self.revoker.forget_old))
                 tasks.create_task(self._repeat("messages of other replicas", AGAIN_SECONDS, self.revoker.listen))
@@ -181,15 +181,18 @@ class Edge(Component):
             await self.tables.close()
 
     def problems(self) -> Iterator[str]:
-        """See Component."""
-        if self.ring.trouble:
+        """See Component. Keys in memory sign and verify also while their Secret cannot be read."""
+        if not self.ring.ready:
             yield f"signing keys: {self.ring.trouble}"
         if not self.revoker.primed:
             yield "revocations: not read from the database yet"
 
     async def external_problems(self) -> Sequence[str]:
-        """WebSockets that something between the browsers and Traefik cuts, one line for each session."""
-        return list(self.verify.disconnects.problems(time.monotonic()))
+        """The Secret with the keys, and WebSockets that something between the browsers and Traefik cuts, one line for
+        each session.
+        """
+        unread = [f"signing keys: {self.ring.trouble}"] if self.ring.trouble and self.ring.ready else []
+        return [*unread, *self.verify.disconnects.problems(time.monotonic())]
 
     async def _repeat(self, what: str, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         failing = False
@@ -201,6 +204,13 @@ class Edge(Component):
                 log.log(logging.DEBUG if failing else logging.WARNING, "%s: %s", what, error)
                 pause, failing = max(seconds, AGAIN_SECONDS), True
             await asyncio.sleep(pause)
+
+    async def _refresh_keys(self) -> None:
+        """Until it succeeds: while the Secret cannot be read, keys of other replicas are not known here."""
+        await self.ring.refresh()
+        while self.ring.trouble:
+            await asyncio.sleep(AGAIN_SECONDS)
+            await self.ring.refresh()
 
     async def _follow(self) -> None:
         """Once something has changed: end what has lost its ground by it."""
