@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import asyncpg  # type: ignore[import-untyped]
 import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select
-from sqlalchemy.exc import IntegrityError, StatementError
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, StatementError
 
 from support.waiting import PATIENCE, eventually
 from unit.gateway.history_stage import sqlite_url
@@ -136,6 +138,38 @@ async def test_trouble_within_a_transaction_is_reported_from_a_mistake(database:
         async with database.connect() as connection:
             await connection.exec_driver_sql("SELECT * FROM nowhere WHERE name = 'secret'")
     assert "secret" not in str(trouble.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_temporary"),
+    [
+        (asyncpg.ReadOnlySQLTransactionError, True),
+        (asyncpg.DiskFullError, True),
+        (asyncpg.QueryCanceledError, True),
+        (asyncpg.DeadlockDetectedError, True),
+        (asyncpg.SerializationError, True),
+        (asyncpg.LockNotAvailableError, True),
+        (asyncpg.PostgresIOError, True),
+        (asyncpg.UndefinedTableError, False),
+        (asyncpg.StringDataRightTruncationError, False),
+        (asyncpg.UniqueViolationError, False),
+        (asyncpg.InsufficientPrivilegeError, False),
+    ],
+)
+async def test_what_postgresql_cannot_do_now_is_reported_from_a_mistake(
+    database: Database, error: type[asyncpg.PostgresError], is_temporary: bool
+) -> None:
+    dialect: Any = PGDialect_asyncpg
+    driver = dialect.import_dbapi()
+    kinds = driver._asyncpg_error_translate
+    kind = next(kinds[parent] for parent in error.__mro__ if parent in kinds)
+    raised = DBAPIError.instance("DELETE 'secret'", {}, kind("the server's words", error("no")), driver.Error)
+    assert not isinstance(raised, OperationalError)
+    with pytest.raises(DatabaseUnavailableError if is_temporary else type(raised)) as trouble:
+        async with database.begin():
+            raise raised
+    if is_temporary:
+        assert str(trouble.value) == "unexpected response of the database: the server's words"
 
 
 async def test_a_file_whose_opening_is_cancelled_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
