@@ -5,10 +5,11 @@ import io
 import json
 import re
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from portal.portal_browser import Visitor, visitor
 from portal.portal_pages import EDGE_FILES, EVERY_PAGE, other_pages, serve_others
@@ -228,6 +229,48 @@ def test_the_waiting_page_keeps_the_names_in_its_title(browser: Browser, server:
         guest.page.route("**/.vdi/events?*", lambda route: route.fulfill(body=event, content_type="text/event-stream"))
         guest.go("/of/wait-queued")
         expect(guest.page).to_have_title("Starting: alice-training · Example Desks")
+
+
+def is_waiting_page(url: str) -> bool:
+    return urlsplit(url).path == "/.vdi/wait"
+
+
+def fast(guest: Visitor) -> None:
+    """Pauses of the edge's scripts take a hundredth of their time."""
+    guest.page.add_init_script("const set = setTimeout; window.setTimeout = (work, pause) => set(work, pause / 100)")
+
+
+def test_the_waiting_page_outlasts_an_update_of_the_gateway(browser: Browser, server: Server) -> None:
+    """Traefik has no server then, and its answer would be the last page."""
+    asked: list[str] = []
+    pages = other_pages(server)
+
+    def wait(route: Route) -> None:
+        is_page = route.request.is_navigation_request()
+        asked.append("page" if is_page else "fetch")
+        if is_page:
+            route.fulfill(body=pages["/of/wait-suspended"], content_type="text/html")
+        elif len(asked) < 3:
+            route.fulfill(status=503, body="no available server\n")
+        else:
+            route.fulfill(status=503, headers={"X-VDI-Gateway": "1"})
+
+    def events(route: Route) -> None:
+        if "page" in asked:
+            route.fulfill(body=": nothing\n\n", content_type="text/event-stream")
+        else:
+            route.fulfill(status=503)
+
+    with visitor(browser, server) as guest:
+        fast(guest)
+        serve_others(guest.page, server)
+        guest.page.route("**/.vdi/wait.js*", lambda route: route.fulfill(path=EDGE_FILES / "wait.js"))
+        guest.page.route(is_waiting_page, wait)
+        guest.page.route("**/.vdi/events?*", events)
+        guest.go("/of/wait-queued")
+        expect(guest.page.get_by_role("heading", name="This desktop is suspended")).to_be_visible()
+        assert asked == ["fetch", "fetch", "fetch", "page"]
+        assert guest.page.url.endswith("/.vdi/wait?next=%2F")
 
 
 def test_what_is_typed_is_left_alone_by_what_is_live(browser: Browser, server: Server) -> None:

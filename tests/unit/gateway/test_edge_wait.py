@@ -29,6 +29,7 @@ from unit.gateway.edge_stage import (
 from vdi.api.meta import Condition
 from vdi.api.session import Phase, QueueStatus, VDISession
 from vdi.gateway.edge.stage import GONE, describe
+from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.users import Role
 from vdi.gateway.web.security_headers import digest_of
 from vdi.session.conditions import ADMITTED, POD_READY, TEMPLATE_FOUND
@@ -153,6 +154,26 @@ async def test_a_stranger_sees_no_waiting_page(stage: EdgeStage) -> None:
     assert (answer.status_code, "suspended" in answer.text) == (403, False)
     for path in ("/.vdi/events", "/api/health"):
         assert (await stage.browser().get(address(path=path), headers=PROGRAM)).status_code == 401
+
+
+async def test_a_page_without_a_stream_sees_whether_a_gateway_serves_the_page(
+    stage: EdgeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its script fetches the page before it goes there: what counts is the mark, not the status."""
+    now(stage, status=in_line())
+    browser = await stage.logged_in(OWNER)
+    await browser.open(address())
+    page = address(path="/.vdi/wait?next=/")
+    for who, status in ((browser, 503), (stage.browser(), 401)):
+        answer = await who.get(page, headers=PROGRAM)
+        assert (answer.status_code, answer.headers["x-vdi-gateway"]) == (status, "1")
+
+    async def fail(*_: Any, **__: Any) -> None:
+        raise DatabaseUnavailableError("it is down")
+
+    monkeypatch.setattr(stage.edge._waiting._authorizer, "admit", fail)
+    answer = await browser.get(page, headers=PROGRAM)
+    assert (answer.status_code, "x-vdi-gateway" in answer.headers) == (503, False)
 
 
 async def test_a_program_is_reported_to_come_again(stage: EdgeStage) -> None:

@@ -7,6 +7,8 @@
   const heading = () => document.querySelector("#wait-summary h1").textContent;
   /* The title is the heading, then the names of the desktop and of the portal. */
   const titleEnd = document.title.slice(heading().length);
+  /* This page again. A reload would send the form again that `Resume` has sent. */
+  const waits = `/.vdi/wait?next=${encodeURIComponent(page.dataset.next)}`;
   let opening = false;
 
   const show = (id, html) => {
@@ -17,16 +19,24 @@
 
   const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-  /* The desktop answers: a response of the gateway has its mark, one of Traefik's own (no desktop there yet) is an error.
-     A redirect comes from an image: the gateway redirects pages alone, and this request is not for a page. */
-  const desktopAnswers = async () => {
+  const isOurs = (answer) => answer.headers.has("X-VDI-Gateway");
+
+  const answers = async (address, isOne) => {
     try {
-      const answer = await fetch(page.dataset.health, { cache: "no-store", redirect: "manual" });
-      return answer.type === "opaqueredirect" || (answer.ok && !answer.headers.has("X-VDI-Gateway"));
+      const answer = await fetch(address, { cache: "no-store", redirect: "manual" });
+      return answer.type === "opaqueredirect" || isOne(answer);
     } catch {
       return false;
     }
   };
+
+  /* The desktop answers: a response of the gateway has its mark, one of Traefik's own (no desktop there yet) is an error.
+     A redirect comes from an image: the gateway redirects pages alone, and this request is not for a page. */
+  const desktopAnswers = () => answers(page.dataset.health, (answer) => answer.ok && !isOurs(answer));
+
+  /* The gateway can serve this page. Its response to this fetch is 401 or 503, since only a navigation gets the page, and
+     has the mark. One without it comes from Traefik, or from a gateway that starts or has no database. */
+  const gatewayAnswers = () => answers(waits, isOurs);
 
   const open = async () => {
     if (opening) return;
@@ -55,15 +65,19 @@
       document.title = heading() + titleEnd;
       take(update.stage);
       if (update.stage === "gone" || update.stage === "again") events.close();
-      if (update.stage === "again") location.reload();
+      if (update.stage === "again") location.replace(waits);
     });
-    /* A page whose stream is refused (429: too many are open) loads itself again, each time after a longer pause. */
-    const refused = Number(sessionStorage.getItem("vdi-refused")) || 0;
+    /* A page whose stream is refused (429: too many are open; 503: the gateway is away) loads itself again when the
+       gateway answers, each time after a longer pause. */
     events.addEventListener("open", () => sessionStorage.removeItem("vdi-refused"));
-    events.addEventListener("error", () => {
+    events.addEventListener("error", async () => {
       if (events.readyState !== EventSource.CLOSED) return;
-      sessionStorage.setItem("vdi-refused", refused + 1);
-      setTimeout(() => location.reload(), Math.min(3000 * 2 ** refused, 60000));
+      do {
+        const refused = Number(sessionStorage.getItem("vdi-refused")) || 0;
+        sessionStorage.setItem("vdi-refused", refused + 1);
+        await pause(Math.min(3000 * 2 ** refused, 60000));
+      } while (!(await gatewayAnswers()));
+      location.replace(waits);
     });
   };
 
