@@ -133,6 +133,7 @@ def other_pages(server: Server) -> dict[str, str]:
             name="alice-maps",
             owner="",
             page="/",
+            waits="/.vdi/wait?next=/",
             why="No server.",
             may_switch=True,
             script=asset_address("transport.js"),

@@ -273,6 +273,32 @@ def test_the_waiting_page_outlasts_an_update_of_the_gateway(browser: Browser, se
         assert guest.page.url.endswith("/.vdi/wait?next=%2F")
 
 
+@pytest.mark.parametrize("status", [401, 503], ids=["ended", "suspended"])
+def test_the_page_of_the_transport_leaves_when_the_gateway_answers_for_the_desktop(
+    browser: Browser, server: Server, status: int
+) -> None:
+    pages = other_pages(server)
+    asked: list[str] = []
+
+    def wait(route: Route) -> None:
+        is_page = route.request.is_navigation_request()
+        asked.append("page" if is_page else "fetch")
+        if is_page:
+            route.fulfill(body=pages["/of/wait-suspended"], content_type="text/html")
+        else:  # at first the gateway lacks its database
+            route.fulfill(status=503, headers={"X-VDI-Gateway": "1"} if len(asked) > 1 else {})
+
+    with visitor(browser, server) as guest:
+        serve_others(guest.page, server)
+        guest.page.route("**/.vdi/transport.js*", lambda route: route.fulfill(path=EDGE_FILES / "transport.js"))
+        guest.page.route("**/api/status", lambda route: route.fulfill(status=status, headers={"X-VDI-Gateway": "1"}))
+        guest.page.route("**/api/turn", lambda route: route.fulfill(json={"iceServers": []}))
+        guest.page.route(is_waiting_page, wait)
+        guest.go("/of/transport")
+        expect(guest.page.get_by_role("heading", name="This desktop is suspended")).to_be_visible()
+        assert asked == ["fetch", "fetch", "page"]
+
+
 def test_what_is_typed_is_left_alone_by_what_is_live(browser: Browser, server: Server) -> None:
     with visitor(browser, server) as guest:
         guest.go("/desktops/alice-ubuntu")

@@ -116,6 +116,23 @@ async def test_one_that_does_not_run_is_waited_for(stage: EdgeStage, alice: Brow
     assert (await alice.open(PAGE)).url.path == "/.vdi/wait"
 
 
+@pytest.mark.parametrize("has_ended", [False, True], ids=["suspended", "ended"])
+async def test_its_script_goes_to_the_waiting_page_when_the_gateway_answers_for_the_desktop(
+    stage: EdgeStage, alice: Browser, has_ended: bool
+) -> None:
+    answer = await alice.open(address(path="/?a=b"))
+    (waits,) = re.findall(r'data-waits="([^"]+)"', answer.text)
+    assert waits == "/.vdi/wait?next=/%3Fa%3Db"
+    if has_ended:
+        await stage.edge.end_grants(user=OWNER)
+    else:
+        publish(stage.world, changed(a_session(), spec={"suspended": True}, status={"phase": Phase.SUSPENDED}))
+    program = {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}
+    for path in ("/api/status", waits):
+        refused = await alice.get(address(path=path), headers=program)
+        assert (refused.status_code, refused.headers["x-vdi-gateway"]) == (401 if has_ended else 503, "1")
+
+
 async def test_the_address_it_goes_on_to_is_of_this_host(stage: EdgeStage, alice: Browser) -> None:
     for planted in ("https://evil.example/", "//evil.example", "/\\evil.example", "/x#token=planted"):
         where, _ = given(await alice.get(f"{PAGE}?next={planted.replace('#', '%23')}"))

@@ -108,6 +108,7 @@ class TransportPage:
             name=session.metadata.name,
             owner=session.spec.user if claims.role is not Role.OWNER else "",
             page=f"{page}#token={grant_token(master, claims.gid)}",
+            waits=f"/.vdi/wait?next={quoted(next_path)}",
             why=_BLOCKED if self._settings.turn_urls else _NO_SERVER,
             may_switch=claims.role in _MAY_SWITCH,
             script=asset_address("transport.js"),

@@ -15,17 +15,32 @@
 
   const enter = () => location.replace(page.dataset.page);
 
-  /* What the desktop answers; null: it does not, or the gateway did in its place. */
-  const ask = async (path, more) => {
+  const request = (path, more) => fetch(path, { cache: "no-store", redirect: "manual", ...more });
+
+  const isOurs = (answer) => answer.headers.has("X-VDI-Gateway");
+
+  /* What the desktop answers; null: it does not, or the gateway did in its place, as `refused` hears. */
+  const ask = async (path, more, refused) => {
     try {
-      const answer = await fetch(path, { cache: "no-store", redirect: "manual", ...more });
-      return answer.ok && !answer.headers.has("X-VDI-Gateway") ? await answer.json() : null;
+      const answer = await request(path, more);
+      if (isOurs(answer)) await refused?.(answer.status);
+      return answer.ok && !isOurs(answer) ? await answer.json() : null;
     } catch {
       return null;
     }
   };
 
-  const mode = async () => (await ask("/api/status"))?.current_mode;
+  /* Access has ended (401), or the desktop does not run (503): the waiting page says so, and opens it again. A gateway
+     without its database answers 503 too, but its answer in place of that page has no mark: see wait.js. */
+  const leave = async (status) => {
+    if (status !== 401 && status !== 503) return;
+    const answer = await request(page.dataset.waits);
+    if (answer.type !== "opaqueredirect" && !isOurs(answer)) return;
+    location.replace(page.dataset.waits);
+    await new Promise(() => {});
+  };
+
+  const mode = async () => (await ask("/api/status", {}, leave))?.current_mode;
 
   const modeOnceItAnswers = async () => {
     for (let wait = 150; ; wait = Math.min(wait * 1.4, 2000)) {
