@@ -13,11 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from support.waiting import eventually
 from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of, sqlite_url, without_marks
+from vdi.api.session import VDISession
 from vdi.gateway.history import recorder as module
 from vdi.gateway.history.recorder import MOST_STATES
 from vdi.gateway.store.audit import END, Act, Audit
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
 from vdi.gateway.store.history import load, save
+from vdi.kube.errors import ConnectionFailed, Forbidden
 
 NOW = at(10_000)
 
@@ -173,6 +175,45 @@ async def test_what_vanished_while_no_one_watched_is_closed(database: Database, 
     assert [run.end_reason for run in runs] == [None, "unknown", None]
     await after.recorder.close_lost()
     assert await rows_of(database) == (sessions, runs)
+
+
+async def test_one_that_cannot_be_asked_for_does_not_hold_up_what_has_left_with_its_namespace(
+    database: Database, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives = [Life(name) for name in ("alice", "bob", "carol")]
+    lives[1].meta["namespace"] = "left"
+    for life in lives:
+        replica.tell(life.running_since(0))
+    await replica.write()
+    after = Replica(database, lambda: NOW)
+    get, asked = after.get, list[str]()
+
+    async def refuse(resource: object, name: str, *, namespace: str, into: type[VDISession]) -> VDISession:
+        asked.append(name)
+        if namespace == "left" or name == "alice":
+            raise Forbidden(403, "Forbidden", f"vdisessions of {namespace} are forbidden")
+        return await get(resource, name, namespace=namespace, into=into)
+
+    monkeypatch.setattr(after, "get", refuse)
+    with pytest.raises(Forbidden, match="of vdi-sessions are forbidden"):
+        await after.recorder.close_lost()
+    sessions, runs = await rows_of(database)
+    assert [session.end_reason for session in sessions] == [None, "unknown", "unknown"]
+    assert [run.end_reason for run in runs] == [None, "unknown", "unknown"]
+    assert asked == ["alice", "bob", "carol"]
+
+    async def is_away(*_: Any, **__: Any) -> Any:
+        asked.append("no one")
+        raise ConnectionFailed("https://api", "GET", "refused")
+
+    other = Replica(database, lambda: NOW)
+    for name in ("dave", "erin"):
+        other.tell(Life(name).running_since(0))
+    await other.write()
+    monkeypatch.setattr(after, "get", is_away)
+    with pytest.raises(ConnectionFailed):
+        await after.recorder.close_lost()
+    assert asked[3:] == ["no one"], "an API server that is away is not asked for each of them"
 
 
 async def test_the_operators_report_is_written_when_it_is_answered(replica: Replica) -> None:

@@ -19,7 +19,7 @@ from vdi.gateway.history.snapshot import SessionSnapshot, read
 from vdi.gateway.store.audit import enders
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
 from vdi.gateway.store.history import Record, RunRow, load, load_open, save
-from vdi.kube.errors import NotFound
+from vdi.kube.errors import ConnectionFailed, Forbidden, KubeError, NotFound
 from vdi.kube.transport import Client
 from vdi.operator.kinds import SESSIONS
 
@@ -108,24 +108,44 @@ class Recorder:
     async def close_lost(self) -> None:
         """Close what is open in the database and not there any more: it went while no gateway was there to see it.
 
-        Raises DatabaseUnavailableError, KubeError.
+        One that the API server does not answer for does not hold up the others. Raises DatabaseUnavailableError, and
+        KubeError at the end if there was one.
         """
         after = ""
+        failure: KubeError | None = None
         while True:
             async with self._database.connect() as connection:
                 page = await load_open(connection, after, AT_ONCE)
             if not page:
-                return
+                break
             after = page[-1].uid
             for row in page:
-                if self._cluster.by_uid(row.uid) is None and await self._is_gone(row.namespace, row.name, row.uid):
+                if self._cluster.by_uid(row.uid) is not None:
+                    continue
+                try:
+                    is_gone = await self._is_gone(row.namespace, row.name, row.uid)
+                except ConnectionFailed:
+                    raise  # no other one is answered for either
+                except KubeError as error:
+                    failure = error
+                    continue
+                if is_gone:
                     await self._close(row.uid)
+        if failure is not None:
+            raise failure
 
     async def _is_gone(self, namespace: str, name: str, uid: str) -> bool:
-        """Another replica may have seen it before our watch did: only the API server knows."""
+        """Another replica may have seen it before our watch did: only the API server knows.
+
+        A namespace that has left the release may not be read, and no operator watches it any longer.
+        """
         try:
             return (await self._client.get(SESSIONS, name, namespace=namespace, into=VDISession)).metadata.uid != uid
         except NotFound:
+            return True
+        except Forbidden:
+            if namespace in self._cluster.settings.namespaces:
+                raise
             return True
 
     async def _close(self, uid: str) -> None:
