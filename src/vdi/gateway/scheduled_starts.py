@@ -13,6 +13,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import uuid4
 
+import msgspec
+
 from vdi.gateway.actions import Actions
 from vdi.gateway.component import Component
 from vdi.gateway.context import GatewayContext
@@ -21,6 +23,7 @@ from vdi.gateway.history.component import History
 from vdi.gateway.login.local import LocalUsers, UsersUnavailableError
 from vdi.gateway.login.logins import LOCAL
 from vdi.gateway.rights import may_use
+from vdi.gateway.starting import generated_names
 from vdi.gateway.store.audit import Act, Audit
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.store.logins import LoginStore
@@ -105,6 +108,7 @@ class ScheduledStarts(Component):
             created=now,
             next_time=due,
         )
+        start = self._with_own_name(start)
         detail = {"template": template, "time": time, "days": ",".join(chosen), "timeZone": time_zone}
         act = Act(actor=user.email, action="schedule.create", target=start.session, owner=user.email, detail=detail)
         async with self._audit.act(act, closed=False):
@@ -152,6 +156,7 @@ class ScheduledStarts(Component):
         now = self._clock()
         if not await self._store.claim(start, now, now + CLAIM):
             return
+        start = self._with_own_name(start)
         cron = _cron(start.time, start.days)
         # The gateway may have been away for longer than from one time to the next.
         time = max(start.next_time, previous_time(cron, start.time_zone, now + LEAD) or start.next_time)
@@ -186,8 +191,26 @@ class ScheduledStarts(Component):
         if mine:
             await self._actions.resume(user, start.session)
             return Result.RESUMED, ""
-        await self._actions.start(user, SessionRequest(user.email, start.template, name=start.session))
+        try:
+            await self._actions.start(user, SessionRequest(user.email, start.template, name=start.session))
+        except ActionDenied as why:
+            if why.code == "Conflict" and _has_generated_name(start):
+                # Another user's desktop has just taken the name: there is time to start under the next one.
+                raise ActionDenied("Unavailable", why.sentence) from why
+            raise
         return Result.STARTED, ""
+
+    def _with_own_name(self, start: ScheduledStart) -> ScheduledStart:
+        """The start under another generated name where somebody else has its own; a name that was chosen stays.
+
+        alice@a.example and alice@b.example are given the same one.
+        """
+        if _has_generated_name(start):
+            for name in (start.session, *generated_names(start.owner, start.template)):
+                there = self._cluster.session(name)
+                if there is None or (same_user(there.spec.user, start.owner) and there.spec.template == start.template):
+                    return msgspec.structs.replace(start, session=name)
+        return start
 
     async def _has_run(self, start: ScheduledStart, since: datetime) -> bool:
         """Whether the desktop was started or resumed since then, also by a replica that was killed afterwards."""
@@ -210,6 +233,10 @@ class ScheduledStarts(Component):
                 return None
             groups = identity.groups
         return User(email, last.name, groups)
+
+
+def _has_generated_name(start: ScheduledStart) -> bool:
+    return start.session in generated_names(start.owner, start.template)
 
 
 def _invalid(field: str, problem: str, allowed: str, value: object) -> ActionDenied:

@@ -206,14 +206,14 @@ class Starter:
         raise ActionDenied("NotFound", f"template: you cannot use {name!r}; {words}.")
 
     def _free_name(self, request: SessionRequest) -> str:
-        """USER-TEMPLATE; with a number where another person with the same first part of the address has that."""
-        stem = generate_name(request.user, request.template)
-        for name in (stem, *(f"{stem[:60]}-{number}" for number in range(2, _NAMES))):
+        """The first generated name that no other person has."""
+        names = generated_names(request.user, request.template)
+        for name in names:
             there = self._cluster.session(name)
             if there is None:
                 return name
             _refuse_a_second(there, request)
-        raise ActionDenied("Conflict", f"name: {stem!r} is taken; choose another.")
+        raise ActionDenied("Conflict", f"name: {names[0]!r} is taken; choose another.")
 
     async def _create(self, start: Start) -> VDISession:
         namespace, request = start.namespace, start.request
@@ -237,6 +237,12 @@ class Starter:
             _refuse_a_second(there, start.request)
             name = there.metadata.name
             raise ActionDenied("Conflict", f"A desktop named {name!r} already exists. Choose another name.")
+
+
+def generated_names(user: str, template: str) -> list[str]:
+    """USER-TEMPLATE, and with numbers, for where another person with the same first part of the address has that."""
+    stem = generate_name(user, template)
+    return [stem, *(f"{stem[:60]}-{number}" for number in range(2, _NAMES))]
 
 
 def _refuse_a_second(there: VDISession, request: SessionRequest) -> None:

@@ -107,6 +107,63 @@ async def test_a_desktop_is_started_a_little_before_its_time_and_again_the_next_
     assert (USER.email, "session.start", "done") in rows and (USER.email, "schedule.create", "done") in rows
 
 
+OTHER_ALICE = "alice@example.org"
+
+
+@pytest.mark.parametrize("is_taken_first", [True, False])
+async def test_the_second_user_with_a_local_part_gets_a_name_of_their_own_and_keeps_it(
+    stage: Stage, is_taken_first: bool
+) -> None:
+    if is_taken_first:
+        stage.session("alice-ubuntu", user=OTHER_ALICE)
+    assert (await schedule(stage)).session == ("alice-ubuntu-2" if is_taken_first else "alice-ubuntu")
+    stage.session("alice-ubuntu", user=OTHER_ALICE)
+    stage.session("alice-ubuntu-2", template="other")
+    stage.clock.wall = utc("2026-11-20T07:26")
+    await stage.scheduled.start_due()
+    done = await stage.only()
+    assert (done.last_result, done.session) == ("Started", "alice-ubuntu-3"), "one's own of another template stays"
+    assert stage.cluster.objects["alice-ubuntu-3"]["spec"]["user"] == USER.email
+    for name in ("alice-ubuntu", "alice-ubuntu-2", "alice-ubuntu-3"):
+        stage.cluster.drop(name)
+    stage.clock.wall = utc("2026-11-23T07:26")
+    await stage.scheduled.start_due()
+    done = await stage.only()
+    assert (done.last_result, done.session) == ("Started", "alice-ubuntu-3"), "the same home and address every day"
+
+
+async def test_a_name_that_is_taken_at_the_last_moment_is_replaced_at_the_next_try(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two users with the same local part have a start for the same time."""
+    await schedule(stage)
+    start = stage.services.actions.start
+
+    async def another_is_faster(*words: Any) -> Any:
+        monkeypatch.setattr(stage.services.actions, "start", start)
+        stage.session("alice-ubuntu", user=OTHER_ALICE)
+        return await start(*words)
+
+    monkeypatch.setattr(stage.services.actions, "start", another_is_faster)
+    stage.clock.wall = utc("2026-11-20T07:25")
+    await stage.scheduled.start_due()
+    assert (await stage.only()).last_result == "" and stage.started == []
+    stage.clock.forward(seconds=CLAIM.total_seconds())
+    await stage.scheduled.start_due()
+    done = await stage.only()
+    assert (done.last_result, done.session) == ("Started", "alice-ubuntu-2")
+    assert stage.started == [utc("2026-11-20T07:27")], "before its time"
+
+
+async def test_a_name_that_the_user_chose_is_not_replaced(stage: Stage) -> None:
+    await schedule(stage, session="cad")
+    stage.session("cad", user=OTHER_ALICE)
+    stage.clock.wall = utc("2026-11-20T07:26")
+    await stage.scheduled.start_due()
+    done = await stage.only()
+    assert (done.last_result, done.session) == ("Conflict", "cad") and stage.started == []
+
+
 async def test_a_suspended_desktop_is_resumed_and_one_that_runs_is_left_alone(stage: Stage) -> None:
     await schedule(stage, session="cad")
     stage.session("cad", suspended=True)

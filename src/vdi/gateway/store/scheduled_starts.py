@@ -96,9 +96,10 @@ class ScheduledStartStore:
     async def finish(
         self, start: ScheduledStart, *, time: datetime, next_time: datetime, result: str, message: str
     ) -> None:
-        """It was dealt with for `time`; nothing where another replica has said so already."""
+        """It was dealt with for `time`, under the name that `start` has; nothing where another replica has said so."""
         same = and_(scheduled_starts.c.id == start.id, scheduled_starts.c.next_time == start.next_time)
         done = {
+            "session": start.session,
             "last_time": time,
             "last_result": result,
             "last_message": message,
