@@ -270,11 +270,12 @@ class Actions:
 
     def _claim_to_delete(self, session: VDISession) -> str | None:
         """The home that goes with the session; None where it has none. Raises ActionDenied where others use it too."""
-        claim, name = retained_claim(session), session.metadata.name
+        claim, name, namespace = retained_claim(session), session.metadata.name, session.metadata.namespace
         if claim is None:
             return None  # the session has no home, or it is the session's own and goes with it
         for other in self._cluster.sessions.values():
-            if other.metadata.name != name and may_use(other, claim):
+            # A claim of the same name in another namespace is another home: names are made of user and template.
+            if other.metadata.namespace == namespace and other.metadata.name != name and may_use(other, claim):
                 raise ActionDenied(
                     "Conflict",
                     f"The desktops {name!r} and {other.metadata.name!r} share their files, so nothing was deleted. "

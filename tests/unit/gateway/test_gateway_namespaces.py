@@ -12,11 +12,12 @@ from vdi.gateway.settings import Settings, read_settings
 from vdi.gateway.users import User
 from vdi.operator.variables import SettingsError
 from vdi.session.identity import MANAGED_BY
+from vdi.session.naming import home_claim_name
 
 LAB, THIRD = "lab", "third"
 SETTINGS = Settings(namespaces=(NS, LAB, THIRD), group_namespaces={"engineering": LAB, "staff": NS, "guests": THIRD})
 ENGINEER = User("carol@example.com", groups=frozenset({"engineering", "all"}))
-OF_HOME = "home-alice-desktop-7sm2vbl3pgql"
+OF_HOME = home_claim_name(session_name="", user=ALICE.email, template="desktop", retain=True)
 
 
 @pytest.fixture
@@ -72,6 +73,19 @@ async def test_what_is_done_with_a_session_is_done_in_its_namespace(stage: Share
     assert stage.api.objects["vdisessions", LAB, "carol-desktop"]["spec"]["suspended"] is True
     await gateway.actions.end(ENGINEER, "carol-desktop")
     assert places(stage) == {}
+
+
+async def test_files_are_not_shared_with_a_session_of_another_namespace(stage: SharedCluster, gateway: Replica) -> None:
+    """Its home has the same name, which is made of user and template."""
+    for name, namespace in (("a", NS), ("b", LAB), ("c", LAB)):
+        stage.put_session(name, namespace=namespace)
+        put_home(stage, namespace)
+    await eventually(lambda: len(gateway.world.sessions) == 3, "the watch has brought them")
+    await gateway.actions.end(ALICE, "a", delete_home=True)
+    homes = [namespace for kind, namespace, _ in stage.api.objects if kind == "persistentvolumeclaims"]
+    assert places(stage) == {"b": LAB, "c": LAB} and homes == [LAB]
+    with pytest.raises(ActionDenied, match="'b' and 'c' share their files"):
+        await gateway.actions.end(ALICE, "b", delete_home=True)
 
 
 async def test_a_session_that_only_another_replica_has_seen_is_found(stage: SharedCluster, gateway: Replica) -> None:
