@@ -138,6 +138,19 @@ async def test_a_stream_that_is_opened_again_begins_with_what_the_page_shows_now
         assert (f"id: {now}\nevent: list\n" in (await answer).text) == missed
 
 
+async def test_a_stream_that_is_opened_again_does_not_keep_a_login_alive(stage: PortalStage) -> None:
+    browser = stage.browser()
+    answer = asyncio.ensure_future(browser.get("/events?view=desktops&seen="))
+    await eventually(lambda: len(stage.services.subscriptions) == 1, "the stream is open")
+    assert stage.people.used == 0
+    answer.cancel()
+    stage.people.ended.add(ALICE.login_id)
+    refused = await browser.get("/events?view=desktops&seen=", Accept="text/event-stream")
+    assert (refused.status_code, refused.text) == (401, "You are not signed in, or your sign-in has ended.\n")
+    page = await browser.client.head("/")
+    assert page.status_code == 303, "by this the page's script sees that the login has ended"
+
+
 async def test_who_comes_and_goes_changes_the_list(stage: PortalStage) -> None:
     async with reading(stage, mine(stage)) as reader:
         reported = asyncio.ensure_future(reader.next())

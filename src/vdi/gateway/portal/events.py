@@ -84,9 +84,9 @@ class PageEvents(PortalPages):
 
     async def events(self, request: Request) -> Response:
         """The stream of one page. `view` is the page, `seen` the mark of what it shows already, unless the browser
-        reconnects and sends a newer one.
+        reconnects and sends a newer one. Browsers do so by themselves, on pages that no one looks at, too.
         """
-        user = await self._portal.guard.require_browser(request)
+        user = await self._portal.guard.require_unattended(request)
         query = request.query_params
         quiet, topics = QUIET, {user_topic(user.email)}
         gone: Pieces = {}
