@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from support.postgres import Postgres, postgres_server
-from vdi.helm.arguments import Place
+from vdi.helm.place import Place
 from vdi.kasm.backup import Kubectl, back_up, database_pod, find_kubectl
 from vdi.kasm.errors import KasmFailedError, KasmRefusedError
 from vdi.kasm.generations import B, C
@@ -151,11 +151,11 @@ async def test_a_file_that_is_there_is_never_written_over(kubectl: Callable[...,
 
 
 def test_only_a_database_that_works_can_be_dumped() -> None:
-    assert database_pod(C, [{"metadata": {"name": "x"}}, a_pod()], "kasm", "desks") == ("kasm-db-0", "kasm-db")
+    assert database_pod(C, [{"metadata": {"name": "x"}}, a_pod()], "kasm", Place("desks")) == ("kasm-db-0", "kasm-db")
     with pytest.raises(KasmRefusedError, match=r"is not working, so it cannot be dumped \(pod kasm-db-0\)"):
-        database_pod(C, [a_pod(ready=False)], "kasm", "desks")
+        database_pod(C, [a_pod(ready=False)], "kasm", Place("desks"))
     with pytest.raises(KasmRefusedError, match=r"If it is outside"):
-        database_pod(B, [a_pod()], "other", "desks")
+        database_pod(B, [a_pod()], "other", Place("desks"))
 
 
 def test_kubectl_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,22 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vdi.helm.binary import Helm
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Which cluster and which namespace. Without kubeconfig and context Helm looks where we look."""
-
-    namespace: str
-    kubeconfig: Path | None = None
-    context: str | None = None
-
-    @property
-    def arguments(self) -> list[str]:
-        """As Helm takes them."""
-        words = ["--namespace", self.namespace]
-        words += ["--kubeconfig", str(self.kubeconfig)] if self.kubeconfig else []
-        return words + (["--kube-context", self.context] if self.context else [])
+from vdi.helm.place import Place
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vdi.helm.arguments import Place
+from vdi.helm.place import Place
 from vdi.kasm.errors import KasmFailedError, KasmRefusedError
 from vdi.kasm.generations import Generation
 from vdi.kube.resource import PODS
@@ -49,9 +49,7 @@ class Kubectl:
 
     def exec(self, pod: str, container: str, script: str, *, stdin: bool = False) -> list[str]:
         """The command line of a script in a container. Nothing secret is in it."""
-        words = [str(self.path), "exec", "--namespace", self.place.namespace]
-        words += ["--kubeconfig", str(self.place.kubeconfig)] if self.place.kubeconfig else []
-        words += ["--context", self.place.context] if self.place.context else []
+        words = [str(self.path), "exec", *self.place.kubectl_arguments]
         return [*words, *(["--stdin"] if stdin else []), pod, "--container", container, "--", "sh", "-c", script]
 
 
@@ -64,7 +62,7 @@ def find_kubectl(place: Place) -> Kubectl:
 
 
 def database_pod(
-    generation: Generation, pods: Sequence[Mapping[str, Any]], release: str, namespace: str
+    generation: Generation, pods: Sequence[Mapping[str, Any]], release: str, place: Place
 ) -> tuple[str, str]:
     """Name and container of the database's pod. Raises KasmRefusedError when no such pod is ready."""
     found = [
@@ -84,7 +82,7 @@ def database_pod(
                 return pod["metadata"]["name"], status["name"]
     names = ", ".join(pod["metadata"]["name"] for pod in found)
     raise KasmRefusedError(
-        f"the database is not working, so it cannot be dumped (pod {names}): vdi kasm diagnose --namespace {namespace}"
+        f"the database is not working, so it cannot be dumped (pod {names}): vdi kasm diagnose {place.options}"
     )
 
 
@@ -92,7 +90,7 @@ async def back_up(client: Client, kubectl: Kubectl, generation: Generation, rele
     """Dump, read back, then put the file in its place. Raises KasmRefusedError, KasmFailedError, KubeError."""
     check_free(file)
     pods = await client.list(PODS, namespace=kubectl.place.namespace, into=dict[str, Any])
-    pod, container = database_pod(generation, pods, release, kubectl.place.namespace)
+    pod, container = database_pod(generation, pods, release, kubectl.place)
     with _put_in_place(file) as stream:
         await _run(kubectl.exec(pod, container, _DUMP), "pg_dump", stdout=stream.fileno())
         size = stream.seek(0, os.SEEK_END)

@@ -10,6 +10,7 @@ import msgspec
 from vdi.helm import arguments
 from vdi.helm.discovery import Kinds
 from vdi.helm.errors import HelmFailed, HelmInterrupted
+from vdi.helm.place import Place
 from vdi.helm.releases import Revision, deployed, read_revisions
 from vdi.helm.run import run_helm
 from vdi.kasm.errors import KasmFailedError, KasmRefusedError
@@ -64,12 +65,12 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
     )
 
 
-def check_agents(removal: Removal) -> None:
+def check_agents(removal: Removal, place: Place) -> None:
     """Raises KasmRefusedError where sessions or agents of Kasm's own operator are there: they would never go."""
     if not removal.agents:
         return
     found = ", ".join(f"{count} {plural}" for plural, count in removal.agents)
-    commands = "; ".join(f"kubectl -n {removal.namespace} delete {plural} --all" for plural, _ in removal.agents)
+    commands = "; ".join(f"kubectl {place.options} delete {plural} --all" for plural, _ in removal.agents)
     raise KasmRefusedError(
         f"there are {found} in namespace {removal.namespace}, whose finalizers only Kasm's agent removes. Delete "
         f"them first, in this order: {commands}"

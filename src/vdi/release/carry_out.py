@@ -6,9 +6,10 @@ from time import monotonic
 from typing import Any, Protocol
 
 from vdi.helm import arguments
-from vdi.helm.arguments import Change, Place
+from vdi.helm.arguments import Change
 from vdi.helm.binary import Helm
 from vdi.helm.errors import HelmFailed, HelmInterrupted
+from vdi.helm.place import Place
 from vdi.helm.releases import PENDING, Revision, deployed, read_revisions
 from vdi.helm.watch import View, Watch, run_watched
 from vdi.kube.errors import NotFound

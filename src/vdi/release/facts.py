@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from vdi.diagnosis.snapshot import Certificate
 from vdi.doctor.objects.proxies import Traefik
-from vdi.helm.arguments import Place
 from vdi.helm.binary import Helm
+from vdi.helm.place import Place
 from vdi.helm.releases import Revision, deployed
 from vdi.operator.settings import Settings, read_settings
 from vdi.release.chart import Chart

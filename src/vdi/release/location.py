@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vdi.api.meta import RELEASE_NAMESPACE
-from vdi.helm.arguments import Place
+from vdi.helm.place import Place
 from vdi.helm.releases import decode_revision
 from vdi.kube.errors import Forbidden
 from vdi.kube.resource import DEPLOYMENTS, SECRETS

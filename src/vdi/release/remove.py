@@ -15,8 +15,8 @@ from vdi.api.session import VDISession
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.operators import Operator, find_operators
 from vdi.helm import arguments
-from vdi.helm.arguments import Place
 from vdi.helm.errors import HelmFailed, HelmInterrupted
+from vdi.helm.place import Place
 from vdi.helm.releases import KEEP, Revision, deployed, read_revisions
 from vdi.helm.run import run_helm
 from vdi.kube.clock import SYSTEM_CLOCK

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from vdi.helm.arguments import Change, Place, Values, rollback, take_back_fields, template, uninstall, upgrade
+from vdi.helm.arguments import Change, Values, rollback, take_back_fields, template, uninstall, upgrade
 from vdi.helm.binary import Helm, find_helm, parse_version
 from vdi.helm.errors import HelmUnavailable
+from vdi.helm.place import Place
 
 HELM3, HELM4 = Helm(Path("/h3"), (3, 22, 0)), Helm(Path("/h4"), (4, 3, 1))
 PLACE = Place("kasm", Path("/k"), "there")

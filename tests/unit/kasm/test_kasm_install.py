@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from vdi.helm.arguments import Place
+from vdi.helm.place import Place
 from vdi.helm.releases import Info, Revision
 from vdi.kasm.errors import KasmRefusedError
 from vdi.kasm.generations import A, B, C, Generation
@@ -129,6 +129,6 @@ def test_when_the_database_s_volume_goes_with_its_statefulset(
 
 
 def test_the_command_that_takes_old_passwords_names_secret_and_namespace() -> None:
-    command = take_passwords(A, "desks", "kasm-secrets")
+    command = take_passwords(A, Place("desks"), "kasm-secrets")
     assert command.startswith("(umask 077; kubectl --namespace desks get secret kasm-secrets -o go-template='{")
     assert command.count("base64decode") == len(A.new_passwords) == 6

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from vdi.helm.place import Place
 from vdi.kasm.generations import A, B, C, Generation
 from vdi.kasm.generations.upgrades import Database, Side, Upgrade, notes, refusals
 from vdi.kasm.install.chart import merged
@@ -16,7 +17,7 @@ def side(generation: Generation, version: tuple[int, ...], app: str, values: dic
 
 
 def upgrade(before: Side, after: Side, *databases: Database) -> Upgrade:
-    return Upgrade("kasm", "desks", before, after, databases)
+    return Upgrade("kasm", Place("desks", context="lab"), before, after, databases)
 
 
 OLD = side(C, (1, 1190, 6), "1.19.0")
@@ -51,7 +52,7 @@ def test_carried_over_and_kept_is_let_through() -> None:
 def test_a_volume_that_would_go_with_its_statefulset_is_kept_by_a_patch_and_not_by_values() -> None:
     values = merged(CARRIED, {"database": {"storage": {"retentionPolicy": {"whenDeleted": "Retain"}}}})
     (problem,) = refusals(upgrade(OLD, side(C, (1, 1191, 0), "1.19.1", values), DOOMED))
-    assert "kubectl -n desks patch statefulset kasm-db-1-19-0 --type merge -p" in problem
+    assert "kubectl --namespace desks --context lab patch statefulset kasm-db-1-19-0 --type merge" in problem
     assert '"whenDeleted":"Retain"' in problem
 
 

@@ -18,7 +18,7 @@ from vdi.cli.options import KubeConnection
 from vdi.cli.release.locate import locate
 from vdi.cli.release.page import plan_data, plan_lines
 from vdi.cli.release.questions import essential_values
-from vdi.helm.arguments import Place
+from vdi.helm.place import Place
 from vdi.release.location import gateway_namespaces, release_namespaces
 from vdi.release.plan import plan_install
 

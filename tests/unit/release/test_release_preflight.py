@@ -11,8 +11,8 @@ from support.builders import a_node
 from vdi.diagnosis.snapshot import Certificate
 from vdi.doctor.objects.proxies import Traefik
 from vdi.findings.model import Severity, errors
-from vdi.helm.arguments import Place
 from vdi.helm.binary import Helm
+from vdi.helm.place import Place
 from vdi.helm.releases import Chart as ReleasedChart
 from vdi.helm.releases import ChartMeta, Info, Revision
 from vdi.release.chart import Chart

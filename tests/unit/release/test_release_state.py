@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from unit.release.test_release_preflight import a_revision
-from vdi.helm.arguments import Place
+from vdi.helm.place import Place
 from vdi.helm.releases import Revision
 from vdi.release.carry_out import rollback_target, state_in_words
 from vdi.release.chart import find_chart, version_numbers

@@ -170,7 +170,7 @@ def _done(at: ReleaseOptions, plan: Plan, revision: Revision | None, saved: Back
     if saved is not None:
         typer.echo(f"The database before the upgrade: {saved.file}")
     secret = passwords_secret(plan.chart.generation, at.release, plan.values)
-    where_to = f"-n {at.connection.namespace}"
+    where_to = at.place.options
     typer.echo(f"The password of admin@kasm.local is in Secret {secret}, key admin-password:")
     template = "{.data.admin-password}"
     typer.echo(f"  kubectl {where_to} get secret {secret} -o jsonpath='{template}' | base64 -d")

@@ -12,7 +12,7 @@ from vdi.cli.options import Context, Kubeconfig, KubeConnection, examples
 from vdi.cli.output import PageOption, PageOutput, print_data
 from vdi.cli.release.options import DryRun, HelmPath, Timeout, Yes, where
 from vdi.cli.release.run import confirm_change
-from vdi.helm.arguments import Place
+from vdi.helm.place import Place
 from vdi.helm.releases import deployed, read_revisions
 from vdi.kasm.backup import Backup, back_up, find_kubectl
 from vdi.kasm.errors import KasmRefusedError
@@ -82,9 +82,9 @@ def uninstall(
     at = where(KubeConnection(namespace, kubeconfig, context), release, helm, timeout, output)
     plan = work(at, lambda run: plan_removal(run.client, release, namespace))
     with in_words():
-        check_agents(plan)
+        check_agents(plan, at.place)
     if output is PageOutput.TABLE:
-        for line in removal_lines(plan, delete_data=delete_data):
+        for line in removal_lines(plan, at.place, delete_data=delete_data):
             typer.echo(line)
     if not dry_run:
         confirm_change("Uninstall?", yes)
@@ -98,7 +98,7 @@ def uninstall(
         )
 
 
-def removal_lines(plan: Removal, *, delete_data: bool) -> list[str]:
+def removal_lines(plan: Removal, place: Place, *, delete_data: bool) -> list[str]:
     """What goes and what stays."""
     lines = [f"Release {plan.release} in namespace {plan.namespace}: {plan.revision.chart_words}"]
     if delete_data:
@@ -109,5 +109,5 @@ def removal_lines(plan: Removal, *, delete_data: bool) -> list[str]:
     lines += [f"kept: Secret {name}, whose password opens that database" for name in plan.secrets]
     if plan.claims and plan.generation.new_passwords:
         lines.append("The next installation creates new passwords unless its values (-f passwords.yaml) have these:")
-        lines += [f"  {take_passwords(plan.generation, plan.namespace, name)}" for name in plan.secrets]
+        lines += [f"  {take_passwords(plan.generation, place, name)}" for name in plan.secrets]
     return lines

@@ -14,9 +14,9 @@ from vdi.cli.findings import FindingsOption, FindingsOutput
 from vdi.cli.options import Context, Kubeconfig, KubeConnection, Options, seconds_of, signature_with
 from vdi.cli.output import PageOption, PageOutput
 from vdi.cli.release.locate import locate
-from vdi.helm.arguments import Place
 from vdi.helm.binary import Helm, find_helm
 from vdi.helm.errors import HelmUnavailable
+from vdi.helm.place import Place
 from vdi.release.location import release_namespaces
 
 P = ParamSpec("P")

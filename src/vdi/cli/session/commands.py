@@ -504,7 +504,8 @@ def unshare(target: Target, name: Name, guest: Guest, output: OutputOption = Out
     said = f"session {name} is no longer shared with {guest}"
     if has_controlled:
         said += (
-            f"\nPrograms that {guest} started in the desktop are still running. To end them: vdi session restart {name}"
+            f"\nPrograms that {guest} started in the desktop are still running. To end them: "
+            f"{PROGRAM} session restart {name}{target.flags}"
         )
     _tell(raw, said, output)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vdi.helm.place import Place
 from vdi.kasm.generations import ALL, Generation, Version, successor
 from vdi.kasm.value_paths import value_at
 
@@ -51,7 +52,7 @@ class Upgrade:
     """What is installed, and what is requested."""
 
     release: str
-    namespace: str
+    place: Place
     before: Side
     after: Side
     databases: tuple[Database, ...] = ()
@@ -78,7 +79,7 @@ def _order(upgrade: Upgrade) -> Iterator[str]:
         if after.version < before.version:
             yield (
                 f"{upgrade.release} is {before.words}, and {after.words} is older: the database cannot be "
-                f"downgraded. To undo an upgrade: helm rollback {upgrade.release} -n {upgrade.namespace}"
+                f"downgraded. To undo an upgrade: helm rollback {upgrade.release} {upgrade.place.helm_options}"
             )
         return
     following = successor(before.generation)
@@ -114,7 +115,7 @@ def _deleted(upgrade: Upgrade) -> Iterator[str]:
             patch = '{"spec":{"persistentVolumeClaimRetentionPolicy":{"whenDeleted":"Retain"}}}'
             yield (
                 f"The volume of StatefulSet {each.statefulset} would be deleted with it (whenDeleted is Delete), "
-                f"and the dump would be the only copy of the data. Keep the volume: kubectl -n {upgrade.namespace} "
+                f"and the dump would be the only copy of the data. Keep the volume: kubectl {upgrade.place.options} "
                 f"patch statefulset {each.statefulset} --type merge -p '{patch}'"
             )
 

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 
 from vdi.findings.model import errors
 from vdi.helm import arguments
-from vdi.helm.arguments import Change, Place, Values
+from vdi.helm.arguments import Change, Values
 from vdi.helm.binary import Helm
 from vdi.helm.errors import HelmFailed, HelmInterrupted
+from vdi.helm.place import Place
 from vdi.helm.releases import PENDING, Revision, deployed, read_revisions
 from vdi.helm.watch import View, Watch, run_watched, stop_telling
 from vdi.kasm.backup import Backup, Kubectl, back_up, check_free
@@ -82,7 +83,7 @@ async def plan_install(run: Running, chart: KasmChart, values: dict[str, Any]) -
     if (there := deployed(revisions)) is not None:
         raise KasmRefusedError(
             f"release {run.release} already exists in namespace {run.place.namespace} ({there.chart_words}): vdi "
-            f"kasm upgrade --namespace {run.place.namespace}, or another --release"
+            f"kasm upgrade {run.place.options}, or another --release"
         )
     claims = await _database_claims(run, chart.generation)
     name = passwords_secret(chart.generation, run.release, values)
@@ -91,7 +92,7 @@ async def plan_install(run: Running, chart: KasmChart, values: dict[str, Any]) -
         raise KasmRefusedError(
             f"the volume of an earlier database exists (PersistentVolumeClaim {', '.join(claims)}), but Secret "
             f"{name} with its password does not: the chart would create one with another password. Restore the "
-            f"Secret, or delete the volume with all data: kubectl -n {run.place.namespace} delete pvc "
+            f"Secret, or delete the volume with all data: kubectl {run.place.options} delete pvc "
             f"{' '.join(claims)}"
         )
     replaced = chart.generation.new_passwords.items()
@@ -100,7 +101,7 @@ async def plan_install(run: Running, chart: KasmChart, values: dict[str, Any]) -
             f"the volume of an earlier database exists (PersistentVolumeClaim {', '.join(claims)}), but this chart "
             f"creates new passwords at every installation, which do not match it. Take {', '.join(other)} from "
             f"Secret {name} and name that file last (-f passwords.yaml): "
-            f"{take_passwords(chart.generation, run.place.namespace, name)}"
+            f"{take_passwords(chart.generation, run.place, name)}"
         )
     if claims and deletes_database(Subject(chart.generation, chart.version, merged(chart.defaults, values))):
         raise KasmRefusedError(
@@ -123,14 +124,14 @@ async def plan_upgrade(run: Running, chart: KasmChart, values: dict[str, Any] | 
     if values is None and generation is not chart.generation:
         raise KasmRefusedError(
             f"values of {generation.chart} do not fit {chart.generation.chart}; carry them over and name the file (-f):"
-            f" helm get values {run.release} -n {run.place.namespace} | vdi kasm values migrate - --from"
+            f" helm get values {run.release} {run.place.helm_options} | vdi kasm values migrate - --from"
             f" {generation.letter} --to {chart.generation.letter} -w new.yaml"
         )
     requested = before.config or {} if values is None else values
     old, new = before.chart.metadata, chart
     upgrade = Upgrade(
         run.release,
-        run.place.namespace,
+        run.place,
         Side(generation, parse_version(old.version), old.app_version, merged(before.chart.values, before.config or {})),
         Side(new.generation, new.version, new.app_version, merged(new.defaults, requested)),
         await _databases(run, generation),
@@ -152,7 +153,7 @@ def _in_place(run: Running, revision: Revision | None) -> Revision:
     if revision is None:
         raise KasmRefusedError(
             f"there is no release {run.release} in namespace {run.place.namespace} to upgrade: vdi kasm install "
-            f"--namespace {run.place.namespace}"
+            f"{run.place.options}"
         )
     return revision
 
@@ -195,13 +196,13 @@ async def apply(run: Running, plan: Plan) -> Revision:
     run.view.stage("helm: everything is ready", monotonic() - began)
     found = deployed(await read_revisions(run.client, run.place.namespace, run.release))
     if found is None:
-        raise KasmFailedError(f"helm succeeded, but there is no revision of {run.release} is in place.")
+        raise KasmFailedError(f"helm succeeded, but no revision of {run.release} is deployed.")
     return found
 
 
 def state_left(run: Running, after: list[Revision]) -> str:
     """What a failed run of helm has left, and how to go on."""
-    good, where = deployed(after), f"--namespace {run.place.namespace}"
+    good, where = deployed(after), run.place.options
     if after and after[0].status in PENDING:
         return _pending(run, after[0])
     if good is not None:
@@ -217,9 +218,9 @@ def state_left(run: Running, after: list[Revision]) -> str:
 
 def _pending(run: Running, revision: Revision) -> str:
     if revision.version > 1:
-        fix = f"helm rollback {run.release} -n {run.place.namespace}"
+        fix = f"helm rollback {run.release} {run.place.helm_options}"
     else:  # helm uninstall would delete the database's volume where its policy is Delete
-        fix = f"vdi kasm uninstall --namespace {run.place.namespace} --release {run.release}"
+        fix = f"vdi kasm uninstall {run.place.options} --release {run.release}"
     return (
         f"revision {revision.version} of {run.release} is {revision.status}: helm is working on it, or was killed. "
         f"If no one is working on it: {fix}"
@@ -254,7 +255,7 @@ def passwords_secret(generation: Generation, release: str, values: Mapping[str, 
     return str((value_at(values, path) if path else None) or generation.secrets.format(release=release))
 
 
-def take_passwords(generation: Generation, namespace: str, secret: str) -> str:
+def take_passwords(generation: Generation, place: Place, secret: str) -> str:
     """The command that writes the passwords of a Secret into a private values file."""
     tree: dict[str, Any] = {}
     for path, key in generation.new_passwords.items():
@@ -263,9 +264,7 @@ def take_passwords(generation: Generation, namespace: str, secret: str) -> str:
     for key in generation.new_passwords.values():
         value = f'{{{{with index .data "{key}"}}}}{{{{. | base64decode | printf "%q"}}}}{{{{else}}}}""{{{{end}}}}'
         template = template.replace(f'"<{key}>"', value)
-    return (
-        f"(umask 077; kubectl --namespace {namespace} get secret {secret} -o go-template='{template}' > passwords.yaml)"
-    )
+    return f"(umask 077; kubectl {place.options} get secret {secret} -o go-template='{template}' > passwords.yaml)"
 
 
 async def read_passwords(client: Client, namespace: str, name: str) -> dict[str, str] | None:
