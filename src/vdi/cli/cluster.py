@@ -21,6 +21,7 @@ from vdi.devcluster.layout import ClusterError, layout_of
 from vdi.devcluster.networks import MAX_NODES
 from vdi.devcluster.status import ClusterStatus
 
+PARTLY_REMOVED = "Parts of the cluster may be left: run the same command again."
 _READY = {True: "Ready", False: "not Ready", None: "unknown (the API server does not say)"}
 
 app = typer.Typer(
@@ -65,7 +66,7 @@ def up(
     with. The node needs root: the command uses sudo, only for its last steps. If you already have a cluster (K3s,
     k3d, kind), install the chart charts/vdi there with Helm instead.
     """
-    with errors_in_words(), progress_of(name) as progress:
+    with errors_in_words(interrupted="What this command started is undone."), progress_of(name) as progress:
         made = cluster.up(
             name,
             control_plane_only=control_plane_only,
@@ -94,7 +95,7 @@ def up(
 @app.command(epilog=examples("cluster down --name dev", "cluster down -o json"))
 def down(name: Name = "demo", output: PageOption = PageOutput.TABLE) -> None:
     """Stop the cluster and remove everything that belongs to it. Downloaded and built files stay in the cache."""
-    with errors_in_words():
+    with errors_in_words(interrupted=PARTLY_REMOVED):
         removed = cluster.down(name)
     if output is PageOutput.JSON:
         print_data({"removed": removed}, output)
@@ -116,7 +117,7 @@ def reset(
     output: PageOption = PageOutput.TABLE,
 ) -> None:
     """Stop the cluster and create it again. All data in it is lost."""
-    with errors_in_words():
+    with errors_in_words(interrupted=PARTLY_REMOVED):
         removed = cluster.down(name)
     typer.echo(_removed_in_words(name, removed), err=output is PageOutput.JSON)
     up(
@@ -159,7 +160,7 @@ def nodes(
     requested = [bool(option) for option in (add_node, stop_node, cut_node, start_node)]
     if sum(requested) > 1:
         raise typer.BadParameter("only one of --add-node, --stop-node, --cut-node and --start-node at a time")
-    with errors_in_words():
+    with errors_in_words(interrupted="`vdi cluster nodes` shows what was done; run the same command again."):
         if add_node:
             with progress_of(name) as progress:
                 cluster.add_node(name, progress=progress)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vdi.cli.cluster import NodeCount
+from vdi.cli.cluster import PARTLY_REMOVED, NodeCount
 from vdi.cli.long_work import errors_in_words, progress_of
 from vdi.cli.options import TimeoutFactor, examples
 from vdi.cli.output import PageOption, PageOutput, print_data
@@ -29,7 +29,9 @@ def up(
     output: PageOption = PageOutput.TABLE,
 ) -> None:
     """Build what is missing, start a cluster, install the chart, create a user, and start a session."""
-    with errors_in_words(run.DemoError, NoPictureError), progress_of(name) as progress:
+    down_again = f"vdi demo down{'' if name == 'demo' else f' --name {name}'}"
+    left = f"Run the same command again to go on; a cluster that it has started keeps running until {down_again}."
+    with errors_in_words(run.DemoError, NoPictureError, interrupted=left), progress_of(name) as progress:
         demo = run.up(
             name, browser=screenshot is not None, nodes=nodes, timeout_factor=timeout_factor, progress=progress
         )
@@ -51,13 +53,13 @@ def up(
     console.print(f"  export KUBECONFIG={demo.kubeconfig} PATH={demo.tools}:$PATH")
     console.print("  kubectl -n vdi-sessions get vdi,pods")
     console.print(f"  vdi session show {run.SESSION}")
-    console.print(f"  vdi demo down{'' if name == 'demo' else f' --name {name}'}")
+    console.print(f"  {down_again}")
 
 
 @app.command(epilog=examples("demo down", "demo down -o json"))
 def down(name: Name = "demo", output: PageOption = PageOutput.TABLE) -> None:
     """Stop the demo and restore the machine's state. Built programs and images stay in the cache."""
-    with errors_in_words():
+    with errors_in_words(interrupted=PARTLY_REMOVED):
         removed = run.down(name)
     if output is PageOutput.JSON:
         print_data({"removed": removed}, output)

@@ -57,7 +57,7 @@ def login(
         raise CliError("no gateway is known; give its address, such as https://portal.vdi.example.com", USAGE)
     before = logins.gateways.get(address)
     ca = _read_authority(ca_file) if ca_file else (before.ca if before else "")
-    made = asyncio.run(_log_in(address, ca, typed=no_browser or not has_screen()))
+    made = _by_code(address, ca) if no_browser or not has_screen() else asyncio.run(_by_browser(address, ca))
     write_logins(Logins(address, {**read_logins().gateways, address: made}))
     if before:
         _end(address, before)
@@ -85,12 +85,25 @@ def _read_authority(path: Path) -> str:
     return text
 
 
-async def _log_in(server: str, ca: str, *, typed: bool) -> Login:
+def _by_code(server: str, ca: str) -> Login:
+    """Asks outside of an event loop, which would wait for the terminal after Ctrl-C."""
+
+    async def check() -> None:
+        async with GatewayClient(server, ca=ca) as client:
+            await client.check()
+
+    async def exchange(code: str) -> Login:
+        async with GatewayClient(server, ca=ca) as client:
+            return await exchange_code(client, request, code, ca)
+
+    asyncio.run(check())
+    request = AuthorizationRequest(server)
+    return asyncio.run(exchange(_ask_for_code(request.url)))
+
+
+async def _by_browser(server: str, ca: str) -> Login:
     async with GatewayClient(server, ca=ca) as client:
         await client.check()
-        if typed:
-            request = AuthorizationRequest(server)
-            return await exchange_code(client, request, await asyncio.to_thread(_ask_for_code, request.url), ca)
         async with listen_on_loopback() as waiting:
             request = AuthorizationRequest(server, waiting.uri)
             if not opens_browser(request.url):

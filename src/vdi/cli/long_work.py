@@ -33,13 +33,16 @@ def progress_of(name: str) -> Iterator[Progress]:
 
 
 @contextmanager
-def errors_in_words(*more: type[Exception]) -> Iterator[None]:
-    """Turn what building and running a cluster may raise, and `more`, into one sentence and an exit code."""
+def errors_in_words(*more: type[Exception], interrupted: str = "") -> Iterator[None]:
+    """Turn what building and running a cluster may raise, and `more`, into one sentence and an exit code.
+
+    `interrupted` is said after Ctrl-C: what is left, and how to go on.
+    """
     expected: tuple[type[Exception], ...] = (*_EXPECTED, *more)
     try:
         yield
     except expected as error:
         raise CliError(str(error)) from error
     except KeyboardInterrupt:
-        print("Interrupted; what this command started is undone.", file=sys.stderr)
+        print(" ".join(["Interrupted.", interrupted]).strip(), file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None

@@ -8,17 +8,18 @@ import asyncio
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from vdi.helm.place import Place
 from vdi.kasm.errors import KasmFailedError, KasmRefusedError
 from vdi.kasm.generations import Generation
 from vdi.kube.resource import PODS
 from vdi.kube.transport import Client
+from vdi.new_file import NewFileError, new_file
 
 MAGIC = b"PGDMP"
 """How a dump in pg_dump's custom format begins."""
@@ -91,7 +92,7 @@ async def back_up(client: Client, kubectl: Kubectl, generation: Generation, rele
     check_free(file)
     pods = await client.list(PODS, namespace=kubectl.place.namespace, into=dict[str, Any])
     pod, container = database_pod(generation, pods, release, kubectl.place)
-    with _put_in_place(file) as stream:
+    with _as_new(file) as stream:
         await _run(kubectl.exec(pod, container, _DUMP), "pg_dump", stdout=stream.fileno())
         size = stream.seek(0, os.SEEK_END)
         tables = await _verify(kubectl, pod, container, stream)
@@ -107,24 +108,16 @@ def check_free(file: Path) -> None:
 
 
 @contextlib.contextmanager
-def _put_in_place(file: Path) -> Iterator[BinaryIO]:
-    """A file (0600) in the same folder. It takes the requested name when all went well, and is deleted otherwise."""
+def _as_new(file: Path) -> Iterator[FileIO]:
+    """See `new_file`. Raises KasmRefusedError."""
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    except OSError as error:
-        raise KasmRefusedError(f"{file} cannot be written: {error.strerror}; name another file") from error
-    try:
-        with os.fdopen(descriptor, "w+b") as stream:
+        with new_file(file) as stream:
             yield stream
-            os.fsync(stream.fileno())
-        os.link(name, file)
-    except FileExistsError as error:
-        raise KasmRefusedError(f"{file} was created in the meantime; name another file") from error
-    finally:
-        Path(name).unlink()
+    except NewFileError as error:
+        raise KasmRefusedError(f"{error}; name another file") from error
 
 
-async def _verify(kubectl: Kubectl, pod: str, container: str, dump: BinaryIO) -> int:
+async def _verify(kubectl: Kubectl, pod: str, container: str, dump: FileIO) -> int:
     """Read all of it back where it came from; how many tables have data. Raises KasmFailedError."""
     size = dump.seek(0, os.SEEK_END)
     dump.seek(0)

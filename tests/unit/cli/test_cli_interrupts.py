@@ -5,26 +5,26 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from unit.cli.fake_cluster import FakeCluster
 from unit.cli.objects import SESSIONS, a_session, running
+from unit.cli.remote_stage import RemoteGateway
 
 RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 
 
 @contextmanager
-def typed(fake: FakeCluster, folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    environment = {**os.environ, "KUBECONFIG": str(fake.kubeconfig(folder))}
+def typed(environment: Mapping[str, str], *words: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-c", RUN_MAIN, *words],
-        env=environment,
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # and nothing comes, as from a terminal where nobody types
         text=True,
     )
     killer = threading.Timer(30, process.kill)
@@ -49,7 +49,8 @@ def line_with(stream: IO[str] | None, words: str) -> str:
 
 def test_interrupting_a_wait_leaves_the_session_and_says_so(fake: FakeCluster, tmp_path: Path) -> None:
     fake.after_write({"phase": "Creating", "message": "The image is being pulled."})
-    with typed(fake, tmp_path, "session", "create", "s", "-t", "x", "--user", "a@b.cd", "--wait") as process:
+    kubeconfig = {"KUBECONFIG": str(fake.kubeconfig(tmp_path))}
+    with typed(kubeconfig, "session", "create", "s", "-t", "x", "--user", "a@b.cd", "--wait") as process:
         line_with(process.stderr, "The image is being pulled.")
         process.send_signal(signal.SIGINT)
         rest = process.communicate()[1]
@@ -62,7 +63,7 @@ def test_interrupting_a_wait_leaves_the_session_and_says_so(fake: FakeCluster, t
 
 def test_watching_prints_a_line_for_each_change_until_interrupted(fake: FakeCluster, tmp_path: Path) -> None:
     fake.put(SESSIONS, a_session("first"))
-    with typed(fake, tmp_path, "session", "ls", "--watch") as process:
+    with typed({"KUBECONFIG": str(fake.kubeconfig(tmp_path))}, "session", "ls", "--watch") as process:
         assert "first  -" in line_with(process.stdout, "first")
         fake.put(SESSIONS, a_session("second", status=running(url="https://second.example.com")))
         assert "second  Running  https://second.example.com" in line_with(process.stdout, "second")
@@ -71,3 +72,12 @@ def test_watching_prints_a_line_for_each_change_until_interrupted(fake: FakeClus
         process.send_signal(signal.SIGINT)
         errors = process.communicate()[1]
     assert (process.returncode, errors) == (130, "")
+
+
+def test_interrupting_a_login_that_asks_for_the_code_ends_it(gateway: RemoteGateway, tmp_path: Path) -> None:
+    folders = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    with typed(folders, "login", gateway.url, "--ca-file", str(gateway.ca), "--no-browser") as process:
+        line_with(process.stderr, f"  {gateway.url}")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) != 0
+    assert not list(tmp_path.rglob("login.json"))

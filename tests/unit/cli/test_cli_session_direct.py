@@ -114,7 +114,9 @@ def test_the_address_works_until_the_command_is_ended(
     fake: FakeCluster, desktop: Desktop, forwarding: Path, tmp_path: Path, ends: signal.Signals
 ) -> None:
     desktop.known.add(direct_token(MASTER))
-    with typed(fake, tmp_path, "session", "open", "alice-desktop", "--direct", "--print") as process:
+    with typed(
+        {"KUBECONFIG": str(fake.kubeconfig(tmp_path))}, "session", "open", "alice-desktop", "--direct", "--print"
+    ) as process:
         url = line_with(process.stdout, "URL:").split()[1]
         assert url == f"http://127.0.0.1:{desktop.server_port}/#token={direct_token(MASTER)}"
         process.send_signal(ends)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -31,3 +32,15 @@ def test_up_and_down_as_json(
     }
     assert main(["demo", "down", "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"removed": ["processes"]}
+
+
+def test_an_interrupted_demo_says_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "up", interrupt)
+    assert main(["demo", "up", "--name", "two"]) == 130
+    said = capsys.readouterr().err
+    assert "a cluster that it has started keeps running until vdi demo down --name two." in said

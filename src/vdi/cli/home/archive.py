@@ -1,11 +1,9 @@
 """`vdi home export` and `import`: a home as a tar archive. The work is in `vdi.home_copy`."""
 
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, TypeVar
@@ -30,6 +28,7 @@ from vdi.home_copy.pod import choose_template
 from vdi.home_copy.runner import CopyRun
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.resource import CLAIMS
+from vdi.new_file import NewFileError, new_file
 from vdi.operator.kinds import TEMPLATES
 from vdi.session.homes import Home, resolve_home
 from vdi.session.identity import MANAGED_BY, Identity
@@ -233,19 +232,10 @@ def _sink(file: str) -> Iterator[FileIO]:
     if path.exists():
         raise CliError(f"{file} already exists; name another file", USAGE)
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise CliError(f"{file}: {error.strerror}", USAGE) from error
-    try:
-        with os.fdopen(descriptor, "wb", buffering=0) as stream:
+        with new_file(path) as stream:
             yield stream
-            os.fsync(stream.fileno())
-        os.link(name, path)
-    except FileExistsError as error:
-        raise CliError(f"{file} was created in the meantime; name another file") from error
-    finally:
-        with suppress(FileNotFoundError):
-            Path(name).unlink()
+    except NewFileError as error:
+        raise CliError(f"{error}; name another file", USAGE) from error
 
 
 @contextmanager

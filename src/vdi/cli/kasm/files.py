@@ -1,7 +1,7 @@
 """How the commands of `vdi kasm` read and write files: YAML in, and out whole or not at all."""
 
 import os
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import typer
 import yaml
 
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
+from vdi.new_file import NewFileError, new_file
 
 STDIN = "-"
 
@@ -36,14 +37,15 @@ def write_new(file: Path, text: str, *, private: bool = False) -> None:
     """All of it or nothing; never over a file that exists. `private`: only its owner may read it."""
     if file.exists():
         raise CliError(f"{file} already exists; name another file, or remove it", USAGE)
+    left = memoryview(text.encode())
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        try:
-            with os.fdopen(descriptor, "w") as stream:
-                stream.write(text)
-            Path(name).chmod(0o600 if private else 0o644)
-            os.link(name, file)
-        finally:
-            Path(name).unlink()
+        with new_file(file) as stream:
+            while left:
+                left = left[stream.write(left) :]
+            if not private:
+                with suppress(PermissionError):  # some file systems have no modes
+                    os.fchmod(stream.fileno(), 0o644)
+    except NewFileError as error:
+        raise CliError(f"{error}; name another file") from error
     except OSError as error:
         raise CliError(f"{file}: {error}") from error
