@@ -6,17 +6,19 @@ Beside the desktop it has a container of the same image, user and home, whose sh
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any, NamedTuple
 
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import SessionPersistence, SessionSpec, VDISession
-from vdi.api.template import VDITemplate
+from vdi.api.template import TemplatePersistence, VDITemplate
 from vdi.image_check.observation import Inside
 from vdi.session.children.pod import build_spec
 from vdi.session.children.secret import AGENT_TOKEN_DIGEST_KEY, PASSWORD_DIGEST_KEY, PASSWORD_KEY
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Blocked, Desktop, resolve
+from vdi.session.homes import Home
 from vdi.session.identity import MANAGED_BY
 
 LABELS = {**MANAGED_BY, "app.kubernetes.io/name": "vdi-image-check"}
@@ -58,15 +60,16 @@ def build_check_pod(
     name: str, namespace: str, template: VDITemplate, desktop: Desktop, tokens: Tokens, seconds: float
 ) -> dict[str, Any]:
     """The pod. `seconds`: how long the desktop may take until it is ready."""
+    home = template.spec.persistence
+    if home.enabled:
+        desktop = replace(desktop, home=_a_home(home))
     spec = build_spec(desktop, name, AGENT_PORT)
     (container,) = spec["containers"]
     container["env"] = [_with_value(variable, name, tokens) for variable in container["env"]]
-    home = template.spec.persistence
-    mounts = []
-    if home.enabled:
-        spec["volumes"].append({"name": "home", "emptyDir": {}})
-        mounts = [{"name": "home", "mountPath": home.mount_path}]
-        container["volumeMounts"] += mounts
+    spec["volumes"] = [
+        {"name": "home", "emptyDir": {}} if volume["name"] == "home" else volume for volume in spec["volumes"]
+    ]
+    mounts = [mount for mount in container["volumeMounts"] if mount["name"] == "home"]
     spec["containers"].append(
         {
             "name": HOME_CONTAINER,
@@ -91,6 +94,20 @@ def build_check_pod(
         "annotations": dict(added.annotations),
     }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _a_home(persistence: TemplatePersistence) -> Home:
+    """What the operator builds the pod around; an empty folder takes its place."""
+    return Home(
+        claim="",
+        size=persistence.size,
+        storage_class=persistence.storage_class,
+        access_mode=persistence.access_mode,
+        mount_path=persistence.mount_path,
+        retain=False,
+        of_user=False,
+        shared=False,
+    )
 
 
 def _with_value(variable: dict[str, Any], secret: str, tokens: Tokens) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """The desktop container's first process: what it refuses, what it warns of, and how it fills an empty home."""
 
+import contextlib
+import itertools
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -11,7 +14,7 @@ from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -121,13 +124,18 @@ print(json.dumps({
 def test_selkies_and_the_agent_get_their_secrets_by_pipe_and_ports_that_the_launcher_keeps(
     desktop: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    parts = desktop.Desktop(
-        {"SELKIES_PORT": "0", "SELKIES_ADDR": "127.0.0.1"}, [], [], "4096x2304", {"SELKIES_MASTER_TOKEN": "hidden"}
-    )
+    env = {"SELKIES_PORT": "0", "SELKIES_ADDR": "127.0.0.1", "VDI_AGENT_PORT": "0", "VDI_AGENT_TOKEN_SHA256": "x"}
+    parts = desktop.Desktop(env, [], [], "4096x2304", {"SELKIES_MASTER_TOKEN": "hidden"})
     monkeypatch.setattr(parts, "argv", lambda _: [sys.executable, "-B", "-c", _TELL, str(LIBRARY)])
     parts.hold_ports()
+    for held in itertools.chain(*parts.sockets.values()):
+        with socket.socket() as taker, pytest.raises(OSError, match="in use"):
+            taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taker.bind(("127.0.0.1", held.getsockname()[1]))
     (held,) = parts.sockets["selkies"]
-    with held:
+    with contextlib.ExitStack() as held_until_here:
+        for one in itertools.chain(*parts.sockets.values()):
+            held_until_here.enter_context(one)
         parts.start("selkies", stdout=subprocess.PIPE)
         output, _ = parts.running["selkies"].communicate(timeout=20)
         seen = json.loads(output)
@@ -136,8 +144,7 @@ def test_selkies_and_the_agent_get_their_secrets_by_pipe_and_ports_that_the_laun
         assert seen["port"] == held.getsockname()[1] and seen["inheritable"] is False
         assert seen["dumpable"] == 0
         taker = socket.socket()
-        with taker, pytest.raises(OSError, match="in use"):
-            held.listen()  # as Selkies has; it is gone now, and its port is still held
+        with taker, pytest.raises(OSError, match="in use"):  # Selkies is gone now, and its port is still held
             taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taker.bind(held.getsockname())
 
@@ -266,6 +273,59 @@ def test_an_empty_home_is_filled_and_the_users_own_files_are_left(desktop: Modul
 
     assert (home / ".bashrc").read_text() == "mine"
     assert (home / ".config/one").read_text() == "ours"
+
+
+def test_a_folder_that_was_made_for_a_volume_is_filled_around_it(
+    desktop: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skeleton, home = tmp_path / "skel", tmp_path / "home"
+    for name in ("app/settings", "git/config"):
+        (skeleton / ".config" / name).parent.mkdir(parents=True)
+        (skeleton / ".config" / name).write_text("ours")
+    (skeleton / "run.sh").write_text("ours")
+    (skeleton / "run.sh").chmod(0o755)
+    (home / ".config/git").mkdir(parents=True)
+    (mounted := home / ".config/git/config").write_text("mounted")
+    monkeypatch.setattr(desktop, "mount_points", lambda: {str(mounted)})
+
+    desktop.prepare_home(home, skeleton)
+
+    assert mounted.read_text() == "mounted"
+    assert (home / ".config/app/settings").read_text() == "ours"
+    assert os.access(home / "run.sh", os.X_OK)
+    (home / ".config/app/settings").unlink()
+    (home / ".config/own").write_text("the user's")
+    desktop.prepare_home(home, skeleton)
+    assert not (home / ".config/app/settings").exists(), "what the user has removed stays away"
+
+
+def test_a_skeleton_that_was_cut_off_is_copied_again(desktop: ModuleType, tmp_path: Path) -> None:
+    skeleton, home = tmp_path / "skel", tmp_path / "home"
+    (skeleton / ".config").mkdir(parents=True)
+    (skeleton / ".config/one").write_text("ours")
+    (home / "..config.part").mkdir(parents=True)
+    (home / "..config.part/rest").write_text("of the first try")
+
+    desktop.prepare_home(home, skeleton)
+
+    assert [path.name for path in home.rglob("*")] == [".config", "one"]
+
+
+def test_a_try_at_a_picture_that_cannot_start_is_not_the_end(
+    desktop: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = desktop.Desktop({}, [], [], "4096x2304")
+    parts.clock.seen["Selkies serves"] = 0.0
+    parts.prove_at = 1.0
+
+    def refuse(**_: object) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(parts, "prove", refuse)
+    parts._look()
+
+    assert "no try at a picture now: [Errno 28] No space left on device" in capsys.readouterr().err
+    assert parts.prove_at > time.monotonic()
 
 
 def test_a_home_that_cannot_be_written_is_refused_in_words(desktop: ModuleType, tmp_path: Path) -> None:

@@ -49,6 +49,14 @@ def untried() -> None:
     pytest.fail("there is nothing to draw on")
 
 
+def test_files_of_the_home_are_no_modules_of_a_trial(
+    graphics: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('a file of the user')")
+    monkeypatch.chdir(tmp_path)
+    assert graphics.run([sys.executable, "-c", "import json; print(json.__name__)"], {}) == ("json", "")
+
+
 def test_zink_draws_where_it_draws_a_window_on_a_gpu(graphics: ModuleType, nothing: Any) -> None:
     name = "zink Vulkan 1.4(NVIDIA L4 (NVIDIA_PROPRIETARY))"
     facts = replace(nothing, nvidia=True, devices=(graphics.VulkanDevice("NVIDIA L4", is_cpu=False),))

@@ -368,6 +368,13 @@ def test_the_proof_on_x11_asks_no_compositor(tmp_path: Path) -> None:
     assert prove_picture(tmp_path, None) == (0, "h264 by x264 in software, captured by readback, 1 bytes")
 
 
+def test_a_picture_that_cannot_be_noted_again_counts_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "picture.part").mkdir()  # as on a full disk, nothing can be written there
+    assert prove_picture(tmp_path, None)[0] == 1, "the first has to be there for others to read"
+    (tmp_path / "picture").touch()
+    assert prove_picture(tmp_path, None) == (0, "h264 by x264 in software, captured by readback, 1 bytes")
+
+
 def test_the_proof_captures_selkies_compositor_once_that_answers(tmp_path: Path, compositor: Path) -> None:
     status, said = prove_picture(tmp_path, compositor)
     assert status == 0, said

@@ -10,7 +10,14 @@ import pytest
 
 from vdi.api.meta import ObjectMeta
 from vdi.api.resources import TemplateResources
-from vdi.api.template import Protocol, TemplatePersistence, TemplateSpec, VDITemplate
+from vdi.api.template import (
+    ConfigMapVolume,
+    Protocol,
+    TemplatePersistence,
+    TemplateSpec,
+    TemplateVolume,
+    VDITemplate,
+)
 from vdi.image_check.observation import Inside
 from vdi.image_check.pod import HOME_CONTAINER, Tokens, build_check_pod, read_inside, resolve_desktop
 from vdi.session.effective import Blocked, Desktop
@@ -31,7 +38,8 @@ def test_it_ends_by_itself_has_no_claim_and_no_secret() -> None:
     pod = pod_of()
     spec = pod["spec"]
     assert spec["restartPolicy"] == "Never" and spec["activeDeadlineSeconds"] == 480
-    assert spec["volumes"][-1] == {"name": "home", "emptyDir": {}}
+    assert {"name": "home", "emptyDir": {}} in spec["volumes"]
+    assert not any("persistentVolumeClaim" in volume for volume in spec["volumes"])
     assert SESSION_LABEL not in pod["metadata"]["labels"] and "ownerReferences" not in pod["metadata"]
     env = {variable["name"]: variable.get("value") for variable in spec["containers"][0]["env"]}
     assert env["VDI_MASTER_TOKEN_SHA256"] == sha256(b"the-master").hexdigest()
@@ -45,6 +53,13 @@ def test_both_containers_have_the_same_image_user_home_and_no_rights() -> None:
     assert second["securityContext"] == desktop["securityContext"]
     home = {"name": "home", "mountPath": "/home/user"}
     assert home in second["volumeMounts"] and home in desktop["volumeMounts"]
+
+
+def test_folders_in_the_home_are_made_as_in_a_session() -> None:
+    git = TemplateVolume(name="git", mount_path="/home/user/.config/git", config_map=ConfigMapVolume(name="git"))
+    (maker,) = pod_of(volumes=(git,))["spec"]["initContainers"]
+    assert maker["command"][-1] == "/home/user/.config"
+    assert maker["volumeMounts"] == [{"name": "home", "mountPath": "/home/user"}]
 
 
 def test_a_template_without_homes_gets_none() -> None:

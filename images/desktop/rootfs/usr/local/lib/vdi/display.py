@@ -71,7 +71,8 @@ def ask_probe(file: Path, program: str = PROBE) -> GpuProbe:
 
 def _run_probe(program: str) -> GpuProbe:
     try:
-        done = subprocess.run([program], capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
+        # In the home, Python would import the user's files in place of its own.
+        done = subprocess.run([program], cwd="/", capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return GpuProbe(error=f"selkies-gpu-probe gave no answer in {PROBE_SECONDS:.0f} s")
     except OSError as error:
