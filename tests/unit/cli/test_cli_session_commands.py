@@ -5,7 +5,7 @@ import json
 import webbrowser
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -24,6 +24,8 @@ from unit.cli.objects import (
     running,
 )
 from vdi.cli.progress import ProgressView
+from vdi.cli.session.backend import Backend
+from vdi.cli.session.operations import Removal, plan_removals
 
 NOW = datetime(2026, 11, 20, 8, 5, 0, tzinfo=UTC)
 
@@ -469,6 +471,24 @@ def test_rm_keeps_a_home_that_another_session_has(vdi: Vdi, fake: FakeCluster) -
     assert ran.code == 1
     assert "shares its home with session second" in ran.err
     assert len(fake.objects) == 2
+
+
+async def test_a_home_of_the_same_name_in_another_namespace_is_another_home() -> None:
+    """A gateway lists the sessions of all its namespaces."""
+
+    class Gateway:
+        async def list(self, *_: object, **__: object) -> list[dict[str, Any]]:
+            lab = a_session("second")
+            return [a_session(), {**lab, "metadata": {**lab["metadata"], "namespace": "lab"}}]
+
+        async def get(self, _: str) -> dict[str, Any]:
+            return a_session()
+
+        async def has_home(self, *_: object) -> bool:
+            return True
+
+    (removal,) = await plan_removals(cast(Backend, Gateway()), ["alice-desktop"], delete_home=True)
+    assert isinstance(removal, Removal) and removal.claim_to_delete == home_of_alice()
 
 
 # logs

@@ -82,10 +82,11 @@ async def _plan(backend: Backend, name: str, delete_home: bool) -> Removal | Cli
 
 
 async def _refuse_shared_home(backend: Backend, session: VDISession, claim: str) -> None:
-    mine = session.metadata.name
+    mine, namespace = session.metadata.name, session.metadata.namespace
     for raw in await backend.list(session.spec.user, everywhere=False):
         other = as_session(raw)
-        if other.metadata.name != mine and may_use(other, claim):
+        # Through a gateway there are several namespaces, and a claim of the same name in another one is another home.
+        if other.metadata.namespace == namespace and other.metadata.name != mine and may_use(other, claim):
             raise CliError(
                 f"session {mine} shares its home with session {other.metadata.name}, so neither the home nor {mine} "
                 f"was deleted: remove {other.metadata.name} first, or omit --delete-home"
