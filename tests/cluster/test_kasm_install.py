@@ -261,7 +261,7 @@ def test_a_backup_is_a_file_and_the_volume_of_an_uninstalled_kasm_stays(kasm: Ka
     with kasm_agent(kasm):
         said = kasm.run("uninstall", "--yes", status=1)
         assert "there are 1 kasmworkspaces.agent.kasm.com" in said
-        assert f"kubectl -n {kasm.namespace} delete kasmworkspaces.agent.kasm.com --all" in said
+        assert f"kubectl --namespace {kasm.namespace} delete kasmworkspaces.agent.kasm.com --all" in said
     said = kasm.run("uninstall", "--yes")
     assert "StatefulSet kasm-db-1-19-0: its volume is kept (whenDeleted was Delete)" in said
     owners = ("get", "pvc", "data-kasm-db-1-19-0-0", "-o", "jsonpath={.metadata.ownerReferences}")

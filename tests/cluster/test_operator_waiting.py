@@ -9,6 +9,7 @@ from cluster.operator_stage import Object, Stage, condition
 from support.waiting import eventually
 from vdi.kube.resource import CLAIMS, EVENTS, NAMESPACES, PODS, SECRETS, SERVICES, Resource
 from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
+from vdi.session.identity import MANAGED_BY
 
 QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
 
@@ -199,10 +200,12 @@ async def test_object_of_somebody_else_is_left_alone(stage: Stage) -> None:
         assert await stage.get(SECRETS, "alice-desktop-auth") == theirs
 
 
-async def test_a_claim_of_somebody_else_is_never_mounted(stage: Stage) -> None:
+@pytest.mark.parametrize("labels", [{}, MANAGED_BY], ids=["unknown to us", "in the operator's cache"])
+async def test_a_claim_of_somebody_else_is_never_mounted(stage: Stage, labels: dict[str, str]) -> None:
     template = await stage.template()
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
-    theirs = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "team-home"}, "spec": spec}
+    meta = {"name": "team-home", "labels": labels}
+    theirs = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
     await stage.api.create(CLAIMS, theirs, namespace=stage.namespace, into=dict)
     async with stage.operator():
         await stage.session("team", template, persistence={"retain": False})
@@ -211,6 +214,7 @@ async def test_a_claim_of_somebody_else_is_never_mounted(stage: Stage) -> None:
         assert reason(refused, "HomeBound") == "NameTaken"
         assert await stage.get(PODS, "team") is None
         await stage.delete(CLAIMS, "team-home")
+        await stage.run("team")
 
 
 async def test_what_the_namespace_forbids_is_said_in_words(stage: Stage) -> None:

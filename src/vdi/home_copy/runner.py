@@ -114,7 +114,7 @@ async def _clear(run: CopyRun, claim: str) -> None:
         if pod.status.phase not in ENDED and not pod.terminating:
             raise CopyRefusedError(
                 f"the home {claim!r} is being copied by the pod {name} since {pod.metadata.creation_timestamp}. If the"
-                f" command that made the pod was killed: kubectl delete pod {name} -n {run.namespace}{run.flags}"
+                f" command that made the pod was killed: kubectl -n {run.namespace} delete pod {name}"
             )
         run.progress("waiting until an earlier pod ends")
         await run.client.delete(PODS, name, namespace=run.namespace, uid=pod.metadata.uid, into=msgspec.Raw)

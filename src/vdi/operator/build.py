@@ -1,8 +1,9 @@
 """Makes what is missing and repairs what has drifted: all children of a session, side by side."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from vdi.api.session import VDISession
@@ -12,7 +13,7 @@ from vdi.kube.meta import key_of
 from vdi.kube.resource import CLAIMS, CONFIG_MAPS, PODS, SECRETS, SERVICES
 from vdi.operator.hosts import Hosts
 from vdi.operator.kinds import ROUTES
-from vdi.operator.owned_resources import ForeignObjectError, OwnedResources
+from vdi.operator.owned_resources import ForeignObjectError, OwnedResources, owner_uid
 from vdi.operator.ports import Credentials, Pools
 from vdi.operator.reservations import Reservations, home_reservation
 from vdi.operator.uncertain_creates import UncertainCreates, is_uncertain
@@ -151,13 +152,13 @@ class Builder:
         elif desktop and (home is None or self._may_mount(home, session)):
             run = run_annotations(session, None)
             port = self._settings.agent_port
-            make_pod: Coroutine[Any, Any, Pod | None]
-            make_pod = owned.pods.ensure(build_pod(identity=identity, desktop=desktop, run=run, agent_port=port))
-            if home and not home.retain and observed.home is None:
-                # A claim of this name that is not in the cache may be somebody else's, which no pod of ours mounts.
+            pod = build_pod(identity=identity, desktop=desktop, run=run, agent_port=port)
+            if home and not home.retain and not (observed.home and owner_uid(observed.home) == uid):
+                # A claim of this name may be an earlier session's, or somebody else's: no pod of ours mounts it.
                 work["home"] = made = asyncio.ensure_future(work["home"])
-                make_pod = _make_after(made, make_pod)
-            work["pod"] = make_pod
+                work["pod"] = _make_after(made, partial(owned.pods.ensure, pod))
+            else:
+                work["pod"] = owned.pods.ensure(pod)
         return work
 
     async def _make_secret(self, pod: Pod | None, identity: Identity) -> Secret:
@@ -179,13 +180,10 @@ class Builder:
         return self._reservations.reserve(home_reservation(meta.namespace, home.claim), meta.uid)
 
 
-async def _make_after(first: asyncio.Future[Any], then: Coroutine[Any, Any, Pod]) -> Pod | None:
-    """What `then` makes, when `first` has been made; None where that fails, which is reported as its own failure."""
+async def _make_after(first: asyncio.Future[Any], make: Callable[[], Awaitable[Pod]]) -> Pod | None:
+    """The pod, when `first` has been made; None where that fails, which is reported as its own failure."""
     await asyncio.wait([first])
-    if first.exception() is None:
-        return await then
-    then.close()
-    return None
+    return await make() if first.exception() is None else None
 
 
 def _collect_failures(observed: Observed, failures: list[BaseException]) -> Built:

@@ -15,7 +15,7 @@ from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
 from vdi.operator.kinds import ROUTES
-from vdi.session.observed import PersistentVolumeClaim, Pod, Route, Secret, Service, owning_session
+from vdi.session.observed import PersistentVolumeClaim, Pod, Route, Secret, Service
 
 
 class ForeignObjectError(Exception):
@@ -142,7 +142,8 @@ class OwnedResources:
 
 def session_of(obj: HasMetadata) -> OwnerReference | None:
     """The session that owns this object, as its ownerReference names it."""
-    return owning_session(cast("tuple[OwnerReference, ...]", obj.metadata.owner_references))
+    owners = cast("tuple[OwnerReference, ...]", obj.metadata.owner_references)
+    return next((owner for owner in owners if owner.kind == "VDISession"), None)
 
 
 def owner_uid(obj: HasMetadata) -> str | None:

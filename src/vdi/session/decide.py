@@ -15,24 +15,13 @@ from datetime import datetime
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.session.activity import Activity
-from vdi.session.api_errors import leftover, name_taken
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import HOME_BOUND, POD_READY, TEMPLATE_FOUND, Reason
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.explain import StartState, explain
 from vdi.session.failures import find_failure_block
 from vdi.session.homes import COPYING, Home, Homes
-from vdi.session.observed import (
-    Event,
-    Node,
-    PersistentVolumeClaim,
-    Pod,
-    Route,
-    Secret,
-    Service,
-    Workload,
-    owning_session,
-)
+from vdi.session.observed import Event, Node, PersistentVolumeClaim, Pod, Route, Secret, Service, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +118,8 @@ def decide(observed: Observed, settings: ClusterSettings, now: datetime) -> Deci
         return Decision(blocked=observed.host_blocked)
     if observed.home_holder and resolved.home and resolved.home.retain:
         return Decision(blocked=_home_in_use(session, resolved.home, observed.home_holder))
-    blocked = _home_of_another(observed, resolved.home) if resolved.home else None
-    blocked = blocked or find_copying(observed.home) or _lost_home(observed) or _not_again_yet(observed, now)
+    blocked = find_copying(observed.home) or _lost_home(observed) or _not_again_yet(observed, now)
     return Decision(blocked=blocked) if blocked else Decision(desktop=resolved)
-
-
-def _home_of_another(observed: Observed, home: Home) -> Blocked | None:
-    """A home that belongs to one session alone is never another's: there may be an earlier session's, of this name."""
-    claim, meta = observed.home, observed.session.metadata
-    if claim is None or home.retain:
-        return None
-    owner = owning_session(claim.metadata.owner_references)
-    if owner and owner.uid == meta.uid:
-        return None
-    explain_claim = leftover if owner and owner.name == meta.name else name_taken
-    return explain_claim("PersistentVolumeClaim", claim.metadata.name)
 
 
 def _lost_home(observed: Observed) -> Blocked | None:

@@ -104,7 +104,7 @@ def in_vain_since(pod: Pod) -> datetime | None:
     if desktop is None or desktop.state.waiting is None or desktop.state.waiting.reason not in _IN_VAIN:
         return None
     scheduled, ended = pod.condition("PodScheduled"), desktop.last_state.terminated
-    times = [pod.metadata.creation_timestamp]
+    times: list[str | None] = [pod.metadata.creation_timestamp]
     if scheduled and scheduled.status == "True":
         times.append(scheduled.last_transition_time)
     if ended:

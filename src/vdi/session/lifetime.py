@@ -42,18 +42,23 @@ def started_at(session: VDISession, pod: Pod | None) -> datetime | None:
     """Beginning of the run; None outside a run. Between two pods of one run, the status knows."""
     if pod is None:
         return parse_time(session.status.start_time) if session.status.start_time else None
+    begun = _as_time(pod.metadata.annotations.get(RUN_STARTED, ""))
+    if begun is None and KUEUE_QUEUE in pod.metadata.labels:
+        return _scheduled_at(pod)
+    return begun or _as_time(pod.metadata.creation_timestamp)
+
+
+def _waited(pod: Pod) -> timedelta | None:
+    """How long a pod that goes on with a run was in Kueue's queue, which uses none of its time; None: it is there."""
     begun, created = _as_time(pod.metadata.annotations.get(RUN_STARTED, "")), _as_time(pod.metadata.creation_timestamp)
-    if KUEUE_QUEUE not in pod.metadata.labels:
-        return begun or created
-    # Waiting in Kueue's queue uses none of the session's time, also where this pod follows a preempted one.
+    if KUEUE_QUEUE not in pod.metadata.labels or begun is None or created is None or begun >= created:
+        return timedelta()
     scheduled = _scheduled_at(pod)
-    if begun is None or created is None or scheduled is None:
-        return scheduled
-    return begun + (scheduled - created) if begun < created else begun
+    return scheduled - created if scheduled else None
 
 
 def _scheduled_at(pod: Pod) -> datetime | None:
-    """When it got its node; None before that."""
+    """When it got its node; None before that: a pod that waits in Kueue's queue uses none of the session's time."""
     condition = pod.condition("PodScheduled")
     if condition is None or condition.status != "True":
         return None
@@ -87,7 +92,8 @@ def expires_at(
 ) -> datetime | None:
     """End of the run; None outside a run."""
     start, length = started_at(session, pod), run_length(session, template, settings)
-    return start + length if start and length else None
+    waited = _waited(pod) if pod else timedelta()
+    return start + waited + length if start and length and waited is not None else None
 
 
 def warned_at(

@@ -3,8 +3,6 @@
 Decoded by the reflectors, built by hand in tests. `gc=False` is safe: none of these can be part of a reference cycle.
 """
 
-from collections.abc import Iterable
-
 import msgspec
 
 from vdi.api.meta import OwnerReference
@@ -49,11 +47,6 @@ class ChildMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
     owner_references: tuple[OwnerReference, ...] = ()
 
 
-def owning_session(owners: Iterable[OwnerReference]) -> OwnerReference | None:
-    """The session that owns an object with these ownerReferences."""
-    return next((owner for owner in owners if owner.kind == "VDISession"), None)
-
-
 class PodMeta(ChildMeta, rename="camel", gc=False, kw_only=True):
     """`metadata` of a Pod."""
 
@@ -79,7 +72,8 @@ class Terminated(msgspec.Struct, rename="camel", gc=False):
     exit_code: int = 0
     reason: str = ""
     message: str = ""
-    finished_at: str = ""
+    finished_at: str | None = None
+    """Null where the kubelet does not know it (`ContainerStatusUnknown`)."""
 
 
 class ContainerState(msgspec.Struct, gc=False):

@@ -123,7 +123,7 @@ def test_files_that_cannot_be_read_or_written_are_named(vdi: Vdi, homes: FakeClu
     missing = vdi("home", "import", f"{tmp_path}/home.tar", "--user", BOB, "-t", "x", *kubectl)
     assert (missing.code, f"{tmp_path}/home.tar: this file does not exist" in missing.err) == (2, True)
     nowhere = vdi("home", "export", OF_USER, f"{tmp_path}/nowhere/home.tar", *kubectl)
-    assert (nowhere.code, "nowhere/home.tar cannot be written: No such file or directory" in nowhere.err) == (2, True)
+    assert (nowhere.code, "nowhere does not exist; name a file in an existing folder" in nowhere.err) == (2, True)
     unknown = vdi("home", "export", "home-of-no-one", f"{tmp_path}/home.tar", *kubectl)
     assert (unknown.code, "to list all: vdi home ls" in unknown.err) == (1, True)
     assert not homes.bodies and not list(tmp_path.glob("*.tar"))

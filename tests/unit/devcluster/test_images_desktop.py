@@ -286,11 +286,19 @@ def test_a_folder_that_was_made_for_a_volume_is_filled_around_it(
     (skeleton / "run.sh").chmod(0o755)
     (home / ".config/git").mkdir(parents=True)
     (mounted := home / ".config/git/config").write_text("mounted")
-    monkeypatch.setattr(desktop, "mount_points", lambda: {str(mounted)})
+    (skeleton / ".config/shared").mkdir()
+    (skeleton / ".config/shared/one").write_text("ours")
+    (folder := home / ".config/shared").mkdir()
+    (home / "Desktop").mkdir()
+    (skeleton / "Desktop").mkdir()
+    (skeleton / "Desktop/link").write_text("ours")
+    monkeypatch.setattr(desktop, "mount_points", lambda: {str(mounted), str(folder)})
 
     desktop.prepare_home(home, skeleton)
 
     assert mounted.read_text() == "mounted"
+    assert not list(folder.iterdir()), "nothing is put into what is mounted"
+    assert not list((home / "Desktop").iterdir()), "the user has emptied it"
     assert (home / ".config/app/settings").read_text() == "ours"
     assert os.access(home / "run.sh", os.X_OK)
     (home / ".config/app/settings").unlink()

@@ -150,6 +150,7 @@ async def test_trouble_within_a_transaction_is_reported_from_a_mistake(database:
         (asyncpg.SerializationError, True),
         (asyncpg.LockNotAvailableError, True),
         (asyncpg.PostgresIOError, True),
+        (asyncpg.InFailedSQLTransactionError, False),
         (asyncpg.UndefinedTableError, False),
         (asyncpg.StringDataRightTruncationError, False),
         (asyncpg.UniqueViolationError, False),

@@ -4,10 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import CREATED, a_claim, a_pod, a_session, a_template
-from vdi.api.meta import OwnerReference
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Contender, Observed, decide, find_holder, host_taken
-from vdi.session.effective import Blocked
 from vdi.session.homes import COPYING, home_names
 from vdi.session.times import parse_time
 
@@ -47,27 +45,6 @@ def test_home_in_use_is_waited_for_unless_the_session_brings_its_own() -> None:
     assert "'first'" in blocked.message
     own = a_session(persistence={"retain": False})
     assert decide(Observed(own, a_template(), home_holder="first"), SETTINGS, NOW).desktop
-
-
-def test_a_home_of_one_session_is_never_another_s() -> None:
-    session = a_session(persistence={"retain": False})
-    home = a_claim()
-
-    def blocked_by(*owners: OwnerReference) -> Blocked | None:
-        home.metadata.owner_references = owners
-        return decide(Observed(session, a_template(), home=home), SETTINGS, NOW).blocked
-
-    def an_owner(name: str, uid: str) -> OwnerReference:
-        return OwnerReference(api_version="vdi.kasm.io/v1alpha1", kind="VDISession", name=name, uid=uid)
-
-    name, uid = session.metadata.name, session.metadata.uid
-    assert blocked_by(an_owner(name, uid)) is None
-    earlier = blocked_by(an_owner(name, "earlier"))
-    assert earlier and (earlier.reason, earlier.needs_change) == ("NameTaken", False)
-    assert "of an earlier session with this name" in earlier.message
-    for owners in ((), (an_owner("bob", "other"),)):
-        taken = blocked_by(*owners)
-        assert taken and (taken.reason, taken.needs_change) == ("NameTaken", True)
 
 
 def test_no_desktop_starts_on_a_home_that_a_command_fills() -> None:

@@ -52,6 +52,7 @@ NO_ROOM = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
 NO_HOME = "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims."
 SCHEDULED = {"conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-20T08:15:00Z"}]}
 CRASHED = {"lastState": {"terminated": {"exitCode": 137, "finishedAt": "2026-11-20T08:20:00Z"}}}
+UNKNOWN = {"lastState": {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown", "finishedAt": None}}}
 LOSSES: list[tuple[str, Pod, PersistentVolumeClaim | None, timedelta, str | None]] = [
     ("starting", a_pod(), None, timedelta(hours=1), None),
     ("ready", a_pod(ready=True), None, timedelta(hours=1), None),
@@ -66,6 +67,7 @@ LOSSES: list[tuple[str, Pod, PersistentVolumeClaim | None, timedelta, str | None
     ("no image for long", a_pod(container=PULLING), None, START_TIMEOUT, "ImagePull"),
     ("no image, after hours without a node", a_pod(container=PULLING, status=SCHEDULED), None, 2 * START_TIMEOUT, None),
     ("no image after a crash", a_pod(container=PULLING | CRASHED), None, 2 * START_TIMEOUT, None),
+    ("no image after an end that no one saw", a_pod(container=PULLING | UNKNOWN), None, START_TIMEOUT, "ImagePull"),
     ("no image after a crash, for long", a_pod(container=PULLING | CRASHED), None, 3 * START_TIMEOUT, "ImagePull"),
     ("no Secret", a_pod(container=NO_SECRET), None, START_TIMEOUT - timedelta(seconds=1), None),
     ("no Secret for long", a_pod(container=NO_SECRET), None, START_TIMEOUT, "BadPodConfig"),

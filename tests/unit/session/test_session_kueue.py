@@ -94,11 +94,15 @@ def test_waiting_in_kueues_queue_uses_no_time_of_the_run() -> None:
 
 def test_a_preempted_desktop_waits_outside_of_its_run_too() -> None:
     """Begun at 6:00, the pod made again at 8:00, and scheduled at 9:00: an hour of waiting is left out."""
-    labels, begun = {KUEUE_QUEUE: "desktops"}, {RUN_STARTED: "2026-11-20T06:00:00Z"}
-    assert started_at(a_session(), gated(labels, annotations=begun)) is None
+    session, template, labels = a_session(timeout="8h"), a_template(), {KUEUE_QUEUE: "desktops"}
+    begun = {RUN_STARTED: "2026-11-20T06:00:00Z"}
+    waiting = gated(labels, annotations=begun)
+    assert expires_at(session, template, waiting, SETTINGS) is None
     scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-20T09:00:00Z"}
     bound = a_pod(labels=labels, annotations=begun, status={"conditions": [scheduled]})
-    assert started_at(a_session(), bound) == parse_time("2026-11-20T07:00:00Z")
+    assert expires_at(session, template, bound, SETTINGS) == parse_time("2026-11-20T15:00:00Z")
+    for pod in (waiting, bound):
+        assert started_at(session, pod) == parse_time("2026-11-20T06:00:00Z"), "it is the same run for the history"
     from_a_pool = {RUN_STARTED: "2026-11-20T10:00:00Z"}
     claimed = a_pod(labels=labels, annotations=from_a_pool, status={"conditions": [scheduled]})
-    assert started_at(a_session(), claimed) == parse_time("2026-11-20T10:00:00Z")
+    assert expires_at(session, template, claimed, SETTINGS) == parse_time("2026-11-20T18:00:00Z")

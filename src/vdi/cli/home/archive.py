@@ -231,11 +231,13 @@ def _sink(file: str) -> Iterator[FileIO]:
     path = Path(file)
     if path.exists():
         raise CliError(f"{file} already exists; name another file", USAGE)
+    if not path.parent.is_dir():
+        raise CliError(f"the folder {path.parent} does not exist; name a file in an existing folder", USAGE)
     try:
         with new_file(path) as stream:
             yield stream
     except NewFileError as error:
-        raise CliError(f"{error}; name another file", USAGE) from error
+        raise CliError(f"{error}; name another file") from error
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from vdi.session.capacity import amount
 from vdi.session.capacity_matching import NodeCapacity, allows_placement, read_capacity
 from vdi.session.conditions import LASTING_QUEUE_REASONS, QUEUE_REASONS, Reason
 from vdi.session.effective import Blocked, Desktop
+from vdi.session.homes import own_claim
 from vdi.session.naming import reservation_name
 from vdi.session.pulling import IMAGE_CODES
 
@@ -167,7 +168,10 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
                 f" {reservation_name(diagnosis.session.spec.hostname or name)} --output yaml",
             ),
         ),
-        "name_taken": Remedy.run(f"kubectl --namespace {namespace} get pod,service,secret,ingressroute {name}"),
+        "name_taken": Remedy.run(
+            f"kubectl --namespace {namespace} get pod,service,secret,ingressroute {name}",
+            *([f"kubectl --namespace {namespace} get pvc {claim}"] if (claim := own_claim(diagnosis.session)) else []),
+        ),
         "pod_refused": _admit(problem.message, namespace),
         "gpu_insufficient": _open_nodes(diagnosis) or _FREE_A_GPU,
         "room_insufficient": _open_nodes(diagnosis) or Remedy.run("vdi session ls", "kubectl describe nodes"),

@@ -19,7 +19,7 @@ from vdi.gateway.history.snapshot import SessionSnapshot, read
 from vdi.gateway.store.audit import enders
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
 from vdi.gateway.store.history import Record, RunRow, load, load_open, save
-from vdi.kube.errors import ConnectionFailed, Forbidden, KubeError, NotFound
+from vdi.kube.errors import Forbidden, NotFound
 from vdi.kube.transport import Client
 from vdi.operator.kinds import SESSIONS
 
@@ -108,11 +108,10 @@ class Recorder:
     async def close_lost(self) -> None:
         """Close what is open in the database and not there any more: it went while no gateway was there to see it.
 
-        One that the API server does not answer for does not hold up the others. Raises DatabaseUnavailableError, and
-        KubeError at the end if there was one.
+        One that may not be read does not hold up the others. Raises DatabaseUnavailableError, KubeError.
         """
         after = ""
-        failure: KubeError | None = None
+        failure: Forbidden | None = None
         while True:
             async with self._database.connect() as connection:
                 page = await load_open(connection, after, AT_ONCE)
@@ -124,9 +123,7 @@ class Recorder:
                     continue
                 try:
                     is_gone = await self._is_gone(row.namespace, row.name, row.uid)
-                except ConnectionFailed:
-                    raise  # no other one is answered for either
-                except KubeError as error:
+                except Forbidden as error:
                     failure = error
                     continue
                 if is_gone:

@@ -39,9 +39,9 @@ ANSWER_SECONDS = 30.0
 IN_LIMIT = 10_000
 """Values of one `IN (...)`. A statement has at most 32,767 parameters with PostgreSQL, and 32,766 with SQLite."""
 _AGAIN_SECONDS = 0.01
-_TEMPORARY_CLASSES = frozenset({"25", "40", "53", "55", "57", "58"})
-"""Of PostgreSQL's SQLSTATE: a server that only reads, deadlocks, a full disk, locks, a statement that takes too long,
-errors of its operating system. Other classes, such as 42, are mistakes of ours.
+_TEMPORARY = ("25006", "40", "53", "55", "57", "58")
+"""How PostgreSQL's SQLSTATE begins: a server that only reads, deadlocks, a full disk, locks, a statement that takes too
+long, errors of its operating system. Others, such as 42, are mistakes of ours.
 """
 _WRITES = "vdi_writes"
 
@@ -145,7 +145,7 @@ async def _translated(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         raise DatabaseUnavailableError(_reason(error)) from error
     except DBAPIError as error:
         # asyncpg's errors come as plain DBAPIError, whatever they say: only their SQLSTATE tells.
-        if error.connection_invalidated or _sqlstate(error)[:2] in _TEMPORARY_CLASSES:
+        if error.connection_invalidated or _sqlstate(error).startswith(_TEMPORARY):
             raise DatabaseUnavailableError(_reason(error)) from error
         raise
     finally:
