@@ -32,7 +32,7 @@ homes() {
     k get pvc -l app.kubernetes.io/managed-by=vdi-operator -o go-template='{{range .items}}{{if not .metadata.ownerReferences}}{{.metadata.name}}{{"\n"}}{{end}}{{end}}'
 }
 
-note() { k get pvc "$1" -o go-template="{{with index .metadata.annotations \"vdi.kasm.io/$2\"}}{{.}}{{end}}"; }
+note() { k get pvc "$1" -o "jsonpath={.metadata.annotations.vdi\.kasm\.io/$2}"; }
 
 # The image of the home's template; of a home of all templates (scope: User), that of the first such template.
 image_of() {
@@ -44,7 +44,8 @@ image_of() {
     fi
 }
 
-# What makes the same claim again, on any cluster.
+# What makes the same claim again, on any cluster: all that the operator reads of one, but `copying` (see `save`) and
+# `made-ahead`, which lets the gateway delete a home that no desktop has used.
 claim_of() {
     k get pvc "$1" -o go-template='apiVersion: v1
 kind: PersistentVolumeClaim
@@ -54,6 +55,8 @@ metadata:
   annotations:
     vdi.kasm.io/user: {{printf "%q" (index .metadata.annotations "vdi.kasm.io/user")}}
 {{with index .metadata.annotations "vdi.kasm.io/template"}}    vdi.kasm.io/template: {{printf "%q" .}}
+{{end}}{{with index .metadata.annotations "vdi.kasm.io/migrated-to"}}    vdi.kasm.io/migrated-to: {{printf "%q" .}}
+{{end}}{{with index .metadata.annotations "vdi.kasm.io/last-used"}}    vdi.kasm.io/last-used: {{printf "%q" .}}
 {{end}}spec:
   accessModes: [{{index .spec.accessModes 0}}]
   storageClassName: {{.spec.storageClassName}}
@@ -107,7 +110,17 @@ END
     fi
 }
 
+# A copy would be half of a home, and would not say so.
+refuse_copying() {
+    copying=$(note "$1" copying)
+    if [ -n "$copying" ]; then
+        say "$1: not saved, \`$copying\` is filling or moving it; if that was interrupted, run it again first"
+        exit 1
+    fi
+}
+
 save() {
+    refuse_copying "$2"
     claim_of "$2" >"$1/$2.yaml"
     start_pod "$2" true
     # What is in the home, not its top folder, which belongs to root and keeps its mode. tar's status 1: a file changed
@@ -115,6 +128,7 @@ save() {
     k exec "$pod" -- sh -c "cd $mount && find . -mindepth 1 -maxdepth 1 ! -name lost+found -print0 |
         tar --null -T - -cz || [ \$? -eq 1 ]" >"$1/$2.tar.gz.unfinished"
     gzip -t "$1/$2.tar.gz.unfinished"
+    refuse_copying "$2" # `vdi home migrate` may have begun meanwhile
     mv "$1/$2.tar.gz.unfinished" "$1/$2.tar.gz"
     remove_pod
     echo "$2 of $(note "$2" user): $(du -h "$1/$2.tar.gz" | cut -f1)"

@@ -123,7 +123,8 @@ class HomePods:
 
     async def _report(self, pod: Object, phase: str) -> None:
         name = pod["metadata"]["name"]
-        body = {"status": {"phase": phase}}
+        ready = {"type": "Ready", "status": str(phase == "Running")}
+        body = {"status": {"phase": phase, "conditions": [ready]}}
         await self.api.patch(PODS, name, body, namespace=self.namespace, subresource="status", into=Object)
 
     async def _end(self, uid: str) -> None:
@@ -191,7 +192,11 @@ class Homes:
                 "labels": {"app.kubernetes.io/managed-by": "vdi-operator"},
                 "annotations": {"vdi.kasm.io/user": user, "vdi.kasm.io/template": self.template},
             },
-            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "storageClassName": "local-path",
+                "resources": {"requests": {"storage": "1Gi"}},
+            },
         }
         await self.stage.api.create(CLAIMS, body, namespace=self.stage.namespace, into=dict)
         return await self.pods.home(self.claim(user))

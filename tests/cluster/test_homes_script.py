@@ -1,0 +1,110 @@
+"""docs/examples/homes.sh against a real API server; the test is the kubelet, and tar runs on this machine."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cluster.home_pods import ALICE, Ended, Homes, open_homes
+from cluster.operator_stage import Object, Stage
+from vdi.kube.resource import CLAIMS, PODS
+from vdi.session.naming import user_home_claim_name
+
+pytestmark = pytest.mark.timeout(150)
+SCRIPT = Path(__file__).parents[2] / "docs/examples/homes.sh"
+NOTES = "vdi.kasm.io/"
+_KUBECTL = """#!{python}
+import os, sys
+words, real = sys.argv[1:], {real!r}
+if "exec" not in words:
+    os.execv(real[0], [*real, *words])
+pod, command = words[words.index("--") - 1], words[words.index("--") + 1:]
+folder = os.path.realpath(os.path.join({pods!r}, pod))
+os.execvp(command[0], [word.replace("/home/user", folder + "/home") for word in command])
+"""
+
+
+@dataclass(frozen=True)
+class Script:
+    """The script, typed in a namespace with homes."""
+
+    homes: Homes
+    programs: Path
+    backup: Path
+
+    @property
+    def stage(self) -> Stage:
+        return self.homes.stage
+
+    async def __call__(self, *words: str, **variables: str) -> Ended:
+        environment = {**os.environ, "NAMESPACE": self.stage.namespace, "TIMEOUT": "60s", **variables}
+        environment["PATH"] = f"{self.programs}:{os.environ['PATH']}"
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(SCRIPT, *words, env=environment, stdout=pipe, stderr=pipe)
+        out, err = await asyncio.wait_for(process.communicate(), 100)
+        assert process.returncode is not None
+        return Ended(process.returncode, out, err.decode())
+
+    async def save(self, *claims: str) -> Ended:
+        return await self("save", str(self.backup), *claims)
+
+    async def load(self, *claims: str) -> Ended:
+        return await self("load", str(self.backup), *claims)
+
+    async def annotate(self, claim: str, **notes: str | None) -> None:
+        """Annotations of ours; `_` stands for `-`."""
+        keys = {f"{NOTES}{key.replace('_', '-')}": value for key, value in notes.items()}
+        await self.stage.patch(CLAIMS, claim, {"metadata": {"annotations": keys}})
+
+    async def notes(self, claim: str) -> dict[str, str]:
+        """The annotations of ours."""
+        found: Object = await self.stage.api.get(CLAIMS, claim, namespace=self.stage.namespace, into=dict)
+        notes = found["metadata"]["annotations"]
+        return {key.removeprefix(NOTES): value for key, value in notes.items() if key.startswith(NOTES)}
+
+    async def lose(self, claim: str) -> None:
+        """Delete a home."""
+        await self.stage.delete(CLAIMS, claim)
+        await self.stage.gone(CLAIMS, claim)
+
+
+@pytest.fixture
+async def script(stage: Stage, kubeconfig: Path, kubectl: list[str], tmp_path: Path) -> AsyncIterator[Script]:
+    (programs := tmp_path / "programs").mkdir()
+    async with open_homes(stage, kubeconfig, tmp_path) as homes:
+        text = _KUBECTL.format(python=sys.executable, real=kubectl, pods=str(homes.pods.folder / "pods"))
+        (programs / "kubectl").write_text(text)
+        (programs / "kubectl").chmod(0o755)
+        yield Script(homes, programs, tmp_path / "backup")
+        assert await stage.all(PODS) == []
+
+
+async def test_a_home_that_was_migrated_comes_back_as_one(script: Script) -> None:
+    """Or its desktops would start on the old files again."""
+    home, claim = await script.homes.make(ALICE), script.homes.claim(ALICE)
+    (home / "paper.txt").write_text("precious")
+    await script.annotate(claim, migrated_to=user_home_claim_name(ALICE), last_used="2026-11-20T08:30:00Z")
+    before = await script.notes(claim)
+    saved = await script.save()
+    assert (saved.code, saved.out.decode().startswith(f"{claim} of {ALICE}: ")) == (0, True), saved.err
+    assert {path.name for path in script.backup.iterdir()} == {f"{claim}.yaml", f"{claim}.tar.gz"}
+
+    await script.lose(claim)
+    loaded = await script.load()
+    assert (loaded.code, loaded.out.decode()) == (0, f"{claim} of {ALICE}: loaded\n"), loaded.err
+    assert await script.notes(claim) == before
+    assert ((await script.homes.pods.home(claim)) / "paper.txt").read_text() == "precious"
+
+
+async def test_a_home_that_a_command_fills_or_moves_is_not_saved(script: Script) -> None:
+    await script.homes.make(ALICE)
+    claim = script.homes.claim(ALICE)
+    await script.annotate(claim, copying="vdi home migrate")
+    saved = await script.save()
+    assert (saved.code, f"{claim}: not saved, `vdi home migrate` is filling or moving it" in saved.err) == (1, True)
+    assert list(script.backup.iterdir()) == []
+    assert script.homes.pods.seen == []
