@@ -7,7 +7,8 @@
 #
 # A home becomes two files: CLAIM.yaml, the claim, and CLAIM.tar.gz, what is in it. `load` makes the claim and fills it;
 # a claim that is there already is left alone, and it says so. Each home is read and written by a pod on its node that
-# runs the image of the home's template, which that node has: nothing is pulled, no privilege is needed.
+# runs the image of the home's template, which that node has: nothing is pulled, no privilege is needed. The template is
+# needed for that, before its homes are loaded.
 #
 # NAMESPACE: the sessions' (vdi-sessions). IMAGE: another image with a shell, GNU tar and gzip. TIMEOUT: of a pod (120s).
 set -eu
@@ -34,14 +35,26 @@ homes() {
 
 note() { k get pvc "$1" -o "jsonpath={.metadata.annotations.vdi\.kasm\.io/$2}"; }
 
-# The image of the home's template; of a home of all templates (scope: User), that of the first such template.
-image_of() {
-    template=$(note "$1" template)
-    if [ -n "$template" ]; then
-        kubectl get vditemplate "$template" -o 'jsonpath={.spec.image}'
-    else
-        kubectl get vditemplates -o 'jsonpath={.items[?(@.spec.persistence.scope=="User")].spec.image}' | cut -d ' ' -f 1
+field() { [ -z "$template" ] || kubectl get vditemplate "$template" --ignore-not-found -o "jsonpath={.spec.$1}"; }
+
+# What the pod of the claim `$1` has of the home's template, so that desktops can use what it writes, where it does.
+# Maps and lists come as JSON, which is YAML. `$2`: the template's name; a home of all templates (scope: User) has none,
+# and the first such template counts.
+read_template() {
+    template=$2
+    [ -n "$template" ] || template=$(kubectl get vditemplates \
+        -o 'jsonpath={.items[?(@.spec.persistence.scope=="User")].metadata.name}' | cut -d ' ' -f 1)
+    image=${IMAGE:-$(field image)}
+    if [ -z "$image" ]; then
+        reason="its template $template does not exist"
+        [ -n "$template" ] || reason="no template has persistence.scope: User"
+        say "$1: $reason; create the template first, or set IMAGE"
+        exit 1
     fi
+    uid=$(field runAsUser)
+    selector=$(field placement.nodeSelector)
+    tolerations=$(field placement.tolerations)
+    secrets=$(field imagePullSecrets)
 }
 
 # What makes the same claim again, on any cluster: all that the operator reads of one, but `copying` (see `save`) and
@@ -66,7 +79,9 @@ metadata:
 
 # A pod that holds the claim while we copy; sets `pod`.
 start_pod() {
-    image=${IMAGE:-$(image_of "$1")}
+    volume=$(k get pvc "$1" -o 'jsonpath={.spec.volumeName}')
+    # A volume that exists knows its nodes, also after the template has chosen others.
+    [ -z "$volume" ] || selector=
     pod=copy-$1
     k apply -f - >/dev/null <<END
 apiVersion: v1
@@ -79,11 +94,14 @@ spec:
   automountServiceAccountToken: false
   enableServiceLinks: false
   terminationGracePeriodSeconds: 1
+  nodeSelector: $selector
+  tolerations: $tolerations
+  imagePullSecrets: $secrets
   securityContext:
     runAsNonRoot: true
-    runAsUser: 1000
-    runAsGroup: 1000
-    fsGroup: 1000
+    runAsUser: ${uid:-1000}
+    runAsGroup: ${uid:-1000}
+    fsGroup: ${uid:-1000}
     fsGroupChangePolicy: OnRootMismatch
     seccompProfile: {type: RuntimeDefault}
   containers:
@@ -122,6 +140,8 @@ refuse_copying() {
 save() {
     refuse_copying "$2"
     claim_of "$2" >"$1/$2.yaml"
+    template=$(note "$2" template)
+    read_template "$2" "$template"
     start_pod "$2" true
     # What is in the home, not its top folder, which belongs to root and keeps its mode. tar's status 1: a file changed
     # while it was read, as happens in a desktop that runs; anything above is an error.
@@ -141,6 +161,8 @@ load() {
     fi
     gzip -t "$1/$2.tar.gz"
     k create -f "$1/$2.yaml" >/dev/null
+    template=$(note "$2" template)
+    read_template "$2" "$template"
     start_pod "$2" false
     k exec -i "$pod" -- tar -C "$mount" -xz <"$1/$2.tar.gz"
     remove_pod

@@ -12,6 +12,7 @@ import pytest
 from cluster.home_pods import ALICE, Ended, Homes, open_homes
 from cluster.operator_stage import Object, Stage
 from vdi.kube.resource import CLAIMS, PODS
+from vdi.operator.kinds import TEMPLATES
 from vdi.session.naming import user_home_claim_name
 
 pytestmark = pytest.mark.timeout(150)
@@ -108,3 +109,36 @@ async def test_a_home_that_a_command_fills_or_moves_is_not_saved(script: Script)
     assert (saved.code, f"{claim}: not saved, `vdi home migrate` is filling or moving it" in saved.err) == (1, True)
     assert list(script.backup.iterdir()) == []
     assert script.homes.pods.seen == []
+
+
+async def test_the_pod_has_the_user_and_the_placement_of_the_template(script: Script) -> None:
+    """Or a restored home is on a node where its desktop cannot run, or belongs to another user."""
+    stage, claim, seen = script.stage, script.homes.claim(ALICE), script.homes.pods.seen
+    await script.homes.make(ALICE)
+    taint: Object = {"key": "desktops", "operator": "Exists"}
+    spec: Object = {"placement": {"tolerations": [taint]}, "imagePullSecrets": [{"name": "pull"}]}
+    await stage.api.patch(TEMPLATES, script.homes.template, {"spec": spec}, into=dict)
+    await stage.patch(CLAIMS, claim, {"spec": {"volumeName": "on-another-node"}})
+    assert (await script.save()).code == 0
+    await script.lose(claim)
+    assert (await script.load()).code == 0
+    reads, writes = (pod["spec"] for pod in seen)
+    for pod in (reads, writes):
+        assert taint.items() <= pod["tolerations"][0].items()
+        assert pod["imagePullSecrets"] == [{"name": "pull"}]
+        users = {key: pod["securityContext"][key] for key in ("runAsUser", "runAsGroup", "fsGroup")}
+        assert set(users.values()) == {1234}
+        assert pod["containers"][0]["image"] == "registry.example.com/desktop:1"
+    assert "nodeSelector" not in reads, "the volume is where the template's desktops were before"
+    assert writes["nodeSelector"] == stage.here, "the volume is yet to be made"
+
+
+async def test_without_its_template_a_home_needs_an_image(script: Script) -> None:
+    claim = script.homes.claim(ALICE)
+    await script.homes.make(ALICE)
+    await script.annotate(claim, template="gone")
+    refused = await script.save()
+    assert (refused.code, f"{claim}: its template gone does not exist" in refused.err) == (1, True), refused.err
+    saved = await script("save", str(script.backup), IMAGE="tools:1")
+    assert saved.code == 0, saved.err
+    assert script.homes.pods.seen[-1]["spec"]["containers"][0]["image"] == "tools:1"
