@@ -212,7 +212,12 @@ async def open_homes(stage: Stage, kubeconfig: Path, tmp_path: Path) -> AsyncIte
     """A template, its homes, and pods on them, in a namespace with Pod Security `restricted`."""
     level = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
     await stage.api.patch(NAMESPACES, stage.namespace, level, into=dict)
-    template = await stage.template(persistence={"size": "2Gi"}, runAsUser=1234, placement={"nodeSelector": stage.here})
+    template = await stage.template(
+        persistence={"size": "2Gi"},
+        runAsUser=1234,
+        placement={"nodeSelector": stage.here},
+        resources={"defaultGPU": 0},
+    )
     folder = tmp_path / "homes"
     folder.mkdir()
     async with HomePods(stage.api, stage.namespace, folder).running() as pods:

@@ -17,7 +17,7 @@ from cluster.home_pods import ALICE, BOB, Homes, contents, fill, open_homes
 from cluster.operator_stage import Stage
 from support.waiting import eventually
 from vdi.kube.resource import CLAIMS, PODS
-from vdi.operator.kinds import SESSIONS
+from vdi.operator.kinds import SESSIONS, TEMPLATES
 from vdi.session.naming import user_home_claim_name
 
 pytestmark = pytest.mark.timeout(150)
@@ -199,6 +199,24 @@ async def test_no_desktop_starts_on_a_home_whose_import_was_killed_and_the_next_
         old, new = await homes.pods.home(homes.claim(ALICE)), await homes.pods.home(claim)
         assert contents(new) == contents(old)
         await stage.run("desk")
+
+
+async def test_a_home_is_created_only_where_its_desktops_have_a_gpu(homes: Homes) -> None:
+    """The pod is the first consumer of its volume, and requests no GPU itself."""
+    stage, archive = homes.stage, homes.folder / "alice.tar.gz"
+    await homes.make(ALICE)
+    assert (await homes.vdi("export", homes.claim(ALICE), archive)).code == 0
+    await stage.api.patch(TEMPLATES, homes.template, {"spec": {"resources": {"defaultGPU": 1}}}, into=dict)
+    await stage.node("cpu", gpu="0")
+    refused = await homes.vdi(*homes.import_words(archive))
+    assert (refused.code, f"no node can run desktops of the template '{homes.template}'" in refused.err) == (1, True)
+    await homes.nothing_left(homes.claim(BOB))
+    names = [await stage.node("a"), await stage.node("b")]
+    imported = await homes.vdi(*homes.import_words(archive))
+    assert imported.code == 0, imported.err
+    affinity = homes.pods.seen[-1]["spec"]["affinity"]["nodeAffinity"]
+    terms = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert [term["matchFields"][0]["values"] for term in terms] == [[name] for name in names]
 
 
 async def test_the_home_of_all_templates_and_homes_that_do_not_stay(homes: Homes) -> None:

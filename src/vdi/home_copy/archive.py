@@ -17,6 +17,7 @@ import msgspec
 from vdi.api.template import VDITemplate
 from vdi.home_copy.check import ArchiveCheck, BadArchiveError
 from vdi.home_copy.errors import CopyFailedError, CopyRefusedError
+from vdi.home_copy.nodes import find_nodes
 from vdi.home_copy.pod import PACK, build_copy_pod, held, unpack_script
 from vdi.home_copy.runner import (
     CHUNK_BYTES,
@@ -61,7 +62,7 @@ async def export_home(
 
     Raises CopyRefusedError, CopyFailedError and KubeError; what was written to `sink` is then no archive.
     """
-    body = build_copy_pod(claim, template, image=image, read_only=True, node=await _node_of(run, claim))
+    body = build_copy_pod(claim, template, image=image, read_only=True, nodes=await _nodes_of(run, claim))
     check = ArchiveCheck()
     async with copy_pod(run, claim, body):
         await until_running(run, claim)
@@ -97,7 +98,8 @@ async def import_home(
 
     Raises CopyRefusedError, CopyFailedError and KubeError; the home does not exist then.
     """
-    async with copy_pod(run, home.claim, build_copy_pod(home.claim, template, image=image)):
+    body = build_copy_pod(home.claim, template, image=image, nodes=await find_nodes(run, template))
+    async with copy_pod(run, home.claim, body):
         making = asyncio.create_task(_make_claim(run, identity, home))
         try:
             uid = await asyncio.shield(making)
@@ -203,7 +205,7 @@ def _feed(check: ArchiveCheck, chunk: bytes | None, problem: str) -> None:
         raise CopyFailedError(f"{problem}: {error}") from error
 
 
-async def _node_of(run: CopyRun, claim: str) -> str:
+async def _nodes_of(run: CopyRun, claim: str) -> tuple[str, ...]:
     """The node of a desktop that has the home: a volume may be mounted on one node only."""
     for pod in await run.client.list(PODS, namespace=run.namespace, into=Pod):
         mounts = any(
@@ -211,5 +213,5 @@ async def _node_of(run: CopyRun, claim: str) -> str:
             for volume in pod.spec.volumes
         )
         if mounts and pod.status.phase not in ENDED and pod.spec.node_name:
-            return pod.spec.node_name
-    return ""
+            return (pod.spec.node_name,)
+    return ()

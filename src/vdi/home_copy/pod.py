@@ -6,7 +6,7 @@ its network.
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -75,12 +75,13 @@ def build_copy_pod(
     *,
     image: str | None = None,
     read_only: bool = False,
-    node: str = "",
+    nodes: Collection[str] = (),
     target: str = "",
 ) -> Mapping[str, Any]:
     """The pod that mounts the claim and waits for one command.
 
-    `node`: where the volume is mounted already; `target`: a second claim, which the first one is copied into.
+    `nodes`: where the volume is mounted already, or may be created; empty: wherever the placement allows. `target`: a
+    second claim, which the first one is copied into.
     """
     spec = template.spec
     pod: dict[str, Any] = {
@@ -127,9 +128,10 @@ def build_copy_pod(
     if target:
         pod["volumes"].append({"name": "target", "persistentVolumeClaim": {"claimName": target}})
         pod["containers"][0]["volumeMounts"].append({"name": "target", "mountPath": TARGET_MOUNT})
-    if node:
-        term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
-        required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
+    if nodes:
+        # `matchFields` takes one name; of several terms, one must hold.
+        terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]} for node in nodes]
+        required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
         pod["affinity"] = {"nodeAffinity": required}
     return {
         "apiVersion": "v1",

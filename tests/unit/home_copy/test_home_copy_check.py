@@ -84,7 +84,7 @@ def test_the_image_is_that_of_the_desktops_that_use_the_home() -> None:
 
 
 def test_a_volume_that_is_mounted_is_read_on_the_same_node() -> None:
-    pod = build_copy_pod("home", a_template(), read_only=True, node="one")
+    pod = build_copy_pod("home", a_template(), read_only=True, nodes=["one"])
     (term,) = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
         "nodeSelectorTerms"
     ]

@@ -22,7 +22,7 @@ from vdi.session.home_list import HomeSummary
 from vdi.session.identity import Identity
 
 ALICE = "alice@example.com"
-CAD = a_template("cad")
+CAD = a_template("cad", resources={"defaultGPU": 0})
 
 
 class SlowServer:
