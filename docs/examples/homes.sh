@@ -6,16 +6,20 @@
 #   docs/examples/homes.sh load FOLDER [CLAIM...]      all homes of the folder, or those named
 #
 # A home becomes two files: CLAIM.yaml, the claim, and CLAIM.tar.gz, what is in it. `load` makes the claim and fills it;
-# a claim that is there already is left alone, and it says so. Each home is read and written by a pod on its node that
-# runs the image of the home's template, which that node has: nothing is pulled, no privilege is needed. The template is
-# needed for that, before its homes are loaded.
+# a claim that is there already is left alone, and it says so. No desktop starts on a home before `load` has filled it;
+# after an interruption, `load` begins again.
+#
+# Each home is read and written by a pod on its node that runs the image of the home's template, which that node has:
+# nothing is pulled, no privilege is needed. The template must exist before its homes are loaded.
 #
 # NAMESPACE: the sessions' (vdi-sessions). IMAGE: another image with a shell, GNU tar and gzip. TIMEOUT: of a pod (120s).
 set -eu
 namespace=${NAMESPACE:-vdi-sessions}
 timeout=${TIMEOUT:-120s}
 mount=/home/user
+mark='homes.sh load'
 pod=
+filling=
 
 k() { kubectl --namespace "$namespace" "$@"; }
 
@@ -25,7 +29,13 @@ remove_pod() {
     [ -z "$pod" ] || k delete pod "$pod" --ignore-not-found --now --wait=true >/dev/null
     pod=
 }
-trap remove_pod EXIT
+
+finish() {
+    remove_pod
+    [ -z "$filling" ] || say "$filling: not complete, and no desktop starts on it; load it again, which fills it from" \
+        "the beginning, or delete it: kubectl -n $namespace delete pvc $filling"
+}
+trap finish EXIT
 trap 'exit 130' INT TERM
 
 # The homes that outlive their sessions; one that dies with its session (retain: false) is not worth a copy.
@@ -33,7 +43,9 @@ homes() {
     k get pvc -l app.kubernetes.io/managed-by=vdi-operator -o go-template='{{range .items}}{{if not .metadata.ownerReferences}}{{.metadata.name}}{{"\n"}}{{end}}{{end}}'
 }
 
-note() { k get pvc "$1" -o "jsonpath={.metadata.annotations.vdi\.kasm\.io/$2}"; }
+annotation() { printf '%s' "{.metadata.annotations.vdi\.kasm\.io/$1}"; }
+
+note() { k get pvc "$1" -o "jsonpath=$(annotation "$2")"; }
 
 field() { [ -z "$template" ] || kubectl get vditemplate "$template" --ignore-not-found -o "jsonpath={.spec.$1}"; }
 
@@ -83,7 +95,8 @@ start_pod() {
     # A volume that exists knows its nodes, also after the template has chosen others.
     [ -z "$volume" ] || selector=
     pod=copy-$1
-    k apply -f - >/dev/null <<END
+    # Not `apply`: the pod of this name may be that of another copy, which is not ours to change or delete.
+    if ! k create -f - >/dev/null <<END
 apiVersion: v1
 kind: Pod
 metadata:
@@ -121,6 +134,11 @@ spec:
     - name: home
       persistentVolumeClaim: {claimName: $1}
 END
+    then
+        say "$1: if an earlier copy was killed and left its pod: kubectl -n $namespace delete pod $pod"
+        pod=
+        exit 1
+    fi
     if ! k wait "pod/$pod" --for=condition=Ready --timeout="$timeout" >/dev/null; then
         k get events --field-selector "involvedObject.name=$pod" -o 'jsonpath={range .items[*]}{.message}{"\n"}{end}' >&2
         say "$1: its pod did not start within $timeout, see above"
@@ -139,7 +157,7 @@ refuse_copying() {
 
 save() {
     refuse_copying "$2"
-    claim_of "$2" >"$1/$2.yaml"
+    claim_of "$2" >"$1/$2.yaml.unfinished"
     template=$(note "$2" template)
     read_template "$2" "$template"
     start_pod "$2" true
@@ -149,23 +167,39 @@ save() {
         tar --null -T - -cz || [ \$? -eq 1 ]" >"$1/$2.tar.gz.unfinished"
     gzip -t "$1/$2.tar.gz.unfinished"
     refuse_copying "$2" # `vdi home migrate` may have begun meanwhile
+    mv "$1/$2.yaml.unfinished" "$1/$2.yaml"
     mv "$1/$2.tar.gz.unfinished" "$1/$2.tar.gz"
     remove_pod
     echo "$2 of $(note "$2" user): $(du -h "$1/$2.tar.gz" | cut -f1)"
 }
 
+# The claim of a file, with the mark that keeps desktops away.
+marked() { k annotate --local -f "$1" "vdi.kasm.io/copying=$mark" -o "$2"; }
+
 load() {
-    if k get pvc "$2" >/dev/null 2>&1; then
+    empty=
+    exists=$(k get pvc "$2" --ignore-not-found -o name)
+    if [ -n "$exists" ] && [ "$(note "$2" copying)" != "$mark" ]; then
         say "$2: is there already and stays as it is; to replace it: kubectl -n $namespace delete pvc $2"
         return 1
     fi
+    # Whatever can fail without a claim comes before it.
     gzip -t "$1/$2.tar.gz"
-    k create -f "$1/$2.yaml" >/dev/null
-    template=$(note "$2" template)
+    template=$(marked "$1/$2.yaml" "jsonpath=$(annotation template)")
     read_template "$2" "$template"
+    if [ -n "$exists" ]; then
+        # Folders without the right to write cannot be emptied.
+        empty="find . -path ./lost+found -prune -o -type d ! -perm -700 -exec chmod u+rwx {} \; &&
+            find . -mindepth 1 -maxdepth 1 ! -name lost+found -exec rm -rf {} + &&"
+    else
+        marked "$1/$2.yaml" yaml | k create -f - >/dev/null
+    fi
+    filling=$2
     start_pod "$2" false
-    k exec -i "$pod" -- tar -C "$mount" -xz <"$1/$2.tar.gz"
+    k exec -i "$pod" -- sh -c "cd $mount && $empty tar -xz" <"$1/$2.tar.gz"
     remove_pod
+    k annotate pvc "$2" vdi.kasm.io/copying- >/dev/null
+    filling=
     echo "$2 of $(note "$2" user): loaded"
 }
 

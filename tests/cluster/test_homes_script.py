@@ -11,6 +11,9 @@ import pytest
 
 from cluster.home_pods import ALICE, Ended, Homes, open_homes
 from cluster.operator_stage import Object, Stage
+from vdi.api.meta import ObjectMeta
+from vdi.api.template import TemplateSpec, VDITemplate
+from vdi.home_copy.pod import build_copy_pod
 from vdi.kube.resource import CLAIMS, PODS
 from vdi.operator.kinds import TEMPLATES
 from vdi.session.naming import user_home_claim_name
@@ -25,6 +28,9 @@ if "exec" not in words:
     os.execv(real[0], [*real, *words])
 pod, command = words[words.index("--") - 1], words[words.index("--") + 1:]
 folder = os.path.realpath(os.path.join({pods!r}, pod))
+if os.environ.get("BREAKS"):
+    open(folder + "/home/half", "w").close()
+    sys.exit("error: unable to upgrade connection")
 os.execvp(command[0], [word.replace("/home/user", folder + "/home") for word in command])
 """
 
@@ -81,7 +87,7 @@ async def script(stage: Stage, kubeconfig: Path, kubectl: list[str], tmp_path: P
         (programs / "kubectl").write_text(text)
         (programs / "kubectl").chmod(0o755)
         yield Script(homes, programs, tmp_path / "backup")
-        assert await stage.all(PODS) == []
+        assert not [pod for pod in await stage.all(PODS) if pod["metadata"]["name"].startswith("copy-")]
 
 
 async def test_a_home_that_was_migrated_comes_back_as_one(script: Script) -> None:
@@ -142,3 +148,68 @@ async def test_without_its_template_a_home_needs_an_image(script: Script) -> Non
     saved = await script("save", str(script.backup), IMAGE="tools:1")
     assert saved.code == 0, saved.err
     assert script.homes.pods.seen[-1]["spec"]["containers"][0]["image"] == "tools:1"
+
+
+async def test_no_desktop_starts_on_a_home_whose_load_broke_off_and_the_next_one_fills_it(script: Script) -> None:
+    stage, claim = script.stage, script.homes.claim(ALICE)
+    home = await script.homes.make(ALICE)
+    (home / "folder").mkdir()
+    (home / "folder" / "paper.txt").write_text("precious")
+    (home / "folder").chmod(0o555)
+    assert (await script.save()).code == 0
+    await script.lose(claim)
+    await stage.node("one")
+    async with stage.operator():
+        broken = await script("load", str(script.backup), BREAKS="1")
+        assert (broken.code, f"{claim}: not complete, and no desktop starts on it" in broken.err) == (1, True)
+        assert (await script.notes(claim))["copying"] == "homes.sh load"
+        await stage.session("desk", script.homes.template)
+        await stage.reach("desk", "Pending", f"The home {claim!r} is in use by `homes.sh load`")
+        refused = await script.save()
+        assert (refused.code, "not saved, `homes.sh load` is filling or moving it" in refused.err) == (1, True)
+
+        half = await script.homes.pods.home(claim)
+        assert (half / "half").exists()
+        loaded = await script.load()
+        assert loaded.code == 0, loaded.err
+        assert [str(path.relative_to(half)) for path in sorted(half.rglob("*"))] == ["folder", "folder/paper.txt"]
+        await stage.run("desk")
+    again = await script.load()
+    assert (again.code, "is there already and stays as it is" in again.err) == (1, True)
+
+
+async def test_what_is_wrong_with_a_load_is_found_before_there_is_a_claim(script: Script) -> None:
+    claim = script.homes.claim(ALICE)
+    await script.homes.make(ALICE)
+    await script.annotate(claim, template="gone")
+    assert (await script("save", str(script.backup), IMAGE="tools:1")).code == 0
+    await script.lose(claim)
+    refused = await script.load()
+    assert (refused.code, f"{claim}: its template gone does not exist" in refused.err) == (1, True), refused.err
+    (script.backup / f"{claim}.tar.gz").write_bytes(b"cut")
+    assert (await script("load", str(script.backup), IMAGE="tools:1")).code == 1
+    assert await script.stage.get(CLAIMS, claim) is None
+
+
+async def test_a_save_that_fails_leaves_the_copy_that_was_there(script: Script) -> None:
+    claim = script.homes.claim(ALICE)
+    await script.homes.make(ALICE)
+    assert (await script.save()).code == 0
+    before = {path.name: path.read_bytes() for path in script.backup.iterdir()}
+    await script.annotate(claim, last_used="2026-11-20T08:30:00Z")
+    assert (await script("save", str(script.backup), BREAKS="1")).code == 1
+    assert {name: (script.backup / name).read_bytes() for name in before} == before
+
+
+async def test_the_pod_of_another_copy_is_left_alone(script: Script) -> None:
+    claim = script.homes.claim(ALICE)
+    await script.homes.make(ALICE)
+    pod = build_copy_pod(claim, VDITemplate(ObjectMeta(name="cad"), TemplateSpec(image="tools:1")))
+    made = await script.stage.api.create(PODS, pod, namespace=script.stage.namespace, into=dict)
+    refused = await script.save()
+    command = f"kubectl -n {script.stage.namespace} delete pod copy-{claim}"
+    assert (refused.code, command in refused.err) == (1, True), refused.err
+    found = await script.stage.get(PODS, f"copy-{claim}")
+    assert found and found["metadata"]["uid"] == made["metadata"]["uid"]
+    await script.stage.delete(PODS, f"copy-{claim}", grace_seconds=0)
+    await script.stage.gone(PODS, f"copy-{claim}")
