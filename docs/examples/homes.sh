@@ -38,9 +38,13 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-# The homes that outlive their sessions; one that dies with its session (retain: false) is not worth a copy.
+# The homes that outlive their sessions. One that ends with its session (scope: Session, retain: false) cannot be loaded:
+# the operator mounts no claim into a session that it has not made for it.
 homes() {
     k get pvc -l app.kubernetes.io/managed-by=vdi-operator -o go-template='{{range .items}}{{if not .metadata.ownerReferences}}{{.metadata.name}}{{"\n"}}{{end}}{{end}}'
+    owned=$(k get pvc -l app.kubernetes.io/managed-by=vdi-operator -o go-template='{{range .items}}{{if .metadata.ownerReferences}} {{.metadata.name}}{{end}}{{end}}')
+    [ -z "$owned" ] || say "left out, since they end with their sessions (scope: Session, retain: false):$owned;" \
+        "to save the files of one: vdi home export CLAIM FILE"
 }
 
 annotation() { printf '%s' "{.metadata.annotations.vdi\.kasm\.io/$1}"; }
@@ -157,6 +161,11 @@ refuse_copying() {
 
 save() {
     refuse_copying "$2"
+    owner=$(k get pvc "$2" -o 'jsonpath={.metadata.ownerReferences}')
+    if [ -n "$owner" ]; then
+        say "$2: not saved, it ends with its session and cannot be loaded; to save its files: vdi home export $2 FILE"
+        exit 1
+    fi
     claim_of "$2" >"$1/$2.yaml.unfinished"
     template=$(note "$2" template)
     read_template "$2" "$template"

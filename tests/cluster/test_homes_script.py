@@ -11,6 +11,7 @@ import pytest
 
 from cluster.home_pods import ALICE, Ended, Homes, open_homes
 from cluster.operator_stage import Object, Stage
+from support.waiting import eventually
 from vdi.api.meta import ObjectMeta
 from vdi.api.template import TemplateSpec, VDITemplate
 from vdi.home_copy.pod import build_copy_pod
@@ -213,3 +214,23 @@ async def test_the_pod_of_another_copy_is_left_alone(script: Script) -> None:
     assert found and found["metadata"]["uid"] == made["metadata"]["uid"]
     await script.stage.delete(PODS, f"copy-{claim}", grace_seconds=0)
     await script.stage.gone(PODS, f"copy-{claim}")
+
+
+async def test_homes_that_end_with_their_sessions_are_left_out_and_named(script: Script) -> None:
+    await script.homes.make(ALICE)
+    stage, own = script.stage, "desk-home"
+    template = await stage.template_named(f"{stage.namespace}-own", persistence={"scope": "Session"})
+    async with stage.operator():
+        await stage.session("desk", template)
+
+        async def made() -> bool:
+            return await stage.get(CLAIMS, own) is not None
+
+        await eventually(made, "the session has its home")
+    listed = await script("list")
+    assert (own in listed.out.decode(), "left out, since they end with their sessions" in listed.err) == (False, True)
+    saved = await script.save()
+    assert (saved.code, f" {own}; to save the files of one: vdi home export" in saved.err) == (0, True), saved.err
+    assert {path.stem for path in script.backup.glob("*.yaml")} == {script.homes.claim(ALICE)}
+    refused = await script.save(own)
+    assert (refused.code, f"{own}: not saved, it ends with its session" in refused.err) == (1, True), refused.err
