@@ -205,7 +205,8 @@ load() {
     fi
     filling=$2
     start_pod "$2" false
-    k exec -i "$pod" -- sh -c "cd $mount && $empty tar -xz" <"$1/$2.tar.gz"
+    # Without the top folder, which `tar -c .` archives, too: it belongs to root.
+    k exec -i "$pod" -- sh -c "cd $mount && $empty tar -xz --anchored --no-recursion --exclude=." <"$1/$2.tar.gz"
     remove_pod
     k annotate pvc "$2" vdi.kasm.io/copying- >/dev/null
     filling=

@@ -37,6 +37,9 @@ _CONTENT = "find . -mindepth 1 -maxdepth 1 ! -name lost+found"
 """Not the top folder: it belongs to root and keeps its mode."""
 PACK = f"{_CONTENT} -print0 | tar --create --gzip --format=posix --sparse --xattrs --null --files-from=- --file=-"
 """Status 1: a file changed while it was read, as happens below a running desktop."""
+_NOT_OURS = "--anchored --exclude=./lost+found --exclude=lost+found --no-recursion --exclude=."
+"""`tar .` archives these too. Both may be root's, and tar ends with an error when it cannot set their modes and times;
+`--no-overwrite-dir` sets a mode all the same."""
 _EMPTY = (
     # Folders without the right to write, as an interrupted import may leave them, cannot be emptied.
     "find . -path ./lost+found -prune -o -type d ! -perm -700 -exec chmod u+rwx {} \\; &&"
@@ -152,7 +155,7 @@ def unpack_script(*, gzip: bool) -> str:
     """What fills a home from the archive on its stdin, after it has deleted what an interrupted import has left."""
     return (
         f"{_EMPTY} && tar --extract {'--gzip ' if gzip else ''}--preserve-permissions --delay-directory-restore"
-        " --xattrs --file=- && sync"
+        f" --xattrs {_NOT_OURS} --file=- && sync"
     )
 
 

@@ -2,9 +2,13 @@
 
 import gzip
 import io
+import os
+import stat
 import subprocess
 import tarfile
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -90,6 +94,31 @@ def test_a_volume_that_is_mounted_is_read_on_the_same_node() -> None:
     ]
     assert term["matchFields"] == [{"key": "metadata.name", "operator": "In", "values": ["one"]}]
     assert "affinity" not in build_copy_pod("home", a_template())["spec"]
+
+
+@pytest.mark.parametrize("what", [".", "*"])
+def test_a_top_folder_that_belongs_to_root_stays_as_it_is(tmp_path: Path, what: str) -> None:
+    """As a volume's does; where the tests do not run as root, at least nothing changes it."""
+    home, archive = tmp_path / "home", tmp_path / "home.tar"
+    (home / "lost+found").mkdir(parents=True)
+    (home / "lost+found" / "#12").write_text("recovered")
+    (home / "a" / ".b").mkdir(parents=True)
+    (home / "a" / ".b" / "paper.txt").write_text("precious")
+    home.chmod(0o700)
+    subprocess.run(["sh", "-c", f"cd {home} && tar -cf {archive} {what}"], check=True, timeout=20)
+    as_user: dict[str, Any] = {"user": 1000, "group": 1000, "extra_groups": []} if os.geteuid() == 0 else {}
+    script = unpack_script(gzip=False).removesuffix(" && sync")
+    with tempfile.TemporaryDirectory() as folder, archive.open("rb") as stdin:  # 1000 may not enter `tmp_path`
+        top = Path(folder)
+        top.chmod(0o777)
+        (top / "lost+found").mkdir(mode=0o700)
+        ended = subprocess.run(
+            ["sh", "-c", script], cwd=top, stdin=stdin, capture_output=True, text=True, timeout=20, **as_user
+        )
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert stat.S_IMODE(top.stat().st_mode) == 0o777
+        found = [str(path.relative_to(top)) for path in sorted(top.rglob("*"))]
+        assert found == ["a", "a/.b", "a/.b/paper.txt", "lost+found"]
 
 
 def test_an_image_without_gnu_tar_says_so(tmp_path: Path) -> None:
