@@ -206,7 +206,7 @@ load() {
     filling=$2
     start_pod "$2" false
     # Without the top folder, which `tar -c .` archives, too: it belongs to root.
-    k exec -i "$pod" -- sh -c "cd $mount && $empty tar -xz --anchored --no-recursion --exclude=." <"$1/$2.tar.gz"
+    k exec -i "$pod" -- sh -c "cd $mount && $empty tar -xpz --anchored --no-recursion --exclude=." <"$1/$2.tar.gz"
     remove_pod
     k annotate pvc "$2" vdi.kasm.io/copying- >/dev/null
     filling=

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import stat
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ async def test_a_home_that_was_migrated_comes_back_as_one(script: Script) -> Non
     """Or its desktops would start on the old files again."""
     home, claim = await script.homes.make(ALICE), script.homes.claim(ALICE)
     (home / "paper.txt").write_text("precious")
+    (home / "paper.txt").chmod(0o664)
     await script.annotate(claim, migrated_to=user_home_claim_name(ALICE), last_used="2026-11-20T08:30:00Z")
     before = await script.notes(claim)
     saved = await script.save()
@@ -105,7 +107,8 @@ async def test_a_home_that_was_migrated_comes_back_as_one(script: Script) -> Non
     loaded = await script.load()
     assert (loaded.code, loaded.out.decode()) == (0, f"{claim} of {ALICE}: loaded\n"), loaded.err
     assert await script.notes(claim) == before
-    assert ((await script.homes.pods.home(claim)) / "paper.txt").read_text() == "precious"
+    paper = (await script.homes.pods.home(claim)) / "paper.txt"
+    assert (paper.read_text(), stat.S_IMODE(paper.stat().st_mode)) == ("precious", 0o664)
 
 
 async def test_a_home_that_a_command_fills_or_moves_is_not_saved(script: Script) -> None:
