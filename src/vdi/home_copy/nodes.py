@@ -9,6 +9,7 @@ from typing import Any
 from vdi.api.template import VDITemplate
 from vdi.home_copy.errors import CopyRefusedError
 from vdi.home_copy.runner import CopyRun
+from vdi.kube.errors import Forbidden
 from vdi.kube.resource import DEPLOYMENTS, NODES
 from vdi.operator.settings import read_settings
 from vdi.operator.variables import SettingsError
@@ -38,8 +39,12 @@ async def find_nodes(run: CopyRun, template: VDITemplate) -> tuple[str, ...]:
 
 
 async def _read_gpu_resource(run: CopyRun) -> str:
-    """The setting of the operator whose sessions these are; the default where no Deployment of it is found."""
-    for deployment in await run.client.list(DEPLOYMENTS, into=dict[str, Any]):
+    """The setting of the operator whose sessions these are; the default where its Deployment is not seen."""
+    try:
+        deployments = await run.client.list(DEPLOYMENTS, into=dict[str, Any])
+    except Forbidden:
+        return ClusterSettings().gpu_resource
+    for deployment in deployments:
         for container in deployment["spec"]["template"]["spec"]["containers"]:
             environment = {variable["name"]: variable.get("value", "") for variable in container.get("env") or ()}
             namespaces = environment.get("VDI_NAMESPACE", "").split(",")
