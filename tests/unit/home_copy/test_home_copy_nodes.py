@@ -36,7 +36,8 @@ def a_run(cluster: Lists) -> CopyRun:
 
 
 def an_operator(namespaces: str, **variables: str) -> dict[str, Any]:
-    env = [{"name": name, "value": value} for name, value in {"VDI_NAMESPACE": namespaces, **variables}.items()]
+    settings = {"VDI_NAMESPACE": namespaces, **variables}
+    env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in settings.items()]
     env.append({"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
     containers = [{"name": "proxy"}, {"name": "operator", "env": env}]
     return {"spec": {"template": {"spec": {"containers": containers}}}}
