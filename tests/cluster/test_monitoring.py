@@ -279,7 +279,7 @@ def test_the_chart_brings_rules_and_dashboard_as_they_are(tmp_path: Path) -> Non
     for path in FILES.glob("*-rules.yaml"):
         # Some expressions have the release's namespace, so that they fit this release alone.
         spec = json.dumps(rules[f"vdi-{path.stem}"]["spec"])
-        spec = spec.replace(r'{namespace=\"default\"}', "").replace(r'namespace=\"default\", ', "")
+        spec = spec.replace(r"{namespace=\"default\"}", "").replace(r"namespace=\"default\", ", "")
         assert json.loads(spec) == yaml.safe_load(path.read_text())
         assert rules[f"vdi-{path.stem}"]["metadata"]["labels"]["release"] == "prometheus"
     (dashboard,) = [one for one in objects if one["metadata"]["name"] == "vdi-dashboard"]
