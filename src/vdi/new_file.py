@@ -1,4 +1,4 @@
-"""A file that appears whole under a name that nobody has, or not at all."""
+"""A file that appears whole under a name that no one has, or not at all."""
 
 import os
 import tempfile

@@ -24,7 +24,7 @@ def typed(environment: Mapping[str, str], *words: str) -> Iterator[subprocess.Po
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        stdin=subprocess.PIPE,  # and nothing comes, as from a terminal where nobody types
+        stdin=subprocess.PIPE,  # and nothing comes, as from a terminal where no one types
         text=True,
     )
     killer = threading.Timer(30, process.kill)
