@@ -453,8 +453,14 @@ def certificate(world: World, names: list[str], days: int) -> Iterator[None]:
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     data = {"tls.crt": made.public_bytes(serialization.Encoding.PEM).decode(), "tls.key": pem.decode()}
     secret: Object = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "stringData": data}
-    copies = [{**secret, "metadata": {"name": "wild", "namespace": of}} for of in ("vdi-sessions", "vdi-system")]
-    with applied(world, *copies), environment(world, "vdi-operator", "VDI_TLS_SECRET=wild"):
+    desktops, portal = (
+        {**secret, "metadata": {"name": "wild", "namespace": namespace}} for namespace in ("vdi-sessions", "vdi-system")
+    )
+    with (
+        applied(world, desktops),
+        applied(world, portal),
+        environment(world, "vdi-operator", "VDI_TLS_SECRET=wild"),
+    ):
         start(world, "tls", "small")
         yield
 
