@@ -6,7 +6,7 @@ https://www.rfc-editor.org/rfc/rfc9112
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,8 @@ class Connection(asyncio.BufferedProtocol):
         self._why_lost: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._rest = b""  # of a head, or of a line between chunks, that is not complete yet
-        self._read = self._stray
+        # a function, and not a bound method: with that, each connection would wait for the garbage collector
+        self._read: Callable[[Connection, bytes, int], int] = Connection._stray
         self._tunnel = False
         self._left = 0
         self._response: Response | None = None
@@ -72,7 +73,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def send(self, request: bytes, *, tunnel: bool = False) -> None:
         """Send a request: head and body."""
-        self._read = self._read_head
+        self._read = Connection._read_head
         self._whole = True
         self._to_the_end = False
         self._tunnel = tunnel
@@ -168,7 +169,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             at = 0
             while at < len(data):
-                at = self._read(data, at)
+                at = self._read(self, data, at)
         except (HttpError, ValueError) as error:
             self._why_lost = HttpError(f"the response is not HTTP: {error}")
             self.transport.abort()
@@ -183,7 +184,7 @@ class Connection(asyncio.BufferedProtocol):
         """Nothing more will come; an answer without a length ends thereby."""
         self.lost = True
         self._why_lost = self._why_lost or error
-        if self._read == self._read_all and error is None:
+        if self._read == Connection._read_all and error is None:
             self._ended = True
         self._wake()
 
@@ -215,13 +216,13 @@ class Connection(asyncio.BufferedProtocol):
         if self._tunnel or status in (204, 304):
             self._finish()
         elif b"\r\ntransfer-encoding: chunked" in head:
-            self._read = self._read_size
+            self._read = Connection._read_size
         elif length is None:
             self._keep = False
-            self._read = self._read_all
+            self._read = Connection._read_all
         elif left := _number(length):
             self._left = left
-            self._read = self._read_sized
+            self._read = Connection._read_sized
         else:
             self._finish()
 
@@ -240,7 +241,7 @@ class Connection(asyncio.BufferedProtocol):
         if end < 0:
             return self._keep_for_later(data, at)
         self._left = _number(data[at:end].partition(b";")[0].strip(), 16)
-        self._read = self._read_chunk if self._left else self._read_trailer
+        self._read = Connection._read_chunk if self._left else Connection._read_trailer
         return end + 2
 
     def _read_chunk(self, data: bytes, at: int) -> int:
@@ -250,7 +251,7 @@ class Connection(asyncio.BufferedProtocol):
             return self._keep_for_later(data, at)
         if data[at : at + 2] != b"\r\n":
             raise HttpError(f"{data[at : at + 2]!r} after a chunk")
-        self._read = self._read_size
+        self._read = Connection._read_size
         return at + 2
 
     def _read_trailer(self, data: bytes, at: int) -> int:
@@ -276,7 +277,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _finish(self) -> None:
         self._ended = True
-        self._read = self._stray
+        self._read = Connection._stray
 
 
 def _number(digits: bytes, base: int = 10) -> int:

@@ -1,6 +1,7 @@
 """HTTP on the wire: how answers end, what is no HTTP, which connections are used again, and the way through a proxy."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -267,6 +268,25 @@ async def test_of_an_answer_without_end_no_more_is_read_than_asked_for() -> None
 
     async with server(endless) as url:
         assert await ask_once(url, GET, 2500) == (200, b"x" * 2500)
+
+
+async def test_an_ended_connection_does_not_wait_for_the_garbage_collector() -> None:
+    """Hundreds of desktops are asked every minute, and the collector may come by after minutes."""
+
+    def short(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SHORT)
+
+    def connections() -> int:
+        return sum(isinstance(thing, Connection) for thing in gc.get_objects())
+
+    async with server(short) as url:
+        before = connections()
+        gc.disable()
+        try:
+            assert await ask_once(url, GET, 2500) == (200, b"ok")
+            await eventually(lambda: connections() <= before, "the connection has gone", seconds=5)
+        finally:
+            gc.enable()
 
 
 async def test_a_silent_stream_is_given_up_after_its_deadline() -> None:
