@@ -1,6 +1,7 @@
 """The protocol without the network: bytes of the API server in, values out. Everything here is pure."""
 
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, TypeVar
 
 import msgspec
@@ -112,6 +113,8 @@ _decode_deleted = msgspec.json.Decoder(_Deleted).decode
 
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 """One per type that was ever asked for, for the life of the process: making one costs more than a hundred uses."""
+_building = Lock()
+"""msgspec 0.22 lets other threads use a struct's description while it is still made: their decoding then crashes."""
 _envelopes: dict[Any, Any] = {}
 """Type -> that of an event with it."""
 
@@ -122,7 +125,8 @@ def decode(body: bytes | msgspec.Raw, into: type[T], what: str) -> T:
         return msgspec.Raw(body)  # type: ignore[return-value]
     decoder = _decoders.get(into)
     if decoder is None:
-        decoder = _decoders[into] = msgspec.json.Decoder(into)
+        with _building:
+            decoder = _decoders[into] = msgspec.json.Decoder(into)
     try:
         response: T = decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -1,5 +1,8 @@
 """Bytes of the API server to values; URLs of its kinds."""
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,3 +109,33 @@ def test_parts_that_do_not_fit_together_are_refused(
 def test_a_cluster_scoped_kind_takes_no_namespace() -> None:
     with pytest.raises(ValueError, match="cluster-scoped"):
         NODES.path("ns")
+
+
+THREADS_THAT_MEET_NEW_TYPES = """
+import sys, threading, msgspec
+from vdi.kube.wire import decode
+
+def read(kind):
+    together.wait()
+    for _ in range(20):
+        assert decode(b'{"object": {"i19": [{"f19": "a"}]}}', kind, "x").object.i19[0].f19 == "a"
+
+sys.setswitchinterval(1e-6)
+together = threading.Barrier(4)
+for _ in range(60):
+    leaf = msgspec.defstruct("Leaf", [(f"f{n}", str | None, None) for n in range(20)], gc=False)
+    inner = msgspec.defstruct("Inner", [(f"i{n}", list[leaf] | None, None) for n in range(20)], gc=False)
+    outer = [msgspec.defstruct("Outer", [("object", inner)], gc=False) for _ in range(4)]
+    threads = [threading.Thread(target=read, args=(kind,)) for kind in outer]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_threads_may_meet_a_new_type_at_the_same_time() -> None:
+    """The worst is a crash, so in a process of its own."""
+    command = [sys.executable, "-c", THREADS_THAT_MEET_NEW_TYPES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
