@@ -88,7 +88,7 @@ $(UNIT_PARTS): unit-part-%: helm
 		| xargs $(PY) -m pytest -p no:xdist -m "not long"
 
 unit-3.13: helm .venv-3.13/.installed ## unit tests on the Python of the image, the long ones too, in an environment of its own
-	@.venv-3.13/bin/python -m pytest tests/unit --numprocesses $(WORKERS) --dist worksteal --hypothesis-profile long
+	@.venv-3.13/bin/python -m pytest tests/unit --numprocesses $(WORKERS) --max-worker-restart 0 --dist worksteal --hypothesis-profile long
 
 .venv-3.13/.installed: $(STAMP)
 	@$(PYTHON_3_13) -m venv .venv-3.13 2>/dev/null || .venv/bin/uv venv --quiet --seed --python 3.13 .venv-3.13

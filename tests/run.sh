@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.." || exit
 unset PYTHONDONTWRITEBYTECODE # tests start our programs hundreds of times
 export GOGC=400 # half of the time is spent in Go programs (API server, etcd, helm, kubectl): memory for processor time
 python=.venv/bin/python
-# Without a new worker for one that has crashed: pytest-xdist was seen to wait for ever after it had started one.
+# A worker that crashed is not replaced: pytest-xdist once hung after it had replaced one.
 pytest=("$python" -m pytest --durations 10 --max-worker-restart 0)
 # pytest handles SIGINT itself, so without this the next suite would begin.
 trap '[ -z "$beside" ] || kill -INT -- "-$beside"; echo "== interrupted"; exit 130' INT TERM

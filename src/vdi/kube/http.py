@@ -51,7 +51,7 @@ class Connection(asyncio.BufferedProtocol):
         self._why_lost: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._rest = b""  # of a head, or of a line between chunks, that is not complete yet
-        # a function, and not a bound method: with that, each connection would wait for the garbage collector
+        # a plain function: a bound method is a reference cycle, which only the garbage collector can free
         self._read: Callable[[Connection, bytes, int], int] = Connection._stray
         self._tunnel = False
         self._left = 0

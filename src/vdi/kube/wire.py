@@ -114,7 +114,7 @@ _decode_deleted = msgspec.json.Decoder(_Deleted).decode
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 """One per type that was ever asked for, for the life of the process: making one costs more than a hundred uses."""
 _building = Lock()
-"""msgspec 0.22 lets other threads use a struct's description while it is still made: their decoding then crashes."""
+"""msgspec 0.22 shares what it knows of a struct with other threads before it is complete; decoding then crashes."""
 _envelopes: dict[Any, Any] = {}
 """Type -> that of an event with it."""
 

@@ -271,7 +271,7 @@ async def test_of_an_answer_without_end_no_more_is_read_than_asked_for() -> None
 
 
 async def test_an_ended_connection_does_not_wait_for_the_garbage_collector() -> None:
-    """Hundreds of desktops are asked every minute, and the collector may come by after minutes."""
+    """The operator polls hundreds of desktops every minute, and its collector rarely runs."""
 
     def short(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(SHORT)
