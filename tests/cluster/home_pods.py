@@ -76,20 +76,23 @@ class HomePods:
     async def running(self) -> AsyncIterator["HomePods"]:
         """Pods run while the context lasts."""
         (self.folder / "pods").mkdir()
-        task = asyncio.create_task(self._live())
+        stop = asyncio.Event()
+        task = asyncio.create_task(self._live(stop))
         try:
             yield self
             assert not task.done(), task.exception()
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
+            # Not cancelled: a process that was just being started or ended would be left behind.
+            stop.set()
+            try:
                 await task
-            for uid in list(self.processes):
-                await self._end(uid)
+            finally:
+                for uid in list(self.processes):
+                    await self._end(uid)
 
-    async def _live(self) -> None:
+    async def _live(self, stop: asyncio.Event) -> None:
         labels = ",".join(f"{key}={value}" for key, value in LABELS.items())
-        while True:
+        while not stop.is_set():
             pods = await self.api.list(PODS, namespace=self.namespace, label_selector=labels, into=Object)
             present = {pod["metadata"]["uid"] for pod in pods}
             for uid in self.processes.keys() - present:
