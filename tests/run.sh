@@ -62,7 +62,7 @@ run_or_finish() {
 
 # The servers and the browser that the tests of these suites start.
 case " $* " in
-    *" cluster "* | *" e2e "* | *" portal "* | *" streaming "* | *" doctor "* | *" network "* | *" nodes "*) run servers tests/install-servers ;;
+    *" cluster "* | *" charts "* | *" e2e "* | *" portal "* | *" streaming "* | *" doctor "* | *" network "* | *" nodes "*) run servers tests/install-servers ;;
 esac
 
 # Tests wait a part of their time: more workers than there are cores. Each of the cluster suite has a control plane of its
@@ -70,6 +70,11 @@ esac
 cores=$(nproc)
 workers=$((cores < 8 ? cores : 8))
 spread=(--numprocesses $((workers + 2)) --dist loadfile)
+
+# Of the folder cluster, and the rules of the network: tests that wait for helm and need neither a browser nor the ports of
+# a desktop, so that `make test` can run them beside a desktop.
+of_charts=(tests/cluster/test_*chart*.py tests/cluster/test_gpu.py tests/cluster/test_kasm_*.py tests/cluster/test_release*.py
+    tests/cluster/test_server_secrets.py tests/network)
 
 of_long_tests=(karpenter kwok pebble)
 control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubectl helm helm3 traefik-crds.yaml)
@@ -79,7 +84,7 @@ desktops() {
     $python -m vdi demo up --name e2e --screenshot demo.png || return
     # Not sooner: pages of a browser fail when the machine's network interfaces change.
     local suite suites=()
-    for suite in portal chaos-fast; do
+    for suite in portal chaos-fast charts; do
         case $asked in *" e2e "*"$suite "*) suites+=("$suite") ;; esac # one before e2e has run already
     done
     start_beside ${suites[@]+"${suites[@]}"}
@@ -124,6 +129,12 @@ chaos-fast() {
         tests/chaos/test_chaos_unanswered.py --numprocesses "$workers" --dist loadfile
 }
 
+charts() { # the tests of desktops beside them go first
+    $python -m vdi.devcluster.binaries "${control_plane[@]}" crane registry || return
+    nice -n 10 "${pytest[@]}" "${of_charts[@]}" --timeout 180 --numprocesses "$workers" --dist loadfile \
+        ${left_out[@]+"${left_out[@]}"}
+}
+
 nodes() {
     $python -m vdi demo up --name nodes --nodes 3 || return
     "${pytest[@]}" tests/nodes
@@ -144,7 +155,8 @@ for suite in "$@"; do
             ;;
         cluster)
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}" crane registry ${examples[@]+"${of_long_tests[@]}"}
-            run cluster "${pytest[@]}" tests/cluster tests/network --timeout 180 "${spread[@]}" ${left_out[@]+"${left_out[@]}"}
+            run cluster "${pytest[@]}" tests/cluster "${of_charts[@]/#/--ignore=}" --timeout 180 "${spread[@]}" \
+                ${left_out[@]+"${left_out[@]}"}
             ;;
         e2e)
             if [ "$(id -u)" -eq 0 ]; then
@@ -199,8 +211,11 @@ for suite in "$@"; do
         chaos-fast)
             run_or_finish chaos-fast
             ;;
+        charts)
+            run_or_finish charts
+            ;;
         *)
-            echo "tests/run.sh: unknown suite '$suite'; allowed: unit cluster e2e portal streaming doctor kasm network nodes chaos chaos-fast" >&2
+            echo "tests/run.sh: unknown suite '$suite'; allowed: unit cluster charts e2e portal streaming doctor kasm network nodes chaos chaos-fast" >&2
             exit 2
             ;;
     esac

@@ -64,6 +64,7 @@ async def test_planted_cookies_with_our_names_are_ignored(edge: TraefikStage, al
         assert not any(one.startswith("__host-vdi-") for one in sent)
 
 
+@pytest.mark.long
 async def test_planted_cookies_do_not_shut_alice_out_of_her_desktop(edge: TraefikStage, alice: BrowserContext) -> None:
     """They are more than the desktop's server takes, and less than ours do."""
     page = await opens_mallorys(edge, alice)
@@ -90,6 +91,7 @@ async def test_after_too_many_planted_cookies_one_look_at_the_portal_helps(
     await arrived(edge, page)
 
 
+@pytest.mark.long
 async def test_as_many_small_cookies_as_push_out_the_login_cost_alice_a_login(
     edge: TraefikStage, alice: BrowserContext
 ) -> None:
@@ -129,6 +131,7 @@ async def test_a_desktop_is_shown_in_no_frame_of_another(edge: TraefikStage, ali
     assert (count, "another site" in await page.frames[-1].content()) == (0, True)
 
 
+@pytest.mark.long
 async def test_a_desktop_is_no_window_of_another_desktops_page(edge: TraefikStage, alice: BrowserContext) -> None:
     """Who holds a window can send it messages, which a page may believe, and lead it to a false login page."""
     page = await opens_mallorys(edge, alice)

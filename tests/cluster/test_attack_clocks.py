@@ -96,6 +96,7 @@ async def test_people_come_in_and_stay_whichever_replica_they_meet(pair: Pair) -
     assert await is_in(await pair.through(pair.two, alice))
 
 
+@pytest.mark.long
 async def test_what_the_other_ends_is_over_and_stays_over(pair: Pair) -> None:
     host = await a_session(pair)
     for ending, other in ((pair.one, pair.two), (pair.two, pair.one)):

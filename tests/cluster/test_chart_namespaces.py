@@ -45,6 +45,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
         yield tools
 
 
+@pytest.mark.long
 def test_rights_end_at_the_namespaces_of_the_release(tools: Tools) -> None:
     everywhere = flat(operator_rules()["ClusterRole"]) - {("", "pods", "list"), ("", "pods", "watch")}
     assert rules_of(tools, _OPERATOR, FIRST) == everywhere | flat(operator_rules()["Role"])
@@ -57,6 +58,7 @@ def test_rights_end_at_the_namespaces_of_the_release(tools: Tools) -> None:
         assert rules_of(tools, _GATEWAY, namespace) == gateway
 
 
+@pytest.mark.long
 def test_one_operator_runs_sessions_and_a_pool_in_both(tools: Tools) -> None:
     deployment = tools.get("deployment", "vdi-operator", "-n", RELEASE)
     (container,) = deployment["spec"]["template"]["spec"]["containers"]

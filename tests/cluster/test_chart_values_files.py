@@ -119,6 +119,7 @@ def test_certificates_are_where_the_routes_look_for_them(tools: Tools) -> None:
     assert done.returncode == 1 and "/traefik/certResolver" in done.stderr
 
 
+@pytest.mark.long
 def test_the_notes_miss_a_certificate_until_it_is_there(tools: Tools) -> None:
     def notes() -> str:
         others = "crds.install=false,sessions.createNamespace=false,traefik.tlsSecret=wildcard"

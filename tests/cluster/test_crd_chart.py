@@ -74,6 +74,7 @@ def test_the_first_run_says_that_the_templates_come_with_the_second(without_crds
     assert without_crds.kubectl("get", "vdit", "-o", "name").split() == ["vditemplate.vdi.kasm.io/other"]
 
 
+@pytest.mark.long
 def test_kubernetes_makes_the_token_for_metrics_and_an_upgrade_keeps_it(release: Tools) -> None:
     def token() -> str:
         return release.kubectl("get", "secret", "vdi-metrics", "-n", "vdi-system", "-o", "jsonpath={.data.token}")

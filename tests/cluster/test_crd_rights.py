@@ -88,6 +88,7 @@ def operator(kube: Kube, kubeconfig: Path, tmp_path: Path) -> Iterator[Path]:
         kube("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", "-l", "app.kubernetes.io/name=vdi")
 
 
+@pytest.mark.long
 def test_the_charts_rights_are_enough_for_a_session_from_create_to_gone(kube: Kube, operator: Path) -> None:
     def children() -> set[str]:
         found = kube("get", *HERE, CHILDREN, "-o", "name", "-l", "vdi.kasm.io/session=rights").split()
@@ -118,6 +119,7 @@ def test_the_charts_rights_are_enough_for_a_session_from_create_to_gone(kube: Ku
     assert password not in operator.read_text()
 
 
+@pytest.mark.long
 def test_the_charts_rights_are_enough_for_pools_and_for_images_ahead_of_time(kube: Kube, operator: Path) -> None:
     for made in (TEMPLATE, HOMELESS, POOL):
         kube("create", "-f", "-", given=made)

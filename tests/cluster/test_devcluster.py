@@ -61,7 +61,7 @@ def port_is_open(server: str) -> bool:
         return probe.connect_ex((host, int(port))) == 0
 
 
-@pytest.mark.parametrize("factor", [1.0, 1.1], ids=["fast", "slow"])
+@pytest.mark.parametrize("factor", [1.0, pytest.param(1.1, marks=pytest.mark.long)], ids=["fast", "slow"])
 def test_up_twice_then_down_leaves_nothing(name: str, progress: Progress, tmp_path: Path, factor: float) -> None:
     made = cluster.up(name, control_plane_only=True, timeout_factor=factor, progress=progress)
     assert not made.was_running

@@ -258,7 +258,7 @@ async def test_a_storage_class_that_is_missing(ward: DoctorStage) -> None:
         assert "'nowhere'" in (await ward.finds("storage_class_missing")).message
 
 
-@pytest.mark.parametrize("speaks", [False, True])
+@pytest.mark.parametrize("speaks", first_of([False, True]))
 async def test_a_provisioner_that_makes_no_volume(ward: DoctorStage, speaks: bool) -> None:
     await ward.deploy()
     name = f"{ward.namespace}-class"

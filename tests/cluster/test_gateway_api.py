@@ -84,6 +84,7 @@ async def gateway(stage: Stage, tmp_path: Path) -> AsyncIterator[GatewayStage]:
         yield gateway
 
 
+@pytest.mark.long
 async def test_somebody_without_access_to_the_cluster_has_a_desktop(
     stage: Stage, gateway: GatewayStage, tmp_path: Path
 ) -> None:

@@ -131,6 +131,7 @@ def test_keys_users_and_history_outlive_upgrades_and_the_release(release: Tools)
     assert release.kubectl("get", "pvc", "vdi-gateway", *here, "-o", "jsonpath={.metadata.uid}") == claim
 
 
+@pytest.mark.long
 def test_without_a_gateway_nothing_of_it_is_there(release: Tools) -> None:
     release.upgrade(CHART, "--set", "gateway.enabled=false")
     kinds = "deploy,svc,sa,configmap,role,rolebinding,networkpolicy,ingressroutes.traefik.io,middlewares.traefik.io"

@@ -197,19 +197,18 @@ async def test_a_viewer_meets_no_desktop_that_takes_no_table(
     await mine.close()
 
 
-@pytest.mark.parametrize(
-    "path", ["/api/sessions/1", "//api/./sessions/1", "/x/../api/sessions/1", "/%61pi/SESSIONS/1", "/api%2fsessions/1"]
-)
-async def test_only_the_owner_disconnects_people(edge: TraefikStage, alice: aiohttp.ClientSession, path: str) -> None:
+async def test_only_the_owner_disconnects_people(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     publish(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "collaborator")))
     async with await edge.browser(GUEST) as guest:
         await enter(edge, guest)
         cookie = stolen(guest, edge.host())
-    request = f"DELETE {path} HTTP/1.1\nHost: {edge.host()}\nConnection: close\nCookie: "
-    count = len(edge.desktop.seen)
-    assert head(await edge.raw(f"{request}{cookie}\n\n")) == "HTTP/1.1 403 Forbidden"
-    assert len(edge.desktop.seen) == count
-    assert head(await edge.raw(f"{request}{stolen(alice, edge.host())}\n\n")) == "HTTP/1.1 200 OK"
+    odd = ("//api/./sessions/1", "/x/../api/sessions/1", "/%61pi/SESSIONS/1", "/api%2fsessions/1")
+    for path in ("/api/sessions/1", *odd):
+        request = f"DELETE {path} HTTP/1.1\nHost: {edge.host()}\nConnection: close\nCookie: "
+        count = len(edge.desktop.seen)
+        assert head(await edge.raw(f"{request}{cookie}\n\n")) == "HTTP/1.1 403 Forbidden", path
+        assert len(edge.desktop.seen) == count, path
+        assert head(await edge.raw(f"{request}{stolen(alice, edge.host())}\n\n")) == "HTTP/1.1 200 OK", path
 
 
 # ---- headers
@@ -302,21 +301,20 @@ async def test_a_stolen_cookie_on_another_host(edge: TraefikStage, alice: aiohtt
     assert head(answer) == "HTTP/1.1 401 Unauthorized"
 
 
-@pytest.mark.parametrize(
-    "lines",
-    [
-        "X-Forwarded-Host: {mine}\n",
-        "X-Forwarded-Host: {mine}\nX-Forwarded-Host: {mine}\n",
-        "x-forwarded-host: {mine}\n",
-        "X_Forwarded_Host: {mine}\n",
-        "X-Forwarded_Host: {mine}\n",
-        "X-Forwarded-Uri: /.vdi/x\nX-Forwarded-Method: POST\nX-Forwarded-Proto: http\nX-Forwarded-For: 127.0.0.1\n",
-        "Forwarded: host={mine}\nX-Original-Url: /.vdi/x\nX-Host: {mine}\n",
-        "X-Forwarded-Host : {mine}\n",
-        "X-Forwarded-Host\n: {mine}\n",
-    ],
+FORGED = (
+    "X-Forwarded-Host: {mine}\n",
+    "X-Forwarded-Host: {mine}\nX-Forwarded-Host: {mine}\n",
+    "x-forwarded-host: {mine}\n",
+    "X_Forwarded_Host: {mine}\n",
+    "X-Forwarded_Host: {mine}\n",
+    "X-Forwarded-Uri: /.vdi/x\nX-Forwarded-Method: POST\nX-Forwarded-Proto: http\nX-Forwarded-For: 127.0.0.1\n",
+    "Forwarded: host={mine}\nX-Original-Url: /.vdi/x\nX-Host: {mine}\n",
+    "X-Forwarded-Host : {mine}\n",
+    "X-Forwarded-Host\n: {mine}\n",
 )
-async def test_forged_headers_change_nothing(edge: TraefikStage, alice: aiohttp.ClientSession, lines: str) -> None:
+
+
+async def test_forged_headers_change_nothing(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     """Mallory has a desktop of her own, and its cookies; with them she asks for alice's."""
     edge.stage.add(a_session("mallory-desktop", STRANGER))
     async with await edge.browser(STRANGER) as mallory:
@@ -324,11 +322,12 @@ async def test_forged_headers_change_nothing(edge: TraefikStage, alice: aiohttp.
             pass  # entered: the way in needs no live route
         mine = stolen(mallory, edge.host("mallory-desktop"))
         assert GRANT_COOKIE in mine
-    forged = lines.format(mine=edge.host("mallory-desktop"))
     count = len(edge.desktop.seen)
-    answer = await edge.raw(f"GET /x HTTP/1.1\nHost: {edge.host()}\n{forged}Cookie: {mine}\nConnection: close\n\n")
-    assert head(answer).split()[1] in ("400", "401")
-    assert len(edge.desktop.seen) == count
+    for lines in FORGED:
+        forged = lines.format(mine=edge.host("mallory-desktop"))
+        answer = await edge.raw(f"GET /x HTTP/1.1\nHost: {edge.host()}\n{forged}Cookie: {mine}\nConnection: close\n\n")
+        assert head(answer).split()[1] in ("400", "401"), forged
+        assert len(edge.desktop.seen) == count, forged
 
 
 async def test_a_forged_address_does_not_pass_traefik(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
@@ -340,38 +339,37 @@ async def test_a_forged_address_does_not_pass_traefik(edge: TraefikStage, alice:
     assert (seen.getall("X-Forwarded-For"), seen["X-Real-Ip"]) == (["127.0.0.1"], "127.0.0.1")
 
 
-@pytest.mark.parametrize(
-    ("request_text", "statuses"),
-    [
-        ("GET /x HTTP/1.1\nHost: {host}\nHost: {other}\nCookie: {cookie}\n\n", {"400"}),
-        ("GET /x HTTP/1.1\nHost: {other}\nHost: {host}\nCookie: {cookie}\n\n", {"400"}),
-        ("GET https://{other}/x HTTP/1.1\nHost: {host}\nCookie: {cookie}\n\n", {"401"}),
-        ("GET /x HTTP/1.1\nHost: {host}@{other}\nCookie: {cookie}\n\n", {"400", "404"}),
-        ("GET /x HTTP/1.1\nHost: {host},{other}\nCookie: {cookie}\n\n", {"400", "404", "421"}),
-        ("GET /x HTTP/1.1\nCookie: {cookie}\n\n", {"400"}),
-        ("GET {host}/x HTTP/1.1\nHost: {host}\nCookie: {cookie}\n\n", {"400"}),
-        ("CONNECT {host}:443 HTTP/1.1\nHost: {host}\nCookie: {cookie}\n\n", {"400", "404", "405", "501"}),
-        (
-            "POST /x HTTP/1.1\nHost: {other}\nCookie: {cookie}\nContent-Length: 4\nTransfer-Encoding: chunked\n\n0\n\n"
-            "GET /x HTTP/1.1\nHost: {host}\nConnection: close\n\n",
-            {"400", "401"},
-        ),
-        ("POST /x HTTP/1.1\nHost: {host}\nContent-Length: 0\nContent-Length: 9\n\n", {"400"}),
-        ("GET /x HTTP/1.1\nHost: {host}\nTransfer-Encoding: identity, chunked\n\n", {"400", "401", "501"}),
-    ],
+SMUGGLED: tuple[tuple[str, set[str]], ...] = (
+    ("GET /x HTTP/1.1\nHost: {host}\nHost: {other}\nCookie: {cookie}\n\n", {"400"}),
+    ("GET /x HTTP/1.1\nHost: {other}\nHost: {host}\nCookie: {cookie}\n\n", {"400"}),
+    ("GET https://{other}/x HTTP/1.1\nHost: {host}\nCookie: {cookie}\n\n", {"401"}),
+    ("GET /x HTTP/1.1\nHost: {host}@{other}\nCookie: {cookie}\n\n", {"400", "404"}),
+    ("GET /x HTTP/1.1\nHost: {host},{other}\nCookie: {cookie}\n\n", {"400", "404", "421"}),
+    ("GET /x HTTP/1.1\nCookie: {cookie}\n\n", {"400"}),
+    ("GET {host}/x HTTP/1.1\nHost: {host}\nCookie: {cookie}\n\n", {"400"}),
+    ("CONNECT {host}:443 HTTP/1.1\nHost: {host}\nCookie: {cookie}\n\n", {"400", "404", "405", "501"}),
+    (
+        "POST /x HTTP/1.1\nHost: {other}\nCookie: {cookie}\nContent-Length: 4\nTransfer-Encoding: chunked\n\n0\n\n"
+        "GET /x HTTP/1.1\nHost: {host}\nConnection: close\n\n",
+        {"400", "401"},
+    ),
+    ("POST /x HTTP/1.1\nHost: {host}\nContent-Length: 0\nContent-Length: 9\n\n", {"400"}),
+    ("GET /x HTTP/1.1\nHost: {host}\nTransfer-Encoding: identity, chunked\n\n", {"400", "401", "501"}),
 )
-async def test_smuggling_gets_nothing_to_the_desktop(
-    edge: TraefikStage, alice: aiohttp.ClientSession, request_text: str, statuses: set[str]
-) -> None:
+"""What is sent, and the statuses of which the answer has one."""
+
+
+async def test_smuggling_gets_nothing_to_the_desktop(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     edge.stage.add(a_session("mallory-desktop", STRANGER))
     edge.write_routes("alice-desktop", "mallory-desktop")
     await edge.routed("mallory-desktop")
     count = len(edge.desktop.seen)
-    text = request_text.format(
-        host=edge.host(), other=edge.host("mallory-desktop"), cookie=stolen(alice, edge.host())
-    ).replace("Cookie:", "Connection: close\nCookie:")
-    assert head(await edge.raw(text)).split()[1] in statuses
-    assert len(edge.desktop.seen) == count
+    for request_text, statuses in SMUGGLED:
+        text = request_text.format(
+            host=edge.host(), other=edge.host("mallory-desktop"), cookie=stolen(alice, edge.host())
+        ).replace("Cookie:", "Connection: close\nCookie:")
+        assert head(await edge.raw(text)).split()[1] in statuses, text
+        assert len(edge.desktop.seen) == count, text
 
 
 async def test_hop_by_hop_headers_strip_nothing_that_we_rely_on(edge: TraefikStage) -> None:
@@ -380,37 +378,35 @@ async def test_hop_by_hop_headers_strip_nothing_that_we_rely_on(edge: TraefikSta
     assert (head(answer), edge.desktop.seen) == ("HTTP/1.1 401 Unauthorized", [])
 
 
-@pytest.mark.parametrize(
-    ("path", "seen"),
-    [
-        ("//evil.example/x", "/evil.example/x"),
-        ("/..;/x", "/..;/x"),
-        ("/a/../b", "/b"),
-        ("/a/%2e%2e/b", "/b"),
-        ("/%2f%2fevil.example", "/%2F%2Fevil.example"),
-        ("/a%2Fb", "/a%2Fb"),
-        ("/x%00y", "/x%00y"),
-        ("/x\\y", "/x%5Cy"),
-    ],
+ODD_PATHS = (
+    ("//evil.example/x", "/evil.example/x"),
+    ("/..;/x", "/..;/x"),
+    ("/a/../b", "/b"),
+    ("/a/%2e%2e/b", "/b"),
+    ("/%2f%2fevil.example", "/%2F%2Fevil.example"),
+    ("/a%2Fb", "/a%2Fb"),
+    ("/x%00y", "/x%00y"),
+    ("/x\\y", "/x%5Cy"),
 )
-async def test_odd_paths_are_asked_about_as_they_are_served(
-    edge: TraefikStage, alice: aiohttp.ClientSession, path: str, seen: str
-) -> None:
+"""A path, and the one that the desktop gets."""
+
+
+async def test_odd_paths_are_asked_about_as_they_are_served(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     """What is verified is what the desktop gets; and who is sent to log in comes back to this host."""
     cookie = stolen(alice, edge.host())
-    await edge.raw(f"GET {path} HTTP/1.1\nHost: {edge.host()}\nCookie: {cookie}\nConnection: close\n\n")
-    assert edge.desktop.seen[-1].raw_path == seen
     page = "Accept: text/html\nSec-Fetch-Mode: navigate\nSec-Fetch-Dest: document\nConnection: close\n"
-    answer = await edge.raw(f"GET {path} HTTP/1.1\nHost: {edge.host()}\n{page}\n")
-    location = next(line for line in answer.splitlines() if line.startswith("Location: "))
-    assert location.startswith(f"Location: {edge.url(path='/.vdi/start?next=/')}")
+    for path, seen in ODD_PATHS:
+        await edge.raw(f"GET {path} HTTP/1.1\nHost: {edge.host()}\nCookie: {cookie}\nConnection: close\n\n")
+        assert edge.desktop.seen[-1].raw_path == seen
+        answer = await edge.raw(f"GET {path} HTTP/1.1\nHost: {edge.host()}\n{page}\n")
+        location = next(line for line in answer.splitlines() if line.startswith("Location: "))
+        assert location.startswith(f"Location: {edge.url(path='/.vdi/start?next=/')}"), path
 
 
-@pytest.mark.parametrize("spelling", ["ALICE-desktop.VDI.localhost", "alice-desktop.vdi.localhost.", "{host}:1"])
-async def test_a_host_spelled_otherwise_is_led_to_its_own_spelling(edge: TraefikStage, spelling: str) -> None:
-    host = spelling.format(host=edge.host())
-    answer = await edge.raw(f"GET / HTTP/1.1\nHost: {host}\nAccept: text/html\nConnection: close\n\n")
-    assert f"Location: {edge.url(path='/.vdi/start?next=/')}\n" in answer
+async def test_a_host_spelled_otherwise_is_led_to_its_own_spelling(edge: TraefikStage) -> None:
+    for host in ("ALICE-desktop.VDI.localhost", "alice-desktop.vdi.localhost.", f"{edge.host()}:1"):
+        answer = await edge.raw(f"GET / HTTP/1.1\nHost: {host}\nAccept: text/html\nConnection: close\n\n")
+        assert f"Location: {edge.url(path='/.vdi/start?next=/')}\n" in answer, host
 
 
 async def test_another_desktops_page_opens_no_socket_here(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:

@@ -80,6 +80,7 @@ async def test_the_address_opens_the_desktop(edge: TraefikStage, chromium: Brows
     assert all(our["httpOnly"] and our["secure"] for our in ours)
 
 
+@pytest.mark.long
 async def test_a_desktop_that_became_ready_a_moment_ago_opens_once_it_answers(
     edge: TraefikStage, chromium: Browser
 ) -> None:
@@ -137,6 +138,7 @@ async def test_opening_a_suspended_desktop_by_hand_resumes_it(edge: TraefikStage
     assert [name for _, name in edge.stage.actions.resumed] == ["alice-desktop"]
 
 
+@pytest.mark.long
 async def test_a_page_that_loads_itself_again_asks_first(edge: TraefikStage, chromium: Browser) -> None:
     page = await (await a_person(edge, chromium)).new_page()
     await page.goto(edge.url())
@@ -153,6 +155,7 @@ async def test_a_page_that_loads_itself_again_asks_first(edge: TraefikStage, chr
     assert len(edge.stage.actions.resumed) == 1
 
 
+@pytest.mark.long
 async def test_the_page_stays_with_a_desktop_that_is_suspended_while_it_starts(
     edge: TraefikStage, chromium: Browser
 ) -> None:

@@ -189,6 +189,7 @@ async def test_a_service_worker_that_a_template_allows_ends_with_its_session(
     assert await page.evaluate(FOUND) == {**NOTHING, "app": "the script of alice"}
 
 
+@pytest.mark.long
 async def test_the_same_desktop_keeps_what_it_left(edge: TraefikStage, alice: BrowserContext) -> None:
     """Entering again, as after five minutes or a new login, costs a page neither its cache nor its settings."""
     page = await alices_own(edge, await alice.new_page())
@@ -203,6 +204,7 @@ async def test_the_same_desktop_keeps_what_it_left(edge: TraefikStage, alice: Br
     assert sum(one.path == "/assets/app.js" for one in edge.desktop.seen) == 1
 
 
+@pytest.mark.long
 async def test_the_login_outlives_both(edge: TraefikStage, alice: BrowserContext) -> None:
     """Cookies are cleared neither by the edge nor by a desktop that asks for it."""
     at_the_host(edge, STRANGER, **shared_with(OWNER, "collaborator"))

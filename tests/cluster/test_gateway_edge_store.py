@@ -13,6 +13,7 @@ from sqlalchemy import event, insert
 from sqlalchemy.util import await_only
 
 from support.postgres import postgres_server, postgres_url
+from support.variants import first_of
 from unit.gateway.history_stage import open_database
 from vdi.gateway.store.base import Database
 from vdi.gateway.store.grants import Grant, GrantStore, grants
@@ -24,7 +25,7 @@ __all__ = ["postgres_server", "postgres_url"]
 NOW = datetime(2026, 11, 20, 12, 0, 0, 123456, UTC)
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
+@pytest.fixture(params=first_of(["postgresql", "sqlite"]))
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
     url = f"sqlite+aiosqlite:///{tmp_path}/vdi.db"
     if request.param == "postgresql":

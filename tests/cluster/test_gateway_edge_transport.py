@@ -50,6 +50,7 @@ async def test_the_owner_is_reported_and_the_desktop_goes_over_to_websocket(
     await opened(webrtc, page, "controller")
 
 
+@pytest.mark.long
 async def test_a_viewer_changes_nothing_and_comes_in_once_it_has_changed(
     webrtc: TraefikStage,
     chromium: Browser,

@@ -173,6 +173,7 @@ async def test_a_life_with_two_runs_that_its_owner_ends_at_the_portal(history: H
     assert "HistoryNotRecorded" not in await history.said()
 
 
+@pytest.mark.long
 async def test_a_session_that_ends_while_the_gateway_is_down_waits_for_it(history: HistoryStage) -> None:
     stage = history.stage
     template = await stage.template()
@@ -200,6 +201,7 @@ async def test_a_session_that_ends_while_the_gateway_is_down_waits_for_it(histor
     assert "HistoryNotRecorded" not in await history.said()
 
 
+@pytest.mark.long
 async def test_with_no_gateway_at_all_it_goes_after_a_minute_and_says_so(history: HistoryStage) -> None:
     stage, clock = history.stage, ShiftedClock()
     template = await stage.template()

@@ -113,6 +113,7 @@ async def test_addresses_that_the_provider_does_not_stand_for_are_refused(sign_o
         assert (await browser.get("/account")).status_code == 303, "nobody is logged in"
 
 
+@pytest.mark.long
 async def test_a_way_back_is_of_no_use_to_others_and_only_once(sign_on: SignOnStage) -> None:
     browser, thief = await sign_on.gateway.browser(), await sign_on.gateway.browser()
     there = await sign_on.begin(browser)
@@ -181,6 +182,7 @@ async def test_a_provider_that_is_gone_stops_new_logins_and_nothing_else(sign_on
     assert (await sign_on.log_in(browser, "dave")).status_code == 303
 
 
+@pytest.mark.long
 async def test_a_gateway_that_starts_without_its_provider_is_ready(stage: Stage, tmp_path: Path) -> None:
     async with _open(stage, tmp_path) as first:
         config = first.provider.config

@@ -101,6 +101,7 @@ async def test_a_start_through_one_is_seen_through_the_other_and_shares_do_not_o
     assert {one["user"] for one in session["spec"]["access"]} == set(guests)
 
 
+@pytest.mark.long
 async def test_a_ticket_made_by_one_is_good_once_at_either(pair: Pair) -> None:
     await pair.stage.session("mine", "none")
     host = pair.one.gateway.desktop("mine")
@@ -164,6 +165,7 @@ async def test_either_may_die_and_nothing_is_lost(pair: Pair) -> None:
     await eventually(is_written, "its end is in the history")
 
 
+@pytest.mark.long
 async def test_redis_and_the_database_may_go_and_come_back(pair: Pair, postgres_server: Postgres) -> None:
     alice = await pair.log_in(ALICE)
 

@@ -174,6 +174,7 @@ def script(gpus: GpuCluster, *words: str, timeout: int = 40) -> subprocess.Compl
     )
 
 
+@pytest.mark.long
 def test_the_script_shares_each_gpu_among_8_with_kubectl_alone(operator: GpuCluster) -> None:
     before = pods(operator)
     done = script(operator)
@@ -322,22 +323,24 @@ def test_the_charts_config_map_does_the_same_once_the_policy_names_it(operator: 
     assert operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)["data"] == made["data"]
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "said"),
-    [
-        (["--replicas", "0"], 2, "--replicas is 0; allowed: a whole number from 1 up"),
-        (["--node", "gpu-z=any"], 2, "--node names 'gpu-z', which is not in this cluster; allowed: gpu-a, gpu-b"),
-        (["--undo"], 1, "There is nothing to undo: ConfigMap gpu-operator/time-slicing-config does not exist"),
-        (["--timeout", "soon"], 2, "--timeout: 'soon' is not a duration"),
-    ],
+REFUSED = (
+    (("--replicas", "0"), 2, "--replicas is 0; allowed: a whole number from 1 up"),
+    (("--node", "gpu-z=any"), 2, "--node names 'gpu-z', which is not in this cluster; allowed: gpu-a, gpu-b"),
+    (("--undo",), 1, "There is nothing to undo: ConfigMap gpu-operator/time-slicing-config does not exist"),
+    (("--timeout", "soon"), 2, "--timeout: 'soon' is not a duration"),
 )
-def test_refused(operator: GpuCluster, words: list[str], code: int, said: str) -> None:
-    ran = operator.gpu("configure", *words)
-    assert (ran.returncode, ran.stdout) == (code, "")
-    assert said in ran.stderr
-    assert operator.advertised() == [1, 2]
+"""What is typed, the exit code, and what is said."""
 
 
+def test_refused(operator: GpuCluster) -> None:
+    for words, code, said in REFUSED:
+        ran = operator.gpu("configure", *words)
+        assert (ran.returncode, ran.stdout) == (code, "")
+        assert said in ran.stderr
+        assert operator.advertised() == [1, 2]
+
+
+@pytest.mark.long
 def test_mps_and_mig_on_a_node_are_refused(operator: GpuCluster) -> None:
     operator.kubectl("label", "node", "gpu-a", "nvidia.com/mps.capable=true")
     operator.kubectl("label", "node", "gpu-b", "nvidia.com/mig.config=all-1g.5gb")

@@ -74,6 +74,7 @@ async def test_an_archive_goes_through_pipes(homes: Homes) -> None:
     assert claim and claim["spec"]["resources"]["requests"]["storage"] == "3Gi"
 
 
+@pytest.mark.long
 async def test_an_empty_home_is_an_archive_too(homes: Homes) -> None:
     await homes.make(ALICE)
     archive = homes.folder / "empty.tar.gz"
@@ -175,6 +176,7 @@ async def test_an_interrupted_import_leaves_nothing(homes: Homes) -> None:
     await homes.nothing_left(homes.claim(BOB))
 
 
+@pytest.mark.long
 async def test_no_desktop_starts_on_a_home_whose_import_was_killed_and_the_next_one_fills_it(homes: Homes) -> None:
     begin, whole = await large_archive(homes)
     stage, claim = homes.stage, homes.claim(BOB)
@@ -201,6 +203,7 @@ async def test_no_desktop_starts_on_a_home_whose_import_was_killed_and_the_next_
         await stage.run("desk")
 
 
+@pytest.mark.long
 async def test_a_home_is_created_only_where_its_desktops_have_a_gpu(homes: Homes) -> None:
     """The pod is the first consumer of its volume, and requests no GPU itself."""
     stage, archive = homes.stage, homes.folder / "alice.tar.gz"

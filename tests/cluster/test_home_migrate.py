@@ -83,6 +83,7 @@ async def test_the_home_of_a_person_moves_and_the_next_desktop_has_the_new_one(h
         await process.communicate()
 
 
+@pytest.mark.long
 async def test_files_that_differ_are_listed_and_a_folder_takes_them(homes: Homes) -> None:
     other = f"{homes.template}-office"
     await homes.stage.template_named(other, persistence={"scope": "User"})
@@ -161,6 +162,7 @@ async def test_an_interrupted_migration_leaves_the_home_as_it_was(homes: Homes) 
     assert set(await annotations(homes, old)) == {"user", "template"}
 
 
+@pytest.mark.long
 async def test_back_to_a_home_of_the_template(homes: Homes) -> None:
     files = await homes.make(ALICE)
     fill(files)

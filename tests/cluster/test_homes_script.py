@@ -92,6 +92,7 @@ async def script(stage: Stage, kubeconfig: Path, kubectl: list[str], tmp_path: P
         assert not [pod for pod in await stage.all(PODS) if pod["metadata"]["name"].startswith("copy-")]
 
 
+@pytest.mark.long
 async def test_a_home_that_was_migrated_comes_back_as_one(script: Script) -> None:
     """Or its desktops would start on the old files again."""
     home, claim = await script.homes.make(ALICE), script.homes.claim(ALICE)
@@ -121,6 +122,7 @@ async def test_a_home_that_a_command_fills_or_moves_is_not_saved(script: Script)
     assert script.homes.pods.seen == []
 
 
+@pytest.mark.long
 async def test_the_pod_has_the_user_and_the_placement_of_the_template(script: Script) -> None:
     """Or a restored home is on a node where its desktop cannot run, or belongs to another user."""
     stage, claim, seen = script.stage, script.homes.claim(ALICE), script.homes.pods.seen
@@ -143,6 +145,7 @@ async def test_the_pod_has_the_user_and_the_placement_of_the_template(script: Sc
     assert writes["nodeSelector"] == stage.here, "the volume is yet to be made"
 
 
+@pytest.mark.long
 async def test_without_its_template_a_home_needs_an_image(script: Script) -> None:
     claim = script.homes.claim(ALICE)
     await script.homes.make(ALICE)
@@ -195,6 +198,7 @@ async def test_what_is_wrong_with_a_load_is_found_before_there_is_a_claim(script
     assert await script.stage.get(CLAIMS, claim) is None
 
 
+@pytest.mark.long
 async def test_a_save_that_fails_leaves_the_copy_that_was_there(script: Script) -> None:
     claim = script.homes.claim(ALICE)
     await script.homes.make(ALICE)
@@ -219,6 +223,7 @@ async def test_the_pod_of_another_copy_is_left_alone(script: Script) -> None:
     await script.stage.gone(PODS, f"copy-{claim}")
 
 
+@pytest.mark.long
 async def test_homes_that_end_with_their_sessions_are_left_out_and_named(script: Script) -> None:
     await script.homes.make(ALICE)
     stage, own = script.stage, "desk-home"

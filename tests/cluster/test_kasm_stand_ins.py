@@ -7,6 +7,7 @@ import pytest
 
 from kasm.kasm_ward import CHARTS
 from kasm.real_chart import Chart, differences_of_profile, open_chart, profiles
+from support.variants import first_of
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.kasm.generations import ALL, A, Generation
@@ -23,7 +24,7 @@ def stand_in(helm: Path, generation: Generation) -> Chart:
     return open_chart(helm, CHARTS / generation.letter.lower())
 
 
-@pytest.mark.parametrize("generation", ALL, ids=lambda each: each.letter)
+@pytest.mark.parametrize("generation", first_of(ALL), ids=lambda each: each.letter)
 def test_each_file_of_vdi_renders_what_is_known_of_the_generation(helm: Path, generation: Generation) -> None:
     chart = stand_in(helm, generation)
     assert (chart.generation, chart.version) == (generation, generation.newest)

@@ -200,21 +200,26 @@ async def test_object_of_somebody_else_is_left_alone(stage: Stage) -> None:
         assert await stage.get(SECRETS, "alice-desktop-auth") == theirs
 
 
-@pytest.mark.parametrize("labels", [{}, MANAGED_BY], ids=["unknown to us", "in the operator's cache"])
-async def test_a_claim_of_somebody_else_is_never_mounted(stage: Stage, labels: dict[str, str]) -> None:
+async def test_a_claim_of_somebody_else_is_never_mounted(stage: Stage) -> None:
+    """One is unknown to us, the other is in the operator's cache."""
     template = await stage.template()
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
-    meta = {"name": "team-home", "labels": labels}
-    theirs = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
-    await stage.api.create(CLAIMS, theirs, namespace=stage.namespace, into=dict)
+    teams: dict[str, dict[str, str]] = {"red": {}, "blue": MANAGED_BY}
+    for team, labels in teams.items():
+        meta = {"name": f"{team}-home", "labels": labels}
+        theirs = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
+        await stage.api.create(CLAIMS, theirs, namespace=stage.namespace, into=dict)
     async with stage.operator():
-        await stage.session("team", template, persistence={"retain": False})
-        words = "The PersistentVolumeClaim 'team-home' already exists and belongs to someone else"
-        refused = await stage.reach("team", "Failed", words)
-        assert reason(refused, "HomeBound") == "NameTaken"
-        assert await stage.get(PODS, "team") is None
-        await stage.delete(CLAIMS, "team-home")
-        await stage.run("team")
+        for team in teams:
+            await stage.session(team, template, persistence={"retain": False})
+        for team in teams:
+            words = f"The PersistentVolumeClaim '{team}-home' already exists and belongs to someone else"
+            refused = await stage.reach(team, "Failed", words)
+            assert reason(refused, "HomeBound") == "NameTaken"
+            assert await stage.get(PODS, team) is None
+            await stage.delete(CLAIMS, f"{team}-home")
+        for team in teams:
+            await stage.run(team)
 
 
 async def test_what_the_namespace_forbids_is_said_in_words(stage: Stage) -> None:

@@ -207,6 +207,7 @@ async def test_a_desktop_is_started_measured_and_deleted(probe: ProbeStage) -> N
     await probe.stage.gone(SESSIONS, "vdi-probe", 30)
 
 
+@pytest.mark.long
 async def test_a_job_that_is_killed_deletes_its_desktop_first(probe: ProbeStage) -> None:
     job = await probe.start_job()
     await probe.session_of_the_probe(job)
