@@ -62,7 +62,7 @@ run_or_finish() {
 
 # The servers and the browser that the tests of these suites start.
 case " $* " in
-    *" cluster "* | *" charts "* | *" e2e "* | *" portal "* | *" streaming "* | *" doctor "* | *" network "* | *" nodes "*) run servers tests/install-servers ;;
+    *" cluster "* | *" commands "* | *" e2e "* | *" portal "* | *" streaming "* | *" doctor "* | *" network "* | *" nodes "*) run servers tests/install-servers ;;
 esac
 
 # Tests wait a part of their time: more workers than there are cores. Each of the cluster suite has a control plane of its
@@ -71,9 +71,10 @@ cores=$(nproc)
 workers=$((cores < 8 ? cores : 8))
 spread=(--numprocesses $((workers + 2)) --dist loadfile)
 
-# Of the folder cluster, and the rules of the network: tests that wait for helm and need neither a browser nor the ports of
-# a desktop, so that `make test` can run them beside a desktop.
-of_charts=(tests/cluster/test_*chart*.py tests/cluster/test_gpu.py tests/cluster/test_kasm_*.py tests/cluster/test_release*.py
+# Of the folder cluster, and the rules of the network: tests of charts and commands, which need neither a browser nor the
+# ports of a desktop, so that `make test` can run them beside a desktop.
+of_commands=(tests/cluster/test_*chart*.py tests/cluster/test_cli_*.py tests/cluster/test_doctor*.py tests/cluster/test_gpu.py
+    tests/cluster/test_home*.py tests/cluster/test_kasm_*.py tests/cluster/test_probe_job.py tests/cluster/test_release*.py
     tests/cluster/test_server_secrets.py tests/network)
 
 of_long_tests=(karpenter kwok pebble)
@@ -84,7 +85,7 @@ desktops() {
     $python -m vdi demo up --name e2e --screenshot demo.png || return
     # Not sooner: pages of a browser fail when the machine's network interfaces change.
     local suite suites=()
-    for suite in portal chaos-fast charts; do
+    for suite in portal chaos-fast commands; do
         case $asked in *" e2e "*"$suite "*) suites+=("$suite") ;; esac # one before e2e has run already
     done
     start_beside ${suites[@]+"${suites[@]}"}
@@ -129,9 +130,9 @@ chaos-fast() {
         tests/chaos/test_chaos_unanswered.py --numprocesses "$workers" --dist loadfile
 }
 
-charts() { # the tests of desktops beside them go first
+commands() { # the tests of desktops beside them go first
     $python -m vdi.devcluster.binaries "${control_plane[@]}" crane registry || return
-    nice -n 10 "${pytest[@]}" "${of_charts[@]}" --timeout 180 --numprocesses "$workers" --dist loadfile \
+    nice -n 10 "${pytest[@]}" "${of_commands[@]}" --timeout 180 --numprocesses "$workers" --dist loadfile \
         ${left_out[@]+"${left_out[@]}"}
 }
 
@@ -155,7 +156,7 @@ for suite in "$@"; do
             ;;
         cluster)
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}" crane registry ${examples[@]+"${of_long_tests[@]}"}
-            run cluster "${pytest[@]}" tests/cluster "${of_charts[@]/#/--ignore=}" --timeout 180 "${spread[@]}" \
+            run cluster "${pytest[@]}" tests/cluster "${of_commands[@]/#/--ignore=}" --timeout 180 "${spread[@]}" \
                 ${left_out[@]+"${left_out[@]}"}
             ;;
         e2e)
@@ -211,11 +212,11 @@ for suite in "$@"; do
         chaos-fast)
             run_or_finish chaos-fast
             ;;
-        charts)
-            run_or_finish charts
+        commands)
+            run_or_finish commands
             ;;
         *)
-            echo "tests/run.sh: unknown suite '$suite'; allowed: unit cluster charts e2e portal streaming doctor kasm network nodes chaos chaos-fast" >&2
+            echo "tests/run.sh: unknown suite '$suite'; allowed: unit cluster commands e2e portal streaming doctor kasm network nodes chaos chaos-fast" >&2
             exit 2
             ;;
     esac

@@ -110,6 +110,7 @@ async def test_as_many_small_cookies_as_push_out_the_login_cost_alice_a_login(
     await arrived(edge, page)
 
 
+@pytest.mark.long
 async def test_the_portal_is_not_cleared_by_a_long_address(edge: TraefikStage, alice: BrowserContext) -> None:
     """Any page on the internet can send a browser there: it would end the login."""
     page = await alice.new_page()

@@ -266,6 +266,7 @@ def test_a_desktop_is_extended_suspended_resumed_and_restarted(typed: Typed, ope
     assert "Failures:" not in typed.vdi("session", "show", "desk").stdout
 
 
+@pytest.mark.long
 def test_a_pool_is_scaled_and_shown_and_gives_its_desktop_away(typed: Typed, operator: None) -> None:
     pool = {
         "apiVersion": "vdi.kasm.io/v1alpha1",

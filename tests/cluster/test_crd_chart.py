@@ -165,6 +165,7 @@ def test_an_upgrade_upgrades_the_crds(release: Tools, tmp_path: Path) -> None:
     assert "later" not in stored["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
 
 
+@pytest.mark.long
 def test_uninstalling_waits_for_no_one_and_keeps_crds_sessions_and_their_namespace(release: Tools) -> None:
     session = {
         "apiVersion": "vdi.kasm.io/v1alpha1",

@@ -84,6 +84,7 @@ def test_up_twice_then_down_leaves_nothing(name: str, progress: Progress, tmp_pa
     assert cluster.down(name) == []
 
 
+@pytest.mark.long
 def test_a_cluster_stays_what_it_was_made_as(name: str, progress: Progress) -> None:
     cluster.up(name, control_plane_only=True, progress=progress)
     settings = layout_of(name).settings_file

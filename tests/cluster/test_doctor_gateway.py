@@ -86,6 +86,7 @@ async def test_a_policy_that_keeps_the_gateway_from_the_desktops(ward: DoctorSta
     assert "may not connect to a desktop" in found.message
 
 
+@pytest.mark.long
 async def test_an_image_without_its_transport_and_the_secret_to_sign_in_with(
     ward: DoctorStage, kubectl: list[str], tmp_path: Path
 ) -> None:

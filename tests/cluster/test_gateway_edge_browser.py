@@ -128,6 +128,7 @@ async def test_the_page_follows_the_start_and_opens_the_desktop_by_itself(
     assert problems == []
 
 
+@pytest.mark.long
 async def test_opening_a_suspended_desktop_by_hand_resumes_it(edge: TraefikStage, chromium: Browser) -> None:
     edge.write_routes()
     now(edge, spec={"suspended": True}, status={"phase": "Suspended", "message": "The programs are closed."})

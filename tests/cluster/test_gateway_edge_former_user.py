@@ -178,6 +178,7 @@ async def test_nothing_of_a_former_desktop_runs_or_is_read_in_the_next_one(
     assert await page.evaluate(FOUND) == {**NOTHING, "app": "the script of alice"}
 
 
+@pytest.mark.long
 async def test_a_service_worker_that_a_template_allows_ends_with_its_session(
     edge: TraefikStage, alice: BrowserContext
 ) -> None:

@@ -83,6 +83,7 @@ async def test_a_login_is_one_login_everywhere_and_ends_everywhere(pair: Pair) -
         assert not await is_in(stolen)
 
 
+@pytest.mark.long
 async def test_a_start_through_one_is_seen_through_the_other_and_shares_do_not_overwrite_each_other(pair: Pair) -> None:
     await pair.stage.session("mine", "none")
     alice = await pair.log_in(ALICE)

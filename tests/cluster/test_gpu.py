@@ -358,6 +358,7 @@ def test_renamed(operator: GpuCluster) -> None:
     assert any("gpuResource=nvidia.com/gpu.shared" in note for note in json.loads(done.stdout)["notes"])
 
 
+@pytest.mark.long
 def test_ctrl_c_while_it_waits(operator: GpuCluster) -> None:
     """No one plays the device plugin of a node that has just come, so there is something to wait for."""
     operator.kubectl("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")

@@ -98,6 +98,7 @@ async def test_an_archive_that_breaks_off_is_not_kept(homes: Homes) -> None:
     assert await homes.stage.all(PODS) == []
 
 
+@pytest.mark.long
 async def test_an_archive_that_is_damaged_makes_no_home(homes: Homes) -> None:
     fill(await homes.make(ALICE))
     archive = homes.folder / "alice.tar.gz"

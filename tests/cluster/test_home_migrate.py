@@ -108,6 +108,7 @@ async def test_files_that_differ_are_listed_and_a_folder_takes_them(homes: Homes
     assert contents(shared / "from-cad") == contents(files)
 
 
+@pytest.mark.long
 async def test_a_migration_that_was_killed_keeps_desktops_waiting_and_goes_on(homes: Homes) -> None:
     """Nothing is lost, a second one at the same time is refused, and the next one completes it."""
     stage, old, new = homes.stage, homes.claim(ALICE), user_home_claim_name(ALICE)

@@ -166,6 +166,7 @@ async def test_killed_in_the_middle_of_its_work_the_leader_is_replaced_and_nothi
     assert await standby.is_ready()
 
 
+@pytest.mark.long
 async def test_reported_to_stop_the_leader_hands_over_at_once(stage: Stage, pair: tuple[Replica, Replica]) -> None:
     leader, standby = pair
     sessions = await begin_burst(stage, lambda: len(leader.proxy.writes()) > 2 * BURST)

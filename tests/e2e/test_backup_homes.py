@@ -54,6 +54,7 @@ def test_a_home_that_was_saved_and_lost_comes_back_and_its_desktop_goes_on(sessi
     assert run_in(world, "hanna", LOOK) == seen == "precious\n600 1000\n.c\nlink\n"
 
 
+@pytest.mark.long
 def test_a_copy_that_cannot_be_made_is_no_copy(sessions: World, tmp_path: Path) -> None:
     said = homes(sessions, "save", tmp_path, "nobodys-home", check=False)
     assert "nobodys-home" in said

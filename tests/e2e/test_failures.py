@@ -36,6 +36,7 @@ def test_too_little_memory_is_named_and_more_of_it_fixes_it(sessions: World) -> 
         reach(sessions, "otto", "Running", seconds=60)
 
 
+@pytest.mark.long
 def test_a_hog_in_a_desktop_takes_the_hog_or_the_desktop_but_never_the_files(sessions: World) -> None:
     start(sessions, "olga", "small", "--memory", "1Gi")
     run_in(sessions, "olga", "echo kept > ~/kept.txt")

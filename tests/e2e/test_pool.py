@@ -12,6 +12,7 @@ pytestmark = pytest.mark.timeout(240)
 UNCLAIMED = "vdi.kasm.io/pool=warm,!vdi.kasm.io/session"
 
 
+@pytest.mark.long
 def test_a_started_desktop_is_taken_and_the_pool_filled_up(sessions: World) -> None:
     with template(sessions, "warm", persistence={"enabled": False}) as name:
         pool = {
