@@ -297,6 +297,7 @@ def test_the_agent_answers_to_operator_and_gateway_alone(tools: Tools) -> None:
         assert source["podSelector"]["matchLabels"].items() <= labels.items()
 
 
+@pytest.mark.long
 def test_the_internet_of_desktops_leaves_out_the_api_server_that_helm_finds(release: Tools) -> None:
     """Installed, not rendered: only a cluster knows its API server's address, which may be a public one."""
     known = {

@@ -295,6 +295,7 @@ async def _warn(ward: DoctorStage, kind: str, about: Any, reason: str, note: str
     await ward.stage.api.create(EVENTS, event, namespace=ward.namespace, into=msgspec.Raw)
 
 
+@pytest.mark.long
 async def test_a_home_on_a_node_that_is_gone_and_mounted_twice(ward: DoctorStage) -> None:
     await ward.deploy()
     template = await ward.stage.template(resources={"defaultGPU": 0})

@@ -162,6 +162,7 @@ def test_requests_that_no_node_can_hold(ward: KasmStage) -> None:
     assert "It requests 100 CPU; the node with the most free capacity has" in found.message
 
 
+@pytest.mark.long
 def test_what_an_account_of_the_namespace_alone_can_see(ward: KasmStage, tmp_path: Path) -> None:
     ward.install("c", database__storage__storageClassName="longhorn", database__standalone="true")
     ward.kubectl("delete", "service", "kasm-api-default")

@@ -120,6 +120,7 @@ def test_an_account_without_rights_is_reported_which(k3s: KasmK3s) -> None:
     assert lines["helm"]["severity"] == "ok"
 
 
+@pytest.mark.long
 def test_the_rights_that_are_named_are_enough(k3s: KasmK3s) -> None:
     """Whoever is given what the lines ask for, one after the other, ends with none that is unknown for that."""
     kubeconfig = k3s.tools.kubeconfig_of("default", "kasm")

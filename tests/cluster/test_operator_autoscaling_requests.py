@@ -253,6 +253,7 @@ async def test_a_refusal_is_said_and_nothing_is_requested_again(stage: Stage, au
         assert not [sent for sent in stage.proxy.passed if sent.is_write and autoscaler.namespace in sent.path]
 
 
+@pytest.mark.long
 async def test_capacity_that_is_taken_back_is_said_and_requested_again_after_a_while(
     stage: Stage, autoscaler: RequestedAutoscaler
 ) -> None:

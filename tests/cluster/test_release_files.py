@@ -83,6 +83,7 @@ def test_a_release_has_every_file_and_each_is_proven(released: Path) -> None:
     assert any(purl.startswith("pkg:pypi/httpx@") for purl in bill)
 
 
+@pytest.mark.long
 def test_the_same_commit_gives_the_same_bytes(
     released: Path, checkout: Path, programs: dict[str, Path], tmp_path: Path
 ) -> None:

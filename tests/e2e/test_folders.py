@@ -80,6 +80,7 @@ def start(world: World, name: str, *groups: str) -> None:
     reach(world, name, "Running", seconds=120)
 
 
+@pytest.mark.long
 def test_a_team_folder_is_written_by_one_group_read_by_another_and_not_there_for_others(cad: World) -> None:
     groups: dict[str, tuple[str, ...]] = {"ada": ("cad",), "bob": ("staff",), "eve": ()}
     for name, of in groups.items():
