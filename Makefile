@@ -38,10 +38,10 @@ pictures: docs ## the pictures of README and docs, light and dark (needs Chromiu
 	@cd tests && ../$(PY) -m portal.pictures ../docs/pictures
 
 test: $(STAMP) ## unit, cluster (a real API server), e2e (a real desktop; needs root), pages, a cut of chaos; with the time of each
-	@tests/run.sh unit cluster e2e portal chaos-fast commands
+	@tests/run.sh unit cluster e2e portal chaos-fast charts
 
 test-all: $(STAMP) ## every suite whole: hours; needs root
-	@tests/run.sh --thorough unit cluster commands chaos e2e portal streaming doctor kasm network nodes
+	@tests/run.sh --thorough unit cluster charts chaos e2e portal streaming doctor kasm network nodes
 
 check: $(STAMP) ## format, lint, types, import contracts, generated files, unit tests; side by side
 	@$(MAKE) --no-print-directory --jobs $(UNIT_JOBS) --output-sync=target $(UNIT_PARTS) types lint contracts verify
@@ -96,7 +96,7 @@ unit-3.13: helm .venv-3.13/.installed ## unit tests on the Python of the image, 
 	@touch $@
 
 cluster: $(STAMP) ## tests against a real API server
-	@tests/run.sh cluster commands
+	@tests/run.sh cluster charts
 
 e2e: $(STAMP) ## tests of a real desktop on a real node (needs root)
 	@tests/run.sh e2e

@@ -10,7 +10,7 @@ python=.venv/bin/python
 # A worker that crashed is not replaced: pytest-xdist once hung after it had replaced one.
 pytest=("$python" -m pytest --durations 10 --max-worker-restart 0)
 # pytest handles SIGINT itself, so without this the next suite would begin.
-trap 'stop_beside; echo "== interrupted"; exit 130' INT TERM
+trap '[ -z "$beside" ] || kill -INT -- "-$beside"; echo "== interrupted"; exit 130' INT TERM
 examples=()
 left_out=(-m "not long")
 if [ "${1:-}" = --thorough ]; then
@@ -21,8 +21,8 @@ fi
 asked=" $* "
 failed=()
 times=()
-declare -A beside=() # by suite: the process group that runs it beside others
-printed=
+beside=
+suites_beside=
 
 run() {
     local suite=$1 begin=$SECONDS
@@ -32,43 +32,37 @@ run() {
     times+=("$(printf '%-8s %5d s' "$suite" $((SECONDS - begin)))")
 }
 
-# Starts those of these suites that are asked for after e2e, one after the other, beside what runs next and waits more than
-# it computes; those of the last call are over by then. What they print comes with `finish`.
+# Starts suites, one after the other, beside the next ones, which wait more than they compute. What one of them prints
+# comes with `finish`.
 start_beside() {
-    local suite suites=()
-    for suite in "$@"; do
-        case $asked in *" e2e "*"$suite "*) suites+=("$suite") ;; esac # one before e2e has run already
-    done
-    [ ${#suites[@]} -gt 0 ] || return 0
-    [ ${#beside[@]} -eq 0 ] || wait "${beside[@]}"
-    [ -n "$printed" ] || printed=$(mktemp -d)
+    local suite
+    suites_beside=" $* "
+    printed=$(mktemp -d)
     set -m # a process group of its own, so that Ctrl-C can end it
-    (for suite in "${suites[@]}"; do
+    (for suite in "$@"; do
         "$suite" > "$printed/$suite" 2>&1
         echo $? > "$printed/$suite.status"
     done) &
     set +m
-    for suite in "${suites[@]}"; do beside[$suite]=$!; done
-}
-
-stop_beside() {
-    local group
-    for group in "${beside[@]}"; do kill -INT -- "-$group" 2> /dev/null; done
+    beside=$!
 }
 
 finish() {
-    wait "${beside[$1]}"
+    wait "$beside"
     cat "$printed/$1"
     return "$(cat "$printed/$1.status")"
 }
 
 run_or_finish() {
-    if [ -n "${beside[$1]:-}" ]; then run "$1" finish "$1"; else run "$1" "$1"; fi
+    case $suites_beside in
+        *" $1 "*) run "$1" finish "$1" ;;
+        *) run "$1" "$1" ;;
+    esac
 }
 
 # The servers and the browser that the tests of these suites start.
 case " $* " in
-    *" cluster "* | *" commands "* | *" e2e "* | *" portal "* | *" streaming "* | *" doctor "* | *" network "* | *" nodes "*) run servers tests/install-servers ;;
+    *" cluster "* | *" charts "* | *" e2e "* | *" portal "* | *" streaming "* | *" doctor "* | *" network "* | *" nodes "*) run servers tests/install-servers ;;
 esac
 
 # Tests wait a part of their time: more workers than there are cores. Each of the cluster suite has a control plane of its
@@ -77,10 +71,9 @@ cores=$(nproc)
 workers=$((cores < 8 ? cores : 8))
 spread=(--numprocesses $((workers + 2)) --dist loadfile)
 
-# Of the folder cluster, and the rules of the network: tests of charts and commands, which need neither a browser nor the
-# ports of a desktop, so that `make test` can run them beside the tests of nodes.
-of_commands=(tests/cluster/test_*chart*.py tests/cluster/test_cli_*.py tests/cluster/test_doctor*.py tests/cluster/test_gpu.py
-    tests/cluster/test_home*.py tests/cluster/test_kasm_*.py tests/cluster/test_probe_job.py tests/cluster/test_release*.py
+# Of the folder cluster, and the rules of the network: tests that wait for helm and need neither a browser nor the ports of
+# a desktop, so that `make test` can run them beside a desktop.
+of_charts=(tests/cluster/test_*chart*.py tests/cluster/test_gpu.py tests/cluster/test_kasm_*.py tests/cluster/test_release*.py
     tests/cluster/test_server_secrets.py tests/network)
 
 of_long_tests=(karpenter kwok pebble)
@@ -89,7 +82,12 @@ control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubect
 # A desktop as `make demo` makes it, on a cluster of its own name, so that a demo that runs is left alone.
 desktops() {
     $python -m vdi demo up --name e2e --screenshot demo.png || return
-    start_beside portal chaos-fast # not sooner: pages of a browser fail when the machine's network interfaces change
+    # Not sooner: pages of a browser fail when the machine's network interfaces change.
+    local suite suites=()
+    for suite in portal chaos-fast charts; do
+        case $asked in *" e2e "*"$suite "*) suites+=("$suite") ;; esac # one before e2e has run already
+    done
+    start_beside ${suites[@]+"${suites[@]}"}
     "${pytest[@]}" tests/e2e --ignore tests/e2e/test_node_guest.py --ignore-glob '*/test_streaming_*.py' --timeout 180 \
         ${left_out[@]+"${left_out[@]}"}
 }
@@ -131,9 +129,9 @@ chaos-fast() {
         tests/chaos/test_chaos_unanswered.py --numprocesses "$workers" --dist loadfile
 }
 
-commands() {
+charts() { # the tests of desktops beside them go first
     $python -m vdi.devcluster.binaries "${control_plane[@]}" crane registry || return
-    "${pytest[@]}" "${of_commands[@]}" --timeout 180 --numprocesses "$workers" --dist loadfile \
+    nice -n 10 "${pytest[@]}" "${of_charts[@]}" --timeout 180 --numprocesses "$workers" --dist loadfile \
         ${left_out[@]+"${left_out[@]}"}
 }
 
@@ -157,14 +155,13 @@ for suite in "$@"; do
             ;;
         cluster)
             run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}" crane registry ${examples[@]+"${of_long_tests[@]}"}
-            run cluster "${pytest[@]}" tests/cluster "${of_commands[@]/#/--ignore=}" --timeout 180 "${spread[@]}" \
+            run cluster "${pytest[@]}" tests/cluster "${of_charts[@]/#/--ignore=}" --timeout 180 "${spread[@]}" \
                 ${left_out[@]+"${left_out[@]}"}
             ;;
         e2e)
             if [ "$(id -u)" -eq 0 ]; then
                 trap desktops_down EXIT
                 run desktops desktops
-                start_beside commands
                 run doctor-fast "${pytest[@]}" tests/doctor -k "$a_cut_of_the_faults"
                 [ ${#examples[@]} -gt 0 ] || run nodes-fast nodes_fast # --thorough: they are in the suite `nodes`
                 run "down" desktops_down
@@ -214,17 +211,17 @@ for suite in "$@"; do
         chaos-fast)
             run_or_finish chaos-fast
             ;;
-        commands)
-            run_or_finish commands
+        charts)
+            run_or_finish charts
             ;;
         *)
-            echo "tests/run.sh: unknown suite '$suite'; allowed: unit cluster commands e2e portal streaming doctor kasm network nodes chaos chaos-fast" >&2
+            echo "tests/run.sh: unknown suite '$suite'; allowed: unit cluster charts e2e portal streaming doctor kasm network nodes chaos chaos-fast" >&2
             exit 2
             ;;
     esac
 done
 
-[ -z "$printed" ] || rm -r "$printed"
+[ -z "$beside" ] || rm -r "$printed"
 echo "== where the time went"
 printf '  %s\n' "${times[@]}"
 if [ ${#failed[@]} -gt 0 ]; then
