@@ -15,7 +15,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from cluster.control_plane import delete_namespace, install_crds, make_namespace, restart_garbage_collector
+from cluster.control_plane import empty_namespace, install_crds, make_namespace, restart_garbage_collector
 from cluster.crd_server import Server
 from cluster.operator_stage import Stage, open_stage
 from cluster.stand_in import Administrator, nodes_stand_in
@@ -86,11 +86,11 @@ def kubectl(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 @contextmanager
 def _fresh_namespace(administrator: Administrator) -> Iterator[str]:
-    """With its default service account; deleted afterwards without waiting."""
+    """With its default service account; emptied afterwards."""
     name = f"test-{uuid4().hex[:8]}"
     administrator.run(partial(make_namespace, name=name))
     yield name
-    administrator.run(partial(delete_namespace, name=name))
+    administrator.run(partial(empty_namespace, name=name))
 
 
 @pytest.fixture

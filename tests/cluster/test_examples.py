@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import yaml
 
-from cluster.control_plane import delete_namespace, make_namespace
+from cluster.control_plane import empty_namespace, make_namespace
 from cluster.operator_stage import Object, Stage, open_stage
 from cluster.stand_in import Administrator
 from support.waiting import eventually
@@ -38,7 +38,7 @@ def installed(administrator: Administrator) -> Iterator[None]:
     """The namespace that the chart makes with its own values, which the examples name."""
     administrator.run(partial(make_namespace, name=NAMESPACE))
     yield
-    administrator.run(partial(delete_namespace, name=NAMESPACE))
+    administrator.run(partial(empty_namespace, name=NAMESPACE))
 
 
 @pytest.fixture

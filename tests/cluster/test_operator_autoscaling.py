@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cluster.control_plane import delete_namespace, make_namespace
+from cluster.control_plane import empty_namespace, make_namespace
 from cluster.operator_stage import RBAC, Object, Stage
 from cluster.test_operator_crash import MOMENTS, MOST_WRITES, Moment, cut_and_kill
 from cluster.test_operator_queue import gpu_template, queue_of, running, starts, waits
@@ -79,11 +79,7 @@ class Autoscaler:
         await api.create(ROLE_BINDINGS, binding, namespace=self.namespace, into=msgspec.Raw)
 
     async def clean_up(self) -> None:
-        for pod in await self.placeholders():
-            await self.stage.api.delete(
-                PODS, pod["metadata"]["name"], namespace=self.namespace, grace_seconds=0, into=msgspec.Raw
-            )
-        await delete_namespace(self.stage.api, self.namespace)
+        await empty_namespace(self.stage.api, self.namespace)
         await self.stage.api.delete(PRIORITY_CLASSES, self.priority_class, into=msgspec.Raw)
 
     async def placeholders(self) -> list[Object]:
