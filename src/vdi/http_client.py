@@ -75,7 +75,7 @@ def open_client(
 
 def unverified() -> ssl.SSLContext:
     """A context that accepts every certificate."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without the authorities of the system, which take 20 ms to read
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
 

@@ -8,7 +8,6 @@ import contextlib
 import json
 import random
 import socket
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from vdi.gateway.serve import _config, _Server, listen
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import SharedState
 from vdi.gateway.web.cookies import LOGIN
+from vdi.http_client import unverified
 from vdi.session.children.route import DESKTOP_TRANSPORT
 
 READY_SECONDS = 20.0
@@ -144,9 +144,9 @@ class TraefikStage:
 
     async def raw(self, request: str, seconds: float = 5.0) -> str:
         """Bytes as no browser sends them (with \\n for line ends); the answer until Traefik closes."""
-        tls = ssl.create_default_context()
-        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=tls, server_hostname=self.host())
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.port, ssl=unverified(), server_hostname=self.host()
+        )
         writer.write(request.replace("\n", "\r\n").encode("latin-1"))
         await writer.drain()
         try:

@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,8 @@ from h2.events import (
     StreamReset,
 )
 from h2.exceptions import ProtocolError
+
+from vdi.http_client import unverified
 
 Fields = Sequence[tuple[str, str]]
 SECONDS = 10.0
@@ -119,8 +120,7 @@ class Http2:
 @asynccontextmanager
 async def open_http2(port: int, host: str) -> AsyncIterator[Http2]:
     """A connection to Traefik on the loopback, whoever its certificate is for."""
-    tls = ssl.create_default_context()
-    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    tls = unverified()
     tls.set_alpn_protocols(["h2"])
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname=host)
     try:

@@ -250,7 +250,12 @@ class Stage:
             **settings,
         )
         config = ClusterConfig(server=self.proxy.url)
-        work = run_operator(config, chosen, stop=stop, clock=clock or SystemClock(), on_ready=ready.set_result)
+
+        def on_ready(port: int) -> None:
+            if not ready.done():  # it has lost its lease since
+                ready.set_result(port)
+
+        work = run_operator(config, chosen, stop=stop, clock=clock or SystemClock(), on_ready=on_ready)
         task = asyncio.create_task(work)
         try:
             await asyncio.wait((task, ready), timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)

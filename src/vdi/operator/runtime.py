@@ -5,7 +5,6 @@ since another one has written meanwhile. Only the metrics and the health port ou
 """
 
 import asyncio
-import gc
 import logging
 import socket
 from collections.abc import Callable, Iterable
@@ -99,17 +98,14 @@ class Runtime:
 
         Raises what a helper of the assembly failed with, RuntimeError when one has ended by itself.
         """
-        try:
-            async with self._lease_client, self._client, asyncio.TaskGroup() as group:
-                work = [*(reflector.run() for reflector in self._caches.reflectors), self._recorder.run()]
-                tasks = [group.create_task(one) for one in work]
-                if await self._wait_until_synced(stop):
-                    on_ready()
-                    await self._run_election(stop)
-                for task in tasks:
-                    task.cancel()
-        finally:
-            gc.unfreeze()
+        async with self._lease_client, self._client, asyncio.TaskGroup() as group:
+            work = [*(reflector.run() for reflector in self._caches.reflectors), self._recorder.run()]
+            tasks = [group.create_task(one) for one in work]
+            if await self._wait_until_synced(stop):
+                on_ready()
+                await self._run_election(stop)
+            for task in tasks:
+                task.cancel()
 
     async def _wait_until_synced(self, stop: asyncio.Event) -> bool:
         """Wait for the first list of every kind; False when stopped before. Logs what is missing."""
@@ -124,11 +120,6 @@ class Runtime:
         finally:
             synced.cancel()
             stopped.cancel()
-        if not stop.is_set():
-            # What was just listed lives on: keep the collector from walking through it again and again.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(50_000, 20, 20)
         return not stop.is_set()
 
     async def _run_election(self, stop: asyncio.Event) -> None:
