@@ -22,6 +22,7 @@ from typing import Any
 
 from bench import podload
 from bench.photon import Window
+from bench.processes import cpu_seconds, machine_cpu_seconds
 from bench.report import goal, render
 from bench.stats import percentile
 from bench.template_copy import OfTemplateCopy
@@ -57,6 +58,7 @@ MAKE_TOKEN = """async label => {
 COLUMNS = (
     "people who type", "beside them", "keys", "p50, ms", "p95, ms", "lost", "one who types, cores", "beside, cores",
     "its frames/s",
+    "browser and probes, cores", "whole node, cores",
 )  # fmt: skip
 
 Figures = dict[str, Any]
@@ -201,12 +203,15 @@ def _round(
         return sum(podload.read(mounts, cluster, desktop.uid).cpu_seconds for desktop in desktops)
 
     before, before_watched, begun = used(typists), used([watched]), time.monotonic()
+    own, node = cpu_seconds(os.getpid()), machine_cpu_seconds()
     found, shown = _type(typists, keys, server, lambda: window.frames(FRAMES_SECONDS) / FRAMES_SECONDS)
     took = time.monotonic() - begun
     return found | {
         "frames_per_second": shown,
         "typist_cores": (used(typists) - before) / took / len(typists),
         "watched_cores": (used([watched]) - before_watched) / took,
+        "own_cores": (cpu_seconds(os.getpid()) - own) / took,
+        "node_cores": (machine_cpu_seconds() - node) / took,
     }
 
 
@@ -226,6 +231,8 @@ def table(taken: Sequence[Figures], cpus: int) -> str:
                 f"{one['typist_cores']:.2f}",
                 f"{one['watched_cores']:.2f}",
                 f"{one['frames_per_second']:.1f}",
+                f"{one['own_cores']:.2f}",
+                f"{one['node_cores']:.2f}",
             ]
         )
     head = f"one node of {cpus} CPUs that runs cluster, desktops, browser and probes; software encoder; 1280x720"

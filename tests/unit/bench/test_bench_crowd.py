@@ -17,14 +17,16 @@ def taken(count: int, beside: str, *milliseconds: float, lost: int = 0) -> dict[
         "frames_per_second": 29.96,
         "typist_cores": 0.123,
         "watched_cores": 0.404,
+        "own_cores": 0.8,
+        "node_cores": 1.9,
     }
 
 
 def test_each_size_of_the_crowd_has_a_line_for_rest_and_one_for_the_moving_picture() -> None:
     text = table([taken(1, AT_REST, 15.0, 25.0), taken(3, MOVING, *range(1, 101), lost=2)], cpus=2)
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
-    assert lines[-2] == ["1", "nothing moves", "2", "15.0", "25.0", "0", "0.12", "0.40", "30.0"]
-    assert lines[-1] == ["3", "a moving picture", "102", "50.0", "95.0", "2", "0.12", "0.40", "30.0"]
+    assert lines[-2] == ["1", "nothing moves", "2", "15.0", "25.0", "0", "0.12", "0.40", "30.0", "0.80", "1.90"]
+    assert lines[-1] == ["3", "a moving picture", "102", "50.0", "95.0", "2", "0.12", "0.40", "30.0", "0.80", "1.90"]
 
 
 @pytest.mark.parametrize(
