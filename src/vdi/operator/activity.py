@@ -221,7 +221,10 @@ class Agents:
                 return Result(requeue_after=interval.total_seconds())
             if timeout is None:
                 state.failures += 1
-                return Result(requeue_after=GRAPHICS_PAUSE) if state.failures < GRAPHICS_POLLS else Result()
+                if state.failures < GRAPHICS_POLLS:
+                    return Result(requeue_after=GRAPHICS_PAUSE)
+                self._states.pop(session.metadata.uid, None)
+                return Result()
             return self._not_answered(session, state, interval, error)
         now = self._clock.now()
         state.failures = 0
