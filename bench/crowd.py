@@ -57,8 +57,7 @@ MAKE_TOKEN = """async label => {
 
 COLUMNS = (
     "people who type", "beside them", "keys", "p50, ms", "p95, ms", "lost", "one who types, cores", "beside, cores",
-    "its frames/s",
-    "browser and probes, cores", "whole node, cores",
+    "its frames/s", "browser and probes, cores", "whole node, cores",
 )  # fmt: skip
 
 Figures = dict[str, Any]

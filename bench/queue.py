@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import platform
 import time
@@ -28,6 +27,7 @@ from vdi.kube.clock import SystemClock
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
 from vdi.operator.context import ClusterContext
+from vdi.operator.main import settle_memory
 from vdi.operator.placeholders import PLACEHOLDERS, Placeholders
 from vdi.operator.queueing import QueueManager
 from vdi.session.autoscaling import AutoscalerEvent, AutoscalingMode, AutoscalingSettings, NodeRequest
@@ -182,9 +182,7 @@ def measure(waiting: int, placeholders: int) -> dict[str, dict[str, float]]:
     """All figures, in milliseconds."""
     world = FullCluster(waiting, placeholders)
     enough = min(400, len(world.pods))
-    gc.collect()  # as the operator does once its caches are full
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    settle_memory()  # as the operator does once its caches are full
     results = {f"somebody asks in vain, {waiting} times": timed([partial(world.request, n) for n in range(waiting)])}
     assert len(world.admission.waits()) == waiting, "everybody waits"
     asyncio.run(_make_placeholders(world, placeholders))

@@ -60,7 +60,7 @@ def stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _settle_memory(_: int) -> None:
+def settle_memory() -> None:
     """What was just listed lives on: keep the garbage collector from walking through it again and again."""
     gc.unfreeze()  # what a lost lease left behind
     gc.collect()
@@ -75,6 +75,6 @@ def run_process(config: ClusterConfig, settings: Settings) -> None:
     async def life() -> None:
         stop = asyncio.Event()
         with stop_on_signals(stop):
-            await run_operator(config, settings, stop=stop, on_ready=_settle_memory)
+            await run_operator(config, settings, stop=stop, on_ready=lambda _: settle_memory())
 
     uvloop.run(life())

@@ -1,7 +1,5 @@
 """`vdi-agent` of the desktop image: who may ask, what it says when it cannot know, and what a notice is."""
 
-import importlib.machinery
-import importlib.util
 import json
 import threading
 from collections.abc import Iterator
@@ -13,16 +11,9 @@ from typing import Any
 
 import pytest
 
+from unit.devcluster.image_scripts import load_script
+
 AGENT = Path(__file__).resolve().parents[3] / "images/desktop/rootfs/usr/local/bin/vdi-agent"
-
-
-def load() -> Any:
-    loader = importlib.machinery.SourceFileLoader("vdi_agent", str(AGENT))
-    spec = importlib.util.spec_from_loader("vdi_agent", loader)
-    assert spec
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
 
 
 class Screen:
@@ -42,7 +33,7 @@ class Screen:
 @pytest.fixture
 def agent(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("sys.dont_write_bytecode", True)
-    return load()
+    return load_script(AGENT)
 
 
 @pytest.fixture
@@ -157,7 +148,7 @@ def test_what_is_over_is_taken_away(agent: Any, screen: Screen) -> None:
     ],
 )
 def test_the_agent_asks_selkies_as_the_desktop_is_guarded(env: dict[str, str], header: str) -> None:
-    assert load().authorization(env) == header
+    assert load_script(AGENT).authorization(env) == header
 
 
 def test_the_mark_is_armed_for_seconds_by_who_has_the_token(port: int) -> None:

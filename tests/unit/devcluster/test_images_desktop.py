@@ -10,8 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from hashlib import sha256
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -19,6 +17,7 @@ from typing import Any, NoReturn
 import pytest
 
 from support.builders import a_session, a_template
+from unit.devcluster.image_scripts import load_script
 from vdi.api.streaming import ENCODER_ALIASES, ENCODERS
 from vdi.session.children.pod import build_pod
 from vdi.session.cluster_settings import ClusterSettings
@@ -34,14 +33,7 @@ LIBRARY = ROOTFS / "usr/local/lib/vdi"
 @pytest.fixture(scope="module")
 def desktop() -> ModuleType:
     """The script as a module."""
-    loader = SourceFileLoader("vdi_desktop", str(SCRIPT))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "dont_write_bytecode", True)  # beside the script, from where it would get into the image
-        loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 @pytest.fixture

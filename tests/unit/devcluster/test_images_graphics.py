@@ -6,34 +6,21 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+from unit.devcluster.image_scripts import load_script
+
 SCRIPT = Path(__file__).parents[3] / "images/desktop/rootfs/usr/local/lib/vdi/prove-graphics"
-
-
-def load(script: Path) -> ModuleType:
-    """A script of the image as a module."""
-    loader = SourceFileLoader(script.name.replace("-", "_"), str(script))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "dont_write_bytecode", True)
-        patch.setitem(sys.modules, loader.name, module)
-        loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
 def graphics() -> ModuleType:
     """prove-graphics as a module."""
-    return load(SCRIPT)
+    return load_script(SCRIPT)
 
 
 @pytest.fixture
@@ -227,7 +214,7 @@ def test_a_driver_that_draws_counts_only_if_its_color_is_on_the_screen(
     status: int,
     output: tuple[str, str],
 ) -> None:
-    window = load(SCRIPT.with_name("draw-window"))
+    window = load_script(SCRIPT.with_name("draw-window"))
     for variable in ("DISPLAY", "XAUTHORITY"):
         monkeypatch.setenv(variable, "nowhere")
     monkeypatch.setattr(window, "SECONDS", 0)

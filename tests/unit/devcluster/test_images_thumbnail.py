@@ -1,7 +1,5 @@
 """capture-thumbnail: the screen comes in bands, and leaves as a small JPEG."""
 
-import importlib.machinery
-import importlib.util
 import io
 import random
 import socket
@@ -13,19 +11,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from unit.devcluster.image_scripts import load_script
+
 LIBRARY = Path(__file__).parents[3] / "images/desktop/rootfs/usr/local/lib/vdi"
 
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    loader = importlib.machinery.SourceFileLoader("capture_thumbnail", str(LIBRARY / "capture-thumbnail"))
-    spec = importlib.util.spec_from_loader("capture_thumbnail", loader)
-    assert spec
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
+    return load_script(LIBRARY / "capture-thumbnail")
 
 
 def show(program: Any, monkeypatch: pytest.MonkeyPatch, screen: Image.Image) -> list[tuple[int, ...]]:

@@ -4,9 +4,7 @@ Selkies is played by classes with the same methods; `bench.streaming --crowd` ha
 """
 
 import asyncio
-import sys
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 
 from support.waiting import eventually
+from unit.devcluster.image_scripts import load_script
 
 IDLE, TYPING = 60.0, 1.0
 """Seconds since the last input."""
@@ -22,11 +21,7 @@ SCRIPT = Path(__file__).parents[3] / "images/desktop/rootfs/usr/local/lib/vdi/yi
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = spec_from_file_location("yield_cpu", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    loaded = module_from_spec(spec)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    spec.loader.exec_module(loaded)
+    loaded = load_script(SCRIPT)
     monkeypatch.setattr(loaded, "CHECK_SECONDS", 0.1)
     return loaded
 
