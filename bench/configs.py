@@ -64,11 +64,14 @@ conditions:
 
 
 def kwok() -> list[Object]:
-    """kwok plays 16 pods at a time; it must not be what the sessions wait for. Its nodes report like kubelets."""
+    """kwok plays 16 pods at a time; it must not be what the sessions wait for. Its nodes report like kubelets.
+
+    Its pods have addresses of this machine: the operator asks each desktop's agent, which must not be a stranger's.
+    """
     options = {
         "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
         "kind": "KwokConfiguration",
-        "options": {"podPlayStageParallelism": 16, "nodePlayStageParallelism": 4},
+        "options": {"podPlayStageParallelism": 16, "nodePlayStageParallelism": 4, "cidr": "127.128.0.1/9"},
     }
     beat = HEARTBEAT_SECONDS * 1000
     delay = {"durationMilliseconds": beat, "jitterDurationMilliseconds": beat + 60_000}

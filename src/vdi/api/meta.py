@@ -23,7 +23,7 @@ class OwnerReference(msgspec.Struct, rename="camel", omit_defaults=True, gc=Fals
     controller: bool = False
 
 
-class ObjectMeta(msgspec.Struct, rename="camel", omit_defaults=True):
+class ObjectMeta(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """`metadata` without managedFields and the rest that is not read here."""
 
     name: str
@@ -39,7 +39,7 @@ class ObjectMeta(msgspec.Struct, rename="camel", omit_defaults=True):
     owner_references: tuple[OwnerReference, ...] = ()
 
 
-class Condition(msgspec.Struct, rename="camel", omit_defaults=True):
+class Condition(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """`status.conditions[]` as Kubernetes defines it (KEP-1623)."""
 
     type: Annotated[str, doc("Type of the condition.", maxLength=316)]

@@ -41,7 +41,7 @@ class GuestRole(StrEnum):
     COLLABORATOR = "collaborator"
 
 
-class SessionResources(msgspec.Struct, rename="camel", omit_defaults=True):
+class SessionResources(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """Resources of the desktop (the pod's limits)."""
 
     gpu: Annotated[
@@ -57,7 +57,7 @@ class SessionResources(msgspec.Struct, rename="camel", omit_defaults=True):
         quantities_as_text(self, "memory", "cpu", "ephemeral_storage")
 
 
-class SessionPersistence(msgspec.Struct, rename="camel", omit_defaults=True):
+class SessionPersistence(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """The home volume; omitted fields have the template's values."""
 
     enabled: Annotated[
@@ -98,7 +98,7 @@ class SessionPersistence(msgspec.Struct, rename="camel", omit_defaults=True):
         quantities_as_text(self, "size")
 
 
-class Access(msgspec.Struct, rename="camel", omit_defaults=True):
+class Access(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """A guest of the desktop. The gateway enforces the role; without a gateway it has no effect."""
 
     user: Annotated[str, doc("E-mail address of the guest.", EMAIL, VISIBLE, pattern=r"^\S+@\S+\.\S+$", maxLength=254)]
@@ -115,7 +115,7 @@ class Access(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = None
 
 
-class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True):
+class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """The requested desktop."""
 
     user: Annotated[
@@ -195,7 +195,7 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = ()
 
 
-class QueueStatus(msgspec.Struct, rename="camel", omit_defaults=True):
+class QueueStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """Position of a session that waits for capacity."""
 
     position: Annotated[
@@ -219,7 +219,7 @@ class QueueStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = ""
 
 
-class GraphicsStatus(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):
+class GraphicsStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False, frozen=True):
     """Renderer and encoder of the picture, chosen by the image when the desktop started."""
 
     renderer: Annotated[
@@ -247,7 +247,7 @@ class GraphicsStatus(msgspec.Struct, rename="camel", omit_defaults=True, frozen=
     ] = ""
 
 
-class FailureStatus(msgspec.Struct, rename="camel", omit_defaults=True):
+class FailureStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """Consecutive failures of the desktop, and the last reason. Absent without failures."""
 
     count: Annotated[int, doc("Consecutive failures; after the fifth the session is not restarted automatically.")] = 0
@@ -266,7 +266,7 @@ class FailureStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = ""
 
 
-class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True):
+class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """The session's state, as observed by the operator. Times are RFC 3339, UTC, whole seconds."""
 
     phase: Annotated[str, doc("Phase of the session.", enum=[phase.value for phase in Phase])] = ""
@@ -310,7 +310,7 @@ class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = ()
 
 
-class VDISession(msgspec.Struct, rename="camel", omit_defaults=True):
+class VDISession(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """A user's desktop. The operator starts it and writes its address to status.url."""
 
     plural: ClassVar[str] = "vdisessions"

@@ -96,7 +96,7 @@ class Connection(asyncio.BufferedProtocol):
         self._resume()
         while not self._ended:
             await self._news(deadline)
-        response = self._response
+        response, self._response = self._response, None  # a page of a list has megabytes
         assert response is not None  # noqa: S101 - an end without a beginning is raised by `_news`
         response.body = self._take()
         return response

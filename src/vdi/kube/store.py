@@ -29,8 +29,9 @@ class _Index(Generic[T]):
     changes of an object leave its entries as they are, and then nothing is to be done here.
     """
 
-    def __init__(self, keys: Callable[[T], Collection[Hashable]]) -> None:
+    def __init__(self, keys: Callable[[T], Collection[Hashable]], interner: StringInterner | None) -> None:
         self._keys = keys
+        self._interner = interner
         self._groups: dict[Hashable, ObjectKey | dict[ObjectKey, None]] = {}
 
     def find(self, entry: Hashable) -> Iterable[ObjectKey]:
@@ -53,8 +54,10 @@ class _Index(Generic[T]):
         group = self._groups.get(entry)
         if isinstance(group, dict):
             group[key] = None
+        elif group is not None:
+            self._groups[entry] = {group: None, key: None}
         else:
-            self._groups[entry] = key if group is None else {group: None, key: None}
+            self._groups[self._interner.intern(entry) if self._interner else entry] = key
 
     def _drop(self, entry: Hashable, key: ObjectKey) -> None:
         group = self._groups[entry]
@@ -89,7 +92,7 @@ class Store(Generic[T]):
         self._unshared: dict[ObjectKey, None] = {}  # what changed last, the latest at the end
         self._marks: dict[str, FieldOwnership] = {}  # by uid; only where `ownership` is set
         self._gone: dict[str, str] = {}  # uid -> namespace of what `forget` dropped, until the watch says DELETED
-        self._owners: _Index[T] = _Index(_owner_uids)
+        self._owners: _Index[T] = _Index(_owner_uids, interner)
         self._indices: dict[str, _Index[T]] = {}
         self._listeners: list[Listener[T]] = []
         self._seen: dict[str, int] = {}  # by scope, the version up to which its watch has sent us everything
@@ -108,7 +111,7 @@ class Store(Generic[T]):
 
     def add_index(self, name: str, keys: Callable[[T], Collection[Hashable]]) -> None:
         """Keep an index: `keys` gives the entries under which an object is found, from the object alone."""
-        index = _Index(keys)
+        index = _Index(keys, self._interner)
         for key, obj in self._objects.items():
             index.move(key, None, obj)
         self._indices[name] = index
@@ -199,8 +202,8 @@ class Store(Generic[T]):
                 self._interner.intern_fields(obj)
             else:
                 self._share_later(key, self._interner)
-            if present is None:
-                key = self._interner.intern(key[0]), self._interner.intern(key[1])
+            intern = self._interner.intern
+            key = intern((intern(key[0]), intern(key[1])))
         if present is not None and present.metadata.uid != uid:
             self._change(key, present, None)
             present = None

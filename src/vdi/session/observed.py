@@ -33,18 +33,22 @@ KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 """Label on the Pod: the LocalQueue by which Kueue admits it."""
 
 
-class ChildMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
-    """`metadata` of a child."""
+class BareMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
+    """`metadata` of a child of whose annotations nothing is read."""
 
     name: str
     namespace: str = ""
     uid: str = ""
     resource_version: str = ""
-    generation: int = 0
     creation_timestamp: str = ""
     deletion_timestamp: str | None = None
-    annotations: dict[str, str] = {}
     owner_references: tuple[OwnerReference, ...] = ()
+
+
+class ChildMeta(BareMeta, rename="camel", gc=False, kw_only=True):
+    """`metadata` of a child."""
+
+    annotations: dict[str, str] = {}
 
 
 class PodMeta(ChildMeta, rename="camel", gc=False, kw_only=True):
@@ -53,20 +57,20 @@ class PodMeta(ChildMeta, rename="camel", gc=False, kw_only=True):
     labels: dict[str, str] = {}
 
 
-class Waiting(msgspec.Struct, gc=False):
+class Waiting(msgspec.Struct, gc=False, frozen=True):
     """`state.waiting` of a container."""
 
     reason: str = ""
     message: str = ""
 
 
-class Running(msgspec.Struct, rename="camel", gc=False):
+class Running(msgspec.Struct, rename="camel", gc=False, frozen=True):
     """`state.running` of a container."""
 
     started_at: str = ""
 
 
-class Terminated(msgspec.Struct, rename="camel", gc=False):
+class Terminated(msgspec.Struct, rename="camel", gc=False, frozen=True):
     """`state.terminated` of a container."""
 
     exit_code: int = 0
@@ -76,7 +80,7 @@ class Terminated(msgspec.Struct, rename="camel", gc=False):
     """Null where the kubelet does not know it (`ContainerStatusUnknown`)."""
 
 
-class ContainerState(msgspec.Struct, gc=False):
+class ContainerState(msgspec.Struct, gc=False, frozen=True):
     """One of the three, or none."""
 
     waiting: Waiting | None = None
@@ -107,7 +111,7 @@ class ContainerStatus(msgspec.Struct, rename="camel", gc=False):
         return bool(waiting and waiting.reason != "PodInitializing") or bool(ended and ended.exit_code)
 
 
-class PodCondition(msgspec.Struct, rename="camel", gc=False):
+class PodCondition(msgspec.Struct, rename="camel", gc=False, frozen=True):
     """`status.conditions[]` of a Pod."""
 
     type: str
@@ -123,8 +127,11 @@ class PodCondition(msgspec.Struct, rename="camel", gc=False):
         return self.transitioned or ""
 
 
+READ_CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget")
+
+
 class PodStatus(msgspec.Struct, rename="camel", gc=False):
-    """`status` of a Pod."""
+    """`status` of a Pod. Of its conditions those of `READ_CONDITIONS` are kept."""
 
     phase: str = ""
     reason: str = ""
@@ -133,6 +140,9 @@ class PodStatus(msgspec.Struct, rename="camel", gc=False):
     conditions: tuple[PodCondition, ...] = ()
     init_container_statuses: tuple[ContainerStatus, ...] = ()
     container_statuses: tuple[ContainerStatus, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.conditions = tuple(condition for condition in self.conditions if condition.type in READ_CONDITIONS)
 
 
 class PersistentVolumeClaimSource(msgspec.Struct, rename="camel", gc=False):
@@ -153,12 +163,14 @@ class PodSpec(PodResources, rename="camel", gc=False):
     """`spec` of a Pod."""
 
     volumes: tuple[PodVolume, ...] = ()
+    """Those that are claims."""
     node_selector: dict[str, str] = msgspec.field(default_factory=dict)
     """Only as long as it is on no node, as all that says where it may go."""
     tolerations: tuple[Toleration, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.volumes = tuple(volume for volume in self.volumes if volume.persistent_volume_claim)
         if self.node_name:
             self.node_selector, self.tolerations = {}, ()
 
@@ -338,18 +350,30 @@ class PersistentVolumeClaim(msgspec.Struct, gc=False):
 class Service(msgspec.Struct, gc=False):
     """The Service in front of the Pod."""
 
-    metadata: ChildMeta
+    metadata: BareMeta
+
+
+class RouteAnnotations(msgspec.Struct, gc=False):
+    """`metadata.annotations` of an IngressRoute."""
+
+    host: str = msgspec.field(name=HOST, default="")
+
+
+class RouteMeta(BareMeta, rename="camel", gc=False, kw_only=True):
+    """`metadata` of an IngressRoute."""
+
+    annotations: RouteAnnotations = msgspec.field(default_factory=RouteAnnotations)
 
 
 class Route(msgspec.Struct, gc=False):
     """The IngressRoute."""
 
-    metadata: ChildMeta
+    metadata: RouteMeta
 
     @property
     def host(self) -> str:
         """The host it leads to (empty when the annotation is missing)."""
-        return self.metadata.annotations.get(HOST, "")
+        return self.metadata.annotations.host
 
 
 class SecretData(msgspec.Struct, rename="camel", gc=False):
@@ -358,13 +382,19 @@ class SecretData(msgspec.Struct, rename="camel", gc=False):
     agent_token: str = ""
     """Base64."""
     password_sha256: str = ""
-    """Base64 of the digest; missing in Secrets of operators that gave a pod the tokens themselves."""
+    """Not the digest: `_IS_SET`, or nothing in Secrets of operators that gave a pod the tokens themselves."""
+
+    def __post_init__(self) -> None:
+        self.password_sha256 = self.password_sha256 and _IS_SET
+
+
+_IS_SET = "set"
 
 
 class Secret(msgspec.Struct, gc=False):
     """The Secret of one desktop."""
 
-    metadata: ChildMeta
+    metadata: BareMeta
     data: SecretData = msgspec.field(default_factory=SecretData)
 
     @property

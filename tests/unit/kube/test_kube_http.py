@@ -3,7 +3,7 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi
 from unit.kube.kube_pki import Authority
 from unit.kube.kube_things import THINGS, Thing
+from vdi.kube import connections
 from vdi.kube.config import ClusterConfig
 from vdi.kube.connections import HttpClient, Target, _Turns, ask_once
 from vdi.kube.errors import ConfigError, ConnectionFailed, StreamSilent
@@ -244,6 +245,26 @@ async def test_a_connection_that_the_server_has_closed_meanwhile_is_not_used() -
         assert (await client.request(GET, soon())).body == b"ok"
         await client.close()
     assert len(writers) == 2
+
+
+async def test_a_connection_that_is_not_used_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.05)
+    left = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SHORT)
+        with suppress(ConnectionError):
+            await reader.read()
+        left.set()
+
+    async with server(talk) as url:
+        client = HttpClient(Target(url), limit=1)
+        await client.request(GET, soon())
+        [kept] = client._idle
+        await asyncio.wait_for(left.wait(), 5)
+        assert not client._idle
+        assert kept._response is None, "an answer may be large"
+        await client.close()
 
 
 async def test_who_gives_up_waiting_leaves_no_half_read_connection_behind() -> None:

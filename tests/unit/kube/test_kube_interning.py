@@ -18,6 +18,15 @@ class Meta(msgspec.Struct, frozen=True, gc=False):
     labels: dict[str, str] = {}
 
 
+class Parent(msgspec.Struct, frozen=True, gc=False):
+    uid: str
+
+
+class Owner(msgspec.Struct, frozen=True, gc=False):
+    uid: str
+    parent: Parent | None = None
+
+
 class Thing(msgspec.Struct):
     metadata: Meta
     phase: Annotated[str, msgspec.Meta(max_length=99)] = ""
@@ -26,6 +35,8 @@ class Thing(msgspec.Struct):
     notes: tuple[Note, ...] = ()
     either: int | str = 0
     sizes: dict[str, int] = {}
+    finalizers: tuple[str, ...] = ()
+    owners: tuple[Owner, ...] = ()
 
 
 def a_thing(name: str, version: str = "77", phase: str = "Running") -> Thing:
@@ -37,6 +48,8 @@ def a_thing(name: str, version: str = "77", phase: str = "Running") -> Thing:
         "notes": [{"reason": "Running"}, {"reason": "x" * 100, "text": None}],
         "either": "Running",
         "sizes": {"a": 1},
+        "finalizers": ["desktop-x"],
+        "owners": [{"uid": "desktop-x", "parent": {"uid": "desktop-y"}}],
     }
     return msgspec.json.decode(msgspec.json.encode(body), type=Thing)
 
@@ -50,6 +63,36 @@ def test_equal_strings_are_one_wherever_they_stand() -> None:
     assert one.phase is one.note.reason is one.notes[0].reason is other.phase is other.notes[0].reason
     assert one.metadata.labels["app"] is one.note.text is other.note.text
     assert one.metadata.resource_version is not other.metadata.resource_version
+
+
+def test_equal_values_that_cannot_change_are_one_as_a_whole() -> None:
+    interner, one, other = StringInterner(), a_thing("one"), a_thing("other")
+    interner.intern_fields(one)
+    interner.intern_fields(other)
+    assert one.finalizers is other.finalizers
+    assert one.owners is other.owners
+    assert one.owners[0].uid is one.metadata.labels["app"]
+    assert one.note is not other.note, "it can be changed"
+
+
+def test_maps_share_their_keys_and_empty_ones_are_one() -> None:
+    interner, key = StringInterner(), "a key that is longer than the decoder's own memory of keys"
+    things = [
+        msgspec.json.decode(f'{{"metadata": {{"name": "{name}", "labels": {labels}}}}}', type=Thing)
+        for name, labels in (
+            ("one", f'{{"{key}": "x"}}'),
+            ("other", f'{{"{key}": "y"}}'),
+            ("bare", "{}"),
+            ("none", "{}"),
+        )
+    ]
+    for thing in things:
+        interner.intern_fields(thing)
+    one, other, bare, none = (thing.metadata.labels for thing in things)
+    assert next(iter(one)) is next(iter(other))
+    assert (one[key], other[key]) == ("x", "y")
+    assert bare == {}
+    assert bare is none
 
 
 def test_nothing_else_changes() -> None:

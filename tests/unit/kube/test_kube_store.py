@@ -353,7 +353,18 @@ def test_names_are_kept_once_by_all_stores_of_a_sharer() -> None:
     for store in (one, other):
         store.observe(a_thing("".join(["thi", "ng"])))
     [mine], [theirs] = list(one._objects), list(other._objects)
-    assert mine[1] is theirs[1]
+    assert mine is theirs
+
+
+def test_an_index_keeps_no_names_of_its_own() -> None:
+    interner = StringInterner()
+    store: Store[Thing] = Store(interner=interner)
+    owner, key = interner.intern("owner"), interner.intern(("ns", "thing"))
+    store.observe(a_thing("".join(["thi", "ng"]), version=1))
+    store.observe(a_thing("".join(["thi", "ng"]), version=2, owners=("".join(["ow", "ner"]),)))
+    [(entry, found)] = store._owners._groups.items()
+    assert entry is owner
+    assert found is key
 
 
 def test_what_is_listed_shares_its_strings_at_once() -> None:

@@ -1,8 +1,8 @@
-"""Objects as API servers really send them, where they are not what one would expect."""
+"""Objects as API servers really send them, where they are not what one would expect, and what is kept of them."""
 
 import msgspec
 
-from vdi.session.observed import Node
+from vdi.session.observed import Node, Pod, Route, Secret
 
 
 def test_a_node_with_an_image_that_has_lost_its_names_is_a_node() -> None:
@@ -10,3 +10,32 @@ def test_a_node_with_an_image_that_has_lost_its_names_is_a_node() -> None:
     images = b'[{"names":null,"sizeBytes":5},{"names":["a:1"],"sizeBytes":7}]'
     node = msgspec.json.decode(b'{"metadata":{"name":"n"},"status":{"images":' + images + b"}}", type=Node)
     assert [image.names for image in node.status.images] == [None, ("a:1",)]
+
+
+def test_of_a_pod_only_what_is_read_is_kept() -> None:
+    pod = msgspec.json.decode(
+        b"""{"metadata": {"name": "p"},
+        "spec": {"volumes": [{"name": "tmp", "emptyDir": {}},
+                             {"name": "home", "persistentVolumeClaim": {"claimName": "home-a"}}]},
+        "status": {"conditions": [{"type": "Initialized", "status": "True"}, {"type": "Ready", "status": "True"},
+                                  {"type": "PodScheduled", "status": "True"},
+                                  {"type": "DisruptionTarget", "status": "True"}]}}""",
+        type=Pod,
+    )
+    assert [condition.type for condition in pod.status.conditions] == ["Ready", "PodScheduled", "DisruptionTarget"]
+    assert [volume.name for volume in pod.spec.volumes] == ["home"]
+    assert pod.home_claim == "home-a"
+
+
+def test_of_a_secret_only_whether_there_is_a_digest() -> None:
+    body = b'{"metadata": {"name": "s"}, "data": {"agentToken": "YQ==", "passwordSha256": "%s"}}'
+    with_digest, without = (msgspec.json.decode(body % digest, type=Secret) for digest in (b"c2VjcmV0", b""))
+    assert with_digest.has_digests
+    assert not without.has_digests
+    assert "c2VjcmV0" not in str(with_digest)
+
+
+def test_of_a_route_only_its_host() -> None:
+    annotated = b'{"metadata": {"name": "r", "annotations": {"vdi.kasm.io/host": "a.example.com", "x": "y"}}}'
+    route, bare = (msgspec.json.decode(body, type=Route) for body in (annotated, b'{"metadata": {"name": "r"}}'))
+    assert (route.host, bare.host) == ("a.example.com", "")
