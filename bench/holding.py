@@ -31,7 +31,7 @@ from vdi.api.crd import build_crds
 from vdi.kube.events import CROWD_PAUSE, WAITING
 
 SESSIONS = 10_000
-MOST_MIB, MOST_PERCENT = 150.0, 1.0
+MOST_MIB, MOST_PERCENT = 150.0, 0.2
 SETTLED_PERCENT = 2.0
 DEADLINE_SECONDS = 3600.0
 
@@ -68,7 +68,7 @@ class Holding:
         await self._ready()
         ready = time.monotonic() - begun
         await self._settled()
-        figures["started_anew"] = {
+        figures["after_a_restart"] = {
             "ready_s": round(ready, 1),
             "cpu_until_settled_s": round(self._operator.cpu(), 1),
             **await self._idle(),
@@ -153,18 +153,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def table(figures: Mapping[str, Any], sessions: int) -> str:
     """What people read."""
     lines = [f"{sessions} sessions held; Python {figures['python']}", ""]
-    for title, key in (("after it has made them", "after_the_burst"), ("started anew", "started_anew")):
+    for title, key in (("after it has made them", "after_the_burst"), ("after a restart", "after_a_restart")):
         part = figures[key]
         lines.append(f"{title}: {part['rss_mib']:g} MiB, {part['idle_cpu_percent']:g} % of a core")
-    cold, made = figures["started_anew"], figures["made"]
+    cold, made = figures["after_a_restart"], figures["made"]
     lines += [
         f"made in {made['sessions_running_s']:g} s with {made['operator_cpu_s']:g} s of CPU,"
         f" at most {figures['after_the_burst']['peak_rss_mib']:g} MiB",
-        f"ready {cold['ready_s']:g} s after a new start, settled after {cold['cpu_until_settled_s']:g} s of CPU,"
+        f"ready {cold['ready_s']:g} s after a restart, settled after {cold['cpu_until_settled_s']:g} s of CPU,"
         f" {cold['writes']:g} writes, at most {cold['peak_rss_mib']:g} MiB",
         "",
     ]
-    for key in ("after_the_burst", "started_anew"):
+    for key in ("after_the_burst", "after_a_restart"):
         met = figures[key]["rss_mib"] <= MOST_MIB and figures[key]["idle_cpu_percent"] <= MOST_PERCENT
         lines.append(
             f"{'met   ' if met else 'MISSED'}  {key}: at most {MOST_MIB:g} MiB and {MOST_PERCENT:g} % of a core"
