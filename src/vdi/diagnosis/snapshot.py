@@ -13,6 +13,7 @@ import msgspec
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
+from vdi.kube.wire import convert
 from vdi.session.capacity import PersistentVolume
 from vdi.session.observed import Event, Node, PersistentVolumeClaim, Pod
 from vdi.session.times import parse_time
@@ -108,7 +109,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
         return found
 
     def _decoded(self, plural: str, into: type[T]) -> list[T]:
-        return [msgspec.convert(one, into, strict=False) for one in self.raw(plural)]
+        return [convert(one, into) for one in self.raw(plural)]
 
     @cached_property
     def all_sessions(self) -> list[VDISession]:

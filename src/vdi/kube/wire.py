@@ -123,15 +123,28 @@ def decode(body: bytes | msgspec.Raw, into: type[T], what: str) -> T:
     """One object. Raises UnexpectedAnswer, which names `what` was read and which field did not fit."""
     if into is msgspec.Raw:
         return msgspec.Raw(body)  # type: ignore[return-value]
+    try:
+        response: T = _decoder_of(into).decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnexpectedAnswer(f"{what}: cannot be read as {getattr(into, '__name__', into)}: {error}") from error
+    return response
+
+
+def convert(value: Any, into: type[T]) -> T:
+    """An object that was decoded to maps and lists. Raises msgspec.ValidationError.
+
+    Other threads may decode or convert to the same type meanwhile, which they may not with `msgspec.convert`.
+    """
+    _decoder_of(into)
+    return msgspec.convert(value, into, strict=False)
+
+
+def _decoder_of(into: type) -> msgspec.json.Decoder[Any]:
     decoder = _decoders.get(into)
     if decoder is None:
         with _building:
             decoder = _decoders[into] = msgspec.json.Decoder(into)
-    try:
-        response: T = decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UnexpectedAnswer(f"{what}: cannot be read as {getattr(into, '__name__', into)}: {error}") from error
-    return response
+    return decoder
 
 
 def decode_event(event: WatchEvent, into: type[T], what: str) -> T:

@@ -113,12 +113,15 @@ def test_a_cluster_scoped_kind_takes_no_namespace() -> None:
 
 THREADS_THAT_MEET_NEW_TYPES = """
 import sys, threading, msgspec
-from vdi.kube.wire import decode
+from vdi.kube.wire import convert, decode
 
-def read(kind):
+BODY = b'{"object": {"i19": [{"f19": "a"}]}}'
+
+def read(number, kind):
     together.wait()
     for _ in range(20):
-        assert decode(b'{"object": {"i19": [{"f19": "a"}]}}', kind, "x").object.i19[0].f19 == "a"
+        read = convert(msgspec.json.decode(BODY), kind) if number % 2 else decode(BODY, kind, "x")
+        assert read.object.i19[0].f19 == "a"
 
 sys.setswitchinterval(1e-6)
 together = threading.Barrier(4)
@@ -126,7 +129,7 @@ for _ in range(60):
     leaf = msgspec.defstruct("Leaf", [(f"f{n}", str | None, None) for n in range(20)], gc=False)
     inner = msgspec.defstruct("Inner", [(f"i{n}", list[leaf] | None, None) for n in range(20)], gc=False)
     outer = [msgspec.defstruct("Outer", [("object", inner)], gc=False) for _ in range(4)]
-    threads = [threading.Thread(target=read, args=(kind,)) for kind in outer]
+    threads = [threading.Thread(target=read, args=(number, kind)) for number, kind in enumerate(outer)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from urllib.parse import urlsplit
 
-import msgspec
-
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.operators import LEASE, lease_namespace, operator_for, settings_for
 from vdi.findings.model import Remedy
+from vdi.kube.wire import convert
 from vdi.session import naming
 from vdi.session.capacity_matching import read_capacity
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
@@ -144,8 +143,8 @@ class SessionDiagnosis:
             pod=pod,
             home=self.home,
             homes=self.homes,
-            service=msgspec.convert(service, Service) if service else None,
-            route=msgspec.convert(route, Route) if route else None,
+            service=convert(service, Service) if service else None,
+            route=convert(route, Route) if route else None,
             events=tuple(self._events()),
             node=node,
             node_gone=bool(bound and bound.spec.node_name and node is None and self.snapshot.nodes),
