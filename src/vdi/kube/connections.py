@@ -13,7 +13,7 @@ from vdi.kube.http import BUFFER, Connection, HttpError, Response, url_host
 
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 60.0
-"""A connection unused for longer is closed: API servers do so after 90, and each takes 0.1 MiB while it is kept."""
+"""A connection unused for longer is closed, which API servers do after 90: each takes memory while it is kept."""
 
 
 @dataclass(frozen=True, slots=True)
