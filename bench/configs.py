@@ -63,35 +63,69 @@ conditions:
 """
 
 
-def kwok() -> list[Object]:
-    """kwok plays 16 pods at a time; it must not be what the sessions wait for. Its nodes report like kubelets.
+_RUNNING = """\
+{{ $since := .metadata.creationTimestamp }}
+{{ $sum := atoi (adler32sum .metadata.uid) }}
+conditions:
+{{ range list "Initialized" "ContainersReady" "Ready" }}
+- lastTransitionTime: {{ $since | Quote }}
+  status: "True"
+  type: {{ . }}
+{{ end }}
+containerStatuses:
+{{ range .spec.containers }}
+- image: {{ .image | Quote }}
+  name: {{ .name | Quote }}
+  ready: true
+  restartCount: 0
+  state:
+    running:
+      startedAt: {{ $since | Quote }}
+{{ end }}
+hostIP: {{ NodeIPWith .spec.nodeName | Quote }}
+podIP: {{ printf "127.%d.%d.%d" (add 128 (mod $sum 120)) (div $sum 16777216) (mod (div $sum 65536) 256) | Quote }}
+phase: Running
+startTime: {{ $since | Quote }}
+"""
+"""A running pod: the same each time, since kwok plays a pod again whose status it has not seen yet.
 
-    Its pods have addresses of this machine: the operator asks each desktop's agent, which must not be a stranger's.
-    """
+Its address is this machine's: the operator asks each desktop's agent, which must not be a stranger's.
+"""
+
+
+def kwok() -> list[Object]:
+    """kwok plays 16 pods at a time; it must not be what the sessions wait for. Its nodes report like kubelets."""
     options = {
         "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
         "kind": "KwokConfiguration",
-        "options": {"podPlayStageParallelism": 16, "nodePlayStageParallelism": 4, "cidr": "127.128.0.1/9"},
+        "options": {"podPlayStageParallelism": 16, "nodePlayStageParallelism": 4},
     }
     beat = HEARTBEAT_SECONDS * 1000
     delay = {"durationMilliseconds": beat, "jitterDurationMilliseconds": beat + 60_000}
+    ready = {"key": '.status.conditions.[] | select( .type == "Ready" ) | .status', "values": ["True"]}
+    not_ready, is_ready = {**ready, "operator": "NotIn"}, {**ready, "operator": "In"}
+    deleted = {"key": ".metadata.deletionTimestamp", "operator": "Exists"}
+    new = [{**deleted, "operator": "DoesNotExist"}, {"key": ".status.podIP", "operator": "DoesNotExist"}]
     return [
         options,
-        _node_stage("node-initialize", "NotIn", {"statusTemplate": f"{_CONDITIONS}phase: Running\n"}),
-        _node_stage("node-heartbeat", "In", {"statusTemplate": _CONDITIONS}, delay=delay, immediateNextStage=True),
+        _stage("Node", "node-initialize", [not_ready], {"statusTemplate": f"{_CONDITIONS}phase: Running\n"}),
+        _stage(
+            "Node", "node-heartbeat", [is_ready], {"statusTemplate": _CONDITIONS}, delay=delay, immediateNextStage=True
+        ),
+        _stage("Pod", "pod-run", new, {"statusTemplate": _RUNNING}),
+        _stage("Pod", "pod-delete", [deleted], {"finalizers": {"empty": True}, "delete": True}),
     ]
 
 
-def _node_stage(name: str, operator: str, then: Object, **more: Any) -> Object:
-    """What kwok does with a node whose condition Ready is, or is not, True."""
-    ready = {"key": '.status.conditions.[] | select( .type == "Ready" ) | .status', "operator": operator}
+def _stage(kind: str, name: str, matches: list[Object], then: Object, **more: Any) -> Object:
+    """What kwok does with the objects of this kind that match."""
     return {
         "apiVersion": "kwok.x-k8s.io/v1alpha1",
         "kind": "Stage",
         "metadata": {"name": name},
         "spec": {
-            "resourceRef": {"apiGroup": "v1", "kind": "Node"},
-            "selector": {"matchExpressions": [{**ready, "values": ["True"]}]},
+            "resourceRef": {"apiGroup": "v1", "kind": kind},
+            "selector": {"matchExpressions": matches},
             "next": then,
             **more,
         },
