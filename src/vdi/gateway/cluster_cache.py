@@ -14,7 +14,7 @@ from vdi.api.template import VDITemplate
 from vdi.gateway.settings import Settings
 from vdi.gateway.users import same_user
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
-from vdi.kube.interning import StringInterner
+from vdi.kube.interning import Interner
 from vdi.kube.resource import CLAIMS
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
@@ -117,10 +117,10 @@ class ClusterCache:
 
     def __init__(self, client: Client, settings: Settings, clock: Clock = SYSTEM_CLOCK) -> None:
         self.settings = settings
-        self.sessions: Store[VDISession] = Store(interner=StringInterner())
+        self.sessions: Store[VDISession] = Store(interner=Interner())
         self.templates: Store[VDITemplate] = Store()
         self.pools: Store[VDIPool] = Store()
-        self.homes: Store[HomeClaim] = Store(interner=StringInterner())
+        self.homes: Store[HomeClaim] = Store(interner=Interner())
         self.sessions.add_index(_BY_URL, lambda session: [session.status.url])
         self.sessions.add_index(_BY_UID, lambda session: [session.metadata.uid])
         self.sessions.add_index(_BY_POD_IP, lambda session: [_canonical(session.status.pod_ip)])

@@ -1,7 +1,7 @@
 """Lets equal parts be one: most of what a decoded object says is said in thousands of others too.
 
-Strings (times, reasons, a namespace), and whole values that cannot be changed (finalizers, the owner of four children):
-half of the memory of what the operator keeps.
+Strings (times, reasons, a namespace) were two fifths of the memory of what the operator keeps. Whole values that cannot
+be changed are kept once as well: finalizers, the owner of four children.
 """
 
 from collections.abc import Callable, Hashable
@@ -22,7 +22,7 @@ _EMPTY: dict[str, str] = {}
 """In the place of every map that has no entry; never changed, as no part of a shared object is."""
 
 
-class StringInterner:
+class Interner:
     """Walks through structs and puts the first of equal strings, and of equal immutable values, in the others' place.
 
     It knows the last few thousand; beyond that it is cleared, since equal ones mostly come close together.
@@ -60,8 +60,8 @@ class StringInterner:
                 known = self._known.get(value)
                 if known is None:
                     self._walk_whole(value)
-                    known = intern(value, value)
-                if known is not value:
+                    self._known[value] = value
+                elif known is not value:
                     force_setattr(obj, name, known)
         for name in plan.structs:
             value = getattr(obj, name)

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Generic
 
-from vdi.kube.interning import StringInterner, absorb
+from vdi.kube.interning import Interner, absorb
 from vdi.kube.managed_fields import FieldOwnership, FieldOwnershipReader
 from vdi.kube.meta import T, key_of, version_of
 
@@ -29,7 +29,7 @@ class _Index(Generic[T]):
     changes of an object leave its entries as they are, and then nothing is to be done here.
     """
 
-    def __init__(self, keys: Callable[[T], Collection[Hashable]], interner: StringInterner | None) -> None:
+    def __init__(self, keys: Callable[[T], Collection[Hashable]], interner: Interner | None) -> None:
         self._keys = keys
         self._interner = interner
         self._groups: dict[Hashable, ObjectKey | dict[ObjectKey, None]] = {}
@@ -85,7 +85,7 @@ class Store(Generic[T]):
     thread, between two awaits: hence no lock.
     """
 
-    def __init__(self, ownership: FieldOwnershipReader | None = None, interner: StringInterner | None = None) -> None:
+    def __init__(self, ownership: FieldOwnershipReader | None = None, interner: Interner | None = None) -> None:
         self.ownership = ownership
         self._interner = interner
         self._objects: dict[ObjectKey, T] = {}
@@ -198,12 +198,12 @@ class Store(Generic[T]):
         if self._interner is not None:
             if present is not None and mark == self._marks.get(uid) and absorb(present, obj):
                 return  # a node's heartbeat: all that we keep of it is as it was
+            intern = self._interner.intern
+            key = intern((intern(key[0]), intern(key[1])))
             if listed:  # thousands come at once and stay
                 self._interner.intern_fields(obj)
             else:
                 self._share_later(key, self._interner)
-            intern = self._interner.intern
-            key = intern((intern(key[0]), intern(key[1])))
         if present is not None and present.metadata.uid != uid:
             self._change(key, present, None)
             present = None
@@ -211,7 +211,7 @@ class Store(Generic[T]):
             self._marks[uid] = mark
         self._change(key, present, obj)
 
-    def _share_later(self, key: ObjectKey, interner: StringInterner) -> None:
+    def _share_later(self, key: ObjectKey, interner: Interner) -> None:
         self._unshared.pop(key, None)
         self._unshared[key] = None
         if len(self._unshared) > NEWEST:

@@ -12,7 +12,7 @@ from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.kube.clock import Clock
-from vdi.kube.interning import StringInterner
+from vdi.kube.interning import Interner
 from vdi.kube.managed_fields import FieldOwnershipReader
 from vdi.kube.meta import T
 from vdi.kube.resource import (
@@ -75,7 +75,7 @@ class Caches:
     ) -> None:
         self.namespaces = namespaces
         """Where sessions live."""
-        ownership, interner = FieldOwnershipReader(client.field_manager, APPLIED_HASH), StringInterner()
+        ownership, interner = FieldOwnershipReader(client.field_manager, APPLIED_HASH), Interner()
         self.sessions: Store[VDISession] = Store(interner=interner)
         self.templates: Store[VDITemplate] = Store()
         self.pools: Store[VDIPool] = Store()

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from vdi.kube.interning import REMEMBERED, StringInterner, absorb
+from vdi.kube.interning import REMEMBERED, Interner, absorb
 
 
 class Note(msgspec.Struct, gc=False):
@@ -55,7 +55,7 @@ def a_thing(name: str, version: str = "77", phase: str = "Running") -> Thing:
 
 
 def test_equal_strings_are_one_wherever_they_stand() -> None:
-    interner, one, other = StringInterner(), a_thing("one"), a_thing("other")
+    interner, one, other = Interner(), a_thing("one"), a_thing("other")
     interner.intern_fields(one)
     interner.intern_fields(other)
     assert one.note is not None
@@ -66,7 +66,7 @@ def test_equal_strings_are_one_wherever_they_stand() -> None:
 
 
 def test_equal_values_that_cannot_change_are_one_as_a_whole() -> None:
-    interner, one, other = StringInterner(), a_thing("one"), a_thing("other")
+    interner, one, other = Interner(), a_thing("one"), a_thing("other")
     interner.intern_fields(one)
     interner.intern_fields(other)
     assert one.finalizers is other.finalizers
@@ -76,7 +76,7 @@ def test_equal_values_that_cannot_change_are_one_as_a_whole() -> None:
 
 
 def test_maps_share_their_keys_and_empty_ones_are_one() -> None:
-    interner, key = StringInterner(), "a key that is longer than the decoder's own memory of keys"
+    interner, key = Interner(), "a key that is longer than the decoder's own memory of keys"
     things = [
         msgspec.json.decode(f'{{"metadata": {{"name": "{name}", "labels": {labels}}}}}', type=Thing)
         for name, labels in (
@@ -97,15 +97,15 @@ def test_maps_share_their_keys_and_empty_ones_are_one() -> None:
 
 def test_nothing_else_changes() -> None:
     shared = a_thing("one")
-    StringInterner().intern_fields(shared)
+    Interner().intern_fields(shared)
     assert shared == a_thing("one")
     empty = Thing(Meta(""))
-    StringInterner().intern_fields(empty)
+    Interner().intern_fields(empty)
     assert empty == Thing(Meta(""))
 
 
 def test_what_it_knows_is_bounded() -> None:
-    interner = StringInterner()
+    interner = Interner()
     for number in range(REMEMBERED + 100):
         interner.intern_fields(Thing(Meta(f"thing-{number}")))
     assert len(interner._known) <= REMEMBERED + 10

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from unit.kube.kube_things import Journal, Thing, a_thing
-from vdi.kube.interning import StringInterner
+from vdi.kube.interning import Interner
 from vdi.kube.store import NEWEST, Store
 
 
@@ -316,7 +316,7 @@ TestStoreModel.settings = settings(stateful_step_count=40)
 
 
 def test_a_state_that_says_nothing_new_is_no_change() -> None:
-    store: Store[Thing] = Store(interner=StringInterner())
+    store: Store[Thing] = Store(interner=Interner())
     journal = Journal()
     store.listen(journal)
     for version, size in ((1, 1), (2, 1), (3, 2)):
@@ -328,7 +328,7 @@ def test_a_state_that_says_nothing_new_is_no_change() -> None:
 
 
 def test_what_has_settled_shares_its_strings_and_what_changed_last_does_not_yet() -> None:
-    interner = StringInterner()
+    interner = Interner()
     store: Store[Thing] = Store(interner=interner)
     for number in range(NEWEST + 1):
         store.observe(a_thing(f"thing-{number}", version=number + 1, owners=("".join(["ow", "ner"]),)))
@@ -347,7 +347,7 @@ def test_what_has_settled_shares_its_strings_and_what_changed_last_does_not_yet(
 
 
 def test_names_are_kept_once_by_all_stores_of_a_sharer() -> None:
-    interner = StringInterner()
+    interner = Interner()
     one: Store[Thing] = Store(interner=interner)
     other: Store[Thing] = Store(interner=interner)
     for store in (one, other):
@@ -357,7 +357,7 @@ def test_names_are_kept_once_by_all_stores_of_a_sharer() -> None:
 
 
 def test_an_index_keeps_no_names_of_its_own() -> None:
-    interner = StringInterner()
+    interner = Interner()
     store: Store[Thing] = Store(interner=interner)
     owner, key = interner.intern("owner"), interner.intern(("ns", "thing"))
     store.observe(a_thing("".join(["thi", "ng"]), version=1))
@@ -368,7 +368,7 @@ def test_an_index_keeps_no_names_of_its_own() -> None:
 
 
 def test_what_is_listed_shares_its_strings_at_once() -> None:
-    interner = StringInterner()
+    interner = Interner()
     store: Store[Thing] = Store(interner=interner)
     relist = store.relist(1)
     listed = a_thing(owners=("".join(["ow", "ner"]),))
