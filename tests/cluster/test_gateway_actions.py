@@ -119,16 +119,18 @@ async def test_no_share_is_lost_among_two_replicas_and_an_operator_that_writes_a
     assert {one["user"] for one in session["spec"]["access"]} == set(guests)
 
 
-async def test_a_action_never_reaches_a_later_session_of_the_same_name(
+async def test_an_action_never_reaches_a_later_session_of_the_same_name(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was ended and begun again between the question whether Alice may and the write."""
     await stage.session("mine", "none")
     async with a_replica(stage, tmp_path) as gateway:
-        asked = gateway.context.client.get
+        asked, this_task = gateway.context.client.get, asyncio.current_task()
 
         async def get(kind: Resource, name: str, **more: Any) -> Any:
             session = await asked(kind, name, **more)
+            if asyncio.current_task() is not this_task:
+                return session  # the history asks too, for the sessions that it has lost
             await stage.delete(SESSIONS, "mine")
             await stage.session("mine", "none", user=EVE.email)
             return session

@@ -183,7 +183,7 @@ async def test_an_administrator_keeps_order_and_does_not_look_in(stage: PortalSt
         ),
     ],
 )
-async def test_a_action_is_done_and_said(
+async def test_an_action_is_done_and_said(
     stage: PortalStage, action: str, at: str, fields: dict[str, str], expected: tuple[object, ...], where: str
 ) -> None:
     alice, page = stage.browser(), f"/desktops/alice-desktop{at}"
