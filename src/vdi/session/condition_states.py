@@ -99,6 +99,9 @@ def _pod_ready(observed: Observed, explanation: Explanation | None) -> Condition
 
 
 def _route_ready(observed: Observed) -> ConditionState:
+    if observed.session.metadata.deletion_timestamp:
+        # Known before the route is seen to be gone: in a crowd that would be a second write for each session.
+        return ConditionState(conditions.ROUTE_READY, False, Reason.STOPPING, "The route is being deleted.")
     if blocked := observed.host_blocked:
         return ConditionState(conditions.ROUTE_READY, False, blocked.reason, blocked.message)
     if observed.route is None or observed.service is None:

@@ -211,7 +211,7 @@ class Reason(StrEnum):
     RUNNING = "Running", "Ready", "The desktop can be opened."
     PENDING = "Pending", "Ready", "The session is waiting; its message has the reason."
     FAILED = "Failed", "Ready", "The session cannot continue until someone makes a change; its message has the reason."
-    STOPPING = "Stopping", "Ready", "The session is being deleted."
+    STOPPING = "Stopping", "RouteReady, Ready", "The session is being deleted."
     TIMED_OUT = "TimedOut", "Ready", "The run has reached its timeout.", ReasonKind.RUN_END
     IDLE_TOO_LONG = "IdleTooLong", "Ready", "The desktop was idle for longer than its idle timeout.", ReasonKind.RUN_END
     WORKING_HOURS_OVER = "WorkingHoursOver", "Ready", "The working hours of the template ended.", ReasonKind.RUN_END
