@@ -83,10 +83,9 @@ def test_a_deleted_session_says_at_once_what_holds_until_its_pod_is_gone() -> No
     deleted = a_session(deleting=True)
     before = status_of(seen(session=deleted, pod=a_pod(ready=True)))
     deleted = msgspec.structs.replace(deleted, status=before)
-    assert (
-        status_of(seen(session=deleted, pod=a_pod(deletionTimestamp=CREATED), route=None, host="alice-desktop"))
-        == before
-    )
+    pod = a_pod(deletionTimestamp=CREATED)
+    assert status_of(seen(session=deleted, pod=pod)) == before
+    assert status_of(seen(session=deleted, pod=pod, route=None, host="alice-desktop")) == before
     assert (reason(before, "PodReady"), reason(before, "RouteReady")) == ("PodStopping", "Stopping")
     assert "a new one follows" not in str(before)
     lost = status_of(seen(session=a_session(deleting=True), pod=a_pod(ready=True), node=a_node(ready=False)))
