@@ -4,6 +4,7 @@ The commands are taken from the page, so that page and rehearsal cannot drift. W
 here: the gateway's program with its database, PostgreSQL's own, and `sh` and `tar` on a folder for each claim.
 """
 
+import asyncio
 import base64
 import json
 import os
@@ -18,14 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
-from cluster.gateway_stage import PASSWORD
+from cluster.gateway_stage import PASSWORD, AsTraefik
 from cluster.helm_tools import CHART, Tools, open_tools
 from cluster.program_pods import ProgramPods, programs_run
 from cluster.release_stage import Release
-from cluster.test_release_from_0_1_0 import log_in, portal_of
+from support.csrf import csrf_of
 from support.metrics_token import token_file
 from support.passwords import HASHER
 from support.postgres import Postgres, postgres_server
@@ -37,6 +39,7 @@ ROOT = CHART.parents[1]
 PAGE = ROOT / "docs/backup.md"
 IMAGE = "registry.example.com/vdi"
 SESSIONS = ("--namespace", "vdi-sessions")
+PORTAL = "https://portal.vdi.localhost:8443"
 VALUES: dict[str, Any] = {
     "image": {"repository": IMAGE, "tag": "1"},
     "replicas": 1,
@@ -79,6 +82,34 @@ def commands(section: str) -> list[str]:
     assert rest, f"{PAGE} has no section {section!r}"
     text = rest.partition("\n## ")[0]
     return [textwrap.dedent(block) for block in re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)]
+
+
+def log_in(port: int) -> dict[str, str]:
+    """The cookies of a browser that has logged in."""
+
+    async def submit() -> dict[str, str]:
+        async with httpx.AsyncClient(transport=AsTraefik(port), base_url=PORTAL, timeout=20) as browser:
+            page = await browser.get("/login")
+            form = {"user": "alice@example.com", "password": PASSWORD, "csrf": csrf_of(page.text), "next": "/"}
+            headers = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
+            answer = await browser.post("/login", data=form, headers=headers)
+            assert answer.status_code == 303, (answer.status_code, answer.text)
+            return dict(browser.cookies)
+
+    return asyncio.run(submit())
+
+
+def portal_of(port: int, cookies: dict[str, str], path: str = "/") -> str:
+    """The portal as this browser sees it; empty: it has to log in."""
+
+    async def read() -> str:
+        headers = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Site": "none"}
+        transport = AsTraefik(port)
+        async with httpx.AsyncClient(transport=transport, base_url=PORTAL, cookies=cookies, timeout=20) as browser:
+            page = await browser.get(path, headers=headers)
+            return page.text if page.status_code == 200 else ""
+
+    return asyncio.run(read())
 
 
 @dataclass(frozen=True)

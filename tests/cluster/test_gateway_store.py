@@ -15,12 +15,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from support.postgres import Postgres, postgres_server, postgres_url
 from support.waiting import eventually
 from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of, without_marks
-from unit.gateway.test_store_migrations import differences, make_0_1_0
+from unit.gateway.test_store_migrations import differences
 from vdi.api.session import VDISession
 from vdi.gateway.history.export import Form, What, export
 from vdi.gateway.store.audit import END, Act, Audit
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
-from vdi.gateway.store.migrations import UnknownRevisionError, downgrade, upgrade
+from vdi.gateway.store.migrations import UnknownRevisionError, upgrade
 from vdi.gateway.store.scheduled_starts import ScheduledStart, ScheduledStartStore
 
 __all__ = ["postgres_server", "postgres_url"]
@@ -70,32 +70,6 @@ async def test_an_upgrade_that_fails_leaves_nothing_behind(postgres_url: str) ->
         tables = await connection.exec_driver_sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
         assert tables.scalars().all() == ["history_runs"]
     await database.close()
-
-
-async def columns(database: Database) -> list[tuple[object, ...]]:
-    query = "SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns"
-    async with database.connect() as connection:
-        found = await connection.exec_driver_sql(f"{query} WHERE table_schema = 'public' ORDER BY 1, 2")
-        return [tuple(row) for row in found]
-
-
-async def test_a_downgrade_gives_0_1_0_the_database_that_it_knows(postgres_url: str) -> None:
-    """Two that go back at once are one, and a later upgrade brings the columns again."""
-    databases = [Database(postgres_url) for _ in range(2)]
-    await make_0_1_0(databases[0])
-    before = await columns(databases[0])
-    await upgrade(databases[0])
-    assert ("history_runs", "renderer", "character varying", "YES") in await columns(databases[0])
-    undone = await asyncio.gather(*(downgrade(database, "0001_c65dbe3c") for database in databases))
-    assert sorted(undone) == [[], ["0004_usage", "0003_scheduled_starts", "0002_graphics"]]
-    assert await columns(databases[0]) == before
-    await upgrade(databases[1])
-    async with databases[1].connect() as connection:
-        assert await connection.run_sync(differences) == []
-        rows = await connection.exec_driver_sql("SELECT uid, node, renderer FROM history_runs")
-        assert [tuple(row) for row in rows] == [("u-1", "node-1", None)]
-    for database in databases:
-        await database.close()
 
 
 def lives(count: int) -> list[tuple[Life, list[VDISession]]]:

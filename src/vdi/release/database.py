@@ -24,27 +24,10 @@ from vdi.release.errors import RefusedError
 Object = Mapping[str, Any]
 REVISION = "vdi.kasm.io/database-revision"
 """Annotation of the gateway's Deployment: the newest revision of the database that its chart's gateway knows."""
-REVISIONS: Mapping[str, tuple[str, ...]] = {
-    "0001_c65dbe3c": (),
-    "0002_graphics": ("history_runs.renderer", "history_runs.encoder"),
-    "0003_scheduled_starts": tuple(
-        f"scheduled_starts.{column}"
-        for column in (
-            *("id", "owner", "template", "session", "time", "days", "time_zone", "created", "next_time"),
-            *("claimed_until", "last_time", "last_result", "last_message"),
-        )
-    ),
-    "0004_usage": (
-        *(f"history_runs.{column}" for column in ("cpu", "memory_gib", "idle_since", "idle_seconds")),
-        *(f"history_pool_places.{column}" for column in ("at", "pool", "template", "places", "gpus")),
-        *("history_pool_places.cpu", "history_pool_places.memory_gib"),
-        *(f"history_home_days.{column}" for column in ("day", "uid", "owner", "template", "gib")),
-        *(f"history_user_groups.{column}" for column in ("month", "owner", "groups")),
-    ),
-}
+REVISIONS: Mapping[str, tuple[str, ...]] = {"0001": ()}
 """The revisions of the database, the oldest first, and the columns that each adds. A test holds them to the code."""
-_FIRST = "0001_c65dbe3c"
-"""Of charts without the annotation: version 0.1.0."""
+_FIRST = "0001"
+"""Of charts without the annotation."""
 _DEPLOYMENT = "vdi-gateway"
 _CONTAINER = "gateway"
 _ENDED = ("Succeeded", "Failed")

@@ -11,6 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import NullPool, create_engine, inspect
 
 from vdi.gateway.store.migrations import FOLDER
+from vdi.release import database
 from vdi.release.database import (
     REVISION,
     REVISIONS,
@@ -23,7 +24,13 @@ from vdi.release.database import (
 from vdi.release.errors import RefusedError
 
 CHART = Path(__file__).parents[3] / "charts/vdi"
-FIRST, GRAPHICS = "0001_c65dbe3c", "0002_graphics"
+FIRST, GRAPHICS = "0001", "0002_graphics"
+
+
+@pytest.fixture
+def two_revisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    added = ("history_runs.renderer", "history_runs.encoder")
+    monkeypatch.setattr(database, "REVISIONS", {FIRST: (), GRAPHICS: added})
 
 
 def a_gateway(revision: str = "", image: str = "registry.example.com/vdi:2") -> dict[str, Any]:
@@ -100,19 +107,22 @@ def test_the_chart_says_the_newest_revision() -> None:
     ],
     ids=["same revision", "newer", "unknown and newer", "same image", "no gateway in place", "no gateway to come"],
 )
+@pytest.mark.usefixtures("two_revisions")
 def test_where_the_database_stays_as_it_is(current: dict[str, Any] | None, target: dict[str, Any]) -> None:
     assert plan_downgrade(current, [target]) is None
 
 
+@pytest.mark.usefixtures("two_revisions")
 def test_an_older_gateway_gets_the_database_that_it_knows() -> None:
     plan = plan_downgrade(a_gateway(GRAPHICS), [a_gateway(image="registry.example.com/vdi:1")])
     assert plan is not None and (plan.revision, plan.current) == (FIRST, GRAPHICS)
     assert plan.words == (
-        "the database goes back from revision 0002_graphics to 0001_c65dbe3c and loses the columns "
+        "the database goes back from revision 0002_graphics to 0001 and loses the columns "
         "history_runs.renderer, history_runs.encoder with their data; the gateway is stopped during that time"
     )
 
 
+@pytest.mark.usefixtures("two_revisions")
 def test_which_upgrades_helm_alone_cannot_undo() -> None:
     old = [a_gateway(image="registry.example.com/vdi:1")]
     assert upgrades_database([a_gateway(GRAPHICS)], old)

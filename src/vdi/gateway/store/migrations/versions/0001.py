@@ -1,9 +1,9 @@
-"""All tables of version 0.1.0."""
+"""All tables."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0001_c65dbe3c"
+revision = "0001"
 down_revision = None
 
 
@@ -113,7 +113,13 @@ def upgrade() -> None:
         sa.Column("node", sa.String(length=253), nullable=False),
         sa.Column("pod", sa.String(length=253), nullable=False),
         sa.Column("gpus", sa.Integer(), nullable=True),
+        sa.Column("renderer", sa.String(length=32), nullable=True),
+        sa.Column("encoder", sa.String(length=32), nullable=True),
+        sa.Column("cpu", sa.Float(), nullable=True),
+        sa.Column("memory_gib", sa.Float(), nullable=True),
         sa.Column("expires", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("idle_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("idle_seconds", sa.Float(), nullable=True),
         sa.Column("queue_seconds", sa.Float(), nullable=True),
         sa.Column("startup_seconds", sa.Float(), nullable=True),
         sa.Column("ended", sa.DateTime(timezone=True), nullable=True),
@@ -126,3 +132,49 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_history_runs_ended"), "history_runs", ["ended"], unique=False)
     op.create_index(op.f("ix_history_runs_start"), "history_runs", ["start"], unique=False)
+    op.create_table(
+        "history_pool_places",
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("pool", sa.String(length=253), nullable=False),
+        sa.Column("template", sa.String(length=253), nullable=False),
+        sa.Column("places", sa.Integer(), nullable=False),
+        sa.Column("gpus", sa.Integer(), nullable=False),
+        sa.Column("cpu", sa.Float(), nullable=False),
+        sa.Column("memory_gib", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("at", "pool", name=op.f("pk_history_pool_places")),
+    )
+    op.create_table(
+        "history_home_days",
+        sa.Column("day", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("uid", sa.String(length=64), nullable=False),
+        sa.Column("owner", sa.String(length=254), nullable=False),
+        sa.Column("template", sa.String(length=253), nullable=False),
+        sa.Column("gib", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("day", "uid", name=op.f("pk_history_home_days")),
+    )
+    op.create_table(
+        "history_user_groups",
+        sa.Column("month", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("owner", sa.String(length=254), nullable=False),
+        sa.Column("groups", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("month", "owner", name=op.f("pk_history_user_groups")),
+    )
+    op.create_table(
+        "scheduled_starts",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("owner", sa.String(length=254), nullable=False),
+        sa.Column("template", sa.String(length=253), nullable=False),
+        sa.Column("session", sa.String(length=63), nullable=False),
+        sa.Column("time", sa.String(length=5), nullable=False),
+        sa.Column("days", sa.String(length=32), nullable=False),
+        sa.Column("time_zone", sa.String(length=64), nullable=False),
+        sa.Column("created", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("next_time", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("claimed_until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last_time", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last_result", sa.String(length=32), nullable=False),
+        sa.Column("last_message", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_scheduled_starts")),
+    )
+    op.create_index(op.f("ix_scheduled_starts_next_time"), "scheduled_starts", ["next_time"], unique=False)
+    op.create_index(op.f("ix_scheduled_starts_owner"), "scheduled_starts", ["owner"], unique=False)
