@@ -174,6 +174,9 @@ CRON = must_be(
     "five fields as in cron: minute, hour, day of the month, month, day of the week, such as 0 18 * * MON-FRI",
     f"self.matches('^{_CRON}$')",
 )
+TIME_OF_DAY = must_be(
+    "a time of day from 00:00 to 23:59, such as 08:30", "self.matches('^([01][0-9]|2[0-3]):[0-5][0-9]$')"
+)
 TIME_ZONE = must_be(
     "a time zone such as Europe/Berlin or Etc/UTC",
     "self.matches('^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$') && self != 'Local'",

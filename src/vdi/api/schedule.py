@@ -1,10 +1,11 @@
-"""Working hours of templates and pools."""
+"""Working hours of templates, pools and sessions."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import msgspec
 
-from vdi.api.constraints import CRON, TIME_ZONE, doc
+from vdi.api.constraints import CRON, TIME_OF_DAY, TIME_ZONE, doc
 
 CronText = Annotated[
     str,
@@ -52,3 +53,47 @@ class TemplateSchedule(msgspec.Struct, rename="camel", omit_defaults=True):
             "the next window."
         ),
     ] = True
+
+
+class Day(StrEnum):
+    """Values of `spec.schedule.days` of a session."""
+
+    MON = "MON"
+    TUE = "TUE"
+    WED = "WED"
+    THU = "THU"
+    FRI = "FRI"
+    SAT = "SAT"
+    SUN = "SUN"
+
+
+WEEKDAYS = (Day.MON, Day.TUE, Day.WED, Day.THU, Day.FRI)
+
+
+class SessionSchedule(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
+    """When a suspended desktop is resumed by itself, and when it is suspended again."""
+
+    start: Annotated[
+        str, doc("Time of day at which the desktop is ready, such as 08:30. It is resumed 5 minutes earlier.",
+                 TIME_OF_DAY, maxLength=5)
+    ]  # fmt: skip
+    end: Annotated[
+        str | None,
+        doc(
+            "Time of day at which the desktop is suspended, such as 18:00, after a warning that input cancels. An end "
+            "before the start is on the next day. Default: it runs until its time limit or idle timeout.",
+            TIME_OF_DAY,
+            maxLength=5,
+        ),
+    ] = None
+    days: Annotated[
+        tuple[str, ...],
+        doc(
+            "Days of the week.",
+            items={"type": "string", "enum": [day.value for day in Day]},
+            minItems=1,
+            maxItems=7,
+            **{"x-kubernetes-list-type": "set"},
+        ),
+    ] = tuple(day.value for day in WEEKDAYS)
+    time_zone: TimeZoneText = "Etc/UTC"

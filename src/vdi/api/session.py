@@ -16,11 +16,13 @@ from vdi.api.constraints import (
     OBJECT_NAME,
     VISIBLE,
     Quantity,
+    Rule,
     doc,
     quantities_as_text,
     stays,
 )
 from vdi.api.meta import Condition, ObjectMeta
+from vdi.api.schedule import SessionSchedule
 
 
 class Phase(StrEnum):
@@ -186,6 +188,19 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
             "run starts."
         ),
     ] = False
+    schedule: Annotated[
+        SessionSchedule | None,
+        doc(
+            "Times at which a suspended desktop is resumed, and suspended again. At the end of a run, a session with a "
+            "schedule is always suspended, and never deleted.",
+            Rule(
+                "!has(self.end) || self.end != self.start",
+                "end must differ from start",
+                '"end is \'" + self.end + "\', which is the start"',
+                ".end",
+            ),
+        ),
+    ] = None
     priority: Annotated[
         int,
         doc("A waiting session with a higher priority starts first.", minimum=-1000, maximum=1000),
@@ -282,6 +297,10 @@ class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False
     ] = ""
     ready_time: Annotated[str, doc("When the desktop of this run first responded.", format="date-time")] = ""
     expires_at: Annotated[str, doc("When this run ends.", format="date-time")] = ""
+    next_start: Annotated[
+        str,
+        doc("When spec.schedule has the desktop ready next. It is resumed 5 minutes earlier.", format="date-time"),
+    ] = ""
     last_activity_time: Annotated[
         str, doc("When a user last connected or used mouse or keyboard, as last recorded.", format="date-time")
     ] = ""

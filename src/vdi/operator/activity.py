@@ -30,6 +30,7 @@ from vdi.kube.meta import ObjectReference
 from vdi.kube.queue import Result
 from vdi.operator.caches import BY_TEMPLATE, Caches
 from vdi.session.activity import Activity, evaluate_idle, idle_timeout, next_poll, poll_interval
+from vdi.session.alerts import schedules_of
 from vdi.session.conditions import CLOSING, IDLE
 from vdi.session.lifetime import started_at
 from vdi.session.naming import secret_name
@@ -344,8 +345,9 @@ def _polled_state(session: VDISession) -> tuple[object, ...]:
 
 def _can_cancel_closing(session: VDISession, template: VDITemplate | None) -> bool:
     """Whether the end of working hours is announced, and input cancels it."""
-    schedule = template.spec.schedule if template else None
-    return schedule is not None and schedule.cancel_on_activity and _warned_at(session, CLOSING) is not None
+    if _warned_at(session, CLOSING) is None:
+        return False
+    return any(schedule.cancel_on_activity for schedule in schedules_of(session, template))
 
 
 def _warned_at(session: VDISession, warning: str = IDLE) -> datetime | None:

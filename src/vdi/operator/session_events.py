@@ -27,6 +27,9 @@ class SessionEvents:
             seconds = (now - parse_time(asked)).total_seconds()
             self._metrics.startup.observe(seconds)
             self._emit(after, "Normal", "Ready", f"The desktop is ready after {seconds:.0f} s: {new.url}", "Start")
+        if after.spec.suspended and old.next_start and parse_time(old.next_start) < now:
+            note = f"The desktop was not resumed for {old.next_start}, because the operator was not running then."
+            self._emit(after, "Warning", "ScheduledStartMissed", note, "Start")
         self._announce_trouble(old, after)
         self._announce_end(old, after)
         for kind in WARNING_TYPES:

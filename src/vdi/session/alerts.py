@@ -6,13 +6,23 @@ Each warning is a condition that is there only while it holds, an Event when it 
 from dataclasses import dataclass
 from datetime import datetime
 
-from vdi.api.template import IdleAction, TimeoutAction
+from vdi.api.schedule import TemplateSchedule
+from vdi.api.session import VDISession
+from vdi.api.template import IdleAction, TimeoutAction, VDITemplate
 from vdi.session.activity import Idle, evaluate_idle, idle_timeout
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, Reason
 from vdi.session.decide import Observed
-from vdi.session.lifetime import expires_at, is_capped, lifecycle_of, run_length, started_at, warned_at
-from vdi.session.schedule import Closing, find_closing
+from vdi.session.lifetime import (
+    expires_at,
+    idle_action,
+    is_capped,
+    run_length,
+    started_at,
+    timeout_action,
+    warned_at,
+)
+from vdi.session.schedule import Closing, find_closing, working_hours
 from vdi.session.times import format_time, parse_time
 from vdi.session.units import format_duration
 
@@ -58,20 +68,31 @@ def find_idle(observed: Observed, now: datetime) -> Idle | None:
 
 
 def closing_of(observed: Observed, now: datetime) -> Closing | None:
-    """The end of the template's working hours that the desktop reaches next; None: none comes."""
-    session, template = observed.session, observed.template
+    """The end of working hours, of the template or of the session's own schedule, that comes first; None: none."""
+    session = observed.session
+    schedules = schedules_of(session, observed.template)
     started = started_at(session, observed.pod)
-    if template is None or template.spec.schedule is None or started is None or observed.pod is None:
+    if not schedules or started is None or observed.pod is None:
         return None
     known = session.status.last_activity_time
-    return find_closing(
-        template.spec.schedule,
-        started=started,
-        activity=observed.activity,
-        last_known_activity=parse_time(known) if known else None,
-        warned_at=_since(observed, CLOSING),
-        now=now,
+    closings = (
+        find_closing(
+            schedule,
+            started=started,
+            activity=observed.activity,
+            last_known_activity=parse_time(known) if known else None,
+            warned_at=_since(observed, CLOSING),
+            now=now,
+        )
+        for schedule in schedules
     )
+    return min((closing for closing in closings if closing), key=lambda closing: closing.over_at, default=None)
+
+
+def schedules_of(session: VDISession, template: VDITemplate | None) -> list[TemplateSchedule]:
+    """Working hours that hold for the desktop: those of its template, and its own."""
+    own = working_hours(session.spec.schedule) if session.spec.schedule else None
+    return [schedule for schedule in (template.spec.schedule if template else None, own) if schedule]
 
 
 def evictable_at(observed: Observed, settings: ClusterSettings) -> datetime | None:
@@ -88,7 +109,7 @@ def _expiring(observed: Observed, settings: ClusterSettings, now: datetime) -> A
     length = run_length(session, template, settings)
     if begins is None or end is None or length is None or now < begins:
         return None
-    what = describe_end(lifecycle_of(template).on_timeout)
+    what = describe_end(timeout_action(session, template))
     longer = "" if is_capped(session, template, settings) else "; a longer spec.timeout extends it"
     message = f"After {format_duration(length)} this desktop {what} at {clock_time(end)}{longer}."
     return Alert(EXPIRING, Reason.EXPIRING_SOON, message, format_time(end))
@@ -98,8 +119,7 @@ def _closing(observed: Observed, now: datetime) -> Alert | None:
     closing = closing_of(observed, now)
     if closing is None or not closing.is_warned(now):
         return None
-    template = observed.template
-    cancels = template is not None and template.spec.schedule is not None and template.spec.schedule.cancel_on_activity
+    cancels = closing.can_cancel
     unless = " unless someone uses mouse or keyboard" if cancels else ""
     message = f"Working hours end: this desktop is suspended at {clock_time(closing.over_at)}{unless}."
     return Alert(CLOSING, Reason.CLOSING_SOON, message, format_time(closing.over_at), cancels, closing.warn_at)
@@ -109,7 +129,7 @@ def _idle(observed: Observed, now: datetime) -> Alert | None:
     idle = find_idle(observed, now)
     if idle is None or not idle.warned(now):
         return None
-    what = describe_end(lifecycle_of(observed.template).on_idle)
+    what = describe_end(idle_action(observed.session, observed.template))
     message = (
         f"This desktop has been idle since {clock_time(idle.since)}; it {what} at {clock_time(idle.over_at)} unless "
         "someone uses mouse or keyboard."

@@ -19,7 +19,7 @@ from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.homes import NO_HOMES, Home, Homes, resolve_home
 from vdi.session.hosts import refuse_hostname
 from vdi.session.identity import is_operators_key
-from vdi.session.schedule import find_problems
+from vdi.session.schedule import find_problems, is_time_zone
 from vdi.session.units import parse_duration, parse_quantity, smaller_quantity
 from vdi.session.volumes import Mount, find_volume_problems, groups_of, resolve_mounts
 
@@ -233,6 +233,8 @@ def _invalid_session(spec: SessionSpec) -> Iterator[FieldError]:
         parse_duration(spec.timeout)
     except ValueError as why:
         yield _not_allowed("spec.timeout", spec.timeout, str(why))
+    if spec.schedule and not is_time_zone(zone := spec.schedule.time_zone):
+        yield _not_allowed("spec.schedule.timeZone", zone, f"{zone!r} is not a known time zone")
 
 
 def _not_allowed(field: str, value: str | int, why: str) -> FieldError:

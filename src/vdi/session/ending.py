@@ -20,7 +20,7 @@ from vdi.session.failures import (
     home_bound_at,
     is_given_up,
 )
-from vdi.session.lifetime import is_capped, is_over, lifecycle_of, started_at
+from vdi.session.lifetime import idle_action, is_capped, is_over, started_at, timeout_action
 from vdi.session.observed import RESTARTED_AT, Pod
 from vdi.session.times import format_time
 
@@ -63,9 +63,8 @@ def find_ending(observed: Observed, settings: ClusterSettings, now: datetime) ->
     session, template, pod = observed.session, observed.template, observed.pod
     if session.spec.suspended:
         return None
-    lifecycle = lifecycle_of(template)
     if is_over(session, template, pod, settings, now):
-        action = lifecycle.on_timeout
+        action = timeout_action(session, template)
         return Ending(Reason.TIMED_OUT, action, _end_of_time(observed, settings, suspends=_suspends(action)))
     closing = closing_of(observed, now)
     if closing and closing.is_over(now):
@@ -74,10 +73,11 @@ def find_ending(observed: Observed, settings: ClusterSettings, now: datetime) ->
         return Ending(Reason.WORKING_HOURS_OVER, TimeoutAction.SUSPEND, message)
     idle = find_idle(observed, now)
     if idle and idle.over(now):
-        suspends = _suspends(lifecycle.on_idle)
+        action_when_idle = idle_action(session, template)
+        suspends = _suspends(action_when_idle)
         message = f"This desktop has been idle since {clock_time(idle.since)}"
         message += _describe_consequence(session, pod, suspends=suspends)
-        return Ending(Reason.IDLE_TOO_LONG, lifecycle.on_idle, message)
+        return Ending(Reason.IDLE_TOO_LONG, action_when_idle, message)
     return None
 
 

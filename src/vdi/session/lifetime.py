@@ -7,7 +7,7 @@ another in it. Waiting in the queue, for a home or a host, and suspension belong
 from datetime import datetime, timedelta
 
 from vdi.api.session import VDISession
-from vdi.api.template import Lifecycle, VDITemplate
+from vdi.api.template import IdleAction, Lifecycle, TimeoutAction, VDITemplate
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.observed import KUEUE_QUEUE, LAST_FAILURE, RESTARTED_AT, RUN_STARTED, Pod
 from vdi.session.times import format_time, parse_time
@@ -22,6 +22,16 @@ _DEFAULT_LIFECYCLE = Lifecycle()
 def lifecycle_of(template: VDITemplate | None) -> Lifecycle:
     """What happens at the end of a run; without its template, what a template says by default."""
     return template.spec.lifecycle if template else _DEFAULT_LIFECYCLE
+
+
+def timeout_action(session: VDISession, template: VDITemplate | None) -> TimeoutAction:
+    """What happens when the run has used up its time. A deleted session would lose its schedule, so it is suspended."""
+    return TimeoutAction.SUSPEND if session.spec.schedule else lifecycle_of(template).on_timeout
+
+
+def idle_action(session: VDISession, template: VDITemplate | None) -> IdleAction:
+    """What happens to an idle desktop; with a schedule it is suspended, likewise."""
+    return IdleAction.SUSPEND if session.spec.schedule else lifecycle_of(template).on_idle
 
 
 def run_annotations(session: VDISession, started: datetime | None) -> dict[str, str]:

@@ -29,6 +29,7 @@ from vdi.session.failures import reset_failures
 from vdi.session.identity import POOL
 from vdi.session.lifetime import expires_at, started_at
 from vdi.session.observed import TEMPLATE_REVISION, Pod
+from vdi.session.schedule import next_start
 from vdi.session.times import format_time, parse_time
 
 
@@ -52,6 +53,7 @@ def derive(
         start_time=format_time(start) if start else "",
         ready_time=_ready_time(session, pod, start, now),
         expires_at=format_time(end) if end else "",
+        next_start=format_time(scheduled) if (scheduled := next_start(session, now)) else "",
         last_activity_time=_last_activity(observed, start),
         queue=blocked.queue if blocked and pod is None else None,
         failures=reset_failures(session, pod, now),

@@ -17,6 +17,7 @@ from vdi.session.failures import (
     unscheduled_since,
 )
 from vdi.session.lifetime import expires_at, warned_at
+from vdi.session.schedule import start_due_at
 
 
 def next_requeue(observed: Observed, settings: ClusterSettings, now: datetime) -> datetime | None:
@@ -26,6 +27,7 @@ def next_requeue(observed: Observed, settings: ClusterSettings, now: datetime) -
 
 def _moments(observed: Observed, settings: ClusterSettings, now: datetime) -> Iterator[datetime | None]:
     session, pod = observed.session, observed.pod
+    yield start_due_at(session, now)
     if not session.spec.suspended:
         yield expires_at(session, observed.template, pod, settings)
         yield warned_at(session, observed.template, pod, settings)

@@ -1,4 +1,4 @@
-"""Working hours: whether a schedule is open, and when a desktop that runs at the end of a window is suspended. Pure.
+"""Schedules: whether working hours are open, when a desktop is suspended at their end, when one is resumed. Pure.
 
          start                    end
     ───────┬───────────────────────┬──────────── a desktop that was started later runs until the end of the next window
@@ -19,11 +19,17 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
-from vdi.api.schedule import PoolSchedule, TemplateSchedule, Window
+from vdi.api.schedule import PoolSchedule, SessionSchedule, TemplateSchedule, Window
+from vdi.api.session import VDISession
 from vdi.session.activity import Activity
+from vdi.session.times import parse_time
 
 _LONGEST_WARNING = timedelta(minutes=5)
 _LAST_ANSWER = timedelta(seconds=15)
+_START_LEAD = timedelta(minutes=5)
+"""How long before its time a scheduled desktop is resumed: images are pulled, and people come early."""
+_START_LATE = timedelta(minutes=30)
+"""How long after its time a scheduled desktop is still resumed, by an operator that was away; then it was missed."""
 _CACHED_TIMES = 4096
 _OVERLAPS = 64
 """How many windows may follow one another without a gap until the end of working hours counts as never."""
@@ -40,6 +46,8 @@ class Closing:
     """When the desktop is suspended: later than `at` where the warning came late."""
     asked_at: datetime | None = None
     """When the desktop was last asked for input that would cancel this; None: it is not asked, or does not answer."""
+    can_cancel: bool = False
+    """Whether input while the warning is shown cancels this end."""
 
     def is_warned(self, now: datetime) -> bool:
         """Whether the person at the desktop is to be warned."""
@@ -107,7 +115,51 @@ def find_closing(
         shown_at = warned_at if warned_at is not None and warned_at >= at - lead else now
         over_at = max(at, shown_at + lead)
     asked_at = activity.seen if activity and schedule.cancel_on_activity else None
-    return Closing(at, at - lead, over_at, asked_at)
+    return Closing(at, at - lead, over_at, asked_at, schedule.cancel_on_activity)
+
+
+def working_hours(schedule: SessionSchedule) -> TemplateSchedule | None:
+    """The schedule of a session as working hours; None: it has no end.
+
+    A window ends at the first end after its start, so the end of a night is on the next day.
+    """
+    if schedule.end is None:
+        return None
+    window = Window(start=_start_cron(schedule), end=f"{_cron_time(schedule.end)} * * *")
+    return TemplateSchedule(windows=(window,), time_zone=schedule.time_zone)
+
+
+def next_start(session: VDISession, now: datetime) -> datetime | None:
+    """The next time at which its schedule has the desktop ready; None: there is no schedule, or it cannot be read.
+
+    The time in the status stays until it is dealt with: the desktop runs shortly before it, or the operator was away
+    until it is too late. So a desktop that its user suspends after that is not resumed again for the same time, and
+    one that gets a schedule after today's time is first resumed on the next day.
+    """
+    schedule, suspended = session.spec.schedule, session.spec.suspended
+    if schedule is None:
+        return None
+    cron, zone = _start_cron(schedule), schedule.time_zone
+    known = parse_time(session.status.next_start) if session.status.next_start else None
+    if known is None or previous_time(cron, zone, known) != known:  # or it is of a schedule that was changed
+        known = next_time(cron, zone, now)
+    is_dealt_with = known is not None and (now > known + _START_LATE or (not suspended and now >= known - _START_LEAD))
+    return next_time(cron, zone, max(known, now)) if known and is_dealt_with else known
+
+
+def start_due_at(session: VDISession, now: datetime) -> datetime | None:
+    """When its schedule resumes the desktop next: shortly before it is to be ready; None: never."""
+    start = next_start(session, now)
+    return start - _START_LEAD if start else None
+
+
+def _start_cron(schedule: SessionSchedule) -> str:
+    return f"{_cron_time(schedule.start)} * * {','.join(schedule.days)}"
+
+
+def _cron_time(time: str) -> str:
+    hour, _, minute = time.partition(":")
+    return f"{minute} {hour}"
 
 
 def next_close(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> datetime | None:

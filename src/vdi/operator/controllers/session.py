@@ -33,6 +33,7 @@ from vdi.session.identity import FINALIZER
 from vdi.session.notices import find_notices
 from vdi.session.phase import derive, derive_ending, derive_suspended
 from vdi.session.requeue import next_requeue
+from vdi.session.schedule import start_due_at
 
 SessionKey = tuple[str, str]
 """(namespace, name)."""
@@ -111,7 +112,11 @@ class SessionController:
         if ending := find_ending(observed, self._settings, now):
             return await self._end(observed, ending, now)
         if session.spec.suspended:
-            return await self._reconcile_suspended(observed, now)
+            due = start_due_at(session, now)
+            if due and now >= due:
+                await self._patch(session, {"spec": {"suspended": False}})
+                return Result()
+            return await self._reconcile_suspended(observed, due, now)
         unpublished = self._statuses.is_unpublished(session.metadata.uid)
         if not pods_of(observed) and (loss := find_vanished(session, unpublished=unpublished)):
             if unpublished or await self._cleanup.is_gone(session):
@@ -180,15 +185,18 @@ class SessionController:
         await self._cleanup.delete_pod(observed)
         return Result()  # the news of it wakes us
 
-    async def _reconcile_suspended(self, observed: Observed, now: datetime) -> Result:
-        """Suspended (B7): no pod, no way in, no place in the queue; home, address and Secret stay."""
+    async def _reconcile_suspended(self, observed: Observed, resumed_at: datetime | None, now: datetime) -> Result:
+        """Suspended (B7): no pod, no way in, no place in the queue; home, address and Secret stay.
+
+        `resumed_at`: when the session's schedule resumes it.
+        """
         session = observed.session
         self._queue.withdraw(session.metadata.uid)
         written, _ = await self._statuses.write(session, derive_suspended(observed, self._settings, now), at_once=True)
         self._announce(session, written, now)
         if await self._cleanup.delete_desktop(observed):
             self._reservations.release(session.metadata.uid)
-        return Result()
+        return Result(requeue_after=(resumed_at - now).total_seconds() if resumed_at else None)
 
     async def _end(self, observed: Observed, ending: Ending, now: datetime) -> Result:
         """The end of a run (B4): say so, then suspend or delete the session; resting or finalizing does the rest.
