@@ -8,17 +8,14 @@ from html import unescape
 from pathlib import Path
 
 import httpx
-import pytest
 
 from cluster.gateway_stage import GatewayStage, open_gateway_stage
 from cluster.operator_stage import Stage
 from support.csrf import csrf_of
 from support.waiting import PATIENCE, eventually
-from vdi.gateway import scheduled_starts
-from vdi.gateway.scheduled_starts import DAYS
+from vdi.api.schedule import Day
 from vdi.operator.kinds import SESSIONS
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.request import generate_name
 
 DESK = "/desktops/mine"
 LOCAL_DISK = {"defaultEphemeralStorage": "5Gi", "maxEphemeralStorage": "20Gi"}
@@ -116,29 +113,23 @@ async def test_a_desktop_from_the_catalogue_to_its_end(stage: Stage, tmp_path: P
         assert (reported["name"], reported["user"], reported["endReason"]) == ("mine", "alice@example.com", "user")
 
 
-async def test_a_desktop_that_the_form_schedules_is_started_and_reported_on_the_page(
-    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scheduled_starts, "_PERIOD_SECONDS", 0.2)
-    template = await stage.template(displayName="Writing desk")
+async def test_schedule_set_in_the_form_resumes_the_desktop(stage: Stage, tmp_path: Path) -> None:
+    template = await stage.template()
     async with open_gateway_stage(stage, tmp_path) as gateway, stage.operator(cluster=SETTINGS):
         alice = Person(gateway, await gateway.log_in("alice@example.com"))
-        page, soon = "/scheduled-starts", datetime.now(UTC) + timedelta(minutes=3)
-        await alice.sees(page, "Writing desk")
-        fields = {"template": template, "time": f"{soon:%H:%M}", "time_zone": "UTC"} | dict.fromkeys(DAYS, "yes")
-        refused = await alice.sends(page, page, fields | {"time_zone": "Mars/Olympus"}, status=422)
+        await stage.session("mine", template=template, user="alice@example.com", suspended=True)
+        page, action, soon = "/desktops/mine", "/desktops/mine/schedule", datetime.now(UTC) + timedelta(minutes=3)
+        await alice.sees(page, "Set schedule")
+        fields = {"start": f"{soon:%H:%M}", "time_zone": "UTC"} | {day.value: "yes" for day in Day}
+        refused = await alice.sends(action, page, fields | {"time_zone": "Mars/Olympus"}, status=422)
         assert "'Mars/Olympus' is not a known time zone" in words(refused.text)
-        await alice.sends(page, page, fields)
-        await alice.sees(page, f"{soon:%H:%M}, every day UTC")
-        await alice.sees(page, "Started,")
-        name = generate_name("alice@example.com", template)
-        await stage.run(name)
-        assert f'href="/desktops/{name}"' in (await alice.client.get(page)).text
-        found = re.search(r"/scheduled-starts/[0-9a-f]{32}/delete", (await alice.client.get(page)).text)
-        assert found
-        await alice.sends(found[0], found[0])
-        await alice.sees(page, "No scheduled starts yet")
-        assert await stage.get(SESSIONS, name)
+        refused = await alice.sends(action, page, {"start": "25:00", "time_zone": "UTC", "MON": "yes"}, status=422)
+        assert "'25:00' is not a time of day from 00:00 to 23:59, such as 08:30" in words(refused.text)
+        await alice.sends(action, page, fields)
+        await stage.run("mine")
+        await alice.sees(page, f"{soon:%H:%M}, every day, UTC")
+        await alice.sends(action, page, {"remove": "yes"})
+        assert (await stage.get(SESSIONS, "mine"))["spec"].get("schedule") is None
 
 
 async def test_administrators_see_everything_and_what_they_may_not_read_is_unknown(

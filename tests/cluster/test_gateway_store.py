@@ -4,10 +4,7 @@ import asyncio
 import random
 import signal
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime, timedelta
-from typing import Any
 
-import msgspec
 import pytest
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,7 +18,6 @@ from vdi.gateway.history.export import Form, What, export
 from vdi.gateway.store.audit import END, Act, Audit
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
 from vdi.gateway.store.migrations import UnknownRevisionError, upgrade
-from vdi.gateway.store.scheduled_starts import ScheduledStart, ScheduledStartStore
 
 __all__ = ["postgres_server", "postgres_url"]
 NOW = at(10_000)
@@ -184,40 +180,3 @@ async def test_dump_and_restore_as_documented(postgres_server: Postgres, postgre
     async with open_database(postgres_url) as database:
         sessions, runs = await rows_of(database)
     assert ([session.name for session in sessions], len(runs)) == (["before"], 1)
-
-
-async def test_a_scheduled_start_is_claimed_by_one_replica_at_a_time(postgres_url: str) -> None:
-    now = datetime(2026, 11, 20, 7, 25, tzinfo=UTC)
-    time, following = now + timedelta(minutes=5), now + timedelta(days=1, minutes=5)
-    databases = [Database(postgres_url) for _ in range(4)]
-    await upgrade(databases[0])
-    stores = [ScheduledStartStore(database) for database in databases]
-    start = ScheduledStart(
-        id="s-1",
-        owner="alice@example.com",
-        template="cad",
-        session="alice-cad",
-        time="08:30",
-        days=("MON", "FRI"),
-        time_zone="Europe/Berlin",
-        created=now - timedelta(days=1),
-        next_time=time,
-    )
-    assert await stores[0].add(start, 1)
-    assert not await stores[1].add(msgspec.structs.replace(start, id="s-2"), 1)
-    until = now + timedelta(minutes=2)
-    assert await stores[1].due(time, now) == [start]
-    claims = await asyncio.gather(*(store.claim(start, now, until) for store in stores))
-    assert sorted(claims) == [False, False, False, True]
-    assert await stores[2].due(time, now) == []
-    assert await stores[2].claim(start, until, until + timedelta(minutes=2)), "the first one was killed"
-    words: dict[str, Any] = {"time": time, "next_time": following, "message": ""}
-    await stores[2].finish(start, result="Started", **words)
-    await stores[1].finish(start, result="Running", **words)
-    (done,) = await stores[3].of("alice@example.com")
-    assert (done.last_result, done.next_time, done.claimed_until) == ("Started", following, None)
-    assert not await stores[0].claim(start, following, following), "it is for another time by now"
-    assert not await stores[0].delete("s-1", "bob@example.com")
-    assert await stores[0].delete("s-1", "alice@example.com")
-    for database in databases:
-        await database.close()

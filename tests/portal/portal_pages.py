@@ -41,8 +41,6 @@ OF_ALICE = (
     "/desktops/alice-ubuntu/suspend",
     "/desktops/alice-ubuntu/restart",
     "/desktops/alice-render/end",
-    "/scheduled-starts",
-    "/scheduled-starts/monday/delete",
     "/homes",
     "/history",
     "/history/usage",

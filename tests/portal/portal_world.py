@@ -15,14 +15,11 @@ from vdi.gateway.doctor_runs import Group, Report
 from vdi.gateway.history.component import Past
 from vdi.gateway.history.trends import RunTimes
 from vdi.gateway.history.usage import Month, UsageReport, sum_up
-from vdi.gateway.scheduled_starts import DAYS
 from vdi.gateway.store.audit import Entry
 from vdi.gateway.store.history import RunRow, SessionRow
-from vdi.gateway.store.scheduled_starts import ScheduledStart
 from vdi.session.home_list import HomeClaim
 from vdi.session.identity import TEMPLATE_ANNOTATION, USER_ANNOTATION
 from vdi.session.naming import home_claim_name
-from vdi.session.schedule import next_time, previous_time
 
 START, LIMITS = scene.START, scene.LIMITS
 _CROWD = ("heidi", "ivan", "judy", "niaj", "olivia", "rupert", "sybil", "trent")
@@ -65,40 +62,9 @@ def furnish(stage: PortalStage, *, crowd: int = 0) -> None:
         for number, entry in enumerate(scene.AUDIT)
     ]
     stage.agent.scripts[scene.EXPIRING] = msgspec.json.encode({"scripts": _SCRIPTS})
-    stage.scheduled.starts = _scheduled(stage.clock.wall)
     cause, *follows = scene.FINDINGS
     groups = (Group(cause, tuple(follows)),)
     stage.services.doctor.last = Report(stage.clock.wall - timedelta(minutes=3), scene.DOCTOR_SUMMARY, groups)
-
-
-def _scheduled(now: datetime) -> list[ScheduledStart]:
-    zone = "Europe/Berlin"
-
-    def start(start_id: str, template: str, days: tuple[str, ...], result: str, message: str = "") -> ScheduledStart:
-        cron = f"30 8 * * {','.join(days)}"
-        due = next_time(cron, zone, now)
-        assert due
-        return ScheduledStart(
-            id=start_id,
-            owner="alice@example.com",
-            template=template,
-            session=f"alice-{template.partition('-')[0]}",
-            time="08:30",
-            days=days,
-            time_zone=zone,
-            created=now - timedelta(days=9),
-            next_time=due,
-            last_time=previous_time(cron, zone, now) if result else None,
-            last_result=result,
-            last_message=message,
-        )
-
-    message = "The portal was not available until 30 minutes after the scheduled time."
-    return [
-        start("weekdays", "ubuntu-desktop", DAYS[:5], "Started"),
-        start("monday", "qgis", ("MON",), "Missed", message),
-        start("weekend", "blender", DAYS[5:], ""),
-    ]
 
 
 def _template(name: str, template: scene.Template) -> Any:

@@ -439,23 +439,17 @@ def test_times_are_in_the_readers_own_zone(browser: Browser, server: Server) -> 
         assert "UTC" not in guest.page.locator("table").inner_text()
 
 
-def test_scheduled_starts_are_in_the_readers_own_zone_and_the_form_begins_with_it(
-    browser: Browser, server: Server
-) -> None:
-    due = server.do(lambda: server.stage.scheduled.starts[0].next_time)
+def test_schedule_form_begins_with_weekdays_in_the_readers_own_zone(browser: Browser, server: Server) -> None:
     with visitor(browser, server, zone="Asia/Tokyo") as guest:
-        guest.go("/scheduled-starts")
-        row = guest.page.get_by_role("row", name="alice-ubuntu")
-        expect(row.locator("time").first).to_contain_text((due + timedelta(hours=9)).strftime("%H:%M"))
+        guest.go("/desktops/alice-ubuntu")
         zone = guest.page.get_by_label("Time zone")
         expect(zone).to_have_value("Asia/Tokyo")
+        expect(guest.page.get_by_label("Ready at")).to_have_value("08:30")
         assert guest.page.locator("#time-zones option[value='Europe/Berlin']").count() == 1
+        guest.page.get_by_role("button", name="Set schedule").click()
+        expect(guest.page.get_by_text("The schedule of alice-ubuntu is set.")).to_be_visible()
         assert quiet(guest) == []
-    with visitor(browser, server, zone="Asia/Tokyo", scripts=False) as guest:
-        guest.go("/scheduled-starts")
-        expect(guest.page.get_by_label("Time zone")).to_have_value("Europe/Berlin")
-        guest.page.get_by_role("link", name="Delete alice-ubuntu").click()
-        expect(guest.page.get_by_role("heading", name="Delete this scheduled start?")).to_be_visible()
+        assert [each[0] for each in server.stage.actions.done] == ["schedule"]
 
 
 def test_times_in_messages_are_in_the_readers_own_zone(browser: Browser, server: Server) -> None:

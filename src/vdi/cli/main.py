@@ -23,7 +23,6 @@ NOUNS = {
     "login": "Log in to a gateway: sessions without access to the cluster.",
     "logout": "Log out of a gateway.",
     "whoami": "Show who you are, which target commands use, and why.",
-    "schedule": "Have desktops ready at set times.",
     "usage": "Usage in a month, and its cost.",
     "home": "The volumes with users' files.",
     "pool": "Desktops that are started in advance.",

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from vdi.api.schedule import SessionSchedule
 from vdi.api.session import Access, VDISession
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, refused_by_cluster
@@ -33,6 +34,7 @@ from vdi.session.image import refuse_view_only
 from vdi.session.lifetime import is_capped, run_length
 from vdi.session.observed import RESTARTED_AT
 from vdi.session.request import SessionRequest
+from vdi.session.schedule import describe_schedule, is_time_zone
 from vdi.session.times import format_time, parse_time
 from vdi.session.units import ALLOWED_DURATIONS, format_duration, parse_duration
 from vdi.session.volumes import GROUPS, groups_annotation
@@ -81,6 +83,21 @@ class Actions:
         async with self._authorized(user, Action.EXTEND, name, {"length": length}) as session:
             self._check_length(session, length)
             return await self._patch(session, {"spec": {"timeout": length}})
+
+    async def schedule(self, user: User, name: str, schedule: SessionSchedule | None) -> VDISession:
+        """Set when the operator resumes and suspends the desktop by itself; None: only people do."""
+        detail = {"schedule": describe_schedule(schedule) if schedule else "none"}
+        async with self._authorized(user, Action.SCHEDULE, name, detail) as session:
+            change = {"spec": {"schedule": msgspec.to_builtins(schedule)}}
+            if schedule is None or (user.admin and not same_user(user.email, session.spec.user)):
+                return await self._patch(session, change)
+            if not is_time_zone(zone := schedule.time_zone):
+                words = f"timeZone: {zone!r} is not a known time zone; allowed: one such as Europe/Berlin."
+                raise ActionDenied(
+                    "Invalid", words, FieldProblem("timeZone", "a time zone such as Europe/Berlin", zone)
+                )
+            async with self._quota.for_schedule(user, session):
+                return await self._patch(session, change)
 
     async def suspend(self, user: User, name: str) -> VDISession:
         """Stop the desktop, keep home and address."""

@@ -40,7 +40,6 @@ from vdi.gateway.portal.services import PortalServices
 from vdi.gateway.portal.subscriptions import Subscriptions
 from vdi.gateway.prices import Prices, PricesError, read_prices
 from vdi.gateway.probing import Prober
-from vdi.gateway.scheduled_starts import ScheduledStarts
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import open_shared_state
 from vdi.gateway.starting import QuotaGuard
@@ -156,7 +155,6 @@ def build_gateway(
     edge = Edge(context, logins=logins, guard=guard, actions=actions, address=address)
     sign_out = SignOut(logins, edge.end_grants)
     login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=audit, passwords=passwords)
-    scheduled = ScheduledStarts(context, actions=actions, history=history, audit=audit, local=login.services.local)
     homes_ahead = HomesAhead(context, QuotaGuard(context, limits, history))
     doctor, gpu_slots = DoctorRunner(context), GpuSlots(context)
     agent = DesktopAgent(context.client)
@@ -170,7 +168,6 @@ def build_gateway(
             limits=limits,
             actions=actions,
             history=history,
-            scheduled=scheduled,
             audit=audit,
             prober=Prober(context=context, issue_ticket=edge.issue_ticket, agent=agent),
             startup_scripts=startup_scripts,
@@ -186,7 +183,6 @@ def build_gateway(
             limits=limits,
             actions=actions,
             history=history,
-            scheduled=scheduled,
             homes_ahead=homes_ahead,
             audit=audit,
             doctor=doctor,
@@ -198,7 +194,7 @@ def build_gateway(
         )
     )
     diagnosis = Diagnosis(context.settings, context.client, context.metrics.registry)
-    components = (login, edge, api, history, portal, scheduled, homes_ahead, diagnosis)
+    components = (login, edge, api, history, portal, homes_ahead, diagnosis)
     return Gateway(
         context=context,
         audit=audit,

@@ -45,7 +45,7 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_FIE
     """Numbers for one person or group; None: not limited here."""
 
     sessions: int | None = None
-    """Sessions at once; suspended ones are not counted."""
+    """Sessions at once; suspended ones without a schedule are not counted."""
     gpus: int | None = None
     """GPUs (or shares of one) at once, of all sessions that are not suspended."""
     hours: float | None = None
@@ -141,7 +141,7 @@ def refusal(
     if limit.sessions is not None and len(held) + 1 > limit.sessions:
         return (
             f"You can have at most {_count(limit.sessions, 'desktop')} running, and you have {names}. Suspend or "
-            "end one first. Suspended desktops do not count."
+            "end one first. Suspended desktops without a schedule do not count."
         )
     taken = sum(gpus for _, gpus in held)
     if limit.gpus is not None and new[1] and taken + new[1] > limit.gpus:

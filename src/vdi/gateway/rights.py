@@ -18,6 +18,7 @@ class Action(StrEnum):
     SUSPEND = "suspend"
     RESTART = "restart"
     EXTEND = "extend"
+    SCHEDULE = "schedule"
     END = "end"
     SHARE = "share"
     UNSHARE = "unshare"

@@ -40,7 +40,7 @@ _TURN = 20.0
 
 
 class QuotaGuard:
-    """Whether a person's limits leave room for one more run. Asked by start and resume."""
+    """Whether a person's limits leave room for one more run. Asked by start, resume and schedule."""
 
     def __init__(self, context: GatewayContext, limits: Limits, history: History) -> None:
         self._client = context.client
@@ -67,7 +67,7 @@ class QuotaGuard:
                 for namespace in self._cluster.settings.namespaces
                 for other in await self._client.list(SESSIONS, namespace=namespace, into=VDISession)
                 if same_user(other.spec.user, user.email)
-                and not other.spec.suspended
+                and (not other.spec.suspended or other.spec.schedule)  # the operator resumes it without asking here
                 and not other.metadata.deletion_timestamp
             ]
             new, *others = [
@@ -78,6 +78,20 @@ class QuotaGuard:
             why = limits.refusal(limit, user, new, others, used) or self._home_refusal(limit, user, session, active)
             if why:
                 raise ActionDenied("OverLimit", why)
+            yield
+
+    @asynccontextmanager
+    async def for_schedule(self, user: User, session: VDISession) -> AsyncIterator[None]:
+        """Within, this session may be given a schedule. Raises ActionDenied.
+
+        The operator, which resumes it, knows no limits. So it counts from now on as one that runs, and hours, which it
+        would use up without its user, must not be limited.
+        """
+        limit = self._limits.of(user)
+        if limit.hours is not None or limit.gpu_hours is not None:
+            words = "Your hours are limited, and a scheduled desktop would use them without you. Ask an administrator."
+            raise ActionDenied("OverLimit", words)
+        async with self.for_one_more(user, session):
             yield
 
     async def _month_use(self, user: User, limit: Limit) -> MonthUse:

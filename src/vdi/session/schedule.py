@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
-from vdi.api.schedule import PoolSchedule, SessionSchedule, TemplateSchedule, Window
+from vdi.api.schedule import WEEKDAYS, Day, PoolSchedule, SessionSchedule, TemplateSchedule, Window
 from vdi.api.session import VDISession
 from vdi.session.activity import Activity
 from vdi.session.times import parse_time
@@ -151,6 +151,23 @@ def start_due_at(session: VDISession, now: datetime) -> datetime | None:
     """When its schedule resumes the desktop next: shortly before it is to be ready; None: never."""
     start = next_start(session, now)
     return start - _START_LEAD if start else None
+
+
+_DAY_NAMES = dict(zip(Day, ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"), strict=True))
+_SETS_OF_DAYS = {tuple(Day): "every day", WEEKDAYS: "Monday to Friday", (Day.SAT, Day.SUN): "weekends"}
+
+
+def describe_schedule(schedule: SessionSchedule) -> str:
+    """A schedule for people: `08:30 to 18:00, Monday to Friday, Europe/Berlin`."""
+    chosen = tuple(day for day in Day if day in schedule.days)
+    days = _SETS_OF_DAYS.get(chosen) or ", ".join(_DAY_NAMES[day] for day in chosen)
+    until = f" to {schedule.end}" if schedule.end else ""
+    return f"{schedule.start}{until}, {days}, {schedule.time_zone}"
+
+
+def day_names() -> dict[str, str]:
+    """The days of the week by their values in a schedule."""
+    return {day.value: name for day, name in _DAY_NAMES.items()}
 
 
 def _start_cron(schedule: SessionSchedule) -> str:

@@ -33,7 +33,6 @@ from vdi.gateway.login.passwords import Passwords
 from vdi.gateway.login.sign_out import SignOut
 from vdi.gateway.prices import Prices
 from vdi.gateway.probing import Prober
-from vdi.gateway.scheduled_starts import ScheduledStarts
 from vdi.gateway.startup_scripts import StartupScripts
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.store.base import Database
@@ -154,15 +153,12 @@ class ApiStage(ComponentStage):
         self.login = Login(
             context, logins=logins, guard=guard, sign_out=sign_out, audit=audit, passwords=Passwords(HASHER)
         )
-        scheduled = ScheduledStarts(
-            context, actions=actions, history=history, audit=audit, local=self.login.services.local
-        )
         agent = DesktopAgent(context.client, lambda _: self.agent_url)
         prober = Prober(context=context, issue_ticket=self.edge.issue_ticket, agent=agent)
         self.services = ApiServices(
             context=context, guard=guard, logins=logins, sign_out=sign_out, limits=limits, actions=actions,
             history=history, audit=audit, prober=prober, doctor=DoctorRunner(context), gpu_slots=GpuSlots(context),
-            scheduled=scheduled, startup_scripts=StartupScripts(context=context, agent=agent),
+            startup_scripts=StartupScripts(context=context, agent=agent),
         )  # fmt: skip
         self.api = Api(self.services)
         routes = [*self.api.portal_routes()]

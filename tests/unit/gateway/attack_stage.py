@@ -79,7 +79,7 @@ class AttackStage:
         """Everything that a request may have changed: objects in the cluster, rows in the database."""
         rows: dict[str, Any] = {}
         async with self.gateway.context.database.connect() as connection:
-            for name in ("logins", "api_tokens", "grants", "audit", "scheduled_starts"):
+            for name in ("logins", "api_tokens", "grants", "audit"):
                 table = metadata.tables[name]
                 rows[name] = (await connection.execute(select(func.count()).select_from(table))).scalar()
                 if "ended" in table.c:

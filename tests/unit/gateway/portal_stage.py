@@ -34,7 +34,6 @@ from vdi.gateway.settings import Settings
 from vdi.gateway.startup_scripts import StartupScripts
 from vdi.gateway.store.audit import Entry
 from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.store.scheduled_starts import ScheduledStart
 from vdi.gateway.thumbnails import Thumbnails
 from vdi.gateway.users import User
 from vdi.gateway.web.cookies import LOGIN
@@ -194,16 +193,6 @@ class FakeHistory:
 
 
 @dataclass
-class FakeScheduled:
-    """Scheduled starts from a list."""
-
-    starts: list[ScheduledStart] = field(default_factory=list)
-
-    async def of(self, user: User) -> list[ScheduledStart]:
-        return [start for start in self.starts if start.owner == user.email]
-
-
-@dataclass
 class FakeAudit:
     """Entries from a list."""
 
@@ -272,7 +261,6 @@ class PortalStage(ComponentStage):
         self.client: Any = client or FakeClient()
         super().__init__(self.client, settings=settings, clock=FakeClock(now))
         self.people, self.history, self.audit = FakeLogins(), FakeHistory(), FakeAudit()
-        self.scheduled = FakeScheduled()
         self.actions = RecordedActions(self.world)
         self.agent, self.homes_ahead = FakeAgent(), FakeHomesAhead()
         logins: Any = self.people
@@ -283,7 +271,6 @@ class PortalStage(ComponentStage):
             limits=limits or Limits(),
             actions=cast(Any, self.actions),
             history=cast(Any, self.history),
-            scheduled=cast(Any, self.scheduled),
             homes_ahead=cast(Any, self.homes_ahead),
             audit=cast(Any, self.audit),
             doctor=DoctorRunner(self.context),

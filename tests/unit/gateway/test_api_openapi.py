@@ -85,6 +85,8 @@ async def test_every_operation_answers_as_documented(stage: ApiStage, monkeypatc
         await program.post(f"{one}/extend", json={"timeout": "9h30m"}),
         await program.put(f"{one}/access/carol@example.com", json={"role": "viewer"}),
         await program.delete(f"{one}/access/carol@example.com"),
+        await program.put(f"{one}/schedule", json={"start": "08:30", "timeZone": "Europe/Berlin"}),
+        await program.delete(f"{one}/schedule"),
         await program.post(f"{one}/restart"),
         await program.post(f"{one}/suspend"),
         await program.post(f"{one}/resume"),
@@ -94,7 +96,6 @@ async def test_every_operation_answers_as_documented(stage: ApiStage, monkeypatc
         await program.get("/api/v1/homes"),
         await program.get("/api/v1/homes/home-alice"),
         await program.delete("/api/v1/homes/home-alice"),
-        await program.get("/api/v1/scheduled-starts"),
         await program.get("/api/v1/me"),
         await program.get("/api/v1/tokens"),
         await program.get("/api/v1/history"),
@@ -107,9 +108,6 @@ async def test_every_operation_answers_as_documented(stage: ApiStage, monkeypatc
     ):
         assert answer.is_success, answer.text
     assert answer.json()["findings"][0]["code"] == "operator_missing"
-    scheduled = {"template": "ubuntu", "time": "08:30", "timeZone": "Europe/Berlin"}
-    begun = await program.post("/api/v1/scheduled-starts", json=scheduled)
-    assert (await program.delete(f"/api/v1/scheduled-starts/{begun.json()['id']}")).is_success
     uid = (await program.get("/api/v1/history")).json()["items"][0]["uid"]
     assert (await program.get(f"/api/v1/history/{uid}")).is_success
     made = await page.post("/api/v1/tokens", json={"label": "ci", "days": 7})

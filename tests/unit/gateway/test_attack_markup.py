@@ -7,7 +7,6 @@ every form and every parameter of every address.
 """
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from unit.gateway.component_stage import NAVIGATION, PORTAL, Browser
 from unit.kube.kube_fake_api import FakeApi, fake_api
 from vdi.gateway.edge.assets import inline_script
 from vdi.gateway.login.logins import OIDC, Device, Identity
-from vdi.gateway.store.scheduled_starts import ScheduledStart, ScheduledStartStore
 from vdi.gateway.web.security_headers import digest_of
 from vdi.session.home_list import LAST_USED
 from vdi.session.identity import MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION
@@ -163,22 +161,6 @@ async def somebody(stage: AttackStage, bad: str) -> Browser:
         headers={"Origin": PORTAL},
     )
     assert made.status_code in (200, 201, 303, 422), made.text
-    now = stage.gateway.context.clock()
-    start = ScheduledStart(
-        id="x",
-        owner=OWNER,
-        template=bad,
-        session=bad,
-        time=bad[:5],
-        days=(bad,),
-        time_zone=bad,
-        created=now,
-        next_time=now + timedelta(days=1),
-        last_time=now,
-        last_result=bad,
-        last_message=bad,
-    )
-    assert await ScheduledStartStore(stage.gateway.context.database).add(start, most=1)
     return browser
 
 
@@ -196,7 +178,6 @@ async def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 SHOWN = {
     "/", "/shared", "/desktops/{name}", "/catalogue", "/catalogue/{template}", "/history", "/account", "/admin",
     "/admin/sessions", "/admin/templates", "/admin/pools", "/admin/audit",
-    "/scheduled-starts", "/scheduled-starts/{id}/delete",
 }  # fmt: skip
 """Pages that certainly show what others have written: were the probe not there, nothing would be found anywhere."""
 
@@ -245,7 +226,7 @@ async def test_no_form_gives_back_markup(hostile: tuple[AttackStage, Browser, st
             assert answer.status_code < 500, what
             if look(answer, what):
                 shown.add(way.path)
-    assert shown >= {"/catalogue/{template}", "/desktops/{name}/share", "/scheduled-starts"}
+    assert shown >= {"/catalogue/{template}", "/desktops/{name}/share", "/desktops/{name}/schedule"}
 
 
 @pytest.mark.timeout(60)

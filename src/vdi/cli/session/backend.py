@@ -87,6 +87,9 @@ class Backend(Protocol):
     async def set_timeout(self, session: VDISession, length: str) -> Raw:
         """The length of the whole run."""
 
+    async def set_schedule(self, session: VDISession, schedule: Raw | None) -> Raw:
+        """When it is resumed and suspended by itself; None: never."""
+
     async def share(self, session: VDISession, user: str, role: str, expires: datetime | None) -> Raw:
         """Let a guest in."""
 

@@ -1,5 +1,6 @@
 """`vdi session`. Each command parses, calls one function and renders."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -30,9 +31,11 @@ from vdi.cli.output import (
 from vdi.cli.progress import ProgressView
 from vdi.cli.session import operations
 from vdi.cli.session.backend import Backend, Opening, Target
+from vdi.cli.session.schedule_options import LOCAL_TIME, local_time_zone, parse_days, parse_time_of_day
 from vdi.cli.session.target import with_backend
 from vdi.cli.session.view import details_lines, session_table
 from vdi.session.request import SessionRequest
+from vdi.session.schedule import describe_schedule
 from vdi.session.times import format_time
 from vdi.session.units import format_duration
 
@@ -440,6 +443,51 @@ def extend(
     if done.capped:
         said += f"; its template allows runs of {format_duration(done.length)} at most"
     _tell(done.raw, said, output)
+
+
+@app.command(
+    epilog=examples(
+        "session schedule alice-desktop --at 08:30",
+        "session schedule alice-desktop --at 13:00 --until 18:00 --days MON,WED,FRI --time-zone Europe/Berlin",
+        "session schedule alice-desktop --off",
+    )
+)
+@with_backend
+def schedule(
+    target: Target,
+    name: Name,
+    at: Annotated[str | None, typer.Option("--at", help="Time of day at which it is ready, such as 08:30.")] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Time of day at which it is suspended, such as 18:00; default: never.")
+    ] = None,
+    days: Annotated[str, typer.Option("--days", help="Days of the week, such as MON-FRI or SAT,SUN.")] = "MON-FRI",
+    time_zone: Annotated[
+        str | None, typer.Option("--time-zone", help="Such as Europe/Berlin; default: that of this machine.")
+    ] = None,
+    off: Annotated[bool, typer.Option("--off", help="Remove the schedule.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Have a desktop ready at a set time: while it is suspended, it is resumed 5 minutes earlier.
+
+    With --until it is suspended at that time, after a warning that input cancels.
+    """
+    if (at is None) == (not off):
+        raise CliError("use one of --at 08:30 and --off", USAGE)
+    chosen = None
+    if at is not None:
+        chosen = {
+            "start": parse_time_of_day("--at", at),
+            "days": parse_days(days),
+            "timeZone": time_zone or local_time_zone(os.environ, LOCAL_TIME),
+        } | ({"end": parse_time_of_day("--until", until)} if until else {})
+
+    async def work(backend: Backend) -> Raw:
+        return await backend.set_schedule(await operations.get_session(backend, name), chosen)
+
+    raw = target.run(work)
+    words = operations.as_session(raw).spec.schedule
+    said = f"schedule of session {name}: {describe_schedule(words)}" if words else f"session {name} has no schedule"
+    _tell(raw, said, output)
 
 
 def _tell(raw: Raw, said: str, output: Output) -> None:

@@ -126,6 +126,11 @@ class GatewayBackend:
         """See Backend."""
         return await self._act(session, "extend", {"timeout": length})
 
+    async def set_schedule(self, session: VDISession, schedule: Raw | None) -> Raw:
+        """See Backend."""
+        body = dict(schedule) if schedule else None
+        return await self._send("PUT" if body else "DELETE", f"{_address(session)}/schedule", body)
+
     async def share(self, session: VDISession, user: str, role: str, expires: datetime | None) -> Raw:
         """See Backend."""
         body = {"role": role} | ({"expires": format_time(expires)} if expires else {})

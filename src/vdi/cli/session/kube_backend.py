@@ -141,6 +141,10 @@ class KubeBackend:
         """See Backend."""
         return await self._patch(session, {"spec": {"timeout": length}})
 
+    async def set_schedule(self, session: VDISession, schedule: Raw | None) -> Raw:
+        """See Backend."""
+        return await self._patch(session, {"spec": {"schedule": schedule}})
+
     async def share(self, session: VDISession, user: str, role: str, expires: datetime | None) -> Raw:
         """See Backend. Without the right to read templates nothing is refused here: the edge refuses such viewers."""
         from vdi.gateway.guests import add_guest

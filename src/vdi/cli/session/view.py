@@ -10,6 +10,7 @@ from vdi.cli.output import age, columns, condition_lines, duration, parse_time
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, WARNING_TYPES
 from vdi.session.graphics import describe_encoder, describe_renderer
 from vdi.session.homes import own_claim
+from vdi.session.schedule import describe_schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,7 @@ def _facts(session: VDISession, now: datetime) -> list[str]:
         if status.expires_at
         else "",
         "Idle": f"after {spec.idle_timeout} without use" if spec.idle_timeout else "",
+        "Schedule": _schedule(session),
         "Last used": f"{status.last_activity_time} ({age(status.last_activity_time, now)} ago)"
         if status.last_activity_time
         else "",
@@ -167,6 +169,13 @@ def _facts(session: VDISession, now: datetime) -> list[str]:
         "Pod": status.pod_name,
     }
     return [f"{name + ':':<11}{value}" for name, value in facts.items() if value]
+
+
+def _schedule(session: VDISession) -> str:
+    if session.spec.schedule is None:
+        return ""
+    following = f"; next {session.status.next_start}" if session.status.next_start else ""
+    return describe_schedule(session.spec.schedule) + following
 
 
 def _resources(chosen: SessionResources | None) -> str:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from vdi.gateway.api import account, admin, events, history, homes, logins, probes, scheduled_starts, sessions
+from vdi.gateway.api import account, admin, events, history, homes, logins, probes, sessions
 from vdi.gateway.api.docs import page
 from vdi.gateway.api.openapi import document
 from vdi.gateway.api.operation import JSON, PREFIX, Address, Operation, unknown_address
@@ -25,7 +25,6 @@ OPERATIONS: tuple[Operation, ...] = (
     *events.OPERATIONS,
     *history.OPERATIONS,
     *homes.OPERATIONS,
-    *scheduled_starts.OPERATIONS,
     *account.OPERATIONS,
     *logins.OPERATIONS,
     *admin.OPERATIONS,

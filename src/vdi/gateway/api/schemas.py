@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from vdi.api.constraints import doc
 from vdi.api.resources import TemplateResources
+from vdi.api.schedule import SessionSchedule
 from vdi.api.session import SessionSpec, SessionStatus
 from vdi.api.template import Lifecycle, TemplatePersistence, TemplateSpec, TemplateStatus
 
@@ -177,6 +178,10 @@ class Extend(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """The new length of a run."""
 
     timeout: Annotated[Length, Meta(description="Length of the whole run, such as 10h.")]
+
+
+class Schedule(SessionSchedule, rename="camel", forbid_unknown_fields=True):
+    """Times at which the desktop is resumed and suspended by itself."""
 
 
 class EndQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):

@@ -12,7 +12,6 @@ from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.login.sign_out import SignOut
 from vdi.gateway.probing import Prober
-from vdi.gateway.scheduled_starts import ScheduledStarts
 from vdi.gateway.startup_scripts import StartupScripts
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.web.streams import StreamLimit
@@ -29,7 +28,6 @@ class ApiServices:
     limits: Limits
     actions: Actions
     history: History
-    scheduled: ScheduledStarts
     audit: Audit
     prober: Prober
     startup_scripts: StartupScripts

@@ -12,6 +12,7 @@ from vdi.gateway.api.schemas import (
     EndQuery,
     Extend,
     NewSession,
+    Schedule,
     Session,
     SessionList,
     SessionQuery,
@@ -102,6 +103,16 @@ async def extend_session(call: Call[Empty, Extend]) -> Session:
     return _now(call, await call.api.actions.extend(call.user, call.path("name"), call.body.timeout))
 
 
+async def schedule_session(call: Call[Empty, Schedule]) -> Session:
+    """Resume it at set times."""
+    return _now(call, await call.api.actions.schedule(call.user, call.path("name"), call.body))
+
+
+async def unschedule_session(call: Call[Empty, None]) -> Session:
+    """Resume it no longer."""
+    return _now(call, await call.api.actions.schedule(call.user, call.path("name"), None))
+
+
 async def suspend_session(call: Call[Empty, None]) -> Session:
     """Stop the desktop."""
     return _now(call, await call.api.actions.suspend(call.user, call.path("name")))
@@ -134,7 +145,9 @@ async def list_startup_scripts(call: Call[Empty, None]) -> StartupScriptList:
     return StartupScriptList(await call.api.startup_scripts.read(call.user, call.path("name")))
 
 
-def _now(call: Call[Empty, None] | Call[Empty, Extend] | Call[Empty, Share], session: VDISession) -> Session:
+def _now(
+    call: Call[Empty, None] | Call[Empty, Extend] | Call[Empty, Schedule] | Call[Empty, Share], session: VDISession
+) -> Session:
     now: datetime = call.now()
     return session_of(session, call.user, now)
 
@@ -201,6 +214,19 @@ OPERATIONS = (
         method="POST", path="/sessions/{name}/restart", name="restartSession", tag=_TAG, handler=restart_session,
         summary="Restart the desktop on the same home, for example after it hangs or fails",
         answer=Session, problems=_CHANGE,
+    ),
+    Operation(
+        method="PUT", path="/sessions/{name}/schedule", name="scheduleSession", tag=_TAG, handler=schedule_session,
+        summary="Resume the desktop by itself at set times, and suspend it at their end",
+        description=(
+            "A scheduled desktop counts as running in the limits of its owner. Someone whose hours are limited cannot "
+            "schedule; an administrator can do it for them."
+        ),
+        body=Schedule, answer=Session, problems=_CHANGE,
+    ),
+    Operation(
+        method="DELETE", path="/sessions/{name}/schedule", name="unscheduleSession", tag=_TAG,
+        handler=unschedule_session, summary="Remove the schedule of the desktop", answer=Session, problems=_CHANGE,
     ),
     Operation(
         method="PUT", path="/sessions/{name}/access/{user}", name="shareSession", tag=_TAG, handler=share_session,

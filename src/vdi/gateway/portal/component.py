@@ -11,7 +11,6 @@ from vdi.gateway.portal.desktops import DesktopPages
 from vdi.gateway.portal.events import PageEvents
 from vdi.gateway.portal.history import HistoryPages
 from vdi.gateway.portal.homes import HomePages
-from vdi.gateway.portal.scheduled_starts import ScheduledStartPages
 from vdi.gateway.portal.services import PortalServices
 from vdi.gateway.web.assets import asset_routes
 
@@ -31,6 +30,5 @@ class Portal(Component):
             *CataloguePages(self.services).routes(),
             *HistoryPages(self.services).routes(),
             *HomePages(self.services).routes(),
-            *ScheduledStartPages(self.services).routes(),
             *AdminPages(self.services).routes(),
         )

@@ -20,6 +20,7 @@ from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, TEMPLATE_F
 from vdi.session.graphics import describe_encoder, describe_renderer
 from vdi.session.homes import resolve_home, retained_claim
 from vdi.session.lifetime import max_timeout
+from vdi.session.schedule import describe_schedule
 from vdi.session.times import parse_time
 from vdi.session.units import format_duration, parse_duration
 
@@ -47,7 +48,7 @@ _ACTIONS = {
     Phase.FAILED: {Action.RESTART, Action.SUSPEND, Action.END},
     Phase.TERMINATING: set(),
 }
-"""What makes sense in each phase; sharing always does, until the end."""
+"""What makes sense in each phase; sharing and scheduling always do, until the end."""
 _MORE = (timedelta(hours=1), timedelta(hours=2), timedelta(hours=4), timedelta(hours=8))
 
 
@@ -123,6 +124,10 @@ class DesktopView:
     timeout: str
     idle_timeout: str
     earliest_slot: str
+    schedule: str
+    """Its schedule in words; empty: it has none."""
+    next_start: str
+    """When its schedule has it ready next, RFC 3339."""
     guests: tuple[Guest, ...]
     thumbnail: bool
     """Whether this person gets a small picture of its screen."""
@@ -200,6 +205,8 @@ def desktop_view(
         timeout=spec.timeout,
         idle_timeout=spec.idle_timeout or (template.spec.lifecycle.idle_timeout if template else None) or "",
         earliest_slot=status.queue.earliest_slot if status.queue else "",
+        schedule=describe_schedule(spec.schedule) if spec.schedule else "",
+        next_start=status.next_start if spec.schedule else "",
         guests=tuple(guests(session, now)) if owns else (),
         thumbnail=has_thumbnail(session, template, role),
         has_home=has_home,
@@ -272,7 +279,7 @@ def _state(phase: str, queue: QueueStatus | None) -> str:
 def _actions(session: VDISession, phase: str, user: User, now: datetime) -> set[Action]:
     sensible = set(_ACTIONS.get(phase, ()))
     if phase != Phase.TERMINATING:
-        sensible |= {Action.SHARE, Action.UNSHARE}
+        sensible |= {Action.SHARE, Action.UNSHARE, Action.SCHEDULE}
     return {action for action in sensible if refusal(user, action, session, now) is None}
 
 

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from vdi.api.schedule import SessionSchedule
 from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.denied import ActionDenied
@@ -27,6 +28,7 @@ from vdi.gateway.users import Role, User
 from vdi.gateway.web.template_filters import access
 from vdi.session.image import refuse_view_only
 from vdi.session.lifetime import max_timeout
+from vdi.session.schedule import day_names
 
 ROLES = (
     Choice(Role.VIEWER, access(Role.VIEWER)),
@@ -48,6 +50,7 @@ _SHARE_WORDS = {
 }
 _ADDRESS_SECONDS = 5.0
 """How long a browser waits for the address of a session that was just made."""
+_FIRST_SCHEDULE = SessionSchedule(start="08:30")
 _NOTHING_TYPED = {"length": "", "user": "", "role": "viewer", "for": "8h"}
 
 
@@ -113,11 +116,12 @@ class DesktopPages(PortalPages):
             Route("/desktops/{name}", self.desktop, methods=["GET"]),
             Route("/desktops/{name}/resume", self.resume, methods=["POST"]),
             Route("/desktops/{name}/extend", self.extend, methods=["POST"]),
+            Route("/desktops/{name}/schedule", self.schedule, methods=["POST"]),
             Route("/desktops/{name}/share", self.share, methods=["POST"]),
             Route("/desktops/{name}/unshare", self.unshare, methods=["POST"]),
             Route("/desktops/{name}/open", self.open_desktop, methods=["GET"]),
             Route("/desktops/{name}/thumbnail", self.thumbnail, methods=["GET"]),
-            # After the six above, since these take any word: for an unknown one, the desktop's page is shown.
+            # After the seven above, since these take any word: for an unknown one, the desktop's page is shown.
             Route("/desktops/{name}/{action}", self.ask, methods=["GET"]),
             Route("/desktops/{name}/{action}", self.asked, methods=["POST"]),
         ]
@@ -183,6 +187,21 @@ class DesktopPages(PortalPages):
             return await self._show(request, user, name, status=409, typed=form, extend_error=why)
         action = self._portal.actions.extend(user, name, length)
         return await self._do(request, user, name, "extend", action, place="extend_error", typed=form)
+
+    async def schedule(self, request: Request) -> Response:
+        """Set or remove the desktop's schedule."""
+        user, form = await self._posted(request)
+        name = request.path_params["name"]
+        if form.get("remove") == "yes":
+            return await self._do(request, user, name, "unschedule", self._portal.actions.schedule(user, name, None))
+        wanted = SessionSchedule(
+            start=form.get("start", ""),
+            end=form.get("until") or None,
+            days=tuple(day for day in day_names() if form.get(day) == "yes"),
+            time_zone=form.get("time_zone", ""),
+        )
+        action = self._portal.actions.schedule(user, name, wanted)
+        return await self._do(request, user, name, "schedule", action, place="schedule_error", schedule=wanted)
 
     async def share(self, request: Request) -> Response:
         """Let somebody in."""
@@ -270,9 +289,10 @@ class DesktopPages(PortalPages):
         *,
         status: int = 200,
         typed: Mapping[str, str] | None = None,
+        schedule: SessionSchedule | None = None,
         **errors: str,
     ) -> Response:
-        """The page; after a refusal with what was typed and why beside it: `error`, `share_error`, `extend_error`."""
+        """The page; after a refusal with what was typed, and why beside it as `error` or `*_error`."""
         found = fragments.desktop_of(self._portal, user, name)
         session = self._portal.context.cluster.session(name)
         if found is None or session is None:
@@ -301,8 +321,11 @@ class DesktopPages(PortalPages):
             scripts=scripts,
             scripts_problem=scripts_problem,
             typed=_NOTHING_TYPED | dict(typed or {}),
+            times=schedule or session.spec.schedule or _FIRST_SCHEDULE,
+            guesses_zone=not (schedule or session.spec.schedule),
+            day_names=day_names(),
             done=said(request),
-            **({"error": "", "share_error": "", "extend_error": ""} | errors),
+            **({"error": "", "share_error": "", "extend_error": "", "schedule_error": ""} | errors),
         )
 
     async def _read_scripts(
@@ -351,9 +374,11 @@ class DesktopPages(PortalPages):
         *,
         place: str = "error",
         typed: Mapping[str, str] | None = None,
+        schedule: SessionSchedule | None = None,
     ) -> Response:
         try:
             await action
         except ActionDenied as why:
-            return await self._show(request, user, name, status=why.status, typed=typed, **{place: why.sentence})
+            errors = {place: why.sentence}
+            return await self._show(request, user, name, status=why.status, typed=typed, schedule=schedule, **errors)
         return done(f"/desktops/{name}", what, name)

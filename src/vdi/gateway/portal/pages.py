@@ -25,8 +25,8 @@ DONE = {
     "end": "{name} is being ended. Its files are kept.",
     "end-with-files": "{name} is being ended. Its files are deleted.",
     "delete-home": "The home {name} is being deleted.",
-    "schedule": "{name} is scheduled.",
-    "unschedule": "A scheduled start of {name} was deleted.",
+    "schedule": "The schedule of {name} is set.",
+    "unschedule": "The schedule of {name} was removed.",
     "share": "{name} is shared. Send your guest its address.",
     "unshare": "Access to {name} was revoked.",
     "unshare-collaborator": (

@@ -13,7 +13,6 @@ from vdi.gateway.limits import Limits
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.portal.subscriptions import Subscriptions
-from vdi.gateway.scheduled_starts import ScheduledStarts
 from vdi.gateway.startup_scripts import StartupScripts
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.thumbnails import Thumbnails
@@ -29,7 +28,6 @@ class PortalServices:
     limits: Limits
     actions: Actions
     history: History
-    scheduled: ScheduledStarts
     homes_ahead: HomesAhead
     audit: Audit
     doctor: DoctorRunner

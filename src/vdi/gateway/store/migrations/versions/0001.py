@@ -159,22 +159,3 @@ def upgrade() -> None:
         sa.Column("groups", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("month", "owner", name=op.f("pk_history_user_groups")),
     )
-    op.create_table(
-        "scheduled_starts",
-        sa.Column("id", sa.String(length=32), nullable=False),
-        sa.Column("owner", sa.String(length=254), nullable=False),
-        sa.Column("template", sa.String(length=253), nullable=False),
-        sa.Column("session", sa.String(length=63), nullable=False),
-        sa.Column("time", sa.String(length=5), nullable=False),
-        sa.Column("days", sa.String(length=32), nullable=False),
-        sa.Column("time_zone", sa.String(length=64), nullable=False),
-        sa.Column("created", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("next_time", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("claimed_until", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("last_time", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("last_result", sa.String(length=32), nullable=False),
-        sa.Column("last_message", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_scheduled_starts")),
-    )
-    op.create_index(op.f("ix_scheduled_starts_next_time"), "scheduled_starts", ["next_time"], unique=False)
-    op.create_index(op.f("ix_scheduled_starts_owner"), "scheduled_starts", ["owner"], unique=False)
