@@ -12,10 +12,12 @@ from cluster.desktop_agent import Agent, run_desktop
 from cluster.operator_stage import Object, Stage, condition
 from support.clock import ShiftedClock
 from support.waiting import eventually
+from vdi.api.schedule import Day
 from vdi.kube.errors import Invalid
-from vdi.kube.resource import NODES, PODS
+from vdi.kube.resource import EVENTS, NODES, PODS
 from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
 from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.times import format_time
 
 pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"
@@ -135,6 +137,83 @@ async def test_input_cancels_the_end_where_the_template_allows_it(stage: Stage, 
         await look_again(stage, again)
         session = await warned(stage, expected=False)
         assert not session["spec"].get("suspended"), "a restarted operator knows that it was cancelled"
+
+
+async def test_session_schedule_resumes_across_a_killed_operator(stage: Stage) -> None:
+    ready = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(hours=2)
+    end = ready + timedelta(hours=2)
+    every_day = [day.value for day in Day]
+    schedule = {"start": f"{ready:%H:%M}", "end": f"{end:%H:%M}", "days": every_day}
+    template, clock = await stage.template(), ShiftedClock()
+    async with stage.operator(clock):
+        await stage.session(NAME, template, suspended=True, schedule=schedule)
+        session = await stage.reach(NAME, "Suspended")
+        assert session["status"]["nextStart"] == format_time(ready)
+    clock.ahead = ready - timedelta(minutes=6) - datetime.now(UTC)  # killed before the border, back at it
+    async with stage.operator(clock):
+        assert (await stage.reach(NAME, "Suspended"))["spec"]["suspended"]
+        clock.ahead += timedelta(minutes=2)
+        await look_again(stage, clock)
+        await stage.run(NAME)
+        session = await following(stage, format_time(ready + timedelta(days=1)))
+        assert not session["spec"].get("suspended")
+        await stage.patch(SESSIONS, NAME, {"spec": {"suspended": True}})
+        await stage.reach(NAME, "Suspended")
+    async with stage.operator(clock):  # its user has suspended it: for this time it is not resumed again
+        await look_again(stage, clock)
+        assert (await stage.reach(NAME, "Suspended"))["spec"]["suspended"]
+        await stage.patch(SESSIONS, NAME, {"spec": {"suspended": False}})
+        await stage.run(NAME)
+        clock.ahead = end - timedelta(minutes=4) - datetime.now(UTC)
+        await look_again(stage, clock)
+        await warned(stage, expected=True)
+    clock.ahead = end + timedelta(minutes=30) - datetime.now(UTC)
+    async with stage.operator(clock):
+        await suspended(stage)
+
+
+async def test_missed_start_is_an_event_and_waits_for_the_next_day(stage: Stage) -> None:
+    ready = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(hours=2)
+    schedule = {"start": f"{ready:%H:%M}", "days": [day.value for day in Day]}
+    template, clock = await stage.template(), ShiftedClock()
+    async with stage.operator(clock):
+        await stage.session(NAME, template, suspended=True, schedule=schedule)
+        await following(stage, format_time(ready))
+    clock.ahead = ready + timedelta(minutes=31) - datetime.now(UTC)
+    async with stage.operator(clock):
+        session = await following(stage, format_time(ready + timedelta(days=1)))
+        assert session["spec"]["suspended"]
+
+        async def is_announced() -> bool:
+            return "ScheduledStartMissed" in {event["reason"] for event in await stage.all(EVENTS)}
+
+        await eventually(is_announced, "the Event is there")
+
+
+async def following(stage: Stage, expected: str) -> Object:
+    """Wait until the status names this time as the next."""
+
+    async def look() -> Object | None:
+        session = await stage.get(SESSIONS, NAME)
+        return session if session.get("status", {}).get("nextStart") == expected else None
+
+    return await eventually(look, f"the next start is {expected}")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"start": "8:30"}, "'8:30' is not a time of day from 00:00 to 23:59, such as 08:30"),
+        ({"start": "08:30", "end": "08:30"}, "end is '08:30', which is the start"),
+        ({"start": "08:30", "days": []}, "should have at least 1 items"),
+        ({"start": "08:30", "days": ["MON", "MON"]}, "Duplicate value"),
+        ({"start": "08:30", "days": ["Monday"]}, "supported values"),
+        ({"start": "08:30", "timeZone": "Local"}, "'Local' is not a time zone"),
+    ],
+)
+async def test_wrong_schedule_of_a_session_is_refused(stage: Stage, fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(Invalid, match=words):
+        await stage.session(NAME, "any", schedule=fields)
 
 
 async def test_a_pool_is_filled_and_emptied_by_its_schedule(stage: Stage) -> None:

@@ -117,9 +117,7 @@ def test_a_plugin_of_kubectl_is_called_as_it_was_typed(argv0: str, name: str) ->
 
 
 COMMANDS = [
-    [noun, verb]
-    for noun in ("session", "template", "pool", "schedule", "home")
-    for verb in load_noun(noun, NOUNS[noun]).commands
+    [noun, verb] for noun in ("session", "template", "pool", "home") for verb in load_noun(noun, NOUNS[noun]).commands
 ]
 
 

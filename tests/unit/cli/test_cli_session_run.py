@@ -122,6 +122,44 @@ def test_extend_tells_the_new_end(
     assert fake.objects[ALICE]["spec"]["timeout"] == timeout
 
 
+def test_schedule_is_set_shown_and_removed(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session(status={"phase": "Suspended", "nextStart": "2026-11-23T07:30:00Z"}, suspended=True))
+    zone = ("--time-zone", "Europe/Berlin")
+    ran = vdi(
+        "session", "schedule", "alice-desktop", "--at", "8:30", "--until", "18:00", "--days", "MON-WED,SUN", *zone
+    )
+    assert ran.out == (
+        "schedule of session alice-desktop: 08:30 to 18:00, Monday, Tuesday, Wednesday, Sunday, Europe/Berlin\n"
+    )
+    assert fake.objects[ALICE]["spec"]["schedule"] == {
+        "start": "08:30",
+        "end": "18:00",
+        "days": ["MON", "TUE", "WED", "SUN"],
+        "timeZone": "Europe/Berlin",
+    }
+    assert "Sunday, Europe/Berlin; next 2026-11-23T07:30:00Z" in vdi("session", "show", "alice-desktop").out
+    ran = vdi("session", "schedule", "alice-desktop", "--off")
+    assert ran.out == "session alice-desktop has no schedule\n"
+    assert fake.objects[ALICE]["spec"].get("schedule") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "use one of --at 08:30 and --off"),
+        (["--at", "8:30", "--off"], "use one of --at 08:30 and --off"),
+        (["--at", "25:00"], "--at: '25:00' is not a time of day; allowed: 00:00 to 23:59"),
+        (["--at", "8:30", "--until", "6pm"], "--until: '6pm' is not a time of day"),
+        (["--at", "8:30", "--days", "MON-XYZ"], "--days: 'MON-XYZ' is not a day of the week"),
+    ],
+)
+def test_wrong_schedule_is_refused_with_its_option(vdi: Vdi, fake: FakeCluster, words: list[str], said: str) -> None:
+    fake.put(SESSIONS, a_session())
+    ran = vdi("session", "schedule", "alice-desktop", "--time-zone", "Etc/UTC", *words)
+    assert ran.code == 2
+    assert said in ran.err
+
+
 def test_extend_of_what_does_not_run_is_for_the_next_run(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(SESSIONS, a_session(status={"phase": "Suspended"}, suspended=True))
     ran = vdi("session", "extend", "alice-desktop", "--by", "1h")

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from support.waiting import eventually
 from unit.gateway.component_stage import NOW, ComponentStage, RecordedAudit
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
+from vdi.api.schedule import SessionSchedule
 from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.denied import ActionDenied
@@ -359,6 +361,47 @@ async def test_extend_knows_the_template_s_most_and_that_time_is_over() -> None:
                 with pytest.raises(ActionDenied, match=words) as refused:
                     await one.actions.extend(ALICE, "a", length)
                 assert refused.value.code == code
+
+
+EIGHT_THIRTY = SessionSchedule(start="08:30", time_zone="Europe/Berlin")
+
+
+async def test_schedule_is_set_changed_and_removed_by_the_owner_alone() -> None:
+    async with a_stage() as stage, stage.replica() as one:
+        stage.put_session("a", access=[{"user": "bob@example.com", "role": "collaborator"}])
+        await one.actions.schedule(ALICE, "a", EIGHT_THIRTY)
+        assert stage.spec("a")["schedule"] == {"start": "08:30", "timeZone": "Europe/Berlin"}
+        with pytest.raises(ActionDenied) as refused:
+            await one.actions.schedule(BOB, "a", None)
+        assert refused.value.code == "Forbidden"
+        await one.actions.schedule(ALICE, "a", None)
+        assert stage.spec("a").get("schedule") is None
+        unknown = msgspec.structs.replace(EIGHT_THIRTY, time_zone="Mars/Olympus")
+        with pytest.raises(ActionDenied, match="timeZone: 'Mars/Olympus' is not a known time zone") as refused:
+            await one.actions.schedule(ALICE, "a", unknown)
+        assert refused.value.code == "Invalid"
+
+
+async def test_scheduled_desktop_counts_as_running_in_the_limits() -> None:
+    async with a_stage() as stage, stage.replica(limits="default: {sessions: 1}") as one:
+        stage.put_session("a", suspended=True)
+        stage.put_session("b", suspended=True)
+        await one.actions.schedule(ALICE, "a", EIGHT_THIRTY)
+        for act in (one.actions.schedule(ALICE, "b", EIGHT_THIRTY), one.actions.resume(ALICE, "b")):
+            with pytest.raises(ActionDenied, match="and you have a") as refused:
+                await act
+            assert refused.value.code == "OverLimit"
+        await one.actions.resume(ALICE, "a")
+
+
+async def test_limited_hours_are_not_used_by_a_schedule() -> None:
+    async with a_stage() as stage, stage.replica(limits="default: {hoursPerMonth: 100}") as one:
+        stage.put_session("a", suspended=True)
+        with pytest.raises(ActionDenied, match="Your hours are limited") as refused:
+            await one.actions.schedule(ALICE, "a", EIGHT_THIRTY)
+        assert refused.value.code == "OverLimit"
+        await one.actions.schedule(ROOT, "a", EIGHT_THIRTY)
+        assert stage.spec("a")["schedule"]["start"] == "08:30"
 
 
 async def test_extend_knows_the_cluster_s_most_where_the_template_has_none() -> None:
