@@ -82,3 +82,25 @@ def test_two_windows_with_an_operator_that_was_killed_across_the_end_of_the_firs
         finally:
             world.kubectl("-n", RELEASE_NAMESPACE, "scale", OPERATOR, "--replicas=1")
             world.kubectl("delete", "vdipool", "hours")
+
+
+@pytest.mark.long
+def test_own_schedule_of_a_minute_resumes_and_suspends_the_desktop(sessions: World) -> None:
+    world = sessions
+    with template(world, "own-hours", persistence={"enabled": False}) as name:
+        start(world, "sam", name)
+        world.vdi("session", "suspend", "sam", "--wait")
+        ready = (datetime.now(UTC) + 2 * MINUTE).replace(second=0, microsecond=0)
+        closes = ready + MINUTE
+        when = ("--at", f"{ready:%H:%M}", "--until", f"{closes:%H:%M}", "--days", "MON-SUN", "--time-zone", "Etc/UTC")
+        world.vdi("session", "schedule", "sam", *when)
+        reach(world, "sam", "Running", seconds=90)
+        assert datetime.now(UTC) < closes
+        warning = wait_until("the desktop is warned", lambda: condition(world, "sam", "Closing"), 200)
+        assert warning["reason"] == "ClosingSoon" and datetime.now(UTC) < closes
+        reach(world, "sam", "Suspended", "The working hours of this desktop ended at", seconds=240)
+        assert datetime.now(UTC) >= closes
+        assert pod_of(world, "sam") is None
+        # Tomorrow's time is known, and today's is over: it stays suspended.
+        session = world.get("vdi", "sam") or {}
+        assert session["status"]["nextStart"] == f"{ready + timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}"
