@@ -129,7 +129,8 @@ async def test_schedule_set_in_the_form_resumes_the_desktop(stage: Stage, tmp_pa
         await stage.run("mine")
         await alice.sees(page, f"{soon:%H:%M}, every day, UTC")
         await alice.sends(action, page, {"remove": "yes"})
-        assert (await stage.get(SESSIONS, "mine"))["spec"].get("schedule") is None
+        session = await stage.get(SESSIONS, "mine")
+        assert session and session["spec"].get("schedule") is None
 
 
 async def test_administrators_see_everything_and_what_they_may_not_read_is_unknown(

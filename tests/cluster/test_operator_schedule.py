@@ -195,7 +195,7 @@ async def following(stage: Stage, expected: str) -> Object:
 
     async def look() -> Object | None:
         session = await stage.get(SESSIONS, NAME)
-        return session if session.get("status", {}).get("nextStart") == expected else None
+        return session if session and session.get("status", {}).get("nextStart") == expected else None
 
     return await eventually(look, f"the next start is {expected}")
 
