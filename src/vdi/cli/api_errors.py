@@ -16,6 +16,7 @@ from vdi.kube.errors import (
     NotFound,
     Unauthorized,
 )
+from vdi.printable import escape
 
 _DENIED = re.compile(
     r'User "(?P<user>[^"]+)" cannot (?P<verb>\S+) resource "(?P<resource>[^"]+)".*?'
@@ -77,6 +78,6 @@ def _invalid(error: ApiError) -> str:
         return f"the API server refuses this: {error.message}"
     in_words = {cause.field for cause in error.causes if _PATTERN not in cause.message}
     shown = [cause for cause in error.causes if _PATTERN not in cause.message or cause.field not in in_words]
-    said = [(cause.field, _NO_VALUE.sub("", cause.message)) for cause in shown]
+    said = [(escape(cause.field), escape(_NO_VALUE.sub("", cause.message))) for cause in shown]
     lines = [f"  {field}: {words}" if field else f"  {words}" for field, words in said]
     return "the API server refuses this:\n" + "\n".join(lines)

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from vdi.cli.console import SafeConsole
 from vdi.cli.errors import FINDINGS
 from vdi.cli.long_work import errors_in_words, progress_of
 from vdi.cli.options import TimeoutFactor, examples
@@ -80,7 +80,7 @@ def up(
         facts = {"server": made.server, "wasRunning": made.was_running, "nodes": list(made.nodes)}
         print_data({"name": name, **facts, "fakeGpus": made.fake_gpus, "kubeconfig": str(made.kubeconfig)}, output)
         return
-    console = Console()
+    console = SafeConsole()
     console.print(f"Cluster {name!r} {'was already running' if made.was_running else 'is up'}: {made.server}")
     if len(made.nodes) > 1:
         console.print(f"{len(made.nodes)} nodes: {', '.join(made.nodes)}")
@@ -175,9 +175,9 @@ def nodes(
     if output is PageOutput.JSON:
         print(msgspec.json.format(msgspec.json.encode(found.nodes), indent=2).decode())
     elif not found.nodes:
-        Console().print(f"There is no cluster {name!r} with nodes: `vdi cluster up` creates one.")
+        SafeConsole().print(f"There is no cluster {name!r} with nodes: `vdi cluster up` creates one.")
     else:
-        Console().print(_nodes_table(found))
+        SafeConsole().print(_nodes_table(found))
     if not any(requested):
         raise typer.Exit(0 if found.nodes and all(node.ready for node in found.nodes) else FINDINGS)
 
@@ -240,7 +240,7 @@ def kubeconfig(
 
 
 def _print_status(found: ClusterStatus) -> None:
-    console = Console()
+    console = SafeConsole()
     if found.state == "absent":
         console.print(f"There is no cluster {found.name!r}: `vdi cluster up` creates one.")
         return

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from vdi.cli.cluster import PARTLY_REMOVED, NodeCount
+from vdi.cli.console import SafeConsole
 from vdi.cli.long_work import errors_in_words, progress_of
 from vdi.cli.options import TimeoutFactor, examples
 from vdi.cli.output import PageOption, PageOutput, print_data
@@ -43,7 +43,7 @@ def up(
         login = {"portal": demo.login.portal, "user": demo.login.user, "password": demo.login.password}
         print_data({**login, "desktop": desktop, "kubeconfig": str(demo.kubeconfig), "tools": str(demo.tools)}, output)
         return
-    console = Console(soft_wrap=True, highlight=False)
+    console = SafeConsole(soft_wrap=True, highlight=False)
     console.print(f"\nThe portal: {demo.login.portal}")
     console.print(f"  sign in as {demo.login.user} with {demo.login.password} (an administrator)")
     console.print(f"A desktop is running: {url}")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from vdi.cli.terminal import style
 from vdi.findings.render import Report, as_data, as_junit, as_sarif, as_text
 
 
@@ -54,4 +55,4 @@ def print_report(report: Report, output: FindingsOutput) -> None:
 def paint(line: str) -> str:
     """A line of findings, coloured where one begins."""
     colour = _COLOURS.get(line.split(" ", 1)[0])
-    return typer.style(line, fg=colour, bold=True) if colour else line
+    return style(line, fg=colour, bold=True) if colour else line

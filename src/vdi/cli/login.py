@@ -18,6 +18,7 @@ from vdi.cli.remote.client import GatewayClient, tls
 from vdi.cli.remote.logins import Login, Logins, read_logins, write_logins
 from vdi.cli.session.gateway_backend import GatewayTarget
 from vdi.cli.session.target import choose_target, server_url
+from vdi.printable import escape
 
 app = typer.Typer()
 
@@ -63,7 +64,7 @@ def login(
         _end(address, before)
     if output is Output.TABLE:
         until = f" until {made.expires}" if made.expires else ""
-        typer.echo(f"logged in to {address} as {made.user}{until}")
+        typer.echo(f"logged in to {address} as {escape(made.user)}{escape(until)}")
     else:
         print_data({"server": address, "user": made.user, "expires": made.expires or None}, output)
     _say_if_unused(address)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from vdi.cli.console import SafeConsole
 from vdi.cli.errors import CliError
 from vdi.devcluster.binaries import BinaryUnavailable
 from vdi.devcluster.images import ImageFailed
@@ -25,7 +26,7 @@ _EXPECTED = (ClusterError, StepFailed, BinaryUnavailable, NoBuilder, ImageFailed
 def progress_of(name: str) -> Iterator[Progress]:
     """Show steps. Their logs go to a folder that is kept only when something failed."""
     folder = Path(tempfile.mkdtemp(prefix=f"vdi-{name}-"))
-    with Progress(folder) as progress:
+    with Progress(folder, SafeConsole(stderr=True)) as progress:
         yield progress
     for path in folder.iterdir():
         path.unlink()

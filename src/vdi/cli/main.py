@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from vdi.cli.errors import FINDINGS, CliError
 from vdi.cli.options import PROGRAM, examples
+from vdi.cli.terminal import guarded_output, style
 
 NOUNS = {
     "session": "Desktops: create, list, open, explain, suspend and remove them.",
@@ -108,6 +109,11 @@ def root(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is returned, so that the console script's `sys.exit` ends with it."""
+    with guarded_output():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     _debug.enabled = False
     if "_VDI_COMPLETE" in os.environ:  # a shell asks what could come next
         from vdi.cli.completion import prepare
@@ -139,6 +145,6 @@ def _describe(error: BaseException) -> str:
 def _show(message: str, *, hint: str) -> None:
     if _debug.enabled:
         traceback.print_exc()
-    typer.secho(f"Error: {message}", err=True, fg=typer.colors.RED)
+    typer.echo(style(f"Error: {message}", fg=typer.colors.RED), err=True)
     if hint and not _debug.enabled:
         typer.echo(hint, err=True)

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from vdi.api.meta import Condition
+from vdi.cli.terminal import style
+from vdi.printable import escape, is_printable
 
 Raw = Mapping[str, Any]
 """An object as the API server sent it."""
@@ -84,8 +86,11 @@ def now_utc() -> datetime:
 
 
 def columns(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Aligned lines, header first, nothing cut off; a column named PHASE is coloured by its value."""
-    table = [header, *rows]
+    """Aligned lines, header first, nothing cut off; a column named PHASE is coloured by its value.
+
+    Each row is one line: new lines in a cell, which could pretend to be rows, are escaped too.
+    """
+    table = [header, *([escape(cell.rstrip()) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     lines = []
     for number, row in enumerate(table):
@@ -97,7 +102,17 @@ def columns(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def _paint(column: str, cell: str, padded: str, is_header: bool) -> str:
     if column != "PHASE" or is_header or cell not in PHASE_COLOURS:
         return padded
-    return typer.style(padded, fg=PHASE_COLOURS[cell])
+    return style(padded, fg=PHASE_COLOURS[cell])
+
+
+def fact_lines(facts: Mapping[str, str]) -> list[str]:
+    """One line for each fact that has a value. Further lines of a value are indented: none can pretend to be a fact."""
+    width = 11
+    return [
+        f"{name + ':':<{width}}" + f"\n{'':{width}}".join(escape(value.rstrip(), "\n").split("\n"))
+        for name, value in facts.items()
+        if value
+    ]
 
 
 def condition_lines(conditions: Sequence[Condition], now: datetime) -> list[str]:
@@ -132,7 +147,11 @@ def print_data(data: Any, output: str) -> None:
     if output == Output.YAML:
         import yaml
 
-        typer.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        # The stream's escapes would be part of a value in YAML without quotes; with YAML's own it is read as it was.
+        if not is_printable(text, "\n"):
+            text = yaml.safe_dump(data, sort_keys=False, allow_unicode=False)
+        typer.echo(text, nl=False)
     else:
         typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
 

@@ -18,6 +18,7 @@ from vdi.cli.output import (
     age,
     columns,
     condition_lines,
+    fact_lines,
     now_utc,
     print_data,
     print_objects,
@@ -117,7 +118,7 @@ def pool_lines(pool: VDIPool) -> list[str]:
         "Message": status.message,
         "Created": f"{meta.creation_timestamp} ({age(meta.creation_timestamp, now_utc())} ago)",
     }
-    lines = [f"{name + ':':<11}{value}" for name, value in facts.items() if value]
+    lines = fact_lines(facts)
     if not status.conditions:
         return [*lines, "", "No conditions yet: the operator has not processed the pool. Is it running?"]
     return [*lines, *condition_lines(status.conditions, now_utc())]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from vdi.printable import escape
+
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import TaskID
 
 
@@ -23,17 +24,21 @@ class PassedStage:
 class ProgressView:
     """Prints each stage once it is passed, and what is waited for now."""
 
-    def __init__(self, console: "Console | None" = None) -> None:
-        from rich.console import Console
+    def __init__(self) -> None:
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        self._console = console or Console(stderr=True, highlight=False)
+        from vdi.cli.console import SafeConsole
+
+        self._console = SafeConsole(stderr=True, highlight=False)
         self._spinner = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False, style="dim"),
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
+            # rich would read the colours and links in what others print meanwhile, and pass them on.
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self._task: TaskID | None = None
         self._shown = ""
@@ -55,13 +60,14 @@ class ProgressView:
         from rich.text import Text
 
         mark = ("✓", "green") if well else ("–", "yellow")
-        line = Text.assemble(mark, f" {stage.text} ", (f"{stage.seconds:.1f}s", "dim"))
+        line = Text.assemble(mark, f" {escape(stage.text)} ", (f"{stage.seconds:.1f}s", "dim"))
         self._console.print(line, soft_wrap=True)
 
     def waiting(self, text: str) -> None:
         """Show what is waited for; without a terminal it is printed only when it changes."""
         from rich.text import Text
 
+        text = escape(text)
         if self._task is not None:
             self._spinner.update(self._task, description=text)
         elif text and text != self._shown:

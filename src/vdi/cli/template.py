@@ -28,6 +28,7 @@ from vdi.cli.output import (
     Raw,
     age,
     columns,
+    fact_lines,
     now_utc,
     print_data,
     print_objects,
@@ -187,7 +188,7 @@ def template_lines(template: VDITemplate) -> list[str]:
         "Pre-pull": pulled(template) if spec.pre_pull else "",
         "Revision": str(template.metadata.generation),
     }
-    lines = [f"{name + ':':<11}{value}" for name, value in facts.items() if value]
+    lines = fact_lines(facts)
     lines += [f"Warning:   {words}" for words in warnings(spec)]
     if spec.pre_pull and template.status.pre_pull:
         lines += _pre_pull_lines(template.status.pre_pull)

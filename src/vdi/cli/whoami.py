@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from vdi.cli.options import KubeConnection, examples
-from vdi.cli.output import Output, OutputOption, print_data
+from vdi.cli.output import Output, OutputOption, fact_lines, print_data
 from vdi.cli.remote.client import GatewayClient
 from vdi.cli.session.backend import Target
 from vdi.cli.session.gateway_backend import GatewayTarget
@@ -51,9 +51,8 @@ def whoami(
         "Until": known.get("expires", ""),
         "Use": describe_use(known.get("use", {})),
     }
-    for name, value in words.items():
-        if value:
-            typer.echo(f"{name + ':':<11}{value}")
+    for line in fact_lines(words):
+        typer.echo(line)
 
 
 def describe_use(use: Mapping[str, Any]) -> str:

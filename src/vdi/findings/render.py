@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
 from vdi.findings.model import Finding, Severity, fails, roots, worst
+from vdi.printable import escape as escape_text
 
 _ALIKE = 3
 """So many findings of one code under one cause are shown in full; of more, only their number."""
@@ -85,6 +86,11 @@ def as_text(report: Report) -> Iterator[str]:
 
 def findings_as_text(findings: Sequence[Finding], *, verbose: bool = True) -> Iterator[str]:
     """Line by line: what is wrong, what shows it, what to do; under it what follows from it."""
+    # A new line in a name, or in a command that is there to be pasted, must not begin another one.
+    return (escape_text(line) for line in _findings_as_text(findings, verbose=verbose))
+
+
+def _findings_as_text(findings: Sequence[Finding], *, verbose: bool) -> Iterator[str]:
     shown: Counter[tuple[str, str]] = Counter()
     alike = Counter((finding.code, finding.caused_by) for finding in findings if not finding.is_ok)
     for finding in findings:
@@ -164,7 +170,7 @@ def as_junit(report: Report) -> str:
     head = f'tests="{len(cases)}" failures="{failures}" skipped="{skipped}"'
     head += f' timestamp="{report.timestamp}"' if report.timestamp else ""
     suite = f'<testsuite name="{report.tool}" {head}>\n{"".join(cases)}</testsuite>'
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{suite}'
+    return escape_text(f'<?xml version="1.0" encoding="UTF-8"?>\n{suite}', "\n")
 
 
 def _fails(finding: Finding, report: Report) -> bool:

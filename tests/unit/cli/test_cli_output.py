@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from vdi.cli import output
 from vdi.cli.output import ListOutput, age, columns, duration, print_data, print_objects
+from vdi.cli.terminal import style
 
 NOW = datetime(2026, 11, 20, 8, 0, 0, tzinfo=UTC)
 
@@ -65,7 +66,7 @@ def test_columns_align_and_keep_every_character() -> None:
 
 def test_columns_colour_the_phase_without_moving_what_follows() -> None:
     plain = columns(["PHASE", "URL"], [["Running", "x"], ["Suspended", "y"]])
-    assert "\x1b[32mRunning  \x1b[0m   x" in plain
+    assert f"{style('Running  ', 'green')}   x" in plain
     assert plain[0] == "PHASE       URL"
 
 

@@ -8,6 +8,7 @@ import typer
 
 from vdi.cli.confirm import confirm
 from vdi.cli.options import PROGRAM, KubeConnection
+from vdi.cli.terminal import style
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.fix.apply import carry_out, prepare
 from vdi.doctor.fix.fixes import FIXES
@@ -33,7 +34,7 @@ def apply_fixes(connection: KubeConnection, findings: Sequence[Finding], snapsho
     for finding, step in prepared:
         typer.echo(f"\n{finding.code}: {step.title}. It {FIXES[finding.code].words}.")
         for line in diff_lines(step):
-            typer.echo(typer.style(line, fg=_COLOURS.get(line[:1])))
+            typer.echo(style(line, fg=_COLOURS.get(line[:1])))
         if yes or confirm("Do it?"):
             said = connection.run(partial(_apply, step=step))
             typer.echo(said)

@@ -18,6 +18,7 @@ from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, examples
 from vdi.cli.output import ListOutput, ListOutputOption, Output, OutputOption, columns, print_data
 from vdi.cli.release.locate import locate
+from vdi.cli.terminal import style
 from vdi.gateway.login.passwords import Passwords, new_password
 from vdi.gateway.login.users_file import (
     KEY,
@@ -180,7 +181,7 @@ def list_(
     """List the users who log in with a password. Hashes are not shown."""
     users, problems = _users(namespace, kubeconfig, context, secret).read()
     for problem in problems:
-        typer.secho(f"Warning: {problem}; this user cannot log in", err=True, fg=typer.colors.YELLOW)
+        typer.echo(style(f"Warning: {problem}; this user cannot log in", fg=typer.colors.YELLOW), err=True)
     match output:
         case ListOutput.JSON | ListOutput.YAML:
             shown = [

@@ -21,6 +21,7 @@ from vdi.cli.output import (
     Raw,
     age,
     columns,
+    fact_lines,
     now_utc,
     print_data,
     print_objects,
@@ -131,7 +132,7 @@ def home_lines(home: HomeSummary) -> list[str]:
         "Created": f"{home.created} ({age(home.created, now_utc())} ago)",
         "Deleted": f"since {home.deleted}" if home.deleted else "",
     }
-    return [f"{name + ':':<11}{value}" for name, value in facts.items() if value]
+    return fact_lines(facts)
 
 
 def _last_used(home: HomeSummary) -> str:

@@ -169,7 +169,7 @@ def _show(results: list[Result], template: str, user: str | None, output: PageOu
             words = f"{result.files} files, {size_in_words(result.size)}"
             typer.echo(f"{result.user}: {words} from {result.source} in {result.target}")
             continue
-        typer.secho(f"Error: {result.user}: {result.message}. {result.source} is still the home.", err=True)
+        typer.echo(f"Error: {result.user}: {result.message}. {result.source} is still the home.", err=True)
         for path in result.paths[:_SHOWN]:
             typer.echo(f"  {path.encode('utf-8', 'surrogateescape').decode('utf-8', 'replace')}", err=True)
         if result.count > _SHOWN:

@@ -19,6 +19,7 @@ from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, exampl
 from vdi.cli.output import PageOption, PageOutput, now_utc, print_data
 from vdi.cli.release.options import DryRun, HelmPath, ReleaseOptions, Timeout, ValuesFiles, Yes, where
 from vdi.cli.release.run import confirm_change
+from vdi.cli.terminal import style
 from vdi.helm.releases import Revision
 from vdi.kasm.backup import Backup, find_kubectl
 from vdi.kasm.generations import ALL
@@ -156,7 +157,7 @@ def _tell(plan: Plan, at: ReleaseOptions) -> None:
     before = f"{plan.before.chart_words} -> " if plan.before else ""
     typer.echo(f"{before}{plan.chart.words} as release {at.release} in namespace {at.connection.namespace}")
     for warning in plan.warnings:
-        typer.echo(f"{typer.style('warning', fg=typer.colors.YELLOW)}  {warning}")
+        typer.echo(f"{style('warning', fg=typer.colors.YELLOW)}  {warning}")
 
 
 def _done(at: ReleaseOptions, plan: Plan, revision: Revision | None, saved: Backup | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from vdi.cli.output import age, columns, now_utc
+from vdi.cli.terminal import style
 from vdi.helm.releases import Revision
 from vdi.release.diff import Change
 from vdi.release.plan import Plan
@@ -59,18 +60,18 @@ def new_lines(changes: Sequence[Change]) -> Iterator[str]:
     for change in changes:
         kinds.setdefault(change.kind, []).append(change.title.partition(" ")[2])
     for kind, names in sorted(kinds.items()):
-        yield typer.style(f"+ {kind}", fg=typer.colors.GREEN) + f": {', '.join(names)}"
+        yield style(f"+ {kind}", fg=typer.colors.GREEN) + f": {', '.join(names)}"
 
 
 def change_lines(changes: Sequence[Change]) -> Iterator[str]:
     """Object by object, field by field."""
     for change in changes:
-        yield typer.style(f"{change.action} {change.title}", fg=_COLOURS.get(change.action), bold=True) + _AFTER.get(
+        yield style(f"{change.action} {change.title}", fg=_COLOURS.get(change.action), bold=True) + _AFTER.get(
             change.action, ""
         )
         lines = [line for field in change.fields for line in field.lines]
         for line in lines[:_FIELDS]:
-            yield "    " + typer.style(line, fg=_COLOURS.get(line.strip()[:1]))
+            yield "    " + style(line, fg=_COLOURS.get(line.strip()[:1]))
         if len(lines) > _FIELDS:
             yield f"    ... and {len(lines) - _FIELDS} lines more (-o json has every field)"
 

@@ -1,10 +1,10 @@
 """`vdi session ls --watch`: a table that is redrawn on a terminal, else one line for each change."""
 
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from vdi.api.session import VDISession
+from vdi.cli.console import SafeConsole
 from vdi.cli.output import now_utc
 from vdi.cli.session.backend import Backend, SessionWatch
 from vdi.cli.session.view import session_table, watch_line
@@ -12,7 +12,7 @@ from vdi.cli.session.view import session_table, watch_line
 
 async def watch_list(backend: Backend, *, user: str | None, wide: bool, everywhere: bool) -> None:
     """Show the visible sessions, of one user or of all, and follow them until interrupted."""
-    console = Console(highlight=False)
+    console = SafeConsole(highlight=False)
     async with backend.watch(everywhere=everywhere, user=user) as sessions:
 
         def table() -> Text:
@@ -20,7 +20,9 @@ async def watch_list(backend: Backend, *, user: str | None, wide: bool, everywhe
             return Text.from_ansi("\n".join(session_table(mine, now, wide=wide, all_namespaces=everywhere)))
 
         if console.is_terminal:
-            with Live(get_renderable=table, console=console, refresh_per_second=1) as live:
+            # rich would read the colours and links in what others print meanwhile, and pass them on.
+            others = {"redirect_stdout": False, "redirect_stderr": False}
+            with Live(get_renderable=table, console=console, refresh_per_second=1, **others) as live:
                 while True:
                     await sessions.change()
                     live.refresh()

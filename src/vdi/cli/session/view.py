@@ -6,7 +6,8 @@ from datetime import datetime
 
 from vdi.api.meta import Condition
 from vdi.api.session import QueueStatus, SessionResources, VDISession
-from vdi.cli.output import age, columns, condition_lines, duration, parse_time
+from vdi.cli.output import age, columns, condition_lines, duration, fact_lines, parse_time
+from vdi.printable import escape
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, WARNING_TYPES
 from vdi.session.graphics import describe_encoder, describe_renderer
 from vdi.session.homes import own_claim
@@ -117,14 +118,15 @@ def watch_line(session: VDISession | None, name: str, now: datetime) -> str:
         return f"{clock}  {name}  deleted"
     status = session.status
     note = ", ".join(notes(session, now))
-    return "  ".join(part for part in (clock, name, phase(session), note, status.url, status.message) if part)
+    parts = (clock, name, phase(session), note, status.url, status.message)
+    return "  ".join(escape(part) for part in parts if part)
 
 
 def details_lines(page: SessionDetails, now: datetime) -> list[str]:
     """The lines of `show`."""
     lines = _facts(page.session, now)
-    if page.explanation and page.explanation != page.session.status.message:
-        lines.append(f"{'Why:':<11}{page.explanation}")
+    if page.explanation != page.session.status.message:
+        lines += fact_lines({"Why": page.explanation})
     lines += _conditions(page.session, now)
     if page.children:
         lines += ["", "Objects"]
@@ -133,7 +135,7 @@ def details_lines(page: SessionDetails, now: datetime) -> list[str]:
     if page.events:
         lines += ["", "Events"]
         lines += [f"  {line}" for line in _happenings(page.events, now)]
-    lines += [f"\nCould not check {refusal}" for refusal in page.unreadable]
+    lines += [f"\nCould not check {escape(refusal)}" for refusal in page.unreadable]
     return lines
 
 
@@ -168,7 +170,7 @@ def _facts(session: VDISession, now: datetime) -> list[str]:
         "Node": status.node_name,
         "Pod": status.pod_name,
     }
-    return [f"{name + ':':<11}{value}" for name, value in facts.items() if value]
+    return fact_lines(facts)
 
 
 def _schedule(session: VDISession) -> str:

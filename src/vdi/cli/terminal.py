@@ -1,0 +1,77 @@
+"""The only way to the terminal: what a command prints shows as text, whoever wrote it.
+
+Objects of the cluster, answers of a gateway and logs hold text of other people. Control characters in it could change
+the window's title, the clipboard or lines above; direction marks could reverse what is read. So `main` runs every
+command within `guarded_output`, which escapes them in all that is written to stdout and stderr. Only styles of `style`
+pass: they carry a key of this process that text from outside cannot know. rich makes its own control sequences, so
+`SafeConsole` (in `console`) escapes text before rich styles it.
+"""
+
+import re
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO, cast
+
+import typer
+
+from vdi.printable import escape
+
+_KEY = str(secrets.randbits(64))
+_STYLE = re.compile(rf"\x1b\[([0-9]+);{_KEY}m")
+_RESET, _BOLD = 0, 1
+_FOREGROUND = {
+    typer.colors.RED: 31,
+    typer.colors.GREEN: 32,
+    typer.colors.YELLOW: 33,
+    typer.colors.BLUE: 34,
+    typer.colors.MAGENTA: 35,
+}
+_LAYOUT = "\n\t"
+
+
+def style(text: str, fg: str | None = None, *, bold: bool = False) -> str:
+    """The text in a colour, for a terminal; elsewhere the colour is left out."""
+    codes = ([_FOREGROUND[fg]] if fg else []) + ([_BOLD] if bold else [])
+    return "".join(map(_sequence, codes)) + text + _sequence(_RESET) if codes else text
+
+
+def _sequence(code: int) -> str:
+    return f"\x1b[{code};{_KEY}m"
+
+
+class GuardedStream:
+    """A text stream that writes only printable characters, new lines, tabs and styles of `style`."""
+
+    buffer = None  # bytes would go past the guard
+
+    def __init__(self, stream: TextIO) -> None:
+        self.unguarded = stream
+
+    def write(self, text: str) -> int:
+        """Write, escaped. Returns the length of what was given."""
+        parts = _STYLE.split(text)  # text and the codes of styles take turns
+        self.unguarded.write(
+            "".join(f"\x1b[{part}m" if at % 2 else escape(part, _LAYOUT) for at, part in enumerate(parts))
+        )
+        return len(text)
+
+    def writelines(self, lines: list[str]) -> None:
+        """Write each, escaped."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.unguarded, name)
+
+
+@contextmanager
+def guarded_output() -> Iterator[None]:
+    """Guard stdout and stderr until the context ends."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, GuardedStream(stream)) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
