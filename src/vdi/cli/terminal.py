@@ -7,6 +7,8 @@ pass: they carry a key of this process that text from outside cannot know. rich 
 `SafeConsole` (in `console`) escapes text before rich styles it.
 """
 
+import codecs
+import io
 import re
 import secrets
 import sys
@@ -44,10 +46,12 @@ def _sequence(code: int) -> str:
 class GuardedStream:
     """A text stream that writes only printable characters, new lines, tabs and styles of `style`."""
 
-    buffer = None  # bytes would go past the guard
+    buffer = None  # click would write UTF-8 there, past the guard, where the stream is declared as ASCII
 
     def __init__(self, stream: TextIO) -> None:
         self.unguarded = stream
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name == "ascii":
+            stream.reconfigure(encoding="utf-8")
 
     def write(self, text: str) -> int:
         """Write, escaped. Returns the length of what was given."""
