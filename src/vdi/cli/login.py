@@ -6,6 +6,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -107,7 +108,7 @@ async def _by_browser(server: str, ca: str) -> Login:
         await client.check()
         async with listen_on_loopback() as waiting:
             request = AuthorizationRequest(server, waiting.uri)
-            if not opens_browser(request.url):
+            if not opens_browser(request.url, urlsplit(server).hostname or ""):
                 typer.echo("The browser did not open automatically.", err=True)
             typer.echo(f"Confirm in the browser; if it shows nothing, open\n  {request.url}", err=True)
             return await exchange_code(client, request, await waiting.code(request, _BROWSER_SECONDS), ca)

@@ -29,6 +29,8 @@ class Opening:
     user: str = ""
     password: str = ""
     """Empty behind a gateway: the portal's login opens the desktop."""
+    domain: str = ""
+    """Where the address must be, if it comes from a gateway."""
 
 
 class SessionCache(Protocol):

@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from vdi.api.session import VDISession
-from vdi.cli.browser import opens_browser
+from vdi.cli.browser import check_address, opens_browser
 from vdi.cli.confirm import confirm
 from vdi.cli.errors import USAGE, CliError
 from vdi.cli.options import PROGRAM, examples, of_kind, seconds_of
@@ -249,6 +249,7 @@ def _open_directly(target: Target, name: str, *, print_only: bool, output: Outpu
 
 
 def _show_opening(found: Opening, sentence: str, *, print_only: bool, output: Output) -> None:
+    check_address(found.url, found.domain)
     if output is not Output.TABLE:
         asked = {"user": found.user, "password": found.password} if found.password else {}
         print_data({"url": found.url, **asked}, output)
@@ -257,7 +258,7 @@ def _show_opening(found: Opening, sentence: str, *, print_only: bool, output: Ou
         typer.echo(f"URL:      {found.url}\nUser:     {found.user}\nPassword: {found.password}")
     else:
         typer.echo(f"URL:      {found.url}\n{sentence}")
-    if not print_only and not opens_browser(found.url):
+    if not print_only and not opens_browser(found.url, found.domain):
         typer.echo("There is no graphical browser here. Open the address yourself.", err=True)
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from vdi.api.session import VDISession
+from vdi.cli.browser import domain_of
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.output import Raw
 from vdi.cli.remote.client import GatewayClient, NoSuchThingError, quote
@@ -154,7 +155,7 @@ class GatewayBackend:
 
     async def opening(self, session: VDISession) -> Opening:
         """See Backend."""
-        return Opening(session.status.url)
+        return Opening(session.status.url, domain=domain_of(self.client.server))
 
     async def log_lines(self, _session: VDISession, /, **_options: object) -> AsyncIterator[str]:
         """See Backend: a gateway has no logs."""
