@@ -75,6 +75,13 @@ def leaves(obj: Any, path: Path = ()) -> Iterator[Path]:
         yield from leaves(value, (*path, key))
 
 
+def text_at(obj: Any, path: Path) -> str:
+    """The text at a path of `leaves`."""
+    for key in path:
+        obj = obj[key]
+    return str(obj)
+
+
 def with_text(obj: Any, path: Path, text: str) -> Any:
     """A copy of the object with this text there."""
     if not path:

@@ -101,6 +101,17 @@ VISIBLE = Rule(  # without the value: shown as it is, it could hide or reverse t
     r"!self.matches('[\\p{C}\\p{Z}" + INVISIBLE + "]')",
     "must have only visible characters: no space, control, direction, zero-width or private-use characters",
 )
+# Not \p{C}: newer regular expressions count characters in it that a later Unicode has, such as new emoji.
+_UNPRINTABLE = r"\\p{Cc}\\p{Cf}\\p{Co}\\p{Zl}\\p{Zp}"
+PRINTABLE = Rule(  # without the value, for the same reason
+    f"!self.matches('[{_UNPRINTABLE}]')",
+    "must have only printable characters: no new line, control, direction, zero-width or private-use characters",
+)
+PRINTABLE_LINES = Rule(
+    rf"self.matches('^([^{_UNPRINTABLE}]|[\\n\\t])*$')",
+    "must have only printable characters, new lines and tabs: no control, direction, zero-width or private-use "
+    "characters",
+)
 DURATION = must_be(
     "a duration above zero in hours, minutes and seconds, such as 8h, 30m or 1h30m",
     f"self.matches('{_PERIOD}') && self != '' && duration(self) > duration('0s')",
@@ -123,8 +134,10 @@ OBJECT_NAME = must_be(
     "the name of an object: lower-case letters, digits, inner hyphens and dots, such as ubuntu-22.04",
     f"self.matches('{_SUBDOMAIN}')",
 )
-ABSOLUTE_PATH = must_be("an absolute path below / without colons, such as /home/user", "self.matches('^(/[^/:]+)+/?$')")
-_FOLDER = r"([^/{}\\x00-\\x1f]|[{](user|group)[}])+"
+ABSOLUTE_PATH = must_be(
+    "an absolute path below / without colons, such as /home/user", f"self.matches('^(/[^/:{_UNPRINTABLE}]+)+/?$')"
+)
+_FOLDER = rf"([^/{{}}{_UNPRINTABLE}]|[{{](user|group)[}}])+"
 SUB_PATH = must_be(
     "a path inside the volume such as teams/{group} or home/{user}: no / at its ends, no .. and no braces but {user} "
     "and {group}",
@@ -133,13 +146,13 @@ SUB_PATH = must_be(
 NOT_OURS = must_be("a unique name: every desktop has volumes named home and shm", "!(self in ['home', 'shm'])")
 NOT_SHARED_MEMORY = Rule("self != '/dev/shm'", "must not be /dev/shm, which every desktop already has (shmSize)")
 NOT_THE_AGENTS = Rule("self != 8082", "must not be 8082, the port of the agent in each desktop")
-URL_PATH = must_be("the path of a URL without spaces, such as /api/health", r"self.matches('^/\\S*$')")
+URL_PATH = must_be("the path of a URL without spaces, such as /api/health", "self.matches('^/[!-~]*$')")
 ENV_NAME = must_be(
     "the name of an environment variable: letters, digits, '_', '-' and '.', not starting with a digit",
     "self.matches('^[-._a-zA-Z][-._a-zA-Z0-9]*$')",
 )
 IMAGE = must_be(
-    "the name of a container image, such as registry.example.com/desktop:1.0", r"self.matches('^[^\\s:@/]\\S*$')"
+    "the name of a container image, such as registry.example.com/desktop:1.0", "self.matches('^[!-.0-9;-?A-~][!-~]*$')"
 )
 WORDS = Rule(
     "self.all(word, word != '')", "must be a program and its arguments, such as [firefox-esr, --new-tab], none empty"

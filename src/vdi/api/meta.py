@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from vdi.api.constraints import doc
+from vdi.api.constraints import PRINTABLE_LINES, doc
 
 GROUP = "vdi.kasm.io"
 VERSION = "v1alpha1"
@@ -45,6 +45,6 @@ class Condition(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     type: Annotated[str, doc("Type of the condition.", maxLength=316)]
     status: Annotated[str, doc("Status of the condition.", enum=["True", "False", "Unknown"])]
     reason: Annotated[str, doc("Reason code, for programs.", maxLength=1024)]
-    message: Annotated[str, doc("Explanation for people.", maxLength=32768)] = ""
+    message: Annotated[str, doc("Explanation for people.", PRINTABLE_LINES, maxLength=32768)] = ""
     last_transition_time: Annotated[str, doc("When status last changed.", format="date-time")] = ""
     observed_generation: Annotated[int, doc("Generation of the object that this condition describes.")] = 0

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from vdi.api.constraints import OBJECT_NAME, Rule, doc
+from vdi.api.constraints import OBJECT_NAME, PRINTABLE_LINES, Rule, doc
 from vdi.api.meta import Condition, ObjectMeta
 from vdi.api.schedule import PoolSchedule
 
@@ -58,7 +58,7 @@ class PoolStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     ready: Annotated[int, doc("Started desktops that are available now.")] = 0
     starting: Annotated[int, doc("Desktops that are starting.")] = 0
     claimed: Annotated[int, doc("Running sessions whose desktop came from this pool.")] = 0
-    message: Annotated[str, doc("What the pool waits for, in one sentence.")] = ""
+    message: Annotated[str, doc("What the pool waits for, in one sentence.", PRINTABLE_LINES, maxLength=32768)] = ""
     selector: Annotated[str, doc("Label selector of the pool's desktops, for the scale subresource.")] = ""
     observed_generation: Annotated[int, doc("Generation of the pool that this status describes.")] = 0
     conditions: Annotated[

@@ -14,6 +14,8 @@ from vdi.api.constraints import (
     NOT_A_KEYED_LABEL,
     NOT_ENCODED,
     OBJECT_NAME,
+    PRINTABLE,
+    PRINTABLE_LINES,
     VISIBLE,
     Quantity,
     Rule,
@@ -246,17 +248,19 @@ class GraphicsStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=Fals
             maxLength=32,
         ),
     ]
-    device: Annotated[str, doc("The renderer name that OpenGL reports.", maxLength=256)] = ""
+    device: Annotated[str, doc("The renderer name that OpenGL reports.", PRINTABLE, maxLength=256)] = ""
     reason: Annotated[
         str,
         doc("Code of the reason for software rendering, for programs.", pattern="^[A-Za-z]{0,32}$", maxLength=32),
     ] = ""
-    message: Annotated[str, doc("Explanation for people.", maxLength=256)] = ""
+    message: Annotated[str, doc("Explanation for people.", PRINTABLE, maxLength=256)] = ""
     encoder: Annotated[
         str, doc("Encoder of the stream, such as nvenc or x264.", pattern="^[A-Za-z0-9 ._-]{0,32}$", maxLength=32)
     ] = ""
     hardware_encoder: Annotated[bool, doc("true: the GPU encodes.")] = False
-    encoder_message: Annotated[str, doc("Why the GPU does not encode, as reported by the encoder.", maxLength=256)] = ""
+    encoder_message: Annotated[
+        str, doc("Why the GPU does not encode, as reported by the encoder.", PRINTABLE, maxLength=256)
+    ] = ""
     display: Annotated[
         str, doc("Display of the desktop: X11 or Wayland.", pattern="^[A-Za-z0-9]{0,32}$", maxLength=32)
     ] = ""
@@ -267,7 +271,7 @@ class FailureStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False
 
     count: Annotated[int, doc("Consecutive failures; after the fifth the session is not restarted automatically.")] = 0
     reason: Annotated[str, doc("Reason code, for programs.")] = ""
-    message: Annotated[str, doc("Explanation for people.")] = ""
+    message: Annotated[str, doc("Explanation for people.", PRINTABLE_LINES, maxLength=32768)] = ""
     time: Annotated[str, doc("When the last failure was observed.", format="date-time")] = ""
     generation: Annotated[
         int, doc("Generation of the session for which failures are counted; the count restarts with another one.")
@@ -286,7 +290,9 @@ class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False
 
     phase: Annotated[str, doc("Phase of the session.", enum=[phase.value for phase in Phase])] = ""
     url: Annotated[str, doc("Address of the desktop for the browser. Known before the desktop runs.")] = ""
-    message: Annotated[str, doc("What the session waits for, or what failed, in one sentence.")] = ""
+    message: Annotated[
+        str, doc("What the session waits for, or what failed, in one sentence.", PRINTABLE_LINES, maxLength=32768)
+    ] = ""
     start_time: Annotated[
         str,
         doc(

@@ -16,6 +16,8 @@ from vdi.api.constraints import (
     NOT_SHARED_MEMORY,
     NOT_THE_AGENTS,
     OBJECT_NAME,
+    PRINTABLE,
+    PRINTABLE_LINES,
     SUB_PATH,
     URL_PATH,
     Quantity,
@@ -159,14 +161,14 @@ class SecretVolume(msgspec.Struct, rename="camel", omit_defaults=True):
 class VolumeGroup(msgspec.Struct, rename="camel", omit_defaults=True):
     """A group whose members get the volume."""
 
-    name: Annotated[str, doc("Group, as the login names it.", minLength=1, maxLength=254)]
+    name: Annotated[str, doc("Group, as the login names it.", PRINTABLE, minLength=1, maxLength=254)]
     read_only: Annotated[bool, doc("false: desktops of its members may write to the volume.")] = True
 
 
 class NFSVolume(msgspec.Struct, rename="camel", omit_defaults=True):
     """An NFS export. Pod Security `restricted` forbids it in a pod; use a claim with an NFS volume instead."""
 
-    server: Annotated[str, doc("Host name or address of the server.", pattern=r"^\S+$", maxLength=253)]
+    server: Annotated[str, doc("Host name or address of the server.", pattern="^[!-~]+$", maxLength=253)]
     path: Annotated[str, doc("Exported path.", ABSOLUTE_PATH, maxLength=512)]
 
 
@@ -231,9 +233,11 @@ class TemplateVolume(msgspec.Struct, rename="camel", omit_defaults=True):
 class Toleration(msgspec.Struct, rename="camel", omit_defaults=True):
     """A toleration, as in a pod's spec."""
 
-    key: Annotated[str | None, doc("Key of the taint. Default: every key (operator Exists).", maxLength=317)] = None
+    key: Annotated[
+        str | None, doc("Key of the taint. Default: every key (operator Exists).", pattern="^[!-~]*$", maxLength=317)
+    ] = None
     operator: Annotated[str | None, doc("How the value is compared. Default: Equal.", enum=["Exists", "Equal"])] = None
-    value: Annotated[str | None, doc("Value of the taint.", maxLength=63)] = None
+    value: Annotated[str | None, doc("Value of the taint.", pattern="^[!-~]*$", maxLength=63)] = None
     effect: Annotated[
         str | None,
         doc("Effect of the taint. Default: every effect.", enum=["NoSchedule", "PreferNoSchedule", "NoExecute"]),
@@ -398,15 +402,20 @@ class Lifecycle(msgspec.Struct, rename="camel", omit_defaults=True):
     )
 
 
+_Member = Annotated[
+    str, msgspec.Meta(extra_json_schema={"x-kubernetes-validations": [PRINTABLE.as_schema()], "maxLength": 254})
+]
+
+
 class TemplateAccess(msgspec.Struct, rename="camel", omit_defaults=True):
     """Who may start desktops of a template. Both lists empty: everyone. The gateway enforces it."""
 
     users: Annotated[
-        tuple[Annotated[str, msgspec.Meta(extra_json_schema={"maxLength": 254})], ...],
+        tuple[_Member, ...],
         doc("E-mail addresses.", maxItems=1024),
     ] = ()
     groups: Annotated[
-        tuple[Annotated[str, msgspec.Meta(extra_json_schema={"maxLength": 254})], ...],
+        tuple[_Member, ...],
         doc("Groups as reported by the login.", maxItems=256),
     ] = ()
 
@@ -434,13 +443,14 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
         str,
         doc("Image of the desktop. It serves HTTP on port, and runs as runAsUser.", IMAGE, minLength=1, maxLength=512),
     ]
-    display_name: Annotated[str, doc("Display name.", maxLength=128)] = ""
-    description: Annotated[str, doc("Purpose of this desktop.", maxLength=2048)] = ""
+    display_name: Annotated[str, doc("Display name.", PRINTABLE, maxLength=128)] = ""
+    description: Annotated[str, doc("Purpose of this desktop.", PRINTABLE_LINES, maxLength=2048)] = ""
     icon: Annotated[
         str,
         doc(
             "Icon in the portal: the name of one of its icons, such as browser, or the address of a picture: "
             "data:image/, or https: where gateway.portal.iconOrigins of the chart allows it.",
+            pattern="^[ -~]*$",
             maxLength=16384,
         ),
     ] = ""

@@ -21,6 +21,7 @@ from vdi.kube.meta import ObjectReference
 from vdi.kube.queue import WorkQueue
 from vdi.kube.resource import EVENTS
 from vdi.kube.transport import Client
+from vdi.printable import escape
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,8 @@ class EventRecorder:
     def emit(
         self, regarding: ObjectReference, type: Literal["Normal", "Warning"], reason: str, note: str, action: str
     ) -> None:
-        """Tell of something, now; returns at once. `note` is cut at 1024 bytes."""
+        """Tell of something, now; returns at once. `note` is escaped, and cut at 1024 bytes."""
+        note = escape(note)
         topic = (regarding.uid, type, reason, note, action)
         now = self._clock.monotonic()
         series = self._series.get(topic)

@@ -29,6 +29,7 @@ from vdi.kube.http import HttpError, url_host
 from vdi.kube.meta import ObjectReference
 from vdi.kube.queue import Result
 from vdi.operator.caches import BY_TEMPLATE, Caches
+from vdi.printable import is_printable
 from vdi.session.activity import Activity, evaluate_idle, idle_timeout, next_poll, poll_interval
 from vdi.session.alerts import schedules_of
 from vdi.session.conditions import CLOSING, IDLE
@@ -77,6 +78,12 @@ class GraphicsReport(msgspec.Struct, rename="camel"):
     hardware_encoder: bool = False
     encoder_message: _Text = ""
     display: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9]{0,32}$")] = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what acts on the terminals and pages that show it: `pattern` allows a new line at the end, too."""
+        for name in self.__struct_fields__:
+            if not is_printable(str(getattr(self, name))):
+                raise ValueError(f"{name} has characters that are not printable")
 
     def as_status(self) -> GraphicsStatus:
         """The same for the session's status."""

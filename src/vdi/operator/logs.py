@@ -1,4 +1,7 @@
-"""Log lines, each with the session, pool or template that it is about: `key=value` for people, or JSON for machines."""
+"""Log lines, each with the session, pool or template that it is about: `key=value` for people, or JSON for machines.
+
+What is logged may come from people and desktops: what is not printable is escaped, as the command line does.
+"""
 
 import json
 import logging
@@ -7,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+
+from vdi.printable import escape
 
 _subject: ContextVar[tuple[str, str] | None] = ContextVar("subject", default=None)
 
@@ -40,8 +45,10 @@ class KeyValueFormatter(logging.Formatter):
         """One record."""
         fields = _fields_of(record)
         message = json.dumps(fields.pop("msg"), ensure_ascii=False)
-        line = f"{' '.join(f'{name}={value}' for name, value in fields.items())} msg={message}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        lines = [f"{' '.join(f'{name}={value}' for name, value in fields.items())} msg={message}"]
+        if record.exc_info:
+            lines += self.formatException(record.exc_info).split("\n")
+        return "\n  ".join(map(escape, lines))  # indented: no line of an error's text can pretend to be a record
 
 
 class JsonFormatter(logging.Formatter):
@@ -52,7 +59,7 @@ class JsonFormatter(logging.Formatter):
         fields = _fields_of(record)
         if record.exc_info:
             fields["error"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False)
+        return escape(json.dumps(fields, ensure_ascii=False))
 
 
 def _fields_of(record: logging.LogRecord) -> dict[str, str]:

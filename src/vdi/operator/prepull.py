@@ -13,6 +13,7 @@ from vdi.kube.resource import PODS
 from vdi.operator.caches import BY_SUBJECT
 from vdi.operator.context import ClusterContext
 from vdi.operator.kinds import TEMPLATES
+from vdi.operator.status import printable
 from vdi.session.api_errors import explain_api_error
 from vdi.session.children.puller import build_puller
 from vdi.session.observed import Event, Node, Pod
@@ -108,7 +109,7 @@ class PrePuller:
     async def _write_status(self, template: VDITemplate, progress: PrePullStatus) -> float | None:
         """Write the status if it says something new; gives the seconds to wait when it is too soon for a mere note."""
         status, now = template.status, self._clock.now()
-        condition = image_pulled(template, progress, now)
+        progress, condition = printable(progress), printable(image_pulled(template, progress, now))
         if progress == status.pre_pull and condition in status.conditions:
             return None
         uid = template.metadata.uid

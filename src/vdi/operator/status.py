@@ -1,6 +1,6 @@
 """Writes a session's status when it says something new, and not more often than a person can read."""
 
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -9,7 +9,10 @@ from vdi.kube.clock import Clock
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.kinds import SESSIONS
+from vdi.printable import escape
 from vdi.session.conditions import ADMITTED, READY, TEMPLATE_FOUND, WARNING_TYPES
+
+T = TypeVar("T")
 
 PROGRESS_PAUSE = 3.0
 """Seconds between two notes on progress."""
@@ -40,6 +43,7 @@ class StatusWriter:
         `at_once`: what is done next needs the status to be written. `if_unchanged`: only where the session is as it is
         known here; raises Conflict.
         """
+        desired = printable(desired)
         wait = 0.0 if at_once else self._wait(session, desired)
         if wait is None:
             return session, None
@@ -90,6 +94,19 @@ class StatusWriter:
         if _is_significant(before, desired):
             return 0.0
         return self._written.get(uid, float("-inf")) + PROGRESS_PAUSE - now
+
+
+def printable(part: T) -> T:
+    """A status, or a part of one, with all texts escaped: kubelet, scheduler and desktops have a part in them."""
+    escaped: Any = part
+    if isinstance(part, str):
+        escaped = escape(part, "\n")
+    elif isinstance(part, tuple):
+        escaped = tuple(map(printable, part))
+    elif isinstance(part, msgspec.Struct):
+        fields = {name: printable(getattr(part, name)) for name in part.__struct_fields__}
+        escaped = msgspec.structs.replace(part, **fields)
+    return cast(T, escaped)
 
 
 def _is_significant(before: SessionStatus, now: SessionStatus) -> bool:

@@ -21,17 +21,19 @@ from unit.kube.kube_fake_api import FakeApi, fake_api
 from vdi.gateway.edge.assets import inline_script
 from vdi.gateway.login.logins import OIDC, Device, Identity
 from vdi.gateway.web.security_headers import digest_of
+from vdi.printable import is_printable
 from vdi.session.home_list import LAST_USED
 from vdi.session.identity import MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION
 
 MARK = "zzprobe"
 RUNS, WAITS, FAILS = (f"https://{name}.vdi.localhost" for name in ("runs", "waits", "fails"))
 PROBES = (
-    f"\"'><{MARK} on{MARK}=1></title></textarea></select></script><{MARK}>"
+    f"\u202e\u2066\u200b\x9b2J\"'><{MARK} on{MARK}=1></title></textarea></select></script><{MARK}>"
     f"\" on{MARK}=\"1\" ' on{MARK}='1' {{{{ '{MARK}' * 3 }}}}{{% raw %}}",
     f"javascript:{MARK}() on{MARK}=1 ",
 )
-"""One breaks out of tags, quotes and templates; one is an address, and attributes where a value has no quotes."""
+"""One hides and turns round what is beside it, and breaks out of tags, quotes and templates; one is an address, and
+attributes where a value has no quotes."""
 OWNER = "alice@example.com"
 FIELDS = (
     "user", "name", "label", "days", "role", "for", "length", "next", "q", "phase", "template", "order", "actor",
@@ -105,6 +107,7 @@ def look(answer: httpx.Response, what: str) -> bool:
     looker.feed(answer.text)
     looker.close()
     assert looker.wrong == [], what
+    assert is_printable(answer.text, "\n\r\t"), what
     assert all(script == inline_script("open.js") and digest_of(script) in policy for script in looker.scripts), what
     assert MARK * 3 not in answer.text, f"{what}: a template ran inside a field"
     return MARK in looker.text

@@ -78,6 +78,13 @@ async def test_an_event_says_all_that_the_api_asks_for() -> None:
         }
 
 
+async def test_what_is_not_printable_in_a_note_is_escaped() -> None:
+    async with reporter() as here:
+        here.say("its agent says \x1b]0;title\x07\u202e\nx")
+        await here.flushed()
+        assert here.reported() == [("its agent says \\u001b]0;title\\u0007\\u202e\\u000ax", 1)]
+
+
 async def test_repetitions_become_one_series_with_few_requests() -> None:
     async with reporter() as here:
         here.say()

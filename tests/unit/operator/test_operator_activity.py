@@ -177,7 +177,17 @@ async def test_an_image_that_does_not_say_what_draws_is_not_asked_again(running:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"renderer": "<script>"}, {"device": "x" * 257}, {"encoder": "x\ny"}, {"reason": "no words please"}],
+    [
+        {"renderer": "<script>"},
+        {"device": "x" * 257},
+        {"encoder": "x\ny"},
+        {"reason": "no words please"},
+        *(
+            {name: f"x{hidden}"}
+            for name in ("device", "message", "encoderMessage", "display", "encoder", "reason")
+            for hidden in ("\x1b]0;title\x07", "\x9b2J", "\u202e", "\u2066", "\u200b", "\n", "\u2028", "\U000e0041")
+        ),
+    ],
 )
 async def test_a_desktop_that_lies_about_its_graphics_cannot_break_its_status(
     running: ActivityWorld, wrong: Any

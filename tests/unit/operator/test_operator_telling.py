@@ -12,6 +12,7 @@ from prometheus_client import generate_latest
 
 from support.builders import a_session
 from support.clock import FakeClock
+from support.hostile import HOSTILE, leaves, sample, text_at
 from vdi.api.session import SessionStatus, VDISession
 from vdi.kube.meta import ObjectReference
 from vdi.kube.queue import Controller
@@ -20,6 +21,7 @@ from vdi.operator.metrics import Metrics
 from vdi.operator.reservations import Reservations
 from vdi.operator.session_events import SessionEvents
 from vdi.operator.status import PROGRESS_PAUSE, START_PAUSE, StatusWriter, difference
+from vdi.printable import is_printable
 
 NOW = datetime(2026, 11, 20, 8, 0, 7, tzinfo=UTC)
 
@@ -185,6 +187,20 @@ async def test_progress_waits_and_news_does_not(writer: StatusWriter, client: Pa
     assert [patch["metadata"] for patch in client.patches] == [{"uid": "uid-a"}] * 3
 
 
+async def test_hostile_text_in_a_status_is_escaped_and_written_once(
+    writer: StatusWriter, client: PatchingClient, clock: FakeClock
+) -> None:
+    """kubelet repeats what an image is called and what a desktop's program says when it ends."""
+    desired = msgspec.convert(sample(SessionStatus, HOSTILE) | {"phase": "Failed"}, SessionStatus)
+    session, _ = await writer.write(session_with(), desired)
+    status = client.patches[0]["status"]
+    assert [path for path in leaves(status) if not is_printable(text_at(status, path), "\n")] == []
+    assert "\\u001b]0;title" in status["message"]
+    clock.seconds = 60.0
+    assert await writer.write(session, desired) == (session, None)
+    assert len(client.patches) == 1
+
+
 async def test_quick_start_is_one_status(writer: StatusWriter, client: PatchingClient, clock: FakeClock) -> None:
     session, due = await writer.write(session_with(phase="Pending"), SessionStatus(phase="Creating", message="one"))
     assert due == START_PAUSE
@@ -280,6 +296,21 @@ def test_json_log_line_keeps_a_traceback_on_its_one_line() -> None:
     line = JsonFormatter().format(record)
     assert "\n" not in line
     assert "ValueError: first\nsecond" in json.loads(line)["error"]
+
+
+@pytest.mark.parametrize("formatter", [KeyValueFormatter(), JsonFormatter()])
+def test_hostile_text_is_no_line_of_the_log_and_acts_on_no_terminal(formatter: logging.Formatter) -> None:
+    forged = f"{HOSTILE}\ntime=2026-11-20T08:00:00.000Z level=info msg=forged"
+    try:
+        raise ValueError(forged)
+    except ValueError:
+        record = logging.LogRecord("vdi", logging.ERROR, "f", 1, "failed: %s", (forged,), sys.exc_info())
+    with log_session(("desks", HOSTILE)):
+        text = formatter.format(record)
+    assert is_printable(text, "\n")
+    first, *others = text.split("\n")
+    assert "failed: " in first
+    assert all(line.startswith("  ") for line in others)
 
 
 def test_sessions_are_counted_by_phase(metrics: Metrics) -> None:

@@ -2,7 +2,8 @@
 
 Templates lie in the `templates` folder of each of these packages; their names are unique across the three.
 `base.html` has the portal's navigation, `plain.html` is one card on an empty page. Both have blocks `title`, `main`.
-Everything that is put into a template is escaped; what a template does not get is an error, never an empty string.
+Everything that is put into a template is escaped, and so is what is not printable: a direction mark in a name could
+turn round the text beside it. What a template does not get is an error, never an empty string.
 """
 
 from collections.abc import Callable
@@ -10,19 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from vdi.gateway.settings import Settings
 from vdi.gateway.web import csrf, template_filters
 from vdi.gateway.web.assets import asset_url
+from vdi.printable import escape, is_printable
 
 _GATEWAY = Path(__file__).parent.parent
+_LAYOUT = "\n\r\t"
 TEMPLATE_FOLDERS = tuple(_GATEWAY / package / "templates" for package in ("portal", "login", "edge"))
+
+
+def _printable(value: Any) -> Any:
+    """What `{{ }}` puts into a page; Markup too, since a macro has put names into it."""
+    if not isinstance(value, str) or is_printable(value, _LAYOUT):
+        return value
+    kind = Markup if isinstance(value, Markup) else str
+    return kind(escape(str(value), _LAYOUT))
 
 
 def _environment() -> Environment:
     environment = Environment(
+        finalize=_printable,
         loader=FileSystemLoader(TEMPLATE_FOLDERS),
         autoescape=True,
         undefined=StrictUndefined,

@@ -18,6 +18,7 @@ from vdi.operator.context import ClusterContext
 from vdi.operator.kinds import POOLS
 from vdi.operator.pool_desktops import PoolDesktops
 from vdi.operator.pools import BY_POOLED_TEMPLATE, Pools
+from vdi.operator.status import printable
 from vdi.session.conditions import READY
 from vdi.session.effective import Blocked, Desktop
 from vdi.session.explain import StartState, explain
@@ -182,6 +183,7 @@ class PoolController:
 
     async def _write_status(self, pool: VDIPool, status: PoolStatus) -> float | None:
         """Write the status if it says something new; the seconds to wait when it is too soon for a mere note."""
+        status = printable(status)
         if status == pool.status:
             return None
         meta = pool.metadata
