@@ -408,6 +408,67 @@ def test_a_session_from_before_with_such_addresses_can_still_be_changed_and_ende
     assert patched({"metadata": {"finalizers": []}})
 
 
+HIDING = {
+    "escape": "x\x1b]0;title\x07",
+    "C1": "x\x9b2J",
+    "direction": "x\u202ey",
+    "isolate": "x\u2066y",
+    "zero width": "x\u200by",
+    "tag": "x\U000e0041",
+    "private use": "x\ue000",
+    "line separator": "x\u2028y",
+}
+FIELDS_OF_TEMPLATES = {
+    "spec.displayName": lambda text: {"displayName": text},
+    "spec.description": lambda text: {"description": text},
+    "spec.icon": lambda text: {"icon": text},
+    "spec.image": lambda text: {"image": text},
+    "spec.healthPath": lambda text: {"healthPath": f"/{text}"},
+    "spec.persistence.mountPath": lambda text: {"persistence": {"mountPath": f"/{text}"}},
+    "spec.access.users[0]": lambda text: {"access": {"users": [text]}},
+    "spec.access.groups[0]": lambda text: {"access": {"groups": [text]}},
+}
+
+
+@pytest.mark.parametrize("hiding", HIDING.values(), ids=HIDING)
+def test_a_template_whose_text_hides_something_is_refused(server: Server, hiding: str) -> None:
+    for field, spec in FIELDS_OF_TEMPLATES.items():
+        assert field in server.refused("VDITemplate", {"image": "i", **spec(hiding)})
+
+
+def test_a_template_in_any_script_is_taken(server: Server) -> None:
+    texts = {"displayName": "デスクトップ\u3000Büro 🖥", "description": "First line.\n\n\t- שלום\n"}
+    accepted = server.accepted("VDITemplate", {"image": "i", **texts})
+    assert {name: accepted[name] for name in texts} == texts
+    assert "spec.displayName" in server.refused("VDITemplate", {"image": "i", "displayName": "a\nb"})
+
+
+@pytest.mark.parametrize("hiding", HIDING.values(), ids=HIDING)
+def test_a_status_that_hides_something_is_refused(server: Server, hiding: str) -> None:
+    given = {
+        "apiVersion": "vdi.kasm.io/v1alpha1",
+        "kind": "VDISession",
+        "metadata": {"name": "hides"},
+        "spec": session(),
+    }
+    assert server.run("create", "-f", "-", stdin=json.dumps(given)).returncode == 0
+
+    def patched(status: dict[str, Any]) -> bool:
+        words = ("patch", "vdi", "hides", "--type=merge", "--subresource=status", "-p", json.dumps({"status": status}))
+        return server.run(*words).returncode == 0
+
+    condition = {"type": "Ready", "status": "False", "reason": "X", "lastTransitionTime": "2026-11-20T08:00:00Z"}
+    try:
+        for name in ("device", "message", "encoderMessage"):
+            assert not patched({"graphics": {"renderer": "Zink", name: hiding}})
+        assert not patched({"message": hiding})
+        assert not patched({"failures": {"message": hiding}})
+        assert not patched({"conditions": [{**condition, "message": hiding}]})
+        assert patched({"message": "a\nb", "conditions": [{**condition, "message": "a\nb"}]})
+    finally:
+        server.run("delete", "vdi", "hides", "--wait=false")
+
+
 @pytest.mark.parametrize("length", ["8h", "30m", "45s", "1h30m", "1h0m5s", "999999h"])
 def test_lengths_of_time_that_are_right(server: Server, length: str) -> None:
     assert server.accepted("VDISession", session(timeout=length))["timeout"] == length
