@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -418,7 +419,7 @@ HIDING = {
     "private use": "x\ue000",
     "line separator": "x\u2028y",
 }
-FIELDS_OF_TEMPLATES = {
+FIELDS_OF_TEMPLATES: dict[str, Callable[[str], dict[str, Any]]] = {
     "spec.displayName": lambda text: {"displayName": text},
     "spec.description": lambda text: {"description": text},
     "spec.icon": lambda text: {"icon": text},

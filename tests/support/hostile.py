@@ -86,7 +86,7 @@ def with_text(obj: Any, path: Path, text: str) -> Any:
     """A copy of the object with this text there."""
     if not path:
         return text
-    copy = dict(obj) if isinstance(obj, dict) else list(obj)
+    copy: Any = dict(obj) if isinstance(obj, dict) else list(obj)
     copy[path[0]] = with_text(obj[path[0]], path[1:], text)
     return copy
 

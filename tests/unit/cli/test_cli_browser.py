@@ -83,11 +83,9 @@ def test_the_browser_does_not_get_this_address(url: str, monkeypatch: pytest.Mon
     ],
 )
 def test_the_browser_gets_this_address(url: str, domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
     monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr(webbrowser, "open", lambda url: not opened.append(url))
+    monkeypatch.setattr(webbrowser, "open", lambda opened: opened == url)
     assert opens_browser(url, domain)
-    assert opened == [url]
 
 
 @pytest.mark.parametrize(

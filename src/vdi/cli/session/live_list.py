@@ -20,9 +20,14 @@ async def watch_list(backend: Backend, *, user: str | None, wide: bool, everywhe
             return Text.from_ansi("\n".join(session_table(mine, now, wide=wide, all_namespaces=everywhere)))
 
         if console.is_terminal:
-            # rich would read the colours and links in what others print meanwhile, and pass them on.
-            others = {"redirect_stdout": False, "redirect_stderr": False}
-            with Live(get_renderable=table, console=console, refresh_per_second=1, **others) as live:
+            with Live(
+                get_renderable=table,
+                console=console,
+                refresh_per_second=1,
+                # rich would read the colours and links in what others print meanwhile, and pass them on.
+                redirect_stdout=False,
+                redirect_stderr=False,
+            ) as live:
                 while True:
                     await sessions.change()
                     live.refresh()
