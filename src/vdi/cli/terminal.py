@@ -9,8 +9,8 @@ pass: they carry a key of this process that text from outside cannot know. rich 
 
 import codecs
 import io
+import os
 import re
-import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ import typer
 
 from vdi.printable import escape
 
-_KEY = str(secrets.randbits(64))
+_KEY = str(int.from_bytes(os.urandom(8), "big"))
 _STYLE = re.compile(rf"\x1b\[([0-9]+);{_KEY}m")
 _RESET, _BOLD = 0, 1
 _FOREGROUND = {

@@ -106,29 +106,30 @@ def migrate(
         raise CliError(f"--into {into}: allowed: the name of one folder", USAGE)
     command = find_kubectl(kubectl, connection.kubeconfig, connection.context)
     results: list[Result] = []
-    with ProgressView() as view:
+    view = ProgressView()
 
-        async def work(client: "Client") -> None:
-            offered = {offer.metadata.name: offer for offer in await client.list(TEMPLATES, into=VDITemplate)}
-            if template not in offered:
-                allowed = ", ".join(sorted(offered))
-                raise CliError(f"--template {template}: there is no such template; allowed: {allowed}", USAGE)
-            homes, _ = await read_homes(client, connection.namespace)
-            offer = offered[template]
-            for migration in plan_migrations(homes, offer, HomeScope(to.value), user):
-                run = _run_of(client, command, connection, view)
-                results.append(await _migrate(run, migration, offer, into, image))
+    async def work(client: "Client") -> None:
+        offered = {offer.metadata.name: offer for offer in await client.list(TEMPLATES, into=VDITemplate)}
+        if template not in offered:
+            allowed = ", ".join(sorted(offered))
+            raise CliError(f"--template {template}: there is no such template; allowed: {allowed}", USAGE)
+        homes, _ = await read_homes(client, connection.namespace)
+        offer = offered[template]
+        for migration in plan_migrations(homes, offer, HomeScope(to.value), user):
+            run = _run_of(client, command, connection, view)
+            results.append(await _migrate(run, migration, offer, into, image))
 
-        try:
+    try:
+        with view:
             connection.run(work)
-        except KeyboardInterrupt:
-            view.say("Interrupted; the pod is removed, and the home that was being copied is unchanged.")
+    except KeyboardInterrupt:
+        view.say("Interrupted; the pod is removed, and the home that was being copied is unchanged.")
+        _show(results, template, user, output)
+        raise typer.Exit(INTERRUPTED) from None
+    except CliError:
+        if results:
             _show(results, template, user, output)
-            raise typer.Exit(INTERRUPTED) from None
-        except CliError:
-            if results:
-                _show(results, template, user, output)
-            raise
+        raise
     _show(results, template, user, output)
     if not all(result.migrated for result in results):
         raise typer.Exit(FINDINGS)

@@ -29,6 +29,7 @@ from vdi.cli.session.operations import as_session
 from vdi.cli.session.probe import measure_session, over_goal, report_lines
 from vdi.cli.session.stages import Outcome, Start
 from vdi.cli.session.start import failure_message, watch_start
+from vdi.cli.terminal import guarded_output
 from vdi.http_client import HTTP_ERRORS, open_client, reason_of
 from vdi.latency_probe.measurements import ProbeReport
 from vdi.session.request import SessionRequest
@@ -114,6 +115,11 @@ async def _run(settings: JobSettings) -> ProbeReport:
 
 def main() -> int:
     """Exit code 0 when the desktop was measured, whatever the figures: those are in the metrics."""
+    with guarded_output():
+        return _measure()
+
+
+def _measure() -> int:
     try:
         report = asyncio.run(_run(read_settings(os.environ)))
     except CliError as error:
