@@ -63,7 +63,6 @@ format: $(STAMP) ## format, and fix what can be fixed
 lint: $(STAMP)
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
-	@$(PY) -m tools.check_language
 
 workflows: $(STAMP) ## check .github/workflows with actionlint, which is built from its Go module at the first run
 	@$$($(PY) -m vdi.devcluster.binaries actionlint | cut -d= -f2) -shellcheck .venv/bin/shellcheck

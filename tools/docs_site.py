@@ -5,8 +5,7 @@ Pages stay plain Markdown that a code host shows as well. So the navigation is n
 scheme stands that of the dark one; the theme shows one of them.
 
 `python -m tools.docs_site FOLDER` names every script, style, font and picture that a built page loads from another
-origin, every line of prose that is too long, and every name in a page that the code does not have. Exit status: 0
-nothing, 1 at least one, 2 usage.
+origin, and every line of prose that is too long. Exit status: 0 nothing, 1 at least one, 2 usage.
 """
 
 import argparse
@@ -18,7 +17,6 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from tools.docs_names import NOT_CHECKED, dead_names, read_code
 from tools.generate.page import BEGIN, END
 
 ROOT = Path(__file__).parents[1]
@@ -112,33 +110,17 @@ def markdown_pages() -> list[Path]:
     return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
-def written_text(text: str) -> str:
-    """A page without what `make generate` writes; lines keep their numbers."""
-    if text.startswith(_GENERATED_PAGE):
-        return ""
-    return _GENERATED_PART.sub(lambda part: "\n" * part[0].count("\n"), text)
-
-
 def long_lines(text: str) -> Iterator[int]:
     """The numbers of lines of prose that are longer than `LINE_LENGTH`, outside what `make generate` writes."""
-    text = written_text(text)
+    if text.startswith(_GENERATED_PAGE):
+        return
+    text = _GENERATED_PART.sub(lambda part: "\n" * part[0].count("\n"), text)
     lines = text.splitlines()
     for token in MarkdownIt("commonmark").enable("table").parse(text):
         if token.type == "paragraph_open" and token.map:
             for number in range(*token.map):
                 if len(_ADDRESS.sub("", lines[number])) > LINE_LENGTH:
                     yield number + 1
-
-
-def dead_names_of_pages() -> list[str]:
-    """Each place where a page names code that is not there: "FILE:LINE names NAME, which ..."."""
-    pages = {path.relative_to(ROOT).as_posix(): path for path in markdown_pages()}
-    return [
-        f"{place}:{line} names `{name}`, which is nowhere in the repository"
-        for place, path in pages.items()
-        if place not in NOT_CHECKED
-        for line, name in dead_names(place, written_text(path.read_text()), read_code())
-    ]
 
 
 class _Loads(HTMLParser):
@@ -181,7 +163,7 @@ def external_loads(folder: Path) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check the built pages, and lines and names in their sources."""
+    """Check the built pages, and the lines of their sources."""
     parser = argparse.ArgumentParser(prog="python -m tools.docs_site", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the built pages are, such as build/docs")
     folder = parser.parse_args(arguments).folder
@@ -191,7 +173,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in markdown_pages():
         place = path.relative_to(ROOT)
         problems += [f"{place}:{line} is longer than {LINE_LENGTH} characters" for line in long_lines(path.read_text())]
-    problems += dead_names_of_pages()
     print("\n".join(problems), end="\n" if problems else "")
     return 1 if problems else 0
 
