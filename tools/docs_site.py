@@ -2,7 +2,8 @@
 
 Pages stay plain Markdown that a code host shows as well. So the navigation is not written a second time: a page of
 `NAVIGATION` gets a table of contents from its list items that begin with a link, and beside a picture of the light
-scheme stands that of the dark one; the theme shows one of them.
+scheme stands that of the dark one; the theme shows one of them. A Mermaid diagram, which a code host draws, is shown as
+its text: the script that draws it has 2.5 MB.
 
 `python -m tools.docs_site FOLDER` names every script, style, font and picture that a built page loads from another
 origin, and every line of prose that is too long. Exit status: 0 nothing, 1 at least one, 2 usage.
@@ -61,7 +62,8 @@ def setup(app: Any) -> dict[str, bool]:
 
 
 def _prepare(_app: Any, page: str, source: list[str]) -> None:
-    source[0] = with_navigation(page, with_dark_pictures(page, replace_root_links(page, source[0])))
+    text = source[0].replace("```mermaid\n", "```text\n")
+    source[0] = with_navigation(page, with_dark_pictures(page, replace_root_links(page, text)))
 
 
 def with_navigation(page: str, text: str) -> str:

@@ -16,7 +16,6 @@ from tools.generate import (
     api_reference,
     chart,
     dashboard,
-    diagrams,
     doctor_faults,
     doctor_pages,
     network_tables,
@@ -43,7 +42,6 @@ def files_from_code() -> Files:
     made |= {page: permissions.page_text(page.read_text(), roles) for page, roles in permissions.PAGES.items()}
     made |= doctor_pages.render()
     made[doctor_faults.PAGE] = doctor_faults.render()
-    made |= diagrams.render()
     made |= {ROOT / "manifests" / name: text for name, text in manifest.render_files().items()}
     return made
 
