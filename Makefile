@@ -65,7 +65,7 @@ lint: $(STAMP)
 	@$(PY) -m ruff check .
 
 workflows: $(STAMP) ## check .github/workflows with actionlint, which is built from its Go module at the first run
-	@$$($(PY) -m vdi.devcluster.binaries actionlint | cut -d= -f2) -shellcheck .venv/bin/shellcheck
+	@$$($(PY) -m tools.binaries actionlint | cut -d= -f2) -shellcheck .venv/bin/shellcheck
 
 types: $(STAMP)
 	@$(PY) -m mypy
@@ -75,7 +75,7 @@ contracts: $(STAMP)
 
 # Made before the tests, which have a minute each: on a new machine it is built from its Go module.
 helm: $(STAMP)
-	@$(PY) -m vdi.devcluster.binaries helm > /dev/null
+	@$(PY) -m tools.binaries helm > /dev/null
 
 unit: $(STAMP) ## unit tests alone, without the long ones
 	@$(MAKE) --no-print-directory --jobs $(UNIT_JOBS) --output-sync=target $(UNIT_PARTS)

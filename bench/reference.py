@@ -19,11 +19,10 @@ def build_reference(progress: Progress) -> Path:
     recipe = GoBuild(
         key=f"bench-{PROGRAM}-{module_digest(MODULES / PROGRAM)}",
         title="The Go reference operator",
+        modules=MODULES,
         module=PROGRAM,
         provides={PROGRAM: PROGRAM},
     )
     build_cache = BuildCache(progress, default_cache(os.environ))
-    entry = build_cache.obtain(
-        recipe.key, recipe.title, lambda step, into: build(recipe, build_cache, step, into, modules=MODULES)
-    )
+    entry = build_cache.obtain(recipe.key, recipe.title, lambda step, into: build(recipe, build_cache, step, into))
     return entry / PROGRAM

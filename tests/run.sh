@@ -123,14 +123,14 @@ portal() { # each worker has a browser
 
 # A cut of a minute or two: one flow with every fault, and a short mixture that is always the same.
 chaos-fast() {
-    $python -m vdi.devcluster.binaries "${control_plane[@]}" || return
+    $python -m tools.binaries "${control_plane[@]}" || return
     VDI_CHAOS_SECONDS=30 VDI_CHAOS_SEED=1 "${pytest[@]}" \
         "tests/chaos/test_chaos_calls.py::test_every_fault_at_every_call[create]" tests/chaos/test_chaos_mixture.py \
         tests/chaos/test_chaos_unanswered.py --numprocesses "$workers" --dist loadfile
 }
 
 charts() { # the tests of desktops beside them go first
-    $python -m vdi.devcluster.binaries "${control_plane[@]}" crane registry || return
+    $python -m tools.binaries "${control_plane[@]}" crane registry || return
     nice -n 10 "${pytest[@]}" "${of_charts[@]}" --timeout 180 --numprocesses "$workers" --dist loadfile \
         ${left_out[@]+"${left_out[@]}"}
 }
@@ -154,7 +154,7 @@ for suite in "$@"; do
             fi
             ;;
         cluster)
-            run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}" crane registry ${examples[@]+"${of_long_tests[@]}"}
+            run "programs" $python -m tools.binaries "${control_plane[@]}" crane registry ${examples[@]+"${of_long_tests[@]}"}
             run cluster "${pytest[@]}" tests/cluster "${of_charts[@]/#/--ignore=}" --timeout 180 "${spread[@]}" \
                 ${left_out[@]+"${left_out[@]}"}
             ;;
@@ -198,14 +198,14 @@ for suite in "$@"; do
             trap - EXIT
             ;;
         kasm) # takes down the node that it has made
-            run "programs" $python -m vdi.devcluster.binaries helm kubectl
+            run "programs" $python -m tools.binaries helm kubectl
             run kasm "${pytest[@]}" tests/kasm
             ;;
         portal)
             run_or_finish portal
             ;;
         chaos)
-            run "programs" $python -m vdi.devcluster.binaries "${control_plane[@]}"
+            run "programs" $python -m tools.binaries "${control_plane[@]}"
             run chaos "${pytest[@]}" tests/chaos
             ;;
         chaos-fast)

@@ -25,8 +25,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cluster.edge_traefik import connector, free_port
 from cluster.operator_stage import Stage
 from support.waiting import eventually
+from tools import binaries
 from tools.generate.chart_render import values_words
-from vdi.devcluster import binaries, pki
+from vdi.devcluster import pki
 from vdi.devcluster.progress import Progress
 from vdi.operator.kinds import ROUTES
 from vdi.session.cluster_settings import ClusterSettings

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tools import binaries
 from tools.generate.chart_render import CHART, DEV_IMAGES
-from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 
 OURS = "image.repository and image.tag (or image.digest)"

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from support.postgres import Postgres, postgres_server
-from vdi.devcluster import binaries
+from tools import binaries
 from vdi.devcluster.progress import Progress
 
 __all__ = ["postgres_server"]

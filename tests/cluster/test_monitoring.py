@@ -25,8 +25,8 @@ from cluster.operator_stage import Stage
 from support.metrics_token import token_file
 from support.waiting import eventually
 from support.web_server import serve_handler
+from tools import binaries
 from tools.generate.chart_render import values_words
-from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.gateway.metrics import Metrics
 from vdi.operator.kinds import POOLS

@@ -21,7 +21,7 @@ from cluster.operator_stage import STAGE, Object, Stage
 from cluster.test_operator_autoscaling import Autoscaler
 from cluster.test_operator_queue import gpu_template
 from support.waiting import eventually
-from vdi.devcluster import binaries
+from tools import binaries
 from vdi.devcluster.progress import Progress
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import CRDS, NODES, Resource

@@ -14,9 +14,9 @@ import yaml
 from cluster.helm_tools import CHART, open_tools
 from cluster.release_stage import BROKEN, Release, pods_get_ready
 from support.waiting import wait_until
+from tools import binaries
 from tools.generate.chart_render import values_words
 from vdi.api.meta import RELEASE_NAMESPACE
-from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 
 VALUES = sorted(path.name for path in CHART.glob("values*.yaml"))

@@ -21,11 +21,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cluster.edge_traefik import free_port
 from support.releases import VERSION, make_checkout, make_image, sbom_names
 from support.waiting import eventually
+from tools import binaries
 from tools.release import oci, signing
 from tools.release.build import IMAGES, find_release, provenance, write_files
 from tools.release.publish import PublishError, publish
 from tools.release.registry_signatures import CYCLONEDX, SIGNATURE_NOTE, sign_release
-from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 
 pytestmark = pytest.mark.timeout(300)

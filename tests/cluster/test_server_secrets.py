@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster.helm_tools import CHART, Tools, open_tools
-from vdi.devcluster import binaries
+from tools import binaries
 from vdi.devcluster.progress import Progress
 from vdi.gateway.server_secrets import ServerSecret, fill
 from vdi.kube.config_loading import load_config

@@ -25,15 +25,14 @@ def evaluator() -> Path:
     recipe = GoBuild(
         key=f"network-{PROGRAM}-{module_digest(MODULES / PROGRAM)}",
         title="The evaluator of NetworkPolicies",
+        modules=MODULES,
         module=PROGRAM,
         provides={PROGRAM: PROGRAM},
     )
     cache = default_cache(os.environ)
     with Progress(cache / "logs") as progress:
         build_cache = BuildCache(progress, cache)
-        entry = build_cache.obtain(
-            recipe.key, recipe.title, lambda step, into: build(recipe, build_cache, step, into, modules=MODULES)
-        )
+        entry = build_cache.obtain(recipe.key, recipe.title, lambda step, into: build(recipe, build_cache, step, into))
     return entry / PROGRAM
 
 

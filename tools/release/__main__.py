@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from tools import binaries
 from tools.generate.chart_render import ROOT
 from tools.release import signing
 from tools.release.build import (
@@ -30,7 +31,6 @@ from tools.release.build import (
 from tools.release.images import build_images
 from tools.release.publish import PublishError, publish
 from tools.release.registry_signatures import sign_release
-from vdi.devcluster import binaries
 from vdi.devcluster.binaries import BinaryUnavailable
 from vdi.devcluster.build_cache import SourceFailed
 from vdi.devcluster.images import GALLERY, ImageFailed

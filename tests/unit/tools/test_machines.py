@@ -1,4 +1,4 @@
-"""`make machines`: what is handed to QEMU, the run through a restart, and the table. The machines themselves run nightly."""
+"""`make machines`: QEMU's command line, the run through a restart, and the table; the machines run nightly."""
 
 import json
 from pathlib import Path

@@ -3,8 +3,6 @@
 For each name the sources are tried in this order, and the first that works is used:
 a folder the user names (VDI_BINARIES, KUBEBUILDER_ASSETS), our cache, the system's own (containerd, runc and CNI only),
 the official release, and last a build from Go modules or a package. A source that fails says why.
-
-`python -m vdi.devcluster.binaries NAME...` prints a line name=path for each.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from vdi.devcluster.binaries.components import (
@@ -27,31 +25,34 @@ from vdi.devcluster.binaries.components import (
     Recipe,
 )
 from vdi.devcluster.binaries.download import Downloader
-from vdi.devcluster.binaries.go_build import MODULES, build, module_digest, take_file
+from vdi.devcluster.binaries.go_build import build, module_digest, take_file
 from vdi.devcluster.binaries.installed import from_named_folder, from_system
 from vdi.devcluster.binaries.packages import install_wheel, this_distribution, unpack_debian_package
 from vdi.devcluster.build_cache import BuildCache, SourceFailed, default_cache
 from vdi.devcluster.progress import Progress, Step, StepFailed
 
-__all__ = ["NAMES", "BinaryUnavailable", "Finder", "ensure", "entry_key"]
-
-NAMES = tuple(RECIPES)
-"""What can be requested. `cni` is a folder of plugins, `traefik-crds.yaml` a file, the others are programs."""
+__all__ = ["RECIPES", "BinaryUnavailable", "Finder", "ensure", "entry_key"]
 
 _SYSTEM_NAMES = (*CONTAINERD_PROGRAMS, "runc", "cni")
 
 
-def ensure(names: Iterable[str], *, progress: Progress, cache: Path | None = None) -> dict[str, Path]:
+def ensure(
+    names: Iterable[str],
+    *,
+    progress: Progress,
+    cache: Path | None = None,
+    recipes: Mapping[str, tuple[Recipe, ...]] = RECIPES,
+) -> dict[str, Path]:
     """The path of each name, after fetching what is missing: concurrently, but Go builds one at a time.
 
-    Raises ValueError for a name that is not in `NAMES`, BinaryUnavailable when all the sources of one failed; no
+    Raises ValueError for a name that is not in `recipes`, BinaryUnavailable when all the sources of one failed; no
     further step of `progress` runs then.
     """
     requested = list(dict.fromkeys(names))
-    unknown = [name for name in requested if name not in RECIPES]
+    unknown = [name for name in requested if name not in recipes]
     if unknown:
-        raise ValueError(f"unknown binary: {', '.join(unknown)}; allowed: {', '.join(NAMES)}")
-    finder = Finder(BuildCache(progress, cache or default_cache(os.environ)))
+        raise ValueError(f"unknown binary: {', '.join(unknown)}; allowed: {', '.join(recipes)}")
+    finder = Finder(BuildCache(progress, cache or default_cache(os.environ)), recipes)
     paths = progress.side_by_side(
         [functools.partial(finder.find, name) for name in requested], at_once=len(requested) or 1
     )
@@ -69,9 +70,9 @@ class BinaryUnavailable(Exception):  # noqa: N818 - named for what happened
 class Finder:
     """Tries the sources of one name after the other. Shared by the threads of one `ensure`."""
 
-    def __init__(self, build_cache: BuildCache, recipes: dict[str, tuple[Recipe, ...]] | None = None) -> None:
+    def __init__(self, build_cache: BuildCache, recipes: Mapping[str, tuple[Recipe, ...]]) -> None:
         self._build_cache = build_cache
-        self._recipes = recipes if recipes is not None else dict(RECIPES)
+        self._recipes = recipes
         self._downloader = Downloader(build_cache.progress, build_cache.env)
         self._noted: set[str] = set()  # for this run: many names share a reason, such as a host that is away
         self._lock = threading.Lock()
@@ -148,7 +149,7 @@ def entry_key(recipe: Recipe) -> str:
     """The recipe's name in the cache: another one for an edited Go module, and for another distribution's package."""
     match recipe:
         case GoBuild():
-            return f"{recipe.key}-{module_digest(MODULES / recipe.module)}"
+            return f"{recipe.key}-{module_digest(recipe.modules / recipe.module)}"
         case DebianPackage():
             return f"{recipe.key}-{this_distribution().replace(' ', '-').replace('/', '-')}"
         case _:

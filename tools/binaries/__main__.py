@@ -1,4 +1,4 @@
-"""`python -m vdi.devcluster.binaries NAME...` prints a line name=path for each."""
+"""`python -m tools.binaries NAME...` prints a line name=path for each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vdi.devcluster.binaries import NAMES, BinaryUnavailable, ensure
+from tools.binaries import RECIPES, BinaryUnavailable, ensure
 from vdi.devcluster.build_cache import default_cache
 from vdi.devcluster.progress import Progress
 
@@ -15,11 +15,11 @@ from vdi.devcluster.progress import Progress
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: 0 ok, 1 a binary could not be had, 2 usage."""
     parser = argparse.ArgumentParser(
-        prog="python -m vdi.devcluster.binaries",
-        description="Find, download or build the embedded cluster's programs and print where they are.",
-        epilog="Example: python -m vdi.devcluster.binaries etcd kube-apiserver kubectl",
+        prog="python -m tools.binaries",
+        description="Find, download or build programs of the embedded cluster and of the tests; print where they are.",
+        epilog="Example: python -m tools.binaries etcd kube-apiserver kubectl",
     )
-    parser.add_argument("name", nargs="+", choices=NAMES, metavar="NAME", help=f"one of {', '.join(NAMES)}")
+    parser.add_argument("name", nargs="+", choices=RECIPES, metavar="NAME", help=f"one of {', '.join(RECIPES)}")
     names = parser.parse_args(arguments).name
     try:
         with Progress(default_cache(os.environ) / "logs") as progress:
