@@ -63,6 +63,7 @@ format: $(STAMP) ## format, and fix what can be fixed
 lint: $(STAMP)
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
+	@[ ! -x .venv/bin/shellcheck ] || git grep -lIE '^#!.*sh$$' | xargs .venv/bin/shellcheck --severity=style
 
 workflows: $(STAMP) ## check .github/workflows with actionlint, which is built from its Go module at the first run
 	@$$($(PY) -m tools.binaries actionlint | cut -d= -f2) -shellcheck .venv/bin/shellcheck

@@ -1,5 +1,4 @@
-"""The documentation's site: navigation comes from the pages' own lists, pages load nothing from elsewhere, and lines
-of prose are short."""
+"""The documentation's site: navigation comes from the pages' own lists, and what loads from elsewhere is found."""
 
 import re
 from pathlib import Path
@@ -7,11 +6,9 @@ from pathlib import Path
 import pytest
 
 from tools.docs_site import (
-    NAVIGATION,
     ROOT,
     external_loads,
     long_lines,
-    markdown_pages,
     navigation_entries,
     png_width,
     replace_root_links,
@@ -21,20 +18,6 @@ from tools.docs_site import (
 from tools.generate.page import BEGIN, END
 
 DOCS = ROOT / "docs"
-PAGES = sorted(str(path.relative_to(DOCS).with_suffix("")) for path in DOCS.rglob("*.md"))
-WORDS = 1500
-REFERENCE = {"api", "bench", "cli", "streaming"}
-"""Pages to look things up in; those that are generated count as well."""
-USE_PAGES = sorted((DOCS / "use").glob("*.md"))
-
-
-def test_every_page_is_in_the_navigation_once() -> None:
-    entries = [
-        str((DOCS / page).parent.joinpath(entry).resolve().relative_to(DOCS))
-        for page in NAVIGATION
-        for _, entry in navigation_entries(replace_root_links(page, (DOCS / f"{page}.md").read_text()))
-    ]
-    assert sorted([*entries, "index"]) == PAGES
 
 
 def test_beside_a_light_picture_stands_the_dark_one_as_wide_as_it_was_on_the_screen() -> None:
@@ -119,30 +102,6 @@ LONG = "word " * 25
 )
 def test_long_lines_of_prose_are_found_and_tables_code_and_addresses_are_not(text: str, lines: list[int]) -> None:
     assert list(long_lines(text)) == lines
-
-
-def test_no_page_has_a_long_line_of_prose() -> None:
-    pages = {str(path.relative_to(ROOT)): list(long_lines(path.read_text())) for path in markdown_pages()}
-    assert len(pages) > 70
-    assert {page: lines for page, lines in pages.items() if lines} == {}
-
-
-@pytest.mark.parametrize("path", USE_PAGES, ids=lambda path: path.stem)
-def test_a_page_for_those_who_only_want_the_desktop_is_short_and_has_no_word_of_the_cluster(path: Path) -> None:
-    words = [word for word in path.read_text().split() if re.search(r"\w", word)]
-    assert len(words) <= 600
-    cluster = {"kubernetes", "pod", "pods", "namespace", "kubectl", "helm", "operator", "gateway", "selkies", "crd"}
-    assert cluster & {word.strip(".,:;()`*").lower() for word in words} == set()
-
-
-def test_a_page_has_at_most_1500_words_of_text_unless_it_is_a_reference() -> None:
-    words = {}
-    for path in DOCS.glob("*.md"):
-        text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
-        if not text.startswith("<!-- Generated ") and path.stem not in REFERENCE:
-            text = re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", "", text, flags=re.DOTALL)
-            words[path.stem] = sum(1 for word in text.split() if re.search(r"\w", word))
-    assert {page: count for page, count in words.items() if count > WORDS} == {}
 
 
 def test_the_messages_page_quotes_sentences_of_the_product() -> None:
