@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -44,19 +41,6 @@ def hello(modules: Path) -> GoBuild:
 def a_go(folder: Path, version: str, build: str = "true") -> Path:
     """A `go` that says a version, lists two packages, and does `build` for everything else."""
     return script(folder / "go", f"case $1 in env) echo go{version};; list) echo a; echo hello;; *) {build};; esac")
-
-
-@pytest.mark.timeout(60)  # the first build on a machine compiles Go's runtime
-def test_real_module_becomes_a_program_under_all_its_names(tmp_path: Path, modules: Path) -> None:
-    if shutil.which("go") is None:
-        pytest.skip("no go in PATH: the command line alone is tested")
-    with build_cache_in(tmp_path, **os.environ) as (build_cache, _):
-        entry = build_cache.obtain(
-            HELLO.key, HELLO.title, lambda step, into: build(hello(modules), build_cache, step, into)
-        )
-    for name in HELLO.provides:
-        assert subprocess.run([entry / name], capture_output=True, check=True).stderr == b"v1.2.3\n"
-    assert sorted(path.name for path in modules.joinpath("hello").iterdir()) == ["go.mod", "main.go"]
 
 
 def test_build_is_static_and_independent_of_the_users_go_settings(tmp_path: Path, modules: Path) -> None:

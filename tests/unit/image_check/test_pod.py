@@ -74,7 +74,7 @@ def test_what_cannot_be_used_is_not_started() -> None:
     assert isinstance(blocked, Blocked) and "contains no desktop, only a part of Selkies" in blocked.message
 
 
-@pytest.mark.parametrize("shell", ["sh", "bash", "busybox"])
+@pytest.mark.parametrize("shell", ["sh", "bash", pytest.param("busybox", marks=pytest.mark.platform)])
 def test_the_script_of_the_second_container(shell: str, tmp_path: Path) -> None:
     """With the shells that images have."""
     program = shutil.which(shell)
