@@ -1,7 +1,9 @@
 """The HTTP client for everything but the API server (`vdi.kube` has its own): httpx, without redirects and cookies.
 
 It trusts the certificate authorities of the machine, uses the proxy that the environment names, and can connect to a
-given address while it keeps host name and SNI. WebSockets: docs/design/http-client.md.
+given address while it keeps host name and SNI: for names below `localhost` and for preflights. A client with a fixed
+address is for one host: httpx pools connections by address, and two names at one address would share one. httpx speaks
+no WebSocket: the probe uses `websockets`, and the doctor looks at the handshake alone.
 """
 
 import socket

@@ -7,10 +7,10 @@ import pytest
 
 from tools import machines
 
-BOOT = {"name": "boot", "seconds": 90.0, "status": 0}
-REBOOT = {"name": "reboot"}
-SETUP = {"name": "make setup", "seconds": 61.2, "status": 0}
-FAILED = {"name": "make setup", "seconds": 3.0, "status": 2, "last": ["no pip"]}
+BOOT: dict[str, object] = {"name": "boot", "seconds": 90.0, "status": 0}
+REBOOT: dict[str, object] = {"name": "reboot"}
+SETUP: dict[str, object] = {"name": "make setup", "seconds": 61.2, "status": 0}
+FAILED: dict[str, object] = {"name": "make setup", "seconds": 3.0, "status": 2, "last": ["no pip"]}
 
 
 def test_every_step_done_is_ok() -> None:
