@@ -1,7 +1,9 @@
 """uvicorn's HTTP/1.1 protocol with what it lacks: an end to patience with slow clients, and to headers.
 
-uvicorn's own keep-alive timer runs between two requests only. Here a request's head must be complete within
-`HEAD_SECONDS` and `HEAD_BYTES`, and a response that the client does not read is given up. Bodies are for `middleware`.
+uvicorn's options bound connections and the time between two requests. Traefik's timeouts are the cluster's to set, and
+bound its own clients: not a pod that connects here directly, and not a browser that reads no answer. Here a request's
+head must be complete within `HEAD_SECONDS` and `HEAD_BYTES`, and a response that the client does not read is given up.
+Bodies are for `middleware`.
 """
 
 import asyncio
