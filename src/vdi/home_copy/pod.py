@@ -14,6 +14,7 @@ import msgspec
 from vdi.api.meta import ObjectMeta
 from vdi.api.template import HomeScope, TemplateSpec, VDITemplate
 from vdi.home_copy.errors import CopyRefusedError
+from vdi.session.children.restricted import restricted_container, restricted_pod
 
 CONTAINER = "copy"
 LABELS = {"app.kubernetes.io/name": "vdi-home-copy"}
@@ -91,19 +92,10 @@ def build_copy_pod(
         "restartPolicy": "Never",
         "activeDeadlineSeconds": _DEADLINE_SECONDS,
         "terminationGracePeriodSeconds": 1,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
         "nodeSelector": dict(spec.placement.node_selector),
         "tolerations": [msgspec.to_builtins(toleration) for toleration in spec.placement.tolerations],
         "imagePullSecrets": [msgspec.to_builtins(secret) for secret in spec.image_pull_secrets],
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": spec.run_as_user,
-            "runAsGroup": spec.run_as_user,
-            "fsGroup": spec.run_as_user,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        **restricted_pod(spec.run_as_user, owns_volumes=True),
         "containers": [
             {
                 "name": CONTAINER,
@@ -112,11 +104,7 @@ def build_copy_pod(
                 "command": ["sh", "-c", _WAIT],
                 "terminationMessagePolicy": "FallbackToLogsOnError",
                 "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "512Mi"}},
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
+                "securityContext": restricted_container(is_read_only=True),
                 "volumeMounts": [
                     {"name": "home", "mountPath": MOUNT, "readOnly": read_only},
                     {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 -- the pod's own

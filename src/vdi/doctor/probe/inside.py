@@ -13,6 +13,7 @@ from vdi.kube.clock import Clock
 from vdi.kube.errors import Conflict, KubeError, NotFound
 from vdi.kube.resource import CLAIMS, EVENTS, PODS, Resource
 from vdi.kube.transport import Client
+from vdi.session.children.restricted import restricted_container, restricted_pod
 from vdi.session.explain import StartState, explain
 from vdi.session.observed import Event, PersistentVolumeClaim, Pod
 
@@ -108,27 +109,20 @@ def build_probe(
         "spec": {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 0,
-            "automountServiceAccountToken": False,
             "activeDeadlineSeconds": int(POD_SECONDS),
             "nodeSelector": dict(spec.placement.node_selector),
             "tolerations": [msgspec.to_builtins(toleration) for toleration in spec.placement.tolerations],
             "imagePullSecrets": [
                 msgspec.to_builtins(image_pull_secret) for image_pull_secret in spec.image_pull_secrets
             ],
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": spec.run_as_user,
-                "runAsGroup": spec.run_as_user,
-                "fsGroup": spec.run_as_user,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            **restricted_pod(spec.run_as_user, owns_volumes=True),
             "containers": [
                 {
                     "name": "desktop",
                     "image": spec.image,
                     "command": ["sh", "-c", script],
                     "terminationMessagePolicy": "FallbackToLogsOnError",
-                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                    "securityContext": restricted_container(),
                     "resources": {
                         "requests": {"cpu": "10m", "memory": "16Mi"},
                         "limits": {"cpu": "500m", "memory": "64Mi"},

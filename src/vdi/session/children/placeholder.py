@@ -7,6 +7,7 @@ import msgspec
 from vdi.session.autoscaling import PLACEHOLDER, shape_key, terms_for_new_node
 from vdi.session.capacity import PODS
 from vdi.session.capacity_matching import Demand
+from vdi.session.children.restricted import restricted_container, restricted_pod
 from vdi.session.identity import MANAGED_BY
 
 _USER_ID = 1000
@@ -32,14 +33,7 @@ def build_pod_spec(demand: Demand, image: str) -> dict[str, Any]:
     """A pod that the scheduler, and an autoscaler that simulates it, put where the desktop could be."""
     spec: dict[str, Any] = {
         "terminationGracePeriodSeconds": _GRACE_SECONDS,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _USER_ID,
-            "runAsGroup": _USER_ID,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        **restricted_pod(_USER_ID),
         "containers": [_container(demand, image)],
     }
     if demand.selector:
@@ -75,9 +69,5 @@ def _container(demand: Demand, image: str) -> dict[str, Any]:
         # Images built for GPUs would show all of them to the process.
         "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
         "resources": {"requests": requests, **({"limits": extended} if extended else {})},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": restricted_container(is_read_only=True),
     }

@@ -8,6 +8,7 @@ import msgspec
 
 from vdi.api.template import Protocol, Scheme, TemplateVolume
 from vdi.session.capacity import EPHEMERAL_STORAGE
+from vdi.session.children.restricted import restricted_container, restricted_pod
 from vdi.session.children.secret import AGENT_TOKEN_DIGEST_KEY, PASSWORD_DIGEST_KEY, PASSWORD_KEY, USERNAME
 from vdi.session.children.service import PORT_NAME
 from vdi.session.effective import Desktop
@@ -71,16 +72,7 @@ def build_spec(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]
     spec: dict[str, Any] = {
         "restartPolicy": "Always",
         "terminationGracePeriodSeconds": _GRACE_SECONDS,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": desktop.run_as_user,
-            "runAsGroup": desktop.run_as_user,
-            "fsGroup": desktop.run_as_user,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        **restricted_pod(desktop.run_as_user, owns_volumes=True),
         "containers": [_container(desktop, secret, agent_port)],
         "volumes": _volumes(desktop),
     }
@@ -114,7 +106,7 @@ def _container(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]
         ],
         "env": _env(desktop, secret, agent_port),
         "resources": _resources(desktop),
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "securityContext": restricted_container(),
         "volumeMounts": _mounts(desktop),
         # Once a second, because a person is waiting; forgiving, because a busy desktop must not lose its route.
         "readinessProbe": {**probe, "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 5},
@@ -252,6 +244,6 @@ def _folder_maker(desktop: Desktop, folders: list[str]) -> dict[str, Any]:
         "command": ["mkdir", "-p", "--", *folders],
         "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
         "resources": resources,
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "securityContext": restricted_container(),
         "volumeMounts": [{"name": "home", "mountPath": str(desktop.home.mount_path)}] if desktop.home else [],
     }

@@ -7,6 +7,7 @@ import msgspec
 
 from vdi.api.meta import API_VERSION
 from vdi.api.template import VDITemplate
+from vdi.session.children.restricted import restricted_container, restricted_pod
 from vdi.session.identity import MANAGED_BY
 from vdi.session.naming import derive_base
 from vdi.session.prepull import PREPULL, PREPULL_IMAGE, PREPULL_NODE
@@ -24,14 +25,7 @@ def build_puller(template: VDITemplate, node: str, namespace: str) -> dict[str, 
         "restartPolicy": "Never",
         "activeDeadlineSeconds": _LONGEST_PULL,
         "terminationGracePeriodSeconds": 0,  # nothing to save, and nothing that two could write to
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _USER_ID,
-            "runAsGroup": _USER_ID,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        **restricted_pod(_USER_ID),
         "affinity": {
             "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [only_there]}}
         },
@@ -77,5 +71,5 @@ def _container(image: str) -> dict[str, Any]:
         # As in a desktop that asked for no GPU: images built for GPUs would get all of them.
         "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
         "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"cpu": "100m", "memory": "64Mi"}},
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "securityContext": restricted_container(),
     }
