@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import starmap
 from pathlib import Path
 
 from vdi.devcluster import binaries
@@ -61,7 +62,19 @@ _PROMETHEUS_PACKAGE = DebianPackage(
 )
 
 
-def _karpenter_crd(name: str, path: str, sha256: str) -> GoFile:
+_CRDS = "pkg/apis/crds/karpenter.sh_"
+_KARPENTER_CRDS = {
+    f"{_CRDS}nodepools.yaml": "8e1e4ce2555efebc38e873e635c0280d8d2f5b8856b35ad03e41455eccecb05b",
+    f"{_CRDS}nodeclaims.yaml": "45146be102bf678a4ba5543c411498cc1b1c99fecde7266406d60d4441f8644d",
+    f"{_CRDS}nodeoverlays.yaml": "2648710e6cd0d771a48cebeace16d061bc58b7e9e440c87b624be52b4cbc7393",
+    "kwok/apis/crds/karpenter.kwok.sh_kwoknodeclasses.yaml": (
+        "b8cd750fc8a263232a61c277b68479bb3c3ee82c454e51f0c4c3bd2d83d63175"
+    ),
+}
+
+
+def _karpenter_crd(path: str, sha256: str) -> GoFile:
+    name = f"karpenter-{path.rpartition('_')[2]}"
     return GoFile(
         key=f"{name.removesuffix('.yaml')}-{KARPENTER}-module",
         title=f"take {name} {KARPENTER} from its Go module",
@@ -72,29 +85,6 @@ def _karpenter_crd(name: str, path: str, sha256: str) -> GoFile:
         sha256=sha256,
     )
 
-
-_KARPENTER_CRDS = (
-    _karpenter_crd(
-        "karpenter-nodepools.yaml",
-        "pkg/apis/crds/karpenter.sh_nodepools.yaml",
-        "8e1e4ce2555efebc38e873e635c0280d8d2f5b8856b35ad03e41455eccecb05b",
-    ),
-    _karpenter_crd(
-        "karpenter-nodeclaims.yaml",
-        "pkg/apis/crds/karpenter.sh_nodeclaims.yaml",
-        "45146be102bf678a4ba5543c411498cc1b1c99fecde7266406d60d4441f8644d",
-    ),
-    _karpenter_crd(
-        "karpenter-nodeoverlays.yaml",
-        "pkg/apis/crds/karpenter.sh_nodeoverlays.yaml",
-        "2648710e6cd0d771a48cebeace16d061bc58b7e9e440c87b624be52b4cbc7393",
-    ),
-    _karpenter_crd(
-        "karpenter-kwoknodeclasses.yaml",
-        "kwok/apis/crds/karpenter.kwok.sh_kwoknodeclasses.yaml",
-        "b8cd750fc8a263232a61c277b68479bb3c3ee82c454e51f0c4c3bd2d83d63175",
-    ),
-)
 
 RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     **binaries.RECIPES,
@@ -108,7 +98,7 @@ RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     "kwok": (_go_tool("kwok", KWOK, "sigs.k8s.io/kwok/cmd/kwok"),),
     # Karpenter's core with its provider for nodes without machines: what the tests of autoscaling run.
     "karpenter": (_go_tool("karpenter", KARPENTER, "sigs.k8s.io/karpenter/kwok"),),
-    **{name: (crd,) for crd in _KARPENTER_CRDS for name in crd.provides},
+    **{name: (crd,) for crd in starmap(_karpenter_crd, _KARPENTER_CRDS.items()) for name in crd.provides},
     "pebble": (_go_tool("pebble", PEBBLE, "github.com/letsencrypt/pebble/v2/cmd/pebble"),),
     "actionlint": (_go_tool("actionlint", ACTIONLINT, "github.com/rhysd/actionlint/cmd/actionlint"),),
     # Pushes a release; the registry is what its tests push to.
