@@ -54,7 +54,7 @@ _SNAPSHOT = r"""{ ip -o link | cut -d: -f2 | grep -v veth; iptables-save | grep 
   /etc/containerd /var/lib/kubelet /var/lib/containerd ~newcomer/.local/state/vdi/* /sys/fs/cgroup/*/;
   cut -d' ' -f2 /proc/self/mounts | grep -vE '^/run/(user|credentials|docker)';
   sysctl net.ipv4.ip_forward vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops;
-  ps -eo comm= | grep -E '^(kube|etcd|containerd|traefik|coredns)'; } 2>/dev/null | sort"""
+  ps -eo comm= | grep -E '^(kube|etcd|containerd|traefik|coredns)'; true; } 2>/dev/null | sort"""
 """What a cluster could leave on a machine."""
 _NOTHING_LEFT = f"{_SNAPSHOT} | diff /root/before -"
 _INSTALL_DOCKER = f"""set -e; apt-get -qq update
