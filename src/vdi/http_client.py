@@ -4,22 +4,45 @@ It trusts the certificate authorities of the machine, uses the proxy that the en
 given address while it keeps host name and SNI: for names below `localhost` and for preflights. A client with a fixed
 address is for one host: httpx pools connections by address, and two names at one address would share one. httpx speaks
 no WebSocket: the probe uses `websockets`, and the doctor looks at the handshake alone.
+
+No other module imports httpx. Its responses decompress what they read before anyone can see how much it is: 269 bytes
+became 2 GiB. Here bodies are read as they come over the wire, up to a limit, and compressed ones are refused.
 """
 
+import asyncio
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TypeVar
+from types import TracebackType
+from typing import Any, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from vdi.kube import wire
+from vdi.kube.errors import UnexpectedAnswer
+
+T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
+
+MAX_BYTES = 2**20
+"""Largest body where the caller names no limit."""
+
+
+class BadResponseError(ValueError):
+    """Raised for a response that is too large, compressed, or not the JSON that was expected; says which."""
+
 
 HTTP_ERRORS = (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError)
 """Everything that a request raises for what the network, the server or the URL does."""
+CONNECT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout)
+"""Those of them for which no connection came about."""
+TIMEOUTS = (httpx.TimeoutException, TimeoutError)
+"""Those for which no response came in time."""
 LOOPBACK = "127.0.0.1"
 
 
@@ -43,6 +66,137 @@ def address_of(url: str) -> str:
     return LOOPBACK if (urlsplit(url).hostname or "").endswith(".localhost") else ""
 
 
+class RequestOptions(TypedDict, total=False):
+    """What a request has beside method and URL."""
+
+    params: Mapping[str, str] | None
+    headers: Mapping[str, str] | None
+    json: object
+    data: Mapping[str, str]
+    content: bytes | None
+    auth: tuple[str, str] | None
+    """User and password for Basic."""
+
+
+def decode_json(text: bytes, into: type[T]) -> T:
+    """JSON out of a response. Raises BadResponseError, also where it is nested too deeply."""
+    try:
+        return wire.decode(text, into, "the response")
+    except UnexpectedAnswer as error:
+        raise BadResponseError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response whose body has been read."""
+
+    status: int
+    body: bytes
+    headers: httpx.Headers = field(default_factory=httpx.Headers, compare=False)
+
+    def json(self, into: type[T]) -> T:
+        """The body. Raises BadResponseError."""
+        return decode_json(self.body, into)
+
+
+class ResponseStream:
+    """A response whose body has not been read. Every method that reads it raises BadResponseError, `HTTP_ERRORS`."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.status = response.status_code
+        self.headers = response.headers
+        self._response = response
+
+    async def read(self, max_bytes: int = MAX_BYTES) -> bytes:
+        """The whole body, which may not be larger."""
+        body = bytearray()
+        async for piece in self._response.aiter_raw():
+            self._refuse_encoding()
+            body += piece
+            if len(body) > max_bytes:
+                raise BadResponseError(f"the response is too large: more than {max_bytes} bytes")
+        return bytes(body)
+
+    async def start(self, max_bytes: int) -> bytes:
+        """The first bytes of the body; the rest is not read."""
+        body = bytearray()
+        async for piece in self._response.aiter_raw():
+            self._refuse_encoding()
+            body += piece
+            if len(body) >= max_bytes:
+                break
+        return bytes(body[:max_bytes])
+
+    async def lines(self, max_bytes: int = MAX_BYTES) -> AsyncIterator[bytes]:
+        """The lines as they come, without LF, of which none may be longer. A last one without LF is left out."""
+        line = bytearray()
+        async for piece in self._response.aiter_raw():
+            self._refuse_encoding()
+            for number, part in enumerate(piece.split(b"\n")):
+                if number:
+                    yield bytes(line)
+                    line.clear()
+                line += part
+                if len(line) > max_bytes:
+                    raise BadResponseError(f"a line of the response is too long: more than {max_bytes} bytes")
+
+    def _refuse_encoding(self) -> None:
+        encoding = self.headers.get("Content-Encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
+            raise BadResponseError(f"the response has Content-Encoding {encoding[:40]!r}; allowed: identity")
+
+
+class HttpClient:
+    """Sends requests; what comes back is a `Response` or a `ResponseStream`. An async context manager."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+        client.headers["Accept-Encoding"] = "identity"
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.__aexit__(kind, error, trace)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        max_bytes: int = MAX_BYTES,
+        seconds: float | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Response:
+        """One request; `seconds` limits all of it, however slowly the response comes. Raises `HTTP_ERRORS`."""
+        async with asyncio.timeout(seconds), self.stream(method, url, **options) as response:
+            return Response(response.status, await response.read(max_bytes), response.headers)
+
+    @asynccontextmanager
+    async def stream(
+        self, method: str, url: str, *, silent_seconds: float | None = None, **options: Unpack[RequestOptions]
+    ) -> AsyncIterator[ResponseStream]:
+        """One request, and the response as soon as its header is there. Raises `HTTP_ERRORS`.
+
+        `silent_seconds`: how long to wait for more of it, instead of the client's own time.
+        """
+        timeout = self._client.timeout
+        if silent_seconds is not None:
+            timeout = httpx.Timeout(
+                connect=timeout.connect, read=silent_seconds, write=timeout.write, pool=timeout.pool
+            )
+        rest: dict[str, Any] = {**options}
+        async with self._client.stream(method, url, timeout=timeout, **rest) as response:
+            yield ResponseStream(response)
+
+
 def open_client(
     url: str,
     *,
@@ -51,28 +205,41 @@ def open_client(
     tls: ssl.SSLContext | None = None,
     connect: str = "",
     headers: Mapping[str, str] | None = None,
-) -> httpx.AsyncClient:
+    use_proxy: bool = True,
+) -> HttpClient:
     """A client for the host of `url` alone. An async context manager.
 
     `seconds` limits connecting, each read and each write. `connect` is ADDRESS or ADDRESS:PORT, used instead of what
-    the host name resolves to, and without a proxy.
+    the host name resolves to, and without a proxy; `use_proxy` False: as resolved, without a proxy.
     """
     context = tls or ssl.create_default_context()
     timeout = httpx.Timeout(seconds, connect=connect_seconds or seconds)
     address = connect or address_of(url)
     transport = _FixedAddress(address, context) if address else None
-    proxy = None if address else proxy_for(url)
-    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    proxy = proxy_for(url) if use_proxy and not address else None
     # trust_env would send credentials of ~/.netrc; the proxy of the environment is chosen above.
-    return httpx.AsyncClient(
+    client = httpx.AsyncClient(
         transport=transport,
         verify=context,
         proxy=proxy,
         timeout=timeout,
         headers=headers,
         trust_env=False,
-        cookies=no_cookies,
+        cookies=_no_cookies(),
     )
+    return HttpClient(client)
+
+
+def open_client_for_any_host(*, seconds: float) -> HttpClient:
+    """A client with the proxies that the environment names, and httpx's own certificate authorities or SSL_CERT_FILE.
+
+    Times as in `open_client`.
+    """
+    return HttpClient(httpx.AsyncClient(timeout=seconds, cookies=_no_cookies()))
+
+
+def _no_cookies() -> CookieJar:
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
 
 
 def unverified() -> ssl.SSLContext:
@@ -94,7 +261,7 @@ def is_unknown_host(error: BaseException) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """The message of an error, which httpx keeps in the operating system's error below its own."""
-    if isinstance(error, httpx.TimeoutException):
+    if isinstance(error, TIMEOUTS):
         return "no response in time"
     cause = _find(error, OSError)
     return (cause and cause.strerror) or str(cause or error) or type(error).__name__

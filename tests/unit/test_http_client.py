@@ -1,12 +1,17 @@
-"""The HTTP client: fixed addresses, cookies, certificates."""
+"""The HTTP client: fixed addresses, cookies, certificates, and the limits of what it reads."""
 
+import ast
+import tracemalloc
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+import vdi
+from support.hostile_server import HOSTILE, Answer, serve_answer, whole
 from support.web_server import serve_app
-from vdi.http_client import HTTP_ERRORS, is_unknown_host, open_client, reason_of
+from vdi.http_client import HTTP_ERRORS, BadResponseError, Response, is_unknown_host, open_client, reason_of
 
 
 @pytest.fixture
@@ -32,14 +37,14 @@ async def test_names_below_localhost_are_this_machine_and_no_cookie_is_kept(
     host = f"alice.vdi.localhost:{port}"
     async with open_client(f"http://{host}", seconds=5) as client:
         for _ in range(2):
-            assert (await client.get(f"http://{host}/")).status_code == 200
+            assert (await client.request("GET", f"http://{host}/")).status == 200
     assert requests == [(host, ""), (host, "")]
 
 
 async def test_an_address_replaces_the_resolution_of_a_name(server: tuple[int, list[tuple[str, str]]]) -> None:
     port, requests = server
     async with open_client("http://nobody.invalid", seconds=5, connect=f"127.0.0.1:{port}") as client:
-        assert (await client.get("http://nobody.invalid/")).status_code == 200
+        assert (await client.request("GET", "http://nobody.invalid/")).status == 200
     assert requests == [("nobody.invalid", "")]
 
 
@@ -54,6 +59,126 @@ async def test_an_address_replaces_the_resolution_of_a_name(server: tuple[int, l
 async def test_an_error_has_the_systems_reason(url: str, unknown: bool, reason: str) -> None:
     async with open_client(url, seconds=5) as client:
         with pytest.raises(HTTP_ERRORS) as failed:
-            await client.get(url)
+            await client.request("GET", url)
     assert is_unknown_host(failed.value) is unknown
     assert reason in reason_of(failed.value)
+
+
+async def received(answer: Answer, *, max_bytes: int = 2**16, seconds: float = 5.0) -> Response:
+    """What a request gets, which asked for no compression."""
+    async with serve_answer(answer) as server, open_client(server.url, seconds=5) as client:
+        try:
+            return await client.request("GET", server.url, max_bytes=max_bytes, seconds=seconds)
+        finally:
+            assert b"\r\nAccept-Encoding: identity\r\n" in server.requests[0]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_hostile_answers_are_refused_and_take_no_memory(name: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(HTTP_ERRORS):
+            (await received(HOSTILE[name])).json(dict[str, object])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (HOSTILE["nested"], "the response has Content-Encoding 'gzip, gzip, gzip'; allowed: identity"),
+        (HOSTILE["endless chunks"], "the response is too large: more than 65536 bytes"),
+        (HOSTILE["deep JSON"], "the response: cannot be read as dict: maximum recursion depth exceeded"),
+        (HOSTILE["length above what comes"], "peer closed connection without sending complete message body"),
+    ],
+)
+async def test_a_refusal_names_the_limit(answer: Answer, reason: str) -> None:
+    with pytest.raises(HTTP_ERRORS) as refused:
+        (await received(answer)).json(dict[str, object])
+    assert reason in reason_of(refused.value)
+
+
+async def test_what_is_within_the_limits_is_read() -> None:
+    exact = whole(b"x" * 100, "Content-Encoding: Identity")
+    assert await received(exact, max_bytes=100) == Response(200, b"x" * 100)
+    with pytest.raises(BadResponseError, match="more than 99 bytes"):
+        await received(exact, max_bytes=99)
+
+
+@pytest.mark.parametrize(
+    "answer", [Answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{"), Answer(b"", b"HTTP/1.1 103 Early\r\n\r\n")]
+)
+async def test_an_answer_that_does_not_end_is_given_up(answer: Answer) -> None:
+    with pytest.raises(TimeoutError) as late:
+        await received(answer, seconds=0.2)
+    assert reason_of(late.value) == "no response in time"
+
+
+async def test_lines_have_a_largest_length_and_a_start_has_its_bytes() -> None:
+    async with (
+        serve_answer(whole(b"a\n" + b"b" * 70_000 + b"\n\nc")) as server,
+        open_client(server.url, seconds=5) as http,
+    ):
+        async with http.stream("GET", server.url) as response:
+            assert [line async for line in response.lines()] == [b"a", b"b" * 70_000, b""]
+        async with http.stream("GET", server.url) as response:
+            assert await response.start(3) == b"a\nb"
+        async with http.stream("GET", server.url) as response:
+            with pytest.raises(BadResponseError, match="a line of the response is too long: more than 69999 bytes"):
+                assert [line async for line in response.lines(69_999)]
+
+
+CLIENTS = {
+    "httpx": ["http_client.py"],
+    "websockets": ["image_check/serving.py", "latency_probe/client.py"],
+    "urllib.request": ["devcluster/binaries/download.py", "devcluster/images/base.py", "http_client.py"],
+    "http.client": [
+        "devcluster/api.py",
+        "devcluster/binaries/download.py",
+        "devcluster/fake_gpus.py",
+        "devcluster/supervisor.py",
+    ],
+}
+"""Who may import a client: httpx decompresses what it reads, so no one else meets a response of its."""
+
+
+def test_no_one_else_reads_answers() -> None:
+    source = Path(vdi.__file__).parent
+    trees = {str(path.relative_to(source)): ast.parse(path.read_text()) for path in sorted(source.rglob("*.py"))}
+    others = ("aiohttp", "h11", "h2", "httpcore", "pycurl", "requests", "urllib3")
+    users: dict[str, list[str]] = {name: [] for name in (*CLIENTS, *others)}
+    for file, tree in trees.items():
+        imported = {name for node in ast.walk(tree) for name in imported_by(node)}
+        for client, its_users in users.items():
+            if any(name == client or name.startswith(f"{client}.") for name in imported):
+                its_users.append(file)
+    assert {client: its_users for client, its_users in users.items() if its_users} == CLIENTS
+    calls = {
+        file: [node for node in ast.walk(trees[file]) if isinstance(node, ast.Call)]
+        for files in CLIENTS.values()
+        for file in files
+    }
+    for client in ("urllib.request", "http.client"):
+        for file in CLIENTS[client]:
+            unbounded = [ast.unparse(call) for call in calls[file] if reads(call) and not call.args]
+            assert not unbounded, f"{file} reads without a limit: {unbounded}"
+    for file in CLIENTS["websockets"]:
+        (opened,) = [call for call in calls[file] if isinstance(call.func, ast.Name) and call.func.id == "connect"]
+        options = {option.arg: ast.unparse(option.value) for option in opened.keywords}
+        assert (options["compression"], options["max_size"]) == ("None", "MAX_MESSAGE_BYTES"), file
+
+
+def reads(call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Attribute) and call.func.attr in ("read", "readlines", "readall")
+
+
+def imported_by(node: ast.AST) -> list[str]:
+    match node:
+        case ast.Import():
+            return [name.name for name in node.names]
+        case ast.ImportFrom(module=str(module)):
+            return [module, *(f"{module}.{name.name}" for name in node.names)]
+        case _:
+            return []

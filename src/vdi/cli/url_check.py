@@ -3,9 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-import httpx
-
-from vdi.http_client import HTTP_ERRORS, open_client, reason_of, unverified
+from vdi.http_client import CONNECT_ERRORS, HTTP_ERRORS, HttpClient, open_client, reason_of, unverified
 
 _POLL_SECONDS = 0.2
 _UNREACHABLE_AFTER_SECONDS = 3.0
@@ -34,12 +32,12 @@ def interpret(status: int, *, by_gateway: bool = False) -> UrlStatus:
     return UrlStatus(True, True, f"answers {status}" if status != 401 else f"responds, and asks for the {asked}")
 
 
-async def check(client: httpx.AsyncClient, url: str) -> UrlStatus:
+async def check(client: HttpClient, url: str) -> UrlStatus:
     """Check once."""
     try:
         async with client.stream("GET", url) as response:
-            return interpret(response.status_code, by_gateway="X-VDI-Gateway" in response.headers)
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            return interpret(response.status, by_gateway="X-VDI-Gateway" in response.headers)
+    except CONNECT_ERRORS as error:
         return UrlStatus(False, False, f"cannot be reached from this machine: {reason_of(error)}")
     except HTTP_ERRORS as error:
         return UrlStatus(False, False, f"does not respond: {reason_of(error)}")

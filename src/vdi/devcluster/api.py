@@ -13,6 +13,7 @@ from typing import Any
 from vdi.devcluster.layout import ClusterSettings, Layout
 
 _TIMEOUT = 5.0
+_LARGEST_ANSWER = 64 * 2**20
 
 
 class NoAnswer(Exception):  # noqa: N818 - named for what happened
@@ -27,7 +28,7 @@ def get(layout: Layout, settings: ClusterSettings, path: str) -> dict[str, Any]:
     try:
         connection.request("GET", path, headers={"Accept": "application/json"})
         response = connection.getresponse()
-        content = response.read()
+        content = response.read(_LARGEST_ANSWER)
     except (OSError, http.client.HTTPException) as error:
         raise NoAnswer(f"GET {settings.server}{path}: {error}") from error
     finally:

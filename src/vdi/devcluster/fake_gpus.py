@@ -15,6 +15,7 @@ from typing import Any
 
 RESOURCE = "nvidia.com/gpu"
 _LOOK_EVERY = 2.0
+_LARGEST_ANSWER = 8 * 2**20
 
 
 def ask(connection: http.client.HTTPSConnection, method: str, path: str, body: Any = None) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def ask(connection: http.client.HTTPSConnection, method: str, path: str, body: A
     headers = {"Content-Type": "application/strategic-merge-patch+json"}
     connection.request(method, path, None if body is None else json.dumps(body), headers)
     response = connection.getresponse()
-    content = response.read()
+    content = response.read(_LARGEST_ANSWER)
     if response.status != http.client.OK:
         raise OSError(f"{method} {path}: status {response.status} {content[:300].decode(errors='replace')}")
     answer: dict[str, Any] = json.loads(content)

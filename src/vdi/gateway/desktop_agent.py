@@ -1,14 +1,12 @@
 """Asks the agent in a desktop, as its operator does: at the pod's address, with the token in the session's Secret.
 
-What an agent answers is a stranger's word: its user can put any program in its place. So no proxy of the environment,
+What an agent answers is untrusted input: its user can put any program in its place. So no proxy of the environment,
 no redirects, and an end to how long and how large an answer may be.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-
-import httpx
+from http import HTTPStatus
 
 from vdi.api.session import VDISession
 from vdi.gateway.addresses import NO_AUTHORITIES, desktop_url
@@ -17,6 +15,7 @@ from vdi.gateway.denied import ActionDenied
 from vdi.gateway.edge.selkies import read_key
 from vdi.gateway.rights import role_in
 from vdi.gateway.users import Role, User
+from vdi.http_client import HTTP_ERRORS, BadResponseError, Response, open_client
 from vdi.kube.errors import KubeError
 from vdi.kube.transport import Client
 from vdi.session.children.secret import AGENT_TOKEN_KEY
@@ -24,14 +23,6 @@ from vdi.session.children.secret import AGENT_TOKEN_KEY
 AGENT_PORT = 8082
 _KNOWN_TOKENS = 10_000
 """Tokens that are remembered; of more, all are forgotten and read again."""
-
-
-@dataclass(frozen=True, slots=True)
-class AgentResponse:
-    """What an agent has answered."""
-
-    status: int
-    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +44,25 @@ class DesktopAgent:
         seconds: float,
         max_bytes: int,
         json: Mapping[str, object] | None = None,
-    ) -> AgentResponse:
+    ) -> Response:
         """One request, whole within `seconds`. Raises ActionDenied, with its cause, where no answer comes."""
         meta = session.metadata
+        url = f"{self.address(session)}{path}"
         headers = {"Authorization": f"Bearer {await self._token(session)}"}
         try:
-            async with (
-                asyncio.timeout(seconds),
-                httpx.AsyncClient(
-                    timeout=seconds, trust_env=False, follow_redirects=False, verify=NO_AUTHORITIES
-                ) as http,
-                http.stream(method, f"{self.address(session)}{path}", json=json, headers=headers) as answer,
-            ):
-                body = b""
-                async for piece in answer.aiter_bytes():
-                    body += piece
-                    if len(body) > max_bytes:
-                        raise ActionDenied("Conflict", f"The response of the agent of {meta.name!r} is too large.")
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            async with open_client(url, seconds=seconds, tls=NO_AUTHORITIES, use_proxy=False) as http:
+                answer = await http.request(
+                    method, url, json=json, headers=headers, max_bytes=max_bytes, seconds=seconds
+                )
+        except BadResponseError as error:
+            raise ActionDenied(
+                "Conflict", f"The agent in the desktop {meta.name!r} is not believed: {error}."
+            ) from error
+        except HTTP_ERRORS as error:
             raise ActionDenied("Unavailable", f"The agent in the desktop {meta.name!r} does not respond.") from error
-        if answer.status_code == httpx.codes.UNAUTHORIZED:
+        if answer.status == HTTPStatus.UNAUTHORIZED:
             self._tokens.pop(meta.uid, None)  # perhaps the Secret was replaced
-        return AgentResponse(answer.status_code, body)
+        return answer
 
     async def _token(self, session: VDISession) -> str:
         meta = session.metadata

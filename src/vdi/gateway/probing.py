@@ -11,9 +11,9 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Annotated, Literal
 
-import httpx
 import msgspec
 
 from vdi.api.constraints import doc
@@ -22,6 +22,7 @@ from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop_agent import DesktopAgent, find_session
 from vdi.gateway.users import Role, User
+from vdi.http_client import BadResponseError
 from vdi.latency_probe.mark import Mark
 from vdi.latency_probe.measurements import MAX_LATENCY_MS, Measurements
 from vdi.session.image import takes_tokens
@@ -123,14 +124,14 @@ class Prober:
         except ActionDenied as denied:
             log.warning("the agent of session %s cannot be armed: %s", name, denied.__cause__ or denied)
             raise
-        if answer.status == httpx.codes.NOT_FOUND:
+        if answer.status == HTTPStatus.NOT_FOUND:
             raise ActionDenied(
                 "Conflict", f"The image of {name!r} cannot show a mark to measure: it is older than this gateway."
             )
-        if answer.status != httpx.codes.OK:
+        if answer.status != HTTPStatus.OK:
             why = answer.body.decode(errors="replace")[:200].strip()
             raise ActionDenied("Conflict", f"The agent in {name!r} cannot show its mark ({answer.status}): {why}.")
         try:
-            return msgspec.json.decode(answer.body, type=Mark)
-        except msgspec.DecodeError as error:
+            return answer.json(Mark)
+        except BadResponseError as error:
             raise ActionDenied("Conflict", f"The agent in {name!r} did not return a valid mark.") from error

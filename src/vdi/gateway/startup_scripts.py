@@ -6,9 +6,9 @@ and has no character that moves others.
 
 import re
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Annotated, Literal
 
-import httpx
 import msgspec
 
 from vdi.api.constraints import doc
@@ -17,6 +17,7 @@ from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop_agent import DesktopAgent, find_session
 from vdi.gateway.users import Role, User
+from vdi.http_client import BadResponseError
 
 ANSWER_SECONDS = 2.0
 """The desktop's page waits for it."""
@@ -68,13 +69,13 @@ class StartupScripts:
                 "Conflict", f"The desktop {name!r} is not running, so it has no results of start-up scripts."
             )
         answer = await self.agent.ask(session, "GET", "/startup-scripts", seconds=ANSWER_SECONDS, max_bytes=MAX_BYTES)
-        if answer.status == httpx.codes.NOT_FOUND:
+        if answer.status == HTTPStatus.NOT_FOUND:
             raise ActionDenied("Conflict", f"The image of desktop {name!r} does not report its start-up scripts.")
-        if answer.status != httpx.codes.OK:
+        if answer.status != HTTPStatus.OK:
             raise ActionDenied("Unavailable", f"The agent in {name!r} has no report now ({answer.status}).")
         try:
-            scripts = msgspec.json.decode(answer.body, type=_Report).scripts
-        except msgspec.DecodeError as error:
+            scripts = answer.json(_Report).scripts
+        except BadResponseError as error:
             raise ActionDenied("Conflict", f"The agent in {name!r} did not return a valid report.") from error
         return tuple(
             msgspec.structs.replace(script, output=last_lines(script.output)) for script in scripts[:MAX_SCRIPTS]

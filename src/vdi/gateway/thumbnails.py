@@ -6,8 +6,7 @@ Nothing of it is kept: not here, not in the database, and by `Cache-Control: no-
 """
 
 from dataclasses import dataclass
-
-import httpx
+from http import HTTPStatus
 
 from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
@@ -64,9 +63,9 @@ class Thumbnails:
         if await self.context.shared.count(f"thumbnails/{session.metadata.uid}/{window}", WINDOW) > MOST:
             raise TooManyThumbnailsError(name)
         answer = await self.agent.ask(session, "GET", "/thumbnail", seconds=ANSWER_SECONDS, max_bytes=MAX_BYTES)
-        if answer.status == httpx.codes.NOT_FOUND:
+        if answer.status == HTTPStatus.NOT_FOUND:
             raise ActionDenied("NotFound", f"The image of desktop {name!r} provides no picture for the portal.")
-        if answer.status != httpx.codes.OK:
+        if answer.status != HTTPStatus.OK:
             raise ActionDenied("Unavailable", f"The agent in {name!r} has no picture now ({answer.status}).")
         if (size := jpeg_size(answer.body)) is None or not 0 < min(size) <= max(size) <= MAX_SIDE:
             raise ActionDenied("Conflict", f"The agent in {name!r} did not return a small JPEG.")

@@ -1,7 +1,6 @@
 """Releases as Helm keeps them: Secrets of the release's namespace, one for each revision. Read without helm."""
 
 import base64
-import gzip
 import zlib
 from collections.abc import Iterable
 from typing import Any
@@ -22,6 +21,9 @@ RELEASE_NAME, RELEASE_NAMESPACE = "meta.helm.sh/release-name", "meta.helm.sh/rel
 """Annotations of every object of a release."""
 KEEP = "helm.sh/resource-policy"
 """Annotation; with the value `keep` an object outlives its release."""
+
+_LARGEST_RELEASE = 64 * 2**20
+"""Bytes, unpacked: a Secret of 1 MiB can hold 1,000 times as much."""
 
 Object = dict[str, Any]
 
@@ -106,10 +108,21 @@ def decode_revision(secret: Object) -> Revision:
     where = f"Secret {secret['metadata']['namespace']}/{secret['metadata']['name']}"
     try:
         packed = base64.b64decode(base64.b64decode(secret["data"]["release"]))
-        content = gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed
+        content = _unpack(packed) if packed[:2] == b"\x1f\x8b" else packed
         return msgspec.json.decode(content, type=Revision)
-    except (KeyError, ValueError, OSError, EOFError, zlib.error, msgspec.DecodeError) as error:
+    except (KeyError, ValueError, zlib.error, msgspec.DecodeError, RecursionError) as error:
         raise UnexpectedAnswer(f"{where} is not a release in Helm's format: {error}") from error
+
+
+def _unpack(packed: bytes) -> bytes:
+    """Raises ValueError, zlib.error."""
+    unpacker = zlib.decompressobj(wbits=31)
+    content = unpacker.decompress(packed, _LARGEST_RELEASE)
+    if unpacker.unconsumed_tail:
+        raise ValueError(f"it has more than {_LARGEST_RELEASE} bytes when it is unpacked")
+    if not unpacker.eof:
+        raise ValueError("its compressed data is truncated")
+    return content
 
 
 def deployed(revisions: Iterable[Revision]) -> Revision | None:

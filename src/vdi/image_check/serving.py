@@ -2,17 +2,15 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-import httpx
-import msgspec
-
-from vdi.http_client import HTTP_ERRORS, LOOPBACK, open_client, reason_of, unverified
+from vdi.http_client import HTTP_ERRORS, LOOPBACK, HttpClient, open_client, reason_of, unverified
 from vdi.image_check.forward import ForwardError, forward
 from vdi.image_check.observation import HttpResult, Observation, Stream
 from vdi.image_check.pod import Tokens
-from vdi.latency_probe.client import StageError, measure, receive_first_picture
+from vdi.latency_probe.client import MAX_MESSAGE_BYTES, StageError, measure, receive_first_picture
 from vdi.latency_probe.mark import Mark
 from vdi.latency_probe.measurements import percentile
 from vdi.session.selkies_tokens import direct_table, direct_token, subprotocols
@@ -54,16 +52,14 @@ async def observe_serving(
         seen.requests_unchecked = str(error).rstrip(".")
 
 
-async def _observe_page(
-    seen: Observation, http: httpx.AsyncClient, url: str, credentials: tuple[str, str] | None
-) -> None:
+async def _observe_page(seen: Observation, http: HttpClient, url: str, credentials: tuple[str, str] | None) -> None:
     address = f"{url}{seen.health_path}"
     seen.health = await _request(http, "GET", address)
     if credentials:
-        seen.signed_in = await _request(http, "GET", address, auth=httpx.BasicAuth(*credentials))
+        seen.signed_in = await _request(http, "GET", address, auth=credentials)
 
 
-async def _observe_tokens(seen: Observation, http: httpx.AsyncClient, url: str, master: str) -> None:
+async def _observe_tokens(seen: Observation, http: HttpClient, url: str, master: str) -> None:
     sessions = f"{url}/api/sessions"
     seen.token_table = await _request(
         http, "POST", f"{url}/api/tokens", json=direct_table(master), headers=_bearer(master)
@@ -80,8 +76,9 @@ async def _observe_agent(seen: Observation, url: str, token: str) -> Mark | None
             return None
         seen.agent_without_token = await _request(http, "GET", f"{url}/activity")
         try:
-            armed = await http.post(f"{url}/photon", json={"seconds": _ARMED_SECONDS}, headers=_bearer(token))
-            return msgspec.json.decode(armed.content, type=Mark) if armed.is_success else None
+            body = {"seconds": _ARMED_SECONDS}
+            armed = await http.request("POST", f"{url}/photon", json=body, headers=_bearer(token))
+            return armed.json(Mark) if armed.status == HTTPStatus.OK else None
         except HTTP_ERRORS:
             return None
 
@@ -114,7 +111,7 @@ async def _receive_stream(url: str, token: str, mark: Mark | None) -> Stream:
             open_timeout=_ANSWER_SECONDS,
             ping_interval=None,
             compression=None,
-            max_size=None,
+            max_size=MAX_MESSAGE_BYTES,
         ) as socket:
             return await _measure(socket, mark, begun)
     except InvalidStatus as error:
@@ -136,11 +133,11 @@ async def _measure(socket: "ClientConnection", mark: Mark | None, begun: float) 
     return Stream(True, found.first_picture_seconds, median, problem)
 
 
-async def _request(http: httpx.AsyncClient, method: str, url: str, **options: Any) -> HttpResult:
+async def _request(http: HttpClient, method: str, url: str, **options: Any) -> HttpResult:
     try:
         # The body of a page may be large; its status is enough.
         async with http.stream(method, url, **options) as response:
-            return HttpResult(response.status_code)
+            return HttpResult(response.status)
     except HTTP_ERRORS as error:
         return HttpResult(problem=reason_of(error))
 

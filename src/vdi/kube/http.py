@@ -15,6 +15,8 @@ BUFFER = 2**16
 BUFFERED = 2**20
 """Bytes of a stream that wait to be read, from which on the server is kept waiting."""
 _LONGEST_HEAD = 2**16
+_LARGEST_BODY = 2**29
+"""Bytes of an answer that is read whole: a page has 200 objects, of which etcd takes 1.5 MiB each."""
 
 
 class HttpError(Exception):
@@ -174,9 +176,14 @@ class Connection(asyncio.BufferedProtocol):
             self._why_lost = HttpError(f"the response is not HTTP: {error}")
             self.transport.abort()
             return
-        if self._waiting > BUFFERED and not self._whole and not self._paused:
-            self._paused = True
-            self.transport.pause_reading()
+        if self._waiting > BUFFERED:
+            if not self._whole and not self._paused:
+                self._paused = True
+                self.transport.pause_reading()
+            elif self._waiting > _LARGEST_BODY:
+                self._why_lost = HttpError(f"the response is larger than {_LARGEST_BODY} bytes")
+                self.transport.abort()
+                return
         if self._ended or not self._to_the_end:
             self._wake()
 

@@ -44,6 +44,9 @@ OnRequest = Callable[[str, str, int, float], None]
 PAGE_SIZE = 200
 AT_ONCE = 32
 """Requests under way at a time. More would only queue in the server, and each costs a TLS handshake once."""
+_LONGEST_EVENT = 64 * 2**20
+"""Bytes of a watch event. etcd's limit of an object is 1.5 MiB, and can be raised."""
+_LONGEST_LOG_LINE = 2**20
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
@@ -268,7 +271,7 @@ class Client:
             "resourceVersion": resource_version,
             "timeoutSeconds": str(timeout_seconds),
         }
-        lines = wire.LineSplitter()
+        lines = wire.LineSplitter(_LONGEST_EVENT)
         async with self._stream("WATCH", resource, path, query, read_deadline) as content:
             if on_open is not None:
                 on_open()
@@ -286,12 +289,21 @@ class Client:
         container: str | None = None,
         follow: bool = False,
         tail: int | None = None,
+        max_bytes: int | None = None,
     ) -> AsyncGenerator[str, None]:
-        """Lines of a container's log, without their line ends; with `follow` until the container stops."""
-        query = {"container": container, "follow": "true" if follow else None, "tailLines": tail}
+        """Lines of a container's log, without their line ends; with `follow` until the container stops.
+
+        A line of more than 1 MiB comes in pieces: what a container writes is untrusted.
+        """
+        query = {
+            "container": container,
+            "follow": "true" if follow else None,
+            "tailLines": tail,
+            "limitBytes": max_bytes,
+        }
         given = {name: str(value) for name, value in query.items() if value is not None}
         path = PODS.path(namespace, pod, "log")
-        lines = wire.LineSplitter()
+        lines = wire.LineSplitter(_LONGEST_LOG_LINE)
         async with self._stream("GET", PODS, path, given, None if follow else 60.0) as content:
             async for chunk in content:
                 for line in lines.feed(chunk):

@@ -11,6 +11,10 @@ from vdi.kube.errors import UnexpectedAnswer, error_from
 T = TypeVar("T")
 
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises; the last for what is nested too deeply."""
+
+
 class Identity(msgspec.Struct, rename="camel", frozen=True, gc=False):
     """Which object, in which state. BOOKMARKs have nothing but the version."""
 
@@ -48,10 +52,15 @@ class Page:
 
 
 class LineSplitter:
-    """Cuts a stream of chunks into lines of any length; a line may be split anywhere, also inside a character."""
+    """Cuts a stream of chunks into lines; a line may be split anywhere, also inside a character.
 
-    def __init__(self) -> None:
+    One that is longer than `longest` bytes comes in pieces, so that a line without an end takes no more memory.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
         self._parts: list[bytes] = []
+        self._size = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The lines that this chunk completes, without line ends; empty ones left out."""
@@ -60,9 +69,15 @@ class LineSplitter:
             self._parts.append(lines[0])
             lines[0] = b"".join(self._parts)
             self._parts.clear()
+            self._size = 0
         rest = lines.pop()
         if rest:
             self._parts.append(rest)
+            self._size += len(rest)
+            if self._size > self._longest:
+                lines.append(b"".join(self._parts))
+                self._parts.clear()
+                self._size = 0
         return [line for line in lines if line]
 
     def rest(self) -> bytes:
@@ -125,7 +140,7 @@ def decode(body: bytes | msgspec.Raw, into: type[T], what: str) -> T:
         return msgspec.Raw(body)  # type: ignore[return-value]
     try:
         response: T = _decoder_of(into).decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise UnexpectedAnswer(f"{what}: cannot be read as {getattr(into, '__name__', into)}: {error}") from error
     return response
 
@@ -164,7 +179,7 @@ def parse_event(line: bytes, what: str) -> WatchEvent:
     """One line of a watch. An ERROR line is raised as the ApiError that it carries."""
     try:
         seen = _decode_sighting(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise UnexpectedAnswer(f"{what}: {line[:100]!r} is not a watch event: {error}") from error
     event = WatchEvent(seen.type, seen.object.metadata, line)
     if event.type == "ERROR":
@@ -176,7 +191,7 @@ def parse_page(body: bytes, what: str) -> Page:
     """One page of a list."""
     try:
         page = _decode_list(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise UnexpectedAnswer(f"{what}: not a list: {error}") from error
     return Page(page.items or [], page.metadata.resource_version, page.metadata.token)
 
@@ -197,7 +212,7 @@ def name_in(body: bytes | msgspec.Raw) -> str:
     """What an object calls itself, in words, whatever else is wrong with it."""
     try:
         found = _decode_identified(body)
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return "an object without readable metadata"
     return f"{found.kind} {found.metadata.namespace}/{found.metadata.name}".strip()
 

@@ -21,9 +21,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-import httpx
-
-from vdi.http_client import HTTP_ERRORS, address_of, open_client, proxy_for, reason_of
+from vdi.http_client import HTTP_ERRORS, HttpClient, address_of, open_client, proxy_for, reason_of
 from vdi.latency_probe.frames import DecodeError, Screen, missing_between, read_stripe
 from vdi.latency_probe.mark import Mark
 from vdi.latency_probe.measurements import Measurements
@@ -34,6 +32,8 @@ if TYPE_CHECKING:  # installed with the extra `probe` only
 T = TypeVar("T")
 
 STATE_COOKIE = "__Host-vdi-state"  # vdi.gateway.edge.headers
+MAX_MESSAGE_BYTES = 8 * 2**20
+"""A key frame of a screen with 4K has up to 4 MiB."""
 PICTURE_SECONDS = 15.0
 ROUTE_SECONDS = 15.0
 """How long Traefik may take to have the route of a desktop that has just started: its own throttle is 2 s."""
@@ -130,36 +130,34 @@ async def probe(access: DesktopAccess, presses: int, tls: ssl.SSLContext | None 
             await _leave(http, access, cookies)
 
 
-async def _enter(http: httpx.AsyncClient, access: DesktopAccess) -> str:
+async def _enter(http: HttpClient, access: DesktopAccess) -> str:
     headers = {"Cookie": f"{STATE_COOKIE}={access.state}"}
     query = {"ticket": access.ticket, "next": "/"}
     try:
-        answer = await http.get(f"{access.url}/.vdi/enter", params=query, headers=headers)
+        answer = await http.request("GET", f"{access.url}/.vdi/enter", params=query, headers=headers)
     except HTTP_ERRORS as error:
         raise StageError("entering", f"{access.url} cannot be reached: {reason_of(error)}") from error
     given = [cookie.split(";")[0] for cookie in answer.headers.get_list("Set-Cookie")]
-    if answer.status_code != HTTPStatus.FOUND or not given:
-        raise StageError(
-            "entering", f"{access.url} responds with {answer.status_code} to a ticket that was just created"
-        )
+    if answer.status != HTTPStatus.FOUND or not given:
+        raise StageError("entering", f"{access.url} responds with {answer.status} to a ticket that was just created")
     return "; ".join(given)
 
 
-async def _until_routed(http: httpx.AsyncClient, access: DesktopAccess, cookies: str) -> None:
+async def _until_routed(http: HttpClient, access: DesktopAccess, cookies: str) -> None:
     """Wait until Traefik leads to the desktop, as the waiting page does. What else is wrong the handshake reports."""
     deadline = time.perf_counter() + ROUTE_SECONDS
     with suppress(*HTTP_ERRORS):
         while time.perf_counter() < deadline:
-            answer = await http.get(f"{access.url}/api/health", headers={"Cookie": cookies})
-            if answer.status_code not in _NO_ROUTE:
+            answer = await http.request("GET", f"{access.url}/api/health", headers={"Cookie": cookies})
+            if answer.status not in _NO_ROUTE:
                 return
             await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _leave(http: httpx.AsyncClient, access: DesktopAccess, cookies: str) -> None:
+async def _leave(http: HttpClient, access: DesktopAccess, cookies: str) -> None:
     """End the grant. It ends with the login anyway, so a failure is ignored."""
     with suppress(*HTTP_ERRORS):
-        await http.post(f"{access.url}/.vdi/leave", headers={"Cookie": cookies, "Origin": access.url})
+        await http.request("POST", f"{access.url}/.vdi/leave", headers={"Cookie": cookies, "Origin": access.url})
 
 
 async def _watch(
@@ -184,7 +182,7 @@ async def _watch(
             open_timeout=_ANSWER_SECONDS,
             ping_interval=None,
             compression=None,
-            max_size=None,
+            max_size=MAX_MESSAGE_BYTES,
             **fixed,
         ) as socket:
             return await measure(socket, access.mark, presses, begun)
@@ -321,6 +319,7 @@ def _closed(stage: str, stream: Stream) -> StageError:
 
 async def _receive(socket: "ClientConnection", stream: Stream) -> None:
     from websockets.exceptions import ConnectionClosed
+    from websockets.frames import CloseCode
 
     with suppress(ConnectionClosed):
         async for message in socket:
@@ -334,6 +333,8 @@ async def _receive(socket: "ClientConnection", stream: Stream) -> None:
                 stream.close_reason = rest
             stream.notify()
     stream.closed = True
+    if (sent := socket.protocol.close_sent) is not None and sent.code == CloseCode.MESSAGE_TOO_BIG:
+        stream.close_reason = f"it sent a message of more than {MAX_MESSAGE_BYTES} bytes"
     stream.close_reason = stream.close_reason or (f"close code {socket.close_code}" if socket.close_code else "")
     stream.notify()
 

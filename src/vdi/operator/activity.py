@@ -304,7 +304,7 @@ class Agents:
         body = await self._request("GET", "/activity", session, pod, seconds=ANSWER_SECONDS)
         try:
             return msgspec.json.decode(body, type=Report)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise AgentError(f"its agent returned an invalid report: {error}") from error
 
     async def _show(self, session: VDISession, pod: Pod, notice: Notice) -> None:

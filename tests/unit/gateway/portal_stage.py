@@ -19,7 +19,6 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import AgentResponse
 from vdi.gateway.doctor_runs import DoctorRunner
 from vdi.gateway.gpu_slots import GpuSlots
 from vdi.gateway.history.component import Past
@@ -39,6 +38,7 @@ from vdi.gateway.users import User
 from vdi.gateway.web.cookies import LOGIN
 from vdi.gateway.web.errors import ErrorPages
 from vdi.gateway.web.security_headers import SecurityHeaders
+from vdi.http_client import Response
 from vdi.kube.errors import KubeError
 
 ALICE = User("alice@example.com", "Alice Archer", login_id="login-alice")
@@ -229,12 +229,12 @@ class FakeAgent:
     status: int = 200
     asked: list[str] = field(default_factory=list)
 
-    async def ask(self, session: VDISession, method: str, path: str, **_: Any) -> AgentResponse:
+    async def ask(self, session: VDISession, method: str, path: str, **_: Any) -> Response:
         self.asked.append(f"{method} {path} of {session.metadata.name}")
         answers = self.scripts if path == "/startup-scripts" else self.screens
         if session.metadata.name not in answers:
             raise ActionDenied("Unavailable", "The agent does not respond.")
-        return AgentResponse(self.status, answers[session.metadata.name])
+        return Response(self.status, answers[session.metadata.name])
 
 
 @dataclass

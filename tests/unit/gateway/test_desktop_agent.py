@@ -14,7 +14,8 @@ from aiohttp import web
 from support.builders import a_session
 from support.web_server import serve_app
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import AgentResponse, DesktopAgent
+from vdi.gateway.desktop_agent import DesktopAgent
+from vdi.http_client import Response
 from vdi.kube.errors import NotFound
 
 SESSION = a_session()
@@ -54,7 +55,7 @@ class Stand:
         await self.hold.wait()
         return answer
 
-    async def ask(self, *, seconds: float = 5.0, max_bytes: int = 100) -> AgentResponse:
+    async def ask(self, *, seconds: float = 5.0, max_bytes: int = 100) -> Response:
         return await self.agent.ask(SESSION, "GET", "/thumbnail", seconds=seconds, max_bytes=max_bytes)
 
 
@@ -75,7 +76,7 @@ async def standing(stand: Stand) -> AsyncIterator[Stand]:
 
 async def test_the_token_goes_along_and_is_read_once(stand: Stand) -> None:
     for _ in range(2):
-        assert await stand.ask() == AgentResponse(200, b"x" * 100)
+        assert await stand.ask() == Response(200, b"x" * 100)
     assert stand.asked == [("GET /thumbnail", "Bearer agents-token")] * 2
     assert stand.secrets.read == 1
 

@@ -27,6 +27,7 @@ from vdi.gateway.login.oidc.provider import Provider
 from vdi.gateway.login.throttle import PER_USER, WINDOW, Bound, Throttle
 from vdi.gateway.settings import OIDC, Settings
 from vdi.gateway.shared_state import MemorySharedState
+from vdi.http_client import HttpClient
 
 ISSUER = "https://id.example.com/realms/vdi"
 CONFIG = OIDC(issuer=ISSUER, client_id="vdi", client_secret="se:cret/ä", name="Example ID")
@@ -119,14 +120,19 @@ class SignOn:
         return await browser.get("/login/oidc/back", params=back)
 
 
+def _unread(answer: httpx.Response) -> httpx.Response:
+    """The same as it would come over the wire: httpx counts the body of a response made from text as read."""
+    return httpx.Response(answer.status_code, headers=answer.headers, stream=httpx.ByteStream(answer.content))
+
+
 @asynccontextmanager
 async def signing_on(folder: Path, throttle: Throttle | None = None) -> AsyncIterator[SignOn]:
     made: list[FakeProvider] = []
 
     def provider(clock: FakeClock) -> Provider:
         made.append(FakeProvider(lambda: clock.now().timestamp()))
-        http = httpx.AsyncClient(transport=httpx.MockTransport(made[0]))
-        return Provider(CONFIG, WITH_OIDC, now=made[0].clock, http=http)
+        http = httpx.AsyncClient(transport=httpx.MockTransport(lambda request: _unread(made[0](request))))
+        return Provider(CONFIG, WITH_OIDC, now=made[0].clock, http=HttpClient(http))
 
     async with LoginStage(folder, WITH_OIDC, throttle=throttle, provider=provider) as stage:
         yield SignOn(stage, made[0])

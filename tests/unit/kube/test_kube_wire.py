@@ -18,7 +18,7 @@ lines = st.lists(st.binary(max_size=20).map(lambda line: line.replace(b"\n", b""
 def test_lines_come_out_whole_however_the_stream_is_cut(lines: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(line + b"\n" for line in lines) + b"rest"
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
-    splitter = LineSplitter()
+    splitter = LineSplitter(2**20)
     out = []
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         out += splitter.feed(stream[start:end])
@@ -27,7 +27,7 @@ def test_lines_come_out_whole_however_the_stream_is_cut(lines: list[bytes], data
 
 
 def test_a_long_line_in_small_chunks_takes_linear_time() -> None:
-    splitter = LineSplitter()
+    splitter = LineSplitter(10_000_000)
     for _ in range(100_000):
         assert splitter.feed(b"x" * 100) == []
     assert splitter.feed(b"\n") == [b"x" * 10_000_000]

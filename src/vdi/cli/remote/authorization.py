@@ -8,7 +8,6 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import json
 import secrets
 import socket
 from collections.abc import AsyncIterator
@@ -20,6 +19,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from vdi.cli.errors import CliError
 from vdi.cli.remote.client import GatewayClient
 from vdi.cli.remote.logins import Login
+from vdi.http_client import BadResponseError
 
 _LONGEST_REQUEST = 8192
 _REQUEST_SECONDS = 10.0
@@ -54,14 +54,14 @@ class AuthorizationRequest:
 async def exchange_code(client: GatewayClient, request: AuthorizationRequest, code: str, ca: str) -> Login:
     """Exchange the code for a token. Raises CliError with the gateway's reason."""
     given = {"code": code, "code_verifier": request.verifier, "redirect_uri": request.redirect_uri}
-    status, text = await client.post_form("/cli/token", given)
+    response = await client.post_form("/cli/token", given)
     try:
-        answer: dict[str, Any] = json.loads(text)
-        if status == 200:
+        answer = response.json(dict[str, Any])
+        if response.status == 200:
             return Login(answer["user"], answer["token"], answer.get("expires", ""), ca)
         why = str(answer["error_description"])
-    except (ValueError, KeyError, TypeError) as error:
-        words = f"{request.server} responds with {status} to the code, which a gateway of VDI does not do"
+    except (BadResponseError, KeyError) as error:
+        words = f"{request.server} responds with {response.status} to the code, which a gateway of VDI does not do"
         raise CliError(words) from error
     raise CliError(f"{request.server} issues no token for this code: {why}")
 

@@ -7,16 +7,29 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 from urllib import parse
 
-import httpx
-
 from vdi.cli.errors import COULD_NOT_LOOK, FINDINGS, USAGE, CliError
-from vdi.http_client import HTTP_ERRORS, certificate_error, open_client, reason_of, unverified
+from vdi.http_client import (
+    HTTP_ERRORS,
+    BadResponseError,
+    HttpClient,
+    Response,
+    ResponseStream,
+    certificate_error,
+    open_client,
+    reason_of,
+    unverified,
+)
 from vdi.version import user_agent
 
 _REQUEST_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
-_STREAM = httpx.Timeout(60.0, connect=_CONNECT_SECONDS)
+_SILENT_SECONDS = 60.0
 """The gateway sends a comment every 20 s: a stream that is silent for 60 s is dead."""
+_LARGEST_RESPONSE, _LARGEST_LIST, _LARGEST_TEXT = 8 * 2**20, 32 * 2**20, 128 * 2**20
+"""Bytes of a response, of a list with all its pages, and of an export as CSV. JSON takes up to 20 times as much
+memory."""
+_LARGEST_EVENT = 2**20
+"""Bytes: a session takes about 10 KiB."""
 _EXIT_CODES = {400: USAGE, 403: FINDINGS, 404: FINDINGS, 409: FINDINGS, 422: USAGE}
 
 
@@ -42,7 +55,7 @@ class GatewayClient:
             headers["Authorization"] = f"Bearer {token}"
         self._headers = headers
         self.tls = unverified() if connect else tls(ca)
-        self._client: httpx.AsyncClient | None = None
+        self._client: HttpClient | None = None
 
     async def __aenter__(self) -> Self:
         self._client = open_client(
@@ -57,7 +70,7 @@ class GatewayClient:
 
     async def __aexit__(self, *_: object) -> None:
         if self._client is not None:
-            await self._client.aclose()
+            await self._client.close()
 
     async def check(self) -> None:
         """That there is a gateway, and that its certificate is trusted. Raises CliError."""
@@ -65,16 +78,15 @@ class GatewayClient:
             if answer.headers.get("content-type", "").partition(";")[0] != "application/json":
                 raise CliError(f"{self.server} is not a gateway of VDI; check the address", COULD_NOT_LOOK)
 
-    async def post_form(self, path: str, fields: Mapping[str, str]) -> tuple[int, bytes]:
-        """Send a form outside of the API; the answer's status and body, whatever it is."""
+    async def post_form(self, path: str, fields: Mapping[str, str]) -> Response:
+        """Send a form outside of the API; the answer, whatever it is."""
         try:
-            answer = await self._connected.post(self.server + path, data=dict(fields))
+            return await self._connected.request("POST", self.server + path, data=dict(fields))
         except HTTP_ERRORS as error:
-            raise self._unreachable(error) from error
-        return answer.status_code, answer.content
+            raise self._failed(error) from error
 
     @property
-    def _connected(self) -> httpx.AsyncClient:
+    def _connected(self) -> HttpClient:
         assert self._client is not None  # noqa: S101 -- for the type checker: entered before it is used
         return self._client
 
@@ -85,14 +97,19 @@ class GatewayClient:
     async def text(self, path: str, **query: str) -> str:
         """Read `/api/v1` + path as text, such as CSV."""
         async with self._open("GET", f"/api/v1{path}", query=query, headers={"Accept": "*/*"}) as answer:
-            return (await answer.aread()).decode()
+            return (await answer.read(_LARGEST_TEXT)).decode()
 
     async def items(self, path: str, **query: str) -> list[Any]:
         """All items of a list, page by page."""
         found: list[Any] = []
+        size = 0
         cursor: str | None = ""
         while cursor is not None:
-            page = await self.get(path, **query, **({"cursor": cursor} if cursor else {}))
+            response = await self._whole("GET", path, query=query | ({"cursor": cursor} if cursor else {}))
+            size += len(response.body)
+            if size > _LARGEST_LIST:
+                raise CliError(f"{self.server}: the list {path} is too large: more than {_LARGEST_LIST} bytes")
+            page = self._decoded(response)
             found += page["items"]
             cursor = page.get("next") or None
         return found
@@ -101,35 +118,51 @@ class GatewayClient:
         self, method: str, path: str, *, body: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None
     ) -> Any:
         """Send one request; returns the JSON of the response, or None when it has no body."""
+        response = await self._whole(method, path, body=body, query=query)
+        return self._decoded(response) if response.body else None
+
+    async def _whole(
+        self, method: str, path: str, *, body: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None
+    ) -> Response:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} if body is not None else {}
         async with self._open(method, f"/api/v1{path}", query=query, data=data, headers=headers) as answer:
-            text = await answer.aread()
-            return json.loads(text) if text else None
+            return Response(answer.status, await answer.read(_LARGEST_RESPONSE))
+
+    def _decoded(self, response: Response) -> Any:
+        try:
+            return response.json(dict[str, Any])
+        except BadResponseError as error:
+            raise self._failed(error) from error
 
     @asynccontextmanager
     async def events(self, path: str, **query: str) -> AsyncIterator[AsyncIterator[tuple[str, str]]]:
         """A stream of Server-Sent Events, as (event, data)."""
         headers = {"Accept": "text/event-stream"}
-        async with self._open("GET", f"/api/v1{path}", query=query, headers=headers, limits=_STREAM) as answer:
+        async with self._open(
+            "GET", f"/api/v1{path}", query=query, headers=headers, silent_seconds=_SILENT_SECONDS
+        ) as answer:
             yield self._events(answer)
 
-    async def _events(self, answer: httpx.Response) -> AsyncIterator[tuple[str, str]]:
-        name = ""
-        data: list[str] = []
+    async def _events(self, answer: ResponseStream) -> AsyncIterator[tuple[str, str]]:
+        name, data, size = "", list[str](), 0
         try:
-            async for line in _lines(answer):
+            async for raw in answer.lines(_LARGEST_EVENT):
+                line = raw.decode().rstrip("\r")
+                size += len(raw) + 1
                 if not line and data:
                     yield name, "\n".join(data)
                 if not line:
-                    name, data = "", []
+                    name, data, size = "", [], 0
+                if size > _LARGEST_EVENT:
+                    raise BadResponseError(f"an event of the response is too large: more than {_LARGEST_EVENT} bytes")
                 field, _, value = line.partition(":")
                 if field == "event":
                     name = value.removeprefix(" ")
                 elif field == "data":
                     data.append(value.removeprefix(" "))
         except HTTP_ERRORS as error:
-            raise self._unreachable(error) from error
+            raise self._failed(error) from error
 
     @asynccontextmanager
     async def _open(
@@ -140,8 +173,8 @@ class GatewayClient:
         query: Mapping[str, str] | None = None,
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        limits: httpx.Timeout | None = None,
-    ) -> AsyncIterator[httpx.Response]:
+        silent_seconds: float | None = None,
+    ) -> AsyncIterator[ResponseStream]:
         try:
             async with self._connected.stream(
                 method,
@@ -149,15 +182,17 @@ class GatewayClient:
                 params=query,
                 content=data,
                 headers=headers,
-                timeout=limits or httpx.USE_CLIENT_DEFAULT,
+                silent_seconds=silent_seconds,
             ) as answer:
-                if answer.status_code >= 300:
-                    raise _refusal(self.server, answer.status_code, await answer.aread())
+                if answer.status >= 300:
+                    raise _refusal(self.server, Response(answer.status, await answer.read()))
                 yield answer
         except HTTP_ERRORS as error:
-            raise self._unreachable(error) from error
+            raise self._failed(error) from error
 
-    def _unreachable(self, error: Exception) -> CliError:
+    def _failed(self, error: Exception) -> CliError:
+        if isinstance(error, BadResponseError):
+            return CliError(f"{self.server} does not respond as a gateway of VDI does: {error}", COULD_NOT_LOOK)
         if untrusted := certificate_error(error):
             why = f"its certificate is not trusted ({untrusted.verify_message})"
             return CliError(
@@ -165,15 +200,6 @@ class GatewayClient:
                 COULD_NOT_LOOK,
             )
         return CliError(f"cannot reach the gateway {self.server}: {reason_of(error)}", COULD_NOT_LOOK)
-
-
-async def _lines(answer: httpx.Response) -> AsyncIterator[str]:
-    """The lines of a stream. httpx's own splits at U+2028 and others too, which JSON may contain."""
-    rest = b""
-    async for piece in answer.aiter_bytes():
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            yield line.decode().rstrip("\r")
 
 
 def quote(text: str) -> str:
@@ -191,12 +217,13 @@ def tls(ca: str) -> ssl.SSLContext:
     return context
 
 
-def _refusal(server: str, status: int, body: bytes) -> CliError:
+def _refusal(server: str, response: Response) -> CliError:
     """What the gateway says, or what stands before it."""
+    status = response.status
     try:
-        problem = json.loads(body)
+        problem = response.json(dict[str, Any])
         detail = str(problem["detail"])
-    except (ValueError, KeyError, TypeError):
+    except (BadResponseError, KeyError):
         words = f"{server} responds with {status}, which a gateway of VDI does not do; check the address"
         return CliError(words, COULD_NOT_LOOK)
     if status == 401:

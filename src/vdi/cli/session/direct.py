@@ -11,15 +11,15 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-
-import httpx
+from http import HTTPStatus
+from typing import Any
 
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.options import KubeConnection
 from vdi.cli.session.backend import Opening, Target
 from vdi.cli.session.kube_backend import KubeBackend, KubeTarget
 from vdi.cli.session.operations import running_session
-from vdi.http_client import HTTP_ERRORS, LOOPBACK, open_client
+from vdi.http_client import HTTP_ERRORS, LOOPBACK, HttpClient, Response, open_client
 from vdi.session.children.secret import USERNAME
 from vdi.session.children.service import PORT_NAME
 from vdi.session.selkies_tokens import direct_table, direct_token
@@ -127,8 +127,8 @@ def open_locally(desktop: Desktop, port: int) -> Opening:
 
 async def _prepare(desktop: Desktop, url: str) -> Opening:
     async with open_client(url, seconds=_ANSWER_SECONDS) as http:
-        status = await http.get(f"{url}api/status")
-        if status.raise_for_status().json().get("current_mode") == "webrtc":
+        status = _accepted(await http.request("GET", f"{url}api/status"))
+        if status.json(dict[str, Any]).get("current_mode") == "webrtc":
             raise CliError("this desktop streams over WebRTC, whose picture cannot pass a forwarded port")
         if desktop.user:
             return Opening(url, desktop.user, desktop.secret)
@@ -137,22 +137,28 @@ async def _prepare(desktop: Desktop, url: str) -> Opening:
         return Opening(f"{url}#token={token}")
 
 
-async def _have_token_known(http: httpx.AsyncClient, url: str, *, master: str, token: str) -> None:
+async def _have_token_known(http: HttpClient, url: str, *, master: str, token: str) -> None:
     """The gateway gives the token to each desktop; where it could not, and no one is connected, this does."""
-    if (await _sessions(http, url, token)).status_code == httpx.codes.OK:
+    if (await _sessions(http, url, token)).status == HTTPStatus.OK:
         return
     answer = await _sessions(http, url, master)
-    if answer.status_code != httpx.codes.OK:
-        raise CliError(f"the desktop rejects the token of its Secret with status {answer.status_code}")
-    if answer.json().get("sessions"):
+    if answer.status != HTTPStatus.OK:
+        raise CliError(f"the desktop rejects the token of its Secret with status {answer.status}")
+    if answer.json(dict[str, Any]).get("sessions"):
         raise CliError(
             "the desktop does not know the token for direct access, and a new token table would disconnect the "
             "users who are connected now. A gateway of this version adds it when it starts"
         )
     table = direct_table(master)
-    posted = await http.post(f"{url}api/tokens", json=table, headers={"Authorization": f"Bearer {master}"})
-    posted.raise_for_status()
+    headers = {"Authorization": f"Bearer {master}"}
+    _accepted(await http.request("POST", f"{url}api/tokens", json=table, headers=headers))
 
 
-async def _sessions(http: httpx.AsyncClient, url: str, token: str) -> httpx.Response:
-    return await http.get(f"{url}api/sessions", headers={"Authorization": f"Bearer {token}"})
+async def _sessions(http: HttpClient, url: str, token: str) -> Response:
+    return await http.request("GET", f"{url}api/sessions", headers={"Authorization": f"Bearer {token}"})
+
+
+def _accepted(response: Response) -> Response:
+    if response.status != HTTPStatus.OK:
+        raise CliError(f"the desktop responds with status {response.status}", COULD_NOT_LOOK)
+    return response

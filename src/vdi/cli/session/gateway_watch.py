@@ -10,6 +10,7 @@ import msgspec
 from vdi.api.session import VDISession
 from vdi.cli.errors import CliError
 from vdi.cli.remote.client import GatewayClient, LoggedOutError, NoSuchThingError
+from vdi.http_client import decode_json
 
 T = TypeVar("T")
 _RECONNECT_SECONDS = 1.0
@@ -91,7 +92,7 @@ class GatewayWatch:
             async for kind, data in events:
                 self._last_event = asyncio.get_running_loop().time()
                 if kind == "session":
-                    session = msgspec.json.decode(data, type=VDISession)
+                    session = decode_json(data.encode(), VDISession)
                     if listed is not None:
                         listed[session.metadata.name] = session
                     self._put(session)
@@ -100,7 +101,7 @@ class GatewayWatch:
                     listed = None
                     self._synced.set()
                 elif kind == "gone":
-                    gone = msgspec.json.decode(data, type=_Gone)
+                    gone = decode_json(data.encode(), _Gone)
                     self._drop(gone.name)
 
     def _replace(self, listed: dict[str, VDISession]) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
+import msgspec
 import typer
 
 from vdi.cli.errors import COULD_NOT_LOOK, CliError
@@ -59,6 +60,11 @@ class JobSettings:
     """VDI_PROBE_TEMPLATE."""
 
 
+class _Issued(msgspec.Struct):
+    user: str
+    token: str
+
+
 def read_settings(environ: Mapping[str, str]) -> JobSettings:
     """Raises KeyError for a variable that is missing: the chart sets all of them."""
     return JobSettings(
@@ -94,14 +100,15 @@ async def _log_in(settings: JobSettings) -> tuple[str, str]:
     headers = {"Authorization": f"Bearer {settings.token_file.read_text().strip()}"}
     try:
         async with open_client(settings.internal, seconds=_REQUEST_SECONDS) as http:
-            answer = await http.post(f"{settings.internal}/internal/probe-token", headers=headers)
+            answer = await http.request("POST", f"{settings.internal}/internal/probe-token", headers=headers)
+            if answer.status != HTTPStatus.OK:
+                reason = answer.body.decode(errors="replace").strip()
+                message = f"the gateway gives no token to the probe ({answer.status}): {reason}"
+                raise CliError(message, COULD_NOT_LOOK)
+            issued = answer.json(_Issued)
     except HTTP_ERRORS as error:
         raise CliError(f"cannot reach {settings.internal}: {reason_of(error)}", COULD_NOT_LOOK) from error
-    if answer.status_code != HTTPStatus.OK:
-        message = f"the gateway gives no token to the probe ({answer.status_code}): {answer.text.strip()}"
-        raise CliError(message, COULD_NOT_LOOK)
-    found = answer.json()
-    return found["user"], found["token"]
+    return issued.user, issued.token
 
 
 async def _run(settings: JobSettings) -> ProbeReport:

@@ -36,7 +36,7 @@ READ_SECONDS = 30.0
 """How long a running download may stand still."""
 
 _BLOCK = 1 << 18
-_LARGEST_CHECKSUM_FILE = 1 << 20
+_LARGEST_CHECKSUM_FILE, _LARGEST_DOWNLOAD = 1 << 20, 1 << 30
 _SHA256 = re.compile(r"^([0-9a-fA-F]{64})(?:\s+\*?(?:\./)?(\S+))?\s*$", re.MULTILINE)
 
 
@@ -94,6 +94,8 @@ class Downloader:
                         out.write(block)
                         digest.update(block)
                         done += len(block)
+                        if done > _LARGEST_DOWNLOAD:
+                            raise SourceFailed(f"{address}: is larger than {_LARGEST_DOWNLOAD} bytes")
                         step.update(f"{done / 1e6:.1f} of {total / 1e6:.1f} MB", done=done, total=total or None)
         except urllib.error.HTTPError as error:
             error.close()

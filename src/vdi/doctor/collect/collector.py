@@ -58,6 +58,7 @@ from vdi.session.times import format_time
 BUDGET = 31
 KASM_BUDGET = 6
 LOG_LINES = 200
+LOG_BYTES = 2**20
 _LOGS = 20
 _LOG_SECONDS = 5.0
 _ANSWER_SECONDS = 10.0
@@ -261,10 +262,10 @@ class _Reading:
 
         async def read() -> None:
             async with asyncio.timeout(_LOG_SECONDS):
-                lines = [
-                    line
-                    async for line in self.client.log_lines(namespace, pod, container=container or None, tail=LOG_LINES)
-                ]
+                found = self.client.log_lines(
+                    namespace, pod, container=container or None, tail=LOG_LINES, max_bytes=LOG_BYTES
+                )
+                lines = [line async for line in found]
             self.logs[key] = [line[:500] for line in lines]
 
         await self._try(PODS, "pods/log", namespace, "get", read, what="pods/log")

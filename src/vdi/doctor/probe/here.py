@@ -70,7 +70,7 @@ async def _ask(url: str, tls: ssl.SSLContext | None) -> tuple[int, int]:
         async with client.stream("GET", url) as page:
             pass
         async with client.stream("GET", origin + _STREAM, headers={**upgrade, "Origin": origin}) as handshake:
-            return page.status_code, handshake.status_code
+            return page.status, handshake.status
 
 
 def judge(target: Target, seen: Seen) -> Iterator[Finding]:

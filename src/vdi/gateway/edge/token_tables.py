@@ -11,8 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-
-import httpx
+from http import HTTPStatus
 
 from vdi.api.session import Phase, VDISession
 from vdi.gateway.addresses import NO_AUTHORITIES
@@ -22,6 +21,7 @@ from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, token_table
 from vdi.gateway.rights import role_in
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.store.grants import Grant, GrantStore
+from vdi.http_client import HTTP_ERRORS, HttpClient, open_client, reason_of
 from vdi.session.image import takes_tokens
 from vdi.session.selkies_tokens import direct_table
 
@@ -205,13 +205,17 @@ class TokenTablePublisher:
         table = token_table(master, grants) | direct_table(master)
         url, headers = f"{self._address(session)}/api/tokens", {"Authorization": f"Bearer {master}"}
         try:
-            async with _client() as http, http.stream("POST", url, json=table, headers=headers) as answer:
-                status = answer.status_code
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise PostError(f"{type(error).__name__}: {error}") from error
-        if status == httpx.codes.UNAUTHORIZED:
+            async with (
+                asyncio.timeout(ANSWER_SECONDS),
+                _client(url) as http,
+                http.stream("POST", url, json=table, headers=headers) as answer,
+            ):
+                status = answer.status
+        except HTTP_ERRORS as error:
+            raise PostError(f"{type(error).__name__}: {reason_of(error)}") from error
+        if status == HTTPStatus.UNAUTHORIZED:
             self._masters.forget(uid)  # perhaps the Secret was replaced
-        if status != httpx.codes.OK:
+        if status != HTTPStatus.OK:
             raise PostError(f"it responds with {status}")
         return frozenset(grant.id for grant in grants)
 
@@ -232,13 +236,13 @@ class TokenTablePublisher:
         ]
 
 
-def _client() -> httpx.AsyncClient:
+def _client(url: str) -> HttpClient:
     """For one post. A pool that all posts share looks through all of its connections at each step of each of them: when
     many desktops do not answer, that takes the whole core from those who come in.
 
-    No proxy of the environment, no redirects: a desktop's answer is a stranger's word.
+    No proxy of the environment, no redirects: a desktop's answer is untrusted input.
     """
-    return httpx.AsyncClient(timeout=ANSWER_SECONDS, trust_env=False, follow_redirects=False, verify=NO_AUTHORITIES)
+    return open_client(url, seconds=ANSWER_SECONDS, tls=NO_AUTHORITIES, use_proxy=False)
 
 
 def should_run(session: VDISession) -> bool:

@@ -9,21 +9,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-
-import httpx
+from urllib.parse import urlsplit
 
 from vdi.helm.binary import find_helm
 from vdi.helm.errors import HelmUnavailable
-from vdi.http_client import HTTP_ERRORS, certificate_error, open_client, reason_of, unverified
+from vdi.http_client import HTTP_ERRORS, TIMEOUTS, certificate_error, open_client, reason_of, unverified
 from vdi.kasm.preflight.facts import Answer, Probe, Resolution, Tool
 from vdi.kube.config import ClusterConfig
+from vdi.kube.connections import HttpClient as KubeHttpClient
+from vdi.kube.connections import Target
 from vdi.kube.errors import ConfigError
+from vdi.kube.http import HttpError
 
 _CONNECT_SECONDS = 2.0
 _HTTP_SECONDS = 10.0
 _TOOL_SECONDS = 20.0
 _BODY = 2000
-"""So many characters of an answer are kept."""
+"""So many bytes of an answer are kept."""
 
 
 async def resolve(host: str) -> Resolution:
@@ -122,18 +124,11 @@ async def _ask(method: str, url: str, connect: str, *, trust: bool) -> Answer:
         open_client(url, seconds=_HTTP_SECONDS, tls=tls, connect=connect) as client,
         client.stream(method, url) as answer,
     ):
-        body = b""
-        async for piece in answer.aiter_bytes():
-            body += piece
-            if len(body) >= _BODY:
-                break
-        return Answer(url, answer.status_code, body[:_BODY].decode(errors="replace"), trusted=trust)
+        return Answer(url, answer.status, (await answer.start(_BODY)).decode(errors="replace"), trusted=trust)
 
 
 def _words(error: Exception) -> str:
-    if isinstance(error, TimeoutError | httpx.TimeoutException):
-        return f"no response within {_HTTP_SECONDS:g} s"
-    return reason_of(error)
+    return f"no response within {_HTTP_SECONDS:g} s" if isinstance(error, TIMEOUTS) else reason_of(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,18 +144,16 @@ class ServerTime:
 async def read_clocks(config: ClusterConfig) -> ServerTime:
     """From the Date header of any answer; no account is needed for that, so none is shown."""
     try:
-        context = config.ssl_context() or True
-    except ConfigError as error:
+        target = Target(config.server, config.ssl_context(), config.tls_server_name, config.proxy_url)
+    except (ConfigError, ValueError) as error:
         return ServerTime(problem=str(error))
-    name = {"sni_hostname": config.tls_server_name} if config.tls_server_name else {}
+    host = urlsplit(config.server).netloc
+    request = f"GET {target.prefix}/version HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
     began = time.monotonic()
     try:
-        async with httpx.AsyncClient(
-            verify=context, proxy=config.proxy_url, timeout=_HTTP_SECONDS, trust_env=False
-        ) as client:
-            answer = await client.get(f"{config.server.rstrip('/')}/version", extensions=name)
-            said = answer.headers.get("Date", "")
-    except HTTP_ERRORS as error:
+        async with asyncio.timeout(_HTTP_SECONDS), KubeHttpClient(target, limit=1).stream(request) as connection:
+            said = (await connection.head()).header("Date") or ""
+    except (*HTTP_ERRORS, HttpError) as error:
         return ServerTime(problem=f"the API server did not respond to GET /version ({_words(error)})")
     took = time.monotonic() - began
     try:

@@ -2,11 +2,13 @@
 
 import json
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_LARGEST_DOCUMENT = 1 << 20
+_LARGEST_DOCUMENT, _LARGEST_INDEX = 1 << 20, 64 << 20
+"""Bytes of one JSON file, and of all that are read. A blob of less than a MiB may be a layer as well."""
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
@@ -27,11 +29,11 @@ def read_archive(path: Path) -> tuple[ArchiveImage, ...]:
     try:
         with tarfile.open(path) as archive:
             documents = dict(_documents(archive))
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
         raise BadArchiveError(f"{path}: cannot be read as an image archive ({error}); {allowed}") from error
     try:
         images = tuple(dict.fromkeys(_docker_images(documents) or _oci_images(documents)))
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise BadArchiveError(f"{path}: its index of images is broken ({error!r}); {allowed}") from error
     if not images:
         raise BadArchiveError(f"{path}: contains no image with a name; {allowed}")
@@ -39,12 +41,16 @@ def read_archive(path: Path) -> tuple[ArchiveImage, ...]:
 
 
 def _documents(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+    size = 0
     for member in archive:
         name = member.name.removeprefix("./")
         is_document = name.endswith(".json") or name.startswith("blobs/")
         if member.isfile() and is_document and member.size <= _LARGEST_DOCUMENT:
             content = archive.extractfile(member)
             assert content is not None  # noqa: S101 - it is a file
+            size += member.size
+            if size > _LARGEST_INDEX:
+                raise tarfile.TarError(f"its small files have more than {_LARGEST_INDEX} bytes")
             yield name, content.read()
 
 
@@ -68,17 +74,23 @@ def _oci_images(documents: Mapping[str, bytes]) -> list[ArchiveImage]:
 
 def _architectures(documents: Mapping[str, bytes], entry: Mapping[str, Any]) -> Iterator[str]:
     """Of an image, or of each image in an index. Attestations have the architecture `unknown`."""
-    platform = (entry.get("platform") or {}).get("architecture")
-    if platform:
-        if platform != "unknown":
-            yield platform
-        return
-    document = json.loads(documents[_path(entry)])
-    if "manifests" in document:
-        for child in document["manifests"]:
-            yield from _architectures(documents, child)
-    else:
-        yield json.loads(documents[_path(document["config"])])["architecture"]
+    seen: set[str] = set()
+    waiting = [entry]
+    while waiting:
+        entry = waiting.pop(0)
+        if platform := (entry.get("platform") or {}).get("architecture"):
+            if platform != "unknown":
+                yield platform
+            continue
+        path = _path(entry)
+        if path in seen:  # read again, two indexes that name each other would have no end
+            raise ValueError(f"the index names {path} twice, or itself")
+        seen.add(path)
+        document = json.loads(documents[path])
+        if "manifests" in document:
+            waiting += document["manifests"]
+        else:
+            yield json.loads(documents[_path(document["config"])])["architecture"]
 
 
 def _path(descriptor: Mapping[str, Any]) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
-import httpx
 import msgspec
 from joserfc import jwt
 from joserfc.errors import InvalidKeyIdError, JoseError
@@ -20,6 +19,14 @@ from vdi.gateway.login.logins import Identity
 from vdi.gateway.login.oidc import flow
 from vdi.gateway.login.oidc.claims import ClaimsError, check_claims, identity_from
 from vdi.gateway.settings import OIDC, Settings
+from vdi.http_client import (
+    HTTP_ERRORS,
+    BadResponseError,
+    HttpClient,
+    Response,
+    open_client_for_any_host,
+    reason_of,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -27,6 +34,9 @@ T = TypeVar("T")
 SIGNED_WITH = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA")
 """Signatures with the provider's private key: `none`, and those with a shared secret, are not signatures."""
 _SECONDS = 10.0
+"""For the whole of one request."""
+_LARGEST_RESPONSE = 256 * 1024
+"""Bytes: the keys of a provider with many of them take about 20 KiB."""
 _FRESH = 3600.0
 """Seconds that what the provider says about itself is kept."""
 _SURE = 30.0
@@ -59,6 +69,10 @@ class _Tokens(msgspec.Struct):
     access_token: str = ""
 
 
+class _Keys(msgspec.Struct):
+    keys: list[dict[str, Any]]
+
+
 class Provider:
     """One provider. `redirect_uri` is the address at which people come back."""
 
@@ -68,7 +82,7 @@ class Provider:
         settings: Settings,
         *,
         now: Callable[[], float] = time.time,
-        http: httpx.AsyncClient | None = None,
+        http: HttpClient | None = None,
     ) -> None:
         self.config = config
         self.redirect_uri = f"{settings.portal_url}/login/oidc/back"
@@ -144,7 +158,7 @@ class Provider:
     async def close(self) -> None:
         """Let go of connections."""
         if self._http is not None:
-            await self._http.aclose()
+            await self._http.close()
 
     async def _about(self, fresh: float = _FRESH) -> Metadata:
         async with self._lock:
@@ -188,7 +202,7 @@ class Provider:
         }
         auth = None
         if config.client_secret and "client_secret_basic" in metadata.token_endpoint_auth_methods_supported:
-            auth = httpx.BasicAuth(_form_encoded(config.client_id), _form_encoded(config.client_secret))
+            auth = _form_encoded(config.client_id), _form_encoded(config.client_secret)
         else:
             form["client_id"] = config.client_id
             if config.client_secret:
@@ -205,13 +219,13 @@ class Provider:
                     raise
                 self._keys = None  # it has a new key
                 return jwt.decode(id_token, await self._key_set(metadata), algorithms=SIGNED_WITH).claims
-        except (JoseError, ValueError) as error:
+        except (JoseError, ValueError, RecursionError) as error:
             raise ClaimsError(f"the ID token's signature is not valid: {error}") from error
 
     async def _key_set(self, metadata: Metadata) -> KeySet:
         if self._keys is None or self._now() - self._keys_at > _FRESH:
-            found = await self._json("GET", metadata.jwks_uri, dict[str, Any])
-            keys = [key for key in found.get("keys", ()) if isinstance(key, dict) and key.get("use", "sig") == "sig"]
+            found = await self._json("GET", metadata.jwks_uri, _Keys)
+            keys = [key for key in found.keys if key.get("use", "sig") == "sig"]
             self._keys = KeySet.import_key_set({"keys": keys})
             self._keys_at = self._now()
         return self._keys
@@ -226,26 +240,26 @@ class Provider:
     async def _json(self, method: str, url: str, into: type[T], **rest: Any) -> T:
         where = f"{method} {url.partition('?')[0]}"
         if self._http is None:  # not before it is needed: it reads all certificates of the system
-            self._http = httpx.AsyncClient(timeout=_SECONDS)
+            self._http = open_client_for_any_host(seconds=_SECONDS)
         try:
-            answer = await self._http.request(method, url, **rest)
-        except httpx.HTTPError as error:
-            raise ProviderDownError(f"{where}: {str(error) or type(error).__name__}") from error
-        if answer.status_code == 400:  # OAuth's answer to a code or a token that is wrong, old, or used before
+            answer = await self._http.request(method, url, max_bytes=_LARGEST_RESPONSE, seconds=_SECONDS, **rest)
+        except HTTP_ERRORS as error:
+            raise ProviderDownError(f"{where}: {reason_of(error)}") from error
+        if answer.status == 400:  # OAuth's answer to a code or a token that is wrong, old, or used before
             raise ClaimsError(f"{where}: 400 {_error_of(answer)}".rstrip())
-        if answer.status_code != 200:
-            raise ProviderDownError(f"{where}: {answer.status_code} {_error_of(answer)}".rstrip())
+        if answer.status != 200:
+            raise ProviderDownError(f"{where}: {answer.status} {_error_of(answer)}".rstrip())
         try:
-            return msgspec.json.decode(answer.content, type=into)
-        except msgspec.DecodeError as error:
+            return answer.json(into)
+        except BadResponseError as error:
             raise ProviderDownError(f"{where}: the response does not conform to OpenID Connect: {error}") from error
 
 
-def _error_of(answer: httpx.Response) -> str:
+def _error_of(answer: Response) -> str:
     """OAuth's own word for what is wrong, never the body: there may be tokens in it."""
     try:
-        error = msgspec.json.decode(answer.content, type=dict[str, Any]).get("error", "")
-    except msgspec.DecodeError:
+        error = answer.json(dict[str, Any]).get("error", "")
+    except BadResponseError:
         return ""
     return error[:100] if isinstance(error, str) else ""
 
