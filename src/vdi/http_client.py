@@ -33,6 +33,11 @@ MAX_BYTES = 2**20
 """Largest body where the caller names no limit."""
 
 
+_PIECES, _PIECE_BYTES = 64, 128
+"""A body has at most 64 pieces, and one for each 128 bytes of its largest size. 64 KiB in chunks of one byte would keep
+the event loop for 0.8 s."""
+
+
 class BadResponseError(ValueError):
     """Raised for a response that is too large, compressed, or not the JSON that was expected; says which."""
 
@@ -110,11 +115,15 @@ class ResponseStream:
     async def read(self, max_bytes: int = MAX_BYTES) -> bytes:
         """The whole body, which may not be larger."""
         body = bytearray()
+        left = _PIECES + max_bytes // _PIECE_BYTES
         async for piece in self._response.aiter_raw():
             self._refuse_encoding()
             body += piece
+            left -= 1
             if len(body) > max_bytes:
                 raise BadResponseError(f"the response is too large: more than {max_bytes} bytes")
+            if left < 0:
+                raise BadResponseError(f"the response has too many chunks of less than {_PIECE_BYTES} bytes")
         return bytes(body)
 
     async def start(self, max_bytes: int) -> bytes:

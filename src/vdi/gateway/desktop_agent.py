@@ -56,7 +56,7 @@ class DesktopAgent:
                 )
         except BadResponseError as error:
             raise ActionDenied(
-                "Conflict", f"The agent in the desktop {meta.name!r} is not believed: {error}."
+                "Conflict", f"The response of the agent in the desktop {meta.name!r} is refused: {error}."
             ) from error
         except HTTP_ERRORS as error:
             raise ActionDenied("Unavailable", f"The agent in the desktop {meta.name!r} does not respond.") from error

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from support.builders import a_session
+from support.hostile_server import DEEP, HOSTILE, serve_answer
 from support.web_server import serve_app
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop_agent import DesktopAgent
@@ -92,6 +94,23 @@ async def test_a_token_that_is_refused_is_read_again(stand: Stand) -> None:
 async def test_an_answer_has_a_largest_size(stand: Stand) -> None:
     with pytest.raises(ActionDenied, match="is too large"):
         await stand.ask(max_bytes=99)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_no_answer_takes_more_memory_than_its_size(name: str) -> None:
+    async with serve_answer(HOSTILE[name]) as server:
+        agent = DesktopAgent(cast(Any, Secrets()), lambda _: server.url)
+        tracemalloc.start()
+        try:
+            if name == "deep JSON":
+                assert (await agent.ask(SESSION, "GET", "/", seconds=5, max_bytes=2**16)).body == DEEP
+            else:
+                with pytest.raises(ActionDenied, match=r"is refused|does not respond"):
+                    await agent.ask(SESSION, "GET", "/", seconds=5, max_bytes=2**16)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 4 * 2**20
 
 
 async def test_an_answer_that_drips_ends_in_time(stand: Stand) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,11 +20,13 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 
 from support.clock import FakeClock
+from support.hostile_server import DEEP, HOSTILE, Answer, serve_answer
 from unit.gateway.component_stage import Browser
 from unit.gateway.login_stage import SETTINGS, LoginStage
 from vdi.gateway.login.oidc import flow
+from vdi.gateway.login.oidc import provider as provider_module
 from vdi.gateway.login.oidc.claims import ClaimsError, RefusedError, check_claims, groups_in, identity_from
-from vdi.gateway.login.oidc.provider import Provider
+from vdi.gateway.login.oidc.provider import Provider, ProviderDownError
 from vdi.gateway.login.throttle import PER_USER, WINDOW, Bound, Throttle
 from vdi.gateway.settings import OIDC, Settings
 from vdi.gateway.shared_state import MemorySharedState
@@ -236,6 +239,54 @@ async def test_a_token_that_says_something_else_is_not_believed(sign_on: SignOn,
     assert answer.status_code == 403
     assert "could not be verified" in answer.text
     assert "__Host-vdi-login" not in str(answer.headers.get_list("set-cookie"))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_no_answer_of_a_provider_takes_more_than_its_limit(name: str) -> None:
+    async with serve_answer(HOSTILE[name]) as server:
+        provider = Provider(OIDC(issuer=server.url, client_id="vdi"), WITH_OIDC)
+        tracemalloc.start()
+        try:
+            with pytest.raises(ProviderDownError, match="well-known/openid-configuration: "):
+                await provider.login_url("secret", "state")
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+            await provider.close()
+    assert peak < 4 * 2**20
+
+
+async def test_a_provider_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider_module, "_SECONDS", 0.2)
+    async with serve_answer(Answer(b"", b"HTTP/1.1 100 Continue\r\n\r\n")) as server:
+        provider = Provider(OIDC(issuer=server.url, client_id="vdi"), WITH_OIDC)
+        with pytest.raises(ProviderDownError, match="no response in time"):
+            await provider.login_url("secret", "state")
+        await provider.close()
+
+
+@pytest.mark.parametrize(
+    ("keys", "status"),
+    [
+        ([KEY.as_dict(private=False)] * 2000, 503),
+        ("k1", 503),
+        ([["k1"]], 503),
+        ([{"kty": ["RSA"], "kid": "k1"}], 403),
+        ([{"kty": "oct", "kid": "k1", "k": "AAAA"}], 403),
+        ([{"kty": "RSA", "kid": "k1", "n": "AQAB", "e": "AQAB"}], 403),
+    ],
+    ids=["huge", "text", "lists", "odd kind", "shared secret", "small"],
+)
+async def test_keys_that_are_none_let_no_one_in(sign_on: SignOn, keys: Any, status: int) -> None:
+    sign_on.provider.keys = keys
+    answer = await sign_on.come_back()
+    assert answer.status_code == status
+    assert "__Host-vdi-login" not in str(answer.headers.get_list("set-cookie"))
+
+
+async def test_a_token_that_is_nested_too_deeply_is_not_believed(sign_on: SignOn) -> None:
+    sign_on.provider.sign = lambda _: f"{flow._text(DEEP)}.e30.AAAA"
+    assert (await sign_on.come_back()).status_code == 403
 
 
 @pytest.mark.parametrize("claims", [{"aud": ["vdi"]}, {"aud": ["vdi", "x"], "azp": "vdi"}, {"azp": "vdi"}], ids=str)

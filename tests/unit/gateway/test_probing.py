@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from support.hostile_server import DEEP
 from unit.gateway.api_stage import BOB, ROOT, RUNNING, ApiStage
 from unit.gateway.probe_agent import FIGURES, MARK, STATE, agent
 from vdi.gateway.probing import MOST
@@ -112,6 +113,7 @@ async def test_a_desktop_that_does_not_run_has_no_picture(stage: ApiStage) -> No
         ),
         (503, "the keyboard's map has no XF86Launch9", "cannot show its mark (503): the keyboard's map has no"),
         (200, "<html>", "did not return a valid mark"),
+        (200, DEEP.decode(), "did not return a valid mark"),
         (200, MARK | {"size": 10**9}, "did not return a valid mark"),
         (200, "x" * 5000, "is too large"),
         (302, "", "cannot show its mark (302)"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from support.hostile_server import DEEP
 from unit.gateway.api_stage import BOB, ROOT, RUNNING, ApiStage
 from unit.gateway.portal_stage import ADMIN, PortalStage, a_template, running
 from unit.gateway.portal_stage import BOB as GUEST
@@ -71,6 +72,7 @@ async def test_no_one_else_reads_them_and_the_agent_is_not_asked(api: ApiStage) 
         (404, "there is GET /activity", 409),
         (503, "the report can't be read", 503),
         (200, "<html>", 409),
+        (200, DEEP.decode(), 409),
         (200, {"scripts": [{"source": "root", "state": "Ended"}]}, 409),
         (200, {"scripts": [{**ENDED, "exitCode": "0"}]}, 409),
         (200, {"scripts": [{**ENDED, "output": "x" * 70_000}]}, 409),

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.hostile_server import HOSTILE, serve_answer
 from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi
 from unit.kube.kube_pki import Authority
@@ -18,7 +20,7 @@ from unit.kube.kube_things import THINGS, Thing
 from vdi.kube import connections
 from vdi.kube.config import ClusterConfig
 from vdi.kube.connections import HttpClient, Target, _Turns, ask_once
-from vdi.kube.errors import ConfigError, ConnectionFailed, StreamSilent
+from vdi.kube.errors import ConfigError, ConnectionFailed, StreamSilent, UnexpectedAnswer
 from vdi.kube.http import BUFFER, BUFFERED, Connection, HttpError
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.transport import PAGE_SIZE, Client
@@ -289,6 +291,43 @@ async def test_of_an_answer_without_end_no_more_is_read_than_asked_for() -> None
 
     async with server(endless) as url:
         assert await ask_once(url, GET, 2500) == (200, b"x" * 2500)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_no_answer_takes_more_memory_than_is_asked_for(name: str) -> None:
+    """Of an agent in a desktop, which the operator asks; it decompresses nothing."""
+    tracemalloc.start()
+    try:
+        with suppress(HttpError, OSError):
+            async with serve_answer(HOSTILE[name]) as hostile, asyncio.timeout(1):
+                status, body = await ask_once(hostile.url, GET, 4096)
+                assert status == 200
+                assert len(body) <= 4096
+                if name in ("gzip", "nested"):
+                    assert body == hostile.answer.first.partition(b"\r\n\r\n")[2][:4096]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * 2**20
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE if name != "two lengths"])
+async def test_an_answer_that_is_read_whole_has_a_largest_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vdi.kube.http._LARGEST_BODY", 2**21)
+    async with (
+        serve_answer(HOSTILE[name]) as hostile,
+        Client(ClusterConfig(hostile.url), field_manager="t", retry=NO_RETRY, request_timeout=1) as client,
+    ):
+        tracemalloc.start()
+        try:
+            with pytest.raises((ConnectionFailed, UnexpectedAnswer)) as refused:
+                await client.get(THINGS, "a", namespace="ns", into=dict)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 32 * 2**20
+    if name == "endless chunks":
+        assert "the response is larger than 2097152 bytes" in str(refused.value)
 
 
 async def test_an_ended_connection_does_not_wait_for_the_garbage_collector() -> None:

@@ -294,6 +294,18 @@ async def test_log_lines_come_as_they_are_written() -> None:
     assert lines == ["first", "secönd", "third"]
 
 
+async def test_a_log_has_a_largest_size_which_the_server_is_told() -> None:
+    async def log(request: web.Request) -> web.Response:
+        assert dict(request.query) == {"tailLines": "5", "limitBytes": "1000"}
+        return web.Response(body=b"x" * 3 * 2**20)
+
+    async with fake_api() as api, connected(api) as client:
+        api.faults = [("GET", log)]
+        lines = [line async for line in client.log_lines("ns", "pod", tail=5, max_bytes=1000)]
+    assert "".join(lines) == "x" * 3 * 2**20
+    assert max(map(len, lines)) < 3 * 2**20
+
+
 async def test_a_closed_client_says_so() -> None:
     async with fake_api() as api:
         client = Client(api.config(), field_manager="tester")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vdi.kube.errors import Gone, UnexpectedAnswer, error_from
 from vdi.kube.resource import NODES, PODS, Resource
-from vdi.kube.wire import LineSplitter, name_in, parse_event, parse_retry_after, version_in
+from vdi.kube.wire import LineSplitter, decode, name_in, parse_event, parse_page, parse_retry_after, version_in
 
 lines = st.lists(st.binary(max_size=20).map(lambda line: line.replace(b"\n", b"")), max_size=20)
 
@@ -31,6 +31,21 @@ def test_a_long_line_in_small_chunks_takes_linear_time() -> None:
     for _ in range(100_000):
         assert splitter.feed(b"x" * 100) == []
     assert splitter.feed(b"\n") == [b"x" * 10_000_000]
+
+
+def test_a_line_without_an_end_comes_in_pieces() -> None:
+    splitter = LineSplitter(100)
+    found = [line for _ in range(5) for line in splitter.feed(b"x" * 60)]
+    assert found == [b"x" * 120] * 2
+    assert splitter.feed(b"\ny\n") == [b"x" * 60, b"y"]
+
+
+def test_what_is_nested_too_deeply_is_refused() -> None:
+    deep = b'{"a":' * 2000
+    for parse in (lambda: decode(deep, dict, "GET x"), lambda: parse_event(deep, "x"), lambda: parse_page(deep, "x")):
+        with pytest.raises(UnexpectedAnswer, match="recursion"):
+            parse()
+    assert name_in(deep) == "an object without readable metadata"
 
 
 def test_an_error_event_is_raised() -> None:

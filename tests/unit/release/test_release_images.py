@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from support.hostile_server import DEEP
 from vdi.cli.main import main
 from vdi.devcluster.images.archive import ImageConfig, write_archive
 from vdi.release.images.archive import ArchiveImage, BadArchiveError, read_archive
@@ -78,6 +79,43 @@ def test_images_of_an_oci_layout_for_several_architectures(tmp_path: Path) -> No
         ArchiveImage("registry.example.com/vdi:1", "amd64"),
         ArchiveImage("registry.example.com/desktop:1", "amd64"),
     )
+
+
+NAMED = {"org.opencontainers.image.ref.name": "registry.example.com/vdi:1"}
+
+
+@pytest.mark.parametrize(
+    "blobs",
+    [
+        {"aa": ["aa"]},
+        {"aa": ["bb"], "bb": ["aa"]},
+        {"aa": ["bb", "bb"], "bb": ["cc", "cc"]},
+        {f"{number:02x}": [f"{number + 1:02x}"] * 2 for number in range(0xAA, 0xFF)},
+    ],
+    ids=["itself", "each other", "twice", "doubled each time"],
+)
+def test_an_index_that_names_itself_is_refused(blobs: dict[str, list[str]], tmp_path: Path) -> None:
+    documents: dict[str, Any] = {"index.json": {"manifests": [{"digest": "sha256:aa", "annotations": NAMED}]}}
+    for digest, named in blobs.items():
+        documents[f"blobs/sha256/{digest}"] = {"manifests": [{"digest": f"sha256:{name}"} for name in named]}
+    with pytest.raises(BadArchiveError, match=r"the index names blobs/sha256/\w\w twice, or itself"):
+        read_archive(a_tar(tmp_path / "oci.tar", documents))
+
+
+def test_documents_of_an_archive_have_a_depth_and_a_size(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "deep.tar", "w") as archive:
+        entry = tarfile.TarInfo("manifest.json")
+        entry.size = len(DEEP)
+        archive.addfile(entry, io.BytesIO(DEEP))
+    with pytest.raises(BadArchiveError, match="its index of images is broken"):
+        read_archive(tmp_path / "deep.tar")
+    with tarfile.open(tmp_path / "large.tar.gz", "w:gz") as large:
+        for number in range(65):
+            entry = tarfile.TarInfo(f"blobs/{number}")
+            entry.size = 2**20
+            large.addfile(entry, io.BytesIO(bytes(2**20)))
+    with pytest.raises(BadArchiveError, match="its small files have more than 67108864 bytes"):
+        read_archive(tmp_path / "large.tar.gz")
 
 
 def test_what_is_no_image_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,8 +35,10 @@ SIGNED_WITH = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "E
 """Signatures with the provider's private key: `none`, and those with a shared secret, are not signatures."""
 _SECONDS = 10.0
 """For the whole of one request."""
-_LARGEST_RESPONSE = 256 * 1024
+_LARGEST_RESPONSE = 128 * 1024
 """Bytes: the keys of a provider with many of them take about 20 KiB."""
+_KINDS = ("RSA", "EC", "OKP")
+"""Keys of a provider: a shared secret is none."""
 _FRESH = 3600.0
 """Seconds that what the provider says about itself is kept."""
 _SURE = 30.0
@@ -225,7 +227,7 @@ class Provider:
     async def _key_set(self, metadata: Metadata) -> KeySet:
         if self._keys is None or self._now() - self._keys_at > _FRESH:
             found = await self._json("GET", metadata.jwks_uri, _Keys)
-            keys = [key for key in found.keys if key.get("use", "sig") == "sig"]
+            keys = [key for key in found.keys if key.get("use", "sig") == "sig" and key.get("kty") in _KINDS]
             self._keys = KeySet.import_key_set({"keys": keys})
             self._keys_at = self._now()
         return self._keys
