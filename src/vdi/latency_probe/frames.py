@@ -12,6 +12,8 @@ from typing import Any
 CODECS = {1: "h264", 2: "vp8", 3: "vp9", 4: "libdav1d", 5: "hevc"}
 """PyAV's name of a codec by the header's upper half-byte."""
 FRAME_IDS = 1 << 16
+MAX_PIXELS, MAX_DECODERS = 1 << 25, 8
+"""A picture of a few bytes can name a size that takes gigabytes, and each stripe a place that takes a decoder."""
 
 
 class DecodeError(Exception):
@@ -68,6 +70,8 @@ class Screen:
             if not stripe.key:
                 return None
             decoder = open_decoder(stripe.codec)
+            if len(self._decoders) >= MAX_DECODERS:
+                self._decoders.clear()
             self._decoders[stripe.top] = (stripe.codec, decoder)
         frames = decode(decoder, stripe.data)
         return self._brightness(frames[-1], stripe.top) if frames else None
@@ -100,6 +104,7 @@ def open_decoder(codec: str) -> Any:
         raise DecodeError(f"this PyAV has no decoder for {codec}: {error}") from error
     decoder.thread_type = ThreadType.NONE  # threads would delay pictures
     decoder.flags |= Flags.low_delay
+    decoder.options = {"max_pixels": str(MAX_PIXELS)}
     return decoder
 
 

@@ -110,6 +110,13 @@ def test_missing_file_is_named_with_the_answer(server: Server, tmp_path: Path, m
     assert leftovers(tmp_path) == []
 
 
+def test_download_without_an_end_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vdi.devcluster.binaries.download._LARGEST_DOWNLOAD", len(CONTENT) - 1)
+    with pytest.raises(BinaryUnavailable, match=f"{TOOL_PATH}: is larger than {len(CONTENT) - 1} bytes"):
+        find(TOOL, "tool", server.url, tmp_path)
+    assert leftovers(tmp_path) == []
+
+
 def test_connection_that_ends_early_leaves_nothing(server: Server, tmp_path: Path) -> None:
     server.cut.add(TOOL_PATH)
     with pytest.raises(BinaryUnavailable, match=f"the connection ended after 10000 of {len(CONTENT)} bytes"):

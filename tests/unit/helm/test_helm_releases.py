@@ -50,6 +50,14 @@ def test_what_is_no_release_is_said() -> None:
         decode_revision({"metadata": {"name": "x", "namespace": "kasm"}, "data": {"release": "bm90"}})
 
 
+@pytest.mark.parametrize("content", [b" " * 70 * 2**20, b'{"a":' * 2000], ids=["large", "deep"])
+def test_a_release_takes_no_more_memory_than_its_limit(content: bytes) -> None:
+    secret = a_secret(RELEASE)
+    secret["data"]["release"] = base64.b64encode(base64.b64encode(gzip.compress(content))).decode()
+    with pytest.raises(UnexpectedAnswer, match=r"more than 67108864 bytes when it is unpacked|recursion"):
+        decode_revision(secret)
+
+
 def test_a_date_is_text_as_kubernetes_has_it() -> None:
     assert parse_manifest("kind: A\nwhen: 2026-11-20\n") == [{"kind": "A", "when": "2026-11-20"}]
 

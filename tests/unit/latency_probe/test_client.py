@@ -30,6 +30,8 @@ class Desktop:
     handshake: int = 0
     """Status of a handshake that is refused."""
     kill: str = ""
+    large: bool = False
+    """A message that is too large."""
     silent: bool = False
     """No picture."""
     still: bool = False
@@ -71,6 +73,8 @@ class Desktop:
                 if self.kill:
                     await socket.send_str(f"KILL {self.kill}")
                     await socket.close()
+                elif self.large:
+                    await socket.send_bytes(bytes(client.MAX_MESSAGE_BYTES + 1))
                 elif not self.silent:
                     await socket.send_bytes(encoder.message(grey, number))
             if text == "kd,11":
@@ -167,16 +171,18 @@ async def test_the_certificate_is_checked_against_the_name(tmp_path: Path) -> No
         (Desktop(handshake=409), "connecting", "streams by WebRTC"),
         (Desktop(handshake=502), "connecting", "Traefik cannot reach the desktop"),
         (Desktop(kill="a new primary client connected"), "first picture", "a new primary client connected"),
+        (Desktop(large=True), "first picture", "it sent a message of more than 65536 bytes"),
         (Desktop(silent=True), "first picture", "'Waiting for stream'"),
         (Desktop(still=True), "the mark", "it is frozen"),
     ],
-    ids=["ticket", "webrtc", "away", "killed", "no picture", "still"],
+    ids=["ticket", "webrtc", "away", "killed", "large", "no picture", "still"],
 )
 async def test_a_failure_names_its_stage(
     desktop: Desktop, stage: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "PICTURE_SECONDS", 0.5)
     monkeypatch.setattr(client, "EFFECT_SECONDS", 0.1)
+    monkeypatch.setattr(client, "MAX_MESSAGE_BYTES", 2**16)
     async with access_to(desktop) as access:
         with pytest.raises(StageError, match=words) as failed:
             await probe(access, 5)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.latency_probe.selkies_stream import Encoder
+from unit.latency_probe.selkies_stream import HEIGHT, WIDTH, Encoder
+from vdi.latency_probe import frames
 from vdi.latency_probe.frames import FRAME_IDS, Screen, Stripe, missing_between, read_stripe
 
 
@@ -41,6 +42,21 @@ def test_what_comes_before_a_key_frame_shows_nothing() -> None:
     assert look(screen, delta) is None
     assert look(screen, key) is not None
     assert look(screen, delta[:12] + b"no picture") is None
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mjpeg"])
+def test_a_picture_that_is_too_large_is_not_decoded(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = Encoder(codec).message(200, 1)
+    assert look(Screen(0, 0, 48), message) is not None
+    monkeypatch.setattr(frames, "MAX_PIXELS", WIDTH * HEIGHT // 2)
+    assert look(Screen(0, 0, 48), message) is None
+
+
+def test_stripes_at_many_places_take_a_few_decoders() -> None:
+    screen = Screen(0, 1000, 48)
+    for top in range(100):
+        screen.show(Stripe("mjpeg", True, 1, top, 0, b"\xff\xd8"))
+    assert len(screen._decoders) <= frames.MAX_DECODERS
 
 
 def test_the_header() -> None:

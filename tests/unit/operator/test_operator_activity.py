@@ -226,6 +226,7 @@ async def test_a_new_idle_timeout_of_a_template_has_its_desktops_asked(running: 
         ({"idleSeconds": 1e300, "viewers": 0}, 200),
         ({"viewers": 0}, 200),
         ("x" * 10_000, 200),
+        ('{"a":' + "[" * 2000, 200),
         ("", 302),
         ("the X server can't be asked", 503),
     ],
