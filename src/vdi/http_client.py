@@ -22,9 +22,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
-
-from vdi.kube import wire
-from vdi.kube.errors import UnexpectedAnswer
+import msgspec
 
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
@@ -86,9 +84,10 @@ class RequestOptions(TypedDict, total=False):
 def decode_json(text: bytes, into: type[T]) -> T:
     """JSON out of a response. Raises BadResponseError, also where it is nested too deeply."""
     try:
-        return wire.decode(text, into, "the response")
-    except UnexpectedAnswer as error:
-        raise BadResponseError(str(error)) from error
+        return msgspec.json.decode(text, type=into)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        expected = getattr(into, "__name__", into)
+        raise BadResponseError(f"the response cannot be read as {expected}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ async def test_hostile_answers_are_refused_and_take_no_memory(name: str) -> None
         (HOSTILE["nested"], "the response has Content-Encoding 'gzip, gzip, gzip'; allowed: identity"),
         (HOSTILE["endless chunks"], "the response is too large: more than 65536 bytes"),
         (HOSTILE["chunks of one byte"], "the response has too many chunks of less than 128 bytes"),
-        (HOSTILE["deep JSON"], "the response: cannot be read as dict: maximum recursion depth exceeded"),
+        (HOSTILE["deep JSON"], "the response cannot be read as dict: maximum recursion depth exceeded"),
         (HOSTILE["length above what comes"], "peer closed connection without sending complete message body"),
     ],
 )
