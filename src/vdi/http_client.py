@@ -29,8 +29,6 @@ E = TypeVar("E", bound=BaseException)
 
 MAX_BYTES = 2**20
 """Largest body where the caller names no limit."""
-
-
 _PIECES, _PIECE_BYTES = 64, 128
 """A body has at most 64 pieces, and one for each 128 bytes of its largest size. 64 KiB in chunks of one byte would keep
 the event loop for 0.8 s."""

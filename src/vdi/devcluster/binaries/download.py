@@ -90,12 +90,10 @@ class Downloader:
             with urllib.request.urlopen(address, timeout=READ_SECONDS) as answer, file.open("wb") as out:  # noqa: S310 - https or the user's mirror
                 total = int(answer.headers.get("Content-Length") or 0)
                 with self._progress.ended_by(functools.partial(_hang_up, answer)):
-                    while block := answer.read(_BLOCK):
+                    while done <= _LARGEST_DOWNLOAD and (block := answer.read(_BLOCK)):
                         out.write(block)
                         digest.update(block)
                         done += len(block)
-                        if done > _LARGEST_DOWNLOAD:
-                            raise SourceFailed(f"{address}: is larger than {_LARGEST_DOWNLOAD} bytes")
                         step.update(f"{done / 1e6:.1f} of {total / 1e6:.1f} MB", done=done, total=total or None)
         except urllib.error.HTTPError as error:
             error.close()
@@ -104,6 +102,8 @@ class Downloader:
             self._progress.raise_if_cancelled()
             raise SourceFailed(f"{address}: {_reason(error)}") from error
         self._progress.raise_if_cancelled()
+        if done > _LARGEST_DOWNLOAD:
+            raise SourceFailed(f"{address}: is larger than {_LARGEST_DOWNLOAD} bytes")
         if done < total:
             raise SourceFailed(f"{address}: the connection ended after {done} of {total} bytes")
         return digest.hexdigest()
