@@ -143,6 +143,8 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
   value: {{ .groupsClaim | quote }}
 - name: VDI_OIDC_NAME
   value: {{ .name | quote }}
+- name: VDI_OIDC_REQUIRE_VERIFIED
+  value: {{ .requireVerified | quote }}
 {{- end }}
 {{- end }}
 {{- with .adminUsers }}

@@ -27,6 +27,7 @@ from vdi.operator.variables import (
     namespaces,
     number,
     read_variables,
+    truth,
 )
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.units import parse_duration
@@ -62,6 +63,8 @@ class OIDC:
     """VDI_OIDC_GROUPS_CLAIM: the claim that lists the person's groups."""
     name: str = "single sign-on"
     """VDI_OIDC_NAME: what the button at login says."""
+    require_verified: bool = True
+    """VDI_OIDC_REQUIRE_VERIFIED: whether an address counts only with `email_verified: true`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +268,7 @@ _VARIABLES: Variables = {
     "VDI_OIDC_SCOPES": ("oidc_scopes", matching(r"(.* )?openid( .*)?", "scopes with openid among them")),
     "VDI_OIDC_GROUPS_CLAIM": ("oidc_groups_claim", str),
     "VDI_OIDC_NAME": ("oidc_name", str),
+    "VDI_OIDC_REQUIRE_VERIFIED": ("oidc_require_verified", truth),
     "VDI_ADMIN_USERS": ("admin_users", _users),
     "VDI_ADMIN_GROUPS": ("admin_groups", _words),
     "VDI_MAX_TIMEOUT": ("max_timeout", duration),

@@ -21,6 +21,7 @@ from vdi.operator.variables import (
     namespaces,
     number,
     read_variables,
+    truth,
 )
 from vdi.session.autoscaling import AutoscalingMode, AutoscalingSettings
 from vdi.session.cluster_settings import ClusterSettings
@@ -129,12 +130,6 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
-def _truth(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError("allowed: true and false")
-    return text.lower() == "true"
-
-
 def _weights(text: str) -> dict[str, float]:
     weights: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -162,7 +157,7 @@ _VARIABLES: Variables = {
     "VDI_MAX_TIMEOUT": ("max_timeout", duration),
     "VDI_AGENT_PORT": ("agent_port", number(1, 65535)),
     "VDI_EDGE_MIDDLEWARE": ("edge_middleware", matching(SUBDOMAIN, "the name of a Middleware of Traefik")),
-    "VDI_COUNT_OTHER_WORKLOADS": ("count_other_workloads", _truth),
+    "VDI_COUNT_OTHER_WORKLOADS": ("count_other_workloads", truth),
     "VDI_QUEUE_WEIGHTS": ("queue_weights", _weights),
     "VDI_KUEUE_LOCAL_QUEUE": ("kueue_local_queue", matching(SUBDOMAIN, "the name of a LocalQueue of Kueue")),
     "VDI_AUTOSCALING_MODE": ("autoscaling_mode", _autoscaling_mode),

@@ -94,6 +94,11 @@ def one_of(*allowed: str) -> Callable[[str], str]:
     return read
 
 
+def truth(text: str) -> bool:
+    """`true` or `false`, in any case."""
+    return one_of("true", "false")(text) == "true"
+
+
 def address(text: str) -> tuple[str, int]:
     """HOST:PORT to listen on; `:8081` is all addresses."""
     host, _, port = text.rpartition(":")

@@ -2,10 +2,11 @@
 
 import asyncio
 import hmac
+import html
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from support.clock import FakeClock
 from support.hostile_server import DEEP, HOSTILE, Answer, serve_answer
 from unit.gateway.component_stage import Browser
 from unit.gateway.login_stage import SETTINGS, LoginStage
+from vdi.gateway.login.logins import OIDC as SOURCE
+from vdi.gateway.login.logins import AnotherAccountError, Device, Identity
 from vdi.gateway.login.oidc import flow
 from vdi.gateway.login.oidc import provider as provider_module
 from vdi.gateway.login.oidc.claims import ClaimsError, RefusedError, check_claims, groups_in, identity_from
@@ -79,7 +82,8 @@ class FakeProvider:
                     return httpx.Response(400, json={"error": "invalid_grant"})
                 now = int(self.clock())
                 claims = {"iss": ISSUER, "aud": "vdi", "sub": "1", "iat": now, "exp": now + 60, "nonce": self.nonce}
-                claims |= {"email": "Alice@Example.com", "name": "Alice", "groups": ["engineering"]} | self.claims
+                claims |= {"email": "Alice@Example.com", "email_verified": True, "name": "Alice"}
+                claims |= {"groups": ["engineering"]} | self.claims
                 claims = {name: value for name, value in claims.items() if value is not None}
                 return httpx.Response(200, json={"id_token": self.sign(claims), "access_token": "at"})
             case "/keys":
@@ -129,15 +133,16 @@ def _unread(answer: httpx.Response) -> httpx.Response:
 
 
 @asynccontextmanager
-async def signing_on(folder: Path, throttle: Throttle | None = None) -> AsyncIterator[SignOn]:
+async def signing_on(folder: Path, throttle: Throttle | None = None, config: OIDC = CONFIG) -> AsyncIterator[SignOn]:
     made: list[FakeProvider] = []
+    settings = replace(WITH_OIDC, oidc=config)
 
     def provider(clock: FakeClock) -> Provider:
         made.append(FakeProvider(lambda: clock.now().timestamp()))
         http = httpx.AsyncClient(transport=httpx.MockTransport(lambda request: _unread(made[0](request))))
-        return Provider(CONFIG, WITH_OIDC, now=made[0].clock, http=HttpClient(http))
+        return Provider(config, settings, now=made[0].clock, http=HttpClient(http))
 
-    async with LoginStage(folder, WITH_OIDC, throttle=throttle, provider=provider) as stage:
+    async with LoginStage(folder, settings, throttle=throttle, provider=provider) as stage:
         yield SignOn(stage, made[0])
 
 
@@ -231,6 +236,10 @@ async def test_the_next_page_is_ours_also_on_the_way_back(sign_on: SignOn) -> No
         {"nonce": 1},
         {"sub": ""},
         {"sub": None},
+        {"sub": 1},
+        {"sub": "1" * 256},
+        {"sub": "ä"},
+        {"sub": "1\0"},
     ],
     ids=str,
 )
@@ -351,6 +360,12 @@ async def test_a_new_key_is_looked_up(sign_on: SignOn) -> None:
         ({"email": ["a@b.c"]}, "did not send your e-mail address"),
         ({"email_verified": False}, "not verified"),
         ({"email_verified": "false"}, "not verified"),
+        ({"email_verified": "False"}, "not verified"),
+        ({"email_verified": "no"}, "not verified"),
+        ({"email_verified": "true"}, "allowed: true"),
+        ({"email_verified": 1}, "allowed: true"),
+        ({"email_verified": [True]}, "allowed: true"),
+        ({"email_verified": None}, "gateway.oidc.requireVerified"),
         ({"email": "no address"}, "cannot be used"),
         ({"email": "a@b.c\nd@e.f"}, "cannot be used"),
         ({"email": "bob\u200b@example.com"}, "cannot be used"),
@@ -367,14 +382,111 @@ async def test_without_an_address_that_is_theirs_no_one_comes_in(
 async def test_what_the_token_lacks_is_in_the_user_info(sign_on: SignOn) -> None:
     sign_on.provider.user_info = {"email": "bob@example.com", "email_verified": True, "groups": "admins, staff"}
     browser = sign_on.stage.browser()
-    sign_on.provider.claims = {"email": None, "groups": None}
+    sign_on.provider.claims = {"email": None, "email_verified": None, "groups": None}
     await browser.get("/login/oidc/back", params=await sign_on.go(browser))
     me = (await browser.get("/api/v1/me")).json()
     assert (me["user"], me["groups"], me["admin"]) == ("bob@example.com", ["admins", "staff"], True)
 
 
+async def test_an_address_is_verified_only_by_what_is_said_beside_it(sign_on: SignOn) -> None:
+    """The claim of one source says nothing about the address of another."""
+    sign_on.provider.user_info = {"email": "boss@example.com", "email_verified": False}
+    answer = await sign_on.come_back(email=None, email_verified=True)
+    assert answer.status_code == 403 and "not verified" in answer.text
+    sign_on.provider.user_info = {"email": "me@example.com", "email_verified": True}
+    answer = await sign_on.come_back(email="boss@example.com", email_verified=None)
+    assert answer.status_code == 403 and "docs/login.md#verified" in answer.text
+    sign_on.provider.user_info = {"email": "Alice@Example.com", "email_verified": True}
+    assert (await sign_on.come_back(email="Alice@Example.com", email_verified=None)).status_code == 303
+
+
+async def test_a_provider_that_never_says_verified_is_let_in_by_the_setting(tmp_path: Path) -> None:
+    async with signing_on(tmp_path, config=replace(CONFIG, require_verified=False)) as sign_on:
+        assert (await sign_on.come_back(email_verified=None)).status_code == 303
+        assert "/me" not in sign_on.provider.asked
+        for said in (False, "false", "no", "true", 0, 1, {}):
+            answer = await sign_on.come_back(email_verified=said)
+            assert answer.status_code == 403 and "not verified" in answer.text, said
+
+
+async def user_of(sign_on: SignOn, **claims: Any) -> str:
+    """Who a browser is after there and back; or what the page says."""
+    sign_on.provider.claims |= claims
+    browser = sign_on.stage.browser()
+    answer = await browser.get("/login/oidc/back", params=await sign_on.go(browser))
+    if answer.status_code == 403:
+        return html.unescape(answer.text)
+    return str((await browser.get("/api/v1/me")).json()["user"])
+
+
+async def test_an_address_stays_with_the_account_that_came_first(sign_on: SignOn) -> None:
+    assert await user_of(sign_on) == "alice@example.com"
+    said = await user_of(sign_on, sub="2", email="ALICE@example.com")
+    assert "Another account of your identity provider has signed in here as alice@example.com before." in said
+    assert "vdi gateway user release alice@example.com" in said
+    (row,) = [row for row in sign_on.stage.audit.rows if row[3] == "refused"]
+    assert row[:3] == ("alice@example.com", "login.begin", "alice@example.com")
+    assert await user_of(sign_on, sub="1") == "alice@example.com", "and the first one still comes in"
+
+
+async def test_a_changed_address_at_the_provider_opens_no_other_one(sign_on: SignOn) -> None:
+    """Neither somebody's who has not signed in yet, nor one that an account has."""
+    assert await user_of(sign_on) == "alice@example.com"
+    assert await user_of(sign_on, sub="2", email="bob@example.com") == "bob@example.com"
+    said = await user_of(sign_on, sub="2", email="boss@example.com")
+    assert "Your account has signed in here as bob@example.com before; now its address is boss@example.com." in said
+    assert "vdi gateway user release bob@example.com" in said
+    assert "as alice@example.com before" in await user_of(sign_on, sub="2", email="alice@example.com")
+    assert await user_of(sign_on, sub="3", email="boss@example.com") == "boss@example.com", "nothing was bound"
+    assert await user_of(sign_on, sub="2", email="bob@example.com") == "bob@example.com"
+
+
+async def test_a_released_address_goes_to_the_next_account(sign_on: SignOn) -> None:
+    logins = sign_on.stage.login.services.logins
+    assert await user_of(sign_on) == "alice@example.com"
+    assert await logins.release("alice@example.com")
+    assert not await logins.release("alice@example.com")
+    assert await user_of(sign_on, sub="2") == "alice@example.com"
+    assert "Another account" in await user_of(sign_on, sub="1")
+
+
+async def test_accounts_that_come_at_once_are_one(sign_on: SignOn) -> None:
+    logins = sign_on.stage.login.services.logins
+    who = [Identity(user="alice@example.com", source=SOURCE, issuer=ISSUER, subject=str(number)) for number in range(8)]
+    done = await asyncio.gather(*(logins.begin(one, Device()) for one in who), return_exceptions=True)
+    assert sum(isinstance(each, AnotherAccountError) for each in done) == 7
+    assert len(await logins.of("alice@example.com")) == 1
+
+
+async def test_another_issuer_is_another_provider(sign_on: SignOn) -> None:
+    logins = sign_on.stage.login.services.logins
+    for number, issuer in enumerate((ISSUER, "https://new.example.com")):
+        who = Identity(user="alice@example.com", source=SOURCE, issuer=issuer, subject=str(number))
+        await logins.begin(who, Device())
+    assert len(await logins.of("alice@example.com")) == 2
+
+
+async def test_an_account_that_is_refused_leaves_the_browser_who_it_was(sign_on: SignOn) -> None:
+    assert await user_of(sign_on) == "alice@example.com"
+    browser = sign_on.stage.browser()
+    await browser.log_in()
+    sign_on.provider.claims |= {"sub": "2"}
+    assert (await browser.get("/login/oidc/back", params=await sign_on.go(browser))).status_code == 403
+    assert (await browser.get("/api/v1/me")).json()["user"] == "alice@example.com"
+
+
+async def test_a_local_user_and_an_account_with_one_address_are_one_person(sign_on: SignOn) -> None:
+    """The password is a way in while the provider is down; it neither takes nor frees the address."""
+    browser = sign_on.stage.browser()
+    await browser.log_in()
+    assert (await browser.get("/api/v1/me")).json()["user"] == "alice@example.com"
+    assert await user_of(sign_on) == "alice@example.com"
+    assert "Another account" in await user_of(sign_on, sub="2")
+    assert (await sign_on.stage.browser().log_in()).status_code == 303
+
+
 async def test_user_info_of_somebody_else_is_not_believed(sign_on: SignOn) -> None:
-    sign_on.provider.user_info = {"sub": "2", "email": "boss@example.com"}
+    sign_on.provider.user_info = {"sub": "2", "email": "boss@example.com", "email_verified": True}
     assert (await sign_on.come_back(email=None)).status_code == 403
 
 
@@ -563,7 +675,7 @@ def test_groups_come_as_a_list_or_as_text(claim: Any, groups: set[str]) -> None:
     ],
 )
 def test_administrators_by_name_or_group(claims: dict[str, Any], admin: bool) -> None:
-    assert identity_from(claims, CONFIG, WITH_OIDC).admin is admin
+    assert identity_from(claims | {"email_verified": True}, CONFIG, WITH_OIDC).admin is admin
 
 
 ODD = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text())

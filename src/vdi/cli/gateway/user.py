@@ -1,8 +1,10 @@
-"""`vdi gateway user`: add, passwd, ls and rm. Local users of the gateway; mounted by `gateway`.
+"""`vdi gateway user`: add, passwd, ls, rm and release. Who logs in to the gateway; mounted by `gateway`.
 
-A password is read from standard input or made here, never taken from the command line, where others could see it.
+Local users are in a Secret; the accounts of an identity provider are in the gateway's database, behind its API. A
+password is read from standard input or made here, never taken from the command line, where others could see it.
 """
 
+import asyncio
 import base64
 import sys
 from collections.abc import Callable
@@ -18,6 +20,10 @@ from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, examples
 from vdi.cli.output import ListOutput, ListOutputOption, Output, OutputOption, columns, print_data
 from vdi.cli.release.locate import locate
+from vdi.cli.remote.client import GatewayClient, quote
+from vdi.cli.session.backend import Target
+from vdi.cli.session.gateway_backend import GatewayTarget
+from vdi.cli.session.target import with_backend
 from vdi.cli.terminal import style
 from vdi.gateway.login.passwords import Passwords, new_password
 from vdi.gateway.login.users_file import (
@@ -33,7 +39,9 @@ from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 from vdi.release.location import gateway_namespaces
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Users who log in with a password of the gateway.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Users of the gateway: passwords, and whose an address is."
+)
 
 T = TypeVar("T")
 _TRIES = 5
@@ -223,6 +231,33 @@ def rm(
     typer.echo(f"{address} can no longer log in; open connections end within 30 seconds", err=True)
     if output is not Output.TABLE:
         print_data({"deleted": [address]}, output)
+
+
+@app.command(epilog=examples("gateway user release alice@example.com"))
+@with_backend
+def release(
+    target: Target,
+    user: User,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Let another account of the identity provider log in with this address.
+
+    Ends the address's logins, API tokens and open desktops. Desktops and homes are kept, and are those of the account
+    that logs in next. For administrators of the portal; needs `vdi login`.
+    """
+    address = _address(user)
+    if not isinstance(target, GatewayTarget):
+        login = f"{PROGRAM} login https://portal.vdi.example.com"
+        raise CliError(f"the gateway keeps whose address it is, and you are not logged in to one: {login}", USAGE)
+
+    async def send() -> None:
+        async with GatewayClient(target.server, token=target.login.token, ca=target.login.ca) as client:
+            await client.send("POST", f"/admin/users/{quote(address)}/release")
+
+    asyncio.run(send())
+    typer.echo(f"the next account of the identity provider that logs in as {address} has this address", err=True)
+    if output is not Output.TABLE:
+        print_data({"released": [address]}, output)
 
 
 def _address(user: str) -> str:

@@ -25,11 +25,12 @@ from vdi.gateway.api.schemas import (
 from vdi.gateway.api.serializers import metadata_of, session_of, whole_template_of
 from vdi.gateway.api.sessions import age
 from vdi.gateway.current_use import Use, use_of
-from vdi.gateway.denied import ActionDenied
+from vdi.gateway.denied import ActionDenied, refused_address
 from vdi.gateway.doctor_runs import Report
 from vdi.gateway.history.usage import Month
 from vdi.gateway.limits import Limits
-from vdi.gateway.users import User, normal_user, same_user
+from vdi.gateway.store import audit as store_audit
+from vdi.gateway.users import AddressError, User, check_address, normal_user, same_user
 
 
 class Queue(msgspec.Struct):
@@ -163,6 +164,24 @@ async def list_users(call: Call[Page, None]) -> PersonUseList:
     return PersonUseList(tuple(use), after)
 
 
+async def release_user(call: Call[Empty, None]) -> None:
+    """Let another account of the identity provider have this address; what the one before has open ends."""
+    try:
+        user = check_address(call.path("user"))
+    except AddressError as error:
+        raise refused_address(error) from error
+    try:
+        async with call.api.audit.act(
+            store_audit.Act(actor=call.user.email, action="user.release", target=user, owner=user), closed=True
+        ):
+            released = await call.api.logins.release(user)
+            await call.api.sign_out.end_everything(user, tokens=True)
+            if not released:
+                raise ActionDenied("NotFound", f"No account of the identity provider has signed in as {user!r}.")
+    except store_audit.NotAuditedError as error:
+        raise ActionDenied("Unavailable", str(error)) from error
+
+
 async def list_audit(call: Call[AuditQuery, None]) -> ActList:
     """Who did what."""
     query = call.query
@@ -283,6 +302,13 @@ OPERATIONS = (
         method="GET", path="/admin/users", name="listUsers", tag=_TAG, handler=list_users, admin=True,
         summary="Users with desktops now or earlier this month, and how much of their limits they use",
         query=Page, answer=PersonUseList,
+    ),
+    Operation(
+        method="POST", path="/admin/users/{user}/release", name="releaseUser", tag=_TAG, handler=release_user,
+        admin=True, summary="Let another account of the identity provider have this address",
+        description="The first account that signs in with an address keeps it. Ends the address's logins, API tokens "
+        "and open desktops; desktops and homes are kept, and are those of the account that signs in next.",
+        problems=("not-found", "invalid"),
     ),
     Operation(
         method="GET", path="/admin/audit", name="listAudit", tag=_TAG, handler=list_audit, admin=True,

@@ -2,6 +2,9 @@
 
 A login ends when it was not used for `login_idle`, at the latest after `login_max`; when its user logs out; when a
 local user's entry is removed or has another password. An API token ends on its own date, or when it is revoked.
+
+Who comes from the identity provider is an account of it, issuer and subject: the first one that signs in with an
+address keeps it until an administrator releases it.
 """
 
 import hashlib
@@ -14,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.store.logins import ApiToken, Login, LoginStore
+from vdi.gateway.store.subjects import SubjectStore
 from vdi.gateway.users import User
 
 TOKEN_PREFIX = "vdi_"  # noqa: S105 -- what our tokens begin with, so that scanners of leaked secrets know them
@@ -56,6 +60,17 @@ class LoginEndedError(HTTPException):
         super().__init__(403, "Your sign-in has ended. Sign in again.")
 
 
+class AnotherAccountError(Exception):
+    """Raised when an address belongs to another account of the identity provider; the sentence is for the person."""
+
+    def __init__(self, who: "Identity", taken: str, words: str) -> None:
+        self.who = who
+        self.taken = taken
+        """The address that an administrator has to release first."""
+        release = f"vdi gateway user release {taken}"
+        super().__init__(f"{words} Ask an administrator of VDI, who can release the address {taken}: {release}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """Who somebody has just proven to be, and how."""
@@ -66,6 +81,9 @@ class Identity:
     admin: bool = False
     source: str = LOCAL
     credential: str = ""
+    issuer: str = ""
+    """With `subject` the account at the identity provider; empty for local users."""
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +99,19 @@ class Logins:
 
     def __init__(self, context: GatewayContext) -> None:
         self._store = LoginStore(context.database)
+        self._subjects = SubjectStore(context.database)
         self._idle = context.settings.login_idle
         self._longest = context.settings.login_max
         self._clock = context.clock
 
     async def begin(self, who: Identity, device: Device) -> tuple[str, Login]:
-        """A new login with a new secret for the cookie. What the user's API tokens may do follows it."""
+        """A new login with a new secret for the cookie. What the user's API tokens may do follows it.
+
+        Raises AnotherAccountError.
+        """
         now = self._clock()
+        if who.source == OIDC:
+            await self._bind(who)
         secret = secrets.token_urlsafe(32)
         login = Login(
             id=secrets.token_urlsafe(16),
@@ -108,6 +132,24 @@ class Logins:
             if token.source == who.source:
                 await self._follow(token, who)
         return secret, login
+
+    async def _bind(self, who: Identity) -> None:
+        bound: dict[str, str] = {}
+        while not bound:  # empty: what was in the way was released at this moment
+            bound = await self._subjects.bind(who.issuer, who.subject, who.user, self._clock())
+        other = next((user for user in bound if user != who.user), None)
+        if bound.get(who.user, who.subject) != who.subject:
+            raise AnotherAccountError(
+                who, who.user, f"Another account of your identity provider has signed in here as {who.user} before."
+            )
+        if other is not None:
+            raise AnotherAccountError(
+                who, other, f"Your account has signed in here as {other} before; now its address is {who.user}."
+            )
+
+    async def release(self, user: str) -> bool:
+        """Let another account of the identity provider have this address; False: none has it."""
+        return await self._subjects.release(user)
 
     async def person_by_cookie(self, secret: str, *, in_use: bool = True) -> User | None:
         """Whose login this is, while it holds. `in_use`: whether that counts as use of the login, so that it lasts."""

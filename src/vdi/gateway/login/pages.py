@@ -14,7 +14,7 @@ from starlette.routing import Route
 from vdi.gateway.addresses import client_address
 from vdi.gateway.login.guard import login_url
 from vdi.gateway.login.local import UsersUnavailableError
-from vdi.gateway.login.logins import LOCAL, OIDC, Device, Identity
+from vdi.gateway.login.logins import LOCAL, OIDC, AnotherAccountError, Device, Identity
 from vdi.gateway.login.next_url import safe_next
 from vdi.gateway.login.oidc import flow
 from vdi.gateway.login.oidc.claims import ClaimsError, RefusedError
@@ -160,6 +160,7 @@ class LoginPages:
         try:
             async with self._login.throttle.sign_on(self._address(request)):
                 who = await self._login.provider.identity_of(query.get("code", ""), secret, state, query.get("iss"))
+                return await self._begin(request, who, next_page)
         except TooManyError as refusal:
             return await self._throttled(request, OIDC, refusal, next_page)
         except ProviderDownError as error:
@@ -176,7 +177,11 @@ class LoginPages:
         except RefusedError as why:
             await self._tried("", OIDC, "refused")
             return self._problem(request, 403, str(why), next_page)
-        return await self._begin(request, who, next_page)
+        except AnotherAccountError as why:
+            log.warning("the account %s signs in as %s: %s", why.who.subject, why.who.user, why)
+            more = {"reason": "another-account", "taken": why.taken, "subject": why.who.subject}
+            await self._tried(why.who.user, OIDC, "refused", **more)
+            return self._problem(request, 403, f"{why}.", next_page)
 
     async def do_logout(self, request: Request) -> Response:
         """POST /logout: ends this login and the desktops' pictures in this browser; then the provider's own page."""
@@ -238,11 +243,11 @@ class LoginPages:
 
     async def _begin(self, request: Request, who: Identity, next_page: str) -> Response:
         """A new login with a new cookie. What this browser was before has ended: no one can have planted it."""
+        device = Device(self._address(request), request.headers.get("user-agent", ""))
+        secret, _ = await self._login.logins.begin(who, device)
         before = await self._login.guard.user_of(request)
         if before is not None:
             await self._login.sign_out.end_login(before.login_id)
-        device = Device(self._address(request), request.headers.get("user-agent", ""))
-        secret, _ = await self._login.logins.begin(who, device)
         await self._tried(who.user, who.source, "in")
         answer = RedirectResponse(next_page, 303)
         set_cookie(answer, LOGIN, secret, int(self._login.context.settings.login_max.total_seconds()))
@@ -254,7 +259,7 @@ class LoginPages:
         """Whether this browser has accepted the terms as they are now; true where terms are empty."""
         return not self._terms_mark or cookie_of(request, TERMS) == self._terms_mark
 
-    async def _tried(self, user: str, source: str, outcome: str) -> None:
+    async def _tried(self, user: str, source: str, outcome: str, **more: str) -> None:
         """Count an attempt and write it down. `user` is empty where the user is unknown."""
         self._login.context.metrics.logins.labels(source, outcome).inc()
         await self._login.audit.record(
@@ -262,7 +267,7 @@ class LoginPages:
             action="login.begin",
             target=user,
             outcome="done" if outcome == "in" else outcome,
-            detail={"source": source} | ({"terms": self._terms_mark} if self._terms_mark else {}),
+            detail={"source": source, **more} | ({"terms": self._terms_mark} if self._terms_mark else {}),
             at=self._login.context.clock(),
         )
 

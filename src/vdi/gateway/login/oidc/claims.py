@@ -1,6 +1,7 @@
 """What an ID token must say to be believed, and who the person is by what the provider says. Pure."""
 
 import hmac
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from vdi.gateway.users import check_address
 
 _LEEWAY = 60
 """Seconds that clocks may differ."""
+_SUBJECT = re.compile("[ -~]{1,255}")
+"""OpenID Connect Core 1.0, 2: at most 255 ASCII characters."""
 
 
 class ClaimsError(Exception):
@@ -40,8 +43,9 @@ def check_claims(claims: Mapping[str, Any], config: OIDC, nonce: str, now: float
             raise ClaimsError(f"{name} is {value!r}; allowed: a time")
         if (low is not None and value <= low) or (high is not None and value > high):
             raise ClaimsError(f"{name} is {value:.0f}, and the current time is {now:.0f}")
-    if not isinstance(claims.get("sub"), str) or not claims["sub"]:
-        raise ClaimsError("sub is missing")
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
+        raise ClaimsError(f"sub is {str(subject)[:300]!r}; allowed: 1 to 255 visible ASCII characters")
     said = claims.get("nonce")
     if not isinstance(said, str) or not hmac.compare_digest(said.encode(), nonce.encode()):
         raise ClaimsError("nonce does not match the one that was sent")
@@ -55,8 +59,18 @@ def identity_from(claims: Mapping[str, Any], config: OIDC, settings: Settings) -
             f"{config.name} did not send your e-mail address, which identifies the owner of a desktop. Your "
             "administrator can configure it to send the claim 'email'."
         )
-    if claims.get("email_verified") in (False, "false"):
-        raise RefusedError(f"{config.name} reports that {email[:254]} is not verified. Verify it there first.")
+    verified = claims.get("email_verified")
+    if verified is None and config.require_verified:
+        raise RefusedError(
+            f"{config.name} does not say whether {email[:254]} is verified. Only an administrator of VDI can change "
+            "this: have the claim 'email_verified' sent, or set gateway.oidc.requireVerified to false. See "
+            "docs/login.md#verified."
+        )
+    if verified is not None and verified is not True:
+        raise RefusedError(
+            f"{config.name} reports that {email[:254]} is not verified (email_verified is {str(verified)[:40]!r}; "
+            "allowed: true). Verify it there first."
+        )
     try:
         user = check_address(email)
     except ValueError as why:
@@ -69,7 +83,25 @@ def identity_from(claims: Mapping[str, Any], config: OIDC, settings: Settings) -
         groups=groups,
         admin=user in settings.admin_users or not groups.isdisjoint(settings.admin_groups),
         source=SOURCE,
+        issuer=config.issuer,
+        subject=claims.get("sub", ""),
     )
+
+
+def lacks(claims: Mapping[str, Any], config: OIDC) -> bool:
+    """Whether something that an identity needs is not in the ID token."""
+    needed = ["email", config.groups_claim] + (["email_verified"] if config.require_verified else [])
+    return any(name not in claims for name in needed)
+
+
+def merge(id_token: Mapping[str, Any], user_info: Mapping[str, Any]) -> dict[str, Any]:
+    """The claims of the ID token, with what it lacks from the user info."""
+    merged = {**user_info, **id_token}
+    if "email" in id_token and "email_verified" not in id_token and user_info.get("email") != id_token["email"]:
+        merged.pop("email_verified", None)  # it is said of another address
+    if "email" not in id_token and "email_verified" in id_token:
+        merged["email_verified"] = user_info.get("email_verified")
+    return merged
 
 
 def groups_in(claim: Any) -> frozenset[str]:

@@ -17,7 +17,7 @@ from joserfc.jwk import KeySet
 
 from vdi.gateway.login.logins import Identity
 from vdi.gateway.login.oidc import flow
-from vdi.gateway.login.oidc.claims import ClaimsError, check_claims, identity_from
+from vdi.gateway.login.oidc.claims import ClaimsError, check_claims, identity_from, lacks, merge
 from vdi.gateway.settings import OIDC, Settings
 from vdi.http_client import (
     HTTP_ERRORS,
@@ -142,9 +142,8 @@ class Provider:
         tokens = await self._exchange(metadata, code, flow.verifier_of(secret, state))
         claims = await self._verified(metadata, tokens.id_token)
         check_claims(claims, self.config, flow.nonce_of(secret, state), self._now())
-        missing = "email" not in claims or self.config.groups_claim not in claims
-        if missing and metadata.userinfo_endpoint and tokens.access_token:
-            claims = await self._more(metadata, tokens.access_token, claims) | claims
+        if lacks(claims, self.config) and metadata.userinfo_endpoint and tokens.access_token:
+            claims = merge(claims, await self._more(metadata, tokens.access_token, claims))
         return identity_from(claims, self.config, self._settings)
 
     async def trouble(self) -> str:

@@ -106,6 +106,15 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_logins_user"), "logins", ["user"], unique=False)
     op.create_table(
+        "oidc_subjects",
+        sa.Column("issuer", sa.Text(), nullable=False),
+        sa.Column("user", sa.String(length=254), nullable=False),
+        sa.Column("subject", sa.String(length=255), nullable=False),
+        sa.Column("bound", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("issuer", "user", name=op.f("pk_oidc_subjects")),
+        sa.UniqueConstraint("issuer", "subject", name=op.f("uq_oidc_subjects_issuer_subject")),
+    )
+    op.create_table(
         "history_runs",
         sa.Column("uid", sa.String(length=64), nullable=False),
         sa.Column("start", sa.DateTime(timezone=True), nullable=False),
