@@ -96,7 +96,9 @@ def one_of(*allowed: str) -> Callable[[str], str]:
 
 def truth(text: str) -> bool:
     """`true` or `false`, in any case."""
-    return one_of("true", "false")(text) == "true"
+    if text.lower() not in ("true", "false"):
+        raise ValueError("allowed: true and false")
+    return text.lower() == "true"
 
 
 def address(text: str) -> tuple[str, int]:

@@ -21,7 +21,7 @@ from unit.gateway.api_stage import ALICE, BOB, ROOT, RUNNING
 from unit.gateway.probe_agent import FIGURES, Agent, agent
 from vdi.cli.main import main
 from vdi.cli.remote.logins import Login, Logins, write_logins
-from vdi.gateway.login.logins import Identity
+from vdi.gateway.login.logins import OIDC, AnotherAccountError, Device, Identity
 from vdi.latency_probe.client import DesktopAccess, StageError
 from vdi.latency_probe.measurements import Measurements
 from vdi.session.times import format_time
@@ -405,3 +405,26 @@ def test_what_cannot_be_probed_is_said(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     ran = remote("session", "probe", "alice-desktop")
     assert (ran.code, "pip install 'vdi-kubernetes[probe]'" in ran.err) == (3, True)
+
+
+def test_an_administrator_releases_an_address(remote: Vdi, gateway: RemoteGateway) -> None:
+    first, second = (
+        Identity(user="carol@example.com", source=OIDC, issuer="https://id.example.com", subject=subject)
+        for subject in ("1", "2")
+    )
+    gateway.do(gateway.there.logins.begin(first, Device()))
+    with pytest.raises(AnotherAccountError):
+        gateway.do(gateway.there.logins.begin(second, Device()))
+    refused = remote("gateway", "user", "release", "carol@example.com")
+    assert refused.code == 1 and "Only administrators can do this" in refused.err
+    log_in(gateway, ROOT)
+    done = remote("gateway", "user", "release", "Carol@example.com", "-o", "json")
+    assert (done.code, json.loads(done.out)) == (0, {"released": ["carol@example.com"]}), done.err
+    gateway.do(gateway.there.logins.begin(second, Device()))
+    assert remote("gateway", "user", "release", "dave@example.com").code == 1
+    assert "is not an e-mail address" in remote("gateway", "user", "release", "dave").err
+
+
+def test_releasing_an_address_needs_a_login(vdi: Vdi) -> None:
+    refused = vdi("gateway", "user", "release", "carol@example.com")
+    assert refused.code == 2 and "vdi login https://portal.vdi.example.com" in refused.err

@@ -9,6 +9,7 @@ import pytest
 
 from unit.gateway.api_stage import BOB, ROOT, RUNNING, ApiStage
 from unit.gateway.test_api_sessions import names, problem
+from vdi.gateway.login.logins import OIDC, AnotherAccountError, Device, Identity
 from vdi.gateway.prices import Prices
 from vdi.kube.errors import Forbidden
 
@@ -196,3 +197,26 @@ async def test_an_export_has_one_s_own_rows(stage: ApiStage) -> None:
     problem(await alice.get("/api/v1/export", params={"what": "audit"}), 422, "invalid")
     problem(await alice.get("/api/v1/export", params={"what": "runs", "month": "2026-11"}), 422, "invalid")
     problem(await alice.get("/api/v1/export", params={"what": "usage", "since": later}), 422, "invalid")
+
+
+def account(subject: str) -> Identity:
+    """An account of the identity provider with Carol's address."""
+    return Identity(user="carol@example.com", source=OIDC, issuer="https://id.example.com", subject=subject)
+
+
+async def test_an_administrator_releases_an_address_for_another_account(stage: ApiStage) -> None:
+    """What the account before has open ends: it is no longer whose address this is."""
+    carol, root, bob = await stage.program(account("1")), await stage.program(ROOT), await stage.program(BOB)
+    with pytest.raises(AnotherAccountError):
+        await stage.logins.begin(account("2"), Device())
+    address = "/api/v1/admin/users/Carol@example.com/release"
+    problem(await bob.post(address), 403, "forbidden")
+    problem(await carol.post(address), 403, "forbidden")
+    assert (await root.post(address)).status_code == 204
+    assert (await carol.get("/api/v1/me")).status_code == 401
+    assert await stage.logins.of("carol@example.com") == []
+    assert (await (await stage.program(account("2"))).get("/api/v1/me")).json()["user"] == "carol@example.com"
+    (act,) = (await root.get("/api/v1/admin/audit", params={"action": "user.release"})).json()["items"]
+    assert (act["actor"], act["target"], act["outcome"]) == ("root@example.com", "carol@example.com", "done")
+    problem(await root.post("/api/v1/admin/users/dave@example.com/release"), 404, "not-found")
+    problem(await root.post("/api/v1/admin/users/nobody/release"), 422, "invalid")

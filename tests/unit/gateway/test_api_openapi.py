@@ -16,6 +16,7 @@ from unit.gateway.api_stream import events_of
 from unit.gateway.probe_agent import FIGURES, STATE, agent
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.gateway.api.component import OPERATIONS
+from vdi.gateway.login.logins import OIDC, Device, Identity
 
 
 @pytest.fixture
@@ -69,6 +70,8 @@ async def test_every_operation_answers_as_documented(stage: ApiStage, monkeypatc
     monkeypatch.setattr("vdi.gateway.doctor_runs.collect", _snapshot)
     await _past(stage)
     root, page = await stage.program(ROOT), await stage.page(ROOT)
+    await stage.logins.begin(Identity(user="old@example.com", source=OIDC, issuer="i", subject="1"), Device())
+    assert (await root.post("/api/v1/admin/users/old@example.com/release")).is_success
     one = "/api/v1/sessions/alice-desktop"
     program = await stage.program()
     async with agent(stage) as asked:

@@ -34,6 +34,7 @@ def test_every_variable_is_read() -> None:
             "VDI_OIDC_ISSUER": "https://id.example.com/realms/x",
             "VDI_OIDC_CLIENT_ID": "vdi",
             "VDI_OIDC_CLIENT_SECRET": "s3cret",
+            "VDI_OIDC_REQUIRE_VERIFIED": "false",
             "VDI_ADMIN_USERS": "Root@Example.com, ops@example.com",
             "VDI_ADMIN_GROUPS": "admins,",
             "VDI_LIMITS_FILE": "/etc/vdi/limits.yaml",
@@ -45,7 +46,7 @@ def test_every_variable_is_read() -> None:
     assert settings.public_addr == ("0.0.0.0", 9000)
     assert settings.internal_addr == ("::1", 9001)
     assert set(settings.trusted_proxies) == {ip_network("10.1.0.0/16"), ip_network("fd00::/8")}
-    assert settings.oidc == OIDC("https://id.example.com/realms/x", "vdi", "s3cret")
+    assert settings.oidc == OIDC("https://id.example.com/realms/x", "vdi", "s3cret", require_verified=False)
     assert settings.admin_users == {"root@example.com", "ops@example.com"}
     assert settings.admin_groups == {"admins"}
     assert settings.limits_file == Path("/etc/vdi/limits.yaml")
@@ -65,6 +66,7 @@ def test_every_variable_is_read() -> None:
         ("VDI_TRUSTED_PROXIES", "10.0.0.0/33", "networks such as 10.0.0.0/8"),
         ("VDI_OIDC_ISSUER", "http://id.example.com", "an https:// URL"),
         ("VDI_OIDC_SCOPES", "email", "scopes with openid"),
+        ("VDI_OIDC_REQUIRE_VERIFIED", "no", "true and false"),
         ("VDI_ADMIN_USERS", "root", "addresses such as"),
         ("VDI_TOKEN_SECONDS", "5", "from 30 to 3600"),
         ("VDI_LOGIN_MAX", "a week", "durations above zero"),
