@@ -4,7 +4,11 @@ import asyncio
 import random
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,7 +21,9 @@ from vdi.api.session import VDISession
 from vdi.gateway.history.export import Form, What, export
 from vdi.gateway.store.audit import END, Act, Audit
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
+from vdi.gateway.store.logins import ApiToken, LoginStore
 from vdi.gateway.store.migrations import UnknownRevisionError, upgrade
+from vdi.gateway.store.subjects import SubjectStore
 
 __all__ = ["postgres_server", "postgres_url"]
 NOW = at(10_000)
@@ -180,3 +186,45 @@ async def test_dump_and_restore_as_documented(postgres_server: Postgres, postgre
     async with open_database(postgres_url) as database:
         sessions, runs = await rows_of(database)
     assert ([session.name for session in sessions], len(runs)) == (["before"], 1)
+
+
+@asynccontextmanager
+async def replicas(url: str, count: int) -> AsyncIterator[list[Database]]:
+    """Gateways that have made the tables."""
+    databases = [Database(url) for _ in range(count)]
+    await upgrade(databases[0])
+    yield databases
+    for database in databases:
+        await database.close()
+
+
+async def test_api_tokens_made_at_once_are_counted(postgres_url: str) -> None:
+    now = datetime(2026, 11, 20, 7, 25, tzinfo=UTC)
+    words: dict[str, Any] = {"name": "", "groups": frozenset(), "admin": False, "source": "local", "label": "x"}
+    tokens = [
+        ApiToken(id=f"t{number}", user="a@example.com", created=now, expires=now + timedelta(days=1), **words)
+        for number in range(20)
+    ]
+    async with replicas(postgres_url, 4) as databases:
+        stores = [LoginStore(database) for database in databases]
+        made = await asyncio.gather(
+            *(stores[number % 4].add_token(token, token.id, 5) for number, token in enumerate(tokens))
+        )
+        assert made.count(True) == 5 and len(await stores[0].tokens_of("a@example.com", now)) == 5
+        other = msgspec.structs.replace(tokens[0], id="other", user="b@example.com")
+        assert await stores[1].add_token(other, "other", 5), "each person has a count of their own"
+
+
+async def test_an_address_goes_to_one_of_the_accounts_that_come_at_once(postgres_url: str) -> None:
+    now = datetime(2026, 11, 20, 7, 25, tzinfo=UTC)
+    async with replicas(postgres_url, 4) as databases:
+        stores = [SubjectStore(database) for database in databases]
+        seen = await asyncio.gather(
+            *(stores[number % 4].bind("https://id", str(number), "a@example.com", now) for number in range(12))
+        )
+        (bound,) = {tuple(each.items()) for each in seen}
+        assert bound[0][0] == "a@example.com" and len(bound) == 1
+        taken = await stores[0].bind("https://id", bound[0][1], "b@example.com", now)
+        assert taken == {"a@example.com": bound[0][1]}, "an account has one address"
+        assert await stores[1].release("a@example.com") and not await stores[2].release("a@example.com")
+        assert await stores[3].bind("https://id", bound[0][1], "b@example.com", now) == {"b@example.com": bound[0][1]}

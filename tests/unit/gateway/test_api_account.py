@@ -78,7 +78,7 @@ async def test_a_token_s_fields_are_checked(stage: ApiStage, body: dict[str, obj
 
 
 async def test_there_is_an_end_to_tokens(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vdi.gateway.api.account.MOST_TOKENS", 1)
+    monkeypatch.setattr("vdi.gateway.login.logins.MOST_TOKENS", 1)
     page = await stage.page()
     assert (await page.post("/api/v1/tokens", json={"label": "one"})).status_code == 201
     problem(await page.post("/api/v1/tokens", json={"label": "two"}), 409, "over-limit")

@@ -12,8 +12,8 @@ from support.csrf import csrf_of
 from support.waiting import hold_calls
 from unit.gateway.component_stage import PORTAL, Browser
 from unit.gateway.login_stage import LoginStage
-from vdi.gateway.login.account import MOST_TOKENS
 from vdi.gateway.login.cli_login import loopback
+from vdi.gateway.login.logins import MOST_TOKENS
 from vdi.gateway.login.logins import browser as named
 from vdi.gateway.login.oidc.flow import challenge_of
 from vdi.gateway.store.logins import LoginStore
@@ -99,6 +99,16 @@ async def test_no_one_has_more_tokens_than_they_can_look_after(stage: LoginStage
         await make_token(alice)
     answer = await alice.submit("/account/tokens", (await alice.get("/account")).text, label="x", days="30")
     assert answer.status_code == 422
+
+
+async def test_tokens_made_at_once_are_counted(
+    stage: LoginStage, alice: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdi.gateway.login.logins.MOST_TOKENS", 5)
+    page = (await alice.get("/account")).text
+    answers = await asyncio.gather(*(alice.submit("/account/tokens", page, label="x", days="30") for _ in range(12)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 5 + [422] * 7
+    assert len(await stage.logins.tokens("alice@example.com")) == 5
 
 
 async def test_names_are_escaped(alice: Browser) -> None:
@@ -251,6 +261,17 @@ async def test_the_command_line_gets_a_token_through_the_browser(stage: LoginSta
     assert await status_with(stage, answer["token"]) == 200
     again = await command.post("/cli/token", data=proof)
     assert (again.status_code, again.json()["error"]) == (400, "invalid_grant")
+
+
+async def test_the_command_line_makes_no_more_tokens_than_a_person_may_have(
+    stage: LoginStage, alice: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdi.gateway.login.logins.MOST_TOKENS", 1)
+    await make_token(alice)
+    proof = {"code": await agreed(alice), "code_verifier": VERIFIER, "redirect_uri": LOOPBACK}
+    answer = await stage.browser().post("/cli/token", data=proof)
+    assert (answer.status_code, answer.json()["error"]) == (400, "access_denied")
+    assert "You already have 1 API tokens." in answer.json()["error_description"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.logins import browser
 from vdi.gateway.login.pages import logged_out
 from vdi.gateway.login.services import LoginServices
@@ -18,8 +19,6 @@ from vdi.gateway.web.render import Renderer
 
 LIFETIMES = (1, 7, 30, 90, 365)
 """Days that a token made here may last."""
-MOST_TOKENS = 50
-"""API tokens of one person."""
 _DONE = {
     "ended": "That browser is signed out.",
     "revoked": "The token is revoked.",
@@ -104,11 +103,9 @@ class AccountPages:
             if days not in {str(lifetime) for lifetime in LIFETIMES}:
                 allowed = ", ".join(map(str, LIFETIMES))
                 raise ValueError(f"The token's days are {days[:20]!r}; allowed: {allowed}.")
-            if len(await self._login.logins.tokens(user.email)) >= MOST_TOKENS:
-                raise ValueError(f"You already have {MOST_TOKENS} tokens. Revoke one that you do not need.")
-        except ValueError as why:
+            secret, _ = await self._login.logins.new_token(user, label, timedelta(days=int(days)))
+        except (ValueError, ActionDenied) as why:
             return await self._page(request, user, status=422, error=str(why))
-        secret, _ = await self._login.logins.new_token(user, label, timedelta(days=int(days)))
         await self._audit(user, "token.create", {"label": label, "days": days})
         return await self._page(request, user, new_token=secret, new_label=label)
 

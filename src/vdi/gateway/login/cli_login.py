@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.logins import LoginEndedError, hash_of
 from vdi.gateway.login.oidc.flow import challenge_of
 from vdi.gateway.login.services import LoginServices
@@ -149,6 +150,8 @@ class CliLoginPages:
             secret, token = await self._login.logins.new_token(user, grant.client, LIFETIME)
         except LoginEndedError:
             return _refuse("invalid_grant", "the login that confirmed this has ended; log in again")
+        except ActionDenied as error:
+            return _refuse("access_denied", error.sentence)
         self._login.context.metrics.logins.labels("cli", "in").inc()
         detail = {"label": grant.client, "days": str(LIFETIME.days)}
         await self._login.audit.record(

@@ -16,6 +16,7 @@ from datetime import timedelta
 from starlette.exceptions import HTTPException
 
 from vdi.gateway.context import GatewayContext
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.store.logins import ApiToken, Login, LoginStore
 from vdi.gateway.store.subjects import SubjectStore
 from vdi.gateway.users import User
@@ -23,6 +24,8 @@ from vdi.gateway.users import User
 TOKEN_PREFIX = "vdi_"  # noqa: S105 -- what our tokens begin with, so that scanners of leaked secrets know them
 TOKEN_ID = "token:"  # noqa: S105
 """What `User.login_id` begins with where an API token spoke."""
+MOST_TOKENS = 50
+"""API tokens of one person."""
 LOCAL = "local"
 OIDC = "oidc"
 _LONGEST_SECRET = 100
@@ -211,7 +214,7 @@ class Logins:
     async def new_token(self, user: User, label: str, lifetime: timedelta) -> tuple[str, ApiToken]:
         """An API token that may do what this person may; the token itself is in this answer and nowhere else.
 
-        Raises LoginEndedError.
+        Raises LoginEndedError, and ActionDenied for one token too many.
         """
         now = self._clock()
         secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
@@ -226,7 +229,9 @@ class Logins:
             created=now,
             expires=now + lifetime,
         )
-        await self._store.add_token(token, hash_of(secret))
+        if not await self._store.add_token(token, hash_of(secret), MOST_TOKENS):
+            words = f"You already have {MOST_TOKENS} API tokens. Revoke one that you do not need."
+            raise ActionDenied("OverLimit", words)
         if user.login_id and not await self.is_live(user.login_id):
             # Whoever ended it meanwhile may have looked for the user's tokens before this one was there.
             await self._store.end_tokens([token.id], self._clock())

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from vdi.gateway.context import GatewayContext
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.token_review import TokenReviewer, plain
@@ -41,6 +42,6 @@ class ProbeTokens:
             return refusal
         try:
             secret, _ = await self._logins.new_token(User(PROBE_USER, "Probe"), "probe CronJob", TOKEN_LIFETIME)
-        except DatabaseUnavailableError as error:
+        except (ActionDenied, DatabaseUnavailableError) as error:
             return plain(503, str(error))
         return JSONResponse({"user": PROBE_USER, "token": secret}, headers={"Cache-Control": "no-store"})

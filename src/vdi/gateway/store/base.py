@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, MetaData, Table, event, types
+from sqlalchemy import DateTime, Dialect, MetaData, Table, event, func, select, types
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
@@ -104,6 +104,14 @@ class Database:
         """A connection to read with. Raises DatabaseUnavailableError, like `begin`."""
         async with _translated(self.engine) as connection:
             yield connection
+
+    async def lock(self, connection: AsyncConnection, name: str) -> None:
+        """Wait until no other transaction has this name, to the end of this one: for a count before an insert.
+
+        On SQLite `begin` has done so for all names.
+        """
+        if not self.is_sqlite:
+            await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
 
     def insert(self, table: Table) -> "postgresql.Insert | sqlite.Insert":
         """An INSERT that may say `.on_conflict_do_nothing()` or `.on_conflict_do_update(...)`."""

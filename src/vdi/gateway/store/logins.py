@@ -19,6 +19,7 @@ from sqlalchemy import (
     Text,
     and_,
     delete,
+    func,
     select,
     update,
 )
@@ -110,14 +111,21 @@ class LoginStore:
 
     async def add_login(self, login: Login, secret_hash: str) -> None:
         """A new login. The usage report has its groups for this month."""
-        await self._add(logins, login, secret_hash)
         month = login.created.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         async with self._database.begin() as connection:
+            await connection.execute(logins.insert().values(_values(login, secret_hash)))
             await keep_groups(self._database, connection, month, login.user, login.groups)
 
-    async def add_token(self, token: ApiToken, secret_hash: str) -> None:
-        """A new API token."""
-        await self._add(api_tokens, token, secret_hash)
+    async def add_token(self, token: ApiToken, secret_hash: str, most: int) -> bool:
+        """A new API token; False when its user has `most` that hold."""
+        mine = and_(api_tokens.c.user == token.user, is_open(api_tokens, token.created))
+        async with self._database.begin() as connection:
+            await self._database.lock(connection, f"api_tokens/{token.user}")
+            count = select(func.count()).select_from(api_tokens).where(mine)
+            if (await connection.execute(count)).scalar_one() >= most:
+                return False
+            await connection.execute(api_tokens.insert().values(_values(token, secret_hash)))
+            return True
 
     async def login_by_hash(self, secret_hash: str) -> Login | None:
         """The login with this secret, whether it still holds or not."""
@@ -194,14 +202,6 @@ class LoginStore:
             for table in (logins, api_tokens):
                 await connection.execute(delete(table).where((table.c.ended < then) | (table.c.expires < then)))
 
-    async def _add(self, table: Table, credential: Login | ApiToken, secret_hash: str) -> None:
-        values = msgspec.structs.asdict(credential) | {
-            "groups": _groups_text(credential.groups),
-            "secret_hash": secret_hash,
-        }
-        async with self._database.begin() as connection:
-            await connection.execute(table.insert().values(**values))
-
     async def _end(self, table: Table, ids: Sequence[str], now: datetime) -> None:
         for batch in batches(ids):
             some = and_(table.c.id.in_(batch), table.c.ended.is_(None))
@@ -221,6 +221,11 @@ def is_open(table: Table, now: datetime) -> ColumnElement[bool]:
 
 def _table_of(credential: Login | ApiToken) -> Table:
     return logins if isinstance(credential, Login) else api_tokens
+
+
+def _values(credential: Login | ApiToken, secret_hash: str) -> dict[str, Any]:
+    groups = _groups_text(credential.groups)
+    return msgspec.structs.asdict(credential) | {"groups": groups, "secret_hash": secret_hash}
 
 
 def _groups_text(groups: frozenset[str]) -> str:

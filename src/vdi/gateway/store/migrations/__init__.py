@@ -20,8 +20,6 @@ from vdi.gateway import store
 from vdi.gateway.store.base import Database, metadata
 
 FOLDER = Path(__file__).parent
-LOCK = 0x7664_6900
-"""Key of the advisory lock that PostgreSQL gives to one upgrade at a time."""
 
 
 class UnknownRevisionError(Exception):
@@ -54,8 +52,7 @@ async def upgrade(database: Database) -> None:
     gateway has upgraded this database before.
     """
     async with database.begin() as connection:
-        if not database.is_sqlite:
-            await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+        await database.lock(connection, "migrations")
         await connection.run_sync(_upgrade)
 
 
