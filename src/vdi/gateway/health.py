@@ -20,7 +20,6 @@ from vdi.gateway.context import GatewayContext
 from vdi.gateway.edge.tokens import LEEWAY
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.operator.metrics_token import CHALLENGE, MetricsToken
-from vdi.version import package_version
 
 _PATIENCE = 2.0
 """Seconds that database and Redis have for an answer: less than the kubelet has for ours."""
@@ -117,7 +116,7 @@ class Health(Component):
 
     async def _alive(self, _request: Request) -> Response:
         """This answer proves that the event loop turns; a task that dies takes the process with it."""
-        return PlainTextResponse(f"ok vdi {package_version()}\n")
+        return PlainTextResponse("ok\n")
 
     async def _ready(self, _request: Request) -> Response:
         own = list(self._own())

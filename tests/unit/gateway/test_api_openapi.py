@@ -17,6 +17,7 @@ from unit.gateway.probe_agent import FIGURES, STATE, agent
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.gateway.api.component import OPERATIONS
 from vdi.gateway.login.logins import OIDC, Device, Identity
+from vdi.version import package_version
 
 
 @pytest.fixture
@@ -159,3 +160,11 @@ async def test_the_page_has_every_operation_and_every_problem(stage: ApiStage) -
     for target in re.findall(r'href="#([^"]+)"', page.text):
         assert f'id="{target}"' in page.text
     assert "https://" not in page.text.replace("https://portal.vdi.localhost", "")
+
+
+async def test_the_version_of_the_gateway_is_not_for_everybody(stage: ApiStage) -> None:
+    """Which holes a gateway has is looked up by its version."""
+    anybody = await stage.anybody()
+    for address in ("/api/v1/openapi.json", "/api/docs"):
+        answer = await anybody.get(address)
+        assert answer.status_code == 200 and package_version() not in answer.text, address

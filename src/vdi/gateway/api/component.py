@@ -17,7 +17,6 @@ from vdi.gateway.api.services import ApiServices
 from vdi.gateway.component import Component
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.web.render import Renderer
-from vdi.version import package_version
 
 OPERATIONS: tuple[Operation, ...] = (
     *sessions.OPERATIONS,
@@ -69,7 +68,7 @@ class Api(Component):
 
 @cache
 def _document(portal_url: str) -> dict[str, Any]:
-    return document(OPERATIONS, url=portal_url, version=package_version())
+    return document(OPERATIONS, url=portal_url)
 
 
 _ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

@@ -40,7 +40,7 @@ _PARTS = {
 }
 
 
-def document(operations: Sequence[Operation], *, url: str, version: str) -> Schema:
+def document(operations: Sequence[Operation], *, url: str) -> Schema:
     """The whole document. `url`: the portal's, without a slash at its end."""
     used = {operation.name: operation for operation in operations}
     structs = _structs(operations)
@@ -54,7 +54,8 @@ def document(operations: Sequence[Operation], *, url: str, version: str) -> Sche
     schemas = {name: _plain(schema) for name, schema in components.items() if name not in parameters_only}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "VDI", "version": version, "description": _ABOUT},
+        # The version of the API, not of the gateway: the document is for everybody.
+        "info": {"title": "VDI", "version": PREFIX.rpartition("/v")[2], "description": _ABOUT},
         "servers": [{"url": url}],
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "security": [{"token": []}, {"login": [], "csrf": []}],
