@@ -20,9 +20,10 @@ import yaml
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.gateway.users import User, normal_user
+from vdi.gateway.users import User
 from vdi.session.home_list import HomeSummary
 from vdi.session.homes import Home
+from vdi.session.people import normal_name
 from vdi.session.units import parse_quantity
 
 
@@ -82,7 +83,7 @@ class MonthUse:
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All limits of this gateway. Users as `people.normal_user` writes them."""
+    """All limits of this gateway. Names of users and groups as `people.normal_name` writes them."""
 
     default: Limit = Limit()
     groups: dict[str, Limit] = {}
@@ -118,7 +119,14 @@ def read_limits(text: str, source: str) -> Limits:
                 raise LimitsError(f"{source}: {where}.{field}: {why}") from why
             if not allowed:
                 raise LimitsError(f"{source}: {where}.{field}: {number} is not allowed; allowed: 0 or more")
-    return Limits(limits.default, limits.groups, {normal_user(user): limit for user, limit in limits.users.items()})
+    return Limits(limits.default, _normal("groups", limits.groups, source), _normal("users", limits.users, source))
+
+
+def _normal(where: str, limits: dict[str, Limit], source: str) -> dict[str, Limit]:
+    named = {normal_name(name): limit for name, limit in limits.items()}
+    if len(named) < len(limits):
+        raise LimitsError(f"{source}: {where}: a name is given twice; allowed: once, in upper or lower case")
+    return named
 
 
 def gpus_of(session: VDISession, template: VDITemplate | None) -> int:

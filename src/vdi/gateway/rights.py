@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.gateway.users import Role, User, same_user
+from vdi.gateway.users import Role, User, normal_groups, same_user
 from vdi.session.times import parse_time
 
 
@@ -55,7 +55,9 @@ def may_use(template: VDITemplate, user: User) -> bool:
     access = template.spec.access
     if user.admin or not (access.users or access.groups):
         return True
-    return any(same_user(email, user.email) for email in access.users) or not user.groups.isdisjoint(access.groups)
+    return any(same_user(email, user.email) for email in access.users) or not user.groups.isdisjoint(
+        normal_groups(access.groups)
+    )
 
 
 def knows_of(session: VDISession, user: User, now: datetime) -> bool:

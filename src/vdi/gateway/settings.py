@@ -12,7 +12,7 @@ import msgspec
 
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.gateway.brand import Brand
-from vdi.gateway.users import check_address
+from vdi.gateway.users import check_address, normal_groups
 from vdi.operator.metrics_token import METRICS_TOKEN_FILE
 from vdi.operator.variables import (
     FORMAT,
@@ -30,6 +30,7 @@ from vdi.operator.variables import (
     truth,
 )
 from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.people import normal_name
 from vdi.session.units import parse_duration
 
 Network = IPv4Network | IPv6Network
@@ -239,9 +240,13 @@ def _words(text: str) -> frozenset[str]:
 
 def _group_namespaces(text: str) -> dict[str, str]:
     try:
-        return msgspec.json.decode(text, type=dict[str, str])
+        given = msgspec.json.decode(text, type=dict[str, str])
     except msgspec.DecodeError as error:
         raise ValueError('allowed: JSON with groups and namespaces, such as {"engineering": "lab"}') from error
+    named = {normal_name(group): namespace for group, namespace in given.items()}
+    if len(named) < len(given):
+        raise ValueError("allowed: each group once; upper and lower case are the same")
+    return named
 
 
 def _users(text: str) -> frozenset[str]:
@@ -270,7 +275,7 @@ _VARIABLES: Variables = {
     "VDI_OIDC_NAME": ("oidc_name", str),
     "VDI_OIDC_REQUIRE_VERIFIED": ("oidc_require_verified", truth),
     "VDI_ADMIN_USERS": ("admin_users", _users),
-    "VDI_ADMIN_GROUPS": ("admin_groups", _words),
+    "VDI_ADMIN_GROUPS": ("admin_groups", lambda text: normal_groups(text.split(","))),
     "VDI_MAX_TIMEOUT": ("max_timeout", duration),
     "VDI_LIMITS_FILE": ("limits_file", Path),
     "VDI_PRICES_FILE": ("prices_file", Path),

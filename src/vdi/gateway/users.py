@@ -1,11 +1,13 @@
 """Who is logged in, and a user's role in a session."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from unicodedata import is_normalized
 
 from vdi.api.constraints import INVISIBLE
+from vdi.session.people import normal_name
 
 
 class Role(StrEnum):
@@ -25,7 +27,7 @@ class User:
     name: str = ""
     """For people to read; never compared."""
     groups: frozenset[str] = frozenset()
-    """As the identity provider or the users' Secret named them at login."""
+    """As the identity provider or the users' Secret named them at login, as `normal_groups` writes them."""
     admin: bool = False
     login_id: str = ""
     """The login that this request came with; empty where none did (a test, a background job)."""
@@ -34,16 +36,16 @@ class User:
 _ADDRESS = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
 _INVISIBLE = re.compile(f"[{INVISIBLE}]")
 _LONGEST_ADDRESS = 254
-_SMALL = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
 
 
 def normal_user(text: str) -> str:
-    """An e-mail address in the one spelling that is compared and stored.
+    """An e-mail address in the one spelling that is compared and stored."""
+    return normal_name(text)
 
-    ASCII letters in lower case, nothing else changed: Unicode's own folding makes two addresses one (the Kelvin sign
-    becomes a k), and whoever may choose the other one could borrow the first.
-    """
-    return text.strip().translate(_SMALL)
+
+def normal_groups(names: Iterable[str]) -> frozenset[str]:
+    """Groups in the one spelling that is compared and stored."""
+    return frozenset(filter(None, map(normal_name, names)))
 
 
 class AddressError(ValueError):

@@ -14,6 +14,7 @@ import msgspec
 
 from vdi.api.session import VDISession
 from vdi.api.template import TemplateSpec, TemplateVolume, VDITemplate
+from vdi.session.people import normal_name
 
 GROUPS = "vdi.kasm.io/groups"
 """Annotation of a session: JSON list of the groups of its user that the volumes of its template name."""
@@ -49,14 +50,15 @@ def groups_of(session: VDISession) -> frozenset[str]:
     """The groups of the session's user, as far as the gateway has written them."""
     text = session.metadata.annotations.get(GROUPS, "[]")
     try:
-        return frozenset(msgspec.json.decode(text, type=list[str]))
+        return frozenset(map(normal_name, msgspec.json.decode(text, type=list[str])))
     except msgspec.DecodeError:
         return frozenset()
 
 
 def groups_annotation(template: VDITemplate, groups: Collection[str]) -> str | None:
     """The value of the annotation for a user in these groups; None: the template's volumes name none of them."""
-    named = sorted({group.name for volume in template.spec.volumes for group in volume.groups} & set(groups))
+    there = {normal_name(group.name) for volume in template.spec.volumes for group in volume.groups}
+    named = sorted(there & set(map(normal_name, groups)))
     return msgspec.json.encode(named).decode() if named else None
 
 
@@ -105,7 +107,7 @@ def find_volume_problems(spec: TemplateSpec, home: str | None, *, behind_gateway
         if problem := _sub_path_problem(volume):
             yield problem
             continue
-        everyone = [group.name for group in volume.groups]
+        everyone = [normal_name(group.name) for group in volume.groups]
         for path in sorted({_normal(mount.path) for mount in _mounts(volume, "user@example.com", everyone)}):
             if path in paths:
                 yield f"spec.volumes: something is already mounted at {path}; choose another mountPath"
@@ -127,21 +129,20 @@ def folder_name(name: str) -> str:
     return f"{text[:_LONGEST_FOLDER]}%x{sha256(name.encode()).hexdigest()[:16]}"
 
 
-def _user_folder(user: str) -> str:
-    """Addresses that differ in the case of ASCII letters alone are of one user."""
-    return folder_name("".join(letter.lower() if letter.isascii() else letter for letter in user))
-
-
 def _mounts(volume: TemplateVolume, user: str, groups: Collection[str]) -> Iterator[Mount]:
-    mine = [group for group in volume.groups if group.name in groups]
-    sub_path = (volume.sub_path or "").replace(_USER, _user_folder(user))
+    mine: dict[str, bool] = {}  # whether it may only read, by group
+    for group in volume.groups:
+        name = normal_name(group.name)
+        if name in groups:
+            mine[name] = group.read_only and mine.get(name, True)
+    sub_path = (volume.sub_path or "").replace(_USER, folder_name(normal_name(user)))
     if _GROUP in sub_path:
-        for group in mine:
-            folder = folder_name(group.name)
+        for name, read_only in mine.items():
+            folder = folder_name(name)
             path = volume.mount_path.replace(_GROUP, folder)
-            yield Mount(volume.name, path, sub_path.replace(_GROUP, folder), group.read_only)
+            yield Mount(volume.name, path, sub_path.replace(_GROUP, folder), read_only)
     elif mine:
-        yield Mount(volume.name, volume.mount_path, sub_path, all(group.read_only for group in mine))
+        yield Mount(volume.name, volume.mount_path, sub_path, all(mine.values()))
     elif not volume.groups:
         yield Mount(volume.name, volume.mount_path, sub_path, volume.read_only)
 

@@ -110,3 +110,12 @@ def test_the_command_s_help_names_every_variable() -> None:
     variables = set(re.findall(r'^    "(VDI_[A-Z_]+)": \(', source, flags=re.MULTILINE))
     assert len(variables) > 20
     assert not [name for name in variables if name not in (commands.run.__doc__ or "")]
+
+
+def test_groups_are_read_without_the_case_of_ascii_letters() -> None:
+    named = {"VDI_ADMIN_GROUPS": "Admins, VDI Admins", "VDI_GROUP_NAMESPACES": '{"Engineering": "lab"}'}
+    settings = read_settings({"VDI_NAMESPACE": "desks,lab", **named})
+    assert settings.admin_groups == {"admins", "vdi admins"}
+    assert settings.namespace_for({"engineering"}) == "lab"
+    with pytest.raises(SettingsError, match="each group once; upper and lower case are the same"):
+        read_settings({"VDI_NAMESPACE": "desks,lab", "VDI_GROUP_NAMESPACES": '{"cad": "lab", "CAD": "desks"}'})

@@ -21,7 +21,7 @@ def test_each_number_comes_from_the_user_then_the_most_generous_group_then_every
     default: {sessions: 3, gpus: 1, hoursPerMonth: 100}
     groups:
       students: {sessions: 1, hoursPerMonth: 40}
-      artists: {hoursPerMonth: 60}
+      Artists: {hoursPerMonth: 60}
       staff: {sessions: 99}
     users:
       Alice@Example.com: {gpus: 8}
@@ -49,6 +49,8 @@ def test_no_limits_limit_no_one(text: str) -> None:
         ("groups: {g: {gpuHoursPerMonth: -2}}", "groups.g.gpuHoursPerMonth: -2.0 is not allowed; allowed: 0 or more"),
         ("default: {homeStorage: 5 GB}", "default.homeStorage: '5 GB' is not a quantity"),
         ("default: {homeStorage: -5Gi}", "default.homeStorage: -5Gi is not allowed"),
+        ("groups: {staff: {gpus: 1}, Staff: {gpus: 2}}", "groups: a name is given twice"),
+        ("users: {a@b.c: {gpus: 1}, A@b.c: {gpus: 2}}", "users: a name is given twice"),
         ("- 1", "allowed: default"),
         ("a: [", "limits.yaml"),
     ],

@@ -29,6 +29,14 @@ async def test_the_right_password_makes_a_login(stage: LoginStage) -> None:
     assert (me["user"], me["groups"], me["admin"]) == ("alice@example.com", ["engineering"], False)
 
 
+async def test_the_groups_of_a_user_are_the_same_in_upper_case(stage: LoginStage) -> None:
+    stage.set_users(alice=user(groups=("Engineering", " ADMINS ")))
+    browser = stage.browser()
+    await browser.log_in()
+    me = (await browser.get("/api/v1/me")).json()
+    assert (me["groups"], me["admin"]) == (["admins", "engineering"], True)
+
+
 async def test_the_address_is_the_same_in_upper_case_and_with_spaces(stage: LoginStage) -> None:
     browser = stage.browser()
     answer = await browser.submit("/login", user="  Alice@Example.COM ", password=PASSWORD)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.builders import a_session, a_template
 from vdi.api.session import VDISession
 from vdi.gateway.rights import Action, access_ends, knows_of, may_use, refusal, role_in
-from vdi.gateway.users import Role, User, normal_user, same_user
+from vdi.gateway.users import Role, User, normal_groups, normal_user, same_user
 from vdi.session.times import format_time
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -97,3 +97,9 @@ def test_a_template_for_everybody_for_users_and_for_groups() -> None:
     assert may_use(a_template(access={"users": ["EVE@example.com"]}), someone)
     assert may_use(a_template(access={"groups": ["artists", "staff"]}), someone)
     assert may_use(a_template(access={"users": [ALICE]}), User(EVE, admin=True))
+
+
+def test_a_group_in_another_case_is_the_same_group() -> None:
+    template = a_template(access={"groups": ["Domain Users"]})
+    assert may_use(template, User(ALICE, groups=normal_groups(["DOMAIN users"])))
+    assert not may_use(template, User(ALICE, groups=normal_groups(["domain"])))

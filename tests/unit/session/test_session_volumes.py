@@ -80,6 +80,18 @@ def test_one_folder_is_written_by_one_group_and_read_by_another() -> None:
     assert mounts(a_member("cad"), team) == [{"name": "team", "mountPath": "/team"}]
 
 
+def test_a_group_in_another_case_is_the_same_group() -> None:
+    """On a file system that folds case its folder is the same one, so two spellings must not be two groups."""
+    teams = a_volume(mountPath="/teams/{group}", subPath="{group}", groups=[{"name": "CAD"}, {"name": "Staff"}])
+    expected = [{"name": "team", "mountPath": "/teams/cad", "subPath": "cad", "readOnly": True}]
+    assert mounts(a_member("cad"), teams) == mounts(a_member("CAD"), teams) == expected
+    assert groups_annotation(a_template(volumes=[teams]), {"cad", "STAFF"}) == '["cad","staff"]'
+    twice = a_volume(mountPath="/teams/{group}", subPath="{group}", groups=[{"name": "CAD"}, *TEAMS])
+    assert mounts(a_member("cad"), twice) == [{"name": "team", "mountPath": "/teams/cad", "subPath": "cad"}]
+    kelvin = "\u212aad"
+    assert mounts(a_member(kelvin), a_volume(groups=[{"name": "kad"}])) == [], "Unicode's folding is not applied"
+
+
 @pytest.mark.parametrize("annotation", [None, "", "cad", '"cad"', '{"cad": true}', "[1]", "[]"])
 def test_groups_that_are_not_known_get_nothing(annotation: str | None) -> None:
     session = a_session()

@@ -12,7 +12,7 @@ from vdi.gateway.login.logins import LOCAL, Identity
 from vdi.gateway.login.passwords import Passwords
 from vdi.gateway.login.users_file import KEY, LocalUser, UserFileError, read_users
 from vdi.gateway.settings import Settings
-from vdi.gateway.users import check_address
+from vdi.gateway.users import check_address, normal_groups
 from vdi.kube import SECRETS, Client
 from vdi.kube.errors import KubeError, NotFound
 
@@ -83,7 +83,7 @@ class LocalUsers:
         return self._users
 
     def _identity(self, user: str, known: LocalUser) -> Identity:
-        groups = frozenset(known.groups)
+        groups = normal_groups(known.groups)
         settings = self._settings
         return Identity(
             user=user,

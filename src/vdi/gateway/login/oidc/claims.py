@@ -8,7 +8,7 @@ from typing import Any
 from vdi.gateway.login.logins import OIDC as SOURCE
 from vdi.gateway.login.logins import Identity
 from vdi.gateway.settings import OIDC, Settings
-from vdi.gateway.users import check_address
+from vdi.gateway.users import check_address, normal_groups
 
 _LEEWAY = 60
 """Seconds that clocks may differ."""
@@ -107,4 +107,4 @@ def merge(id_token: Mapping[str, Any], user_info: Mapping[str, Any]) -> dict[str
 def groups_in(claim: Any) -> frozenset[str]:
     """Groups, as a list or as one text with commas between them."""
     names = claim.split(",") if isinstance(claim, str) else claim if isinstance(claim, list) else []
-    return frozenset(name.strip() for name in names if isinstance(name, str) and name.strip())
+    return normal_groups(name for name in names if isinstance(name, str))
