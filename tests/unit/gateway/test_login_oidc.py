@@ -1,6 +1,7 @@
 """What is believed of an identity provider. A real one is in tests/cluster; here is one that lies as a test asks."""
 
 import asyncio
+import hashlib
 import hmac
 import html
 import tracemalloc
@@ -15,6 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import msgspec
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
 from hypothesis import given
 from hypothesis import strategies as st
 from joserfc import jwt
@@ -53,6 +56,10 @@ class FakeProvider:
     sign: Callable[[dict[str, Any]], str] = lambda claims: jwt.encode({"alg": "RS256", "kid": "k1"}, claims, KEY)
     keys: list[Any] = field(default_factory=lambda: [KEY.as_dict(private=False)])
     down: bool = False
+    redirects: bool = False
+    """Whether the token endpoint sends the gateway on to another host."""
+    any_verifier: bool = False
+    """Whether a code is given a token whatever the PKCE verifier: several ways back are under way."""
     nonce: str = ""
     challenge: str = ""
     asked: list[str] = field(default_factory=list)
@@ -78,7 +85,9 @@ class FakeProvider:
             case "/token":
                 self.form = parse_qs(request.content.decode())
                 self.authorization = request.headers.get("authorization", "")
-                if flow.challenge_of(self.form["code_verifier"][0]) != self.challenge:
+                if self.redirects:
+                    return httpx.Response(307, headers={"Location": "https://evil.example/token"})
+                if not self.any_verifier and flow.challenge_of(self.form["code_verifier"][0]) != self.challenge:
                     return httpx.Response(400, json={"error": "invalid_grant"})
                 now = int(self.clock())
                 claims = {"iss": ISSUER, "aud": "vdi", "sub": "1", "iat": now, "exp": now + 60, "nonce": self.nonce}
@@ -139,7 +148,12 @@ async def signing_on(folder: Path, throttle: Throttle | None = None, config: OID
 
     def provider(clock: FakeClock) -> Provider:
         made.append(FakeProvider(lambda: clock.now().timestamp()))
-        http = httpx.AsyncClient(transport=httpx.MockTransport(lambda request: _unread(made[0](request))))
+
+        async def answer(request: httpx.Request) -> httpx.Response:
+            await asyncio.sleep(0)  # what is asked at once is under way at once
+            return _unread(made[0](request))
+
+        http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
         return Provider(config, settings, now=made[0].clock, http=HttpClient(http))
 
     async with LoginStage(folder, settings, throttle=throttle, provider=provider) as stage:
@@ -234,6 +248,8 @@ async def test_the_next_page_is_ours_also_on_the_way_back(sign_on: SignOn) -> No
         {"nonce": "another"},
         {"nonce": None},
         {"nonce": 1},
+        {"nonce": "\ud800"},
+        {"at_hash": "\ud800"},
         {"sub": ""},
         {"sub": None},
         {"sub": 1},
@@ -342,6 +358,132 @@ async def test_a_token_that_is_not_signed_is_not_believed(
     assert answer.status_code == 403
 
 
+@pytest.mark.parametrize("later", [61, 3601])
+async def test_a_key_that_was_swapped_under_its_name_is_not_believed_before_keys_are_read_again(
+    sign_on: SignOn, later: int
+) -> None:
+    assert (await sign_on.come_back()).status_code == 303
+    sign_on.provider.keys = [OTHER_KEY.as_dict(private=False)]
+    sign_on.provider.sign = lambda claims: jwt.encode({"alg": "RS256", "kid": "k1"}, claims, OTHER_KEY)
+    sign_on.stage.clock.forward(seconds=later)
+    assert (await sign_on.come_back()).status_code == (303 if later > 3600 else 403)
+
+
+async def test_unknown_keys_by_the_dozen_are_looked_up_once(sign_on: SignOn) -> None:
+    assert (await sign_on.come_back()).status_code == 303
+    sign_on.provider.sign = lambda claims: jwt.encode({"alg": "RS256", "kid": "k9"}, claims, OTHER_KEY)
+    sign_on.stage.clock.forward(seconds=31)
+    browser = sign_on.stage.browser()
+    back = [await sign_on.go(browser) for _ in range(12)]
+    sign_on.provider.any_verifier = True
+    asked = sign_on.provider.asked.count("/keys")
+    answers = await asyncio.gather(*(browser.get("/login/oidc/back", params=each) for each in back))
+    assert [answer.status_code for answer in answers] == [403] * 12
+    assert sign_on.provider.asked.count("/keys") == asked + 1
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        5,
+        None,
+        "keys",
+        [None, 5, "x", []],
+        [{}],
+        [{"kty": "RSA"}],
+        [{"kty": "RSA", "n": 5, "e": [], "kid": "k1"}],
+        [{"kty": "RSA", "n": "!", "e": "!", "kid": "k1"}],
+        [{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "kid": "k1"}],
+        [{"kty": "oct", "k": "c2VjcmV0", "kid": "k1"}],
+        [{"kty": "OKP", "crv": "X", "x": "AA", "kid": "k1"}],
+        [{"kty": ["RSA"], "kid": {"a": 1}}],
+    ],
+    ids=str,
+)
+async def test_odd_key_sets_let_no_one_in(sign_on: SignOn, keys: Any) -> None:
+    sign_on.provider.keys = keys
+    assert (await sign_on.come_back()).status_code in (403, 503)
+
+
+def raw(head: bytes, body: bytes) -> Callable[[dict[str, Any]], str]:
+    """A token with the provider's signature over what is no claims."""
+
+    def sign(_claims: dict[str, Any]) -> str:
+        text = f"{flow._text(head)}.{flow._text(body)}"
+        key = KEY.private_key
+        mark = key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())
+        return f"{text}.{flow._text(mark)}"
+
+    return sign
+
+
+HEAD = b'{"alg":"RS256","kid":"k1"}'
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        raw(HEAD, b"[]"),
+        raw(HEAD, b"1"),
+        raw(HEAD, b"null"),
+        raw(HEAD, b"\xff\xfe"),
+        raw(HEAD, b'{"a":' * 5000 + b"1" + b"}" * 5000),
+        raw(HEAD, b"[" * 100_000),
+        raw(b'{"alg":["RS256"],"kid":"k1"}', b"{}"),
+        raw(b'{"alg":"RS256","kid":["k1"]}', b"{}"),
+        raw(b'{"alg":"RS256","kid":"k1","crit":["x"],"x":1}', b"{}"),
+        raw(b'{"alg":"RS256","kid":"k1","b64":false,"crit":["b64"]}', b"{}"),
+        raw(b"[]", b"{}"),
+        raw(b"[" * 100_000, b"{}"),
+        lambda claims: "\u212a.b.c",
+        lambda claims: "..",
+        lambda claims: "a.b.c.d.e",
+    ],
+)
+async def test_a_token_that_is_no_token_is_a_refusal_in_words(
+    sign_on: SignOn, sign: Callable[[dict[str, Any]], str]
+) -> None:
+    sign_on.provider.sign = sign
+    answer = await sign_on.come_back()
+    assert answer.status_code == 403
+    assert "could not be verified" in answer.text
+
+
+def hs256_with_a_published_secret(claims: dict[str, Any]) -> str:
+    return hs256(claims, b"secret" * 10)
+
+
+async def test_a_shared_secret_among_the_keys_signs_nothing(sign_on: SignOn) -> None:
+    sign_on.provider.keys = [{"kty": "oct", "k": flow._text(b"secret" * 10), "kid": "k1"}]
+    sign_on.provider.sign = hs256_with_a_published_secret
+    assert (await sign_on.come_back()).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "status"),
+    [
+        ("exp", -59, 303),
+        ("exp", -60, 403),
+        ("iat", 60, 303),
+        ("iat", 61, 403),
+        ("nbf", 60, 303),
+        ("nbf", 61, 403),
+    ],
+)
+async def test_clocks_may_differ_by_a_minute(sign_on: SignOn, name: str, seconds: int, status: int) -> None:
+    now = int(sign_on.stage.clock.now().timestamp())
+    assert (await sign_on.come_back(**{name: now + seconds})).status_code == status
+
+
+@pytest.mark.parametrize(("at_hash", "status"), [(True, 303), ("AAAAAAAAAAAAAAAAAAAAAA", 403), (1, 403), ("", 403)])
+async def test_an_access_token_of_another_person_is_not_used(
+    sign_on: SignOn, at_hash: str | int | bool, status: int
+) -> None:
+    """OpenID Connect Core 1.0, 3.1.3.8: the ID token may name the access token that came with it."""
+    right = flow._text(hashlib.sha256(b"at").digest()[:16])
+    assert (await sign_on.come_back(at_hash=right if at_hash is True else at_hash)).status_code == status
+
+
 async def test_a_new_key_is_looked_up(sign_on: SignOn) -> None:
     assert (await sign_on.come_back()).status_code == 303
     new = RSAKey.generate_key(2048, parameters={"kid": "k2"})
@@ -369,6 +511,8 @@ async def test_a_new_key_is_looked_up(sign_on: SignOn) -> None:
         ({"email": "no address"}, "cannot be used"),
         ({"email": "a@b.c\nd@e.f"}, "cannot be used"),
         ({"email": "bob\u200b@example.com"}, "cannot be used"),
+        ({"email": "bob\ud800@example.com"}, "cannot be used"),
+        ({"email": "bob\0@example.com"}, "cannot be used"),
     ],
 )
 async def test_without_an_address_that_is_theirs_no_one_comes_in(
@@ -485,6 +629,15 @@ async def test_a_local_user_and_an_account_with_one_address_are_one_person(sign_
     assert (await sign_on.stage.browser().log_in()).status_code == 303
 
 
+async def test_what_no_database_and_no_terminal_can_show_is_left_out(sign_on: SignOn) -> None:
+    browser = sign_on.stage.browser()
+    sign_on.provider.claims = {"name": "A\0\ud800\x1b]0;\u202eB", "groups": ["a\0", "\ud800", "\x1b[2J", "fine"]}
+    assert (await browser.get("/login/oidc/back", params=await sign_on.go(browser))).status_code == 303
+    assert (await browser.get("/api/v1/me")).json()["groups"] == ["fine"]
+    (login,) = await sign_on.stage.logins.of("alice@example.com")
+    assert login.name == "A]0;B"
+
+
 async def test_user_info_of_somebody_else_is_not_believed(sign_on: SignOn) -> None:
     sign_on.provider.user_info = {"sub": "2", "email": "boss@example.com", "email_verified": True}
     assert (await sign_on.come_back(email=None)).status_code == 403
@@ -492,8 +645,13 @@ async def test_user_info_of_somebody_else_is_not_believed(sign_on: SignOn) -> No
 
 async def test_a_provider_with_iss_in_the_way_back(sign_on: SignOn) -> None:
     """RFC 9207: against being sent to one provider and coming back from another."""
-    sign_on.provider.metadata = {"authorization_response_iss_parameter_supported": True}
     browser = sign_on.stage.browser()
+    back = await sign_on.go(browser) | {"iss": "https://evil.example"}
+    answer = await browser.get("/login/oidc/back", params=back)
+    assert answer.status_code == 403, "also where the provider does not announce it"
+    assert "/token" not in sign_on.provider.asked, "the code went to no one"
+    sign_on.provider.metadata = {"authorization_response_iss_parameter_supported": True}
+    sign_on.stage.clock.forward(seconds=31)
     for iss, status in (({}, 403), ({"iss": "https://evil.example"}, 403), ({"iss": ISSUER}, 303)):
         back = await sign_on.go(browser) | iss
         assert (await browser.get("/login/oidc/back", params=back)).status_code == status
@@ -531,9 +689,18 @@ async def test_a_provider_that_is_down_is_a_page_in_words(sign_on: SignOn, caplo
     "metadata",
     [
         {"issuer": "https://evil.example"},
+        {"issuer": ISSUER + "/"},
         {"token_endpoint": "http://id.example.com/token"},
         {"jwks_uri": None},
+        {"jwks_uri": "http://id.example.com/keys"},
+        {"jwks_uri": "https://"},
+        {"jwks_uri": "https://[::1"},
+        {"jwks_uri": "https://id.example.com:x/keys"},
+        {"userinfo_endpoint": "http://id.example.com/me"},
+        {"end_session_endpoint": "http://id.example.com/end"},
+        {"authorization_endpoint": "http://id.example.com/auth"},
         {"authorization_endpoint": "javascript:alert(1)"},
+        {"authorization_endpoint": "https:///auth"},
     ],
 )
 async def test_a_provider_that_says_odd_things_about_itself_is_as_good_as_down(
@@ -541,6 +708,15 @@ async def test_a_provider_that_says_odd_things_about_itself_is_as_good_as_down(
 ) -> None:
     sign_on.provider.metadata = metadata
     assert (await sign_on.stage.browser().get("/login/oidc")).status_code == 503
+
+
+async def test_endpoints_on_other_hosts_are_taken_and_redirects_are_not(sign_on: SignOn) -> None:
+    """Google's are on three hosts. What the discovery names is the provider's word; where that sends us on is not."""
+    sign_on.provider.metadata = {"jwks_uri": "https://keys.example.net/keys"}
+    assert (await sign_on.come_back()).status_code == 303
+    sign_on.provider.redirects = True
+    assert (await sign_on.come_back()).status_code == 503
+    assert sign_on.provider.asked[-1] == "/token", "the code and the client's secret went no further"
 
 
 async def test_its_refusal_is_shown_and_harmless(sign_on: SignOn) -> None:

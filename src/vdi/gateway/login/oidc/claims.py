@@ -1,7 +1,9 @@
 """What an ID token must say to be believed, and who the person is by what the provider says. Pure."""
 
+import hashlib
 import hmac
 import re
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +14,8 @@ from vdi.gateway.users import check_address, normal_groups
 
 _LEEWAY = 60
 """Seconds that clocks may differ."""
+_HASHES = {"256": "sha256", "384": "sha384", "512": "sha512"}
+"""By the end of the signature's name; Ed25519 has SHA-512."""
 _SUBJECT = re.compile("[ -~]{1,255}")
 """OpenID Connect Core 1.0, 2: at most 255 ASCII characters."""
 
@@ -47,8 +51,19 @@ def check_claims(claims: Mapping[str, Any], config: OIDC, nonce: str, now: float
     if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
         raise ClaimsError(f"sub is {str(subject)[:300]!r}; allowed: 1 to 255 visible ASCII characters")
     said = claims.get("nonce")
-    if not isinstance(said, str) or not hmac.compare_digest(said.encode(), nonce.encode()):
+    if not isinstance(said, str) or not hmac.compare_digest(_bytes(said), nonce.encode()):
         raise ClaimsError("nonce does not match the one that was sent")
+
+
+def check_access_token(header: Mapping[str, Any], claims: Mapping[str, Any], access_token: str) -> None:
+    """OpenID Connect Core 1.0, 3.1.3.8: `at_hash`, where it is there. Raises ClaimsError."""
+    if "at_hash" not in claims:
+        return
+    hashed = hashlib.new(_HASHES.get(str(header["alg"])[-3:], "sha512"), access_token.encode()).digest()
+    expected = urlsafe_b64encode(hashed[: len(hashed) // 2]).rstrip(b"=")
+    said = claims["at_hash"]
+    if not isinstance(said, str) or not hmac.compare_digest(_bytes(said), expected):
+        raise ClaimsError("at_hash does not match the access token")
 
 
 def identity_from(claims: Mapping[str, Any], config: OIDC, settings: Settings) -> Identity:
@@ -79,7 +94,7 @@ def identity_from(claims: Mapping[str, Any], config: OIDC, settings: Settings) -
     name = claims.get("name")
     return Identity(
         user=user,
-        name=name[:200] if isinstance(name, str) else "",
+        name="".join(filter(str.isprintable, name))[:200] if isinstance(name, str) else "",
         groups=groups,
         admin=user in settings.admin_users or not groups.isdisjoint(settings.admin_groups),
         source=SOURCE,
@@ -107,4 +122,8 @@ def merge(id_token: Mapping[str, Any], user_info: Mapping[str, Any]) -> dict[str
 def groups_in(claim: Any) -> frozenset[str]:
     """Groups, as a list or as one text with commas between them."""
     names = claim.split(",") if isinstance(claim, str) else claim if isinstance(claim, list) else []
-    return normal_groups(name for name in names if isinstance(name, str))
+    return normal_groups(name for name in names if isinstance(name, str) and name.strip().isprintable())
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

@@ -13,11 +13,11 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 from joserfc import jwt
 from joserfc.errors import InvalidKeyIdError, JoseError
-from joserfc.jwk import KeySet
+from joserfc.jwk import JWKRegistry, Key, KeySet
 
 from vdi.gateway.login.logins import Identity
 from vdi.gateway.login.oidc import flow
-from vdi.gateway.login.oidc.claims import ClaimsError, check_claims, identity_from, lacks, merge
+from vdi.gateway.login.oidc.claims import ClaimsError, check_access_token, check_claims, identity_from, lacks, merge
 from vdi.gateway.settings import OIDC, Settings
 from vdi.http_client import (
     HTTP_ERRORS,
@@ -33,12 +33,12 @@ T = TypeVar("T")
 
 SIGNED_WITH = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA")
 """Signatures with the provider's private key: `none`, and those with a shared secret, are not signatures."""
+_KINDS = ("RSA", "EC", "OKP")
+"""Kinds of keys that make such signatures; `oct` is a shared secret."""
 _SECONDS = 10.0
 """For the whole of one request."""
 _LARGEST_RESPONSE = 128 * 1024
 """Bytes: the keys of a provider with many of them take about 20 KiB."""
-_KINDS = ("RSA", "EC", "OKP")
-"""Keys of a provider: a shared secret is none."""
 _FRESH = 3600.0
 """Seconds that what the provider says about itself is kept."""
 _SURE = 30.0
@@ -96,6 +96,7 @@ class Provider:
         self._metadata_at = 0.0
         self._down: ProviderDownError | None = None
         self._down_at = 0.0
+        self._keys_lock = asyncio.Lock()
         self._keys: KeySet | None = None
         self._keys_at = 0.0
 
@@ -140,7 +141,7 @@ class Provider:
         if issuer != expected or (issuer is not None and issuer != metadata.issuer):
             raise ClaimsError(f"iss of the response is {issuer!r}; allowed: {metadata.issuer!r}")
         tokens = await self._exchange(metadata, code, flow.verifier_of(secret, state))
-        claims = await self._verified(metadata, tokens.id_token)
+        claims = await self._verified(metadata, tokens)
         check_claims(claims, self.config, flow.nonce_of(secret, state), self._now())
         if lacks(claims, self.config) and metadata.userinfo_endpoint and tokens.access_token:
             claims = merge(claims, await self._more(metadata, tokens.access_token, claims))
@@ -189,7 +190,7 @@ class Provider:
             "end_session_endpoint",
         ):
             url = getattr(found, name)
-            if url and urlsplit(url).scheme not in secure:
+            if url and not _is_address(url, secure):
                 raise ProviderDownError(f"its {name} is {url!r}; allowed: https:// addresses")
         return found
 
@@ -210,26 +211,26 @@ class Provider:
                 form["client_secret"] = config.client_secret
         return await self._json("POST", metadata.token_endpoint, _Tokens, data=form, auth=auth)
 
-    async def _verified(self, metadata: Metadata, id_token: str) -> dict[str, Any]:
+    async def _verified(self, metadata: Metadata, tokens: _Tokens) -> dict[str, Any]:
         """The claims of an ID token that the provider has signed."""
         try:
             try:
-                return jwt.decode(id_token, await self._key_set(metadata), algorithms=SIGNED_WITH).claims
-            except InvalidKeyIdError:
-                if self._now() - self._keys_at < _KEYS_AGAIN:
-                    raise
-                self._keys = None  # it has a new key
-                return jwt.decode(id_token, await self._key_set(metadata), algorithms=SIGNED_WITH).claims
+                token = jwt.decode(tokens.id_token, await self._key_set(metadata, _FRESH), algorithms=SIGNED_WITH)
+            except InvalidKeyIdError:  # it may have a new key
+                token = jwt.decode(tokens.id_token, await self._key_set(metadata, _KEYS_AGAIN), algorithms=SIGNED_WITH)
         except (JoseError, ValueError, RecursionError) as error:
             raise ClaimsError(f"the ID token's signature is not valid: {error}") from error
+        check_access_token(token.header, token.claims, tokens.access_token)
+        return token.claims
 
-    async def _key_set(self, metadata: Metadata) -> KeySet:
-        if self._keys is None or self._now() - self._keys_at > _FRESH:
-            found = await self._json("GET", metadata.jwks_uri, _Keys)
-            keys = [key for key in found.keys if key.get("use", "sig") == "sig" and key.get("kty") in _KINDS]
-            self._keys = KeySet.import_key_set({"keys": keys})
-            self._keys_at = self._now()
-        return self._keys
+    async def _key_set(self, metadata: Metadata, fresh: float) -> KeySet:
+        """Its keys, read again after `fresh` seconds: by one login at a time, for all that wait."""
+        async with self._keys_lock:
+            if self._keys is None or self._now() - self._keys_at > fresh:
+                self._keys = None
+                found = await self._json("GET", metadata.jwks_uri, _Keys)
+                self._keys, self._keys_at = _read_keys(found), self._now()
+            return self._keys
 
     async def _more(self, metadata: Metadata, access_token: str, claims: dict[str, Any]) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {access_token}"}
@@ -254,6 +255,27 @@ class Provider:
             return answer.json(into)
         except BadResponseError as error:
             raise ProviderDownError(f"{where}: the response does not conform to OpenID Connect: {error}") from error
+
+
+def _is_address(url: str, schemes: set[str]) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _read_keys(found: _Keys) -> KeySet:
+    """Keys that verify signatures. One that cannot be used here is left out (RFC 7517, 5)."""
+    keys: list[Key] = []
+    for key in found.keys:
+        if key.get("use", "sig") != "sig" or key.get("kty") not in _KINDS:
+            continue
+        try:
+            keys.append(JWKRegistry.import_key(key))
+        except (JoseError, ValueError, TypeError, KeyError) as error:
+            log.warning("a key of the identity provider cannot be used: %s", error)
+    return KeySet(keys)
 
 
 def _error_of(answer: Response) -> str:
