@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import html
+import json
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -45,6 +46,15 @@ KEY = RSAKey.generate_key(2048, parameters={"kid": "k1", "use": "sig", "alg": "R
 OTHER_KEY = RSAKey.generate_key(2048, parameters={"kid": "k1"})
 
 
+HEAD = b'{"alg":"RS256","kid":"k1"}'
+
+
+def signed(head: bytes, body: bytes) -> str:
+    """A token by hand: the library refuses to sign what is no claims, or cannot be written as UTF-8."""
+    text = f"{flow._text(head)}.{flow._text(body)}"
+    return f"{text}.{flow._text(KEY.private_key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
+
+
 @dataclass
 class FakeProvider:
     """Answers as OpenID Connect says, except for what a test has changed."""
@@ -53,7 +63,7 @@ class FakeProvider:
     claims: dict[str, Any] = field(default_factory=dict)
     user_info: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
-    sign: Callable[[dict[str, Any]], str] = lambda claims: jwt.encode({"alg": "RS256", "kid": "k1"}, claims, KEY)
+    sign: Callable[[dict[str, Any]], str] = lambda claims: signed(HEAD, json.dumps(claims).encode())
     keys: list[Any] = field(default_factory=lambda: [KEY.as_dict(private=False)])
     down: bool = False
     redirects: bool = False
@@ -405,36 +415,21 @@ async def test_odd_key_sets_let_no_one_in(sign_on: SignOn, keys: Any) -> None:
     assert (await sign_on.come_back()).status_code in (403, 503)
 
 
-def raw(head: bytes, body: bytes) -> Callable[[dict[str, Any]], str]:
-    """A token with the provider's signature over what is no claims."""
-
-    def sign(_claims: dict[str, Any]) -> str:
-        text = f"{flow._text(head)}.{flow._text(body)}"
-        key = KEY.private_key
-        mark = key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())
-        return f"{text}.{flow._text(mark)}"
-
-    return sign
-
-
-HEAD = b'{"alg":"RS256","kid":"k1"}'
-
-
 @pytest.mark.parametrize(
     "sign",
     [
-        raw(HEAD, b"[]"),
-        raw(HEAD, b"1"),
-        raw(HEAD, b"null"),
-        raw(HEAD, b"\xff\xfe"),
-        raw(HEAD, b'{"a":' * 5000 + b"1" + b"}" * 5000),
-        raw(HEAD, b"[" * 100_000),
-        raw(b'{"alg":["RS256"],"kid":"k1"}', b"{}"),
-        raw(b'{"alg":"RS256","kid":["k1"]}', b"{}"),
-        raw(b'{"alg":"RS256","kid":"k1","crit":["x"],"x":1}', b"{}"),
-        raw(b'{"alg":"RS256","kid":"k1","b64":false,"crit":["b64"]}', b"{}"),
-        raw(b"[]", b"{}"),
-        raw(b"[" * 100_000, b"{}"),
+        lambda _: signed(HEAD, b"[]"),
+        lambda _: signed(HEAD, b"1"),
+        lambda _: signed(HEAD, b"null"),
+        lambda _: signed(HEAD, b"\xff\xfe"),
+        lambda _: signed(HEAD, b'{"a":' * 5000 + b"1" + b"}" * 5000),
+        lambda _: signed(HEAD, b"[" * 100_000),
+        lambda _: signed(b'{"alg":["RS256"],"kid":"k1"}', b"{}"),
+        lambda _: signed(b'{"alg":"RS256","kid":["k1"]}', b"{}"),
+        lambda _: signed(b'{"alg":"RS256","kid":"k1","crit":["x"],"x":1}', b"{}"),
+        lambda _: signed(b'{"alg":"RS256","kid":"k1","b64":false,"crit":["b64"]}', b"{}"),
+        lambda _: signed(b"[]", b"{}"),
+        lambda _: signed(b"[" * 100_000, b"{}"),
         lambda claims: "\u212a.b.c",
         lambda claims: "..",
         lambda claims: "a.b.c.d.e",
