@@ -3,7 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -25,9 +25,11 @@ ACCOUNTS: dict[str, dict[str, Any]] = {
         "name": "Carol Ünal",
         "groups": ["staff", "vdi-admins"],
     },
-    "dave": {"email": "dave@example.com", "name": "Dave", "groups": "staff,night shift"},
+    "dave": {"email": "dave@example.com", "email_verified": True, "name": "Dave", "groups": "Staff,night shift"},
     "mallory": {"email": "root@example.com", "email_verified": False},
     "nomail": {"name": "Nobody"},
+    "silent": {"email": "silent@example.com", "name": "As Entra ID: no word on the address"},
+    "thief": {"email": "CAROL@example.com", "email_verified": True, "name": "Carol Ünal"},
 }
 
 
@@ -61,9 +63,10 @@ class SignOnStage:
 
 
 @asynccontextmanager
-async def _open(stage: Stage, folder: Path) -> AsyncIterator[SignOnStage]:
+async def _open(stage: Stage, folder: Path, *, require_verified: bool = True) -> AsyncIterator[SignOnStage]:
     async with identity_provider(folder, PORTAL, ACCOUNTS) as provider, AsyncExitStack() as people:
-        more: dict[str, Any] = {"oidc": provider.config, "admin_groups": frozenset({"vdi-admins"})}
+        config = replace(provider.config, require_verified=require_verified)
+        more: dict[str, Any] = {"oidc": config, "admin_groups": frozenset({"vdi-admins"})}
         async with open_gateway_stage(stage, folder, **more) as gateway:
             assert gateway.portal == PORTAL
             yield SignOnStage(gateway, provider, people)
@@ -105,12 +108,41 @@ async def test_people_log_in_with_their_groups(sign_on: SignOnStage) -> None:
 
 
 async def test_addresses_that_the_provider_does_not_stand_for_are_refused(sign_on: SignOnStage) -> None:
-    for login, words in (("mallory", "not verified"), ("nomail", "did not send your e-mail address")):
+    for login, words in (
+        ("mallory", "not verified"),
+        ("silent", "gateway.oidc.requireVerified"),
+        ("nomail", "did not send your e-mail address"),
+    ):
         browser = await sign_on.gateway.browser()
         answer = await sign_on.log_in(browser, login)
         assert answer.status_code == 403
         assert words in answer.text
         assert (await browser.get("/account")).status_code == 303, "nobody is logged in"
+
+
+async def test_an_address_is_its_first_account_s_until_an_administrator_releases_it(sign_on: SignOnStage) -> None:
+    carol, thief = await sign_on.gateway.browser(), await sign_on.gateway.browser()
+    assert (await sign_on.log_in(carol, "carol")).status_code == 303
+    answer = await sign_on.log_in(thief, "thief")
+    assert answer.status_code == 403
+    assert "vdi gateway user release carol@example.com" in answer.text
+    assert (await thief.get("/account")).status_code == 303, "nobody is logged in"
+    root = await sign_on.gateway.log_in("root@example.com")
+    headers = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin", "X-CSRF-Token": (await me(root))["csrfToken"]}
+    release = "/api/v1/admin/users/carol@example.com/release"
+    assert (await root.post(release, headers=headers)).status_code == 204
+    assert (await carol.get("/account")).status_code == 303, "what the account before had open has ended"
+    assert (await sign_on.log_in(thief, "thief")).status_code == 303
+    assert (await me(thief))["user"] == "carol@example.com"
+    assert (await sign_on.log_in(await sign_on.gateway.browser(), "carol")).status_code == 403
+
+
+async def test_a_provider_without_the_claim_needs_the_setting(stage: Stage, tmp_path: Path) -> None:
+    async with _open(stage, tmp_path, require_verified=False) as sign_on:
+        browser = await sign_on.gateway.browser()
+        assert (await sign_on.log_in(browser, "silent")).status_code == 303
+        assert (await me(browser))["user"] == "silent@example.com"
+        assert (await sign_on.log_in(await sign_on.gateway.browser(), "mallory")).status_code == 403
 
 
 @pytest.mark.long

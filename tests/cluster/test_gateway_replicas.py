@@ -1,6 +1,7 @@
 """Two gateways as processes, with a real Redis and a real PostgreSQL, behind what sends each request to another one."""
 
 import asyncio
+import re
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -203,3 +204,86 @@ async def test_redis_and_the_database_may_go_and_come_back(pair: Pair, postgres_
     await eventually(all_is_well, "the database is back")
     assert (pair.one.process.returncode, pair.two.process.returncode) == (None, None)
     assert await is_in(alice)
+
+
+async def form(browser: httpx.AsyncClient, pair: Pair, path: str, **fields: str) -> httpx.Response:
+    """A form as the page that the browser has open sends it. The page itself may be out of reach by now."""
+    headers = {"Origin": pair.one.gateway.portal, "Sec-Fetch-Site": "same-origin"}
+    return await browser.post(path, data=fields, headers=headers)
+
+
+async def asks(pair: Pair, token: str) -> list[int]:
+    """What each replica answers to a program with this token."""
+    answers = []
+    for replica in (pair.one, pair.two):
+        program = await replica.gateway.browser()
+        answers.append(await program.get("/api/v1/me", headers={"Authorization": f"Bearer {token}"}))
+    return [answer.status_code for answer in answers]
+
+
+async def an_api_token(browser: httpx.AsyncClient, pair: Pair) -> tuple[str, str]:
+    """A new one, and the CSRF token of the page that shows it."""
+    csrf = csrf_of((await browser.get("/account")).text)
+    page = (await form(browser, pair, "/account/tokens", csrf=csrf, label="script", days="7")).text
+    found = re.search(r"vdi_[A-Za-z0-9_-]{43}", page)
+    assert found is not None, page
+    return found[0], csrf
+
+
+CLI = {"code_challenge": "c" * 43, "code_challenge_method": "S256", "client": "laptop"}
+
+
+@pytest.mark.long
+async def test_without_redis_nothing_is_given_twice_and_signing_out_holds_at_both(pair: Pair) -> None:
+    alice = await pair.log_in(ALICE)
+    token, csrf = await an_api_token(alice, pair)
+    assert await asks(pair, token) == [200, 200]
+    await pair.redis.kill()
+    assert await asks(pair, token) == [503, 503], "requests that cannot be counted are not answered"
+    assert (await form(alice, pair, "/cli/authorize", csrf=csrf, **CLI)).status_code == 503, "no code is given"
+    code = {"code": "x", "code_verifier": "v" * 43}
+    for replica in (pair.one, pair.two):
+        command = await replica.gateway.browser()
+        assert (await command.post("/cli/token", data=code)).status_code == 503, "no code is taken"
+    here = await pair.through(pair.one, alice)
+    done = await form(here, pair, "/account/logout-everywhere", csrf=csrf, tokens="yes")
+    assert done.status_code == 200, "the portal signs out and revokes without Redis"
+    for replica in (pair.one, pair.two):
+        assert not await is_in(await pair.through(replica, alice))
+    await pair.redis.start()
+
+    async def is_revoked() -> bool:
+        return await asks(pair, token) == [401, 401]
+
+    await eventually(is_revoked, "Redis is back, and the token is revoked at both")
+
+
+@pytest.mark.long
+async def test_without_the_database_no_one_is_believed_and_a_refused_sign_out_says_so(
+    pair: Pair, postgres_server: Postgres
+) -> None:
+    alice = await pair.log_in(ALICE)
+    token, csrf = await an_api_token(alice, pair)
+    await asyncio.to_thread(postgres_server.stop)
+    try:
+        assert await asks(pair, token) == [503, 503]
+        for path, fields in (
+            ("/logout", {}),
+            ("/account/logout-everywhere", {"tokens": "yes"}),
+            ("/account/tokens", {"label": "more", "days": "7"}),
+            ("/cli/authorize", CLI),
+        ):
+            answer = await form(alice, pair, path, csrf=csrf, **fields)
+            assert answer.status_code == 503 and "cannot reach its database" in answer.text, path
+            assert "set-cookie" not in answer.headers, "the browser keeps its login, to sign out with it later"
+    finally:
+        await asyncio.to_thread(postgres_server.start)
+
+    async def signs_out() -> bool:
+        answer = await form(alice, pair, "/account/logout-everywhere", csrf=csrf, tokens="yes")
+        return answer.status_code == 200
+
+    await eventually(signs_out, "the database is back")
+    assert await asks(pair, token) == [401, 401]
+    for replica in (pair.one, pair.two):
+        assert not await is_in(await pair.through(replica, alice))
