@@ -33,8 +33,8 @@ from vdi.gateway.web import csrf
 from vdi.session.naming import secret_name
 
 DESKTOP = "https://alice-desktop.vdi.localhost"
-ALICE = Identity(user="alice@example.com", name="Alice", admin=True, source=OIDC)
-BOB = Identity(user="bob@example.com", source=OIDC)
+ALICE = Identity(user="alice@example.com", name="Alice", admin=True, source=OIDC, subject="1")
+BOB = Identity(user="bob@example.com", source=OIDC, subject="2")
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 

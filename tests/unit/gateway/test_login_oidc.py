@@ -52,6 +52,7 @@ HEAD = b'{"alg":"RS256","kid":"k1"}'
 def signed(head: bytes, body: bytes) -> str:
     """A token by hand: the library refuses to sign what is no claims, or cannot be written as UTF-8."""
     text = f"{flow._text(head)}.{flow._text(body)}"
+    assert KEY.private_key is not None
     return f"{text}.{flow._text(KEY.private_key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
 
 
@@ -543,7 +544,8 @@ async def test_a_provider_that_never_says_verified_is_let_in_by_the_setting(tmp_
     async with signing_on(tmp_path, config=replace(CONFIG, require_verified=False)) as sign_on:
         assert (await sign_on.come_back(email_verified=None)).status_code == 303
         assert "/me" not in sign_on.provider.asked
-        for said in (False, "false", "no", "true", 0, 1, {}):
+        refused: list[Any] = [False, "false", "no", "true", 0, 1, {}]
+        for said in refused:
             answer = await sign_on.come_back(email_verified=said)
             assert answer.status_code == 403 and "not verified" in answer.text, said
 
