@@ -20,12 +20,12 @@ from unit.gateway.edge_stage import (
 from vdi.gateway.edge.paths import may_request
 from vdi.gateway.users import Role
 
-OWNER_ONLY, CONTROL, ALL = "owner", "owner collaborator", "owner collaborator viewer"
+NO_ONE, OWNER_ONLY, CONTROL, ALL = "", "owner", "owner collaborator", "owner collaborator viewer"
 TABLE = [
     # Every route of Selkies 2.1.0, and what its page loads.
     ("GET", "/api/sessions", OWNER_ONLY),
     ("DELETE", "/api/sessions/1a2b3c", OWNER_ONLY),
-    ("POST", "/api/tokens", OWNER_ONLY),
+    ("POST", "/api/tokens", NO_ONE),
     ("GET", "/api/metrics", OWNER_ONLY),
     ("POST", "/api/switch", CONTROL),
     ("POST", "/api/upload", CONTROL),
@@ -34,12 +34,12 @@ TABLE = [
     ("GET", "/api/print/page.pdf", CONTROL),
     ("GET", "/api/apps/metadata.yml", CONTROL),
     ("GET", "/api/apps/img/x.png", CONTROL),
-    ("GET", "/api/recording", CONTROL),
-    ("POST", "/api/recording", CONTROL),
-    ("DELETE", "/api/recording", CONTROL),
-    ("GET", "/api/screenshot", CONTROL),
-    ("GET", "/api/of-a-later-version", CONTROL),
-    ("GET", "/api", CONTROL),
+    ("GET", "/api/recording", NO_ONE),
+    ("POST", "/api/recording", NO_ONE),
+    ("DELETE", "/api/recording", NO_ONE),
+    ("GET", "/api/screenshot", NO_ONE),
+    ("GET", "/api/of-a-later-version", NO_ONE),
+    ("GET", "/api", NO_ONE),
     ("GET", "/api/status", ALL),
     ("GET", "/api/health", ALL),
     ("GET", "/api/turn", ALL),
@@ -98,13 +98,26 @@ def test_no_spelling_of_a_path_passes(path: str) -> None:
         assert not may_request(role, "GET", path), role
 
 
+@pytest.mark.parametrize("target", ["recording", "screenshot"])
+@pytest.mark.parametrize("path", SESSIONS_OTHERWISE)
+def test_no_browser_records_the_screen(path: str, target: str) -> None:
+    """However the path is written, and whatever stands before it: an allowed path too."""
+    same = path.replace("Sessions", target.title()).replace("%73essions", target).replace("sessions", target)
+    for spelling in (f"/api/{target}", same, f"/api/files/..%2f{target}", f"/api/upload/../{target}"):
+        for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
+            assert not any(may_request(role, method, spelling) for role in Role), (method, spelling)
+
+
 @pytest.mark.parametrize("path", ["/api/status/../files/x", "/api/status/..%2ffiles", "/assets/..%2fapi%2ffiles/"])
 def test_a_viewer_gets_no_further_by_what_they_may_see(path: str) -> None:
     assert not may_request(Role.VIEWER, "GET", path)
 
 
-@pytest.mark.parametrize("path", ["/api/files/a%20b/c%25d.txt", "/api/files/..%20", "/api/files/sessions", "/x/%C3%A4"])
+@pytest.mark.parametrize(
+    "path", ["/api/files/a%20b/c%25d.txt", "/api/files/a/..%20", "/api/files/recording", "/x/%C3%A4"]
+)
 def test_an_odd_name_of_a_file_is_no_trick(path: str) -> None:
+    assert may_request(Role.OWNER, "GET", path)
     assert may_request(Role.COLLABORATOR, "GET", path)
 
 

@@ -73,7 +73,7 @@ async def signed(stage: EdgeStage, **claims: Any) -> str:
 async def test_the_desktop_gets_its_own_credentials_and_none_of_the_browsers(stage: EdgeStage, alice: Browser) -> None:
     (grant,) = await GrantStore(stage.database).open()
     mine = f"theme=dark; {cookies(alice)}; selkies_token=edge"
-    answer = await stage.verify(HOST, "/api/settings", Cookie=mine)
+    answer = await stage.verify(HOST, "/api/files/", Cookie=mine)
     assert answer.status_code == 200
     assert answer.headers["cookie"] == "theme=dark; selkies_token=edge"
     assert answer.headers["authorization"] == f"Bearer {grant_token('master-alice-desktop', grant.id)}"

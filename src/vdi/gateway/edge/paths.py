@@ -1,8 +1,9 @@
 """Which paths of a desktop each role may request. Pure.
 
 A desktop refuses by itself what a viewer may not change, but not all that concerns the other people in it: Selkies lets
-every collaborator disconnect the owner, and every viewer list who is connected. So the edge decides first, by the HTTP
-API of Selkies 2.1 (`stream_server.py`, `websockets_mode.py`, `webrtc_mode.py`).
+every collaborator disconnect the owner, record the screen and take screenshots. So the edge decides first, by the HTTP
+API of Selkies 2.1 (`stream_server.py`, `websockets_mode.py`, `webrtc_mode.py`): no role may request what is not listed,
+such as an API that a later version adds.
 """
 
 import re
@@ -14,6 +15,7 @@ from vdi.gateway.users import Role
 _ALL = frozenset(Role)
 _FULL_CONTROL = frozenset({Role.OWNER, Role.COLLABORATOR})
 _OWNER = frozenset({Role.OWNER})
+_NO_ONE: frozenset[Role] = frozenset()
 
 
 class Rule(NamedTuple):
@@ -26,7 +28,6 @@ class Rule(NamedTuple):
 RULES = (
     # Who is connected, and disconnecting them.
     Rule("/api/sessions", _OWNER),
-    Rule("/api/tokens", _OWNER),
     # Connections and people among other measurements.
     Rule("/api/metrics", _OWNER),
     # What Selkies' page needs in order to show the picture.
@@ -36,8 +37,15 @@ RULES = (
     Rule("/api/websockets", _ALL),
     Rule("/api/webrtc/signaling", _ALL),
     Rule("/api/ws", _ALL),
-    # Files, uploads, prints, recordings, screenshots, the transport of all: and what a later version adds.
-    Rule("/api", _FULL_CONTROL),
+    # Files, prints, the apps' catalogue, and the transport of all.
+    Rule("/api/files", _FULL_CONTROL),
+    Rule("/api/upload", _FULL_CONTROL),
+    Rule("/api/print", _FULL_CONTROL),
+    Rule("/api/apps", _FULL_CONTROL),
+    Rule("/api/switch", _FULL_CONTROL),
+    # The rest is not for browsers: the token table, recordings and screenshots, which leave no trace for the others in
+    # the desktop and pass `fileTransfer`, and what a later version adds.
+    Rule("/api", _NO_ONE),
     # The page itself.
     Rule("/", _ALL),
 )
@@ -52,8 +60,6 @@ _PLAIN = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*/?")
 
 def may_request(role: Role, method: str, path: str) -> bool:
     """Whether somebody with this role may send this request to the desktop. `path`: as Traefik cleaned it."""
-    if role is Role.OWNER:
-        return True
     if role is Role.VIEWER and method not in WATCHING:
         return False
     spellings = _spellings(path)
