@@ -2,9 +2,11 @@
 server says whose it is.
 """
 
+import asyncio
 import hashlib
 import logging
 import time
+from collections import OrderedDict
 
 import msgspec
 from starlette.requests import Request
@@ -20,7 +22,13 @@ log = logging.getLogger(__name__)
 AUDIENCE = "vdi-gateway"
 TOKEN_REVIEWS = Resource("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False)
 REMEMBERED = 60.0
-"""Seconds for which a good token is not asked about again: sessions end in bursts."""
+"""Seconds for which a token is not asked about again: sessions end in bursts, and made-up tokens cost the API server
+nothing the second time.
+"""
+MOST_REFUSED = 10
+"""Tokens from one address that the API server refuses within `REMEMBERED`; of more it is not asked."""
+_KEPT = 1000
+"""Refused tokens and their addresses that are remembered; of more, the oldest are forgotten."""
 
 
 class _User(msgspec.Struct):
@@ -39,6 +47,34 @@ class TokenReview(msgspec.Struct):
     status: _ReviewStatus = msgspec.field(default_factory=_ReviewStatus)
 
 
+class RefusedTokens:
+    """Which tokens the API server has refused lately, as hashes, and how many from which address. In memory."""
+
+    def __init__(self) -> None:
+        self._tokens: OrderedDict[bytes, float] = OrderedDict()
+        self._addresses: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        """By address: how many, and until when they count."""
+
+    def knows(self, digest: bytes) -> bool:
+        """Whether this token was refused."""
+        return self._tokens.get(digest, 0.0) > time.monotonic()
+
+    def is_full(self, address: str) -> bool:
+        """Whether so many tokens of this address were refused that the API server is not asked about another."""
+        count, until = self._addresses.get(address, (0, 0.0))
+        return count >= MOST_REFUSED and until > time.monotonic()
+
+    def add(self, digest: bytes, address: str) -> None:
+        """Note a refusal."""
+        now = time.monotonic()
+        count, until = self._addresses.pop(address, (0, 0.0))
+        self._addresses[address] = (count + 1, until) if until > now else (1, now + REMEMBERED)
+        self._tokens[digest] = now + REMEMBERED
+        for kept in (self._tokens, self._addresses):
+            if len(kept) > _KEPT:
+                kept.popitem(last=False)
+
+
 class TokenReviewer:
     """Whether a token is that of one account; an empty one has none.
 
@@ -53,25 +89,37 @@ class TokenReviewer:
         # The last good token, as a hash, and until when it is believed. Lost at restart.
         self._known = b""
         self._until = float("-inf")
+        self._refused = RefusedTokens()
+        self._asking = asyncio.Lock()
 
     async def refusal(self, request: Request) -> Response | None:
         """The answer to a request without a good token; None where it has one."""
         token = bearer(request)
         if not token:
             return plain(401, f"a bearer token of {self._owner}'s account for the audience {AUDIENCE} is required")
-        try:
-            if not (self._account and await self.is_account(token)):
-                return plain(403, f"this token is not {self._owner}'s, or it is for another audience")
-        except KubeError as error:
-            log.warning("a request of %s waits, because its token cannot be checked: %s", self._owner, error)
-            return plain(503, "the API server cannot verify this token")
-        return None
-
-    async def is_account(self, token: str) -> bool:
-        """Raises KubeError when the API server cannot be asked."""
         digest = hashlib.sha256(token.encode()).digest()
-        if digest == self._known and time.monotonic() < self._until:
-            return True
+        address = request.client.host if request.client else ""
+        # One question at a time: what many ask at once is answered for the second by what the first has brought.
+        async with self._asking:
+            if digest == self._known and time.monotonic() < self._until:
+                return None
+            if not self._account or self._refused.knows(digest):
+                return self._not_ours()
+            if self._refused.is_full(address):
+                return plain(429, f"too many tokens from this address are not {self._owner}'s; try again in a minute")
+            try:
+                if await self._is_account(token, digest):
+                    return None
+            except KubeError as error:
+                log.warning("a request of %s waits, because its token cannot be checked: %s", self._owner, error)
+                return plain(503, "the API server cannot verify this token")
+            self._refused.add(digest, address)
+            return self._not_ours()
+
+    def _not_ours(self) -> Response:
+        return plain(403, f"this token is not {self._owner}'s, or it is for another audience")
+
+    async def _is_account(self, token: str, digest: bytes) -> bool:
         body = {
             "apiVersion": TOKEN_REVIEWS.api_version,
             "kind": "TokenReview",

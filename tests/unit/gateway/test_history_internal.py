@@ -1,5 +1,7 @@
 """`/internal/ended`: only the operator is believed, only an end is taken, and 204 means that it is written."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,14 @@ from unit.gateway.component_stage import ComponentStage
 from unit.gateway.history_stage import Life, at, open_database, rows_of, sqlite_url
 from vdi.gateway.history.component import History
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
-from vdi.gateway.token_review import AUDIENCE, TOKEN_REVIEWS, TokenReview
+from vdi.gateway.token_review import (
+    AUDIENCE,
+    MOST_REFUSED,
+    REMEMBERED,
+    TOKEN_REVIEWS,
+    RefusedTokens,
+    TokenReview,
+)
 from vdi.kube.errors import Forbidden
 
 OPERATOR = "system:serviceaccount:vdi-system:vdi-operator"
@@ -77,10 +86,34 @@ async def test_204_means_that_it_is_written_and_again_it_is_the_same(stage: EndR
     assert (session.ended, session.end_reason, run.ended, run.ready) == (at(30), "deleted", at(30), at(1))
 
 
-async def test_a_good_token_is_not_asked_about_again_and_again_and_another_one_is(stage: EndReportStage) -> None:
-    for token in ("good", "good", "bad", "bad", "good"):
-        await stage.post(an_end(), f"Bearer {token}")
-    assert stage.cluster.asked == ["good", "bad", "bad"]
+async def test_a_token_is_not_asked_about_again_and_again(stage: EndReportStage) -> None:
+    statuses = [
+        (await stage.post(an_end(), f"Bearer {token}")).status_code for token in ("good", "good", "bad", "bad", "good")
+    ]
+    assert statuses == [204, 204, 403, 403, 204]
+    assert stage.cluster.asked == ["good", "bad"]
+
+
+async def test_made_up_tokens_cost_the_api_server_little(
+    stage: EndReportStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stage.post(an_end())
+    asked = (stage.post(an_end(), f"Bearer made-up-{number}") for number in range(1000))
+    statuses = [answer.status_code for answer in await asyncio.gather(*asked)]
+    assert sorted(statuses) == [403] * MOST_REFUSED + [429] * (1000 - MOST_REFUSED)
+    assert len(stage.cluster.asked) == 1 + MOST_REFUSED
+    assert (await stage.post(an_end())).status_code == 204, "the operator's token is known"
+    now = time.monotonic()
+    monkeypatch.setattr("vdi.gateway.token_review.time.monotonic", lambda: now + REMEMBERED + 1)
+    assert (await stage.post(an_end())).status_code == 204, "and later it is asked about again"
+
+
+def test_refused_tokens_are_forgotten_before_they_fill_the_memory() -> None:
+    refused = RefusedTokens()
+    for number in range(5000):
+        refused.add(b"%d" % number, f"10.0.{number // 250}.{number % 250}")
+    assert refused.knows(b"4999") and not refused.knows(b"0")
+    assert len(refused._tokens) == len(refused._addresses) == 1000
 
 
 @pytest.mark.parametrize(
