@@ -20,10 +20,12 @@ for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
     signal.signal(number, signal.SIG_IGN)
 open("/dev/shm/tries", "w").close()
 while True:
-    for address in ("127.0.0.1", "0.0.0.0"):
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for address in ("127.0.0.1", "0.0.0.0", "::1", "::"):
         try:
+            listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if ":" in address:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind((address, int(sys.argv[1])))
             listener.listen()
             open("/dev/shm/taken", "w").write(address)

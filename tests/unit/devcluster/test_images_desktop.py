@@ -121,9 +121,9 @@ def test_selkies_and_the_agent_get_their_secrets_by_pipe_and_ports_that_the_laun
     monkeypatch.setattr(parts, "argv", lambda _: [sys.executable, "-B", "-c", _TELL, str(LIBRARY)])
     parts.hold_ports()
     for held in itertools.chain(*parts.sockets.values()):
-        with socket.socket() as taker, pytest.raises(OSError, match="in use"):
+        with socket.socket(held.family) as taker, pytest.raises(OSError, match="in use"):
             taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            taker.bind(("127.0.0.1", held.getsockname()[1]))
+            taker.bind(("::" if held.family == socket.AF_INET6 else "127.0.0.1", held.getsockname()[1]))
     (held,) = parts.sockets["selkies"]
     with contextlib.ExitStack() as held_until_here:
         for one in itertools.chain(*parts.sockets.values()):
@@ -139,6 +139,35 @@ def test_selkies_and_the_agent_get_their_secrets_by_pipe_and_ports_that_the_laun
         with taker, pytest.raises(OSError, match="in use"):  # Selkies is gone now, and its port is still held
             taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taker.bind(held.getsockname())
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_the_launcher_holds_its_ports_in_both_families(desktop: ModuleType) -> None:
+    """A program that had the other family's port would get the requests, and the tokens in them, that come there."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    parts = desktop.Desktop({"SELKIES_PORT": str(port)}, [], [], "4096x2304")
+    parts.hold_ports()
+    families = [held.family for held in parts.sockets["selkies"]]
+    assert families == [socket.AF_INET, socket.AF_INET6]
+    with contextlib.ExitStack() as stack:
+        for held in parts.sockets["selkies"]:
+            stack.enter_context(held)
+        for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::")):
+            taker = stack.enter_context(socket.socket(family))
+            taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                taker.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            with pytest.raises(OSError, match="in use"):
+                taker.bind((address, port))
+
+
+def test_an_address_that_the_pod_does_not_have_is_left_out_beside_another(desktop: ModuleType) -> None:
+    (held,) = desktop.bind_port("127.0.0.1,2001:db8::1", 0)
+    with held:
+        assert held.getsockname()[0] == "127.0.0.1"
+    with pytest.raises(OSError, match="assign"):
+        desktop.bind_port("2001:db8::1", 0)
 
 
 def test_a_port_that_is_taken_is_refused_by_name(desktop: ModuleType) -> None:

@@ -7,17 +7,20 @@ The launcher also holds the ports: a process that ends must not leave its port, 
 """
 
 import ctypes
+import errno
 import hmac
 import json
 import os
 import socket
 from hashlib import sha256
+from typing import Any
 
 SECRETS_FD, SOCKET_FDS = "VDI_SECRETS_FD", "VDI_SOCKET_FDS"
 """Variables that name inherited descriptors: a pipe with JSON, and bound sockets."""
 ACCEPTS_FILE = "selkies.accepts"
 """In XDG_RUNTIME_DIR, from when Selkies accepts connections."""
 _PR_SET_DUMPABLE = 4
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 def forbid_inspection() -> None:
@@ -46,24 +49,42 @@ def read_secrets() -> dict[str, str]:
 
 
 def bind_port(addresses: str, port: int) -> list[socket.socket]:
-    """Sockets bound to the port, one for each address (with commas between), as Selkies binds them. Raises OSError."""
+    """Sockets bound to the port, one for each address (with commas between), as Selkies binds them. Raises OSError.
+
+    An address that this machine does not have is left out while another is bound: not every pod has IPv6.
+    """
     bound: list[socket.socket] = []
+    missing: OSError | None = None
     try:
         for host in addresses.split(","):
             for family, kind, protocol, _, address in socket.getaddrinfo(
                 host.strip(), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             ):
-                listener = socket.socket(family, kind, protocol)
-                bound.append(listener)
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                listener.bind(address)
+                try:
+                    bound.append(_bind(socket.socket(family, kind, protocol), address))
+                except OSError as error:
+                    if error.errno not in _NOT_HERE:
+                        raise
+                    missing = error
+        if missing and not bound:
+            raise missing
     except OSError:
         for listener in bound:
             listener.close()
         raise
     return bound
+
+
+def _bind(listener: socket.socket, address: Any) -> socket.socket:
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if listener.family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def inherited_sockets() -> list[socket.socket]:
