@@ -60,6 +60,11 @@ def refused_address(error: AddressError) -> ActionDenied:
     return ActionDenied("Invalid", f"user: {error}.", FieldProblem("user", error.allowed, error.shown))
 
 
+def name_not_available(name: str) -> ActionDenied:
+    """The refusal of a name that another person's desktop has: a guessed name tells who has which desktop."""
+    return ActionDenied("Conflict", f"name: {name!r} is not available. Choose another name.")
+
+
 def refused_by_cluster(error: KubeError, name: str, sent: Mapping[str, Any] | None = None) -> ActionDenied:
     """What the API server's refusal of a write to session `name` means to the person who requested it.
 
@@ -77,7 +82,7 @@ def refused_by_cluster(error: KubeError, name: str, sent: Mapping[str, Any] | No
     if isinstance(error, NotFound):
         return ActionDenied("NotFound", f"The desktop {name!r} has ended.")
     if isinstance(error, AlreadyExists):
-        return ActionDenied("Conflict", f"A desktop named {name!r} already exists. Choose another name.")
+        return name_not_available(name)
     if isinstance(error, Replaced):
         return another
     if isinstance(error, Conflict):

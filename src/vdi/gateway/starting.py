@@ -12,7 +12,7 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway import limits
 from vdi.gateway.context import GatewayContext
-from vdi.gateway.denied import ActionDenied, FieldProblem, refused_address, refused_by_cluster
+from vdi.gateway.denied import ActionDenied, FieldProblem, name_not_available, refused_address, refused_by_cluster
 from vdi.gateway.history.component import History
 from vdi.gateway.history.usage import Month
 from vdi.gateway.limits import Limit, Limits, MonthUse, home_bytes
@@ -227,7 +227,7 @@ class Starter:
             if there is None:
                 return name
             _refuse_a_second(there, request)
-        raise ActionDenied("Conflict", f"name: {names[0]!r} is taken; choose another.")
+        raise name_not_available(names[0])
 
     async def _create(self, start: Start) -> VDISession:
         namespace, request = start.namespace, start.request
@@ -249,8 +249,7 @@ class Starter:
         there = self._cluster.session(start.request.name or "")
         if there and there.metadata.namespace != start.namespace:
             _refuse_a_second(there, start.request)
-            name = there.metadata.name
-            raise ActionDenied("Conflict", f"A desktop named {name!r} already exists. Choose another name.")
+            raise name_not_available(there.metadata.name)
 
 
 def generated_names(user: str, template: str) -> list[str]:

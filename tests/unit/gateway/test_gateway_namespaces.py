@@ -96,7 +96,7 @@ async def test_a_session_that_only_another_replica_has_seen_is_found(stage: Shar
 async def test_a_name_of_another_namespace_is_taken(stage: SharedCluster, gateway: Replica) -> None:
     stage.put_session("cad", ENGINEER, namespace=LAB)
     await eventually(lambda: gateway.world.session("cad"), "the watch has brought it")
-    with pytest.raises(ActionDenied, match="A desktop named 'cad' already exists"):
+    with pytest.raises(ActionDenied, match="name: 'cad' is not available"):
         await gateway.actions.start(ALICE, requested(name="cad"))
     with pytest.raises(ActionDenied, match="You already have the desktop 'cad'"):
         moved = User(ENGINEER.email)  # no member of the group any more
