@@ -37,7 +37,12 @@ class OperatorContender:
         yield Operator.start(cluster, self._argv, self._environment())
 
     def _environment(self) -> Mapping[str, str]:
-        return {**self._own, "VDI_NAMESPACE": NAMESPACE, "VDI_METRICS_ADDR": f"127.0.0.1:{free_ports(1)[0]}"}
+        return {
+            **self._own,
+            "VDI_NAMESPACE": NAMESPACE,
+            "VDI_OPERATOR_NAMESPACE": NAMESPACE,
+            "VDI_METRICS_ADDR": f"127.0.0.1:{free_ports(1)[0]}",
+        }
 
 
 class FloorContender:

@@ -50,7 +50,11 @@ async def measure(binaries: Mapping[str, Path], options: argparse.Namespace) -> 
     try:
         async with cluster, Timeline(cluster.url, cluster.ca, cluster.admin_token) as timeline:
             [port] = free_ports(1)
-            own = {"VDI_NAMESPACE": NAMESPACE, "VDI_METRICS_ADDR": f"127.0.0.1:{port}"}
+            own = {
+                "VDI_NAMESPACE": NAMESPACE,
+                "VDI_OPERATOR_NAMESPACE": NAMESPACE,
+                "VDI_METRICS_ADDR": f"127.0.0.1:{port}",
+            }
             program = from_here()
             operator = Operator.start(cluster, program.argv, {**program.environment, **own})
             plan = Plan(sessions=options.sessions, deadline_seconds=600.0)

@@ -78,7 +78,11 @@ class Holding:
 
     def _start(self) -> Operator:
         [self._port] = free_ports(1)
-        own = {"VDI_NAMESPACE": NAMESPACE, "VDI_METRICS_ADDR": f"127.0.0.1:{self._port}"}
+        own = {
+            "VDI_NAMESPACE": NAMESPACE,
+            "VDI_OPERATOR_NAMESPACE": NAMESPACE,
+            "VDI_METRICS_ADDR": f"127.0.0.1:{self._port}",
+        }
         return Operator.start(self._cluster, self._program.argv, {**self._program.environment, **own})
 
     async def _ready(self) -> None:

@@ -102,6 +102,7 @@ async def measure_mode(cluster: Cluster, mode: str, count: int) -> dict[str, Any
     """The figures of one way to ask."""
     own = {
         "VDI_NAMESPACE": objects.NAMESPACE,
+        "VDI_OPERATOR_NAMESPACE": objects.NAMESPACE,
         "VDI_METRICS_ADDR": f"127.0.0.1:{free_ports(1)[0]}",
         "VDI_AUTOSCALING_MODE": mode,
         "VDI_MAX_PLACEHOLDERS": "1000",

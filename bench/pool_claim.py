@@ -134,7 +134,11 @@ class Bench:
 async def run(binaries: Mapping[str, Path], size: int) -> dict[str, Any]:
     """Everything, from the control plane's start to its end. Raises RuntimeError or TimeoutError, saying where."""
     cluster = Cluster(binaries, build_crds(), 6 * size)
-    own = {"VDI_NAMESPACE": objects.NAMESPACE, "VDI_METRICS_ADDR": f"127.0.0.1:{free_ports(1)[0]}"}
+    own = {
+        "VDI_NAMESPACE": objects.NAMESPACE,
+        "VDI_OPERATOR_NAMESPACE": objects.NAMESPACE,
+        "VDI_METRICS_ADDR": f"127.0.0.1:{free_ports(1)[0]}",
+    }
     try:
         async with cluster, Timeline(cluster.url, cluster.ca, cluster.admin_token) as timeline:
             program = from_here()

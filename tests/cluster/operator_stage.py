@@ -284,6 +284,7 @@ class Stage:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(source),
             "VDI_NAMESPACE": ",".join(self.namespaces),
+            "VDI_OPERATOR_NAMESPACE": self.namespace,
             "VDI_METRICS_ADDR": "127.0.0.1:0",
             "VDI_METRICS_TOKEN_FILE": str(token_file(self.folder)),
             **self.variables,

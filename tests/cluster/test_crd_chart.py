@@ -13,7 +13,7 @@ import yaml
 
 from cluster.helm_tools import CHART, Tools, allowed_of, flat, open_tools, rules_of
 from network.worlds import policies, rendered, variants
-from support.permissions import kueue_rules, operator_rules, placeholder_rules, provisioning_rules
+from support.permissions import key_rules, kueue_rules, operator_rules, placeholder_rules, provisioning_rules
 from support.waiting import wait_until
 from tools.generate import chart
 from vdi.operator.settings import read_settings
@@ -114,7 +114,8 @@ def test_the_operator_may_do_its_work_in_one_namespace_and_nothing_else_anywhere
     other_workloads = {("", "pods", "list"), ("", "pods", "watch")}
     assert other_workloads < everywhere
     assert rules_of(release, OPERATOR, "vdi-sessions") == everywhere | in_sessions
-    for namespace in ("vdi-system", "kube-system", "default"):
+    assert rules_of(release, OPERATOR, "vdi-system") == everywhere | flat(key_rules())
+    for namespace in ("kube-system", "default"):
         assert rules_of(release, OPERATOR, namespace) == everywhere, namespace
     release.upgrade(CHART, "--set", "queue.countOtherWorkloads=false")
     assert rules_of(release, OPERATOR, "vdi-sessions") == (everywhere - other_workloads) | in_sessions
@@ -123,6 +124,8 @@ def test_the_operator_may_do_its_work_in_one_namespace_and_nothing_else_anywhere
 
 MAY_NOT = [
     ("get", "secrets", "vdi-system"),
+    ("create", "secrets", "vdi-system"),
+    ("get", "secrets/vdi-gateway-keys", "vdi-system"),
     ("list", "secrets", "kube-system"),
     ("create", "pods", "vdi-system"),
     ("get", "pods", ""),

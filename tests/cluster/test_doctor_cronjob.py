@@ -62,7 +62,7 @@ def test_it_may_read_the_secrets_that_templates_of_the_values_name(tools: Tools)
         for one in objects
         if one["kind"] == "Role" and one["metadata"]["name"] == "vdi-doctor-secrets"
     }
-    assert names == {"vdi-system": ["wildcard"], "vdi-sessions": ["wildcard", "kasmvnc"]}
+    assert names == {"vdi-system": ["wildcard"], "vdi-sessions": ["kasmvnc"]}
 
 
 def test_without_a_schedule_there_is_nothing_of_it(tools: Tools) -> None:

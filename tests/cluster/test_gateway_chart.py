@@ -79,6 +79,7 @@ def test_the_gateway_may_do_what_its_page_says_and_nothing_else(release: Tools) 
 MAY_NOT = [
     ("list", "secrets", "vdi-sessions"),
     ("get", "secrets", "vdi-system"),
+    ("get", "secrets/vdi-host-key", "vdi-system"),
     ("get", "secrets/vdi-other", "vdi-system"),
     ("patch", "secrets/vdi-gateway-users", "vdi-system"),
     ("delete", "secrets/vdi-gateway-keys", "vdi-system"),

@@ -1,6 +1,7 @@
 """The edge behind a real Traefik: what reaches the browser, what reaches the desktop, and what gets past no one."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,12 +11,16 @@ import pytest
 from cluster.edge_traefik import TraefikStage, open_edge
 from support.waiting import PATIENCE, eventually
 from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, a_session, changed, publish, shared_with
+from vdi.api.session import Phase, QueueStatus
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.store.grants import GrantStore
+from vdi.gateway.web.streams import MOST_PER_USER
+from vdi.http_client import unverified
 from vdi.session.selkies_tokens import grant_token, subprotocols
 
+STREAMS = 3 * MOST_PER_USER
 PROGRAM = {"Accept": "*/*", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}
 SOCKET = "/api/websockets"
 
@@ -414,3 +419,41 @@ async def test_another_desktops_page_opens_no_socket_here(edge: TraefikStage, al
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await alice.ws_connect(edge.url(path=SOCKET), headers={**PROGRAM, "Origin": origin})
         assert refused.value.status == 403
+
+
+# ---- many streams
+
+
+async def test_one_person_with_many_streams_that_are_not_read_leaves_room_for_others(edge: TraefikStage) -> None:
+    """Slow browsers behind Traefik: each holds a connection there, and one of the gateway's until it is refused."""
+    status = {"phase": Phase.PENDING, "queue": QueueStatus(position=2)}
+    publish(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "collaborator"), status=status))
+    async with await edge.browser(OWNER) as owner, await edge.browser(GUEST) as guest:
+        for browser in (owner, guest):
+            async with browser.get(edge.url()) as answer:
+                assert answer.status == 200
+        head = (
+            "GET /.vdi/events HTTP/1.1",
+            f"Host: {edge.host()}:{edge.port}",
+            f"Cookie: {stolen(guest, edge.host())}",
+        )
+        request = "\r\n".join((*head, "", "")).encode()
+
+        async def open_stream() -> tuple[bytes, asyncio.StreamWriter]:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", edge.port, ssl=unverified(), server_hostname=edge.host(), limit=1024
+            )
+            writer.write(request)
+            return (await reader.readline()).split()[1], writer
+
+        opened = await asyncio.gather(*(open_stream() for _ in range(STREAMS)))
+        try:
+            statuses = Counter(status for status, _ in opened)
+            assert statuses == {b"200": MOST_PER_USER, b"429": STREAMS - MOST_PER_USER}
+            async with owner.get(edge.url(path="/.vdi/events")) as answer:
+                assert answer.status == 200
+                assert b"queued" in await answer.content.readuntil(b"queued")
+        finally:
+            for _, writer in opened:
+                writer.close()
+        await eventually(lambda: len(edge.stage.edge._waiting._streams) == 0, "streams that are left no longer count")

@@ -12,7 +12,10 @@ from support.waiting import wait_until
 from tools.generate import chart
 
 ALICE, BOB, PORTAL = "alice@example.com", "bob@example.com", "portal@example.com"
-POLICIES = ("vdi-who-may-name-whom.vdi-system.vdi", "vdi-templates-for-whom.vdi-system.vdi")
+OPERATOR = "system:serviceaccount:vdi-system:vdi-operator"
+POLICIES = tuple(
+    f"{name}.vdi-system.vdi" for name in ("vdi-who-may-name-whom", "vdi-templates-for-whom", "vdi-routes-of-desktops")
+)
 Object = dict[str, Any]
 Result = subprocess.CompletedProcess[str]
 
@@ -52,10 +55,11 @@ def policies() -> list[Object]:
     return [each for each in made if each["kind"].startswith("ValidatingAdmissionPolicy")]
 
 
-def role(verbs: list[str], *subjects: Object) -> Iterator[Object]:
-    name = "-".join(verbs)
+def role(verbs: list[str], *subjects: Object, of: str = "vdisessions.vdi.kasm.io") -> Iterator[Object]:
+    name = f"{'-'.join(verbs)}-{of.replace('/', '-')}"
     rbac = "rbac.authorization.k8s.io"
-    rule = {"apiGroups": ["vdi.kasm.io"], "resources": ["vdisessions"], "verbs": verbs}
+    resource, _, group = of.partition(".")
+    rule = {"apiGroups": [group], "resources": [resource], "verbs": verbs}
     yield {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": name}, "rules": [rule]}
     reference = {"apiGroup": rbac, "kind": "Role", "name": name}
     binding = {"apiVersion": f"{rbac}/v1", "kind": "RoleBinding", "metadata": {"name": name}}
@@ -74,6 +78,9 @@ def everyone(kubectl: list[str], shared_namespace: str) -> Iterator[People]:
     for body in (
         *role(["get", "create", "patch", "update", "delete"], user(ALICE), user(BOB), user(PORTAL), robot),
         *role(["assign"], user(PORTAL)),
+        *role(["get", "patch"], user(OPERATOR)),
+        *role(["patch"], user(OPERATOR), of="vdisessions/status.vdi.kasm.io"),
+        *role(["create", "patch"], user(OPERATOR), user(BOB), of="ingressroutes.traefik.io"),
     ):
         made.admin("create", "-f", "-", given=body)
     for body in policies():
@@ -175,17 +182,60 @@ def test_no_one_joins_a_group_with_an_annotation(people: People) -> None:
 
 
 @pytest.mark.timeout(150)
+def test_no_one_suspends_or_restarts_the_desktop_of_another(people: People) -> None:
+    let_through(people.create(ALICE, name="hers"))
+
+    def restart(as_: str) -> Result:
+        body = json.dumps({"metadata": {"annotations": {"vdi.kasm.io/restartedAt": as_}}})
+        return people.run("patch", "vdi", "hers", "--type=merge", "-p", body, as_=as_)
+
+    said = (f"{BOB} may not change the desktop of {ALICE}", "verb assign")
+    for spec in ({"suspended": True}, {"timeout": "1s"}, {"idleTimeout": "1m"}):
+        refused(people.patch("hers", spec, as_=BOB), *said)
+    refused(restart(BOB), *said)
+    refused(people.run("label", "vdi", "hers", "a=b", as_=BOB), *said)
+    for who in (ALICE, PORTAL):
+        let_through(restart(who))
+        let_through(people.patch("hers", {"suspended": True}, as_=who))
+        let_through(people.patch("hers", {"suspended": False}, as_=who))
+
+
+@pytest.mark.timeout(150)
+def test_the_operator_routes_hosts_of_desktops_and_not_the_portal(people: People) -> None:
+    def asks(match: str, as_: str = OPERATOR, **more: Any) -> Result:
+        route = {"kind": "Rule", "match": match, "services": [{"name": "d", "port": 8080}]} | more
+        body = {"apiVersion": "traefik.io/v1alpha1", "kind": "IngressRoute", "metadata": {"name": "r"}}
+        body |= {"spec": {"entryPoints": ["websecure"], "routes": [route]}}
+        return people.run("create", "--dry-run=server", "-f", "-", as_=as_, given=body)
+
+    desktop, portal = (f"Host(`{label}.vdi.localhost`)" for label in ("alice-desktop-5tq2mzk4", "portal"))
+    let_through(asks(desktop))
+    let_through(asks(portal, as_=BOB))  # whoever else may make routes, such as helm
+    refused(asks(portal), f"spec.routes: {portal}", "never the portal")
+    refused(asks(desktop, priority=3000), desktop)
+    for match in (
+        f"{desktop} || {portal}",
+        "HostRegexp(`.*`)",
+        "Host(`PORTAL.vdi.localhost`)",
+        "Host(`a.b.vdi.localhost`)",
+        "Host(`portal.vdiXlocalhost`)",
+        "PathPrefix(`/`)",
+    ):
+        refused(asks(match), match)
+
+
+@pytest.mark.timeout(150)
 def test_everything_else_about_a_session_is_as_before(people: People) -> None:
-    """The operator, here Bob: finalizers, suspension at the end of the time, deletion. It has no verb assign."""
+    """The operator: finalizers, suspension at the end of the time. It has no verb assign. Whoever may, deletes."""
     guests = [{"user": BOB, "role": "viewer"}]
     let_through(people.create(ALICE, name="hers", access=guests, priority=5))
     finalizer = '{"metadata":{"finalizers":["vdi.kasm.io/session-cleanup"]}}'
-    let_through(people.run("patch", "vdi", "hers", "--type=merge", "-p", finalizer, as_=BOB))
-    let_through(people.patch("hers", {"suspended": True}, as_=BOB))
-    let_through(people.patch("hers", {"timeout": "9h", "access": guests, "priority": 5}, as_=BOB))
+    let_through(people.run("patch", "vdi", "hers", "--type=merge", "-p", finalizer, as_=OPERATOR))
+    let_through(people.patch("hers", {"suspended": True}, as_=OPERATOR))
+    let_through(people.patch("hers", {"timeout": "9h", "access": guests, "priority": 5}, as_=OPERATOR))
     let_through(people.run("delete", "vdi", "hers", "--wait=false", as_=BOB))
     none = '{"metadata":{"finalizers":null}}'
-    let_through(people.run("patch", "vdi", "hers", "--type=merge", "-p", none, as_=BOB))
+    let_through(people.run("patch", "vdi", "hers", "--type=merge", "-p", none, as_=OPERATOR))
     gone = lambda: people.run("get", "vdi", "hers", as_=BOB).returncode != 0  # noqa: E731
     wait_until("it is gone", gone)
 
@@ -243,7 +293,7 @@ def test_a_home_is_no_larger_than_the_template_allows(people: People) -> None:
     # A template that is made stricter later: everything else about the session goes on.
     people.admin("patch", "vditemplate", small, "--type=merge", "-p", '{"spec":{"persistence":{"maxSize":"6Gi"}}}')
     wait_until("the policy has seen the edit", lambda: asks("20Gi").returncode != 0)
-    let_through(people.patch("mine", {"suspended": True}, as_=BOB))
+    let_through(people.patch("mine", {"suspended": True}, as_=OPERATOR))
     # Who may assign is the gateway, which has checked the size, or an administrator who restores an existing home.
     let_through(people.create(ALICE, as_=PORTAL, template=small, persistence={"size": "500Ti"}))
 

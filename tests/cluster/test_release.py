@@ -251,7 +251,7 @@ def uninstall_ends_sessions_and_keeps_homes(release: Release) -> None:
     said = release.run("uninstall", "--yes")
     assert "1 session ended" in said and "home of alice@example.com: " in said
     assert "used again by the next installation" in said and "persistentvolumeclaim/vdi-gateway" in said
-    assert "kubectl -n vdi-sessions delete secret vdi-host-key" in said
+    assert "kubectl delete secret/vdi-host-key -n vdi-system" in said
     assert not release.there("vdi,pod", *HERE) and release.there("pvc", *HERE)
     assert not release.there("deploy,svc,role", *RELEASE)
     assert len(release.there("crd", "-o", "name")) >= 3
@@ -269,12 +269,14 @@ def without_an_operator_nothing_hangs(release: Release) -> None:
     assert "alice@example.com" in said and "1 home deleted" in said and "3 CRDs deleted" in said
     assert not release.there("pvc", *HERE)
     assert not [name for name in release.there("crd") if name.endswith("vdi.kasm.io")]
-    kept = ["secret/vdi-host-key"]  # so that no host passes to another person after the next installation
-    wait_until("what the session owned goes too", lambda: release.there("pod,secret,svc", *HERE) == kept)
+    wait_until("what the session owned goes too", lambda: not release.there("pod,secret,svc", *HERE))
+    # So that no host passes to another person after the next installation.
+    assert release.there("secret/vdi-host-key", *RELEASE)
     for claim in (
         "pvc/vdi-gateway",
         "secret/vdi-gateway-users",
         "secret/vdi-gateway-keys",
+        "secret/vdi-host-key",
         f"namespace/{RELEASE_NAMESPACE}",
     ):
         release.tools.kubectl("delete", claim, *RELEASE, "--ignore-not-found", "--wait=true", check=False)

@@ -453,12 +453,8 @@ def certificate(world: World, names: list[str], days: int) -> Iterator[None]:
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     data = {"tls.crt": made.public_bytes(serialization.Encoding.PEM).decode(), "tls.key": pem.decode()}
     secret: Object = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "stringData": data}
-    desktops, portal = (
-        {**secret, "metadata": {"name": "wild", "namespace": namespace}} for namespace in ("vdi-sessions", "vdi-system")
-    )
     with (
-        applied(world, desktops),
-        applied(world, portal),
+        applied(world, {**secret, "metadata": {"name": "wild", "namespace": "vdi-system"}}),
         environment(world, "vdi-operator", "VDI_TLS_SECRET=wild"),
     ):
         start(world, "tls", "small")

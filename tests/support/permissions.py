@@ -52,6 +52,11 @@ def operator_rules_elsewhere() -> list[dict[str, Any]]:
     return next(role.policy_rules() for role in OPERATOR if role.kind == "Role" and not role.name)
 
 
+def key_rules() -> list[dict[str, Any]]:
+    """In the operator's own namespace."""
+    return _rules_named("vdi-operator-keys")
+
+
 def placeholder_rules() -> list[dict[str, Any]]:
     """In the namespace of the placeholders."""
     return _rules_named("vdi-operator-placeholders")

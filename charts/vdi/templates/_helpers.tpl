@@ -25,9 +25,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
-{{/* Name of the Secrets with the wildcard certificate; empty: Traefik has one of its own. */}}
+{{/* Name of the Secret with the wildcard certificate; empty: Traefik has one of its own. */}}
 {{- define "vdi.tlsSecret" -}}
 {{- .Values.traefik.tlsSecret | default (ternary "vdi-wildcard" "" (ne .Values.traefik.certManager.issuer "")) }}
+{{- end }}
+
+{{/* The namespaces of the routes that name it, as a JSON list: with a gateway the portal's alone, whose certificate Traefik presents for desktops too. So no account that reads Secrets of desktops reads its key. */}}
+{{- define "vdi.tlsNamespaces" -}}
+{{- if .Values.gateway.enabled }}{{ list .Release.Namespace | toJson }}{{ else }}{{ include "vdi.sessions.namespaces" . }}{{ end }}
 {{- end }}
 
 {{/* The Secret whose key `token` Prometheus sends to read /metrics. */}}

@@ -23,8 +23,8 @@ def run(
 ) -> None:
     """Run the operator until SIGTERM or Ctrl-C.
 
-    Settings are environment variables: VDI_NAMESPACE (vdi-sessions; several with commas), VDI_DOMAIN
-    (vdi.localhost), VDI_URL_PORT (443),
+    Settings are environment variables: VDI_NAMESPACE (vdi-sessions; several with commas), VDI_OPERATOR_NAMESPACE
+    (vdi-system), VDI_DOMAIN (vdi.localhost), VDI_URL_PORT (443),
     VDI_ENTRY_POINT (websecure), VDI_TLS_SECRET, VDI_CERT_RESOLVER, VDI_REQUESTS_CPU (250m), VDI_REQUESTS_MEMORY (1Gi),
     VDI_GPU_RESOURCE (nvidia.com/gpu), VDI_COUNT_OTHER_WORKLOADS (true), VDI_QUEUE_WEIGHTS (alice=2,bob=0.5: all others
     have 1), VDI_AUTOSCALING_MODE (Disabled, Placeholders, ProvisioningRequest, Auto), VDI_MAX_PLACEHOLDERS (10),

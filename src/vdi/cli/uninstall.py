@@ -27,6 +27,7 @@ from vdi.release.remove import (
 )
 from vdi.session.observed import HOST
 
+_WHY = "so that no address goes to another user after the next installation"
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
@@ -141,10 +142,15 @@ def staying(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> lis
     if plan.crds and not crds:
         lines.append(f"CRDs {', '.join(plan.crds)}: vdi uninstall --crds")
         lines += [f"template {template}: kubectl delete vditemplate {template}" for template in plan.templates]
-    lines += _host_records(plan)
+    if plan.reservations:
+        names = ", ".join(plan.reservations[:5]) + (", ..." if len(plan.reservations) > 5 else "")
+        what = f"{count(plan.reservations, 'configmap')} vdi-host-NAME, the first users of the host names {names}"
+        lines.append(f"{what}, {_WHY}: kubectl -n {plan.sessions_namespaces[0]} delete configmap -l {HOST}")
     for kept_object in plan.kept:
         inside = [home for home in homes if kept_object == f"namespace/{home.namespace}"]
         holds = f", with {count(inside, 'home')} in it" if inside else ""
+        if kept_object.startswith(f"secret/{HOST_KEY} "):
+            holds = f", the key of the desktops' addresses, {_WHY}"
         lines.append(f"{kept_object}{holds}: kubectl delete {kept_object}")
     for volume in plan.volumes:
         lines.append(f"{volume}, which opens only with the password in its Secret: kubectl delete {volume}")
@@ -152,20 +158,6 @@ def staying(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> lis
         lines.append(
             f"namespace/{plan.namespace}, with what is listed in it: kubectl delete namespace/{plan.namespace}"
         )
-    return lines
-
-
-def _host_records(plan: Removal) -> list[str]:
-    """What the operator keeps the desktops' addresses apart with."""
-    lines = []
-    kubectl = f"kubectl -n {plan.sessions_namespaces[0]} delete"
-    why = "so that no address goes to another user after the next installation"
-    if plan.host_key:
-        lines.append(f"secret/{HOST_KEY}, the key of the desktops' addresses, {why}: {kubectl} secret {HOST_KEY}")
-    if plan.reservations:
-        names = ", ".join(plan.reservations[:5]) + (", ..." if len(plan.reservations) > 5 else "")
-        what = f"{count(plan.reservations, 'configmap')} vdi-host-NAME, the first users of the host names {names}"
-        lines.append(f"{what}, for the same reason: {kubectl} configmap -l {HOST}")
     return lines
 
 

@@ -1,4 +1,8 @@
-"""The secret key of the host labels: one for all replicas, in a Secret of the first of the sessions' namespaces."""
+"""The secret key of the host labels: one for all replicas, in a Secret of the operator's own namespace.
+
+The chart makes the Secret, empty. The operator draws the key: it may not create Secrets there, since a Secret of
+another type would hold the token of any account.
+"""
 
 import base64
 import binascii
@@ -7,7 +11,7 @@ import secrets
 
 import msgspec
 
-from vdi.kube.errors import AlreadyExists, KubeError, NotFound
+from vdi.kube.errors import Conflict, KubeError, NotFound
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 
@@ -18,12 +22,17 @@ _ENTRY = "key"
 _LENGTH = 32
 
 
+class _Metadata(msgspec.Struct, rename="camel"):
+    resource_version: str
+
+
 class _KeySecret(msgspec.Struct):
+    metadata: _Metadata
     data: dict[str, str] = {}
 
 
 class HostKey:
-    """Read, or made, before the first session is reconciled. Without it no session may get a host."""
+    """Read, or drawn, before the first session is reconciled. Without it no session may get a host."""
 
     def __init__(self, client: Client, namespace: str) -> None:
         self.problem = ""
@@ -40,45 +49,45 @@ class HostKey:
         return self._value
 
     async def load(self) -> bool:
-        """Read the key, or make it if the Secret does not exist. False: `problem` and the log say why that failed."""
+        """Read the key, or draw it if the Secret is empty. False: `problem` and the log say why that failed."""
         problem = ""
         try:
-            self._value = _decode(await self._read_or_create())
+            self._value = _decode(await self._read_or_draw())
+        except NotFound:
+            problem = (
+                f"the Secret {self._namespace}/{SECRET} does not exist. Restore it from a backup, or have an empty one "
+                "made with the next vdi install: all desktops without spec.hostname then get new addresses"
+            )
         except KubeError as error:
             problem = f"the Secret {self._namespace}/{SECRET} cannot be read: {error}"
         except ValueError as error:
             problem = (
-                f"the Secret {self._namespace}/{SECRET} {error}. Restore it from a backup, or give all desktops "
-                f"without spec.hostname new addresses: kubectl --namespace {self._namespace} delete secret {SECRET}"
+                f"the Secret {self._namespace}/{SECRET} {error}. Restore it from a backup, or delete it and have an "
+                "empty one made with the next vdi install: all desktops without spec.hostname then get new addresses: "
+                f"kubectl --namespace {self._namespace} delete secret {SECRET}"
             )
         if problem and problem != self.problem:
             log.error("no session is worked on: %s", problem)
         self.problem = problem
         return not problem
 
-    async def _read_or_create(self) -> _KeySecret:
-        try:
-            return await self._read()
-        except NotFound:
-            pass
-        key = base64.b64encode(secrets.token_bytes(_LENGTH)).decode()
-        body = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": SECRET, "namespace": self._namespace},
-            "type": "Opaque",
-            "immutable": True,
-            "data": {_ENTRY: key},
-        }
-        try:
-            made = await self._client.create(SECRETS, body, namespace=self._namespace, into=_KeySecret)
-        except AlreadyExists:  # another replica was faster, or the answer to our first try was lost
-            return await self._read()
-        log.info("made the Secret %s/%s: keep it in your backups", self._namespace, SECRET)
-        return made
-
-    async def _read(self) -> _KeySecret:
-        return await self._client.get(SECRETS, SECRET, namespace=self._namespace, into=_KeySecret)
+    async def _read_or_draw(self) -> _KeySecret:
+        while True:
+            secret = await self._client.get(SECRETS, SECRET, namespace=self._namespace, into=_KeySecret)
+            if secret.data:
+                return secret
+            key = base64.b64encode(secrets.token_bytes(_LENGTH)).decode()
+            patch = {
+                "metadata": {"resourceVersion": secret.metadata.resource_version},
+                "immutable": True,
+                "data": {_ENTRY: key},
+            }
+            try:
+                made = await self._client.patch(SECRETS, SECRET, patch, namespace=self._namespace, into=_KeySecret)
+            except Conflict:
+                continue  # another replica was faster: its key counts
+            log.info("drew the key in the Secret %s/%s: keep it in your backups", self._namespace, SECRET)
+            return made
 
 
 def _decode(secret: _KeySecret) -> bytes:

@@ -82,7 +82,7 @@ class Runtime:
             kueue=settings.cluster.kueue_local_queue is not None,
         )
         self._recorder = EventRecorder(self._client, controller="kasm.io/vdi-operator", instance=host, clock=clock)
-        self._host_key = HostKey(self._client, settings.namespace)
+        self._host_key = HostKey(self._client, settings.operator_namespace)
         cluster = ClusterContext(self._client, self._caches, settings.cluster, clock, settings.namespaces)
         self._wiring = build_wiring(
             OperatorContext(cluster, self._recorder, metrics, settings, self._elector, self._host_key)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.operator.metrics_token import METRICS_TOKEN_FILE
 from vdi.operator.variables import (
     FORMAT,
@@ -34,6 +35,8 @@ class Settings:
 
     namespaces: tuple[str, ...] = ("vdi-sessions",)
     """VDI_NAMESPACE: where sessions live; several with commas, as in `desks,lab`. The first has the Lease."""
+    operator_namespace: str = RELEASE_NAMESPACE
+    """VDI_OPERATOR_NAMESPACE: where the operator's own Secrets are, out of the reach of desktops."""
     workers: int = 32
     """VDI_WORKERS: how many sessions are worked on at the same time."""
     log_level: str = "info"
@@ -144,6 +147,7 @@ def _weights(text: str) -> dict[str, float]:
 
 _VARIABLES: Variables = {
     "VDI_NAMESPACE": ("namespaces", namespaces),
+    "VDI_OPERATOR_NAMESPACE": ("operator_namespace", matching(LABEL, "the name of a namespace")),
     "VDI_DOMAIN": ("domain", matching(SUBDOMAIN, "a domain such as vdi.example.com")),
     "VDI_URL_PORT": ("url_port", number(1, 65535)),
     "VDI_ENTRY_POINT": ("entry_point", matching(r"[\w-]+", "the name of an entry point of Traefik")),

@@ -81,6 +81,7 @@ async def gather(client: Client, helm: Helm, chart: Chart, change: Change) -> Fa
     reading = _Reading(client, namespace)
     settings = settings_of(objects)
     tls = settings.cluster.tls_secret
+    where = {namespace} if settings.cluster.edge_middleware else {*settings.namespaces}
     spaces = sorted({namespace, *settings.namespaces, *(_space(obj) for obj in objects)} - {""})
     resources = await reading.resources(objects)
     there = dict(zip(spaces, await asyncio.gather(*map(reading.namespace_of, spaces)), strict=True))
@@ -108,7 +109,7 @@ async def gather(client: Client, helm: Helm, chart: Chart, change: Change) -> Fa
         traefik_known=await Kinds(client).find("traefik.io/v1alpha1", "IngressRoute") is not None,
         classes=tuple(await reading.try_list(STORAGE_CLASSES, dict[str, Any])),
         secrets=secrets,
-        certificates=await reading.certificates(tls, {namespace, *settings.namespaces}) if tls else (),
+        certificates=await reading.certificates(tls, where) if tls else (),
         names=await names,
         refusals=await reading.refusals(tried, resources, there),
         strangers=await reading.strangers(objects, resources, there, change),

@@ -21,9 +21,8 @@ from vdi.helm.releases import KEEP, Revision, deployed, read_revisions
 from vdi.helm.run import run_helm
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.errors import NotFound
-from vdi.kube.resource import CLAIMS, CONFIG_MAPS, CRDS, DEPLOYMENTS, SECRETS
+from vdi.kube.resource import CLAIMS, CONFIG_MAPS, CRDS, DEPLOYMENTS
 from vdi.kube.transport import Client
-from vdi.operator.host_key import SECRET as HOST_KEY
 from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
 from vdi.operator.settings import Settings
 from vdi.release.carry_out import NotDoneError, Running
@@ -65,7 +64,7 @@ class Removal:
     revision: Revision | None
     """None: helm knows no such release; what it has left behind may still be there."""
     sessions_namespaces: tuple[str, ...]
-    """The first has the key of the desktops' addresses, and the reservations."""
+    """The first has the reservations of host names."""
     sessions: tuple[VDISession, ...] = ()
     elsewhere: int = 0
     """Sessions in other namespaces, which another operator looks after."""
@@ -82,8 +81,6 @@ class Removal:
     """Objects of the release that stay when it goes, as kubectl deletes them."""
     volumes: tuple[str, ...] = ()
     """The same of its databases' volumes."""
-    host_key: bool = False
-    """The operator's key of the desktops' addresses is there."""
     reservations: tuple[str, ...] = ()
     """Host names that are recorded for their first users."""
 
@@ -111,7 +108,6 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
     pools = await _known(client.list(POOLS, into=_Named))
     templates = await _known(client.list(TEMPLATES, into=_Named))
     crds = await client.list(CRDS, into=_Named)
-    secrets = await client.list(SECRETS, namespace=where[0], field_selector=f"metadata.name={HOST_KEY}", into=_Named)
     reservations = await client.list(CONFIG_MAPS, namespace=where[0], label_selector=HOST, into=_Reservation)
     own = [operator for operator in operators if not {*where}.isdisjoint(operator.watches)]
     others = [operator for operator in operators if operator not in own]
@@ -136,7 +132,6 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
         crds=tuple(crd.metadata.name for crd in crds if crd.metadata.name.endswith(f".{GROUP}")),
         kept=tuple(_kept(objects, namespace)),
         volumes=tuple(volumes_of_servers(objects, namespace)),
-        host_key=bool(secrets),
         reservations=tuple(sorted(reservation.metadata.labels[HOST] for reservation in reservations)),
     )
 

@@ -15,7 +15,8 @@ class ClusterSettings:
     entry_point: str = "websecure"
     """Traefik's entry point."""
     tls_secret: str | None = None
-    """Secret with the wildcard certificate, in the sessions' namespace; None: Traefik's default certificate."""
+    """Secret with the wildcard certificate: in the portal's namespace, or without a gateway in the sessions'; None:
+    Traefik's default certificate."""
     cert_resolver: str | None = None
     """Traefik's certificate resolver, when no Secret is named."""
     requests_cpu: str = "250m"

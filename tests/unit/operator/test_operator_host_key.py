@@ -13,7 +13,7 @@ from vdi.kube.retry import NO_RETRY
 from vdi.kube.transport import Client
 from vdi.operator.host_key import SECRET, HostKey
 
-NAMESPACE = "vdi-sessions"
+NAMESPACE = "vdi-system"
 
 
 @pytest.fixture
@@ -28,7 +28,8 @@ async def client(api: FakeApi) -> AsyncIterator[Client]:
         yield client
 
 
-async def test_two_operators_that_start_at_once_have_one_key(client: Client) -> None:
+async def test_two_operators_that_start_at_once_have_one_key(api: FakeApi, client: Client) -> None:
+    api.put("secrets", SECRET, namespace=NAMESPACE)
     keys = [HostKey(client, NAMESPACE) for _ in range(5)]
     assert all(await asyncio.gather(*(key.load() for key in keys)))
     assert {len(key.value) for key in keys} == {32}
@@ -41,6 +42,7 @@ async def test_two_operators_that_start_at_once_have_one_key(client: Client) -> 
 async def test_no_key_is_ever_made_where_one_cannot_be_read(
     api: FakeApi, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
+    api.put("secrets", SECRET, namespace=NAMESPACE)
     key = HostKey(client, NAMESPACE)
     api.faults += [("GET", refusal(403, "Forbidden")), ("GET", refusal(500, "InternalError"))]
     with caplog.at_level(logging.ERROR):
@@ -55,7 +57,7 @@ async def test_no_key_is_ever_made_where_one_cannot_be_read(
 
 
 @pytest.mark.parametrize(
-    "data", [{}, {"key": ""}, {"key": "not base 64!"}, {"key": base64.b64encode(b"short").decode()}]
+    "data", [{"other": "a2V5"}, {"key": ""}, {"key": "not base 64!"}, {"key": base64.b64encode(b"short").decode()}]
 )
 async def test_secret_without_a_key_is_left_alone_and_named(api: FakeApi, client: Client, data: dict[str, Any]) -> None:
     api.put("secrets", SECRET, namespace=NAMESPACE, data=data)
@@ -63,3 +65,10 @@ async def test_secret_without_a_key_is_left_alone_and_named(api: FakeApi, client
     assert not await key.load()
     assert "has no entry 'key' with at least 32 bytes" in key.problem
     assert f"kubectl --namespace {NAMESPACE} delete secret {SECRET}" in key.problem
+
+
+async def test_secret_that_is_missing_is_not_created(client: Client) -> None:
+    """The operator may not: a Secret of another type there would be the token of any account."""
+    key = HostKey(client, NAMESPACE)
+    assert not await key.load()
+    assert f"the Secret {NAMESPACE}/{SECRET} does not exist" in key.problem

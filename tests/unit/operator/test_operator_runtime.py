@@ -13,13 +13,14 @@ from support.waiting import PATIENCE, eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.operator.health import Health
+from vdi.operator.host_key import SECRET
 from vdi.operator.metrics import Metrics
 from vdi.operator.metrics_token import METRICS_TOKEN_FILE, MetricsToken
 from vdi.operator.runtime import LEASE, Runtime
 from vdi.operator.settings import Settings
 from vdi.operator.wiring import Wiring
 
-NAMESPACE = "ns"
+NAMESPACE, OPERATOR_NAMESPACE = "ns", "ours"
 
 
 class Operator:
@@ -27,11 +28,13 @@ class Operator:
 
     def __init__(self, api: FakeApi) -> None:
         self.api = api
+        if ("secrets", OPERATOR_NAMESPACE, SECRET) not in api.objects:  # the chart's, empty
+            api.put("secrets", SECRET, namespace=OPERATOR_NAMESPACE)
         self.stop = asyncio.Event()
         self.ready = asyncio.Event()
         self.metrics = Metrics()
         self.health = Health(self.metrics, SYSTEM_CLOCK, MetricsToken(METRICS_TOKEN_FILE))
-        settings = Settings(namespaces=(NAMESPACE,))
+        settings = Settings(namespaces=(NAMESPACE,), operator_namespace=OPERATOR_NAMESPACE)
         self.life = Runtime(api.config(), settings, self.metrics, self.health, SYSTEM_CLOCK)
 
     @property

@@ -17,6 +17,7 @@ def test_every_variable_is_read() -> None:
     settings = read_settings(
         {
             "VDI_NAMESPACE": "desks, lab",
+            "VDI_OPERATOR_NAMESPACE": "kasm",
             "VDI_DOMAIN": "vdi.example.com",
             "VDI_URL_PORT": "8443",
             "VDI_ENTRY_POINT": "https",
@@ -56,7 +57,7 @@ def test_every_variable_is_read() -> None:
     image = "registry.example.com/vdi:1"
     autoscaling = AutoscalingSettings(mode, 5, headroom, "places", image, "vdi-placeholder")
     files = ("http://vdi-gateway.kasm.svc:8081", Path("/run/token"), Path("/run/metrics"))
-    first = (("desks", "lab"), 8, "debug", "::1", 9090, "json", False, weights)
+    first = (("desks", "lab"), "kasm", 8, "debug", "::1", 9090, "json", False, weights)
     assert settings == Settings(*first, *files, policy, autoscaling)
     assert settings.namespace == "desks"
 

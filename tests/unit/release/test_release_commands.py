@@ -144,11 +144,11 @@ def test_a_database_s_volume_stays_and_says_that_it_needs_its_secret() -> None:
 def test_each_namespace_of_sessions_stays_with_its_homes() -> None:
     kept = ("namespace/vdi-sessions", "namespace/lab")
     in_lab = replace(KEPT, namespace="lab")
-    plan = a_plan(sessions_namespaces=("vdi-sessions", "lab"), kept=kept, homes=(KEPT, in_lab), host_key=True)
+    plan = a_plan(sessions_namespaces=("vdi-sessions", "lab"), kept=kept, homes=(KEPT, in_lab), reservations=("cad",))
     stays = staying(plan, plan.lost_homes, crds=False)
     for namespace in plan.sessions_namespaces:
         assert f"namespace/{namespace}, with 1 home in it: kubectl delete namespace/{namespace}" in stays
-    assert any(line.endswith("kubectl -n vdi-sessions delete secret vdi-host-key") for line in stays)
+    assert any(line.endswith("kubectl -n vdi-sessions delete configmap -l vdi.kasm.io/host") for line in stays)
 
 
 def test_with_everything_deleted_only_namespaces_and_secrets_stay() -> None:
@@ -162,10 +162,10 @@ def test_with_everything_deleted_only_namespaces_and_secrets_stay() -> None:
 
 
 def test_what_keeps_addresses_apart_stays_with_the_reason_and_the_commands() -> None:
-    plan = a_plan(host_key=True, reservations=("alice", "cad"))
-    key, reservations = (line for line in staying(plan, plan.homes, crds=True) if "vdi-host-" in line)
+    plan = a_plan(kept=("secret/vdi-host-key -n kasm",), reservations=("alice", "cad"))
+    reservations, key = (line for line in staying(plan, plan.homes, crds=True) if "vdi-host-" in line)
     assert "so that no address goes to another user" in key
-    assert key.endswith(": kubectl -n vdi-sessions delete secret vdi-host-key")
+    assert key.endswith(": kubectl delete secret/vdi-host-key -n kasm")
     assert reservations.startswith("2 configmaps vdi-host-NAME, the first users of the host names alice, cad,")
     assert reservations.endswith(": kubectl -n vdi-sessions delete configmap -l vdi.kasm.io/host")
 

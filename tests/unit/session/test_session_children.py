@@ -189,6 +189,8 @@ def test_service_finds_the_pod_by_label_and_its_port_by_name() -> None:
     [
         (ClusterSettings(), {}),
         (ClusterSettings(tls_secret="wildcard", cert_resolver="le"), {"secretName": "wildcard"}),
+        # The portal's route names the Secret, in a namespace of which the gateway does not read every Secret.
+        (ClusterSettings(tls_secret="wildcard", edge_middleware="vdi-edge"), {}),
         (ClusterSettings(cert_resolver="le"), {"certResolver": "le", "domains": [{"main": "*.vdi.localhost"}]}),
     ],
 )

@@ -336,7 +336,7 @@ def _certificate(snapshot: Snapshot, one: Certificate, hosts: list[str]) -> Iter
             f"Routes name the certificate {one.namespace}/{one.secret}, "
             + ("which does not exist" if missing else f"but {one.problem}")
             + ". Traefik shows its own, which browsers refuse.",
-            evidence=[f"the routes of {shown} have spec.tls.secretName: {one.secret}"],
+            evidence=[f"it is for {shown}"],
             remedy=renew,
         )
         return

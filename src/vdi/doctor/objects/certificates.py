@@ -23,19 +23,24 @@ def read_certificate(namespace: str, secret: str, pem: bytes) -> Certificate:
 
 
 def hosts_by_certificate(snapshot: Snapshot) -> dict[tuple[str, str], list[str]]:
-    """The hosts whose routes name a TLS Secret, by its namespace and name: desktops, and the portal.
+    """The hosts of desktops and portal, by namespace and name of the TLS Secret that Traefik serves them with.
 
-    Traefik reads a Secret only from its route's own namespace: the portal's is another copy, which ends by itself.
+    A desktop whose route names no Secret has the portal's: Traefik presents a certificate for every host it covers.
     """
     found: dict[tuple[str, str], set[str]] = {}
+    others: list[tuple[str, str]] = []
     for diagnosis in diagnose_sessions(snapshot):
         route = snapshot.find("ingressroutes", route_name(diagnosis.session.metadata.name), diagnosis.namespace)
         name = ((route or {}).get("spec") or {}).get("tls", {}).get("secretName")
         if name and diagnosis.host:
             found.setdefault((diagnosis.namespace, name), set()).add(diagnosis.host)
+        elif route and diagnosis.host:
+            others.append((diagnosis.namespace, diagnosis.host))
     for gateway in gateways_in_scope(snapshot):
         operator = operator_for(snapshot, gateway.watches[0])
         if operator and operator.settings.tls_secret:
             key = (gateway.namespace, operator.settings.tls_secret)
-            found.setdefault(key, set()).add(operator.settings.host("portal"))
+            hosts = found.setdefault(key, set())
+            hosts.add(operator.settings.host("portal"))
+            hosts |= {host for namespace, host in others if namespace in gateway.watches}
     return {key: sorted(hosts) for key, hosts in sorted(found.items())}

@@ -17,16 +17,7 @@ that speak TLS name it: their certificates are the images' own, and no authority
 def build_route(
     *, identity: Identity, host: str, settings: ClusterSettings, scheme: Scheme = Scheme.HTTP
 ) -> dict[str, Any]:
-    """One route for one host. TLS from the named Secret, the named resolver, or Traefik's default certificate.
-
-    `scheme`: what the pod speaks.
-    """
-    tls: dict[str, Any] = {}
-    if settings.tls_secret:
-        tls = {"secretName": settings.tls_secret}
-    elif settings.cert_resolver:
-        # Named as in the chart's own route: without it Traefik orders a certificate for each desktop's host.
-        tls = {"certResolver": settings.cert_resolver, "domains": [{"main": f"*.{settings.domain}"}]}
+    """One route for one host. `scheme`: what the pod speaks."""
     service = {"kind": "Service", "name": service_name(identity.name), "port": PORT_NAME}
     if scheme is Scheme.HTTPS:
         service |= {"scheme": "https", "serversTransport": DESKTOP_TRANSPORT}
@@ -40,6 +31,18 @@ def build_route(
         "spec": {
             "entryPoints": [settings.entry_point],
             "routes": [rule],
-            "tls": tls,
+            "tls": _tls(settings),
         },
     }
+
+
+def _tls(settings: ClusterSettings) -> dict[str, Any]:
+    """From the named Secret, the named resolver, or Traefik's default certificate."""
+    if settings.tls_secret:
+        # With a gateway the portal's route names the Secret, and Traefik presents its certificate for every host that
+        # it covers. So the private key is not in the sessions' namespace, of which the gateway reads every Secret.
+        return {} if settings.edge_middleware else {"secretName": settings.tls_secret}
+    if settings.cert_resolver:
+        # Named as in the chart's own route: without it Traefik orders a certificate for each desktop's host.
+        return {"certResolver": settings.cert_resolver, "domains": [{"main": f"*.{settings.domain}"}]}
+    return {}
