@@ -243,6 +243,7 @@ class Stage:
         """Our operator, in this process, through the proxy; gives its health port. Its first lists are not counted."""
         stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
         chosen = Settings(
+            operator_namespace=self.namespace,
             namespaces=self.namespaces,
             metrics_host="127.0.0.1",
             metrics_port=0,

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_network
@@ -101,6 +102,31 @@ MAY_NOT = [
 def test_the_authorizer_says_no_to_what_would_hurt(release: Tools) -> None:
     may = [("assign", "vdisessions.vdi.kasm.io", "vdi-sessions"), ("patch", "secrets/vdi-gateway-keys", "vdi-system")]
     assert allowed_of(release, GATEWAY, MAY_NOT + may) == may
+
+
+def test_the_gateway_s_account_gets_neither_key(release: Tools, tmp_path: Path) -> None:
+    """With its own token: the key of the desktops' addresses, and the private key of the wildcard certificate."""
+    release.upgrade(CHART, "--set", "traefik.tlsSecret=vdi-wildcard")
+    release.kubectl("create", "secret", "generic", "vdi-wildcard", "--namespace", "vdi-system")
+    try:
+        tools = replace(release, kubeconfig=release.kubeconfig_of("vdi-gateway", "vdi-system"))
+        for words in (("secret", "vdi-host-key"), ("secret", "vdi-wildcard"), ("secrets",)):
+            command = [
+                str(tools.kubectl_binary),
+                "--kubeconfig",
+                str(tools.kubeconfig),
+                "get",
+                *words,
+                "-n",
+                "vdi-system",
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 1 and "Forbidden" in done.stderr, words
+        assert tools.kubectl("get", "secret", "vdi-gateway-keys", "-n", "vdi-system", "-o", "name")
+        found = release.kubectl("get", "secret", "-n", "vdi-sessions", "-o", "name")
+        assert "vdi-host-key" not in found and "vdi-wildcard" not in found
+    finally:
+        release.kubectl("delete", "secret", "vdi-wildcard", "--namespace", "vdi-system")
 
 
 # What is kept

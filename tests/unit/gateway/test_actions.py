@@ -133,9 +133,7 @@ async def test_two_people_with_one_first_name_get_two_names() -> None:
 async def test_a_name_that_somebody_else_has_tells_nothing_of_them() -> None:
     async with a_stage() as stage, stage.replica() as one:
         stage.put_session("nice", BOB)
-        with pytest.raises(
-            ActionDenied, match=r"^name: 'nice' is not available\. Choose another name\.$"
-        ) as refused:
+        with pytest.raises(ActionDenied, match=r"^name: 'nice' is not available\. Choose another name\.$") as refused:
             await one.actions.start(ALICE, requested(name="nice"))
         assert BOB.email not in refused.value.sentence
 

@@ -1,0 +1,78 @@
+"""One copy of the wildcard certificate: a real Traefik presents that of the portal's route for desktops too."""
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cluster.edge_traefik import free_port
+from cluster.operator_stage import Stage
+from cluster.test_acme import routed, running, serves
+from support.waiting import eventually
+from vdi.devcluster import binaries, pki
+from vdi.devcluster.progress import Progress
+from vdi.doctor.collect.collector import MIDDLEWARES
+from vdi.kube.resource import SECRETS
+from vdi.operator.kinds import ROUTES
+from vdi.session.cluster_settings import ClusterSettings
+
+pytestmark = pytest.mark.timeout(150)
+
+DOMAIN, EDGE, CERTIFICATE = "desks.example.com", "vdi-edge", "wild"
+WILDCARD = f"*.{DOMAIN}"
+
+
+@asynccontextmanager
+async def traefik(folder: Path, kubeconfig: Path, *namespaces: str) -> AsyncIterator[int]:
+    """A Traefik that serves the routes of these namespaces: its port."""
+    with Progress(folder) as progress:
+        program = binaries.ensure(["traefik"], progress=progress)["traefik"]
+    port = free_port()
+    static = {
+        "entryPoints": {"websecure": {"address": f"127.0.0.1:{port}"}},
+        "providers": {"kubernetesCRD": {"namespaces": list(namespaces), "allowEmptyServices": True}},
+        "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
+    }
+    (folder / "traefik.yaml").write_text(json.dumps(static))
+    async with running(folder, program, f"--configFile={folder / 'traefik.yaml'}", KUBECONFIG=str(kubeconfig)):
+        yield port
+
+
+async def make_portal(stage: Stage, namespace: str, folder: Path) -> None:
+    """The portal's route as the chart makes it, and the Secret that it names."""
+    certificate, key = pki.authority(folder, "ca", "test").issue("wild", "wild", names=[WILDCARD], server=True)
+    files = {"tls.crt": certificate, "tls.key": key}
+    data = {name: base64.b64encode(path.read_bytes()).decode() for name, path in files.items()}
+    secret = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": CERTIFICATE}}
+    await stage.api.create(SECRETS, {**secret, "data": data}, namespace=namespace, into=msgspec.Raw)
+    rule = {"kind": "Rule", "match": f"Host(`portal.{DOMAIN}`)", "services": [{"name": "vdi-gateway", "port": 80}]}
+    spec = {"entryPoints": ["websecure"], "routes": [rule], "tls": {"secretName": CERTIFICATE}}
+    route = {"apiVersion": ROUTES.api_version, "kind": ROUTES.kind, "metadata": {"name": "vdi-gateway"}, "spec": spec}
+    await stage.api.create(ROUTES, route, namespace=namespace, into=msgspec.Raw)
+
+
+async def test_desktops_have_the_portals_certificate_and_no_copy_of_its_key(
+    stage: Stage, second_namespace: str, kubeconfig: Path, tmp_path: Path
+) -> None:
+    await make_portal(stage, second_namespace, tmp_path)
+    middleware: dict[str, Any] = {"apiVersion": MIDDLEWARES.api_version, "kind": MIDDLEWARES.kind}
+    middleware |= {"metadata": {"name": EDGE}, "spec": {"headers": {"customResponseHeaders": {"Server": ""}}}}
+    await stage.api.create(MIDDLEWARES, middleware, namespace=stage.namespace, into=msgspec.Raw)
+    template = await stage.template()
+    settings = ClusterSettings(domain=DOMAIN, tls_secret=CERTIFICATE, edge_middleware=EDGE)
+    async with (
+        traefik(tmp_path, kubeconfig, stage.namespace, second_namespace) as port,
+        stage.operator(cluster=settings),
+    ):
+        await stage.session("alice-desk", template)
+        host = f"{stage.host('alice-desk').partition('.')[0]}.{DOMAIN}"
+        await eventually(partial(routed, port, host), "the desktop has a route", 40)
+        assert await serves(port, host, [WILDCARD])
+        names = {secret["metadata"]["name"] for secret in await stage.all(SECRETS)}
+        assert CERTIFICATE not in names, "the gateway reads every Secret of this namespace"
