@@ -44,9 +44,13 @@ def test_each_namespace_has_what_the_one_namespace_has(helm: Path) -> None:
     one, both = render(helm, "values.yaml", *_ONE, *_MORE), render(helm, "values.yaml", *_BOTH, *_MORE)
     desired = within(one, "desks")
     assert within(both, "desks") == desired
-    assert {"Role", "RoleBinding", "NetworkPolicy", "Middleware", "PodDisruptionBudget", "Certificate"} <= {
+    assert {"Role", "RoleBinding", "NetworkPolicy", "Middleware", "PodDisruptionBudget"} <= {
         kind for kind, _ in desired
     }
+    certificates = [made["metadata"]["namespace"] for made in both if made["kind"] == "Certificate"]
+    assert certificates == ["vdi-system"], (
+        "one for the portal and all desktops, where the gateway reads no Secret of it"
+    )
     lab = within(both, "lab")
     first, second = (objects[("Role", "vdi-operator")].pop("rules") for objects in (desired, lab))
     assert lab == desired
