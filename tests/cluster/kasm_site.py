@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import yaml
 
 from cluster.helm_tools import Tools, open_tools
 from cluster.stand_in import STAND_IN, add_node, nodes_stand_in, remove_node
-from support.web_server import serve_handler
 from vdi.cli.main import main
 from vdi.kube.config_loading import load_config
 from vdi.kube.resource import NODES, PODS, SERVICES, Resource
@@ -29,30 +27,11 @@ SVCLB = {"svccontroller.k3s.cattle.io/svcname": "traefik", "svccontroller.k3s.ca
 TRAEFIK = {"app.kubernetes.io/name": "traefik"}
 
 
-class Registry(BaseHTTPRequestHandler):
-    """Answers as a registry that wants a login."""
-
-    def do_HEAD(self) -> None:
-        self.send_response(401 if self.path == "/v2/" else 404)
-        self.end_headers()
-
-    def log_message(self, *_words: object) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def a_registry() -> Iterator[str]:
-    """Its URL."""
-    with serve_handler(Registry) as server:
-        yield f"http://127.0.0.1:{server.server_port}"
-
-
 @dataclass
 class KasmK3s:
     """What is typed at it."""
 
     tools: Tools
-    registry: str
     capsys: pytest.CaptureFixture[str]
 
     def kasm(self, *words: str, kubeconfig: Path | None = None) -> tuple[int, Object]:
@@ -66,8 +45,7 @@ class KasmK3s:
 
     def preflight(self, *words: str, kubeconfig: Path | None = None) -> tuple[int, dict[str, Object]]:
         """Exit status, and findings by code."""
-        given = ("--registry", self.registry, "--hostname", ADDRESS)
-        status, data = self.kasm("preflight", *given, *words, kubeconfig=kubeconfig)
+        status, data = self.kasm("preflight", "--hostname", ADDRESS, *words, kubeconfig=kubeconfig)
         return status, {line["code"]: line for line in data["findings"]}
 
     def apply(self, *objects: Object) -> None:

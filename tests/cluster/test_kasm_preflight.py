@@ -1,6 +1,6 @@
 """`vdi kasm preflight` against a real API server: what it sees there, and what it may not see.
 
-Nodes, pods and Services of a K3s are placed by hand; ports, the registry and programs are real.
+Nodes, pods and Services of a K3s are placed by hand; ports and programs are real.
 """
 
 import itertools
@@ -13,12 +13,7 @@ import pytest
 import yaml
 
 from cluster.helm_tools import Tools
-from cluster.kasm_site import ADDRESS, KasmK3s, a_registry, in_path, open_k3s
-from kasm.kasm_ward import given_values
-
-CHARTS = Path(__file__).parents[1] / "kasm/charts"
-EXACT = ("disk-free",)
-"""Not to be had here: no kubelet gives its statistics."""
+from cluster.kasm_site import ADDRESS, KasmK3s, in_path, open_k3s
 
 
 @pytest.fixture(scope="module")
@@ -29,22 +24,18 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
 
 @pytest.fixture
 def k3s(tools: Tools, capsys: pytest.CaptureFixture[str]) -> Iterator[KasmK3s]:
-    with a_registry() as registry, in_path(tools.helm_binary, tools.kubectl_binary):
-        yield KasmK3s(tools, registry, capsys)
+    with in_path(tools.helm_binary, tools.kubectl_binary):
+        yield KasmK3s(tools, capsys)
 
 
 def test_a_k3s_that_can_take_it(k3s: KasmK3s) -> None:
     status, lines = k3s.preflight("--chart-version", "1.1190.8")
-    bad = {check: line for check, line in lines.items() if line["severity"] != "ok" and check not in EXACT}
-    assert bad == {}
-    assert lines["disk-free"]["severity"] == "unknown"
-    assert status == 3
+    assert {check: line for check, line in lines.items() if line["severity"] != "ok"} == {}
+    assert status == 0
     assert lines["kubernetes"]["observed"] == "v1.34.4+k3s1"
     assert lines["room"]["observed"] == "8 CPU and 16 GiB free"
     assert lines["port-443"]["observed"] == "held by service kube-system/traefik (ServiceLB uses it on every node)"
     assert lines["dns"]["observed"] == f"{ADDRESS} -> {ADDRESS}, InternalIP of node k3s-1"
-    assert lines["registry"]["observed"] == f"{k3s.registry}/v2/: 401"
-    assert "1 node by the heartbeat" in lines["clock"]["observed"]
 
 
 def test_what_runs_takes_room(k3s: KasmK3s) -> None:
@@ -83,30 +74,6 @@ def _take(listener: socket.socket) -> None:
         listener.accept()[0].close()
     except OSError:
         return
-
-
-@pytest.mark.parametrize("letter", ["a", "b", "c"])
-def test_rendered_manifests_of_each_generation(k3s: KasmK3s, tmp_path: Path, letter: str) -> None:
-    done = k3s.tools.helm("template", "kasm", str(CHARTS / letter), *given_values(letter, {}))
-    assert done.returncode == 0, done.stderr
-    rendered = tmp_path / "rendered.yaml"
-    rendered.write_text(done.stdout)
-    _, lines = k3s.preflight("-g", letter, "-f", str(rendered))
-    pods = {line.split(": ")[0] for line in lines["room"]["evidence"] if " x " in line}
-    assert any("proxy" in pod for pod in pods)
-    assert lines["room"]["severity"] == "ok"
-    assert lines["port-443"]["expected"] == "held by Traefik"
-
-
-def test_the_secret_of_generation_a_is_in_the_way_of_b(k3s: KasmK3s) -> None:
-    meta = {"name": "kasm-secrets", "namespace": "kasm"}
-    k3s.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": {"db-password": "a-password"}})
-    _, lines = k3s.preflight("-g", "b")
-    save, delete = lines["secret"]["remedy"]["commands"]
-    assert save.startswith("(umask 077; kubectl ")
-    assert save.endswith("get secret kasm-secrets --output yaml > kasm-secrets.yaml)")
-    k3s.tools.kubectl(*delete.removeprefix("kubectl ").split())
-    assert "secret" not in k3s.preflight("-g", "b")[1]
 
 
 def test_an_account_without_rights_is_reported_which(k3s: KasmK3s) -> None:

@@ -10,8 +10,9 @@ from kasm.real_chart import Chart, differences_of_profile, open_chart, profiles
 from support.variants import first_of
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
-from vdi.kasm.generations import ALL, A, Generation
-from vdi.kasm.values.options import InstallOptions
+from vdi.kasm.generations import ALL, A
+from vdi.kasm.generations.model import Generation
+from vdi.kasm.values.render import InstallOptions
 
 
 @pytest.fixture(scope="module")

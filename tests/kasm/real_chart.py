@@ -12,24 +12,13 @@ from typing import Any
 import yaml
 
 from vdi.kasm.diagnosis.waits import parse_wait, read_wait
-from vdi.kasm.generations import (
-    Component,
-    Generation,
-    InitContainer,
-    Resources,
-    Version,
-    matches,
-    of_chart,
-    of_label,
-    of_workloads,
-    parse_version,
-)
-from vdi.kasm.preflight.needs import needs_of_manifests
-from vdi.kasm.preflight.presets import Preset
+from vdi.kasm.generations import of_chart, of_label, of_workloads, parse_version
+from vdi.kasm.generations.model import Component, Generation, InitContainer, Resources, Version, matches
+from vdi.kasm.preflight.facts import takes_of
+from vdi.kasm.preflight.needs import Preset
 from vdi.kasm.value_paths import value_at
-from vdi.kasm.values.options import BadOptionsError, Ingress, InstallOptions, Profile
-from vdi.kasm.values.render import entries, nested, render
-from vdi.kasm.values.schema import all_paths, known, was_ever_known
+from vdi.kasm.values.profiles import PROFILES
+from vdi.kasm.values.render import BadOptionsError, Ingress, InstallOptions, entries, nested, render
 from vdi.session.units import parse_quantity
 
 Object = dict[str, Any]
@@ -74,9 +63,9 @@ def open_chart(helm: Path, folder: Path) -> Chart:
 
 def profiles(chart: Chart) -> Iterator[tuple[str, InstallOptions]]:
     """Every file that vdi renders for this chart: each size and profile, each way in."""
-    for profile in Profile:
+    for profile in PROFILES:
         for ingress in Ingress:
-            for size in ("small", "medium", "large") if profile is Profile.CHART else ("small",):
+            for size in ("small", "medium", "large") if not profile.is_cut else ("small",):
                 options = InstallOptions(
                     chart.generation,
                     "kasm.example.com",
@@ -90,7 +79,7 @@ def profiles(chart: Chart) -> Iterator[tuple[str, InstallOptions]]:
                     render(options)
                 except BadOptionsError:
                     continue
-                yield f"profile {profile}, size {size}, ingress {ingress}", options
+                yield f"profile {profile.name}, size {size}, ingress {ingress}", options
 
 
 def differences_of_profile(chart: Chart, options: InstallOptions, *, is_stand_in: bool = False) -> list[str]:
@@ -111,11 +100,11 @@ def unknown_keys(chart: Chart) -> list[str]:
     """Values that the chart has and the schema here does not, and the other way round."""
     theirs = list(_paths(chart.defaults, ""))
     found = [
-        f"value {path} is in the chart and not known" for path in theirs if not was_ever_known(chart.generation, path)
+        f"value {path} is in the chart and not known" for path in theirs if not chart.generation.keys.read_ever(path)
     ]
-    for path in all_paths(chart.generation.letter):
+    for path in chart.generation.keys.paths:
         parent = path.rpartition(".")[0]
-        is_missing = known(chart.generation, path, chart.version) and not _has(chart.defaults, path)
+        is_missing = chart.generation.keys.read(path, chart.version) and not _has(chart.defaults, path)
         if is_missing and (not parent or _has(chart.defaults, parent)):  # the missing block has been named
             found.append(f"value {path} is known and not in the chart's values.yaml")
     return found
@@ -262,10 +251,11 @@ def _amounts(chart: Chart, preset: Preset, objects: list[Object]) -> Iterator[st
             step = component.step(made["name"])
             if step and step.image and made["image"] != step.image:
                 yield f"{component.key}: {made['name']} has image {made['image']}, known as {step.image}"
-    rendered, reckoned = needs_of_manifests(objects, "helm template"), preset.needs()
+    workloads = [each["spec"] for each in objects if each["kind"] in ("Deployment", "StatefulSet")]
     for resource in ("cpu", "memory"):
-        if rendered.total(resource) != reckoned.total(resource):
-            yield f"{resource}: {rendered.total(resource)} are requested, {reckoned.total(resource)} are reckoned"
+        rendered = sum(one["replicas"] * takes_of(one["template"]["spec"]).get(resource, 0) for one in workloads)
+        if rendered != preset.needs().total(resource):
+            yield f"{resource}: {rendered} are requested, {preset.needs().total(resource)} are reckoned"
 
 
 def _resources(where: str, container: Mapping[str, Any], preset: Resources) -> Iterator[str]:

@@ -47,9 +47,8 @@ def test_whole_through_the_real_way(
     except AssertionError as error:
         bad = {check: line for check, line in seen.items() if line["severity"] != "ok"}
         raise AssertionError(f"{error}: {json.dumps(bad, indent=1)}") from None
-    assert {check for check, line in seen.items() if line["severity"] == "warning"} <= {"certificate", "way-in"}
+    assert {check for check, line in seen.items() if line["severity"] == "warning"} <= {"web-ui", "way-in"}
     assert seen["web-ui"]["observed"].startswith("200")
-    assert "self-signed" in seen["certificate"]["observed"]
 
     ward.kubectl("scale", "deployment", "--all", "--replicas=0")
     wait_until("nobody answers any more", lambda: "web-ui" in failing(ward, capsys, traefik))
@@ -70,12 +69,8 @@ def failing(ward: KasmStage, capsys: pytest.CaptureFixture[str], traefik: str) -
 
 
 def test_a_preflight_measures_this_very_machine(ward: KasmStage, capsys: pytest.CaptureFixture[str]) -> None:
-    _, lines = checklist(ward, capsys, "preflight", "--registry", "http://127.0.0.1:1", "--chart-version", "1.1190.8")
+    _, lines = checklist(ward, capsys, "preflight", "--chart-version", "1.1190.8")
     assert lines["cpu"]["observed"] == f"{os.cpu_count()} cores"
-    disk = shutil.disk_usage("/var/lib")
-    used = lines["disk-free"]["evidence"][0]
-    assert lines["disk-free"]["severity"] != "unknown", used
-    assert abs(float(used.split(" GB used")[0]) - (disk.total - disk.free) / 1e9) < 0.2 * disk.total / 1e9
+    size = shutil.disk_usage("/var/lib").total / 1e9
+    assert abs(float(lines["disk"]["observed"].split(" GB")[0]) - size) < 0.2 * size
     assert lines["storage-class"]["severity"] == "ok"
-    assert abs(float(lines["clock"]["observed"].split("machine ")[1].split(" s")[0])) <= 1
-    assert lines["registry"]["severity"] == "error"

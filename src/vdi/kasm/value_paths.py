@@ -21,3 +21,14 @@ def set_at(tree: dict[str, Any], path: str, value: Any) -> None:
             below = tree[key] = {}
         tree = below
     tree[leaf] = value
+
+
+def merged(*values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as Helm merges them: key by key, the last wins, lists as a whole."""
+    result: dict[str, Any] = {}
+    for each in values:
+        for key, value in each.items():
+            before = result.get(key)
+            is_block = isinstance(before, Mapping) and isinstance(value, Mapping)
+            result[key] = merged(before or {}, value) if is_block else value
+    return result

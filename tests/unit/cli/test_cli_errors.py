@@ -149,7 +149,6 @@ STREAMS = {
     "completion",
     "cluster kubeconfig",
     "kasm values render",
-    "kasm values secret",
 }
 """Commands that print a log, a script, or a file in its own format."""
 

@@ -1,8 +1,10 @@
 """Every command that runs checks prints its findings in the same four formats."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 from xml.etree import ElementTree
 
 import pytest
@@ -30,11 +32,15 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str
     values.write_text("global: {hostname: kasm.example.com}\n")
     found: dict[str, Any] = {
         "gpu.commands": fresh(a_gpu_node()),
-        "kasm.preflight": changed(k3s_with_traefik(), nodes=[a_node(cpu="2")]),
-        "kasm.validate": broken(a_kasm(), pods=[]),
+        "kasm preflight": changed(k3s_with_traefik(), nodes=[a_node(cpu="2")]),
+        "kasm validate": broken(a_kasm(), pods=[]),
     }
-    for module, state in found.items():
-        monkeypatch.setattr(f"vdi.cli.{module}.KubeConnection", lambda *_, state=state, **__: _Answering(state))
+    state = found["gpu.commands"]
+    monkeypatch.setattr("vdi.cli.gpu.commands.KubeConnection", lambda *_, **__: _Answering(state))
+    for name in ("preflight", "validate"):
+        answer = AsyncMock(return_value=found[f"kasm {name}"])
+        monkeypatch.setattr(f"vdi.cli.kasm.checklists.collect_{name}", answer)
+    monkeypatch.setattr("vdi.cli.kasm.checklists.KubeConnection", lambda *_, **__: _Running())
     return {
         "doctor": ["--from", str(bundle)],
         "gpu verify": [],
@@ -55,6 +61,13 @@ class _Answering:
 
     def run(self, _: Any) -> Any:
         return self._state
+
+
+class _Running:
+    """A KubeConnection without a cluster, for collectors that need none."""
+
+    def run(self, work: Any) -> Any:
+        return asyncio.run(work(None))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -13,10 +13,8 @@ COMMANDS = [
     ["validate"],
     ["diagnose"],
     ["install"],
-    ["upgrade"],
-    ["backup"],
-    ["uninstall"],
-    *(["values", verb] for verb in ("render", "check", "migrate", "secret")),
+    ["values", "render"],
+    ["values", "check"],
 ]
 
 

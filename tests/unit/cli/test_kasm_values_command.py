@@ -1,14 +1,12 @@
-"""`vdi kasm values`, as it is typed: files in and out, exit codes, and no password on any screen."""
+"""`vdi kasm values`, as it is typed: files in and out, and exit codes."""
 
 import json
-import stat
 from pathlib import Path
 
 import pytest
 import yaml
 
 from unit.cli.conftest import Vdi
-from vdi.kasm.values.secret import ALPHABET, KEYS, LENGTH, secret_manifest
 
 HOST = "kasm.example.com"
 
@@ -41,7 +39,7 @@ def test_render_writes_a_new_file_and_never_over_an_old_one(vdi: Vdi, tmp_path: 
         (["--hostname", "https://x"], "--hostname is 'https://x'; allowed"),
         (["--hostname", HOST, "-g", "D"], "'D' is not a generation of Kasm's chart; allowed: A (kasm-single-zone"),
         (["--hostname", HOST, "--chart-version", "new"], "--chart-version: 'new' is not a version"),
-        (["--hostname", HOST, "--database-secret", "pg"], "--database-host is missing"),
+        (["--hostname", HOST, "--profile", "16gb"], "--profile is '16gb'; allowed: chart, 4gb, 8gb"),
     ],
 )
 def test_answers_that_are_wrong_are_a_matter_of_usage(vdi: Vdi, words: list[str], said: str) -> None:
@@ -80,50 +78,3 @@ def test_a_file_that_is_none_is_reported_as_such(
         file.write_text(text)
     ran = vdi("kasm", "values", "check", str(file))
     assert (ran.code, said in ran.err) == (code, True), ran.err
-
-
-def test_migrate_prints_values_and_reports_beside_them(vdi: Vdi, tmp_path: Path) -> None:
-    file = tmp_path / "old.yaml"
-    file.write_text(f"global: {{hostname: {HOST}}}\nkasmCerts: {{ingress: {{name: tls}}}}\n")
-    ran = vdi("kasm", "values", "migrate", str(file), "--from", "A", "--to", "C")
-    assert ran.code == 0
-    assert yaml.safe_load(ran.out)["publicAddr"] == HOST
-    assert "renamed   global.hostname" in ran.err
-    file.write_text("global: {namespace: kasm}\n")
-    data = vdi("kasm", "values", "migrate", str(file), "--from", "A", "--to", "B", "-o", "json")
-    assert data.code == 1
-    assert {note["path"]: note["fate"] for note in json.loads(data.out)["notes"]}[
-        "global.namespace"
-    ] == "needs a person"
-    assert vdi("kasm", "values", "migrate", str(file), "--from", "C", "--to", "A").code == 2
-
-
-def test_the_secret_is_a_private_file_with_all_five_and_shows_none(vdi: Vdi, tmp_path: Path) -> None:
-    source, file = tmp_path / "mine.yaml", tmp_path / "secret.yaml"
-    source.write_text("admin-password: hunter2\n")
-    ran = vdi("kasm", "values", "secret", "-n", "desks", "--release", "k", "--from", str(source), "-w", str(file))
-    assert ran.code == 0
-    assert "hunter2" not in ran.out + ran.err
-    manifest = yaml.safe_load(file.read_text())
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert manifest["metadata"] | {"labels": 0} == {"name": "k-secrets", "namespace": "desks", "labels": 0}
-    assert set(manifest["stringData"]) == set(KEYS)
-    assert manifest["stringData"].pop("admin-password") == "hunter2"
-    assert all(len(text) == LENGTH and set(text) <= set(ALPHABET) for text in manifest["stringData"].values())
-    assert len(set(manifest["stringData"].values())) == 4
-
-
-def test_passwords_are_not_shown_on_a_terminal(vdi: Vdi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    ran = vdi("kasm", "values", "secret")
-    assert ran.code == 2
-    assert "--write FILE" in ran.err
-    assert ran.out == ""
-
-
-@pytest.mark.parametrize("given", [{"root-password": "hunter2"}, {"db-password": "hunter2 "}, {"db-password": 12345}])
-def test_a_password_that_is_wrong_is_refused_without_being_reported(given: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="password") as error:
-        secret_manifest("s", "n", given, lambda letters: letters[0])
-    assert "hunter2" not in str(error.value)
-    assert "12345" not in str(error.value)

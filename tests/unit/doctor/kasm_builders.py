@@ -3,7 +3,7 @@
 from typing import Any
 
 from unit.doctor.doctor_builders import BEGAN, READY, Cluster, Object
-from vdi.kasm.generations import Component, Generation, InitContainer
+from vdi.kasm.generations.model import Component, Generation, InitContainer
 
 PLACE = "kasm"
 """The operator runs in this namespace too."""

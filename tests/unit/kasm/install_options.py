@@ -4,9 +4,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from vdi.kasm.generations import ALL, SIZES, A, B, C
-from vdi.kasm.values.options import ExternalDatabase, Ingress, InstallOptions, Profile
-from vdi.kasm.values.render import entries, nested
+from vdi.kasm.generations import ALL, A, B, C
+from vdi.kasm.generations.model import SIZES
+from vdi.kasm.values.profiles import CHART, PROFILES
+from vdi.kasm.values.render import Ingress, InstallOptions, entries, nested
 
 TUTORIAL = """
 global:
@@ -34,13 +35,6 @@ versions = {
     B.letter: [(1, 1170, 0), (1, 1181, 0), (1, 1181, 1)],
     C.letter: [(1, 1190, patch) for patch in range(9)],
 }
-databases = st.builds(
-    ExternalDatabase,
-    host=hosts,
-    port=st.integers(1, 65535),
-    secret=st.one_of(st.just(""), names),
-    key=st.sampled_from(["db-password", "password"]),
-)
 
 
 @st.composite
@@ -52,13 +46,10 @@ def options(draw: st.DrawFn) -> InstallOptions:
         version=draw(st.sampled_from([None, *versions[generation.letter]])),
         release=draw(names),
         size=draw(st.sampled_from(SIZES)),
-        profile=draw(st.sampled_from(Profile)),
+        profile=draw(st.sampled_from(PROFILES)),
         ingress=draw(st.sampled_from(Ingress)),
         storage_class=draw(st.sampled_from(["", "local-path"])),
-        database=draw(st.one_of(st.none(), databases)),
         tls_secret=draw(st.one_of(st.just(""), names)),
-        passwords_secret=draw(st.one_of(st.just(""), names)),
-        resolver=draw(st.sampled_from(["", "10.43.0.10", "fd00::a"])),
     )
 
 
@@ -67,22 +58,18 @@ def good_options(draw: st.DrawFn) -> InstallOptions:
     """Answers that go together."""
     generation = draw(st.sampled_from(ALL))
     version = draw(st.sampled_from([None, *versions[generation.letter]]))
-    secrets = generation is C and (version or C.newest) >= (1, 1190, 5)
-    profile = draw(st.sampled_from(Profile))
-    a = generation is A
+    profile = draw(st.sampled_from(PROFILES))
+    has_switch = "ingress_enabled" in generation.paths
     return InstallOptions(
         generation=generation,
         hostname=draw(hosts),
         version=version,
         release=draw(names),
-        size=draw(st.sampled_from(SIZES)) if profile is Profile.CHART else "small",
+        size=draw(st.sampled_from(SIZES)) if profile is CHART else "small",
         profile=profile,
-        ingress=Ingress.TRAEFIK if a else draw(st.sampled_from(Ingress)),
+        ingress=draw(st.sampled_from(Ingress)) if has_switch else Ingress.TRAEFIK,
         storage_class=draw(st.sampled_from(["", "local-path"])),
-        database=None if a else draw(st.one_of(st.none(), databases)),
-        tls_secret=draw(st.one_of(st.just(""), names)) if a else draw(names),
-        passwords_secret=draw(st.one_of(st.just(""), names)) if secrets else "",
-        resolver=draw(st.sampled_from(["", "10.43.0.10"])) if secrets else "",
+        tls_secret=draw(names),
     )
 
 

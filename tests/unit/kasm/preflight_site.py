@@ -8,10 +8,9 @@ import msgspec
 
 from vdi.findings.model import Finding, Remedy
 from vdi.kasm.generations import A, B, C
-from vdi.kasm.preflight.checklist import Unreadable
 from vdi.kasm.preflight.checks import run_checks
-from vdi.kasm.preflight.facts import Answer, Clocks, Disk, Facts, Probe, Resolution, Tool
-from vdi.kasm.preflight.request import PlannedRelease, plan_of_values
+from vdi.kasm.preflight.facts import Facts, Probe, Resolution, Tool, Unreadable
+from vdi.kasm.preflight.needs import PlannedRelease, plan_of_values
 
 Object = dict[str, Any]
 GENERATIONS = {"A": A, "B": B, "C": C}
@@ -128,12 +127,9 @@ def k3s_with_traefik() -> Facts:
             "deployments": [],
             "statefulsets": [],
         },
-        disks={"k3s-1": Disk(120_000_000_000, 90_000_000_000)},
         resolution=Resolution("kasm.example.com", ("192.0.2.10",)),
         probes=(Probe("192.0.2.10", 443, "open"), Probe("192.0.2.10", 3389, "refused")),
         tools={"helm": Tool("helm", "3.19.0"), "kubectl": Tool("kubectl", "v1.34.1")},
-        registry=Answer("https://registry-1.docker.io/v2/", 401),
-        clocks=Clocks(here=0.2, nodes={"k3s-1": -4.0}),
     )
 
 
@@ -151,7 +147,7 @@ def without(facts: Facts, *plurals: str) -> Facts:
 def a_plan(generation: str = "C", values: Object | None = None, **answers: Any) -> PlannedRelease:
     found = GENERATIONS[generation]
     namespace = answers.pop("namespace", "kasm")
-    return plan_of_values(found, answers.pop("version", found.newest), values or {}, namespace, "kasm", **answers)
+    return plan_of_values(found, answers.pop("version", found.newest), values or {}, namespace, "kasm")
 
 
 def line_of(check: str, facts: Facts, planned: PlannedRelease | None = None) -> Finding:

@@ -6,7 +6,6 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from support.web_server import serve_app
-from vdi.kasm.collect.outside import ask, ask_registry, probe, read_clocks, read_tools, resolve
-from vdi.kube.certificate import read_certificate
-from vdi.kube.config import ClusterConfig
+from vdi.kasm.collect.outside import ask, probe, read_tools, resolve
 
 HOST = "kasm.example.test"
 
@@ -54,14 +51,12 @@ class Server:
 
     def __init__(self) -> None:
         self.status: dict[str, int] = {}
-        self.date = ""
         self.hosts: list[str] = []
         self.port = 0
 
     async def answer(self, request: web.Request) -> web.Response:
         self.hosts.append(request.host)
-        headers = {"Date": self.date} if self.date else {}
-        return web.Response(status=self.status.get(request.path, 404), text='{"ok": true}', headers=headers)
+        return web.Response(status=self.status.get(request.path, 404), text='{"ok": true}')
 
 
 @asynccontextmanager
@@ -86,23 +81,12 @@ async def tls(tmp_path: Path) -> AsyncIterator[Server]:
         yield server
 
 
-@pytest.mark.parametrize("status", [200, 401, 429])
-async def test_a_registry_is_asked_for_its_v2(plain: Server, status: int) -> None:
-    plain.status["/v2/"] = status
-    answer = await ask_registry(f"http://127.0.0.1:{plain.port}/")
-    assert (answer.url, answer.status, answer.problem) == (f"http://127.0.0.1:{plain.port}/v2/", status, "")
-
-
-async def test_a_registry_that_is_not_there() -> None:
+async def test_a_server_that_is_not_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
-    answer = await ask_registry(f"http://127.0.0.1:{port}")
+    answer = await ask("GET", f"http://127.0.0.1:{port}/")
     assert answer.status == 0
     assert "refused" in answer.problem or "Connect call failed" in answer.problem
-
-
-async def test_what_is_no_url_is_said() -> None:
-    assert (await ask_registry("registry.example.com")).problem
 
 
 async def test_the_web_ui_by_its_name_at_another_address_and_what_its_certificate_is_worth(tls: Server) -> None:
@@ -143,32 +127,6 @@ async def test_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (found["helm"].version, found["kubectl"].version) == ("3.19.2", "v1.34.1")
     a_program(tmp_path, "kubectl", "cannot", 1)
     assert "prints no version in its output" in (await read_tools())["kubectl"].problem
-
-
-async def test_the_api_server_s_clock(plain: Server) -> None:
-    now = datetime.now(UTC)
-    config = ClusterConfig(f"http://127.0.0.1:{plain.port}")
-    plain.date = format_datetime(now, usegmt=True)
-    near = await read_clocks(config)
-    assert near.now is not None
-    assert abs(near.ahead) < 1.6
-    plain.date = format_datetime(now - timedelta(minutes=10), usegmt=True)
-    assert abs((await read_clocks(config)).ahead - 600) < 1.6
-    plain.date = "yesterday"
-    assert (await read_clocks(config)).problem == "the API server's Date header is 'yesterday'"
-
-
-async def test_an_api_server_that_does_not_answer() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port = held.getsockname()[1]
-    assert "did not respond" in (await read_clocks(ClusterConfig(f"http://127.0.0.1:{port}"))).problem
-
-
-def test_certificates_are_read_and_keys_are_not(tmp_path: Path) -> None:
-    found = read_certificate(a_certificate(tmp_path).read_bytes())
-    assert (found.names, found.self_signed, found.problem) == ((HOST,), True, "")
-    assert "not a certificate" in read_certificate(b"nonsense").problem
-    assert "no key tls.crt" in read_certificate(b"").problem
 
 
 def test_waiting_for_a_silent_address_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,9 @@ import pytest
 
 from vdi.kasm.generations import (
     ALL,
-    SIZES,
     A,
     B,
     C,
-    Generation,
     by_letter,
     chart_of_label,
     kasm_version,
@@ -16,8 +14,8 @@ from vdi.kasm.generations import (
     of_label,
     of_workloads,
     parse_version,
-    successor,
 )
+from vdi.kasm.generations.model import SIZES, Generation
 from vdi.session.units import parse_quantity
 
 GENERATIONS = pytest.mark.parametrize("generation", ALL, ids=lambda each: each.letter)
@@ -164,16 +162,8 @@ def test_versions_are_numbers_and_a_chart_version_says_which_kasm_it_is() -> Non
         parse_version("newest")
 
 
-def test_generations_are_found_by_letter_and_by_chart_and_follow_each_other() -> None:
+def test_generations_are_found_by_letter_and_by_chart() -> None:
     assert by_letter("b") is B
     assert by_letter("kasm-helm") is of_chart("kasm-helm", "1.1190.6") is C
-    assert [successor(each) for each in ALL] == [B, C, None]
     with pytest.raises(ValueError, match=r"allowed: A \(kasm-single-zone"):
         by_letter("D")
-
-
-def test_the_proxy_that_waits_for_gateways_is_known_of_the_first_version_alone() -> None:
-    assert [issue.key for issue in C.known_issues_of((1, 1190, 0))] == ["kasm_proxy_waits_for_gateways"]
-    assert C.known_issues_of((1, 1190, 1)) == C.known_issues_of() == ()
-    assert "kasm_a_ingress_class" in {issue.key for issue in A.known_issues_of((1, 16, 0))}
-    assert "kasm_a_ingress_class" not in {issue.key for issue in A.known_issues_of((1, 16, 1))}

@@ -11,16 +11,14 @@ from unit.kasm.preflight_site import (
     a_plan,
     a_pod,
     a_service,
-    a_svclb,
     changed,
     k3s_with_traefik,
     line_of,
 )
 from vdi.findings.model import Severity
-from vdi.kasm.preflight.entry import dns_line, port_443_line, port_3389_line, way_in_line
+from vdi.kasm.preflight.entry import Holder, dns_line, holders, port_443_line, port_3389_line, way_in_line
 from vdi.kasm.preflight.facts import Facts, Probe, Resolution
-from vdi.kasm.preflight.ports import holders
-from vdi.kasm.values.options import Ingress
+from vdi.kasm.values.render import Ingress
 
 
 def bare() -> Facts:
@@ -29,6 +27,10 @@ def bare() -> Facts:
         changed(k3s_with_traefik(), pods=[], services=[], daemonsets=[], ingressclasses=[]),
         probes=(Probe("192.0.2.10", 443, "refused"), Probe("192.0.2.10", 3389, "refused")),
     )
+
+
+def names(found: list[Holder]) -> list[str]:
+    return [f"{holder.kind} {holder.name}" for holder in found]
 
 
 def test_traefik_that_has_443_is_requested_or_in_the_way() -> None:
@@ -51,7 +53,7 @@ def test_a_free_port() -> None:
 def test_kasm_s_own_service_is_not_in_its_own_way() -> None:
     facts = changed(bare(), services=[a_service("kasm-proxy", 443, namespace="kasm")])
     assert port_443_line(facts, Ingress.LOADBALANCER).severity is Severity.ERROR
-    assert port_443_line(facts, Ingress.LOADBALANCER, frozenset({"service kasm/kasm-proxy"})).severity is Severity.OK
+    assert port_443_line(facts, Ingress.LOADBALANCER, frozenset({"kasm/kasm-proxy"})).severity is Severity.OK
 
 
 def test_a_load_balancer_with_addresses_of_its_own_keeps_no_port_from_others() -> None:
@@ -59,13 +61,6 @@ def test_a_load_balancer_with_addresses_of_its_own_keeps_no_port_from_others() -
     line = port_443_line(facts, Ingress.LOADBALANCER)
     assert line.severity is Severity.OK
     assert "LoadBalancer at 198.51.100.7" in line.observed
-
-
-def test_one_that_still_waits_for_its_address_counts_as_a_holder() -> None:
-    facts = changed(bare(), services=[a_service("other", 443, address="")])
-    line = port_443_line(facts, Ingress.LOADBALANCER)
-    assert line.severity is Severity.ERROR
-    assert "kubectl --namespace kube-system get service other" in line.remedy.text
 
 
 @pytest.mark.parametrize("host_network", [False, True])
@@ -78,17 +73,17 @@ def test_pods_with_host_ports_are_found_and_ended_ones_are_not(host_network: boo
         a_pod("udp", namespace="web", ports=({"hostPort": 443, "containerPort": 443, "protocol": "UDP"},)),
     ]
     facts = changed(bare(), pods=pods)
-    assert [holder.what for holder in holders(facts, 443)] == ["pod web/nginx"]
+    assert names(holders(facts, 443)) == ["pod web/nginx"]
     assert port_443_line(facts, Ingress.TRAEFIK).severity is Severity.ERROR
     assert port_443_line(facts, Ingress.LOADBALANCER).severity is Severity.ERROR
 
 
 def test_a_svclb_pod_speaks_for_its_service_once() -> None:
-    assert [holder.what for holder in holders(k3s_with_traefik(), 443)] == ["service kube-system/traefik"]
+    assert names(holders(k3s_with_traefik(), 443)) == ["service kube-system/traefik"]
     orphan = a_pod(
         "svclb-gone-1", labels={SVCLB: "gone", SVCLB_NAMESPACE: "web"}, ports=({"hostPort": 443, "containerPort": 443},)
     )
-    assert [holder.what for holder in holders(changed(bare(), pods=[orphan]), 443)] == ["pod kube-system/svclb-gone-1"]
+    assert names(holders(changed(bare(), pods=[orphan]), 443)) == ["pod kube-system/svclb-gone-1"]
 
 
 def test_a_program_on_the_node_itself() -> None:
@@ -184,13 +179,3 @@ def test_the_way_in_is_read_from_the_values_as_the_chart_reads_them() -> None:
     assert a_plan("C", {"proxyService": {"type": "ClusterIP"}}).ingress is Ingress.NONE
     assert a_plan("A", {"global": {"hostname": "kasm.example.com"}}).ingress is Ingress.TRAEFIK
     assert a_plan("A", {"global": {"hostname": "kasm.example.com"}}).hostname == "kasm.example.com"
-
-
-# A daemon set without a Service is still somebody's
-
-
-def test_daemon_sets_of_service_lb_are_recognised_by_their_labels() -> None:
-    facts = changed(
-        bare(), daemonsets=[a_svclb("kasm-proxy", "kasm")], services=[a_service("kasm-proxy", 443, namespace="kasm")]
-    )
-    assert holders(facts, 443)[0].how == "ServiceLB uses it on every node"

@@ -6,12 +6,11 @@ from hypothesis import given
 
 from unit.kasm.install_options import good_options, options, values_of
 from vdi.findings.model import Severity
-from vdi.kasm.generations import A, B, C
-from vdi.kasm.values.check import check_values
-from vdi.kasm.values.options import BadOptionsError, ExternalDatabase, Ingress, InstallOptions, Profile, check
-from vdi.kasm.values.render import entries, render
-from vdi.kasm.values.rules import Subject
-from vdi.kasm.values.schema import known
+from vdi.kasm.generations import ALL, A, B, C
+from vdi.kasm.generations.model import resources
+from vdi.kasm.values.check import Subject, check_values
+from vdi.kasm.values.profiles import CHART, NODE_4GB, NODE_8GB, PROFILES, Profile, profile_of
+from vdi.kasm.values.render import BadOptionsError, Ingress, InstallOptions, check, entries, render
 
 HOST = "kasm.example.com"
 
@@ -19,25 +18,12 @@ HOST = "kasm.example.com"
 @given(good_options())
 def test_no_answers_make_values_that_the_check_refuses(given_options: InstallOptions) -> None:
     values = yaml.safe_load(render(given_options))
-    subject = Subject(
-        given_options.generation, given_options.chart_version, values, rendered=bool(given_options.resolver)
-    )
+    assert values == values_of(given_options)
+    for path, _, comment in entries(given_options):
+        assert given_options.generation.keys.read(path, given_options.chart_version), path
+        assert f"# {comment}" in render(given_options)
+    subject = Subject(given_options.generation, given_options.chart_version, values)
     assert [each for each in check_values(subject) if each.severity is Severity.ERROR] == []
-
-
-@given(good_options())
-def test_the_file_reads_back_as_the_values_and_has_each_answer(given_options: InstallOptions) -> None:
-    text = render(given_options)
-    read = yaml.safe_load(text)
-    assert read == values_of(given_options)
-    for path, value, comment in entries(given_options):
-        assert known(given_options.generation, path, given_options.chart_version), path
-        node = read
-        for key in path.split("."):
-            node = node[key]
-        assert node == value
-        assert f"# {comment}" in text
-    assert not any(line.endswith(" ") or "\t" in line for line in text.splitlines())
 
 
 @given(options())
@@ -55,7 +41,7 @@ def test_answers_either_render_or_are_refused_with_what_is_allowed(given_options
 
 
 def test_the_small_node_has_the_missions_figures_and_no_gateways() -> None:
-    values = values_of(InstallOptions(C, HOST, profile=Profile.NODE_4GB))
+    values = values_of(InstallOptions(C, HOST, profile=NODE_4GB))
     assert values["database"]["resources"] == {
         "requests": {"cpu": "250m", "memory": "512Mi"},
         "limits": {"cpu": "500m", "memory": "1Gi"},
@@ -71,7 +57,7 @@ def test_the_small_node_has_the_missions_figures_and_no_gateways() -> None:
     assert values["database"]["storage"]["storageClassName"] == "local-path"
     assert values["imagePullPolicy"] == "IfNotPresent"
     assert [values["components"][key] for key in ("guac", "rdpGateway", "rdpHttpsGateway")] == [{"enabled": False}] * 3
-    redis = values_of(InstallOptions(A, HOST, profile=Profile.NODE_8GB))["kasmApp"]["servicesToDeploy"]["kasmRedis"]
+    redis = values_of(InstallOptions(A, HOST, profile=NODE_8GB))["kasmApp"]["servicesToDeploy"]["kasmRedis"]
     assert redis["resources"] == {
         "requests": {"cpu": "100m", "memory": "256Mi"},
         "limits": {"cpu": "200m", "memory": "512Mi"},
@@ -90,7 +76,7 @@ def test_the_way_in_is_one_of_three() -> None:
     assert f"route {HOST} to Service mine-proxy-default, port 8080" in text
 
 
-@pytest.mark.parametrize(("profile", "count"), [(Profile.NODE_4GB, 1), (Profile.NODE_8GB, 1), (Profile.CHART, 3)])
+@pytest.mark.parametrize(("profile", "count"), [(NODE_4GB, 1), (NODE_8GB, 1), (CHART, 3)])
 def test_generation_a_has_replicas_of_each_component_also_of_those_that_are_off(profile: Profile, count: int) -> None:
     """Helm 4 drops the null that the chart has for them, and the chart's schema requires them."""
     options = InstallOptions(A, HOST, version=(1, 16, 0), profile=profile)
@@ -108,25 +94,6 @@ def test_the_ingress_class_is_written_where_the_chart_reads_one() -> None:
     assert [ingress_class(version) for version in ((1, 16, 0), (1, 16, 1), (1, 17, 0))] == [None, "traefik", "traefik"]
 
 
-def test_an_external_database_names_secrets_and_no_password() -> None:
-    database = ExternalDatabase(
-        "pg.example.com", secret="pg", key="pw", master_user="postgres", master_secret="pg-master"
-    )
-    values = values_of(InstallOptions(B, HOST, tls_secret="tls", database=database))["database"]
-    assert values["standalone"] is True
-    assert values["kasmDbSecret"] == {"name": "pg", "key": "pw"}
-    assert values["postgresMasterUser"]["secret"] == {"name": "pg-master", "key": "password"}
-    assert "storage" not in values
-
-
-def test_passwords_of_another_name_are_named_for_the_database_too() -> None:
-    values = values_of(InstallOptions(C, HOST, passwords_secret="mine"))
-    assert values["kasmSecrets"] == {"create": False, "name": "mine"}
-    assert values["database"]["kasmDbSecret"] == {"name": "mine", "key": "db-password"}
-    own = values_of(InstallOptions(C, HOST, passwords_secret="kasm-secrets"))
-    assert "kasmDbSecret" not in own["database"]
-
-
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -136,9 +103,7 @@ def test_passwords_of_another_name_are_named_for_the_database_too() -> None:
         ),
         (InstallOptions(C, "10.0.0.1"), "--hostname is '10.0.0.1'"),
         (InstallOptions(C, HOST, size="huge"), "--size is 'huge'; allowed: small, medium, large"),
-        (InstallOptions(C, HOST, size="large", profile=Profile.NODE_8GB), "such a node holds --size small only"),
-        (InstallOptions(C, HOST, resolver="dns"), "--resolver is 'dns'; allowed: an IP address"),
-        (InstallOptions(C, HOST, version=(1, 1190, 4), resolver="10.43.0.10"), "1.1190.4 has no such value"),
+        (InstallOptions(C, HOST, size="large", profile=NODE_8GB), "such a node holds --size small only"),
         (InstallOptions(C, HOST, version=(1, 1181, 0)), "--chart-version is 1.1181.0; allowed for kasm-helm: 1.1190.x"),
         (InstallOptions(B, HOST), "--tls-secret is missing"),
         (InstallOptions(C, HOST), "--tls-secret is missing; chart kasm-helm 1.1190.6 mounts that Secret"),
@@ -146,8 +111,6 @@ def test_passwords_of_another_name_are_named_for_the_database_too() -> None:
             InstallOptions(A, HOST, ingress=Ingress.NONE),
             "--ingress is none; allowed for chart kasm-single-zone 1.17.0: traefik",
         ),
-        (InstallOptions(A, HOST, database=ExternalDatabase("pg")), "knows its own database only"),
-        (InstallOptions(C, HOST, database=ExternalDatabase("pg", master_user="postgres")), "give both or neither"),
         (InstallOptions(C, HOST, release="Kasm_1"), "--release is 'Kasm_1'"),
     ],
 )
@@ -155,3 +118,29 @@ def test_answers_that_do_not_go_together_are_refused_with_what_is_allowed(wrong:
     with pytest.raises(BadOptionsError) as error:
         check(wrong)
     assert words in str(error.value)
+
+
+def test_an_unknown_profile_is_refused_with_what_is_allowed() -> None:
+    assert profile_of("4gb") is NODE_4GB
+    with pytest.raises(ValueError, match="--profile is '16gb'; allowed: chart, 4gb, 8gb"):
+        profile_of("16gb")
+
+
+def test_every_profile_has_figures_for_every_component() -> None:
+    for profile in PROFILES:
+        for generation in ALL:
+            for version in (generation.oldest, generation.newest, (1, 1190, 8)):
+                assert list(profile.entries(generation, version)) or profile is CHART
+
+
+def test_a_new_profile_has_its_own_words_and_figures_or_none() -> None:
+    figures = {component.key: resources("1 2Gi 2 4Gi") for component in C.components if component.containers}
+    large = Profile("16gb", "8 CPUs and 16 GB", figures)
+    text = render(InstallOptions(C, HOST, profile=large, tls_secret="tls"))
+    assert "Sized for one K3s node with 8 CPUs and 16 GB." in text
+    values = yaml.safe_load(text)
+    assert values["components"]["guac"]["resources"]["requests"] == {"cpu": "1", "memory": "2Gi"}
+    assert "storageClassName" not in values["database"]["storage"]
+    del figures["guac"]
+    with pytest.raises(KeyError, match="guac"):
+        render(InstallOptions(C, HOST, profile=large, tls_secret="tls"))

@@ -10,20 +10,21 @@ from vdi.findings.model import Severity
 from vdi.kasm.generations import C
 from vdi.kasm.preflight.checks import run_checks
 from vdi.kasm.preflight.facts import Facts, Probe, Resolution
-from vdi.kasm.preflight.request import plan_of_values
-from vdi.kasm.values.options import Ingress, InstallOptions, Profile
+from vdi.kasm.preflight.needs import plan_of_values
+from vdi.kasm.values.profiles import CHART, NODE_4GB, NODE_8GB, Profile
+from vdi.kasm.values.render import Ingress, InstallOptions
 
 MACHINES = {
-    Profile.NODE_4GB: ("2", "3900Mi"),  # what Linux leaves of 4 GB
-    Profile.NODE_8GB: ("4", "7800Mi"),
-    Profile.CHART: ("64", "256Gi"),
+    NODE_4GB.name: ("2", "3900Mi"),  # what Linux leaves of 4 GB
+    NODE_8GB.name: ("4", "7800Mi"),
+    CHART.name: ("64", "256Gi"),
 }
 
 
 def machine(profile: Profile, *, ingress: Ingress, hostname: str) -> Facts:
     """K3s on such a machine, as it is after installation: CoreDNS and metrics-server have their requests."""
     facts = k3s_with_traefik()
-    cpu, memory = MACHINES[profile]
+    cpu, memory = MACHINES[profile.name]
     system = [a_pod("coredns-1", cpu="100m", memory="70Mi"), a_pod("metrics-server-1", cpu="100m", memory="70Mi")]
     facts = changed(facts, nodes=[a_node(cpu=cpu, memory=memory)], pods=[*facts.objects["pods"][1:], *system])
     if ingress is Ingress.LOADBALANCER:  # K3s set up with --disable=traefik
@@ -54,7 +55,7 @@ def test_no_answers_make_values_that_the_preflight_refuses(given_options: Instal
     assert refused == []
 
 
-@pytest.mark.parametrize("profile", [Profile.NODE_4GB, Profile.NODE_8GB])
+@pytest.mark.parametrize("profile", [NODE_4GB, NODE_8GB])
 def test_the_chart_s_own_presets_do_not_fit_that_machine(profile: Profile) -> None:
     """So the test above can fail: without the profile the same machine is too small."""
     facts = machine(profile, ingress=Ingress.TRAEFIK, hostname="kasm.example.com")

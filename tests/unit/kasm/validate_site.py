@@ -1,7 +1,6 @@
 """An installed Kasm on paper, of any generation: whole as it is, and each thing can be broken."""
 
 import copy
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -10,13 +9,10 @@ from unit.kasm.preflight_site import GENERATIONS
 from vdi.findings.model import Finding, Severity
 from vdi.kasm.generations.model import Component, Generation
 from vdi.kasm.preflight.facts import Answer
-from vdi.kasm.preflight.installed import Installed
-from vdi.kasm.validate.checks import secret_name, validate
-from vdi.kasm.validate.facts import Installation, Release
-from vdi.kube.certificate import Certificate
+from vdi.kasm.validate.checks import validate
+from vdi.kasm.validate.workloads import Installation, Release
 
 Object = dict[str, Any]
-NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 HOST = "kasm.example.com"
 MARKS = {"meta.helm.sh/release-name": "kasm", "meta.helm.sh/release-namespace": "kasm"}
 
@@ -28,7 +24,7 @@ def real(pattern: str) -> str:
 def a_kasm(letter: str = "C") -> Installation:
     """Everything is there and well; the db-init Job has been deleted after its time."""
     generation = GENERATIONS[letter]
-    objects: dict[str, list[Object]] = {plural: [] for plural in ("jobs", "ingressroutes", "networkpolicies")}
+    objects: dict[str, list[Object]] = {plural: [] for plural in ("jobs", "ingressroutes")}
     for component in generation.present():
         if component.kind != "Job":
             for plural, made in _parts(generation, component).items():
@@ -36,18 +32,12 @@ def a_kasm(letter: str = "C") -> Installation:
     proxy = generation.component("proxy")
     assert proxy is not None
     objects["ingresses"] = [an_ingress(real(proxy.service))]
-    installed = Installed(generation, "kasm", "")
     return Installation(
         objects=objects,
-        absent=frozenset({"agents", "kasmworkspaces"}),
         namespace="kasm",
-        now=NOW,
         releases=(Release("kasm", 1, "superseded"), Release("kasm", 2, "deployed")),
-        certificates={"kasm-tls": Certificate((HOST,), NOW - timedelta(days=1), NOW + timedelta(days=60))},
-        secret_keys={secret_name(installed): ("admin-password", "db-password")},
         hostname=HOST,
         web=Answer(f"https://{HOST}/api/__healthcheck", 200, '{"ok": true}'),
-        inside=Answer("inside", 200),
     )
 
 

@@ -10,7 +10,7 @@ import typer
 from vdi.cli.doctor.commands import read_bundle, save_bundle
 from vdi.cli.errors import CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
-from vdi.cli.kasm.chart import KasmNamespace
+from vdi.cli.kasm.options import KasmNamespace
 from vdi.cli.options import Context, Kubeconfig, KubeConnection, examples
 from vdi.diagnosis.dns import dns_down
 from vdi.diagnosis.redact import redact

@@ -1,25 +1,17 @@
-"""Measures what lies outside the API: names, ports, programs, the registry, clocks. Everything with a time limit."""
+"""Measures what lies outside the API: names, ports, programs, the web UI. Everything with a time limit."""
 
 import asyncio
 import json
 import shutil
 import socket
-import time
+import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from urllib.parse import urlsplit
+from functools import partial
 
 from vdi.helm.binary import find_helm
 from vdi.helm.errors import HelmUnavailable
 from vdi.http_client import HTTP_ERRORS, TIMEOUTS, certificate_error, open_client, reason_of, unverified
 from vdi.kasm.preflight.facts import Answer, Probe, Resolution, Tool
-from vdi.kube.config import ClusterConfig
-from vdi.kube.connections import HttpClient as KubeHttpClient
-from vdi.kube.connections import Target
-from vdi.kube.errors import ConfigError
-from vdi.kube.http import HttpError
 
 _CONNECT_SECONDS = 2.0
 _HTTP_SECONDS = 10.0
@@ -74,30 +66,15 @@ async def _kubectl() -> Tool:
     if path is None:
         return Tool("kubectl", problem="kubectl is not in PATH")
     words = (path, "version", "--client", "--output", "json")
-    pipe = asyncio.subprocess.PIPE
+    run = partial(subprocess.run, words, capture_output=True, text=True, timeout=_TOOL_SECONDS, check=False)
     try:
-        process = await asyncio.create_subprocess_exec(*words, stdout=pipe, stderr=pipe)
-    except OSError as error:
+        done = await asyncio.to_thread(run)
+    except (OSError, subprocess.TimeoutExpired) as error:
         return Tool("kubectl", problem=f"{path} cannot be run: {error}")
     try:
-        async with asyncio.timeout(_TOOL_SECONDS):
-            said, complaint = await process.communicate()
-        version = str(json.loads(said)["clientVersion"]["gitVersion"])
-    except TimeoutError:
-        return Tool("kubectl", problem=f"{path} did not answer within {_TOOL_SECONDS:g} s")
+        return Tool("kubectl", str(json.loads(done.stdout)["clientVersion"]["gitVersion"]))
     except (ValueError, KeyError, TypeError):
-        words_said = complaint.decode(errors="replace").strip() or "no version in its output"
-        return Tool("kubectl", problem=f"{path} version prints {words_said}")
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return Tool("kubectl", version)
-
-
-async def ask_registry(url: str) -> Answer:
-    """HEAD /v2/: what every registry answers, with 200 or with 401 (OCI distribution, end-1)."""
-    return await ask("HEAD", f"{url.rstrip('/')}/v2/")
+        return Tool("kubectl", problem=f"{path} version prints {done.stderr.strip() or 'no version in its output'}")
 
 
 async def ask(method: str, url: str, *, connect: str = "") -> Answer:
@@ -129,37 +106,3 @@ async def _ask(method: str, url: str, connect: str, *, trust: bool) -> Answer:
 
 def _words(error: Exception) -> str:
     return f"no response within {_HTTP_SECONDS:g} s" if isinstance(error, TIMEOUTS) else reason_of(error)
-
-
-@dataclass(frozen=True, slots=True)
-class ServerTime:
-    """The API server's clock; `now` None: it gave none, and `problem` says why."""
-
-    now: datetime | None = None
-    ahead: float = 0.0
-    """Seconds by which this machine's clock is ahead of it."""
-    problem: str = ""
-
-
-async def read_clocks(config: ClusterConfig) -> ServerTime:
-    """From the Date header of any answer; no account is needed for that, so none is shown."""
-    try:
-        target = Target(config.server, config.ssl_context(), config.tls_server_name, config.proxy_url)
-    except (ConfigError, ValueError) as error:
-        return ServerTime(problem=str(error))
-    host = urlsplit(config.server).netloc
-    request = f"GET {target.prefix}/version HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
-    began = time.monotonic()
-    try:
-        async with asyncio.timeout(_HTTP_SECONDS), KubeHttpClient(target, limit=1).stream(request) as connection:
-            said = (await connection.head()).header("Date") or ""
-    except (*HTTP_ERRORS, HttpError) as error:
-        return ServerTime(problem=f"the API server did not respond to GET /version ({_words(error)})")
-    took = time.monotonic() - began
-    try:
-        server = parsedate_to_datetime(said)
-    except ValueError:
-        return ServerTime(problem=f"the API server's Date header is {said!r}")
-    # The header has whole seconds, cut off: on average half of one has gone by, as has half of the way.
-    ahead = (datetime.now(UTC) - server).total_seconds() - 0.5 - took / 2
-    return ServerTime(server, ahead)

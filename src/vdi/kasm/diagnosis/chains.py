@@ -13,14 +13,12 @@ import msgspec
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.findings.model import Finding, Remedy
-from vdi.kasm.diagnosis.claims import explain_claim
-from vdi.kasm.diagnosis.installation import Installation, find_kasm
-from vdi.kasm.diagnosis.link import Explainer, Link, link
+from vdi.kasm.diagnosis.codes import Explainer, Link, link
+from vdi.kasm.diagnosis.installation import Installation, KasmContainer, KasmPod, find_kasm
 from vdi.kasm.diagnosis.pod_rules import own_problem
-from vdi.kasm.diagnosis.pods import KasmContainer, KasmPod
 from vdi.kasm.diagnosis.services import check_services, explain_service
 from vdi.kasm.diagnosis.waits import Target
-from vdi.kasm.diagnosis.workloads import explain_workload
+from vdi.kasm.diagnosis.workloads import explain_claim, explain_workload
 
 _SILENT = 600.0
 """Seconds for which an init container may work that waits for nothing: it copies files, or changes their owner."""
@@ -205,16 +203,7 @@ def all_links(snapshot: Snapshot) -> tuple[Link, ...]:
     return tuple(one for kasm in find_kasm(snapshot) for one in links(kasm))
 
 
-@check(
-    "pods",
-    "services",
-    "endpointslices",
-    "persistentvolumeclaims",
-    "events",
-    "deployments",
-    "statefulsets",
-    "jobs",
-)
+@check("pods", "services", "endpointslices", "persistentvolumeclaims", "events", "deployments", "statefulsets", "jobs")
 def kasm_chains(snapshot: Snapshot) -> Iterator[Finding]:
     """Pods of Kasm that do not get ready, and what they wait for."""
     for found in all_links(snapshot):

@@ -10,49 +10,9 @@ from collections.abc import Iterable
 from vdi.kasm.generations.a import A
 from vdi.kasm.generations.b import B
 from vdi.kasm.generations.c import C
-from vdi.kasm.generations.model import (
-    SIZES,
-    Component,
-    Container,
-    Generation,
-    Health,
-    InitContainer,
-    KnownIssue,
-    Resources,
-    Version,
-    VersionRange,
-    matches,
-)
+from vdi.kasm.generations.model import Generation, Version, matches, words_of
 
 ALL = (A, B, C)
-__all__ = [
-    "ALL",
-    "SIZES",
-    "A",
-    "B",
-    "C",
-    "Component",
-    "Container",
-    "Generation",
-    "Health",
-    "InitContainer",
-    "KnownIssue",
-    "Resources",
-    "Version",
-    "VersionRange",
-    "by_letter",
-    "chart_of_label",
-    "kasm_version",
-    "matches",
-    "of_chart",
-    "of_label",
-    "of_workloads",
-    "parse_version",
-    "successor",
-]
-
-UMBRELLA = "kasm-platform"
-"""A chart that installs generation C together with Kasm's agent for Kubernetes."""
 _LABEL = re.compile(r"(?P<chart>[a-z][a-z-]*?)-(?P<version>v?\d+\.\d.*)")
 _NUMBERS = re.compile(r"v?(\d+(?:\.\d+)*)")
 
@@ -69,7 +29,7 @@ def kasm_version(chart_version: str) -> str:
     """Which Kasm a chart version installs: `1.1181.0` is 1.18.1, `1.1190.6` is 1.19.0, `1.17.0` itself."""
     version = parse_version(chart_version)
     if len(version) < 2 or version[1] < 1000:
-        return ".".join(str(number) for number in version)
+        return words_of(version)
     digits = str(version[1])
     return f"{digits[0]}.{digits[1:-1]}.{digits[-1]}"
 
@@ -88,8 +48,9 @@ def of_chart(name: str, version: str) -> Generation | None:
 
     Other people's charts are called `kasm` too; their versions do not follow Kasm's scheme.
     """
-    if name == UMBRELLA:
-        return C
+    for generation in ALL:
+        if name and name == generation.umbrella:  # its own versions follow another scheme
+            return generation
     found = next((generation for generation in ALL if generation.chart == name), None)
     return found if found and _is_of_scheme(found, version) else None
 
@@ -128,9 +89,3 @@ def of_workloads(names: Iterable[str]) -> Generation | None:
                 continue
             return generation
     return None
-
-
-def successor(generation: Generation) -> Generation | None:
-    """The next generation; upgrades go one step at a time. None after the last."""
-    index = ALL.index(generation) + 1
-    return ALL[index] if index < len(ALL) else None

@@ -1,23 +1,31 @@
 """The shape in which a chart generation is described. Data only; filled in by `a`, `b` and `c`.
 
 Names are patterns: `{release}` is the Helm release, `{zone}` the Kasm zone (`default` unless zones are configured),
-`{version}` the Kasm version with dashes. `Component.owns` and `InitContainer.is_named` match real names against them.
+`{version}` the Kasm version with dashes. `matches` holds real names against them.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 SIZES = ("small", "medium", "large")
 Version = tuple[int, ...]
 """A chart version as numbers: `(1, 1190, 6)`."""
+HEALTH_PATH = "/api/__healthcheck"
+"""The web UI answers 200 to this path, through the way in."""
 
 _PLACEHOLDERS = {
     "release": r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?",
     "zone": r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?",
     "version": r"[0-9]+(?:-[a-z0-9]+)*",
 }
+
+
+def words_of(version: Version) -> str:
+    """`1.1190.6`."""
+    return ".".join(map(str, version))
 
 
 @lru_cache(maxsize=256)
@@ -39,6 +47,21 @@ class Resources:
     memory: str
     cpu_limit: str = ""
     memory_limit: str = ""
+
+
+def resources(row: str) -> Resources:
+    """`CPU MEMORY CPU_LIMIT MEMORY_LIMIT`; `-` stands for none."""
+    return Resources(*("" if word == "-" else word for word in row.split()))
+
+
+def presets(*rows: str) -> dict[str, Resources]:
+    """A row for each size; a single row is for all of them."""
+    return dict(zip(SIZES, map(resources, rows if len(rows) > 1 else rows * len(SIZES)), strict=True))
+
+
+def counts(*numbers: int) -> dict[str, int]:
+    """How many pods at each size; a single number is for all of them."""
+    return dict(zip(SIZES, numbers if len(numbers) > 1 else numbers * len(SIZES), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +105,10 @@ class InitContainer:
     images, which the values name."""
     versions: VersionRange = ALWAYS
 
-    def is_named(self, name: str) -> bool:
-        """Whether a container of this name is this one."""
-        return matches(self.name, name)
-
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container of a component, with what it asks for at each size."""
+    """A container of a component, with what it requests at each size."""
 
     name: str
     presets: Mapping[str, Resources]
@@ -97,16 +116,6 @@ class Container:
     """Values path whose block replaces the preset as a whole."""
     switch: str = ""
     """Values path; false leaves the container out. "" when it cannot be left out alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """How one asks a component whether it is well. Port 0: there is no HTTP to ask (`what` says how instead)."""
-
-    port: int = 0
-    path: str = ""
-    scheme: str = "http"
-    what: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +131,6 @@ class Component:
     """Labels of its pods, as patterns."""
     service: str = ""
     ports: tuple[int, ...] = ()
-    health: Health = field(default_factory=Health)
     init_containers: tuple[InitContainer, ...] = ()
     """In the order in which they run."""
     containers: tuple[Container, ...] = ()
@@ -147,69 +155,110 @@ class Component:
 
     def step(self, name: str) -> InitContainer | None:
         """The init container of this name, whatever the version."""
-        return next((step for step in self.init_containers if step.is_named(name)), None)
+        return next((step for step in self.init_containers if matches(step.name, name)), None)
 
 
-@dataclass(frozen=True, slots=True)
-class KnownIssue:
-    """What one should know before an installation, and what to do; nothing in the values tells of it."""
+@dataclass(frozen=True)
+class ValueKeys:
+    """The values that a chart reads.
 
-    key: str
-    what: str
-    remedy: str
-    versions: VersionRange = ALWAYS
+    `text` has one line for each block: its path, then its keys. `{a,b}` stands for each of these words; `*` marks a key
+    below which anything may stand.
+    """
+
+    text: str
+    versions: Mapping[str, VersionRange] = field(default_factory=dict)
+    """Paths that not every version of the chart reads."""
+    zone: tuple[str, ...] = ()
+    """What an entry of kasmZones may hold."""
+
+    @cached_property
+    def _leaves(self) -> tuple[str, ...]:
+        return tuple(_parse_keys(self.text))
+
+    @cached_property
+    def _free(self) -> frozenset[str]:
+        return frozenset(leaf.removesuffix("*") for leaf in self._leaves if leaf.endswith("*"))
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """Every path, blocks included."""
+        return tuple(dict.fromkeys(block for leaf in self._leaves for block in blocks_of(leaf.removesuffix("*"))))
+
+    def read_ever(self, path: str) -> bool:
+        """Whether a chart of any version reads this path: a block counts, and anything inside a free-form one."""
+        return path in self.paths or any(block in self._free for block in blocks_of(path))
+
+    def read(self, path: str, version: Version) -> bool:
+        """Whether a chart of this version reads this path."""
+        return self.read_ever(path) and all(span.holds(version) for span in self.spans(path))
+
+    def spans(self, path: str) -> list[VersionRange]:
+        """In which versions a path and the blocks around it exist, where not in all."""
+        return [self.versions[block] for block in blocks_of(path) if block in self.versions]
 
 
-@dataclass(frozen=True, slots=True)
+def blocks_of(path: str) -> Iterator[str]:
+    """The blocks around a path, and the path."""
+    return itertools.accumulate(path.split("."), lambda before, key: f"{before}.{key}")
+
+
+def _parse_keys(text: str) -> Iterator[str]:
+    for line in text.strip().splitlines():
+        block, _, words = line.partition(":")
+        for path in _expand(block.strip()):
+            for word in words.split():
+                yield from (f"{path}.{leaf}" if path else leaf for leaf in _expand(word))
+
+
+def _expand(word: str) -> Iterator[str]:
+    choice = re.search(r"\{([^{}]*)\}", word)
+    if choice is None:
+        yield word
+        return
+    for part in choice[1].split(","):
+        yield from _expand(f"{word[: choice.start()]}{part}{word[choice.end() :]}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Generation:
-    """One of the three charts."""
+    """One of the charts. All that differs between them is a field here; no code asks which generation it has."""
 
     letter: str
     chart: str
     """`name` in its Chart.yaml, which is also what `helm list` and the label helm.sh/chart begin with."""
+    umbrella: str = ""
+    """Another chart that installs it together with something else."""
     kasm: str
     """Which versions of Kasm it installs, in words."""
     source: str
-    """What to give to helm as the chart."""
+    """What to give to helm as the chart; "": there is no published chart."""
     newest: Version
     """The newest chart version whose release is known; what is meant where no version is given."""
     oldest: Version
     postgres_major: int
     minimum_helm: Version
     components: tuple[Component, ...]
+    keys: ValueKeys
+    """The values that the chart reads."""
     paths: Mapping[str, str]
     """Where each setting stands in the values: `hostname`, `size`, `storage_class`, `proxy_service_type`,
     `ingress_enabled`, `ingress_class`, `tls_secret`, `database_external`, `database_host`, ... An absent key: the chart
     has no such value."""
-    known_issues: tuple[KnownIssue, ...]
     secrets: str
     """Name pattern of the Secret with the passwords."""
     plain_secrets: tuple[str, ...]
     """Values that hold a secret in plain text."""
-    value_rules: frozenset[str]
-    """Which rules of `vdi.kasm.values.rules` its values obey, by name."""
-    health_path: str = "/api/__healthcheck"
-    """What the web UI answers 200 to, through the way in."""
-    is_published: bool = True
-    """Whether helm can download the chart from `source`."""
     makes_certificate: VersionRange | None = ALWAYS
     """Which chart versions make one where no Secret with a certificate is named; None: none does, and pods that mount
     the Secret wait for it without end."""
-    new_passwords: Mapping[str, str] = field(default_factory=dict)
-    """Keys of the Secret with the passwords, by the value that each is taken from. Every installation replaces that
-    Secret, with new passwords where these values give none. Empty: an installation keeps a Secret that is there."""
-    uninstall_options: tuple[str, ...] = ()
-    """Options of helm uninstall without which the passwords would not be kept."""
     requires_replicas: bool = False
     """Its schema requires `replicas` of every component that has them, and Helm 4 drops the nulls of its own values."""
-    zone_aliases: Mapping[str, str] = field(default_factory=dict)
-    """Old names of a zone's keys that it still reads, by the key."""
-    database_host: str = "kasm-db"
-    """The default of `database_host`; empty: the chart has no default."""
     retains_database_after: Version | None = None
     """Newer charts than this keep the database's volume when the StatefulSet goes; None: none does."""
-    has_versioned_database: bool = False
-    """The database's StatefulSet has the version of Kasm in its name: another version has another one."""
+    carries_database: Mapping[str, bool] = field(default_factory=dict)
+    """Values without which another version of Kasm starts with an empty database, since the StatefulSet has the version
+    in its name. Empty: the StatefulSet stays the same."""
     foreign_suffix: str = ""
     """No workload of it has a name that ends like this."""
     breaks_circular_wait: str = ""
@@ -230,7 +279,3 @@ class Generation:
     def creates_certificate(self, version: Version) -> bool:
         """Whether a chart of this version makes a certificate where none is named."""
         return self.makes_certificate is not None and self.makes_certificate.holds(version)
-
-    def known_issues_of(self, version: Version | None = None) -> tuple[KnownIssue, ...]:
-        """Those of a chart of this version."""
-        return tuple(issue for issue in self.known_issues if issue.versions.holds(version or self.newest))

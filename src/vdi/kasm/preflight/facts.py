@@ -1,16 +1,16 @@
-"""What a preflight and a validation look at, at one moment, as frozen data. `collect` fills it. Pure.
+"""What a preflight and a validation look at, at one moment, as frozen data; and the items that they report. Pure.
 
-Objects are as the API server sent them, less what no check reads. What lies outside the API (names, ports, programs,
-the registry, clocks) is measured where the command runs.
+`collect` fills it. Objects are as the API server sent them. What lies outside the API (names, ports, programs) is
+measured where the command runs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
 import msgspec
 
-from vdi.kasm.preflight.checklist import Unreadable
+from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.capacity import PodResources
 from vdi.session.capacity_matching import NodeCapacity, read_capacity
 from vdi.session.observed import Node
@@ -19,11 +19,70 @@ Raw = Mapping[str, Any]
 _ENDED = frozenset({"Succeeded", "Failed"})
 
 
-class Disk(msgspec.Struct, frozen=True):
-    """The file system of a node's kubelet, in bytes."""
+class Unreadable(msgspec.Struct, frozen=True):
+    """Something that could not be read: in words, and what would let it be read."""
 
-    capacity: int
-    available: int
+    words: str
+    remedy: Remedy
+
+
+def item(
+    check: str,
+    expected: str,
+    observed: str,
+    severity: Severity = Severity.OK,
+    message: str = "",
+    remedy: Remedy = Remedy(),
+    evidence: Iterable[str] = (),
+) -> Finding:
+    """An item of a checklist."""
+    return Finding(
+        code=check,
+        severity=severity,
+        observed=observed,
+        expected=expected,
+        message=message,
+        remedy=remedy,
+        evidence=tuple(evidence),
+    )
+
+
+def unreadable_finding(check: str, expected: str, unread: Unreadable) -> Finding:
+    """An item of a checklist that could not be looked at."""
+    return item(check, expected, "not read", Severity.UNKNOWN, unread.words, unread.remedy)
+
+
+def listed(words: Iterable[str]) -> str:
+    """Names in a row; `none` for none."""
+    return ", ".join(words) or "none"
+
+
+def label_of(raw: Raw, key: str) -> str:
+    """A label of an object; empty when it is not there."""
+    return str((raw["metadata"].get("labels") or {}).get(key, ""))
+
+
+def name_of(raw: Raw) -> str:
+    """`namespace/name`, or the name of what is in no namespace."""
+    meta = raw["metadata"]
+    return f"{meta['namespace']}/{meta['name']}" if meta.get("namespace") else str(meta["name"])
+
+
+def condition_of(raw: Raw, kind: str) -> Raw:
+    """The condition of this type; empty where there is none."""
+    conditions = (raw.get("status") or {}).get("conditions") or ()
+    return next((condition for condition in conditions if condition["type"] == kind), {})
+
+
+def is_ready(pod: Raw) -> bool:
+    """Whether it answers."""
+    return bool(condition_of(pod, "Ready").get("status") == "True")
+
+
+def addresses_of(raw: Raw) -> list[str]:
+    """Where a Service or an Ingress can be reached from outside."""
+    given = ((raw.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
+    return [str(each.get("ip") or each.get("hostname")) for each in given]
 
 
 class Resolution(msgspec.Struct, frozen=True):
@@ -61,31 +120,16 @@ class Answer(msgspec.Struct, frozen=True):
     """Whether its certificate is one that this machine trusts."""
 
 
-class Clocks(msgspec.Struct, frozen=True):
-    """Seconds by which clocks are ahead (below zero: behind) of the API server's."""
-
-    here: float | None = None
-    problem: str = ""
-    nodes: dict[str, float] = {}
-    """By node: the age of its last heartbeat with the sign turned, so above zero its clock is ahead."""
-
-
 class Facts(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     """The cluster and its surroundings."""
 
     objects: dict[str, list[dict[str, Any]]] = {}
     """By plural."""
-    absent: frozenset[str] = frozenset()
-    """Plurals of kinds that the API server does not know."""
     unread: dict[str, Unreadable] = {}
     """By plural: what could not be read."""
-    disks: dict[str, Disk] = {}
-    """By node."""
     resolution: Resolution | None = None
     probes: tuple[Probe, ...] = ()
     tools: dict[str, Tool] = {}
-    registry: Answer | None = None
-    clocks: Clocks = Clocks()
 
     def all(self, plural: str) -> list[dict[str, Any]]:
         """Objects of a kind; none where it could not be read, which callers ask `missing` for first."""

@@ -1,16 +1,19 @@
-"""What a chart asks of a cluster: its pods with what they take, its volumes. Pure."""
+"""What is to be installed, read from the user's values, and what it asks of a cluster: pods, volumes, way in. Pure."""
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
+from vdi.kasm.generations import kasm_version
+from vdi.kasm.generations.model import SIZES, Component, Container, Generation, Resources, Version, words_of
 from vdi.kasm.preflight.facts import takes_of
+from vdi.kasm.value_paths import value_at
+from vdi.kasm.values.render import Ingress
 from vdi.session.units import parse_quantity
 
-Raw = Mapping[str, Any]
-_SCALED = frozenset({"Deployment", "StatefulSet", "ReplicaSet"})
+Values = Mapping[str, Any]
 
 
 class PodNeed(msgspec.Struct, frozen=True):
@@ -19,8 +22,6 @@ class PodNeed(msgspec.Struct, frozen=True):
     name: str
     count: int
     takes: dict[str, int]
-    passing: bool = False
-    """A Job's: it ends, and what it took is free again."""
 
 
 class ClaimNeed(msgspec.Struct, frozen=True):
@@ -38,77 +39,161 @@ class Needs(msgspec.Struct, frozen=True):
     pods: tuple[PodNeed, ...] = ()
     claims: tuple[ClaimNeed, ...] = ()
 
-    @property
-    def lasting(self) -> tuple[PodNeed, ...]:
-        """Pods that stay."""
-        return tuple(pod for pod in self.pods if not pod.passing)
-
     def total(self, resource: str) -> int:
-        """What all pods that stay take of a resource."""
-        return sum(one.count * one.takes.get(resource, 0) for one in self.lasting)
+        """What all pods take of a resource."""
+        return sum(one.count * one.takes.get(resource, 0) for one in self.pods)
 
 
-def needs_of_manifests(documents: Iterable[Raw], source: str) -> Needs:
-    """What rendered manifests (`helm template`) ask for. Hooks that run tests and CronJobs take no room now."""
-    pods: list[PodNeed] = []
-    claims: list[ClaimNeed] = []
-    for document in documents:
-        if "test" in str((document["metadata"].get("annotations") or {}).get("helm.sh/hook", "")).split(","):
-            continue
-        pods += _pods_of(document)
-        claims += _claims_of(document)
-    return Needs(source, tuple(pods), tuple(claims))
+@dataclass(frozen=True, slots=True)
+class PlannedRelease:
+    """What the preflight holds the cluster against."""
+
+    generation: Generation
+    version: Version
+    needs: Needs
+    ingress: Ingress
+    hostname: str = ""
+    rdp: bool = False
+    """Whether people's own RDP clients connect to Kasm at port 3389."""
+    namespace: str = "kasm"
+    values: Values = field(default_factory=dict)
+
+    def with_options(self, hostname: str | None, ingress: Ingress | None) -> "PlannedRelease":
+        """Options go before values."""
+        return replace(self, hostname=hostname or self.hostname, ingress=ingress or self.ingress)
 
 
-def _pods_of(document: Raw) -> Iterator[PodNeed]:
-    kind, spec = document["kind"], document.get("spec") or {}
-    name = f"{kind.lower()}/{document['metadata']['name']}"
-    if kind in _SCALED:
-        count = spec["replicas"] if spec.get("replicas") is not None else 1
-        yield PodNeed(name, int(count), takes_of(spec["template"]["spec"]))
-    elif kind == "Job":
-        yield PodNeed(name, int(spec.get("parallelism") or 1), takes_of(spec["template"]["spec"]), passing=True)
-    elif kind == "Pod":
-        yield PodNeed(name, 1, takes_of(spec))
-
-
-def _claims_of(document: Raw) -> Iterator[ClaimNeed]:
-    kind, spec = document["kind"], document.get("spec") or {}
-    if kind == "PersistentVolumeClaim":
-        yield _claim(document, 1)
-    elif kind == "StatefulSet":
-        for template in spec.get("volumeClaimTemplates") or ():
-            yield _claim(template, int(spec["replicas"] if spec.get("replicas") is not None else 1))
-
-
-def _claim(document: Raw, count: int) -> ClaimNeed:
-    spec = document.get("spec") or {}
-    size = ((spec.get("resources") or {}).get("requests") or {}).get("storage", "0")
-    return ClaimNeed(
-        str(document["metadata"]["name"]), count * int(parse_quantity(size)), str(spec.get("storageClassName") or "")
+def plan_of_values(
+    generation: Generation, version: Version, values: Values, namespace: str, release: str
+) -> PlannedRelease:
+    """From values for the chart, which may be empty. Raises ValueError."""
+    return PlannedRelease(
+        generation=generation,
+        version=version,
+        needs=Preset(generation, version, values, release).needs(),
+        ingress=_ingress(generation, values),
+        hostname=str(value_at(values, generation.paths["hostname"]) or ""),
+        rdp=bool(value_at(values, "directRdpService.enabled")),
+        namespace=namespace,
+        values=values,
     )
 
 
-def cpu_words(thousandths: int) -> str:
-    """`4.75 CPU`."""
-    return f"{thousandths / 1000:g} CPU"
+def _ingress(generation: Generation, values: Values) -> Ingress:
+    """As the chart decides it; without values as K3s has it, by its Traefik."""
+    paths = generation.paths
+    if not values or "ingress_enabled" not in paths or value_at(values, paths["ingress_enabled"]):
+        return Ingress.TRAEFIK
+    kind = value_at(values, paths["proxy_service_type"]) or "LoadBalancer"
+    return Ingress.LOADBALANCER if kind == "LoadBalancer" else Ingress.NONE
 
 
-def size_words(size: int) -> str:
-    """`3.75 GiB`, `512 MiB`."""
-    if abs(size) >= 2**30:
-        return f"{round(size / 2**30, 2):g} GiB"
-    return f"{round(size / 2**20):g} MiB"
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A chart of one version with one set of values: the chart's presets, and what stands in their place."""
+
+    generation: Generation
+    version: Version
+    values: Values
+    release: str = "kasm"
+
+    @property
+    def size(self) -> str:
+        """The deployment size. Raises ValueError for an unknown size."""
+        path = self.generation.paths["size"]
+        found = value_at(self.values, path) or SIZES[0]
+        if found not in SIZES:
+            raise ValueError(f"{path} is {found!r}; allowed: {', '.join(SIZES)}")
+        return str(found)
+
+    @property
+    def zones(self) -> list[str]:
+        """Names of the zones; `default` where none are configured. Raises ValueError where it is no list of them."""
+        path = self.generation.paths.get("zones")
+        found = value_at(self.values, path) if path else None
+        if found is None:
+            return ["default"]
+        if not isinstance(found, list) or not all(isinstance(each, Mapping) for each in found):
+            raise ValueError(f"{path} is {found!r}; allowed: a list of zones, each with a name")
+        return [str(each.get("name") or each.get("zone_name")) for each in found] or ["default"]
+
+    def is_on(self, switch: str) -> bool:
+        """Whether a switch leaves its part in: charts have them on, and a path with `!` before it off."""
+        found = value_at(self.values, switch.removeprefix("!"))
+        return not found if switch.startswith("!") else found is None or bool(found)
+
+    def real_name(self, pattern: str, zone: str = "default") -> str:
+        """A name pattern with this release's parts in it."""
+        version = kasm_version(words_of(self.version)).replace(".", "-")
+        return pattern.format(release=self.release, zone=zone, version=version)
+
+    def needs(self) -> Needs:
+        """All of it. Raises ValueError for values that are no quantities, no numbers or no size."""
+        pods, claims = [], []
+        for component in self.generation.present(self.version):
+            if not component.containers or (component.switch and not self.is_on(component.switch)):
+                continue
+            for zone in self.zones if "{zone}" in component.name else ["default"]:
+                need = PodNeed(self.real_name(component.name, zone), self.count(component), self._takes(component))
+                pods.append(need)
+                if component.claim_gib:
+                    claims.append(self._claim(component, need))
+        source = f"{self.generation.chart} {words_of(self.version)}, {self.generation.paths['size']}: {self.size}"
+        return Needs(source, tuple(pods), tuple(claims))
+
+    def count(self, component: Component) -> int:
+        """How many pods. Raises ValueError where the values say something else than a number."""
+        given = value_at(self.values, component.replicas_path) if component.replicas_path else None
+        return _whole_number(component.replicas_path, given) or component.replicas.get(self.size, 1)
+
+    def _takes(self, component: Component) -> dict[str, int]:
+        containers = [{"resources": self._resources(container)} for container in self.containers(component)]
+        steps = [
+            {"resources": _block(step.resources)}
+            for step in component.steps(self.version)
+            if step.resources is not None and (not step.only_when or self.is_on(step.only_when))
+        ]
+        return takes_of({"containers": containers, "initContainers": steps})
+
+    def containers(self, component: Component) -> list[Container]:
+        """Those that the values leave in."""
+        return [container for container in component.containers if not container.switch or self.is_on(container.switch)]
+
+    def _resources(self, container: Container) -> dict[str, Any]:
+        """The user's block replaces the preset as a whole."""
+        given, path = value_at(self.values, container.resources_path), container.resources_path
+        if not given:
+            return _block(container.presets[self.size])
+        return {part: _quantities(f"{path}.{part}", value_at(given, part)) for part in ("requests", "limits")}
+
+    def _claim(self, component: Component, need: PodNeed) -> ClaimNeed:
+        paths, size, storage_class = self.generation.paths, component.claim_gib, ""
+        if component.key == "db":
+            storage_class = str(value_at(self.values, paths["storage_class"]) or "")
+            path = paths.get("storage_size", "")
+            size = (_whole_number(path, value_at(self.values, path)) if path else 0) or size
+        return ClaimNeed(need.name, need.count * size * 2**30, storage_class)
 
 
-def gigabytes(size: int) -> str:
-    """`53.7 GB`, as disks are sold."""
-    return f"{round(size / 1e9, 1):g} GB"
+def _whole_number(path: str, given: Any) -> int:
+    if given and (isinstance(given, bool) or not isinstance(given, int) or given < 0):
+        raise ValueError(f"{path} is {given!r}; allowed: a whole number, such as 8")
+    return int(given or 0)
 
 
-def version_of(text: str) -> tuple[int, int, int]:
-    """The first version in a text: `v1.34.4+k3s1` -> (1, 34, 4). Raises ValueError for a text without a version."""
-    match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
-    if match is None:
-        raise ValueError(f"{text!r} has no version in it; expected something like v1.34.4")
-    return int(match[1]), int(match[2]), int(match[3] or 0)
+def _quantities(path: str, given: Any) -> dict[str, str]:
+    named = isinstance(given, Mapping) or given is None
+    amounts = {str(name): str(amount) for name, amount in (given or {}).items()} if named else {"": str(given)}
+    for name, amount in amounts.items():
+        try:
+            wrong = not name or parse_quantity(amount) < 0
+        except ValueError:
+            wrong = True
+        if wrong:
+            raise ValueError(f"{path}.{name} is {amount!r}; allowed: quantities by name, such as cpu: 500m")
+    return amounts
+
+
+def _block(resources: Resources) -> dict[str, Any]:
+    requests = {"cpu": resources.cpu, "memory": resources.memory}
+    return {"requests": {name: amount for name, amount in requests.items() if amount}}

@@ -1,222 +1,295 @@
 """A user's own values file against the generation it is for: findings, each with what to write in its place. Pure.
 
-Helm is silent about most keys that a chart does not know: `global.hostname` in generation C changes nothing at all.
-Where a schema refuses one, it does not say what to write. So every key is looked up, and one of another generation or
-of a tutorial is answered with this chart's name for it.
+Helm is silent about most keys that a chart does not read: `global.hostname` in generation C changes nothing at all. So
+every key is looked up, and one of another generation or of a tutorial is answered with this chart's name for it. Rules
+name what installs and does harm; what the chart refuses by itself, helm says.
 """
 
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
-from vdi.findings.model import Finding, Severity
-from vdi.kasm.generations import ALL, Generation
-from vdi.kasm.values.habits import meant_by
-from vdi.kasm.values.migrate_table import renamed_to
-from vdi.kasm.values.options import is_address
-from vdi.kasm.values.rules import Code, Subject, problem, rules
-from vdi.kasm.values.schema import ZONE_KEYS, known, nearest, tree_of, versions_of
-from vdi.session.units import parse_quantity
+from vdi.findings.model import Finding, Remedy, Severity
+from vdi.kasm.generations import ALL
+from vdi.kasm.generations.model import Component, Generation, Version, words_of
+from vdi.kasm.value_paths import value_at
+from vdi.kasm.values.render import is_host_name
 
-_WORDS = {
-    "str": "a text",
-    "int": "a whole number from 0 up",
-    "bool": "true or false",
-    "map": "a block of keys",
-    "list": "a list",
-    "resources": "a block with requests and limits",
-    "zones": "a list of zones",
-    "address": "an IP address",
-}
-_QUANTITIES = ("cpu", "memory", "ephemeral-storage")
+
+class Code(StrEnum):
+    """What is wrong with a value."""
+
+    UNKNOWN_KEY = "unknown_key"
+    """The chart, as it is described here, does not read this key."""
+    INVALID_VALUE = "invalid_value"
+    MISSING_VALUE = "missing_value"
+    CONFLICTING_VALUES = "conflicting_values"
+    PLAIN_SECRET = "plain_secret"  # noqa: S105 - a code
+    RISKY_VALUE = "risky_value"
+    """It will install; read it before you do."""
+    UNKNOWN_VERSION = "unknown_version"
+    """The chart is newer than what is described here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A values file, and for which chart."""
+
+    generation: Generation
+    version: Version
+    values: Mapping[str, Any]
+
+    @property
+    def chart_words(self) -> str:
+        """`kasm-helm 1.1190.6`."""
+        return f"{self.generation.chart} {words_of(self.version)}"
+
+    def get(self, setting: str, default: Any = None) -> Any:
+        """The value of a setting; a null counts as not there, as it does for Helm."""
+        path = self.generation.paths.get(setting, "")
+        found = value_at(self.values, path) if path else None
+        return default if found is None else found
+
+    def path(self, setting: str) -> str:
+        """Where a setting stands; empty where this chart does not have it."""
+        path = self.generation.paths.get(setting, "")
+        return path if path and self.generation.keys.read(path, self.version) else ""
 
 
 def check_values(subject: Subject) -> tuple[Finding, ...]:
     """Errors first, then warnings; each group in the file's order."""
-    found = [*_keys(subject, tree_of(subject.generation), subject.values, ""), *rules(subject)]
+    found = [*_keys(subject, subject.values, ""), *(finding for rule in _RULES for finding in rule(subject))]
     return tuple(sorted(found, key=lambda each: each.severity is not Severity.ERROR))
 
 
-def looks_like(subject: Subject) -> Generation | None:
-    """The generation that reads more of the file's values than the one it was held against; None when none does."""
-    paths = list(_paths(subject.values, ""))
-
-    def read_by(generation: Generation) -> int:
-        version = subject.version if generation is subject.generation else generation.newest
-        return sum(1 for path in paths if known(generation, path, version))
-
-    best = max(ALL, key=read_by)
-    return best if read_by(best) > read_by(subject.generation) else None
-
-
-def _paths(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
+def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from _paths(value, f"{prefix}{key}.")
+            yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
 
 
-def _keys(subject: Subject, tree: Mapping[str, Any], values: Mapping[str, Any], prefix: str) -> Iterator[Finding]:
+def _problem(code: Code, path: str, message: str, remedy: str = "", severity: Severity = Severity.ERROR) -> Finding:
+    """A finding about the value at this path; `message` goes on where the path ends."""
+    return Finding(code=code, severity=severity, object=path, message=f"{path} {message}", remedy=Remedy(remedy))
+
+
+def _warning(code: Code, path: str, message: str, remedy: str = "") -> Finding:
+    return _problem(code, path, message, remedy, Severity.WARNING)
+
+
+def _keys(subject: Subject, values: Mapping[str, Any], prefix: str) -> Iterator[Finding]:
     for key, value in values.items():
         path = f"{prefix}{key}"
-        kind = tree.get(key)
-        if kind is None or not known(subject.generation, path, subject.version):
+        if not subject.generation.keys.read(path, subject.version):
             yield from _unknown(subject, path, value)
-        elif value is None:
-            continue  # Helm takes null for "as the chart has it"
-        elif isinstance(kind, Mapping):
-            if isinstance(value, Mapping):
-                yield from _keys(subject, kind, value, f"{path}.")
-            else:
-                yield problem(Code.INVALID_VALUE, path, f"is {_shown(value)}; allowed: {_WORDS['map']}.")
-        else:
-            yield from _kind(subject, path, value, kind)
+        elif path == subject.path("zones"):
+            yield from _zone_keys(subject, path, value)
+        elif isinstance(value, Mapping):
+            yield from _keys(subject, value, f"{path}.")
+
+
+def _zone_keys(subject: Subject, path: str, zones: Any) -> Iterator[Finding]:
+    keys, address = subject.generation.keys.zone, subject.generation.paths["zone_address"]
+    others = {generation.paths.get("zone_address") for generation in ALL}
+    for number, zone in enumerate(zones if isinstance(zones, list) else []):
+        for key in zone if isinstance(zone, Mapping) else []:
+            if key not in keys:
+                remedy = f"Set {address}" if key in others else f"Allowed: {', '.join(keys)}."
+                yield _problem(Code.UNKNOWN_KEY, f"{path}[{number}].{key}", "is not read by this chart.", remedy)
 
 
 def _unknown(subject: Subject, path: str, value: Any) -> Iterator[Finding]:
-    """What is said of a key that the chart does not read: of a block of another generation, of each key inside."""
-    chart = f"chart {subject.chart_words}"
-    new, owner = renamed_to(subject.generation, path, subject.version)
-    meant = meant_by(subject.generation, path, subject.version)
-    if not new and meant is None and isinstance(value, Mapping) and _is_answered_inside(subject, path, value):
+    """What is said of a key that the chart does not read: of a block with better answers inside, of each key there."""
+    meant = meant_by(subject, path)
+    if meant is None and isinstance(value, Mapping) and _is_answered_inside(subject, path, value):
         for key, below in value.items():
             yield from _unknown(subject, f"{path}.{key}", below)
         return
-    if new and owner is subject.generation:
-        message, remedy = f"is not read by this version of {chart}.", f"Set {new}"
-    elif new and owner is not None:
+    keys, chart, remedy = subject.generation.keys, f"chart {subject.chart_words}", ""
+    message = f"is not read by {chart}."
+    if spans := keys.spans(path) if keys.read_ever(path) else []:
+        message = f"is not read by {chart}, only {_span_words(spans[0].since, spans[0].until)}."
+    elif owner := next((each for each in ALL if each.keys.read_ever(path)), None):
         message = f"is a value of generation {owner.letter} ({owner.chart}); {chart} does not read it."
-        remedy = f"Set {new}"
-    elif owner is not None:
-        message = f"is a value of generation {owner.letter} ({owner.chart}); {chart} has no replacement for it."
-        remedy = "Remove it; vdi kasm values migrate shows the replacement."
-    elif meant is not None:
-        message = f"is not read by {chart}{'' if meant[0] else ', which has no replacement for it'}."
-        why = f": {meant[1]}" if meant[1] else ""
-        remedy = f"Set {meant[0]}" if meant[0] else f"Remove it{why}."
-    else:
-        versions = versions_of(subject.generation, path)
-        near = nearest(subject.generation, path, subject.version)
-        message = f"is not read by {chart}" + (
-            f", only {_span_words(versions.since, versions.until)}." if versions else "."
-        )
-        remedy = f"Did you mean {near}?" if near and not versions else ""
-    yield problem(Code.UNKNOWN_KEY, path, message, remedy)
+    if meant is not None:
+        remedy = f"Set {meant[0]}" if meant[0] else f"Remove it: {meant[1]}."
+    elif not spans and (near := _nearest(subject, path)):
+        remedy = f"Did you mean {near}?"
+    yield _problem(Code.UNKNOWN_KEY, path, message, remedy)
 
 
 def _is_answered_inside(subject: Subject, path: str, value: Mapping[str, Any]) -> bool:
-    """Whether there is a better answer for a key of this block than for the block as a whole."""
-    for key, below in value.items():
-        inner = f"{path}.{key}"
-        if renamed_to(subject.generation, inner, subject.version)[0]:
-            return True
-        if meant_by(subject.generation, inner, subject.version) is not None:
-            return True
-        if isinstance(below, Mapping) and _is_answered_inside(subject, inner, below):
-            return True
-    return False
+    return any(meant_by(subject, f"{path}.{leaf}") is not None for leaf in _leaves(value, "")) or any(
+        _is_answered_inside(subject, f"{path}.{key}", below) or meant_by(subject, f"{path}.{key}") is not None
+        for key, below in value.items()
+        if isinstance(below, Mapping)
+    )
 
 
-def _span_words(since: tuple[int, ...] | None, until: tuple[int, ...] | None) -> str:
-    parts = [f"from {'.'.join(map(str, since))}"] if since else []
-    return " ".join([*parts, *([f"up to {'.'.join(map(str, until))}"] if until else [])])
+def _span_words(since: Version | None, until: Version | None) -> str:
+    return " ".join([*([f"from {words_of(since)}"] if since else []), *([f"up to {words_of(until)}"] if until else [])])
 
 
-def _kind(subject: Subject, path: str, value: Any, kind: str) -> Iterator[Finding]:
-    if kind == "resources":
-        yield from _resources(path, value)
-    elif kind == "zones":
-        yield from _zones(subject, path, value)
-    elif not any(_fits(value, part) for part in kind.split("|")):
-        yield problem(Code.INVALID_VALUE, path, f"is {_shown(value)}; allowed: {_allowed(kind)}.")
+_HABITS: Mapping[str, str] = {
+    "global.storageClass": "storage_class",
+    "postgres.primary.persistence.storageClass": "storage_class",
+    "postgresql.primary.persistence.storageClass": "storage_class",
+    "global.ingress.enabled": "ingress_enabled",
+    "global.ingress.className": "ingress_class",
+}
+"""Keys of other charts and of tutorials, which no chart of Kasm's has ever read: which setting they stand for."""
+_BLOCKS: Mapping[str, str] = {
+    "postgres.primary": "db",
+    "postgresql.primary": "db",
+    "redis": "redis",
+    "kasmProxy": "proxy",
+    "kasmApi": "api",
+    "kasmManager": "manager",
+    "kasmShare": "share",
+    "kasmGuac": "guac",
+    "rdpGateway": "rdp-gateway",
+    "rdpHttpsGateway": "rdp-https-gateway",
+}
+"""Blocks of the same kind: which component their `resources` and `replicas` are about."""
+_ABSENT = {
+    "ingress_enabled": "the chart always creates its Ingress",
+    "ingress_class": "the class of its Ingress cannot be set",
+}
 
 
-def _fits(value: Any, kind: str) -> bool:
-    match kind:
-        case "str":
-            return isinstance(value, str)
-        case "int":
-            return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-        case "bool":
-            return isinstance(value, bool)
-        case "map":
-            return isinstance(value, Mapping)
-        case "list":
-            return isinstance(value, list)
-        case "address":
-            return value == "" or (isinstance(value, str) and is_address(value))
-        case _:
-            return bool(value == kind)
+def meant_by(subject: Subject, path: str) -> tuple[str, str] | None:
+    """What this chart reads in the place of such a key, or "" and why it has none; None where nothing is known."""
+    others = [each for each in ALL if each is not subject.generation]
+    settings = {**{path: setting for each in others for setting, path in each.paths.items()}, **_HABITS}
+    if setting := settings.get(path):
+        return subject.path(setting), _ABSENT.get(setting, "the chart has no such value")
+    for block, key in _BLOCKS.items():
+        part, _, rest = path.removeprefix(f"{block}.").partition(".")
+        if path.startswith(f"{block}.") and part in ("resources", "replicas"):
+            return _of_component(subject, key, part, rest)
+    for component in (component for each in others for component in each.components):
+        for part, own in _parts(component).items():
+            if own and (path == own or path.startswith(f"{own}.")):
+                return _of_component(subject, component.key, part, path[len(own) + 1 :])
+    return None
 
 
-def _allowed(kind: str) -> str:
-    return ", ".join(_WORDS.get(part, part) for part in kind.split("|"))
+def _parts(component: Component) -> dict[str, str]:
+    resources = component.containers[0].resources_path if component.containers else ""
+    return {"resources": resources, "replicas": component.replicas_path, "switch": component.switch}
 
 
-def _shown(value: Any) -> str:
-    text = repr(value) if not isinstance(value, bool) else str(value).lower()
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _of_component(subject: Subject, key: str, part: str, rest: str) -> tuple[str, str]:
+    component = subject.generation.component(key, subject.version)
+    if component is None:
+        return "", f"the chart has no component {key}"
+    own = _parts(component)[part]
+    return f"{own}.{rest}" if own and rest else own, f"the chart has no {part} for {key}"
 
 
-def _resources(path: str, value: Any) -> Iterator[Finding]:
-    if not isinstance(value, Mapping):
-        yield problem(Code.INVALID_VALUE, path, f"is {_shown(value)}; allowed: {_WORDS['resources']}.")
+def _nearest(subject: Subject, path: str) -> str:
+    """The path of this chart that was probably meant; "" when none is near."""
+    keys = subject.generation.keys
+    candidates = [candidate for candidate in keys.paths if keys.read(candidate, subject.version)]
+    parent, _, leaf = path.rpartition(".")
+    siblings = [candidate for candidate in candidates if candidate.rpartition(".")[0] == parent]
+    by_leaf = {sibling.rpartition(".")[2].casefold(): sibling for sibling in reversed(siblings)}
+    if close := difflib.get_close_matches(leaf.casefold(), by_leaf, n=1, cutoff=0.75):
+        return by_leaf[close[0]]
+    same = [candidate for candidate in candidates if candidate.rpartition(".")[2].casefold() == leaf.casefold()]
+    return min(same, key=len, default="")
+
+
+def _version(subject: Subject) -> Iterable[Finding]:
+    newest = subject.generation.newest
+    if subject.version > newest:
+        message = f"is newer than {words_of(newest)}, the newest version that this vdi supports: other keys may exist."
+        yield _warning(Code.UNKNOWN_VERSION, subject.chart_words, message, "Compare with helm show values.")
+
+
+def _hostname(subject: Subject) -> Iterable[Finding]:
+    path, value = subject.path("hostname"), subject.get("hostname", "")
+    if not value:
+        message = "is not set; it is the name that users open."
+        yield _problem(Code.MISSING_VALUE, path, message, f"Set {path}: kasm.example.com")
+    elif not isinstance(value, str) or not is_host_name(value):
+        message = f"is {value!r}; allowed: a DNS name in lower-case letters without https:// and without a port."
+        yield _problem(Code.INVALID_VALUE, path, message)
+
+
+def _way_in(subject: Subject) -> Iterable[Finding]:
+    path, kind = subject.path("proxy_service_type"), subject.get("proxy_service_type", "LoadBalancer")
+    if path and kind != "ClusterIP" and subject.get("ingress_enabled") is True:
+        message = f"is {kind} while {subject.path('ingress_enabled')} is true; the chart rejects that."
+        yield _problem(Code.CONFLICTING_VALUES, path, message, f"Set {path}: ClusterIP")
+    elif path and kind == "LoadBalancer":
+        message = "is LoadBalancer: on K3s it uses port 443 of each node, which Traefik uses."
+        yield _warning(
+            Code.RISKY_VALUE, path, message, f"With Traefik set ClusterIP and {subject.path('ingress_enabled')}: true."
+        )
+
+
+def _database(subject: Subject) -> Iterable[Finding]:
+    if subject.get("database_external") is True:
+        if not subject.get("database_host"):
+            message = f"is not set while {subject.path('database_external')} is true."
+            yield _problem(Code.MISSING_VALUE, subject.path("database_host"), message, "Name the PostgreSQL server.")
+        message = f"is true: the server must be PostgreSQL {subject.generation.postgres_major}."
+        yield _warning(Code.RISKY_VALUE, subject.path("database_external"), message)
         return
-    amounts: dict[tuple[str, str], Any] = {}
-    for part, block in value.items():
-        if part not in ("requests", "limits", "claims"):
-            yield problem(
-                Code.INVALID_VALUE, f"{path}.{part}", "is not part of resources.", "Allowed: requests, limits."
-            )
-        elif part != "claims" and not isinstance(block, Mapping | None):
-            yield problem(Code.INVALID_VALUE, f"{path}.{part}", f"is {_shown(block)}; allowed: cpu and memory.")
-        elif part != "claims":
-            for name, amount in (block or {}).items():
-                amounts[part, name] = amount
-    for (part, name), amount in amounts.items():
-        try:
-            size = parse_quantity(amount if isinstance(amount, int) else str(amount))
-        except ValueError as error:
-            yield problem(Code.INVALID_VALUE, f"{path}.{part}.{name}", f"{error}.")
-            continue
-        limit = amounts.get(("limits", name))
-        if part == "requests" and name in _QUANTITIES and limit is not None and _less(limit, size):
-            yield problem(
-                Code.INVALID_VALUE, f"{path}.requests.{name}", f"is {amount}, more than the limit of {limit}."
-            )
+    last = subject.generation.retains_database_after
+    default = "Retain" if last and subject.version > last else "Delete"
+    applies = not subject.path("retention_enabled") or subject.get("retention_enabled") is True
+    if applies and subject.get("retention", default) == "Delete":
+        message = "is Delete (the chart's default): the data is deleted with the StatefulSet, also on an upgrade."
+        yield _warning(Code.RISKY_VALUE, subject.path("retention"), message, "Write Retain.")
 
 
-def _less(limit: Any, size: Any) -> bool:
-    try:
-        return bool(parse_quantity(str(limit)) < size)
-    except ValueError:
-        return False
+def _certificate(subject: Subject) -> Iterable[Finding]:
+    if not subject.get("tls_secret") and not subject.generation.creates_certificate(subject.version):
+        message = "is not set; pods mount that Secret and do not start without it."
+        remedy = "Set a Secret of type kubernetes.io/tls (kubectl create secret tls), or one that cert-manager fills."
+        yield _problem(Code.MISSING_VALUE, subject.path("tls_secret"), message, remedy)
 
 
-def _zones(subject: Subject, path: str, value: Any) -> Iterator[Finding]:
-    if not isinstance(value, list):
-        yield problem(Code.INVALID_VALUE, path, f"is {_shown(value)}; allowed: {_WORDS['zones']}.")
-        return
-    keys = ZONE_KEYS[subject.generation.letter]
-    for number, zone in enumerate(value):
-        if not isinstance(zone, Mapping):
-            yield problem(
-                Code.INVALID_VALUE, f"{path}[{number}]", f"is {_shown(zone)}; allowed: a block with {', '.join(keys)}."
-            )
-            continue
-        for key, inner in zone.items():
-            if key not in keys:
-                meant = ADDRESSES.get(key, "")
-                right = subject.generation.paths["zone_address"]
-                remedy = f"Set {right}" if meant else f"Allowed: {', '.join(keys)}."
-                yield problem(Code.INVALID_VALUE, f"{path}[{number}].{key}", "is not read by this chart.", remedy)
-            elif inner is not None and not _fits(inner, keys[key]):
-                yield problem(
-                    Code.INVALID_VALUE,
-                    f"{path}[{number}].{key}",
-                    f"is {_shown(inner)}; allowed: {_allowed(keys[key])}.",
-                )
+def _secrets(subject: Subject) -> Iterable[Finding]:
+    remedy = "Remove it: the chart creates its own. Put a password that you must choose into a Secret."
+    if subject.path("passwords_secret"):
+        remedy = "Put it into a Secret (vdi kasm values secret) and set that one."
+    for path in subject.generation.plain_secrets:
+        found = value_at(subject.values, path)
+        leaves = _leaves(found, f"{path}.") if isinstance(found, Mapping) else [path]
+        for leaf in leaves:
+            text = value_at(subject.values, leaf)
+            if isinstance(text, str) and text and not text.lstrip().startswith("#"):  # the chart's place holder
+                message = "is a secret in a plain file, and in Helm's record of the release."
+                yield _warning(Code.PLAIN_SECRET, leaf, message, remedy)
+    name, database = subject.get("passwords_secret"), subject.path("database_secret")
+    if name and not subject.get("database_secret"):
+        message = f"is {name!r}, but some init containers still read the database's password from <release>-secrets."
+        remedy = f"Unless that is its name, set {database}: {{name: {name}, key: db-password}}"
+        yield _warning(Code.RISKY_VALUE, subject.path("passwords_secret"), message, remedy)
 
 
-ADDRESSES = {"upstream_auth_addr": "B", "proxy_hostname": "C", "proxyAddress": "C"}
-"""What a zone's address is called, and where."""
+def _replicas(subject: Subject) -> Iterable[Finding]:
+    """The chart's own null is dropped by Helm 4 before the values meet the schema; Helm 3 keeps it."""
+    paths = [component.replicas_path for component in subject.generation.present(subject.version)]
+    missing = [path for path in paths if path and value_at(subject.values, path) is None]
+    if missing and subject.generation.requires_replicas:
+        parent = missing[0].rpartition(".")[0].rpartition(".")[0]
+        names = ", ".join(path.split(".")[-2] for path in missing)
+        message = f"has no replicas for {names}; with Helm 4 the chart rejects that, also for disabled components."
+        yield _problem(Code.MISSING_VALUE, parent, message, "Set replicas: 1 for each of them.")
+
+
+def _images(subject: Subject) -> Iterable[Finding]:
+    if subject.get("image_tag") == "develop":
+        message = "is develop: images of the development branch."
+        yield _warning(Code.RISKY_VALUE, subject.path("image_tag"), message, "Set the version of Kasm.")
+
+
+_RULES = (_version, _hostname, _way_in, _database, _certificate, _secrets, _replicas, _images)

@@ -1,17 +1,112 @@
 """Install options -> the values file of one generation, ordered, with a comment where a value needs a reason. Pure."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import yaml
 
 from vdi.kasm.generations import kasm_version
+from vdi.kasm.generations.model import SIZES, Generation, Version, words_of
 from vdi.kasm.value_paths import set_at
-from vdi.kasm.values.options import Ingress, InstallOptions, Profile, check
-from vdi.kasm.values.schema import known
-from vdi.kasm.values.tuned import tuned
+from vdi.kasm.values.profiles import CHART, Profile
 
-LOCAL_PATH = "local-path"
+_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
+_HOST_WORDS = "a DNS name in lower-case letters, such as kasm.example.com, without https:// and without a port"
+_OBJECT = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_OBJECT_WORDS = "a Kubernetes name: lower-case letters, digits, inner '-' and '.'"
+_LONGEST_RELEASE = 53
+
+
+class Ingress(StrEnum):
+    """How browsers come in."""
+
+    TRAEFIK = "traefik"
+    """The chart's Ingress, served by the Traefik of K3s."""
+    LOADBALANCER = "loadbalancer"
+    """A Service of type LoadBalancer on port 443, without an Ingress."""
+    NONE = "none"
+    """Neither: a Traefik (or another proxy) outside the chart routes to the proxy's Service."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstallOptions:
+    """What a person decides. Everything else follows."""
+
+    generation: Generation
+    hostname: str
+    version: Version | None = None
+    """Of the chart; None is the newest that is known."""
+    release: str = "kasm"
+    size: str = "small"
+    profile: Profile = CHART
+    ingress: Ingress = Ingress.TRAEFIK
+    storage_class: str = ""
+    """"" is the cluster's default; for a profile of one K3s node that is named, local-path."""
+    tls_secret: str = ""
+
+    @property
+    def chart_version(self) -> Version:
+        """The version whose values are meant."""
+        return self.version or self.generation.newest
+
+
+class BadOptionsError(Exception):
+    """Raised for options that are wrong or do not go together; `problems` are whole sentences."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+def check(options: InstallOptions) -> None:
+    """Raises BadOptionsError with every problem there is, each naming the option, the value and what is allowed."""
+    problems = (*_names(options), *_combinations(options))
+    if problems:
+        raise BadOptionsError(problems)
+
+
+def is_host_name(text: str) -> bool:
+    """Whether this can be the name of a host: a DNS name, and no address."""
+    return _HOST.fullmatch(text) is not None and not text.replace(".", "").isdigit()
+
+
+def _names(options: InstallOptions) -> tuple[str, ...]:
+    found = []
+    if not is_host_name(options.hostname):
+        found.append(f"--hostname is {options.hostname!r}; allowed: {_HOST_WORDS}.")
+    if options.size not in SIZES:
+        found.append(f"--size is {options.size!r}; allowed: {', '.join(SIZES)}.")
+    if not _OBJECT.fullmatch(options.release) or "." in options.release or len(options.release) > _LONGEST_RELEASE:
+        found.append(f"--release is {options.release!r}; allowed: small letters, digits and inner '-', at most 53.")
+    names = {"--storage-class": options.storage_class, "--tls-secret": options.tls_secret}
+    for option, value in names.items():
+        if value and not _OBJECT.fullmatch(value):
+            found.append(f"{option} is {value!r}; allowed: {_OBJECT_WORDS}.")
+    return tuple(found)
+
+
+def _combinations(options: InstallOptions) -> tuple[str, ...]:
+    generation, version = options.generation, options.chart_version
+    chart = f"chart {generation.chart} {words_of(version)}"
+    found = []
+    if version < generation.oldest or version[: len(generation.oldest)] > generation.newest[: len(generation.oldest)]:
+        versions = f"{words_of(generation.oldest)}.x to {words_of(generation.newest)}"
+        found.append(f"--chart-version is {words_of(version)}; allowed for {generation.chart}: {versions}.")
+    if options.profile.is_cut and options.size != "small":
+        found.append(
+            f"--profile is {options.profile.name} and --size is {options.size}: such a node holds --size small only;"
+            " allowed for other sizes: --profile chart."
+        )
+    if "ingress_enabled" not in generation.paths and options.ingress is not Ingress.TRAEFIK:
+        found.append(f"--ingress is {options.ingress}; allowed for {chart}: traefik, as its Ingress is always made.")
+    if not generation.creates_certificate(version) and not options.tls_secret:
+        found.append(f"--tls-secret is missing; {chart} mounts that Secret everywhere and does not make it.")
+    return tuple(found)
+
+
 Entry = tuple[str, Any, str]
 """Path, value, comment."""
 
@@ -24,15 +119,14 @@ def render(options: InstallOptions) -> str:
 
 def heading(options: InstallOptions) -> str:
     """What the file is for, and how it is used."""
-    version = ".".join(str(number) for number in options.chart_version)
+    version = words_of(options.chart_version)
     lines = [
         f"Kasm {kasm_version(version)}: values for chart {options.generation.chart} {version}"
         f" (generation {options.generation.letter}).",
-        "There are no passwords in this file; docs/kasm-install.md explains where they come from.",
+        "There are no passwords in this file; docs/kasm.md explains where they come from.",
     ]
-    if options.profile is not Profile.CHART:
-        node = "2 CPUs and 4 GB" if options.profile is Profile.NODE_4GB else "4 CPUs and 8 GB"
-        lines.append(f"Sized for one K3s node with {node}.")
+    if options.profile.node:
+        lines.append(f"Sized for one K3s node with {options.profile.node}.")
     if options.ingress is Ingress.NONE:
         service = options.generation.component("proxy")
         name = service.service.format(release=options.release, zone="default") if service else ""
@@ -50,26 +144,15 @@ def entries(options: InstallOptions) -> Iterator[Entry]:
     yield paths["size"], options.size, _SIZES[options.size]
     yield paths["pull_policy"], "IfNotPresent", "an image that exists on the node is not pulled again"
     if "image_tag" in paths:
-        version = kasm_version(".".join(str(number) for number in options.chart_version))
+        version = kasm_version(words_of(options.chart_version))
         yield paths["image_tag"], version, "some chart versions name images of the development branch"
-    if options.resolver:
-        yield (
-            paths["resolver"],
-            options.resolver,
-            "Service kube-system/kube-dns; wrong if rendered without a cluster",
-        )
     yield from _way_in(options)
     yield from _replicas(options)
-    yield from _secrets(options)
     yield from _database(options)
-    yield from tuned(options.generation, options.chart_version, options.profile)
+    yield from options.profile.entries(options.generation, options.chart_version)
 
 
-_SIZES = {
-    "small": "for 10 to 15 sessions",
-    "medium": "for 25 to 30 sessions",
-    "large": "for 50 sessions and more",
-}
+_SIZES = {"small": "for 10 to 15 sessions", "medium": "for 25 to 30 sessions", "large": "for 50 sessions and more"}
 
 
 def _way_in(options: InstallOptions) -> Iterator[Entry]:
@@ -84,7 +167,9 @@ def _way_in(options: InstallOptions) -> Iterator[Entry]:
         else:
             yield paths["proxy_service_type"], "ClusterIP", "a LoadBalancer would conflict with Traefik on port 443"
         yield paths["ingress_enabled"], options.ingress is Ingress.TRAEFIK, ""
-    if options.ingress is Ingress.TRAEFIK and known(options.generation, paths["ingress_class"], options.chart_version):
+    if options.ingress is Ingress.TRAEFIK and options.generation.keys.read(
+        paths["ingress_class"], options.chart_version
+    ):
         yield paths["ingress_class"], "traefik", "the Traefik of K3s"
     if options.tls_secret:
         yield paths["tls_secret"], options.tls_secret, "a Secret of type kubernetes.io/tls in the same namespace"
@@ -99,65 +184,23 @@ def _replicas(options: InstallOptions) -> Iterator[Entry]:
     comment = "the chart rejects values without replicas when Helm 4 installs it"
     for component in options.generation.present(options.chart_version):
         if component.replicas_path:
-            count = component.replicas[options.size] if options.profile is Profile.CHART else 1
+            count = 1 if options.profile.is_cut else component.replicas[options.size]
             yield component.replicas_path, count, comment
             comment = ""
 
 
-def _secrets(options: InstallOptions) -> Iterator[Entry]:
-    name = options.passwords_secret
-    if not name:
-        return
-    paths = options.generation.paths
-    yield paths["passwords_create"], False, "it already exists"
-    yield (
-        paths["passwords_secret"],
-        name,
-        "with manager-token, service-token, db-password, admin-password, user-password",
-    )
-    if name != options.generation.secrets.format(release=options.release) and not _database_secret(options):
-        yield (
-            paths["database_secret"],
-            {"name": name, "key": "db-password"},
-            f"otherwise some init containers look in {options.release}-secrets, whatever kasmSecrets.name is",
-        )
-
-
 def _database(options: InstallOptions) -> Iterator[Entry]:
-    paths, database = options.generation.paths, options.database
-    if database is None:
-        if options.storage_class:
-            yield paths["storage_class"], options.storage_class, ""
-        elif options.profile is not Profile.CHART:
-            yield paths["storage_class"], LOCAL_PATH, "the storage class of K3s"
-        if "retention_enabled" in paths:
-            yield paths["retention_enabled"], True, ""
-        yield paths["retention"], "Retain", "Delete would delete the data with the StatefulSet, also on an upgrade"
-        return
-    major = options.generation.postgres_major
-    yield paths["database_external"], True, f"a PostgreSQL {major} outside the chart"
-    yield paths["database_host"], database.host, ""
-    yield paths["database_port"], database.port, ""
-    yield paths["database_name"], database.name, ""
-    yield paths["database_user"], database.user, ""
-    if secret := _database_secret(options):
-        yield paths["database_secret"], {"name": secret, "key": database.key}, "its password"
-    if database.master_user:
-        yield (
-            paths["database_master"],
-            {
-                "username": database.master_user,
-                "secret": {"name": database.master_secret, "key": database.master_key},
-            },
-            "the user that may create the database and its user, at the first installation",
-        )
+    paths = options.generation.paths
+    if options.storage_class:
+        yield paths["storage_class"], options.storage_class, ""
+    elif options.profile.storage_class:
+        yield paths["storage_class"], options.profile.storage_class, "the storage class of K3s"
+    if "retention_enabled" in paths:
+        yield paths["retention_enabled"], True, ""
+    yield paths["retention"], "Retain", "Delete would delete the data with the StatefulSet, also on an upgrade"
 
 
-def _database_secret(options: InstallOptions) -> str:
-    return options.database.secret if options.database else ""
-
-
-def nested(found: Iterator[Entry] | list[Entry]) -> dict[str, Any]:
+def nested(found: Iterable[Entry]) -> dict[str, Any]:
     """Entries as the tree that they make."""
     tree: dict[str, Any] = {}
     for path, value, _ in found:

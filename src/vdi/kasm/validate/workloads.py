@@ -1,16 +1,38 @@
-"""Lines about what runs: workloads, pods, Services, volumes, the database's first contents. Pure."""
+"""What a validation looks at, and lines about what runs: workloads, pods, Services, volumes, the first Job. Pure."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
+
+import msgspec
 
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.generations import kasm_version, parse_version
-from vdi.kasm.generations.model import Component, Version, matches
-from vdi.kasm.preflight.checklist import listed, unreadable_finding
-from vdi.kasm.preflight.installed import Installed, release_of
-from vdi.kasm.validate.facts import Installation
+from vdi.kasm.generations.model import Component, Version, matches, words_of
+from vdi.kasm.preflight.checks import Installed, release_of
+from vdi.kasm.preflight.facts import Answer, Facts, condition_of, is_ready, item, listed, unreadable_finding
 
 Object = dict[str, Any]
+
+
+class Release(msgspec.Struct, frozen=True):
+    """A revision of a Helm release, as its Secret's labels tell it; what is in the Secret is not kept."""
+
+    name: str
+    revision: int
+    status: str
+
+
+class Installation(Facts, frozen=True, kw_only=True, dict=True, eq=False):
+    """The namespace of a Kasm, and what is seen of it from outside."""
+
+    namespace: str
+    releases: tuple[Release, ...] = ()
+    hostname: str = ""
+    web: Answer | None = None
+    """The web UI through the real way."""
+
+
 _PLURALS = {"Deployment": "deployments", "StatefulSet": "statefulsets"}
 
 
@@ -35,47 +57,30 @@ def parts(found: Installation, installed: Installed) -> Iterator[tuple[Component
 def workload_lines(found: Installation, installed: Installed) -> Iterator[Finding]:
     """One line for each component."""
     for component, there in parts(found, installed):
-        check = f"part {component.key}"
-        expected = f"{component.kind} with all its pods ready"
+        line = partial(item, f"part {component.key}", f"{component.kind} with all its pods ready")
         unread = found.missing(_PLURALS[component.kind])
+        counts = {one["metadata"]["name"]: _counts(one) for one in there}
+        observed = "; ".join(f"{name} {ready} of {wants} ready" for name, (ready, wants) in counts.items())
         if unread is not None:
-            yield unreadable_finding(check, expected, unread)
+            yield unreadable_finding(f"part {component.key}", f"{component.kind} with all its pods ready", unread)
+        elif not there:
+            message = "Every installation of this chart has it: it was deleted, or the installation failed."
+            remedy = Remedy(
+                "Upgrade with the same values, which creates it again. List the releases with their status:",
+                (f"helm list --all --namespace {found.namespace}",),
+            )
+            name = f"no {component.kind} {real_name(component.name, installed)}"
+            yield line(name, Severity.ERROR, message, remedy)
+        elif all(ready >= wants for ready, wants in counts.values()):
+            yield line(observed)
         else:
-            name = real_name(component.name, installed)
-            yield _workload_line(check, expected, f"{component.kind} {name}", there, found.namespace)
+            yield line(observed, Severity.ERROR, "Not all of its pods are ready.", _diagnose(found.namespace))
 
 
 def real_name(pattern: str, installed: Installed) -> str:
     """As it is in this release, in the zone that is always there."""
-    version = kasm_version(".".join(str(number) for number in version_of_chart(installed))).replace(".", "-")
+    version = kasm_version(words_of(version_of_chart(installed))).replace(".", "-")
     return pattern.format(release=installed.release or "kasm", zone="default", version=version)
-
-
-def _workload_line(check: str, expected: str, name: str, there: list[Object], namespace: str) -> Finding:
-    if not there:
-        return Finding(
-            code=check,
-            severity=Severity.ERROR,
-            observed=f"no {name}",
-            expected=expected,
-            message="Every installation of this chart has it: it was deleted, or the installation failed.",
-            remedy=Remedy(
-                "Upgrade with the same values, which creates it again. List the releases with their status:",
-                (f"helm list --all --namespace {namespace}",),
-            ),
-        )
-    counts = {one["metadata"]["name"]: _counts(one) for one in there}
-    observed = "; ".join(f"{name} {ready} of {wants} ready" for name, (ready, wants) in counts.items())
-    if all(ready >= wants for ready, wants in counts.values()):
-        return Finding(code=check, severity=Severity.OK, observed=observed, expected=expected)
-    return Finding(
-        code=check,
-        severity=Severity.ERROR,
-        observed=observed,
-        expected=expected,
-        message="Not all of its pods are ready.",
-        remedy=_diagnose(namespace),
-    )
 
 
 def _counts(workload: Object) -> tuple[int, int]:
@@ -99,25 +104,16 @@ def pods_line(found: Installation, installed: Installed) -> Finding:
     if unread is not None:
         return unreadable_finding("pods", expected, unread)
     own = [pod for pod in found.all("pods") if _is_own(pod, installed)]
-    bad = [pod for pod in own if not _is_fine(pod)]
+    bad = [f"{pod['metadata']['name']} {state_of(pod)}" for pod in own if not _is_fine(pod)]
     observed = f"{len(own) - len(bad)} of {len(own)} pods are ready or completed"
     if not own:
         message = "The workloads exist but have no pods: the pods are refused, or the workloads are scaled to 0."
         look = Remedy.run(f"kubectl --namespace {found.namespace} get events --sort-by=.lastTimestamp")
-        return Finding(
-            code="pods", severity=Severity.ERROR, observed="none", expected=expected, message=message, remedy=look
-        )
+        return item("pods", expected, "none", Severity.ERROR, message, look)
     if not bad:
-        return Finding(code="pods", severity=Severity.OK, observed=observed, expected=expected)
-    states = [f"{pod['metadata']['name']} {state_of(pod)}" for pod in bad]
-    return Finding(
-        code="pods",
-        severity=Severity.ERROR,
-        observed=f"{observed}; {listed(states)}",
-        expected=expected,
-        message="The remedy shows what a pod in Init waits for, and the cause.",
-        remedy=_diagnose(found.namespace),
-    )
+        return item("pods", expected, observed)
+    message, remedy = "The remedy shows what a pod in Init waits for, and the cause.", _diagnose(found.namespace)
+    return item("pods", expected, f"{observed}; {listed(bad)}", Severity.ERROR, message, remedy)
 
 
 def _is_own(pod: Object, installed: Installed) -> bool:
@@ -130,9 +126,7 @@ def _is_fine(pod: Object) -> bool:
         return True  # a failed try of a Job: the Job has the word
     if pod["metadata"].get("deletionTimestamp"):
         return False
-    return any(
-        condition["type"] == "Ready" and condition["status"] == "True" for condition in status.get("conditions") or ()
-    ) or (_of_job(pod) and status.get("phase") == "Running")
+    return is_ready(pod) or (_of_job(pod) and status.get("phase") == "Running")
 
 
 def _of_job(pod: Object) -> bool:
@@ -167,33 +161,25 @@ def services_line(found: Installation, installed: Installed) -> Finding:
     unread = found.missing("services", "endpointslices")
     if unread is not None:
         return unreadable_finding("services", expected, unread)
-    services = {
-        service["metadata"]["name"]: service
-        for service in found.all("services")
+    there = {str(service["metadata"]["name"]): service for service in found.all("services")}
+    own = [
+        name
+        for name, service in there.items()
         if (service.get("spec") or {}).get("selector") and release_of(service) == installed.release
-    }
-    there = {str(service["metadata"]["name"]) for service in found.all("services")}
+    ]
     absent = [
         real_name(component.service, installed)
         for component, workloads in parts(found, installed)
         if component.service and workloads and not any(matches(component.service, name) for name in there)
     ]
-    silent = sorted(name for name in services if not _answers(found, name))
-    observed = f"{len(services) - len(silent)} of {len(services)} Services have endpoints"
-    if absent:
-        observed += f"; missing: {listed(absent)}"
-    if silent:
-        observed += f"; without endpoints: {listed(silent)}"
+    silent = sorted(name for name in own if not _answers(found, name))
+    observed = f"{len(own) - len(silent)} of {len(own)} Services have endpoints"
+    observed += f"; missing: {listed(absent)}" if absent else ""
+    observed += f"; without endpoints: {listed(silent)}" if silent else ""
     if not absent and not silent:
-        return Finding(code="services", severity=Severity.OK, observed=observed, expected=expected)
-    message = (
-        "A pod that waits for such a Service waits forever: its name cannot be resolved, or nothing accepts the "
-        "connection."
-    )
-    remedy = _diagnose(found.namespace)
-    return Finding(
-        code="services", severity=Severity.ERROR, observed=observed, expected=expected, message=message, remedy=remedy
-    )
+        return item("services", expected, observed)
+    message = "A pod that waits for such a Service waits forever: its name cannot be resolved, or nothing responds."
+    return item("services", expected, observed, Severity.ERROR, message, _diagnose(found.namespace))
 
 
 def _answers(found: Installation, service: str) -> bool:
@@ -211,30 +197,19 @@ def volumes_line(found: Installation, installed: Installed) -> Finding:
     unread = found.missing("persistentvolumeclaims")
     if unread is not None:
         return unreadable_finding("volumes", expected, unread)
-    claims = {
-        claim["metadata"]["name"]: (claim.get("status") or {}).get("phase", "") for claim in _claims(found, installed)
-    }
+    claims = {each["metadata"]["name"]: (each.get("status") or {}).get("phase") for each in _claims(found, installed)}
     unbound = [name for name, phase in claims.items() if phase != "Bound"]
-    bad = [f"{name} {claims[name] or 'without a phase'}" for name in unbound]
-    database = any(component.key == "db" and there for component, there in parts(found, installed))
-    observed = f"{len(claims) - len(bad)} of {len(claims)} claims are bound" + (f"; {listed(bad)}" if bad else "")
-    if bad:
+    observed = f"{len(claims) - len(unbound)} of {len(claims)} claims are bound"
+    observed += f"; {listed(f'{name} {claims[name]}' for name in unbound)}" if unbound else ""
+    if unbound:
         how = Remedy.run(f"kubectl --namespace {found.namespace} describe persistentvolumeclaim {unbound[0]}")
-        message = "A pod whose volume is not bound stays Pending."
-        return Finding(
-            code="volumes", severity=Severity.ERROR, observed=observed, expected=expected, message=message, remedy=how
+        return item(
+            "volumes", expected, observed, Severity.ERROR, "A pod whose volume is not bound stays Pending.", how
         )
-    if database and not claims:
+    if not claims and any(component.key == "db" and there for component, there in parts(found, installed)):
         message = "The bundled database has no volume: a restart would delete all data."
-        return Finding(
-            code="volumes",
-            severity=Severity.ERROR,
-            observed=observed,
-            expected=expected,
-            message=message,
-            remedy=_diagnose(found.namespace),
-        )
-    return Finding(code="volumes", severity=Severity.OK, observed=observed, expected=expected)
+        return item("volumes", expected, observed, Severity.ERROR, message, _diagnose(found.namespace))
+    return item("volumes", expected, observed)
 
 
 def _claims(found: Installation, installed: Installed) -> list[Object]:
@@ -256,28 +231,18 @@ def database_line(found: Installation, installed: Installed) -> Finding:
         return unreadable_finding("db-init", expected, unread)
     component = installed.generation.component("db-init", version_of_chart(installed))
     jobs = [job for job in found.all("jobs") if component and matches(component.name, job["metadata"]["name"])]
-
-    def line(severity: Severity, observed: str, message: str = "") -> Finding:
-        remedy = Remedy() if severity is Severity.OK else _diagnose(found.namespace)
-        return Finding(
-            code="db-init", severity=severity, observed=observed, expected=expected, message=message, remedy=remedy
-        )
-
+    line = partial(item, "db-init", expected)
     for job in jobs:
-        conditions = {condition["type"]: condition for condition in (job.get("status") or {}).get("conditions") or ()}
-        name = job["metadata"]["name"]
-        if (conditions.get("Complete") or {}).get("status") == "True":
-            return line(Severity.OK, f"{name} complete")
-        if (conditions.get("Failed") or {}).get("status") == "True":
-            message = f"The database was not initialised: {conditions['Failed'].get('message', '')}"
-            return line(Severity.ERROR, f"{name} failed", message)
-        return line(
-            Severity.WARNING, f"{name} is running", "API and manager wait for it in init container db-is-ready."
-        )
+        name, failed = job["metadata"]["name"], condition_of(job, "Failed")
+        if condition_of(job, "Complete").get("status") == "True":
+            return line(f"{name} complete")
+        if failed.get("status") == "True":
+            message = f"The database was not initialised: {failed.get('message', '')}"
+            return line(f"{name} failed", Severity.ERROR, message, _diagnose(found.namespace))
+        message = "API and manager wait for it in init container db-is-ready."
+        return line(f"{name} is running", Severity.WARNING, message, _diagnose(found.namespace))
     api = [_counts(one) for part, there in parts(found, installed) if part.key == "api" for one in there]
     if any(ready for ready, _ in api):
-        return line(Severity.OK, "deleted; the API is running, which waits until the database is initialised")
-    message = (
-        "The Job is deleted and the API is not running, so it is unknown whether the database was ever initialised."
-    )
-    return line(Severity.UNKNOWN, "deleted; the API is not running", message)
+        return line("deleted; the API is running, which waits until the database is initialised")
+    message = "It is unknown whether the database was ever initialised."
+    return line("deleted; the API is not running", Severity.UNKNOWN, message, _diagnose(found.namespace))

@@ -1,1 +1,0 @@
-"""Installs and upgrades Kasm with helm."""
