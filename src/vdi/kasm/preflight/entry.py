@@ -277,7 +277,7 @@ def dns_line(facts: Facts) -> Finding:
     if unread is not None and not found.problem:
         return unreadable_finding("dns", expected, unread)
     targets = _targets(facts)
-    record = f"create a DNS record A {found.host} -> {next(iter(targets), 'the address of a node')}."
+    target = next(iter(targets), "the address of a node")
     if found.problem:
         message = f"This machine cannot resolve it ({found.problem}), so neither can a browser here."
         return item(
@@ -286,7 +286,7 @@ def dns_line(facts: Facts) -> Finding:
             f"{found.host}: no address",
             Severity.ERROR,
             message,
-            Remedy(f"{record[0].upper()}{record[1:]}"),
+            Remedy(f"Create a DNS record A {found.host} -> {target}."),
         )
     reached = [f"{address}, {targets[address]}" for address in found.addresses if address in targets]
     strangers = [address for address in found.addresses if address not in targets]
@@ -298,7 +298,9 @@ def dns_line(facts: Facts) -> Finding:
         f"{listed(strangers)} is not an address that the cluster knows: {known}. That is correct only if a router or a "
         "proxy forwards requests."
     )
-    return line(Severity.WARNING, message, Remedy(f"If there is no record, {record}"))
+    return line(
+        Severity.WARNING, message, Remedy(f"If there is no record, create a DNS record A {found.host} -> {target}.")
+    )
 
 
 def _targets(facts: Facts) -> dict[str, str]:

@@ -259,7 +259,7 @@ def _certificate(subject: Subject) -> Iterable[Finding]:
 def _secrets(subject: Subject) -> Iterable[Finding]:
     remedy = "Remove it: the chart creates its own. Put a password that you must choose into a Secret."
     if subject.path("passwords_secret"):
-        remedy = "Put it into a Secret (vdi kasm values secret) and set that one."
+        remedy = "Put it into a Secret and set that one."
     for path in subject.generation.plain_secrets:
         found = value_at(subject.values, path)
         leaves = _leaves(found, f"{path}.") if isinstance(found, Mapping) else [path]
