@@ -41,10 +41,7 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 CLASS: dict[str, Any] = {
     "apiVersion": "storage.k8s.io/v1",
     "kind": "StorageClass",
-    "metadata": {
-        "name": "local-path",
-        "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
-    },
+    "metadata": {"name": "local-path", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
     "provisioner": "rancher.io/local-path",
     "volumeBindingMode": "WaitForFirstConsumer",
 }

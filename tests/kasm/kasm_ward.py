@@ -25,11 +25,7 @@ from vdi.kube.transport import Client
 CHARTS = Path(__file__).parent / "charts"
 LATER = timedelta(seconds=100)
 """Faults are looked at from so far in the future: what is wrong has been so for a while."""
-QUICK = {
-    "waitSeconds": "1",
-    "probes.initialDelaySeconds": "0",
-    "probes.periodSeconds": "2",
-}
+QUICK = {"waitSeconds": "1", "probes.initialDelaySeconds": "0", "probes.periodSeconds": "2"}
 REPLICAS = {
     f"kasmApp.servicesToDeploy.{name}.replicas": "1"
     for name in ("kasmProxy", "kasmApi", "kasmManager", "kasmShare", "kasmGuac", "rdpGateway", "rdpHttpsGateway")

@@ -161,9 +161,6 @@ def _shape(chart: Chart, preset: Preset, objects: list[Object]) -> Iterator[str]
             yield f"{component.key}: is there, and {component.switch} is off"
         if is_expected and component.service:
             yield from _service(component, objects)
-    secret = chart.generation.secrets.format(release=RELEASE)
-    if not any(each["kind"] == "Secret" and each["metadata"]["name"] == secret for each in objects):
-        yield f"no Secret {secret} with the passwords"
 
 
 def _component(chart: Chart, labels: Mapping[str, str]) -> Component | None:

@@ -8,14 +8,7 @@ import pytest
 from unit.cli.conftest import Vdi
 
 TEXT = "\n".join(page.read_text() for page in sorted((Path(__file__).parents[3] / "docs").glob("kasm*.md")))
-COMMANDS = [
-    ["preflight"],
-    ["validate"],
-    ["diagnose"],
-    ["install"],
-    ["values", "render"],
-    ["values", "check"],
-]
+COMMANDS = [["preflight"], ["validate"], ["diagnose"], ["install"], ["values", "render"], ["values", "check"]]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -65,8 +65,8 @@ def test_check_ends_with_1_on_an_error_and_says_the_right_name(vdi: Vdi, tmp_pat
     ("text", "code", "said"),
     [
         ("- a\n", 2, "has no values"),
-        ("a: [\n", 2, "is not valid YAML"),
-        ("a: 1\n---\nb: 1\n", 2, "is no"),
+        ("a: [\n", 2, "is not a single YAML document in line"),
+        ("a: 1\n---\nb: 1\n", 2, "is not a single YAML document"),
         (None, 3, "No such"),
     ],
 )

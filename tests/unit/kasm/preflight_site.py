@@ -106,10 +106,7 @@ def k3s_with_traefik() -> Facts:
                     ports=({"hostPort": 80, "containerPort": 80}, {"hostPort": 443, "containerPort": 443}),
                 ),
             ],
-            "services": [
-                a_service("kube-dns", 53, kind="ClusterIP"),
-                a_service("traefik", 80, 443, labels=TRAEFIK),
-            ],
+            "services": [a_service("kube-dns", 53, kind="ClusterIP"), a_service("traefik", 80, 443, labels=TRAEFIK)],
             "daemonsets": [a_svclb("traefik")],
             "storageclasses": [
                 {

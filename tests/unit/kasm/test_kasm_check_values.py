@@ -123,8 +123,6 @@ def test_a_key_of_another_chart_version_says_which() -> None:
 @pytest.mark.parametrize(
     ("text", "path", "level"),
     [
-        ("ingress: {enabled: true}\nproxyService: {type: LoadBalancer}", "proxyService.type", "error"),
-        ("ingress: {enabled: true}", "proxyService.type", "error"),
         ("deploymentSize: small", "proxyService.type", "warning"),
         ("database: {standalone: true}", "database.hostname", "error"),
         ("deploymentSize: small", "database.storage.retentionPolicy.whenDeleted", "warning"),
@@ -163,14 +161,6 @@ def test_a_version_newer_than_the_newest_known_is_named_as_such() -> None:
     assert level == "warning"
     assert "is newer than 1.1190.6, the newest version that this vdi supports" in said
     assert set(found(C, QUIET, (1, 1200, 0))) == {"kasm-helm 1.1200.0"}
-
-
-def test_generation_a_needs_replicas() -> None:
-    services = {"kasmApi": {"replicas": 1}, "kasmGuac": {"deploy": False}}
-    values = {"global": {"hostname": "k.example.com"}, "kasmApp": {"servicesToDeploy": services}}
-    (missing,) = check_values(Subject(A, (1, 16, 0), values))
-    assert missing.object == "kasmApp.servicesToDeploy"
-    assert "has no replicas for kasmProxy, kasmManager, kasmShare, kasmGuac, rdpGateway" in missing.message
 
 
 def test_the_ingress_class_of_generation_a_came_after_its_first_version() -> None:

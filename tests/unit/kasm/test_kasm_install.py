@@ -4,20 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from vdi.helm.binary import Helm
+from vdi.helm.arguments import Change, Values
 from vdi.helm.place import Place
 from vdi.kasm.generations import A, B, C
-from vdi.kasm.install import HelmInstall, NoChartError, source_of
+from vdi.kasm.install import after_failure, source_of
 from vdi.kasm.value_paths import merged
-
-HELM = Helm(Path("/usr/bin/helm"), (4, 0, 0))
 
 
 def test_each_generation_s_chart_is_found_where_it_is_published() -> None:
     assert source_of(B, None, "") == ("kasm", ("--repo", "https://helm.kasm.com", "--version", "1.1181.1"))
     address = "oci://registry-1.docker.io/kasmweb/kasm-helm"
     assert source_of(C, (1, 1190, 5), "") == (address, ("--version", "1.1190.5"))
-    with pytest.raises(NoChartError, match="--chart kasm-helm/kasm-single-zone"):
+    with pytest.raises(match="--chart kasm-helm/kasm-single-zone"):
         source_of(A, None, "")
 
 
@@ -26,15 +24,11 @@ def test_a_chart_that_is_named_is_taken_as_it_is(tmp_path: Path) -> None:
     assert source_of(C, (1, 1190, 6), "oci://mirror/kasm-helm") == ("oci://mirror/kasm-helm", ("--version", "1.1190.6"))
 
 
-def test_a_failure_is_not_undone_and_names_the_command_that_does() -> None:
-    """An uninstallation would delete the database's volume where the chart's policy is Delete."""
-    plan = HelmInstall("mine", Place("desks"), "kasm-helm", (), (Path("v.yaml"),), 60)
-    words = plan.arguments(HELM)
-    assert words[:4] == ["upgrade", "--install", "mine", "kasm-helm"]
-    assert not {"--rollback-on-failure", "--atomic"} & set(words)
-    assert "vdi kasm diagnose --namespace desks" in plan.after_failure(was_there=False)
-    assert "helm uninstall mine --namespace desks" in plan.after_failure(was_there=False)
-    assert "helm rollback mine --namespace desks" in plan.after_failure(was_there=True)
+def test_a_failure_names_the_commands_that_explain_and_undo_it() -> None:
+    change = Change("mine", "kasm-helm", Place("desks"), Values())
+    assert "vdi kasm diagnose --namespace desks" in after_failure(change, was_there=False)
+    assert "helm uninstall mine --namespace desks" in after_failure(change, was_there=False)
+    assert "helm rollback mine --namespace desks" in after_failure(change, was_there=True)
 
 
 def test_values_merge_as_helm_merges_them() -> None:

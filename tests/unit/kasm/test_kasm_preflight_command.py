@@ -51,13 +51,7 @@ def test_what_cannot_be_seen_ends_with_3(facts_are: Any) -> None:
     assert main(["kasm", "preflight"]) == 3
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--generation", "D"], "'D'"),
-        (["--chart-version", "new"], "'new'"),
-    ],
-)
+@pytest.mark.parametrize(("words", "said"), [(["--generation", "D"], "'D'"), (["--chart-version", "new"], "'new'")])
 def test_usage(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["kasm", "preflight", *words]) == 2
     assert said in capsys.readouterr().err

@@ -6,16 +6,7 @@ import msgspec
 import pytest
 
 from unit.kasm.preflight_site import DENIED
-from unit.kasm.validate_site import (
-    HOST,
-    a_kasm,
-    an_ingress,
-    broken,
-    dropped,
-    edited,
-    line_of,
-    not_passing,
-)
+from unit.kasm.validate_site import HOST, a_kasm, an_ingress, broken, dropped, edited, line_of, not_passing
 from vdi.findings.model import Severity
 from vdi.kasm.preflight.facts import Answer
 from vdi.kasm.validate.checks import validate
@@ -261,8 +252,7 @@ def test_a_web_ui_whose_certificate_is_not_trusted_is_a_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    "plural",
-    ["deployments", "pods", "services", "endpointslices", "persistentvolumeclaims", "jobs", "ingresses"],
+    "plural", ["deployments", "pods", "services", "endpointslices", "persistentvolumeclaims", "jobs", "ingresses"]
 )
 def test_what_may_not_be_read_is_unknown(plural: str) -> None:
     good = a_kasm()

@@ -3,6 +3,7 @@
 What is judged is in `vdi.kasm.preflight` and `vdi.kasm.validate`.
 """
 
+import asyncio
 import ipaddress
 import shlex
 from typing import Annotated, Any
@@ -28,17 +29,18 @@ from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, exampl
 from vdi.cli.release.options import DryRun, Timeout, files_that_are, where
 from vdi.findings.model import Finding, errors, exit_code
 from vdi.findings.render import Report
+from vdi.helm import arguments
+from vdi.helm.arguments import Change, Values
 from vdi.helm.errors import HelmFailed, HelmInterrupted
 from vdi.helm.run import run_helm
 from vdi.kasm.collect.cluster import collect_preflight, collect_validate
-from vdi.kasm.install import HelmInstall, NoChartError, source_of
+from vdi.kasm.install import after_failure, source_of
 from vdi.kasm.preflight.checks import find_installed, run_checks
 from vdi.kasm.preflight.needs import PlannedRelease, plan_of_values
 from vdi.kasm.validate.checks import notes
 from vdi.kasm.validate.checks import validate as validate_installation
 from vdi.kasm.values.check import Subject, check_values
 from vdi.kasm.values.render import Ingress
-from vdi.kube.transport import Client
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -118,7 +120,7 @@ def install(
     at = where(KubeConnection(namespace, kubeconfig, context), release, None, timeout, output)
     try:
         source, more = source_of(selected, version, chart)
-    except NoChartError as error:
+    except ValueError as error:
         raise CliError(str(error), USAGE) from error
     given = read_values(list(files))
     planned = _planned(generation, chart_version, given, namespace, release)
@@ -128,20 +130,16 @@ def install(
     _report("install", findings, planned, output)
     if [finding for finding in errors(findings) if finding.code not in (ignore or ())]:
         raise typer.Exit(FINDINGS)
-    plan = HelmInstall(release, at.place, source, more, files, at.seconds)
-    command = plan.arguments(at.helm)
+    change = Change(release, source, at.place, Values(files=files), more)
+    command = arguments.upgrade(at.helm, change, seconds=at.seconds, undo_on_failure=False)
     typer.echo(f"$ {shlex.join([str(at.helm.path), *command])}", err=True)
     if dry_run:
         return
-
-    async def run(_: Client) -> None:
-        await run_helm(at.helm, command, say=lambda text: typer.echo(text, err=True))
-
     try:
-        at.connection.run(run)
+        asyncio.run(run_helm(at.helm, command, say=lambda text: typer.echo(text, err=True)))
     except (HelmFailed, HelmInterrupted) as error:
         code = INTERRUPTED if isinstance(error, HelmInterrupted) else FINDINGS
-        raise CliError(f"{error}\n{plan.after_failure(was_there=was_there)}", code) from error
+        raise CliError(f"{error}\n{after_failure(change, was_there=was_there)}", code) from error
     typer.echo(f"Helm: everything is ready. Next: {PROGRAM} kasm validate {at.place.options}", err=True)
 
 

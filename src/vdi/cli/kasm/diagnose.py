@@ -140,14 +140,8 @@ def _about(
 
 def _summary(places: Iterable[Installation], findings: list[Finding], starting: list[Finding]) -> str:
     looked = "; ".join(_words(place) for place in places)
-    if not findings:
-        rest = (
-            f"{len(starting)} pods are starting, and they have no problems so far"
-            if starting
-            else ("no problems found")
-        )
-        return f"Checked {looked}: {rest}."
-    return f"Checked {looked}: {count_findings(findings)}."
+    rest = f"{len(starting)} pods are starting, and they have no problems so far" if starting else "no problems found"
+    return f"Checked {looked}: {count_findings(findings) if findings else rest}."
 
 
 def _words(kasm: Installation) -> str:

@@ -59,11 +59,10 @@ def _read(file: Path) -> dict[str, Any]:
         found = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise CliError(f"{file}: {error}", COULD_NOT_LOOK) from error
-    except yaml.MarkedYAMLError as error:
-        where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise CliError(f"{file} is not valid YAML: {error.problem}{where}", USAGE) from error
     except yaml.YAMLError as error:
-        raise CliError(f"{file} is not a single YAML document", USAGE) from error
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise CliError(f"{file} is not a single YAML document{where}", USAGE) from error
     if found is None:
         return {}
     if not isinstance(found, dict) or any(not isinstance(key, str) for key in found):

@@ -19,7 +19,7 @@ from vdi.kasm.collect.outside import ask, probe, read_tools, resolve
 from vdi.kasm.generations.model import HEALTH_PATH
 from vdi.kasm.preflight.checks import find_installed
 from vdi.kasm.preflight.entry import HTTPS, RDP
-from vdi.kasm.preflight.facts import Facts, Resolution, Unreadable, node_addresses
+from vdi.kasm.preflight.facts import Facts, Unreadable, node_addresses
 from vdi.kasm.validate.checks import hostname_of
 from vdi.kasm.validate.workloads import Installation, Release
 from vdi.kube.errors import ApiError, BadRequest, Forbidden, NotFound, ServerError, TooManyRequests
@@ -132,7 +132,7 @@ async def collect_preflight(client: Client, *, namespace: str, hostname: str) ->
     Without a host name none is looked up.
     """
     reading = Reading(client)
-    at_once = asyncio.gather(read_tools(), _resolved(hostname))
+    at_once = asyncio.gather(read_tools(), resolve(hostname))
     await asyncio.gather(
         *(reading.all_of(kind) for kind in _OF_CLUSTER),
         reading.one(NAMESPACES, namespace),
@@ -142,10 +142,6 @@ async def collect_preflight(client: Client, *, namespace: str, hostname: str) ->
     probes = await probe((address, port) for address in addresses[:_ADDRESSES_ASKED] for port in (HTTPS, RDP))
     tools, resolution = await at_once
     return Facts(objects=reading.objects, unread=reading.unread, probes=probes, tools=tools, resolution=resolution)
-
-
-async def _resolved(hostname: str) -> Resolution | None:
-    return await resolve(hostname) if hostname else None
 
 
 async def collect_validate(client: Client, *, namespace: str, hostname: str, connect: str) -> Installation:

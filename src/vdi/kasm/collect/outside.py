@@ -20,8 +20,10 @@ _BODY = 2000
 """So many bytes of an answer are kept."""
 
 
-async def resolve(host: str) -> Resolution:
-    """The addresses of a name, as programs on this machine get them."""
+async def resolve(host: str) -> Resolution | None:
+    """The addresses of a name, as programs on this machine get them; None for an empty name."""
+    if not host:
+        return None
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)

@@ -1,5 +1,6 @@
 """Kasm in a snapshot: its namespace, generation, workloads and pods, and what their init containers wait for. Pure."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -259,28 +260,26 @@ class Installation:
     snapshot: Snapshot
     namespace: str
 
+    def _all(self, plural: str) -> list[Raw]:
+        return [one for one in self.snapshot.raw(plural) if one["metadata"].get("namespace") == self.namespace]
+
     def _here(self, plural: str) -> list[Raw]:
         """Kasm's own, where charts are labelled; all of the namespace, where the chart is not known."""
-        found = [one for one in self.snapshot.raw(plural) if one["metadata"].get("namespace") == self.namespace]
+        found = self._all(plural)
         return [one for one in found if is_kasms(one)] if self.is_labelled else found
 
     @cached_property
     def is_labelled(self) -> bool:
         """Whether a label says what is Kasm's."""
-        return any(
-            is_kasms(one)
-            for plural in ("pods", *_WORKLOADS)
-            for one in self.snapshot.raw(plural)
-            if one["metadata"].get("namespace") == self.namespace
-        )
+        return any(is_kasms(one) for plural in ("pods", *_WORKLOADS) for one in self._all(plural))
 
     @cached_property
     def pods(self) -> list[KasmPod]:
         """Its pods that are not leaving and have not ended, by name."""
-        found = [
-            KasmPod(one, self.snapshot) for one in self._here("pods") if not one["metadata"].get("deletionTimestamp")
+        kept = [one for one in self._here("pods") if not one["metadata"].get("deletionTimestamp")]
+        live = [
+            pod for pod in (KasmPod(one, self.snapshot) for one in kept) if pod.phase not in ("Succeeded", "Failed")
         ]
-        live = [one for one in found if one.phase not in ("Succeeded", "Failed")]
         return sorted(live, key=lambda one: one.name)
 
     @cached_property
@@ -290,12 +289,7 @@ class Installation:
     @cached_property
     def services(self) -> dict[str, Raw]:
         """All Services of the namespace, by name: names are looked up among all of them."""
-        found = [
-            service
-            for service in self.snapshot.raw("services")
-            if service["metadata"].get("namespace") == self.namespace
-        ]
-        return {str(one["metadata"]["name"]): one for one in found}
+        return {str(one["metadata"]["name"]): one for one in self._all("services")}
 
     @cached_property
     def own_services(self) -> list[Raw]:
@@ -306,18 +300,11 @@ class Installation:
         return self._here("jobs")
 
     @cached_property
-    def charts(self) -> dict[str, int]:
-        """Names with versions of its charts, by how many objects say so."""
-        counts: dict[str, int] = {}
-        for one in [*(workload.raw for workload in self.workloads), *self._here("pods")]:
-            if label := labels_of(one).get(CHART):
-                counts[label] = counts.get(label, 0) + 1
-        return counts
-
-    @cached_property
     def chart(self) -> str:
         """What most of its objects were made by, such as `kasm-1.1181.0`; empty where no label says so."""
-        return max(self.charts, key=lambda chart: self.charts[chart]) if self.charts else ""
+        found = [*(workload.raw for workload in self.workloads), *self._here("pods")]
+        counts = Counter(label for one in found if (label := labels_of(one).get(CHART)))
+        return counts.most_common(1)[0][0] if counts else ""
 
     @cached_property
     def release(self) -> str:
@@ -345,10 +332,7 @@ class Installation:
     def endpoints(self, service: str) -> tuple[int, int]:
         """How many pods stand behind a Service, and how many of them are ready."""
         slices = [
-            endpoint_slice
-            for endpoint_slice in self.snapshot.raw("endpointslices")
-            if endpoint_slice["metadata"].get("namespace") == self.namespace
-            and labels_of(endpoint_slice).get("kubernetes.io/service-name") == service
+            each for each in self._all("endpointslices") if labels_of(each).get("kubernetes.io/service-name") == service
         ]
         found = [endpoint for each in slices for endpoint in each.get("endpoints") or ()]
         return len(found), sum((one.get("conditions") or {}).get("ready", True) is not False for one in found)

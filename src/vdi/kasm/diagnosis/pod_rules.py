@@ -16,49 +16,49 @@ from vdi.session.subject import Subject
 _MEBI = 1 << 20
 
 
-def _typed_takes(pod: KasmPod) -> dict[str, int]:
-    key = pod.namespace, pod.name
-    return next((pod.spec.takes for pod in pod.snapshot.pods if (pod.metadata.namespace, pod.metadata.name) == key), {})
+def _requested(pod: KasmPod) -> dict[str, int]:
+    for one in pod.snapshot.pods:
+        if (one.metadata.namespace, one.metadata.name) == (pod.namespace, pod.name):
+            return one.spec.takes
+    return {}
 
 
-def _sees_all(pod: KasmPod) -> bool:
-    """Whether the pods of all namespaces are known: without them, what is left is not known."""
-    return "pods@all" not in pod.snapshot.unreadable_kinds
+def _left(pod: KasmPod, resource: str) -> dict[str, int]:
+    """What each node has left; nothing where only the pods of some namespaces are known."""
+    if "pods@all" in pod.snapshot.unreadable_kinds:
+        return {}
+    left = {
+        name: amount(resource, node.status.allocatable.get(resource, "0")) for name, node in pod.snapshot.nodes.items()
+    }
+    for one in pod.snapshot.pods:
+        if one.spec.node_name in left and one.status.phase not in ("Succeeded", "Failed"):
+            left[one.spec.node_name] -= one.spec.takes.get(resource, 0)
+    return left
 
 
-def arithmetic(pod: KasmPod) -> str:
-    """What it asks for, and what the roomiest node has left of that."""
-    takes = _typed_takes(pod)
-    lines = []
+def _arithmetic(pod: KasmPod) -> str:
+    """What it requests, and what the roomiest node has left of that."""
+    requested, lines = _requested(pod), []
     for resource, words in (("cpu", _cpu), ("memory", _memory)):
-        left = [_left(pod, node, resource) for node in pod.snapshot.nodes]
-        if takes.get(resource) and left and takes[resource] > max(left) and _sees_all(pod):
-            lines.append(
-                f"It requests {words(takes[resource])}; the node with the most free capacity has {words(max(left))} "
-                "left"
-            )
+        most = max(_left(pod, resource).values(), default=None)
+        if most is not None and requested.get(resource, 0) > most:
+            has = f"the node with the most free capacity has {words(most)} left"
+            lines.append(f"It requests {words(requested[resource])}; {has}")
     return f"{'; '.join(lines)}." if lines else ""
 
 
-def _left(pod: KasmPod, node: str, resource: str) -> int:
-    has = amount(resource, pod.snapshot.nodes[node].status.allocatable.get(resource, "0"))
-    live = (pod for pod in pod.snapshot.pods if pod.status.phase not in ("Succeeded", "Failed"))
-    return has - sum(one.spec.takes.get(resource, 0) for one in live if one.spec.node_name == node)
-
-
-def request_lines(pod: KasmPod) -> Iterator[str]:
-    """What it asks for, and what each node has left, line by line."""
-    takes = _typed_takes(pod)
-    asked = [f"cpu {_cpu(takes['cpu'])}"] if "cpu" in takes else []
-    asked += [f"memory {_memory(takes['memory'])}"] if "memory" in takes else []
-    if asked:
+def _request_lines(pod: KasmPod) -> Iterator[str]:
+    """What it requests, and what each node has left, line by line."""
+    kinds = (("cpu", _cpu), ("memory", _memory))
+    requested = _requested(pod)
+    if asked := [f"{resource} {words(requested[resource])}" for resource, words in kinds if resource in requested]:
         yield f"requested: {', '.join(asked)}"
-    for name, node in pod.snapshot.nodes.items() if _sees_all(pod) else ():
-        has = node.status.allocatable
-        cpu, memory = _left(pod, name, "cpu"), _left(pod, name, "memory")
+    cpu, memory = _left(pod, "cpu"), _left(pod, "memory")
+    for name, left in cpu.items():
+        has = pod.snapshot.nodes[name].status.allocatable
         yield (
-            f"node/{name}: cpu {_cpu(cpu)} left of {has.get('cpu', '?')},"
-            f" memory {_memory(memory)} left of {_memory(amount('memory', has.get('memory', '0')))}"
+            f"node/{name}: cpu {_cpu(left)} left of {has.get('cpu', '?')},"
+            f" memory {_memory(memory[name])} left of {_memory(amount('memory', has.get('memory', '0')))}"
         )
 
 
@@ -153,8 +153,8 @@ def _unscheduled(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
     sentence = explain_unschedulable(message, replace(_KASM_POD, name=pod.name, title=pod.name))[1]
     return PodProblem(
         "kasm_unschedulable",
-        f"{pod.name} cannot be scheduled. {sentence} {arithmetic(pod)}".strip(),
-        (f"PodScheduled: {first_line(message)}", *request_lines(pod)),
+        f"{pod.name} cannot be scheduled. {sentence} {_arithmetic(pod)}".strip(),
+        (f"PodScheduled: {first_line(message)}", *_request_lines(pod)),
         describe(pod, f"Request less in the values (resources of {_component_words(pod)}), or add a node."),
         tuple(f"node/{name}" for name in pod.snapshot.nodes),
     )

@@ -102,7 +102,7 @@ def explain_service(explainer: Explainer, pod: KasmPod, container: KasmContainer
     kasm = explainer.kasm
     name = _service_name(kasm, target.host)
     if name is None:
-        return _outside(kasm, pod, target), "that host is outside the cluster"
+        return _outside(kasm, pod, container, target), "that host is outside the cluster"
     service = kasm.services.get(name)
     if service is None:
         return _missing(kasm, pod, container, target, name), "there is no Service with that name"
@@ -125,7 +125,7 @@ def _service_name(kasm: Installation, host: str) -> str | None:
     return name if rest in inside or rest.startswith(f"{kasm.namespace}.svc.") else None
 
 
-def _outside(kasm: Installation, pod: KasmPod, target: Target) -> Link:
+def _outside(kasm: Installation, pod: KasmPod, container: KasmContainer, target: Target) -> Link:
     return link(
         "kasm_outside_silent",
         f"host/{target.host}",
@@ -136,12 +136,8 @@ def _outside(kasm: Installation, pod: KasmPod, target: Target) -> Link:
             f"kubectl --namespace {kasm.namespace} run ask --rm -it --restart Never --image docker.io/library/busybox"
             f" -- nc -zv {target.host} {target.port}"
         ),
-        is_starting=kasm.snapshot.age(_since(pod)) < _WAIT_PATIENCE,
+        is_starting=kasm.snapshot.age(container.running_since) < _WAIT_PATIENCE,
     )
-
-
-def _since(pod: KasmPod) -> str:
-    return pod.step.running_since if pod.step else ""
 
 
 def _missing(kasm: Installation, pod: KasmPod, container: KasmContainer, target: Target, name: str) -> Link:

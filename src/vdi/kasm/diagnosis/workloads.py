@@ -143,28 +143,19 @@ def _class_missing(kasm: Installation, pod: KasmPod, name: str, class_name: str 
     to_delete = f"{next(owners, '')}persistentvolumeclaim/{name}"
     path = kasm.generation.paths.get("storage_class", "") if kasm.generation else ""
     value = f"Set {path} in the values" if path else "Correct its storageClassName"
-    return link(
-        "kasm_claim_class_missing",
-        f"persistentvolumeclaim/{kasm.namespace}/{name}",
-        (
-            f"The claim {name} requests the StorageClass {class_name!r}, which does not exist; available: "
-            f"{', '.join(there) or 'none'}."
-        )
-        if class_name
-        else (
-            f"The claim {name} sets no StorageClass, and the cluster has no default; available: "
-            f"{', '.join(there) or 'none'}."
-        ),
-        evidence=[f"spec.storageClassName: {class_name or '(none)'}", "status.phase: Pending"],
-        remedy=Remedy(
-            f"{value}, delete what is listed below (the volume is empty), then run helm upgrade.",
-            (f"kubectl --namespace {kasm.namespace} delete {to_delete}",),
-        )
-        if class_name
-        else Remedy.run(f"kubectl annotate storageclass {there[0]} {IS_DEFAULT_CLASS}=true")
-        if there
-        else Remedy("Install a provisioner, and make its StorageClass the default."),
-    )
+    available = f"available: {', '.join(there) or 'none'}."
+    if class_name:
+        message = f"The claim {name} requests the StorageClass {class_name!r}, which does not exist; {available}"
+        how = f"{value}, delete what is listed below (the volume is empty), then run helm upgrade."
+        remedy = Remedy(how, (f"kubectl --namespace {kasm.namespace} delete {to_delete}",))
+    else:
+        message = f"The claim {name} sets no StorageClass, and the cluster has no default; {available}"
+        remedy = Remedy("Install a provisioner, and make its StorageClass the default.")
+        if there:
+            remedy = Remedy.run(f"kubectl annotate storageclass {there[0]} {IS_DEFAULT_CLASS}=true")
+    evidence = [f"spec.storageClassName: {class_name or '(none)'}", "status.phase: Pending"]
+    where = f"persistentvolumeclaim/{kasm.namespace}/{name}"
+    return link("kasm_claim_class_missing", where, message, evidence=evidence, remedy=remedy)
 
 
 def _unprovisioned(kasm: Installation, claim: Any, made_by: Any, phase: str) -> Link:

@@ -153,7 +153,6 @@ A = Generation(
         "retention": f"{_DEPLOY}.db.persistentVolumeClaimRetentionPolicy.whenDeleted",
         "retention_enabled": f"{_DEPLOY}.db.persistentVolumeClaimRetentionPolicy.enabled",
     },
-    secrets="kasm-secrets",
     plain_secrets=(
         "global.kasmPasswords",
         "global.image.pullCredentials",

@@ -155,11 +155,7 @@ PATHS: Mapping[str, str] = {
     "tls_secret": "certificate.secretName",
     "database_external": "database.standalone",
     "database_host": "database.hostname",
-    "database_port": "database.port",
-    "database_name": "database.kasmDbName",
-    "database_user": "database.kasmDbUser",
     "database_secret": "database.kasmDbSecret",
-    "database_master": "database.postgresMasterUser",
     "initialize": "dbManagement.initialize",
 }
 
@@ -175,7 +171,6 @@ B = Generation(
     components=_COMPONENTS,
     keys=KEYS_B,
     paths=PATHS,
-    secrets="{release}-secrets",
     plain_secrets=("imagePullSecrets.password", "route.tls.key"),
     makes_certificate=None,
 )

@@ -76,49 +76,37 @@ def _box(name: str, amounts: Mapping[str, Resources], path: str, switch: str = "
     return Container(f"{{release}}-{name}", amounts, f"{path}.resources", switch)
 
 
-def _server(key: str, *ports: int, amounts: Mapping[str, Resources], steps: tuple[InitContainer, ...]) -> Component:
-    """Proxy, API or manager: one Deployment for each zone, always there."""
-    return Component(
-        key=key,
-        kind="Deployment",
-        name=f"{{release}}-{key}-{{zone}}",
-        labels={"app.kubernetes.io/component": key},
-        service=f"{{release}}-{key}-{{zone}}",
-        ports=ports,
-        init_containers=(_CA, *steps),
-        containers=(_box(f"{key}-{{zone}}", amounts, f"components.{key}"),),
-        replicas=_SCALED,
-        replicas_path=f"components.{key}.replicas",
-    )
-
-
-def _gateway(
+def _part(
     key: str,
     value: str,
     *ports: int,
-    kind: str = "StatefulSet",
+    kind: str = "Deployment",
     containers: tuple[Container, ...],
     steps: tuple[InitContainer, ...] = (),
     replicas: Mapping[str, int] = _SCALED,
-    claim_gib: int = 0,
-    versions: VersionRange = _APART,
+    versions: VersionRange = ALWAYS,
 ) -> Component:
-    """What connects to sessions on other machines: each can be left out."""
+    """One workload for each zone. Those that connect to sessions on other machines can be left out."""
+    name = f"{{release}}-{key}-{{zone}}"
     return Component(
         key=key,
         kind=kind,
-        name=f"{{release}}-{key}-{{zone}}",
+        name=name,
         labels={"app.kubernetes.io/component": key},
-        service=f"{{release}}-{key}-{{zone}}",
+        service=name,
         ports=ports,
-        init_containers=(_CA, *_GATEWAY_WAITS, *steps),
+        init_containers=(_CA, *steps),
         containers=containers,
         replicas=replicas,
         replicas_path=f"components.{value}.replicas",
-        switch=f"components.{value}.enabled",
-        claim_gib=claim_gib,
+        switch="" if key in ("proxy", "api", "manager") else f"components.{value}.enabled",
+        claim_gib=10 if key in ("guac", "connection-proxy") else 0,
         versions=versions,
     )
+
+
+def _server(key: str, amounts: Mapping[str, Resources]) -> tuple[Container, ...]:
+    return (_box(f"{key}-{{zone}}", amounts, f"components.{key}"),)
 
 
 def _with_nginx(key: str, amounts: Mapping[str, Resources], value: str) -> tuple[Container, ...]:
@@ -142,28 +130,33 @@ _CONNECTIONS = (
     ("rdp-https-gateway", "rdpHttpsGateway", _RDP),
 )
 _COMPONENTS = (
-    _server("proxy", 8080, 8443, amounts=_PROXY, steps=_PROXY_STEPS),
-    _server("api", 8080, amounts=_SERVER, steps=(_DB_MAJOR, _DB_READY)),
-    _server("manager", 8181, amounts=_SERVER, steps=(_DB_MAJOR, _DB_READY, _API_WAIT)),
-    _gateway(
+    _part("proxy", "proxy", 8080, 8443, containers=_server("proxy", _PROXY), steps=_PROXY_STEPS),
+    _part("api", "api", 8080, containers=_server("api", _SERVER), steps=(_DB_MAJOR, _DB_READY)),
+    _part("manager", "manager", 8181, containers=_server("manager", _SERVER), steps=(_DB_MAJOR, _DB_READY, _API_WAIT)),
+    _part(
         *("guac", "guac", 9000, 3000),
+        kind="StatefulSet",
         containers=_with_nginx("guac", _GUAC, "guac"),
-        steps=(_conf_init("guac"),),
-        claim_gib=10,
+        steps=(*_GATEWAY_WAITS, _conf_init("guac")),
+        versions=_APART,
     ),
-    _gateway(
+    _part(
         *("rdp-gateway", "rdpGateway", 9001, 5555, 3389),
-        kind="Deployment",
         containers=_with_nginx("rdp-gateway", _RDP, "rdpGateway"),
+        steps=_GATEWAY_WAITS,
         replicas=_ONE,
+        versions=_APART,
     ),
-    _gateway(
+    _part(
         *("rdp-https-gateway", "rdpHttpsGateway", 9002, 9443),
+        kind="StatefulSet",
         containers=_with_nginx("rdp-https-gateway", _RDP, "rdpHttpsGateway"),
-        steps=(_conf_init("rdp-https-gateway"),),
+        steps=(*_GATEWAY_WAITS, _conf_init("rdp-https-gateway")),
+        versions=_APART,
     ),
-    _gateway(
+    _part(
         *("connection-proxy", "connectionProxy", 8443),
+        kind="StatefulSet",
         containers=(
             _box("connection-proxy-nginx", _NGINX, f"{_CONNECTION}.nginx"),
             *(
@@ -171,7 +164,7 @@ _COMPONENTS = (
                 for name, value, amounts in _CONNECTIONS
             ),
         ),
-        claim_gib=10,
+        steps=_GATEWAY_WAITS,
         versions=VersionRange(since=(1, 1190, 8)),
     ),
     Component(
@@ -221,11 +214,8 @@ C = Generation(
         **PATHS,
         "zone_address": "proxy_hostname",
         "image_tag": "useImageTags",
-        "resolver": "nginxResolver",
-        "passwords_create": "kasmSecrets.create",
         "passwords_secret": "kasmSecrets.name",
     },
-    secrets="{release}-secrets",
     plain_secrets=("imagePullSecrets.password", "route.tls.key", "kasmSecrets.passwords"),
     makes_certificate=VersionRange(since=(1, 1200)),
     retains_database_after=(1, 1190, 7),

@@ -101,8 +101,7 @@ class InitContainer:
     resources: Resources | None = None
     """None: the chart sets none."""
     image: str = ""
-    """An image whose name stands in the template: no value changes it, only a mirror provides it. "" is one of Kasm's
-    images, which the values name."""
+    """An image that no value changes: only a mirror provides it. "" is one of Kasm's, which the values name."""
     versions: VersionRange = ALWAYS
 
 
@@ -123,8 +122,7 @@ class Component:
     """One workload of the chart with its Service."""
 
     key: str
-    """`proxy`, `api`, `manager`, `db`, `db-init`, `guac`, `rdp-gateway`, `rdp-https-gateway`, `connection-proxy`,
-    `share`, `redis`: the same word in each generation."""
+    """`proxy`, `api`, `manager`, `db`, `db-init`, `guac`, ...: the same word in each generation."""
     kind: str
     name: str
     labels: Mapping[str, str]
@@ -234,7 +232,7 @@ class Generation:
     source: str
     """What to give to helm as the chart; "": there is no published chart."""
     newest: Version
-    """The newest chart version whose release is known; what is meant where no version is given."""
+    """The newest known chart version; what is meant where no version is given."""
     oldest: Version
     postgres_major: int
     minimum_helm: Version
@@ -242,23 +240,17 @@ class Generation:
     keys: ValueKeys
     """The values that the chart reads."""
     paths: Mapping[str, str]
-    """Where each setting stands in the values: `hostname`, `size`, `storage_class`, `proxy_service_type`,
-    `ingress_enabled`, `ingress_class`, `tls_secret`, `database_external`, `database_host`, ... An absent key: the chart
-    has no such value."""
-    secrets: str
-    """Name pattern of the Secret with the passwords."""
+    """Where each setting stands in the values. An absent key: the chart has no such value."""
     plain_secrets: tuple[str, ...]
     """Values that hold a secret in plain text."""
     makes_certificate: VersionRange | None = ALWAYS
-    """Which chart versions make one where no Secret with a certificate is named; None: none does, and pods that mount
-    the Secret wait for it without end."""
+    """Which versions make one where no Secret is named; None: none does, and pods wait for the Secret without end."""
     requires_replicas: bool = False
     """Its schema requires `replicas` of every component that has them, and Helm 4 drops the nulls of its own values."""
     retains_database_after: Version | None = None
     """Newer charts than this keep the database's volume when the StatefulSet goes; None: none does."""
     carries_database: Mapping[str, bool] = field(default_factory=dict)
-    """Values without which another version of Kasm starts with an empty database, since the StatefulSet has the version
-    in its name. Empty: the StatefulSet stays the same."""
+    """Values without which another Kasm starts with an empty database: its StatefulSet has the version in its name."""
     foreign_suffix: str = ""
     """No workload of it has a name that ends like this."""
     breaks_circular_wait: str = ""

@@ -5,10 +5,10 @@ from functools import partial
 from typing import Any
 
 from vdi.findings.model import Finding, Remedy, Severity
-from vdi.kasm.generations import chart_of_label, kasm_version, of_chart, of_workloads
+from vdi.kasm.generations import chart_of_label, kasm_version, of_chart, of_workloads, parse_version
 from vdi.kasm.generations.model import Generation, Version, words_of
 from vdi.kasm.preflight.entry import dns_line, entry_lines
-from vdi.kasm.preflight.facts import Facts, item, label_of, unreadable_finding
+from vdi.kasm.preflight.facts import Facts, item, label_of, name_of, unreadable_finding
 from vdi.kasm.preflight.needs import PlannedRelease
 from vdi.kasm.preflight.nodes import kubelet_versions, node_lines, room_line, storage_lines, version_of
 from vdi.kasm.value_paths import value_at
@@ -19,12 +19,19 @@ _ENFORCED = "pod-security.kubernetes.io/enforce"
 
 def run_checks(facts: Facts, planned: PlannedRelease) -> list[Finding]:
     """Each line, measured."""
-    installed = find_installed(facts, planned.namespace)
+    installed, namespace = find_installed(facts, planned.namespace), planned.namespace
+    own = [pod for pod in facts.running if pod["metadata"]["namespace"] == namespace and installed]
+    pods = frozenset(str(pod["metadata"]["uid"]) for pod in own if installed and installed.owns(pod))
+    services = frozenset(
+        name_of(one)
+        for one in facts.all("services")
+        if installed and one["metadata"]["namespace"] == namespace and release_of(one) == installed.release
+    )
     return [
         *node_lines(facts),
-        room_line(facts, planned.needs, _own_pods(facts, installed, planned.namespace)),
+        room_line(facts, planned.needs, pods),
         *storage_lines(facts, planned.needs),
-        *entry_lines(facts, planned.ingress, rdp=planned.rdp, own=_own_services(facts, installed, planned.namespace)),
+        *entry_lines(facts, planned.ingress, rdp=planned.rdp, own=services),
         dns_line(facts),
         namespace_line(facts, planned, installed),
         *([database_line(facts, planned, installed)] if installed else []),
@@ -42,6 +49,15 @@ class Installed:
     """Empty where no Helm release made it."""
     version: str
     """Of the chart; empty where no label says so."""
+
+    @property
+    def chart_version(self) -> Version:
+        """The newest of its generation where no label says so."""
+        return parse_version(self.version) if self.version else self.generation.newest
+
+    def owns(self, pod: dict[str, Any]) -> bool:
+        """Whether a pod of its namespace is one of its components."""
+        return self.generation.component_of(pod["metadata"].get("labels") or {}) is not None
 
     @property
     def words(self) -> str:
@@ -68,28 +84,6 @@ def find_installed(facts: Facts, namespace: str) -> Installed | None:
 def release_of(raw: dict[str, Any]) -> str:
     """The Helm release that an object belongs to."""
     return str((raw["metadata"].get("annotations") or {}).get(_RELEASE, ""))
-
-
-def _own_pods(facts: Facts, installed: Installed | None, namespace: str) -> frozenset[str]:
-    """The uids of its pods."""
-    return frozenset(
-        str(pod["metadata"]["uid"])
-        for pod in facts.running
-        if installed is not None
-        and pod["metadata"]["namespace"] == namespace
-        and installed.generation.component_of(pod["metadata"].get("labels") or {}) is not None
-    )
-
-
-def _own_services(facts: Facts, installed: Installed | None, namespace: str) -> frozenset[str]:
-    """`NAMESPACE/NAME` of its Services."""
-    return frozenset(
-        f"{namespace}/{service['metadata']['name']}"
-        for service in facts.all("services")
-        if installed is not None
-        and service["metadata"]["namespace"] == namespace
-        and release_of(service) == installed.release
-    )
 
 
 def namespace_line(facts: Facts, planned: PlannedRelease, installed: Installed | None) -> Finding:
@@ -124,7 +118,7 @@ def database_line(facts: Facts, planned: PlannedRelease, installed: Installed) -
     data carried over, that one is empty, and the old volume goes with the old StatefulSet where its policy is Delete.
     """
     generation, paths = planned.generation, planned.generation.paths
-    before, after = kasm_version(installed.version or words_of(generation.newest)), _kasm_of(planned.version)
+    before, after = (kasm_version(words_of(version)) for version in (installed.chart_version, planned.version))
     line = partial(item, "database", "an upgrade that keeps the data", f"Kasm {before} -> {after}")
     external = value_at(planned.values, paths.get("database_external", "")) is True
     if before == after or external or not generation.carries_database:
@@ -148,10 +142,6 @@ def database_line(facts: Facts, planned: PlannedRelease, installed: Installed) -
         message = f"The volume of StatefulSet {doomed[0]} is deleted with it, and the chart's dump is the only copy."
         return line(Severity.ERROR, message, Remedy.run(command))
     return line()
-
-
-def _kasm_of(version: Version) -> str:
-    return kasm_version(words_of(version))
 
 
 def _loses_volume(generation: Generation, statefulset: dict[str, Any]) -> bool:

@@ -141,11 +141,16 @@ def _seen(facts: Facts, port: int, found: list[Holder]) -> str:
     return "free"
 
 
+def _users(facts: Facts, port: int, own: frozenset[str]) -> tuple[list[Holder], list[Holder], list[str]]:
+    """All that have the port, those of them that keep it from Kasm, and where something responds."""
+    found = holders(facts, port)
+    others = [one for one in found if not one.own_address and one.name not in own]
+    return found, others, _probed(facts, port, "open")
+
+
 def port_443_line(facts: Facts, ingress: Ingress, own: frozenset[str] = frozenset()) -> Finding:
     """Whether those that have it are those that shall have it."""
-    found = holders(facts, HTTPS)
-    others = [one for one in found if not one.own_address and one.name not in own]
-    answering = _probed(facts, HTTPS, "open")
+    found, others, answering = _users(facts, HTTPS, own)
     line = partial(item, "port-443", _EXPECTED_443[ingress], _seen(facts, HTTPS, found))
     if ingress is Ingress.NONE:
         return line()
@@ -172,9 +177,7 @@ def port_443_line(facts: Facts, ingress: Ingress, own: frozenset[str] = frozense
 
 def port_3389_line(facts: Facts, *, is_requested: bool, own: frozenset[str] = frozenset()) -> Finding:
     """Only needed where people's own RDP clients connect to Kasm."""
-    found = holders(facts, RDP)
-    others = [one for one in found if not one.own_address and one.name not in own]
-    answering = _probed(facts, RDP, "open")
+    found, others, answering = _users(facts, RDP, own)
     line = partial(item, "port-3389", _expected_3389(is_requested), _seen(facts, RDP, found))
     if not is_requested or not (others or (answering and not found)):
         return line()

@@ -65,15 +65,19 @@ def kubernetes_line(facts: Facts) -> Finding:
     return line()
 
 
+def _closed(facts: Facts) -> dict[str, str]:
+    """Nodes that take no pods without a toleration, and why."""
+    rooms = [room for room in map(read_capacity, facts.nodes) if room.closed or room.taints]
+    return {room.name: room.closed or f"tainted {listed(taint.key for taint in room.taints)}" for room in rooms}
+
+
 def _usable(facts: Facts) -> list[dict[str, Any]]:
-    """Nodes that take pods without a toleration."""
-    closed = {room.name for room in map(read_capacity, facts.nodes) if room.closed or room.taints}
-    return [node for node in facts.all("nodes") if node["metadata"]["name"] not in closed]
+    return [node for node in facts.all("nodes") if node["metadata"]["name"] not in _closed(facts)]
 
 
 def nodes_line(facts: Facts) -> Finding:
     """How many take pods, and why others do not."""
-    closed = {room.name: _reason(room) for room in map(read_capacity, facts.nodes) if room.closed or room.taints}
+    closed = _closed(facts)
     observed = f"{len(facts.nodes) - len(closed)} of {len(facts.nodes)} accept pods"
     observed += f" ({'; '.join(f'{name} {reason}' for name, reason in closed.items())})" if closed else ""
     line = partial(item, "nodes", "all nodes Ready, at least one accepts pods", observed)
@@ -83,10 +87,6 @@ def nodes_line(facts: Facts) -> Finding:
     if closed:
         return line(Severity.WARNING, "Capacity of nodes that accept no pods is not counted below.", look)
     return line()
-
-
-def _reason(room: NodeCapacity) -> str:
-    return room.closed or f"tainted {listed(taint.key for taint in room.taints)}"
 
 
 def size_lines(facts: Facts) -> Iterator[Finding]:

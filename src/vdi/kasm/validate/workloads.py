@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from vdi.findings.model import Finding, Remedy, Severity
-from vdi.kasm.generations import kasm_version, parse_version
-from vdi.kasm.generations.model import Component, Version, matches, words_of
+from vdi.kasm.generations import kasm_version
+from vdi.kasm.generations.model import Component, matches, words_of
 from vdi.kasm.preflight.checks import Installed, release_of
 from vdi.kasm.preflight.facts import Answer, Facts, condition_of, is_ready, item, listed, unreadable_finding
 
@@ -36,17 +36,9 @@ class Installation(Facts, frozen=True, kw_only=True, dict=True, eq=False):
 _PLURALS = {"Deployment": "deployments", "StatefulSet": "statefulsets"}
 
 
-def version_of_chart(installed: Installed) -> Version:
-    """Of the chart that is installed; the newest of its generation where nothing says so."""
-    try:
-        return parse_version(installed.version)
-    except ValueError:
-        return installed.generation.newest
-
-
 def parts(found: Installation, installed: Installed) -> Iterator[tuple[Component, list[Object]]]:
     """Components that run for good, with their workloads; without those that are switched off."""
-    for component in installed.generation.present(version_of_chart(installed)):
+    for component in installed.generation.present(installed.chart_version):
         if component.kind == "Job":
             continue
         there = [one for one in found.all(_PLURALS[component.kind]) if matches(component.name, one["metadata"]["name"])]
@@ -79,7 +71,7 @@ def workload_lines(found: Installation, installed: Installed) -> Iterator[Findin
 
 def real_name(pattern: str, installed: Installed) -> str:
     """As it is in this release, in the zone that is always there."""
-    version = kasm_version(words_of(version_of_chart(installed))).replace(".", "-")
+    version = kasm_version(words_of(installed.chart_version)).replace(".", "-")
     return pattern.format(release=installed.release or "kasm", zone="default", version=version)
 
 
@@ -103,7 +95,7 @@ def pods_line(found: Installation, installed: Installed) -> Finding:
     unread = found.missing("pods")
     if unread is not None:
         return unreadable_finding("pods", expected, unread)
-    own = [pod for pod in found.all("pods") if _is_own(pod, installed)]
+    own = [pod for pod in found.all("pods") if installed.owns(pod)]
     bad = [f"{pod['metadata']['name']} {state_of(pod)}" for pod in own if not _is_fine(pod)]
     observed = f"{len(own) - len(bad)} of {len(own)} pods are ready or completed"
     if not own:
@@ -114,10 +106,6 @@ def pods_line(found: Installation, installed: Installed) -> Finding:
         return item("pods", expected, observed)
     message, remedy = "The remedy shows what a pod in Init waits for, and the cause.", _diagnose(found.namespace)
     return item("pods", expected, f"{observed}; {listed(bad)}", Severity.ERROR, message, remedy)
-
-
-def _is_own(pod: Object, installed: Installed) -> bool:
-    return installed.generation.component_of(pod["metadata"].get("labels") or {}) is not None
 
 
 def _is_fine(pod: Object) -> bool:
@@ -217,7 +205,7 @@ def _claims(found: Installation, installed: Installed) -> list[Object]:
     used = {
         (volume.get("persistentVolumeClaim") or {}).get("claimName")
         for pod in found.all("pods")
-        if _is_own(pod, installed)
+        if installed.owns(pod)
         for volume in (pod.get("spec") or {}).get("volumes") or ()
     }
     return [claim for claim in found.all("persistentvolumeclaims") if claim["metadata"]["name"] in used]
@@ -229,7 +217,7 @@ def database_line(found: Installation, installed: Installed) -> Finding:
     unread = found.missing("jobs")
     if unread is not None:
         return unreadable_finding("db-init", expected, unread)
-    component = installed.generation.component("db-init", version_of_chart(installed))
+    component = installed.generation.component("db-init", installed.chart_version)
     jobs = [job for job in found.all("jobs") if component and matches(component.name, job["metadata"]["name"])]
     line = partial(item, "db-init", expected)
     for job in jobs:

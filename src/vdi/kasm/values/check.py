@@ -25,7 +25,6 @@ class Code(StrEnum):
     """The chart, as it is described here, does not read this key."""
     INVALID_VALUE = "invalid_value"
     MISSING_VALUE = "missing_value"
-    CONFLICTING_VALUES = "conflicting_values"
     PLAIN_SECRET = "plain_secret"  # noqa: S105 - a code
     RISKY_VALUE = "risky_value"
     """It will install; read it before you do."""
@@ -222,15 +221,10 @@ def _hostname(subject: Subject) -> Iterable[Finding]:
 
 
 def _way_in(subject: Subject) -> Iterable[Finding]:
-    path, kind = subject.path("proxy_service_type"), subject.get("proxy_service_type", "LoadBalancer")
-    if path and kind != "ClusterIP" and subject.get("ingress_enabled") is True:
-        message = f"is {kind} while {subject.path('ingress_enabled')} is true; the chart rejects that."
-        yield _problem(Code.CONFLICTING_VALUES, path, message, f"Set {path}: ClusterIP")
-    elif path and kind == "LoadBalancer":
+    path, switch = subject.path("proxy_service_type"), subject.path("ingress_enabled")
+    if path and subject.get("proxy_service_type", "LoadBalancer") == "LoadBalancer":
         message = "is LoadBalancer: on K3s it uses port 443 of each node, which Traefik uses."
-        yield _warning(
-            Code.RISKY_VALUE, path, message, f"With Traefik set ClusterIP and {subject.path('ingress_enabled')}: true."
-        )
+        yield _warning(Code.RISKY_VALUE, path, message, f"With Traefik set ClusterIP and {switch}: true.")
 
 
 def _database(subject: Subject) -> Iterable[Finding]:
@@ -275,21 +269,10 @@ def _secrets(subject: Subject) -> Iterable[Finding]:
         yield _warning(Code.RISKY_VALUE, subject.path("passwords_secret"), message, remedy)
 
 
-def _replicas(subject: Subject) -> Iterable[Finding]:
-    """The chart's own null is dropped by Helm 4 before the values meet the schema; Helm 3 keeps it."""
-    paths = [component.replicas_path for component in subject.generation.present(subject.version)]
-    missing = [path for path in paths if path and value_at(subject.values, path) is None]
-    if missing and subject.generation.requires_replicas:
-        parent = missing[0].rpartition(".")[0].rpartition(".")[0]
-        names = ", ".join(path.split(".")[-2] for path in missing)
-        message = f"has no replicas for {names}; with Helm 4 the chart rejects that, also for disabled components."
-        yield _problem(Code.MISSING_VALUE, parent, message, "Set replicas: 1 for each of them.")
-
-
 def _images(subject: Subject) -> Iterable[Finding]:
     if subject.get("image_tag") == "develop":
         message = "is develop: images of the development branch."
         yield _warning(Code.RISKY_VALUE, subject.path("image_tag"), message, "Set the version of Kasm.")
 
 
-_RULES = (_version, _hostname, _way_in, _database, _certificate, _secrets, _replicas, _images)
+_RULES = (_version, _hostname, _way_in, _database, _certificate, _secrets, _images)

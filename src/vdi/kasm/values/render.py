@@ -63,8 +63,7 @@ class BadOptionsError(Exception):
 
 def check(options: InstallOptions) -> None:
     """Raises BadOptionsError with every problem there is, each naming the option, the value and what is allowed."""
-    problems = (*_names(options), *_combinations(options))
-    if problems:
+    if problems := tuple(_problems(options)):
         raise BadOptionsError(problems)
 
 
@@ -73,38 +72,30 @@ def is_host_name(text: str) -> bool:
     return _HOST.fullmatch(text) is not None and not text.replace(".", "").isdigit()
 
 
-def _names(options: InstallOptions) -> tuple[str, ...]:
-    found = []
-    if not is_host_name(options.hostname):
-        found.append(f"--hostname is {options.hostname!r}; allowed: {_HOST_WORDS}.")
-    if options.size not in SIZES:
-        found.append(f"--size is {options.size!r}; allowed: {', '.join(SIZES)}.")
-    if not _OBJECT.fullmatch(options.release) or "." in options.release or len(options.release) > _LONGEST_RELEASE:
-        found.append(f"--release is {options.release!r}; allowed: small letters, digits and inner '-', at most 53.")
-    names = {"--storage-class": options.storage_class, "--tls-secret": options.tls_secret}
-    for option, value in names.items():
-        if value and not _OBJECT.fullmatch(value):
-            found.append(f"{option} is {value!r}; allowed: {_OBJECT_WORDS}.")
-    return tuple(found)
-
-
-def _combinations(options: InstallOptions) -> tuple[str, ...]:
+def _problems(options: InstallOptions) -> Iterator[str]:
     generation, version = options.generation, options.chart_version
     chart = f"chart {generation.chart} {words_of(version)}"
-    found = []
+    if not is_host_name(options.hostname):
+        yield f"--hostname is {options.hostname!r}; allowed: {_HOST_WORDS}."
+    if options.size not in SIZES:
+        yield f"--size is {options.size!r}; allowed: {', '.join(SIZES)}."
+    if not _OBJECT.fullmatch(options.release) or "." in options.release or len(options.release) > _LONGEST_RELEASE:
+        yield f"--release is {options.release!r}; allowed: small letters, digits and inner '-', at most 53."
+    for option, value in (("--storage-class", options.storage_class), ("--tls-secret", options.tls_secret)):
+        if value and not _OBJECT.fullmatch(value):
+            yield f"{option} is {value!r}; allowed: {_OBJECT_WORDS}."
     if version < generation.oldest or version[: len(generation.oldest)] > generation.newest[: len(generation.oldest)]:
         versions = f"{words_of(generation.oldest)}.x to {words_of(generation.newest)}"
-        found.append(f"--chart-version is {words_of(version)}; allowed for {generation.chart}: {versions}.")
+        yield f"--chart-version is {words_of(version)}; allowed for {generation.chart}: {versions}."
     if options.profile.is_cut and options.size != "small":
-        found.append(
+        yield (
             f"--profile is {options.profile.name} and --size is {options.size}: such a node holds --size small only;"
             " allowed for other sizes: --profile chart."
         )
     if "ingress_enabled" not in generation.paths and options.ingress is not Ingress.TRAEFIK:
-        found.append(f"--ingress is {options.ingress}; allowed for {chart}: traefik, as its Ingress is always made.")
+        yield f"--ingress is {options.ingress}; allowed for {chart}: traefik, as its Ingress is always made."
     if not generation.creates_certificate(version) and not options.tls_secret:
-        found.append(f"--tls-secret is missing; {chart} mounts that Secret everywhere and does not make it.")
-    return tuple(found)
+        yield f"--tls-secret is missing; {chart} mounts that Secret everywhere and does not make it."
 
 
 Entry = tuple[str, Any, str]
