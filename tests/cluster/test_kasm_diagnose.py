@@ -130,35 +130,6 @@ def vdi(*words: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_pod_security_refuses_data_perms(ward: KasmStage) -> None:
-    ward.kubectl("label", "namespace", ward.namespace, "pod-security.kubernetes.io/enforce=restricted")
-    ward.install("b")
-    found = ward.finds("kasm_pod_security", "deployment/kasm-", seconds=30)
-    assert "'restricted'" in found.message
-    assert "-perms" in found.message
-
-
-def test_from_the_gateway_to_the_storage_class(ward: KasmStage) -> None:
-    ward.install("c", database__storage__storageClassName="longhorn")
-    play(ward, "kasm-api-default-", 0)
-    play(ward, "kasm-proxy-default-", 0)
-    play(ward, "kasm-guac-default-0", 0)
-    ward.finds("kasm_claim_class_missing", "persistentvolumeclaim/kasm-database-kasm-db-1-19-0-0", seconds=30)
-    ward.follows(
-        "kasm-guac-default-0",
-        "kasm_pod_waiting kasm-proxy-default-",
-        "kasm_pod_waiting kasm-api-default-",
-        "kasm_pod_waiting kasm-db-1-19-0-0",
-        "kasm_claim_class_missing kasm-database-kasm-db-1-19-0-0",
-    )
-
-
-def test_requests_that_no_node_can_hold(ward: KasmStage) -> None:
-    ward.install("c", components__api__resources__requests__cpu="100", database__standalone="true")
-    found = ward.finds("kasm_unschedulable", "pod/kasm-api-default-", seconds=30)
-    assert "It requests 100 CPU; the node with the most free capacity has" in found.message
-
-
 @pytest.mark.long
 def test_what_an_account_of_the_namespace_alone_can_see(ward: KasmStage, tmp_path: Path) -> None:
     ward.install("c", database__storage__storageClassName="longhorn", database__standalone="true")
@@ -190,9 +161,3 @@ def test_what_the_doctor_reads_more_where_kasm_is(ward: KasmStage) -> None:
     before = asyncio.run(count())
     ward.install("c")
     assert asyncio.run(count()) - before == KASM_BUDGET
-
-
-def test_where_no_kasm_is(ward: KasmStage) -> None:
-    code, said = vdi("diagnose", "--namespace", ward.namespace, "--kubeconfig", str(ward.tools.kubeconfig))
-    assert code == 1
-    assert "there is no Kasm in namespace" in said

@@ -38,24 +38,6 @@ def test_a_k3s_that_can_take_it(k3s: KasmK3s) -> None:
     assert lines["dns"]["observed"] == f"{ADDRESS} -> {ADDRESS}, InternalIP of node k3s-1"
 
 
-def test_what_runs_takes_room(k3s: KasmK3s) -> None:
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "hungry", "namespace": "default"},
-        "spec": {
-            "nodeName": "k3s-1",
-            "containers": [{"name": "a", "image": "none", "resources": {"requests": {"cpu": "6"}}}],
-        },
-    }
-    k3s.apply(pod)
-    status, lines = k3s.preflight("--chart-version", "1.1190.8")
-    k3s.tools.kubectl("delete", "pod", "hungry", "--grace-period=0", "--force")
-    assert status == 1
-    assert lines["room"]["observed"].startswith("2 CPU")
-    assert "4.75 CPU requested - 2 CPU free = 2.75 CPU too little" in lines["room"]["evidence"]
-
-
 def test_traefik_in_the_way_of_a_load_balancer_and_a_port_that_is_really_taken(k3s: KasmK3s, tmp_path: Path) -> None:
     values = tmp_path / "values.yaml"
     values.write_text(yaml.safe_dump({"publicAddr": ADDRESS, "directRdpService": {"enabled": True}}))

@@ -10,7 +10,8 @@ from kasm.real_chart import Chart, differences_of_profile, open_chart, profiles
 from support.variants import first_of
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
-from vdi.kasm.generations import ALL, A
+from vdi.kasm.generations import ALL
+from vdi.kasm.generations.a import A
 from vdi.kasm.generations.model import Generation
 from vdi.kasm.values.render import InstallOptions
 

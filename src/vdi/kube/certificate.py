@@ -13,7 +13,6 @@ class Certificate(msgspec.Struct, frozen=True):
     names: tuple[str, ...] = ()
     begins: datetime | None = None
     ends: datetime | None = None
-    self_signed: bool = False
     problem: str = ""
     """Why the certificate is missing, a clause; the rest is empty then."""
 
@@ -26,12 +25,7 @@ def read_certificate(pem: bytes) -> Certificate:
         found = x509.load_pem_x509_certificate(pem)
     except ValueError:
         return Certificate(problem="its tls.crt is not a certificate in PEM")
-    return Certificate(
-        names=_names(found),
-        begins=found.not_valid_before_utc,
-        ends=found.not_valid_after_utc,
-        self_signed=found.issuer == found.subject,
-    )
+    return Certificate(names=_names(found), begins=found.not_valid_before_utc, ends=found.not_valid_after_utc)
 
 
 def _names(found: x509.Certificate) -> tuple[str, ...]:

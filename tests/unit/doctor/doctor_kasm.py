@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 from unit.doctor.doctor_builders import BEGAN, Break, Cluster
 from unit.doctor.kasm_builders import PLACE, Kasm
-from vdi.kasm.generations import A, B, C
+from vdi.kasm.generations.a import A
+from vdi.kasm.generations.b import B
+from vdi.kasm.generations.c import C
 
 KASM_FAULTS: dict[str, tuple[frozenset[str], Break]] = {}
 VIOLATION = (

@@ -21,7 +21,7 @@ from vdi.doctor.probe.here import Seen, Target, judge
 from vdi.doctor.report.summary import make_report
 from vdi.findings.model import Remedy, roots
 from vdi.findings.render import as_text
-from vdi.kasm.generations import C
+from vdi.kasm.generations.c import C
 
 
 def keys(cluster: Cluster) -> list[str]:

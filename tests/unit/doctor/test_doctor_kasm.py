@@ -23,7 +23,10 @@ from vdi.findings.render import as_text
 from vdi.kasm.diagnosis.chains import CHECKS, all_links
 from vdi.kasm.diagnosis.installation import containers_to_log, find_kasm
 from vdi.kasm.diagnosis.waits import parse_wait, read_wait
-from vdi.kasm.generations import ALL, A, B, C
+from vdi.kasm.generations import ALL
+from vdi.kasm.generations.a import A
+from vdi.kasm.generations.b import B
+from vdi.kasm.generations.c import C
 from vdi.kasm.generations.model import Generation
 
 NOW = "2026-11-20T12:00:00Z"

@@ -4,7 +4,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from vdi.kasm.generations import ALL, A, B, C
+from vdi.kasm.generations import ALL
+from vdi.kasm.generations.a import A
+from vdi.kasm.generations.b import B
+from vdi.kasm.generations.c import C
 from vdi.kasm.generations.model import SIZES
 from vdi.kasm.values.profiles import CHART, PROFILES
 from vdi.kasm.values.render import Ingress, InstallOptions, entries, nested

@@ -7,7 +7,9 @@ from typing import Any
 import msgspec
 
 from vdi.findings.model import Finding, Remedy
-from vdi.kasm.generations import A, B, C
+from vdi.kasm.generations.a import A
+from vdi.kasm.generations.b import B
+from vdi.kasm.generations.c import C
 from vdi.kasm.preflight.checks import run_checks
 from vdi.kasm.preflight.facts import Facts, Probe, Resolution, Tool, Unreadable
 from vdi.kasm.preflight.needs import PlannedRelease, plan_of_values

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from unit.kasm.install_options import TUTORIAL
 from vdi.findings.model import Severity
-from vdi.kasm.generations import ALL, A, B, C, by_letter, of_label
+from vdi.kasm.generations import ALL, by_letter, of_label
+from vdi.kasm.generations.a import A
+from vdi.kasm.generations.b import B
+from vdi.kasm.generations.c import C
 from vdi.kasm.generations.model import ALWAYS, Generation, ValueKeys, Version
 from vdi.kasm.preflight.needs import plan_of_values
 from vdi.kasm.value_paths import set_at

@@ -4,9 +4,6 @@ import pytest
 
 from vdi.kasm.generations import (
     ALL,
-    A,
-    B,
-    C,
     by_letter,
     chart_of_label,
     kasm_version,
@@ -15,6 +12,9 @@ from vdi.kasm.generations import (
     of_workloads,
     parse_version,
 )
+from vdi.kasm.generations.a import A
+from vdi.kasm.generations.b import B
+from vdi.kasm.generations.c import C
 from vdi.kasm.generations.model import SIZES, Generation
 from vdi.session.units import parse_quantity
 
@@ -70,50 +70,6 @@ def test_the_gateways_of_c_wait_for_the_api_itself_in_the_first_version_only() -
     assert guac is not None
     assert [step.waits_for for step in guac.steps((1, 1190, 0))] == ["", "api", ""]
     assert [step.waits_for for step in guac.steps((1, 1190, 1))] == ["", "proxy", ""]
-
-
-def test_generation_a_requests_more_and_runs_fewer_pods_in_1_17() -> None:
-    old, new = A.component("api", (1, 16, 1)), A.component("api")
-    assert old is not None
-    assert new is not None
-    assert [old.replicas[size] for size in SIZES] == [3, 3, 6]
-    assert [new.replicas[size] for size in SIZES] == [1, 4, 8]
-    assert old.containers[0].presets["small"].cpu_limit == "250m"
-
-
-def test_root_steps_that_no_switch_takes_away_are_known() -> None:
-    """So switching the hardening off does not make the charts fit Pod Security `restricted`."""
-    lasting = {
-        generation.letter: {
-            step.name
-            for component in generation.present()
-            for step in component.init_containers
-            if step.as_root and not step.only_when
-        }
-        for generation in (A, B)
-    }
-    assert lasting == {
-        "A": {"rdp-gateway-tmp-perms", "db-data-perms"},
-        "B": {"{release}-rdp-gw-tmp-perms", "{release}-db-data-perms"},
-    }
-
-
-def test_b_has_short_names_for_its_gateways_and_redis_in_its_first_chart_only() -> None:
-    names = {each.key: each.name for each in B.present()}
-    assert names["rdp-gateway"] == "{release}-rdp-gw-deployment"
-    assert names["rdp-https-gateway"] == "{release}-rdp-https-gw-deployment"
-    assert "redis" not in names
-    assert {"redis", "share"} <= {each.key for each in B.present((1, 1170, 0))}
-
-
-def test_c_merges_its_gateways_after_1_1190_7() -> None:
-    keys = {each.key for each in C.present((1, 1190, 7))}
-    assert {"guac", "rdp-gateway", "rdp-https-gateway"} <= keys
-    assert "connection-proxy" not in keys
-    later = {each.key for each in C.present((1, 1190, 8))}
-    assert "connection-proxy" in later
-    assert not later & {"guac", "rdp-gateway", "rdp-https-gateway"}
-    assert not later & {"redis", "share"}
 
 
 def test_a_name_that_a_chart_gives_is_matched_with_its_release_and_zone() -> None:

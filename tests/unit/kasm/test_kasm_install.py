@@ -6,7 +6,9 @@ import pytest
 
 from vdi.helm.arguments import Change, Values
 from vdi.helm.place import Place
-from vdi.kasm.generations import A, B, C
+from vdi.kasm.generations.a import A
+from vdi.kasm.generations.b import B
+from vdi.kasm.generations.c import C
 from vdi.kasm.install import after_failure, source_of
 from vdi.kasm.value_paths import merged
 

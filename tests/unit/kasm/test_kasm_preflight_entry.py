@@ -95,11 +95,6 @@ def test_a_program_on_the_node_itself() -> None:
     assert port_443_line(facts, Ingress.TRAEFIK).severity is Severity.ERROR
 
 
-def test_a_node_that_does_not_answer_is_said() -> None:
-    facts = msgspec.structs.replace(bare(), probes=(Probe("192.0.2.10", 443, "silent"),))
-    assert "no response at all from 192.0.2.10" in port_443_line(facts, Ingress.LOADBALANCER).observed
-
-
 def test_3389_is_requested_only_for_direct_rdp() -> None:
     xrdp = msgspec.structs.replace(bare(), probes=(Probe("192.0.2.10", 3389, "open"),))
     assert port_3389_line(xrdp, is_requested=False).severity is Severity.OK
@@ -165,11 +160,6 @@ def test_names() -> None:
     assert nowhere.severity is Severity.ERROR
     assert "A kasm.example.com -> 192.0.2.10" in nowhere.remedy.text
     assert dns_line(msgspec.structs.replace(k3s_with_traefik(), resolution=None)).severity is Severity.UNKNOWN
-
-
-def test_a_name_may_lead_to_a_load_balancer() -> None:
-    facts = changed(named("198.51.100.7"), services=[a_service("edge", 443, address="198.51.100.7")])
-    assert dns_line(facts).severity is Severity.OK
 
 
 def test_the_way_in_is_read_from_the_values_as_the_chart_reads_them() -> None:

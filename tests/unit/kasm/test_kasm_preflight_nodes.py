@@ -49,13 +49,6 @@ def test_version(version: str, verdict: Severity) -> None:
     assert version in line.observed
 
 
-def test_the_oldest_node_decides() -> None:
-    nodes = [a_node("new", version="v1.34.4+k3s1"), a_node("old", version="v1.9.9+k3s1")]
-    line = line_of("kubernetes", changed(k3s_with_traefik(), nodes=nodes))
-    assert line.severity is Severity.ERROR
-    assert "v1.9.9+k3s1 is older" in line.message
-
-
 def test_nodes_that_take_no_pods_are_named_with_the_reason() -> None:
     taint = {"key": "dedicated", "value": "db", "effect": "NoSchedule"}
     nodes = [a_node("good"), a_node("ill", ready=False), a_node("kept", taints=(taint,))]

@@ -71,11 +71,6 @@ def test_a_workload_that_is_not_ready(status: dict[str, int]) -> None:
     assert line_of("part api", found).severity is Severity.ERROR
 
 
-def test_scaled_to_zero_on_purpose_is_no_fault() -> None:
-    found = edited(a_kasm("A"), "deployments", "share", spec={"replicas": 0}, status={"readyReplicas": 0})
-    assert line_of("part share", found).severity is Severity.OK
-
-
 def step(name: str, **state: Any) -> dict[str, Any]:
     return {"name": name, "state": state}
 
@@ -178,14 +173,6 @@ def test_an_ingress_to_the_wrong_part() -> None:
     line = line_of("way-in", found)
     assert line.severity is Severity.ERROR
     assert line.observed == "ingress kasm-ingress points to kasm-manager-default (manager)"
-
-
-def test_no_way_in_and_somebody_else_s() -> None:
-    other = an_ingress("shop", host="shop.example.com")
-    line = line_of("way-in", broken(a_kasm(), ingresses=[other]))
-    assert (line.severity, line.observed) == (Severity.ERROR, "none")
-    both = broken(a_kasm(), ingresses=[other, an_ingress("kasm-proxy-default")])
-    assert line_of("way-in", both).severity is Severity.OK
 
 
 def test_an_ingress_without_a_controller() -> None:

@@ -6,7 +6,10 @@ from hypothesis import given
 
 from unit.kasm.install_options import good_options, options, values_of
 from vdi.findings.model import Severity
-from vdi.kasm.generations import ALL, A, B, C
+from vdi.kasm.generations import ALL
+from vdi.kasm.generations.a import A
+from vdi.kasm.generations.b import B
+from vdi.kasm.generations.c import C
 from vdi.kasm.generations.model import resources
 from vdi.kasm.values.check import Subject, check_values
 from vdi.kasm.values.profiles import CHART, NODE_4GB, NODE_8GB, PROFILES, Profile, profile_of

@@ -7,7 +7,7 @@ from hypothesis import given
 from unit.kasm.install_options import good_options, values_of
 from unit.kasm.preflight_site import a_node, a_pod, changed, k3s_with_traefik
 from vdi.findings.model import Severity
-from vdi.kasm.generations import C
+from vdi.kasm.generations.c import C
 from vdi.kasm.preflight.checks import run_checks
 from vdi.kasm.preflight.facts import Facts, Probe, Resolution
 from vdi.kasm.preflight.needs import plan_of_values
