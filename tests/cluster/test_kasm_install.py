@@ -31,8 +31,10 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
         yield tools
 
 
-def a_chart(folder: Path, broken: str = "") -> Path:
+def a_chart(folder: Path, broken: str = "", version: str = "1.1190.6") -> Path:
     shutil.copytree(CHART, folder)
+    meta = yaml.safe_load((folder / "Chart.yaml").read_text())
+    (folder / "Chart.yaml").write_text(yaml.safe_dump({**meta, "version": version}))
     template = folder / "templates" / "_stand-in.tpl"
     template.write_text(re.sub(r"replicas: .*", "replicas: 0", template.read_text()))
     if broken:
@@ -65,7 +67,7 @@ def test_install_checks_first_then_runs_helm_and_names_the_way_back(
 
     assert "Next: vdi kasm validate --namespace kasm" in install(VALUES, good)
     assert "statefulset.apps/kasm-db-1-19-0" in made()
-    said = install(VALUES, good, "--chart-version", "1.1200.0", status=1)
+    said = install(VALUES, a_chart(tmp_path / "newer", version="1.1200.0"), status=1)
     assert "Save the database with pg_dump, and set dbManagement.initialize: false" in said
 
     broken = a_chart(tmp_path / "broken", "apiVersion: v1\nkind: Nothing\nmetadata: {name: x}\n")

@@ -1,7 +1,9 @@
-"""What `helm upgrade --install` is given for one of Kasm's charts, and how to go on where it fails. Pure."""
+"""What `helm upgrade --install` is given for one of Kasm's charts, and how to go on where it fails."""
 
 import shlex
 from pathlib import Path
+
+import yaml
 
 from vdi.helm.arguments import Change
 from vdi.kasm.generations.model import Generation, Version, words_of
@@ -27,3 +29,14 @@ def source_of(generation: Generation, version: Version | None, given: str) -> tu
         )
     source, *more = shlex.split(generation.source)
     return source, (*more, "--version", words_of(version or generation.newest))
+
+
+def version_in_folder(chart: str) -> str:
+    """The version of a chart that is a folder; empty for anything else. Raises ValueError."""
+    file = Path(chart, "Chart.yaml")
+    if not chart or not file.is_file():
+        return ""
+    try:
+        return str(yaml.safe_load(file.read_text())["version"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} has no version: {error}") from error

@@ -9,7 +9,7 @@ from vdi.helm.place import Place
 from vdi.kasm.generations.a import A
 from vdi.kasm.generations.b import B
 from vdi.kasm.generations.c import C
-from vdi.kasm.install import after_failure, source_of
+from vdi.kasm.install import after_failure, source_of, version_in_folder
 from vdi.kasm.value_paths import merged
 
 
@@ -24,6 +24,18 @@ def test_each_generation_s_chart_is_found_where_it_is_published() -> None:
 def test_a_chart_that_is_named_is_taken_as_it_is(tmp_path: Path) -> None:
     assert source_of(A, (1, 17, 0), str(tmp_path)) == (str(tmp_path), ())
     assert source_of(C, (1, 1190, 6), "oci://mirror/kasm-helm") == ("oci://mirror/kasm-helm", ("--version", "1.1190.6"))
+
+
+def test_a_folder_says_which_version_it_is(tmp_path: Path) -> None:
+    """Not an option: the check of the database depends on it."""
+    assert (
+        version_in_folder("") == version_in_folder(str(tmp_path)) == version_in_folder("oci://mirror/kasm-helm") == ""
+    )
+    (tmp_path / "Chart.yaml").write_text("name: kasm-helm\nversion: 1.1190.6\n")
+    assert version_in_folder(str(tmp_path)) == "1.1190.6"
+    (tmp_path / "Chart.yaml").write_text("name: kasm-helm\n")
+    with pytest.raises(ValueError, match="has no version"):
+        version_in_folder(str(tmp_path))
 
 
 def test_a_failure_names_the_commands_that_explain_and_undo_it() -> None:

@@ -6,6 +6,7 @@ What is judged is in `vdi.kasm.preflight` and `vdi.kasm.validate`.
 import asyncio
 import ipaddress
 import shlex
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -26,7 +27,7 @@ from vdi.cli.kasm.options import (
 )
 from vdi.cli.long_work import INTERRUPTED
 from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, examples
-from vdi.cli.release.options import DryRun, Timeout, files_that_are, where
+from vdi.cli.release.options import DryRun, Timeout, ValuesFiles, files_that_are, where
 from vdi.findings.model import Finding, errors, exit_code
 from vdi.findings.render import Report
 from vdi.helm import arguments
@@ -34,7 +35,7 @@ from vdi.helm.arguments import Change, Values
 from vdi.helm.errors import HelmFailed, HelmInterrupted
 from vdi.helm.run import run_helm
 from vdi.kasm.collect.cluster import collect_preflight, collect_validate
-from vdi.kasm.install import after_failure, source_of
+from vdi.kasm.install import after_failure, source_of, version_in_folder
 from vdi.kasm.preflight.checks import find_installed, run_checks
 from vdi.kasm.preflight.needs import PlannedRelease, plan_of_values
 from vdi.kasm.validate.checks import notes
@@ -75,7 +76,7 @@ def preflight(
     3: an item could not be checked, which does not mean that it passed.
     """
     planned = _planned(generation, chart_version, read_values(values), namespace)
-    planned = planned.with_options(hostname, ingress)
+    planned = replace(planned, hostname=hostname or planned.hostname, ingress=ingress or planned.ingress)
     findings, _ = _checked(KubeConnection(namespace, kubeconfig, context), planned)
     _report("preflight", findings, planned, output)
     raise typer.Exit(exit_code(findings))
@@ -90,7 +91,7 @@ def preflight(
 )
 def install(
     *,
-    values: KasmValues = None,
+    values: ValuesFiles = None,
     generation: GenerationOption = NEWEST,
     chart_version: VersionOption = None,
     chart: Annotated[
@@ -113,13 +114,14 @@ def install(
     Status 1: something stands in the way, or helm failed; 130: interrupted. Nothing is undone: the output names the
     command that does.
     """
-    selected, version = generation_of(generation), version_of(chart_version)
     files = files_that_are(values)
     if not files:
         raise CliError("-f is missing: values are needed; vdi kasm values render makes them", USAGE)
     at = where(KubeConnection(namespace, kubeconfig, context), release, None, timeout, output)
+    selected = generation_of(generation)
     try:
-        source, more = source_of(selected, version, chart)
+        chart_version = version_in_folder(chart) or chart_version
+        source, more = source_of(selected, version_of(chart_version), chart)
     except ValueError as error:
         raise CliError(str(error), USAGE) from error
     given = read_values(list(files))

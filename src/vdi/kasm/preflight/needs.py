@@ -1,7 +1,7 @@
 """What is to be installed, read from the user's values, and what it asks of a cluster: pods, volumes, way in. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -57,10 +57,6 @@ class PlannedRelease:
     """Whether people's own RDP clients connect to Kasm at port 3389."""
     namespace: str = "kasm"
     values: Values = field(default_factory=dict)
-
-    def with_options(self, hostname: str | None, ingress: Ingress | None) -> "PlannedRelease":
-        """Options go before values."""
-        return replace(self, hostname=hostname or self.hostname, ingress=ingress or self.ingress)
 
 
 def plan_of_values(
