@@ -45,10 +45,8 @@ class Installed:
     """The Kasm that runs in a namespace already."""
 
     generation: Generation
-    release: str
-    """Empty where no Helm release made it."""
-    version: str
-    """Of the chart; empty where no label says so."""
+    release: str  # empty where no Helm release made it
+    version: str  # of the chart; empty where no label says so
 
     @property
     def chart_version(self) -> Version:

@@ -116,8 +116,7 @@ class Answer(msgspec.Struct, frozen=True):
     status: int = 0
     body: str = ""
     problem: str = ""
-    trusted: bool = True
-    """Whether its certificate is one that this machine trusts."""
+    trusted: bool = True  # whether its certificate is one that this machine trusts
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):

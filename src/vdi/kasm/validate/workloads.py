@@ -29,8 +29,7 @@ class Installation(Facts, frozen=True, kw_only=True, dict=True, eq=False):
     namespace: str
     releases: tuple[Release, ...] = ()
     hostname: str = ""
-    web: Answer | None = None
-    """The web UI through the real way."""
+    web: Answer | None = None  # the web UI through the real way
 
 
 _PLURALS = {"Deployment": "deployments", "StatefulSet": "statefulsets"}

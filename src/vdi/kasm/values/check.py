@@ -21,15 +21,12 @@ from vdi.kasm.values.render import is_host_name
 class Code(StrEnum):
     """What is wrong with a value."""
 
-    UNKNOWN_KEY = "unknown_key"
-    """The chart, as it is described here, does not read this key."""
+    UNKNOWN_KEY = "unknown_key"  # the chart, as it is described here, does not read this key
     INVALID_VALUE = "invalid_value"
     MISSING_VALUE = "missing_value"
     PLAIN_SECRET = "plain_secret"  # noqa: S105 - a code
-    RISKY_VALUE = "risky_value"
-    """It will install; read it before you do."""
-    UNKNOWN_VERSION = "unknown_version"
-    """The chart is newer than what is described here."""
+    RISKY_VALUE = "risky_value"  # it will install; read it before you do
+    UNKNOWN_VERSION = "unknown_version"  # the chart is newer than what is described here
 
 
 @dataclass(frozen=True, slots=True)

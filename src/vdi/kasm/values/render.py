@@ -23,12 +23,9 @@ _LONGEST_RELEASE = 53
 class Ingress(StrEnum):
     """How browsers come in."""
 
-    TRAEFIK = "traefik"
-    """The chart's Ingress, served by the Traefik of K3s."""
-    LOADBALANCER = "loadbalancer"
-    """A Service of type LoadBalancer on port 443, without an Ingress."""
-    NONE = "none"
-    """Neither: a Traefik (or another proxy) outside the chart routes to the proxy's Service."""
+    TRAEFIK = "traefik"  # the chart's Ingress, served by the Traefik of K3s
+    LOADBALANCER = "loadbalancer"  # a Service of type LoadBalancer on port 443, without an Ingress
+    NONE = "none"  # neither: a Traefik (or another proxy) outside the chart routes to the proxy's Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +34,7 @@ class InstallOptions:
 
     generation: Generation
     hostname: str
-    version: Version | None = None
-    """Of the chart; None is the newest that is known."""
+    version: Version | None = None  # of the chart; None is the newest that is known
     release: str = "kasm"
     size: str = "small"
     profile: Profile = CHART
