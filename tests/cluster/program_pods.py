@@ -1,6 +1,6 @@
 """A kubelet's stand-in that runs pods of operator and gateway as processes of this machine, each from its own sources.
 
-Their readiness is that of the program, and a Job's pod ends as its program does. Other pods become Ready as they are.
+Their readiness is that of the program. Other pods become Ready as they are.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class Program:
     """A pod's main container as a process."""
 
     name: str
-    """`operator`, `gateway` or `downgrade`."""
+    """`operator` or `gateway`."""
     image: str
     process: "subprocess.Popen[bytes]"
     public: int
@@ -73,7 +73,6 @@ class ProgramPods:
     """Variables in place of what is mounted into the pods."""
     running: dict[str, Program] = field(default_factory=dict)
     """By the pod's uid."""
-    ended: list[Program] = field(default_factory=list)
 
     def gateway(self, image: str) -> Program:
         """The gateway of that image, of which there is one."""
@@ -101,7 +100,6 @@ class ProgramPods:
         for uid in self.running.keys() - there:  # before others start: two never use one SQLite file
             program = self.running.pop(uid)
             await asyncio.to_thread(program.end)
-            self.ended.append(program)
         for pod in pods:
             meta = pod["metadata"]
             image = pod["spec"]["containers"][0]["image"]
@@ -130,9 +128,8 @@ class ProgramPods:
             "VDI_METRICS_ADDR": f"127.0.0.1:{ports[1]}",
         }
         words = {"operator": ["-m", "vdi", "operator", "run"], "gateway": ["-m", "vdi", "gateway", "run"]}
-        command = words.get(container["name"]) or container["command"][1:]
         path = self.folder / f"{pod['metadata']['name']}.log"
-        process = _open_process([sys.executable, "-P", *command], variables, path)
+        process = _open_process([sys.executable, "-P", *words[container["name"]]], variables, path)
         return Program(container["name"], container["image"], process, *ports, path)
 
     async def _report(self, api: Client, pod: Object, program: Program) -> None:
@@ -141,13 +138,10 @@ class ProgramPods:
         if "containerStatuses" in pod["status"] and now == program.reported:
             return
         state: Object = {"running": {"startedAt": pod["metadata"]["creationTimestamp"]}}
-        phase = "Running"
         if exit_code is not None:
             message = program.log.read_text()[-2000:]
             state = {"terminated": {"exitCode": exit_code, "message": message, "reason": "Error" if exit_code else ""}}
-            if pod["spec"]["restartPolicy"] == "Never":
-                phase = "Failed" if exit_code else "Succeeded"
-        await set_status(api, pod, phase, {program.name: state}, ready=now[1])
+        await set_status(api, pod, "Running", {program.name: state}, ready=now[1])
         program.reported = now
 
 

@@ -38,6 +38,7 @@ __all__ = ["postgres_server"]
 ROOT = CHART.parents[1]
 PAGE = ROOT / "docs/backup.md"
 IMAGE = "registry.example.com/vdi"
+PORTAL = "https://portal.vdi.localhost:8443"
 SESSIONS = ("--namespace", "vdi-sessions")
 PORTAL = "https://portal.vdi.localhost:8443"
 VALUES: dict[str, Any] = {

@@ -13,6 +13,7 @@ import pytest
 
 from bench.crowd import MAKE_TOKEN
 from e2e.desktops import ask_agent, picture_at_rest, reach, start, template, wait_for_scene
+from e2e.release import with_values
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.api.meta import RELEASE_NAMESPACE
@@ -39,11 +40,8 @@ PROBED = "vdi-probe.vdi-system.vdi"
 @pytest.fixture
 def probing(sessions: World) -> Iterator[World]:
     """The release with the probe, which the demo leaves out; as it was before afterwards."""
-    sessions.vdi("upgrade", "--set", "probe.enabled=true", "--yes")
-    try:
+    with with_values(sessions, "probe.enabled=true"):
         yield sessions
-    finally:
-        sessions.vdi("rollback", "--yes")
 
 
 @pytest.fixture

@@ -29,7 +29,6 @@ NOUNS = {
     "pool": "Desktops that are started in advance.",
     "install": "Install operator and gateway on a cluster with the chart.",
     "upgrade": "Upgrade to a new chart or new values; shows the changes first.",
-    "rollback": "Go back to an earlier revision of the release.",
     "uninstall": "End the desktops and remove the release; homes are kept.",
     "image": "Check whether an image can be a desktop.",
     "images": "Load image archives onto the nodes of a cluster without a registry.",

@@ -58,16 +58,11 @@ class Change:
     """Further arguments, such as `--version 1.2.3`."""
 
 
-def upgrade(helm: Helm, change: Change, *, seconds: float, undo_on_failure: bool = True) -> list[str]:
+def upgrade(helm: Helm, change: Change, *, seconds: float) -> list[str]:
     """Install or upgrade with exactly these values, wait until all is ready, and undo it where it fails."""
     words = ["upgrade", "--install", change.release, change.chart, *change.place.arguments, "--create-namespace"]
     words += ["--reset-values", *change.values.arguments, *change.more, *_waiting(seconds)]
-    return [*words, roll_back_flag(helm)] if undo_on_failure else words
-
-
-def rollback(release: str, revision: int, place: Place, *, seconds: float, more: tuple[str, ...] = ()) -> list[str]:
-    """Back to a revision, as a new one; waits until all is ready."""
-    return ["rollback", release, str(revision), *place.arguments, *more, *_waiting(seconds)]
+    return [*words, "--atomic" if helm.major == 3 else "--rollback-on-failure"]
 
 
 def uninstall(release: str, place: Place, *, seconds: float) -> list[str]:
@@ -86,11 +81,6 @@ def template(
     words += [f"--dry-run={'server' if lookups else 'client'}", "--no-hooks", "--kube-version", kubernetes]
     words += [word for api in apis for word in ("--api-versions", api)]
     return [*words, "--is-upgrade"] if is_upgrade else words
-
-
-def roll_back_flag(helm: Helm) -> str:
-    """Helm 4 has another name for --atomic."""
-    return "--atomic" if helm.major == 3 else "--rollback-on-failure"
 
 
 def take_back_fields(helm: Helm, apply_method: str) -> tuple[str, ...]:

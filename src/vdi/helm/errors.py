@@ -31,8 +31,5 @@ class HelmFailed(HelmError):
 class HelmInterrupted(HelmError):
     """Raised when helm was asked to stop, and has stopped."""
 
-    def __init__(self, what: str, *, killed: bool) -> None:
-        self.what = what
-        self.killed = killed
-        """Whether it was ended without time to clean up: the release may be left `pending`."""
+    def __init__(self, what: str) -> None:
         super().__init__(f"{what}: interrupted")

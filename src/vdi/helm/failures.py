@@ -1,4 +1,4 @@
-"""What helm says when it fails -> a sentence and what to do. Pure; the first rule that fits answers."""
+"""What helm says when it fails: what our code acts on, or what helm leaves out. Pure; the first rule that fits answers."""
 
 import re
 from typing import NamedTuple
@@ -21,24 +21,6 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "If no one is working on it, one was killed: go back to the last good revision with helm rollback.",
     ),
     (
-        r"requires kubeVersion: (?P<want>\S+) which is incompatible with Kubernetes (?P<have>\S+)",
-        "KubernetesTooOld",
-        "The chart needs Kubernetes {want}; this cluster is {have}.",
-        "Upgrade the cluster.",
-    ),
-    (
-        r"values don't meet the specifications of the schema\(s\)[^\n]*\n(?P<what>.*?)(?:\n\s*\n|\Z)",
-        "BadValues",
-        "The values violate the chart's schema: {what}",
-        "Fix the values; the chart's values.yaml describes what is allowed.",
-    ),
-    (
-        r"execution error at \([^)]*\): (?P<what>.*)",
-        "RefusedByChart",
-        "The chart rejects these values: {what}",
-        "",
-    ),
-    (
         r"(?P<kind>\S+) \"(?P<what>[^\"]+)\" in namespace \"(?P<where>[^\"]*)\" exists and cannot be imported into the "
         r"current release",
         "NotOurs",
@@ -52,42 +34,11 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "Install the software that provides this kind, or turn off in the values what needs it.",
     ),
     (
-        r"conflict with \"(?P<who>[^\"]+)\"(?: using (?P<api>\S+?))?:?\s+(?P<what>\.\S+)",
-        "FieldConflict",
-        "Someone else manages a field that the chart sets: {who} has {what}.",
-        "Undo that change (kubectl get ... --show-managed-fields shows it), then run the same command again.",
-    ),
-    (
-        r"(?P<what>[^\n]*): field is immutable",
-        "Immutable",
-        "A field that cannot be changed would have to change: {what}.",
-        "Delete that object, if its content may be lost; the next run creates it again.",
-    ),
-    (
-        r"(?P<what>[^\n:]*is forbidden: User \"[^\"]+\" cannot [^\n]*)",
-        "Forbidden",
-        "Your account lacks a permission: {what}",
-        "Ask an administrator of the cluster.",
-    ),
-    (
-        r"(?P<what>\S+ \"[^\"]+\" is forbidden: [^\n]*)",
-        "Refused",
-        "The API server refuses an object: {what}",
-        "",
-    ),
-    (
         r"Kubernetes cluster unreachable: (?P<what>[^\n]*)",
         "Unreachable",
         "The cluster does not respond to helm: {what}",
         "",
     ),
-    (
-        r"has no deployed releases",
-        "NeverDeployed",
-        "No revision of this release was ever deployed, so there is nothing to upgrade or to go back to.",
-        "Uninstall it, then install.",
-    ),
-    (r"release: not found", "NoRelease", "There is no such release.", ""),
     (
         r"context cancell?ed|has been cancell?ed",
         "Interrupted",
@@ -109,16 +60,9 @@ def explain_failure(stderr: str) -> Failure:
     """The failure that helm's words are about; helm's own words where no rule fits."""
     said = "\n".join(line for line in stderr.splitlines() if not _NOISE.match(line))
     for pattern, code, sentence, remedy in _RULES:
-        if match := re.search(pattern, said, re.DOTALL if "what>.*?" in pattern else 0):
-            named = {key: _tidy(value or "") for key, value in match.groupdict().items()}
-            return Failure(code, sentence.format(**named), remedy)
+        if match := re.search(pattern, said):
+            return Failure(code, sentence.format(**match.groupdict()), remedy)
     return Failure("Unknown", _last_error(said))
-
-
-def _tidy(text: str) -> str:
-    """On one line: lists of problems are separated by semicolons."""
-    lines = [line.strip().removeprefix("- ").rstrip(".,") for line in text.splitlines() if line.strip()]
-    return "; ".join(lines)[:1000]
 
 
 def _last_error(said: str) -> str:

@@ -16,8 +16,6 @@ from vdi.helm.failures import explain_failure
 STOPPING = "Interrupted: helm stops and undoes its changes; press Ctrl-C again to stop it immediately."
 _ELSEWHERE = "HELM_KUBE"
 """Variables by which helm would go to another cluster, or as somebody else, than what looked at the cluster before."""
-_STOPPED = (130, 143)
-"""Exit statuses of a program that a signal ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +48,7 @@ async def run_helm(
             await _stop(await starting)
             raise
     if signals.came:
-        killed = signals.came > 1 or process.returncode in (-signal.SIGINT, *_STOPPED)
-        raise HelmInterrupted(what, killed=killed)
+        raise HelmInterrupted(what)
     words = err.decode("utf-8", "replace")
     if process.returncode != 0:
         raise HelmFailed(what, explain_failure(words))

@@ -1,4 +1,4 @@
-"""The live view while helm waits: what is not ready in the release's namespaces and why, printed as it changes.
+"""Progress while helm waits: pods of the release that are not ready and why, in the sentences of status and doctor.
 
 With --atomic the pods that failed are gone when helm ends: the reasons are those that were seen before.
 """
@@ -6,24 +6,23 @@ With --atomic the pods that failed are gone when helm ends: the reasons are thos
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
-
-import msgspec
+from typing import NamedTuple, Protocol, TypeVar
 
 from vdi.helm.binary import Helm
 from vdi.helm.errors import HelmFailed
 from vdi.helm.failures import Failure
 from vdi.helm.run import Output, run_helm
-from vdi.helm.snapshot import Job, NamespaceSnapshot, Pod, Service
-from vdi.helm.waiting import Pending, Situation, assess
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.errors import Forbidden, KubeError
-from vdi.kube.resource import CLAIMS, EVENTS, JOBS, PODS, SECRETS, SERVICES, Resource
+from vdi.kube.resource import EVENTS, PODS, Resource
 from vdi.kube.transport import Client
-from vdi.session.observed import Event, PersistentVolumeClaim
+from vdi.session.explain import StartState, explain
+from vdi.session.observed import Event, Pod
+from vdi.session.pulling import first_line
+from vdi.session.subject import chart_subject
 from vdi.session.times import format_time
 
-T = TypeVar("T")
+T = TypeVar("T", Pod, Event)
 SECONDS_BETWEEN = 1.5
 
 
@@ -37,9 +36,19 @@ class View(Protocol):
         """One line that stays."""
 
 
+class NotReady(NamedTuple):
+    """An object that is not ready."""
+
+    object: str
+    """`pod/kasm/vdi-operator-...`."""
+    sentence: str
+    stuck: bool
+    """False: an ordinary step of a start."""
+
+
 @dataclass
 class Watch:
-    """Looks at namespaces again and again, and remembers why things were not ready."""
+    """Looks at namespaces again and again, and remembers why pods were not ready."""
 
     client: Client
     namespaces: Sequence[str]
@@ -47,77 +56,69 @@ class Watch:
     names: tuple[str, ...] = ()
     """How the names of the release's objects begin; empty: everything in the namespaces is looked at."""
     clock: Clock = SYSTEM_CLOCK
-    release: str = ""
-    """The release of the first namespace that helm takes back when it fails: what it waits for then is no reason."""
-    reasons: tuple[Pending, ...] = ()
+    reasons: tuple[NotReady, ...] = ()
     """Why it was not ready when it was seen last: what is stuck, else whatever was missing."""
-    _said: dict[str, str] = field(default_factory=dict)
-    _refused: set[str] = field(default_factory=set)
-    _began: str = ""
-    _undoing: bool = False
+    _shown: set[tuple[str, str]] = field(default_factory=set)
 
     async def run(self) -> None:
         """Look until cancelled. An API server that does not answer for a while is waited for."""
-        self._began = format_time(self.clock.now())
+        began = format_time(self.clock.now())
         while True:
             try:
-                situations = [assess(await self._read(namespace), self._began) for namespace in self.namespaces]
-                self._show(situations, undoing=await self._is_undoing())
+                await self._look(began)
+            except Forbidden as error:
+                self.view.say(f"  (what is waited for is not shown: {error})")
+                return
             except KubeError as error:
                 self.view.waiting(f"the API server does not respond: {error}")
             await self.clock.sleep(SECONDS_BETWEEN)
 
-    async def _is_undoing(self) -> bool:
-        if not self.release:
-            return False
-        selector = f"owner=helm,name={self.release},status in (pending-rollback,uninstalling)"
-        found = await self.client.list(SECRETS, namespace=self.namespaces[0], label_selector=selector, into=msgspec.Raw)
-        if found and not self._undoing:
-            self.view.say("  It was not ready in time: helm is rolling it back.")
-        self._undoing = bool(found)
-        return self._undoing
+    async def _look(self, began: str) -> None:
+        pods, events = await asyncio.gather(self._list(PODS, Pod), self._list(EVENTS, Event))
+        pods = [pod for pod in pods if not pod.terminating and pod.metadata.name.startswith(self.names or "")]
+        waiting = [not_ready(pod, events) for pod in pods if not pod.ready and pod.status.phase != "Succeeded"]
+        missing = [refused(event) for event in events if self._refuses_a_pod(event, began)]
+        now = tuple(dict.fromkeys([*missing, *waiting]))
+        stuck = tuple(reason for reason in now if reason.stuck)
+        if stuck or (now and not any(reason.stuck for reason in self.reasons)):
+            self.reasons = stuck or now
+        for reason in stuck:
+            if (reason.object, reason.sentence) not in self._shown:
+                self._shown.add((reason.object, reason.sentence))
+                self.view.say(f"  {reason.object}: {reason.sentence}")
+        first = next(iter(stuck or now), None)
+        why = f"; {first.object}: {first.sentence}" if first else ""
+        self.view.waiting(f"{len(pods) - len(waiting)} of {len(pods)} pods ready{why}")
 
-    def _show(self, situations: list[Situation], *, undoing: bool) -> None:
-        pending = tuple(waiting for situation in situations for waiting in situation.pending)
-        now = Situation(
-            sum(situation.ready for situation in situations), sum(situation.pods for situation in situations), pending
-        )
-        if undoing:
-            self.view.waiting(f"rolled back: {now.ready} of {now.pods} pods ready")
-            return
-        if now.stuck or (pending and not any(reason.stuck for reason in self.reasons)):
-            self.reasons = now.stuck or pending
-        for waiting in now.stuck:
-            if self._said.get(waiting.object) != waiting.code:
-                self.view.say(f"  {waiting.object}: {waiting.sentence}")
-        self._said = {pending.object: pending.code for pending in now.stuck}
-        self.view.waiting(now.words)
-
-    async def _read(self, namespace: str) -> NamespaceSnapshot:
-        return NamespaceSnapshot(
-            *await asyncio.gather(
-                self._list(PODS, namespace, Pod),
-                self._list(CLAIMS, namespace, PersistentVolumeClaim),
-                self._list(JOBS, namespace, Job),
-                self._list(SERVICES, namespace, Service),
-                self._list(EVENTS, namespace, Event),
-            )
+    def _refuses_a_pod(self, event: Event, began: str) -> bool:
+        return (
+            event.reason == "FailedCreate" and event.seen >= began and event.regarding.name.startswith(self.names or "")
         )
 
-    async def _list(self, resource: Resource, namespace: str, into: type[T]) -> list[T]:
-        try:
-            found = await self.client.list(resource, namespace=namespace, into=into)
-            return [obj for obj in found if not self.names or _name(obj).startswith(self.names)]
-        except Forbidden:
-            if resource.plural not in self._refused:
-                self._refused.add(resource.plural)
-                self.view.say(f"  (your account may not list {resource.plural} in {namespace}: they are not shown)")
-            return []
+    async def _list(self, resource: Resource, into: type[T]) -> list[T]:
+        found = await asyncio.gather(
+            *(self.client.list(resource, namespace=namespace, into=into) for namespace in self.namespaces)
+        )
+        return [obj for objects in found for obj in objects]
 
 
-def _name(obj: Any) -> str:
-    """Its own name; of an Event that of what it is about."""
-    return str(obj.regarding.name if isinstance(obj, Event) else obj.metadata.name)
+def not_ready(pod: Pod, events: Sequence[Event]) -> NotReady:
+    """Why a pod is not ready, as the doctor says it."""
+    meta = pod.metadata
+    about = tuple(
+        event
+        for event in events
+        if (event.regarding.kind, event.regarding.name) == ("Pod", meta.name)
+        and event.metadata.namespace == meta.namespace
+    )
+    explanation = explain(StartState(pod, events=about, subject=chart_subject("pod")))
+    return NotReady(f"pod/{meta.namespace}/{meta.name}", explanation.sentence, explanation.stuck)
+
+
+def refused(event: Event) -> NotReady:
+    """Pods that admission or a quota refuses: only an Event of what makes them says so."""
+    about = f"{event.regarding.kind.lower()}/{event.metadata.namespace}/{event.regarding.name}"
+    return NotReady(about, f"Its pods are refused: {first_line(event.note)}", stuck=True)
 
 
 async def run_watched(helm: Helm, arguments: Sequence[str], watch: Watch, *, stdin: bytes | None = None) -> Output:
@@ -139,7 +140,7 @@ async def stop_telling(telling: "asyncio.Task[None]", view: View) -> None:
         view.say(f"  (some resources were not shown while waiting: {ended!r})")
 
 
-def with_reasons(failure: Failure, reasons: Sequence[Pending]) -> Failure:
+def with_reasons(failure: Failure, reasons: Sequence[NotReady]) -> Failure:
     """A failure to become ready, with what was not ready and why; every other failure as it is."""
     if failure.code not in ("NotReadyInTime", "Unknown") or not reasons:
         return failure

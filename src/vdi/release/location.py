@@ -6,7 +6,7 @@ from typing import Any
 
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.helm.place import Place
-from vdi.helm.releases import decode_revision
+from vdi.helm.releases import Revision, decode_revision
 from vdi.kube.errors import Forbidden
 from vdi.kube.resource import DEPLOYMENTS, SECRETS
 from vdi.kube.transport import Client
@@ -36,6 +36,11 @@ def options_of(release: str, place: Place) -> str:
     words += ["--kubeconfig", str(place.kubeconfig)] if place.kubeconfig else []
     words += ["--context", place.context] if place.context else []
     return "".join(f" {shlex.quote(word)}" for word in words)
+
+
+def rollback_command(release: str, place: Place, revision: Revision) -> str:
+    """The command that goes back to this revision, whatever has happened since."""
+    return f"helm rollback {shlex.quote(release)} {revision.version} {place.helm_options} --wait"
 
 
 async def gateway_namespaces(client: Client) -> list[str]:

@@ -14,7 +14,7 @@ from vdi.release.chart import version_numbers
 from vdi.release.crds import KIND as CRD
 from vdi.release.crds import losses, of_release
 from vdi.release.facts import Facts, Stranger, settings_of
-from vdi.release.location import options_of
+from vdi.release.location import options_of, rollback_command
 from vdi.release.needs import missing_classes, missing_keys, refused_host_network, unmatched_selectors, unpullable
 from vdi.session.times import parse_time
 
@@ -292,7 +292,7 @@ def _custom_kinds(facts: Facts, _: datetime) -> Iterator[Finding]:
                 f"{loss.crd}: this chart's CRD lacks fields that the cluster's has ({shown}): the API server would drop"
                 " them from every object that is written."
             )
-            remedy = Remedy("Use a newer chart. To go back to an earlier revision: vdi rollback.")
+            remedy = Remedy("Use a newer chart. To go back to an earlier revision: helm rollback.")
         yield _finding("crds", Severity.ERROR, words, remedy)
 
 
@@ -327,7 +327,7 @@ def _upgradable(facts: Facts, _: datetime) -> Iterator[Finding]:
             "release",
             Severity.WARNING,
             words,
-            Remedy("Use a newer chart. To go back to an earlier revision: vdi rollback."),
+            Remedy("Use a newer chart. To go back to an earlier revision: helm rollback."),
         )
 
 
@@ -339,8 +339,8 @@ def _pending(facts: Facts) -> Finding:
     )
     good = facts.before or next((revision for revision in facts.revisions if revision.status == "superseded"), None)
     options = options_of(facts.release, facts.place)
-    names = (f"vdi rollback {good.version}",) if good else ("vdi uninstall", "vdi install")
-    commands = tuple(name + options for name in names)
+    again = (f"vdi uninstall{options}", f"vdi install{options}")
+    commands = (rollback_command(facts.release, facts.place, good),) if good else again
     return _finding("release", Severity.ERROR, words, Remedy("If no one is working on it:", commands))
 
 

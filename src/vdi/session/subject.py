@@ -18,3 +18,16 @@ class Subject:
 
 
 DESKTOP = Subject()
+
+
+def chart_subject(name: str) -> Subject:
+    """A pod of a Helm release, such as `operator`: the chart's values say what it is."""
+    return Subject(
+        name=f"the {name}",
+        title=f"The {name}",
+        volume="volume",
+        node_selector="nodeSelector in the chart's values",
+        image="the chart's values",
+        pull_secrets="imagePullSecrets in the chart's values",
+        memory="the chart's values",
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vdi.helm.arguments import Change, Values, rollback, take_back_fields, template, uninstall, upgrade
+from vdi.helm.arguments import Change, Values, take_back_fields, template, uninstall, upgrade
 from vdi.helm.binary import Helm, find_helm, parse_version
 from vdi.helm.errors import HelmUnavailable
 from vdi.helm.place import Place
@@ -26,7 +26,6 @@ def test_a_failed_upgrade_is_undone_under_either_name(helm: Helm, flag: str) -> 
     assert words[:4] == ["upgrade", "--install", "vdi", "charts/vdi"]
     assert words[-1] == flag and words[-4:-1] == ["--wait", "--timeout", "600s"]
     assert words[6:10] == ["--kubeconfig", "/k", "--kube-context", "there"]
-    assert flag not in upgrade(helm, Change("vdi", "charts/vdi", PLACE), seconds=600, undo_on_failure=False)
 
 
 def test_values_that_are_kept_are_in_no_argument() -> None:
@@ -52,24 +51,13 @@ def test_rendering_without_a_cluster() -> None:
     assert "--dry-run=client" in template(Change("r", "c", PLACE), kubernetes="1.34.4", lookups=False)
 
 
-def test_the_other_commands_wait_too() -> None:
-    assert rollback("r", 3, Place("n"), seconds=0.2) == [
-        "rollback",
-        "r",
-        "3",
-        "--namespace",
-        "n",
-        "--wait",
-        "--timeout",
-        "1s",
-    ]
-    assert uninstall("r", Place("n"), seconds=60)[-3:] == ["--wait", "--timeout", "60s"]
+def test_an_uninstall_waits_too() -> None:
+    assert uninstall("r", Place("n"), seconds=0.2)[-3:] == ["--wait", "--timeout", "1s"]
 
 
 def test_what_was_changed_by_hand_is_overwritten_by_either_helm() -> None:
     assert take_back_fields(HELM4, "ssa") == ("--force-conflicts",)
     assert take_back_fields(HELM4, "") == () == take_back_fields(HELM3, "ssa"), "patches know no conflicts"
-    assert "--force-conflicts" in rollback("r", 3, Place("n"), seconds=9, more=take_back_fields(HELM4, "ssa"))
 
 
 @pytest.mark.parametrize(

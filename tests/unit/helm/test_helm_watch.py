@@ -1,21 +1,44 @@
-"""The live view: what it says as things change, and which reasons count when helm has failed."""
+"""Progress while helm waits: what is shown as things change, and which reasons count when helm has failed."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
 
-from unit.helm.test_helm_waiting import a_pod, waiting
-from vdi.helm.snapshot import Pod
 from vdi.helm.watch import Watch, stop_telling
 from vdi.kube.errors import Forbidden
-from vdi.kube.resource import PODS, SECRETS, SERVICES, Resource
-from vdi.session.observed import Event
+from vdi.kube.resource import EVENTS, PODS, Resource
+from vdi.session.observed import Event, Pod
 
-PULLING = a_pod(containerStatuses=[waiting("ErrImagePull", "manifest unknown")])
+META = {"name": "x", "namespace": "kasm", "uid": "u"}
+
+
+def a_pod(**status: Any) -> Pod:
+    return msgspec.convert(
+        {"metadata": META, "spec": {"nodeName": "n1"}, "status": {"phase": "Pending", **status}}, Pod
+    )
+
+
+def an_event(kind: str, name: str, reason: str, note: str, seen: str = "2026-11-20T00:00:01Z") -> Event:
+    meta = {"name": "e", "namespace": "kasm"}
+    regarding = {"kind": kind, "name": name}
+    return msgspec.convert(
+        {"metadata": meta, "regarding": regarding, "reason": reason, "note": note, "eventTime": seen}, Event
+    )
+
+
+BACK_OFF = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off"}}
+PULLING = a_pod(containerStatuses=[{"name": "c", "image": "registry.example.com/a:1", "state": BACK_OFF}])
+WHY = an_event("Pod", "x", "Failed", "manifest unknown")
 STARTING = a_pod(containerStatuses=[{"name": "c", "state": {"running": {"startedAt": ""}}}])
 READY = a_pod(phase="Running", conditions=[{"type": "Ready", "status": "True"}])
+DONE = a_pod(phase="Succeeded")
+NOT_FOUND = (
+    "The image registry.example.com/a:1 cannot be pulled: the registry has no such image; check name and tag in the "
+    "chart's values."
+)
 
 
 class EnoughError(Exception):
@@ -25,35 +48,32 @@ class EnoughError(Exception):
 class Cluster:
     """Answers each look with the next moment; the clock of the watch is its metronome."""
 
-    def __init__(self, *moments: tuple[list[Pod], bool], forbidden: tuple[Resource, ...] = ()) -> None:
+    def __init__(self, *moments: list[Pod], events: tuple[Event, ...] = (), forbidden: bool = False) -> None:
         self.moments = list(moments)
+        self.events = list(events)
         self.forbidden = forbidden
 
     async def list(self, resource: Resource, **_: Any) -> list[Any]:
-        if resource in self.forbidden:
+        if self.forbidden:
             raise Forbidden(403, "Forbidden", "no")
-        pods, undoing = self.moments[0]
-        answers: dict[Resource, list[Any]] = {PODS: pods, SECRETS: [b"{}"] if undoing else []}
-        return answers.get(resource, [])
+        return {PODS: self.moments[0], EVENTS: self.events}[resource]
 
     async def sleep(self, _: float) -> None:
         self.moments.pop(0)
         if not self.moments:
             raise EnoughError
 
-    def now(self) -> Any:
-        from datetime import UTC, datetime
-
+    def now(self) -> datetime:
         return datetime(2026, 11, 20, tzinfo=UTC)
 
 
 class View:
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.shown: list[str] = []
         self.lines: list[str] = []
 
     def waiting(self, text: str) -> None:
-        self.said.append(text)
+        self.shown.append(text)
 
     def say(self, text: str) -> None:
         self.lines.append(text)
@@ -67,44 +87,42 @@ async def watched(cluster: Cluster, **more: Any) -> tuple[Watch, View]:
     return watch, view
 
 
-async def test_what_is_stuck_is_said_once_and_remembered() -> None:
-    watch, view = await watched(Cluster(([STARTING], False), ([PULLING], False), ([PULLING], False), ([], False)))
-    assert len(view.lines) == 1 and "pod/kasm/x: The image" in view.lines[0]
-    assert view.said[0] == "0 of 1 pods ready; pod/kasm/x: Container c is running but does not respond yet."
-    assert [reason.code for reason in watch.reasons] == ["ImageNotFound"], "the pod is gone, why it failed is not"
+async def test_a_stuck_pod_is_reported_once_and_remembered() -> None:
+    watch, view = await watched(Cluster([STARTING], [PULLING], [PULLING], [STARTING], [], events=(WHY,)))
+    assert view.lines == [f"  pod/kasm/x: {NOT_FOUND}"]
+    assert view.shown[0] == "0 of 1 pods ready; pod/kasm/x: The pod is starting and does not respond yet."
+    assert [reason.sentence for reason in watch.reasons] == [NOT_FOUND], "the pod is gone, its reason stays"
 
 
-async def test_without_anything_stuck_the_reason_is_whatever_was_missing() -> None:
-    watch, _ = await watched(Cluster(([STARTING], False), ([READY], False)))
-    assert [reason.code for reason in watch.reasons] == ["Starting"]
+async def test_without_a_stuck_pod_the_reason_is_whatever_was_missing() -> None:
+    watch, view = await watched(Cluster([STARTING], [READY, DONE]))
+    assert [reason.sentence for reason in watch.reasons] == ["The pod is starting and does not respond yet."]
+    assert view.shown[-1] == "2 of 2 pods ready"
 
 
-async def test_what_helm_waits_for_while_it_takes_back_is_no_reason() -> None:
-    moments = (([PULLING], False), ([STARTING], True), ([STARTING], True))
-    watch, view = await watched(Cluster(*moments), release="vdi")
-    assert [reason.code for reason in watch.reasons] == ["ImageNotFound"]
-    assert view.lines[1:] == ["  It was not ready in time: helm is rolling it back."]
-    assert view.said[-1] == "rolled back: 0 of 1 pods ready"
+async def test_pods_that_a_quota_refuses_are_named() -> None:
+    note = 'pods "vdi-gateway-1" is forbidden: exceeded quota: small'
+    events = (
+        an_event("ReplicaSet", "vdi-gateway", "FailedCreate", note),
+        an_event("ReplicaSet", "vdi-gateway", "FailedCreate", "of last week", "2026-11-13T00:00:00Z"),
+        an_event("ReplicaSet", "other", "FailedCreate", note),
+    )
+    watch, _ = await watched(Cluster([], events=events), names=("vdi-",))
+    assert watch.reasons == (("replicaset/kasm/vdi-gateway", f"Its pods are refused: {note}.", True),)
 
 
-async def test_others_in_the_namespace_are_left_out() -> None:
-    watch, view = await watched(Cluster(([PULLING], False)), names=("vdi-",))
-    assert watch.reasons == () and view.said == ["0 of 0 pods ready"]
+async def test_pods_of_others_in_the_namespace_are_left_out() -> None:
+    watch, view = await watched(Cluster([PULLING]), names=("vdi-",))
+    assert watch.reasons == () and view.shown == ["0 of 0 pods ready"]
 
 
-async def test_what_may_not_be_read_is_said_once() -> None:
-    _, view = await watched(Cluster(([READY], False), ([READY], False), forbidden=(SERVICES,)))
-    assert view.lines == ["  (your account may not list services in kasm: they are not shown)"]
+async def test_an_account_that_may_not_list_pods_waits_all_the_same() -> None:
+    view = View()
+    await Watch(Cluster([READY], forbidden=True), ["kasm"], view).run()  # type: ignore[arg-type]
+    assert len(view.lines) == 1 and "what is waited for is not shown" in view.lines[0]
 
 
-def test_an_event_is_taken_for_what_it_is_about() -> None:
-    from vdi.helm.watch import _name
-
-    event = msgspec.convert({"metadata": {"name": "e"}, "regarding": {"name": "vdi-1"}}, Event)
-    assert _name(event) == "vdi-1"
-
-
-async def test_a_view_that_breaks_is_reported_of_and_stops_nothing() -> None:
+async def test_a_view_that_breaks_is_reported_and_stops_nothing() -> None:
     view, begun = View(), asyncio.Event()
 
     async def tell(fault: Exception | None) -> None:

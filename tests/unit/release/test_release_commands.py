@@ -1,4 +1,4 @@
-"""The four commands: what they say without a cluster, and what an uninstall removes and leaves."""
+"""The three commands: what they say without a cluster, and what an uninstall removes and leaves."""
 
 import re
 from dataclasses import replace
@@ -11,14 +11,14 @@ from support.builders import a_session
 from unit.release.test_release_preflight import a_revision, an_operator
 from vdi.cli.errors import CliError
 from vdi.cli.main import main
-from vdi.cli.release.page import change_data, change_lines, revision_lines, summary_line
+from vdi.cli.release.page import change_data, change_lines, summary_line
 from vdi.cli.uninstall import plan_lines, refuse_unsafe, staying
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.operators import find_operators
 from vdi.release.diff import changes_between
 from vdi.release.remove import HomeVolume, Removal, no_operator, volumes_of_servers
 
-COMMANDS = ("install", "upgrade", "rollback", "uninstall")
+COMMANDS = ("install", "upgrade", "uninstall")
 DOCS = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
 
 
@@ -91,12 +91,6 @@ def test_the_page_of_a_change() -> None:
 
 def a_pool() -> dict[str, Any]:
     return {"kind": "VDIPool", "metadata": {"name": "p"}}
-
-
-def test_the_table_of_revisions() -> None:
-    lines = revision_lines([a_revision(2, description="Upgrade failed: x\ny"), a_revision(1, "superseded")])
-    assert lines[0].split() == ["REVISION", "STATUS", "CHART", "AGE", "DESCRIPTION"]
-    assert lines[1].startswith("2          deployed     vdi-0.1.0") and lines[1].endswith("Upgrade failed: x")
 
 
 KEPT = HomeVolume("vdi-sessions", "home-a", "a@example.com", "small", "20Gi", owned=False)

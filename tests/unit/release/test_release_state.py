@@ -1,4 +1,4 @@
-"""Where the chart is, where one can go back to, and in which state a failure leaves the release."""
+"""Where the chart is, and in which state a failure leaves the release."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ import pytest
 from unit.release.test_release_preflight import a_revision
 from vdi.helm.place import Place
 from vdi.helm.releases import Revision
-from vdi.release.carry_out import rollback_target, state_in_words
+from vdi.release.carry_out import state_in_words
 from vdi.release.chart import find_chart, version_numbers
-from vdi.release.errors import NoChartError, RefusedError
+from vdi.release.errors import NoChartError
 
 
 def test_the_chart_beside_the_sources_or_the_one_that_is_named(tmp_path: Path) -> None:
@@ -37,35 +37,6 @@ def history(*states: str) -> list[Revision]:
     return [a_revision(len(states) - number, state) for number, state in enumerate(states)]
 
 
-@pytest.mark.parametrize(
-    ("states", "desired", "target"),
-    [
-        (("deployed", "superseded", "superseded"), None, 2),
-        (("deployed", "failed", "superseded"), None, 1),
-        (("deployed", "superseded", "superseded"), 1, 1),
-        (("failed", "deployed", "superseded"), None, 2),
-        (("pending-upgrade", "deployed"), None, 1),
-        (("pending-upgrade", "deployed"), 1, 1),
-    ],
-)
-def test_where_a_rollback_goes(states: tuple[str, ...], desired: int | None, target: int) -> None:
-    assert rollback_target("vdi", history(*states), desired).version == target
-
-
-@pytest.mark.parametrize(
-    ("states", "desired", "said"),
-    [
-        ((), None, "there is no release vdi"),
-        (("deployed",), None, "an earlier revision; allowed: none"),
-        (("deployed", "failed", "superseded"), 2, "revision 2; allowed: 1"),
-        (("deployed", "superseded"), 2, "revision 2; allowed: 1"),
-    ],
-)
-def test_where_it_cannot_go(states: tuple[str, ...], desired: int | None, said: str) -> None:
-    with pytest.raises(RefusedError, match=said):
-        rollback_target("vdi", history(*states), desired)
-
-
 ROLLED_BACK = [a_revision(4, description="Rollback to 2"), a_revision(3, "failed"), a_revision(2, "superseded")]
 
 
@@ -77,14 +48,14 @@ ROLLED_BACK = [a_revision(4, description="Rollback to 2"), a_revision(3, "failed
         (
             history("deployed"),
             history("pending-upgrade", "deployed"),
-            "left pending-upgrade. To fix it: vdi rollback 1",
+            "left pending-upgrade. To fix it: helm rollback vdi 1 --namespace vdi-system --wait",
         ),
         ((), history("pending-install"), "left pending-install. To fix it: vdi uninstall"),
         ((), history("failed"), "Revision 1 of vdi is failed"),
         (
             history("deployed"),
             history("failed", "failed", "deployed"),
-            "may be between the two. To fix it: vdi rollback 1",
+            "may be between the two. To fix it: helm rollback vdi 1 --namespace vdi-system --wait",
         ),
         (
             history("deployed", "superseded"),

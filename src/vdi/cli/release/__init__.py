@@ -1,1 +1,1 @@
-"""What `vdi install`, `upgrade`, `rollback` and `uninstall` share."""
+"""What `vdi install`, `upgrade` and `uninstall` share."""

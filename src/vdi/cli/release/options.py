@@ -1,4 +1,4 @@
-"""Options that install, upgrade, rollback and uninstall share, and what they mean together."""
+"""Options that install, upgrade and uninstall share, and what they mean together."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

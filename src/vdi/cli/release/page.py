@@ -6,7 +6,6 @@ from typing import Any
 
 import typer
 
-from vdi.cli.output import age, columns, now_utc
 from vdi.cli.terminal import style
 from vdi.helm.releases import Revision
 from vdi.release.diff import Change
@@ -107,25 +106,3 @@ def revision_data(revision: Revision | None) -> dict[str, Any] | None:
         "updated": revision.info.last_deployed,
         "description": revision.info.description,
     }
-
-
-def revision_lines(revisions: Sequence[Revision]) -> list[str]:
-    """A table, the newest first."""
-    rows = [
-        [
-            str(revision.version),
-            revision.status,
-            revision.chart_words,
-            _age(revision.info.last_deployed),
-            revision.summary,
-        ]
-        for revision in revisions
-    ]
-    return columns(["REVISION", "STATUS", "CHART", "AGE", "DESCRIPTION"], rows)
-
-
-def _age(timestamp: str) -> str:
-    """Helm's times have nanoseconds, of which Python takes six digits."""
-    import re
-
-    return age(re.sub(r"(\.\d{6})\d+", r"\1", timestamp), now_utc()) if timestamp else "-"

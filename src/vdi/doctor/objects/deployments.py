@@ -8,7 +8,7 @@ from vdi.doctor.objects.events import last_warnings
 from vdi.doctor.objects.workloads import Workload
 from vdi.session.explain import StartState, explain
 from vdi.session.observed import Pod
-from vdi.session.subject import Subject
+from vdi.session.subject import chart_subject
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,9 @@ def pods_of(snapshot: Snapshot, deployment: Deployment) -> list[Pod]:
 
 def explain_pod(snapshot: Snapshot, pod: Pod, component: str) -> str:
     """Why a pod of the release is not ready, as a clause. `component`: `operator` or `gateway`."""
-    subject = Subject(
-        name=f"the {component}",
-        title=f"The {component}",
-        volume="volume",
-        node_selector="nodeSelector in the chart's values",
-        image="the chart's values",
-        pull_secrets="imagePullSecrets in the chart's values",
-        memory="the chart's values",
-    )
     node = snapshot.nodes.get(pod.spec.node_name)
     events = snapshot.events.get(("Pod", pod.metadata.namespace, pod.metadata.name), [])
-    return explain(StartState(pod, None, tuple(events), node, subject=subject)).sentence.rstrip(".")
+    return explain(StartState(pod, None, tuple(events), node, subject=chart_subject(component))).sentence.rstrip(".")
 
 
 def pod_evidence(snapshot: Snapshot, pod: Pod, words: str) -> list[str]:
