@@ -1,4 +1,4 @@
-"""What helm says when it fails: what our code acts on, or what helm leaves out. Pure; the first rule that fits answers."""
+"""What helm says when it fails: what our code acts on, or what helm leaves out. Pure; the first match answers."""
 
 import re
 from typing import NamedTuple

@@ -56,7 +56,8 @@ class Cluster:
     async def list(self, resource: Resource, **_: Any) -> list[Any]:
         if self.forbidden:
             raise Forbidden(403, "Forbidden", "no")
-        return {PODS: self.moments[0], EVENTS: self.events}[resource]
+        answers: dict[Resource, list[Any]] = {PODS: self.moments[0], EVENTS: self.events}
+        return answers[resource]
 
     async def sleep(self, _: float) -> None:
         self.moments.pop(0)
