@@ -11,8 +11,10 @@ from vdi.cli.release.options import (
     ReleaseOptions,
     Sets,
     ValuesFiles,
+    VerifyKey,
     Yes,
     files_that_are,
+    key_that_is,
     on_checked_release,
 )
 from vdi.cli.release.questions import essential_values
@@ -27,7 +29,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "install",
         "install --domain vdi.example.com --certificate secret:vdi-wildcard --admin you@example.com --yes",
         "install -f my-values.yaml --dry-run",
-        "install -f my-values.yaml",
+        "install -f my-values.yaml --verify release.pub",
     )
 )
 @on_checked_release
@@ -50,6 +52,7 @@ def install(
     values: ValuesFiles = None,
     sets: Sets = None,
     chart: ChartFolder = None,
+    verify: VerifyKey = None,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
@@ -57,9 +60,10 @@ def install(
 
     Without values it asks for domain, certificate and administrator unless options set them. It waits until
     everything is ready and shows what it waits for. A failed installation is rolled back, and the reason is shown.
-    Status 1: refused or failed; 130: interrupted, and rolled back.
+    Status 1: refused or failed, or a signature is wrong; 3: a signature could not be checked; 130: interrupted, and
+    rolled back.
     """
     files = files_that_are(values)
     typed = essential_values(domain, certificate, admin, ask=not (files or sets))
     given = Values({}, files, tuple(sets or ()), typed)
-    change_release(at, chart, given, upgrading=False, dry_run=dry_run, yes=yes)
+    change_release(at, chart, given, upgrading=False, key=key_that_is(verify), dry_run=dry_run, yes=yes)

@@ -9,8 +9,10 @@ from vdi.cli.release.options import (
     ReleaseOptions,
     Sets,
     ValuesFiles,
+    VerifyKey,
     Yes,
     files_that_are,
+    key_that_is,
     on_checked_release,
 )
 from vdi.cli.release.run import change_release
@@ -33,14 +35,15 @@ def upgrade(
     values: ValuesFiles = None,
     sets: Sets = None,
     chart: ChartFolder = None,
+    verify: VerifyKey = None,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
     """Show what would change, field by field, ask, and upgrade. Running desktops are not affected.
 
     Without -f the release keeps its values, and --set changes single ones; with -f the files replace all of them. A
-    failed upgrade is rolled back automatically, and the reason is shown. Status 1: refused or failed; 130:
-    interrupted.
+    failed upgrade is rolled back automatically, and the reason is shown. Status 1: refused or failed, or a
+    signature is wrong; 3: a signature could not be checked; 130: interrupted.
     """
     given = Values({}, files_that_are(values), tuple(sets or ()))
-    change_release(at, chart, given, upgrading=True, dry_run=dry_run, yes=yes)
+    change_release(at, chart, given, upgrading=True, key=key_that_is(verify), dry_run=dry_run, yes=yes)

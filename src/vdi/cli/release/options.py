@@ -43,6 +43,14 @@ Timeout = Annotated[str, typer.Option("--timeout", help="Time limit until everyt
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help=("Check and show what would be done, without changing anything."))
 ]
+VerifyKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--verify",
+        metavar="KEY",
+        help="Public key: chart and images must be signed with its private key. Needs the program cosign.",
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 
@@ -124,6 +132,13 @@ def _with_options(command: Command[P], options: Options) -> Callable[..., None]:
 
     with_release.__signature__ = signature_with(options, command)  # type: ignore[attr-defined]
     return with_release
+
+
+def key_that_is(key: Path | None) -> Path | None:
+    """The public key. Raises CliError for one that is not there."""
+    if key is not None and not key.is_file():
+        raise CliError(f"--verify {key}: there is no such file; allowed: the public key of the release", USAGE)
+    return key
 
 
 def files_that_are(values: list[Path] | None) -> tuple[Path, ...]:

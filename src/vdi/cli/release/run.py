@@ -24,6 +24,7 @@ from vdi.cli.release.page import (
     revision_data,
     summary_line,
 )
+from vdi.cli.release.verify import verify_chart, verify_images
 from vdi.findings.model import Finding, errors
 from vdi.findings.render import Report
 from vdi.helm.arguments import Change, Values
@@ -80,16 +81,27 @@ def confirm_change(question: str, yes: bool) -> None:
 
 
 def change_release(
-    at: ReleaseOptions, chart: Path | None, values: Values, *, upgrading: bool, dry_run: bool, yes: bool
+    at: ReleaseOptions,
+    chart: Path | None,
+    values: Values,
+    *,
+    upgrading: bool,
+    key: Path | None,
+    dry_run: bool,
+    yes: bool,
 ) -> None:
-    """Preflight, plan or difference, question, helm. Raises CliError."""
+    """Signatures with `key`, preflight, plan or difference, question, helm. Raises CliError."""
     output = FindingsOutput(at.output)
     if output in (FindingsOutput.JUNIT, FindingsOutput.SARIF) and not dry_run:
         raise CliError(f"-o {output} is for --dry-run: it prints the checks alone", USAGE)
     with failures_in_words():
         found = find_chart(chart)
+    if key:
+        verify_chart(found, key)
     at = at.located()
     facts, findings, changes, change = run(at, lambda client: _prepare(client, at, found, values, upgrading))
+    if key:
+        verify_images(facts, key)
     refused = errors(findings)
     if output is FindingsOutput.TEXT:
         _show(facts, findings, changes, upgrading=upgrading)

@@ -1,0 +1,109 @@
+"""What a signature covers, and what the words of cosign mean. cosign is a stand-in; the real one: tests/cluster."""
+
+from pathlib import Path
+
+import pytest
+
+from vdi.release.signatures import (
+    BUNDLE,
+    PUBLIC_KEY,
+    SUMS,
+    BadSignatureError,
+    CannotVerifyError,
+    checksums,
+    choose_images,
+    find_cosign,
+    verify_folder,
+    verify_image,
+)
+
+DIGEST = f"sha256:{'1' * 64}"
+IMAGE = f"r.example.com/vdi/vdi@{DIGEST}"
+KEY = Path("release.pub")
+
+
+def a_cosign(folder: Path, stderr: str = "", status: int = 0) -> Path:
+    """It writes its arguments to `words` beside it."""
+    path = folder / "cosign"
+    path.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$*\" > {folder}/words\necho '{stderr}' >&2\nexit {status}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def signed(tmp_path: Path) -> Path:
+    """A folder of three files, one of them below."""
+    folder = tmp_path / "chart"
+    (folder / "templates").mkdir(parents=True)
+    for name in ("Chart.yaml", "values.yaml", "templates/a.yaml"):
+        (folder / name).write_text(name)
+    (folder / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in checksums(folder).items()))
+    for name in (BUNDLE, PUBLIC_KEY):
+        (folder / name).write_text("{}")
+    return folder
+
+
+def test_each_file_of_a_signed_folder_is_proven(signed: Path, tmp_path: Path) -> None:
+    assert verify_folder(a_cosign(tmp_path), signed, KEY) == ["Chart.yaml", "templates/a.yaml", "values.yaml"]
+    words = (tmp_path / "words").read_text()
+    assert words.startswith("verify-blob --key release.pub --insecure-ignore-tlog=true --bundle ")
+
+
+@pytest.mark.parametrize("name", ["Chart.yaml", "templates/a.yaml"])
+def test_a_changed_file_is_named(signed: Path, tmp_path: Path, name: str) -> None:
+    content = bytearray((signed / name).read_bytes())
+    content[0] ^= 1
+    (signed / name).write_bytes(content)
+    with pytest.raises(BadSignatureError, match=rf"{name}: it was changed: its SHA-256 is \w+, signed is \w+"):
+        verify_folder(a_cosign(tmp_path), signed, KEY)
+
+
+def test_missing_and_new_files_are_named(signed: Path, tmp_path: Path) -> None:
+    (signed / "templates/b.yaml").symlink_to("a.yaml")
+    with pytest.raises(BadSignatureError, match=r"templates/b\.yaml: it is not a file of the release"):
+        verify_folder(a_cosign(tmp_path), signed, KEY)
+    (signed / "templates/b.yaml").unlink()
+    (signed / "values.yaml").unlink()
+    with pytest.raises(BadSignatureError, match=r"values\.yaml: it is missing"):
+        verify_folder(a_cosign(tmp_path), signed, KEY)
+    (signed / BUNDLE).unlink()
+    with pytest.raises(BadSignatureError, match=r"it is not signed: SHA256SUMS\.bundle is missing"):
+        verify_folder(a_cosign(tmp_path), signed, KEY)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "fault"),
+    [
+        ("error during command execution: no signatures found", BadSignatureError),
+        ("Error: no matching attestations: failed to verify signature: accepted signatures: 0", BadSignatureError),
+        ("could not verify message: invalid signature when validating ASN.1 encoded signature", BadSignatureError),
+        ("Get https://r.example.com/v2/: dial tcp: connection refused", CannotVerifyError),
+        ("loading public key: pem to public key: PEM decoding failed", CannotVerifyError),
+    ],
+)
+def test_a_wrong_signature_is_not_a_registry_that_is_away(tmp_path: Path, stderr: str, fault: type[Exception]) -> None:
+    with pytest.raises(fault, match=IMAGE):
+        verify_image(a_cosign(tmp_path, stderr, 10), IMAGE, KEY)
+
+
+def test_an_image_is_proven_by_its_digest_and_a_tag_is_refused(tmp_path: Path) -> None:
+    verify_image(a_cosign(tmp_path), f"r.example.com:5000/vdi/vdi:1@{DIGEST}", KEY)
+    assert (tmp_path / "words").read_text().split()[-1] == f"r.example.com:5000/vdi/vdi@{DIGEST}"
+    for tag in ("r.example.com/vdi/vdi:1", "r.example.com/vdi/vdi", f"r.example.com/vdi/vdi@{DIGEST}:1"):
+        with pytest.raises(BadSignatureError, match="named by a tag"):
+            verify_image(a_cosign(tmp_path), tag, KEY)
+
+
+def test_operator_and_gateway_are_proven_wherever_they_come_from() -> None:
+    others = ["docker.io/library/postgres:17", "lab.example.com/cad:1"]
+    desktop = f"r.example.com/vdi/desktop:1@{DIGEST}"
+    evil = f"evil.example.com/vdi@{DIGEST}"
+    signed, left = choose_images([evil, desktop, *others, desktop], "r.example.com/vdi/vdi", [evil])
+    assert signed == [evil, desktop] and left == others
+    assert choose_images(["r.example.com/vdi-evil/desktop:1"], "r.example.com/vdi/vdi", [])[0] == []
+
+
+def test_without_cosign_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(CannotVerifyError, match=r"not in PATH.*go install github\.com/sigstore/cosign/v3/cmd/cosign@v"):
+        find_cosign()
