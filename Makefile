@@ -141,14 +141,14 @@ bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; queu
 images: $(STAMP) ## the two images in build/images, with values that name them: [REGISTRY=registry.example.com/vdi, and push them] [GALLERY="kiosk office" or all, those of docs/gallery.md too]
 	@$(PY) -m tools.release images --registry "$(REGISTRY)" --gallery "$(GALLERY)"
 
-release: $(STAMP) ## the files of a release in dist/: VERSION=0.2.0 KEY=FILE [REGISTRY=registry.example.com/vdi] [GALLERY=all]
+release: $(STAMP) ## the files of a release in dist/: VERSION=0.2.0 KEY=cosign.key [REGISTRY=registry.example.com/vdi] [GALLERY=all]
 	@$(PY) -m tools.release build --version "$(VERSION)" --key "$(KEY)" --registry "$(REGISTRY)" --gallery "$(GALLERY)"
 
 release-verify: $(STAMP) ## prove each file in dist/, offline: [KEY=FILE, the public key that you trust]
 	@$(PY) -m tools.release verify $(if $(KEY),--key "$(KEY)")
 
-publish: $(STAMP) ## push images and chart of dist/, by digest: REGISTRY=registry.example.com/vdi
-	@$(PY) -m tools.release publish --registry "$(REGISTRY)" $(if $(KEY),--key "$(KEY)")
+publish: $(STAMP) ## push images and chart of dist/ and sign their digests there: KEY=cosign.key REGISTRY=registry.example.com/vdi
+	@$(PY) -m tools.release publish --registry "$(REGISTRY)" --key "$(KEY)"
 
 lock: $(STAMP) ## resolve the requirements again after an edit of pyproject.toml
 	@.venv/bin/uv pip compile pyproject.toml -q --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra operator --extra gateway --extra probe -o requirements/run.txt

@@ -130,7 +130,7 @@ chaos-fast() {
 }
 
 charts() { # the tests of desktops beside them go first
-    $python -m tools.binaries "${control_plane[@]}" crane registry || return
+    $python -m tools.binaries "${control_plane[@]}" registry || return
     nice -n 10 "${pytest[@]}" "${of_charts[@]}" --timeout 180 --numprocesses "$workers" --dist loadfile \
         ${left_out[@]+"${left_out[@]}"}
 }
@@ -154,7 +154,7 @@ for suite in "$@"; do
             fi
             ;;
         cluster)
-            run "programs" $python -m tools.binaries "${control_plane[@]}" crane registry ${examples[@]+"${of_long_tests[@]}"}
+            run "programs" $python -m tools.binaries "${control_plane[@]}" registry ${examples[@]+"${of_long_tests[@]}"}
             run cluster "${pytest[@]}" tests/cluster "${of_charts[@]/#/--ignore=}" --timeout 180 "${spread[@]}" \
                 ${left_out[@]+"${left_out[@]}"}
             ;;

@@ -1,234 +1,261 @@
-"""A release's files, made for real: wheel and chart without a checkout, the same bytes twice, a real registry."""
+"""A release for real: cosign, syft, oras and helm make it, a registry on this machine has it, `vdi install` proves it.
 
-import asyncio
-import base64
+Long: building cosign and syft from their modules takes minutes, once.
+"""
+
 import json
 import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from subprocess import Popen
 
 import httpx
 import pytest
 import yaml
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from cluster.edge_traefik import free_port
+from cluster.helm_tools import open_tools
+from cluster.release_stage import Release, pods_get_ready
 from support.releases import VERSION, make_checkout, make_image, sbom_names
-from support.waiting import eventually
+from support.waiting import wait_until
 from tools import binaries
-from tools.release import oci, signing
-from tools.release.build import IMAGES, find_release, provenance, write_files
-from tools.release.publish import PublishError, publish
-from tools.release.registry_signatures import CYCLONEDX, SIGNATURE_NOTE, sign_release
+from tools.release.build import IMAGES, find_release, write_files
+from tools.release.images import write_layout
+from tools.release.programs import ProgramError, Programs
+from tools.release.publish import publish, push_images
 from vdi.devcluster.progress import Progress
+from vdi.release.images.archive import read_archive
+from vdi.release.signatures import BadSignatureError, CannotVerifyError, verify_folder, verify_image
 
-pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    with Progress(tmp_path_factory.mktemp("logs")) as progress:
-        return binaries.ensure(["helm", "crane", "registry"], progress=progress)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
+VALUES = {"domain": "vdi.example.com", "replicas": 1}
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkout(tmp_path_factory.mktemp("release") / "checkout")
+class Registry:
+    """CNCF distribution on loopback, which a test may stop. oras and helm speak HTTP to `localhost` alone."""
 
-
-def make_release(checkout: Path, helm: Path, folder: Path, registry: str = "") -> Path:
-    """The signed files of a release with small images; its key is beside the folder."""
-    folder.mkdir()
-    release = find_release(VERSION, registry, checkout)
-    images = {name: {"amd64": make_image(folder.parent, name)} for name in (*IMAGES, "kiosk")}
-    write_files(release, folder, images, helm, checkout)
-    key = folder.with_suffix(".key")
-    signing.new_key(key)
-    sign_release(folder, release, signing.load_key(key), provenance(release, datetime.now(UTC)))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def released(checkout: Path, programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_release(checkout, programs["helm"], tmp_path_factory.mktemp("files") / "dist")
-
-
-def test_a_release_has_every_file_and_each_is_proven(released: Path) -> None:
-    assert signing.verify(released, released.with_name("dist.key.pub")) == sorted(
-        [
-            "provenance.intoto.json",
-            "vdi-0.2.0-rc.1.tgz",
-            "vdi-chart-0.2.0-rc.1.tar",
-            "vdi-gallery-0.2.0-rc.1.yaml",
-            "vdi-image-desktop-0.2.0-rc.1-amd64.cdx.json",
-            "vdi-image-desktop-0.2.0-rc.1-amd64.tar",
-            "vdi-image-kiosk-0.2.0-rc.1-amd64.cdx.json",
-            "vdi-image-kiosk-0.2.0-rc.1-amd64.tar",
-            "vdi-image-vdi-0.2.0-rc.1-amd64.cdx.json",
-            "vdi-image-vdi-0.2.0-rc.1-amd64.tar",
-            "vdi-manifests-0.2.0-rc.1.tar.gz",
-            "vdi-signatures-0.2.0-rc.1.tar",
-            "vdi_kubernetes-0.2.0rc1-py3-none-any.whl",
-            "vdi_kubernetes-0.2.0rc1.cdx.json",
-            "vdi_kubernetes-0.2.0rc1.tar.gz",
-        ]
-    )
-    bill = sbom_names(released / "vdi_kubernetes-0.2.0rc1.cdx.json")
-    assert any(purl.startswith("pkg:pypi/httpx@") for purl in bill)
-
-
-@pytest.mark.long
-def test_the_same_commit_gives_the_same_bytes(
-    released: Path, checkout: Path, programs: dict[str, Path], tmp_path: Path
-) -> None:
-    again = make_release(checkout, programs["helm"], tmp_path / "dist")
-    unequal = {name for name, digest in signing.checksums(again).items() if signing.checksums(released)[name] != digest}
-    signed = {signing.PROVENANCE, f"vdi-signatures-{VERSION}.tar"}
-    assert unequal == signed, "they say when the build began, and are signed with another key"
-
-
-def test_the_wheel_alone_gives_a_cli_that_finds_its_chart(
-    released: Path, programs: dict[str, Path], tmp_path: Path
-) -> None:
-    """The wheel in an environment of its own, which takes the dependencies from ours; the sources are not in reach."""
-    python = tmp_path / "venv/bin/python"
-    uv = Path(sys.executable).with_name("uv")
-    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv"], check=True, timeout=60)
-    wheel = next(released.glob("*.whl"))
-    subprocess.run([uv, "pip", "install", "--quiet", "--no-deps", "--python", python, wheel], check=True, timeout=120)
-    ours = next(path for path in sys.path if path.endswith("site-packages"))
-    next(python.parents[1].glob("lib/*/site-packages")).joinpath("ours.pth").write_text(f"{ours}\n")
-    code = (
-        "import pathlib, vdi, vdi.release.chart as c; print(pathlib.Path(vdi.__file__).parent); print(c.find_chart())"
-    )
-    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    for command, words in (("vdi", "vdi 0.2.0rc1"), ("kubectl-vdi", "vdi 0.2.0rc1")):
-        done = subprocess.run(
-            [python.with_name(command), "--version"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
-        )
-        assert done.stdout.strip() == words, done.stderr
-    done = subprocess.run([python, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
-    package, chart = done.stdout.splitlines()
-    assert package.startswith(str(tmp_path / "venv"))
-    assert f"{package}/files/charts/vdi" in chart
-    assert "version='0.2.0-rc.1'" in chart
-    rendered = run_helm(programs, tmp_path, "template", "vdi", f"{package}/files/charts/vdi")
-    assert f"image: localhost/vdi/vdi:{VERSION}" in rendered
-    assert f'app.kubernetes.io/version: "{VERSION}"' in rendered
-
-
-def run_helm(programs: dict[str, Path], folder: Path, *words: str) -> str:
-    """What helm prints."""
-    done = subprocess.run(
-        [programs["helm"], *words], cwd=folder, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@asynccontextmanager
-async def registry(program: Path, folder: Path) -> AsyncIterator[str]:
-    """A registry on loopback: CNCF distribution."""
-    address = f"127.0.0.1:{free_port()}"
-    settings = {
-        "version": 0.1,
-        "storage": {"filesystem": {"rootdirectory": str(folder / "registry")}},
-        "http": {"addr": address},
-    }
-    (folder / "registry.yaml").write_text(yaml.safe_dump(settings))
-    with (folder / "registry.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            program, "serve", str(folder / "registry.yaml"), stdout=log, stderr=log
-        )
-    try:
-        async with httpx.AsyncClient(trust_env=False) as http:
-
-            async def answers() -> bool:
-                try:
-                    return (await http.get(f"http://{address}/v2/")).status_code == 200
-                except httpx.TransportError:
-                    return False
-
-            await eventually(answers)
-        yield address
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-async def test_a_registry_has_what_the_chart_names_by_digest(
-    checkout: Path, programs: dict[str, Path], tmp_path: Path
-) -> None:
-    async with registry(programs["registry"], tmp_path) as address:
-        place = f"{address}/vdi"
-        dist = make_release(checkout, programs["helm"], tmp_path / "dist", place)
-        messages: list[str] = []
-        pushed = await asyncio.to_thread(publish, dist, place, programs["crane"], messages.append)
-        digests = {path.name.split("-")[2]: oci.digest_of(path) for path in dist.glob("vdi-image-*.tar")}
-        assert set(pushed) >= {f"{place}/{name}@{digest}" for name, digest in digests.items()}
-        assert len(messages) == 12, "of each artifact a signature and attestations"
-
-        (template,) = yaml.safe_load_all((dist / f"vdi-gallery-{VERSION}.yaml").read_text())
-        assert template["spec"]["image"] == f"{place}/kiosk:{VERSION}@{digests['kiosk']}"
-
-        chart = tmp_path / f"vdi-{VERSION}.tgz"
-        words = ("pull", f"oci://{place}/charts/vdi", "--version", VERSION, "--plain-http")
-        await asyncio.to_thread(run_helm, programs, tmp_path, *words)
-        assert chart.read_bytes() == (dist / chart.name).read_bytes()
-        rendered = await asyncio.to_thread(run_helm, programs, tmp_path, "template", "vdi", str(chart))
-        assert f"image: {place}/vdi@{digests['vdi']}" in rendered
-        values = yaml.safe_load(await asyncio.to_thread(run_helm, programs, tmp_path, "show", "values", str(chart)))
-        assert values["templates"]["small"]["image"] == f"{place}/desktop:{VERSION}@{digests['desktop']}"
-        async with httpx.AsyncClient(trust_env=False) as http:
-            url = f"http://{address}/v2/vdi/vdi/manifests/{digests['vdi']}"
-            manifest = await http.get(url, headers={"Accept": oci.MANIFEST})
-            assert json.loads(manifest.text)["annotations"]["org.opencontainers.image.version"] == VERSION
-
-        trusted = await asyncio.to_thread(dist.with_suffix(".key.pub").read_bytes)
-        kinds = {
-            reference: await signatures_in(address, reference.removeprefix(f"{address}/"), trusted)
-            for reference in pushed
+    def __init__(self, program: Path, folder: Path) -> None:
+        self.address = f"localhost:{free_port()}"
+        settings = {
+            "version": 0.1,
+            "storage": {"filesystem": {"rootdirectory": str(folder / "registry")}},
+            "http": {"addr": self.address},
         }
-        assert [kinds[f"{place}/{name}@{digest}"] for name, digest in digests.items()] == [
-            [signing.SLSA_PROVENANCE, CYCLONEDX]
-        ] * 3
-        assert [signing.SLSA_PROVENANCE] in kinds.values(), "the chart's"
+        self._settings, self._log = folder / "registry.yaml", folder / "registry.log"
+        self._settings.write_text(yaml.safe_dump(settings))
+        with self._log.open("wb") as log:
+            self._process = Popen([program, "serve", str(self._settings)], stdout=log, stderr=log)
+        wait_until("the registry answers", self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"http://{self.address}/v2/", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(15)
 
 
-async def signatures_in(address: str, reference: str, public_key: bytes) -> list[str]:
-    """Prove what a registry has beside `reference`, as cosign's specification says; the kinds of its attestations."""
-    repository, _, digest = reference.partition("@")
-    key = serialization.load_pem_public_key(public_key)
-    assert isinstance(key, ec.EllipticCurvePublicKey)
+class Stage:
+    """A release with small images, signed, in a registry."""
 
-    async def layers(tag: str) -> list[tuple[dict[str, Any], bytes]]:
-        url = f"http://{address}/v2/{repository}"
-        manifest = (await http.get(f"{url}/manifests/{tag}", headers={"Accept": oci.MANIFEST})).json()
-        return [(layer, (await http.get(f"{url}/blobs/{layer['digest']}")).content) for layer in manifest["layers"]]
+    def __init__(self, folder: Path, programs: Programs, registry: Registry) -> None:
+        self.folder, self.programs, self.registry = folder, programs, registry
+        self.place = f"{registry.address}/vdi"
+        self.key, self.public, self.dist = folder / "cosign.key", folder / "cosign.pub", folder / "dist"
+        self.cosign = programs.path("cosign")
+        programs.run("cosign", "generate-key-pair", cwd=folder)
+        checkout = make_checkout(folder / "checkout")
+        release = find_release(VERSION, self.place, checkout)
+        self.dist.mkdir()
+        images = {name: {"amd64": make_image(folder, name)} for name in (*IMAGES, "kiosk")}
+        write_files(programs, release, self.dist, images, self.key, checkout)
 
-    async with httpx.AsyncClient(trust_env=False) as http:
-        stem = digest.replace(":", "-")
-        ((layer, payload),) = await layers(f"{stem}.sig")
-        key.verify(base64.b64decode(layer["annotations"][SIGNATURE_NOTE]), payload, ec.ECDSA(hashes.SHA256()))
-        critical = json.loads(payload)["critical"]
-        assert critical["image"]["docker-manifest-digest"] == digest
-        assert critical["identity"]["docker-reference"] == f"{address}/{repository}"
-        found = []
-        for layer, content in await layers(f"{stem}.att"):
-            statement = signing.open_envelope(json.loads(content), key)
-            assert [subject["digest"] for subject in statement["subject"]] == [{"sha256": digest.partition(":")[2]}]
-            assert statement["predicateType"] == layer["annotations"]["predicateType"]
-            found.append(statement["predicateType"])
-        return found
+    def digest(self, name: str) -> str:
+        """Of an image of the release."""
+        layout = self.dist / f"vdi-image-{name}-{VERSION}-amd64.tar"
+        return self.programs.run("oras", "resolve", "--oci-layout", f"{layout}:{VERSION}")
 
 
-async def test_a_registry_that_does_not_answer_is_named(released: Path, programs: dict[str, Path]) -> None:
-    place = f"127.0.0.1:{free_port()}/vdi"
-    with pytest.raises(PublishError, match=place):
-        await asyncio.to_thread(publish, released, place, programs["crane"], print)
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    folder = tmp_path_factory.mktemp("release")
+    with Progress(folder / "logs") as progress:
+        registry = Registry(binaries.ensure(["registry"], progress=progress)["registry"], folder)
+        programs = Programs(("cosign", "syft", "oras", "helm"), progress)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COSIGN_PASSWORD", "")
+        patch.setenv("PATH", f"{programs.path('cosign').parent}:{os.environ['PATH']}")
+        for kind in ("CACHE", "CONFIG", "DATA"):
+            patch.setenv(f"HELM_{kind}_HOME", str(folder / kind.lower()))
+        try:
+            yield Stage(folder, programs, registry)
+        finally:
+            registry.stop()
+
+
+def test_a_release_has_every_file_and_each_is_proven_offline(stage: Stage) -> None:
+    assert verify_folder(stage.cosign, stage.dist, stage.public) == [
+        "provenance.json",
+        f"vdi-{VERSION}.tgz",
+        f"vdi-gallery-{VERSION}.yaml",
+        *(
+            f"vdi-image-{name}-{VERSION}-amd64.{end}"
+            for name in ("desktop", "kiosk", "vdi")
+            for end in ("cdx.json", "tar")
+        ),
+        f"vdi-manifests-{VERSION}.tar.gz",
+        "vdi_kubernetes-0.2.0rc1-py3-none-any.whl",
+        "vdi_kubernetes-0.2.0rc1.cdx.json",
+        "vdi_kubernetes-0.2.0rc1.tar.gz",
+    ]
+    assert any(
+        purl.startswith("pkg:pypi/httpx@") for purl in sbom_names(stage.dist / "vdi_kubernetes-0.2.0rc1.cdx.json")
+    )
+    assert "pkg:pypi/httpx@0.28.1" in sbom_names(stage.dist / f"vdi-image-vdi-{VERSION}-amd64.cdx.json")
+    layout = stage.dist / f"vdi-image-vdi-{VERSION}-amd64.tar"
+    names = {image.name for image in read_archive(layout)}
+    assert names == {f"{stage.place}/vdi:{VERSION}", f"{stage.place}/vdi@{stage.digest('vdi')}"}
+
+
+def test_the_wheel_s_chart_is_signed_too(stage: Stage, tmp_path: Path) -> None:
+    zipfile.ZipFile(next(stage.dist.glob("*.whl"))).extractall(tmp_path)
+    chart = tmp_path / "vdi/files/charts/vdi"
+    assert "templates/deployment.yaml" in verify_folder(stage.cosign, chart, stage.public)
+    values = yaml.safe_load((chart / "values.yaml").read_text())
+    assert values["image"]["digest"] == stage.digest("vdi")
+    assert values["templates"]["small"]["image"] == f"{stage.place}/desktop:{VERSION}@{stage.digest('desktop')}"
+
+
+def flip(path: Path) -> None:
+    """Change one bit of one byte."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+TAMPERED: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "image": (
+        f"vdi-image-vdi-{VERSION}-amd64.tar: it was changed",
+        lambda d: flip(d / f"vdi-image-vdi-{VERSION}-amd64.tar"),
+    ),
+    "chart": (f"vdi-{VERSION}.tgz: it was changed", lambda d: flip(d / f"vdi-{VERSION}.tgz")),
+    "bill": (
+        f"vdi-image-vdi-{VERSION}-amd64.cdx.json: it was changed",
+        lambda d: shutil.copy(
+            d / f"vdi-image-kiosk-{VERSION}-amd64.cdx.json", d / f"vdi-image-vdi-{VERSION}-amd64.cdx.json"
+        ),
+    ),
+    "missing": (f"vdi-{VERSION}.tgz: it is missing", lambda d: (d / f"vdi-{VERSION}.tgz").unlink()),
+    "new": ("extra.whl: it is not a file of the release", lambda d: (d / "extra.whl").write_text("a")),
+    "sums": ("SHA256SUMS: the key .* has not signed it", lambda d: flip(d / "SHA256SUMS")),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_what_was_tampered_with_is_named(stage: Stage, tmp_path: Path, what: str) -> None:
+    said, tamper = TAMPERED[what]
+    shutil.copytree(stage.dist, copy := tmp_path / "dist")
+    tamper(copy)
+    with pytest.raises(BadSignatureError, match=said):
+        verify_folder(stage.cosign, copy, stage.public)
+    with pytest.raises(BadSignatureError, match=said.split(":")[0]):
+        publish(stage.programs, copy, stage.place, stage.key)
+
+
+def other_key(stage: Stage, folder: Path) -> Path:
+    """The public key of somebody else."""
+    stage.programs.run("cosign", "generate-key-pair", cwd=folder)
+    return folder / "cosign.pub"
+
+
+def test_a_release_that_somebody_else_has_signed_is_refused(stage: Stage, tmp_path: Path) -> None:
+    with pytest.raises(BadSignatureError, match="has not signed it"):
+        verify_folder(stage.cosign, stage.dist, other_key(stage, tmp_path))
+
+
+def test_an_image_of_several_platforms_is_one_index(stage: Stage, tmp_path: Path) -> None:
+    archives = {arch: make_image(tmp_path, f"multi-{arch}") for arch in ("amd64", "arm64")}
+    target = tmp_path / "multi.tar"
+    digest = write_layout(stage.programs, archives, target, name="r.example.com/multi:1", annotations={"a": "b"})
+    index = json.loads(stage.programs.run("oras", "manifest", "fetch", "--oci-layout", f"{target}:1"))
+    assert [entry["platform"]["os"] for entry in index["manifests"]] == ["linux", "linux"]
+    assert index["annotations"] == {"a": "b"}
+    assert (
+        write_layout(stage.programs, archives, target, name="r.example.com/multi:1", annotations={"a": "b"}) == digest
+    )
+
+
+@contextmanager
+def installed(stage: Stage, folder: Path) -> Iterator[tuple[Release, str]]:
+    """An API server, and the chart as the registry has it."""
+    words = ("pull", f"oci://{stage.place}/charts/vdi", "--version", VERSION, "--plain-http", "--untar")
+    stage.programs.run("helm", *words, "--destination", folder)
+    with open_tools(folder, f"s{os.getpid():x}") as tools, pods_get_ready(tools.kubeconfig):
+        yield Release(tools), str(folder / "vdi")
+
+
+def test_published_images_and_chart_are_proven_in_the_registry_and_by_an_install(stage: Stage, tmp_path: Path) -> None:
+    pushed = publish(stage.programs, stage.dist, stage.place, stage.key)
+    assert [reference.partition("@")[0] for reference in pushed] == [
+        *(f"{stage.place}/{name}" for name in ("desktop", "kiosk", "vdi")),
+        f"{stage.place}/charts/vdi",
+    ]
+    stranger = other_key(stage, tmp_path)
+    for reference in pushed:
+        verify_image(stage.cosign, reference, stage.public)
+        with pytest.raises(BadSignatureError, match="has not signed it"):
+            verify_image(stage.cosign, reference, stranger)
+    ours = f"{stage.place}/vdi@{stage.digest('vdi')}"
+    for kind in ("cyclonedx", "slsaprovenance1"):
+        words = ("--key", stage.public, "--insecure-ignore-tlog=true", "--type", kind)
+        assert stage.programs.run("cosign", "verify-attestation", *words, ours)
+
+    values = yaml.safe_dump(VALUES)
+    with installed(stage, tmp_path) as (release, chart):
+        key = ("--chart", chart, "--verify", str(stage.public))
+        said = release.run("install", *key, "--dry-run", values=values)
+        assert f"image {ours}" in said and "Signed with" in said
+        a_registry_that_swaps_a_tag_changes_nothing(stage, release, key, tmp_path)
+        refused = release.run("install", "--chart", chart, "--verify", str(stranger), "--yes", values=values, status=1)
+        assert "has not signed it" in refused and "nothing was changed" in refused
+        by_tag = ("--set", "image.digest=", "--yes")
+        refused = release.run("install", *key, *by_tag, values=values, status=1)
+        assert f"image {stage.place}/vdi:{VERSION}: it is named by a tag" in refused
+        (Path(chart) / "templates/extra.yaml").write_text("a: b")
+        assert "templates/extra.yaml: it is not a file" in release.run(
+            "install", *key, "--yes", values=values, status=1
+        )
+        (Path(chart) / "templates/extra.yaml").unlink()
+        assert not release.there("namespace", "vdi-system"), "nothing was applied"
+        assert "Installed: revision 1" in release.run("install", *key, "--yes", values=values)
+        stage.registry.stop()
+        away = release.run("upgrade", *key, "--set", "replicas=2", "--yes", status=3)
+        assert "cosign could not check it" in away and "nothing was changed" in away
+        assert release.revisions() == [(1, "deployed")]
+    with pytest.raises(CannotVerifyError, match="could not check it"):
+        verify_image(stage.cosign, ours, stage.public)
+    with pytest.raises(ProgramError, match=stage.place):
+        push_images(stage.programs, stage.dist, stage.place)
+
+
+def a_registry_that_swaps_a_tag_changes_nothing(
+    stage: Stage, release: Release, key: tuple[str, ...], folder: Path
+) -> None:
+    """The tag leads to another image between check and pull; what is applied is the digest that was checked."""
+    swapped = folder / "swapped"
+    swapped.mkdir()
+    name, target = f"{stage.place}/vdi:{VERSION}", swapped / f"vdi-image-vdi-{VERSION}-amd64.tar"
+    digest = write_layout(stage.programs, {"amd64": make_image(swapped, "evil")}, target, name=name, annotations={})
+    push_images(stage.programs, swapped, stage.place)
+    assert stage.programs.run("oras", "resolve", name) == digest != stage.digest("vdi")
+    said = release.run("install", *key, "--dry-run", values=yaml.safe_dump(VALUES))
+    assert f"image {stage.place}/vdi@{stage.digest('vdi')}" in said
+    evil = ("--set", f"image.digest={digest}", "--yes")
+    refused = release.run("install", *key, *evil, values=yaml.safe_dump(VALUES), status=1)
+    assert f"{digest}: the key" in refused and "has not signed it" in refused

@@ -66,4 +66,4 @@ def make_image(folder: Path, name: str, *, package: str = "bash") -> Path:
 
 def sbom_names(path: Path) -> list[str]:
     """What a bill of materials lists."""
-    return [component["purl"] for component in json.loads(path.read_text())["components"]]
+    return [part["purl"] for part in json.loads(path.read_text())["components"] if "purl" in part]

@@ -29,7 +29,6 @@ HELM3 = "v3.22.0"  # renovate: go helm.sh/helm/v3
 KWOK = "v0.7.0"  # renovate: go sigs.k8s.io/kwok
 KARPENTER = "v1.11.0"  # renovate: go sigs.k8s.io/karpenter
 PEBBLE = "v2.10.1"  # renovate: go github.com/letsencrypt/pebble/v2
-CRANE = "v0.22.1"  # renovate: go github.com/google/go-containerregistry
 REGISTRY = "v3.1.2"  # renovate: go github.com/distribution/distribution/v3
 ACTIONLINT = "v1.7.12"  # renovate: go github.com/rhysd/actionlint
 PROMETHEUS = "v3.5.0"  # renovate: github-releases prometheus/prometheus
@@ -101,8 +100,7 @@ RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     **{name: (crd,) for crd in starmap(_karpenter_crd, _KARPENTER_CRDS.items()) for name in crd.provides},
     "pebble": (_go_tool("pebble", PEBBLE, "github.com/letsencrypt/pebble/v2/cmd/pebble"),),
     "actionlint": (_go_tool("actionlint", ACTIONLINT, "github.com/rhysd/actionlint/cmd/actionlint"),),
-    # Pushes a release; the registry is what its tests push to.
-    "crane": (_go_tool("crane", CRANE, "github.com/google/go-containerregistry/cmd/crane"),),
+    # What the tests of releases push to.
     "registry": (_go_tool("registry", REGISTRY, "github.com/distribution/distribution/v3/cmd/registry"),),
 }
 """Every name that can be requested, and its recipes in the order in which they are tried."""

@@ -21,7 +21,10 @@ from packaging.version import InvalidVersion, Version
 from tools.build_hook import semantic_version, stamp
 from tools.generate import chart as chart_files
 from tools.generate.chart_render import ROOT
-from tools.release import oci, sbom
+from tools.release.images import write_bill, write_layout
+from tools.release.programs import Programs
+from tools.release.signing import PROVENANCE, sign, write_public_key
+from vdi.release.signatures import PUBLIC_KEY
 
 NAME = "vdi-kubernetes"
 IMAGES = ("vdi", "desktop")
@@ -52,11 +55,11 @@ class Release:
     @property
     def created(self) -> str:
         """The commit's time, as OCI writes it."""
-        return oci.timestamp(self.epoch)
+        return datetime.fromtimestamp(self.epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    def labels(self, image: str) -> dict[str, str]:
-        """Labels of an image."""
-        labels = {
+    def annotations(self, image: str) -> dict[str, str]:
+        """Annotations of an image."""
+        found = {
             "created": self.created,
             "licenses": "Apache-2.0",
             "revision": self.commit,
@@ -64,7 +67,7 @@ class Release:
             "title": image,
             "version": self.version,
         }
-        return {f"org.opencontainers.image.{name}": value for name, value in labels.items() if value}
+        return {f"org.opencontainers.image.{name}": value for name, value in found.items() if value}
 
     def reference(self, name: str) -> str:
         """An image's name, with its tag."""
@@ -110,6 +113,12 @@ def find_release(version: str, registry: str, root: Path = ROOT) -> Release:
     return Release(python_version, version, commit, commit_time(root), registry, source_address(root))
 
 
+def check_generated() -> None:
+    """Raise ReleaseError for generated files that are stale."""
+    if subprocess.run([sys.executable, "-m", "tools.generate", "--check"], cwd=ROOT, check=False).returncode != 0:
+        raise ReleaseError("generated files are stale: `make verify` fails")
+
+
 def find_snapshot(registry: str, root: Path = ROOT) -> Release:
     """What `make images` builds: this checkout as it is. SOURCE_DATE_EPOCH counts, else the commit's time."""
     if registry:
@@ -138,24 +147,23 @@ def source_address(root: Path) -> str:
     return f"https://{found[1]}/{found[2]}" if found else ""
 
 
-def write_images(release: Release, target: Path, images: Mapping[str, Mapping[str, Path]]) -> dict[str, str]:
+def write_images(
+    programs: Programs, release: Release, target: Path, images: Mapping[str, Mapping[str, Path]]
+) -> dict[str, str]:
     """Write layout and bills of materials of each image; gives the digests.
 
-    `images`: name -> architecture -> archive.
+    `images`: name -> architecture -> archive. Raises ReleaseError for build tools in our images.
     """
     digests = {}
     for name, archives in images.items():
         for arch, archive in archives.items():
-            components = sbom.image_components(archive)
-            if name in IMAGES and (
-                tools := sorted(component.name for component in components if sbom.is_build_tool(component.name))
-            ):
+            bill = target / f"vdi-image-{name}-{release.version}-{arch}.cdx.json"
+            tools = write_bill(programs, f"docker-archive:{archive}", bill, name, release.version)
+            if tools and name in IMAGES:
                 raise ReleaseError(f"{archive} has build tools: {', '.join(tools)}")
-            document = sbom.render(f"{SOURCE_REGISTRY}/{name}", release.version, components)
-            (target / f"vdi-image-{name}-{release.version}-{arch}.cdx.json").write_text(document)
         layout = target / f"vdi-image-{name}-{release.version}-{'-'.join(sorted(archives))}.tar"
-        reference, labels = release.reference(name), release.labels(name)
-        digests[name] = oci.write_image(archives, layout, name=reference, labels=labels, epoch=release.epoch)
+        reference, notes = release.reference(name), release.annotations(name)
+        digests[name] = write_layout(programs, archives, layout, name=reference, annotations=notes)
     return digests
 
 
@@ -177,26 +185,41 @@ def _named(release: Release, name: str, digests: Mapping[str, str]) -> str:
 
 
 def write_files(
-    release: Release, target: Path, images: Mapping[str, Mapping[str, Path]], helm: Path, root: Path = ROOT
+    programs: Programs,
+    release: Release,
+    target: Path,
+    images: Mapping[str, Mapping[str, Path]],
+    key: Path,
+    root: Path = ROOT,
 ) -> None:
-    """Write everything but checksums and signatures to `target`, an empty folder. `images` as for `write_images`."""
-    digests = write_images(release, target, images)
+    """Write a release to `target`, an empty folder, and sign it. `images` as for `write_images`.
+
+    The chart has a signature of its own, which is also in the wheel: `vdi install --verify` proves its files.
+    """
+    started = datetime.now(UTC)
+    digests = write_images(programs, release, target, images)
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "source"
         export(source, release.commit, root)
         for folder in ("charts", "manifests"):
             stamp(source / folder, release.version)
         write_references(source / "charts/vdi/values.yaml", release, digests)
-        manifest = chart_files.manifest_text(helm, source / "charts/vdi")
+        manifest = chart_files.manifest_text(programs.path("helm"), source / "charts/vdi")
         (source / "manifests/vdi.yaml").write_text(manifest)
-        _write_chart(release, source / "charts/vdi", target)
+        sign(programs, source / "charts/vdi", key)
+        chart = shutil.make_archive(str(Path(scratch) / "chart"), "gztar", source / "charts", "vdi")
+        Path(chart).rename(target / f"vdi-{release.version}.tgz")
         _write_packages(release, source, target)
-        oci.pack_folder(source / "manifests", target / f"vdi-manifests-{release.version}.tar.gz")
-        locked = (source / "requirements/run.txt").read_text()
-        bill = sbom.render(NAME, release.version, sbom.locked_components(locked))
-        (target / f"vdi_kubernetes-{release.python_version}.cdx.json").write_text(bill)
+        shutil.make_archive(str(target / f"vdi-manifests-{release.version}"), "gztar", source, "manifests")
+        bill = target / f"vdi_kubernetes-{release.python_version}.cdx.json"
+        locked = shutil.copy(source / "requirements/run.txt", Path(scratch) / "requirements.txt")  # syft knows the name
+        write_bill(programs, f"file:{locked}", bill, NAME, release.version)
         if templates := gallery_templates(release, digests, source):
             (target / f"vdi-gallery-{release.version}.yaml").write_text(templates)
+    document = _provenance(release, started, sorted(images))
+    (target / PROVENANCE).write_text(json.dumps(document, indent=1) + "\n")
+    sign(programs, target, key)
+    write_public_key(programs, key, target / PUBLIC_KEY)
 
 
 def export(folder: Path, commit: str, root: Path) -> None:
@@ -229,7 +252,7 @@ def write_references(values: Path, release: Release, digests: Mapping[str, str])
     values.write_text(text)
 
 
-def provenance(release: Release, started: datetime, gallery: Sequence[str] = ()) -> dict[str, Any]:
+def _provenance(release: Release, started: datetime, images: Sequence[str]) -> dict[str, Any]:
     """How the files came to be: the predicate of SLSA provenance v1."""
     return {
         "buildDefinition": {
@@ -237,7 +260,7 @@ def provenance(release: Release, started: datetime, gallery: Sequence[str] = ())
             "externalParameters": {
                 "version": release.version,
                 "registry": release.registry,
-                "gallery": list(gallery),
+                "images": list(images),
             },
             "internalParameters": {"python": sys.version.split()[0], "sourceDateEpoch": release.epoch},
             "resolvedDependencies": [
@@ -249,13 +272,6 @@ def provenance(release: Release, started: datetime, gallery: Sequence[str] = ())
             "metadata": {"startedOn": started.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")},
         },
     }
-
-
-def _write_chart(release: Release, chart: Path, target: Path) -> None:
-    package = target / f"vdi-{release.version}.tgz"
-    oci.pack_folder(chart, package)
-    layout = target / f"vdi-chart-{release.version}.tar"
-    oci.write_chart(package, layout, name=release.reference("charts/vdi"), created=release.created)
 
 
 def _write_packages(release: Release, source: Path, target: Path) -> None:
