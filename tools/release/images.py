@@ -114,6 +114,7 @@ def _name_by_tag_and_digest(index: Path, repository: str, tag: str, digest: str)
 def write_bill(programs: Programs, source: str, target: Path, name: str, version: str) -> list[str]:
     """Write the bill of materials (CycloneDX) of `source`, as syft names it; gives the build tools in it."""
     named = ("--source-name", name, "--source-version", version)
-    programs.run("syft", "scan", "--quiet", source, *named, "--output", f"cyclonedx-json={target}")
+    packages = ("--select-catalogers=-file", "--output", f"cyclonedx-json={target}")  # not each file by itself
+    programs.run("syft", "scan", "--quiet", source, *named, *packages)
     components = json.loads(target.read_text()).get("components", [])
     return sorted({part["name"] for part in components if _BUILD_TOOL.fullmatch(part["name"])})
