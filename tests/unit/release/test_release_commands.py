@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from support.builders import a_session
 from unit.release.test_release_preflight import a_revision, an_operator
 from vdi.cli.errors import CliError
 from vdi.cli.main import main
 from vdi.cli.release.page import change_data, change_lines, summary_line
+from vdi.cli.terminal import style
 from vdi.cli.uninstall import plan_lines, refuse_unsafe, staying
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.operators import find_operators
@@ -78,7 +80,8 @@ def test_the_page_of_a_change() -> None:
     changes = changes_between(old, new, "kasm")
     assert summary_line(changes) == "1 new, 1 changed" and summary_line([]) == "chart and values are the same"
     lines = list(change_lines(changes))
-    assert lines[0].endswith("~ ConfigMap kasm/a\x1b[0m") and "... and 15 lines more" in lines[26]
+    assert lines[0] == style("~ ConfigMap kasm/a", typer.colors.YELLOW, bold=True)
+    assert "... and 15 lines more" in lines[26]
     assert len(change_data(changes)[0]["fields"]) == 40
     assert change_data(changes)[1] == {
         "action": "create",
