@@ -58,11 +58,12 @@ class Change:
     """Further arguments, such as `--version 1.2.3`."""
 
 
-def upgrade(helm: Helm, change: Change, *, seconds: float) -> list[str]:
+def upgrade(helm: Helm, change: Change, *, seconds: float, undo_on_failure: bool = True) -> list[str]:
     """Install or upgrade with exactly these values, wait until all is ready, and undo it where it fails."""
     words = ["upgrade", "--install", change.release, change.chart, *change.place.arguments, "--create-namespace"]
     words += ["--reset-values", *change.values.arguments, *change.more, *_waiting(seconds)]
-    return [*words, "--atomic" if helm.major == 3 else "--rollback-on-failure"]
+    undo = "--atomic" if helm.major == 3 else "--rollback-on-failure"
+    return [*words, undo] if undo_on_failure else words
 
 
 def uninstall(release: str, place: Place, *, seconds: float) -> list[str]:
