@@ -84,7 +84,6 @@ metadata:
   annotations:
     vdi.kasm.io/user: {{printf "%q" (index .metadata.annotations "vdi.kasm.io/user")}}
 {{with index .metadata.annotations "vdi.kasm.io/template"}}    vdi.kasm.io/template: {{printf "%q" .}}
-{{end}}{{with index .metadata.annotations "vdi.kasm.io/migrated-to"}}    vdi.kasm.io/migrated-to: {{printf "%q" .}}
 {{end}}{{with index .metadata.annotations "vdi.kasm.io/last-used"}}    vdi.kasm.io/last-used: {{printf "%q" .}}
 {{end}}spec:
   accessModes: [{{index .spec.accessModes 0}}]
@@ -154,7 +153,7 @@ END
 refuse_copying() {
     copying=$(note "$1" copying)
     if [ -n "$copying" ]; then
-        say "$1: not saved, \`$copying\` is filling or moving it; if that was interrupted, run it again first"
+        say "$1: not saved, \`$copying\` is filling it; if that was interrupted, run it again first"
         exit 1
     fi
 }
@@ -175,7 +174,6 @@ save() {
     k exec "$pod" -- sh -c "cd $mount && find . -mindepth 1 -maxdepth 1 ! -name lost+found -print0 |
         tar --null -T - -cz || [ \$? -eq 1 ]" >"$1/$2.tar.gz.unfinished"
     gzip -t "$1/$2.tar.gz.unfinished"
-    refuse_copying "$2" # `vdi home migrate` may have begun meanwhile
     mv "$1/$2.yaml.unfinished" "$1/$2.yaml"
     mv "$1/$2.tar.gz.unfinished" "$1/$2.tar.gz"
     remove_pod

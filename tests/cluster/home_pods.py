@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.operator_stage import Stage
-from vdi.home_copy.pod import LABELS, MOUNT, TARGET_MOUNT
+from vdi.home_copy.pod import LABELS, MOUNT
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import CLAIMS, NAMESPACES, PODS
 from vdi.kube.transport import Client
@@ -32,7 +32,6 @@ import os, sys
 words = sys.argv[1:]
 folder = os.path.realpath(os.path.join({pods!r}, words[words.index("--stdin") + 1]))
 script = words[-1].replace({mount!r}, folder + "/home").replace({held!r}, folder + "/held")
-script = script.replace({target!r}, folder + "/target")
 {before}
 os.execvp("sh", ["sh", "-c", script])
 """
@@ -65,9 +64,7 @@ class HomePods:
         """The program; `before` is Python that runs first, with `script` to change."""
         path = self.folder / name
         pods = str(self.folder / "pods")
-        text = _KUBECTL.format(
-            python=sys.executable, pods=pods, mount=MOUNT, target=TARGET_MOUNT, held=_HELD, before=before
-        )
+        text = _KUBECTL.format(python=sys.executable, pods=pods, mount=MOUNT, held=_HELD, before=before)
         path.write_text(text)
         path.chmod(0o755)
         return path
@@ -111,11 +108,6 @@ class HomePods:
             link = self.folder / "pods" / meta["name"]
             link.unlink(missing_ok=True)
             link.symlink_to(folder)
-            for volume in pod["spec"]["volumes"]:
-                if volume["name"] == "target":
-                    target = folder / "target"
-                    target.unlink(missing_ok=True)
-                    target.symlink_to(await self.home(volume["persistentVolumeClaim"]["claimName"]))
             (folder / "held").unlink(missing_ok=True)
             words = [word.replace(_HELD, f"{folder}/held") for word in pod["spec"]["containers"][0]["command"]]
             self.processes[uid] = await asyncio.create_subprocess_exec(*words, start_new_session=True)

@@ -18,7 +18,6 @@ from vdi.api.template import TemplateSpec, VDITemplate
 from vdi.home_copy.pod import build_copy_pod
 from vdi.kube.resource import CLAIMS, PODS
 from vdi.operator.kinds import TEMPLATES
-from vdi.session.naming import user_home_claim_name
 
 pytestmark = pytest.mark.timeout(150)
 SCRIPT = Path(__file__).parents[2] / "docs/examples/homes.sh"
@@ -93,12 +92,11 @@ async def script(stage: Stage, kubeconfig: Path, kubectl: list[str], tmp_path: P
 
 
 @pytest.mark.long
-async def test_a_home_that_was_migrated_comes_back_as_one(script: Script) -> None:
-    """Or its desktops would start on the old files again."""
+async def test_a_home_comes_back_with_its_annotations(script: Script) -> None:
     home, claim = await script.homes.make(ALICE), script.homes.claim(ALICE)
     (home / "paper.txt").write_text("precious")
     (home / "paper.txt").chmod(0o664)
-    await script.annotate(claim, migrated_to=user_home_claim_name(ALICE), last_used="2026-11-20T08:30:00Z")
+    await script.annotate(claim, last_used="2026-11-20T08:30:00Z")
     before = await script.notes(claim)
     saved = await script.save()
     assert (saved.code, saved.out.decode().startswith(f"{claim} of {ALICE}: ")) == (0, True), saved.err
@@ -112,12 +110,12 @@ async def test_a_home_that_was_migrated_comes_back_as_one(script: Script) -> Non
     assert (paper.read_text(), stat.S_IMODE(paper.stat().st_mode)) == ("precious", 0o664)
 
 
-async def test_a_home_that_a_command_fills_or_moves_is_not_saved(script: Script) -> None:
+async def test_a_home_that_a_command_fills_is_not_saved(script: Script) -> None:
     await script.homes.make(ALICE)
     claim = script.homes.claim(ALICE)
-    await script.annotate(claim, copying="vdi home migrate")
+    await script.annotate(claim, copying="vdi home import")
     saved = await script.save()
-    assert (saved.code, f"{claim}: not saved, `vdi home migrate` is filling or moving it" in saved.err) == (1, True)
+    assert (saved.code, f"{claim}: not saved, `vdi home import` is filling it" in saved.err) == (1, True)
     assert list(script.backup.iterdir()) == []
     assert script.homes.pods.seen == []
 
@@ -173,7 +171,7 @@ async def test_no_desktop_starts_on_a_home_whose_load_broke_off_and_the_next_one
         await stage.session("desk", script.homes.template)
         await stage.reach("desk", "Pending", f"The home {claim!r} is in use by `homes.sh load`")
         refused = await script.save()
-        assert (refused.code, "not saved, `homes.sh load` is filling or moving it" in refused.err) == (1, True)
+        assert (refused.code, "not saved, `homes.sh load` is filling it" in refused.err) == (1, True)
 
         half = await script.homes.pods.home(claim)
         assert (half / "half").exists()

@@ -10,33 +10,40 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import msgspec
 
 from vdi.api.template import VDITemplate
 from vdi.home_copy.check import ArchiveCheck, BadArchiveError
-from vdi.home_copy.errors import CopyFailedError, CopyRefusedError
-from vdi.home_copy.nodes import find_nodes
-from vdi.home_copy.pod import PACK, build_copy_pod, held, unpack_script
-from vdi.home_copy.runner import (
+from vdi.home_copy.pod import (
     CHUNK_BYTES,
     ENDED,
     LAST_LINES,
+    PACK,
+    CopyFailedError,
+    CopyRefusedError,
     CopyRun,
+    build_copy_pod,
     copy_pod,
     delete_claim,
+    held,
     open_command,
     reason_of,
     result_of,
+    unpack_script,
     until_running,
 )
-from vdi.kube.errors import AlreadyExists
-from vdi.kube.resource import CLAIMS, PODS
+from vdi.kube.errors import AlreadyExists, Forbidden
+from vdi.kube.resource import CLAIMS, DEPLOYMENTS, NODES, PODS
+from vdi.operator.settings import read_settings
+from vdi.operator.variables import SettingsError
 from vdi.session.children.home import build_home
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.homes import COPYING, Home
 from vdi.session.identity import Identity
-from vdi.session.observed import PersistentVolumeClaim, Pod
+from vdi.session.observed import Node, PersistentVolumeClaim, Pod
+from vdi.session.prepull import can_run
 
 T = TypeVar("T")
 IMPORT = "vdi home import"
@@ -215,3 +222,44 @@ async def _nodes_of(run: CopyRun, claim: str) -> tuple[str, ...]:
         if mounts and pod.status.phase not in ENDED and pod.spec.node_name:
             return (pod.spec.node_name,)
     return ()
+
+
+async def find_nodes(run: CopyRun, template: VDITemplate) -> tuple[str, ...]:
+    """Nodes on which the volume of an imported home may be created: those that can run the desktops of its template.
+
+    Empty: they request no GPU, and the placement says it all. The pod that fills the home requests no GPU, which it
+    would have to wait for, and could be the first consumer of the volume on a node without any.
+
+    Raises CopyRefusedError where no node can run them, and KubeError.
+    """
+    gpus = template.spec.resources.default_gpu
+    if not gpus:
+        return ()
+    resource = await _read_gpu_resource(run)
+    nodes = await run.client.list(NODES, into=Node)
+    names = tuple(sorted(node.metadata.name for node in nodes if can_run(node, template, resource)))
+    if not names:
+        raise CopyRefusedError(
+            f"no node can run desktops of the template {template.metadata.name!r} now ({gpus} {resource}, "
+            "spec.placement), and the volume of the home must be created where they run. Import the home when such a "
+            "node is ready: kubectl get nodes"
+        )
+    return names
+
+
+async def _read_gpu_resource(run: CopyRun) -> str:
+    """The setting of the operator whose sessions these are; the default where its Deployment is not seen."""
+    try:
+        deployments = await run.client.list(DEPLOYMENTS, into=dict[str, Any])
+    except Forbidden:
+        return ClusterSettings().gpu_resource
+    for deployment in deployments:
+        for container in deployment["spec"]["template"]["spec"]["containers"]:
+            environment = {variable["name"]: variable.get("value", "") for variable in container.get("env") or ()}
+            namespaces = environment.get("VDI_NAMESPACE", "").split(",")
+            if container["name"] == "operator" and run.namespace in namespaces:
+                try:
+                    return read_settings(environment).cluster.gpu_resource
+                except SettingsError:  # it does not start; `vdi doctor` reports it
+                    return ClusterSettings().gpu_resource
+    return ClusterSettings().gpu_resource

@@ -1,25 +1,36 @@
-"""The pod that reads or writes a home while no desktop does, and what runs in it. Pure.
+"""The pod that reads or writes a home while no desktop does: what it is, what runs in it, and how it is reached.
 
 It has the user, the placement and the image of the desktops that use the home: the image is on the node, and the
 volume can be mounted there. It passes the Pod Security Standard `restricted`; the namespace's default-deny policy is
-its network.
+its network. Its command comes through `kubectl exec`.
 """
 
-import shlex
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import msgspec
 
 from vdi.api.meta import ObjectMeta
 from vdi.api.template import HomeScope, TemplateSpec, VDITemplate
-from vdi.home_copy.errors import CopyRefusedError
+from vdi.kube.clock import Clock
+from vdi.kube.errors import AlreadyExists, KubeError, NotFound, Replaced
+from vdi.kube.resource import CLAIMS, EVENTS, PODS
+from vdi.kube.transport import Client
 from vdi.session.children.restricted import restricted_container, restricted_pod
+from vdi.session.explain import StartState, explain
+from vdi.session.observed import Event, PersistentVolumeClaim, Pod
+from vdi.session.subject import Subject
+
+T = TypeVar("T")
 
 CONTAINER = "copy"
 LABELS = {"app.kubernetes.io/name": "vdi-home-copy"}
 MOUNT = "/mnt/home"
-TARGET_MOUNT = "/mnt/target"
 _DEADLINE_SECONDS = 24 * 3600
 """A pod that a killed command left behind, and that nothing else ended, ends then."""
 _HELD = "/tmp/held"  # noqa: S108 -- in the pod's own emptyDir
@@ -29,10 +40,6 @@ later, so that the kubelet can deliver the command's exit status."""
 _GNU = (
     "tar --version 2>/dev/null | grep -q GNU ||"
     ' { echo "the image has no GNU tar: name another one with --image" >&2; exit 90; }'
-)
-_PYTHON = (
-    "python3 -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null ||"
-    ' { echo "the image has no python3, 3.8 or later: name another one with --image" >&2; exit 90; }'
 )
 _CONTENT = "find . -mindepth 1 -maxdepth 1 ! -name lost+found"
 """Not the top folder: it belongs to root and keeps its mode."""
@@ -46,6 +53,23 @@ _EMPTY = (
     "find . -path ./lost+found -prune -o -type d ! -perm -700 -exec chmod u+rwx {} \\; &&"
     f" {_CONTENT} -exec rm -rf {{}} +"
 )
+CHUNK_BYTES = 1 << 20
+ENDED = ("Succeeded", "Failed")
+LAST_LINES = 3
+LOOK_SECONDS = 0.5
+_START_SECONDS = 300.0
+"""How long the pod may take: the image is usually on the node, but a volume may have to be made."""
+END_SECONDS = 60.0
+_KUBECTL_SAYS = ("command terminated with exit code", "Defaulted container")
+_COPY = Subject(name="the copy", title="The copy", image="--image", memory="the limit of the copy's pod")
+
+
+class CopyRefusedError(Exception):
+    """Raised before anything was changed: the copy cannot be made as requested. The message says why."""
+
+
+class CopyFailedError(Exception):
+    """Raised when a copy broke off. The message says why, and what was kept."""
 
 
 def pod_name(claim: str) -> str:
@@ -80,12 +104,10 @@ def build_copy_pod(
     image: str | None = None,
     read_only: bool = False,
     nodes: Collection[str] = (),
-    target: str = "",
 ) -> Mapping[str, Any]:
     """The pod that mounts the claim and waits for one command.
 
-    `nodes`: where the volume is mounted already, or may be created; empty: wherever the placement allows. `target`: a
-    second claim, which the first one is copied into.
+    `nodes`: where the volume is mounted already, or may be created; empty: wherever the placement allows.
     """
     spec = template.spec
     pod: dict[str, Any] = {
@@ -116,9 +138,6 @@ def build_copy_pod(
             {"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}},
         ],
     }
-    if target:
-        pod["volumes"].append({"name": "target", "persistentVolumeClaim": {"claimName": target}})
-        pod["containers"][0]["volumeMounts"].append({"name": "target", "mountPath": TARGET_MOUNT})
     if nodes:
         # `matchFields` takes one name; of several terms, one must hold.
         terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]} for node in nodes]
@@ -132,10 +151,10 @@ def build_copy_pod(
     }
 
 
-def held(script: str, needs: str = _GNU) -> str:
-    """The script as the command that the pod waits for: the pod ends with it. `needs`: ends it on a wrong image."""
+def held(script: str) -> str:
+    """The script as the command that the pod waits for: the pod ends with it."""
     return (
-        f"until [ -p {_HELD} ]; do sleep 0.1; done; exec 3> {_HELD} && {{ {needs}; }} && cd {MOUNT} && {{ {script}; }}"
+        f"until [ -p {_HELD} ]; do sleep 0.1; done; exec 3> {_HELD} && {{ {_GNU}; }} && cd {MOUNT} && {{ {script}; }}"
     )
 
 
@@ -147,7 +166,147 @@ def unpack_script(*, gzip: bool) -> str:
     )
 
 
-def migrate_script(into: str) -> str:
-    """What copies the home into the target; the program comes on its stdin."""
-    folder = f" --into {shlex.quote(into)}" if into else ""
-    return held(f"python3 - {MOUNT} {TARGET_MOUNT}{folder}", _PYTHON)
+@dataclass(frozen=True, slots=True)
+class CopyRun:
+    """What a copy needs."""
+
+    client: Client
+    clock: Clock
+    kubectl: Sequence[str]
+    """kubectl, with the options that choose the cluster."""
+    namespace: str
+    progress: Callable[[str], None]
+    """Called with what happens now."""
+    moved: Callable[[int], None]
+    """Called with the bytes of the archive that have passed."""
+    flags: str = ""
+    """What to add to a suggested command so that it is about the same namespace and cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command that runs in the pod."""
+
+    process: asyncio.subprocess.Process
+    stdin: asyncio.StreamWriter
+    stdout: asyncio.StreamReader
+    errors: "asyncio.Task[bytes]"
+
+    async def end(self) -> tuple[int, list[str]]:
+        """Its exit status, and the lines of its stderr."""
+        said = (await self.errors).decode("utf-8", "replace")
+        lines = [line for line in said.splitlines() if line.strip() and not line.startswith(_KUBECTL_SAYS)]
+        return await self.process.wait(), lines
+
+
+@asynccontextmanager
+async def open_command(run: CopyRun, claim: str, script: str) -> AsyncIterator[Command]:
+    """Run a script in the pod of that home; it is killed when the context ends before it."""
+    words = [*run.kubectl, "--namespace", run.namespace, "exec", "--stdin", pod_name(claim)]
+    words += ["--container", CONTAINER, "--", "sh", "-c", script]
+    pipe = asyncio.subprocess.PIPE
+    # In a session of its own: Ctrl-C reaches this process alone, which then removes the pod.
+    process = await asyncio.create_subprocess_exec(
+        *words, stdin=pipe, stdout=pipe, stderr=pipe, limit=CHUNK_BYTES, start_new_session=True
+    )
+    assert process.stdin and process.stdout and process.stderr  # noqa: S101 - they are pipes
+    errors = asyncio.create_task(process.stderr.read())
+    try:
+        yield Command(process, process.stdin, process.stdout, errors)
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        await errors
+
+
+@asynccontextmanager
+async def copy_pod(run: CopyRun, claim: str, body: Mapping[str, Any]) -> AsyncIterator[None]:
+    """The pod of that home. It is deleted at the end, also when this is cancelled. Raises CopyRefusedError."""
+    run.progress("starting a pod")
+    try:
+        made = await run.client.create(PODS, body, namespace=run.namespace, into=Pod)
+    except AlreadyExists:
+        await _clear(run, claim)
+        made = await run.client.create(PODS, body, namespace=run.namespace, into=Pod)
+    try:
+        yield
+    finally:
+        with suppress(NotFound, Replaced):
+            await run.client.delete(
+                PODS, pod_name(claim), namespace=run.namespace, uid=made.metadata.uid, into=msgspec.Raw
+            )
+
+
+async def _clear(run: CopyRun, claim: str) -> None:
+    """Remove a pod that has ended. Raises CopyRefusedError for one that has not."""
+    name = pod_name(claim)
+    with suppress(NotFound):
+        pod = await run.client.get(PODS, name, namespace=run.namespace, into=Pod)
+        if pod.status.phase not in ENDED and not pod.terminating:
+            raise CopyRefusedError(
+                f"the home {claim!r} is being copied by the pod {name} since {pod.metadata.creation_timestamp}. If the"
+                f" command that made the pod was killed: kubectl -n {run.namespace} delete pod {name}"
+            )
+        run.progress("waiting until an earlier pod ends")
+        await run.client.delete(PODS, name, namespace=run.namespace, uid=pod.metadata.uid, into=msgspec.Raw)
+        deadline = run.clock.monotonic() + END_SECONDS
+        while run.clock.monotonic() < deadline:
+            await run.client.get(PODS, name, namespace=run.namespace, into=msgspec.Raw)
+            await run.clock.sleep(LOOK_SECONDS)
+        raise CopyRefusedError(f"the pod {name} of an earlier copy has not ended within {END_SECONDS:g} s")
+
+
+async def until_running(run: CopyRun, claim: str) -> None:
+    """Raises CopyFailedError for a pod that does not start, with the reason."""
+    deadline, name = run.clock.monotonic() + _START_SECONDS, pod_name(claim)
+    while True:
+        pod = await run.client.get(PODS, name, namespace=run.namespace, into=Pod)
+        if pod.status.phase == "Running":
+            return
+        reason = await _explain(run, claim, pod)
+        if pod.status.phase in ENDED:
+            raise CopyFailedError(f"the pod {name} ended: {reason}")
+        if run.clock.monotonic() > deadline:
+            raise CopyFailedError(f"the pod {name} has not started within {_START_SECONDS:g} s: {reason}")
+        run.progress(reason)
+        await run.clock.sleep(LOOK_SECONDS)
+
+
+async def _explain(run: CopyRun, claim: str, pod: Pod) -> str:
+    """Why the pod is not running."""
+    namespace, name = run.namespace, pod.metadata.name
+    claims = await run.client.list(
+        CLAIMS, namespace=namespace, field_selector=f"metadata.name={claim}", into=PersistentVolumeClaim
+    )
+    events = await run.client.list(
+        EVENTS, namespace=namespace, field_selector=f"type=Warning,regarding.name={name}", into=Event
+    )
+    of_this_pod = tuple(event for event in events if event.regarding.uid == pod.metadata.uid)
+    return explain(StartState(pod, next(iter(claims), None), of_this_pod, None, subject=_COPY)).sentence
+
+
+async def reason_of(run: CopyRun, claim: str, status: int, lines: Sequence[str]) -> str:
+    """Why the command in the pod failed: the end of the pod, or else what it said."""
+    with suppress(NotFound):
+        pod = await run.client.get(PODS, pod_name(claim), namespace=run.namespace, into=Pod)
+        state = pod.desktop.state.terminated if pod.desktop else None
+        if pod.status.reason or (state and state.reason == "OOMKilled"):
+            return f"the pod ended: {await _explain(run, claim, pod)}"
+    words = "; ".join(lines[-LAST_LINES:]) or f"exit status {status}"
+    return f"the copy in the pod failed: {words}"
+
+
+async def result_of(making: "asyncio.Task[T]") -> T | None:
+    """What a request that was under way when this command was interrupted has made; None: it failed."""
+    try:
+        return await making
+    except (KubeError, CopyRefusedError):
+        return None
+
+
+async def delete_claim(run: CopyRun, claim: str, uid: str) -> None:
+    """Delete this very claim, if it is there."""
+    with suppress(NotFound, Replaced):
+        await run.client.delete(CLAIMS, claim, namespace=run.namespace, uid=uid, into=msgspec.Raw)

@@ -9,7 +9,7 @@ import msgspec
 from vdi.api.constraints import doc
 from vdi.api.session import VDISession
 from vdi.api.template import HomeScope, VDITemplate
-from vdi.session.homes import COPYING, MIGRATE, MIGRATED_TO, Home, may_use, resolve_home
+from vdi.session.homes import COPYING, Home, may_use, resolve_home
 from vdi.session.identity import TEMPLATE_ANNOTATION, USER_ANNOTATION
 from vdi.session.observed import ChildMeta, PersistentVolumeClaim
 from vdi.session.times import format_time, parse_time
@@ -73,8 +73,7 @@ class HomeSummary(msgspec.Struct, rename="camel", omit_defaults=True):
     sessions: Annotated[
         tuple[str, ...], doc("All sessions with this home, including those without a desktop now.")
     ] = ()
-    copying: Annotated[str, doc("The command that fills or moves it; no desktop starts on it during that time.")] = ""
-    migrated_to: Annotated[str, doc("The home that is used instead; this one is kept until it is deleted.")] = ""
+    copying: Annotated[str, doc("The command that fills it; no desktop starts on it during that time.")] = ""
 
 
 def summarize_homes(claims: Iterable[HomeClaim], sessions: Iterable[VDISession]) -> list[HomeSummary]:
@@ -109,7 +108,6 @@ def _summarize(claim: HomeClaim, sessions: list[VDISession]) -> HomeSummary:
         used_by=used_by,
         sessions=tuple(sorted(session.metadata.name for session in sessions)),
         copying=notes.get(COPYING, ""),
-        migrated_to=notes.get(MIGRATED_TO, ""),
     )
 
 
@@ -141,8 +139,6 @@ def find_new_home(session: VDISession, template: VDITemplate, claims: Iterable[H
 
 def why_not_deleted(home: HomeSummary, sessions: Iterable[VDISession]) -> str | None:
     """Why this home cannot be deleted now; None: it can. A session that may start with it is in the way too."""
-    if home.copying == MIGRATE:
-        return f"The home {home.name!r} is being moved by `{MIGRATE}`. Run that command again to complete it first."
     names = sorted(
         session.metadata.name
         for session in sessions

@@ -17,12 +17,7 @@ Homes = Mapping[str, PersistentVolumeClaim]
 """Claims that exist, by name; of one namespace."""
 NO_HOMES: Homes = MappingProxyType({})
 COPYING = "vdi.kasm.io/copying"
-"""Annotation on a home that a command fills or moves: which one. No desktop starts on it."""
-MIGRATE = "vdi home migrate"
-"""The command in `COPYING` that moves a home: until it has ended, both homes may be needed."""
-MIGRATED_TO = "vdi.kasm.io/migrated-to"
-"""Annotation on a home of user and template: the claim of the user that has its files now, and is used in its place."""
-
+"""Annotation on a home that a command fills: which one. No desktop starts on it."""
 MADE_AHEAD = "vdi.kasm.io/made-ahead"
 """Annotation on a home that the gateway made before a first desktop was requested: the template whose form was open.
 
@@ -71,9 +66,6 @@ def resolve_home(session: VDISession, template: VDITemplate, homes: Homes) -> Ho
         claim = of_user
     else:
         claim = of_template
-    old = homes.get(claim)
-    if retain and old and old.metadata.annotations.get(MIGRATED_TO) == of_user:
-        claim = of_user
     present = homes.get(claim)
     return Home(
         claim=claim,

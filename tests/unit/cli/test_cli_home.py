@@ -1,6 +1,5 @@
 """`vdi home` against a fake cluster."""
 
-import importlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,9 +10,6 @@ import pytest
 from unit.cli.conftest import Vdi
 from unit.cli.fake_cluster import FakeCluster
 from unit.cli.objects import CORE, SESSIONS, TEMPLATES, a_session, a_template, running
-from vdi.cli.home.migrate import Result
-from vdi.home_copy.migration import Migration
-from vdi.kube.errors import ServerError
 from vdi.session.naming import home_claim_name, user_home_claim_name
 
 CLAIMS = f"{CORE}/persistentvolumeclaims"
@@ -127,55 +123,3 @@ def test_files_that_cannot_be_read_or_written_are_named(vdi: Vdi, homes: FakeClu
     unknown = vdi("home", "export", "home-of-no-one", f"{tmp_path}/home.tar", *kubectl)
     assert (unknown.code, "to list all: vdi home ls" in unknown.err) == (1, True)
     assert not homes.bodies and not list(tmp_path.glob("*.tar"))
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--to", "Session"], "'Session' is not one of 'User', 'UserAndTemplate'"),
-        (["--to", "User", "--into", "a/b"], "--into a/b: allowed: the name of one folder"),
-        (["--to", "User", "--into", ".."], "--into ..: allowed: the name of one folder"),
-        (["--to", "User"], "--template cad: there is no such template; allowed: ubuntu-desktop"),
-    ],
-)
-def test_what_cannot_be_migrated_is_refused(vdi: Vdi, homes: FakeCluster, words: list[str], message: str) -> None:
-    homes.put(TEMPLATES, a_template())
-    refused = vdi("home", "migrate", "--template", "cad", *words, "--kubectl", "/bin/true")
-    assert (refused.code, message in refused.err) == (2, True), refused.err
-    assert not homes.bodies
-
-
-def test_a_desktop_keeps_its_home_from_being_migrated(vdi: Vdi, homes: FakeCluster) -> None:
-    homes.put(TEMPLATES, a_template())
-    words = ("home", "migrate", "--template", "ubuntu-desktop", "--to", "User", "--kubectl", "/bin/true")
-    refused = vdi(*words)
-    assert refused.code == 1
-    assert f"Error: {ALICE}: the session 'alice-desktop' uses the home; suspend it first" in refused.err
-    assert f"{OF_TEMPLATE} is still the home." in refused.err
-    (home,) = json.loads(vdi(*words, "-o", "json").out)["homes"]
-    assert (home["migrated"], home["from"]) == (False, OF_TEMPLATE)
-    assert "no homes of eve@example.com to move" in vdi(*words, "--user", "eve@example.com").err
-    assert all("/pods" not in path for path in homes.objects)
-
-
-def test_homes_that_were_moved_are_reported_when_an_error_ends_the_rest(
-    vdi: Vdi, fake: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake.put(TEMPLATES, a_template())
-    for user in (ALICE, BOB):
-        claim = home_claim_name(session_name="", user=user, template="ubuntu-desktop", retain=True)
-        fake.put(CLAIMS, a_home(claim, user, "ubuntu-desktop"))
-    (kubectl := tmp_path / "kubectl").touch(0o755)
-    module = importlib.import_module("vdi.cli.home.migrate")
-
-    async def migrate(_run: object, migration: Migration, *_: object) -> Result:
-        if migration.user == BOB:
-            raise ServerError(500, "InternalError", "the server is away")
-        return Result(migration.user, migration.source, migration.target.claim, migrated=True)
-
-    monkeypatch.setattr(module, "_migrate", migrate)
-    words = ("home", "migrate", "--template", "ubuntu-desktop", "--to", "User", "--kubectl", str(kubectl))
-    ended = vdi(*words, "-o", "json")
-    assert ended.code != 0
-    assert "the server is away" in ended.err
-    assert [home["user"] for home in json.loads(ended.out)["homes"]] == [ALICE]

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from support.builders import a_template
 from vdi.home_copy.check import ArchiveCheck, BadArchiveError
-from vdi.home_copy.errors import CopyRefusedError
-from vdi.home_copy.pod import MOUNT, build_copy_pod, choose_template, held, unpack_script
+from vdi.home_copy.pod import MOUNT, CopyRefusedError, build_copy_pod, choose_template, held, unpack_script
 
 
 def an_archive() -> bytes:

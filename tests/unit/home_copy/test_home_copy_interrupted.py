@@ -1,24 +1,20 @@
 """Ctrl-C while the API server makes a claim: what it has made is known, and taken back."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from io import BytesIO
 from typing import Any, cast
 
 import msgspec
 import pytest
 
-from support.builders import a_template
+from support.builders import a_session, a_template
 from support.clock import FakeClock
 from support.waiting import PATIENCE
-from vdi.api.template import HomeScope
 from vdi.home_copy.archive import import_home
-from vdi.home_copy.migrate import migrate_home
-from vdi.home_copy.migration import plan_migrations
-from vdi.home_copy.runner import CopyRun
+from vdi.home_copy.pod import CopyRun
 from vdi.kube.resource import CLAIMS, Resource
 from vdi.kube.transport import Client
-from vdi.session.home_list import HomeSummary
+from vdi.session.homes import NO_HOMES, resolve_home
 from vdi.session.identity import Identity
 
 ALICE = "alice@example.com"
@@ -43,35 +39,17 @@ class SlowServer:
     async def list(self, _: Resource, **__: Any) -> list[Any]:
         return []
 
-    async def patch(self, *_: Any, **__: Any) -> None:
-        return None
-
     async def delete(self, resource: Resource, name: str, *, uid: str, **_: Any) -> None:
         self.deleted.append((resource.plural, name if uid == f"uid-of-{name}" else uid))
 
 
-def migration(run: CopyRun) -> Coroutine[Any, Any, object]:
-    home = HomeSummary(
-        name="old", namespace="vdi", uid="u", user=ALICE, scope=HomeScope.USER_AND_TEMPLATE.value, template="cad"
-    )
-    (found,) = plan_migrations([home], CAD, HomeScope.USER, None)
-    return migrate_home(run, found, CAD)
-
-
-def importing(run: CopyRun) -> Coroutine[Any, Any, object]:
-    home = HomeSummary(name="old", namespace="vdi", uid="u", user=ALICE, scope=HomeScope.USER.value)
-    (found,) = plan_migrations([home], CAD, HomeScope.USER_AND_TEMPLATE, None)
-    identity = Identity(run.namespace, name="", uid="", user=ALICE, template="cad")
-    return import_home(run, identity, found.target, CAD, BytesIO())
-
-
-@pytest.mark.parametrize("work", [migration, importing])
-async def test_a_claim_whose_answer_was_on_its_way_is_deleted(
-    work: Callable[[CopyRun], Coroutine[Any, Any, object]],
-) -> None:
+async def test_a_claim_whose_answer_was_on_its_way_is_deleted() -> None:
+    home = resolve_home(a_session(user=ALICE, template="cad"), CAD, NO_HOMES)
+    assert home
     server = SlowServer()
     run = CopyRun(cast(Client, server), FakeClock(), ["kubectl"], "vdi", lambda _: None, lambda _: None)
-    command = asyncio.create_task(work(run))
+    identity = Identity(run.namespace, name="", uid="", user=ALICE, template="cad")
+    command = asyncio.create_task(import_home(run, identity, home, CAD, BytesIO()))
     await asyncio.wait_for(server.made.wait(), PATIENCE)
     command.cancel()
     await asyncio.sleep(0)

@@ -7,10 +7,8 @@ import pytest
 
 from support.builders import GPU, a_node, a_template
 from support.clock import FakeClock
-from vdi.home_copy.errors import CopyRefusedError
-from vdi.home_copy.nodes import find_nodes
-from vdi.home_copy.pod import build_copy_pod
-from vdi.home_copy.runner import CopyRun
+from vdi.home_copy.archive import find_nodes
+from vdi.home_copy.pod import CopyRefusedError, CopyRun, build_copy_pod
 from vdi.kube.resource import DEPLOYMENTS, NODES, Resource
 from vdi.kube.transport import Client
 from vdi.session.observed import Node

@@ -99,10 +99,7 @@ def test_a_home_with_a_session_is_not_deleted() -> None:
     assert why == f"The home {OF_TEMPLATE!r} belongs to the sessions first, new. End them first."
 
 
-def test_a_home_that_is_being_moved_is_not_deleted_and_one_that_is_being_filled_is() -> None:
-    moved = summary(claim(OF_TEMPLATE, notes=NOTES | {"vdi.kasm.io/copying": "vdi home migrate"}))
-    why = why_not_deleted(moved, [])
-    assert why and why.startswith(f"The home {OF_TEMPLATE!r} is being moved by `vdi home migrate`. Run that command")
+def test_a_home_that_is_being_filled_is_deleted() -> None:
     filled = summary(claim(OF_TEMPLATE, notes=NOTES | {"vdi.kasm.io/copying": "vdi home import"}))
     assert why_not_deleted(filled, []) is None
 

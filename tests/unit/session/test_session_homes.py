@@ -11,7 +11,7 @@ from support.builders import a_claim, a_session, a_template
 from vdi.api.template import AccessMode, HomeScope, TemplatePersistence
 from vdi.session import naming
 from vdi.session.children.home import build_home
-from vdi.session.homes import MIGRATED_TO, NO_HOMES, Home, home_names, may_use, own_claim, resolve_home, retained_claim
+from vdi.session.homes import NO_HOMES, Home, home_names, may_use, own_claim, resolve_home, retained_claim
 from vdi.session.identity import Identity
 
 names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?){0,2}", fullmatch=True)
@@ -44,18 +44,6 @@ def home(scope: str, *present: str, **session: Any) -> Home:
 )
 def test_scope_decides_where_a_new_home_is_made(scope: str, present: tuple[str, ...], claim: str) -> None:
     assert home(scope, *present).claim == claim
-
-
-@pytest.mark.parametrize("scope", ["UserAndTemplate", "User"])
-def test_a_home_that_was_migrated_is_that_of_the_user(scope: str) -> None:
-    """Also after the new one was deleted: the old files do not come back by themselves."""
-    old = a_claim()
-    old.metadata.annotations = {MIGRATED_TO: OF_USER}
-    found = resolve_home(a_session(), a_template(persistence={"scope": scope}), {OF_TEMPLATE: old})
-    assert found and (found.claim, found.of_user) == (OF_USER, True)
-    old.metadata.annotations = {MIGRATED_TO: "home-of-another"}
-    found = resolve_home(a_session(), a_template(persistence={"scope": scope}), {OF_TEMPLATE: old})
-    assert found and found.claim == OF_TEMPLATE
 
 
 @pytest.mark.parametrize("scope", list(HomeScope))

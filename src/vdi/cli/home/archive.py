@@ -16,16 +16,13 @@ from vdi.api.session import SessionPersistence, SessionSpec, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cli.errors import USAGE, CliError
 from vdi.cli.home.homes import find_home, read_homes
-from vdi.cli.home.sizes import size_in_words
 from vdi.cli.kubectl import find_kubectl
 from vdi.cli.long_work import INTERRUPTED
 from vdi.cli.options import KubeConnection, examples, of_kind, with_connection
 from vdi.cli.output import PageOption, PageOutput, print_data
 from vdi.cli.progress import ProgressView
 from vdi.home_copy.archive import Copied, export_home, import_home
-from vdi.home_copy.errors import CopyFailedError, CopyRefusedError
-from vdi.home_copy.pod import choose_template
-from vdi.home_copy.runner import CopyRun
+from vdi.home_copy.pod import CopyFailedError, CopyRefusedError, CopyRun, choose_template
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.resource import CLAIMS
 from vdi.new_file import NewFileError, new_file
@@ -45,6 +42,7 @@ _STREAM = "-"
 _MIB = 1 << 20
 _SHOWN_BYTES = 1 << 30
 """Without a terminal each line stays: one for each GiB."""
+_UNITS = (("GiB", 1 << 30), ("MiB", _MIB))
 _USER = re.compile(r"\S+@\S+\.\S+")
 
 Image = Annotated[
@@ -100,7 +98,7 @@ def export(
         return
     for warning in copied.warnings:
         typer.echo(f"Warning: {warning}", err=True)
-    typer.echo(f"{name} of {user}: {size_in_words(copied.archive_bytes)} in {file}", err=file == _STREAM)
+    typer.echo(f"{name} of {user}: {_size_in_words(copied.archive_bytes)} in {file}", err=file == _STREAM)
 
 
 @app.command(
@@ -153,7 +151,7 @@ def import_(
         return
     for warning in copied.warnings:
         typer.echo(f"Warning: {warning}", err=True)
-    typer.echo(f"{name} of {user}: {size_in_words(copied.content_bytes)} imported")
+    typer.echo(f"{name} of {user}: {_size_in_words(copied.content_bytes)} imported")
 
 
 def _check_size(size: str) -> None:
@@ -198,7 +196,7 @@ def _copy(
             nonlocal shown
             if count // step != shown:
                 shown = count // step
-                view.waiting(f"{size_in_words(count)} copied")
+                view.waiting(f"{_size_in_words(count)} copied")
 
         async def run(client: "Client") -> T:
             namespace, flags = connection.namespace, connection.flags
@@ -251,6 +249,14 @@ def _source(file: str) -> Iterator[FileIO]:
     opened = sys.stdin.fileno() if file == _STREAM else file
     with open(opened, "rb", buffering=0, closefd=file != _STREAM) as stream:
         yield stream
+
+
+def _size_in_words(count: int) -> str:
+    """`4.6 GiB`, `12.0 MiB`, `3 KiB`."""
+    for unit, factor in _UNITS:
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{max(1, count >> 10)} KiB"
 
 
 def _report(copied: Copied) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""`vdi home`: ls, show and rm, for administrators of the cluster; `archive` and `migrate` have the others."""
+"""`vdi home`: ls, show and rm, for administrators of the cluster; `archive` has the others."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -11,7 +11,6 @@ from vdi.cli.errors import CliError
 from vdi.cli.home.archive import Name
 from vdi.cli.home.archive import app as archive_commands
 from vdi.cli.home.homes import find_home, read_homes
-from vdi.cli.home.migrate import app as migrate_command
 from vdi.cli.options import KubeConnection, examples, of_kind, with_connection
 from vdi.cli.output import (
     ListOutput,
@@ -33,7 +32,6 @@ from vdi.session.home_list import HomeSummary, why_not_deleted
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The volumes with users' files.")
 app.add_typer(archive_commands)
-app.add_typer(migrate_command)
 
 
 @app.command("ls", epilog=examples("home ls", "home ls --user alice@example.com -o wide"))
@@ -127,7 +125,6 @@ def home_lines(home: HomeSummary) -> list[str]:
         "Used by": ", ".join(home.used_by) or "no desktop",
         "Sessions": ", ".join(home.sessions),
         "Copied by": home.copying,
-        "Moved to": home.migrated_to,
         "Last used": "" if home.used_by else _last_used(home),
         "Created": f"{home.created} ({age(home.created, now_utc())} ago)",
         "Deleted": f"since {home.deleted}" if home.deleted else "",
