@@ -29,11 +29,7 @@ from vdi.api.crd import build_crds
 AIM_SECONDS = 2.0
 PLACES = "bench-places"
 PRIORITY_CLASS = "bench-placeholder"
-REQUESTS = {
-    "Placeholders": f"/api/v1/namespaces/{PLACES}/pods",
-    "ProvisioningRequest": f"/apis/autoscaling.x-k8s.io/v1/namespaces/{PLACES}/provisioningrequests",
-}
-"""How nodes are requested, and where the requests are."""
+REQUESTS = f"/api/v1/namespaces/{PLACES}/pods"
 DEADLINE_SECONDS = 60.0
 _PACE_SECONDS = 1.0
 """Of the operator's looks at who waits: the sessions come at all moments of it."""
@@ -41,30 +37,10 @@ _STEP = 0.37
 
 EXAMPLE = """\
 examples:
-  python -m bench.node_request            40 sessions each with placeholders and with ProvisioningRequests; two minutes
+  python -m bench.node_request            40 sessions; a minute
   python -m bench.node_request -n 5       a quick look
   python -m bench.node_request -o json    every figure
 """
-
-
-def provisioning_request_crd() -> objects.Object:
-    """A stand-in for the autoscaler's CRD, without its schema: the requests are only written."""
-    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {
-            "name": "provisioningrequests.autoscaling.x-k8s.io",
-            "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes/kubernetes/pull/50"},
-        },
-        "spec": {
-            "group": "autoscaling.x-k8s.io",
-            "scope": "Namespaced",
-            "names": {"kind": "ProvisioningRequest", "plural": "provisioningrequests"},
-            "versions": [version],
-        },
-    }
 
 
 def template() -> objects.Object:
@@ -75,16 +51,16 @@ def template() -> objects.Object:
 
 
 class Sightings:
-    """When each request of one kind was seen first, by a watch."""
+    """When each placeholder was seen first, by a watch."""
 
-    def __init__(self, cluster: Cluster, path: str) -> None:
-        self._cluster, self._path = cluster, path
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self._at: dict[str, float] = {}
         self._changed = asyncio.Condition()
 
     async def watch(self) -> None:
         """Until cancelled."""
-        async with self._cluster.http.get(self._path, params={"watch": "1"}) as response:
+        async with self._cluster.http.get(REQUESTS, params={"watch": "1"}) as response:
             async for line in response.content:
                 at, event = time.monotonic(), json.loads(line)
                 async with self._changed:
@@ -98,13 +74,12 @@ class Sightings:
         return sorted(self._at.values())[count - 1]
 
 
-async def measure_mode(cluster: Cluster, mode: str, count: int) -> dict[str, Any]:
-    """The figures of one way to ask."""
+async def measure(cluster: Cluster, count: int) -> dict[str, Any]:
+    """The figures."""
     own = {
         "VDI_NAMESPACE": objects.NAMESPACE,
         "VDI_OPERATOR_NAMESPACE": objects.NAMESPACE,
         "VDI_METRICS_ADDR": f"127.0.0.1:{free_ports(1)[0]}",
-        "VDI_AUTOSCALING_MODE": mode,
         "VDI_MAX_PLACEHOLDERS": "1000",
         "VDI_PLACEHOLDER_NAMESPACE": PLACES,
         "VDI_PLACEHOLDER_IMAGE": "placeholder:bench",
@@ -112,15 +87,15 @@ async def measure_mode(cluster: Cluster, mode: str, count: int) -> dict[str, Any
     }
     program = from_here()
     operator = Operator.start(cluster, program.argv, {**program.environment, **own})
-    sightings = Sightings(cluster, REQUESTS[mode])
+    sightings = Sightings(cluster)
     watching = asyncio.create_task(sightings.watch())
     waits: list[float] = []
     try:
-        await _request(cluster, operator, sightings, f"{mode.lower()}-first", 1)  # the operator has to start
+        await _request(cluster, operator, sightings, "first", 1)  # the operator has to start
         before, start = cluster.processes.cpu(), time.monotonic()
         for number in range(count):
             await asyncio.sleep(number * _STEP % _PACE_SECONDS)
-            waits.append(await _request(cluster, operator, sightings, f"{mode.lower()}-{number:04d}", number + 2))
+            waits.append(await _request(cluster, operator, sightings, f"waits-{number:04d}", number + 2))
         foreign = foreign_percent(before, cluster.processes.cpu(), time.monotonic() - start)
     finally:
         watching.cancel()
@@ -142,7 +117,7 @@ async def _request(cluster: Cluster, operator: Operator, sightings: Sightings, n
 
 async def run(binaries: Mapping[str, Path], count: int) -> dict[str, Any]:
     """Everything, from the control plane's start to its end. Raises RuntimeError, saying where."""
-    cluster = Cluster(binaries, [*build_crds(), provisioning_request_crd()], 1)
+    cluster = Cluster(binaries, build_crds(), 1)
     try:
         async with cluster:
             await cluster.post("/api/v1/namespaces", {"metadata": {"name": PLACES}})
@@ -151,26 +126,9 @@ async def run(binaries: Mapping[str, Path], count: int) -> dict[str, Any]:
                 {"metadata": {"name": PRIORITY_CLASS}, "value": -10, "preemptionPolicy": "Never"},
             )
             await cluster.post(objects.TEMPLATES, template())
-            figures = {}
-            for mode in REQUESTS:
-                figures[mode] = await measure_mode(cluster, mode, count)
-                await _delete_sessions(cluster)
-            return figures
+            return await measure(cluster, count)
     except Exception as error:
         raise RuntimeError(f"{in_words(error)}; logs in {cluster.folder}") from error
-
-
-async def _delete_sessions(cluster: Cluster) -> None:
-    """The operator that would drop their finalizers has ended."""
-    async with cluster.http.get(objects.SESSIONS) as response:
-        names = [session["metadata"]["name"] for session in (await response.json())["items"]]
-    headers = {"Content-Type": "application/merge-patch+json"}
-    for name in names:
-        path = f"{objects.SESSIONS}/{name}"
-        async with cluster.http.delete(path) as response:
-            await response.read()
-        async with cluster.http.patch(path, data='{"metadata":{"finalizers":null}}', headers=headers) as response:
-            await response.read()
 
 
 def table(figures: Mapping[str, Any]) -> str:
@@ -178,13 +136,12 @@ def table(figures: Mapping[str, Any]) -> str:
     lines = [
         "session applied, and no node for it -> request for a node:",
         "",
-        "| autoscaling.mode | sessions | p50, ms | p99, ms | max, ms | CPU of others |",
-        "|---|---|---|---|---|---|",
+        "| sessions | p50, ms | p99, ms | max, ms | CPU of others |",
+        "|---|---|---|---|---|",
     ]
-    for mode, found in figures.items():
-        waits = found["waiting_to_request"]
-        cells = [found["sessions"], waits["p50_ms"], waits["p99_ms"], waits["max_ms"]]
-        lines.append(f"| {mode} | {' | '.join(map(str, cells))} | {found['foreign_cpu_percent']} % |")
+    waits = figures["waiting_to_request"]
+    cells = [figures["sessions"], waits["p50_ms"], waits["p99_ms"], waits["max_ms"]]
+    lines.append(f"| {' | '.join(map(str, cells))} | {figures['foreign_cpu_percent']} % |")
     return "\n".join(lines)
 
 
@@ -196,16 +153,16 @@ def main(arguments: Sequence[str]) -> int:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-n", "--sessions", type=positive, default=40, help="sessions of each mode (40)")
+    parser.add_argument("-n", "--sessions", type=positive, default=40, help="sessions (40)")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
     options = parser.parse_args(arguments)
     end_cleanly_on_signals()
     figures = run_measurement(f"requests for {options.sessions} nodes", partial(run, count=options.sessions))
     print(json.dumps(figures, indent=1) if options.output == "json" else table(figures))
-    slow = [mode for mode, found in figures.items() if found["waiting_to_request"]["max_ms"] > AIM_SECONDS * 1000]
-    for mode in slow:
-        print(f"{mode}: the slowest request took longer than {AIM_SECONDS:g} s")
-    return FINDINGS if slow else 0
+    if figures["waiting_to_request"]["max_ms"] > AIM_SECONDS * 1000:
+        print(f"the slowest request took longer than {AIM_SECONDS:g} s")
+        return FINDINGS
+    return 0
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from vdi.operator.context import ClusterContext
 from vdi.operator.main import settle_memory
 from vdi.operator.placeholders import PLACEHOLDERS, Placeholders
 from vdi.operator.queueing import QueueManager
-from vdi.session.autoscaling import AutoscalerEvent, AutoscalingMode, AutoscalingSettings, NodeRequest
+from vdi.session.autoscaling import AutoscalerEvent, AutoscalingSettings, NodeRequest
 from vdi.session.capacity import PersistentVolume
 from vdi.session.capacity_matching import Demand
 from vdi.session.cluster_settings import ClusterSettings
@@ -77,9 +77,7 @@ class FullCluster:
             enqueue=self.woken.append,
             yield_capacity=lambda _: None,
         )
-        settings = AutoscalingSettings(
-            AutoscalingMode.PLACEHOLDERS, placeholders, namespace="places", image="x", priority_class="low"
-        )
+        settings = AutoscalingSettings(placeholders, namespace="places", image="x", priority_class="low")
         self.placeholders = Placeholders(cluster, settings, self.admission, node_requests)
         self._version = 0
         template = self._made(VDITemplate, "desktop", spec={"image": "x", "resources": {"maxGPU": 8}})

@@ -13,11 +13,11 @@ import yaml
 
 from cluster.helm_tools import CHART, Tools, allowed_of, flat, open_tools, rules_of
 from network.worlds import policies, rendered, variants
-from support.permissions import key_rules, kueue_rules, operator_rules, placeholder_rules, provisioning_rules
+from support.permissions import key_rules, operator_rules, placeholder_rules
 from support.waiting import wait_until
 from tools.generate import chart
 from vdi.operator.settings import read_settings
-from vdi.session.autoscaling import AutoscalingMode, AutoscalingSettings
+from vdi.session.autoscaling import AutoscalingSettings
 from vdi.session.children.pod import AGENT_PORT_NAME
 from vdi.session.children.service import PORT_NAME
 from vdi.session.identity import MANAGED_BY
@@ -376,22 +376,8 @@ def test_the_values_reach_the_operators_settings(tools: Tools) -> None:
     assert deployment["metadata"]["labels"]["control-plane"] == "controller-manager"
 
 
-def test_kueue_needs_one_right_more(tools: Tools) -> None:
-    def rules(*words: str) -> list[object]:
-        roles = [made for made in tools.render(*words) if made["kind"] == "Role"]
-        (role,) = (role for role in roles if role["metadata"]["name"] == "vdi-operator")
-        return list(role["rules"])
-
-    words = ("--set", "queue.kueue.localQueue=desktops")
-    assert [rule for rule in rules(*words) if rule not in rules()] == kueue_rules()
-    deployment = tools.named("Deployment", "vdi-operator", *words)
-    variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
-    settings = read_settings({variable["name"]: variable["value"] for variable in variables})
-    assert settings.cluster.kueue_local_queue == "desktops"
-
-
 def test_placeholders_have_a_namespace_of_their_own_and_the_rights_for_it(tools: Tools) -> None:
-    words = ("--set", "autoscaling.mode=Placeholders", "--set", "autoscaling.headroom.cad=2")
+    words = ("--set", "autoscaling.enabled=true", "--set", "autoscaling.headroom.cad=2")
     made = tools.render(*words)
     before = {(each["kind"], each["metadata"]["name"]) for each in tools.render()}
     added = {each["kind"]: each for each in made if (each["kind"], each["metadata"]["name"]) not in before}
@@ -407,18 +393,11 @@ def test_placeholders_have_a_namespace_of_their_own_and_the_rights_for_it(tools:
     variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
     settings = read_settings({variable["name"]: variable["value"] for variable in variables}).autoscaling
     assert settings == AutoscalingSettings(
-        AutoscalingMode.PLACEHOLDERS,
         headroom={"cad": 2},
         namespace=namespace["name"],
         image="localhost/vdi/vdi:dev",
         priority_class=added["PriorityClass"]["metadata"]["name"],
     )
-
-
-@pytest.mark.parametrize("mode", ["ProvisioningRequest", "Auto"])
-def test_the_right_to_provisioning_requests_comes_with_their_modes_alone(tools: Tools, mode: str) -> None:
-    role = tools.named("Role", "vdi-operator-placeholders", "--set", f"autoscaling.mode={mode}")
-    assert role["rules"] == placeholder_rules() + provisioning_rules()
 
 
 def test_what_can_be_left_to_others(tools: Tools) -> None:
@@ -448,7 +427,7 @@ def test_what_can_be_left_to_others(tools: Tools) -> None:
         ("templates.small.resources.defaultGpu=1", ("/templates/small", "defaultGpu")),
         ("templates.Big_One.image=i", ("Big_One", "pattern")),
         ("replicas=0", ("/replicas", "minimum")),
-        ("autoscaling.mode=On", ("/autoscaling/mode", "'Disabled', 'Placeholders'")),
+        ("autoscaling.enabled=On", ("/autoscaling/enabled", "boolean")),
         ("autoscaling.headroom.cad=0", ("/autoscaling/headroom/cad", "minimum")),
         ("queue.weights.alice=0", ("/queue/weights/alice", "0.01")),
         ("queue.weights.alice=two", ("/queue/weights/alice", "pattern")),

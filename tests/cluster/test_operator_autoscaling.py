@@ -14,11 +14,11 @@ from cluster.control_plane import empty_namespace, make_namespace
 from cluster.operator_stage import RBAC, Object, Stage
 from cluster.test_operator_crash import MOMENTS, MOST_WRITES, Moment, cut_and_kill
 from cluster.test_operator_queue import gpu_template, queue_of, running, starts, waits
-from support.permissions import placeholder_rules, provisioning_rules
+from support.permissions import placeholder_rules
 from support.waiting import eventually
 from vdi.kube.resource import EVENTS, PODS, Resource
 from vdi.operator.kinds import SESSIONS
-from vdi.session.autoscaling import PLACEHOLDER, AutoscalingMode, AutoscalingSettings
+from vdi.session.autoscaling import PLACEHOLDER, AutoscalingSettings
 
 pytestmark = pytest.mark.timeout(200)
 PRIORITY_CLASSES = Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False)
@@ -38,9 +38,8 @@ class Autoscaler:
         self.namespace = f"{stage.namespace}-placeholders"
         self.priority_class = f"vdi-placeholder.{stage.namespace}"
 
-    def settings(self, mode: AutoscalingMode = AutoscalingMode.PLACEHOLDERS, **chosen: Any) -> AutoscalingSettings:
+    def settings(self, **chosen: Any) -> AutoscalingSettings:
         return AutoscalingSettings(
-            mode,
             namespace=self.namespace,
             image="registry.example.com/vdi:1",
             priority_class=self.priority_class,
@@ -50,7 +49,6 @@ class Autoscaler:
     def variables(self) -> dict[str, str]:
         """The same for an operator that is a process of its own."""
         return {
-            "VDI_AUTOSCALING_MODE": "Placeholders",
             "VDI_PLACEHOLDER_NAMESPACE": self.namespace,
             "VDI_PLACEHOLDER_IMAGE": "registry.example.com/vdi:1",
             "VDI_PLACEHOLDER_PRIORITY_CLASS": self.priority_class,
@@ -72,7 +70,7 @@ class Autoscaler:
         }
         await api.create(PRIORITY_CLASSES, body, into=msgspec.Raw)
         role: Object = {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": {"name": user}}
-        rules = placeholder_rules() + provisioning_rules()
+        rules = placeholder_rules()
         await api.create(ROLES, {**role, "rules": rules}, namespace=self.namespace, into=msgspec.Raw)
         binding = {**role, "kind": "RoleBinding", "subjects": [{"kind": "User", "name": user}]}
         binding["roleRef"] = {"kind": "Role", "name": user, "apiGroup": RBAC}
@@ -238,9 +236,7 @@ async def test_a_missing_priority_class_is_no_end_of_the_queue(stage: Stage, aut
     """The chart makes it. Without it the API server refuses each placeholder, and sessions go on as before."""
     await stage.node("gpu", gpu="1")
     template = await gpu_template(stage)
-    settings = AutoscalingSettings(
-        AutoscalingMode.PLACEHOLDERS, namespace=autoscaler.namespace, image="i", priority_class="missing"
-    )
+    settings = AutoscalingSettings(namespace=autoscaler.namespace, image="i", priority_class="missing")
     async with stage.operator(autoscaling=settings):
         await running(stage, template, 1)
         await stage.session("late", template, user="late@x.yz")

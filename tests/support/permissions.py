@@ -62,16 +62,6 @@ def placeholder_rules() -> list[dict[str, Any]]:
     return _rules_named("vdi-operator-placeholders")
 
 
-def provisioning_rules() -> list[dict[str, Any]]:
-    """In the same namespace, where ProvisioningRequests may be used."""
-    return _rules_named("provisioning")
-
-
-def kueue_rules() -> list[dict[str, Any]]:
-    """In the sessions' namespace, where Kueue admits desktops."""
-    return _rules_named("kueue")
-
-
 def _rules_named(name: str) -> list[dict[str, Any]]:
     return next(role.policy_rules() for role in OPERATOR if role.name == name)
 

@@ -50,7 +50,6 @@ def _quoted(part: str) -> str:
 
 
 PODS = Resource("", "v1", "pods", "Pod")
-POD_TEMPLATES = Resource("", "v1", "podtemplates", "PodTemplate")
 SERVICES = Resource("", "v1", "services", "Service")
 SECRETS = Resource("", "v1", "secrets", "Secret")
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")

@@ -20,7 +20,6 @@ from vdi.kube.resource import (
     CONFIG_MAPS,
     EVENTS,
     NODES,
-    POD_TEMPLATES,
     PODS,
     SECRETS,
     SERVICES,
@@ -30,7 +29,7 @@ from vdi.kube.resource import (
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector, describe_troubles
-from vdi.operator.kinds import POOLS, PROVISIONING_REQUESTS, ROUTES, SESSIONS, TEMPLATES, WORKLOADS
+from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.session.autoscaling import PLACEHOLDER, AutoscalerEvent
 from vdi.session.capacity import ForeignPod, PersistentVolume
 from vdi.session.homes import home_names, resolve_home
@@ -47,9 +46,7 @@ from vdi.session.observed import (
     Route,
     Secret,
     Service,
-    Workload,
 )
-from vdi.session.provisioning import SHAPE, PodTemplate, ProvisioningRequest
 
 BY_TEMPLATE = "template"
 BY_HOME = "home"
@@ -70,8 +67,6 @@ class Caches:
         *,
         count_others: bool = True,
         placeholders_namespace: str = "",
-        uses_requests: bool = False,
-        kueue: bool = False,
     ) -> None:
         self.namespaces = namespaces
         """Where sessions live."""
@@ -88,11 +83,6 @@ class Caches:
         self.placeholders: Store[Pod] = Store(interner=interner)
         self.autoscaler_events: Store[AutoscalerEvent] = Store(interner=interner)
         """Events about placeholders."""
-        self.provisioning_requests: Store[ProvisioningRequest] = Store(interner=interner)
-        self.pod_templates: Store[PodTemplate] = Store(interner=interner)
-        """Of ProvisioningRequests; both empty where placeholders ask for nodes."""
-        self.workloads: Store[Workload] = Store(interner=interner)
-        """Of Kueue, by the uid of their pod; empty where Kueue does not admit desktops."""
         self.pods: Store[Pod] = Store(interner=interner)
         self.claims: Store[PersistentVolumeClaim] = Store(interner=interner)
         self.secrets: Store[Secret] = Store(interner=interner)
@@ -166,25 +156,12 @@ class Caches:
                     scopes=_CLUSTER,
                 )
             )
-        if kueue:
-            reflectors.append(reflect(WORKLOADS, Workload, self.workloads))
         if placeholders_namespace:
             scopes = [placeholders_namespace]
             reflectors += [
                 reflect(PODS, Pod, self.placeholders, labels=PLACEHOLDER, scopes=scopes),
                 reflect(EVENTS, AutoscalerEvent, self.autoscaler_events, scopes=scopes),
             ]
-            if uses_requests:
-                reflectors += [
-                    reflect(
-                        PROVISIONING_REQUESTS,
-                        ProvisioningRequest,
-                        self.provisioning_requests,
-                        labels=SHAPE,
-                        scopes=scopes,
-                    ),
-                    reflect(POD_TEMPLATES, PodTemplate, self.pod_templates, labels=SHAPE, scopes=scopes),
-                ]
         self.reflectors: tuple[Reflector[Any], ...] = tuple(chain.from_iterable(reflectors))
 
     @property

@@ -11,10 +11,4 @@ TEMPLATES = Resource(GROUP, VERSION, VDITemplate.plural, "VDITemplate", namespac
 POOLS = Resource(GROUP, VERSION, VDIPool.plural, "VDIPool", namespaced=False)
 ROUTES = Resource("traefik.io", "v1alpha1", "ingressroutes", "IngressRoute")
 
-WORKLOADS = Resource("kueue.x-k8s.io", "v1beta1", "workloads", "Workload")
-"""Of Kueue, where it admits desktops."""
-
-PROVISIONING_REQUESTS = Resource("autoscaling.x-k8s.io", "v1", "provisioningrequests", "ProvisioningRequest")
-"""Of cluster-autoscaler, where nodes are requested with them."""
-
 FIELD_MANAGER = "vdi-operator"

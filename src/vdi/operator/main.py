@@ -10,7 +10,6 @@ from functools import partial
 
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.config import ClusterConfig
-from vdi.operator.autoscaling_mode import resolve_autoscaling
 from vdi.operator.health import Health
 from vdi.operator.metrics import Metrics
 from vdi.operator.metrics_token import MetricsToken
@@ -41,9 +40,7 @@ async def run_operator(
     async with health.serve(settings.metrics_host, settings.metrics_port) as port:
         log.info("serving /healthz, /readyz and /metrics on port %d", port)
         while not stop.is_set():
-            resolved = await resolve_autoscaling(config, settings, clock, stop)
-            if not stop.is_set():
-                await Runtime(config, resolved, metrics, health, clock).run(stop, partial(on_ready, port))
+            await Runtime(config, settings, metrics, health, clock).run(stop, partial(on_ready, port))
     log.info("stopped")
 
 

@@ -68,7 +68,6 @@ class Observer:
             service=service if service and owner_uid(service) == meta.uid else None,
             route=route if route and owner_uid(route) == meta.uid else None,
             secret=secret if secret and owner_uid(secret) == meta.uid else None,
-            workload=next(iter(caches.workloads.by_owner(pod.metadata.uid)), None) if pod and pod.gated else None,
             events=tuple(self._events(meta.namespace, pod, claim)) if pod and not pod.ready else (),
             node=node,
             node_gone=bound is not None and bool(bound.spec.node_name) and node is None,

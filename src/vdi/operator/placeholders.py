@@ -1,7 +1,5 @@
 """Keeps the placeholder pods that `session.autoscaling` plans, and publishes what the autoscaler says of them.
 
-With ProvisioningRequests, placeholders are kept for headroom alone: an autoscaler books no capacity for long.
-
 One pass a second, which does nothing unless the queue, a template, a placeholder or an Event has changed. So the queue
 itself does no more than without an autoscaler. Names are decided by shape and number, and nothing is remembered: an
 operator that is killed at any write leaves what the next pass completes or deletes.
@@ -17,7 +15,6 @@ from vdi.kube.queue import Result
 from vdi.kube.resource import PODS
 from vdi.operator.bulk_writes import create_unless_exists, write_all
 from vdi.operator.context import ClusterContext
-from vdi.operator.provisioning_requests import ProvisioningRequests
 from vdi.session.autoscaling import (
     AutoscalingSettings,
     NodeRequest,
@@ -29,7 +26,6 @@ from vdi.session.capacity_matching import Demand
 from vdi.session.children.placeholder import build_placeholder
 from vdi.session.effective import Desktop, resolve
 from vdi.session.observed import Pod
-from vdi.session.provisioning import find_provisioning
 
 PLACEHOLDERS = "all"
 """The only key of the controller."""
@@ -73,9 +69,6 @@ class Placeholders:
         caches.placeholders.listen(self._note_change)
         caches.autoscaler_events.listen(self._note_change)
         caches.templates.listen(self._note_change)
-        caches.provisioning_requests.listen(self._note_change)
-        caches.pod_templates.listen(self._note_change)
-        self._provisioning = ProvisioningRequests(cluster, settings) if settings.uses_requests else None
 
     async def reconcile(self, _key: str) -> Result:
         """One pass. Raises KubeError for what another try may fix."""
@@ -88,17 +81,15 @@ class Placeholders:
         except BaseException:
             self._changed = True
             raise
-        if refused or (self._provisioning and self._provisioning.waits_for_renewal):
+        if refused:
             self._changed = True
         return Result(requeue_after=_REFUSED_SECONDS if refused else _INTERVAL_SECONDS)
 
     async def _update(self) -> bool:
         """Create and delete what the plan says; whether the API server refused one."""
-        settings, provisioning = self._settings, self._provisioning
         waiting = self._queue.waiting_demands()
         demands = [demand for demand, _ in waiting]
-        limit = 0 if provisioning else settings.max_placeholders
-        counts = count_placeholders(waiting, limit=limit, headroom=self._headroom())
+        counts = count_placeholders(waiting, limit=self._settings.max_placeholders, headroom=self._headroom())
         plan = plan_placeholders(counts, self._caches.placeholders.values())
         self._publish(demands)
         refused = await write_all(
@@ -106,9 +97,6 @@ class Placeholders:
             *(self._create(name, demand) for name, demand in plan.create),
             kind="placeholder",
         )
-        if provisioning:
-            requests = count_placeholders(waiting, limit=settings.max_placeholders)
-            refused = await provisioning.update(requests) or refused
         self._publish(demands)
         return refused
 
@@ -121,10 +109,7 @@ class Placeholders:
 
     def _publish(self, demands: Iterable[Demand]) -> None:
         caches = self._caches
-        if self._provisioning:
-            found = find_provisioning(demands, caches.provisioning_requests.values())
-        else:
-            found = find_node_requests(demands, caches.placeholders.values(), caches.autoscaler_events.values())
+        found = find_node_requests(demands, caches.placeholders.values(), caches.autoscaler_events.values())
         if found != self._requests:
             self._requests.clear()
             self._requests.update(found)

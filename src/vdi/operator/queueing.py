@@ -92,8 +92,6 @@ class QueueManager:
 
     def request(self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None) -> Waiting | None:
         """None: start; capacity is reserved until the pod is in the caches, or `withdraw`. Else wait to be enqueued."""
-        if self._settings.kueue_local_queue:
-            return None  # Kueue holds the pod back
         self._restore()
         uid, now = session.metadata.uid, milliseconds(self._clock)
         pending = self._pending_session(session, desktop, home, now)
@@ -118,8 +116,6 @@ class QueueManager:
 
         A session that waits for the same goes first: pools come last.
         """
-        if self._settings.kueue_local_queue:
-            return None
         self._restore()
         now, demand = milliseconds(self._clock), desktop.demand()
         if self._queue.try_bind(pod, demand, now) is not None:

@@ -78,8 +78,6 @@ class Runtime:
             clock,
             count_others=settings.count_other_workloads,
             placeholders_namespace=settings.autoscaling.namespace if settings.autoscaling.enabled else "",
-            uses_requests=settings.autoscaling.uses_requests,
-            kueue=settings.cluster.kueue_local_queue is not None,
         )
         self._recorder = EventRecorder(self._client, controller="kasm.io/vdi-operator", instance=host, clock=clock)
         self._host_key = HostKey(self._client, settings.operator_namespace)

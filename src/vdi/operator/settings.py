@@ -24,7 +24,7 @@ from vdi.operator.variables import (
     read_variables,
     truth,
 )
-from vdi.session.autoscaling import AutoscalingMode, AutoscalingSettings
+from vdi.session.autoscaling import AutoscalingSettings
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.units import parse_duration, parse_quantity
 
@@ -59,11 +59,11 @@ class Settings:
     """VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file no one may."""
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     """VDI_DOMAIN, VDI_URL_PORT, VDI_ENTRY_POINT, VDI_TLS_SECRET, VDI_CERT_RESOLVER, VDI_REQUESTS_CPU,
-    VDI_REQUESTS_MEMORY, VDI_GPU_RESOURCE, VDI_DRAIN_NOTICE, VDI_MAX_TIMEOUT, VDI_AGENT_PORT, VDI_EDGE_MIDDLEWARE,
-    VDI_KUEUE_LOCAL_QUEUE: what holds for every session."""
+    VDI_REQUESTS_MEMORY, VDI_GPU_RESOURCE, VDI_DRAIN_NOTICE, VDI_MAX_TIMEOUT, VDI_AGENT_PORT, VDI_EDGE_MIDDLEWARE:
+    what holds for every session."""
     autoscaling: AutoscalingSettings = field(default_factory=AutoscalingSettings)
-    """VDI_AUTOSCALING_MODE, VDI_MAX_PLACEHOLDERS, VDI_HEADROOM (`cad=2,small=1`), VDI_PLACEHOLDER_NAMESPACE,
-    VDI_PLACEHOLDER_IMAGE, VDI_PLACEHOLDER_PRIORITY_CLASS: how nodes are requested for waiting sessions."""
+    """VDI_PLACEHOLDER_NAMESPACE, VDI_PLACEHOLDER_IMAGE, VDI_PLACEHOLDER_PRIORITY_CLASS, VDI_MAX_PLACEHOLDERS,
+    VDI_HEADROOM (`cad=2,small=1`): how nodes are requested for waiting sessions."""
 
     @property
     def namespace(self) -> str:
@@ -94,20 +94,12 @@ def _read_autoscaling(values: dict[str, Any]) -> AutoscalingSettings:
     settings = AutoscalingSettings(**chosen)
     if settings.enabled:
         required = {
-            "VDI_PLACEHOLDER_NAMESPACE": settings.namespace,
             "VDI_PLACEHOLDER_IMAGE": settings.image,
             "VDI_PLACEHOLDER_PRIORITY_CLASS": settings.priority_class,
         }
         if missing := [variable for variable, value in required.items() if not value]:
-            raise SettingsError(f"{', '.join(missing)}: required with VDI_AUTOSCALING_MODE={settings.mode}")
+            raise SettingsError(f"{', '.join(missing)}: required with VDI_PLACEHOLDER_NAMESPACE")
     return settings
-
-
-def _autoscaling_mode(text: str) -> AutoscalingMode:
-    try:
-        return AutoscalingMode(text)
-    except ValueError:
-        raise ValueError(f"allowed: {', '.join(AutoscalingMode)}") from None
 
 
 def _headroom(text: str) -> dict[str, int]:
@@ -163,8 +155,6 @@ _VARIABLES: Variables = {
     "VDI_EDGE_MIDDLEWARE": ("edge_middleware", matching(SUBDOMAIN, "the name of a Middleware of Traefik")),
     "VDI_COUNT_OTHER_WORKLOADS": ("count_other_workloads", truth),
     "VDI_QUEUE_WEIGHTS": ("queue_weights", _weights),
-    "VDI_KUEUE_LOCAL_QUEUE": ("kueue_local_queue", matching(SUBDOMAIN, "the name of a LocalQueue of Kueue")),
-    "VDI_AUTOSCALING_MODE": ("autoscaling_mode", _autoscaling_mode),
     "VDI_MAX_PLACEHOLDERS": ("autoscaling_max_placeholders", number(0, 1000)),
     "VDI_HEADROOM": ("autoscaling_headroom", _headroom),
     "VDI_PLACEHOLDER_NAMESPACE": ("autoscaling_namespace", matching(LABEL, "the name of a namespace")),

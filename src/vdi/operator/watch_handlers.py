@@ -10,7 +10,7 @@ from vdi.operator.caches import BY_HOME, BY_HOST, BY_TEMPLATE, Caches, labels_of
 from vdi.operator.owned_resources import session_of
 from vdi.operator.status import START_PAUSE
 from vdi.session.naming import reserved_label, user_home_claim_name
-from vdi.session.observed import Event, HostReservation, Node, PersistentVolumeClaim, Pod, Route, Workload
+from vdi.session.observed import Event, HostReservation, Node, PersistentVolumeClaim, Pod, Route
 
 BY_NODE = "node"
 """Index of pods, by the node that they are bound to."""
@@ -52,7 +52,6 @@ class WatchHandlers:
         caches.secrets.listen(self._child_changed)
         caches.events.listen(self._event_came)
         caches.reservations.listen(self._reservation_changed)
-        caches.workloads.listen(self._workload_changed)
 
     def _session_changed(self, old: VDISession | None, new: VDISession | None) -> None:
         current = new or old
@@ -131,11 +130,6 @@ class WatchHandlers:
             self._child_changed(None, self._caches.pods.get(namespace, subject.name))
         elif subject.kind == "PersistentVolumeClaim":
             self._claim_changed(None, self._caches.claims.get(namespace, subject.name))
-
-    def _workload_changed(self, _old: Workload | None, new: Workload | None) -> None:
-        if new is not None:
-            for owner in new.metadata.owner_references:
-                self._child_changed(None, self._caches.pods.get(new.metadata.namespace, owner.name))
 
     def _wake(self, sessions: Iterable[VDISession]) -> None:
         for session in sessions:

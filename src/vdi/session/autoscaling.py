@@ -10,7 +10,6 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 import msgspec
 
@@ -44,39 +43,24 @@ _PHRASES = {
 """What cluster-autoscaler says of a node group, after the number of groups."""
 
 
-class AutoscalingMode(StrEnum):
-    """How nodes are requested for waiting sessions."""
-
-    DISABLED = "Disabled"
-    PLACEHOLDERS = "Placeholders"
-    PROVISIONING_REQUEST = "ProvisioningRequest"
-    AUTO = "Auto"
-    """ProvisioningRequest where the cluster serves that API when the operator starts, else Placeholders."""
-
-
 @dataclass(frozen=True, slots=True)
 class AutoscalingSettings:
     """What an administrator chose."""
 
-    mode: AutoscalingMode = AutoscalingMode.DISABLED
     max_placeholders: int = 10
-    """Placeholders or ProvisioningRequests for waiting sessions at a time; headroom is not counted."""
+    """Placeholders for waiting sessions at a time; headroom is not counted."""
     headroom: Mapping[str, int] = field(default_factory=dict)
     """Free places to keep, by name of a template, each of the template's default size."""
     namespace: str = ""
-    """Where placeholders live: a namespace of their own, so that they use no quota of the sessions."""
+    """Where placeholders live: a namespace of their own, so that they use no quota of the sessions. Empty: there are
+    none."""
     image: str = ""
     priority_class: str = ""
 
     @property
     def enabled(self) -> bool:
         """Whether nodes are requested at all."""
-        return self.mode != AutoscalingMode.DISABLED
-
-    @property
-    def uses_requests(self) -> bool:
-        """Whether ProvisioningRequests stand for waiting sessions; headroom is placeholders in any mode."""
-        return self.mode == AutoscalingMode.PROVISIONING_REQUEST
+        return bool(self.namespace)
 
 
 class EventSource(msgspec.Struct, gc=False):

@@ -38,9 +38,6 @@ class ClusterSettings:
     max_timeout: str | None = None
     """The longest run of a session whose template has no `lifecycle.maxTimeout`; None: there is no limit."""
 
-    kueue_local_queue: str | None = None
-    """Kueue's LocalQueue in the sessions' namespace that admits desktops; None: the operator's own queue does."""
-
     def host(self, label: str) -> str:
         """The full host name of a desktop."""
         return f"{label}.{self.domain}"

@@ -201,7 +201,7 @@ class Reason(StrEnum):
     SCHEDULING_GATED = (
         "SchedulingGated",
         "PodReady",
-        "Another controller, such as Kueue, has not admitted the pod yet; the message has its reason.",
+        "Another controller has not removed its scheduling gate from the pod yet.",
     )
     SCHEDULING = "Scheduling", "PodReady", "The scheduler is looking for a node."
     PREPARING = "Preparing", "PodReady", "The node is pulling the image and mounting volumes."

@@ -21,7 +21,7 @@ from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.explain import StartState, explain
 from vdi.session.failures import find_failure_block
 from vdi.session.homes import COPYING, Home, Homes
-from vdi.session.observed import Event, Node, PersistentVolumeClaim, Pod, Route, Secret, Service, Workload
+from vdi.session.observed import Event, Node, PersistentVolumeClaim, Pod, Route, Secret, Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,6 @@ class Observed:
     """Label of the host that the session is to have; empty: it has none, or that is not known."""
     host_blocked: Blocked | None = None
     """Why it cannot have the host that it requests."""
-    workload: Workload | None = None
-    """What Kueue says of the pod, where Kueue admits desktops."""
 
     @property
     def node_lost(self) -> bool:
@@ -69,7 +67,7 @@ class Observed:
 
     def start_state(self, pod: Pod) -> StartState:
         """What explains the state of this session's pod."""
-        return StartState(pod, self.home, self.events, self.node, self.node_lost, workload=self.workload)
+        return StartState(pod, self.home, self.events, self.node, self.node_lost)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,6 @@ class Desktop:
     image_pull_secrets: tuple[str, ...]
     behind_gateway: bool
     """The gateway says who may enter, and the desktop asks for no password."""
-    kueue_local_queue: str | None = None
 
     def demand(self, pin: tuple[NodeSelectorTerm, ...] = ()) -> Demand:
         """What its pod requests of a node. `pin`: where its home lies; empty: anywhere."""
@@ -178,7 +177,6 @@ def resolve(
         pod_template=template.spec.pod_template,
         image_pull_secrets=tuple(secret.name for secret in template.spec.image_pull_secrets),
         behind_gateway=behind_gateway,
-        kueue_local_queue=settings.kueue_local_queue,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from vdi.session.conditions import Reason
-from vdi.session.observed import KUEUE_QUEUE, ContainerStatus, Event, Node, PersistentVolumeClaim, Pod, Workload
+from vdi.session.observed import ContainerStatus, Event, Node, PersistentVolumeClaim, Pod
 from vdi.session.pulling import IMAGE_REASONS, explain_pull, first_line, last_line
 from vdi.session.scheduling import explain_unschedulable
 from vdi.session.subject import DESKTOP, Subject
@@ -42,8 +42,6 @@ class StartState:
     node_lost: bool = False
     """The pod is bound to a node that is not ready, or not there."""
     subject: Subject = DESKTOP
-    workload: Workload | None = None
-    """What Kueue says of the pod, where Kueue admits desktops."""
 
     def newest(self, *reasons: str) -> Event | None:
         """The newest Event with one of these reasons, but for those that say nothing."""
@@ -242,12 +240,7 @@ def _sandbox(start: StartState) -> Explanation | None:
 def _gated(start: StartState) -> Explanation | None:
     if not start.pod.gated:
         return None
-    queue = start.pod.metadata.labels.get(KUEUE_QUEUE)
-    if queue is None:
-        words = f"{start.subject.title} waits until another controller removes its scheduling gate."
-        return Explanation(Reason.SCHEDULING_GATED, words, stuck=False)
-    why = start.workload.why_pending if start.workload else ""
-    words = f"{start.subject.title} waits in Kueue's queue {queue!r}" + (f": {why}." if why else ".")
+    words = f"{start.subject.title} waits until another controller removes its scheduling gate."
     return Explanation(Reason.SCHEDULING_GATED, words, stuck=False)
 
 

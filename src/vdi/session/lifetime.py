@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from vdi.api.session import VDISession
 from vdi.api.template import IdleAction, Lifecycle, TimeoutAction, VDITemplate
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.observed import KUEUE_QUEUE, LAST_FAILURE, RESTARTED_AT, RUN_STARTED, Pod
+from vdi.session.observed import LAST_FAILURE, RESTARTED_AT, RUN_STARTED, Pod
 from vdi.session.times import format_time, parse_time
 from vdi.session.units import parse_duration
 
@@ -53,26 +53,7 @@ def started_at(session: VDISession, pod: Pod | None) -> datetime | None:
     if pod is None:
         return parse_time(session.status.start_time) if session.status.start_time else None
     begun = _as_time(pod.metadata.annotations.get(RUN_STARTED, ""))
-    if begun is None and KUEUE_QUEUE in pod.metadata.labels:
-        return _scheduled_at(pod)
     return begun or _as_time(pod.metadata.creation_timestamp)
-
-
-def _waited(pod: Pod) -> timedelta | None:
-    """How long a pod that goes on with a run was in Kueue's queue, which uses none of its time; None: it is there."""
-    begun, created = _as_time(pod.metadata.annotations.get(RUN_STARTED, "")), _as_time(pod.metadata.creation_timestamp)
-    if KUEUE_QUEUE not in pod.metadata.labels or begun is None or created is None or begun >= created:
-        return timedelta()
-    scheduled = _scheduled_at(pod)
-    return scheduled - created if scheduled else None
-
-
-def _scheduled_at(pod: Pod) -> datetime | None:
-    """When it got its node; None before that: a pod that waits in Kueue's queue uses none of the session's time."""
-    condition = pod.condition("PodScheduled")
-    if condition is None or condition.status != "True":
-        return None
-    return _as_time(condition.last_transition_time) or _as_time(pod.metadata.creation_timestamp)
 
 
 def max_timeout(template: VDITemplate | None, settings: ClusterSettings) -> str | None:
@@ -102,8 +83,7 @@ def expires_at(
 ) -> datetime | None:
     """End of the run; None outside a run."""
     start, length = started_at(session, pod), run_length(session, template, settings)
-    waited = _waited(pod) if pod else timedelta()
-    return start + waited + length if start and length and waited is not None else None
+    return start + length if start and length else None
 
 
 def warned_at(

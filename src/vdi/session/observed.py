@@ -29,10 +29,6 @@ HOLD = "vdi.kasm.io/hold"
 """Label on the Pod: "true" while the PodDisruptionBudget is to keep evictions away from it, else "false"."""
 
 
-KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
-"""Label on the Pod: the LocalQueue by which Kueue admits it."""
-
-
 class BareMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
     """`metadata` of a child of whose annotations nothing is read."""
 
@@ -231,29 +227,6 @@ class Pod(msgspec.Struct, gc=False):
         condition = self.condition("Ready")
         ended = self.terminating or self.status.phase in ("Failed", "Succeeded")
         return condition is not None and condition.status == "True" and not ended
-
-
-class WorkloadStatus(msgspec.Struct, gc=False):
-    """`status` of a Workload."""
-
-    conditions: tuple[PodCondition, ...] = ()
-
-
-class Workload(msgspec.Struct, gc=False):
-    """What Kueue makes of a pod that it queues (`kueue.x-k8s.io`)."""
-
-    metadata: ChildMeta
-    status: WorkloadStatus = msgspec.field(default_factory=WorkloadStatus)
-
-    @property
-    def why_pending(self) -> str:
-        """Kueue's own reason; empty when it gives none, or has admitted the pod."""
-        conditions = {condition.type: condition for condition in self.status.conditions}
-        for kind in ("QuotaReserved", "Admitted"):
-            condition = conditions.get(kind)
-            if condition and condition.status == "False" and condition.message:
-                return condition.message.strip().rstrip(".")
-        return ""
 
 
 class NodeMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):

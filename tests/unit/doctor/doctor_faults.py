@@ -602,7 +602,6 @@ def encoder_of_selkies_1(cluster: Cluster) -> None:
 def with_autoscaler(cluster: Cluster) -> None:
     env = cluster.one("deployments")["spec"]["template"]["spec"]["containers"][0]["env"]
     env += [
-        {"name": "VDI_AUTOSCALING_MODE", "value": "Placeholders"},
         {"name": "VDI_PLACEHOLDER_NAMESPACE", "value": "vdi-sessions-placeholders"},
         {"name": "VDI_PLACEHOLDER_IMAGE", "value": "registry.example.com/vdi:1"},
         {"name": "VDI_PLACEHOLDER_PRIORITY_CLASS", "value": "vdi-placeholder"},

@@ -89,7 +89,7 @@ def test_without_an_autoscaler_nothing_is_said() -> None:
     cluster = Cluster()
     desktop_without_an_end(cluster)
     env = cluster.one("deployments")["spec"]["template"]["spec"]["containers"][0]["env"]
-    next(variable for variable in env if variable["name"] == "VDI_AUTOSCALING_MODE")["value"] = "Disabled"
+    next(variable for variable in env if variable["name"] == "VDI_PLACEHOLDER_NAMESPACE")["value"] = ""
     assert node_findings(cluster) == []
 
 

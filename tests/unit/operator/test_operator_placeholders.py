@@ -1,6 +1,5 @@
 """The pass over all placeholders, with the queue on hand-filled stores and an API server that records."""
 
-import re
 from typing import Any, cast
 
 import msgspec
@@ -12,12 +11,10 @@ from vdi.kube.errors import Forbidden
 from vdi.kube.transport import Client
 from vdi.operator.context import ClusterContext
 from vdi.operator.placeholders import PLACEHOLDERS, Placeholders
-from vdi.session.autoscaling import AutoscalerEvent, AutoscalingMode, AutoscalingSettings
+from vdi.session.autoscaling import AutoscalerEvent, AutoscalingSettings
 from vdi.session.capacity import PersistentVolume
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.observed import PersistentVolumeClaim, Pod
-from vdi.session.provisioning import ProvisioningRequest
-from vdi.session.times import format_time
 
 PLACE = "vdi-placeholders"
 
@@ -50,14 +47,13 @@ class PlaceholderWorld(QueueWorld):
     def __init__(
         self,
         gpus: int = 1,
-        mode: AutoscalingMode = AutoscalingMode.PLACEHOLDERS,
         server: FakeServer | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(gpus, autoscaled=True)
         self.server = server or FakeServer()
         cluster = ClusterContext(cast(Client, self.server), self.caches, ClusterSettings(), self.clock, (NAMESPACE,))
-        chosen = AutoscalingSettings(mode, namespace=PLACE, image="i", priority_class="low", **settings)
+        chosen = AutoscalingSettings(namespace=PLACE, image="i", priority_class="low", **settings)
         self.placeholders = Placeholders(cluster, chosen, self.admission, self.node_requests)
 
     async def sync(self) -> list[str]:
@@ -166,60 +162,3 @@ async def test_nothing_is_sent_while_nothing_changes(change: str) -> None:
     if change == "settings":
         world.template = world.put(world.caches.templates, type(world.template), "desktop", spec={"image": "j"})
     assert await world.sync() == []
-
-
-async def names(world: PlaceholderWorld) -> list[str]:
-    """What one pass sent, with the kind in place of the shape's key."""
-    world.server.requests.clear()
-    await world.placeholders.reconcile(PLACEHOLDERS)
-    return [re.sub(r"-[0-9a-f]{12}", "", line) for line in world.server.requests]
-
-
-async def test_a_provisioning_request_for_each_session_and_placeholders_for_headroom_alone() -> None:
-    world = PlaceholderWorld(mode=AutoscalingMode.PROVISIONING_REQUEST, headroom={"desktop": 1})
-    (running,) = world.fill(1)
-    waiting = [world.session(f"w{number}") for number in range(2)]
-    assert all(world.request(session) for session in waiting)
-    sent = await names(world)
-    assert sent == ["create placeholder-0", "create node-request", "create node-request-0", "create node-request-1"]
-    assert await names(world) == [], "nothing is requested twice"
-    waits = world.request(waiting[0])
-    assert waits and waits.blocked.message.endswith("A node was requested at 08:00:00 UTC.")
-    world.remove(world.caches.pods, running)
-    assert world.request(waiting[0]) is None
-    assert await names(world) == ["delete node-request-1"]
-    world.admission.withdraw("uid-w1")
-    assert await names(world) == ["delete node-request-0", "delete node-request"]
-
-
-async def test_a_refused_pod_template_is_no_end_of_the_queue_and_no_request_goes_without_it() -> None:
-    world = PlaceholderWorld(mode=AutoscalingMode.PROVISIONING_REQUEST)
-    world.fill(1)
-    assert world.request(world.session("w"))
-    world.server.refusal = Forbidden(403, "Forbidden", "exceeded quota")
-    assert await names(world) == ["create node-request"]
-    world.server.refusal = None
-    assert await names(world) == ["create node-request", "create node-request-0"]
-
-
-async def test_lost_capacity_is_requested_again_although_nothing_has_changed() -> None:
-    world = PlaceholderWorld(mode=AutoscalingMode.PROVISIONING_REQUEST)
-    world.fill(1)
-    assert world.request(world.session("w"))
-    await names(world)
-    (request,) = world.caches.provisioning_requests.values()
-    made = format_time(world.clock.now())
-    revoked = {"type": "CapacityRevoked", "status": "True", "reason": "R", "message": "gone"}
-    metadata = {"namespace": PLACE, "labels": request.metadata.labels, "creationTimestamp": made}
-    metadata |= {"uid": request.metadata.uid, "resourceVersion": "9999"}
-    name = request.metadata.name
-    world.put(
-        world.caches.provisioning_requests,
-        ProvisioningRequest,
-        name,
-        metadata=metadata,
-        status={"conditions": [revoked]},
-    )
-    assert await names(world) == []
-    world.clock.forward(minutes=11)
-    assert await names(world) == ["delete node-request-0", "create node-request-1"]

@@ -105,12 +105,6 @@ def test_whoever_fits_goes_and_the_room_is_kept_until_the_pod_is_seen() -> None:
     assert world.waited == [0.0, 0.0]
 
 
-def test_where_kueue_admits_desktops_no_session_waits_here() -> None:
-    world = QueueWorld(gpus=0, kueue_local_queue="desktops")
-    assert world.request(world.session("first")) is None
-    assert world.admission.waits() == []
-
-
 def test_withdrawn_room_goes_to_the_next() -> None:
     world = QueueWorld(gpus=1)
     world.request(world.session("first"))

@@ -5,7 +5,7 @@ import pytest
 
 from vdi.operator.settings import Settings, read_settings
 from vdi.operator.variables import SettingsError
-from vdi.session.autoscaling import AutoscalingMode, AutoscalingSettings
+from vdi.session.autoscaling import AutoscalingSettings
 from vdi.session.cluster_settings import ClusterSettings
 
 
@@ -39,8 +39,6 @@ def test_every_variable_is_read() -> None:
             "VDI_GATEWAY_URL": "http://vdi-gateway.kasm.svc:8081/",
             "VDI_GATEWAY_TOKEN_FILE": "/run/token",
             "VDI_METRICS_TOKEN_FILE": "/run/metrics",
-            "VDI_KUEUE_LOCAL_QUEUE": "desktops",
-            "VDI_AUTOSCALING_MODE": "Placeholders",
             "VDI_MAX_PLACEHOLDERS": "5",
             "VDI_HEADROOM": "cad=2, small=1",
             "VDI_PLACEHOLDER_NAMESPACE": "places",
@@ -50,12 +48,10 @@ def test_every_variable_is_read() -> None:
     )
     names = ("vdi.example.com", 8443, "https", "wildcard", "le", "100m", "512Mi", "nvidia.com/gpu.shared")
     weights = {"alice@example.com": 2.0, "b=c": 0.5}
-    policy = ClusterSettings(
-        *names, timedelta(minutes=2), 9000, "vdi-edge", max_timeout="168h", kueue_local_queue="desktops"
-    )
-    headroom, mode = {"cad": 2, "small": 1}, AutoscalingMode.PLACEHOLDERS
+    policy = ClusterSettings(*names, timedelta(minutes=2), 9000, "vdi-edge", max_timeout="168h")
+    headroom = {"cad": 2, "small": 1}
     image = "registry.example.com/vdi:1"
-    autoscaling = AutoscalingSettings(mode, 5, headroom, "places", image, "vdi-placeholder")
+    autoscaling = AutoscalingSettings(5, headroom, "places", image, "vdi-placeholder")
     files = ("http://vdi-gateway.kasm.svc:8081", Path("/run/token"), Path("/run/metrics"))
     first = (("desks", "lab"), "kasm", 8, "debug", "::1", 9090, "json", False, weights)
     assert settings == Settings(*first, *files, policy, autoscaling)
@@ -83,7 +79,6 @@ def test_every_variable_is_read() -> None:
         ("VDI_QUEUE_WEIGHTS", "alice=0", "above zero"),
         ("VDI_QUEUE_WEIGHTS", "alice=-1", "above zero"),
         ("VDI_QUEUE_WEIGHTS", "alice=1,alice=2", "allowed: one"),
-        ("VDI_AUTOSCALING_MODE", "auto", "Disabled, Placeholders, ProvisioningRequest, Auto"),
         ("VDI_MAX_PLACEHOLDERS", "-1", "from 0 to 1000"),
         ("VDI_HEADROOM", "cad", "numbers from 1 to 999, as in cad=2"),
         ("VDI_HEADROOM", "cad=0", "from 1 to 999"),
@@ -103,9 +98,9 @@ def test_error_names_variable_value_and_what_is_allowed(variable: str, value: st
     assert allowed in str(refused.value)
 
 
-def test_autoscaling_needs_a_namespace_an_image_and_a_priority_class() -> None:
-    with pytest.raises(SettingsError, match=r"VDI_PLACEHOLDER_NAMESPACE, .*required with VDI_AUTOSCALING_MODE=Placeh"):
-        read_settings({"VDI_AUTOSCALING_MODE": "Placeholders"})
+def test_placeholders_need_an_image_and_a_priority_class() -> None:
+    with pytest.raises(SettingsError, match=r"VDI_PLACEHOLDER_IMAGE, .*required with VDI_PLACEHOLDER_NAMESPACE"):
+        read_settings({"VDI_PLACEHOLDER_NAMESPACE": "places"})
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:

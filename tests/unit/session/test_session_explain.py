@@ -1,12 +1,17 @@
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from support.builders import a_pod
 from vdi.session.api_errors import explain_api_error, name_taken
+from vdi.session.conditions import Reason
 from vdi.session.explain import StartState, explain, main, start_state_from_list
+from vdi.session.failures import find_loss, unscheduled_since
 from vdi.session.observed import ChildMeta, Event
 from vdi.session.pulling import explain_pull
+
+GATED = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -203,3 +208,12 @@ def test_crash_is_reported_in_the_last_words_of_the_desktop() -> None:
     silent = {**container, "lastState": {"terminated": {**ended, "message": ""}}}
     answer = explain(StartState(a_pod(container={**silent, "state": {"waiting": {"reason": "CrashLoopBackOff"}}})))
     assert "kubectl logs --previous alice-desktop" in answer.sentence
+
+
+def test_a_gated_pod_waits_for_another_controller_and_is_not_stuck() -> None:
+    gated = a_pod(node="", status={"conditions": [GATED]})
+    explanation = explain(StartState(gated))
+    words = "The desktop waits until another controller removes its scheduling gate."
+    assert (explanation.reason, explanation.sentence, explanation.stuck) == (Reason.SCHEDULING_GATED, words, False)
+    assert unscheduled_since(gated) is None
+    assert find_loss(gated, None, (), datetime.max.replace(tzinfo=UTC)) is None

@@ -126,7 +126,7 @@ def test_desktop_that_no_one_should_get_is_replaced(
     assert (step.make, step.ready, step.starting) == (1, (), ())
 
 
-def test_a_desktop_that_kueue_holds_back_is_not_replaced() -> None:
+def test_a_gated_desktop_is_not_replaced() -> None:
     gate = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
     step = look(1, warm("a", ready=False, node="", age=500, conditions=[gate]))
     assert (step.faults, step.make) == ((), 0)

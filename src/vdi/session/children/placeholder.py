@@ -25,13 +25,8 @@ def build_placeholder(demand: Demand, name: str, namespace: str, *, image: str, 
         "labels": {**MANAGED_BY, PLACEHOLDER: shape_key(demand)},
         "annotations": _SAFE_TO_EVICT,
     }
-    spec = build_pod_spec(demand, image) | {"priorityClassName": priority_class}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
-
-
-def build_pod_spec(demand: Demand, image: str) -> dict[str, Any]:
-    """A pod that the scheduler, and an autoscaler that simulates it, put where the desktop could be."""
     spec: dict[str, Any] = {
+        "priorityClassName": priority_class,
         "terminationGracePeriodSeconds": _GRACE_SECONDS,
         **restricted_pod(_USER_ID),
         "containers": [_container(demand, image)],
@@ -55,7 +50,7 @@ def build_pod_spec(demand: Demand, image: str) -> dict[str, Any]:
     if terms := terms_for_new_node(demand):
         required = {"nodeSelectorTerms": msgspec.to_builtins(terms)}
         spec["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
-    return spec
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
 def _container(demand: Demand, image: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from vdi.session.children.service import PORT_NAME
 from vdi.session.effective import Desktop
 from vdi.session.identity import TEMPLATE_LABEL, Identity, PoolIdentity
 from vdi.session.naming import derive_base, pod_name, pool_secret_name, secret_name
-from vdi.session.observed import HOLD, KUEUE_QUEUE, PROTOCOL, SCHEME, TEMPLATE_REVISION
+from vdi.session.observed import HOLD, PROTOCOL, SCHEME, TEMPLATE_REVISION
 from vdi.session.volumes import SCRIPT_FOLDER, SCRIPT_VOLUME
 
 CONTAINER = "desktop"
@@ -58,8 +58,6 @@ def _with_template(metadata: dict[str, Any], desktop: Desktop) -> dict[str, Any]
         annotations[SCHEME] = desktop.scheme.value
     if not desktop.selkies:
         annotations[PROTOCOL] = Protocol.WEB.value
-    if desktop.kueue_local_queue:
-        labels[KUEUE_QUEUE] = desktop.kueue_local_queue
     return {**metadata, "labels": labels, "annotations": annotations}
 
 
