@@ -133,7 +133,7 @@ async def test_lines_have_a_largest_length_and_a_start_has_its_bytes() -> None:
 
 CLIENTS = {
     "httpx": ["http_client.py"],
-    "websockets": ["image_check/serving.py", "latency_probe/client.py"],
+    "websockets": ["latency_probe/client.py"],
     "urllib.request": ["devcluster/binaries/download.py", "devcluster/images/base.py", "http_client.py"],
     "http.client": [
         "devcluster/api.py",

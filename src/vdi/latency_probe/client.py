@@ -13,12 +13,12 @@ import random
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from vdi.http_client import HTTP_ERRORS, HttpClient, address_of, open_client, proxy_for, reason_of
@@ -29,7 +29,6 @@ from vdi.latency_probe.measurements import Measurements
 if TYPE_CHECKING:  # installed with the extra `probe` only
     from websockets.asyncio.client import ClientConnection
 
-T = TypeVar("T")
 
 STATE_COOKIE = "__Host-vdi-state"  # vdi.gateway.edge.headers
 MAX_MESSAGE_BYTES = 8 * 2**20
@@ -50,8 +49,6 @@ PAUSE_SECONDS = (0.06, 0.14)
 """Shortest and longest pause between two keys. It is random, so that keys do not fall in step with the frames."""
 RAMP_SECONDS = 0.25
 """The first part of the animation, which does not count."""
-_LOOK_AT_PIXELS = 8
-"""Side of the square whose brightness proves that a picture was decoded, where there is no mark."""
 
 
 class StageError(Exception):
@@ -206,23 +203,12 @@ def _handshake_error(status: int) -> str:
 async def measure(socket: "ClientConnection", mark: Mark, presses: int, begun: float) -> Measurements:
     """Measure the stream of an open connection to Selkies. `begun`: start of the probe (`time.perf_counter`)."""
     stream = Stream(Screen(mark.x, mark.y, mark.size))
-    return await _with_stream(socket, stream, _measure(socket, stream, mark, presses, begun))
-
-
-async def receive_first_picture(socket: "ClientConnection", width: int, height: int, begun: float) -> float:
-    """Seconds from `begun` until a picture of this size was decoded. Sends no input. Raises StageError."""
-    stream = Stream(Screen(0, 0, _LOOK_AT_PIXELS))
-    return await _with_stream(socket, stream, _first_picture(socket, stream, width, height, begun))
-
-
-async def _with_stream(socket: "ClientConnection", stream: Stream, work: Coroutine[Any, Any, T]) -> T:
-    """Receive and acknowledge frames while `work` is done, then close the connection."""
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_receive(socket, stream))
             acks = tasks.create_task(_acknowledge(socket, stream))
             try:
-                return await work
+                return await _measure(socket, stream, mark, presses, begun)
             finally:
                 acks.cancel()
                 await socket.close()

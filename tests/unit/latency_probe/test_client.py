@@ -1,7 +1,6 @@
 """The probe against a host that speaks Selkies' protocol: what is measured, and what is said when it fails."""
 
 import ssl
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -194,13 +193,3 @@ async def test_a_host_that_is_not_there() -> None:
     with pytest.raises(StageError, match="cannot be reached") as failed:
         await probe(DesktopAccess("http://127.0.0.1:1", "t", "s", MARK), 5)
     assert failed.value.stage == "entering"
-
-
-async def test_the_first_picture_alone_needs_no_mark_and_sends_no_key() -> None:
-    desktop = Desktop()
-    async with access_to(desktop) as access, socket_to(access.url) as socket:
-        assert await client.receive_first_picture(socket, 128, 64, time.perf_counter()) > 0
-    assert not {"kd", "ku"} & set(desktop.seen)
-    with pytest.raises(StageError, match="first picture: the desktop closed the connection: full"):
-        async with access_to(Desktop(kill="full")) as access, socket_to(access.url) as socket:
-            await client.receive_first_picture(socket, 128, 64, time.perf_counter())

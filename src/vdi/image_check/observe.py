@@ -1,0 +1,223 @@
+"""Starts one session of an image, observes it as the doctor and a client would, and deletes it."""
+
+import asyncio
+import base64
+import re
+from asyncio.subprocess import PIPE, STDOUT
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from vdi.api.meta import ObjectMeta
+from vdi.api.session import Phase, SessionPersistence, SessionSpec, VDISession
+from vdi.api.template import VDITemplate
+from vdi.diagnosis.snapshot import Scope
+from vdi.doctor.checks.run import run_checks
+from vdi.doctor.collect.collector import collect
+from vdi.findings.model import Finding
+from vdi.http_client import HTTP_ERRORS, LOOPBACK, open_client, unverified
+from vdi.image_check.judge import Observation
+from vdi.kube.clock import SYSTEM_CLOCK
+from vdi.kube.errors import AlreadyExists, ApiError, NotFound, Replaced
+from vdi.kube.resource import PODS, SECRETS, Resource
+from vdi.kube.transport import Client
+from vdi.operator.kinds import SESSIONS, TEMPLATES
+from vdi.session.children.secret import AGENT_TOKEN_KEY, PASSWORD_KEY
+from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.conditions import ADMITTED, POD_READY, Reason
+from vdi.session.naming import secret_name
+from vdi.session.observed import Pod
+from vdi.session.pulling import IMAGE_CODES
+from vdi.session.selkies_tokens import direct_table, direct_token
+from vdi.session.streaming import generation
+from vdi.session.times import parse_time
+
+NAME = "vdi-image-check"
+"""Of the session, and of the template of an image that is checked without one: one check at a time."""
+USER = "image-check@vdi.invalid"
+AGENT_PORT = ClusterSettings().agent_port
+_POLL_SECONDS = 0.5
+_FAULTS = IMAGE_CODES | {Reason.CRASH_LOOP, Reason.BAD_COMMAND, Reason.CANNOT_START, Reason.PROBE_REFUSED}
+"""Reasons that do not pass by themselves once they have lasted for `_FAULT_SECONDS`."""
+_FAULT_SECONDS = 20.0
+_ANSWER_SECONDS = 10.0
+_END_SECONDS = 30
+_FORWARDING = re.compile(rf"Forwarding from {re.escape(LOOPBACK)}:(\d+) ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """What a check needs. `kubectl` has the options that choose the cluster; empty: it is not installed."""
+
+    client: Client
+    namespace: str
+    template: VDITemplate
+    kubectl: Sequence[str]
+    seconds: float
+    """How long the desktop may take until it runs."""
+    waiting: Callable[[str], None]
+
+
+async def check_image(check: Check) -> Observation:
+    """One session, observed. Raises AlreadyExists while another check runs or was killed, and KubeError."""
+    name, spec = check.template.metadata.name, check.template.spec
+    seen = Observation(f"image/{spec.image}" if name == NAME else f"vditemplate/{name}", spec)
+    async with AsyncExitStack() as made:
+        if name == NAME:
+            await made.enter_async_context(_made(check, TEMPLATES, check.template, None))
+        await _check_session(check, seen)
+    return seen
+
+
+async def _check_session(check: Check, seen: Observation) -> None:
+    spec = SessionSpec(
+        user=USER,
+        template=check.template.metadata.name,
+        persistence=SessionPersistence(retain=False),
+        priority=-1000,  # on a full cluster users' desktops start first
+        timeout=f"{int(check.seconds) + 180}s",  # ends it where this command was killed
+    )
+    session = VDISession(metadata=ObjectMeta(name=NAME, namespace=check.namespace), spec=spec)
+    async with _made(check, SESSIONS, session, check.namespace):
+        name = await _observe_start(check, seen)
+        check.waiting("the doctor's checks")
+        seen.diagnosis = await _diagnose(check)
+        if not seen.runs:
+            return
+        pod = await check.client.get(PODS, name, namespace=check.namespace, into=Pod)
+        seen.ready_seconds = _ready_seconds(pod)
+        if generation(check.template.spec) == "2":
+            check.waiting("requests to the desktop")
+            try:
+                await _observe_answers(check, seen, name)
+            except (OSError, ApiError) as error:  # TimeoutError, too, which says nothing
+                seen.requests_unchecked = str(error).rstrip(".") or "kubectl port-forward does not respond"
+        check.waiting("the end of the desktop")
+        await _observe_end(check, seen, pod)
+
+
+@asynccontextmanager
+async def _made(check: Check, resource: Resource, body: msgspec.Struct, namespace: str | None) -> AsyncIterator[None]:
+    """The object, while the context lasts; it is deleted also where this is cancelled before the API server answers."""
+    raw = {"apiVersion": resource.api_version, "kind": resource.kind, **msgspec.to_builtins(body), "status": {}}
+    creation = asyncio.create_task(check.client.create(resource, raw, namespace=namespace, into=dict[str, Any]))
+    try:
+        await asyncio.shield(creation)
+        yield
+    finally:
+        with suppress(AlreadyExists, NotFound, Replaced):
+            uid = (await creation)["metadata"]["uid"]
+            await check.client.delete(resource, NAME, namespace=namespace, uid=uid, into=msgspec.Raw)
+
+
+async def _observe_start(check: Check, seen: Observation) -> str:
+    """Wait until the session runs, or does not start; the name of its pod."""
+    begun = since = SYSTEM_CLOCK.monotonic()
+    known = ""
+    while True:
+        status = (await check.client.get(SESSIONS, NAME, namespace=check.namespace, into=VDISession)).status
+        conditions = {condition.type: condition for condition in status.conditions}
+        seen.runs, is_failed = status.phase == Phase.RUNNING, status.phase == Phase.FAILED
+        seen.is_at_fault = is_failed or (ADMITTED in conditions and conditions[ADMITTED].status == "True")
+        seen.message = status.message or "no operator has processed the session yet"
+        reason, now = conditions[POD_READY].reason if POD_READY in conditions else "", SYSTEM_CLOCK.monotonic()
+        if reason != known:
+            known, since = reason, now
+        is_stuck = reason in _FAULTS and now - since > _FAULT_SECONDS
+        if seen.runs or is_failed or is_stuck or now - begun > check.seconds:
+            return status.pod_name
+        check.waiting(seen.message)
+        await SYSTEM_CLOCK.sleep(_POLL_SECONDS)
+
+
+def _ready_seconds(pod: Pod) -> float:
+    """From the container's start until it was ready."""
+    ready, running = pod.condition("Ready"), pod.desktop and pod.desktop.state.running
+    if not ready or not running:
+        return 0.0
+    return (parse_time(ready.last_transition_time) - parse_time(running.started_at)).total_seconds()
+
+
+async def _diagnose(check: Check) -> list[Finding]:
+    """What the doctor finds about the session and its template, with the causes."""
+    found = run_checks(await collect(check.client, Scope(check.namespace, NAME), SYSTEM_CLOCK))
+    subjects = {f"vdisession/{check.namespace}/{NAME}", f"vditemplate/{check.template.metadata.name}"}
+    kept = {finding.key for finding in found if finding.object in subjects}
+    for finding in reversed(found):  # a cause comes before what follows from it
+        if finding.key in kept and finding.caused_by:
+            kept.add(finding.caused_by)
+    return [finding for finding in found if finding.key in kept]
+
+
+async def _observe_answers(check: Check, seen: Observation, pod: str) -> None:
+    held: dict[str, Any] = await check.client.get(
+        SECRETS, secret_name(NAME), namespace=check.namespace, into=dict[str, Any]
+    )
+    secret = {key: base64.b64decode(value).decode() for key, value in held["data"].items()}
+    master = secret[PASSWORD_KEY]
+    async with _forward(check, pod, seen.spec.port) as port:
+        url = f"{seen.spec.scheme.value.lower()}://{LOOPBACK}:{port}/api"
+        seen.token_table = await _request("POST", f"{url}/tokens", master, json=direct_table(master))
+        seen.with_token = await _request("GET", f"{url}/sessions", direct_token(master))
+        seen.without_token = await _request("GET", f"{url}/sessions")
+    async with _forward(check, pod, AGENT_PORT) as port:
+        url = f"http://{LOOPBACK}:{port}/activity"
+        seen.agent = await _request("GET", url, secret.get(AGENT_TOKEN_KEY, ""))
+        seen.agent_without_token = await _request("GET", url)
+
+
+async def _request(method: str, url: str, token: str = "", **options: Any) -> int:
+    """The HTTP status; 0: no response."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        client = open_client(url, seconds=_ANSWER_SECONDS, tls=unverified())
+        async with client as http, http.stream(method, url, headers=headers, **options) as response:
+            return response.status
+    except HTTP_ERRORS:
+        return 0
+
+
+@asynccontextmanager
+async def _forward(check: Check, pod: str, port: int) -> AsyncIterator[int]:
+    """A port of this machine that leads to the pod's, past network policies. Raises OSError."""
+    if not check.kubectl:
+        raise ConnectionError("kubectl, which forwards the desktop's port, is not in PATH")
+    command = [*check.kubectl, "--namespace", check.namespace, "port-forward", "--address", LOOPBACK]
+    command += [f"pod/{pod}", f":{port}"]
+    # In a session of its own: Ctrl-C reaches this process alone, which then ends it.
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT, start_new_session=True)
+    assert process.stdout is not None  # noqa: S101 - it was started with a pipe
+    try:
+        line = (await asyncio.wait_for(process.stdout.readline(), 2 * _ANSWER_SECONDS)).decode("utf-8", "replace")
+        if not (found := _FORWARDING.search(line)):
+            raise ConnectionError(f"kubectl port-forward does not reach the desktop: {line.strip()}")
+        yield int(found[1])
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def _observe_end(check: Check, seen: Observation, pod: Pod) -> None:
+    """End the session as its user would, and follow the pod to the end of its container."""
+    begun = SYSTEM_CLOCK.monotonic()
+    await check.client.delete(SESSIONS, NAME, namespace=check.namespace, into=msgspec.Raw)
+    changes = check.client.watch(
+        PODS,
+        namespace=check.namespace,
+        field_selector=f"metadata.name={pod.metadata.name}",
+        resource_version=pod.metadata.resource_version,
+        timeout_seconds=_END_SECONDS,
+    )
+    async with aclosing(changes):
+        async for change in changes:
+            if change.type == "BOOKMARK":
+                continue
+            desktop = msgspec.json.decode(change.object, type=Pod).desktop
+            if desktop and (ended := desktop.state.terminated):
+                seen.exit_code, seen.end_seconds = ended.exit_code, SYSTEM_CLOCK.monotonic() - begun
+            if seen.exit_code is not None or change.type == "DELETED":
+                return
