@@ -141,18 +141,16 @@ async def running(audited: AuditedCluster, program: str, **environment: str) -> 
 async def both(audited: AuditedCluster) -> AsyncIterator[tuple[Stage, GatewayStage]]:
     """Operator and gateway, ready; and the test's own way to the cluster and to the gateway."""
     public, internal = free_ports()
-    token, limits, prices = (audited.tools.home / name for name in ("token", "limits.yaml", "prices.yaml"))
+    token, limits = audited.tools.home / "token", audited.tools.home / "limits.yaml"
     words = ("create", "token", "vdi-operator", "--namespace", OURS, "--audience", "vdi-gateway")
     token.write_text(audited.tools.kubectl(*words).strip())
     limits.write_text("{}")
-    prices.write_text("{}")
     config = load_config(audited.tools.kubeconfig)
     gateway_variables = {
         "VDI_PUBLIC_ADDR": f"127.0.0.1:{public}",
         "VDI_INTERNAL_ADDR": f"127.0.0.1:{internal}",
         "VDI_DATABASE_URL": f"sqlite+aiosqlite:///{audited.tools.home}/gateway.db",
         "VDI_LIMITS_FILE": str(limits),
-        "VDI_PRICES_FILE": str(prices),
     }
     operator_variables = {
         "VDI_METRICS_ADDR": "127.0.0.1:0",

@@ -172,11 +172,9 @@ class Site:
 def a_site(folder: Path, backup: Path, database: str, postgres: Postgres) -> Iterator[Site]:
     """A machine with nothing on it but Kubernetes; thrown away with the context."""
     folder.mkdir()
-    for name in ("limits.yaml", "prices.yaml"):
-        (folder / name).write_text("{}\n")
+    (folder / "limits.yaml").write_text("{}\n")
     environment = {
         "VDI_LIMITS_FILE": str(folder / "limits.yaml"),
-        "VDI_PRICES_FILE": str(folder / "prices.yaml"),
         "VDI_METRICS_TOKEN_FILE": str(token_file(folder)),
         "VDI_GATEWAY_URL": "",  # a Service's name, which is known in a cluster only: ends are seen, not reported
         "VDI_DATABASE_URL": database or f"sqlite+aiosqlite:///{folder}/vdi.db",

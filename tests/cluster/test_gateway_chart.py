@@ -16,7 +16,6 @@ import yaml
 from cluster.helm_tools import CHART, Tools, allowed_of, flat, open_tools, rules_of
 from support.permissions import gateway_rules
 from vdi.gateway.brand import Brand
-from vdi.gateway.prices import read_prices
 from vdi.gateway.settings import Settings, read_settings
 from vdi.operator.settings import read_settings as read_operator_settings
 
@@ -178,7 +177,7 @@ def test_without_a_gateway_nothing_of_it_is_there(release: Tools) -> None:
 
 def test_the_values_reach_the_gateways_settings(tools: Tools) -> None:
     default = settings_of(tools)
-    code = read_settings({"VDI_LIMITS_FILE": "/etc/vdi/limits.yaml", "VDI_PRICES_FILE": "/etc/vdi/prices.yaml"})
+    code = read_settings({"VDI_LIMITS_FILE": "/etc/vdi/limits.yaml"})
     assert set(default.trusted_proxies) == set(code.trusted_proxies)
     assert default.probe_account == "system:serviceaccount:vdi-system:vdi-probe"
     same = replace(default, trusted_proxies=code.trusted_proxies, gateway_namespace=code.gateway_namespace)
@@ -237,23 +236,20 @@ def test_the_brand_reaches_the_gateways_settings(tools: Tools, tmp_path: Path) -
     assert made.icon_origins == (*origins,)
 
 
-def test_limits_and_prices_reach_the_files_that_the_gateway_reads(tools: Tools, tmp_path: Path) -> None:
+def test_limits_reach_the_file_that_the_gateway_reads(tools: Tools, tmp_path: Path) -> None:
     default = {"sessions": 3, "hoursPerMonth": 200, "gpuHoursPerMonth": 50.5, "homeStorage": "100Gi"}
     limits = {"default": default, "users": {"alice@example.com": {"gpus": 8}}}
     file = tmp_path / "values.yaml"
-    prices = {"currency": "EUR", "gpuHour": 1.2, "memoryGiBHour": 0.005, "templates": {"cad": 2.5}}
-    file.write_text(yaml.safe_dump({"gateway": {"limits": limits, "prices": prices}}))
+    file.write_text(yaml.safe_dump({"gateway": {"limits": limits}}))
     words = ("-f", str(file))
     data = tools.named("ConfigMap", "vdi-gateway", *words)["data"]
     assert yaml.safe_load(data["limits.yaml"]) == limits
-    assert read_prices(data["prices.yaml"], "prices.yaml").templates == {"cad": 2.5}
     pod = pod_of(tools, *words)
     (mount,) = [
         volume_mount for volume_mount in pod["containers"][0]["volumeMounts"] if volume_mount["name"] == "limits"
     ]
     limits_file = settings_of(tools, *words).limits_file
     assert limits_file and str(limits_file.parent) == mount["mountPath"]
-    assert settings_of(tools, *words).prices_file == limits_file.with_name("prices.yaml")
     annotations = [
         tools.named("Deployment", "vdi-gateway", *each)["spec"]["template"]["metadata"]["annotations"]
         for each in (words, ())

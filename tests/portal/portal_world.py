@@ -1,6 +1,6 @@
 """Puts the scene into a portal: its templates, desktops, nodes and homes, and its past."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from vdi.api.session import VDISession
 from vdi.gateway.doctor_runs import Group, Report
 from vdi.gateway.history.component import Past
 from vdi.gateway.history.trends import RunTimes
-from vdi.gateway.history.usage import Month, UsageReport, sum_up
+from vdi.gateway.history.usage import By, Month, UsageReport, sum_up
 from vdi.gateway.store.audit import Entry
 from vdi.gateway.store.history import RunRow, SessionRow
 from vdi.session.home_list import HomeClaim
@@ -213,7 +213,6 @@ def _past(stage: PortalStage, moved: timedelta) -> None:
         )
         for run in runs
     ]
-    stage.history.currency = scene.PRICES.currency
     stage.history.reckon = usage_report
     stage.history.report = list(usage_report(Month.of(START), START, None).users)
 
@@ -229,18 +228,9 @@ def _moved(run: RunRow, moved: timedelta) -> RunRow:
 
 def usage_report(month: Month, now: datetime, user: str | None) -> UsageReport:
     """The scene's usage, whichever month is asked for."""
-    owners = {past.owner.email: past.owner for past in scene.past_desktops()}
     rows = [past.run_of for past in scene.past_desktops() if user in (None, past.owner.email)]
-    homes = [home for home in scene.home_months() if user in (None, home.user)]
-
-    def report(keys: Callable[[str, str], Iterable[str]]) -> Any:
-        return sum_up(rows, homes, keys, Month.of(START), START, scene.PRICES)
-
     return UsageReport(
         month=str(Month.of(START)),
-        users=report(lambda owner, _: (owner,)),
-        templates=report(lambda _, template: (template,)),
-        groups=report(lambda owner, _: sorted(owners[owner].groups)) if user is None else (),
-        pools=scene.pool_usage() if user is None else (),
-        currency=scene.PRICES.currency,
+        users=sum_up(rows, By.USER, Month.of(START), START),
+        templates=sum_up(rows, By.TEMPLATE, Month.of(START), START),
     )

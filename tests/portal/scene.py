@@ -11,9 +11,8 @@ from typing import Any
 
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.findings.render import count_findings
-from vdi.gateway.history.usage import HomesOf, PoolUsage, RunOf
+from vdi.gateway.history.usage import RunOf
 from vdi.gateway.limits import Limit, Limits
-from vdi.gateway.prices import Prices
 from vdi.gateway.store.history import EndReason, RunRow
 from vdi.gateway.users import User
 from vdi.session.times import format_time
@@ -40,7 +39,6 @@ LIMITS = Limits(
     groups={"research": Limit(gpu_hours=300.0)},
     users={"alice@example.com": Limit(sessions=5, gpus=4)},
 )
-PRICES = Prices(currency="EUR", gpu_hour=1.20, cpu_hour=0.03, memory_gib_hour=0.005, home_gib_month=0.10)
 GPU_SLOTS = {"gpu-node-1": 4, "gpu-node-2": 4, "gpu-node-3": 1}
 """Of each node; the doctor says why the last one has so few."""
 CPU_NODES = ("cpu-node-1",)
@@ -355,7 +353,6 @@ def _past(habit: Habit, requested: datetime, change: int, before: Sequence[PastD
         ended=start + timedelta(hours=hours),
         end_reason=habit.end,
         queue_seconds=(start - requested).total_seconds() or None,
-        idle_seconds=change * 90.0 if habit.gpu_count and change > 11 else None,
     )
     return PastDesktop(habit.name, habit.owner, habit.template, run)
 
@@ -380,29 +377,6 @@ def homes() -> list[tuple[User, str]]:
     started = {(past.owner.email, past.template) for past in past_desktops() if TEMPLATES[past.template].has_home}
     by_email = {user.email: user for user in USERS.values()}
     return [(by_email[email], template) for email, template in sorted(started)]
-
-
-def home_months() -> list[HomesOf]:
-    """What homes cost this month: each has been there since its beginning."""
-    return [HomesOf(owner.email, template, HOME_GIB * START.day / 30) for owner, template in homes()]
-
-
-def pool_usage() -> list[PoolUsage]:
-    """Free places of pools this month: those of Firefox were full but for an hour a day."""
-    places = POOLS[0].desired * 23.0 * (START.day - 1)
-    kind = TEMPLATES[POOLS[0].template]
-    hour = PRICES.desktop_hour(POOLS[0].template, gpus=kind.gpu, cpu=kind.cpu, memory_gib=kind.memory_gib)
-    return [
-        PoolUsage(
-            name=f"{POOLS[0].template}-ready",
-            template=POOLS[0].template,
-            month=f"{START:%Y-%m}",
-            place_hours=places,
-            gpu_hours=places * kind.gpu,
-            cost=round(places * hour, 2),
-            idle_cost=0.0,
-        )
-    ]
 
 
 @dataclass(frozen=True)

@@ -99,8 +99,6 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 {{- end }}
 - name: VDI_LIMITS_FILE
   value: /etc/vdi/limits.yaml
-- name: VDI_PRICES_FILE
-  value: /etc/vdi/prices.yaml
 {{- with include "vdi.gateway.databaseSecret" . }}
 - name: VDI_DATABASE_URL
   valueFrom:

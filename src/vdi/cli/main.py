@@ -24,7 +24,7 @@ NOUNS = {
     "login": "Log in to a gateway: sessions without access to the cluster.",
     "logout": "Log out of a gateway.",
     "whoami": "Show who you are, which target commands use, and why.",
-    "usage": "Usage in a month, and its cost.",
+    "usage": "Usage in a month.",
     "home": "The volumes with users' files.",
     "pool": "Desktops that are started in advance.",
     "install": "Install operator and gateway on a cluster with the chart.",

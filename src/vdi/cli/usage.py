@@ -1,4 +1,4 @@
-"""`vdi usage`: what was used in a month, and what it cost. The gateway reckons it from its history."""
+"""`vdi usage`: hours of desktops in a month. The gateway counts them in its history."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,6 @@ class By(StrEnum):
 
     USER = "user"
     TEMPLATE = "template"
-    GROUP = "group"
-    POOL = "pool"
 
 
 class UsageOutput(StrEnum):
@@ -36,12 +34,10 @@ class UsageOutput(StrEnum):
     CSV = "csv"
 
 
-_ITEMS = {By.USER: "items", By.TEMPLATE: "templates", By.GROUP: "groups", By.POOL: "pools"}
+_ROWS = {By.USER: "users", By.TEMPLATE: "templates"}
 
 
-@app.command(
-    epilog=examples("usage", "usage --everyone --by group --month 2026-11", "usage --everyone --by template -o csv")
-)
+@app.command(epilog=examples("usage", "usage --everyone --month 2026-11", "usage --everyone --by template -o csv"))
 @with_backend
 def usage(
     target: Target,
@@ -49,13 +45,11 @@ def usage(
     month: Annotated[
         str | None, typer.Option("--month", help="Calendar month (UTC), such as 2026-11; default: this month.")
     ] = None,
-    by: Annotated[By, typer.Option("--by", help="Rows of the table; group and pool need --everyone.")] = By.USER,
+    by: Annotated[By, typer.Option("--by", help="Rows of the table.")] = By.USER,
     everyone: Annotated[bool, typer.Option("--everyone", help="Usage of all users; for administrators.")] = False,
     output: Annotated[UsageOutput, typer.Option("--output", "-o", help="What to print.")] = UsageOutput.TABLE,
 ) -> None:
-    """Show what your desktops used in a month; with prices also what it cost."""
-    if by in (By.GROUP, By.POOL) and not everyone:
-        raise CliError(f"--by: {by} goes with --everyone; allowed without it: user, template", USAGE)
+    """Show how many hours your desktops ran in a month."""
     if not isinstance(target, GatewayTarget):
         login = f"{PROGRAM} login https://portal.vdi.example.com"
         raise CliError(f"usage is kept by the gateway, and you are not logged in to one: {login}", USAGE)
@@ -68,14 +62,12 @@ def usage(
     if output is not UsageOutput.TABLE:
         print_data(report, Output(output.value))
         return
-    rows = report.get(_ITEMS[by], [])
+    rows = report[_ROWS[by]]
     if not rows:
         typer.echo(f"no usage in {report['month']}", err=True)
-    else:
-        table = pool_table if by is By.POOL else usage_table
-        for line in table(rows, by, report.get("currency", "")):
-            typer.echo(line)
-    typer.echo(idle_line(report), err=True)
+        return
+    for line in usage_table(rows, by):
+        typer.echo(line)
 
 
 def _ask(target: GatewayTarget, path: str, query: Mapping[str, str], *, as_text: bool = False) -> Any:
@@ -86,44 +78,10 @@ def _ask(target: GatewayTarget, path: str, query: Mapping[str, str], *, as_text:
     return asyncio.run(ask())
 
 
-def usage_table(rows: Sequence[Raw], by: By, currency: str) -> list[str]:
-    """The lines of users, templates or groups."""
-    header = [by.upper(), "HOURS", "GPU HOURS", "IDLE GPU HOURS", "DESKTOPS", "RUNS", "HOME GIB-MONTHS"]
+def usage_table(rows: Sequence[Raw], by: By) -> list[str]:
+    """The lines of users or templates."""
     cells = [
-        [
-            row.get("user") or row.get("name") or "-",
-            f"{row['hours']:.1f}",
-            f"{row['gpuHours']:.1f}",
-            f"{row['idleGpuHours']:.1f}",
-            str(row["sessions"]),
-            str(row["runs"]),
-            f"{row['homeGibMonths']:.1f}",
-            *([f"{row['cost']:.2f} {currency}"] if currency else []),
-        ]
+        [row["name"], f"{row['hours']:.1f}", f"{row['gpuHours']:.1f}", str(row["sessions"]), str(row["runs"])]
         for row in rows
     ]
-    return columns([*header, "COST"] if currency else header, cells)
-
-
-def pool_table(rows: Sequence[Raw], _: By, currency: str) -> list[str]:
-    """The lines of pools."""
-    header = ["POOL", "TEMPLATE", "PLACE HOURS", "GPU HOURS"]
-    cells = [
-        [
-            row["name"],
-            row["template"],
-            f"{row['placeHours']:.1f}",
-            f"{row['gpuHours']:.1f}",
-            *([f"{row['cost']:.2f} {currency}"] if currency else []),
-        ]
-        for row in rows
-    ]
-    return columns([*header, "COST"] if currency else header, cells)
-
-
-def idle_line(report: Raw) -> str:
-    """What was paid for GPUs that no one used."""
-    idle, currency = report["idle"], report.get("currency", "")
-    cost = f", {idle.get('cost', 0.0):.2f} {currency}" if currency else ""
-    desktops, pools = idle["desktopGpuHours"], idle["poolGpuHours"]
-    return f"idle GPUs: {desktops:.1f} GPU hours of desktops, {pools:.1f} of free places of pools{cost}"
+    return columns([by.upper(), "HOURS", "GPU HOURS", "DESKTOPS", "RUNS"], cells)

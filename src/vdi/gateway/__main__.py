@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from vdi.gateway.limits import LimitsError
-from vdi.gateway.prices import PricesError
 from vdi.gateway.serve import run_process
 from vdi.gateway.settings import read_settings
 from vdi.gateway.store.base import DatabaseUrlError
@@ -36,7 +35,7 @@ def main() -> int:
     kubeconfig, context = os.environ.get("VDI_KUBECONFIG"), os.environ.get("VDI_CONTEXT")
     try:
         run_process(load_config(Path(kubeconfig) if kubeconfig else None, context or None), settings)
-    except (LimitsError, PricesError, DatabaseUrlError) as why:
+    except (LimitsError, DatabaseUrlError) as why:
         log.critical("%s", why)
         return USAGE
     except KubeError as why:

@@ -38,7 +38,6 @@ from vdi.gateway.metrics import Metrics
 from vdi.gateway.portal.component import Portal
 from vdi.gateway.portal.services import PortalServices
 from vdi.gateway.portal.subscriptions import Subscriptions
-from vdi.gateway.prices import Prices, PricesError, read_prices
 from vdi.gateway.probing import Prober
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import open_shared_state
@@ -105,7 +104,7 @@ async def open_gateway(
     Raises LimitsError, PricesError, DatabaseUrlError or KubeError for what can never work, and what a component failed
     with. To be entered and left by the same task.
     """
-    limits, prices = read_limits_file(settings), read_prices_file(settings)
+    limits = read_limits_file(settings)
     metrics = Metrics()
     database = Database(settings.database_url)
     shared = open_shared_state(settings.redis_url)
@@ -126,7 +125,7 @@ async def open_gateway(
                 metrics=metrics,
                 clock=clock,
             )
-            gateway = build_gateway(context, limits, address, passwords, prices)
+            gateway = build_gateway(context, limits, address, passwords)
             async with asyncio.TaskGroup() as group:
                 work = group.create_task(_work(gateway), name="gateway's work")
                 try:
@@ -144,13 +143,12 @@ def build_gateway(
     limits: Limits,
     address: Callable[[VDISession], str] | None = None,
     passwords: Passwords | None = None,
-    prices: Prices | None = None,
 ) -> Gateway:
     """All components. Nothing of theirs runs yet."""
     logins = Logins(context)
     guard = Guard(logins, context.settings)
     audit = Audit(context.database, context.clock)
-    history = History(context, prices)
+    history = History(context)
     actions = Actions(context, limits=limits, history=history, audit=audit)
     edge = Edge(context, logins=logins, guard=guard, actions=actions, address=address)
     sign_out = SignOut(logins, edge.end_grants)
@@ -218,17 +216,6 @@ def read_limits_file(settings: Settings) -> Limits:
     except (OSError, UnicodeDecodeError) as error:
         raise LimitsError(f"VDI_LIMITS_FILE={str(settings.limits_file)!r}: {_why_unread(error)}") from error
     return read_limits(text, str(settings.limits_file))
-
-
-def read_prices_file(settings: Settings) -> Prices:
-    """The prices; none without a file. Raises PricesError."""
-    if settings.prices_file is None:
-        return Prices()
-    try:
-        text = settings.prices_file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PricesError(f"VDI_PRICES_FILE={str(settings.prices_file)!r}: {_why_unread(error)}") from error
-    return read_prices(text, str(settings.prices_file))
 
 
 def _why_unread(error: OSError | UnicodeDecodeError) -> str:

@@ -1,4 +1,4 @@
-"""How large a desktop is, for history and prices. Pure."""
+"""How large a desktop is, for the history. Pure."""
 
 from dataclasses import dataclass
 

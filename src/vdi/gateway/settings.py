@@ -109,8 +109,6 @@ class Settings:
     it; None: there is no limit."""
     limits_file: Path | None = None
     """VDI_LIMITS_FILE: YAML, see `limits`; None: no limits."""
-    prices_file: Path | None = None
-    """VDI_PRICES_FILE: YAML, see `prices`; None: no prices, and no costs."""
     brand: Brand = field(default_factory=Brand)
     """VDI_BRAND_NAME and its companions."""
     icon_origins: tuple[str, ...] = ()
@@ -278,7 +276,6 @@ _VARIABLES: Variables = {
     "VDI_ADMIN_GROUPS": ("admin_groups", lambda text: normal_groups(text.split(","))),
     "VDI_MAX_TIMEOUT": ("max_timeout", duration),
     "VDI_LIMITS_FILE": ("limits_file", Path),
-    "VDI_PRICES_FILE": ("prices_file", Path),
     "VDI_BRAND_NAME": ("brand_name", matching(r"\S(.{0,62}\S)?", "a name of at most 64 characters")),
     "VDI_BRAND_LOGO": (
         "brand_logo",

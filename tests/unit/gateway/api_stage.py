@@ -31,7 +31,6 @@ from vdi.gateway.login.component import Login
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.login.passwords import Passwords
 from vdi.gateway.login.sign_out import SignOut
-from vdi.gateway.prices import Prices
 from vdi.gateway.probing import Prober
 from vdi.gateway.startup_scripts import StartupScripts
 from vdi.gateway.store.audit import Audit
@@ -140,14 +139,14 @@ def refused_field(name: str, message: str) -> Invalid:
 class ApiStage(ComponentStage):
     """The API alone, with the template ubuntu: real actions, database, history and audit."""
 
-    def __init__(self, folder: Path, *, everybody: Limit | None = None, prices: Prices | None = None) -> None:
+    def __init__(self, folder: Path, *, everybody: Limit | None = None) -> None:
         self.cluster, self.edge = FakeCluster(), FakeEdge()
         self.agent_url = ""
         """Of the agent in every desktop."""
         super().__init__(self.cluster, database=Database(sqlite_with_tables(folder / "vdi.db")))
         self.cluster.world = self.world
         context, logins, guard = self.context, self.logins, self.guard
-        limits, history = Limits(default=everybody or Limit()), History(context, prices)
+        limits, history = Limits(default=everybody or Limit()), History(context)
         audit, sign_out = Audit(self.database, context.clock), SignOut(logins, self.edge.end_grants)
         actions = Actions(context, limits=limits, history=history, audit=audit)
         self.login = Login(

@@ -23,7 +23,7 @@ from vdi.gateway.doctor_runs import DoctorRunner
 from vdi.gateway.gpu_slots import GpuSlots
 from vdi.gateway.history.component import Past
 from vdi.gateway.history.trends import Interval, Period, RunTimes, trend
-from vdi.gateway.history.usage import Month, PoolUsage, Usage, UsageReport
+from vdi.gateway.history.usage import Month, Usage, UsageReport
 from vdi.gateway.limits import Limits, MonthUse
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.portal.component import Portal
@@ -128,7 +128,6 @@ def _hours_of(name: str, month: str, hours: float) -> Usage:
         queued=0,
         median_queue_seconds=None,
         median_startup_seconds=None,
-        cost=2 * hours,
     )
 
 
@@ -140,9 +139,6 @@ class FakeHistory:
     report: list[Usage] = field(default_factory=list)
     templates: dict[str, float] = field(default_factory=dict)
     """Hours by template."""
-    groups: list[Usage] = field(default_factory=list)
-    pools: list[PoolUsage] = field(default_factory=list)
-    currency: str = ""
     runs: list[RunTimes] = field(default_factory=list)
     reckon: Callable[[Month, datetime, str | None], UsageReport] | None = None
     """Gives the usage of a month, in place of the lists."""
@@ -170,11 +166,8 @@ class FakeHistory:
             return self.reckon(month, now, user)
         return UsageReport(
             month=str(month),
-            users=[each for each in self.report if each.month == str(month) and user in (None, each.name)],
-            templates=[_hours_of(name, str(month), hours) for name, hours in self.templates.items()],
-            groups=self.groups if user is None else [],
-            pools=self.pools if user is None else [],
-            currency=self.currency,
+            users=tuple(each for each in self.report if each.month == str(month) and user in (None, each.name)),
+            templates=tuple(_hours_of(name, str(month), hours) for name, hours in self.templates.items()),
         )
 
     async def use_this_month(self, user: str, now: datetime) -> MonthUse:

@@ -10,7 +10,6 @@ import pytest
 from unit.gateway.api_stage import BOB, ROOT, RUNNING, ApiStage
 from unit.gateway.test_api_sessions import names, problem
 from vdi.gateway.login.logins import OIDC, AnotherAccountError, Device, Identity
-from vdi.gateway.prices import Prices
 from vdi.kube.errors import Forbidden
 
 
@@ -130,47 +129,31 @@ async def test_usage_of_a_month(stage: ApiStage) -> None:
     await ended(stage, "a", "bobs")
     alice, root = await stage.program(), await stage.program(ROOT)
     report = (await alice.get("/api/v1/usage")).json()
-    assert [(each["user"], each["hours"]) for each in report["items"]] == [("alice@example.com", 1.0)]
+    assert [(each["name"], each["hours"]) for each in report["users"]] == [("alice@example.com", 1.0)]
     assert report["month"] == "2026-11"
-    assert (await alice.get("/api/v1/usage", params={"month": "2026-10"})).json()["items"] == []
-    everybody = (await root.get("/api/v1/admin/usage")).json()["items"]
-    assert [each["user"] for each in everybody] == ["alice@example.com", "bob@example.com"]
+    assert (await alice.get("/api/v1/usage", params={"month": "2026-10"})).json()["users"] == []
+    everybody = (await root.get("/api/v1/admin/usage")).json()["users"]
+    assert [each["name"] for each in everybody] == ["alice@example.com", "bob@example.com"]
     used = {user["user"]: user["use"]["hoursPerMonth"]["used"] for user in await users(stage)}
     assert used == {"alice@example.com": 1.0, "bob@example.com": 1.0}
     body = problem(await alice.get("/api/v1/usage", params={"month": "2026-13"}), 422, "invalid")
     assert body["errors"][0]["allowed"] == "A calendar month (UTC) such as 2026-11. Default: the current month"
 
 
-async def test_usage_has_its_cost_where_there_are_prices(tmp_path: Path) -> None:
-    prices = Prices(currency="EUR", cpu_hour=1.5, templates={"cad": 4.0})
-    async with ApiStage(tmp_path, prices=prices) as stage:
-        stage.template("cad", resources={"defaultGPU": 1})
-        stage.session("a", status=RUNNING | {"templateRevision": "1"}, resources={"cpu": "2"})
-        stage.session("b", template="cad", status=RUNNING | {"templateRevision": "1"})
-        await ended(stage, "a", "b")
-        alice, root = await stage.program(), await stage.program(ROOT)
-        report = (await alice.get("/api/v1/usage")).json()
-        assert (report["currency"], report["items"][0]["cost"]) == ("EUR", 7.0)
-        assert {row["name"]: row["cost"] for row in report["templates"]} == {"ubuntu": 3.0, "cad": 4.0}
-        assert "groups" not in report and "pools" not in report
-        everyones = (await root.get("/api/v1/admin/usage")).json()
-        assert [(row["name"], row["cost"]) for row in everyones["groups"]] == [("engineering", 7.0)]
-        assert everyones["idle"] == {"desktopGpuHours": 0.0, "poolGpuHours": 0.0, "cost": 0.0}
-        query = {"what": "usage", "by": "template"}
-        head, *rows = (await alice.get("/api/v1/export", params=query)).text.splitlines()
-        assert head.startswith("template,month") and head.endswith("cost,idleCost,currency")
-        assert sorted(row.split(",")[0] for row in rows) == ["cad", "ubuntu"]
-        problem(await alice.get("/api/v1/export", params=query | {"by": "group"}), 422, "invalid")
-        problem(await alice.get("/api/v1/export", params=query | {"what": "runs"}), 422, "invalid")
-
-
-async def test_usage_has_no_cost_without_prices(stage: ApiStage) -> None:
-    stage.session("a", status=RUNNING)
-    await ended(stage, "a")
+async def test_usage_is_by_template_too_and_as_a_file(stage: ApiStage) -> None:
+    stage.template("cad", resources={"defaultGPU": 1})
+    stage.session("a", status=RUNNING | {"templateRevision": "1"})
+    stage.session("b", template="cad", status=RUNNING | {"templateRevision": "1"})
+    await ended(stage, "a", "b")
     alice = await stage.program()
     report = (await alice.get("/api/v1/usage")).json()
-    assert "currency" not in report and "cost" not in report["items"][0] and "cost" not in report["idle"]
-    assert "cost" not in (await alice.get("/api/v1/export", params={"what": "usage"})).text
+    assert {row["name"]: row["hours"] for row in report["templates"]} == {"ubuntu": 1.0, "cad": 1.0}
+    query = {"what": "usage", "by": "template"}
+    head, *rows = (await alice.get("/api/v1/export", params=query)).text.splitlines()
+    assert head.startswith("template,month")
+    assert sorted(row.split(",")[0] for row in rows) == ["cad", "ubuntu"]
+    problem(await alice.get("/api/v1/export", params=query | {"by": "group"}), 422, "invalid")
+    problem(await alice.get("/api/v1/export", params=query | {"what": "runs"}), 422, "invalid")
 
 
 async def users(stage: ApiStage) -> list[Any]:

@@ -56,17 +56,6 @@ def test_a_limits_file_that_is_not_there_is_named(
     assert "VDI_LIMITS_FILE='/nowhere/limits.yaml': No such file or directory" in caplog.text
 
 
-def test_prices_that_cannot_be_used_are_named(
-    environment: dict[str, str], caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
-    environment["VDI_PRICES_FILE"] = str(tmp_path / "prices.yaml")
-    assert program.main() == 2
-    (tmp_path / "prices.yaml").write_text("gpuHour: 1")
-    assert program.main() == 2
-    assert "prices.yaml': No such file or directory" in caplog.text
-    assert "prices.yaml: currency: it is not set, but there are prices" in caplog.text
-
-
 def test_no_cluster_is_said_to_be_so(environment: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     environment["VDI_KUBECONFIG"] = "/nowhere/config"
     assert program.main() == 3

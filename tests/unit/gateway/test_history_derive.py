@@ -274,31 +274,6 @@ def test_what_people_read_on_the_way_is_no_news() -> None:
     assert read(one, None) == read(other, None)
 
 
-def test_idle_periods_count_from_the_last_input_to_the_next_or_to_the_end() -> None:
-    life = Life()
-    states = [life.running_since(0), life.warned(30), life.active(53), life.warned(60)]
-    _, runs = record_of(*states)
-    assert (runs[0].idle_seconds, runs[0].idle_since) == (23 * 60, at(60))
-    _, runs = record_of(*states, life.suspended(95, "IdleTooLong"))
-    assert (runs[0].idle_seconds, runs[0].idle_since) == ((23 + 35) * 60, None)
-    assert runs[0].end_reason is EndReason.IDLE
-
-
-def test_a_desktop_that_cannot_be_asked_for_a_while_stays_idle_until_the_next_input() -> None:
-    life = Life()
-    states = [life.running_since(0), life.warned(30), life.active(30), life.warned(30.02)]
-    _, runs = record_of(*states)
-    assert (runs[0].idle_seconds, runs[0].idle_since) == (None, at(30))
-    _, runs = record_of(*states, life.ending(70))
-    assert runs[0].idle_seconds == 40 * 60
-
-
-def test_what_was_never_warned_is_not_called_idle() -> None:
-    life = Life()
-    _, runs = record_of(life.running_since(0), life.active(3), life.ending(400))
-    assert (runs[0].idle_seconds, runs[0].idle_since) == (None, None)
-
-
 def test_a_run_has_the_size_of_its_desktop() -> None:
     life = Life()
     life.spec["resources"] = {"gpu": 1, "memory": "16Gi", "cpu": "1500m"}

@@ -8,7 +8,7 @@ import pytest
 from unit.gateway.component_stage import NOW
 from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, text_of
 from vdi.gateway.history.component import Past
-from vdi.gateway.history.usage import PoolUsage, Usage
+from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import read_limits
 from vdi.gateway.portal.history import SIZE, past_row
 from vdi.gateway.portal.timeline import timeline_of
@@ -152,35 +152,11 @@ def a_usage(name: str, **more: Any) -> Usage:
     return Usage(name=name, month="2026-11", median_queue_seconds=None, median_startup_seconds=None, **numbers)
 
 
-async def test_costs_are_shown_where_there_are_prices_and_nowhere_else(stage: PortalStage) -> None:
-    history, admin = stage.history, stage.browser(ADMIN)
-    history.report = [a_usage(ALICE.email, idle_gpu_hours=2.5, home_gib_months=7.25, cost=1234.5, idle_cost=2.5)]
-    history.groups = [a_usage("staff", cost=8.0), a_usage("", cost=1.0)]
-    history.pools = [
-        PoolUsage(name="kiosk", template="web", month="2026-11", place_hours=9, gpu_hours=4, cost=5.0, idle_cost=4.0)
-    ]
-    history.templates = {"cad": 6.0}
-    for address in ("/history/usage", "/history/usage?of=everyone", "/history/usage?of=everyone&by=group"):
-        assert "Cost" not in text_of((await admin.get(address)).text)
-    history.currency = "EUR"
-    page = (await admin.get("/history/usage?of=everyone")).text
-    read = text_of(page)
-    assert "alice@example.com 6.0 12.5 1 1 0 2.5 7.2 1,234.50 EUR" in read
-    assert "Desktops without a user 2.5 GPU hours Free places of pools 4.0 GPU hours Cost 6.50 EUR" in read
-    assert "kiosk web 9.0 4.0 5.00 EUR" in read
-    assert 'id="cost-by-user"' in page and 'id="cost-by-template"' in page
-    groups = text_of((await admin.get("/history/usage?of=everyone&by=group")).text)
-    assert "staff 6.0" in groups and "no group known 6.0" in groups and "Cost by group" in groups
-    mine = text_of((await stage.browser().get("/history/usage?by=template")).text)
-    assert "cad 6.0 6.0 1 1 0 0.0 0.0 12.00 EUR" in mine and "kiosk" not in mine
-    assert "Free places" not in mine
-
-
 async def test_the_files_of_usage_are_by_what_was_chosen(stage: PortalStage) -> None:
-    stage.history.groups = [a_usage("staff")]
+    stage.history.templates = {"cad": 6.0}
     admin = stage.browser(ADMIN)
-    head, row, _ = (await admin.get("/history/usage.csv?of=everyone&by=group")).text.split("\r\n")
-    assert head.startswith("group,month") and "cost" not in head and row.startswith("staff,2026-11")
+    head, row, _ = (await admin.get("/history/usage.csv?of=everyone&by=template")).text.split("\r\n")
+    assert head.startswith("template,month") and row.startswith("cad,2026-11")
     for address in ("/history/usage?by=group", "/history/usage.csv?by=pool", "/history/usage?of=everyone&by=moon"):
         answer = await stage.browser().get(address)
         assert answer.status_code == 400 and "is not a choice; allowed: user, template" in answer.text

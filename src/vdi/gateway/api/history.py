@@ -16,7 +16,7 @@ from vdi.gateway.api.schemas import Address, Page
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.history.component import Past
 from vdi.gateway.history.export import Form, What, export_usage
-from vdi.gateway.history.usage import By, Month, Usage
+from vdi.gateway.history.usage import By, Month, UsageReport
 from vdi.gateway.store.history import EndReason, SessionRow
 from vdi.gateway.users import same_user
 
@@ -94,72 +94,6 @@ class UsageQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     month: _MonthText = None
 
 
-class UsageFigures(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
-    """Usage in one month. A run that spans two months counts in both, each with its part."""
-
-    month: Annotated[str, doc("The month.")]
-    sessions: Annotated[int, doc("Only sessions that ran in this month.")]
-    runs: Annotated[int, doc("Runs that started in this month.")]
-    hours: Annotated[float, doc("Total running time in hours.")]
-    gpu_hours: Annotated[float, doc("Running time in hours times GPUs (or shares of one).")]
-    queued: Annotated[int, doc("Runs that had to wait for capacity.")]
-    median_queue_seconds: Annotated[float | None, doc("Median wait of those, in seconds; null if no run waited.")]
-    median_startup_seconds: Annotated[float | None, doc("Of the runs that started in this month and became ready.")]
-    idle_gpu_hours: Annotated[
-        float, doc("GPU hours in which no one used the desktop, for desktops with an idle timeout: docs/usage.md.")
-    ]
-    home_gib_months: Annotated[float, doc("Size of homes in GiB, times the part of the month that they were there.")]
-    cost: Annotated[float | None, doc("Cost of desktops and homes, at today's prices; absent without prices.")] = None
-    idle_cost: Annotated[float | None, doc("Cost of the idle GPU hours; absent without prices.")] = None
-
-
-class MonthUsage(UsageFigures, rename="camel", omit_defaults=True, kw_only=True):
-    """Usage of one user."""
-
-    user: Annotated[str, doc("E-mail address.")]
-
-
-class NamedUsage(UsageFigures, rename="camel", omit_defaults=True, kw_only=True):
-    """Usage of the desktops of a template, or of the users of a group."""
-
-    name: Annotated[
-        str, doc("Name of the template or group; empty for homes of all templates, and for users without a group.")
-    ]
-
-
-class FreePlaces(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
-    """Started desktops of a pool that no session used."""
-
-    name: Annotated[str, doc("The pool.")]
-    template: Annotated[str, doc("Its template.")]
-    place_hours: Annotated[float, doc("Hours times free places, counted every 5 minutes.")]
-    gpu_hours: Annotated[float, doc("Hours times GPUs of free places.")]
-    cost: Annotated[float | None, doc("Their cost; absent without prices.")] = None
-    idle_cost: Annotated[float | None, doc("The part of it for GPUs; absent without prices.")] = None
-
-
-class IdleGpus(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
-    """GPUs that were paid for but not used."""
-
-    desktop_gpu_hours: Annotated[float, doc("GPU hours of desktops without a user at them.")]
-    pool_gpu_hours: Annotated[float, doc("GPU hours of free places of pools.")]
-    cost: Annotated[float | None, doc("Cost of both; absent without prices.")] = None
-
-
-class MonthReport(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Usage in one month."""
-
-    month: Annotated[str, doc("The month.")]
-    items: Annotated[tuple[MonthUsage, ...], doc("Users, sorted by hours, highest first.")]
-    templates: Annotated[tuple[NamedUsage, ...], doc("The same by template.")] = ()
-    groups: Annotated[
-        tuple[NamedUsage, ...], doc("The same by group, for administrators. A user in two groups counts in both.")
-    ] = ()
-    pools: Annotated[tuple[FreePlaces, ...], doc("Free places of pools, for administrators.")] = ()
-    idle: Annotated[IdleGpus, doc("GPUs that were not used.")]
-    currency: Annotated[str, doc("Currency of all costs; absent without prices.")] = ""
-
-
 class _Export(msgspec.Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
     format: Annotated[Literal["csv", "jsonl"], Meta(description="CSV, or one JSON object per line.")] = "csv"
     since: Annotated[
@@ -184,9 +118,7 @@ class AllExportQuery(_Export, rename="camel", forbid_unknown_fields=True, kw_onl
     """What of everybody's to export."""
 
     what: Annotated[Literal["sessions", "runs", "usage", "audit"], Meta(description="Which table.")]
-    by: Annotated[
-        Literal["user", "template", "group", "pool"] | None, Meta(description="Rows of usage. Default: user.")
-    ] = None
+    by: Annotated[Literal["user", "template"] | None, Meta(description="Rows of usage. Default: user.")] = None
     user: Annotated[Address | None, Meta(description="Only records of this user.")] = None
 
 
@@ -246,36 +178,18 @@ async def get_history(call: Call[Empty, None]) -> PastSession:
     return _session(past)
 
 
-async def get_usage(call: Call[UsageQuery, None]) -> MonthReport:
+async def get_usage(call: Call[UsageQuery, None]) -> UsageReport:
     """What I have used."""
     return await _usage(call, call.user.email)
 
 
-async def get_all_usage(call: Call[UsageQuery, None]) -> MonthReport:
+async def get_all_usage(call: Call[UsageQuery, None]) -> UsageReport:
     """What everybody has used."""
     return await _usage(call, None)
 
 
-async def _usage(call: Call[UsageQuery, None], user: str | None) -> MonthReport:
-    month = _month(call.query.month, call.now())
-    report = await call.api.history.usage(month, call.now(), user)
-    return MonthReport(
-        month=str(month),
-        items=tuple(MonthUsage(user=usage.name, **_figures(usage)) for usage in report.users),
-        templates=tuple(NamedUsage(name=usage.name, **_figures(usage)) for usage in report.templates),
-        groups=tuple(NamedUsage(name=usage.name, **_figures(usage)) for usage in report.groups),
-        pools=tuple(
-            FreePlaces(**{name: getattr(pool, name) for name in FreePlaces.__struct_fields__}) for pool in report.pools
-        ),
-        idle=IdleGpus(
-            desktop_gpu_hours=report.idle_gpu_hours, pool_gpu_hours=report.free_gpu_hours, cost=report.idle_cost
-        ),
-        currency=report.currency,
-    )
-
-
-def _figures(usage: Usage) -> dict[str, Any]:
-    return {name: getattr(usage, name) for name in UsageFigures.__struct_fields__}
+async def _usage(call: Call[UsageQuery, None], user: str | None) -> UsageReport:
+    return await call.api.history.usage(_month(call.query.month, call.now()), call.now(), user)
 
 
 def _month(text: str | None, now: datetime) -> Month:
@@ -339,7 +253,7 @@ OPERATIONS = (
     ),
     Operation(
         method="GET", path="/usage", name="getUsage", tag=_TAG, handler=get_usage,
-        summary="Your usage in a month, with its cost where there are prices", query=UsageQuery, answer=MonthReport,
+        summary="Your usage in a month", query=UsageQuery, answer=UsageReport,
     ),
     Operation(
         method="GET", path="/export", name="exportMine", tag=_TAG, handler=export_mine,
@@ -353,7 +267,7 @@ OPERATIONS = (
     Operation(
         method="GET", path="/admin/usage", name="getAllUsage", tag=_ADMIN, handler=get_all_usage, admin=True,
         summary="Usage of all users in a month by user, template and group, idle GPUs, and the cost",
-        query=UsageQuery, answer=MonthReport,
+        query=UsageQuery, answer=UsageReport,
     ),
     Operation(
         method="GET", path="/admin/export", name="exportAll", tag=_ADMIN, handler=export_all, admin=True,

@@ -14,11 +14,9 @@ from vdi.gateway.history.end_reports import EndReports
 from vdi.gateway.history.export import Form, What, export
 from vdi.gateway.history.recorder import Recorder
 from vdi.gateway.history.retention import Retention
-from vdi.gateway.history.sampler import UsageSampler
 from vdi.gateway.history.trends import Interval, Period, read_trend
 from vdi.gateway.history.usage import Month, UsageReport, month_use, read_report
 from vdi.gateway.limits import MonthUse
-from vdi.gateway.prices import Prices
 from vdi.gateway.store.history import RunRow, SessionRow, run_of, runs, session_of, sessions
 from vdi.gateway.token_review import TokenReviewer
 from vdi.gateway.users import normal_user
@@ -35,15 +33,13 @@ class Past:
 class History(Component):
     """Everything that asks the database raises DatabaseUnavailableError; whoever can do without the answer goes on."""
 
-    def __init__(self, context: GatewayContext, prices: Prices | None = None) -> None:
+    def __init__(self, context: GatewayContext) -> None:
         settings, client, clock = context.settings, context.client, context.clock
         self._database = context.database
         self.recorder = Recorder(database=context.database, cluster=context.cluster, client=client, clock=clock)
         self._retention = Retention(
             database=context.database, recorder=self.recorder, days=settings.retention_days, clock=clock
         )
-        self._sampler = UsageSampler(database=context.database, cluster=context.cluster, clock=clock)
-        self._prices = prices or Prices()
         reviewer = TokenReviewer(client, settings.operator_account, "the operator", "reports a session's end")
         self._ends = EndReports(self.recorder, reviewer, settings.namespaces)
         context.metrics.recorder_lag.set_function(lambda: self.recorder.lag)
@@ -56,7 +52,6 @@ class History(Component):
         """See Component. A database that is down is waited for: history is no reason to be down, too."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.recorder.run(), name="history")
-            group.create_task(self._sampler.run(), name="samples of pools and homes")
             group.create_task(self._retention.run(), name="retention of the history")
 
     async def use_this_month(self, user: str, now: datetime) -> MonthUse:
@@ -64,8 +59,8 @@ class History(Component):
         return await month_use(self._database, user, Month.of(now), now)
 
     async def usage(self, month: Month, now: datetime, user: str | None = None) -> UsageReport:
-        """The report of a month, of all users or one, with what it costs at today's prices."""
-        return await read_report(self._database, month, now, self._prices, user)
+        """The report of a month, of all users or one."""
+        return await read_report(self._database, month, now, user)
 
     async def trend(self, period: Period, now: datetime) -> list[Interval]:
         """What ran, waited and started in the last day or week, of everyone."""

@@ -6,16 +6,13 @@ ended, has ended. What was missed in between is said to be `unknown`, never inve
 """
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TypeVar
 
 from vdi.gateway.history.snapshot import SeenRun, SessionSnapshot, Stop
 from vdi.gateway.store.history import EndReason, Record, RunRow, SessionRow
 
 N = TypeVar("N", int, float)
-
-_JITTER = timedelta(seconds=2)
-"""The operator reckons the last input from the agent's "so many seconds ago", each time a little differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +103,7 @@ def _update(run: RunRow, on: SeenRun) -> RunRow:
     """What is known of a run that is on (again); between two pods the status names none, and the last one stays."""
     ready = on.ready or run.ready
     return replace(
-        _follow_idle(run, on),
+        run,
         ready=ready,
         node=on.node or run.node,
         pod=on.pod or run.pod,
@@ -123,20 +120,6 @@ def _update(run: RunRow, on: SeenRun) -> RunRow:
     )
 
 
-def _follow_idle(run: RunRow, on: SeenRun) -> RunRow:
-    """A period begins with the warning, counts from the last input before it, and ends with the next input.
-
-    Of a desktop that cannot be asked for a while the last input stays, and with it the period.
-    """
-    since, seconds, active = run.idle_since, run.idle_seconds, on.last_activity or on.start
-    if since and active - since > _JITTER:
-        seconds = (seconds or 0.0) + (active - since).total_seconds()
-        since = None
-    if on.idle and since is None:
-        since = max(active, run.ended or active)  # what a run's end has counted already is not counted again
-    return replace(run, idle_since=since, idle_seconds=seconds)
-
-
 def _larger(one: N | None, other: N | None) -> N | None:
     return other if one is None else one if other is None else max(one, other)
 
@@ -151,10 +134,7 @@ def _stop(run: RunRow, stop: Stop, over: datetime) -> RunRow:
 
 
 def _close(run: RunRow, reason: EndReason, at: datetime, detail: str = "") -> RunRow:
-    ended, idle = max(at, run.start), run.idle_seconds
-    if run.idle_since:
-        idle = (idle or 0.0) + max(0.0, (ended - run.idle_since).total_seconds())
-    return replace(run, ended=ended, end_reason=reason, end_detail=detail, idle_since=None, idle_seconds=idle)
+    return replace(run, ended=max(at, run.start), end_reason=reason, end_detail=detail)
 
 
 def _latest_end(run: RunRow, now: datetime) -> datetime:

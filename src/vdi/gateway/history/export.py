@@ -6,7 +6,7 @@ Each page is a question of its own, by key: an export that takes long holds no t
 import csv
 import io
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -14,14 +14,13 @@ from typing import Any
 import msgspec
 from sqlalchemy import Column, FromClause, select, tuple_
 
-from vdi.gateway.history.usage import By, PoolUsage, Usage, UsageReport
+from vdi.gateway.history.usage import By, Usage, UsageReport
 from vdi.gateway.store.audit import audit
 from vdi.gateway.store.base import Database
 from vdi.gateway.store.history import runs, sessions
 from vdi.gateway.users import normal_user
 
 PAGE = 500
-_COSTS = ("cost", "idle_cost")
 _BEGINS_A_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 """Spreadsheets run a cell that begins so, and names and messages come from users."""
 
@@ -95,7 +94,6 @@ _SOURCES = {
             "ended": _R.ended,
             "endReason": _R.end_reason,
             "endDetail": _R.end_detail,
-            "idleSeconds": _R.idle_seconds,
         },
         runs.join(sessions),
         (_R.start, _R.uid),
@@ -158,20 +156,11 @@ async def export(
 
 
 def export_usage(report: UsageReport, form: Form, by: By = By.USER) -> bytes:
-    """A month's report. Without prices it has no column of costs."""
-    found: Mapping[By, Sequence[Usage] | Sequence[PoolUsage]] = {
-        By.USER: report.users,
-        By.TEMPLATE: report.templates,
-        By.GROUP: report.groups,
-        By.POOL: report.pools,
-    }
-    kind = PoolUsage if by is By.POOL else Usage
-    names = [field.name for field in fields(kind) if report.currency or field.name not in _COSTS]
-    columns = [str(by) if name == "name" else _camel(name) for name in names]
-    more = {"currency": report.currency} if report.currency else {}
-    rows = [dict(zip(columns, (getattr(row, name) for name in names), strict=True)) | more for row in found[by]]
-    head = _as_csv([[*columns, *more]]) if form is Form.CSV else b""
-    return head + _as_text(rows, form)
+    """A month's report."""
+    names = Usage.__struct_encode_fields__
+    columns = [str(by) if name == "name" else name for name in names]
+    rows = [dict(zip(columns, msgspec.structs.astuple(row), strict=True)) for row in report.rows(by)]
+    return (_as_csv([columns]) if form is Form.CSV else b"") + _as_text(rows, form)
 
 
 def _as_text(rows: Sequence[Mapping[str, Any]], form: Form) -> bytes:
@@ -199,8 +188,3 @@ def _cell(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
-
-
-def _camel(name: str) -> str:
-    first, *others = name.split("_")
-    return first + "".join(word.capitalize() for word in others)

@@ -12,7 +12,6 @@ from vdi.gateway.history.recorder import Recorder
 from vdi.gateway.store.audit import drop_audit
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
 from vdi.gateway.store.history import drop_ended
-from vdi.gateway.store.usage import drop_samples
 from vdi.kube.errors import KubeError
 
 log = logging.getLogger(__name__)
@@ -60,8 +59,6 @@ class Retention:
         """
         before = self._clock() - self._kept
         gone = await self._in_batches(before, drop_ended), await self._in_batches(before, drop_audit)
-        async with self._database.begin() as connection:
-            await drop_samples(connection, before)
         if any(gone):
             log.info("dropped %d sessions and %d rows of the audit from before %s", *gone, before.date())
         return gone

@@ -14,7 +14,7 @@ from vdi.api.template import VDITemplate
 from vdi.gateway.desktop_size import size_of
 from vdi.gateway.store.history import EndReason
 from vdi.gateway.users import normal_user
-from vdi.session.conditions import ADMITTED, IDLE, QUEUE_REASONS, READY, Reason
+from vdi.session.conditions import ADMITTED, QUEUE_REASONS, READY, Reason
 from vdi.session.times import parse_time
 
 END_REASONS: Mapping[str, EndReason | None] = {
@@ -41,9 +41,6 @@ class SeenRun:
     encoder: str | None = None
     cpu: float | None = None
     memory_gib: float | None = None
-    idle: bool = False
-    """Whether its user was warned that it is idle."""
-    last_activity: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +106,6 @@ def _read_run(session: VDISession, template: VDITemplate | None) -> SeenRun:
     # Another revision of the template may ask for another number of GPUs than the desktop was started with.
     same = template is not None and status.template_revision == str(template.metadata.generation)
     size = size_of(template, session) if template is not None and same else None
-    idle = _condition(session, IDLE)
     return SeenRun(
         start=parse_time(status.start_time),
         ready=_time(status.ready_time),
@@ -118,8 +114,6 @@ def _read_run(session: VDISession, template: VDITemplate | None) -> SeenRun:
         gpus=size.gpus if size else None,
         cpu=size.cpu if size else None,
         memory_gib=size.memory_gib if size else None,
-        idle=idle is not None and idle.status == "True",
-        last_activity=_time(status.last_activity_time),
         expires=_time(status.expires_at),
         renderer=graphics.renderer[:32] if graphics else None,
         encoder=graphics.encoder[:32] if graphics else None,

@@ -115,10 +115,10 @@ class Share:
     """Of the largest; 0: no bar."""
 
 
-def shares(amounts: Sequence[tuple[str, float]], most: int = 10, words: Callable[[float], str] = _hours) -> list[Share]:
+def shares(amounts: Sequence[tuple[str, float]], most: int = 10) -> list[Share]:
     """The largest, and the others in one line: their sum is not to be compared with single ones, and has no bar."""
     ordered = sorted(((name, value) for name, value in amounts if value > 0), key=lambda pair: (-pair[1], pair[0]))
-    found = [Share(name, words(value), round(100 * value / ordered[0][1], 1)) for name, value in ordered[:most]]
+    found = [Share(name, _hours(value), round(100 * value / ordered[0][1], 1)) for name, value in ordered[:most]]
     if others := ordered[most:]:
-        found.append(Share(count(len(others), "other"), words(sum(value for _, value in others)), 0.0))
+        found.append(Share(count(len(others), "other"), _hours(sum(value for _, value in others)), 0.0))
     return found

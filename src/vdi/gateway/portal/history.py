@@ -13,7 +13,7 @@ from starlette.routing import Route
 from vdi.gateway.current_use import Amount, Use, use_of
 from vdi.gateway.history.component import Past
 from vdi.gateway.history.export import Form, What, export_usage
-from vdi.gateway.history.usage import By, Month, Usage, UsageReport
+from vdi.gateway.history.usage import By, Month, UsageReport
 from vdi.gateway.portal.charts import Share, shares
 from vdi.gateway.portal.pages import Choice, PortalPages
 from vdi.gateway.portal.timeline import end_words, hours, seconds
@@ -25,10 +25,7 @@ from vdi.session.times import format_time, parse_time
 SIZE = 50
 MONTHS = 12
 """How many months back the report offers."""
-_ROWS = (By.USER, By.TEMPLATE, By.GROUP)
-_MY_ROWS = (By.USER, By.TEMPLATE)
-_HEADINGS = {By.USER: "User", By.TEMPLATE: "Template", By.GROUP: "Group"}
-NAMELESS = {By.USER: "no user", By.TEMPLATE: "homes of all templates", By.GROUP: "no group known"}
+_HEADINGS = {By.USER: "User", By.TEMPLATE: "Template"}
 _FILES = "Available: sessions, runs and usage, each as .csv and .jsonl."
 _DOWN = "The history cannot be read right now. Try again in a minute."
 
@@ -138,18 +135,13 @@ def _amounts(use: Use | None) -> list[tuple[str, Amount]]:
     ]
 
 
-def _by(request: Request, everyone: bool, rows: Sequence[By] = _ROWS) -> By:
+def _by(request: Request) -> By:
     """By what the rows are; without a word by user, which of one's own is one row."""
-    text, allowed = request.query_params.get("by", ""), rows if everyone else _MY_ROWS
-    if text and text not in allowed:
-        raise HTTPException(400, f"by: {text[:60]!r} is not a choice; allowed: {', '.join(allowed)}.")
-    return By(text) if text else By.USER
-
-
-def _rows(report: UsageReport | None, by: By) -> Sequence[Usage]:
-    if report is None:
-        return ()
-    return {By.USER: report.users, By.TEMPLATE: report.templates, By.GROUP: report.groups}.get(by, ())
+    text = request.query_params.get("by", "")
+    try:
+        return By(text or By.USER)
+    except ValueError:
+        raise HTTPException(400, f"by: {text[:60]!r} is not a choice; allowed: {', '.join(By)}.") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,24 +152,18 @@ class _Chart:
 
 
 def _charts(report: UsageReport | None, by: By, *, everyone: bool) -> list[_Chart]:
-    """Hours, and what they cost. By user two stand side by side: of what users there are, and of what templates."""
+    """Hours. By user two stand side by side: of what users there are, and of what templates."""
     if report is None:
         return []
     shown = ([By.USER] if everyone else []) + [By.TEMPLATE] if by is By.USER else [by]
-    charts = []
-    for kind in shown:
-        what, rows = _HEADINGS[kind].lower(), _rows(report, kind)
-        hours = shares([(_name(usage, kind), usage.hours) for usage in rows])
-        charts.append(_Chart(f"Hours by {what}", f"by-{kind}", hours))
-        if report.currency:
-            costs = [(_name(usage, kind), usage.cost or 0.0) for usage in rows]
-            found = shares(costs, words=lambda cost: f"{cost:,.2f} {report.currency}")
-            charts.append(_Chart(f"Cost by {what}", f"cost-by-{kind}", found))
-    return charts
-
-
-def _name(usage: Usage, by: By) -> str:
-    return usage.name or NAMELESS[by]
+    return [
+        _Chart(
+            f"Hours by {_HEADINGS[kind].lower()}",
+            f"by-{kind}",
+            shares([(usage.name, usage.hours) for usage in report.rows(kind)]),
+        )
+        for kind in shown
+    ]
 
 
 def _months(now: datetime) -> list[Choice]:
@@ -242,7 +228,7 @@ class HistoryPages(PortalPages):
             report = await self._portal.history.usage(month, self._portal.context.clock(), email)
         except DatabaseUnavailableError:
             report = None
-        by = _by(request, everyone)
+        by = _by(request)
         if text not in {choice.value for choice in months}:
             months.append(Choice(text, text))
         return await self._page(
@@ -254,12 +240,11 @@ class HistoryPages(PortalPages):
             months=months,
             report=report,
             by=by,
-            choices=[Choice(name, _HEADINGS[name].lower()) for name in (_ROWS if everyone else _MY_ROWS)],
+            choices=[Choice(name, heading.lower()) for name, heading in _HEADINGS.items()],
             heading=_HEADINGS[by],
-            rows=_rows(report, by),
+            rows=report.rows(by) if report else (),
             charts=_charts(report, by, everyone=everyone),
             everyone=everyone,
-            nameless=NAMELESS,
             limited=[(label, amount) for label, amount in _amounts(use) if amount.limit is not None],
             seconds=seconds,
         )
@@ -267,9 +252,9 @@ class HistoryPages(PortalPages):
     async def export_month(self, request: Request) -> Response:
         """A month's usage as a file: `/history/usage.csv`, `/history/usage.jsonl`."""
         user = await self._portal.guard.require(request)
-        email, everyone = _whose(request, user)
+        email, _ = _whose(request, user)
         form, month = _form(request), _month(request, self._portal.context.clock())
-        by = _by(request, everyone, (*_ROWS, By.POOL))
+        by = _by(request)
         try:
             report = await self._portal.history.usage(month, self._portal.context.clock(), email)
         except DatabaseUnavailableError as error:

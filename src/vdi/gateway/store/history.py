@@ -79,10 +79,6 @@ class RunRow:
     memory_gib: float | None = None
     expires: datetime | None = None
     """When it ends at the latest."""
-    idle_since: datetime | None = None
-    """The last input, while its desktop is idle; None: it is not, or it is not asked."""
-    idle_seconds: float | None = None
-    """How long it was idle in periods that are over; None: in none."""
     queue_seconds: float | None = None
     """How long it stood in the queue before; None: it did not, or it was not seen."""
     startup_seconds: float | None = None
@@ -135,8 +131,6 @@ runs = Table(
     Column("cpu", Float),
     Column("memory_gib", Float),
     Column("expires", Instant),
-    Column("idle_since", Instant),
-    Column("idle_seconds", Float),
     Column("queue_seconds", Float),
     Column("startup_seconds", Float),
     Column("ended", Instant),

@@ -4,7 +4,7 @@ A secret is never stored, only its SHA-256: they are random, so nothing slower i
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,7 +25,6 @@ from sqlalchemy import (
 )
 
 from vdi.gateway.store.base import Database, Instant, batches, metadata
-from vdi.gateway.store.usage import keep_groups
 
 logins = Table(
     "logins",
@@ -110,11 +109,9 @@ class LoginStore:
         self._database = database
 
     async def add_login(self, login: Login, secret_hash: str) -> None:
-        """A new login. The usage report has its groups for this month."""
-        month = login.created.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        """A new login."""
         async with self._database.begin() as connection:
             await connection.execute(logins.insert().values(_values(login, secret_hash)))
-            await keep_groups(self._database, connection, month, login.user, login.groups)
 
     async def add_token(self, token: ApiToken, secret_hash: str, most: int) -> bool:
         """A new API token; False when its user has `most` that hold."""

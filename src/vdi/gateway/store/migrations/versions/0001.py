@@ -127,8 +127,6 @@ def upgrade() -> None:
         sa.Column("cpu", sa.Float(), nullable=True),
         sa.Column("memory_gib", sa.Float(), nullable=True),
         sa.Column("expires", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("idle_since", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("idle_seconds", sa.Float(), nullable=True),
         sa.Column("queue_seconds", sa.Float(), nullable=True),
         sa.Column("startup_seconds", sa.Float(), nullable=True),
         sa.Column("ended", sa.DateTime(timezone=True), nullable=True),
@@ -141,30 +139,3 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_history_runs_ended"), "history_runs", ["ended"], unique=False)
     op.create_index(op.f("ix_history_runs_start"), "history_runs", ["start"], unique=False)
-    op.create_table(
-        "history_pool_places",
-        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("pool", sa.String(length=253), nullable=False),
-        sa.Column("template", sa.String(length=253), nullable=False),
-        sa.Column("places", sa.Integer(), nullable=False),
-        sa.Column("gpus", sa.Integer(), nullable=False),
-        sa.Column("cpu", sa.Float(), nullable=False),
-        sa.Column("memory_gib", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("at", "pool", name=op.f("pk_history_pool_places")),
-    )
-    op.create_table(
-        "history_home_days",
-        sa.Column("day", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("uid", sa.String(length=64), nullable=False),
-        sa.Column("owner", sa.String(length=254), nullable=False),
-        sa.Column("template", sa.String(length=253), nullable=False),
-        sa.Column("gib", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("day", "uid", name=op.f("pk_history_home_days")),
-    )
-    op.create_table(
-        "history_user_groups",
-        sa.Column("month", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("owner", sa.String(length=254), nullable=False),
-        sa.Column("groups", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("month", "owner", name=op.f("pk_history_user_groups")),
-    )
