@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vdi.cli.terminal import style
-from vdi.findings.render import Report, as_data, as_junit, as_sarif, as_text
+from vdi.findings.render import Report, as_data, as_junit, as_text
 
 
 class FindingsOutput(StrEnum):
@@ -16,7 +16,6 @@ class FindingsOutput(StrEnum):
     TEXT = "text"
     JSON = "json"
     JUNIT = "junit"
-    SARIF = "sarif"
 
     @classmethod
     def _missing_(cls, value: object) -> "FindingsOutput | None":
@@ -45,8 +44,6 @@ def print_report(report: Report, output: FindingsOutput) -> None:
             typer.echo(json.dumps(as_data(report), indent=2, ensure_ascii=False))
         case FindingsOutput.JUNIT:
             typer.echo(as_junit(report))
-        case FindingsOutput.SARIF:
-            typer.echo(as_sarif(report))
         case FindingsOutput.TEXT:
             for line in as_text(report):
                 typer.echo(paint(line))

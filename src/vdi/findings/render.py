@@ -1,11 +1,10 @@
-"""Findings as text for people, JSON for programs, JUnit for CI, and SARIF for code hosts. Pure."""
+"""Findings as text for people, JSON for programs, and JUnit for CI. Pure."""
 
-import json
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from vdi.findings.model import Finding, Severity, fails, roots, worst
@@ -16,19 +15,6 @@ _ALIKE = 3
 _WIDTH = 100
 _EVIDENCE = 160
 """Characters of a line of evidence that are read at night."""
-_SARIF_LEVELS = {
-    Severity.ERROR: "error",
-    Severity.UNKNOWN: "warning",
-    Severity.WARNING: "warning",
-    Severity.OK: "none",
-}
-
-
-class Rule(NamedTuple):
-    """What a code means, for SARIF."""
-
-    meaning: str
-    help: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +32,6 @@ class Report:
     """What else programs may want to know about the run, for JSON."""
     notes: Sequence[str] = ()
     """Paragraphs for people, after the findings."""
-    rules: Mapping[str, Rule] = field(default_factory=dict)
-    """By code."""
     timestamp: str = ""
     verbose: bool = True
     """Whether evidence is printed in full; else each line of it is cut."""
@@ -189,32 +173,3 @@ def _case(finding: Finding, classname: str, report: Report) -> str:
     elif not finding.is_ok:
         inner = f"<system-out>{escape(finding.text)}\n{body}</system-out>"
     return f'  <testcase classname="{classname}" name={quoteattr(finding.key.strip())}>{inner}</testcase>\n'
-
-
-def as_sarif(report: Report) -> str:
-    """SARIF 2.1.0; objects of the cluster are its logical locations."""
-    run = {
-        "tool": {"driver": {"name": report.tool, "rules": list(_rules(report))}},
-        "results": [_result(finding) for finding in report.findings],
-    }
-    document = {"$schema": "https://json.schemastore.org/sarif-2.1.0.json", "version": "2.1.0", "runs": [run]}
-    return json.dumps(document, indent=2)
-
-
-def _rules(report: Report) -> Iterator[dict[str, Any]]:
-    for code in sorted({finding.code for finding in report.findings}):
-        rule = report.rules.get(code)
-        texts = {"shortDescription": {"text": rule.meaning}, "help": {"text": rule.help}} if rule else {}
-        yield {"id": code, **texts}
-
-
-def _result(finding: Finding) -> dict[str, Any]:
-    remedy = f" Remedy: {finding.remedy.text}" if finding.remedy else ""
-    return {
-        "ruleId": finding.code,
-        "kind": "pass" if finding.is_ok else "fail",
-        "level": _SARIF_LEVELS[finding.severity],
-        "message": {"text": f"{finding.text or finding.code}{remedy}"},
-        "locations": [{"logicalLocations": [{"fullyQualifiedName": finding.object or finding.code}]}],
-        "properties": {"evidence": list(finding.evidence), "causedBy": finding.caused_by},
-    }

@@ -7,7 +7,7 @@ import pytest
 
 from vdi.findings.exit_codes import ExitCode
 from vdi.findings.model import Finding, Remedy, Severity, errors, exit_code, roots, worst
-from vdi.findings.render import Report, Rule, as_data, as_junit, as_sarif, as_text
+from vdi.findings.render import Report, as_data, as_junit, as_text
 
 COMMAND = "kubectl --namespace kasm rollout restart deployment/one-that-is-longer deployment/than-a-line-may-be"
 CAUSE = Finding(
@@ -133,19 +133,6 @@ def test_junit_for_ci() -> None:
     assert (failure.attrib["type"], failure.attrib["message"]) == ("error", "No replica is ready.")
     assert f"remedy: Restart it: {COMMAND}; kubectl get pods" in (failure.text or "")
     assert "This is <the minimum>. 4 GiB (expected: 8 GB)" in (cases[2][0].text or "")
-
-
-def test_sarif_for_code_hosts() -> None:
-    report = Report(tool="vdi doctor", findings=ALL, rules={"operator_down": Rule("It is down.", "Bring it back.")})
-    (run,) = json.loads(as_sarif(report))["runs"]
-    rules = {rule["id"]: rule for rule in run["tool"]["driver"]["rules"]}
-    assert set(rules) == {finding.code for finding in ALL}
-    assert rules["operator_down"]["shortDescription"] == {"text": "It is down."}
-    results = run["results"]
-    assert [result["level"] for result in results] == ["error", "error", "warning", "warning", "none"]
-    assert [result["kind"] for result in results] == ["fail", "fail", "fail", "fail", "pass"]
-    assert all(result["message"]["text"] for result in results)
-    assert results[0]["locations"][0]["logicalLocations"] == [{"fullyQualifiedName": CAUSE.object}]
 
 
 @pytest.mark.parametrize(

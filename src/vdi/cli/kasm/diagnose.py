@@ -18,7 +18,6 @@ from vdi.diagnosis.snapshot import Scope, Snapshot
 from vdi.doctor.checks.infrastructure import nodes_unwell
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.collect.collector import collect
-from vdi.doctor.report.summary import RULES
 from vdi.findings.model import Finding, Severity, exit_code
 from vdi.findings.render import Report, count_findings
 from vdi.kasm.diagnosis.chains import all_links, kasm_chains
@@ -82,7 +81,6 @@ def diagnose(
         warnings_fail=True,
         context=_context(snapshot, places, starting),
         notes=[f"starting {finding.object}\n  {finding.message}" for finding in starting],
-        rules=RULES,
         timestamp=snapshot.taken_at,
     )
     print_report(report, output)

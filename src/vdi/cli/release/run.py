@@ -92,7 +92,7 @@ def change_release(
 ) -> None:
     """Signatures with `key`, preflight, plan or difference, question, helm. Raises CliError."""
     output = FindingsOutput(at.output)
-    if output in (FindingsOutput.JUNIT, FindingsOutput.SARIF) and not dry_run:
+    if output is FindingsOutput.JUNIT and not dry_run:
         raise CliError(f"-o {output} is for --dry-run: it prints the checks alone", USAGE)
     with failures_in_words():
         found = find_chart(chart)

@@ -2,11 +2,8 @@
 
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.run import CHECKS
-from vdi.doctor.codes import CODES
 from vdi.findings.model import Finding
-from vdi.findings.render import Report, Rule, count_findings
-
-RULES = {code.code: Rule(code.means, code.remedy) for code in CODES.values()}
+from vdi.findings.render import Report, count_findings
 
 
 def make_report(findings: list[Finding], snapshot: Snapshot, *, verbose: bool = False) -> Report:
@@ -22,7 +19,6 @@ def make_report(findings: list[Finding], snapshot: Snapshot, *, verbose: bool = 
             "namespace": snapshot.scope.namespace,
             "session": snapshot.scope.session,
         },
-        rules=RULES,
         timestamp=snapshot.taken_at,
     )
 
