@@ -9,7 +9,6 @@ import heapq
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -28,9 +27,6 @@ class Result:
     """What a reconcile wants next: nothing, or to be called again after `requeue_after` seconds, if not before."""
 
     requeue_after: float | None = None
-    self_observed: bool = False
-    """It has taken its own writes into account: they are no reason to call it again. What others change is one, and
-    the answer to a write may tell of that first: whoever says this must have looked at the answers."""
 
 
 class TerminalError(Exception):
@@ -201,20 +197,6 @@ class WorkQueue(Generic[Key]):
             self._wake_one()
 
 
-@dataclass(slots=True)
-class _Attempt:
-    """One reconcile, and whether it has itself called for another one of its key."""
-
-    controller: object
-    key: Hashable
-    under_way: bool = True
-    made_news: bool = False
-
-
-_attempt: ContextVar[_Attempt | None] = ContextVar("attempt", default=None)
-"""The reconcile that the present task is part of."""
-
-
 Reconcile = Callable[[Key], Awaitable[Result]]
 
 
@@ -241,11 +223,7 @@ class Controller(Generic[Key]):
 
     def enqueue(self, key: Key, *, urgent: bool = False) -> None:
         """This key needs work."""
-        attempt = _attempt.get()
-        if attempt is not None and attempt.under_way and attempt.controller is self and attempt.key == key:
-            attempt.made_news = True
-        else:
-            self.queue.add(key, urgent=urgent)
+        self.queue.add(key, urgent=urgent)
 
     def enqueue_within(self, key: Key, seconds: float) -> None:
         """This key needs a look by then: one that it gets before, for whatever reason, will do."""
@@ -282,12 +260,8 @@ class Controller(Generic[Key]):
 
     async def _attempt(self, reconcile: Reconcile[Key], key: Key) -> str:
         """Reconcile once; gives the outcome."""
-        attempt = _Attempt(self, key)
-        before = _attempt.set(attempt)
-        self_observed = False
         try:
             result = await reconcile(key)
-            self_observed = result.self_observed
         except TerminalError as error:
             log.error("%s %s: given up until something changes: %s", self.name, key, error)
             self.queue.forget(key)
@@ -296,11 +270,6 @@ class Controller(Generic[Key]):
             asked = error.retry_after if isinstance(error, ApiError) else None
             self._say(key, error, self.queue.retry(key, asked or 0.0))
             return "retry"
-        finally:
-            _attempt.reset(before)
-            attempt.under_way = False
-            if attempt.made_news and not self_observed:
-                self.queue.add(key)
         self.queue.forget(key)
         if result.requeue_after is None:
             return "done"

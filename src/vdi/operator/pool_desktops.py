@@ -22,9 +22,8 @@ from vdi.session.pool import FITS, PoolPlan
 
 T = TypeVar("T")
 
-AT_ONCE, AT_ONCE_BESIDE_PEOPLE = 8, 2
-"""Desktops that one pool starts at a time: people's own sessions need the API server and the registry too, and more so
-while they claim desktops."""
+AT_ONCE = 8
+"""Desktops that one pool starts at a time: people's own sessions need the API server and the registry too."""
 GRACE_SECONDS = 1
 """An unused desktop has nothing to save, and a session may wait for its GPU."""
 
@@ -106,7 +105,7 @@ class PoolDesktops:
         """Start what is missing, as far as there is room; why not all, if so."""
         blocked: Blocked | None = None
         names: list[str] = []
-        most = min(step.make, AT_ONCE_BESIDE_PEOPLE if self._pools.is_busy else AT_ONCE)
+        most = min(step.make, AT_ONCE)
         while blocked is None and len(names) < most:
             name = pool_pod_name(pool.name, self._new_token())
             blocked = self._queue.request_for_pool(name, desktop)

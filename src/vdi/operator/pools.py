@@ -43,9 +43,6 @@ BY_POOLED_TEMPLATE = "pooled-template"
 """Index of pools, by the template that they keep ready."""
 NOT_FROM_POOL = "NotFromPool"
 """Reason of the Event for a session that a pool of its template cannot serve."""
-CALM = 1.5
-"""Seconds after the last claim for which users count as claiming: by then the page of the last of them has its
-picture, which the start of the pool's next desktop, on the same CPUs, would hold up."""
 _TRIES = 3
 _LOOKED_AT = 50
 """Sessions in the queue that are looked at for one that a desktop fits: of thousands, many are alike."""
@@ -84,8 +81,6 @@ class Pools:
         self._reserved: set[str] = set()
         self._keys: dict[str, Credentials] = {}
         self._informed: set[str] = set()
-        self.busy_until = float("-inf")
-        """Until when, on the monotonic clock, people are taken to be claiming desktops."""
         caches.pods.add_index(_WAITING, lambda pod: _pool_names(pod) if is_waiting(pod) else ())
         caches.pods.add_index(_TAKEN, lambda pod: () if is_waiting(pod) else _pool_names(pod))
         caches.pools.add_index(BY_POOLED_TEMPLATE, lambda pool: [pool.spec.template])
@@ -132,11 +127,6 @@ class Pools:
             return None
         keys = {name: base64.b64decode(value).decode() for name, value in secret.data.items()}
         return Credentials(keys.get(PASSWORD_KEY, ""), keys.get(AGENT_TOKEN_KEY, ""))
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether people are claiming desktops right now."""
-        return self._clock.monotonic() < self.busy_until
 
     def node_of(self, name: str) -> Node | None:
         """The node of that name."""
@@ -246,7 +236,6 @@ class Pools:
         reading = asyncio.create_task(self._read(pod))
         try:
             taken = await self._patch(pod, session, desktop)
-            self.busy_until = self._clock.monotonic() + CALM
             with suppress(KubeError):  # then `credentials` tries again
                 if keys := await reading:
                     self._keys[taken.metadata.uid] = keys

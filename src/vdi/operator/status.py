@@ -1,4 +1,10 @@
-"""Writes a session's status when it says something new, and not more often than a person can read."""
+"""Writes a session's status when it says something new, and not more often than a person can read.
+
+The beginning of a start is held back for 1.5 s: a start that is quicker writes one status, that it runs, instead of
+two, and the budget of seven writes (docs/design/architecture.md) depends on it. In a crowd it is held back for longer,
+by the number that start before it (20 starts per second), up to 15 s: their notes would delay the starts that they tell
+of.
+"""
 
 from typing import Any, TypeVar, cast
 
@@ -16,11 +22,8 @@ T = TypeVar("T")
 
 PROGRESS_PAUSE = 3.0
 """Seconds between two notes on progress."""
-START_PAUSE = 1.5
-"""Seconds that the beginning of a start may go unsaid: one that is quicker writes a single status, that it runs."""
-START_PAUSE_EACH, LONGEST_START_PAUSE = 0.05, 15.0
-"""In a crowd it goes unsaid for longer, by the number that start before it: their notes would delay the starts they
-tell of. This is for 20 starts per second."""
+START_PAUSE, START_PAUSE_EACH, LONGEST_START_PAUSE = 1.5, 0.05, 15.0
+"""Seconds for which the beginning of a start may go unsaid."""
 
 
 class StatusWriter:

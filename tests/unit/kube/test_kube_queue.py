@@ -222,8 +222,7 @@ async def test_the_four_outcomes_are_counted_and_reported() -> None:
         assert controller.outcomes["terminal"] == controller.outcomes["done"] == 1
 
 
-@pytest.mark.parametrize(("self_observed", "times"), [(False, 2), (True, 1)])
-async def test_who_has_seen_his_own_writes_is_not_called_for_them(self_observed: bool, times: int) -> None:
+async def test_what_a_reconcile_has_written_calls_for_one_more_of_it() -> None:
     called = 0
 
     async def reconcile(key: str) -> Result:
@@ -231,7 +230,7 @@ async def test_who_has_seen_his_own_writes_is_not_called_for_them(self_observed:
         called += 1
         if called == 1:
             await asyncio.gather(*(tell(key) for _ in range(3)))
-        return Result(self_observed=self_observed)
+        return Result()
 
     async def tell(key: str) -> None:
         controller.enqueue(key)
@@ -240,7 +239,7 @@ async def test_who_has_seen_his_own_writes_is_not_called_for_them(self_observed:
     async with at_work(controller, reconcile):
         controller.enqueue("a")
         await settle()
-    assert called == times
+    assert called == 2
 
 
 async def test_what_others_tell_meanwhile_is_never_missed() -> None:
@@ -258,7 +257,7 @@ async def test_what_others_tell_meanwhile_is_never_missed() -> None:
             lingering.append(asyncio.create_task(tell_late("a")))  # of this reconcile, and beyond its end
             controller.enqueue("b")
             await end.wait()
-        return Result(self_observed=True)
+        return Result()
 
     controller: Controller[str] = Controller("test", clock=FakeClock())
     async with at_work(controller, reconcile):
@@ -284,7 +283,7 @@ async def test_a_failure_loses_no_call_of_its_own() -> None:
         if called == 1:
             controller.enqueue(key)
             raise Conflict(409, "Conflict", "changed")
-        return Result(self_observed=True)
+        return Result()
 
     controller: Controller[str] = Controller("test", clock=FakeClock())
     async with at_work(controller, reconcile):

@@ -46,9 +46,6 @@ REFUSED_AGAIN = 30.0
 """Seconds until a refused pod is tried again: nothing tells us when a quota or a label of the namespace changes."""
 STATUS_PAUSE = 1.0
 """Seconds between two notes on progress in one pool's status."""
-LONGEST_CALM = 3.0
-"""Seconds for which a pool puts off to fill up at most, while people claim: they need the API server, and who comes
-later finds what is left."""
 GATHERED = 0.1
 """Seconds in which changes of a pool's desktops become one piece of work."""
 
@@ -56,7 +53,7 @@ GATHERED = 0.1
 class PoolController:
     """What is done for one pool at a time; its key is the pool's name.
 
-    `_pauses`, `_written` and `_short_since` hold, by uid, what is remembered of a pool beside the objects. They live as
+    `_pauses` and `_written` hold, by uid, what is remembered of a pool beside the objects. They live as
     long as it does; after a restart a failing pool tries once more at once.
     """
 
@@ -82,7 +79,6 @@ class PoolController:
         self._clock = cluster.clock
         self._pauses: dict[str, tuple[str, Backoff]] = {}
         self._written: dict[str, float] = {}
-        self._short_since: dict[str, float] = {}
         self._listen(enqueue, enqueue_session)
 
     async def reconcile(self, name: str) -> Result:
@@ -127,10 +123,9 @@ class PoolController:
         pause = self._pause(pool, fits or "", step)
         await self._desktops.remove([*step.remove, *(fault.pod for fault in step.faults)])
         blocked = None
-        calm = self._calm(pool, step)
         if isinstance(desktop, Desktop):
             await self._desktops.complete(identity, (*step.ready, *step.starting))
-            if not pause.left(now) and calm is None:
+            if not pause.left(now):
                 blocked = await self._desktops.make(identity, desktop, fits or "", step)
         step = self._plan(pool, fits)
         obstacles = Obstacles(desktop if isinstance(desktop, Blocked) else None, blocked, pause, self._slow(step))
@@ -142,21 +137,12 @@ class PoolController:
             for left in (step.look_again, pause.left(now), change - now if change else None)
             if left is not None
         ]
-        return Result(min([*due, *(one for one in (note_due, room_again, calm) if one is not None)], default=None))
+        return Result(min([*due, *(one for one in (note_due, room_again) if one is not None)], default=None))
 
     def claimed(self, pool: VDIPool) -> int:
         """How many sessions have a desktop from this pool."""
         pods = self._pools.taken_from(pool.metadata.name)
         return sum(1 for pod in pods if not pod.metadata.deletion_timestamp)
-
-    def _calm(self, pool: VDIPool, step: PoolPlan) -> float | None:
-        """Seconds for which filling up is put off, since people are claiming desktops right now."""
-        uid, now = pool.metadata.uid, self._clock.monotonic()
-        if not step.make:
-            self._short_since.pop(uid, None)
-            return None
-        until = min(self._pools.busy_until, self._short_since.setdefault(uid, now) + LONGEST_CALM)
-        return until - now if until > now else None
 
     def _pause(self, pool: VDIPool, fits: str, step: PoolPlan) -> Backoff:
         """The pause after failures: longer with each, forgotten with another desktop or when the pool is full."""
@@ -207,7 +193,6 @@ class PoolController:
             if old and (new is None or new.metadata.uid != old.metadata.uid):
                 self._pauses.pop(old.metadata.uid, None)
                 self._written.pop(old.metadata.uid, None)
-                self._short_since.pop(old.metadata.uid, None)
             if current := new or old:
                 enqueue(current.metadata.name, 0.0)
 

@@ -7,8 +7,6 @@ guard -> deleting? finalize -> finalizer -> observe -> host -> run over? end it 
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-import msgspec
-
 from vdi.api.session import VDISession
 from vdi.kube.errors import NotFound, Replaced
 from vdi.kube.meta import key_of
@@ -128,14 +126,14 @@ class SessionController:
 
     async def _reconcile_active(self, observed: Observed, now: datetime) -> Result:
         """Build what is missing, or wait; tell how it stands."""
-        session, before = observed.session, observed
+        session = observed.session
         observed, decision = await self._request_capacity(observed, decide(observed, self._settings, now))
         free_from = evictable_at(observed, self._settings)
         built = await self._builder.build(observed, decision, evictable=free_from is not None and now >= free_from)
         if built.observed.pod is None and built.refused:
             self._queue.withdraw(session.metadata.uid)
         if _is_just_made(observed, built, now) and (note_due := self._statuses.hold(session)) is not None:
-            return Result(requeue_after=note_due, self_observed=True)
+            return Result(requeue_after=note_due)
         alerts = find_alerts(built.observed, self._settings, now)
         status = derive(built.observed, built.blocked, self._settings, now, alerts)
         written, note_due = await self._statuses.write(session, status)
@@ -148,18 +146,9 @@ class SessionController:
         observed = replace(built.observed, session=written) if written is not session else built.observed
         refused = built.refused or (observed.host_blocked and observed.host_blocked.reason != Reason.HOST_TAKEN)
         due = [note_due, REFUSED_AGAIN if refused else None]
-        # A warning that has just been written may mean more at once.
-        return self._requeue(
-            observed, due, now, self_observed=not alerts and not _shows_foreign_changes(before, observed, now)
-        )
-
-    def _requeue(self, observed: Observed, due: list[float | None], now: datetime, *, self_observed: bool) -> Result:
-        """When to look again: the soonest of all that is due."""
         look = next_requeue(observed, self._settings, now)
         due.append((look - now).total_seconds() if look else None)
-        return Result(
-            requeue_after=min((one for one in due if one is not None), default=None), self_observed=self_observed
-        )
+        return Result(requeue_after=min((one for one in due if one is not None), default=None))
 
     async def _request_capacity(self, observed: Observed, decision: Decision) -> tuple[Observed, Decision]:
         """A desktop that is ready already, else room for a new one; Blocked when there is neither."""
@@ -278,24 +267,3 @@ def _is_just_made(observed: Observed, built: Built, now: datetime) -> bool:
     in_order = not (built.blocked or built.failure or observed.terminating or observed.extra_pods)
     is_made = observed.pod is None and built.observed.pod is not None
     return in_order and is_made and find_removal(built.observed, now) is None
-
-
-def _shows_foreign_changes(before: Observed, after: Observed, now: datetime) -> bool:
-    """Whether the answers to our own writes show what somebody else has done meanwhile, or leave something to do.
-
-    The caches have it with the answer, so the later event of it is no change to them and enqueues nothing: a session
-    that was deleted while its status was being written stayed until something else happened to it.
-    """
-    known, written = before.session, after.session
-    ours = msgspec.structs.replace(written.metadata, resource_version=known.metadata.resource_version)
-    if (ours, written.spec) != (known.metadata, known.spec):
-        return True
-    if (
-        after.extra_pods or after.terminating or (after.pod and after.pod.terminating)
-    ):  # a pod that was swept is one no longer
-        return True
-    if before.secret is not None and after.secret is not before.secret:  # its replacement comes before the pod
-        return True
-    if before.home is not None and after.home is not before.home:  # it was made ahead, and is taken before the pod
-        return True
-    return (before.pod is not None and after.pod is not before.pod) or find_removal(after, now) is not None
