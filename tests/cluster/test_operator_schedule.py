@@ -204,7 +204,8 @@ async def following(stage: Stage, expected: str) -> Object:
     ("fields", "words"),
     [
         ({"start": "8:30"}, "'8:30' is not a time of day from 00:00 to 23:59, such as 08:30"),
-        ({"start": "08:30", "end": "08:30"}, "end is '08:30', which is the start"),
+        ({"start": "08:30", "end": "08:30"}, "'08:30' is start, or in the 5 minutes before it"),
+        ({"start": "00:02", "end": "23:58"}, "'23:58' is start, or in the 5 minutes before it"),
         ({"start": "08:30", "days": []}, "should have at least 1 items"),
         ({"start": "08:30", "days": ["MON", "MON"]}, "Duplicate value"),
         ({"start": "08:30", "days": ["Monday"]}, "supported values"),

@@ -196,9 +196,13 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
             "Times at which a suspended desktop is resumed, and suspended again. At the end of a run, a session with a "
             "schedule is always suspended, and never deleted.",
             Rule(
-                "!has(self.end) || self.end != self.start",
-                "end must differ from start",
-                '"end is \'" + self.end + "\', which is the start"',
+                # Silent where one of them is no time of day: the field's own rule says that.
+                "!has(self.end) || ![self.start, self.end].all(time, "
+                "time.matches('^[0-9][0-9]:[0-9][0-9]$')) || (int(self.start.substring(0, 2)) * 60 + "
+                "int(self.start.substring(3, 5)) - int(self.end.substring(0, 2)) * 60 - "
+                "int(self.end.substring(3, 5)) + 1440) % 1440 > 5",
+                "end must not be start, nor in the 5 minutes before it, in which the desktop is resumed",
+                '"\'" + self.end + "\' is start, or in the 5 minutes before it, in which the desktop is resumed"',
                 ".end",
             ),
         ),

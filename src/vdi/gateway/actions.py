@@ -34,7 +34,7 @@ from vdi.session.image import refuse_view_only
 from vdi.session.lifetime import is_capped, run_length
 from vdi.session.observed import RESTARTED_AT
 from vdi.session.request import SessionRequest
-from vdi.session.schedule import describe_schedule, is_time_zone
+from vdi.session.schedule import describe_schedule, find_session_problem
 from vdi.session.times import format_time, parse_time
 from vdi.session.units import ALLOWED_DURATIONS, format_duration, parse_duration
 from vdi.session.volumes import GROUPS, groups_annotation
@@ -45,6 +45,8 @@ _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 """What may be put into a path: names such as `..` would lead to another resource."""
 _TRIES = 20
 """How often an edit of a list starts again because another writer, mostly the operator, was faster."""
+_SHOWN = 100
+"""Characters of a refused value that are shown."""
 _PAUSE = 0.01
 """Seconds that the pause before another try grows with each."""
 
@@ -86,16 +88,15 @@ class Actions:
 
     async def schedule(self, user: User, name: str, schedule: SessionSchedule | None) -> VDISession:
         """Set when the operator resumes and suspends the desktop by itself; None: only people do."""
+        if schedule and (problem := find_session_problem(schedule)):
+            field, value, allowed = problem[0], problem[1][:_SHOWN], problem[2]
+            words = f"{field}: {value!r} is not allowed; allowed: {allowed}."
+            raise ActionDenied("Invalid", words, FieldProblem(field, allowed, value))
         detail = {"schedule": describe_schedule(schedule) if schedule else "none"}
         async with self._authorized(user, Action.SCHEDULE, name, detail) as session:
             change = {"spec": {"schedule": msgspec.to_builtins(schedule)}}
             if schedule is None or (user.admin and not same_user(user.email, session.spec.user)):
                 return await self._patch(session, change)
-            if not is_time_zone(zone := schedule.time_zone):
-                words = f"timeZone: {zone!r} is not a known time zone; allowed: one such as Europe/Berlin."
-                raise ActionDenied(
-                    "Invalid", words, FieldProblem("timeZone", "a time zone such as Europe/Berlin", zone)
-                )
             async with self._quota.for_schedule(user, session):
                 return await self._patch(session, change)
 

@@ -8,7 +8,7 @@ import msgspec
 from vdi.api.constraints import doc
 from vdi.api.session import VDISession
 from vdi.gateway.cluster_cache import ClusterCache
-from vdi.gateway.limits import Limit, gpus_of, home_bytes
+from vdi.gateway.limits import Limit, counts, gpus_of, home_bytes
 from vdi.gateway.users import same_user
 
 _GIB = 1 << 30
@@ -24,7 +24,7 @@ class Amount(msgspec.Struct):
 class Use(msgspec.Struct, rename="camel"):
     """What one person has."""
 
-    sessions: Annotated[Amount, doc("Running desktops; suspended ones do not count.")]
+    sessions: Annotated[Amount, doc("Running desktops, and suspended ones with a schedule.")]
     gpus: Annotated[Amount, doc("GPUs (or shares of one) in use.")]
     hours_per_month: Annotated[Amount, doc("Hours that desktops have run in this calendar month (UTC).")]
     gpu_hours_per_month: Annotated[Amount, doc("GPU hours (hours times GPUs) in this calendar month (UTC).")]
@@ -47,9 +47,5 @@ def use_of(cluster: ClusterCache, limit: Limit, user: str, hours: float, gpu_hou
 
 
 def running_of(sessions: Iterable[VDISession], user: str) -> list[VDISession]:
-    """The sessions of a user that count: neither suspended nor ending."""
-    return [
-        session
-        for session in sessions
-        if same_user(session.spec.user, user) and not session.spec.suspended and not session.metadata.deletion_timestamp
-    ]
+    """The sessions of a user that count in the limits."""
+    return [session for session in sessions if same_user(session.spec.user, user) and counts(session)]

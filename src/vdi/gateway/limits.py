@@ -129,6 +129,15 @@ def _normal(where: str, limits: dict[str, Limit], source: str) -> dict[str, Limi
     return named
 
 
+def counts(session: VDISession) -> bool:
+    """Whether the session counts in its user's limits: it is neither ending nor suspended.
+
+    One with a schedule counts also while it is suspended: the operator, which resumes it, knows no limits.
+    """
+    is_resumed = not session.spec.suspended or session.spec.schedule is not None
+    return is_resumed and not session.metadata.deletion_timestamp
+
+
 def gpus_of(session: VDISession, template: VDITemplate | None) -> int:
     """GPUs that the session has or will have; of a template that is gone, as its own spec says."""
     offered = template.spec.resources.default_gpu if template else 1

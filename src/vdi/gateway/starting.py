@@ -66,9 +66,7 @@ class QuotaGuard:
                 other
                 for namespace in self._cluster.settings.namespaces
                 for other in await self._client.list(SESSIONS, namespace=namespace, into=VDISession)
-                if same_user(other.spec.user, user.email)
-                and (not other.spec.suspended or other.spec.schedule)  # the operator resumes it without asking here
-                and not other.metadata.deletion_timestamp
+                if same_user(other.spec.user, user.email) and limits.counts(other)
             ]
             new, *others = [
                 (other.metadata.name, limits.gpus_of(other, self._cluster.template(other.spec.template)))

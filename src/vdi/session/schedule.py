@@ -11,6 +11,7 @@ Times of a schedule are local times. As in Debian's cron, a time that a clock ch
 changed, and one that comes twice counts once.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,9 @@ _START_LEAD = timedelta(minutes=5)
 _START_LATE = timedelta(minutes=30)
 """How long after its time a scheduled desktop is still resumed, by an operator that was away; then it was missed."""
 _CACHED_TIMES = 4096
+_LONGEST_ZONE = 64
+"""Characters of a time zone's name; longer text is not looked up, nor kept."""
+_TIME_OF_DAY = re.compile("([01][0-9]|2[0-3]):[0-5][0-9]")
 _OVERLAPS = 64
 """How many windows may follow one another without a gap until the end of working hours counts as never."""
 
@@ -155,6 +159,28 @@ def start_due_at(session: VDISession, now: datetime) -> datetime | None:
 
 _DAY_NAMES = dict(zip(Day, ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"), strict=True))
 _SETS_OF_DAYS = {tuple(Day): "every day", WEEKDAYS: "Monday to Friday", (Day.SAT, Day.SUN): "weekends"}
+
+
+def find_session_problem(schedule: SessionSchedule) -> tuple[str, str, str] | None:
+    """The first field that is not allowed, its value and what is allowed; None: the schedule can be used.
+
+    The CRD says the same, but for time zones that no one knows. Asked before untrusted text is kept anywhere.
+    """
+    times = (("start", schedule.start), ("end", schedule.end))
+    wrong = [(field, time) for field, time in times if time is not None and not _TIME_OF_DAY.fullmatch(time)]
+    for field, time in wrong:
+        return field, time, "a time of day from 00:00 to 23:59, such as 08:30"
+    if schedule.end is not None and (_minutes(schedule.start) - _minutes(schedule.end)) % (24 * 60) <= 5:
+        return "end", schedule.end, "not start, nor the 5 minutes before it, in which the desktop is resumed"
+    if not schedule.days or set(schedule.days) - set(Day):
+        return "days", ", ".join(schedule.days), f"one or more of {', '.join(Day)}"
+    if not is_time_zone(schedule.time_zone):
+        return "timeZone", schedule.time_zone, "a known time zone, such as Europe/Berlin"
+    return None
+
+
+def _minutes(time: str) -> int:
+    return int(time[:2]) * 60 + int(time[3:])
 
 
 def describe_schedule(schedule: SessionSchedule) -> str:
@@ -285,7 +311,7 @@ def _is_cron(text: str) -> bool:
 
 def is_time_zone(name: str) -> bool:
     """Whether the time zone is known."""
-    return _is_zone(name)
+    return len(name) <= _LONGEST_ZONE and _is_zone(name)
 
 
 @lru_cache(_CACHED_TIMES)

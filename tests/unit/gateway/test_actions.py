@@ -374,10 +374,33 @@ async def test_schedule_is_set_changed_and_removed_by_the_owner_alone() -> None:
         assert refused.value.code == "Forbidden"
         await one.actions.schedule(ALICE, "a", None)
         assert stage.spec("a").get("schedule") is None
-        unknown = msgspec.structs.replace(EIGHT_THIRTY, time_zone="Mars/Olympus")
-        with pytest.raises(ActionDenied, match="timeZone: 'Mars/Olympus' is not a known time zone") as refused:
-            await one.actions.schedule(ALICE, "a", unknown)
+
+
+@pytest.mark.parametrize("user", [ALICE, ROOT], ids=["owner", "administrator"])
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"time_zone": "Mars/Olympus"}, "timeZone: 'Mars/Olympus' is not allowed; allowed: a known time zone"),
+        ({"time_zone": "x" * 60_000}, "timeZone: '" + "x" * 100 + "' is not allowed"),
+        ({"start": "8:30"}, "start: '8:30' is not allowed; allowed: a time of day from 00:00 to 23:59"),
+        ({"start": "x" * 60_000}, "start: '" + "x" * 100 + "' is not allowed"),
+        ({"end": "08:30"}, "end: '08:30' is not allowed; allowed: not start, nor the 5 minutes before it"),
+        ({"start": "00:02", "end": "23:58"}, "end: '23:58' is not allowed"),
+        ({"days": ()}, "days: '' is not allowed; allowed: one or more of MON, TUE"),
+        ({"days": ("Monday",)}, "days: 'Monday' is not allowed"),
+    ],
+)
+async def test_wrong_schedule_is_refused_before_it_is_kept_anywhere(
+    user: User, fields: dict[str, Any], words: str
+) -> None:
+    async with a_stage() as stage, stage.replica() as one:
+        stage.put_session("a")
+        with pytest.raises(ActionDenied) as refused:
+            await one.actions.schedule(user, "a", msgspec.structs.replace(EIGHT_THIRTY, **fields))
+        assert words in refused.value.sentence
         assert refused.value.code == "Invalid"
+        assert one.book.rows == []
+        assert stage.spec("a").get("schedule") is None
 
 
 async def test_scheduled_desktop_counts_as_running_in_the_limits() -> None:
