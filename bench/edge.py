@@ -63,7 +63,7 @@ class FakeCluster:
 async def serve(pipe: Connection, folder: Path) -> None:
     """The server's side: say where it listens and with which tokens, then serve until stopped."""
     from vdi.api.meta import ObjectMeta
-    from vdi.api.session import SessionSpec, SessionStatus, VDISession
+    from vdi.api.session import Role, SessionSpec, SessionStatus, VDISession
     from vdi.gateway.app import build_gateway, build_internal
     from vdi.gateway.cluster_cache import ClusterCache
     from vdi.gateway.context import GatewayContext
@@ -76,7 +76,6 @@ async def serve(pipe: Connection, folder: Path) -> None:
     from vdi.gateway.store.base import Database
     from vdi.gateway.store.grants import Grant, GrantStore
     from vdi.gateway.store.migrations import upgrade
-    from vdi.gateway.users import Role
 
     class StillWorld(ClusterCache):
         """A world that has seen everything."""

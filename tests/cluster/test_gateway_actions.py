@@ -12,9 +12,10 @@ import pytest
 from cluster.gateway_stage import GatewayStage, add_people, open_gateway_stage, settings_of
 from cluster.operator_stage import Stage
 from support.waiting import eventually
+from vdi.api.session import GuestRole
 from vdi.gateway.app import Gateway, open_gateway
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.users import Role, User
+from vdi.gateway.users import User
 from vdi.kube.resource import Resource
 from vdi.operator.kinds import SESSIONS
 from vdi.session.request import SessionRequest
@@ -105,7 +106,7 @@ async def test_no_share_is_lost_among_two_replicas_and_an_operator_that_writes_a
             """A person tries again when asked to."""
             for _ in range(20):
                 try:
-                    await replicas[number % 2].actions.share(ALICE, "mine", guest, Role.VIEWER, ends)
+                    await replicas[number % 2].actions.share(ALICE, "mine", guest, GuestRole.VIEWER, ends)
                     return
                 except ActionDenied as refused:
                     assert refused.code == "Conflict"
@@ -137,7 +138,7 @@ async def test_an_action_never_reaches_a_later_session_of_the_same_name(
 
         actions: tuple[Callable[[], Awaitable[Any]], ...] = (
             lambda: gateway.actions.suspend(ALICE, "mine"),
-            lambda: gateway.actions.share(ALICE, "mine", BOB.email, Role.VIEWER, None),
+            lambda: gateway.actions.share(ALICE, "mine", BOB.email, GuestRole.VIEWER, None),
             lambda: gateway.actions.extend(ALICE, "mine", "10h"),
         )
         for action in actions:

@@ -15,11 +15,11 @@ from sqlalchemy.util import await_only
 from support.postgres import postgres_server, postgres_url
 from support.variants import first_of
 from unit.gateway.history_stage import open_database
+from vdi.api.session import Role
 from vdi.gateway.store.base import Database
 from vdi.gateway.store.grants import Grant, GrantStore, grants
 from vdi.gateway.store.history import find_names
 from vdi.gateway.store.logins import LoginStore
-from vdi.gateway.users import Role
 
 __all__ = ["postgres_server", "postgres_url"]
 NOW = datetime(2026, 11, 20, 12, 0, 0, 123456, UTC)

@@ -16,13 +16,12 @@ from starlette.requests import Request
 import vdi.gateway.edge
 from portal.portal_server import Server
 from unit.gateway.portal_stage import ADMIN, ALICE, a_session
-from vdi.api.session import VDISession
+from vdi.api.session import Role, VDISession
 from vdi.gateway.brand import Brand
 from vdi.gateway.edge.assets import asset_address
 from vdi.gateway.edge.stage import describe
 from vdi.gateway.login.account import LIFETIMES
 from vdi.gateway.store.logins import ApiToken, Login
-from vdi.gateway.users import Role
 from vdi.gateway.web.render import Renderer
 
 OF_ALICE = (

@@ -45,6 +45,39 @@ class GuestRole(StrEnum):
     COLLABORATOR = "collaborator"
 
 
+class Role(StrEnum):
+    """A person's role in one session."""
+
+    OWNER = "owner"
+    VIEWER = GuestRole.VIEWER.value
+    COLLABORATOR = GuestRole.COLLABORATOR.value
+
+
+def describe_role(role: GuestRole) -> str:
+    """What the role allows, as every interface calls it."""
+    match role:
+        case GuestRole.VIEWER:
+            return "view only"
+        case GuestRole.COLLABORATOR:
+            return "full control"
+    return "no access"
+
+
+def _has_full_control(role: Role) -> bool:
+    match role:
+        case Role.OWNER | Role.COLLABORATOR:
+            return True
+        case Role.VIEWER:
+            return False
+    return False
+
+
+FULL_CONTROL = frozenset[str](role for role in Role if _has_full_control(role))
+"""Roles with mouse and keyboard. All others need a desktop that restricts them to viewing."""
+GUEST_ROLES = " ".join(f"{role}: {describe_role(role)}." for role in GuestRole)
+"""The roles of guests, for descriptions of fields and options."""
+
+
 class SessionResources(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """Resources of the desktop (the pod's limits)."""
 
@@ -106,13 +139,7 @@ class Access(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """A guest of the desktop. The gateway enforces the role; without a gateway it has no effect."""
 
     user: Annotated[str, doc("E-mail address of the guest.", EMAIL, VISIBLE, pattern=r"^\S+@\S+\.\S+$", maxLength=254)]
-    role: Annotated[
-        str,
-        doc(
-            "viewer: sees the desktop. collaborator: can also use mouse and keyboard.",
-            enum=[role.value for role in GuestRole],
-        ),
-    ] = GuestRole.VIEWER.value
+    role: Annotated[str, doc(GUEST_ROLES, enum=[role.value for role in GuestRole])] = GuestRole.VIEWER.value
     expires: Annotated[
         str | None,
         doc("When the guest's access ends. Default: when the session ends.", format="date-time", maxLength=40),

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import Access, VDISession
+from vdi.api.session import FULL_CONTROL, Access, GuestRole, VDISession
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, refused_by_cluster
 from vdi.gateway.guests import add_guest, remove_guest
@@ -24,7 +24,7 @@ from vdi.gateway.limits import Limits
 from vdi.gateway.rights import Action, knows_of, refusal
 from vdi.gateway.starting import QuotaGuard, Starter
 from vdi.gateway.store.audit import Act, Audit, NotAuditedError
-from vdi.gateway.users import Role, User, normal_user, same_user
+from vdi.gateway.users import User, normal_user, same_user
 from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound, Replaced
 from vdi.kube.resource import CLAIMS
 from vdi.operator.kinds import SESSIONS
@@ -169,7 +169,7 @@ class Actions:
             raise ActionDenied("NotFound", f"You have no home {name!r}.")
         return home
 
-    async def share(self, user: User, name: str, email: str, role: Role, expires: datetime | None) -> VDISession:
+    async def share(self, user: User, name: str, email: str, role: GuestRole, expires: datetime | None) -> VDISession:
         """Let `user` in as collaborator or viewer; a share that is there is replaced."""
         detail = {
             "user": normal_user(email),
@@ -179,8 +179,8 @@ class Actions:
         async with self._authorized(user, Action.SHARE, name, detail) as session:
             now = self._clock()
             template = self._cluster.template(session.spec.template)
-            if role is Role.VIEWER and template and (why := refuse_view_only(template.spec)):
-                raise ActionDenied("ViewOnlyUnavailable", why, FieldProblem("role", Role.COLLABORATOR, str(role)))
+            if role not in FULL_CONTROL and template and (why := refuse_view_only(template.spec)):
+                raise ActionDenied("ViewOnlyUnavailable", why, FieldProblem("role", GuestRole.COLLABORATOR, str(role)))
             return await self._edit_guests(session, lambda current: add_guest(current, email, role, expires, now))
 
     async def unshare(self, user: User, name: str, email: str) -> VDISession:

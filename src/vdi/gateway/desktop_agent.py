@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from vdi.api.session import VDISession
+from vdi.api.session import Role, VDISession
 from vdi.gateway.addresses import NO_AUTHORITIES, desktop_url
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.edge.selkies import read_key
 from vdi.gateway.rights import role_in
-from vdi.gateway.users import Role, User
+from vdi.gateway.users import User
 from vdi.http_client import HTTP_ERRORS, BadResponseError, Response, open_client
 from vdi.kube.errors import KubeError
 from vdi.kube.transport import Client

@@ -17,11 +17,11 @@ from typing import Annotated, Literal
 import msgspec
 
 from vdi.api.constraints import doc
-from vdi.api.session import Phase, VDISession
+from vdi.api.session import Phase, Role, VDISession
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop_agent import DesktopAgent, find_session
-from vdi.gateway.users import Role, User
+from vdi.gateway.users import User
 from vdi.http_client import BadResponseError
 from vdi.latency_probe.mark import Mark
 from vdi.latency_probe.measurements import MAX_LATENCY_MS, Measurements

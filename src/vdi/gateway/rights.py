@@ -3,9 +3,9 @@
 from datetime import datetime
 from enum import StrEnum
 
-from vdi.api.session import VDISession
+from vdi.api.session import Role, VDISession
 from vdi.api.template import VDITemplate
-from vdi.gateway.users import Role, User, normal_groups, same_user
+from vdi.gateway.users import User, normal_groups, same_user
 from vdi.session.times import parse_time
 
 
@@ -24,21 +24,41 @@ class Action(StrEnum):
     UNSHARE = "unshare"
 
 
-_GUESTS = {
-    Role.COLLABORATOR: frozenset({Action.SEE, Action.OPEN, Action.RESUME}),
-    Role.VIEWER: frozenset({Action.SEE, Action.OPEN}),
-}
-_NOT_FOR_ADMINS = frozenset({Action.OPEN, Action.SHARE})
-"""An administrator keeps order among desktops and does not look into them, nor lets others do so."""
+def _allowed(role: Role) -> frozenset[Action]:
+    match role:
+        case Role.OWNER:
+            return frozenset(Action)
+        case Role.COLLABORATOR:
+            return frozenset({Action.SEE, Action.OPEN, Action.RESUME})
+        case Role.VIEWER:
+            return frozenset({Action.SEE, Action.OPEN})
+    return frozenset()
+
+
+def _is_for_admins(action: Action) -> bool:
+    """An administrator keeps order among desktops and does not look into them, nor lets others do so."""
+    match action:
+        case Action.OPEN | Action.SHARE:
+            return False
+        case Action.SEE | Action.RESUME | Action.SUSPEND | Action.RESTART | Action.END:
+            return True
+        case Action.EXTEND | Action.SCHEDULE | Action.UNSHARE:
+            return True
+    return False
+
+
+ACTIONS = {role: _allowed(role) for role in Role}
+"""Computed once: the edge asks with every request."""
+_GUESTS = {role.value: role for role in Role if role is not Role.OWNER and Action.SEE in ACTIONS[role]}
 
 
 def role_in(session: VDISession, user: str, now: datetime) -> Role | None:
-    """What this user is in the session; None: nothing (any more)."""
+    """The user's role in the session; None: no access, no access any more, or a role of a later version."""
     if same_user(session.spec.user, user):
         return Role.OWNER
     for access in session.spec.access:
         if same_user(access.user, user) and not (access.expires and _past(access.expires, now)):
-            return Role(access.role)
+            return _GUESTS.get(access.role)
     return None
 
 
@@ -69,13 +89,13 @@ def refusal(user: User, action: Action, session: VDISession, now: datetime) -> s
     """Why the person may not do this; None: they may. Of a session that they may not know of, it names nothing."""
     name = session.metadata.name
     role = role_in(session, user.email, now)
-    if role is Role.OWNER or (role and action in _GUESTS[role]) or (user.admin and action not in _NOT_FOR_ADMINS):
+    if (role and action in ACTIONS[role]) or (user.admin and _is_for_admins(action)):
         return None
     if role is None and not user.admin:
         return f"You have no desktop {name!r}, and no desktop with this name is shared with you."
     if role is None:
         return f"Only {session.spec.user}, the owner of desktop {name!r}, and users it is shared with may {action} it."
-    allowed = ", ".join(sorted(_GUESTS[role]))
+    allowed = ", ".join(sorted(ACTIONS[role]))
     whose = f"{session.spec.user}'s desktop {name!r}"
     return f"As {role} of {whose} you may not {action} it. Allowed: {allowed}. Ask {session.spec.user}."
 

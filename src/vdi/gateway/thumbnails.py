@@ -8,12 +8,12 @@ Nothing of it is kept: not here, not in the database, and by `Cache-Control: no-
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from vdi.api.session import Phase, VDISession
+from vdi.api.session import Phase, Role, VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop_agent import DesktopAgent, find_session
-from vdi.gateway.users import Role, User
+from vdi.gateway.users import User
 
 ANSWER_SECONDS = 5.0
 """One second more than the agent's program has."""

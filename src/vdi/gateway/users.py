@@ -1,21 +1,12 @@
-"""Who is logged in, and a user's role in a session."""
+"""Who is logged in."""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from unicodedata import is_normalized
 
 from vdi.api.constraints import INVISIBLE
 from vdi.session.people import normal_name
-
-
-class Role(StrEnum):
-    """What a person is in one session."""
-
-    OWNER = "owner"
-    COLLABORATOR = "collaborator"
-    VIEWER = "viewer"
 
 
 @dataclass(frozen=True, slots=True)

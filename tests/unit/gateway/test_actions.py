@@ -14,6 +14,7 @@ from support.waiting import eventually
 from unit.gateway.component_stage import NOW, ComponentStage, RecordedAudit
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.api.schedule import SessionSchedule
+from vdi.api.session import GuestRole
 from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.denied import ActionDenied
@@ -24,7 +25,7 @@ from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import MemorySharedState, SharedState, SharedUnavailableError
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.users import Role, User
+from vdi.gateway.users import User
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.transport import Client
 from vdi.session.identity import MANAGED_BY, USER_ANNOTATION
@@ -295,7 +296,7 @@ async def test_shares_edited_through_two_replicas_at_once_all_count() -> None:
         stage.put_session("a", access=[{"user": "old@example.com", "role": "viewer"}])
         await asyncio.gather(
             *(
-                replica.actions.share(ALICE, "a", guest, Role.VIEWER, None)
+                replica.actions.share(ALICE, "a", guest, GuestRole.VIEWER, None)
                 for guest, replica in zip(guests, (one, two) * 3, strict=True)
             ),
             one.actions.unshare(ALICE, "a", "old@example.com"),
@@ -306,7 +307,7 @@ async def test_shares_edited_through_two_replicas_at_once_all_count() -> None:
 async def test_a_share_is_written_with_its_role_and_end() -> None:
     async with a_stage() as stage, stage.replica() as one:
         stage.put_session("a")
-        await one.actions.share(ALICE, "a", "Bob@example.com", Role.COLLABORATOR, NOW + timedelta(hours=2))
+        await one.actions.share(ALICE, "a", "Bob@example.com", GuestRole.COLLABORATOR, NOW + timedelta(hours=2))
         desired = {"user": BOB.email, "role": "collaborator", "expires": "2026-11-20T14:00:00Z"}
         assert stage.spec("a")["access"] == [desired]
         await one.actions.resume(BOB, "a")

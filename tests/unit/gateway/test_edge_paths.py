@@ -17,8 +17,8 @@ from unit.gateway.edge_stage import (
     changed,
     shared_with,
 )
+from vdi.api.session import Role
 from vdi.gateway.edge.paths import may_request
-from vdi.gateway.users import Role
 
 NO_ONE, OWNER_ONLY, CONTROL, ALL = "", "owner", "owner collaborator", "owner collaborator viewer"
 TABLE = [

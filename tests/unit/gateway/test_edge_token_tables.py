@@ -27,12 +27,12 @@ from unit.gateway.edge_stage import (
     until,
 )
 from vdi.api.meta import ObjectMeta
+from vdi.api.session import Role
 from vdi.api.template import TemplateSpec, VDITemplate
 from vdi.gateway.edge import token_tables
 from vdi.gateway.edge.component import _service
 from vdi.gateway.edge.selkies import gamepads, mark_of, marked, page_of, token_table
 from vdi.gateway.store.grants import Grant, GrantStore
-from vdi.gateway.users import Role
 from vdi.session.selkies_tokens import grant_token, subprotocols
 
 HOST = SETTINGS.host("alice-desktop")

@@ -27,10 +27,9 @@ from unit.gateway.edge_stage import (
     shared_with,
 )
 from vdi.api.meta import Condition
-from vdi.api.session import Phase, QueueStatus, VDISession
+from vdi.api.session import Phase, QueueStatus, Role, VDISession
 from vdi.gateway.edge.stage import GONE, describe
 from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.users import Role
 from vdi.gateway.web.security_headers import digest_of
 from vdi.session.conditions import ADMITTED, POD_READY, TEMPLATE_FOUND
 from vdi.session.times import format_time

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import a_session, a_template
-from vdi.api.session import VDISession
+from vdi.api.session import Role, VDISession
 from vdi.gateway.rights import Action, access_ends, knows_of, may_use, refusal, role_in
-from vdi.gateway.users import Role, User, normal_groups, normal_user, same_user
+from vdi.gateway.users import User, normal_groups, normal_user, same_user
 from vdi.session.times import format_time
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)

@@ -6,10 +6,11 @@ import pytest
 
 from support.builders import a_session
 from unit.gateway.user_addresses import HIDDEN, ORDINARY, UNDECIDABLE
+from vdi.api.session import GuestRole
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.guests import add_guest, remove_guest
 from vdi.gateway.settings import read_settings
-from vdi.gateway.users import Role, check_address
+from vdi.gateway.users import check_address
 from vdi.operator.variables import SettingsError
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -21,7 +22,7 @@ def test_what_does_not_show_is_refused_and_named_escaped(address: str) -> None:
         check_address(address)
     assert str(why.value).isascii()
     with pytest.raises(ActionDenied, match=r"^user: .*; allowed: visible characters") as refused:
-        add_guest(a_session(), address, Role.VIEWER, None, NOW)
+        add_guest(a_session(), address, GuestRole.VIEWER, None, NOW)
     assert refused.value.sentence.isascii()
     (field,) = refused.value.fields
     assert field.field == "user"
@@ -34,7 +35,7 @@ def test_what_does_not_show_is_refused_and_named_escaped(address: str) -> None:
 @pytest.mark.parametrize("address", ORDINARY)
 def test_addresses_that_people_have_are_taken(address: str) -> None:
     assert check_address(address) == address
-    assert add_guest(a_session(user="owner@example.com"), address, Role.VIEWER, None, NOW)[0].user == address
+    assert add_guest(a_session(user="owner@example.com"), address, GuestRole.VIEWER, None, NOW)[0].user == address
 
 
 def test_a_guest_from_before_can_be_removed() -> None:

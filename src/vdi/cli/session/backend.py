@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeVar
 
-from vdi.api.session import VDISession
+from vdi.api.session import GuestRole, VDISession
 from vdi.cli.output import Raw
 from vdi.cli.session.kube_watch import ObjectWatch
 from vdi.cli.session.view import SessionDetails
@@ -92,7 +92,7 @@ class Backend(Protocol):
     async def set_schedule(self, session: VDISession, schedule: Raw | None) -> Raw:
         """When it is resumed and suspended by itself; None: never."""
 
-    async def share(self, session: VDISession, user: str, role: str, expires: datetime | None) -> Raw:
+    async def share(self, session: VDISession, user: str, role: GuestRole, expires: datetime | None) -> Raw:
         """Let a guest in."""
 
     async def unshare(self, session: VDISession, user: str) -> Raw:

@@ -4,14 +4,13 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from enum import StrEnum
 from functools import partial
 from typing import Annotated
 
 import msgspec
 import typer
 
-from vdi.api.session import VDISession
+from vdi.api.session import FULL_CONTROL, GUEST_ROLES, GuestRole, VDISession
 from vdi.cli.browser import check_address, opens_browser
 from vdi.cli.confirm import confirm
 from vdi.cli.errors import USAGE, CliError
@@ -498,13 +497,6 @@ def _tell(raw: Raw, said: str, output: Output) -> None:
         typer.echo(said)
 
 
-class GuestRole(StrEnum):
-    """What a guest may do."""
-
-    VIEWER = "viewer"
-    COLLABORATOR = "collaborator"
-
-
 @app.command(
     epilog=examples(
         "session share alice-desktop bob@example.com",
@@ -516,9 +508,7 @@ def share(
     target: Target,
     name: Name,
     guest: Guest,
-    role: Annotated[
-        GuestRole, typer.Option(help="viewer: sees the desktop; collaborator: can also use mouse and keyboard.")
-    ] = GuestRole.VIEWER,
+    role: Annotated[GuestRole, typer.Option(help=GUEST_ROLES)] = GuestRole.VIEWER,
     expires_in: Annotated[
         str | None, typer.Option(help="Duration, such as 2h; default: as long as the session exists.")
     ] = None,
@@ -561,7 +551,7 @@ def unshare(target: Target, name: Name, guest: Guest, output: OutputOption = Out
 
 def _has_controlled(session: VDISession, guest: str) -> bool:
     mine = (share for share in session.spec.access if share.user.lower() == guest.strip().lower())
-    return any(share.role == GuestRole.COLLABORATOR for share in mine)
+    return any(share.role in FULL_CONTROL for share in mine)
 
 
 @app.command(epilog=examples("session probe alice-desktop", "session probe alice-desktop --keys 100 -o json"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from vdi.api.session import VDISession
+from vdi.api.session import GuestRole, VDISession
 from vdi.cli.browser import domain_of
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.output import Raw
@@ -132,7 +132,7 @@ class GatewayBackend:
         body = dict(schedule) if schedule else None
         return await self._send("PUT" if body else "DELETE", f"{_address(session)}/schedule", body)
 
-    async def share(self, session: VDISession, user: str, role: str, expires: datetime | None) -> Raw:
+    async def share(self, session: VDISession, user: str, role: GuestRole, expires: datetime | None) -> Raw:
         """See Backend."""
         body = {"role": role} | ({"expires": format_time(expires)} if expires else {})
         return await self._send("PUT", f"{_address(session)}/access/{quote(user)}", body)

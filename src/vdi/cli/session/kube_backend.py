@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from vdi.api.session import Access, Phase, VDISession
+from vdi.api.session import FULL_CONTROL, Access, GuestRole, Phase, VDISession
 from vdi.api.template import Scheme, VDITemplate
 from vdi.cli.errors import CliError
 from vdi.cli.options import KubeConnection
@@ -145,15 +145,14 @@ class KubeBackend:
         """See Backend."""
         return await self._patch(session, {"spec": {"schedule": schedule}})
 
-    async def share(self, session: VDISession, user: str, role: str, expires: datetime | None) -> Raw:
+    async def share(self, session: VDISession, user: str, role: GuestRole, expires: datetime | None) -> Raw:
         """See Backend. Without the right to read templates nothing is refused here: the edge refuses such viewers."""
         from vdi.gateway.guests import add_guest
-        from vdi.gateway.users import Role
 
-        raw = await self.template(session.spec.template) if role == Role.VIEWER else None
+        raw = await self.template(session.spec.template) if role not in FULL_CONTROL else None
         if raw and (why := refuse_view_only(msgspec.convert(raw, VDITemplate).spec)):
             raise CliError(f"{why} Run: vdi session share {session.metadata.name} {user} --role collaborator")
-        return await self._edit_guests(session, lambda now: add_guest(now, user, Role(role), expires, now_utc()))
+        return await self._edit_guests(session, lambda now: add_guest(now, user, role, expires, now_utc()))
 
     async def unshare(self, session: VDISession, user: str) -> Raw:
         """See Backend."""

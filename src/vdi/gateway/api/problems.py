@@ -169,6 +169,8 @@ def _described(shape: type[msgspec.Struct], path: str) -> str:
         if field.encode_name == name and isinstance(field.type, msgspec.inspect.Metadata):
             if isinstance(kind := _plain(field.type), msgspec.inspect.LiteralType):
                 return "one of " + ", ".join(map(str, kind.values))
+            if isinstance(kind, msgspec.inspect.EnumType):
+                return "one of " + ", ".join(sorted(kind.cls))
             return str((field.type.extra_json_schema or {})["description"]).rstrip(".")
     return "a value of the type given in the API description"
 

@@ -13,7 +13,7 @@ from msgspec import Meta
 from vdi.api.constraints import doc
 from vdi.api.resources import TemplateResources
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import SessionSpec, SessionStatus
+from vdi.api.session import GUEST_ROLES, GuestRole, Role, SessionSpec, SessionStatus
 from vdi.api.template import Lifecycle, TemplatePersistence, TemplateSpec, TemplateStatus
 
 PAGE = 100
@@ -22,11 +22,6 @@ MOST = 500
 NAME = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 LENGTH = r"^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$"
 ADDRESS = r"^\S+@\S+\.\S+$"
-
-Role = Literal["owner", "collaborator", "viewer"]
-GuestRole = Literal["collaborator", "viewer"]
-"""`spec.access[].role`: GUEST_ROLES of vdi.api.session."""
-
 
 Name = Annotated[str, Meta(max_length=63, pattern=NAME)]
 Length = Annotated[str, Meta(max_length=32, pattern=LENGTH)]
@@ -61,7 +56,7 @@ class Session(msgspec.Struct, rename="camel"):
     role: Annotated[
         str,
         doc("Your role in it; `administrator` if you see it only as an administrator.",
-            enum=["owner", "collaborator", "viewer", "administrator"]),
+            enum=[*(role.value for role in Role), "administrator"]),
     ]  # fmt: skip
     metadata: Annotated[Metadata, doc("Name and times.")]
     spec: Annotated[SessionSpec, doc("The requested state.")]
@@ -193,9 +188,7 @@ class EndQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
 class Share(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """Access of a guest."""
 
-    role: Annotated[
-        GuestRole, Meta(description=("viewer: sees the desktop. collaborator: can also use mouse and keyboard."))
-    ]
+    role: Annotated[GuestRole, Meta(description=GUEST_ROLES)]
     expires: Annotated[
         Annotated[datetime, Meta(tz=True)] | None,
         Meta(description="When the access ends, such as 2026-12-24T18:00:00Z. Default: when the session ends."),

@@ -5,11 +5,11 @@ from datetime import datetime
 import msgspec
 
 from vdi.api.meta import ObjectMeta
-from vdi.api.session import VDISession
+from vdi.api.session import Role, VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.api.schemas import Metadata, Session, Template, TemplateOffer, WholeTemplate
 from vdi.gateway.rights import role_in
-from vdi.gateway.users import Role, User, same_user
+from vdi.gateway.users import User, same_user
 
 
 def metadata_of(meta: ObjectMeta) -> Metadata:

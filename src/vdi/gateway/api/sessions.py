@@ -27,7 +27,7 @@ from vdi.gateway.api.services import ApiServices
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.rights import Action, may_use, refusal, role_in
 from vdi.gateway.startup_scripts import StartupScriptList
-from vdi.gateway.users import Role, User
+from vdi.gateway.users import User
 from vdi.session.request import SessionRequest
 
 
@@ -130,9 +130,8 @@ async def restart_session(call: Call[Empty, None]) -> Session:
 
 async def share_session(call: Call[Empty, Share]) -> Session:
     """Let somebody in."""
-    role, expires = Role(call.body.role), call.body.expires
     name, user = call.path("name"), call.path("user")
-    return _now(call, await call.api.actions.share(call.user, name, user, role, expires))
+    return _now(call, await call.api.actions.share(call.user, name, user, call.body.role, call.body.expires))
 
 
 async def unshare_session(call: Call[Empty, None]) -> Session:

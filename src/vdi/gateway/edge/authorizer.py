@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from vdi.api.session import VDISession
+from vdi.api.session import Role, VDISession
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.edge.keys import KeyRing
@@ -25,7 +25,6 @@ from vdi.gateway.login.logins import Logins
 from vdi.gateway.rights import role_in
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.store.grants import Grant, GrantStore
-from vdi.gateway.users import Role
 from vdi.gateway.web.cookies import cookies_in
 
 log = logging.getLogger(__name__)

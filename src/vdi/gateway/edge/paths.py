@@ -10,10 +10,10 @@ import re
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from vdi.gateway.users import Role
+from vdi.api.session import FULL_CONTROL, Role
+from vdi.gateway.rights import ACTIONS, Action
 
-_ALL = frozenset(Role)
-_FULL_CONTROL = frozenset({Role.OWNER, Role.COLLABORATOR})
+_ALL = frozenset(role for role in Role if Action.OPEN in ACTIONS[role])
 _OWNER = frozenset({Role.OWNER})
 _NO_ONE: frozenset[Role] = frozenset()
 
@@ -22,7 +22,7 @@ class Rule(NamedTuple):
     """Who may request a path, and everything below it."""
 
     path: str
-    roles: frozenset[Role]
+    roles: frozenset[str]
 
 
 RULES = (
@@ -38,11 +38,11 @@ RULES = (
     Rule("/api/webrtc/signaling", _ALL),
     Rule("/api/ws", _ALL),
     # Files, prints, the apps' catalogue, and the transport of all.
-    Rule("/api/files", _FULL_CONTROL),
-    Rule("/api/upload", _FULL_CONTROL),
-    Rule("/api/print", _FULL_CONTROL),
-    Rule("/api/apps", _FULL_CONTROL),
-    Rule("/api/switch", _FULL_CONTROL),
+    Rule("/api/files", FULL_CONTROL),
+    Rule("/api/upload", FULL_CONTROL),
+    Rule("/api/print", FULL_CONTROL),
+    Rule("/api/apps", FULL_CONTROL),
+    Rule("/api/switch", FULL_CONTROL),
     # The rest is not for browsers: the token table, recordings and screenshots, which leave no trace for the others in
     # the desktop and pass `fileTransfer`, and what a later version adds.
     Rule("/api", _NO_ONE),
@@ -51,7 +51,7 @@ RULES = (
 )
 """The first rule whose path fits decides."""
 WATCHING = frozenset({"GET", "HEAD"})
-"""Methods of a viewer; a WebSocket handshake is a GET."""
+"""Methods without full control; a WebSocket handshake is a GET."""
 _DECODINGS = 4
 """More layers of percent-encoding than that are not followed, but refused."""
 _PARAMETERS = re.compile(r";[^/]*")
@@ -60,13 +60,13 @@ _PLAIN = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*/?")
 
 def may_request(role: Role, method: str, path: str) -> bool:
     """Whether somebody with this role may send this request to the desktop. `path`: as Traefik cleaned it."""
-    if role is Role.VIEWER and method not in WATCHING:
+    if role not in FULL_CONTROL and method not in WATCHING:
         return False
     spellings = _spellings(path)
     return spellings is not None and all(role in _roles(spelling) for spelling in spellings)
 
 
-def _roles(path: str) -> frozenset[Role]:
+def _roles(path: str) -> frozenset[str]:
     return next(roles for prefix, roles in RULES if f"{path}/".startswith(f"{prefix.rstrip('/')}/"))
 
 

@@ -13,9 +13,8 @@ from typing import Any
 
 import msgspec
 
-from vdi.api.session import VDISession
+from vdi.api.session import FULL_CONTROL, Role, VDISession
 from vdi.gateway.store.grants import Grant
-from vdi.gateway.users import Role
 from vdi.kube.errors import KubeError
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
@@ -31,7 +30,6 @@ PAGE_MARK = "1"
 _PARAMETER = re.compile(r"v=(1|[0-9a-f]{12})")
 SLOTS = 4
 """Gamepads of one desktop (GAMEPAD_SLOTS of Selkies' `sessions.py`)."""
-_ROLES = {Role.OWNER: "controller", Role.COLLABORATOR: "controller", Role.VIEWER: "viewer"}
 
 
 def marked(uri: str, mark: str = PAGE_MARK) -> str:
@@ -75,7 +73,11 @@ def token_table(master: str, grants: Iterable[Grant]) -> dict[str, dict[str, Any
     known = list(grants)
     slots = gamepads(known)
     return {
-        grant_token(master, grant.id): {"role": _ROLES[grant.role], "slot": slots.get(grant.user)} for grant in known
+        grant_token(master, grant.id): {
+            "role": "controller" if grant.role in FULL_CONTROL else "viewer",
+            "slot": slots.get(grant.user),
+        }
+        for grant in known
     }
 
 
@@ -85,10 +87,10 @@ def gamepads(grants: Iterable[Grant]) -> dict[str, int]:
     The owner has the first; collaborators have the others, by who came first, and the fourth has none.
     """
     controls = sorted(
-        (grant for grant in grants if grant.role is not Role.VIEWER), key=lambda grant: (grant.created, grant.id)
+        (grant for grant in grants if grant.role in FULL_CONTROL), key=lambda grant: (grant.created, grant.id)
     )
     owners = dict.fromkeys((grant.user for grant in controls if grant.role is Role.OWNER), 1)
-    players = dict.fromkeys(grant.user for grant in controls if grant.role is Role.COLLABORATOR)
+    players = dict.fromkeys(grant.user for grant in controls if grant.role is not Role.OWNER)
     return {user: slot for slot, user in enumerate(players, start=2) if slot <= SLOTS} | owners
 
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from vdi.api.session import Phase, VDISession
+from vdi.api.session import Phase, Role, VDISession
 from vdi.gateway.queue_message import queue_message
-from vdi.gateway.users import Role
+from vdi.gateway.rights import ACTIONS, Action
 from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY, TEMPLATE_FOUND
 
 _STEPS = {
@@ -89,7 +89,7 @@ def describe(session: VDISession | None, role: Role | None, denied: str = "") ->
 
 
 def _suspended(session: VDISession, role: Role) -> Stage:
-    may = role in (Role.OWNER, Role.COLLABORATOR)
+    may = Action.RESUME in ACTIONS[role]
     stopped = session.status.phase == Phase.SUSPENDED
     message = session.status.message if stopped else "It is being stopped; its files are kept."
     if not may:

@@ -38,7 +38,7 @@ from vdi.gateway.edge.revocation import Revoker
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
-from vdi.gateway.rights import role_in
+from vdi.gateway.rights import ACTIONS, Action, role_in
 from vdi.gateway.users import User
 from vdi.gateway.web.cookies import cookies_in
 from vdi.gateway.web.csrf import foreign
@@ -184,7 +184,7 @@ class TicketHandoff:
 
     async def _let_in(self, request: Request, session: VDISession, ticket: Ticket, next_path: str) -> Response:
         role = role_in(session, ticket.user, self._clock())
-        if role is None:
+        if role is None or Action.OPEN not in ACTIONS[role]:
             return self._page(request, "This desktop is no longer shared with you", _AGAIN, 403, next_path)
         grant = await self._authorizer.grant_of(session, request.headers.get("cookie", ""))
         cookies = []

@@ -19,9 +19,9 @@ import msgspec
 from joserfc import jwt
 from joserfc.errors import JoseError
 
+from vdi.api.session import Role
 from vdi.gateway.edge.keys import ALGORITHM, KeyRing
 from vdi.gateway.store.grants import Grant
-from vdi.gateway.users import Role
 
 REMEMBERED = 8192
 LEEWAY = 30.0

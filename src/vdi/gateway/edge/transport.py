@@ -14,7 +14,7 @@ from datetime import datetime
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from vdi.api.session import Phase
+from vdi.api.session import FULL_CONTROL, Phase, Role
 from vdi.api.template import VDITemplate
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.edge.assets import asset_address
@@ -23,7 +23,6 @@ from vdi.gateway.edge.cookies import add_header, desktop_cookie
 from vdi.gateway.edge.headers import MARK, Hosts, is_foreign, is_navigation, local_path, quoted
 from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, marked
 from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.users import Role
 from vdi.gateway.web.render import Renderer
 from vdi.session.selkies_tokens import grant_token
 from vdi.session.streaming import uses_webrtc
@@ -36,7 +35,6 @@ WINDOW_SECONDS = 30
 _BLOCKED = "This network cannot reach the TURN server that WebRTC needs. UDP may be blocked."
 _NO_SERVER = "WebRTC needs a TURN server, and none is configured."
 _OURS = {MARK: "1"}
-_MAY_SWITCH = (Role.OWNER, Role.COLLABORATOR)
 
 
 def streams_webrtc(template: VDITemplate | None) -> bool:
@@ -110,7 +108,7 @@ class TransportPage:
             page=f"{page}#token={grant_token(master, claims.gid)}",
             waits=f"/.vdi/wait?next={quoted(next_path)}",
             why=_BLOCKED if self._settings.turn_urls else _NO_SERVER,
-            may_switch=claims.role in _MAY_SWITCH,
+            may_switch=claims.role in FULL_CONTROL,
             script=asset_address("transport.js"),
             style=asset_address("wait.css"),
             portal=self._settings.portal_url,

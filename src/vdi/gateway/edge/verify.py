@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
-from vdi.api.session import VDISession
+from vdi.api.session import FULL_CONTROL, VDISession
 from vdi.api.template import Protocol, VDITemplate
 from vdi.gateway.context import GatewayContext
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
@@ -38,7 +38,6 @@ from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, page_of
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.edge.tokens import Claims
 from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.users import Role
 from vdi.gateway.web.security_headers import TRANSPORT_HEADERS
 from vdi.session.image import refuse_view_only, takes_tokens
 from vdi.session.selkies_tokens import grant_token, subprotocols
@@ -178,7 +177,7 @@ class Verify:
         template = self._cluster.template(session.spec.template)
         if request.service_worker and not (template and template.spec.service_workers):
             return _refused(403, _NO_SERVICE_WORKERS)
-        if claims.role is Role.VIEWER and template and (why := refuse_view_only(template.spec)):
+        if claims.role not in FULL_CONTROL and template and (why := refuse_view_only(template.spec)):
             return _refused(403, why)
         # The paths are Selkies' own; in another page the same path may be anything.
         serves_web = template is not None and template.spec.protocol is Protocol.WEB
@@ -235,7 +234,7 @@ class Verify:
         nothing of theirs passes. Owners and collaborators may do everything anyway: a handshake of theirs waits for
         the table, which closes their connection later, and passes without it: an image that takes none works for them.
         """
-        is_viewer = claims.role is Role.VIEWER
+        is_viewer = claims.role not in FULL_CONTROL
         if not request.handshake and (not is_viewer or self._tables.has_taken(session, claims.gid)):
             return True
         confirmed = await self._tables.posted(session.metadata.uid, HANDSHAKE_SECONDS)

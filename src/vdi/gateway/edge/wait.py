@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from vdi.api.session import VDISession
+from vdi.api.session import FULL_CONTROL, Role, VDISession
 from vdi.api.template import DEFAULT_HEALTH_PATH
 from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import Change
@@ -39,8 +39,8 @@ from vdi.gateway.edge.stage import AGAIN, GONE, OPENING, Stage, describe
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.edge.transport import streams_webrtc
-from vdi.gateway.rights import role_in
-from vdi.gateway.users import Role, User
+from vdi.gateway.rights import ACTIONS, Action, role_in
+from vdi.gateway.users import User
 from vdi.gateway.web.cookies import cookies_in
 from vdi.gateway.web.render import Renderer
 from vdi.gateway.web.security_headers import content_security_policy
@@ -50,7 +50,6 @@ from vdi.session.image import health_path, refuse_view_only, takes_tokens
 log = logging.getLogger(__name__)
 
 _OURS = {MARK: "1"}
-_MAY_RESUME = (Role.OWNER, Role.COLLABORATOR)
 _CONFIRMATION_SECONDS = 1.0
 """How often a viewer's page looks whether the desktop takes its token table: nothing in the cluster changes then."""
 
@@ -154,7 +153,7 @@ class WaitingPage:
         if (
             is_by_hand(request.headers, cookies)
             and admitted.session.spec.suspended
-            and admitted.claims.role in _MAY_RESUME
+            and Action.RESUME in ACTIONS[admitted.claims.role]
         ):
             why = await self._resume(request, admitted)
         response = self._show(request, admitted, next_path, why, 200)
@@ -218,7 +217,7 @@ class WaitingPage:
                     before = stage
                 if stage in (GONE, AGAIN):
                     return
-                limit = _CONFIRMATION_SECONDS if admitted.claims.role is Role.VIEWER else None
+                limit = None if admitted.claims.role in FULL_CONTROL else _CONFIRMATION_SECONDS
                 try:
                     async with asyncio.timeout(limit):
                         await anext(changes)
@@ -231,7 +230,7 @@ class WaitingPage:
         """Have a desktop's token table posted that has not confirmed this viewer to this replica."""
         if (
             session is not None
-            and admitted.claims.role is Role.VIEWER
+            and admitted.claims.role not in FULL_CONTROL
             and not self._tables.has_taken(session, admitted.claims.gid)
         ):
             self._tables.touch(session.metadata.uid)
@@ -246,7 +245,7 @@ class WaitingPage:
 
     def _why_denied(self, session: VDISession, role: Role) -> str:
         """Why somebody in this role gets no picture of a desktop that runs; empty: they get it."""
-        if role is not Role.VIEWER:
+        if role in FULL_CONTROL:
             return ""
         template = self._cluster.template(session.spec.template)
         if template and (why := refuse_view_only(template.spec)):

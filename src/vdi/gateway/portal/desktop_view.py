@@ -7,12 +7,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from vdi.api.session import Phase, QueueStatus, VDISession
+from vdi.api.session import Phase, QueueStatus, Role, VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.queue_message import queue_message
 from vdi.gateway.rights import Action, access_ends, refusal, role_in
 from vdi.gateway.thumbnails import has_thumbnail
-from vdi.gateway.users import Role, User
+from vdi.gateway.users import User
 from vdi.gateway.web.icons import shown_icon
 from vdi.gateway.web.template_filters import left, ordinal
 from vdi.session.cluster_settings import ClusterSettings

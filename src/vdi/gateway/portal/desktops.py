@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import Phase, VDISession
+from vdi.api.session import FULL_CONTROL, GuestRole, Phase, VDISession, describe_role
 from vdi.api.template import VDITemplate
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.next_url import safe_next
@@ -24,16 +24,12 @@ from vdi.gateway.portal.timeline import read_timeline
 from vdi.gateway.rights import Action, role_in
 from vdi.gateway.startup_scripts import StartupScript, is_readable
 from vdi.gateway.thumbnails import MOST, WINDOW, TooManyThumbnailsError
-from vdi.gateway.users import Role, User
-from vdi.gateway.web.template_filters import access
+from vdi.gateway.users import User
 from vdi.session.image import refuse_view_only
 from vdi.session.lifetime import max_timeout
 from vdi.session.schedule import day_names
 
-ROLES = (
-    Choice(Role.VIEWER, access(Role.VIEWER)),
-    Choice(Role.COLLABORATOR, access(Role.COLLABORATOR)),
-)
+ROLES = tuple(Choice(role, describe_role(role)) for role in GuestRole)
 SHARE_TIMES: Mapping[str, timedelta | None] = {
     "1h": timedelta(hours=1),
     "8h": timedelta(hours=8),
@@ -51,7 +47,7 @@ _SHARE_WORDS = {
 _ADDRESS_SECONDS = 5.0
 """How long a browser waits for the address of a session that was just made."""
 _FIRST_SCHEDULE = SessionSchedule(start="08:30")
-_NOTHING_TYPED = {"length": "", "user": "", "role": "viewer", "for": "8h"}
+_NOTHING_TYPED = {"length": "", "user": "", "role": GuestRole.VIEWER, "for": "8h"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,15 +203,19 @@ class DesktopPages(PortalPages):
         """Let somebody in."""
         user, form = await self._posted(request)
         name = request.path_params["name"]
-        if form.get("role") not in (Role.COLLABORATOR, Role.VIEWER):
+        if form.get("role") not in [*GuestRole]:
             return await self._refuse_field(
-                request, user, name, form, f"role: {form.get('role')!r} is not a role; allowed: viewer, collaborator."
+                request,
+                user,
+                name,
+                form,
+                f"role: {form.get('role')!r} is not a role; allowed: {', '.join(GuestRole)}.",
             )
         if form.get("for") not in SHARE_TIMES:
             return await self._refuse_field(request, user, name, form, f"for: {form.get('for')!r} is not in the list.")
         span = SHARE_TIMES[form["for"]]
         expires = self._portal.context.clock() + span if span else None
-        action = self._portal.actions.share(user, name, form.get("user", ""), Role(form["role"]), expires)
+        action = self._portal.actions.share(user, name, form.get("user", ""), GuestRole(form["role"]), expires)
         return await self._do(request, user, name, "share", action, place="share_error", typed=form)
 
     async def unshare(self, request: Request) -> Response:
@@ -223,9 +223,7 @@ class DesktopPages(PortalPages):
         user, form = await self._posted(request)
         name, email = request.path_params["name"], form.get("user", "")
         found = fragments.desktop_of(self._portal, user, name)
-        has_controlled = found and any(
-            guest.user == email and guest.role == Role.COLLABORATOR for guest in found.guests
-        )
+        has_controlled = found and any(guest.user == email and guest.role in FULL_CONTROL for guest in found.guests)
         action = self._portal.actions.unshare(user, name, email)
         return await self._do(request, user, name, "unshare-collaborator" if has_controlled else "unshare", action)
 
@@ -314,7 +312,7 @@ class DesktopPages(PortalPages):
                 session, template, self._portal.context.settings.cluster, self._portal.context.clock()
             ),
             longest=max_timeout(template, self._portal.context.settings.cluster),
-            roles=[role for role in ROLES if role.value != "viewer" or not without_viewers],
+            roles=[role for role in ROLES if role.value in FULL_CONTROL or not without_viewers],
             without_viewers=without_viewers,
             share_times=[Choice(value, _SHARE_WORDS[value]) for value in SHARE_TIMES],
             happened=await read_timeline(self._portal, session),

@@ -10,9 +10,9 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Column, ColumnElement, RowMapping, String, Table, Text, delete, exists, func, select, update
 
+from vdi.api.session import Role
 from vdi.gateway.store.base import Database, Instant, batches, metadata
 from vdi.gateway.store.logins import api_tokens, is_open, logins
-from vdi.gateway.users import Role
 
 grants = Table(
     "grants",
@@ -113,7 +113,9 @@ class GrantStore:
 
     async def _find(self, *conditions: ColumnElement[bool]) -> list[Grant]:
         async with self._database.connect() as connection:
-            rows = await connection.execute(select(grants).where(*conditions).order_by(grants.c.created, grants.c.id))
+            # A role of a later version is not known here, and so no way in.
+            known = select(grants).where(grants.c.role.in_(list(Role)), *conditions)
+            rows = await connection.execute(known.order_by(grants.c.created, grants.c.id))
             return [_read(row) for row in rows.mappings()]
 
 

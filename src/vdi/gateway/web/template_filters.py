@@ -8,12 +8,13 @@ from zlib import crc32
 
 from markupsafe import Markup, escape
 
+from vdi.api.session import GuestRole, describe_role
 from vdi.gateway.web.icons import is_picture, shapes
 from vdi.session.times import format_time, parse_time
 from vdi.session.units import parse_duration, parse_quantity
 
 _HUES = 6
-_ACCESS = {"viewer": "view only", "collaborator": "full control"}
+_ACCESS = {role.value: describe_role(role) for role in GuestRole}
 _TIME_IN_TEXT = re.compile(
     r"\b(?P<instant>\d{4}-(?:0\d|1[0-2])-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\dZ)"
     r"|\b(?P<hour>[01]\d|2[0-3]):(?P<minute>[0-5]\d) UTC\b"
