@@ -179,7 +179,7 @@ class Actions:
         async with self._authorized(user, Action.SHARE, name, detail) as session:
             now = self._clock()
             template = self._cluster.template(session.spec.template)
-            if role not in FULL_CONTROL and template and (why := refuse_view_only(template.spec)):
+            if role not in FULL_CONTROL and (why := refuse_view_only(template)):
                 raise ActionDenied("ViewOnlyUnavailable", why, FieldProblem("role", GuestRole.COLLABORATOR, str(role)))
             return await self._edit_guests(session, lambda current: add_guest(current, email, role, expires, now))
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from vdi.api.streaming import TemplateStreaming
-from vdi.api.template import DEFAULT_HEALTH_PATH, Protocol, TemplateSpec
+from vdi.api.template import DEFAULT_HEALTH_PATH, Protocol, TemplateSpec, VDITemplate
 from vdi.session import streaming
 from vdi.session.streaming import generation
 
@@ -56,8 +56,11 @@ def takes_tokens(spec: TemplateSpec) -> bool:
     return generation(spec) == "2"
 
 
-def refuse_view_only(spec: TemplateSpec) -> str:
+def refuse_view_only(template: VDITemplate | None) -> str:
     """Why nothing would hold a viewer to the picture of such a desktop; empty where Selkies' token table does."""
+    if template is None:
+        return "View only is not possible: the template of this desktop was deleted. Share it with full control."
+    spec = template.spec
     if takes_tokens(spec):
         return ""
     what = (

@@ -132,6 +132,7 @@ class EdgeStage(ComponentStage):
         health.begun = True
         self.public = build_public(self.context, components, health)
         self.internal = build_internal(self.context, components, health)
+        self.world.templates.observe(builders.a_template("office"))
         self.add(a_session())
 
     async def __aenter__(self) -> Self:

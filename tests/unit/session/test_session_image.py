@@ -113,6 +113,10 @@ def test_what_the_image_cannot_take_is_refused_by_its_field(template: dict[str, 
 def test_each_level_has_its_tokens_its_health_path_and_its_viewers(
     template: dict[str, Any], tokens: bool, path: str, words: str
 ) -> None:
-    spec = a_template(**template).spec
-    assert (takes_tokens(spec), health_path(spec)) == (tokens, path)
-    assert (words in refuse_view_only(spec)) if words else refuse_view_only(spec) == ""
+    found = a_template(**template)
+    assert (takes_tokens(found.spec), health_path(found.spec)) == (tokens, path)
+    assert (words in refuse_view_only(found)) if words else refuse_view_only(found) == ""
+
+
+def test_viewers_are_refused_without_a_template() -> None:
+    assert "the template of this desktop was deleted" in refuse_view_only(None)

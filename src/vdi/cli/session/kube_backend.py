@@ -150,7 +150,7 @@ class KubeBackend:
         from vdi.gateway.guests import add_guest
 
         raw = await self.template(session.spec.template) if role not in FULL_CONTROL else None
-        if raw and (why := refuse_view_only(msgspec.convert(raw, VDITemplate).spec)):
+        if raw and (why := refuse_view_only(msgspec.convert(raw, VDITemplate))):
             raise CliError(f"{why} Run: vdi session share {session.metadata.name} {user} --role collaborator")
         return await self._edit_guests(session, lambda now: add_guest(now, user, role, expires, now_utc()))
 

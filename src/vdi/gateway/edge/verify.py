@@ -177,7 +177,7 @@ class Verify:
         template = self._cluster.template(session.spec.template)
         if request.service_worker and not (template and template.spec.service_workers):
             return _refused(403, _NO_SERVICE_WORKERS)
-        if claims.role not in FULL_CONTROL and template and (why := refuse_view_only(template.spec)):
+        if claims.role not in FULL_CONTROL and (why := refuse_view_only(template)):
             return _refused(403, why)
         # The paths are Selkies' own; in another page the same path may be anything.
         serves_web = template is not None and template.spec.protocol is Protocol.WEB

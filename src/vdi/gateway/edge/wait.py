@@ -247,8 +247,7 @@ class WaitingPage:
         """Why somebody in this role gets no picture of a desktop that runs; empty: they get it."""
         if role in FULL_CONTROL:
             return ""
-        template = self._cluster.template(session.spec.template)
-        if template and (why := refuse_view_only(template.spec)):
+        if why := refuse_view_only(self._cluster.template(session.spec.template)):
             return why
         if not self._tables.is_refused(session):
             return ""

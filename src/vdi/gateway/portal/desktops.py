@@ -297,7 +297,7 @@ class DesktopPages(PortalPages):
             return self._not_found(request, user, name)
         template = self._portal.context.cluster.template(session.spec.template)
         pieces = fragments.desktop_pieces(found)
-        without_viewers = refuse_view_only(template.spec) if template else ""
+        without_viewers = refuse_view_only(template)
         scripts, scripts_problem = await self._read_scripts(user, session, template)
         return await self._page(
             request,
