@@ -111,6 +111,20 @@ async def test_a_viewer_comes_to_no_desktop_that_has_not_confirmed_them(
     assert answer.status_code == 200, "an image without a token table works for its owner"
 
 
+async def test_a_viewer_comes_to_no_desktop_without_a_template(stage: EdgeStage, desktop: FakeSelkies) -> None:
+    """Its image may be one that takes any table and gives every visitor full control."""
+    guest = await as_viewer(stage)
+    await desktop.posted(1)
+    template = stage.world.template("office")
+    assert template is not None
+    assert (await stage.verify(HOST, "/x.js", Cookie=guest.stolen(HOST))).status_code == 200
+    stage.world.templates.observe_deleted(template)
+    for path, headers in (("/api/websockets", HANDSHAKE), ("/x.js", {})):
+        answer = await stage.verify(HOST, path, Cookie=guest.stolen(HOST), **headers)
+        assert (answer.status_code, "template of this desktop was deleted" in answer.text) == (403, True), path
+    assert "template of this desktop was deleted" in (await guest.get(address(path="/.vdi/wait"))).text
+
+
 @pytest.mark.parametrize("broken", ["answers 404", "does not respond"])
 async def test_the_page_of_a_viewer_says_why_there_is_no_picture_and_opens_once_the_table_is_taken(
     stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch, broken: str
