@@ -4,8 +4,9 @@ from datetime import datetime, timedelta
 
 from vdi.api.session import Access, GuestRole, VDISession
 from vdi.gateway.denied import ActionDenied, FieldProblem, refused_address
+from vdi.gateway.rights import is_over
 from vdi.gateway.users import AddressError, check_address, normal_user, same_user
-from vdi.session.times import format_time, parse_time
+from vdi.session.times import format_time
 
 MOST = 64
 """Guests of one session, as the CRD allows."""
@@ -27,7 +28,7 @@ def add_guest(
             "Invalid", f"expires: {format_time(expires)} is in the past; allowed: a time in the future, or none.", field
         )
     others = tuple(
-        access for access in session.spec.access if not same_user(access.user, guest) and not _is_over(access, now)
+        access for access in session.spec.access if not same_user(access.user, guest) and not is_over(access, now)
     )
     if len(others) >= MOST:
         raise ActionDenied(
@@ -45,10 +46,3 @@ def remove_guest(session: VDISession, user: str) -> tuple[Access, ...]:
             "NotFound", f"This desktop is not shared with {normal_user(user)}. It is shared with {guests}."
         )
     return left
-
-
-def _is_over(access: Access, now: datetime) -> bool:
-    try:
-        return access.expires is not None and parse_time(access.expires) <= now
-    except ValueError:
-        return True

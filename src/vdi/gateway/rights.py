@@ -3,7 +3,7 @@
 from datetime import datetime
 from enum import StrEnum
 
-from vdi.api.session import Role, VDISession
+from vdi.api.session import Access, Role, VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.users import User, normal_groups, same_user
 from vdi.session.times import parse_time
@@ -52,12 +52,20 @@ ACTIONS = {role: _allowed(role) for role in Role}
 _GUESTS = {role.value: role for role in Role if role is not Role.OWNER and Action.SEE in ACTIONS[role]}
 
 
+def is_over(access: Access, now: datetime) -> bool:
+    """Whether this share has run out. An end that cannot be read is no permission to stay."""
+    try:
+        return bool(access.expires) and parse_time(access.expires or "") <= now
+    except ValueError:
+        return True
+
+
 def role_in(session: VDISession, user: str, now: datetime) -> Role | None:
     """The user's role in the session; None: no access, no access any more, or a role of a later version."""
     if same_user(session.spec.user, user):
         return Role.OWNER
     for access in session.spec.access:
-        if same_user(access.user, user) and not (access.expires and _past(access.expires, now)):
+        if same_user(access.user, user) and not is_over(access, now):
             return _GUESTS.get(access.role)
     return None
 
@@ -98,10 +106,3 @@ def refusal(user: User, action: Action, session: VDISession, now: datetime) -> s
     allowed = ", ".join(sorted(ACTIONS[role]))
     whose = f"{session.spec.user}'s desktop {name!r}"
     return f"As {role} of {whose} you may not {action} it. Allowed: {allowed}. Ask {session.spec.user}."
-
-
-def _past(text: str, now: datetime) -> bool:
-    try:
-        return parse_time(text) <= now
-    except ValueError:
-        return True  # an end that cannot be read is no permission to stay

@@ -5,7 +5,7 @@ this API; what a person may not know is left out (`shape`).
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -13,7 +13,7 @@ from msgspec import Meta
 from vdi.api.constraints import doc
 from vdi.api.resources import TemplateResources
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import GUEST_ROLES, GuestRole, Role, SessionSpec, SessionStatus
+from vdi.api.session import GUEST_ROLES, GuestRole, Phase, Role, SessionSpec, SessionStatus
 from vdi.api.template import Lifecycle, TemplatePersistence, TemplateSpec, TemplateStatus
 
 PAGE = 100
@@ -83,10 +83,7 @@ class AllSessionsQuery(Page, rename="camel", forbid_unknown_fields=True):
     template: Annotated[
         Annotated[str, Meta(max_length=253)] | None, Meta(description="Only sessions of this template.")
     ] = None
-    phase: Annotated[
-        Literal["Pending", "Creating", "Running", "Suspended", "Terminating", "Failed"] | None,
-        Meta(description="Only sessions in this phase."),
-    ] = None
+    phase: Annotated[Phase | None, Meta(description="Only sessions in this phase.")] = None
 
 
 class WishedResources(msgspec.Struct, rename="camel", forbid_unknown_fields=True):

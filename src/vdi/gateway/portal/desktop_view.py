@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from vdi.api.session import Phase, QueueStatus, Role, VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.queue_message import queue_message
-from vdi.gateway.rights import Action, access_ends, refusal, role_in
+from vdi.gateway.rights import Action, access_ends, is_over, refusal, role_in
 from vdi.gateway.thumbnails import has_thumbnail
 from vdi.gateway.users import User
 from vdi.gateway.web.icons import shown_icon
@@ -232,13 +232,7 @@ def template_title(template: VDITemplate | None, name: str) -> str:
 def guests(session: VDISession, now: datetime) -> list[Guest]:
     """Whom the desktop is shared with, in the order of the object."""
     return [
-        Guest(
-            access.user,
-            str(access.role),
-            access.expires or "",
-            bool(access.expires) and _is_past(access.expires or "", now),
-        )
-        for access in session.spec.access
+        Guest(access.user, access.role, access.expires or "", is_over(access, now)) for access in session.spec.access
     ]
 
 
@@ -322,10 +316,3 @@ def _size(session: VDISession, template: VDITemplate | None) -> tuple[int | None
     gpu = 0 if offer.default_gpu == 0 else (chosen.gpu if chosen else offer.default_gpu)
     memory = chosen.memory if chosen else offer.default_memory
     return gpu, memory, cpu or offer.default_cpu, disk or offer.default_ephemeral_storage or ""
-
-
-def _is_past(text: str, now: datetime) -> bool:
-    try:
-        return parse_time(text) <= now
-    except ValueError:
-        return True

@@ -204,13 +204,8 @@ class DesktopPages(PortalPages):
         user, form = await self._posted(request)
         name = request.path_params["name"]
         if form.get("role") not in [*GuestRole]:
-            return await self._refuse_field(
-                request,
-                user,
-                name,
-                form,
-                f"role: {form.get('role')!r} is not a role; allowed: {', '.join(GuestRole)}.",
-            )
+            why = f"role: {form.get('role')!r} is not a role; allowed: {', '.join(GuestRole)}."
+            return await self._refuse_field(request, user, name, form, why)
         if form.get("for") not in SHARE_TIMES:
             return await self._refuse_field(request, user, name, form, f"for: {form.get('for')!r} is not in the list.")
         span = SHARE_TIMES[form["for"]]
