@@ -161,21 +161,6 @@ class DoctorStage:
         }
         await self.stage.patch(PODS, pod, {"status": status}, subresource="status")
 
-    async def report(
-        self, pod: str, *, waiting: Object | None = None, terminated: Object | None = None, **more: Any
-    ) -> None:
-        """Play the kubelet of a desktop that does not get ready."""
-        state: Object = {"waiting": waiting} if waiting else {}
-        container: Object = {"name": "desktop", "image": "x", "imageID": "x", "ready": False, "restartCount": 0}
-        container |= {"state": state, **more}
-        if terminated:
-            container["lastState"] = {
-                "terminated": {"exitCode": 1, "startedAt": now(), "finishedAt": now(), **terminated}
-            }
-        ready = {"type": "Ready", "status": "False", "lastTransitionTime": now()}
-        status = {"phase": "Pending", "conditions": [ready], "containerStatuses": [container]}
-        await self.stage.patch(PODS, pod, {"status": status}, subresource="status")
-
     async def running(self, name: str, template: str, **spec: Any) -> Object:
         """A session that runs."""
         session = await self.stage.session(name, template, **spec)

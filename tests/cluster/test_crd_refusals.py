@@ -173,6 +173,13 @@ TEMPLATES_REFUSED = [
     ({"image": "i", "resources": {"defaultMemory": "4Gib"}}, "spec.resources.defaultMemory", "4Gib", MEMORY),
     ({"image": "i", "persistence": {"mountPath": "home"}}, "spec.persistence.mountPath", "home", PATH),
     ({"image": "i", "persistence": {"mountPath": "/"}}, "spec.persistence.mountPath", "/", PATH),
+    ({"image": "i", "persistence": {"scope": "Everyone"}}, "spec.persistence.scope", "Everyone", '"Session"'),
+    (
+        {"image": "i", "persistence": {"accessMode": "ReadOnlyMany"}},
+        "spec.persistence.accessMode",
+        "ReadOnlyMany",
+        '"ReadWriteMany"',
+    ),
     (
         {"image": "i", "env": [{"name": "A"}]},
         "spec.env[0]",

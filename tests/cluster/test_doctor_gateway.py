@@ -55,25 +55,6 @@ async def test_a_healthy_cluster_with_a_gateway_has_no_findings(ward: DoctorStag
         assert ward.of_here(await ward.look()) == []
 
 
-async def test_desktops_that_no_one_reaches_since_the_middleware_is_lost(ward: DoctorStage) -> None:
-    template = await ward.stage.template(**NO_HOME)
-    async with ward.at_work(cluster=SETTINGS):
-        await ward.running("alice", template)
-        await ward.stage.delete(MIDDLEWARES, "vdi-edge")
-        found = await ward.finds("middleware_missing")
-    assert f"{ward.namespace}/vdi-edge" in found.message
-
-
-async def test_a_gateway_that_is_scaled_away_and_one_that_is_gone(ward: DoctorStage) -> None:
-    async with ward.at_work(cluster=SETTINGS):
-        await ward.stage.patch(DEPLOYMENTS, "vdi-gateway", {"spec": {"replicas": 0}})
-        found = await ward.finds("gateway_down")
-        assert "scale deployment vdi-gateway --replicas 1" in found.remedy.text
-        await ward.stage.delete(DEPLOYMENTS, "vdi-gateway")
-        found = await ward.finds("gateway_missing")
-    assert "VDI_EDGE_MIDDLEWARE=vdi-edge" in found.evidence[0]
-
-
 async def test_a_policy_that_keeps_the_gateway_from_the_desktops(ward: DoctorStage) -> None:
     template = await ward.stage.template(**NO_HOME)
     async with ward.at_work(cluster=SETTINGS):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.gateway_stage import GatewayStage, add_people, open_gateway_stage, settings_of
+from cluster.gateway_stage import settings_of
 from cluster.operator_stage import Stage
 from support.waiting import eventually
 from vdi.api.session import GuestRole
@@ -18,7 +18,6 @@ from vdi.gateway.denied import ActionDenied
 from vdi.gateway.users import User
 from vdi.kube.resource import Resource
 from vdi.operator.kinds import SESSIONS
-from vdi.session.request import SessionRequest
 
 ALICE, BOB, EVE = (User(f"{name}@example.com") for name in ("alice", "bob", "eve"))
 ROOT = User("root@example.com", admin=True)
@@ -30,56 +29,6 @@ async def a_replica(stage: Stage, folder: Path) -> AsyncIterator[Gateway]:
     async with open_gateway(stage.api.config, settings_of(stage, folder)) as gateway:
         await eventually(lambda: gateway.health.begun, "the gateway has begun")
         yield gateway
-
-
-async def test_a_desktop_s_life_by_its_owner(stage: Stage, tmp_path: Path) -> None:
-    template = await stage.template()
-    await add_people(stage)
-    async with a_replica(stage, tmp_path) as gateway, stage.operator():
-        await eventually(lambda: gateway.context.cluster.template(template), "the template is seen")
-        actions = gateway.actions
-        made = await actions.start(ALICE, SessionRequest(ALICE.email, template, name="mine", timeout="1h"))
-        assert (made.spec.user, made.spec.timeout) == (ALICE.email, "1h")
-        await stage.run("mine")
-        await actions.extend(ALICE, "mine", "3h")
-        await actions.restart(ALICE, "mine")
-        await actions.suspend(ALICE, "mine")
-        await stage.reach("mine", "Suspended")
-        await actions.resume(ALICE, "mine")
-        await stage.run("mine")
-        await actions.end(ALICE, "mine")
-        await stage.gone(SESSIONS, "mine")
-        with pytest.raises(ActionDenied) as refused:
-            await actions.suspend(ALICE, "mine")
-        assert refused.value.code == "NotFound"
-        audit = await gateway.audit.entries(limit=20)
-        assert [(one.action, one.outcome) for one in reversed(audit)] == [
-            (f"session.{action}", "done") for action in ("start", "extend", "restart", "suspend", "resume", "end")
-        ]
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        ({"name": "Bad_Name"}, "Bad_Name"),
-        ({"name": "a" * 254}, "name"),
-        ({"hostname": "no.dots"}, "no.dots"),
-        ({"idle_timeout": "soon"}, "soon"),
-        ({"home_size": "1k"}, "1k"),
-    ],
-)
-async def test_what_the_rules_of_the_kind_refuse_is_reported_in_their_words(
-    stage: Stage, tmp_path: Path, more: dict[str, str], words: str
-) -> None:
-    template = await stage.template()
-    async with a_replica(stage, tmp_path) as gateway:
-        await eventually(lambda: gateway.context.cluster.template(template), "the template is seen")
-        requested = SessionRequest(ALICE.email, template, **{"name": "mine", **more})  # type: ignore[arg-type]
-        with pytest.raises(ActionDenied) as refused:
-            await gateway.actions.start(ALICE, requested)
-        assert refused.value.code == "Invalid"
-        assert words in refused.value.sentence
-    assert await stage.all(SESSIONS) == []
 
 
 async def test_no_share_is_lost_among_two_replicas_and_an_operator_that_writes_all_the_time(
@@ -155,31 +104,3 @@ async def test_an_action_never_reaches_a_later_session_of_the_same_name(
     assert not session["spec"].get("suspended")
     assert not session["spec"].get("access")
     assert session["spec"]["timeout"] == "8h"
-
-
-@pytest.fixture
-async def gateway(stage: Stage, tmp_path: Path) -> AsyncIterator[GatewayStage]:
-    async with open_gateway_stage(stage, tmp_path) as gateway:
-        yield gateway
-
-
-async def test_sharing_through_the_api_is_seen_by_the_guest_and_ends(gateway: GatewayStage, stage: Stage) -> None:
-    await stage.session("mine", "none")
-    alice, bob = await gateway.log_in(ALICE.email), await gateway.log_in(BOB.email)
-    json = {"Accept": "application/json"}
-    address = "/api/v1/sessions/mine"
-    assert (await bob.get(address, headers=json)).status_code == 404
-    owner = gateway.stage
-    actions_seen = await alice.get(address, headers=json)
-    assert actions_seen.status_code == 200, actions_seen.text
-    await owner.patch(SESSIONS, "mine", {"spec": {"access": [{"user": BOB.email, "role": "viewer"}]}})
-
-    async def guest_sees() -> bool:
-        return (await bob.get(address, headers=json)).status_code == 200
-
-    async def guest_does_not() -> bool:
-        return not await guest_sees()
-
-    await eventually(guest_sees, "the guest sees it")
-    await owner.patch(SESSIONS, "mine", {"spec": {"access": []}})
-    await eventually(guest_does_not, "the guest sees it no more")

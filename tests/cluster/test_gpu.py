@@ -251,29 +251,6 @@ def test_several_configurations_and_a_restart_only_where_the_config_map_changed(
 
 
 @pytest.mark.long
-def test_a_config_map_that_somebody_edited_is_not_read_until_the_plugin_restarts(operator: GpuCluster) -> None:
-    assert operator.gpu("configure", "--timeout", "20s").returncode == 0
-    text = operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)["data"]["any"]
-    before = pods(operator)
-    wait_until("a second has passed since the pods were made", lambda: edit(operator, text.replace("8", "5")))
-    assert operator.advertised() == [8, 16]
-    assert operator.codes()[:2] == ["gpu_config_not_read", "gpu_config_not_read"]
-
-    done = operator.gpu("configure", "--replicas", "5", "--timeout", "20s")
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert operator.advertised() == [5, 10]
-    assert not pods(operator) & before
-
-
-def edit(gpus: GpuCluster, text: str) -> bool:
-    """Write the configuration; whether it is now younger than the device plugin's pods (times have whole seconds)."""
-    patch = json.dumps({"data": {"any": f"{text}\n# {os.urandom(4).hex()}"}})
-    words = ("time-slicing-config", "--namespace", NAMESPACE, "--type=merge", "-p", patch)
-    gpus.kubectl("patch", "configmap", *words)
-    return "gpu_config_not_read" in gpus.codes()
-
-
-@pytest.mark.long
 def test_the_manifests_do_the_same_and_the_missions_own_patch_does_not(operator: GpuCluster) -> None:
     for file in MANIFESTS:
         # Neither of them makes half a ClusterPolicy.
@@ -338,17 +315,6 @@ def test_refused(operator: GpuCluster) -> None:
         assert (ran.returncode, ran.stdout) == (code, "")
         assert said in ran.stderr
         assert operator.advertised() == [1, 2]
-
-
-@pytest.mark.long
-def test_mps_and_mig_on_a_node_are_refused(operator: GpuCluster) -> None:
-    operator.kubectl("label", "node", "gpu-a", "nvidia.com/mps.capable=true")
-    operator.kubectl("label", "node", "gpu-b", "nvidia.com/mig.config=all-1g.5gb")
-    ran = operator.gpu("configure")
-    assert ran.returncode == 1
-    assert "Node gpu-a is shared by MPS" in ran.stderr
-    assert "Node gpu-b has its GPUs partitioned by MIG" in ran.stderr
-    assert "config" not in operator.get("clusterpolicy", "cluster-policy")["spec"]["devicePlugin"]
 
 
 def test_renamed(operator: GpuCluster) -> None:

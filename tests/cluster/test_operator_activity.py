@@ -9,7 +9,7 @@ import pytest
 from cluster.desktop_agent import Agent, run_desktop
 from cluster.operator_stage import Object, Stage
 from support.waiting import eventually
-from vdi.kube.resource import EVENTS, PODS, SECRETS
+from vdi.kube.resource import PODS, SECRETS
 from vdi.operator.kinds import SESSIONS
 from vdi.session.cluster_settings import ClusterSettings
 
@@ -61,33 +61,6 @@ async def test_an_idle_desktop_is_warned_spared_by_input_and_suspended(stage: St
         await eventually(is_stopped, "the pod is deleted")
         (secret,) = await stage.owned(SECRETS, session)
         assert agent.tokens == {"Bearer " + b64decode(secret["data"]["agentToken"]).decode()}
-
-
-async def test_the_template_may_end_it_instead(stage: Stage, agent: Agent) -> None:
-    template = await stage.template(lifecycle={"idleTimeout": "4s", "onIdle": "Terminate"})
-    async with stage.operator(cluster=ClusterSettings(agent_port=agent.port)):
-        await stage.session(NAME, template)
-        await run_desktop(stage, NAME, agent)
-        await stage.gone(SESSIONS, NAME, 30)
-
-
-async def test_a_desktop_that_cannot_be_asked_is_not_idle(stage: Stage, agent: Agent) -> None:
-    template = await stage.template()
-    agent.status = 503
-    async with stage.operator(cluster=ClusterSettings(agent_port=agent.port)):
-        await stage.session(NAME, template, idleTimeout="2s")
-        await run_desktop(stage, NAME, agent)
-        # At 0, 0.5, 1.5, 3.5 and 7.5 s: long after it would have been idle.
-        await eventually(lambda: agent.asked >= 5, "it is asked again and again")
-        session = await stage.reach(NAME, "Running")
-        assert not await is_warned(stage)
-        assert "suspended" not in session["spec"] or session["spec"]["suspended"] is False
-
-        async def said() -> list[Object]:
-            return [one for one in await stage.all(EVENTS) if one["reason"] == "ActivityUnknown"]
-
-        (event,) = await eventually(said, "an Event says that the timeout cannot work")
-        assert "does not count as idle" in event["note"]
 
 
 async def test_asking_costs_no_api_request(stage: Stage, agent: Agent) -> None:

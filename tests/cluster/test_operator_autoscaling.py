@@ -199,22 +199,6 @@ async def test_a_refusal_is_said_and_nothing_is_requested_again(stage: Stage, au
         ]
 
 
-async def test_headroom_is_taken_by_a_desktop_at_once_and_requested_again(stage: Stage, autoscaler: Autoscaler) -> None:
-    node = await stage.node("gpu", gpu="2")
-    template = await gpu_template(stage)
-    async with stage.operator(autoscaling=autoscaler.settings(headroom={template: 2})):
-
-        async def bound() -> bool:
-            return all(pod["spec"].get("nodeName") == node for pod in await autoscaler.placeholders())
-
-        await autoscaler.has(2)
-        await eventually(bound, "the free places are on the node")
-        await stage.session("first", template, user="a@x.yz")
-        await on_node(stage, "first", node)
-        await autoscaler.has(2)
-        await autoscaler.unschedulable(1)
-
-
 async def test_placeholders_take_no_quota_of_the_sessions(stage: Stage, autoscaler: Autoscaler) -> None:
     await stage.node("gpu", gpu="1")
     template = await gpu_template(stage)

@@ -98,28 +98,6 @@ async def test_cordon_is_announced_and_frees_the_desktop_for_a_drain_after_a_whi
         await eventually(event, "an Event told of it")
 
 
-async def test_drained_desktop_starts_again_elsewhere_in_the_same_run(stage: Stage) -> None:
-    node, other = await stage.node("a"), await stage.node("b")
-    template = await stage.template(placement={"nodeSelector": stage.here})
-    async with stage.operator(cluster=ClusterSettings(drain_notice=timedelta(seconds=0))):
-        await cordon(stage, other)
-        session = await stage.session(NAME, template, persistence={"enabled": False})
-        first = await stage.run(NAME)
-        await cordon(stage, other, closed=False)
-        await cordon(stage, node)
-        await held(stage, session, "false")
-        old = await stage.pod_of(session)
-        await stage.delete(PODS, old["metadata"]["name"])
-
-        async def moved() -> bool:
-            pods = await stage.owned(PODS, session)
-            return [pod["spec"].get("nodeName") for pod in pods] == [other]
-
-        await eventually(moved, "it is on the other node")
-        running = await stage.run(NAME)
-        assert running["status"]["startTime"] == first["status"]["startTime"]
-
-
 async def test_eviction_is_refused_until_the_notice_is_over(stage: Stage) -> None:
     """As `kubectl drain` asks, every 5 s, with the budget that the chart makes."""
     node, other = await stage.node("a"), await stage.node("b")

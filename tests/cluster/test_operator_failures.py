@@ -8,7 +8,7 @@ from cluster.operator_stage import Object, Stage, condition
 from support.clock import ShiftedClock
 from support.waiting import eventually
 from vdi.kube.resource import CLAIMS, EVENTS, PODS
-from vdi.operator.kinds import SESSIONS, TEMPLATES
+from vdi.operator.kinds import SESSIONS
 
 pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"
@@ -117,19 +117,6 @@ async def test_pause_ends_by_itself(stage: Stage) -> None:
         assert running["status"]["failures"]["count"] == 1
 
 
-async def test_evicted_desktop_comes_back_at_once(stage: Stage) -> None:
-    template = await stage.template()
-    async with stage.operator():
-        session = await stage.session(NAME, template)
-        first = await stage.run(NAME)
-        pod = await stage.pod_of(session)
-        await fail(stage, pod, reason="Evicted", message="The node was low on resource: memory.")
-        await next_pod(stage, session, pod)
-        running = await stage.run(NAME)
-        assert running["status"]["failures"]["reason"] == "Evicted"
-        assert running["status"]["startTime"] == first["status"]["startTime"]
-
-
 async def test_deleted_pod_is_counted_once_and_a_loss_is_not_counted_for_the_next_pod(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
@@ -146,60 +133,6 @@ async def test_deleted_pod_is_counted_once_and_a_loss_is_not_counted_for_the_nex
         await stage.run("other")
         assert (await stage.pod_of(session))["metadata"]["uid"] == pod["metadata"]["uid"]
         assert (await failures(stage, 1))["status"]["phase"] == "Running"
-
-
-async def test_pods_that_somebody_deletes_as_soon_as_they_are_made_are_not_made_for_ever(stage: Stage) -> None:
-    template = await stage.template()
-    async with stage.operator():
-        session = await stage.session(NAME, template)
-        for count in (1, 2):
-            pod = await stage.pod_of(session)
-            await stage.delete(PODS, pod["metadata"]["name"], grace_seconds=0)
-            await failures(stage, count)
-        await stage.reach(NAME, "Pending", "It is restarted at")
-
-
-async def test_desktop_that_proves_itself_begins_a_new_count(stage: Stage) -> None:
-    template, clock = await stage.template(), ShiftedClock()
-    async with stage.operator(clock):
-        session = await stage.session(NAME, template)
-        await stage.run(NAME)
-        await stage.delete(PODS, NAME, grace_seconds=0)
-        await failures(stage, 1)
-        await stage.run(NAME)
-        pod = await stage.pod_of(session)
-        clock.ahead = timedelta(minutes=10)
-        await look_again(stage, clock)
-
-        async def forgiven() -> bool:
-            session = await stage.reach(NAME, "Running")
-            return "count" not in session["status"]["failures"]
-
-        await eventually(forgiven, "the count is zero")
-        assert (await stage.pod_of(session))["metadata"]["uid"] == pod["metadata"]["uid"], "it runs on"
-        await stage.delete(PODS, NAME, grace_seconds=0)
-        await failures(stage, 1)
-        await stage.run(NAME)
-
-
-async def test_image_that_is_not_there_is_tried_for_ten_minutes_and_again_when_the_template_changes(
-    stage: Stage,
-) -> None:
-    template, clock = await stage.template(), ShiftedClock()
-    async with stage.operator(clock):
-        session = await stage.session(NAME, template)
-        pod = await stage.pod_of(session)
-        await set_container(stage, pod, waiting="ErrImagePull", message="manifest unknown: not found")
-        await stage.reach(NAME, "Creating", "the registry has no such image")
-        clock.ahead = timedelta(minutes=10)
-        await look_again(stage, clock)
-        await stage.reach(NAME, "Failed", "It starts automatically when the template is fixed")
-        await no_pod(stage, session)
-        await stage.api.patch(TEMPLATES, template, {"spec": {"image": "registry.example.com/desktop:2"}}, into=dict)
-        clock.ahead += timedelta(minutes=1)
-        await look_again(stage, clock)
-        pod = await next_pod(stage, session, pod)
-        assert pod["spec"]["containers"][0]["image"] == "registry.example.com/desktop:2"
 
 
 @pytest.mark.long

@@ -5,7 +5,6 @@ import pytest
 from cluster.operator_proxy import Request
 from cluster.operator_stage import Object, Stage, condition
 from support.waiting import eventually
-from vdi.kube.errors import Invalid
 from vdi.kube.resource import CLAIMS, PODS
 from vdi.operator.kinds import SESSIONS, TEMPLATES
 from vdi.session.home_list import LAST_USED
@@ -51,31 +50,6 @@ async def test_one_home_for_all_templates_and_one_desktop_at_a_time(stage: Stage
     assert set(claims) == {user_home_claim_name(ALICE), user_home_claim_name("bob@example.com")}
     annotations = claims[user_home_claim_name(ALICE)]["metadata"]["annotations"]
     assert annotations["vdi.kasm.io/user"] == ALICE and "vdi.kasm.io/template" not in annotations
-
-
-async def test_a_waiting_desktop_starts_when_the_other_template_leaves_the_scope(stage: Stage) -> None:
-    cad, office = await two_templates(stage)
-    async with stage.operator():
-        await stage.session("first", cad, suspended=True)
-        await stage.reach("first", "Suspended")
-        await stage.session("second", office)
-        assert await home_of(stage, "second") == user_home_claim_name(ALICE)
-        await stage.patch(SESSIONS, "first", {"spec": {"suspended": False}})
-        await stage.reach("first", "Pending", "are in use by the desktop 'second'")
-        await stage.api.patch(TEMPLATES, cad, {"spec": {"persistence": {"scope": "UserAndTemplate"}}}, into=dict)
-        claim = home_claim_name(session_name="", user=ALICE, template=cad, retain=True)
-        assert await home_of(stage, "first") == claim
-
-
-async def test_several_desktops_use_a_home_with_read_write_many(stage: Stage) -> None:
-    cad, office = await two_templates(stage, accessMode="ReadWriteMany")
-    async with stage.operator():
-        await stage.session("first", cad)
-        await stage.session("second", office)
-        claim = user_home_claim_name(ALICE)
-        assert (await home_of(stage, "first"), await home_of(stage, "second")) == (claim, claim)
-    (home,) = await stage.all(CLAIMS)
-    assert home["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
 async def test_a_change_of_the_scope_takes_no_files_away(stage: Stage) -> None:
@@ -170,33 +144,3 @@ async def test_a_desktop_that_is_made_while_a_command_marks_its_home_goes_again(
         await waits_for_the_command(stage, claim)
         await eventually(has_no_pod, "its pod goes")
         await starts_once_it_is_filled(stage, claim)
-
-
-async def test_a_home_of_scope_session_belongs_to_its_session(stage: Stage) -> None:
-    template = await stage.template(persistence={"scope": "Session"})
-    async with stage.operator():
-        first = await stage.session("first", template)
-        await stage.session("second", template)
-        assert (await home_of(stage, "first"), await home_of(stage, "second")) == ("first-home", "second-home")
-        (claim,) = await stage.owned(CLAIMS, first)
-        assert claim["metadata"]["name"] == "first-home"
-
-
-async def test_the_largest_home_that_a_template_allows_holds_for_the_home_of_a_user(stage: Stage) -> None:
-    cad, _ = await two_templates(stage)
-    async with stage.operator():
-        await stage.session("first", cad, persistence={"size": "500Ti"})
-        words = f"spec.persistence.size: 500Ti is more than the 10Gi that template '{cad}' allows"
-        refused = await stage.reach("first", "Failed", words)
-        assert condition(refused, "Admitted")["reason"] == "OverLimit"
-        assert await stage.all(CLAIMS) == []
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "allowed"),
-    [("scope", "Everyone", '"Session"'), ("accessMode", "ReadOnlyMany", '"ReadWriteMany"')],
-)
-async def test_a_value_that_is_none_is_refused(stage: Stage, field: str, value: str, allowed: str) -> None:
-    with pytest.raises(Invalid) as refused:
-        await stage.template(persistence={field: value})
-    assert all(words in str(refused.value) for words in (f"spec.persistence.{field}", value, allowed))

@@ -218,18 +218,6 @@ async def test_edited_template_counts_from_the_next_start(stage: Stage) -> None:
         assert (await stage.run("alice-desktop"))["status"]["templateRevision"] == "2"
 
 
-async def test_an_image_without_a_desktop_is_reported_and_the_session_starts_with_another(stage: Stage) -> None:
-    template = await stage.template(image="ghcr.io/selkies-project/selkies-gstreamer/gst-web:latest")
-    async with stage.operator():
-        session = await stage.session("alice-desktop", template)
-        await stage.reach("alice-desktop", "Failed", "gst-web:latest' contains no desktop, only a part of Selkies; use")
-        assert not await stage.owned(PODS, session)
-        image = {"spec": {"image": "registry.example.com/vdi/desktop:1"}}
-        await stage.api.patch(TEMPLATES, template, image, into=dict)
-        await stage.make_ready(await stage.pod_of(session))
-        await stage.reach("alice-desktop", "Running")
-
-
 async def test_an_image_with_a_page_of_its_own_keeps_its_route_when_the_template_is_edited(stage: Stage) -> None:
     """KasmVNC as it comes: TLS on 6901 behind basic auth, whose password the gateway has."""
     login = {"basicAuthSecret": {"name": "kasmvnc"}, "runAsUser": 1001}
@@ -269,15 +257,6 @@ async def test_names_up_to_kubernetes_own_limit_work(stage: Stage) -> None:
         await stage.delete(SESSIONS, name)
         await stage.gone(SESSIONS, name)
         await stage.childless(session)
-
-
-async def test_desktop_without_gpu_is_built_for_cpus(stage: Stage) -> None:
-    template = await stage.template(resources={"defaultGPU": 0, "defaultCPU": "1", "defaultMemory": "4Gi"})
-    async with stage.operator():
-        session = await stage.session("alice-desktop", template, resources={"gpu": 1, "memory": "4Gi"})
-        (container,) = (await stage.pod_of(session))["spec"]["containers"]
-        assert container["resources"]["limits"] == {"cpu": "1", "memory": "4Gi"}
-        assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"} in container["env"]
 
 
 async def test_probes_and_metrics_tell_the_truth(stage: Stage) -> None:

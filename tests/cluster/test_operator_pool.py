@@ -5,7 +5,6 @@ import base64
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from functools import partial
 from typing import Any, Literal
 
@@ -14,11 +13,10 @@ import msgspec
 import pytest
 
 from cluster.operator_stage import Object, Stage, condition
-from support.clock import ShiftedClock
 from support.metrics_token import AUTHORIZATION
 from support.waiting import eventually
 from vdi.kube.errors import NotFound
-from vdi.kube.resource import EVENTS, NODES, PODS, SECRETS, SERVICES
+from vdi.kube.resource import EVENTS, PODS, SECRETS, SERVICES
 from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 
 pytestmark = pytest.mark.timeout(150)
@@ -242,54 +240,6 @@ async def test_changed_template_rolls_the_pool_and_leaves_people_alone(pools: St
         assert (await stage.pod_of(fresh))["spec"]["containers"][0]["image"] == "registry.example.com/desktop:2"
 
 
-async def test_cordoned_node_is_left(pools: Stage) -> None:
-    stage = pools
-    node, other = await stage.node("a"), await stage.node("b")
-    template = await stage.template(**NO_HOME, placement={"nodeSelector": stage.here})
-    async with kubelet(stage), stage.operator():
-        pool = await Pool.make(stage, template, 2)
-        await pool.reach(2)
-        await stage.api.patch(NODES, node, {"spec": {"unschedulable": True}}, into=msgspec.Raw)
-
-        async def moved() -> bool:
-            pods = await pool.waiting()
-            return [pod["spec"].get("nodeName") for pod in pods] == [other, other]
-
-        await eventually(moved, "both wait on the other node")
-        await pool.reach(2)
-
-
-async def test_desktop_that_stops_answering_is_replaced(pools: Stage) -> None:
-    stage, template = pools, await pools.template(**NO_HOME)
-    clock = ShiftedClock()
-    async with kubelet(stage), stage.operator(clock):
-        pool = await Pool.make(stage, template, 1)
-        await pool.reach(1)
-        (pod,) = await pool.waiting()
-        conditions = [{**one, "status": "False"} for one in pod["status"]["conditions"] if one["type"] == "Ready"]
-        silent = {"status": {"conditions": conditions}}
-        await stage.patch(PODS, pod["metadata"]["name"], silent, subresource="status")
-
-        async def counted() -> bool:
-            return bool((await pool.get())["status"].get("starting") == 1)
-
-        await eventually(counted, "it is not counted as ready any more")
-        # No one gets it.
-        session = await stage.session("alice-desktop", template)
-        assert uids([await stage.pod_of(session)]) != uids([pod])
-        clock.ahead = timedelta(seconds=91)
-        await stage.api.patch(POOLS, pool.name, {"metadata": {"labels": {"look": "again"}}}, into=msgspec.Raw)
-
-        async def removed() -> bool:
-            return not uids([pod]) & uids(await pool.waiting())
-
-        await eventually(removed, "it is removed")
-        await pool.say("has not responded for 90 s")
-        clock.ahead = timedelta(seconds=110)
-        await stage.api.patch(POOLS, pool.name, {"metadata": {"labels": {"look": "anew"}}}, into=msgspec.Raw)
-        await pool.reach(1)
-
-
 async def test_deleted_pool_leaves_claimed_desktops_whole(pools: Stage) -> None:
     stage, template = pools, await pools.template(**NO_HOME)
     async with kubelet(stage), stage.operator():
@@ -317,19 +267,6 @@ async def test_deleted_pool_leaves_claimed_desktops_whole(pools: Stage) -> None:
 
         await eventually(same_again, "the session's Secret comes back with the same password")
         assert (await stage.reach("alice-desktop", "Running"))["status"].get("message", "") == ""
-
-
-async def test_pool_of_a_template_with_a_home_is_refused_in_words(pools: Stage) -> None:
-    stage, template = pools, await pools.template()
-    async with kubelet(stage), stage.operator():
-        pool = await Pool.make(stage, template, 2)
-        refused = await pool.say("home volume, which cannot be attached")
-        assert refused["status"]["conditions"][0]["reason"] == "TemplateHasHome"
-        assert await pool.pods() == []
-        await stage.api.patch(TEMPLATES, template, {"spec": {"persistence": {"enabled": False}}}, into=msgspec.Raw)
-        await pool.reach(2)
-        await stage.api.delete(TEMPLATES, template, into=msgspec.Raw)
-        await pool.say(f"There is no template {template!r}")
 
 
 async def test_session_with_a_home_is_reported_once_why_it_starts_again(pools: Stage) -> None:

@@ -3,14 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
 from typing import Any
 
 import msgspec
 import pytest
 
 from cluster.operator_stage import Object, Stage
-from support.clock import ShiftedClock
 from support.waiting import eventually
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import NODES, PODS, Resource
@@ -135,34 +133,6 @@ async def test_pullers_go_when_no_one_requests_them(stage: Stage) -> None:
         await no_pullers(stage)
 
 
-async def test_failed_pull_is_reported_in_words_and_tried_again_later(stage: Stage) -> None:
-    node = await stage.node("n1")
-    clock = ShiftedClock()
-    async with stage.operator(clock):
-        template = await stage.template(prePull=True, placement={"nodeSelector": stage.here})
-        await reach(stage, template, "Pulling", pulling=[node])
-        pod = (await pullers(stage))[node]
-        why = {"reason": "ErrImagePull", "message": "failed to resolve reference: 403 Forbidden"}
-        await report(stage, pod, "Pending", state={"waiting": why})
-        status = await reach(stage, template, "PullFailed", desired=1)
-        (failed,) = status["failed"]
-        assert (failed["node"], failed["reason"]) == (node, "ImagePullDenied")
-        assert "imagePullSecrets" in failed["message"]
-        await no_pullers(stage)
-        clock.ahead = timedelta(seconds=61)
-        await has_image(stage, node, "registry.example.com/other:1")  # a reason to look again
-
-        async def again() -> bool:
-            return any(
-                puller["metadata"]["uid"] != pod["metadata"]["uid"] for puller in (await pullers(stage)).values()
-            )
-
-        await eventually(again, "it is retried")
-        await has_image(stage, node, IMAGE)  # by way of a desktop, say
-        await reach(stage, template, "Pulled", ready=1)
-        await no_pullers(stage)
-
-
 async def test_finished_pull_counts_after_a_restart_and_leftovers_are_cleared(stage: Stage) -> None:
     node = await stage.node("n1")
     template = await stage.template(prePull=True, placement={"nodeSelector": stage.here})
@@ -178,22 +148,3 @@ async def test_finished_pull_counts_after_a_restart_and_leftovers_are_cleared(st
     await stage.api.patch(TEMPLATES, template, {"spec": {"prePull": None}}, into=msgspec.Raw)
     async with stage.operator():
         await no_pullers(stage)
-
-
-async def test_refused_puller_is_a_failure_in_words(stage: Stage) -> None:
-    node = await stage.node("n1")
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"pods": "0"}}}
-    await stage.api.create(QUOTAS, quota, namespace=stage.namespace, into=msgspec.Raw)
-
-    async def counted() -> bool:
-        return "used" in ((await stage.get(QUOTAS, "q")) or {}).get("status", {})
-
-    await eventually(counted, "the quota is in force")
-    template = await stage.template(prePull=True, placement={"nodeSelector": stage.here})
-    async with stage.operator():
-        status = await reach(stage, template, "PullFailed", desired=1)
-        (failed,) = status["failed"]
-        assert (failed["node"], failed["reason"]) == (node, "QuotaExceeded")
-        assert failed["message"].startswith("The pod that pulls the image is refused: ")
-        assert "exceeded quota: q" in failed["message"]
-        assert not await stage.all(PODS)

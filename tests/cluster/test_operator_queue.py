@@ -3,7 +3,6 @@
 import asyncio
 import sys
 import time
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -11,11 +10,9 @@ import msgspec
 import pytest
 
 from cluster.operator_stage import Object, Stage, condition
-from support.clock import ShiftedClock
 from support.waiting import eventually
-from vdi.kube.resource import CLAIMS, NODES, PODS, VOLUMES
-from vdi.operator.kinds import SESSIONS, TEMPLATES
-from vdi.session.cluster_settings import ClusterSettings
+from vdi.kube.resource import CLAIMS, PODS, VOLUMES
+from vdi.operator.kinds import SESSIONS
 
 pytestmark = pytest.mark.timeout(150)
 GPU = "nvidia.com/gpu"
@@ -120,39 +117,6 @@ async def test_eight_run_and_the_ninth_waits_and_starts_by_itself(stage: Stage) 
             assert (await stage.get(PODS, name) or {})["spec"]["nodeName"] == node
 
 
-async def test_a_waiting_session_that_is_deleted_or_suspended_leaves_the_line(stage: Stage) -> None:
-    await stage.node("gpu", gpu="1")
-    template = await gpu_template(stage)
-    async with stage.operator():
-        await running(stage, template, 1)
-        for number in range(3):
-            await stage.session(f"w{number}", template, user=f"w{number}@x.yz")
-            await waits(stage, f"w{number}", "GPUsBusy", f"number {number + 1} in line")
-        await stage.patch(SESSIONS, "w0", {"spec": {"suspended": True}})
-        suspended = await stage.reach("w0", "Suspended")
-        assert "queue" not in suspended["status"]
-        await stage.delete(SESSIONS, "w1")
-        await waits(stage, "w2", "GPUsBusy", "number 1 in line")
-        await stage.delete(SESSIONS, "r0")
-        await starts(stage, "w2")
-        await stage.patch(SESSIONS, "w0", {"spec": {"suspended": False}})
-        await waits(stage, "w0", "GPUsBusy", "number 1 in line")
-
-
-async def test_other_workloads_take_room_too(stage: Stage) -> None:
-    node = await stage.node("gpu", gpu="2")
-    template = await gpu_template(stage)
-    await workload(stage, "training", node, {GPU: "2", "cpu": "1"})
-    async with stage.operator():
-        await stage.session("alice", template)
-        session = await waits(
-            stage, "alice", "GPUsBusy", f"all 2 {GPU} on node {node} are in use (2 by other workloads)"
-        )
-        assert "earliestSlot" not in queue_of(session), "nobody knows when other workloads end"
-        await stage.delete(PODS, "training")
-        await stage.run("alice")
-
-
 @pytest.mark.parametrize("counted", [True, False])
 async def test_other_namespaces_count_unless_they_are_not_to(stage: Stage, counted: bool) -> None:
     node = await stage.node("gpu", gpu="1")
@@ -168,73 +132,6 @@ async def test_other_namespaces_count_unless_they_are_not_to(stage: Stage, count
                 await starts(stage, "alice")
     finally:
         await stage.api.delete(PODS, name, namespace="default", into=dict)
-
-
-async def test_a_renamed_resource_is_counted_under_its_name(stage: Stage) -> None:
-    shared = f"{GPU}.shared"
-    node = await stage.node("gpu", has={GPU: "0", shared: "2"})
-    template = await gpu_template(stage)
-    async with stage.operator(cluster=ClusterSettings(gpu_resource=shared)):
-        await running(stage, template, 2)
-        await stage.session("third", template, user="late@x.yz")
-        await waits(stage, "third", "GPUsBusy", f"all 2 {shared} on node {node} are in use")
-        await stage.delete(SESSIONS, "r0")
-        await stage.run("third")
-
-
-async def test_cpu_memory_and_pods_run_short_too(stage: Stage) -> None:
-    cases = (
-        ("cpu", {"cpu": "300m"}, "CPUBusy", "250m of CPU is needed, but node {node} has 50m of 300m free"),
-        (
-            "memory",
-            {"memory": "1536Mi"},
-            "MemoryBusy",
-            "1Gi of memory is needed, but node {node} has 512Mi of 1.5Gi free",
-        ),
-        ("pods", {"pods": "1"}, "PodsBusy", "node {node}: the maximum number of pods (1)"),
-    )
-    async with stage.operator():
-        for what, room, reason, words in cases:
-            node = await stage.node(what, has=room)
-            placement = {"nodeSelector": {"kubernetes.io/hostname": node}}
-            template = await gpu_template(stage, what, placement=placement)
-            await stage.session(f"{what}-1", template, user="one@x.yz")
-            await stage.run(f"{what}-1")
-            await stage.session(f"{what}-2", template, user="two@x.yz")
-            await waits(stage, f"{what}-2", reason, words.format(node=node))
-            await stage.delete(SESSIONS, f"{what}-1")
-            await stage.run(f"{what}-2")
-
-
-async def test_what_can_never_start_says_so_and_stands_in_nobodys_way(stage: Stage) -> None:
-    await stage.node("gpu", gpu="4")
-    taint = {"key": "owner", "value": "lab", "effect": "NoSchedule"}
-    await stage.node("kept", gpu="8", taints=[taint])
-    large = await gpu_template(stage, "large", resources={"defaultGPU": 5})
-    nowhere = await gpu_template(stage, "nowhere", placement={"nodeSelector": {"vdi.test/room": "none"}})
-    ordinary = await gpu_template(stage)
-    async with stage.operator():
-        await stage.session("large", large, user="large@x.yz", resources={"gpu": 5})
-        session = await waits(stage, "large", "TooLarge", f"5 of {GPU}, but the largest node has 4")
-        assert "position" not in queue_of(session), "there is no line for it"
-        await stage.session("nowhere", nowhere, user="nowhere@x.yz")
-        await waits(stage, "nowhere", "NoMatchingNode", "has the label vdi.test/room=none")
-        await stage.session("alice", ordinary)
-        await stage.run("alice")
-        tolerations = [{"key": "owner", "operator": "Exists"}]
-        await stage.api.patch(TEMPLATES, large, {"spec": {"placement": {"tolerations": tolerations}}}, into=dict)
-        await stage.run("large")
-
-
-async def test_closed_nodes_are_named_and_waited_for(stage: Stage) -> None:
-    node = await stage.node("gpu", gpu="1")
-    await stage.api.patch(NODES, node, {"spec": {"unschedulable": True}}, into=dict)
-    template = await gpu_template(stage)
-    async with stage.operator():
-        await stage.session("alice", template)
-        await waits(stage, "alice", "NodesUnavailable", f"node {node} is cordoned")
-        await stage.api.patch(NODES, node, {"spec": {"unschedulable": None}}, into=dict)
-        await stage.run("alice")
 
 
 async def test_a_home_on_a_full_node_waits_though_another_is_free(stage: Stage) -> None:
@@ -300,45 +197,6 @@ async def _provision(stage: Stage, claim: Object, node: str) -> None:
     await eventually(bound, "the home is bound")
 
 
-async def test_priority_then_fair_share_then_age(stage: Stage) -> None:
-    await stage.node("gpu", gpu="2")
-    template = await gpu_template(stage)
-    async with stage.operator():
-        await running(stage, template, 2, user="greedy@x.yz")
-        for name, user, priority in (
-            ("greedy", "greedy@x.yz", 0),
-            ("older", "o@x.yz", 0),
-            ("younger", "y@x.yz", 0),
-            ("urgent", "greedy@x.yz", 5),
-        ):
-            await stage.session(name, template, user=user, priority=priority)
-            await waits(stage, name, "GPUsBusy")
-        line = ["urgent", "older", "younger", "greedy"]
-        for place, name in enumerate(line, 1):
-            await waits(stage, name, "GPUsBusy", f"number {place} in line")
-        for ending, starting in (("r0", "urgent"), ("r1", "older"), ("older", "younger")):
-            await stage.delete(SESSIONS, ending)
-            await starts(stage, starting)
-            rest = line[line.index(starting) + 1 :]
-            assert await started(stage, rest) == []
-
-
-async def test_waiting_ages_into_priority(stage: Stage) -> None:
-    await stage.node("gpu", gpu="1")
-    template = await gpu_template(stage)
-    clock = ShiftedClock()
-    async with stage.operator(clock=clock):
-        await running(stage, template, 1)
-        await stage.session("patient", template, user="p@x.yz")
-        await waits(stage, "patient", "GPUsBusy")
-        clock.ahead = timedelta(minutes=21)
-        await stage.session("urgent", template, user="u@x.yz", priority=1)
-        await waits(stage, "urgent", "GPUsBusy", "number 2 in line")
-        await stage.delete(SESSIONS, "r0")
-        await starts(stage, "patient")
-        await waits(stage, "urgent", "GPUsBusy", "number 1 in line")
-
-
 async def test_a_restarted_operator_keeps_the_order(stage: Stage) -> None:
     await stage.node("gpu", gpu="1")
     template = await gpu_template(stage)
@@ -354,32 +212,6 @@ async def test_a_restarted_operator_keeps_the_order(stage: Stage) -> None:
         await starts(stage, "zoe")
         for place, name in enumerate(names[1:], 1):
             await waits(stage, name, "GPUsBusy", f"number {place} in line")
-
-
-async def test_a_pod_that_the_node_refuses_is_cleared_away_and_queued_again(stage: Stage) -> None:
-    await stage.node("gpu", gpu="1")
-    template = await gpu_template(stage)
-    clock = ShiftedClock()
-    async with stage.operator(clock=clock):
-        session = await stage.session("alice", template)
-        pod = await stage.pod_of(session)
-        refusal = "Pod was rejected: Allocate failed due to no devices, which is unexpected"
-        status = {"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": refusal}
-        await stage.patch(PODS, "alice", {"status": status}, subresource="status")
-
-        async def counted() -> Object | None:
-            found = await stage.get(SESSIONS, "alice") or {}
-            return found if found["status"].get("failures", {}).get("count") == 1 else None
-
-        await eventually(counted, "the refusal is counted")
-        clock.ahead = timedelta(seconds=11)
-
-        async def another() -> Object | None:
-            pods = await stage.owned(PODS, session)
-            return pods[0] if pods and pods[0]["metadata"]["uid"] != pod["metadata"]["uid"] else None
-
-        await eventually(another, "another pod is made")
-        await stage.run("alice")
 
 
 async def test_a_burst_never_takes_more_than_there_is(stage: Stage) -> None:

@@ -14,7 +14,7 @@ from support.clock import ShiftedClock
 from support.waiting import eventually
 from vdi.api.schedule import Day
 from vdi.kube.errors import Invalid
-from vdi.kube.resource import EVENTS, NODES, PODS
+from vdi.kube.resource import NODES, PODS
 from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.times import format_time
@@ -170,24 +170,6 @@ async def test_session_schedule_resumes_across_a_killed_operator(stage: Stage) -
     clock.ahead = end + timedelta(minutes=30) - datetime.now(UTC)
     async with stage.operator(clock):
         await suspended(stage)
-
-
-async def test_missed_start_is_an_event_and_waits_for_the_next_day(stage: Stage) -> None:
-    ready = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(hours=2)
-    schedule = {"start": f"{ready:%H:%M}", "days": [day.value for day in Day]}
-    template, clock = await stage.template(), ShiftedClock()
-    async with stage.operator(clock):
-        await stage.session(NAME, template, suspended=True, schedule=schedule)
-        await following(stage, format_time(ready))
-    clock.ahead = ready + timedelta(minutes=31) - datetime.now(UTC)
-    async with stage.operator(clock):
-        session = await following(stage, format_time(ready + timedelta(days=1)))
-        assert session["spec"]["suspended"]
-
-        async def is_announced() -> bool:
-            return "ScheduledStartMissed" in {event["reason"] for event in await stage.all(EVENTS)}
-
-        await eventually(is_announced, "the Event is there")
 
 
 async def following(stage: Stage, expected: str) -> Object:

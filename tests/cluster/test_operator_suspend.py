@@ -117,17 +117,6 @@ async def test_resumed_before_the_pod_has_ended_the_next_one_waits_for_it(stage:
         assert "failures" not in running["status"], "what we did ourselves is no failure"
 
 
-async def test_session_that_is_born_suspended_costs_nothing_until_it_is_resumed(stage: Stage) -> None:
-    template = await stage.template()
-    async with stage.operator():
-        session = await stage.session(NAME, template, suspended=True)
-        await stage.reach(NAME, "Suspended")
-        for kind in (PODS, SERVICES, SECRETS, ROUTES, CLAIMS):
-            assert await stage.owned(kind, session) == []
-        await suspend(stage, suspended=False)
-        await stage.run(NAME)
-
-
 async def test_suspended_session_lends_its_home_but_not_its_address(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():

@@ -8,7 +8,7 @@ from cluster.operator_stage import Object, Stage, condition
 from support.clock import ShiftedClock
 from support.waiting import eventually
 from vdi.kube.resource import EVENTS, PODS
-from vdi.operator.kinds import SESSIONS, TEMPLATES
+from vdi.operator.kinds import SESSIONS
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.times import parse_time
 
@@ -67,21 +67,6 @@ async def test_warning_and_end_come_by_themselves(stage: Stage) -> None:
         await stage.gone(SESSIONS, NAME, 20)
 
 
-async def test_template_caps_the_time_and_its_edit_counts_at_once(stage: Stage) -> None:
-    template = await stage.template(lifecycle={"maxTimeout": "2h"})
-    async with stage.operator():
-        await stage.session(NAME, template)
-        status = (await stage.run(NAME))["status"]
-        assert parse_time(status["expiresAt"]) - parse_time(status["startTime"]) == timedelta(hours=2)
-        await stage.api.patch(TEMPLATES, template, {"spec": {"lifecycle": {"maxTimeout": "3h"}}}, into=dict)
-
-        async def moved() -> bool:
-            status = (await stage.reach(NAME, "Running"))["status"]
-            return parse_time(status["expiresAt"]) - parse_time(status["startTime"]) == timedelta(hours=3)
-
-        await eventually(moved, "the end moves with the template")
-
-
 async def test_the_cluster_caps_the_time_where_the_template_does_not(stage: Stage) -> None:
     template, clock = await stage.template(), ShiftedClock()
     async with stage.operator(clock, cluster=ClusterSettings(max_timeout="2h")):
@@ -134,14 +119,3 @@ async def test_clock_of_a_run_survives_its_pod_and_its_operator(stage: Stage) ->
         await look_again(stage, later)
         await stage.gone(SESSIONS, NAME)
         await stage.childless(session)
-
-
-async def test_time_that_ran_out_while_no_one_looked_is_over(stage: Stage) -> None:
-    template = await stage.template()
-    async with stage.operator():
-        await stage.session(NAME, template, timeout="1h")
-        await stage.run(NAME)
-    clock = ShiftedClock()
-    clock.ahead = timedelta(hours=1)
-    async with stage.operator(clock):
-        await stage.gone(SESSIONS, NAME)

@@ -37,20 +37,6 @@ async def test_missing_template_is_said_and_waited_for(stage: Stage) -> None:
         await stage.run("alice-desktop")
 
 
-async def test_running_desktop_outlives_its_template(stage: Stage) -> None:
-    template = await stage.template()
-    async with stage.operator():
-        session = await stage.session("alice-desktop", template)
-        await stage.run("alice-desktop")
-        await stage.api.delete(TEMPLATES, template, into=dict)
-
-        async def noticed() -> bool:
-            return reason(await stage.reach("alice-desktop", "Running"), "TemplateFound") == "TemplateNotFound"
-
-        await eventually(noticed, "the status tells of it")
-        assert len(await stage.owned(PODS, session)) == 1
-
-
 async def test_too_much_is_refused_in_words_until_somebody_fixes_it(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
@@ -78,28 +64,6 @@ async def test_a_home_beyond_the_template_s_maximum_is_not_made(stage: Stage) ->
         await expect_no_children(stage, session)
         await stage.api.patch(TEMPLATES, template, {"spec": {"persistence": {"maxSize": "500Ti"}}}, into=dict)
         await stage.run("alice-desktop")
-
-
-async def test_a_home_that_is_larger_than_the_maximum_goes_on_working(stage: Stage) -> None:
-    template = await stage.template(persistence={"maxSize": "50Gi"})
-    async with stage.operator():
-        await stage.session("first", template, persistence={"size": "50Gi"})
-        await stage.run("first")
-        await stage.api.patch(TEMPLATES, template, {"spec": {"persistence": {"maxSize": "20Gi"}}}, into=dict)
-        # An edit of a running session touches neither desktop nor home.
-        await stage.patch(SESSIONS, "first", {"spec": {"persistence": {"size": "500Ti"}}})
-
-        async def seen() -> bool:
-            found = await stage.reach("first", "Running")
-            return bool(found["status"]["observedGeneration"] == found["metadata"]["generation"])
-
-        await eventually(seen, "the operator has seen the edit")
-        await stage.delete(SESSIONS, "first")
-        await stage.gone(SESSIONS, "first")
-        await stage.session("second", template, persistence={"size": "50Gi"})
-        await stage.run("second")
-        (home,) = await stage.all(CLAIMS)
-        assert home["spec"]["resources"]["requests"]["storage"] == "50Gi"
 
 
 async def test_second_session_waits_for_the_home_and_takes_it_when_it_is_free(stage: Stage) -> None:
@@ -135,20 +99,6 @@ async def test_sessions_that_come_at_once_never_share_a_home(stage: Stage) -> No
             await stage.delete(SESSIONS, pod["metadata"]["name"])
             await stage.gone(SESSIONS, pod["metadata"]["name"])
             names.remove(pod["metadata"]["name"])
-
-
-async def test_older_session_keeps_its_host(stage: Stage) -> None:
-    template = await stage.template()
-    async with stage.operator():
-        await stage.session("first", template, hostname="desk")
-        first = await stage.run("first")
-        assert first["status"]["url"] == "https://desk.vdi.localhost"
-        await stage.session("second", template, hostname="desk", persistence={"enabled": False})
-        waiting = await stage.reach("second", "Pending", "The host name `desk` is not available.")
-        assert reason(waiting, "Admitted") == "HostTaken"
-        assert "url" not in waiting["status"]
-        await stage.delete(SESSIONS, "first")
-        assert (await stage.run("second"))["status"]["url"] == "https://desk.vdi.localhost"
 
 
 async def test_running_desktop_keeps_its_host_when_the_requested_for_another_is_not_granted(stage: Stage) -> None:
@@ -275,12 +225,3 @@ async def test_operator_waits_for_kinds_that_are_not_installed_yet(stage: Stage)
     async with stage.operator():
         await later
         await stage.run("alice-desktop")
-
-
-async def test_scheduler_is_quoted_in_plain_words(stage: Stage) -> None:
-    source = {"persistentVolumeClaim": {"claimName": "nowhere"}}
-    template = await stage.template(volumes=[{"name": "data", "mountPath": "/data", **source}])
-    async with stage.operator():
-        await stage.session("alice-desktop", template, persistence={"enabled": False})
-        creating = await stage.reach("alice-desktop", "Creating", "The volume claim 'nowhere' does not exist yet")
-        assert reason(creating, "PodReady") == "MissingHome"
