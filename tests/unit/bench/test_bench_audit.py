@@ -38,13 +38,6 @@ def test_a_half_written_last_line_is_left_out() -> None:
     assert len(read_requests([whole, whole[:30]], USER)) == 1
 
 
-def test_a_request_for_no_resource_has_none() -> None:
-    event = json.loads(a_line("a", "get", "x"))
-    del event["objectRef"]
-    [request] = read_requests([json.dumps(event) + "\n"], USER)
-    assert request.resource == "-"
-
-
 def test_counts_are_per_session_and_events_are_apart() -> None:
     requests = [
         Request(1, "create", "pods", 201),
