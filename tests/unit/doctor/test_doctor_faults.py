@@ -2,9 +2,6 @@
 
 import json
 import shlex
-from collections.abc import Iterator
-from functools import cache
-from itertools import chain
 
 import msgspec
 import pytest
@@ -13,37 +10,17 @@ from support.bundles import renamed
 from support.variants import first_of
 from unit.doctor.doctor_builders import BEGAN, Cluster
 from unit.doctor.doctor_faults import FAULTS
+from unit.doctor.doctor_findings import ALL, every_finding, findings_of, snapshot_of
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS, with_gateway
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from unit.doctor.doctor_kasm import KASM_FAULTS
 from vdi.diagnosis.check import code_page
 from vdi.diagnosis.redact import redact
-from vdi.diagnosis.snapshot import Snapshot, load, save
+from vdi.diagnosis.snapshot import load, save
 from vdi.doctor.checks.run import CHECKS, run_checks
 from vdi.doctor.codes import CODES
 from vdi.doctor.codes.probes import PROBES
-from vdi.findings.model import Finding, Severity, roots
-
-ALL = {**FAULTS, **GPU_FAULTS, **GATEWAY_FAULTS, **KASM_FAULTS}
-
-
-@cache
-def snapshot_of(name: str) -> Snapshot:
-    """The cluster with this fault. Not to be changed: other tests look at it, too."""
-    cluster = Cluster()
-    ALL[name][1](cluster)
-    return cluster.snapshot()
-
-
-@cache
-def findings_of(name: str) -> list[Finding]:
-    """What the doctor says of `snapshot_of(name)`."""
-    return run_checks(snapshot_of(name))
-
-
-def every_finding() -> Iterator[Finding]:
-    """What the doctor says of all faults."""
-    return chain.from_iterable(findings_of(name) for name in ALL)
+from vdi.findings.model import Severity, roots
 
 
 @pytest.mark.parametrize("sessions", [0, 1, 3])

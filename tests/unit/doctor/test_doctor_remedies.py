@@ -11,7 +11,7 @@ import pytest
 
 from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import FAULTS
-from unit.doctor.test_doctor_faults import every_finding
+from unit.doctor.doctor_findings import every_finding
 
 PROGRAMS = {
     "kubectl",
