@@ -58,19 +58,6 @@ def test_a_start_passes_each_stage_once_with_its_own_seconds() -> None:
     assert start.total(104.25) == pytest.approx(sum(p.seconds for p in start.passed))
 
 
-def test_stages_come_in_whatever_order_the_cluster_reports_them() -> None:
-    start = Start(0.0)
-    start.observe(session_with("TemplateFound", nodeName="n1"), 1.0)
-    late = start.observe(session_with("TemplateFound", "HomeBound", nodeName="n1"), 3.0)
-    assert [(p.text, p.seconds) for p in late] == [("home volume bound", 2.0)]
-
-
-def test_the_reason_is_what_the_status_says_now() -> None:
-    start = Start(0.0)
-    start.observe(session_with("TemplateFound", message="The image is being pulled."), 1.0)
-    assert (start.outcome, start.reason) == (None, "The image is being pulled.")
-
-
 @pytest.mark.parametrize("kind", ["TemplateFound", "Admitted"])
 def test_what_only_an_edit_can_fix_ends_the_wait_with_its_sentence(kind: str) -> None:
     start = Start(0.0)

@@ -82,13 +82,6 @@ def test_local_disk_is_shown_requested_and_limited_by_the_template(remote: Vdi, 
     assert (refused.code, refused.err) == (1, f"Error: {words}\n")
 
 
-def test_json_is_for_scripts(remote: Vdi, gateway: RemoteGateway) -> None:
-    gateway.call(lambda stage: stage.session(status=RUNNING))
-    (one,) = json.loads(remote("session", "ls", "-o", "json").out)["items"]
-    assert (one["metadata"]["name"], one["role"]) == ("alice-desktop", "owner")
-    assert remote("session", "ls", "-o", "name").out == "vdisession/alice-desktop\n"
-
-
 def test_changes_say_the_same_as_with_a_cluster(remote: Vdi, gateway: RemoteGateway) -> None:
     began = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)  # the command's clock is the real one
     gateway.call(lambda stage: stage.session(status={**RUNNING, "startTime": format_time(began)}))
@@ -185,20 +178,6 @@ def test_an_administrator_lists_another_s(remote: Vdi, gateway: RemoteGateway) -
     assert "bobs" in remote("session", "ls", "--user", "bob@example.com").out
 
 
-def test_files_are_deleted_only_on_request_and_after_a_question(remote: Vdi, gateway: RemoteGateway) -> None:
-    gateway.call(lambda stage: stage.session())
-    asked = remote("session", "rm", "alice-desktop", "--delete-home")
-    assert (asked.code, asked.err.count("This deletes all files in these homes:")) == (2, 1)
-    assert gateway.call(lambda stage: "alice-desktop" in stage.cluster.objects)
-    gateway.call(lambda stage: stage.session("second"))
-    both = remote("session", "rm", "alice-desktop", "--delete-home", "--yes")
-    assert "shares its home with session second" in both.err
-    assert remote("session", "rm", "second").code == 0
-    assert remote("session", "rm", "alice-desktop", "--delete-home", "--yes", "--wait").out.startswith(
-        "session alice-desktop is deleted after "
-    )
-
-
 def test_the_start_is_followed_stage_by_stage(
     remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,13 +202,6 @@ def test_the_start_is_followed_stage_by_stage(
 def condition(kind: str) -> dict[str, str]:
     when = "2026-11-20T11:00:00Z"
     return {"type": kind, "status": "True", "reason": kind, "message": "", "lastTransitionTime": when}
-
-
-def test_suspend_waits_for_the_operator_s_word(remote: Vdi, gateway: RemoteGateway) -> None:
-    gateway.call(lambda stage: stage.session(status=RUNNING))
-    gateway.there.cluster.then = [{"phase": "Terminating"}, {"phase": "Suspended", "observedGeneration": 1}]
-    ran = remote("session", "suspend", "alice-desktop", "--wait")
-    assert ran.out.startswith("session alice-desktop is suspended after "), ran.err
 
 
 def test_a_list_follows_changes_until_it_is_interrupted(remote: Vdi, gateway: RemoteGateway) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,13 +54,6 @@ def test_build_follows_a_download_that_failed_and_the_reason_is_shown(
         assert path.parent == build_cache.entry(entry_key(BUILD))
     assert built == ["pause"]
     assert f"download pause: {server.url}/x/sum: the server responded with 404 Not Found" in shown.getvalue()
-
-
-def test_download_that_works_needs_no_build(tmp_path: Path, server: Server, built: list[str]) -> None:
-    server.files = {"/x/pause": b"p", "/x/sum": hashlib.sha256(b"p").hexdigest().encode()}
-    with build_cache_in(tmp_path, VDI_DOWNLOAD_MIRROR=server.url) as (build_cache, _):
-        assert Finder(build_cache, BOTH).find("pause").read_bytes() == b"p"
-    assert built == []
 
 
 def test_earlier_build_in_the_cache_is_taken_before_the_network_is_asked(
@@ -136,24 +128,6 @@ def test_name_that_no_one_knows_is_refused_before_any_work(tmp_path: Path) -> No
         pytest.raises(ValueError, match="unknown binary: kubeadm; allowed: etcd, "),
     ):
         ensure(["etcd", "kubeadm"], progress=progress, cache=tmp_path)
-
-
-def test_ensure_gives_every_name_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = {name: script(tmp_path / "own" / name, "true") for name in ("etcd", "runc", "helm")}
-    monkeypatch.setenv("VDI_BINARIES", str(tmp_path / "own"))
-    with Progress(tmp_path / "logs", Console(file=io.StringIO())) as progress:
-        assert ensure(["etcd", "runc", "helm", "etcd"], progress=progress, cache=tmp_path / "cache") == paths
-        assert ensure([], progress=progress, cache=tmp_path / "cache") == {}
-
-
-def test_command_prints_a_line_for_each_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    own = script(tmp_path / "own" / "etcd", "true")
-    monkeypatch.setenv("VDI_BINARIES", str(own.parent))
-    monkeypatch.setenv("VDI_CACHE", str(tmp_path / "cache"))
-    assert main(["etcd"]) == 0
-    assert capsys.readouterr().out == f"etcd={own}\n"
 
 
 def test_command_says_what_failed_and_ends_with_1(

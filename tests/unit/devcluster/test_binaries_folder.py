@@ -25,10 +25,6 @@ def test_file_that_cannot_be_executed_is_not_taken(tmp_path: Path) -> None:
     assert reasons == [f"VDI_BINARIES={tmp_path}: contains no executable etcd"]
 
 
-def test_envtest_folder_is_not_asked_for_what_it_never_holds(tmp_path: Path) -> None:
-    assert from_named_folder("kubelet", {"KUBEBUILDER_ASSETS": str(tmp_path)}) == (None, [])
-
-
 def test_plugin_folder_must_be_whole(tmp_path: Path) -> None:
     for plugin in CNI_PLUGINS[:-1]:
         script(tmp_path / "cni" / plugin, "")
@@ -38,11 +34,6 @@ def test_plugin_folder_must_be_whole(tmp_path: Path) -> None:
     ]
     script(tmp_path / "cni" / "portmap", "")
     assert from_named_folder("cni", env) == (tmp_path / "cni", [])
-
-
-def test_crds_are_a_plain_file(tmp_path: Path) -> None:
-    (tmp_path / "traefik-crds.yaml").touch()
-    assert from_named_folder("traefik-crds.yaml", {"VDI_BINARIES": str(tmp_path)})[0] == tmp_path / "traefik-crds.yaml"
 
 
 def a_containerd(folder: Path, version: str) -> Path:

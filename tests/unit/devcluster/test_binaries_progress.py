@@ -144,23 +144,6 @@ def test_nothing_starts_after_giving_up(progress: Progress, tmp_path: Path) -> N
         step.update("still there?")
 
 
-def test_bars_on_a_terminal_show_note_and_mark(tmp_path: Path) -> None:
-    shown = io.StringIO()
-    terminal = Console(file=shown, force_terminal=True, width=200, legacy_windows=False)
-    with Progress(tmp_path, terminal) as progress, progress.step("download tea") as step:
-        step.update("3 of 4 MB", done=3, total=4)
-        progress._bars.refresh()
-    assert "3 of 4 MB" in shown.getvalue()
-    assert "download tea" in shown.getvalue()
-
-
-def test_bar_counts_the_lines_of_a_program_that_says_how_many_it_writes(tmp_path: Path) -> None:
-    terminal = Console(file=io.StringIO(), force_terminal=True, width=200, legacy_windows=False)
-    with Progress(tmp_path, terminal) as progress, progress.step("build") as step:
-        step.run(["seq", "3"], expected_lines=4)
-        assert [(task.completed, task.total) for task in progress._bars.tasks] == [(3, 4)]
-
-
 def test_interrupt_ends_the_program_and_its_children(tmp_path: Path) -> None:
     """Ctrl-C as a user presses it: SIGINT to our process only, while a worker thread follows a program."""
     fifo = tmp_path / "running"
@@ -177,8 +160,3 @@ def test_interrupt_ends_the_program_and_its_children(tmp_path: Path) -> None:
     _, said = process.communicate(timeout=30)
     assert b"KeyboardInterrupt" in said
     wait_until_gone(group)
-
-
-def test_log_is_named_after_the_step(progress: Progress) -> None:
-    with progress.step("Build: etcd & Kubernetes v1.2") as step:
-        assert step.log_path.name == "build-etcd-kubernetes-v1.2.log"

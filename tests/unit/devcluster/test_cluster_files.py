@@ -84,13 +84,6 @@ def test_credentials_are_made_once_and_verify(layout: Layout) -> None:
     assert layout.kubeconfig.stat().st_mode & 0o777 == 0o600
 
 
-def test_the_apiserver_is_known_by_its_address_and_its_service(layout: Layout) -> None:
-    credentials.write_credentials(layout, FULL_NODE)
-    certificate = x509.load_pem_x509_certificate((layout.pki / "apiserver.crt").read_bytes())
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert {str(one) for one in names.get_values_for_type(x509.IPAddress)} == {"10.213.32.2", "10.213.0.1"}
-
-
 @pytest.mark.parametrize("settings", [CONTROL_PLANE, FULL_NODE])
 def test_nothing_of_the_control_plane_listens_beyond_its_one_address(layout: Layout, settings: ClusterSettings) -> None:
     names = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -189,11 +182,6 @@ def test_pretended_gpus_without_a_node_are_refused() -> None:
         starting.choose_kind("new", None, control_plane_only=True, fake_gpus=4)
 
 
-def test_several_nodes_of_a_control_plane_alone_are_refused() -> None:
-    with pytest.raises(ClusterError, match="--nodes 3 needs a node"):
-        starting.choose_kind("new", None, control_plane_only=True, fake_gpus=None, nodes=3)
-
-
 @pytest.mark.parametrize(("known", "nodes"), [(None, 3), (THREE_NODES, None), (THREE_NODES, 3)])
 def test_a_cluster_of_several_nodes_stays_one(known: ClusterSettings | None, nodes: int | None) -> None:
     kind = starting.choose_kind("t", known, control_plane_only=False, fake_gpus=None, nodes=nodes)
@@ -206,14 +194,6 @@ def test_more_nodes_than_it_was_made_with_are_refused_with_the_command_that_adds
     assert "a full node, but 2 full nodes are requested" in str(refused.value)
     assert "`vdi cluster reset --name demo --nodes 2`" in str(refused.value)
     assert "`vdi cluster nodes --name demo --add-node` adds a node" in str(refused.value)
-
-
-def test_a_cluster_of_an_older_version_has_one_node(layout: Layout) -> None:
-    layout.save(FULL_NODE)
-    content = json.loads(layout.settings_file.read_text())
-    del content["nodes"]
-    layout.settings_file.write_text(json.dumps(content))
-    assert layout.load() == FULL_NODE
 
 
 def test_each_node_has_certificates_of_its_own(layout: Layout) -> None:

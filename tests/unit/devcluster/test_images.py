@@ -110,16 +110,6 @@ def test_addons_are_made_once_under_their_public_names(tmp_path: Path) -> None:
     ]
 
 
-def test_addon_with_another_program_is_another_archive(tmp_path: Path) -> None:
-    binaries = {name: a_static_program(tmp_path / name) for name in ADDONS}
-    with Progress(tmp_path / "logs") as progress:
-        first = ensure_addons(binaries, progress=progress, cache=tmp_path / "cache")
-        a_static_program(tmp_path / "pause", extra=b"newer")
-        second = ensure_addons(binaries, progress=progress, cache=tmp_path / "cache")
-
-    assert first[0] != second[0] and first[1:] == second[1:]
-
-
 class Pretender:
     """A builder whose commands copy prepared archives, and remember what they were asked."""
 

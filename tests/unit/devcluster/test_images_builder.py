@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from vdi.devcluster import packages
-from vdi.devcluster.host_settings import BuildFolders
 from vdi.devcluster.images import builder as images_builder
 from vdi.devcluster.images.builder import (
     Buildah,
@@ -47,12 +46,6 @@ def test_buildah_builds_in_a_storage_of_its_own_with_read_only_mounts_and_sudo_i
         *("sudo", "-n", "buildah", "--root", "/cache/storage", "--runroot", "/tmp/vdi-x", "build"),
         *("--isolation", "chroot", "--pull=false", "--volume", "/h:/root:ro", "--tag", "t:1", "--file", "/c/F", "/c"),
     ]
-
-
-@pytest.mark.parametrize("builder", [Docker(), Buildah(STORE), Podman(STORE)])
-def test_arguments_of_a_build_are_passed_on(builder: Docker | Buildah) -> None:
-    words = builder.build(Path("/c"), Path("/c/F"), "t:1", [], {"VERSION": "0.2.0"})
-    assert ["--build-arg", "VERSION=0.2.0"] in [words[i : i + 2] for i in range(len(words))]
 
 
 @pytest.mark.parametrize(
@@ -121,13 +114,6 @@ def test_docker_is_left_alone_with_a_base_that_came_from_no_registry(tmp_path: P
     assert reasons[0].startswith("docker: not used") and reasons[1] == "podman: not in PATH"
 
 
-def test_nothing_found_names_everything_that_was_looked_for(tmp_path: Path) -> None:
-    builder, reasons = find_builder(STORE, {"PATH": str(tmp_path)}, docker=True)
-
-    assert builder is None
-    assert reasons == ["docker: not in PATH", "podman: not in PATH", "buildah: not in PATH"]
-
-
 def test_buildah_is_installed_when_nothing_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed: list[str] = []
     monkeypatch.setattr(packages, "install", lambda _step, names: installed.extend(names))
@@ -176,14 +162,3 @@ def test_storage_is_gone_after_an_interrupt_and_what_an_old_one_left_before(tmp_
         raise KeyboardInterrupt
 
     assert not root.exists() and not storage.run.exists()
-
-
-def test_all_mounts_of_all_folders() -> None:
-    one = BuildFolders(((Path("/a"), "/root"), (Path("/w"), "/root/find-links-0")), ())
-    two = BuildFolders(((Path("/b"), "/etc/apt"),), ())
-
-    assert [target for _, target in images_builder.mount_words([one, two])] == [
-        "/root",
-        "/root/find-links-0",
-        "/etc/apt",
-    ]

@@ -8,7 +8,6 @@ from vdi.devcluster.host_settings import (
     apt_settings,
     debian_sources,
     find_ca,
-    pip_files,
     pip_settings,
     prepare_apt,
     prepare_home,
@@ -30,13 +29,6 @@ def test_a_percent_sign_in_a_password_is_no_interpolation(tmp_path: Path) -> Non
     file.write_text("[global]\nproxy = http://me:p%40ss@proxy\n")
 
     assert pip_settings({}, [file]) == {"proxy": "http://me:p%40ss@proxy"}
-
-
-def test_the_named_configuration_file_comes_last(tmp_path: Path) -> None:
-    files = pip_files({"PIP_CONFIG_FILE": "/named", "XDG_CONFIG_HOME": "/cfg"}, tmp_path)
-
-    assert files[-1] == Path("/named")
-    assert Path("/cfg/pip/pip.conf") in files and Path("/etc/pip.conf") in files
 
 
 @pytest.fixture
@@ -106,10 +98,6 @@ http://other.example/apt/ stable main Other
         f"deb {key} http://mirror.example/debian/ bookworm-updates main",
         f"deb {key} http://mirror.example/debian-security/ bookworm-security main",
     ]
-
-
-def test_an_ubuntu_machine_gives_no_debian_sources() -> None:
-    assert debian_sources("http://mirror.example/ubuntu/ noble main Ubuntu\n", "bookworm") == []
 
 
 def test_apt_settings_are_those_of_the_way_to_the_servers() -> None:

@@ -69,12 +69,3 @@ def test_podman_and_buildah_build_what_this_machine_runs(
     assert find_platforms(env, docker=True, binfmt=binfmt).architectures == ("amd64", "arm64")
     (binfmt / "qemu-aarch64").write_text("disabled\n")
     assert find_platforms(env, docker=True, binfmt=binfmt).left_out[-1].endswith("is disabled; write 1 to it")
-
-
-def test_without_any_builder_debians_is_named_that_a_build_installs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, binfmt: Path
-) -> None:
-    found = find_platforms(stand_ins(tmp_path, monkeypatch), docker=False, binfmt=binfmt)
-    assert found.builder == "buildah"
-    assert found.left_out[0].startswith("docker: not used")
-    assert found.left_out[1:3] == ("podman: not in PATH", "buildah: not in PATH")

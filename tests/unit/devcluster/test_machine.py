@@ -105,12 +105,6 @@ def test_the_kubelet_is_a_guest() -> None:
     json.dumps(config)
 
 
-def test_pods_need_no_bridge_of_the_host() -> None:
-    config: Any = machine.cni_config(FULL_NODE, replace(DEBIAN_12, mtu=1400), LAYOUT)
-    assert [plugin["type"] for plugin in config["plugins"]] == ["ptp", "portmap"]
-    assert (config["name"], config["plugins"][0]["mtu"]) == ("vdi-demo", 1400)
-
-
 def test_missing_tools_are_named_with_their_packages() -> None:
     said = machine.explain_missing_tools(["ip", "iptables"])
     assert "apt-get install iproute2 iptables" in said
@@ -155,16 +149,6 @@ def test_traefik_asks_the_clusters_dns_and_stays_the_process_that_got_the_socket
     assert process.communicate(timeout=40)[0] == f"{process.pid}\n"
     if Path("/etc/resolv.conf").exists():
         assert (tmp_path / "mounted").read_text() == f"--bind {resolv_conf} /etc/resolv.conf\n"
-
-
-def test_traefiks_resolver_is_the_clusters(tmp_path: Path) -> None:
-    layout = Layout(tmp_path / "demo")
-    layout.config.mkdir(parents=True)
-    write_node_config(layout, FULL_NODE, DEBIAN_12, {name: Path("/bin") / name for name in ("cni", "runc")})
-    assert FULL_NODE.networks
-    text = (layout.config / "traefik-resolv.conf").read_text()
-    assert f"nameserver {FULL_NODE.networks.dns_service}\n" in text
-    assert "cluster.local" in text
 
 
 def test_traefik_listens_for_pods_where_its_service_leads_them(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from unit.gpu.gpu_states import (
     labelled,
     on_k3s,
     shared,
-    unlabelled,
 )
 from unit.gpu.test_gpu_sharing import MISSION
 from vdi.findings.model import Finding, Severity
@@ -88,16 +87,6 @@ def evidence(finding: Finding) -> str:
     return "\n".join(finding.evidence)
 
 
-def test_nothing_configured() -> None:
-    assert only(fresh()).code == "gpu_sharing_not_configured"
-
-
-def test_config_map_missing() -> None:
-    finding = only(operator(None, None, a_node()))
-    assert finding.code == "gpu_config_map_missing"
-    assert "gpu-operator/time-slicing-config" in finding.message
-
-
 def test_the_missions_patch_without_default() -> None:
     """The nodes then advertise 1, which is not blamed on them: the cause is found."""
     finding = only(operator(a_policy({"name": "time-slicing-config"}), GOOD, a_node()))
@@ -108,24 +97,6 @@ def test_the_missions_patch_without_default() -> None:
 def test_without_default_but_every_node_labelled() -> None:
     node = labelled(shared(a_node()), "any")
     assert codes(operator(a_policy({"name": "time-slicing-config"}), GOOD, node)) == []
-
-
-def test_default_names_no_key() -> None:
-    finding = only(operator(a_policy({"name": "time-slicing-config", "default": "all"}), GOOD, a_node()))
-    assert finding.code == "gpu_default_key_missing"
-    assert "'all'" in finding.message
-    assert "has: any" in evidence(finding)
-
-
-def test_label_names_no_key() -> None:
-    finding = only(operator(None, GOOD, labelled(a_node(), "big")))
-    assert finding.code == "gpu_node_config_unknown"
-    assert "nvidia.com/device-plugin.config=big" in evidence(finding)
-    assert "allowed: any" in evidence(finding)
-
-
-def test_config_broken() -> None:
-    assert codes(operator(None, a_config_map(any=MISSION.replace("8", "0")), a_node())) == ["gpu_config_invalid"]
 
 
 def test_config_with_time_slicing_and_mps() -> None:
@@ -140,45 +111,11 @@ def test_advertises_1_not_8() -> None:
     assert finding.evidence == ("1 GPUs x 8 (configuration any)",)
 
 
-def test_advertises_nothing() -> None:
-    assert "gpu_capacity_wrong" in codes(operator(None, GOOD, a_node(advertises=0)))
-
-
-def test_advertises_both_names() -> None:
-    renamed = a_config_map(any=MISSION.replace("renameByDefault: false", "renameByDefault: true"))
-    node = shared(a_node(), resource=RENAMED)
-    room = {**node.raw["status"]["capacity"], "nvidia.com/gpu": "8"}
-    raw = {**node.raw, "status": {**node.raw["status"], "capacity": room, "allocatable": room}}
-    assert codes(operator(None, renamed, Node(raw))) == ["gpu_resource_twice"]
-
-
-def test_a_gpu_fell_off_the_bus() -> None:
-    node = shared(a_node(gpus=2))
-    raw = {**node.raw, "status": {**node.raw["status"], "allocatable": {"nvidia.com/gpu": "8"}}}
-    finding = only(operator(None, GOOD, Node(raw)))
-    assert finding.code == "gpu_unhealthy"
-    assert "Of its 16 nvidia.com/gpu only 8" in finding.message
-
-
-def test_labels_of_before() -> None:
-    node = shared(a_node())
-    old = {**node.raw["metadata"]["labels"], "nvidia.com/gpu.replicas": "4"}
-    raw = {**node.raw, "metadata": {**node.raw["metadata"], "labels": old}}
-    finding = only(operator(None, GOOD, Node(raw)))
-    assert finding.code == "gpu_labels_stale"
-    assert "nvidia.com/gpu.replicas=4 (expected 8)" in evidence(finding)
-
-
 def test_shared_by_mps_instead() -> None:
     node = shared(a_node())
     other = {**node.raw["metadata"]["labels"], "nvidia.com/gpu.sharing-strategy": "mps"}
     raw = {**node.raw, "metadata": {**node.raw["metadata"], "labels": other}}
     assert "shared by MPS" in only(operator(None, GOOD, Node(raw))).message
-
-
-def test_without_feature_discovery_it_cannot_be_reported() -> None:
-    finding = only(operator(None, GOOD, unlabelled(shared(a_node()))))
-    assert (finding.code, finding.severity) == ("gpu_count_unknown", Severity.UNKNOWN)
 
 
 @pytest.mark.parametrize(
@@ -189,16 +126,6 @@ def test_without_feature_discovery_what_is_no_multiple_is_wrong(has: int, words:
     finding = only(operator(None, GOOD, Node({**a_node(advertises=has).raw, "metadata": bare})))
     assert finding.code == "gpu_capacity_wrong"
     assert words in finding.message
-
-
-def test_mig_cuts_what_is_shared_whole() -> None:
-    cut = a_node("gpu-1", 7, {"gpu.product": "NVIDIA-A100-MIG-1g.5gb", "mig.strategy": "single"})
-    assert codes(operator(None, GOOD, shared(cut))) == ["gpu_mig_mismatch"]
-
-
-def test_the_policy_is_not_taken_up() -> None:
-    observed = operator(None, GOOD, a_node(), plugin=a_daemon_set())
-    assert codes(observed)[0] == "gpu_policy_not_taken_up"
 
 
 @pytest.mark.parametrize(("made", "read"), [(LONG_AGO, False), (EARLIER, True), (LATER, True)])
@@ -220,11 +147,6 @@ def test_feature_discovery_has_not_read_it_either() -> None:
     assert (finding.code, finding.object) == ("gpu_config_not_read", "daemonset/gpu-operator/gpu-feature-discovery")
 
 
-def test_the_plugin_is_not_ready() -> None:
-    plugin = a_daemon_set(config_map="time-slicing-config", default="any", ready=0)
-    assert codes(operator(None, GOOD, plugin=plugin)) == ["gpu_device_plugin_not_ready"]
-
-
 def test_no_plugin_and_no_gpus() -> None:
     bare = replace(fresh(), plugins=(), nodes=())
     assert codes(bare) == ["gpu_sharing_not_configured", "gpu_nodes_missing", "gpu_device_plugin_missing"]
@@ -238,12 +160,6 @@ def test_the_toolkit_talks_to_another_containerd_than_that_of_k3s() -> None:
     right = {"env": [{"name": "CONTAINERD_SOCKET", "value": "/run/k3s/containerd/containerd.sock"}]}
     for toolkit in (right, {"enabled": False}):
         assert codes(replace(observed, policy=a_policy(POINTED, toolkit=toolkit))) == []
-
-
-def test_k3s_without_its_runtime_class() -> None:
-    policy = a_policy(POINTED, toolkit={"enabled": False})
-    observed = replace(operator(policy, GOOD, on_k3s(shared(a_node()))), runtime_class=False)
-    assert only(observed).code == "gpu_runtime_class_missing"
 
 
 def test_the_docs_explain_every_finding() -> None:

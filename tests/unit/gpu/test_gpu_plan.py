@@ -396,16 +396,6 @@ def test_gpus_without_an_encoder_are_named_whether_they_are_shared_or_not() -> N
     assert said in notes(observed)
 
 
-def test_isolation_is_always_spoken_of() -> None:
-    said = notes(fresh())
-    assert "isolates neither memory nor faults" in said
-    assert "23034 MiB per GPU for 8 desktops are 2879 MiB each" in said
-
-
-def test_nothing_shared_nothing_said() -> None:
-    assert notes(fresh(), SharingRequest({"any": Sharing(1)}, "any")) == ""
-
-
 def test_what_settings_and_cluster_bring_with_them() -> None:
     request = SharingRequest({"any": Sharing(rename=True, fail_requests_greater_than_one=True)}, "any")
     observed = replace(fresh(on_k3s(a_node())), policy=a_policy(None, mig={"strategy": "single"}))
