@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from cluster.stand_in import ROOM, STAND_IN
+from cluster.stand_in import STAND_IN
 from support.waiting import wait_until
 from support.web_server import serve_app
 
@@ -294,39 +294,6 @@ def test_a_pool_is_scaled_and_shown_and_gives_its_desktop_away(typed: Typed, ope
         )
     finally:
         typed.kube("delete", "vdipool", typed.namespace)
-
-
-@pytest.mark.long
-def test_who_waits_for_room_sees_the_place_in_line_and_starts_by_itself(typed: Typed, operator: None) -> None:
-    def template(gpus: int) -> str:
-        name = f"{typed.namespace}-{gpus}"
-        text = TEMPLATE.replace("cli-test", name).replace("defaultGPU: 0", f"defaultGPU: {gpus}")
-        typed.kube("apply", "-f", "-", stdin=text)
-        return name
-
-    def create(name: str, template: str) -> subprocess.CompletedProcess[str]:
-        return typed.vdi("session", "create", name, "-t", template, "--user", f"{name}@example.com", "--wait")
-
-    def make_room() -> None:
-        wait_until("it is in line", lambda: "   number 1 in line   " in typed.vdi("session", "ls").stdout)
-        assert "Queue:     number 1 in line" in typed.vdi("session", "show", "second").stdout
-        assert typed.vdi("session", "rm", "first").returncode == 0
-        start_pod(typed, "second")
-
-    every_gpu = template(int(ROOM["nvidia.com/gpu"]))
-    try:
-        with beside(lambda: start_pod(typed, "first")):
-            assert create("first", every_gpu).returncode == 0
-        with beside(make_room):
-            second = create("second", every_gpu)
-        assert second.returncode == 0, second.stderr
-        assert second.stderr.index("number 1 in line") < second.stderr.index("✓ capacity on the cluster")
-
-        never = create("third", template(int(ROOM["nvidia.com/gpu"]) + 1))
-        assert never.returncode == 1
-        assert "session third does not start: No node can run this desktop, and none will become free" in never.stderr
-    finally:
-        typed.kube("delete", "vditemplate", every_gpu, template(int(ROOM["nvidia.com/gpu"]) + 1))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ import pytest
 from cluster.edge_traefik import free_port
 from cluster.gateway_stage import GatewayStage, add_people, gateway_process, open_gateway_stage
 from cluster.operator_stage import Stage
-from support.clock import ShiftedClock
 from support.postgres import Postgres, postgres_server, postgres_url
 from support.variants import first_of
 from support.waiting import eventually
@@ -199,31 +198,6 @@ async def test_a_session_that_ends_while_the_gateway_is_down_waits_for_it(histor
     assert row.ended.strftime("%Y-%m-%dT%H:%M:%SZ") == waiting["metadata"]["deletionTimestamp"]
     assert another.ended is None
     assert "HistoryNotRecorded" not in await history.said()
-
-
-@pytest.mark.long
-async def test_with_no_gateway_at_all_it_goes_after_a_minute_and_says_so(history: HistoryStage) -> None:
-    stage, clock = history.stage, ShiftedClock()
-    template = await stage.template()
-    async with history.operator(clock=clock):
-        async with history.gateway():
-            await stage.session(NAME, template)
-            await stage.run(NAME)
-            await history.reach("it runs", sessions=1, runs=1, open_runs=1)
-        await stage.delete(SESSIONS, NAME)
-        await history.no_pods()
-        assert await stage.get(SESSIONS, NAME)
-        clock.ahead = timedelta(seconds=61)
-        await stage.patch(SESSIONS, NAME, {"metadata": {"labels": {"look": "again"}}})
-        await stage.gone(SESSIONS, NAME)
-
-        async def reported() -> bool:
-            return "HistoryNotRecorded" in await history.said()
-
-        await eventually(reported, "an Event says so")
-    async with history.gateway():  # which finds it gone
-        (row,), (run,) = await history.reach("it is closed", sessions=1, runs=1, open_runs=0)
-    assert (row.end_reason, run.end_reason) == ("unknown", "unknown")
 
 
 async def test_only_the_operators_own_token_is_taken(history: HistoryStage) -> None:

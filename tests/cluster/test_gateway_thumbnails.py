@@ -29,16 +29,13 @@ def a_jpeg() -> bytes:
 
 @dataclass
 class ScreenAgent:
-    """Answers `GET /thumbnail` on the agent's port; `hidden`: as an image from before it."""
+    """Answers `GET /thumbnail` on the agent's port."""
 
     picture: bytes = field(default_factory=a_jpeg)
     tokens: list[str] = field(default_factory=list)
-    hidden: bool = False
 
     async def thumbnail(self, request: web.Request) -> web.Response:
         self.tokens.append(request.headers.get("Authorization", ""))
-        if self.hidden:
-            return web.Response(status=404, text="there is GET /activity, POST /notice and POST /photon")
         return web.Response(body=self.picture, content_type="text/html")
 
     @asynccontextmanager
@@ -97,19 +94,3 @@ async def test_the_owner_of_a_running_desktop_gets_its_picture(stage: Stage, tmp
 
         await eventually(is_off, "the template has switched it off")
         assert PATH not in (await alice.get("/")).text
-
-
-async def test_a_desktop_without_an_agent_has_no_picture(stage: Stage, tmp_path: Path) -> None:
-    template = await stage.template()
-    async with open_gateway_stage(stage, tmp_path) as gateway, stage.operator():
-        alice = await gateway.log_in("alice@example.com")
-        await stage.session("mine", template)
-        await run_desktop(stage, "mine", Agent("127.31.0.10"))
-
-        async def runs() -> bool:
-            return PATH in (await alice.get("/")).text
-
-        await eventually(runs, "the card has a place for the picture")
-        answer = await alice.get(PATH)
-        assert answer.status_code == 503
-        assert "does not respond" in answer.text

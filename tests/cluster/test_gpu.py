@@ -356,31 +356,6 @@ def test_what_is_not_reached_in_time_is_said(operator: GpuCluster) -> None:
     assert "not done within 5s; check again: vdi gpu verify" in late.stderr
 
 
-def helm_chart(gpus: GpuCluster) -> None:
-    """The chart nvidia-device-plugin with config.name=plugin-configs and config.default=shared, as Helm leaves it."""
-    configs = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "plugin-configs"}}
-    gpus.kubectl(
-        "create", "--namespace", NAMESPACE, "-f", "-", stdin=json.dumps({**configs, "data": {"shared": "version: v1"}})
-    )
-    gpus.kubectl("create", "-f", "-", stdin=json.dumps(daemon_set(PLUGIN, "plugin-configs", "shared")))
-
-
-@pytest.mark.long
-def test_the_device_plugins_chart_without_the_operator(nodes: GpuCluster) -> None:
-    helm_chart(nodes)
-    with played(nodes.kubeconfig, GPUS, operator=False, discovery=False):
-        wait_until("the device plugin runs", lambda: plugin_ready(nodes))
-        done = nodes.gpu("configure", "--config", "big=2", "--node", "gpu-b=big", "--timeout", "20s")
-        assert done.returncode == 0, done.stderr + done.stdout
-        assert nodes.advertised() == [8, 4]
-        assert f"restart DaemonSet {NAMESPACE}/{PLUGIN}" in done.stderr
-        undone = nodes.gpu("configure", "--undo", "--timeout", "20s")
-        assert undone.returncode == 0, undone.stderr + undone.stdout
-        assert nodes.advertised() == [1, 2]
-        data = nodes.get("configmap", "plugin-configs", "--namespace", NAMESPACE)["data"]
-        assert data == {"shared": "version: v1"}
-
-
 @pytest.mark.long
 def test_a_static_device_plugin_without_any_configuration(nodes: GpuCluster) -> None:
     """No label says how many GPUs there are, either: what the nodes advertised before is noted."""

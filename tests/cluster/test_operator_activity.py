@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cluster.desktop_agent import Agent, run_desktop
-from cluster.operator_stage import Object, Stage
+from cluster.operator_stage import Stage
 from support.waiting import eventually
 from vdi.kube.resource import PODS, SECRETS
 from vdi.operator.kinds import SESSIONS
@@ -82,27 +82,3 @@ async def test_asking_costs_no_api_request(stage: Stage, agent: Agent) -> None:
 
 async def wait_for_question(agent: Agent, asked: int) -> None:
     await eventually(lambda: agent.asked > asked, "it is asked")
-
-
-async def test_what_draws_and_encodes_is_asked_once_and_gone_with_the_desktop(stage: Stage, agent: Agent) -> None:
-    graphics = {
-        "renderer": "Software", "device": "", "reason": "GraphicsCapabilityMissing", "message": "lacks graphics",
-        "encoder": "nvenc", "hardwareEncoder": True, "encoderMessage": "",
-    }  # fmt: skip
-    agent.graphics = graphics
-    template = await stage.template()
-    async with stage.operator(cluster=ClusterSettings(agent_port=agent.port)):
-        await stage.session(NAME, template)
-        await run_desktop(stage, NAME, agent)
-
-        async def reported() -> Object | None:
-            session = await stage.get(SESSIONS, NAME)
-            found: Object | None = session["status"].get("graphics") if session else None
-            return found
-
-        found = await eventually(reported, "the status says what draws")
-        assert found == {name: value for name, value in graphics.items() if value != ""}
-        assert agent.asked == 1
-        await stage.patch(SESSIONS, NAME, {"spec": {"suspended": True}})
-        session = await stage.reach(NAME, "Suspended")
-        assert "graphics" not in session["status"]

@@ -153,23 +153,3 @@ async def test_pod_that_finds_no_node_is_no_zombie(stage: Stage) -> None:
         assert waiting["status"]["failures"]["reason"] == "Unschedulable"
         await next_pod(stage, session, pod)
         await stage.run(NAME)
-
-
-async def test_lost_volume_is_said_and_a_new_one_begins_when_its_claim_is_deleted(stage: Stage) -> None:
-    template, clock = await stage.template(), ShiftedClock()
-    async with stage.operator(clock):
-        session = await stage.session(NAME, template)
-        pod = await stage.pod_of(session)
-        (claim,) = await stage.all(CLAIMS)
-        home = claim["metadata"]["name"]
-        await stage.patch(CLAIMS, home, {"status": {"phase": "Lost"}}, subresource="status")
-        lost = await stage.reach(NAME, "Failed", f"kubectl delete pvc {home}")
-        assert condition(lost, "HomeBound")["reason"] == "HomeLost"
-        await no_pod(stage, session)
-        await stage.delete(CLAIMS, home)
-        clock.ahead = timedelta(minutes=1)
-        await look_again(stage, clock)
-        await next_pod(stage, session, pod)
-        (new,) = await stage.all(CLAIMS)
-        assert new["metadata"]["uid"] != claim["metadata"]["uid"]
-        await stage.run(NAME)

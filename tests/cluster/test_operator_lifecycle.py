@@ -218,34 +218,6 @@ async def test_edited_template_counts_from_the_next_start(stage: Stage) -> None:
         assert (await stage.run("alice-desktop"))["status"]["templateRevision"] == "2"
 
 
-async def test_an_image_with_a_page_of_its_own_keeps_its_route_when_the_template_is_edited(stage: Stage) -> None:
-    """KasmVNC as it comes: TLS on 6901 behind basic auth, whose password the gateway has."""
-    login = {"basicAuthSecret": {"name": "kasmvnc"}, "runAsUser": 1001}
-    template = await stage.template(protocol="Web", scheme="HTTPS", port=6901, **login)
-    async with stage.operator():
-        session = await stage.session("alice-desktop", template)
-        pod = await stage.pod_of(session)
-        (container,) = pod["spec"]["containers"]
-        assert container["readinessProbe"]["tcpSocket"] == {"port": "http"}
-        assert container["ports"][0]["containerPort"] == 6901
-        assert pod["spec"]["securityContext"]["runAsUser"] == 1001
-        await stage.make_ready(pod)
-        await stage.reach("alice-desktop", "Running")
-        (route,) = await stage.owned(ROUTES, session)
-        (service,) = route["spec"]["routes"][0]["services"]
-        assert (service["scheme"], service["serversTransport"]) == ("https", "vdi-desktop-tls")
-
-        await stage.api.patch(TEMPLATES, template, {"spec": {"scheme": "HTTP", "port": 8080}}, into=dict)
-
-        async def knows_the_edit() -> bool:
-            session = await stage.reach("alice-desktop", "Running")
-            return bool(condition(session, "TemplateFound")["reason"] == "NewerRevision")
-
-        await eventually(knows_the_edit, "the status says that there is a newer revision")
-        (kept,) = await stage.owned(ROUTES, session)
-        assert kept["spec"] == route["spec"], "its pod still speaks TLS"
-
-
 async def test_names_up_to_kubernetes_own_limit_work(stage: Stage) -> None:
     template = await stage.template_named(f"{stage.namespace}-" + "t." * 50 + "x")
     name = "alice." + "d" * 60 + "." + "e" * 180

@@ -69,10 +69,6 @@ async def watches(stage: Stage, expected: int) -> Counter[str]:
     return Counter(path.rpartition("/")[2] for path in seen)
 
 
-async def test_one_namespace_has_the_watches_that_it_had(stage: Stage) -> None:
-    assert await watches(stage, sum(_WATCHES.values())) == _WATCHES
-
-
 async def test_a_second_namespace_adds_watches_of_what_is_in_a_namespace(both: tuple[Stage, Stage]) -> None:
     desired = {kind: count + (0 if kind in _ONCE else 2 if kind == "pods" else 1) for kind, count in _WATCHES.items()}
     assert await watches(both[0], sum(desired.values())) == desired

@@ -7,9 +7,7 @@ import msgspec
 import pytest
 
 from cluster.operator_stage import Object, Stage, condition
-from support.waiting import eventually
-from vdi.kube.resource import PODS, Resource
-from vdi.operator.kinds import POOLS, TEMPLATES
+from vdi.kube.resource import Resource
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -56,36 +54,3 @@ async def test_a_desktops_pod_has_what_its_template_says(stage: Stage, priority_
         await stage.session("carol", template, user="carol@example.com", resources={"ephemeralStorage": "21Gi"})
         refused = await stage.reach("carol", "Failed", "spec.resources.ephemeralStorage: 21Gi is more than the 20Gi")
         assert condition(refused, "Admitted")["reason"] == "OverLimit"
-
-
-async def test_desktops_wait_for_local_disk(stage: Stage) -> None:
-    await stage.node("small", has={"ephemeral-storage": "8Gi"})
-    resources = {"defaultGPU": 0, "defaultEphemeralStorage": "5Gi"}
-    placed = {"placement": {"nodeSelector": stage.here}}
-    template = await stage.template(**(NO_HOME | placed | {"resources": resources}))
-    async with stage.operator():
-        await stage.pod_of(await stage.session("alice", template))
-        await stage.session("bob", template, user="bob@example.com")
-        waiting = await stage.reach("bob", "Pending", "5Gi of ephemeral storage is needed")
-        assert condition(waiting, "Admitted")["reason"] == "EphemeralStorageBusy"
-
-
-async def test_a_pool_replaces_its_desktops_when_labels_change(stage: Stage) -> None:
-    template = await stage.template(**(NO_HOME | a_pod_template()))
-    name = f"{stage.namespace}-warm"
-    body = {"apiVersion": POOLS.api_version, "kind": POOLS.kind, "metadata": {"name": name}}
-    await stage.api.create(POOLS, body | {"spec": {"template": template, "replicas": 1}}, into=msgspec.Raw)
-
-    async def team(expected: str) -> Object | None:
-        pods = [pod for pod in await stage.all(PODS) if "deletionTimestamp" not in pod["metadata"]]
-        return next((pod for pod in pods if pod["metadata"]["labels"].get("team") == expected), None)
-
-    try:
-        async with stage.operator():
-            first = await eventually(lambda: team("cad"), "the pool's desktop has the template's label")
-            await stage.make_ready(first)
-            edit = {"spec": {"podTemplate": {"metadata": {"labels": {"team": "video"}}}}}
-            await stage.api.patch(TEMPLATES, template, edit, into=msgspec.Raw)
-            await eventually(lambda: team("video"), "a new desktop has the new label")
-    finally:
-        await stage.api.delete(POOLS, name, into=msgspec.Raw)

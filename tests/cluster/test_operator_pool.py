@@ -16,8 +16,8 @@ from cluster.operator_stage import Object, Stage, condition
 from support.metrics_token import AUTHORIZATION
 from support.waiting import eventually
 from vdi.kube.errors import NotFound
-from vdi.kube.resource import EVENTS, PODS, SECRETS, SERVICES
-from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
+from vdi.kube.resource import PODS, SECRETS, SERVICES
+from vdi.operator.kinds import POOLS, ROUTES, SESSIONS
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -212,34 +212,6 @@ async def test_pool_is_scaled_like_a_deployment(pools: Stage, kubectl: list[str]
         assert f'vdi_pool_desktops{{pool="{pool.name}",state="ready"}} 2.0' in text
 
 
-async def test_changed_template_rolls_the_pool_and_leaves_people_alone(pools: Stage) -> None:
-    stage, template = pools, await pools.template(**NO_HOME)
-    async with kubelet(stage), stage.operator():
-        pool = await Pool.make(stage, template, 2)
-        await pool.reach(2)
-        session = await stage.session("alice-desktop", template)
-        await stage.reach("alice-desktop", "Running")
-        await pool.reach(2, claimed=1)
-        old, claimed = await pool.waiting(), await stage.pod_of(session)
-        await stage.api.patch(TEMPLATES, template, {"spec": {"displayName": "The same"}}, into=msgspec.Raw)
-        await stage.api.patch(
-            TEMPLATES, template, {"spec": {"image": "registry.example.com/desktop:2"}}, into=msgspec.Raw
-        )
-
-        async def rolled() -> bool:
-            pods = await pool.waiting()
-            images = [pod["spec"]["containers"][0]["image"] for pod in pods]
-            return images == ["registry.example.com/desktop:2"] * 2 and uids(pods).isdisjoint(uids(old))
-
-        await eventually(rolled, "all are of the new image")
-        await pool.reach(2, claimed=1)
-        assert uids([await stage.pod_of(session)]) == uids([claimed])
-        fresh = await stage.session("bobs-desktop", template, user="bob@example.com")
-        running = await stage.reach("bobs-desktop", "Running")
-        assert running["status"]["templateRevision"] == "3"
-        assert (await stage.pod_of(fresh))["spec"]["containers"][0]["image"] == "registry.example.com/desktop:2"
-
-
 async def test_deleted_pool_leaves_claimed_desktops_whole(pools: Stage) -> None:
     stage, template = pools, await pools.template(**NO_HOME)
     async with kubelet(stage), stage.operator():
@@ -267,45 +239,6 @@ async def test_deleted_pool_leaves_claimed_desktops_whole(pools: Stage) -> None:
 
         await eventually(same_again, "the session's Secret comes back with the same password")
         assert (await stage.reach("alice-desktop", "Running"))["status"].get("message", "") == ""
-
-
-async def test_session_with_a_home_is_reported_once_why_it_starts_again(pools: Stage) -> None:
-    stage, template = pools, await pools.template(**NO_HOME)
-    async with kubelet(stage), stage.operator():
-        pool = await Pool.make(stage, template, 1)
-        await pool.reach(1)
-        session = await stage.session("alice-desktop", template, persistence={"enabled": True})
-        await stage.run("alice-desktop")
-        assert uids(await stage.owned(PODS, session)).isdisjoint(uids(await pool.pods()))
-
-        async def reported() -> list[Object]:
-            uid = session["metadata"]["uid"]
-            return [one for one in await stage.all(EVENTS) if one["regarding"].get("uid") == uid]
-
-        async def reported_once() -> bool:
-            return [one["reason"] for one in await reported()].count("NotFromPool") == 1
-
-        await eventually(reported_once, "it hears why, once")
-        (event,) = [one for one in await reported() if one["reason"] == "NotFromPool"]
-        assert "home volume cannot be attached" in event["note"] and pool.name in event["note"]
-        assert "series" not in event
-
-
-async def test_pool_gives_its_gpu_to_a_person_who_waits(pools: Stage) -> None:
-    stage = pools
-    await stage.node("gpu", gpu="2")
-    template = await stage.template(**NO_HOME, placement={"nodeSelector": stage.here})
-    async with kubelet(stage), stage.operator():
-        pool = await Pool.make(stage, template, 2)
-        await pool.reach(2)
-        # It wants another desktop than the pool has, and both GPUs are the pool's.
-        await stage.session("alice-desktop", template, resources={"memory": "2Gi"})
-        await stage.reach("alice-desktop", "Running")
-        await pool.reach(1)
-        blocked = await pool.say("1 of 2 desktops is ready.")
-        assert blocked["status"]["conditions"][0]["reason"] == "GPUsBusy"
-        await stage.delete(SESSIONS, "alice-desktop")
-        await pool.reach(2)
 
 
 @pytest.mark.long

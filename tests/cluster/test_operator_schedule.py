@@ -88,22 +88,6 @@ async def test_a_desktop_is_suspended_at_the_end_of_working_hours(stage: Stage) 
         await stage.run(NAME)
 
 
-async def test_an_end_that_was_missed_is_announced_before_it_comes(stage: Stage) -> None:
-    end, schedule = in_two_hours()
-    template = await stage.template(schedule=schedule)
-    async with stage.operator():
-        await stage.session(NAME, template)
-        await stage.run(NAME)
-    clock = ShiftedClock()
-    clock.ahead = end + timedelta(hours=1) - datetime.now(UTC)
-    async with stage.operator(clock):
-        session = await warned(stage, expected=True)
-        assert not session["spec"].get("suspended")
-        clock.ahead += timedelta(minutes=6)
-        await look_again(stage, clock)
-        await suspended(stage)
-
-
 async def test_input_cancels_the_end_where_the_template_allows_it(stage: Stage, agent: Agent) -> None:
     end, schedule = in_two_hours()
     agent.graphics = {"renderer": "Software"}

@@ -117,23 +117,6 @@ async def test_resumed_before_the_pod_has_ended_the_next_one_waits_for_it(stage:
         assert "failures" not in running["status"], "what we did ourselves is no failure"
 
 
-async def test_suspended_session_lends_its_home_but_not_its_address(stage: Stage) -> None:
-    template = await stage.template()
-    async with stage.operator():
-        await stage.session("first", template, hostname="desk")
-        await stage.run("first")
-        await stage.session("second", template)
-        await stage.reach("second", "Pending", "in use by the desktop 'first'")
-        await suspend(stage, "first")
-        await stage.run("second")
-        await stage.session("third", template, hostname="desk", persistence={"enabled": False})
-        await stage.reach("third", "Pending", "The host name `desk` is not available.")
-        await suspend(stage, "first", suspended=False)
-        await stage.reach("first", "Pending", "in use by the desktop 'second'")
-        await suspend(stage, "second")
-        assert (await stage.run("first"))["status"]["url"] == "https://desk.vdi.localhost"
-
-
 async def test_suspended_session_can_be_deleted_and_survives_a_restart_of_the_operator(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():

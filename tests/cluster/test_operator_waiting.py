@@ -101,30 +101,6 @@ async def test_sessions_that_come_at_once_never_share_a_home(stage: Stage) -> No
             names.remove(pod["metadata"]["name"])
 
 
-async def test_running_desktop_keeps_its_host_when_the_requested_for_another_is_not_granted(stage: Stage) -> None:
-    template = await stage.template()
-    async with stage.operator():
-        await stage.session("first", template, hostname="desk")
-        await stage.run("first")
-        await stage.session("second", template, user="bob@example.com")
-        await stage.run("second")
-        await stage.patch(SESSIONS, "second", {"spec": {"hostname": "desk"}})
-
-        async def reported() -> Object | None:
-            session = await stage.reach("second", "Running")
-            return session if reason(session, "RouteReady") == "HostTaken" else None
-
-        session = await eventually(reported, "the status says that the host is taken")
-        assert session["status"]["url"] == f"https://{stage.host('second', 'bob@example.com')}"
-        await stage.patch(SESSIONS, "second", {"spec": {"hostname": "third"}})
-
-        async def moved() -> bool:
-            status = (await stage.reach("second", "Running"))["status"]
-            return bool(status["url"] == "https://third.vdi.localhost")
-
-        await eventually(moved, "the route follows to a host that is free")
-
-
 async def test_object_of_somebody_else_is_left_alone(stage: Stage) -> None:
     template = await stage.template()
     theirs = {
