@@ -301,9 +301,7 @@ def test_the_charts_config_map_does_the_same_once_the_policy_names_it(operator: 
 
 
 REFUSED = (
-    (("--replicas", "0"), 2, "--replicas is 0; allowed: a whole number from 1 up"),
     (("--node", "gpu-z=any"), 2, "--node names 'gpu-z', which is not in this cluster; allowed: gpu-a, gpu-b"),
-    (("--undo",), 1, "There is nothing to undo: ConfigMap gpu-operator/time-slicing-config does not exist"),
     (("--timeout", "soon"), 2, "--timeout: 'soon' is not a duration"),
 )
 """What is typed, the exit code, and what is said."""

@@ -20,7 +20,7 @@ echo "${{COMPREPLY[*]}}"
 
 @pytest.mark.parametrize(
     ("words", "offered"),
-    [("vdi session l", "logs ls"), ("vdi upg", "upgrade"), ("vdi session ls --all", "--all-namespaces")],
+    [("vdi session l", "logs ls"), ("vdi session ls --all", "--all-namespaces")],
 )
 def test_bash_completes_commands_and_options(vdi: Vdi, tmp_path: Path, words: str, offered: str) -> None:
     if shutil.which("bash") is None:

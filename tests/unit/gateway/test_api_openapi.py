@@ -26,6 +26,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
         yield stage
 
 
+@pytest.mark.long  # a third of all that the tests of the API take; the contract of each answer is checked every time
 async def test_the_document_is_valid_openapi(stage: ApiStage) -> None:
     anybody = await stage.anybody()
     document = (await anybody.get("/api/v1/openapi.json")).json()
