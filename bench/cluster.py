@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from bench import configs, objects
 from bench.processes import Processes
-from vdi.operator.host_key import SECRET as HOST_KEY
+from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY
 
 BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
 OPERATOR_USER = "system:serviceaccount:vdi-system:vdi-operator"
@@ -212,7 +212,8 @@ class Cluster:
         for crd in (*self._crds, objects.ingress_route_crd()):
             await self.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
         await self.post("/api/v1/namespaces", {"metadata": {"name": objects.NAMESPACE}})
-        await self.post(f"{objects.CORE}/secrets", {"metadata": {"name": HOST_KEY}})
+        for key in (HOST_KEY, DESKTOP_KEY):
+            await self.post(f"{objects.CORE}/secrets", {"metadata": {"name": key}})
         await self.post("/apis/storage.k8s.io/v1/storageclasses", objects.storage_class())
         bindings = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
         await self.post(bindings, objects.operators_may_do_all(OPERATOR_GROUP))

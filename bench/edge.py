@@ -30,6 +30,7 @@ import msgspec
 import uvloop
 
 from bench.stats import percentile
+from vdi.session.desktop_tokens import KEY_ENTRY, KEY_SECRET
 
 GOAL_P50_MS, GOAL_PER_SECOND = 1.0, 2000.0
 SESSIONS = 1000
@@ -49,10 +50,10 @@ class FakeCluster:
     def __init__(self) -> None:
         self._keys: dict[str, Any] = {"metadata": {"resourceVersion": "1"}, "data": {}}
 
-    async def get(self, _resource: Any, _name: str, *, namespace: str, into: Any) -> Any:
+    async def get(self, _resource: Any, name: str, *, into: Any, **_: Any) -> Any:
         """One Secret."""
-        of_desktop = {"data": {"password": base64.b64encode(b"master").decode()}}
-        return msgspec.convert(self._keys if namespace == "vdi-system" else of_desktop, into)
+        of_desktops = {"data": {KEY_ENTRY: base64.b64encode(b"k" * 32).decode()}}
+        return msgspec.convert(of_desktops if name == KEY_SECRET else self._keys, into)
 
     async def patch(self, _resource: Any, _name: str, patch: Any, **_: Any) -> Any:
         """Take in what was written."""

@@ -22,6 +22,7 @@ from vdi.session.children.secret import build_secret
 from vdi.session.children.service import build_service
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CONDITION_TYPES
+from vdi.session.desktop_tokens import DesktopTokens
 from vdi.session.effective import Desktop, resolve
 from vdi.session.identity import FINALIZER, Identity
 from vdi.session.naming import secret_name
@@ -39,7 +40,7 @@ def children_of(session: objects.Object) -> dict[str, objects.Object]:
         raise TypeError(f"the bench's own session has no desktop with a home: {desktop}")
     return {
         objects.PODS: build_pod(identity=identity, desktop=desktop),
-        objects.SECRETS: build_secret(identity=identity, password="bench"),
+        objects.SECRETS: build_secret(identity=identity, tokens=DesktopTokens("bench", "bench")),
         objects.CLAIMS: build_home(identity=identity, home=desktop.home),
         objects.SERVICES: build_service(identity=identity),
         objects.ROUTES: build_route(identity=identity, host=SETTINGS.host(identity.name), settings=SETTINGS),

@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from support.desktop_key import MASTER
 from support.waiting import PATIENCE
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
 from unit.gateway.edge_stage import EdgeStage
@@ -192,7 +193,7 @@ async def open_edge(
     """Everything, with a live route to alice-desktop."""
     port = free_port()
     async with AsyncExitStack() as stack:
-        desktop = await stack.enter_async_context(run_selkies("master-alice-desktop"))
+        desktop = await stack.enter_async_context(run_selkies(MASTER))
         stage = await stack.enter_async_context(
             EdgeStage(
                 folder,

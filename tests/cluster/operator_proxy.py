@@ -14,7 +14,7 @@ from aiohttp import AddrInfoType, ClientConnectionResetError, web
 from support.waiting import eventually
 from support.web_server import serve_app
 from vdi.kube.config import ClusterConfig
-from vdi.operator.host_key import SECRET as HOST_KEY
+from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY
 
 WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "host", "keep-alive", "content-encoding"}
@@ -39,9 +39,9 @@ class Request:
         return "/coordination.k8s.io/" in self.path
 
     @property
-    def is_host_key(self) -> bool:
-        """So is the key of the host labels, which is read once when an operator begins to lead."""
-        return self.path.endswith(f"/secrets/{HOST_KEY}")
+    def is_release_key(self) -> bool:
+        """So are the keys of the release, which are read once when an operator begins to lead."""
+        return self.path.endswith((f"/secrets/{HOST_KEY}", f"/secrets/{DESKTOP_KEY}"))
 
     @property
     def is_write(self) -> bool:
@@ -88,7 +88,7 @@ class Proxy:
 
     def reads(self) -> list[Request]:
         """Reads that are not watches. First lists are reads too: clear `passed` after the start."""
-        once = [one for one in self.passed if one.is_lease or one.is_host_key]
+        once = [one for one in self.passed if one.is_lease or one.is_release_key]
         return [one for one in self.passed if one.method == "GET" and not one.watch and one not in once]
 
     def verbs(self) -> Counter[str]:

@@ -1,7 +1,6 @@
 """What the operator's cluster tests play on: rights, a kubelet (the test itself), an operator to start and stop."""
 
 import asyncio
-import base64
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ import yaml
 
 from cluster.operator_proxy import Proxy
 from cluster.stand_in import ROOM, add_node, remove_node
+from support.desktop_key import DATA, KEY
 from support.metrics_token import token_file
 from support.permissions import operator_rules, operator_rules_elsewhere
 from support.waiting import PATIENCE, eventually
@@ -26,17 +26,15 @@ from vdi.kube.config_loading import load_config
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import CLAIMS, LEASES, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.transport import Client
-from vdi.operator.host_key import SECRET as HOST_KEY
 from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.operator.main import run_operator
+from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY
 from vdi.operator.runtime import LEASE
 from vdi.operator.settings import Settings
 from vdi.session.naming import host_label
 
 CHILDREN = {"pod": PODS, "service": SERVICES, "secret": SECRETS, "route": ROUTES, "home": CLAIMS}
 Object = dict[str, Any]
-KEY = b"k" * 32
-"""Of the host labels on every stage, so that a test knows them."""
 STAGE = "vdi.test/stage"
 """Label of a stage's own nodes, with its namespace."""
 RBAC = "rbac.authorization.k8s.io"
@@ -72,11 +70,11 @@ class Stage:
         """Where the operator works."""
         return tuple(filter(None, (self.namespace, self.second)))
 
-    async def make_host_key(self) -> None:
+    async def make_keys(self) -> None:
         """Before the first operator does, whose requests are then those for sessions alone."""
-        data = {"key": base64.b64encode(KEY).decode()}
-        body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": HOST_KEY}, "data": data}
-        await self.api.apply(SECRETS, HOST_KEY, body, namespace=self.namespace, into=msgspec.Raw)
+        for name in (HOST_KEY, DESKTOP_KEY):
+            body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": DATA}
+            await self.api.apply(SECRETS, name, body, namespace=self.namespace, into=msgspec.Raw)
 
     def host(self, name: str, user: str = "alice@example.com") -> str:
         """The host of a session that chooses none."""
@@ -333,7 +331,7 @@ async def open_stage(kubeconfig: Path, namespace: str, folder: Path) -> AsyncIte
     config = load_config(kubeconfig)
     async with Client(config, field_manager="test") as api, Proxy(config).serve() as proxy:
         stage = Stage(api, namespace, proxy, folder)
-        await stage.make_host_key()
+        await stage.make_keys()
         await stage.grant()
         yield stage
         for node in stage.nodes:

@@ -6,12 +6,13 @@ import base64
 import msgspec
 import pytest
 
-from cluster.operator_stage import KEY, Object, Stage, condition
+from cluster.operator_stage import Object, Stage, condition
+from support.desktop_key import KEY
 from support.waiting import eventually
 from vdi.kube.errors import Invalid
 from vdi.kube.resource import CONFIG_MAPS, SECRETS, Resource
-from vdi.operator.host_key import SECRET
 from vdi.operator.kinds import ROUTES, SESSIONS
+from vdi.operator.release_keys import HOST_KEY as SECRET
 
 pytestmark = pytest.mark.timeout(150)
 

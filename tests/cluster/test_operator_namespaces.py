@@ -16,8 +16,8 @@ from vdi.kube.config import ClusterConfig
 from vdi.kube.errors import Forbidden
 from vdi.kube.resource import CLAIMS, CONFIG_MAPS, LEASES, PODS, SECRETS
 from vdi.kube.transport import Client
-from vdi.operator.host_key import SECRET as HOST_KEY
 from vdi.operator.kinds import POOLS, SESSIONS
+from vdi.operator.release_keys import HOST_KEY
 from vdi.operator.runtime import LEASE
 from vdi.session.identity import SESSIONS_NAMESPACE
 from vdi.session.naming import host_label

@@ -55,6 +55,16 @@ http://{{ include "vdi.gateway.name" . }}.{{ .Release.Namespace }}.svc:8081
 {{- end }}
 {{- end }}
 
+{{/* The Secrets in the sessions' namespaces with which the edge signs in at images with basic auth: those of `templates`, and
+those that are named for templates made elsewhere. A JSON list. */}}
+{{- define "vdi.basicAuthSecrets" -}}
+{{- $names := .Values.gateway.basicAuthSecrets }}
+{{- range .Values.templates }}
+{{- with (. | default dict).basicAuthSecret }}{{ $names = append $names .name }}{{ end }}
+{{- end }}
+{{- $names | uniq | sortAlpha | toJson }}
+{{- end }}
+
 {{/* Whether the database is a file on a volume of the gateway's own; empty if it is a server somewhere. */}}
 {{- define "vdi.gateway.hasVolume" -}}
 {{- if not (include "vdi.gateway.databaseSecret" .) }}yes{{ end }}

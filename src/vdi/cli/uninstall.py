@@ -11,7 +11,7 @@ from vdi.cli.release.options import DryRun, ReleaseOptions, Yes, with_release
 from vdi.cli.release.page import revision_data
 from vdi.cli.release.run import ReleaseView, confirm_change, run
 from vdi.kube.transport import Client
-from vdi.operator.host_key import SECRET as HOST_KEY
+from vdi.operator.release_keys import HOST_KEY
 from vdi.release.carry_out import Running
 from vdi.release.remove import (
     HomeVolume,

@@ -155,7 +155,7 @@ def build_gateway(
     login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=audit, passwords=passwords)
     homes_ahead = HomesAhead(context, QuotaGuard(context, limits, history))
     doctor, gpu_slots = DoctorRunner(context), GpuSlots(context)
-    agent = DesktopAgent(context.client)
+    agent = DesktopAgent(edge.desktop_key)
     startup_scripts = StartupScripts(context=context, agent=agent)
     api = Api(
         ApiServices(

@@ -11,7 +11,6 @@ What an agent answers is a stranger's word: its user can put any program in its 
 
 import asyncio
 import logging
-from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -337,7 +336,7 @@ class Agents:
 
     def _token(self, session: VDISession) -> str:
         secret = self._caches.secrets.get(session.metadata.namespace, secret_name(session.metadata.name))
-        return b64decode(secret.data.agent_token).decode() if secret else ""
+        return secret.agent_token if secret else ""
 
 
 def _is_other(old: VDISession, new: VDISession) -> bool:

@@ -14,7 +14,7 @@ from vdi.kube.resource import CLAIMS, CONFIG_MAPS, PODS, SECRETS, SERVICES
 from vdi.operator.hosts import Hosts
 from vdi.operator.kinds import ROUTES
 from vdi.operator.owned_resources import ForeignObjectError, OwnedResources, owner_uid
-from vdi.operator.ports import Credentials, Pools
+from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.reservations import Reservations, home_reservation
 from vdi.operator.uncertain_creates import UncertainCreates, is_uncertain
 from vdi.session.api_errors import explain_api_error, is_webhook_down, leftover, name_taken
@@ -25,6 +25,7 @@ from vdi.session.children.secret import build_secret
 from vdi.session.children.service import build_service
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Decision, Observed, host_taken
+from vdi.session.desktop_tokens import DesktopTokens, derive_tokens
 from vdi.session.effective import Blocked
 from vdi.session.homes import MADE_AHEAD, Home
 from vdi.session.hosts import has_label
@@ -58,17 +59,15 @@ class Builder:
         hosts: Hosts,
         reservations: Reservations,
         uncertain_creates: UncertainCreates,
-        pools: Pools,
+        desktop_key: ReleaseKey,
         settings: ClusterSettings,
-        new_credentials: Callable[[], Credentials],
     ) -> None:
         self._owned = owned
         self._hosts = hosts
         self._reservations = reservations
         self._uncertain_creates = uncertain_creates
-        self._pools = pools
+        self._desktop_key = desktop_key
         self._settings = settings
-        self._new_credentials = new_credentials
 
     async def reserve_host(self, observed: Observed) -> Observed:
         """Record whose host it is, where that is not known. Before that a session gets no route. Raises KubeError."""
@@ -121,11 +120,11 @@ class Builder:
         host = self._settings.host(observed.host)
         work: dict[str, Awaitable[Any]] = {}
         if observed.secret is None:
-            work["secret"] = self._make_secret(observed.pod, identity)
-        elif observed.pod is None and not observed.secret.has_digests:
-            # Whoever was at the desktop before could read its tokens. The pod follows when the new Secret is there: a
-            # kubelet reads an immutable Secret once for as long as a pod names it.
-            work["secret"] = self._replace_secret(observed.secret, identity)
+            work["secret"] = self._make_secret(identity, self._tokens(observed))
+        elif observed.pod is None and observed.secret.agent_token != (tokens := self._tokens(observed)).agent:
+            # It is that of a pool's desktop, or of another key. The pod follows when the new Secret is there: a kubelet
+            # reads an immutable Secret once for as long as a pod names it.
+            work["secret"] = self._replace_secret(observed.secret, identity, tokens)
             desktop = None
         service = build_service(identity=identity)
         if not owned.services.is_as_desired(observed.service, service):
@@ -161,16 +160,18 @@ class Builder:
                 work["pod"] = owned.pods.ensure(pod)
         return work
 
-    async def _make_secret(self, pod: Pod | None, identity: Identity) -> Secret:
-        """With what a desktop from a pool was started with, or with new words."""
-        known = await self._pools.credentials(pod) if pod else None
-        keys = known or self._new_credentials()
-        secret = build_secret(identity=identity, password=keys.password, agent_token=keys.agent_token)
-        return await self._owned.secrets.ensure(secret)
+    def _tokens(self, observed: Observed) -> DesktopTokens:
+        meta = observed.session.metadata
+        pod = observed.pod.metadata.name if observed.pod else ""
+        key = self._desktop_key.value
+        return derive_tokens(key, namespace=meta.namespace, name=meta.name, uid=meta.uid, pod=pod)
 
-    async def _replace_secret(self, present: Secret, identity: Identity) -> Secret:
+    async def _make_secret(self, identity: Identity, tokens: DesktopTokens) -> Secret:
+        return await self._owned.secrets.ensure(build_secret(identity=identity, tokens=tokens))
+
+    async def _replace_secret(self, present: Secret, identity: Identity, tokens: DesktopTokens) -> Secret:
         await self._owned.secrets.delete(present)
-        return await self._make_secret(None, identity)
+        return await self._make_secret(identity, tokens)
 
     def _may_mount(self, home: Home, session: VDISession) -> bool:
         """A home that one desktop may use at a time is reserved until the pod that mounts it is in the caches."""

@@ -1,6 +1,6 @@
 """/healthz, /readyz and /metrics, which tell the truth: ready means that the operator sees the cluster as it is now."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from prometheus_client import generate_latest
@@ -8,10 +8,10 @@ from prometheus_client import generate_latest
 from vdi.kube.clock import Clock
 from vdi.kube.lease import Elector
 from vdi.operator.caches import Caches
-from vdi.operator.host_key import HostKey
 from vdi.operator.http_server import TEXT, serve_pages
 from vdi.operator.metrics import Metrics
 from vdi.operator.metrics_token import MetricsToken
+from vdi.operator.release_keys import ReleaseKey
 
 STALE = 150.0
 """Seconds without data from the API server after which a cache counts as stale; a silent watch is reopened after 90."""
@@ -26,15 +26,15 @@ class Health:
         self._clock = clock
         self._caches: Caches | None = None
         self._elector: Elector | None = None
-        self._host_key: HostKey | None = None
+        self._keys: Sequence[ReleaseKey] = ()
 
-    def watch(self, caches: Caches, elector: Elector, host_key: HostKey) -> None:
+    def watch(self, caches: Caches, elector: Elector, keys: Sequence[ReleaseKey]) -> None:
         """Tell of these from now on."""
-        self._caches, self._elector, self._host_key = caches, elector, host_key
+        self._caches, self._elector, self._keys = caches, elector, keys
 
     def troubles(self) -> Iterator[str]:
         """Why the operator is not ready, one line each; none when it is, be it to work or to take over at once."""
-        if self._caches is None or self._elector is None or self._host_key is None:
+        if self._caches is None or self._elector is None:
             yield "the operator has not started yet"
             return
         yield from self._caches.troubles()
@@ -44,8 +44,7 @@ class Health:
                 yield f"{reflector.resource.plural}: no message from the API server for {silence:.0f} s"
         if self._elector.last_error is not None:
             yield f"leases: {self._elector.last_error}"
-        if self._host_key.problem:
-            yield self._host_key.problem
+        yield from (key.problem for key in self._keys if key.problem)
 
     def serve(self, host: str, port: int) -> AbstractAsyncContextManager[int]:
         """Serve while the context lasts, on a free port when `port` is 0; gives the port. Raises OSError."""

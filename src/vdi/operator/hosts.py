@@ -4,7 +4,7 @@ from vdi.api.session import VDISession
 from vdi.kube.errors import AlreadyExists
 from vdi.kube.resource import CONFIG_MAPS
 from vdi.operator.context import ClusterContext
-from vdi.operator.host_key import HostKey
+from vdi.operator.release_keys import ReleaseKey
 from vdi.session.hosts import build_reservation, recorded_label, refuse_hostname
 from vdi.session.naming import derive_base, host_label, reservation_name, route_name
 from vdi.session.observed import HostReservation
@@ -13,7 +13,7 @@ from vdi.session.observed import HostReservation
 class Hosts:
     """Looks labels and their owners up in the stores, and reserves labels."""
 
-    def __init__(self, cluster: ClusterContext, key: HostKey) -> None:
+    def __init__(self, cluster: ClusterContext, key: ReleaseKey) -> None:
         self._client = cluster.client
         self._caches = cluster.caches
         self._settings = cluster.settings

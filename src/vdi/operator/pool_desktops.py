@@ -1,7 +1,8 @@
 """Makes and removes the desktops that no session has claimed yet, as a pool's plan says."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+import secrets
+from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 
 from vdi.kube.apply import Applier
@@ -9,11 +10,13 @@ from vdi.kube.errors import Forbidden, Invalid, KubeError
 from vdi.kube.resource import PODS, SECRETS
 from vdi.operator.context import ClusterContext
 from vdi.operator.pools import Pools
+from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.uncertain_creates import UncertainCreates, is_uncertain
 from vdi.session.api_errors import explain_api_error
 from vdi.session.children.pod import build_pool_pod
 from vdi.session.children.secret import build_pool_secret
 from vdi.session.conditions import BUSY_REASONS
+from vdi.session.desktop_tokens import derive_pool_tokens
 from vdi.session.effective import Blocked, Desktop
 from vdi.session.identity import PoolIdentity
 from vdi.session.naming import pool_pod_name, pool_secret_name
@@ -51,7 +54,7 @@ class PoolDesktops:
         pools: Pools,
         queue: PoolCapacity,
         uncertain_creates: UncertainCreates,
-        new_token: Callable[[], str],
+        key: ReleaseKey,
     ) -> None:
         client, caches = cluster.client, cluster.caches
         self._caches = caches
@@ -59,7 +62,7 @@ class PoolDesktops:
         self._queue = queue
         self._uncertain_creates = uncertain_creates
         self._settings = cluster.settings
-        self._new_token = new_token
+        self._key = key
         self._pods = Applier(client, PODS, Pod, caches.pods)
         self._secrets = Applier(client, SECRETS, Secret, caches.secrets)
 
@@ -86,8 +89,8 @@ class PoolDesktops:
 
     async def complete(self, pool: PoolIdentity, pods: Iterable[Pod]) -> None:
         """Give each desktop the Secret that it starts with, if the operator has died before it could."""
-        secrets = self._caches.secrets
-        missing = [pod for pod in pods if secrets.get(pool.namespace, pool_secret_name(pod.metadata.name)) is None]
+        known = self._caches.secrets
+        missing = [pod for pod in pods if known.get(pool.namespace, pool_secret_name(pod.metadata.name)) is None]
         await _run_all(self._give_secret(pool, pod) for pod in missing)
 
     async def _give_secret(self, pool: PoolIdentity, pod: Pod) -> None:
@@ -96,8 +99,7 @@ class PoolDesktops:
             identity=pool,
             pod=meta.name,
             pod_uid=meta.uid,
-            password=self._new_token(),
-            agent_token=self._new_token(),
+            tokens=derive_pool_tokens(self._key.value, namespace=pool.namespace, pod=meta.name),
         )
         await self._secrets.ensure(desired)
 
@@ -107,7 +109,7 @@ class PoolDesktops:
         names: list[str] = []
         most = min(step.make, AT_ONCE)
         while blocked is None and len(names) < most:
-            name = pool_pod_name(pool.name, self._new_token())
+            name = pool_pod_name(pool.name, secrets.token_urlsafe(18))
             blocked = self._queue.request_for_pool(name, desktop)
             if blocked is None:
                 names.append(name)

@@ -3,16 +3,12 @@
     claim:  pod --one patch (owner, labels, run)--> the session's pod, at one version of it only
     then:   Secret (same password), Service, route, status: as for any other pod of the session
 
-Killed between these writes, the next start finds the pod by its owner and goes on: what the desktop was started with is
-in its own Secret, which only the pod owns, so that it outlives the pool and dies with the desktop.
+Killed between these writes, the next start finds the pod by its owner and goes on: what the desktop was started with
+follows from the pod's name. Only the pod owns its own Secret, which outlives the pool and dies with the desktop.
 """
 
-import asyncio
-import base64
 import heapq
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from typing import Any
 
 import msgspec
 
@@ -20,20 +16,18 @@ from vdi.api.meta import API_VERSION
 from vdi.api.pool import VDIPool
 from vdi.api.session import Phase, VDISession
 from vdi.kube import wire
-from vdi.kube.errors import Conflict, KubeError, NotFound
+from vdi.kube.errors import Conflict, NotFound
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
-from vdi.kube.resource import PODS, SECRETS
+from vdi.kube.resource import PODS
 from vdi.operator.caches import BY_TEMPLATE
 from vdi.operator.context import ClusterContext
 from vdi.operator.owned_resources import owner_uid
-from vdi.operator.ports import Credentials
-from vdi.session.children.secret import AGENT_TOKEN_KEY, PASSWORD_KEY
+from vdi.operator.release_keys import ReleaseKey
 from vdi.session.decide import Observed
 from vdi.session.effective import Desktop, resolve
 from vdi.session.identity import TEMPLATE_ANNOTATION, Identity, assigned_namespace
 from vdi.session.lifetime import run_annotations
-from vdi.session.naming import pool_secret_name
 from vdi.session.observed import HOLD, TEMPLATE_REVISION, Node, Pod
 from vdi.session.pool import FITS, can_serve, explain_unserved, fingerprint, is_waiting, pool_desktop, pool_of
 
@@ -48,38 +42,34 @@ _LOOKED_AT = 50
 """Sessions in the queue that are looked at for one that a desktop fits: of thousands, many are alike."""
 
 
-class _Secret(msgspec.Struct):
-    """A Secret with its data."""
-
-    metadata: dict[str, Any]
-    data: dict[str, str] = {}
-
-
 class Pools:
     """Who has which of the pools' desktops.
 
     `_reserved` (uids of pods that are being claimed or removed) keeps the two apart between decision and cache; it is
-    touched only between two awaits. `_yielding` has the uids of pods until they are gone. `_keys` holds, by a claimed
-    pod's uid, what its Secret says until the session's own Secret is made. `_informed` has the sessions that have the
-    Event why no pool serves them; a uid stays as long as its session, and after a restart a session may get the Event
-    once more.
+    touched only between two awaits. `_yielding` has the uids of pods until they are gone. `_informed` has the sessions
+    that have the Event why no pool serves them; a uid stays as long as its session, and after a restart a session may
+    get the Event once more.
     """
 
     def __init__(
-        self, cluster: ClusterContext, recorder: EventRecorder, enqueue_pool: Callable[[str, float], None]
+        self,
+        cluster: ClusterContext,
+        recorder: EventRecorder,
+        key: ReleaseKey,
+        enqueue_pool: Callable[[str, float], None],
     ) -> None:
         """`enqueue_pool` gets the name of a pool that needs work, and the seconds until then."""
         caches = cluster.caches
         self._client = cluster.client
         self._caches = caches
         self._recorder = recorder
+        self._key = key
         self._settings = cluster.settings
         self._namespaces = cluster.namespaces
         self._clock = cluster.clock
         self._enqueue_pool = enqueue_pool
         self._yielding: set[str] = set()
         self._reserved: set[str] = set()
-        self._keys: dict[str, Credentials] = {}
         self._informed: set[str] = set()
         caches.pods.add_index(_WAITING, lambda pod: _pool_names(pod) if is_waiting(pod) else ())
         caches.pods.add_index(_TAKEN, lambda pod: () if is_waiting(pod) else _pool_names(pod))
@@ -99,7 +89,7 @@ class Pools:
         if observed.template and (why := self._unserved(observed, desktop, pools[0])):
             self._inform(observed.session, why)
             return None
-        desired = self._fingerprint(observed.session, desktop)
+        desired = self.fingerprint(observed.session.spec.template, desktop)
         for pod in self._candidates(pools, desired, observed.session.metadata.namespace):
             if not self.reserve(pod):
                 continue
@@ -109,24 +99,6 @@ class Pools:
             finally:
                 self.release(pod)
         return None
-
-    async def credentials(self, pod: Pod) -> Credentials | None:
-        """What a desktop from a pool was started with; None for one that was not made for a pool. Raises KubeError."""
-        if pool_of(pod) is None:
-            return None
-        return self._keys.pop(pod.metadata.uid, None) or await self._read(pod)
-
-    async def _read(self, pod: Pod) -> Credentials | None:
-        meta = pod.metadata
-        name = pool_secret_name(meta.name)
-        try:
-            secret = await self._client.get(SECRETS, name, namespace=meta.namespace, into=_Secret)
-        except NotFound:
-            return None  # somebody has deleted it: what the desktop was started with cannot be known any more
-        if meta.uid not in {owner["uid"] for owner in secret.metadata.get("ownerReferences", ())}:
-            return None
-        keys = {name: base64.b64decode(value).decode() for name, value in secret.data.items()}
-        return Credentials(keys.get(PASSWORD_KEY, ""), keys.get(AGENT_TOKEN_KEY, ""))
 
     def node_of(self, name: str) -> Node | None:
         """The node of that name."""
@@ -153,7 +125,7 @@ class Pools:
     def next_for(self, pod: Pod) -> tuple[str, str] | None:
         """Who of those that wait should take this desktop: the first in the queue whom it fits."""
         template = self._caches.templates.get("", pod.metadata.annotations.get(TEMPLATE_ANNOTATION, ""))
-        if template is None:
+        if template is None or not self._key.known:  # all sessions are reconciled when this process begins to lead
             return None
         sessions = self._caches.sessions.by_index(BY_TEMPLATE, template.metadata.name)
         waiting = (
@@ -163,8 +135,8 @@ class Pools:
         )
         for session in heapq.nsmallest(_LOOKED_AT, waiting, key=_queue_key):
             desktop = resolve(session, template, self._settings)
-            if isinstance(desktop, Desktop) and pod.metadata.annotations.get(FITS) == self._fingerprint(
-                session, desktop
+            if isinstance(desktop, Desktop) and pod.metadata.annotations.get(FITS) == self.fingerprint(
+                template.metadata.name, desktop
             ):
                 return session.metadata.namespace, session.metadata.name
         return None
@@ -199,8 +171,9 @@ class Pools:
         """What was to be done with it is done, or was given up."""
         self._reserved.discard(pod.metadata.uid)
 
-    def _fingerprint(self, session: VDISession, desktop: Desktop) -> str:
-        return fingerprint(session.spec.template, desktop, self._settings)
+    def fingerprint(self, template: str, desktop: Desktop) -> str:
+        """What a desktop of a pool has to carry to be this one."""
+        return fingerprint(template, desktop, self._settings, self._key.value)
 
     def _pools_for(self, session: VDISession) -> list[VDIPool]:
         """The pools of its template in its own namespace: a pod cannot be moved to another."""
@@ -224,25 +197,12 @@ class Pools:
             if not can_serve(candidate, desired, self.node_of):
                 return None
             try:
-                return await self._take_over(candidate, session, desktop)
+                return await self._patch(candidate, session, desktop)
             except Conflict:
                 candidate = await self._get_live(candidate)
             except NotFound:
                 return None
         return None
-
-    async def _take_over(self, pod: Pod, session: VDISession, desktop: Desktop) -> Pod:
-        """Where a claim succeeds: patch the pod, and read its Secret meanwhile, since a person waits for both."""
-        reading = asyncio.create_task(self._read(pod))
-        try:
-            taken = await self._patch(pod, session, desktop)
-            with suppress(KubeError):  # then `credentials` tries again
-                if keys := await reading:
-                    self._keys[taken.metadata.uid] = keys
-            return taken
-        finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
 
     async def _patch(self, pod: Pod, session: VDISession, desktop: Desktop) -> Pod:
         meta = pod.metadata
@@ -293,7 +253,6 @@ class Pools:
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
         if new is None and old is not None:
-            self._keys.pop(old.metadata.uid, None)
             self._yielding.discard(old.metadata.uid)
 
 

@@ -12,14 +12,6 @@ from vdi.session.observed import PersistentVolumeClaim, Pod
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
-    """What a desktop's doors open to: the keys of its Secret."""
-
-    password: str
-    agent_token: str
-
-
-@dataclass(frozen=True, slots=True)
 class Waiting:
     """There is no room now."""
 
@@ -49,9 +41,6 @@ class Pools(Protocol):
 
         Raises KubeError when it is not known whether it has worked: the caller tries again later.
         """
-
-    async def credentials(self, pod: Pod) -> Credentials | None:
-        """What a desktop from a pool was started with; None for one that was not made for a pool. Raises KubeError."""
 
 
 class EndReports(Protocol):

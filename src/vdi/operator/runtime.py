@@ -21,9 +21,9 @@ from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
 from vdi.operator.context import ClusterContext
 from vdi.operator.health import Health
-from vdi.operator.host_key import HostKey
 from vdi.operator.kinds import FIELD_MANAGER
 from vdi.operator.metrics import Metrics
+from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY, ReleaseKey
 from vdi.operator.settings import Settings
 from vdi.operator.wiring import AnyWorker, OperatorContext, Wiring, build_wiring
 from vdi.version import user_agent
@@ -41,7 +41,7 @@ _CATCH_UP = 10.0
 _CATCH_UP_INTERVAL = 0.1
 """Seconds between two looks at them."""
 _READ_KEY_INTERVAL = 2.0
-"""Seconds between two tries to read the key of the host labels."""
+"""Seconds between two tries to read the keys of the release."""
 _LOG_INTERVAL = 30.0
 """Seconds between two log lines on why the operator cannot start working."""
 
@@ -80,12 +80,15 @@ class Runtime:
             placeholders_namespace=settings.autoscaling.namespace if settings.autoscaling.enabled else "",
         )
         self._recorder = EventRecorder(self._client, controller="kasm.io/vdi-operator", instance=host, clock=clock)
-        self._host_key = HostKey(self._client, settings.operator_namespace)
+        host_key, desktop_key = self._keys = (
+            ReleaseKey(self._client, settings.operator_namespace, HOST_KEY),
+            ReleaseKey(self._client, settings.operator_namespace, DESKTOP_KEY),
+        )
         cluster = ClusterContext(self._client, self._caches, settings.cluster, clock, settings.namespaces)
         self._wiring = build_wiring(
-            OperatorContext(cluster, self._recorder, metrics, settings, self._elector, self._host_key)
+            OperatorContext(cluster, self._recorder, metrics, settings, self._elector, host_key, desktop_key)
         )
-        health.watch(self._caches, self._elector, self._host_key)
+        health.watch(self._caches, self._elector, self._keys)
         metrics.watch_lease(self._elector)
         metrics.watch_sessions(self._caches.sessions.values)
         metrics.watch_caches(self._caches.reflectors)
@@ -131,7 +134,7 @@ class Runtime:
             await asyncio.wait((candidacy, elected, stopped), return_when=asyncio.FIRST_COMPLETED)
             if elector.leads and not stop.is_set():
                 await self._catch_up(candidacy, stopped)
-                if await self._read_host_key(candidacy, stopped):
+                if await self._read_keys(candidacy, stopped):
                     where = ", ".join(self._settings.namespaces)
                     log.info("working on %d sessions in %s", len(self._caches.sessions), where)
                     clean = await self._lead(self._wiring, stopped, candidacy)
@@ -158,10 +161,10 @@ class Runtime:
                 return
             await asyncio.wait(ends, timeout=_CATCH_UP_INTERVAL)
 
-    async def _read_host_key(self, *ends: "asyncio.Task[object]") -> bool:
-        """Wait for the key of the host labels; False when it is over before. No session is worked on without it."""
+    async def _read_keys(self, *ends: "asyncio.Task[object]") -> bool:
+        """Wait for the keys of the release; False when it is over before. No session is worked on without them."""
         while not any(end.done() for end in ends):
-            if await self._host_key.load():
+            if all([await key.load() for key in self._keys]):
                 return True
             await asyncio.wait(ends, timeout=_READ_KEY_INTERVAL)
         return False

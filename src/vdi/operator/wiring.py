@@ -4,7 +4,6 @@ Built for each `vdi.operator.runtime.Runtime`, before the first lists: so every 
 first state on. Until this process leads, keys gather in the queues and nothing runs.
 """
 
-import secrets
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,6 @@ from vdi.operator.controllers.session import Dependencies, SessionController, Se
 from vdi.operator.controllers.template import TemplateController
 from vdi.operator.history import CONCURRENT_REPORTS, EndReports
 from vdi.operator.homes_ahead import HomesAhead
-from vdi.operator.host_key import HostKey
 from vdi.operator.hosts import Hosts
 from vdi.operator.logs import log_from_now_on_about
 from vdi.operator.metrics import Metrics
@@ -30,9 +28,9 @@ from vdi.operator.owned_resources import OwnedResources
 from vdi.operator.placeholders import PLACEHOLDERS, Placeholders
 from vdi.operator.pool_desktops import PoolDesktops
 from vdi.operator.pools import Pools
-from vdi.operator.ports import Credentials
 from vdi.operator.prepull import PrePuller
 from vdi.operator.queueing import QueueManager
+from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.reservations import Reservations
 from vdi.operator.session_events import SessionEvents
 from vdi.operator.settings import Settings
@@ -68,7 +66,8 @@ class OperatorContext:
     metrics: Metrics
     settings: Settings
     elector: Elector
-    host_key: HostKey
+    host_key: ReleaseKey
+    desktop_key: ReleaseKey
 
     def controller(self, name: str, *, workers: int | None = None) -> Controller[Key]:
         """A queue with its workers (by default as many as the settings say), counted under this name."""
@@ -139,7 +138,7 @@ def build_wiring(context: OperatorContext) -> Wiring:
         enqueue_notice=queues.notices.enqueue,
         enqueue_session=queues.sessions.enqueue,
     )
-    pools = Pools(cluster, context.recorder, queues.pools.enqueue_after)
+    pools = Pools(cluster, context.recorder, context.desktop_key, queues.pools.enqueue_after)
     node_requests: dict[Demand, NodeRequest] = {}
     manager = QueueManager(
         cluster,
@@ -191,9 +190,8 @@ def _build_session_controller(
             hosts=hosts,
             reservations=reservations,
             uncertain_creates=uncertain_creates,
-            pools=dependencies.pools,
+            desktop_key=context.desktop_key,
             settings=cluster.settings,
-            new_credentials=_new_credentials,
         ),
         cleanup=Cleanup(owned, cluster.clock),
         dependencies=dependencies,
@@ -225,7 +223,7 @@ def _build_pool_controller(
 ) -> PoolController:
     cluster = context.cluster
     desktops = PoolDesktops(
-        cluster, pools=pools, queue=manager, uncertain_creates=uncertain_creates, new_token=_new_token
+        cluster, pools=pools, queue=manager, uncertain_creates=uncertain_creates, key=context.desktop_key
     )
     context.metrics.watch_pools(
         lambda: (
@@ -254,11 +252,3 @@ def _build_placeholders(
 def _build_template_controller(context: OperatorContext, queues: _Controllers) -> TemplateController:
     cluster = context.cluster
     return TemplateController(cluster, PrePuller(cluster), TemplateWarnings(cluster), queues.templates.enqueue)
-
-
-def _new_token() -> str:
-    return secrets.token_urlsafe(18)
-
-
-def _new_credentials() -> Credentials:
-    return Credentials(password=_new_token(), agent_token=_new_token())

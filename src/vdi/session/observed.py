@@ -3,6 +3,8 @@
 Decoded by the reflectors, built by hand in tests. `gc=False` is safe: none of these can be part of a reference cycle.
 """
 
+from base64 import b64decode
+
 import msgspec
 
 from vdi.api.meta import OwnerReference
@@ -354,14 +356,6 @@ class SecretData(msgspec.Struct, rename="camel", gc=False):
 
     agent_token: str = ""
     """Base64."""
-    password_sha256: str = ""
-    """Not the digest: `_IS_SET`, or nothing in Secrets of operators that gave a pod the tokens themselves."""
-
-    def __post_init__(self) -> None:
-        self.password_sha256 = self.password_sha256 and _IS_SET
-
-
-_IS_SET = "set"
 
 
 class Secret(msgspec.Struct, gc=False):
@@ -371,9 +365,12 @@ class Secret(msgspec.Struct, gc=False):
     data: SecretData = msgspec.field(default_factory=SecretData)
 
     @property
-    def has_digests(self) -> bool:
-        """Whether a pod can be made that names it: one that has the tokens' digests alone."""
-        return bool(self.data.password_sha256)
+    def agent_token(self) -> str:
+        """Empty without one, and for what is no text."""
+        try:
+            return b64decode(self.data.agent_token).decode()
+        except ValueError:
+            return ""
 
 
 class ReservationData(msgspec.Struct, gc=False):

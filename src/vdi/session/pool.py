@@ -9,11 +9,11 @@ A desktop fits whoever would get a pod with the same spec. So an edit of the tem
 attached to a desktop that runs already.
 """
 
+import hmac
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
-from hashlib import sha256
 from math import ceil
 
 import msgspec
@@ -138,13 +138,12 @@ def desired_ready(pool: VDIPool, now: datetime) -> int:
     return pool.spec.desired if schedule is None or is_open(schedule, now) else 0
 
 
-def fingerprint(template: str, desktop: Desktop, settings: ClusterSettings) -> str:
-    """Equal for two desktops of which one can take the other's place."""
+def fingerprint(template: str, desktop: Desktop, settings: ClusterSettings, key: bytes) -> str:
+    """Equal for two desktops of which one can take the other's place: with tokens of the same key, too."""
     spec = build_spec(desktop, "", settings.agent_port)
     metadata = msgspec.to_builtins(desktop.pod_template.metadata)
-    # Without labels and annotations as before they existed: an upgrade replaces no desktop that waits.
-    parts = (template, spec, metadata) if metadata else (template, spec)
-    return sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:16]
+    parts = msgspec.json.encode((template, spec, metadata), order="deterministic")
+    return hmac.digest(key, parts, "sha256").hex()[:16]
 
 
 def pool_of(pod: Pod) -> str | None:

@@ -23,6 +23,7 @@ from vdi.gateway.api.component import Api
 from vdi.gateway.api.services import ApiServices
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.desktop_agent import DesktopAgent
+from vdi.gateway.desktop_key import DesktopKey
 from vdi.gateway.doctor_runs import DoctorRunner
 from vdi.gateway.gpu_slots import GpuSlots
 from vdi.gateway.history.component import History
@@ -152,7 +153,7 @@ class ApiStage(ComponentStage):
         self.login = Login(
             context, logins=logins, guard=guard, sign_out=sign_out, audit=audit, passwords=Passwords(HASHER)
         )
-        agent = DesktopAgent(context.client, lambda _: self.agent_url)
+        agent = DesktopAgent(DesktopKey(context.client, "vdi-system"), lambda _: self.agent_url)
         prober = Prober(context=context, issue_ticket=self.edge.issue_ticket, agent=agent)
         self.services = ApiServices(
             context=context, guard=guard, logins=logins, sign_out=sign_out, limits=limits, actions=actions,

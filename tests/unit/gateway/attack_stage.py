@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+from aiohttp import web
 from sqlalchemy import func, select
 from starlette.routing import BaseRoute, Route
 
 from support.database import sqlite_with_tables
+from support.desktop_key import DATA
 from support.passwords import HASHER
 from support.waiting import eventually
+from support.web_server import serve_app
 from unit.gateway.component_stage import PORTAL, Browser, begin_login
 from unit.gateway.login_stage import user
 from unit.kube.kube_fake_api import FakeApi
@@ -30,7 +34,7 @@ from vdi.gateway.login.users_file import KEY, write_users
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.base import metadata
 from vdi.gateway.web import csrf
-from vdi.session.naming import secret_name
+from vdi.session.desktop_tokens import KEY_SECRET
 
 DESKTOP = "https://alice-desktop.vdi.localhost"
 ALICE = Identity(user="alice@example.com", name="Alice", admin=True, source=OIDC, subject="1")
@@ -110,8 +114,7 @@ def furnish(api: FakeApi) -> None:
     encoded = base64.b64encode(write_users(users).encode()).decode()
     api.put("secrets", "vdi-gateway-users", namespace=RELEASE_NAMESPACE, data={KEY: encoded})
     api.put("secrets", "vdi-gateway-keys", namespace=RELEASE_NAMESPACE)
-    master = base64.b64encode(b"master-of-alice-desktop").decode()
-    api.put("secrets", secret_name("alice-desktop"), namespace="vdi-sessions", data={"password": master})
+    api.put("secrets", KEY_SECRET, namespace=RELEASE_NAMESPACE, data=DATA)
     api.put("vditemplates", "desktop", namespace="", spec={"image": "registry.example.com/desktop:1"})
     api.put(
         "vdisessions",
@@ -125,13 +128,18 @@ def furnish(api: FakeApi) -> None:
 
 @asynccontextmanager
 async def open_attack_stage(api: FakeApi, folder: Path) -> AsyncIterator[AttackStage]:
-    """The gateway, once it lets people in."""
+    """The gateway, once it lets people in; the agents in its desktops know no page."""
     settings = Settings(database_url=sqlite_with_tables(folder / "vdi.db"))
-    async with open_gateway(api.config(), settings, passwords=Passwords(HASHER)) as gateway:
-        await eventually(lambda: gateway.health.begun and gateway.edge.ready, "the gateway has begun")
-        yield AttackStage(
-            gateway,
-            api,
-            build_public(gateway.context, gateway.components, gateway.health),
-            build_internal(gateway.context, gateway.components, gateway.health),
-        )
+    async with (
+        serve_app(web.Application()) as port,
+        open_gateway(api.config(), settings, passwords=Passwords(HASHER)) as gateway,
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("vdi.gateway.desktop_agent.desktop_url", lambda *_: f"http://127.0.0.1:{port}")
+            await eventually(lambda: gateway.health.begun and gateway.edge.ready, "the gateway has begun")
+            yield AttackStage(
+                gateway,
+                api,
+                build_public(gateway.context, gateway.components, gateway.health),
+                build_internal(gateway.context, gateway.components, gateway.health),
+            )

@@ -17,6 +17,7 @@ from starlette.requests import Request
 
 from support import builders
 from support.database import sqlite_with_tables
+from support.desktop_key import DATA
 from support.passwords import HASHER
 from support.waiting import PATIENCE
 from unit.gateway.component_stage import NAVIGATION, Browser, ComponentStage, FakeSecrets, begin_login
@@ -36,6 +37,7 @@ from vdi.gateway.shared_state import SharedState
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.store.base import Database, metadata
 from vdi.gateway.users import User
+from vdi.session.desktop_tokens import KEY_SECRET
 
 SETTINGS = Settings(url_port=8443)
 PORTAL = SETTINGS.portal_url
@@ -112,6 +114,8 @@ class EdgeStage(ComponentStage):
         self.secrets = secrets or FakeSecrets()
         if settings.keys_secret not in self.secrets.data:
             self.secrets.put(settings.keys_secret)
+        self.secrets.data.setdefault(KEY_SECRET, DATA)
+        self.secrets.versions.setdefault(KEY_SECRET, 1)
         database = Database(database_url or sqlite_with_tables(folder / "vdi.db"))
         super().__init__(self.secrets, settings=settings, database=database, shared=shared)
         self.secrets.worlds.append(self.world)
@@ -147,9 +151,8 @@ class EdgeStage(ComponentStage):
         await self.edge.tables.close()
         await super().__aexit__(*why)
 
-    def add(self, session: VDISession, master: str = "master") -> VDISession:
-        """A session and its Secret."""
-        self.secrets.put(f"{session.metadata.name}-auth", password=f"{master}-{session.metadata.name}")
+    def add(self, session: VDISession) -> VDISession:
+        """A session."""
         return publish(self.world, session)
 
     def browser(self) -> Browser:

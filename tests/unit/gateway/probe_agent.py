@@ -1,6 +1,5 @@
 """The agent of a desktop, as far as the gateway asks it."""
 
-import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -8,9 +7,10 @@ from typing import Any
 
 from aiohttp import web
 
+from support.desktop_key import DATA, tokens_of
 from support.web_server import serve_app
 from unit.gateway.api_stage import ApiStage
-from vdi.session.naming import secret_name
+from vdi.session.desktop_tokens import KEY_SECRET
 
 STATE = "5e" * 32
 MARK = {
@@ -26,6 +26,8 @@ FIGURES: dict[str, Any] = {
 class Agent:
     """What it answers, and what it was asked."""
 
+    bearer: str
+    """The Authorization header that it takes."""
     status: int = 200
     body: Any = field(default_factory=lambda: dict(MARK))
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
@@ -39,11 +41,11 @@ class Agent:
 
 
 @asynccontextmanager
-async def agent(stage: ApiStage, name: str = "alice-desktop") -> AsyncIterator[Agent]:
-    """Of every desktop; its token is in the Secret of the one with this name."""
-    token = base64.b64encode(b"agents-token").decode()
-    stage.cluster.objects[secret_name(name)] = {"data": {"agentToken": token}}
-    one = Agent()
+async def agent(stage: ApiStage) -> AsyncIterator[Agent]:
+    """Of alice-desktop."""
+    uid = stage.cluster.objects["alice-desktop"]["metadata"]["uid"]
+    stage.cluster.objects[KEY_SECRET] = {"data": DATA}
+    one = Agent(f"Bearer {tokens_of(uid=uid).agent}")
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", one.serve)
     try:
@@ -51,4 +53,4 @@ async def agent(stage: ApiStage, name: str = "alice-desktop") -> AsyncIterator[A
             stage.agent_url = f"http://127.0.0.1:{port}"
             yield one
     finally:
-        del stage.cluster.objects[secret_name(name)]
+        del stage.cluster.objects[KEY_SECRET]

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from support.csrf import csrf_of
+from support.desktop_key import DATA, MASTER
 from unit.gateway.attack_stage import DESKTOP, AttackStage, furnish, open_attack_stage
 from unit.gateway.component_stage import NAVIGATION, PASSWORD, PORTAL, Browser
 from unit.kube.kube_fake_api import fake_api
@@ -64,7 +65,7 @@ async def enter(browser: Browser, label: str) -> list[str]:
 async def a_persons_way(stage: AttackStage, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Everything that has to do with secrets, done right and wrong. All secrets that were used."""
     alice = stage.browser()
-    secrets = {PASSWORD, TYPED_WRONG, IN_THE_QUERY, MADE_UP, "master-of-alice-desktop"}
+    secrets = {PASSWORD, TYPED_WRONG, IN_THE_QUERY, MADE_UP, MASTER, DATA["key"]}
     for user, password, status in (
         ("alice@example.com", TYPED_WRONG, 403),
         ("nobody@example.com", TYPED_WRONG, 403),

@@ -13,10 +13,12 @@ import pytest
 from aiohttp import web
 
 from support.builders import a_session
+from support.desktop_key import DATA, KEY, tokens_of
 from support.hostile_server import DEEP, HOSTILE, serve_answer
 from support.web_server import serve_app
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop_agent import DesktopAgent
+from vdi.gateway.desktop_key import DesktopKey
 from vdi.http_client import Response
 from vdi.kube.errors import NotFound
 
@@ -27,14 +29,14 @@ SESSION = a_session()
 class Secrets:
     """As much of kube.Client as is used."""
 
-    token: str | None = "agents-token"
+    data: dict[str, str] | None = field(default_factory=lambda: dict(DATA))
     read: int = 0
 
     async def get(self, resource: Any, name: str, *, namespace: str, into: Any) -> Any:
         self.read += 1
-        if self.token is None:
+        if self.data is None:
             raise NotFound(404, "NotFound", "not found")
-        return msgspec.convert({"data": {"agentToken": base64.b64encode(self.token.encode()).decode()}}, into)
+        return msgspec.convert({"data": self.data}, into)
 
 
 @dataclass
@@ -72,23 +74,38 @@ async def standing(stand: Stand) -> AsyncIterator[Stand]:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", stand.serve)
     async with serve_app(app) as port:
-        stand.agent = DesktopAgent(cast(Any, stand.secrets), lambda _: f"http://127.0.0.1:{port}")
+        stand.agent = DesktopAgent(
+            DesktopKey(cast(Any, stand.secrets), "vdi-system"), lambda _: f"http://127.0.0.1:{port}"
+        )
         yield stand
 
 
-async def test_the_token_goes_along_and_is_read_once(stand: Stand) -> None:
+async def test_the_token_goes_along_and_the_key_is_read_once(stand: Stand) -> None:
     for _ in range(2):
         assert await stand.ask() == Response(200, b"x" * 100)
-    assert stand.asked == [("GET /thumbnail", "Bearer agents-token")] * 2
+    assert stand.asked == [("GET /thumbnail", f"Bearer {tokens_of().agent}")] * 2
     assert stand.secrets.read == 1
 
 
-async def test_a_token_that_is_refused_is_read_again(stand: Stand) -> None:
-    stand.status = 401
-    assert (await stand.ask()).status == 401
-    stand.secrets.token = "another"
+async def test_after_a_refusal_the_key_is_read_again(stand: Stand) -> None:
     await stand.ask()
-    assert stand.asked[1][1] == "Bearer another"
+    stand.status = 401
+    stand.secrets.data = {"key": base64.b64encode(b"n" * 32).decode()}
+    assert (await stand.ask()).status == 401
+    await stand.agent.key.reread()
+    await stand.ask()
+    assert [token for _, token in stand.asked] == [
+        f"Bearer {tokens_of(key=key).agent}" for key in (KEY, KEY, b"n" * 32)
+    ]
+
+
+@pytest.mark.parametrize("data", [None, {}])
+async def test_a_key_that_cannot_be_read_again_still_counts(stand: Stand, data: dict[str, str] | None) -> None:
+    stand.status = 401
+    await stand.ask()
+    stand.secrets.data = data
+    await stand.agent.key.reread()
+    assert (await stand.ask()).status == 401
 
 
 async def test_an_answer_has_a_largest_size(stand: Stand) -> None:
@@ -99,7 +116,7 @@ async def test_an_answer_has_a_largest_size(stand: Stand) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_no_answer_takes_more_memory_than_its_size(name: str) -> None:
     async with serve_answer(HOSTILE[name]) as server:
-        agent = DesktopAgent(cast(Any, Secrets()), lambda _: server.url)
+        agent = DesktopAgent(DesktopKey(cast(Any, Secrets()), "vdi-system"), lambda _: server.url)
         tracemalloc.start()
         try:
             if name == "deep JSON":
@@ -120,11 +137,9 @@ async def test_an_answer_that_drips_ends_in_time(stand: Stand) -> None:
     stand.hold.set()
 
 
-@pytest.mark.parametrize(
-    ("token", "words"), [(None, "is not known right now"), ("", "has no agent"), ("a\nb", "has no agent")]
-)
-async def test_without_a_token_no_one_is_asked(stand: Stand, token: str | None, words: str) -> None:
-    stand.secrets.token = token
-    with pytest.raises(ActionDenied, match=words):
+@pytest.mark.parametrize("data", [None, {}, {"key": "c2hvcnQ="}])
+async def test_without_a_key_no_one_is_asked(stand: Stand, data: dict[str, str] | None) -> None:
+    stand.secrets.data = data
+    with pytest.raises(ActionDenied, match="is not known right now"):
         await stand.ask()
     assert stand.asked == []

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from support.desktop_key import MASTER
 from unit.gateway.component_stage import NAVIGATION, Browser
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
 from unit.gateway.edge_stage import (
@@ -34,7 +35,7 @@ KERNEL = "v1.kernel.websocket.jupyter.org"
 
 @pytest.fixture
 async def desktop() -> AsyncIterator[FakeSelkies]:
-    async with run_selkies("master-alice-desktop") as desktop:
+    async with run_selkies(MASTER) as desktop:
         yield desktop
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from support.desktop_key import MASTER
 from unit.gateway.edge_selkies import run_selkies
 from unit.gateway.edge_stage import (
     GUEST,
@@ -124,7 +125,7 @@ def test_an_odd_name_of_a_file_is_no_trick(path: str) -> None:
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
     async with (
-        run_selkies("master-alice-desktop") as desktop,
+        run_selkies(MASTER) as desktop,
         EdgeStage(tmp_path, selkies=lambda _: desktop.url) as stage,
     ):
         yield stage

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from support.desktop_key import MASTER
 from unit.gateway.component_stage import Browser
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
 from unit.gateway.edge_stage import (
@@ -39,7 +40,6 @@ from vdi.session.selkies_tokens import grant_token
 from vdi.session.times import format_time
 
 HOST = SETTINGS.host("alice-desktop")
-MASTER = "master-alice-desktop"
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from support.desktop_key import KEY, MASTER, tokens_of
 from support.waiting import eventually
 from unit.gateway.component_stage import NAVIGATION, Browser
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
@@ -33,10 +34,10 @@ from vdi.gateway.edge import token_tables
 from vdi.gateway.edge.component import _service
 from vdi.gateway.edge.selkies import gamepads, mark_of, marked, page_of, token_table
 from vdi.gateway.store.grants import Grant, GrantStore
+from vdi.session.desktop_tokens import KEY_SECRET, derive_pool_tokens
 from vdi.session.selkies_tokens import grant_token, subprotocols
 
 HOST = SETTINGS.host("alice-desktop")
-MASTER = "master-alice-desktop"
 UID = "uid-alice-desktop"
 
 
@@ -296,22 +297,29 @@ async def test_a_desktop_that_has_just_become_ready_is_reported_by_itself(
     await desktop.posted(count + 1)
 
 
-async def test_a_replaced_secret_is_read_again(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_another_key_is_read_after_a_refusal(stage: EdgeStage, desktop: FakeSelkies) -> None:
     await stage.edge.tables.posted(UID, 2)
-    desktop.master = "another"
-    stage.secrets.put("alice-desktop-auth", password="another")
+    desktop.master = tokens_of(key=b"n" * 32).password
+    stage.secrets.put(KEY_SECRET, key="n" * 32)
     count = len(desktop.tables)
     stage.edge.tables.touch(UID)
     await desktop.posted(count + 1)
 
 
-@pytest.mark.parametrize("entries", [{}, {"password": ""}, {"other": "x"}])
+async def test_a_desktop_of_a_pool_is_known_by_its_pod(stage: EdgeStage, desktop: FakeSelkies) -> None:
+    desktop.master = derive_pool_tokens(KEY, namespace="vdi-sessions", pod="warm-3abc").password
+    stage.add(changed(a_session(), status={"pod_name": "warm-3abc"}, metadata={"resource_version": "9"}))
+    stage.edge.tables.touch(UID)
+    await desktop.posted(1)
+
+
+@pytest.mark.parametrize("entries", [{}, {"key": ""}, {"key": "short"}, {"other": "x"}])
 async def test_without_a_master_token_the_desktop_stays_shut(
     tmp_path: Path, desktop: FakeSelkies, entries: dict[str, str]
 ) -> None:
     async with EdgeStage(tmp_path, selkies=lambda _: desktop.url) as stage:
         alice = await stage.logged_in(OWNER)
-        stage.secrets.put("alice-desktop-auth", **entries)
+        stage.secrets.put(KEY_SECRET, **entries)
         answer = await alice.open(address())
         assert answer.status_code == 503
         assert desktop.seen == []

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from support.desktop_key import MASTER
 from unit.gateway.component_stage import NAVIGATION, Browser
 from unit.gateway.edge_stage import GUEST, OWNER, SETTINGS, EdgeStage, a_session, address, changed, publish, shared_with
 from vdi.api.meta import ObjectMeta
@@ -60,7 +61,7 @@ async def test_the_way_in_leads_to_the_test_and_that_to_selkies_page_with_the_gr
     (grant,) = await GrantStore(stage.database).open()
     where, may_switch = given(answer)
     path, _, fragment = where.partition("#")
-    assert (fragment, may_switch) == (f"token={grant_token('master-alice-desktop', grant.id)}", "yes")
+    assert (fragment, may_switch) == (f"token={grant_token(MASTER, grant.id)}", "yes")
     assert re.fullmatch(r"/\?a=b&v=[0-9a-f]{12}", path)
     page = await alice.open(f"{ORIGIN}{path}")
     assert page.json()["desktop"] == HOST, "the desktop's own page"

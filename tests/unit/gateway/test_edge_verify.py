@@ -12,6 +12,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey
 
+from support.desktop_key import MASTER
 from unit.gateway.component_stage import NAVIGATION, Browser
 from unit.gateway.edge_stage import (
     GUEST,
@@ -76,7 +77,7 @@ async def test_the_desktop_gets_its_own_credentials_and_none_of_the_browsers(sta
     answer = await stage.verify(HOST, "/api/files/", Cookie=mine)
     assert answer.status_code == 200
     assert answer.headers["cookie"] == "theme=dark; selkies_token=edge"
-    assert answer.headers["authorization"] == f"Bearer {grant_token('master-alice-desktop', grant.id)}"
+    assert answer.headers["authorization"] == f"Bearer {grant_token(MASTER, grant.id)}"
     assert "set-cookie" not in answer.headers
 
 
@@ -85,7 +86,7 @@ async def test_a_handshake_brings_the_grants_own_token_whatever_was_offered(
 ) -> None:
     monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.01)
     (grant,) = await GrantStore(stage.database).open()
-    own = subprotocols(grant_token("master-alice-desktop", grant.id))
+    own = subprotocols(grant_token(MASTER, grant.id))
     offered = {**HANDSHAKE, "Sec-WebSocket-Protocol": subprotocols("the owner's, stolen"), "Origin": ORIGIN}
     answer = await stage.verify(HOST, "/api/websockets?token=stolen", Cookie=cookies(alice), **offered)
     assert (answer.status_code, answer.headers["sec-websocket-protocol"]) == (200, own)

@@ -10,6 +10,7 @@ from support.hostile_server import DEEP
 from unit.gateway.api_stage import BOB, ROOT, RUNNING, ApiStage
 from unit.gateway.probe_agent import FIGURES, MARK, STATE, agent
 from vdi.gateway.probing import MOST
+from vdi.session.desktop_tokens import KEY_SECRET
 
 ONE = "/api/v1/sessions/alice-desktop/probe"
 
@@ -29,7 +30,7 @@ async def test_the_mark_is_armed_the_way_opened_and_the_figures_become_metrics(s
     program = await stage.program()
     async with agent(stage) as asked:
         begun = (await program.post(ONE, json={"state": STATE})).json()
-    assert asked.asked == [("/photon", "Bearer agents-token", {"seconds": 60})]
+    assert asked.asked == [("/photon", asked.bearer, {"seconds": 60})]
     assert begun["mark"] == MARK
     assert begun["url"] == RUNNING["url"]
     assert begun["ticket"] == f"ticket of alice@example.com into alice-desktop for {STATE[:4]}"
@@ -128,15 +129,14 @@ async def test_what_an_agent_answers_is_a_strangers_word(stage: ApiStage, status
     assert words in refused.json()["detail"]
 
 
-async def test_an_agent_that_is_away_and_a_secret_without_its_token(stage: ApiStage) -> None:
+async def test_without_the_desktop_key_no_agent_is_asked(stage: ApiStage) -> None:
     program = await stage.program()
-    async with agent(stage):
-        pass
     assert (await program.post(ONE, json={"state": STATE})).status_code == 503, "no Secret"
-    async with agent(stage):
-        stage.cluster.objects[next(iter(set(stage.cluster.objects) - {"alice-desktop"}))] = {"data": {}}
+    async with agent(stage) as asked:
+        stage.cluster.objects[KEY_SECRET] = {"data": {}}
         refused = await program.post(ONE, json={"state": STATE})
-    assert "has no agent" in refused.json()["detail"]
+    assert refused.status_code == 503 and "is not known right now" in refused.json()["detail"]
+    assert asked.asked == []
 
 
 async def test_one_session_is_probed_so_often_and_no_more(stage: ApiStage) -> None:

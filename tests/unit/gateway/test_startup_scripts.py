@@ -50,7 +50,7 @@ async def test_the_owner_reads_results_and_last_lines(api: ApiStage) -> None:
             {"source": "user", "state": "Running"},
         ]
     }
-    assert asked.asked == [("/startup-scripts", "Bearer agents-token", None)]
+    assert asked.asked == [("/startup-scripts", asked.bearer, None)]
 
 
 async def test_no_one_else_reads_them_and_the_agent_is_not_asked(api: ApiStage) -> None:

@@ -43,8 +43,8 @@ class Sight:
         caches: Any = SimpleNamespace(reflectors=(self.reflector,))
         caches.troubles = lambda: Caches.troubles(caches)
         elector: Any = self.elector
-        host_key: Any = self.host_key
-        self.health.watch(caches, elector, host_key)
+        keys: Any = (self.host_key,)
+        self.health.watch(caches, elector, keys)
         self.metrics.watch_lease(elector)
         self.metrics.watch_caches(caches.reflectors)
 

@@ -12,10 +12,10 @@ from vdi.api.meta import ObjectMeta
 from vdi.api.session import VDISession
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
-from vdi.operator.host_key import HostKey
 from vdi.operator.hosts import Hosts
 from vdi.operator.metrics import Metrics
 from vdi.operator.observe import Observer
+from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.reservations import Reservations, home_reservation
 from vdi.operator.watch_handlers import WatchHandlers
 from vdi.session.cluster_settings import ClusterSettings
@@ -90,7 +90,7 @@ class NamespacesWorld(OperatorWorld):
         super().__init__(namespaces=(NAMESPACE, LAB))
         self.settings = ClusterSettings()
         self.reservations = Reservations()
-        self.hosts = Hosts(self.cluster, cast(HostKey, SimpleNamespace(value=b"k" * 32)))
+        self.hosts = Hosts(self.cluster, cast(ReleaseKey, SimpleNamespace(value=b"k" * 32)))
         self.observer = Observer(
             self.caches, self.reservations, self.hosts, self.settings, lambda _: None, lambda _: False
         )
@@ -179,7 +179,7 @@ async def test_a_reservation_is_made_in_the_first_namespace() -> None:
 
     client = cast(Client, SimpleNamespace(field_manager="vdi-operator", create=create))
     world = OperatorWorld(client, namespaces=(NAMESPACE, LAB))
-    hosts = Hosts(world.cluster, cast(HostKey, None))
+    hosts = Hosts(world.cluster, cast(ReleaseKey, None))
     session = world.put_session("cad", metadata={"namespace": LAB})
     assert await hosts.reserve(session, "design") == "alice@example.com"
     assert made == [(NAMESPACE, NAMESPACE)]

@@ -9,9 +9,9 @@ import pytest
 from unit.operator.operator_world import NAMESPACE, OperatorWorld
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.operator.host_key import HostKey
 from vdi.operator.hosts import Hosts
 from vdi.operator.observe import Observer
+from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.reservations import Reservations, home_reservation
 from vdi.operator.watch_handlers import WatchHandlers
 from vdi.session.cluster_settings import ClusterSettings
@@ -35,7 +35,7 @@ class ObserverWorld(OperatorWorld):
     def __init__(self) -> None:
         super().__init__()
         self.reservations = Reservations()
-        self.hosts = Hosts(self.cluster, cast(HostKey, SimpleNamespace(value=KEY)))
+        self.hosts = Hosts(self.cluster, cast(ReleaseKey, SimpleNamespace(value=KEY)))
         self.observer = Observer(
             self.caches, self.reservations, self.hosts, ClusterSettings(), lambda _: None, lambda _: self.unpublished
         )

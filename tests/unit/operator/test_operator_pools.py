@@ -1,15 +1,16 @@
 """Claims and refills against an API server of our own, with real caches; what a kubelet does is put in by hand."""
 
 import asyncio
-import base64
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
 
+from support.desktop_key import KEY
 from support.waiting import PATIENCE, eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from unit.operator.operator_world import NAMESPACE as NS
@@ -23,9 +24,11 @@ from vdi.operator.controllers.pool import PoolController
 from vdi.operator.owned_resources import OwnedResource
 from vdi.operator.pool_desktops import PoolDesktops
 from vdi.operator.pools import Pools
+from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.uncertain_creates import UncertainCreates
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Observed
+from vdi.session.desktop_tokens import derive_pool_tokens
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.observed import Pod, Secret
 from vdi.session.pool import fingerprint
@@ -41,14 +44,14 @@ class PoolWorld(OperatorWorld):
         super().__init__(client, start=datetime(2026, 11, 20, 9, tzinfo=UTC))
         self.api = api
         self.due: set[str] = set()
-        self.pools = Pools(self.cluster, self.recorder, lambda name, _: self.due.add(name))
+        self.key = cast(ReleaseKey, SimpleNamespace(value=KEY, known=True))
+        self.pools = Pools(self.cluster, self.recorder, self.key, lambda name, _: self.due.add(name))
         self.room: list[Blocked | None] = []
         self.asked: list[str] = []
         self.withdrawn: list[str] = []
-        self.tokens = 0
         uncertain_creates = UncertainCreates(OwnedResource(client, PODS, Pod, self.caches.pods))
         desktops = PoolDesktops(
-            self.cluster, pools=self.pools, queue=self, uncertain_creates=uncertain_creates, new_token=self._token
+            self.cluster, pools=self.pools, queue=self, uncertain_creates=uncertain_creates, key=self.key
         )
         self.woken: list[tuple[str, str]] = []
         self.controller = PoolController(
@@ -58,10 +61,6 @@ class PoolWorld(OperatorWorld):
             enqueue=lambda name, _: self.due.add(name),
             enqueue_session=self.woken.append,
         )
-
-    def _token(self) -> str:
-        self.tokens += 1
-        return f"token-{self.tokens}"
 
     def request_for_pool(self, pod: str, desktop: Desktop) -> Blocked | None:
         self.asked.append(pod)
@@ -166,7 +165,8 @@ async def test_pool_starts_its_desktops_each_with_a_secret_that_it_owns(world: P
     for name in names:
         pod, secret = world.live("pods")[name], world.live("secrets")[f"{name}-auth"]
         assert [owner["uid"] for owner in secret["metadata"]["ownerReferences"]] == [pod["metadata"]["uid"]]
-        assert secret["stringData"]["password"] != secret["stringData"]["agentToken"]
+        tokens = derive_pool_tokens(KEY, namespace=NS, pod=name)
+        assert (secret["stringData"]["password"], secret["stringData"]["agentToken"]) == (tokens.password, tokens.agent)
     assert (world.status["ready"], world.status.get("message")) == (2, None)
     writes = [request for request in world.api.requests if request[0] in ("POST", "PATCH", "DELETE")]
     await world.synced()
@@ -282,24 +282,24 @@ async def test_session_with_a_password_keeps_it(world: PoolWorld) -> None:
     assert [reason for _, reason, _ in world.said] == ["NotFromPool"]
 
 
-async def test_credentials_are_those_that_the_desktop_was_started_with(world: PoolWorld) -> None:
-    world.pool(1)
-    (name,) = await world.fill()
-    secret = world.live("secrets")[f"{name}-auth"]
-    data = {key: base64.b64encode(value.encode()).decode() for key, value in secret["stringData"].items()}
-    world.api.put("secrets", f"{name}-auth", namespace=NS, data=data)
+async def test_a_claim_reads_no_secret(world: PoolWorld) -> None:
+    await world.fill()
     world.session()
-    pod = await world.claim()
-    assert pod
-    given = await world.pools.credentials(pod)
-    keys = ("password", "agentToken")
-    assert given and (given.password, given.agent_token) == tuple(secret["stringData"][key] for key in keys)
-    own = msgspec.convert({"metadata": {"name": "alice"}}, Pod)
-    assert await world.pools.credentials(own) is None
-    world.api.put("secrets", f"{name}-auth", namespace=NS, metadata={"ownerReferences": []})
-    assert await world.pools.credentials(pod) is None, "somebody else's Secret of that name"
-    world.api.remove("secrets", f"{name}-auth", namespace=NS)
-    assert await world.pools.credentials(pod) is None
+    await world.synced()
+    world.api.requests.clear()
+    assert await world.claim()
+    assert [request[0] for request in world.api.requests if "watch" not in request[1]] == ["PATCH"]
+
+
+async def test_another_key_replaces_the_desktops_that_wait(world: PoolWorld) -> None:
+    old = await world.fill()
+    world.key.value = b"n" * 32  # type: ignore[misc]  # what another leader reads
+    world.session()
+    assert await world.claim() is None, "the gateway could not open it"
+    new = old
+    for _ in range(4):  # they are replaced one after the other
+        new = await world.fill()
+    assert len(new) == 2 and not set(old) & set(new)
 
 
 async def test_pool_without_room_says_so_and_gives_way_to_people(world: PoolWorld) -> None:
@@ -446,4 +446,4 @@ async def test_claimed_desktop_fits_exactly(world: PoolWorld) -> None:
     assert session and template
     desktop = resolve(session, template, SETTINGS)
     assert isinstance(desktop, Desktop)
-    assert pod.metadata.annotations["vdi.kasm.io/pool-desktop"] == fingerprint("desktop", desktop, SETTINGS)
+    assert pod.metadata.annotations["vdi.kasm.io/pool-desktop"] == fingerprint("desktop", desktop, SETTINGS, KEY)

@@ -13,9 +13,9 @@ from support.waiting import PATIENCE, eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.operator.health import Health
-from vdi.operator.host_key import SECRET
 from vdi.operator.metrics import Metrics
 from vdi.operator.metrics_token import METRICS_TOKEN_FILE, MetricsToken
+from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY
 from vdi.operator.runtime import LEASE, Runtime
 from vdi.operator.settings import Settings
 from vdi.operator.wiring import Wiring
@@ -28,8 +28,9 @@ class Operator:
 
     def __init__(self, api: FakeApi) -> None:
         self.api = api
-        if ("secrets", OPERATOR_NAMESPACE, SECRET) not in api.objects:  # the chart's, empty
-            api.put("secrets", SECRET, namespace=OPERATOR_NAMESPACE)
+        for secret in (HOST_KEY, DESKTOP_KEY):
+            if ("secrets", OPERATOR_NAMESPACE, secret) not in api.objects:  # the chart's, empty
+                api.put("secrets", secret, namespace=OPERATOR_NAMESPACE)
         self.stop = asyncio.Event()
         self.ready = asyncio.Event()
         self.metrics = Metrics()

@@ -30,7 +30,9 @@ class FailingWork:
         elector = SimpleNamespace(wait_leading=self.leading.wait)
         nothing: Any = None
         cluster = ClusterContext(nothing, nothing, ClusterSettings(), FakeClock(), ("desks",))
-        self.context = OperatorContext(cluster, nothing, self.metrics, Settings(), cast(Elector, elector), nothing)
+        self.context = OperatorContext(
+            cluster, nothing, self.metrics, Settings(), cast(Elector, elector), nothing, nothing
+        )
         self.worked: list[Hashable] = []
 
     async def fail(self, key: Hashable) -> Result:

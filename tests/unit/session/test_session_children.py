@@ -12,6 +12,7 @@ from vdi.session.children.route import build_route
 from vdi.session.children.secret import build_secret
 from vdi.session.children.service import build_service
 from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.desktop_tokens import DesktopTokens
 from vdi.session.effective import Desktop, resolve
 from vdi.session.identity import Identity
 
@@ -105,7 +106,7 @@ def test_behind_a_gateway_the_pod_has_digests_and_no_token() -> None:
     taken = {name: from_["secretKeyRef"]["key"] for name, from_ in env.items() if isinstance(from_, dict)}
     assert taken == {"VDI_MASTER_TOKEN_SHA256": "passwordSha256", "VDI_AGENT_TOKEN_SHA256": "agentTokenSha256"}
     assert not [name for name in env if name.startswith("SELKIES_BASIC_AUTH")]
-    keys = build_secret(identity=IDENTITY, password="p", agent_token="t")["stringData"]
+    keys = build_secret(identity=IDENTITY, tokens=DesktopTokens("p", "t"))["stringData"]
     assert keys["passwordSha256"] == sha256(b"p").hexdigest()
     assert keys["agentTokenSha256"] == sha256(b"t").hexdigest()
 
@@ -167,7 +168,7 @@ def test_everything_but_a_retained_home_dies_with_the_session() -> None:
         pod(),
         build_service(identity=IDENTITY),
         build_route(identity=IDENTITY, host="h", settings=ClusterSettings()),
-        build_secret(identity=IDENTITY, password="p"),
+        build_secret(identity=IDENTITY, tokens=DesktopTokens("p", "t")),
         build_home(identity=IDENTITY, home=own),
     ]
     for child in children:

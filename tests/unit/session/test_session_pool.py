@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import a_node, a_session, a_template
+from support.desktop_key import KEY
 from vdi.api.pool import VDIPool
 from vdi.session.children.pod import build_pod, build_pool_pod
 from vdi.session.children.secret import build_pool_secret
 from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.desktop_tokens import DesktopTokens
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.identity import Identity, PoolIdentity
 from vdi.session.naming import pod_name, pool_pod_name, pool_secret_name
@@ -38,7 +40,7 @@ def a_desktop(session: dict[str, Any] | None = None, **template: Any) -> Desktop
     return answer
 
 
-FITS = fingerprint("ubuntu-desktop", a_desktop(), SETTINGS)
+FITS = fingerprint("ubuntu-desktop", a_desktop(), SETTINGS, KEY)
 
 
 def warm(
@@ -187,18 +189,19 @@ def test_pool_is_never_overfull_and_always_gets_there(desired: int, kinds: list[
 
 def test_desktop_fits_who_would_get_the_same_pod() -> None:
     same = a_desktop({"name": "bobs", "user": "bob@example.com", "resources": {"gpu": 1, "memory": "4Gi"}})
-    assert fingerprint("ubuntu-desktop", same, SETTINGS) == FITS
+    assert fingerprint("ubuntu-desktop", same, SETTINGS, KEY) == FITS
     renamed = resolve(
         a_session(), a_template(generation=7, displayName="New", persistence={"enabled": False}), SETTINGS
     )
     assert isinstance(renamed, Desktop)
-    assert fingerprint("ubuntu-desktop", renamed, SETTINGS) == FITS
+    assert fingerprint("ubuntu-desktop", renamed, SETTINGS, KEY) == FITS
     for other in (
-        fingerprint("ubuntu-desktop", a_desktop({"persistence": {"enabled": True}}), SETTINGS),
-        fingerprint("ubuntu-desktop", a_desktop(image="registry.example.com/desktop:2"), SETTINGS),
-        fingerprint("ubuntu-desktop", a_desktop({"resources": {"memory": "2Gi"}}), SETTINGS),
-        fingerprint("another-template", a_desktop(), SETTINGS),
-        fingerprint("ubuntu-desktop", a_desktop(), ClusterSettings(agent_port=9000)),
+        fingerprint("ubuntu-desktop", a_desktop({"persistence": {"enabled": True}}), SETTINGS, KEY),
+        fingerprint("ubuntu-desktop", a_desktop(image="registry.example.com/desktop:2"), SETTINGS, KEY),
+        fingerprint("ubuntu-desktop", a_desktop({"resources": {"memory": "2Gi"}}), SETTINGS, KEY),
+        fingerprint("another-template", a_desktop(), SETTINGS, KEY),
+        fingerprint("ubuntu-desktop", a_desktop(), ClusterSettings(agent_port=9000), KEY),
+        fingerprint("ubuntu-desktop", a_desktop(), SETTINGS, b"another"),
     ):
         assert other != FITS
 
@@ -319,7 +322,7 @@ def test_pod_of_a_pool_is_that_of_a_session_but_for_its_secret_and_owner() -> No
 
 def test_secret_of_a_pools_desktop_dies_with_the_pod() -> None:
     identity = PoolIdentity.of(a_pool(), "vdi-sessions")
-    secret = build_pool_secret(identity=identity, pod="warm-x", pod_uid="u", password="p", agent_token="t")
+    secret = build_pool_secret(identity=identity, pod="warm-x", pod_uid="u", tokens=DesktopTokens("p", "t"))
     assert secret["metadata"]["name"] == "warm-x-auth"
     assert [
         (owner_reference["kind"], owner_reference["uid"]) for owner_reference in secret["metadata"]["ownerReferences"]

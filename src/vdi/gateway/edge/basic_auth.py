@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from vdi.kube.errors import KubeError, NotFound
+from vdi.kube.errors import Forbidden, KubeError, NotFound
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 from vdi.session.basic_auth import read_credentials
@@ -44,6 +44,11 @@ class BasicAuth:
             username, password = read_credentials(secret.data)
         except NotFound as error:
             raise BasicAuthError(f"the Secret {name!r} does not exist in namespace {namespace}") from error
+        except Forbidden as error:
+            raise BasicAuthError(
+                f"the gateway may not read the Secret {name!r} in namespace {namespace}: list it in the chart's "
+                "gateway.basicAuthSecrets"
+            ) from error
         except KubeError as error:
             if known:
                 return known[1]

@@ -16,13 +16,13 @@ from vdi.gateway.addresses import desktop_url
 from vdi.gateway.cluster_cache import ClusterCache, Kind
 from vdi.gateway.component import Component
 from vdi.gateway.context import GatewayContext
+from vdi.gateway.desktop_key import DesktopKey
 from vdi.gateway.edge import transport, turn
 from vdi.gateway.edge.assets import PATHS, serve_asset
 from vdi.gateway.edge.authorizer import Authorizer
 from vdi.gateway.edge.basic_auth import BasicAuth
 from vdi.gateway.edge.keys import KeyRing
 from vdi.gateway.edge.revocation import ActiveGrants, Revocations, Revoker
-from vdi.gateway.edge.selkies import MasterTokens
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher, desktop_of
 from vdi.gateway.edge.verify import Verify
@@ -65,12 +65,12 @@ class Edge(Component):
         active = ActiveGrants()
         self._brand = settings.brand
         revocations = Revocations(settings.token_seconds, context.clock)
-        masters = MasterTokens(context.client)
+        self.desktop_key = DesktopKey(context.client, settings.gateway_namespace)
         self.ring = KeyRing(context.client, settings, context.clock)
         self.tables = TokenTablePublisher(
             context,
             store=store,
-            masters=masters,
+            key=self.desktop_key,
             active=active,
             revocations=revocations,
             address=address or (lambda session: _service(cluster, session)),
@@ -88,7 +88,7 @@ class Edge(Component):
         self.verify = Verify(
             context,
             authorizer=authorizer,
-            masters=masters,
+            key=self.desktop_key,
             logins=BasicAuth(context.client, time.monotonic),
             tables=self.tables,
             ready=lambda: self.ready,
@@ -105,9 +105,8 @@ class Edge(Component):
             tables=self.tables,
         )
         self._turn = turn.TurnPage(context, authorizer)
-        self._transport = transport.TransportPage(context, authorizer=authorizer, masters=masters)
+        self._transport = transport.TransportPage(context, authorizer=authorizer, key=self.desktop_key)
         self._active = active
-        self._masters = masters
         # Sessions that have changed since the last sweep, and those that were suspended, with the moment.
         self._changed: set[str] = set()
         self._suspended: dict[str, datetime] = {}
@@ -231,7 +230,6 @@ class Edge(Component):
             return
         if new is None:
             if old is not None:
-                self._masters.forget(old.metadata.uid)
                 self.tables.forget(old.metadata.uid)
                 self._changed.add(old.metadata.uid)
                 self._news.set()

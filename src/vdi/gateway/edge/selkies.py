@@ -1,25 +1,17 @@
 """What Selkies, the program in the desktop, gets to know: who may connect, and as what (its secure mode).
 
-A session's Secret holds Selkies' master token, which the gateway alone uses. A grant's own token is derived from it, so
-there is nothing to store: the edge puts it into each request on its way to the desktop, in place of whatever came from
-the browser. So no one can pass for someone else, or for more than the grant says. Over WebRTC alone a browser gets to
-know its own one (`edge/transport.py`).
+Each desktop has a master token (`desktop_key.py`), which the gateway alone uses. A grant's own token is derived from
+it, so there is nothing to store: the edge puts it into each request on its way to the desktop, in place of whatever
+came from the browser. So no one can pass for someone else, or for more than the grant says. Over WebRTC alone a browser
+gets to know its own one (`edge/transport.py`).
 """
 
-import base64
 import re
 from collections.abc import Iterable
 from typing import Any
 
-import msgspec
-
-from vdi.api.session import FULL_CONTROL, Role, VDISession
+from vdi.api.session import FULL_CONTROL, Role
 from vdi.gateway.store.grants import Grant
-from vdi.kube.errors import KubeError
-from vdi.kube.resource import SECRETS
-from vdi.kube.transport import Client
-from vdi.session.children.secret import PASSWORD_KEY
-from vdi.session.naming import secret_name
 from vdi.session.selkies_tokens import grant_token
 
 PAGE_FRAGMENT = "#token=edge"
@@ -64,10 +56,6 @@ def page_of(uri: str) -> str:
     return f"{path}?{kept}" if kept else path
 
 
-class MasterTokenError(Exception):
-    """Raised when a session's master token cannot be had now; says why, and shows nothing of it."""
-
-
 def token_table(master: str, grants: Iterable[Grant]) -> dict[str, dict[str, Any]]:
     """The body of POST /api/tokens: everybody who may be connected. Who is not in it is cut off."""
     known = list(grants)
@@ -92,44 +80,3 @@ def gamepads(grants: Iterable[Grant]) -> dict[str, int]:
     owners = dict.fromkeys((grant.user for grant in controls if grant.role is Role.OWNER), 1)
     players = dict.fromkeys(grant.user for grant in controls if grant.role is not Role.OWNER)
     return {user: slot for slot, user in enumerate(players, start=2) if slot <= SLOTS} | owners
-
-
-class _Secret(msgspec.Struct):
-    data: dict[str, str] = {}
-
-
-async def read_key(client: Client, session: VDISession, key: str) -> str:
-    """A key of the session's Secret; empty without it. Raises KubeError, and ValueError for what is no text."""
-    meta = session.metadata
-    secret = await client.get(SECRETS, secret_name(meta.name), namespace=meta.namespace, into=_Secret)
-    return base64.b64decode(secret.data.get(key, ""), validate=True).decode()
-
-
-class MasterTokens:
-    """Master tokens by session, read once each: the Secret is immutable, and lasts as long as its session."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._known: dict[str, str] = {}
-
-    def forget(self, uid: str) -> None:
-        """Read it again next time."""
-        self._known.pop(uid, None)
-
-    async def get(self, session: VDISession) -> str:
-        """The session's master token. Raises MasterTokenError."""
-        meta = session.metadata
-        known = self._known.get(meta.uid)
-        if known is not None:
-            return known
-        name = secret_name(meta.name)
-        try:
-            token = await read_key(self._client, session, PASSWORD_KEY)
-        except KubeError as error:
-            raise MasterTokenError(f"the Secret {name} cannot be read: {error}") from error
-        except ValueError as error:
-            raise MasterTokenError(f"the Secret {name} has an invalid value under {PASSWORD_KEY}") from error
-        if not token:
-            raise MasterTokenError(f"the Secret {name} has no {PASSWORD_KEY}")
-        self._known[meta.uid] = token
-        return token

@@ -16,8 +16,9 @@ from http import HTTPStatus
 from vdi.api.session import Phase, VDISession
 from vdi.gateway.addresses import NO_AUTHORITIES
 from vdi.gateway.context import GatewayContext
+from vdi.gateway.desktop_key import DesktopKey, DesktopKeyError
 from vdi.gateway.edge.revocation import ActiveGrants, Revocations
-from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, token_table
+from vdi.gateway.edge.selkies import token_table
 from vdi.gateway.rights import role_in
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.store.grants import Grant, GrantStore
@@ -68,7 +69,7 @@ class TokenTablePublisher:
         context: GatewayContext,
         *,
         store: GrantStore,
-        masters: MasterTokens,
+        key: DesktopKey,
         active: ActiveGrants,
         revocations: Revocations,
         address: Callable[[VDISession], str],
@@ -76,7 +77,7 @@ class TokenTablePublisher:
         self._cluster = context.cluster
         self._clock = context.clock
         self._store = store
-        self._masters = masters
+        self._key = key
         self._active = active
         self._revocations = revocations
         self._address = address
@@ -196,10 +197,9 @@ class TokenTablePublisher:
 
     async def _post(self, session: VDISession) -> frozenset[str]:
         """One try. Returns the ids of the grants that the desktop has confirmed. Raises PostError."""
-        uid = session.metadata.uid
         try:
-            master = await self._masters.get(session)
-        except MasterTokenError as error:
+            master = (await self._key.tokens(session)).password
+        except DesktopKeyError as error:
             raise PostError(str(error)) from error
         grants = await self._holding(session)
         table = token_table(master, grants) | direct_table(master)
@@ -214,7 +214,7 @@ class TokenTablePublisher:
         except HTTP_ERRORS as error:
             raise PostError(f"{type(error).__name__}: {reason_of(error)}") from error
         if status == HTTPStatus.UNAUTHORIZED:
-            self._masters.forget(uid)  # perhaps the Secret was replaced
+            self._key.reread()  # perhaps there is another key
         if status != HTTPStatus.OK:
             raise PostError(f"it responds with {status}")
         return frozenset(grant.id for grant in grants)

@@ -17,11 +17,12 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from vdi.api.session import FULL_CONTROL, Phase, Role
 from vdi.api.template import VDITemplate
 from vdi.gateway.context import GatewayContext
+from vdi.gateway.desktop_key import DesktopKey, DesktopKeyError
 from vdi.gateway.edge.assets import asset_address
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.cookies import add_header, desktop_cookie
 from vdi.gateway.edge.headers import MARK, Hosts, is_foreign, is_navigation, local_path, quoted
-from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, marked
+from vdi.gateway.edge.selkies import marked
 from vdi.gateway.store.base import DatabaseUnavailableError
 from vdi.gateway.web.render import Renderer
 from vdi.session.selkies_tokens import grant_token
@@ -60,14 +61,14 @@ def _mark(grant_id: str, window: int) -> str:
 class TransportPage:
     """The page; its script does the rest."""
 
-    def __init__(self, context: GatewayContext, *, authorizer: Authorizer, masters: MasterTokens) -> None:
+    def __init__(self, context: GatewayContext, *, authorizer: Authorizer, key: DesktopKey) -> None:
         self._settings = context.settings
         self._hosts = Hosts(context.settings)
         self._renderer = Renderer(context.settings)
         self._cluster = context.cluster
         self._clock = context.clock
         self._authorizer = authorizer
-        self._masters = masters
+        self._key = key
 
     async def page(self, request: Request) -> Response:
         """For who may enter this desktop. A token is in it: no script gets it, and no page of another origin."""
@@ -91,8 +92,8 @@ class TransportPage:
         if not running or not streams_webrtc(self._cluster.template(session.spec.template)):
             return RedirectResponse(next_path, 302, _OURS)  # the edge knows where that leads
         try:
-            master = await self._masters.get(session)
-        except MasterTokenError as error:
+            master = (await self._key.tokens(session)).password
+        except DesktopKeyError as error:
             log.warning("session %s cannot be opened: %s", session.metadata.name, error)
             return _plain(503, "The address of this desktop is not known yet.")
         return self._show(request, admitted, next_path, master)

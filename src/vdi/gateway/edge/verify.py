@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from vdi.api.session import FULL_CONTROL, VDISession
 from vdi.api.template import Protocol, VDITemplate
 from vdi.gateway.context import GatewayContext
+from vdi.gateway.desktop_key import DesktopKey, DesktopKeyError
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.basic_auth import BasicAuth, BasicAuthError
 from vdi.gateway.edge.cookies import desktop_cookie
@@ -34,7 +35,7 @@ from vdi.gateway.edge.headers import (
     without_ours,
 )
 from vdi.gateway.edge.paths import may_request
-from vdi.gateway.edge.selkies import MasterTokenError, MasterTokens, page_of
+from vdi.gateway.edge.selkies import page_of
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.edge.tokens import Claims
 from vdi.gateway.store.base import DatabaseUnavailableError
@@ -100,7 +101,7 @@ class Verify:
         context: GatewayContext,
         *,
         authorizer: Authorizer,
-        masters: MasterTokens,
+        key: DesktopKey,
         logins: BasicAuth,
         tables: TokenTablePublisher,
         ready: Callable[[], bool],
@@ -110,7 +111,7 @@ class Verify:
         self._cluster = context.cluster
         self._clock = context.clock
         self._authorizer = authorizer
-        self._masters = masters
+        self._key = key
         self._logins = logins
         self._tables = tables
         self._ready = ready
@@ -208,8 +209,8 @@ class Verify:
             log.info("session %s: a viewer was refused: the desktop has not confirmed them", session.metadata.name)
             return _later(_NOT_CONFIRMED)
         try:
-            master = await self._masters.get(session)
-        except MasterTokenError as error:
+            master = (await self._key.tokens(session)).password
+        except DesktopKeyError as error:
             log.warning("session %s cannot be opened: %s", session.metadata.name, error)
             return _later("The address of this desktop is not known yet.")
         token = grant_token(master, claims.gid)

@@ -28,7 +28,6 @@ from vdi.session.pool import (
     Backoff,
     PoolPlan,
     desired_ready,
-    fingerprint,
     is_waiting,
     maker_uid,
     plan,
@@ -118,7 +117,7 @@ class PoolController:
     async def _fill(self, pool: VDIPool, identity: PoolIdentity) -> Result:
         now = self._clock.now()
         desktop = pool_desktop(pool, self._caches.templates.get("", pool.spec.template), self._settings)
-        fits = fingerprint(pool.spec.template, desktop, self._settings) if isinstance(desktop, Desktop) else None
+        fits = self._pools.fingerprint(pool.spec.template, desktop) if isinstance(desktop, Desktop) else None
         step = self._plan(pool, fits)
         pause = self._pause(pool, fits or "", step)
         await self._desktops.remove([*step.remove, *(fault.pod for fault in step.faults)])

@@ -9,6 +9,7 @@ The pod gets the digests of both tokens and not the tokens: its user may read it
 from hashlib import sha256
 from typing import Any
 
+from vdi.session.desktop_tokens import DesktopTokens
 from vdi.session.identity import Identity, PoolIdentity
 from vdi.session.naming import pool_secret_name, secret_name
 
@@ -20,29 +21,31 @@ PASSWORD_DIGEST_KEY = "passwordSha256"  # noqa: S105 -- the key's name
 AGENT_TOKEN_DIGEST_KEY = "agentTokenSha256"  # noqa: S105 -- the key's name
 
 
-def build_secret(*, identity: Identity, password: str, agent_token: str = "") -> dict[str, Any]:
+def build_secret(*, identity: Identity, tokens: DesktopTokens) -> dict[str, Any]:
     """The Secret of a session. Immutable: what a running desktop has taken in must not change under it."""
-    return _secret(identity.metadata(secret_name(identity.name)), password, agent_token)
+    return _secret(identity.metadata(secret_name(identity.name)), tokens)
 
 
-def build_pool_secret(
-    *, identity: PoolIdentity, pod: str, pod_uid: str, password: str, agent_token: str
-) -> dict[str, Any]:
+def build_pool_secret(*, identity: PoolIdentity, pod: str, pod_uid: str, tokens: DesktopTokens) -> dict[str, Any]:
     """The Secret of a desktop that waits for somebody. The pod owns it, who may have another owner by tomorrow."""
     metadata = identity.metadata(pool_secret_name(pod))
     metadata["ownerReferences"] = [{"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": pod_uid, "controller": True}]
-    return _secret(metadata, password, agent_token)
+    return _secret(metadata, tokens)
 
 
-def _secret(metadata: dict[str, Any], password: str, agent_token: str) -> dict[str, Any]:
-    token = {AGENT_TOKEN_KEY: agent_token, AGENT_TOKEN_DIGEST_KEY: _digest(agent_token)} if agent_token else {}
+def _secret(metadata: dict[str, Any], tokens: DesktopTokens) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": metadata,
         "type": "Opaque",
         "immutable": True,
-        "stringData": {PASSWORD_KEY: password, PASSWORD_DIGEST_KEY: _digest(password), **token},
+        "stringData": {
+            PASSWORD_KEY: tokens.password,
+            PASSWORD_DIGEST_KEY: _digest(tokens.password),
+            AGENT_TOKEN_KEY: tokens.agent,
+            AGENT_TOKEN_DIGEST_KEY: _digest(tokens.agent),
+        },
     }
 
 

@@ -1,4 +1,4 @@
-"""The key of the host labels: made once, the same for all, and nothing goes on without it."""
+"""The keys of a release: each made once, the same for all, and nothing goes on without them."""
 
 import asyncio
 import base64
@@ -11,9 +11,10 @@ import pytest
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.kube.retry import NO_RETRY
 from vdi.kube.transport import Client
-from vdi.operator.host_key import SECRET, HostKey
+from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY, ReleaseKey
 
 NAMESPACE = "vdi-system"
+SECRET = DESKTOP_KEY
 
 
 @pytest.fixture
@@ -30,11 +31,11 @@ async def client(api: FakeApi) -> AsyncIterator[Client]:
 
 async def test_two_operators_that_start_at_once_have_one_key(api: FakeApi, client: Client) -> None:
     api.put("secrets", SECRET, namespace=NAMESPACE)
-    keys = [HostKey(client, NAMESPACE) for _ in range(5)]
+    keys = [ReleaseKey(client, NAMESPACE, SECRET) for _ in range(5)]
     assert all(await asyncio.gather(*(key.load() for key in keys)))
     assert {len(key.value) for key in keys} == {32}
     assert len({key.value for key in keys}) == 1
-    later = HostKey(client, NAMESPACE)
+    later = ReleaseKey(client, NAMESPACE, SECRET)
     assert await later.load()
     assert later.value == keys[0].value
 
@@ -43,7 +44,7 @@ async def test_no_key_is_ever_made_where_one_cannot_be_read(
     api: FakeApi, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     api.put("secrets", SECRET, namespace=NAMESPACE)
-    key = HostKey(client, NAMESPACE)
+    key = ReleaseKey(client, NAMESPACE, SECRET)
     api.faults += [("GET", refusal(403, "Forbidden")), ("GET", refusal(500, "InternalError"))]
     with caplog.at_level(logging.ERROR):
         assert not await key.load()
@@ -61,14 +62,15 @@ async def test_no_key_is_ever_made_where_one_cannot_be_read(
 )
 async def test_secret_without_a_key_is_left_alone_and_named(api: FakeApi, client: Client, data: dict[str, Any]) -> None:
     api.put("secrets", SECRET, namespace=NAMESPACE, data=data)
-    key = HostKey(client, NAMESPACE)
+    key = ReleaseKey(client, NAMESPACE, SECRET)
     assert not await key.load()
     assert "has no entry 'key' with at least 32 bytes" in key.problem
     assert f"kubectl --namespace {NAMESPACE} delete secret {SECRET}" in key.problem
 
 
-async def test_secret_that_is_missing_is_not_created(client: Client) -> None:
+@pytest.mark.parametrize(("secret", "loss"), [(HOST_KEY, "get new addresses"), (DESKTOP_KEY, "have to be restarted")])
+async def test_secret_that_is_missing_is_not_created(client: Client, secret: str, loss: str) -> None:
     """The operator may not: a Secret of another type there would be the token of any account."""
-    key = HostKey(client, NAMESPACE)
+    key = ReleaseKey(client, NAMESPACE, secret)
     assert not await key.load()
-    assert f"the Secret {NAMESPACE}/{SECRET} does not exist" in key.problem
+    assert f"the Secret {NAMESPACE}/{secret} does not exist" in key.problem and loss in key.problem

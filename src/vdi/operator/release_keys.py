@@ -1,0 +1,102 @@
+"""The secret keys of a release, of the host labels and of the desktops' tokens: one for all replicas, each in a Secret
+of the operator's own namespace.
+
+The chart makes the Secrets, empty. The operator draws the keys: it may not create Secrets there, since a Secret of
+another type would hold the token of any account.
+"""
+
+import base64
+import logging
+import secrets
+
+import msgspec
+
+from vdi.kube.errors import Conflict, KubeError, NotFound
+from vdi.kube.resource import SECRETS
+from vdi.kube.transport import Client
+from vdi.session.desktop_tokens import KEY_BYTES, KEY_ENTRY, KEY_SECRET, decode_key
+
+log = logging.getLogger(__name__)
+
+HOST_KEY = "vdi-host-key"
+DESKTOP_KEY = KEY_SECRET
+_LOSSES = {
+    HOST_KEY: "all desktops without spec.hostname then get new addresses",
+    DESKTOP_KEY: "all running desktops then have to be restarted",
+}
+"""What another key means, by the name of the Secret."""
+
+
+class _Metadata(msgspec.Struct, rename="camel"):
+    resource_version: str
+
+
+class _KeySecret(msgspec.Struct):
+    metadata: _Metadata
+    data: dict[str, str] = {}
+
+
+class ReleaseKey:
+    """Read, or drawn, before the first session is reconciled. Without it none is worked on."""
+
+    def __init__(self, client: Client, namespace: str, name: str) -> None:
+        """`name`: `HOST_KEY` or `DESKTOP_KEY`."""
+        self.problem = ""
+        """Why it could not be read; empty while nothing is wrong."""
+        self._client = client
+        self._namespace = namespace
+        self._name = name
+        self._value = b""
+
+    @property
+    def known(self) -> bool:
+        """Whether it has been read."""
+        return bool(self._value)
+
+    @property
+    def value(self) -> bytes:
+        """The key. Raises RuntimeError before it was read."""
+        if not self._value:
+            raise RuntimeError(f"the key in the Secret {self._name} has not been read yet")
+        return self._value
+
+    async def load(self) -> bool:
+        """Read the key, or draw it if the Secret is empty. False: `problem` and the log say why that failed."""
+        problem = ""
+        secret, loss = f"the Secret {self._namespace}/{self._name}", _LOSSES[self._name]
+        try:
+            self._value = decode_key((await self._read_or_draw()).data)
+        except NotFound:
+            problem = (
+                f"{secret} does not exist. Restore it from a backup, or have an empty one made with the next "
+                f"vdi install: {loss}"
+            )
+        except KubeError as error:
+            problem = f"{secret} cannot be read: {error}"
+        except ValueError as error:
+            problem = (
+                f"{secret} {error}. Restore it from a backup, or delete it and have an empty one made with the next "
+                f"vdi install: {loss}: kubectl --namespace {self._namespace} delete secret {self._name}"
+            )
+        if problem and problem != self.problem:
+            log.error("no session is worked on: %s", problem)
+        self.problem = problem
+        return not problem
+
+    async def _read_or_draw(self) -> _KeySecret:
+        while True:
+            secret = await self._client.get(SECRETS, self._name, namespace=self._namespace, into=_KeySecret)
+            if secret.data:
+                return secret
+            key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+            patch = {
+                "metadata": {"resourceVersion": secret.metadata.resource_version},
+                "immutable": True,
+                "data": {KEY_ENTRY: key},
+            }
+            try:
+                made = await self._client.patch(SECRETS, self._name, patch, namespace=self._namespace, into=_KeySecret)
+            except Conflict:
+                continue  # another replica was faster: its key counts
+            log.info("drew the key in the Secret %s/%s: keep it in your backups", self._namespace, self._name)
+            return made
