@@ -77,7 +77,11 @@ def test_the_gateway_may_do_what_its_page_says_and_nothing_else(release: Tools) 
 
 
 MAY_NOT = [
+    ("get", "secrets", "vdi-sessions"),
+    ("get", "secrets/alice-desktop-auth", "vdi-sessions"),
     ("list", "secrets", "vdi-sessions"),
+    ("watch", "secrets", "vdi-sessions"),
+    ("patch", "secrets/vdi-desktop-key", "vdi-system"),
     ("get", "secrets", "vdi-system"),
     ("get", "secrets/vdi-host-key", "vdi-system"),
     ("get", "secrets/vdi-other", "vdi-system"),
@@ -110,22 +114,39 @@ def test_the_gateway_s_account_gets_neither_key(release: Tools, tmp_path: Path) 
     try:
         tools = replace(release, kubeconfig=release.kubeconfig_of("vdi-gateway", "vdi-system"))
         for words in (("secret", "vdi-host-key"), ("secret", "vdi-wildcard"), ("secrets",)):
-            command = [
-                str(tools.kubectl_binary),
-                "--kubeconfig",
-                str(tools.kubeconfig),
-                "get",
-                *words,
-                "-n",
-                "vdi-system",
-            ]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-            assert done.returncode == 1 and "Forbidden" in done.stderr, words
+            is_refused(tools, "vdi-system", *words)
         assert tools.kubectl("get", "secret", "vdi-gateway-keys", "-n", "vdi-system", "-o", "name")
         found = release.kubectl("get", "secret", "-n", "vdi-sessions", "-o", "name")
         assert "vdi-host-key" not in found and "vdi-wildcard" not in found
     finally:
         release.kubectl("delete", "secret", "vdi-wildcard", "--namespace", "vdi-system")
+
+
+def test_the_gateway_s_account_gets_no_secret_of_a_session(release: Tools) -> None:
+    """Registry credentials, users' own Secrets, desktops' tokens; but those with which the edge signs in."""
+    template = {"image": "registry.example.com/web:1", "protocol": "Web", "basicAuthSecret": {"name": "kasmvnc"}}
+    others = ("alice-desktop-auth", "registry", "elsewhere")
+    for name in ("kasmvnc", *others):
+        release.kubectl("create", "secret", "generic", name, "--namespace", "vdi-sessions")
+    try:
+        tools = replace(release, kubeconfig=release.kubeconfig_of("vdi-gateway", "vdi-system"))
+        for words in (*(("secret", name) for name in ("kasmvnc", *others)), ("secrets",)):
+            is_refused(tools, "vdi-sessions", *words)
+        chosen = json.dumps({"web": template})
+        release.upgrade(CHART, "--set-json", f"templates={chosen}", "--set", "gateway.basicAuthSecrets={elsewhere}")
+        for name in ("kasmvnc", "elsewhere"):
+            assert tools.kubectl("get", "secret", name, "-n", "vdi-sessions", "-o", "name")
+        for words in (("secret", "alice-desktop-auth"), ("secret", "registry"), ("secrets",)):
+            is_refused(tools, "vdi-sessions", *words)
+    finally:
+        release.kubectl("delete", "secret", "kasmvnc", *others, "--namespace", "vdi-sessions")
+
+
+def is_refused(tools: Tools, namespace: str, *words: str) -> None:
+    """The API server's own answer to `kubectl get`."""
+    command = [str(tools.kubectl_binary), "--kubeconfig", str(tools.kubeconfig), "get", *words, "-n", namespace]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "Forbidden" in done.stderr, words
 
 
 # What is kept

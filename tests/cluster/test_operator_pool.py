@@ -13,11 +13,13 @@ import msgspec
 import pytest
 
 from cluster.operator_stage import Object, Stage, condition
+from support.desktop_key import KEY
 from support.metrics_token import AUTHORIZATION
 from support.waiting import eventually
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import PODS, SECRETS, SERVICES
 from vdi.operator.kinds import POOLS, ROUTES, SESSIONS
+from vdi.session.desktop_tokens import derive_tokens
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -171,6 +173,26 @@ async def test_session_takes_a_running_desktop_as_it_is(pools: Stage) -> None:
         assert old["metadata"]["uid"] not in uids(await pool.pods()), "a used desktop is never given to another"
     await stage.childless(session)
     await eventually(partial(is_gone, stage, kept), "the desktop's own Secret dies with its pod", 60)
+
+
+async def test_resumed_without_the_pool_a_session_gets_tokens_of_its_own(pools: Stage) -> None:
+    """The gateway derives them from the name of the pod, which is another one then."""
+    stage, template = pools, await pools.template(**NO_HOME)
+    async with kubelet(stage), stage.operator():
+        pool = await Pool.make(stage, template, 1)
+        await pool.reach(1)
+        session = await stage.session("alice-desktop", template)
+        claimed = await stage.reach("alice-desktop", "Running")
+        place = {"namespace": stage.namespace, "name": "alice-desktop", "uid": session["metadata"]["uid"]}
+        first = derive_tokens(KEY, **place, pod=claimed["status"]["podName"]).password
+        assert await password_in(stage, "alice-desktop-auth") == first
+        await stage.patch(SESSIONS, "alice-desktop", {"spec": {"suspended": True}})
+        await stage.reach("alice-desktop", "Suspended")
+        await stage.patch(SESSIONS, "alice-desktop", {"spec": {"suspended": False}})
+        resumed = await stage.reach("alice-desktop", "Running")
+        assert resumed["status"]["podName"] == "alice-desktop"
+        own = derive_tokens(KEY, **place, pod="alice-desktop").password
+        assert own != first and await password_in(stage, "alice-desktop-auth") == own
 
 
 async def is_gone(stage: Stage, secret: str) -> bool:

@@ -1,12 +1,17 @@
 """Suspended, resumed and started again, against a real API server. The test is the kubelet."""
 
+import base64
+from functools import partial
+
 import pytest
 
 from cluster.operator_proxy import Request
 from cluster.operator_stage import Object, Stage, condition
+from support.desktop_key import KEY
 from support.waiting import eventually
 from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES
 from vdi.operator.kinds import ROUTES, SESSIONS
+from vdi.session.desktop_tokens import DesktopTokens, derive_tokens
 
 pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"
@@ -60,8 +65,15 @@ async def test_suspended_session_keeps_home_and_address_and_nothing_that_costs(s
         await eventually(reported, "an Event tells of it")
 
 
-async def test_tokens_that_a_desktop_could_read_are_replaced_before_the_next_one_starts(stage: Stage) -> None:
-    """A Secret of an operator that gave the pod the tokens themselves has no digests of them."""
+def data_of(tokens: DesktopTokens) -> dict[str, str]:
+    return {
+        key: base64.b64encode(token.encode()).decode()
+        for key, token in (("password", tokens.password), ("agentToken", tokens.agent))
+    }
+
+
+async def test_tokens_of_another_key_are_replaced_before_the_next_desktop_starts(stage: Stage) -> None:
+    """The gateway derives them from the key that there is now."""
     template = await stage.template()
     async with stage.operator():
         session = await stage.session(NAME, template)
@@ -72,9 +84,10 @@ async def test_tokens_that_a_desktop_could_read_are_replaced_before_the_next_one
     (known,) = await stage.owned(SECRETS, session)
     await stage.delete(SECRETS, known["metadata"]["name"])
     kept = {key: known["metadata"][key] for key in ("name", "namespace", "labels", "ownerReferences")}
-    data = {key: known["data"][key] for key in ("password", "agentToken")}
-    plain = {"apiVersion": "v1", "kind": "Secret", "metadata": kept, "type": "Opaque", "immutable": True, "data": data}
-    await stage.api.create(SECRETS, plain, namespace=stage.namespace, into=dict)
+    tokens = partial(derive_tokens, namespace=stage.namespace, name=NAME, uid=session["metadata"]["uid"], pod="")
+    lost = {"type": "Opaque", "immutable": True, "data": data_of(tokens(b"lost" * 8))}
+    lost |= {"apiVersion": "v1", "kind": "Secret", "metadata": kept}
+    await stage.api.create(SECRETS, lost, namespace=stage.namespace, into=dict)
     (old,) = await stage.owned(SECRETS, session)
 
     async def watches_lag(request: Request) -> None:
@@ -90,8 +103,7 @@ async def test_tokens_that_a_desktop_could_read_are_replaced_before_the_next_one
         await stage.run(NAME)
         (new,) = await stage.owned(SECRETS, session)
         assert new["metadata"]["uid"] != old["metadata"]["uid"]
-        assert new["data"]["password"] != data["password"] and new["data"]["agentToken"] != data["agentToken"]
-        assert {"passwordSha256", "agentTokenSha256"} <= set(new["data"])
+        assert new["data"] == known["data"] and data_of(tokens(KEY)).items() <= new["data"].items()
         made = [write.path.split("?")[0].rsplit("/", 1)[1] for write in stage.proxy.writes() if write.method == "POST"]
         assert made.index("secrets") < made.index("pods"), "a kubelet must not see the old one"
 
