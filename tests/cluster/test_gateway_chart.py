@@ -107,21 +107,6 @@ def test_the_authorizer_says_no_to_what_would_hurt(release: Tools) -> None:
     assert allowed_of(release, GATEWAY, MAY_NOT + may) == may
 
 
-def test_the_gateway_s_account_gets_neither_key(release: Tools, tmp_path: Path) -> None:
-    """With its own token: the key of the desktops' addresses, and the private key of the wildcard certificate."""
-    release.upgrade(CHART, "--set", "traefik.tlsSecret=vdi-wildcard")
-    release.kubectl("create", "secret", "generic", "vdi-wildcard", "--namespace", "vdi-system")
-    try:
-        tools = replace(release, kubeconfig=release.kubeconfig_of("vdi-gateway", "vdi-system"))
-        for words in (("secret", "vdi-host-key"), ("secret", "vdi-wildcard"), ("secrets",)):
-            is_refused(tools, "vdi-system", *words)
-        assert tools.kubectl("get", "secret", "vdi-gateway-keys", "-n", "vdi-system", "-o", "name")
-        found = release.kubectl("get", "secret", "-n", "vdi-sessions", "-o", "name")
-        assert "vdi-host-key" not in found and "vdi-wildcard" not in found
-    finally:
-        release.kubectl("delete", "secret", "vdi-wildcard", "--namespace", "vdi-system")
-
-
 def test_the_gateway_s_account_gets_no_secret_of_a_session(release: Tools) -> None:
     """Registry credentials, users' own Secrets, desktops' tokens; but those with which the edge signs in."""
     template = {"image": "registry.example.com/web:1", "protocol": "Web", "basicAuthSecret": {"name": "kasmvnc"}}
@@ -140,6 +125,21 @@ def test_the_gateway_s_account_gets_no_secret_of_a_session(release: Tools) -> No
             is_refused(tools, "vdi-sessions", *words)
     finally:
         release.kubectl("delete", "secret", "kasmvnc", *others, "--namespace", "vdi-sessions")
+
+
+def test_the_gateway_s_account_gets_neither_key(release: Tools, tmp_path: Path) -> None:
+    """With its own token: the key of the desktops' addresses, and the private key of the wildcard certificate."""
+    release.upgrade(CHART, "--set", "traefik.tlsSecret=vdi-wildcard")
+    release.kubectl("create", "secret", "generic", "vdi-wildcard", "--namespace", "vdi-system")
+    try:
+        tools = replace(release, kubeconfig=release.kubeconfig_of("vdi-gateway", "vdi-system"))
+        for words in (("secret", "vdi-host-key"), ("secret", "vdi-wildcard"), ("secrets",)):
+            is_refused(tools, "vdi-system", *words)
+        assert tools.kubectl("get", "secret", "vdi-gateway-keys", "-n", "vdi-system", "-o", "name")
+        found = release.kubectl("get", "secret", "-n", "vdi-sessions", "-o", "name")
+        assert "vdi-host-key" not in found and "vdi-wildcard" not in found
+    finally:
+        release.kubectl("delete", "secret", "vdi-wildcard", "--namespace", "vdi-system")
 
 
 def is_refused(tools: Tools, namespace: str, *words: str) -> None:
