@@ -78,9 +78,9 @@ func samePodSpec(s *VDISession, image string) corev1.PodSpec {
 	yes, no, user, grace := true, false, int64(1000), int64(3)
 	onMismatch := corev1.FSGroupChangeOnRootMismatch
 	shm := resource.MustParse("1Gi")
-	secret := func(key string, optional *bool) *corev1.EnvVarSource {
+	secret := func(key string) *corev1.EnvVarSource {
 		ref := corev1.LocalObjectReference{Name: s.Name + "-auth"}
-		return &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: ref, Key: key, Optional: optional}}
+		return &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: ref, Key: key}}
 	}
 	probe := corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/api/health", Port: intstr.FromString("http")}}
 	return corev1.PodSpec{
@@ -105,9 +105,9 @@ func samePodSpec(s *VDISession, image string) corev1.PodSpec {
 				{Name: "SELKIES_PORT", Value: "8080"},
 				{Name: "SELKIES_ENABLE_BASIC_AUTH", Value: "true"},
 				{Name: "SELKIES_BASIC_AUTH_USER", Value: "user"},
-				{Name: "SELKIES_BASIC_AUTH_PASSWORD", ValueFrom: secret("password", nil)},
+				{Name: "SELKIES_BASIC_AUTH_PASSWORD", ValueFrom: secret("password")},
 				{Name: "VDI_AGENT_PORT", Value: "8082"},
-				{Name: "VDI_AGENT_TOKEN_SHA256", ValueFrom: secret("agentTokenSha256", &yes)},
+				{Name: "VDI_AGENT_TOKEN_SHA256", ValueFrom: secret("agentTokenSha256")},
 			},
 			Resources: corev1.ResourceRequirements{
 				Limits: corev1.ResourceList{

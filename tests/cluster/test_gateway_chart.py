@@ -109,7 +109,7 @@ def test_the_authorizer_says_no_to_what_would_hurt(release: Tools) -> None:
 
 def test_the_gateway_s_account_gets_no_secret_of_a_session(release: Tools) -> None:
     """Registry credentials, users' own Secrets, desktops' tokens; but those with which the edge signs in."""
-    template = {"image": "registry.example.com/web:1", "protocol": "Web", "basicAuthSecret": {"name": "kasmvnc"}}
+    web = ("image=registry.example.com/web:1", "protocol=Web", "basicAuthSecret.name=kasmvnc")
     others = ("alice-desktop-auth", "registry", "elsewhere")
     for name in ("kasmvnc", *others):
         release.kubectl("create", "secret", "generic", name, "--namespace", "vdi-sessions")
@@ -117,8 +117,8 @@ def test_the_gateway_s_account_gets_no_secret_of_a_session(release: Tools) -> No
         tools = replace(release, kubeconfig=release.kubeconfig_of("vdi-gateway", "vdi-system"))
         for words in (*(("secret", name) for name in ("kasmvnc", *others)), ("secrets",)):
             is_refused(tools, "vdi-sessions", *words)
-        chosen = json.dumps({"web": template})
-        release.upgrade(CHART, "--set-json", f"templates={chosen}", "--set", "gateway.basicAuthSecrets={elsewhere}")
+        chosen = [word for value in web for word in ("--set", f"templates.web.{value}")]
+        release.upgrade(CHART, *chosen, "--set", "gateway.basicAuthSecrets={elsewhere}")
         for name in ("kasmvnc", "elsewhere"):
             assert tools.kubectl("get", "secret", name, "-n", "vdi-sessions", "-o", "name")
         for words in (("secret", "alice-desktop-auth"), ("secret", "registry"), ("secrets",)):

@@ -318,7 +318,7 @@ class Agents:
         """One question. Raises AgentError."""
         token = self._token(session)
         if not token:
-            raise AgentError("its Secret has no agentToken: it was created before desktops had an agent")
+            raise AgentError("its Secret has no agentToken")
         if not (token.isascii() and token.isprintable()):
             raise AgentError("its Secret's agentToken has characters that are not allowed in a request")
         address = f"{url_host(pod.status.pod_ip)}:{self._port}"

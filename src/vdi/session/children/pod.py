@@ -141,8 +141,7 @@ def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]
     master = {"secretKeyRef": {"name": secret, "key": PASSWORD_DIGEST_KEY}}
     # The user of a desktop without a gateway knows its password. There are no shares.
     password = {"secretKeyRef": {"name": secret, "key": PASSWORD_KEY}}
-    # Optional: a Secret that somebody made by hand may have no token, and its desktop must start all the same.
-    token = {"secretKeyRef": {"name": secret, "key": AGENT_TOKEN_DIGEST_KEY, "optional": True}}
+    token = {"secretKeyRef": {"name": secret, "key": AGENT_TOKEN_DIGEST_KEY}}
     door: list[dict[str, Any]] = []
     if desktop.behind_gateway and desktop.selkies:
         # Selkies' secure mode: it lets in only users that the gateway has named, in the role that the gateway says.

@@ -1,7 +1,7 @@
 """The Secret of one desktop: a word that opens it, and a token that keeps strangers from its agent.
 
 The word is the password of Selkies' basic auth, or, where there is a gateway, Selkies' master token, which the gateway
-alone uses. It is the same key, so that a session which is older than the gateway resumes with the Secret it has.
+alone uses and derives for itself (`desktop_tokens.py`).
 
 The pod gets the digests of both tokens and not the tokens: its user may read its whole environment.
 """
