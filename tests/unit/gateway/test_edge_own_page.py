@@ -3,6 +3,7 @@
 import base64
 import logging
 from collections.abc import AsyncIterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from unit.gateway.edge_stage import (
 from vdi.api.meta import ObjectMeta
 from vdi.api.template import LocalObjectReference, Protocol, TemplateSpec, VDITemplate
 from vdi.gateway.edge import basic_auth
+from vdi.kube.errors import Forbidden
 from vdi.session.times import format_time
 
 HOST = SETTINGS.host("alice-desktop")
@@ -140,6 +142,15 @@ async def test_without_credentials_nothing_is_requested_of_the_image(
     answer = await stage.verify(HOST, "/vnc.html", Cookie=browser.stolen(HOST))
     assert answer.status_code == 503 and why in answer.text
     assert PASSWORD not in answer.text
+
+
+async def test_a_secret_that_the_chart_does_not_name_is_named(stage: EdgeStage) -> None:
+    with_login(stage)
+    browser = await stage.logged_in(OWNER)
+    await browser.open(address())
+    stage.secrets.broken = Forbidden(403, "Forbidden", "secrets is forbidden")
+    answer = await stage.verify(HOST, "/vnc.html", Cookie=browser.stolen(HOST))
+    assert answer.status_code == 503 and "list it in the chart's gateway.basicAuthSecrets" in unescape(answer.text)
 
 
 async def test_selkies_1_gets_the_same_login_and_no_token(stage: EdgeStage) -> None:

@@ -44,15 +44,11 @@ class BasicAuth:
             username, password = read_credentials(secret.data)
         except NotFound as error:
             raise BasicAuthError(f"the Secret {name!r} does not exist in namespace {namespace}") from error
-        except Forbidden as error:
-            raise BasicAuthError(
-                f"the gateway may not read the Secret {name!r} in namespace {namespace}: list it in the chart's "
-                "gateway.basicAuthSecrets"
-            ) from error
         except KubeError as error:
             if known:
                 return known[1]
-            raise BasicAuthError(f"the Secret {name!r} cannot be read: {error}") from error
+            todo = "; list it in the chart's gateway.basicAuthSecrets" if isinstance(error, Forbidden) else ""
+            raise BasicAuthError(f"the Secret {name!r} cannot be read: {error}{todo}") from error
         except ValueError as error:
             raise BasicAuthError(f"the Secret {name!r} {error}") from error
         value = b"Basic " + base64.b64encode(username + b":" + password)
