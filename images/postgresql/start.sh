@@ -14,5 +14,4 @@ if [ ! -f "$PGDATA/PG_VERSION" ]; then
     pg_ctl --pgdata "$new" --mode fast --wait stop
     mv -T "$new" "$PGDATA" # fails where $PGDATA has files
 fi
-touch "$PGDATA/ready" # this image of version 0.1.0 deletes a database without it
 exec postgres -D "$PGDATA" -c listen_addresses='*'

@@ -6,7 +6,7 @@ import base64
 import msgspec
 import pytest
 
-from cluster.operator_stage import Object, Stage, condition
+from cluster.operator_stage import Stage, condition
 from support.desktop_key import KEY
 from support.waiting import eventually
 from vdi.kube.errors import Invalid
@@ -41,14 +41,6 @@ async def owner_of(stage: Stage, label: str) -> str | None:
 async def end(stage: Stage, name: str) -> None:
     await stage.delete(SESSIONS, name)
     await stage.gone(SESSIONS, name)
-
-
-async def with_address(stage: Stage, name: str, template: str, label: str, **spec: object) -> Object:
-    """A session as an earlier version has left it."""
-    session = await stage.session(name, template, **spec)
-    status = {"phase": "Running", "url": f"https://{label}.vdi.localhost"}
-    await stage.patch(SESSIONS, name, {"status": status}, subresource="status")
-    return session
 
 
 async def test_session_of_the_same_name_has_another_host_for_another_person(stage: Stage) -> None:
@@ -153,56 +145,6 @@ async def test_reservation_that_the_api_server_refuses_is_said_and_tried_again(s
         await stage.delete(QUOTAS, "none")
         await stage.patch(SESSIONS, "mine", {"metadata": {"annotations": {"look": "again"}}})
         await stage.run("mine")
-
-
-async def test_sessions_of_an_earlier_version_keep_their_hosts_and_are_recorded(stage: Stage) -> None:
-    template = await stage.template(**NO_HOME)
-    await with_address(stage, "mine", template, "mine")
-    await with_address(stage, "chosen", template, "desk", hostname="desk")
-    await with_address(stage, "resting", template, "resting", suspended=True)
-    await stage.session("never", template, user=MALLORY, hostname="mine")
-    await stage.session("later", template, user=MALLORY)
-    async with stage.operator():
-        assert (await stage.run("mine"))["status"]["url"] == "https://mine.vdi.localhost"
-        assert (await stage.run("chosen"))["status"]["url"] == "https://desk.vdi.localhost"
-        assert (await stage.reach("resting", "Suspended"))["status"]["url"] == "https://resting.vdi.localhost"
-        assert (await stage.run("later"))["status"]["url"] == f"https://{stage.host('later', MALLORY)}"
-        await stage.reach("never", "Pending", "The host name `mine` is not available.")
-        assert [await owner_of(stage, label) for label in ("mine", "desk", "resting", "later")] == [ALICE] * 3 + [None]
-        await end(stage, "mine")
-        await stage.session("mine", template)
-        assert (await stage.run("mine"))["status"]["url"] == f"https://{stage.host('mine')}", "a new one has a new host"
-        await stage.reach("never", "Pending", "not available")
-
-
-async def test_host_of_an_earlier_version_is_recorded_when_its_session_is_just_ending(stage: Stage) -> None:
-    template = await stage.template(**NO_HOME)
-    await with_address(stage, "mine", template, "mine")
-    finalizers = ["vdi.kasm.io/session-cleanup"]
-    await stage.patch(SESSIONS, "mine", {"metadata": {"finalizers": finalizers}})
-    await stage.delete(SESSIONS, "mine")
-    async with stage.operator():
-        await stage.gone(SESSIONS, "mine")
-        assert await owner_of(stage, "mine") == ALICE
-
-
-async def test_host_of_an_earlier_version_is_given_up_where_it_is_another_persons(stage: Stage) -> None:
-    template = await stage.template(**NO_HOME)
-    await with_address(stage, "mine", template, "mine")
-    async with stage.operator():
-        await stage.run("mine")
-        await end(stage, "mine")
-    # The earlier version was back for a while, and knows nothing of reservations.
-    await with_address(stage, "mine", template, "mine", user=MALLORY)
-    async with stage.operator():
-        await stage.run("mine")  # Running is what the earlier version wrote, too
-
-        async def has_its_own() -> bool:
-            session = await stage.get(SESSIONS, "mine")
-            return session is not None and session["status"]["url"] == f"https://{stage.host('mine', MALLORY)}"
-
-        await eventually(has_its_own, "the session has a host of its own")
-        assert await owner_of(stage, "mine") == ALICE
 
 
 async def test_two_operators_that_start_at_once_use_one_key(stage: Stage) -> None:

@@ -33,7 +33,6 @@ from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.session.autoscaling import PLACEHOLDER, AutoscalerEvent
 from vdi.session.capacity import ForeignPod, PersistentVolume
 from vdi.session.homes import home_names, resolve_home
-from vdi.session.hosts import recorded_label
 from vdi.session.identity import MANAGED_BY
 from vdi.session.observed import (
     APPLIED_HASH,
@@ -199,5 +198,4 @@ class Caches:
 
 def labels_of(session: VDISession) -> list[str]:
     """The host label that this session shares with all who ask for it; none where its label is made with the key."""
-    label = recorded_label(session)
-    return [label] if label else []
+    return [session.spec.hostname] if session.spec.hostname else []

@@ -5,8 +5,8 @@ from vdi.kube.errors import AlreadyExists
 from vdi.kube.resource import CONFIG_MAPS
 from vdi.operator.context import ClusterContext
 from vdi.operator.release_keys import ReleaseKey
-from vdi.session.hosts import build_reservation, recorded_label, refuse_hostname
-from vdi.session.naming import derive_base, host_label, reservation_name, route_name
+from vdi.session.hosts import build_reservation, refuse_hostname
+from vdi.session.naming import host_label, reservation_name
 from vdi.session.observed import HostReservation
 
 
@@ -24,18 +24,14 @@ class Hosts:
         """The host label that the session is to have, unless it is taken; empty where its hostname is refused."""
         if refuse_hostname(session, self._settings):
             return ""
-        label = recorded_label(session) or self._label_of_route(session)
-        if label is None or (session.spec.hostname is None and self.is_owned_by_another(session, label)):
-            meta = session.metadata
-            return host_label(
-                namespace=meta.namespace, session_name=meta.name, user=session.spec.user, key=self._key.value
-            )
-        return label
+        meta = session.metadata
+        return session.spec.hostname or host_label(
+            namespace=meta.namespace, session_name=meta.name, user=session.spec.user, key=self._key.value
+        )
 
     def needs_reservation(self, session: VDISession, label: str) -> bool:
         """Whether a reservation for this label of the session has to be made."""
-        recorded = label in (session.spec.hostname, derive_base(session.metadata.name))
-        return recorded and self.owner_of(label) is None
+        return label == session.spec.hostname and self.owner_of(label) is None
 
     def is_owned_by_another(self, session: VDISession, label: str) -> bool:
         """Whether the label is reserved for another person."""
@@ -61,10 +57,3 @@ class Hosts:
             made = await self._client.patch(CONFIG_MAPS, name, labels, namespace=namespace, into=HostReservation)
         self._caches.reservations.remember(made)
         return made.data.user
-
-    def _label_of_route(self, session: VDISession) -> str | None:
-        """An earlier version has made the route, and had not written the address yet when it ended."""
-        meta = session.metadata
-        route, legacy = self._caches.routes.get(meta.namespace, route_name(meta.name)), derive_base(meta.name)
-        is_legacy = route is not None and not session.spec.hostname and route.host == self._settings.host(legacy)
-        return legacy if is_legacy else None

@@ -83,7 +83,7 @@ def retained_claim(session: VDISession) -> str | None:
     """The claim that outlives this session, as its status names it; None: it has no home, or one that goes with it."""
     of_template, _, own = home_names(session)
     requested = session.spec.persistence or SessionPersistence()
-    if not session.status.home_claim:  # not seen by an operator yet, or by one of an earlier version
+    if not session.status.home_claim:  # no operator has seen it yet
         return of_template if requested.enabled is not False and requested.retain else None
     return session.status.home_claim if session.status.home_claim != own else None
 

@@ -5,7 +5,6 @@ next owner. So a host never passes to another person.
 
     no spec.hostname   `naming.host_label`: the label carries a keyed hash of the user. Nothing is recorded.
     spec.hostname      the first user who gets the name owns it, also after their session. A ConfigMap records it.
-    earlier versions   made the label from the session's name alone. A session that has such a label keeps it, recorded.
 """
 
 import re
@@ -14,23 +13,12 @@ from typing import Any
 from vdi.api.session import VDISession
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.identity import MANAGED_BY
-from vdi.session.naming import KEYED_LABEL, derive_base, reservation_name
+from vdi.session.naming import KEYED_LABEL, reservation_name
 from vdi.session.observed import HOST
 
 _LOOKS_KEYED = re.compile(KEYED_LABEL)
 _LOOKS_ENCODED = re.compile(r"..--")
 """Start of `xn--` labels, which browsers show in other letters, and of all that IDNA keeps for such uses."""
-
-
-def recorded_label(session: VDISession) -> str | None:
-    """The label for which this session needs a reservation: its `spec.hostname`, or a label of an earlier version.
-
-    None: it gets a label from `naming.host_label`.
-    """
-    if session.spec.hostname:
-        return session.spec.hostname
-    legacy = derive_base(session.metadata.name)
-    return legacy if has_label(session, legacy) else None
 
 
 def has_label(session: VDISession, label: str) -> bool:
@@ -45,8 +33,6 @@ def refuse_hostname(session: VDISession, settings: ClusterSettings) -> str | Non
         return None
     if settings.edge_middleware is not None and label == settings.portal_label:
         return f"{settings.host(label)} is the portal's own address. Choose another hostname for this session"
-    if has_label(session, label):  # made by an earlier version, which allowed more
-        return None
     if _LOOKS_KEYED.search(label):
         return f"{label!r} ends like an address that the operator generates, such as alice-5tq2mzk4; choose another"
     if _LOOKS_ENCODED.match(label):

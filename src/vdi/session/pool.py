@@ -141,8 +141,7 @@ def desired_ready(pool: VDIPool, now: datetime) -> int:
 def fingerprint(template: str, desktop: Desktop, settings: ClusterSettings, key: bytes) -> str:
     """Equal for two desktops of which one can take the other's place: with tokens of the same key, too."""
     spec = build_spec(desktop, "", settings.agent_port)
-    metadata = msgspec.to_builtins(desktop.pod_template.metadata)
-    parts = msgspec.json.encode((template, spec, metadata), order="deterministic")
+    parts = msgspec.json.encode((template, spec, desktop.pod_template.metadata), order="deterministic")
     return hmac.digest(key, parts, "sha256").hex()[:16]
 
 

@@ -379,31 +379,12 @@ def test_chosen_host_belongs_to_its_first_owner_without_any_session(world: Obser
     assert not world.hosts.needs_reservation(mallorys, "desk")
 
 
-def test_host_of_an_earlier_version_is_kept_unless_it_is_reserved_for_another(world: ObserverWorld) -> None:
-    session = world.session("first", status={"url": "https://first.vdi.localhost"})
-    assert world.host(session) == "first"
-    assert world.hosts.needs_reservation(session, "first")
-    others = world.session("second", OLD, user="mallory@example.com", hostname="first")
-    assert world.host(others) is None, "whoever has the host goes first, also before anything is recorded"
-    world.reservation("first")
-    assert (world.host(session), world.hosts.needs_reservation(session, "first")) == ("first", False)
-    world.reservation("first", "mallory@example.com")
-    assert (world.host(session), world.host(others)) == (keyed("first"), "first")
-
-
-def test_route_of_an_earlier_version_counts_before_its_address_was_written(world: ObserverWorld) -> None:
-    session = world.session("first")
-    world.route("first", "first", "first.vdi.localhost")
-    assert world.host(session) == "first"
-
-
 def test_refused_hostname_is_no_host(world: ObserverWorld) -> None:
     assert world.host(world.session("first", hostname="alice-5tq2mzk4")) == ""
 
 
 def test_reservation_wakes_all_who_ask_for_its_host(world: ObserverWorld) -> None:
     world.session("chosen", hostname="desk")
-    world.session("earlier", status={"url": "https://earlier.vdi.localhost"})
     world.session("stranger", user="eve@example.com")
     world.woken.clear()
     desk = world.reservation("desk")
@@ -411,8 +392,6 @@ def test_reservation_wakes_all_who_ask_for_its_host(world: ObserverWorld) -> Non
     world.woken.clear()
     world.caches.reservations.observe_deleted(desk)
     assert world.woken == {"chosen"}
-    world.reservation("earlier")
-    assert world.woken == {"chosen", "earlier"}
 
 
 def test_session_that_was_given_up_does_not_keep_others_from_the_home(world: ObserverWorld) -> None:

@@ -238,7 +238,3 @@ def test_hostname_that_looks_like_a_keyed_or_an_encoded_label_is_refused(hostnam
     assert isinstance(problem, Blocked)
     assert (problem.reason, problem.needs_change) == ("InvalidSession", True)
     assert said in problem.message
-    status = {"url": f"https://{hostname}.vdi.localhost"}
-    assert isinstance(resolve(a_session(hostname=hostname, status=status), a_template(), ClusterSettings()), Desktop), (
-        "has it"
-    )

@@ -1,31 +1,15 @@
-"""Which labels are recorded, which hostnames are refused, and that no choice leads to another person's label."""
+"""Which hostnames are refused, the record of one, and that no choice leads to another person's label."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import a_session
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.hosts import build_reservation, has_label, recorded_label, refuse_hostname
+from vdi.session.hosts import build_reservation, has_label, refuse_hostname
 from vdi.session.naming import host_label
 
 SETTINGS = ClusterSettings()
 names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?", fullmatch=True)
-
-
-@pytest.mark.parametrize(
-    ("name", "hostname", "url", "expected"),
-    [
-        ("alice-desktop", None, "", None),
-        ("alice-desktop", None, "https://alice-desktop.vdi.localhost", "alice-desktop"),
-        ("alice-desktop", None, "https://alice-desktop.vdi.localhost:8443", "alice-desktop"),
-        ("alice-desktop", None, "https://alice-desktop-5tq2mzk4.vdi.localhost", None),
-        ("alice-desktop", None, "https://other.vdi.localhost", None),
-        ("alice-desktop", "desk", "https://alice-desktop.vdi.localhost", "desk"),
-    ],
-)
-def test_chosen_and_earlier_labels_are_recorded(name: str, hostname: str | None, url: str, expected: str) -> None:
-    assert recorded_label(a_session(name, hostname=hostname, status={"url": url})) == expected
 
 
 def test_reservation_outlives_the_session_and_names_the_user() -> None:

@@ -209,8 +209,6 @@ class SessionController:
             return Result()
         wait = self._history.seconds_to_wait(session) if self._history else None
         observed = self._observer.observe(session)
-        if session.status.url:  # of an earlier version, which recorded no owners
-            observed = await self._builder.reserve_host(observed)
         if pods := pods_of(observed):
             terminating = replace(observed, pod=pods[0], terminating=None)
             status = derive(terminating, None, self._settings, self._clock.now())
