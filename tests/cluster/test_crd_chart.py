@@ -90,15 +90,15 @@ def test_kubernetes_makes_the_token_for_metrics_and_an_upgrade_keeps_it(release:
 
 @pytest.mark.long
 def test_pools_come_with_the_run_after_the_one_that_makes_their_kind(without_crds: Tools) -> None:
-    warm = ("--set", "pools.warm.template=small", "--set", "pools.warm.ready=2")
+    warm = ("--set", "pools.warm.template=small", "--set", "pools.warm.replicas=2")
     assert "NOT CREATED YET: the templates (small), the pools (warm) and the probe." in without_crds.upgrade(
         CHART, *warm
     )
     assert "NOT CREATED YET" not in without_crds.upgrade(CHART, *warm)
     shown = json.loads(without_crds.kubectl("get", "vdipool", "warm", "-o", "json"))["spec"]
-    assert shown == {"template": "small", "replicas": 2}, "the old name is read"
+    assert shown == {"template": "small", "replicas": 2}
 
-    # Whoever comes from a version without pools knows the templates' kind already.
+    # Each kind is looked up for itself.
     without_crds.helm("uninstall", "vdi", "--namespace", "vdi-system")
     without_crds.kubectl("delete", "crd", "vdipools.vdi.kasm.io")
     assert "NOT CREATED YET: the pools (warm)." in without_crds.upgrade(CHART, *warm)
@@ -424,7 +424,7 @@ def test_what_can_be_left_to_others(tools: Tools) -> None:
         ("autoscaling.enabled=On", ("/autoscaling/enabled", "boolean")),
         ("autoscaling.headroom.cad=0", ("/autoscaling/headroom/cad", "minimum")),
         ("queue.weights.alice=two", ("/queue/weights/alice", "pattern")),
-        ("pools.warm.ready=1", ("/pools/warm", "template")),
+        ("pools.warm.replicas=1", ("/pools/warm", "template")),
         ("traefik.tlsSecret=a,traefik.certResolver=b", ("/traefik/certResolver", "maxLength")),
     ],
 )

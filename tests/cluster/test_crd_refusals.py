@@ -6,14 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import yaml
 
 from cluster.crd_server import CRDS, Server
 from support.waiting import wait_until
 from unit.gateway.user_addresses import HIDDEN, ORDINARY
-from vdi.api.pool import VDIPool
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "docs/examples").glob("**/*.yaml"))
@@ -330,11 +328,10 @@ TEMPLATES_REFUSED = [
 ]
 
 POOLS_REFUSED = [
-    ({"ready": 1}, "spec.template", "", "Required value"),
+    ({"replicas": 1}, "spec.template", "", "Required value"),
     ({"template": "My_Desktop"}, "spec.template", "My_Desktop", OBJECT),
     ({"template": "desktop", "replicas": -1}, "spec.replicas", "-1", "should be greater than or equal to 0"),
     ({"template": "desktop", "replicas": "two"}, "spec.replicas", "string", "must be of type integer"),
-    ({"template": "desktop", "replicas": 3, "ready": 2}, "spec.replicas", "", "ready is the old name of replicas"),
     ({"template": "desktop", "size": 2}, "spec.size", "", "unknown field"),
 ]
 
@@ -644,23 +641,6 @@ def test_a_pool_is_scaled_as_a_deployment_is(server: Server) -> None:
             {"replicas": 3},
             {"replicas": 2, "selector": f"vdi.kasm.io/pool={name}"},
         )
-    finally:
-        server.run("delete", "vdipool", name)
-
-
-def test_a_pool_with_the_old_name_of_replicas_works_and_says_what_to_do_when_it_is_scaled(server: Server) -> None:
-    name = f"old-{server.namespace}"
-    pool = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDIPool", "metadata": {"name": name}}
-    given = json.dumps(pool | {"spec": {"template": "desktop", "ready": 4}})
-    assert server.run("create", "-f", "-", stdin=given).returncode == 0
-    try:
-        stored = json.loads(server.run("get", "vdipool", name, "-o", "json").stdout)
-        assert msgspec.convert(stored, VDIPool).spec.desired == 4
-        scaled = server.run("scale", "vdipool", name, "--replicas=5")
-        assert scaled.returncode != 0 and "ready is the old name of replicas" in scaled.stderr
-        renamed = json.dumps({"spec": {"replicas": 4, "ready": None}})
-        assert server.run("patch", "vdipool", name, "--type=merge", "-p", renamed).returncode == 0
-        assert server.run("scale", "vdipool", name, "--replicas=5").returncode == 0
     finally:
         server.run("delete", "vdipool", name)
 

@@ -126,7 +126,7 @@ def test_the_charts_rights_are_enough_for_pools_and_for_images_ahead_of_time(kub
     kube("wait", "vdipool/rights", "--for=jsonpath={.status.starting}=1", "--timeout=30s")
     wait_until(
         "the template tells how far its image is",
-        lambda: kube("get", "vditemplate", "rights", "-o", "jsonpath={.status.prePull.wanted}") == "1",
+        lambda: kube("get", "vditemplate", "rights", "-o", "jsonpath={.status.prePull.desired}") == "1",
     )
     kube("scale", "vdipool", "rights", "--replicas=0")
     wait_until(

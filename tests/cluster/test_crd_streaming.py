@@ -27,7 +27,7 @@ def label(case: object) -> str | None:
     return json.dumps(case)[:80] if isinstance(case, dict) else None
 
 
-WAYS = 'supported values: "WebSocket", "WebRTC", "websocket", "webrtc"'
+WAYS = 'supported values: "WebSocket", "WebRTC"'
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (streaming(selkies="3"), "spec.streaming.selkies", 'Unsupported value: "3": supported values: "1", "2"'),
@@ -66,7 +66,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "'true' needs audio: true, because Selkies has no microphone without sound",
     ),
     (
-        streaming(transport="webrtc", encoder="jpeg"),
+        streaming(transport="WebRTC", encoder="jpeg"),
         "spec.streaming.encoder",
         "'jpeg' is not supported by transport 'WebRTC'; allowed: h264enc, h265enc, vp8enc, vp9enc, av1enc",
     ),
@@ -162,10 +162,10 @@ ACCEPTED: list[dict[str, Any]] = [
     streaming(display="Auto", secondScreen=True),
     {**streaming(display="Wayland", secondScreen=True), "app": {"command": ["xterm"]}},
     streaming(selkies="1", encoder="nvh264enc", framerate=240, bitrate=100, clipboard="In", resize=True),
-    streaming_1(transport="webrtc", encoder="vp9enc"),
+    streaming_1(transport="WebRTC", encoder="vp9enc"),
     streaming_1(selkies="2", encoder="h264enc", audio=True),
     streaming(
-        transport="websocket",
+        transport="WebSocket",
         encoder="h264enc-striped",
         framerate=8,
         bitrate=1_000_000,

@@ -21,7 +21,7 @@ OVER_WEBSOCKET, NO_WAY = "Connected over WebSocket, not WebRTC", "Cannot connect
 
 @pytest.fixture
 def webrtc(edge: TraefikStage) -> TraefikStage:
-    spec = TemplateSpec(image="example/desktop:1", streaming=TemplateStreaming(transport="webrtc"))
+    spec = TemplateSpec(image="example/desktop:1", streaming=TemplateStreaming(transport="WebRTC"))
     edge.stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version="1"), spec))
     edge.desktop.mode = "webrtc"
     return edge

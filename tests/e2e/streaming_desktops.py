@@ -13,7 +13,7 @@ from vdi.demo.browser import DesktopBrowser
 
 EVERYTHING: dict[str, Any] = {
     "streaming": {
-        "transport": "websocket",
+        "transport": "WebSocket",
         "audio": True,
         "microphone": True,
         "clipboard": "Both",
@@ -27,7 +27,7 @@ EVERYTHING: dict[str, Any] = {
 }
 NOTHING: dict[str, Any] = {
     "streaming": {
-        "transport": "websocket",
+        "transport": "WebSocket",
         "audio": False,
         "microphone": False,
         "clipboard": "None",

@@ -35,7 +35,7 @@ CHUNK = 65_536
 
 @pytest.fixture(scope="module")
 def desktop(world: World) -> Iterator[Streamed]:
-    with streamed(world, cut={"streaming": {"transport": "websocket"}}) as made:
+    with streamed(world, cut={"streaming": {"transport": "WebSocket"}}) as made:
         yield made["cut"]
 
 

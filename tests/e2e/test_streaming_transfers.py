@@ -20,8 +20,8 @@ from vdi.demo.browser import DesktopBrowser
 
 pytestmark = pytest.mark.timeout(120)
 
-INWARDS: dict[str, Any] = {"streaming": {"transport": "websocket", "clipboard": "In", "fileTransfer": "Upload"}}
-OUTWARDS: dict[str, Any] = {"streaming": {"transport": "websocket", "clipboard": "Out", "fileTransfer": "Download"}}
+INWARDS: dict[str, Any] = {"streaming": {"transport": "WebSocket", "clipboard": "In", "fileTransfer": "Upload"}}
+OUTWARDS: dict[str, Any] = {"streaming": {"transport": "WebSocket", "clipboard": "Out", "fileTransfer": "Download"}}
 LOCKED = {"framerate": 20, "bitrate": 3000, "encoder": "h264enc", "locked": ["framerate", "bitrate", "encoder"]}
 QUIET_MILLISECONDS = 2_000
 """How long nothing must come where nothing may; where it may, it comes in a tenth of it."""

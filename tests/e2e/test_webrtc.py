@@ -106,7 +106,7 @@ def relayed(sessions: World, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture
 def desktop(relayed: World) -> Iterator[Object]:
     """Wendy's, whose template streams over WebRTC."""
-    with template(relayed, "webrtc", streaming={"transport": "webrtc"}):
+    with template(relayed, "webrtc", streaming={"transport": "WebRTC"}):
         yield start(relayed, SESSION, "webrtc")
         relayed.kubectl("delete", "vdi", SESSION, "--ignore-not-found", "--timeout=60s")
 

@@ -140,7 +140,7 @@ def _pool(pool: scene.Pool) -> VDIPool:
     return msgspec.convert(
         {
             "metadata": {"name": f"{pool.template}-ready"},
-            "spec": {"template": pool.template, "ready": pool.desired},
+            "spec": {"template": pool.template, "replicas": pool.desired},
             "status": status,
         },
         VDIPool,

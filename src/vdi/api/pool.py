@@ -4,22 +4,13 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from vdi.api.constraints import OBJECT_NAME, PRINTABLE_LINES, Rule, doc
+from vdi.api.constraints import OBJECT_NAME, PRINTABLE_LINES, doc
 from vdi.api.meta import Condition, ObjectMeta
 from vdi.api.schedule import PoolSchedule
 
 
 class PoolSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     """What the pool keeps ready."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(  # 1 is the default, which the API server writes into pools that have only the old name
-            "!has(self.ready) || self.replicas == 1 || self.replicas == self.ready",
-            "ready is the old name of replicas, and it is also set. Remove it: kubectl patch vdipool NAME "
-            '--type=merge -p \'{"spec":{"ready":null}}\'',
-            field_path=".replicas",
-        ),
-    )
 
     template: Annotated[
         str,
@@ -34,22 +25,10 @@ class PoolSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     replicas: Annotated[
         int, doc("Number of started desktops to keep available. `kubectl scale` and autoscalers set it.", minimum=0)
     ] = 1
-    ready: Annotated[
-        int | None,
-        doc(
-            "Deprecated, removed in the next minor version: the old name of replicas. It takes effect if set.",
-            minimum=0,
-        ),
-    ] = None
     schedule: Annotated[
         PoolSchedule | None,
         doc("When the pool keeps desktops ready; outside these times it keeps none. Default: always."),
     ] = None
-
-    @property
-    def desired(self) -> int:
-        """How many desktops are to wait, by either name."""
-        return self.replicas if self.ready is None else self.ready
 
 
 class PoolStatus(msgspec.Struct, rename="camel", omit_defaults=True):

@@ -110,7 +110,7 @@ class TemplateStreaming(msgspec.Struct, rename="camel", omit_defaults=True):
             field_path=".microphone",
         ),
         Rule(
-            "!(has(self.transport) && self.transport.lowerAscii() == 'webrtc' && has(self.encoder) && self.encoder in "
+            "!(has(self.transport) && self.transport == 'WebRTC' && has(self.encoder) && self.encoder in "
             f"{list(ENCODERS_WITHOUT_WEBRTC)})",
             "must be an encoder that WebRTC supports",
             "\"'\" + self.encoder + \"' is not supported by transport 'WebRTC'; allowed: "
@@ -131,8 +131,8 @@ class TemplateStreaming(msgspec.Struct, rename="camel", omit_defaults=True):
         str | None,
         doc(
             "Transport of the picture: one WebSocket, or WebRTC over UDP. WebRTC needs a TURN server, and without "
-            "it falls back to the WebSocket. The spellings websocket and webrtc are deprecated.",
-            enum=[*(transport.value for transport in Transport), *(transport.lower() for transport in Transport)],
+            "it falls back to the WebSocket.",
+            enum=[transport.value for transport in Transport],
         ),
     ] = None
     display: Annotated[
@@ -177,12 +177,6 @@ class TemplateStreaming(msgspec.Struct, rename="camel", omit_defaults=True):
             **{"x-kubernetes-list-type": "set"},
         ),
     ] = ()
-
-    def __post_init__(self) -> None:
-        """Read the deprecated spellings of transport."""
-        spellings = {transport.lower(): transport.value for transport in Transport}
-        if self.transport is not None:
-            self.transport = spellings.get(self.transport, self.transport)
 
 
 class TemplateApp(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -271,7 +265,7 @@ RULES = (
     ),
     Rule(
         f"!(has(self.streaming) && {_GIVEN['transport']}) || {_GENERATION} != '1' || "
-        "self.streaming.transport.lowerAscii() == 'webrtc'",
+        "self.streaming.transport == 'WebRTC'",
         "'WebSocket' is not a transport of Selkies 1, the generation of the image (streaming.selkies, or by its "
         "name); allowed: WebRTC",
         field_path=".streaming.transport",

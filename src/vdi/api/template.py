@@ -572,16 +572,9 @@ class PrePullStatus(msgspec.Struct, rename="camel", omit_defaults=True):
 
     image: Annotated[str, doc("The image that this status describes.")] = ""
     desired: Annotated[int, doc("Nodes that should have it.")] = 0
-    old_desired: Annotated[int, doc("Deprecated, removed in the next minor version: the old name of desired.")] = (
-        msgspec.field(name="wanted", default=0)
-    )
     ready: Annotated[int, doc("Nodes that have the image.")] = 0
     pulling: Annotated[tuple[str, ...], doc("Nodes that are pulling the image.")] = ()
     failed: Annotated[tuple[PrePullFailure, ...], doc("Nodes that failed to pull the image, and the reason.")] = ()
-
-    def __post_init__(self) -> None:
-        """Read what an operator from before the new name has written, and write both for readers from before it."""
-        self.desired = self.old_desired = self.desired or self.old_desired
 
 
 class TemplateStatus(msgspec.Struct, rename="camel", omit_defaults=True):

@@ -70,11 +70,11 @@ def scale(
     connection: KubeConnection,
     name: Name,
     *,
-    replicas: Annotated[int, typer.Option("--replicas", "--ready", min=0, help="Number of started desktops to keep.")],
+    replicas: Annotated[int, typer.Option("--replicas", min=0, help="Number of started desktops to keep.")],
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Change how many desktops are kept ready, as `kubectl scale vdipool` does. Desktops in use are not affected."""
-    change = {"spec": {"replicas": replicas, "ready": None}}
+    change = {"spec": {"replicas": replicas}}
     raw = connection.run(lambda client: _found(client, client.patch(POOLS, name, change, into=dict[str, Any]), name))
     if output is not Output.TABLE:
         print_data(without_managed_fields(raw), output)
@@ -99,7 +99,7 @@ def pool_table(items: Sequence[Raw], wide: bool) -> list[str]:
     now, rows = now_utc(), []
     for pool in (msgspec.convert(raw, VDIPool) for raw in items):
         meta, spec, status = pool.metadata, pool.spec, pool.status
-        counts = [str(count) for count in (spec.desired, status.ready, status.starting, status.claimed)]
+        counts = [str(count) for count in (spec.replicas, status.ready, status.starting, status.claimed)]
         row = [meta.name, spec.template, *counts, age(meta.creation_timestamp, now)]
         rows.append([*row, status.message or "-"] if wide else row)
     header = ["NAME", "TEMPLATE", "DESIRED", "READY", "STARTING", "CLAIMED", "AGE", *(["MESSAGE"] if wide else [])]
@@ -109,7 +109,7 @@ def pool_table(items: Sequence[Raw], wide: bool) -> list[str]:
 def pool_lines(pool: VDIPool) -> list[str]:
     """The lines of `show`."""
     meta, spec, status = pool.metadata, pool.spec, pool.status
-    counts = f"{status.ready} of {spec.desired}" + (f", {status.starting} starting" if status.starting else "")
+    counts = f"{status.ready} of {spec.replicas}" + (f", {status.starting} starting" if status.starting else "")
     facts = {
         "Pool": meta.name,
         "Template": spec.template,

@@ -130,7 +130,7 @@ class PrePuller:
         status = TemplateStatus(progress, meta.generation, conditions)
         content: dict[str, Any] = {"prePull": None, "conditions": [], **msgspec.to_builtins(status)}
         if progress is not None:  # in a merge patch, what is left out stays as it was
-            empty: dict[str, Any] = {"image": None, "desired": 0, "wanted": 0, "ready": 0, "pulling": [], "failed": []}
+            empty: dict[str, Any] = {"image": None, "desired": 0, "ready": 0, "pulling": [], "failed": []}
             content["prePull"] = empty | content["prePull"]
         patch = {"metadata": {"uid": meta.uid}, "status": content}
         patched = await self._client.patch(TEMPLATES, meta.name, patch, subresource="status", into=VDITemplate)

@@ -135,7 +135,7 @@ def pool_desktop(pool: VDIPool, template: VDITemplate | None, settings: ClusterS
 def desired_ready(pool: VDIPool, now: datetime) -> int:
     """How many desktops are to be ready now: none outside the pool's schedule, or with one that cannot be read."""
     schedule = pool.spec.schedule
-    return pool.spec.desired if schedule is None or is_open(schedule, now) else 0
+    return pool.spec.replicas if schedule is None or is_open(schedule, now) else 0
 
 
 def fingerprint(template: str, desktop: Desktop, settings: ClusterSettings, key: bytes) -> str:

@@ -46,7 +46,7 @@ def _summary(pool: VDIPool, plan: PoolPlan, obstacles: Obstacles, now: datetime)
     if obstacles.impossible:
         return obstacles.impossible.reason, obstacles.impossible.message
     ready, desired = len(plan.ready), desired_ready(pool, now)
-    if desired == 0 < pool.spec.desired and pool.spec.schedule:
+    if desired == 0 < pool.spec.replicas and pool.spec.schedule:
         opens = next_change(pool.spec.schedule, now)
         again = f"The next ones are started at {format_time(opens)}." if opens else "The schedule has no further start."
         return PoolReason.OUTSIDE_SCHEDULE, (

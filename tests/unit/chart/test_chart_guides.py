@@ -21,7 +21,6 @@ GUIDES = [
         "clouds",
         "sizing",
         "upgrading",
-        "upgrade-notes",
         "backup",
         "air-gap",
         "growing",

@@ -80,7 +80,7 @@ def test_fewer_than_none_is_refused_before_anything_is_sent(vdi: Vdi, fake: Fake
     assert fake.requests == []
 
 
-@pytest.mark.parametrize("words", [["show", "cold"], ["scale", "cold", "--ready", "1"]])
+@pytest.mark.parametrize("words", [["show", "cold"], ["scale", "cold", "--replicas", "1"]])
 def test_a_pool_that_is_missing_is_reported_with_those_that_are_there(
     vdi: Vdi, fake: FakeCluster, words: list[str]
 ) -> None:

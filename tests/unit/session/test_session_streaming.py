@@ -51,13 +51,11 @@ def test_what_the_templates_env_says_of_it_holds() -> None:
 
 def test_what_no_row_of_the_page_shows() -> None:
     assert streaming(encoder="jpeg") == {"SELKIES_ENCODER": "jpeg,h264enc,h265enc,vp8enc,vp9enc,av1enc,h264enc-striped"}
-    assert streaming(transport="websocket") == streaming(transport="WebSocket")
-    assert streaming(transport="webrtc") == streaming(transport="WebRTC")
 
 
 def test_selkies_1_gets_its_own_words_and_no_locks() -> None:
     fields = {
-        "transport": "webrtc",
+        "transport": "WebRTC",
         "encoder": "nvh264enc",
         "framerate": 60,
         "bitrate": 8000,
@@ -108,11 +106,10 @@ def test_the_kubelet_puts_no_variable_into_a_command() -> None:
     [
         ({}, False),
         ({"streaming": {"transport": "WebRTC"}}, True),
-        ({"streaming": {"transport": "webrtc"}}, True),
-        ({"streaming": {"transport": "websocket"}}, False),
+        ({"streaming": {"transport": "WebSocket"}}, False),
         ({"env": [{"name": "SELKIES_MODE", "value": "webrtc"}]}, True),
         ({"env": [{"name": "SELKIES_MODE", "value": "websockets"}]}, False),
-        ({"image": SELKIES_1, "streaming": {"transport": "webrtc"}}, False),
+        ({"image": SELKIES_1, "streaming": {"transport": "WebRTC"}}, False),
     ],
 )
 def test_who_asks_is_reported_which_templates_stream_over_webrtc(fields: dict[str, Any], desired: bool) -> None:
@@ -123,9 +120,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"streaming": {"encoder": "nvh264enc"}}, "'nvh264enc' is not an encoder of Selkies 2"),
     ({"streaming": {"encoder": "openh264enc"}}, "'openh264enc' is not an encoder of Selkies 2"),
     ({"image": SELKIES_1, "streaming": {"encoder": "h264enc"}}, "'h264enc' is not an encoder of Selkies 1"),
-    ({"streaming": {"encoder": "jpeg", "transport": "webrtc"}}, "'jpeg' is not supported by transport 'WebRTC'"),
+    ({"streaming": {"encoder": "jpeg", "transport": "WebRTC"}}, "'jpeg' is not supported by transport 'WebRTC'"),
     ({"image": SELKIES_1, "streaming": {"audio": False, "gamepad": True}}, "has no setting for audio, gamepad"),
-    ({"image": SELKIES_1, "streaming": {"transport": "websocket"}}, "'WebSocket' is not a transport of Selkies 1"),
+    ({"image": SELKIES_1, "streaming": {"transport": "WebSocket"}}, "'WebSocket' is not a transport of Selkies 1"),
     ({"streaming": {"audio": False, "microphone": True}}, "spec.streaming.microphone: true needs audio: true"),
     ({"streaming": {"locked": ["framerate"]}}, "spec.streaming.locked: 'framerate' is not set"),
     ({"image": SELKIES_1, "streaming": {"display": "Wayland"}}, "has no setting for display"),
@@ -186,7 +183,7 @@ streams = st.fixed_dictionaries(
     {},
     optional={
         "display": st.sampled_from(["X11", "Wayland", "Auto"]),
-        "transport": st.sampled_from(["WebSocket", "WebRTC", "websocket", "webrtc"]),
+        "transport": st.sampled_from(["WebSocket", "WebRTC"]),
         "encoder": st.sampled_from(ENCODERS + ENCODERS_1),
         "framerate": st.integers(8, 240),
         "bitrate": st.integers(100, 1_000_000),
@@ -213,7 +210,7 @@ def test_whatever_is_not_refused_selkies_2_takes_as_it_was_meant(fields: dict[st
             assert took == (value, field in locked)
         if field in switches:
             assert took == (value, not value), "what is forbidden cannot be turned on in the page"
-    if "transport" in fields and "encoder" in fields and fields["transport"].lower() == "webrtc":
+    if fields.get("transport") == "WebRTC" and "encoder" in fields:
         assert taken["SELKIES_ENCODER"].value not in ENCODERS_WITHOUT_WEBRTC
 
 

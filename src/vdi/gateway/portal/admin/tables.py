@@ -111,7 +111,7 @@ def pool_rows(portal: PortalServices) -> list[PoolRow]:
         PoolRow(
             name=pool.metadata.name,
             template=pool.spec.template,
-            desired=pool.spec.desired,
+            desired=pool.spec.replicas,
             ready=pool.status.ready,
             starting=pool.status.starting,
             claimed=pool.status.claimed,
