@@ -7,6 +7,7 @@ import pytest
 
 from cluster.crd_server import Server
 from cluster.operator_stage import Stage
+from support.streaming_page import ROWS, streams
 from support.waiting import eventually
 from vdi.api.streaming import ENCODERS, ENCODERS_1, VARIABLES
 from vdi.operator.kinds import TEMPLATES
@@ -139,6 +140,15 @@ SAMPLES: dict[str, Any] = {
 def test_a_wrong_stream_is_refused_in_words(server: Server, spec: dict[str, Any], field: str, words: str) -> None:
     said = server.refused("VDITemplate", spec)
     assert field in said and words in said, said
+
+
+def test_the_page_says_what_is_refused(server: Server) -> None:
+    for row in ROWS:
+        for stream, cell in streams(row):
+            if cell == "refused":
+                server.refused("VDITemplate", streaming(**stream))
+            else:
+                server.accepted("VDITemplate", streaming(**stream))
 
 
 @pytest.mark.parametrize("path", VARIABLES)

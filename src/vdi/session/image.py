@@ -7,7 +7,6 @@ Selkies 1, as its reference container has it: nginx on NGINX_PORT (8080) before 
 import re
 from collections.abc import Iterator
 
-from vdi.api.streaming import TemplateStreaming
 from vdi.api.template import DEFAULT_HEALTH_PATH, Protocol, TemplateSpec, VDITemplate
 from vdi.session import streaming
 from vdi.session.streaming import generation
@@ -75,19 +74,14 @@ def refuse_view_only(template: VDITemplate | None) -> str:
 
 
 def problems(spec: TemplateSpec, *, behind_gateway: bool) -> Iterator[str]:
-    """Why the template cannot be used, for what the CRD's rules have not refused or cannot know."""
+    """Why the template cannot be used, for reasons that the CRD's rules cannot know."""
     if why := missing_desktop(spec.image):
         yield why
     if spec.protocol is Protocol.WEB:
-        for field, value in (("streaming", spec.streaming), ("app", spec.app), ("keyboard", spec.keyboard)):
-            if value not in (None, TemplateStreaming()):
-                yield f"spec.{field}: an image with protocol 'Web' has no Selkies settings; remove it"
         if not behind_gateway and not spec.basic_auth_secret:
             yield (
                 "spec.protocol: 'Web' needs the gateway to control access (gateway.enabled in the chart's values). "
                 "Without the gateway the image must use basic auth (spec.basicAuthSecret)"
             )
         return
-    if spec.basic_auth_secret and generation(spec) == "2":
-        yield "spec.basicAuthSecret: Selkies 2 uses tokens of the gateway instead of basic auth; remove it"
     yield from streaming.problems(spec)

@@ -1,7 +1,7 @@
 """A template's `streaming`, `app` and `keyboard` as environment variables of its desktops. Pure.
 
     TemplateSpec -> settings(spec)  what the pod gets beside the template's `env`
-                 -> problems(spec)  why the template cannot be used, for what the CRD's rules have not refused
+                 -> problems(spec)  why the template cannot be used, although the CRD's rules allowed it
                  -> warnings(spec)  what of it has no effect
 
 `docs/streaming.md` says the same in tables. A person in the browser may turn off what the template allows, and never
@@ -19,9 +19,6 @@ from vdi.api.streaming import (
     ENCODER_ALIASES,
     ENCODERS,
     ENCODERS_1,
-    ENCODERS_WITHOUT_WEBRTC,
-    LOCKABLE,
-    ONLY_SELKIES_2,
     SELKIES_1_IMAGE,
     VARIABLES,
     Clipboard,
@@ -54,7 +51,7 @@ _SAFE = (("SELKIES_TURN_HOST", "localhost"), ("SELKIES_STUN_HOST", "localhost"))
 _SAFE_2 = ("SELKIES_COMMAND_ENABLED", "false")
 """Selkies' own default, which its example image turns round: the page may run commands in the pod."""
 
-# Keys are text: a template that was stored by another version may have any value, which `problems` reports.
+# Keys are text: a template that a later version stored may have any value, which `problems` reports.
 _WAYLAND: Mapping[str, str] = {Display.X11: "false", Display.WAYLAND: "true", Display.AUTO: "auto"}
 """Selkies knows no `auto`, and takes it for `false`: the start-up of our own image reads it."""
 _CLIPBOARD: Mapping[str, str] = {
@@ -161,17 +158,8 @@ def _streaming_1(spec: TemplateSpec) -> Iterator[tuple[str, str]]:
 
 
 def problems(spec: TemplateSpec) -> Iterator[str]:
-    """What the CRD's rules refuse too: a template that was stored before them, or past them, is refused as well."""
-    given, said = spec.streaming, _said(spec)
-    number = generation(spec)
-    encoders = ENCODERS if number == "2" else ENCODERS_1
-    if given.encoder and given.encoder not in encoders:
-        yield (
-            f"spec.streaming.encoder: {given.encoder!r} is not an encoder of Selkies {number}, the generation of "
-            f"the image; allowed: {', '.join(encoders)}"
-        )
-    elif given.encoder in ENCODERS_WITHOUT_WEBRTC and given.transport == Transport.WEBRTC:
-        yield f"spec.streaming.encoder: {given.encoder!r} is not supported by transport 'WebRTC'; choose another"
+    """Values that a later version allows: after a rollback, templates may still have them."""
+    given = spec.streaming
     for field, value, allowed in (
         ("display", given.display, _WAYLAND),
         ("clipboard", given.clipboard, _CLIPBOARD),
@@ -179,36 +167,6 @@ def problems(spec: TemplateSpec) -> Iterator[str]:
     ):
         if value is not None and value not in allowed:
             yield f"spec.streaming.{field}: {value!r} is not allowed; allowed: {', '.join(allowed)}"
-    if number == "1":
-        unknown = [field for field in ONLY_SELKIES_2 if field in said]
-        if unknown:
-            yield (
-                f"spec.streaming: Selkies 1, the generation of the image, has no setting for {', '.join(unknown)}; "
-                "remove it"
-            )
-        if given.transport == Transport.WEBSOCKET:
-            yield "spec.streaming.transport: 'WebSocket' is not a transport of Selkies 1, the generation of the image"
-    yield from _contradictions(spec)
-    for field in given.locked:
-        if field not in LOCKABLE or field not in said:
-            yield f"spec.streaming.locked: {field!r} is not set, or cannot be locked; remove it"
-    for path, names in VARIABLES.items():
-        if _is_set(spec, path, said):
-            for variable in spec.env:
-                if variable.name in names:
-                    yield f"spec.env: {variable.name} and spec.{path} set the same thing; keep only one of them"
-
-
-def _contradictions(spec: TemplateSpec) -> Iterator[str]:
-    """Fields that exclude each other."""
-    given = spec.streaming
-    if given.second_screen and given.display == Display.WAYLAND and not spec.app:
-        yield (
-            "spec.streaming.secondScreen: true is not possible with display 'Wayland', whose window manager has one"
-            " screen; allowed: false, or display 'X11', or a single application (app)"
-        )
-    if given.microphone and given.audio is False:
-        yield "spec.streaming.microphone: true needs audio: true"
 
 
 def warnings(spec: TemplateSpec) -> Iterator[str]:
@@ -251,11 +209,3 @@ def _said(spec: TemplateSpec) -> dict[str, object]:
     """The fields of `streaming` that are set, as the API names them: msgspec leaves out what is not."""
     said: dict[str, object] = msgspec.to_builtins(spec.streaming)
     return said
-
-
-def _is_set(spec: TemplateSpec, path: str, said: dict[str, object]) -> bool:
-    part, field = path.split(".")
-    if part == "streaming":
-        return field in said
-    group = spec.app if part == "app" else spec.keyboard
-    return group is not None and getattr(group, field) is not None

@@ -104,9 +104,6 @@ def find_volume_problems(spec: TemplateSpec, home: str | None, *, behind_gateway
                 f"spec.volumes: {volume.name!r} has groups, which only the gateway knows. Set gateway.enabled: true in "
                 "the chart, or remove groups"
             )
-        if problem := _sub_path_problem(volume):
-            yield problem
-            continue
         everyone = [normal_name(group.name) for group in volume.groups]
         for path in sorted({_normal(mount.path) for mount in _mounts(volume, "user@example.com", everyone)}):
             if path in paths:
@@ -145,21 +142,6 @@ def _mounts(volume: TemplateVolume, user: str, groups: Collection[str]) -> Itera
         yield Mount(volume.name, volume.mount_path, sub_path, all(mine.values()))
     elif not volume.groups:
         yield Mount(volume.name, volume.mount_path, sub_path, volume.read_only)
-
-
-def _sub_path_problem(volume: TemplateVolume) -> str | None:
-    """What the CRD refuses since it knows the field: a template may be older than that."""
-    path = volume.sub_path
-    if path is None:
-        return None
-    rest = path.replace(_USER, "user").replace(_GROUP, "group")
-    parts = rest.split("/")
-    if {"", ".", ".."} & set(parts) or "{" in rest or "}" in rest:
-        allowed = "a path inside the volume, without .. and with no braces but {user} and {group}"
-        return f"spec.volumes: subPath {path!r} of {volume.name!r} is not allowed; allowed: {allowed}"
-    if _GROUP in path and not (volume.groups and _GROUP in volume.mount_path):
-        return f"spec.volumes: {volume.name!r} has {_GROUP} in subPath, and needs groups, and {_GROUP} in mountPath"
-    return None
 
 
 def _normal(path: str) -> str:

@@ -57,14 +57,12 @@ def volume(tmp_path: Path) -> Volume:
 _FIRST_START = ["initdb", "pg_ctl", "createdb", "pg_ctl", "postgres"]
 
 
-@pytest.mark.parametrize("ours", [False, True], ids=["the official image", "our image"])
-def test_a_database_that_another_start_made_is_kept(volume: Volume, ours: bool) -> None:
+def test_a_database_that_another_image_made_is_kept(volume: Volume) -> None:
     volume.data.mkdir()
-    for name in ("PG_VERSION", "table", *(["ready"] if ours else [])):
+    for name in ("PG_VERSION", "table"):
         (volume.data / name).touch()
     assert volume.start() == ["postgres"]
-    kept = {path.name for path in volume.data.iterdir()}
-    assert kept == {"PG_VERSION", "table", "ready"}, "version 0.1.0 of our image deletes what is not `ready`"
+    assert {path.name for path in volume.data.iterdir()} == {"PG_VERSION", "table"}
 
 
 @pytest.mark.parametrize("exists", [False, True], ids=["no folder", "an empty folder"])
@@ -72,7 +70,7 @@ def test_a_database_is_made_where_there_is_none(volume: Volume, exists: bool) ->
     if exists:
         volume.data.mkdir()
     assert volume.start() == _FIRST_START
-    assert {path.name for path in volume.data.iterdir()} == {"PG_VERSION", "pg_hba.conf", "ready"}
+    assert {path.name for path in volume.data.iterdir()} == {"PG_VERSION", "pg_hba.conf"}
     assert list(volume.data.parent.iterdir()) == [volume.data]
     assert volume.start() == ["postgres"]
 

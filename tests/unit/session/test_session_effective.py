@@ -211,7 +211,7 @@ def test_volume_that_collides_with_the_home_is_refused(volume: dict[str, Any]) -
     assert problem.reason == "InvalidTemplate"
 
 
-def test_objects_from_before_the_schema_was_tightened_are_refused_in_words() -> None:
+def test_values_that_cannot_be_read_are_refused_in_words() -> None:
     assert "spec.timeout: 'soon' is not a duration" in refused({"timeout": "soon"}, {}).message
     assert "spec.resources.memory: '4Gib' is not a quantity" in refused({"resources": {"memory": "4Gib"}}, {}).message
     assert "spec.shmSize: '-1Gi' is not allowed" in refused({}, {"shmSize": "-1Gi"}).message

@@ -88,19 +88,6 @@ def test_without_a_gateway_a_web_image_would_be_open_to_everybody() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "why"),
-    [
-        ({"protocol": "Web", "streaming": {"framerate": 30}}, "spec.streaming: an image with protocol 'Web' has no"),
-        ({"protocol": "Web", "app": {"command": ["x"]}}, "spec.app: an image with protocol 'Web' has no Selkies"),
-        ({"protocol": "Web", "keyboard": {"layout": "de"}}, "spec.keyboard: an image with protocol 'Web' has no"),
-        ({"basicAuthSecret": LOGIN}, "spec.basicAuthSecret: Selkies 2 uses tokens of the gateway"),
-    ],
-)
-def test_what_the_image_cannot_take_is_refused_by_its_field(template: dict[str, Any], why: str) -> None:
-    assert why in refused(**template)
-
-
-@pytest.mark.parametrize(
     ("template", "tokens", "path", "words"),
     [
         ({}, True, "/api/health", ""),
