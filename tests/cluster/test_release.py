@@ -122,7 +122,6 @@ def test_the_life_of_a_release(release: Release, tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(360)
 def test_a_release_in_another_namespace_is_found(release: Release) -> None:
-    """As those are that were installed before vdi-system was the default."""
     first = yaml.safe_dump(FIRST | {"sessions": {"namespace": "desks"}})  # vdi-sessions stays with the release before
     release.run("install", "--yes", "--namespace", "kasm", values=first)
     already = release.run("install", "--yes", values=first, status=1)

@@ -58,7 +58,7 @@ def test_a_node_that_joins_has_the_images_before_the_first_desktop(nodes: Nodes,
     def wait_pulled(count: int, seconds: float) -> None:
         def on_all() -> bool:
             status = pulled()
-            return status.get("wanted") == status.get("ready") == count
+            return status.get("desired") == status.get("ready") == count
 
         wait_until(f"the image is on {count} nodes", on_all, seconds)
 

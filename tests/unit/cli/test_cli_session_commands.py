@@ -523,7 +523,7 @@ def test_a_template_shows_what_becomes_of_its_desktops_and_which_nodes_have_its_
     fake.put(TEMPLATES, template)
     assert " not begun " in vdi("template", "ls").out
     failed = [{"node": "n4", "reason": "ErrImagePull", "message": "The registry does not know the image."}]
-    progress = {"image": "cad:2", "wanted": 4, "ready": 2, "pulling": ["n3"], "failed": failed}
+    progress = {"image": "cad:2", "desired": 4, "ready": 2, "pulling": ["n3"], "failed": failed}
     fake.put(TEMPLATES, {**template, "status": {"prePull": progress}})
     assert " 2/4 nodes, 1 failed " in vdi("template", "ls").out
     shown = vdi("template", "show", "cad").out

@@ -26,7 +26,7 @@ ORIGIN = SETTINGS.url(HOST)
 PAGE = address(path="/.vdi/transport")
 
 
-def offer(stage: EdgeStage, transport: str = "webrtc", version: int = 1) -> None:
+def offer(stage: EdgeStage, transport: str = "WebRTC", version: int = 1) -> None:
     """The template of alice's desktop."""
     spec = TemplateSpec(image="example/desktop:1", streaming=TemplateStreaming(transport=transport))
     stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version=str(version)), spec))
@@ -93,7 +93,7 @@ async def test_the_address_of_another_grant_is_tested_again_since_its_token_is_o
 async def test_the_marks_of_the_other_transport_do_not_count(stage: EdgeStage, alice: Browser) -> None:
     assert (await alice.open(address(path="/?v=1"))).url.path == "/.vdi/transport"
     where, _ = given(await alice.open(address()))
-    offer(stage, "websocket", version=2)
+    offer(stage, "WebSocket", version=2)
     answer = await alice.open(f"{ORIGIN}{where.partition('#')[0]}")
     assert (answer.url.query.decode(), answer.extensions["fragment"]) == ("v=1", "token=edge")
     assert (await alice.open(PAGE)).json()["desktop"] == HOST, "and this page sends on"
