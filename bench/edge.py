@@ -76,6 +76,7 @@ async def serve(pipe: Connection, folder: Path) -> None:
     from vdi.gateway.shared_state import MemorySharedState
     from vdi.gateway.store.base import Database
     from vdi.gateway.store.grants import Grant, GrantStore
+    from vdi.gateway.store.logins import logins
     from vdi.gateway.store.migrations import upgrade
 
     class StillWorld(ClusterCache):
@@ -124,6 +125,19 @@ async def serve(pipe: Connection, folder: Path) -> None:
             expires=clock() + timedelta(days=1),
         )
         await store.add(grant, f"handle-{number}")
+        held = {
+            "name": "",
+            "groups": "",
+            "admin": False,
+            "source": "local",
+            "credential": "",
+            "address": "",
+            "agent": "",
+        }
+        login = {"id": grant.login_id, "secret_hash": grant.login_id, "user": user, **held}
+        times = {"created": grant.created, "seen": grant.created, "expires": grant.expires}
+        async with database.begin() as connection:  # a grant whose login does not hold is none
+            await connection.execute(logins.insert().values(login | times))
         tokens.append(signer.mint(grant))
     await edge.revoker.poll()
     await edge.tables.close()  # there are no desktops that could take one
