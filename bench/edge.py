@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import msgspec
@@ -31,6 +31,10 @@ import uvloop
 
 from bench.stats import percentile
 from vdi.session.desktop_tokens import KEY_ENTRY, KEY_SECRET
+
+if TYPE_CHECKING:
+    from vdi.gateway.store.base import Database
+    from vdi.gateway.store.grants import Grant
 
 GOAL_P50_MS, GOAL_PER_SECOND = 1.0, 2000.0
 SESSIONS = 1000
@@ -76,7 +80,6 @@ async def serve(pipe: Connection, folder: Path) -> None:
     from vdi.gateway.shared_state import MemorySharedState
     from vdi.gateway.store.base import Database
     from vdi.gateway.store.grants import Grant, GrantStore
-    from vdi.gateway.store.logins import logins
     from vdi.gateway.store.migrations import upgrade
 
     class StillWorld(ClusterCache):
@@ -125,19 +128,7 @@ async def serve(pipe: Connection, folder: Path) -> None:
             expires=clock() + timedelta(days=1),
         )
         await store.add(grant, f"handle-{number}")
-        held = {
-            "name": "",
-            "groups": "",
-            "admin": False,
-            "source": "local",
-            "credential": "",
-            "address": "",
-            "agent": "",
-        }
-        login = {"id": grant.login_id, "secret_hash": grant.login_id, "user": user, **held}
-        times = {"created": grant.created, "seen": grant.created, "expires": grant.expires}
-        async with database.begin() as connection:  # a grant whose login does not hold is none
-            await connection.execute(logins.insert().values(login | times))
+        await _log_in(database, grant)
         tokens.append(signer.mint(grant))
     await edge.revoker.poll()
     await edge.tables.close()  # there are no desktops that could take one
@@ -153,6 +144,17 @@ async def serve(pipe: Connection, folder: Path) -> None:
         server.should_exit = True
         await task
     await database.close()
+
+
+async def _log_in(database: Database, grant: Grant) -> None:
+    """The login of a grant: one without a login that holds is ended."""
+    from vdi.gateway.store.logins import logins
+
+    empty = dict.fromkeys(("name", "groups", "source", "credential", "address", "agent"), "")
+    ids = {"id": grant.login_id, "secret_hash": grant.login_id, "user": grant.user, "admin": False}
+    times = {"created": grant.created, "seen": grant.created, "expires": grant.expires}
+    async with database.begin() as connection:
+        await connection.execute(logins.insert().values(empty | ids | times))
 
 
 def run_server(pipe: Connection, folder: Path, core: int) -> None:

@@ -188,10 +188,10 @@ def test_service_finds_the_pod_by_label_and_its_port_by_name() -> None:
 @pytest.mark.parametrize(
     ("settings", "tls"),
     [
-        (ClusterSettings(), {}),
+        (ClusterSettings(), {"certResolver": ""}),
         (ClusterSettings(tls_secret="wildcard", cert_resolver="le"), {"secretName": "wildcard"}),
         # The portal's route names the Secret, in a namespace of which the gateway does not read every Secret.
-        (ClusterSettings(tls_secret="wildcard", edge_middleware="vdi-edge"), {}),
+        (ClusterSettings(tls_secret="wildcard", edge_middleware="vdi-edge"), {"certResolver": ""}),
         (ClusterSettings(cert_resolver="le"), {"certResolver": "le", "domains": [{"main": "*.vdi.localhost"}]}),
     ],
 )

@@ -13,6 +13,9 @@ DESKTOP_TRANSPORT = "vdi-desktop-tls"
 """The chart's ServersTransport in the sessions' namespace: TLS without a look at the certificate. Only routes to pods
 that speak TLS name it: their certificates are the images' own, and no authority vouches for them."""
 
+_DEFAULT_CERTIFICATE = {"certResolver": ""}
+"""Not an empty map: where the route named a Secret before, server-side apply would make it null, which is refused."""
+
 
 def build_route(
     *, identity: Identity, host: str, settings: ClusterSettings, scheme: Scheme = Scheme.HTTP
@@ -41,8 +44,8 @@ def _tls(settings: ClusterSettings) -> dict[str, Any]:
     if settings.tls_secret:
         # With a gateway the portal's route names the Secret, and Traefik presents its certificate for every host that
         # it covers. So the private key is not in the sessions' namespace, of which the gateway reads every Secret.
-        return {} if settings.edge_middleware else {"secretName": settings.tls_secret}
+        return _DEFAULT_CERTIFICATE if settings.edge_middleware else {"secretName": settings.tls_secret}
     if settings.cert_resolver:
         # Named as in the chart's own route: without it Traefik orders a certificate for each desktop's host.
         return {"certResolver": settings.cert_resolver, "domains": [{"main": f"*.{settings.domain}"}]}
-    return {}
+    return _DEFAULT_CERTIFICATE
