@@ -43,13 +43,22 @@ def find_cosign() -> Path:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """Path below `folder` -> SHA-256, of all files that are listed."""
+    """Path below `folder` -> SHA-256, of all files that are listed. Raises BadSignatureError, CannotVerifyError.
+
+    Only regular files have content that a checksum can cover: a link leads elsewhere, and a FIFO never ends.
+    """
     found = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink()):
-        name = path.relative_to(folder).as_posix()
-        if name not in _UNLISTED:
-            with path.open("rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                kind = "a symbolic link" if path.is_symlink() else "a special file"
+                raise BadSignatureError(f"{name}: it is {kind}; allowed: regular files and folders")
+            if path.is_file() and name not in _UNLISTED:
+                with path.open("rb") as file:
+                    found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CannotVerifyError(f"{folder} cannot be read: {error}") from error
     return found
 
 
@@ -58,9 +67,11 @@ def verify_folder(cosign: Path, folder: Path, key: Path) -> list[str]:
     for name in (SUMS, BUNDLE):
         if not (folder / name).is_file():
             raise BadSignatureError(f"{folder}: it is not signed: {name} is missing")
-    _run(cosign, "verify-blob", key, "--bundle", str(folder / BUNDLE), str(folder / SUMS), what=str(folder / SUMS))
+    found = checksums(folder)
+    sums = str(folder / SUMS)
+    _run(cosign, "verify-blob", key, "--bundle", str(folder / BUNDLE), "--", sums, what=sums)
     lines = (line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines())
-    listed, found = {name: digest for digest, name in lines}, checksums(folder)
+    listed = {name: digest for digest, name in lines}
     for name in sorted(listed.keys() | found.keys()):
         if name not in found:
             raise BadSignatureError(f"{name}: it is missing")
@@ -76,12 +87,12 @@ def verify_image(cosign: Path, image: str, key: Path) -> None:
 
     A tag is refused because the registry may give another image under it to the node than to us.
     """
-    if not re.search(r"@sha256:[0-9a-f]{64}$", image):
+    if not re.search(r"@sha256:[0-9a-f]{64}\Z", image):
         raise BadSignatureError(
             f"image {image}: it is named by a tag, under which the registry may have another image later. Name it by "
             "digest (NAME@sha256:...), as the chart of a release with a registry does"
         )
-    _run(cosign, "verify", key, re.sub(r":[^:/@]+@", "@", image), what=f"image {image}")
+    _run(cosign, "verify", key, "--", re.sub(r":[^:/@]+@", "@", image), what=f"image {image}")
 
 
 def choose_images(images: Iterable[str], repository: str, required: Iterable[str]) -> tuple[list[str], list[str]]:

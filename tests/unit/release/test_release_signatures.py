@@ -1,5 +1,6 @@
 """What a signature covers, and what the words of cosign mean. cosign is a stand-in; the real one: tests/cluster."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ def test_each_file_of_a_signed_folder_is_proven(signed: Path, tmp_path: Path) ->
     assert verify_folder(a_cosign(tmp_path), signed, KEY) == ["Chart.yaml", "templates/a.yaml", "values.yaml"]
     words = (tmp_path / "words").read_text()
     assert words.startswith("verify-blob --key release.pub --insecure-ignore-tlog=true --bundle ")
+    assert words.split()[-2:] == ["--", str(signed / SUMS)]
 
 
 @pytest.mark.parametrize("name", ["Chart.yaml", "templates/a.yaml"])
@@ -59,7 +61,7 @@ def test_a_changed_file_is_named(signed: Path, tmp_path: Path, name: str) -> Non
 
 
 def test_missing_and_new_files_are_named(signed: Path, tmp_path: Path) -> None:
-    (signed / "templates/b.yaml").symlink_to("a.yaml")
+    (signed / "templates/b.yaml").write_text("a: b")
     with pytest.raises(BadSignatureError, match=r"templates/b\.yaml: it is not a file of the release"):
         verify_folder(a_cosign(tmp_path), signed, KEY)
     (signed / "templates/b.yaml").unlink()
@@ -69,6 +71,35 @@ def test_missing_and_new_files_are_named(signed: Path, tmp_path: Path) -> None:
     (signed / BUNDLE).unlink()
     with pytest.raises(BadSignatureError, match=r"it is not signed: SHA256SUMS\.bundle is missing"):
         verify_folder(a_cosign(tmp_path), signed, KEY)
+
+
+@pytest.mark.parametrize("target", ["a.yaml", "..", "nowhere", "/dev/zero"])
+def test_a_symbolic_link_is_refused_in_words(signed: Path, tmp_path: Path, target: str) -> None:
+    (signed / "templates/b.yaml").symlink_to(target)
+    with pytest.raises(BadSignatureError, match=r"^templates/b\.yaml: it is a symbolic link; allowed: regular files"):
+        verify_folder(a_cosign(tmp_path), signed, KEY)
+
+
+def test_a_fifo_is_refused_in_words(signed: Path, tmp_path: Path) -> None:
+    os.mkfifo(signed / "templates/b.yaml")
+    with pytest.raises(BadSignatureError, match=r"^templates/b\.yaml: it is a special file; allowed: regular files"):
+        verify_folder(a_cosign(tmp_path), signed, KEY)
+
+
+def test_a_link_in_place_of_the_checksums_is_refused(signed: Path, tmp_path: Path) -> None:
+    (signed / SUMS).rename(tmp_path / SUMS)
+    (signed / SUMS).symlink_to(tmp_path / SUMS)
+    with pytest.raises(BadSignatureError, match=r"^SHA256SUMS: it is a symbolic link"):
+        verify_folder(a_cosign(tmp_path), signed, KEY)
+
+
+def test_a_file_that_cannot_be_read_is_no_answer(signed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *ignored: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CannotVerifyError, match=r"cannot be read: .*Permission denied: .*Chart\.yaml"):
+        checksums(signed)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +119,8 @@ def test_a_wrong_signature_is_not_a_registry_that_is_away(tmp_path: Path, stderr
 
 def test_an_image_is_proven_by_its_digest_and_a_tag_is_refused(tmp_path: Path) -> None:
     verify_image(a_cosign(tmp_path), f"r.example.com:5000/vdi/vdi:1@{DIGEST}", KEY)
-    assert (tmp_path / "words").read_text().split()[-1] == f"r.example.com:5000/vdi/vdi@{DIGEST}"
-    for tag in ("r.example.com/vdi/vdi:1", "r.example.com/vdi/vdi", f"r.example.com/vdi/vdi@{DIGEST}:1"):
+    assert (tmp_path / "words").read_text().split()[-2:] == ["--", f"r.example.com:5000/vdi/vdi@{DIGEST}"]
+    for tag in ("r.example.com/vdi/vdi:1", "r.example.com/vdi/vdi", f"r.example.com/vdi/vdi@{DIGEST}:1", f"{IMAGE}\n"):
         with pytest.raises(BadSignatureError, match="named by a tag"):
             verify_image(a_cosign(tmp_path), tag, KEY)
 
