@@ -1,7 +1,7 @@
 """What install and upgrade share: preflight, difference, question, and carrying it out with progress on stderr."""
 
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +24,7 @@ from vdi.cli.release.page import (
     revision_data,
     summary_line,
 )
-from vdi.cli.release.verify import verify_chart, verify_images
+from vdi.cli.release.verify import verified_copy, verify_images
 from vdi.findings.model import Finding, errors
 from vdi.findings.render import Report
 from vdi.helm.arguments import Change, Values
@@ -91,15 +91,19 @@ def change_release(
     yes: bool,
 ) -> None:
     """Signatures with `key`, preflight, plan or difference, question, helm. Raises CliError."""
-    output = FindingsOutput(at.output)
-    if output is FindingsOutput.JUNIT and not dry_run:
-        raise CliError(f"-o {output} is for --dry-run: it prints the checks alone", USAGE)
+    if at.output is FindingsOutput.JUNIT and not dry_run:
+        raise CliError(f"-o {at.output} is for --dry-run: it prints the checks alone", USAGE)
     with failures_in_words():
         found = find_chart(chart)
-    if key:
-        verify_chart(found, key)
-    at = at.located()
-    facts, findings, changes, change = run(at, lambda client: _prepare(client, at, found, values, upgrading))
+        with verified_copy(found, key) if key else nullcontext(found) as trusted:
+            _change_release(at.located(), trusted, values, upgrading=upgrading, key=key, dry_run=dry_run, yes=yes)
+
+
+def _change_release(
+    at: ReleaseOptions, chart: Chart, values: Values, *, upgrading: bool, key: Path | None, dry_run: bool, yes: bool
+) -> None:
+    output = FindingsOutput(at.output)
+    facts, findings, changes, change = run(at, lambda client: _prepare(client, at, chart, values, upgrading))
     if key:
         verify_images(facts, key)
     refused = errors(findings)

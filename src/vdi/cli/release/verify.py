@@ -1,5 +1,7 @@
 """`--verify KEY` of install and upgrade: the chart before it is read, its images before anything is applied."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,13 +9,14 @@ from pathlib import Path
 import typer
 import yaml
 
-from vdi.cli.errors import COULD_NOT_LOOK, FINDINGS, CliError
-from vdi.release.chart import Chart
+from vdi.cli.errors import COULD_NOT_LOOK, FINDINGS, USAGE, CliError
+from vdi.release.chart import NAME, Chart, find_chart
 from vdi.release.facts import Facts
 from vdi.release.needs import images_of
 from vdi.release.signatures import (
     BadSignatureError,
     CannotVerifyError,
+    checksums,
     choose_images,
     find_cosign,
     verify_folder,
@@ -24,11 +27,32 @@ _OURS = ("operator", "gateway")
 """Containers that run our code."""
 
 
-def verify_chart(chart: Chart, key: Path) -> None:
-    """Prove every file of the chart. Raises CliError."""
-    with _failures():
-        files = verify_folder(find_cosign(), chart.folder, key)
-    typer.echo(f"Signed with {key}: chart {chart.folder.name}-{chart.version} ({len(files)} files)", err=True)
+@contextmanager
+def verified_copy(chart: Chart, key: Path) -> Iterator[Chart]:
+    """A private copy of the chart, of which every file is proven. Raises CliError.
+
+    Helm reads the chart again after the question, which may take hours. In the original folder someone else could
+    change a file in that time.
+    """
+    if key.resolve().is_relative_to(chart.folder.resolve()):
+        raise CliError(
+            f"--verify {key}: the key is in the chart's own folder {chart.folder}: whoever changed the chart could "
+            "have changed it, too; allowed: a public key from a place that you trust",
+            USAGE,
+        )
+    with tempfile.TemporaryDirectory(prefix="vdi-chart-") as private:
+        folder = Path(private) / NAME
+        with _failures():
+            cosign = find_cosign()
+            checksums(chart.folder)  # refuses links and special files before they are copied
+            try:
+                shutil.copytree(chart.folder, folder, symlinks=True)
+            except OSError as error:
+                raise CannotVerifyError(f"{chart.folder} cannot be copied: {error}") from error
+            files = verify_folder(cosign, folder, key)
+        proven = find_chart(folder)
+        typer.echo(f"Signed with {key}: chart {NAME}-{proven.version} ({len(files)} files)", err=True)
+        yield proven
 
 
 def verify_images(facts: Facts, key: Path) -> None:

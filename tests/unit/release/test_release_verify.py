@@ -1,0 +1,142 @@
+"""`--verify KEY` of install and upgrade: what is proven is what helm gets. cosign is a stand-in."""
+
+import asyncio
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unit.release.test_release_preflight import a_revision, an_operator, facts
+from unit.release.test_release_signatures import a_cosign
+from vdi.cli.errors import CliError
+from vdi.cli.options import KubeConnection
+from vdi.cli.output import PageOutput
+from vdi.cli.release import run as release_run
+from vdi.cli.release.options import ReleaseOptions
+from vdi.cli.release.verify import verified_copy
+from vdi.helm.arguments import Change, Values
+from vdi.helm.binary import Helm
+from vdi.helm.releases import Revision
+from vdi.release.carry_out import Running
+from vdi.release.chart import Chart, find_chart
+from vdi.release.facts import Facts
+from vdi.release.signatures import BUNDLE, PUBLIC_KEY, SUMS, checksums
+
+DIGEST = f"sha256:{'1' * 64}"
+OURS = "r.example.com/vdi"
+SIGNED = f"image: {{repository: {OURS}/vdi}}\n"
+AT = ReleaseOptions(KubeConnection("kasm", None, None), "vdi", Helm(Path("/helm"), (4, 3, 1)), 1.0, PageOutput.TABLE)
+
+
+@pytest.fixture
+def chart(tmp_path: Path) -> Path:
+    """A signed chart."""
+    folder = tmp_path / "chart"
+    (folder / "templates").mkdir(parents=True)
+    (folder / "Chart.yaml").write_text("name: vdi\nversion: 0.2.0\n")
+    (folder / "values.yaml").write_text(SIGNED)
+    (folder / "templates/a.yaml").write_text("a: b\n")
+    (folder / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in checksums(folder).items()))
+    for name in (BUNDLE, PUBLIC_KEY):
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A public key; the cosign in PATH finds everything signed with it."""
+    monkeypatch.setenv("PATH", str(a_cosign(tmp_path).parent), prepend=":")
+    path = tmp_path / "cosign.pub"
+    path.write_text("PUBLIC KEY")
+    return path
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def a_cluster(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], bool], **known: Any) -> list[tuple[str, str]]:
+    """A release without a cluster and without helm; gives (chart, its values.yaml) of each time that helm reads it."""
+    read: list[tuple[str, str]] = []
+
+    def note(change: Change) -> None:
+        read.append((change.chart, (Path(change.chart) / "values.yaml").read_text()))
+
+    async def gather(client: object, helm: Helm, chart: Chart, change: Change) -> Facts:
+        note(change)
+        operator = an_operator(container={"image": f"{OURS}/vdi@{DIGEST}"})
+        return facts(**{"chart": chart, "objects": (operator,), **known})
+
+    async def install_or_upgrade(running: Running, facts: Facts, change: Change) -> Revision:
+        note(change)
+        return a_revision()
+
+    async def read_revisions(*ignored: object) -> list[Revision]:
+        return []
+
+    monkeypatch.setattr(release_run, "run", lambda at, work: asyncio.run(work(None)))
+    monkeypatch.setattr(release_run, "gather", gather)
+    monkeypatch.setattr(release_run, "install_or_upgrade", install_or_upgrade)
+    monkeypatch.setattr(release_run, "read_revisions", read_revisions)
+    monkeypatch.setattr(release_run, "confirm", answer)
+    return read
+
+
+def change_release(chart: Path, key: Path | None, *, upgrading: bool = False) -> None:
+    release_run.change_release(AT, chart, Values(), upgrading=upgrading, key=key, dry_run=False, yes=False)
+
+
+def test_helm_gets_the_proven_copy_whatever_happens_during_the_question(
+    chart: Path, key: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(question: str) -> bool:
+        (chart / "values.yaml").write_text("image: {repository: evil.example.com/vdi}\n")
+        (chart / "templates/extra.yaml").write_text("a: b\n")
+        return True
+
+    read = a_cluster(monkeypatch, answer)
+    change_release(chart, key)
+    (checked, before), (applied, after) = read
+    assert checked == applied != str(chart) and before == after == SIGNED
+    assert f"Signed with {key}: chart vdi-0.2.0 (3 files)" in capsys.readouterr().err
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), CliError("no")])
+def test_the_copy_is_private_and_gone_after_any_end(
+    chart: Path, key: Path, temporary: Path, error: BaseException
+) -> None:
+    with pytest.raises(type(error)), verified_copy(find_chart(chart), key) as copy:
+        (private,) = temporary.iterdir()
+        assert private.stat().st_mode & 0o777 == 0o700
+        assert copy.folder.parent == private and (copy.folder / "templates/a.yaml").read_text() == "a: b\n"
+        raise error
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_chart_that_is_refused_leaves_no_copy(chart: Path, key: Path, temporary: Path) -> None:
+    (chart / "templates/b.yaml").symlink_to("a.yaml")
+    with (
+        pytest.raises(CliError, match=r"templates/b\.yaml: it is a symbolic link.*; nothing was changed"),
+        verified_copy(find_chart(chart), key),
+    ):
+        pass
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_key_in_the_chart_s_own_folder_is_refused(chart: Path, key: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked.pub"
+    linked.symlink_to(chart / PUBLIC_KEY)
+    for inside in (chart / PUBLIC_KEY, linked):
+        with (
+            pytest.raises(CliError, match=rf"--verify {inside}: the key is in the chart's own folder .*; allowed: "),
+            verified_copy(find_chart(chart), inside),
+        ):
+            pass
