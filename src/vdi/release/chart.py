@@ -21,6 +21,11 @@ class Chart:
     version: str
     app_version: str
 
+    @property
+    def words(self) -> str:
+        """`vdi-0.2.0`."""
+        return f"{NAME}-{self.version}"
+
 
 def find_chart(given: Path | None = None) -> Chart:
     """The folder that is named, else the one that came with the package or its checkout. Raises NoChartError."""

@@ -140,3 +140,26 @@ def test_a_key_in_the_chart_s_own_folder_is_refused(chart: Path, key: Path, tmp_
             verified_copy(find_chart(chart), inside),
         ):
             pass
+
+
+@pytest.mark.parametrize(
+    ("upgrading", "question"),
+    [
+        (False, "Install vdi-0.2.0 into namespace kasm?"),
+        (True, "Upgrade from vdi-0.3.0 to vdi-0.2.0? Running desktops are not affected."),
+    ],
+)
+def test_the_question_names_the_version(
+    chart: Path, key: Path, monkeypatch: pytest.MonkeyPatch, upgrading: bool, question: str
+) -> None:
+    asked: list[str] = []
+
+    def answer(words: str) -> bool:
+        asked.append(words)
+        return False
+
+    a_cluster(monkeypatch, answer, revisions=(a_revision(chart="0.3.0"),) if upgrading else ())
+    monkeypatch.setattr(release_run, "run_checks", lambda *ignored, **more: [])
+    with pytest.raises(CliError, match="nothing was changed"):
+        change_release(chart, key, upgrading=upgrading)
+    assert asked == [question]

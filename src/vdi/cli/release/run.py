@@ -118,9 +118,10 @@ def _change_release(
         return
     if upgrading:
         unchanged = "" if changes else "Objects that were changed or deleted by hand are restored. "
-        confirm_change(f"{unchanged}Upgrade? Running desktops are not affected.", yes)
+        old = f" from {facts.before.chart_words}" if facts.before else ""
+        confirm_change(f"{unchanged}Upgrade{old} to {facts.chart.words}? Running desktops are not affected.", yes)
     else:
-        confirm_change(f"Install into namespace {facts.namespace}?", yes)
+        confirm_change(f"Install {facts.chart.words} into namespace {facts.namespace}?", yes)
     revision = run(at, lambda client: _apply(client, at, facts, change))
     if output is FindingsOutput.TEXT:
         _say_done(revision, upgrading)
@@ -157,7 +158,7 @@ def _show(facts: Facts, findings: list[Finding], changes: list[Difference], *, u
             typer.echo(line)
     typer.echo("")
     before = f"revision {facts.before.version}" if facts.before else "nothing"
-    typer.echo(f"From {before} to {facts.chart.folder.name}-{facts.chart.version}: {summary_line(changes)}")
+    typer.echo(f"From {before} to {facts.chart.words}: {summary_line(changes)}")
     for line in change_lines(changes) if facts.before else new_lines(changes):
         typer.echo(line)
 

@@ -51,7 +51,7 @@ def verified_copy(chart: Chart, key: Path) -> Iterator[Chart]:
                 raise CannotVerifyError(f"{chart.folder} cannot be copied: {error}") from error
             files = verify_folder(cosign, folder, key)
         proven = find_chart(folder)
-        typer.echo(f"Signed with {key}: chart {NAME}-{proven.version} ({len(files)} files)", err=True)
+        typer.echo(f"Signed with {key}: chart {proven.words} ({len(files)} files)", err=True)
         yield proven
 
 
