@@ -74,12 +74,12 @@ def uninstall(release: str, place: Place, *, seconds: float) -> list[str]:
 def template(
     change: Change, *, kubernetes: str, apis: tuple[str, ...] = (), is_upgrade: bool = False, lookups: bool = True
 ) -> list[str]:
-    """Render, without hooks. With `lookups` the cluster answers the chart's lookups.
+    """Render, hooks included. With `lookups` the cluster answers the chart's lookups.
 
     `apis` are taken to be there beside Kubernetes' own; Helm 4 believes them only without `lookups`.
     """
     words = ["template", change.release, change.chart, *change.place.arguments, *change.values.arguments, *change.more]
-    words += [f"--dry-run={'server' if lookups else 'client'}", "--no-hooks", "--kube-version", kubernetes]
+    words += [f"--dry-run={'server' if lookups else 'client'}", "--kube-version", kubernetes]
     words += [word for api in apis for word in ("--api-versions", api)]
     return [*words, "--is-upgrade"] if is_upgrade else words
 

@@ -8,7 +8,7 @@ from typing import Any
 from vdi.helm.releases import KEEP
 
 Object = Mapping[str, Any]
-HOOK = "helm.sh/hook"
+_HOOK = "helm.sh/hook"
 HIDDEN = "(not shown)"
 _VERSION_LABELS = ("helm.sh/chart", "app.kubernetes.io/version")
 """They change in every object when the chart's version does, and say nothing."""
@@ -69,11 +69,16 @@ def changes_between(before: Iterable[Object], after: Iterable[Object], namespace
     return found
 
 
+def is_hook(obj: Object) -> bool:
+    """Whether Helm makes it beside the release, at some event."""
+    return _HOOK in (obj["metadata"].get("annotations") or {})
+
+
 def _by_name(objects: Iterable[Object], namespace: str) -> dict[tuple[str, str, str], Object]:
     found = {}
     for obj in objects:
         meta = obj["metadata"]
-        if HOOK in (meta.get("annotations") or {}):
+        if is_hook(obj):
             continue
         where = meta.get("namespace") or ("" if obj["kind"] in CLUSTER_SCOPED else namespace)
         found[str(obj["kind"]), str(where), str(meta["name"])] = obj

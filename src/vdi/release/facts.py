@@ -77,6 +77,8 @@ class Facts:
     """The newest first."""
     objects: tuple[Object, ...] = ()
     """What the release would consist of."""
+    hooks: tuple[Object, ...] = ()
+    """What Helm makes beside them: the pod of `helm test`."""
     crds: tuple[Object, ...] = ()
     """The cluster's CRDs of the names that the chart's have."""
     namespaces: Mapping[str, Object | None] = field(default_factory=dict)

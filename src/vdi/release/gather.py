@@ -30,7 +30,7 @@ from vdi.kube.transport import Client
 from vdi.operator.kinds import POOLS, TEMPLATES
 from vdi.release.chart import Chart
 from vdi.release.crds import HELM, losses, of_release
-from vdi.release.diff import HOOK
+from vdi.release.diff import is_hook
 from vdi.release.facts import Facts, Object, Refusal, Stranger, Unreadable, settings_of
 from vdi.session.observed import Node
 
@@ -45,7 +45,7 @@ _OWN = (TEMPLATES.kind, POOLS.kind)
 
 
 async def render(client: Client, helm: Helm, change: Change, *, is_upgrade: bool) -> tuple[Object, ...]:
-    """The objects that the chart makes of these values on this cluster. Raises HelmFailed, KubeError.
+    """The objects that the chart makes of these values on this cluster, and its hooks. Raises HelmFailed, KubeError.
 
     Objects of our own kinds are among them also where the cluster does not know those kinds yet: the CRDs come first.
     """
@@ -53,10 +53,10 @@ async def render(client: Client, helm: Helm, change: Change, *, is_upgrade: bool
     kubernetes = ".".join(map(str, version)) if version else "1.30.0"
     there = await api_versions(client)
 
-    async def template(apis: tuple[str, ...], *, lookups: bool) -> list[Object]:
+    async def template(apis: tuple[str, ...], *, lookups: bool) -> Sequence[Object]:
         words = arguments.template(change, kubernetes=kubernetes, apis=apis, is_upgrade=is_upgrade, lookups=lookups)
         output = await run_helm(helm, words, stdin=change.values.stdin)
-        return [obj for obj in parse_manifest(output.stdout) if HOOK not in (obj["metadata"].get("annotations") or {})]
+        return parse_manifest(output.stdout)
 
     apis = (*there, *(f"{API_VERSION}/{kind}" for kind in _OWN))
     try:
@@ -77,7 +77,8 @@ async def gather(client: Client, helm: Helm, chart: Chart, change: Change) -> Fa
     """Everything that preflight and diff look at. Raises HelmFailed, KubeError."""
     release, namespace = change.release, change.place.namespace
     revisions, kubernetes = await asyncio.gather(read_revisions(client, namespace, release), server_version(client))
-    objects = await render(client, helm, change, is_upgrade=bool(revisions))
+    rendered = await render(client, helm, change, is_upgrade=bool(revisions))
+    objects = tuple(obj for obj in rendered if not is_hook(obj))
     reading = _Reading(client, namespace)
     settings = settings_of(objects)
     tls = settings.cluster.tls_secret
@@ -100,6 +101,7 @@ async def gather(client: Client, helm: Helm, chart: Chart, change: Change) -> Fa
         place=change.place,
         revisions=tuple(revisions),
         objects=objects,
+        hooks=tuple(filter(is_hook, rendered)),
         crds=crds,
         namespaces=there,
         unknown=frozenset(kind for kind, resource in resources.items() if resource is None),

@@ -1,5 +1,6 @@
 """What the objects of a release need from outside it, compared with what is there. Pure."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -130,15 +131,46 @@ def unpullable(facts: Facts) -> Iterator[tuple[str, str, bool]]:
 
 
 def images_of(facts: Facts) -> list[tuple[str, str]]:
-    """(image, pull policy; empty: not known) of all pods and templates of the release."""
-    found = {}
-    for pods in facts.pods:
-        for container in (*(pods.spec.get("initContainers") or ()), *pods.spec["containers"]):
-            found[container["image"]] = container.get("imagePullPolicy") or ""
-    for obj in facts.objects:
-        if obj["kind"] == "VDITemplate":
-            found.setdefault(obj["spec"]["image"], "")
+    """(image, pull policy; empty: not known) of everything in the release that names an image.
+
+    Beside the containers of pods: templates, image volumes, hooks, and what pods get as a variable or a file, from
+    which they make further pods.
+    """
+    found: dict[str, str] = {}
+    for obj in (*facts.objects, *facts.hooks):
+        for image, policy in _images_in(obj):
+            found[image] = policy or found.get(image, "")
     return sorted(found.items())
+
+
+def _images_in(node: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(node, list):
+        for item in node:
+            yield from _images_in(item)
+    if not isinstance(node, Mapping):
+        return
+    match node:
+        case {"image": str(image)} if image:
+            yield image, node.get("imagePullPolicy") or ""
+        case {"image": {"reference": str(image)} as volume} if image:
+            yield image, volume.get("pullPolicy") or ""
+        case {"name": str(name), "value": str(image)} if name.endswith("_IMAGE") and image:
+            yield image, ""
+        case {"kind": "ConfigMap", "data": Mapping() as files}:
+            for name, text in files.items():
+                if name.endswith(".json"):
+                    yield from _images_in(_decoded(text))
+        case _:
+            pass
+    for value in node.values():
+        yield from _images_in(value)
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None  # not JSON after all: whoever reads it finds no image there either
 
 
 def _known_as(image: str) -> set[str]:

@@ -41,8 +41,8 @@ def test_values_that_are_kept_are_in_no_argument() -> None:
 
 def test_rendering_asks_the_cluster_and_knows_its_kinds() -> None:
     words = template(Change("r", "c", PLACE), kubernetes="1.34.4", apis=("a/v1", "b/v2/Kind"), is_upgrade=True)
-    assert words[-9:] == [
-        *("--dry-run=server", "--no-hooks", "--kube-version", "1.34.4"),
+    assert words[-8:] == [
+        *("--dry-run=server", "--kube-version", "1.34.4"),
         *("--api-versions", "a/v1", "--api-versions", "b/v2/Kind", "--is-upgrade"),
     ]
 

@@ -1,6 +1,7 @@
 """`--verify KEY` of install and upgrade: what is proven is what helm gets. cosign is a stand-in."""
 
 import asyncio
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -163,3 +164,39 @@ def test_the_question_names_the_version(
     with pytest.raises(CliError, match="nothing was changed"):
         change_release(chart, key, upgrading=upgrading)
     assert asked == [question]
+
+
+def test_every_image_that_the_release_names_is_proven_or_listed(
+    chart: Path, key: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pod(name: str, **more: Any) -> dict[str, Any]:
+        return {"containers": [{"name": name, "image": f"{OURS}/{name}@{DIGEST}", **more}]}
+
+    def an_object(kind: str, spec: Any) -> dict[str, Any]:
+        return {"apiVersion": "v1", "kind": kind, "metadata": {"name": "x"}, "spec": spec}
+
+    variable = [{"name": "VDI_PLACEHOLDER_IMAGE", "value": f"{OURS}/placeholder@{DIGEST}"}]
+    volume = {"name": "files", "image": {"reference": "other.example.com/volume:1", "pullPolicy": "Never"}}
+    probe = {**pod("probe"), "initContainers": [{"name": "i", "image": f"{OURS}/init@{DIGEST}"}], "volumes": [volume]}
+    plan = json.dumps({"roles": [{"image": f"{OURS}/plan@{DIGEST}"}]})
+    objects = (
+        an_operator(container={"image": f"{OURS}/operator@{DIGEST}"}),
+        an_object("Deployment", {"template": {"spec": pod("gateway", env=variable)}}),
+        an_object("Job", {"template": {"spec": probe}}),
+        an_object("CronJob", {"jobTemplate": {"spec": {"template": {"spec": pod("doctor")}}}}),
+        an_object("VDITemplate", {"image": f"{OURS}/desktop@{DIGEST}"}),
+        an_object("Prometheus", {"image": "other.example.com/prometheus:1"}),
+        {**an_object("ConfigMap", None), "data": {"plan.json": plan, "broken.json": "{", "a.py": "image"}},
+        an_object("CustomResourceDefinition", {"properties": {"image": {"type": "string"}}}),
+    )
+    a_cluster(monkeypatch, lambda question: False, objects=objects, hooks=(an_object("Pod", pod("trial")),))
+    monkeypatch.setattr(release_run, "run_checks", lambda *ignored, **more: [])
+    with pytest.raises(CliError, match="nothing was changed"):
+        change_release(chart, key)
+    said = [line for line in capsys.readouterr().err.splitlines() if ": image " in line]
+    names = ["desktop", "doctor", "gateway", "init", "operator", "placeholder", "plan", "probe", "trial"]
+    assert said == [
+        *(f"Signed with {key}: image {OURS}/{name}@{DIGEST}" for name in names),
+        "Not of this release, so not verified: image other.example.com/prometheus:1",
+        "Not of this release, so not verified: image other.example.com/volume:1",
+    ]
