@@ -32,14 +32,14 @@ def find_chart(given: Path | None = None) -> Chart:
     folders = [given] if given else [place / "charts" / "vdi" for place in _PLACES]
     folder = next((folder for folder in folders if (folder / "Chart.yaml").is_file()), folders[0])
     file = folder / "Chart.yaml"
-    try:
-        meta = yaml.safe_load(file.read_text()) or {}
-    except FileNotFoundError as error:
+    if not file.is_file():
         if given is None:
             words = "this installation of vdi does not include it, like the one in its image"
-            raise NoChartError(f"no chart: {words}; {_ALLOWED}") from error
-        raise NoChartError(f"--chart {given}: there is no {file.name} in it; {_ALLOWED}") from error
-    except (OSError, yaml.YAMLError) as error:
+            raise NoChartError(f"no chart: {words}; {_ALLOWED}")
+        raise NoChartError(f"--chart {given}: there is no {file.name} in it; {_ALLOWED}")
+    try:
+        meta = yaml.safe_load(file.read_text()) or {}
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise NoChartError(f"{file} cannot be read: {error}") from error
     if not isinstance(meta, dict) or meta.get("name") != NAME:
         found = meta.get("name") if isinstance(meta, dict) else None

@@ -1,5 +1,6 @@
 """Where the chart is, and in which state a failure leaves the release."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,16 @@ def test_the_chart_beside_the_sources_or_the_one_that_is_named(tmp_path: Path) -
         find_chart(tmp_path)
     (tmp_path / "Chart.yaml").write_text("name: other\n")
     with pytest.raises(NoChartError, match="name is 'other', not 'vdi'"):
+        find_chart(tmp_path)
+
+
+def test_a_chart_yaml_that_is_a_fifo_or_no_text_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "Chart.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(NoChartError, match=r"Chart\.yaml cannot be read: 'utf-8' codec"):
+        find_chart(tmp_path)
+    (tmp_path / "Chart.yaml").unlink()
+    os.mkfifo(tmp_path / "Chart.yaml")
+    with pytest.raises(NoChartError, match=r"there is no Chart\.yaml in it"):
         find_chart(tmp_path)
 
 
