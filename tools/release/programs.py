@@ -10,8 +10,8 @@ from vdi.devcluster.binaries.components import Download, archive, github_file, g
 from vdi.devcluster.progress import Progress
 
 COSIGN = "v3.1.3"  # renovate: go github.com/sigstore/cosign/v3
-SYFT = "v1.57.1"  # renovate: go github.com/anchore/syft
-ORAS = "v1.3.6"  # renovate: go oras.land/oras
+SYFT = "v1.52.0"  # renovate: go github.com/anchore/syft
+ORAS = "v1.3.4"  # renovate: go oras.land/oras
 
 KEY_ALONE = ("--tlog-upload=false", "--use-signing-config=false")
 """Options of cosign: a key signs, without Sigstore's services and without a network."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tools.binaries import RECIPES
+from tools.release import programs
 from unit.devcluster.binaries_servers import build_cache_in, leftovers, script
 from vdi.devcluster.binaries import go_build
 from vdi.devcluster.binaries.components import GO, GO_TOOLCHAIN, GoBuild, GoFile, PythonPackage
@@ -133,12 +134,12 @@ def test_file_comes_out_of_the_downloaded_module_when_its_checksum_fits(tmp_path
 
 
 def test_every_go_recipe_has_a_locked_module_that_pins_the_version_of_the_table() -> None:
-    for recipes in RECIPES.values():
+    for recipes in (*RECIPES.values(), *programs.RECIPES.values()):
         for recipe in recipes:
             if not isinstance(recipe, GoBuild):
                 continue
             go_mod = (recipe.modules / recipe.module / "go.mod").read_text()
-            assert needed_version(go_mod) <= tuple(int(part) for part in GO.split("."))
+            assert needed_version(go_mod) <= tuple(int(part) for part in GO.split(".")), recipe.key
             if recipe.module == "pause":
                 continue  # needs nothing but Go
             assert (recipe.modules / recipe.module / "go.sum").stat().st_size > 0
