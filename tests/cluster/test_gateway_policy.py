@@ -48,6 +48,10 @@ class People:
     def patch(self, name: str, spec: Object, *, as_: str) -> Result:
         return self.run("patch", "vdi", name, "--type=merge", "-p", json.dumps({"spec": spec}), as_=as_)
 
+    def patch_metadata(self, name: str, metadata: Object, *, as_: str) -> Result:
+        body = json.dumps({"metadata": metadata})
+        return self.run("patch", "vdi", name, "--type=merge", "-p", body, as_=as_)
+
 
 def policies() -> list[Object]:
     """As the chart makes them with its own values."""
@@ -198,6 +202,42 @@ def test_no_one_suspends_or_restarts_the_desktop_of_another(people: People) -> N
         let_through(restart(who))
         let_through(people.patch("hers", {"suspended": True}, as_=who))
         let_through(people.patch("hers", {"suspended": False}, as_=who))
+
+
+@pytest.mark.timeout(150)
+def test_no_one_deletes_or_holds_the_desktop_of_another_by_metadata(people: People) -> None:
+    cleanup = "vdi.kasm.io/session-cleanup"
+    let_through(people.create(ALICE, name="hers"))
+    let_through(people.patch_metadata("hers", {"finalizers": [cleanup]}, as_=OPERATOR))
+    missing = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "name": "missing",
+        "uid": "0c6d7a5e-8a3b-4f0e-9d51-2f6f1f0a7c11",
+    }
+    said = (f"{BOB} may not change the desktop of {ALICE}", "finalizers, ownerReferences", "verb assign")
+    for metadata in (
+        {"finalizers": None},  # nothing is cleaned up
+        {"finalizers": [cleanup, "example.com/never"]},  # it never goes
+        {"ownerReferences": [missing]},  # the garbage collector deletes it
+    ):
+        refused(people.patch_metadata("hers", metadata, as_=BOB), *said)
+    let_through(people.patch_metadata("hers", {"finalizers": [cleanup, "example.com/backup"]}, as_=PORTAL))
+    let_through(people.patch_metadata("hers", {"finalizers": None}, as_=OPERATOR))
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("propagation", ["foreground", "orphan"])
+def test_the_garbage_collector_removes_its_own_finalizers(people: People, propagation: str) -> None:
+    let_through(people.create(ALICE, name="hers"))
+    owner = json.loads(people.admin("get", "vdi", "hers", "-o", "json"))["metadata"]["uid"]
+    reference = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "name": "hers", "uid": owner}
+    metadata = {"name": f"hers-{propagation}", "ownerReferences": [reference | {"blockOwnerDeletion": True}]}
+    people.admin("create", "-f", "-", given={"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
+    let_through(people.run("delete", "vdi", "hers", f"--cascade={propagation}", "--wait=false", as_=BOB))
+    wait_until("it is gone", lambda: people.run("get", "vdi", "hers").returncode != 0, 60)
+    kept = people.run("get", "configmap", metadata["name"]).returncode == 0
+    assert kept == (propagation == "orphan")
 
 
 @pytest.mark.timeout(150)
