@@ -3,13 +3,23 @@
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from support.builders import a_session
 from support.waiting import wait_until
 from tools.generate import chart
+from tools.generate.chart_render import render
+from vdi.api.template import Scheme
+from vdi.devcluster import binaries
+from vdi.devcluster.progress import Progress
+from vdi.session.children.route import build_route
+from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.identity import Identity
 
 ALICE, BOB, PORTAL = "alice@example.com", "bob@example.com", "portal@example.com"
 OPERATOR = "system:serviceaccount:vdi-system:vdi-operator"
@@ -98,6 +108,13 @@ def everyone(kubectl: list[str], shared_namespace: str) -> Iterator[People]:
         for body in policies():
             made.admin("delete", body["kind"], body["metadata"]["name"])
         made.admin("delete", "vditemplate", "-l", f"test={shared_namespace}")
+
+
+@pytest.fixture(scope="module")
+def helm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """helm, which renders the policies with other values."""
+    with Progress(tmp_path_factory.mktemp("helm")) as progress:
+        return binaries.ensure(["helm"], progress=progress)["helm"]
 
 
 @pytest.fixture
@@ -240,19 +257,33 @@ def test_the_garbage_collector_removes_its_own_finalizers(people: People, propag
     assert kept == (propagation == "orphan")
 
 
+HOST = "alice-desktop-5tq2mzk4.vdi.localhost"
+BEHIND_GATEWAY = ClusterSettings(edge_middleware="vdi-edge")
+
+
+def route_for(people: People, scheme: Scheme = Scheme.HTTP, settings: ClusterSettings = BEHIND_GATEWAY) -> Object:
+    """The operator's route of a desktop."""
+    session = a_session(name="r", namespace=people.namespace)
+    return build_route(identity=Identity.of(session), host=HOST, settings=settings, scheme=scheme)
+
+
+def create_route(people: People, route: Object, as_: str = OPERATOR) -> Result:
+    return people.run("create", "--dry-run=server", "-f", "-", as_=as_, given=route)
+
+
 @pytest.mark.timeout(150)
 def test_the_operator_routes_hosts_of_desktops_and_not_the_portal(people: People) -> None:
     def asks(match: str, as_: str = OPERATOR, **more: Any) -> Result:
-        route = {"kind": "Rule", "match": match, "services": [{"name": "d", "port": 8080}]} | more
-        body = {"apiVersion": "traefik.io/v1alpha1", "kind": "IngressRoute", "metadata": {"name": "r"}}
-        body |= {"spec": {"entryPoints": ["websecure"], "routes": [route]}}
-        return people.run("create", "--dry-run=server", "-f", "-", as_=as_, given=body)
+        route = route_for(people)
+        route["spec"]["routes"][0] |= {"match": match} | more
+        return create_route(people, route, as_)
 
-    desktop, portal = (f"Host(`{label}.vdi.localhost`)" for label in ("alice-desktop-5tq2mzk4", "portal"))
+    desktop, portal = f"Host(`{HOST}`)", "Host(`portal.vdi.localhost`)"
     let_through(asks(desktop))
     let_through(asks(portal, as_=BOB))  # whoever else may make routes, such as helm
     refused(asks(portal), f"spec.routes: {portal}", "never the portal")
     refused(asks(desktop, priority=3000), desktop)
+    refused(asks(desktop, syntax="v2"), desktop)
     for match in (
         f"{desktop} || {portal}",
         "HostRegexp(`.*`)",
@@ -262,6 +293,87 @@ def test_the_operator_routes_hosts_of_desktops_and_not_the_portal(people: People
         "PathPrefix(`/`)",
     ):
         refused(asks(match), match)
+
+
+@pytest.mark.timeout(150)
+def test_the_operators_routes_are_as_it_writes_them(people: People) -> None:
+    for scheme in Scheme:
+        let_through(create_route(people, route_for(people, scheme)))
+
+    def of_spec(**fields: Any) -> Result:
+        route = route_for(people)
+        route["spec"] |= fields
+        return create_route(people, route)
+
+    def of_rule(**fields: Any) -> Result:
+        rule = route_for(people)["spec"]["routes"][0] | fields
+        return of_spec(routes=[{name: value for name, value in rule.items() if value is not None}])
+
+    def of_service(**fields: Any) -> Result:
+        return of_rule(services=[service | fields])
+
+    rule = route_for(people)["spec"]["routes"][0]
+    (service,) = rule["services"]
+    refused(of_spec(routes=[rule, rule]), "spec.routes")
+    refused(of_spec(routes=[]), "spec.routes")
+    for points in ([], ["web"], ["websecure", "web"]):
+        refused(of_spec(entryPoints=points), "spec.entryPoints", "allowed: websecure")
+    for tls in (
+        {"secretName": "mine"},
+        {"options": {"name": "no-verify"}},
+        {"store": {"name": "default"}},
+        {"certResolver": "letsencrypt"},
+        {"domains": [{"main": "portal.vdi.localhost"}]},
+        None,
+    ):
+        refused(of_spec(tls=tls), "spec.tls", "allowed is {}")
+    edge = {"name": "vdi-edge"}
+    for middlewares in (
+        None,
+        [],
+        [{"name": "other"}],
+        [edge, {"name": "other"}],
+        [edge | {"namespace": "default"}],
+    ):
+        refused(of_rule(middlewares=middlewares), "spec.routes.middlewares", "vdi-edge")
+    for fields in (
+        {"kind": "TraefikService"},
+        {"namespace": "vdi-system"},
+        {"serversTransport": "other"},
+        {"middlewares": [{"name": "other"}]},
+        {"healthCheck": {"path": "/"}},
+    ):
+        refused(of_service(**fields), "spec.routes.services")
+    for services in (None, [], [service, service]):
+        refused(of_rule(services=services), "spec.routes.services")
+
+
+@pytest.mark.timeout(150)
+def test_routes_have_the_certificate_resolver_of_the_values(people: People, helm: Path) -> None:
+    objects = render(helm, "values.yaml", "--set", "traefik.certResolver=letsencrypt")
+    (policy,) = [made for made in objects if made["metadata"]["name"] == POLICIES[2] and "validations" in made["spec"]]
+    people.admin("apply", "--server-side", "-f", "-", given=policy)
+    settings = replace(BEHIND_GATEWAY, cert_resolver="letsencrypt")
+    right = route_for(people, settings=settings)
+    try:
+        wait_until("the policy is in force", lambda: create_route(people, right).returncode == 0)
+        for tls in (
+            {},
+            {"certResolver": "letsencrypt"},
+            {"certResolver": "other", "domains": [{"main": "*.vdi.localhost"}]},
+            {"certResolver": "letsencrypt", "domains": [{"main": "portal.vdi.localhost"}]},
+            {"certResolver": "letsencrypt", "domains": [{"main": "*.vdi.localhost", "sans": ["example.com"]}]},
+            right["spec"]["tls"] | {"secretName": "mine"},
+        ):
+            route = route_for(people)
+            route["spec"]["tls"] = tls
+            refused(create_route(people, route), "spec.tls", "certResolver letsencrypt")
+    finally:
+        (usual,) = [
+            made for made in policies() if made["metadata"]["name"] == POLICIES[2] and "validations" in made["spec"]
+        ]
+        people.admin("apply", "--server-side", "-f", "-", given=usual)
+        wait_until("the policy is as before", lambda: create_route(people, route_for(people)).returncode == 0)
 
 
 @pytest.mark.timeout(150)
