@@ -26,7 +26,7 @@ REMEMBERED = 60.0
 nothing the second time.
 """
 MOST_REFUSED = 10
-"""Tokens from one address that the API server refuses within `REMEMBERED`; of more it is not asked."""
+"""Tokens from one address that the API server refuses or cannot check within `REMEMBERED`; of more it is not asked."""
 _KEPT = 1000
 """Refused tokens and their addresses that are remembered; of more, the oldest are forgotten."""
 
@@ -48,7 +48,7 @@ class TokenReview(msgspec.Struct):
 
 
 class RefusedTokens:
-    """Which tokens the API server has refused lately, as hashes, and how many from which address. In memory."""
+    """Tokens that the API server has refused lately, as hashes, and how many failed from each address. In memory."""
 
     def __init__(self) -> None:
         self._tokens: OrderedDict[bytes, float] = OrderedDict()
@@ -60,19 +60,24 @@ class RefusedTokens:
         return self._tokens.get(digest, 0.0) > time.monotonic()
 
     def is_full(self, address: str) -> bool:
-        """Whether so many tokens of this address were refused that the API server is not asked about another."""
+        """Whether so many tokens of this address have failed that the API server is not asked about another."""
         count, until = self._addresses.get(address, (0, 0.0))
         return count >= MOST_REFUSED and until > time.monotonic()
 
     def add(self, digest: bytes, address: str) -> None:
         """Note a refusal."""
+        self.count(address)
+        self._tokens[digest] = time.monotonic() + REMEMBERED
+        if len(self._tokens) > _KEPT:
+            self._tokens.popitem(last=False)
+
+    def count(self, address: str) -> None:
+        """Count a token that was refused or could not be checked."""
         now = time.monotonic()
         count, until = self._addresses.pop(address, (0, 0.0))
         self._addresses[address] = (count + 1, until) if until > now else (1, now + REMEMBERED)
-        self._tokens[digest] = now + REMEMBERED
-        for kept in (self._tokens, self._addresses):
-            if len(kept) > _KEPT:
-                kept.popitem(last=False)
+        if len(self._addresses) > _KEPT:
+            self._addresses.popitem(last=False)
 
 
 class TokenReviewer:
@@ -91,6 +96,7 @@ class TokenReviewer:
         self._until = float("-inf")
         self._refused = RefusedTokens()
         self._asking = asyncio.Lock()
+        self._asking_again = asyncio.Lock()
 
     async def refusal(self, request: Request) -> Response | None:
         """The answer to a request without a good token; None where it has one."""
@@ -99,22 +105,31 @@ class TokenReviewer:
             return plain(401, f"a bearer token of {self._owner}'s account for the audience {AUDIENCE} is required")
         digest = hashlib.sha256(token.encode()).digest()
         address = request.client.host if request.client else ""
-        # One question at a time: what many ask at once is answered for the second by what the first has brought.
-        async with self._asking:
-            if digest == self._known and time.monotonic() < self._until:
+        if self._is_known(digest):
+            return None
+        # One question at a time: the answer to the first one serves the others that wait. The last good token has its
+        # own line and no limit, so that made-up tokens neither delay the account nor lock it out.
+        was_good = digest == self._known
+        async with self._asking_again if was_good else self._asking:
+            if self._is_known(digest):
                 return None
             if not self._account or self._refused.knows(digest):
                 return self._not_ours()
-            if self._refused.is_full(address):
-                return plain(429, f"too many tokens from this address are not {self._owner}'s; try again in a minute")
+            if not was_good and self._refused.is_full(address):
+                return plain(429, "too many tokens from this address failed; try again in a minute")
             try:
                 if await self._is_account(token, digest):
                     return None
             except KubeError as error:
                 log.warning("a request of %s waits, because its token cannot be checked: %s", self._owner, error)
+                if not was_good:
+                    self._refused.count(address)
                 return plain(503, "the API server cannot verify this token")
             self._refused.add(digest, address)
             return self._not_ours()
+
+    def _is_known(self, digest: bytes) -> bool:
+        return digest == self._known and time.monotonic() < self._until
 
     def _not_ours(self) -> Response:
         return plain(403, f"this token is not {self._owner}'s, or it is for another audience")

@@ -13,6 +13,7 @@ from prometheus_client import generate_latest
 from starlette.applications import Starlette
 
 from support.clock import FakeClock
+from support.waiting import eventually
 from unit.gateway.component_stage import ComponentStage
 from unit.gateway.history_stage import Life, at, open_database, rows_of, sqlite_url
 from vdi.gateway.history.component import History
@@ -38,14 +39,19 @@ class Cluster:
         self.tokens["api"] = (OPERATOR, [])  # for the API server itself: none of the audiences that were asked for
         self.asked: list[str] = []
         self.refuses = False
+        self.refused = 0
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def create(self, resource: object, body: dict[str, Any], *, into: type[TokenReview]) -> TokenReview:
         assert resource is TOKEN_REVIEWS
         assert body["spec"]["audiences"] == [AUDIENCE]
         if self.refuses:
+            self.refused += 1
             raise Forbidden(403, "Forbidden", "tokenreviews is forbidden", request="POST")
         token = body["spec"]["token"]
         self.asked.append(token)
+        await self.answers.wait()
         user, audiences = self.tokens.get(token, ("", []))
         status = {"authenticated": bool(user), "user": {"username": user}, "audiences": audiences}
         return msgspec.convert({"status": status}, into)
@@ -106,6 +112,40 @@ async def test_made_up_tokens_cost_the_api_server_little(
     now = time.monotonic()
     monkeypatch.setattr("vdi.gateway.token_review.time.monotonic", lambda: now + REMEMBERED + 1)
     assert (await stage.post(an_end())).status_code == 204, "and later it is asked about again"
+
+
+async def test_a_known_token_does_not_wait_behind_made_up_ones(stage: EndReportStage) -> None:
+    assert (await stage.post(an_end())).status_code == 204
+    stage.cluster.answers.clear()
+    made_up = asyncio.create_task(stage.post(an_end(), "Bearer made-up"))
+    await eventually(lambda: stage.cluster.asked[-1] == "made-up")
+    async with asyncio.timeout(20):
+        assert (await stage.post(an_end())).status_code == 204
+    assert not made_up.done()
+    stage.cluster.answers.set()
+    assert (await made_up).status_code == 403
+
+
+async def test_a_token_that_was_good_is_asked_about_at_the_limit(
+    stage: EndReportStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await stage.post(an_end())).status_code == 204
+    now = time.monotonic()
+    monkeypatch.setattr("vdi.gateway.token_review.time.monotonic", lambda: now + REMEMBERED + 1)
+    for number in range(MOST_REFUSED):
+        assert (await stage.post(an_end(), f"Bearer made-up-{number}")).status_code == 403
+    assert (await stage.post(an_end(), "Bearer one-more")).status_code == 429
+    assert (await stage.post(an_end())).status_code == 204
+    assert stage.cluster.asked.count("good") == 2
+
+
+async def test_tokens_that_cannot_be_checked_are_counted(stage: EndReportStage) -> None:
+    assert (await stage.post(an_end())).status_code == 204
+    stage.cluster.refuses = True
+    statuses = [(await stage.post(an_end(), f"Bearer made-up-{number}")).status_code for number in range(100)]
+    assert statuses == [503] * MOST_REFUSED + [429] * (100 - MOST_REFUSED)
+    assert stage.cluster.refused == MOST_REFUSED
+    assert (await stage.post(an_end())).status_code == 204
 
 
 def test_refused_tokens_are_forgotten_before_they_fill_the_memory() -> None:
