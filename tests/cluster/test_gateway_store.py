@@ -21,7 +21,7 @@ from vdi.api.session import VDISession
 from vdi.gateway.history.export import Form, What, export
 from vdi.gateway.store.audit import END, Act, Audit
 from vdi.gateway.store.base import Database, DatabaseUnavailableError
-from vdi.gateway.store.logins import ApiToken, LoginStore
+from vdi.gateway.store.logins import ApiToken, Login, LoginStore
 from vdi.gateway.store.migrations import UnknownRevisionError, upgrade
 from vdi.gateway.store.subjects import SubjectStore
 
@@ -217,14 +217,22 @@ async def test_api_tokens_made_at_once_are_counted(postgres_url: str) -> None:
 
 async def test_an_address_goes_to_one_of_the_accounts_that_come_at_once(postgres_url: str) -> None:
     now = datetime(2026, 11, 20, 7, 25, tzinfo=UTC)
+    words: dict[str, Any] = {"name": "", "groups": frozenset(), "admin": False, "address": "", "agent": ""}
+    words |= {"source": "oidc", "created": now, "seen": now, "expires": now + timedelta(days=1)}
+
+    def login(user: str, number: int) -> tuple[Login, str]:
+        return Login(id=f"l{number}", user=f"{user}@example.com", **words), f"secret-{number}"
+
     async with replicas(postgres_url, 4) as databases:
         stores = [SubjectStore(database) for database in databases]
         seen = await asyncio.gather(
-            *(stores[number % 4].bind("https://id", str(number), "a@example.com", now) for number in range(12))
+            *(stores[number % 4].add_login("https://id", str(number), *login("a", number)) for number in range(12))
         )
         (bound,) = {tuple(each.items()) for each in seen}
         assert bound[0][0] == "a@example.com" and len(bound) == 1
-        taken = await stores[0].bind("https://id", bound[0][1], "b@example.com", now)
+        assert len(await LoginStore(databases[0]).logins_of("a@example.com", now)) == 1
+        taken = await stores[0].add_login("https://id", bound[0][1], *login("b", 12))
         assert taken == {"a@example.com": bound[0][1]}, "an account has one address"
         assert await stores[1].release("a@example.com") and not await stores[2].release("a@example.com")
-        assert await stores[3].bind("https://id", bound[0][1], "b@example.com", now) == {"b@example.com": bound[0][1]}
+        free = await stores[3].add_login("https://id", bound[0][1], *login("b", 13))
+        assert free == {"b@example.com": bound[0][1]}

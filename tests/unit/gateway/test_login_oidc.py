@@ -601,10 +601,49 @@ async def test_accounts_that_come_at_once_are_one(sign_on: SignOn) -> None:
 
 async def test_another_issuer_is_another_provider(sign_on: SignOn) -> None:
     logins = sign_on.stage.login.services.logins
-    for number, issuer in enumerate((ISSUER, "https://new.example.com")):
-        who = Identity(user="alice@example.com", source=SOURCE, issuer=issuer, subject=str(number))
-        await logins.begin(who, Device())
-    assert len(await logins.of("alice@example.com")) == 2
+    old, new = (
+        Identity(user="alice@example.com", source=SOURCE, issuer=issuer, subject=str(number))
+        for number, issuer in enumerate((ISSUER, "https://new.example.com"))
+    )
+    await logins.begin(old, Device())
+    secret, login = await logins.begin(new, Device())
+    assert await logins.of("alice@example.com") == [login]
+    again, _ = await logins.begin(new, Device())
+    assert await logins.person_by_cookie(secret) and await logins.person_by_cookie(again)
+
+
+async def test_the_first_login_of_another_issuer_ends_what_was_open(sign_on: SignOn) -> None:
+    """The person at the new provider may be another one."""
+    logins = sign_on.stage.login.services.logins
+    old = Identity(user="alice@example.com", source=SOURCE, issuer=ISSUER, subject="1")
+    local = Identity(user="alice@example.com")
+    tokens = []
+    for who in (old, replace(old, user="bob@example.com", subject="2"), local):
+        secret, _ = await logins.begin(who, Device())
+        person = await logins.person_by_cookie(secret)
+        assert person is not None
+        tokens.append((secret, (await logins.new_token(person, "script", timedelta(days=1)))[0]))
+    await logins.begin(replace(old, issuer="https://new.example.com"), Device())
+    held = [(await logins.person_by_cookie(secret), await logins.person_by_token(token)) for secret, token in tokens]
+    assert held[0] == (None, None)
+    assert None not in held[1] and None not in held[2], "neither of somebody else nor of the local user"
+
+
+async def test_no_login_outlives_a_release_that_comes_with_it(sign_on: SignOn) -> None:
+    logins = sign_on.stage.login.services.logins
+    who = Identity(user="alice@example.com", source=SOURCE, issuer=ISSUER, subject="1")
+
+    async def release() -> bool:
+        released = await logins.release(who.user)
+        await logins.end_all(who.user)
+        return released
+
+    for _ in range(20):
+        _, released = await asyncio.gather(logins.begin(who, Device()), release())
+        if released:
+            assert await logins.of(who.user) == []
+        else:
+            assert await release()
 
 
 async def test_an_account_that_is_refused_leaves_the_browser_who_it_was(sign_on: SignOn) -> None:

@@ -4,7 +4,8 @@ A login ends when it was not used for `login_idle`, at the latest after `login_m
 local user's entry is removed or has another password. An API token ends on its own date, or when it is revoked.
 
 Who comes from the identity provider is an account of it, issuer and subject: the first one that signs in with an
-address keeps it until an administrator releases it.
+address keeps it until an administrator releases it. The first login of another issuer's account ends what the one
+before has open.
 """
 
 import hashlib
@@ -113,8 +114,6 @@ class Logins:
         Raises AnotherAccountError.
         """
         now = self._clock()
-        if who.source == OIDC:
-            await self._bind(who)
         secret = secrets.token_urlsafe(32)
         login = Login(
             id=secrets.token_urlsafe(16),
@@ -130,16 +129,19 @@ class Logins:
             seen=now,
             expires=now + self._longest,
         )
-        await self._store.add_login(login, hash_of(secret))
+        if who.source == OIDC:
+            await self._add_bound(login, hash_of(secret), who)
+        else:
+            await self._store.add_login(login, hash_of(secret))
         for token in await self._store.tokens_of(who.user, now):
             if token.source == who.source:
                 await self._follow(token, who)
         return secret, login
 
-    async def _bind(self, who: Identity) -> None:
+    async def _add_bound(self, login: Login, secret_hash: str, who: Identity) -> None:
         bound: dict[str, str] = {}
         while not bound:  # empty: what was in the way was released at this moment
-            bound = await self._subjects.bind(who.issuer, who.subject, who.user, self._clock())
+            bound = await self._subjects.add_login(who.issuer, who.subject, login, secret_hash)
         other = next((user for user in bound if user != who.user), None)
         if bound.get(who.user, who.subject) != who.subject:
             raise AnotherAccountError(

@@ -23,6 +23,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vdi.gateway.store.base import Database, Instant, batches, metadata
 
@@ -111,7 +112,7 @@ class LoginStore:
     async def add_login(self, login: Login, secret_hash: str) -> None:
         """A new login."""
         async with self._database.begin() as connection:
-            await connection.execute(logins.insert().values(_values(login, secret_hash)))
+            await insert_login(connection, login, secret_hash)
 
     async def add_token(self, token: ApiToken, secret_hash: str, most: int) -> bool:
         """A new API token; False when its user has `most` that hold."""
@@ -209,6 +210,18 @@ class LoginStore:
         async with self._database.connect() as connection:
             rows: Sequence[RowMapping] = (await connection.execute(query)).mappings().all()
             return rows
+
+
+async def insert_login(connection: AsyncConnection, login: Login, secret_hash: str) -> None:
+    """Add a login, within a transaction."""
+    await connection.execute(logins.insert().values(_values(login, secret_hash)))
+
+
+async def end_all_of(connection: AsyncConnection, user: str, source: str, now: datetime) -> None:
+    """End the logins and API tokens of a user that came this way, within a transaction."""
+    for table in (logins, api_tokens):
+        mine = and_(table.c.user == user, table.c.source == source, table.c.ended.is_(None))
+        await connection.execute(update(table).where(mine).values(ended=now))
 
 
 def is_open(table: Table, now: datetime) -> ColumnElement[bool]:
