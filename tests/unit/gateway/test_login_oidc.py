@@ -806,6 +806,15 @@ async def test_failed_sign_ons_from_one_address_are_refused_after_some(tmp_path:
         assert (await sign_on.stage.browser().log_in()).status_code == 303, "passwords are counted by themselves"
 
 
+async def test_an_account_whose_address_is_taken_is_no_guesser(tmp_path: Path) -> None:
+    """A rebuilt provider changes every account, and a whole office may come from one address."""
+    async with signing_on(tmp_path, Throttle(MemorySharedState(), PER_USER, Bound(1, 3))) as sign_on:
+        assert await user_of(sign_on) == "alice@example.com"
+        for _ in range(5):
+            assert "Another account" in await user_of(sign_on, sub="2")
+        assert await user_of(sign_on, sub="3", email="bob@example.com") == "bob@example.com"
+
+
 async def test_a_provider_that_is_down_counts_as_a_failed_sign_on(tmp_path: Path) -> None:
     """Some providers answer a wrong code with another status than OAuth's 400."""
     async with signing_on(tmp_path, Throttle(MemorySharedState(), PER_USER, Bound(1, 1))) as sign_on:

@@ -160,7 +160,8 @@ class LoginPages:
         try:
             async with self._login.throttle.sign_on(self._address(request)):
                 who = await self._login.provider.identity_of(query.get("code", ""), secret, state, query.get("iss"))
-                return await self._begin(request, who, next_page)
+            # Not counted: the provider has vouched for the account, whether or not the address is another one's.
+            return await self._begin(request, who, next_page)
         except TooManyError as refusal:
             return await self._throttled(request, OIDC, refusal, next_page)
         except ProviderDownError as error:
