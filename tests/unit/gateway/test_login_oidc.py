@@ -480,6 +480,18 @@ async def test_an_access_token_of_another_person_is_not_used(
     assert (await sign_on.come_back(at_hash=right if at_hash is True else at_hash)).status_code == status
 
 
+@pytest.mark.parametrize("name", ["exp", "iat", "nbf"])
+@pytest.mark.parametrize(
+    "value",
+    [10**400, -(10**400), 2**53 + 1, float("nan"), float("inf"), -float("inf")],
+    ids=["large", "small", "above", "nan", "inf", "-inf"],
+)
+async def test_a_time_that_is_no_date_is_refused_in_words(sign_on: SignOn, name: str, value: float) -> None:
+    answer = await sign_on.come_back(**{name: value})
+    assert answer.status_code == 403
+    assert "could not be verified" in answer.text
+
+
 async def test_a_new_key_is_looked_up(sign_on: SignOn) -> None:
     assert (await sign_on.come_back()).status_code == 303
     new = RSAKey.generate_key(2048, parameters={"kid": "k2"})
@@ -566,7 +578,7 @@ async def test_an_address_stays_with_the_account_that_came_first(sign_on: SignOn
     assert "Another account of your identity provider has signed in here as alice@example.com before." in said
     assert "vdi gateway user release alice@example.com" in said
     (row,) = [row for row in sign_on.stage.audit.rows if row[3] == "refused"]
-    assert row[:3] == ("alice@example.com", "login.begin", "alice@example.com")
+    assert row[:3] == (f"{ISSUER}#2", "login.begin", "alice@example.com"), "not the person whose address it is"
     assert await user_of(sign_on, sub="1") == "alice@example.com", "and the first one still comes in"
 
 

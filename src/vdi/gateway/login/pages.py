@@ -181,7 +181,8 @@ class LoginPages:
         except AnotherAccountError as why:
             log.warning("the account %s signs in as %s: %s", why.who.subject, why.who.user, why)
             more = {"reason": "another-account", "taken": why.taken, "subject": why.who.subject}
-            await self._tried(why.who.user, OIDC, "refused", **more)
+            # The account is the actor: the address is that of the person whom it may want to be.
+            await self._tried(why.who.user, OIDC, "refused", actor=f"{why.who.issuer}#{why.who.subject}", **more)
             return self._problem(request, 403, f"{why}.", next_page)
 
     async def do_logout(self, request: Request) -> Response:
@@ -260,11 +261,11 @@ class LoginPages:
         """Whether this browser has accepted the terms as they are now; true where terms are empty."""
         return not self._terms_mark or cookie_of(request, TERMS) == self._terms_mark
 
-    async def _tried(self, user: str, source: str, outcome: str, **more: str) -> None:
-        """Count an attempt and write it down. `user` is empty where the user is unknown."""
+    async def _tried(self, user: str, source: str, outcome: str, *, actor: str = "", **more: str) -> None:
+        """Count an attempt and write it down. `user`: empty if unknown; `actor`: who tried, if another one."""
         self._login.context.metrics.logins.labels(source, outcome).inc()
         await self._login.audit.record(
-            actor=user,
+            actor=actor or user,
             action="login.begin",
             target=user,
             outcome="done" if outcome == "in" else outcome,

@@ -14,6 +14,8 @@ from vdi.gateway.users import check_address, normal_groups
 
 _LEEWAY = 60
 """Seconds that clocks may differ."""
+_LARGEST_TIME = 2**53
+"""Seconds since 1970: every whole number up to here is a number in JSON and in floating point."""
 _HASHES = {"256": "sha256", "384": "sha384", "512": "sha512"}
 """By the end of the signature's name; Ed25519 has SHA-512."""
 _SUBJECT = re.compile("[ -~]{1,255}")
@@ -45,6 +47,8 @@ def check_claims(claims: Mapping[str, Any], config: OIDC, nonce: str, now: float
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ClaimsError(f"{name} is {value!r}; allowed: a time")
+        if not abs(value) <= _LARGEST_TIME:  # NaN is neither more nor less than any time
+            raise ClaimsError(f"{name} is {str(value)[:40]}; allowed: a time of at most 2^53 seconds")
         if (low is not None and value <= low) or (high is not None and value > high):
             raise ClaimsError(f"{name} is {value:.0f}, and the current time is {now:.0f}")
     subject = claims.get("sub")
