@@ -397,6 +397,32 @@ def test_an_administrator_releases_an_address(remote: Vdi, gateway: RemoteGatewa
     assert "is not an e-mail address" in remote("gateway", "user", "release", "dave").err
 
 
+def test_an_administrator_releases_all_addresses(
+    remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def account(user: str, subject: str) -> Identity:
+        return Identity(user=user, source=OIDC, issuer="https://id.example.com", subject=subject)
+
+    users = ["carol@example.com", "dave@example.com"]
+    for user in users:
+        gateway.do(gateway.there.logins.begin(account(user, f"old-{user}"), Device()))
+    refused = remote("gateway", "user", "release", "--all", "--yes")
+    assert refused.code == 1 and "Only administrators can do this" in refused.err
+    log_in(gateway, ROOT)
+    for words in ((), ("--all", "carol@example.com")):
+        wrong = remote("gateway", "user", "release", *words)
+        assert wrong.code == 2 and "name one address, or --all" in wrong.err
+    asked = remote("gateway", "user", "release", "--all")
+    assert asked.code == 2 and "use --yes" in asked.err
+    with pytest.raises(AnotherAccountError):
+        gateway.do(gateway.there.logins.begin(account(users[0], "new"), Device()))
+    done = remote("gateway", "user", "release", "--all", "--yes", "-o", "json")
+    assert (done.code, json.loads(done.out)) == (0, {"released": users}), done.err
+    assert gateway.do(gateway.there.logins.of(users[0])) == []
+    for user in users:
+        gateway.do(gateway.there.logins.begin(account(user, f"new-{user}"), Device()))
+
+
 def test_releasing_an_address_needs_a_login(vdi: Vdi) -> None:
     refused = vdi("gateway", "user", "release", "carol@example.com")
     assert refused.code == 2 and "vdi login https://portal.vdi.example.com" in refused.err

@@ -187,6 +187,19 @@ def account(subject: str) -> Identity:
     return Identity(user="carol@example.com", source=OIDC, issuer="https://id.example.com", subject=subject)
 
 
+async def test_an_administrator_releases_all_addresses(stage: ApiStage) -> None:
+    """A rebuilt provider changes the account of everyone."""
+    carol, root, bob = await stage.program(account("1")), await stage.program(ROOT), await stage.program(BOB)
+    address = "/api/v1/admin/users/release"
+    problem(await bob.post(address), 403, "forbidden")
+    assert (await root.post(address)).json() == {"released": ["carol@example.com"]}
+    assert (await carol.get("/api/v1/me")).status_code == 401
+    assert (await bob.get("/api/v1/me")).status_code == 200, "local users stay"
+    assert (await (await stage.program(account("2"))).get("/api/v1/me")).json()["user"] == "carol@example.com"
+    (act,) = (await root.get("/api/v1/admin/audit", params={"action": "user.release"})).json()["items"]
+    assert (act["actor"], act["target"], act["outcome"]) == ("root@example.com", "*", "done")
+
+
 async def test_an_administrator_releases_an_address_for_another_account(stage: ApiStage) -> None:
     """What the account before has open ends: it is no longer whose address this is."""
     carol, root, bob = await stage.program(account("1")), await stage.program(ROOT), await stage.program(BOB)

@@ -16,6 +16,7 @@ import msgspec
 import typer
 
 from vdi.api.meta import RELEASE_NAMESPACE
+from vdi.cli.confirm import confirm
 from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, examples
 from vdi.cli.output import ListOutput, ListOutputOption, Output, OutputOption, columns, print_data
@@ -233,31 +234,49 @@ def rm(
         print_data({"deleted": [address]}, output)
 
 
-@app.command(epilog=examples("gateway user release alice@example.com"))
+@app.command(epilog=examples("gateway user release alice@example.com", "gateway user release --all"))
 @with_backend
 def release(
     target: Target,
-    user: User,
+    user: Annotated[str | None, typer.Argument(help="E-mail address.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All addresses: the provider was rebuilt.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before --all.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Let another account of the identity provider log in with this address.
 
     Ends the address's logins, API tokens and open desktops. Desktops and homes are kept, and are those of the account
-    that logs in next. For administrators of the portal; needs `vdi login`.
+    that logs in next. With --all this is so for all addresses: a rebuilt provider gives every account another `sub`.
+    For administrators of the portal; needs `vdi login`.
     """
-    address = _address(user)
+    if (user is None) != every:
+        raise CliError("name one address, or --all", USAGE)
+    address = _address(user) if user is not None else ""
     if not isinstance(target, GatewayTarget):
         login = f"{PROGRAM} login https://portal.vdi.example.com"
         raise CliError(f"the gateway keeps whose address it is, and you are not logged in to one: {login}", USAGE)
 
-    async def send() -> None:
-        async with GatewayClient(target.server, token=target.login.token, ca=target.login.ca) as client:
-            await client.send("POST", f"/admin/users/{quote(address)}/release")
+    if every and not yes:
+        typer.echo("Everyone who logs in with the identity provider is logged out, you too.", err=True)
+        typer.echo("The next account that logs in with an address has its desktops and homes.", err=True)
+        if not confirm("Release all addresses?"):
+            raise CliError("nothing was changed")
 
-    asyncio.run(send())
-    typer.echo(f"the next account of the identity provider that logs in as {address} has this address", err=True)
+    async def send() -> list[str]:
+        async with GatewayClient(target.server, token=target.login.token, ca=target.login.ca) as client:
+            if not every:
+                await client.send("POST", f"/admin/users/{quote(address)}/release")
+                return [address]
+            answer: dict[str, list[str]] = await client.send("POST", "/admin/users/release")
+            return answer["released"]
+
+    released = asyncio.run(send())
+    for one in released:
+        typer.echo(f"the next account of the identity provider that logs in as {one} has this address", err=True)
+    if every and not released:
+        typer.echo("no account of an identity provider has an address", err=True)
     if output is not Output.TABLE:
-        print_data({"released": [address]}, output)
+        print_data({"released": released}, output)
 
 
 def _address(user: str) -> str:

@@ -55,6 +55,12 @@ class PoolList(msgspec.Struct):
     items: Annotated[tuple[Pool, ...], doc("All pools of the cluster.")]
 
 
+class ReleasedUsers(msgspec.Struct):
+    """Addresses that other accounts of the identity provider can have."""
+
+    released: Annotated[tuple[str, ...], doc("E-mail addresses, sorted.")]
+
+
 class PersonUse(msgspec.Struct, rename="camel"):
     """Usage of one user."""
 
@@ -180,6 +186,20 @@ async def release_user(call: Call[Empty, None]) -> None:
                 raise ActionDenied("NotFound", f"No account of the identity provider has signed in as {user!r}.")
     except store_audit.NotAuditedError as error:
         raise ActionDenied("Unavailable", str(error)) from error
+
+
+async def release_all_users(call: Call[Empty, None]) -> ReleasedUsers:
+    """Let other accounts of the identity provider have all addresses; what the ones before have open ends."""
+    try:
+        async with call.api.audit.act(
+            store_audit.Act(actor=call.user.email, action="user.release", target="*"), closed=True
+        ):
+            users = await call.api.logins.release_all()
+            for user in users:
+                await call.api.sign_out.end_everything(user, tokens=True)
+    except store_audit.NotAuditedError as error:
+        raise ActionDenied("Unavailable", str(error)) from error
+    return ReleasedUsers(tuple(users))
 
 
 async def list_audit(call: Call[AuditQuery, None]) -> ActList:
@@ -309,6 +329,13 @@ OPERATIONS = (
         description="The first account that signs in with an address keeps it. Ends the address's logins, API tokens "
         "and open desktops; desktops and homes are kept, and are those of the account that signs in next.",
         problems=("not-found", "invalid"),
+    ),
+    Operation(
+        method="POST", path="/admin/users/release", name="releaseAllUsers", tag=_TAG, handler=release_all_users,
+        admin=True, summary="Let other accounts of the identity provider have all addresses",
+        description="For a provider that was rebuilt: every account has another `sub`. Ends the logins, API tokens "
+        "and open desktops of all released addresses, the caller's too; desktops and homes are kept.",
+        answer=ReleasedUsers,
     ),
     Operation(
         method="GET", path="/admin/audit", name="listAudit", tag=_TAG, handler=list_audit, admin=True,

@@ -156,6 +156,10 @@ class Logins:
         """Let another account of the identity provider have this address; False: none has it."""
         return await self._subjects.release(user)
 
+    async def release_all(self) -> list[str]:
+        """The same for all addresses that an account has; the addresses."""
+        return await self._subjects.release_all()
+
     async def person_by_cookie(self, secret: str, *, in_use: bool = True) -> User | None:
         """Whose login this is, while it holds. `in_use`: whether that counts as use of the login, so that it lasts."""
         if not secret or len(secret) > _LONGEST_SECRET:

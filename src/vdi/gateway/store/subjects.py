@@ -50,3 +50,9 @@ class SubjectStore:
         """Forget the account of an address; False: it has none."""
         async with self._database.begin() as connection:
             return (await connection.execute(delete(oidc_subjects).where(oidc_subjects.c.user == user))).rowcount > 0
+
+    async def release_all(self) -> list[str]:
+        """Forget the accounts of all addresses; the addresses."""
+        async with self._database.begin() as connection:
+            gone = await connection.execute(delete(oidc_subjects).returning(oidc_subjects.c.user))
+            return sorted(set(gone.scalars()))
