@@ -249,7 +249,7 @@ def test_the_garbage_collector_removes_its_own_finalizers(people: People, propag
     let_through(people.create(ALICE, name="hers"))
     owner = json.loads(people.admin("get", "vdi", "hers", "-o", "json"))["metadata"]["uid"]
     reference = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "name": "hers", "uid": owner}
-    metadata = {"name": f"hers-{propagation}", "ownerReferences": [reference | {"blockOwnerDeletion": True}]}
+    metadata: Object = {"name": f"hers-{propagation}", "ownerReferences": [reference | {"blockOwnerDeletion": True}]}
     people.admin("create", "-f", "-", given={"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
     let_through(people.run("delete", "vdi", "hers", f"--cascade={propagation}", "--wait=false", as_=BOB))
     wait_until("it is gone", lambda: people.run("get", "vdi", "hers").returncode != 0, 60)
