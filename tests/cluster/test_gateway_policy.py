@@ -326,7 +326,7 @@ def test_the_operators_routes_are_as_it_writes_them(people: People) -> None:
         {"domains": [{"main": "portal.vdi.localhost"}]},
         None,
     ):
-        refused(of_spec(tls=tls), "spec.tls", "allowed is {}")
+        refused(of_spec(tls=tls), "spec.tls", "allowed is an empty certResolver")
     edge = {"name": "vdi-edge"}
     for middlewares in (
         None,
