@@ -29,7 +29,6 @@ from vdi.gateway.store.grants import GrantStore, grants
 from vdi.session.selkies_tokens import grant_token
 
 HOST = SETTINGS.host("alice-desktop")
-MASTER = "master-alice-desktop"
 EDGE_PAGES = ("/.vdi/transport", "/.vdi/wait", "/.vdi/open", "/.vdi/events", "/api/turn")
 
 
