@@ -7,6 +7,7 @@ import httpx
 import pytest
 from sqlalchemy import update
 
+from support.desktop_key import MASTER
 from unit.gateway import portal_stage
 from unit.gateway.api_stage import BOB, RUNNING, ApiStage
 from unit.gateway.component_stage import NAVIGATION
