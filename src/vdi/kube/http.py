@@ -15,6 +15,8 @@ BUFFER = 2**16
 BUFFERED = 2**20
 """Bytes of a stream that wait to be read, from which on the server is kept waiting."""
 _LONGEST_HEAD = 2**16
+_MOST_SKIPPED = 2**16
+"""Bytes of informational answers and of the trailer, of which nothing is kept: a server could send them without end."""
 _LARGEST_BODY = 2**29
 """Bytes of an answer that is read whole: a page has 200 objects, of which etcd takes 1.5 MiB each."""
 
@@ -57,6 +59,7 @@ class Connection(asyncio.BufferedProtocol):
         self._read: Callable[[Connection, bytes, int], int] = Connection._stray
         self._tunnel = False
         self._left = 0
+        self._skipped = 0
         self._response: Response | None = None
         self._pieces: list[bytes] = []
         self._waiting = 0  # bytes in `_pieces`
@@ -79,6 +82,7 @@ class Connection(asyncio.BufferedProtocol):
         self._whole = True
         self._to_the_end = False
         self._tunnel = tunnel
+        self._skipped = 0
         self._response = None
         self._ended = False
         self.transport.write(request)
@@ -215,6 +219,8 @@ class Connection(asyncio.BufferedProtocol):
         if status >= 200:
             self._response = Response(status, head)
             self._expect_body(status, head.lower())
+        else:
+            self._skip(end + 4 - at, "informational responses")
         return end + 4
 
     def _expect_body(self, status: int, head: bytes) -> None:
@@ -267,7 +273,14 @@ class Connection(asyncio.BufferedProtocol):
             return self._keep_for_later(data, at)
         if end == at:
             self._finish()
+        else:
+            self._skip(end + 2 - at, "trailer")
         return end + 2
+
+    def _skip(self, nbytes: int, part: str) -> None:
+        self._skipped += nbytes
+        if self._skipped > _MOST_SKIPPED:
+            raise HttpError(f"more than {_MOST_SKIPPED} bytes of {part}")
 
     def _read_piece(self, data: bytes, at: int) -> int:
         end = min(len(data), at + self._left)

@@ -145,6 +145,27 @@ async def test_what_is_no_http_ends_the_connection(nonsense: bytes) -> None:
             await wire.connection.response()
 
 
+@pytest.mark.parametrize(
+    ("first", "repeated", "part"),
+    [
+        (b"", b"HTTP/1.1 103 E\r\n\r\n", "informational responses"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n", "trailer"),
+    ],
+)
+async def test_what_is_skipped_of_an_answer_has_a_limit(first: bytes, repeated: bytes, part: str) -> None:
+    wire = Wire()
+    for _ in range(2):  # of each answer
+        wire.connection.send(GET)
+        wire.come(first + repeated * (2**16 // len(repeated)))
+        wire.come(b"\r\n" if first else SHORT)
+        assert (await wire.connection.response()).status == 200
+    wire.connection.send(GET)
+    wire.come(first + repeated * (2**16 // len(repeated) + 1))
+    assert wire.aborted
+    with pytest.raises(HttpError, match=f"more than 65536 bytes of {part}"):
+        await wire.connection.response()
+
+
 async def test_an_answer_cut_short_is_no_answer() -> None:
     wire = Wire()
     wire.connection.send(GET)
