@@ -10,6 +10,7 @@ became 2 GiB. Here bodies are read as they come over the wire, up to a limit, an
 """
 
 import asyncio
+import math
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -32,6 +33,10 @@ MAX_BYTES = 2**20
 _PIECES, _PIECE_BYTES = 64, 128
 """A body has at most 64 pieces, and one for each 128 bytes of its largest size. 64 KiB in chunks of one byte would keep
 the event loop for 0.8 s."""
+_MAX_HEAD_BYTES, _HEAD_PIECE_BYTES = 2**17, 2**12
+"""What a server may send before the response's header is there, with that header: httpx reads informational responses
+without end, and all that one read brought without a turn of the event loop. h11 refuses a single header of more than
+100 KiB."""
 
 
 class BadResponseError(ValueError):
@@ -158,6 +163,11 @@ class HttpClient:
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
         client.headers["Accept-Encoding"] = "identity"
+        # httpx has no option for the network backend.
+        for transport in (client._transport, *client._mounts.values()):
+            if isinstance(transport, httpx.AsyncHTTPTransport):
+                pool: Any = transport._pool
+                pool._network_backend = _LimitedBackend(pool._network_backend)
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -200,6 +210,8 @@ class HttpClient:
             )
         rest: dict[str, Any] = {**options}
         async with self._client.stream(method, url, timeout=timeout, **rest) as response:
+            if isinstance(connection := response.extensions.get("network_stream"), _LimitedConnection):
+                connection.head_bytes_left = math.inf
             yield ResponseStream(response)
 
 
@@ -294,3 +306,43 @@ class _FixedAddress(httpx.AsyncHTTPTransport):
         request.extensions = {**request.extensions, "sni_hostname": request.url.host}
         request.url = request.url.copy_with(host=self._address, port=self._port or request.url.port)
         return await super().handle_async_request(request)
+
+
+class _LimitedBackend:
+    """What opens connections for httpcore, here with a limit on what comes before a response's header."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    async def connect_tcp(self, *where: Any, **options: Any) -> "_LimitedConnection":
+        return _LimitedConnection(await self._backend.connect_tcp(*where, **options))
+
+
+class _LimitedConnection:
+    """A connection of httpcore. Each write begins a request; `stream` lifts the limit when the header is there."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.head_bytes_left: float = _MAX_HEAD_BYTES
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's name
+        if self.head_bytes_left <= 0:
+            raise BadResponseError(f"no header of the response within {_MAX_HEAD_BYTES} bytes")
+        if self.head_bytes_left < math.inf:
+            max_bytes = min(max_bytes, _HEAD_PIECE_BYTES)
+        data: bytes = await self._connection.read(max_bytes, timeout)
+        self.head_bytes_left -= len(data)
+        return data
+
+    async def write(self, data: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's name
+        self.head_bytes_left = _MAX_HEAD_BYTES
+        await self._connection.write(data, timeout)
+
+    async def start_tls(self, *how: Any, **options: Any) -> "_LimitedConnection":
+        return _LimitedConnection(await self._connection.start_tls(*how, **options))

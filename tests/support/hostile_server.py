@@ -45,6 +45,7 @@ HOSTILE = {
     "two lengths": Answer(_OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} "),
     "endless header line": Answer(_OK + b"X: ", b"y" * 2**16),
     "endless header lines": Answer(_OK, b"X: y\r\n" * 10_000),
+    "endless informational responses": Answer(b"", b"HTTP/1.1 103 E\r\n\r\n" * 3500),
     "endless status line": Answer(b"HTTP/1.1 200 ", b"O" * 2**16),
     "deep JSON": whole(DEEP),
 }

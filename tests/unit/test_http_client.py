@@ -91,6 +91,7 @@ async def test_hostile_answers_are_refused_and_take_no_memory(name: str) -> None
         (HOSTILE["nested"], "the response has Content-Encoding 'gzip, gzip, gzip'; allowed: identity"),
         (HOSTILE["endless chunks"], "the response is too large: more than 65536 bytes"),
         (HOSTILE["chunks of one byte"], "the response has too many chunks of less than 128 bytes"),
+        (HOSTILE["endless informational responses"], "no header of the response within 131072 bytes"),
         (HOSTILE["deep JSON"], "the response cannot be read as dict: maximum recursion depth exceeded"),
         (HOSTILE["length above what comes"], "peer closed connection without sending complete message body"),
     ],
@@ -108,13 +109,18 @@ async def test_what_is_within_the_limits_is_read() -> None:
         await received(exact, max_bytes=99)
 
 
-@pytest.mark.parametrize(
-    "answer", [Answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{"), Answer(b"", b"HTTP/1.1 103 Early\r\n\r\n")]
-)
-async def test_an_answer_that_does_not_end_is_given_up(answer: Answer) -> None:
+async def test_an_answer_that_does_not_end_is_given_up() -> None:
     with pytest.raises(TimeoutError) as late:
-        await received(answer, seconds=0.2)
+        await received(Answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{"), seconds=0.2)
     assert reason_of(late.value) == "no response in time"
+
+
+async def test_the_limit_before_the_header_is_one_of_each_request() -> None:
+    hints = whole(b"x" * 2**18)
+    answer = Answer(b"HTTP/1.1 103 Early Hints\r\nX: " + b"y" * 70_000 + b"\r\n\r\n" + hints.first)
+    async with serve_answer(answer) as server, open_client(server.url, seconds=5) as client:
+        for _ in range(3):
+            assert len((await client.request("GET", server.url)).body) == 2**18
 
 
 async def test_lines_have_a_largest_length_and_a_start_has_its_bytes() -> None:
