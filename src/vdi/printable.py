@@ -1,16 +1,22 @@
-"""Text from outside that is safe to show: control, direction and other format characters become visible escapes.
+"""Text from outside that is safe to show: control, direction, format and blank characters become visible escapes.
 
 Used wherever text that somebody else wrote reaches a person: the terminal, pages, logs and status fields.
 """
 
+import functools
+import re
 import unicodedata
+
+BLANK = r"\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0d\uffa0\U000e0100-\U000e01ef"
+"""Characters that show nothing and that Unicode still calls letters, marks or symbols: fillers, and variation selectors
+without those for emoji. For a character class of a regular expression."""
+_IS_BLANK = re.compile(f"[{BLANK}]").match
+_MOST_CACHED = 4096
 
 
 def is_printable(text: str, keep: str = "") -> bool:
     """Whether every character shows something or is a space; those in `keep` are allowed too."""
-    for character in keep:
-        text = text.replace(character, "")
-    return text.isprintable() or all(map(_shows, text))
+    return escape(text, keep) == text
 
 
 def escape(text: str, keep: str = "") -> str:
@@ -19,14 +25,30 @@ def escape(text: str, keep: str = "") -> str:
     The escapes are those of JSON, above U+FFFF as two: JSON stays JSON, with the same values. Escaping twice changes
     nothing more.
     """
-    if is_printable(text, keep):
+    if text.isascii() and text.isprintable():  # nearly all of them
         return text
-    return "".join(character if character in keep or _shows(character) else _escaped(character) for character in text)
+    return text.translate(_table(keep))
+
+
+class _Escapes(dict[int, str]):
+    """What `str.translate` puts for each character; a character is looked at when it first comes."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        shown = character if _shows(character) else _escaped(character)
+        if len(self) < _MOST_CACHED:  # a text with all of Unicode would take 100 MB
+            self[code] = shown
+        return shown
+
+
+@functools.cache
+def _table(keep: str) -> _Escapes:
+    return _Escapes({ord(character): character for character in keep})
 
 
 def _shows(character: str) -> bool:
     # Spaces such as the ideographic one are not printable to Python, and harmless.
-    return character.isprintable() or unicodedata.category(character) == "Zs"
+    return (character.isprintable() and not _IS_BLANK(character)) or unicodedata.category(character) == "Zs"
 
 
 def _escaped(character: str) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from vdi.printable import BLANK
+
 if TYPE_CHECKING:
     Quantity = str
 else:
@@ -91,12 +93,8 @@ _SUBDOMAIN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*
 _PERIOD = "^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$"
 
 EMAIL = must_be("an e-mail address such as alice@example.com", r"self.matches('^\\S+@\\S+\\.\\S+$')")
-INVISIBLE = (
-    r"\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\ufffc\ufffd\U000e0100-\U000e01ef"
-)
-"""Characters that show nothing and that Unicode still calls letters, marks or symbols (fillers, variation selectors),
-and what stands for text that could not be decoded. For a character class of a regular expression.
-"""
+INVISIBLE = BLANK + r"\ufe0e\ufe0f\ufffc\ufffd"
+"""Blank characters, all variation selectors, and what stands for text that could not be decoded."""
 VISIBLE = Rule(  # without the value: shown as it is, it could hide or reverse the text around it
     r"!self.matches('[\\p{C}\\p{Z}" + INVISIBLE + "]')",
     "must have only visible characters: no space, control, direction, zero-width or private-use characters",

@@ -55,6 +55,9 @@ class GuardedStream:
 
     def write(self, text: str) -> int:
         """Write, escaped. Returns the length of what was given."""
+        if "\x1b" not in text:  # nearly all of a log
+            self.unguarded.write(escape(text, _LAYOUT))
+            return len(text)
         parts = _STYLE.split(text)  # text and the codes of styles take turns
         self.unguarded.write(
             "".join(f"\x1b[{part}m" if at % 2 else escape(part, _LAYOUT) for at, part in enumerate(parts))

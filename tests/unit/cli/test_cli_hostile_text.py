@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -317,7 +318,21 @@ def test_escapes_are_those_of_json_and_stable() -> None:
     assert is_printable(text)
     assert escape(text) == text
     assert json.loads(f'"{text}"') == HOSTILE
+    assert escape("\u3164\u115f\u2800\u034f\u180b\u17b4\ufe00") == r"\u3164\u115f\u2800\u034f\u180b\u17b4\ufe00"
+    assert escape("a\U000e0100") == r"a\udb40\udd00"
+    assert escape("⚠\ufe0f") == "⚠\ufe0f"
     assert escape("Grüße, 日本\u3000語 🖥\u00a0✓") == "Grüße, 日本\u3000語 🖥\u00a0✓"
+
+
+def test_escapes_of_all_characters_take_little_memory() -> None:
+    everything = "".join(map(chr, range(0x110000)))
+    escape("first")
+    tracemalloc.start()
+    try:
+        escape(everything)
+        assert tracemalloc.get_traced_memory()[0] < 4 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_ascii_streams_are_guarded_too() -> None:
