@@ -191,8 +191,12 @@ class HttpClient:
         seconds: float | None = None,
         **options: Unpack[RequestOptions],
     ) -> Response:
-        """One request; `seconds` limits all of it, however slowly the response comes. Raises `HTTP_ERRORS`."""
-        async with asyncio.timeout(seconds), self.stream(method, url, **options) as response:
+        """One request. `seconds` limits all of it, however slowly the response comes; the client's own without it.
+
+        Raises `HTTP_ERRORS`.
+        """
+        limit = self._client.timeout.read if seconds is None else seconds
+        async with asyncio.timeout(limit), self.stream(method, url, **options) as response:
             return Response(response.status, await response.read(max_bytes), response.headers)
 
     @asynccontextmanager

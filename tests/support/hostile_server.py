@@ -19,6 +19,8 @@ class Answer:
 
     first: bytes
     endless: bytes = b""
+    pause: float = 0.0
+    """Seconds between two of `endless`."""
 
 
 def whole(body: bytes, *fields: str, status: str = "200 OK") -> Answer:
@@ -51,6 +53,9 @@ HOSTILE = {
 }
 """By name; each is refused by whoever reads JSON of up to 64 KiB."""
 
+DRIP = Answer(_OK + b"X: ", b"y", pause=0.01)
+"""A header that comes for ever, but never later than a reader waits for its next bytes."""
+
 
 @dataclass
 class HostileServer:
@@ -74,6 +79,7 @@ class HostileServer:
                 while self.answer.endless:
                     writer.write(self.answer.endless)
                     await writer.drain()
+                    await asyncio.sleep(self.answer.pause)
                 if b"Connection: close" in self.answer.first:
                     writer.close()
         writer.close()

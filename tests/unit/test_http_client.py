@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 import vdi
-from support.hostile_server import HOSTILE, Answer, serve_answer, whole
+from support.hostile_server import DRIP, HOSTILE, Answer, serve_answer, whole
 from support.web_server import serve_app
 from vdi.http_client import HTTP_ERRORS, BadResponseError, Response, is_unknown_host, open_client, reason_of
 
@@ -113,6 +113,12 @@ async def test_an_answer_that_does_not_end_is_given_up() -> None:
     with pytest.raises(TimeoutError) as late:
         await received(Answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{"), seconds=0.2)
     assert reason_of(late.value) == "no response in time"
+
+
+async def test_a_request_has_the_time_of_its_client() -> None:
+    async with serve_answer(DRIP) as server, open_client(server.url, seconds=0.2) as client:
+        with pytest.raises(TimeoutError):
+            await client.request("GET", server.url)
 
 
 async def test_the_limit_before_the_header_is_one_of_each_request() -> None:

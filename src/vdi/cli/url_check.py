@@ -35,7 +35,7 @@ def interpret(status: int, *, by_gateway: bool = False) -> UrlStatus:
 async def check(client: HttpClient, url: str) -> UrlStatus:
     """Check once."""
     try:
-        async with client.stream("GET", url) as response:
+        async with asyncio.timeout(_ONE_REQUEST_SECONDS), client.stream("GET", url) as response:
             return interpret(response.status, by_gateway="X-VDI-Gateway" in response.headers)
     except CONNECT_ERRORS as error:
         return UrlStatus(False, False, f"cannot be reached from this machine: {reason_of(error)}")

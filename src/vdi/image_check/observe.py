@@ -174,7 +174,11 @@ async def _request(method: str, url: str, token: str = "", **options: Any) -> in
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         client = open_client(url, seconds=_ANSWER_SECONDS, tls=unverified())
-        async with client as http, http.stream(method, url, headers=headers, **options) as response:
+        async with (
+            asyncio.timeout(_ANSWER_SECONDS),
+            client as http,
+            http.stream(method, url, headers=headers, **options) as response,
+        ):
             return response.status
     except HTTP_ERRORS:
         return 0

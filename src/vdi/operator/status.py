@@ -102,7 +102,10 @@ class StatusWriter:
 def printable(status: T) -> T:
     """A status, or a part of one, with all texts escaped: kubelet, scheduler and desktops have a part in them."""
     # Most have only ASCII, and encoding all of it is 20 times as fast as a walk through the structs.
-    text = msgspec.json.encode(status).decode()
+    try:
+        text = msgspec.json.encode(status).decode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return _escaped(status)
     return status if text.isascii() and text.isprintable() and "\\" not in text else _escaped(status)
 
 

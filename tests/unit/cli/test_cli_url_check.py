@@ -3,6 +3,7 @@
 import pytest
 from aiohttp import web
 
+from support.hostile_server import DRIP, serve_answer
 from support.web_server import serve_app
 from vdi.cli import url_check
 from vdi.cli.url_check import interpret, wait_until_ready
@@ -40,3 +41,10 @@ async def test_a_host_that_no_one_serves_is_given_up_early(monkeypatch: pytest.M
     answer = await wait_until_ready("http://alice.vdi.localhost:1", 60.0)
     assert (answer.reached, answer.ready) == (False, False)
     assert "cannot be reached from this machine" in answer.text
+
+
+async def test_a_header_that_drips_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(url_check, "_ONE_REQUEST_SECONDS", 0.2)
+    async with serve_answer(DRIP) as server:
+        answer = await wait_until_ready(server.url, 0.0)
+    assert answer.text == "does not respond: no response in time"

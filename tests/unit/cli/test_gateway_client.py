@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from support.hostile_server import DEEP, HOSTILE, Answer, serve_answer, whole
+from support.hostile_server import DEEP, DRIP, HOSTILE, Answer, serve_answer, whole
 from support.web_server import serve_app
 from vdi.cli.errors import CliError
 from vdi.cli.remote import client as client_module
@@ -87,6 +87,30 @@ async def test_a_refused_answer_is_named(answer: Answer, reason: str) -> None:
             await client.get("/me")
     assert refused.value.message.startswith(f"{server.url} does not respond as a gateway of VDI does: the response")
     assert reason in refused.value.message
+
+
+async def test_a_response_that_drips_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(client_module.GatewayClient._open.__wrapped__.__kwdefaults__, "seconds", 0.2)  # type: ignore[attr-defined]
+    monkeypatch.setattr(client_module, "_EXPORT_SECONDS", 0.2)
+    async with serve_answer(DRIP) as server, GatewayClient(server.url) as client:
+        for reader in ("get", "items", "text"):
+            with pytest.raises(CliError, match="no response in time"):
+                await READERS[reader](client)
+
+
+@pytest.mark.parametrize("page", [b'{"items":5}', b"{}", b'{"items":[],"next":5}'])
+async def test_a_page_of_another_shape_is_refused(page: bytes) -> None:
+    async with serve_answer(whole(page)) as server, GatewayClient(server.url) as client:
+        with pytest.raises(CliError, match="does not respond as a gateway of VDI does"):
+            await client.items("/sessions")
+
+
+async def test_a_list_of_empty_pages_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_MOST_PAGES", 5)
+    async with serve_answer(whole(b'{"items":[],"next":"again"}')) as server, GatewayClient(server.url) as client:
+        with pytest.raises(CliError, match="the list /sessions is too large: more than 5 pages"):
+            await client.items("/sessions")
+    assert len(server.requests) == 5
 
 
 async def test_a_list_without_an_end_is_given_up() -> None:

@@ -1,11 +1,14 @@
 """A client of the gateway's REST API, with a token. Every failure is a `CliError`."""
 
+import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib import parse
+
+import msgspec
 
 from vdi.cli.errors import COULD_NOT_LOOK, FINDINGS, USAGE, CliError
 from vdi.http_client import (
@@ -21,16 +24,24 @@ from vdi.http_client import (
 )
 from vdi.version import user_agent
 
+T = TypeVar("T")
 _REQUEST_SECONDS = 30.0
+_EXPORT_SECONDS = 600.0
 _CONNECT_SECONDS = 10.0
 _SILENT_SECONDS = 60.0
 """The gateway sends a comment every 20 s: a stream that is silent for 60 s is dead."""
 _LARGEST_RESPONSE, _LARGEST_LIST, _LARGEST_TEXT = 8 * 2**20, 32 * 2**20, 128 * 2**20
 """Bytes of a response, of a list with all its pages, and of an export as CSV. JSON takes up to 20 times as much
 memory."""
+_MOST_PAGES = 10_000
 _LARGEST_EVENT = 2**20
 """Bytes: a session takes about 10 KiB."""
 _EXIT_CODES = {400: USAGE, 403: FINDINGS, 404: FINDINGS, 409: FINDINGS, 422: USAGE}
+
+
+class _Page(msgspec.Struct):
+    items: list[Any]
+    next: str | None = None
 
 
 class LoggedOutError(CliError):
@@ -96,7 +107,9 @@ class GatewayClient:
 
     async def text(self, path: str, **query: str) -> str:
         """Read `/api/v1` + path as text, such as CSV."""
-        async with self._open("GET", f"/api/v1{path}", query=query, headers={"Accept": "*/*"}) as answer:
+        async with self._open(
+            "GET", f"/api/v1{path}", query=query, headers={"Accept": "*/*"}, seconds=_EXPORT_SECONDS
+        ) as answer:
             return (await answer.read(_LARGEST_TEXT)).decode()
 
     async def items(self, path: str, **query: str) -> list[Any]:
@@ -104,22 +117,24 @@ class GatewayClient:
         found: list[Any] = []
         size = 0
         cursor: str | None = ""
-        while cursor is not None:
+        for _ in range(_MOST_PAGES):
             response = await self._whole("GET", path, query=query | ({"cursor": cursor} if cursor else {}))
             size += len(response.body)
             if size > _LARGEST_LIST:
                 raise CliError(f"{self.server}: the list {path} is too large: more than {_LARGEST_LIST} bytes")
-            page = self._decoded(response)
-            found += page["items"]
-            cursor = page.get("next") or None
-        return found
+            page = self._decoded(response, _Page)
+            found += page.items
+            cursor = page.next
+            if not cursor:
+                return found
+        raise CliError(f"{self.server}: the list {path} is too large: more than {_MOST_PAGES} pages")
 
     async def send(
         self, method: str, path: str, *, body: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None
     ) -> Any:
         """Send one request; returns the JSON of the response, or None when it has no body."""
         response = await self._whole(method, path, body=body, query=query)
-        return self._decoded(response) if response.body else None
+        return self._decoded(response, dict[str, Any]) if response.body else None
 
     async def _whole(
         self, method: str, path: str, *, body: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None
@@ -129,9 +144,9 @@ class GatewayClient:
         async with self._open(method, f"/api/v1{path}", query=query, data=data, headers=headers) as answer:
             return Response(answer.status, await answer.read(_LARGEST_RESPONSE))
 
-    def _decoded(self, response: Response) -> Any:
+    def _decoded(self, response: Response, into: type[T]) -> T:
         try:
-            return response.json(dict[str, Any])
+            return response.json(into)
         except BadResponseError as error:
             raise self._failed(error) from error
 
@@ -140,7 +155,7 @@ class GatewayClient:
         """A stream of Server-Sent Events, as (event, data)."""
         headers = {"Accept": "text/event-stream"}
         async with self._open(
-            "GET", f"/api/v1{path}", query=query, headers=headers, silent_seconds=_SILENT_SECONDS
+            "GET", f"/api/v1{path}", query=query, headers=headers, seconds=None, silent_seconds=_SILENT_SECONDS
         ) as answer:
             yield self._events(answer)
 
@@ -173,17 +188,22 @@ class GatewayClient:
         query: Mapping[str, str] | None = None,
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        seconds: float | None = _REQUEST_SECONDS,
         silent_seconds: float | None = None,
     ) -> AsyncIterator[ResponseStream]:
+        """A response. `seconds` limits all of it, `silent_seconds` the wait for more of it."""
         try:
-            async with self._connected.stream(
-                method,
-                self.server + path,
-                params=query,
-                content=data,
-                headers=headers,
-                silent_seconds=silent_seconds,
-            ) as answer:
+            async with (
+                asyncio.timeout(seconds),
+                self._connected.stream(
+                    method,
+                    self.server + path,
+                    params=query,
+                    content=data,
+                    headers=headers,
+                    silent_seconds=silent_seconds,
+                ) as answer,
+            ):
                 if answer.status >= 300:
                     raise _refusal(self.server, Response(answer.status, await answer.read()))
                 yield answer
