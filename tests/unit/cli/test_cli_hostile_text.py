@@ -324,13 +324,13 @@ def test_escapes_are_those_of_json_and_stable() -> None:
     assert escape("Grüße, 日本\u3000語 🖥\u00a0✓") == "Grüße, 日本\u3000語 🖥\u00a0✓"
 
 
-def test_escapes_of_all_characters_take_little_memory() -> None:
-    everything = "".join(map(chr, range(0x110000)))
+def test_escapes_of_many_characters_take_little_memory() -> None:
+    everything = "".join(map(chr, range(0x20000)))
     escape("first")
     tracemalloc.start()
     try:
         escape(everything)
-        assert tracemalloc.get_traced_memory()[0] < 4 * 2**20
+        assert tracemalloc.get_traced_memory()[0] < 2**20
     finally:
         tracemalloc.stop()
 
