@@ -26,6 +26,7 @@ from cryptography.x509.oid import NameOID
 from cluster.stand_in import STAND_IN
 from support.waiting import wait_until
 from support.web_server import serve_app
+from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY
 
 RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 TEMPLATE = """
@@ -130,7 +131,10 @@ def self_signed(folder: Path) -> ssl.SSLContext:
 @pytest.fixture
 def operator(typed: Typed, desktop_port: int, tmp_path: Path) -> Iterator[None]:
     """The operator as its own process, for this test's namespace."""
-    environment = {**typed.environment, "VDI_URL_PORT": str(desktop_port), "VDI_METRICS_ADDR": "127.0.0.1:0"}
+    for name in (HOST_KEY, DESKTOP_KEY):
+        typed.kube("create", "secret", "generic", name)
+    own = {"VDI_OPERATOR_NAMESPACE": typed.namespace, "VDI_METRICS_ADDR": "127.0.0.1:0"}
+    environment = {**typed.environment, **own, "VDI_URL_PORT": str(desktop_port)}
     log = tmp_path / "operator.log"
     command = [sys.executable, "-c", RUN_MAIN, "operator", "run"]
     with log.open("wb") as stream:

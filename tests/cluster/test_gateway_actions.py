@@ -34,7 +34,8 @@ async def a_replica(stage: Stage, folder: Path) -> AsyncIterator[Gateway]:
 async def test_no_share_is_lost_among_two_replicas_and_an_operator_that_writes_all_the_time(
     stage: Stage, tmp_path: Path
 ) -> None:
-    await stage.session("mine", "none", access=[{"user": "old@example.com", "role": "viewer"}])
+    template = await stage.template()
+    await stage.session("mine", template, access=[{"user": "old@example.com", "role": "viewer"}])
     guests = [f"guest{number}@example.com" for number in range(8)]
     stop = asyncio.Event()
 
@@ -73,7 +74,8 @@ async def test_an_action_never_reaches_a_later_session_of_the_same_name(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was ended and begun again between the question whether Alice may and the write."""
-    await stage.session("mine", "none")
+    template = await stage.template()
+    await stage.session("mine", template)
     async with a_replica(stage, tmp_path) as gateway:
         asked, this_task = gateway.context.client.get, asyncio.current_task()
 
@@ -82,7 +84,7 @@ async def test_an_action_never_reaches_a_later_session_of_the_same_name(
             if asyncio.current_task() is not this_task:
                 return session  # the history asks too, for the sessions that it has lost
             await stage.delete(SESSIONS, "mine")
-            await stage.session("mine", "none", user=EVE.email)
+            await stage.session("mine", template, user=EVE.email)
             return session
 
         actions: tuple[Callable[[], Awaitable[Any]], ...] = (
@@ -92,7 +94,7 @@ async def test_an_action_never_reaches_a_later_session_of_the_same_name(
         )
         for action in actions:
             await stage.delete(SESSIONS, "mine")
-            await stage.session("mine", "none")
+            await stage.session("mine", template)
             monkeypatch.setattr(gateway.context.client, "get", get)
             with pytest.raises(ActionDenied) as refused:
                 await action()
