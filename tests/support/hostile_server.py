@@ -10,7 +10,7 @@ _BOMB = gzip.compress(gzip.compress(gzip.compress(bytes(64 * 2**20))))
 _OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 _CHUNKED = _OK + b"Transfer-Encoding: chunked\r\n\r\n"
 _CHUNK = b"10000\r\n" + bytes(2**16) + b"\r\n"
-DEEP = b'{"a":' + b"[" * 2000
+DEEP = b'{"a":' + b"[" * 20_000
 
 
 @dataclass(frozen=True)

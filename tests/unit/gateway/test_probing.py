@@ -114,7 +114,7 @@ async def test_a_desktop_that_does_not_run_has_no_picture(stage: ApiStage) -> No
         ),
         (503, "the keyboard's map has no XF86Launch9", "cannot show its mark (503): the keyboard's map has no"),
         (200, "<html>", "did not return a valid mark"),
-        (200, DEEP.decode(), "did not return a valid mark"),
+        (200, DEEP[:2000].decode(), "did not return a valid mark"),
         (200, MARK | {"size": 10**9}, "did not return a valid mark"),
         (200, "x" * 5000, "is too large"),
         (302, "", "cannot show its mark (302)"),

@@ -41,7 +41,7 @@ def test_a_line_without_an_end_comes_in_pieces() -> None:
 
 
 def test_what_is_nested_too_deeply_is_refused() -> None:
-    deep = b'{"a":' * 2000
+    deep = b'{"a":' * 20_000
     for parse in (lambda: decode(deep, dict, "GET x"), lambda: parse_event(deep, "x"), lambda: parse_page(deep, "x")):
         with pytest.raises(UnexpectedAnswer, match="recursion"):
             parse()
