@@ -166,6 +166,7 @@ def test_a_refusal_of_the_api_server_that_repeats_hostile_values(typed: Typed, f
         check(typed("--debug", "session", "ls"), code)
 
 
+SCHEDULE_OFF = ["session", "schedule", "alice-desktop", "--off"]
 GATEWAY = (
     ["whoami"],
     ["whoami", "-o", "json"],
@@ -177,7 +178,8 @@ GATEWAY = (
     ["session", "create", "--template", "x"],
     ["template", "ls", "-o", "wide"],
     ["template", "show", "x"],
-    ["schedule", "ls"],
+    ["session", "schedule", "alice-desktop", "--at", "08:30", "--time-zone", "Etc/UTC"],
+    SCHEDULE_OFF,
     ["usage"],
     ["usage", "-o", "csv"],
     ["logout"],
@@ -213,9 +215,9 @@ def test_a_gateway_that_refuses_with_hostile_text(
     write_logins(Logins(fake.url, {fake.url: Login("alice", "vdi_token", "", "")}))
     wrong = {"field": HOSTILE, "value": HOSTILE, "allowed": HOSTILE}
     for errors in ([], [wrong], [{"field": HOSTILE, "allowed": HOSTILE}]):
-        for path in ("sessions", "me", "templates", "scheduled-starts"):
+        for path in ("sessions", "sessions/alice-desktop", "me", "templates"):
             fake.refuse("GET", f"/api/v1/{path}", code, detail=HOSTILE, errors=errors)
-        for words in (["session", "ls"], ["whoami"], ["template", "ls"], ["schedule", "ls"]):
+        for words in (["session", "ls"], ["whoami"], ["template", "ls"], SCHEDULE_OFF):
             check(typed(*words), words)
 
 

@@ -141,6 +141,7 @@ def test_selkies_and_the_agent_get_their_secrets_by_pipe_and_ports_that_the_laun
             taker.bind(held.getsockname())
 
 
+@pytest.mark.platform
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 def test_the_launcher_holds_its_ports_in_both_families(desktop: ModuleType) -> None:
     """A program that had the other family's port would get the requests, and the tokens in them, that come there."""
