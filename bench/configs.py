@@ -7,8 +7,8 @@ from typing import Any
 
 from bench.objects import NAMESPACE, Object
 
+# Requests per second of the control plane's own clients: none of them is to be the bottleneck.
 UNLIMITED = 5000
-"""Requests per second of the control plane's own clients: none of them is to be the bottleneck."""
 
 VOLUME_PLUGINS = ("VolumeBinding", "VolumeZone", "NodeVolumeLimits", "VolumeRestrictions")
 
@@ -47,8 +47,8 @@ def scheduler(admin_kubeconfig: str) -> Object:
     }
 
 
+# A kubelet reports so often that nothing has changed (nodeStatusReportFrequency); kwok by itself every 20.
 HEARTBEAT_SECONDS = 300
-"""A kubelet reports so often that nothing has changed (nodeStatusReportFrequency); kwok by itself every 20."""
 
 _CONDITIONS = """\
 conditions:
@@ -63,6 +63,9 @@ conditions:
 """
 
 
+# A running pod: the same each time, since kwok plays a pod again whose status it has not seen yet.
+#
+# Its address is this machine's: the operator asks each desktop's agent, which must not be a stranger's.
 _RUNNING = """\
 {{ $since := .metadata.creationTimestamp }}
 {{ $sum := atoi (adler32sum .metadata.uid) }}
@@ -86,10 +89,6 @@ hostIP: {{ NodeIPWith .spec.nodeName | Quote }}
 podIP: {{ printf "127.%d.%d.%d" (add 128 (mod $sum 120)) (div $sum 16777216) (mod (div $sum 65536) 256) | Quote }}
 phase: Running
 startTime: {{ $since | Quote }}
-"""
-"""A running pod: the same each time, since kwok plays a pod again whose status it has not seen yet.
-
-Its address is this machine's: the operator asks each desktop's agent, which must not be a stranger's.
 """
 
 

@@ -27,13 +27,13 @@ from bench.report import goal, render
 from bench.stats import percentile
 from bench.template_copy import OfTemplateCopy
 from bench.ways import NAMESPACE, Object
-from vdi.cli.remote.logins import Login as Stored
-from vdi.cli.remote.logins import Logins, write_logins
+from vdi.cli.logins import Login as Stored
+from vdi.cli.logins import Logins, write_logins
 from vdi.demo.browser import Login
 from vdi.devcluster import probe
 from vdi.devcluster.progress import Progress
 from vdi.kube import PODS, Client, load_config
-from vdi.session.identity import SESSION_LABEL
+from vdi.session.naming import SESSION_LABEL
 
 SIZE = (1280, 720)
 TEMPLATE = "bench-crowd"
@@ -41,10 +41,11 @@ AIM_P95_MS = 50.0
 FRAMES_SECONDS = 8.0
 SETTLE_SECONDS = 5.0
 PROBE_SECONDS = 180.0
+# Of one probe.
 MOST_KEYS = 100
-"""Of one probe."""
 AT_REST, MOVING = "nothing moves", "a moving picture"
 
+# Makes a token as the account page does, on any page of the portal.
 MAKE_TOKEN = """async label => {
   const me = await (await fetch('/api/v1/me')).json();
   const answer = await fetch('/api/v1/tokens', {
@@ -53,7 +54,6 @@ MAKE_TOKEN = """async label => {
   });
   return (await answer.json()).token;
 }"""
-"""Makes a token as the account page does, on any page of the portal."""
 
 COLUMNS = (
     "people who type", "beside them", "keys", "p50, ms", "p95, ms", "lost", "one who types, cores", "beside, cores",
@@ -61,8 +61,8 @@ COLUMNS = (
 )  # fmt: skip
 
 Figures = dict[str, Any]
+# A moving picture in the desktop of that pod.
 Playing = Callable[[str], AbstractContextManager[None]]
-"""A moving picture in the desktop of that pod."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class Desktop:
     name: str
     url: str
     pod: str
+    # Of the pod.
     uid: str
-    """Of the pod."""
 
 
 def _sessions(client: Client, login: Login) -> OfTemplateCopy:

@@ -29,9 +29,9 @@ from bench.timeline import Timeline
 from vdi.api.crd import build_crds
 from vdi.diagnosis.snapshot import Scope
 from vdi.doctor.checks.run import run_checks
-from vdi.doctor.collect.collector import BUDGET, EVERYWHERE, IN_SCOPE, OF_CLUSTER, collect
+from vdi.doctor.collect import BUDGET, EVERYWHERE, IN_SCOPE, OF_CLUSTER, collect
 from vdi.kube.clock import SYSTEM_CLOCK
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import load_config
 from vdi.kube.transport import Client
 
 MOST_SECONDS = 3.0

@@ -30,10 +30,10 @@ import msgspec
 import uvloop
 
 from bench.stats import percentile
-from vdi.session.desktop_tokens import KEY_ENTRY, KEY_SECRET
+from vdi.session.credentials import KEY_ENTRY, KEY_SECRET
 
 if TYPE_CHECKING:
-    from vdi.gateway.store.base import Database
+    from vdi.gateway.store.database import Database
     from vdi.gateway.store.grants import Grant
 
 GOAL_P50_MS, GOAL_PER_SECOND = 1.0, 2000.0
@@ -69,16 +69,15 @@ async def serve(pipe: Connection, folder: Path) -> None:
     """The server's side: say where it listens and with which tokens, then serve until stopped."""
     from vdi.api.meta import ObjectMeta
     from vdi.api.session import Role, SessionSpec, SessionStatus, VDISession
-    from vdi.gateway.app import build_gateway, build_internal
+    from vdi.gateway.app import _Server, _uvicorn_config, build_gateway, build_internal, listen
     from vdi.gateway.cluster_cache import ClusterCache
-    from vdi.gateway.context import GatewayContext
+    from vdi.gateway.component import GatewayContext
     from vdi.gateway.edge.tokens import Tokens
     from vdi.gateway.limits import Limits
     from vdi.gateway.metrics import Metrics
-    from vdi.gateway.serve import _config, _Server, listen
     from vdi.gateway.settings import Settings
     from vdi.gateway.shared_state import MemorySharedState
-    from vdi.gateway.store.base import Database
+    from vdi.gateway.store.database import Database
     from vdi.gateway.store.grants import Grant, GrantStore
     from vdi.gateway.store.migrations import upgrade
 
@@ -134,7 +133,7 @@ async def serve(pipe: Connection, folder: Path) -> None:
     await edge.tables.close()  # there are no desktops that could take one
     gateway.health.begun = True
     with listen(("127.0.0.1", 0), "loopback") as where:
-        server = _Server(_config(build_internal(context, gateway.components, gateway.health)))
+        server = _Server(_uvicorn_config(build_internal(context, gateway.components, gateway.health)))
         task = asyncio.create_task(server.serve([where]))
         pipe.send((where.getsockname()[1], tokens))
         loop = asyncio.get_running_loop()

@@ -26,8 +26,7 @@ from bench.stats import percentile, ratio
 from bench.template_copy import OnWayland
 from bench.ways import USER, Raw, ThroughOperator, Way, remove, status, until
 from vdi.demo.browser import CHROMIUM_NAMES, DesktopBrowser, Login, NoPictureError, find_chromium
-from vdi.demo.people import PeopleError, add_user, remove_user
-from vdi.demo.run import portal_url
+from vdi.demo.run import PeopleError, add_user, portal_url, remove_user
 from vdi.devcluster import cluster
 from vdi.devcluster.build_cache import default_cache
 from vdi.devcluster.layout import ClusterError
@@ -38,10 +37,10 @@ from vdi.session.naming import home_claim_name
 
 PICTURE_SECONDS = 60.0
 FIRST, FIRST_WITH_FORM = "first start", "first start, form open"
+# Of the turns with Wayland.
 X11 = "vdi, X11"
-"""Of the turns with Wayland."""
+# From applied to the first picture, with the image on the node, and from a pool.
 GOAL_S, POOL_GOAL_S = 4.0, 1.0
-"""From applied to the first picture, with the image on the node, and from a pool."""
 
 Figures = dict[str, Any]
 

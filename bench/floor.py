@@ -15,17 +15,12 @@ from bench import objects
 from bench.cluster import Cluster
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.session.children.home import build_home
-from vdi.session.children.pod import build_pod
-from vdi.session.children.route import build_route
-from vdi.session.children.secret import build_secret
-from vdi.session.children.service import build_service
+from vdi.session.children import build_home, build_pod, build_route, build_secret, build_service
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CONDITION_TYPES
-from vdi.session.desktop_tokens import DesktopTokens
+from vdi.session.credentials import DesktopTokens
 from vdi.session.effective import Desktop, resolve
-from vdi.session.identity import FINALIZER, Identity
-from vdi.session.naming import secret_name
+from vdi.session.naming import FINALIZER, Identity, secret_name
 
 MERGE_PATCH = "application/merge-patch+json"
 SETTINGS = ClusterSettings()

@@ -24,20 +24,20 @@ from bench.command import FINDINGS, INTERRUPTED, positive
 from bench.processes import MACHINE_CPUS, machine_cpu_seconds
 from bench.stats import latency, spread
 from vdi.api.session import VDISession
+from vdi.cluster.units import format_time
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.history.recorder import Recorder
 from vdi.gateway.settings import Settings
-from vdi.gateway.store.base import Database, DatabaseUnavailableError, DatabaseUrlError
+from vdi.gateway.store.database import Database, DatabaseUnavailableError, DatabaseUrlError
 from vdi.gateway.store.history import sessions
 from vdi.gateway.store.migrations import upgrade
 from vdi.kube.transport import Client
-from vdi.session.times import format_time
 
 Figures = dict[str, Any]
+# Seconds between two looks whether all is written: looking all the time would be most of the CPU that is measured.
 _LOOK = 0.0002
-"""Seconds between two looks whether all is written: looking all the time would be most of the CPU that is measured."""
+# Changes that are written one by one, to see how long each takes.
 ALONE = 200
-"""Changes that are written one by one, to see how long each takes."""
 
 EXAMPLE = """\
 examples:

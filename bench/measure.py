@@ -24,8 +24,8 @@ AUDIT_FLUSH_SECONDS = 2.5  # the API server writes its audit log in batches, at 
 TRAILING_SECONDS = 1.0
 QUIET_PERCENT = 10.0
 QUIET_SECONDS = 20.0
+# What `Processes.cpu` tells besides etcd, API server, scheduler, controllers and kwok.
 NOT_THE_CLUSTER = {"operator", "bench", "foreign"}
-"""What `Processes.cpu` tells besides etcd, API server, scheduler, controllers and kwok."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Run:
     subject: Subject
     plan: Plan
     figures: Figures = field(default_factory=dict)
+    # Phase -> from when to when in Unix seconds, and for how many sessions; the audit log is counted by it.
     windows: dict[str, tuple[float, float, int]] = field(default_factory=dict)
-    """Phase -> from when to when in Unix seconds, and for how many sessions; the audit log is counted by it."""
 
     async def measure(self) -> Figures:
         """All phases. Raises RuntimeError or TimeoutError; `figures` then holds what was measured before it."""

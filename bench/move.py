@@ -20,19 +20,18 @@ from bench.report import goal, render
 from bench.stats import percentile
 from bench.ways import NAMESPACE, USER, Object, remove, status, until
 from vdi.api.meta import RELEASE_NAMESPACE
+from vdi.cluster.units import parse_duration, parse_time
 from vdi.devcluster import cluster
 from vdi.devcluster.layout import ClusterError
+from vdi.kinds import SESSIONS, TEMPLATES
 from vdi.kube import Client, load_config
 from vdi.kube.errors import ConnectionFailed, KubeError
-from vdi.operator.kinds import SESSIONS, TEMPLATES
 from vdi.session.conditions import DRAINING
-from vdi.session.times import parse_time
-from vdi.session.units import parse_duration
 
+# Of the template, and of its session.
 NAME = "bench-move"
-"""Of the template, and of its session."""
+# From the end of the notice until the desktop runs elsewhere.
 GOAL_S = 20.0
-"""From the end of the notice until the desktop runs elsewhere."""
 _NOTICE = "jsonpath={.spec.template.spec.containers[0].env[?(@.name=='VDI_DRAIN_NOTICE')].value}"
 
 Figures = dict[str, float]

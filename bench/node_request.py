@@ -31,8 +31,8 @@ PLACES = "bench-places"
 PRIORITY_CLASS = "bench-placeholder"
 REQUESTS = f"/api/v1/namespaces/{PLACES}/pods"
 DEADLINE_SECONDS = 60.0
+# Of the operator's looks at who waits: the sessions come at all moments of it.
 _PACE_SECONDS = 1.0
-"""Of the operator's looks at who waits: the sessions come at all moments of it."""
 _STEP = 0.37
 
 EXAMPLE = """\

@@ -22,8 +22,8 @@ from vdi.devcluster.progress import Progress, StepFailed
 
 DEBIAN = Path("/usr/bin/python3")
 CONTAINERFILE = Path(__file__).parents[1] / "images/vdi/Containerfile"
+# What of the image an operator runs with.
 NEEDED = ("usr/bin/python3", "usr/lib/", "etc/ssl/", "opt/vdi/lib/")
-"""What of the image an operator runs with."""
 
 
 class Program(NamedTuple):

@@ -16,17 +16,17 @@ from PIL import Image, ImageChops
 
 from vdi.demo.browser import DesktopBrowser, NoPictureError
 
+# Keys at the start of a block that do not count: the page has just been opened.
 WARM_UP = 5
-"""Keys at the start of a block that do not count: the page has just been opened."""
 LIMIT_MS = 2000
+# Between two keys: not a whole number of frames, so that no key meets the encoder always at the same moment.
 REST_MS = (150, 250)
-"""Between two keys: not a whole number of frames, so that no key meets the encoder always at the same moment."""
+# Of 255 steps: an encoder's. The same in the page.
 NOISE = 24
-"""Of 255 steps: an encoder's. The same in the page."""
+# Pixels by which an encoder may move a letter's edge.
 SMEAR = 4
-"""Pixels by which an encoder may move a letter's edge."""
+# Least changed pixels, most width and most height of a typed letter with its cursor.
 LETTER = (12, 60, 48)
-"""Least changed pixels, most width and most height of a typed letter with its cursor."""
 
 _FIRST_OF_ALL = """
 window.vdiBench = {pressed: 0};

@@ -11,10 +11,10 @@ from typing import Any
 
 from bench.ways import NAMESPACE, Object, is_ready, remove, until
 from vdi.kube import PODS, SERVICES, Client
-from vdi.session.children.pod import MASTER_TOKEN_DIGEST
+from vdi.session.children import MASTER_TOKEN_DIGEST
 
+# Chromium decodes video for secure contexts alone; a name below `localhost` is one without TLS too.
 HOST = "plain.localhost"
-"""Chromium decodes video for secure contexts alone; a name below `localhost` is one without TLS too."""
 LABEL = "vdi-bench"
 PASSWORD = "SELKIES_BASIC_AUTH_PASSWORD"
 

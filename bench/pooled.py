@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 
 from bench.ways import Object, ThroughOperator, remove, until
 from vdi.demo.browser import Login
+from vdi.kinds import POOLS, TEMPLATES
 from vdi.kube import Client
-from vdi.operator.kinds import POOLS, TEMPLATES
 
+# Of the pool, and of its template.
 NAME = "bench-pool"
-"""Of the pool, and of its template."""
 
 
 class FromPool(ThroughOperator):

@@ -23,7 +23,7 @@ from bench.measure import pooled
 from bench.portal_server import ADMIN, HOST, SESSIONS, USERS, user
 from bench.processes import MACHINE_CPUS, cpu_seconds, machine_cpu_seconds, memory_mib
 from bench.stats import latency
-from vdi.gateway.web.cookies import LOGIN
+from vdi.gateway.web.credentials import LOGIN_COOKIE
 
 Figures = dict[str, Any]
 PAGES = (
@@ -69,8 +69,8 @@ class Gateway:
 
     def request(self, path: str, who: str, accept: str = "text/html") -> bytes:
         """What a browser sends."""
-        head = f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nAccept: {accept}\r\nCookie: {LOGIN}={self.cookies[who]}\r\n\r\n"
-        return head.encode()
+        cookie = f"{LOGIN_COOKIE}={self.cookies[who]}"
+        return f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nAccept: {accept}\r\nCookie: {cookie}\r\n\r\n".encode()
 
 
 async def _line(process: asyncio.subprocess.Process) -> Figures:

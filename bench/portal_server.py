@@ -21,20 +21,20 @@ import uvloop
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
+from vdi.cluster.units import format_time
 from vdi.gateway.app import build_gateway, build_public
 from vdi.gateway.cluster_cache import ClusterCache
-from vdi.gateway.context import GatewayContext
+from vdi.gateway.component import GatewayContext
 from vdi.gateway.limits import Limits
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import MemorySharedState
-from vdi.gateway.store.base import Database
+from vdi.gateway.store.database import Database
 from vdi.gateway.store.migrations import upgrade
 from vdi.gateway.web.connection import Connection
 from vdi.kube.errors import Forbidden
 from vdi.kube.transport import Client
-from vdi.session.times import format_time
 
 SESSIONS = 1000
 USERS = 500

@@ -23,19 +23,17 @@ import msgspec
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
+from vdi.cluster.capacity import Demand
+from vdi.cluster.objects import Node, PersistentVolume, PersistentVolumeClaim, Pod
 from vdi.kube.clock import SystemClock
 from vdi.kube.transport import Client
-from vdi.operator.caches import Caches
-from vdi.operator.context import ClusterContext
-from vdi.operator.main import settle_memory
-from vdi.operator.placeholders import PLACEHOLDERS, Placeholders
+from vdi.operator.caches import Caches, ClusterContext
+from vdi.operator.controllers.placeholders import PLACEHOLDERS, Placeholders
 from vdi.operator.queueing import QueueManager
+from vdi.operator.runtime import settle_memory
 from vdi.session.autoscaling import AutoscalerEvent, AutoscalingSettings, NodeRequest
-from vdi.session.capacity import PersistentVolume
-from vdi.session.capacity_matching import Demand
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
-from vdi.session.observed import Node, PersistentVolumeClaim, Pod
 
 NODES, GPUS, PEOPLE = 100, 8, 1000
 AIM_MS = 10.0

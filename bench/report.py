@@ -12,14 +12,15 @@ OURS = "vdi"
 MOST_WRITES = 7  # finalizer, home, pod, service, route, status; and the Secret
 OWN_P99_MS = 50.0
 YARDSTICKS = ("go-tuned", "go-same")
+# Title, where the figure lies, and the most that it may be of the yardstick's.
 AIMS = (
     ("all sessions Running", "burst.sessions_running_s", 0.9),
     ("operator CPU", "burst.operator_cpu_s", 0.8),
     ("operator peak memory", "peak_rss_mib", 1.0),
 )
-"""Title, where the figure lies, and the most that it may be of the yardstick's."""
 NOISY_PERCENT = 10.0
 
+# Title and where the figure lies in a run; a title without a place heads a group.
 ROWS = (
     ("one session every 200 ms", ""),
     ("API writes, create -> Running", "api.trickle.writes_per_session"),
@@ -51,7 +52,6 @@ ROWS = (
     ("all sessions gone, s", "delete.sessions_gone_s"),
     ("all pods gone, s", "delete.pods_gone_s"),
 )
-"""Title and where the figure lies in a run; a title without a place heads a group."""
 
 
 def figure(run: dict[str, Any], path: str) -> float | None:

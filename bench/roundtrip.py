@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from vdi.session.selkies_tokens import subprotocols
+from vdi.session.credentials import subprotocols
 
 PAUSE_SECONDS = 0.01
 LIMIT_SECONDS = 5.0
+# Selkies refuses a connection, with this code, within half a second of another from the same address.
 TRIES, TOO_SOON = 5, 4029
-"""Selkies refuses a connection, with this code, within half a second of another from the same address."""
 WARM_UP = 20
 
 

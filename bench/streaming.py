@@ -28,7 +28,7 @@ from bench.streaming_report import OURS, PLAIN, WAYLAND, Figures, table
 from bench.template_copy import OnWayland
 from bench.ways import NAMESPACE, USER, Object, ThroughOperator, remove
 from vdi.demo.browser import Login, NoPictureError
-from vdi.demo.people import PeopleError
+from vdi.demo.run import PeopleError
 from vdi.devcluster import cluster, probe
 from vdi.devcluster.binaries import BinaryUnavailable, ensure
 from vdi.devcluster.build_cache import default_cache
@@ -36,16 +36,15 @@ from vdi.devcluster.layout import ClusterError, layout_of
 from vdi.devcluster.progress import Progress, StepFailed
 from vdi.kube import CLAIMS, PODS, Client, load_config
 from vdi.kube.errors import ConnectionFailed, KubeError
-from vdi.session.children.pod import CONTAINER
-from vdi.session.identity import SESSION_LABEL
-from vdi.session.naming import home_claim_name
+from vdi.session.children import CONTAINER
+from vdi.session.naming import SESSION_LABEL, home_claim_name
 
 SIZES = ((1280, 720), (1920, 1080))
 SESSION, DIRECT, ON_WAYLAND = "stream", "stream-plain", "stream-wayland"
 BUSY_SECONDS = 5.0
 SETTLE_SECONDS = 5.0
+# Of images/desktop.
 DISPLAY = ("DISPLAY=:0", "XAUTHORITY=/tmp/.vdi/Xauthority")
-"""Of images/desktop."""
 
 EXAMPLE = """\
 examples:
@@ -63,10 +62,10 @@ class Place:
     name: str
     kubeconfig: Path
     kubectl: Path
+    # The node's address.
     node: str
-    """The node's address."""
+    # Its process here.
     traefik: int
-    """Its process here."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,8 @@ class Door:
     way: str
     url: str
     login: Login | None
+    # Of the host in the URL.
     address: str
-    """Of the host in the URL."""
 
     def window(self, size: tuple[int, int]) -> Window:
         """A browser of that size at this door."""
@@ -89,11 +88,11 @@ class Door:
 class Desktops:
     """All, running."""
 
+    # Ours first.
     doors: tuple[Door, ...]
-    """Ours first."""
     pod: str
+    # Of the session's pod.
     uid: str
-    """Of the session's pod."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

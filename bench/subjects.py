@@ -16,11 +16,11 @@ from bench.processes import cpu_seconds, memory_mib
 class Subject(Protocol):
     """Something that turns sessions into desktops."""
 
+    # Whether it waits for a session's pod to run before it says that the session runs.
     follows_pods: bool
-    """Whether it waits for a session's pod to run before it says that the session runs."""
 
+    # Session -> when the API server had answered to its create, in seconds of the monotonic clock.
     posted: dict[str, float]
-    """Session -> when the API server had answered to its create, in seconds of the monotonic clock."""
 
     async def create(self, name: str) -> None:
         """Post a session. Raises RuntimeError when the API server refuses."""

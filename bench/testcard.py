@@ -16,8 +16,8 @@ import time
 TILE = 256
 PHASES = 16
 PER_SECOND = 30
+# Pixels by which the picture wanders per frame.
 STEP = 3
-"""Pixels by which the picture wanders per frame."""
 
 _Z_PIXMAP, _FILL_TILED, _CW_OVERRIDE_REDIRECT = 2, 1, 1 << 9
 

@@ -20,8 +20,8 @@ import aiohttp
 
 from bench.objects import PODS, SESSION_KIND, SESSIONS
 
+# What is watched (`pod` or `session`), type of the event, the session's name, the object's phase, seconds.
 Sighting = tuple[str, str, str, str | None, float]
-"""What is watched (`pod` or `session`), type of the event, the session's name, the object's phase, seconds."""
 
 
 def sighting(what: str, line: bytes, at: float) -> tuple[Sighting, str]:

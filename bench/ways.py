@@ -14,16 +14,16 @@ import aiohttp
 import msgspec
 
 from vdi.demo.browser import Login
+from vdi.kinds import ROUTES, SESSIONS
 from vdi.kube import PODS, SECRETS, SERVICES, Client, Resource
 from vdi.kube.errors import NotFound
-from vdi.operator.kinds import ROUTES, SESSIONS
-from vdi.session.children.secret import PASSWORD_KEY
-from vdi.session.identity import SESSION_LABEL
+from vdi.session.children import PASSWORD_KEY
+from vdi.session.naming import SESSION_LABEL
 
 NAMESPACE = "vdi-sessions"
 USER = "bench@example.com"
+# What dies with a session. The home stays: both ways mount the same one.
 CHILDREN = (SECRETS, PODS, SERVICES, ROUTES)
-"""What dies with a session. The home stays: both ways mount the same one."""
 DEADLINE_SECONDS = 120
 
 Object = dict[str, Any]

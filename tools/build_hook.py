@@ -13,8 +13,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from packaging.version import Version
 
+# The version of chart and manifests in the sources.
 SOURCE_VERSION = "0.0.0-dev"
-"""The version of chart and manifests in the sources."""
 FOLDERS = ("charts/vdi", "manifests")
 _TARGET = "vdi/files"
 _PRE_RELEASES = {"a": "alpha", "b": "beta", "rc": "rc"}

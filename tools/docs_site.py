@@ -21,19 +21,19 @@ from markdown_it import MarkdownIt
 from tools.generate.page import BEGIN, END
 
 ROOT = Path(__file__).parents[1]
+# Pages whose lists are the navigation, as names of documents.
 NAVIGATION = ("index", "use/index", "run", "doctor", "build", "work", "design/index")
-"""Pages whose lists are the navigation, as names of documents."""
+# Pages in the root of the repository, and the pages in docs/ that include them in the site.
 ROOT_PAGES = {
     "CHANGELOG.md": "project/changelog.md",
     "CONTRIBUTING.md": "project/contributing.md",
     "SECURITY.md": "project/security-policy.md",
 }
-"""Pages in the root of the repository, and the pages in docs/ that include them in the site."""
+# Characters of a line in a paragraph or a list item; headings, tables, code and addresses may be longer.
 LINE_LENGTH = 120
-"""Characters of a line in a paragraph or a list item; headings, tables, code and addresses may be longer."""
 
+# Pixels of a picture for each pixel of the page.
 PICTURE_SCALE = 2
-"""Pixels of a picture for each pixel of the page."""
 
 _LIGHT_PICTURE = re.compile(r"^!\[(?P<alt>[^\]]+)\]\((?P<stem>[\w./-]+)-light\.png\)$", re.MULTILINE)
 _ENTRY = re.compile(r"^- \[([^\]]+)\]\(([\w./-]+)\.md\)", re.MULTILINE)

@@ -24,7 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if sys.argv[1:] != ["--guest"]:
-    from vdi.devcluster import host_settings, packages
+    from vdi.devcluster import host_settings
+    from vdi.devcluster.binaries import packages
     from vdi.devcluster.build_cache import BuildCache, SourceFailed, default_cache
     from vdi.devcluster.progress import Progress, Step, StepFailed
 
@@ -46,16 +47,16 @@ LOGS, STATE = Path("/var/log/vdi-machine"), Path("/var/lib/vdi-machine-restarted
 
 _DEMO_STATE = f"{HOME}/.local/state/vdi/demo"
 _KUBECTL = f"{_DEMO_STATE}/tools/kubectl --kubeconfig {_DEMO_STATE}/kubeconfig -n vdi-sessions"
+# Again after a TLS handshake that took an emulated API server longer than kubectl's 10 s.
 _READY = f"timeout 1200 sh -c 'until {_KUBECTL} wait vdi/first --for=condition=Ready --timeout=20m; do sleep 1; done'"
-"""Again after a TLS handshake that took an emulated API server longer than kubectl's 10 s."""
 _IN_DESKTOP = f"{_KUBECTL} exec $({_KUBECTL} get vdi/first -o jsonpath='{{.status.podName}}') -- sh -c"
 _DEMO = f"cd vdi && make demo && {_READY}"
+# What a cluster could leave on a machine.
 _SNAPSHOT = r"""{ ip -o link | cut -d: -f2 | grep -v veth; iptables-save | grep ^-A; ls -d /run/vdi* /etc/cni /opt/cni \
   /etc/containerd /var/lib/kubelet /var/lib/containerd ~newcomer/.local/state/vdi/* /sys/fs/cgroup/*/;
   cut -d' ' -f2 /proc/self/mounts | grep -vE '^/run/(user|credentials|docker)';
   sysctl net.ipv4.ip_forward vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops;
   ps -eo comm= | grep -E '^(kube|etcd|containerd|traefik|coredns)'; true; } 2>/dev/null | sort"""
-"""What a cluster could leave on a machine."""
 _NOTHING_LEFT = f"{_SNAPSHOT} | diff /root/before -"
 _INSTALL_DOCKER = f"""set -e; apt-get -qq update
 apt-get -qq install --yes docker.io $(apt-cache pkgnames docker-cli | grep -x docker-cli)
@@ -64,6 +65,7 @@ docker run --detach --restart=always --name=neighbour "${{image##* }}" sleep inf
 _NEIGHBOUR = "docker inspect --format '{{.State.Status}} {{.State.StartedAt}}' neighbour"
 _DOCKER_RUNS = "systemctl is-active docker && docker exec neighbour bash -c 'exec 3<>/dev/tcp/deb.debian.org/80'"
 
+# Name, who types it (in the home directory), and the command.
 STEPS: tuple[tuple[str, str, str], ...] = (
     ("git clone", USER, f"git clone --quiet {HANDED_IN}/vdi.bundle vdi"),
     ("make setup", USER, "cd vdi && make setup"),
@@ -84,7 +86,6 @@ STEPS: tuple[tuple[str, str, str], ...] = (
     ("make demo-down beside Docker", USER, "cd vdi && make demo-down"),
     ("nothing is left but Docker", "root", f"{_NOTHING_LEFT} && {_DOCKER_RUNS}"),
 )
-"""Name, who types it (in the home directory), and the command."""
 _RESTART = [name for name, _, _ in STEPS].index("reboot")
 
 _FILES = {

@@ -28,27 +28,28 @@ import msgspec
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
 
+# Largest body where the caller names no limit.
 MAX_BYTES = 2**20
-"""Largest body where the caller names no limit."""
+
+# A body has at most 64 pieces, and one for each 128 bytes of its largest size. 64 KiB in chunks of one byte would keep
+# the event loop for 0.8 s.
 _PIECES, _PIECE_BYTES = 64, 128
-"""A body has at most 64 pieces, and one for each 128 bytes of its largest size. 64 KiB in chunks of one byte would keep
-the event loop for 0.8 s."""
+# What a server may send before the response's header is there, with that header: httpx reads informational responses
+# without end, and all that one read brought without a turn of the event loop. h11 refuses a single header of more than
+# 100 KiB.
 _MAX_HEAD_BYTES, _HEAD_PIECE_BYTES = 2**17, 2**12
-"""What a server may send before the response's header is there, with that header: httpx reads informational responses
-without end, and all that one read brought without a turn of the event loop. h11 refuses a single header of more than
-100 KiB."""
 
 
 class BadResponseError(ValueError):
     """Raised for a response that is too large, compressed, or not the JSON that was expected; says which."""
 
 
+# Everything that a request raises for what the network, the server or the URL does.
 HTTP_ERRORS = (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError)
-"""Everything that a request raises for what the network, the server or the URL does."""
+# Those of them for which no connection came about.
 CONNECT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout)
-"""Those of them for which no connection came about."""
+# Those for which no response came in time.
 TIMEOUTS = (httpx.TimeoutException, TimeoutError)
-"""Those for which no response came in time."""
 LOOPBACK = "127.0.0.1"
 
 
@@ -80,8 +81,8 @@ class RequestOptions(TypedDict, total=False):
     json: object
     data: Mapping[str, str]
     content: bytes | None
+    # User and password for Basic.
     auth: tuple[str, str] | None
-    """User and password for Basic."""
 
 
 def decode_json(text: bytes, into: type[T]) -> T:

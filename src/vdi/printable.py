@@ -7,9 +7,10 @@ import functools
 import re
 import unicodedata
 
+# Characters that show nothing and that Unicode still calls letters, marks or symbols: fillers, and variation selectors
+# without those for emoji. For a character class of a regular expression.
 BLANK = r"\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0d\uffa0\U000e0100-\U000e01ef"
-"""Characters that show nothing and that Unicode still calls letters, marks or symbols: fillers, and variation selectors
-without those for emoji. For a character class of a regular expression."""
+
 _IS_BLANK = re.compile(f"[{BLANK}]").match
 _MOST_CACHED = 4096
 

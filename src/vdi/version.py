@@ -2,16 +2,17 @@
 
 from functools import cache
 
+# What the package is called where packages are installed from. Its command is `vdi`.
 DISTRIBUTION = "vdi-kubernetes"
-"""What the package is called where packages are installed from. Its command is `vdi`."""
 
+# Of sources that run without having been installed: no metadata, and so no version.
 _NOT_INSTALLED = "0.0.0+unknown"
-"""Of sources that run without having been installed: no metadata, and so no version."""
 
 
 @cache
 def package_version() -> str:
     """The version as Python writes it, such as 0.2.0 or 0.2.0rc1."""
+
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -9,8 +9,8 @@ from aiohttp import web
 from support.web_server import serve_app
 
 PORT = 8082
+# Loopback, and this run's own: the desktops' pod address.
 ADDRESS = f"127.{64 + os.getpid() % 64}.{os.getpid() // 64 % 250}.{os.getpid() // 16000 + 2}"
-"""Loopback, and this run's own: the desktops' pod address."""
 
 
 @asynccontextmanager

@@ -15,15 +15,15 @@ from chaos.objects import Child, SeenNode, SeenPod
 from cluster.operator_stage import STAGE
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
+from vdi.kinds import POOLS, ROUTES, SESSIONS
 from vdi.kube.resource import CLAIMS, NODES, PODS, SECRETS, SERVICES
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
-from vdi.operator.kinds import POOLS, ROUTES, SESSIONS
 
 OURS = "app.kubernetes.io/managed-by=vdi-operator"
+# Seconds for which an admitted pod may be unschedulable: the operator takes it back after 15 and a round trip.
 ZOMBIE_AFTER = 25.0
-"""Seconds for which an admitted pod may be unschedulable: the operator takes it back after 15 and a round trip."""
 
 
 class Checker:

@@ -17,8 +17,8 @@ from vdi.kube.config import ClusterConfig
 
 LEASES = "/leases"
 _PASSED_ON = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+# Seconds: longer than the client's own patience with any request.
 _LONGEST_HANG = 40
-"""Seconds: longer than the client's own patience with any request."""
 
 
 class Fault(StrEnum):
@@ -28,16 +28,16 @@ class Fault(StrEnum):
     BUSY = "429"
     BROKEN = "500"
     AWAY = "503"
+    # The connection is cut; the server has not seen the request.
     DROP_BEFORE = "drop-before"
-    """The connection is cut; the server has not seen the request."""
+    # The connection is cut; the server has done what was asked.
     DROP_AFTER = "drop-after"
-    """The connection is cut; the server has done what was asked."""
+    # No answer at all, and nothing was done.
     HANG_BEFORE = "hang-before"
-    """No answer at all, and nothing was done."""
+    # No answer at all, but it was done.
     HANG_AFTER = "hang-after"
-    """No answer at all, but it was done."""
+    # For watches: the version is too old.
     GONE = "410"
-    """For watches: the version is too old."""
 
 
 AT_A_CALL = (

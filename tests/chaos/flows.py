@@ -6,8 +6,8 @@ from typing import Any
 
 from chaos.world import GPUS, ChaosWorld
 from support.waiting import eventually
+from vdi.kinds import POOLS, SESSIONS, TEMPLATES
 from vdi.kube.resource import CLAIMS, PODS
-from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
 
 Step = Callable[[ChaosWorld, str], Awaitable[None]]
 RUNS = {"Pod": 1, "Service": 1, "Secret": 1, "IngressRoute": 1}
@@ -21,10 +21,10 @@ class Flow:
     prepare: Step
     act: Step
     settle: Step
+    # How many go side by side: enough to meet each other, few enough for two cores.
     at_once: int = 40
-    """How many go side by side: enough to meet each other, few enough for two cores."""
+    # The garbage collector does the same work: the operator's calls may find nothing left to do, or not be made.
     helped: bool = False
-    """The garbage collector does the same work: the operator's calls may find nothing left to do, or not be made."""
 
     async def play(self, world: ChaosWorld, name: str) -> None:
         """From setting it off to its end."""

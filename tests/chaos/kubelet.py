@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 
 from chaos.agents import ADDRESS
+from vdi.cluster.objects import Pod
 from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound
 from vdi.kube.resource import NODES, PODS
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
-from vdi.session.observed import Pod
 from vdi.session.prepull import PREPULL, PREPULL_IMAGE
 
 

@@ -17,16 +17,16 @@ from chaos.model import Model
 from chaos.replicas import Replica
 from chaos.world import ChaosWorld
 from support.waiting import eventually
+from vdi.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.resource import NODES, PODS, SERVICES
-from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 
+# Seconds that the cluster may take to come to rest: a lost desktop waits up to 40 s before its fourth try.
 QUIET = 120.0
-"""Seconds that the cluster may take to come to rest: a lost desktop waits up to 40 s before its fourth try."""
+# Seconds between two rests.
 STORM = 40.0
-"""Seconds between two rests."""
 MOST_SESSIONS = 40
+# Failures that one session is made to suffer: of the sixth in a row the operator makes an end, rightly.
 MOST_FAILURES = 3
-"""Failures that one session is made to suffer: of the sixth in a row the operator makes an end, rightly."""
 
 Action = Callable[[], Awaitable[None]]
 

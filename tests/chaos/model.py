@@ -18,10 +18,10 @@ class ExpectedSession:
     kind: str
     user: str
     suspended: bool = False
+    # Its time is over as soon as it has run for a second.
     expiring: bool = False
-    """Its time is over as soon as it has run for a second."""
+    # How often it was made to fail.
     failures: int = 0
-    """How often it was made to fail."""
 
 
 class Model:

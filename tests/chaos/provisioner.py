@@ -7,16 +7,16 @@ from typing import Any
 
 import msgspec
 
+from vdi.cluster.objects import PersistentVolumeClaim
 from vdi.kube.errors import AlreadyExists, KubeError, NotFound
 from vdi.kube.resource import CLAIMS, VOLUMES, Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
-from vdi.session.observed import PersistentVolumeClaim
 
 CLASSES = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
+# The one that templates name when they name none.
 CLASS = "local-path"
-"""The one that templates name when they name none."""
 
 
 class Provisioner:

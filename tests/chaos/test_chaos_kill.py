@@ -18,8 +18,8 @@ from chaos.world import ChaosWorld
 from vdi.devcluster.cluster import Cluster
 
 pytestmark = pytest.mark.timeout(900)
+# More than any flow makes: the loop ends by itself, or the test fails.
 MOST_WRITES = 40
-"""More than any flow makes: the loop ends by itself, or the test fails."""
 Moment = Literal["before", "after"]
 
 

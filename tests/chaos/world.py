@@ -18,11 +18,10 @@ from chaos.provisioner import Provisioner
 from cluster.operator_stage import Object, Stage, open_stage
 from support.waiting import eventually
 from vdi.api.session import VDISession
-from vdi.kube.config import ClusterConfig
-from vdi.kube.config_loading import load_config
+from vdi.kinds import POOLS, SESSIONS, TEMPLATES
+from vdi.kube.config import ClusterConfig, load_config
 from vdi.kube.errors import AlreadyExists, KubeError, NotFound
 from vdi.kube.resource import PODS, SECRETS, Resource
-from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
 from vdi.session.naming import home_claim_name
 
 GPUS = 8
@@ -42,10 +41,10 @@ class ChaosWorld:
     kubelet: Kubelet
     upstream: ClusterConfig
     templates: dict[str, str] = field(default_factory=dict)
+    # By session: whose it is.
     users: dict[str, str] = field(default_factory=dict)
-    """By session: whose it is."""
+    # By session: what a flow wants to remember.
     notes: dict[str, str] = field(default_factory=dict)
-    """By session: what a flow wants to remember."""
     pools: list[str] = field(default_factory=list)
     _subjects: dict[str, str] = field(default_factory=dict)
 

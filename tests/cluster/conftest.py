@@ -21,12 +21,12 @@ from cluster.operator_stage import Stage, open_stage
 from cluster.stand_in import Administrator, nodes_stand_in
 from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import load_config
 
+# Seconds: the first run on a machine may have to build Kubernetes.
 SLOW_FIRST_START = 1800
-"""Seconds: the first run on a machine may have to build Kubernetes."""
+# Seconds: the slowest tests take 20, and several times that on a machine with other work.
 TEST = 180
-"""Seconds: the slowest tests take 20, and several times that on a machine with other work."""
 
 
 @pytest.hookimpl(trylast=True)  # when `-m` and `-k` have left out what is not run

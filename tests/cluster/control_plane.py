@@ -11,6 +11,7 @@ import msgspec
 from support.waiting import eventually
 from vdi.api.crd import build_crds
 from vdi.devcluster import cluster
+from vdi.kinds import ROUTES, SESSIONS
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import (
     CLAIMS,
@@ -26,9 +27,9 @@ from vdi.kube.resource import (
     Resource,
 )
 from vdi.kube.transport import Client
-from vdi.operator.kinds import ROUTES, SESSIONS
 
 SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
+# Owners before what they own.
 _AT_WORK = (
     SESSIONS,
     DEPLOYMENTS,
@@ -42,7 +43,6 @@ _AT_WORK = (
     SERVICES,
     ROUTES,
 )
-"""Owners before what they own."""
 
 
 async def install_crds(api: Client) -> None:

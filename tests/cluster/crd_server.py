@@ -17,8 +17,8 @@ class Server:
 
     kubectl: list[str]
     namespace: str
+    # Sends the administrator's certificate.
     http: httpx.Client
-    """Sends the administrator's certificate."""
 
     def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         command = [*self.kubectl, "--namespace", self.namespace, *words]

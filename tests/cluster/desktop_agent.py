@@ -9,8 +9,8 @@ from aiohttp import web
 
 from cluster.operator_stage import Object, Stage
 from support.web_server import serve_app
+from vdi.kinds import SESSIONS
 from vdi.kube.resource import PODS
-from vdi.operator.kinds import SESSIONS
 
 
 class Agent:

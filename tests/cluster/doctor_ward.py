@@ -19,7 +19,7 @@ from support.waiting import eventually
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import Scope, Snapshot, load, save
 from vdi.doctor.checks.run import run_checks
-from vdi.doctor.collect.collector import BUDGET, collect
+from vdi.doctor.collect import BUDGET, collect
 from vdi.findings.model import Finding, Severity, roots
 from vdi.kube.config import ClusterConfig
 from vdi.kube.resource import DEPLOYMENTS, PODS, Resource
@@ -28,8 +28,8 @@ from vdi.kube.transport import Client
 _READING = ("get", "describe")
 _CHANGING = ("delete", "patch", "scale", "label", "annotate", "taint", "uncordon")
 ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
+# The doctor and the operator look at the cluster from so far in the future: what is wrong has been so for a while.
 LATER = timedelta(seconds=100)
-"""The doctor and the operator look at the cluster from so far in the future: what is wrong has been so for a while."""
 
 
 def now() -> str:
@@ -44,10 +44,10 @@ class DoctorStage:
     patch: pytest.MonkeyPatch
     clock: ShiftedClock = field(default_factory=ShiftedClock)
     later: timedelta = LATER
+    # How kubectl is called: then the commands of each remedy that is found are tried.
     kubectl: list[str] | None = None
-    """How kubectl is called: then the commands of each remedy that is found are tried."""
+    # What `finds` has seen last.
     top: list[Finding] = field(default_factory=list)
-    """What `finds` has seen last."""
 
     @property
     def namespace(self) -> str:

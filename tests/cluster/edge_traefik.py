@@ -21,21 +21,21 @@ from support.desktop_key import MASTER
 from support.waiting import PATIENCE
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
 from unit.gateway.edge_stage import EdgeStage
+from vdi.gateway.app import _Server, _uvicorn_config, listen
 from vdi.gateway.edge.headers import DESKTOP_RESPONSE_HEADERS, FORWARD_AUTH
 from vdi.gateway.login.logins import Device, Identity
-from vdi.gateway.serve import _config, _Server, listen
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import SharedState
-from vdi.gateway.web.cookies import LOGIN
+from vdi.gateway.web.credentials import LOGIN_COOKIE
 from vdi.http_client import unverified
-from vdi.session.children.route import DESKTOP_TRANSPORT
+from vdi.session.children import DESKTOP_TRANSPORT
 
 READY_SECONDS = 20.0
 ANY_LABEL = r"HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.vdi\.localhost$`)"
 
 
+# Ports that `free_port` has returned.
 _given: set[int] = set()
-"""Ports that `free_port` has returned."""
 
 
 def free_port() -> int:
@@ -63,8 +63,8 @@ class TraefikStage:
     internal: int
     servers: list[_Server]
     serving: list[asyncio.Task[None]] = field(default_factory=list)
+    # URL of an image with a page of its own, which has the route in the desktop's place.
     web: str = ""
-    """URL of an image with a page of its own, which has the route in the desktop's place."""
 
     @property
     def settings(self) -> Settings:
@@ -140,7 +140,7 @@ class TraefikStage:
             from yarl import URL
 
             secret, _ = await self.stage.logins.begin(Identity(user=user), Device())
-            jar.update_cookies({LOGIN: secret}, URL(self.settings.portal_url))
+            jar.update_cookies({LOGIN_COOKIE: secret}, URL(self.settings.portal_url))
         return session
 
     async def raw(self, request: str, seconds: float = 5.0) -> str:
@@ -204,7 +204,7 @@ async def open_edge(
             )
         )
         sockets = [stack.enter_context(listen(("127.0.0.1", 0), "loopback")) for _ in range(2)]
-        servers = [_Server(_config(app)) for app in (stage.public, stage.internal)]
+        servers = [_Server(_uvicorn_config(app)) for app in (stage.public, stage.internal)]
         public, internal = (one.getsockname()[1] for one in sockets)
         edge = TraefikStage(port, folder, stage, desktop, public, internal, servers)
         group = await stack.enter_async_context(asyncio.TaskGroup())

@@ -31,22 +31,22 @@ from support.csrf import csrf_of
 from support.metrics_token import AUTHORIZATION, token_file
 from support.passwords import HASHER
 from support.waiting import PATIENCE, eventually
-from vdi.gateway.login.users_file import KEY, LocalUser, write_users
+from vdi.gateway.login.local_users import USERS_KEY, LocalUser, write_users
 from vdi.gateway.settings import Settings
 from vdi.kube.errors import AlreadyExists
 from vdi.kube.resource import SECRETS
 
 PASSWORD = "correct horse battery"
+# Who can log in, all with PASSWORD.
 PEOPLE: dict[str, dict[str, Any]] = {
     "alice@example.com": {"name": "Alice"},
     "bob@example.com": {"name": "Bob", "groups": ["staff"]},
     "eve@example.com": {"name": "Eve"},
     "root@example.com": {"name": "Root", "admin": True},
 }
-"""Who can log in, all with PASSWORD."""
 READY_SECONDS = 120.0
+# For clients of plain HTTP: httpx reads its certificate authorities for each of them otherwise, 20 ms of CPU.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For clients of plain HTTP: httpx reads its certificate authorities for each of them otherwise, 20 ms of CPU."""
 
 
 class AsTraefik(httpx.AsyncBaseTransport):
@@ -171,7 +171,7 @@ async def add_people(stage: Stage, people: Mapping[str, Mapping[str, Any]] = PEO
     """Make the gateway's Secrets: users who can log in, and the empty one for keys."""
     users = {user: LocalUser(password=_hashed(), **entry) for user, entry in people.items()}
     data = base64.b64encode(write_users(users).encode()).decode()
-    for name, content in (("vdi-gateway-users", {KEY: data}), ("vdi-gateway-keys", {})):
+    for name, content in (("vdi-gateway-users", {USERS_KEY: data}), ("vdi-gateway-keys", {})):
         body: Object = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": content}
         try:
             await stage.api.create(SECRETS, body, namespace=stage.namespace, into=msgspec.Raw)
@@ -197,7 +197,7 @@ def settings_of(stage: Stage, folder: Path, **more: Any) -> Settings:
 @asynccontextmanager
 async def open_gateway_stage(stage: Stage, folder: Path, **settings: Any) -> AsyncIterator[GatewayStage]:
     """A gateway in this process, ready; ends with the context. `settings` are fields of `Settings`."""
-    from vdi.gateway.serve import run_gateway
+    from vdi.gateway.app import run_gateway
 
     await add_people(stage)
     chosen = settings_of(stage, folder, **settings)

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from support.waiting import wait_until
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import load_config
 from vdi.kube.errors import Conflict, NotFound
 from vdi.kube.resource import NODES, PODS, Resource
 from vdi.kube.transport import Client
@@ -38,6 +38,7 @@ _REQUIRED = (
 )
 _ANYTHING = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 _CONFIG = {"type": "object", "properties": {"name": {"type": "string"}, "default": {"type": "string"}}}
+# What of NVIDIA's CRD is looked at here, with the fields that it requires.
 CRD: Object = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",
@@ -80,7 +81,6 @@ CRD: Object = {
         ],
     },
 }
-"""What of NVIDIA's CRD is looked at here, with the fields that it requires."""
 POLICY: Object = {
     "apiVersion": "nvidia.com/v1",
     "kind": "ClusterPolicy",
@@ -94,13 +94,13 @@ class Player:
     """Looks at the cluster ten times a second and does what NVIDIA's components would."""
 
     api: Client
+    # Physical GPUs by node.
     gpus: dict[str, int]
-    """Physical GPUs by node."""
+    # Whether the GPU Operator is there; without it the DaemonSets are the test's own.
     operator: bool = True
-    """Whether the GPU Operator is there; without it the DaemonSets are the test's own."""
     discovery: bool = True
+    # By node: the plugin's pod that read the ConfigMap, and what it read.
     read: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
-    """By node: the plugin's pod that read the ConfigMap, and what it read."""
 
     async def play(self) -> None:
         while True:

@@ -19,8 +19,8 @@ from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
 
 CHART = Path(__file__).parents[2] / "charts/vdi"
+# A verb; a resource as `kubectl auth can-i` writes it; a namespace, empty for all of them.
 Question = tuple[str, str, str]
-"""A verb; a resource as `kubectl auth can-i` writes it; a namespace, empty for all of them."""
 _RENDERING_COMMANDS = ("template", "install", "upgrade")
 
 

@@ -44,10 +44,10 @@ class HomePods:
     api: Client
     namespace: str
     folder: Path
+    # By the pod's uid.
     processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
-    """By the pod's uid."""
+    # All pods that have run.
     seen: list[Object] = field(default_factory=list)
-    """All pods that have run."""
 
     def volume(self, uid: str) -> Path:
         """The files of the claim with this uid."""

@@ -30,8 +30,8 @@ SECONDS = 10.0
 class Answer:
     """What came back on one stream."""
 
+    # 0: none, the stream or the connection was ended instead.
     status: int = 0
-    """0: none, the stream or the connection was ended instead."""
     headers: list[tuple[str, str]] = field(default_factory=list)
     body: bytes = b""
     ended: bool = False

@@ -16,13 +16,13 @@ import yaml
 from cluster.helm_tools import Tools, open_tools
 from cluster.stand_in import STAND_IN, add_node, nodes_stand_in, remove_node
 from vdi.cli.main import main
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import load_config
 from vdi.kube.resource import NODES, PODS, SERVICES, Resource
 from vdi.kube.transport import Client
 
 Object = dict[str, Any]
+# Of the node: no one listens there unless a test does.
 ADDRESS = "127.0.0.77"
-"""Of the node: no one listens there unless a test does."""
 SVCLB = {"svccontroller.k3s.cattle.io/svcname": "traefik", "svccontroller.k3s.cattle.io/svcnamespace": "kube-system"}
 TRAEFIK = {"app.kubernetes.io/name": "traefik"}
 

@@ -20,23 +20,21 @@ from support.desktop_key import DATA, KEY
 from support.metrics_token import token_file
 from support.permissions import operator_rules, operator_rules_elsewhere
 from support.waiting import PATIENCE, eventually
+from vdi.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.clock import SystemClock
-from vdi.kube.config import ClusterConfig
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import ClusterConfig, load_config
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import CLAIMS, LEASES, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.transport import Client
-from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
-from vdi.operator.main import run_operator
 from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY
-from vdi.operator.runtime import LEASE
-from vdi.operator.settings import Settings
+from vdi.operator.runtime import LEASE, run_operator
 from vdi.session.naming import host_label
+from vdi.settings import Settings
 
 CHILDREN = {"pod": PODS, "service": SERVICES, "secret": SECRETS, "route": ROUTES, "home": CLAIMS}
 Object = dict[str, Any]
+# Label of a stage's own nodes, with its namespace.
 STAGE = "vdi.test/stage"
-"""Label of a stage's own nodes, with its namespace."""
 RBAC = "rbac.authorization.k8s.io"
 
 
@@ -54,12 +52,12 @@ class Stage:
     namespace: str
     proxy: Proxy
     folder: Path
+    # Names of the nodes that `node` made.
     nodes: list[str] = field(default_factory=list)
-    """Names of the nodes that `node` made."""
+    # Another namespace of sessions of the same operator; empty: it has one.
     second: str = ""
-    """Another namespace of sessions of the same operator; empty: it has one."""
+    # Settings of an operator that is a process of its own.
     variables: dict[str, str] = field(default_factory=dict)
-    """Settings of an operator that is a process of its own."""
 
     def of(self, namespace: str) -> "Stage":
         """The same cluster and operator, looked at in another of its namespaces."""

@@ -21,7 +21,7 @@ import httpx
 from cluster.edge_traefik import free_port
 from cluster.release_stage import bind_claims, look_after, set_status
 from cluster.stand_in import nodes_stand_in
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import load_config
 from vdi.kube.errors import KubeError, NotFound
 from vdi.kube.resource import PODS, SECRETS
 from vdi.kube.transport import Client
@@ -35,15 +35,15 @@ _END_SECONDS = 20
 class Program:
     """A pod's main container as a process."""
 
+    # `operator` or `gateway`.
     name: str
-    """`operator` or `gateway`."""
     image: str
     process: "subprocess.Popen[bytes]"
     public: int
     internal: int
     log: Path
+    # The exit code and the readiness that its pod has.
     reported: tuple[int | None, bool] = (None, False)
-    """The exit code and the readiness that its pod has."""
 
     def is_ready(self) -> bool:
         """What the pod's readiness probe says."""
@@ -67,12 +67,12 @@ class ProgramPods:
 
     kubeconfig: Path
     folder: Path
+    # Image -> the folder of its sources. Pods of other images run nothing.
     sources: Mapping[str, Path]
-    """Image -> the folder of its sources. Pods of other images run nothing."""
+    # Variables in place of what is mounted into the pods.
     environment: Mapping[str, str]
-    """Variables in place of what is mounted into the pods."""
+    # By the pod's uid.
     running: dict[str, Program] = field(default_factory=dict)
-    """By the pod's uid."""
 
     def gateway(self, image: str) -> Program:
         """The gateway of that image, of which there is one."""

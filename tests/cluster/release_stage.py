@@ -22,13 +22,13 @@ from cluster.helm_tools import Tools
 from cluster.stand_in import nodes_stand_in
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.cli.main import main
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import load_config
 from vdi.kube.errors import KubeError
 from vdi.kube.resource import CLAIMS, PODS, STORAGE_CLASSES, VOLUMES
 from vdi.kube.transport import Client
 
+# Repository of an image that cannot be pulled.
 BROKEN = "registry.example.com/nowhere"
-"""Repository of an image that cannot be pulled."""
 _PULL = {"reason": "ImagePullBackOff", "message": "Back-off pulling image: ErrImagePull: manifest unknown"}
 Object = dict[str, Any]
 

@@ -14,25 +14,25 @@ from typing import Any, TypeVar
 import msgspec
 
 from support.waiting import eventually, wait_until
-from vdi.kube.config_loading import load_config
+from vdi.cluster.objects import Pod
+from vdi.kube.config import load_config
 from vdi.kube.errors import Conflict, KubeError, NotFound
 from vdi.kube.resource import NODES, PODS, Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
-from vdi.session.observed import Pod
 
 T = TypeVar("T")
 Object = dict[str, Any]
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
+# Label of the nodes that are looked after here; with the value "heartbeat" their pods are left to the test.
 MARK = "vdi.test/stand-in"
-"""Label of the nodes that are looked after here; with the value "heartbeat" their pods are left to the test."""
+# The node that every test finds: 64 GPUs, 64 CPUs, 256Gi, 500 pods.
 STAND_IN = "stand-in"
-"""The node that every test finds: 64 GPUs, 64 CPUs, 256Gi, 500 pods."""
 ROOM = {"nvidia.com/gpu": "64", "cpu": "64", "memory": "256Gi", "pods": "500"}
 _NOTHING_HEARD = "Kubelet stopped posting node status."
+# Seconds between two heartbeats; the lifecycle controller loses patience after 50.
 _BEAT = 5.0
-"""Seconds between two heartbeats; the lifecycle controller loses patience after 50."""
 
 
 async def add_node(

@@ -27,9 +27,9 @@ from cluster.operator_stage import Stage
 from support.waiting import eventually
 from tools import binaries
 from tools.generate.chart_render import values_words
-from vdi.devcluster import pki
+from vdi.devcluster import credentials
 from vdi.devcluster.progress import Progress
-from vdi.operator.kinds import ROUTES
+from vdi.kinds import ROUTES
 from vdi.session.cluster_settings import ClusterSettings
 
 pytestmark = pytest.mark.timeout(180)
@@ -63,7 +63,7 @@ async def running(folder: Path, program: Path, *words: str, **environment: str) 
 @asynccontextmanager
 async def acme_server(program: Path, folder: Path) -> AsyncIterator[tuple[str, Path]]:
     """A pebble: the address of its directory, and the authority of its own TLS."""
-    authority = pki.authority(folder, "acme-ca", "acme")
+    authority = credentials.authority(folder, "acme-ca", "acme")
     certificate, key = authority.issue("acme", "acme", names=["127.0.0.1"], server=True)
     port = free_port()
     config = {

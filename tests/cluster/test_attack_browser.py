@@ -16,7 +16,7 @@ from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, a_session, changed, 
 from vdi.gateway.edge.headers import COOKIE_BYTES
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.web.connection import HEAD_BYTES
-from vdi.gateway.web.cookies import LOGIN
+from vdi.gateway.web.credentials import LOGIN_COOKIE
 
 __all__ = ["chromium", "edge"]
 
@@ -55,7 +55,7 @@ async def test_planted_cookies_with_our_names_are_ignored(edge: TraefikStage, al
     """She stays who she is, at the portal and in her own desktop."""
     page = await opens_mallorys(edge, alice)
     prefixes = ("__Host-", "__host-", "__HOST-", "\xa0__Host-", " __Host-", "\t__Host-", "=__Host-", "__Secure-", "")
-    ours = [LOGIN.removeprefix("__Host-"), "vdi-desktop", "vdi-grant", "vdi-state", "vdi-before"]
+    ours = [LOGIN_COOKIE.removeprefix("__Host-"), "vdi-desktop", "vdi-grant", "vdi-state", "vdi-before"]
     await page.evaluate(PLANT, [[prefix + name for prefix in prefixes for name in ours], "evil"])
     await page.goto(edge.url(path="/.vdi/start"))
     await arrived(edge, page)
@@ -100,7 +100,7 @@ async def test_as_many_small_cookies_as_push_out_the_login_cost_alice_a_login(
     await page.evaluate(PLANT, [[f"c{number}" for number in range(400)], "1"])
 
     async def is_pushed_out() -> bool:
-        return LOGIN not in {cookie["name"] for cookie in await alice.cookies(edge.settings.portal_url)}
+        return LOGIN_COOKIE not in {cookie["name"] for cookie in await alice.cookies(edge.settings.portal_url)}
 
     await eventually(is_pushed_out, "Chromium has stored the cookies and forgotten the login")
     await page.goto(edge.url())
@@ -116,7 +116,7 @@ async def test_the_portal_is_not_cleared_by_a_long_address(edge: TraefikStage, a
     page = await alice.new_page()
     with pytest.raises(Error, match="ERR_HTTP_RESPONSE_CODE_FAILURE"):  # 431, without a page
         await page.goto(f"{edge.settings.portal_url}/login?{'x' * 10 * HEAD_BYTES}")
-    assert LOGIN in {cookie["name"] for cookie in await alice.cookies(edge.settings.portal_url)}
+    assert LOGIN_COOKIE in {cookie["name"] for cookie in await alice.cookies(edge.settings.portal_url)}
 
 
 async def test_a_desktop_is_shown_in_no_frame_of_another(edge: TraefikStage, alice: BrowserContext) -> None:
@@ -169,5 +169,5 @@ async def test_a_redirect_is_not_kept_for_whoever_comes_next(edge: TraefikStage,
 async def log_in_again(edge: TraefikStage, person: BrowserContext, user: str = OWNER) -> None:
     """As the portal's form does."""
     secret, _ = await edge.stage.logins.begin(Identity(user=user), Device())
-    cookie = {"name": LOGIN, "value": secret, "url": edge.settings.portal_url, "secure": True, "httpOnly": True}
+    cookie = {"name": LOGIN_COOKIE, "value": secret, "url": edge.settings.portal_url, "secure": True, "httpOnly": True}
     await person.add_cookies([cookie])  # type: ignore[list-item]

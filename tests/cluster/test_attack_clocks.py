@@ -16,7 +16,7 @@ from cluster.redis_stage import redis_server
 from cluster.test_gateway_replicas import ALICE, Pair, free_ports, is_in
 from support.postgres import postgres_server, postgres_url
 from support.waiting import eventually
-from vdi.operator.kinds import SESSIONS
+from vdi.kinds import SESSIONS
 
 __all__ = ["postgres_server", "postgres_url"]
 

@@ -20,8 +20,8 @@ from vdi.gateway.shared_state import RedisSharedState
 
 __all__ = ["alice", "postgres_server", "postgres_url", "traefik"]
 
+# Seconds after which a person who waits for a page has long gone; Traefik's own end of patience is 30.
 PATIENCE = 20.0
-"""Seconds after which a person who waits for a page has long gone; Traefik's own end of patience is 30."""
 
 
 @pytest.fixture

@@ -30,10 +30,10 @@ from vdi.api.crd import build_crds
 from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
 from vdi.gateway.settings import Settings
-from vdi.kube.config_loading import load_config
+from vdi.kinds import POOLS, ROUTES, SESSIONS
+from vdi.kube.config import load_config
 from vdi.kube.resource import CLAIMS, CONFIG_MAPS, PODS, SECRETS, SERVICES
 from vdi.kube.transport import Client
-from vdi.operator.kinds import POOLS, ROUTES, SESSIONS
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -44,6 +44,7 @@ APPLIED = (
     *("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"),
     *("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"),
 )
+# Rights that the flows below do not use, and why they are granted all the same.
 NOT_ASKED_FOR = {
     "Role/vdi-gateway-sessions: assign vdisessions": "no request of its own: the API server asks RBAC for it when the"
     " gateway makes a session for somebody (ValidatingAdmissionPolicy vdi-who-may-name-whom)",
@@ -52,7 +53,6 @@ NOT_ASKED_FOR = {
         for kind in ("jobs", "statefulsets")
     },
 }
-"""Rights that the flows below do not use, and why they are granted all the same."""
 RESERVATION, MANAGED = "vdi-host-desk", "app.kubernetes.io/managed-by"
 NAMES = ("audit", "audit-homeless", "audit-brief")
 

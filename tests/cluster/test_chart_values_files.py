@@ -14,8 +14,8 @@ from tools.generate import chart, chart_pages
 from tools.generate.chart_render import CHART, ROOT, VALUES_FILES, images_of, render, values_words
 from tools.generate.chart_summary import identity
 
+# Of cert-manager and the Prometheus operator, with the fields that we use and no other.
 CRDS = Path(__file__).parent / "chart_crds.yaml"
-"""Of cert-manager and the Prometheus operator, with the fields that we use and no other."""
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import yaml
 from cluster.helm_tools import CHART
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
-from vdi.session.turn_credentials import make_credentials
+from vdi.session.credentials import make_turn_credentials
 
 TESTS = Path(__file__).parents[1]
 NOW, BEFORE, WRONG = "n" * 40, "b" * 40, "w" * 40
@@ -128,7 +128,7 @@ def test_through_a_udp_entry_point_of_traefik(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_the_gateways_credentials_are_taken(lab: Lab) -> None:
-    good = make_credentials(NOW, "uid-1", datetime.now(UTC) + timedelta(seconds=60))
+    good = make_turn_credentials(NOW, "uid-1", datetime.now(UTC) + timedelta(seconds=60))
     assert lab("given", secrets={"secret": NOW}, given=good)["given"] == "allowed"
 
 

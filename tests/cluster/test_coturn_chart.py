@@ -84,10 +84,10 @@ def test_alone_it_is_two_objects_and_the_configuration_is_this(tools: Tools) -> 
     }
 
 
+# Options that coturn 4.7 and later does not know any more, or that would open it.
 REMOVED = {"no-tlsv1", "no-tlsv1_1", "no-stun-backward-compatibility", "no-loopback-peers", "no-software-attribute"} | {
     "response-origin-only-with-rfc5780", "no-dtls", "lt-cred-mech", "allow-loopback-peers", "dh2066",
 }  # fmt: skip
-"""Options that coturn 4.7 and later does not know any more, or that would open it."""
 
 
 def test_no_option_is_one_that_newer_versions_refuse(tools: Tools) -> None:

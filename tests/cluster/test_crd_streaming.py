@@ -10,7 +10,7 @@ from cluster.operator_stage import Stage
 from support.streaming_page import ROWS, streams
 from support.waiting import eventually
 from vdi.api.streaming import ENCODERS, ENCODERS_1, VARIABLES
-from vdi.operator.kinds import TEMPLATES
+from vdi.kinds import TEMPLATES
 from vdi.session.streaming import SETTINGS_IGNORED
 
 SELKIES_1 = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:latest"

@@ -28,11 +28,11 @@ from support.variants import first_of
 from support.waiting import eventually
 from vdi.api.crd import build_crds
 from vdi.devcluster import cluster
-from vdi.doctor.fix.apply import carry_out, prepare
+from vdi.doctor.apply_fixes import apply_fix, prepare_fix
 from vdi.findings.model import Severity, roots
+from vdi.kinds import ROUTES, SESSIONS
 from vdi.kube.errors import Conflict
 from vdi.kube.resource import CLAIMS, CRDS, DEPLOYMENTS, EVENTS, SECRETS, Resource
-from vdi.operator.kinds import ROUTES, SESSIONS
 from vdi.session.cluster_settings import ClusterSettings
 
 NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}, "resources": {"defaultGPU": 0}}
@@ -370,8 +370,8 @@ async def test_a_change_is_made_only_to_what_was_shown(ward: DoctorStage) -> Non
     await ward.deploy()
     await ward.stage.patch(DEPLOYMENTS, "vdi-operator", {"spec": {"replicas": 0}})
     finding = await ward.finds("operator_down")
-    step = await prepare(ward.stage.api, finding, await ward.snapshot())
+    step = await prepare_fix(ward.stage.api, finding, await ward.snapshot())
     assert step is not None
     await ward.stage.patch(DEPLOYMENTS, "vdi-operator", {"metadata": {"annotations": {"by": "somebody"}}})
     with pytest.raises(Conflict):
-        await carry_out(ward.stage.api, step)
+        await apply_fix(ward.stage.api, step)

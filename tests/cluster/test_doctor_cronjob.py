@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from cluster.helm_tools import CHART, Tools, open_tools, rules_of
-from vdi.doctor.report.record import read_record
+from vdi.doctor.report import read_record
 
 SCHEDULE = ("--set", "doctor.schedule=*/10 * * * *", "--set", "traefik.tlsSecret=wildcard")
 

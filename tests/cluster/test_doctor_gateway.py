@@ -15,10 +15,10 @@ from cluster.doctor_ward import DoctorStage
 from cluster.operator_stage import Stage
 from support.waiting import eventually
 from tools.generate import chart
-from vdi.doctor.collect.collector import MIDDLEWARES
+from vdi.doctor.collect import MIDDLEWARES
 from vdi.findings.model import Finding, roots
+from vdi.kinds import ROUTES
 from vdi.kube.resource import DEPLOYMENTS, SECRETS, SERVICES, Resource
-from vdi.operator.kinds import ROUTES
 from vdi.session.cluster_settings import ClusterSettings
 
 NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}, "resources": {"defaultGPU": 0}}

@@ -13,7 +13,7 @@ import pytest
 from cluster.edge_traefik import free_port
 from support.waiting import eventually
 from vdi.doctor.probe.turn import TurnError, allocate
-from vdi.session.turn_credentials import make_credentials
+from vdi.session.credentials import make_turn_credentials
 
 SECRET = "n" * 40
 SOON = timedelta(minutes=2)
@@ -41,7 +41,7 @@ def port(tmp_path: Path) -> Iterator[int]:
 
 async def outcome(port: int, secret: str, ends: datetime) -> str:
     try:
-        await allocate("127.0.0.1", port, *make_credentials(secret, "vdi-doctor", ends))
+        await allocate("127.0.0.1", port, *make_turn_credentials(secret, "vdi-doctor", ends))
     except TurnError as error:
         return str(error)
     return "allocated"

@@ -18,13 +18,13 @@ from cluster.control_plane import empty_namespace, make_namespace
 from cluster.operator_stage import Object, Stage, open_stage
 from cluster.stand_in import Administrator
 from support.waiting import eventually
+from vdi.kinds import POOLS
 from vdi.kube.resource import CLAIMS, PODS, Resource
-from vdi.operator.kinds import POOLS
 
 FOLDER = Path(__file__).parents[2] / "docs/examples"
 EXAMPLES = sorted(FOLDER.glob("*.yaml"))
+# Another example that the first comment of an example names.
 BESIDE = {"session.yaml": FOLDER / "template-cpu.yaml"}
-"""Another example that the first comment of an example names."""
 NAMESPACE = "vdi-sessions"
 CLAIM = "persistentVolumeClaim"
 RUNTIME_CLASSES = Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False)

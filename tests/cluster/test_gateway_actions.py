@@ -15,9 +15,9 @@ from support.waiting import eventually
 from vdi.api.session import GuestRole
 from vdi.gateway.app import Gateway, open_gateway
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.users import User
+from vdi.gateway.rights import User
+from vdi.kinds import SESSIONS
 from vdi.kube.resource import Resource
-from vdi.operator.kinds import SESSIONS
 
 ALICE, BOB, EVE = (User(f"{name}@example.com") for name in ("alice", "bob", "eve"))
 ROOT = User("root@example.com", admin=True)

@@ -18,7 +18,7 @@ from cluster.gateway_stage import GatewayStage, open_gateway_stage
 from cluster.operator_stage import Stage
 from support.csrf import csrf_of
 from support.waiting import PATIENCE, eventually
-from vdi.operator.kinds import SESSIONS
+from vdi.kinds import SESSIONS
 
 RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 

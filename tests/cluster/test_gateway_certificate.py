@@ -15,11 +15,11 @@ from cluster.edge_traefik import free_port
 from cluster.operator_stage import Stage
 from cluster.test_acme import routed, running, serves
 from support.waiting import eventually
-from vdi.devcluster import binaries, pki
+from vdi.devcluster import binaries, credentials
 from vdi.devcluster.progress import Progress
-from vdi.doctor.collect.collector import MIDDLEWARES
+from vdi.doctor.collect import MIDDLEWARES
+from vdi.kinds import ROUTES
 from vdi.kube.resource import SECRETS
-from vdi.operator.kinds import ROUTES
 from vdi.session.cluster_settings import ClusterSettings
 
 pytestmark = pytest.mark.timeout(150)
@@ -46,7 +46,7 @@ async def traefik(folder: Path, kubeconfig: Path, *namespaces: str) -> AsyncIter
 
 async def make_portal(stage: Stage, namespace: str, folder: Path) -> None:
     """The portal's route as the chart makes it, and the Secret that it names."""
-    certificate, key = pki.authority(folder, "ca", "test").issue("wild", "wild", names=[WILDCARD], server=True)
+    certificate, key = credentials.authority(folder, "ca", "test").issue("wild", "wild", names=[WILDCARD], server=True)
     files = {"tls.crt": certificate, "tls.key": key}
     data = {name: base64.b64encode(path.read_bytes()).decode() for name, path in files.items()}
     secret = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": CERTIFICATE}}

@@ -17,7 +17,7 @@ from cluster.helm_tools import CHART, Tools, allowed_of, flat, open_tools, rules
 from support.permissions import gateway_rules
 from vdi.gateway.brand import Brand
 from vdi.gateway.settings import Settings, read_settings
-from vdi.operator.settings import read_settings as read_operator_settings
+from vdi.settings import read_settings as read_operator_settings
 
 GATEWAY = "system:serviceaccount:vdi-system:vdi-gateway"
 SERVERS = ("--set", "gateway.database.existingSecret=db", "--set", "gateway.redis.existingSecret=shared")

@@ -18,7 +18,7 @@ from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.store.grants import GrantStore
 from vdi.gateway.web.streams import MOST_PER_USER
 from vdi.http_client import unverified
-from vdi.session.selkies_tokens import grant_token, subprotocols
+from vdi.session.credentials import grant_token, subprotocols
 
 STREAMS = 3 * MOST_PER_USER
 PROGRAM = {"Accept": "*/*", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}
@@ -344,6 +344,7 @@ async def test_a_forged_address_does_not_pass_traefik(edge: TraefikStage, alice:
     assert (seen.getall("X-Forwarded-For"), seen["X-Real-Ip"]) == (["127.0.0.1"], "127.0.0.1")
 
 
+# What is sent, and the statuses of which the answer has one.
 SMUGGLED: tuple[tuple[str, set[str]], ...] = (
     ("GET /x HTTP/1.1\nHost: {host}\nHost: {other}\nCookie: {cookie}\n\n", {"400"}),
     ("GET /x HTTP/1.1\nHost: {other}\nHost: {host}\nCookie: {cookie}\n\n", {"400"}),
@@ -361,7 +362,6 @@ SMUGGLED: tuple[tuple[str, set[str]], ...] = (
     ("POST /x HTTP/1.1\nHost: {host}\nContent-Length: 0\nContent-Length: 9\n\n", {"400"}),
     ("GET /x HTTP/1.1\nHost: {host}\nTransfer-Encoding: identity, chunked\n\n", {"400", "401", "501"}),
 )
-"""What is sent, and the statuses of which the answer has one."""
 
 
 async def test_smuggling_gets_nothing_to_the_desktop(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
@@ -383,6 +383,7 @@ async def test_hop_by_hop_headers_strip_nothing_that_we_rely_on(edge: TraefikSta
     assert (head(answer), edge.desktop.seen) == ("HTTP/1.1 401 Unauthorized", [])
 
 
+# A path, and the one that the desktop gets.
 ODD_PATHS = (
     ("//evil.example/x", "/evil.example/x"),
     ("/..;/x", "/..;/x"),
@@ -393,7 +394,6 @@ ODD_PATHS = (
     ("/x%00y", "/x%00y"),
     ("/x\\y", "/x%5Cy"),
 )
-"""A path, and the one that the desktop gets."""
 
 
 async def test_odd_paths_are_asked_about_as_they_are_served(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:

@@ -12,13 +12,13 @@ from cluster.edge_traefik import TraefikStage, open_edge
 from unit.gateway.edge_stage import GUEST, OWNER, changed, publish, shared_with
 from vdi.api.meta import Condition
 from vdi.api.session import QueueStatus
+from vdi.cluster.units import format_time
 from vdi.demo.browser import CHROMIUM_ARGS, find_chromium
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.login.logins import Device, Identity
-from vdi.gateway.web.cookies import LOGIN
-from vdi.session.times import format_time
+from vdi.gateway.web.credentials import LOGIN_COOKIE
 
 CREATING = {"phase": "Creating", "message": "The image is being pulled (3 of 9 layers).", "ready_time": ""}
 
@@ -48,7 +48,7 @@ async def a_person(edge: TraefikStage, chromium: Browser, user: str = OWNER, **h
     context = await chromium.new_context(ignore_https_errors=True, **how)
     context.set_default_timeout(30_000)
     secret, _ = await edge.stage.logins.begin(Identity(user=user), Device())
-    cookie = {"name": LOGIN, "value": secret, "url": edge.settings.portal_url, "secure": True, "httpOnly": True}
+    cookie = {"name": LOGIN_COOKIE, "value": secret, "url": edge.settings.portal_url, "secure": True, "httpOnly": True}
     await context.add_cookies([cookie])  # type: ignore[list-item]
     return context
 

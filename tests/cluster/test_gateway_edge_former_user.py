@@ -26,7 +26,7 @@ from vdi.demo.browser import CHROMIUM_ARGS, find_chromium
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.gateway.login.logins import Device, Identity
-from vdi.gateway.web.cookies import LOGIN
+from vdi.gateway.web.credentials import LOGIN_COOKIE
 
 HTML, SCRIPT = {"Content-Type": "text/html"}, {"Content-Type": "text/javascript"}
 KEPT = {**SCRIPT, "Cache-Control": "public, max-age=31536000, immutable"}
@@ -113,7 +113,7 @@ async def alice(edge: TraefikStage, browser: Browser) -> BrowserContext:
     context = await browser.new_context()
     context.set_default_timeout(30_000)
     secret, _ = await edge.stage.logins.begin(Identity(user=OWNER), Device())
-    cookie = {"name": LOGIN, "value": secret, "url": edge.settings.portal_url, "secure": True, "httpOnly": True}
+    cookie = {"name": LOGIN_COOKIE, "value": secret, "url": edge.settings.portal_url, "secure": True, "httpOnly": True}
     await context.add_cookies([cookie])  # type: ignore[list-item]
     return context
 
@@ -215,4 +215,4 @@ async def test_the_login_outlives_both(edge: TraefikStage, alice: BrowserContext
     page = await alice.new_page()
     await opened(edge, page)
     await opened(edge, page)
-    assert LOGIN in {cookie["name"] for cookie in await alice.cookies(edge.settings.portal_url)}
+    assert LOGIN_COOKIE in {cookie["name"] for cookie in await alice.cookies(edge.settings.portal_url)}

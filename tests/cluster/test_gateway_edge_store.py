@@ -16,7 +16,7 @@ from support.postgres import postgres_server, postgres_url
 from support.variants import first_of
 from unit.gateway.history_stage import open_database
 from vdi.api.session import Role
-from vdi.gateway.store.base import Database
+from vdi.gateway.store.database import Database
 from vdi.gateway.store.grants import Grant, GrantStore, grants
 from vdi.gateway.store.history import find_names
 from vdi.gateway.store.logins import LoginStore

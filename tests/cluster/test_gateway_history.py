@@ -19,12 +19,12 @@ from support.postgres import Postgres, postgres_server, postgres_url
 from support.variants import first_of
 from support.waiting import eventually
 from unit.gateway.history_stage import rows_of
-from vdi.gateway.store.base import Database
+from vdi.cluster.units import parse_time
+from vdi.gateway.store.database import Database
 from vdi.gateway.store.history import RunRow, SessionRow
 from vdi.gateway.token_review import AUDIENCE
+from vdi.kinds import SESSIONS
 from vdi.kube.resource import EVENTS, PODS, Resource
-from vdi.operator.kinds import SESSIONS
-from vdi.session.times import parse_time
 
 __all__ = ["postgres_server", "postgres_url"]
 pytestmark = pytest.mark.timeout(150)

@@ -10,9 +10,9 @@ from cluster.operator_stage import Stage
 from support.waiting import eventually
 from vdi.gateway.app import open_gateway
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.users import User
+from vdi.gateway.rights import User
+from vdi.kinds import SESSIONS
 from vdi.kube.resource import CLAIMS
-from vdi.operator.kinds import SESSIONS
 from vdi.session.request import SessionRequest
 
 pytestmark = pytest.mark.timeout(150)

@@ -17,9 +17,9 @@ from tools.generate.chart_render import render
 from vdi.api.template import Scheme
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
-from vdi.session.children.route import build_route
+from vdi.session.children import build_route
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.identity import Identity
+from vdi.session.naming import Identity
 
 ALICE, BOB, PORTAL = "alice@example.com", "bob@example.com", "portal@example.com"
 OPERATOR = "system:serviceaccount:vdi-system:vdi-operator"

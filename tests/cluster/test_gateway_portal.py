@@ -14,13 +14,13 @@ from cluster.operator_stage import Stage
 from support.csrf import csrf_of
 from support.waiting import PATIENCE, eventually
 from vdi.api.schedule import Day
-from vdi.operator.kinds import SESSIONS
+from vdi.kinds import SESSIONS
 from vdi.session.cluster_settings import ClusterSettings
 
 DESK = "/desktops/mine"
 LOCAL_DISK = {"defaultEphemeralStorage": "5Gi", "maxEphemeralStorage": "20Gi"}
+# As the gateway of these tests has it.
 SETTINGS = ClusterSettings(url_port=8443)
-"""As the gateway of these tests has it."""
 
 
 def words(page: str) -> str:

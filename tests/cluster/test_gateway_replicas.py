@@ -19,7 +19,7 @@ from cluster.redis_stage import RedisServer, redis_server
 from support.csrf import csrf_of
 from support.postgres import Postgres, postgres_server, postgres_url
 from support.waiting import eventually
-from vdi.operator.kinds import SESSIONS
+from vdi.kinds import SESSIONS
 
 __all__ = ["postgres_server", "postgres_url"]
 

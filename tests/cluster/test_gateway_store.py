@@ -18,12 +18,11 @@ from support.waiting import eventually
 from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of, without_marks
 from unit.gateway.test_store_migrations import differences
 from vdi.api.session import VDISession
-from vdi.gateway.history.export import Form, What, export
+from vdi.gateway.history.export import Dataset, ExportFormat, export
 from vdi.gateway.store.audit import END, Act, Audit
-from vdi.gateway.store.base import Database, DatabaseUnavailableError
-from vdi.gateway.store.logins import ApiToken, Login, LoginStore
+from vdi.gateway.store.database import Database, DatabaseUnavailableError
+from vdi.gateway.store.logins import ApiToken, Login, LoginStore, SubjectStore
 from vdi.gateway.store.migrations import UnknownRevisionError, upgrade
-from vdi.gateway.store.subjects import SubjectStore
 
 __all__ = ["postgres_server", "postgres_url"]
 NOW = at(10_000)
@@ -131,9 +130,9 @@ async def test_the_audit_the_export_and_the_end_of_a_session(database: Database)
     assert (session.end_reason, session.ended_by) == ("admin", "root@example.com")
     (entry,) = await trail.entries(limit=5)
     assert (entry.outcome, entry.at) == ("done", at(1))
-    for what in What:
-        text = b"".join([piece async for piece in export(database, what, Form.CSV, since=at(-1))]).decode()
-        assert len(text.splitlines()) == {What.SESSIONS: 2, What.RUNS: 1, What.AUDIT: 3}[what]
+    for what in Dataset:
+        text = b"".join([piece async for piece in export(database, what, ExportFormat.CSV, since=at(-1))]).decode()
+        assert len(text.splitlines()) == {Dataset.SESSIONS: 2, Dataset.RUNS: 1, Dataset.AUDIT: 3}[what]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])

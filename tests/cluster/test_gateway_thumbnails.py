@@ -15,7 +15,7 @@ from cluster.operator_stage import Stage
 from support.waiting import eventually
 from support.web_server import serve_app
 from vdi.gateway.desktop_agent import AGENT_PORT
-from vdi.operator.kinds import SESSIONS, TEMPLATES
+from vdi.kinds import SESSIONS, TEMPLATES
 
 ADDRESS = "127.31.0.9"
 PATH = "/desktops/mine/thumbnail"

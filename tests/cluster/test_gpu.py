@@ -22,7 +22,7 @@ from cluster.helm_tools import Tools, open_tools
 from cluster.stand_in import STAND_IN, add_node, nodes_stand_in
 from support.waiting import wait_until
 from tools.generate.chart_render import DEV_IMAGES
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import load_config
 from vdi.kube.transport import Client
 
 ROOT = Path(__file__).parents[2]
@@ -300,11 +300,11 @@ def test_the_charts_config_map_does_the_same_once_the_policy_names_it(operator: 
     assert operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)["data"] == made["data"]
 
 
+# What is typed, the exit code, and what is said.
 REFUSED = (
     (("--node", "gpu-z=any"), 2, "--node names 'gpu-z', which is not in this cluster; allowed: gpu-a, gpu-b"),
     (("--timeout", "soon"), 2, "--timeout: 'soon' is not a duration"),
 )
-"""What is typed, the exit code, and what is said."""
 
 
 def test_refused(operator: GpuCluster) -> None:

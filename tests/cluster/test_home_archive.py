@@ -16,8 +16,8 @@ import pytest
 from cluster.home_pods import ALICE, BOB, Homes, contents, fill, open_homes
 from cluster.operator_stage import Stage
 from support.waiting import eventually
+from vdi.kinds import SESSIONS, TEMPLATES
 from vdi.kube.resource import CLAIMS, PODS
-from vdi.operator.kinds import SESSIONS, TEMPLATES
 from vdi.session.naming import user_home_claim_name
 
 pytestmark = pytest.mark.timeout(150)

@@ -15,12 +15,11 @@ from cluster.gateway_stage import GatewayStage, open_gateway_stage
 from cluster.operator_stage import Stage
 from support.waiting import eventually
 from vdi.gateway import homes_ahead
+from vdi.kinds import SESSIONS
 from vdi.kube.resource import CLAIMS, PODS
-from vdi.operator.homes_ahead import SELECTED_NODE
-from vdi.operator.kinds import SESSIONS
+from vdi.operator.controllers.homes_ahead import SELECTED_NODE
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.home_list import LAST_USED
-from vdi.session.homes import MADE_AHEAD
+from vdi.session.homes import LAST_USED, MADE_AHEAD
 from vdi.session.naming import home_claim_name
 
 pytestmark = pytest.mark.timeout(150)

@@ -16,8 +16,8 @@ from support.waiting import eventually
 from vdi.api.meta import ObjectMeta
 from vdi.api.template import TemplateSpec, VDITemplate
 from vdi.home_copy.pod import build_copy_pod
+from vdi.kinds import TEMPLATES
 from vdi.kube.resource import CLAIMS, PODS
-from vdi.operator.kinds import TEMPLATES
 
 pytestmark = pytest.mark.timeout(150)
 SCRIPT = Path(__file__).parents[2] / "docs/examples/homes.sh"

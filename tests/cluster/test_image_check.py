@@ -19,9 +19,9 @@ from cluster.stand_in import MARK
 from support.waiting import eventually
 from support.web_server import serve_app
 from vdi.image_check.observe import AGENT_PORT, NAME
+from vdi.kinds import SESSIONS, TEMPLATES
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import NODES, PODS, SECRETS
-from vdi.operator.kinds import SESSIONS, TEMPLATES
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.naming import secret_name
 

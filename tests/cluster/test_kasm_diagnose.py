@@ -24,8 +24,8 @@ from support.waiting import wait_until
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.diagnosis.snapshot import Scope
-from vdi.doctor.collect.collector import KASM_BUDGET, collect
-from vdi.kube.config_loading import load_config
+from vdi.doctor.collect import KASM_BUDGET, collect
+from vdi.kube.config import load_config
 from vdi.kube.transport import Client
 
 BEGAN = "2026-11-20T11:00:00Z"

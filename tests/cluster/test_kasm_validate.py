@@ -22,7 +22,7 @@ from cluster.kasm_site import ADDRESS, KasmK3s, helm_of, open_k3s
 from kasm.kasm_ward import given_values
 from support.waiting import wait_until
 from support.web_server import serve_handler
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import load_config
 from vdi.kube.resource import CLAIMS, PODS, VOLUMES, Resource
 from vdi.kube.transport import Client
 
@@ -44,8 +44,8 @@ class Kasm:
     """An installed stand-in chart, and what browsers would meet."""
 
     k3s: KasmK3s
+    # Path -> status of the web UI.
     answers: dict[str, int] = field(default_factory=dict)
-    """Path -> status of the web UI."""
     port: int = 0
 
     def kube(self, *words: str, stdin: str = "") -> str:

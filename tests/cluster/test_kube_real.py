@@ -14,7 +14,7 @@ from support.waiting import PATIENCE, eventually
 from unit.kube.kube_things import HASH, Meta
 from vdi.kube import errors
 from vdi.kube.apply import Applier
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import load_config
 from vdi.kube.events import EventRecorder
 from vdi.kube.managed_fields import FieldOwnershipReader
 from vdi.kube.meta import ObjectReference

@@ -29,8 +29,8 @@ from tools import binaries
 from tools.generate.chart_render import values_words
 from vdi.devcluster.progress import Progress
 from vdi.gateway.metrics import Metrics
-from vdi.operator.kinds import POOLS
-from vdi.operator.metrics_token import METRICS_TOKEN_FILE
+from vdi.kinds import POOLS
+from vdi.process import METRICS_TOKEN_FILE
 
 FILES = Path(__file__).parents[2] / "charts/vdi/files/monitoring"
 CASES = Path(__file__).parent / "monitoring"

@@ -9,8 +9,8 @@ import pytest
 from cluster.desktop_agent import Agent, run_desktop
 from cluster.operator_stage import Stage
 from support.waiting import eventually
+from vdi.kinds import SESSIONS
 from vdi.kube.resource import PODS, SECRETS
-from vdi.operator.kinds import SESSIONS
 from vdi.session.cluster_settings import ClusterSettings
 
 pytestmark = pytest.mark.timeout(150)

@@ -16,8 +16,8 @@ from cluster.test_operator_crash import MOMENTS, MOST_WRITES, Moment, cut_and_ki
 from cluster.test_operator_queue import gpu_template, queue_of, running, starts, waits
 from support.permissions import placeholder_rules
 from support.waiting import eventually
+from vdi.kinds import SESSIONS
 from vdi.kube.resource import EVENTS, PODS, Resource
-from vdi.operator.kinds import SESSIONS
 from vdi.session.autoscaling import PLACEHOLDER, AutoscalingSettings
 
 pytestmark = pytest.mark.timeout(200)
@@ -26,8 +26,8 @@ ROLES = Resource(RBAC, "v1", "roles", "Role")
 ROLE_BINDINGS = Resource(RBAC, "v1", "rolebindings", "RoleBinding")
 
 
+# For an operator that is killed, and the next one.
 _TWO_STARTS_SECONDS = 90.0
-"""For an operator that is killed, and the next one."""
 
 
 class Autoscaler:

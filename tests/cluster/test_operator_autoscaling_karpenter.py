@@ -23,20 +23,20 @@ from cluster.test_operator_queue import gpu_template
 from support.waiting import eventually
 from tools import binaries
 from vdi.devcluster.progress import Progress
+from vdi.kinds import SESSIONS
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import CRDS, NODES, Resource
-from vdi.operator.kinds import SESSIONS
 
 NODE_POOLS = Resource("karpenter.sh", "v1", "nodepools", "NodePool", namespaced=False)
 NODE_CLAIMS = Resource("karpenter.sh", "v1", "nodeclaims", "NodeClaim", namespaced=False)
 NODE_CLASSES = Resource("karpenter.kwok.sh", "v1alpha1", "kwoknodeclasses", "KWOKNodeClass", namespaced=False)
 CRD_FILES = tuple(f"karpenter-{kind}.yaml" for kind in ("nodepools", "nodeclaims", "nodeoverlays", "kwoknodeclasses"))
+# The first run on a machine builds Karpenter and kwok.
 BUILD_SECONDS = 2400
-"""The first run on a machine builds Karpenter and kwok."""
+# What a machine takes to come up, as Karpenter's provider plays it: sessions say meanwhile what they wait for.
 _BOOT = "20s"
-"""What a machine takes to come up, as Karpenter's provider plays it: sessions say meanwhile what they wait for."""
+# Seconds for what Karpenter, the scheduler and the operator do one after the other on a busy machine.
 _MINUTES = 180.0
-"""Seconds for what Karpenter, the scheduler and the operator do one after the other on a busy machine."""
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(BUILD_SECONDS)]
 

@@ -13,13 +13,13 @@ import pytest
 from cluster.operator_proxy import Request
 from cluster.operator_stage import CHILDREN, Object, Stage
 from support.waiting import eventually
+from vdi.kinds import SESSIONS
 from vdi.kube.resource import CLAIMS, SECRETS
-from vdi.operator.kinds import SESSIONS
 
 Moment = Literal["before", "after"]
 MOMENTS: tuple[Moment, ...] = ("before", "after")
+# More than any run makes: the loop ends by itself, or the test fails.
 MOST_WRITES = 20
-"""More than any run makes: the loop ends by itself, or the test fails."""
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -7,8 +7,8 @@ import pytest
 from cluster.operator_stage import Object, Stage, condition
 from support.clock import ShiftedClock
 from support.waiting import eventually
+from vdi.kinds import SESSIONS
 from vdi.kube.resource import CLAIMS, EVENTS, PODS
-from vdi.operator.kinds import SESSIONS
 
 pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"

@@ -5,9 +5,9 @@ import pytest
 from cluster.operator_proxy import Request
 from cluster.operator_stage import Object, Stage, condition
 from support.waiting import eventually
+from vdi.kinds import SESSIONS, TEMPLATES
 from vdi.kube.resource import CLAIMS, PODS
-from vdi.operator.kinds import SESSIONS, TEMPLATES
-from vdi.session.home_list import LAST_USED
+from vdi.session.homes import LAST_USED
 from vdi.session.naming import home_claim_name, user_home_claim_name
 
 pytestmark = pytest.mark.timeout(150)

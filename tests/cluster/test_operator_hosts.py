@@ -9,9 +9,9 @@ import pytest
 from cluster.operator_stage import Stage, condition
 from support.desktop_key import KEY
 from support.waiting import eventually
+from vdi.kinds import ROUTES, SESSIONS
 from vdi.kube.errors import Invalid
 from vdi.kube.resource import CONFIG_MAPS, SECRETS, Resource
-from vdi.operator.kinds import ROUTES, SESSIONS
 from vdi.operator.release_keys import HOST_KEY as SECRET
 
 pytestmark = pytest.mark.timeout(150)

@@ -21,17 +21,17 @@ from cluster.operator_proxy import Proxy, Request
 from cluster.operator_stage import CHILDREN, Object, OperatorProcess, Stage
 from support.metrics_token import AUTHORIZATION
 from support.waiting import eventually
-from vdi.kube.config_loading import load_config
+from vdi.cluster.units import parse_time
+from vdi.kinds import SESSIONS
+from vdi.kube.config import load_config
 from vdi.kube.resource import LEASES
-from vdi.operator.kinds import SESSIONS
 from vdi.operator.runtime import LEASE
-from vdi.session.times import parse_time
 
 pytestmark = pytest.mark.timeout(120)
 
 BURST = 20
+# Seconds that a busy machine may need.
 TAKEN_OVER = 40.0
-"""Seconds that a busy machine may need."""
 
 
 @dataclass

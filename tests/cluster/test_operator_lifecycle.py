@@ -9,8 +9,8 @@ from cluster.operator_stage import CHILDREN, Stage, condition
 from support.clock import ShiftedClock
 from support.metrics_token import AUTHORIZATION
 from support.waiting import eventually
+from vdi.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES
-from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.session.naming import home_claim_name
 
 pytestmark = pytest.mark.timeout(150)

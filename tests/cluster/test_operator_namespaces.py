@@ -12,20 +12,20 @@ import pytest
 from cluster.operator_stage import CHILDREN, Object, Stage, condition
 from cluster.test_operator_leader import TAKEN_OVER, two_operators
 from support.waiting import eventually
+from vdi.kinds import POOLS, SESSIONS
 from vdi.kube.config import ClusterConfig
 from vdi.kube.errors import Forbidden
 from vdi.kube.resource import CLAIMS, CONFIG_MAPS, LEASES, PODS, SECRETS
 from vdi.kube.transport import Client
-from vdi.operator.kinds import POOLS, SESSIONS
 from vdi.operator.release_keys import HOST_KEY
 from vdi.operator.runtime import LEASE
-from vdi.session.identity import SESSIONS_NAMESPACE
-from vdi.session.naming import host_label
+from vdi.session.naming import SESSIONS_NAMESPACE, host_label
 
 pytestmark = pytest.mark.timeout(150)
 
 NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}}
 BOB = "bob@example.com"
+# Watches of an operator of one namespace, by kind.
 _WATCHES = {
     "vdisessions": 1,
     "vditemplates": 1,
@@ -40,7 +40,6 @@ _WATCHES = {
     "events": 1,
     "configmaps": 1,
 }
-"""Watches of an operator of one namespace, by kind."""
 _ONCE = {"vditemplates", "vdipools", "nodes", "persistentvolumes", "configmaps"}
 
 

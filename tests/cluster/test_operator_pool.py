@@ -16,10 +16,10 @@ from cluster.operator_stage import Object, Stage, condition
 from support.desktop_key import KEY
 from support.metrics_token import AUTHORIZATION
 from support.waiting import eventually
+from vdi.kinds import POOLS, ROUTES, SESSIONS
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import PODS, SECRETS, SERVICES
-from vdi.operator.kinds import POOLS, ROUTES, SESSIONS
-from vdi.session.desktop_tokens import derive_tokens
+from vdi.session.credentials import derive_tokens
 
 pytestmark = pytest.mark.timeout(150)
 

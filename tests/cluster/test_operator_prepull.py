@@ -10,9 +10,9 @@ import pytest
 
 from cluster.operator_stage import Object, Stage
 from support.waiting import eventually
+from vdi.kinds import TEMPLATES
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import NODES, PODS, Resource
-from vdi.operator.kinds import TEMPLATES
 from vdi.session.prepull import AT_ONCE, PREPULL, PREPULL_NODE
 
 pytestmark = pytest.mark.timeout(150)

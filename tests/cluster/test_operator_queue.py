@@ -11,8 +11,8 @@ import pytest
 
 from cluster.operator_stage import Object, Stage, condition
 from support.waiting import eventually
+from vdi.kinds import SESSIONS
 from vdi.kube.resource import CLAIMS, PODS, VOLUMES
-from vdi.operator.kinds import SESSIONS
 
 pytestmark = pytest.mark.timeout(150)
 GPU = "nvidia.com/gpu"

@@ -13,11 +13,11 @@ from cluster.operator_stage import Object, Stage, condition
 from support.clock import ShiftedClock
 from support.waiting import eventually
 from vdi.api.schedule import Day
+from vdi.cluster.units import format_time
+from vdi.kinds import POOLS, SESSIONS, TEMPLATES
 from vdi.kube.errors import Invalid
 from vdi.kube.resource import NODES, PODS
-from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.times import format_time
 
 pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"

@@ -9,9 +9,9 @@ from cluster.operator_proxy import Request
 from cluster.operator_stage import Object, Stage, condition
 from support.desktop_key import KEY
 from support.waiting import eventually
+from vdi.kinds import ROUTES, SESSIONS
 from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES
-from vdi.operator.kinds import ROUTES, SESSIONS
-from vdi.session.desktop_tokens import DesktopTokens, derive_tokens
+from vdi.session.credentials import DesktopTokens, derive_tokens
 
 pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"

@@ -7,10 +7,10 @@ import pytest
 from cluster.operator_stage import Object, Stage, condition
 from support.clock import ShiftedClock
 from support.waiting import eventually
+from vdi.cluster.units import parse_time
+from vdi.kinds import SESSIONS
 from vdi.kube.resource import EVENTS, PODS
-from vdi.operator.kinds import SESSIONS
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.times import parse_time
 
 pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"

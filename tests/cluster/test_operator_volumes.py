@@ -7,8 +7,8 @@ import pytest
 
 from cluster.operator_stage import Object, Stage
 from cluster.test_operator_pool import Pool
+from vdi.kinds import SESSIONS
 from vdi.kube.resource import Resource
-from vdi.operator.kinds import SESSIONS
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.volumes import GROUPS
 

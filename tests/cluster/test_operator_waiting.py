@@ -7,9 +7,9 @@ import pytest
 
 from cluster.operator_stage import Object, Stage, condition
 from support.waiting import eventually
+from vdi.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.resource import CLAIMS, EVENTS, NAMESPACES, PODS, SECRETS, SERVICES, Resource
-from vdi.operator.kinds import ROUTES, SESSIONS, TEMPLATES
-from vdi.session.identity import MANAGED_BY
+from vdi.session.naming import MANAGED_BY
 
 QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
 

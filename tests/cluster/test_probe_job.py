@@ -29,7 +29,7 @@ from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.gateway.desktop_agent import AGENT_PORT
 from vdi.gateway.edge.headers import FORWARD_AUTH
-from vdi.operator.kinds import SESSIONS
+from vdi.kinds import SESSIONS
 from vdi.session.cluster_settings import ClusterSettings
 
 ADDRESS = "127.31.0.77"
@@ -66,8 +66,8 @@ class ProbeStage:
     folder: Path
     port: int
     desktop: Desktop
+    # What the agent was asked to show.
     asked: list[Object]
-    """What the agent was asked to show."""
 
     def write_routes(self, *hosts: str) -> None:
         """The gateway's routes, and those of these desktops."""

@@ -22,8 +22,8 @@ from vdi.devcluster.progress import Progress
 VALUES = sorted(path.name for path in CHART.glob("values*.yaml"))
 HERE = ("--namespace", "vdi-sessions")
 RELEASE = ("--namespace", RELEASE_NAMESPACE)
+# The operator's ClusterRole.
 MINE = f"vdi-operator.{RELEASE_NAMESPACE}.vdi"
-"""The operator's ClusterRole."""
 SESSION = """
 apiVersion: vdi.kasm.io/v1alpha1
 kind: VDISession

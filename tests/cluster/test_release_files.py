@@ -27,7 +27,7 @@ from tools.release.images import write_layout
 from tools.release.programs import ProgramError, Programs
 from tools.release.publish import publish, push_images
 from vdi.devcluster.progress import Progress
-from vdi.release.images.archive import read_archive
+from vdi.release.images import read_archive
 from vdi.release.signatures import BadSignatureError, CannotVerifyError, verify_folder, verify_image
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]

@@ -14,7 +14,7 @@ from cluster.helm_tools import CHART, Tools, open_tools
 from tools import binaries
 from vdi.devcluster.progress import Progress
 from vdi.gateway.server_secrets import ServerSecret, fill
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import load_config
 from vdi.kube.errors import NotFound
 from vdi.kube.transport import Client
 

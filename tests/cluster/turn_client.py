@@ -24,11 +24,11 @@ COOKIE = 0x2112A442
 UDP, TCP = 17, 6
 REFUSED_CREDENTIALS, STALE_NONCE = 401, 438
 
+# UDP ports for the clients, none of them twice.
+#
+# A server keeps an allocation for minutes after its client has gone, and answers 437 to the next one from the same
+# port.
 _PORTS = itertools.count(20_000 + secrets.randbelow(10_000))
-"""UDP ports for the clients, none of them twice.
-
-A server keeps an allocation for minutes after its client has gone, and answers 437 to the next one from the same port.
-"""
 
 Attributes = list[tuple[int, bytes]]
 Over = Literal["udp", "tcp", "tls"]

@@ -17,15 +17,15 @@ from e2e.world import NAMESPACE, World
 from support.waiting import wait_until
 from vdi.diagnosis.snapshot import Scope, Snapshot
 from vdi.doctor.checks.run import run_checks
-from vdi.doctor.collect.collector import collect
+from vdi.doctor.collect import collect
 from vdi.findings.model import Finding, roots
 from vdi.kube.clock import SYSTEM_CLOCK
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import load_config
 from vdi.kube.transport import Client
 
 pytestmark = pytest.mark.timeout(420)
+# Seconds: the kubelet's pauses and the doctor's own patience with what may pass by itself.
 PATIENCE = 150.0
-"""Seconds: the kubelet's pauses and the doctor's own patience with what may pass by itself."""
 
 
 def look(world: World) -> tuple[Snapshot, list[Finding]]:

@@ -15,8 +15,8 @@ from e2e.world import World
 from vdi.demo import run
 from vdi.devcluster.progress import Progress
 
+# Another name lets two checkouts of this project test side by side.
 NAME = os.environ.get("VDI_E2E_CLUSTER", "e2e")
-"""Another name lets two checkouts of this project test side by side."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,12 +14,12 @@ from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser, changed_pixels
 
 DESKTOP_IMAGE = "localhost/vdi/desktop:dev"
+# Yellow pixels of a notice's sign; there are 0 without one.
 A_NOTICE = 300
-"""Yellow pixels of a notice's sign; there are 0 without one."""
 Object = dict[str, Any]
 
+# In a desktop's shell: a Python that may draw on its screen, and has Selkies' Xlib for it.
 PYTHON_ON_SCREEN = "DISPLAY=:0 XAUTHORITY=/tmp/.vdi/Xauthority /opt/selkies/bin/python3"
-"""In a desktop's shell: a Python that may draw on its screen, and has Selkies' Xlib for it."""
 
 _ASK_POINTER = """
 from selkies.Xlib.display import Display
@@ -147,15 +147,14 @@ def wait_for_notice(browser: DesktopBrowser, *, shown: bool, seconds: float) -> 
     wait_until(f"a notice in the picture: {shown}", look, seconds)
 
 
+# Parts of the width, beside where windows open, and of the height. Of our wallpaper in its right size the first is
+# brighter; of one that is larger than the screen, as it is for a moment after a browser has made that smaller, the
+# second.
 _GLOW, _EDGE, _SKY = (0.80, 0.86), (0.94, 1.0), (0.12, 0.20)
-"""Parts of the width, beside where windows open, and of the height. Of our wallpaper in its right size the first is
-brighter; of one that is larger than the screen, as it is for a moment after a browser has made that smaller, the
-second.
-"""
+# Of 255, on average: a plain ground has 0.
 _BRIGHTER = 3.0
-"""Of 255, on average: a plain ground has 0."""
+# Pixels: fewer than a line of text, more than a cursor that blinks.
 _AT_REST = 100
-"""Pixels: fewer than a line of text, more than a cursor that blinks."""
 
 
 def picture_at_rest(browser: DesktopBrowser) -> Image.Image:
@@ -185,12 +184,12 @@ def _has_wallpaper(picture: Image.Image) -> bool:
     return brightness(*_GLOW) - brightness(*_EDGE) > _BRIGHTER
 
 
+# Pixels in a row and in a column of what `wait_for_scene` compares: a glyph, a third of the probe's mark.
 _CELL = 16
-"""Pixels in a row and in a column of what `wait_for_scene` compares: a glyph, a third of the probe's mark."""
+# Pixels, from the bottom: the panel of our image.
 _PANEL = 48
-"""Pixels, from the bottom: the panel of our image."""
+# Brightness of a cell, of 255: a coarse picture and the sharp one that follows it differ by less.
 _CELL_CHANGED = 10
-"""Brightness of a cell, of 255: a coarse picture and the sharp one that follows it differ by less."""
 
 
 def wait_for_scene(browser: DesktopBrowser, scene: Image.Image, what: str, seconds: float) -> None:

@@ -19,6 +19,8 @@ from playwright.sync_api import Page
 from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser
 
+# Runs before the page's own scripts: a meter beside every way to the loudspeaker, and a list of the documents that
+# the page was handed to print.
 PROBE = """(() => {
   const connect = AudioNode.prototype.connect, meters = [];
   AudioNode.prototype.connect = function (to, ...rest) {
@@ -33,8 +35,6 @@ PROBE = """(() => {
   addEventListener('message', event => { if (event.data?.type === 'printDocument') printed.push(event.data.name); });
   window.vdiProbe = {meters, printed};
 })()"""
-"""Runs before the page's own scripts: a meter beside every way to the loudspeaker, and a list of the documents that
-the page was handed to print."""
 
 _LOUDEST = """() => {
   let best = [0, -Infinity];

@@ -14,6 +14,7 @@ from support.waiting import wait_until
 pytestmark = pytest.mark.timeout(300)
 
 _LOOK = Path(__file__).with_name("look_for_secrets.py").read_text()
+# What a person at the desktop runs who is after the requests, with tokens in them, that come to a port.
 _TAKE_PORT = """
 import signal, socket, sys, time
 for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
@@ -36,7 +37,6 @@ while True:
         listener.close()
     time.sleep(0.001)
 """
-"""What a person at the desktop runs who is after the requests, with tokens in them, that come to a port."""
 
 
 def tokens(world: World, name: str) -> dict[str, str]:

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.timeout(180)
 
 GPU = "nvidia.com/gpu"
 SLOTS = 8
+# Run in the place of the image's own first process: that is in Python, looks for no modules but its own, and finds
+# this in the place of its `json`.
 ANSWERS = """\
 import http.server
 import os
@@ -37,8 +39,6 @@ class Answers(http.server.BaseHTTPRequestHandler):
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 http.server.ThreadingHTTPServer(("", 8080), Answers).serve_forever()
 """
-"""Run in the place of the image's own first process: that is in Python, looks for no modules but its own, and finds
-this in the place of its `json`."""
 
 
 @contextmanager

@@ -17,11 +17,11 @@ from vdi.devcluster.progress import Progress
 
 pytestmark = pytest.mark.timeout(600)
 LAVAPIPE = "localhost/vdi/desktop-lavapipe:dev"
+# What an application that is started from the desktop's menu has.
 AS_AN_APPLICATION = (
     "export $(tr '\\0' '\\n' < /proc/$(pgrep -x xfce4-panel | head -1)/environ | grep -E "
     "'^(DISPLAY|XAUTHORITY|XDG_RUNTIME_DIR|MESA_LOADER_DRIVER_OVERRIDE|GALLIUM_DRIVER|LIBGL_.*)='); "
 )
-"""What an application that is started from the desktop's menu has."""
 
 
 def graphics_of(world: World, name: str) -> Object:

@@ -8,7 +8,7 @@ import pytest
 from e2e.desktops import ask_agent, condition, pod_of, reach, run_in, start, template, wait_for_notice
 from e2e.world import World
 from support.waiting import wait_until
-from vdi.session.times import parse_time
+from vdi.cluster.units import parse_time
 
 pytestmark = pytest.mark.timeout(300)
 IDLE_TIMEOUT = 40

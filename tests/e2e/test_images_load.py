@@ -18,11 +18,11 @@ from vdi.devcluster import binaries
 from vdi.devcluster.images.archive import ImageConfig, write_archive, write_program_layer
 from vdi.devcluster.layout import layout_of
 from vdi.devcluster.progress import Progress
-from vdi.release.images.nodes import LABELS
+from vdi.release.images import LABELS
 
+# Of a registry that is nowhere: only containerd can have it. Not called pause: a node reports its images now and then,
+# and a pod that brings images would be made of this one, which is gone by then.
 IMAGE = "registry.invalid/load/small:1"
-"""Of a registry that is nowhere: only containerd can have it. Not called pause: a node reports its images now and then,
-and a pod that brings images would be made of this one, which is gone by then."""
 
 
 @pytest.fixture(scope="module")

@@ -43,15 +43,15 @@ pytestmark = [
 class Machine:
     """What of the machine a guest could leave traces in."""
 
+    # Only those that are known by the cluster's name: other programs come and go.
     programs: frozenset[str]
-    """Only those that are known by the cluster's name: other programs come and go."""
     mounts: tuple[str, ...]
     links: frozenset[str]
     rules: tuple[str, ...]
     cgroups: frozenset[str]
     folders: frozenset[str]
+    # What listens beyond the loopback address.
     open_ports: frozenset[str]
-    """What listens beyond the loopback address."""
     kernel: tuple[str, ...]
 
 

@@ -38,6 +38,7 @@ def test_a_picture_counts_wherever_it_is_drawn_and_a_screen_of_one_colour_does_n
         assert page.evaluate(HAS_PICTURE), "a line of text on it"
 
 
+# A new picture every 0.04 s until it is enough; then the time, one more, and the screen stays as it is.
 DRAW = """
 import itertools
 import os
@@ -64,7 +65,6 @@ for colour in itertools.count():
     time.sleep(0.04)
 time.sleep(30)
 """
-"""A new picture every 0.04 s until it is enough; then the time, one more, and the screen stays as it is."""
 
 
 @pytest.mark.long
@@ -100,6 +100,7 @@ COUNT_WHOLE = """(() => {
     return decode.call(this, chunk);
   };
 })()"""
+# At the worst moment: Selkies has sent a whole picture, and takes no further request for one for 250 ms.
 STREAM_BEGINS_AGAIN = """async () => {
   const before = window.wholePictures;
   while (window.wholePictures === before) {
@@ -110,7 +111,6 @@ STREAM_BEGINS_AGAIN = """async () => {
   window.selkiesTransport.onmessage({data: 'PIPELINE_RESETTING primary'});
   return seen;
 }"""
-"""At the worst moment: Selkies has sent a whole picture, and takes no further request for one for 250 ms."""
 
 
 @pytest.mark.long

@@ -17,7 +17,7 @@ from e2e.release import with_values
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.api.meta import RELEASE_NAMESPACE
-from vdi.cli.remote.logins import Login, Logins, write_logins
+from vdi.cli.logins import Login, Logins, write_logins
 from vdi.demo.browser import DesktopBrowser
 
 pytestmark = pytest.mark.timeout(300)
@@ -33,8 +33,8 @@ print(u.urlopen(page).read().decode())
 KEYS = r'session_glass_to_glass_seconds_count{template="probed"}'
 PROBES = r'vdi_probes_total{outcome="measured",template="probed"}'
 BLIND = r'vdi_probes_total{outcome="first picture",template="blind"}'
+# The template that the chart makes for the CronJob.
 PROBED = "vdi-probe.vdi-system.vdi"
-"""The template that the chart makes for the CronJob."""
 
 
 @pytest.fixture

@@ -21,15 +21,15 @@ from vdi.demo.browser import DesktopBrowser
 log = logging.getLogger(__name__)
 pytestmark = pytest.mark.timeout(240)
 
+# Seconds.
 CUTS = (5, 15, 60)
-"""Seconds."""
+# Seconds in which a page whose network is back has its picture again. TCP alone takes up to as long as it was cut.
 HEARS_AGAIN = 20
-"""Seconds in which a page whose network is back has its picture again. TCP alone takes up to as long as it was cut."""
 WATCH = "[stream-watch]"
+# Milliseconds; images/desktop/stream-watch.js connects again after eight seconds without an answer.
 LONGER_THAN_SILENCE = 12_000
-"""Milliseconds; images/desktop/stream-watch.js connects again after eight seconds without an answer."""
+# More than a browser may have in hand of what came before the cut.
 NEW_FRAMES = 10
-"""More than a browser may have in hand of what came before the cut."""
 CHUNK = 65_536
 
 

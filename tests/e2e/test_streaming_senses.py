@@ -22,12 +22,13 @@ from vdi.demo.browser import HAS_PICTURE, DesktopBrowser
 
 pytestmark = pytest.mark.timeout(120)
 
+# Kind of the protocol's binary message that has sound in it.
 AUDIO_FRAME = 1
-"""Kind of the protocol's binary message that has sound in it."""
 MICROPHONE_FRAME, MICROPHONE_RATE = b"\x02", 24_000
+# How long nothing must come where nothing may; where it may, it comes in a tenth of it.
 QUIET_MILLISECONDS = 3_000
-"""How long nothing must come where nothing may; where it may, it comes in a tenth of it."""
 
+# A script that says where a window begins. The image has no tool for it, but Selkies brings a library.
 LEFT_EDGE = """/opt/selkies/bin/python3 -c "
 from selkies.Xlib.display import Display
 from sys import argv
@@ -38,10 +39,9 @@ for one in root.get_full_property(display.intern_atom('_NET_CLIENT_LIST'), 0).va
     if window.get_wm_name() == argv[1]:
         print(root.translate_coords(window, 0, 0).x)
 " """
-"""A script that says where a window begins. The image has no tool for it, but Selkies brings a library."""
 
+# What keys of a German keyboard say, and where they are on it.
 GERMAN = (("ä", "Quote"), ("ö", "Semicolon"), ("ü", "BracketLeft"), ("ß", "Minus"), ("z", "KeyY"), ("y", "KeyZ"))
-"""What keys of a German keyboard say, and where they are on it."""
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +172,7 @@ def test_keys_of_a_layout_arrive(on: Streamed) -> None:
         browser.page.keyboard.press("Control+d")
 
 
+# What Selkies' Input Interposer, which our image lacks, does for a game: it reads events as of /dev/input/js0.
 _PAD = """
 import os, socket, struct
 pad = socket.socket(socket.AF_UNIX)
@@ -184,7 +185,6 @@ while event := pad.recv(8, socket.MSG_WAITALL):
     if value and kind < 0x80:  # else it is the state at the start
         print('button' if kind == 1 else 'axis', number, value, flush=True)
 """
-"""What Selkies' Input Interposer, which our image lacks, does for a game: it reads events as of /dev/input/js0."""
 
 
 def test_a_gamepads_buttons_reach_the_desktop(on: Streamed, off: Streamed) -> None:

@@ -23,12 +23,13 @@ pytestmark = pytest.mark.timeout(120)
 INWARDS: dict[str, Any] = {"streaming": {"transport": "WebSocket", "clipboard": "In", "fileTransfer": "Upload"}}
 OUTWARDS: dict[str, Any] = {"streaming": {"transport": "WebSocket", "clipboard": "Out", "fileTransfer": "Download"}}
 LOCKED = {"framerate": 20, "bitrate": 3000, "encoder": "h264enc", "locked": ["framerate", "bitrate", "encoder"]}
+# How long nothing must come where nothing may; where it may, it comes in a tenth of it.
 QUIET_MILLISECONDS = 2_000
-"""How long nothing must come where nothing may; where it may, it comes in a tenth of it."""
+# Where Selkies puts uploads, and takes downloads from.
 FOLDER = "/home/user/Desktop"
-"""Where Selkies puts uploads, and takes downloads from."""
+# Where Selkies takes printed documents from.
 SPOOL = "/home/user/.local/state/selkies/print"
-"""Where Selkies takes printed documents from."""
+# An empty page: the least that is a PDF.
 PAGE = (
     b"%PDF-1.4\n"
     b"1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n"
@@ -36,7 +37,6 @@ PAGE = (
     b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]>>endobj\n"
     b"trailer<</Root 1 0 R>>\n"
 )
-"""An empty page: the least that is a PDF."""
 
 _CLOSED = {"both": (), "inwards": ("out",), "outwards": ("in",), "nothing": ("in", "out")}
 DESKTOPS = pytest.mark.parametrize("name", _CLOSED)

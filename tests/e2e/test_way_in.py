@@ -17,8 +17,8 @@ from vdi.demo.browser import DesktopBrowser, NoPictureError, changed_pixels
 pytestmark = pytest.mark.timeout(300)
 
 NAME, ALICE, BOB = "alices", "alice@example.com", "bob@example.com"
+# Pixels that a screenful of text changes at least; a cursor changes a tenth of it.
 WRITTEN = 2_000
-"""Pixels that a screenful of text changes at least; a cursor changes a tenth of it."""
 
 
 @pytest.fixture

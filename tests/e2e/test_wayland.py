@@ -18,8 +18,8 @@ AS_AN_APPLICATION = (
     "export XDG_RUNTIME_DIR=/tmp/.vdi; "
     "export WAYLAND_DISPLAY=$( [ -e /tmp/.vdi/labwc ] && head -1 /tmp/.vdi/labwc || echo wayland-1 ); "
 )
+# What a terminal sends when it gets the keyboard's focus is a command for the shell in it.
 NOTE_FOCUS = """printf '%s\\n' '"\\e[I": "touch /tmp/focused\\C-m"' >~/.inputrc"""
-"""What a terminal sends when it gets the keyboard's focus is a command for the shell in it."""
 TERMINAL = ["sh", "-c", f"{NOTE_FOCUS}; exec xfce4-terminal --disable-server"]
 DESKTOPS = pytest.mark.parametrize("name", [WHOLE, ALONE])
 

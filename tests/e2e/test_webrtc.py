@@ -30,8 +30,8 @@ from vdi.session.streaming import WEBRTC_PORT
 pytestmark = pytest.mark.timeout(600)
 
 SESSION, OWNER, GUEST = "wendy", "wendy@example.com", "victor@example.com"
+# Pixels that a screenful of text changes at least; a cursor changes a tenth of it.
 WRITTEN = 2_000
-"""Pixels that a screenful of text changes at least; a cursor changes a tenth of it."""
 RELAYS_ALONE = """(() => {
   const Given = RTCPeerConnection;
   window.connections = []; window.channels = [];
@@ -57,11 +57,11 @@ PAIR = """async () => {
   }
   return found;
 }"""
+# What Selkies' page sends for keys, without asking that page.
 TYPE = """keys => {
   const channel = window.channels.find(one => one.label === 'input' && one.readyState === 'open');
   for (const key of keys) { channel.send(`kd,${key}`); channel.send(`ku,${key}`); }
 }"""
-"""What Selkies' page sends for keys, without asking that page."""
 HELLO = """token => new Promise(done => {
   const socket = new WebSocket(`wss://${location.host}/api/webrtc/signaling/`);
   const more = {client_type: 'controller', client_slot: -1, client_token: token};

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vdi.demo.browser import DesktopBrowser, Login, changed_pixels
-from vdi.demo.people import add_user
+from vdi.demo.run import add_user
 
 NAMESPACE = "vdi-sessions"
 PICTURES = Path("build/e2e")
@@ -52,10 +52,10 @@ class World:
     """The cluster as a user at a terminal has it."""
 
     kubeconfig: Path
+    # URL of the portal.
     portal: str
-    """URL of the portal."""
+    # People who have a password already.
     logins: dict[str, Login] = field(default_factory=dict)
-    """People who have a password already."""
 
     def login(self, user: str) -> Login:
         """That person, with a password at the portal."""

@@ -17,8 +17,8 @@ from vdi.devcluster import binaries, cluster, images
 from vdi.devcluster.progress import Progress
 
 NAME = "kasm"
+# Seconds: the first run on a machine may have to build Kubernetes and an image.
 SLOW_FIRST_START = 1800
-"""Seconds: the first run on a machine may have to build Kubernetes and an image."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

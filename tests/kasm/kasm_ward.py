@@ -16,21 +16,21 @@ from vdi.cli.kasm.diagnose import CHECKS
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import Scope, Snapshot, load, save
 from vdi.doctor.checks.run import run_checks
-from vdi.doctor.collect.collector import collect
+from vdi.doctor.collect import collect
 from vdi.findings.model import Finding, roots
 from vdi.kasm.diagnosis.installation import Installation
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import load_config
 from vdi.kube.transport import Client
 
 CHARTS = Path(__file__).parent / "charts"
+# Faults are looked at from so far in the future: what is wrong has been so for a while.
 LATER = timedelta(seconds=100)
-"""Faults are looked at from so far in the future: what is wrong has been so for a while."""
 QUICK = {"waitSeconds": "1", "probes.initialDelaySeconds": "0", "probes.periodSeconds": "2"}
+# Without which the chart of generation A is refused by Helm 4.
 REPLICAS = {
     f"kasmApp.servicesToDeploy.{name}.replicas": "1"
     for name in ("kasmProxy", "kasmApi", "kasmManager", "kasmShare", "kasmGuac", "rdpGateway", "rdpHttpsGateway")
 }
-"""Without which the chart of generation A is refused by Helm 4."""
 Object = dict[str, Any]
 
 
@@ -47,8 +47,8 @@ class KasmStage:
     tools: Tools
     namespace: str
     ahead: timedelta = LATER
+    # What `finds` has seen last.
     top: list[Finding] = field(default_factory=list)
-    """What `finds` has seen last."""
 
     def kubectl(self, *words: str) -> str:
         """kubectl in this namespace."""

@@ -11,15 +11,13 @@ from typing import Any
 
 import yaml
 
-from vdi.kasm.diagnosis.waits import parse_wait, read_wait
+from vdi.cluster.units import parse_quantity
+from vdi.kasm.diagnosis.installation import parse_wait, read_wait
 from vdi.kasm.generations import of_chart, of_label, of_workloads, parse_version
 from vdi.kasm.generations.model import Component, Generation, InitContainer, Resources, Version, matches
 from vdi.kasm.preflight.facts import takes_of
 from vdi.kasm.preflight.needs import Preset
-from vdi.kasm.value_paths import value_at
-from vdi.kasm.values.profiles import PROFILES
-from vdi.kasm.values.render import BadOptionsError, Ingress, InstallOptions, entries, nested, render
-from vdi.session.units import parse_quantity
+from vdi.kasm.values.render import PROFILES, BadOptionsError, Ingress, InstallOptions, entries, nested, render, value_at
 
 Object = dict[str, Any]
 RELEASE = "kasm"

@@ -9,7 +9,7 @@ import yaml
 
 from kasm.kasm_ward import CHARTS, QUICK, KasmStage
 from vdi.cli.main import main
-from vdi.kasm.value_paths import set_at
+from vdi.kasm.values.render import set_at
 
 
 def test_a_failed_upgrade_leaves_the_data_and_helm_rolls_back(

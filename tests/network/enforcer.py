@@ -28,10 +28,10 @@ class Nodes:
     """Where to look, and where to write."""
 
     kubectl: list[str]
+    # A process in the network namespace of each node.
     kubelets: tuple[int, ...]
-    """A process in the network namespace of each node."""
+    # The first node's, which the API server listens on.
     address: str
-    """The first node's, which the API server listens on."""
 
     def read(self) -> tuple[list[Policy], list[Role]]:
         """The cluster's policies, and who there is."""

@@ -19,16 +19,16 @@ class Variant:
 
     name: str
     words: str
+    # Values, as `--set` takes them.
     set: tuple[str, ...]
-    """Values, as `--set` takes them."""
+    # By row, `target port`: who may connect.
     rows: dict[str, tuple[str, ...]]
-    """By row, `target port`: who may connect."""
+    # By row: whose own policies let them try what the target's policies deny.
     in_vain: dict[str, tuple[str, ...]]
-    """By row: whose own policies let them try what the target's policies deny."""
+    # By row: whom the target would let in, but their own policies don't let them try.
     unasked: dict[str, tuple[str, ...]]
-    """By row: whom the target would let in, but their own policies don't let them try."""
+    # What else there is, as `roles.roles_of` takes it.
     world: dict[str, Any]
-    """What else there is, as `roles.roles_of` takes it."""
 
     def allows(self, question: Question) -> bool:
         """Whether this traffic is expected to be let through."""

@@ -6,16 +6,16 @@ from typing import Any
 
 from support.builders import a_session, a_template
 from vdi.api.template import VDITemplate
-from vdi.session.children.pod import build_pod, build_pool_pod
-from vdi.session.children.puller import build_puller
+from vdi.session.children import build_pod, build_pool_pod
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
-from vdi.session.identity import Identity, PoolIdentity
+from vdi.session.naming import Identity, PoolIdentity
+from vdi.session.prepull import build_puller
 from vdi.session.streaming import WEBRTC_PORT
 
 Object = dict[str, Any]
+# Address of the node with the API server; coturn's node is the next one.
 NODE = "192.168.1.10"
-"""Address of the node with the API server; coturn's node is the next one."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Port:
 class Role:
     """Somebody of whom it is asked what they may: a pod, or (without a namespace) what is outside the cluster."""
 
+    # As in the table; several roles may share one, and then the same must hold for each of them.
     name: str
-    """As in the table; several roles may share one, and then the same must hold for each of them."""
     ip: str
     ports: tuple[Port, ...]
     namespace: str = ""
     labels: tuple[tuple[str, str], ...] = ()
+    # Whether the chart decides what it may do.
     is_ours: bool = False
-    """Whether the chart decides what it may do."""
     sends: bool = True
 
     def as_json(self) -> Object:
@@ -98,8 +98,8 @@ def roles_of(
     return [*_desktops(namespace, template), *_workloads(rendered), *_others(namespace), *_addresses(), *more]
 
 
+# The one that a desktop streams from over WebRTC, and another that no relay may reach.
 WEBRTC = (Port(WEBRTC_PORT, "UDP"), Port(50000, "UDP"))
-"""The one that a desktop streams from over WebRTC, and another that no relay may reach."""
 
 
 def _desktops(namespace: str, template: str) -> Iterator[Role]:
@@ -121,8 +121,8 @@ def _desktops(namespace: str, template: str) -> Iterator[Role]:
     yield _pod("image fetcher", "10.42.0.29", pod["metadata"], pod["spec"], Port(8080, name="http"))
 
 
+# Of workloads that are not called as they are without "vdi-".
 _NAMES = {"vdi-postgresql": "PostgreSQL", "vdi-redis": "Redis"}
-"""Of workloads that are not called as they are without "vdi-"."""
 _EXTRA = {
     "operator": (Port(8080),),
     "gateway": (Port(22),),
@@ -157,12 +157,12 @@ def _pod(name: str, ip: str, metadata: Object, spec: Object, *extra: Port) -> Ro
     return Role(name, ip, (*ports, *extra), metadata["namespace"], labels, is_ours=True)
 
 
+# Ports of those to whom anything might be sent: the ports of all that a rule opens, and some.
 _USUAL = (
     *(Port(number) for number in (22, 80, 443, 5432, 6379, 8081, 8082, 8443)),
     Port(443, "UDP"),
     Port(3478, "UDP"),
 )
-"""Ports of those to whom anything might be sent: the ports of all that a rule opens, and some."""
 
 
 def _others(namespace: str) -> Iterator[Role]:
@@ -181,12 +181,12 @@ def _others(namespace: str) -> Iterator[Role]:
         yield other("lodger", "10.42.3.6", namespace, "app=web", Port(80), Port(443), is_ours=True)
 
 
+# One of each network that is no internet; among them the metadata addresses of clouds that have one of their own.
 PRIVATE = (
     "0.1.2.3", "10.1.2.3", "100.100.100.200", "127.0.0.53", "168.63.129.16", "169.254.1.1", "172.20.0.1",
     "192.0.0.192", "192.168.7.7", "198.19.0.1", "239.1.1.1", "255.255.255.255",
     "::1", "64:ff9b::a00:1", "64:ff9b:1::1", "fd00:ec2::254", "fe80::1", "ff02::1",
 )  # fmt: skip
-"""One of each network that is no internet; among them the metadata addresses of clouds that have one of their own."""
 INTERNET = ("1.1.1.1", "198.51.99.1", "223.255.255.1", "2606:4700:4700::1111")
 
 

@@ -19,10 +19,10 @@ from vdi.demo import run
 from vdi.devcluster import cluster
 from vdi.devcluster.progress import Progress
 
+# Another name lets two checkouts of this project test side by side.
 NAME = os.environ.get("VDI_E2E_CLUSTER", "nodes")
-"""Another name lets two checkouts of this project test side by side."""
+# A third of the usual time, so that tests of a drain wait for less.
 DRAIN_NOTICE = "20s"
-"""A third of the usual time, so that tests of a drain wait for less."""
 
 
 @pytest.fixture(scope="session")

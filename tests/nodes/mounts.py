@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# A pod's uid in the path of a cgroup.
 _POD = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})")
-"""A pod's uid in the path of a cgroup."""
 _PAUSE_SECONDS = 0.3
 
 
@@ -44,8 +44,8 @@ def pods_with(volume: str) -> set[str]:
 class MountLog:
     """Who has had each volume mounted since the log began."""
 
+    # By volume: the sets of pods that had it mounted at the same moment.
     together: dict[str, set[frozenset[str]]] = field(default_factory=lambda: defaultdict(set))
-    """By volume: the sets of pods that had it mounted at the same moment."""
 
     def pods(self, volume: str) -> set[str]:
         """All pods that have had it mounted."""

@@ -19,11 +19,12 @@ from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.devcluster import cluster
 from vdi.devcluster.progress import Progress
 
+# Resources of a desktop of which six fit on one node of two CPUs.
 LIGHT = {"defaultGPU": 0, "defaultMemory": "1Gi"}
-"""Resources of a desktop of which six fit on one node of two CPUs."""
+# By then Kubernetes has called a node not Ready, which it does after 50 s, and what follows has been done.
 LOST_SECONDS = 120.0
-"""By then Kubernetes has called a node not Ready, which it does after 50 s, and what follows has been done."""
 _GIVEN_UP_SECONDS = 10
+# Placement of a desktop that Kubernetes deletes so soon after its node was lost, not after the usual 300 s.
 GIVES_UP_SOON = {
     "tolerations": [
         {
@@ -35,7 +36,6 @@ GIVES_UP_SOON = {
         for state in ("not-ready", "unreachable")
     ]
 }
-"""Placement of a desktop that Kubernetes deletes so soon after its node was lost, not after the usual 300 s."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from vdi.api.meta import RELEASE_NAMESPACE
 
 pytestmark = pytest.mark.timeout(900)
 LABEL = "vdi-test/replicas"
+# Requests: with two gateways of which one does not respond, about half of them fail.
 IN_A_ROW = 10
-"""Requests: with two gateways of which one does not respond, about half of them fail."""
 
 
 def leader_of(nodes: Nodes) -> str:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from vdi.cli.long_work import progress_of
+from vdi.cli.cluster import progress_of
 from vdi.demo import run
 from vdi.demo.browser import DesktopBrowser, NoPictureError
-from vdi.demo.people import ready_user
+from vdi.demo.run import ready_user
 from vdi.devcluster.layout import layout_of
 from vdi.devcluster.processes import find_supervisor
 
@@ -24,16 +24,16 @@ SITE = Path(__file__).parents[2] / "build" / "docs"
 _SIZE = (800, 500)
 _THEMES = {"light": "Orchis-Light-Compact", "dark": "Orchis-Dark-Compact"}
 _WINDOW_PIXELS = 300_000
+# In the middle of the picture: an empty page has one, a wallpaper and text have many.
 _COLOURS_OF_CONTENT = 40
-"""In the middle of the picture: an empty page has one, a wallpaper and text have many."""
 _SECONDS = 60.0
 _PAUSE_MILLISECONDS = 1000
 _PALETTE = 256
+# That of the desktop's programs.
 _ENVIRONMENT = (
     "export $(tr '\\0' '\\n' < /proc/$(pgrep -o 'xfce4-panel|firefox-esr')/environ | "
     "grep -E '^(DISPLAY|XAUTHORITY|DBUS_SESSION_BUS_ADDRESS|XDG_[A-Z_]+)='); "
 )
-"""That of the desktop's programs."""
 _SET_LOOK = (
     "xfconf-query -c xsettings -p /Net/ThemeName -s {theme}; xfconf-query -c xfwm4 -p /general/theme -s {theme}; "
     # As the portal of the scene.

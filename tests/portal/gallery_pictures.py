@@ -27,12 +27,12 @@ from vdi.demo.browser import DesktopBrowser, NoPictureError, changed_pixels
 _SIZE = (1280, 800)
 _SECONDS = 120.0
 _COLOURS = 128
+# Pixels of edges that a window with content adds at least: an empty one has 6,000, one with text 25,000.
 _DETAILS = 10_000
-"""Pixels of edges that a window with content adds at least: an empty one has 6,000, one with text 25,000."""
+# Of 255 steps of brightness between neighbours.
 _EDGE = 96
-"""Of 255 steps of brightness between neighbours."""
+# A cursor blinks in fewer.
 _AT_REST_PIXELS = 100
-"""A cursor blinks in fewer."""
 _LOOKS_AT_REST = 3
 _PAUSE_MILLISECONDS = 1000
 _NOTEBOOK_FILE = "primes.ipynb"
@@ -46,8 +46,8 @@ class Scene:
 
     files: Mapping[str, str] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
+    # Whether the home has this project's documentation too.
     with_docs: bool = False
-    """Whether the home has this project's documentation too."""
 
 
 _PRIMES = textwrap.dedent(

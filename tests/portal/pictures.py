@@ -27,11 +27,11 @@ DOMAIN = "vdi.example.com"
 SCALE = 2
 _WIDTH, _PHONE_WIDTH = 1180, 390
 _MOST_MILLISECONDS = 60_000
+# Enough for text and flat areas.
 _COLOURS = 128
-"""Enough for text and flat areas."""
 _COLOURS_WITH_SCREENS = 256
+# As the agent's program makes them.
 _THUMBNAIL_SIZE, _THUMBNAIL_QUALITY = (320, 180), 75
-"""As the agent's program makes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +40,15 @@ class Shot:
 
     path: str
     user: str
+    # Selector of what is the last in the picture.
     until: str = "main"
-    """Selector of what is the last in the picture."""
+    # Pixels below it.
     margin: int = 14
-    """Pixels below it."""
     width: int = _WIDTH
+    # Of the window: a page that centres its content needs a small one.
     height: int = 1600
-    """Of the window: a page that centres its content needs a small one."""
+    # Whether it shows thumbnails, which need more colours.
     screens: bool = False
-    """Whether it shows thumbnails, which need more colours."""
 
 
 SHOTS = {

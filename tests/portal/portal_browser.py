@@ -10,8 +10,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from portal.portal_server import Server
 from unit.gateway.portal_stage import ALICE
 from vdi.demo.browser import CHROMIUM_ARGS, find_chromium
-from vdi.gateway.users import User
-from vdi.gateway.web.cookies import LOGIN
+from vdi.gateway.rights import User
+from vdi.gateway.web.credentials import LOGIN_COOKIE
 
 
 @dataclass
@@ -69,7 +69,9 @@ def visitor(
     if person is not None:
         secret = f"cookie-of-{person.email}"
         server.do(lambda: server.stage.people.by_cookie.__setitem__(secret, person))
-        context.add_cookies([{"name": LOGIN, "value": secret, "url": server.url, "secure": True, "httpOnly": True}])
+        context.add_cookies(
+            [{"name": LOGIN_COOKIE, "value": secret, "url": server.url, "secure": True, "httpOnly": True}]
+        )
     page = context.new_page()
     guest = Visitor(server, context, page)
     page.on("console", lambda one: guest.complaints.append(one.text) if one.type in ("error", "warning") else None)

@@ -19,8 +19,8 @@ from unit.gateway.portal_stage import ADMIN, ALICE, a_session
 from vdi.api.session import Role, VDISession
 from vdi.gateway.brand import Brand
 from vdi.gateway.edge.assets import asset_address
-from vdi.gateway.edge.stage import describe
-from vdi.gateway.login.account import LIFETIMES
+from vdi.gateway.edge.wait import describe
+from vdi.gateway.login.pages import LIFETIMES
 from vdi.gateway.store.logins import ApiToken, Login
 from vdi.gateway.web.render import Renderer
 

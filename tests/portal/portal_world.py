@@ -11,15 +11,13 @@ from portal import scene
 from unit.gateway.portal_stage import PortalStage, a_session, a_template
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
-from vdi.gateway.doctor_runs import Group, Report
-from vdi.gateway.history.component import Past
-from vdi.gateway.history.trends import RunTimes
-from vdi.gateway.history.usage import By, Month, UsageReport, sum_up
+from vdi.gateway.doctor import Group, Report
+from vdi.gateway.history.component import SessionHistory
+from vdi.gateway.history.usage import By, Month, RunTimes, UsageReport, sum_up
 from vdi.gateway.store.audit import Entry
 from vdi.gateway.store.history import RunRow, SessionRow
-from vdi.session.home_list import HomeClaim
-from vdi.session.identity import TEMPLATE_ANNOTATION, USER_ANNOTATION
-from vdi.session.naming import home_claim_name
+from vdi.session.homes import HomeClaim
+from vdi.session.naming import TEMPLATE_ANNOTATION, USER_ANNOTATION, home_claim_name
 
 START, LIMITS = scene.START, scene.LIMITS
 _CROWD = ("heidi", "ivan", "judy", "niaj", "olivia", "rupert", "sybil", "trent")
@@ -187,7 +185,7 @@ def _past(stage: PortalStage, moved: timedelta) -> None:
     runs = [_moved(past.run, moved) for past in pasts]
     there = {past.run.uid: f"uid-{past.name}" for past in pasts if past.run.ended is None}
     stage.history.pasts = [
-        Past(
+        SessionHistory(
             SessionRow(
                 uid=there.get(run.uid, run.uid),
                 name=past.name,

@@ -9,16 +9,16 @@ from datetime import UTC, datetime, time, timedelta
 from functools import cache
 from typing import Any
 
+from vdi.cluster.units import format_time
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.findings.render import count_findings
-from vdi.gateway.history.usage import RunOf
+from vdi.gateway.history.usage import OwnedRun
 from vdi.gateway.limits import Limit, Limits
+from vdi.gateway.rights import User
 from vdi.gateway.store.history import EndReason, RunRow
-from vdi.gateway.users import User
-from vdi.session.times import format_time
 
+# When the pictures are taken, as far as portal and browser know.
 START = datetime(2026, 11, 20, 12, 2, tzinfo=UTC)
-"""When the pictures are taken, as far as portal and browser know."""
 DOMAIN = "example.com"
 HOME_GIB = 10
 
@@ -39,8 +39,8 @@ LIMITS = Limits(
     groups={"research": Limit(gpu_hours=300.0)},
     users={"alice@example.com": Limit(sessions=5, gpus=4)},
 )
+# Of each node; the doctor says why the last one has so few.
 GPU_SLOTS = {"gpu-node-1": 4, "gpu-node-2": 4, "gpu-node-3": 1}
-"""Of each node; the doctor says why the last one has so few."""
 CPU_NODES = ("cpu-node-1",)
 NODES = (*GPU_SLOTS, *CPU_NODES)
 
@@ -55,10 +55,10 @@ class Template:
     gpu: int
     cpu: int
     memory_gib: int
+    # What else the template says, without resources.
     spec: Mapping[str, Any] = field(default_factory=dict)
-    """What else the template says, without resources."""
+    # Maximums of its resources.
     most: Mapping[str, Any] = field(default_factory=dict)
-    """Maximums of its resources."""
 
     @property
     def has_home(self) -> bool:
@@ -131,15 +131,15 @@ class Desktop:
     name: str
     template: str
     phase: str
+    # How long ago it was requested.
     since: timedelta
-    """How long ago it was requested."""
+    # Its time limit.
     hours: int = 8
-    """Its time limit."""
     node: str = ""
+    # None: as many as its template gives.
     gpus: int | None = None
-    """None: as many as its template gives."""
+    # User, role, and for how many hours; 0: no end.
     guests: Sequence[tuple[str, str, int]] = ()
-    """User, role, and for how many hours; 0: no end."""
     queue: "Place | None" = None
     message: str = ""
 
@@ -307,8 +307,8 @@ class PastDesktop:
     run: RunRow
 
     @property
-    def run_of(self) -> RunOf:
-        return RunOf(self.owner.email, self.template, self.run)
+    def run_of(self) -> OwnedRun:
+        return OwnedRun(self.owner.email, self.template, self.run)
 
 
 @cache

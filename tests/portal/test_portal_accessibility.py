@@ -12,7 +12,7 @@ from portal.portal_pages import OF_ADMIN, OF_ALICE, serve_others
 from portal.portal_server import Server
 from support.npm import install_packages
 from unit.gateway.portal_stage import ADMIN, ALICE
-from vdi.gateway.users import User
+from vdi.gateway.rights import User
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -17,11 +17,12 @@ from portal.portal_server import Server
 from support.variants import first_of
 from support.waiting import wait_until
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, a_session, running
-from vdi.gateway.users import User
-from vdi.session.times import format_time
+from vdi.cluster.units import format_time
+from vdi.gateway.rights import User
 
 pytestmark = pytest.mark.timeout(120)
 
+# Texts whose contrast is below what WCAG 2.2 AA asks for.
 _CONTRASTS = """() => {
   const parse = (text) => {
     const probe = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
@@ -52,7 +53,6 @@ _CONTRASTS = """() => {
   }
   return found;
 }"""
-"""Texts whose contrast is below what WCAG 2.2 AA asks for."""
 
 _NAMELESS = """() => [...document.querySelectorAll('input:not([type=hidden]), select, textarea, button, a[href]')]
   .filter((one) => one.checkVisibility())

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 Object = dict[str, Any]
+# All objects of a plural, cluster-wide.
 Get = Callable[[str], list[Object]]
-"""All objects of a plural, cluster-wide."""
 
 
 @dataclass(frozen=True, order=True)
@@ -21,8 +21,8 @@ class Request:
     verb: str
     name: str
     allowed: bool
+    # The API server's own words on which role of whom allowed it.
     by: str = ""
-    """The API server's own words on which role of whom allowed it."""
 
     def __str__(self) -> str:
         refused = "" if self.allowed else " (refused)"

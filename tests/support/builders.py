@@ -8,7 +8,7 @@ import msgspec
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.session.observed import Node, PersistentVolumeClaim, Pod, Route, Secret, Service
+from vdi.cluster.objects import Node, PersistentVolumeClaim, Pod, Route, Secret, Service
 
 GPU = "nvidia.com/gpu"
 CREATED = "2026-11-20T08:00:00Z"

@@ -8,7 +8,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
-from vdi.gateway.store.base import metadata
+from vdi.gateway.store.database import metadata
 from vdi.gateway.store.migrations import FOLDER, import_tables
 
 

@@ -2,11 +2,11 @@
 
 import base64
 
-from vdi.session.desktop_tokens import KEY_ENTRY, DesktopTokens, derive_tokens
+from vdi.session.credentials import KEY_ENTRY, DesktopTokens, derive_tokens
 
 KEY = b"k" * 32
+# `data` of its Secret.
 DATA = {KEY_ENTRY: base64.b64encode(KEY).decode()}
-"""`data` of its Secret."""
 
 
 def tokens_of(name: str = "alice-desktop", *, uid: str = "", key: bytes = KEY) -> DesktopTokens:
@@ -14,5 +14,5 @@ def tokens_of(name: str = "alice-desktop", *, uid: str = "", key: bytes = KEY) -
     return derive_tokens(key, namespace="vdi-sessions", name=name, uid=uid or f"uid-{name}", pod=name)
 
 
+# Selkies' master token of alice-desktop.
 MASTER = tokens_of().password
-"""Selkies' master token of alice-desktop."""

@@ -7,15 +7,15 @@ from typing import Any
 
 from msgspec import inspect
 
+# OSC 0, 8 and 52, CSI in 7 and 8 bits, direction, zero-width, tag and private-use characters, and lines.
 HOSTILE = (
     "x\x1b]0;title\x07\x1b]52;c;Y2xpcA==\x07\x1b[2J\x1b[31mred\x1b[0m\x1b]8;;https://evil.example\x07link"
     "\u202eright\u2066left\u2069\u200b\u200d\ufeff\x9b2J\x9d0;t\x9c\x85\u2028\u2029\r\x08\x7f\x00"
     "\U000e0041\U000f0000\nPassword: forged"
 )
-"""OSC 0, 8 and 52, CSI in 7 and 8 bits, direction, zero-width, tag and private-use characters, and lines."""
 
+# What `vdi.cli.terminal.style` and the marks of rich's progress write.
 OUR_STYLES = re.compile(r"\x1b\[(?:0|1|2|31|32|33|34|35)m")
-"""What `vdi.cli.terminal.style` and the marks of rich's progress write."""
 
 Path = tuple[str | int, ...]
 

@@ -19,8 +19,8 @@ class Answer:
 
     first: bytes
     endless: bytes = b""
+    # Seconds between two of `endless`.
     pause: float = 0.0
-    """Seconds between two of `endless`."""
 
 
 def whole(body: bytes, *fields: str, status: str = "200 OK") -> Answer:
@@ -29,6 +29,7 @@ def whole(body: bytes, *fields: str, status: str = "200 OK") -> Answer:
     return Answer("\r\n".join(lines).encode() + body)
 
 
+# By name; each is refused by whoever reads JSON of up to 64 KiB.
 HOSTILE = {
     "gzip": whole(_BOMB, "Content-Encoding: gzip"),
     "nested": whole(_BOMB, "Content-Encoding: gzip, gzip, gzip"),
@@ -51,10 +52,9 @@ HOSTILE = {
     "endless status line": Answer(b"HTTP/1.1 200 ", b"O" * 2**16),
     "deep JSON": whole(DEEP),
 }
-"""By name; each is refused by whoever reads JSON of up to 64 KiB."""
 
+# A header that comes for ever, but never later than a reader waits for its next bytes.
 DRIP = Answer(_OK + b"X: ", b"y", pause=0.01)
-"""A header that comes for ever, but never later than a reader waits for its next bytes."""
 
 
 @dataclass

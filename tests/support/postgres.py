@@ -17,8 +17,8 @@ import pytest
 
 from support.waiting import wait_until
 
+# PostgreSQL refuses to run as root.
 _NO_ONE = 65534
-"""PostgreSQL refuses to run as root."""
 
 
 def _binaries() -> Path:

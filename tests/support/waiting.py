@@ -10,10 +10,10 @@ import pytest
 
 T = TypeVar("T")
 
+# Seconds, where a test names none: on a machine with nothing else to do, a tenth of it is enough.
 PATIENCE = 40.0
-"""Seconds, where a test names none: on a machine with nothing else to do, a tenth of it is enough."""
+# Seconds between the first two questions; each pause is twice the one before it, up to a limit.
 _FIRST_PAUSE = 0.001
-"""Seconds between the first two questions; each pause is twice the one before it, up to a limit."""
 
 
 def wait_until(what: str, true: Callable[[], T | None], seconds: float = 60.0, *, every: float = 0.1) -> T:

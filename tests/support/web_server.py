@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from aiohttp import web
 
+# Turns of asyncio's loop from a connection's acceptance until its protocol knows of it, and one more.
 _ACCEPT_TURNS = 4
-"""Turns of asyncio's loop from a connection's acceptance until its protocol knows of it, and one more."""
 
 
 def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:

@@ -143,18 +143,18 @@ async def test_lines_have_a_largest_length_and_a_start_has_its_bytes() -> None:
                 assert [line async for line in response.lines(69_999)]
 
 
+# Who may import a client: httpx decompresses what it reads, so no one else meets a response of its.
 CLIENTS = {
     "httpx": ["http_client.py"],
     "websockets": ["latency_probe/client.py"],
     "urllib.request": ["devcluster/binaries/download.py", "devcluster/images/base.py", "http_client.py"],
     "http.client": [
-        "devcluster/api.py",
+        "devcluster/status.py",
         "devcluster/binaries/download.py",
         "devcluster/fake_gpus.py",
         "devcluster/supervisor.py",
     ],
 }
-"""Who may import a client: httpx decompresses what it reads, so no one else meets a response of its."""
 
 
 def test_no_one_else_reads_answers() -> None:

@@ -85,6 +85,7 @@ def _karpenter_crd(path: str, sha256: str) -> GoFile:
     )
 
 
+# Every name that can be requested, and its recipes in the order in which they are tried.
 RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     **binaries.RECIPES,
     # The major version that many still have: the chart is tried with both.
@@ -103,4 +104,3 @@ RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     # What the tests of releases push to.
     "registry": (_go_tool("registry", REGISTRY, "github.com/distribution/distribution/v3/cmd/registry"),),
 }
-"""Every name that can be requested, and its recipes in the order in which they are tried."""

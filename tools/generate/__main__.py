@@ -25,10 +25,10 @@ from tools.generate.page import replace_generated
 from vdi.api.crd_files import render_files
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
-from vdi.gpu.sharing import manifest
+from vdi.gpu.sharing import plan
 
+# Path to the text that the file should have.
 Files = dict[Path, str]
-"""Path to the text that the file should have."""
 
 
 def files_from_code() -> Files:
@@ -42,7 +42,7 @@ def files_from_code() -> Files:
     made |= {page: permissions.page_text(page.read_text(), roles) for page, roles in permissions.PAGES.items()}
     made |= doctor_pages.render()
     made[doctor_faults.PAGE] = doctor_faults.render()
-    made |= {ROOT / "manifests" / name: text for name, text in manifest.render_files().items()}
+    made |= {ROOT / "manifests" / name: text for name, text in plan.render_files().items()}
     return made
 
 
@@ -58,8 +58,8 @@ def files_from_helm() -> Files:
     return chart.rendered_files(helm)
 
 
+# In this order: each one reads what those before it have written.
 STAGES: Sequence[Callable[[], Files]] = (files_from_code, files_from_values, files_from_helm)
-"""In this order: each one reads what those before it have written."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

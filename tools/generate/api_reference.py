@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from vdi.api.crd import build_crds
-from vdi.api.fields import describe_allowed
-from vdi.api.schema import Schema
+from vdi.api.crd import Schema, build_crds, describe_allowed
 from vdi.session.conditions import Reason
 
 

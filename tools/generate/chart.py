@@ -19,9 +19,9 @@ import yaml
 from tools.generate import chart_pages, chart_summary, node_fit
 from tools.generate.chart_render import CHART, DEV_IMAGES, ROOT, VALUES_FILES, render
 from tools.generate.page import replace_generated
+from vdi.api.crd import struct_schema
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.api.pool import PoolSpec
-from vdi.api.schema import struct_schema
 from vdi.api.template import TemplateSpec
 
 SCHEMA = ROOT / "charts/vdi/values.schema.json"

@@ -11,8 +11,8 @@ from vdi.api.meta import RELEASE_NAMESPACE
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/vdi"
+# What the chart of a source checkout has no default for.
 DEV_IMAGES = ROOT / "tests/support/dev-images.yaml"
-"""What the chart of a source checkout has no default for."""
 VALUES_FILES = tuple(sorted(path.name for path in CHART.glob("values*.yaml")))
 Object = dict[str, Any]
 

@@ -38,11 +38,11 @@ def _memory(name: str) -> str:
 
 
 _USED, _FREE = _memory("FB_USED"), _memory("FB_FREE")
+# As in files/monitoring/gpu-rules.yaml, which says why.
 _BUSY = (
     "avg by (Hostname, gpu) (DCGM_FI_PROF_GR_ENGINE_ACTIVE <= 1)"
     " or avg by (Hostname, gpu) (DCGM_FI_DEV_GPU_UTIL <= 100) / 100"
 )
-"""As in files/monitoring/gpu-rules.yaml, which says why."""
 
 ROWS: dict[str, list[Panel]] = {
     "Users and desktops": [

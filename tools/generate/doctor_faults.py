@@ -23,8 +23,8 @@ PLACES = {
     "Kasm's three generations on a real node (`make kasm`)": ["tests/kasm/test_kasm_faults.py"],
 }
 _NO_FAULTS = ("not_readable", "check_failed")
+# Tests that break something to see something else.
 _OTHERS = ("test_the_command", "test_a_change_is_made_only_to_what_was_shown")
-"""Tests that break something to see something else."""
 
 
 def render() -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tools.generate.chart_render import ROOT
 from vdi.diagnosis.check import code_page
 from vdi.doctor.codes import CODES
-from vdi.doctor.report.explain import explain_code
+from vdi.doctor.report import explain_code
 
 INDEX = ROOT / "docs/doctor.md"
 PAGES = ROOT / "docs/doctor"
@@ -20,6 +20,7 @@ class Layer(NamedTuple):
     scope: str
 
 
+# In the order of the index.
 LAYERS = {
     "control plane": Layer("Control plane", "the CRDs, the operator, and sessions that it refuses or does not act on"),
     "infrastructure": Layer("Infrastructure", "nodes, GPUs, images, volumes, DNS and the API server"),
@@ -27,7 +28,6 @@ LAYERS = {
     "probes": Layer("Probes", "what only `vdi doctor --probe` finds, which makes requests and pods of its own"),
     "kasm": Layer("Kasm", "pods of Kasm Workspaces that wait or fail"),
 }
-"""In the order of the index."""
 
 _GENERATED = """<!-- Generated from the catalogue of codes by `make generate`.
 Edit src/vdi/doctor/codes and src/vdi/kasm/diagnosis/codes.py. -->"""

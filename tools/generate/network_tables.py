@@ -6,8 +6,8 @@ from network.matrix import Variant, load
 from tools.generate.page import replace_generated
 
 PAGE = Path(__file__).parents[2] / "docs/network.md"
+# Their order; who may nothing in a variant has none.
 COLUMNS = ("Traefik", "operator", "gateway", "desktop", "Prometheus", "doctor", "probe", "node with coturn")
-"""Their order; who may nothing in a variant has none."""
 
 
 def grid(variant: Variant) -> list[str]:

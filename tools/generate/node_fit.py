@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import msgspec
 
 from tools.generate.chart_render import Object, pod_specs
-from vdi.session.capacity import Amounts, PodResources, amounts
+from vdi.cluster.objects import Amounts, PodResources, amounts
 
 MEBI = 2**20
+# docs/k3s.md: eviction-hard. What is below it is not given to pods.
 EVICTION = amounts({"memory": "200Mi"})
-"""docs/k3s.md: eviction-hard. What is below it is not given to pods."""
+# docs/k3s.md: system-reserved and kube-reserved of a server. 1.6 GB, as K3s' own profiling has it with a workload.
 SERVER = amounts({"cpu": "200m", "memory": "1536Mi"})
-"""docs/k3s.md: system-reserved and kube-reserved of a server. 1.6 GB, as K3s' own profiling has it with a workload."""
+# The same of an agent, of which K3s' profiling says 275 MB.
 AGENT = amounts({"cpu": "100m", "memory": "768Mi"})
-"""The same of an agent, of which K3s' profiling says 275 MB."""
+# CoreDNS and metrics-server request 100m and 70Mi each; Traefik, ServiceLB and local-path request nothing.
 K3S_PODS = amounts({"cpu": "200m", "memory": "140Mi"})
-"""CoreDNS and metrics-server request 100m and 70Mi each; Traefik, ServiceLB and local-path request nothing."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Node:
     cores: int
     gigabytes: int
     reserved: Amounts
+    # What pods that are not ours request there.
     others: Amounts
-    """What pods that are not ours request there."""
+    # How many GPUs, or shares of one, it offers; None: desktops without a GPU.
     shares: int | None = None
-    """How many GPUs, or shares of one, it offers; None: desktops without a GPU."""
 
     def left(self, ours: Amounts) -> dict[str, int]:
         """What is left for desktops, in thousandths of a CPU and bytes; may be negative."""

@@ -27,11 +27,11 @@ from tools.release.signing import PROVENANCE, sign, write_public_key
 from vdi.release.signatures import PUBLIC_KEY
 
 NAME = "vdi-kubernetes"
+# Images of ours that the chart names; each is REGISTRY/NAME. They only run, so they have no build tools.
 IMAGES = ("vdi", "desktop")
-"""Images of ours that the chart names; each is REGISTRY/NAME. They only run, so they have no build tools."""
 GALLERY_TEMPLATES = "docs/examples/gallery"
+# The registry in the sources' references, which no node can pull from.
 SOURCE_REGISTRY = "localhost/vdi"
-"""The registry in the sources' references, which no node can pull from."""
 
 
 class ReleaseError(Exception):

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from tools.release.programs import Programs
 from vdi.devcluster.images import ensure_desktop, ensure_gallery, ensure_vdi, is_base_from_registry
-from vdi.devcluster.images.platforms import find_platforms
+from vdi.devcluster.images.builder import find_platforms
 from vdi.devcluster.progress import Progress
 
 _CONFIG = "application/vnd.oci.image.config.v1+json"

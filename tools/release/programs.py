@@ -13,8 +13,8 @@ COSIGN = "v3.1.3"  # renovate: go github.com/sigstore/cosign/v3
 SYFT = "v1.52.0"  # renovate: go github.com/anchore/syft
 ORAS = "v1.3.4"  # renovate: go oras.land/oras
 
+# Options of cosign: a key signs, without Sigstore's services and without a network.
 KEY_ALONE = ("--tlog-upload=false", "--use-signing-config=false")
-"""Options of cosign: a key signs, without Sigstore's services and without a network."""
 _MODULES = Path(__file__).parent / "go"
 
 

@@ -1,15 +1,90 @@
-"""The CustomResourceDefinitions, generated from the structs.
+"""CustomResourceDefinitions, generated from the structs of this package, and descriptions of their fields.
 
 The chart carries the written copy (`charts/vdi/files/crds`); a unit test holds the two equal.
 """
 
+import re
+from enum import Enum
+from functools import cache
 from typing import Any
+
+from msgspec import NODEFAULT, Struct, inspect
 
 from vdi.api.meta import GROUP, VERSION
 from vdi.api.pool import VDIPool
-from vdi.api.schema import Schema, struct_schema
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
+
+Schema = dict[str, Any]
+
+
+def struct_schema(struct: type[Struct], *, defaults: bool) -> Schema:
+    """The schema of a struct and of everything in it.
+
+    `defaults`: whether the structs' defaults are the API server's too. An empty text, list or map is never one: it says
+    no more than a missing field.
+    """
+
+    kind = inspect.type_info(struct)
+    assert isinstance(kind, inspect.StructType)  # noqa: S101 - for the type checker
+    return _struct(kind, defaults)
+
+
+def _struct(kind: inspect.StructType, defaults: bool) -> Schema:
+    schema: Schema = {"type": "object", "description": " ".join((kind.cls.__doc__ or "").split())}
+    required = [field.encode_name for field in kind.fields if field.required]
+    if required:
+        schema["required"] = required
+    schema["properties"] = {field.encode_name: _field(field, defaults) for field in kind.fields}
+    if rules := getattr(kind.cls, "rules", ()):
+        schema["x-kubernetes-validations"] = [rule.as_schema() for rule in rules]
+    return schema
+
+
+def _field(field: inspect.Field, defaults: bool) -> Schema:
+    schema = _type(field.type, defaults)
+    if not defaults:
+        return schema
+    if field.default_factory is not NODEFAULT:
+        # Without this the API server fills in the inner defaults only where the object is given.
+        if any("default" in inner for inner in schema.get("properties", {}).values()):
+            schema["default"] = {}
+    elif field.default not in (NODEFAULT, None, "", ()):
+        schema["default"] = field.default.value if isinstance(field.default, Enum) else field.default
+    return schema
+
+
+def _type(kind: inspect.Type, defaults: bool) -> Schema:
+    match kind:
+        case inspect.Metadata(type=inner, extra_json_schema=extra):
+            schema = _type(inner, defaults)
+            allowed = {"enum": schema.pop("enum")} if "enum" in schema else {}
+            return schema | (extra or {}) | allowed
+        case inspect.UnionType(types=types):
+            given = [member for member in types if not isinstance(member, inspect.NoneType)]
+            if len(given) == 1:
+                return _type(given[0], defaults)
+            return {"x-kubernetes-int-or-string": True}
+        case inspect.StructType():
+            return _struct(kind, defaults)
+        case inspect.VarTupleType(item_type=item):
+            return {"type": "array", "items": _type(item, defaults)}
+        case inspect.DictType(value_type=value):
+            return {"type": "object", "additionalProperties": _type(value, defaults)}
+        case inspect.StrType():
+            return {"type": "string"}
+        case inspect.EnumType(cls=cls):
+            return {"type": "string", "enum": [member.value for member in cls]}
+        case inspect.IntType():
+            return {"type": "integer", "format": "int64"}
+        case inspect.BoolType():
+            return {"type": "boolean"}
+        case _:
+            raise TypeError(
+                f"{kind} is not supported in a CRD; allowed: struct, text, enum, int, bool, text or int, tuple of "
+                "one type, dict"
+            )
+
 
 Kind = type[VDISession] | type[VDITemplate] | type[VDIPool]
 
@@ -128,3 +203,39 @@ def _object_schema(kind: Kind) -> Schema:
 
 def _spec_of(kind: Kind) -> Any:
     return kind.__annotations__["spec"]
+
+
+_INDEX = re.compile(r"\[[^]]*\]")
+"""An entry of a list or map, such as `[0]`, in the API server's path of a field."""
+
+
+def describe_allowed(field: Schema) -> str:
+    """The values that a field's schema allows; empty when it allows every value of its type."""
+    said = [", ".join(f"`{value}`" for value in field["enum"])] if "enum" in field else []
+    rules = (*field.get("x-kubernetes-validations", ()), *field.get("items", {}).get("x-kubernetes-validations", ()))
+    said += [rule["message"].removeprefix("must be ") for rule in rules]
+    if "minimum" in field:
+        said.append(f"at least {field['minimum']}")
+    units = (("maximum", ""), ("maxLength", " characters"), ("maxItems", " entries"), ("maxProperties", " entries"))
+    if "x-kubernetes-int-or-string" not in field:
+        said += [f"at most {field[keyword]}{unit}" for keyword, unit in units if keyword in field]
+    if "pattern" in field and not rules:
+        said.append(f"`{field['pattern']}`")
+    return "; ".join(said)
+
+
+def allowed_in_session(path: str) -> str:
+    """What a VDISession's field allows, by the API server's path of it (`spec.access[0].user`).
+
+    Empty when the kind has no such field, or allows every value of its type.
+    """
+    schema: Schema = _session_schema()
+    for name in _INDEX.sub("", path).split("."):
+        schema = schema.get("items", schema).get("properties", {}).get(name, {})
+    return describe_allowed(schema)
+
+
+@cache
+def _session_schema() -> Schema:
+    schema: Schema = session_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return schema

@@ -17,6 +17,7 @@ SELKIES_1_IMAGE = "selkies-gstreamer"
 
 ENCODERS = ("h264enc", "h265enc", "vp8enc", "vp9enc", "av1enc", "h264enc-striped", "jpeg")
 """Of Selkies 2, in its own order: each takes the GPU's encoder for its codec where there is one, else the CPU's."""
+
 ENCODERS_WITHOUT_WEBRTC = ("h264enc-striped", "jpeg")
 """Pictures in stripes, and single pictures: WebRTC carries neither."""
 ENCODER_ALIASES = ("x264enc", "openh264enc")

@@ -23,11 +23,11 @@ _DENIED = re.compile(
     r'(?:in the namespace "(?P<namespace>[^"]+)"|at the cluster scope)'
 )
 
+# What the API server puts before the words of a CEL rule: a type in the place of the value, which the words name.
 _NO_VALUE = re.compile(r'^Invalid value: "(?:string|integer|object|array)?": ')
-"""What the API server puts before the words of a CEL rule: a type in the place of the value, which the words name."""
 
+# What the API server says of a value that misses a pattern: the pattern, which few people read.
 _PATTERN = " in body should match '"
-"""What the API server says of a value that misses a pattern: the pattern, which few people read."""
 
 
 def in_words(error: KubeError, *, namespace: str, credentials: str, server: str | None) -> CliError:
@@ -35,6 +35,7 @@ def in_words(error: KubeError, *, namespace: str, credentials: str, server: str 
 
     `credentials` says where they come from (`kubeconfig /home/alice/.kube/config`).
     """
+
     match error:
         case ConfigError():
             return CliError(f"there is no cluster to connect to: {error}", COULD_NOT_LOOK)

@@ -1,10 +1,16 @@
-"""`vdi cluster`: a real Kubernetes cluster on this machine, for trying things and for tests."""
+"""`vdi cluster`: a real Kubernetes cluster on this machine, for trying things and for tests.
+
+The display of its steps and its errors as sentences also serve `vdi demo`.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -12,14 +18,51 @@ import typer
 from rich.table import Table
 
 from vdi.cli.console import SafeConsole
-from vdi.cli.errors import FINDINGS
-from vdi.cli.long_work import errors_in_words, progress_of
+from vdi.cli.errors import FINDINGS, CliError
 from vdi.cli.options import TimeoutFactor, examples
 from vdi.cli.output import PageOption, PageOutput, print_data
 from vdi.devcluster import cluster
+from vdi.devcluster.binaries import BinaryUnavailable
+from vdi.devcluster.binaries.packages import PackagesUnavailable
+from vdi.devcluster.images import ImageFailed
+from vdi.devcluster.images.archive import BadProgram
+from vdi.devcluster.images.builder import NoBuilder
 from vdi.devcluster.layout import ClusterError, layout_of
 from vdi.devcluster.networks import MAX_NODES
+from vdi.devcluster.progress import Progress, StepFailed
 from vdi.devcluster.status import ClusterStatus
+
+INTERRUPTED = 130
+_EXPECTED = (ClusterError, StepFailed, BinaryUnavailable, NoBuilder, ImageFailed, BadProgram, PackagesUnavailable)
+
+
+@contextmanager
+def progress_of(name: str) -> Iterator[Progress]:
+    """Show steps. Their logs go to a folder that is kept only when something failed."""
+
+    folder = Path(tempfile.mkdtemp(prefix=f"vdi-{name}-"))
+    with Progress(folder, SafeConsole(stderr=True)) as progress:
+        yield progress
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+
+
+@contextmanager
+def errors_in_words(*more: type[Exception], interrupted: str = "") -> Iterator[None]:
+    """Turn what building and running a cluster may raise, and `more`, into one sentence and an exit code.
+
+    `interrupted` is said after Ctrl-C: what is left, and how to go on.
+    """
+    expected: tuple[type[Exception], ...] = (*_EXPECTED, *more)
+    try:
+        yield
+    except expected as error:
+        raise CliError(str(error)) from error
+    except KeyboardInterrupt:
+        print(" ".join(["Interrupted.", interrupted]).strip(), file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+
 
 PARTLY_REMOVED = "Parts of the cluster may be left: run the same command again."
 _READY = {True: "Ready", False: "not Ready", None: "unknown (the API server does not say)"}

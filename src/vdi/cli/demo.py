@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from vdi.cli.cluster import PARTLY_REMOVED, NodeCount
+from vdi.cli.cluster import PARTLY_REMOVED, NodeCount, errors_in_words, progress_of
 from vdi.cli.console import SafeConsole
-from vdi.cli.long_work import errors_in_words, progress_of
 from vdi.cli.options import TimeoutFactor, examples
 from vdi.cli.output import PageOption, PageOutput, print_data
 from vdi.demo import run
@@ -29,6 +28,7 @@ def up(
     output: PageOption = PageOutput.TABLE,
 ) -> None:
     """Build what is missing, start a cluster, install the chart, create a user, and start a session."""
+
     down_again = f"vdi demo down{'' if name == 'demo' else f' --name {name}'}"
     left = f"Run the same command again to go on; a cluster that it has started keeps running until {down_again}."
     with errors_in_words(run.DemoError, NoPictureError, interrupted=left), progress_of(name) as progress:

@@ -39,6 +39,7 @@ _COLOURS = {"ERROR": typer.colors.RED, "WARNING": typer.colors.YELLOW, "UNKNOWN"
 
 def print_report(report: Report, output: FindingsOutput) -> None:
     """All findings of a run."""
+
     match output:
         case FindingsOutput.JSON:
             typer.echo(json.dumps(as_data(report), indent=2, ensure_ascii=False))

@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vdi.api.meta import ObjectMeta
-from vdi.api.resources import TemplateResources
-from vdi.api.template import TemplateAccess, TemplateSpec, VDITemplate
+from vdi.api.template import TemplateAccess, TemplateResources, TemplateSpec, VDITemplate
+from vdi.cli.cluster import INTERRUPTED
 from vdi.cli.errors import USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
-from vdi.cli.kubectl import cluster_options
-from vdi.cli.long_work import INTERRUPTED
-from vdi.cli.options import PROGRAM, KubeConnection, examples, seconds_of, with_connection
+from vdi.cli.options import PROGRAM, KubeConnection, cluster_options, examples, seconds_of, with_connection
 from vdi.cli.progress import ProgressView
 from vdi.findings.model import exit_code
 from vdi.image_check.judge import Observation, make_report
 from vdi.image_check.observe import NAME, USER, Check, check_image
+from vdi.kinds import TEMPLATES
 from vdi.kube.errors import AlreadyExists, NotFound
-from vdi.operator.kinds import TEMPLATES
 
 if TYPE_CHECKING:
     from vdi.kube.transport import Client
@@ -52,6 +50,7 @@ def check(
     image that is not Selkies on port 8080 needs a template. Status 0: all requirements are met; 1: some are not; 3:
     some could not be checked; 130: interrupted.
     """
+
     seconds = seconds_of("--timeout", timeout)
 
     async def work(client: "Client") -> Observation:

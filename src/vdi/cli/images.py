@@ -5,16 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vdi.cli.cluster import INTERRUPTED
 from vdi.cli.errors import FINDINGS, USAGE, CliError
-from vdi.cli.kubectl import find_kubectl
-from vdi.cli.long_work import INTERRUPTED
-from vdi.cli.options import Context, Kubeconfig, KubeConnection, examples, seconds_of
+from vdi.cli.options import Context, Kubeconfig, KubeConnection, examples, find_kubectl, seconds_of
 from vdi.cli.output import PageOption, PageOutput, print_data
 from vdi.cli.progress import PassedStage, ProgressView
-from vdi.release.errors import RefusedError
-from vdi.release.images.archive import ArchiveImage, BadArchiveError, read_archive
-from vdi.release.images.load import Loading, NodeResult, load_images
-from vdi.release.images.nodes import NAMESPACE
+from vdi.release.chart import RefusedError
+from vdi.release.images import NAMESPACE, ArchiveImage, BadArchiveError, Loading, NodeResult, load_images, read_archive
 
 if TYPE_CHECKING:
     from vdi.kube.transport import Client
@@ -71,6 +68,7 @@ def load(
     A pod on each node passes the archive to the node's containerd; it is removed at the end, also after Ctrl-C.
     Status 1: a node does not have all images; 130: interrupted.
     """
+
     seconds = seconds_of("--timeout", timeout)
     for option, path in (("--containerd", containerd), ("--ctr", ctr)):
         if path is not None and not path.startswith("/"):

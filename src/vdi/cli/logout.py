@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from vdi.cli.errors import FINDINGS, CliError
+from vdi.cli.gateway_client import LoggedOutError
+from vdi.cli.login import revoke_token
+from vdi.cli.logins import read_logins, write_logins
 from vdi.cli.options import examples
 from vdi.cli.output import Output, OutputOption, print_data
-from vdi.cli.remote.authorization import revoke_token
-from vdi.cli.remote.client import LoggedOutError
-from vdi.cli.remote.logins import read_logins, write_logins
 from vdi.cli.session.target import server_url
 
 app = typer.Typer()
@@ -24,6 +24,7 @@ def logout(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Log out of a gateway: its token is revoked there and removed here."""
+
     logins = read_logins()
     address = server_url(server) if server else logins.current
     login = logins.gateways.pop(address, None)

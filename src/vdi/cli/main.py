@@ -53,6 +53,7 @@ class Nouns(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The real command in the place of its line in the help."""
+
         name, stub, rest = super().resolve_command(ctx, args)
         return name, load_noun(name, stub.help) if name and stub else stub, rest
 

@@ -1,12 +1,30 @@
-"""`vdi operator`: run the operator by hand, or as the program of its container."""
+"""`vdi operator`: runs the operator by hand, or as the program of its container.
+
+`become` also starts the gateway.
+"""
 
 import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
 
 import typer
 
-from vdi.cli.become import become
 from vdi.cli.errors import USAGE, CliError
 from vdi.cli.options import Context, Kubeconfig, examples
+
+
+def become(module: str, kubeconfig: Path | None, context: str | None) -> NoReturn:
+    """Run `python -m MODULE` in the place of this process.
+
+    What reads the command line would stay in memory for as long as the program runs.
+    """
+
+    given = {"VDI_KUBECONFIG": kubeconfig and str(kubeconfig), "VDI_CONTEXT": context}
+    environment = os.environ | {name: value for name, value in given.items() if value}
+    os.execve(sys.executable, [sys.executable, "-P", "-m", module], environment)  # noqa: S606 - no shell is wanted
+
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -1,8 +1,12 @@
-"""What many commands share: which cluster and namespace they talk to, and how their help writes examples."""
+"""Options that many commands share: the cluster and namespace they talk to, durations, and the examples in their help.
+
+`main` imports this module at every start, so heavy imports stand inside the functions.
+"""
 
 import inspect
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVa
 
 import typer
 
-from vdi.cli.errors import USAGE, CliError
+from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 
 if TYPE_CHECKING:
     from vdi.kube.transport import Client
@@ -54,6 +58,7 @@ def of_kind(kind: str) -> Callable[[Any], Any]:
 
 def program_name(argv0: str) -> str:
     """How the person calls us: a kubectl plugin is a program named `kubectl-...` that is typed as `kubectl ...`."""
+
     return "kubectl vdi" if Path(argv0).name.startswith("kubectl-") else "vdi"
 
 
@@ -86,7 +91,7 @@ class KubeConnection:
         import asyncio
 
         from vdi.cli.api_errors import in_words
-        from vdi.kube.config_loading import load_config
+        from vdi.kube.config import load_config
         from vdi.kube.errors import KubeError
         from vdi.kube.transport import Client
         from vdi.version import user_agent
@@ -117,7 +122,7 @@ class KubeConnection:
 
 def seconds_of(option: str, text: str) -> float:
     """The seconds of a duration that was typed as this option."""
-    from vdi.session.units import parse_duration
+    from vdi.cluster.units import parse_duration
 
     try:
         return parse_duration(text).total_seconds()
@@ -125,8 +130,8 @@ def seconds_of(option: str, text: str) -> float:
         raise CliError(f"{option}: {error}", USAGE) from error
 
 
+# Annotation and default of options, by the name of their parameter.
 Options = Mapping[str, tuple[Any, Any]]
-"""Annotation and default of options, by the name of their parameter."""
 
 CONNECTION_OPTIONS: Options = {
     "namespace": (
@@ -157,3 +162,18 @@ def signature_with(options: Options, command: Callable[..., None]) -> inspect.Si
         for name, (annotation, default) in options.items()
     ]
     return inspect.Signature([parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + more)
+
+
+def find_kubectl(given: Path | None, kubeconfig: Path | None, context: str | None) -> list[str]:
+    """The first words of a command line, with the options that choose the cluster. Raises CliError without kubectl."""
+    program = shutil.which(given or "kubectl")
+    if program is None:
+        missing = f"--kubectl {given}: is no program" if given else "kubectl is not in PATH"
+        raise CliError(f"{missing}; allowed: --kubectl PATH", USAGE if given else COULD_NOT_LOOK)
+    return [program, *cluster_options(kubeconfig, context)]
+
+
+def cluster_options(kubeconfig: Path | None, context: str | None) -> list[str]:
+    """The options that choose the cluster."""
+    chosen = ["--kubeconfig", str(kubeconfig)] if kubeconfig else []
+    return [*chosen, *(["--context", context] if context else [])]

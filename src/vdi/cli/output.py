@@ -12,8 +12,8 @@ from vdi.api.meta import Condition
 from vdi.cli.terminal import style
 from vdi.printable import escape, is_printable
 
+# An object as the API server sent it.
 Raw = Mapping[str, Any]
-"""An object as the API server sent it."""
 
 PHASE_COLOURS = {
     "Pending": typer.colors.YELLOW,
@@ -58,6 +58,7 @@ PageOption = Annotated[PageOutput, typer.Option("--output", "-o", help="Output f
 
 def duration(seconds: float) -> str:
     """A span in at most two units: `45s`, `3m12s`, `8h`, `2d4h`. A negative span is `0s`."""
+
     rest = max(0, int(seconds))
     parts: list[tuple[int, str]] = []
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):

@@ -24,9 +24,9 @@ from vdi.cli.output import (
     print_objects,
     without_managed_fields,
 )
+from vdi.kinds import POOLS
 from vdi.kube.errors import NotFound
 from vdi.kube.transport import Client
-from vdi.operator.kinds import POOLS
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Desktops that are started in advance.")
 
@@ -40,6 +40,7 @@ def list_(
     output: ListOutputOption = ListOutput.TABLE,
 ) -> None:
     """List the pools of the cluster."""
+
     found = connection.run(lambda client: client.list(POOLS, into=dict[str, Any]))
     if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
         typer.echo("no pools on this cluster", err=True)

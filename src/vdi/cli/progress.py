@@ -57,6 +57,7 @@ class ProgressView:
 
     def passed(self, stage: PassedStage, *, well: bool = True) -> None:
         """Print a stage that is over."""
+
         from rich.text import Text
 
         mark = ("✓", "green") if well else ("–", "yellow")

@@ -7,13 +7,13 @@ from typing import Annotated
 import msgspec
 import typer
 
-from vdi.api.resources import TemplateResources
 from vdi.api.streaming import TemplateStreaming
 from vdi.api.template import (
     IdleAction,
     Lifecycle,
     PrePullStatus,
     TemplatePersistence,
+    TemplateResources,
     TemplateSpec,
     TimeoutAction,
     VDITemplate,
@@ -36,8 +36,7 @@ from vdi.cli.output import (
 )
 from vdi.cli.session.backend import Backend, Target
 from vdi.cli.session.target import with_backend
-from vdi.session.image import health_path
-from vdi.session.streaming import generation, warnings
+from vdi.session.streaming import find_warnings, generation, health_path
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The templates of desktops that can be started.")
 
@@ -49,6 +48,7 @@ def list_(
     output: ListOutputOption = ListOutput.TABLE,
 ) -> None:
     """List the templates: those of the cluster, or those that you can use at the gateway."""
+
     found = target.run(lambda backend: backend.templates())
     if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
         typer.echo("there are no templates that you can use", err=True)
@@ -189,7 +189,7 @@ def template_lines(template: VDITemplate) -> list[str]:
         "Revision": str(template.metadata.generation),
     }
     lines = fact_lines(facts)
-    lines += [f"Warning:   {words}" for words in warnings(spec)]
+    lines += [f"Warning:   {words}" for words in find_warnings(spec)]
     if spec.pre_pull and template.status.pre_pull:
         lines += _pre_pull_lines(template.status.pre_pull)
     if spec.env:

@@ -1,4 +1,4 @@
-"""The only way to the terminal: what a command prints shows as text, whoever wrote it.
+"""Guarded stdout and stderr, styles, and the question before a change.
 
 Objects of the cluster, answers of a gateway and logs hold text of other people. Control characters in it could change
 the window's title, the clipboard or lines above; direction marks could reverse what is read. So `main` runs every
@@ -18,6 +18,7 @@ from typing import Any, TextIO, cast
 
 import typer
 
+from vdi.cli.errors import USAGE, CliError
 from vdi.printable import escape
 
 _KEY = str(int.from_bytes(os.urandom(8), "big"))
@@ -35,6 +36,7 @@ _LAYOUT = "\n\t"
 
 def style(text: str, fg: str | None = None, *, bold: bool = False) -> str:
     """The text in a colour, for a terminal; elsewhere the colour is left out."""
+
     codes = ([_FOREGROUND[fg]] if fg else []) + ([_BOLD] if bold else [])
     return "".join(map(_sequence, codes)) + text + _sequence(_RESET) if codes else text
 
@@ -82,3 +84,10 @@ def guarded_output() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+def confirm(question: str, *, untouched: str = "nothing was changed") -> bool:
+    """Whether the user confirms. Raises CliError without a terminal; `untouched` says what is unchanged."""
+    if not sys.stdin.isatty():
+        raise CliError(f"{untouched}, because there is no terminal for the question: use --yes", USAGE)
+    return typer.confirm(question, err=True)

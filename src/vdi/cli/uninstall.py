@@ -5,14 +5,14 @@ from typing import Annotated, Any
 import typer
 
 from vdi.cli.errors import CliError
+from vdi.cli.helm_options import DryRun, ReleaseOptions, Yes, with_release
 from vdi.cli.options import examples
 from vdi.cli.output import PageOutput, print_data
-from vdi.cli.release.options import DryRun, ReleaseOptions, Yes, with_release
-from vdi.cli.release.page import revision_data
-from vdi.cli.release.run import ReleaseView, confirm_change, run
+from vdi.cli.release import ReleaseView, confirm_change, revision_data, run
+from vdi.cluster.objects import HOST
 from vdi.kube.transport import Client
 from vdi.operator.release_keys import HOST_KEY
-from vdi.release.carry_out import Running
+from vdi.release.apply import HelmRun
 from vdi.release.remove import (
     HomeVolume,
     Removal,
@@ -25,7 +25,6 @@ from vdi.release.remove import (
     plan_removal,
     uninstall_release,
 )
-from vdi.session.observed import HOST
 
 _WHY = "so that no address goes to another user after the next installation"
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -55,6 +54,7 @@ def uninstall(
     Homes are kept, and a later installation uses them again. The command asks before it removes anything, and again
     before it deletes homes. Status 1: refused or failed; 130: interrupted.
     """
+
     at = at.located()
     plan = run(at, lambda client: plan_removal(client, at.release, at.place.namespace))
     doomed = plan.homes if delete_homes else plan.lost_homes
@@ -98,7 +98,7 @@ def refuse_unsafe(plan: Removal, *, crds: bool, force: bool) -> None:
 
 async def _apply(client: Client, at: ReleaseOptions, plan: Removal, *, homes: bool, crds: bool, force: bool) -> None:
     with ReleaseView() as view:
-        running = Running(client, at.helm, view, at.seconds)
+        running = HelmRun(client, at.helm, view, at.seconds)
         await end_sessions(running, plan, force=force)
         if plan.revision is not None:
             await uninstall_release(running, plan, at.place)

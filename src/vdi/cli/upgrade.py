@@ -2,8 +2,7 @@
 
 import typer
 
-from vdi.cli.options import examples
-from vdi.cli.release.options import (
+from vdi.cli.helm_options import (
     ChartFolder,
     DryRun,
     ReleaseOptions,
@@ -15,7 +14,8 @@ from vdi.cli.release.options import (
     key_that_is,
     on_checked_release,
 )
-from vdi.cli.release.run import change_release
+from vdi.cli.options import examples
+from vdi.cli.release import change_release
 from vdi.helm.arguments import Values
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -45,5 +45,6 @@ def upgrade(
     failed upgrade is rolled back automatically, and the reason is shown. Status 1: refused or failed, or a
     signature is wrong; 3: a signature could not be checked; 130: interrupted.
     """
+
     given = Values({}, files_that_are(values), tuple(sets or ()))
     change_release(at, chart, given, upgrading=True, key=key_that_is(verify), dry_run=dry_run, yes=yes)

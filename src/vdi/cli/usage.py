@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from vdi.cli.errors import USAGE, CliError
+from vdi.cli.gateway_client import GatewayClient
 from vdi.cli.options import PROGRAM, examples
 from vdi.cli.output import Output, Raw, columns, print_data
-from vdi.cli.remote.client import GatewayClient
 from vdi.cli.session.backend import Target
 from vdi.cli.session.gateway_backend import GatewayTarget
 from vdi.cli.session.target import with_backend
@@ -50,6 +50,7 @@ def usage(
     output: Annotated[UsageOutput, typer.Option("--output", "-o", help="What to print.")] = UsageOutput.TABLE,
 ) -> None:
     """Show how many hours your desktops ran in a month."""
+
     if not isinstance(target, GatewayTarget):
         login = f"{PROGRAM} login https://portal.vdi.example.com"
         raise CliError(f"usage is kept by the gateway, and you are not logged in to one: {login}", USAGE)

@@ -6,14 +6,14 @@ from typing import Any
 
 import typer
 
+from vdi.cli.gateway_client import GatewayClient
 from vdi.cli.options import KubeConnection, examples
 from vdi.cli.output import Output, OutputOption, fact_lines, print_data
-from vdi.cli.remote.client import GatewayClient
 from vdi.cli.session.backend import Target
 from vdi.cli.session.gateway_backend import GatewayTarget
 from vdi.cli.session.kube_backend import KubeTarget
 from vdi.cli.session.target import with_backend
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import load_config
 from vdi.kube.resource import Resource
 from vdi.kube.transport import Client
 
@@ -21,6 +21,7 @@ app = typer.Typer()
 
 _REVIEWS = Resource("authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview", namespaced=False)
 
+# What `use` of `GET /me` counts.
 _AMOUNTS = {
     "sessions": "desktops",
     "gpus": "GPUs",
@@ -28,7 +29,6 @@ _AMOUNTS = {
     "gpuHoursPerMonth": "GPU hours this month",
     "homeStorage": "GiB of homes",
 }
-"""What `use` of `GET /me` counts."""
 
 
 @app.command(epilog=examples("whoami", "whoami -o json"))
@@ -38,6 +38,7 @@ def whoami(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show who you are, which target the session commands use, and why."""
+
     known = _at_gateway(target) if isinstance(target, GatewayTarget) else _at_cluster(target)
     if output is not Output.TABLE:
         print_data(known, output)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from playwright.sync_api import Page, Response
 
+# Chromium without windows: a smaller package, which starts in a quarter of the time with a fifth of the CPU time.
 _HEADLESS_PACKAGE = "chromium-headless-shell"
-"""Chromium without windows: a smaller package, which starts in a quarter of the time with a fifth of the CPU time."""
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", _HEADLESS_PACKAGE)
 
@@ -42,6 +42,7 @@ CHROMIUM_ARGS = (
 # <canvas id="videoCanvas">, where the first picture of a still desktop stays. A frame counts as a picture when its
 # pixels differ: an element without a stream, and a black screen, are of one colour. The grid is fine
 # enough for a prompt.
+# A function for the page: whether a picture is drawn in it.
 HAS_PICTURE = """() => {
   const grid = document.createElement('canvas');
   grid.width = 160; grid.height = 90;
@@ -58,34 +59,34 @@ HAS_PICTURE = """() => {
   }
   return false;
 }"""
-"""A function for the page: whether a picture is drawn in it."""
 
+
+# What the Node inside Playwright's wheel is linked to, and Debian's package with it. Debian 13's Chromium brings it
+# along, Debian 12's does not.
 _DRIVER_LIBRARY, _DRIVER_PACKAGE = "libatomic.so.1", "libatomic1"
-"""What the Node inside Playwright's wheel is linked to, and Debian's package with it. Debian 13's Chromium brings it
-along, Debian 12's does not."""
 
 _TERMINAL_FROM_LEFT, _TERMINAL_FROM_BOTTOM = 194, 18
+# The wallpaper has fewer than ten in so small a place.
 _ICON_COLOURS, _PANEL_SECONDS = 30, 20.0
-"""The wallpaper has fewer than ten in so small a place."""
 _KEY_MILLISECONDS = 20
+# Of what Playwright does by itself: start the browser, click, take a screenshot.
 _ACTION_SECONDS = 30.0
-"""Of what Playwright does by itself: start the browser, click, take a screenshot."""
+# Of 255 steps of brightness.
 _NOISE = 24
-"""Of 255 steps of brightness."""
+# Times `timeout_factor`: on a slow machine a look itself takes that long, and the page has no time left to draw.
 _LOOK_AGAIN_MILLISECONDS, _PICTURE_POLL_MILLISECONDS = 200, 50
-"""Times `timeout_factor`: on a slow machine a look itself takes that long, and the page has no time left to draw."""
+# What Chromium says of an error that came without a page.
 _NO_PAGE = "ERR_HTTP_RESPONSE_CODE_FAILURE"
-"""What Chromium says of an error that came without a page."""
+# Of the browser's console, and of refused requests, in what is said of a picture that did not come.
 _LAST_MESSAGES = 12
-"""Of the browser's console, and of refused requests, in what is said of a picture that did not come."""
 
 
 @dataclass(frozen=True)
 class Login:
     """Somebody who has a password at the portal."""
 
+    # The portal's URL, without a slash at its end.
     portal: str
-    """The portal's URL, without a slash at its end."""
     user: str
     password: str = field(repr=False)
 

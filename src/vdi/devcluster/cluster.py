@@ -15,8 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from vdi.devcluster import binaries, images, packages, privileged, probe, starting
-from vdi.devcluster.addons import apply_addons
+from vdi.devcluster import binaries, images, privileged, probe, starting
+from vdi.devcluster.binaries import packages
 from vdi.devcluster.control_plane import CONTROL_PLANE_BINARIES
 from vdi.devcluster.layout import ClusterError, ClusterSettings, Layout, layout_of
 from vdi.devcluster.machine import TOOLS, explain_missing_tools
@@ -24,6 +24,7 @@ from vdi.devcluster.networks import MAX_NODES
 from vdi.devcluster.node import NODE_BINARIES
 from vdi.devcluster.processes import find_supervisor, start_supervisor, stop_supervisor
 from vdi.devcluster.progress import Progress
+from vdi.devcluster.starting import apply_addons
 from vdi.devcluster.status import ClusterStatus, status_of
 
 
@@ -33,16 +34,17 @@ class Cluster:
 
     name: str
     kubeconfig: Path
+    # The API server's URL.
     server: str
-    """The API server's URL."""
+
+    # Where Traefik takes HTTPS on 127.0.0.1; 0 without a node.
     websecure_port: int
-    """Where Traefik takes HTTPS on 127.0.0.1; 0 without a node."""
     state_dir: Path
     control_plane_only: bool
     fake_gpus: int
     nodes: Sequence[str]
+    # True when there was nothing to start.
     was_running: bool
-    """True when there was nothing to start."""
 
     @property
     def web_ca(self) -> Path:

@@ -34,12 +34,13 @@ _SHARED_NOTES = Path("/run/vdi-host.json")
 class HostNotes(msgspec.Struct):
     """What the last cluster of this machine must put back. Each has a copy: /run is lost when the machine restarts."""
 
+    # Its value before.
     ip_forward: str
-    """Its value before."""
+
+    # Mount points that were not there before.
     made_folders: list[str]
-    """Mount points that were not there before."""
+    # Packet filter tables that were there before.
     tables: list[str]
-    """Packet filter tables that were there before."""
 
 
 def link_name(name: str) -> str:

@@ -20,8 +20,8 @@ PROXY_VARIABLES = tuple(
     spelled for name in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy") for spelled in (name, name.upper())
 )
 _AUTHORITY_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+# Paths that only these folders have: none may be in an image.
 LEFTOVERS = ("root/.config", "root/ca.crt", "root/.netrc", "root/find-links-0", "etc/apt/ca.crt")
-"""Paths that only these folders have: none may be in an image."""
 
 _PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "no-index", "proxy", "timeout", "retries")
 _CA_VARIABLES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -32,6 +32,7 @@ _APT_SETTINGS = ("Acquire::http::", "Acquire::https::", "Acquire::Check-", "Acqu
 
 def image_pull_environment(env: Mapping[str, str]) -> dict[str, str]:
     """The variables of `env` that containerd needs to reach registries: proxies and certificate authorities."""
+
     return {name: env[name] for name in (*PROXY_VARIABLES, *_AUTHORITY_VARIABLES) if name in env}
 
 

@@ -38,12 +38,13 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     etcd_peer_port: int
     websecure_port: int = 0
     networks: Networks | None = None
+    # How many nodes a full cluster has; the first one runs the control plane.
     nodes: int = 1
-    """How many nodes a full cluster has; the first one runs the control plane."""
 
     @property
     def server(self) -> str:
         """The API server's URL."""
+
         return f"https://{self.api_host}:{self.api_port}"
 
     @property
@@ -73,10 +74,10 @@ class Layout:
     """The files of one cluster and of its first node; those of a further node are in a folder of its own."""
 
     root: Path
+    # Of a further node: the files of its cluster.
     cluster: Layout | None = None
-    """Of a further node: the files of its cluster."""
+    # Which node's files these are.
     number: int = 1
-    """Which node's files these are."""
 
     @property
     def name(self) -> str:

@@ -15,13 +15,13 @@ import msgspec
 
 from vdi.devcluster.layout import ClusterSettings, Layout
 
+# Programs the node needs and their packages, of the same names on Debian 12/13 and Ubuntu 22.04/24.04.
 TOOLS = {"ip": "iproute2", "iptables": "iptables", "mount": "mount", "nsenter": "util-linux", "unshare": "util-linux"}
-"""Programs the node needs and their packages, of the same names on Debian 12/13 and Ubuntu 22.04/24.04."""
 
 GIB = 1024**3
 
+# Of the disk: with less the kubelet evicts pods and deletes images that nothing uses.
 KEPT_FREE_BYTES = GIB
-"""Of the disk: with less the kubelet evicts pods and deletes images that nothing uses."""
 
 PAUSE_IMAGE = "registry.k8s.io/pause:3.10"
 
@@ -39,14 +39,15 @@ class CgroupMount(msgspec.Struct, frozen=True):
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """The properties of this machine; see `probe`."""
 
+    # Major and minor version.
     containerd: tuple[int, int]
-    """Major and minor version."""
+
+    # CAP_SYS_RESOURCE: without it the score of a process can only be raised.
     may_lower_oom_score: bool
-    """CAP_SYS_RESOURCE: without it the score of a process can only be raised."""
+    # Type of the file system that containerd's data will lie on.
     state_filesystem: str
-    """Type of the file system that containerd's data will lie on."""
+    # Of /etc/resolv.conf and, where it exists, systemd-resolved's own file.
     nameservers: dict[str, tuple[str, ...]]
-    """Of /etc/resolv.conf and, where it exists, systemd-resolved's own file."""
     mtu: int
 
 

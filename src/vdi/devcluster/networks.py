@@ -12,8 +12,8 @@ class NoFreeNetwork(Exception):  # noqa: N818 - named for what is the case
     """Raised when the host's routes leave no private range free."""
 
 
+# A cluster has a /20 for pods, and each node a /24 of it.
 MAX_NODES = 16
-"""A cluster has a /20 for pods, and each node a /24 of it."""
 
 _RANGE = 20
 _POD_RANGE = 24
@@ -32,6 +32,7 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def host_address(self) -> str:
         """The host's end of the link."""
+
         return str(ip_network(self.link)[1])
 
     @property
@@ -76,8 +77,8 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
         return str(ip_network(self.services)[10])
 
 
+# Without a node nothing routes to Services: any range does.
 CONTROL_PLANE_SERVICES = "10.96.0.0/16"
-"""Without a node nothing routes to Services: any range does."""
 
 
 def _nth(first: str, number: int) -> str:

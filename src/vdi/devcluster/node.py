@@ -26,6 +26,8 @@ NODE_BINARIES = (
     "traefik", "coredns", "local-path-provisioner", "pause",
 )  # fmt: skip
 
+# What the kubelet would set for the whole machine, and refuses to run without (component-helpers/node/util/sysctl).
+# In the node's mount namespace these files say what it wants to read; the host's kernel stays as its owner has it.
 KERNEL_TUNABLES = {
     "vm/overcommit_memory": "1",
     "vm/panic_on_oom": "0",
@@ -34,20 +36,19 @@ KERNEL_TUNABLES = {
     "kernel/keys/root_maxkeys": "1000000",
     "kernel/keys/root_maxbytes": "25000000",
 }
-"""What the kubelet would set for the whole machine, and refuses to run without (component-helpers/node/util/sysctl).
-In the node's mount namespace these files say what it wants to read; the host's kernel stays as its owner has it."""
 
 _TRAEFIK_HEALTH, _POD_TRAEFIK_HEALTH = "127.0.0.1:8082", "127.0.0.1:8083"
 _TRAEFIK_SERVICE_PORT = 443
 
 _RESOLVE = '[ ! -e /etc/resolv.conf ] || mount --bind "$0" /etc/resolv.conf; exec "$@"'
+# The words before a program that asks the cluster's DNS as pods do, although it is not a pod. It gets a mount
+# namespace with the resolv.conf that follows. All become the next by exec: pid and socket stay.
 _WITH_CLUSTER_DNS = ("unshare", "--mount", "sh", "-ec", _RESOLVE)
-"""The words before a program that asks the cluster's DNS as pods do, although it is not a pod. It gets a mount
-namespace with the resolv.conf that follows. All become the next by exec: pid and socket stay."""
 
 
 def host_folders(layout: Layout) -> dict[str, Path]:
     """Folders that the node's programs insist on, and what they get instead inside the node's mount namespace."""
+
     return {
         "/run/mount": layout.run / "mount",  # where mount(8), which the kubelet calls, keeps a table
         "/run/containerd": layout.run / "shims",  # shim sockets: fixed in the shim

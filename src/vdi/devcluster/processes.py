@@ -22,8 +22,8 @@ from vdi.devcluster import supervisor
 from vdi.devcluster.layout import ClusterError, Layout, write_private
 from vdi.devcluster.supervisor import Component
 
+# How long the supervisor gets to stop everything in turn before it is killed.
 STOP_SECONDS = 40.0
-"""How long the supervisor gets to stop everything in turn before it is killed."""
 
 
 class ProcessId(msgspec.Struct, frozen=True):
@@ -35,6 +35,7 @@ class ProcessId(msgspec.Struct, frozen=True):
     @property
     def alive(self) -> bool:
         """Whether that very process still runs (a zombie does not)."""
+
         return _stat(self.pid) == self.start
 
 

@@ -28,18 +28,18 @@ from rich.text import Text
 
 T = TypeVar("T")
 
+# Lines of a failed step's log that its error carries.
 TAIL_LINES = 20
-"""Lines of a failed step's log that its error carries."""
 
+# Without a terminal: how often a step that is still running prints a line.
 HEARTBEAT_SECONDS = 20.0
-"""Without a terminal: how often a step that is still running prints a line."""
 
 _TERMINATE_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _NOTE_WIDTH = 70
+# Of the display on a terminal. Rich's own 10 take 7 % of a core, and far more where the processor is emulated.
 _REFRESHES_PER_SECOND = 2
-"""Of the display on a terminal. Rich's own 10 take 7 % of a core, and far more where the processor is emulated."""
 
 
 class StepFailed(Exception):  # noqa: N818 - named for what happened
@@ -66,6 +66,7 @@ class Step:
 
     def update(self, note: str = "", *, done: float | None = None, total: float | None = None) -> None:
         """Show `note`, and a bar when `total` is given (any unit). Raises Cancelled when the work was given up."""
+
         self._note = note
         self._owner._show(self, note, done, total)
         self._owner.raise_if_cancelled()

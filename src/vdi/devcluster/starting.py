@@ -1,4 +1,7 @@
-"""The steps of `up`: choose the settings of a cluster, write its files, wait until it does what it should."""
+"""Steps of `vdi cluster up`: choose the settings of a cluster, write its files, wait for each part, apply the add-ons.
+
+The add-ons are those of K3s: DNS, local volumes, Traefik's kinds and rights.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,61 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import Template
 
 import msgspec
 
-from vdi.devcluster import api, probe
+from vdi.devcluster import probe, status
 from vdi.devcluster.control_plane import control_plane, write_control_plane_config
 from vdi.devcluster.credentials import write_credentials, write_node_credentials
-from vdi.devcluster.host_settings import image_pull_environment
+from vdi.devcluster.host_settings import image_pull_environment, without_proxies
 from vdi.devcluster.layout import ClusterError, ClusterSettings, Layout, free_ports, state_root
-from vdi.devcluster.networks import NoFreeNetwork, choose_networks
+from vdi.devcluster.networks import Networks, NoFreeNetwork, choose_networks
 from vdi.devcluster.node import node, setup_commands, write_node_config
 from vdi.devcluster.processes import find_supervisor, wait_until, write_spec
 from vdi.devcluster.progress import Step
 from vdi.devcluster.status import ComponentStatus, read_addons, read_components, read_node
 from vdi.devcluster.supervisor import Component
 
+_MANIFESTS = Path(__file__).parent / "manifests"
+
+
+def apply_addons(step: Step, layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]) -> None:
+    """Apply Traefik's kinds and, where there is a node, all the rest. Applying again heals what was changed."""
+
+    manifests = [binaries["traefik-crds.yaml"].read_text()]
+    if settings.networks is not None:
+        resolv_conf = (layout.config / "resolv.conf").read_text()
+        manifests += render(layout, settings.node_name, settings.networks, resolv_conf)
+    kubectl: list[str | Path] = [binaries["kubectl"], "--kubeconfig", layout.kubeconfig]
+    apply: list[str | Path] = ["apply", "--server-side", "--force-conflicts", "--field-manager=vdi-cluster", "-f", "-"]
+    step.run([*kubectl, *apply], env=without_proxies(os.environ), stdin="\n---\n".join(manifests).encode())
+    layout.addons_applied.touch()
+
+
+def render(layout: Layout, node_name: str, networks: Networks, resolv_conf: str) -> list[str]:
+    """The add-ons, on the node of that name: the first one, which no one stops alone.
+
+    Without a name server to ask, DNS answers for the cluster only, and at once.
+    """
+    values = {
+        "dns_service": networks.dns_service,
+        "forward": "forward . /etc/resolv.conf" if resolv_conf else "# this machine has no name server to ask",
+        "volumes": str(layout.volumes),
+        "node_name": node_name,
+        "node_address": networks.node_address,
+    }
+    return [Template(path.read_text()).substitute(values) for path in sorted(_MANIFESTS.glob("*.yaml"))]
+
+
+# How long each wait may take, times `timeout_factor`: 5 to 15 s is usual, a loaded machine takes longer.
 READY_SECONDS = 120.0
-"""How long each wait may take, times `timeout_factor`: 5 to 15 s is usual, a loaded machine takes longer."""
 
+# Before a program's own words. Where that is not permitted, `nice` says so in the log, and starts it all the same.
 _BEFORE_OTHERS = ("nice", "-n", "-10")
-"""Before a program's own words. Where that is not permitted, `nice` says so in the log, and starts it all the same."""
 
+# The preferred port of the desktops, so that their URLs stay the same.
 USUAL_WEBSECURE_PORT = 8443
-"""The preferred port of the desktops, so that their URLs stay the same."""
 
 
 @dataclass(frozen=True)
@@ -217,12 +252,12 @@ def wait_pods_allowed(layout: Layout, settings: ClusterSettings, step: Step, *, 
     """Until the controllers have made the default service account: before that every pod is refused."""
     seconds = READY_SECONDS * timeout_factor
     step.update("the default service account")
-    last: list[api.NoAnswer] = []
+    last: list[status.NoAnswer] = []
 
     def made() -> bool:
         try:
-            api.get(layout, settings, "/api/v1/namespaces/default/serviceaccounts/default")
-        except api.NoAnswer as error:
+            status.get(layout, settings, "/api/v1/namespaces/default/serviceaccounts/default")
+        except status.NoAnswer as error:
             last[:] = [error]
             return False
         return True

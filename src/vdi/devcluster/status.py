@@ -1,17 +1,52 @@
-"""What a cluster is doing: the supervisor's word on each process, the API server's on node and add-ons."""
+"""Status of a cluster: processes as its supervisor reports them, node and add-ons as the API server does.
+
+The few requests stand here; people and the operator use `vdi.kube`.
+"""
 
 from __future__ import annotations
 
+import http.client
+import json
+import ssl
 from typing import Any
 
 import msgspec
 
-from vdi.devcluster import api
 from vdi.devcluster.layout import ClusterSettings, Layout
 from vdi.devcluster.processes import find_supervisor, host_pids
 
+_TIMEOUT = 5.0
+_LARGEST_ANSWER = 64 * 2**20
+
+
+class NoAnswer(Exception):  # noqa: N818 - named for what happened
+    """Raised when the API server cannot be reached or refuses; its words, or the system's."""
+
+
+def get(layout: Layout, settings: ClusterSettings, path: str) -> dict[str, Any]:
+    """GET `path` as the administrator. Raises NoAnswer."""
+
+    context = ssl.create_default_context(cafile=str(layout.pki / "ca.crt"))
+    context.load_cert_chain(layout.pki / "admin.crt", layout.pki / "admin.key")
+    connection = http.client.HTTPSConnection(settings.api_host, settings.api_port, timeout=_TIMEOUT, context=context)
+    try:
+        connection.request("GET", path, headers={"Accept": "application/json"})
+        response = connection.getresponse()
+        content = response.read(_LARGEST_ANSWER)
+    except (OSError, http.client.HTTPException) as error:
+        raise NoAnswer(f"GET {settings.server}{path}: {error}") from error
+    finally:
+        connection.close()
+    if response.status != http.client.OK:
+        raise NoAnswer(
+            f"GET {settings.server}{path}: status {response.status} {content[:200].decode(errors='replace')}"
+        )
+    answer: dict[str, Any] = json.loads(content)
+    return answer
+
+
+# Add-ons that run as Deployments; Traefik runs beside the cluster, among the components.
 ADDONS = {"coredns": "kube-system/coredns", "local-path": "kube-system/local-path-provisioner"}
-"""Add-ons that run as Deployments; Traefik runs beside the cluster, among the components."""
 
 
 class ComponentStatus(msgspec.Struct, frozen=True):
@@ -21,8 +56,8 @@ class ComponentStatus(msgspec.Struct, frozen=True):
     state: str
     pid: int
     restarts: int
+    # How it ended the last time, and when; empty if it never did.
     last_exit: str
-    """How it ended the last time, and when; empty if it never did."""
 
 
 class AddonStatus(msgspec.Struct, frozen=True):
@@ -37,12 +72,12 @@ class NodeStatus(msgspec.Struct, frozen=True):
     """One node of a cluster that has several."""
 
     name: str
+    # Running; stopped, when none of its processes runs; cut, when its network is cut.
     state: str
-    """Running; stopped, when none of its processes runs; cut, when its network is cut."""
+    # What the API server says; None when it does not answer, or does not know the node.
     ready: bool | None
-    """What the API server says; None when it does not answer, or does not know the node."""
+    # Empty for the first node, whose components are the cluster's.
     components: list[ComponentStatus]
-    """Empty for the first node, whose components are the cluster's."""
 
 
 class ClusterStatus(msgspec.Struct, frozen=True):
@@ -55,8 +90,8 @@ class ClusterStatus(msgspec.Struct, frozen=True):
     kubeconfig: str = ""
     websecure_port: int = 0
     fake_gpus: int = 0
+    # Of the first node; None when there is no node, or the API server does not answer.
     node_ready: bool | None = None
-    """Of the first node; None when there is no node, or the API server does not answer."""
     components: list[ComponentStatus] = []
     addons: list[AddonStatus] = []
     nodes: list[NodeStatus] = []
@@ -136,8 +171,8 @@ def _is_healthy(node: NodeStatus) -> bool:
 def read_node(layout: Layout, settings: ClusterSettings, name: str) -> bool | None:
     """Whether that node is Ready; None when the API server did not say."""
     try:
-        node = api.get(layout, settings, f"/api/v1/nodes/{name}")
-    except api.NoAnswer:
+        node = get(layout, settings, f"/api/v1/nodes/{name}")
+    except NoAnswer:
         return None
     return _condition(node, "Ready")
 
@@ -148,8 +183,8 @@ def read_addons(layout: Layout, settings: ClusterSettings) -> list[AddonStatus]:
     for name, reference in ADDONS.items():
         namespace, deployment = reference.split("/")
         try:
-            content = api.get(layout, settings, f"/apis/apps/v1/namespaces/{namespace}/deployments/{deployment}")
-        except api.NoAnswer as error:
+            content = get(layout, settings, f"/apis/apps/v1/namespaces/{namespace}/deployments/{deployment}")
+        except NoAnswer as error:
             found.append(AddonStatus(name, False, str(error)))
         else:
             ready = content.get("status", {}).get("readyReplicas", 0)

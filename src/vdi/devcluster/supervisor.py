@@ -31,8 +31,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+# What the starter writes to the supervisor's standard input once the surroundings (the network) are there.
 GO = b"go\n"
-"""What the starter writes to the supervisor's standard input once the surroundings (the network) are there."""
 
 LOG_BYTES = 20 << 20
 BACKOFF_FIRST, BACKOFF_MOST, STABLE_SECONDS = 0.1, 10.0, 30.0
@@ -56,10 +56,11 @@ class Component:
     env: dict[str, str] = field(default_factory=dict)
     after: list[str] = field(default_factory=list)
     ready: dict[str, str] = field(default_factory=dict)
+    # Non-empty: it is started once this file is there.
     needs_file: str = ""
-    """Non-empty: it is started once this file is there."""
+
+    # Non-empty: it gets the supervisor's inherited listening socket under this name, as systemd would hand it on.
     listen_name: str = ""
-    """Non-empty: it gets the supervisor's inherited listening socket under this name, as systemd would hand it on."""
 
 
 @dataclass

@@ -1,11 +1,35 @@
-"""How checks differ from other functions, and how a finding is made from its code."""
+"""Checks and the codes of their findings, whatever product they are about.
+
+The doctor and `vdi.kasm` declare theirs with `check` and `Code`.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from vdi.diagnosis.code import Code
+import msgspec
+
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.findings.model import Finding, Remedy, Severity
+
+
+class Code(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of the catalogue. Codes are never renamed and never used again for something else."""
+
+    code: str
+    layer: str
+    severity: Severity = Severity.ERROR
+    # What it means, for somebody who has never seen it.
+    means: str
+
+    # What it is concluded from.
+    proof: str
+    # What helps, and why.
+    remedy: str
+    # Codes that explain this one, the best explanation first, when they are about an object that is related to it.
+    follows: tuple[str, ...] = ()
+    # As a cause it explains whatever lists it, whatever object that is about: the whole cluster depends on it.
+    cluster_wide: bool = False
+
 
 CheckFunction = Callable[[Snapshot], Iterable[Finding]]
 
@@ -15,8 +39,8 @@ class Check:
     """One check."""
 
     name: str
+    # Kinds without which it could only guess.
     needs: frozenset[str]
-    """Kinds without which it could only guess."""
     run: CheckFunction
 
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-from vdi.diagnosis.check import check, make_finding
-from vdi.diagnosis.code import Code
+from vdi.diagnosis.check import Code, check, make_finding
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.findings.model import Finding, Remedy
 
@@ -21,6 +20,7 @@ DNS_DOWN = Code(
 @check("deployments")
 def dns_down(snapshot: Snapshot) -> Iterator[Finding]:
     """CoreDNS, as K3s and kubeadm install it."""
+
     for deployment in snapshot.raw("deployments"):
         meta, status = deployment["metadata"], deployment.get("status") or {}
         if (meta.get("labels") or {}).get("k8s-app") != "kube-dns" or status.get("readyReplicas"):

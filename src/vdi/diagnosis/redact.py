@@ -15,8 +15,7 @@ from typing import Any
 import msgspec
 
 from vdi.diagnosis.snapshot import REDACTED, Snapshot
-from vdi.session.identity import TEMPLATE_ANNOTATION, USER_ANNOTATION
-from vdi.session.naming import home_claim_name, user_home_claim_name
+from vdi.session.naming import TEMPLATE_ANNOTATION, USER_ANNOTATION, home_claim_name, user_home_claim_name
 
 Rename = Callable[[str], str]
 
@@ -26,12 +25,13 @@ _SECRET = re.compile(
     r"(?:(?:bearer|basic)\s+)?(\"[^\"]*\"|'[^']*'|\S+)"
 )
 
+# Fields of objects that quote programs: of conditions and states, and of Events.
 _SAID = ("message", "note")
-"""Fields of objects that quote programs: of conditions and states, and of Events."""
 
 
 def redact(snapshot: Snapshot) -> Snapshot:
     """The snapshot without names of people and without what looks like a secret in a log."""
+
     rename = names_in(snapshot)
     logs = {key: [_without_secrets(line) for line in lines] for key, lines in snapshot.logs.items()}
     bare = msgspec.structs.replace(snapshot, logs=logs, objects=_without_secrets_said(snapshot.objects))

@@ -1,8 +1,10 @@
-"""All that the doctor looks at, at one moment, as frozen data that can be saved and replayed. Pure.
+"""The cluster at one moment, as frozen data that can be saved and replayed, and what could not be read of it. Pure.
 
 Objects are as the API server sent them, without what no check reads. Checks read them through the properties.
 """
 
+import re
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime
@@ -13,17 +15,42 @@ import msgspec
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
+from vdi.cluster.objects import Event, Node, PersistentVolume, PersistentVolumeClaim, Pod
+from vdi.cluster.units import parse_time
 from vdi.kube.wire import convert
-from vdi.session.capacity import PersistentVolume
-from vdi.session.observed import Event, Node, PersistentVolumeClaim, Pod
-from vdi.session.times import parse_time
+
+_ACCOUNT = re.compile(r"system:serviceaccount:([^:]+):([^:]+)")
+# Who lacks a right, where the API server does not say it.
+UNKNOWN_ACCOUNT = "your account"
+
+
+def grant_commands(
+    prefix: str, who: str, verb: str, resource: str, *, namespace: str = "", resource_name: str = ""
+) -> tuple[str, ...]:
+    """A role of this one right, with a name of its own so that several can be pasted, and its binding to `who`.
+
+    `resource` as kubectl takes it: `pods`, `deployments.apps`, `pods/log`. `namespace` empty: in all of them. Where it
+    is unknown who it is, the binding is left out.
+    """
+
+    kind, at = ("role", ["--namespace", namespace]) if namespace else ("clusterrole", [])
+    name = "-".join(re.sub(r"[^a-z0-9-]", "-", part) for part in (prefix, verb, resource, resource_name) if part)
+    named = [f"--resource-name={resource_name}"] if resource_name else []
+    role = ["kubectl", "create", kind, name, *at, f"--verb={verb}", f"--resource={resource}", *named]
+    if who == UNKNOWN_ACCOUNT:
+        return (shlex.join(role),)
+    account = _ACCOUNT.fullmatch(who)
+    subject = f"--serviceaccount={account[1]}:{account[2]}" if account else f"--user={who}"
+    binding = ["kubectl", "create", f"{kind}binding", name, *at, f"--{kind}={name}", subject]
+    return shlex.join(role), shlex.join(binding)
+
 
 Raw = Mapping[str, Any]
 T = TypeVar("T")
 
 FORMAT = 1
+# In the place of a value that may be a secret.
 REDACTED = "(redacted)"
-"""In the place of a value that may be a secret."""
 
 
 class BadSnapshotError(ValueError):
@@ -35,8 +62,8 @@ class Unreadable(msgspec.Struct, frozen=True):
 
     kind: str
     words: str
+    # What to do, in a sentence.
     remedy: str
-    """What to do, in a sentence."""
     commands: tuple[str, ...] = ()
 
 
@@ -48,19 +75,19 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     names: tuple[str, ...] = ()
     begins: str = ""
     ends: str = ""
+    # Why it cannot be used, a clause; `missing`: there is no such Secret.
     problem: str = ""
-    """Why it cannot be used, a clause; `missing`: there is no such Secret."""
 
 
 class Scope(msgspec.Struct, frozen=True):
     """What was requested."""
 
+    # Sessions of this namespace; empty: of all.
     namespace: str = ""
-    """Sessions of this namespace; empty: of all."""
+    # Only this session of the namespace; empty: all.
     session: str = ""
-    """Only this session of the namespace; empty: all."""
+    # The namespace holds Kasm, whatever its chart is.
     kasm: bool = False
-    """The namespace holds Kasm, whatever its chart is."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
@@ -69,18 +96,18 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     format: int = FORMAT
     taken_at: str
     scope: Scope = Scope()
+    # By plural.
     objects: dict[str, list[dict[str, Any]]] = {}
-    """By plural."""
+    # Plurals of kinds that the API server does not know.
     absent: tuple[str, ...] = ()
-    """Plurals of kinds that the API server does not know."""
     unread: tuple[Unreadable, ...] = ()
+    # The end of a pod's log, by `namespace/name`; of one of several containers, by `namespace/name/container`.
     logs: dict[str, list[str]] = {}
-    """The end of a pod's log, by `namespace/name`; of one of several containers, by `namespace/name/container`."""
     certificates: tuple[Certificate, ...] = ()
+    # When the certificate that the API server shows ends; empty: not known, or there is no TLS.
     api_certificate_ends: str = ""
-    """When the certificate that the API server shows ends; empty: not known, or there is no TLS."""
+    # How long the fastest of a few small requests took, one after the other; 0: not measured.
     api_seconds: float = 0.0
-    """How long the fastest of a few small requests took, one after the other; 0: not measured."""
 
     @cached_property
     def now(self) -> datetime:

@@ -5,7 +5,8 @@ class ExitCode:
     """How a command ends that has run checks."""
 
     OK = 0
+    # Or the command failed.
     FINDINGS = 1
-    """Or the command failed."""
+
     USAGE = 2
     COULD_NOT_LOOK = 3

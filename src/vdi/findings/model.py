@@ -27,6 +27,7 @@ class Remedy(msgspec.Struct, frozen=True):
     @classmethod
     def run(cls, *commands: str) -> "Remedy":
         """Commands that speak for themselves."""
+
         return cls(commands=commands)
 
     def __bool__(self) -> bool:
@@ -44,26 +45,26 @@ class Remedy(msgspec.Struct, frozen=True):
 class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """One thing that was looked at. Most checks report only what is wrong, a checklist reports every item."""
 
+    # Names the check or what is wrong. Codes are never renamed and never reused for something else.
     code: str
-    """Names the check or what is wrong. Codes are never renamed and never reused for something else."""
     severity: Severity
+    # kind/namespace/name; kind/name for what is in no namespace; a path for a value of a file.
     object: str = ""
-    """kind/namespace/name; kind/name for what is in no namespace; a path for a value of a file."""
+    # What is wrong, in sentences. A checklist's item that is as it should be may have none.
     message: str = ""
-    """What is wrong, in sentences. A checklist's item that is as it should be may have none."""
+    # What was measured, where a check compares something.
     observed: str = ""
-    """What was measured, where a check compares something."""
+    # What it is compared with.
     expected: str = ""
-    """What it is compared with."""
+    # Field, Event, log line or arithmetic that shows it.
     evidence: tuple[str, ...] = ()
-    """Field, Event, log line or arithmetic that shows it."""
     remedy: Remedy = Remedy()
+    # Where more about it is written.
     remedy_url: str = ""
-    """Where more about it is written."""
+    # `CODE OBJECT` of the finding that this one follows from.
     caused_by: str = ""
-    """`CODE OBJECT` of the finding that this one follows from."""
+    # Objects that it depends on: a finding about one of them may be its cause.
     related_objects: tuple[str, ...] = ()
-    """Objects that it depends on: a finding about one of them may be its cause."""
 
     @property
     def key(self) -> str:

@@ -10,31 +10,32 @@ from xml.sax.saxutils import escape, quoteattr
 from vdi.findings.model import Finding, Severity, fails, roots, worst
 from vdi.printable import escape as escape_text
 
+# So many findings of one code under one cause are shown in full; of more, only their number.
 _ALIKE = 3
-"""So many findings of one code under one cause are shown in full; of more, only their number."""
+
 _WIDTH = 100
+# Characters of a line of evidence that are read at night.
 _EVIDENCE = 160
-"""Characters of a line of evidence that are read at night."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """One run of checks."""
 
+    # The command, such as `vdi doctor`.
     tool: str
-    """The command, such as `vdi doctor`."""
     findings: Sequence[Finding]
+    # About the run, in a line; empty: the findings are counted.
     summary: str = ""
-    """About the run, in a line; empty: the findings are counted."""
+    # Whether warnings fail the run. Exit code and JUnit say the same.
     warnings_fail: bool = False
-    """Whether warnings fail the run. Exit code and JUnit say the same."""
+    # What else programs may want to know about the run, for JSON.
     context: Mapping[str, Any] = field(default_factory=dict)
-    """What else programs may want to know about the run, for JSON."""
+    # Paragraphs for people, after the findings.
     notes: Sequence[str] = ()
-    """Paragraphs for people, after the findings."""
     timestamp: str = ""
+    # Whether evidence is printed in full; else each line of it is cut.
     verbose: bool = True
-    """Whether evidence is printed in full; else each line of it is cut."""
 
     @property
     def conclusion(self) -> str:
@@ -56,8 +57,8 @@ def count_findings(findings: Sequence[Finding]) -> str:
     return ", ".join(parts)
 
 
+# Severities that have a plural.
 _COUNTED = frozenset({Severity.ERROR, Severity.WARNING})
-"""Severities that have a plural."""
 
 
 def as_text(report: Report) -> Iterator[str]:

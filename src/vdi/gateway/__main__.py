@@ -5,24 +5,25 @@ import os
 import sys
 from pathlib import Path
 
+from vdi.gateway.app import run_process
 from vdi.gateway.limits import LimitsError
-from vdi.gateway.serve import run_process
 from vdi.gateway.settings import read_settings
-from vdi.gateway.store.base import DatabaseUrlError
+from vdi.gateway.store.database import DatabaseUrlError
 from vdi.gateway.store.migrations import UnknownRevisionError
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import load_config
 from vdi.kube.errors import KubeError
-from vdi.operator.logs import set_up_logging
-from vdi.operator.variables import SettingsError
+from vdi.process import set_up_logging
+from vdi.settings import SettingsError
 
 log = logging.getLogger("vdi.gateway")
 
+# Exit codes, those of `vdi`.
 DONE, FAILED, USAGE, COULD_NOT_LOOK = range(4)
-"""Exit codes, those of `vdi`."""
 
 
 def main() -> int:
     """Run until SIGTERM or Ctrl-C, as the environment says: VDI_KUBECONFIG, VDI_CONTEXT and the settings."""
+
     try:
         settings = read_settings(os.environ)
     except SettingsError as why:

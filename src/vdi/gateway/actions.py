@@ -16,39 +16,37 @@ import msgspec
 
 from vdi.api.schedule import SessionSchedule
 from vdi.api.session import FULL_CONTROL, Access, GuestRole, VDISession
-from vdi.gateway.context import GatewayContext
+from vdi.cluster.objects import RESTARTED_AT
+from vdi.cluster.units import ALLOWED_DURATIONS, format_duration, format_time, parse_duration, parse_time
+from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, refused_by_cluster
 from vdi.gateway.guests import add_guest, remove_guest
 from vdi.gateway.history.component import History
 from vdi.gateway.limits import Limits
-from vdi.gateway.rights import Action, knows_of, refusal
+from vdi.gateway.rights import Action, User, knows_of, normal_user, refusal, same_user
 from vdi.gateway.starting import QuotaGuard, Starter
 from vdi.gateway.store.audit import Act, Audit, NotAuditedError
-from vdi.gateway.users import User, normal_user, same_user
+from vdi.kinds import SESSIONS
 from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound, Replaced
 from vdi.kube.resource import CLAIMS
-from vdi.operator.kinds import SESSIONS
-from vdi.session.home_list import HomeSummary, why_not_deleted
-from vdi.session.homes import may_use, retained_claim
-from vdi.session.image import refuse_view_only
+from vdi.session.homes import HomeSummary, may_use, retained_claim, why_not_deleted
 from vdi.session.lifetime import is_capped, run_length
-from vdi.session.observed import RESTARTED_AT
 from vdi.session.request import SessionRequest
 from vdi.session.schedule import describe_schedule, find_session_problem
-from vdi.session.times import format_time, parse_time
-from vdi.session.units import ALLOWED_DURATIONS, format_duration, parse_duration
+from vdi.session.streaming import refuse_view_only
 from vdi.session.volumes import GROUPS, groups_annotation
 
 log = logging.getLogger(__name__)
 
+# What may be put into a path: names such as `..` would lead to another resource.
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-"""What may be put into a path: names such as `..` would lead to another resource."""
+
+# How often an edit of a list starts again because another writer, mostly the operator, was faster.
 _TRIES = 20
-"""How often an edit of a list starts again because another writer, mostly the operator, was faster."""
+# Characters of a refused value that are shown.
 _SHOWN = 100
-"""Characters of a refused value that are shown."""
+# Seconds that the pause before another try grows with each.
 _PAUSE = 0.01
-"""Seconds that the pause before another try grows with each."""
 
 
 class Actions:

@@ -11,8 +11,8 @@ from vdi.gateway.settings import Network
 from vdi.kube.http import url_host
 from vdi.session.naming import service_name
 
+# For clients of desktops, which speak plain HTTP: loading the usual authorities takes 20 ms each time.
 NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For clients of desktops, which speak plain HTTP: loading the usual authorities takes 20 ms each time."""
 
 
 def client_address(request: HTTPConnection, trusted: tuple[Network, ...], cluster: ClusterCache) -> str:
@@ -24,6 +24,7 @@ def client_address(request: HTTPConnection, trusted: tuple[Network, ...], cluste
     Pods of desktops share their network with Traefik, and run what their users please: where no NetworkPolicy is
     enforced, one can connect to us directly. It is never a proxy.
     """
+
     peer = request.client.host if request.client else ""
     if not _is_among(peer, trusted) or cluster.is_desktop(peer):
         return peer

@@ -1,12 +1,20 @@
-"""The gateway's wiring: its components, the ASGI app of each listener, and background work."""
+"""The gateway process: wiring of its components, the ASGI app of each listener, and serving until a stop signal.
+
+`run_process` is the program; tests and benchmarks enter `open_gateway` and build the apps themselves. There are two
+listeners: the public one behind Traefik, and the internal one for forwardAuth, the operator, the kubelet and
+Prometheus.
+"""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute
@@ -16,40 +24,42 @@ from vdi.api.session import VDISession
 from vdi.gateway.actions import Actions
 from vdi.gateway.addresses import client_address
 from vdi.gateway.api.component import Api
-from vdi.gateway.api.services import ApiServices
 from vdi.gateway.cluster_cache import ClusterCache
-from vdi.gateway.component import Component
-from vdi.gateway.context import GatewayContext
-from vdi.gateway.desktop_agent import DesktopAgent
-from vdi.gateway.diagnosis import Diagnosis
-from vdi.gateway.doctor_runs import DoctorRunner
+from vdi.gateway.component import Component, GatewayContext
+from vdi.gateway.current_use import GpuSlots
+from vdi.gateway.desktop_agent import DesktopAgent, StartupScripts
+from vdi.gateway.doctor import DoctorMetrics, DoctorRunner
 from vdi.gateway.edge.component import Edge
-from vdi.gateway.gpu_slots import GpuSlots
 from vdi.gateway.health import Health
 from vdi.gateway.history.component import History
 from vdi.gateway.homes_ahead import HomesAhead
 from vdi.gateway.limits import Limits, LimitsError, read_limits
 from vdi.gateway.login.component import Login
 from vdi.gateway.login.guard import Guard
-from vdi.gateway.login.logins import Logins
-from vdi.gateway.login.passwords import Passwords
-from vdi.gateway.login.sign_out import SignOut
+from vdi.gateway.login.local_users import Passwords
+from vdi.gateway.login.logins import Logins, SignOut
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.portal.component import Portal
-from vdi.gateway.portal.services import PortalServices
-from vdi.gateway.portal.subscriptions import Subscriptions
 from vdi.gateway.probing import Prober
+from vdi.gateway.services import ApiServices, PortalServices
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import open_shared_state
 from vdi.gateway.starting import QuotaGuard
-from vdi.gateway.startup_scripts import StartupScripts
 from vdi.gateway.store.audit import Audit, came_from
-from vdi.gateway.store.base import Database, DatabaseUnavailableError
+from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.migrations import upgrade
+from vdi.gateway.subscriptions import Subscriptions
 from vdi.gateway.thumbnails import Thumbnails
-from vdi.gateway.web.errors import ErrorPages
-from vdi.gateway.web.middleware import INTERNAL_BODY, PUBLIC_BODY, BodyLimit, HostRouter, RequestMetrics
-from vdi.gateway.web.security_headers import SecurityHeaders
+from vdi.gateway.web.connection import Connection
+from vdi.gateway.web.middleware import (
+    INTERNAL_BODY,
+    PUBLIC_BODY,
+    BodyLimit,
+    HostRouter,
+    RequestMetrics,
+    SecurityHeaders,
+)
+from vdi.gateway.web.render import ErrorPages
 from vdi.kube.config import ClusterConfig
 from vdi.kube.transport import Client
 from vdi.version import user_agent
@@ -57,12 +67,13 @@ from vdi.version import user_agent
 log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "vdi-gateway"
-_AGAIN = 2.0
-"""Seconds between two tries to reach the database at start."""
+# Seconds between two tries to reach the database at start.
+_RETRY_SECONDS = 2.0
 
 
 def now() -> datetime:
     """The machine's own clock, in UTC."""
+
     return datetime.now(UTC)
 
 
@@ -78,8 +89,8 @@ class Gateway:
     api: Api
     history: History
     portal: Portal
+    # All of them, in the order in which their routes are matched.
     components: Sequence[Component]
-    """All of them, in the order in which their routes are matched."""
     health: Health
 
     def stop(self) -> None:
@@ -191,7 +202,7 @@ def build_gateway(
             startup_scripts=startup_scripts,
         )
     )
-    diagnosis = Diagnosis(context.settings, context.client, context.metrics.registry)
+    diagnosis = DoctorMetrics(context.settings, context.client, context.metrics.registry)
     components = (login, edge, api, history, portal, homes_ahead, diagnosis)
     return Gateway(
         context=context,
@@ -245,7 +256,7 @@ async def _upgrade(database: Database) -> None:
             if str(error) != said:
                 said = str(error)
                 log.warning("waiting for the database: %s", said)
-            await asyncio.sleep(_AGAIN)
+            await asyncio.sleep(_RETRY_SECONDS)
 
 
 def build_public(context: GatewayContext, components: Sequence[Component], health: Health) -> ASGIApp:
@@ -284,3 +295,97 @@ class ClientAddress:
         """One request; each has a context of its own."""
         came_from.set(client_address(HTTPConnection(scope), self._trusted, self._cluster))
         await self._app(scope, receive, send)
+
+
+# Seconds that answers under way may take after SIGTERM. Streams of events end themselves at once.
+_GRACE_SECONDS = 2
+# Longer than Traefik keeps an idle connection (90 s): so it never uses one that is just being closed.
+_KEEP_ALIVE_SECONDS = 120
+# Connections at a time; each is a browser that waits, or one of Traefik's.
+_MAX_CONNECTIONS = 4096
+
+# Called with the public and the internal port, once both are open.
+OnListening = Callable[[int, int], None]
+
+
+async def run_gateway(
+    config: ClusterConfig, settings: Settings, *, stop: asyncio.Event, on_listening: OnListening | None = None
+) -> None:
+    """Serve until `stop` is set.
+
+    Raises OSError when a port is taken, LimitsError, PricesError, DatabaseUrlError or KubeError for what can never
+    work. A cluster or a database that is out of reach is waited for, and /readyz says so.
+    """
+    with (
+        listen(settings.public_addr, "VDI_PUBLIC_ADDR") as public,
+        listen(settings.internal_addr, "VDI_INTERNAL_ADDR") as internal,
+    ):
+        async with open_gateway(config, settings) as gateway:
+            servers = {
+                _Server(_uvicorn_config(build_public(gateway.context, gateway.components, gateway.health))): public,
+                _Server(_uvicorn_config(build_internal(gateway.context, gateway.components, gateway.health))): internal,
+            }
+            ports = [listener.getsockname()[1] for listener in (public, internal)]
+            log.info("listening on port %d for the public, on port %d for the cluster", *ports)
+            if on_listening:
+                on_listening(*ports)
+            async with asyncio.TaskGroup() as group:
+                for server, where in servers.items():
+                    group.create_task(server.serve([where]))
+                await stop.wait()
+                gateway.stop()
+                for server in servers:
+                    server.should_exit = True
+    log.info("stopped")
+
+
+def run_process(config: ClusterConfig, settings: Settings) -> None:
+    """The whole life of a gateway process, on uvloop."""
+    import uvloop
+
+    from vdi.operator.runtime import stop_on_signals
+
+    async def life() -> None:
+        stop = asyncio.Event()
+        with stop_on_signals(stop):
+            await run_gateway(config, settings, stop=stop)
+
+    uvloop.run(life())
+
+
+class _Server(uvicorn.Server):
+    """One of several in a process: signals are for the process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _uvicorn_config(app: object) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        limit_concurrency=_MAX_CONNECTIONS,
+    )
+
+
+@contextlib.contextmanager
+def listen(address: tuple[str, int], variable: str) -> Iterator[socket.socket]:
+    """A socket on which connections can queue already. Raises OSError, which names the setting."""
+    host, port = address
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        one = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as why:
+        raise OSError(f"{variable}={host}:{port}: cannot listen there: {why.strerror or why}") from why
+    with one:
+        one.setblocking(False)
+        yield one

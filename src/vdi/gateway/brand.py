@@ -6,32 +6,33 @@ and dark, whatever was chosen: contrast of WCAG 2.2 AA (1.4.3).
 
 from dataclasses import dataclass
 
+# Red, green, blue in sRGB, 0 to 1.
 Colour = tuple[float, float, float]
-"""Red, green, blue in sRGB, 0 to 1."""
 
 _READABLE = 4.5
 _STEP = 0.02
 _WHITE, _BLACK = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
+# The grounds of `portal.css` on which links stand with the least contrast: --sunken in light, --raised in dark.
 _GROUND_LIGHT, _GROUND_DARK = ((0xEE / 255, 0xF0 / 255, 0xF4 / 255), (0x1C / 255, 0x22 / 255, 0x2B / 255))
-"""The grounds of `portal.css` on which links stand with the least contrast: --sunken in light, --raised in dark."""
 
 
 @dataclass(frozen=True, slots=True)
 class Brand:
     """All of it; what is empty is as it comes."""
 
+    # VDI_BRAND_NAME: beside the logo, and in the titles of pages.
     name: str = "VDI"
-    """VDI_BRAND_NAME: beside the logo, and in the titles of pages."""
+
+    # VDI_BRAND_LOGO: a data:image/ URL.
     logo: str = ""
-    """VDI_BRAND_LOGO: a data:image/ URL."""
+    # VDI_BRAND_ACCENT: #rrggbb; what buttons and links are coloured after.
     accent: str = ""
-    """VDI_BRAND_ACCENT: #rrggbb; what buttons and links are coloured after."""
+    # VDI_BRAND_BANNER: text above the login form.
     banner: str = ""
-    """VDI_BRAND_BANNER: text above the login form."""
+    # VDI_BRAND_TERMS: text that has to be accepted before each login.
     terms: str = ""
-    """VDI_BRAND_TERMS: text that has to be accepted before each login."""
+    # VDI_BRAND_SUPPORT_URL: https: or mailto:, at the foot of every page.
     support_url: str = ""
-    """VDI_BRAND_SUPPORT_URL: https: or mailto:, at the foot of every page."""
 
 
 def stylesheet(brand: Brand) -> str:

@@ -11,26 +11,27 @@ from typing import Any, Literal, Self
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
+from vdi.gateway.rights import same_user
 from vdi.gateway.settings import Settings
-from vdi.gateway.users import same_user
+from vdi.kinds import POOLS, SESSIONS, TEMPLATES
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.interning import Interner
 from vdi.kube.resource import CLAIMS
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector, describe_troubles
-from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
 from vdi.session.conditions import ADMITTED, Reason
-from vdi.session.home_list import HomeClaim, HomeSummary, summarize_homes
-from vdi.session.identity import MANAGED_BY, USER_ANNOTATION
+from vdi.session.homes import HomeClaim, HomeSummary, summarize_homes
+from vdi.session.naming import MANAGED_BY, USER_ANNOTATION
 
 Kind = Literal["session", "template", "pool"]
 Watched = VDISession | VDITemplate | VDIPool
+# Called with (kind, old, new): (kind, None, new) is an addition, (kind, old, None) a removal.
 Listener = Callable[[Kind, Any, Any], None]
-"""Called with (kind, old, new): (kind, None, new) is an addition, (kind, old, None) a removal."""
 
+# Seconds without a word from the API server (a silent watch is opened again after 90) until the picture is old.
 STALE = 150.0
-"""Seconds without a word from the API server (a silent watch is opened again after 90) until the picture is old."""
+
 _BY_URL = "url"
 _BY_UID = "uid"
 _BY_POD_IP = "pod-ip"
@@ -41,10 +42,10 @@ class Change:
     """What became of one object since its last Change was read; several changes in a row are one."""
 
     kind: Kind
+    # Before the first of them; None: it was not there.
     old: Any
-    """Before the first of them; None: it was not there."""
+    # After the last; None: it is gone.
     new: Any
-    """After the last; None: it is gone."""
 
     @property
     def name(self) -> str:

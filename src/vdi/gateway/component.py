@@ -1,8 +1,21 @@
-"""The interface of the gateway's components: login, edge, API, history, portal, doctor's record and health."""
+"""The interface of the gateway's components, and the context that each of them is built with.
 
-from collections.abc import Iterator, Sequence
+`app` builds the components once per process. Every component may override its routes and its background work.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from starlette.routing import BaseRoute
+
+from vdi.gateway.cluster_cache import ClusterCache
+from vdi.gateway.metrics import Metrics
+from vdi.gateway.settings import Settings
+from vdi.gateway.shared_state import SharedState
+from vdi.gateway.store.database import Database
+from vdi.kube.transport import Client
 
 
 class Component:
@@ -14,6 +27,7 @@ class Component:
 
     def portal_routes(self) -> Sequence[BaseRoute]:
         """Answered at `https://portal.<domain>`, on the public listener."""
+
         return ()
 
     def desktop_routes(self) -> Sequence[BaseRoute]:
@@ -37,3 +51,19 @@ class Component:
     async def external_problems(self) -> Sequence[str]:
         """Problems outside of this process, one line each. They are logged; they do not make the process unready."""
         return ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayContext:
+    """One per process; nothing of it is global."""
+
+    settings: Settings
+    # The Kubernetes API, with the gateway's own service account.
+    client: Client
+    cluster: ClusterCache
+    database: Database
+    shared: SharedState
+    metrics: Metrics
+    clock: Callable[[], datetime]
+    # Set at SIGTERM: open event streams then end.
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)

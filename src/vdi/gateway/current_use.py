@@ -1,15 +1,24 @@
-"""How much a person has, beside how much they may have: for the API's `/me` and `/admin/users`, and the portal."""
+"""Current use: one user's amounts beside their limits, and the GPU slots of the nodes. For the REST API and the
+portal.
+"""
 
+from collections import Counter
 from collections.abc import Iterable
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import msgspec
 
 from vdi.api.constraints import doc
 from vdi.api.session import VDISession
 from vdi.gateway.cluster_cache import ClusterCache
+from vdi.gateway.component import GatewayContext
 from vdi.gateway.limits import Limit, counts, gpus_of, home_bytes
-from vdi.gateway.users import same_user
+from vdi.gateway.rights import same_user
+from vdi.gpu.sharing.config import RENAMED, RESOURCE
+from vdi.gpu.sharing.state import Node
+from vdi.kube.errors import Forbidden, KubeError
+from vdi.kube.resource import NODES
 
 _GIB = 1 << 30
 
@@ -33,6 +42,7 @@ class Use(msgspec.Struct, rename="camel"):
 
 def use_of(cluster: ClusterCache, limit: Limit, user: str, hours: float, gpu_hours: float) -> Use:
     """As it is now; `hours` and `gpu_hours` of this month are asked from history."""
+
     mine = running_of(cluster.sessions.values(), user)
     gpus = sum(gpus_of(session, cluster.template(session.spec.template)) for session in mine)
     homes = sum(home_bytes(home) for home in cluster.homes_of(user) if not home.deleted)
@@ -49,3 +59,68 @@ def use_of(cluster: ClusterCache, limit: Limit, user: str, hours: float, gpu_hou
 def running_of(sessions: Iterable[VDISession], user: str) -> list[VDISession]:
     """The sessions of a user that count in the limits."""
     return [session for session in sessions if same_user(session.spec.user, user) and counts(session)]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSlots:
+    """One node with GPUs."""
+
+    name: str
+    total: int
+    used: int
+    cordoned: bool
+
+    @property
+    def nearly_full(self) -> float:
+        """From where on its bar warns."""
+        return self.total * 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """All nodes with GPUs; or why they could not be looked at."""
+
+    nodes: tuple[NodeSlots, ...] = ()
+    unknown: str = ""
+
+    @property
+    def total(self) -> int | None:
+        """GPUs (or shares of one) in the cluster; None: not known."""
+        return None if self.unknown else sum(node.total for node in self.nodes)
+
+
+class GpuSlots:
+    """Reads the GPU slots of the nodes, and remembers their number."""
+
+    def __init__(self, context: GatewayContext) -> None:
+        self._context = context
+        self.total: int | None = None
+        """GPUs (or shares of one) in the cluster at the last reading; None: not known."""
+
+    async def read(self) -> Slots:
+        """Read the nodes from the API server. What may not be read is in `Slots.unknown`."""
+        slots = await self._read()
+        self.total = slots.total
+        return slots
+
+    async def _read(self) -> Slots:
+        cluster = self._context.cluster
+        try:
+            raw: list[dict[str, Any]] = await self._context.client.list(NODES, into=dict[str, Any])
+        except Forbidden as error:
+            return Slots(unknown=f"The gateway may not read nodes: {error.message} (chart value gateway.doctor)")
+        except (KubeError, OSError, TimeoutError) as error:
+            return Slots(unknown=f"The nodes cannot be read now: {error}")
+        used: Counter[str] = Counter()
+        for session in cluster.sessions.values():
+            if session.status.node_name and session.status.pod_name:
+                template = cluster.template(session.spec.template)
+                used[session.status.node_name] += gpus_of(session, template)
+        nodes = [_slots(node, used) for node in raw]
+        return Slots(tuple(sorted((node for node in nodes if node.total or node.used), key=lambda node: node.name)))
+
+
+def _slots(raw: dict[str, Any], used: Counter[str]) -> NodeSlots:
+    node = Node(raw)
+    total = sum(node.count(resource) for resource in (RESOURCE, RENAMED, *node.mig_resources))
+    return NodeSlots(node.name, total, used[node.name], bool(raw.get("spec", {}).get("unschedulable")))

@@ -8,8 +8,8 @@ import msgspec
 from starlette.exceptions import HTTPException
 
 from vdi.api.constraints import doc
-from vdi.api.fields import allowed_in_session
-from vdi.gateway.users import AddressError
+from vdi.api.crd import allowed_in_session
+from vdi.gateway.rights import AddressError
 from vdi.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, KubeError, NotFound, Replaced
 
 STATUS = {
@@ -37,6 +37,7 @@ class ActionDenied(Exception):  # noqa: N818 -- read as `except ActionDenied`
     def __init__(self, code: str, sentence: str, *fields: FieldProblem) -> None:
         self.code = code
         """A key of `STATUS`."""
+
         self.sentence = sentence
         self.fields = fields
         """The fields of the request that it is about, by their names in the REST API."""
@@ -100,8 +101,8 @@ def refused_by_cluster(error: KubeError, name: str, sent: Mapping[str, Any] | No
     )
 
 
+# `spec`, `access`, `0` and `user` of the path `spec.access[0].user`.
 _PART = re.compile(r"[^.\[\]]+")
-"""`spec`, `access`, `0` and `user` of the path `spec.access[0].user`."""
 
 
 def _fields(error: Invalid, sent: Mapping[str, Any]) -> Iterator[FieldProblem]:

@@ -1,21 +1,82 @@
-"""Asks the agent in a desktop, as its operator does: at the pod's address, with a token that only the two know.
+"""The agent in a desktop: requests to it, the key that authenticates them, and its report on start-up scripts.
 
-What an agent answers is untrusted input: its user can put any program in its place. So no proxy of the environment,
-no redirects, and an end to how long and how large an answer may be.
+The gateway asks an agent as the operator does: at the pod's address, with a token derived from the release's desktop
+key. The gateway may read no Secret in the namespaces of sessions, so it derives the tokens itself; the operator draws
+the key and writes the same tokens into the Secrets of desktops.
+
+An agent's response is untrusted input, because its user can put any program in its place: no proxy of the environment,
+no redirects, and a limit to time and size.
 """
 
+import asyncio
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Annotated, Literal
 
-from vdi.api.session import Role, VDISession
+import msgspec
+
+from vdi.api.constraints import doc
+from vdi.api.session import Phase, Role, VDISession
 from vdi.gateway.addresses import NO_AUTHORITIES, desktop_url
-from vdi.gateway.context import GatewayContext
+from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_key import DesktopKey, DesktopKeyError
-from vdi.gateway.rights import role_in
-from vdi.gateway.users import User
+from vdi.gateway.rights import User, role_in
 from vdi.http_client import HTTP_ERRORS, BadResponseError, Response, open_client
+from vdi.kube.errors import KubeError
+from vdi.kube.resource import SECRETS
+from vdi.kube.transport import Client
+from vdi.session.credentials import KEY_SECRET, DesktopTokens, decode_key, derive_tokens
+
+
+class DesktopKeyError(Exception):
+    """Raised when the key cannot be had now; says why, and shows nothing of it."""
+
+
+class _Secret(msgspec.Struct):
+    data: dict[str, str] = {}
+
+
+class DesktopKey:
+    """Read once, and again after a desktop has refused a token.
+
+    Meanwhile the last one counts: neither that desktop nor a slow API server may hold up the others.
+    """
+
+    def __init__(self, client: Client, namespace: str) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._value = b""
+        self._problem = ""
+        self._reading: asyncio.Task[None] | None = None
+
+    def reread(self) -> "asyncio.Task[None]":
+        """Read the key, unless that is under way: a desktop has refused a token."""
+
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.get_running_loop().create_task(self._read(), name="desktop key")
+        return self._reading
+
+    async def tokens(self, session: VDISession) -> DesktopTokens:
+        """The tokens of the session's desktop. Raises DesktopKeyError."""
+        if not self._value:
+            await asyncio.shield(self.reread())
+        if not self._value:
+            raise DesktopKeyError(self._problem)
+        meta = session.metadata
+        pod = session.status.pod_name
+        return derive_tokens(self._value, namespace=meta.namespace, name=meta.name, uid=meta.uid, pod=pod)
+
+    async def _read(self) -> None:
+        try:
+            secret = await self._client.get(SECRETS, KEY_SECRET, namespace=self._namespace, into=_Secret)
+            self._value = decode_key(secret.data)
+        except KubeError as error:
+            self._problem = f"the Secret {self._namespace}/{KEY_SECRET} cannot be read: {error}"
+        except ValueError as error:
+            self._problem = f"the Secret {self._namespace}/{KEY_SECRET} {error}"
+
 
 AGENT_PORT = 8082
 
@@ -25,8 +86,8 @@ class DesktopAgent:
     """The agents of all desktops."""
 
     key: DesktopKey
+    # URL of the agent in a session's desktop.
     address: Callable[[VDISession], str] = lambda session: desktop_url(session, AGENT_PORT)
-    """URL of the agent in a session's desktop."""
 
     async def ask(
         self,
@@ -74,3 +135,85 @@ def find_session(context: GatewayContext, user: User, name: str) -> tuple[VDISes
     if session is None or (role is None and not user.admin):
         raise ActionDenied("NotFound", f"You have no desktop {name!r}.")
     return session, role
+
+
+# The desktop's page waits for it.
+SCRIPTS_SECONDS = 2.0
+SCRIPTS_MAX_BYTES = 64 * 1024
+MAX_SCRIPTS = 2
+MAX_LINES, MAX_CHARACTERS = 40, 4096
+_TERMINAL_COMMAND = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+
+
+class StartupScript(msgspec.Struct, rename="camel", omit_defaults=True):
+    """One script and its result."""
+
+    source: Annotated[
+        Literal["template", "user"],
+        doc("Whose script: `startupScript` of the template, or `~/.config/vdi/startup.sh` of the user."),
+    ]
+    state: Annotated[
+        Literal["Running", "Ended", "NotStarted"],
+        doc("NotStarted: it could not be started; `output` has the reason."),
+    ]
+    exit_code: Annotated[int | None, doc("Exit code of a script that has ended; 0: success.")] = None
+    output: Annotated[str, doc(f"Its last lines: at most {MAX_LINES}, and {MAX_CHARACTERS} characters.")] = ""
+
+
+class StartupScriptList(msgspec.Struct):
+    """Scripts, in the order in which they started."""
+
+    items: Annotated[tuple[StartupScript, ...], doc("Those of the current start of the desktop.")]
+
+
+class _Report(msgspec.Struct):
+    scripts: tuple[StartupScript, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartupScripts:
+    """Asks the desktops' agents."""
+
+    context: GatewayContext
+    agent: DesktopAgent
+
+    async def read(self, user: User, name: str) -> tuple[StartupScript, ...]:
+        """Those of the user's own desktop since its start. Raises ActionDenied."""
+        session, role = find_session(self.context, user, name)
+        if role is not Role.OWNER:
+            raise ActionDenied("Forbidden", f"Only the owner of desktop {name!r} can read what its scripts write.")
+        if not is_readable(session, role):
+            raise ActionDenied(
+                "Conflict", f"The desktop {name!r} is not running, so it has no results of start-up scripts."
+            )
+        answer = await self.agent.ask(
+            session, "GET", "/startup-scripts", seconds=SCRIPTS_SECONDS, max_bytes=SCRIPTS_MAX_BYTES
+        )
+        if answer.status == HTTPStatus.NOT_FOUND:
+            raise ActionDenied("Conflict", f"The image of desktop {name!r} does not report its start-up scripts.")
+        if answer.status != HTTPStatus.OK:
+            raise ActionDenied("Unavailable", f"The agent in {name!r} has no report now ({answer.status}).")
+        try:
+            scripts = answer.json(_Report).scripts
+        except BadResponseError as error:
+            raise ActionDenied("Conflict", f"The agent in {name!r} did not return a valid report.") from error
+        return tuple(
+            msgspec.structs.replace(script, output=last_lines(script.output)) for script in scripts[:MAX_SCRIPTS]
+        )
+
+
+def is_readable(session: VDISession, role: Role | None) -> bool:
+    """Whether somebody with this role in the session gets the report now."""
+    return (
+        role is Role.OWNER
+        and session.status.phase == Phase.RUNNING
+        and not session.spec.suspended
+        and not session.metadata.deletion_timestamp
+    )
+
+
+def last_lines(output: str) -> str:
+    """The end of a script's output as plain text: no colours, and no characters that change the order of others."""
+    text = _TERMINAL_COMMAND.sub("", output[-2 * MAX_CHARACTERS :]).replace("\r\n", "\n").replace("\r", "\n")
+    plain = "".join(character for character in text if character in "\n\t" or character.isprintable())
+    return "\n".join(plain[-MAX_CHARACTERS:].rstrip().split("\n")[-MAX_LINES:])

@@ -3,19 +3,19 @@
 from datetime import datetime, timedelta
 
 from vdi.api.session import Access, GuestRole, VDISession
+from vdi.cluster.units import format_time
 from vdi.gateway.denied import ActionDenied, FieldProblem, refused_address
-from vdi.gateway.rights import is_over
-from vdi.gateway.users import AddressError, check_address, normal_user, same_user
-from vdi.session.times import format_time
+from vdi.gateway.rights import AddressError, check_address, is_over, normal_user, same_user
 
+# Guests of one session, as the CRD allows.
 MOST = 64
-"""Guests of one session, as the CRD allows."""
 
 
 def add_guest(
     session: VDISession, user: str, role: GuestRole, expires: datetime | None, now: datetime
 ) -> tuple[Access, ...]:
     """The list with this guest, in place of an earlier entry, without entries that are over. Raises ActionDenied."""
+
     try:
         guest = check_address(user)
     except AddressError as why:

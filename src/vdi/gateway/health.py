@@ -15,20 +15,20 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from vdi.gateway.component import Component
-from vdi.gateway.context import GatewayContext
+from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.edge.tokens import LEEWAY
-from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.operator.metrics_token import CHALLENGE, MetricsToken
+from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.process import CHALLENGE, MetricsToken
 
+# Seconds that database and Redis have for an answer: less than the kubelet has for ours.
 _PATIENCE = 2.0
-"""Seconds that database and Redis have for an answer: less than the kubelet has for ours."""
+
+# Seconds between two looks for the log.
 _LOOK_EVERY = 5.0
-"""Seconds between two looks for the log."""
+# Looks after which it is no mere start, and between two lines about it: `vdi doctor` reads the last ones alone.
 _LASTING, _AGAIN = 2, 12
-"""Looks after which it is no mere start, and between two lines about it: `vdi doctor` reads the last ones alone."""
+# How the log says that something is missing, and that it is back. `vdi doctor` knows these words.
 TROUBLE, OVER = "trouble: ", "no trouble any more: "
-"""How the log says that something is missing, and that it is back. `vdi doctor` knows these words."""
 
 log = logging.getLogger(__name__)
 

@@ -12,24 +12,23 @@ from datetime import timedelta
 
 import msgspec
 
-from vdi.gateway.component import Component
-from vdi.gateway.context import GatewayContext
+from vdi.cluster.units import parse_time
+from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.denied import ActionDenied
+from vdi.gateway.rights import User, normal_user, same_user
 from vdi.gateway.starting import QuotaGuard, Starter
-from vdi.gateway.users import User, normal_user, same_user
 from vdi.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
 from vdi.kube.resource import CLAIMS
-from vdi.session.children.home import build_home
-from vdi.session.home_list import HomeClaim
-from vdi.session.homes import COPYING, MADE_AHEAD, may_use
-from vdi.session.identity import USER_ANNOTATION, Identity
+from vdi.session.children import build_home
+from vdi.session.homes import COPYING, MADE_AHEAD, HomeClaim, may_use
+from vdi.session.naming import USER_ANNOTATION, Identity
 from vdi.session.request import SessionRequest
-from vdi.session.times import parse_time
 
 log = logging.getLogger(__name__)
 
+# How long a home that nothing uses stays.
 KEPT = timedelta(minutes=10)
-"""How long a home that nothing uses stays."""
+
 _PERIOD_SECONDS = 60.0
 
 

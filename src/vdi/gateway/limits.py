@@ -1,4 +1,4 @@
-"""How much one person may have: sessions and GPUs at once, hours per month, size of homes. Pure; default: no limits.
+"""Limits of one user: sessions and GPUs at once, hours per month, size of homes; and the size of a desktop. Pure.
 
     default: {sessions: 3, gpus: 2, hoursPerMonth: 200, gpuHoursPerMonth: 100, homeStorage: 100Gi}
     groups:
@@ -6,8 +6,8 @@
     users:
       alice@example.com: {gpus: 8}
 
-Each number is looked for by itself: with the user, then among the groups of the person (the most generous counts),
-then in `default`. A number that is found nowhere does not limit.
+Each number is looked up on its own: for the user, then in the user's groups (the most generous counts), then in
+`default`. A number that is found nowhere does not limit.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,11 +20,10 @@ import yaml
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.gateway.users import User
-from vdi.session.home_list import HomeSummary
-from vdi.session.homes import Home
-from vdi.session.people import normal_name
-from vdi.session.units import parse_quantity
+from vdi.cluster.units import parse_quantity
+from vdi.gateway.rights import User
+from vdi.session.homes import Home, HomeSummary
+from vdi.session.naming import normal_name
 
 
 class LimitsError(Exception):
@@ -32,6 +31,7 @@ class LimitsError(Exception):
 
 
 _GIB = 1 << 30
+# Each limit, and its name in the file.
 _FIELDS = {
     "sessions": "sessions",
     "gpus": "gpus",
@@ -39,22 +39,22 @@ _FIELDS = {
     "gpu_hours": "gpuHoursPerMonth",
     "home_storage": "homeStorage",
 }
-"""Each limit, and its name in the file."""
 
 
 class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_FIELDS):
     """Numbers for one person or group; None: not limited here."""
 
+    # Sessions at once; suspended ones without a schedule are not counted.
     sessions: int | None = None
-    """Sessions at once; suspended ones without a schedule are not counted."""
+
+    # GPUs (or shares of one) at once, of all sessions that are not suspended.
     gpus: int | None = None
-    """GPUs (or shares of one) at once, of all sessions that are not suspended."""
+    # Hours that desktops may run in a calendar month (UTC). One that runs is not cut off; no new run begins.
     hours: float | None = None
-    """Hours that desktops may run in a calendar month (UTC). One that runs is not cut off; no new run begins."""
+    # Hours times GPUs (or shares of one) in a calendar month, likewise; desktops without GPUs still start.
     gpu_hours: float | None = None
-    """Hours times GPUs (or shares of one) in a calendar month, likewise; desktops without GPUs still start."""
+    # Size of all homes of a person together, such as 100Gi. A home that exists is not taken away.
     home_storage: str | None = None
-    """Size of all homes of a person together, such as 100Gi. A home that exists is not taken away."""
 
     @property
     def limits_anything(self) -> bool:
@@ -78,8 +78,8 @@ class MonthUse:
 
     hours: float
     gpu_hours: float
+    # When the count restarts.
     until: datetime
-    """When the count restarts."""
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -224,3 +224,32 @@ _ALLOWED = (
     "default, groups.NAME and users.EMAIL, each with any of sessions, gpus, hoursPerMonth, gpuHoursPerMonth (numbers) "
     "and homeStorage (such as 100Gi)"
 )
+
+_GIB_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class DesktopSize:
+    """What a desktop may use; None: that cannot be read."""
+
+    gpus: int
+    cpu: float | None
+    memory_gib: float | None
+
+
+def size_of(template: VDITemplate, session: VDISession | None = None) -> DesktopSize:
+    """The size of a session's desktop; without a session that of the template's defaults."""
+    offer, requested = template.spec.resources, session.spec.resources if session else None
+    memory = _read_quantity(requested.memory if requested else offer.default_memory)
+    return DesktopSize(
+        gpus=gpus_of(session, template) if session else offer.default_gpu,
+        cpu=_read_quantity(requested.cpu if requested and requested.cpu is not None else offer.default_cpu),
+        memory_gib=None if memory is None else memory / _GIB_BYTES,
+    )
+
+
+def _read_quantity(quantity: str) -> float | None:
+    try:
+        return float(parse_quantity(quantity))
+    except ValueError:
+        return None

@@ -18,27 +18,27 @@ import msgspec
 
 from vdi.api.constraints import doc
 from vdi.api.session import Phase, Role, VDISession
-from vdi.gateway.context import GatewayContext
+from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop_agent import DesktopAgent, find_session
-from vdi.gateway.users import User
+from vdi.gateway.rights import User
 from vdi.http_client import BadResponseError
-from vdi.latency_probe.mark import Mark
-from vdi.latency_probe.measurements import MAX_LATENCY_MS, Measurements
-from vdi.session.image import takes_tokens
+from vdi.latency_probe.measurements import MAX_LATENCY_MS, Mark, Measurements
+from vdi.session.streaming import takes_tokens
 
 log = logging.getLogger(__name__)
 
+# The longest that an agent takes: connecting and the first picture may take half of it.
 ARMED_SECONDS = 60
-"""The longest that an agent takes: connecting and the first picture may take half of it."""
+
 ANSWER_SECONDS = 3.0
 ANSWER_BYTES = 4096
 FINISH_SECONDS = 180.0
+# Probes of one session in so many seconds, over all replicas.
 WINDOW, MOST = 60, 6
-"""Probes of one session in so many seconds, over all replicas."""
 
+# Where a probe can fail: `vdi.latency_probe.client.StageError`.
 Stage = Literal["entering", "connecting", "first picture", "the mark", "measuring"]
-"""Where a probe can fail: `vdi.latency_probe.client.StageError`."""
 
 
 class Begun(msgspec.Struct):
@@ -54,8 +54,8 @@ class TooManyProbesError(Exception):
     """Raised when a session is probed too often."""
 
 
+# `Edge.issue_ticket`: a ticket into this session.
 IssueTicket = Callable[[User, VDISession, str], Awaitable[str]]
-"""`Edge.issue_ticket`: a ticket into this session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

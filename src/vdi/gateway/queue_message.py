@@ -9,6 +9,7 @@ from vdi.api.session import VDISession
 from vdi.session.conditions import Reason
 
 _ASK = "Ask your administrator"
+# Each of `QUEUE_REASONS` as the end of a sentence.
 REASONS: Mapping[str, str] = {
     Reason.GPUS_BUSY: "all suitable GPUs are in use",
     Reason.CPU_BUSY: "not enough CPU is free",
@@ -23,11 +24,11 @@ REASONS: Mapping[str, str] = {
     Reason.HOME_NODE_GONE: f"the node with your files no longer exists. {_ASK}",
     Reason.RESERVED: "the free capacity is for desktops that have waited longer",
 }
-"""Each of `QUEUE_REASONS` as the end of a sentence."""
 
 
 def queue_message(session: VDISession) -> str:
     """What the person reads while the session waits; `status.message` of one that is not in the queue."""
+
     queue = session.status.queue
     if queue is None or queue.reason not in REASONS:
         return session.status.message

@@ -16,26 +16,27 @@ from pathlib import Path
 
 import msgspec
 
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import load_config
 from vdi.kube.errors import Conflict, KubeError
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 
 VARIABLE = "VDI_SERVER_SECRETS"
+# What PostgreSQL's URL, redis.conf and turnserver.conf take without quoting.
 _ALPHABET = string.ascii_letters + string.digits
-"""What PostgreSQL's URL, redis.conf and turnserver.conf take without quoting."""
 
 
 class ServerSecret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one Secret must contain."""
 
     name: str
+    # Length of a random value by key. A value that exists is kept.
     random: dict[str, int]
-    """Length of a random value by key. A value that exists is kept."""
+
+    # Text by key; `{KEY}` in it stands for the value of that random key.
     text: dict[str, str] = {}
-    """Text by key; `{KEY}` in it stands for the value of that random key."""
+    # Key by the file that gets its value: a volume of the Secret would hold the pod back until the key exists.
     files: dict[str, str] = {}
-    """Key by the file that gets its value: a volume of the Secret would hold the pod back until the key exists."""
 
 
 class _Metadata(msgspec.Struct):

@@ -11,10 +11,13 @@ from urllib.parse import urlsplit
 import msgspec
 
 from vdi.api.meta import RELEASE_NAMESPACE
+from vdi.cluster.units import parse_duration
 from vdi.gateway.brand import Brand
-from vdi.gateway.users import check_address, normal_groups
-from vdi.operator.metrics_token import METRICS_TOKEN_FILE
-from vdi.operator.variables import (
+from vdi.gateway.rights import check_address, normal_groups
+from vdi.process import METRICS_TOKEN_FILE
+from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.naming import normal_name
+from vdi.settings import (
     FORMAT,
     LABEL,
     LEVEL,
@@ -29,117 +32,115 @@ from vdi.operator.variables import (
     read_variables,
     truth,
 )
-from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.people import normal_name
-from vdi.session.units import parse_duration
 
 Network = IPv4Network | IPv6Network
 _TURN_URL = re.compile(
     r"(turn:([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}\?transport=(udp|tcp)"
     r"|turns:([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}\?transport=tcp)"
 )
+# The operator knows the name; here it says only that there is a gateway.
 _SOME_MIDDLEWARE = "vdi-edge"
-"""The operator knows the name; here it says only that there is a gateway."""
+
 _ORIGIN = re.compile(r"https://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
+# Where Traefik's pods are in most clusters.
 PRIVATE = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,127.0.0.0/8,::1/128,fc00::/7"
-"""Where Traefik's pods are in most clusters."""
 DATABASE_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
+# What a database's URL may look like: one for each of the drivers.
 DATABASE_URLS = "sqlite+aiosqlite:////data/vdi.db, or postgresql+asyncpg://user:password@host/database"
-"""What a database's URL may look like: one for each of the drivers."""
 
 
 @dataclass(frozen=True, slots=True)
 class OIDC:
     """A provider of single sign-on."""
 
+    # VDI_OIDC_ISSUER: its URL, as it calls itself in its tokens.
     issuer: str
-    """VDI_OIDC_ISSUER: its URL, as it calls itself in its tokens."""
+    # VDI_OIDC_CLIENT_ID.
     client_id: str
-    """VDI_OIDC_CLIENT_ID."""
+    # VDI_OIDC_CLIENT_SECRET; empty: a public client, which has PKCE alone.
     client_secret: str = field(default="", repr=False)
-    """VDI_OIDC_CLIENT_SECRET; empty: a public client, which has PKCE alone."""
+    # VDI_OIDC_SCOPES, separated by spaces.
     scopes: str = "openid email profile groups"
-    """VDI_OIDC_SCOPES, separated by spaces."""
+    # VDI_OIDC_GROUPS_CLAIM: the claim that lists the person's groups.
     groups_claim: str = "groups"
-    """VDI_OIDC_GROUPS_CLAIM: the claim that lists the person's groups."""
+    # VDI_OIDC_NAME: what the button at login says.
     name: str = "single sign-on"
-    """VDI_OIDC_NAME: what the button at login says."""
+    # VDI_OIDC_REQUIRE_VERIFIED: whether an address counts only with `email_verified: true`.
     require_verified: bool = True
-    """VDI_OIDC_REQUIRE_VERIFIED: whether an address counts only with `email_verified: true`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All choices of a gateway process."""
 
+    # VDI_NAMESPACE: where sessions live; several with commas, as in `desks,lab`.
     namespaces: tuple[str, ...] = ("vdi-sessions",)
-    """VDI_NAMESPACE: where sessions live; several with commas, as in `desks,lab`."""
+    # VDI_GROUP_NAMESPACES, such as `{"engineering": "lab"}`: where a member of the group gets new sessions.
     group_namespaces: Mapping[str, str] = field(default_factory=dict)
-    """VDI_GROUP_NAMESPACES, such as `{"engineering": "lab"}`: where a member of the group gets new sessions."""
+    # VDI_GATEWAY_NAMESPACE: where the gateway's own Secrets are.
     gateway_namespace: str = RELEASE_NAMESPACE
-    """VDI_GATEWAY_NAMESPACE: where the gateway's own Secrets are."""
+    # VDI_DOMAIN: the portal answers at `portal.<domain>`, desktops at `<label>.<domain>`.
     domain: str = "vdi.localhost"
-    """VDI_DOMAIN: the portal answers at `portal.<domain>`, desktops at `<label>.<domain>`."""
+    # VDI_URL_PORT: port of all URLs as browsers see it; left out of them when it is 443.
     url_port: int = 443
-    """VDI_URL_PORT: port of all URLs as browsers see it; left out of them when it is 443."""
+    # First label of the portal's host; no session may have it.
     portal_label: str = "portal"
-    """First label of the portal's host; no session may have it."""
+    # VDI_PUBLIC_ADDR: behind Traefik.
     public_addr: tuple[str, int] = ("0.0.0.0", 8080)  # noqa: S104 -- Traefik comes from outside the pod
-    """VDI_PUBLIC_ADDR: behind Traefik."""
+    # VDI_INTERNAL_ADDR: /edge/verify, /internal/ended, /healthz, /readyz, /metrics.
     internal_addr: tuple[str, int] = ("0.0.0.0", 8081)  # noqa: S104 -- probes, Traefik and the operator, too
-    """VDI_INTERNAL_ADDR: /edge/verify, /internal/ended, /healthz, /readyz, /metrics."""
+    # VDI_TRUSTED_PROXIES, separated by commas: from these addresses X-Forwarded-For is believed.
     trusted_proxies: tuple[Network, ...] = tuple(ip_network(text) for text in PRIVATE.split(","))
-    """VDI_TRUSTED_PROXIES, separated by commas: from these addresses X-Forwarded-For is believed."""
+    # VDI_DATABASE_URL: sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER:PASSWORD@HOST/NAME.
     database_url: str = field(default="sqlite+aiosqlite:////data/vdi.db", repr=False)
-    """VDI_DATABASE_URL: sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER:PASSWORD@HOST/NAME."""
+    # VDI_REDIS_URL: what several replicas share; empty: there is only one replica.
     redis_url: str = field(default="", repr=False)
-    """VDI_REDIS_URL: what several replicas share; empty: there is only one replica."""
+    # VDI_KEYS_SECRET: Secret with the keys that sign desktops' tokens, in `gateway_namespace`.
     keys_secret: str = "vdi-gateway-keys"  # noqa: S105 -- a name
-    """VDI_KEYS_SECRET: Secret with the keys that sign desktops' tokens, in `gateway_namespace`."""
+    # VDI_USERS_SECRET: Secret with the local users, in `gateway_namespace`.
     users_secret: str = "vdi-gateway-users"  # noqa: S105 -- a name
-    """VDI_USERS_SECRET: Secret with the local users, in `gateway_namespace`."""
+    # VDI_OIDC_ISSUER and its companions; None: local users only.
     oidc: OIDC | None = None
-    """VDI_OIDC_ISSUER and its companions; None: local users only."""
+    # VDI_ADMIN_USERS, separated by commas: e-mail addresses of administrators, however they log in.
     admin_users: frozenset[str] = frozenset()
-    """VDI_ADMIN_USERS, separated by commas: e-mail addresses of administrators, however they log in."""
+    # VDI_ADMIN_GROUPS, separated by commas: groups whose members are administrators.
     admin_groups: frozenset[str] = frozenset()
-    """VDI_ADMIN_GROUPS, separated by commas: groups whose members are administrators."""
+    # VDI_MAX_TIMEOUT: the longest run of a session whose template has no `lifecycle.maxTimeout`, as the operator has
+    # it; None: there is no limit.
     max_timeout: str | None = None
-    """VDI_MAX_TIMEOUT: the longest run of a session whose template has no `lifecycle.maxTimeout`, as the operator has
-    it; None: there is no limit."""
+    # VDI_LIMITS_FILE: YAML, see `limits`; None: no limits.
     limits_file: Path | None = None
-    """VDI_LIMITS_FILE: YAML, see `limits`; None: no limits."""
+    # VDI_BRAND_NAME and its companions.
     brand: Brand = field(default_factory=Brand)
-    """VDI_BRAND_NAME and its companions."""
+    # VDI_ICON_ORIGINS, separated by commas: from where the portal may load icons of templates, such as
+    # https://icons.example.com; empty: it loads nothing from elsewhere.
     icon_origins: tuple[str, ...] = ()
-    """VDI_ICON_ORIGINS, separated by commas: from where the portal may load icons of templates, such as
-    https://icons.example.com; empty: it loads nothing from elsewhere."""
+    # VDI_RETENTION_DAYS: how long history and audit are kept.
     retention_days: int = 365
-    """VDI_RETENTION_DAYS: how long history and audit are kept."""
+    # VDI_TOKEN_SECONDS: life of a desktop's token; it is renewed while in use.
     token_seconds: int = 300
-    """VDI_TOKEN_SECONDS: life of a desktop's token; it is renewed while in use."""
+    # VDI_LOGIN_IDLE: a login that is not used for so long has ended.
     login_idle: timedelta = timedelta(hours=12)
-    """VDI_LOGIN_IDLE: a login that is not used for so long has ended."""
+    # VDI_LOGIN_MAX: a login lasts no longer than this, whatever is done with it.
     login_max: timedelta = timedelta(days=7)
-    """VDI_LOGIN_MAX: a login lasts no longer than this, whatever is done with it."""
+    # VDI_OPERATOR_ACCOUNT: who may report a session's end.
     operator_account: str = f"system:serviceaccount:{RELEASE_NAMESPACE}:vdi-operator"
-    """VDI_OPERATOR_ACCOUNT: who may report a session's end."""
+    # VDI_PROBE_ACCOUNT: who gets API tokens of the user `vdi-probe@vdi.invalid`; empty: there is no probe CronJob.
     probe_account: str = ""
-    """VDI_PROBE_ACCOUNT: who gets API tokens of the user `vdi-probe@vdi.invalid`; empty: there is no probe CronJob."""
+    # VDI_TURN_URLS, separated by commas: the TURN server as browsers reach it; empty: no TURN server.
     turn_urls: tuple[str, ...] = ()
-    """VDI_TURN_URLS, separated by commas: the TURN server as browsers reach it; empty: no TURN server."""
+    # VDI_TURN_SECRET_FILE: file with the secret that gateway and TURN server share; read again each time.
     turn_secret_file: Path | None = None
-    """VDI_TURN_SECRET_FILE: file with the secret that gateway and TURN server share; read again each time."""
+    # VDI_TURN_TTL: how long a page's TURN credentials hold; it asks for them once, when it is loaded.
     turn_ttl: timedelta = timedelta(hours=12)
-    """VDI_TURN_TTL: how long a page's TURN credentials hold; it asks for them once, when it is loaded."""
+    # VDI_DOCTOR_RECORD: ConfigMap that the doctor's CronJob writes, in `gateway_namespace`; empty: no CronJob.
     doctor_record: str = ""
-    """VDI_DOCTOR_RECORD: ConfigMap that the doctor's CronJob writes, in `gateway_namespace`; empty: no CronJob."""
+    # VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file no one may.
     metrics_token_file: Path = METRICS_TOKEN_FILE
-    """VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file no one may."""
+    # VDI_LOG_LEVEL: debug, info, warning or error.
     log_level: str = "info"
-    """VDI_LOG_LEVEL: debug, info, warning or error."""
+    # VDI_LOG_FORMAT: text (`key=value`) or json (one object per line).
     log_format: str = "text"
-    """VDI_LOG_FORMAT: text (`key=value`) or json (one object per line)."""
 
     def namespace_for(self, groups: Collection[str]) -> str:
         """Where a new session of a member of these groups goes: the first of `namespaces` that one of them has."""
@@ -301,5 +302,5 @@ _VARIABLES: Variables = {
     "VDI_LOG_FORMAT": ("log_format", FORMAT),
 }
 _OF_BRAND = tuple(choice.name for choice in fields(Brand))
+# Variables that may hold a password: their value is in no message.
 _SECRET = frozenset({"VDI_DATABASE_URL", "VDI_REDIS_URL", "VDI_OIDC_CLIENT_SECRET"})
-"""Variables that may hold a password: their value is in no message."""

@@ -18,23 +18,24 @@ from redis.exceptions import RedisError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+# Messages that are kept for a listener who is slow; of more, the oldest are lost.
 BACKLOG = 1000
-"""Messages that are kept for a listener who is slow; of more, the oldest are lost."""
+
 _SUBSCRIBE_SECONDS = 5.0
+# Time for one command: enough for a second try after a lost connection.
 _RESPONSE_SECONDS = 4.0
-"""Time for one command: enough for a second try after a lost connection."""
 _LISTEN_AGAIN = 1.0
 _SILENCE = 15.0
+# One step for all replicas: a counter without an end would shut somebody out for ever.
 _COUNT = """
 local number = redis.call('INCR', KEYS[1])
 if number == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 return number
 """
-"""One step for all replicas: a counter without an end would shut somebody out for ever."""
+# DECR alone would make a counter without an end.
 _UNCOUNT = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('DECR', KEYS[1]) end"
-"""DECR alone would make a counter without an end."""
+# Seconds between two removals of what has expired, so that memory is bounded by what is asked in that time.
 _SWEEP = 10.0
-"""Seconds between two removals of what has expired, so that memory is bounded by what is asked in that time."""
 
 
 class SharedUnavailableError(OSError):

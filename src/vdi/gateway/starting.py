@@ -10,33 +10,32 @@ import msgspec
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
+from vdi.cluster.units import parse_quantity
 from vdi.gateway import limits
-from vdi.gateway.context import GatewayContext
+from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, name_not_available, refused_address, refused_by_cluster
 from vdi.gateway.history.component import History
 from vdi.gateway.history.usage import Month
 from vdi.gateway.limits import Limit, Limits, MonthUse, home_bytes
-from vdi.gateway.rights import may_use
+from vdi.gateway.rights import AddressError, User, check_address, may_use, normal_user, same_user
 from vdi.gateway.shared_state import SharedUnavailableError
-from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.users import AddressError, User, check_address, normal_user, same_user
+from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.kinds import SESSIONS
 from vdi.kube.errors import AlreadyExists, Invalid
-from vdi.operator.kinds import SESSIONS
 from vdi.session.conditions import Reason
 from vdi.session.effective import Blocked, resolve
-from vdi.session.home_list import find_new_home
-from vdi.session.homes import Home, home_names
+from vdi.session.homes import Home, find_new_home, home_names
 from vdi.session.request import SessionRequest, build_session, generate_name
-from vdi.session.units import parse_quantity
 
 log = logging.getLogger(__name__)
 
+# Generated names that are tried: alice@a.example and alice@b.example want the same one.
 _NAMES = 20
-"""Generated names that are tried: alice@a.example and alice@b.example want the same one."""
+
+# How often, and how many seconds apart, it is asked whether another start of the same person is over.
 _TRIES, _PAUSE = 100, 0.1
-"""How often, and how many seconds apart, it is asked whether another start of the same person is over."""
+# Seconds after which a replica that died within a person's start no longer keeps that person waiting.
 _TURN = 20.0
-"""Seconds after which a replica that died within a person's start no longer keeps that person waiting."""
 
 
 class QuotaGuard:
@@ -147,13 +146,13 @@ class QuotaGuard:
 class Start:
     """A start that rights and template allow, under a name that is free as far as is known."""
 
+    # With its name.
     request: SessionRequest
-    """With its name."""
     namespace: str
     template: VDITemplate
     session: VDISession
+    # Of the user whose desktop it is; empty where they are not known.
     groups: frozenset[str]
-    """Of the user whose desktop it is; empty where they are not known."""
 
 
 class Starter:

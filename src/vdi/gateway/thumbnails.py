@@ -10,20 +10,21 @@ from http import HTTPStatus
 
 from vdi.api.session import Phase, Role, VDISession
 from vdi.api.template import VDITemplate
-from vdi.gateway.context import GatewayContext
+from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop_agent import DesktopAgent, find_session
-from vdi.gateway.users import User
+from vdi.gateway.rights import User
 
+# One second more than the agent's program has.
 ANSWER_SECONDS = 5.0
-"""One second more than the agent's program has."""
+
 MAX_BYTES = 16 * 1024
+# Pixels: a JPEG of a few kilobytes can name a size that takes gigabytes to decode.
 MAX_SIDE = 640
-"""Pixels: a JPEG of a few kilobytes can name a size that takes gigabytes to decode."""
+# Pictures of one session in so many seconds, over all replicas: four open pages have two each.
 WINDOW, MOST = 60, 12
-"""Pictures of one session in so many seconds, over all replicas: four open pages have two each."""
+# JPEG markers of the segment with the size: baseline, extended and progressive.
 _FRAME_HEADERS = frozenset({0xC0, 0xC1, 0xC2})
-"""JPEG markers of the segment with the size: baseline, extended and progressive."""
 
 
 class TooManyThumbnailsError(Exception):

@@ -12,7 +12,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from vdi.gateway.web.authorization import bearer
+from vdi.gateway.web.credentials import bearer
 from vdi.kube.errors import KubeError
 from vdi.kube.resource import Resource
 from vdi.kube.transport import Client
@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 
 AUDIENCE = "vdi-gateway"
 TOKEN_REVIEWS = Resource("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False)
+# Seconds for which a token is not asked about again: sessions end in bursts, and made-up tokens cost the API server
+# nothing the second time.
 REMEMBERED = 60.0
-"""Seconds for which a token is not asked about again: sessions end in bursts, and made-up tokens cost the API server
-nothing the second time.
-"""
+
+# Tokens from one address that the API server refuses or cannot check within `REMEMBERED`; of more it is not asked.
 MOST_REFUSED = 10
-"""Tokens from one address that the API server refuses or cannot check within `REMEMBERED`; of more it is not asked."""
+# Refused tokens and their addresses that are remembered; of more, the oldest are forgotten.
 _KEPT = 1000
-"""Refused tokens and their addresses that are remembered; of more, the oldest are forgotten."""
 
 
 class _User(msgspec.Struct):

@@ -1,29 +1,63 @@
-"""Helm's arguments, by major version. Pure.
+"""Helm's arguments, by major version, and the place of a release. Pure.
 
 Nothing that may be secret is among them, but for what somebody has typed as `--set`: values go by file or by stdin.
 """
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vdi.helm.binary import Helm
-from vdi.helm.place import Place
+from vdi.helm.run import Helm
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which cluster and which namespace. Without kubeconfig and context Helm looks where we look."""
+
+    namespace: str
+    kubeconfig: Path | None = None
+    context: str | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        """As Helm takes them."""
+
+        words = ["--namespace", self.namespace]
+        words += ["--kubeconfig", str(self.kubeconfig)] if self.kubeconfig else []
+        return words + (["--kube-context", self.context] if self.context else [])
+
+    @property
+    def kubectl_arguments(self) -> list[str]:
+        """As kubectl takes them, and our own commands."""
+        words = ["--namespace", self.namespace]
+        words += ["--kubeconfig", str(self.kubeconfig)] if self.kubeconfig else []
+        return words + (["--context", self.context] if self.context else [])
+
+    @property
+    def options(self) -> str:
+        """What a suggested command of kubectl, or of ours, has to say so that it is about the same namespace."""
+        return shlex.join(self.kubectl_arguments)
+
+    @property
+    def helm_options(self) -> str:
+        """The same for one of helm."""
+        return shlex.join(self.arguments)
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
     """Values of a chart, the last winning: `kept`, then the files, then `typed`, then `sets`."""
 
+    # Given to helm by stdin: no file, no argument.
     kept: Mapping[str, Any] = field(default_factory=dict)
-    """Given to helm by stdin: no file, no argument."""
     files: tuple[Path, ...] = ()
+    # As they were typed: `key=value`.
     sets: tuple[str, ...] = ()
-    """As they were typed: `key=value`."""
+    # Path of a value -> the value with its type: `traefik.tlsSecret` -> `"123"` stays text.
     typed: Mapping[str, Any] = field(default_factory=dict)
-    """Path of a value -> the value with its type: `traefik.tlsSecret` -> `"123"` stays text."""
 
     @property
     def arguments(self) -> list[str]:
@@ -50,12 +84,12 @@ class Change:
     """One install or upgrade."""
 
     release: str
+    # A folder, or whatever helm takes as a chart.
     chart: str
-    """A folder, or whatever helm takes as a chart."""
     place: Place
     values: Values = Values()
+    # Further arguments, such as `--version 1.2.3`.
     more: tuple[str, ...] = ()
-    """Further arguments, such as `--version 1.2.3`."""
 
 
 def upgrade(helm: Helm, change: Change, *, seconds: float, undo_on_failure: bool = True) -> list[str]:

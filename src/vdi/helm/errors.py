@@ -1,25 +1,96 @@
-"""What can go wrong around Helm.
+"""Errors around Helm, and helm's own messages as failures with a code.
 
 HelmError
-+-- HelmUnavailable    no usable helm on this machine
-+-- HelmFailed         helm ran and did not do what was asked (`failure` says why, in words)
-+-- HelmInterrupted    somebody pressed Ctrl-C; helm has ended
++-- HelmUnavailableError    no usable helm on this machine
++-- HelmFailedError         helm ran and did not do what was asked (`failure` has code and sentence)
++-- HelmInterruptedError    somebody pressed Ctrl-C; helm has ended
 """
 
-# ruff: noqa: N818 - they read so where they are caught
+import re
+from typing import NamedTuple
 
-from vdi.helm.failures import Failure
+
+class Failure(NamedTuple):
+    """`code` is for programs and tests, `sentence` and `remedy` for people."""
+
+    code: str
+    sentence: str
+    remedy: str = ""
+
+
+_RULES: tuple[tuple[str, str, str, str], ...] = (
+    # pattern, code, sentence ({name}: a named group), remedy
+    (
+        r"another operation \(install/upgrade/rollback\) is in progress",
+        "Busy",
+        "Helm reports that another operation on this release is in progress.",
+        "If no one is working on it, one was killed: go back to the last good revision with helm rollback.",
+    ),
+    (
+        r"(?P<kind>\S+) \"(?P<what>[^\"]+)\" in namespace \"(?P<where>[^\"]*)\" exists and cannot be imported into the "
+        r"current release",
+        "NotOurs",
+        "{kind} {what} already exists and belongs to no release, or to another one.",
+        "Delete it if it is a leftover, or install under that release's name.",
+    ),
+    (
+        r"no matches for kind \"(?P<kind>[^\"]+)\" in version \"(?P<api>[^\"]+)\"",
+        "UnknownKind",
+        "The cluster does not know {kind} ({api}), which these values create.",
+        "Install the software that provides this kind, or turn off in the values what needs it.",
+    ),
+    (
+        r"Kubernetes cluster unreachable: (?P<what>[^\n]*)",
+        "Unreachable",
+        "The cluster does not respond to helm: {what}",
+        "",
+    ),
+    (
+        r"context cancell?ed|has been cancell?ed",
+        "Interrupted",
+        "It was interrupted.",
+        "",
+    ),
+    (
+        r"deadline exceeded|would exceed context deadline|timed out waiting|resource not ready",
+        "NotReadyInTime",
+        "Not everything was ready in time.",
+        "",
+    ),
+)
+# A line of its log. What is logged is no reason: its libraries log `context canceled` where they stop listening.
+_NOISE = re.compile(r"^(?:level=|time=|WARNING:|[EFIW]\d{4} )")
+
+
+def explain_failure(stderr: str) -> Failure:
+    """The failure that helm's words are about; helm's own words where no rule fits."""
+
+    said = "\n".join(line for line in stderr.splitlines() if not _NOISE.match(line))
+    for pattern, code, sentence, remedy in _RULES:
+        if match := re.search(pattern, said):
+            return Failure(code, sentence.format(**match.groupdict()), remedy)
+    return Failure("Unknown", _last_error(said))
+
+
+def _last_error(said: str) -> str:
+    """Helm's last error with what it says below it: Helm 3 counts errors in one line and names them in the next."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    if not lines:
+        return "helm failed without a message."
+    begins = [number for number, line in enumerate(lines) if line.startswith("Error:")]
+    words = lines[begins[-1] :] if begins else lines[-1:]
+    return " ".join(words).removeprefix("Error:").strip()[:1000]
 
 
 class HelmError(Exception):
     """Raised when Helm could not be used, or failed. Catch this one to catch them all."""
 
 
-class HelmUnavailable(HelmError):
+class HelmUnavailableError(HelmError):
     """Raised when there is no helm, or one of a version that is not supported."""
 
 
-class HelmFailed(HelmError):
+class HelmFailedError(HelmError):
     """Raised when helm ended with an error."""
 
     def __init__(self, what: str, failure: Failure) -> None:
@@ -28,7 +99,7 @@ class HelmFailed(HelmError):
         super().__init__(f"{what}: {failure.sentence}" + (f" {failure.remedy}" if failure.remedy else ""))
 
 
-class HelmInterrupted(HelmError):
+class HelmInterruptedError(HelmError):
     """Raised when helm was asked to stop, and has stopped."""
 
     def __init__(self, what: str) -> None:

@@ -13,17 +13,18 @@ from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 
 DEPLOYED = "deployed"
+# Helm works on it, or was killed while it did.
 PENDING = frozenset({"pending-install", "pending-upgrade", "pending-rollback"})
-"""Helm works on it, or was killed while it did."""
-MANAGED_BY = {"app.kubernetes.io/managed-by": "Helm"}
-"""Label of every object that Helm may take into a release."""
-RELEASE_NAME, RELEASE_NAMESPACE = "meta.helm.sh/release-name", "meta.helm.sh/release-namespace"
-"""Annotations of every object of a release."""
-KEEP = "helm.sh/resource-policy"
-"""Annotation; with the value `keep` an object outlives its release."""
 
+# Label of every object that Helm may take into a release.
+MANAGED_BY = {"app.kubernetes.io/managed-by": "Helm"}
+# Annotations of every object of a release.
+RELEASE_NAME, RELEASE_NAMESPACE = "meta.helm.sh/release-name", "meta.helm.sh/release-namespace"
+# Annotation; with the value `keep` an object outlives its release.
+KEEP = "helm.sh/resource-policy"
+
+# Bytes, unpacked: a Secret of 1 MiB can hold 1,000 times as much.
 _LARGEST_RELEASE = 64 * 2**20
-"""Bytes, unpacked: a Secret of 1 MiB can hold 1,000 times as much."""
 
 Object = dict[str, Any]
 
@@ -49,8 +50,8 @@ class Chart(msgspec.Struct, frozen=True):
     """`chart` of a revision, without its files."""
 
     metadata: ChartMeta = ChartMeta()
+    # The chart's defaults.
     values: dict[str, Any] = {}
-    """The chart's defaults."""
 
 
 class Hook(msgspec.Struct, frozen=True):
@@ -68,12 +69,12 @@ class Revision(msgspec.Struct, frozen=True):
     version: int
     info: Info = Info()
     chart: Chart = Chart()
+    # The values that were given.
     config: dict[str, Any] | None = None
-    """The values that were given."""
     manifest: str = ""
     hooks: list[Hook] | None = None
+    # `ssa`: Helm 4 made it by server-side apply; else by patches, as Helm 3 does.
     apply_method: str = ""
-    """`ssa`: Helm 4 made it by server-side apply; else by patches, as Helm 3 does."""
 
     @property
     def status(self) -> str:

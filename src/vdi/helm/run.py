@@ -1,21 +1,104 @@
-"""Runs helm: in a session of its own, so that Ctrl-C reaches it once and through us, with time to clean up."""
+"""Helm as a program: finding it, running it, and the pods that a release waits for.
+
+Helm runs in a session of its own, so that Ctrl-C reaches it once and through us, with time to clean up.
+"""
 
 import asyncio
 import contextlib
 import os
+import re
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
-from vdi.helm.binary import Helm
-from vdi.helm.errors import HelmFailed, HelmInterrupted
-from vdi.helm.failures import explain_failure
+from vdi.cluster.objects import Event, Pod
+from vdi.cluster.units import format_time
+from vdi.helm.errors import Failure, HelmFailedError, HelmInterruptedError, HelmUnavailableError, explain_failure
+from vdi.kube.clock import SYSTEM_CLOCK, Clock
+from vdi.kube.errors import Forbidden, KubeError
+from vdi.kube.resource import EVENTS, PODS, Resource
+from vdi.kube.transport import Client
+from vdi.session.explain import StartState, chart_subject, explain, first_line
+
+# The first whose `template --dry-run=server` reads the cluster, and which upgrades what server-side apply has made.
+OLDEST = (3, 14, 0)
+
+MAJORS = (3, 4)
+_VERSION_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Helm:
+    """A helm that can be run."""
+
+    path: Path
+    version: tuple[int, int, int]
+
+    @property
+    def major(self) -> int:
+        """3 or 4: their flags differ."""
+        return self.version[0]
+
+    @property
+    def words(self) -> str:
+        """`Helm 4.3.1 (/usr/bin/helm)`."""
+        return f"Helm {'.'.join(map(str, self.version))} ({self.path})"
+
+
+def find_helm(given: Path | None = None) -> Helm:
+    """The helm that is named, else the one in PATH. Raises HelmUnavailableError, which says what was looked at."""
+    driver = os.environ.get("HELM_DRIVER", "")
+    if driver not in ("", "secret", "secrets"):
+        raise HelmUnavailableError(
+            f"HELM_DRIVER is {driver!r}: releases are read from Secrets only; allowed: unset, secret"
+        )
+    if given is not None:
+        found = given.expanduser().absolute()
+        if not (found.is_file() and os.access(found, os.X_OK)):
+            raise HelmUnavailableError(f"helm: {given} is not a program; allowed: the path of a Helm 3 or 4")
+    else:
+        in_path = shutil.which("helm")
+        if in_path is None:
+            raise HelmUnavailableError(
+                "helm is not in PATH; install Helm 3 or 4 (https://helm.sh/docs/intro/install), or pass its path: "
+                "--helm PATH"
+            )
+        found = Path(in_path)
+    return Helm(found, _version_of(found))
+
+
+def parse_version(text: str) -> tuple[int, int, int] | None:
+    """`v4.3.1`, also with a suffix, as numbers."""
+    match = re.match(r"v?(\d+)\.(\d+)\.(\d+)", text.strip())
+    return (int(match[1]), int(match[2]), int(match[3])) if match else None
+
+
+def _version_of(path: Path) -> tuple[int, int, int]:
+    command = [str(path), "version", "--template", "{{.Version}}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_VERSION_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise HelmUnavailableError(f"{path} version: {error}") from error
+    version = parse_version(done.stdout)
+    if done.returncode != 0 or version is None:
+        said = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
+        raise HelmUnavailableError(f"{path} does not report its version as Helm 3 and 4 do: {said}")
+    if version[0] not in MAJORS or version < OLDEST:
+        shown = ".".join(map(str, version))
+        raise HelmUnavailableError(
+            f"{path} is Helm {shown}; allowed: Helm 3 from {OLDEST[0]}.{OLDEST[1]} on, and Helm 4"
+        )
+    return version
+
 
 STOPPING = "Interrupted: helm stops and undoes its changes; press Ctrl-C again to stop it immediately."
+# Variables by which helm would go to another cluster, or as somebody else, than what looked at the cluster before.
 _ELSEWHERE = "HELM_KUBE"
-"""Variables by which helm would go to another cluster, or as somebody else, than what looked at the cluster before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +118,7 @@ async def run_helm(
 ) -> Output:
     """Run helm to its end. The first Ctrl-C (or SIGTERM) is handed on, `say` tells so, the second kills helm.
 
-    Raises HelmFailed, and HelmInterrupted when helm has ended after a Ctrl-C.
+    Raises HelmFailedError, and HelmInterruptedError when helm has ended after a Ctrl-C.
     """
     what = f"helm {arguments[0]}"
     with _SignalsHandedOn(say) as signals:  # before helm starts: from then on none may end us and leave it alone
@@ -48,10 +131,10 @@ async def run_helm(
             await _stop(await starting)
             raise
     if signals.came:
-        raise HelmInterrupted(what)
+        raise HelmInterruptedError(what)
     words = err.decode("utf-8", "replace")
     if process.returncode != 0:
-        raise HelmFailed(what, explain_failure(words))
+        raise HelmFailedError(what, explain_failure(words))
     return Output(out.decode("utf-8", "replace"), words)
 
 
@@ -122,3 +205,129 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+
+
+T = TypeVar("T", Pod, Event)
+WATCH_SECONDS = 1.5
+
+
+class View(Protocol):
+    """Where progress is shown."""
+
+    def waiting(self, text: str) -> None:
+        """What is waited for now."""
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+
+
+class NotReady(NamedTuple):
+    """An object that is not ready."""
+
+    # `pod/kasm/vdi-operator-...`.
+    object: str
+    sentence: str
+    # False: an ordinary step of a start.
+    stuck: bool
+
+
+@dataclass
+class Watch:
+    """Looks at namespaces again and again, and remembers why pods were not ready."""
+
+    client: Client
+    namespaces: Sequence[str]
+    view: View
+    # How the names of the release's objects begin; empty: everything in the namespaces is looked at.
+    names: tuple[str, ...] = ()
+    clock: Clock = SYSTEM_CLOCK
+    # Why it was not ready when it was seen last: what is stuck, else whatever was missing.
+    reasons: tuple[NotReady, ...] = ()
+    _shown: set[tuple[str, str]] = field(default_factory=set)
+
+    async def run(self) -> None:
+        """Look until cancelled. An API server that does not answer for a while is waited for."""
+        began = format_time(self.clock.now())
+        while True:
+            try:
+                await self._look(began)
+            except Forbidden as error:
+                self.view.say(f"  (what is waited for is not shown: {error})")
+                return
+            except KubeError as error:
+                self.view.waiting(f"the API server does not respond: {error}")
+            await self.clock.sleep(WATCH_SECONDS)
+
+    async def _look(self, began: str) -> None:
+        pods, events = await asyncio.gather(self._list(PODS, Pod), self._list(EVENTS, Event))
+        pods = [pod for pod in pods if not pod.terminating and pod.metadata.name.startswith(self.names or "")]
+        waiting = [not_ready(pod, events) for pod in pods if not pod.ready and pod.status.phase != "Succeeded"]
+        missing = [refused(event) for event in events if self._refuses_a_pod(event, began)]
+        now = tuple(dict.fromkeys([*missing, *waiting]))
+        stuck = tuple(reason for reason in now if reason.stuck)
+        if stuck or (now and not any(reason.stuck for reason in self.reasons)):
+            self.reasons = stuck or now
+        for reason in stuck:
+            if (reason.object, reason.sentence) not in self._shown:
+                self._shown.add((reason.object, reason.sentence))
+                self.view.say(f"  {reason.object}: {reason.sentence}")
+        first = next(iter(stuck or now), None)
+        why = f"; {first.object}: {first.sentence}" if first else ""
+        self.view.waiting(f"{len(pods) - len(waiting)} of {len(pods)} pods ready{why}")
+
+    def _refuses_a_pod(self, event: Event, began: str) -> bool:
+        return (
+            event.reason == "FailedCreate" and event.seen >= began and event.regarding.name.startswith(self.names or "")
+        )
+
+    async def _list(self, resource: Resource, into: type[T]) -> list[T]:
+        found = await asyncio.gather(
+            *(self.client.list(resource, namespace=namespace, into=into) for namespace in self.namespaces)
+        )
+        return [obj for objects in found for obj in objects]
+
+
+def not_ready(pod: Pod, events: Sequence[Event]) -> NotReady:
+    """Why a pod is not ready, as the doctor says it."""
+    meta = pod.metadata
+    about = tuple(
+        event
+        for event in events
+        if (event.regarding.kind, event.regarding.name) == ("Pod", meta.name)
+        and event.metadata.namespace == meta.namespace
+    )
+    explanation = explain(StartState(pod, events=about, subject=chart_subject("pod")))
+    return NotReady(f"pod/{meta.namespace}/{meta.name}", explanation.sentence, explanation.stuck)
+
+
+def refused(event: Event) -> NotReady:
+    """Pods that admission or a quota refuses: only an Event of what makes them says so."""
+    about = f"{event.regarding.kind.lower()}/{event.metadata.namespace}/{event.regarding.name}"
+    return NotReady(about, f"Its pods are refused: {first_line(event.note)}", stuck=True)
+
+
+async def run_watched(helm: Helm, arguments: Sequence[str], watch: Watch, *, stdin: bytes | None = None) -> Output:
+    """Run helm while the view shows its waits. Raises HelmFailedError with the reasons, or HelmInterruptedError."""
+    watching = asyncio.create_task(watch.run())
+    try:
+        return await run_helm(helm, arguments, stdin=stdin, say=watch.view.say)
+    except HelmFailedError as error:
+        raise HelmFailedError(error.what, with_reasons(error.failure, watch.reasons)) from error
+    finally:
+        await stop_telling(watching, watch.view)
+
+
+async def stop_telling(telling: "asyncio.Task[None]", view: View) -> None:
+    """Stop watching. Print a fault of the watch: helm's own work goes on without it."""
+    telling.cancel()
+    (ended,) = await asyncio.gather(telling, return_exceptions=True)
+    if isinstance(ended, Exception):
+        view.say(f"  (some resources were not shown while waiting: {ended!r})")
+
+
+def with_reasons(failure: Failure, reasons: Sequence[NotReady]) -> Failure:
+    """A failure to become ready, with what was not ready and why; every other failure as it is."""
+    if failure.code not in ("NotReadyInTime", "Unknown") or not reasons:
+        return failure
+    lines = "".join(f"\n  {reason.object}: {reason.sentence}" for reason in reasons)
+    return failure._replace(sentence=f"{failure.sentence}{lines}\n")

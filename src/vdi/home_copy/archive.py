@@ -1,11 +1,11 @@
-"""A home as a tar archive: `export_home` writes one, `import_home` makes a home of one.
+"""Export and import of a home as a tar archive, and the check of an archive's outer form.
 
-pod that mounts the claim -> `kubectl exec` -> tar in the pod. The pod ends with its command. An import marks its claim
-(`COPYING`) until all of it is there: no desktop starts on a home that is half filled.
+Called by `vdi home export` and `import`; the pod that mounts the home is in `pod`.
 """
 
 import asyncio
 import threading
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 import msgspec
 
 from vdi.api.template import VDITemplate
-from vdi.home_copy.check import ArchiveCheck, BadArchiveError
+from vdi.cluster.objects import Node, PersistentVolumeClaim, Pod
 from vdi.home_copy.pod import (
     CHUNK_BYTES,
     ENDED,
@@ -36,19 +36,90 @@ from vdi.home_copy.pod import (
 )
 from vdi.kube.errors import AlreadyExists, Forbidden
 from vdi.kube.resource import CLAIMS, DEPLOYMENTS, NODES, PODS
-from vdi.operator.settings import read_settings
-from vdi.operator.variables import SettingsError
-from vdi.session.children.home import build_home
+from vdi.session.children import build_home
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.homes import COPYING, Home
-from vdi.session.identity import Identity
-from vdi.session.observed import Node, PersistentVolumeClaim, Pod
+from vdi.session.naming import Identity
 from vdi.session.prepull import can_run
+from vdi.settings import SettingsError, read_settings
+
+_GZIP = b"\x1f\x8b"
+_MAGIC = slice(257, 262)
+_BLOCK = 512
+# Unpacked at a time: a chunk of a sparse file may unpack to a thousand times its size.
+_MOST_BYTES = 1 << 20
+
+# A tar archive ends with two blocks of zeros.
+_END = bytes(2 * _BLOCK)
+
+
+class BadArchiveError(Exception):
+    """Raised for what is not a whole archive; the message says what is wrong."""
+
+
+class ArchiveCheck:
+    """Takes the chunks of a stream in order; `finish` says whether it was whole."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        """Bytes so far, as they are in the archive; unpacked where it is compressed."""
+        self._head = b""
+        self._tail = b""
+        self._gzip: zlib._Decompress | None = None
+        self._begun = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Look at the next bytes. Raises BadArchiveError."""
+        if not self._begun:
+            chunk = self._head + chunk
+            if len(chunk) < len(_GZIP):
+                self._head = chunk
+                return
+            self._begun, self._head = True, b""
+            if chunk.startswith(_GZIP):
+                self._gzip = zlib.decompressobj(wbits=31)
+        if self._gzip:
+            self._unpack(self._gzip, chunk)
+        else:
+            self._feed_tar(chunk)
+
+    @property
+    def is_gzip(self) -> bool:
+        """Whether it is compressed; known from the second byte on."""
+        return self._gzip is not None
+
+    def finish(self) -> None:
+        """The stream is over. Raises BadArchiveError."""
+        if self._gzip and not self._gzip.eof:
+            raise BadArchiveError("it is truncated: the end of its compressed data is missing")
+        if self.size == 0:
+            raise BadArchiveError("it is empty")
+        if self.size < len(_END) or self._tail != _END:
+            raise BadArchiveError("it is truncated: the end of the tar archive is missing")
+
+    def _unpack(self, stream: "zlib._Decompress", chunk: bytes) -> None:
+        while chunk:
+            try:
+                self._feed_tar(stream.decompress(chunk, _MOST_BYTES))
+            except zlib.error as error:
+                raise BadArchiveError(f"its compressed data is damaged ({error})") from error
+            if stream.unused_data:
+                raise BadArchiveError("there is data after its end")
+            chunk = stream.unconsumed_tail
+
+    def _feed_tar(self, data: bytes) -> None:
+        if len(self._head) < _BLOCK:
+            self._head += data[: _BLOCK - len(self._head)]
+            if len(self._head) == _BLOCK and self._head[_MAGIC] != b"ustar" and any(self._head):
+                raise BadArchiveError("it is not a tar archive, plain or compressed with gzip")
+        self.size += len(data)
+        self._tail = (self._tail + data[-len(_END) :])[-len(_END) :]
+
 
 T = TypeVar("T")
 IMPORT = "vdi home import"
+# tar's exit status when files changed while it read them.
 _CHANGED = 1
-"""tar's exit status when files changed while it read them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +127,10 @@ class Copied:
     """An archive that has passed."""
 
     archive_bytes: int
+    # Unpacked.
     content_bytes: int
-    """Unpacked."""
+    # What tar says of files that it left out or that changed meanwhile.
     warnings: tuple[str, ...] = ()
-    """What tar says of files that it left out or that changed meanwhile."""
 
 
 async def export_home(

@@ -17,37 +17,37 @@ import msgspec
 
 from vdi.api.meta import ObjectMeta
 from vdi.api.template import HomeScope, TemplateSpec, VDITemplate
+from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
 from vdi.kube.clock import Clock
 from vdi.kube.errors import AlreadyExists, KubeError, NotFound, Replaced
 from vdi.kube.resource import CLAIMS, EVENTS, PODS
 from vdi.kube.transport import Client
-from vdi.session.children.restricted import restricted_container, restricted_pod
-from vdi.session.explain import StartState, explain
-from vdi.session.observed import Event, PersistentVolumeClaim, Pod
-from vdi.session.subject import Subject
+from vdi.session.children import restricted_container, restricted_pod
+from vdi.session.explain import StartState, Subject, explain
 
 T = TypeVar("T")
 
 CONTAINER = "copy"
 LABELS = {"app.kubernetes.io/name": "vdi-home-copy"}
 MOUNT = "/mnt/home"
+# A pod that a killed command left behind, and that nothing else ended, ends then.
 _DEADLINE_SECONDS = 24 * 3600
-"""A pod that a killed command left behind, and that nothing else ended, ends then."""
+
 _HELD = "/tmp/held"  # noqa: S108 -- in the pod's own emptyDir
+# The pod ends when the command of `held` ends, also by a lost connection; or when none begins in 120 s. Two seconds
+# later, so that the kubelet can deliver the command's exit status.
 _WAIT = f"mkfifo {_HELD} && {{ (sleep 120; : > {_HELD}) & cat {_HELD}; sleep 2; }}"
-"""The pod ends when the command of `held` ends, also by a lost connection; or when none begins in 120 s. Two seconds
-later, so that the kubelet can deliver the command's exit status."""
 _GNU = (
     "tar --version 2>/dev/null | grep -q GNU ||"
     ' { echo "the image has no GNU tar: name another one with --image" >&2; exit 90; }'
 )
+# Not the top folder: it belongs to root and keeps its mode.
 _CONTENT = "find . -mindepth 1 -maxdepth 1 ! -name lost+found"
-"""Not the top folder: it belongs to root and keeps its mode."""
+# Status 1: a file changed while it was read, as happens below a running desktop.
 PACK = f"{_CONTENT} -print0 | tar --create --gzip --format=posix --sparse --xattrs --null --files-from=- --file=-"
-"""Status 1: a file changed while it was read, as happens below a running desktop."""
+# `tar .` archives these too. Both may be root's, and tar ends with an error when it cannot set their modes and times;
+# `--no-overwrite-dir` sets a mode all the same.
 _NOT_OURS = "--anchored --exclude=./lost+found --exclude=lost+found --no-recursion --exclude=."
-"""`tar .` archives these too. Both may be root's, and tar ends with an error when it cannot set their modes and times;
-`--no-overwrite-dir` sets a mode all the same."""
 _EMPTY = (
     # Folders without the right to write, as an interrupted import may leave them, cannot be emptied.
     "find . -path ./lost+found -prune -o -type d ! -perm -700 -exec chmod u+rwx {} \\; &&"
@@ -57,8 +57,8 @@ CHUNK_BYTES = 1 << 20
 ENDED = ("Succeeded", "Failed")
 LAST_LINES = 3
 LOOK_SECONDS = 0.5
+# How long the pod may take: the image is usually on the node, but a volume may have to be made.
 _START_SECONDS = 300.0
-"""How long the pod may take: the image is usually on the node, but a volume may have to be made."""
 END_SECONDS = 60.0
 _KUBECTL_SAYS = ("command terminated with exit code", "Defaulted container")
 _COPY = Subject(name="the copy", title="The copy", image="--image", memory="the limit of the copy's pod")
@@ -172,15 +172,15 @@ class CopyRun:
 
     client: Client
     clock: Clock
+    # kubectl, with the options that choose the cluster.
     kubectl: Sequence[str]
-    """kubectl, with the options that choose the cluster."""
     namespace: str
+    # Called with what happens now.
     progress: Callable[[str], None]
-    """Called with what happens now."""
+    # Called with the bytes of the archive that have passed.
     moved: Callable[[int], None]
-    """Called with the bytes of the archive that have passed."""
+    # What to add to a suggested command so that it is about the same namespace and cluster.
     flags: str = ""
-    """What to add to a suggested command so that it is about the same namespace and cluster."""
 
 
 @dataclass(frozen=True, slots=True)

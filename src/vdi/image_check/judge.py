@@ -20,11 +20,12 @@ _REMEDIES = {
     AGENT: "Build the image FROM ours, or serve docs/images.md#the-agent.",
 }
 _WEB = (START, END)
+# What each level requires, the highest first.
 _LEVELS = {"full": (*_WEB, TOKENS, AGENT), "Selkies 2": (*_WEB, TOKENS), "web": _WEB}
-"""What each level requires, the highest first."""
+
 _SLOW_START_SECONDS = 30.0  # the liveness probe begins then
+# Exit status after SIGKILL; HTTP status.
 _KILLED, _OK = 137, 200
-"""Exit status after SIGKILL; HTTP status."""
 
 
 @dataclass
@@ -34,21 +35,21 @@ class Observation:
     subject: str
     spec: TemplateSpec
     runs: bool = False
+    # It was let in and does not start, or never will; else it waits for capacity.
     is_at_fault: bool = False
-    """It was let in and does not start, or never will; else it waits for capacity."""
+    # Of the session's status.
     message: str = ""
-    """Of the session's status."""
     ready_seconds: float = 0.0
+    # The doctor's findings.
     diagnosis: Sequence[Finding] = ()
-    """The doctor's findings."""
+    # Why no request was sent.
     requests_unchecked: str = ""
-    """Why no request was sent."""
     token_table: int = 0
     with_token: int = 0
     without_token: int = 0
     agent: int = 0
+    # HTTP statuses; 0: no response.
     agent_without_token: int = 0
-    """HTTP statuses; 0: no response."""
     exit_code: int | None = None
     end_seconds: float = 0.0
 

@@ -14,34 +14,35 @@ import msgspec
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import Phase, SessionPersistence, SessionSpec, VDISession
 from vdi.api.template import VDITemplate
+from vdi.cluster.objects import Pod
+from vdi.cluster.units import parse_time
 from vdi.diagnosis.snapshot import Scope
 from vdi.doctor.checks.run import run_checks
-from vdi.doctor.collect.collector import collect
+from vdi.doctor.collect import collect
 from vdi.findings.model import Finding
 from vdi.http_client import HTTP_ERRORS, LOOPBACK, open_client, unverified
 from vdi.image_check.judge import Observation
+from vdi.kinds import SESSIONS, TEMPLATES
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.errors import AlreadyExists, ApiError, NotFound, Replaced
 from vdi.kube.resource import PODS, SECRETS, Resource
 from vdi.kube.transport import Client
-from vdi.operator.kinds import SESSIONS, TEMPLATES
-from vdi.session.children.secret import AGENT_TOKEN_KEY, PASSWORD_KEY
+from vdi.session.children import AGENT_TOKEN_KEY, PASSWORD_KEY
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import ADMITTED, POD_READY, Reason
+from vdi.session.credentials import direct_table, direct_token
+from vdi.session.explain import IMAGE_CODES
 from vdi.session.naming import secret_name
-from vdi.session.observed import Pod
-from vdi.session.pulling import IMAGE_CODES
-from vdi.session.selkies_tokens import direct_table, direct_token
 from vdi.session.streaming import generation
-from vdi.session.times import parse_time
 
+# Of the session, and of the template of an image that is checked without one: one check at a time.
 NAME = "vdi-image-check"
-"""Of the session, and of the template of an image that is checked without one: one check at a time."""
+
 USER = "image-check@vdi.invalid"
 AGENT_PORT = ClusterSettings().agent_port
 _POLL_SECONDS = 0.5
+# Reasons that do not pass by themselves once they have lasted for `_FAULT_SECONDS`.
 _FAULTS = IMAGE_CODES | {Reason.CRASH_LOOP, Reason.BAD_COMMAND, Reason.CANNOT_START, Reason.PROBE_REFUSED}
-"""Reasons that do not pass by themselves once they have lasted for `_FAULT_SECONDS`."""
 _FAULT_SECONDS = 20.0
 _ANSWER_SECONDS = 10.0
 _END_SECONDS = 30
@@ -56,8 +57,8 @@ class Check:
     namespace: str
     template: VDITemplate
     kubectl: Sequence[str]
+    # How long the desktop may take until it runs.
     seconds: float
-    """How long the desktop may take until it runs."""
     waiting: Callable[[str], None]
 
 

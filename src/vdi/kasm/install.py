@@ -11,6 +11,7 @@ from vdi.kasm.generations.model import Generation, Version, words_of
 
 def after_failure(change: Change, *, was_there: bool) -> str:
     """How to go on. Nothing was undone: the pods that are left say why, and an uninstallation may delete data."""
+
     undo, place = f"helm {'rollback' if was_there else 'uninstall'} {change.release}", change.place
     return (
         f"Why: vdi kasm diagnose {place.options}\n"

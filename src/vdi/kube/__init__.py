@@ -2,16 +2,14 @@
 
 from vdi.kube.apply import Applier
 from vdi.kube.clock import Clock, SystemClock
-from vdi.kube.config import ClusterConfig
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import ClusterConfig, load_config
 from vdi.kube.events import EventRecorder
 from vdi.kube.managed_fields import FieldOwnershipReader
 from vdi.kube.meta import HasMetadata, ObjectReference
 from vdi.kube.queue import Controller, Result, TerminalError, WorkQueue
 from vdi.kube.resource import CLAIMS, EVENTS, NAMESPACES, NODES, PODS, SECRETS, SERVICES, Resource
-from vdi.kube.retry import NO_RETRY, RetryPolicy
 from vdi.kube.store import Store
-from vdi.kube.transport import Client
+from vdi.kube.transport import NO_RETRY, Client, RetryPolicy
 from vdi.kube.watch import Reflector
 from vdi.kube.wire import WatchEvent
 

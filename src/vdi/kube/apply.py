@@ -52,6 +52,7 @@ class Applier(Generic[T]):
         An object of this name that we did not know of is taken over by server-side apply. Who must not take over a
         stranger's puts a controller ownerReference into the spec: the server refuses a second one (Invalid).
         """
+
         metadata = desired["metadata"]
         namespace, name = metadata.get("namespace", ""), metadata["name"]
         observed = self.store.get(namespace, name)

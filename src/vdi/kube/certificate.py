@@ -13,12 +13,13 @@ class Certificate(msgspec.Struct, frozen=True):
     names: tuple[str, ...] = ()
     begins: datetime | None = None
     ends: datetime | None = None
+    # Why the certificate is missing, a clause; the rest is empty then.
     problem: str = ""
-    """Why the certificate is missing, a clause; the rest is empty then."""
 
 
 def read_certificate(pem: bytes) -> Certificate:
     """The first certificate of a chain, which is the server's."""
+
     if not pem.strip():
         return Certificate(problem="it has no key tls.crt")
     try:

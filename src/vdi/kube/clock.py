@@ -24,6 +24,7 @@ class SystemClock:
 
     def now(self) -> datetime:
         """Wall time, in UTC."""
+
         return datetime.now(UTC)
 
     def monotonic(self) -> float:

@@ -12,8 +12,8 @@ from urllib.parse import unquote, urlsplit
 from vdi.kube.http import BUFFER, Connection, HttpError, Response, url_host
 
 CONNECT_SECONDS = 10.0
+# A connection unused for longer is closed, which API servers do after 90: each takes memory while it is kept.
 IDLE_SECONDS = 60.0
-"""A connection unused for longer is closed, which API servers do after 90: each takes memory while it is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,9 @@ class Target:
 
     url: str
     tls: ssl.SSLContext | None = None
+    # Name to be found in the server's certificate, where it is not the URL's host.
     tls_name: str | None = None
-    """Name to be found in the server's certificate, where it is not the URL's host."""
+
     proxy: str | None = None
 
     def __post_init__(self) -> None:

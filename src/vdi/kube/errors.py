@@ -88,6 +88,7 @@ class ApiError(KubeError):
         self.causes = causes
         self.retry_after = retry_after
         """Seconds the server asks us to wait, where it said so."""
+
         self.request = request
         """Method and path of the request."""
         self.api_missing = api_missing
@@ -171,8 +172,8 @@ class _Status(msgspec.Struct):
     details: _Details | None = None
 
 
+# In both of the API server's sentences (registry/rest/delete.go, storage/interfaces.go); the reason is Conflict.
 _ANOTHER_UID = re.compile(r"UID in (the )?precondition")
-"""In both of the API server's sentences (registry/rest/delete.go, storage/interfaces.go); the reason is Conflict."""
 _decode_status = msgspec.json.Decoder(_Status).decode
 
 

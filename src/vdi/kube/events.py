@@ -25,18 +25,19 @@ from vdi.printable import escape
 
 log = logging.getLogger(__name__)
 
+# Seconds after which the same words make a new Event (as in client-go).
 SERIES_LIFE = 360.0
-"""Seconds after which the same words make a new Event (as in client-go)."""
+
+# Seconds between two requests for one series.
 SERIES_PAUSE = 10.0
-"""Seconds between two requests for one series."""
+# Events that may wait to be sent; what comes beyond is dropped.
 WAITING = 1024
-"""Events that may wait to be sent; what comes beyond is dropped."""
+# While more than so many wait, there are seconds between two requests: the work that they tell of goes first.
 CROWD, CROWD_PAUSE = 8, 0.05
-"""While more than so many wait, there are seconds between two requests: the work that they tell of goes first."""
+# Events kept in mind so that repetitions are known; the oldest is forgotten first.
 REMEMBERED = 2048
-"""Events kept in mind so that repetitions are known; the oldest is forgotten first."""
+# The API's limit.
 NOTE_BYTES = 1024
-"""The API's limit."""
 
 Topic = tuple[str, str, str, str, str]
 

@@ -10,15 +10,16 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
+# Bytes that are read at a time.
 BUFFER = 2**16
-"""Bytes that are read at a time."""
+
+# Bytes of a stream that wait to be read, from which on the server is kept waiting.
 BUFFERED = 2**20
-"""Bytes of a stream that wait to be read, from which on the server is kept waiting."""
 _LONGEST_HEAD = 2**16
+# Bytes of informational answers and of the trailer, of which nothing is kept: a server could send them without end.
 _MOST_SKIPPED = 2**16
-"""Bytes of informational answers and of the trailer, of which nothing is kept: a server could send them without end."""
+# Bytes of an answer that is read whole: a page has 200 objects, of which etcd takes 1.5 MiB each.
 _LARGEST_BODY = 2**29
-"""Bytes of an answer that is read whole: a page has 200 objects, of which etcd takes 1.5 MiB each."""
 
 
 class HttpError(Exception):

@@ -13,13 +13,14 @@ from msgspec.structs import force_setattr
 
 Shared = TypeVar("Shared", bound=Hashable)
 
+# Characters; longer ones are sentences, which are rarely said twice.
 LONGEST = 64
-"""Characters; longer ones are sentences, which are rarely said twice."""
+
 REMEMBERED = 16384
+# Fields that no two objects have in common.
 UNIQUE = ("resource_version",)
-"""Fields that no two objects have in common."""
+# In the place of every map that has no entry; never changed, as no part of a shared object is.
 _EMPTY: dict[str, str] = {}
-"""In the place of every map that has no entry; never changed, as no part of a shared object is."""
 
 
 class Interner:
@@ -97,8 +98,8 @@ class _Plan(NamedTuple):
     """Names of the fields of a struct that hold a string, an immutable whole, a struct, structs in a row, a map."""
 
     texts: list[str]
+    # All of `texts` at once: half as long as one by one.
     read_texts: Callable[[Any], tuple[Any, ...]]
-    """All of `texts` at once: half as long as one by one."""
     wholes: list[str]
     structs: list[str]
     rows: list[str]

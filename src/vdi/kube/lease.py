@@ -35,18 +35,18 @@ _GIVE_BACK_TRIES = 3
 class LeaseTiming:
     """All in seconds; each must be smaller than the one before it."""
 
+    # A Lease that has not changed for so long is free. Every replica uses its own value, whatever the Lease says, so
+    # a release that makes it longer needs one before it that waits that long already.
     duration: float = 10.0
-    """A Lease that has not changed for so long is free. Every replica uses its own value, whatever the Lease says, so
-    a release that makes it longer needs one before it that waits that long already.
-    """
+
+    # A write of the holder's is given up so long after its last renewal.
     last_word: float = 9.0
-    """A write of the holder's is given up so long after its last renewal."""
+    # A write of the holder's may not begin later than this after its last renewal.
     deadline: float = 7.0
-    """A write of the holder's may not begin later than this after its last renewal."""
+    # Pause between two renewals.
     renew: float = 2.0
-    """Pause between two renewals."""
+    # Pause between two looks of those who wait, and after a failure.
     look: float = 1.0
-    """Pause between two looks of those who wait, and after a failure."""
 
 
 DEFAULT_LEASE_TIMING = LeaseTiming()

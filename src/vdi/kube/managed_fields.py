@@ -23,8 +23,9 @@ Tree = dict[str, Any]
 Path = tuple[str, ...]
 _UID = re.compile(rb'(k:\{\\"uid\\":\\")[^"\\]+')
 _UID_KEY = b'k:{\\"uid\\":'
+# How a book begins that holds nothing but status: its names are sorted, and `f:metadata` and `f:spec` come before.
 _STATUS_ALONE = b'{"f:status":'
-"""How a book begins that holds nothing but status: its names are sorted, and `f:metadata` and `f:spec` come before."""
+
 _NOTHING = (b"", b"{}", b"[]", b"null")
 _MAX_SHAPES = 4096
 
@@ -51,12 +52,12 @@ _decode = msgspec.json.Decoder(_Object).decode
 class FieldOwnership(msgspec.Struct, frozen=True, gc=False):
     """What one state of an object says of us."""
 
+    # Our annotation: the hash of the spec that was last written; empty without one.
     hash: str
-    """Our annotation: the hash of the spec that was last written; empty without one."""
+    # The fields that are ours, as one tree in JSON (fieldsV1).
     fields: bytes
-    """The fields that are ours, as one tree in JSON (fieldsV1)."""
+    # Whether some of them stem from a POST: see `Applier`.
     posted: bool
-    """Whether some of them stem from a POST: see `Applier`."""
 
 
 class _Outline:
@@ -106,10 +107,10 @@ class _Shape:
 
     tree: Tree
     fields: bytes
+    # Those of its leaves that can be looked up in the object by name alone.
     leaves: _Outline | None
-    """Those of its leaves that can be looked up in the object by name alone."""
+    # `fields` less some leaves that an object did not have, each such set worked out once.
     without: dict[tuple[Path, ...], bytes]
-    """`fields` less some leaves that an object did not have, each such set worked out once."""
 
     def fields_in(self, body: bytes | msgspec.Raw) -> bytes:
         """The fields that are ours in this object."""

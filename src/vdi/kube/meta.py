@@ -55,6 +55,7 @@ class ObjectReference:
 
 def version_of(obj: HasMetadata) -> int:
     """`resourceVersion` as a number (Kubernetes' own storage always gives one), 0 when the object has none."""
+
     return int(obj.metadata.resource_version or 0)
 
 

@@ -16,10 +16,11 @@ from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.errors import ApiError, Conflict, KubeError
 
 log = logging.getLogger(__name__)
+# Seconds within which what falls due is added together: a crowd of timers is no crowd of wakeups.
 GRAIN = 0.02
-"""Seconds within which what falls due is added together: a crowd of timers is no crowd of wakeups."""
+
+# What names a piece of work; mostly (namespace, name).
 Key = TypeVar("Key", bound=Hashable)
-"""What names a piece of work; mostly (namespace, name)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ class Resource:
     @property
     def api_version(self) -> str:
         """`apiVersion` as it stands in an object."""
+
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
@@ -67,5 +68,5 @@ NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 VOLUMES = Resource("", "v1", "persistentvolumes", "PersistentVolume", namespaced=False)
 STORAGE_CLASSES = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
+# The annotation of a StorageClass, "true" where claims that name none get it.
 IS_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
-"""The annotation of a StorageClass, "true" where claims that name none get it."""

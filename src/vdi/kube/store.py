@@ -13,13 +13,13 @@ from vdi.kube.interning import Interner, absorb
 from vdi.kube.managed_fields import FieldOwnership, FieldOwnershipReader
 from vdi.kube.meta import T, key_of, version_of
 
+# Called with (old, new): (None, new) is an addition, (old, None) a removal.
 Listener = Callable[[T | None, T | None], None]
-"""Called with (old, new): (None, new) is an addition, (old, None) a removal."""
 
 log = logging.getLogger(__name__)
 ObjectKey = tuple[str, str]
+# So many of the objects that changed last share no strings yet: most of them have another state in a moment.
 NEWEST = 256
-"""So many of the objects that changed last share no strings yet: most of them have another state in a moment."""
 
 
 class _Index(Generic[T]):
@@ -36,6 +36,7 @@ class _Index(Generic[T]):
 
     def find(self, entry: Hashable) -> Iterable[ObjectKey]:
         """The keys of all objects under this entry."""
+
         group = self._groups.get(entry, ())
         return (group,) if group and isinstance(group, tuple) else group
 

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -15,9 +16,8 @@ import msgspec
 
 from vdi.kube import wire
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
-from vdi.kube.config import ClusterConfig
+from vdi.kube.config import ClusterConfig, Credentials
 from vdi.kube.connections import HttpClient, Target
-from vdi.kube.credentials import Credentials
 from vdi.kube.errors import (
     ApiError,
     ConfigError,
@@ -31,21 +31,57 @@ from vdi.kube.errors import (
     error_from,
 )
 from vdi.kube.http import HttpError, Response
-from vdi.kube.lease_guard import LeaseGuard
 from vdi.kube.resource import PODS, Resource
-from vdi.kube.retry import DEFAULT_RETRY, RetryPolicy
 from vdi.kube.wire import Page, WatchEvent
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how patiently a request is repeated when the server is busy, restarting or out of reach.
+
+    The wait before try n + 1 is `base * 2**(n-1)` seconds, at most `cap`, less a random part of up to `jitter` (0 to 1)
+    of it, and never less than the server's Retry-After. A Retry-After beyond `cap` is not waited for but raised.
+    """
+
+    attempts: int = 5
+    base: float = 0.1
+    cap: float = 10.0
+    jitter: float = 0.5
+
+    def wait(self, tries: int, error: ConnectionFailed | ApiError, draw: float) -> float | None:
+        """Seconds to wait after `tries` failed tries, or None to give up; `draw` is a random number from 0 to 1."""
+
+        asked = error.retry_after if isinstance(error, ApiError) else None
+        if tries >= self.attempts or not _may_pass(error) or (asked or 0.0) > self.cap:
+            return None
+        own: float = min(self.cap, self.base * 2 ** (tries - 1)) * (1 - self.jitter * draw)
+        return max(own, asked or 0.0)
+
+
+NO_RETRY = RetryPolicy(attempts=1)
+DEFAULT_RETRY = RetryPolicy()
+
+
+def _may_pass(error: ConnectionFailed | ApiError) -> bool:
+    """Whether another try can help; a plain 500 is a bug or a refusal that will come again."""
+    if isinstance(error, ServerError):
+        return error.status in (502, 503, 504) or error.retry_after is not None
+    return isinstance(error, ConnectionFailed | TooManyRequests)
+
+
+# Gives how many seconds a write that begins now may take. Raises NotLeader when it must not begin.
+LeaseGuard = Callable[[], float]
 
 T = TypeVar("T")
 Body = Mapping[str, Any] | msgspec.Struct
+# Called after each HTTP request: method (or WATCH), plural of the resource, status (0: no answer), seconds.
 OnRequest = Callable[[str, str, int, float], None]
-"""Called after each HTTP request: method (or WATCH), plural of the resource, status (0: no answer), seconds."""
 
 PAGE_SIZE = 200
+# Requests under way at a time. More would only queue in the server, and each costs a TLS handshake once.
 AT_ONCE = 32
-"""Requests under way at a time. More would only queue in the server, and each costs a TLS handshake once."""
+# Bytes of a watch event. etcd's limit of an object is 1.5 MiB, and can be raised.
 _LONGEST_EVENT = 64 * 2**20
-"""Bytes of a watch event. etcd's limit of an object is 1.5 MiB, and can be raised."""
 _LONGEST_LOG_LINE = 2**20
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"

@@ -35,13 +35,14 @@ log = logging.getLogger(__name__)
 class WatchTiming:
     """How patient a Reflector is, in seconds."""
 
+    # How long one watch may last: drawn between these, so that those of many clients do not end together.
     session: tuple[float, float] = (300.0, 600.0)
-    """How long one watch may last: drawn between these, so that those of many clients do not end together."""
+
+    # A stream on which nothing came for so long is reopened. It may be dead; mostly all is quiet: the API server
+    # sends a bookmark a minute, but not for a kind of which nothing, anywhere in the cluster, has changed since.
     read_deadline: float = 90.0
-    """A stream on which nothing came for so long is reopened. It may be dead; mostly all is quiet: the API server
-    sends a bookmark a minute, but not for a kind of which nothing, anywhere in the cluster, has changed since."""
+    # The wait after the first failure; it doubles with each that follows.
     backoff: float = 0.5
-    """The wait after the first failure; it doubles with each that follows."""
     backoff_cap: float = 30.0
 
 

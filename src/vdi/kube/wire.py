@@ -11,8 +11,8 @@ from vdi.kube.errors import UnexpectedAnswer, error_from
 T = TypeVar("T")
 
 
+# What decoding raises; the last for what is nested too deeply.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding raises; the last for what is nested too deeply."""
 
 
 class Identity(msgspec.Struct, rename="camel", frozen=True, gc=False):
@@ -30,8 +30,9 @@ class WatchEvent(msgspec.Struct, frozen=True, gc=False):
     A process that writes has the answers to its own writes before the watch brings them.
     """
 
+    # ADDED, MODIFIED, DELETED or BOOKMARK.
     type: str
-    """ADDED, MODIFIED, DELETED or BOOKMARK."""
+
     metadata: Identity
     line: bytes
 
@@ -47,8 +48,8 @@ class Page:
 
     items: list[msgspec.Raw]
     resource_version: str
+    # What to ask the next page with; empty on the last.
     token: str
-    """What to ask the next page with; empty on the last."""
 
 
 class LineSplitter:
@@ -126,12 +127,12 @@ _decode_identified = msgspec.json.Decoder(_Identified).decode
 _decode_deleted = msgspec.json.Decoder(_Deleted).decode
 
 
+# One per type that was ever asked for, for the life of the process: making one costs more than a hundred uses.
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
-"""One per type that was ever asked for, for the life of the process: making one costs more than a hundred uses."""
+# msgspec 0.22 shares what it knows of a struct with other threads before it is complete; decoding then crashes.
 _building = Lock()
-"""msgspec 0.22 shares what it knows of a struct with other threads before it is complete; decoding then crashes."""
+# Type -> that of an event with it.
 _envelopes: dict[Any, Any] = {}
-"""Type -> that of an event with it."""
 
 
 def decode(body: bytes | msgspec.Raw, into: type[T], what: str) -> T:

@@ -23,32 +23,32 @@ from urllib.parse import urlsplit
 
 from vdi.http_client import HTTP_ERRORS, HttpClient, address_of, open_client, proxy_for, reason_of
 from vdi.latency_probe.frames import DecodeError, Screen, missing_between, read_stripe
-from vdi.latency_probe.mark import Mark
-from vdi.latency_probe.measurements import Measurements
+from vdi.latency_probe.measurements import Mark, Measurements
 
 if TYPE_CHECKING:  # installed with the extra `probe` only
     from websockets.asyncio.client import ClientConnection
 
 
 STATE_COOKIE = "__Host-vdi-state"  # vdi.gateway.edge.headers
+# A key frame of a screen with 4K has up to 4 MiB.
 MAX_MESSAGE_BYTES = 8 * 2**20
-"""A key frame of a screen with 4K has up to 4 MiB."""
+
 PICTURE_SECONDS = 15.0
+# How long Traefik may take to have the route of a desktop that has just started: its own throttle is 2 s.
 ROUTE_SECONDS = 15.0
-"""How long Traefik may take to have the route of a desktop that has just started: its own throttle is 2 s."""
 _POLL_SECONDS = 0.2
 _NO_ROUTE = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 _ANSWER_SECONDS = 20.0
 EFFECT_SECONDS = 1.0
 ACK_SECONDS = 0.05
+# Keys pressed before those that count: the first one makes the mark appear, whatever the colour below it.
 WARM_UP_PRESSES = 3
-"""Keys pressed before those that count: the first one makes the mark appear, whatever the colour below it."""
+# Only the mark changes the brightness by this much (of 255).
 BRIGHTNESS_STEP = 80.0
-"""Only the mark changes the brightness by this much (of 255)."""
+# Shortest and longest pause between two keys. It is random, so that keys do not fall in step with the frames.
 PAUSE_SECONDS = (0.06, 0.14)
-"""Shortest and longest pause between two keys. It is random, so that keys do not fall in step with the frames."""
+# The first part of the animation, which does not count.
 RAMP_SECONDS = 0.25
-"""The first part of the animation, which does not count."""
 
 
 class StageError(Exception):
@@ -67,8 +67,8 @@ class DesktopAccess:
     ticket: str
     state: str
     mark: Mark
+    # ADDRESS:PORT to connect to, in place of what the host's name resolves to.
     connect: str = ""
-    """ADDRESS:PORT to connect to, in place of what the host's name resolves to."""
 
 
 @dataclass(slots=True)
@@ -77,14 +77,14 @@ class Stream:
 
     screen: Screen
     mode: str = ""
+    # Why the desktop closed the connection, as it reported it.
     close_reason: str = ""
-    """Why the desktop closed the connection, as it reported it."""
     closed: bool = False
     first_picture: float | None = None
     brightness: float | None = None
     last_id: int | None = None
+    # Of each stripe: time, frame id, bytes.
     arrivals: list[tuple[float, int, int]] = field(default_factory=list)
-    """Of each stripe: time, frame id, bytes."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def receive(self, message: bytes, now: float) -> None:

@@ -9,11 +9,12 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+# PyAV's name of a codec by the header's upper half-byte.
 CODECS = {1: "h264", 2: "vp8", 3: "vp9", 4: "libdav1d", 5: "hevc"}
-"""PyAV's name of a codec by the header's upper half-byte."""
+
 FRAME_IDS = 1 << 16
+# A picture of a few bytes can name a size that takes gigabytes, and each stripe a place that takes a decoder.
 MAX_PIXELS, MAX_DECODERS = 1 << 25, 8
-"""A picture of a few bytes can name a size that takes gigabytes, and each stripe a place that takes a decoder."""
 
 
 class DecodeError(Exception):
@@ -28,8 +29,8 @@ class Stripe:
     key: bool
     frame_id: int
     top: int
+    # In pixels; 0: unknown (JPEG).
     height: int
-    """In pixels; 0: unknown (JPEG)."""
     data: bytes
 
 

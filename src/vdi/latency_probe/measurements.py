@@ -1,4 +1,6 @@
-"""What a probe measures, and whether it meets the goal. Pure."""
+"""Data of a latency probe: the mark on the screen that it watches, the measurements, and whether they meet the goal.
+Pure.
+"""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -7,8 +9,25 @@ import msgspec
 
 from vdi.api.constraints import doc
 
+
+class Mark(msgspec.Struct, frozen=True, rename="camel"):
+    """Position of the mark in the picture, and the keys that change it."""
+
+    x: Annotated[int, msgspec.Meta(ge=0, le=20_000, description="Left edge, in pixels of the desktop.")]
+    y: Annotated[int, msgspec.Meta(ge=0, le=20_000, description="Upper edge.")]
+    size: Annotated[int, msgspec.Meta(ge=8, le=512, description="Width and height.")]
+    width: Annotated[int, msgspec.Meta(ge=1, le=20_000, description="Width of the desktop's screen.")]
+    height: Annotated[int, msgspec.Meta(ge=1, le=20_000, description="Its height.")]
+    flip: Annotated[
+        int, msgspec.Meta(ge=1, le=2**31, description=("Keysym that toggles the mark between black and white."))
+    ]
+    play: Annotated[int, msgspec.Meta(ge=1, le=2**31, description="Keysym that makes the mark change all the time.")]
+    play_seconds: Annotated[float, msgspec.Meta(ge=0.5, le=30, description="Duration.")]
+
+
+# Input to picture, at the 95th percentile: the third service level objective (docs/monitoring.md).
 GOAL_MS = 50.0
-"""Input to picture, at the 95th percentile: the third service level objective (docs/monitoring.md)."""
+
 MAX_SAMPLES = 200
 MAX_LATENCY_MS = 10_000.0
 

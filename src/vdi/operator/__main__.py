@@ -8,21 +8,21 @@ import os
 import sys
 from pathlib import Path
 
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import load_config
 from vdi.kube.errors import KubeError
-from vdi.operator.logs import set_up_logging
-from vdi.operator.main import run_process
-from vdi.operator.settings import read_settings
-from vdi.operator.variables import SettingsError
+from vdi.operator.runtime import run_process
+from vdi.process import set_up_logging
+from vdi.settings import SettingsError, read_settings
 
 log = logging.getLogger("vdi.operator")
 
+# Exit codes, those of `vdi`.
 DONE, FAILED, USAGE, COULD_NOT_LOOK = range(4)
-"""Exit codes, those of `vdi`."""
 
 
 def main() -> int:
     """Run until SIGTERM or Ctrl-C, as the environment says: VDI_KUBECONFIG, VDI_CONTEXT and the settings."""
+
     try:
         settings = read_settings(os.environ)
     except SettingsError as why:

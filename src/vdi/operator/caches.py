@@ -1,16 +1,32 @@
-"""What the operator knows of the cluster: one store per kind, one reflector per kind and namespace of sessions.
+"""The operator's view of the cluster: one store per kind, one reflector per kind and namespace of sessions.
 
-Only templates, pools, nodes and volumes are cluster-scoped, and of other namespaces only pods are seen. Indices are
-from the object alone, so that a store can keep them up by itself.
+Only templates, pools, nodes and volumes are cluster-scoped; of other namespaces the operator sees nothing but pods.
+An index is computed from the object alone, so that the store can maintain it.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
+from vdi.cluster.objects import (
+    APPLIED_HASH,
+    HOST,
+    Event,
+    ForeignPod,
+    HostReservation,
+    Node,
+    PersistentVolume,
+    PersistentVolumeClaim,
+    Pod,
+    Route,
+    Secret,
+    Service,
+)
+from vdi.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.clock import Clock
 from vdi.kube.interning import Interner
 from vdi.kube.managed_fields import FieldOwnershipReader
@@ -29,30 +45,17 @@ from vdi.kube.resource import (
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector, describe_troubles
-from vdi.operator.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.session.autoscaling import PLACEHOLDER, AutoscalerEvent
-from vdi.session.capacity import ForeignPod, PersistentVolume
+from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.homes import home_names, resolve_home
-from vdi.session.identity import MANAGED_BY
-from vdi.session.observed import (
-    APPLIED_HASH,
-    HOST,
-    Event,
-    HostReservation,
-    Node,
-    PersistentVolumeClaim,
-    Pod,
-    Route,
-    Secret,
-    Service,
-)
+from vdi.session.naming import MANAGED_BY
 
 BY_TEMPLATE = "template"
 BY_HOME = "home"
 BY_HOST = "host"
 BY_SUBJECT = "subject"
+# The scope of a reflector of all namespaces.
 _CLUSTER = (None,)
-"""The scope of a reflector of all namespaces."""
 
 
 class Caches:
@@ -69,6 +72,7 @@ class Caches:
     ) -> None:
         self.namespaces = namespaces
         """Where sessions live."""
+
         ownership, interner = FieldOwnershipReader(client.field_manager, APPLIED_HASH), Interner()
         self.sessions: Store[VDISession] = Store(interner=interner)
         self.templates: Store[VDITemplate] = Store()
@@ -199,3 +203,16 @@ class Caches:
 def labels_of(session: VDISession) -> list[str]:
     """The host label that this session shares with all who ask for it; none where its label is made with the key."""
     return [session.spec.hostname] if session.spec.hostname else []
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterContext:
+    """The cluster as one operator sees and changes it."""
+
+    # Refuses to write while this process does not lead.
+    client: Client
+    caches: Caches
+    settings: ClusterSettings
+    clock: Clock
+    # Where sessions live. The first has what there is once: Lease, key of the host labels, reservations of hosts.
+    namespaces: tuple[str, ...]

@@ -4,19 +4,18 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from vdi.api.session import VDISession
+from vdi.cluster.objects import Event, Pod
 from vdi.kube.meta import HasMetadata
 from vdi.operator.caches import BY_HOME, BY_HOST, BY_SUBJECT, Caches
-from vdi.operator.hosts import Hosts
 from vdi.operator.owned_resources import owner_uid, session_of
-from vdi.operator.reservations import Reservations, home_reservation
+from vdi.operator.reservations import Hosts, Reservations, home_reservation
 from vdi.session import naming
-from vdi.session.activity import Activity
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Contender, Observed, find_holder, host_taken
 from vdi.session.effective import Desktop, resolve
 from vdi.session.failures import current_failures, is_hopeless
 from vdi.session.homes import Home, resolve_home
-from vdi.session.observed import Event, Pod
+from vdi.session.lifetime import Activity
 
 N = TypeVar("N", bound=HasMetadata)
 
@@ -45,6 +44,7 @@ class Observer:
 
     def observe(self, session: VDISession) -> Observed:
         """The state of a session. Objects of its children's names that belong to others are not among it."""
+
         caches, meta = self._caches, session.metadata
         pod, terminating, extra_pods = self._pods_of(session)
         service = caches.services.get(meta.namespace, naming.service_name(meta.name))

@@ -1,21 +1,31 @@
-"""Makes and repairs the children of one kind, and never touches an object that is not the session's."""
+"""Create, repair and delete for the objects that a session owns, never for an object of someone else."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, Generic, cast
 
 import msgspec
 
 from vdi.api.meta import OwnerReference
+from vdi.cluster.objects import PersistentVolumeClaim, Pod, Route, Secret, Service
+from vdi.kinds import ROUTES
 from vdi.kube import wire
 from vdi.kube.apply import Applier
-from vdi.kube.errors import AlreadyExists, NotFound, Replaced
+from vdi.kube.errors import (
+    AlreadyExists,
+    ApiError,
+    Conflict,
+    KubeError,
+    NotFound,
+    Replaced,
+    ServerError,
+    TooManyRequests,
+)
 from vdi.kube.meta import HasMetadata, T
 from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
-from vdi.operator.kinds import ROUTES
-from vdi.session.observed import PersistentVolumeClaim, Pod, Route, Secret, Service
+from vdi.session.naming import MANAGED_BY
 
 
 class ForeignObjectError(Exception):
@@ -26,6 +36,7 @@ class ForeignObjectError(Exception):
         self.name = name
         self.owner = owner
         """Name of the session that it belongs to, if it is one's."""
+
         super().__init__(f"{kind} {name!r} belongs to {owner or 'someone else'}")
 
 
@@ -150,3 +161,39 @@ def owner_uid(obj: HasMetadata) -> str | None:
     """The uid of the session that owns this object."""
     owner = session_of(obj)
     return owner.uid if owner else None
+
+
+class UncertainCreates:
+    """Names of such pods, by the key of the session or pool that they are for.
+
+    Lives as long as the process: the next one's first lists have them.
+    """
+
+    def __init__(self, pods: OwnedResource[Pod]) -> None:
+        self._pods = pods
+        self._names: dict[Hashable, set[tuple[str, str]]] = {}
+
+    def add(self, whose: Hashable, namespace: str, name: str) -> None:
+        """A pod of this name may be there."""
+        self._names.setdefault(whose, set()).add((namespace, name))
+
+    async def settle(self, whose: Hashable) -> list[str]:
+        """Ask for them: those that are there are in the caches then. Their names. Raises KubeError: still not known."""
+        settled = sorted(self._names.get(whose, ()))
+        for namespace, name in settled:
+            live = await self._pods.get_live(namespace, name)
+            if live and MANAGED_BY.items() <= live.metadata.labels.items():  # else it is a stranger's
+                self._pods.store.remember(live)
+        self.forget(whose)
+        return [name for _, name in settled]
+
+    def forget(self, whose: Hashable) -> None:
+        """The session or pool is gone."""
+        self._names.pop(whose, None)
+
+
+def is_uncertain(failure: BaseException) -> bool:
+    """Whether a create that failed so may have been done all the same: its answer was lost."""
+    if isinstance(failure, ApiError):
+        return isinstance(failure, Conflict | TooManyRequests | ServerError)
+    return isinstance(failure, KubeError)

@@ -15,31 +15,31 @@ import msgspec
 from vdi.api.meta import API_VERSION
 from vdi.api.pool import VDIPool
 from vdi.api.session import Phase, VDISession
+from vdi.cluster.objects import HOLD, TEMPLATE_REVISION, Node, Pod
 from vdi.kube import wire
 from vdi.kube.errors import Conflict, NotFound
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
 from vdi.kube.resource import PODS
-from vdi.operator.caches import BY_TEMPLATE
-from vdi.operator.context import ClusterContext
+from vdi.operator.caches import BY_TEMPLATE, ClusterContext
 from vdi.operator.owned_resources import owner_uid
 from vdi.operator.release_keys import ReleaseKey
 from vdi.session.decide import Observed
 from vdi.session.effective import Desktop, resolve
-from vdi.session.identity import TEMPLATE_ANNOTATION, Identity, assigned_namespace
 from vdi.session.lifetime import run_annotations
-from vdi.session.observed import HOLD, TEMPLATE_REVISION, Node, Pod
+from vdi.session.naming import TEMPLATE_ANNOTATION, Identity, assigned_namespace
 from vdi.session.pool import FITS, can_serve, explain_unserved, fingerprint, is_waiting, pool_desktop, pool_of
 
+# Indices of pods, by the name of the pool that has made them: those that no session has claimed, and the others.
 _WAITING, _TAKEN = "pool-waiting", "pool-taken"
-"""Indices of pods, by the name of the pool that has made them: those that no session has claimed, and the others."""
+
+# Index of pools, by the template that they keep ready.
 BY_POOLED_TEMPLATE = "pooled-template"
-"""Index of pools, by the template that they keep ready."""
+# Reason of the Event for a session that a pool of its template cannot serve.
 NOT_FROM_POOL = "NotFromPool"
-"""Reason of the Event for a session that a pool of its template cannot serve."""
 _TRIES = 3
+# Sessions in the queue that are looked at for one that a desktop fits: of thousands, many are alike.
 _LOOKED_AT = 50
-"""Sessions in the queue that are looked at for one that a desktop fits: of thousands, many are alike."""
 
 
 class Pools:

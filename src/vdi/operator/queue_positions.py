@@ -1,7 +1,7 @@
-"""What waiting sessions publish: position, reason, expected time. Published again only when it differs enough.
+"""The queue position, reason and expected start that a waiting session publishes in its status.
 
-Each published change is a write to the API. With thousands in the queue, all positions change all the time: near the
-front every step is published, further back only a tenth of the way.
+Each published change is a write to the API, and with thousands in the queue every position changes all the time. Near
+the front every step is published, further back only a change of a tenth.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,30 +9,84 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from heapq import merge
+from typing import Protocol
 
-from vdi.api.session import QueueStatus
+from vdi.api.session import QueueStatus, VDISession
+from vdi.cluster.capacity import Demand, NodeCapacity
+from vdi.cluster.objects import PersistentVolumeClaim, Pod
+from vdi.cluster.units import format_time, parse_time
 from vdi.operator.caches import Caches
 from vdi.operator.owned_resources import owner_uid
-from vdi.operator.ports import Waiting
+from vdi.session.alerts import Notice
 from vdi.session.autoscaling import NodeRequest, can_use_new_node
-from vdi.session.capacity_matching import Demand, NodeCapacity
-from vdi.session.effective import Blocked
-from vdi.session.queueing.groups import Group
+from vdi.session.decide import Observed
+from vdi.session.effective import Blocked, Desktop
+from vdi.session.lifetime import Activity
+from vdi.session.queueing.groups import Group, PendingSession
 from vdi.session.queueing.messages import ExpectedEnd, Shortage, expect_slots, explain_shortage, find_fitting
-from vdi.session.queueing.order import PendingSession
 from vdi.session.queueing.queue import Queue
-from vdi.session.times import format_time, parse_time
 
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """There is no room now."""
+
+    # Why, with a reason of `conditions.QUEUE_REASONS`; makes Admitted False.
+    blocked: Blocked
+
+    queue: QueueStatus
+
+
+class CapacityQueue(Protocol):
+    """Who may have room on which node."""
+
+    def request(self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None) -> Waiting | None:
+        """None: start; capacity is reserved until the pod is in the caches, or `withdraw`. Else wait to be enqueued."""
+
+    def withdraw(self, uid: str) -> None:
+        """The session wants no room any more, or not now: out of the queue, its room is free."""
+
+    def forget(self, uid: str) -> None:
+        """The session is gone: the same, and nothing is remembered of it."""
+
+
+class Pools(Protocol):
+    """Desktops that run already and wait for somebody."""
+
+    async def claim(self, observed: Observed, desktop: Desktop) -> Pod | None:
+        """Make one of them this session's; None when no desktop fits. The pod carries `run_annotations`.
+
+        Raises KubeError when it is not known whether it has worked: the caller tries again later.
+        """
+
+
+class EndReports(Protocol):
+    """Tells the gateway of sessions that end, for its history."""
+
+    def seconds_to_wait(self, session: VDISession) -> float | None:
+        """How long this session has to wait for its report at most, after which it is woken; None: it may go."""
+
+
+class Desktops(Protocol):
+    """The agents in the desktops."""
+
+    def report(self, uid: str) -> Activity | None:
+        """What the agent of this session's desktop said last; None when it could not be asked."""
+
+    def notify(self, session: VDISession, pod: Pod, notice: Notice) -> None:
+        """Show a notice in the desktop, once; one without text withdraws it. Returns at once."""
+
+
+# So many may be put in order at each question; more only as often as time allows.
 _SHORT = 64
-"""So many may be put in order at each question; more only as often as time allows."""
+# Milliseconds between two countings of a long queue: a session that comes meanwhile gets the last position.
 _PAUSE = 4_500
-"""Milliseconds between two countings of a long queue: a session that comes meanwhile gets the last position."""
+# So many, the first in line, publish what the autoscaler says: each of its answers is a write per session.
 _NODE_REQUEST_POSITIONS = 100
-"""So many, the first in line, publish what the autoscaler says: each of its answers is a write per session."""
+# Milliseconds by which a time must differ to be published again.
 _LATER = 60_000
-"""Milliseconds by which a time must differ to be published again."""
+# Milliseconds from which on a message has the date: the portal takes a time of day for the nearest one.
 _DATED = 12 * 3_600_000
-"""Milliseconds from which on a message has the date: the portal takes a time of day for the nearest one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +96,8 @@ class PublishedPosition:
     waiting: Waiting
     position: int
     reason: str
+    # Milliseconds since the epoch; 0: not known.
     slot: int
-    """Milliseconds since the epoch; 0: not known."""
     node_request: NodeRequest | None
 
 

@@ -1,8 +1,9 @@
-"""Which session may start on which node, and which waits: `vdi.session.queueing.queue`, fed from the caches.
+"""The capacity queue: which session starts on which node, and which waits. Feeds `vdi.session.queueing` from the
+caches.
 
-A session requests capacity for its desktop. It starts at once, or waits and is enqueued: when its turn has come (from
-then on the capacity is reserved), or when its published position is outdated. Nothing is written here, and little is
-lost with the process: the sessions' statuses say since when each waits.
+A session requests capacity for its desktop. It starts at once, or waits and is enqueued: when its capacity has been
+reserved, or when its published position is outdated. Nothing is written here, and little is lost with the process:
+the sessions' statuses say since when each waits.
 """
 
 import asyncio
@@ -11,31 +12,159 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from vdi.api.session import VDISession
-from vdi.operator.context import ClusterContext
+from vdi.cluster.capacity import Demand, demand_of, read_capacity
+from vdi.cluster.objects import ForeignPod, Node, NodeSelectorTerm, PersistentVolumeClaim, Pod
+from vdi.cluster.units import parse_time
+from vdi.kube.clock import Clock
+from vdi.operator.caches import Caches, ClusterContext
 from vdi.operator.owned_resources import owner_uid, session_of
-from vdi.operator.ports import Waiting
-from vdi.operator.queue_positions import PublishedPosition, QueuePositions
-from vdi.operator.resource_accounting import ResourceAccounting, milliseconds
+from vdi.operator.queue_positions import PublishedPosition, QueuePositions, Waiting
 from vdi.session.autoscaling import NodeRequest
-from vdi.session.capacity_matching import Demand
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.failures import is_short_of_room
-from vdi.session.observed import PersistentVolumeClaim, Pod
-from vdi.session.queueing.groups import Group
-from vdi.session.queueing.order import PendingSession
+from vdi.session.naming import USER_ANNOTATION
+from vdi.session.pool import is_waiting
+from vdi.session.queueing.groups import Group, PendingSession
 from vdi.session.queueing.queue import Queue
-from vdi.session.times import parse_time
 
 log = logging.getLogger(__name__)
+_ENDED = frozenset({"Succeeded", "Failed"})
+
+
+def now_milliseconds(clock: Clock) -> int:
+    """Wall time in the queue's unit."""
+
+    return int(clock.now().timestamp() * 1000)
+
+
+class ResourceAccounting:
+    """Listens to nodes and pods. What was granted goes over to the pod that comes of it as soon as that is known.
+
+    Grants stand in the queue under the session's uid, or the name of a pool's pod; pods under `pod/<uid>`.
+    """
+
+    def __init__(
+        self,
+        caches: Caches,
+        queue: Queue,
+        clock: Clock,
+        *,
+        on_end: Callable[[Pod], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.spare: dict[str, Pod] = {}
+        """Unclaimed desktops of pools, by uid."""
+        self._caches = caches
+        self._queue = queue
+        self._clock = clock
+        self._on_end = on_end
+        self._on_change = on_change
+        self._unassigned: dict[str, Pod] = {}  # ours, bound to no node, made before we were here
+        caches.nodes.listen(self._node_changed)
+        caches.pods.listen(self._pod_changed)
+        caches.foreign_pods.listen(self._foreign_pod_changed)
+        caches.foreign_pods_elsewhere.listen(self._foreign_pod_changed)
+
+    def settle(self) -> None:
+        """Assume nodes for the pods that had none, by what is known now."""
+        for pod in list(self._unassigned.values()):
+            self._account_for(pod)
+
+    def pin_of(self, claim: PersistentVolumeClaim | None) -> tuple[NodeSelectorTerm, ...]:
+        """The nodes that a home can be reached from; empty: all, or not known since there is no volume yet."""
+        volume = self._caches.volumes.get("", claim.spec.volume_name) if claim and claim.spec.volume_name else None
+        return volume.pin if volume else ()
+
+    def _node_changed(self, old: Node | None, new: Node | None) -> None:
+        if new is None:
+            if old is not None:
+                self._queue.remove_node(old.metadata.name)
+                self._on_change()
+        elif old is None or _capacity(old) != _capacity(new):
+            try:
+                self._queue.set_node(read_capacity(new))
+            except ValueError as why:
+                log.error("node %s is left out of the reckoning: %s", new.metadata.name, why)
+                self._queue.remove_node(new.metadata.name)
+            self._on_change()
+
+    def _foreign_pod_changed(self, old: ForeignPod | None, new: ForeignPod | None) -> None:
+        now = now_milliseconds(self._clock)
+        if new is not None:
+            self._queue.bind(_id(new), new.spec.node_name, new.spec.takes, foreign=True, now=now)
+        elif old is not None:
+            self._queue.remove(_id(old), now)
+        self._on_change()
+
+    def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
+        if old and new and not is_waiting(new) and _room_of(old) == _room_of(new):
+            return  # it starts, it is ready: it takes what it took
+        if new is not None:
+            self._account_for(new)
+        elif old is not None:
+            self._forget(old)
+            self._on_end(old)
+        self._on_change()
+
+    def _forget(self, pod: Pod) -> None:
+        self.spare.pop(pod.metadata.uid, None)
+        self._unassigned.pop(pod.metadata.uid, None)
+        self._queue.remove(_id(pod), now_milliseconds(self._clock))
+
+    def _account_for(self, pod: Pod) -> None:
+        if pod.status.phase in _ENDED:
+            self._forget(pod)
+            return
+        queue, uid, now = self._queue, pod.metadata.uid, now_milliseconds(self._clock)
+        owner = session_of(pod)
+        granted = "" if pod.metadata.deletion_timestamp else owner.uid if owner else pod.metadata.name
+        user = pod.metadata.annotations.get(USER_ANNOTATION, "") if owner else ""
+        if is_waiting(pod):
+            self.spare[uid] = pod
+        else:
+            self.spare.pop(uid, None)
+        if pod.spec.node_name:
+            queue.bind(_id(pod), pod.spec.node_name, pod.spec.takes, user=user, now=now)
+        elif not queue.assume(_id(pod), self._demand(pod), pod.spec.takes, user=user, granted=granted, now=now):
+            self._unassigned[uid] = pod
+            return
+        self._unassigned.pop(uid, None)
+        if granted:
+            queue.remove(granted, now)
+            queue.leave(granted, now)
+
+    def _demand(self, pod: Pod) -> Demand:
+        claim = self._caches.claims.get(pod.metadata.namespace, pod.home_claim) if pod.home_claim else None
+        spec = pod.spec
+        return demand_of(spec.takes, spec.node_selector.items(), spec.tolerations, self.pin_of(claim))
+
+
+def _id(pod: Pod | ForeignPod) -> str:
+    return f"pod/{pod.metadata.uid}"
+
+
+def _room_of(pod: Pod) -> tuple[object, ...]:
+    """All that counts of a pod."""
+    meta, spec = pod.metadata, pod.spec
+    ended = pod.status.phase in _ENDED
+    return meta.uid, meta.deletion_timestamp, ended, spec.node_name, spec.takes, meta.owner_references
+
+
+def _capacity(node: Node) -> tuple[object, ...]:
+    """All that counts of a node; the rest of it changes with every heartbeat."""
+    meta, spec = node.metadata, node.spec
+    return meta.deletion_timestamp, meta.labels, spec.unschedulable, spec.taints, node.ready, node.status.allocatable
+
+
 SessionKey = tuple[str, str]
 
+# Seconds between two looks for sessions whose published position is outdated.
 _TICK = 5.0
-"""Seconds between two looks for sessions whose published position is outdated."""
+# Milliseconds after which a reservation without a request is released.
 _UNCLAIMED = 30_000
-"""Milliseconds after which a reservation without a request is released."""
+# So many of those who wait are looked at before others may work.
 _AT_A_TIME = 100
-"""So many of those who wait are looked at before others may work."""
 
 
 @dataclass(slots=True)
@@ -93,7 +222,7 @@ class QueueManager:
     def request(self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None) -> Waiting | None:
         """None: start; capacity is reserved until the pod is in the caches, or `withdraw`. Else wait to be enqueued."""
         self._restore()
-        uid, now = session.metadata.uid, milliseconds(self._clock)
+        uid, now = session.metadata.uid, now_milliseconds(self._clock)
         pending = self._pending_session(session, desktop, home, now)
         present = self._granted.get(uid)
         if present and (present.pending.demand != pending.demand or self._queue.node_of(uid) is None):
@@ -117,7 +246,7 @@ class QueueManager:
         A session that waits for the same goes first: pools come last.
         """
         self._restore()
-        now, demand = milliseconds(self._clock), desktop.demand()
+        now, demand = now_milliseconds(self._clock), desktop.demand()
         if self._queue.try_bind(pod, demand, now) is not None:
             return None
         group = self._queue.group_of(demand)
@@ -128,7 +257,7 @@ class QueueManager:
 
     def withdraw(self, uid: str) -> None:
         """The session (or the pool's pod of this name) wants no room any more, or not now."""
-        now = milliseconds(self._clock)
+        now = now_milliseconds(self._clock)
         self._queue.leave(uid, now)
         self._queue.remove(uid, now)
         self._granted.pop(uid, None)
@@ -143,7 +272,7 @@ class QueueManager:
 
     def waits(self, *, gpu: bool = False) -> list[float]:
         """How many seconds each of those who wait has waited by now. `gpu`: only of sessions that request a GPU."""
-        now, resource = milliseconds(self._clock), self._settings.gpu_resource
+        now, resource = now_milliseconds(self._clock), self._settings.gpu_resource
         return [
             pending.waited(now) / 1000 for pending in self._queue if not gpu or resource in dict(pending.demand.takes)
         ]
@@ -156,7 +285,7 @@ class QueueManager:
     def waiting_demands(self) -> list[tuple[Demand, int]]:
         """How many sessions wait for each shape, the first in line first."""
         self._restore()
-        now = milliseconds(self._clock)
+        now = now_milliseconds(self._clock)
         firsts = [(first[0], group) for group in self._queue.groups() if (first := group.queue.first(now))]
         firsts.sort(key=lambda pair: pair[0])
         return [(group.demand, len(group.queue)) for _, group in firsts]
@@ -166,7 +295,7 @@ class QueueManager:
         while True:
             await self._clock.sleep(_TICK)
             self._restore()
-            now = milliseconds(self._clock)
+            now = now_milliseconds(self._clock)
             self._accounting.settle()
             self._drop_unclaimed(now)
             self._queue.tick(now)
@@ -177,7 +306,7 @@ class QueueManager:
 
     def _grant(self, asking: str = "") -> None:
         """Reserve capacity for the sessions whose turn it is, and enqueue them, but for `asking`."""
-        now = milliseconds(self._clock)
+        now = now_milliseconds(self._clock)
         if not len(self._queue):
             return
         for grant in self._queue.grant(now):
@@ -205,7 +334,7 @@ class QueueManager:
             return
         if session.metadata.deletion_timestamp or session.spec.suspended:
             return
-        now = milliseconds(self._clock)
+        now = now_milliseconds(self._clock)
         pending = self._pending_again(session, now)
         if pending is None:
             return
@@ -254,7 +383,7 @@ class QueueManager:
         """Put everybody in line who waited when another process led, before anybody new is let in."""
         if self._began is not None:
             return
-        self._began = now = milliseconds(self._clock)
+        self._began = now = now_milliseconds(self._clock)
         self._accounting.settle()
         for session in self._caches.sessions.values():
             meta = session.metadata

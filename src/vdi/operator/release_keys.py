@@ -14,17 +14,17 @@ import msgspec
 from vdi.kube.errors import Conflict, KubeError, NotFound
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
-from vdi.session.desktop_tokens import KEY_BYTES, KEY_ENTRY, KEY_SECRET, decode_key
+from vdi.session.credentials import KEY_BYTES, KEY_ENTRY, KEY_SECRET, decode_key
 
 log = logging.getLogger(__name__)
 
 HOST_KEY = "vdi-host-key"
 DESKTOP_KEY = KEY_SECRET
+# What another key means, by the name of the Secret.
 _LOSSES = {
     HOST_KEY: "all desktops without spec.hostname then get new addresses",
     DESKTOP_KEY: "all running desktops then have to be restarted",
 }
-"""What another key means, by the name of the Secret."""
 
 
 class _Metadata(msgspec.Struct, rename="camel"):
@@ -41,6 +41,7 @@ class ReleaseKey:
 
     def __init__(self, client: Client, namespace: str, name: str) -> None:
         """`name`: `HOST_KEY` or `DESKTOP_KEY`."""
+
         self.problem = ""
         """Why it could not be read; empty while nothing is wrong."""
         self._client = client

@@ -1,8 +1,19 @@
-"""Who is about to take a home or a host, between the decision and the moment when the caches show it."""
+"""Homes and hosts that only one session can have: reserved in memory until the caches show the object, and host labels
+for good in ConfigMaps.
+"""
+
+from vdi.api.session import VDISession
+from vdi.cluster.objects import HostReservation
+from vdi.kube.errors import AlreadyExists
+from vdi.kube.resource import CONFIG_MAPS
+from vdi.operator.caches import ClusterContext
+from vdi.operator.release_keys import ReleaseKey
+from vdi.session.naming import build_reservation, host_label, refuse_hostname, reservation_name
 
 
 def home_reservation(namespace: str, claim: str) -> str:
     """The name under which a home is reserved: a user may have one of the same name in each namespace."""
+
     return f"{namespace}/{claim}"
 
 
@@ -32,3 +43,52 @@ class Reservations:
         """Give back all that this session has reserved."""
         for thing in self._things.pop(uid, ()):
             del self._holders[thing]
+
+
+class Hosts:
+    """Looks labels and their owners up in the stores, and reserves labels."""
+
+    def __init__(self, cluster: ClusterContext, key: ReleaseKey) -> None:
+        self._client = cluster.client
+        self._caches = cluster.caches
+        self._settings = cluster.settings
+        self._key = key
+        self._namespace = cluster.namespaces[0]  # hosts are the same for all: of two namespaces, one is first
+
+    def label_of(self, session: VDISession) -> str:
+        """The host label that the session is to have, unless it is taken; empty where its hostname is refused."""
+        if refuse_hostname(session, self._settings):
+            return ""
+        meta = session.metadata
+        return session.spec.hostname or host_label(
+            namespace=meta.namespace, session_name=meta.name, user=session.spec.user, key=self._key.value
+        )
+
+    def needs_reservation(self, session: VDISession, label: str) -> bool:
+        """Whether a reservation for this label of the session has to be made."""
+        return label == session.spec.hostname and self.owner_of(label) is None
+
+    def is_owned_by_another(self, session: VDISession, label: str) -> bool:
+        """Whether the label is reserved for another person."""
+        return self.owner_of(label) not in (None, session.spec.user)
+
+    def owner_of(self, label: str) -> str | None:
+        """Who has reserved the label; None: no one."""
+        reservation = self._caches.reservations.get(self._namespace, reservation_name(label))
+        return reservation.data.user if reservation else None
+
+    async def reserve(self, session: VDISession, label: str) -> str:
+        """Reserve the label for the session's user, unless it is reserved already. Gives its owner. Raises KubeError.
+
+        The API server decides who is first. A reservation that is there is never changed but for its labels, by which
+        the watch finds it.
+        """
+        namespace = self._namespace
+        body = build_reservation(namespace, label, session.spec.user)
+        try:
+            made = await self._client.create(CONFIG_MAPS, body, namespace=namespace, into=HostReservation)
+        except AlreadyExists:
+            name, labels = body["metadata"]["name"], {"metadata": {"labels": body["metadata"]["labels"]}}
+            made = await self._client.patch(CONFIG_MAPS, name, labels, namespace=namespace, into=HostReservation)
+        self._caches.reservations.remember(made)
+        return made.data.user

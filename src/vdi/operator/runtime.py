@@ -1,49 +1,52 @@
-"""One run of the operator: empty caches, full caches, standing by, leading; it ends when another process leads.
+"""The operator's life cycle: caches fill, the process stands by, is elected, leads, and starts over when the Lease is
+lost.
 
-Nothing of one runtime is known to the next: a process that has lost the lease begins as one that was just started,
-since another one has written meanwhile. Only the metrics and the health port outlive it.
+A `Runtime` passes nothing on to the next one: a process that has lost the Lease begins as one that was just started,
+since another process has written meanwhile. Only the metrics and the health port outlive it.
 """
 
 import asyncio
+import gc
 import logging
+import signal
 import socket
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from uuid import uuid4
 
-from vdi.kube.clock import Clock
+from vdi.kinds import FIELD_MANAGER
+from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.config import ClusterConfig
 from vdi.kube.events import EventRecorder
 from vdi.kube.lease import DEFAULT_LEASE_TIMING, Elector
-from vdi.kube.retry import NO_RETRY
-from vdi.kube.transport import Client
-from vdi.operator.caches import Caches
-from vdi.operator.context import ClusterContext
+from vdi.kube.transport import NO_RETRY, Client
+from vdi.operator.caches import Caches, ClusterContext
 from vdi.operator.health import Health
-from vdi.operator.kinds import FIELD_MANAGER
 from vdi.operator.metrics import Metrics
 from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY, ReleaseKey
-from vdi.operator.settings import Settings
 from vdi.operator.wiring import AnyWorker, OperatorContext, Wiring, build_wiring
+from vdi.process import MetricsToken
+from vdi.settings import Settings
 from vdi.version import user_agent
 
 log = logging.getLogger(__name__)
 
+# The name of the Lease, in the first of the sessions' namespaces.
 LEASE = "vdi-operator"
-"""The name of the Lease, in the first of the sessions' namespaces."""
+
+# Seconds that reconciles under way may take after SIGTERM; Kubernetes kills after 30.
 DRAIN = 10.0
-"""Seconds that reconciles under way may take after SIGTERM; Kubernetes kills after 30."""
+# Seconds that Events may take then; a successor waits for it.
 _FLUSH = 1.0
-"""Seconds that Events may take then; a successor waits for it."""
+# Seconds that a new leader waits for watches that do not work just now; then it works with what it knows.
 _CATCH_UP = 10.0
-"""Seconds that a new leader waits for watches that do not work just now; then it works with what it knows."""
+# Seconds between two looks at them.
 _CATCH_UP_INTERVAL = 0.1
-"""Seconds between two looks at them."""
+# Seconds between two tries to read the keys of the release.
 _READ_KEY_INTERVAL = 2.0
-"""Seconds between two tries to read the keys of the release."""
+# Seconds between two log lines on why the operator cannot start working.
 _LOG_INTERVAL = 30.0
-"""Seconds between two log lines on why the operator cannot start working."""
 
 
 class Runtime:
@@ -197,3 +200,61 @@ async def _run_all(workers: Iterable[AnyWorker]) -> None:
     async with asyncio.TaskGroup() as group:
         for worker in workers:
             group.create_task(worker.run(), name=worker.controller.name)
+
+
+async def run_operator(
+    config: ClusterConfig,
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    clock: Clock = SYSTEM_CLOCK,
+    on_ready: Callable[[int], None],
+) -> None:
+    """Run until `stop` is set, then finish what is under way.
+
+    `on_ready` gets the health port whenever the caches are full: at the start, and again after a lost lease.
+
+    Raises OSError when the health port is taken, KubeError when the configuration cannot be used at all. A cluster that
+    is out of reach, lacks the CRDs or refuses permission is waited for, and said so; while another operator works for
+    this namespace, this one stands by.
+    """
+    metrics = Metrics()
+    health = Health(metrics, clock, MetricsToken(settings.metrics_token_file))
+    async with health.serve(settings.metrics_host, settings.metrics_port) as port:
+        log.info("serving /healthz, /readyz and /metrics on port %d", port)
+        while not stop.is_set():
+            await Runtime(config, settings, metrics, health, clock).run(stop, partial(on_ready, port))
+    log.info("stopped")
+
+
+@contextmanager
+def stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT set `stop` while the context lasts."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def settle_memory() -> None:
+    """What was just listed lives on: keep the garbage collector from walking through it again and again."""
+    gc.unfreeze()  # what a lost lease left behind
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
+def run_process(config: ClusterConfig, settings: Settings) -> None:
+    """The whole life of an operator process, on uvloop."""
+    import uvloop
+
+    async def life() -> None:
+        stop = asyncio.Event()
+        with stop_on_signals(stop):
+            await run_operator(config, settings, stop=stop, on_ready=lambda _: settle_memory())
+
+    uvloop.run(life())

@@ -5,19 +5,19 @@ from typing import Protocol
 
 from vdi.api.session import VDISession
 from vdi.api.template import HomeScope, VDITemplate
+from vdi.cluster.objects import Event, HostReservation, Node, PersistentVolumeClaim, Pod, Route
 from vdi.kube.meta import HasMetadata
 from vdi.operator.caches import BY_HOME, BY_HOST, BY_TEMPLATE, Caches, labels_of
 from vdi.operator.owned_resources import session_of
 from vdi.operator.status import START_PAUSE
 from vdi.session.naming import reserved_label, user_home_claim_name
-from vdi.session.observed import Event, HostReservation, Node, PersistentVolumeClaim, Pod, Route
 
+# Index of pods, by the node that they are bound to.
 BY_NODE = "node"
-"""Index of pods, by the node that they are bound to."""
 
+# Seconds that news of a pod's progress may wait: before that nothing is said of a start anyway, and mostly the pod is
+# ready by then, so that one look is enough for both.
 PROGRESS = START_PAUSE
-"""Seconds that news of a pod's progress may wait: before that nothing is said of a start anyway, and mostly the pod is
-ready by then, so that one look is enough for both."""
 
 
 class Queue(Protocol):
@@ -85,6 +85,7 @@ class WatchHandlers:
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
         """In a crowd, who has a pod that is ready goes before who has none yet."""
+
         if old is not None and new is not None and _is_progress(old, new):
             if owner := session_of(new):
                 self._queue.enqueue_within((new.metadata.namespace, owner.name), PROGRESS)

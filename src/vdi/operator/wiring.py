@@ -9,37 +9,31 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic
 
+from vdi.cluster.capacity import Demand
 from vdi.kube.events import EventRecorder
 from vdi.kube.lease import Elector
 from vdi.kube.queue import Controller, Key, Reconcile, Result
-from vdi.operator.activity import CONCURRENT_NOTICES, CONCURRENT_POLLS, Agents, NoticeKey
-from vdi.operator.build import Builder
-from vdi.operator.cleanup import Cleanup
-from vdi.operator.context import ClusterContext
-from vdi.operator.controllers.pool import PoolController
+from vdi.operator.agents import CONCURRENT_NOTICES, CONCURRENT_POLLS, Agents, NoticeKey
+from vdi.operator.caches import ClusterContext
+from vdi.operator.children import Builder, Cleanup
+from vdi.operator.controllers.homes_ahead import HomesAhead
+from vdi.operator.controllers.placeholders import PLACEHOLDERS, Placeholders
+from vdi.operator.controllers.pool import PoolController, PoolDesktops
 from vdi.operator.controllers.session import Dependencies, SessionController, SessionKey
-from vdi.operator.controllers.template import TemplateController
-from vdi.operator.history import CONCURRENT_REPORTS, EndReports
-from vdi.operator.homes_ahead import HomesAhead
-from vdi.operator.hosts import Hosts
-from vdi.operator.logs import log_from_now_on_about
+from vdi.operator.controllers.template import PrePuller, TemplateController, TemplateWarnings
+from vdi.operator.end_reports import CONCURRENT_REPORTS, EndReports
 from vdi.operator.metrics import Metrics
-from vdi.operator.owned_resources import OwnedResources
-from vdi.operator.placeholders import PLACEHOLDERS, Placeholders
-from vdi.operator.pool_desktops import PoolDesktops
+from vdi.operator.owned_resources import OwnedResources, UncertainCreates
 from vdi.operator.pools import Pools
-from vdi.operator.prepull import PrePuller
 from vdi.operator.queueing import QueueManager
 from vdi.operator.release_keys import ReleaseKey
-from vdi.operator.reservations import Reservations
-from vdi.operator.session_events import SessionEvents
-from vdi.operator.settings import Settings
-from vdi.operator.template_warnings import TemplateWarnings
-from vdi.operator.uncertain_creates import UncertainCreates
+from vdi.operator.reservations import Hosts, Reservations
+from vdi.operator.status import SessionEvents
 from vdi.operator.watch_handlers import WatchHandlers
+from vdi.process import log_from_now_on_about
 from vdi.session.autoscaling import NodeRequest
-from vdi.session.capacity_matching import Demand
-from vdi.session.identity import assigned_namespace
+from vdi.session.naming import assigned_namespace
+from vdi.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +45,7 @@ class Worker(Generic[Key]):
 
     async def run(self) -> None:
         """Work until the controller is stopped, or until cancelled."""
+
         await self.controller.run(self.reconcile)
 
 
@@ -98,10 +93,10 @@ class OperatorContext:
 class Wiring:
     """What is at work while this process leads."""
 
+    # Their controllers finish the reconciles under way when they are stopped.
     workers: tuple[AnyWorker, ...]
-    """Their controllers finish the reconciles under way when they are stopped."""
+    # Polls and timers: run beside the controllers until cancelled; one that returns or fails ends the operator.
     helpers: tuple[Callable[[], Coroutine[object, None, None]], ...] = ()
-    """Polls and timers: run beside the controllers until cancelled; one that returns or fails ends the operator."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""What a change of a release changes: object by object, field by field. Pure. What is in Secrets is never shown."""
+"""Difference between two sets of objects of a release, field by field. Pure.
+
+The content of Secrets is never shown.
+"""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,8 +13,9 @@ from vdi.helm.releases import KEEP
 Object = Mapping[str, Any]
 _HOOK = "helm.sh/hook"
 HIDDEN = "(not shown)"
+# They change in every object when the chart's version does, and say nothing.
 _VERSION_LABELS = ("helm.sh/chart", "app.kubernetes.io/version")
-"""They change in every object when the chart's version does, and say nothing."""
+
 _LONG = 100
 _ABSENT = object()
 
@@ -37,11 +41,11 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ObjectChange:
     """One object that is made, changed, removed, or kept although it leaves the release."""
 
+    # `+`, `~`, `-`, or `=` for an object that stays on the cluster when it leaves the release.
     action: str
-    """`+`, `~`, `-`, or `=` for an object that stays on the cluster when it leaves the release."""
     kind: str
     namespace: str
     name: str
@@ -53,19 +57,19 @@ class Change:
         return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
 
 
-def changes_between(before: Iterable[Object], after: Iterable[Object], namespace: str) -> list[Change]:
+def changes_between(before: Iterable[Object], after: Iterable[Object], namespace: str) -> list[ObjectChange]:
     """What leads from one set of objects to the other; objects that name no namespace are in `namespace` at most."""
     old, new = _by_name(before, namespace), _by_name(after, namespace)
     found = []
     for key in sorted({*old, *new}):
         kind, where, name = key
         if key not in old:
-            found.append(Change("+", kind, where, name))
+            found.append(ObjectChange("+", kind, where, name))
         elif key not in new:
             kept = (old[key]["metadata"].get("annotations") or {}).get(KEEP) == "keep"
-            found.append(Change("=" if kept else "-", kind, where, name))
+            found.append(ObjectChange("=" if kept else "-", kind, where, name))
         elif fields := tuple(_fields(old[key], new[key])):
-            found.append(Change("~", kind, where, name, fields))
+            found.append(ObjectChange("~", kind, where, name, fields))
     return found
 
 
@@ -85,6 +89,7 @@ def _by_name(objects: Iterable[Object], namespace: str) -> dict[tuple[str, str, 
     return found
 
 
+# Kinds that are in no namespace, of those that charts of ours make.
 CLUSTER_SCOPED = frozenset(
     {
         "Namespace",
@@ -101,7 +106,6 @@ CLUSTER_SCOPED = frozenset(
         "VDIPool",
     }
 )
-"""Kinds that are in no namespace, of those that charts of ours make."""
 
 
 def _fields(before: Object, after: Object) -> Iterator[Field]:

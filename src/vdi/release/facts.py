@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from vdi.cluster.objects import Node
 from vdi.diagnosis.snapshot import Certificate
-from vdi.doctor.objects.proxies import Traefik
-from vdi.helm.binary import Helm
-from vdi.helm.place import Place
+from vdi.doctor.objects.components import Traefik
+from vdi.helm.arguments import Place
 from vdi.helm.releases import Revision, deployed
-from vdi.operator.settings import Settings, read_settings
+from vdi.helm.run import Helm
 from vdi.release.chart import Chart
-from vdi.session.observed import Node
+from vdi.settings import Settings, read_settings
 
 Object = Mapping[str, Any]
 POD_KINDS = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"})
@@ -22,19 +22,20 @@ class Refusal(NamedTuple):
     """An object that the API server would not take."""
 
     object: str
+    # `Forbidden`, `Invalid`, ...
     reason: str
-    """`Forbidden`, `Invalid`, ..."""
+
     message: str
 
 
 class Unreadable(NamedTuple):
     """Something that could not be looked at."""
 
+    # Plural of the kind.
     kind: str
-    """Plural of the kind."""
     message: str
+    # One object, or those of one namespace; empty: all.
     name: str = ""
-    """One object, or those of one namespace; empty: all."""
 
     @property
     def text(self) -> str:
@@ -46,11 +47,11 @@ class Stranger(NamedTuple):
     """An object of the release's that is there already and is not the release's."""
 
     kind: str
+    # Its namespace, or nothing.
     where: str
-    """Its namespace, or nothing."""
     name: str
+    # `NAMESPACE/RELEASE` that it belongs to; empty: to none.
     owner: str
-    """`NAMESPACE/RELEASE` that it belongs to; empty: to none."""
 
 
 class Pods(NamedTuple):
@@ -67,42 +68,42 @@ class Facts:
 
     helm: Helm
     chart: Chart
+    # Address of the API server.
     server: str
-    """Address of the API server."""
+    # Its version.
     kubernetes: str
-    """Its version."""
     release: str
     place: Place
+    # The newest first.
     revisions: tuple[Revision, ...] = ()
-    """The newest first."""
+    # What the release would consist of.
     objects: tuple[Object, ...] = ()
-    """What the release would consist of."""
+    # What Helm makes beside them: the pod of `helm test`.
     hooks: tuple[Object, ...] = ()
-    """What Helm makes beside them: the pod of `helm test`."""
+    # The cluster's CRDs of the names that the chart's have.
     crds: tuple[Object, ...] = ()
-    """The cluster's CRDs of the names that the chart's have."""
+    # Those of the release and of the sessions, and the others that objects name; None: not there.
     namespaces: Mapping[str, Object | None] = field(default_factory=dict)
-    """Those of the release and of the sessions, and the others that objects name; None: not there."""
+    # (apiVersion, kind) of the release's objects, that the API server does not know.
     unknown: frozenset[tuple[str, str]] = frozenset()
-    """(apiVersion, kind) of the release's objects, that the API server does not know."""
+    # What our account may not do, as kubectl auth can-i takes it.
     lacking: tuple[str, ...] = ()
-    """What our account may not do, as kubectl auth can-i takes it."""
     nodes: tuple[Node, ...] = ()
     traefiks: tuple[Traefik, ...] = ()
+    # Whether the API server knows traefik.io/v1alpha1.
     traefik_known: bool = True
-    """Whether the API server knows traefik.io/v1alpha1."""
+    # StorageClasses.
     classes: tuple[Object, ...] = ()
-    """StorageClasses."""
+    # By namespace and name, the keys of Secrets; a namespace that is not in it could not be read.
     secrets: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
-    """By namespace and name, the keys of Secrets; a namespace that is not in it could not be read."""
+    # Of the TLS Secrets that the release names.
     certificates: tuple[Certificate, ...] = ()
-    """Of the TLS Secrets that the release names."""
+    # Host names that were looked up here -> why they lead nowhere; empty: they do.
     names: Mapping[str, str] = field(default_factory=dict)
-    """Host names that were looked up here -> why they lead nowhere; empty: they do."""
+    # What a dry run on the API server says.
     refusals: tuple[Refusal, ...] = ()
-    """What a dry run on the API server says."""
+    # Objects that Helm would refuse to take into the release.
     strangers: tuple[Stranger, ...] = ()
-    """Objects that Helm would refuse to take into the release."""
     unread: tuple[Unreadable, ...] = ()
 
     @property

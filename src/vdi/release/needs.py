@@ -1,7 +1,10 @@
-"""What the objects of a release need from outside it, compared with what is there. Pure."""
+"""Needs of a release's objects, compared with the cluster, and the plan that people confirm. Pure functions of
+`Facts`.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from vdi.findings.model import Remedy
@@ -9,12 +12,13 @@ from vdi.kube.resource import IS_DEFAULT_CLASS
 from vdi.release.facts import Facts, Object
 
 ENFORCE = "pod-security.kubernetes.io/enforce"
+# StorageClass of homes whose template names none (docs/api.md).
 _TEMPLATE_CLASS = "local-path"
-"""StorageClass of homes whose template names none (docs/api.md)."""
 
 
 def missing_classes(facts: Facts) -> Iterator[tuple[str, str]]:
     """(what needs it, StorageClass; empty: a default one). Where no class could be listed nothing is known."""
+
     if facts.is_unread("storageclasses"):
         return
     there = {class_["metadata"]["name"] for class_ in facts.classes}
@@ -179,3 +183,65 @@ def _known_as(image: str) -> set[str]:
     first = named.split("/")[0]
     full = named if "." in first or ":" in first or first == "localhost" else None
     return {named, full or (f"docker.io/{named}" if "/" in named else f"docker.io/library/{named}")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """An install before it is made."""
+
+    release: str
+    namespace: str
+    server: str
+    # URL; empty: there is no gateway.
+    portal: str
+    # URL of a desktop, with NAME in it.
+    desktops: str
+    sessions_namespaces: tuple[str, ...]
+    certificate: str
+    # Users and groups that administer the portal.
+    admins: tuple[str, ...]
+    images: tuple[str, ...]
+    new_namespaces: tuple[str, ...]
+
+
+def plan_install(facts: Facts) -> Plan:
+    """The plan of an install."""
+    cluster, gateway = facts.settings.cluster, _variables(facts, "gateway")
+    admins = [name for key in ("VDI_ADMIN_USERS", "VDI_ADMIN_GROUPS") for name in gateway.get(key, "").split(",")]
+    return Plan(
+        release=facts.release,
+        namespace=facts.namespace,
+        server=facts.server,
+        portal=cluster.url(cluster.host(cluster.portal_label)) if gateway else "",
+        desktops=cluster.url(cluster.host("NAME")),
+        sessions_namespaces=facts.settings.namespaces,
+        certificate=_certificate_source(facts),
+        admins=tuple(filter(None, admins)),
+        images=tuple(image for image, _ in images_of(facts)),
+        new_namespaces=tuple(name for name, namespace in facts.namespaces.items() if namespace is None),
+    )
+
+
+def _certificate_source(facts: Facts) -> str:
+    cluster = facts.settings.cluster
+    issuers = {obj["spec"]["issuerRef"]["name"] for obj in facts.objects if obj["kind"] == "Certificate"}
+    if issuers:
+        return f"Secret {cluster.tls_secret}, made by cert-manager's issuer {', '.join(sorted(issuers))}"
+    if cluster.tls_secret:
+        return f"Secret {cluster.tls_secret}"
+    if cluster.cert_resolver:
+        return f"Traefik's certificate resolver {cluster.cert_resolver}"
+    return "Traefik's default certificate"
+
+
+def _variables(facts: Facts, name: str) -> dict[str, str]:
+    """Variables of the container with this name."""
+    for pods in facts.pods:
+        for container in pods.spec["containers"]:
+            if container["name"] == name:
+                return _environment(container)
+    return {}
+
+
+def _environment(container: Object) -> dict[str, str]:
+    return {variable["name"]: str(variable.get("value", "")) for variable in container.get("env") or ()}

@@ -6,20 +6,20 @@
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
+from vdi.cluster.units import parse_time
 from vdi.findings.model import Finding, Remedy, Severity
-from vdi.helm.binary import parse_version
 from vdi.helm.releases import MANAGED_BY, PENDING, RELEASE_NAME, RELEASE_NAMESPACE
+from vdi.helm.run import parse_version
 from vdi.kube.certificate import covers
-from vdi.release.chart import version_numbers
-from vdi.release.crds import KIND as CRD
-from vdi.release.crds import losses, of_release
+from vdi.release.apply import CRD_KIND as CRD
+from vdi.release.apply import crds_of, losses
+from vdi.release.chart import options_of, rollback_command, version_numbers
 from vdi.release.facts import Facts, Stranger, settings_of
-from vdi.release.location import options_of, rollback_command
 from vdi.release.needs import missing_classes, missing_keys, refused_host_network, unmatched_selectors, unpullable
-from vdi.session.times import parse_time
 
+# CEL rules of CRDs and ValidatingAdmissionPolicies are stable from there on (requirement E8).
 OLDEST_KUBERNETES = (1, 30)
-"""CEL rules of CRDs and ValidatingAdmissionPolicies are stable from there on (requirement E8)."""
+
 _SHOWN = 5
 
 
@@ -103,7 +103,7 @@ def _rights(facts: Facts, _: datetime) -> Iterator[Finding]:
 
 
 def _kinds(facts: Facts, _: datetime) -> Iterator[Finding]:
-    own = {(f"{crd['spec']['group']}", crd["spec"]["names"]["kind"]) for crd in of_release(facts.objects)}
+    own = {(f"{crd['spec']['group']}", crd["spec"]["names"]["kind"]) for crd in crds_of(facts.objects)}
     if not facts.traefik_known:
         words = "The cluster does not know Traefik's IngressRoute: neither portal nor desktops would have an address."
         remedy = Remedy(
@@ -282,7 +282,7 @@ def _adoption(facts: Facts, stranger: Stranger) -> Remedy:
 
 
 def _custom_kinds(facts: Facts, _: datetime) -> Iterator[Finding]:
-    for loss in losses(facts.crds, of_release(facts.objects)):
+    for loss in losses(facts.crds, crds_of(facts.objects)):
         if loss.stored:
             words = f"{loss.crd}: objects are stored as {', '.join(loss.stored)}, which this chart's CRD does not have."
             remedy = Remedy("Install a chart that has it; an older chart cannot read the stored objects.")

@@ -12,24 +12,24 @@ import msgspec
 
 from vdi.api.meta import GROUP
 from vdi.api.session import VDISession
+from vdi.cluster.objects import HOST
 from vdi.diagnosis.snapshot import Snapshot
-from vdi.doctor.objects.operators import Operator, find_operators
+from vdi.doctor.objects.components import Operator, find_operators
 from vdi.helm import arguments
-from vdi.helm.errors import HelmFailed, HelmInterrupted
-from vdi.helm.place import Place
+from vdi.helm.arguments import Place
+from vdi.helm.errors import HelmFailedError, HelmInterruptedError
 from vdi.helm.releases import KEEP, Revision, deployed, read_revisions
 from vdi.helm.run import run_helm
+from vdi.kinds import POOLS, SESSIONS, TEMPLATES
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import CLAIMS, CONFIG_MAPS, CRDS, DEPLOYMENTS
 from vdi.kube.transport import Client
-from vdi.operator.kinds import POOLS, SESSIONS, TEMPLATES
-from vdi.operator.settings import Settings
-from vdi.release.carry_out import NotDoneError, Running
-from vdi.release.errors import RefusedError
+from vdi.release.apply import HelmRun, NotDoneError
+from vdi.release.chart import RefusedError
 from vdi.release.facts import settings_of
-from vdi.session.identity import MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION
-from vdi.session.observed import HOST
+from vdi.session.naming import MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION
+from vdi.settings import Settings
 
 Object = dict[str, Any]
 _FORCED_AFTER = 60.0
@@ -45,12 +45,13 @@ class HomeVolume:
     user: str
     template: str
     size: str
+    # It belongs to one session and is deleted with it (`scope: Session` of its template, or `retain: false`).
     owned: bool
-    """It belongs to one session and is deleted with it (`scope: Session` of its template, or `retain: false`)."""
 
     @property
     def words(self) -> str:
         """One line of a list."""
+
         of = f"template {self.template}" if self.template else "all templates with scope User"
         return f"{self.user or '(unknown)'}: {self.size or '?'} of {of} ({self.claim})"
 
@@ -61,28 +62,28 @@ class Removal:
 
     release: str
     namespace: str
+    # None: helm knows no such release; what it has left behind may still be there.
     revision: Revision | None
-    """None: helm knows no such release; what it has left behind may still be there."""
+    # The first has the reservations of host names.
     sessions_namespaces: tuple[str, ...]
-    """The first has the reservations of host names."""
     sessions: tuple[VDISession, ...] = ()
+    # Sessions in other namespaces, which another operator looks after.
     elsewhere: int = 0
-    """Sessions in other namespaces, which another operator looks after."""
+    # Those that watch one of the sessions' namespaces.
     operators: tuple[Operator, ...] = ()
-    """Those that watch one of the sessions' namespaces."""
+    # Operators of other releases, which need the CRDs.
     other_operators: tuple[str, ...] = ()
-    """Operators of other releases, which need the CRDs."""
     pools: tuple[str, ...] = ()
+    # Templates that are not the release's.
     templates: tuple[str, ...] = ()
-    """Templates that are not the release's."""
     homes: tuple[HomeVolume, ...] = ()
     crds: tuple[str, ...] = ()
+    # Objects of the release that stay when it goes, as kubectl deletes them.
     kept: tuple[str, ...] = field(default=())
-    """Objects of the release that stay when it goes, as kubectl deletes them."""
+    # The same of its databases' volumes.
     volumes: tuple[str, ...] = ()
-    """The same of its databases' volumes."""
+    # Host names that are recorded for their first users.
     reservations: tuple[str, ...] = ()
-    """Host names that are recorded for their first users."""
 
     @property
     def operator_works(self) -> bool:
@@ -164,7 +165,7 @@ def volumes_of_servers(objects: Sequence[Object], namespace: str) -> Iterator[st
                 yield f"persistentvolumeclaim/{claim['metadata']['name']}-{name}-{number} -n {where}"
 
 
-async def end_sessions(run: Running, plan: Removal, *, force: bool) -> None:
+async def end_sessions(run: HelmRun, plan: Removal, *, force: bool) -> None:
     """Delete pools and sessions, and wait until they are gone. Raises RefusedError, KubeError.
 
     Without an operator that works, `force` takes the finalizers off; Kubernetes' garbage collector then removes what
@@ -218,23 +219,23 @@ def no_operator(plan: Removal) -> str:
     )
 
 
-async def uninstall_release(run: Running, plan: Removal, place: Place) -> None:
+async def uninstall_release(run: HelmRun, plan: Removal, place: Place) -> None:
     """`helm uninstall`. Raises NotDoneError."""
     began = monotonic()
     run.view.waiting("helm removes the release")
     words = arguments.uninstall(plan.release, place, seconds=run.seconds)
     try:
         await run_helm(run.helm, words, say=run.view.say)
-    except HelmInterrupted as error:
+    except HelmInterruptedError as error:
         raise NotDoneError(str(error), _AGAIN, interrupted=True) from error
-    except HelmFailed as error:
+    except HelmFailedError as error:
         late = error.failure.code == "NotReadyInTime"
         reason = f"{error.what}: not everything was deleted within {run.seconds:.0f} s" if late else str(error)
         raise NotDoneError(reason, _AGAIN) from error
     run.view.stage("helm uninstall", monotonic() - began)
 
 
-async def delete_homes(run: Running, homes: Sequence[HomeVolume]) -> None:
+async def delete_homes(run: HelmRun, homes: Sequence[HomeVolume]) -> None:
     """Delete these claims, and wait until they are gone. Raises RefusedError, KubeError."""
     began = monotonic()
     for home in homes:
@@ -253,7 +254,7 @@ async def delete_homes(run: Running, homes: Sequence[HomeVolume]) -> None:
     run.view.stage(f"{count(homes, 'home')} deleted", monotonic() - began)
 
 
-async def delete_crds(run: Running, names: Sequence[str]) -> None:
+async def delete_crds(run: HelmRun, names: Sequence[str]) -> None:
     """Delete the CRDs, and with them every template and pool. Raises RefusedError, KubeError."""
     began = monotonic()
     for name in names:
@@ -318,7 +319,7 @@ def count(things: Sequence[Any], name: str) -> str:
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
-async def _until_none(run: Running, look: Callable[[], Awaitable[list[str]]], what: str, seconds: float) -> list[str]:
+async def _until_none(run: HelmRun, look: Callable[[], Awaitable[list[str]]], what: str, seconds: float) -> list[str]:
     """Look until nothing is left; what is still there in the end."""
     deadline = monotonic() + seconds
     while left := await look():

@@ -13,16 +13,17 @@ from pathlib import Path
 SUMS = "SHA256SUMS"
 BUNDLE = "SHA256SUMS.bundle"
 PUBLIC_KEY = "release.pub"
+# Files that the checksums cannot cover. The verifier has its own copy of the public key.
 _UNLISTED = {SUMS, BUNDLE, PUBLIC_KEY}
-"""Files that the checksums cannot cover. The verifier has its own copy of the public key."""
+
 _GET_COSIGN = (
     "Get it from https://github.com/sigstore/cosign/releases, or: go install "
     "github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3"
 )
+# What cosign says of a signature that is missing, of another key, or of other content. Anything else is no answer.
 _WRONG = re.compile(
     r"no matching (signatures|attestations)|no signatures found|invalid signature|failed to verify signature"
 )
-"""What cosign says of a signature that is missing, of another key, or of other content. Anything else is no answer."""
 _SECONDS = 120
 
 

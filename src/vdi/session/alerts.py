@@ -1,21 +1,26 @@
-"""Warnings before a desktop ends: its time, the working hours, idleness, a drain of its node. Pure.
+"""Warnings before a desktop ends: time limit, working hours, idleness, a drain of its node. Pure.
 
-Each warning is a condition that is there only while it holds, an Event when it begins, and a notice in the desktop.
+The operator publishes each warning as a condition that is there only while it holds, as an Event when it begins, and as
+a notice inside the desktop.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from vdi.api.schedule import TemplateSchedule
 from vdi.api.session import VDISession
 from vdi.api.template import IdleAction, TimeoutAction, VDITemplate
-from vdi.session.activity import Idle, evaluate_idle, idle_timeout
+from vdi.cluster.units import format_duration, format_time, parse_time
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, Reason
+from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, WARNING_TYPES, Reason
 from vdi.session.decide import Observed
 from vdi.session.lifetime import (
+    Idle,
+    evaluate_idle,
     expires_at,
     idle_action,
+    idle_timeout,
     is_capped,
     run_length,
     started_at,
@@ -23,24 +28,23 @@ from vdi.session.lifetime import (
     warned_at,
 )
 from vdi.session.schedule import Closing, find_closing, working_hours
-from vdi.session.times import format_time, parse_time
-from vdi.session.units import format_duration
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
     """One thing that is about to happen."""
 
+    # The condition.
     type: str
-    """The condition."""
+
     reason: str
     message: str
+    # When it happens, if that is known.
     until: str = ""
-    """When it happens, if that is known."""
+    # Whether input averts it.
     until_input: bool = False
-    """Whether input averts it."""
+    # An alert that has been shown since before this was another one: now it begins again.
     begins: datetime | None = None
-    """An alert that has been shown since before this was another one: now it begins again."""
 
 
 def find_alerts(observed: Observed, settings: ClusterSettings, now: datetime) -> tuple[Alert, ...]:
@@ -169,3 +173,31 @@ def _since(observed: Observed, kind: str) -> datetime | None:
 def clock_time(moment: datetime) -> str:
     """`16:05 UTC`: for people, who read it on the same day."""
     return f"{moment:%H:%M} UTC"
+
+
+_TITLES = {
+    EXPIRING: "This desktop ends soon",
+    CLOSING: "Working hours end soon",
+    IDLE: "Are you still there?",
+    DRAINING: "This desktop will move",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something to read in the desktop. The same `id` replaces; an empty `text` withdraws."""
+
+    id: str
+    title: str = ""
+    text: str = ""
+    # When it loses its meaning (RFC 3339); empty: when it is withdrawn.
+    until: str = ""
+    # Whether it disappears at the next input.
+    until_input: bool = False
+
+
+def find_notices(before: VDISession, alerts: Sequence[Alert]) -> list[Notice]:
+    """What has to be shown now, and what was shown and is to go."""
+    shown = [Notice(alert.type, _TITLES[alert.type], alert.message, alert.until, alert.until_input) for alert in alerts]
+    was = {condition.type for condition in before.status.conditions if condition.type in WARNING_TYPES}
+    return shown + [Notice(kind) for kind in sorted(was - {alert.type for alert in alerts})]

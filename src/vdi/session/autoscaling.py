@@ -1,8 +1,8 @@
-"""Which placeholder pods ask the cluster's autoscaler for nodes, and what it answers. Pure.
+"""Placeholder pods that make the cluster's autoscaler add nodes, and the autoscaler's answers. Pure.
 
 A session that waits has no pod, so an autoscaler does not see it. A placeholder is a pod of the same shape and of low
-priority. While no node takes it, the autoscaler has a reason to add one. Desktops do not wait for its place: the queue
-does not count placeholders, and the scheduler preempts them.
+priority that does nothing. While no node takes it, the autoscaler has a reason to add one. Desktops do not wait for its
+place: the queue does not count placeholders, and the scheduler preempts them.
 """
 
 import hashlib
@@ -10,22 +10,25 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
-from vdi.session.capacity import NodeSelectorTerm
-from vdi.session.capacity_matching import Demand
-from vdi.session.observed import Event, Pod
-from vdi.session.times import parse_time
+from vdi.cluster.capacity import Demand
+from vdi.cluster.objects import PODS, Event, NodeSelectorTerm, Pod
+from vdi.cluster.units import parse_time
+from vdi.session.children import restricted_container, restricted_pod
+from vdi.session.naming import MANAGED_BY
 
+# Label of a placeholder: the key of its shape.
 PLACEHOLDER = "vdi.kasm.io/placeholder"
-"""Label of a placeholder: the key of its shape."""
+
 HOSTNAME = "kubernetes.io/hostname"
 _ENDED = frozenset({"Succeeded", "Failed"})
 _ADDS = frozenset({"TriggeredScaleUp", "Nominated"})
 _REFUSES = frozenset({"NotTriggerScaleUp", "FailedScheduling"})
+# In the note of a nomination; one for a node to come has `nodeclaim/` alone.
 _EXISTING_NODE = " node/"
-"""In the note of a nomination; one for a node to come has `nodeclaim/` alone."""
 _SCHEDULER = "default-scheduler"
 _PREFIX = re.compile(
     r"^\s*(\(combined from similar events\):\s*)?"
@@ -33,6 +36,7 @@ _PREFIX = re.compile(
     re.IGNORECASE,
 )
 _NEXT_REASON = re.compile(r", (?=\d+ )")
+# What cluster-autoscaler says of a node group, after the number of groups.
 _PHRASES = {
     "max node group size reached": "node group has reached its maximum size",
     "in backoff after failed scale-up": (
@@ -40,20 +44,19 @@ _PHRASES = {
     ),
     "not ready for scale-up": "node group is not ready",
 }
-"""What cluster-autoscaler says of a node group, after the number of groups."""
 
 
 @dataclass(frozen=True, slots=True)
 class AutoscalingSettings:
     """What an administrator chose."""
 
+    # Placeholders for waiting sessions at a time; headroom is not counted.
     max_placeholders: int = 10
-    """Placeholders for waiting sessions at a time; headroom is not counted."""
+    # Free places to keep, by name of a template, each of the template's default size.
     headroom: Mapping[str, int] = field(default_factory=dict)
-    """Free places to keep, by name of a template, each of the template's default size."""
+    # Where placeholders live: a namespace of their own, so that they use no quota of the sessions. Empty: there are
+    # none.
     namespace: str = ""
-    """Where placeholders live: a namespace of their own, so that they use no quota of the sessions. Empty: there are
-    none."""
     image: str = ""
     priority_class: str = ""
 
@@ -85,8 +88,8 @@ class AutoscalerEvent(Event, rename="camel", gc=False):
 class NodeRequest:
     """A node that was requested for one shape, and has not come yet."""
 
+    # When the oldest open request was made, RFC 3339.
     time: str
-    """When the oldest open request was made, RFC 3339."""
     message: str
 
 
@@ -94,8 +97,8 @@ class NodeRequest:
 class PlaceholderPlan:
     """What is to be done."""
 
+    # Names, with the shape of each.
     create: tuple[tuple[str, Demand], ...]
-    """Names, with the shape of each."""
     delete: tuple[Pod, ...]
 
 
@@ -213,3 +216,61 @@ def _describe(answers: Collection[AutoscalerEvent], time: str) -> str:
     if not reason:
         return f"The autoscaler has not added a node and reports no reason (requested at {at})."
     return f"The autoscaler cannot add a node: {reason} (requested at {at})."
+
+
+_USER_ID = 1000
+# Not 0: the kubelet has to confirm the end, or it refuses the desktop that takes the GPU's place.
+_GRACE_SECONDS = 1
+# A pod without a controller keeps a node from being removed, unless it says this.
+_SAFE_TO_EVICT = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}
+
+
+def build_placeholder(demand: Demand, name: str, namespace: str, *, image: str, priority_class: str) -> dict[str, Any]:
+    """The placeholder of this name and shape."""
+    metadata = {
+        "name": name,
+        "namespace": namespace,
+        "labels": {**MANAGED_BY, PLACEHOLDER: shape_key(demand)},
+        "annotations": _SAFE_TO_EVICT,
+    }
+    spec: dict[str, Any] = {
+        "priorityClassName": priority_class,
+        "terminationGracePeriodSeconds": _GRACE_SECONDS,
+        **restricted_pod(_USER_ID),
+        "containers": [_build_container(demand, image)],
+    }
+    if demand.selector:
+        spec["nodeSelector"] = dict(demand.selector)
+    if demand.tolerances:
+        spec["tolerations"] = [
+            {
+                field: value
+                for field, value in (
+                    ("key", tolerance.key),
+                    ("operator", tolerance.operator),
+                    ("value", tolerance.value),
+                    ("effect", tolerance.effect),
+                )
+                if value
+            }
+            for tolerance in demand.tolerances
+        ]
+    if terms := terms_for_new_node(demand):
+        required = {"nodeSelectorTerms": msgspec.to_builtins(terms)}
+        spec["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _build_container(demand: Demand, image: str) -> dict[str, Any]:
+    requests = {name: f"{number}m" if name == "cpu" else str(number) for name, number in demand.takes if name != PODS}
+    extended = {name: quantity for name, quantity in requests.items() if "/" in name}
+    return {
+        "name": "placeholder",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["sleep", "infinity"],
+        # Images built for GPUs would show all of them to the process.
+        "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
+        "resources": {"requests": requests, **({"limits": extended} if extended else {})},
+        "securityContext": restricted_container(is_read_only=True),
+    }

@@ -10,44 +10,45 @@ POD_READY = "PodReady"
 ROUTE_READY = "RouteReady"
 READY = "Ready"
 
+# In the order in which a start passes them.
 CONDITION_TYPES = (TEMPLATE_FOUND, ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY, READY)
-"""In the order in which a start passes them."""
 
 EXPIRING = "Expiring"
 IDLE = "Idle"
 DRAINING = "Draining"
 CLOSING = "Closing"
+# Warnings: they are there, and True, only while they hold.
 WARNING_TYPES = (EXPIRING, CLOSING, IDLE, DRAINING)
-"""Warnings: they are there, and True, only while they hold."""
 
 
 class ReasonKind(Enum):
     """What a reason means to code that acts on reasons."""
 
+    # Read by people only: the state of the condition decides.
     STATE = auto()
-    """Read by people only: the state of the condition decides."""
+
+    # In the queue: passes when another desktop ends.
     BUSY = auto()
-    """In the queue: passes when another desktop ends."""
+    # In the queue for something else, which may pass.
     QUEUED = auto()
-    """In the queue for something else, which may pass."""
+    # In the queue, and the end of no desktop helps: the cluster, the template or the session has to change.
     NO_NODE = auto()
-    """In the queue, and the end of no desktop helps: the cluster, the template or the session has to change."""
+    # Not in the queue; passes by itself, such as when another session ends.
     HELD_UP = auto()
-    """Not in the queue; passes by itself, such as when another session ends."""
+    # Of Ready=False: the operator has ended the run.
     RUN_END = auto()
-    """Of Ready=False: the operator has ended the run."""
 
 
 class Reason(StrEnum):
     """Reasons of a session's conditions. The value is the reason; `meaning` is for the API reference.
 
     A new one that code acts on has a `kind`; the sets below follow from it. `session.failures` and
-    `operator.session_events` act on some by name.
+    `operator.status` act on some by name.
     A kubelet may give a waiting container a reason that is not here; PodReady then has the kubelet's own.
     """
 
+    # The conditions that have it.
     condition: str
-    """The conditions that have it."""
     meaning: str
     kind: ReasonKind
 
@@ -225,13 +226,13 @@ def _of_kind(*kinds: ReasonKind) -> frozenset[Reason]:
     return frozenset(reason for reason in Reason if reason.kind in kinds)
 
 
+# Reasons of Ready=False of a run that the operator has ended.
 ENDED_BY_ITSELF = _of_kind(ReasonKind.RUN_END)
-"""Reasons of Ready=False of a run that the operator has ended."""
+# Reasons of Admitted=False that the end of another desktop removes.
 BUSY_REASONS = _of_kind(ReasonKind.BUSY)
-"""Reasons of Admitted=False that the end of another desktop removes."""
+# Reasons of Admitted=False of a session in the queue that the end of no desktop removes.
 LASTING_QUEUE_REASONS = _of_kind(ReasonKind.NO_NODE)
-"""Reasons of Admitted=False of a session in the queue that the end of no desktop removes."""
+# Reasons of Admitted=False of a session that stands in the queue.
 QUEUE_REASONS = BUSY_REASONS | LASTING_QUEUE_REASONS | _of_kind(ReasonKind.QUEUED)
-"""Reasons of Admitted=False of a session that stands in the queue."""
+# Reasons of Admitted=False that pass without anyone editing an object.
 TEMPORARY_REASONS = QUEUE_REASONS | _of_kind(ReasonKind.HELD_UP)
-"""Reasons of Admitted=False that pass without anyone editing an object."""

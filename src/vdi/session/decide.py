@@ -1,27 +1,28 @@
-"""May this session have its desktop now? Pure: the operator acts on the answer, other commands explain with it.
+"""Admission of a session: its desktop, or the reason why it cannot have one now. Pure; operator and doctor use it.
 
     observed: session, template, children, and who else wants the same home or host
         -> Decision(desktop)   go: build what is missing
-        -> Decision(blocked)   wait or give up, in words
+        -> Decision(blocked)   wait or give up, with a reason and a message
 
-A desktop that runs is never taken away by this: whoever has a pod is admitted, whatever has been edited since. Whether
-its pod must end is decided in `ending`, whether a node has capacity for it in `queueing`.
+A running desktop is never taken away by this: a session that has a pod is admitted, whatever has been edited since.
+Whether its pod must end is decided in `ending`, whether a node has capacity for it in `queueing`.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.session.activity import Activity
+from vdi.cluster.objects import Event, Node, PersistentVolumeClaim, Pod, Route, Secret, Service
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.conditions import HOME_BOUND, POD_READY, TEMPLATE_FOUND, Reason
+from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY, TEMPLATE_FOUND, Reason
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.explain import StartState, explain
 from vdi.session.failures import find_failure_block
 from vdi.session.homes import COPYING, Home, Homes
-from vdi.session.observed import Event, Node, PersistentVolumeClaim, Pod, Route, Secret, Service
+from vdi.session.lifetime import Activity
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,34 +32,35 @@ class Observed:
     session: VDISession
     template: VDITemplate | None = None
     pod: Pod | None = None
+    # The claim that the pod mounts, or would mount.
     home: PersistentVolumeClaim | None = None
-    """The claim that the pod mounts, or would mount."""
+
+    # The name of that claim, also before it exists; empty: there is no home.
     home_claim: str = ""
-    """The name of that claim, also before it exists; empty: there is no home."""
+    # The claims that may be its home and exist.
     homes: Homes = field(default_factory=dict)
-    """The claims that may be its home and exist."""
     service: Service | None = None
     route: Route | None = None
     secret: Secret | None = None
     events: tuple[Event, ...] = ()
+    # The node that the pod, or the one that leaves, is bound to.
     node: Node | None = None
-    """The node that the pod, or the one that leaves, is bound to."""
+    # There is no such node any more.
     node_gone: bool = False
-    """There is no such node any more."""
+    # A pod that we have deleted and that has not ended yet: before that, there is no other one.
     terminating: Pod | None = None
-    """A pod that we have deleted and that has not ended yet: before that, there is no other one."""
+    # What the desktop's agent said last; None: it cannot be asked.
     activity: Activity | None = None
-    """What the desktop's agent said last; None: it cannot be asked."""
+    # Further pods of this session, which must not be: a session has one.
     extra_pods: tuple[Pod, ...] = ()
-    """Further pods of this session, which must not be: a session has one."""
+    # Name of another session that has the home.
     home_holder: str | None = None
-    """Name of another session that has the home."""
+    # The session of another namespace that has this one's name.
     name_holder: VDISession | None = None
-    """The session of another namespace that has this one's name."""
+    # Label of the host that the session is to have; empty: it has none, or that is not known.
     host: str = ""
-    """Label of the host that the session is to have; empty: it has none, or that is not known."""
+    # Why it cannot have the host that it requests.
     host_blocked: Blocked | None = None
-    """Why it cannot have the host that it requests."""
 
     @property
     def node_lost(self) -> bool:
@@ -84,12 +86,12 @@ class Contender:
 
     uid: str
     name: str
+    # Empty: before all others.
     created: str
-    """Empty: before all others."""
+    # It has the thing already (its pod mounts the home, its route has the host, or both are being made).
     holds: bool
-    """It has the thing already (its pod mounts the home, its route has the host, or both are being made)."""
+    # It is being deleted.
     terminating: bool
-    """It is being deleted."""
 
 
 def find_holder(contenders: Iterable[Contender]) -> Contender | None:
@@ -193,3 +195,57 @@ def find_copying(home: PersistentVolumeClaim | None) -> Blocked | None:
         f"The home {home.metadata.name!r} is in use by `{command}`. This desktop starts when the copy is complete. If "
         "that command was interrupted, an administrator has to run it again.",
     )
+
+
+_CONDITIONS = {"PersistentVolumeClaim": HOME_BOUND, "Service": ROUTE_READY, "IngressRoute": ROUTE_READY}
+_WEBHOOK_FAILED = "failed calling webhook"
+_CAUSES = (
+    (r"violates PodSecurity", Reason.POD_SECURITY, "violates the namespace's Pod Security level", True),
+    (r"exceeded quota|failed quota", Reason.QUOTA_EXCEEDED, "exceeds the namespace's quota", False),
+    (r"(maximum|minimum) \S+ usage per", Reason.REFUSED, "violates the namespace's LimitRange", True),
+    (r"is being terminated", Reason.REFUSED, "cannot be created, because the namespace is being deleted", True),
+    (_WEBHOOK_FAILED, Reason.REFUSED, "is blocked by an admission webhook that does not respond", False),
+    (r"cannot \w+ resource", Reason.REFUSED, "may not be created by the operator (RBAC)", True),
+)
+
+
+def is_webhook_down(message: str) -> bool:
+    """Whether an error of the server is the refusal of a webhook that fails closed, and not trouble of its own."""
+    return _WEBHOOK_FAILED in message
+
+
+def explain_api_error(kind: str, message: str, *, kind_missing: bool = False) -> Blocked:
+    """Why the API server did not take a child of this kind; its own words stand at the end."""
+    condition = _CONDITIONS.get(kind, ADMITTED)
+    if kind_missing:
+        words = (
+            f"The cluster does not know {kind}: its CRD is not installed. The session continues automatically when "
+            "it is installed."
+        )
+        return Blocked(Reason.REFUSED, words, condition=condition)
+    detail = _without_preamble(message)
+    for pattern, reason, words, needs_change in _CAUSES:
+        if re.search(pattern, message):
+            sentence = f"The desktop's {kind} {words}: {detail}"
+            return Blocked(reason, sentence, condition=condition, needs_change=needs_change)
+    sentence = f"The API server refuses the desktop's {kind}: {detail}"
+    return Blocked(Reason.REFUSED, sentence, condition=condition, needs_change=True)
+
+
+def name_taken(kind: str, name: str) -> Blocked:
+    """An object of the child's name is there and is not the session's: it is never taken over."""
+    words = (
+        f"The {kind} {name!r} already exists and belongs to someone else. Delete it, or choose another session name."
+    )
+    return Blocked(Reason.NAME_TAKEN, words, condition=_CONDITIONS.get(kind, ADMITTED), needs_change=True)
+
+
+def leftover(kind: str, name: str) -> Blocked:
+    """A child of an earlier session of the same name, which the garbage collector is about to remove."""
+    words = f"Waiting until the {kind} {name!r} of an earlier session with this name is deleted."
+    return Blocked(Reason.NAME_TAKEN, words, condition=_CONDITIONS.get(kind, ADMITTED))
+
+
+def _without_preamble(message: str) -> str:
+    """The server's words as the end of a sentence."""
+    return re.sub(r'^\S+ "[^"]+" is (?:forbidden|invalid): ', "", message.strip()).rstrip(".") + "."

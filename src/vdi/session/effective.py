@@ -7,22 +7,31 @@ field, value and maximum.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from vdi.api.fields import allowed_in_session
-from vdi.api.resources import TemplateResources
+from vdi.api.crd import allowed_in_session
 from vdi.api.session import QueueStatus, SessionResources, SessionSpec, VDISession
-from vdi.api.template import EnvVar, Placement, PodTemplate, Scheme, StartupScript, TemplateVolume, VDITemplate
-from vdi.session import image, streaming
-from vdi.session.capacity import EPHEMERAL_STORAGE, PODS, NodeSelectorTerm, amount
-from vdi.session.capacity_matching import Demand, demand_of
+from vdi.api.template import (
+    EnvVar,
+    Placement,
+    PodTemplate,
+    Scheme,
+    StartupScript,
+    TemplateResources,
+    TemplateVolume,
+    VDITemplate,
+)
+from vdi.cluster.capacity import Demand, demand_of
+from vdi.cluster.objects import EPHEMERAL_STORAGE, PODS, NodeSelectorTerm, amount
+from vdi.cluster.units import parse_duration, parse_quantity, smaller_quantity
+from vdi.session import streaming
+from vdi.session import streaming as image
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.homes import NO_HOMES, Home, Homes, resolve_home
-from vdi.session.hosts import refuse_hostname
-from vdi.session.identity import is_operators_key
+from vdi.session.naming import is_operators_key, refuse_hostname
 from vdi.session.schedule import find_problems, is_time_zone
-from vdi.session.units import parse_duration, parse_quantity, smaller_quantity
 from vdi.session.volumes import Mount, find_volume_problems, groups_of, resolve_mounts
 
+# Variables that the session's protection stands on: a template that sets one is refused, not overruled in silence.
 _GUARDED_ENV = frozenset(
     {
         "SELKIES_ENABLE_BASIC_AUTH",
@@ -36,42 +45,42 @@ _GUARDED_ENV = frozenset(
         "VDI_AGENT_PORT",
     }
 )
-"""Variables that the session's protection stands on: a template that sets one is refused, not overruled in silence."""
-_GUARDED_ENV_WITHOUT_GPU = frozenset({"NVIDIA_VISIBLE_DEVICES"})
-"""On a shared node this one would show every GPU to a desktop that asked for none."""
 
+# On a shared node this one would show every GPU to a desktop that asked for none.
+_GUARDED_ENV_WITHOUT_GPU = frozenset({"NVIDIA_VISIBLE_DEVICES"})
+
+# What the API server writes into a session that names other resources but no memory.
 _ASSUMED_MEMORY = SessionResources().memory
-"""What the API server writes into a session that names other resources but no memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
     """A field of a session whose value is not allowed."""
 
+    # Path, such as `spec.resources.memory`.
     field: str
-    """Path, such as `spec.resources.memory`."""
     value: str | int
     allowed: str
+    # A clause for people, with field, value and what is allowed.
     message: str
-    """A clause for people, with field, value and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
     """Why a session cannot have its desktop now."""
 
+    # A reason of `condition`, from `session.conditions.Reason`.
     reason: str
-    """A reason of `condition`, from `session.conditions.Reason`."""
+    # A sentence for the person who waits.
     message: str
-    """A sentence for the person who waits."""
+    # The condition that it makes False.
     condition: str = ADMITTED
-    """The condition that it makes False."""
+    # True: it stays so until somebody changes something (phase Failed); False: it may pass by itself (Pending).
     needs_change: bool = False
-    """True: it stays so until somebody changes something (phase Failed); False: it may pass by itself (Pending)."""
+    # Where the session stands in the queue, when it waits for room.
     queue: QueueStatus | None = None
-    """Where the session stands in the queue, when it waits for room."""
+    # The fields of the session that are not allowed.
     errors: tuple[FieldError, ...] = ()
-    """The fields of the session that are not allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +95,27 @@ class Desktop:
     gpu_resource: str
     request_cpu: str
     request_memory: str
+    # Request and limit; None: neither.
     ephemeral_storage: str | None
-    """Request and limit; None: neither."""
     env: tuple[EnvVar, ...]
     port: int
     scheme: Scheme
+    # What the kubelet requests; empty: it only connects to the port.
     probe_path: str
-    """What the kubelet requests; empty: it only connects to the port."""
+    # Generation of Selkies in the image: "1" or "2"; empty: it has none.
     selkies: str
-    """Generation of Selkies in the image: "1" or "2"; empty: it has none."""
     run_as_user: int
     shm_size: str
     home: Home | None
+    # Those that this user gets.
     volumes: tuple[TemplateVolume, ...]
-    """Those that this user gets."""
     mounts: tuple[Mount, ...]
     startup_script: StartupScript | None
     placement: Placement
     pod_template: PodTemplate
     image_pull_secrets: tuple[str, ...]
+    # The gateway says who may enter, and the desktop asks for no password.
     behind_gateway: bool
-    """The gateway says who may enter, and the desktop asks for no password."""
 
     def demand(self, pin: tuple[NodeSelectorTerm, ...] = ()) -> Demand:
         """What its pod requests of a node. `pin`: where its home lies; empty: anywhere."""
@@ -262,7 +271,7 @@ def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None, beh
         for key in keys:
             if is_operators_key(key):
                 yield f"spec.podTemplate.metadata.{field}: {key!r} is reserved for the operator; remove it"
-    yield from image.problems(spec, behind_gateway=behind_gateway)
+    yield from image.find_image_problems(spec, behind_gateway=behind_gateway)
     if spec.schedule:
         yield from find_problems(spec.schedule, "spec.schedule")
     yield from find_volume_problems(spec, home.mount_path if home else None, behind_gateway=behind_gateway)

@@ -1,5 +1,9 @@
-"""When a run ends, and when one pod is replaced by another within a run. Pure; the operator acts on the answer."""
+"""End of a run, replacement of a pod within a run, and the time of the next look. Pure.
 
+Whatever ends or begins by time alone must also be in `next_requeue`, or the operator does not look again in time.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -7,30 +11,39 @@ import msgspec
 
 from vdi.api.session import FailureStatus, VDISession
 from vdi.api.template import IdleAction, TimeoutAction
-from vdi.session.alerts import clock_time, closing_of, find_idle
+from vdi.cluster.objects import RESTARTED_AT, Pod
+from vdi.cluster.units import format_time
+from vdi.session.alerts import clock_time, closing_of, evictable_at, find_idle
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import POD_READY, Reason
 from vdi.session.decide import Observed, find_copying
 from vdi.session.effective import Blocked
 from vdi.session.failures import (
+    SCHEDULER_TIMEOUT,
+    START_TIMEOUT,
     Loss,
     count_loss,
+    current_failures,
     find_failure_block,
     find_loss,
     home_bound_at,
+    in_vain_since,
     is_given_up,
+    retry_at,
+    stable_at,
+    unscheduled_since,
 )
-from vdi.session.lifetime import idle_action, is_capped, is_over, started_at, timeout_action
-from vdi.session.observed import RESTARTED_AT, Pod
-from vdi.session.times import format_time
+from vdi.session.lifetime import expires_at, idle_action, is_capped, is_over, started_at, timeout_action, warned_at
+from vdi.session.schedule import start_due_at
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
     """A run is over."""
 
+    # TimedOut, IdleTooLong or WorkingHoursOver.
     reason: str
-    """TimedOut, IdleTooLong or WorkingHoursOver."""
+
     action: TimeoutAction | IdleAction
     message: str
 
@@ -52,10 +65,10 @@ def _suspends(action: TimeoutAction | IdleAction) -> bool:
 class Removal:
     """A pod is to be deleted while the run goes on, or is to begin."""
 
+    # With the loss counted in its status, which has to be written before the pod is deleted.
     session: VDISession
-    """With the loss counted in its status, which has to be written before the pod is deleted."""
+    # Why, and what comes next.
     blocked: Blocked
-    """Why, and what comes next."""
 
 
 def find_ending(observed: Observed, settings: ClusterSettings, now: datetime) -> Ending | None:
@@ -143,3 +156,36 @@ def _describe_consequence(session: VDISession, pod: Pod | None, *, suspends: boo
     if suspends:
         return "; it is suspended. It starts again when it is resumed."
     return ". The files in its home are kept." if keeps else "."
+
+
+def next_requeue(observed: Observed, settings: ClusterSettings, now: datetime) -> datetime | None:
+    """The next moment at which something begins or ends by itself; None when nothing will."""
+    return min((moment for moment in _moments(observed, settings, now) if moment and moment > now), default=None)
+
+
+def _moments(observed: Observed, settings: ClusterSettings, now: datetime) -> Iterator[datetime | None]:
+    session, pod = observed.session, observed.pod
+    yield start_due_at(session, now)
+    if not session.spec.suspended:
+        yield expires_at(session, observed.template, pod, settings)
+        yield warned_at(session, observed.template, pod, settings)
+    if pod is None:
+        failures = current_failures(session)
+        yield retry_at(failures) if failures else None
+        return
+    yield evictable_at(observed, settings)
+    if idle := find_idle(observed, now):
+        yield idle.warn_at
+        yield idle.over_at
+    if closing := closing_of(observed, now):
+        yield closing.warn_at
+        yield closing.over_at
+        yield closing.given_up_at
+    if session.status.failures and session.status.failures.count:
+        yield stable_at(pod)
+    unscheduled = unscheduled_since(pod)
+    yield unscheduled + SCHEDULER_TIMEOUT if unscheduled else None
+    bound_at = home_bound_at(session) if unscheduled else None
+    yield bound_at + SCHEDULER_TIMEOUT if bound_at else None
+    in_vain = in_vain_since(pod)
+    yield in_vain + START_TIMEOUT if in_vain else None

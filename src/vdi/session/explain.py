@@ -1,7 +1,7 @@
-"""Pod, claim and Events -> why the desktop is not there yet, in a sentence. Pure; first rule that answers wins.
+"""Explanations of pods that are not ready: pod, claim and Events in, a reason and a sentence out. Pure.
 
-Status, CLI and doctor share it. On a file: `python -m vdi.session.explain FILE`, where FILE is what
-`kubectl get pod,pvc,events -o json` prints.
+Status, CLI, doctor, helm and kasm share them. `explain` tries `RULES` in order, and the first rule that answers wins;
+`explain_pull` reads the kubelet's messages about images, `explain_unschedulable` the scheduler's.
 """
 
 import re
@@ -13,22 +13,217 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from vdi.cluster.objects import ContainerStatus, Event, Node, PersistentVolumeClaim, Pod
 from vdi.session.conditions import Reason
-from vdi.session.observed import ContainerStatus, Event, Node, PersistentVolumeClaim, Pod
-from vdi.session.pulling import IMAGE_REASONS, explain_pull, first_line, last_line
-from vdi.session.scheduling import explain_unschedulable
-from vdi.session.subject import DESKTOP, Subject
 
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A kind of pod: by default the desktop of a session."""
+
+    name: str = "the desktop"
+    # The name at the beginning of a sentence.
+    title: str = "The desktop"
+
+    volume: str = "home volume"
+    node_selector: str = "placement.nodeSelector"
+    image: str = "the template's spec.image"
+    pull_secrets: str = "the template's imagePullSecrets"
+    memory: str = "spec.resources.memory"
+
+
+DESKTOP = Subject()
+
+
+def chart_subject(name: str) -> Subject:
+    """A pod of a Helm release, such as `operator`: the chart's values say what it is."""
+    return Subject(
+        name=f"the {name}",
+        title=f"The {name}",
+        volume="volume",
+        node_selector="nodeSelector in the chart's values",
+        image="the chart's values",
+        pull_secrets="imagePullSecrets in the chart's values",
+        memory="the chart's values",
+    )
+
+
+_SUMMARY = re.compile(r"(\d+)/(\d+) nodes are available: (.*?)\.?(?:\s+(?:preemption|no new claims).*)?$", re.DOTALL)
+_CLAUSES: tuple[tuple[str, Reason, str], ...] = (
+    # pattern of one clause, code, message; {n}: number of nodes, {what}: the group, others: of the subject
+    (r"Insufficient (?P<what>\S*gpu\S*)", Reason.NO_GPU_FREE, "{n} without a free GPU ({what})"),
+    (r"Insufficient memory", Reason.NO_CAPACITY, "{n} without enough free memory"),
+    (r"Insufficient cpu", Reason.NO_CAPACITY, "{n} without enough free CPU"),
+    (r"Insufficient (?P<what>\S+)", Reason.NO_CAPACITY, "{n} without enough {what}"),
+    (r"Too many pods", Reason.NO_CAPACITY, "{n} with the maximum number of pods"),
+    (
+        r"(?:node\(s\) )?had volume node affinity conflict",
+        Reason.HOME_ON_OTHER_NODE,
+        "{n} other than the one with the {volume}",
+    ),
+    (r"(?:node\(s\) )?didn't find available persistent volumes", Reason.NO_VOLUME, "{n} without a volume to bind"),
+    (r"(?:node\(s\) )?did not have enough free storage", Reason.NO_VOLUME, "{n} without enough free storage"),
+    (
+        r"(?:node\(s\) )?had untolerated taint\(?s?\)? ?(?P<what>\{.*?\})?",
+        Reason.NODES_TAINTED,
+        "{n} reserved by a taint ({what})",
+    ),
+    (
+        r"(?:node\(s\) )?didn't match (?:Pod's )?node (?:affinity/)?selector",
+        Reason.NO_MATCHING_NODE,
+        "{n} without the labels of {selector}",
+    ),
+    (r"(?:node\(s\) )?were unschedulable", Reason.NODES_CORDONED, "{n} cordoned"),
+)
+# In the words of two of the scheduler's plugins, which look into caches of their own.
+_MISSING_CLAIM = re.compile(
+    r'(?:could not find v1\.)?persistentvolumeclaim "(?:[^"/]+/)?([^"/]+)"(?: not found|$)', re.IGNORECASE
+)
+# Which of several causes names the condition: the one that a person can do most about first.
+_ORDER = (
+    Reason.HOME_ON_OTHER_NODE,
+    Reason.NO_GPU_FREE,
+    Reason.NO_CAPACITY,
+    Reason.NO_VOLUME,
+    Reason.NO_MATCHING_NODE,
+    Reason.NODES_TAINTED,
+    Reason.NODES_CORDONED,
+)
+
+
+def explain_unschedulable(message: str, subject: Subject = DESKTOP) -> tuple[Reason, str]:
+    """(code, sentence) for the message of a pod's `PodScheduled=False`; the scheduler's words where no rule fits."""
+    claim = _MISSING_CLAIM.search(message)
+    if claim:
+        return Reason.MISSING_HOME, f"The volume claim {claim[1]!r} does not exist yet."
+    if "unbound immediate PersistentVolumeClaims" in message:
+        return Reason.HOME_PENDING, f"The {subject.volume} is not bound yet. {subject.name} starts when it is."
+    if "is being deleted" in message and "persistentvolumeclaim" in message:
+        return Reason.HOME_LEAVING, f"The {subject.volume} is being deleted. {subject.name} starts with a new one."
+    summary = _SUMMARY.search(message.strip())
+    if summary is None:
+        why = message.strip() or "the scheduler reports no reason"
+        return Reason.UNSCHEDULABLE, f"No node can run {subject.name}: {why}"
+    found = [_explain_clause(clause.strip(), subject) for clause in _split(summary[3])]
+    codes = [code for code, _ in found]
+    code = next((one for one in _ORDER if one in codes), Reason.UNSCHEDULABLE)
+    if int(summary[2]) == 0:
+        return Reason.NO_NODE, "The cluster has no node."
+    nodes = "the only node" if summary[2] == "1" else f"any of {summary[2]} nodes"
+    return code, f"There is not enough capacity on {nodes}: {', '.join((words for _, words in found))}."
+
+
+def _split(clauses: str) -> list[str]:
+    """Clauses are separated by commas, but taints may hold some."""
+    return re.split(r", (?=\d+ )", clauses)
+
+
+def _explain_clause(clause: str, subject: Subject) -> tuple[Reason, str]:
+    count, _, rest = clause.partition(" ")
+    for pattern, code, words in _CLAUSES:
+        if match := re.match(pattern, rest):
+            named = match.groupdict().get("what") or ""
+            taint = f"taint {named.strip('{}: ')}" if named.startswith("{") else named
+            return code, words.format(
+                n=count, what=taint or "tainted", volume=subject.volume, selector=subject.node_selector
+            )
+    return Reason.UNSCHEDULABLE, clause.rstrip(".")
+
+
+# Reasons for which a container waits, that are about its image.
+IMAGE_REASONS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+)
+_CAUSES = (
+    # pattern in the message or the reason itself, code, words
+    (
+        "InvalidImageName",
+        Reason.IMAGE_NAME_INVALID,
+        "its name is not a valid image name; fix {field}",
+    ),
+    (
+        "ErrImageNeverPull",
+        Reason.IMAGE_NOT_PRESENT,
+        ("it is not on the node, and the pull policy does not allow pulling it"),
+    ),
+    (
+        r"\b40[13]\b|denied|unauthori[sz]ed|forbidden|authentication required",
+        Reason.IMAGE_PULL_DENIED,
+        # registries answer so for an image that does not exist, too
+        "the registry has no such image or denies access to it; check name and tag in {field}, and {secrets}",
+    ),
+    (  # before "not found", which containerd says after it
+        r"no match for platform|no matching manifest",
+        Reason.IMAGE_WRONG_PLATFORM,
+        "it has no build for the node's architecture; build one, or place the template's desktops on other nodes",
+    ),
+    (
+        r"not found|manifest unknown|does not exist|no such image|\b404\b",
+        Reason.IMAGE_NOT_FOUND,
+        "the registry has no such image; check name and tag in {field}",
+    ),
+    (
+        r"no such host|server misbehaving",
+        Reason.REGISTRY_UNKNOWN,
+        "the node cannot resolve the registry's host name; check it in {field}",
+    ),
+    (r"x509|certificate", Reason.REGISTRY_NOT_TRUSTED, "the node does not trust the registry's certificate"),
+    (
+        r"toomanyrequests|rate limit|\b429\b",
+        Reason.REGISTRY_BUSY,
+        "the registry limits the rate of pulls",
+    ),
+    (
+        r"connection refused|timeout|i/o timeout|no route to host|unreachable|deadline exceeded|TLS handshake|EOF",
+        Reason.REGISTRY_UNREACHABLE,
+        "the registry does not respond to the node",
+    ),
+)
+_UNKNOWN = Reason.IMAGE_PULL
+# What containerd and runc put before their reason, each around the next.
+_RUNTIME = re.compile(
+    r"(?:failed to create (?:containerd task|shim task|shim)|OCI runtime create failed|runc create failed"
+    r"|unable to start container process|error during container init|rpc error: code = \w+ desc = [^:]+): "
+)
+# Names in a message: an image called certificate-tool:404 says nothing about what went wrong.
+_NAMES = re.compile(r'"[^" ]+"|https?://\S+|\bsha256:[0-9a-f]+')
+# Codes that `explain_pull` gives.
+IMAGE_CODES = frozenset({code for _, code, _ in _CAUSES} | {_UNKNOWN})
+
+
+def explain_pull(image: str, reason: str, message: str, subject: Subject = DESKTOP) -> tuple[Reason, str]:
+    """(code, sentence); the kubelet's words where no rule fits."""
+    said = _NAMES.sub("", message)
+    for pattern, code, words in _CAUSES:
+        if reason == pattern or re.search(pattern, said, re.IGNORECASE):
+            why = words.format(field=subject.image, secrets=subject.pull_secrets)
+            return code, f"The image {image} cannot be pulled: {why}."
+    return _UNKNOWN, f"The image {image} cannot be pulled: {first_line(message) or reason}"
+
+
+def last_line(text: str) -> str:
+    """The last line that has something on it, at most 200 characters."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else ""
+
+
+def first_line(text: str) -> str:
+    """The first line without the layers of the container runtime, at most 300 characters, ending as a sentence does."""
+    line = _RUNTIME.sub("", text.strip().splitlines()[0].strip()).removesuffix(": unknown") if text.strip() else ""
+    line = line if len(line) <= 300 else line[:297] + "..."
+    return line if not line or line.endswith(".") else line + "."
+
+
+# Words of Events that say nothing of a fault: the kubelet tries again in a moment, and it works.
 PASSING = re.compile(
     r"^Error: "  # `Error: ImagePullBackOff` and its like repeat the state only
     r"|failed to sync \w+ cache"  # a kubelet with much to do
     # the API server's node authorizer has not heard yet where the pod is
     r"|token bound to a pod scheduled on a different node|no relationship found between node"
 )
-"""Words of Events that say nothing of a fault: the kubelet tries again in a moment, and it works."""
 
+# The kubelet's message for a pod above its own limit, and not on a node that is full.
 _OVER_DISK_LIMIT = re.compile(r"local storage usage exceeds|local ephemeral storage limit")
-"""The kubelet's message for a pod above its own limit, and not on a node that is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +234,8 @@ class StartState:
     claim: PersistentVolumeClaim | None = None
     events: tuple[Event, ...] = ()
     node: Node | None = None
+    # The pod is bound to a node that is not ready, or not there.
     node_lost: bool = False
-    """The pod is bound to a node that is not ready, or not there."""
     subject: Subject = DESKTOP
 
     def newest(self, *reasons: str) -> Event | None:
@@ -52,11 +247,11 @@ class StartState:
 class Explanation(NamedTuple):
     """Why a pod is not ready."""
 
+    # The condition's reason: a `Reason`, or the kubelet's own of a waiting container.
     reason: str
-    """The condition's reason: a `Reason`, or the kubelet's own of a waiting container."""
     sentence: str
+    # False: an ordinary step of a start.
     stuck: bool = True
-    """False: an ordinary step of a start."""
 
 
 Rule = Callable[[StartState], Explanation | None]
@@ -143,12 +338,12 @@ def _image(start: StartState) -> Explanation | None:
     return Explanation(*explain_pull(desktop.image or "the image", reason, message, start.subject))
 
 
+# By the kubelet's name of the kind: reason and kind.
 _MISSING = {
     "secret": (Reason.MISSING_SECRET, "Secret"),
     "configmap": (Reason.MISSING_CONFIG_MAP, "ConfigMap"),
     "persistentvolumeclaim": (Reason.MISSING_CLAIM, "PersistentVolumeClaim"),
 }
-"""By the kubelet's name of the kind: reason and kind."""
 
 
 def _missing_reference(start: StartState) -> Explanation | None:
@@ -261,6 +456,7 @@ def _overlooked(pod: Pod) -> Explanation:
     return Explanation(Reason.SCHEDULER_LATE, "The home volume is bound; the scheduler has not retried yet.")
 
 
+# The kubelet's words for a probe that was answered, and what is wrong. Other answers pass while an image starts.
 _REFUSALS = (
     (
         re.compile(r"statuscode: 40[13]\b"),
@@ -279,7 +475,6 @@ _REFUSALS = (
         "it does not accept plain HTTP. If it uses HTTPS, set scheme: HTTPS in the template",
     ),
 )
-"""The kubelet's words for a probe that was answered, and what is wrong. Other answers pass while an image starts."""
 
 
 def _probe_refused(start: StartState) -> Explanation | None:

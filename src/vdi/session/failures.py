@@ -16,26 +16,27 @@ import msgspec
 
 from vdi.api.session import FailureStatus, VDISession
 from vdi.api.template import VDITemplate
+from vdi.cluster.objects import LAST_FAILURE, RESTARTED_AT, Event, PersistentVolumeClaim, Pod
+from vdi.cluster.units import format_time, parse_time
 from vdi.session.conditions import HOME_BOUND, POD_READY, Reason
 from vdi.session.effective import Blocked
-from vdi.session.explain import StartState, explain
-from vdi.session.observed import LAST_FAILURE, RESTARTED_AT, Event, PersistentVolumeClaim, Pod
-from vdi.session.pulling import IMAGE_CODES, IMAGE_REASONS
-from vdi.session.times import format_time, parse_time
+from vdi.session.explain import IMAGE_CODES, IMAGE_REASONS, StartState, explain
 
 MOST_RESTARTS = 5
+# A desktop that was ready for so long has shown that it can run: what happens then is a new story.
 STABLE = timedelta(minutes=10)
-"""A desktop that was ready for so long has shown that it can run: what happens then is a new story."""
+
+# How long the kubelet may go on trying to start what cannot be started, while the pod holds its GPU.
 START_TIMEOUT = timedelta(minutes=10)
-"""How long the kubelet may go on trying to start what cannot be started, while the pod holds its GPU."""
+# How long a pod that was let in may find no node, while it holds a place on none.
 SCHEDULER_TIMEOUT = timedelta(seconds=15)
-"""How long a pod that was let in may find no node, while it holds a place on none."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
+# Restarts of the container, with Kubernetes backing off, after which its pod counts as lost.
 _CRASHES = 3
-"""Restarts of the container, with Kubernetes backing off, after which its pod counts as lost."""
 _IN_VAIN = IMAGE_REASONS | {"CreateContainerConfigError", "CreateContainerError"}
 _NOT_ITS_FAULT = frozenset({Reason.POD_DELETED, Reason.NODE_LOST, Reason.EVICTED, Reason.SCHEDULER_LATE})
+# Codes of `explain` for a pod that the scheduler finds no place for; a home that waits is not among them.
 _NO_ROOM = frozenset(
     {
         Reason.HOME_ON_OTHER_NODE,
@@ -50,7 +51,6 @@ _NO_ROOM = frozenset(
         Reason.SCHEDULER_LATE,
     }
 )
-"""Codes of `explain` for a pod that the scheduler finds no place for; a home that waits is not among them."""
 _ADVICE: Mapping[str, str] = {
     Reason.OUT_OF_MEMORY: "Request more memory (spec.resources.memory), or restart it",
     Reason.OUT_OF_EPHEMERAL_STORAGE: "Raise resources.defaultEphemeralStorage in the template, or restart it",

@@ -1,7 +1,7 @@
-"""Names of everything that belongs to a session. Pure; used by the operator, the CLI and the tests.
+"""Names, labels, annotations and owner of every object that belongs to a session or a pool. Pure.
 
-A session's name may have 253 characters and dots; a Service's name and a host label have 63 and none. A name that
-fits is used as it is; any other becomes a readable prefix and a hash. A name that only looks like such a derived one is
+A session's name may have 253 characters and dots; a Service's name and a host label have 63 and none. A name that fits
+is used as it is; any other becomes a readable prefix and a hash. A name that only looks like such a derived one is
 hashed too, so that two different sessions never share a child. Hosts carry a keyed hash of the user as well: a session
 name is free again when its session ends, and the next session of that name may belong to another person.
 """
@@ -10,10 +10,32 @@ import base64
 import hashlib
 import hmac
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
+from vdi.api.meta import API_VERSION, ObjectMeta
+from vdi.api.pool import VDIPool
+from vdi.api.session import VDISession
+from vdi.cluster.objects import HOST
+from vdi.session.cluster_settings import ClusterSettings
+
+_SMALL = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
+
+
+def normal_name(text: str) -> str:
+    """The name of a user or group: ASCII letters in lower case, nothing else changed.
+
+    Unicode's own folding makes two names one (the Kelvin sign becomes a k), and whoever may choose the other one could
+    borrow the first.
+    """
+
+    return text.strip().translate(_SMALL)
+
+
+# Longest DNS label (RFC 1035), Service name and label value.
 LABEL_LIMIT = 63
-"""Longest DNS label (RFC 1035), Service name and label value."""
 
 _HASH_LENGTH = 12
 _HOST_HASH_LENGTH = 8
@@ -23,8 +45,8 @@ BASE_LIMIT = LABEL_LIMIT - _LONGEST_SUFFIX
 _PLAIN = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _LOOKS_DERIVED = re.compile(rf"-[2-7][a-z2-7]{{{_HASH_LENGTH - 1}}}$")
 _RESERVATION = "vdi-host-"
+# Regular expression of the end of every label of `host_label`; no `spec.hostname` may have it.
 KEYED_LABEL = rf"-[2-7][a-z2-7]{{{_HOST_HASH_LENGTH - 1}}}$"
-"""Regular expression of the end of every label of `host_label`; no `spec.hostname` may have it."""
 _NOT_ALLOWED = re.compile(r"[^a-z0-9]+")
 
 
@@ -123,3 +145,149 @@ def _digest(text: str) -> str:
 def _base32(raw: bytes, length: int) -> str:
     """Begins with a digit, as no word does, so that few plain names look derived."""
     return str(2 + raw[0] % 6) + base64.b32encode(raw[1:]).decode().lower()[: length - 1]
+
+
+FINALIZER = "vdi.kasm.io/session-cleanup"
+# Label of all children; its value is `naming.derive_base(session name)`.
+SESSION_LABEL = "vdi.kasm.io/session"
+# Label (its value is `naming.derive_base(pool name)`) and annotation (the name itself) of what a pool has made. They
+# stay when a session takes the desktop.
+POOL = "vdi.kasm.io/pool"
+# Label of everything that the operator makes.
+MANAGED_BY = {"app.kubernetes.io/managed-by": "vdi-operator"}
+USER_ANNOTATION = "vdi.kasm.io/user"
+TEMPLATE_ANNOTATION = "vdi.kasm.io/template"
+# Label of a desktop's pod, for policies that choose by template; its value is `naming.derive_base(template name)`.
+TEMPLATE_LABEL = TEMPLATE_ANNOTATION
+_OPERATORS_KEYS = frozenset({"app.kubernetes.io/name", "app.kubernetes.io/component", "app.kubernetes.io/managed-by"})
+
+
+def is_operators_key(key: str) -> bool:
+    """Whether a label or annotation of a pod is set by the operator, or chosen by the network policies of a release."""
+    return key.startswith("vdi.kasm.io/") or key in _OPERATORS_KEYS
+
+
+# Label of a template or pool: only the operator of this namespace pulls the image in advance, fills the pool (there)
+# and writes the status. Without the label every operator does, in the first of its namespaces.
+SESSIONS_NAMESPACE = "vdi.kasm.io/sessions-namespace"
+
+
+def assigned_namespace(meta: ObjectMeta, namespaces: Sequence[str]) -> str | None:
+    """Where the operator of these namespaces works for that template or pool; None: another operator does."""
+    chosen = meta.labels.get(SESSIONS_NAMESPACE, namespaces[0])
+    return chosen if chosen in namespaces else None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The session, as far as its children know it."""
+
+    namespace: str
+    name: str
+    uid: str
+    user: str
+    template: str
+
+    @classmethod
+    def of(cls, session: VDISession) -> "Identity":
+        """The identity of that session."""
+        meta, spec = session.metadata, session.spec
+        return cls(namespace=meta.namespace, name=meta.name, uid=meta.uid, user=spec.user, template=spec.template)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels of a child that dies with the session."""
+        return {**MANAGED_BY, SESSION_LABEL: derive_base(self.name)}
+
+    @property
+    def owner(self) -> dict[str, Any]:
+        """The ownerReference by which the garbage collector finds the child."""
+        return {
+            "apiVersion": API_VERSION,
+            "kind": "VDISession",
+            "name": self.name,
+            "uid": self.uid,
+            "controller": True,
+        }
+
+    def metadata(self, name: str, annotations: dict[str, str] | None = None) -> dict[str, Any]:
+        """`metadata` of a child that dies with the session."""
+        return {
+            "name": name,
+            "namespace": self.namespace,
+            "labels": self.labels,
+            "annotations": {USER_ANNOTATION: self.user, TEMPLATE_ANNOTATION: self.template, **(annotations or {})},
+            "ownerReferences": [self.owner],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PoolIdentity:
+    """The pool, as far as its desktops know it."""
+
+    # Where its desktops live; the pool itself is in none.
+    namespace: str
+    name: str
+    uid: str
+    template: str
+
+    @classmethod
+    def of(cls, pool: VDIPool, namespace: str) -> "PoolIdentity":
+        """The identity of that pool."""
+        return cls(namespace=namespace, name=pool.metadata.name, uid=pool.metadata.uid, template=pool.spec.template)
+
+    def metadata(self, name: str, annotations: dict[str, str] | None = None) -> dict[str, Any]:
+        """`metadata` of what dies with the pool, unless a session takes it."""
+        return {
+            "name": name,
+            "namespace": self.namespace,
+            "labels": {**MANAGED_BY, POOL: derive_base(self.name)},
+            "annotations": {POOL: self.name, TEMPLATE_ANNOTATION: self.template, **(annotations or {})},
+            "ownerReferences": [
+                {
+                    "apiVersion": API_VERSION,
+                    "kind": "VDIPool",
+                    "name": self.name,
+                    "uid": self.uid,
+                    "controller": True,
+                }
+            ],
+        }
+
+
+_LOOKS_KEYED = re.compile(KEYED_LABEL)
+# Start of `xn--` labels, which browsers show in other letters, and of all that IDNA keeps for such uses.
+_LOOKS_ENCODED = re.compile(r"..--")
+
+
+def has_label(session: VDISession, label: str) -> bool:
+    """Whether the session's address, which the operator alone writes, begins with this label."""
+    return session.status.url.removeprefix("https://").partition(".")[0] == label
+
+
+def refuse_hostname(session: VDISession, settings: ClusterSettings) -> str | None:
+    """Why the session may not have the `spec.hostname` that it asks for."""
+    label = session.spec.hostname
+    if label is None:
+        return None
+    if settings.edge_middleware is not None and label == settings.portal_label:
+        return f"{settings.host(label)} is the portal's own address. Choose another hostname for this session"
+    if _LOOKS_KEYED.search(label):
+        return f"{label!r} ends like an address that the operator generates, such as alice-5tq2mzk4; choose another"
+    if _LOOKS_ENCODED.match(label):
+        return f"{label!r} has -- as its third and fourth characters, like an encoded name (xn--...); choose another"
+    return None
+
+
+def build_reservation(namespace: str, label: str, user: str) -> dict[str, Any]:
+    """The ConfigMap that records who owns a label. It has no owner reference: it outlives the user's sessions."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": reservation_name(label),
+            "namespace": namespace,
+            "labels": {**MANAGED_BY, HOST: label},
+        },
+        "data": {"user": user},
+    }

@@ -1,12 +1,12 @@
-"""Desktops that are started before anybody asks: what a pool makes and removes, and whom its desktops fit. Pure.
+"""Pools: the desktops that a pool starts in advance, which sessions they fit, and the pool's status. Pure.
 
     pool + template -> the desktop that it keeps ready, or why it cannot
-    its pods, their nodes, the time -> Plan(make, remove, ...)
+    its pods, their nodes, the time -> PoolPlan(make, remove, ...)
     session's desktop == pool's desktop? -> the session takes a ready one, as it is
 
-A desktop fits whoever would get a pod with the same spec. So an edit of the template that changes nothing in the pod
-(its display name) wastes none, and what another operator version would build differently is replaced. A home cannot be
-attached to a desktop that runs already.
+A desktop fits every session that would get a pod with the same spec. So an edit of the template that changes nothing in
+the pod (its display name) wastes none, and what another operator version would build differently is replaced. A home
+cannot be attached to a desktop that runs already.
 """
 
 import hmac
@@ -18,23 +18,23 @@ from math import ceil
 
 import msgspec
 
-from vdi.api.meta import ObjectMeta
-from vdi.api.pool import VDIPool
+from vdi.api.meta import Condition, ObjectMeta
+from vdi.api.pool import PoolStatus, VDIPool
 from vdi.api.session import SessionSpec, VDISession
 from vdi.api.template import VDITemplate
-from vdi.session.children.pod import build_spec
+from vdi.cluster.objects import Node, Pod
+from vdi.cluster.units import format_time, parse_time
+from vdi.session.children import build_spec
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.conditions import Reason
+from vdi.session.conditions import READY, Reason
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.explain import StartState, explain
-from vdi.session.identity import POOL
-from vdi.session.observed import Node, Pod
-from vdi.session.schedule import find_problems, is_open
-from vdi.session.times import parse_time
+from vdi.session.naming import POOL, SESSION_LABEL, derive_base
+from vdi.session.schedule import find_problems, is_open, next_change
 from vdi.session.volumes import depend_on_user
 
+# Annotation of a pool's pod: fingerprint of the desktop that it was made from.
 FITS = "vdi.kasm.io/pool-desktop"
-"""Annotation of a pool's pod: fingerprint of the desktop that it was made from."""
 
 
 class PoolReason(StrEnum):
@@ -49,12 +49,13 @@ class PoolReason(StrEnum):
     OUTSIDE_SCHEDULE = "OutsideSchedule"
 
 
+# How long a started desktop may not answer until it is replaced; by then the kubelet has restarted it as well.
 UNANSWERING = timedelta(seconds=90)
-"""How long a started desktop may not answer until it is replaced; by then the kubelet has restarted it as well."""
+
+# How long the scheduler may find no node, although there was room, until the pod is taken back.
 UNSCHEDULABLE = timedelta(seconds=15)
-"""How long the scheduler may find no node, although there was room, until the pod is taken back."""
+# Age of a pod from which on its node, if nothing is known of it, is gone and not only new.
 UNKNOWN_NODE = timedelta(seconds=60)
-"""Age of a pod from which on its node, if nothing is known of it, is gone and not only new."""
 _CRASHES = 3
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
 
@@ -67,26 +68,26 @@ class Fault:
 
     pod: Pod
     words: str
+    # The desktop itself does not work: the next one, made at once, would not either.
     of_desktop: bool = True
-    """The desktop itself does not work: the next one, made at once, would not either."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
     """What is to be done for a pool now."""
 
+    # How many desktops to start, room permitting.
     make: int = 0
-    """How many desktops to start, room permitting."""
+    # Surplus, or made from what the template was before.
     remove: tuple[Pod, ...] = ()
-    """Surplus, or made from what the template was before."""
+    # To be removed too.
     faults: tuple[Fault, ...] = ()
-    """To be removed too."""
     ready: tuple[Pod, ...] = ()
     starting: tuple[Pod, ...] = ()
+    # Kept until new ones are ready; the first to go when there is no room for those.
     outdated: tuple[Pod, ...] = ()
-    """Kept until new ones are ready; the first to go when there is no room for those."""
+    # When patience with one of them ends.
     look_again: timedelta | None = None
-    """When patience with one of them ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,3 +292,67 @@ def _patience(pod: Pod, now: datetime) -> timedelta | None:
     else:
         return None
     return max(timedelta(), parse_time(since) + limit - now)
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacles:
+    """What keeps a pool from having all its desktops."""
+
+    # It can have none at all.
+    impossible: Blocked | None = None
+    # There is no room for more, or the API server refuses the next one.
+    blocked: Blocked | None = None
+    pause: Backoff = field(default_factory=Backoff)
+    # Why the first of those that are starting does not get on, in a sentence.
+    slow: str = ""
+
+
+def summarise(pool: VDIPool, plan: PoolPlan, claimed: int, obstacles: Obstacles, now: datetime) -> PoolStatus:
+    """The status of a pool. `claimed`: running sessions whose desktop came from it."""
+    reason, message = _summary(pool, plan, obstacles, now)
+    return PoolStatus(
+        ready=len(plan.ready),
+        starting=len(plan.starting),
+        claimed=claimed,
+        message=message,
+        selector=f"{POOL}={derive_base(pool.metadata.name)},!{SESSION_LABEL}",
+        observed_generation=pool.metadata.generation,
+        conditions=(_condition(pool, reason, message, now),),
+    )
+
+
+def _summary(pool: VDIPool, plan: PoolPlan, obstacles: Obstacles, now: datetime) -> tuple[str, str]:
+    """Reason of the condition, and the sentence."""
+    if obstacles.impossible:
+        return obstacles.impossible.reason, obstacles.impossible.message
+    ready, desired = len(plan.ready), desired_ready(pool, now)
+    if desired == 0 < pool.spec.replicas and pool.spec.schedule:
+        opens = next_change(pool.spec.schedule, now)
+        again = f"The next ones are started at {format_time(opens)}." if opens else "The schedule has no further start."
+        return PoolReason.OUTSIDE_SCHEDULE, (
+            f"No desktops are kept ready now: it is outside the pool's schedule. {again}"
+        )
+    if ready >= desired:
+        return PoolReason.FULL, ""
+    count = f"{ready} of {desired} desktops {'is' if ready == 1 else 'are'} ready"
+    if obstacles.pause.left(now) and obstacles.pause.until:
+        again = format_time(obstacles.pause.until)
+        return PoolReason.DESKTOPS_FAIL, f"{count}. {obstacles.pause.why} The next one is started at {again}."
+    if obstacles.blocked:
+        return obstacles.blocked.reason, f"{count}. {obstacles.blocked.message}"
+    on_the_way = f", {len(plan.starting)} starting." if plan.starting else "."
+    return PoolReason.FILLING, f"{count}{on_the_way}{' ' if obstacles.slow else ''}{obstacles.slow}"
+
+
+def _condition(pool: VDIPool, reason: str, message: str, now: datetime) -> Condition:
+    status = "True" if reason in (PoolReason.FULL, PoolReason.OUTSIDE_SCHEDULE) else "False"
+    before = next((condition for condition in pool.status.conditions if condition.type == READY), None)
+    moved = before is None or before.status != status
+    return Condition(
+        type=READY,
+        status=status,
+        reason=reason,
+        message=message,
+        last_transition_time=format_time(now) if before is None or moved else before.last_transition_time,
+        observed_generation=pool.metadata.generation,
+    )

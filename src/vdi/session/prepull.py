@@ -1,34 +1,41 @@
-"""Which nodes lack a template's image, what its puller pods have come to, and what to do next. Pure.
+"""Pre-pull of a template's image: the nodes that lack it, the pods that pull it, and the next step. Pure.
 
-A puller is a pod that is bound to one node, has the template's image and ends at once: by then the kubelet has fetched
-the image. A node has the image when it says so (`status.images`) or when a puller has ended there. The kubelet names
-its 50 largest images only, so `PullMemory` keeps the latter until the node names the image itself. An image that was
-named and no longer is has been cleaned up, and is pulled again.
+A puller is a pod that is bound to one node, has the template's image and ends at once: by then the kubelet has pulled
+the image. A node has the image when its status names it (`status.images`) or when a puller has ended there. The kubelet
+names its 50 largest images only, so `PullMemory` keeps the latter until the node names the image itself. An image that
+was named and no longer is has been garbage collected, and is pulled again.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
-from vdi.api.meta import Condition
+import msgspec
+
+from vdi.api.meta import API_VERSION, Condition
 from vdi.api.template import PrePullFailure, PrePullStatus, VDITemplate
-from vdi.session.capacity_matching import allows_placement, demand_of, read_capacity
+from vdi.cluster.capacity import allows_placement, demand_of, read_capacity
+from vdi.cluster.objects import Event, Node, Pod
+from vdi.cluster.units import format_time, parse_time
+from vdi.session.children import restricted_container, restricted_pod
 from vdi.session.explain import StartState, explain
-from vdi.session.observed import Event, Node, Pod
-from vdi.session.times import format_time, parse_time
+from vdi.session.naming import MANAGED_BY, derive_base
 
+# Nodes of one template that fetch its image at a time: a registry should not be stormed.
 AT_ONCE = 3
-"""Nodes of one template that fetch its image at a time: a registry should not be stormed."""
-PULL_TIMEOUT = timedelta(seconds=60)
-"""How long a puller may be in trouble that may pass (no room, no network yet) before it counts as failed."""
-FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=30)
-"""Before the first try after a failure on a node, and between tries when it goes on failing."""
-MOST_NAMED = 20
-"""Failed nodes that the status names, so that it stays small in a large cluster."""
 
+# How long a puller may be in trouble that may pass (no room, no network yet) before it counts as failed.
+PULL_TIMEOUT = timedelta(seconds=60)
+# Before the first try after a failure on a node, and between tries when it goes on failing.
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=30)
+# Failed nodes that the status names, so that it stays small in a large cluster.
+MOST_NAMED = 20
+
+# The condition of a template with `prePull`.
 IMAGE_PULLED = "ImagePulled"
-"""The condition of a template with `prePull`."""
 
 
 class PullReason(StrEnum):
@@ -47,15 +54,15 @@ class FailureReason(StrEnum):
     NO_ROOM = "NoRoom"
 
 
+# Label of a puller (value: a name derived from the template's), and annotation (the template's name).
 PREPULL = "vdi.kasm.io/prepull"
-"""Label of a puller (value: a name derived from the template's), and annotation (the template's name)."""
+# Annotation of a puller: the node that it is for.
 PREPULL_NODE = "vdi.kasm.io/prepull-node"
-"""Annotation of a puller: the node that it is for."""
+# Annotation of a puller: the image that it fetches, as the template had it then.
 PREPULL_IMAGE = "vdi.kasm.io/prepull-image"
-"""Annotation of a puller: the image that it fetches, as the template had it then."""
 
+# Reasons of a waiting container that come after the image was fetched: it cannot be started, and need not be.
 _IMAGE_IS_THERE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
-"""Reasons of a waiting container that come after the image was fetched: it cannot be started, and need not be."""
 _STILL_CREATING = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
@@ -66,8 +73,8 @@ class Failure:
     count: int
     reason: str
     message: str
+    # When it is tried again.
     again: datetime
-    """When it is tried again."""
 
 
 @dataclass(slots=True)
@@ -76,10 +83,10 @@ class PullMemory:
     that does not name the image gets one puller more, which finds it there and asks no registry."""
 
     image: str = ""
+    # By uid of a node that has the image: whether it names it itself.
     has: dict[str, bool] = field(default_factory=dict)
-    """By uid of a node that has the image: whether it names it itself."""
+    # By uid of a node.
     failures: dict[str, Failure] = field(default_factory=dict)
-    """By uid of a node."""
 
     def fail(self, node: Node, reason: str, message: str, now: datetime) -> None:
         """It did not work on this node: later again."""
@@ -112,16 +119,16 @@ class PullMemory:
 class PullPlan:
     """What to do for one template now."""
 
+    # Nodes that get a puller.
     create: tuple[Node, ...]
-    """Nodes that get a puller."""
+    # Pullers that are done, have failed or are no longer wanted.
     remove: tuple[Pod, ...]
-    """Pullers that are done, have failed or are no longer wanted."""
+    # Nodes that should have the image.
     desired: tuple[Node, ...]
-    """Nodes that should have the image."""
+    # Names of the nodes whose pullers are at work, without those of `create`.
     pulling: tuple[str, ...]
-    """Names of the nodes whose pullers are at work, without those of `create`."""
+    # When to look again though nothing has changed.
     again: datetime | None
-    """When to look again though nothing has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,3 +306,66 @@ def _names_one_of(node: Node, names: frozenset[str]) -> bool:
 
 def _made(pod: Pod, now: datetime) -> datetime:
     return parse_time(pod.metadata.creation_timestamp) if pod.metadata.creation_timestamp else now
+
+
+_USER_ID = 1000
+# Seconds after which the kubelet gives up: a large image over a slow line takes many minutes, not hours.
+_LONGEST_PULL = 3600
+
+
+def build_puller(template: VDITemplate, node: str, namespace: str) -> dict[str, Any]:
+    """The puller of this template's image for this node."""
+    placement = template.spec.placement
+    only_there = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "activeDeadlineSeconds": _LONGEST_PULL,
+        "terminationGracePeriodSeconds": 0,  # nothing to save, and nothing that two could write to
+        **restricted_pod(_USER_ID),
+        "affinity": {
+            "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [only_there]}}
+        },
+        "containers": [_build_container(template.spec.image)],
+    }
+    if placement.tolerations:
+        spec["tolerations"] = [msgspec.to_builtins(toleration) for toleration in placement.tolerations]
+    if template.spec.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": secret.name} for secret in template.spec.image_pull_secrets]
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": _puller_metadata(template, node, namespace), "spec": spec}
+
+
+def puller_name(template: VDITemplate, node: str) -> str:
+    """The same for the same template, node and image, so that a lost answer cannot make a second one."""
+    identity = "\0".join((template.metadata.uid, node, template.spec.image))
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return f"prepull-{derive_base(template.metadata.name)[:40].rstrip('-')}-{digest}"
+
+
+def _puller_metadata(template: VDITemplate, node: str, namespace: str) -> dict[str, Any]:
+    meta = template.metadata
+    owner = {"apiVersion": API_VERSION, "kind": "VDITemplate", "name": meta.name, "uid": meta.uid, "controller": True}
+    return {
+        "name": puller_name(template, node),
+        "namespace": namespace,
+        "labels": {**MANAGED_BY, PREPULL: derive_base(meta.name)},
+        "annotations": {
+            PREPULL: meta.name,
+            PREPULL_NODE: node,
+            PREPULL_IMAGE: template.spec.image,
+        },
+        "ownerReferences": [owner],
+    }
+
+
+def _build_container(image: str) -> dict[str, Any]:
+    return {
+        "name": "pull",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        # An image without this program cannot be started, and that is as good: by then it is on the node.
+        "command": ["true"],
+        # As in a desktop that asked for no GPU: images built for GPUs would get all of them.
+        "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
+        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"cpu": "100m", "memory": "64Mi"}},
+        "securityContext": restricted_container(),
+    }

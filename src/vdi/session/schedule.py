@@ -22,36 +22,37 @@ from cronsim import CronSim, CronSimError
 
 from vdi.api.schedule import WEEKDAYS, Day, PoolSchedule, SessionSchedule, TemplateSchedule, Window
 from vdi.api.session import VDISession
-from vdi.session.activity import Activity
-from vdi.session.times import parse_time
+from vdi.cluster.units import parse_time
+from vdi.session.lifetime import Activity
 
 _LONGEST_WARNING = timedelta(minutes=5)
 _LAST_ANSWER = timedelta(seconds=15)
+# How long before its time a scheduled desktop is resumed: images are pulled, and people come early.
 _START_LEAD = timedelta(minutes=5)
-"""How long before its time a scheduled desktop is resumed: images are pulled, and people come early."""
+
+# How long after its time a scheduled desktop is still resumed, by an operator that was away; then it was missed.
 _START_LATE = timedelta(minutes=30)
-"""How long after its time a scheduled desktop is still resumed, by an operator that was away; then it was missed."""
 _CACHED_TIMES = 4096
+# Characters of a time zone's name; longer text is not looked up, nor kept.
 _LONGEST_ZONE = 64
-"""Characters of a time zone's name; longer text is not looked up, nor kept."""
 _TIME_OF_DAY = re.compile("([01][0-9]|2[0-3]):[0-5][0-9]")
+# How many windows may follow one another without a gap until the end of working hours counts as never.
 _OVERLAPS = 64
-"""How many windows may follow one another without a gap until the end of working hours counts as never."""
 
 
 @dataclass(frozen=True, slots=True)
 class Closing:
     """The end of working hours that a desktop reaches next."""
 
+    # End of the window.
     at: datetime
-    """End of the window."""
     warn_at: datetime
+    # When the desktop is suspended: later than `at` where the warning came late.
     over_at: datetime
-    """When the desktop is suspended: later than `at` where the warning came late."""
+    # When the desktop was last asked for input that would cancel this; None: it is not asked, or does not answer.
     asked_at: datetime | None = None
-    """When the desktop was last asked for input that would cancel this; None: it is not asked, or does not answer."""
+    # Whether input while the warning is shown cancels this end.
     can_cancel: bool = False
-    """Whether input while the warning is shown cancels this end."""
 
     def is_warned(self, now: datetime) -> bool:
         """Whether the person at the desktop is to be warned."""

@@ -1,20 +1,21 @@
-"""A template's `streaming`, `app` and `keyboard` as environment variables of its desktops. Pure.
+"""Image of a template: generation of Selkies, streaming settings as variables, health path, renderer. Pure.
 
-    TemplateSpec -> settings(spec)  what the pod gets beside the template's `env`
-                 -> problems(spec)  why the template cannot be used, although the CRD's rules allowed it
-                 -> warnings(spec)  what of it has no effect
-
-`docs/streaming.md` says the same in tables. A person in the browser may turn off what the template allows, and never
+`docs/streaming.md` has the settings in tables. A person in the browser may turn off what the template allows, and never
 turn on what it forbids: in Selkies 2 a plain `false` can be turned on in the page for some settings (the microphone),
 `false|locked` for none.
+
+Selkies 1, as its reference container has it: nginx on NGINX_PORT (8080) before Selkies on SELKIES_PORT (8081), with
+`/health` on both; basic auth holds for every path, the health check too.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 import msgspec
 
 from vdi.api.meta import Condition
+from vdi.api.session import GraphicsStatus
 from vdi.api.streaming import (
     ENCODER_ALIASES,
     ENCODERS,
@@ -26,15 +27,17 @@ from vdi.api.streaming import (
     FileTransfer,
     Transport,
 )
-from vdi.api.template import EnvVar, Protocol, TemplateSpec, VDITemplate
-from vdi.session.times import format_time
+from vdi.api.template import DEFAULT_HEALTH_PATH, EnvVar, Protocol, TemplateSpec, VDITemplate
+from vdi.cluster.units import format_time
 
+# Condition of a template: there, and True, only while its image passes over something that the template says.
 SETTINGS_IGNORED = "SettingsIgnored"
-"""Condition of a template: there, and True, only while its image passes over something that the template says."""
+
+# UDP port of a desktop in WebRTC mode: one for all its viewers, so that a NetworkPolicy can name it.
 WEBRTC_PORT = 8083
-"""UDP port of a desktop in WebRTC mode: one for all its viewers, so that a NetworkPolicy can name it."""
+# Encoders of Selkies 1 that Selkies 2 passes over.
 OBSOLETE_ENCODERS = frozenset(ENCODERS_1) - frozenset(ENCODERS) - frozenset(ENCODER_ALIASES)
-"""Encoders of Selkies 1 that Selkies 2 passes over."""
+# Settings of Selkies 1 that Selkies 2 does not read.
 OBSOLETE_VARIABLES = frozenset(
     {
         "SELKIES_AUDIO_PACKETLOSS_PERCENT",
@@ -44,16 +47,15 @@ OBSOLETE_VARIABLES = frozenset(
         "SELKIES_VIDEO_PACKETLOSS_PERCENT",
     }
 )
-"""Settings of Selkies 1 that Selkies 2 does not read."""
 
+# Where Selkies, of either generation, knows of no servers, it takes public ones: the stream goes through strangers.
 _SAFE = (("SELKIES_TURN_HOST", "localhost"), ("SELKIES_STUN_HOST", "localhost"))
-"""Where Selkies, of either generation, knows of no servers, it takes public ones: the stream goes through strangers."""
+# Selkies' own default, which its example image turns round: the page may run commands in the pod.
 _SAFE_2 = ("SELKIES_COMMAND_ENABLED", "false")
-"""Selkies' own default, which its example image turns round: the page may run commands in the pod."""
 
 # Keys are text: a template that a later version stored may have any value, which `problems` reports.
+# Selkies knows no `auto`, and takes it for `false`: the start-up of our own image reads it.
 _WAYLAND: Mapping[str, str] = {Display.X11: "false", Display.WAYLAND: "true", Display.AUTO: "auto"}
-"""Selkies knows no `auto`, and takes it for `false`: the start-up of our own image reads it."""
 _CLIPBOARD: Mapping[str, str] = {
     Clipboard.BOTH: "true",
     Clipboard.IN: "in",
@@ -157,7 +159,7 @@ def _streaming_1(spec: TemplateSpec) -> Iterator[tuple[str, str]]:
         yield "SELKIES_ENABLE_RESIZE", "true" if given.resize else "false"
 
 
-def problems(spec: TemplateSpec) -> Iterator[str]:
+def _find_streaming_problems(spec: TemplateSpec) -> Iterator[str]:
     """Values that a later version allows: after a rollback, templates may still have them."""
     given = spec.streaming
     for field, value, allowed in (
@@ -169,7 +171,7 @@ def problems(spec: TemplateSpec) -> Iterator[str]:
             yield f"spec.streaming.{field}: {value!r} is not allowed; allowed: {', '.join(allowed)}"
 
 
-def warnings(spec: TemplateSpec) -> Iterator[str]:
+def find_warnings(spec: TemplateSpec) -> Iterator[str]:
     """What of the template's `env` its image passes over, in a sentence each."""
     if generation(spec) != "2":
         return
@@ -185,7 +187,7 @@ def warnings(spec: TemplateSpec) -> Iterator[str]:
 
 def settings_ignored(template: VDITemplate, now: datetime) -> Condition | None:
     """The condition of that name; None where there is nothing to warn of."""
-    words = " ".join(warnings(template.spec))
+    words = " ".join(find_warnings(template.spec))
     if not words:
         return None
     before = next((condition for condition in template.status.conditions if condition.type == SETTINGS_IGNORED), None)
@@ -209,3 +211,108 @@ def _said(spec: TemplateSpec) -> dict[str, object]:
     """The fields of `streaming` that are set, as the API names them: msgspec leaves out what is not."""
     said: dict[str, object] = msgspec.to_builtins(spec.streaming)
     return said
+
+
+_HEALTH_PATH_1 = "/health"
+# Images that Selkies publishes as parts of others. `gst-web` is nginx with the files of Selkies 1's page.
+_WITHOUT_DESKTOP = re.compile(
+    r"(?:^|/)selkies(?:-gstreamer)?/(gst-web(?:-core)?|gstreamer|py-build|js-interposer)(?=[:@]|$)"
+)
+
+
+def missing_desktop(image: str) -> str:
+    """Why an image can show no desktop, with what to use; empty where nothing is known against it."""
+    if not _WITHOUT_DESKTOP.search(image):
+        return ""
+    return (
+        f"spec.image: {image!r} contains no desktop, only a part of Selkies; use "
+        "`registry.example.com/vdi/desktop:1` after `docker build -t registry.example.com/vdi/desktop:1 "
+        "images/desktop` and `docker push` (docs/images.md)"
+    )
+
+
+def health_path(spec: TemplateSpec) -> str:
+    """Where the image answers when it is ready: as the template says, else as images of its kind do."""
+    if spec.health_path != DEFAULT_HEALTH_PATH:
+        return spec.health_path
+    if spec.protocol is Protocol.WEB:
+        return "/"
+    return _HEALTH_PATH_1 if generation(spec) == "1" else spec.health_path
+
+
+def probe_path(spec: TemplateSpec, *, behind_gateway: bool) -> str:
+    """The path that the kubelet requests; empty: it only connects to the port.
+
+    Basic auth covers the health path as well, and a probe with a password in it would show it to readers of pods.
+    """
+    if generation(spec) == "1" and not behind_gateway:
+        return ""
+    if spec.basic_auth_secret and spec.health_path == DEFAULT_HEALTH_PATH:
+        return ""
+    return health_path(spec)
+
+
+def takes_tokens(spec: TemplateSpec) -> bool:
+    """Whether the desktop takes the gateway's token table: it then knows who comes in, in which role."""
+    return generation(spec) == "2"
+
+
+def refuse_view_only(template: VDITemplate | None) -> str:
+    """Why nothing would hold a viewer to the picture of such a desktop; empty where Selkies' token table does."""
+    if template is None:
+        return "View only is not possible: the template of this desktop was deleted. Share it with full control."
+    spec = template.spec
+    if takes_tokens(spec):
+        return ""
+    what = (
+        "serves its own page (protocol Web), in which every visitor has full control"
+        if spec.protocol is Protocol.WEB
+        else "has Selkies 1, which gives every visitor mouse and keyboard"
+    )
+    return (
+        f"View only is not possible: the image of this desktop {what}. Share it with full control, or use an image"
+        " with Selkies 2."
+    )
+
+
+def find_image_problems(spec: TemplateSpec, *, behind_gateway: bool) -> Iterator[str]:
+    """Why the template cannot be used, for reasons that the CRD's rules cannot know."""
+    if why := missing_desktop(spec.image):
+        yield why
+    if spec.protocol is Protocol.WEB:
+        if not behind_gateway and not spec.basic_auth_secret:
+            yield (
+                "spec.protocol: 'Web' needs the gateway to control access (gateway.enabled in the chart's values). "
+                "Without the gateway the image must use basic auth (spec.basicAuthSecret)"
+            )
+        return
+    yield from _find_streaming_problems(spec)
+
+
+# `status.graphics.renderer` where Mesa draws on the CPU.
+SOFTWARE = "Software"
+CAPABILITY_MISSING = "GraphicsCapabilityMissing"
+DRIVER_NOT_LOADABLE = "DriverNotLoadable"
+# The GPU is Intel's or AMD's, which programs on X11 cannot draw on in a container, and on Wayland can.
+NOT_ON_X11 = "NotSupported"
+
+
+def renders_on_gpu(graphics: GraphicsStatus) -> bool:
+    """Whether OpenGL is drawn by a GPU."""
+    return graphics.renderer != SOFTWARE
+
+
+def describe_renderer(graphics: GraphicsStatus) -> str:
+    """What draws OpenGL, and the reason where it is the CPU."""
+    if not renders_on_gpu(graphics):
+        return "in software" + (f": {graphics.message}" if graphics.message else "")
+    return graphics.renderer + (f" ({graphics.device})" if graphics.device else "")
+
+
+def describe_encoder(graphics: GraphicsStatus) -> str:
+    """What encodes the stream, and the reason where it is the CPU."""
+    if not graphics.encoder:
+        return ""
+    if graphics.hardware_encoder:
+        return f"{graphics.encoder} on the GPU"
+    return f"{graphics.encoder} in software" + (f": {graphics.encoder_message}" if graphics.encoder_message else "")

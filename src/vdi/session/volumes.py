@@ -14,26 +14,27 @@ import msgspec
 
 from vdi.api.session import VDISession
 from vdi.api.template import TemplateSpec, TemplateVolume, VDITemplate
-from vdi.session.people import normal_name
+from vdi.session.naming import normal_name
 
+# Annotation of a session: JSON list of the groups of its user that the volumes of its template name.
 GROUPS = "vdi.kasm.io/groups"
-"""Annotation of a session: JSON list of the groups of its user that the volumes of its template name."""
+
+# The start-up script of the template: name of the volume, and where it is mounted.
 SCRIPT_VOLUME, SCRIPT_FOLDER = "vdi-startup", "/etc/vdi-startup"
-"""The start-up script of the template: name of the volume, and where it is mounted."""
 _USER, _GROUP = "{user}", "{group}"
+# Characters of a folder's name that are kept; file systems allow 255 bytes.
 _LONGEST_FOLDER = 200
-"""Characters of a folder's name that are kept; file systems allow 255 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
     """A volume, or a folder of it, in the desktop."""
 
+    # Name of the volume in the pod.
     volume: str
-    """Name of the volume in the pod."""
     path: str
+    # Empty: the whole volume.
     sub_path: str
-    """Empty: the whole volume."""
     read_only: bool
 
 
@@ -41,8 +42,8 @@ class Mount:
 class Mounts:
     """The volumes of one desktop beside its home."""
 
+    # Those that are mounted at all.
     volumes: tuple[TemplateVolume, ...]
-    """Those that are mounted at all."""
     mounts: tuple[Mount, ...]
 
 

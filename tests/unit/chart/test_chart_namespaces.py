@@ -9,7 +9,7 @@ import pytest
 
 from tools.generate.chart_render import CHART, DEV_IMAGES, render
 from vdi.gateway.settings import read_settings as gateway_settings
-from vdi.operator.settings import read_settings as operator_settings
+from vdi.settings import read_settings as operator_settings
 
 Object = dict[str, Any]
 _BOTH = ("--set", "sessions.namespaces={desks,lab}")

@@ -13,9 +13,10 @@ from tools.generate.chart_render import ROOT, read_objects
 from vdi.api.crd_files import render_files
 from vdi.gateway.edge.headers import DESKTOP_RESPONSE_HEADERS, FORWARD_AUTH
 from vdi.gateway.settings import read_settings as gateway_settings
-from vdi.operator.settings import read_settings as operator_settings
+from vdi.settings import read_settings as operator_settings
 
 CHART = ROOT / "charts/vdi"
+# Variables of the gateway that take any text: test_crd_chart.py follows them into the settings.
 FREE_TEXT = {"VDI_OIDC_CLIENT_ID", "VDI_OIDC_CLIENT_SECRET", "VDI_OIDC_GROUPS_CLAIM", "VDI_OIDC_NAME"} | {
     "VDI_ADMIN_GROUPS",
     "VDI_LIMITS_FILE",
@@ -23,7 +24,6 @@ FREE_TEXT = {"VDI_OIDC_CLIENT_ID", "VDI_OIDC_CLIENT_SECRET", "VDI_OIDC_GROUPS_CL
     "VDI_BRAND_BANNER",
     "VDI_BRAND_TERMS",
 }
-"""Variables of the gateway that take any text: test_crd_chart.py follows them into the settings."""
 
 
 def objects_of(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -22,11 +22,11 @@ from support.web_server import listen
 from unit.cli.fake_cluster import finish_accepting
 from unit.gateway.api_stage import ALICE, ApiStage
 from unit.gateway.component_stage import PORTAL
-from vdi.devcluster.pki import authority
+from vdi.devcluster.credentials import authority
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.settings import Settings
-from vdi.gateway.web.cookies import LOGIN
-from vdi.gateway.web.errors import ErrorPages
+from vdi.gateway.web.credentials import LOGIN_COOKIE
+from vdi.gateway.web.render import ErrorPages
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class RemoteGateway:
     async def browser(self, cookie: str) -> AsyncIterator[httpx.AsyncClient]:
         """A browser that trusts the test's authority, and sends the cookie wherever it goes."""
         trust = ssl.create_default_context(cafile=self.ca)
-        headers = {"Accept": "text/html", "Cookie": f"{LOGIN}={cookie}"}
+        headers = {"Accept": "text/html", "Cookie": f"{LOGIN_COOKIE}={cookie}"}
         async with httpx.AsyncClient(
             verify=trust, base_url=f"https://127.0.0.1:{httpx.URL(self.url).port}", headers=headers, trust_env=False
         ) as browser:

@@ -10,7 +10,7 @@ from unit.cli.fake_cluster import FakeCluster
 from unit.cli.objects import CORE, SESSIONS, a_pod, a_secret, a_session, running
 from vdi.cli.browser import check_address, domain_of, opens_browser
 from vdi.cli.errors import CliError
-from vdi.cli.remote.logins import Login, Logins, write_logins
+from vdi.cli.logins import Login, Logins, write_logins
 
 REFUSED = [
     "",

@@ -141,6 +141,7 @@ def test_every_command_has_a_description_and_an_example_of_itself(noun: str) -> 
         assert f"\n  vdi {' '.join(words)}" in command.epilog, words
 
 
+# Commands that print a log, a script, or a file in its own format.
 STREAMS = {
     "session logs",
     "cluster logs",
@@ -150,7 +151,6 @@ STREAMS = {
     "cluster kubeconfig",
     "kasm values render",
 }
-"""Commands that print a log, a script, or a file in its own format."""
 
 
 @pytest.mark.parametrize("noun", NOUNS)

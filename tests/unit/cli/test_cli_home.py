@@ -20,8 +20,8 @@ OF_USER = user_home_claim_name(BOB)
 
 @pytest.fixture(autouse=True)
 def nine(monkeypatch: pytest.MonkeyPatch) -> None:
-    __import__("vdi.cli.home.commands")
-    monkeypatch.setattr("vdi.cli.home.commands.now_utc", lambda: datetime(2026, 11, 20, 9, 0, 0, tzinfo=UTC))
+    __import__("vdi.cli.home")
+    monkeypatch.setattr("vdi.cli.home.now_utc", lambda: datetime(2026, 11, 20, 9, 0, 0, tzinfo=UTC))
 
 
 def a_home(name: str, user: str, template: str = "", **annotations: str) -> dict[str, Any]:

@@ -24,10 +24,10 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.cli.errors import CliError
 from vdi.cli.findings import FindingsOutput, print_report
+from vdi.cli.logins import Login, Logins, write_logins
 from vdi.cli.main import main
 from vdi.cli.output import columns, fact_lines, now_utc
 from vdi.cli.progress import PassedStage, ProgressView
-from vdi.cli.remote.logins import Login, Logins, write_logins
 from vdi.cli.session.operations import as_session
 from vdi.cli.session.view import SessionDetails, details_lines, watch_line
 from vdi.cli.terminal import guarded_output, style
@@ -37,8 +37,8 @@ from vdi.gateway.api.component import OPERATIONS
 from vdi.printable import escape, is_printable
 
 Typed = Callable[..., str]
+# What rich writes for a spinner.
 RICH = ("\x1b[?25l", "\x1b[?25h", "\x1b[2K", "\x1b[1A", "\x1b[2;32m", "\x1b[2;33m", "\r")
-"""What rich writes for a spinner."""
 
 
 class Screen(io.StringIO):

@@ -8,6 +8,7 @@ import pytest
 
 from unit.cli.fake_cluster import FakeCluster
 
+# Each takes longer to load than the rest of the command takes to run.
 HEAVY = {
     "pydantic",
     "httpx",
@@ -19,7 +20,6 @@ HEAVY = {
     "kubernetes",
     "uvloop",
 }
-"""Each takes longer to load than the rest of the command takes to run."""
 
 LOADED = """
 import sys

@@ -32,7 +32,7 @@ NOW = datetime(2026, 11, 20, 8, 5, 0, tzinfo=UTC)
 
 @pytest.fixture(autouse=True)
 def five_past_eight(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("vdi.cli.session.commands", "vdi.cli.session.live_list", "vdi.cli.template"):
+    for module in ("vdi.cli.session.commands", "vdi.cli.session.wait", "vdi.cli.template"):
         __import__(module)
         monkeypatch.setattr(f"{module}.now_utc", lambda: NOW)
 

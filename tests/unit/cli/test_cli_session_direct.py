@@ -16,7 +16,7 @@ from unit.cli.conftest import Vdi
 from unit.cli.fake_cluster import FakeCluster
 from unit.cli.objects import CORE, SESSIONS, a_pod, a_secret, a_session, running
 from unit.cli.test_cli_interrupts import line_with, typed
-from vdi.session.selkies_tokens import direct_token
+from vdi.session.credentials import direct_token
 
 MASTER = "s3cret"
 FORWARDS = """#!/bin/sh

@@ -9,7 +9,7 @@ from support.builders import a_session
 from vdi.api.meta import Condition
 from vdi.api.session import QueueStatus, VDISession
 from vdi.cli.session.stages import Outcome, Start
-from vdi.session.observed import Pod
+from vdi.cluster.objects import Pod
 
 
 def session_with(*true: str, phase: str = "Creating", message: str = "", **status: Any) -> VDISession:

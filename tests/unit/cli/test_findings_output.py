@@ -36,11 +36,11 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str
         "kasm validate": broken(a_kasm(), pods=[]),
     }
     state = found["gpu.commands"]
-    monkeypatch.setattr("vdi.cli.gpu.commands.KubeConnection", lambda *_, **__: _Answering(state))
+    monkeypatch.setattr("vdi.cli.gpu.KubeConnection", lambda *_, **__: _Answering(state))
     for name in ("preflight", "validate"):
         answer = AsyncMock(return_value=found[f"kasm {name}"])
-        monkeypatch.setattr(f"vdi.cli.kasm.checklists.collect_{name}", answer)
-    monkeypatch.setattr("vdi.cli.kasm.checklists.KubeConnection", lambda *_, **__: _Running())
+        monkeypatch.setattr(f"vdi.cli.kasm.commands.collect_{name}", answer)
+    monkeypatch.setattr("vdi.cli.kasm.commands.KubeConnection", lambda *_, **__: _Running())
     return {
         "doctor": ["--from", str(bundle)],
         "gpu verify": [],

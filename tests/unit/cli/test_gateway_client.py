@@ -9,11 +9,11 @@ from aiohttp import web
 
 from support.hostile_server import DEEP, DRIP, HOSTILE, Answer, serve_answer, whole
 from support.web_server import serve_app
+from vdi.cli import gateway_client as client_module
 from vdi.cli.errors import CliError
-from vdi.cli.remote import client as client_module
-from vdi.cli.remote.authorization import AuthorizationRequest, exchange_code
-from vdi.cli.remote.client import GatewayClient
-from vdi.cli.session.gateway_watch import watch_gateway
+from vdi.cli.gateway_client import GatewayClient
+from vdi.cli.login import AuthorizationRequest, exchange_code
+from vdi.cli.session.gateway_backend import watch_gateway
 
 
 async def events(client: GatewayClient) -> None:
@@ -41,8 +41,8 @@ READERS: dict[str, Callable[[GatewayClient], Awaitable[object]]] = {
     "events": events,
     "code": code,
 }
+# Whoever decodes no JSON takes it as text; a stream may come in small pieces.
 HARMLESS = {("deep JSON", "text"), ("deep JSON", "events"), ("chunks of one byte", "events")}
-"""Whoever decodes no JSON takes it as text; a stream may come in small pieces."""
 
 
 @pytest.fixture(autouse=True)

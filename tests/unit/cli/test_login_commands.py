@@ -15,8 +15,8 @@ import pytest
 from unit.cli.conftest import Ran, Vdi
 from unit.cli.fake_cluster import FakeCluster
 from unit.cli.remote_stage import RemoteGateway
+from vdi.cli.logins import Login, Logins, login_file, read_logins, write_logins
 from vdi.cli.main import main
-from vdi.cli.remote.logins import Login, Logins, login_file, read_logins, write_logins
 from vdi.cli.whoami import describe_use
 
 

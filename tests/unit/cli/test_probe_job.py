@@ -13,7 +13,7 @@ from support.web_server import serve_handler
 from unit.cli.conftest import Ran
 from unit.cli.remote_stage import RemoteGateway
 from unit.gateway.api_stage import ALICE, RUNNING
-from vdi.cli.session.probe_job import SESSION, main
+from vdi.cli.session.probe import SESSION, main
 
 Job = Callable[[str], Ran]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from vdi.cli.errors import CliError
+from vdi.cli.logins import Login, Logins, login_file, read_logins, write_logins
 from vdi.cli.options import KubeConnection
-from vdi.cli.remote.logins import Login, Logins, login_file, read_logins, write_logins
 from vdi.cli.session.gateway_backend import GatewayTarget
 from vdi.cli.session.target import choose_target, server_url
 from vdi.http_client import proxy_for

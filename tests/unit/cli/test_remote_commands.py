@@ -19,12 +19,12 @@ from unit.cli.remote_stage import RemoteGateway
 from unit.cli.test_cli_interrupts import RUN_MAIN
 from unit.gateway.api_stage import ALICE, BOB, ROOT, RUNNING
 from unit.gateway.probe_agent import FIGURES, Agent, agent
+from vdi.cli.logins import Login, Logins, write_logins
 from vdi.cli.main import main
-from vdi.cli.remote.logins import Login, Logins, write_logins
+from vdi.cluster.units import format_time
 from vdi.gateway.login.logins import OIDC, AnotherAccountError, Device, Identity
 from vdi.latency_probe.client import DesktopAccess, StageError
 from vdi.latency_probe.measurements import Measurements
-from vdi.session.times import format_time
 
 
 @pytest.fixture
@@ -230,8 +230,8 @@ def test_a_list_follows_changes_until_it_is_interrupted(remote: Vdi, gateway: Re
 def test_a_list_is_followed_no_longer_than_the_login(
     remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vdi.gateway.api.events.CHECK_SECONDS", 0.02)
-    monkeypatch.setattr("vdi.cli.session.gateway_watch._RECONNECT_SECONDS", 0.0)
+    monkeypatch.setattr("vdi.gateway.api.sessions.CHECK_SECONDS", 0.02)
+    monkeypatch.setattr("vdi.cli.session.gateway_backend._RECONNECT_SECONDS", 0.0)
 
     def end() -> None:
         gateway.do(gateway.there.services.logins.end_tokens("alice@example.com"))
@@ -248,9 +248,9 @@ def test_a_stream_that_is_cut_is_opened_again_and_what_was_missed_is_reported(
     remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each stream of this gateway ends at once; between two of them the operator goes on."""
-    monkeypatch.setattr("vdi.cli.session.gateway_watch._RECONNECT_SECONDS", 0.0)
-    monkeypatch.setattr("vdi.gateway.api.events.CHECK_SECONDS", 0.02)
-    monkeypatch.setattr("vdi.gateway.api.events._still_in", _never)
+    monkeypatch.setattr("vdi.cli.session.gateway_backend._RECONNECT_SECONDS", 0.0)
+    monkeypatch.setattr("vdi.gateway.api.sessions.CHECK_SECONDS", 0.02)
+    monkeypatch.setattr("vdi.gateway.api.sessions._still_in", _never)
     gateway.call(lambda stage: stage.session(status=RUNNING))
     gateway.there.cluster.then = [{"phase": "Terminating"}, {"phase": "Suspended", "observedGeneration": 1}]
     ran = remote("session", "suspend", "alice-desktop", "--wait")

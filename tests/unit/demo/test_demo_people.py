@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vdi.demo import people
-from vdi.demo.people import PeopleError, add_user, ready_user
+from vdi.demo import run
+from vdi.demo.run import PeopleError, add_user, ready_user
 
 YOU = "you@example.com"
 Reset = Callable[[], None]
@@ -34,7 +34,7 @@ class Commands:
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     made = Commands()
-    monkeypatch.setattr(people, "_run", made)
+    monkeypatch.setattr(run, "_run", made)
     return made
 
 

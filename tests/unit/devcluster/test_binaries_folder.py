@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from unit.devcluster.binaries_servers import script
+from vdi.devcluster.binaries import from_named_folder, from_system
 from vdi.devcluster.binaries.components import CNI_PLUGINS, CONTAINERD_PROGRAMS
-from vdi.devcluster.binaries.installed import from_named_folder, from_system
 from vdi.devcluster.build_cache import SourceFailed
 
 

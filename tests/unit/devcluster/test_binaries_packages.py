@@ -70,7 +70,7 @@ class Apt:
         monkeypatch.setattr(packages, "_LISTS", self.lists)
         monkeypatch.setattr(packages.this_distribution, "__defaults__", (folder / "os-release",))
         monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1000)
-        monkeypatch.setattr("vdi.devcluster.packages.sudo_works", lambda: sudo)
+        monkeypatch.setattr("vdi.devcluster.binaries.packages.sudo_works", lambda: sudo)
         self.path = f"{folder}/bin:/usr/bin:/bin"
         script(
             folder / "bin" / "apt-get",
@@ -153,7 +153,7 @@ class ContendedLock:
 def test_no_package_is_looked_up_while_the_lists_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By an installation in another thread: half-replaced lists have no package."""
     apt, lists = Apt(tmp_path, monkeypatch, lists=True, root=False), ContendedLock()
-    monkeypatch.setattr("vdi.devcluster.packages.lists", lists)
+    monkeypatch.setattr("vdi.devcluster.binaries.packages.lists", lists)
     with ThreadPoolExecutor() as threads:
         with lists:
             lists.contended.clear()

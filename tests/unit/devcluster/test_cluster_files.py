@@ -14,11 +14,11 @@ from cryptography import x509
 
 from unit.devcluster.node_settings import DEBIAN_12, FULL_NODE, THREE_NODES
 from vdi.devcluster import cluster, credentials, probe, starting
-from vdi.devcluster.addons import render
 from vdi.devcluster.control_plane import control_plane
+from vdi.devcluster.credentials import authority
 from vdi.devcluster.layout import ClusterError, ClusterSettings, Layout, free_ports, layout_of, write_private
-from vdi.devcluster.pki import authority
 from vdi.devcluster.progress import Progress
+from vdi.devcluster.starting import render
 from vdi.devcluster.status import ComponentStatus
 
 CONTROL_PLANE = ClusterSettings(

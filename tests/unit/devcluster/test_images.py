@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.devcluster.images_elf import a_static_program
-from vdi.devcluster import host_settings, images, packages
+from vdi.devcluster import host_settings, images
+from vdi.devcluster.binaries import packages
 from vdi.devcluster.build_cache import ARCHITECTURES, architecture
 from vdi.devcluster.images import ADDONS, ImageFailed, ImageRecipe, context_files, digest, ensure_addons
 from vdi.devcluster.images.archive import ImageConfig, write_archive, write_program_layer

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vdi.devcluster import packages
+from vdi.devcluster.binaries import packages
 from vdi.devcluster.images import builder as images_builder
 from vdi.devcluster.images.builder import (
     Buildah,

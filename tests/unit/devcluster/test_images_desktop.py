@@ -19,10 +19,10 @@ import pytest
 from support.builders import a_session, a_template
 from unit.devcluster.image_scripts import load_script
 from vdi.api.streaming import ENCODER_ALIASES, ENCODERS
-from vdi.session.children.pod import build_pod
+from vdi.session.children import build_pod
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
-from vdi.session.identity import Identity
+from vdi.session.naming import Identity
 from vdi.session.streaming import OBSOLETE_ENCODERS
 
 ROOTFS = Path(__file__).parents[3] / "images/desktop/rootfs"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vdi.devcluster.images import platforms
-from vdi.devcluster.images.platforms import Platforms, find_platforms
+from vdi.devcluster.images import builder
+from vdi.devcluster.images.builder import Platforms, find_platforms
 
 DOCKER = """#!/bin/sh
 # A stand-in for docker: it answers what an engine is asked, and builds nothing.
@@ -22,7 +22,7 @@ NATIVE = "Platforms: linux/amd64, linux/386\n"
 
 @pytest.fixture(autouse=True)
 def amd64(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platforms, "architecture", lambda: "amd64")
+    monkeypatch.setattr(builder, "architecture", lambda: "amd64")
 
 
 @pytest.fixture

@@ -81,8 +81,8 @@ NO_CLIENTS = (
 )
 UNUSABLE = (lines(DRIVER="nvidia", PRESENT="true"), "GPU: nvidia, unusable: No render node", 0)
 BROKEN = ("", "Traceback\npixelflux: the driver refuses to answer", 1)
+# As an older release answers.
 OTHER = ("SELKIES_GPU_BACKEND=wayland\n", "GPU: some", 0)
-"""As an older release answers."""
 
 
 def probe_program(tmp_path: Path, answer: tuple[str, str, int]) -> str:

@@ -14,8 +14,8 @@ import pytest
 from support.waiting import eventually
 from unit.devcluster.image_scripts import load_script
 
+# Seconds since the last input.
 IDLE, TYPING = 60.0, 1.0
-"""Seconds since the last input."""
 SCRIPT = Path(__file__).parents[3] / "images/desktop/rootfs/usr/local/lib/vdi/yield_cpu.py"
 
 

@@ -17,10 +17,10 @@ from msgspec.structs import replace
 
 from unit.devcluster.node_settings import DEBIAN_12, FULL_NODE, THREE_NODES
 from vdi.devcluster import machine
-from vdi.devcluster.addons import render
 from vdi.devcluster.layout import Layout
 from vdi.devcluster.machine import Machine
 from vdi.devcluster.node import KERNEL_TUNABLES, host_folders, node, setup_commands, write_node_config
+from vdi.devcluster.starting import render
 
 LAYOUT = Layout(Path("/home/alice/.local/state/vdi/demo"))
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vdi.devcluster import packages
-from vdi.devcluster.packages import PackagesUnavailable
+from vdi.devcluster.binaries import packages
+from vdi.devcluster.binaries.packages import PackagesUnavailable
 from vdi.devcluster.progress import Progress, Step, StepFailed
 
 

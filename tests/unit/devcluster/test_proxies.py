@@ -12,10 +12,10 @@ import pytest
 
 from unit.devcluster.node_settings import DEBIAN_12, THREE_NODES
 from vdi.devcluster import probe, starting
-from vdi.devcluster.addons import apply_addons
 from vdi.devcluster.layout import Layout
 from vdi.devcluster.processes import start_supervisor, stop_supervisor, wait_until, write_spec
 from vdi.devcluster.progress import Progress
+from vdi.devcluster.starting import apply_addons
 from vdi.devcluster.supervisor import Component
 
 FOR_PULLS = {

@@ -11,17 +11,14 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.diagnosis.snapshot import Certificate, Scope, Snapshot, Unreadable
 from vdi.doctor.checks.run import run_checks
-from vdi.doctor.objects.operators import LEASE
-from vdi.doctor.objects.rights import IN_CLUSTER, IN_FIRST_NAMESPACE, Right
+from vdi.doctor.objects.access import IN_CLUSTER, IN_FIRST_NAMESPACE, Right
+from vdi.doctor.objects.components import LEASE
 from vdi.doctor.objects.sanitize import sanitize
 from vdi.findings.model import Finding, roots
-from vdi.session.children.home import build_home
-from vdi.session.children.pod import build_pod
-from vdi.session.children.route import build_route
-from vdi.session.children.service import build_service
+from vdi.session.children import build_home, build_pod, build_route, build_service
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
-from vdi.session.identity import Identity
+from vdi.session.naming import Identity
 
 Object = dict[str, Any]
 CRDS = [sanitize("customresourcedefinitions", crd) for crd in build_crds()]

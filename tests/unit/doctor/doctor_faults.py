@@ -360,8 +360,8 @@ def _local_path(cluster: Cluster, setup: str) -> None:
     cluster.objects["configmaps"].append({"metadata": meta, "data": {"setup": setup}})
 
 
+# As K3s has it, with 0777.
 SETUP = '#!/bin/sh\nset -eu\nmkdir -m {} -p "$VOL_DIR"\nchmod 700 "$VOL_DIR/.."\n'
-"""As K3s has it, with 0777."""
 
 
 @fault("local_path_mode_wrong")

@@ -5,8 +5,8 @@ from typing import Any
 from unit.doctor.doctor_builders import BEGAN, READY, Cluster, Object
 from vdi.kasm.generations.model import Component, Generation, InitContainer
 
+# The operator runs in this namespace too.
 PLACE = "kasm"
-"""The operator runs in this namespace too."""
 _NAMES = {"release": "kasm", "zone": "default", "version": "1-19-0"}
 _PLURALS = {"Deployment": "deployments", "StatefulSet": "statefulsets", "Job": "jobs"}
 

@@ -8,8 +8,8 @@ import pytest
 
 from support.clock import FakeClock
 from vdi.diagnosis.snapshot import Scope
-from vdi.doctor.collect import collector
-from vdi.doctor.collect.collector import collect
+from vdi.doctor import collect as collector
+from vdi.doctor.collect import collect
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.config import ClusterConfig
 from vdi.kube.errors import ConnectionFailed

@@ -11,8 +11,8 @@ from unit.doctor.doctor_faults import FAULTS
 from vdi.cli.main import main
 from vdi.diagnosis.snapshot import save
 
+# What is typed after `vdi doctor --from`; gives the exit code, and what went to stdout and stderr.
 Run = Callable[..., tuple[int, str, str]]
-"""What is typed after `vdi doctor --from`; gives the exit code, and what went to stdout and stderr."""
 
 
 @pytest.fixture

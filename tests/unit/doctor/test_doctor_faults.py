@@ -19,7 +19,7 @@ from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import load, save
 from vdi.doctor.checks.run import CHECKS, run_checks
 from vdi.doctor.codes import CODES
-from vdi.doctor.codes.probes import PROBES
+from vdi.doctor.codes.data_plane import PROBES
 from vdi.findings.model import Severity, roots
 
 

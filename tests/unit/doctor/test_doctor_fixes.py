@@ -9,15 +9,15 @@ from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from vdi.cli.main import main
 from vdi.doctor.checks.run import run_checks
-from vdi.doctor.fix.fixes import FIXES, fix_for
+from vdi.doctor.fixes import FIXES, fix_for
 from vdi.findings.model import Finding, roots
 from vdi.gpu.sharing.changes import change_between, diff_lines
 
 ALL = {**FAULTS, **GPU_FAULTS}
 NOT_SCALED_DOWN = "operator_not_ready"
 FIXED = sorted(name for name, (codes, _) in ALL.items() if codes & set(FIXES) and name != NOT_SCALED_DOWN)
+# Somebody else brings the effect about: a controller that restarts, the next desktop that starts.
 SEEN_LATER = frozenset({"operator_stuck", "gpu_config_not_read", "gpu_runtime_class_unset"})
-"""Somebody else brings the effect about: a controller that restarts, the next desktop that starts."""
 
 
 def broken(name: str) -> tuple[Cluster, Finding]:

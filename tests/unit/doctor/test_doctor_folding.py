@@ -11,14 +11,13 @@ from unit.doctor.doctor_faults import SETUP, _local_path, _pending_claim
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS, with_gateway
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from unit.doctor.kasm_builders import Kasm
-from vdi.doctor.checks.rank import rank
 from vdi.doctor.checks.registry import found
+from vdi.doctor.checks.run import rank
 from vdi.doctor.codes.infrastructure import INFRASTRUCTURE
-from vdi.doctor.fix.fixes import FIXES
-from vdi.doctor.objects.gpus import observe_gpus
-from vdi.doctor.objects.log_targets import pods_to_log
-from vdi.doctor.probe.here import Seen, Target, judge
-from vdi.doctor.report.summary import make_report
+from vdi.doctor.fixes import FIXES
+from vdi.doctor.objects.references import observe_gpus, pods_to_log
+from vdi.doctor.probe.reach import Seen, Target, judge
+from vdi.doctor.report import make_report
 from vdi.findings.model import Remedy, roots
 from vdi.findings.render import as_text
 from vdi.kasm.generations.c import C

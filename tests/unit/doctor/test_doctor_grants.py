@@ -1,6 +1,6 @@
 """The commands that give an account a right that it lacks."""
 
-from vdi.diagnosis.grants import UNKNOWN, grant_commands
+from vdi.diagnosis.snapshot import UNKNOWN_ACCOUNT, grant_commands
 
 
 def test_each_right_has_a_role_of_its_own_and_its_binding() -> None:
@@ -28,6 +28,6 @@ def test_a_right_in_one_namespace_for_an_account_of_a_pod() -> None:
 
 def test_names_are_quoted_and_an_unknown_account_is_not_bound() -> None:
     assert grant_commands("vdi", "Bob B", "list", "pods/log")[1].endswith("'--user=Bob B'")
-    assert grant_commands("vdi", UNKNOWN, "list", "pods/log") == (
+    assert grant_commands("vdi", UNKNOWN_ACCOUNT, "list", "pods/log") == (
         "kubectl create clusterrole vdi-list-pods-log --verb=list --resource=pods/log",
     )

@@ -15,14 +15,12 @@ from unit.doctor.kasm_builders import PLACE, Kasm
 from vdi.cli.main import main
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import Scope, Snapshot, Unreadable, save
-from vdi.doctor.checks.rank import rank
-from vdi.doctor.checks.run import run_checks
-from vdi.doctor.report.summary import make_report
+from vdi.doctor.checks.run import rank, run_checks
+from vdi.doctor.report import make_report
 from vdi.findings.model import Severity, roots
 from vdi.findings.render import as_text
 from vdi.kasm.diagnosis.chains import CHECKS, all_links
-from vdi.kasm.diagnosis.installation import containers_to_log, find_kasm
-from vdi.kasm.diagnosis.waits import parse_wait, read_wait
+from vdi.kasm.diagnosis.installation import containers_to_log, find_kasm, parse_wait, read_wait
 from vdi.kasm.generations import ALL
 from vdi.kasm.generations.a import A
 from vdi.kasm.generations.b import B

@@ -9,8 +9,8 @@ from unit.doctor.doctor_builders import SPACE, Cluster
 from unit.doctor.doctor_faults import _second_operator
 from vdi.diagnosis.snapshot import Scope
 from vdi.doctor.checks.run import run_checks
-from vdi.doctor.objects.operators import is_led, lease_namespace
-from vdi.doctor.objects.rights import IN_NAMESPACE
+from vdi.doctor.objects.access import IN_NAMESPACE
+from vdi.doctor.objects.components import is_led, lease_namespace
 
 LAB = "lab"
 

@@ -14,15 +14,12 @@ from unit.doctor.doctor_faults import FAULTS, two_on_one_home
 from vdi.diagnosis.check import Check
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import BadSnapshotError, Scope, Snapshot, load, save
-from vdi.doctor.checks.rank import rank
-from vdi.doctor.checks.run import run_checks
-from vdi.doctor.objects.certificates import read_certificate
-from vdi.doctor.objects.gateways import troubles
-from vdi.doctor.objects.log_targets import pods_to_log
-from vdi.doctor.objects.operators import LEASE
-from vdi.doctor.objects.rights import IN_CLUSTER, IN_FIRST_NAMESPACE, Right
+from vdi.doctor.checks.run import rank, run_checks
+from vdi.doctor.objects.access import IN_CLUSTER, IN_FIRST_NAMESPACE, Right
+from vdi.doctor.objects.components import LEASE, troubles
+from vdi.doctor.objects.references import pods_to_log, read_certificate
 from vdi.doctor.objects.sanitize import sanitize
-from vdi.doctor.report.summary import make_report, summarize
+from vdi.doctor.report import make_report, summarize
 from vdi.findings.render import as_data, as_junit, as_text
 from vdi.kube.certificate import covers
 from vdi.operator import runtime

@@ -19,18 +19,17 @@ import pytest
 from unit.doctor import doctor_builders
 from unit.doctor.doctor_gateways import with_gateway
 from vdi.api.template import VDITemplate
+from vdi.cluster.objects import Pod
 from vdi.diagnosis.snapshot import Snapshot
-from vdi.doctor.objects.gateways import Gateway
-from vdi.doctor.probe.here import Seen, Target, judge, probe_here, try_way
-from vdi.doctor.probe.inside import DeniedPort, build_probe, probe_pod
+from vdi.doctor.objects.components import Gateway
+from vdi.doctor.probe.reach import DeniedPort, Seen, Target, build_probe, judge, probe_here, probe_pod, try_way
 from vdi.doctor.probe.run import _turn, find_denied_port, turn_settings
 from vdi.doctor.probe.turn import TurnError, allocate
 from vdi.findings.model import Remedy, Severity
 from vdi.kube.clock import SystemClock
 from vdi.kube.resource import PODS, Resource
 from vdi.kube.transport import Client
-from vdi.session.observed import Pod
-from vdi.session.turn_credentials import make_credentials
+from vdi.session.credentials import make_turn_credentials
 
 REFUSED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
 
@@ -279,5 +278,5 @@ async def test_the_turn_server_is_asked_with_what_the_gateway_would_give(monkeyp
     )
     now = datetime(2026, 11, 20, tzinfo=UTC)
     assert await _turn(cast(Client, Api()), doctor_builders.Cluster().snapshot(), gateway, now) == []
-    good = make_credentials("s" * 40, "vdi-doctor", now + timedelta(minutes=2))
+    good = make_turn_credentials("s" * 40, "vdi-doctor", now + timedelta(minutes=2))
     assert asked == [("turn.example.com", 3478, *good)]

@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import FAULTS
 from vdi.cli.main import main
-from vdi.doctor.report.record import KEY, BadRecordError, Record, read_record, record_of, to_patch
-from vdi.gateway.diagnosis import Diagnosis
+from vdi.doctor.report import KEY, BadRecordError, Record, read_record, record_of, to_patch
+from vdi.gateway.doctor import DoctorMetrics
 from vdi.gateway.settings import Settings
 from vdi.kube.errors import Forbidden
 from vdi.kube.transport import Client
@@ -59,7 +59,7 @@ class OneConfigMap:
 async def test_the_metrics_are_those_of_the_last_record(caplog: pytest.LogCaptureFixture) -> None:
     registry, api = CollectorRegistry(), OneConfigMap()
     settings = replace(Settings(), doctor_record="vdi-doctor")
-    diagnosis = Diagnosis(settings, cast(Client, api), registry)
+    diagnosis = DoctorMetrics(settings, cast(Client, api), registry)
     await diagnosis.look()
     assert generate_latest(registry) == b"", "before the first run there is nothing to be said, not even 0"
     api.holds = to_patch(record("operator_scaled_away"))

@@ -13,6 +13,7 @@ from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_findings import every_finding
 
+# What an administrator has on their machine, or on a node.
 PROGRAMS = {
     "kubectl",
     "helm",
@@ -27,7 +28,6 @@ PROGRAMS = {
     "nvidia-smi",
     "dmesg",
 }
-"""What an administrator has on their machine, or on a node."""
 VERBS = {
     "get",
     "describe",
@@ -63,8 +63,8 @@ KINDS = {
     *("validatingwebhookconfigurations", "mutatingwebhookconfigurations", "rolebinding", "clusterrolebinding"),
 }
 PLACEHOLDER = re.compile(r"<[a-z]|\.\.\.|\b(?!TLS|CA|CPU|GPU|API|OK)[A-Z]{4,}\b")
+# Words of a sentence that somebody reads at night.
 LONGEST = 20
-"""Words of a sentence that somebody reads at night."""
 
 
 def sentences(text: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from unit.doctor.doctor_builders import Cluster, Object, deployment
-from vdi.doctor.probe.shared import is_allowed, judge_memory, probe_peers
+from vdi.doctor.probe.run import is_allowed, judge_memory, probe_peers
 from vdi.gpu.sharing.dcgm import Gpu, GpuMeasurements
 from vdi.kube.transport import Client
 

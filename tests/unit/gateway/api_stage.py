@@ -20,27 +20,24 @@ from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.gateway.actions import Actions
 from vdi.gateway.api.component import Api
-from vdi.gateway.api.services import ApiServices
 from vdi.gateway.cluster_cache import ClusterCache
-from vdi.gateway.desktop_agent import DesktopAgent
-from vdi.gateway.desktop_key import DesktopKey
-from vdi.gateway.doctor_runs import DoctorRunner
-from vdi.gateway.gpu_slots import GpuSlots
+from vdi.gateway.current_use import GpuSlots
+from vdi.gateway.desktop_agent import DesktopAgent, DesktopKey, StartupScripts
+from vdi.gateway.doctor import DoctorRunner
 from vdi.gateway.history.component import History
 from vdi.gateway.limits import Limit, Limits
 from vdi.gateway.login.component import Login
-from vdi.gateway.login.logins import Device, Identity
-from vdi.gateway.login.passwords import Passwords
-from vdi.gateway.login.sign_out import SignOut
+from vdi.gateway.login.local_users import Passwords
+from vdi.gateway.login.logins import Device, Identity, SignOut
 from vdi.gateway.probing import Prober
-from vdi.gateway.startup_scripts import StartupScripts
+from vdi.gateway.services import ApiServices
 from vdi.gateway.store.audit import Audit
-from vdi.gateway.store.base import Database
-from vdi.gateway.web.errors import ErrorPages
+from vdi.gateway.store.database import Database
+from vdi.gateway.web.render import ErrorPages
+from vdi.kinds import SESSIONS
 from vdi.kube.errors import AlreadyExists, Cause, Invalid, NotFound
 from vdi.kube.resource import NODES, Resource
-from vdi.operator.kinds import SESSIONS
-from vdi.session.home_list import HomeClaim
+from vdi.session.homes import HomeClaim
 
 ALICE = Identity(user="alice@example.com", name="Alice", groups=frozenset({"engineering"}))
 BOB = Identity(user="bob@example.com", name="Bob")
@@ -60,8 +57,8 @@ class FakeCluster:
     world: ClusterCache | None = None
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
     nodes: list[dict[str, Any]] = field(default_factory=list)
+    # Plays the operator: what the status becomes after the next write, one after the other.
     then: list[dict[str, Any]] = field(default_factory=list)
-    """Plays the operator: what the status becomes after the next write, one after the other."""
     refuses: Exception | None = None
     numbers: Any = field(default_factory=lambda: itertools.count(1))
 

@@ -28,13 +28,12 @@ from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.gateway.api.component import OPERATIONS
 from vdi.gateway.api.operation import PREFIX
 from vdi.gateway.app import Gateway, build_internal, build_public, open_gateway
+from vdi.gateway.login.local_users import USERS_KEY, Passwords, write_users
 from vdi.gateway.login.logins import OIDC, Device, Identity
-from vdi.gateway.login.passwords import Passwords
-from vdi.gateway.login.users_file import KEY, write_users
 from vdi.gateway.settings import Settings
-from vdi.gateway.store.base import metadata
-from vdi.gateway.web import csrf
-from vdi.session.desktop_tokens import KEY_SECRET
+from vdi.gateway.store.database import metadata
+from vdi.gateway.web import credentials
+from vdi.session.credentials import KEY_SECRET
 
 DESKTOP = "https://alice-desktop.vdi.localhost"
 ALICE = Identity(user="alice@example.com", name="Alice", admin=True, source=OIDC, subject="1")
@@ -105,14 +104,14 @@ def _ways(route: BaseRoute) -> Iterator[Way]:
 
 def form_token(browser: Browser) -> str:
     """What a form of ours would hold for this browser's login."""
-    return csrf.make_token(browser.secret)
+    return credentials.make_csrf_token(browser.secret)
 
 
 def furnish(api: FakeApi) -> None:
     """Users, keys, and a desktop of alice's that runs."""
     users = {"alice@example.com": user(admin=True), "bob@example.com": user()}
     encoded = base64.b64encode(write_users(users).encode()).decode()
-    api.put("secrets", "vdi-gateway-users", namespace=RELEASE_NAMESPACE, data={KEY: encoded})
+    api.put("secrets", "vdi-gateway-users", namespace=RELEASE_NAMESPACE, data={USERS_KEY: encoded})
     api.put("secrets", "vdi-gateway-keys", namespace=RELEASE_NAMESPACE)
     api.put("secrets", KEY_SECRET, namespace=RELEASE_NAMESPACE, data=DATA)
     api.put("vditemplates", "desktop", namespace="", spec={"image": "registry.example.com/desktop:1"})

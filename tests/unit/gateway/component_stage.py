@@ -20,20 +20,20 @@ from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.cluster_cache import ClusterCache
-from vdi.gateway.context import GatewayContext
+from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Device, Identity, Logins
 from vdi.gateway.metrics import Metrics
+from vdi.gateway.rights import User
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import MemorySharedState, SharedState
 from vdi.gateway.store.audit import Act, NotAuditedError
-from vdi.gateway.store.base import Database
-from vdi.gateway.users import User
-from vdi.gateway.web.cookies import LOGIN
+from vdi.gateway.store.database import Database
+from vdi.gateway.web.credentials import LOGIN_COOKIE
+from vdi.kinds import SESSIONS
 from vdi.kube.errors import Conflict, KubeError, NotFound
 from vdi.kube.transport import Client
-from vdi.operator.kinds import SESSIONS
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 PORTAL = "https://portal.vdi.localhost"
@@ -53,15 +53,15 @@ class FilledCache(ClusterCache):
 class FakeSecrets:
     """The part of kube.Client that reads and changes Secrets: by name, with versions. It reads sessions, too."""
 
+    # Where all of them are; empty: anywhere.
     namespace: str = ""
-    """Where all of them are; empty: anywhere."""
     data: dict[str, dict[str, str]] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
     gets: list[str] = field(default_factory=list)
     before_patch: Callable[[], None] | None = None
     broken: KubeError | None = None
+    # What the replicas' watches have brought: a session is as the one has it that has seen the most of it.
     worlds: list[ClusterCache] = field(default_factory=list)
-    """What the replicas' watches have brought: a session is as the one has it that has seen the most of it."""
 
     def put(self, name: str, **entries: str) -> None:
         self.data[name] = {key: base64.b64encode(value.encode()).decode() for key, value in entries.items()}
@@ -115,8 +115,8 @@ class RecordedAudit:
 
     rows: list[tuple[str, str, str, str]] = field(default_factory=list)
     broken: bool = False
+    # Every act is one that is not done when it cannot be written.
     closed_only: bool = False
-    """Every act is one that is not done when it cannot be written."""
 
     @asynccontextmanager
     async def act(self, act: Act, *, closed: bool) -> AsyncIterator[None]:
@@ -142,8 +142,8 @@ class RecordedAudit:
 class Browser(httpx.AsyncClient):
     """A browser: keeps cookies by host, follows nothing by itself, says where its forms come from."""
 
+    # Of its login.
     secret: str = ""
-    """Of its login."""
     login_id: str = ""
 
     async def open(self, url: str, *, most: int = 12, headers: dict[str, str] | None = None) -> httpx.Response:
@@ -183,7 +183,7 @@ class Browser(httpx.AsyncClient):
 async def begin_login(browser: httpx.AsyncClient, logins: Logins, who: Identity, device: Device | None = None) -> str:
     """Log this person in, give the browser the login's cookie, and return the login's id."""
     secret, login = await logins.begin(who, device or Device())
-    browser.cookies.set(LOGIN, secret, domain="portal.vdi.localhost", path="/")
+    browser.cookies.set(LOGIN_COOKIE, secret, domain="portal.vdi.localhost", path="/")
     if isinstance(browser, Browser):
         browser.secret, browser.login_id = secret, login.id
     return login.id

@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from support.web_server import serve_app
-from vdi.session.selkies_tokens import direct_token
+from vdi.session.credentials import direct_token
 
 
 @dataclass
@@ -24,15 +24,15 @@ class FakeSelkies:
     master: str
     url: str = ""
     tables: list[dict[str, Any]] = field(default_factory=list)
+    # With this status, instead of taking a table.
     refuse: int = 0
-    """With this status, instead of taking a table."""
+    # How often it has.
     refused: int = 0
-    """How often it has."""
+    # Take no table, and never say so.
     hangs: bool = False
-    """Take no table, and never say so."""
     mode: str = "websockets"
+    # Text and headers by path, in place of what it answers to everything.
     pages: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
-    """Text and headers by path, in place of what it answers to everything."""
     seen: list[web.Request] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     sockets: dict[web.WebSocketResponse, tuple[str, str]] = field(default_factory=dict)

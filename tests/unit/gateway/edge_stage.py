@@ -29,15 +29,14 @@ from vdi.gateway.denied import ActionDenied
 from vdi.gateway.edge.component import Edge
 from vdi.gateway.health import Health
 from vdi.gateway.login.component import Login
-from vdi.gateway.login.logins import Identity
-from vdi.gateway.login.passwords import Passwords
-from vdi.gateway.login.sign_out import SignOut
+from vdi.gateway.login.local_users import Passwords
+from vdi.gateway.login.logins import Identity, SignOut
+from vdi.gateway.rights import User
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import SharedState
 from vdi.gateway.store.audit import Audit
-from vdi.gateway.store.base import Database, metadata
-from vdi.gateway.users import User
-from vdi.session.desktop_tokens import KEY_SECRET
+from vdi.gateway.store.database import Database, metadata
+from vdi.session.credentials import KEY_SECRET
 
 SETTINGS = Settings(url_port=8443)
 PORTAL = SETTINGS.portal_url

@@ -12,15 +12,15 @@ import msgspec
 from support.database import sqlite_with_tables
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
+from vdi.cluster.units import format_time
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.history.recorder import Recorder
 from vdi.gateway.settings import Settings
-from vdi.gateway.store.base import Database
+from vdi.gateway.store.database import Database
 from vdi.gateway.store.history import RunRow, SessionRow, run_of, runs, session_of, sessions
 from vdi.gateway.store.migrations import upgrade
 from vdi.kube.errors import NotFound
 from vdi.kube.transport import Client
-from vdi.session.times import format_time
 
 SQLITE = "sqlite+aiosqlite:///"
 MORNING = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)

@@ -17,16 +17,15 @@ from unit.gateway.component_stage import PASSWORD, PORTAL, Browser, ComponentSta
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.gateway.login.component import Login
 from vdi.gateway.login.guard import Guard
-from vdi.gateway.login.oidc.provider import Provider
-from vdi.gateway.login.passwords import Passwords
-from vdi.gateway.login.sign_out import SignOut
+from vdi.gateway.login.local_users import USERS_KEY, LocalUser, Passwords, write_users
+from vdi.gateway.login.logins import SignOut
+from vdi.gateway.login.oidc import Provider
 from vdi.gateway.login.throttle import Throttle
-from vdi.gateway.login.users_file import KEY, LocalUser, write_users
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.audit import Audit
-from vdi.gateway.store.base import Database
-from vdi.gateway.web import csrf
-from vdi.gateway.web.security_headers import SecurityHeaders
+from vdi.gateway.store.database import Database
+from vdi.gateway.web import credentials
+from vdi.gateway.web.middleware import SecurityHeaders
 
 SETTINGS = Settings(admin_groups=frozenset({"admins"}))
 
@@ -50,7 +49,7 @@ class _Probe:
                 "groups": sorted(person.groups),
                 "admin": person.admin,
                 "login_id": person.login_id,
-                "csrf": csrf.token_of(request),
+                "csrf": credentials.csrf_token_of(request),
             }
         )
 
@@ -120,7 +119,7 @@ class LoginStage(ComponentStage):
 
     def write_users(self, text: str) -> None:
         """Write the Secret of users with this file in it."""
-        self.secrets.put("vdi-gateway-users", **{KEY: text})
+        self.secrets.put("vdi-gateway-users", **{USERS_KEY: text})
 
     def counted(self, source: str, outcome: str) -> float:
         """What the metric says of login attempts."""

@@ -18,26 +18,25 @@ from unit.gateway.component_stage import NOW, PORTAL, ComponentStage
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.cluster_cache import ClusterCache
+from vdi.gateway.current_use import GpuSlots
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.doctor_runs import DoctorRunner
-from vdi.gateway.gpu_slots import GpuSlots
-from vdi.gateway.history.component import Past
-from vdi.gateway.history.trends import Interval, Period, RunTimes, trend
-from vdi.gateway.history.usage import Month, Usage, UsageReport
+from vdi.gateway.desktop_agent import StartupScripts
+from vdi.gateway.doctor import DoctorRunner
+from vdi.gateway.history.component import SessionHistory
+from vdi.gateway.history.usage import Interval, Month, Period, RunTimes, Usage, UsageReport, trend
 from vdi.gateway.limits import Limits, MonthUse
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.portal.component import Portal
-from vdi.gateway.portal.services import PortalServices
-from vdi.gateway.portal.subscriptions import Subscriptions
+from vdi.gateway.rights import User
+from vdi.gateway.services import PortalServices
 from vdi.gateway.settings import Settings
-from vdi.gateway.startup_scripts import StartupScripts
 from vdi.gateway.store.audit import Entry
-from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.gateway.subscriptions import Subscriptions
 from vdi.gateway.thumbnails import Thumbnails
-from vdi.gateway.users import User
-from vdi.gateway.web.cookies import LOGIN
-from vdi.gateway.web.errors import ErrorPages
-from vdi.gateway.web.security_headers import SecurityHeaders
+from vdi.gateway.web.credentials import LOGIN_COOKIE
+from vdi.gateway.web.middleware import SecurityHeaders
+from vdi.gateway.web.render import ErrorPages
 from vdi.http_client import Response
 from vdi.kube.errors import KubeError
 
@@ -74,8 +73,8 @@ class FakeLogins:
 
     by_cookie: dict[str, User] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
+    # Requests that count as use of a login.
     used: int = 0
-    """Requests that count as use of a login."""
 
     async def person_by_cookie(self, secret: str, *, in_use: bool = True) -> User | None:
         self.used += in_use
@@ -100,8 +99,8 @@ class RecordedActions:
     world: ClusterCache
     done: list[tuple[Any, ...]] = field(default_factory=list)
     refuses: ActionDenied | None = None
+    # Each action returns only when this is set.
     held: asyncio.Event | None = None
-    """Each action returns only when this is set."""
 
     def __getattr__(self, name: str) -> Any:
         async def record(person: User, *args: Any, **kwargs: Any) -> Any:
@@ -135,24 +134,26 @@ def _hours_of(name: str, month: str, hours: float) -> Usage:
 class FakeHistory:
     """The past, from a list; with `down` the database does not answer."""
 
-    pasts: list[Past] = field(default_factory=list)
+    pasts: list[SessionHistory] = field(default_factory=list)
     report: list[Usage] = field(default_factory=list)
+    # Hours by template.
     templates: dict[str, float] = field(default_factory=dict)
-    """Hours by template."""
     runs: list[RunTimes] = field(default_factory=list)
+    # Gives the usage of a month, in place of the lists.
     reckon: Callable[[Month, datetime, str | None], UsageReport] | None = None
-    """Gives the usage of a month, in place of the lists."""
     down: bool = False
 
     def _up(self) -> None:
         if self.down:
             raise DatabaseUnavailableError("the database does not answer")
 
-    async def session(self, uid: str) -> Past | None:
+    async def session(self, uid: str) -> SessionHistory | None:
         self._up()
         return next((past for past in self.pasts if past.session.uid == uid), None)
 
-    async def past(self, *, limit: int, user: str | None = None, before: Any = None, name: Any = None) -> list[Past]:
+    async def past(
+        self, *, limit: int, user: str | None = None, before: Any = None, name: Any = None
+    ) -> list[SessionHistory]:
         self._up()
         mine = [past for past in self.pasts if user is None or past.session.owner == user]
         mine.sort(key=lambda one: (one.session.created, one.session.uid), reverse=True)
@@ -217,8 +218,8 @@ class FakeAgent:
     """The agents of all desktops: what the screen of each looks like, by its session's name."""
 
     screens: dict[str, bytes] = field(default_factory=dict)
+    # What is reported of the start-up scripts, by the session's name.
     scripts: dict[str, bytes] = field(default_factory=dict)
-    """What is reported of the start-up scripts, by the session's name."""
     status: int = 200
     asked: list[str] = field(default_factory=list)
 
@@ -283,7 +284,7 @@ class PortalStage(ComponentStage):
         if person is not None:
             secret = f"cookie-of-{person.email}"
             self.people.by_cookie[secret] = person
-            browser.client.cookies.set(LOGIN, secret)
+            browser.client.cookies.set(LOGIN_COOKIE, secret)
         return browser
 
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from support.desktop_key import DATA, tokens_of
 from support.web_server import serve_app
 from unit.gateway.api_stage import ApiStage
-from vdi.session.desktop_tokens import KEY_SECRET
+from vdi.session.credentials import KEY_SECRET
 
 STATE = "5e" * 32
 MARK = {
@@ -26,8 +26,8 @@ FIGURES: dict[str, Any] = {
 class Agent:
     """What it answers, and what it was asked."""
 
+    # The Authorization header that it takes.
     bearer: str
-    """The Authorization header that it takes."""
     status: int = 200
     body: Any = field(default_factory=lambda: dict(MARK))
     asked: list[tuple[str, str, Any]] = field(default_factory=list)

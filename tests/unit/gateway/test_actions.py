@@ -21,15 +21,13 @@ from vdi.gateway.denied import ActionDenied
 from vdi.gateway.history.component import History
 from vdi.gateway.history.usage import Month
 from vdi.gateway.limits import Limits, MonthUse, read_limits
+from vdi.gateway.rights import User
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import MemorySharedState, SharedState, SharedUnavailableError
 from vdi.gateway.store.audit import Audit
-from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.users import User
-from vdi.kube.retry import NO_RETRY
-from vdi.kube.transport import Client
-from vdi.session.identity import MANAGED_BY, USER_ANNOTATION
-from vdi.session.naming import home_claim_name
+from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.kube.transport import NO_RETRY, Client
+from vdi.session.naming import MANAGED_BY, USER_ANNOTATION, home_claim_name
 from vdi.session.request import SessionRequest
 
 SETTINGS = Settings()

@@ -9,10 +9,10 @@ import pytest
 from unit.gateway.api_stage import BOB, ROOT, ApiStage
 from unit.gateway.component_stage import PORTAL
 from unit.gateway.test_api_sessions import problem
-from vdi.gateway.api.auth import MOST
 from vdi.gateway.api.component import OPERATIONS
+from vdi.gateway.api.operation import MAX_REQUESTS
 from vdi.gateway.shared_state import SharedUnavailableError
-from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.store.database import DatabaseUnavailableError
 
 EVERY = [
     (operation.method, "/api/v1" + operation.path.format(name="n", user="u@x.yz", id="i", uid="u"))
@@ -97,7 +97,7 @@ async def test_a_script_of_ours_with_cookie_and_token_may(stage: ApiStage) -> No
 async def test_too_many_requests_are_slowed_down(stage: ApiStage) -> None:
     alice, again, bob = await stage.program(), await stage.program(), await stage.program(BOB)
     window = int(stage.clock.wall.timestamp()) // 60
-    for _ in range(MOST - 1):
+    for _ in range(MAX_REQUESTS - 1):
         await stage.services.context.shared.count(f"api/alice@example.com/{window}", 60)
     assert (await alice.get("/api/v1/templates")).status_code == 200
     stage.clock.wall = stage.clock.wall.replace(second=48)

@@ -61,7 +61,7 @@ async def test_what_is_shared_comes_and_what_is_taken_back_goes(stage: ApiStage)
 
 
 async def test_a_share_that_expires_goes_by_itself(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vdi.gateway.api.events.CHECK_SECONDS", 0.02)
+    monkeypatch.setattr("vdi.gateway.api.sessions.CHECK_SECONDS", 0.02)
     stage.session(access=[{**SHARED[0], "expires": "2026-11-20T12:00:30Z"}])
     bob = await stage.program(BOB)
     async with events_of(stage.app, "/api/v1/events", bob.headers) as events:
@@ -71,7 +71,7 @@ async def test_a_share_that_expires_goes_by_itself(stage: ApiStage, monkeypatch:
 
 
 async def test_the_stream_ends_with_the_login(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vdi.gateway.api.events.CHECK_SECONDS", 0.02)
+    monkeypatch.setattr("vdi.gateway.api.sessions.CHECK_SECONDS", 0.02)
     alice = await stage.program()
     async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
         assert await reported(events) == ("ready", "")
@@ -83,7 +83,7 @@ async def test_the_stream_ends_with_the_login(stage: ApiStage, monkeypatch: pyte
 async def test_the_stream_ends_when_what_its_user_may_see_changes(
     stage: ApiStage, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("vdi.gateway.api.events.CHECK_SECONDS", 0.02)
+    monkeypatch.setattr("vdi.gateway.api.sessions.CHECK_SECONDS", 0.02)
     stage.session()
     root = await stage.program(ROOT)
     async with events_of(stage.app, "/api/v1/events?session=alice-desktop", root.headers) as events:
@@ -93,7 +93,7 @@ async def test_the_stream_ends_when_what_its_user_may_see_changes(
 
 
 async def test_a_stream_with_much_to_report_ends_too(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vdi.gateway.api.events.CHECK_SECONDS", 0.2)
+    monkeypatch.setattr("vdi.gateway.api.sessions.CHECK_SECONDS", 0.2)
     stage.session()
     root = await stage.program(ROOT)
     async with (

@@ -69,7 +69,7 @@ async def test_every_operation_answers_as_documented(stage: ApiStage, monkeypatc
     stage.session(status=RUNNING, access=[{"user": "bob@example.com", "role": "collaborator"}])
     stage.pool()
     stage.home("home-alice")
-    monkeypatch.setattr("vdi.gateway.doctor_runs.collect", _snapshot)
+    monkeypatch.setattr("vdi.gateway.doctor.collect", _snapshot)
     await _past(stage)
     root, page = await stage.program(ROOT), await stage.page(ROOT)
     await stage.logins.begin(Identity(user="old@example.com", source=OIDC, issuer="i", subject="1"), Device())

@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdi.gateway.api.paging import cut, make_cursor, read_cursor
+from vdi.gateway.api.operation import cut, make_cursor, read_cursor
 from vdi.gateway.api.schemas import Page
 
 NAMES = st.sets(st.text(alphabet=string.ascii_lowercase, min_size=1, max_size=2), max_size=12)

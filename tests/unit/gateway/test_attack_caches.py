@@ -10,6 +10,7 @@ from unit.gateway.attack_stage import DESKTOP, AttackStage, furnish, open_attack
 from unit.gateway.component_stage import NAVIGATION, PORTAL
 from unit.kube.kube_fake_api import fake_api
 
+# What no cache takes into account, and what servers have put into their pages and redirects.
 POISON = {
     "X-Forwarded-Host": "evil.example",
     "X-Forwarded-Scheme": "http",
@@ -27,7 +28,6 @@ POISON = {
     "Accept-Language": "evil",
     "Range": "bytes=0-0",
 }
-"""What no cache takes into account, and what servers have put into their pages and redirects."""
 
 
 @pytest.fixture

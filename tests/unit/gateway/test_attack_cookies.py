@@ -12,8 +12,8 @@ from unit.gateway.component_stage import NAVIGATION, PORTAL
 from unit.kube.kube_fake_api import fake_api
 from vdi.gateway.edge.headers import STATE_COOKIE
 from vdi.gateway.login.logins import Device
-from vdi.gateway.web import csrf
-from vdi.gateway.web.cookies import FLOW, LOGIN, PRE_LOGIN, cookies_in
+from vdi.gateway.web import credentials
+from vdi.gateway.web.credentials import FLOW_COOKIE, LOGIN_COOKIE, PRE_LOGIN_COOKIE, cookies_in
 
 DISGUISES = ("\xa0{}", "\x85{}", "{}\xa0", "\x1f{}", "\x0b{}", "\x0c{}", '"{}"', "$Version=1; ${}", "={}", "x={}")
 
@@ -41,10 +41,10 @@ async def test_a_login_in_disguise_is_nobodys_and_does_not_cover_the_real_one(
     """Otherwise a person works, without noticing, as whoever has planted it: session fixation over the domain."""
     mallory, _ = await stage.gateway.login.services.logins.begin(BOB, Device())
     alice, _ = await stage.gateway.login.services.logins.begin(ALICE, Device())
-    planted = f"{disguise.format(LOGIN)}={mallory}"
+    planted = f"{disguise.format(LOGIN_COOKIE)}={mallory}"
     async with stage.browser() as browser:
         assert (await browser.get("/api/v1/me", headers=header(planted))).status_code == 401
-        for both in (f"{LOGIN}={alice}; {planted}", f"{planted}; {LOGIN}={alice}"):
+        for both in (f"{LOGIN_COOKIE}={alice}; {planted}", f"{planted}; {LOGIN_COOKIE}={alice}"):
             answer = await browser.get("/api/v1/me", headers=header(both))
             assert answer.json()["user"] == ALICE.user
 
@@ -52,10 +52,10 @@ async def test_a_login_in_disguise_is_nobodys_and_does_not_cover_the_real_one(
 @pytest.mark.parametrize("disguise", DISGUISES)
 async def test_a_form_is_not_bound_to_a_secret_in_disguise(stage: AttackStage, disguise: str) -> None:
     secret = "A" * 43
-    fields = {"csrf": csrf.make_token(secret), "user": "bob@example.com", "password": "x"}
+    fields = {"csrf": credentials.make_csrf_token(secret), "user": "bob@example.com", "password": "x"}
     own = {b"origin": PORTAL.encode(), b"sec-fetch-site": b"same-origin"}
     async with stage.browser() as browser:
-        for name in (PRE_LOGIN, LOGIN, FLOW):
+        for name in (PRE_LOGIN_COOKIE, LOGIN_COOKIE, FLOW_COOKIE):
             planted = header(f"{disguise.format(name)}={secret}")
             answer = await browser.post("/login", data=fields, headers={**own, **planted})
             assert "open for too long" in answer.text

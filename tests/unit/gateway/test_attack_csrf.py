@@ -14,10 +14,10 @@ from unit.gateway.attack_stage import BOB, DESKTOP, READS, AttackStage, Way, for
 from unit.gateway.component_stage import PASSWORD, PORTAL, Browser
 from unit.kube.kube_fake_api import fake_api
 
+# The one route that changes something for whoever has its code and verifier; cookies mean nothing to it.
 NO_COOKIE_COUNTS = {"/cli/token"}
-"""The one route that changes something for whoever has its code and verifier; cookies mean nothing to it."""
+# Answers for what is no address: 404, 401 or 503, whoever asks.
 NOTHING_THERE = {"/api/{rest:path}", "/{path:path}"}
-"""Answers for what is no address: 404, 401 or 503, whoever asks."""
 STREAMS = {"/events", "/api/v1/events", "/.vdi/events"}
 OWN = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
 WORDS = ("did not come from a page of", "older than your last login or logout", "open for too long", "/problems/csrf")

@@ -7,7 +7,7 @@ import pytest
 
 from unit.gateway.edge_stage import OWNER, SETTINGS, EdgeStage, address
 from vdi.gateway.edge.headers import DESKTOP_COOKIE
-from vdi.gateway.edge.keys import KEPT, LEAD, LIFE
+from vdi.gateway.edge.tokens import KEY_KEPT, KEY_LEAD, KEY_LIFE
 
 HOST = SETTINGS.host("alice-desktop")
 STEP = 60
@@ -40,7 +40,7 @@ async def test_keys_change_under_load_and_no_one_who_may_enter_is_refused(tmp_pa
                 answer = await stage.verify(HOST, "/api/files", Cookie=f"{DESKTOP_COOKIE}={mine[DESKTOP_COOKIE]}")
                 assert answer.status_code == 200, "a token of before the change does not hold until its end"
 
-        before, whole = LIFE.total_seconds() - STEP, (LIFE + LEAD + KEPT).total_seconds() + 10 * STEP
+        before, whole = KEY_LIFE.total_seconds() - STEP, (KEY_LIFE + KEY_LEAD + KEY_KEPT).total_seconds() + 10 * STEP
         moment, turn = 0.0, 0
         while moment < whole:
             # Most of the day has one key, and nothing to see; no login may be left unused for half a day.

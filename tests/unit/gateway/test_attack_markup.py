@@ -20,40 +20,40 @@ from unit.gateway.component_stage import NAVIGATION, PORTAL, Browser
 from unit.kube.kube_fake_api import FakeApi, fake_api
 from vdi.gateway.edge.assets import inline_script
 from vdi.gateway.login.logins import OIDC, Device, Identity
-from vdi.gateway.web.security_headers import digest_of
+from vdi.gateway.web.middleware import digest_of
 from vdi.printable import is_printable
-from vdi.session.home_list import LAST_USED
-from vdi.session.identity import MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION
+from vdi.session.homes import LAST_USED
+from vdi.session.naming import MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION
 
 MARK = "zzprobe"
 RUNS, WAITS, FAILS = (f"https://{name}.vdi.localhost" for name in ("runs", "waits", "fails"))
+# One hides and turns round what is beside it, and breaks out of tags, quotes and templates; one is an address, and
+# attributes where a value has no quotes.
 PROBES = (
     f"\u202e\u2066\u200b\x9b2J\"'><{MARK} on{MARK}=1></title></textarea></select></script><{MARK}>"
     f"\" on{MARK}=\"1\" ' on{MARK}='1' {{{{ '{MARK}' * 3 }}}}{{% raw %}}",
     f"javascript:{MARK}() on{MARK}=1 ",
 )
-"""One hides and turns round what is beside it, and breaks out of tags, quotes and templates; one is an address, and
-attributes where a value has no quotes."""
 OWNER = "alice@example.com"
+# Of forms and of addresses.
 FIELDS = (
     "user", "name", "label", "days", "role", "for", "length", "next", "q", "phase", "template", "order", "actor",
     "action", "target", "done", "month", "before", "page", "of", "redirect_uri", "state", "code_challenge", "client",
     "code_challenge_method", "host", "ticket", "memory", "cpu", "ephemeral_storage", "gpu", "timeout", "idle", "home",
     "error", "code", "time", "time_zone",
 )  # fmt: skip
-"""Of forms and of addresses."""
+# What the agent in the desktop is asked for, which does not respond here.
 OF_THE_AGENT = ("/desktops/{name}/thumbnail", "/api/v1/sessions/{name}/startup-scripts")
-"""What the agent in the desktop is asked for, which does not respond here."""
 STREAMS = {"/events", "/api/v1/events", "/.vdi/events"}
+# Routes that answer a GET with something else; the API's addresses bring JSON.
 NO_PAGES = {
     "/desktops/{name}/thumbnail",
     "/.well-known/jwks.json", "/static/{name:path}", "/history/{what}.{form}", "/history/usage.{form}",
     "/api/{rest:path}", "/desktops/{name}/open",
     "/.vdi/wait.js", "/.vdi/wait.css", "/.vdi/static/{name:path}",
 }  # fmt: skip
-"""Routes that answer a GET with something else; the API's addresses bring JSON."""
+# Answered with a page only to who is not logged in, or comes with what is wrong.
 ELSEWHERE = {"/login", "/login/oidc", "/login/oidc/back", "/enter", "/.vdi/start", "/cli/authorize"}
-"""Answered with a page only to who is not logged in, or comes with what is wrong."""
 
 
 class Looker(HTMLParser):
@@ -178,11 +178,11 @@ async def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
             yield stage, await somebody(stage, bad), bad
 
 
+# Pages that certainly show what others have written: were the probe not there, nothing would be found anywhere.
 SHOWN = {
     "/", "/shared", "/desktops/{name}", "/catalogue", "/catalogue/{template}", "/history", "/account", "/admin",
     "/admin/sessions", "/admin/templates", "/admin/pools", "/admin/audit",
 }  # fmt: skip
-"""Pages that certainly show what others have written: were the probe not there, nothing would be found anywhere."""
 
 
 @pytest.mark.timeout(60)

@@ -14,15 +14,15 @@ from support.desktop_key import DATA, MASTER
 from unit.gateway.attack_stage import DESKTOP, AttackStage, furnish, open_attack_stage
 from unit.gateway.component_stage import NAVIGATION, PASSWORD, PORTAL, Browser
 from unit.kube.kube_fake_api import fake_api
-from vdi.gateway.web import csrf
+from vdi.gateway.web import credentials
 
 OWN = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
 TYPED_WRONG = "Tr0ub4dor-and-3"
 IN_THE_QUERY = "what-only-the-query-has"
 MADE_UP = "vdi_made-up-and-still-nobodys-business"
+# What is under the gateway (and the browsers of this test) logs whole URLs, headers and parameters by these names. The
+# program silences them: see the last test.
 SILENCED = ("httpx", "httpcore", "aiosqlite")
-"""What is under the gateway (and the browsers of this test) logs whole URLs, headers and parameters by these names. The
-program silences them: see the last test."""
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ async def a_persons_way(stage: AttackStage, monkeypatch: pytest.MonkeyPatch) -> 
     token = cookies["__Host-vdi-desktop"]
     for bad in (token[:-8] + "AAAAAAAA", token + "x", "x.y.z"):
         assert (await verify(stage, f"__Host-vdi-desktop={bad}; {IN_THE_QUERY}=1")).status_code == 401
-    right = csrf.make_token(cookies["__Host-vdi-login"])
+    right = credentials.make_csrf_token(cookies["__Host-vdi-login"])
     made = await alice.post("/api/v1/tokens", json={"label": "x", "days": 1}, headers={**OWN, "X-CSRF-Token": right})
     assert made.status_code == 201, made.text
     api_token = made.json()["token"]
@@ -129,7 +129,7 @@ async def test_no_log_line_has_a_token_cookie_password_or_query(
 def test_what_logs_whole_addresses_is_silenced(monkeypatch: pytest.MonkeyPatch) -> None:
     """The program itself: an HTTP client's own lines have whole URLs, a server's access log has every query."""
     from vdi.gateway import __main__ as program
-    from vdi.gateway.serve import _config
+    from vdi.gateway.app import _uvicorn_config
 
     levels = {name: logging.getLogger(name).level for name in ("", *SILENCED, "uvicorn", "alembic")}
     monkeypatch.setattr(program, "read_settings", lambda _: program_settings())
@@ -143,7 +143,7 @@ def test_what_logs_whole_addresses_is_silenced(monkeypatch: pytest.MonkeyPatch) 
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-    assert _config(None).access_log is False
+    assert _uvicorn_config(None).access_log is False
 
 
 def program_settings() -> Any:

@@ -14,8 +14,8 @@ from unit.gateway.login_stage import SETTINGS, LoginStage
 from unit.gateway.portal_stage import PNG, PortalStage, a_template
 from vdi.gateway.brand import Brand, contrast, stylesheet
 from vdi.gateway.settings import Settings, read_settings
-from vdi.gateway.web.cookies import TERMS
-from vdi.operator.variables import SettingsError
+from vdi.gateway.web.credentials import TERMS_COOKIE
+from vdi.settings import SettingsError
 
 BRAND = Brand(
     name="Example Desks",
@@ -100,7 +100,7 @@ async def test_terms_are_accepted_before_each_login(tmp_path: Path) -> None:
         assert (accepted.status_code, accepted.headers["location"]) == (303, "/login?next=/x")
         assert 'name="password"' in (await browser.get("/login?next=/x")).text
         assert (await browser.log_in(next="/x")).headers["location"] == "/x"
-        assert TERMS not in browser.cookies
+        assert TERMS_COOKIE not in browser.cookies
 
 
 async def test_a_login_without_accepted_terms_is_none(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ async def test_a_login_without_accepted_terms_is_none(tmp_path: Path) -> None:
         browser = stage.browser()
         token = csrf_of((await browser.get("/login")).text)
         for cookie in ("", "of-other-terms"):
-            browser.cookies.set(TERMS, cookie)
+            browser.cookies.set(TERMS_COOKIE, cookie)
             answer = await browser.submit("/login", csrf=token, user="alice@example.com", password=PASSWORD, next="/x")
             assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=/x")
         assert stage.audit.rows == []
@@ -122,7 +122,7 @@ async def test_terms_are_not_accepted_by_a_page_of_others(tmp_path: Path) -> Non
         await browser.get("/login")
         answer = await browser.submit("/login/terms", csrf="bm90IG91cnM=", next="/x")
         assert answer.status_code == 403
-        assert TERMS not in browser.cookies
+        assert TERMS_COOKIE not in browser.cookies
 
 
 @pytest.mark.parametrize(

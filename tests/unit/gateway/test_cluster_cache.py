@@ -9,8 +9,7 @@ from support.waiting import PATIENCE, eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.gateway.cluster_cache import Change, ClusterCache
 from vdi.gateway.settings import Settings
-from vdi.kube.retry import NO_RETRY
-from vdi.kube.transport import Client
+from vdi.kube.transport import NO_RETRY, Client
 
 SETTINGS = Settings()
 

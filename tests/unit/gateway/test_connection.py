@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from support.waiting import PATIENCE, eventually
-from vdi.gateway.serve import _config, _Server, listen
+from vdi.gateway.app import _Server, _uvicorn_config, listen
 from vdi.gateway.web import connection
 
 Dialogue = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -33,7 +33,7 @@ async def flood(_request: Request) -> Response:
 @asynccontextmanager
 async def serving() -> AsyncIterator[tuple[Dial, _Server]]:
     app = Starlette(routes=[Route("/", hello, methods=["GET", "POST"]), Route("/flood", flood)])
-    server = _Server(_config(app))
+    server = _Server(_uvicorn_config(app))
     writers: list[asyncio.StreamWriter] = []
     with listen(("127.0.0.1", 0), "VDI_PUBLIC_ADDR") as where:
         port = where.getsockname()[1]

@@ -17,8 +17,7 @@ from support.desktop_key import DATA, KEY, tokens_of
 from support.hostile_server import DEEP, HOSTILE, serve_answer
 from support.web_server import serve_app
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import DesktopAgent
-from vdi.gateway.desktop_key import DesktopKey
+from vdi.gateway.desktop_agent import DesktopAgent, DesktopKey
 from vdi.http_client import Response
 from vdi.kube.errors import NotFound
 

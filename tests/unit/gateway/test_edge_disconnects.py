@@ -2,7 +2,7 @@
 
 import pytest
 
-from vdi.gateway.edge.disconnects import DisconnectDetector
+from vdi.gateway.edge.verify import DisconnectDetector
 
 
 def cuts(*times: float, path: str = "/api/websockets") -> DisconnectDetector:

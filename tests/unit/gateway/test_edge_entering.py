@@ -26,11 +26,11 @@ from unit.gateway.edge_stage import (
     shared_with,
 )
 from vdi.api.session import Phase
+from vdi.cluster.units import format_time
 from vdi.gateway.edge.authorizer import MOST_GRANTS
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE, LAST_COOKIE, STATE_COOKIE
-from vdi.gateway.login.sign_out import SignOut
+from vdi.gateway.login.logins import SignOut
 from vdi.gateway.store.grants import GrantStore
-from vdi.session.times import format_time
 
 HOST = SETTINGS.host("alice-desktop")
 

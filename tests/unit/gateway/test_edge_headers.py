@@ -19,7 +19,7 @@ from vdi.gateway.edge.headers import (
     that_fit,
     without_ours,
 )
-from vdi.gateway.web.cookies import cookies_in
+from vdi.gateway.web.credentials import cookies_in
 
 HOSTS = Hosts(SETTINGS)
 COOKIES = st.text(st.sampled_from('__Host-vdi=;, \t"\\abH'), max_size=60)

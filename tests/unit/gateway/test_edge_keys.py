@@ -18,7 +18,7 @@ from support.waiting import eventually
 from unit.gateway.component_stage import FakeSecrets
 from unit.gateway.edge_stage import OWNER, SETTINGS, EdgeStage, address
 from vdi.api.meta import RELEASE_NAMESPACE
-from vdi.gateway.edge.keys import KEPT, LEAD, LIFE, KeyRing, StoredKey, make_key, renewed, signing_key
+from vdi.gateway.edge.tokens import KEY_KEPT, KEY_LEAD, KEY_LIFE, KeyRing, StoredKey, make_key, renewed, signing_key
 from vdi.kube.errors import Forbidden, ServerError
 
 NAME = SETTINGS.keys_secret
@@ -60,13 +60,13 @@ def test_at_every_moment_who_signs_is_known_to_all_and_what_was_signed_can_be_re
         assert 1 <= len(keys) <= 3
         assert [key.made for key in keys] == sorted(key.made for key in keys)
         if len(signed) > 0:
-            assert signer.made + LEAD <= now or signer == keys[0]
+            assert signer.made + KEY_LEAD <= now or signer == keys[0]
             assert signer in before, "a key signs that the other replicas cannot know"
         signed[now] = signer.kid
         for moment, kid in signed.items():
-            if now - moment <= KEPT:
+            if now - moment <= KEY_KEPT:
                 assert kid in {key.kid for key in keys}
-        assert now - keys[-1].made <= LIFE
+        assert now - keys[-1].made <= KEY_LIFE
 
 
 async def test_two_replicas_that_start_at_once_have_the_same_key(secrets: FakeSecrets) -> None:
@@ -96,7 +96,7 @@ async def test_a_key_of_yesterday_makes_room_and_its_tokens_hold(stage: EdgeStag
     assert len(stage.edge.ring.jwks()["keys"]) == 2
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
-    stage.clock.forward(seconds=LEAD.total_seconds() - 200)
+    stage.clock.forward(seconds=KEY_LEAD.total_seconds() - 200)
     await browser.open(address())
     stage.clock.forward(seconds=201)
     assert stage.edge.ring.signer()[0] != old

@@ -25,9 +25,9 @@ from unit.gateway.edge_stage import (
 )
 from vdi.api.meta import ObjectMeta
 from vdi.api.template import LocalObjectReference, Protocol, TemplateSpec, VDITemplate
-from vdi.gateway.edge import basic_auth
+from vdi.cluster.units import format_time
+from vdi.gateway.edge import verify
 from vdi.kube.errors import Forbidden
-from vdi.session.times import format_time
 
 HOST = SETTINGS.host("alice-desktop")
 PASSWORD = "hunter2-of-the-image"
@@ -118,7 +118,7 @@ async def test_the_edge_signs_in_to_an_image_with_basic_auth(
         assert (answer.status_code, answer.headers["authorization"]) == (200, BASIC)
     assert stage.secrets.gets.count("kasmvnc") == 1, "it is not read for each request"
 
-    monkeypatch.setattr(basic_auth, "KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(verify, "KEPT_SECONDS", 0.0)
     stage.secrets.put("kasmvnc", username="kasm_user", password="another")
     answer = await stage.verify(HOST, "/vnc.html", Cookie=cookies)
     assert answer.headers["authorization"] != BASIC, "a new password is taken"

@@ -19,7 +19,7 @@ from unit.gateway.edge_stage import (
     shared_with,
 )
 from vdi.api.session import Role
-from vdi.gateway.edge.paths import may_request
+from vdi.gateway.edge.selkies import may_request
 
 NO_ONE, OWNER_ONLY, CONTROL, ALL = "", "owner", "owner collaborator", "owner collaborator viewer"
 TABLE = [

@@ -29,15 +29,15 @@ from unit.gateway.edge_stage import (
 )
 from vdi.api.meta import Condition
 from vdi.api.session import VDISession
+from vdi.cluster.units import format_time
 from vdi.gateway.edge.headers import GRANT_COOKIE, STATE_COOKIE
-from vdi.gateway.login.sign_out import SignOut
-from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.login.logins import SignOut
+from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.grants import GrantStore
 from vdi.gateway.store.history import SessionRow, save
+from vdi.kinds import SESSIONS
 from vdi.kube.errors import ConnectionFailed, KubeError
-from vdi.operator.kinds import SESSIONS
-from vdi.session.selkies_tokens import grant_token
-from vdi.session.times import format_time
+from vdi.session.credentials import grant_token
 
 HOST = SETTINGS.host("alice-desktop")
 

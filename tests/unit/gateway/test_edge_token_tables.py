@@ -34,8 +34,7 @@ from vdi.gateway.edge import token_tables
 from vdi.gateway.edge.component import _service
 from vdi.gateway.edge.selkies import gamepads, mark_of, marked, page_of, token_table
 from vdi.gateway.store.grants import Grant, GrantStore
-from vdi.session.desktop_tokens import KEY_SECRET, derive_pool_tokens
-from vdi.session.selkies_tokens import grant_token, subprotocols
+from vdi.session.credentials import KEY_SECRET, derive_pool_tokens, grant_token, subprotocols
 
 HOST = SETTINGS.host("alice-desktop")
 UID = "uid-alice-desktop"

@@ -17,9 +17,9 @@ from vdi.api.meta import ObjectMeta
 from vdi.api.session import Phase
 from vdi.api.streaming import TemplateStreaming
 from vdi.api.template import TemplateSpec, VDITemplate
-from vdi.gateway.edge.transport import WINDOW_SECONDS
+from vdi.gateway.edge.webrtc import WINDOW_SECONDS
 from vdi.gateway.store.grants import GrantStore
-from vdi.session.selkies_tokens import grant_token
+from vdi.session.credentials import grant_token
 
 HOST = SETTINGS.host("alice-desktop")
 ORIGIN = SETTINGS.url(HOST)

@@ -31,11 +31,11 @@ from unit.gateway.edge_stage import (
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import Phase, QueueStatus
 from vdi.api.template import TemplateSpec, VDITemplate
+from vdi.cluster.units import format_time
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
-from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.grants import GrantStore
-from vdi.session.selkies_tokens import grant_token, subprotocols
-from vdi.session.times import format_time
+from vdi.session.credentials import grant_token, subprotocols
 
 HOST = SETTINGS.host("alice-desktop")
 ORIGIN = address(path="")

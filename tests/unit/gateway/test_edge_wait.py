@@ -28,11 +28,11 @@ from unit.gateway.edge_stage import (
 )
 from vdi.api.meta import Condition
 from vdi.api.session import Phase, QueueStatus, Role, VDISession
-from vdi.gateway.edge.stage import GONE, describe
-from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.web.security_headers import digest_of
+from vdi.cluster.units import format_time
+from vdi.gateway.edge.wait import GONE, describe
+from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.gateway.web.middleware import digest_of
 from vdi.session.conditions import ADMITTED, POD_READY, TEMPLATE_FOUND
-from vdi.session.times import format_time
 
 HOST = SETTINGS.host("alice-desktop")
 HERE = address(path="")

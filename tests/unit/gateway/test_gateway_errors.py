@@ -11,8 +11,8 @@ from starlette.routing import Route
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import SharedUnavailableError
-from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.web.errors import ErrorPages
+from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.gateway.web.render import ErrorPages
 
 FAULTS: dict[str, Exception] = {
     "refused": ActionDenied("OverLimit", "You may have 1 desktop <at> once."),

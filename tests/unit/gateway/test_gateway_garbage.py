@@ -19,11 +19,11 @@ from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.gateway.app import Gateway, build_internal, build_public, open_gateway
+from vdi.gateway.login.local_users import Passwords
 from vdi.gateway.login.logins import Device, Identity
-from vdi.gateway.login.passwords import Passwords
 from vdi.gateway.settings import Settings
-from vdi.gateway.web import csrf
-from vdi.gateway.web.cookies import LOGIN
+from vdi.gateway.web import credentials
+from vdi.gateway.web.credentials import LOGIN_COOKIE
 
 GARBAGE = (
     "x", "", "..", "%2e%2e%2f%2e%2e", "a/b", "a%00b", "a%0d%0aSet-Cookie:%20x=y", "<script>alert(1)</script>",
@@ -107,7 +107,7 @@ class Asker:
         if kind:
             headers["Content-Type"] = kind
         if secret:
-            headers |= {"Cookie": f"{LOGIN}={secret}", "X-CSRF-Token": csrf.make_token(secret)}
+            headers |= {"Cookie": f"{LOGIN_COOKIE}={secret}", "X-CSRF-Token": credentials.make_csrf_token(secret)}
         query = f"?{chance.choice(PARAMETERS)}={chance.choice(GARBAGE)}"
         async with httpx.AsyncClient(transport=self._transport, base_url=self._origin) as client:
             answer = await client.request(method, path + query.replace(" ", "%20"), content=body, headers=headers)
@@ -152,11 +152,11 @@ async def test_no_request_is_a_fault_of_ours(api: FakeApi, tmp_path: Path, seed:
                             assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+# What the portal answers to whoever comes. Everything else asks who it is: a page that forgets to is found here.
 OPEN = {
     "/login", "/login/oidc", "/login/oidc/back", "/.well-known/jwks.json", "/static/{name:path}",
     "/api/docs", "/api/v1/openapi.json", "/cli/token", "/api/{rest:path}",
 }  # fmt: skip
-"""What the portal answers to whoever comes. Everything else asks who it is: a page that forgets to is found here."""
 
 
 def is_refused(answer: httpx.Response) -> bool:

@@ -18,8 +18,8 @@ from vdi.gateway import health as module
 from vdi.gateway.component import Component
 from vdi.gateway.health import Health
 from vdi.gateway.settings import Settings
-from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.operator.metrics_token import METRICS_TOKEN_FILE
+from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.process import METRICS_TOKEN_FILE
 
 
 class FakeDatabase:

@@ -10,8 +10,8 @@ import pytest
 from support.waiting import PATIENCE
 from unit.kube.kube_fake_api import fake_api
 from vdi.gateway import __main__ as program
+from vdi.gateway.app import run_gateway
 from vdi.gateway.history.component import History
-from vdi.gateway.serve import run_gateway
 from vdi.gateway.settings import read_settings
 from vdi.gateway.store.migrations import UnknownRevisionError
 

@@ -8,11 +8,10 @@ import pytest
 from support.waiting import eventually
 from unit.gateway.test_actions import ALICE, BOB, NS, ROOT, Replica, SharedCluster, a_stage, requested
 from vdi.gateway.denied import ActionDenied
+from vdi.gateway.rights import User
 from vdi.gateway.settings import Settings, read_settings
-from vdi.gateway.users import User
-from vdi.operator.variables import SettingsError
-from vdi.session.identity import MANAGED_BY
-from vdi.session.naming import home_claim_name
+from vdi.session.naming import MANAGED_BY, home_claim_name
+from vdi.settings import SettingsError
 
 LAB, THIRD = "lab", "third"
 SETTINGS = Settings(namespaces=(NS, LAB, THIRD), group_namespaces={"engineering": LAB, "staff": NS, "guests": THIRD})

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from vdi.cli.gateway import commands
+from vdi.cli import gateway
 from vdi.gateway.settings import DATABASE_URLS, OIDC, Settings, read_settings
-from vdi.operator.variables import SettingsError
+from vdi.settings import SettingsError
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -106,10 +106,10 @@ def test_a_misspelt_variable_is_refused_and_those_of_others_are_not() -> None:
 
 
 def test_the_command_s_help_names_every_variable() -> None:
-    source = (Path(commands.__file__).parents[2] / "gateway" / "settings.py").read_text()
+    source = (Path(gateway.__file__).parents[2] / "gateway" / "settings.py").read_text()
     variables = set(re.findall(r'^    "(VDI_[A-Z_]+)": \(', source, flags=re.MULTILINE))
     assert len(variables) > 20
-    assert not [name for name in variables if name not in (commands.run.__doc__ or "")]
+    assert not [name for name in variables if name not in (gateway.run.__doc__ or "")]
 
 
 def test_groups_are_read_without_the_case_of_ascii_letters() -> None:

@@ -13,10 +13,10 @@ import pytest
 
 from unit.gateway.component_stage import Browser
 from unit.gateway.edge_stage import GUEST, OWNER, SETTINGS, EdgeStage, a_session, address, changed, publish, shared_with
-from vdi.gateway.edge.turn import ice_servers
+from vdi.gateway.edge.webrtc import ice_servers
 from vdi.gateway.settings import Settings, read_settings
-from vdi.operator.variables import SettingsError
-from vdi.session.turn_credentials import make_credentials
+from vdi.session.credentials import make_turn_credentials
+from vdi.settings import SettingsError
 
 SECRET = "s" * 40
 HOST = SETTINGS.host("alice-desktop")
@@ -49,7 +49,7 @@ async def entered(stage: EdgeStage, user: str) -> Browser:
 
 def test_credentials_are_those_of_the_turn_rest_convention() -> None:
     expires = datetime(2026, 11, 20, 12, tzinfo=UTC)
-    name, password = make_credentials("north", "uid-1", expires)
+    name, password = make_turn_credentials("north", "uid-1", expires)
     assert name == f"{int(expires.timestamp())}:uid-1"
     assert base64.b64decode(password) == hmac.new(b"north", name.encode(), hashlib.sha1).digest()
 
@@ -99,7 +99,7 @@ async def test_a_rotated_secret_counts_at_once_and_a_bad_one_makes_no_credential
     stage.settings.turn_secret_file.write_text("n" * 40)
     after = (await ask(stage, owner)).json()["iceServers"][1]
     expires = datetime.fromtimestamp(int(after["username"].partition(":")[0]), UTC)
-    assert after["credential"] == make_credentials("n" * 40, "uid-alice-desktop", expires)[1]
+    assert after["credential"] == make_turn_credentials("n" * 40, "uid-alice-desktop", expires)[1]
     assert after["credential"] != before["iceServers"][1]["credential"]
     stage.settings.turn_secret_file.write_text("short")
     assert (await ask(stage, owner)).status_code == 503

@@ -6,9 +6,9 @@ import pytest
 
 from support.builders import a_session
 from vdi.api.session import Access, GuestRole
+from vdi.cluster.units import format_time
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.guests import MOST, add_guest, remove_guest
-from vdi.session.times import format_time
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 BOB, EVE = "bob@example.com", "eve@example.com"

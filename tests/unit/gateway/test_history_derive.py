@@ -8,10 +8,9 @@ import pytest
 
 from unit.gateway.history_stage import Life, at, template, without_marks
 from vdi.api.session import VDISession
-from vdi.gateway.desktop_size import size_of
-from vdi.gateway.history.derive import derive, lose
 from vdi.gateway.history.recorder import fold
-from vdi.gateway.history.snapshot import LONGEST_DETAIL, read
+from vdi.gateway.history.transitions import LONGEST_DETAIL, derive, lose, read_snapshot
+from vdi.gateway.limits import size_of
 from vdi.gateway.store.history import EndReason, Record, RunRow, SessionRow
 
 NOW = at(10_000)
@@ -20,9 +19,9 @@ SIZE = size_of(template())
 
 def record_of(*states: VDISession, gone: bool = False, ended_by: str = "") -> tuple[SessionRow, dict[int, RunRow]]:
     """The session's row and its runs, by the minute of their start."""
-    seen = [read(state, template()) for state in states]
+    seen = [read_snapshot(state, template()) for state in states]
     if gone:
-        seen.append(read(states[-1], template(), gone=True))
+        seen.append(read_snapshot(states[-1], template(), gone=True))
     derived = fold(None, seen, NOW, ended_by)
     by_start = {int((run.start - at(0)).total_seconds() // 60): run for run in derived.runs}
     return derived.record.session, by_start
@@ -172,7 +171,7 @@ def test_what_was_missed_is_unknown_and_ends_no_later_than_it_can_have() -> None
 
 def test_a_session_that_vanished_unseen_is_unknown_unless_somebody_asked_for_it() -> None:
     life = Life()
-    record = fold(None, [read(life.starting(0), template())], NOW).record
+    record = fold(None, [read_snapshot(life.starting(0), template())], NOW).record
     derived = lose(record, NOW)
     (run,) = derived.runs
     assert derived.news
@@ -184,7 +183,7 @@ def test_a_session_that_vanished_unseen_is_unknown_unless_somebody_asked_for_it(
 
 
 def test_a_session_that_never_ran_is_closed_without_a_run() -> None:
-    record = fold(None, [read(Life().created(), template())], NOW).record
+    record = fold(None, [read_snapshot(Life().created(), template())], NOW).record
     derived = lose(record, NOW)
     assert (derived.record.session.ended, derived.runs) == (NOW, ())
 
@@ -196,9 +195,9 @@ def test_gone_without_a_word_ends_when_it_was_noticed() -> None:
 
 def test_the_end_stays_what_it_was() -> None:
     life = Life()
-    before = fold(None, [read(life.starting(0), None), read(life.ending(9), None)], NOW).record
+    before = fold(None, [read_snapshot(life.starting(0), None), read_snapshot(life.ending(9), None)], NOW).record
     for later in (life.starting(20), life.ending(30, "TimedOut")):
-        derived = derive(before, read(later, None), NOW, "root@example.com")
+        derived = derive(before, read_snapshot(later, None), NOW, "root@example.com")
         assert not derived.news
         assert derived.record == before
 
@@ -206,16 +205,16 @@ def test_the_end_stays_what_it_was() -> None:
 def test_an_older_state_teaches_nothing() -> None:
     life = Life()
     older, newer = life.starting(0), life.suspended(9)
-    record = fold(None, [read(older, None), read(newer, None)], NOW).record
-    derived = derive(record, read(older, None), NOW)
+    record = fold(None, [read_snapshot(older, None), read_snapshot(newer, None)], NOW).record
+    derived = derive(record, read_snapshot(older, None), NOW)
     assert (derived.record, derived.news) == (record, False)
 
 
 def test_older_or_not_what_is_gone_has_ended() -> None:
     life = Life()
     older = life.starting(0)
-    record = fold(None, [read(life.running(1), None)], NOW).record
-    after = derive(record, read(older, None, gone=True), NOW).record
+    record = fold(None, [read_snapshot(life.running(1), None)], NOW).record
+    after = derive(record, read_snapshot(older, None, gone=True), NOW).record
     assert after.session.ended == NOW
     assert after.run
     assert (after.run.ready, after.run.ended) == (at(1), NOW)
@@ -223,18 +222,18 @@ def test_older_or_not_what_is_gone_has_ended() -> None:
 
 def test_a_newer_state_that_says_the_same_is_not_written() -> None:
     life = Life()
-    record = fold(None, [read(life.running_since(0), None)], NOW).record
+    record = fold(None, [read_snapshot(life.running_since(0), None)], NOW).record
     again = life.state(message="Still here.", lastActivityTime="2026-11-20T09:00:00Z")
-    derived = derive(record, read(again, None), NOW)
+    derived = derive(record, read_snapshot(again, None), NOW)
     assert (derived.news, derived.runs) == (False, ())
 
 
 def test_a_run_that_was_closed_too_soon_goes_on() -> None:
     life = Life()
-    record = fold(None, [read(life.running_since(0), None)], NOW).record
+    record = fold(None, [read_snapshot(life.running_since(0), None)], NOW).record
     assert record.run
     closed = Record(record.session, replace(record.run, ended=at(5), end_reason=EndReason.UNKNOWN, end_detail="?"))
-    again = derive(closed, read(life.state(message="on"), None), NOW).record
+    again = derive(closed, read_snapshot(life.state(message="on"), None), NOW).record
     assert again.run == record.run
 
 
@@ -249,21 +248,21 @@ def test_a_run_keeps_what_drew_and_what_encoded_it() -> None:
 def test_gpus_are_those_that_it_was_started_with() -> None:
     life = Life()
     state = life.starting(0)
-    assert (run := read(state, template()).run) and run.gpus == 2
-    assert (run := read(state, template(gpu=4, generation=2)).run) and run.gpus is None  # changed since
-    assert (run := read(state, None).run) and run.gpus is None
+    assert (run := read_snapshot(state, template()).run) and run.gpus == 2
+    assert (run := read_snapshot(state, template(gpu=4, generation=2)).run) and run.gpus is None  # changed since
+    assert (run := read_snapshot(state, None).run) and run.gpus is None
     life.spec["resources"] = {"gpu": 3}
-    assert (run := read(life.state(), template()).run) and run.gpus == 3
-    record = fold(None, [read(state, template()), read(life.state(), None)], NOW).record
+    assert (run := read_snapshot(life.state(), template()).run) and run.gpus == 3
+    record = fold(None, [read_snapshot(state, template()), read_snapshot(life.state(), None)], NOW).record
     assert record.run and record.run.gpus == 2
 
 
 def test_a_state_without_sense_is_refused_and_a_long_reason_cut() -> None:
     life = Life()
     with pytest.raises(ValueError, match="yesterday"):
-        read(life.state(startTime="yesterday"), None)
+        read_snapshot(life.state(startTime="yesterday"), None)
     failed = Life().state(phase="Failed", message="x\0" * 2000)
-    stop = read(failed, None).stop
+    stop = read_snapshot(failed, None).stop
     assert stop and stop.detail == "x" * LONGEST_DETAIL
 
 
@@ -271,7 +270,7 @@ def test_what_people_read_on_the_way_is_no_news() -> None:
     life = Life()
     one = life.running_since(0)
     other = msgspec.structs.replace(one, status=msgspec.structs.replace(one.status, message="m", url="u"))
-    assert read(one, None) == read(other, None)
+    assert read_snapshot(one, None) == read_snapshot(other, None)
 
 
 def test_a_run_has_the_size_of_its_desktop() -> None:

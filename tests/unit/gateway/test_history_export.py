@@ -12,9 +12,9 @@ import pytest
 from support.variants import first_of
 from unit.gateway.history_stage import Life, Replica, at, open_database, sqlite_url
 from vdi.gateway.history import export as module
-from vdi.gateway.history.export import Form, What, export
+from vdi.gateway.history.export import Dataset, ExportFormat, export
 from vdi.gateway.store.audit import Audit
-from vdi.gateway.store.base import Database
+from vdi.gateway.store.database import Database
 
 EVIL = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "\nx", "＝cmd|' /C calc'!A0", '=HYPERLINK("http://x","y")']
 
@@ -25,7 +25,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
         yield database
 
 
-async def text_of(database: Database, what: What, form: Form, **filters: Any) -> tuple[str, int]:
+async def text_of(database: Database, what: Dataset, form: ExportFormat, **filters: Any) -> tuple[str, int]:
     pieces = [piece async for piece in export(database, what, form, **filters)]
     return b"".join(pieces).decode(), len(pieces)
 
@@ -43,7 +43,7 @@ async def record_lives(database: Database, count: int = 7) -> None:
 
 async def test_a_run_in_both_forms(database: Database) -> None:
     await record_lives(database, 2)
-    text, _ = await text_of(database, What.RUNS, Form.CSV)
+    text, _ = await text_of(database, Dataset.RUNS, ExportFormat.CSV)
     first, second = csv.DictReader(io.StringIO(text, newline=""))
     assert first["ended"] == first["endReason"] == ""
     assert second == {
@@ -66,7 +66,7 @@ async def test_a_run_in_both_forms(database: Database) -> None:
         "endReason": "deleted",
         "endDetail": "",
     }
-    lines, _ = await text_of(database, What.RUNS, Form.JSON_LINES)
+    lines, _ = await text_of(database, Dataset.RUNS, ExportFormat.JSON_LINES)
     objects = [json.loads(line) for line in lines.splitlines()]
     assert {name: "" if value is None else str(value) for name, value in objects[1].items()} == second
     assert objects[0]["ended"] is None
@@ -74,14 +74,14 @@ async def test_a_run_in_both_forms(database: Database) -> None:
 
 
 @pytest.mark.parametrize("page", first_of([2, 1, 3, 7, 8]))
-@pytest.mark.parametrize("what", [What.SESSIONS, What.RUNS])
+@pytest.mark.parametrize("what", [Dataset.SESSIONS, Dataset.RUNS])
 async def test_each_row_once_and_in_order_whatever_the_page(
-    database: Database, what: What, page: int, monkeypatch: pytest.MonkeyPatch
+    database: Database, what: Dataset, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All sessions were created in the same second: the time alone would not tell the pages apart."""
     monkeypatch.setattr(module, "PAGE", page)
     await record_lives(database)
-    text, pieces = await text_of(database, what, Form.JSON_LINES)
+    text, pieces = await text_of(database, what, ExportFormat.JSON_LINES)
     assert [json.loads(line)["name"] for line in text.splitlines()] == [f"s{number}" for number in range(7)]
     assert pieces == -(-7 // page)
 
@@ -94,14 +94,14 @@ async def test_filters(database: Database) -> None:
         ({"since": at(2), "until": at(5), "user": "u0@example.com"}, ["s2", "s4"]),
         ({"since": at(100)}, []),
     ):
-        text, _ = await text_of(database, What.RUNS, Form.JSON_LINES, **filters)
+        text, _ = await text_of(database, Dataset.RUNS, ExportFormat.JSON_LINES, **filters)
         assert [json.loads(line)["name"] for line in text.splitlines()] == names
 
 
 async def test_an_empty_export_still_names_its_columns(database: Database) -> None:
-    text, _ = await text_of(database, What.SESSIONS, Form.CSV)
+    text, _ = await text_of(database, Dataset.SESSIONS, ExportFormat.CSV)
     assert text == "uid,name,namespace,user,template,created,ended,endReason,endedBy\r\n"
-    assert await text_of(database, What.SESSIONS, Form.JSON_LINES) == ("", 0)
+    assert await text_of(database, Dataset.SESSIONS, ExportFormat.JSON_LINES) == ("", 0)
 
 
 @pytest.mark.parametrize("evil", EVIL)
@@ -110,13 +110,13 @@ async def test_no_cell_is_a_formula(database: Database, evil: str) -> None:
     await audit.record(
         actor=evil, action="login", target='say "hi", now', outcome="refused", detail={"x": evil}, at=at(0)
     )
-    text, _ = await text_of(database, What.AUDIT, Form.CSV)
+    text, _ = await text_of(database, Dataset.AUDIT, ExportFormat.CSV)
     (row,) = csv.DictReader(io.StringIO(text, newline=""))
     assert row["actor"] == f"'{evil}"
     assert row["target"] == 'say "hi", now'
     assert json.loads(row["detail"]) == {"x": evil}
     assert not any(cell.startswith(tuple("=+-@\t\r\n")) for cell in row.values())
-    lines, _ = await text_of(database, What.AUDIT, Form.JSON_LINES)
+    lines, _ = await text_of(database, Dataset.AUDIT, ExportFormat.JSON_LINES)
     assert (json.loads(lines)["actor"], json.loads(lines)["detail"]) == (evil, {"x": evil})  # JSON needs no guard
 
 
@@ -126,10 +126,10 @@ async def test_numbers_are_no_texts(database: Database) -> None:
     await replica.write()
     async with database.begin() as connection:
         await connection.exec_driver_sql("UPDATE history_runs SET queue_seconds = -1.5")
-    text, _ = await text_of(database, What.RUNS, Form.CSV)
+    text, _ = await text_of(database, Dataset.RUNS, ExportFormat.CSV)
     assert ",-1.5," in text
 
 
 def test_how_it_is_called() -> None:
-    assert Form.CSV.media_type == "text/csv; charset=utf-8"
-    assert Form("jsonl").media_type.startswith("application/jsonl")
+    assert ExportFormat.CSV.media_type == "text/csv; charset=utf-8"
+    assert ExportFormat("jsonl").media_type.startswith("application/jsonl")

@@ -17,7 +17,7 @@ from support.waiting import eventually
 from unit.gateway.component_stage import ComponentStage
 from unit.gateway.history_stage import Life, at, open_database, rows_of, sqlite_url
 from vdi.gateway.history.component import History
-from vdi.gateway.store.base import Database, DatabaseUnavailableError
+from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.token_review import (
     AUDIENCE,
     MOST_REFUSED,

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from unit.gateway.history_stage import Life, at, template, without_marks
 from vdi.api.session import VDISession
-from vdi.gateway.history.derive import derive
-from vdi.gateway.history.snapshot import SessionSnapshot, read
+from vdi.gateway.history.transitions import SessionSnapshot, derive, read_snapshot
 from vdi.gateway.store.history import Record, RunRow, SessionRow
 
 Rows = tuple[SessionRow | None, dict[datetime, RunRow]]
@@ -42,7 +41,7 @@ class Table:
 def lives(draw: st.DrawFn) -> list[Seen]:
     """A whole life as the watch shows it, each state with the moment when it comes; each step takes some minutes."""
     life, minute = Life(), 0.0
-    states: list[Seen] = [(read(life.created(), template()), at(0))]
+    states: list[Seen] = [(read_snapshot(life.created(), template()), at(0))]
     on = False
     for _ in range(draw(st.integers(0, 12))):
         minute += draw(st.integers(1, 90))
@@ -51,13 +50,13 @@ def lives(draw: st.DrawFn) -> list[Seen]:
         )
         step = draw(st.sampled_from(steps))
         state = _take(step, life, minute, draw(st.sampled_from(["Suspended", "TimedOut", "IdleTooLong"])))
-        states.append((read(state, template()), at(minute)))
+        states.append((read_snapshot(state, template()), at(minute)))
         on = step in ("start", "running", "between_pods")
     if draw(st.booleans()):
         ending = life.ending(minute + 1, draw(st.sampled_from(["Stopping", "TimedOut"])))
-        states.append((read(ending, template()), at(minute + 1)))
+        states.append((read_snapshot(ending, template()), at(minute + 1)))
         if draw(st.booleans()):
-            states.append((read(ending, template(), gone=True), at(minute + 2)))
+            states.append((read_snapshot(ending, template(), gone=True), at(minute + 2)))
     return states
 
 

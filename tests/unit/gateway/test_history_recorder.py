@@ -17,7 +17,7 @@ from vdi.api.session import VDISession
 from vdi.gateway.history import recorder as module
 from vdi.gateway.history.recorder import MOST_STATES
 from vdi.gateway.store.audit import END, Act, Audit
-from vdi.gateway.store.base import Database, DatabaseUnavailableError
+from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.history import load, save
 from vdi.kube.errors import ConnectionFailed, Forbidden
 

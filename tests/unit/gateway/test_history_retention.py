@@ -9,11 +9,10 @@ from typing import Any, cast
 import pytest
 
 from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of, sqlite_url
-from vdi.gateway.history import retention as module
-from vdi.gateway.history.recorder import Recorder
-from vdi.gateway.history.retention import Retention
+from vdi.gateway.history import recorder as module
+from vdi.gateway.history.recorder import Recorder, Retention
 from vdi.gateway.store.audit import Audit
-from vdi.gateway.store.base import Database, DatabaseUnavailableError
+from vdi.gateway.store.database import Database, DatabaseUnavailableError
 
 DAYS = 30
 NOW = at(4) + timedelta(days=DAYS)
@@ -74,6 +73,6 @@ async def test_trouble_is_said_and_tried_again_soon(
     monkeypatch.setattr("asyncio.sleep", sleep)
     with pytest.raises(InterruptedError):
         await retention(database, SimpleNamespace(close_lost=close_lost)).run()
-    assert slept == [module.SOON, module.PAUSE]
+    assert slept == [module.RETRY_SECONDS, module.ROUND_SECONDS]
     assert "closing records of deleted sessions is put off for 30 s: it is away" in caplog.text
     assert (await trail.entries(limit=9)) == []  # what is old was dropped all the same

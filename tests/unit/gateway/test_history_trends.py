@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.gateway.history_stage import Life, Replica, at, open_database, sqlite_url
-from vdi.gateway.history.trends import Period, RunTimes, read_trend, trend
+from vdi.gateway.history.usage import Period, RunTimes, read_trend, trend
 
 NOW = datetime(2026, 11, 20, 12, 2, tzinfo=UTC)
 MINUTES = st.integers(-8 * 24 * 60, 0)

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.gateway.history_stage import Life, Replica, at, open_database, sqlite_url
-from vdi.gateway.history.export import Form, export_usage
+from vdi.gateway.history.export import ExportFormat, export_usage
 from vdi.gateway.history.usage import (
     By,
     Month,
-    RunOf,
+    OwnedRun,
     Usage,
     UsageReport,
     month_use,
@@ -23,7 +23,7 @@ from vdi.gateway.history.usage import (
     sum_up,
 )
 from vdi.gateway.limits import MonthUse
-from vdi.gateway.store.base import Database
+from vdi.gateway.store.database import Database
 from vdi.gateway.store.history import RunRow
 
 NOVEMBER, DECEMBER = Month(2026, 11), Month(2026, 12)
@@ -68,7 +68,7 @@ def test_what_still_runs_counts_until_now() -> None:
 
 
 def by_user(rows: list[tuple[str, RunRow]]) -> tuple[Usage, ...]:
-    return sum_up([RunOf(user, "office", row) for user, row in rows], By.USER, NOVEMBER, NOW)
+    return sum_up([OwnedRun(user, "office", row) for user, row in rows], By.USER, NOVEMBER, NOW)
 
 
 def test_the_report() -> None:
@@ -88,13 +88,15 @@ def test_the_report() -> None:
     assert (alice.queued, alice.median_queue_seconds, alice.median_startup_seconds) == (2, 15.0, 60.0)
     assert (bob.hours, bob.gpu_hours, bob.queued, bob.median_queue_seconds) == (10, 0, 0, None)
     figures = "sessions,runs,hours,gpuHours,queued,medianQueueSeconds,medianStartupSeconds"
-    text = export_usage(UsageReport(month="2026-11", users=(alice, bob)), Form.CSV).decode().splitlines()
+    text = export_usage(UsageReport(month="2026-11", users=(alice, bob)), ExportFormat.CSV).decode().splitlines()
     assert text[0] == f"user,month,{figures}"
     assert text[1:] == [
         "alice@example.com,2026-11,2,2,12.0,8.0,2,15.0,60.0",
         "bob@example.com,2026-11,1,1,10.0,0.0,0,,4.0",
     ]
-    (first, *_) = export_usage(UsageReport(month="2026-11", users=(alice,)), Form.JSON_LINES).decode().splitlines()
+    (first, *_) = (
+        export_usage(UsageReport(month="2026-11", users=(alice,)), ExportFormat.JSON_LINES).decode().splitlines()
+    )
     assert first.startswith('{"user":"alice@example.com","month":"2026-11","sessions":2,')
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from support.builders import a_session, a_template
 from vdi.gateway.limits import Limit, Limits, LimitsError, MonthUse, gpus_of, home_refusal, read_limits, refusal
-from vdi.gateway.users import User
+from vdi.gateway.rights import User
 from vdi.session.homes import resolve_home
 
 DECEMBER = datetime(2026, 12, 1, tzinfo=UTC)

@@ -12,10 +12,10 @@ from support.csrf import csrf_of
 from support.waiting import hold_calls
 from unit.gateway.component_stage import PORTAL, Browser
 from unit.gateway.login_stage import LoginStage
-from vdi.gateway.login.cli_login import loopback
 from vdi.gateway.login.logins import MOST_TOKENS
 from vdi.gateway.login.logins import browser as named
-from vdi.gateway.login.oidc.flow import challenge_of
+from vdi.gateway.login.oidc import challenge_of
+from vdi.gateway.login.token_endpoints import loopback
 from vdi.gateway.store.logins import LoginStore
 
 VERIFIER = "v" * 43

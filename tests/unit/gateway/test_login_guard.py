@@ -11,10 +11,10 @@ from starlette.routing import Route
 
 from unit.gateway.component_stage import PASSWORD, PORTAL, Browser
 from unit.gateway.login_stage import SETTINGS, LoginStage
-from vdi.gateway.login.next_url import safe_next
+from vdi.gateway.login.pages import safe_next
 from vdi.gateway.settings import Settings
-from vdi.gateway.web import csrf
-from vdi.gateway.web.security_headers import content_security_policy
+from vdi.gateway.web import credentials
+from vdi.gateway.web.middleware import content_security_policy
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ async def test_a_form_without_its_token_is_refused(stage: LoginStage, alice: Bro
     other = stage.browser()
     await other.log_in("root")
     token = await token_of(alice)
-    for wrong in ("", "x", await token_of(other), token[:-2], token + "AA", "ä", csrf.make_token("")):
+    for wrong in ("", "x", await token_of(other), token[:-2], token + "AA", "ä", credentials.make_csrf_token("")):
         answer = await alice.post("/change", data={"csrf": wrong}, headers={"Origin": PORTAL})
         assert answer.status_code == 403, wrong
     as_json = await alice.post("/change", json={"csrf": token}, headers={"Origin": PORTAL})
@@ -129,7 +129,7 @@ async def test_every_form_of_the_login_needs_its_token(stage: LoginStage, path: 
     assert (await browser.post(path, data=fields, headers={"Origin": PORTAL})).status_code == 403
     assert browser.copy_cookies().get("__Host-vdi-login") == before.get("__Host-vdi-login")
     if path == "/login":
-        token = csrf.make_token(browser.copy_cookies()["__Host-vdi-before"])
+        token = credentials.make_csrf_token(browser.copy_cookies()["__Host-vdi-before"])
     else:
         token = await token_of(browser)
     foreign = await browser.post(path, data=fields | {"csrf": token}, headers={"Origin": "https://evil.example"})
@@ -214,9 +214,9 @@ def test_no_text_leads_away(text: str) -> None:
 @given(st.text(min_size=1), st.text(min_size=1))
 def test_a_csrf_token_fits_its_own_secret_alone(secret: str, other: str) -> None:
     secret, other = secret.encode("utf-8", "replace").decode(), other.encode("utf-8", "replace").decode()
-    token = csrf.make_token(secret)
-    assert csrf.matches(secret, token)
-    assert csrf.matches(other, token) == (other == secret)
+    token = credentials.make_csrf_token(secret)
+    assert credentials.matches_csrf_token(secret, token)
+    assert credentials.matches_csrf_token(other, token) == (other == secret)
 
 
 def test_the_policy_names_the_port_of_desktops() -> None:

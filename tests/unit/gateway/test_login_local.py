@@ -9,7 +9,7 @@ import pytest
 from support.csrf import csrf_of
 from unit.gateway.component_stage import PASSWORD, PORTAL
 from unit.gateway.login_stage import LoginStage, user
-from vdi.gateway.login.passwords import LONGEST, WAITING, BusyError, Passwords
+from vdi.gateway.login.local_users import MAX_PASSWORD_BYTES, MAX_WAITING, BusyError, Passwords
 from vdi.kube.errors import ConnectionFailed
 
 
@@ -60,7 +60,7 @@ async def test_the_cookie_is_for_this_host_alone(stage: LoginStage) -> None:
         ("alice", ""),
         ("nobody", PASSWORD),
         ("alice", PASSWORD + "\0"),
-        ("alice", "x" * (LONGEST + 1)),
+        ("alice", "x" * (MAX_PASSWORD_BYTES + 1)),
         ("al ice", PASSWORD),
     ],
 )
@@ -267,7 +267,7 @@ async def test_a_bad_entry_locks_no_one_else_out(stage: LoginStage, caplog: pyte
 
 async def test_no_more_passwords_wait_than_can_be_looked_at() -> None:
     passwords = Passwords()
-    passwords._waiting = WAITING
+    passwords._waiting = MAX_WAITING
     with pytest.raises(BusyError):
         await passwords.check(None, "x")
 

@@ -28,12 +28,19 @@ from support.clock import FakeClock
 from support.hostile_server import DEEP, HOSTILE, Answer, serve_answer
 from unit.gateway.component_stage import Browser
 from unit.gateway.login_stage import SETTINGS, LoginStage
+from vdi.gateway.login import oidc
+from vdi.gateway.login import oidc as provider_module
 from vdi.gateway.login.logins import OIDC as SOURCE
 from vdi.gateway.login.logins import AnotherAccountError, Device, Identity
-from vdi.gateway.login.oidc import flow
-from vdi.gateway.login.oidc import provider as provider_module
-from vdi.gateway.login.oidc.claims import ClaimsError, RefusedError, check_claims, groups_in, identity_from
-from vdi.gateway.login.oidc.provider import Provider, ProviderDownError
+from vdi.gateway.login.oidc import (
+    ClaimsError,
+    Provider,
+    ProviderDownError,
+    RefusedError,
+    check_claims,
+    groups_in,
+    identity_from,
+)
 from vdi.gateway.login.throttle import PER_USER, WINDOW, Bound, Throttle
 from vdi.gateway.settings import OIDC, Settings
 from vdi.gateway.shared_state import MemorySharedState
@@ -51,9 +58,9 @@ HEAD = b'{"alg":"RS256","kid":"k1"}'
 
 def signed(head: bytes, body: bytes) -> str:
     """A token by hand: the library refuses to sign what is no claims, or cannot be written as UTF-8."""
-    text = f"{flow._text(head)}.{flow._text(body)}"
+    text = f"{oidc._base64url(head)}.{oidc._base64url(body)}"
     assert KEY.private_key is not None
-    return f"{text}.{flow._text(KEY.private_key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
+    return f"{text}.{oidc._base64url(KEY.private_key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
 
 
 @dataclass
@@ -67,10 +74,10 @@ class FakeProvider:
     sign: Callable[[dict[str, Any]], str] = lambda claims: signed(HEAD, json.dumps(claims).encode())
     keys: list[Any] = field(default_factory=lambda: [KEY.as_dict(private=False)])
     down: bool = False
+    # Whether the token endpoint sends the gateway on to another host.
     redirects: bool = False
-    """Whether the token endpoint sends the gateway on to another host."""
+    # Whether a code is given a token whatever the PKCE verifier: several ways back are under way.
     any_verifier: bool = False
-    """Whether a code is given a token whatever the PKCE verifier: several ways back are under way."""
     nonce: str = ""
     challenge: str = ""
     asked: list[str] = field(default_factory=list)
@@ -98,7 +105,7 @@ class FakeProvider:
                 self.authorization = request.headers.get("authorization", "")
                 if self.redirects:
                     return httpx.Response(307, headers={"Location": "https://evil.example/token"})
-                if not self.any_verifier and flow.challenge_of(self.form["code_verifier"][0]) != self.challenge:
+                if not self.any_verifier and oidc.challenge_of(self.form["code_verifier"][0]) != self.challenge:
                     return httpx.Response(400, json={"error": "invalid_grant"})
                 now = int(self.clock())
                 claims = {"iss": ISSUER, "aud": "vdi", "sub": "1", "iat": now, "exp": now + 60, "nonce": self.nonce}
@@ -220,7 +227,7 @@ async def test_a_way_back_is_for_one_browser_once_and_soon(sign_on: SignOn) -> N
     assert (await browser.get("/login/oidc/back", params=back)).status_code == 303
     assert (await browser.get("/login/oidc/back", params=back)).status_code == 403
     late = await sign_on.go(browser)
-    sign_on.stage.clock.forward(seconds=flow.SECONDS + 1)
+    sign_on.stage.clock.forward(seconds=oidc.STATE_SECONDS + 1)
     assert (await browser.get("/login/oidc/back", params=late)).status_code == 403
 
 
@@ -321,7 +328,7 @@ async def test_keys_that_are_none_let_no_one_in(sign_on: SignOn, keys: Any, stat
 
 
 async def test_a_token_that_is_nested_too_deeply_is_not_believed(sign_on: SignOn) -> None:
-    sign_on.provider.sign = lambda _: f"{flow._text(DEEP)}.e30.AAAA"
+    sign_on.provider.sign = lambda _: f"{oidc._base64url(DEEP)}.e30.AAAA"
     assert (await sign_on.come_back()).status_code == 403
 
 
@@ -331,19 +338,19 @@ async def test_audiences_that_name_us_are_believed(sign_on: SignOn, claims: dict
 
 
 def none(claims: dict[str, Any]) -> str:
-    head = flow._text(b'{"alg":"none","kid":"k1"}')
-    return f"{head}.{flow._text(msgspec.json.encode(claims))}."
+    head = oidc._base64url(b'{"alg":"none","kid":"k1"}')
+    return f"{head}.{oidc._base64url(msgspec.json.encode(claims))}."
 
 
 def hs256(claims: dict[str, Any], key: bytes) -> str:
     """By hand: the library refuses to sign with what everybody knows."""
-    text = flow._text(b'{"alg":"HS256","kid":"k1"}') + "." + flow._text(msgspec.json.encode(claims))
-    return f"{text}.{flow._text(hmac.digest(key, text.encode(), 'sha256'))}"
+    text = oidc._base64url(b'{"alg":"HS256","kid":"k1"}') + "." + oidc._base64url(msgspec.json.encode(claims))
+    return f"{text}.{oidc._base64url(hmac.digest(key, text.encode(), 'sha256'))}"
 
 
 def tampered(claims: dict[str, Any]) -> str:
     head, _, mark = jwt.encode({"alg": "RS256", "kid": "k1"}, claims, KEY).split(".")
-    return f"{head}.{flow._text(msgspec.json.encode(claims | {'email': 'boss@example.com'}))}.{mark}"
+    return f"{head}.{oidc._base64url(msgspec.json.encode(claims | {'email': 'boss@example.com'}))}.{mark}"
 
 
 @pytest.mark.parametrize(
@@ -450,7 +457,7 @@ def hs256_with_a_published_secret(claims: dict[str, Any]) -> str:
 
 
 async def test_a_shared_secret_among_the_keys_signs_nothing(sign_on: SignOn) -> None:
-    sign_on.provider.keys = [{"kty": "oct", "k": flow._text(b"secret" * 10), "kid": "k1"}]
+    sign_on.provider.keys = [{"kty": "oct", "k": oidc._base64url(b"secret" * 10), "kid": "k1"}]
     sign_on.provider.sign = hs256_with_a_published_secret
     assert (await sign_on.come_back()).status_code == 403
 
@@ -476,7 +483,7 @@ async def test_an_access_token_of_another_person_is_not_used(
     sign_on: SignOn, at_hash: str | int | bool, status: int
 ) -> None:
     """OpenID Connect Core 1.0, 3.1.3.8: the ID token may name the access token that came with it."""
-    right = flow._text(hashlib.sha256(b"at").digest()[:16])
+    right = oidc._base64url(hashlib.sha256(b"at").digest()[:16])
     assert (await sign_on.come_back(at_hash=right if at_hash is True else at_hash)).status_code == status
 
 
@@ -853,33 +860,33 @@ async def test_without_a_provider_its_pages_are_not_there(tmp_path: Path) -> Non
         assert (await stage.browser().get("/login/oidc/back")).status_code == 404
 
 
-SECRETS = st.binary(min_size=32, max_size=32).map(flow._text)
-PAGES = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=flow._LONGEST_NEXT - 1).map("/{}".format)
+SECRETS = st.binary(min_size=32, max_size=32).map(oidc._base64url)
+PAGES = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=oidc._LONGEST_NEXT - 1).map("/{}".format)
 
 
-@given(SECRETS, SECRETS, PAGES, st.integers(0, flow.SECONDS), st.data())
+@given(SECRETS, SECRETS, PAGES, st.integers(0, oidc.STATE_SECONDS), st.data())
 def test_a_state_is_read_by_its_own_browser_as_it_was_made(
     secret: str, other: str, page: str, later: int, data: st.DataObject
 ) -> None:
-    state = flow.make_state(secret, page, 1000.0, b"salt")
-    assert flow.read_state(secret, state, 1000.0 + later) == page
+    state = oidc.make_state(secret, page, 1000.0, b"salt")
+    assert oidc.read_state(secret, state, 1000.0 + later) == page
     at = data.draw(st.integers(0, len(state) - 1))
     changed = state[:at] + data.draw(st.characters()) + state[at + 1 :]
     for wrong_secret, wrong_state in ((other, state), (secret, changed), ("", state)):
         if (wrong_secret, wrong_state) != (secret, state):
-            with pytest.raises(flow.StateError):
-                flow.read_state(wrong_secret, wrong_state, 1000.0)
+            with pytest.raises(oidc.StateError):
+                oidc.read_state(wrong_secret, wrong_state, 1000.0)
 
 
 def test_a_state_of_a_replica_whose_clock_is_ahead_is_read_within_the_leeway() -> None:
     """The provider may send the browser back within the second, to the other replica."""
-    secret = flow._text(b"s" * 32)
-    state = flow.make_state(secret, "/", 1000.0, b"salt")
-    assert flow.read_state(secret, state, 1000.0 - flow.LEEWAY) == "/"
-    with pytest.raises(flow.StateError, match="300 s in the future: the clocks of two replicas differ"):
-        flow.read_state(secret, state, 700.0)
-    with pytest.raises(flow.StateError, match="more than 10 minutes ago"):
-        flow.read_state(secret, state, 1001.0 + flow.SECONDS)
+    secret = oidc._base64url(b"s" * 32)
+    state = oidc.make_state(secret, "/", 1000.0, b"salt")
+    assert oidc.read_state(secret, state, 1000.0 - oidc.STATE_LEEWAY_SECONDS) == "/"
+    with pytest.raises(oidc.StateError, match="300 s in the future: the clocks of two replicas differ"):
+        oidc.read_state(secret, state, 700.0)
+    with pytest.raises(oidc.StateError, match="more than 10 minutes ago"):
+        oidc.read_state(secret, state, 1001.0 + oidc.STATE_SECONDS)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.passwords import HASHER
-from vdi.gateway.login.users_file import LocalUser, UserFileError, change_user, read_users, write_users
-from vdi.gateway.users import check_address
+from vdi.gateway.login.local_users import LocalUser, UserFileError, change_user, read_users, write_users
+from vdi.gateway.rights import check_address
 
 HASH = HASHER.hash("correct horse battery")
 NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=20)

@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Message
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.settings import Settings
 from vdi.gateway.web import middleware
-from vdi.gateway.web.errors import ErrorPages
 from vdi.gateway.web.middleware import BodyLimit, HostRouter, RequestMetrics
+from vdi.gateway.web.render import ErrorPages
 
 
 def client_of(app: ASGIApp) -> httpx.AsyncClient:

@@ -12,11 +12,10 @@ from unit.gateway.component_stage import NOW
 from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, a_session, a_template, running, text_of
 from vdi.api.pool import VDIPool
 from vdi.findings.model import Finding, Remedy, Severity
-from vdi.gateway.doctor_runs import Report, group
+from vdi.gateway.doctor import Report, group_findings
 from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import Limit, Limits
-from vdi.gateway.portal.admin.sessions import PAGE_SIZE, Filter, read_filter, sessions_page
-from vdi.gateway.portal.admin.tables import limit_rows, template_rows
+from vdi.gateway.portal.admin import PAGE_SIZE, Filter, limit_rows, read_filter, sessions_page, template_rows
 from vdi.gateway.portal.pages import paged
 from vdi.gateway.store.audit import Entry
 from vdi.kube.config import ClusterConfig
@@ -204,7 +203,7 @@ def finding(code: str, caused_by: str = "", severity: Severity = Severity.ERROR)
 
 def test_what_follows_stands_under_its_first_cause() -> None:
     findings = [finding("a"), finding("b", "a pod/a"), finding("c", "b pod/b"), finding("d", "not-there pod/x")]
-    assert [(one.cause.code, [follow.code for follow in one.follows]) for one in group(findings)] == [
+    assert [(one.cause.code, [follow.code for follow in one.follows]) for one in group_findings(findings)] == [
         ("a", ["b", "c"]),
         ("d", []),
     ]
@@ -212,14 +211,14 @@ def test_what_follows_stands_under_its_first_cause() -> None:
 
 def test_findings_that_blame_each_other_are_all_reported() -> None:
     findings = [finding("a", "b pod/b"), finding("b", "a pod/a")]
-    reported = [each for one in group(findings) for each in (one.cause, *one.follows)]
+    reported = [each for one in group_findings(findings) for each in (one.cause, *one.follows)]
     assert sorted(each.code for each in reported) == ["a", "b"]
 
 
 async def test_unknown_is_shown_as_unknown_never_as_a_pass() -> None:
     stage = PortalStage()
     unknown = finding("not_readable", severity=Severity.UNKNOWN)
-    stage.services.doctor.last = Report(NOW, "Looked at 1 session.", group([unknown]), unknown=1)
+    stage.services.doctor.last = Report(NOW, "Looked at 1 session.", group_findings([unknown]), unknown=1)
     page = (await stage.browser(ADMIN).get("/admin/doctor")).text
     assert "UNKNOWN" in page
     assert "No problems found" not in page

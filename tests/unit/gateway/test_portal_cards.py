@@ -7,8 +7,8 @@ import pytest
 
 from unit.gateway.portal_stage import BOB, PortalStage, a_session, a_template, running, text_of
 
+# A primary button: its class says nothing else.
 _STANDS_OUT = re.compile(r'<(?:a class="button"|button type="submit" form="act")[^>]*>([^<]+)<')
-"""A primary button: its class says nothing else."""
 ON_DESKTOP = {"url": "https://alice-desktop.vdi.localhost"}
 
 

@@ -5,9 +5,8 @@ from datetime import timedelta
 
 from unit.gateway.component_stage import NOW
 from unit.gateway.portal_stage import ADMIN, PortalStage, text_of
-from vdi.gateway.history.trends import Period, RunTimes, trend
-from vdi.gateway.history.usage import Usage
-from vdi.gateway.portal.charts import HEIGHT, shares, trend_charts
+from vdi.gateway.history.usage import Period, RunTimes, Usage, trend
+from vdi.gateway.portal.history import HEIGHT, shares, trend_charts
 
 RUNS = [
     RunTimes(start=NOW - timedelta(hours=3), gpus=2, queue_seconds=90.0, startup_seconds=2.5),

@@ -7,15 +7,14 @@ import pytest
 
 from unit.gateway.component_stage import NOW
 from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, text_of
-from vdi.gateway.history.component import Past
+from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import read_limits
-from vdi.gateway.portal.history import SIZE, past_row
-from vdi.gateway.portal.timeline import timeline_of
+from vdi.gateway.portal.history import PAGE_SIZE, past_row, timeline_of
 from vdi.gateway.store.history import EndReason, RunRow, SessionRow
 
 
-def past(number: int, user: str = ALICE.email, **run: object) -> Past:
+def past(number: int, user: str = ALICE.email, **run: object) -> SessionHistory:
     created = NOW - timedelta(hours=number)
     row = SessionRow(
         uid=f"uid-{number}",
@@ -29,20 +28,20 @@ def past(number: int, user: str = ALICE.email, **run: object) -> Past:
     )
     ended = created + timedelta(minutes=30)
     one = RunRow(uid=row.uid, start=created, ended=ended, end_reason=EndReason.TIMEOUT, **run)  # type: ignore[arg-type]
-    return Past(row, (one,))
+    return SessionHistory(row, (one,))
 
 
 @pytest.fixture
 def stage() -> PortalStage:
     stage = PortalStage()
-    stage.history.pasts = [past(n) for n in range(SIZE + 20)] + [past(1000, "bob@example.com")]
+    stage.history.pasts = [past(n) for n in range(PAGE_SIZE + 20)] + [past(1000, "bob@example.com")]
     return stage
 
 
 async def test_mine_are_listed_and_read_on_to_the_end(stage: PortalStage) -> None:
     browser = stage.browser()
     first = (await browser.get("/history")).text
-    assert first.count("Time limit reached") == SIZE
+    assert first.count("Time limit reached") == PAGE_SIZE
     where = first.split('rel="next" href="')[1].split('"')[0].replace("&amp;", "&")
     second = (await browser.get(where)).text
     assert second.count("Time limit reached") == 20
@@ -165,7 +164,7 @@ async def test_the_files_of_usage_are_by_what_was_chosen(stage: PortalStage) -> 
 def test_a_row_sums_up_all_runs() -> None:
     one = past(2, queue_seconds=4.0, startup_seconds=2.0)
     again = RunRow(uid="uid-2", start=NOW - timedelta(minutes=90), startup_seconds=3.0, queue_seconds=70.0)
-    row = past_row(Past(one.session, (*one.runs, again)), NOW)
+    row = past_row(SessionHistory(one.session, (*one.runs, again)), NOW)
     assert (row.runs, row.ran, row.waited, row.startup) == (2, "2 h", "1 min", "3.0 s")
 
 

@@ -6,7 +6,7 @@ import pytest
 from support.builders import a_session
 from unit.gateway.portal_stage import ALICE, BOB, PortalStage, text_of
 from vdi.gateway.denied import ActionDenied
-from vdi.session.home_list import HomeClaim
+from vdi.session.homes import HomeClaim
 from vdi.session.naming import user_home_claim_name
 
 MINE, THEIRS = user_home_claim_name(ALICE.email), user_home_claim_name(BOB.email)

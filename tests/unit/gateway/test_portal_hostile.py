@@ -12,19 +12,19 @@ from support.variants import first_of
 from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, a_session, a_template
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
+from vdi.cluster.units import parse_time
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.doctor_runs import Group, Report
-from vdi.gateway.history.component import Past
+from vdi.gateway.doctor import Group, Report
+from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import Limit, Limits
-from vdi.gateway.portal import fragments
-from vdi.gateway.portal.admin.sessions import admin_pieces, overview_pieces
-from vdi.gateway.portal.events import message
+from vdi.gateway.portal import pages
+from vdi.gateway.portal.admin import overview_pieces, sessions_page_pieces
+from vdi.gateway.portal.component import message
+from vdi.gateway.rights import User
 from vdi.gateway.store.audit import Entry
 from vdi.gateway.store.history import EndReason, RunRow, SessionRow
-from vdi.gateway.users import User
-from vdi.session.times import parse_time
 
 HOSTILE = (
     """"><script>alert(1)</script>""",
@@ -179,7 +179,7 @@ def furnish(bad: str) -> PortalStage:
     row = SessionRow(uid="uid-mine", name=bad, namespace=bad, owner=ALICE.email, template=bad, created=at)
     gone = replace(row, uid="u2", ended=at, end_reason=EndReason.ADMIN, ended_by=bad, owner=user)
     run = RunRow(uid="uid-mine", start=at, node=bad, pod=bad, ended=at, end_reason=EndReason.FAILED, end_detail=bad)
-    stage.history.pasts = [Past(row, (run,)), Past(gone, ())]
+    stage.history.pasts = [SessionHistory(row, (run,)), SessionHistory(gone, ())]
     stage.history.report = [usage(ALICE.email), usage(user)]
     stage.audit.rows = [Entry(1, at, bad, bad, bad, bad, bad, bad, bad, {bad: bad})]
     finding = Finding(
@@ -274,16 +274,16 @@ async def test_what_was_typed_and_refused_comes_back_as_text(bad: str) -> None:
 @pytest.mark.parametrize("bad", HOSTILE)
 async def test_no_live_piece_lets_a_field_become_markup_or_another_event(bad: str) -> None:
     stage = furnish(bad)
-    views = [fragments.list_of(here, stage.services, ADMIN) for here in ("desktops", "shared")]
-    views += [fragments.list_of("desktops", stage.services, ALICE)]
+    views = [pages.list_of(here, stage.services, ADMIN) for here in ("desktops", "shared")]
+    views += [pages.list_of("desktops", stage.services, ALICE)]
     for name in ("mine", "waits", "fails"):
-        pieces = fragments.page_of(stage.services, ADMIN, name)
+        pieces = pages.page_of(stage.services, ADMIN, name)
         assert pieces
         views.append(pieces)
     views += [
-        admin_pieces(stage.services, ADMIN, {}),
+        sessions_page_pieces(stage.services, ADMIN, {}),
         overview_pieces(stage.services, ADMIN),
-        fragments.ended_pieces(bad),
+        pages.ended_pieces(bad),
     ]
     for pieces in views:
         for piece in pieces.values():

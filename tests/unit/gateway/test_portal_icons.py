@@ -9,8 +9,8 @@ import pytest
 import vdi.gateway.portal
 from unit.gateway.portal_stage import ADMIN, PortalStage, a_template, running
 from vdi.gateway.settings import Settings, read_settings
-from vdi.gateway.web.icons import icon_problem, icons, shapes, shown_icon
-from vdi.operator.variables import SettingsError
+from vdi.gateway.web.assets import icon_problem, icon_shapes, icons, shown_icon
+from vdi.settings import SettingsError
 
 FOLDER = Path(vdi.gateway.portal.__file__).parent / "icons"
 ROOT = Path(__file__).parents[3]
@@ -59,8 +59,8 @@ async def test_an_icon_by_name_stands_in_the_page_and_cards_without_one_have_the
     stage = PortalStage()
     stage.put(a_template("qgis", icon="map"), a_template("plain"), running(template="qgis"))
     for path in ("/", "/catalogue", "/catalogue/qgis", "/desktops/alice-desktop"):
-        assert shapes("map") in (await stage.browser().get(path)).text
-    assert shapes("desktop") in (await stage.browser().get("/catalogue")).text
+        assert icon_shapes("map") in (await stage.browser().get(path)).text
+    assert icon_shapes("desktop") in (await stage.browser().get("/catalogue")).text
 
 
 async def test_pictures_from_elsewhere_are_shown_and_may_load_only_where_they_are_allowed() -> None:

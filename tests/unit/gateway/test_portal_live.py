@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from support.waiting import PATIENCE, eventually
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_session, a_template, running, settle
-from vdi.gateway.portal import events, fragments
-from vdi.gateway.portal.admin.sessions import admin_pieces
-from vdi.gateway.portal.fragments import ITEM, LIST, Pieces, View, digest, news
-from vdi.gateway.portal.subscriptions import EVERYTHING, STREAMS_PER_USER, session_topic, user_topic
-from vdi.gateway.users import User
-from vdi.session.times import parse_time
+from vdi.cluster.units import parse_time
+from vdi.gateway.portal import component, pages
+from vdi.gateway.portal.admin import sessions_page_pieces
+from vdi.gateway.portal.pages import ITEM, LIST, Pieces, View, digest, news
+from vdi.gateway.rights import User
+from vdi.gateway.subscriptions import EVERYTHING, STREAMS_PER_USER, session_topic, user_topic
 
 ONE, TWO = running("one"), running("two", created="2026-11-20T10:00:00Z")
 
@@ -75,7 +75,7 @@ async def reading(
     async def allowed() -> bool:
         return await stage.people.is_live(person.login_id)
 
-    stream = events.stream_pieces(
+    stream = component.stream_pieces(
         stage.services.subscriptions,
         person,
         topics or {user_topic(person.email)},
@@ -92,7 +92,7 @@ async def reading(
 
 
 def mine(stage: PortalStage, person: User = ALICE) -> View:
-    return partial(fragments.list_of, "desktops", stage.services, person)
+    return partial(pages.list_of, "desktops", stage.services, person)
 
 
 async def test_a_page_that_is_up_to_date_is_reported_only_what_changes(stage: PortalStage) -> None:
@@ -127,7 +127,7 @@ async def test_a_stream_that_is_opened_again_begins_with_what_the_page_shows_now
     stage: PortalStage, monkeypatch: pytest.MonkeyPatch, missed: bool
 ) -> None:
     """What it was loaded with (`seen`) may be what there is, and what a message brought since may not."""
-    monkeypatch.setattr(events, "stream_pieces", partial(events.stream_pieces, look_again=0.01, ask_login=0.01))
+    monkeypatch.setattr(component, "stream_pieces", partial(component.stream_pieces, look_again=0.01, ask_login=0.01))
     now, other = digest(mine(stage)() or {}), digest({})
     seen, last_event_id = (now, other) if missed else (other, now)
     headers = {"Last-Event-ID": last_event_id}
@@ -195,7 +195,7 @@ async def test_what_others_do_with_their_own_wakes_no_one_else(stage: PortalStag
 
 
 async def test_a_share_appears_and_vanishes_by_itself(stage: PortalStage) -> None:
-    shared = partial(fragments.list_of, "shared", stage.services, BOB)
+    shared = partial(pages.list_of, "shared", stage.services, BOB)
     async with reading(stage, shared, person=BOB, look_again=0.01) as reader:
         reported = asyncio.ensure_future(reader.next())
         await settle()
@@ -208,8 +208,8 @@ async def test_a_share_appears_and_vanishes_by_itself(stage: PortalStage) -> Non
 
 async def test_taking_a_share_back_is_reported_to_who_had_it(stage: PortalStage) -> None:
     stage.put(running("one", access=[{"user": "bob@example.com"}]))
-    view = partial(fragments.page_of, stage.services, BOB, "one")
-    async with reading(stage, view, person=BOB, gone=fragments.ended_pieces("one")) as reader:
+    view = partial(pages.page_of, stage.services, BOB, "one")
+    async with reading(stage, view, person=BOB, gone=pages.ended_pieces("one")) as reader:
         reported = asyncio.ensure_future(reader.next())
         await settle()
         stage.put(running("one"))
@@ -221,10 +221,10 @@ async def test_taking_a_share_back_is_reported_to_who_had_it(stage: PortalStage)
 async def test_a_guest_is_never_sent_what_only_the_owner_sees(stage: PortalStage) -> None:
     access = [{"user": "bob@example.com"}, {"user": "secret-guest@example.com"}]
     stage.put(running("one", access=access))
-    pieces = fragments.page_of(stage.services, BOB, "one")
+    pieces = pages.page_of(stage.services, BOB, "one")
     assert pieces
     assert "secret-guest" not in "".join(pieces.values())
-    assert "secret-guest" in "".join((fragments.page_of(stage.services, ALICE, "one") or {}).values())
+    assert "secret-guest" in "".join((pages.page_of(stage.services, ALICE, "one") or {}).values())
 
 
 async def test_a_login_that_has_ended_ends_its_streams(stage: PortalStage) -> None:
@@ -240,7 +240,7 @@ async def test_a_login_that_has_ended_ends_its_streams(stage: PortalStage) -> No
 async def test_a_stream_ends_when_what_its_user_may_see_changes(
     stage: PortalStage, monkeypatch: pytest.MonkeyPatch, view: str, change: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(events, "stream_pieces", partial(events.stream_pieces, look_again=0.01, ask_login=0.01))
+    monkeypatch.setattr(component, "stream_pieces", partial(component.stream_pieces, look_again=0.01, ask_login=0.01))
     answer = asyncio.ensure_future(stage.browser(ADMIN).get(f"/events?view={view}"))
     await eventually(lambda: len(stage.services.subscriptions) == 1, "the stream is open")
     stage.people.by_cookie = {secret: replace(user, **change) for secret, user in stage.people.by_cookie.items()}
@@ -268,7 +268,7 @@ async def test_the_oldest_page_of_a_person_makes_room(stage: PortalStage) -> Non
 
 
 async def test_an_administrators_page_follows_everybody(stage: PortalStage) -> None:
-    view = partial(admin_pieces, stage.services, ADMIN, {"order": "name"})
+    view = partial(sessions_page_pieces, stage.services, ADMIN, {"order": "name"})
     async with reading(stage, view, person=ADMIN, topics={EVERYTHING}) as reader:
         reported = asyncio.ensure_future(reader.next())
         await settle()

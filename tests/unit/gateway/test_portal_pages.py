@@ -4,11 +4,11 @@ import pytest
 
 from support.csrf import csrf_of
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_session, a_template, running, text_of
+from vdi.cluster.units import parse_time
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.history.component import Past
+from vdi.gateway.history.component import SessionHistory
+from vdi.gateway.rights import User
 from vdi.gateway.store.history import EndReason, RunRow, SessionRow
-from vdi.gateway.users import User
-from vdi.session.times import parse_time
 
 SHARED = [{"user": "bob@example.com", "role": "viewer", "expires": "2026-11-20T14:00:00Z"}]
 
@@ -352,7 +352,7 @@ async def test_what_happened_is_reported_and_a_database_that_is_down_is_no_reaso
         created=begun,
     )
     runs = RunRow(uid=row.uid, start=begun, ended=begun, end_reason=EndReason.IDLE, queue_seconds=75.0)
-    stage.history.pasts = [Past(row, (runs,))]
+    stage.history.pasts = [SessionHistory(row, (runs,))]
     page = text_of((await stage.browser().get("/desktops/alice-desktop")).text)
     assert "Idle timeout" in page
     assert "after 1 min in line" in page

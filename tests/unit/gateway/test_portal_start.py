@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from support.waiting import eventually
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, Browser, PortalStage, a_session, a_template, running, text_of
+from vdi.cluster.units import parse_duration, parse_quantity
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.portal import desktops
-from vdi.gateway.portal.start_form import first_choice, offer_of, session_request, sharing_home
-from vdi.gateway.users import User
+from vdi.gateway.portal.catalogue import first_choice, offer_of, session_request, sharing_home
+from vdi.gateway.rights import User
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.request import SessionRequest
-from vdi.session.units import parse_duration, parse_quantity
 
 CPU_ONLY = {"defaultGPU": 0}
 

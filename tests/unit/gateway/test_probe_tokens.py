@@ -11,11 +11,11 @@ from support.clock import FakeClock
 from unit.gateway.component_stage import NOW, ComponentStage
 from unit.gateway.history_stage import open_database, sqlite_url
 from unit.gateway.test_history_internal import Cluster
-from vdi.gateway.login.probe_tokens import TOKEN_LIFETIME, ProbeTokens
+from vdi.gateway.login.token_endpoints import PROBE_TOKEN_LIFETIME, ProbeTokens
 from vdi.gateway.settings import Settings, read_settings
-from vdi.gateway.store.base import Database
+from vdi.gateway.store.database import Database
 from vdi.gateway.token_review import AUDIENCE
-from vdi.operator.variables import SettingsError
+from vdi.settings import SettingsError
 
 ACCOUNT = "system:serviceaccount:vdi-system:vdi-probe"
 
@@ -53,7 +53,7 @@ async def test_the_probe_gets_a_token_that_ends_by_itself(database: Database) ->
     assert (user.email, user.groups, user.admin) == ("vdi-probe@vdi.invalid", frozenset(), False)
     await stage.logins.follow_users({})
     assert await stage.logins.person_by_token(answer.json()["token"]) is not None, "it is no local user's"
-    stage.clock.forward(seconds=TOKEN_LIFETIME.total_seconds() + 1)
+    stage.clock.forward(seconds=PROBE_TOKEN_LIFETIME.total_seconds() + 1)
     assert await stage.logins.person_by_token(answer.json()["token"]) is None
 
 

@@ -10,7 +10,7 @@ from support.hostile_server import DEEP
 from unit.gateway.api_stage import BOB, ROOT, RUNNING, ApiStage
 from unit.gateway.probe_agent import FIGURES, MARK, STATE, agent
 from vdi.gateway.probing import MOST
-from vdi.session.desktop_tokens import KEY_SECRET
+from vdi.session.credentials import KEY_SECRET
 
 ONE = "/api/v1/sessions/alice-desktop/probe"
 

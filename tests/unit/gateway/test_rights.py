@@ -8,9 +8,19 @@ from hypothesis import strategies as st
 
 from support.builders import a_session, a_template
 from vdi.api.session import Role, VDISession
-from vdi.gateway.rights import Action, access_ends, knows_of, may_use, refusal, role_in
-from vdi.gateway.users import User, normal_groups, normal_user, same_user
-from vdi.session.times import format_time
+from vdi.cluster.units import format_time
+from vdi.gateway.rights import (
+    Action,
+    User,
+    access_ends,
+    knows_of,
+    may_use,
+    normal_groups,
+    normal_user,
+    refusal,
+    role_in,
+    same_user,
+)
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 ALICE, BOB, EVE = (f"{name}@example.com" for name in ("alice", "bob", "eve"))

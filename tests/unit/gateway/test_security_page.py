@@ -9,13 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "design" / "attacks.md"
+# What has to be refused before this way in may be shown to anybody.
 ATTACKS = (
     "token of another session", "other host", "expired", "not yet valid", "wrong algorithm", "none", "tampered",
     "replayed ticket", "stolen cookie on another host", "forged X-Forwarded-*", "path tricks", "header smuggling",
     "open redirect", "CSRF on every form", "XSS in every name a user controls", "session fixation",
     "user enumeration", "login flood", "oversize bodies", "slow clients",
 )  # fmt: skip
-"""What has to be refused before this way in may be shown to anybody."""
 
 
 def rows() -> dict[str, tuple[str, list[str]]]:

@@ -10,7 +10,7 @@ import pytest
 from unit.gateway.history_stage import at, open_database, sqlite_url
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.store.audit import Act, Audit, NotAuditedError, audit, came_from, enders
-from vdi.gateway.store.base import Database
+from vdi.gateway.store.database import Database
 
 ACT = Act(
     actor="root@example.com",

@@ -17,7 +17,7 @@ from sqlalchemy.types import TypeEngine
 from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of, sqlite_url
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.backup import NOT_BROUGHT_BACK, BackupError, load, main, save
-from vdi.gateway.store.base import Database, Instant, metadata
+from vdi.gateway.store.database import Database, Instant, metadata
 from vdi.gateway.store.migrations import UnknownRevisionError, import_tables, upgrade
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, Stateme
 
 from support.waiting import PATIENCE, eventually
 from unit.gateway.history_stage import sqlite_url
-from vdi.gateway.store.base import Database, DatabaseUnavailableError, DatabaseUrlError, Instant
+from vdi.gateway.store.database import Database, DatabaseUnavailableError, DatabaseUrlError, Instant
 
 things = Table(
     "things",

@@ -10,7 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from unit.gateway.history_stage import sqlite_url
-from vdi.gateway.store.base import Database, metadata
+from vdi.gateway.store.database import Database, metadata
 from vdi.gateway.store.migrations import FOLDER, UnknownRevisionError, import_tables, upgrade
 
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from unit.gateway.portal_stage import ADMIN, BOB, PortalStage, a_template, running
+from vdi.gateway.rights import User
 from vdi.gateway.thumbnails import MAX_SIDE, MOST, jpeg_size
-from vdi.gateway.users import User
 
 PATH = "/desktops/alice-desktop/thumbnail"
 EVE = User("eve@example.com", "Eve", login_id="login-eve")

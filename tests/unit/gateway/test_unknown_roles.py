@@ -27,7 +27,7 @@ from unit.gateway.edge_stage import (
 from unit.gateway.portal_stage import PortalStage, running, text_of
 from vdi.api.session import GuestRole, Role
 from vdi.gateway.store.grants import GrantStore, grants
-from vdi.session.selkies_tokens import grant_token
+from vdi.session.credentials import grant_token
 
 HOST = SETTINGS.host("alice-desktop")
 EDGE_PAGES = ("/.vdi/transport", "/.vdi/wait", "/.vdi/open", "/.vdi/events", "/api/turn")

@@ -9,9 +9,9 @@ from unit.gateway.user_addresses import HIDDEN, ORDINARY, UNDECIDABLE
 from vdi.api.session import GuestRole
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.guests import add_guest, remove_guest
+from vdi.gateway.rights import check_address
 from vdi.gateway.settings import read_settings
-from vdi.gateway.users import check_address
-from vdi.operator.variables import SettingsError
+from vdi.settings import SettingsError
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 

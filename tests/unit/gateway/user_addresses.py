@@ -1,5 +1,6 @@
 """Addresses of people, and what only looks like one."""
 
+# The API server refuses these too (tests/cluster/test_crd_refusals.py).
 HIDDEN = {
     "control": "bob\x07@example.com",
     "delete": "bob\x7f@example.com",
@@ -19,14 +20,13 @@ HIDDEN = {
     "grapheme joiner": "bob\u034f@example.com",
     "replacement": "bob\ufffd@example.com",
 }
-"""The API server refuses these too (tests/cluster/test_crd_refusals.py)."""
+# These it cannot tell, or never gets.
 UNDECIDABLE = {
     "lone surrogate": "bob\ud800@example.com",
     "unassigned": "bob\u0378@example.com",
     "not NFC": "zoe\u0308@example.com",
     "Kelvin sign": "\u212aim@example.com",
 }
-"""These it cannot tell, or never gets."""
 ORDINARY = (
     "alice@example.com",
     "first.last+tag@sub.example.co.uk",

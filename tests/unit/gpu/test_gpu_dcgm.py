@@ -12,9 +12,9 @@ from aiohttp import web
 
 from unit.gpu.gpu_states import a_node, configured
 from unit.kube.kube_fake_api import fake_api, refusal, status
-from vdi.cli.gpu.page import status_data, status_lines
-from vdi.gpu import measure as measuring
-from vdi.gpu.measure import measure
+from vdi.cli.gpu import status_data, status_lines
+from vdi.gpu import cluster as measuring
+from vdi.gpu.cluster import measure
 from vdi.gpu.sharing.dcgm import BadPageError, Gpu, GpuMeasurements, read_page
 from vdi.kube.config import ClusterConfig
 from vdi.kube.transport import Client

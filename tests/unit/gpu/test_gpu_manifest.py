@@ -6,7 +6,7 @@ import yaml
 
 from unit.gpu.gpu_states import EIGHT, configured
 from unit.gpu.test_gpu_sharing import MISSION
-from vdi.gpu.sharing.manifest import render_files
+from vdi.gpu.sharing.plan import render_files
 
 FOLDER = Path(__file__).parents[3] / "manifests"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vdi.gpu.products import lacks_encoder
+from vdi.gpu.sharing.state import lacks_encoder
 
 
 @pytest.mark.parametrize(

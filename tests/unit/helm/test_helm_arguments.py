@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from vdi.helm.arguments import Change, Values, take_back_fields, template, uninstall, upgrade
-from vdi.helm.binary import Helm, find_helm, parse_version
-from vdi.helm.errors import HelmUnavailable
-from vdi.helm.place import Place
+from vdi.helm.arguments import Change, Place, Values, take_back_fields, template, uninstall, upgrade
+from vdi.helm.errors import HelmUnavailableError
+from vdi.helm.run import Helm, find_helm, parse_version
 
 HELM3, HELM4 = Helm(Path("/h3"), (3, 22, 0)), Helm(Path("/h4"), (4, 3, 1))
 PLACE = Place("kasm", Path("/k"), "there")
@@ -89,17 +88,17 @@ def test_the_helm_that_is_named_or_the_one_in_path(tmp_path: Path, monkeypatch: 
 )
 def test_a_helm_that_is_of_no_use(tmp_path: Path, version: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HELM_DRIVER", raising=False)
-    with pytest.raises(HelmUnavailable, match=said):
+    with pytest.raises(HelmUnavailableError, match=said):
         find_helm(script(tmp_path / "helm", version))
 
 
 def test_no_helm_at_all_says_where_it_is_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HELM_DRIVER", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(HelmUnavailable, match=r"helm is not in PATH.*--helm"):
+    with pytest.raises(HelmUnavailableError, match=r"helm is not in PATH.*--helm"):
         find_helm()
-    with pytest.raises(HelmUnavailable, match="is not a program"):
+    with pytest.raises(HelmUnavailableError, match="is not a program"):
         find_helm(tmp_path / "nothing")
     monkeypatch.setenv("HELM_DRIVER", "sql")
-    with pytest.raises(HelmUnavailable, match="HELM_DRIVER is 'sql'"):
+    with pytest.raises(HelmUnavailableError, match="HELM_DRIVER is 'sql'"):
         find_helm()

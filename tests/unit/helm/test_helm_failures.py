@@ -2,8 +2,8 @@
 
 import pytest
 
-from vdi.helm.failures import explain_failure
-from vdi.helm.watch import NotReady, with_reasons
+from vdi.helm.errors import explain_failure
+from vdi.helm.run import NotReady, with_reasons
 
 SAID = [
     (
@@ -44,6 +44,7 @@ SAID = [
 ]
 
 
+# What helm says clearly enough.
 OWN_WORDS = [
     (
         "Error: values don't meet the specifications of the schema(s) in the following chart(s):\n"
@@ -60,7 +61,6 @@ OWN_WORDS = [
     ),
     ('Error: UPGRADE FAILED: "vdi" has no deployed releases', "has no deployed releases"),
 ]
-"""What helm says clearly enough."""
 
 
 @pytest.mark.parametrize(("said", "words"), OWN_WORDS)

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from support.waiting import eventually
-from vdi.helm.binary import Helm
-from vdi.helm.errors import HelmFailed, HelmInterrupted
-from vdi.helm.run import STOPPING, run_helm
+from vdi.helm.errors import HelmFailedError, HelmInterruptedError
+from vdi.helm.run import STOPPING, Helm, run_helm
 
 
 def helm(folder: Path, body: str) -> Helm:
@@ -33,7 +32,7 @@ async def test_helm_goes_where_we_have_looked(tmp_path: Path, monkeypatch: pytes
 
 
 async def test_a_failure_is_in_words(tmp_path: Path) -> None:
-    with pytest.raises(HelmFailed, match="helm upgrade: release: not found") as error:
+    with pytest.raises(HelmFailedError, match="helm upgrade: release: not found") as error:
         await run_helm(helm(tmp_path, "echo 'Error: release: not found' >&2; exit 1"), ["upgrade", "x"])
     assert error.value.failure.code == "Unknown"
 
@@ -52,7 +51,7 @@ async def test_ctrl_c_is_handed_on_and_waited_for(tmp_path: Path) -> None:
     running = asyncio.create_task(run_helm(stand_in, ["upgrade"], say=said.append))
     await until(tmp_path / "up")
     os.kill(os.getpid(), signal.SIGINT)
-    with pytest.raises(HelmInterrupted):
+    with pytest.raises(HelmInterruptedError):
         await running
     assert (tmp_path / "undone").exists() and said == [STOPPING]
     assert signal.getsignal(signal.SIGINT) is before
@@ -65,7 +64,7 @@ async def test_the_second_ctrl_c_ends_it(tmp_path: Path) -> None:
     os.kill(os.getpid(), signal.SIGINT)
     await eventually(lambda: said == [STOPPING], "the first Ctrl-C is noticed")
     os.kill(os.getpid(), signal.SIGINT)
-    with pytest.raises(HelmInterrupted):
+    with pytest.raises(HelmInterruptedError):
         await running
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from vdi.helm.watch import Watch, stop_telling
+from vdi.cluster.objects import Event, Pod
+from vdi.helm.run import Watch, stop_telling
 from vdi.kube.errors import Forbidden
 from vdi.kube.resource import EVENTS, PODS, Resource
-from vdi.session.observed import Event, Pod
 
 META = {"name": "x", "namespace": "kasm", "uid": "u"}
 

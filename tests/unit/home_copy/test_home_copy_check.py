@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import a_template
-from vdi.home_copy.check import ArchiveCheck, BadArchiveError
+from vdi.home_copy.archive import ArchiveCheck, BadArchiveError
 from vdi.home_copy.pod import MOUNT, CopyRefusedError, build_copy_pod, choose_template, held, unpack_script
 
 

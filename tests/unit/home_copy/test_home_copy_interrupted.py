@@ -15,7 +15,7 @@ from vdi.home_copy.pod import CopyRun
 from vdi.kube.resource import CLAIMS, Resource
 from vdi.kube.transport import Client
 from vdi.session.homes import NO_HOMES, resolve_home
-from vdi.session.identity import Identity
+from vdi.session.naming import Identity
 
 ALICE = "alice@example.com"
 CAD = a_template("cad", resources={"defaultGPU": 0})

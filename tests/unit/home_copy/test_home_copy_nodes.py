@@ -7,11 +7,11 @@ import pytest
 
 from support.builders import GPU, a_node, a_template
 from support.clock import FakeClock
+from vdi.cluster.objects import Node
 from vdi.home_copy.archive import find_nodes
 from vdi.home_copy.pod import CopyRefusedError, CopyRun, build_copy_pod
 from vdi.kube.resource import DEPLOYMENTS, NODES, Resource
 from vdi.kube.transport import Client
-from vdi.session.observed import Node
 
 CAD = a_template("cad", resources={"defaultGPU": 1})
 SHARED = "nvidia.com/gpu.shared"

@@ -9,9 +9,9 @@ from vdi.kasm.generations.a import A
 from vdi.kasm.generations.b import B
 from vdi.kasm.generations.c import C
 from vdi.kasm.generations.model import SIZES
-from vdi.kasm.values.profiles import CHART, PROFILES
-from vdi.kasm.values.render import Ingress, InstallOptions, entries, nested
+from vdi.kasm.values.render import CHART, PROFILES, Ingress, InstallOptions, entries, nested
 
+# Values as people write them who know other charts: little of it is read by any chart of Kasm's.
 TUTORIAL = """
 global:
   hostname: kasm.example.com
@@ -29,7 +29,6 @@ kasmManager:
 kasmApi:
   resources: {requests: {cpu: 250m, memory: 512Mi}, limits: {cpu: 500m, memory: 1Gi}}
 """
-"""Values as people write them who know other charts: little of it is read by any chart of Kasm's."""
 
 names = st.from_regex(r"[a-z]([-a-z0-9]{0,18}[a-z0-9])?", fullmatch=True)
 hosts = st.builds(lambda one, two: f"{one}.{two}.example.com", names, names)

@@ -16,10 +16,8 @@ from vdi.kasm.generations.b import B
 from vdi.kasm.generations.c import C
 from vdi.kasm.generations.model import ALWAYS, Generation, ValueKeys, Version
 from vdi.kasm.preflight.needs import plan_of_values
-from vdi.kasm.value_paths import set_at
 from vdi.kasm.values.check import Code, Subject, check_values
-from vdi.kasm.values.profiles import NODE_8GB
-from vdi.kasm.values.render import InstallOptions, render
+from vdi.kasm.values.render import NODE_8GB, InstallOptions, render, set_at
 
 REPLICATED = ("kasmProxy", "kasmApi", "kasmManager", "kasmGuac", "rdpGateway", "rdpHttpsGateway", "kasmShare")
 GOOD = {

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from support.web_server import serve_app
-from vdi.kasm.collect.outside import ask, probe, read_tools, resolve
+from vdi.kasm.collect import ask, probe, read_tools, resolve
 
 
 class Server:
@@ -94,7 +94,7 @@ def test_waiting_for_a_silent_address_has_an_end(monkeypatch: pytest.MonkeyPatch
     async def never(*_: Any, **__: Any) -> None:
         await asyncio.sleep(3600)
 
-    monkeypatch.setattr("vdi.kasm.collect.outside.asyncio.open_connection", never)
-    monkeypatch.setattr("vdi.kasm.collect.outside._CONNECT_SECONDS", 0.01)
+    monkeypatch.setattr("vdi.kasm.collect.asyncio.open_connection", never)
+    monkeypatch.setattr("vdi.kasm.collect._CONNECT_SECONDS", 0.01)
     (found,) = asyncio.run(probe([("192.0.2.1", 443)]))
     assert found.outcome == "silent"

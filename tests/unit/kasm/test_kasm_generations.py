@@ -2,6 +2,7 @@
 
 import pytest
 
+from vdi.cluster.units import parse_quantity
 from vdi.kasm.generations import (
     ALL,
     by_letter,
@@ -16,7 +17,6 @@ from vdi.kasm.generations.a import A
 from vdi.kasm.generations.b import B
 from vdi.kasm.generations.c import C
 from vdi.kasm.generations.model import SIZES, Generation
-from vdi.session.units import parse_quantity
 
 GENERATIONS = pytest.mark.parametrize("generation", ALL, ids=lambda each: each.letter)
 

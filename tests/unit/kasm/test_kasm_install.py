@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from vdi.helm.arguments import Change, Values
-from vdi.helm.place import Place
+from vdi.helm.arguments import Change, Place, Values
 from vdi.kasm.generations.a import A
 from vdi.kasm.generations.b import B
 from vdi.kasm.generations.c import C
 from vdi.kasm.install import after_failure, source_of, version_in_folder
-from vdi.kasm.value_paths import merged
+from vdi.kasm.values.render import merged
 
 
 def test_each_generation_s_chart_is_found_where_it_is_published() -> None:

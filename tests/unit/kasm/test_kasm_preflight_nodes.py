@@ -19,7 +19,7 @@ from unit.kasm.preflight_site import (
 )
 from vdi.findings.model import Severity, worst
 from vdi.kasm.preflight.checks import run_checks
-from vdi.kasm.value_paths import set_at
+from vdi.kasm.values.render import set_at
 
 
 @pytest.mark.parametrize("generation", ["A", "B", "C"])

@@ -9,8 +9,7 @@ from unit.kasm.preflight_site import DENIED
 from unit.kasm.validate_site import HOST, a_kasm, an_ingress, broken, dropped, edited, line_of, not_passing
 from vdi.findings.model import Severity
 from vdi.kasm.preflight.facts import Answer
-from vdi.kasm.validate.checks import validate
-from vdi.kasm.validate.workloads import Release, state_of
+from vdi.kasm.validate import Release, state_of, validate
 
 LETTERS = ["A", "B", "C"]
 

@@ -12,8 +12,20 @@ from vdi.kasm.generations.b import B
 from vdi.kasm.generations.c import C
 from vdi.kasm.generations.model import resources
 from vdi.kasm.values.check import Subject, check_values
-from vdi.kasm.values.profiles import CHART, NODE_4GB, NODE_8GB, PROFILES, Profile, profile_of
-from vdi.kasm.values.render import BadOptionsError, Ingress, InstallOptions, check, entries, render
+from vdi.kasm.values.render import (
+    CHART,
+    NODE_4GB,
+    NODE_8GB,
+    PROFILES,
+    BadOptionsError,
+    Ingress,
+    InstallOptions,
+    Profile,
+    check,
+    entries,
+    profile_of,
+    render,
+)
 
 HOST = "kasm.example.com"
 

@@ -11,8 +11,7 @@ from vdi.kasm.generations.c import C
 from vdi.kasm.preflight.checks import run_checks
 from vdi.kasm.preflight.facts import Facts, Probe, Resolution
 from vdi.kasm.preflight.needs import plan_of_values
-from vdi.kasm.values.profiles import CHART, NODE_4GB, NODE_8GB, Profile
-from vdi.kasm.values.render import Ingress, InstallOptions
+from vdi.kasm.values.render import CHART, NODE_4GB, NODE_8GB, Ingress, InstallOptions, Profile
 
 MACHINES = {
     NODE_4GB.name: ("2", "3900Mi"),  # what Linux leaves of 4 GB

@@ -9,8 +9,7 @@ from unit.kasm.preflight_site import GENERATIONS
 from vdi.findings.model import Finding, Severity
 from vdi.kasm.generations.model import Component, Generation
 from vdi.kasm.preflight.facts import Answer
-from vdi.kasm.validate.checks import validate
-from vdi.kasm.validate.workloads import Installation, Release
+from vdi.kasm.validate import Installation, Release, validate
 
 Object = dict[str, Any]
 HOST = "kasm.example.com"

@@ -15,9 +15,8 @@ from vdi.kube import errors
 from vdi.kube.apply import Applier
 from vdi.kube.errors import Conflict
 from vdi.kube.managed_fields import FieldOwnershipReader
-from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
-from vdi.kube.transport import Client
+from vdi.kube.transport import NO_RETRY, Client
 from vdi.kube.watch import Reflector
 
 

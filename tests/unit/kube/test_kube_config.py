@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from vdi.kube import config_loading
-from vdi.kube.config_loading import load_config
+from vdi.kube import config
+from vdi.kube.config import load_config
 from vdi.kube.errors import ConfigError
 
 
@@ -61,7 +61,7 @@ def test_several_files_are_merged_and_the_first_wins(tmp_path: Path, monkeypatch
 def test_in_a_pod_the_service_account_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in (("token", "secret"), ("ca.crt", "PEM"), ("namespace", "kasm\n")):
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(config_loading, "SERVICE_ACCOUNT", tmp_path)
+    monkeypatch.setattr(config, "SERVICE_ACCOUNT", tmp_path)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "6443")
     found = load_config()

@@ -13,8 +13,7 @@ from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.kube import events
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
-from vdi.kube.retry import NO_RETRY
-from vdi.kube.transport import Client
+from vdi.kube.transport import NO_RETRY, Client
 
 ABOUT = ObjectReference("example.org/v1", "Thing", "a", "uid-a", "ns")
 

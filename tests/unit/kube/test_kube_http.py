@@ -22,8 +22,7 @@ from vdi.kube.config import ClusterConfig
 from vdi.kube.connections import HttpClient, Target, _Turns, ask_once
 from vdi.kube.errors import ConfigError, ConnectionFailed, StreamSilent, UnexpectedAnswer
 from vdi.kube.http import BUFFER, BUFFERED, Connection, HttpError
-from vdi.kube.retry import NO_RETRY
-from vdi.kube.transport import PAGE_SIZE, Client
+from vdi.kube.transport import NO_RETRY, PAGE_SIZE, Client
 
 GET = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
 SHORT = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

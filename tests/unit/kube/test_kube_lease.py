@@ -19,8 +19,7 @@ from unit.kube.kube_lease_world import LeaseSimulation
 from unit.kube.kube_things import THINGS, Thing, requested
 from vdi.kube.errors import ConnectionFailed, Forbidden, NotLeader
 from vdi.kube.lease import DEFAULT_LEASE_TIMING, Elector
-from vdi.kube.retry import NO_RETRY
-from vdi.kube.transport import Client
+from vdi.kube.transport import NO_RETRY, Client
 
 TIMING = DEFAULT_LEASE_TIMING
 ACTIONS = ("tick", "tick", "begin", "begin", "execute", "execute", "deliver", "deliver", "deliver", "lose", "stray")

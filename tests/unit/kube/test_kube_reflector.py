@@ -14,9 +14,8 @@ from support.waiting import PATIENCE, eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from unit.kube.kube_things import THINGS, Journal, Thing, a_thing
 from vdi.kube.errors import ConnectionFailed, Forbidden, NotFound
-from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
-from vdi.kube.transport import PAGE_SIZE, Client
+from vdi.kube.transport import NO_RETRY, PAGE_SIZE, Client
 from vdi.kube.watch import Reflector, WatchTiming
 
 QUICK = WatchTiming(read_deadline=5, backoff=0.005, backoff_cap=0.02)

@@ -15,14 +15,12 @@ from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi
 from unit.kube.kube_pki import Authority
 from unit.kube.kube_things import THINGS, Thing
-from vdi.kube.config import ClusterConfig
-from vdi.kube.config_loading import load_config
+from vdi.kube.config import ClusterConfig, load_config
 from vdi.kube.connections import Target
 from vdi.kube.errors import ConfigError, ConnectionFailed
 from vdi.kube.http import BUFFER, Connection
-from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
-from vdi.kube.transport import Client
+from vdi.kube.transport import NO_RETRY, Client
 from vdi.kube.watch import Reflector
 
 

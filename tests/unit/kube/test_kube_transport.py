@@ -16,8 +16,7 @@ from unit.kube.kube_things import THINGS, Thing, requested
 from vdi.kube import errors
 from vdi.kube.clock import Clock
 from vdi.kube.resource import PODS
-from vdi.kube.retry import NO_RETRY, RetryPolicy
-from vdi.kube.transport import PAGE_SIZE, Client
+from vdi.kube.transport import NO_RETRY, PAGE_SIZE, Client, RetryPolicy
 
 
 @asynccontextmanager

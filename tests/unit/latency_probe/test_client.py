@@ -11,11 +11,11 @@ from aiohttp import web
 from websockets.asyncio.client import connect
 
 from unit.latency_probe.selkies_stream import Encoder
-from vdi.devcluster.pki import authority
+from vdi.devcluster.credentials import authority
 from vdi.http_client import unverified
 from vdi.latency_probe import client
 from vdi.latency_probe.client import DesktopAccess, StageError, probe
-from vdi.latency_probe.mark import Mark
+from vdi.latency_probe.measurements import Mark
 
 HOST = "alice.vdi.localhost"
 MARK = Mark(x=0, y=0, size=48, width=128, height=64, flip=11, play=12, play_seconds=0.5)
@@ -26,19 +26,19 @@ class Desktop:
     """A desktop's host: the access in, and Selkies."""
 
     enter: int = 302
+    # Status of a handshake that is refused.
     handshake: int = 0
-    """Status of a handshake that is refused."""
     kill: str = ""
+    # A message that is too large.
     large: bool = False
-    """A message that is too large."""
+    # No picture.
     silent: bool = False
-    """No picture."""
+    # A picture that follows no key.
     still: bool = False
-    """A picture that follows no key."""
+    # Frames that are numbered and not sent, after each flip.
     skip: int = 0
-    """Frames that are numbered and not sent, after each flip."""
+    # How often the host answers that Traefik does not lead to the desktop yet.
     unrouted: int = 0
-    """How often the host answers that Traefik does not lead to the desktop yet."""
     seen: list[str] = field(default_factory=list)
 
     async def health(self, request: web.Request) -> web.Response:

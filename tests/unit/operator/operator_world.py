@@ -9,17 +9,15 @@ import msgspec
 from support.clock import FakeClock
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
+from vdi.cluster.objects import Node, PersistentVolume
+from vdi.cluster.units import format_time
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
 from vdi.kube.queue import Controller
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
-from vdi.operator.caches import Caches
-from vdi.operator.context import ClusterContext
-from vdi.session.capacity import PersistentVolume
+from vdi.operator.caches import Caches, ClusterContext
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.observed import Node
-from vdi.session.times import format_time
 
 T = TypeVar("T")
 NAMESPACE = "vdi-sessions"

@@ -15,9 +15,9 @@ from support.web_server import serve_app
 from unit.operator.operator_world import NAMESPACE, START, OperatorWorld
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.operator.activity import Agents
-from vdi.session.notices import Notice
-from vdi.session.observed import Pod, Secret
+from vdi.cluster.objects import Pod, Secret
+from vdi.operator.agents import Agents
+from vdi.session.alerts import Notice
 
 KEY = (NAMESPACE, "alice")
 

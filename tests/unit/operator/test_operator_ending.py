@@ -8,20 +8,18 @@ import pytest
 
 from unit.operator.operator_world import NAMESPACE, START, OperatorWorld
 from vdi.api.session import VDISession
+from vdi.cluster.objects import Pod
+from vdi.cluster.units import format_time
 from vdi.kube.errors import Conflict
 from vdi.kube.transport import Client
-from vdi.operator.build import Builder
-from vdi.operator.cleanup import Cleanup
+from vdi.operator.children import Builder, Cleanup
 from vdi.operator.controllers.session import Dependencies, SessionController
-from vdi.operator.hosts import Hosts
-from vdi.operator.ports import CapacityQueue, Desktops, Pools
-from vdi.operator.reservations import Reservations
-from vdi.operator.session_events import SessionEvents
-from vdi.operator.uncertain_creates import UncertainCreates
+from vdi.operator.owned_resources import UncertainCreates
+from vdi.operator.queue_positions import CapacityQueue, Desktops, Pools
+from vdi.operator.reservations import Hosts, Reservations
+from vdi.operator.status import SessionEvents
 from vdi.session.decide import Observed
-from vdi.session.identity import FINALIZER
-from vdi.session.observed import Pod
-from vdi.session.times import format_time
+from vdi.session.naming import FINALIZER
 
 KEY = (NAMESPACE, "alice")
 

@@ -17,11 +17,11 @@ from support.variants import first_of
 from support.waiting import PATIENCE
 from vdi.kube.errors import ConnectionFailed, Forbidden
 from vdi.kube.resource import LEASES, PODS
-from vdi.operator import http_server
+from vdi.operator import health
 from vdi.operator.caches import Caches
 from vdi.operator.health import STALE, Health
 from vdi.operator.metrics import Metrics
-from vdi.operator.metrics_token import MetricsToken
+from vdi.process import MetricsToken
 
 FORBIDDEN = Forbidden(403, "Forbidden", "pods is forbidden: cannot watch", request="WATCH /api/v1/pods")
 
@@ -176,7 +176,7 @@ async def test_head_has_no_body(sight: Sight) -> None:
         (get("/healthz/"), 404),
         (get("/healthz", "POST"), 405),
         (b"\x16\x03\x01\x02\x00 not HTTP at all\r\n\r\n", 404),
-        (b"GET /" + b"a" * http_server.LONGEST_REQUEST, 431),
+        (b"GET /" + b"a" * health.LONGEST_REQUEST, 431),
     ],
 )
 async def test_nonsense_is_refused_in_words(sight: Sight, request_: bytes, status: int) -> None:
@@ -186,7 +186,7 @@ async def test_nonsense_is_refused_in_words(sight: Sight, request_: bytes, statu
 
 
 async def test_who_says_nothing_is_cut_off(sight: Sight, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "REQUEST_TIMEOUT", 0.02)
+    monkeypatch.setattr(health, "REQUEST_TIMEOUT", 0.02)
     async with sight.health.serve("127.0.0.1", 0) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /heal")

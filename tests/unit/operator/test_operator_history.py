@@ -13,7 +13,7 @@ from support.web_server import serve_app
 from unit.operator.operator_world import NAMESPACE, OperatorWorld
 from vdi.api.session import VDISession
 from vdi.kube.queue import Result
-from vdi.operator.history import PAUSE, EndReports
+from vdi.operator.end_reports import PAUSE, EndReports
 
 KEY = (NAMESPACE, "alice")
 DELETED = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)

@@ -10,20 +10,18 @@ from prometheus_client import generate_latest
 from unit.operator.operator_world import NAMESPACE, OperatorWorld
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import VDISession
+from vdi.cluster.objects import HostReservation, Pod
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
-from vdi.operator.hosts import Hosts
 from vdi.operator.metrics import Metrics
 from vdi.operator.observe import Observer
 from vdi.operator.release_keys import ReleaseKey
-from vdi.operator.reservations import Reservations, home_reservation
+from vdi.operator.reservations import Hosts, Reservations, home_reservation
 from vdi.operator.watch_handlers import WatchHandlers
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import decide
 from vdi.session.homes import home_names
-from vdi.session.hosts import build_reservation
-from vdi.session.identity import SESSIONS_NAMESPACE, assigned_namespace
-from vdi.session.observed import HostReservation, Pod
+from vdi.session.naming import SESSIONS_NAMESPACE, assigned_namespace, build_reservation
 
 LAB = "lab"
 _OLD, _YOUNG = "2026-11-20T07:00:00Z", "2026-11-20T09:00:00Z"

@@ -9,17 +9,15 @@ import pytest
 from unit.operator.operator_world import NAMESPACE, OperatorWorld
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.operator.hosts import Hosts
+from vdi.cluster.objects import Event, HostReservation, Node, PersistentVolumeClaim, Pod, Route, Secret
 from vdi.operator.observe import Observer
 from vdi.operator.release_keys import ReleaseKey
-from vdi.operator.reservations import Reservations, home_reservation
+from vdi.operator.reservations import Hosts, Reservations, home_reservation
 from vdi.operator.watch_handlers import WatchHandlers
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import host_taken
 from vdi.session.homes import home_names
-from vdi.session.hosts import build_reservation
-from vdi.session.naming import host_label
-from vdi.session.observed import Event, HostReservation, Node, PersistentVolumeClaim, Pod, Route, Secret
+from vdi.session.naming import build_reservation, host_label
 
 KEY = b"k" * 32
 

@@ -7,14 +7,13 @@ import pytest
 
 from unit.operator.operator_world import NAMESPACE
 from unit.operator.test_operator_queueing import QueueWorld
+from vdi.cluster.objects import PersistentVolume, PersistentVolumeClaim, Pod
 from vdi.kube.errors import Forbidden
 from vdi.kube.transport import Client
-from vdi.operator.context import ClusterContext
-from vdi.operator.placeholders import PLACEHOLDERS, Placeholders
+from vdi.operator.caches import ClusterContext
+from vdi.operator.controllers.placeholders import PLACEHOLDERS, Placeholders
 from vdi.session.autoscaling import AutoscalerEvent, AutoscalingSettings
-from vdi.session.capacity import PersistentVolume
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.observed import PersistentVolumeClaim, Pod
 
 PLACE = "vdi-placeholders"
 

@@ -15,22 +15,19 @@ from support.waiting import PATIENCE, eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from unit.operator.operator_world import NAMESPACE as NS
 from unit.operator.operator_world import OperatorWorld
+from vdi.cluster.objects import Pod, Secret
 from vdi.kube.errors import ConnectionFailed, ServerError
 from vdi.kube.resource import PODS
-from vdi.kube.retry import NO_RETRY
 from vdi.kube.store import Store
-from vdi.kube.transport import Client
-from vdi.operator.controllers.pool import PoolController
-from vdi.operator.owned_resources import OwnedResource
-from vdi.operator.pool_desktops import PoolDesktops
+from vdi.kube.transport import NO_RETRY, Client
+from vdi.operator.controllers.pool import PoolController, PoolDesktops
+from vdi.operator.owned_resources import OwnedResource, UncertainCreates
 from vdi.operator.pools import Pools
 from vdi.operator.release_keys import ReleaseKey
-from vdi.operator.uncertain_creates import UncertainCreates
 from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.credentials import derive_pool_tokens
 from vdi.session.decide import Observed
-from vdi.session.desktop_tokens import derive_pool_tokens
 from vdi.session.effective import Blocked, Desktop, resolve
-from vdi.session.observed import Pod, Secret
 from vdi.session.pool import fingerprint
 
 SETTINGS = ClusterSettings()

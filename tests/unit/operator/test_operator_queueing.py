@@ -9,18 +9,17 @@ import pytest
 
 from unit.operator.operator_world import NAMESPACE, OperatorWorld
 from vdi.api.session import VDISession
+from vdi.cluster.capacity import Demand
+from vdi.cluster.objects import ForeignPod, Node, PersistentVolume, PersistentVolumeClaim, Pod
+from vdi.cluster.units import format_time
 from vdi.gateway.queue_message import queue_message
 from vdi.gateway.web.template_filters import local_times
-from vdi.operator.ports import Waiting
+from vdi.operator.queue_positions import Waiting
 from vdi.operator.queueing import QueueManager
 from vdi.session.autoscaling import NodeRequest
-from vdi.session.capacity import ForeignPod, PersistentVolume
-from vdi.session.capacity_matching import Demand
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
-from vdi.session.identity import USER_ANNOTATION
-from vdi.session.observed import Node, PersistentVolumeClaim, Pod
-from vdi.session.times import format_time
+from vdi.session.naming import USER_ANNOTATION
 
 GPU = "nvidia.com/gpu"
 

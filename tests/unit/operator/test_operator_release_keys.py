@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
-from vdi.kube.retry import NO_RETRY
-from vdi.kube.transport import Client
+from vdi.kube.transport import NO_RETRY, Client
 from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY, ReleaseKey
 
 NAMESPACE = "vdi-system"

@@ -14,11 +14,11 @@ from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.operator.health import Health
 from vdi.operator.metrics import Metrics
-from vdi.operator.metrics_token import METRICS_TOKEN_FILE, MetricsToken
 from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY
 from vdi.operator.runtime import LEASE, Runtime
-from vdi.operator.settings import Settings
 from vdi.operator.wiring import Wiring
+from vdi.process import METRICS_TOKEN_FILE, MetricsToken
+from vdi.settings import Settings
 
 NAMESPACE, OPERATOR_NAMESPACE = "ns", "ours"
 

@@ -3,10 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from vdi.operator.settings import Settings, read_settings
-from vdi.operator.variables import SettingsError
 from vdi.session.autoscaling import AutoscalingSettings
 from vdi.session.cluster_settings import ClusterSettings
+from vdi.settings import Settings, SettingsError, read_settings
 
 
 def test_empty_environment_means_the_defaults() -> None:

@@ -16,12 +16,11 @@ from support.hostile import HOSTILE, leaves, sample, text_at
 from vdi.api.session import SessionStatus, VDISession
 from vdi.kube.meta import ObjectReference
 from vdi.kube.queue import Controller
-from vdi.operator.logs import JsonFormatter, KeyValueFormatter, log_about, log_session
 from vdi.operator.metrics import Metrics
 from vdi.operator.reservations import Reservations
-from vdi.operator.session_events import SessionEvents
-from vdi.operator.status import PROGRESS_PAUSE, START_PAUSE, StatusWriter, difference
+from vdi.operator.status import PROGRESS_PAUSE, START_PAUSE, SessionEvents, StatusWriter, difference
 from vdi.printable import is_printable
+from vdi.process import JsonFormatter, KeyValueFormatter, log_about, log_session
 
 NOW = datetime(2026, 11, 20, 8, 0, 7, tzinfo=UTC)
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
+from vdi.cluster.objects import Pod
 from vdi.kube.errors import (
     AlreadyExists,
     Conflict,
@@ -18,10 +19,8 @@ from vdi.kube.errors import (
 from vdi.kube.resource import PODS
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
-from vdi.operator.owned_resources import OwnedResource
-from vdi.operator.uncertain_creates import UncertainCreates, is_uncertain
-from vdi.session.identity import MANAGED_BY
-from vdi.session.observed import Pod
+from vdi.operator.owned_resources import OwnedResource, UncertainCreates, is_uncertain
+from vdi.session.naming import MANAGED_BY
 
 
 class UnwatchedPods:

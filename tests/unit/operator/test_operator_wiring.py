@@ -13,12 +13,12 @@ from support.clock import FakeClock
 from support.waiting import eventually
 from vdi.kube.lease import Elector
 from vdi.kube.queue import Controller, Result
-from vdi.operator.context import ClusterContext
-from vdi.operator.logs import KeyValueFormatter
+from vdi.operator.caches import ClusterContext
 from vdi.operator.metrics import Metrics
-from vdi.operator.settings import Settings
 from vdi.operator.wiring import OperatorContext
+from vdi.process import KeyValueFormatter
 from vdi.session.cluster_settings import ClusterSettings
+from vdi.settings import Settings
 
 
 class FailingWork:

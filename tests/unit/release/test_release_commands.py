@@ -12,11 +12,11 @@ from support.builders import a_session
 from unit.release.test_release_preflight import a_revision, an_operator
 from vdi.cli.errors import CliError
 from vdi.cli.main import main
-from vdi.cli.release.page import change_data, change_lines, summary_line
+from vdi.cli.release import change_data, change_lines, summary_line
 from vdi.cli.terminal import style
 from vdi.cli.uninstall import plan_lines, refuse_unsafe, staying
 from vdi.diagnosis.snapshot import Snapshot
-from vdi.doctor.objects.operators import find_operators
+from vdi.doctor.objects.components import find_operators
 from vdi.release.diff import changes_between
 from vdi.release.remove import HomeVolume, Removal, no_operator, volumes_of_servers
 

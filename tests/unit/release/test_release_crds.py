@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vdi.release.crds import losses
+from vdi.release.apply import losses
 
 
 def a_crd(

@@ -5,19 +5,19 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdi.release.diff import Change, changes_between
+from vdi.release.diff import ObjectChange, changes_between
 
 
 def an_object(kind: str = "Deployment", name: str = "x", **rest: Any) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, **rest.pop("metadata", {})}, **rest}
 
 
-def only(before: dict[str, Any], after: dict[str, Any]) -> Change:
+def only(before: dict[str, Any], after: dict[str, Any]) -> ObjectChange:
     (found,) = changes_between([before], [after], "kasm")
     return found
 
 
-def lines(change: Change) -> list[str]:
+def lines(change: ObjectChange) -> list[str]:
     return [line for field in change.fields for line in field.lines]
 
 

@@ -12,15 +12,17 @@ import pytest
 from support.hostile_server import DEEP
 from vdi.cli.main import main
 from vdi.devcluster.images.archive import ImageConfig, write_archive
-from vdi.release.images.archive import ArchiveImage, BadArchiveError, read_archive
-from vdi.release.images.load import image_reference
-from vdi.release.images.nodes import (
+from vdi.release.images import (
+    ArchiveImage,
+    BadArchiveError,
     Containerd,
     UnsupportedNodeError,
     check_architectures,
     choose_image,
     find_containerd,
+    image_reference,
     pod_of,
+    read_archive,
 )
 
 

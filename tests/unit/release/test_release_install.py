@@ -13,14 +13,14 @@ import pytest
 from unit.cli.fake_cluster import FakeCluster
 from unit.release.test_release_preflight import an_operator, facts
 from vdi.cli.errors import CliError
+from vdi.cli.helm_options import locate
+from vdi.cli.install import essential_values
 from vdi.cli.main import main
 from vdi.cli.options import KubeConnection
-from vdi.cli.release.locate import locate
-from vdi.cli.release.page import plan_data, plan_lines
-from vdi.cli.release.questions import essential_values
-from vdi.helm.place import Place
-from vdi.release.location import gateway_namespaces, release_namespaces
-from vdi.release.plan import plan_install
+from vdi.cli.release import plan_data, plan_lines
+from vdi.helm.arguments import Place
+from vdi.release.chart import gateway_namespaces, release_namespaces
+from vdi.release.needs import plan_install
 
 
 class Terminal(io.StringIO):
@@ -72,7 +72,7 @@ def test_without_a_terminal_the_missing_option_is_named(
     words: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    monkeypatch.setattr("vdi.cli.release.options.find_helm", lambda _: None)
+    monkeypatch.setattr("vdi.cli.helm_options.find_helm", lambda _: None)
     assert main(["install", *words]) == 2
     assert message in capsys.readouterr().err
 

@@ -9,12 +9,12 @@ import pytest
 
 from support.builders import a_node
 from vdi.diagnosis.snapshot import Certificate
-from vdi.doctor.objects.proxies import Traefik
+from vdi.doctor.objects.components import Traefik
 from vdi.findings.model import Severity, errors
-from vdi.helm.binary import Helm
-from vdi.helm.place import Place
+from vdi.helm.arguments import Place
 from vdi.helm.releases import Chart as ReleasedChart
 from vdi.helm.releases import ChartMeta, Info, Revision
+from vdi.helm.run import Helm
 from vdi.release.chart import Chart
 from vdi.release.facts import Facts, Refusal, Stranger, Unreadable
 from vdi.release.preflight import run_checks

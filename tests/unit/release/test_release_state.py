@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from unit.release.test_release_preflight import a_revision
-from vdi.helm.place import Place
+from vdi.helm.arguments import Place
 from vdi.helm.releases import Revision
-from vdi.release.carry_out import state_in_words
-from vdi.release.chart import find_chart, version_numbers
-from vdi.release.errors import NoChartError
+from vdi.release.apply import state_in_words
+from vdi.release.chart import NoChartError, find_chart, version_numbers
 
 
 def test_the_chart_beside_the_sources_or_the_one_that_is_named(tmp_path: Path) -> None:

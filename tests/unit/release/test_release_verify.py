@@ -11,16 +11,16 @@ import pytest
 
 from unit.release.test_release_preflight import a_revision, an_operator, facts
 from unit.release.test_release_signatures import a_cosign
+from vdi.cli import release as release_run
 from vdi.cli.errors import CliError
+from vdi.cli.helm_options import ReleaseOptions
 from vdi.cli.options import KubeConnection
 from vdi.cli.output import PageOutput
-from vdi.cli.release import run as release_run
-from vdi.cli.release.options import ReleaseOptions
-from vdi.cli.release.verify import verified_copy
+from vdi.cli.release import verified_copy
 from vdi.helm.arguments import Change, Values
-from vdi.helm.binary import Helm
 from vdi.helm.releases import Revision
-from vdi.release.carry_out import Running
+from vdi.helm.run import Helm
+from vdi.release.apply import HelmRun
 from vdi.release.chart import Chart, find_chart
 from vdi.release.facts import Facts
 from vdi.release.signatures import BUNDLE, PUBLIC_KEY, SUMS, checksums
@@ -75,7 +75,7 @@ def a_cluster(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], bool], **
         operator = an_operator(container={"image": f"{OURS}/vdi@{DIGEST}"})
         return facts(**{"chart": chart, "objects": (operator,), **known})
 
-    async def install_or_upgrade(running: Running, facts: Facts, change: Change) -> Revision:
+    async def install_or_upgrade(running: HelmRun, facts: Facts, change: Change) -> Revision:
         note(change)
         return a_revision()
 

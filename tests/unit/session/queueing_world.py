@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 
 from support.builders import GPU, a_node
-from vdi.session.capacity import NodeSelectorTerm
-from vdi.session.capacity_matching import Demand, NodeCapacity, demand_of, read_capacity
-from vdi.session.queueing.order import PendingSession
+from vdi.cluster.capacity import Demand, NodeCapacity, demand_of, read_capacity
+from vdi.cluster.objects import NodeSelectorTerm
+from vdi.session.queueing.groups import PendingSession
 from vdi.session.queueing.queue import Grant, Queue
 
 MINUTE = 60_000

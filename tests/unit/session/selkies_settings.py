@@ -26,12 +26,12 @@ ENUMS = {
     "SELKIES_RATE_CONTROL_MODE": ("cbr", "crf"),
 }
 LISTS = {"SELKIES_FILE_TRANSFERS": ("upload", "download")}
+# `auto` is read by the image's own start-up; Selkies takes every other word for false.
 WORDS = {
     "SELKIES_MODE": ("websockets", "webrtc"),
     "SELKIES_ENABLE_CLIPBOARD": ("true", "in", "out", "false"),
     "SELKIES_WAYLAND": ("true", "false", "auto"),
 }
-"""`auto` is read by the image's own start-up; Selkies takes every other word for false."""
 TEXTS = frozenset({"SELKIES_TURN_HOST", "SELKIES_STUN_HOST"})
 PORTS = frozenset({"SELKIES_WEBRTC_UDP_MUX_PORT"})
 

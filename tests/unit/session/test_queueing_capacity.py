@@ -8,9 +8,16 @@ import pytest
 from support.builders import GPU, a_node
 from unit.session.queueing_world import a_demand, pinned_to
 from vdi.api.template import Toleration
-from vdi.session.capacity import ForeignPod, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, PodResources
-from vdi.session.capacity_matching import Tolerance, allows_placement, reaches_home, read_capacity
-from vdi.session.observed import Pod, Taint
+from vdi.cluster.capacity import Tolerance, allows_placement, reaches_home, read_capacity
+from vdi.cluster.objects import (
+    ForeignPod,
+    NodeSelectorRequirement,
+    NodeSelectorTerm,
+    PersistentVolume,
+    Pod,
+    PodResources,
+    Taint,
+)
 
 CPU_250 = {"requests": {"cpu": "250m"}}
 

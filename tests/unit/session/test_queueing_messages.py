@@ -4,9 +4,9 @@ import pytest
 
 from support.builders import GPU, a_node
 from unit.session.queueing_world import MINUTE, a_demand, pinned_to
-from vdi.session.capacity_matching import Demand, read_capacity
+from vdi.cluster.capacity import Demand, read_capacity
+from vdi.cluster.objects import Node
 from vdi.session.conditions import QUEUE_REASONS
-from vdi.session.observed import Node
 from vdi.session.queueing.messages import ExpectedEnd, Shortage, expect_slots, explain_shortage, find_fitting
 from vdi.session.queueing.queue import Queue
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as some
 from support.builders import GPU, a_node
 from unit.session.queueing_world import MINUTE, QueueSimulation, a_demand, a_room, a_waiter, pinned_to
 from vdi.api.template import Toleration
-from vdi.session.capacity_matching import Demand, read_capacity
-from vdi.session.queueing.order import AGEING, GroupQueue, PendingSession, sort_pending
+from vdi.cluster.capacity import Demand, read_capacity
+from vdi.session.queueing.groups import AGEING, GroupQueue, PendingSession, sort_pending
 from vdi.session.queueing.queue import BACKFILL_TIMEOUT, Grant, Queue
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import a_session, a_template
-from vdi.session.activity import (
+from vdi.session.lifetime import (
     Activity,
     Idle,
     evaluate_idle,

@@ -8,20 +8,19 @@ import pytest
 from support.builders import CREATED, GPU
 from unit.session.queueing_world import a_demand, pinned_to
 from vdi.api.template import Toleration
+from vdi.cluster.capacity import Demand, demand_of
+from vdi.cluster.objects import NodeSelectorTerm, Pod
 from vdi.session.autoscaling import (
     PLACEHOLDER,
     AutoscalerEvent,
     NodeRequest,
+    build_placeholder,
     can_use_new_node,
     count_placeholders,
     find_node_requests,
     plan_placeholders,
     shape_key,
 )
-from vdi.session.capacity import NodeSelectorTerm
-from vdi.session.capacity_matching import Demand, demand_of
-from vdi.session.children.placeholder import build_placeholder
-from vdi.session.observed import Pod
 
 CPU = a_demand(gpu=0)
 ONE_GPU = a_demand(gpu=1)

@@ -6,15 +6,11 @@ from typing import Any
 import pytest
 
 from support.builders import a_session, a_template
-from vdi.session.children.home import build_home
-from vdi.session.children.pod import build_pod
-from vdi.session.children.route import build_route
-from vdi.session.children.secret import build_secret
-from vdi.session.children.service import build_service
+from vdi.session.children import build_home, build_pod, build_route, build_secret, build_service
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.desktop_tokens import DesktopTokens
+from vdi.session.credentials import DesktopTokens
 from vdi.session.effective import Desktop, resolve
-from vdi.session.identity import Identity
+from vdi.session.naming import Identity
 
 FIXTURES = Path(__file__).parent / "fixtures"
 IDENTITY = Identity.of(a_session())

@@ -1,6 +1,6 @@
 """What code does by the kind of a reason: the sets that follow from it, and the tables beside them."""
 
-from vdi.gateway.history.snapshot import END_REASONS
+from vdi.gateway.history.transitions import END_REASONS
 from vdi.session.conditions import BUSY_REASONS, ENDED_BY_ITSELF, QUEUE_REASONS, TEMPORARY_REASONS, Reason
 
 

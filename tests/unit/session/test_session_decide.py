@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import CREATED, a_claim, a_pod, a_session, a_template
+from vdi.cluster.units import parse_time
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Contender, Observed, decide, find_holder, host_taken
 from vdi.session.homes import COPYING, home_names
-from vdi.session.times import parse_time
 
 SETTINGS = ClusterSettings()
 NOW = parse_time(CREATED)

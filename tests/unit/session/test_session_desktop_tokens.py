@@ -5,7 +5,7 @@ import hmac
 
 import pytest
 
-from vdi.session.desktop_tokens import DesktopTokens, decode_key, derive_pool_tokens, derive_tokens
+from vdi.session.credentials import DesktopTokens, decode_key, derive_pool_tokens, derive_tokens
 from vdi.session.naming import pod_name
 
 KEY = bytes(range(32))

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import a_claim, a_session, a_template
+from vdi.cluster.units import parse_quantity
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.homes import home_names
-from vdi.session.units import parse_quantity
 
 SETTINGS = ClusterSettings()
 

@@ -19,18 +19,15 @@ from support.builders import (
     a_session,
     a_template,
 )
-from vdi.session.activity import Activity
-from vdi.session.alerts import evictable_at, find_alerts
+from vdi.cluster.units import parse_time
+from vdi.session.alerts import Notice, evictable_at, find_alerts, find_notices
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.condition_states import ConditionState, with_times
 from vdi.session.conditions import DRAINING, EXPIRING, IDLE
 from vdi.session.decide import Observed, decide, host_taken
 from vdi.session.effective import Blocked
-from vdi.session.ending import find_ending, find_removal
-from vdi.session.notices import Notice, find_notices
-from vdi.session.phase import derive, derive_ending, derive_suspended
-from vdi.session.requeue import next_requeue
-from vdi.session.times import parse_time
+from vdi.session.ending import find_ending, find_removal, next_requeue
+from vdi.session.lifetime import Activity
+from vdi.session.status import ConditionState, derive, derive_ending, derive_suspended, with_times
 
 START = parse_time(CREATED)
 NOW = START + timedelta(seconds=5)

@@ -4,12 +4,11 @@ from pathlib import Path
 import pytest
 
 from support.builders import a_pod
-from vdi.session.api_errors import explain_api_error, name_taken
+from vdi.cluster.objects import ChildMeta, Event
 from vdi.session.conditions import Reason
-from vdi.session.explain import StartState, explain, main, start_state_from_list
+from vdi.session.decide import explain_api_error, name_taken
+from vdi.session.explain import StartState, explain, explain_pull, main, start_state_from_list
 from vdi.session.failures import find_loss, unscheduled_since
-from vdi.session.observed import ChildMeta, Event
-from vdi.session.pulling import explain_pull
 
 GATED = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
 

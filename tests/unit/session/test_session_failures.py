@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from support.builders import CREATED, a_claim, a_pod, a_session, a_template
 from vdi.api.session import FailureStatus, VDISession
+from vdi.cluster.objects import PersistentVolumeClaim, PersistentVolumeClaimSource, Pod, PodVolume
+from vdi.cluster.units import format_time, parse_time
 from vdi.session.failures import (
     MOST_RESTARTS,
     SCHEDULER_TIMEOUT,
@@ -28,8 +30,6 @@ from vdi.session.failures import (
     retry_at,
 )
 from vdi.session.lifetime import run_annotations
-from vdi.session.observed import PersistentVolumeClaim, PersistentVolumeClaimSource, Pod, PodVolume
-from vdi.session.times import format_time, parse_time
 
 START = parse_time(CREATED)
 NOW = START + timedelta(seconds=5)

@@ -7,9 +7,8 @@ import msgspec
 import pytest
 
 from support.builders import a_session
-from vdi.session.home_list import HomeClaim, HomeSummary, is_use_due, summarize_homes, why_not_deleted
-from vdi.session.homes import home_names
-from vdi.session.times import parse_time
+from vdi.cluster.units import parse_time
+from vdi.session.homes import HomeClaim, HomeSummary, home_names, is_use_due, summarize_homes, why_not_deleted
 
 OF_TEMPLATE, OF_USER, OWN = home_names(a_session())
 NOTES = {"vdi.kasm.io/user": "alice@example.com", "vdi.kasm.io/template": "ubuntu-desktop"}

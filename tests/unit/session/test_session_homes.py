@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from support.builders import a_claim, a_session, a_template
 from vdi.api.template import AccessMode, HomeScope, TemplatePersistence
 from vdi.session import naming
-from vdi.session.children.home import build_home
+from vdi.session.children import build_home
 from vdi.session.homes import NO_HOMES, Home, home_names, may_use, own_claim, resolve_home, retained_claim
-from vdi.session.identity import Identity
+from vdi.session.naming import Identity
 
 names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?){0,2}", fullmatch=True)
 local_parts = st.sampled_from(["a", "alice", "alice-cad", "home", "x" * 90]) | st.from_regex(

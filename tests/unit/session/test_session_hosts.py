@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 
 from support.builders import a_session
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.hosts import build_reservation, has_label, refuse_hostname
-from vdi.session.naming import host_label
+from vdi.session.naming import build_reservation, has_label, host_label, refuse_hostname
 
 SETTINGS = ClusterSettings()
 names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?", fullmatch=True)

@@ -6,12 +6,11 @@ import pytest
 
 from support.builders import a_session, a_template
 from vdi.api.template import Scheme
-from vdi.session.children.pod import build_pod
-from vdi.session.children.route import build_route
+from vdi.session.children import build_pod, build_route
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Blocked, Desktop, resolve
-from vdi.session.identity import Identity
-from vdi.session.image import health_path, refuse_view_only, takes_tokens
+from vdi.session.naming import Identity
+from vdi.session.streaming import health_path, refuse_view_only, takes_tokens
 
 IDENTITY = Identity.of(a_session())
 GATEWAY = ClusterSettings(edge_middleware="vdi-edge")

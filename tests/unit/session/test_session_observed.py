@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from vdi.session.observed import Node, Pod, Route, Secret
+from vdi.cluster.objects import Node, Pod, Route, Secret
 
 
 def test_a_node_with_an_image_that_has_lost_its_names_is_a_node() -> None:

@@ -14,17 +14,16 @@ from hypothesis import strategies as st
 from support.builders import a_pod, a_session, a_template
 from vdi.api.schedule import Day, SessionSchedule
 from vdi.api.session import VDISession
+from vdi.cluster.objects import RUN_STARTED
+from vdi.cluster.units import format_time
 from vdi.session.alerts import find_alerts
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CLOSING, Reason
 from vdi.session.decide import Observed
 from vdi.session.effective import Blocked, resolve
-from vdi.session.ending import find_ending
-from vdi.session.observed import RUN_STARTED
-from vdi.session.phase import derive, derive_suspended
-from vdi.session.requeue import next_requeue
+from vdi.session.ending import find_ending, next_requeue
 from vdi.session.schedule import next_start, start_due_at, working_hours
-from vdi.session.times import format_time
+from vdi.session.status import derive, derive_suspended
 
 BERLIN, NEW_YORK, LORD_HOWE = "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"
 CLOCK_CHANGES = {

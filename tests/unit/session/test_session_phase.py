@@ -17,12 +17,12 @@ from support.builders import (
     a_template,
 )
 from vdi.api.session import SessionStatus
+from vdi.cluster.units import parse_time
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CONDITION_TYPES
 from vdi.session.decide import Observed, host_taken
 from vdi.session.effective import Blocked
-from vdi.session.phase import derive
-from vdi.session.times import parse_time
+from vdi.session.status import derive
 
 NOW = parse_time(CREATED) + timedelta(seconds=5)
 SETTINGS = ClusterSettings()

@@ -11,17 +11,25 @@ from hypothesis import strategies as st
 from support.builders import a_node, a_session, a_template
 from support.desktop_key import KEY
 from vdi.api.pool import VDIPool
-from vdi.session.children.pod import build_pod, build_pool_pod
-from vdi.session.children.secret import build_pool_secret
+from vdi.cluster.objects import Node, Pod
+from vdi.cluster.units import format_time
+from vdi.session.children import build_pod, build_pool_pod, build_pool_secret
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.desktop_tokens import DesktopTokens
+from vdi.session.credentials import DesktopTokens
 from vdi.session.effective import Blocked, Desktop, resolve
-from vdi.session.identity import Identity, PoolIdentity
-from vdi.session.naming import pod_name, pool_pod_name, pool_secret_name
-from vdi.session.observed import Node, Pod
-from vdi.session.pool import Backoff, PoolPlan, can_serve, explain_unserved, fingerprint, is_waiting, plan, pool_desktop
-from vdi.session.pool_status import Obstacles, summarise
-from vdi.session.times import format_time
+from vdi.session.naming import Identity, PoolIdentity, pod_name, pool_pod_name, pool_secret_name
+from vdi.session.pool import (
+    Backoff,
+    Obstacles,
+    PoolPlan,
+    can_serve,
+    explain_unserved,
+    fingerprint,
+    is_waiting,
+    plan,
+    pool_desktop,
+    summarise,
+)
 
 NOW = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 SETTINGS = ClusterSettings()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from support.builders import CREATED, a_node, a_template
 from vdi.api.template import VDITemplate
-from vdi.session.children.puller import build_puller, puller_name
-from vdi.session.observed import Event, Node, Pod
+from vdi.cluster.objects import Event, Node, Pod
+from vdi.cluster.units import parse_time
 from vdi.session.prepull import (
     AT_ONCE,
     FIRST_PAUSE,
@@ -20,14 +20,15 @@ from vdi.session.prepull import (
     PullMemory,
     PullPlan,
     PullResult,
+    build_puller,
     can_run,
     evaluate_puller,
     image_pulled,
     plan,
+    puller_name,
     spellings,
     summarise,
 )
-from vdi.session.times import parse_time
 
 IMAGE = "registry.example.com/desktop:1"
 NOW = parse_time(CREATED)

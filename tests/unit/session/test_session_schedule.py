@@ -12,28 +12,26 @@ from hypothesis import strategies as st
 
 from support.builders import a_node, a_pod, a_route, a_service, a_session, a_template
 from vdi.api.schedule import PoolSchedule, TemplateSchedule
-from vdi.session.activity import Activity
-from vdi.session.alerts import find_alerts
+from vdi.cluster.objects import RUN_STARTED
+from vdi.cluster.units import format_time, parse_time
+from vdi.session.alerts import find_alerts, find_notices
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CLOSING, Reason
 from vdi.session.decide import Observed
 from vdi.session.effective import Blocked, resolve
-from vdi.session.ending import find_ending
-from vdi.session.notices import find_notices
-from vdi.session.observed import RUN_STARTED
-from vdi.session.phase import derive
-from vdi.session.requeue import next_requeue
+from vdi.session.ending import find_ending, next_requeue
+from vdi.session.lifetime import Activity
 from vdi.session.schedule import find_closing, find_problems, is_open, next_change, next_time, previous_time
-from vdi.session.times import format_time, parse_time
+from vdi.session.status import derive
 
 BERLIN, NEW_YORK, LORD_HOWE = "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"
 ZONES = st.sampled_from([BERLIN, NEW_YORK, LORD_HOWE])
+# Days on which the clock goes forward and back.
 CHANGES = {
     BERLIN: (date(2026, 3, 29), date(2026, 10, 25)),
     NEW_YORK: (date(2026, 3, 8), date(2026, 11, 1)),
     LORD_HOWE: (date(2026, 10, 4), date(2026, 4, 5)),
 }
-"""Days on which the clock goes forward and back."""
 WEEKDAYS = [{"start": "0 9 * * MON-FRI", "end": "0 18 * * MON-FRI"}]
 SETTINGS = ClusterSettings(max_timeout=None)
 

@@ -16,7 +16,7 @@ from vdi.api.streaming import ENCODERS, LOCKABLE, ONLY_SELKIES_2, VARIABLES
 from vdi.api.template import TemplateSpec
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Blocked, resolve
-from vdi.session.streaming import generation, settings, uses_webrtc, warnings
+from vdi.session.streaming import find_warnings, generation, settings, uses_webrtc
 
 SELKIES_1 = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
 ALWAYS = {"SELKIES_TURN_HOST": "localhost", "SELKIES_STUN_HOST": "localhost", "SELKIES_COMMAND_ENABLED": "false"}
@@ -138,7 +138,7 @@ def test_a_value_of_a_later_version_is_refused_in_words(fields: dict[str, Any], 
     ],
 )
 def test_what_the_image_passes_over_is_said(image: str, name: str, value: str, words: str) -> None:
-    said = list(warnings(spec(image=image, env=[{"name": name, "value": value}])))
+    said = list(find_warnings(spec(image=image, env=[{"name": name, "value": value}])))
     assert [words in one for one in said] == ([True] if words else [])
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdi.session.units import format_duration, parse_duration, parse_quantity, smaller_quantity
+from vdi.cluster.units import format_duration, parse_duration, parse_quantity, smaller_quantity
 
 
 @pytest.mark.parametrize(

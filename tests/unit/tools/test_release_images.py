@@ -15,8 +15,7 @@ from tools.release import build, images
 from tools.release.build import ReleaseError, find_snapshot, gallery_templates, source_address, write_images
 from tools.release.programs import Programs
 from vdi.devcluster.images import GALLERY
-from vdi.devcluster.images.builder import NoBuilder
-from vdi.devcluster.images.platforms import Platforms
+from vdi.devcluster.images.builder import NoBuilder, Platforms
 from vdi.devcluster.progress import Progress
 
 DIGEST = f"sha256:{'1' * 64}"

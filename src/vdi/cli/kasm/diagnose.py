@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vdi.cli.doctor.commands import read_bundle, save_bundle
+from vdi.cli.doctor import read_bundle, save_bundle
 from vdi.cli.errors import CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.kasm.options import KasmNamespace
@@ -17,7 +17,7 @@ from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import Scope, Snapshot
 from vdi.doctor.checks.infrastructure import nodes_unwell
 from vdi.doctor.checks.run import run_checks
-from vdi.doctor.collect.collector import collect
+from vdi.doctor.collect import collect
 from vdi.findings.model import Finding, Severity, exit_code
 from vdi.findings.render import Report, count_findings
 from vdi.kasm.diagnosis.chains import all_links, kasm_chains
@@ -63,6 +63,7 @@ def diagnose(
     Identify an init container by its name: the same number is a different one in another chart. Changes nothing.
     Status 0: no problems; 1: findings; 3: something could not be checked, which does not mean that it passed.
     """
+
     connection = KubeConnection(namespace=namespace, kubeconfig=kubeconfig, context=context)
     scope = Scope(namespace, kasm=True)
     snapshot = read_bundle(source) if source else connection.run(lambda client: collect(client, scope, SYSTEM_CLOCK))

@@ -9,7 +9,7 @@ import yaml
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.kasm.generations import ALL, by_letter, parse_version
 from vdi.kasm.generations.model import Generation, Version
-from vdi.kasm.value_paths import merged
+from vdi.kasm.values.render import merged
 
 NEWEST = ALL[-1].letter
 CHARTS = ", ".join(f"{generation.letter} ({generation.chart})" for generation in ALL)
@@ -33,6 +33,7 @@ Hostname = Annotated[
 
 def generation_of(letter: str) -> Generation:
     """The generation that was typed, by letter or by its chart's name."""
+
     try:
         return by_letter(letter)
     except ValueError as error:

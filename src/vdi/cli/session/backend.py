@@ -15,7 +15,7 @@ from vdi.api.session import GuestRole, VDISession
 from vdi.cli.output import Raw
 from vdi.cli.session.kube_watch import ObjectWatch
 from vdi.cli.session.view import SessionDetails
-from vdi.session.observed import Pod
+from vdi.cluster.objects import Pod
 from vdi.session.request import SessionRequest
 
 T = TypeVar("T")
@@ -27,10 +27,11 @@ class Opening:
 
     url: str
     user: str = ""
+    # Empty behind a gateway: the portal's login opens the desktop.
     password: str = ""
-    """Empty behind a gateway: the portal's login opens the desktop."""
+
+    # Where the address must be, if it comes from a gateway.
     domain: str = ""
-    """Where the address must be, if it comes from a gateway."""
 
 
 class SessionCache(Protocol):

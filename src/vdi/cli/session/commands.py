@@ -1,18 +1,20 @@
-"""`vdi session`. Each command parses, calls one function and renders."""
+"""The commands of `vdi session`. Each parses its options, calls one function and renders the result."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
+from vdi.api.schedule import Day
 from vdi.api.session import FULL_CONTROL, GUEST_ROLES, GuestRole, VDISession
 from vdi.cli.browser import check_address, opens_browser
-from vdi.cli.confirm import confirm
 from vdi.cli.errors import USAGE, CliError
 from vdi.cli.options import PROGRAM, examples, of_kind, seconds_of
 from vdi.cli.output import (
@@ -30,13 +32,50 @@ from vdi.cli.output import (
 from vdi.cli.progress import ProgressView
 from vdi.cli.session import operations
 from vdi.cli.session.backend import Backend, Opening, Target
-from vdi.cli.session.schedule_options import LOCAL_TIME, local_time_zone, parse_days, parse_time_of_day
 from vdi.cli.session.target import with_backend
 from vdi.cli.session.view import details_lines, session_table
+from vdi.cli.terminal import confirm
+from vdi.cluster.units import format_duration, format_time
 from vdi.session.request import SessionRequest
 from vdi.session.schedule import describe_schedule
-from vdi.session.times import format_time
-from vdi.session.units import format_duration
+
+_DAYS = tuple(day.value for day in Day)
+LOCAL_TIME = Path("/etc/localtime")
+
+
+def parse_time_of_day(option: str, text: str) -> str:
+    """`8:30` as `08:30`. Raises CliError."""
+
+    found = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", text)
+    if not found:
+        raise CliError(f"{option}: {text!r} is not a time of day; allowed: 00:00 to 23:59", USAGE)
+    return f"{int(found[1]):02}:{found[2]}"
+
+
+def parse_days(text: str) -> list[str]:
+    """`MON-WED,SAT` as the days one by one. Raises CliError."""
+    chosen: set[str] = set()
+    for part in text.upper().replace(" ", "").split(","):
+        first, _, last = part.partition("-") if "-" in part else (part, "", part)
+        if first not in _DAYS or last not in _DAYS:
+            allowed = f"{', '.join(_DAYS)}, and ranges such as MON-FRI"
+            raise CliError(f"--days: {part!r} is not a day of the week; allowed: {allowed}", USAGE)
+        begin, end = _DAYS.index(first), _DAYS.index(last)
+        chosen.update(_DAYS[begin : end + 1] if begin <= end else (*_DAYS[begin:], *_DAYS[: end + 1]))
+    return [day for day in _DAYS if day in chosen]
+
+
+def local_time_zone(environment: Mapping[str, str], link: Path) -> str:
+    """The name of this machine's time zone. Raises CliError where it is not known."""
+    if zone := environment.get("TZ", "").removeprefix(":"):
+        return zone
+    target = os.path.realpath(link)
+    _, found, zone = target.partition("/zoneinfo/")
+    if not found:
+        words = "the time zone of this machine is not known; name one, such as Europe/Berlin"
+        raise CliError(f"--time-zone: {words}", USAGE)
+    return zone
+
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Desktops: create, list, open, explain, suspend, remove."
@@ -141,7 +180,7 @@ def create(
 
 
 def _start(target: Target, request: SessionRequest, seconds: float) -> Raw:
-    from vdi.cli.session.start import start_and_wait
+    from vdi.cli.session.wait import start_and_wait
 
     with ProgressView() as view:
         return target.run(lambda backend: start_and_wait(backend, request, target, seconds=seconds, view=view))
@@ -162,7 +201,7 @@ def list_(
     if watch:
         if output not in (ListOutput.TABLE, ListOutput.WIDE):
             raise CliError(f"--watch goes with -o table or -o wide, not with -o {output}", USAGE)
-        from vdi.cli.session.live_list import watch_list
+        from vdi.cli.session.wait import watch_list
 
         wide = output is ListOutput.WIDE
         target.run(lambda backend: watch_list(backend, user=user, wide=wide, everywhere=all_namespaces))
@@ -398,7 +437,7 @@ def resume(
         raw, changed = await operations.set_suspended(backend, name, False)
         if not wait:
             return raw, changed
-        from vdi.cli.session.start import wait_until_running
+        from vdi.cli.session.wait import wait_until_running
 
         with ProgressView() as view:
             return await wait_until_running(

@@ -20,9 +20,8 @@ from vdi.cli.session.backend import Opening, Target
 from vdi.cli.session.kube_backend import KubeBackend, KubeTarget
 from vdi.cli.session.operations import running_session
 from vdi.http_client import HTTP_ERRORS, LOOPBACK, HttpClient, Response, open_client
-from vdi.session.children.secret import USERNAME
-from vdi.session.children.service import PORT_NAME
-from vdi.session.selkies_tokens import direct_table, direct_token
+from vdi.session.children import PORT_NAME, USERNAME
+from vdi.session.credentials import direct_table, direct_token
 
 _ANSWER_SECONDS = 10.0
 _FORWARDING = re.compile(rf"Forwarding from {re.escape(LOOPBACK)}:(\d+) ")
@@ -33,13 +32,14 @@ class Desktop:
     """A desktop's pod, and what opens it."""
 
     pod: str
+    # Selkies' master token behind a gateway, otherwise the user's password.
     secret: str = field(repr=False)
-    """Selkies' master token behind a gateway, otherwise the user's password."""
+
+    # Empty behind a gateway.
     user: str
-    """Empty behind a gateway."""
     scheme: str = "http"
+    # It serves a page of its own, which asks for nothing of ours.
     serves_web: bool = False
-    """It serves a page of its own, which asks for nothing of ours."""
 
 
 class Forwarding:

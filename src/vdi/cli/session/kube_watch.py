@@ -44,6 +44,7 @@ class ObjectWatch(Generic[T]):
 
     async def synced(self) -> None:
         """Return once the first list is there."""
+
         await self._unless_it_breaks(self._reflector.wait_synced())
 
     async def change(self) -> tuple[T | None, T | None]:

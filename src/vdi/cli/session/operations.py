@@ -13,18 +13,18 @@ from vdi.cli.errors import USAGE, CliError
 from vdi.cli.output import Raw, duration, parse_time
 from vdi.cli.session.backend import Backend, Opening
 from vdi.cli.session.view import phase
+from vdi.cluster.units import format_duration, parse_duration
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.homes import may_use, own_claim, retained_claim
 from vdi.session.lifetime import run_length
-from vdi.session.units import format_duration, parse_duration
 
 FIND_OPERATOR = (
     "kubectl get deployments --all-namespaces"
     " --selector app.kubernetes.io/name=vdi,app.kubernetes.io/component=operator"
 )
 
+# The operator's settings are unknown here. The operator applies its own maximum, and the gateway refuses more.
 _SETTINGS = ClusterSettings()
-"""The operator's settings are unknown here. The operator applies its own maximum, and the gateway refuses more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Removal:
 
 def as_session(raw: Raw) -> VDISession:
     """The session in what the API server or the gateway sent."""
+
     return msgspec.convert(raw, VDISession)
 
 
@@ -117,12 +118,12 @@ class Extension:
     """The result of `extend`."""
 
     raw: Raw
+    # Of the whole run, as the template allows it.
     length: timedelta
-    """Of the whole run, as the template allows it."""
+    # None when the session is not running: the length counts for the next run.
     ends: datetime | None
-    """None when the session is not running: the length counts for the next run."""
+    # Whether more was requested than the template allows.
     capped: bool
-    """Whether more was requested than the template allows."""
 
 
 async def set_suspended(backend: Backend, name: str, suspended: bool) -> tuple[Raw, bool]:

@@ -12,9 +12,9 @@ import msgspec
 from vdi.api.session import Phase, SessionStatus, VDISession
 from vdi.cli.progress import PassedStage
 from vdi.cli.session.view import condition, holds
+from vdi.cluster.objects import Pod
 from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, TEMPLATE_FOUND, TEMPORARY_REASONS, Reason
 from vdi.session.explain import StartState, explain
-from vdi.session.observed import Pod
 
 
 class Outcome(Enum):
@@ -25,8 +25,8 @@ class Outcome(Enum):
     GONE = "gone"
 
 
+# The sentence for a stage that is reached, else None. The pod, where it can be read, is ahead of the status.
 Stage = Callable[[VDISession, Pod | None], str | None]
-"""The sentence for a stage that is reached, else None. The pod, where it can be read, is ahead of the status."""
 
 
 def _taken_up(session: VDISession, pod: Pod | None) -> str | None:
@@ -89,12 +89,13 @@ _STAGES: dict[str, Stage] = {
     "running": _running,
 }
 
+# Conditions which, when False, change only when someone edits an object, except for `TEMPORARY_REASONS`.
 _FINAL_CONDITIONS = (TEMPLATE_FOUND, ADMITTED)
-"""Conditions which, when False, change only when someone edits an object, except for `TEMPORARY_REASONS`."""
 
 
 def _waits_for(session: VDISession, pod: Pod | None) -> str:
     """What is waited for now: the pod's own ordinary step, which is newer, else the operator's sentence."""
+
     if pod and not pod.ready:
         step = explain(StartState(pod))
         if not step.stuck or not session.status.message:

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import typer
 
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
+from vdi.cli.logins import Logins, read_logins
 from vdi.cli.options import CONNECTION_OPTIONS, DEFAULT_NAMESPACE, PROGRAM, KubeConnection, signature_with
-from vdi.cli.remote.logins import Logins, read_logins
 from vdi.cli.session.backend import Target
 from vdi.cli.session.kube_backend import KubeTarget
 from vdi.kube.http import url_host
@@ -30,6 +30,7 @@ def choose_target(
     A login has lower precedence than an explicit cluster (an option, KUBECONFIG, running in a pod), and higher than
     the kubeconfig in the home directory.
     """
+
     if connection.kubeconfig or connection.context:
         if server:
             raise CliError(

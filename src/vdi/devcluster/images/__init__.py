@@ -27,8 +27,8 @@ POSTGRESQL = "localhost/vdi/postgresql:dev"
 REDIS = "localhost/vdi/redis:dev"
 COTURN = "localhost/vdi/coturn:dev"
 _ROOT = Path(__file__).resolve().parents[4]
+# Builds of one image that stay in the cache: two checkouts and an edit do not delete each other's.
 _KEPT = 3
-"""Builds of one image that stay in the cache: two checkouts and an edit do not delete each other's."""
 
 
 class ImageFailed(Exception):  # noqa: N818 - named for what happened
@@ -65,10 +65,11 @@ class ImageRecipe:
     containerfile: str
     context: str
     files: tuple[str, ...]
+    # Of the package, which the build gets as its argument VERSION; empty for the demo and the tests.
     version: str = ""
-    """Of the package, which the build gets as its argument VERSION; empty for the demo and the tests."""
+
+    # SOURCE_DATE_EPOCH of the build: seconds, of an image that is for others; 0 for the demo and the tests.
     epoch: int = 0
-    """SOURCE_DATE_EPOCH of the build: seconds, of an image that is for others; 0 for the demo and the tests."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,10 @@ class _Base:
     """What an image is built from."""
 
     archive: Path
+    # With its tag.
     name: str
-    """With its tag."""
+    # No registry has it.
     is_ours: bool
-    """No registry has it."""
 
 
 _DESKTOP = ImageRecipe("Build the desktop image", DESKTOP, "Containerfile", "images/desktop", ("images/desktop",))
@@ -115,10 +116,10 @@ _GALLERY = {
     "kiosk": _gallery_recipe("kiosk"),
     "notebook": _gallery_recipe("notebook", "install-packages", "jupyter.txt", "jupyter-overrides.json"),
 }
+# The images of docs/gallery.md, by name.
 GALLERY = tuple(_GALLERY)
-"""The images of docs/gallery.md, by name."""
+# Those that are built from Debian; the others are built from the desktop.
 _WITHOUT_DESKTOP = {"notebook"}
-"""Those that are built from Debian; the others are built from the desktop."""
 
 _VDI = ImageRecipe(
     "Build the image of operator and gateway",

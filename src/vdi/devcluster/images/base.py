@@ -8,7 +8,8 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from vdi.devcluster import host_settings, packages
+from vdi.devcluster import host_settings
+from vdi.devcluster.binaries import packages
 from vdi.devcluster.build_cache import BuildCache
 from vdi.devcluster.images.archive import ImageConfig, write_archive
 from vdi.devcluster.images.builder import clean_storage, require_builder
@@ -16,13 +17,13 @@ from vdi.devcluster.progress import Step, StepFailed
 
 BASE = "docker.io/library/debian:13-slim"
 SUITE = "trixie"
+# Counts up when what is made here changes.
 RECIPE = "2"
-"""Counts up when what is made here changes."""
 
 _REGISTRY = "https://registry-1.docker.io/v2/"
 _REGISTRY_SECONDS = 4.0
+# Folders of /usr/share that the slim image leaves out too.
 _UNWANTED = ("man", "locale", "info", "groff", "lintian", "linda", "doc")
-"""Folders of /usr/share that the slim image leaves out too."""
 
 
 def make_base(build_cache: BuildCache, step: Step, into: Path, digest: str) -> None:
@@ -30,6 +31,7 @@ def make_base(build_cache: BuildCache, step: Step, into: Path, digest: str) -> N
 
     `digest` is what the registry must have.
     """
+
     problem = registry_problem()
     if problem is None:
         try:

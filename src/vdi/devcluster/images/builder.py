@@ -1,8 +1,4 @@
-"""The programs that can build an image here, and their command lines: Docker, Podman, Buildah.
-
-Podman and Buildah get a storage of their own below our cache, gone after each build: the user's own images and
-containers are never seen. Docker has one storage only; what is built there is an image of the user's like any other.
-"""
+"""Image builders available here (Docker, Podman, Buildah), their command lines, and the platforms of each."""
 
 from __future__ import annotations
 
@@ -16,10 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
-from vdi.devcluster import packages
-from vdi.devcluster.build_cache import architecture
+from vdi.devcluster.binaries import packages
+from vdi.devcluster.binaries.packages import PackagesUnavailable
+from vdi.devcluster.build_cache import ARCHITECTURES, architecture
 from vdi.devcluster.host_settings import PROXY_VARIABLES, BuildFolders
-from vdi.devcluster.packages import PackagesUnavailable
 from vdi.devcluster.progress import Step
 
 Argv = list[str]
@@ -38,6 +34,7 @@ class Builder(Protocol):
     @property
     def name(self) -> str:
         """The program's name."""
+
         ...
 
     @property
@@ -85,8 +82,8 @@ class Storage:
 class Docker:
     """The Docker engine that is running. It takes no mounts: its builds see the engine's own network settings."""
 
+    # Such as linux/arm64; empty: this machine's.
     platform: str = ""
-    """Such as linux/arm64; empty: this machine's."""
     name: str = "docker"
     own_storage: bool = False
 
@@ -137,8 +134,8 @@ class Buildah:
 
     storage: Storage
     sudo: tuple[str, ...] = ()
+    # Such as linux/arm64; empty: this machine's.
     platform: str = ""
-    """Such as linux/arm64; empty: this machine's."""
     name: str = "buildah"
     own_storage: bool = True
 
@@ -305,3 +302,63 @@ def _build_arguments(arguments: Mapping[str, str]) -> list[str]:
 def mount_words(folders: Sequence[BuildFolders]) -> list[tuple[Path, str]]:
     """All mounts of `folders`."""
     return [mount for folder in folders for mount in folder.mounts]
+
+
+_BINFMT = Path("/proc/sys/fs/binfmt_misc")
+_EMULATORS = {"amd64": "qemu-x86_64", "arm64": "qemu-aarch64"}
+_PLATFORMS_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Platforms:
+    """What will build, for which architectures, and the reasons for what is left out, one line each."""
+
+    builder: str
+    architectures: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def find_platforms(env: Mapping[str, str], *, docker: bool, binfmt: Path = _BINFMT) -> Platforms:
+    """Look for a builder and its platforms. `docker`: whether Docker may build, as `find_builder` takes it.
+
+    Without any builder Debian's Buildah is named, which a build then installs.
+    """
+    builder, left_out = find_builder(Storage(Path(), Path()), env, docker=docker)
+    name = builder.name if builder else "buildah"
+    built = []
+    for arch in ARCHITECTURES:
+        reason = None if arch == architecture() else _foreign_problem(name, arch, env, binfmt)
+        if reason is None:
+            built.append(arch)
+        else:
+            left_out.append(f"linux/{arch}: {reason}")
+    return Platforms(name, tuple(built), tuple(left_out))
+
+
+def _foreign_problem(builder: str, arch: str, env: Mapping[str, str], binfmt: Path) -> str | None:
+    """Why `builder` cannot build for another architecture than this machine's; None when it can."""
+    advice = f"install QEMU's user mode for {arch} (Debian: qemu-user-static and binfmt-support)"
+    if builder == "docker":
+        platforms = _docker_platforms(env)
+        return (
+            None if f"linux/{arch}" in platforms else f"docker buildx offers {', '.join(platforms) or 'none'}; {advice}"
+        )
+    handler = binfmt / _EMULATORS[arch]
+    try:
+        is_enabled = handler.read_text().startswith("enabled")
+    except OSError:
+        return f"this machine cannot run its programs: {handler} does not exist; {advice}"
+    return None if is_enabled else f"{handler} is disabled; write 1 to it"
+
+
+def _docker_platforms(env: Mapping[str, str]) -> list[str]:
+    """The platforms of Docker's current builder; empty without buildx."""
+    try:
+        done = subprocess.run(
+            ["docker", "buildx", "inspect", "--bootstrap"],
+            env=dict(env), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PLATFORMS_SECONDS,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    lines = [line.partition(":")[2] for line in done.stdout.splitlines() if line.startswith("Platforms:")]
+    return [name.strip().rstrip("*") for line in lines for name in line.split(",") if name.strip()]

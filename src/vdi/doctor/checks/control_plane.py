@@ -8,23 +8,26 @@ from vdi.api.crd import build_crds
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.registry import found
-from vdi.doctor.objects.deployments import explain_pod, pod_evidence, pods_of
-from vdi.doctor.objects.operators import (
+from vdi.doctor.objects.access import missing_cluster_rights, missing_rights_there
+from vdi.doctor.objects.components import (
     LEASE,
     Operator,
+    explain_pod,
     find_operators,
     is_led,
     lease_of,
     operator_for,
     operators_in_scope,
+    pod_evidence,
+    pods_of,
 )
-from vdi.doctor.objects.rights import missing_cluster_rights, missing_rights_there
 from vdi.doctor.objects.sanitize import custom_kind
 from vdi.findings.model import Finding, Remedy
-from vdi.session.identity import FINALIZER
+from vdi.session.naming import FINALIZER
 
+# Seconds in which something new may not work yet without a finding.
 YOUNG = 60.0
-"""Seconds in which something new may not work yet without a finding."""
+
 _INSTALL = Remedy.run("vdi install")
 
 

@@ -6,19 +6,16 @@ from vdi.diagnosis.check import check
 from vdi.diagnosis.dns import dns_down
 from vdi.diagnosis.snapshot import Raw, Snapshot
 from vdi.doctor.checks.registry import found
-from vdi.doctor.objects.gateways import find_gateways
-from vdi.doctor.objects.operators import find_operators, lease_of
-from vdi.doctor.objects.policies import Party, Port, blocking
-from vdi.doctor.objects.proxies import find_traefiks
+from vdi.doctor.objects.access import Party, Port, blocking
+from vdi.doctor.objects.components import find_gateways, find_operators, find_traefiks, find_turn_servers, lease_of
 from vdi.doctor.objects.sessions import active, diagnose_sessions
-from vdi.doctor.objects.workloads import find_turn_servers
 from vdi.findings.model import Finding, Remedy, Severity
-from vdi.session.children.pod import AGENT_PORT_NAME
-from vdi.session.children.service import PORT_NAME
+from vdi.session.children import AGENT_PORT_NAME, PORT_NAME
 from vdi.session.effective import Desktop
 
+# A second or two are rounding and the way of the request.
 _CLOCK_SECONDS = 10.0
-"""A second or two are rounding and the way of the request."""
+
 _API_DAYS = 30.0
 _API_SECONDS = 1.0
 _DAY = 86_400.0

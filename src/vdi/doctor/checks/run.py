@@ -1,40 +1,83 @@
-"""All checks over one snapshot: what they find, what could not be checked, what failed. Pure."""
+"""All checks over one snapshot, and the order of their findings: causes first, consequences folded under them. Pure.
 
-from collections.abc import Iterator
+Called by `vdi doctor`, the gateway's doctor page, `vdi kasm diagnose` and `vdi image check`. A new module of checks
+joins `CHECKS`.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+import msgspec
 
 from vdi.diagnosis.check import Check
 from vdi.diagnosis.snapshot import Snapshot
-from vdi.doctor.checks import (
-    control_plane,
-    data_plane,
-    gateways,
-    graphics,
-    images,
-    infrastructure,
-    network,
-    nodes_kept,
-    sessions,
-    streams,
-)
-from vdi.doctor.checks.rank import rank
+from vdi.doctor.checks import control_plane, data_plane, desktops, infrastructure, network, sessions
+from vdi.doctor.checks import data_plane as gateways
+from vdi.doctor.checks import infrastructure as nodes_kept
 from vdi.doctor.checks.registry import found
-from vdi.findings.model import Finding, Remedy
+from vdi.doctor.codes import CODES
+from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.diagnosis import chains as kasm_checks
 
+_SEVERITIES = tuple(Severity)
+_PLACES = {code: place for place, code in enumerate(CODES)}
+
+
+def rank(findings: list[Finding]) -> list[Finding]:
+    """Each cause with what follows from it behind it; the worst first, then what explains most, then the layer."""
+
+    by_code: dict[str, list[Finding]] = defaultdict(list)
+    for finding in findings:
+        by_code[finding.code].append(finding)
+    keys = {finding.key for finding in findings}
+    linked = [finding if finding.caused_by in keys else _link(finding, by_code) for finding in findings]
+    followers: dict[str, list[Finding]] = defaultdict(list)
+    for one in linked:
+        followers[one.caused_by].append(one)
+    ordered: list[Finding] = []
+
+    def take(level: list[Finding]) -> None:
+        for one in sorted(level, key=lambda each: _order(each, _count(each.key, followers))):
+            ordered.append(one)
+            take(followers.get(one.key, []))
+
+    take(followers[""])
+    return ordered
+
+
+def _order(one: Finding, explains: int) -> tuple[int, int, int, str, str]:
+    return _SEVERITIES.index(one.severity), -explains, _PLACES[one.code], one.object, one.code
+
+
+def _count(key: str, followers: dict[str, list[Finding]]) -> int:
+    return sum(1 + _count(one.key, followers) for one in followers.get(key, ()))
+
+
+def _link(one: Finding, by_code: Mapping[str, list[Finding]]) -> Finding:
+    """With its cause, if one of the findings is it: the codes that explain it are listed best first."""
+    for code in CODES[one.code].follows:
+        for other in by_code.get(code, ()):
+            if other.key != one.key and (
+                CODES[code].cluster_wide or other.object in (one.object, *one.related_objects)
+            ):
+                return msgspec.structs.replace(one, caused_by=other.key)
+    return one
+
+
+# Layer by layer.
 CHECKS: tuple[Check, ...] = (
     *control_plane.CHECKS,
     *sessions.CHECKS,
     *infrastructure.CHECKS,
-    *nodes_kept.CHECKS,
+    *nodes_kept.NODES_KEPT_CHECKS,
     *network.CHECKS,
     *data_plane.CHECKS,
-    *images.CHECKS,
-    *streams.CHECKS,
-    *graphics.CHECKS,
-    *gateways.CHECKS,
+    *desktops.IMAGE_CHECKS,
+    *desktops.CHECKS,
+    *desktops.GRAPHICS_CHECKS,
+    *gateways.GATEWAY_CHECKS,
     *kasm_checks.CHECKS,
 )
-"""Layer by layer."""
 
 
 def run_checks(snapshot: Snapshot, checks: tuple[Check, ...] = CHECKS) -> list[Finding]:

@@ -5,31 +5,31 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from vdi.api.session import Phase
+from vdi.cluster.capacity import NodeCapacity, allows_placement, read_capacity
+from vdi.cluster.objects import amount
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Snapshot
+from vdi.doctor.checks.desktops import code_of_words
 from vdi.doctor.checks.registry import found
-from vdi.doctor.checks.streams import code_of_words
-from vdi.doctor.objects.events import last_warnings
-from vdi.doctor.objects.operators import is_led, operator_for
+from vdi.doctor.objects.components import is_led, last_warnings, operator_for
 from vdi.doctor.objects.sessions import REFUSED, SessionDiagnosis, active, diagnose_sessions
 from vdi.findings.model import Finding, Remedy, Severity
-from vdi.session.capacity import amount
-from vdi.session.capacity_matching import NodeCapacity, allows_placement, read_capacity
 from vdi.session.conditions import LASTING_QUEUE_REASONS, QUEUE_REASONS, Reason
 from vdi.session.effective import Blocked, Desktop
+from vdi.session.explain import IMAGE_CODES
 from vdi.session.homes import own_claim
 from vdi.session.naming import reservation_name
-from vdi.session.pulling import IMAGE_CODES
 
 PATIENCE = 15.0
+# Until a claim counts as missing that is there: pod and claim are created side by side, and the scheduler, which may
+# see the pod first, tries again after up to 10 s.
 _SCHEDULER_PATIENCE = 60.0
-"""Until a claim counts as missing that is there: pod and claim are created side by side, and the scheduler, which may
-see the pod first, tries again after up to 10 s."""
+
 """Seconds in which a kubelet's complaint may pass by itself."""
+# Seconds that a start may take (F1).
 SLOW = 30.0
-"""Seconds that a start may take (F1)."""
+# Seconds after its end in which the operator may be ending a session.
 _OVERDUE = 60.0
-"""Seconds after its end in which the operator may be ending a session."""
 _RECENT = 3600.0
 
 _OF_PROBLEM: Mapping[str, str] = {
@@ -67,8 +67,8 @@ _OF_ANSWER: Mapping[str, str] = {
     Reason.NODE_NETWORK: "node_network_broken",
 }
 _CRASHED = frozenset({"desktop_crashes", "session_failed"})
+# Problems that no seconds take away. What is in use or taken may belong to a session that is just ending.
 _LASTING = REFUSED | (_OF_PROBLEM.keys() - {Reason.HOME_IN_USE, Reason.NAME_TAKEN})
-"""Problems that no seconds take away. What is in use or taken may belong to a session that is just ending."""
 _GPU_REASONS = frozenset({Reason.GPUS_BUSY, Reason.NO_GPUS})
 _FREE_A_GPU = Remedy("End or suspend a desktop.", ("vdi gpu status", "vdi session ls"))
 
@@ -192,6 +192,7 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
     )
 
 
+# What the API server says when it refuses an object, what helps, and the command that shows what to change.
 _ADMISSION = (
     (
         re.compile(r"exceeded quota: ([\w.-]+)"),
@@ -216,7 +217,6 @@ _ADMISSION = (
         "kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations",
     ),
 )
-"""What the API server says when it refuses an object, what helps, and the command that shows what to change."""
 
 
 def _admit(message: str, namespace: str) -> Remedy:
@@ -357,8 +357,8 @@ def _fetch(diagnosis: SessionDiagnosis) -> Remedy:
     return Remedy(f"On the node {node}, fix what the message names, and pull the image.", (pull,))
 
 
+# Reasons that no pull on the node takes away.
 _OF_TEMPLATE = frozenset({Reason.IMAGE_NAME_INVALID, Reason.IMAGE_NOT_FOUND})
-"""Reasons that no pull on the node takes away."""
 
 
 def _crictl(snapshot: Snapshot, node: str) -> str:

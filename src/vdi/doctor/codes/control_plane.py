@@ -2,11 +2,12 @@
 
 from functools import partial
 
-from vdi.diagnosis.code import Code
+from vdi.diagnosis.check import Code
 from vdi.findings.model import Severity
 
 _code = partial(Code, layer="control plane")
 
+# Why no operator acts on sessions.
 NO_OPERATOR = (
     "crd_missing",
     "operator_missing",
@@ -16,7 +17,6 @@ NO_OPERATOR = (
     "operator_rights_missing",
     "operator_without_lease",
 )
-"""Why no operator acts on sessions."""
 
 CONTROL_PLANE = (
     _code(

@@ -1,13 +1,15 @@
-"""Codes of the infrastructure: nodes, GPUs, images, volumes, and desktops that do not get ready on them."""
+"""Codes of the infrastructure: nodes, GPUs, images, volumes, DNS, network policies, clocks."""
 
 from functools import partial
 
-from vdi.diagnosis.code import Code
+from vdi.diagnosis.check import Code
+from vdi.diagnosis.dns import DNS_DOWN
 from vdi.findings.model import Severity
 
 _code = partial(Code, layer="infrastructure")
 _VERIFY = "`vdi gpu verify`: nodes, device plugin, ClusterPolicy and ConfigMap, by the rules of NVIDIA's plugin."
 
+# Why a desktop ends again and again, or does not answer.
 _CRASH_CAUSES = (
     "library_missing",
     "home_full",
@@ -17,8 +19,8 @@ _CRASH_CAUSES = (
     "selkies_error",
     "shm_too_small",
 )
-"""Why a desktop ends again and again, or does not answer."""
 
+# Why there are fewer GPUs than there should be.
 GPU_SHARED_WRONG = (
     "gpu_nodes_missing",
     "gpu_device_plugin_missing",
@@ -35,7 +37,6 @@ GPU_SHARED_WRONG = (
     "gpu_capacity_wrong",
     "gpu_unhealthy",
 )
-"""Why there are fewer GPUs than there should be."""
 
 
 def _gpu(
@@ -381,5 +382,49 @@ INFRASTRUCTURE = (
         proof="The times of session and pod for each stage: queue, scheduler, node (image and volume), desktop.",
         remedy="Pull images in advance (prePull), keep desktops ready (VDIPool), or raise the CPU limit.",
         follows=("node_not_ready", "node_under_pressure", "image_unavailable", *_CRASH_CAUSES, "api_server_slow"),
+    ),
+)
+
+_network_code = partial(Code, layer="infrastructure")
+
+NETWORK = (
+    DNS_DOWN,
+    _network_code(
+        code="network_policy_blocks",
+        means="NetworkPolicies block connections that Traefik, the gateway or the operator need.",
+        proof="The policies that select the pods, evaluated as a network plugin does; unknown parts count as allowed.",
+        remedy="Allow the connection in the chart's values (traefik.peers, network), or delete the policy.",
+    ),
+    _network_code(
+        code="turn_down",
+        means=(
+            "No replica of the TURN server is ready: WebRTC does not work through firewalls. Desktops use WebSockets."
+        ),
+        proof="Ready replicas of the workload with the label app.kubernetes.io/name=coturn.",
+        remedy="Read the Events of its pods. On the host's network, another program may use port 3478.",
+        severity=Severity.WARNING,
+        follows=("node_not_ready",),
+    ),
+    _network_code(
+        code="clock_wrong",
+        means="Clocks differ: tokens count as not yet valid or expired, and Leases as stale.",
+        proof="A time recorded by the cluster is in the future of the machine that runs the doctor.",
+        remedy="Set up time synchronisation (systemd-timesyncd, chrony) on the node and here.",
+        severity=Severity.WARNING,
+    ),
+    _network_code(
+        code="api_server_slow",
+        means="The API server takes more than a second for a small request: operator and portal are equally slow.",
+        proof="The fastest of three consecutive small requests from the machine that runs the doctor.",
+        remedy="Check the server's disk, on which etcd or SQLite depends, its CPU, and the network.",
+        severity=Severity.WARNING,
+        cluster_wide=True,
+    ),
+    _network_code(
+        code="api_certificate_ends",
+        means="The API server's certificate expires soon. K3s renews it at its start, in the last 90 days.",
+        proof="The certificate that the API server presents.",
+        remedy="Restart K3s on one server after the other (kubeadm: kubeadm certs renew all).",
+        severity=Severity.WARNING,
     ),
 )

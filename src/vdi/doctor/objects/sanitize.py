@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vdi.diagnosis.snapshot import REDACTED
-from vdi.kasm.diagnosis.waits import read_wait
-from vdi.session.basic_auth import read_credentials
+from vdi.kasm.diagnosis.installation import read_wait
+from vdi.session.credentials import read_basic_auth
 
 Object = dict[str, Any]
 
@@ -36,8 +36,9 @@ _READ_ENV = frozenset(
     }
 )
 _SETTINGS = "VDI_"
+# Settings of ours that hold a password.
 _HIDDEN = ("TOKEN", "PASSWORD", "CLIENT_SECRET", "DATABASE_URL", "REDIS_URL")
-"""Settings of ours that hold a password."""
+
 _READ_ARGS = ("--entrypoints.", "--providers.kubernetescrd")
 
 
@@ -202,7 +203,7 @@ def secret(found: Object) -> Object:
     """A Secret of `basicAuthSecret`: why it cannot be used. Nothing of what it holds."""
     problem = ""
     try:
-        read_credentials(found.get("data") or {})
+        read_basic_auth(found.get("data") or {})
     except ValueError as error:
         problem = str(error)
     meta = {key: found["metadata"][key] for key in ("name", "namespace")}

@@ -8,18 +8,18 @@ from urllib.parse import urlsplit
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
+from vdi.cluster.capacity import read_capacity
+from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod, Route, Service
 from vdi.diagnosis.snapshot import Snapshot
-from vdi.doctor.objects.operators import LEASE, lease_namespace, operator_for, settings_for
+from vdi.doctor.objects.components import LEASE, lease_namespace, operator_for, settings_for
 from vdi.findings.model import Remedy
 from vdi.kube.wire import convert
 from vdi.session import naming
-from vdi.session.capacity_matching import read_capacity
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
 from vdi.session.decide import Observed, decide
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.explain import Explanation, explain
 from vdi.session.homes import home_names, resolve_home
-from vdi.session.observed import Event, PersistentVolumeClaim, Pod, Route, Service
 from vdi.session.queueing.messages import explain_shortage, find_fitting
 from vdi.session.queueing.queue import Queue
 
@@ -34,6 +34,7 @@ class SessionDiagnosis:
     @property
     def object(self) -> str:
         """As findings name it."""
+
         return f"vdisession/{self.namespace}/{self.session.metadata.name}"
 
     @property
@@ -287,5 +288,5 @@ def active(found: Iterable[SessionDiagnosis]) -> Iterator[SessionDiagnosis]:
     return (diagnosis for diagnosis in found if not diagnosis.resting)
 
 
+# Reasons by which the API server did not take a child of a session.
 REFUSED = frozenset({Reason.QUOTA_EXCEEDED, Reason.POD_SECURITY, Reason.REFUSED})
-"""Reasons by which the API server did not take a child of a session."""

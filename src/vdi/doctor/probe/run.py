@@ -1,41 +1,143 @@
-"""All probes of a run, for the sessions that were asked about."""
+"""All probes of a run (`vdi doctor --probe`), for the sessions in scope.
+
+Besides the paths of `reach`: the TURN server, the addresses that it relays to, and the memory of GPUs.
+"""
 
 import asyncio
 import base64
+import ipaddress
 import re
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from vdi.diagnosis.snapshot import Snapshot
+from vdi.diagnosis.snapshot import Raw, Snapshot
 from vdi.doctor.checks.registry import found
-from vdi.doctor.objects.deployments import pods_of
-from vdi.doctor.objects.gateways import Gateway, gateways_in_scope
-from vdi.doctor.objects.operators import find_operators
-from vdi.doctor.objects.policies import Party, Port, blocking
-from vdi.doctor.objects.proxies import find_traefiks
+from vdi.doctor.objects.access import Party, Port, blocking
+from vdi.doctor.objects.components import (
+    Gateway,
+    Workload,
+    find_operators,
+    find_traefiks,
+    find_turn_servers,
+    gateways_in_scope,
+    pods_of,
+)
+from vdi.doctor.objects.references import observe_gpus
 from vdi.doctor.objects.sessions import SessionDiagnosis, active, diagnose_sessions
-from vdi.doctor.objects.workloads import find_turn_servers
-from vdi.doctor.probe.here import Target, probe_here
-from vdi.doctor.probe.inside import DeniedPort, probe_health, probe_pod
-from vdi.doctor.probe.shared import probe_gpu_memory, probe_peers
+from vdi.doctor.probe.reach import DeniedPort, Target, probe_health, probe_here, probe_pod
 from vdi.doctor.probe.turn import TurnError, allocate
 from vdi.findings.model import Finding, Remedy, Severity
+from vdi.gpu.cluster import measure
+from vdi.gpu.sharing.dcgm import GpuMeasurements
 from vdi.kube.clock import Clock
 from vdi.kube.errors import ApiError, Forbidden
-from vdi.kube.resource import SECRETS
+from vdi.kube.resource import PODS, SECRETS
 from vdi.kube.transport import Client
+from vdi.session.credentials import make_turn_credentials
 from vdi.session.effective import Desktop
-from vdi.session.turn_credentials import make_credentials
 
+_FULL = 0.95
+_CONFIG_VOLUME, _CONFIG_KEY = "config", "turnserver.conf"
+_ALLOWED = re.compile(r"^allowed-peer-ip=(?P<first>[^\s-]+)(?:-(?P<last>\S+))?$", re.MULTILINE)
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+async def probe_gpu_memory(client: Client, snapshot: Snapshot) -> list[Finding]:
+    """GPUs that are nearly full, as far as an exporter says: slices of one GPU take each other's memory (C4)."""
+
+    nodes = [node.name for node in observe_gpus(snapshot).gpu_nodes]
+    return list(judge_memory(await measure(client, nodes))) if nodes else []
+
+
+def judge_memory(measured: GpuMeasurements) -> Iterator[Finding]:
+    """What is nearly used up."""
+    for node, gpus in sorted(measured.nodes.items()):
+        for gpu in gpus:
+            if gpu.memory and gpu.memory_used is not None and gpu.memory_used / gpu.memory >= _FULL:
+                words = f"{gpu.memory_used} of {gpu.memory} MiB"
+                yield found(
+                    "gpu_memory_full",
+                    f"node/{node}",
+                    f"The memory of GPU {gpu.index} ({gpu.model}) is nearly used up, {words}: the next desktop that "
+                    "needs more fails, because slicing does not limit memory.",
+                    evidence=[f"DCGM_FI_DEV_FB_USED: {words}"],
+                    remedy=Remedy(
+                        "Suspend a desktop on that node (vdi session suspend), or share the GPU among fewer"
+                        " (vdi gpu configure --replicas).",
+                        ("vdi session ls -o wide",),
+                    ),
+                    related_objects=[f"node/{node}"],
+                )
+
+
+async def probe_peers(client: Client, snapshot: Snapshot, pods: Mapping[str, tuple[str, str]]) -> list[Finding]:
+    """Whether the release's TURN server relays to the desktops. `pods`: namespace and name by session's object.
+
+    Raises ApiError where Secrets or pods may not be read.
+    """
+    findings = []
+    for server in find_turn_servers(snapshot):
+        name = _config_secret(server)
+        if not name:
+            continue
+        held: Any = await client.get(SECRETS, name, namespace=server.namespace, into=dict[str, Any])
+        config = base64.b64decode((held.get("data") or {}).get(_CONFIG_KEY, "")).decode()
+        for session, (where, pod) in pods.items():
+            there: Any = await client.get(PODS, pod, namespace=where, into=dict[str, Any])
+            denied = [ip for ip in _addresses(there) if not is_allowed(config, ip)]
+            if denied:
+                findings.append(
+                    found(
+                        "turn_peers_denied",
+                        server.object,
+                        f"The TURN server does not relay to desktops: the pod of {session} has the address "
+                        f"{denied[0]}, which is in none of the allowed ranges.",
+                        evidence=[match[0] for match in _ALLOWED.finditer(config)] or ["no allowed-peer-ip at all"],
+                        remedy=Remedy(
+                            "Run helm upgrade with a coturn.allowedPeers that includes the pods' range with "
+                            f"{denied[0]}."
+                        ),
+                        related_objects=[session],
+                    )
+                )
+                break
+    return findings
+
+
+def is_allowed(config: str, address: Address) -> bool:
+    """Whether a turnserver.conf lets this peer be relayed to."""
+    for match in _ALLOWED.finditer(config):
+        first = ipaddress.ip_address(match["first"])
+        last = ipaddress.ip_address(match["last"] or match["first"])
+        if first.version == address.version and int(first) <= int(address) <= int(last):
+            return True
+    return False
+
+
+def _config_secret(server: Workload) -> str:
+    """Name of the Secret with its configuration; empty: it has none."""
+    volumes = server.raw["spec"]["template"]["spec"].get("volumes") or ()
+    found = (
+        volume["secret"]["secretName"] for volume in volumes if volume["name"] == _CONFIG_VOLUME and "secret" in volume
+    )
+    return next(found, "")
+
+
+def _addresses(pod: Raw) -> list[Address]:
+    """What desktops are reached at."""
+    return [ipaddress.ip_address(pod_ip["ip"]) for pod_ip in (pod.get("status") or {}).get("podIPs") or ()]
+
+
+# Where the operator's probes and metrics are (VDI_METRICS_ADDR in the chart).
 _METRICS_PORT = 8081
-"""Where the operator's probes and metrics are (VDI_METRICS_ADDR in the chart)."""
+# So many of those that run are tried: the way in is the same for all of them.
 _SESSIONS = 3
-"""So many of those that run are tried: the way in is the same for all of them."""
 _TEMPLATES = 2
+# As the chart gives them to the gateway: variable, volume, and file in it.
 _TURN_URLS, _TURN_VOLUME, _TURN_SECRET = "VDI_TURN_URLS", "turn", "secret"
-"""As the chart gives them to the gateway: variable, volume, and file in it."""
+# The volume of the chart's coturn with the same file.
 _SERVER_VOLUME = "auth"
-"""The volume of the chart's coturn with the same file."""
 _UDP_URL = re.compile(r"turn:\[?(?P<host>[^\]?]+?)\]?:(?P<port>\d+)\?transport=udp")
 _VALID = timedelta(minutes=2)
 
@@ -142,7 +244,7 @@ async def _turn(client: Client, snapshot: Snapshot, gateway: Gateway, now: datet
     if key not in (held.get("data") or {}):
         return [_unknown("secrets", f"Secret {gateway.namespace}/{name} has no key {key!r}")]
     secret = base64.b64decode(held["data"][key]).decode(errors="replace").strip()  # as gateway and server do
-    username, password = make_credentials(secret, "vdi-doctor", now + _VALID)
+    username, password = make_turn_credentials(secret, "vdi-doctor", now + _VALID)
     try:
         await allocate(match["host"], int(match["port"]), username, password)
     except TurnError as error:

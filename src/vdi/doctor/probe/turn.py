@@ -23,8 +23,9 @@ class TurnError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
+    # 0: it is a success.
     error: int
-    """0: it is a success."""
+
     attributes: dict[int, bytes]
 
 

@@ -10,8 +10,7 @@ from vdi.api.constraints import doc
 from vdi.api.pool import PoolSpec, PoolStatus
 from vdi.api.session import VDISession
 from vdi.findings.model import Finding
-from vdi.gateway.api.operation import Call, Empty, Operation
-from vdi.gateway.api.paging import Key, cut
+from vdi.gateway.api.operation import Call, Empty, Key, Operation, cut
 from vdi.gateway.api.problems import ProblemError, invalid
 from vdi.gateway.api.schemas import (
     Address,
@@ -21,16 +20,18 @@ from vdi.gateway.api.schemas import (
     Session,
     SessionList,
     WholeTemplateList,
+    metadata_of,
+    session_of,
+    whole_template_of,
 )
-from vdi.gateway.api.serializers import metadata_of, session_of, whole_template_of
 from vdi.gateway.api.sessions import age
 from vdi.gateway.current_use import Use, use_of
 from vdi.gateway.denied import ActionDenied, refused_address
-from vdi.gateway.doctor_runs import Report
+from vdi.gateway.doctor import Report
 from vdi.gateway.history.usage import Month
 from vdi.gateway.limits import Limits
+from vdi.gateway.rights import AddressError, User, check_address, normal_user, same_user
 from vdi.gateway.store import audit as store_audit
-from vdi.gateway.users import AddressError, User, check_address, normal_user, same_user
 
 
 class Queue(msgspec.Struct):
@@ -114,6 +115,7 @@ class ActList(msgspec.Struct, omit_defaults=True):
 
 async def list_all_sessions(call: Call[AllSessionsQuery, None]) -> SessionList:
     """Everybody's sessions."""
+
     query, now = call.query, call.now()
 
     def is_selected(session: VDISession) -> bool:

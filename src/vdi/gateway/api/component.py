@@ -9,26 +9,29 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from vdi.gateway.api import account, admin, events, history, homes, logins, probes, sessions
-from vdi.gateway.api.docs import page
-from vdi.gateway.api.openapi import document
-from vdi.gateway.api.operation import JSON, PREFIX, Address, Operation, unknown_address
-from vdi.gateway.api.services import ApiServices
+from vdi.gateway.api import account, admin, history, sessions
+from vdi.gateway.api import account as homes
+from vdi.gateway.api import account as logins
+from vdi.gateway.api import sessions as events
+from vdi.gateway.api import sessions as probes
+from vdi.gateway.api.openapi import docs_page, document
+from vdi.gateway.api.operation import JSON, PREFIX, Endpoint, Operation, unknown_address
 from vdi.gateway.component import Component
-from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.services import ApiServices
+from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.render import Renderer
 
+# The whole API.
 OPERATIONS: tuple[Operation, ...] = (
     *sessions.OPERATIONS,
-    *probes.OPERATIONS,
-    *events.OPERATIONS,
+    *probes.PROBE_OPERATIONS,
+    *events.EVENT_OPERATIONS,
     *history.OPERATIONS,
-    *homes.OPERATIONS,
+    *homes.HOME_OPERATIONS,
     *account.OPERATIONS,
-    *logins.OPERATIONS,
+    *logins.LOGIN_OPERATIONS,
     *admin.OPERATIONS,
 )
-"""The whole API."""
 
 
 class Api(Component):
@@ -41,6 +44,7 @@ class Api(Component):
     @property
     def document(self) -> dict[str, Any]:
         """The OpenAPI document; the same for everybody."""
+
         return _document(self.services.context.settings.portal_url)
 
     def portal_routes(self) -> Sequence[BaseRoute]:
@@ -51,7 +55,7 @@ class Api(Component):
         return [
             Route(f"{PREFIX}/openapi.json", self._serve_document, methods=["GET"]),
             Route("/api/docs", self._serve_page, methods=["GET"]),
-            *(Route(PREFIX + path, Address(self.services, operations)) for path, operations in by_path.items()),
+            *(Route(PREFIX + path, Endpoint(self.services, operations)) for path, operations in by_path.items()),
             Route("/api/{rest:path}", unknown_address, methods=_ALL_METHODS),
         ]
 
@@ -63,7 +67,7 @@ class Api(Component):
             user = await self.services.guard.user_of(request)
         except DatabaseUnavailableError:
             user = None  # the page is for everybody; only its navigation would show who reads it
-        return self._renderer.render(request, "api_docs.html", user=user, here="api", **page(self.document))
+        return self._renderer.render(request, "api_docs.html", user=user, here="api", **docs_page(self.document))
 
 
 @cache

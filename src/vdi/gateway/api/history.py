@@ -9,16 +9,15 @@ from msgspec import Meta
 from starlette.responses import Response, StreamingResponse
 
 from vdi.api.constraints import doc
-from vdi.gateway.api.operation import Call, Empty, Operation
-from vdi.gateway.api.paging import make_cursor, read_cursor
+from vdi.gateway.api.operation import Call, Empty, Operation, make_cursor, read_cursor
 from vdi.gateway.api.problems import invalid
 from vdi.gateway.api.schemas import Address, Page
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.history.component import Past
-from vdi.gateway.history.export import Form, What, export_usage
+from vdi.gateway.history.component import SessionHistory
+from vdi.gateway.history.export import Dataset, ExportFormat, export_usage
 from vdi.gateway.history.usage import By, Month, UsageReport
+from vdi.gateway.rights import same_user
 from vdi.gateway.store.history import EndReason, SessionRow
-from vdi.gateway.users import same_user
 
 _Reason = Annotated[
     EndReason | None,
@@ -124,6 +123,7 @@ class AllExportQuery(_Export, rename="camel", forbid_unknown_fields=True, kw_onl
 
 async def list_history(call: Call[PastQuery, None]) -> PastList:
     """My past sessions."""
+
     return await _past(call, call.user.email)
 
 
@@ -154,7 +154,7 @@ def _before(cursor: str | None) -> SessionRow | None:
     return SessionRow(uid=uid, name="", namespace="", owner="", template="", created=when)
 
 
-def _session(past: Past) -> PastSession:
+def _session(past: SessionHistory) -> PastSession:
     one = past.session
     runs = tuple(PastRun(**{name: getattr(run, name) for name in PastRun.__struct_fields__}) for run in past.runs)
     return PastSession(
@@ -211,7 +211,7 @@ async def export_all(call: Call[AllExportQuery, None]) -> Response:
 
 async def _export(call: Call[Any, None], user: str | None) -> Response:
     query: ExportQuery | AllExportQuery = call.query
-    now, form = call.now(), Form(query.format)
+    now, form = call.now(), ExportFormat(query.format)
     headers = {"Content-Disposition": f'attachment; filename="vdi-{query.what}.{form}"'}
     if query.what == "usage":
         if query.since or query.until:
@@ -223,7 +223,7 @@ async def _export(call: Call[Any, None], user: str | None) -> Response:
         raise invalid("by", query.by, f"given with {query.what}: only usage has it")
     if query.month:
         raise invalid("month", query.month, f"given with {query.what}: use since and until")
-    rows = call.api.history.export(What(query.what), form, since=query.since, until=query.until, user=user)
+    rows = call.api.history.export(Dataset(query.what), form, since=query.since, until=query.until, user=user)
     first = await anext(
         rows, b""
     )  # a database that does not answer is said as a problem, not by a file that breaks off

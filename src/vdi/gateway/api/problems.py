@@ -14,7 +14,7 @@ from starlette.responses import Response
 from vdi.api.constraints import doc
 from vdi.gateway.denied import ActionDenied, CrossSiteError, FieldProblem
 from vdi.gateway.shared_state import SharedUnavailableError
-from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.streams import TooManyStreamsError
 from vdi.kube.errors import KubeError
 
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
+# Every problem that there is: its code, its HTTP status and its title.
 TITLES = {
     "malformed": (400, "The request cannot be read"),
     "unauthenticated": (401, "Not authenticated"),
@@ -39,7 +40,6 @@ TITLES = {
     "unexpected": (500, "Internal error of the gateway"),
     "unavailable": (503, "A service that the gateway needs does not respond"),
 }
-"""Every problem that there is: its code, its HTTP status and its title."""
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
@@ -64,6 +64,7 @@ class ProblemError(Exception):
 
     def response(self) -> Response:
         """The answer to the request."""
+
         body = msgspec.json.encode(self.problem)
         return Response(body, self.status, headers=self.headers, media_type=MEDIA_TYPE)
 

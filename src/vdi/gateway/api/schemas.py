@@ -1,7 +1,7 @@
-"""What the API says of sessions and templates, and what it takes to make and change one.
+"""Sessions and templates in the REST API: request and response structs, and the responses made from the objects.
 
-Spec and status are those of the Kubernetes objects, so that one description holds for kubectl, the command line and
-this API; what a person may not know is left out (`shape`).
+`spec` and `status` are those of the Kubernetes objects, so that one description holds for kubectl, the command line
+and this API; fields that a user may not see are left out here.
 """
 
 from datetime import datetime
@@ -11,10 +11,18 @@ import msgspec
 from msgspec import Meta
 
 from vdi.api.constraints import doc
-from vdi.api.resources import TemplateResources
+from vdi.api.meta import ObjectMeta
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import GUEST_ROLES, GuestRole, Phase, Role, SessionSpec, SessionStatus
-from vdi.api.template import Lifecycle, TemplatePersistence, TemplateSpec, TemplateStatus
+from vdi.api.session import GUEST_ROLES, GuestRole, Phase, Role, SessionSpec, SessionStatus, VDISession
+from vdi.api.template import (
+    Lifecycle,
+    TemplatePersistence,
+    TemplateResources,
+    TemplateSpec,
+    TemplateStatus,
+    VDITemplate,
+)
+from vdi.gateway.rights import User, role_in, same_user
 
 PAGE = 100
 MOST = 500
@@ -237,3 +245,43 @@ class WholeTemplateList(msgspec.Struct):
     """Templates, by name."""
 
     items: Annotated[tuple[WholeTemplate, ...], doc("All templates of the cluster.")]
+
+
+def metadata_of(meta: ObjectMeta) -> Metadata:
+    """Without what only Kubernetes' own clients need."""
+
+    return Metadata(
+        name=meta.name,
+        namespace=meta.namespace,
+        uid=meta.uid,
+        generation=meta.generation,
+        creation_timestamp=meta.creation_timestamp,
+        deletion_timestamp=meta.deletion_timestamp or "",
+    )
+
+
+def session_of(session: VDISession, user: User, now: datetime) -> Session:
+    """The session as this person may see it: guests learn nothing of the other guests."""
+    role = role_in(session, user.email, now)
+    spec = session.spec
+    if role is not Role.OWNER and not user.admin:
+        mine = tuple(access for access in spec.access if same_user(access.user, user.email))
+        spec = msgspec.structs.replace(spec, access=mine)
+    return Session(
+        role=role.value if role else "administrator",
+        metadata=metadata_of(session.metadata),
+        spec=spec,
+        status=session.status,
+    )
+
+
+def template_of(template: VDITemplate) -> Template:
+    """The template for who may start it: without environment, volumes, placement, and who else may."""
+    spec = template.spec
+    offer = TemplateOffer(**{name: getattr(spec, name) for name in TemplateOffer.__struct_fields__})
+    return Template(metadata_of(template.metadata), offer, template.status)
+
+
+def whole_template_of(template: VDITemplate) -> WholeTemplate:
+    """The template for administrators."""
+    return WholeTemplate(metadata_of(template.metadata), template.spec, template.status)

@@ -1,13 +1,18 @@
-"""`/sessions` and `/templates`: what a person has, may start, and does with it. What is done, `Actions` does."""
+"""Operations below `/sessions`, `/templates` and `/events`: a user's desktops, their event stream, latency probes."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 from starlette.responses import Response
 
 from vdi.api.session import VDISession
-from vdi.gateway.api.operation import JSON, PREFIX, Call, Empty, Operation
-from vdi.gateway.api.paging import Key, cut
+from vdi.gateway.api.operation import JSON, PREFIX, Call, Empty, Key, Operation, cut
+from vdi.gateway.api.problems import ProblemError, invalid
 from vdi.gateway.api.schemas import (
     EndQuery,
     Extend,
@@ -21,22 +26,27 @@ from vdi.gateway.api.schemas import (
     TemplateList,
     WishedHome,
     WishedResources,
+    session_of,
+    template_of,
 )
-from vdi.gateway.api.serializers import session_of, template_of
-from vdi.gateway.api.services import ApiServices
+from vdi.gateway.cluster_cache import Change
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.rights import Action, may_use, refusal, role_in
-from vdi.gateway.startup_scripts import StartupScriptList
-from vdi.gateway.users import User
+from vdi.gateway.desktop_agent import StartupScriptList
+from vdi.gateway.probing import MOST, WINDOW, Begun, Stage, TooManyProbesError
+from vdi.gateway.rights import Action, User, knows_of, may_use, refusal, role_in
+from vdi.gateway.services import ApiServices
+from vdi.gateway.web.streams import sse_event
+from vdi.latency_probe.measurements import Measurements
 from vdi.session.request import SessionRequest
 
 
 def age(session: VDISession) -> Key:
     """Oldest first."""
+
     return session.metadata.creation_timestamp, session.metadata.name
 
 
-def seen(api: ApiServices, user: User, name: str) -> VDISession:
+def visible_session(api: ApiServices, user: User, name: str) -> VDISession:
     """A session that the person may see. Raises ActionDenied with the words for one that is not theirs or not there."""
     session = api.context.cluster.session(name)
     stranger = f"You have no desktop {name!r}, and no desktop with this name is shared with you."
@@ -60,7 +70,7 @@ async def list_sessions(call: Call[SessionQuery, None]) -> SessionList:
 
 async def get_session(call: Call[Empty, None]) -> Session:
     """One session."""
-    session = seen(call.api, call.user, call.path("name"))
+    session = visible_session(call.api, call.user, call.path("name"))
     return session_of(session, call.user, call.now())
 
 
@@ -254,5 +264,190 @@ OPERATIONS = (
     Operation(
         method="GET", path="/templates/{name}", name="getTemplate", tag="Templates", handler=get_template,
         summary="One of these templates", answer=Template, problems=("not-found",),
+    ),
+)  # fmt: skip
+
+# How often it is looked whether the login still holds for the same rights, and whether shares have expired.
+CHECK_SECONDS = 15.0
+
+
+class EventsQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """What to follow."""
+
+    session: Annotated[
+        Annotated[str, msgspec.Meta(max_length=253)] | None,
+        msgspec.Meta(description="Only this session. Default: all of yours."),
+    ] = None
+
+
+class Gone(msgspec.Struct):
+    """A session that has ended, or is no longer visible to this user."""
+
+    name: str
+    uid: str
+
+
+async def follow(call: Call[EventsQuery, None]) -> Response:
+    """The stream."""
+    if call.query.session is not None:
+        visible_session(call.api, call.user, call.query.session)
+    return call.api.streams.response(call.api.context, call.user.email, _events(call))
+
+
+async def _events(call: Call[EventsQuery, None]) -> AsyncIterator[bytes]:
+    only = call.query.session
+    sent: dict[str, VDISession] = {}
+    loop = asyncio.get_running_loop()
+    check_at = loop.time() + CHECK_SECONDS
+
+    def wants(change: Change) -> bool:
+        return change.kind == "session" and only in (None, change.name) and _concerns(call, change, sent)
+
+    with call.cluster.changes(wants) as changes:
+        for session in sorted(call.cluster.sessions.values(), key=age):
+            if only in (None, session.metadata.name) and _shows(call, session):
+                yield _tell(call, session, sent)
+        yield sse_event("{}", event="ready")
+        waiting: asyncio.Task[Change] | None = None
+        try:
+            while True:
+                waiting = waiting or asyncio.ensure_future(_next_change(aiter(changes)))
+                await asyncio.wait([waiting], timeout=max(0.0, check_at - loop.time()))
+                if loop.time() >= check_at:
+                    if not await _still_in(call):
+                        return
+                    for session in [shown for shown in sent.values() if not _shows(call, shown)]:
+                        yield _forget(session, sent)
+                    check_at = loop.time() + CHECK_SECONDS
+                if not waiting.done():
+                    continue
+                done, waiting = waiting, None
+                try:
+                    change = done.result()
+                except StopAsyncIteration:
+                    return
+                for event in _events_of_change(call, change, sent):
+                    yield event
+        finally:
+            if waiting is not None:
+                waiting.cancel()
+                with suppress(asyncio.CancelledError, StopAsyncIteration):
+                    await waiting
+
+
+async def _next_change(changes: AsyncIterator[Change]) -> Change:
+    return await anext(changes)
+
+
+def _concerns(call: Call[EventsQuery, None], change: Change, sent: dict[str, VDISession]) -> bool:
+    return change.name in sent or (change.new is not None and _shows(call, change.new))
+
+
+def _shows(call: Call[EventsQuery, None], session: VDISession) -> bool:
+    """Mine and shared with me; one that was asked for by name also as an administrator."""
+    now = call.now()
+    if call.query.session is not None:
+        return knows_of(session, call.user, now)
+    return role_in(session, call.user.email, now) is not None
+
+
+def _events_of_change(call: Call[EventsQuery, None], change: Change, sent: dict[str, VDISession]) -> list[bytes]:
+    """What a change means for this person."""
+    events = []
+    old: VDISession | None = sent.get(change.name)
+    new: VDISession | None = change.new if change.new is not None and _shows(call, change.new) else None
+    if old is not None and (new is None or new.metadata.uid != old.metadata.uid):
+        events.append(_forget(old, sent))
+    if new is not None:
+        events.append(_tell(call, new, sent))
+    return events
+
+
+def _tell(call: Call[EventsQuery, None], session: VDISession, sent: dict[str, VDISession]) -> bytes:
+    sent[session.metadata.name] = session
+    shown = session_of(session, call.user, call.now())
+    return sse_event(msgspec.json.encode(shown).decode(), event="session")
+
+
+def _forget(session: VDISession, sent: dict[str, VDISession]) -> bytes:
+    meta = session.metadata
+    del sent[meta.name]
+    return sse_event(msgspec.json.encode(Gone(meta.name, meta.uid)).decode(), event="gone")
+
+
+async def _still_in(call: Call[EventsQuery, None]) -> bool:
+    """Whether the login that the stream was opened with still holds, for the same rights."""
+    return await call.api.guard.authenticate(call.request) == call.user
+
+
+EVENT_OPERATIONS = (
+    Operation(
+        method="GET", path="/events", name="followSessions", tag="Desktops", handler=follow,
+        summary="Changes of your desktops and of those shared with you, as Server-Sent Events",
+        description=(
+            "`event: session` has a session as data (first all current sessions, then each one that changes), "
+            "`event: ready` ends the first list, `event: gone` has `name` and `uid` of a session that has ended or "
+            "is no longer shared. A comment every 20 s keeps the connection open."
+        ),
+        query=EventsQuery, media="text/event-stream", problems=("not-found",),
+    ),
+)  # fmt: skip
+
+
+class NewProbe(msgspec.Struct, forbid_unknown_fields=True):
+    """A probe to start."""
+
+    state: Annotated[
+        str,
+        Meta(
+            description=(
+                "SHA-256, in hexadecimal, of a secret that you choose: the ticket works only with the cookie "
+                "`__Host-vdi-state` that contains the secret."
+            ),
+            pattern=r"^[0-9a-f]{64}$",
+        ),
+    ]
+
+
+class ProbeResult(msgspec.Struct, forbid_unknown_fields=True):
+    """Result of a probe: either figures or failed."""
+
+    figures: Annotated[Measurements | None, Meta(description="The measured values.")] = None
+    failed: Annotated[Stage | None, Meta(description="The stage in which it failed.")] = None
+
+
+async def begin_probe(call: Call[Empty, NewProbe]) -> Begun:
+    """The mark is armed, the way is open."""
+    try:
+        return await call.api.prober.begin(call.user, call.path("name"), call.body.state)
+    except TooManyProbesError as error:
+        detail = f"The desktop {str(error)!r} has already been probed {MOST} times within {WINDOW} s."
+        raise ProblemError("too-many-requests", detail, headers={"Retry-After": str(WINDOW)}) from error
+
+
+async def finish_probe(call: Call[Empty, ProbeResult]) -> None:
+    """Its figures."""
+    found = call.body.figures or call.body.failed
+    if found is None or (call.body.figures and call.body.failed):
+        raise invalid("figures", None, "either `figures` or `failed`, not both")
+    await call.api.prober.finish(call.user, call.path("name"), call.path("id"), found)
+
+
+# All of them.
+PROBE_OPERATIONS = (
+    Operation(
+        method="POST", path="/sessions/{name}/probe", name="beginProbe", tag="Desktops", handler=begin_probe,
+        summary="Start to measure the latency of one of your desktops",
+        description=(
+            "Shows a small mark in a corner of the screen for one minute. The mark responds to two keys that no "
+            "keyboard has. Also opens a connection to the desktop. `vdi session probe` does the rest. The idle "
+            "timeout does not count it as activity."
+        ),
+        body=NewProbe, answer=Begun, problems=("not-found", "forbidden", "conflict"),
+    ),
+    Operation(
+        method="PUT", path="/sessions/{name}/probe/{id}", name="finishProbe", tag="Desktops", handler=finish_probe,
+        summary="Submit the results of a probe; they count in the metrics", body=ProbeResult,
+        problems=("not-found", "forbidden"),
     ),
 )  # fmt: skip

@@ -21,6 +21,7 @@ PATHS = tuple(f"/.vdi/{name}" for name in _TYPES)
 
 async def serve_asset(request: Request) -> Response:
     """The file of one of `PATHS`."""
+
     name = request.url.path.rpartition("/")[2]
     body, packed, digest = _asset(name)
     known = request.query_params.get("v") == digest

@@ -16,30 +16,30 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from vdi.api.session import Role, VDISession
-from vdi.gateway.context import GatewayContext
+from vdi.gateway.component import GatewayContext
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
-from vdi.gateway.edge.keys import KeyRing
 from vdi.gateway.edge.revocation import ActiveGrants, Revocations, Revoker
-from vdi.gateway.edge.tokens import Claims, TokenError, Tokens, UnknownKeyError
+from vdi.gateway.edge.tokens import Claims, KeyRing, TokenError, Tokens, UnknownKeyError
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.rights import role_in
-from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.grants import Grant, GrantStore
-from vdi.gateway.web.cookies import cookies_in
+from vdi.gateway.web.credentials import cookies_in
 
 log = logging.getLogger(__name__)
 
 LONGEST_HANDLE = 100
+# Open grants of one user in one session, one for each browser. A desktop refuses a token table of more than 1 MiB;
+# without a limit, one guest could make it so large that no one is cut off and no one gets in.
 MOST_GRANTS = 20
-"""Open grants of one user in one session, one for each browser. A desktop refuses a token table of more than 1 MiB;
-without a limit, one guest could make it so large that no one is cut off and no one gets in."""
+
+# Between two searches for an unknown key that a token names.
 KEYS_PAUSE = timedelta(seconds=5)
-"""Between two searches for an unknown key that a token names."""
 DATABASE_SECONDS = 1.0
+# Who has no token that holds waits longer; Traefik waits 30 s for an answer, and its own has no reason in it.
 ENTRY_SECONDS = 5.0
-"""Who has no token that holds waits longer; Traefik waits 30 s for an answer, and its own has no reason in it."""
+# A token that still holds is not made to wait for a database that has just not answered.
 DATABASE_PAUSE = timedelta(seconds=5)
-"""A token that still holds is not made to wait for a database that has just not answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class Admitted:
 
     session: VDISession
     claims: Claims
+    # A new one, for the browser to take; empty: it has a good one.
     token: str = ""
-    """A new one, for the browser to take; empty: it has a good one."""
 
 
 class Authorizer:

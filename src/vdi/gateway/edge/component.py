@@ -14,24 +14,22 @@ from vdi.api.session import Phase, VDISession
 from vdi.gateway.actions import Actions
 from vdi.gateway.addresses import desktop_url
 from vdi.gateway.cluster_cache import ClusterCache, Kind
-from vdi.gateway.component import Component
-from vdi.gateway.context import GatewayContext
-from vdi.gateway.desktop_key import DesktopKey
-from vdi.gateway.edge import transport, turn
+from vdi.gateway.component import Component, GatewayContext
+from vdi.gateway.desktop_agent import DesktopKey
+from vdi.gateway.edge import webrtc
 from vdi.gateway.edge.assets import PATHS, serve_asset
 from vdi.gateway.edge.authorizer import Authorizer
-from vdi.gateway.edge.basic_auth import BasicAuth
-from vdi.gateway.edge.keys import KeyRing
 from vdi.gateway.edge.revocation import ActiveGrants, Revocations, Revoker
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher, desktop_of
-from vdi.gateway.edge.verify import Verify
+from vdi.gateway.edge.tokens import KeyRing
+from vdi.gateway.edge.verify import BasicAuth, Verify
 from vdi.gateway.edge.wait import WaitingPage
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
-from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.rights import User
+from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.grants import GrantStore
-from vdi.gateway.users import User
 from vdi.gateway.web.assets import asset_routes
 from vdi.kube.errors import KubeError
 
@@ -39,11 +37,12 @@ log = logging.getLogger(__name__)
 
 KEYS_SECONDS = 60.0
 POLL_SECONDS = 5.0
+# How late a connection ends whose share runs out; a new one is refused at once.
 SWEEP_SECONDS = 1.0
-"""How late a connection ends whose share runs out; a new one is refused at once."""
+
 FORGET_SECONDS = 3600.0
+# After background work has failed.
 AGAIN_SECONDS = 2.0
-"""After background work has failed."""
 
 
 class Edge(Component):
@@ -104,8 +103,8 @@ class Edge(Component):
             revocations=revocations,
             tables=self.tables,
         )
-        self._turn = turn.TurnPage(context, authorizer)
-        self._transport = transport.TransportPage(context, authorizer=authorizer, key=self.desktop_key)
+        self._turn = webrtc.TurnPage(context, authorizer)
+        self._transport = webrtc.TransportPage(context, authorizer=authorizer, key=self.desktop_key)
         self._active = active
         # Sessions that have changed since the last sweep, and those that were suspended, with the moment.
         self._changed: set[str] = set()
@@ -132,10 +131,10 @@ class Edge(Component):
             Route("/.vdi/open", self._waiting.opening),
             Route("/.vdi/events", self._waiting.events),
             Route("/.vdi/resume", self._waiting.resume, methods=["POST"]),
-            Route(transport.PATH, self._transport.page),
+            Route(webrtc.TRANSPORT_PATH, self._transport.page),
             *(Route(path, serve_asset) for path in PATHS),
             *asset_routes(self._brand, "/.vdi/static"),
-            Route(turn.PATH, self._turn.answer),
+            Route(webrtc.TURN_PATH, self._turn.answer),
             Route("/{path:path}", self._waiting.anywhere, methods=_EVERY_METHOD),
         )
 
@@ -253,8 +252,8 @@ class Edge(Component):
         return JSONResponse(self.ring.jwks(), headers={"Cache-Control": f"public, max-age={int(_JWKS_AGE)}"})
 
 
+# Less than the time for which a key is published before it signs.
 _JWKS_AGE = timedelta(minutes=5).total_seconds()
-"""Less than the time for which a key is published before it signs."""
 _EVERY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 

@@ -1,7 +1,7 @@
-"""What the edge reads of a request: the host it was sent to, what kind of request it is, and its cookies. Pure.
+"""Headers and cookies of a desktop's host, as the edge reads and writes them. Pure.
 
 Traefik's `forwardAuth` describes the browser's request in X-Forwarded-* and passes its headers on. Traefik overwrites
-what a browser itself sends as X-Forwarded-*; what comes twice is refused here: its writer is unknown.
+X-Forwarded-* headers of the browser. A header that comes twice is refused here, because its writer is unknown.
 """
 
 import re
@@ -9,23 +9,28 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from starlette.responses import Response
+
 from vdi.gateway.settings import Settings
-from vdi.gateway.web.cookies import OURS
-from vdi.gateway.web.security_headers import TRANSPORT_HEADERS
+from vdi.gateway.web.credentials import COOKIE_PREFIX
+from vdi.gateway.web.middleware import TRANSPORT_HEADERS
 
+# The short-lived token (JWT) that opens one desktop.
 DESKTOP_COOKIE = "__Host-vdi-desktop"
-"""The short-lived token (JWT) that opens one desktop."""
-GRANT_COOKIE = "__Host-vdi-grant"
-"""The secret of the grant: renews the token for as long as the grant lasts."""
-STATE_COOKIE = "__Host-vdi-state"
-"""What ties a ticket to the browser that asked for it."""
-RELOAD_COOKIE = "__Host-vdi-reload"
-"""Set while a page of the desktop, which has loaded itself again, is on its way through the portal."""
-LAST_COOKIE = "__Host-vdi-last"
-"""Which session this browser entered last at this host."""
-MARK = "X-VDI-Gateway"
-"""On every answer that the gateway gives on a desktop's host: the waiting page tells by it who has answered."""
 
+# The secret of the grant: renews the token for as long as the grant lasts.
+GRANT_COOKIE = "__Host-vdi-grant"
+# What ties a ticket to the browser that asked for it.
+STATE_COOKIE = "__Host-vdi-state"
+# Set while a page of the desktop, which has loaded itself again, is on its way through the portal.
+RELOAD_COOKIE = "__Host-vdi-reload"
+# Which session this browser entered last at this host.
+LAST_COOKIE = "__Host-vdi-last"
+# On every answer that the gateway gives on a desktop's host: the waiting page tells by it who has answered.
+MARK = "X-VDI-Gateway"
+
+# The Middleware `vdi-edge-auth`, without its address. What is read and answered here and what Traefik passes on belong
+# together; the chart's test compares them.
 FORWARD_AUTH: Mapping[str, Any] = {
     "trustForwardHeader": False,
     "authRequestHeaders": [
@@ -43,8 +48,9 @@ FORWARD_AUTH: Mapping[str, Any] = {
     "authResponseHeaders": ["Authorization", "Cookie", "Sec-WebSocket-Protocol", "Selkies-Authorization"],
     "addAuthCookiesToResponse": [DESKTOP_COOKIE],
 }
-"""The Middleware `vdi-edge-auth`, without its address. What is read and answered here and what Traefik passes on belong
-together; the chart's test compares them."""
+# The Middleware `vdi-edge-headers`: set on every response of a desktop. Pages of other hosts hold no window of a
+# desktop: they could send it messages, and lead it to a false login page. A desktop does not say which server it runs,
+# and does not clear cookies: the browser would forget those of the whole domain, the login at the portal among them.
 DESKTOP_RESPONSE_HEADERS: Mapping[str, str] = {
     **TRANSPORT_HEADERS,
     # Not same-origin: pages of a desktop may open a sign-in window of another site and hear from it.
@@ -53,17 +59,14 @@ DESKTOP_RESPONSE_HEADERS: Mapping[str, str] = {
     "Clear-Site-Data": "",
     "Server": "",
 }
-"""The Middleware `vdi-edge-headers`: set on every response of a desktop. Pages of other hosts hold no window of a
-desktop: they could send it messages, and lead it to a false login page. A desktop does not say which server it runs,
-and does not clear cookies: the browser would forget those of the whole domain, the login at the portal among them."""
 
+# Of cookies that a desktop is sent. Selkies sets none.
 COOKIE_BYTES = 4096
-"""Of cookies that a desktop is sent. Selkies sets none."""
 _LONGEST_NEXT = 2048
 _VISIBLE = re.compile(r"[!-~]+")
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+# The first label of a desktop's host name.
 LABEL = re.compile(_LABEL)
-"""The first label of a desktop's host name."""
 
 
 class AmbiguousError(ValueError):
@@ -101,10 +104,10 @@ class Hosts:
 
 def without_ours(header: str) -> str:
     """The Cookie header as the desktop may see it."""
-    if OURS.lower() not in header.lower():
+    if COOKIE_PREFIX.lower() not in header.lower():
         return header
     kept = (part.strip() for part in header.split(";"))
-    return "; ".join(part for part in kept if part and not part.lower().startswith(OURS.lower()))
+    return "; ".join(part for part in kept if part and not part.lower().startswith(COOKIE_PREFIX.lower()))
 
 
 def that_fit(header: str) -> str:
@@ -178,3 +181,49 @@ def local_path(text: str | None) -> str:
 def quoted(text: str) -> str:
     """For the value of a query parameter."""
     return quote(text, safe="/")
+
+
+STATE_SECONDS = 300
+RELOAD_SECONDS = 60
+# The longest that browsers keep a cookie.
+LAST_SECONDS = 400 * 24 * 3600
+
+
+def desktop_cookie(token: str, seconds: int) -> tuple[bytes, bytes]:
+    """The Set-Cookie header with a token."""
+    return b"set-cookie", _line(DESKTOP_COOKIE, token, seconds).encode()
+
+
+def grant_cookie(handle: str, seconds: int) -> tuple[bytes, bytes]:
+    """The Set-Cookie header with a grant's handle."""
+    return b"set-cookie", _line(GRANT_COOKIE, handle, seconds).encode()
+
+
+def state_cookie(state: str) -> tuple[bytes, bytes]:
+    """The Set-Cookie header with what ties a ticket to this browser."""
+    return b"set-cookie", _line(STATE_COOKIE, state, STATE_SECONDS).encode()
+
+
+def reload_cookie(there: bool) -> tuple[bytes, bytes]:
+    """The Set-Cookie header that remembers, or forgets, that a page has loaded itself again."""
+    return b"set-cookie", _line(RELOAD_COOKIE, "1" if there else "", RELOAD_SECONDS if there else 0).encode()
+
+
+def last_cookie(session: str) -> tuple[bytes, bytes]:
+    """The Set-Cookie header that remembers which session was entered here."""
+    return b"set-cookie", _line(LAST_COOKIE, session, LAST_SECONDS).encode()
+
+
+def forget_cookies(response: Response) -> None:
+    """Make the browser forget what lets it in."""
+    for name in (DESKTOP_COOKIE, GRANT_COOKIE, STATE_COOKIE):
+        add_header(response, (b"set-cookie", _line(name, "", 0).encode()))
+
+
+def add_header(response: Response, header: tuple[bytes, bytes]) -> None:
+    """One more header, beside others of its name."""
+    response.raw_headers.append(header)
+
+
+def _line(name: str, value: str, seconds: int) -> str:
+    return f"{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=Lax"

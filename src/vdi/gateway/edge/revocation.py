@@ -21,33 +21,34 @@ from datetime import datetime, timedelta
 import msgspec
 
 from vdi.api.session import VDISession
-from vdi.gateway.context import GatewayContext
+from vdi.cluster.units import parse_time
+from vdi.gateway.component import GatewayContext
 from vdi.gateway.edge.tokens import LEEWAY, Claims
 from vdi.gateway.login.logins import TOKEN_ID
 from vdi.gateway.rights import role_in
 from vdi.gateway.store.grants import Grant, GrantStore
 from vdi.gateway.store.history import find_names
+from vdi.kinds import SESSIONS
 from vdi.kube.errors import ConnectionFailed, KubeError, NotFound
-from vdi.operator.kinds import SESSIONS
 from vdi.session.conditions import ADMITTED, Reason
-from vdi.session.times import parse_time
 
 log = logging.getLogger(__name__)
 
 CHANNEL = "edge/ended"
+# How far back a poll looks: clocks of replicas differ.
 OVERLAP = timedelta(seconds=60)
-"""How far back a poll looks: clocks of replicas differ."""
+
+# For the API server's response on one session; without one it is asked again at the next sweep.
 API_SECONDS = 5.0
-"""For the API server's response on one session; without one it is asked again at the next sweep."""
+# How long rows stay after their end.
 KEPT = timedelta(days=7)
-"""How long rows stay after their end."""
 
 
 class _News(msgspec.Struct):
     """A message on the channel."""
 
+    # Id of the grant -> uid of its session.
     grants: dict[str, str] = {}
-    """Id of the grant -> uid of its session."""
     logins: list[str] = []
 
 

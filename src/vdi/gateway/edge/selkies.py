@@ -1,27 +1,121 @@
-"""What Selkies, the program in the desktop, gets to know: who may connect, and as what (its secure mode).
+"""Selkies, the program in the desktop, as the edge uses it: page addresses, token tables, and paths by role. Pure.
 
-Each desktop has a master token (`desktop_key.py`), which the gateway alone uses. A grant's own token is derived from
-it, so there is nothing to store: the edge puts it into each request on its way to the desktop, in place of whatever
-came from the browser. So no one can pass for someone else, or for more than the grant says. Over WebRTC alone a browser
-gets to know its own one (`edge/transport.py`).
+Each desktop has a master token (`desktop_agent.DesktopKey`), which only the gateway uses. The token of a grant is
+derived from it, so nothing is stored. The edge puts it into each request to the desktop, in place of the browser's own:
+no one can pass for someone else, or for more than the grant says. Over WebRTC alone a browser sees its own token
+(`edge/webrtc.py`).
 """
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from vdi.api.session import FULL_CONTROL, Role
+from vdi.gateway.rights import ACTIONS, Action
 from vdi.gateway.store.grants import Grant
-from vdi.session.selkies_tokens import grant_token
+from vdi.session.credentials import grant_token
 
+_ALL = frozenset(role for role in Role if Action.OPEN in ACTIONS[role])
+_OWNER = frozenset({Role.OWNER})
+_NO_ONE: frozenset[Role] = frozenset()
+
+
+class Rule(NamedTuple):
+    """Who may request a path, and everything below it."""
+
+    path: str
+    roles: frozenset[str]
+
+
+# The first rule whose path fits decides.
+RULES = (
+    # Who is connected, and disconnecting them.
+    Rule("/api/sessions", _OWNER),
+    # Connections and people among other measurements.
+    Rule("/api/metrics", _OWNER),
+    # What Selkies' page needs in order to show the picture.
+    Rule("/api/health", _ALL),
+    Rule("/api/status", _ALL),
+    Rule("/api/turn", _ALL),
+    Rule("/api/websockets", _ALL),
+    Rule("/api/webrtc/signaling", _ALL),
+    Rule("/api/ws", _ALL),
+    # Files, prints, the apps' catalogue, and the transport of all.
+    Rule("/api/files", FULL_CONTROL),
+    Rule("/api/upload", FULL_CONTROL),
+    Rule("/api/print", FULL_CONTROL),
+    Rule("/api/apps", FULL_CONTROL),
+    Rule("/api/switch", FULL_CONTROL),
+    # The rest is not for browsers: the token table, recordings and screenshots, which leave no trace for the others in
+    # the desktop and pass `fileTransfer`, and what a later version adds.
+    Rule("/api", _NO_ONE),
+    # The page itself.
+    Rule("/", _ALL),
+)
+
+# Methods without full control; a WebSocket handshake is a GET.
+WATCHING = frozenset({"GET", "HEAD"})
+# More layers of percent-encoding than that are not followed, but refused.
+_DECODINGS = 4
+_PARAMETERS = re.compile(r";[^/]*")
+_PLAIN = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*/?")
+
+
+def may_request(role: Role, method: str, path: str) -> bool:
+    """Whether somebody with this role may send this request to the desktop. `path`: as Traefik cleaned it."""
+    if role not in FULL_CONTROL and method not in WATCHING:
+        return False
+    spellings = _spellings(path)
+    return spellings is not None and all(role in _roles(spelling) for spelling in spellings)
+
+
+def _roles(path: str) -> frozenset[str]:
+    return next(roles for prefix, roles in RULES if f"{path}/".startswith(f"{prefix.rstrip('/')}/"))
+
+
+def _spellings(path: str) -> set[str] | None:
+    """What servers may understand by this path: they decode, fold case and clean up more or less of it.
+
+    None: it is encoded so often that no honest page has written it.
+    """
+    if _PLAIN.fullmatch(path):
+        return {path.rstrip("/").lower() or "/"}
+    found = set()
+    for _ in range(_DECODINGS):
+        text = path.lower().replace("\\", "/")
+        for spelling in (text, _PARAMETERS.sub("", text)):
+            segments = [segment.partition("\0")[0].strip() for segment in spelling.split("/")]
+            found |= {_joined(segments), _joined(_resolved(segments))}
+        decoded = unquote(path)
+        if decoded == path:
+            return found
+        path = decoded
+    return None
+
+
+def _joined(segments: list[str]) -> str:
+    return "/" + "/".join(segment for segment in segments if segment not in ("", "."))
+
+
+def _resolved(segments: list[str]) -> list[str]:
+    kept: list[str] = []
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment not in ("", "."):
+            kept.append(segment)
+    return kept
+
+
+# Selkies' page offers a subprotocol for its token only when it finds one in its address's fragment; over WebSocket it
+# does not matter which, since the edge puts the right one there.
 PAGE_FRAGMENT = "#token=edge"
-"""Selkies' page offers a subprotocol for its token only when it finds one in its address's fragment; over WebSocket it
-does not matter which, since the edge puts the right one there."""
+# Servers do not see fragments: this value of our parameter tells that there is one.
 PAGE_MARK = "1"
-"""Servers do not see fragments: this value of our parameter tells that there is one."""
 _PARAMETER = re.compile(r"v=(1|[0-9a-f]{12})")
+# Gamepads of one desktop (GAMEPAD_SLOTS of Selkies' `sessions.py`).
 SLOTS = 4
-"""Gamepads of one desktop (GAMEPAD_SLOTS of Selkies' `sessions.py`)."""
 
 
 def marked(uri: str, mark: str = PAGE_MARK) -> str:

@@ -20,28 +20,32 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from vdi.api.session import VDISession
-from vdi.gateway.context import GatewayContext
+from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import CrossSiteError
 from vdi.gateway.edge.authorizer import Authorizer
-from vdi.gateway.edge.cookies import (
+from vdi.gateway.edge.headers import (
+    LABEL,
+    LAST_COOKIE,
+    MARK,
+    STATE_COOKIE,
+    Hosts,
     add_header,
     desktop_cookie,
     forget_cookies,
     grant_cookie,
     last_cookie,
+    local_path,
+    quoted,
     reload_cookie,
     state_cookie,
 )
-from vdi.gateway.edge.first_page import find_first_page
-from vdi.gateway.edge.headers import LABEL, LAST_COOKIE, MARK, STATE_COOKIE, Hosts, local_path, quoted
 from vdi.gateway.edge.revocation import Revoker
 from vdi.gateway.edge.token_tables import TokenTablePublisher
+from vdi.gateway.edge.webrtc import find_first_page
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
-from vdi.gateway.rights import ACTIONS, Action, role_in
-from vdi.gateway.users import User
-from vdi.gateway.web.cookies import cookies_in
-from vdi.gateway.web.csrf import foreign
+from vdi.gateway.rights import ACTIONS, Action, User, role_in
+from vdi.gateway.web.credentials import cookies_in, find_foreign_origin
 from vdi.gateway.web.render import Renderer
 
 log = logging.getLogger(__name__)
@@ -51,8 +55,8 @@ _STATE = re.compile(r"[A-Za-z0-9_-]{43}")
 _STATE_HASH = re.compile(r"[0-9a-f]{64}")
 _TICKET = re.compile(r"[A-Za-z0-9_-]{43}")
 _OURS = {MARK: "1"}
+# Not "cookies": browsers forget those of the whole domain, the login at the portal among them.
 _CLEAR = (b"clear-site-data", b'"cache", "storage"')
-"""Not "cookies": browsers forget those of the whole domain, the login at the portal among them."""
 
 
 class Ticket(msgspec.Struct, frozen=True):
@@ -92,6 +96,7 @@ class TicketHandoff:
 
     async def start(self, request: Request) -> Response:
         """Send the browser to the portal. Says nothing about whether there is a desktop here."""
+
         label = self._label(request)
         # One that is there already stays: a second tab must not spoil the first one's way.
         state = cookies_in(request.headers.get("cookie", "")).get(STATE_COOKIE, "")
@@ -171,7 +176,7 @@ class TicketHandoff:
     def check_own_page(self, request: Request) -> None:
         """Refuse (403) a change that was not sent by a page of this very host."""
         origin = self._settings.url(self._settings.host(self._label(request)))
-        why = foreign(request.headers, origin)
+        why = find_foreign_origin(request.headers, origin)
         if why:
             raise CrossSiteError(f"This request did not come from a page of {origin}: {why}.")
 

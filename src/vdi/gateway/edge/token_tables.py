@@ -15,28 +15,29 @@ from http import HTTPStatus
 
 from vdi.api.session import Phase, VDISession
 from vdi.gateway.addresses import NO_AUTHORITIES
-from vdi.gateway.context import GatewayContext
-from vdi.gateway.desktop_key import DesktopKey, DesktopKeyError
+from vdi.gateway.component import GatewayContext
+from vdi.gateway.desktop_agent import DesktopKey, DesktopKeyError
 from vdi.gateway.edge.revocation import ActiveGrants, Revocations
 from vdi.gateway.edge.selkies import token_table
 from vdi.gateway.rights import role_in
-from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.grants import Grant, GrantStore
 from vdi.http_client import HTTP_ERRORS, HttpClient, open_client, reason_of
-from vdi.session.image import takes_tokens
-from vdi.session.selkies_tokens import direct_table
+from vdi.session.credentials import direct_table
+from vdi.session.streaming import takes_tokens
 
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 3.0
+# Longer is not waited for: then what this replica remembers goes out.
 DATABASE_SECONDS = 1.0
-"""Longer is not waited for: then what this replica remembers goes out."""
+
 CLOSING_SECONDS = 1.0
+# Seconds between tries; the last one is repeated.
 PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
-"""Seconds between tries; the last one is repeated."""
+# A desktop that has been Running for so long without taking a table counts as one that takes none. Tables are taken
+# within a second of the start, and each of `PAUSES` has passed by then.
 REFUSED_AFTER = timedelta(seconds=10)
-"""A desktop that has been Running for so long without taking a table counts as one that takes none. Tables are taken
-within a second of the start, and each of `PAUSES` has passed by then."""
 
 
 class PostError(Exception):
@@ -47,8 +48,8 @@ class PostError(Exception):
 class _Taken:
     """The last table that a desktop has confirmed to this replica."""
 
+    # Which request for a table it answers.
     number: int
-    """Which request for a table it answers."""
     desktop: tuple[str, ...]
     grants: frozenset[str]
 

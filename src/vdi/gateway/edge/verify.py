@@ -1,31 +1,30 @@
-"""`/edge/verify`: Traefik's forwardAuth, before each request and each WebSocket handshake.
+"""`/edge/verify`: Traefik's forwardAuth, before each request to a desktop and each WebSocket handshake.
 
-200  through: with the desktop's own credentials in place of the browser's, and a new token for the browser when due
-302  a person's browser, to where it gets on: the way in, the waiting page, the choice of a transport, or Selkies' page
-     with its fragment
-401, 403, 503  everything else, in a line of text
+200            allowed: with the desktop's own credentials in place of the browser's, and a new token when one is due
+302            a browser's page load: to the login, the waiting page, the test of the transport, or Selkies' page
+401, 403, 503  everything else, with one line of text
 """
 
+import base64
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from vdi.api.session import FULL_CONTROL, VDISession
 from vdi.api.template import Protocol, VDITemplate
-from vdi.gateway.context import GatewayContext
-from vdi.gateway.desktop_key import DesktopKey, DesktopKeyError
+from vdi.gateway.component import GatewayContext
+from vdi.gateway.desktop_agent import DesktopKey, DesktopKeyError
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
-from vdi.gateway.edge.basic_auth import BasicAuth, BasicAuthError
-from vdi.gateway.edge.cookies import desktop_cookie
-from vdi.gateway.edge.disconnects import DisconnectDetector
-from vdi.gateway.edge.first_page import find_first_page
 from vdi.gateway.edge.headers import (
     MARK,
     AmbiguousError,
     Hosts,
+    desktop_cookie,
     is_foreign,
     is_navigation,
     is_service_worker,
@@ -34,21 +33,106 @@ from vdi.gateway.edge.headers import (
     that_fit,
     without_ours,
 )
-from vdi.gateway.edge.paths import may_request
-from vdi.gateway.edge.selkies import page_of
+from vdi.gateway.edge.selkies import may_request, page_of
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.edge.tokens import Claims
-from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.web.security_headers import TRANSPORT_HEADERS
-from vdi.session.image import refuse_view_only, takes_tokens
-from vdi.session.selkies_tokens import grant_token, subprotocols
+from vdi.gateway.edge.webrtc import find_first_page
+from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.gateway.web.middleware import TRANSPORT_HEADERS
+from vdi.kube.errors import Forbidden, KubeError, NotFound
+from vdi.kube.resource import SECRETS
+from vdi.kube.transport import Client
+from vdi.session.credentials import grant_token, read_basic_auth, subprotocols
+from vdi.session.streaming import refuse_view_only, takes_tokens
+
+# How long a Secret that has changed may still be used as it was.
+KEPT_SECONDS = 60.0
+
+
+class BasicAuthError(Exception):
+    """Raised when the credentials cannot be had now; says why, and shows nothing of them."""
+
+
+class _Secret(msgspec.Struct):
+    data: dict[str, str] = {}
+
+
+class BasicAuth:
+    """Values of the Authorization header, by Secret. `clock`: seconds, of a clock that only goes forward."""
+
+    def __init__(self, client: Client, clock: Callable[[], float]) -> None:
+        self._client = client
+        self._clock = clock
+        self._known: dict[tuple[str, str], tuple[float, bytes]] = {}
+
+    async def get(self, namespace: str, name: str) -> bytes:
+        """The header's value. A Secret that cannot be read keeps its last one. Raises BasicAuthError without one."""
+
+        known = self._known.get((namespace, name))
+        if known and self._clock() - known[0] < KEPT_SECONDS:
+            return known[1]
+        try:
+            secret = await self._client.get(SECRETS, name, namespace=namespace, into=_Secret)
+            username, password = read_basic_auth(secret.data)
+        except NotFound as error:
+            raise BasicAuthError(f"the Secret {name!r} does not exist in namespace {namespace}") from error
+        except KubeError as error:
+            if known:
+                return known[1]
+            todo = "; list it in the chart's gateway.basicAuthSecrets" if isinstance(error, Forbidden) else ""
+            raise BasicAuthError(f"the Secret {name!r} cannot be read: {error}{todo}") from error
+        except ValueError as error:
+            raise BasicAuthError(f"the Secret {name!r} {error}") from error
+        value = b"Basic " + base64.b64encode(username + b":" + password)
+        self._known[namespace, name] = self._clock(), value
+        return value
+
+
+# Openings of one page that are looked at: four gaps of the same length are no chance.
+_KEPT = 5
+_ALIKE_SECONDS = 5.0
+# Gaps in seconds that a proxy's limit is looked for in; a page that fails by itself comes back sooner.
+_SHORTEST, _LONGEST = 20.0, 900.0
+# Pages that are remembered.
+_MOST = 1000
+
+
+class DisconnectDetector:
+    """When each page has opened its connections. Times are in seconds, of a clock that only goes forward."""
+
+    def __init__(self) -> None:
+        self._opened: OrderedDict[tuple[str, str], deque[float]] = OrderedDict()
+        self._sessions: dict[tuple[str, str], str] = {}
+
+    def opened(self, session: str, grant: str, path: str, now: float) -> None:
+        """Somebody with this grant connects to the session on this path."""
+        key = grant, path
+        self._opened.setdefault(key, deque(maxlen=_KEPT)).append(now)
+        self._opened.move_to_end(key)
+        self._sessions[key] = session
+        if len(self._opened) > _MOST:
+            self._sessions.pop(self._opened.popitem(last=False)[0], None)
+
+    def problems(self, now: float) -> Iterator[str]:
+        """One line for each session whose connections are being cut like that now."""
+        reported = set()
+        for key, times in self._opened.items():
+            gaps = [later - earlier for earlier, later in zip(times, list(times)[1:], strict=False)]
+            if len(gaps) < _KEPT - 1 or max(gaps) - min(gaps) > _ALIKE_SECONDS:
+                continue
+            usual, session = sum(gaps) / len(gaps), self._sessions[key]
+            goes_on = now - times[-1] <= usual + _ALIKE_SECONDS
+            if _SHORTEST <= usual <= _LONGEST and goes_on and session not in reported:
+                reported.add(session)
+                yield f"websockets of {session}: they are disconnected every {usual:.0f} s"
+
 
 log = logging.getLogger(__name__)
 
+# How long a handshake waits for the desktop to know of its grant: it closes a connection that it knows nothing of.
 HANDSHAKE_SECONDS = 1.5
-"""How long a handshake waits for the desktop to know of its grant: it closes a connection that it knows nothing of."""
+# Here Selkies takes the token from the page's first message, knows no subprotocol, and logs those that are offered.
 SIGNALLING = "/api/webrtc/"
-"""Here Selkies takes the token from the page's first message, knows no subprotocol, and logs those that are offered."""
 LONGEST_URI = 16384
 _MARK = (MARK.lower().encode(), b"1")
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
@@ -71,8 +155,8 @@ class ForwardAuthResponse:
     """The response to Traefik."""
 
     status: int
+    # For the metrics: allowed, renewed, sent, refused.
     outcome: str
-    """For the metrics: allowed, renewed, sent, refused."""
     headers: Headers = ()
     text: str = ""
 
@@ -89,8 +173,8 @@ class ForwardAuthRequest:
     handshake: bool
     service_worker: bool
     cookies: str
+    # The subprotocols that a handshake offers.
     protocols: str
-    """The subprotocols that a handshake offers."""
 
 
 class Verify:

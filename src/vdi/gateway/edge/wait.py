@@ -1,12 +1,13 @@
-"""The waiting page, on the desktop's own host: while it starts, stands in line, is suspended, or has failed.
+"""The waiting page on a desktop's own host: while the desktop starts, is queued or suspended, or has failed.
 
-It is live (server-sent events), opens the desktop by itself, and without scripts reloads itself. Who opens the address
-of a suspended desktop by hand resumes it, if they may; a page that reloads itself does not.
+The page is live (server-sent events) and opens the desktop by itself. Without scripts it reloads itself. A person who
+opens the address of a suspended desktop by hand resumes it, if their role allows it; a page that reloads does not.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -15,43 +16,152 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from vdi.api.session import FULL_CONTROL, Role, VDISession
+from vdi.api.session import FULL_CONTROL, Phase, Role, VDISession
 from vdi.api.template import DEFAULT_HEALTH_PATH
 from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import Change
-from vdi.gateway.context import GatewayContext
+from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.edge.assets import asset_address, inline_script
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
-from vdi.gateway.edge.cookies import add_header, desktop_cookie, reload_cookie
 from vdi.gateway.edge.headers import (
     MARK,
     RELOAD_COOKIE,
     Hosts,
+    add_header,
+    desktop_cookie,
     is_by_hand,
     is_navigation,
     local_path,
     quoted,
+    reload_cookie,
 )
 from vdi.gateway.edge.revocation import Revocations
 from vdi.gateway.edge.selkies import opened, page_of
-from vdi.gateway.edge.stage import AGAIN, GONE, OPENING, Stage, describe
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
-from vdi.gateway.edge.transport import streams_webrtc
-from vdi.gateway.rights import ACTIONS, Action, role_in
-from vdi.gateway.users import User
-from vdi.gateway.web.cookies import cookies_in
+from vdi.gateway.edge.webrtc import streams_webrtc
+from vdi.gateway.queue_message import queue_message
+from vdi.gateway.rights import ACTIONS, Action, User, role_in
+from vdi.gateway.web.credentials import cookies_in
+from vdi.gateway.web.middleware import content_security_policy
 from vdi.gateway.web.render import Renderer
-from vdi.gateway.web.security_headers import content_security_policy
 from vdi.gateway.web.streams import StreamLimit, TooManyStreamsError, sse_event
-from vdi.session.image import health_path, refuse_view_only, takes_tokens
+from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY, TEMPLATE_FOUND
+from vdi.session.streaming import health_path, refuse_view_only, takes_tokens
+
+# In the order in which a start passes them.
+_STEPS = {
+    TEMPLATE_FOUND: "Find the template",
+    ADMITTED: "Find capacity",
+    HOME_BOUND: "Attach your files",
+    POD_READY: "Start the desktop",
+    ROUTE_READY: "Set up the connection",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a start."""
+
+    label: str
+    # done, now, or todo.
+    state: str
+
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where a session stands, for the person who looks."""
+
+    # queued, starting, opening, denied, suspended, failed, ending, gone, again: what the page's script acts on.
+    key: str
+    title: str
+    message: str
+    steps: tuple[Step, ...] = ()
+    # In the queue; 0: none is known.
+    position: int = 0
+    # When room is expected, RFC 3339; empty: unknown.
+    earliest: str = ""
+    may_resume: bool = False
+    # Whether the portal has something to do for this person here.
+    manage: bool = False
+
+
+# Of a desktop that runs.
+OPENING = "opening"
+GONE = Stage("gone", "This desktop has ended", "It no longer exists.")
+AGAIN = Stage("again", "One moment", "Your connection to this desktop has ended. Looking for another one.")
+
+
+def describe(session: VDISession | None, role: Role | None, denied: str = "") -> Stage:
+    """The stage of a session for somebody in this role; None: their way in has ended, and perhaps there is another.
+
+    `denied`: why they get no picture of it while it runs; empty: they get it.
+    """
+    if session is None:
+        return GONE
+    if role is None:
+        return AGAIN
+    status, mine = session.status, role is Role.OWNER
+    if session.metadata.deletion_timestamp or (status.phase == Phase.TERMINATING and not session.spec.suspended):
+        return Stage("ending", "This desktop is ending", status.message)
+    if session.spec.suspended:
+        return _suspended(session, role)
+    if status.phase == Phase.SUSPENDED:
+        return Stage("starting", "Waking up", "The desktop is being resumed.")
+    if status.phase == Phase.RUNNING and denied:
+        return Stage("denied", "You cannot view this desktop", denied)
+    if status.phase == Phase.RUNNING:
+        return Stage(OPENING, "Ready", "The desktop is opening.", _steps(session))
+    if status.phase == Phase.FAILED:
+        message = status.message or "The reason is not known."
+        return Stage("failed", "The desktop could not be started", message, _steps(session), manage=mine)
+    if status.queue is not None:
+        place = status.queue.position
+        return Stage(
+            "queued",
+            "Next in line" if place == 1 else f"Number {place} in line" if place else "Waiting for capacity",
+            queue_message(session),
+            _steps(session),
+            position=place,
+            earliest=status.queue.earliest_slot,
+            manage=mine,
+        )
+    return Stage("starting", "Starting", status.message or "The desktop is about to start.", _steps(session))
+
+
+def _suspended(session: VDISession, role: Role) -> Stage:
+    may = Action.RESUME in ACTIONS[role]
+    stopped = session.status.phase == Phase.SUSPENDED
+    message = session.status.message if stopped else "It is being stopped; its files are kept."
+    if not may:
+        message = f"{message} It opens here when {session.spec.user} resumes it.".strip()
+    return Stage("suspended", "This desktop is suspended", message, may_resume=may)
+
+
+def _steps(session: VDISession) -> tuple[Step, ...]:
+    known = {condition.type: condition for condition in session.status.conditions}
+    steps, waiting = [], False
+    for kind, label in _STEPS.items():
+        condition = known.get(kind)
+        if not waiting and condition is not None and condition.status == "True":
+            steps.append(Step(label, "done"))
+        elif waiting:
+            steps.append(Step(label, "todo"))
+        else:
+            waiting = True
+            note = condition.message if condition is not None else ""
+            steps.append(Step(label, "now", "" if note == session.status.message else note))
+    return tuple(steps)
+
 
 log = logging.getLogger(__name__)
 
 _OURS = {MARK: "1"}
+# How often a viewer's page looks whether the desktop takes its token table: nothing in the cluster changes then.
 _CONFIRMATION_SECONDS = 1.0
-"""How often a viewer's page looks whether the desktop takes its token table: nothing in the cluster changes then."""
 
 
 class WaitingPage:

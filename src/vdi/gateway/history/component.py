@@ -8,22 +8,18 @@ from datetime import datetime
 from sqlalchemy import select, tuple_
 from starlette.routing import Route
 
-from vdi.gateway.component import Component
-from vdi.gateway.context import GatewayContext
-from vdi.gateway.history.end_reports import EndReports
-from vdi.gateway.history.export import Form, What, export
-from vdi.gateway.history.recorder import Recorder
-from vdi.gateway.history.retention import Retention
-from vdi.gateway.history.trends import Interval, Period, read_trend
-from vdi.gateway.history.usage import Month, UsageReport, month_use, read_report
+from vdi.gateway.component import Component, GatewayContext
+from vdi.gateway.history.export import Dataset, ExportFormat, export
+from vdi.gateway.history.recorder import EndReports, Recorder, Retention
+from vdi.gateway.history.usage import Interval, Month, Period, UsageReport, month_use, read_report, read_trend
 from vdi.gateway.limits import MonthUse
+from vdi.gateway.rights import normal_user
 from vdi.gateway.store.history import RunRow, SessionRow, run_of, runs, session_of, sessions
 from vdi.gateway.token_review import TokenReviewer
-from vdi.gateway.users import normal_user
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class SessionHistory:
     """One session with its runs, the oldest first."""
 
     session: SessionRow
@@ -46,6 +42,7 @@ class History(Component):
 
     def internal_routes(self) -> Sequence[Route]:
         """See Component."""
+
         return (Route("/internal/ended", self._ends.answer, methods=["POST"]),)
 
     async def run(self) -> None:
@@ -68,8 +65,8 @@ class History(Component):
 
     def export(
         self,
-        what: What,
-        form: Form,
+        what: Dataset,
+        form: ExportFormat,
         *,
         since: datetime | None = None,
         until: datetime | None = None,
@@ -80,7 +77,7 @@ class History(Component):
 
     async def past(
         self, *, limit: int, user: str | None = None, name: str | None = None, before: SessionRow | None = None
-    ) -> list[Past]:
+    ) -> list[SessionHistory]:
         """Sessions with their runs, those that are still there too, the youngest first.
 
         `before`: the last session that was read already; `limit` sessions at most.
@@ -98,13 +95,13 @@ class History(Component):
             by_uid: dict[str, list[RunRow]] = {}
             for row in await connection.execute(select(runs).where(of_these).order_by(runs.c.start)):
                 by_uid.setdefault(row.uid, []).append(run_of(row))
-        return [Past(session, tuple(by_uid.get(session.uid, ()))) for session in found]
+        return [SessionHistory(session, tuple(by_uid.get(session.uid, ()))) for session in found]
 
-    async def session(self, uid: str) -> Past | None:
+    async def session(self, uid: str) -> SessionHistory | None:
         """One session with its runs."""
         async with self._database.connect() as connection:
             row = (await connection.execute(select(sessions).where(sessions.c.uid == uid))).first()
             if row is None:
                 return None
             of_it = await connection.execute(select(runs).where(runs.c.uid == uid).order_by(runs.c.start))
-            return Past(session_of(row), tuple(run_of(row) for row in of_it))
+            return SessionHistory(session_of(row), tuple(run_of(row) for row in of_it))

@@ -15,17 +15,17 @@ import msgspec
 from sqlalchemy import Column, FromClause, select, tuple_
 
 from vdi.gateway.history.usage import By, Usage, UsageReport
+from vdi.gateway.rights import normal_user
 from vdi.gateway.store.audit import audit
-from vdi.gateway.store.base import Database
+from vdi.gateway.store.database import Database
 from vdi.gateway.store.history import runs, sessions
-from vdi.gateway.users import normal_user
 
 PAGE = 500
+# Spreadsheets run a cell that begins so, and names and messages come from users.
 _BEGINS_A_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
-"""Spreadsheets run a cell that begins so, and names and messages come from users."""
 
 
-class What(StrEnum):
+class Dataset(StrEnum):
     """What can be exported."""
 
     SESSIONS = "sessions"
@@ -33,7 +33,7 @@ class What(StrEnum):
     AUDIT = "audit"
 
 
-class Form(StrEnum):
+class ExportFormat(StrEnum):
     """How."""
 
     CSV = "csv"
@@ -42,7 +42,8 @@ class Form(StrEnum):
     @property
     def media_type(self) -> str:
         """For the header Content-Type."""
-        return "text/csv; charset=utf-8" if self is Form.CSV else "application/jsonl; charset=utf-8"
+
+        return "text/csv; charset=utf-8" if self is ExportFormat.CSV else "application/jsonl; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +52,14 @@ class _Source:
 
     columns: Mapping[str, Column[Any]]
     tables: FromClause
+    # What the pages go by; its first column is a time.
     key: tuple[Column[Any], ...]
-    """What the pages go by; its first column is a time."""
     user: Column[Any]
 
 
 _S, _R, _A = sessions.c, runs.c, audit.c
 _SOURCES = {
-    What.SESSIONS: _Source(
+    Dataset.SESSIONS: _Source(
         {
             "uid": _S.uid,
             "name": _S.name,
@@ -74,7 +75,7 @@ _SOURCES = {
         (_S.created, _S.uid),
         _S.owner,
     ),
-    What.RUNS: _Source(
+    Dataset.RUNS: _Source(
         {
             "uid": _R.uid,
             "name": _S.name,
@@ -99,7 +100,7 @@ _SOURCES = {
         (_R.start, _R.uid),
         _S.owner,
     ),
-    What.AUDIT: _Source(
+    Dataset.AUDIT: _Source(
         {
             "id": _A.id,
             "act": _A.act,
@@ -122,8 +123,8 @@ _SOURCES = {
 
 async def export(
     database: Database,
-    what: What,
-    form: Form,
+    what: Dataset,
+    form: ExportFormat,
     *,
     since: datetime | None = None,
     until: datetime | None = None,
@@ -141,7 +142,7 @@ async def export(
         query = query.where(at < until)
     if user is not None:
         query = query.where(source.user == normal_user(user))
-    if form is Form.CSV:
+    if form is ExportFormat.CSV:
         yield _as_csv([list(source.columns)])
     query = query.order_by(*source.key).limit(PAGE)
     page = query
@@ -155,17 +156,17 @@ async def export(
         page = query.where(tuple_(*source.key) > tuple(rows[-1][len(source.columns) :]))
 
 
-def export_usage(report: UsageReport, form: Form, by: By = By.USER) -> bytes:
+def export_usage(report: UsageReport, form: ExportFormat, by: By = By.USER) -> bytes:
     """A month's report."""
     names = Usage.__struct_encode_fields__
     columns = [str(by) if name == "name" else name for name in names]
     rows = [dict(zip(columns, msgspec.structs.astuple(row), strict=True)) for row in report.rows(by)]
-    return (_as_csv([columns]) if form is Form.CSV else b"") + _as_text(rows, form)
+    return (_as_csv([columns]) if form is ExportFormat.CSV else b"") + _as_text(rows, form)
 
 
-def _as_text(rows: Sequence[Mapping[str, Any]], form: Form) -> bytes:
+def _as_text(rows: Sequence[Mapping[str, Any]], form: ExportFormat) -> bytes:
     plain = [{name: _plain(value) for name, value in row.items()} for row in rows]
-    if form is Form.CSV:
+    if form is ExportFormat.CSV:
         return _as_csv([list(row.values()) for row in plain])
     for row in plain:
         if "detail" in row:

@@ -1,40 +1,47 @@
-"""Writes what is watched into the database, and goes on where it was when the database comes back.
+"""Writers of history: the recorder of watched sessions, the operator's end reports, and the deletion of old rows.
 
-Nothing waits for it but the operator's report of an end. Every replica records; who comes second finds it written.
+Run by the component `History`. Every replica records the same sessions; the revision of a session's row decides which
+write counts, and the others find it done. While the database is down the recorder keeps the changes and retries.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+from starlette.requests import Request
+from starlette.responses import Response
 
+from vdi.api.meta import API_VERSION
 from vdi.api.session import VDISession
 from vdi.gateway.cluster_cache import ClusterCache, Kind
-from vdi.gateway.history.derive import Derived, derive, lose
-from vdi.gateway.history.snapshot import SessionSnapshot, read
-from vdi.gateway.store.audit import enders
-from vdi.gateway.store.base import Database, DatabaseUnavailableError
-from vdi.gateway.store.history import Record, RunRow, load, load_open, save
-from vdi.kube.errors import Forbidden, NotFound
+from vdi.gateway.history.transitions import Derived, SessionSnapshot, derive, lose, read_snapshot
+from vdi.gateway.store.audit import drop_audit, enders
+from vdi.gateway.store.database import Database, DatabaseUnavailableError
+from vdi.gateway.store.history import Record, RunRow, drop_ended, load, load_open, save
+from vdi.gateway.token_review import TokenReviewer, plain
+from vdi.kinds import SESSIONS
+from vdi.kube.errors import Forbidden, KubeError, NotFound
 from vdi.kube.transport import Client
-from vdi.operator.kinds import SESSIONS
 
 log = logging.getLogger(__name__)
 
+# Sessions in one transaction.
 AT_ONCE = 200
-"""Sessions in one transaction."""
+
+# States of one session that are kept while they cannot be written; of more the oldest is dropped.
 MOST_STATES = 32
-"""States of one session that are kept while they cannot be written; of more the oldest is dropped."""
+# Sessions of which anything is kept while it cannot be written.
 MOST_SESSIONS = 50_000
-"""Sessions of which anything is kept while it cannot be written."""
+# Seconds between two tries while the database does not answer.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds between two tries while the database does not answer."""
+# To write an end against others who write the same session.
 _TRIES = 5
-"""To write an end against others who write the same session."""
 
 
 class Recorder:
@@ -92,7 +99,7 @@ class Recorder:
 
     async def record_end(self, session: VDISession) -> None:
         """Write down that this session ends; it is written when this returns. Raises DatabaseUnavailableError."""
-        seen, uid = read(session, self._cluster.template(session.spec.template)), session.metadata.uid
+        seen, uid = read_snapshot(session, self._cluster.template(session.spec.template)), session.metadata.uid
         batch = {uid: [*self._unwritten.pop(uid, []), seen]}
         for _ in range(_TRIES):
             try:
@@ -163,7 +170,7 @@ class Recorder:
     def _see(self, session: VDISession, *, gone: bool = False) -> None:
         meta = session.metadata
         try:
-            seen = read(session, self._cluster.template(session.spec.template), gone=gone)
+            seen = read_snapshot(session, self._cluster.template(session.spec.template), gone=gone)
         except ValueError as error:
             if meta.uid not in self._unreadable:
                 log.error("history of %s/%s: this state cannot be read: %s", meta.namespace, meta.name, error)
@@ -253,3 +260,106 @@ def fold(old: Record | None, states: Sequence[SessionSnapshot], now: datetime, e
     if record is None:
         raise ValueError("states: the list is empty; at least one state is required")
     return Derived(record, tuple(runs.values()), news)
+
+
+# Seconds between two rounds.
+ROUND_SECONDS = 3600.0
+# Seconds until the next try after one that failed.
+RETRY_SECONDS = 30.0
+# Rows that one transaction deletes: others want to write, too.
+DELETE_BATCH = 500
+# Seconds between two batches.
+_BATCH_PAUSE_SECONDS = 0.05
+
+
+class Retention:
+    """`run` beside the recorder. Replicas may do it at once: what the one has dropped is not there for the other."""
+
+    def __init__(self, *, database: Database, recorder: Recorder, days: int, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._recorder = recorder
+        self._kept = timedelta(days=days)
+        self._clock = clock
+
+    async def run(self) -> None:
+        """One round at once, then one an hour, until cancelled."""
+        while True:
+            done = [await self._try("closing records of deleted sessions", self._recorder.close_lost)]
+            done.append(await self._try("deleting old records", self.drop_old))
+            await asyncio.sleep(ROUND_SECONDS if all(done) else RETRY_SECONDS)
+
+    async def _try(self, what: str, work: Callable[[], Awaitable[object]]) -> bool:
+        """Whether it went well; one must not keep the other from its turn."""
+        try:
+            await work()
+        except (DatabaseUnavailableError, KubeError, SQLAlchemyError) as error:
+            words = str(error) if not isinstance(error, SQLAlchemyError) else type(error).__name__
+            log.warning("history: %s is put off for %.0f s: %s", what, RETRY_SECONDS, words)
+            return False
+        return True
+
+    async def drop_old(self) -> tuple[int, int]:
+        """Delete what is older than is kept; gives how many sessions and how many rows of the audit.
+
+        Raises DatabaseUnavailableError.
+        """
+        before = self._clock() - self._kept
+        gone = await self._in_batches(before, drop_ended), await self._in_batches(before, drop_audit)
+        if any(gone):
+            log.info("dropped %d sessions and %d rows of the audit from before %s", *gone, before.date())
+        return gone
+
+    async def _in_batches(
+        self, before: datetime, drop: Callable[[AsyncConnection, datetime, int], Awaitable[int]]
+    ) -> int:
+        total = 0
+        while True:
+            async with self._database.begin() as connection:
+                dropped = await drop(connection, before, DELETE_BATCH)
+            total += dropped
+            if dropped < DELETE_BATCH:
+                return total
+            await asyncio.sleep(_BATCH_PAUSE_SECONDS)
+
+
+class EndReports:
+    """Takes the reports."""
+
+    def __init__(self, recorder: Recorder, reviewer: TokenReviewer, namespaces: Sequence[str]) -> None:
+        self._recorder = recorder
+        self._reviewer = reviewer
+        self._namespaces = namespaces
+
+    async def answer(self, request: Request) -> Response:
+        """One report: the whole session as JSON."""
+        if refusal := await self._reviewer.refusal(request):
+            return refusal
+        try:
+            session = msgspec.json.decode(await request.body(), type=VDISession)
+            self._check(session)
+        except (msgspec.DecodeError, ValueError) as error:
+            return plain(400, f"this is not a valid end report: {error}")
+        return await self._record(session)
+
+    def _check(self, session: VDISession) -> None:
+        meta = session.metadata
+        for name, value in (("uid", meta.uid), ("creationTimestamp", meta.creation_timestamp)):
+            if not value:
+                raise ValueError(f"metadata.{name} is empty; it is required")
+        if meta.namespace not in self._namespaces:
+            allowed = " and ".join(map(repr, self._namespaces))
+            raise ValueError(f"metadata.namespace is {meta.namespace!r}; allowed: {allowed}")
+        if not meta.deletion_timestamp:
+            raise ValueError(f"metadata.deletionTimestamp is empty: this {API_VERSION} VDISession is not ending")
+
+    async def _record(self, session: VDISession) -> Response:
+        try:
+            await self._recorder.record_end(session)
+        except DatabaseUnavailableError as error:
+            return plain(503, str(error))
+        except ValueError as error:
+            return plain(400, f"this session has an invalid time: {error}")
+        except SQLAlchemyError:
+            log.exception("the end of %s cannot be written", session.metadata.name)
+            return plain(503, "this cannot be written; see the gateway's log")
+        return Response(status_code=204)

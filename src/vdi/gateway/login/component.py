@@ -6,27 +6,22 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.routing import BaseRoute
 
-from vdi.gateway.component import Component
-from vdi.gateway.context import GatewayContext
-from vdi.gateway.login.account import AccountPages
-from vdi.gateway.login.cli_login import CliLoginPages
+from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.local import LocalUsers, UsersUnavailableError
-from vdi.gateway.login.logins import Logins
-from vdi.gateway.login.oidc.provider import Provider
-from vdi.gateway.login.pages import LoginPages
-from vdi.gateway.login.passwords import Passwords
-from vdi.gateway.login.probe_tokens import ProbeTokens
-from vdi.gateway.login.services import LoginServices
-from vdi.gateway.login.sign_out import SignOut
+from vdi.gateway.login.local_users import Passwords
+from vdi.gateway.login.logins import Logins, SignOut
+from vdi.gateway.login.oidc import Provider
+from vdi.gateway.login.pages import AccountPages, LoginPages, LoginServices
 from vdi.gateway.login.throttle import Throttle
+from vdi.gateway.login.token_endpoints import CliLoginPages, ProbeTokens
 from vdi.gateway.store.audit import Audit
-from vdi.gateway.store.base import DatabaseUnavailableError
+from vdi.gateway.store.database import DatabaseUnavailableError
 
 log = logging.getLogger(__name__)
 
+# How soon a local user who was removed, or has a new password, is logged out everywhere.
 FOLLOW_SECONDS = 30.0
-"""How soon a local user who was removed, or has a new password, is logged out everywhere."""
 
 
 class Login(Component):
@@ -60,6 +55,7 @@ class Login(Component):
 
     def portal_routes(self) -> Sequence[BaseRoute]:
         """Login, logout, account, and the command line's way in."""
+
         pages = LoginPages(self.services), AccountPages(self.services), CliLoginPages(self.services)
         return [route for group in pages for route in group.routes()]
 

@@ -14,14 +14,14 @@ from starlette.requests import HTTPConnection, Request
 
 from vdi.gateway.denied import CrossSiteError
 from vdi.gateway.login.logins import Logins
+from vdi.gateway.rights import User
 from vdi.gateway.settings import Settings
-from vdi.gateway.users import User
-from vdi.gateway.web import csrf
-from vdi.gateway.web.authorization import bearer
-from vdi.gateway.web.cookies import LOGIN, cookie_of
+from vdi.gateway.web import credentials
+from vdi.gateway.web.credentials import LOGIN_COOKIE, bearer, cookie_of
 
+# Key of the request's scope under which the user is kept: they are looked up once per request.
 _USER = "vdi.user"
-"""Key of the request's scope under which the user is kept: they are looked up once per request."""
+
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOGGED_OUT = "You are not signed in, or your sign-in has ended."
 
@@ -47,7 +47,7 @@ class Guard:
         """The same, always looked up: for streams, whose login may end while they are open."""
         if request.headers.get("authorization") is not None:
             return await self._logins.person_by_token(bearer(request))
-        return await self._logins.person_by_cookie(cookie_of(request, LOGIN))
+        return await self._logins.person_by_cookie(cookie_of(request, LOGIN_COOKIE))
 
     async def require(self, request: HTTPConnection) -> User:
         """Who is logged in. Otherwise raises HTTPException: a page 303 to the login and back, anything else 401."""
@@ -68,7 +68,7 @@ class Guard:
 
         It is no use of the login: a page that no one looks at must not keep it alive.
         """
-        user = await self._logins.person_by_cookie(cookie_of(request, LOGIN), in_use=False)
+        user = await self._logins.person_by_cookie(cookie_of(request, LOGIN_COOKIE), in_use=False)
         if user is None:
             raise HTTPException(401, _LOGGED_OUT)
         return user
@@ -93,14 +93,14 @@ class Guard:
         """
         if request.method in SAFE or bearer(request):
             return
-        why = csrf.foreign(request.headers, self._settings.portal_url)
+        why = credentials.find_foreign_origin(request.headers, self._settings.portal_url)
         if why:
             raise CrossSiteError(f"This request did not come from a page of {self._settings.portal_url}: {why}.")
-        token = request.headers.get(csrf.HEADER, "")
+        token = request.headers.get(credentials.CSRF_HEADER, "")
         if not token and _is_form(request):
-            field = (await request.form(max_files=0, max_fields=100)).get(csrf.FIELD, "")
+            field = (await request.form(max_files=0, max_fields=100)).get(credentials.CSRF_FIELD, "")
             token = field if isinstance(field, str) else ""
-        if not csrf.is_proven(request, token):
+        if not credentials.is_csrf_token_valid(request, token):
             raise CrossSiteError(
                 "This form is older than your last login or logout. Go back, reload the page and try again."
             )

@@ -8,11 +8,10 @@ import logging
 from contextlib import suppress
 from typing import Any
 
+from vdi.gateway.login.local_users import USERS_KEY, LocalUser, Passwords, UserFileError, read_users
 from vdi.gateway.login.logins import LOCAL, Identity
-from vdi.gateway.login.passwords import Passwords
-from vdi.gateway.login.users_file import KEY, LocalUser, UserFileError, read_users
+from vdi.gateway.rights import check_address, normal_groups
 from vdi.gateway.settings import Settings
-from vdi.gateway.users import check_address, normal_groups
 from vdi.kube import SECRETS, Client
 from vdi.kube.errors import KubeError, NotFound
 
@@ -35,6 +34,7 @@ class LocalUsers:
 
     async def are_there(self) -> bool:
         """Whether there were any when last read, which is not for each page: if not, no one has a password."""
+
         if self._version is None:
             with suppress(UsersUnavailableError):
                 await self.read()
@@ -73,7 +73,7 @@ class LocalUsers:
         version = secret["metadata"]["resourceVersion"]
         if version != self._version:
             try:
-                text = base64.b64decode((secret.get("data") or {}).get(KEY, "")).decode()
+                text = base64.b64decode((secret.get("data") or {}).get(USERS_KEY, "")).decode()
                 users, problems = await asyncio.to_thread(read_users, text)
             except (UserFileError, binascii.Error, UnicodeDecodeError) as error:
                 raise UsersUnavailableError(f"{where}: {error}") from error

@@ -1,42 +1,44 @@
-"""What a login is and how long it holds: made, found by its cookie, seen, ended. API tokens beside it.
+"""Logins and API tokens: how they begin, when they hold, and how they end, with the grants that were made with them.
 
-A login ends when it was not used for `login_idle`, at the latest after `login_max`; when its user logs out; when a
-local user's entry is removed or has another password. An API token ends on its own date, or when it is revoked.
+A login ends when it was not used for `login_idle`, after `login_max`, when its user logs out, and when the entry of a
+local user is removed or has another password. An API token ends on its own date, or when it is revoked.
 
-Who comes from the identity provider is an account of it, issuer and subject: the first one that signs in with an
-address keeps it until an administrator releases it. The first login of another issuer's account ends what the one
-before has open.
+A user of an identity provider is an account there: issuer and subject. The first account that logs in with an e-mail
+address keeps it until an administrator releases it. The first login of an account of another issuer ends what the
+former account has open.
 """
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
 from starlette.exceptions import HTTPException
 
-from vdi.gateway.context import GatewayContext
+from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.store.logins import ApiToken, Login, LoginStore
-from vdi.gateway.store.subjects import SubjectStore
-from vdi.gateway.users import User
+from vdi.gateway.rights import User
+from vdi.gateway.store.logins import ApiToken, Login, LoginStore, SubjectStore
 
 TOKEN_PREFIX = "vdi_"  # noqa: S105 -- what our tokens begin with, so that scanners of leaked secrets know them
+# What `User.login_id` begins with where an API token spoke.
 TOKEN_ID = "token:"  # noqa: S105
-"""What `User.login_id` begins with where an API token spoke."""
+
+# API tokens of one person.
 MOST_TOKENS = 50
-"""API tokens of one person."""
 LOCAL = "local"
 OIDC = "oidc"
 _LONGEST_SECRET = 100
 _SEEN_EVERY = timedelta(minutes=1)
+# How long rows stay after their end: long enough to look up what was seen in a log.
 _KEPT = timedelta(days=7)
-"""How long rows stay after their end: long enough to look up what was seen in a log."""
 
 
 """What a browser calls itself, in words that its user recognises. Pure."""
 
+# The first that is found: each of the later ones is also in what some of the earlier ones say.
 _BROWSERS = (
     ("Edg/", "Edge"),
     ("OPR/", "Opera"),
@@ -45,7 +47,6 @@ _BROWSERS = (
     ("Safari/", "Safari"),
     ("curl/", "curl"),
 )
-"""The first that is found: each of the later ones is also in what some of the earlier ones say."""
 _SYSTEMS = (
     ("Android", "Android"),
     ("iPhone", "iPhone"),
@@ -85,8 +86,8 @@ class Identity:
     admin: bool = False
     source: str = LOCAL
     credential: str = ""
+    # With `subject` the account at the identity provider; empty for local users.
     issuer: str = ""
-    """With `subject` the account at the identity provider; empty for local users."""
     subject: str = ""
 
 
@@ -337,3 +338,44 @@ def browser(agent: str) -> str:
     if not name:
         return agent[:60] or "unknown"
     return f"{name} on {system}" if system else name
+
+
+class EndGrants(Protocol):
+    """`Edge.end_grants`: ends grants of desktops, so that running pictures stop."""
+
+    async def __call__(
+        self, *, user: str | None = None, login_id: str | None = None, login_ids: Collection[str] = ()
+    ) -> object:
+        """Those of this user, or of this login; and any that is just being made with one of `login_ids`."""
+
+
+class SignOut:
+    """Ends what users have open. Every method raises DatabaseUnavailableError."""
+
+    def __init__(self, logins: Logins, end_grants: EndGrants) -> None:
+        self._logins = logins
+        self._end_grants = end_grants
+
+    async def end_login(self, login_id: str) -> None:
+        """End one login and every grant that was made with it; running pictures stop."""
+        await self._logins.end(login_id)
+        await self._end_grants(login_id=login_id)
+
+    async def end_everything(self, user: str, *, tokens: bool) -> None:
+        """End all logins of a user and every grant that was made with them; with `tokens` API tokens too."""
+        ended = await self._logins.end_all(user)
+        if tokens:
+            ended += await self._logins.end_tokens(user)
+        await self._end_grants(user=user, login_ids=ended)
+
+    async def end_token(self, user: str, token_id: str) -> ApiToken | None:
+        """Revoke an API token of a user, and what was opened with it; None where they have none of this id."""
+        ended = await self._logins.end_token(user, token_id)
+        if ended is not None:
+            await self._end_grants(login_id=f"{TOKEN_ID}{token_id}")
+        return ended
+
+    async def end_grants_of(self, login_ids: list[str]) -> None:
+        """End the grants of logins that have ended already."""
+        for login_id in login_ids:
+            await self._end_grants(login_id=login_id)

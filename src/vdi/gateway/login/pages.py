@@ -1,10 +1,14 @@
-"""Logging in and out, as pages: the form, the way to an identity provider and back, the end."""
+"""Pages for people: `/login` (form, identity provider, terms), `/logout`, and `/account` with logins and API tokens."""
 
 import hashlib
 import logging
+import re
 import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -12,20 +16,76 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from vdi.gateway.addresses import client_address
-from vdi.gateway.login.guard import login_url
-from vdi.gateway.login.local import UsersUnavailableError
-from vdi.gateway.login.logins import LOCAL, OIDC, AnotherAccountError, Device, Identity
-from vdi.gateway.login.next_url import safe_next
-from vdi.gateway.login.oidc import flow
-from vdi.gateway.login.oidc.claims import ClaimsError, RefusedError
-from vdi.gateway.login.oidc.provider import Provider, ProviderDownError
-from vdi.gateway.login.passwords import BusyError
-from vdi.gateway.login.services import LoginServices
-from vdi.gateway.login.throttle import TooManyError
-from vdi.gateway.users import check_address, normal_user
-from vdi.gateway.web import csrf
-from vdi.gateway.web.cookies import FLOW, LOGIN, PRE_LOGIN, TERMS, cookie_of, drop_cookie, set_cookie
+from vdi.gateway.component import GatewayContext
+from vdi.gateway.denied import ActionDenied
+from vdi.gateway.login import oidc
+from vdi.gateway.login.guard import Guard, login_url
+from vdi.gateway.login.local import LocalUsers, UsersUnavailableError
+from vdi.gateway.login.local_users import BusyError
+from vdi.gateway.login.logins import LOCAL, OIDC, AnotherAccountError, Device, Identity, Logins, SignOut, browser
+from vdi.gateway.login.oidc import ClaimsError, Provider, ProviderDownError, RefusedError
+from vdi.gateway.login.throttle import Throttle, TooManyError
+from vdi.gateway.rights import User, check_address, normal_user
+from vdi.gateway.settings import Settings
+from vdi.gateway.store.audit import Act, Audit
+from vdi.gateway.web import credentials
+from vdi.gateway.web.credentials import (
+    FLOW_COOKIE,
+    LOGIN_COOKIE,
+    PRE_LOGIN_COOKIE,
+    TERMS_COOKIE,
+    cookie_of,
+    drop_cookie,
+    set_cookie,
+)
 from vdi.gateway.web.render import Renderer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoginServices:
+    """One per gateway."""
+
+    context: GatewayContext
+    logins: Logins
+    guard: Guard
+    sign_out: SignOut
+    audit: Audit
+    local: LocalUsers
+    throttle: Throttle
+    # None: single sign-on is not set up.
+    provider: Provider | None
+
+    sleep: Callable[[float], Awaitable[None]]
+
+
+_LONGEST_NEXT = 2048
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_VISIBLE = re.compile(r"[!-~]+")
+
+
+def safe_next(text: str | None, settings: Settings) -> str:
+    """The address itself where it is a path of this host, or a whole address of a host of ours; `/` otherwise.
+
+    Browsers read `//host`, `/\\host` and addresses with tabs or line ends in them as another host: none of these pass.
+    """
+    if not text or len(text) > _LONGEST_NEXT or not _VISIBLE.fullmatch(text) or "\\" in text:
+        return "/"
+    if text.startswith("/"):
+        return "/" if text.startswith("//") else text
+    return text if _is_ours(text, settings) else "/"
+
+
+def _is_ours(text: str, settings: Settings) -> bool:
+    try:
+        parts = urlsplit(text)
+        port = parts.port or 443
+    except ValueError:
+        return False
+    if parts.scheme != "https" or "@" in parts.netloc or port != settings.url_port or parts.hostname is None:
+        return False
+    label, _, domain = parts.hostname.partition(".")
+    return domain == settings.domain and _LABEL.fullmatch(label) is not None
+
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +148,7 @@ class LoginPages:
         next_page = safe_next(str((await request.form()).get("next", "")), self._login.context.settings)
         await self._login.guard.check_csrf(request)
         answer = RedirectResponse(login_url(next_page), 303)
-        set_cookie(answer, TERMS, self._terms_mark)
+        set_cookie(answer, TERMS_COOKIE, self._terms_mark)
         return answer
 
     async def do_login(self, request: Request) -> Response:
@@ -124,16 +184,16 @@ class LoginPages:
         next_page = safe_next(request.query_params.get("next"), self._login.context.settings)
         if not self._accepted(request):
             return RedirectResponse(login_url(next_page), 303)
-        secret = cookie_of(request, FLOW)
-        if not flow.is_secret(secret):
+        secret = cookie_of(request, FLOW_COOKIE)
+        if not oidc.is_secret(secret):
             secret = secrets.token_urlsafe(32)
-        state = flow.make_state(secret, next_page, self._login.context.clock().timestamp(), secrets.token_bytes(16))
+        state = oidc.make_state(secret, next_page, self._login.context.clock().timestamp(), secrets.token_bytes(16))
         try:
             url = await self._login.provider.login_url(secret, state)
         except ProviderDownError as error:
             return self._provider_down(request, error, next_page)
         answer = RedirectResponse(url, 303)
-        set_cookie(answer, FLOW, secret, flow.SECONDS)
+        set_cookie(answer, FLOW_COOKIE, secret, oidc.STATE_SECONDS)
         return answer
 
     async def finish_oidc(self, request: Request) -> Response:
@@ -141,17 +201,17 @@ class LoginPages:
         if self._login.provider is None:
             raise HTTPException(404, "Single sign-on is not configured.")
         query = request.query_params
-        state, secret, name = query.get("state", ""), cookie_of(request, FLOW), self._login.provider.config.name
+        state, secret, name = query.get("state", ""), cookie_of(request, FLOW_COOKIE), self._login.provider.config.name
         try:
             next_page = safe_next(
-                flow.read_state(secret, state, self._login.context.clock().timestamp()),
+                oidc.read_state(secret, state, self._login.context.clock().timestamp()),
                 self._login.context.settings,
             )
-        except flow.StateError as why:
+        except oidc.StateError as why:
             return self._problem(request, 403, f"Not signed in: {why}.", "/")
         if not self._accepted(request):
             return RedirectResponse(login_url(next_page), 303)
-        kept = flow.SECONDS + flow.LEEWAY
+        kept = oidc.STATE_SECONDS + oidc.STATE_LEEWAY_SECONDS
         if not await self._login.context.shared.take_once(f"login/state/{state.rpartition('.')[2]}", kept):
             return self._problem(request, 403, "Not signed in: this sign-in link was already used.", next_page)
         if "error" in query:
@@ -204,7 +264,7 @@ class LoginPages:
             if source == OIDC and self._login.provider is not None:
                 url = await self._login.provider.logout_url(user.email)
         answer = logged_out(self._renderer, request, self._login.provider, url)
-        drop_cookie(answer, LOGIN)
+        drop_cookie(answer, LOGIN_COOKIE)
         return answer
 
     async def _form(
@@ -233,14 +293,14 @@ class LoginPages:
 
     def _with_form(self, request: Request, template: str, **context: Any) -> Response:
         """A page with a form for who is not logged in yet: it is bound to a cookie of this browser."""
-        secret = cookie_of(request, PRE_LOGIN)
-        fresh = not flow.is_secret(secret)
+        secret = cookie_of(request, PRE_LOGIN_COOKIE)
+        fresh = not oidc.is_secret(secret)
         if fresh:
             secret = secrets.token_urlsafe(32)
-        csrf.use_secret(request, secret)
+        credentials.bind_csrf_secret(request, secret)
         answer = self._renderer.render(request, template, **context)
         if fresh:
-            set_cookie(answer, PRE_LOGIN, secret)
+            set_cookie(answer, PRE_LOGIN_COOKIE, secret)
         return answer
 
     async def _begin(self, request: Request, who: Identity, next_page: str) -> Response:
@@ -252,14 +312,14 @@ class LoginPages:
             await self._login.sign_out.end_login(before.login_id)
         await self._tried(who.user, who.source, "in")
         answer = RedirectResponse(next_page, 303)
-        set_cookie(answer, LOGIN, secret, int(self._login.context.settings.login_max.total_seconds()))
-        drop_cookie(answer, PRE_LOGIN)
-        drop_cookie(answer, TERMS)
+        set_cookie(answer, LOGIN_COOKIE, secret, int(self._login.context.settings.login_max.total_seconds()))
+        drop_cookie(answer, PRE_LOGIN_COOKIE)
+        drop_cookie(answer, TERMS_COOKIE)
         return answer
 
     def _accepted(self, request: Request) -> bool:
         """Whether this browser has accepted the terms as they are now; true where terms are empty."""
-        return not self._terms_mark or cookie_of(request, TERMS) == self._terms_mark
+        return not self._terms_mark or cookie_of(request, TERMS_COOKIE) == self._terms_mark
 
     async def _tried(self, user: str, source: str, outcome: str, *, actor: str = "", **more: str) -> None:
         """Count an attempt and write it down. `user`: empty if unknown; `actor`: who tried, if another one."""
@@ -288,3 +348,131 @@ class LoginPages:
     def _address(self, request: Request) -> str:
         context = self._login.context
         return client_address(request, context.settings.trusted_proxies, context.cluster)
+
+
+# Days that a token made here may last.
+LIFETIMES = (1, 7, 30, 90, 365)
+_DONE = {
+    "ended": "That browser is signed out.",
+    "revoked": "The token is revoked.",
+    "person": "The user is signed out everywhere: browsers, API tokens and open desktops.",
+}
+
+
+def checked_label(label: str) -> str:
+    """A name that people can read. Raises ValueError."""
+    if not 0 < len(label) <= 60 or not label.isprintable():
+        raise ValueError(f"The token's name is {label[:70]!r}; allowed: 1 to 60 letters, digits and symbols.")
+    return label
+
+
+class AccountPages:
+    """Pages under `/account`."""
+
+    def __init__(self, login: LoginServices) -> None:
+        self._login = login
+        self._renderer = Renderer(login.context.settings)
+
+    def routes(self) -> list[Route]:
+        """All of them."""
+        return [
+            Route("/account", self.show_account, methods=["GET"]),
+            Route("/account/logins/{id}/end", self.end_one, methods=["POST"]),
+            Route("/account/logout-everywhere", self.end_everywhere, methods=["POST"]),
+            Route("/account/sign-out-person", self.end_person, methods=["POST"]),
+            Route("/account/tokens", self.make_token, methods=["POST"]),
+            Route("/account/tokens/{id}/revoke", self.revoke_token, methods=["POST"]),
+        ]
+
+    async def show_account(self, request: Request) -> Response:
+        """GET /account"""
+        user = await self._login.guard.require_browser(request)
+        return await self._page(request, user, done=_DONE.get(request.query_params.get("done", ""), ""))
+
+    async def end_one(self, request: Request) -> Response:
+        """POST /account/logins/{id}/end: sign one of my browsers out."""
+        user = await self._login.guard.require_browser(request)
+        await self._login.guard.check_csrf(request)
+        login_id = request.path_params["id"]
+        if login_id in {login.id for login in await self._login.logins.of(user.email)}:
+            await self._login.sign_out.end_login(login_id)
+            await self._audit(user, "login.end", {"which": "another browser"})
+        return RedirectResponse("/account?done=ended", 303)
+
+    async def end_everywhere(self, request: Request) -> Response:
+        """POST /account/logout-everywhere: all my browsers, all my desktops' pictures, and on request my API tokens."""
+        user = await self._login.guard.require_browser(request)
+        await self._login.guard.check_csrf(request)
+        tokens = (await request.form()).get("tokens") == "yes"
+        await self._login.sign_out.end_everything(user.email, tokens=tokens)
+        await self._audit(user, "login.end_all", {"tokens": str(tokens).lower()})
+        answer = logged_out(self._renderer, request, self._login.provider)
+        drop_cookie(answer, LOGIN_COOKIE)
+        return answer
+
+    async def end_person(self, request: Request) -> Response:
+        """POST /account/sign-out-person: an administrator ends all that somebody has open, API tokens too."""
+        user = await self._login.guard.require_browser(request)
+        await self._login.guard.require_admin(request)
+        await self._login.guard.check_csrf(request)
+        try:
+            email = check_address(str((await request.form()).get("user", "")))
+        except ValueError as why:
+            return await self._page(request, user, status=422, error=f"{why}.")
+        async with self._login.audit.act(
+            Act(actor=user.email, action="login.end_all", target=email, owner=email), closed=True
+        ):
+            await self._login.sign_out.end_everything(email, tokens=True)
+        return RedirectResponse("/account?done=person", 303)
+
+    async def make_token(self, request: Request) -> Response:
+        """POST /account/tokens: a new API token, shown in this answer only."""
+        user = await self._login.guard.require_browser(request)
+        await self._login.guard.check_csrf(request)
+        form = await request.form()
+        label, days = str(form.get("label", "")).strip(), str(form.get("days", ""))
+        try:
+            label = checked_label(label)
+            if days not in {str(lifetime) for lifetime in LIFETIMES}:
+                allowed = ", ".join(map(str, LIFETIMES))
+                raise ValueError(f"The token's days are {days[:20]!r}; allowed: {allowed}.")
+            secret, _ = await self._login.logins.new_token(user, label, timedelta(days=int(days)))
+        except (ValueError, ActionDenied) as why:
+            return await self._page(request, user, status=422, error=str(why))
+        await self._audit(user, "token.create", {"label": label, "days": days})
+        return await self._page(request, user, new_token=secret, new_label=label)
+
+    async def revoke_token(self, request: Request) -> Response:
+        """POST /account/tokens/{id}/revoke"""
+        user = await self._login.guard.require_browser(request)
+        await self._login.guard.check_csrf(request)
+        ended = await self._login.sign_out.end_token(user.email, request.path_params["id"])
+        if ended is None:
+            raise HTTPException(404, "You have no such token. It may have expired.")
+        await self._audit(user, "token.revoke", {"label": ended.label})
+        return RedirectResponse("/account?done=revoked", 303)
+
+    async def _page(self, request: Request, user: User, *, status: int = 200, **more: Any) -> Response:
+        logins = self._login.logins
+        context = {"error": "", "done": "", "new_token": "", "new_label": ""} | more
+        return self._renderer.render(
+            request,
+            "account.html",
+            status=status,
+            user=user,
+            logins=[(login, browser(login.agent)) for login in await logins.of(user.email)],
+            tokens=await logins.tokens(user.email),
+            lifetimes=LIFETIMES,
+            now=self._login.context.clock(),
+            **context,
+        )
+
+    async def _audit(self, user: User, action: str, detail: dict[str, str]) -> None:
+        await self._login.audit.record(
+            actor=user.email,
+            action=action,
+            target=user.email,
+            outcome="done",
+            detail=detail,
+            at=self._login.context.clock(),
+        )

@@ -15,10 +15,11 @@ from ipaddress import ip_address, ip_network
 
 from vdi.gateway.shared_state import SharedState, SharedUnavailableError
 
+# Seconds in which attempts are counted.
 WINDOW = 900
-"""Seconds in which attempts are counted."""
+
+# Seconds that an attempt waits at most before it is looked at.
 SLOWEST = 4.0
-"""Seconds that an attempt waits at most before it is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +30,15 @@ class Bound:
     most: int
 
 
+# `most` is for one network. After as many from all networks together, each network has only `free` for this user.
 PER_USER = Bound(10, 60)
-"""`most` is for one network. After as many from all networks together, each network has only `free` for this user."""
+# Wider: behind one address there may be a whole office.
 PER_ADDRESS = Bound(30, 300)
-"""Wider: behind one address there may be a whole office."""
+# Prefix length of one address: whoever has one IPv6 address has the 2^64 of its subnet.
 _ADDRESS = {4: 32, 6: 64}
-"""Prefix length of one address: whoever has one IPv6 address has the 2^64 of its subnet."""
+# Prefix length of one network: what a small provider or a site is given as a whole, and what a guesser with one
+# machine can change addresses within. A wider one would more often hold the right user too.
 _NETWORK = {4: 24, 6: 48}
-"""Prefix length of one network: what a small provider or a site is given as a whole, and what a guesser with one
-machine can change addresses within. A wider one would more often hold the right user too.
-"""
 
 
 class TooManyError(Exception):

@@ -9,20 +9,18 @@ from datetime import datetime, timedelta
 
 from vdi.api.session import Phase, QueueStatus, Role, VDISession
 from vdi.api.template import VDITemplate
+from vdi.cluster.units import format_duration, parse_duration, parse_time
 from vdi.gateway.queue_message import queue_message
-from vdi.gateway.rights import Action, access_ends, is_over, refusal, role_in
+from vdi.gateway.rights import Action, User, access_ends, is_over, refusal, role_in
 from vdi.gateway.thumbnails import has_thumbnail
-from vdi.gateway.users import User
-from vdi.gateway.web.icons import shown_icon
+from vdi.gateway.web.assets import shown_icon
 from vdi.gateway.web.template_filters import left, ordinal
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Reason
-from vdi.session.graphics import describe_encoder, describe_renderer
 from vdi.session.homes import resolve_home, retained_claim
 from vdi.session.lifetime import max_timeout
 from vdi.session.schedule import describe_schedule
-from vdi.session.times import parse_time
-from vdi.session.units import format_duration, parse_duration
+from vdi.session.streaming import describe_encoder, describe_renderer
 
 _WARNINGS = {
     EXPIRING: "This desktop ends soon",
@@ -39,6 +37,7 @@ _WORDS = {
     Phase.TERMINATING: "Ending",
     Phase.FAILED: "Failed",
 }
+# What makes sense in each phase; sharing and scheduling always do, until the end.
 _ACTIONS = {
     Phase.RUNNING: {Action.OPEN, Action.EXTEND, Action.SUSPEND, Action.RESTART, Action.END},
     Phase.CREATING: {Action.OPEN, Action.EXTEND, Action.SUSPEND, Action.RESTART, Action.END},
@@ -48,7 +47,7 @@ _ACTIONS = {
     Phase.FAILED: {Action.RESTART, Action.SUSPEND, Action.END},
     Phase.TERMINATING: set(),
 }
-"""What makes sense in each phase; sharing and scheduling always do, until the end."""
+
 _MORE = (timedelta(hours=1), timedelta(hours=2), timedelta(hours=4), timedelta(hours=8))
 
 
@@ -56,12 +55,12 @@ _MORE = (timedelta(hours=1), timedelta(hours=2), timedelta(hours=4), timedelta(h
 class Notice:
     """Something that a person should read before anything else."""
 
+    # `warn`, `bad` or `info`: how it looks.
     kind: str
-    """`warn`, `bad` or `info`: how it looks."""
     title: str
     text: str
+    # What helps, if it can be done here.
     action: str = ""
-    """What helps, if it can be done here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +69,8 @@ class Guest:
 
     user: str
     role: str
+    # RFC 3339; empty: until it is taken back.
     expires: str
-    """RFC 3339; empty: until it is taken back."""
     over: bool
 
 
@@ -79,11 +78,11 @@ class Guest:
 class Extension:
     """A longer run that can be chosen."""
 
+    # Of the whole run, as `spec.timeout` takes it.
     length: str
-    """Of the whole run, as `spec.timeout` takes it."""
     words: str
+    # RFC 3339.
     ends: str
-    """RFC 3339."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,23 +96,23 @@ class DesktopView:
     owner: str
     mine: bool
     role: str
+    # As in `status.phase`; Terminating as soon as it is being deleted.
     phase: str
-    """As in `status.phase`; Terminating as soon as it is being deleted."""
+    # The phase in a word for people, with the place in line.
     state: str
-    """The phase in a word for people, with the place in line."""
     message: str
     notices: tuple[Notice, ...]
+    # What this person may do now, by the names in `rights.Action`.
     actions: frozenset[str]
-    """What this person may do now, by the names in `rights.Action`."""
     url: str
     template: str
     gpu: int | None
     memory: str
     cpu: str
+    # Limit of the node's local disk; empty: none.
     ephemeral_storage: str
-    """Limit of the node's local disk; empty: none."""
+    # What draws OpenGL, with the reason where it is software; empty while it is not known.
     renderer: str
-    """What draws OpenGL, with the reason where it is software; empty while it is not known."""
     encoder: str
     display: str
     node: str
@@ -124,17 +123,17 @@ class DesktopView:
     timeout: str
     idle_timeout: str
     earliest_slot: str
+    # Its schedule in words; empty: it has none.
     schedule: str
-    """Its schedule in words; empty: it has none."""
+    # When its schedule has it ready next, RFC 3339.
     next_start: str
-    """When its schedule has it ready next, RFC 3339."""
     guests: tuple[Guest, ...]
+    # Whether this person gets a small picture of its screen.
     thumbnail: bool
-    """Whether this person gets a small picture of its screen."""
+    # Whether its files are there again after it was suspended or restarted.
     has_home: bool
-    """Whether its files are there again after it was suspended or restarted."""
+    # Whether its files are there for another desktop when it has ended.
     keeps_files: bool
-    """Whether its files are there for another desktop when it has ended."""
     now: datetime
 
     @property

@@ -16,18 +16,17 @@ from vdi.api.schedule import SessionSchedule
 from vdi.api.session import FULL_CONTROL, GuestRole, Phase, VDISession, describe_role
 from vdi.api.template import VDITemplate
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.login.next_url import safe_next
-from vdi.gateway.portal import fragments
+from vdi.gateway.desktop_agent import StartupScript, is_readable
+from vdi.gateway.login.pages import safe_next
+from vdi.gateway.portal import pages
 from vdi.gateway.portal.desktop_view import DesktopView, extensions
+from vdi.gateway.portal.history import read_timeline
 from vdi.gateway.portal.pages import Choice, PortalPages, done, said
-from vdi.gateway.portal.timeline import read_timeline
-from vdi.gateway.rights import Action, role_in
-from vdi.gateway.startup_scripts import StartupScript, is_readable
+from vdi.gateway.rights import Action, User, role_in
 from vdi.gateway.thumbnails import MOST, WINDOW, TooManyThumbnailsError
-from vdi.gateway.users import User
-from vdi.session.image import refuse_view_only
 from vdi.session.lifetime import max_timeout
 from vdi.session.schedule import day_names
+from vdi.session.streaming import refuse_view_only
 
 ROLES = tuple(Choice(role, describe_role(role)) for role in GuestRole)
 SHARE_TIMES: Mapping[str, timedelta | None] = {
@@ -44,8 +43,9 @@ _SHARE_WORDS = {
     "7d": "1 week",
     "open": "as long as the desktop exists",
 }
+# How long a browser waits for the address of a session that was just made.
 _ADDRESS_SECONDS = 5.0
-"""How long a browser waits for the address of a session that was just made."""
+
 _FIRST_SCHEDULE = SessionSchedule(start="08:30")
 _NOTHING_TYPED = {"length": "", "user": "", "role": GuestRole.VIEWER, "for": "8h"}
 
@@ -80,8 +80,8 @@ CONFIRMATIONS = {
 }
 
 
+# Where a desktop is listed, by what `_place` says.
 _LISTS = {"desktops": "/", "shared": "/shared", "admin": "/admin/sessions"}
-"""Where a desktop is listed, by what `_place` says."""
 
 
 def _place(found: DesktopView) -> str:
@@ -141,12 +141,12 @@ class DesktopPages(PortalPages):
         with self._portal.context.cluster.changes(
             lambda change: change.kind == "session" and change.name == name
         ) as changes:
-            found = fragments.desktop_of(self._portal, user, name)
+            found = pages.desktop_of(self._portal, user, name)
             with suppress(TimeoutError, StopAsyncIteration):
                 async with asyncio.timeout(_ADDRESS_SECONDS):
                     while found and not found.url:
                         await anext(changes)
-                        found = fragments.desktop_of(self._portal, user, name)
+                        found = pages.desktop_of(self._portal, user, name)
         if found is None:
             return self._not_found(request, user, name)
         address = safe_next(found.url, self._portal.context.settings)
@@ -177,7 +177,7 @@ class DesktopPages(PortalPages):
         """A longer run. `from` is the time limit that the page showed: if it was raised since, `length` may be less."""
         user, form = await self._posted(request)
         name, length = request.path_params["name"], form.get("length", "")
-        found = fragments.desktop_of(self._portal, user, name)
+        found = pages.desktop_of(self._portal, user, name)
         if found and form.get("from", found.timeout) != found.timeout:
             why = f"The time limit is {found.timeout} now. Choose again."
             return await self._show(request, user, name, status=409, typed=form, extend_error=why)
@@ -217,7 +217,7 @@ class DesktopPages(PortalPages):
         """Take access back."""
         user, form = await self._posted(request)
         name, email = request.path_params["name"], form.get("user", "")
-        found = fragments.desktop_of(self._portal, user, name)
+        found = pages.desktop_of(self._portal, user, name)
         has_controlled = found and any(guest.user == email and guest.role in FULL_CONTROL for guest in found.guests)
         action = self._portal.actions.unshare(user, name, email)
         return await self._do(request, user, name, "unshare-collaborator" if has_controlled else "unshare", action)
@@ -226,7 +226,7 @@ class DesktopPages(PortalPages):
         """The page that asks before an action; shown in place where scripts run."""
         user, name = await self._portal.guard.require(request), request.path_params["name"]
         action = request.path_params["action"]
-        found = fragments.desktop_of(self._portal, user, name)
+        found = pages.desktop_of(self._portal, user, name)
         if found is None or action not in CONFIRMATIONS or action not in found.actions:
             return await self._show(request, user, name)
         return await self._ask(request, user, found, Action(action))
@@ -235,7 +235,7 @@ class DesktopPages(PortalPages):
         """Suspend, restart or end, as the page before has asked."""
         user, form = await self._posted(request)
         name, action = request.path_params["name"], request.path_params["action"]
-        before, delete_home = fragments.desktop_of(self._portal, user, name), form.get("delete_home") == "yes"
+        before, delete_home = pages.desktop_of(self._portal, user, name), form.get("delete_home") == "yes"
         do: dict[str, Callable[[], Awaitable[object]]] = {
             Action.SUSPEND: lambda: self._portal.actions.suspend(user, name),
             Action.RESTART: lambda: self._portal.actions.restart(user, name),
@@ -246,7 +246,7 @@ class DesktopPages(PortalPages):
         try:
             await do[action]()
         except ActionDenied as why:
-            found = fragments.desktop_of(self._portal, user, name)
+            found = pages.desktop_of(self._portal, user, name)
             if found is None:
                 return self._not_found(request, user, name)
             more = {"error": why.sentence, "delete_home": delete_home}
@@ -258,9 +258,9 @@ class DesktopPages(PortalPages):
 
     async def _list(self, request: Request, here: str, heading: str, subtitle: str) -> Response:
         user = await self._portal.guard.require(request)
-        find = fragments.my_desktops if here == "desktops" else fragments.shared_desktops
+        find = pages.my_desktops if here == "desktops" else pages.shared_desktops
         desktops = find(self._portal, user)
-        pieces = fragments.list_pieces(desktops, here)
+        pieces = pages.list_pieces(desktops, here)
         return await self._page(
             request,
             user,
@@ -270,7 +270,7 @@ class DesktopPages(PortalPages):
             subtitle=subtitle,
             pieces=pieces,
             moving=any(desktop.moving for desktop in desktops),
-            seen=fragments.digest(pieces),
+            seen=pages.digest(pieces),
             done=said(request),
         )
 
@@ -286,12 +286,12 @@ class DesktopPages(PortalPages):
         **errors: str,
     ) -> Response:
         """The page; after a refusal with what was typed, and why beside it as `error` or `*_error`."""
-        found = fragments.desktop_of(self._portal, user, name)
+        found = pages.desktop_of(self._portal, user, name)
         session = self._portal.context.cluster.session(name)
         if found is None or session is None:
             return self._not_found(request, user, name)
         template = self._portal.context.cluster.template(session.spec.template)
-        pieces = fragments.desktop_pieces(found)
+        pieces = pages.desktop_pieces(found)
         without_viewers = refuse_view_only(template)
         scripts, scripts_problem = await self._read_scripts(user, session, template)
         return await self._page(
@@ -302,7 +302,7 @@ class DesktopPages(PortalPages):
             here=_place(found),
             desktop=found,
             pieces=pieces,
-            seen=fragments.digest(pieces),
+            seen=pages.digest(pieces),
             extensions=extensions(
                 session, template, self._portal.context.settings.cluster, self._portal.context.clock()
             ),

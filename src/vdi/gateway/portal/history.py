@@ -1,6 +1,10 @@
-"""History: my desktops that were and are, what they used by month, all of it as a file; administrators see everyone."""
+"""Pages below `/history`: past sessions, usage by month and exports; the timeline and the charts of other pages.
 
-from collections.abc import AsyncIterator, Sequence
+A chart is numbers that a template draws as inline SVG. Each has a sentence that says the same, and its page a table
+with every value, so no information is in a picture alone.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlencode
@@ -10,21 +14,216 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from vdi.api.session import VDISession
+from vdi.cluster.units import format_time, parse_time
 from vdi.gateway.current_use import Amount, Use, use_of
-from vdi.gateway.history.component import Past
-from vdi.gateway.history.export import Form, What, export_usage
-from vdi.gateway.history.usage import By, Month, UsageReport
-from vdi.gateway.portal.charts import Share, shares
+from vdi.gateway.history.component import SessionHistory
+from vdi.gateway.history.export import Dataset, ExportFormat, export_usage
+from vdi.gateway.history.usage import By, Interval, Month, UsageReport
 from vdi.gateway.portal.pages import Choice, PortalPages
-from vdi.gateway.portal.timeline import end_words, hours, seconds
-from vdi.gateway.store.base import DatabaseUnavailableError
-from vdi.gateway.store.history import SessionRow
-from vdi.gateway.users import User, normal_user
-from vdi.session.times import format_time, parse_time
+from vdi.gateway.rights import User, normal_user
+from vdi.gateway.services import PortalServices
+from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.gateway.store.history import EndReason, RunRow, SessionRow
+from vdi.gateway.web.template_filters import count
 
-SIZE = 50
+_TIMELINE_SIZE = 30
+_ENDED = {
+    EndReason.USER: "Ended by its owner",
+    EndReason.ADMIN: "Ended by an administrator",
+    EndReason.TIMEOUT: "Time limit reached",
+    EndReason.IDLE: "Idle timeout",
+    EndReason.SUSPENDED: "Suspended",
+    EndReason.FAILED: "Failed",
+    EndReason.DELETED: "Deleted in the cluster",
+    EndReason.UNKNOWN: "Ended for an unknown reason",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineEntry:
+    """One thing that happened."""
+
+    at: datetime
+    what: str
+    more: str = ""
+
+
+async def read_timeline(portal: PortalServices, session: VDISession) -> list[TimelineEntry] | None:
+    """The newest first; None: the database does not answer."""
+
+    try:
+        past = await portal.history.session(session.metadata.uid)
+    except DatabaseUnavailableError:
+        return None
+    return timeline_of(past)[:_TIMELINE_SIZE] if past else []
+
+
+def timeline_of(past: SessionHistory) -> list[TimelineEntry]:
+    """All that is written down of a session, the newest first."""
+    found = [TimelineEntry(past.session.created, "Requested")]
+    for run in past.runs:
+        found += _of_run(run)
+    if past.session.ended and past.session.end_reason:
+        found.append(
+            TimelineEntry(past.session.ended, end_words(past.session.end_reason), _by_user(past.session.ended_by))
+        )
+    return sorted(found, key=lambda entry: entry.at, reverse=True)
+
+
+def end_words(reason: EndReason | None) -> str:
+    """Why something ended, in words; empty while it has not."""
+    return _ENDED[reason] if reason else ""
+
+
+def seconds(length: float | None) -> str:
+    """`2.3 s`, `5 min`; empty where it is not known."""
+    if length is None:
+        return ""
+    if length < 60:
+        return f"{length:.1f} s" if length < 10 else f"{length:.0f} s"
+    return hours(timedelta(seconds=length))
+
+
+def hours(span: timedelta) -> str:
+    """`5 min`, `3 h 12 min`."""
+    minutes = int(span.total_seconds()) // 60
+    parts = ((minutes // 60, "h"), (minutes % 60, "min"))
+    return " ".join(f"{number} {unit}" for number, unit in parts if number) or "less than a minute"
+
+
+def _of_run(run: RunRow) -> list[TimelineEntry]:
+    waited = f"after {seconds(run.queue_seconds)} in line" if run.queue_seconds else ""
+    found = [TimelineEntry(run.start, "Started", waited)]
+    if run.ready:
+        found.append(TimelineEntry(run.ready, "Ready", f"after {seconds(run.startup_seconds)}"))
+    if run.ended and run.end_reason and run.end_reason not in (EndReason.USER, EndReason.ADMIN, EndReason.DELETED):
+        found.append(TimelineEntry(run.ended, end_words(run.end_reason), run.end_detail))
+    return found
+
+
+def _by_user(user: str) -> str:
+    return f"by {user}" if user else ""
+
+
+# Of a chart, in its own units; its width is the number of its bars.
+HEIGHT = 100.0
+# Between two bars, as a share of one.
+_GAP = 0.2
+# Height of the smallest bar that is not zero.
+_VISIBLE = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar."""
+
+    x: float
+    y: float
+    height: float
+    begin: datetime
+    # The value in words.
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """One chart of a trend."""
+
+    name: str
+    title: str
+    # Without those of intervals that have no value.
+    bars: tuple[Bar, ...]
+    # Intervals.
+    count: int
+    # What the height of the chart stands for.
+    top: str
+    # Where the line of the limit is, from above; None: no limit is known.
+    limit: float | None
+    summary: str
+
+    @property
+    def bar_width(self) -> float:
+        """In the units of `x`."""
+        return 1 - _GAP
+
+
+def trend_charts(intervals: Sequence[Interval], gpu_total: int | None) -> list[Chart]:
+    """The charts of an overview: desktops, GPU slots, queue wait, start-up time."""
+    return [
+        _chart("desktops", "Running desktops", intervals, lambda interval: interval.desktops, _number),
+        _chart("gpus", "GPU slots in use", intervals, lambda interval: interval.gpus, _number, limit=gpu_total),
+        _chart("queue", "Queue wait (median)", intervals, lambda interval: interval.queue_seconds, seconds),
+        _chart("startup", "Time to start (median)", intervals, lambda interval: interval.startup_seconds, seconds),
+    ]
+
+
+def _chart(
+    name: str,
+    title: str,
+    intervals: Sequence[Interval],
+    value_of: Callable[[Interval], float | None],
+    words: Callable[[float], str],
+    *,
+    limit: int | None = None,
+) -> Chart:
+    known = [
+        (number, interval, value)
+        for number, interval in enumerate(intervals)
+        if (value := value_of(interval)) is not None
+    ]
+    highest = max((value for _, _, value in known), default=0.0)
+    top = max(highest, limit or 0)
+    bars = []
+    for number, interval, value in known:
+        height = max(value / top * HEIGHT, _VISIBLE) if value else 0.0
+        bars.append(Bar(number + _GAP / 2, round(HEIGHT - height, 2), round(height, 2), interval.begin, words(value)))
+    summary = f"at most {words(highest)}, last {words(known[-1][2])}" if known else "no desktop started"
+    if limit:
+        summary += f", of {limit}"
+    return Chart(
+        name=name,
+        title=title,
+        bars=tuple(bars),
+        count=len(intervals),
+        top=words(top) if top else "",
+        limit=round(HEIGHT - limit / top * HEIGHT, 2) if limit else None,
+        summary=summary,
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _decimal_hours(value: float) -> str:
+    return f"{value:,.1f} h"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One bar of a list that compares."""
+
+    name: str
+    label: str
+    # Of the largest; 0: no bar.
+    percent: float
+
+
+def shares(amounts: Sequence[tuple[str, float]], most: int = 10) -> list[Share]:
+    """The largest, and the others in one line: their sum is not to be compared with single ones, and has no bar."""
+    ordered = sorted(((name, value) for name, value in amounts if value > 0), key=lambda pair: (-pair[1], pair[0]))
+    found = [
+        Share(name, _decimal_hours(value), round(100 * value / ordered[0][1], 1)) for name, value in ordered[:most]
+    ]
+    if others := ordered[most:]:
+        found.append(Share(count(len(others), "other"), _decimal_hours(sum(value for _, value in others)), 0.0))
+    return found
+
+
+PAGE_SIZE = 50
+# How many months back the report offers.
 MONTHS = 12
-"""How many months back the report offers."""
 _HEADINGS = {By.USER: "User", By.TEMPLATE: "Template"}
 _FILES = "Available: sessions, runs and usage, each as .csv and .jsonl."
 _DOWN = "The history cannot be read right now. Try again in a minute."
@@ -53,7 +252,7 @@ async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]
         yield piece
 
 
-def past_row(past: Past, now: datetime) -> PastRow:
+def past_row(past: SessionHistory, now: datetime) -> PastRow:
     """One line of the table."""
     ran = sum((max(timedelta(), (run.ended or now) - run.start) for run in past.runs), timedelta())
     queue = [run.queue_seconds for run in past.runs if run.queue_seconds]
@@ -79,9 +278,9 @@ def format_time_exactly(moment: datetime) -> str:
     return moment.isoformat() if moment.microsecond else format_time(moment)
 
 
-def _form(request: Request) -> Form:
+def _form(request: Request) -> ExportFormat:
     try:
-        return Form(request.path_params["form"])
+        return ExportFormat(request.path_params["form"])
     except ValueError:
         raise HTTPException(404, _FILES) from None
 
@@ -94,7 +293,7 @@ def _month(request: Request, now: datetime) -> Month:
         raise HTTPException(400, f"month: {why}.") from why
 
 
-def _as_file(name: str, form: Form) -> dict[str, str]:
+def _as_file(name: str, form: ExportFormat) -> dict[str, str]:
     return {"Content-Disposition": f'attachment; filename="vdi-{name}.{form}"'}
 
 
@@ -192,12 +391,12 @@ class HistoryPages(PortalPages):
         email, everyone = _whose(request, user)
         before = _read_mark(request.query_params.get("before", ""))
         try:
-            found = await self._portal.history.past(limit=SIZE + 1, user=email, before=before)
+            found = await self._portal.history.past(limit=PAGE_SIZE + 1, user=email, before=before)
         except DatabaseUnavailableError:
             found = None
         older = ""
-        if found is not None and len(found) > SIZE:
-            found = found[:SIZE]
+        if found is not None and len(found) > PAGE_SIZE:
+            found = found[:PAGE_SIZE]
             last = found[-1].session
             older = _address(everyone, email or "", f"{format_time_exactly(last.created)}~{last.uid}")
         return await self._page(
@@ -269,10 +468,10 @@ class HistoryPages(PortalPages):
         email, everyone = _whose(request, user)
         form = _form(request)
         try:
-            what = What(request.path_params["what"])
+            what = Dataset(request.path_params["what"])
         except ValueError:
             raise HTTPException(404, _FILES) from None
-        if what is What.AUDIT and not everyone:
+        if what is Dataset.AUDIT and not everyone:
             raise HTTPException(403, "The audit is for administrators.")
         rows = self._portal.history.export(what, form, user=None if everyone else email)
         try:

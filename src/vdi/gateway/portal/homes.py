@@ -4,10 +4,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from vdi.cluster.units import parse_time
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.portal.pages import PortalPages, done, said
-from vdi.gateway.users import User
-from vdi.session.times import parse_time
+from vdi.gateway.rights import User
 
 
 class HomePages(PortalPages):
@@ -15,6 +15,7 @@ class HomePages(PortalPages):
 
     def routes(self) -> list[Route]:
         """All of them."""
+
         return [
             Route("/homes", self.my_homes, methods=["GET"]),
             Route("/homes/{name}/delete", self.ask, methods=["GET"]),

@@ -24,17 +24,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.store.base import Database, DatabaseUnavailableError, Instant, metadata
+from vdi.gateway.store.database import Database, DatabaseUnavailableError, Instant, metadata
 
 log = logging.getLogger(__name__)
 
+# Outcomes, besides the codes of `refused.ActionDenied`.
 BEGUN, DONE, FAILED = "begun", "done", "failed"
-"""Outcomes, besides the codes of `refused.ActionDenied`."""
-END = "session.end"
-"""The action by which a person ends a session; history looks for it."""
 
+# The action by which a person ends a session; history looks for it.
+END = "session.end"
+
+# The address of the browser whose request is being answered; the app sets it for each request.
 came_from: ContextVar[str] = ContextVar("came_from", default="")
-"""The address of the browser whose request is being answered; the app sets it for each request."""
 
 audit = Table(
     "audit",
@@ -65,26 +66,26 @@ class NotAuditedError(Exception):
 class Act:
     """What is to be done, by whom."""
 
+    # E-mail address, or the name of a part that acts by itself.
     actor: str
-    """E-mail address, or the name of a part that acts by itself."""
+    # `noun.verb`, such as `session.end`.
     action: str
-    """`noun.verb`, such as `session.end`."""
+    # The name of what it is done to.
     target: str
-    """The name of what it is done to."""
+    # The target's uid, where it has one.
     uid: str = ""
-    """The target's uid, where it has one."""
+    # Whose the target is.
     owner: str = ""
-    """Whose the target is."""
+    # What was asked for; nothing secret.
     detail: Mapping[str, str] = field(default_factory=dict)
-    """What was asked for; nothing secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One act as people read it: its last row."""
 
+    # Newer acts have higher ones; for paging.
     number: int
-    """Newer acts have higher ones; for paging."""
     at: datetime
     actor: str
     address: str
@@ -92,8 +93,8 @@ class Entry:
     target: str
     uid: str
     owner: str
+    # `done`, `failed`, the code of a refusal, or `begun`: the result is unknown.
     outcome: str
-    """`done`, `failed`, the code of a refusal, or `begun`: the result is unknown."""
     detail: Mapping[str, str]
 
 

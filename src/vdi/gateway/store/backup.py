@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vdi.gateway.settings import Settings, read_settings
-from vdi.gateway.store.base import DatabaseUrlError, read_url
+from vdi.gateway.store.database import DatabaseUrlError, read_url
 from vdi.gateway.store.migrations import UnknownRevisionError, known_revisions
-from vdi.operator.variables import SettingsError
+from vdi.settings import SettingsError
 
 USAGE = """\
 python -m vdi.gateway.store.backup save > vdi.db     copy the database that VDI_DATABASE_URL names (SQLite only)
 python -m vdi.gateway.store.backup load < vdi.db     replace it with such a copy; then restart the gateway
 """
+
+# Tables whose old rows would let somebody in who was shown out since.
 NOT_BROUGHT_BACK = ("grants", "logins", "api_tokens")
-"""Tables whose old rows would let somebody in who was shown out since."""
 
 
 class BackupError(Exception):

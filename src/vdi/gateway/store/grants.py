@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import Column, ColumnElement, RowMapping, String, Table, Text, delete, exists, func, select, update
 
 from vdi.api.session import Role
-from vdi.gateway.store.base import Database, Instant, batches, metadata
+from vdi.gateway.store.database import Database, Instant, batches, metadata
 from vdi.gateway.store.logins import api_tokens, is_open, logins
 
 grants = Table(
@@ -37,17 +37,18 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     session_uid: str
     user: str
+    # Of the user, as the login said when this was made: what limits are looked up by.
     groups: frozenset[str] = frozenset()
-    """Of the user, as the login said when this was made: what limits are looked up by."""
+
     role: Role
     login_id: str
     created: datetime
+    # The login is over by then; it may be sooner.
     expires: datetime
-    """The login is over by then; it may be sooner."""
     ended: datetime | None = None
+    # Why it ended, in a word for programs: `logout`, `ended`, `left`, `suspended`, `session-ended`, `access-ended`,
+    # `login-over` (login or API token), `displaced` (by newer ones of the same user in this session).
     reason: str = ""
-    """Why it ended, in a word for programs: `logout`, `ended`, `left`, `suspended`, `session-ended`, `access-ended`,
-    `login-over` (login or API token), `displaced` (by newer ones of the same user in this session)."""
 
 
 class GrantStore:

@@ -13,26 +13,27 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, Row, String, Table, Text, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from vdi.gateway.store.base import Database, Instant, batches, metadata
+from vdi.gateway.store.database import Database, Instant, batches, metadata
 
 
 class EndReason(StrEnum):
     """Why a run, or a session, has ended."""
 
+    # The session's owner ended it.
     USER = "user"
-    """The session's owner ended it."""
+
+    # Somebody else ended it, by way of the gateway.
     ADMIN = "admin"
-    """Somebody else ended it, by way of the gateway."""
     TIMEOUT = "timeout"
     IDLE = "idle"
+    # Of a run only: the session goes on.
     SUSPENDED = "suspended"
-    """Of a run only: the session goes on."""
+    # Of a run only: its desktop was lost and given up; the detail says why.
     FAILED = "failed"
-    """Of a run only: its desktop was lost and given up; the detail says why."""
+    # The session was deleted past the gateway (kubectl, the garbage collector): by whom is unknown.
     DELETED = "deleted"
-    """The session was deleted past the gateway (kubectl, the garbage collector): by whom is unknown."""
+    # It was over when the gateway looked again. The time is the latest that it can have ended.
     UNKNOWN = "unknown"
-    """It was over when the gateway looked again. The time is the latest that it can have ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,44 +46,44 @@ class SessionRow:
     owner: str
     template: str
     created: datetime
+    # Since when it stands in the queue, or stood before its last run.
     waiting_since: datetime | None = None
-    """Since when it stands in the queue, or stood before its last run."""
     ended: datetime | None = None
     end_reason: EndReason | None = None
+    # Who ended it, where that is known.
     ended_by: str = ""
-    """Who ended it, where that is known."""
+    # resourceVersion of the state that these rows tell of.
     seen: int = 0
-    """resourceVersion of the state that these rows tell of."""
+    # How often the row was written: who writes it has read the one before.
     revision: int = 0
-    """How often the row was written: who writes it has read the one before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRow:
     """One run of a session: from admission to suspension or end, over all pods that replace one another in it."""
 
+    # Of the session.
     uid: str
-    """Of the session."""
     start: datetime
     ready: datetime | None = None
+    # The last one, as `pod`.
     node: str = ""
-    """The last one, as `pod`."""
     pod: str = ""
+    # None: not known, since its template had changed before the gateway saw it.
     gpus: int | None = None
-    """None: not known, since its template had changed before the gateway saw it."""
+    # What drew OpenGL, as `status.graphics` names it; None: the desktop did not say.
     renderer: str | None = None
-    """What drew OpenGL, as `status.graphics` names it; None: the desktop did not say."""
+    # What encoded its stream.
     encoder: str | None = None
-    """What encoded its stream."""
+    # CPUs of its desktop; None: not known, as with `gpus`.
     cpu: float | None = None
-    """CPUs of its desktop; None: not known, as with `gpus`."""
     memory_gib: float | None = None
+    # When it ends at the latest.
     expires: datetime | None = None
-    """When it ends at the latest."""
+    # How long it stood in the queue before; None: it did not, or it was not seen.
     queue_seconds: float | None = None
-    """How long it stood in the queue before; None: it did not, or it was not seen."""
+    # From start to ready.
     startup_seconds: float | None = None
-    """From start to ready."""
     ended: datetime | None = None
     end_reason: EndReason | None = None
     end_detail: str = ""
@@ -93,8 +94,8 @@ class Record:
     """All that matters to what comes next."""
 
     session: SessionRow
+    # The last one.
     run: RunRow | None = None
-    """The last one."""
 
 
 sessions = Table(

@@ -1,11 +1,16 @@
-"""The files of `portal/static/`, and `brand.css`: made once, served under addresses that change with them."""
+"""Static files of the pages, brand.css and the icons of templates: read once, served at addresses that change with
+them.
+"""
 
 import gzip
 import hashlib
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -39,6 +44,7 @@ BRAND = "brand.css"
 @cache
 def assets(brand: Brand) -> dict[str, Asset]:
     """All files by their name below `static/`, and the brand's stylesheet."""
+
     files = {
         path.relative_to(_FOLDER).as_posix(): _load(path.read_bytes(), path.suffix)
         for path in sorted(_FOLDER.rglob("*"))
@@ -80,3 +86,50 @@ async def serve_asset(brand: Brand, request: Request) -> Response:
     if "gzip" in request.headers.get("accept-encoding", "") and len(asset.packed) < len(body):
         body, headers["Content-Encoding"] = asset.packed, "gzip"
     return Response(body, headers=headers, media_type=asset.media_type)
+
+
+_ICON_FOLDER = Path(__file__).parent.parent / "portal" / "icons"
+_SHAPES = re.compile(r"<svg [^>]*>(.*)</svg>\s*", re.DOTALL)
+DEFAULT_ICON = "desktop"
+
+
+@cache
+def icons() -> Mapping[str, Markup]:
+    """The shapes of each icon, in a square of 24, by the icon's name."""
+    return {path.stem: _read_icon(path) for path in sorted(_ICON_FOLDER.glob("*.svg"))}
+
+
+def _read_icon(path: Path) -> Markup:
+    found = _SHAPES.fullmatch(path.read_text())
+    if found is None:
+        raise ValueError(f"{path}: allowed: one <svg> element")
+    return Markup(found[1])  # noqa: S704 -- a file of ours
+
+
+def shown_icon(icon: str, origins: Collection[str]) -> str:
+    """What is shown for a template's `icon`: itself, or `DEFAULT_ICON` for none and for one that is not allowed.
+
+    `origins`: from where pictures may be loaded, as in `https://icons.example.com`.
+    """
+    return DEFAULT_ICON if not icon or icon_problem(icon, origins) else icon
+
+
+def icon_problem(icon: str, origins: Collection[str]) -> str:
+    """Why an icon is not shown, as a sentence; empty where it is shown, and for no icon."""
+    if not icon or icon in icons() or icon.startswith("data:image/"):
+        return ""
+    if not icon.startswith("https://"):
+        return f"icon: {icon[:60]!r}: allowed: {', '.join(icons())}, and a URL with data:image/ or https://."
+    if any(icon.startswith(f"{origin}/") for origin in origins):
+        return ""
+    return f"icon: {icon[:60]!r}: the origins in gateway.portal.iconOrigins are {', '.join(origins) or 'empty'}."
+
+
+def is_picture(icon: str) -> bool:
+    """Whether a shown icon is a picture with an address, not the name of one of ours."""
+    return icon.startswith(("data:image/", "https://"))
+
+
+def icon_shapes(icon: str) -> Markup:
+    """The shapes of one of our icons, for a page. Raises KeyError for a name that is not there."""
+    return icons()[icon]

@@ -12,23 +12,24 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_SECONDS = 10.0
+# Traefik's own limit is 1 MiB; cookies of ours and the longest URL that browsers send are a quarter of this.
 HEAD_BYTES = 32 * 1024
-"""Traefik's own limit is 1 MiB; cookies of ours and the longest URL that browsers send are a quarter of this."""
+
+# How long the rest of a head that is too large is still read, and dropped. Closing with bytes unread resets the
+# connection, and whoever sends those bytes may never read the answer: Traefik then makes a 502 of it.
 LINGER_SECONDS = 2.0
-"""How long the rest of a head that is too large is still read, and dropped. Closing with bytes unread resets the
-connection, and whoever sends those bytes may never read the answer: Traefik then makes a 502 of it."""
+# How long an answer's bytes may wait for a browser that takes none.
 WRITE_SECONDS = 30.0
-"""How long an answer's bytes may wait for a browser that takes none."""
 
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+# Any desktop may set cookies for the whole domain. Nothing of ours would answer until they expire, in up to 400 days.
+# Browsers forget the login with them: it is of no use here, and could have been pushed out by as many small ones.
 _TOO_MANY_COOKIES = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n"
     b'cache-control: no-store\r\nclear-site-data: "cookies"\r\ncontent-length: 148\r\n\r\n'
     b"Your browser has too many cookies for this domain: a desktop that you opened set them. Open the portal, which "
     b"deletes them all, then sign in again.\n"
 )
-"""Any desktop may set cookies for the whole domain. Nothing of ours would answer until they expire, in up to 400 days.
-Browsers forget the login with them: it is of no use here, and could have been pushed out by as many small ones."""
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 

@@ -1,10 +1,13 @@
-"""The first that a request meets on each listener: whose host it is, how much it may send, and the count of answers."""
+"""ASGI middleware of the two listeners: routing by host, limits of a body, request metrics, security headers."""
 
 import asyncio
+import base64
+import hashlib
 import re
 import time
 from collections.abc import Callable
 
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,11 +16,12 @@ from vdi.gateway.metrics import Metrics
 from vdi.gateway.settings import Settings
 
 PUBLIC_BODY = 64 * 1024
+# A whole session with managedFields; the API server itself takes no more than 3 MiB.
 INTERNAL_BODY = 4 * 1024 * 1024
-"""A whole session with managedFields; the API server itself takes no more than 3 MiB."""
+
 BODY_SECONDS = 10.0
+# Of a Content-Length; a longer one is refused.
 _DIGITS = 15
-"""Of a Content-Length; a longer one is refused."""
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _KNOWN = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -131,3 +135,89 @@ class RequestMetrics:
     def _route(self, scope: Scope) -> str:
         path = getattr(scope.get("route"), "path", None)
         return f"{self._listener}:{path}" if path else f"{self._listener}:none"
+
+
+# What desktops' responses have too, by Traefik's Middleware.
+TRANSPORT_HEADERS = {
+    # No host is below these, so includeSubDomains covers no one else. Not `preload`: that is about a whole registered
+    # domain, which may serve more than desktops.
+    "Strict-Transport-Security": "max-age=31536000; includeSubDomains",
+    "X-Content-Type-Options": "nosniff",
+    # Not no-referrer: with it browsers send `Origin: null` with our own forms.
+    "Referrer-Policy": "same-origin",
+}
+_NOT_NEEDED = (
+    "accelerometer",
+    "browsing-topics",
+    "camera",
+    "display-capture",
+    "geolocation",
+    "gyroscope",
+    "hid",
+    "magnetometer",
+    "microphone",
+    "midi",
+    "payment",
+    "publickey-credentials-get",
+    "serial",
+    "usb",
+)
+
+
+def content_security_policy(settings: Settings, script: str = "") -> str:
+    """Scripts and styles from our own files only, and `script`, if a page has one in it.
+
+    `form-action` names the desktops' hosts too: Chrome holds every redirect after a form against it, and the login form
+    leads back to a desktop.
+    """
+    scripts = f"script-src 'self' '{digest_of(script)}'" if script else "script-src 'self'"
+    desktops = settings.url(f"*.{settings.domain}")
+    return "; ".join(
+        (
+            "default-src 'none'",
+            scripts,
+            "style-src 'self'",
+            "font-src 'self'",
+            " ".join(("img-src 'self' data:", *settings.icon_origins)),
+            "connect-src 'self'",
+            f"form-action 'self' {desktops}",
+            "base-uri 'none'",
+            "frame-ancestors 'none'",
+        )
+    )
+
+
+def digest_of(script: str) -> str:
+    """What a Content-Security-Policy calls a script that is in the page itself."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+class SecurityHeaders:
+    """ASGI middleware: adds what an answer does not say itself."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._headers = {
+            "Content-Security-Policy": content_security_policy(settings),
+            **TRANSPORT_HEADERS,
+            "X-Frame-Options": "DENY",
+            "Permissions-Policy": ", ".join(f"{feature}=()" for feature in _NOT_NEEDED),
+            "Cross-Origin-Opener-Policy": "same-origin",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "Cache-Control": "no-store",
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self._headers.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)

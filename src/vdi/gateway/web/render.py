@@ -1,22 +1,29 @@
-"""Pages from templates, for the portal, the login and the waiting pages of desktops.
+"""Pages from Jinja templates for portal, login and waiting pages, and the error pages of both hosts.
 
 Templates lie in the `templates` folder of each of these packages; their names are unique across the three.
 `base.html` has the portal's navigation, `plain.html` is one card on an empty page. Both have blocks `title`, `main`.
 Everything that is put into a template is escaped, and so is what is not printable: a direction mark in a name could
-turn round the text beside it. What a template does not get is an error, never an empty string.
+turn round the text beside it. A variable that a template does not get is an error, never an empty string.
 """
 
+import logging
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ExceptionHandler
 
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.settings import Settings
-from vdi.gateway.web import csrf, template_filters
+from vdi.gateway.shared_state import SharedUnavailableError
+from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.gateway.web import credentials, template_filters
 from vdi.gateway.web.assets import asset_url
 from vdi.printable import escape, is_printable
 
@@ -27,6 +34,7 @@ TEMPLATE_FOLDERS = tuple(_GATEWAY / package / "templates" for package in ("porta
 
 def _printable(value: Any) -> Any:
     """What `{{ }}` puts into a page; Markup too, since a macro has put names into it."""
+
     if not isinstance(value, str) or is_printable(value, _LAYOUT):
         return value
     kind = Markup if isinstance(value, Markup) else str
@@ -45,7 +53,7 @@ def _environment() -> Environment:
         cache_size=-1,
     )
     environment.filters.update(template_filters.FILTERS)
-    environment.globals["csrf_field"] = csrf.field_of
+    environment.globals["csrf_field"] = credentials.csrf_field_of
     return environment
 
 
@@ -85,3 +93,85 @@ class Renderer:
         host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
         prefix = "/static" if host.lower() == self._settings.portal_host else "/.vdi/static"
         return lambda name: asset_url(self._settings.brand, prefix, name)
+
+
+log = logging.getLogger(__name__)
+
+_TITLES = {
+    403: "Not allowed",
+    404: "Not found",
+    409: "Not possible right now",
+    422: "Not possible",
+    500: "Internal error of the portal",
+    503: "Not available right now",
+}
+_WORDS = {
+    400: "The request cannot be read.",
+    403: "This is not allowed.",
+    404: "This page does not exist.",
+    405: "This address does not support the method.",
+    408: "The request was sent too slowly.",
+    413: "The request is too large.",
+    500: "Something went wrong in the gateway. Its log has the details.",
+}
+
+
+class ErrorPages:
+    """The exception handlers of the portal's and the desktops' hosts."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._renderer = Renderer(settings)
+
+    def handlers(self) -> dict[int | type[Exception], ExceptionHandler]:
+        """For Starlette."""
+        return {
+            HTTPException: self._http,
+            ActionDenied: self._refused,
+            DatabaseUnavailableError: self._no_database,
+            SharedUnavailableError: self._nothing_shared,
+            Exception: self._unexpected,
+        }
+
+    def _answer(self, request: Request, status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
+        """The refusal as whoever asked can read it."""
+        wants_page = "text/html" in request.headers.get("accept", "") and request.headers.get("hx-request") != "true"
+        if wants_page:
+            title = _TITLES.get(status, HTTPStatus(status).phrase)
+            answer = self._renderer.render(
+                request, "error.html", status=status, title=title, sentence=sentence, back=""
+            )
+        else:
+            answer = PlainTextResponse(sentence + "\n", status)
+        answer.headers.update(headers or {})
+        return answer
+
+    async def _http(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 -- by its entry in `handlers`
+        headers = dict(error.headers or {})
+        if "Location" in headers:
+            return RedirectResponse(headers.pop("Location"), error.status_code, headers)
+        standard = HTTPStatus(error.status_code).phrase
+        sentence = _WORDS.get(error.status_code, standard) if error.detail in (standard, "") else error.detail
+        return self._answer(request, error.status_code, sentence, headers)
+
+    async def _refused(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, ActionDenied)  # noqa: S101 -- by its entry in `handlers`
+        return self._answer(request, error.status, error.sentence)
+
+    async def _no_database(self, request: Request, error: Exception) -> Response:
+        log.error("%s %s: %s", request.method, getattr(request.scope.get("route"), "path", ""), error)
+        sentence = (
+            "The portal cannot reach its database right now. Open desktops are not affected. Try again in a minute."
+        )
+        return self._answer(request, 503, sentence, {"Retry-After": "10"})
+
+    async def _nothing_shared(self, request: Request, error: Exception) -> Response:
+        log.error("%s %s: %s", request.method, getattr(request.scope.get("route"), "path", ""), error)
+        sentence = (
+            "Signing in and new connections are not possible right now. Open desktops are not affected. Try again in a "
+            "minute."
+        )
+        return self._answer(request, 503, sentence, {"Retry-After": "10"})
+
+    async def _unexpected(self, request: Request, _error: Exception) -> Response:
+        return self._answer(request, 500, _WORDS[500])

@@ -9,19 +9,20 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from vdi.gateway.context import GatewayContext
+from vdi.gateway.component import GatewayContext
 
+# Streams that one person may have open at one replica, of those that a `StreamLimit` counts.
 MOST_PER_USER = 20
-"""Streams that one person may have open at one replica, of those that a `StreamLimit` counts."""
 
+# Seconds without news after which a comment is sent: proxies cut what is silent, and a dead browser is noticed.
 HEARTBEAT = 20.0
-"""Seconds without news after which a comment is sent: proxies cut what is silent, and a dead browser is noticed."""
 
 _EVENT_STREAM = "text/event-stream"
 
 
 def sse_event(data: str, *, event: str = "", id: str = "") -> bytes:
     """One event as it goes over the wire; `data` may have several lines."""
+
     head = "".join(f"{name}: {value}\n" for name, value in (("id", id), ("event", event)) if value)
     lines = "".join(f"data: {line}\n" for line in data.splitlines() or [""])
     return f"{head}{lines}\n".encode()

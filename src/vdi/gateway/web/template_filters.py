@@ -9,9 +9,8 @@ from zlib import crc32
 from markupsafe import Markup, escape
 
 from vdi.api.session import GuestRole, describe_role
-from vdi.gateway.web.icons import is_picture, shapes
-from vdi.session.times import format_time, parse_time
-from vdi.session.units import parse_duration, parse_quantity
+from vdi.cluster.units import format_time, parse_duration, parse_quantity, parse_time
+from vdi.gateway.web.assets import icon_shapes, is_picture
 
 _HUES = 6
 _ACCESS = {role.value: describe_role(role) for role in GuestRole}
@@ -23,6 +22,7 @@ _TIME_IN_TEXT = re.compile(
 
 def letter(name: str) -> str:
     """The first letter or digit of a name, for its tile."""
+
     return next((character.upper() for character in name if character.isalnum()), "?")
 
 
@@ -143,6 +143,7 @@ def memory(quantity: str) -> str:
     return shown if shown != quantity else f"{quantity} memory"
 
 
+# By their names in the templates; `length` there is Jinja's own, which counts items.
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "letter": letter,
     "hue": hue,
@@ -160,6 +161,5 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "cpus": cpus,
     "memory": memory,
     "is_picture": is_picture,
-    "shapes": shapes,
+    "shapes": icon_shapes,
 }
-"""By their names in the templates; `length` there is Jinja's own, which counts items."""

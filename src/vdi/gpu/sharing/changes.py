@@ -30,6 +30,7 @@ class Change:
     @property
     def namespace(self) -> str | None:
         """Where the object is."""
+
         either = self.after if self.after is not None else self.before
         return str(either["metadata"]["namespace"]) if either and self.resource.namespaced else None
 

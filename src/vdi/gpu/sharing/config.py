@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 RESOURCE = "nvidia.com/gpu"
+# What the plugin advertises in the place of `RESOURCE` with renameByDefault.
 RENAMED = "nvidia.com/gpu.shared"
-"""What the plugin advertises in the place of `RESOURCE` with renameByDefault."""
 
 TIME_SLICING = "time-slicing"
 MPS = "mps"
@@ -26,8 +26,9 @@ class BadConfigError(ValueError):
 class Sharing:
     """How the GPUs of a node are shared. One method and one number hold for all GPUs of the node."""
 
+    # How many pods may have one GPU; 1 is not shared.
     replicas: int = 8
-    """How many pods may have one GPU; 1 is not shared."""
+
     rename: bool = False
     fail_requests_greater_than_one: bool = False
     mig_strategy: str = "none"

@@ -10,12 +10,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from vdi.gpu.sharing.state import DaemonSet, Raw
 
+# Share of the time in which the engines worked, from 0 to 1. Also for MIG's parts; not on GPUs before Volta.
 ENGINE_ACTIVE = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
-"""Share of the time in which the engines worked, from 0 to 1. Also for MIG's parts; not on GPUs before Volta."""
+
+# The same in percent. Of no use with MIG: it is missing there, or 0.
 UTILIZATION = "DCGM_FI_DEV_GPU_UTIL"
-"""The same in percent. Of no use with MIG: it is missing there, or 0."""
+# In MiB; of each part with MIG.
 MEMORY_USED, MEMORY_FREE = "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE"
-"""In MiB; of each part with MIG."""
 DEFAULT_PORT = 9400
 
 
@@ -29,23 +30,23 @@ class Gpu:
 
     index: str
     model: str
+    # Share of the time in which it works, from 0 to 1; with MIG the mean of its parts.
     busy: float | None
-    """Share of the time in which it works, from 0 to 1; with MIG the mean of its parts."""
+    # MiB.
     memory_used: int | None
-    """MiB."""
+    # MiB, used and free.
     memory: int | None
-    """MiB, used and free."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuMeasurements:
     """What was found out about the cluster's GPUs."""
 
+    # The DaemonSets that were asked, as NAMESPACE/NAME.
     exporters: tuple[str, ...] = ()
-    """The DaemonSets that were asked, as NAMESPACE/NAME."""
     nodes: Mapping[str, tuple[Gpu, ...]] = field(default_factory=dict)
+    # By node: why nothing is known of it.
     problems: Mapping[str, str] = field(default_factory=dict)
-    """By node: why nothing is known of it."""
 
     def busy(self, node: str) -> float | None:
         """The mean of the node's GPUs; None when it is not known of all of them."""
@@ -96,10 +97,10 @@ def read_page(text: str) -> tuple[Gpu, ...]:
     return tuple(_gpu(gpu, models[gpu], gpus[gpu]) for gpu in sorted(gpus, key=_by_number))
 
 
+# Values by metric and by the GPU's part: empty for the whole GPU, MIG's number of the part otherwise.
 _Parts = dict[str, dict[str, float]]
-"""Values by metric and by the GPU's part: empty for the whole GPU, MIG's number of the part otherwise."""
+# DCGM writes numbers from there on (about 2**47 and 2**63) in the place of those that it does not have.
 _BLANK = float(2**40)
-"""DCGM writes numbers from there on (about 2**47 and 2**63) in the place of those that it does not have."""
 
 
 def _by_number(index: str) -> tuple[int, str]:

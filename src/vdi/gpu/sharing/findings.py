@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gpu.sharing.config import MPS, RENAMED, RESOURCE, BadConfigError, Sharing, read_config
-from vdi.gpu.sharing.effect import Effect, effect_on, picker_of
-from vdi.gpu.sharing.state import CONFIG_LABEL, DaemonSet, GpuState, Node, names
+from vdi.gpu.sharing.state import CONFIG_LABEL, DaemonSet, Effect, GpuState, Node, effect_on, names, picker_of
 
 K3S_SOCKET = "/run/k3s/containerd/containerd.sock"
 _CONFIGURE = Remedy.run("vdi gpu configure")
@@ -17,6 +16,7 @@ _CONFIGURE = Remedy.run("vdi gpu configure")
 
 def find(state: GpuState) -> list[Finding]:
     """All findings, causes first."""
+
     return [*configuration_findings(state), *plugin_findings(state), *node_findings(state)]
 
 

@@ -1,27 +1,38 @@
-"""What the cluster says about its GPUs, as frozen values made from the API's objects. Pure; `collect` fetches them.
+"""The cluster's GPUs as frozen values made from the API's objects, and the configuration that each node gets. Pure.
 
-There are two kinds of installation: NVIDIA's GPU Operator (a ClusterPolicy rules the DaemonSets) and the device
-plugin alone (its Helm chart or a manifest).
+`vdi.gpu.cluster` collects the objects; the doctor makes the same state from its snapshot.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from vdi.gpu.sharing.config import RENAMED, RESOURCE
+from vdi.gpu.sharing.config import NOT_SHARED, RENAMED, RESOURCE, BadConfigError, Sharing, read_config
+
+PRODUCT_LABEL = "nvidia.com/gpu.product"
+# NVIDIA's support matrix of the Video Codec SDK: GPUs for computing that decode video and have no NVENC.
+_WITHOUT_ENCODER = re.compile(r"(?<![A-Za-z0-9])(A100X?|A30X?|H100|H200|GH200)(?![A-Za-z0-9])")
+
+
+def lacks_encoder(product: str) -> bool:
+    """Whether this GPU has no NVENC; a product that is not known counts as one that has it."""
+
+    return _WITHOUT_ENCODER.search(product) is not None
+
 
 Raw = Mapping[str, Any]
 
+# Where the GPU Operator is installed, unless its ClusterPolicy says otherwise.
 OPERATOR_NAMESPACE = "gpu-operator"
-"""Where the GPU Operator is installed, unless its ClusterPolicy says otherwise."""
 CONFIG_LABEL = "nvidia.com/device-plugin.config"
+# Annotation of ConfigMap and nodes: what was there before `vdi gpu configure`, for its undo.
 BEFORE_ANNOTATION = "vdi.kasm.io/gpu-before"
-"""Annotation of ConfigMap and nodes: what was there before `vdi gpu configure`, for its undo."""
+# The volume that a DaemonSet without a configuration gets from us.
 OUR_VOLUME = "vdi-gpu-config"
-"""The volume that a DaemonSet without a configuration gets from us."""
 _PLUGIN_FOLDER = "/var/lib/kubelet/device-plugins"
 
 
@@ -260,11 +271,11 @@ class GpuState:
     namespace: str
     nodes: tuple[Node, ...] = ()
     plugins: tuple[DaemonSet, ...] = ()
+    # Other DaemonSets that read the same ConfigMap.
     readers: tuple[DaemonSet, ...] = ()
-    """Other DaemonSets that read the same ConfigMap."""
     policy: ClusterPolicy | None = None
+    # The ConfigMap that is in effect and the one that we write, by name, where they exist.
     config_maps: Mapping[str, ConfigMap] = field(default_factory=dict)
-    """The ConfigMap that is in effect and the one that we write, by name, where they exist."""
     runtime_class: bool = False
 
     @property
@@ -363,3 +374,81 @@ def pods_of(daemon_set: Raw, pods: Iterable[Raw]) -> tuple[Raw, ...]:
 def _asked(container: Raw) -> int:
     limits = (container.get("resources") or {}).get("limits") or {}
     return sum(int(limits[each]) for each in (RESOURCE, RENAMED) if str(limits.get(each, "")).isdigit())
+
+
+# What the ConfigMap is called where nothing has chosen another name.
+DEFAULT_NAME = "time-slicing-config"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigPicker:
+    """How the device plugin picks a configuration for a node that has no label."""
+
+    default: str = ""
+    by_label: bool = True
+    fallbacks: tuple[str, ...] = ("empty",)
+
+    def pick(self, label: str, keys: Mapping[str, str]) -> str | None:
+        """The key for a node with this label; empty: no configuration, None: the plugin's pod fails to start."""
+        if label and self.by_label:
+            return label if label in keys else None
+        if self.default:
+            return self.default if self.default in keys else None
+        for fallback in self.fallbacks:
+            if fallback == "named" and "default" in keys:
+                return "default"
+            if fallback == "single" and len(keys) == 1:
+                return next(iter(keys))
+            if fallback == "empty":
+                return ""
+        return None
+
+
+def picker_of(state: GpuState) -> ConfigPicker:
+    """How it is done on this cluster. The GPU Operator's fallback is no configuration at all."""
+    if state.policy is not None:
+        return ConfigPicker(default=str(state.policy.config.get("default") or ""))
+    return picker_of_plugin(next((plugin for plugin in state.plugins if plugin.config_map), None))
+
+
+def picker_of_plugin(plugin: DaemonSet | None) -> ConfigPicker:
+    """How a DaemonSet of the plugin's Helm chart, or of anybody's manifest, does it."""
+    if plugin is None:
+        return ConfigPicker()
+    if plugin.manager is None:
+        return ConfigPicker(default=PurePosixPath(env_of(plugin.main, "CONFIG_FILE")).name, by_label=False)
+    fallbacks = tuple(filter(None, env_of(plugin.manager, "FALLBACK_STRATEGIES").split(",")))
+    return ConfigPicker(default=env_of(plugin.manager, "DEFAULT_CONFIG"), fallbacks=fallbacks)
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a node gets: the name of its configuration and what that does, or the problem with it."""
+
+    config: str = ""
+    # None when it is not known, because of the problem.
+    sharing: Sharing | None = NOT_SHARED
+    problem: str = ""
+    allowed: str = ""
+
+
+def effect_on(node: Node, state: GpuState) -> Effect:
+    """What the plugin is configured to do on this node."""
+    name, found = state.config_name, state.config_map
+    if not name:
+        return Effect()
+    if found is None:
+        return Effect(sharing=None, problem=f"ConfigMap {state.namespace}/{name} is missing")
+    picker, label = picker_of(state), node.label(CONFIG_LABEL)
+    key = picker.pick(label, found.data)
+    if key is None:
+        desired = f"label {CONFIG_LABEL}={label}" if label and picker.by_label else f"the default {picker.default!r}"
+        problem = f"{desired} is not a key of ConfigMap {state.namespace}/{name}"
+        return Effect(config=label, sharing=None, problem=problem, allowed=names(sorted(found.data)))
+    if not key:
+        return Effect()
+    try:
+        return Effect(config=key, sharing=read_config(found.data[key]))
+    except BadConfigError as error:
+        problem = f"key {key} of ConfigMap {state.namespace}/{name}: {error}"
+        return Effect(config=key, sharing=None, problem=problem)

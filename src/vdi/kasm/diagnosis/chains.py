@@ -14,14 +14,13 @@ from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.findings.model import Finding, Remedy
 from vdi.kasm.diagnosis.codes import Explainer, Link, link
-from vdi.kasm.diagnosis.installation import Installation, KasmContainer, KasmPod, find_kasm
+from vdi.kasm.diagnosis.installation import Installation, KasmContainer, KasmPod, Target, find_kasm
 from vdi.kasm.diagnosis.pod_rules import own_problem
-from vdi.kasm.diagnosis.services import check_services, explain_service
-from vdi.kasm.diagnosis.waits import Target
-from vdi.kasm.diagnosis.workloads import explain_claim, explain_workload
+from vdi.kasm.diagnosis.workloads import check_services, explain_claim, explain_service, explain_workload
 
+# Seconds for which an init container may work that waits for nothing: it copies files, or changes their owner.
 _SILENT = 600.0
-"""Seconds for which an init container may work that waits for nothing: it copies files, or changes their owner."""
+
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
 
 
@@ -31,8 +30,8 @@ class Walk(Explainer):
 
     kasm: Installation
     explained: dict[str, Link] = field(default_factory=dict)
+    # Pods that are being asked just now, each because the one before waits for it.
     path: list[tuple[KasmPod, KasmContainer]] = field(default_factory=list)
-    """Pods that are being asked just now, each because the one before waits for it."""
     circles: dict[str, Link] = field(default_factory=dict)
 
     def explain(self, pod: KasmPod) -> Link:

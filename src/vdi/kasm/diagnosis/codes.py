@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vdi.diagnosis.check import make_finding
-from vdi.diagnosis.code import Code
+from vdi.diagnosis.check import Code, make_finding
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.diagnosis.installation import Installation, KasmPod
 
@@ -221,8 +220,8 @@ class Link:
 
     finding: Finding
     cause: "Link | None" = None
+    # Nothing is wrong yet: it starts, or waits for something that starts.
     is_starting: bool = False
-    """Nothing is wrong yet: it starts, or waits for something that starts."""
 
 
 class Explainer(Protocol):
@@ -247,6 +246,7 @@ def link(
     severity: Severity | None = None,
 ) -> Link:
     """A link of this code."""
+
     made = make_finding(
         CODES,
         code,

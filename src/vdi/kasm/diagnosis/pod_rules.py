@@ -5,13 +5,11 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from vdi.cluster.objects import amount
 from vdi.findings.model import Remedy
 from vdi.kasm.diagnosis.installation import KasmContainer, KasmPod
 from vdi.kasm.generations import of_label
-from vdi.session.capacity import amount
-from vdi.session.pulling import IMAGE_REASONS, explain_pull, first_line
-from vdi.session.scheduling import explain_unschedulable
-from vdi.session.subject import Subject
+from vdi.session.explain import IMAGE_REASONS, Subject, explain_pull, explain_unschedulable, first_line
 
 _MEBI = 1 << 20
 
@@ -25,6 +23,7 @@ def _requested(pod: KasmPod) -> dict[str, int]:
 
 def _left(pod: KasmPod, resource: str) -> dict[str, int]:
     """What each node has left; nothing where only the pods of some namespaces are known."""
+
     if "pods@all" in pod.snapshot.unreadable_kinds:
         return {}
     left = {
@@ -74,16 +73,16 @@ _KASM_POD = Subject(volume="volume", node_selector="its nodeSelector", image="th
 _DENIED = re.compile(
     r"(?:mkdir|initdb|cannot create|could not (?:create|change|open)|chown|chmod).*permission denied", re.IGNORECASE
 )
+# The volume is empty still.
 _NOTHING_MADE = re.compile(r"mkdir|cannot create|could not create directory", re.IGNORECASE)
-"""The volume is empty still."""
+# Seconds for which a pod may be without a node: a rolling upgrade makes room by itself.
 _PATIENCE = 20.0
-"""Seconds for which a pod may be without a node: a rolling upgrade makes room by itself."""
+# Seconds for which a container may run before it answers.
 _PROBE_PATIENCE = 60.0
-"""Seconds for which a container may run before it answers."""
+# As above, where a startup probe gives it time: generation C's API 180 seconds.
 _STARTUP_PATIENCE = 200.0
-"""As above, where a startup probe gives it time: generation C's API 180 seconds."""
+# Seconds after which a start without any Event is reported. An API may take 180 by its probe.
 _STALLED = 240.0
-"""Seconds after which a start without any Event is reported. An API may take 180 by its probe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +94,8 @@ class PodProblem:
     evidence: tuple[str, ...] = ()
     remedy: Remedy = field(default_factory=Remedy)
     related_objects: tuple[str, ...] = ()
+    # It is the claim's fault: ask there.
     claim: str = ""
-    """It is the claim's fault: ask there."""
 
 
 Rule = Callable[[KasmPod, KasmContainer | None], PodProblem | None]

@@ -1,20 +1,29 @@
-"""Why a part of Kasm has no pods, or a volume is not there: scaled to 0, refused, never made, not provisioned. Pure."""
+"""Explanations below a wait: the Service, the pods behind it, the database's tables, a workload without pods, a volume.
+Pure.
 
+Called by `chains`, which follows each wait down to its one cause.
+"""
+
+import difflib
 import re
+from collections.abc import Iterator
 from typing import Any
 
+from vdi.diagnosis.dns import dns_down
 from vdi.findings.model import Remedy, Severity
-from vdi.kasm.diagnosis.codes import Link, link
-from vdi.kasm.diagnosis.installation import Installation, KasmPod, Workload
+from vdi.kasm.diagnosis.codes import Explainer, Link, link
+from vdi.kasm.diagnosis.installation import Installation, KasmContainer, KasmPod, Target, Workload
+from vdi.kasm.generations.model import matches
 from vdi.kube.resource import IS_DEFAULT_CLASS
-from vdi.session.pulling import first_line
+from vdi.session.explain import first_line
 
+# Seconds in which a controller makes its pods.
 _POD_PATIENCE = 20.0
-"""Seconds in which a controller makes its pods."""
 
 
 def explain_workload(kasm: Installation, workload: Workload, *, awaited: bool) -> Link | None:
     """Why it has no pods; None: it has some."""
+
     if kasm.pods_selected_by(workload.selector):
         return None
     if workload.desired == 0:
@@ -99,8 +108,8 @@ def job_refusal(kasm: Installation, name: str) -> Link | None:
     return None
 
 
+# Seconds in which a provisioner makes a volume.
 _CLAIM_PATIENCE = 60.0
-"""Seconds in which a provisioner makes a volume."""
 
 
 def explain_claim(kasm: Installation, name: str, pod: KasmPod) -> Link:
@@ -185,3 +194,322 @@ def _unprovisioned(kasm: Installation, claim: Any, made_by: Any, phase: str) -> 
         related_objects=[f"node/{chosen}"],
         is_starting=age < _CLAIM_PATIENCE,
     )
+
+
+# Seconds for which a wait may go on after all is done: generation C's asks every 30.
+_TABLES_PATIENCE = 90.0
+
+
+def explain_tables(
+    explainer: Explainer, pod: KasmPod, container: KasmContainer, target: Target
+) -> tuple[Link | None, str]:
+    """Why the tables cannot be read."""
+    kasm = explainer.kasm
+    job: Any = first_job(kasm)
+    if job is None:
+        return _no_job(kasm, container, target), "it was never initialised"
+    name = str(job["metadata"]["name"])
+    conditions = {condition["type"]: condition for condition in (job.get("status") or {}).get("conditions") or ()}
+    ended = {kind for kind in ("Failed", "Complete") if conditions.get(kind, {}).get("status") == "True"}
+    pods = kasm.pods_selected_by((job["spec"].get("selector") or {}).get("matchLabels") or {"job-name": name})
+    if "Failed" in ended:
+        return _failed(kasm, name, conditions["Failed"]), f"the Job {name} has failed"
+    if "Complete" in ended:
+        return _unreadable(kasm, pod, container, target, name), f"the Job {name} is done"
+    if pods:
+        return explainer.explain(pods[0]), f"the Job {name} has not initialised it yet"
+    if refused := job_refusal(kasm, name):
+        return refused, f"the Job {name} has no pod"
+    return None, f"the Job {name} has not started"
+
+
+def _failed(kasm: Installation, name: str, condition: Any) -> Link:
+    why = condition.get("message", "no reason given")
+    return link(
+        "kasm_db_init_failed",
+        f"job/{kasm.namespace}/{name}",
+        f"The Job {name}, which creates the database's tables, has given up: {why}.",
+        evidence=[f"Failed: {condition.get('reason', '')}: {why}"],
+        # Its pod is gone, and the log with it.
+        remedy=Remedy(
+            "Delete the Job, then run helm upgrade, which creates it again; vdi kasm diagnose shows its log while it"
+            " runs.",
+            (f"kubectl --namespace {kasm.namespace} delete job {name}",),
+        ),
+    )
+
+
+def _no_job(kasm: Installation, container: KasmContainer, target: Target) -> Link:
+    path = kasm.generation.paths.get("initialize", "") if kasm.generation else ""
+    value = f" --set {path}=true" if path else ""
+    seconds = kasm.snapshot.age(container.running_since)
+    return link(
+        "kasm_database_not_initialised",
+        f"service/{kasm.namespace}/{target.host}",
+        f"The database {target.host} responds, but has had no table zones for {int(seconds)} s. There is no db-init "
+        "Job that would create it.",
+        evidence=[f"{container.name} waits for rows in zones", "no Job named ...db-init..."],
+        remedy=Remedy(
+            f"Only if the database is new and empty, run helm upgrade of the release {kasm.release} with "
+            f"--reuse-values{value}. Otherwise find out why its contents are missing, and restore the backup."
+        ),
+        is_starting=seconds < _TABLES_PATIENCE,
+    )
+
+
+def _unreadable(kasm: Installation, pod: KasmPod, container: KasmContainer, target: Target, job: str) -> Link:
+    seconds = kasm.snapshot.age(container.running_since)
+    return link(
+        "kasm_database_not_initialised",
+        f"service/{kasm.namespace}/{target.host}",
+        f"The Job {job} has initialised the database {target.host}, but {pod.name} still cannot read it after "
+        f"{int(seconds)} s. Most likely the password in the Secret is not the database's (a new Secret with an old "
+        "volume).",
+        evidence=[f"job/{job}: Complete", f"{container.name} waits for rows in zones"],
+        remedy=Remedy.run(
+            f"kubectl --namespace {kasm.namespace} exec {pod.name} --container {container.name} -- sh -c"
+            f' \'PGPASSWORD=$POSTGRES_PASSWORD psql -h {target.host} -U "${{POSTGRES_USER:-kasmapp}}"'
+            ' -d "${POSTGRES_DB:-kasm}" -c "select 1"\''
+        ),
+        is_starting=seconds < _TABLES_PATIENCE,
+    )
+
+
+# Seconds for which a wait may go on beside a Service that answers: it asks every five, and Endpoints take a moment.
+_WAIT_PATIENCE = 45.0
+# The cause, and a clause that leads to it.
+Answer = tuple[Link | None, str]
+
+
+def explain_service(explainer: Explainer, pod: KasmPod, container: KasmContainer, target: Target) -> Answer:
+    """Why this wait goes on."""
+    kasm = explainer.kasm
+    name = _service_name(kasm, target.host)
+    if name is None:
+        return _outside(kasm, pod, container, target), "that host is outside the cluster"
+    service = kasm.services.get(name)
+    if service is None:
+        return _missing(kasm, pod, container, target, name), "there is no Service with that name"
+    if problem := _wrong_port(kasm, service, target.port):
+        return problem, "that Service does not point to it"
+    total, ready = kasm.endpoints(name)
+    if not ready:
+        return _behind(explainer, service, total)
+    if dns := _dns(kasm):
+        return dns, "the cluster's DNS does not respond"
+    if target.is_tables:
+        return explain_tables(explainer, pod, container, target)
+    return _silent(kasm, pod, container, target, ready)
+
+
+def _service_name(kasm: Installation, host: str) -> str | None:
+    """The Service of Kasm's namespace that a host name means; None: it means something else."""
+    name, _, rest = host.partition(".")
+    inside = ("", kasm.namespace, f"{kasm.namespace}.svc")
+    return name if rest in inside or rest.startswith(f"{kasm.namespace}.svc.") else None
+
+
+def _outside(kasm: Installation, pod: KasmPod, container: KasmContainer, target: Target) -> Link:
+    return link(
+        "kasm_outside_silent",
+        f"host/{target.host}",
+        f"{pod.name} waits for {target.host}:{target.port}, which is not a Service of {kasm.namespace} and does not "
+        "respond.",
+        evidence=[f"pod/{pod.name} waits for {target.scheme}://{target.host}:{target.port}"],
+        remedy=Remedy.run(
+            f"kubectl --namespace {kasm.namespace} run ask --rm -it --restart Never --image docker.io/library/busybox"
+            f" -- nc -zv {target.host} {target.port}"
+        ),
+        is_starting=kasm.snapshot.age(container.running_since) < _WAIT_PATIENCE,
+    )
+
+
+def _missing(kasm: Installation, pod: KasmPod, container: KasmContainer, target: Target, name: str) -> Link:
+    near = difflib.get_close_matches(name, kasm.services, n=1)
+    return link(
+        "kasm_service_missing",
+        f"service/{kasm.namespace}/{name}",
+        f"There is no Service {name} in the namespace {kasm.namespace}, but init container {container.name} of "
+        f"{pod.name} waits for it.{f' There is {near[0]}.' if near else ''}",
+        evidence=[
+            f"pod/{pod.name}: {container.name} waits for {target.scheme}://{target.host}:{target.port}",
+            f"Services: {', '.join(sorted(kasm.services)) or 'none'}",
+        ],
+        remedy=Remedy(
+            f"Run helm upgrade of the release {kasm.release}, which creates the chart's Services again. If the name "
+            "comes from the values, correct it there."
+        ),
+    )
+
+
+def _wrong_port(kasm: Installation, service: Any, awaited: int) -> Link | None:
+    """The port that is asked for is not one of the Service, or leads where nothing can be.
+
+    A number that no container declares proves nothing: declaring is optional, and Kasm's charts leave ports out.
+    """
+    name = service["metadata"]["name"]
+    numbers = [int(port["port"]) for port in service["spec"].get("ports") or ()]
+    if awaited and awaited not in numbers:
+        there = ", ".join(map(str, sorted(numbers))) or "none"
+        return _port_link(
+            kasm,
+            service,
+            f"The Service {name} has no port {awaited}, which a pod waits for; it has: {there}.",
+            f"spec.ports: {there}",
+        )
+    for number, target, declared in _undeclared_targets(kasm, service):
+        is_missing = isinstance(target, str) or _is_moved(kasm, service, number, target)
+        if awaited in (0, number) and is_missing:
+            return _port_link(
+                kasm,
+                service,
+                f"The Service {name} sends port {number} to {target}, on which none of its pods listens; declared "
+                f"ports: {declared}.",
+                f"spec.ports: port {number}, targetPort {target}",
+                f"containers' ports: {declared}",
+            )
+    return None
+
+
+def _undeclared_targets(kasm: Installation, service: Any) -> Iterator[tuple[int, int | str, str]]:
+    """Ports of the Service whose target no pod behind it declares: number, target, and what is declared."""
+    pods = kasm.pods_selected_by(service["spec"].get("selector") or {})
+    ports = [port for pod in pods for container in pod.containers for port in container.spec.get("ports") or ()]
+    names_and_numbers = {port.get("name") for port in ports} | {port.get("containerPort") for port in ports}
+    declared = ", ".join(sorted({str(port.get("containerPort")) for port in ports}))
+    for port in service["spec"].get("ports") or ():
+        number = int(port["port"])
+        target = port.get("targetPort", number)
+        if ports and target not in names_and_numbers:
+            yield number, target, declared
+
+
+def _is_moved(kasm: Installation, service: Any, number: int, target: int | str) -> bool:
+    """Whether the component listens on the Service's own number, as its chart has it, and the Service leads past it."""
+    pods = kasm.pods_selected_by(service["spec"].get("selector") or {})
+    component = kasm.generation.component_of(pods[0].labels) if kasm.generation and pods else None
+    return component is not None and number in component.ports and target != number
+
+
+def _port_link(kasm: Installation, service: Any, message: str, *evidence: str) -> Link:
+    name = service["metadata"]["name"]
+    return link(
+        "kasm_service_port_wrong",
+        f"service/{kasm.namespace}/{name}",
+        message,
+        evidence=evidence,
+        remedy=Remedy(
+            f"Run helm upgrade of the release {kasm.release}, or edit the Service.",
+            (f"kubectl --namespace {kasm.namespace} edit service {name}",),
+        ),
+    )
+
+
+def _behind(explainer: Explainer, service: Any, total: int) -> Answer:
+    """No pod behind it is ready: which ones should be?"""
+    kasm, name = explainer.kasm, service["metadata"]["name"]
+    selector = service["spec"].get("selector") or {}
+    pods = kasm.pods_selected_by(selector)
+    unready = [pod for pod in pods if not pod.ready]
+    if unready:
+        explained = [explainer.explain(one) for one in unready]
+        worst = min(explained, key=lambda one: one.is_starting)
+        one, several = f"{unready[0].name}, which is not ready", f"{len(unready)} pods, none of which is ready"
+        return worst, f"the Service {name} points to {one if len(unready) == 1 else several}"
+    workloads = kasm.workloads_selected_by(selector)
+    if pods:
+        return None, f"its pods ({max(total, len(pods))}) are just being added to the Service {name}"
+    if workloads:
+        return explain_workload(kasm, workloads[0], awaited=True), f"{workloads[0].name} has no pod"
+    return _selects_nothing(kasm, service), "that Service selects no pod"
+
+
+def _selects_nothing(kasm: Installation, service: Any) -> Link:
+    name, selector = service["metadata"]["name"], service["spec"].get("selector") or {}
+    nearest = max(
+        kasm.workloads,
+        key=lambda workload: (
+            sum(workload.pod_labels.get(key) == value for key, value in selector.items()),
+            difflib.SequenceMatcher(None, name, workload.name).ratio(),
+        ),
+        default=None,
+    )
+    selector_text = ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
+    evidence, remedy = [f"spec.selector: {selector_text}"], Remedy(f"Run helm upgrade of the release {kasm.release}.")
+    if nearest:
+        has = {key: nearest.pod_labels.get(key, "") for key in selector}
+        evidence.append(f"{nearest.kind}/{nearest.name} has: {','.join(f'{k}={v}' for k, v in sorted(has.items()))}")
+        if right := ",".join(f"{key}={value}" for key, value in sorted(nearest.selector.items())):
+            remedy = Remedy.run(f"kubectl --namespace {kasm.namespace} set selector service {name} '{right}'")
+    return link(
+        "kasm_service_selects_nothing",
+        f"service/{kasm.namespace}/{name}",
+        f"The Service {name} selects pods with {selector_text}, which no component of Kasm "
+        f"has{f'; {nearest.name} is probably meant' if nearest else ''}.",
+        evidence=evidence,
+        remedy=remedy,
+    )
+
+
+def _dns(kasm: Installation) -> Link | None:
+    """That the cluster's DNS does not answer, if so."""
+    return next((Link(one) for one in dns_down.run(kasm.snapshot)), None)
+
+
+def _silent(kasm: Installation, pod: KasmPod, container: KasmContainer, target: Target, ready: int) -> Answer:
+    seconds = kasm.snapshot.age(container.running_since)
+    if seconds < _WAIT_PATIENCE:
+        return None, "that has just become ready"
+    service = kasm.services[target.host.partition(".")[0]]
+    for number, port, declared in _undeclared_targets(kasm, service):
+        if number == target.port:
+            problem = _port_link(
+                kasm,
+                service,
+                f"The Service {target.host} sends port {number} to {port}, which none of its pods declares; "
+                f"declared ports: {declared}. {container.name} of {pod.name} has received no response there for "
+                f"{int(seconds)} s.",
+                f"spec.ports: port {number}, targetPort {port}",
+                f"containers' ports: {declared}",
+            )
+            return problem, "that Service does not point to it"
+    return (
+        link(
+            "kasm_service_silent",
+            f"service/{kasm.namespace}/{target.host}",
+            f"The Service {target.host} has {ready} ready pods, but has not responded to {pod.name} for "
+            f"{int(seconds)} s (init container {container.name}).",
+            evidence=[f"endpoints ready: {ready}", *(f"log: {one}" for one in pod.log(container))],
+            remedy=Remedy.run(
+                f"kubectl --namespace {kasm.namespace} exec {pod.name} --container {container.name} -- curl -v"
+                f" {target.scheme}://{target.host}:{target.port}{target.path}",
+                f"kubectl --namespace {kasm.namespace} get networkpolicy",
+            ),
+            related_objects=[f"pod/{kasm.namespace}/{pod.name}"],
+        ),
+        "it gets no response although pods are ready",
+    )
+
+
+def check_services(explainer: Explainer) -> Iterator[Link]:
+    """Services that lead to no pod, whether or not something waits for them."""
+    kasm = explainer.kasm
+    for service in kasm.own_services:
+        selector = service["spec"]["selector"]
+        if not kasm.pods_selected_by(selector) and not kasm.workloads_selected_by(selector):
+            if not _is_switched_off(kasm, service):
+                yield _selects_nothing(kasm, service)
+        elif problem := _wrong_port(kasm, service, 0):
+            yield problem
+
+
+def _is_switched_off(kasm: Installation, service: Any) -> bool:
+    """Whether it belongs to an optional component without a workload: charts make such Services all the same."""
+    components = kasm.generation.components if kasm.generation else ()
+    name = service["metadata"]["name"]
+    mine = [
+        component
+        for component in components
+        if component.service and component.switch and matches(component.service, name)
+    ]
+    return bool(mine) and not any(matches(each.name, workload.name) for each in mine for workload in kasm.workloads)

@@ -20,8 +20,8 @@ from vdi.kasm.generations.value_keys import KEYS_A
 _DEPLOY = "kasmApp.servicesToDeploy"
 _HARDENED = "kasmApp.applyHardening"
 _CURL, _BUSYBOX, _REDIS = "alpine/curl:8.8.0", "busybox", "redis:5-alpine"
+# What one component requests, and how many pods it has, at each size.
 _Sizing = tuple[Mapping[str, Resources], Mapping[str, int]]
-"""What one component requests, and how many pods it has, at each size."""
 
 _RDP_16 = (presets("100m 64Mi 200m 128Mi", "150m 64Mi 300m 256Mi", "150m 64Mi 500m 512Mi"), counts(1, 1, 3))
 _SIZES_16: Mapping[str, _Sizing] = {

@@ -35,8 +35,9 @@ _GUAC = presets("1 512Mi 1 1Gi", "1500m 512Mi 1500m 2Gi", "2 1Gi 2 4Gi")
 _RDP = presets("500m 512Mi 500m 512Mi", "1 512Mi 1 512Mi", "1500m 512Mi 1500m 512Mi")
 _NGINX = presets("500m 256Mi 500m 256Mi", "500m 384Mi 500m 384Mi", "1 512Mi 1 512Mi")
 _WAIT = resources("200m 128Mi 200m 128Mi")
+# Whatever the size and whatever `components.api.resources` says.
 _DB_WAIT = _SERVER["small"]
-"""Whatever the size and whatever `components.api.resources` says."""
+
 _CONF = resources("100m 64Mi 100m 64Mi")
 
 _CA = InitContainer("trusted-ca-init", "creates the store of trusted certificates", only_when=_TRUSTED)

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 SIZES = ("small", "medium", "large")
+# A chart version as numbers: `(1, 1190, 6)`.
 Version = tuple[int, ...]
-"""A chart version as numbers: `(1, 1190, 6)`."""
+
+# The web UI answers 200 to this path, through the way in.
 HEALTH_PATH = "/api/__healthcheck"
-"""The web UI answers 200 to this path, through the way in."""
 
 _PLACEHOLDERS = {
     "release": r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?",
@@ -88,20 +89,20 @@ class InitContainer:
     """One step before a pod's own containers start. Which step a pod is at is read by name, never by its number."""
 
     name: str
+    # What it does, as the end of a sentence: `waits until ...`.
     what: str
-    """What it does, as the end of a sentence: `waits until ...`."""
+    # Key of the component that it waits for; "" when it waits for none.
     waits_for: str = ""
-    """Key of the component that it waits for; "" when it waits for none."""
     port: int = 0
     path: str = ""
+    # Values path that has to be true for it to be there; "" is always.
     only_when: str = ""
-    """Values path that has to be true for it to be there; "" is always."""
+    # Runs as uid 0, which Pod Security `restricted` refuses.
     as_root: bool = False
-    """Runs as uid 0, which Pod Security `restricted` refuses."""
+    # None: the chart sets none.
     resources: Resources | None = None
-    """None: the chart sets none."""
+    # An image that no value changes: only a mirror provides it. "" is one of Kasm's, which the values name.
     image: str = ""
-    """An image that no value changes: only a mirror provides it. "" is one of Kasm's, which the values name."""
     versions: VersionRange = ALWAYS
 
 
@@ -111,36 +112,36 @@ class Container:
 
     name: str
     presets: Mapping[str, Resources]
+    # Values path whose block replaces the preset as a whole.
     resources_path: str
-    """Values path whose block replaces the preset as a whole."""
+    # Values path; false leaves the container out. "" when it cannot be left out alone.
     switch: str = ""
-    """Values path; false leaves the container out. "" when it cannot be left out alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
     """One workload of the chart with its Service."""
 
+    # `proxy`, `api`, `manager`, `db`, `db-init`, `guac`, ...: the same word in each generation.
     key: str
-    """`proxy`, `api`, `manager`, `db`, `db-init`, `guac`, ...: the same word in each generation."""
     kind: str
     name: str
+    # Labels of its pods, as patterns.
     labels: Mapping[str, str]
-    """Labels of its pods, as patterns."""
     service: str = ""
     ports: tuple[int, ...] = ()
+    # In the order in which they run.
     init_containers: tuple[InitContainer, ...] = ()
-    """In the order in which they run."""
     containers: tuple[Container, ...] = ()
+    # How many pods at each size.
     replicas: Mapping[str, int] = field(default_factory=dict)
-    """How many pods at each size."""
     replicas_path: str = ""
+    # Values path; false leaves the component out. "" when it is always there.
     switch: str = ""
-    """Values path; false leaves the component out. "" when it is always there."""
+    # Its absence is no failure: optional, or a Job that is deleted after it has succeeded.
     may_be_absent: bool = False
-    """Its absence is no failure: optional, or a Job that is deleted after it has succeeded."""
+    # Size of its persistent volume, 0 for none.
     claim_gib: int = 0
-    """Size of its persistent volume, 0 for none."""
     versions: VersionRange = ALWAYS
 
     def owns(self, pod_labels: Mapping[str, str]) -> bool:
@@ -165,10 +166,10 @@ class ValueKeys:
     """
 
     text: str
+    # Paths that not every version of the chart reads.
     versions: Mapping[str, VersionRange] = field(default_factory=dict)
-    """Paths that not every version of the chart reads."""
+    # What an entry of kasmZones may hold.
     zone: tuple[str, ...] = ()
-    """What an entry of kasmZones may hold."""
 
     @cached_property
     def _leaves(self) -> tuple[str, ...]:
@@ -223,38 +224,38 @@ class Generation:
     """One of the charts. All that differs between them is a field here; no code asks which generation it has."""
 
     letter: str
+    # `name` in its Chart.yaml, which is also what `helm list` and the label helm.sh/chart begin with.
     chart: str
-    """`name` in its Chart.yaml, which is also what `helm list` and the label helm.sh/chart begin with."""
+    # Another chart that installs it together with something else.
     umbrella: str = ""
-    """Another chart that installs it together with something else."""
+    # Which versions of Kasm it installs, in words.
     kasm: str
-    """Which versions of Kasm it installs, in words."""
+    # What to give to helm as the chart; "": there is no published chart.
     source: str
-    """What to give to helm as the chart; "": there is no published chart."""
+    # The newest known chart version; what is meant where no version is given.
     newest: Version
-    """The newest known chart version; what is meant where no version is given."""
     oldest: Version
     postgres_major: int
     minimum_helm: Version
     components: tuple[Component, ...]
+    # The values that the chart reads.
     keys: ValueKeys
-    """The values that the chart reads."""
+    # Where each setting stands in the values. An absent key: the chart has no such value.
     paths: Mapping[str, str]
-    """Where each setting stands in the values. An absent key: the chart has no such value."""
+    # Values that hold a secret in plain text.
     plain_secrets: tuple[str, ...]
-    """Values that hold a secret in plain text."""
+    # Which versions make one where no Secret is named; None: none does, and pods wait for the Secret without end.
     makes_certificate: VersionRange | None = ALWAYS
-    """Which versions make one where no Secret is named; None: none does, and pods wait for the Secret without end."""
+    # Its schema requires `replicas` of every component that has them, and Helm 4 drops the nulls of its own values.
     requires_replicas: bool = False
-    """Its schema requires `replicas` of every component that has them, and Helm 4 drops the nulls of its own values."""
+    # Newer charts than this keep the database's volume when the StatefulSet goes; None: none does.
     retains_database_after: Version | None = None
-    """Newer charts than this keep the database's volume when the StatefulSet goes; None: none does."""
+    # Values without which another Kasm starts with an empty database: its StatefulSet has the version in its name.
     carries_database: Mapping[str, bool] = field(default_factory=dict)
-    """Values without which another Kasm starts with an empty database: its StatefulSet has the version in its name."""
+    # No workload of it has a name that ends like this.
     foreign_suffix: str = ""
-    """No workload of it has a name that ends like this."""
+    # Option of helm upgrade that ends a circle of init containers; empty: no option does.
     breaks_circular_wait: str = ""
-    """Option of helm upgrade that ends a circle of init containers; empty: no option does."""
 
     def component(self, key: str, version: Version | None = None) -> Component | None:
         """The component of this key in a chart of this version; None where this chart has none."""

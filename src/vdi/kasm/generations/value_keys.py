@@ -9,6 +9,7 @@ from vdi.kasm.generations.model import ValueKeys, VersionRange
 _A_SCALED = "{kasmProxy,kasmApi,kasmManager,kasmGuac,rdpGateway,rdpHttpsGateway,kasmShare}"
 KEYS_A = ValueKeys(
     f"""
+
     global: namespace clusterDomain ingressClassName hostname altHostnames*
     global.image: pullSecrets pullPolicy restartPolicy pullCredentials*
     global.kasmPasswords: redisPassword dbPassword managerToken serviceToken adminPassword userPassword

@@ -11,7 +11,7 @@ from vdi.kasm.preflight.entry import dns_line, entry_lines
 from vdi.kasm.preflight.facts import Facts, item, label_of, name_of, unreadable_finding
 from vdi.kasm.preflight.needs import PlannedRelease
 from vdi.kasm.preflight.nodes import kubelet_versions, node_lines, room_line, storage_lines, version_of
-from vdi.kasm.value_paths import value_at
+from vdi.kasm.values.render import value_at
 
 _RELEASE = "meta.helm.sh/release-name"
 _ENFORCED = "pod-security.kubernetes.io/enforce"
@@ -19,6 +19,7 @@ _ENFORCED = "pod-security.kubernetes.io/enforce"
 
 def run_checks(facts: Facts, planned: PlannedRelease) -> list[Finding]:
     """Each line, measured."""
+
     installed, namespace = find_installed(facts, planned.namespace), planned.namespace
     own = [pod for pod in facts.running if pod["metadata"]["namespace"] == namespace and installed]
     pods = frozenset(str(pod["metadata"]["uid"]) for pod in own if installed and installed.owns(pod))

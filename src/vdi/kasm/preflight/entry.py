@@ -37,14 +37,15 @@ _TRAEFIK_CONTROLLER = "traefik.io/ingress-controller"
 class Holder:
     """Something that has a port."""
 
+    # As kubectl takes it.
     kind: str
-    """As kubectl takes it."""
+
+    # `NAMESPACE/NAME`.
     name: str
-    """`NAMESPACE/NAME`."""
     how: str
     is_traefik: bool = False
+    # It has the port at an address of its own, which is not a node's: it keeps the port from no one else.
     own_address: bool = False
-    """It has the port at an address of its own, which is not a node's: it keeps the port from no one else."""
 
 
 def is_traefik(raw: dict[str, Any]) -> bool:

@@ -10,10 +10,9 @@ from typing import Any
 
 import msgspec
 
+from vdi.cluster.capacity import NodeCapacity, read_capacity
+from vdi.cluster.objects import Node, PodResources
 from vdi.findings.model import Finding, Remedy, Severity
-from vdi.session.capacity import PodResources
-from vdi.session.capacity_matching import NodeCapacity, read_capacity
-from vdi.session.observed import Node
 
 Raw = Mapping[str, Any]
 _ENDED = frozenset({"Succeeded", "Failed"})
@@ -36,6 +35,7 @@ def item(
     evidence: Iterable[str] = (),
 ) -> Finding:
     """An item of a checklist."""
+
     return Finding(
         code=check,
         severity=severity,
@@ -122,10 +122,10 @@ class Answer(msgspec.Struct, frozen=True):
 class Facts(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     """The cluster and its surroundings."""
 
+    # By plural.
     objects: dict[str, list[dict[str, Any]]] = {}
-    """By plural."""
+    # By plural: what could not be read.
     unread: dict[str, Unreadable] = {}
-    """By plural: what could not be read."""
     resolution: Resolution | None = None
     probes: tuple[Probe, ...] = ()
     tools: dict[str, Tool] = {}

@@ -6,18 +6,17 @@ from typing import Any
 
 import msgspec
 
+from vdi.cluster.units import parse_quantity
 from vdi.kasm.generations import kasm_version
 from vdi.kasm.generations.model import SIZES, Component, Container, Generation, Resources, Version, words_of
 from vdi.kasm.preflight.facts import takes_of
-from vdi.kasm.value_paths import value_at
-from vdi.kasm.values.render import Ingress
-from vdi.session.units import parse_quantity
+from vdi.kasm.values.render import Ingress, value_at
 
 Values = Mapping[str, Any]
 
 
 class PodNeed(msgspec.Struct, frozen=True):
-    """So many pods of one kind. CPU in thousandths, memory in bytes, as `vdi.session.capacity` has them."""
+    """So many pods of one kind. CPU in thousandths, memory in bytes, as `vdi.cluster.objects` has them."""
 
     name: str
     count: int
@@ -41,6 +40,7 @@ class Needs(msgspec.Struct, frozen=True):
 
     def total(self, resource: str) -> int:
         """What all pods take of a resource."""
+
         return sum(one.count * one.takes.get(resource, 0) for one in self.pods)
 
 
@@ -53,8 +53,8 @@ class PlannedRelease:
     needs: Needs
     ingress: Ingress
     hostname: str = ""
+    # Whether people's own RDP clients connect to Kasm at port 3389.
     rdp: bool = False
-    """Whether people's own RDP clients connect to Kasm at port 3389."""
     namespace: str = "kasm"
     values: Values = field(default_factory=dict)
 

@@ -5,19 +5,20 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from vdi.cluster.capacity import NodeCapacity, read_capacity
+from vdi.cluster.objects import PODS
+from vdi.cluster.units import parse_quantity
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.preflight.facts import Facts, Unreadable, item, label_of, listed, unreadable_finding
 from vdi.kasm.preflight.needs import Needs, PodNeed
 from vdi.kube.resource import IS_DEFAULT_CLASS
-from vdi.session.capacity import PODS
-from vdi.session.capacity_matching import NodeCapacity, read_capacity
-from vdi.session.units import parse_quantity
 
 LEAST_VERSION, ADVISED_VERSION = (1, 25), (1, 28)
+# At least, and advised.
 _SIZES = {"cpu": (2, 4), "memory": (4e9, 8e9), "ephemeral-storage": (50e9, 100e9)}
-"""At least, and advised."""
+
+# A machine sold as 4 GB shows its kernel a little less, a disk of 50 GB gives its file system a little less.
 _NOMINAL = 0.9
-"""A machine sold as 4 GB shows its kernel a little less, a disk of 50 GB gives its file system a little less."""
 _VERSIONS = "K3s 1.25 or later, 1.28 recommended"
 _RESOURCES = ("cpu", "memory", PODS)
 LOCAL_PATH = "rancher.io/local-path"

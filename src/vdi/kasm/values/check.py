@@ -14,8 +14,7 @@ from typing import Any
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.generations import ALL
 from vdi.kasm.generations.model import Component, Generation, Version, words_of
-from vdi.kasm.value_paths import value_at
-from vdi.kasm.values.render import is_host_name
+from vdi.kasm.values.render import is_host_name, value_at
 
 
 class Code(StrEnum):
@@ -40,6 +39,7 @@ class Subject:
     @property
     def chart_words(self) -> str:
         """`kasm-helm 1.1190.6`."""
+
         return f"{self.generation.chart} {words_of(self.version)}"
 
     def get(self, setting: str, default: Any = None) -> Any:
@@ -130,6 +130,7 @@ def _span_words(since: Version | None, until: Version | None) -> str:
     return " ".join([*([f"from {words_of(since)}"] if since else []), *([f"up to {words_of(until)}"] if until else [])])
 
 
+# Keys of other charts and of tutorials, which no chart of Kasm's has ever read: which setting they stand for.
 _HABITS: Mapping[str, str] = {
     "global.storageClass": "storage_class",
     "postgres.primary.persistence.storageClass": "storage_class",
@@ -137,7 +138,7 @@ _HABITS: Mapping[str, str] = {
     "global.ingress.enabled": "ingress_enabled",
     "global.ingress.className": "ingress_class",
 }
-"""Keys of other charts and of tutorials, which no chart of Kasm's has ever read: which setting they stand for."""
+# Blocks of the same kind: which component their `resources` and `replicas` are about.
 _BLOCKS: Mapping[str, str] = {
     "postgres.primary": "db",
     "postgresql.primary": "db",
@@ -150,7 +151,6 @@ _BLOCKS: Mapping[str, str] = {
     "rdpGateway": "rdp-gateway",
     "rdpHttpsGateway": "rdp-https-gateway",
 }
-"""Blocks of the same kind: which component their `resources` and `replicas` are about."""
 _ABSENT = {
     "ingress_enabled": "the chart always creates its Ingress",
     "ingress_class": "the class of its Ingress cannot be set",

@@ -1,17 +1,132 @@
-"""Install options -> the values file of one generation, ordered, with a comment where a value needs a reason. Pure."""
+"""Install options -> the values file of one chart generation, ordered, with a comment where a value needs a reason.
+Pure.
+
+`PROFILES` holds the machines that Kasm's requests are cut for; the figures of the core are requirement E5's.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 import yaml
 
 from vdi.kasm.generations import kasm_version
-from vdi.kasm.generations.model import SIZES, Generation, Version, words_of
-from vdi.kasm.value_paths import set_at
-from vdi.kasm.values.profiles import CHART, Profile
+from vdi.kasm.generations.model import SIZES, Generation, Resources, Version, resources, words_of
+
+
+def value_at(values: Mapping[str, Any], path: str) -> Any:
+    """What stands at a path; None where nothing does. A null is as good as none, as it is for Helm."""
+
+    found: Any = values
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def set_at(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Put a value at a path, making the blocks on the way. A value in the way is replaced."""
+    *way, leaf = path.split(".")
+    for key in way:
+        below = tree.get(key)
+        if not isinstance(below, dict):
+            below = tree[key] = {}
+        tree = below
+    tree[leaf] = value
+
+
+def merged(*values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as Helm merges them: key by key, the last wins, lists as a whole."""
+    result: dict[str, Any] = {}
+    for each in values:
+        for key, value in each.items():
+            before = result.get(key)
+            is_block = isinstance(before, Mapping) and isinstance(value, Mapping)
+            result[key] = merged(before or {}, value) if is_block else value
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One kind of machine. Without `resources` the chart's own presets stay."""
+
+    name: str
+    # The machine in words.
+    node: str = ""
+    # By component.
+    resources: Mapping[str, Resources] = field(default_factory=dict)
+    # Of the nginx beside a gateway.
+    sidecar: Resources | None = None
+    # Components that do not fit, and why.
+    leaves_out: Mapping[str, str] = field(default_factory=dict)
+    # Where the options name none.
+    storage_class: str = ""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it is for one small node, which holds one pod of each component and size `small` only."""
+        return bool(self.resources)
+
+    def entries(self, generation: Generation, version: Version) -> Iterator[tuple[str, object, str]]:
+        """Values, in order, as path, value and comment, which cut the chart to this machine."""
+        if not self.is_cut:
+            return
+        for component in generation.present(version):
+            if component.may_be_absent:
+                continue
+            if component.key in self.leaves_out:
+                yield component.switch, False, self.leaves_out[component.key]
+                continue
+            for container in component.containers:
+                is_sidecar = self.sidecar is not None and len(component.containers) > 1 and "nginx" in container.name
+                amounts = self.sidecar if self.sidecar and is_sidecar else self.resources[component.key]
+                yield container.resources_path, block(amounts), ""
+
+
+def block(amounts: Resources) -> dict[str, dict[str, str]]:
+    """As Kubernetes and the charts write it."""
+    return {
+        "requests": {"cpu": amounts.cpu, "memory": amounts.memory},
+        "limits": {"cpu": amounts.cpu_limit, "memory": amounts.memory_limit},
+    }
+
+
+_CORE = {
+    "db": resources("250m 512Mi 500m 1Gi"),
+    "redis": resources("100m 256Mi 200m 512Mi"),
+    "manager": resources("500m 1Gi 1000m 2Gi"),
+    "api": resources("250m 512Mi 500m 1Gi"),
+    "proxy": resources("100m 128Mi 500m 512Mi"),
+    "share": resources("100m 128Mi 250m 256Mi"),
+}
+# Only needed for sessions on Windows machines and other servers by RDP, VNC and SSH.
+_GATEWAYS = ("guac", "rdp-gateway", "rdp-https-gateway", "connection-proxy")
+CHART = Profile("chart")
+NODE_4GB = Profile(
+    "4gb",
+    "2 CPUs and 4 GB",
+    _CORE,
+    leaves_out=dict.fromkeys(_GATEWAYS, "for RDP, VNC and SSH to other machines: does not fit a 4 GB node"),
+    storage_class="local-path",
+)
+NODE_8GB = Profile(
+    "8gb",
+    "4 CPUs and 8 GB",
+    {**_CORE, **dict.fromkeys(_GATEWAYS, resources("100m 256Mi 500m 1Gi"))},
+    sidecar=resources("50m 64Mi 250m 256Mi"),
+    storage_class="local-path",
+)
+PROFILES = (CHART, NODE_4GB, NODE_8GB)
+
+
+def profile_of(name: str) -> Profile:
+    """The profile of this name. Raises ValueError with what is allowed."""
+    for profile in PROFILES:
+        if profile.name == name:
+            return profile
+    raise ValueError(f"--profile is {name!r}; allowed: {', '.join(profile.name for profile in PROFILES)}")
+
 
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
 _HOST_WORDS = "a DNS name in lower-case letters, such as kasm.example.com, without https:// and without a port"
@@ -39,8 +154,8 @@ class InstallOptions:
     size: str = "small"
     profile: Profile = CHART
     ingress: Ingress = Ingress.TRAEFIK
+    # "" is the cluster's default; for a profile of one K3s node that is named, local-path.
     storage_class: str = ""
-    """"" is the cluster's default; for a profile of one K3s node that is named, local-path."""
     tls_secret: str = ""
 
     @property
@@ -94,8 +209,8 @@ def _problems(options: InstallOptions) -> Iterator[str]:
         yield f"--tls-secret is missing; {chart} mounts that Secret everywhere and does not make it."
 
 
+# Path, value, comment.
 Entry = tuple[str, Any, str]
-"""Path, value, comment."""
 
 
 def render(options: InstallOptions) -> str:

@@ -1,31 +1,40 @@
-"""Reconciles one pool: makes missing desktops, removes those that no session should get, writes the status.
+"""Controller of VDIPool: creates missing desktops, removes outdated and broken ones, writes the status.
 
-look (caches) -> plan (session.pool) -> remove, complete, make -> status -> soonest of (patience, pause, room)
+caches -> plan (`session.pool`) -> remove, complete, make -> status -> soonest requeue
 """
 
+import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any
+import secrets
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from vdi.api.pool import PoolStatus, VDIPool
 from vdi.api.template import VDITemplate
-from vdi.kube.errors import NotFound
+from vdi.cluster.objects import Node, Pod, Secret
+from vdi.kinds import POOLS
+from vdi.kube.apply import Applier
+from vdi.kube.errors import Forbidden, Invalid, KubeError, NotFound
 from vdi.kube.queue import Result
-from vdi.operator.caches import BY_SUBJECT
-from vdi.operator.context import ClusterContext
-from vdi.operator.kinds import POOLS
-from vdi.operator.pool_desktops import PoolDesktops
+from vdi.kube.resource import PODS, SECRETS
+from vdi.operator.caches import BY_SUBJECT, ClusterContext
+from vdi.operator.owned_resources import UncertainCreates, is_uncertain
 from vdi.operator.pools import BY_POOLED_TEMPLATE, Pools
+from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.status import printable
-from vdi.session.conditions import READY
+from vdi.session.children import build_pool_pod, build_pool_secret
+from vdi.session.conditions import BUSY_REASONS, READY
+from vdi.session.credentials import derive_pool_tokens
+from vdi.session.decide import explain_api_error
 from vdi.session.effective import Blocked, Desktop
 from vdi.session.explain import StartState, explain
-from vdi.session.identity import PoolIdentity, assigned_namespace
-from vdi.session.observed import Node, Pod
+from vdi.session.naming import PoolIdentity, assigned_namespace, pool_pod_name, pool_secret_name
 from vdi.session.pool import (
+    FITS,
     Backoff,
+    Obstacles,
     PoolPlan,
     desired_ready,
     is_waiting,
@@ -33,20 +42,146 @@ from vdi.session.pool import (
     plan,
     pool_desktop,
     pool_of,
+    summarise,
 )
-from vdi.session.pool_status import Obstacles, summarise
 from vdi.session.schedule import next_change
+
+T = TypeVar("T")
+
+# Desktops that one pool starts at a time: people's own sessions need the API server and the registry too.
+AT_ONCE = 8
+
+# An unused desktop has nothing to save, and a session may wait for its GPU.
+GRACE_SECONDS = 1
+
+
+class PoolCapacity(Protocol):
+    """What a pool asks of the queue."""
+
+    def request_for_pool(self, pod: str, desktop: Desktop) -> Blocked | None:
+        """None: room is kept for a pod of this name until it is in the caches, or `withdraw`. Else: what is short.
+
+        A session that waits for capacity goes before any pool.
+        """
+
+    def withdraw(self, uid: str) -> None:
+        """The pod of this name will not be made."""
+
+
+class PoolDesktops:
+    """The hands of the pools' controller."""
+
+    def __init__(
+        self,
+        cluster: ClusterContext,
+        *,
+        pools: Pools,
+        queue: PoolCapacity,
+        uncertain_creates: UncertainCreates,
+        key: ReleaseKey,
+    ) -> None:
+        client, caches = cluster.client, cluster.caches
+        self._caches = caches
+        self._pools = pools
+        self._queue = queue
+        self._uncertain_creates = uncertain_creates
+        self._settings = cluster.settings
+        self._key = key
+        self._pods = Applier(client, PODS, Pod, caches.pods)
+        self._secrets = Applier(client, SECRETS, Secret, caches.secrets)
+
+    async def settle(self, pool: str) -> None:
+        """Find out which uncertain creates exist, and release the capacity of the others."""
+        for name in await self._uncertain_creates.settle(pool):
+            self._queue.withdraw(name)
+
+    async def remove(self, pods: Iterable[Pod]) -> None:
+        """Delete those that no session is claiming, side by side."""
+        await _run_all(self._remove_one(pod) for pod in pods)
+
+    async def _remove_one(self, pod: Pod) -> None:
+        if pod.metadata.deletion_timestamp or not self._pools.reserve(pod):
+            return
+        node = self._pools.node_of(pod.spec.node_name)
+        # A kubelet that does not answer would never confirm the end, and there are no files to be afraid for.
+        is_lost = bool(pod.spec.node_name) and (node is None or not node.ready)
+        try:
+            if await self._pools.withdraw(pod):
+                await self._pods.delete(pod, grace_seconds=0 if is_lost else GRACE_SECONDS)
+        finally:
+            self._pools.release(pod)
+
+    async def complete(self, pool: PoolIdentity, pods: Iterable[Pod]) -> None:
+        """Give each desktop the Secret that it starts with, if the operator has died before it could."""
+        known = self._caches.secrets
+        missing = [pod for pod in pods if known.get(pool.namespace, pool_secret_name(pod.metadata.name)) is None]
+        await _run_all(self._give_secret(pool, pod) for pod in missing)
+
+    async def _give_secret(self, pool: PoolIdentity, pod: Pod) -> None:
+        meta = pod.metadata
+        desired = build_pool_secret(
+            identity=pool,
+            pod=meta.name,
+            pod_uid=meta.uid,
+            tokens=derive_pool_tokens(self._key.value, namespace=pool.namespace, pod=meta.name),
+        )
+        await self._secrets.ensure(desired)
+
+    async def make(self, pool: PoolIdentity, desktop: Desktop, fits: str, step: PoolPlan) -> Blocked | None:
+        """Start what is missing, as far as there is room; why not all, if so."""
+        blocked: Blocked | None = None
+        names: list[str] = []
+        most = min(step.make, AT_ONCE)
+        while blocked is None and len(names) < most:
+            name = pool_pod_name(pool.name, secrets.token_urlsafe(18))
+            blocked = self._queue.request_for_pool(name, desktop)
+            if blocked is None:
+                names.append(name)
+        if blocked and blocked.reason in BUSY_REASONS and not names and not self._has_terminating(pool):
+            await self.remove(step.outdated[:1])  # what is left of the old makes room for the new
+        results = await _run_all(self._make_one(pool, desktop, fits, name) for name in names)
+        return next((refusal for refusal in results if refusal), blocked)
+
+    def _has_terminating(self, pool: PoolIdentity) -> bool:
+        """Whether room is on its way: a desktop has been deleted, and has not ended yet."""
+        return any(pod.metadata.deletion_timestamp for pod in self._pools.waiting_in(pool.name))
+
+    async def _make_one(self, pool: PoolIdentity, desktop: Desktop, fits: str, name: str) -> Blocked | None:
+        port = self._settings.agent_port
+        desired = build_pool_pod(identity=pool, name=name, desktop=desktop, annotations={FITS: fits}, agent_port=port)
+        try:
+            pod = await self._pods.ensure(desired)
+        except KubeError as failure:
+            if is_uncertain(failure):
+                self._uncertain_creates.add(pool.name, pool.namespace, name)
+            else:
+                self._queue.withdraw(name)
+            if isinstance(failure, Forbidden | Invalid):
+                return explain_api_error("Pod", failure.message)
+            raise
+        await self._give_secret(pool, pod)
+        return None
+
+
+async def _run_all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do all of it side by side, to its end; then raise the first failure, if any."""
+    results = await asyncio.gather(*works, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
+
 
 log = logging.getLogger(__name__)
 
+# Seconds until a pool without room looks again.
 ROOM_AGAIN = 5.0
-"""Seconds until a pool without room looks again."""
+# Seconds until a refused pod is tried again: nothing tells us when a quota or a label of the namespace changes.
 REFUSED_AGAIN = 30.0
-"""Seconds until a refused pod is tried again: nothing tells us when a quota or a label of the namespace changes."""
+# Seconds between two notes on progress in one pool's status.
 STATUS_PAUSE = 1.0
-"""Seconds between two notes on progress in one pool's status."""
+# Seconds in which changes of a pool's desktops become one piece of work.
 GATHERED = 0.1
-"""Seconds in which changes of a pool's desktops become one piece of work."""
 
 
 class PoolController:

@@ -8,36 +8,31 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from vdi.api.session import VDISession
+from vdi.kinds import SESSIONS
 from vdi.kube.errors import NotFound, Replaced
 from vdi.kube.meta import key_of
 from vdi.kube.queue import Result
-from vdi.operator.build import Builder, Built
-from vdi.operator.cleanup import Cleanup, pods_of
-from vdi.operator.context import ClusterContext
-from vdi.operator.hosts import Hosts
-from vdi.operator.kinds import SESSIONS
+from vdi.operator.caches import ClusterContext
+from vdi.operator.children import Builder, Built, Cleanup, pods_of
 from vdi.operator.observe import Observer
-from vdi.operator.ports import CapacityQueue, Desktops, EndReports, Pools
-from vdi.operator.reservations import Reservations
-from vdi.operator.session_events import SessionEvents
-from vdi.operator.status import StatusWriter
-from vdi.operator.uncertain_creates import UncertainCreates
-from vdi.session.alerts import evictable_at, find_alerts
+from vdi.operator.owned_resources import UncertainCreates
+from vdi.operator.queue_positions import CapacityQueue, Desktops, EndReports, Pools
+from vdi.operator.reservations import Hosts, Reservations
+from vdi.operator.status import SessionEvents, StatusWriter
+from vdi.session.alerts import evictable_at, find_alerts, find_notices
 from vdi.session.conditions import Reason
 from vdi.session.decide import Decision, Observed, decide
-from vdi.session.ending import Ending, Removal, after_loss, find_ending, find_removal
+from vdi.session.ending import Ending, Removal, after_loss, find_ending, find_removal, next_requeue
 from vdi.session.failures import find_vanished
-from vdi.session.identity import FINALIZER
-from vdi.session.notices import find_notices
-from vdi.session.phase import derive, derive_ending, derive_suspended
-from vdi.session.requeue import next_requeue
+from vdi.session.naming import FINALIZER
 from vdi.session.schedule import start_due_at
+from vdi.session.status import derive, derive_ending, derive_suspended
 
+# (namespace, name).
 SessionKey = tuple[str, str]
-"""(namespace, name)."""
 
+# Seconds until a refused child is tried again: nothing tells us when a quota or a label of the namespace changes.
 REFUSED_AGAIN = 30.0
-"""Seconds until a refused child is tried again: nothing tells us when a quota or a label of the namespace changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +42,8 @@ class Dependencies:
     admission: CapacityQueue
     pools: Pools
     desktops: Desktops
+    # None: there is no gateway that keeps a history.
     history: EndReports | None = None
-    """None: there is no gateway that keeps a history."""
 
 
 class SessionController:
@@ -86,6 +81,7 @@ class SessionController:
 
     async def reconcile(self, key: SessionKey) -> Result:
         """Bring one session one step, or all steps, further. Raises KubeError for what another try may fix."""
+
         await self._uncertain_creates.settle(key)
         session = self._caches.sessions.get(*key)
         if session is None:

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vdi.session.capacity import EPHEMERAL_STORAGE, PODS, Amounts, NodeSelectorRequirement, NodeSelectorTerm
-from vdi.session.capacity_matching import Demand, NodeCapacity, allows_placement, reaches_home
+from vdi.cluster.capacity import Demand, NodeCapacity, allows_placement, reaches_home
+from vdi.cluster.objects import EPHEMERAL_STORAGE, PODS, Amounts, NodeSelectorRequirement, NodeSelectorTerm
 from vdi.session.conditions import Reason
 from vdi.session.queueing.groups import Group
 
@@ -15,20 +15,21 @@ _BUSY = {
     EPHEMERAL_STORAGE: Reason.EPHEMERAL_STORAGE_BUSY,
     PODS: Reason.PODS_BUSY,
 }
+# So many nodes are named; of more, how many there are.
 _NAMED = 3
-"""So many nodes are named; of more, how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
     """What there is too little of."""
 
+    # One of `conditions.QUEUE_REASONS`.
     reason: str
-    """One of `conditions.QUEUE_REASONS`."""
+
+    # A clause: no capital at its beginning, no full stop.
     words: str
-    """A clause: no capital at its beginning, no full stop."""
+    # No session's end would make room: the cluster, the template or the session has to change.
     hopeless: bool = False
-    """No session's end would make room: the cluster, the template or the session has to change."""
 
 
 @dataclass(frozen=True, slots=True)

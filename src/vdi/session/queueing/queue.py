@@ -14,16 +14,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
+from vdi.cluster.capacity import Demand, NodeCapacity, allows_placement, reaches_home
+from vdi.cluster.objects import Amounts
 from vdi.session.autoscaling import can_use_new_node
-from vdi.session.capacity import Amounts
-from vdi.session.capacity_matching import Demand, NodeCapacity, allows_placement, reaches_home
-from vdi.session.queueing.groups import Group, blocks, find_closest, is_hopeless
-from vdi.session.queueing.order import GroupQueue, Key, PendingSession, share_of, sort_pending
+from vdi.session.queueing.groups import (
+    Group,
+    GroupQueue,
+    Key,
+    PendingSession,
+    blocks,
+    find_closest,
+    is_hopeless,
+    share_of,
+    sort_pending,
+)
 
+# Milliseconds of waiting after which a waiter holds a node.
 BACKFILL_TIMEOUT = 600_000
-"""Milliseconds of waiting after which a waiter holds a node."""
+
+# How many demands without a session are kept.
 _KEPT = 256
-"""How many demands without a session are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +50,8 @@ class _Assignment:
     takes: Amounts
     user: str
     foreign: bool
+    # Where else it may still go, as long as the node is only reckoned.
     demand: Demand | None
-    """Where else it may still go, as long as the node is only reckoned."""
 
 
 class Queue:

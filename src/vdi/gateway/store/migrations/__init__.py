@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from vdi.gateway import store
-from vdi.gateway.store.base import Database, metadata
+from vdi.gateway.store.database import Database, metadata
 
 FOLDER = Path(__file__).parent
 
@@ -35,6 +35,7 @@ class UnknownRevisionError(Exception):
 
 def import_tables() -> None:
     """Import every module of the store, so that `metadata` has all tables."""
+
     for module in pkgutil.iter_modules(store.__path__):
         if not module.ispkg:
             importlib.import_module(f"{store.__name__}.{module.name}")

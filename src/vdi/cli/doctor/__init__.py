@@ -1,1 +1,0 @@
-"""`vdi doctor`: checks, and fixes on request."""

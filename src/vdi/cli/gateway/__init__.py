@@ -1,1 +1,0 @@
-"""`vdi gateway`: the process, and its local users."""

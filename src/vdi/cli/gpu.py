@@ -1,0 +1,412 @@
+"""`vdi gpu`: configure, status and verify the sharing of GPUs, with their pages. The decisions are in `vdi.gpu`."""
+
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from vdi.cli.cluster import INTERRUPTED
+from vdi.cli.errors import FINDINGS, USAGE, CliError
+from vdi.cli.findings import FindingsOption, FindingsOutput, paint, print_report
+from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, examples, seconds_of
+from vdi.cli.output import PageOption, PageOutput, columns, print_data
+from vdi.cli.progress import PassedStage, ProgressView
+from vdi.findings.model import Finding, exit_code
+from vdi.findings.render import Report, findings_as_text
+from vdi.gpu.cluster import apply_change, collect, measure, restart_daemon_set, wait_until_settled
+from vdi.gpu.sharing.changes import diff_lines
+from vdi.gpu.sharing.config import RENAMED, RESOURCE, Sharing
+from vdi.gpu.sharing.dcgm import GpuMeasurements
+from vdi.gpu.sharing.findings import find, node_findings, plugin_findings
+from vdi.gpu.sharing.plan import DEFAULT_KEY, SharingPlan, default_key, notes_on, plan_configure, plan_undo, state_after
+from vdi.gpu.sharing.request import RefusedError, parse_request
+from vdi.gpu.sharing.state import DaemonSet, GpuState, Node, effect_on, picker_of
+from vdi.kube.clock import SYSTEM_CLOCK
+from vdi.kube.transport import Client
+
+UNKNOWN = "UNKNOWN"
+WHOLE_GPUS = (
+    "BUSY and MEMORY are those of whole GPUs: under time-slicing it is unknown how much each desktop uses, and "
+    "whether it is idle."
+)
+
+
+def status_data(state: GpuState, measured: GpuMeasurements | None = None) -> dict[str, Any]:
+    """What `status -o json` prints; without `measured` nothing of how busy the GPUs are."""
+
+    policy = state.policy
+    return {
+        "namespace": state.namespace,
+        "clusterPolicy": policy.name if policy else None,
+        "configMap": state.config_name or None,
+        "default": picker_of(state).default or None,
+        "devicePlugins": [_plugin_data(plugin) for plugin in state.plugins],
+        "runtimeClassNvidia": state.runtime_class,
+        "nodes": [
+            _node_data(node, state) | (_busy_data(node.name, measured) if measured else {}) for node in state.gpu_nodes
+        ],
+        "notes": list(notes_on(state)),
+    } | ({"dcgmExporters": list(measured.exporters)} if measured else {})
+
+
+def _busy_data(node: str, measured: GpuMeasurements) -> dict[str, Any]:
+    gpus = [
+        {
+            "gpu": gpu.index,
+            "model": gpu.model,
+            "busy": gpu.busy,
+            "memoryUsedMiB": gpu.memory_used,
+            "memoryMiB": gpu.memory,
+        }
+        for gpu in measured.nodes.get(node, ())
+    ]
+    return {"busy": measured.busy(node), "busyUnknown": measured.problems.get(node), "measured": gpus}
+
+
+def _plugin_data(plugin: DaemonSet) -> dict[str, Any]:
+    status = plugin.raw.get("status", {})
+    ready, desired = status.get("numberReady", 0), status.get("desiredNumberScheduled", 0)
+    return {"namespace": plugin.namespace, "name": plugin.name, "ready": ready, "desired": desired}
+
+
+def _node_data(node: Node, state: GpuState) -> dict[str, Any]:
+    effect = effect_on(node, state)
+    sharing = effect.sharing
+    resource = sharing.resource if sharing else RESOURCE
+    return {
+        "node": node.name,
+        "gpus": node.gpus,
+        "product": node.label("nvidia.com/gpu.product") or None,
+        "mig": node.mig,
+        "config": effect.config or None,
+        "sharing": sharing.method if sharing else None,
+        "replicas": sharing.replicas if sharing else None,
+        "resource": resource,
+        "advertised": node.count(resource, "capacity"),
+        "allocatable": node.count(resource),
+        "inUse": node.in_use,
+        "problem": effect.problem or None,
+    }
+
+
+def status_lines(state: GpuState, measured: GpuMeasurements) -> list[str]:
+    """What `status` prints for people."""
+    data = status_data(state, measured)
+    kind = f"GPU Operator, ClusterPolicy {data['clusterPolicy']}" if state.policy else "device plugin"
+    chosen = f"{state.namespace}/{data['configMap']}" if data["configMap"] else "none: GPUs are not shared"
+    facts = {
+        "Managed by": kind,
+        "ConfigMap": chosen + (f", default {data['default']}" if data["default"] else ""),
+        "Device plugin": "; ".join(
+            f"{plugin['namespace']}/{plugin['name']}, {plugin['ready']} of {plugin['desired']} pods ready"
+            for plugin in data["devicePlugins"]
+        )
+        or "none found",
+        "RuntimeClass": "nvidia exists" if state.runtime_class else "nvidia does not exist",
+        "DCGM exporter": ", ".join(measured.exporters) or "none found",
+    }
+    lines = [f"{name + ':':<15}{value}" for name, value in facts.items()]
+    if not data["nodes"]:
+        return [*lines, "", f"No node has a GPU that Kubernetes knows of ({RESOURCE} or {RENAMED})."]
+    header = ["NODE", "GPUS", "PRODUCT", "CONFIG", "SHARING", "REPLICAS", "RESOURCE", "ADVERTISED", "IN USE"]
+    header += ["BUSY", "MEMORY"]
+    fields = ("node", "gpus", "product", "config", "sharing", "replicas", "resource", "advertised", "inUse")
+    rows = [["-" if node[field] is None else str(node[field]) for field in fields] for node in data["nodes"]]
+    rows = [[*row, *_busy_cells(node)] for row, node in zip(rows, data["nodes"], strict=True)]
+    lines += ["", *columns(header, rows)]
+    unknown = [
+        f"Node {node['node']}: {UNKNOWN}: {node['busyUnknown']}" for node in data["nodes"] if node["busyUnknown"]
+    ]
+    notes = [WHOLE_GPUS] if measured.nodes else []
+    return [*lines, *note_lines([*data["notes"], *notes, *unknown])]
+
+
+def _busy_cells(node: dict[str, Any]) -> list[str]:
+    used = [gpu["memoryUsedMiB"] for gpu in node["measured"]]
+    there = [gpu["memoryMiB"] for gpu in node["measured"]]
+    busy = UNKNOWN if node["busy"] is None else f"{node['busy']:.0%}"
+    if not there or None in there:
+        return [busy, UNKNOWN]
+    return [busy, f"{sum(used) / 1024:.1f} of {sum(there) / 1024:.1f} GiB"]
+
+
+def note_lines(notes: Sequence[str]) -> list[str]:
+    """Notes as a part of a page."""
+    return ["", "Notes", *(f"  {note}" for note in notes)] if notes else []
+
+
+def healthy_lines(state: GpuState) -> list[str]:
+    """One line for each node that is as it should be."""
+    lines = []
+    for node in status_data(state)["nodes"]:
+        gpus = "? GPUs" if node["gpus"] is None else "1 GPU" if node["gpus"] == 1 else f"{node['gpus']} GPUs"
+        count = f"{gpus} x {node['replicas']}"
+        lines.append(f"✓ node {node['node']}: {count} = {node['allocatable']} {node['resource']}")
+    return lines
+
+
+def plan_lines(plan: SharingPlan) -> list[str]:
+    """What would be done, as diffs."""
+    if plan.empty:
+        return ["Nothing to change."]
+    lines = [
+        line
+        for change in plan.changes
+        for line in [change.title, *(f"  {diff_line}" for diff_line in diff_lines(change)), ""]
+    ]
+    return lines + [f"restart DaemonSet {daemon_set.namespace}/{daemon_set.name}" for daemon_set in plan.restarts]
+
+
+def plan_data(plan: SharingPlan) -> dict[str, Any]:
+    """What would be done, for `-o json`."""
+    changes = [
+        {
+            "action": "create" if change.before is None else "delete" if change.after is None else "patch",
+            "kind": change.resource.kind,
+            "namespace": change.namespace,
+            "name": change.name,
+            "body": dict(change.after or {})
+            if change.before is None
+            else None
+            if change.after is None
+            else change.patch,
+        }
+        for change in plan.changes
+    ]
+    restarts = [{"namespace": daemon_set.namespace, "name": daemon_set.name} for daemon_set in plan.restarts]
+    return {"steps": changes, "restarts": restarts}
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigureOptions:
+    """What was typed: how the default shares, its name if one was given, NAME=REPLICAS and NODE=NAME."""
+
+    sharing: Sharing
+    default: str | None
+    configs: tuple[str, ...]
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What was done or would be, how the cluster is now, and what is still wrong."""
+
+    plan: SharingPlan
+    state: GpuState
+    notes: list[str]
+    findings: list[Finding] = field(default_factory=list)
+
+
+async def configure_cluster(
+    client: Client, options: ConfigureOptions, *, dry_run: bool, seconds: float | None
+) -> Changed:
+    """Configure it, and wait `seconds` for the nodes (None: do not). Raises RefusedError, KubeError."""
+    state = await collect(client)
+    default = default_key(state, options.default)
+    plan = plan_configure(state, parse_request(options.sharing, default, options.configs, options.nodes))
+    return await _change(client, state, plan, find, dry_run=dry_run, seconds=seconds)
+
+
+async def undo_on_cluster(client: Client, _: ConfigureOptions, *, dry_run: bool, seconds: float | None) -> Changed:
+    """Back to what was before. Raises RefusedError, KubeError."""
+    state = await collect(client)
+    return await _change(client, state, plan_undo(state), _after_undo, dry_run=dry_run, seconds=seconds)
+
+
+def _after_undo(state: GpuState) -> list[Finding]:
+    """That nothing is configured is as it should be then."""
+    return [*plugin_findings(state), *node_findings(state)]
+
+
+async def _change(
+    client: Client,
+    state: GpuState,
+    plan: SharingPlan,
+    findings: Callable[[GpuState], list[Finding]],
+    *,
+    dry_run: bool,
+    seconds: float | None,
+) -> Changed:
+    notes = list(notes_on(state_after(state, plan)))
+    if dry_run:
+        return Changed(plan, state, notes)
+    with ProgressView() as view:
+        for change in plan.changes:
+            began = time.monotonic()
+            await apply_change(client, change)
+            view.passed(PassedStage(change.title, time.monotonic() - began))
+        for daemon_set in plan.restarts:
+            began = time.monotonic()
+            await restart_daemon_set(client, daemon_set, SYSTEM_CLOCK)
+            view.passed(
+                PassedStage(f"restart DaemonSet {daemon_set.namespace}/{daemon_set.name}", time.monotonic() - began)
+            )
+        if seconds is None:
+            return Changed(plan, state, notes)
+        began = time.monotonic()
+        state, left = await wait_until_settled(client, findings, view.waiting, seconds=seconds, clock=SYSTEM_CLOCK)
+        words = "the nodes advertise what they should" if not left else "the nodes do not advertise what they should"
+        view.passed(PassedStage(words, time.monotonic() - began), well=not left)
+    return Changed(plan, state, notes, left)
+
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Share each GPU among several desktops by time-slicing. It isolates neither memory nor faults.",
+)
+
+
+@app.command(
+    epilog=examples(
+        "gpu configure --replicas 8 --dry-run",
+        "gpu configure --replicas 8",
+        "gpu configure --replicas 8 --config big=2 --config whole=1 --node gpu-2=big --node gpu-3=whole",
+        "gpu configure --undo",
+    )
+)
+def configure(
+    ctx: typer.Context,
+    *,
+    replicas: Annotated[int, typer.Option(help="How many desktops may share one GPU; 1: not shared.")] = 8,
+    config: Annotated[
+        list[str] | None, typer.Option("--config", metavar="NAME=REPLICAS", help="An additional named configuration.")
+    ] = None,
+    node: Annotated[
+        list[str] | None,
+        typer.Option("--node", metavar="NODE=NAME", help="A node with another configuration than the default."),
+    ] = None,
+    default: Annotated[
+        str | None,
+        typer.Option(
+            "--default", metavar="NAME", help="Name of the configuration for all other nodes.", show_default="any"
+        ),
+    ] = None,
+    rename_by_default: Annotated[
+        bool,
+        typer.Option("--rename-by-default", help="Advertise nvidia.com/gpu.shared instead of nvidia.com/gpu."),
+    ] = False,
+    fail_requests_greater_than_one: Annotated[
+        bool,
+        typer.Option("--fail-requests-greater-than-one", help="Pods that request more than one slice fail."),
+    ] = False,
+    mig_strategy: Annotated[
+        str, typer.Option(help="For GPUs that MIG divides into equal parts, each of which is then shared: single.")
+    ] = "none",
+    undo: Annotated[bool, typer.Option("--undo", help="Restore the state before the first configure.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help=("Show the changes as a diff, without making them."))
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait until the nodes advertise the configured GPUs.")
+    ] = True,
+    timeout: Annotated[str, typer.Option(help="Maximum time to wait.")] = "10m",
+    output: PageOption = PageOutput.TABLE,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Share the GPUs: set ConfigMap, ClusterPolicy and node labels, restart what needs it, and verify the nodes.
+
+    Works with the GPU Operator and with the device plugin alone. Running desktops are not affected. The command can
+    be repeated at any time.
+    """
+    connection = KubeConnection(kubeconfig=kubeconfig, context=context)
+    if undo:
+        _refuse_beside_undo(ctx)
+    sharing = Sharing(replicas, rename_by_default, fail_requests_greater_than_one, mig_strategy)
+    options = ConfigureOptions(sharing, default, tuple(config or ()), tuple(node or ()))
+    seconds = seconds_of("--timeout", timeout) if wait and not dry_run else None
+    work = undo_on_cluster if undo else configure_cluster
+    with _refusals_in_words():  # what was typed wrongly is said also where no cluster answers
+        parse_request(sharing, default or DEFAULT_KEY, options.configs, options.nodes if default else ())
+    changed = _run(connection, lambda client: work(client, options, dry_run=dry_run, seconds=seconds))
+    left, notes = changed.findings, [] if undo else changed.notes
+    if output is PageOutput.JSON:
+        found = [finding.public() for finding in left]
+        print_data({**plan_data(changed.plan), "findings": found, "notes": notes}, output)
+    else:
+        lines = plan_lines(changed.plan) if dry_run or changed.plan.empty else []
+        lines += healthy_lines(changed.state) if seconds is not None and not left else []
+        for line in [*lines, *note_lines(notes)]:
+            typer.echo(line)
+        for line in findings_as_text(left):
+            typer.echo(paint(line))
+    if left:
+        typer.echo(f"not done within {timeout}; check again: {PROGRAM} gpu verify{connection.flags}", err=True)
+    raise typer.Exit(exit_code(left))
+
+
+@app.command(epilog=examples("gpu status", "gpu status -o json"))
+def status(
+    *,
+    output: PageOption = PageOutput.TABLE,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Show the GPUs of each node, how they are shared, how many are in use, and their load (DCGM exporter)."""
+
+    async def look(client: Client) -> tuple[GpuState, GpuMeasurements]:
+        state = await collect(client)
+        return state, await measure(client, [node.name for node in state.gpu_nodes])
+
+    state, measured = _run(KubeConnection(kubeconfig=kubeconfig, context=context), look)
+    if output is PageOutput.JSON:
+        print_data(status_data(state, measured), output)
+        return
+    for line in status_lines(state, measured):
+        typer.echo(line)
+
+
+@app.command(epilog=examples("gpu verify", "gpu verify -o json", "gpu verify -o junit"))
+def verify(
+    *,
+    output: FindingsOption = FindingsOutput.TEXT,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Check whether each node advertises GPUs x replicas, and if not, why. Status 1: findings; 3: unknown."""
+    state = _run(KubeConnection(kubeconfig=kubeconfig, context=context), collect)
+    findings = find(state)
+    code = exit_code(findings)
+    about = {"nodes": status_data(state)["nodes"]}
+    notes = [] if code else ["\n".join(healthy_lines(state))]
+    print_report(Report(tool="vdi gpu verify", findings=findings, context=about, notes=notes), output)
+    raise typer.Exit(code)
+
+
+def _refuse_beside_undo(ctx: typer.Context) -> None:
+    """An undo goes back to what was noted: nothing about the sharing can be asked for with it."""
+    about_sharing = ("replicas", "config", "node", "default", "rename_by_default", "fail_requests_greater_than_one")
+    for name in (*about_sharing, "mig_strategy"):
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            text = (
+                f"{option} cannot be combined with --undo, which restores the previous state; allowed: --dry-run, "
+                "--no-wait"
+            )
+            raise CliError(f"{text}, --timeout, -o", USAGE)
+
+
+@contextmanager
+def _refusals_in_words() -> Iterator[None]:
+    try:
+        yield
+    except RefusedError as error:
+        raise CliError("\n".join(error.problems), USAGE if error.usage else FINDINGS) from error
+
+
+def _run(connection: KubeConnection, work: Callable[[Client], Awaitable[T]]) -> T:
+    """`KubeConnection.run`, with refusals as errors, and Ctrl-C that says what is left."""
+    try:
+        with _refusals_in_words():
+            return connection.run(work)
+    except KeyboardInterrupt:
+        see = f"{PROGRAM} gpu verify{connection.flags}"
+        typer.echo(f"Interrupted. Changes so far are kept; run the same command again. To see them: {see}", err=True)
+        raise typer.Exit(INTERRUPTED) from None

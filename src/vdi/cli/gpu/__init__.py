@@ -1,1 +1,0 @@
-"""`vdi gpu`: GPUs that are shared by time-slicing."""

@@ -1,1 +1,0 @@
-"""`vdi home`: the volumes with people's files."""

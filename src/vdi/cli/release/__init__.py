@@ -1,1 +1,0 @@
-"""What `vdi install`, `upgrade` and `uninstall` share."""

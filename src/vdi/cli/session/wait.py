@@ -1,0 +1,168 @@
+"""`--wait` and `--watch` of the session commands: follow sessions until they run, cannot run, or Ctrl-C.
+
+Imported by the commands only when one of the two options is given: rich and the HTTP client take long to import.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from rich.live import Live
+from rich.text import Text
+
+from vdi.api.session import VDISession
+from vdi.cli.console import SafeConsole
+from vdi.cli.errors import CliError
+from vdi.cli.options import PROGRAM
+from vdi.cli.output import Raw, duration, now_utc
+from vdi.cli.progress import ProgressView
+from vdi.cli.session.backend import Backend, SessionWatch, Target
+from vdi.cli.session.operations import FIND_OPERATOR, as_session
+from vdi.cli.session.stages import Outcome, Start
+from vdi.cli.session.view import session_table, watch_line
+from vdi.cli.url_check import wait_until_ready
+from vdi.session.naming import pod_name
+from vdi.session.request import SessionRequest
+
+
+async def watch_list(backend: Backend, *, user: str | None, wide: bool, everywhere: bool) -> None:
+    """Show the visible sessions, of one user or of all, and follow them until interrupted."""
+
+    console = SafeConsole(highlight=False)
+    async with backend.watch(everywhere=everywhere, user=user) as sessions:
+
+        def table() -> Text:
+            now, mine = now_utc(), _of_user(sessions, user)
+            return Text.from_ansi("\n".join(session_table(mine, now, wide=wide, all_namespaces=everywhere)))
+
+        if console.is_terminal:
+            with Live(
+                get_renderable=table,
+                console=console,
+                refresh_per_second=1,
+                # rich would read the colours and links in what others print meanwhile, and pass them on.
+                redirect_stdout=False,
+                redirect_stderr=False,
+            ) as live:
+                while True:
+                    await sessions.change()
+                    live.refresh()
+        while True:
+            old, new = await sessions.change()
+            either = new or old
+            if either and user in (None, either.spec.user):
+                print(watch_line(new, either.metadata.name, now_utc()), flush=True)
+
+
+def _of_user(sessions: SessionWatch, user: str | None) -> list[VDISession]:
+    mine = [session for session in sessions.store.values() if user in (None, session.spec.user)]
+    return sorted(mine, key=lambda session: (session.metadata.creation_timestamp, session.metadata.name))
+
+
+# How long a Running session's URL may take to answer: Traefik's own throttle is 2 s.
+_ROUTE_SECONDS = 30.0
+
+"""It may run in another namespace than the sessions."""
+NO_OPERATOR = f"no operator has processed the session yet; is one running? {FIND_OPERATOR}"
+
+
+async def start_and_wait(
+    backend: Backend,
+    request: SessionRequest,
+    target: Target,
+    *,
+    seconds: float,
+    view: ProgressView,
+    clock: Callable[[], float] = time.monotonic,
+) -> Raw:
+    """Create a session and show its start; returns it running. Raises CliError when it does not start."""
+    begun = clock()
+    session = as_session(await backend.create(request))
+    view.say(f"session {session.metadata.name} created {backend.where}")
+    return await wait_until_running(backend, session, target, seconds=seconds, view=view, clock=clock, begun=begun)
+
+
+async def wait_until_running(
+    backend: Backend,
+    session: VDISession,
+    target: Target,
+    *,
+    seconds: float,
+    view: ProgressView,
+    clock: Callable[[], float] = time.monotonic,
+    begun: float | None = None,
+) -> Raw:
+    """Show the start of a session that has just been made or resumed; returns it running.
+
+    Raises CliError when it does not start. Interrupted, it leaves the session as it is and says so.
+    """
+    start = Start(clock() if begun is None else begun)
+    name = session.metadata.name
+    what_now = (
+        f"Follow progress:    {PROGRAM} session show {name}{target.flags}\n"
+        f"Remove it:          {PROGRAM} session rm {name}{target.flags}"
+    )
+    try:
+        last = await watch_start(backend, session, start=start, seconds=seconds, view=view, clock=clock)
+        if start.outcome is not Outcome.RUNNING or last is None:
+            raise CliError(f"{failure_message(start, name, seconds)}\n{what_now}")
+        if not await watch_url(last.status.url, start=start, view=view, clock=clock):
+            raise CliError(f"session {name} is Running, but its URL does not lead to it\n{what_now}")
+    except asyncio.CancelledError:
+        view.say(f"No longer waiting; session {name} is unchanged.\n{what_now}")
+        raise
+    view.say(f"Running after {start.total(clock()):.1f}s. Open it: {PROGRAM} session open {name}{target.flags}")
+    return await backend.get(name)
+
+
+async def watch_start(
+    backend: Backend,
+    session: VDISession,
+    *,
+    start: Start,
+    seconds: float,
+    view: ProgressView,
+    clock: Callable[[], float] = time.monotonic,
+) -> VDISession | None:
+    """Watch a new session until it runs, fails or is gone, or until `seconds` are over (no `start.outcome` then).
+
+    Returns the session as it was last seen.
+    """
+    meta = session.metadata
+    last: VDISession | None = session
+    try:
+        async with asyncio.timeout(seconds), AsyncExitStack() as stack:
+            sessions = await stack.enter_async_context(backend.watch(meta.name))
+            pods = await stack.enter_async_context(backend.watch_pod(session, sessions.wake))
+            while True:
+                last = sessions.store.get(meta.namespace, meta.name)
+                pod = pods.store.get(meta.namespace, pod_name(meta.name)) if pods else None
+                for stage in start.observe(last, clock(), pod):
+                    view.passed(stage)
+                view.waiting(start.reason if start.passed else "waiting for the operator")
+                if start.outcome is not None:
+                    return last
+                await sessions.change()
+    except TimeoutError:
+        return last
+
+
+async def watch_url(url: str, *, start: Start, view: ProgressView, clock: Callable[[], float] = time.monotonic) -> bool:
+    """Poll the URL until it answers. False when a proxy answers instead of the desktop; an unreachable host is True."""
+    view.waiting(f"asking {url}")
+    answer = await wait_until_ready(url, _ROUTE_SECONDS)
+    view.passed(start.answered(f"{url} {answer.text}", clock()), well=answer.ready)
+    return answer.ready or not answer.reached
+
+
+def failure_message(start: Start, name: str, seconds: float) -> str:
+    """The sentence for a start that did not end with a running desktop."""
+    match start.outcome:
+        case Outcome.FAILED:
+            return f"session {name} does not start: {start.reason}"
+        case Outcome.GONE:
+            return f"session {name} was deleted: {start.reason}"
+        case _:
+            reason = start.reason if start.passed else NO_OPERATOR
+            return f"session {name} is not Running after {duration(seconds)}: {reason}"

@@ -1,0 +1,630 @@
+"""Pods, nodes, volumes and Events as this project reads them: structs with only the fields that are used. Pure.
+
+The reflectors of `vdi.kube` and the collectors of doctor, kasm and helm decode into them. `gc=False` is safe, because
+none of them can be part of a reference cycle.
+
+Amounts of resources are whole numbers by name: `cpu` in thousandths of a CPU, `memory` in bytes, all else in its own
+unit, rounded up as the scheduler does. Each pod takes one of `pods`.
+"""
+
+from base64 import b64decode
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from math import ceil
+
+import msgspec
+
+from vdi.api.meta import OwnerReference
+from vdi.api.template import Scheme, Toleration
+from vdi.cluster.units import parse_quantity
+
+Amounts = Mapping[str, int]
+# The resource of which every pod takes one.
+PODS = "pods"
+
+# The node's local disk.
+EPHEMERAL_STORAGE = "ephemeral-storage"
+
+
+@lru_cache(maxsize=4096)
+def amount(resource: str, quantity: str) -> int:
+    """A quantity as a whole number in the resource's unit. Raises ValueError for any other text."""
+    return ceil(parse_quantity(quantity) * (1000 if resource == "cpu" else 1))
+
+
+def amounts(quantities: Mapping[str, str]) -> dict[str, int]:
+    """Quantities (`allocatable`, `requests`) as whole numbers. Raises ValueError for any other text."""
+    return {resource: amount(resource, quantity) for resource, quantity in quantities.items()}
+
+
+class ResourceRequirements(msgspec.Struct, gc=False):
+    """`resources` of a container or of a pod."""
+
+    requests: dict[str, str] = {}
+    limits: dict[str, str] = {}
+
+
+class Container(msgspec.Struct, rename="camel", gc=False):
+    """A container, as far as it takes room."""
+
+    resources: ResourceRequirements = msgspec.field(default_factory=ResourceRequirements)
+    restart_policy: str = ""
+
+
+class PodResources(msgspec.Struct, rename="camel", gc=False):
+    """`spec` of any pod: where it is and what it takes. Once that is summed up, the containers are forgotten."""
+
+    node_name: str = ""
+    containers: tuple[Container, ...] = ()
+    init_containers: tuple[Container, ...] = ()
+    overhead: dict[str, str] = {}
+    resources: ResourceRequirements = msgspec.field(default_factory=ResourceRequirements)
+    # Not Kubernetes': what the pod takes of a node. Shared by all pods that take the same; never changed.
+    takes: dict[str, int] = {}
+
+    def __post_init__(self) -> None:
+        if not self.takes:
+            self.takes = _takes_of(self)
+        self.containers = self.init_containers = ()
+        self.overhead = {}
+        self.resources = _NONE
+
+
+_NONE = ResourceRequirements()
+_KNOWN = 4096
+# What pods take, by what they request. Lives as long as the process, and is cleared when it has grown: few differ.
+_known_takes: dict[bytes, dict[str, int]] = {}
+
+
+def _takes_of(spec: PodResources) -> dict[str, int]:
+    asked = (spec.containers, spec.init_containers, spec.overhead, spec.resources)
+    key = msgspec.msgpack.encode(asked)  # a tenth of the time of adding it all up, for every state of every pod
+    known = _known_takes.get(key)
+    if known is None:
+        if len(_known_takes) >= _KNOWN:
+            _known_takes.clear()
+        summed = _sum_up(spec)
+        known = next((take for take in _known_takes.values() if take == summed), summed)
+        _known_takes[key] = known
+    return known
+
+
+def _sum_up(spec: PodResources) -> dict[str, int]:
+    """As the scheduler reckons: what runs side by side is added, what runs before it is covered by the largest.
+
+    Init containers that restart (sidecars, KEP-753) go on running beside all that follows. Requests of the whole pod
+    (KEP-2837) stand in place of its containers'.
+    """
+    total = {PODS: 1}
+    for container in spec.containers:
+        _add(total, _requests(container.resources))
+    beside: dict[str, int] = {}
+    before: dict[str, int] = {}
+    for container in spec.init_containers:
+        taken = _requests(container.resources)
+        if container.restart_policy == "Always":
+            _add(beside, taken)
+            taken = {}
+        for name in {*taken, *beside}:
+            before[name] = max(before.get(name, 0), taken.get(name, 0) + beside.get(name, 0))
+    _add(total, beside)
+    for name, most in before.items():
+        total[name] = max(total.get(name, 0), most)
+    total.update(amounts(spec.resources.requests))
+    _add(total, amounts(spec.overhead))
+    return total
+
+
+def _requests(given: ResourceRequirements) -> dict[str, int]:
+    return amounts({**given.limits, **given.requests})
+
+
+def _add(total: dict[str, int], more: Amounts) -> None:
+    for name, number in more.items():
+        total[name] = total.get(name, 0) + number
+
+
+class NamedMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
+    """`metadata` of an object of which little more than its name is read."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    deletion_timestamp: str | None = None
+
+    @property
+    def owner_references(self) -> tuple[OwnerReference, ...]:
+        """Not read."""
+        return ()
+
+
+class ForeignPod(msgspec.Struct, gc=False):
+    """Anybody else's pod that is on a node and has not ended."""
+
+    metadata: NamedMeta
+    spec: PodResources = msgspec.field(default_factory=PodResources)
+
+
+class NodeSelectorRequirement(msgspec.Struct, rename="camel", gc=False, frozen=True):
+    """`matchExpressions[]` or `matchFields[]` of a node selector."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+    def holds(self, found: str | None) -> bool:
+        """Whether a node with this value of the key (None: without the key) is meant."""
+        match self.operator:
+            case "In":
+                return found is not None and found in self.values
+            case "NotIn":
+                return found is None or found not in self.values
+            case "Exists":
+                return found is not None
+            case "DoesNotExist":
+                return found is None
+            case "Gt" | "Lt":
+                return self._compares(found)
+            case _:
+                return False
+
+    def _compares(self, found: str | None) -> bool:
+        try:
+            here, there = int(found or ""), int(self.values[0])
+        except (ValueError, IndexError):
+            return False
+        return here > there if self.operator == "Gt" else here < there
+
+
+class NodeSelectorTerm(msgspec.Struct, rename="camel", gc=False, frozen=True):
+    """One of several `nodeSelectorTerms`: all of its expressions must hold. Without any it means no node."""
+
+    match_expressions: tuple[NodeSelectorRequirement, ...] = ()
+    match_fields: tuple[NodeSelectorRequirement, ...] = ()
+
+    def means(self, name: str, labels: Mapping[str, str]) -> bool:
+        """Whether the node of this name and these labels is meant."""
+        if not self.match_expressions and not self.match_fields:
+            return False
+        return all(
+            match_expression.holds(labels.get(match_expression.key)) for match_expression in self.match_expressions
+        ) and all(
+            match_field.holds(name if match_field.key == "metadata.name" else None) for match_field in self.match_fields
+        )
+
+
+class NodeSelector(msgspec.Struct, rename="camel", gc=False):
+    """A node is meant by any of the terms."""
+
+    node_selector_terms: tuple[NodeSelectorTerm, ...] = ()
+
+
+class VolumeAffinity(msgspec.Struct, gc=False):
+    """`spec.nodeAffinity` of a PersistentVolume."""
+
+    required: NodeSelector | None = None
+
+
+class PersistentVolumeSpec(msgspec.Struct, rename="camel", gc=False):
+    """`spec` of a PersistentVolume."""
+
+    node_affinity: VolumeAffinity | None = None
+
+
+class PersistentVolume(msgspec.Struct, gc=False):
+    """A PersistentVolume, as far as it is tied to nodes."""
+
+    metadata: NamedMeta
+    spec: PersistentVolumeSpec = msgspec.field(default_factory=PersistentVolumeSpec)
+
+    @property
+    def pin(self) -> tuple[NodeSelectorTerm, ...]:
+        """The nodes from which it can be reached, by any of these; empty: from every node."""
+        affinity = self.spec.node_affinity
+        return affinity.required.node_selector_terms if affinity and affinity.required else ()
+
+
+def matches_any(terms: Iterable[NodeSelectorTerm], name: str, labels: Mapping[str, str]) -> bool:
+    """Whether one of the terms means this node."""
+    return any(term.means(name, labels) for term in terms)
+
+
+# Annotation on Service and IngressRoute, which are repaired: hash of what the operator last wrote there.
+APPLIED_HASH = "vdi.kasm.io/applied-hash"
+# Annotation on the Pod: generation of the template that it was made from.
+TEMPLATE_REVISION = "vdi.kasm.io/template-revision"
+# Annotation on the IngressRoute: the host that it leads to. Label on a ConfigMap: the host label that it records.
+HOST = "vdi.kasm.io/host"
+# Annotation on the Pod: when the run began, where that was not when this pod was made.
+RUN_STARTED = "vdi.kasm.io/run-started"
+# Annotation on the session: a new value starts the desktop again; on the Pod: the value that it was made with.
+RESTARTED_AT = "vdi.kasm.io/restartedAt"
+# Annotation on the Pod: `status.failures.time` when it was made; another one there: this pod has been given up.
+LAST_FAILURE = "vdi.kasm.io/last-failure"
+# Annotation on the Pod: what its image serves (Web); without it, Selkies.
+PROTOCOL = "vdi.kasm.io/protocol"
+# Annotation on the Pod: what it speaks on its port (HTTPS); without it, HTTP.
+SCHEME = "vdi.kasm.io/scheme"
+# Label on the Pod: "true" while the PodDisruptionBudget is to keep evictions away from it, else "false".
+HOLD = "vdi.kasm.io/hold"
+
+
+class BareMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
+    """`metadata` of a child of whose annotations nothing is read."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    creation_timestamp: str = ""
+    deletion_timestamp: str | None = None
+    owner_references: tuple[OwnerReference, ...] = ()
+
+
+class ChildMeta(BareMeta, rename="camel", gc=False, kw_only=True):
+    """`metadata` of a child."""
+
+    annotations: dict[str, str] = {}
+
+
+class PodMeta(ChildMeta, rename="camel", gc=False, kw_only=True):
+    """`metadata` of a Pod."""
+
+    labels: dict[str, str] = {}
+
+
+class Waiting(msgspec.Struct, gc=False, frozen=True):
+    """`state.waiting` of a container."""
+
+    reason: str = ""
+    message: str = ""
+
+
+class Running(msgspec.Struct, rename="camel", gc=False, frozen=True):
+    """`state.running` of a container."""
+
+    started_at: str = ""
+
+
+class Terminated(msgspec.Struct, rename="camel", gc=False, frozen=True):
+    """`state.terminated` of a container."""
+
+    exit_code: int = 0
+    reason: str = ""
+    message: str = ""
+    # Null where the kubelet does not know it (`ContainerStatusUnknown`).
+    finished_at: str | None = None
+
+
+class ContainerState(msgspec.Struct, gc=False, frozen=True):
+    """One of the three, or none."""
+
+    waiting: Waiting | None = None
+    running: Running | None = None
+    terminated: Terminated | None = None
+
+
+class ContainerStatus(msgspec.Struct, rename="camel", gc=False):
+    """`status.containerStatuses[]`."""
+
+    name: str
+    ready: bool = False
+    restart_count: int = 0
+    image: str = ""
+    image_id: str = msgspec.field(name="imageID", default="")
+    state: ContainerState = msgspec.field(default_factory=ContainerState)
+    last_state: ContainerState = msgspec.field(default_factory=ContainerState)
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it runs, or has run."""
+        return bool(self.state.running or self.state.terminated or self.last_state.terminated)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it has failed, or waits to be tried again; for an init container, which is to end with status 0."""
+        waiting, ended = self.state.waiting, self.state.terminated
+        return bool(waiting and waiting.reason != "PodInitializing") or bool(ended and ended.exit_code)
+
+
+class PodCondition(msgspec.Struct, rename="camel", gc=False, frozen=True):
+    """`status.conditions[]` of a Pod."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+    # Null where whoever wrote the condition gave none.
+    transitioned: str | None = msgspec.field(name="lastTransitionTime", default=None)
+
+    @property
+    def last_transition_time(self) -> str:
+        """When it last changed; empty where that is not known."""
+        return self.transitioned or ""
+
+
+READ_CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget")
+
+
+class PodStatus(msgspec.Struct, rename="camel", gc=False):
+    """`status` of a Pod. Of its conditions those of `READ_CONDITIONS` are kept."""
+
+    phase: str = ""
+    reason: str = ""
+    message: str = ""
+    pod_ip: str = msgspec.field(name="podIP", default="")
+    conditions: tuple[PodCondition, ...] = ()
+    init_container_statuses: tuple[ContainerStatus, ...] = ()
+    container_statuses: tuple[ContainerStatus, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.conditions = tuple(condition for condition in self.conditions if condition.type in READ_CONDITIONS)
+
+
+class PersistentVolumeClaimSource(msgspec.Struct, rename="camel", gc=False):
+    """`spec.volumes[].persistentVolumeClaim`."""
+
+    claim_name: str
+    read_only: bool = False
+
+
+class PodVolume(msgspec.Struct, rename="camel", gc=False):
+    """`spec.volumes[]`, as far as it is a claim."""
+
+    name: str
+    persistent_volume_claim: PersistentVolumeClaimSource | None = None
+
+
+class PodSpec(PodResources, rename="camel", gc=False):
+    """`spec` of a Pod."""
+
+    # Those that are claims.
+    volumes: tuple[PodVolume, ...] = ()
+    # Only as long as it is on no node, as all that says where it may go.
+    node_selector: dict[str, str] = msgspec.field(default_factory=dict)
+    tolerations: tuple[Toleration, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.volumes = tuple(volume for volume in self.volumes if volume.persistent_volume_claim)
+        if self.node_name:
+            self.node_selector, self.tolerations = {}, ()
+
+
+class Pod(msgspec.Struct, gc=False):
+    """The desktop."""
+
+    metadata: PodMeta
+    spec: PodSpec = msgspec.field(default_factory=PodSpec)
+    status: PodStatus = msgspec.field(default_factory=PodStatus)
+
+    @property
+    def desktop(self) -> ContainerStatus | None:
+        """Status of the one container, once the kubelet has reported it.
+
+        While an init container keeps it from starting: that one's.
+        """
+        desktop = self.status.container_statuses[0] if self.status.container_statuses else None
+        if self.status.init_container_statuses and (desktop is None or not desktop.is_started):
+            return next((status for status in self.status.init_container_statuses if status.is_stuck), desktop)
+        return desktop
+
+    @property
+    def home_claim(self) -> str | None:
+        """The claim that is mounted as home, if any."""
+        sources = (volume.persistent_volume_claim for volume in self.spec.volumes if volume.name == "home")
+        return next((source.claim_name for source in sources if source), None)
+
+    @property
+    def scheme(self) -> Scheme:
+        """What it speaks on its port, whatever the template says by now."""
+        return Scheme(self.metadata.annotations.get(SCHEME, Scheme.HTTP))
+
+    @property
+    def writes_to(self) -> tuple[str, ...]:
+        """The claims that it may write to."""
+        sources = (volume.persistent_volume_claim for volume in self.spec.volumes)
+        return tuple(source.claim_name for source in sources if source and not source.read_only)
+
+    @property
+    def terminating(self) -> bool:
+        """Whether it is being deleted."""
+        return self.metadata.deletion_timestamp is not None
+
+    def condition(self, kind: str) -> PodCondition | None:
+        """The condition of that type, if the Pod has it."""
+        return next((condition for condition in self.status.conditions if condition.type == kind), None)
+
+    @property
+    def gated(self) -> bool:
+        """Whether a scheduling gate keeps it from the scheduler."""
+        condition = self.condition("PodScheduled")
+        return not self.spec.node_name and condition is not None and condition.reason == "SchedulingGated"
+
+    @property
+    def ready(self) -> bool:
+        """Whether the desktop answers its readiness probe."""
+        condition = self.condition("Ready")
+        ended = self.terminating or self.status.phase in ("Failed", "Succeeded")
+        return condition is not None and condition.status == "True" and not ended
+
+
+class NodeMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
+    """`metadata` of a Node."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    deletion_timestamp: str | None = None
+    labels: dict[str, str] = {}
+    owner_references: tuple[OwnerReference, ...] = ()
+
+
+class Taint(msgspec.Struct, gc=False):
+    """`spec.taints[]` of a Node."""
+
+    key: str
+    value: str = ""
+    effect: str = ""
+
+
+class NodeSpec(msgspec.Struct, gc=False):
+    """`spec` of a Node."""
+
+    unschedulable: bool = False
+    taints: tuple[Taint, ...] = ()
+
+
+class NodeCondition(msgspec.Struct, rename="camel", gc=False):
+    """`status.conditions[]` of a Node, without its heartbeat, which changes all the time."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+    last_transition_time: str = ""
+
+
+class NodeImage(msgspec.Struct, gc=False):
+    """`status.images[]` of a Node: one image under all its names (tags, digest); null for one that has lost them."""
+
+    names: tuple[str, ...] | None = None
+
+
+class NodeStatus(msgspec.Struct, gc=False):
+    """`status` of a Node."""
+
+    conditions: tuple[NodeCondition, ...] = ()
+    allocatable: dict[str, str] = {}
+    # The kubelet names the 50 largest (nodeStatusMaxImages).
+    images: tuple[NodeImage, ...] = ()
+
+
+class Node(msgspec.Struct, gc=False):
+    """A machine that desktops run on."""
+
+    metadata: NodeMeta
+    spec: NodeSpec = msgspec.field(default_factory=NodeSpec)
+    status: NodeStatus = msgspec.field(default_factory=NodeStatus)
+
+    @property
+    def ready(self) -> bool:
+        """Whether its kubelet answers and says that it is fit."""
+        return any(condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions)
+
+
+class PersistentVolumeClaimSpec(msgspec.Struct, rename="camel", gc=False):
+    """`spec` of a PersistentVolumeClaim."""
+
+    volume_name: str = ""
+    access_modes: tuple[str, ...] = ()
+
+
+class PersistentVolumeClaimStatus(msgspec.Struct, gc=False):
+    """`status` of a PersistentVolumeClaim."""
+
+    phase: str = ""
+
+
+class PersistentVolumeClaim(msgspec.Struct, gc=False):
+    """A home."""
+
+    metadata: ChildMeta
+    spec: PersistentVolumeClaimSpec = msgspec.field(default_factory=PersistentVolumeClaimSpec)
+    status: PersistentVolumeClaimStatus = msgspec.field(default_factory=PersistentVolumeClaimStatus)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several desktops may use it at the same time."""
+        return "ReadWriteMany" in self.spec.access_modes
+
+
+class Service(msgspec.Struct, gc=False):
+    """The Service in front of the Pod."""
+
+    metadata: BareMeta
+
+
+class RouteAnnotations(msgspec.Struct, gc=False):
+    """`metadata.annotations` of an IngressRoute."""
+
+    host: str = msgspec.field(name=HOST, default="")
+
+
+class RouteMeta(BareMeta, rename="camel", gc=False, kw_only=True):
+    """`metadata` of an IngressRoute."""
+
+    annotations: RouteAnnotations = msgspec.field(default_factory=RouteAnnotations)
+
+
+class Route(msgspec.Struct, gc=False):
+    """The IngressRoute."""
+
+    metadata: RouteMeta
+
+    @property
+    def host(self) -> str:
+        """The host it leads to (empty when the annotation is missing)."""
+        return self.metadata.annotations.host
+
+
+class SecretData(msgspec.Struct, rename="camel", gc=False):
+    """`data` of a Secret, without the password: the operator forgets that as soon as it is sent."""
+
+    # Base64.
+    agent_token: str = ""
+
+
+class Secret(msgspec.Struct, gc=False):
+    """The Secret of one desktop."""
+
+    metadata: BareMeta
+    data: SecretData = msgspec.field(default_factory=SecretData)
+
+    @property
+    def agent_token(self) -> str:
+        """Empty without one, and for what is no text."""
+        try:
+            return b64decode(self.data.agent_token).decode()
+        except ValueError:
+            return ""
+
+
+class ReservationData(msgspec.Struct, gc=False):
+    """`data` of the ConfigMap that records who owns a host label."""
+
+    user: str = ""
+
+
+class HostReservation(msgspec.Struct, gc=False):
+    """The ConfigMap that records who owns a host label."""
+
+    metadata: ChildMeta
+    data: ReservationData = msgspec.field(default_factory=ReservationData)
+
+
+class Regarding(msgspec.Struct, gc=False):
+    """What an Event is about."""
+
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+
+
+class Event(msgspec.Struct, rename="camel", gc=False):
+    """An Event of `events.k8s.io/v1`."""
+
+    metadata: ChildMeta
+    regarding: Regarding = msgspec.field(default_factory=Regarding)
+    type: str = ""
+    reason: str = ""
+    note: str = ""
+    event_time: str | None = None
+    deprecated_last_timestamp: str | None = None
+
+    @property
+    def seen(self) -> str:
+        """When it was last seen, as far as that is known."""
+        return self.deprecated_last_timestamp or self.event_time or self.metadata.creation_timestamp

@@ -1,1 +1,0 @@
-"""Reads what a snapshot is made of from the API server."""

@@ -1,1 +1,0 @@
-"""`vdi doctor --fix`: the changes that it may make, and making them."""

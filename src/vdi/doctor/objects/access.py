@@ -1,0 +1,218 @@
+"""Access rules evaluated as the cluster does: NetworkPolicies between two pods, RBAC of one account. Pure.
+
+Parts of a policy that are not known count as allowed, so a finding about it is never a guess.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vdi.diagnosis.snapshot import Snapshot
+
+Raw = Mapping[str, Any]
+_NAME_LABEL = "kubernetes.io/metadata.name"
+
+
+@dataclass(frozen=True)
+class Party:
+    """Pods that connect, or are connected to."""
+
+    words: str
+    namespace: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Port:
+    """A TCP port, by number and by the name that the pod's container gives it."""
+
+    number: int
+    name: str = ""
+
+
+def blocking(snapshot: Snapshot, source: Party, target: Party, port: Port) -> tuple[str, Sequence[Raw]] | None:
+    """The direction that is denied (`ingress`, `egress`) and the policies that deny it together; None: allowed."""
+
+    for direction, at, other in (("ingress", target, source), ("egress", source, target)):
+        policies = [
+            policy
+            for policy in snapshot.raw("networkpolicies")
+            if policy["metadata"]["namespace"] == at.namespace
+            and direction.title() in _types(policy["spec"])
+            and _selects(policy["spec"].get("podSelector") or {}, at.labels)
+        ]
+        rules = [rule for policy in policies for rule in policy["spec"].get(direction) or ()]
+        if policies and not any(_policy_allows(rule, direction, at.namespace, other, port) for rule in rules):
+            return direction, policies
+    return None
+
+
+def _types(spec: Raw) -> Iterable[str]:
+    return spec.get("policyTypes") or ["Ingress", *(["Egress"] if "egress" in spec else [])]
+
+
+def _policy_allows(rule: Raw, direction: str, own: str, other: Party, port: Port) -> bool:
+    ports = rule.get("ports") or ()
+    if ports and not any(_is_port(one, port) for one in ports):
+        return False
+    peers = rule.get("from" if direction == "ingress" else "to") or ()
+    return not peers or any(_is_peer(peer, own, other) for peer in peers)
+
+
+def _is_port(one: Raw, port: Port) -> bool:
+    if one.get("protocol", "TCP") != "TCP":
+        return False
+    number = one.get("port")
+    if isinstance(number, int):
+        return number <= port.number <= int(one.get("endPort") or number)
+    return number is None or number == port.name
+
+
+def _is_peer(peer: Raw, own: str, other: Party) -> bool:
+    if "ipBlock" in peer:
+        return True
+    spaces = peer.get("namespaceSelector")
+    if spaces is None:
+        if other.namespace != own:
+            return False
+    else:
+        labels = spaces.get("matchLabels") or {}
+        if labels.get(_NAME_LABEL, other.namespace) != other.namespace:
+            return False
+    return _selects(peer.get("podSelector") or {}, other.labels)
+
+
+def _selects(selector: Raw, labels: Mapping[str, str]) -> bool:
+    required = selector.get("matchLabels") or {}
+    if any(labels.get(key) != value for key, value in required.items()):
+        return False
+    return all(
+        _matches(match_expression, labels.get(match_expression["key"]))
+        for match_expression in selector.get("matchExpressions") or ()
+    )
+
+
+def _matches(expression: Raw, value: str | None) -> bool:
+    match expression["operator"]:
+        case "In":
+            return value in expression["values"]
+        case "NotIn":
+            return value not in expression["values"]
+        case "Exists":
+            return value is not None
+        case _:
+            return value is None
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """One verb on one resource."""
+
+    group: str
+    resource: str
+    verb: str
+
+    @property
+    def words(self) -> str:
+        """`list pods`, as kubectl auth can-i takes it."""
+        return f"{self.verb} {self.resource}{'.' + self.group if self.group else ''}"
+
+
+def _rights(table: Mapping[tuple[str, str], str]) -> frozenset[Right]:
+    return frozenset(
+        Right(group, resource, verb)
+        for (group, resources), verbs in table.items()
+        for resource in resources.split()
+        for verb in verbs.split()
+    )
+
+
+_OURS = "vdi.kasm.io"
+IN_NAMESPACE = _rights(
+    {
+        (_OURS, "vdisessions"): "list watch patch delete",
+        (_OURS, "vdisessions/status"): "patch",
+        ("", "pods"): "get list watch create patch delete",
+        ("", "services secrets"): "get list watch create patch delete",
+        ("", "persistentvolumeclaims"): "get list watch create patch",
+        ("traefik.io", "ingressroutes"): "get list watch create patch delete",
+        ("events.k8s.io", "events"): "list watch create patch",
+    }
+)
+IN_FIRST_NAMESPACE = IN_NAMESPACE | _rights(
+    {
+        ("", "configmaps"): "list watch create patch",
+        ("coordination.k8s.io", "leases"): "get create patch",
+    }
+)
+IN_CLUSTER = _rights(
+    {
+        (_OURS, "vditemplates vdipools"): "list watch",
+        (_OURS, "vditemplates/status vdipools/status"): "patch",
+        ("", "nodes persistentvolumes"): "list watch",
+        ("", "pods"): "list watch",
+    }
+)
+# Needed in the whole cluster only where the queue counts other workloads.
+OTHER_WORKLOADS = _rights({("", "pods"): "list watch"})
+
+
+def missing_rights_there(
+    snapshot: Snapshot, account: str, namespace: str, watches: str, *, is_first: bool
+) -> list[Right]:
+    """What the ServiceAccount lacks in a namespace of sessions. `is_first`: it is the one with the Lease."""
+    everywhere = _rules(snapshot, "clusterrolebindings", None, account, namespace)
+    there = [*everywhere, *_rules(snapshot, "rolebindings", watches, account, namespace)]
+    return _lacking(IN_FIRST_NAMESPACE if is_first else IN_NAMESPACE, there)
+
+
+def missing_cluster_rights(snapshot: Snapshot, account: str, namespace: str, *, counts_others: bool) -> list[Right]:
+    """What the ServiceAccount lacks in the whole cluster."""
+    everywhere = list(_rules(snapshot, "clusterrolebindings", None, account, namespace))
+    return _lacking(IN_CLUSTER if counts_others else IN_CLUSTER - OTHER_WORKLOADS, everywhere)
+
+
+def _lacking(needed: Iterable[Right], rules: list[Raw]) -> list[Right]:
+    lacking = [right for right in needed if not any(_rule_allows(rule, right) for rule in rules)]
+    return sorted(lacking, key=lambda one: (one.resource, one.group, one.verb))
+
+
+def _rule_allows(rule: Raw, right: Right) -> bool:
+    if rule.get("resourceNames"):
+        return False  # only some objects: too little for what has to see all of them
+    return (
+        _holds(rule.get("apiGroups"), right.group)
+        and _holds(rule.get("verbs"), right.verb)
+        and (
+            _holds(rule.get("resources"), right.resource)
+            or ("/" in right.resource and f"*/{right.resource.split('/')[1]}" in (rule.get("resources") or ()))
+        )
+    )
+
+
+def _holds(values: Iterable[str] | None, value: str) -> bool:
+    return any(one in ("*", value) for one in values or ())
+
+
+def _rules(snapshot: Snapshot, bindings: str, where: str | None, account: str, namespace: str) -> Iterator[Raw]:
+    for binding in snapshot.raw(bindings):
+        if where is not None and binding["metadata"].get("namespace") != where:
+            continue
+        if any(_is_meant(subject, account, namespace) for subject in binding.get("subjects") or ()):
+            ref = binding["roleRef"]
+            role = (
+                snapshot.find("clusterroles", ref["name"])
+                if ref["kind"] == "ClusterRole"
+                else snapshot.find("roles", ref["name"], where or "")
+            )
+            yield from (role or {}).get("rules") or ()
+
+
+def _is_meant(subject: Raw, account: str, namespace: str) -> bool:
+    kind, name = subject.get("kind"), subject.get("name")
+    if kind == "ServiceAccount":
+        return name == account and subject.get("namespace") == namespace
+    if kind == "User":
+        return bool(name == f"system:serviceaccount:{namespace}:{account}")
+    groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
+    return kind == "Group" and name in groups

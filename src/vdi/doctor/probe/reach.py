@@ -1,0 +1,342 @@
+"""Probes of the path to a desktop: from this machine, through the API server, and from a pod that starts as a
+session's would.
+"""
+
+import asyncio
+import base64
+import re
+import secrets
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from vdi.api.template import Scheme, VDITemplate
+from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
+from vdi.doctor.checks.registry import found
+from vdi.findings.model import Finding, Remedy
+from vdi.http_client import HTTP_ERRORS, certificate_error, is_unknown_host, open_client, reason_of, unverified
+from vdi.kube.clock import Clock
+from vdi.kube.errors import Conflict, KubeError, NotFound
+from vdi.kube.resource import CLAIMS, EVENTS, PODS, Resource
+from vdi.kube.transport import Client
+from vdi.session.children import restricted_container, restricted_pod
+from vdi.session.explain import StartState, explain
+
+_SECONDS = 10.0
+_STREAM = "/api/websockets"
+_UNKNOWN_AUTHORITY = re.compile(r"self.signed certificate|unable to get local issuer")
+# What the gateway says to somebody without a token, and Selkies without a password: the upgrade has come through.
+_REFUSED_BY_THE_DOOR = frozenset({401, 403})
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A session that runs, and where its browser goes."""
+
+    # As findings name it.
+    session: str
+
+    url: str
+    related_objects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The result; empty and 0 where it was not reached."""
+
+    # `name`, `connection`.
+    problem: str = ""
+    words: str = ""
+    # Why it is refused.
+    certificate: str = ""
+    status: int = 0
+    # 101, or the status of the refusal.
+    websocket: int = 0
+
+
+async def try_way(url: str) -> Seen:
+    """What a browser would meet. Never raises for what the network does."""
+    certificate = ""
+    try:
+        try:
+            status, websocket = await _ask(url, None)
+        except HTTP_ERRORS as error:
+            untrusted = certificate_error(error)
+            if untrusted is None:
+                raise
+            certificate = str(untrusted)
+            status, websocket = await _ask(url, unverified())  # the rest of the way is worth knowing all the same
+        return Seen(certificate=certificate, status=status, websocket=websocket)
+    except HTTP_ERRORS as error:
+        return Seen("name" if is_unknown_host(error) else "connection", reason_of(error), certificate=certificate)
+
+
+async def _ask(url: str, tls: ssl.SSLContext | None) -> tuple[int, int]:
+    """Status of the page, and of the WebSocket's handshake (RFC 6455, 4.1)."""
+    origin = url.rstrip("/")
+    key = base64.b64encode(secrets.token_bytes(16)).decode()
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": key}
+    async with asyncio.timeout(_SECONDS), open_client(url, seconds=_SECONDS, tls=tls) as client:
+        async with client.stream("GET", url) as page:
+            pass
+        async with client.stream("GET", origin + _STREAM, headers={**upgrade, "Origin": origin}) as handshake:
+            return page.status, handshake.status
+
+
+def judge(target: Target, seen: Seen) -> Iterator[Finding]:
+    """What is wrong on the way."""
+    host = urlsplit(target.url).hostname or target.url
+    if seen.problem == "name":
+        yield _found(
+            "probe_name_not_found", target, f"{host} cannot be resolved: {seen.words}.", Remedy.run(f"dig {host}")
+        )
+        return
+    if seen.problem:
+        message = f"{target.url} does not respond: {seen.words.rstrip('.')}."
+        yield _found("probe_unreachable", target, message, Remedy.run(f"curl -vk {target.url}"))
+        return
+    # A cluster on this machine has an authority of its own, which no one is meant to trust for longer.
+    of_this_machine = host.endswith(".localhost") and _UNKNOWN_AUTHORITY.search(seen.certificate)
+    if seen.certificate and not of_this_machine:
+        message = f"The certificate at {host} is not trusted here: {seen.certificate.rstrip('.')}."
+        command = f"openssl s_client -connect {_address(target.url)}"
+        yield _found("probe_certificate_refused", target, message, Remedy.run(command))
+    if seen.status == 404:
+        message = f"{host} responds with 404: Traefik has no route for it."
+        yield _found("probe_not_routed", target, message, Remedy.run(f"curl -vk {target.url}"))
+    elif seen.status >= 500:
+        message = f"{host} responds with {seen.status}."
+        yield _found("probe_bad_answer", target, message, Remedy.run(f"curl -vk {target.url}"))
+    elif seen.websocket != 101 and seen.websocket not in _REFUSED_BY_THE_DOOR:
+        message = f"{host} responds with {seen.status}, but its WebSocket {seen.websocket}: a proxy drops the upgrade."
+        yield _found("probe_websocket_refused", target, message, Remedy.run(f"curl -vk {target.url}{_STREAM}"))
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port or 443}"
+
+
+def _found(code: str, target: Target, message: str, remedy: Remedy) -> Finding:
+    return found(
+        code,
+        target.session,
+        message,
+        evidence=[f"tried: {target.url}"],
+        remedy=remedy,
+        related_objects=target.related_objects,
+    )
+
+
+async def probe_here(targets: list[Target]) -> list[Finding]:
+    """All of them, side by side."""
+    seen = await asyncio.gather(*(try_way(target.url) for target in targets))
+    return [finding for target, one in zip(targets, seen, strict=True) for finding in judge(target, one)]
+
+
+_HEALTH_BYTES = 4096
+_HEALTH_SECONDS = 5.0
+# How long the pod may take: image, volume, start.
+POD_SECONDS = 120.0
+_LOOK_EVERY = 1.0
+_SCRIPT = """\
+echo written > /probe/file || { echo "the volume cannot be written to by user $(id -u)"; exit 1; }
+if command -v getent > /dev/null; then
+    getent hosts kubernetes.default.svc > /dev/null || { echo "kubernetes.default.svc is not found in DNS"; exit 1; }
+fi
+"""
+# Some network plugins need seconds until the policies hold for a new pod: one refusal is enough.
+_TRY_DENIED = """\
+connects() {
+    if command -v python3; then
+        python3 -c 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)' "$@"
+    elif command -v bash; then
+        timeout 2 bash -c 'exec 3<> "/dev/tcp/$0/$1"' "$@"
+    else
+        nc -z -w 2 "$@"
+    fi > /dev/null 2>&1
+}
+for seconds in 1 2 3 4; do
+    connects HOST PORT || exit 0
+    sleep $seconds
+done
+echo connected > /dev/termination-log
+"""
+Object = dict[str, Any]
+
+
+class DeniedPort(NamedTuple):
+    """A port where something listens, and which the NetworkPolicies deny to desktops."""
+
+    # Whose it is, as findings name it.
+    object: str
+    namespace: str
+    pod: str
+    port: int
+    policies: tuple[str, ...]
+    remedy: Remedy
+
+
+async def probe_health(client: Client, session: str, pod: Pod, port: int, path: str) -> Finding | None:
+    """Whether a desktop that counts as ready answers. What may not be asked is no finding: `probe` says so once."""
+    where, name = pod.metadata.namespace, pod.metadata.name
+    target = name if pod.scheme is Scheme.HTTP else f"https:{name}"
+    try:
+        await client.page_of_pod(where, target, port, path, most_bytes=_HEALTH_BYTES, seconds=_HEALTH_SECONDS)
+    except KubeError as error:
+        return found(
+            "probe_desktop_silent",
+            session,
+            f"Its pod {name} counts as ready, but {path} on port {port} does not respond: {error}.",
+            evidence=[f"GET pods/{target}:{port}/proxy{path}"],
+            remedy=Remedy.run(f"kubectl --namespace {where} logs {name}"),
+            related_objects=[f"pod/{where}/{name}"],
+        )
+    return None
+
+
+def build_probe(
+    namespace: str, name: str, template: VDITemplate, denied: tuple[str, int] | None = None
+) -> list[tuple[Resource, Object]]:
+    """A pod of the template's image, with a desktop's rights and labels, but no session's, and a claim of its class.
+
+    Where its desktops have no home there is no claim: what is written goes to the node's disk, as theirs does.
+    """
+    # The labels are those by which network policies know a desktop; no owner, so that the operator passes it over.
+    meta = {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/managed-by": "vdi-operator"}}
+    spec = template.spec
+    script = _SCRIPT
+    if denied:
+        script += _TRY_DENIED.replace("HOST", denied[0]).replace("PORT", str(denied[1]))
+    claim: Object = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": meta,
+        "spec": {
+            "accessModes": [spec.persistence.access_mode.value],
+            "storageClassName": spec.persistence.storage_class,
+            "resources": {"requests": {"storage": "1Mi"}},
+        },
+    }
+    claimed = {"persistentVolumeClaim": {"claimName": name}}
+    pod: Object = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": meta,
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 0,
+            "activeDeadlineSeconds": int(POD_SECONDS),
+            "nodeSelector": dict(spec.placement.node_selector),
+            "tolerations": [msgspec.to_builtins(toleration) for toleration in spec.placement.tolerations],
+            "imagePullSecrets": [
+                msgspec.to_builtins(image_pull_secret) for image_pull_secret in spec.image_pull_secrets
+            ],
+            **restricted_pod(spec.run_as_user, owns_volumes=True),
+            "containers": [
+                {
+                    "name": "desktop",
+                    "image": spec.image,
+                    "command": ["sh", "-c", script],
+                    "terminationMessagePolicy": "FallbackToLogsOnError",
+                    "securityContext": restricted_container(),
+                    "resources": {
+                        "requests": {"cpu": "10m", "memory": "16Mi"},
+                        "limits": {"cpu": "500m", "memory": "64Mi"},
+                    },
+                    "volumeMounts": [{"name": "probe", "mountPath": "/probe"}],
+                }
+            ],
+            "volumes": [{"name": "probe", **(claimed if spec.persistence.enabled else {"emptyDir": {}})}],
+        },
+    }
+    return [*([(CLAIMS, claim)] if spec.persistence.enabled else []), (PODS, pod)]
+
+
+async def probe_pod(
+    client: Client, namespace: str, template: VDITemplate, clock: Clock, denied: DeniedPort | None
+) -> Finding | None:
+    """Make it, wait for its end, and take it away, also when it is interrupted. Raises ApiError where it may not."""
+    name = f"vdi-probe-{secrets.token_hex(3)}"
+    address = await _address_of(client, denied) if denied else ""
+    tried = (address, denied.port) if denied and address else None
+    try:
+        for kind, body in build_probe(namespace, name, template, tried):
+            await client.create(kind, body, namespace=namespace, into=msgspec.Raw)
+        failure, has_connected = await _wait(client, namespace, name, clock)
+    finally:
+        await asyncio.shield(_remove(client, namespace, name))
+    if has_connected and denied:
+        return _not_enforced(namespace, denied, address)
+    if not failure:
+        return None
+    storage = template.spec.persistence
+    volume = ", with a new volume," if storage.enabled else ""
+    return found(
+        "probe_pod_failed",
+        f"vditemplate/{template.metadata.name}",
+        f"A pod of its image{volume} failed at a step of a desktop's start: {failure.rstrip('.')}.",
+        evidence=[f"image {template.spec.image}", f"storage class {storage.storage_class}" if volume else ""],
+        remedy=Remedy.run(f"kubectl get events --namespace {namespace} --field-selector involvedObject.name={name}"),
+        related_objects=[f"namespace/{namespace}"],
+    )
+
+
+async def _address_of(client: Client, denied: DeniedPort) -> str:
+    """Read now: snapshots, which people send to others, have no addresses of pods."""
+    try:
+        pod = await client.get(PODS, denied.pod, namespace=denied.namespace, into=Pod)
+    except NotFound:
+        return ""
+    return pod.status.pod_ip
+
+
+def _not_enforced(namespace: str, denied: DeniedPort, address: str) -> Finding:
+    return found(
+        "network_policy_not_enforced",
+        f"namespace/{namespace}",
+        f"This cluster does not enforce NetworkPolicies: a pod with a desktop's labels connected to port {denied.port}"
+        f" of {denied.object}, which {denied.policies[0]} denies. Every desktop reaches every other one.",
+        evidence=[f"connected: {address}:{denied.port}", f"denied by: {', '.join(denied.policies)}"],
+        remedy=denied.remedy,
+    )
+
+
+async def _wait(client: Client, namespace: str, name: str, clock: Clock) -> tuple[str, bool]:
+    """Why it did not end well (empty: it did), and whether it connected to what it may not connect to."""
+    deadline = clock.monotonic() + POD_SECONDS
+    while True:
+        pod = await client.get(PODS, name, namespace=namespace, into=Pod)
+        ended = pod.desktop.state.terminated if pod.desktop else None
+        words = ended.message.strip() if ended else ""
+        if pod.status.phase == "Succeeded":
+            return "", bool(words)
+        if pod.status.phase == "Failed":
+            return words or pod.status.message or "it failed without a message", False
+        if clock.monotonic() > deadline:
+            return await _why_waiting(client, pod), False
+        await clock.sleep(_LOOK_EVERY)
+
+
+async def _why_waiting(client: Client, pod: Pod) -> str:
+    namespace, name = pod.metadata.namespace, pod.metadata.name
+    claims = await client.list(
+        CLAIMS, namespace=namespace, field_selector=f"metadata.name={name}", into=PersistentVolumeClaim
+    )
+    events = await client.list(
+        EVENTS, namespace=namespace, field_selector=f"type=Warning,regarding.name={name}", into=Event
+    )
+    explanation = explain(StartState(pod, next(iter(claims), None), tuple(events), None)).sentence
+    return f"it has not ended within {POD_SECONDS:g} s. {explanation}"
+
+
+async def _remove(client: Client, namespace: str, name: str) -> None:
+    for kind in (PODS, CLAIMS):
+        try:
+            await client.delete(kind, name, namespace=namespace, grace_seconds=0, into=msgspec.Raw)
+        except (NotFound, Conflict):
+            continue

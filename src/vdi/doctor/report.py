@@ -1,0 +1,118 @@
+"""Output of a run: the report that is printed, the record that a ConfigMap keeps for the metrics, and the text of a
+code. Pure.
+
+The record holds numbers only: no names of people or objects.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from vdi.cluster.units import parse_time
+from vdi.diagnosis.check import Code
+from vdi.diagnosis.snapshot import Snapshot
+from vdi.doctor.checks.run import CHECKS
+from vdi.doctor.codes import CODES
+from vdi.doctor.fixes import FIXES
+from vdi.findings.model import Finding, Severity, roots
+from vdi.findings.render import Report, count_findings
+
+
+def explain_code(code: Code) -> list[str]:
+    """Line by line, in Markdown."""
+
+    lines = [
+        f"{code.layer.capitalize()}, {code.severity.value}. {code.means}",
+        "",
+        f"- **Proof**: {code.proof}",
+        f"- **Remedy**: {code.remedy}",
+    ]
+    if code.code in FIXES:
+        lines.append(f"- **`vdi doctor --fix`**, after asking: {FIXES[code.code].words}.")
+    if code.follows:
+        lines.append(f"- **May follow from**: {', '.join(code.follows)}")
+    return lines
+
+
+KEY = "findings.json"
+
+
+class BadRecordError(ValueError):
+    """Raised when a ConfigMap holds no record; the message says why."""
+
+
+class Count(msgspec.Struct, frozen=True, kw_only=True):
+    """Causes of one code; what follows from others is not counted."""
+
+    code: str
+    severity: Severity
+    layer: str
+    number: int
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One run."""
+
+    taken_at: str
+    counts: tuple[Count, ...] = ()
+
+
+def record_of(findings: Iterable[Finding], taken_at: str) -> Record:
+    """The record of a run."""
+    counted = Counter((root.code, root.severity) for root in roots(list(findings)))
+    return Record(
+        taken_at=taken_at,
+        counts=tuple(
+            Count(code=code, severity=severity, layer=CODES[code].layer, number=number)
+            for (code, severity), number in sorted(counted.items())
+        ),
+    )
+
+
+def to_patch(record: Record) -> dict[str, Any]:
+    """The merge patch that keeps it in a ConfigMap."""
+    return {"data": {KEY: msgspec.json.encode(record).decode()}}
+
+
+def read_record(config_map: dict[str, Any]) -> Record | None:
+    """What `to_patch` has kept, None before the first run. Raises BadRecordError."""
+    text = (config_map.get("data") or {}).get(KEY)
+    if text is None:
+        return None
+    try:
+        record = msgspec.json.decode(text, type=Record)
+        parse_time(record.taken_at)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise BadRecordError(f"{KEY} is not a record of vdi doctor: {error}") from error
+    return record
+
+
+def make_report(findings: list[Finding], snapshot: Snapshot, *, verbose: bool = False) -> Report:
+    """The report of a run."""
+    return Report(
+        tool="vdi doctor",
+        findings=findings,
+        summary=summarize(findings, snapshot),
+        warnings_fail=True,
+        verbose=verbose,
+        context={
+            "takenAt": snapshot.taken_at,
+            "namespace": snapshot.scope.namespace,
+            "session": snapshot.scope.session,
+        },
+        timestamp=snapshot.taken_at,
+    )
+
+
+def summarize(findings: list[Finding], snapshot: Snapshot) -> str:
+    """One line about the run."""
+    looked = f"Checked {_count(len(snapshot.sessions), 'session')} and {_count(len(snapshot.nodes), 'node')}"
+    if not findings:
+        return f"{looked} with {len(CHECKS)} checks: no problems found."
+    return f"{looked}: {count_findings(findings)}."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

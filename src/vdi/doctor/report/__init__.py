@@ -1,1 +1,0 @@
-"""What becomes of findings: their order, the report, the record of a run, the page of codes. Pure."""

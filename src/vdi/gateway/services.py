@@ -1,0 +1,61 @@
+"""The objects that the REST API and the portal are made with: one set per gateway process, built by `app`."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from vdi.gateway.actions import Actions
+from vdi.gateway.component import GatewayContext
+from vdi.gateway.current_use import GpuSlots
+from vdi.gateway.desktop_agent import StartupScripts
+from vdi.gateway.doctor import DoctorRunner
+from vdi.gateway.history.component import History
+from vdi.gateway.homes_ahead import HomesAhead
+from vdi.gateway.limits import Limits
+from vdi.gateway.login.guard import Guard
+from vdi.gateway.login.logins import Logins, SignOut
+from vdi.gateway.probing import Prober
+from vdi.gateway.store.audit import Audit
+from vdi.gateway.subscriptions import Subscriptions
+from vdi.gateway.thumbnails import Thumbnails
+from vdi.gateway.web.streams import StreamLimit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortalServices:
+    """One per gateway."""
+
+    context: GatewayContext
+    guard: Guard
+    logins: Logins
+    limits: Limits
+    actions: Actions
+    history: History
+    homes_ahead: HomesAhead
+    audit: Audit
+    doctor: DoctorRunner
+    gpu_slots: GpuSlots
+    subscriptions: Subscriptions
+    # Why this process is not ready, one line each.
+    problems: Callable[[], Iterable[str]]
+
+    thumbnails: Thumbnails
+    startup_scripts: StartupScripts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiServices:
+    """One per gateway."""
+
+    context: GatewayContext
+    guard: Guard
+    logins: Logins
+    sign_out: SignOut
+    limits: Limits
+    actions: Actions
+    history: History
+    audit: Audit
+    prober: Prober
+    startup_scripts: StartupScripts
+    doctor: DoctorRunner
+    gpu_slots: GpuSlots
+    streams: StreamLimit = field(default_factory=StreamLimit)

@@ -1,0 +1,232 @@
+"""The database itself: one `metadata` for all tables, transactions, and the upgrade at start.
+
+Every table of the gateway is a `Table` on `metadata`, in a module of this package (`migrations` imports them all).
+Times are `Instant` columns: aware datetimes in and out, whatever the database keeps.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import DateTime, Dialect, MetaData, Table, event, func, select, types
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
+
+from vdi.gateway.settings import DATABASE_DRIVERS, DATABASE_URLS
+
+# All tables. Constraints have names, since a migration can only change what it can name.
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+CONNECT_SECONDS = 5.0
+# A statement that takes longer is given up: nothing here is large, so the server is in trouble.
+ANSWER_SECONDS = 30.0
+
+# Values of one `IN (...)`. A statement has at most 32,767 parameters with PostgreSQL, and 32,766 with SQLite.
+IN_LIMIT = 10_000
+_AGAIN_SECONDS = 0.01
+# How PostgreSQL's SQLSTATE begins: a server that only reads, deadlocks, a full disk, locks, a statement that takes too
+# long, errors of its operating system. Others, such as 42, are mistakes of ours.
+_TEMPORARY = ("25006", "40", "53", "55", "57", "58")
+_WRITES = "vdi_writes"
+
+
+class DatabaseUrlError(ValueError):
+    """Raised when a database URL cannot be used; names what is allowed, and never shows a password."""
+
+
+class DatabaseUnavailableError(Exception):
+    """Raised when the database does not answer, or cannot do its work now; another try may succeed."""
+
+
+class Instant(types.TypeDecorator[datetime]):
+    """An aware datetime, in UTC when read. SQLite keeps no time zone, so what goes in there is made UTC first."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To the database. Raises ValueError for a naive datetime, which has no meaning."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone; allowed: datetimes with a time zone")
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
+        """From the database."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Database:
+    """An engine with its pool. Nothing is connected until something is asked; `close` at the end.
+
+    On SQLite `begin` takes the write lock at once (BEGIN IMMEDIATE): a transaction that reads first and writes then
+    would fail, not wait, when another one has written in between.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Raises DatabaseUrlError."""
+        self.url = read_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.engine = _sqlite_engine(self.url) if self.is_sqlite else _postgresql_engine(self.url)
+        self._writer = self.engine.execution_options(**{_WRITES: True})
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that writes: committed at the end, rolled back by an exception.
+
+        Raises DatabaseUnavailableError, also for what goes wrong with the connection inside.
+        """
+        async with _translated(self._writer) as connection, connection.begin():
+            yield connection
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[AsyncConnection]:
+        """A connection to read with. Raises DatabaseUnavailableError, like `begin`."""
+        async with _translated(self.engine) as connection:
+            yield connection
+
+    async def lock(self, connection: AsyncConnection, name: str) -> None:
+        """Wait until no other transaction has this name, to the end of this one: for a count before an insert.
+
+        On SQLite `begin` has done so for all names.
+        """
+        if not self.is_sqlite:
+            await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+
+    def insert(self, table: Table) -> "postgresql.Insert | sqlite.Insert":
+        """An INSERT that may say `.on_conflict_do_nothing()` or `.on_conflict_do_update(...)`."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.engine.dispose()
+
+
+def batches(values: Iterable[str]) -> Iterator[list[str]]:
+    """The values in lists that one `IN (...)` may have."""
+    rest = iter(values)
+    while batch := list(islice(rest, IN_LIMIT)):
+        yield batch
+
+
+def read_url(text: str) -> URL:
+    """A URL that can be used. Raises DatabaseUrlError."""
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise DatabaseUrlError(f"this is not a database URL; allowed: {DATABASE_URLS}") from None
+    if url.drivername not in DATABASE_DRIVERS:
+        raise DatabaseUrlError(f"{url.drivername}: is not supported; allowed: {DATABASE_URLS}")
+    return url
+
+
+@asynccontextmanager
+async def _translated(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    connection = engine.connect()
+    try:
+        await (_open_sqlite(connection) if engine.dialect.name == "sqlite" else connection.start())
+    except (OSError, DBAPIError, PoolTimeoutError) as error:
+        raise DatabaseUnavailableError(_reason(error)) from error
+    try:
+        yield connection
+    except (OperationalError, InterfaceError, TimeoutError) as error:
+        raise DatabaseUnavailableError(_reason(error)) from error
+    except DBAPIError as error:
+        # asyncpg's errors come as plain DBAPIError, whatever they say: only their SQLSTATE tells.
+        if error.connection_invalidated or _sqlstate(error).startswith(_TEMPORARY):
+            raise DatabaseUnavailableError(_reason(error)) from error
+        raise
+    finally:
+        await connection.close()
+
+
+async def _open_sqlite(connection: AsyncConnection) -> None:
+    """Open it, and close it again when the caller is cancelled meanwhile: aiosqlite would leave the file open."""
+    opening = asyncio.ensure_future(connection.start())
+    try:
+        await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        with suppress(Exception):
+            await opening
+            await connection.close()
+        raise
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
+
+
+def _reason(error: Exception) -> str:
+    """Without the statement and its parameters, which hold people's data."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    return f"unexpected response of the database: {str(cause) or type(cause).__name__}"
+
+
+def _postgresql_engine(url: URL) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        pool_size=5,
+        max_overflow=10,
+        pool_timeout=CONNECT_SECONDS,
+        pool_pre_ping=True,  # the server may have been restarted since
+        connect_args={"timeout": CONNECT_SECONDS, "command_timeout": ANSWER_SECONDS},
+        hide_parameters=True,
+    )
+
+
+def _sqlite_engine(url: URL) -> AsyncEngine:
+    engine = create_async_engine(url, connect_args={"timeout": CONNECT_SECONDS}, hide_parameters=True)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself: we do, below
+        cursor = connection.cursor()
+        _write_ahead(cursor)
+        for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(_WRITES)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _write_ahead(cursor: Any) -> None:
+    """Readers do not wait for a writer. Kept in the file, so that only the first connection of all changes something.
+
+    Two that open a new file at once would each wait for the other: SQLite sees that and refuses one of them at once,
+    whatever its timeout (https://sqlite.org/c3ref/busy_handler.html), so trying again is up to us.
+    """
+    end = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # the lower byte: whichever kind of busy
+            if not busy or time.monotonic() > end:
+                raise
+            await_only(asyncio.sleep(_AGAIN_SECONDS))

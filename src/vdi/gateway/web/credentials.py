@@ -1,0 +1,140 @@
+"""Credentials of a request: our cookies, the Authorization header, and the CSRF token of forms.
+
+A desktop's page is same-site with the portal and belongs to somebody else, so SameSite cookies prove nothing here: a
+form needs a token made of the browser's secret cookie, and the portal's own origin.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterator, Mapping
+
+from markupsafe import Markup
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+
+
+def bearer(request: HTTPConnection) -> str:
+    """The token of the Authorization header; empty where it has none."""
+
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+# How the names of all our cookies begin; no desktop gets to see one.
+COOKIE_PREFIX = "__Host-vdi-"
+# The login's secret, for as long as the login lasts at most.
+LOGIN_COOKIE = "__Host-vdi-login"
+# A secret of a browser that has not logged in yet: what the login page's form is bound to.
+PRE_LOGIN_COOKIE = "__Host-vdi-before"
+# A digest of the terms that this browser has accepted for its next login.
+TERMS_COOKIE = "__Host-vdi-terms"
+# A secret of a browser that is on its way to an identity provider and back.
+FLOW_COOKIE = "__Host-vdi-flow"
+
+
+def cookies_in(header: str) -> dict[str, str]:
+    """Our cookies of a Cookie header. One that comes twice with two values is left out: one of them is planted.
+
+    A name is what the browser says, byte for byte: `\\xa0__Host-...` is not held to what `__Host-` promises, so any
+    desktop may plant it for the whole domain. `str.strip()` would make it ours.
+    """
+    found: dict[str, str] = {}
+    twice = set()
+    for part in header.split(";"):
+        name, _, value = part.strip(" \t").partition("=")
+        if name.startswith(COOKIE_PREFIX):
+            if found.get(name, value) != value:
+                twice.add(name)
+            found[name] = value
+    return {name: value for name, value in found.items() if name not in twice} if twice else found
+
+
+def cookie_of(request: HTTPConnection, name: str) -> str:
+    """The value of one of our cookies; empty without it. Starlette's own reading of names is too kind."""
+    return cookies_in("; ".join(request.headers.getlist("cookie"))).get(name, "")
+
+
+def set_cookie(response: Response, name: str, value: str, seconds: int | None = None) -> None:
+    """Send a cookie; without `seconds` it lasts as long as the browser runs."""
+    response.set_cookie(name, value, max_age=seconds, path="/", secure=True, httponly=True, samesite="lax")
+
+
+def drop_cookie(response: Response, name: str) -> None:
+    """Make the browser forget it."""
+    response.delete_cookie(name, path="/", secure=True, httponly=True, samesite="lax")
+
+
+# Name of the hidden field.
+CSRF_FIELD = "csrf"
+# The same for requests that scripts send.
+CSRF_HEADER = "x-csrf-token"
+_SALT_BYTES = 16
+_SCOPE_SECRET = "vdi.csrf_secret"  # noqa: S105 -- a key of the scope
+
+
+def make_csrf_token(secret: str) -> str:
+    """A token that only who has the cookie's value can make. Each is another, so packed pages tell nothing."""
+    salt = secrets.token_bytes(_SALT_BYTES)
+    return base64.urlsafe_b64encode(salt + _sign(secret, salt)).decode()
+
+
+def matches_csrf_token(secret: str, token: str) -> bool:
+    """Whether the token was made of this secret."""
+    try:
+        raw = base64.urlsafe_b64decode(token.encode())
+    except (binascii.Error, ValueError):
+        return False
+    salt, mark = raw[:_SALT_BYTES], raw[_SALT_BYTES:]
+    return bool(secret) and hmac.compare_digest(mark, _sign(secret, salt))
+
+
+def _sign(secret: str, salt: bytes) -> bytes:
+    return hmac.digest(secret.encode(), b"csrf/" + salt, hashlib.sha256)
+
+
+def find_foreign_origin(headers: Mapping[str, str], origin: str) -> str:
+    """Why a request that changes something was not sent by a page of `origin`; empty when it was.
+
+    Every browser of today says at least one of the two; one that says neither is refused.
+    """
+    site = headers.get("sec-fetch-site", "")
+    if site and site != "same-origin":
+        return f"Sec-Fetch-Site is {site[:20]!r}; allowed: 'same-origin'"
+    given = headers.get("origin", "")
+    if given and given != origin:
+        return f"Origin is {given[:100]!r}; allowed: {origin!r}"
+    return "" if site or given else "it has neither Sec-Fetch-Site nor Origin"
+
+
+def bind_csrf_secret(request: HTTPConnection, secret: str) -> None:
+    """Bind this request's forms to a secret whose cookie is sent with the response only."""
+    request.scope[_SCOPE_SECRET] = secret
+
+
+def csrf_token_of(request: HTTPConnection) -> str:
+    """For the field `csrf` of a form, or the header X-CSRF-Token of a script. Empty where no cookie of ours is."""
+    secret = next(_secrets(request), "")
+    return make_csrf_token(secret) if secret else ""
+
+
+def csrf_field_of(request: HTTPConnection) -> Markup:
+    """The hidden field of a form."""
+    return Markup('<input type="hidden" name="{}" value="{}">').format(CSRF_FIELD, csrf_token_of(request))
+
+
+def is_csrf_token_valid(request: HTTPConnection, token: str) -> bool:
+    """Whether the token was made for this browser."""
+    return any(matches_csrf_token(secret, token) for secret in _secrets(request))
+
+
+def _secrets(request: HTTPConnection) -> Iterator[str]:
+    """What this browser's forms can be bound to. A login that has ended may still be in a cookie beside the other."""
+    given = (
+        request.scope.get(_SCOPE_SECRET, ""),
+        cookie_of(request, LOGIN_COOKIE),
+        cookie_of(request, PRE_LOGIN_COOKIE),
+    )
+    return filter(None, given)

@@ -1,1 +1,0 @@
-"""Reads what preflight and validation look at: the API, and what lies outside of it."""

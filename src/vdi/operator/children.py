@@ -1,0 +1,310 @@
+"""Writes of a session's child objects (pod, home, Secret, Service, route): creation, repair and deletion.
+
+Called by the session controller with what it has observed. The objects' content comes from `vdi.session.children`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from vdi.api.session import VDISession
+from vdi.api.template import Scheme
+from vdi.cluster.objects import HOLD, Pod, Secret
+from vdi.cluster.units import format_time
+from vdi.kinds import ROUTES
+from vdi.kube.clock import Clock
+from vdi.kube.errors import ApiError, Forbidden, Invalid, KubeError, NotFound, ServerError
+from vdi.kube.meta import key_of
+from vdi.kube.resource import CLAIMS, CONFIG_MAPS, PODS, SECRETS, SERVICES
+from vdi.operator.owned_resources import ForeignObjectError, OwnedResources, UncertainCreates, is_uncertain, owner_uid
+from vdi.operator.release_keys import ReleaseKey
+from vdi.operator.reservations import Hosts, Reservations, home_reservation
+from vdi.session.children import build_home, build_pod, build_route, build_secret, build_service
+from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.credentials import DesktopTokens, derive_tokens
+from vdi.session.decide import Decision, Observed, explain_api_error, host_taken, is_webhook_down, leftover, name_taken
+from vdi.session.effective import Blocked
+from vdi.session.homes import LAST_USED, MADE_AHEAD, Home, is_use_due
+from vdi.session.lifetime import run_annotations
+from vdi.session.naming import Identity, has_label, pod_name
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The result of a build."""
+
+    # With the children as they are now.
+    observed: Observed
+
+    # Why not all children are there, in words.
+    blocked: Blocked | None = None
+    # The problem is the API server's refusal of a child, or a stranger's object in its place.
+    refused: bool = False
+    # Trouble that a later try may not have: to be raised when the status has been written.
+    failure: Exception | None = None
+
+
+class Builder:
+    """Turns a verdict into objects."""
+
+    def __init__(
+        self,
+        *,
+        owned: OwnedResources,
+        hosts: Hosts,
+        reservations: Reservations,
+        uncertain_creates: UncertainCreates,
+        desktop_key: ReleaseKey,
+        settings: ClusterSettings,
+    ) -> None:
+        self._owned = owned
+        self._hosts = hosts
+        self._reservations = reservations
+        self._uncertain_creates = uncertain_creates
+        self._desktop_key = desktop_key
+        self._settings = settings
+
+    async def reserve_host(self, observed: Observed) -> Observed:
+        """Record whose host it is, where that is not known. Before that a session gets no route. Raises KubeError."""
+        session, label = observed.session, observed.host
+        if not label or not self._hosts.needs_reservation(session, label):
+            return observed
+        try:
+            owner = await self._hosts.reserve(session, label)
+        except ApiError as failure:
+            blocked = _explain(failure, session.metadata.name)
+            if blocked is None:
+                raise
+            return replace(observed, host=label if has_label(session, label) else "", host_blocked=blocked)
+        if owner == session.spec.user:
+            return observed
+        return replace(observed, host="", host_blocked=host_taken(label))
+
+    async def build(self, observed: Observed, decision: Decision, *, evictable: bool = False) -> Built:
+        """Send what is missing or has drifted. A session that may not start gets nothing.
+
+        `evictable`: the pod need not be kept from a drain any more.
+        """
+        if decision.blocked:
+            return Built(observed, decision.blocked)
+        session = observed.session
+        identity = Identity.of(session)
+        work = self._work(observed, decision, identity, evictable=evictable)
+        results = await asyncio.gather(*work.values(), return_exceptions=True) if work else []
+        made: dict[str, Any] = {}
+        failures: dict[str, BaseException] = {}
+        for name, result in zip(work, results, strict=True):
+            if isinstance(result, BaseException):
+                failures[name] = result
+            else:
+                made[name] = result
+        uncertain = [name for name, failure in failures.items() if is_uncertain(failure)]
+        if not uncertain:
+            self._reservations.release(session.metadata.uid)
+        if "pod" in uncertain and observed.pod is None:
+            meta = session.metadata
+            self._uncertain_creates.add(key_of(session), meta.namespace, pod_name(meta.name))
+        return _collect_failures(replace(observed, **made) if made else observed, list(failures.values()))
+
+    def _work(
+        self, observed: Observed, decision: Decision, identity: Identity, *, evictable: bool
+    ) -> dict[str, Awaitable[Any]]:
+        """The requests to make, by the field of `Observed` that each is for; the pod, which needs the others, last."""
+        session, owned, desktop = observed.session, self._owned, decision.desktop
+        uid = session.metadata.uid
+        host = self._settings.host(observed.host)
+        work: dict[str, Awaitable[Any]] = {}
+        if observed.secret is None:
+            work["secret"] = self._make_secret(identity, self._tokens(observed))
+        elif observed.pod is None and observed.secret.agent_token != (tokens := self._tokens(observed)).agent:
+            # It is that of a pool's desktop, or of another key. The pod follows when the new Secret is there: a kubelet
+            # reads an immutable Secret once for as long as a pod names it.
+            work["secret"] = self._replace_secret(observed.secret, identity, tokens)
+            desktop = None
+        service = build_service(identity=identity)
+        if not owned.services.is_as_desired(observed.service, service):
+            work["service"] = owned.services.ensure(service)
+        if observed.host and not observed.host_blocked and self._reservations.reserve(host, uid):
+            scheme = (
+                observed.pod.scheme if observed.pod else decision.desktop.scheme if decision.desktop else Scheme.HTTP
+            )
+            route = build_route(identity=identity, host=host, settings=self._settings, scheme=scheme)
+            if not owned.routes.is_as_desired(observed.route, route):
+                work["route"] = owned.routes.ensure(route)
+        if observed.home and MADE_AHEAD in observed.home.metadata.annotations:
+            # The pod follows when that is done: the gateway may be about to delete a home that no one has used.
+            work["home"] = owned.homes.annotate_unchanged(observed.home, {MADE_AHEAD: None})
+            desktop = None
+        home = desktop.home if desktop else None
+        is_its_home = home is not None and (observed.pod is None or observed.pod.home_claim == home.claim)
+        if home and is_its_home and (observed.home is None or observed.pod is None):
+            work["home"] = owned.homes.ensure(build_home(identity=identity, home=home))
+        if observed.pod:
+            labels = {**identity.labels, HOLD: "false" if evictable else "true"}
+            if not observed.pod.terminating and not labels.items() <= observed.pod.metadata.labels.items():
+                work["pod"] = owned.pods.label(observed.pod, labels)
+        elif desktop and (home is None or self._may_mount(home, session)):
+            run = run_annotations(session, None)
+            port = self._settings.agent_port
+            pod = build_pod(identity=identity, desktop=desktop, run=run, agent_port=port)
+            if home and not home.retain and not (observed.home and owner_uid(observed.home) == uid):
+                # A claim of this name may be an earlier session's, or somebody else's: no pod of ours mounts it.
+                work["home"] = made = asyncio.ensure_future(work["home"])
+                work["pod"] = _make_after(made, partial(owned.pods.ensure, pod))
+            else:
+                work["pod"] = owned.pods.ensure(pod)
+        return work
+
+    def _tokens(self, observed: Observed) -> DesktopTokens:
+        meta = observed.session.metadata
+        pod = observed.pod.metadata.name if observed.pod else ""
+        key = self._desktop_key.value
+        return derive_tokens(key, namespace=meta.namespace, name=meta.name, uid=meta.uid, pod=pod)
+
+    async def _make_secret(self, identity: Identity, tokens: DesktopTokens) -> Secret:
+        return await self._owned.secrets.ensure(build_secret(identity=identity, tokens=tokens))
+
+    async def _replace_secret(self, present: Secret, identity: Identity, tokens: DesktopTokens) -> Secret:
+        await self._owned.secrets.delete(present)
+        return await self._make_secret(identity, tokens)
+
+    def _may_mount(self, home: Home, session: VDISession) -> bool:
+        """A home that one desktop may use at a time is reserved until the pod that mounts it is in the caches."""
+        if home.shared or not home.retain:
+            return True
+        meta = session.metadata
+        return self._reservations.reserve(home_reservation(meta.namespace, home.claim), meta.uid)
+
+
+async def _make_after(first: asyncio.Future[Any], make: Callable[[], Awaitable[Pod]]) -> Pod | None:
+    """The pod, when `first` has been made; None where that fails, which is reported as its own failure."""
+    await asyncio.wait([first])
+    return await make() if first.exception() is None else None
+
+
+def _collect_failures(observed: Observed, failures: list[BaseException]) -> Built:
+    blocked: Blocked | None = None
+    trouble: Exception | None = None
+    for failure in failures:
+        if not isinstance(failure, Exception):
+            raise failure
+        explained = _explain(failure, observed.session.metadata.name)
+        blocked = blocked or explained
+        trouble = trouble or (failure if explained is None else None)
+    return Built(observed, blocked, blocked is not None, trouble)
+
+
+def _explain(failure: Exception, session_name: str) -> Blocked | None:
+    """A refusal in words; None when it is no refusal but trouble (no answer, a conflict, a fault of ours)."""
+    if isinstance(failure, ForeignObjectError):
+        if failure.owner == session_name:
+            return leftover(failure.kind, failure.name)
+        return name_taken(failure.kind, failure.name)
+    if isinstance(failure, NotFound) and failure.api_missing:
+        return explain_api_error(_kind_in(failure), failure.message, kind_missing=True)
+    if isinstance(failure, Forbidden | Invalid) or (
+        isinstance(failure, ServerError) and is_webhook_down(failure.message)
+    ):
+        return explain_api_error(_kind_in(failure), failure.message)
+    return None
+
+
+_KINDS = {resource.plural: resource.kind for resource in (PODS, CLAIMS, SECRETS, SERVICES, ROUTES, CONFIG_MAPS)}
+
+
+def _kind_in(failure: ApiError) -> str:
+    """The kind that a request was about, from its path."""
+    return next((_KINDS[part] for part in failure.request.split("/") if part in _KINDS), "child")
+
+
+log = logging.getLogger(__name__)
+
+
+class Cleanup:
+    """Deletes by uid, and only what is the session's own."""
+
+    def __init__(self, owned: OwnedResources, clock: Clock) -> None:
+        self._owned = owned
+        self._clock = clock
+
+    async def delete_all(self, observed: Observed) -> bool:
+        """Delete what a session that goes has; True when all of it is gone.
+
+        The garbage collector would delete all but the pod as well, but it looks for new kinds every 30 s only: until it
+        knows the CRD, a session of the same name would find its host and its Secret taken by one that is gone. A home
+        of the session's own is left to it: we may not delete volumes.
+
+        Pods and the way in go first: while many sessions are deleted at once, what computes is gone before the rest is
+        tidied up.
+        """
+        if not await self.delete_desktop(observed):
+            return False
+        work = []
+        if observed.service:
+            work.append(self._owned.services.delete(observed.service))
+        if observed.secret:
+            work.append(self._owned.secrets.delete(observed.secret))
+        return all(await asyncio.gather(*work))
+
+    async def delete_desktop(self, observed: Observed) -> bool:
+        """Delete what a suspended session does not keep: pod and route; True when they are gone."""
+        work = [self._delete(pod, observed) for pod in pods_of(observed)]
+        work.append(self._record_use(observed))
+        if observed.route:
+            work.append(self._owned.routes.delete(observed.route))
+        return all(await asyncio.gather(*work))
+
+    async def delete_pod(self, observed: Observed) -> bool:
+        """Delete the pod; True when it is gone."""
+        return observed.pod is None or await self._delete(observed.pod, observed)
+
+    async def delete_extra_pods(self, observed: Observed) -> None:
+        """Delete pods that should not be: a second one, and one of which a dead node would never report the end."""
+        terminating = [pod for pod in (observed.pod, observed.terminating) if pod and pod.terminating]
+        unwanted = [*observed.extra_pods, *(pod for pod in terminating if _may_be_forced(pod, observed))]
+        if unwanted:
+            await asyncio.gather(*(self._delete(pod, observed) for pod in unwanted))
+
+    async def is_gone(self, session: VDISession) -> bool:
+        """Whether the API server too has no more pod of the name that the status knows.
+
+        A cache may lag behind, and somebody may have taken the labels off by which it finds our pods: they come back.
+        """
+        meta, pods = session.metadata, self._owned.pods
+        live = await pods.get_live(meta.namespace, session.status.pod_name)
+        if live is None or owner_uid(live) != meta.uid:
+            return True
+        await pods.label(live, Identity.of(session).labels)
+        return False
+
+    async def _record_use(self, observed: Observed) -> bool:
+        """Note on a retained home when its desktop was stopped. No reason to keep a desktop: a failure is logged."""
+        pod, home, now = observed.pod, observed.home, self._clock.now()
+        if home and MADE_AHEAD in home.metadata.annotations and pods_of(observed):
+            # The gateway made it while the operator was starting the desktop. It may have files now.
+            await self._owned.homes.annotate(home, {MADE_AHEAD: None})
+        if pod and not pod.terminating and home and owner_uid(home) is None and is_use_due(home.metadata, now):
+            try:
+                await self._owned.homes.annotate(home, {LAST_USED: format_time(now)})
+            except KubeError as error:
+                log.warning("%s/%s: last use not recorded: %s", home.metadata.namespace, home.metadata.name, error)
+        return True
+
+    async def _delete(self, pod: Pod, observed: Observed) -> bool:
+        if _may_be_forced(pod, observed):
+            return await self._owned.pods.delete_now(pod)
+        return await self._owned.pods.delete(pod)
+
+
+def pods_of(observed: Observed) -> list[Pod]:
+    """All pods of a session."""
+    return [pod for pod in (observed.pod, observed.terminating, *observed.extra_pods) if pod]
+
+
+def _may_be_forced(pod: Pod, observed: Observed) -> bool:
+    """Its node cannot tell that it has ended; if it still runs there, it can at least spoil no volume."""
+    on_that_node = observed.node is None or pod.spec.node_name == observed.node.metadata.name
+    return pod.terminating and observed.node_lost and on_that_node and not pod.writes_to

@@ -1,0 +1,454 @@
+"""Image archives on the nodes of a cluster that reaches no registry, for `vdi images load`.
+
+No registry has an image for the pod on each node, so it takes one that the node has, and runs the node's own `ctr` in
+it: root without capabilities, with containerd's socket and its client, and nothing else of the node. The archive
+passes through `kubectl exec`.
+"""
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import tarfile
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, NamedTuple
+
+import msgspec
+
+from vdi.kube.clock import SYSTEM_CLOCK
+from vdi.kube.errors import KubeError, NotFound
+from vdi.kube.resource import EVENTS, NODES, PODS
+from vdi.kube.transport import Client
+from vdi.release.chart import RefusedError
+
+# Bytes of one JSON file, and of all that are read. A blob of less than a MiB may be a layer as well.
+_LARGEST_DOCUMENT, _LARGEST_INDEX = 1 << 20, 64 << 20
+
+_NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+
+
+class BadArchiveError(Exception):
+    """Raised for a file that is no image archive; the message names the file and what is allowed."""
+
+
+class ArchiveImage(NamedTuple):
+    """An image for one architecture."""
+
+    name: str
+    architecture: str
+
+
+def read_archive(path: Path) -> tuple[ArchiveImage, ...]:
+    """The images in a tar file, gzip or not. Raises BadArchiveError."""
+    allowed = "allowed: a tar file of docker save, podman save or an OCI layout, also with gzip"
+    try:
+        with tarfile.open(path) as archive:
+            documents = dict(_documents(archive))
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
+        raise BadArchiveError(f"{path}: cannot be read as an image archive ({error}); {allowed}") from error
+    try:
+        images = tuple(dict.fromkeys(_docker_images(documents) or _oci_images(documents)))
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise BadArchiveError(f"{path}: its index of images is broken ({error!r}); {allowed}") from error
+    if not images:
+        raise BadArchiveError(f"{path}: contains no image with a name; {allowed}")
+    return images
+
+
+def _documents(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+    size = 0
+    for member in archive:
+        name = member.name.removeprefix("./")
+        is_document = name.endswith(".json") or name.startswith("blobs/")
+        if member.isfile() and is_document and member.size <= _LARGEST_DOCUMENT:
+            content = archive.extractfile(member)
+            assert content is not None  # noqa: S101 - it is a file
+            size += member.size
+            if size > _LARGEST_INDEX:
+                raise tarfile.TarError(f"its small files have more than {_LARGEST_INDEX} bytes")
+            yield name, content.read()
+
+
+def _docker_images(documents: Mapping[str, bytes]) -> list[ArchiveImage]:
+    found = []
+    for entry in json.loads(documents.get("manifest.json", b"[]")):
+        architecture = json.loads(documents[entry["Config"]])["architecture"]
+        found += [ArchiveImage(name, architecture) for name in entry.get("RepoTags") or ()]
+    return found
+
+
+def _oci_images(documents: Mapping[str, bytes]) -> list[ArchiveImage]:
+    found = []
+    for entry in json.loads(documents.get("index.json", b"{}")).get("manifests", ()):
+        notes = entry.get("annotations") or {}
+        name = next((notes[key] for key in _NAMES if key in notes), "")
+        if name:
+            found += [ArchiveImage(name, architecture) for architecture in _architectures(documents, entry)]
+    return found
+
+
+def _architectures(documents: Mapping[str, bytes], entry: Mapping[str, Any]) -> Iterator[str]:
+    """Of an image, or of each image in an index. Attestations have the architecture `unknown`."""
+    seen: set[str] = set()
+    waiting = [entry]
+    while waiting:
+        entry = waiting.pop(0)
+        if platform := (entry.get("platform") or {}).get("architecture"):
+            if platform != "unknown":
+                yield platform
+            continue
+        path = _path(entry)
+        if path in seen:  # read again, two indexes that name each other would have no end
+            raise ValueError(f"the index names {path} twice, or itself")
+        seen.add(path)
+        document = json.loads(documents[path])
+        if "manifests" in document:
+            waiting += document["manifests"]
+        else:
+            yield json.loads(documents[_path(document["config"])])["architecture"]
+
+
+def _path(descriptor: Mapping[str, Any]) -> str:
+    return "blobs/" + str(descriptor["digest"]).replace(":", "/")
+
+
+NodeObject = Mapping[str, Any]
+# Hardened clusters exempt it from Pod Security; elsewhere they refuse a pod with hostPath volumes.
+NAMESPACE = "kube-system"
+LABELS = {"app.kubernetes.io/name": "vdi-images-load"}
+CONTAINER = "ctr"
+# The kubelet never deletes such an image: no registry could bring it back.
+PINNED = "io.cri-containerd.pinned=pinned"
+# A pod that is left behind by a killed command ends by itself.
+_DEADLINE_SECONDS = 3600
+_K3S = "+k3s"
+# What a `ctr` of a distribution is linked to; K3s' own is static.
+_LIBRARIES = {"amd64": ("/lib", "/lib64"), "arm64": ("/lib",)}
+
+
+class UnsupportedNodeError(Exception):
+    """Raised for a node that images cannot be brought to; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Containerd:
+    """Where a node has containerd's socket and its client."""
+
+    socket: str
+    ctr: str
+    libraries: tuple[str, ...] = ()
+
+    def command(self, *words: str) -> list[str]:
+        """A command of `ctr` on the images that the kubelet sees."""
+        return [self.ctr, "--address", self.socket, "--namespace", "k8s.io", *words]
+
+
+def find_containerd(node: NodeObject, socket: str | None, ctr: str | None) -> Containerd:
+    """The paths on this node; `socket` and `ctr` win. Raises UnsupportedNodeError."""
+    info = node["status"]["nodeInfo"]
+    if info["operatingSystem"] != "linux":
+        raise UnsupportedNodeError(f"its operating system is {info['operatingSystem']}; allowed: linux")
+    runtime = str(info["containerRuntimeVersion"])
+    if not runtime.startswith("containerd://"):
+        raise UnsupportedNodeError(f"its container runtime is {runtime}; allowed: containerd")
+    if _K3S in str(info["kubeletVersion"]):
+        return Containerd(
+            socket or "/run/k3s/containerd/containerd.sock", ctr or "/var/lib/rancher/k3s/data/current/bin/ctr"
+        )
+    libraries = _LIBRARIES.get(str(info["architecture"]), ())
+    return Containerd(socket or "/run/containerd/containerd.sock", ctr or "/usr/bin/ctr", libraries)
+
+
+def choose_image(node: NodeObject) -> str:
+    """An image that is on the node: `pause`, which every node has, else the smallest. Raises UnsupportedNodeError."""
+    sizes = {
+        name: image.get("sizeBytes", 0)
+        for image in node["status"].get("images") or ()
+        for name in _by_tag(image.get("names") or ())[:1]
+    }
+    if not sizes:
+        raise UnsupportedNodeError("it reports no image that a pod could use")
+    return min(sizes, key=lambda name: ("pause" not in name, sizes[name], name))
+
+
+def _by_tag(names: Sequence[str]) -> list[str]:
+    return sorted((name for name in names if "<none>" not in name), key=lambda name: "@" in name)
+
+
+def check_architectures(node: NodeObject, archives: Mapping[str, Sequence[ArchiveImage]]) -> dict[str, list[str]]:
+    """By archive, the images for this node's architecture. Raises UnsupportedNodeError where one is in no archive."""
+    architecture = str(node["status"]["nodeInfo"]["architecture"])
+    fitting = {
+        path: [image.name for image in images if image.architecture == architecture]
+        for path, images in archives.items()
+    }
+    there = {name for names in fitting.values() for name in names}
+    missing = sorted({image.name for images in archives.values() for image in images} - there)
+    if missing:
+        raise UnsupportedNodeError(
+            f"its architecture is {architecture}, for which no archive contains {', '.join(missing)}"
+        )
+    return {path: names for path, names in fitting.items() if names}
+
+
+def pod_of(name: str, node: NodeObject, image: str, containerd: Containerd) -> dict[str, Any]:
+    """The pod: root without capabilities, with containerd's socket and its client, and nothing else of the node."""
+    mounts = [
+        ("socket", containerd.socket, "Socket"),
+        ("client", containerd.ctr, "File"),
+        *((f"library-{index}", path, "Directory") for index, path in enumerate(containerd.libraries)),
+    ]
+    container = {
+        "name": CONTAINER,
+        "image": image,
+        "imagePullPolicy": "Never",
+        "command": containerd.command("events"),  # waits until it is ended
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "512Mi"}},
+        "securityContext": {
+            "runAsUser": 0,
+            "runAsGroup": 0,
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+            "seLinuxOptions": {"type": "spc_t"},  # others may not connect to containerd's socket
+        },
+        "volumeMounts": [{"name": volume, "mountPath": path, "readOnly": True} for volume, path, _ in mounts],
+    }
+    spec = {
+        "nodeName": node["metadata"]["name"],
+        "restartPolicy": "Never",
+        "activeDeadlineSeconds": _DEADLINE_SECONDS,
+        "terminationGracePeriodSeconds": 1,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "tolerations": [{"operator": "Exists"}],
+        "containers": [container],
+        "volumes": [{"name": volume, "hostPath": {"path": path, "type": kind}} for volume, path, kind in mounts],
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": LABELS}, "spec": spec}
+
+
+Object = Mapping[str, Any]
+# Nodes that are served at the same time: all of it passes through the API server.
+_AT_ONCE = 4
+_CHUNK_BYTES = 1 << 20
+_POLL_SECONDS = 0.3
+_ENDED = ("Succeeded", "Failed")
+# How long the pod may take to start: nothing is pulled, but the node may be busy.
+_START_SECONDS = 120.0
+# How long the kubelet may take to report that a container has ended.
+_END_SECONDS = 5.0
+
+
+class LoadFailedError(Exception):
+    """Raised when a node did not take an archive; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """What a run needs."""
+
+    client: Client
+    # kubectl, with the options that choose the cluster.
+    kubectl: Sequence[str]
+    archives: Mapping[Path, Sequence[ArchiveImage]]
+    socket: str | None
+    ctr: str | None
+    # For each node.
+    seconds: float
+    # Called with a node and what happens on it.
+    progress: Callable[[str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeResult:
+    """What a node has got."""
+
+    node: str
+    images: tuple[str, ...]
+    seconds: float
+    # Empty: it has all images.
+    problem: str = ""
+
+
+async def load_images(run: Loading, only: Sequence[str], done: Callable[[NodeResult], None]) -> list[NodeResult]:
+    """Load all archives on all nodes, or on those that are named. Raises KubeError, and RefusedError for unknown nodes.
+
+    A node that fails does not stop the others. The pods are gone when this returns or is cancelled.
+    """
+    nodes = {node["metadata"]["name"]: node for node in await run.client.list(NODES, into=dict[str, Any])}
+    if unknown := [name for name in only if name not in nodes]:
+        raise RefusedError(f"--node {unknown[0]}: there is no such node; allowed: {', '.join(sorted(nodes))}")
+    await _remove_leftovers(run.client)
+    limit = asyncio.Semaphore(_AT_ONCE)
+
+    async def serve(name: str) -> NodeResult:
+        async with limit:
+            result = await _load_on_node(run, nodes[name])
+            done(result)
+            return result
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(serve(name)) for name in sorted(only or nodes)]
+    return [task.result() for task in tasks]
+
+
+async def _load_on_node(run: Loading, node: Object) -> NodeResult:
+    name, began = str(node["metadata"]["name"]), monotonic()
+    images: list[str] = []
+    try:
+        if not any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"].get("conditions") or ()):
+            raise UnsupportedNodeError("it is not Ready")
+        containerd = find_containerd(node, run.socket, run.ctr)
+        fitting = check_architectures(node, {str(path): found for path, found in run.archives.items()})
+        async with asyncio.timeout(run.seconds), _pod(run, node, containerd) as pod:
+            for path, names in fitting.items():
+                await _import(run, name, pod, containerd, Path(path))
+                for image in names:
+                    await _execute(run, pod, containerd.command("images", "label", image_reference(image), PINNED))
+                    images.append(image)
+    except TimeoutError:
+        return NodeResult(name, tuple(images), monotonic() - began, f"not done within {run.seconds:.0f} s")
+    except (UnsupportedNodeError, LoadFailedError, KubeError, OSError) as error:
+        return NodeResult(name, tuple(images), monotonic() - began, str(error))
+    return NodeResult(name, tuple(images), monotonic() - began)
+
+
+def image_reference(name: str) -> str:
+    """The name under which containerd keeps an image: with its registry and its tag."""
+    named = name if "@" in name or ":" in name.rpartition("/")[2] else f"{name}:latest"
+    first, slash, _ = named.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost"):
+        return named
+    return f"docker.io/{named}" if slash else f"docker.io/library/{named}"
+
+
+@asynccontextmanager
+async def _pod(run: Loading, node: Object, containerd: Containerd) -> AsyncIterator[str]:
+    """A pod that runs on the node. It is deleted at the end, also when this is cancelled."""
+    pod = f"{LABELS['app.kubernetes.io/name']}-{secrets.token_hex(4)}"
+    run.progress(node["metadata"]["name"], "starting a pod")
+    try:
+        body = pod_of(pod, node, choose_image(node), containerd)
+        await run.client.create(PODS, body, namespace=NAMESPACE, into=msgspec.Raw)
+        await _until_running(run.client, pod)
+        yield pod
+    finally:
+        await _delete(run.client, pod)
+
+
+async def _until_running(client: Client, pod: str) -> None:
+    """Raises LoadFailedError for a pod that does not start, with the kubelet's reason."""
+    try:
+        async with asyncio.timeout(_START_SECONDS):
+            while True:
+                status = (await client.get(PODS, pod, namespace=NAMESPACE, into=dict[str, Any])).get("status") or {}
+                if status.get("phase") == "Running":
+                    return
+                if status.get("phase") in _ENDED:
+                    raise LoadFailedError(f"its pod ended: {await _reason(client, pod, status)}")
+                await SYSTEM_CLOCK.sleep(_POLL_SECONDS)
+    except TimeoutError:
+        status = (await client.get(PODS, pod, namespace=NAMESPACE, into=dict[str, Any])).get("status") or {}
+        raise LoadFailedError(
+            f"its pod has not started in {_START_SECONDS:.0f} s: {await _reason(client, pod, status)}"
+        ) from None
+
+
+async def _until_ended(client: Client, pod: str) -> Object | None:
+    """The status of a pod that ends within `_END_SECONDS`; None for one that goes on."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_END_SECONDS):
+            while True:
+                status = (await client.get(PODS, pod, namespace=NAMESPACE, into=dict[str, Any])).get("status") or {}
+                if status.get("phase") in _ENDED:
+                    return dict(status)
+                await SYSTEM_CLOCK.sleep(_POLL_SECONDS)
+    return None
+
+
+async def _reason(client: Client, pod: str, status: Object) -> str:
+    for container in status.get("containerStatuses") or ():
+        for kind, state in (container.get("state") or {}).items():
+            if state.get("message"):
+                return f"{state.get('reason')}: {state['message']}"
+            if kind == "terminated":
+                return f"{state.get('reason')}: exit status {state.get('exitCode')}"
+    selector = f"regarding.name={pod},type=Warning"
+    events = await client.list(EVENTS, namespace=NAMESPACE, field_selector=selector, into=dict[str, Any])
+    return str(events[-1].get("message") or events[-1].get("note")) if events else status.get("message") or "no reason"
+
+
+async def _import(run: Loading, node: str, pod: str, containerd: Containerd, archive: Path) -> None:
+    shown = -1
+    words = containerd.command("images", "import", "--no-unpack", "-")
+
+    async def feed(stdin: asyncio.StreamWriter) -> None:
+        nonlocal shown
+        sent = 0
+        with archive.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
+                stdin.write(chunk)
+                await stdin.drain()
+                sent += len(chunk)
+                if (quarters := 4 * sent // size) != shown:
+                    shown = quarters
+                    run.progress(node, f"{archive.name} {25 * quarters}%")
+
+    await _execute(run, pod, words, feed)
+
+
+async def _execute(
+    run: Loading,
+    pod: str,
+    words: Sequence[str],
+    feed: Callable[[asyncio.StreamWriter], Any] | None = None,
+) -> None:
+    """Run a command in the pod. Raises LoadFailedError: what it has said, or why the pod ended."""
+    command = [*run.kubectl, "--namespace", NAMESPACE, "exec", "--stdin", pod, "--container", CONTAINER, "--", *words]
+    # In a session of its own: Ctrl-C reaches this process alone, which then removes the pods.
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.STDOUT, start_new_session=True
+    )
+    assert process.stdin is not None and process.stdout is not None  # noqa: S101 - they are pipes
+    try:
+        reading = asyncio.create_task(process.stdout.read())
+        with suppress(BrokenPipeError, ConnectionResetError):  # what it says then is the reason
+            if feed is not None:
+                await feed(process.stdin)
+            process.stdin.close()
+            await process.stdin.wait_closed()
+        said = (await reading).decode("utf-8", "replace")
+        status = await process.wait()
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGKILL)
+            await process.wait()
+    if status != 0:
+        if ended := await _until_ended(run.client, pod):
+            raise LoadFailedError(f"its pod ended: {await _reason(run.client, pod, ended)}")
+        lines = [line for line in said.splitlines() if line.strip()] or [f"exit status {status}"]
+        raise LoadFailedError(f"{Path(words[0]).name} {' '.join(words[5:7])}: {' '.join(lines[-2:])}")
+
+
+async def _delete(client: Client, pod: str) -> None:
+    with suppress(NotFound):
+        await client.delete(PODS, pod, namespace=NAMESPACE, into=msgspec.Raw)
+
+
+async def _remove_leftovers(client: Client) -> None:
+    """Pods of commands that were killed: they have ended by their deadline."""
+    selector = ",".join(f"{key}={value}" for key, value in LABELS.items())
+    for pod in await client.list(PODS, namespace=NAMESPACE, label_selector=selector, into=dict[str, Any]):
+        if (pod.get("status") or {}).get("phase") in _ENDED:
+            await _delete(client, pod["metadata"]["name"])

@@ -1,0 +1,414 @@
+"""Kubernetes objects of a session: pod, home volume, Secret, Service and IngressRoute. Pure; the operator applies them.
+
+Every pod passes the Pod Security Standard `restricted`. The pod gets digests of its tokens and not the tokens, because
+its user can read its whole environment.
+"""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import PurePosixPath
+from typing import Any
+
+import msgspec
+
+from vdi.api.template import Protocol, Scheme, TemplateVolume
+from vdi.cluster.objects import EPHEMERAL_STORAGE, HOLD, HOST, PROTOCOL, SCHEME, TEMPLATE_REVISION
+from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.credentials import DesktopTokens
+from vdi.session.effective import Desktop
+from vdi.session.homes import Home
+from vdi.session.naming import (
+    MANAGED_BY,
+    SESSION_LABEL,
+    TEMPLATE_ANNOTATION,
+    TEMPLATE_LABEL,
+    USER_ANNOTATION,
+    Identity,
+    PoolIdentity,
+    derive_base,
+    pod_name,
+    pool_secret_name,
+    route_name,
+    secret_name,
+    service_name,
+)
+from vdi.session.volumes import SCRIPT_FOLDER, SCRIPT_VOLUME
+
+
+def restricted_pod(user_id: int, *, owns_volumes: bool = False) -> dict[str, Any]:
+    """Fields of a pod's `spec`: it runs as that user and group, without a token and without Services' variables.
+
+    `owns_volumes`: its volumes belong to that group, so that the user can write to them.
+    """
+
+    security: dict[str, Any] = {
+        "runAsNonRoot": True,
+        "runAsUser": user_id,
+        "runAsGroup": user_id,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    if owns_volumes:
+        security |= {"fsGroup": user_id, "fsGroupChangePolicy": "OnRootMismatch"}
+    return {"automountServiceAccountToken": False, "enableServiceLinks": False, "securityContext": security}
+
+
+def restricted_container(*, is_read_only: bool = False) -> dict[str, Any]:
+    """The `securityContext` of a container."""
+    read_only = {"readOnlyRootFilesystem": True} if is_read_only else {}
+    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, **read_only}
+
+
+# User name of Selkies' basic auth; the password is the Secret's.
+USERNAME = "user"
+PASSWORD_KEY = "password"  # noqa: S105 -- the key's name
+AGENT_TOKEN_KEY = "agentToken"  # noqa: S105 -- the key's name
+PASSWORD_DIGEST_KEY = "passwordSha256"  # noqa: S105 -- the key's name
+AGENT_TOKEN_DIGEST_KEY = "agentTokenSha256"  # noqa: S105 -- the key's name
+
+
+def build_secret(*, identity: Identity, tokens: DesktopTokens) -> dict[str, Any]:
+    """The Secret of a session. Immutable: what a running desktop has taken in must not change under it."""
+    return _secret(identity.metadata(secret_name(identity.name)), tokens)
+
+
+def build_pool_secret(*, identity: PoolIdentity, pod: str, pod_uid: str, tokens: DesktopTokens) -> dict[str, Any]:
+    """The Secret of a desktop that waits for somebody. The pod owns it, who may have another owner by tomorrow."""
+    metadata = identity.metadata(pool_secret_name(pod))
+    metadata["ownerReferences"] = [{"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": pod_uid, "controller": True}]
+    return _secret(metadata, tokens)
+
+
+def _secret(metadata: dict[str, Any], tokens: DesktopTokens) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata,
+        "type": "Opaque",
+        "immutable": True,
+        "stringData": {
+            PASSWORD_KEY: tokens.password,
+            PASSWORD_DIGEST_KEY: _digest(tokens.password),
+            AGENT_TOKEN_KEY: tokens.agent,
+            AGENT_TOKEN_DIGEST_KEY: _digest(tokens.agent),
+        },
+    }
+
+
+def _digest(token: str) -> str:
+    return sha256(token.encode()).hexdigest()
+
+
+# Name of the pod's port: the Service asks for it by name, so a template's new port breaks no running desktop.
+PORT_NAME = "http"
+_PORT = 8080
+
+
+def build_service(*, identity: Identity) -> dict[str, Any]:
+    """A headless Service: Traefik reads the EndpointSlice, and allocating a cluster IP is the slowest of all writes."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": identity.metadata(service_name(identity.name)),
+        "spec": {
+            "clusterIP": "None",
+            "selector": {SESSION_LABEL: identity.labels[SESSION_LABEL]},
+            "ports": [{"name": PORT_NAME, "port": _PORT, "targetPort": PORT_NAME, "protocol": "TCP"}],
+        },
+    }
+
+
+# The chart's ServersTransport in the sessions' namespace: TLS without a look at the certificate. Only routes to pods
+# that speak TLS name it: their certificates are the images' own, and no authority vouches for them.
+DESKTOP_TRANSPORT = "vdi-desktop-tls"
+
+# Not an empty map: where the route named a Secret before, server-side apply would make it null, which is refused.
+_DEFAULT_CERTIFICATE = {"certResolver": ""}
+
+
+def build_route(
+    *, identity: Identity, host: str, settings: ClusterSettings, scheme: Scheme = Scheme.HTTP
+) -> dict[str, Any]:
+    """One route for one host. `scheme`: what the pod speaks."""
+    service = {"kind": "Service", "name": service_name(identity.name), "port": PORT_NAME}
+    if scheme is Scheme.HTTPS:
+        service |= {"scheme": "https", "serversTransport": DESKTOP_TRANSPORT}
+    rule: dict[str, Any] = {"kind": "Rule", "match": f"Host(`{host}`)", "services": [service]}
+    if settings.edge_middleware:
+        rule["middlewares"] = [{"name": settings.edge_middleware}]
+    return {
+        "apiVersion": "traefik.io/v1alpha1",
+        "kind": "IngressRoute",
+        "metadata": identity.metadata(route_name(identity.name), {HOST: host}),
+        "spec": {
+            "entryPoints": [settings.entry_point],
+            "routes": [rule],
+            "tls": _tls(settings),
+        },
+    }
+
+
+def _tls(settings: ClusterSettings) -> dict[str, Any]:
+    """From the named Secret, the named resolver, or Traefik's default certificate."""
+    if settings.tls_secret:
+        # With a gateway the portal's route names the Secret, and Traefik presents its certificate for every host that
+        # it covers. So the private key is not in the sessions' namespace, of which the gateway reads every Secret.
+        return _DEFAULT_CERTIFICATE if settings.edge_middleware else {"secretName": settings.tls_secret}
+    if settings.cert_resolver:
+        # Named as in the chart's own route: without it Traefik orders a certificate for each desktop's host.
+        return {"certResolver": settings.cert_resolver, "domains": [{"main": f"*.{settings.domain}"}]}
+    return _DEFAULT_CERTIFICATE
+
+
+def build_home(*, identity: Identity, home: Home) -> dict[str, Any]:
+    """The PersistentVolumeClaim. A retained one has no owner: the garbage collector would take it with that session."""
+    if home.retain:
+        annotations = {USER_ANNOTATION: identity.user}
+        if not home.of_user:
+            annotations[TEMPLATE_ANNOTATION] = identity.template
+        metadata: dict[str, Any] = {
+            "name": home.claim,
+            "namespace": identity.namespace,
+            "labels": dict(MANAGED_BY),
+            "annotations": annotations,
+        }
+    else:
+        metadata = identity.metadata(home.claim)
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": metadata,
+        "spec": {
+            "accessModes": [home.access_mode.value],
+            "storageClassName": home.storage_class,
+            "resources": {"requests": {"storage": home.size}},
+        },
+    }
+
+
+CONTAINER = "desktop"
+FOLDER_MAKER = "home-folders"
+AGENT_PORT_NAME = "agent"
+MASTER_TOKEN_DIGEST = "VDI_MASTER_TOKEN_SHA256"  # noqa: S105 -- the variable's name
+# In pods of operators before digests. Whoever was at such a desktop could read it.
+MASTER_TOKEN = "SELKIES_MASTER_TOKEN"  # noqa: S105 -- the variable's name
+_SCRIPT_FILE, _SCRIPT_MODE = "startup.sh", 0o555
+# The pod's group (fsGroup) reads; the user does not own the files, so ssh takes a private key with this mode.
+_SECRET_MODE = 0o440
+# A desktop has nothing to save on SIGTERM that it would not have saved before; a session must be gone within 10 s.
+_GRACE_SECONDS = 3
+
+
+def build_pod(
+    *, identity: Identity, desktop: Desktop, run: Mapping[str, str] | None = None, agent_port: int = 8082
+) -> dict[str, Any]:
+    """The Pod of a session. `run`: what is to be known of its run, as annotations."""
+    notes = {TEMPLATE_REVISION: desktop.template_revision, **(run or {})}
+    metadata = _with_template(identity.metadata(pod_name(identity.name), notes), desktop)
+    metadata["labels"] |= {TEMPLATE_LABEL: derive_base(identity.template), HOLD: "true"}
+    return _pod(metadata, build_spec(desktop, secret_name(identity.name), agent_port))
+
+
+def build_pool_pod(
+    *, identity: PoolIdentity, name: str, desktop: Desktop, annotations: Mapping[str, str], agent_port: int = 8082
+) -> dict[str, Any]:
+    """The Pod of a desktop that waits for somebody: like that of a session, but with a Secret of its own."""
+    notes = {TEMPLATE_REVISION: desktop.template_revision, **annotations}
+    metadata = _with_template(identity.metadata(name, notes), desktop)
+    metadata["labels"] |= {TEMPLATE_LABEL: derive_base(identity.template)}
+    return _pod(metadata, build_spec(desktop, pool_secret_name(name), agent_port))
+
+
+def _with_template(metadata: dict[str, Any], desktop: Desktop) -> dict[str, Any]:
+    """`metadata` with what the template adds to it; of two labels or annotations with one key the operator's counts."""
+    theirs = desktop.pod_template.metadata
+    labels, annotations = {**theirs.labels, **metadata["labels"]}, {**theirs.annotations, **metadata["annotations"]}
+    if desktop.scheme is not Scheme.HTTP:
+        annotations[SCHEME] = desktop.scheme.value
+    if not desktop.selkies:
+        annotations[PROTOCOL] = Protocol.WEB.value
+    return {**metadata, "labels": labels, "annotations": annotations}
+
+
+def _pod(metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def build_spec(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]:
+    """The `spec` of a desktop's pod, which takes its password from that Secret."""
+    spec: dict[str, Any] = {
+        "restartPolicy": "Always",
+        "terminationGracePeriodSeconds": _GRACE_SECONDS,
+        **restricted_pod(desktop.run_as_user, owns_volumes=True),
+        "containers": [_container(desktop, secret, agent_port)],
+        "volumes": _volumes(desktop),
+    }
+    if folders := _folders_in_home(desktop):
+        spec["initContainers"] = [_folder_maker(desktop, folders)]
+    placement = desktop.placement
+    if placement.node_selector:
+        spec["nodeSelector"] = dict(placement.node_selector)
+    if placement.tolerations:
+        spec["tolerations"] = [msgspec.to_builtins(toleration) for toleration in placement.tolerations]
+    if placement.runtime_class_name:
+        spec["runtimeClassName"] = placement.runtime_class_name
+    if desktop.pod_template.spec.priority_class_name:
+        spec["priorityClassName"] = desktop.pod_template.spec.priority_class_name
+    if desktop.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in desktop.image_pull_secrets]
+    return spec
+
+
+def _container(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]:
+    probe = _probe(desktop)
+    return {
+        "name": CONTAINER,
+        "image": desktop.image,
+        "imagePullPolicy": "IfNotPresent",
+        # Its last words outlive the pod: they are quoted where a desktop is given up.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "ports": [
+            {"name": name, "containerPort": port, "protocol": "TCP"}
+            for name, port in ((PORT_NAME, desktop.port), (AGENT_PORT_NAME, agent_port))
+        ],
+        "env": _env(desktop, secret, agent_port),
+        "resources": _resources(desktop),
+        "securityContext": restricted_container(),
+        "volumeMounts": _mounts(desktop),
+        # Once a second, because a person is waiting; forgiving, because a busy desktop must not lose its route.
+        "readinessProbe": {**probe, "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 5},
+        "livenessProbe": {
+            **probe,
+            "initialDelaySeconds": 30,
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+        },
+    }
+
+
+def _probe(desktop: Desktop) -> dict[str, Any]:
+    if not desktop.probe_path:
+        return {"tcpSocket": {"port": PORT_NAME}}
+    scheme = {} if desktop.scheme is Scheme.HTTP else {"scheme": desktop.scheme.value}
+    return {"httpGet": {"path": desktop.probe_path, "port": PORT_NAME, **scheme}}
+
+
+def _resources(desktop: Desktop) -> dict[str, Any]:
+    limits = {"cpu": desktop.cpu, "memory": desktop.memory}
+    requests = {"cpu": desktop.request_cpu, "memory": desktop.request_memory}
+    if desktop.gpu:
+        limits[desktop.gpu_resource] = str(desktop.gpu)
+    if desktop.ephemeral_storage is not None:
+        limits[EPHEMERAL_STORAGE] = requests[EPHEMERAL_STORAGE] = desktop.ephemeral_storage
+    return {"limits": limits, "requests": requests}
+
+
+def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]:
+    """The template's variables, then ours: of two with one name Kubernetes takes the last."""
+    # Digests, not tokens: what a desktop's user reads here opens nothing, also after the share has ended.
+    master = {"secretKeyRef": {"name": secret, "key": PASSWORD_DIGEST_KEY}}
+    # The user of a desktop without a gateway knows its password. There are no shares.
+    password = {"secretKeyRef": {"name": secret, "key": PASSWORD_KEY}}
+    token = {"secretKeyRef": {"name": secret, "key": AGENT_TOKEN_DIGEST_KEY}}
+    door: list[dict[str, Any]] = []
+    if desktop.behind_gateway and desktop.selkies:
+        # Selkies' secure mode: it lets in only users that the gateway has named, in the role that the gateway says.
+        door = [
+            {"name": "SELKIES_ENABLE_BASIC_AUTH", "value": "false"},
+            {"name": MASTER_TOKEN_DIGEST, "valueFrom": master},
+        ]
+    elif desktop.selkies:
+        door = [
+            {"name": "SELKIES_ENABLE_BASIC_AUTH", "value": "true"},
+            {"name": "SELKIES_BASIC_AUTH_USER", "value": USERNAME},
+            {"name": "SELKIES_BASIC_AUTH_PASSWORD", "valueFrom": password},
+        ]
+    ours: list[dict[str, Any]] = [
+        *door,
+        {"name": "VDI_AGENT_PORT", "value": str(agent_port)},
+        {"name": "VDI_AGENT_TOKEN_SHA256", "valueFrom": token},
+    ]
+    if desktop.startup_script:
+        ours.append({"name": "VDI_STARTUP_SCRIPT", "value": f"{SCRIPT_FOLDER}/{_SCRIPT_FILE}"})
+    if not desktop.gpu:
+        # Images built for GPUs ask for all of them: without this, a desktop that asked for none would see every GPU.
+        ours.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
+    given = {variable.name for variable in desktop.env}
+    # With Selkies 1, nginx has the port, and Selkies behind it one of its own.
+    name = {"1": "NGINX_PORT", "2": "SELKIES_PORT"}.get(desktop.selkies, "")
+    port = [] if not name or name in given else [{"name": name, "value": str(desktop.port)}]
+    return [*(msgspec.to_builtins(variable) for variable in desktop.env), *port, *ours]
+
+
+def _volumes(desktop: Desktop) -> list[dict[str, Any]]:
+    volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": desktop.shm_size}}]
+    if desktop.home:
+        volumes.append({"name": "home", "persistentVolumeClaim": {"claimName": desktop.home.claim}})
+    volumes.extend({"name": volume.name, **_source(volume)} for volume in desktop.volumes)
+    if desktop.startup_script:
+        script = desktop.startup_script.config_map_key_ref
+        items = [{"key": script.key, "path": _SCRIPT_FILE}]
+        volumes.append(
+            {"name": SCRIPT_VOLUME, "configMap": {"name": script.name, "items": items, "defaultMode": _SCRIPT_MODE}}
+        )
+    return volumes
+
+
+def _source(volume: TemplateVolume) -> dict[str, Any]:
+    # With a folder of it the kubelet has to be able to create that; what may be written is for the mounts to say.
+    read_only = volume.read_only and not volume.sub_path and not volume.groups
+    if volume.persistent_volume_claim:
+        claim = volume.persistent_volume_claim.claim_name
+        return {"persistentVolumeClaim": {"claimName": claim, "readOnly": read_only}}
+    if volume.config_map:
+        return {"configMap": {"name": volume.config_map.name}}
+    if volume.secret:
+        return {"secret": {"secretName": volume.secret.secret_name, "defaultMode": _SECRET_MODE}}
+    if volume.nfs:
+        return {"nfs": {"server": volume.nfs.server, "path": volume.nfs.path, "readOnly": read_only}}
+    allowed = "persistentVolumeClaim, configMap, secret, nfs"
+    raise ValueError(f"volume {volume.name!r} has no source; allowed: one of {allowed}")
+
+
+def _mounts(desktop: Desktop) -> list[dict[str, Any]]:
+    mounts: list[dict[str, Any]] = [{"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 -- Chromium's shared memory
+    if desktop.home:
+        mounts.append({"name": "home", "mountPath": desktop.home.mount_path})
+    for mount in desktop.mounts:
+        described: dict[str, Any] = {"name": mount.volume, "mountPath": mount.path}
+        if mount.sub_path:
+            described["subPath"] = mount.sub_path
+        mounts.append({**described, "readOnly": True} if mount.read_only else described)
+    if desktop.startup_script:
+        mounts.append({"name": SCRIPT_VOLUME, "mountPath": SCRIPT_FOLDER, "readOnly": True})
+    return mounts
+
+
+def _folders_in_home(desktop: Desktop) -> list[str]:
+    """The folders of the home that volumes are mounted in, but not the home itself."""
+    if desktop.home is None:
+        return []
+    home = PurePosixPath(desktop.home.mount_path)
+    above = {PurePosixPath(mount.path).parent for mount in desktop.mounts}
+    return sorted(str(folder) for folder in above if folder.is_relative_to(home) and folder != home)
+
+
+def _folder_maker(desktop: Desktop, folders: list[str]) -> dict[str, Any]:
+    """Makes the folders in the home as the desktop's user: the container runtime would make them as root.
+
+    A desktop that cannot write to its own ~/.config does not start.
+    """
+    resources = _resources(desktop)
+    for amounts in resources.values():
+        amounts.pop(desktop.gpu_resource, None)
+    return {
+        "name": FOLDER_MAKER,
+        "image": desktop.image,
+        "imagePullPolicy": "IfNotPresent",
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "command": ["mkdir", "-p", "--", *folders],
+        "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
+        "resources": resources,
+        "securityContext": restricted_container(),
+        "volumeMounts": [{"name": "home", "mountPath": str(desktop.home.mount_path)}] if desktop.home else [],
+    }

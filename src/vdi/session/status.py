@@ -1,0 +1,364 @@
+"""`status` of a session, derived from what the operator observed. Pure; the operator writes it only when it changed.
+
+Pending      no pod: something is waited for
+Creating     a pod, not ready yet
+Running      the pod is ready and its route exists
+Suspended    no pod, because spec.suspended says so
+Terminating  being deleted, or its run is over
+Failed       nothing will happen until somebody changes something (the message says what)
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+
+from vdi.api.meta import Condition
+from vdi.api.session import GraphicsStatus, Phase, SessionStatus, VDISession
+from vdi.cluster.objects import TEMPLATE_REVISION, Pod
+from vdi.cluster.units import format_time, parse_time
+from vdi.session import conditions
+from vdi.session.alerts import Alert
+from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.conditions import ENDED_BY_ITSELF, QUEUE_REASONS, READY, Reason
+from vdi.session.decide import Observed
+from vdi.session.effective import Blocked
+from vdi.session.ending import Ending
+from vdi.session.explain import Explanation, explain
+from vdi.session.failures import reset_failures
+from vdi.session.lifetime import expires_at, last_activity, started_at
+from vdi.session.naming import POOL
+from vdi.session.schedule import next_start
+
+
+class ConditionState(NamedTuple):
+    """Status of one condition before it gets its times."""
+
+    type: str
+    holds: bool
+    reason: str
+    message: str = ""
+    # A condition that has held since before this begins again now.
+    begins: datetime | None = None
+
+
+def derive_conditions(
+    observed: Observed, blocked: Blocked | None, explanation: Explanation | None
+) -> list[ConditionState]:
+    """All conditions but Ready. `explanation` is why the pod is not ready."""
+
+    steps = [
+        _template_found(observed),
+        _admitted(observed, blocked),
+        _home_bound(observed),
+        _pod_ready(observed, explanation),
+        _route_ready(observed),
+    ]
+    if blocked:
+        blamed = ConditionState(blocked.condition, False, blocked.reason, blocked.message)
+        steps = [blamed if step.type == blocked.condition else step for step in steps]
+    return steps
+
+
+def _template_found(observed: Observed) -> ConditionState:
+    template, pod = observed.template, observed.pod
+    if template is None:
+        name = observed.session.spec.template
+        return ConditionState(
+            conditions.TEMPLATE_FOUND, False, Reason.TEMPLATE_NOT_FOUND, f"There is no template {name!r}."
+        )
+    used = pod.metadata.annotations.get(TEMPLATE_REVISION) if pod else None
+    if used and used != str(template.metadata.generation):
+        now_at = template.metadata.generation
+        note = (
+            f"The template is at revision {now_at}, this desktop at {used}; the new revision applies from the next "
+            "start."
+        )
+        return ConditionState(conditions.TEMPLATE_FOUND, True, Reason.NEWER_REVISION, note)
+    return ConditionState(conditions.TEMPLATE_FOUND, True, Reason.FOUND)
+
+
+def _admitted(observed: Observed, blocked: Blocked | None) -> ConditionState:
+    pod = observed.pod
+    if pod is None and blocked and not keeps_its_run(blocked):
+        return ConditionState(conditions.ADMITTED, False, blocked.reason, blocked.message)
+    from_pool = pod is not None and POOL in pod.metadata.labels
+    return ConditionState(conditions.ADMITTED, True, Reason.CLAIMED_FROM_POOL if from_pool else Reason.ADMITTED)
+
+
+def keeps_its_run(blocked: Blocked) -> bool:
+    """Whether a session without a pod still is in its run: its desktop is only about to be made, or made again."""
+    let_in = blocked.condition not in (conditions.ADMITTED, conditions.TEMPLATE_FOUND)
+    return let_in and not blocked.needs_change
+
+
+def _home_bound(observed: Observed) -> ConditionState:
+    claim, pod = observed.home, observed.pod
+    if claim is None and pod and pod.home_claim is None:
+        return ConditionState(conditions.HOME_BOUND, True, Reason.NO_HOME)
+    if claim is None:
+        return ConditionState(conditions.HOME_BOUND, False, Reason.NOT_CREATED, "The home volume does not exist yet.")
+    if claim.status.phase == "Bound":
+        return ConditionState(conditions.HOME_BOUND, True, Reason.BOUND)
+    if claim.status.phase == "Lost":
+        return ConditionState(
+            conditions.HOME_BOUND, False, Reason.HOME_LOST, "The volume of the home no longer exists."
+        )
+    return ConditionState(conditions.HOME_BOUND, False, Reason.HOME_PENDING, "The home volume is being created.")
+
+
+def _pod_ready(observed: Observed, explanation: Explanation | None) -> ConditionState:
+    if observed.pod is None:
+        return ConditionState(conditions.POD_READY, False, Reason.NOT_CREATED, "There is no pod.")
+    if explanation:
+        return ConditionState(conditions.POD_READY, False, explanation.reason, explanation.sentence)
+    return ConditionState(conditions.POD_READY, True, Reason.POD_READY)
+
+
+def _route_ready(observed: Observed) -> ConditionState:
+    if observed.session.metadata.deletion_timestamp:
+        # Known before the route is seen to be gone: in a crowd that would be a second write for each session.
+        return ConditionState(conditions.ROUTE_READY, False, Reason.STOPPING, "The route is being deleted.")
+    if blocked := observed.host_blocked:
+        return ConditionState(conditions.ROUTE_READY, False, blocked.reason, blocked.message)
+    if observed.route is None or observed.service is None:
+        return ConditionState(conditions.ROUTE_READY, False, Reason.NOT_CREATED, "There is no route yet.")
+    return ConditionState(conditions.ROUTE_READY, True, Reason.ROUTED)
+
+
+def with_times(finding: ConditionState, session: VDISession, now: datetime) -> Condition:
+    """The condition; its time moves when its status flips, and when it begins again.
+
+    That of Admitted moves also when the session enters the queue: it says since when it stands there, also to an
+    operator that has just been started.
+    """
+    status = "True" if finding.holds else "False"
+    before = next((condition for condition in session.status.conditions if condition.type == finding.type), None)
+    moved = (
+        before is None
+        or before.status != status
+        or not before.last_transition_time
+        or (finding.begins is not None and parse_time(before.last_transition_time) < finding.begins)
+    )
+    queues = finding.reason in QUEUE_REASONS and before is not None and before.reason not in QUEUE_REASONS
+    return Condition(
+        type=finding.type,
+        status=status,
+        reason=finding.reason,
+        message=finding.message,
+        last_transition_time=format_time(now) if moved or queues or before is None else before.last_transition_time,
+    )
+
+
+def derive(
+    observed: Observed, blocked: Blocked | None, settings: ClusterSettings, now: datetime, alerts: Sequence[Alert] = ()
+) -> SessionStatus:
+    """The status of a session. `blocked` is the verdict's, or the API server's refusal of a child."""
+    session, pod = observed.session, observed.pod
+    explanation = _why_not_ready(observed)
+    phase = _phase(observed, blocked, explanation)
+    message = _message(observed, blocked, explanation, phase)
+    warned = [ConditionState(alert.type, True, alert.reason, alert.message, alert.begins) for alert in alerts]
+    findings = [*derive_conditions(observed, blocked, explanation), _summary(session, phase, message), *warned]
+    in_run = pod is not None or blocked is None or keeps_its_run(blocked)
+    start = started_at(session, pod) if in_run else None
+    end = expires_at(session, observed.template, pod, settings) if in_run else None
+    return SessionStatus(
+        phase=phase,
+        url=_url(observed, settings),
+        message=message,
+        start_time=format_time(start) if start else "",
+        ready_time=_ready_time(session, pod, start, now),
+        expires_at=format_time(end) if end else "",
+        next_start=format_time(scheduled) if (scheduled := next_start(session, now)) else "",
+        last_activity_time=_last_activity(observed, start),
+        queue=blocked.queue if blocked and pod is None else None,
+        failures=reset_failures(session, pod, now),
+        graphics=_graphics(observed) if phase == Phase.RUNNING else None,
+        template_revision=_revision(observed, in_run=in_run),
+        pod_name=_pod_name(observed),
+        pod_ip=pod.status.pod_ip if pod and phase == Phase.RUNNING else "",
+        node_name=pod.spec.node_name if pod else "",
+        home_claim=observed.home_claim,
+        observed_generation=session.metadata.generation,
+        conditions=tuple(with_times(finding, session, now) for finding in findings),
+    )
+
+
+def derive_ending(observed: Observed, ending: Ending, settings: ClusterSettings, now: datetime) -> SessionStatus:
+    """The status at the end of a run, before it is done: the session is deleted, or suspended."""
+    if ending.suspends:
+        return derive_suspended(observed, settings, now, ending)
+    status = derive(observed, None, settings, now)
+    return _summed_up(status, observed.session, Phase.TERMINATING, ending.reason, ending.message, now)
+
+
+def derive_suspended(
+    observed: Observed, settings: ClusterSettings, now: datetime, ending: Ending | None = None
+) -> SessionStatus:
+    """The status of a suspended session: no run, no failures to count on; the address stays the session's."""
+    session = observed.session
+    before = _ended(session)
+    reason: str = Reason.SUSPENDED
+    message = "The desktop's programs are closed. It starts again when it is resumed."
+    if ending:
+        reason, message = ending.reason, ending.message
+    elif before:
+        reason, message = before.reason, before.message
+    blocked = Blocked(Reason.SUSPENDED, message)
+    status = derive(replace(observed, pod=None, route=None, host_blocked=None), blocked, settings, now)
+    status = msgspec.structs.replace(status, failures=None)
+    return _summed_up(status, session, Phase.SUSPENDED, reason, message, now)
+
+
+def _summed_up(
+    status: SessionStatus, session: VDISession, phase: Phase, reason: str, message: str, now: datetime
+) -> SessionStatus:
+    """The same status under another phase."""
+    ready = with_times(ConditionState(READY, False, reason, message), session, now)
+    steps = tuple(ready if condition.type == READY else condition for condition in status.conditions)
+    return msgspec.structs.replace(status, phase=phase, message=message, conditions=steps)
+
+
+def _url(observed: Observed, settings: ClusterSettings) -> str:
+    """Where the route leads to, and before there is one: where it will lead to. So the waiting page has an address.
+
+    The gateway decides by it whose rights count at a host: it never names a host that the session only asks for.
+    """
+    if observed.route and observed.route.host:
+        return settings.url(observed.route.host)
+    return settings.url(settings.host(observed.host)) if observed.host else ""
+
+
+def _why_not_ready(observed: Observed) -> Explanation | None:
+    """None: it is ready, or there is no pod. A node that is known not to answer outweighs the pod's own last word."""
+    pod = observed.pod
+    if pod is None:
+        return None
+    if observed.session.metadata.deletion_timestamp and not observed.node_lost:
+        # Known before the pod's own state says so: in a crowd that would be a second write for each session.
+        return Explanation(Reason.POD_STOPPING, "The desktop's pod is being deleted.", stuck=False)
+    if pod.ready and (observed.node is None or observed.node.ready):
+        return None
+    return explain(observed.start_state(pod))
+
+
+def _phase(observed: Observed, blocked: Blocked | None, explanation: Explanation | None) -> Phase:
+    if observed.session.metadata.deletion_timestamp:
+        return Phase.TERMINATING
+    if observed.pod is None:
+        return Phase.FAILED if blocked and blocked.needs_change else Phase.PENDING
+    return Phase.RUNNING if explanation is None and observed.route and observed.service else Phase.CREATING
+
+
+def _message(observed: Observed, blocked: Blocked | None, explanation: Explanation | None, phase: Phase) -> str:
+    if phase == Phase.TERMINATING:
+        return _deletion_message(observed, explanation)
+    if blocked:
+        return blocked.message
+    if explanation:
+        return explanation.sentence
+    if observed.pod is None:
+        return "The desktop is about to start."
+    return _password_note(observed) if phase == Phase.RUNNING else "The desktop is ready; its route is being created."
+
+
+def _deletion_message(observed: Observed, explanation: Explanation | None) -> str:
+    pod, ended = observed.pod, _ended(observed.session)
+    if explanation and explanation.reason == Reason.NODE_LOST:
+        return explanation.sentence
+    if ended:
+        return ended.message
+    if pod and pod.spec.node_name:
+        return f"Waiting until node {pod.spec.node_name} has stopped the desktop."
+    return "The session is being deleted."
+
+
+def _ended(session: VDISession) -> Condition | None:
+    """How the run has ended by itself, if it has."""
+    ready = next((condition for condition in session.status.conditions if condition.type == READY), None)
+    return ready if ready and ready.reason in ENDED_BY_ITSELF else None
+
+
+def _password_note(observed: Observed) -> str:
+    """A Secret that is younger than the container holds a password that the desktop has never seen."""
+    pod, secret = observed.pod, observed.secret
+    running = pod.desktop.state.running if pod and pod.desktop else None
+    if pod is None or secret is None or running is None or not running.started_at or POOL in pod.metadata.labels:
+        return ""
+    made = secret.metadata.creation_timestamp
+    if not made or parse_time(made) <= parse_time(running.started_at):
+        return ""
+    return (
+        "The Secret with the password was replaced after the desktop had started with the old one. To use the new "
+        f"password, restart the desktop: vdi session restart {observed.session.metadata.name}."
+    )
+
+
+def _ready_time(session: VDISession, pod: Pod | None, start: datetime | None, now: datetime) -> str:
+    """First readiness of this run; a later restart of the container, or of the desktop, does not move it.
+
+    A desktop from a pool was ready before its run began.
+    """
+    if start is None:
+        return ""
+    known = session.status.ready_time
+    if known and session.status.start_time == format_time(start):
+        return known
+    condition = pod.condition("Ready") if pod and pod.ready else None
+    if condition is None:
+        return ""
+    return format_time(
+        max(start, parse_time(condition.last_transition_time)) if condition.last_transition_time else now
+    )
+
+
+def _last_activity(observed: Observed, start: datetime | None) -> str:
+    status = observed.session.status
+    if start is None:
+        return ""
+    if observed.activity is not None:
+        return format_time(last_activity(start, observed.activity))
+    return status.last_activity_time if status.start_time == format_time(start) else ""
+
+
+def _graphics(observed: Observed) -> GraphicsStatus | None:
+    """What the agent has reported; after a restart of the operator, what the status says of the same run."""
+    if observed.activity and observed.activity.graphics:
+        return observed.activity.graphics
+    return observed.session.status.graphics
+
+
+def _pod_name(observed: Observed) -> str:
+    """Of a pod that others delete it stays, until it is gone: then we know that we have lost it (`find_vanished`)."""
+    pod = observed.pod
+    if pod is None:
+        return ""
+    return observed.session.status.pod_name if pod.terminating else pod.metadata.name
+
+
+def _revision(observed: Observed, *, in_run: bool) -> str:
+    """Of the desktop that is there, or of the last one that was tried."""
+    if observed.pod:
+        return observed.pod.metadata.annotations.get(TEMPLATE_REVISION, "")
+    status = observed.session.status
+    return status.template_revision if in_run or status.failures else ""
+
+
+def _summary(session: VDISession, phase: Phase, message: str) -> ConditionState:
+    match phase:
+        case Phase.RUNNING:
+            return ConditionState(READY, True, Reason.RUNNING)
+        case Phase.TERMINATING:
+            ended = _ended(session)
+            return ConditionState(READY, False, ended.reason if ended else Reason.STOPPING, message)
+        case Phase.FAILED:
+            return ConditionState(READY, False, Reason.FAILED, message)
+        case Phase.PENDING:
+            return ConditionState(READY, False, Reason.PENDING, message)
+        case Phase.CREATING:
+            return ConditionState(READY, False, Reason.STARTING, message)
+        case Phase.SUSPENDED:
+            return ConditionState(READY, False, Reason.SUSPENDED, message)
