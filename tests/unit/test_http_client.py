@@ -149,9 +149,9 @@ CLIENTS = {
     "websockets": ["latency_probe/client.py"],
     "urllib.request": ["devcluster/binaries/download.py", "devcluster/images/base.py", "http_client.py"],
     "http.client": [
-        "devcluster/status.py",
         "devcluster/binaries/download.py",
         "devcluster/fake_gpus.py",
+        "devcluster/status.py",
         "devcluster/supervisor.py",
     ],
 }

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import yaml
 
 from vdi.kube.clock import Clock
 from vdi.kube.errors import ConfigError
@@ -155,6 +154,9 @@ def _find(table: dict[str, N], name: str, what: str, source: str) -> N:
 
 def _parse(path: Path) -> _File:
     """One file, with its relative paths made absolute."""
+    # PyYAML is 2 MiB that an operator in a pod does not need: it has no kubeconfig.
+    import yaml
+
     try:
         text = path.read_text()
     except OSError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vdi.cli import gateway
+from vdi.gateway import settings as settings_module
 from vdi.gateway.settings import DATABASE_URLS, OIDC, Settings, read_settings
 from vdi.settings import SettingsError
 
@@ -106,7 +107,7 @@ def test_a_misspelt_variable_is_refused_and_those_of_others_are_not() -> None:
 
 
 def test_the_command_s_help_names_every_variable() -> None:
-    source = (Path(gateway.__file__).parents[2] / "gateway" / "settings.py").read_text()
+    source = Path(settings_module.__file__).read_text()
     variables = set(re.findall(r'^    "(VDI_[A-Z_]+)": \(', source, flags=re.MULTILINE))
     assert len(variables) > 20
     assert not [name for name in variables if name not in (gateway.run.__doc__ or "")]

@@ -32,8 +32,8 @@ def retention(database: Database, recorder: object = None) -> Retention:
 async def test_what_ended_before_goes_with_its_runs_and_the_rest_stays(
     database: Database, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BATCH", batch)
-    monkeypatch.setattr(module, "_BREATH", 0)
+    monkeypatch.setattr(module, "DELETE_BATCH", batch)
+    monkeypatch.setattr(module, "_BATCH_PAUSE_SECONDS", 0)
     replica, trail = Replica(database, lambda: NOW), Audit(database, lambda: NOW)
     for number in range(1, 7):
         life = Life(f"s{number}")

@@ -83,7 +83,7 @@ def a_cluster(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], bool], **
         return []
 
     monkeypatch.setattr(release_run, "run", lambda at, work: asyncio.run(work(None)))
-    monkeypatch.setattr(release_run, "gather", gather)
+    monkeypatch.setattr(release_run, "collect_facts", gather)
     monkeypatch.setattr(release_run, "install_or_upgrade", install_or_upgrade)
     monkeypatch.setattr(release_run, "read_revisions", read_revisions)
     monkeypatch.setattr(release_run, "confirm", answer)
