@@ -39,7 +39,7 @@ def architecture(machine: str | None = None) -> str:
 
 
 def default_cache(env: Mapping[str, str]) -> Path:
-    """Where entries are kept: $VDI_CACHE, else $XDG_CACHE_HOME/vdi, else ~/.cache/vdi."""
+    """The cache's folder: $VDI_CACHE, else $XDG_CACHE_HOME/vdi, else ~/.cache/vdi."""
     if env.get("VDI_CACHE"):
         return Path(env["VDI_CACHE"])
     if env.get("XDG_CACHE_HOME"):

@@ -114,7 +114,7 @@ def down(name: str = "demo") -> list[str]:
 
 
 def status(name: str = "demo") -> ClusterStatus:
-    """What cluster `name` is doing now. Raises ClusterError for a name that is not allowed."""
+    """Current status of cluster `name`. Raises ClusterError for a name that is not allowed."""
     layout = layout_of(name)
     return status_of(layout, layout.load())
 

@@ -1,4 +1,4 @@
-"""What a full node needs of its host, and its removal. Root only.
+"""Changes to the host for a full node (cgroups, link, packet rules, forwarding), and their removal. Root only.
 
 Everything on the host carries the cluster's name (link, cgroup, rules' comment, /run folder), so that it is found again
 even when the cluster's own files are broken. What was changed rather than added is noted beforehand, once for all
@@ -32,7 +32,7 @@ _SHARED_NOTES = Path("/run/vdi-host.json")
 
 
 class HostNotes(msgspec.Struct):
-    """What the last cluster of this machine must put back. Each has a copy: /run is lost when the machine restarts."""
+    """Settings that `clean` restores. Each has a copy: /run is lost when the machine restarts."""
 
     # Its value before.
     ip_forward: str

@@ -46,7 +46,7 @@ def without_proxies(env: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class BuildFolders:
-    """What to mount in a build: (folder here, folder in the build), and texts that must not be in the result."""
+    """Mounts of a build, as (folder here, folder in the build), and texts that must not be in the result."""
 
     mounts: tuple[tuple[Path, str], ...]
     private: tuple[str, ...]
@@ -68,7 +68,7 @@ def pip_settings(env: Mapping[str, str], files: Iterable[Path]) -> dict[str, str
 
 
 def pip_files(env: Mapping[str, str], home: Path) -> list[Path]:
-    """Where pip looks for its configuration, in its order."""
+    """pip's configuration files, in the order in which pip reads them."""
     folders = [Path(folder) / "pip" for folder in env.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":") if folder]
     user = Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "pip"
     files = [folder / "pip.conf" for folder in (*folders, Path("/etc"), home / ".pip", user, Path(sys.prefix))]

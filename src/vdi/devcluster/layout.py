@@ -27,7 +27,7 @@ class ClusterError(Exception):
 
 
 class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What was chosen for a cluster when it was created. Ports are of the host, 0 for none."""
+    """Settings of a cluster, chosen when it was created. Ports are of the host, 0 for none."""
 
     name: str
     control_plane_only: bool
@@ -91,17 +91,17 @@ class Layout:
 
     @property
     def spec(self) -> Path:
-        """What the supervisor runs."""
+        """Components that the supervisor runs."""
         return self.root / "spec.json"
 
     @property
     def status(self) -> Path:
-        """What the supervisor says."""
+        """State of each component, written by the supervisor."""
         return self.root / "status.json"
 
     @property
     def supervisor(self) -> Path:
-        """Which process supervises."""
+        """Process id of the supervisor."""
         return self.root / "supervisor.json"
 
     @property
@@ -151,7 +151,7 @@ class Layout:
 
     @property
     def volumes(self) -> Path:
-        """Where the class `local-path` keeps volumes on this node's disk."""
+        """Folder of the volumes of class `local-path` on this node's disk."""
         return self.node / "volumes"
 
     @property
@@ -211,7 +211,7 @@ class Layout:
 
 
 def invoking_user() -> pwd.struct_passwd:
-    """Whose cluster it is: under sudo, the person who typed it."""
+    """Owner of the cluster: under sudo, the person who typed the command."""
     uid = os.getuid()
     return pwd.getpwuid(int(os.environ["SUDO_UID"]) if uid == 0 and "SUDO_UID" in os.environ else uid)
 
@@ -233,7 +233,7 @@ def state_root() -> Path:
 
 
 def layout_of(name: str) -> Layout:
-    """Where cluster `name` lives. Raises ClusterError for a name that is not allowed."""
+    """Folder of cluster `name`. Raises ClusterError for a name that is not allowed."""
     if not _NAME.fullmatch(name):
         raise ClusterError(
             f"name {name!r}: allowed: 1 to 10 of a-z, 0-9 and -, beginning with a letter, not ending with - (links "

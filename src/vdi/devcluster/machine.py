@@ -181,6 +181,6 @@ def kubelet_config(settings: ClusterSettings, machine: Machine, layout: Layout) 
 
 
 def resolv_conf(machine: Machine) -> str:
-    """What pods that use the node's DNS get: the chosen file's name servers, if any can be reached."""
+    """resolv.conf of pods that use the node's DNS: the chosen file's name servers, if any can be reached."""
     path = choose_resolv_conf(machine)
     return "".join(f"nameserver {server}\n" for server in machine.nameservers[path]) if path else ""

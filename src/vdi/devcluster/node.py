@@ -60,7 +60,7 @@ def host_folders(layout: Layout) -> dict[str, Path]:
 
 
 def setup_commands(layout: Layout, settings: ClusterSettings) -> list[list[str]]:
-    """What the node's supervisor does first, inside its namespaces."""
+    """Commands that the node's supervisor runs first, inside its namespaces."""
     networks = settings.node_networks
     commands = [["mount", "--make-rshared", "/"]]
     commands += [["mount", "--bind", str(ours), theirs] for theirs, ours in host_folders(layout).items()]
@@ -147,7 +147,7 @@ def write_node_config(
 
 
 def _control_plane(layout: Layout) -> list[str]:
-    """What a component that needs the API server waits for: it runs already when a further node starts."""
+    """Dependencies of a component that needs the API server; none for a further node, since it runs already."""
     return [] if layout.cluster else ["kube-apiserver"]
 
 
@@ -237,7 +237,7 @@ def _traefik_config(layout: Layout, address: str, health: str) -> dict[str, Any]
 
 
 def _cluster_resolv_conf(settings: ClusterSettings) -> str:
-    """What the kubelet gives pods: `vdi-gateway.vdi-system.svc` is a name that the cluster's DNS completes."""
+    """resolv.conf of pods: the cluster's DNS completes names such as `vdi-gateway.vdi-system.svc`."""
     return f"nameserver {settings.node_networks.dns_service}\nsearch svc.cluster.local cluster.local\noptions ndots:5\n"
 
 

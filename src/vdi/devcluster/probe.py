@@ -27,7 +27,7 @@ def read_machine(*, containerd: Path, state: Path) -> Machine:
 
 
 def missing_tools() -> list[str]:
-    """Which of the programs that a node needs are not installed."""
+    """Programs that a node needs and this machine lacks."""
     return [tool for tool in TOOLS if shutil.which(tool, path=SYSTEM_PATH) is None]
 
 
@@ -67,7 +67,7 @@ def _containerd_version(binary: Path) -> tuple[int, int]:
 
 
 def _bounding_capabilities() -> int:
-    """What root may at most do here (asked before it is root, so not the effective ones)."""
+    """Capabilities that root can have here: the bounding set, since this process may not be root yet."""
     text = Path("/proc/self/status").read_text()
     found = re.search(r"^CapBnd:\s*([0-9a-f]+)$", text, re.MULTILINE)
     return int(found[1], 16) if found else 0

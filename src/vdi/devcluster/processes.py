@@ -56,7 +56,7 @@ class Supervised(msgspec.Struct, frozen=True):
 
 
 def write_spec(layout: Layout, components: list[Component], setup: list[list[str]]) -> None:
-    """What the supervisor is to run; `setup` are commands it runs first, inside its namespaces.
+    """Write the supervisor's input: its components, and `setup`, commands it runs first, inside its namespaces.
 
     Only its owner can read the file: containerd's environment may have a proxy's password.
     """

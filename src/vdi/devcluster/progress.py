@@ -1,4 +1,4 @@
-"""What a person sees while long work runs: live bars with the time on a terminal, plain lines elsewhere.
+"""Progress of long work: live bars with the time on a terminal, plain lines elsewhere.
 
 Used by everything in this room that takes more than a moment. Each step has a log of its own; a step that fails
 says so with the log's last lines. Steps may run side by side (`Progress.side_by_side`); Ctrl-C ends every program

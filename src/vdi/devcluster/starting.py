@@ -68,7 +68,7 @@ USUAL_WEBSECURE_PORT = 8443
 
 @dataclass(frozen=True)
 class Kind:
-    """What a cluster is made as; it stays that until a reset."""
+    """Shape of a cluster; fixed until a reset."""
 
     control_plane_only: bool
     fake_gpus: int
@@ -97,7 +97,7 @@ def choose_kind(
     fake_gpus: int | None,
     nodes: int | None = None,
 ) -> Kind:
-    """What was requested; where nothing was, what the cluster was made as. Raises ClusterError on a contradiction."""
+    """The requested shape; for what was not requested, the existing one. Raises ClusterError on a contradiction."""
     for option, number in (("--fake-gpus", fake_gpus), ("--nodes", nodes)):
         if control_plane_only and number:
             raise ClusterError(
@@ -127,7 +127,7 @@ def choose_kind(
 
 
 def choose_settings(name: str, known: ClusterSettings | None, kind: Kind) -> ClusterSettings:
-    """What to run it with: what it had before, but for the desktops' port if another program took that."""
+    """The settings it had before; only the desktops' port changes, if another program took it."""
     if known is not None:
         if known.websecure_port:
             return msgspec.structs.replace(known, websecure_port=free_ports(1, known.websecure_port)[0])

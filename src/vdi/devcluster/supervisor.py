@@ -65,7 +65,7 @@ class Component:
 
 @dataclass
 class State:
-    """What `status.json` says of one component. Times are seconds since the epoch; `last_exit` is in words."""
+    """One component in `status.json`. Times are seconds since the epoch; `last_exit` is in words."""
 
     state: str = "waiting"
     pid: int = 0

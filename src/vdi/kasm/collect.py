@@ -157,7 +157,7 @@ _ADDRESSES_ASKED = 20
 
 @dataclass
 class Reading:
-    """What has been read so far."""
+    """Objects read so far, and the kinds that could not be read."""
 
     client: Client
     objects: dict[str, list[Object]] = field(default_factory=dict)
@@ -210,7 +210,7 @@ class Reading:
 
 
 def _forbidden(error: ApiError, verb: str, what: str, namespace: str | None) -> Unreadable:
-    """Who lacks which permission, and the command that gives it."""
+    """The missing permission, its account, and the commands that grant it."""
     match = re.search(r'User "([^"]+)"', error.message)
     who = match[1] if match else UNKNOWN_ACCOUNT
     where = f" in namespace {namespace}" if namespace else ""

@@ -1,4 +1,4 @@
-"""What `helm upgrade --install` is given for one of Kasm's charts, and how to go on where it fails."""
+"""Arguments of `helm upgrade --install` for Kasm's charts, and the next steps after a failure."""
 
 import shlex
 from pathlib import Path
@@ -10,7 +10,7 @@ from vdi.kasm.generations.model import Generation, Version, words_of
 
 
 def after_failure(change: Change, *, was_there: bool) -> str:
-    """How to go on. Nothing was undone: the pods that are left say why, and an uninstallation may delete data."""
+    """Next steps after a failure. Nothing was undone: the remaining pods show why, and an uninstall may lose data."""
 
     undo, place = f"helm {'rollback' if was_there else 'uninstall'} {change.release}", change.place
     return (
@@ -20,7 +20,7 @@ def after_failure(change: Change, *, was_there: bool) -> str:
 
 
 def source_of(generation: Generation, version: Version | None, given: str) -> tuple[str, tuple[str, ...]]:
-    """What helm is given for a chart: the one that is named, else the generation's own. Raises ValueError."""
+    """Helm's arguments for the chart: the named one, else the generation's own. Raises ValueError."""
     if given:
         return given, () if version is None or Path(given).exists() else ("--version", words_of(version))
     if not generation.source:

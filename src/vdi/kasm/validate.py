@@ -279,7 +279,7 @@ def validate(found: Installation) -> list[Finding]:
 
 
 def notes(found: Installation) -> list[str]:
-    """What cannot be looked at from here."""
+    """Notes about things that the Kubernetes API does not show."""
     return [_AGENTS.format(host=found.hostname or "HOST")]
 
 
@@ -362,7 +362,7 @@ def _leads_to(found: Installation, installed: Installed, service: str) -> str:
 
 
 def _leading(found: Installation, installed: Installed) -> list[WayIn]:
-    """Those that lead to Kasm's proxy; an Ingress of somebody else in the namespace is not among them."""
+    """Ingresses and routes that lead to Kasm's proxy; other Ingresses of the namespace are left out."""
     return [
         way for way in _ways_in(found) if any(_leads_to(found, installed, name) == "proxy" for name in way.services)
     ]

@@ -155,7 +155,7 @@ class Finder:
         self._lock = threading.Lock()
 
     def find(self, name: str) -> Path:
-        """Where `name` is now. Raises BinaryUnavailable with every source's reason."""
+        """The path of `name`. Raises BinaryUnavailable with every source's reason."""
         reasons: list[str] = []
         path, missing = from_named_folder(name, self._build_cache.env)
         if path is not None:

@@ -39,7 +39,7 @@ KUBERNETES_PROGRAMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What all recipes have: the entry's name in the cache, and where each of our names is in it."""
+    """Base of all recipes: the entry's name in the cache, and the path of each of our names in it."""
 
     key: str
     provides: Mapping[str, str]

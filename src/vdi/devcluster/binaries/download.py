@@ -55,7 +55,7 @@ class Downloader:
         self._guard = threading.Lock()
 
     def address(self, url: str) -> str:
-        """Where `url` is really fetched from: the mirror's copy, when there is a mirror."""
+        """The address that is requested for `url`: the mirror's copy, when there is a mirror."""
 
         return f"{self._mirror}/{url.removeprefix('https://')}" if self._mirror else url
 

@@ -60,7 +60,7 @@ def may_install() -> bool:
 
 
 def root_rights() -> tuple[str, ...]:
-    """What goes before a command that only root may run."""
+    """Prefix of a command that only root may run."""
     return () if os.geteuid() == 0 else SUDO
 
 
@@ -160,7 +160,7 @@ def missing_libraries(ldd_output: str) -> list[str]:
 
 
 def pip_command(build_cache: BuildCache) -> list[str]:
-    """How to call pip's `install` here: this Python's pip, else uv's. Raises SourceFailed when there is neither."""
+    """pip's `install` command: this Python's pip, else uv's. Raises SourceFailed when there is neither."""
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile"]
     uv = shutil.which("uv", path=build_cache.env.get("PATH", ""))

@@ -74,7 +74,7 @@ class ImageRecipe:
 
 @dataclass(frozen=True)
 class _Base:
-    """What an image is built from."""
+    """Parent of an image."""
 
     archive: Path
     # With its tag.
@@ -207,7 +207,7 @@ def digest(parts: Sequence[str], files: Mapping[str, Path]) -> str:
 
 
 def context_files(recipe: ImageRecipe, root: Path) -> dict[str, Path]:
-    """What the build sees: path in the context -> file. Raises ImageFailed outside a checkout of the project."""
+    """Files of a build: path in the context -> file. Raises ImageFailed outside a checkout of the project."""
     found: dict[str, Path] = {}
     for name in recipe.files:
         start = root / name

@@ -25,7 +25,7 @@ class BadProgram(Exception):  # noqa: N818 - named for what was found
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """What an image says about how to run it; empty fields are left out."""
+    """Run configuration of an image; empty fields are left out."""
 
     entrypoint: Sequence[str] = ()
     cmd: Sequence[str] = ()
@@ -90,7 +90,7 @@ def image_id(archive: Path) -> str:
 
 
 def find_leaks(archive: Path, private: Sequence[str], paths: Sequence[str]) -> list[str]:
-    """What stayed in the image of the machine that built it, one line each.
+    """Data of the build machine that stayed in the image, one line each.
 
     `private` are texts that its configuration and history must not hold, `paths` are files (without the first `/`)
     that no layer may hold.

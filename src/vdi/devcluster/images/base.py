@@ -52,7 +52,7 @@ def from_registry(entry: Path) -> bool:
 
 
 def registry_problem(address: str = _REGISTRY, seconds: float = _REGISTRY_SECONDS) -> str | None:
-    """Why the registry cannot be used; None when it answers (401 is its answer to whoever has not logged in)."""
+    """The reason why the registry cannot be used; None when it responds (401 means: not logged in)."""
     try:
         with urllib.request.urlopen(address, timeout=seconds):  # noqa: S310 - https, a constant
             return None

@@ -72,7 +72,7 @@ class Builder(Protocol):
 
 @dataclass(frozen=True)
 class Storage:
-    """Where Podman and Buildah keep what they build. `run` must be short: Podman refuses more than 50 characters."""
+    """Folders of Podman and Buildah. `run` must be short: Podman refuses more than 50 characters."""
 
     root: Path
     run: Path
@@ -244,7 +244,7 @@ def require_builder(
 
 
 def docker_problem() -> str | None:
-    """Why the Docker engine cannot be used now; None when it answers."""
+    """The reason why the Docker engine cannot be used now; None when it responds."""
     try:
         done = subprocess.run(
             ["docker", "info", "--format", "{{.ServerVersion}}"],
@@ -311,7 +311,7 @@ _PLATFORMS_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Platforms:
-    """What will build, for which architectures, and the reasons for what is left out, one line each."""
+    """Builder, architectures it can build for, and reasons for those left out, one line each."""
 
     builder: str
     architectures: tuple[str, ...]
@@ -336,7 +336,7 @@ def find_platforms(env: Mapping[str, str], *, docker: bool, binfmt: Path = _BINF
 
 
 def _foreign_problem(builder: str, arch: str, env: Mapping[str, str], binfmt: Path) -> str | None:
-    """Why `builder` cannot build for another architecture than this machine's; None when it can."""
+    """The reason why `builder` cannot build for another architecture than this machine's; None when it can."""
     advice = f"install QEMU's user mode for {arch} (Debian: qemu-user-static and binfmt-support)"
     if builder == "docker":
         platforms = _docker_platforms(env)

@@ -1,1 +1,1 @@
-"""Why a pod of Kasm is not ready: its chain of waits is followed down to the one cause. Pure."""
+"""Diagnosis of pods of Kasm that are not ready: a chain of waits, followed down to its one cause. Pure."""

@@ -35,7 +35,7 @@ class Walk(Explainer):
     circles: dict[str, Link] = field(default_factory=dict)
 
     def explain(self, pod: KasmPod) -> Link:
-        """Why this pod is not ready."""
+        """The link that explains this pod."""
         if pod.name in self.explained:
             return self.explained[pod.name]
         for place, (other, _) in enumerate(self.path):
@@ -72,7 +72,7 @@ class Walk(Explainer):
         return found
 
     def _target(self, pod: KasmPod, container: KasmContainer) -> Target | None:
-        """What its init container waits for: its command line says so, else what is known of the chart."""
+        """Target of its init container: from its command line, else from the chart's description."""
         if container.target:
             return container.target
         known = self.kasm.step_of(pod, container.name)
@@ -140,7 +140,7 @@ class Walk(Explainer):
         )
 
     def _circle(self, members: list[tuple[KasmPod, KasmContainer]]) -> Link:
-        """Those of the path that wait for each other."""
+        """Pods of the path that wait for each other."""
         members = sorted(members, key=lambda member: member[0].name)
         key = members[0][0].name
         if key not in self.circles:
@@ -185,7 +185,7 @@ def chain(found: Link) -> Iterator[Finding]:
 
 
 def links(kasm: Installation) -> Iterator[Link]:
-    """What is to be said about a namespace, also about what merely starts."""
+    """Links of all pods of a namespace, including those that merely start."""
     walk = Walk(kasm)
     for pod in kasm.pods:
         if not pod.ready:

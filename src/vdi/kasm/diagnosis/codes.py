@@ -225,12 +225,12 @@ class Link:
 
 
 class Explainer(Protocol):
-    """What can be asked about pods."""
+    """Explains a pod; implemented by `chains.Walk`."""
 
     kasm: Installation
 
     def explain(self, pod: KasmPod) -> Link:
-        """Why this pod is not ready."""
+        """The link that explains this pod."""
 
 
 def link(

@@ -29,7 +29,7 @@ _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "redis": 6379}
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a wait goes."""
+    """Target of a wait."""
 
     scheme: str
     host: str
@@ -44,7 +44,7 @@ class Target:
 
 
 def read_wait(container: Mapping[str, Any]) -> str:
-    """What this container waits for, as an address; empty where its command line does not say."""
+    """The address that this container waits for; empty where its command line does not say."""
     given = {variable["name"]: str(variable.get("value", "")) for variable in container.get("env") or ()}
     words = [*(container.get("command") or ()), *(container.get("args") or ())]
     text = _VARIABLE.sub(
@@ -142,7 +142,7 @@ class KasmContainer:
 
     @property
     def ended(self) -> Raw | None:
-        """How it ended, if it has ended badly, now or the last time."""
+        """Its last bad end, now or before the last restart."""
         for found in (self._state("state", "terminated"), self._state("lastState", "terminated")):
             if found and (found.get("exitCode") or found.get("reason") == "OOMKilled"):
                 return found
@@ -230,7 +230,7 @@ class KasmPod:
 
     @property
     def done(self) -> int:
-        """How many init containers have done their work: the `x` of `Init:x/y`."""
+        """Number of init containers that have completed: the `x` of `Init:x/y`."""
         return sum(step.is_done for step in self.steps)
 
     @property
@@ -247,7 +247,7 @@ class KasmPod:
 
     @property
     def unready(self) -> list[KasmContainer]:
-        """What keeps it from being ready: the init container that it is at, or those of its containers that are not."""
+        """Containers that are not ready: the current init container, or containers of the pod."""
         if self.step:
             return [self.step]
         return [container for container in self.containers if not container.status.get("ready")]
@@ -306,7 +306,7 @@ def is_kasms(found: Mapping[str, Any]) -> bool:
 
 
 def kasm_namespaces(snapshot: Snapshot) -> tuple[str, ...]:
-    """Where Kasm is: the namespace that was asked about, or those with objects of its charts."""
+    """Namespaces of Kasm: the requested one, or those with objects of its charts."""
     if snapshot.scope.kasm:
         return (snapshot.scope.namespace,)
     made = [one for plural in ("pods", *_WORKLOADS) for one in snapshot.raw(plural) if is_kasms(one)]
@@ -345,7 +345,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Installation:
-    """What is in one namespace."""
+    """Kasm in one namespace."""
 
     snapshot: Snapshot
     namespace: str
@@ -391,7 +391,7 @@ class Installation:
 
     @cached_property
     def chart(self) -> str:
-        """What most of its objects were made by, such as `kasm-1.1181.0`; empty where no label says so."""
+        """Chart of most of its objects, such as `kasm-1.1181.0`; empty where no label says so."""
         found = [*(workload.raw for workload in self.workloads), *self._here("pods")]
         counts = Counter(label for one in found if (label := labels_of(one).get(CHART)))
         return counts.most_common(1)[0][0] if counts else ""
@@ -404,11 +404,11 @@ class Installation:
 
     @cached_property
     def generation(self) -> Generation | None:
-        """Which of the three charts it is; None: none of them."""
+        """Its generation of the chart; None for an unknown one."""
         return of_label(self.chart) or of_workloads(workload.name for workload in self.workloads)
 
     def step_of(self, pod: KasmPod, container: str) -> tuple[Component, InitContainer] | None:
-        """What is known of an init container by its name; None where the chart is not known, or has none such."""
+        """Description of an init container by its name; None where the chart is not known, or has none such."""
         component = self.generation.component_of(pod.labels) if self.generation else None
         step = component.step(container) if component else None
         return (component, step) if component and step else None
@@ -420,7 +420,7 @@ class Installation:
         return [workload for workload in self.workloads if selector.items() <= workload.pod_labels.items()]
 
     def endpoints(self, service: str) -> tuple[int, int]:
-        """How many pods stand behind a Service, and how many of them are ready."""
+        """Number of pods behind a Service, and of the ready ones."""
         slices = [
             each for each in self._all("endpointslices") if labels_of(each).get("kubernetes.io/service-name") == service
         ]

@@ -1,4 +1,4 @@
-"""Why one pod of Kasm does not start, as far as that is its own affair: image, references, room, crashes. Pure."""
+"""Rules for causes in the pod itself: image, references, capacity, crashes. Pure."""
 
 import re
 import shlex
@@ -22,7 +22,7 @@ def _requested(pod: KasmPod) -> dict[str, int]:
 
 
 def _left(pod: KasmPod, resource: str) -> dict[str, int]:
-    """What each node has left; nothing where only the pods of some namespaces are known."""
+    """Free capacity of each node; empty where only the pods of some namespaces are known."""
 
     if "pods@all" in pod.snapshot.unreadable_kinds:
         return {}
@@ -36,7 +36,7 @@ def _left(pod: KasmPod, resource: str) -> dict[str, int]:
 
 
 def _arithmetic(pod: KasmPod) -> str:
-    """What it requests, and what the roomiest node has left of that."""
+    """Its requests, and the free capacity of the roomiest node."""
     requested, lines = _requested(pod), []
     for resource, words in (("cpu", _cpu), ("memory", _memory)):
         most = max(_left(pod, resource).values(), default=None)
@@ -47,7 +47,7 @@ def _arithmetic(pod: KasmPod) -> str:
 
 
 def _request_lines(pod: KasmPod) -> Iterator[str]:
-    """What it requests, and what each node has left, line by line."""
+    """Its requests, and the free capacity of each node, one line each."""
     kinds = (("cpu", _cpu), ("memory", _memory))
     requested = _requested(pod)
     if asked := [f"{resource} {words(requested[resource])}" for resource, words in kinds if resource in requested]:
@@ -87,7 +87,7 @@ _STALLED = 240.0
 
 @dataclass(frozen=True, slots=True)
 class PodProblem:
-    """What is the matter with a pod. No code: nothing is, it is on its way."""
+    """Problem of a pod. Without a code there is none: the pod is starting."""
 
     code: str
     message: str
@@ -219,7 +219,7 @@ def _reference(pod: KasmPod, container: KasmContainer | None) -> PodProblem | No
 
 
 def _supply(pod: KasmPod, kind: str, name: str, key: str, text: str) -> Remedy:
-    """How the object that is missing, or its key, comes to be there."""
+    """Remedy that creates the missing object or key."""
     if key:
         command = f"edit {kind.lower()} {name}"
     elif kind == "ConfigMap":

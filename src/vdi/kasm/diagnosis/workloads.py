@@ -22,7 +22,7 @@ _POD_PATIENCE = 20.0
 
 
 def explain_workload(kasm: Installation, workload: Workload, *, awaited: bool) -> Link | None:
-    """Why it has no pods; None: it has some."""
+    """The reason why a workload has no pods; None when it has some."""
 
     if kasm.pods_selected_by(workload.selector):
         return None
@@ -101,7 +101,7 @@ def first_job(kasm: Installation) -> dict[str, object] | None:
 
 
 def job_refusal(kasm: Installation, name: str) -> Link | None:
-    """Why the Job has no pod, where the API server refuses it."""
+    """The reason why the Job has no pod, where the API server refuses it."""
     for event in kasm.snapshot.events.get(("Job", kasm.namespace, name), ()):
         if event.reason == "FailedCreate":
             return _refused(kasm, f"job/{kasm.namespace}/{name}", name, event.note)
@@ -113,7 +113,7 @@ _CLAIM_PATIENCE = 60.0
 
 
 def explain_claim(kasm: Installation, name: str, pod: KasmPod) -> Link:
-    """Why this claim is not bound."""
+    """The reason why a claim is not bound."""
     where = f"persistentvolumeclaim/{kasm.namespace}/{name}"
     describe = f"kubectl --namespace {kasm.namespace} describe pvc {name}"
     claim = kasm.snapshot.find("persistentvolumeclaims", name, kasm.namespace)
@@ -203,7 +203,7 @@ _TABLES_PATIENCE = 90.0
 def explain_tables(
     explainer: Explainer, pod: KasmPod, container: KasmContainer, target: Target
 ) -> tuple[Link | None, str]:
-    """Why the tables cannot be read."""
+    """The reason why the database's tables cannot be read."""
     kasm = explainer.kasm
     job: Any = first_job(kasm)
     if job is None:
@@ -282,7 +282,7 @@ Answer = tuple[Link | None, str]
 
 
 def explain_service(explainer: Explainer, pod: KasmPod, container: KasmContainer, target: Target) -> Answer:
-    """Why this wait goes on."""
+    """The reason why a wait for a Service goes on."""
     kasm = explainer.kasm
     name = _service_name(kasm, target.host)
     if name is None:
@@ -452,7 +452,7 @@ def _selects_nothing(kasm: Installation, service: Any) -> Link:
 
 
 def _dns(kasm: Installation) -> Link | None:
-    """That the cluster's DNS does not answer, if so."""
+    """The finding that the cluster's DNS does not respond; None when it does."""
     return next((Link(one) for one in dns_down.run(kasm.snapshot)), None)
 
 

@@ -27,7 +27,7 @@ def parse_version(text: str) -> Version:
 
 
 def kasm_version(chart_version: str) -> str:
-    """Which Kasm a chart version installs: `1.1181.0` is 1.18.1, `1.1190.6` is 1.19.0, `1.17.0` itself."""
+    """Version of Kasm that a chart version installs: `1.1181.0` is 1.18.1, `1.1190.6` is 1.19.0, `1.17.0` itself."""
     version = parse_version(chart_version)
     if len(version) < 2 or version[1] < 1000:
         return words_of(version)

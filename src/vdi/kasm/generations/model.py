@@ -61,7 +61,7 @@ def presets(*rows: str) -> dict[str, Resources]:
 
 
 def counts(*numbers: int) -> dict[str, int]:
-    """How many pods at each size; a single number is for all of them."""
+    """Number of pods at each size; a single number is for all of them."""
     return dict(zip(SIZES, numbers if len(numbers) > 1 else numbers * len(SIZES), strict=True))
 
 

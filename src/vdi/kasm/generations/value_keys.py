@@ -1,4 +1,4 @@
-"""Which values each generation's chart reads, as text for `ValueKeys`.
+"""Values that each generation's chart reads, as text for `ValueKeys`.
 
 A chart's own JSON schema is not enough: B's lets unknown keys pass at the top level, C's everywhere; A's refuses them
 without naming the right one.

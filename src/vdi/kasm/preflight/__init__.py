@@ -1,1 +1,1 @@
-"""What a cluster has to have before Kasm is installed: items of a checklist. Pure."""
+"""Requirements on a cluster before Kasm is installed: items of a checklist. Pure."""

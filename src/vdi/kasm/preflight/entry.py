@@ -54,7 +54,7 @@ def is_traefik(raw: dict[str, Any]) -> bool:
 
 
 def holders(facts: Facts, port: int) -> list[Holder]:
-    """All that have this TCP port on nodes, each once."""
+    """Services and pods that use this TCP port on nodes, each once."""
     services = list(_services(facts, port))
     names = {service.name for service in services}
     return list({one.name: one for one in [*_pods(facts, port, names), *services]}.values())
@@ -95,7 +95,7 @@ def _probed(facts: Facts, port: int, outcome: str) -> list[str]:
 
 
 def disabled(facts: Facts) -> set[str]:
-    """What K3s was configured not to install (`--disable`), from the annotation that its servers put on their nodes."""
+    """Parts that K3s was told not to install (`--disable`), from the annotation that its servers put on their nodes."""
     found: set[str] = set()
     for node in facts.all("nodes"):
         try:
@@ -143,7 +143,7 @@ def _seen(facts: Facts, port: int, found: list[Holder]) -> str:
 
 
 def _users(facts: Facts, port: int, own: frozenset[str]) -> tuple[list[Holder], list[Holder], list[str]]:
-    """All that have the port, those of them that keep it from Kasm, and where something responds."""
+    """Holders of the port, those of them that keep it from Kasm, and addresses where something responds."""
     found = holders(facts, port)
     others = [one for one in found if not one.own_address and one.name not in own]
     return found, others, _probed(facts, port, "open")
@@ -201,7 +201,7 @@ def _look(port: int) -> Remedy:
 
 
 def way_in_line(facts: Facts, ingress: Ingress) -> Finding:
-    """Who leads in."""
+    """The controller that routes requests to Kasm."""
     if ingress is Ingress.TRAEFIK:
         return _traefik_line(facts)
     if ingress is Ingress.LOADBALANCER:

@@ -1,4 +1,4 @@
-"""What a preflight and a validation look at, at one moment, as frozen data; and the items that they report. Pure.
+"""Input of a preflight and a validation: the cluster at one moment, as frozen data; and their items. Pure.
 
 `collect` fills it. Objects are as the API server sent them. What lies outside the API (names, ports, programs) is
 measured where the command runs.
@@ -80,13 +80,13 @@ def is_ready(pod: Raw) -> bool:
 
 
 def addresses_of(raw: Raw) -> list[str]:
-    """Where a Service or an Ingress can be reached from outside."""
+    """Addresses of a Service or an Ingress for requests from outside."""
     given = ((raw.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
     return [str(each.get("ip") or each.get("hostname")) for each in given]
 
 
 class Resolution(msgspec.Struct, frozen=True):
-    """What a host name resolves to where the command runs."""
+    """Addresses of a host name where the command runs."""
 
     host: str
     addresses: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What an HTTP server answered; status 0: nothing, and `problem` says why."""
+    """Response of an HTTP server; status 0 for none, and then `problem` says why."""
 
     url: str
     status: int = 0
@@ -164,7 +164,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
 
 
 def takes_of(spec: Raw) -> dict[str, int]:
-    """What a pod of this spec takes of a node, as the scheduler reckons."""
+    """Resources that a pod of this spec takes of a node, as the scheduler counts them."""
     return msgspec.convert(spec, PodResources, strict=False).takes
 
 

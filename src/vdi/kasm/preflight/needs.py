@@ -1,4 +1,4 @@
-"""What is to be installed, read from the user's values, and what it asks of a cluster: pods, volumes, way in. Pure."""
+"""The planned release, read from the user's values, and its needs: pods, volumes, ingress. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,21 +32,21 @@ class ClaimNeed(msgspec.Struct, frozen=True):
 
 
 class Needs(msgspec.Struct, frozen=True):
-    """All that has to find room, and where that was taken from, in words."""
+    """Pods and claims that need capacity, and the source of the figures, in words."""
 
     source: str
     pods: tuple[PodNeed, ...] = ()
     claims: tuple[ClaimNeed, ...] = ()
 
     def total(self, resource: str) -> int:
-        """What all pods take of a resource."""
+        """Total of a resource over all pods."""
 
         return sum(one.count * one.takes.get(resource, 0) for one in self.pods)
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRelease:
-    """What the preflight holds the cluster against."""
+    """The release that the preflight plans for."""
 
     generation: Generation
     version: Version
@@ -138,7 +138,7 @@ class Preset:
         return Needs(source, tuple(pods), tuple(claims))
 
     def count(self, component: Component) -> int:
-        """How many pods. Raises ValueError where the values say something else than a number."""
+        """Number of pods. Raises ValueError where the value is no number."""
         given = value_at(self.values, component.replicas_path) if component.replicas_path else None
         return _whole_number(component.replicas_path, given) or component.replicas.get(self.size, 1)
 
@@ -152,7 +152,7 @@ class Preset:
         return takes_of({"containers": containers, "initContainers": steps})
 
     def containers(self, component: Component) -> list[Container]:
-        """Those that the values leave in."""
+        """Containers that the values leave in."""
         return [container for container in component.containers if not container.switch or self.is_on(container.switch)]
 
     def _resources(self, container: Container) -> dict[str, Any]:

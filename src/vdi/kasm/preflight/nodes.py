@@ -77,7 +77,7 @@ def _usable(facts: Facts) -> list[dict[str, Any]]:
 
 
 def nodes_line(facts: Facts) -> Finding:
-    """How many take pods, and why others do not."""
+    """Number of nodes that accept pods, and reasons of the others."""
     closed = _closed(facts)
     observed = f"{len(facts.nodes) - len(closed)} of {len(facts.nodes)} accept pods"
     observed += f" ({'; '.join(f'{name} {reason}' for name, reason in closed.items())})" if closed else ""

@@ -18,7 +18,7 @@ from vdi.kasm.values.render import is_host_name, value_at
 
 
 class Code(StrEnum):
-    """What is wrong with a value."""
+    """Kind of problem with a value."""
 
     UNKNOWN_KEY = "unknown_key"  # the chart, as it is described here, does not read this key
     INVALID_VALUE = "invalid_value"
@@ -49,7 +49,7 @@ class Subject:
         return default if found is None else found
 
     def path(self, setting: str) -> str:
-        """Where a setting stands; empty where this chart does not have it."""
+        """Path of a setting; empty where this chart does not have it."""
         path = self.generation.paths.get(setting, "")
         return path if path and self.generation.keys.read(path, self.version) else ""
 
@@ -99,7 +99,7 @@ def _zone_keys(subject: Subject, path: str, zones: Any) -> Iterator[Finding]:
 
 
 def _unknown(subject: Subject, path: str, value: Any) -> Iterator[Finding]:
-    """What is said of a key that the chart does not read: of a block with better answers inside, of each key there."""
+    """Findings for a key that the chart does not read; for a block with better answers inside, one for each key."""
     meant = meant_by(subject, path)
     if meant is None and isinstance(value, Mapping) and _is_answered_inside(subject, path, value):
         for key, below in value.items():
@@ -158,7 +158,7 @@ _ABSENT = {
 
 
 def meant_by(subject: Subject, path: str) -> tuple[str, str] | None:
-    """What this chart reads in the place of such a key, or "" and why it has none; None where nothing is known."""
+    """The key that this chart reads instead, or "" and the reason why it has none; None where nothing is known."""
     others = [each for each in ALL if each is not subject.generation]
     settings = {**{path: setting for each in others for setting, path in each.paths.items()}, **_HABITS}
     if setting := settings.get(path):

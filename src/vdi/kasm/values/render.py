@@ -17,7 +17,7 @@ from vdi.kasm.generations.model import SIZES, Generation, Resources, Version, re
 
 
 def value_at(values: Mapping[str, Any], path: str) -> Any:
-    """What stands at a path; None where nothing does. A null is as good as none, as it is for Helm."""
+    """The value at a path; None where there is none. A null counts as none, as it does for Helm."""
 
     found: Any = values
     for key in path.split("."):
@@ -136,7 +136,7 @@ _LONGEST_RELEASE = 53
 
 
 class Ingress(StrEnum):
-    """How browsers come in."""
+    """Entry point for browsers."""
 
     TRAEFIK = "traefik"  # the chart's Ingress, served by the Traefik of K3s
     LOADBALANCER = "loadbalancer"  # a Service of type LoadBalancer on port 443, without an Ingress
@@ -145,7 +145,7 @@ class Ingress(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InstallOptions:
-    """What a person decides. Everything else follows."""
+    """Options that a person chooses. Everything else follows from them."""
 
     generation: Generation
     hostname: str
@@ -220,7 +220,7 @@ def render(options: InstallOptions) -> str:
 
 
 def heading(options: InstallOptions) -> str:
-    """What the file is for, and how it is used."""
+    """Comment at the head of the file: its purpose and its use."""
     version = words_of(options.chart_version)
     lines = [
         f"Kasm {kasm_version(version)}: values for chart {options.generation.chart} {version}"
@@ -280,7 +280,7 @@ def _way_in(options: InstallOptions) -> Iterator[Entry]:
 
 
 def _replicas(options: InstallOptions) -> Iterator[Entry]:
-    """Where the chart requires them: also of components that are off, and whatever the profile says."""
+    """Replica counts that the chart requires: also of components that are off, whatever the profile says."""
     if not options.generation.requires_replicas:
         return
     comment = "the chart rejects values without replicas when Helm 4 installs it"
