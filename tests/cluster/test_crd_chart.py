@@ -16,10 +16,9 @@ from network.worlds import policies, rendered, variants
 from support.permissions import key_rules, operator_rules, placeholder_rules
 from support.waiting import wait_until
 from tools.generate import chart
-from vdi.cluster.objects import HOLD
 from vdi.session.autoscaling import AutoscalingSettings
 from vdi.session.children import AGENT_PORT_NAME, PORT_NAME
-from vdi.session.naming import MANAGED_BY
+from vdi.session.naming import HOLD, MANAGED_BY
 from vdi.settings import read_settings
 
 OPERATOR = "system:serviceaccount:vdi-system:vdi-operator"

@@ -9,11 +9,11 @@ from cluster.operator_stage import Object, Stage, condition
 from cluster.stand_in import MARK
 from support.clock import ShiftedClock
 from support.waiting import eventually
-from vdi.cluster.objects import HOLD
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import TooManyRequests
 from vdi.kube.resource import EVENTS, NODES, PODS, Resource
 from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.naming import HOLD
 
 BUDGETS = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 

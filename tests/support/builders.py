@@ -8,7 +8,8 @@ import msgspec
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.cluster.objects import Node, PersistentVolumeClaim, Pod, Route, Secret, Service
+from vdi.cluster.objects import Node, PersistentVolumeClaim, Pod, Service
+from vdi.session.children import Route, Secret
 
 GPU = "nvidia.com/gpu"
 CREATED = "2026-11-20T08:00:00Z"

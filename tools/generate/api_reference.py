@@ -4,7 +4,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from vdi.api.crd import Schema, build_crds, describe_allowed
-from vdi.session.conditions import Reason
+from vdi.cluster.reasons import PodReason
+from vdi.session.conditions import CONDITION_TYPES, WARNING_TYPES, Reason
+
+# PodReady has each reason of a pod; other conditions have some of them too.
+_CONDITIONS_OF_POD_REASONS = {
+    PodReason.HOME_PENDING: "HomeBound, PodReady",
+    PodReason.HOME_LOST: "HomeBound, PodReady",
+    PodReason.HOME_LEAVING: "HomeBound, PodReady",
+    PodReason.STARTING: "PodReady, Ready",
+}
 
 
 def render() -> str:
@@ -19,8 +28,15 @@ def _reasons() -> Iterator[str]:
     yield ""
     yield "| reason | condition | meaning |"
     yield "|---|---|---|"
-    for reason in Reason:
-        yield f"| `{reason}` | {reason.condition} | {reason.meaning} |"
+    of_sessions = [(reason.condition, reason.value, reason.meaning) for reason in Reason]
+    of_pods = [
+        (_CONDITIONS_OF_POD_REASONS.get(reason, "PodReady"), reason.value, reason.meaning) for reason in PodReason
+    ]
+    order = (*CONDITION_TYPES, *WARNING_TYPES)
+    for condition, code, meaning in sorted(
+        of_sessions + of_pods, key=lambda row: order.index(row[0].replace(":", ",").split(",")[0])
+    ):
+        yield f"| `{code}` | {condition} | {meaning} |"
 
 
 def _kind(crd: dict[str, Any]) -> str:

@@ -7,8 +7,7 @@ import yaml
 
 from tools.generate import node_fit
 from tools.generate.chart_render import ROOT, VALUES_FILES, Object, images_of, render
-from vdi.cluster.objects import amounts
-from vdi.cluster.units import smaller_quantity
+from vdi.cluster.units import amounts, smaller_quantity
 
 SIZING = ROOT / "docs/sizing.md"
 AIR_GAP = ROOT / "docs/air-gap.md"

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import msgspec
 
 from tools.generate.chart_render import Object, pod_specs
-from vdi.cluster.objects import Amounts, PodResources, amounts
+from vdi.cluster.objects import PodResources
+from vdi.cluster.units import Amounts, amounts
 
 MEBI = 2**20
 # docs/k3s.md: eviction-hard. What is below it is not given to pods.

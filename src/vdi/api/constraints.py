@@ -28,7 +28,6 @@ class Rule(NamedTuple):
 
     def as_schema(self) -> dict[str, str]:
         """The rule as an entry of `x-kubernetes-validations`; `message` is the fallback for a value of many lines."""
-
         entries = {
             "rule": self.rule,
             "message": self.message,

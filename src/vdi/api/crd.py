@@ -24,7 +24,6 @@ def struct_schema(struct: type[Struct], *, defaults: bool) -> Schema:
     `defaults`: whether the structs' defaults are the API server's too. An empty text, list or map is never one: it says
     no more than a missing field.
     """
-
     kind = inspect.type_info(struct)
     assert isinstance(kind, inspect.StructType)  # noqa: S101 - for the type checker
     return _struct(kind, defaults)

@@ -9,7 +9,6 @@ _HEADER = "# Generated from src/vdi/api by `make generate`. Edit there.\n"
 
 def render_files() -> dict[str, str]:
     """File name to content, for each kind."""
-
     return {f"{crd['spec']['names']['plural']}.yaml": _HEADER + _yaml(crd) for crd in build_crds()}
 
 

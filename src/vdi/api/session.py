@@ -55,7 +55,6 @@ class Role(StrEnum):
 
 def describe_role(role: GuestRole) -> str:
     """What the role allows, as every interface calls it."""
-
     match role:
         case GuestRole.VIEWER:
             return "view only"

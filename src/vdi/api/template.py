@@ -158,7 +158,6 @@ class HomeScope(StrEnum):
     @classmethod
     def _missing_(cls, _value: object) -> "HomeScope":
         """A value of a later version: the one that shares nothing and deletes nothing."""
-
         return cls.USER_AND_TEMPLATE
 
 

@@ -9,7 +9,6 @@ from vdi.cli.helm_options import DryRun, ReleaseOptions, Yes, with_release
 from vdi.cli.options import examples
 from vdi.cli.output import PageOutput, print_data
 from vdi.cli.release import ReleaseView, confirm_change, revision_data, run
-from vdi.cluster.objects import HOST
 from vdi.kube.transport import Client
 from vdi.operator.release_keys import HOST_KEY
 from vdi.release.apply import HelmRun
@@ -25,6 +24,7 @@ from vdi.release.remove import (
     plan_removal,
     uninstall_release,
 )
+from vdi.session.naming import HOST
 
 _WHY = "so that no address goes to another user after the next installation"
 app = typer.Typer(rich_markup_mode=None, add_completion=False)

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from vdi.api.template import Toleration
-from vdi.cluster.objects import Amounts, Node, NodeSelectorTerm, Taint, amounts, matches_any
+from vdi.cluster.objects import Node, NodeSelectorTerm, Taint, matches_any
+from vdi.cluster.units import Amounts, amounts
 
 # Taints of this prefix come and go with a node's state (cordoned, not ready, short of memory or disk).
 _OF_CONDITION = "node.kubernetes.io/"

@@ -2,39 +2,15 @@
 
 The reflectors of `vdi.kube` and the collectors of doctor, kasm and helm decode into them. `gc=False` is safe, because
 none of them can be part of a reference cycle.
-
-Amounts of resources are whole numbers by name: `cpu` in thousandths of a CPU, `memory` in bytes, all else in its own
-unit, rounded up as the scheduler does. Each pod takes one of `pods`.
 """
 
-from base64 import b64decode
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
-from math import ceil
 
 import msgspec
 
 from vdi.api.meta import OwnerReference
-from vdi.api.template import Scheme, Toleration
-from vdi.cluster.units import parse_quantity
-
-Amounts = Mapping[str, int]
-# The resource of which every pod takes one.
-PODS = "pods"
-
-# The node's local disk.
-EPHEMERAL_STORAGE = "ephemeral-storage"
-
-
-@lru_cache(maxsize=4096)
-def amount(resource: str, quantity: str) -> int:
-    """A quantity as a whole number in the resource's unit. Raises ValueError for any other text."""
-    return ceil(parse_quantity(quantity) * (1000 if resource == "cpu" else 1))
-
-
-def amounts(quantities: Mapping[str, str]) -> dict[str, int]:
-    """Quantities (`allocatable`, `requests`) as whole numbers. Raises ValueError for any other text."""
-    return {resource: amount(resource, quantity) for resource, quantity in quantities.items()}
+from vdi.api.template import Toleration
+from vdi.cluster.units import PODS, Amounts, amounts
 
 
 class ResourceRequirements(msgspec.Struct, gc=False):
@@ -230,26 +206,6 @@ def matches_any(terms: Iterable[NodeSelectorTerm], name: str, labels: Mapping[st
     return any(term.means(name, labels) for term in terms)
 
 
-# Annotation on Service and IngressRoute, which are repaired: hash of what the operator last wrote there.
-APPLIED_HASH = "vdi.kasm.io/applied-hash"
-# Annotation on the Pod: generation of the template that it was made from.
-TEMPLATE_REVISION = "vdi.kasm.io/template-revision"
-# Annotation on the IngressRoute: the host that it leads to. Label on a ConfigMap: the host label that it records.
-HOST = "vdi.kasm.io/host"
-# Annotation on the Pod: when the run began, where that was not when this pod was made.
-RUN_STARTED = "vdi.kasm.io/run-started"
-# Annotation on the session: a new value starts the desktop again; on the Pod: the value that it was made with.
-RESTARTED_AT = "vdi.kasm.io/restartedAt"
-# Annotation on the Pod: `status.failures.time` when it was made; another one there: this pod has been given up.
-LAST_FAILURE = "vdi.kasm.io/last-failure"
-# Annotation on the Pod: what its image serves (Web); without it, Selkies.
-PROTOCOL = "vdi.kasm.io/protocol"
-# Annotation on the Pod: what it speaks on its port (HTTPS); without it, HTTP.
-SCHEME = "vdi.kasm.io/scheme"
-# Label on the Pod: "true" while the PodDisruptionBudget is to keep evictions away from it, else "false".
-HOLD = "vdi.kasm.io/hold"
-
-
 class BareMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
     """`metadata` of a child of whose annotations nothing is read."""
 
@@ -417,11 +373,6 @@ class Pod(msgspec.Struct, gc=False):
         return next((source.claim_name for source in sources if source), None)
 
     @property
-    def scheme(self) -> Scheme:
-        """What it speaks on its port, whatever the template says by now."""
-        return Scheme(self.metadata.annotations.get(SCHEME, Scheme.HTTP))
-
-    @property
     def writes_to(self) -> tuple[str, ...]:
         """The claims that it may write to."""
         sources = (volume.persistent_volume_claim for volume in self.spec.volumes)
@@ -545,64 +496,6 @@ class Service(msgspec.Struct, gc=False):
     """The Service in front of the Pod."""
 
     metadata: BareMeta
-
-
-class RouteAnnotations(msgspec.Struct, gc=False):
-    """`metadata.annotations` of an IngressRoute."""
-
-    host: str = msgspec.field(name=HOST, default="")
-
-
-class RouteMeta(BareMeta, rename="camel", gc=False, kw_only=True):
-    """`metadata` of an IngressRoute."""
-
-    annotations: RouteAnnotations = msgspec.field(default_factory=RouteAnnotations)
-
-
-class Route(msgspec.Struct, gc=False):
-    """The IngressRoute."""
-
-    metadata: RouteMeta
-
-    @property
-    def host(self) -> str:
-        """The host it leads to (empty when the annotation is missing)."""
-        return self.metadata.annotations.host
-
-
-class SecretData(msgspec.Struct, rename="camel", gc=False):
-    """`data` of a Secret, without the password: the operator forgets that as soon as it is sent."""
-
-    # Base64.
-    agent_token: str = ""
-
-
-class Secret(msgspec.Struct, gc=False):
-    """The Secret of one desktop."""
-
-    metadata: BareMeta
-    data: SecretData = msgspec.field(default_factory=SecretData)
-
-    @property
-    def agent_token(self) -> str:
-        """Empty without one, and for what is no text."""
-        try:
-            return b64decode(self.data.agent_token).decode()
-        except ValueError:
-            return ""
-
-
-class ReservationData(msgspec.Struct, gc=False):
-    """`data` of the ConfigMap that records who owns a host label."""
-
-    user: str = ""
-
-
-class HostReservation(msgspec.Struct, gc=False):
-    """The ConfigMap that records who owns a host label."""
-
-    metadata: ChildMeta
-    data: ReservationData = msgspec.field(default_factory=ReservationData)
 
 
 class Regarding(msgspec.Struct, gc=False):

@@ -5,15 +5,24 @@ a session reads the same few texts.
 """
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from functools import lru_cache
+from math import ceil
+
+# Whole numbers by name of a resource: `cpu` in thousandths of a CPU, `memory` in bytes, all else in its own unit.
+Amounts = Mapping[str, int]
+# The resource of which every pod takes one.
+PODS = "pods"
+# The node's local disk.
+EPHEMERAL_STORAGE = "ephemeral-storage"
 
 _QUANTITY = re.compile(r"([+-]?)(\d+(?:\.\d*)?|\.\d+)(n|u|m|k|[KMGTPE]i?|[eE][+-]?\d{1,2})?", re.ASCII)
-ALLOWED_DURATIONS = "durations above zero such as 30m, 8h, 1h30m"
 _DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,7})s)?", re.ASCII)
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
+ALLOWED_DURATIONS = "durations above zero such as 30m, 8h, 1h30m"
 
 
 @lru_cache(maxsize=1024)  # the same few are compared again at each look at a session
@@ -22,7 +31,6 @@ def parse_quantity(text: str | int) -> Fraction:
 
     Raises ValueError with the value and what is allowed. `K` and `i` alone are not quantities, as in Kubernetes.
     """
-
     match = _QUANTITY.fullmatch(str(text))
     if match is None or match[3] == "K":
         raise ValueError(f"{str(text)!r} is not a quantity; allowed: numbers such as 2, 500m, 1.5Gi, 4Gi")
@@ -35,6 +43,17 @@ def parse_quantity(text: str | int) -> Fraction:
     elif suffix:
         number *= Fraction(10) ** int(suffix[1:])
     return -number if sign == "-" else number
+
+
+@lru_cache(maxsize=4096)
+def amount(resource: str, quantity: str) -> int:
+    """A quantity as a whole number, rounded up as the scheduler does. Raises ValueError for any other text."""
+    return ceil(parse_quantity(quantity) * (1000 if resource == "cpu" else 1))
+
+
+def amounts(quantities: Mapping[str, str]) -> dict[str, int]:
+    """Quantities (`allocatable`, `requests`) as whole numbers. Raises ValueError for any other text."""
+    return {resource: amount(resource, quantity) for resource, quantity in quantities.items()}
 
 
 def smaller_quantity(one: str, other: str) -> str:

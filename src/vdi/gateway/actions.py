@@ -16,7 +16,6 @@ import msgspec
 
 from vdi.api.schedule import SessionSchedule
 from vdi.api.session import FULL_CONTROL, Access, GuestRole, VDISession
-from vdi.cluster.objects import RESTARTED_AT
 from vdi.cluster.units import ALLOWED_DURATIONS, format_duration, format_time, parse_duration, parse_time
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, refused_by_cluster
@@ -31,6 +30,7 @@ from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound, Replaced
 from vdi.kube.resource import CLAIMS
 from vdi.session.homes import HomeSummary, may_use, retained_claim, why_not_deleted
 from vdi.session.lifetime import is_capped, run_length
+from vdi.session.naming import RESTARTED_AT
 from vdi.session.request import SessionRequest
 from vdi.session.schedule import describe_schedule, find_session_problem
 from vdi.session.streaming import refuse_view_only

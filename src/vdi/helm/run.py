@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
+from vdi.cluster.explain import StartState, chart_subject, explain, first_line
 from vdi.cluster.objects import Event, Pod
 from vdi.cluster.units import format_time
 from vdi.helm.errors import Failure, HelmFailedError, HelmInterruptedError, HelmUnavailableError, explain_failure
@@ -23,7 +24,6 @@ from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.errors import Forbidden, KubeError
 from vdi.kube.resource import EVENTS, PODS, Resource
 from vdi.kube.transport import Client
-from vdi.session.explain import StartState, chart_subject, explain, first_line
 
 # The first whose `template --dry-run=server` reads the cluster, and which upgrades what server-side apply has made.
 OLDEST = (3, 14, 0)

@@ -17,13 +17,13 @@ import msgspec
 
 from vdi.api.meta import ObjectMeta
 from vdi.api.template import HomeScope, TemplateSpec, VDITemplate
+from vdi.cluster.explain import StartState, Subject, explain
 from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
 from vdi.kube.clock import Clock
 from vdi.kube.errors import AlreadyExists, KubeError, NotFound, Replaced
 from vdi.kube.resource import CLAIMS, EVENTS, PODS
 from vdi.kube.transport import Client
 from vdi.session.children import restricted_container, restricted_pod
-from vdi.session.explain import StartState, Subject, explain
 
 T = TypeVar("T")
 

@@ -14,7 +14,9 @@ import msgspec
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import Phase, SessionPersistence, SessionSpec, VDISession
 from vdi.api.template import VDITemplate
+from vdi.cluster.explain import IMAGE_CODES
 from vdi.cluster.objects import Pod
+from vdi.cluster.reasons import PodReason
 from vdi.cluster.units import parse_time
 from vdi.diagnosis.snapshot import Scope
 from vdi.doctor.checks.run import run_checks
@@ -29,9 +31,8 @@ from vdi.kube.resource import PODS, SECRETS, Resource
 from vdi.kube.transport import Client
 from vdi.session.children import AGENT_TOKEN_KEY, PASSWORD_KEY
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.conditions import ADMITTED, POD_READY, Reason
+from vdi.session.conditions import ADMITTED, POD_READY
 from vdi.session.credentials import direct_table, direct_token
-from vdi.session.explain import IMAGE_CODES
 from vdi.session.naming import secret_name
 from vdi.session.streaming import generation
 
@@ -42,7 +43,7 @@ USER = "image-check@vdi.invalid"
 AGENT_PORT = ClusterSettings().agent_port
 _POLL_SECONDS = 0.5
 # Reasons that do not pass by themselves once they have lasted for `_FAULT_SECONDS`.
-_FAULTS = IMAGE_CODES | {Reason.CRASH_LOOP, Reason.BAD_COMMAND, Reason.CANNOT_START, Reason.PROBE_REFUSED}
+_FAULTS = IMAGE_CODES | {PodReason.CRASH_LOOP, PodReason.BAD_COMMAND, PodReason.CANNOT_START, PodReason.PROBE_REFUSED}
 _FAULT_SECONDS = 20.0
 _ANSWER_SECONDS = 10.0
 _END_SECONDS = 30

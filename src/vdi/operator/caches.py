@@ -12,20 +12,7 @@ from typing import Any
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.cluster.objects import (
-    APPLIED_HASH,
-    HOST,
-    Event,
-    ForeignPod,
-    HostReservation,
-    Node,
-    PersistentVolume,
-    PersistentVolumeClaim,
-    Pod,
-    Route,
-    Secret,
-    Service,
-)
+from vdi.cluster.objects import Event, ForeignPod, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service
 from vdi.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.clock import Clock
 from vdi.kube.interning import Interner
@@ -46,9 +33,10 @@ from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector, describe_troubles
 from vdi.session.autoscaling import PLACEHOLDER, AutoscalerEvent
+from vdi.session.children import HostReservation, Route, Secret
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.homes import home_names, resolve_home
-from vdi.session.naming import MANAGED_BY
+from vdi.session.naming import APPLIED_HASH, HOST, MANAGED_BY
 
 BY_TEMPLATE = "template"
 BY_HOME = "home"

@@ -12,7 +12,7 @@ from typing import Any
 
 from vdi.api.session import VDISession
 from vdi.api.template import Scheme
-from vdi.cluster.objects import HOLD, Pod, Secret
+from vdi.cluster.objects import Pod
 from vdi.cluster.units import format_time
 from vdi.kinds import ROUTES
 from vdi.kube.clock import Clock
@@ -22,14 +22,14 @@ from vdi.kube.resource import CLAIMS, CONFIG_MAPS, PODS, SECRETS, SERVICES
 from vdi.operator.owned_resources import ForeignObjectError, OwnedResources, UncertainCreates, is_uncertain, owner_uid
 from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.reservations import Hosts, Reservations, home_reservation
-from vdi.session.children import build_home, build_pod, build_route, build_secret, build_service
+from vdi.session.children import Secret, build_home, build_pod, build_route, build_secret, build_service, scheme_of
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.credentials import DesktopTokens, derive_tokens
 from vdi.session.decide import Decision, Observed, explain_api_error, host_taken, is_webhook_down, leftover, name_taken
 from vdi.session.effective import Blocked
 from vdi.session.homes import LAST_USED, MADE_AHEAD, Home, is_use_due
 from vdi.session.lifetime import run_annotations
-from vdi.session.naming import Identity, has_label, pod_name
+from vdi.session.naming import HOLD, Identity, has_label, pod_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,11 @@ class Builder:
             work["service"] = owned.services.ensure(service)
         if observed.host and not observed.host_blocked and self._reservations.reserve(host, uid):
             scheme = (
-                observed.pod.scheme if observed.pod else decision.desktop.scheme if decision.desktop else Scheme.HTTP
+                scheme_of(observed.pod)
+                if observed.pod
+                else decision.desktop.scheme
+                if decision.desktop
+                else Scheme.HTTP
             )
             route = build_route(identity=identity, host=host, settings=self._settings, scheme=scheme)
             if not owned.routes.is_as_desired(observed.route, route):

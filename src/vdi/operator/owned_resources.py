@@ -6,7 +6,7 @@ from typing import Any, Generic, cast
 import msgspec
 
 from vdi.api.meta import OwnerReference
-from vdi.cluster.objects import PersistentVolumeClaim, Pod, Route, Secret, Service
+from vdi.cluster.objects import PersistentVolumeClaim, Pod, Service
 from vdi.kinds import ROUTES
 from vdi.kube import wire
 from vdi.kube.apply import Applier
@@ -25,6 +25,7 @@ from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
+from vdi.session.children import Route, Secret
 from vdi.session.naming import MANAGED_BY
 
 

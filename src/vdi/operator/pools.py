@@ -15,7 +15,7 @@ import msgspec
 from vdi.api.meta import API_VERSION
 from vdi.api.pool import VDIPool
 from vdi.api.session import Phase, VDISession
-from vdi.cluster.objects import HOLD, TEMPLATE_REVISION, Node, Pod
+from vdi.cluster.objects import Node, Pod
 from vdi.kube import wire
 from vdi.kube.errors import Conflict, NotFound
 from vdi.kube.events import EventRecorder
@@ -27,7 +27,7 @@ from vdi.operator.release_keys import ReleaseKey
 from vdi.session.decide import Observed
 from vdi.session.effective import Desktop, resolve
 from vdi.session.lifetime import run_annotations
-from vdi.session.naming import TEMPLATE_ANNOTATION, Identity, assigned_namespace
+from vdi.session.naming import HOLD, TEMPLATE_ANNOTATION, TEMPLATE_REVISION, Identity, assigned_namespace
 from vdi.session.pool import FITS, can_serve, explain_unserved, fingerprint, is_waiting, pool_desktop, pool_of
 
 # Indices of pods, by the name of the pool that has made them: those that no session has claimed, and the others.

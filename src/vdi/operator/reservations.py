@@ -3,11 +3,11 @@ for good in ConfigMaps.
 """
 
 from vdi.api.session import VDISession
-from vdi.cluster.objects import HostReservation
 from vdi.kube.errors import AlreadyExists
 from vdi.kube.resource import CONFIG_MAPS
 from vdi.operator.caches import ClusterContext
 from vdi.operator.release_keys import ReleaseKey
+from vdi.session.children import HostReservation
 from vdi.session.naming import build_reservation, host_label, refuse_hostname, reservation_name
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from vdi.api.meta import API_VERSION, Condition
 from vdi.api.session import Phase, SessionStatus, VDISession
+from vdi.cluster.reasons import PodReason
 from vdi.cluster.units import parse_time
 from vdi.kinds import SESSIONS
 from vdi.kube.clock import Clock
@@ -193,7 +194,9 @@ class SessionEvents:
             self._emit(after, "Warning", refused.reason, refused.message, "Admit")
         elif new.phase == Phase.FAILED and old.phase != Phase.FAILED and pod:
             self._emit(after, "Warning", pod.reason, new.message, "Start")
-        elif pod and pod.reason in (Reason.RESTARTING, Reason.NODE_LOST) and _differs(_condition(old, POD_READY), pod):
+        elif (
+            pod and pod.reason in (Reason.RESTARTING, PodReason.NODE_LOST) and _differs(_condition(old, POD_READY), pod)
+        ):
             kind = "Normal" if pod.reason == Reason.RESTARTING else "Warning"
             self._emit(after, kind, pod.reason, pod.message, "Restart")
 

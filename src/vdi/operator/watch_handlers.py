@@ -5,11 +5,12 @@ from typing import Protocol
 
 from vdi.api.session import VDISession
 from vdi.api.template import HomeScope, VDITemplate
-from vdi.cluster.objects import Event, HostReservation, Node, PersistentVolumeClaim, Pod, Route
+from vdi.cluster.objects import Event, Node, PersistentVolumeClaim, Pod
 from vdi.kube.meta import HasMetadata
 from vdi.operator.caches import BY_HOME, BY_HOST, BY_TEMPLATE, Caches, labels_of
 from vdi.operator.owned_resources import session_of
 from vdi.operator.status import START_PAUSE
+from vdi.session.children import HostReservation, Route
 from vdi.session.naming import reserved_label, user_home_claim_name
 
 # Index of pods, by the node that they are bound to.

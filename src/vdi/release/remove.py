@@ -12,7 +12,6 @@ import msgspec
 
 from vdi.api.meta import GROUP
 from vdi.api.session import VDISession
-from vdi.cluster.objects import HOST
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.components import Operator, find_operators
 from vdi.helm import arguments
@@ -28,7 +27,7 @@ from vdi.kube.transport import Client
 from vdi.release.apply import HelmRun, NotDoneError
 from vdi.release.chart import RefusedError
 from vdi.release.facts import settings_of
-from vdi.session.naming import MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION
+from vdi.session.naming import HOST, MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION
 from vdi.settings import Settings
 
 Object = dict[str, Any]

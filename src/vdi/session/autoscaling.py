@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from vdi.cluster.capacity import Demand
-from vdi.cluster.objects import PODS, Event, NodeSelectorTerm, Pod
-from vdi.cluster.units import parse_time
+from vdi.cluster.objects import Event, NodeSelectorTerm, Pod
+from vdi.cluster.units import PODS, parse_time
 from vdi.session.children import restricted_container, restricted_pod
 from vdi.session.naming import MANAGED_BY
 

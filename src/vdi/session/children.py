@@ -4,6 +4,7 @@ Every pod passes the Pod Security Standard `restricted`. The pod gets digests of
 its user can read its whole environment.
 """
 
+from base64 import b64decode
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import PurePosixPath
@@ -12,16 +13,22 @@ from typing import Any
 import msgspec
 
 from vdi.api.template import Protocol, Scheme, TemplateVolume
-from vdi.cluster.objects import EPHEMERAL_STORAGE, HOLD, HOST, PROTOCOL, SCHEME, TEMPLATE_REVISION
+from vdi.cluster.objects import BareMeta, ChildMeta, Pod
+from vdi.cluster.units import EPHEMERAL_STORAGE
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.credentials import DesktopTokens
 from vdi.session.effective import Desktop
 from vdi.session.homes import Home
 from vdi.session.naming import (
+    HOLD,
+    HOST,
     MANAGED_BY,
+    PROTOCOL,
+    SCHEME,
     SESSION_LABEL,
     TEMPLATE_ANNOTATION,
     TEMPLATE_LABEL,
+    TEMPLATE_REVISION,
     USER_ANNOTATION,
     Identity,
     PoolIdentity,
@@ -40,7 +47,6 @@ def restricted_pod(user_id: int, *, owns_volumes: bool = False) -> dict[str, Any
 
     `owns_volumes`: its volumes belong to that group, so that the user can write to them.
     """
-
     security: dict[str, Any] = {
         "runAsNonRoot": True,
         "runAsUser": user_id,
@@ -412,3 +418,66 @@ def _folder_maker(desktop: Desktop, folders: list[str]) -> dict[str, Any]:
         "securityContext": restricted_container(),
         "volumeMounts": [{"name": "home", "mountPath": str(desktop.home.mount_path)}] if desktop.home else [],
     }
+
+
+class RouteAnnotations(msgspec.Struct, gc=False):
+    """`metadata.annotations` of an IngressRoute."""
+
+    host: str = msgspec.field(name=HOST, default="")
+
+
+class RouteMeta(BareMeta, rename="camel", gc=False, kw_only=True):
+    """`metadata` of an IngressRoute."""
+
+    annotations: RouteAnnotations = msgspec.field(default_factory=RouteAnnotations)
+
+
+class Route(msgspec.Struct, gc=False):
+    """The IngressRoute."""
+
+    metadata: RouteMeta
+
+    @property
+    def host(self) -> str:
+        """The host it leads to (empty when the annotation is missing)."""
+        return self.metadata.annotations.host
+
+
+class SecretData(msgspec.Struct, rename="camel", gc=False):
+    """`data` of a Secret, without the password: the operator forgets that as soon as it is sent."""
+
+    # Base64.
+    agent_token: str = ""
+
+
+class Secret(msgspec.Struct, gc=False):
+    """The Secret of one desktop."""
+
+    metadata: BareMeta
+    data: SecretData = msgspec.field(default_factory=SecretData)
+
+    @property
+    def agent_token(self) -> str:
+        """Empty without one, and for what is no text."""
+        try:
+            return b64decode(self.data.agent_token).decode()
+        except ValueError:
+            return ""
+
+
+class ReservationData(msgspec.Struct, gc=False):
+    """`data` of the ConfigMap that records who owns a host label."""
+
+    user: str = ""
+
+
+class HostReservation(msgspec.Struct, gc=False):
+    """The ConfigMap that records who owns a host label."""
+
+    metadata: ChildMeta
+    data: ReservationData = msgspec.field(default_factory=ReservationData)
+
+
+def scheme_of(pod: Pod) -> Scheme:
+    """The scheme that the pod serves on its port, whatever its template says by now."""
+    return Scheme(pod.metadata.annotations.get(SCHEME, Scheme.HTTP))

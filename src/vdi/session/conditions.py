@@ -134,80 +134,10 @@ class Reason(StrEnum):
     )
     BOUND = "Bound", "HomeBound", "The home volume is bound."
     NO_HOME = "NoHome", "HomeBound", "This desktop has no home volume."
-    HOME_PENDING = "HomePending", "HomeBound, PodReady", "The home volume is not bound yet."
-    HOME_LOST = "HomeLost", "HomeBound, PodReady", "The volume of the home no longer exists."
-    HOME_LEAVING = "HomeLeaving", "HomeBound, PodReady", "The home volume is being deleted."
     NOT_CREATED = "NotCreated", "HomeBound, PodReady, RouteReady", "The object does not exist yet."
     POD_READY = "PodReady", "PodReady", "The desktop responds."
-    POD_STOPPING = "PodStopping", "PodReady", "The pod is being deleted."
     RESTARTING = "Restarting", "PodReady", "The desktop is being restarted."
-    NODE_LOST = "NodeLost", "PodReady", "The node does not respond."
-    SCHEDULER_LATE = "SchedulerLate", "PodReady", "The volume is bound, but the scheduler has not retried yet."
     POD_DELETED = "PodDeleted", "PodReady", "Someone deleted the pod."
-    EVICTED = "Evicted", "PodReady", "The node or a drain evicted the pod."
-    NODE_REFUSED = "NodeRefused", "PodReady", "The node refused the pod."
-    POD_FAILED = "PodFailed", "PodReady", "The pod has ended and is not restarted."
-    OUT_OF_MEMORY = "OutOfMemory", "PodReady", "The desktop used more memory than its limit."
-    OUT_OF_EPHEMERAL_STORAGE = (
-        "OutOfEphemeralStorage",
-        "PodReady",
-        "The desktop used more local disk (ephemeral storage) than its limit.",
-    )
-    CRASH_LOOP = "CrashLoop", "PodReady", "The desktop keeps crashing."
-    MISSING_KEY = "MissingKey", "PodReady", "A Secret or ConfigMap lacks a key."
-    MISSING_SECRET = "MissingSecret", "PodReady", "A Secret does not exist."
-    MISSING_CONFIG_MAP = "MissingConfigMap", "PodReady", "A ConfigMap does not exist."
-    MISSING_CLAIM = "MissingPersistentVolumeClaim", "PodReady", "A volume claim of the template does not exist."
-    BAD_POD_CONFIG = "BadPodConfig", "PodReady", "The container cannot be created."
-    BAD_MOUNT = "BadMount", "PodReady", "A volume cannot be mounted into the container."
-    BAD_COMMAND = "BadCommand", "PodReady", "The image's program cannot be started."
-    PROBE_REFUSED = (
-        "ProbeRefused",
-        "PodReady",
-        (
-            "The image responds, but not as the template expects: another scheme, no such health path, or a "
-            "password is required."
-        ),
-    )
-    CANNOT_START = "CannotStart", "PodReady", "The container cannot be started."
-    HOME_NOT_PROVISIONED = "HomeNotProvisioned", "PodReady", "The home volume cannot be created."
-    VOLUME_ELSEWHERE = "VolumeElsewhere", "PodReady", "A volume is still attached to another node."
-    VOLUME_PERMISSION = "VolumePermission", "PodReady", "A volume cannot be mounted: permission denied."
-    VOLUME_MOUNT = "VolumeMount", "PodReady", "A volume cannot be mounted."
-    VOLUME_PENDING = "VolumePending", "PodReady", "A volume of the template is not bound yet."
-    NODE_NETWORK = "NodeNetwork", "PodReady", "The node cannot set up the pod's network."
-    IMAGE_NAME_INVALID = "ImageNameInvalid", "PodReady", "The image name is not valid."
-    IMAGE_NOT_PRESENT = (
-        "ImageNotPresent",
-        "PodReady",
-        ("The image is not on the node, and the pull policy does not allow pulling it."),
-    )
-    IMAGE_PULL_DENIED = "ImagePullDenied", "PodReady", "The registry denies the pull."
-    IMAGE_WRONG_PLATFORM = "ImageWrongPlatform", "PodReady", "The image has no build for the node's architecture."
-    IMAGE_NOT_FOUND = "ImageNotFound", "PodReady", "The registry has no such image."
-    REGISTRY_UNKNOWN = "RegistryUnknown", "PodReady", "The registry's host name cannot be resolved."
-    REGISTRY_NOT_TRUSTED = "RegistryNotTrusted", "PodReady", "The node does not trust the registry's certificate."
-    REGISTRY_BUSY = "RegistryBusy", "PodReady", "The registry limits the rate of pulls."
-    REGISTRY_UNREACHABLE = "RegistryUnreachable", "PodReady", "The registry does not respond."
-    IMAGE_PULL = "ImagePull", "PodReady", "The image cannot be pulled."
-    MISSING_HOME = "MissingHome", "PodReady", "The claim of the home does not exist yet."
-    HOME_ON_OTHER_NODE = "HomeOnOtherNode", "PodReady", "The home volume is on another node."
-    NO_GPU_FREE = "NoGPUFree", "PodReady", "No node has a free GPU."
-    NO_CAPACITY = "NoCapacity", "PodReady", "No node has enough free CPU, memory or pods."
-    NO_VOLUME = "NoVolume", "PodReady", "No volume can be bound."
-    NODES_TAINTED = "NodesTainted", "PodReady", "The nodes have taints that the template does not tolerate."
-    NODES_CORDONED = "NodesCordoned", "PodReady", "The nodes are cordoned."
-    NO_NODE = "NoNode", "PodReady", "The cluster has no node."
-    UNSCHEDULABLE = "Unschedulable", "PodReady", "The scheduler finds no node."
-    SCHEDULING_GATED = (
-        "SchedulingGated",
-        "PodReady",
-        "Another controller has not removed its scheduling gate from the pod yet.",
-    )
-    SCHEDULING = "Scheduling", "PodReady", "The scheduler is looking for a node."
-    PREPARING = "Preparing", "PodReady", "The node is pulling the image and mounting volumes."
-    WAITING = "Waiting", "PodReady", "The container is waiting, and the kubelet reports no reason."
-    STARTING = "Starting", "PodReady, Ready", "The desktop is starting."
     ROUTED = "Routed", "RouteReady", "The route and its Service exist."
     RUNNING = "Running", "Ready", "The desktop can be opened."
     PENDING = "Pending", "Ready", "The session is waiting; its message has the reason."

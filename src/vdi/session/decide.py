@@ -15,11 +15,13 @@ from datetime import datetime
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.cluster.objects import Event, Node, PersistentVolumeClaim, Pod, Route, Secret, Service
+from vdi.cluster.explain import StartState, explain
+from vdi.cluster.objects import Event, Node, PersistentVolumeClaim, Pod, Service
+from vdi.cluster.reasons import PodReason
+from vdi.session.children import Route, Secret
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY, TEMPLATE_FOUND, Reason
 from vdi.session.effective import Blocked, Desktop, resolve
-from vdi.session.explain import StartState, explain
 from vdi.session.failures import find_failure_block
 from vdi.session.homes import COPYING, Home, Homes
 from vdi.session.lifetime import Activity
@@ -129,13 +131,13 @@ def _lost_home(observed: Observed) -> Blocked | None:
     name = home.metadata.name
     if home.metadata.deletion_timestamp:
         words = f"The home volume {name!r} is being deleted; the desktop starts with a new one afterwards."
-        return Blocked(Reason.HOME_LEAVING, words, condition=HOME_BOUND)
+        return Blocked(PodReason.HOME_LEAVING, words, condition=HOME_BOUND)
     if home.status.phase == "Lost":
         words = (
             f"The volume of the home {name} no longer exists; its claim is lost. An administrator restores the "
             f"volume, or deletes the claim (kubectl delete pvc {name}); the desktop then starts with an empty home."
         )
-        return Blocked(Reason.HOME_LOST, words, condition=HOME_BOUND, needs_change=True)
+        return Blocked(PodReason.HOME_LOST, words, condition=HOME_BOUND, needs_change=True)
     return None
 
 
@@ -150,7 +152,7 @@ def _not_again_yet(observed: Observed, now: datetime) -> Blocked | None:
     if terminating:
         node = f"node {terminating.spec.node_name}" if terminating.spec.node_name else "Kubernetes"
         words = f"The desktop is restarted when {node} has stopped the previous one."
-        return Blocked(Reason.POD_STOPPING, words, condition=POD_READY)
+        return Blocked(PodReason.POD_STOPPING, words, condition=POD_READY)
     return None
 
 

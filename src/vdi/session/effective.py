@@ -20,8 +20,8 @@ from vdi.api.template import (
     VDITemplate,
 )
 from vdi.cluster.capacity import Demand, demand_of
-from vdi.cluster.objects import EPHEMERAL_STORAGE, PODS, NodeSelectorTerm, amount
-from vdi.cluster.units import parse_duration, parse_quantity, smaller_quantity
+from vdi.cluster.objects import NodeSelectorTerm
+from vdi.cluster.units import EPHEMERAL_STORAGE, PODS, amount, parse_duration, parse_quantity, smaller_quantity
 from vdi.session import streaming
 from vdi.session import streaming as image
 from vdi.session.cluster_settings import ClusterSettings

@@ -11,7 +11,7 @@ import msgspec
 
 from vdi.api.session import FailureStatus, VDISession
 from vdi.api.template import IdleAction, TimeoutAction
-from vdi.cluster.objects import RESTARTED_AT, Pod
+from vdi.cluster.objects import Pod
 from vdi.cluster.units import format_time
 from vdi.session.alerts import clock_time, closing_of, evictable_at, find_idle
 from vdi.session.cluster_settings import ClusterSettings
@@ -34,6 +34,7 @@ from vdi.session.failures import (
     unscheduled_since,
 )
 from vdi.session.lifetime import expires_at, idle_action, is_capped, is_over, started_at, timeout_action, warned_at
+from vdi.session.naming import RESTARTED_AT
 from vdi.session.schedule import start_due_at
 
 

@@ -16,11 +16,13 @@ import msgspec
 
 from vdi.api.session import FailureStatus, VDISession
 from vdi.api.template import VDITemplate
-from vdi.cluster.objects import LAST_FAILURE, RESTARTED_AT, Event, PersistentVolumeClaim, Pod
+from vdi.cluster.explain import IMAGE_CODES, IMAGE_REASONS, StartState, explain
+from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
+from vdi.cluster.reasons import PodReason
 from vdi.cluster.units import format_time, parse_time
 from vdi.session.conditions import HOME_BOUND, POD_READY, Reason
 from vdi.session.effective import Blocked
-from vdi.session.explain import IMAGE_CODES, IMAGE_REASONS, StartState, explain
+from vdi.session.naming import LAST_FAILURE, RESTARTED_AT
 
 MOST_RESTARTS = 5
 # A desktop that was ready for so long has shown that it can run: what happens then is a new story.
@@ -35,26 +37,26 @@ _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
 # Restarts of the container, with Kubernetes backing off, after which its pod counts as lost.
 _CRASHES = 3
 _IN_VAIN = IMAGE_REASONS | {"CreateContainerConfigError", "CreateContainerError"}
-_NOT_ITS_FAULT = frozenset({Reason.POD_DELETED, Reason.NODE_LOST, Reason.EVICTED, Reason.SCHEDULER_LATE})
+_NOT_ITS_FAULT = frozenset({Reason.POD_DELETED, PodReason.NODE_LOST, PodReason.EVICTED, PodReason.SCHEDULER_LATE})
 # Codes of `explain` for a pod that the scheduler finds no place for; a home that waits is not among them.
 _NO_ROOM = frozenset(
     {
-        Reason.HOME_ON_OTHER_NODE,
-        Reason.NO_GPU_FREE,
-        Reason.NO_CAPACITY,
+        PodReason.HOME_ON_OTHER_NODE,
+        PodReason.NO_GPU_FREE,
+        PodReason.NO_CAPACITY,
         Reason.NO_MATCHING_NODE,
-        Reason.NODES_TAINTED,
-        Reason.NODES_CORDONED,
-        Reason.NO_NODE,
-        Reason.UNSCHEDULABLE,
-        Reason.NO_VOLUME,
-        Reason.SCHEDULER_LATE,
+        PodReason.NODES_TAINTED,
+        PodReason.NODES_CORDONED,
+        PodReason.NO_NODE,
+        PodReason.UNSCHEDULABLE,
+        PodReason.NO_VOLUME,
+        PodReason.SCHEDULER_LATE,
     }
 )
 _ADVICE: Mapping[str, str] = {
-    Reason.OUT_OF_MEMORY: "Request more memory (spec.resources.memory), or restart it",
-    Reason.OUT_OF_EPHEMERAL_STORAGE: "Raise resources.defaultEphemeralStorage in the template, or restart it",
-    Reason.CRASH_LOOP: "Fix the template, or the files in the home, then restart it",
+    PodReason.OUT_OF_MEMORY: "Request more memory (spec.resources.memory), or restart it",
+    PodReason.OUT_OF_EPHEMERAL_STORAGE: "Raise resources.defaultEphemeralStorage in the template, or restart it",
+    PodReason.CRASH_LOOP: "Fix the template, or the files in the home, then restart it",
 }
 
 
@@ -83,12 +85,12 @@ def find_loss(
     crashing = desktop is not None and desktop.restart_count >= _CRASHES and waiting == "CrashLoopBackOff"
     in_vain, unscheduled = in_vain_since(pod), unscheduled_since(pod)
     # The scheduler's time to look again begins with the volume.
-    if unscheduled is not None and explanation.reason == Reason.SCHEDULER_LATE:
+    if unscheduled is not None and explanation.reason == PodReason.SCHEDULER_LATE:
         unscheduled = max(unscheduled, bound_at or now)
     lost = (
         pod.status.phase in ("Failed", "Succeeded")
         or crashing
-        or explanation.reason == Reason.HOME_LOST
+        or explanation.reason == PodReason.HOME_LOST
         or (in_vain is not None and now >= in_vain + START_TIMEOUT)
         or (unscheduled is not None and explanation.reason in _NO_ROOM and now >= unscheduled + SCHEDULER_TIMEOUT)
     )

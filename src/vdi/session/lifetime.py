@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 
 from vdi.api.session import GraphicsStatus, VDISession
 from vdi.api.template import IdleAction, Lifecycle, TimeoutAction, VDITemplate
-from vdi.cluster.objects import LAST_FAILURE, RESTARTED_AT, RUN_STARTED, Pod
+from vdi.cluster.objects import Pod
 from vdi.cluster.units import format_time, parse_duration, parse_time
 from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.naming import LAST_FAILURE, RESTARTED_AT, RUN_STARTED
 
 _LONGEST_WARNING = timedelta(minutes=5)
 
@@ -21,7 +22,6 @@ _DEFAULT_LIFECYCLE = Lifecycle()
 
 def lifecycle_of(template: VDITemplate | None) -> Lifecycle:
     """What happens at the end of a run; without its template, what a template says by default."""
-
     return template.spec.lifecycle if template else _DEFAULT_LIFECYCLE
 
 

@@ -18,7 +18,6 @@ from typing import Any
 from vdi.api.meta import API_VERSION, ObjectMeta
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
-from vdi.cluster.objects import HOST
 from vdi.session.cluster_settings import ClusterSettings
 
 _SMALL = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
@@ -30,7 +29,6 @@ def normal_name(text: str) -> str:
     Unicode's own folding makes two names one (the Kelvin sign becomes a k), and whoever may choose the other one could
     borrow the first.
     """
-
     return text.strip().translate(_SMALL)
 
 
@@ -147,6 +145,24 @@ def _base32(raw: bytes, length: int) -> str:
     return str(2 + raw[0] % 6) + base64.b32encode(raw[1:]).decode().lower()[: length - 1]
 
 
+# Annotation on Service and IngressRoute, which are repaired: hash of what the operator last wrote there.
+APPLIED_HASH = "vdi.kasm.io/applied-hash"
+# Annotation on the Pod: generation of the template that it was made from.
+TEMPLATE_REVISION = "vdi.kasm.io/template-revision"
+# Annotation on the IngressRoute: the host that it leads to. Label on a ConfigMap: the host label that it records.
+HOST = "vdi.kasm.io/host"
+# Annotation on the Pod: when the run began, where that was not when this pod was made.
+RUN_STARTED = "vdi.kasm.io/run-started"
+# Annotation on the session: a new value starts the desktop again; on the Pod: the value that it was made with.
+RESTARTED_AT = "vdi.kasm.io/restartedAt"
+# Annotation on the Pod: `status.failures.time` when it was made; another one there: this pod has been given up.
+LAST_FAILURE = "vdi.kasm.io/last-failure"
+# Annotation on the Pod: what its image serves (Web); without it, Selkies.
+PROTOCOL = "vdi.kasm.io/protocol"
+# Annotation on the Pod: what it speaks on its port (HTTPS); without it, HTTP.
+SCHEME = "vdi.kasm.io/scheme"
+# Label on the Pod: "true" while the PodDisruptionBudget is to keep evictions away from it, else "false".
+HOLD = "vdi.kasm.io/hold"
 FINALIZER = "vdi.kasm.io/session-cleanup"
 # Label of all children; its value is `naming.derive_base(session name)`.
 SESSION_LABEL = "vdi.kasm.io/session"

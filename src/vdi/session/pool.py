@@ -22,13 +22,13 @@ from vdi.api.meta import Condition, ObjectMeta
 from vdi.api.pool import PoolStatus, VDIPool
 from vdi.api.session import SessionSpec, VDISession
 from vdi.api.template import VDITemplate
+from vdi.cluster.explain import StartState, explain
 from vdi.cluster.objects import Node, Pod
 from vdi.cluster.units import format_time, parse_time
 from vdi.session.children import build_spec
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import READY, Reason
 from vdi.session.effective import Blocked, Desktop, resolve
-from vdi.session.explain import StartState, explain
 from vdi.session.naming import POOL, SESSION_LABEL, derive_base
 from vdi.session.schedule import find_problems, is_open, next_change
 from vdi.session.volumes import depend_on_user

@@ -18,10 +18,10 @@ import msgspec
 from vdi.api.meta import API_VERSION, Condition
 from vdi.api.template import PrePullFailure, PrePullStatus, VDITemplate
 from vdi.cluster.capacity import allows_placement, demand_of, read_capacity
+from vdi.cluster.explain import StartState, explain
 from vdi.cluster.objects import Event, Node, Pod
 from vdi.cluster.units import format_time, parse_time
 from vdi.session.children import restricted_container, restricted_pod
-from vdi.session.explain import StartState, explain
 from vdi.session.naming import MANAGED_BY, derive_base
 
 # Nodes of one template that fetch its image at a time: a registry should not be stormed.

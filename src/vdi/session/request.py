@@ -34,7 +34,6 @@ class SessionRequest:
     @property
     def names_resources(self) -> bool:
         """Whether any of the resources was given."""
-
         return (self.gpu, self.memory, self.cpu, self.ephemeral_storage) != (None, None, None, None)
 
 

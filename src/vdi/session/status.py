@@ -17,7 +17,9 @@ import msgspec
 
 from vdi.api.meta import Condition
 from vdi.api.session import GraphicsStatus, Phase, SessionStatus, VDISession
-from vdi.cluster.objects import TEMPLATE_REVISION, Pod
+from vdi.cluster.explain import Explanation, explain
+from vdi.cluster.objects import Pod
+from vdi.cluster.reasons import PodReason
 from vdi.cluster.units import format_time, parse_time
 from vdi.session import conditions
 from vdi.session.alerts import Alert
@@ -26,10 +28,9 @@ from vdi.session.conditions import ENDED_BY_ITSELF, QUEUE_REASONS, READY, Reason
 from vdi.session.decide import Observed
 from vdi.session.effective import Blocked
 from vdi.session.ending import Ending
-from vdi.session.explain import Explanation, explain
 from vdi.session.failures import reset_failures
 from vdi.session.lifetime import expires_at, last_activity, started_at
-from vdi.session.naming import POOL
+from vdi.session.naming import POOL, TEMPLATE_REVISION
 from vdi.session.schedule import next_start
 
 
@@ -48,7 +49,6 @@ def derive_conditions(
     observed: Observed, blocked: Blocked | None, explanation: Explanation | None
 ) -> list[ConditionState]:
     """All conditions but Ready. `explanation` is why the pod is not ready."""
-
     steps = [
         _template_found(observed),
         _admitted(observed, blocked),
@@ -104,9 +104,9 @@ def _home_bound(observed: Observed) -> ConditionState:
         return ConditionState(conditions.HOME_BOUND, True, Reason.BOUND)
     if claim.status.phase == "Lost":
         return ConditionState(
-            conditions.HOME_BOUND, False, Reason.HOME_LOST, "The volume of the home no longer exists."
+            conditions.HOME_BOUND, False, PodReason.HOME_LOST, "The volume of the home no longer exists."
         )
-    return ConditionState(conditions.HOME_BOUND, False, Reason.HOME_PENDING, "The home volume is being created.")
+    return ConditionState(conditions.HOME_BOUND, False, PodReason.HOME_PENDING, "The home volume is being created.")
 
 
 def _pod_ready(observed: Observed, explanation: Explanation | None) -> ConditionState:
@@ -239,7 +239,7 @@ def _why_not_ready(observed: Observed) -> Explanation | None:
         return None
     if observed.session.metadata.deletion_timestamp and not observed.node_lost:
         # Known before the pod's own state says so: in a crowd that would be a second write for each session.
-        return Explanation(Reason.POD_STOPPING, "The desktop's pod is being deleted.", stuck=False)
+        return Explanation(PodReason.POD_STOPPING, "The desktop's pod is being deleted.", stuck=False)
     if pod.ready and (observed.node is None or observed.node.ready):
         return None
     return explain(observed.start_state(pod))
@@ -267,7 +267,7 @@ def _message(observed: Observed, blocked: Blocked | None, explanation: Explanati
 
 def _deletion_message(observed: Observed, explanation: Explanation | None) -> str:
     pod, ended = observed.pod, _ended(observed.session)
-    if explanation and explanation.reason == Reason.NODE_LOST:
+    if explanation and explanation.reason == PodReason.NODE_LOST:
         return explanation.sentence
     if ended:
         return ended.message
@@ -359,6 +359,6 @@ def _summary(session: VDISession, phase: Phase, message: str) -> ConditionState:
         case Phase.PENDING:
             return ConditionState(READY, False, Reason.PENDING, message)
         case Phase.CREATING:
-            return ConditionState(READY, False, Reason.STARTING, message)
+            return ConditionState(READY, False, PodReason.STARTING, message)
         case Phase.SUSPENDED:
             return ConditionState(READY, False, Reason.SUSPENDED, message)

@@ -15,9 +15,10 @@ from support.web_server import serve_app
 from unit.operator.operator_world import NAMESPACE, START, OperatorWorld
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.cluster.objects import Pod, Secret
+from vdi.cluster.objects import Pod
 from vdi.operator.agents import Agents
 from vdi.session.alerts import Notice
+from vdi.session.children import Secret
 
 KEY = (NAMESPACE, "alice")
 

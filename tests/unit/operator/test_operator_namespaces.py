@@ -10,7 +10,7 @@ from prometheus_client import generate_latest
 from unit.operator.operator_world import NAMESPACE, OperatorWorld
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import VDISession
-from vdi.cluster.objects import HostReservation, Pod
+from vdi.cluster.objects import Pod
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
 from vdi.operator.metrics import Metrics
@@ -18,6 +18,7 @@ from vdi.operator.observe import Observer
 from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.reservations import Hosts, Reservations, home_reservation
 from vdi.operator.watch_handlers import WatchHandlers
+from vdi.session.children import HostReservation
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import decide
 from vdi.session.homes import home_names

@@ -9,11 +9,12 @@ import pytest
 from unit.operator.operator_world import NAMESPACE, OperatorWorld
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.cluster.objects import Event, HostReservation, Node, PersistentVolumeClaim, Pod, Route, Secret
+from vdi.cluster.objects import Event, Node, PersistentVolumeClaim, Pod
 from vdi.operator.observe import Observer
 from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.reservations import Hosts, Reservations, home_reservation
 from vdi.operator.watch_handlers import WatchHandlers
+from vdi.session.children import HostReservation, Route, Secret
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import host_taken
 from vdi.session.homes import home_names

@@ -15,7 +15,7 @@ from support.waiting import PATIENCE, eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from unit.operator.operator_world import NAMESPACE as NS
 from unit.operator.operator_world import OperatorWorld
-from vdi.cluster.objects import Pod, Secret
+from vdi.cluster.objects import Pod
 from vdi.kube.errors import ConnectionFailed, ServerError
 from vdi.kube.resource import PODS
 from vdi.kube.store import Store
@@ -24,6 +24,7 @@ from vdi.operator.controllers.pool import PoolController, PoolDesktops
 from vdi.operator.owned_resources import OwnedResource, UncertainCreates
 from vdi.operator.pools import Pools
 from vdi.operator.release_keys import ReleaseKey
+from vdi.session.children import Secret
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.credentials import derive_pool_tokens
 from vdi.session.decide import Observed

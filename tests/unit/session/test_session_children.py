@@ -3,10 +3,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from support.builders import a_session, a_template
-from vdi.session.children import build_home, build_pod, build_route, build_secret, build_service
+from vdi.session.children import Route, Secret, build_home, build_pod, build_route, build_secret, build_service
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.credentials import DesktopTokens
 from vdi.session.effective import Desktop, resolve
@@ -203,3 +204,18 @@ def test_route_passes_the_gateways_check_where_there_is_one() -> None:
     assert "middlewares" not in bare["spec"]["routes"][0]
     guarded = build_route(identity=IDENTITY, host="h", settings=ClusterSettings(edge_middleware="vdi-edge"))
     assert guarded["spec"]["routes"][0]["middlewares"] == [{"name": "vdi-edge"}]
+
+
+@pytest.mark.parametrize(
+    ("data", "token"), [(b'"agentToken": "YQ=="', "a"), (b'"agentToken": "/w=="', ""), (b'"password": "cHc="', "")]
+)
+def test_of_a_secret_only_the_agent_s_token(data: bytes, token: str) -> None:
+    secret = msgspec.json.decode(b'{"metadata": {"name": "s"}, "data": {%s}}' % data, type=Secret)
+    assert secret.agent_token == token
+    assert "cHc=" not in str(secret)
+
+
+def test_of_a_route_only_its_host() -> None:
+    annotated = b'{"metadata": {"name": "r", "annotations": {"vdi.kasm.io/host": "a.example.com", "x": "y"}}}'
+    route, bare = (msgspec.json.decode(body, type=Route) for body in (annotated, b'{"metadata": {"name": "r"}}'))
+    assert (route.host, bare.host) == ("a.example.com", "")

@@ -1,12 +1,23 @@
+"""Admission of a session, and what a refusal of the API server means for it."""
+
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import CREATED, a_claim, a_pod, a_session, a_template
 from vdi.cluster.units import parse_time
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.decide import Contender, Observed, decide, find_holder, host_taken
+from vdi.session.decide import (
+    Contender,
+    Observed,
+    decide,
+    explain_api_error,
+    find_holder,
+    host_taken,
+    name_taken,
+)
 from vdi.session.homes import COPYING, home_names
 
 SETTINGS = ClusterSettings()
@@ -93,3 +104,57 @@ contenders = st.lists(
 @given(contenders)
 def test_all_come_to_the_same_answer_in_whatever_order_they_look(several: list[Contender]) -> None:
     assert len({find_holder(order) for order in itertools.permutations(several)}) == 1
+
+
+REFUSALS = [
+    (
+        'pods "a" is forbidden: violates PodSecurity "restricted:latest": volume types (volume "x" uses nfs)',
+        "PodSecurity",
+        True,
+        "Pod Security level: violates PodSecurity",
+    ),
+    (
+        'pods "a" is forbidden: exceeded quota: q, requested: limits.memory=4Gi, used: limits.memory=8Gi, limited: 8Gi',
+        "QuotaExceeded",
+        False,
+        "quota: exceeded quota: q, requested: limits.memory=4Gi",
+    ),
+    (
+        'pods "a" is forbidden: maximum memory usage per Container is 2Gi, but limit is 4Gi',
+        "Refused",
+        True,
+        "LimitRange: maximum memory usage",
+    ),
+    (
+        'pods "a" is forbidden: unable to create new content in namespace x because it is being terminated',
+        "Refused",
+        True,
+        "namespace is being deleted",
+    ),
+    ('pods is forbidden: User "o" cannot create resource "pods" in API group ""', "Refused", True, "(RBAC)"),
+    (
+        'Pod "a" is invalid: spec.volumes[0].name: Invalid value: "X"',
+        "Refused",
+        True,
+        "the desktop's Pod: spec.vol",
+    ),
+    (
+        'Internal error occurred: failed calling webhook "pods.example.com": failed to call: connection refused',
+        "Refused",
+        False,
+        "is blocked by an admission webhook that does not respond",
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "reason", "stuck", "words"), REFUSALS, ids=[row[3] for row in REFUSALS])
+def test_refusal_of_the_api_server_is_explained(message: str, reason: str, stuck: bool, words: str) -> None:
+    problem = explain_api_error("Pod", message)
+    assert (problem.condition, problem.reason, problem.needs_change) == ("Admitted", reason, stuck)
+    assert words in problem.message
+
+
+def test_refused_route_blames_the_route() -> None:
+    assert explain_api_error("IngressRoute", "", kind_missing=True).condition == "RouteReady"
+    assert "its CRD is not installed" in explain_api_error("IngressRoute", "", kind_missing=True).message
+    assert name_taken("Secret", "a-auth").condition == "Admitted"

@@ -53,6 +53,7 @@ NO_HOME = "0/2 nodes are available: pod has unbound immediate PersistentVolumeCl
 SCHEDULED = {"conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-20T08:15:00Z"}]}
 CRASHED = {"lastState": {"terminated": {"exitCode": 137, "finishedAt": "2026-11-20T08:20:00Z"}}}
 UNKNOWN = {"lastState": {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown", "finishedAt": None}}}
+GATED = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
 LOSSES: list[tuple[str, Pod, PersistentVolumeClaim | None, timedelta, str | None]] = [
     ("starting", a_pod(), None, timedelta(hours=1), None),
     ("ready", a_pod(ready=True), None, timedelta(hours=1), None),
@@ -75,6 +76,7 @@ LOSSES: list[tuple[str, Pod, PersistentVolumeClaim | None, timedelta, str | None
     ("no node for long", unscheduled(NO_ROOM), None, SCHEDULER_TIMEOUT, "NoGPUFree"),
     ("no volume yet", unscheduled(NO_HOME), None, timedelta(hours=1), None),
     ("volume lost", a_pod(home="home"), a_claim("Lost"), timedelta(), "HomeLost"),
+    ("gated by another controller", a_pod(node="", status={"conditions": [GATED]}), None, timedelta(days=1), None),
     ("leaving", a_pod(deletionTimestamp=CREATED, status={"phase": "Failed"}), None, timedelta(), None),
 ]
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import CREATED, a_pod, a_session, a_template
-from vdi.cluster.objects import RUN_STARTED
 from vdi.cluster.units import format_time, parse_time
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.lifetime import expires_at, is_capped, is_over, run_annotations, run_length, started_at, warned_at
+from vdi.session.naming import RUN_STARTED
 
 START = parse_time(CREATED)
 EARLIER = "2026-11-20T07:00:00Z"

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from support.builders import a_pod, a_session, a_template
 from vdi.api.schedule import Day, SessionSchedule
 from vdi.api.session import VDISession
-from vdi.cluster.objects import RUN_STARTED
 from vdi.cluster.units import format_time
 from vdi.session.alerts import find_alerts
 from vdi.session.cluster_settings import ClusterSettings
@@ -22,6 +21,7 @@ from vdi.session.conditions import CLOSING, Reason
 from vdi.session.decide import Observed
 from vdi.session.effective import Blocked, resolve
 from vdi.session.ending import find_ending, next_requeue
+from vdi.session.naming import RUN_STARTED
 from vdi.session.schedule import next_start, start_due_at, working_hours
 from vdi.session.status import derive, derive_suspended
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from support.builders import a_node, a_pod, a_route, a_service, a_session, a_template
 from vdi.api.schedule import PoolSchedule, TemplateSchedule
-from vdi.cluster.objects import RUN_STARTED
 from vdi.cluster.units import format_time, parse_time
 from vdi.session.alerts import find_alerts, find_notices
 from vdi.session.cluster_settings import ClusterSettings
@@ -21,6 +20,7 @@ from vdi.session.decide import Observed
 from vdi.session.effective import Blocked, resolve
 from vdi.session.ending import find_ending, next_requeue
 from vdi.session.lifetime import Activity
+from vdi.session.naming import RUN_STARTED
 from vdi.session.schedule import find_closing, find_problems, is_open, next_change, next_time, previous_time
 from vdi.session.status import derive
 

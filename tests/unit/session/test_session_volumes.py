@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from support.builders import a_pod, a_session, a_template
 from vdi.api.session import VDISession
+from vdi.cluster.explain import StartState, explain
 from vdi.session.children import build_pod
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Blocked, Desktop, resolve
-from vdi.session.explain import StartState, explain
 from vdi.session.naming import Identity
 from vdi.session.volumes import GROUPS, depend_on_user, folder_name, groups_annotation, groups_of
 

@@ -19,7 +19,8 @@ from vdi.cli.output import Raw, now_utc, parse_time
 from vdi.cli.session.backend import Backend, Opening
 from vdi.cli.session.kube_watch import ObjectWatch, watch_objects
 from vdi.cli.session.view import SessionDetails, SessionEvent, SessionObject, condition_reason, phase
-from vdi.cluster.objects import PROTOCOL, RESTARTED_AT, SCHEME, Event, PersistentVolumeClaim, Pod
+from vdi.cluster.explain import StartState, explain, explain_unschedulable
+from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
 from vdi.cluster.units import format_time
 from vdi.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.errors import AlreadyExists, BadRequest, Conflict, Forbidden, NotFound, Replaced
@@ -27,9 +28,8 @@ from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.transport import Client
 from vdi.session.children import MASTER_TOKEN, MASTER_TOKEN_DIGEST, PASSWORD_KEY, USERNAME
 from vdi.session.conditions import HOME_BOUND, Reason
-from vdi.session.explain import StartState, explain, explain_unschedulable
 from vdi.session.homes import own_claim, retained_claim
-from vdi.session.naming import pod_name, route_name, secret_name, service_name
+from vdi.session.naming import PROTOCOL, RESTARTED_AT, SCHEME, pod_name, route_name, secret_name, service_name
 from vdi.session.request import SessionRequest, build_session
 from vdi.session.streaming import refuse_view_only
 

@@ -12,9 +12,9 @@ import msgspec
 from vdi.api.session import Phase, SessionStatus, VDISession
 from vdi.cli.progress import PassedStage
 from vdi.cli.session.view import condition, holds
+from vdi.cluster.explain import StartState, explain
 from vdi.cluster.objects import Pod
 from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, TEMPLATE_FOUND, TEMPORARY_REASONS, Reason
-from vdi.session.explain import StartState, explain
 
 
 class Outcome(Enum):

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from vdi.api.session import GraphicsStatus
 from vdi.api.template import VDITemplate
-from vdi.cluster.objects import Event, amount
+from vdi.cluster.objects import Event
+from vdi.cluster.units import amount
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.registry import found

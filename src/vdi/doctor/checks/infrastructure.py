@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vdi.api.session import VDISession
-from vdi.cluster.objects import HOLD, Node, Pod
+from vdi.cluster.objects import Node, Pod
 from vdi.cluster.units import format_duration
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Raw, Snapshot
@@ -28,7 +28,7 @@ from vdi.gpu.sharing.config import RESOURCE
 from vdi.session.autoscaling import PLACEHOLDER
 from vdi.session.effective import Desktop
 from vdi.session.lifetime import idle_timeout
-from vdi.session.naming import MANAGED_BY, TEMPLATE_ANNOTATION
+from vdi.session.naming import HOLD, MANAGED_BY, TEMPLATE_ANNOTATION
 
 _PATIENCE = 60.0
 # Seconds in which a node that joins gets ready.

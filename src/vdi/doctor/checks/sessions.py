@@ -6,7 +6,9 @@ from contextlib import suppress
 
 from vdi.api.session import Phase
 from vdi.cluster.capacity import NodeCapacity, allows_placement, read_capacity
-from vdi.cluster.objects import amount
+from vdi.cluster.explain import IMAGE_CODES
+from vdi.cluster.reasons import PodReason
+from vdi.cluster.units import amount
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.desktops import code_of_words
@@ -16,7 +18,6 @@ from vdi.doctor.objects.sessions import REFUSED, SessionDiagnosis, active, diagn
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.conditions import LASTING_QUEUE_REASONS, QUEUE_REASONS, Reason
 from vdi.session.effective import Blocked, Desktop
-from vdi.session.explain import IMAGE_CODES
 from vdi.session.homes import own_claim
 from vdi.session.naming import reservation_name
 
@@ -40,31 +41,31 @@ _OF_PROBLEM: Mapping[str, str] = {
     Reason.HOME_IN_USE: "home_in_use",
     Reason.HOST_TAKEN: "host_taken",
     Reason.NAME_TAKEN: "name_taken",
-    Reason.HOME_LOST: "home_lost",
+    PodReason.HOME_LOST: "home_lost",
     **dict.fromkeys(REFUSED, "pod_refused"),
 }
 _OF_ANSWER: Mapping[str, str] = {
     **dict.fromkeys(IMAGE_CODES, "image_unavailable"),
-    Reason.MISSING_SECRET: "reference_missing",
-    Reason.MISSING_CONFIG_MAP: "reference_missing",
-    Reason.MISSING_KEY: "reference_missing",
-    Reason.BAD_POD_CONFIG: "reference_missing",
-    Reason.CRASH_LOOP: "desktop_crashes",
-    Reason.POD_FAILED: "desktop_crashes",
-    Reason.OUT_OF_MEMORY: "desktop_out_of_memory",
-    Reason.EVICTED: "desktop_evicted",
-    Reason.OUT_OF_EPHEMERAL_STORAGE: "desktop_out_of_disk",
-    Reason.NODE_REFUSED: "node_refused",
-    Reason.NODE_LOST: "desktop_on_lost_node",
-    Reason.HOME_LOST: "home_lost",
-    Reason.HOME_NOT_PROVISIONED: "home_not_provisioned",
-    Reason.VOLUME_PERMISSION: "volume_not_mounted",
-    Reason.VOLUME_MOUNT: "volume_not_mounted",
-    Reason.VOLUME_ELSEWHERE: "volume_not_mounted",
-    Reason.BAD_MOUNT: "volume_not_mounted",
-    Reason.BAD_COMMAND: "desktop_cannot_start",
-    Reason.CANNOT_START: "desktop_cannot_start",
-    Reason.NODE_NETWORK: "node_network_broken",
+    PodReason.MISSING_SECRET: "reference_missing",
+    PodReason.MISSING_CONFIG_MAP: "reference_missing",
+    PodReason.MISSING_KEY: "reference_missing",
+    PodReason.BAD_POD_CONFIG: "reference_missing",
+    PodReason.CRASH_LOOP: "desktop_crashes",
+    PodReason.POD_FAILED: "desktop_crashes",
+    PodReason.OUT_OF_MEMORY: "desktop_out_of_memory",
+    PodReason.EVICTED: "desktop_evicted",
+    PodReason.OUT_OF_EPHEMERAL_STORAGE: "desktop_out_of_disk",
+    PodReason.NODE_REFUSED: "node_refused",
+    PodReason.NODE_LOST: "desktop_on_lost_node",
+    PodReason.HOME_LOST: "home_lost",
+    PodReason.HOME_NOT_PROVISIONED: "home_not_provisioned",
+    PodReason.VOLUME_PERMISSION: "volume_not_mounted",
+    PodReason.VOLUME_MOUNT: "volume_not_mounted",
+    PodReason.VOLUME_ELSEWHERE: "volume_not_mounted",
+    PodReason.BAD_MOUNT: "volume_not_mounted",
+    PodReason.BAD_COMMAND: "desktop_cannot_start",
+    PodReason.CANNOT_START: "desktop_cannot_start",
+    PodReason.NODE_NETWORK: "node_network_broken",
 }
 _CRASHED = frozenset({"desktop_crashes", "session_failed"})
 # Problems that no seconds take away. What is in use or taken may belong to a session that is just ending.
@@ -275,11 +276,11 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
         pod, answer = diagnosis.pod, diagnosis.answer
         if pod is None or answer is None or not answer.stuck:
             continue
-        patience = _SCHEDULER_PATIENCE if answer.reason == Reason.MISSING_HOME and diagnosis.home else PATIENCE
+        patience = _SCHEDULER_PATIENCE if answer.reason == PodReason.MISSING_HOME and diagnosis.home else PATIENCE
         if snapshot.age(pod.metadata.creation_timestamp) < patience and pod.status.phase != "Failed":
             continue
         code = _OF_ANSWER.get(answer.reason, "desktop_unschedulable" if not pod.spec.node_name else "session_failed")
-        if answer.reason == Reason.NO_GPU_FREE:
+        if answer.reason == PodReason.NO_GPU_FREE:
             code = "gpu_insufficient"
         if code == "home_not_provisioned" and diagnosis.home is not None:
             code = "desktop_unschedulable"  # why there is no volume is the claim's own finding
@@ -290,7 +291,7 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
             code,
             diagnosis.object,
             f"The desktop used more memory than its limit ({_memory_limit(diagnosis)}), and was stopped."
-            if answer.reason == Reason.OUT_OF_MEMORY
+            if answer.reason == PodReason.OUT_OF_MEMORY
             else answer.sentence,
             evidence=[
                 f"pod/{pod.metadata.name}: {answer.reason}",
@@ -335,12 +336,12 @@ def _fetch(diagnosis: SessionDiagnosis) -> Remedy:
     reason = why.reason if why else ""
     fix = (f"kubectl edit vditemplate {template}", *_restart(diagnosis).commands)
     correct = f"Correct registry, name or tag in spec.image of template `{template}`"
-    if reason == Reason.IMAGE_PULL_DENIED:
+    if reason == PodReason.IMAGE_PULL_DENIED:
         desktop = diagnosis.desktop
         secrets = desktop.image_pull_secrets if isinstance(desktop, Desktop) else ()
         read = (f"kubectl --namespace {diagnosis.namespace} get secret {secret}" for secret in secrets)
         return Remedy(f"{correct}, or its pull secret. Then restart the desktop.", (*read, *fix))
-    if reason == Reason.REGISTRY_BUSY:
+    if reason == PodReason.REGISTRY_BUSY:
         return Remedy("Wait until the registry allows more pulls, or add a pull secret to the template.", fix)
     if reason in _OF_TEMPLATE or pod is None or pod.desktop is None or not pod.spec.node_name:
         return Remedy(f"{correct}. Then restart the desktop.", fix)
@@ -349,16 +350,16 @@ def _fetch(diagnosis: SessionDiagnosis) -> Remedy:
         sentence = f"{correct}. If the name is right, import the image on the node {node}: no registry has it."
         return Remedy(sentence, fix)
     pull = f"{_crictl(diagnosis.snapshot, node)} pull {image}"
-    if reason == Reason.REGISTRY_UNKNOWN:
+    if reason == PodReason.REGISTRY_UNKNOWN:
         sentence = f"{correct}. If the registry is right, fix DNS on the node {node}, and pull the image there."
         return Remedy(sentence, (*fix, pull))
-    if reason in (Reason.REGISTRY_UNREACHABLE, Reason.REGISTRY_NOT_TRUSTED):
+    if reason in (PodReason.REGISTRY_UNREACHABLE, PodReason.REGISTRY_NOT_TRUSTED):
         return Remedy(f"On the node {node}, fix its access to the registry, and pull the image.", (pull,))
     return Remedy(f"On the node {node}, fix what the message names, and pull the image.", (pull,))
 
 
 # Reasons that no pull on the node takes away.
-_OF_TEMPLATE = frozenset({Reason.IMAGE_NAME_INVALID, Reason.IMAGE_NOT_FOUND})
+_OF_TEMPLATE = frozenset({PodReason.IMAGE_NAME_INVALID, PodReason.IMAGE_NOT_FOUND})
 
 
 def _crictl(snapshot: Snapshot, node: str) -> str:

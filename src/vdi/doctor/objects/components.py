@@ -10,10 +10,10 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
+from vdi.cluster.explain import StartState, chart_subject, explain
 from vdi.cluster.objects import Event, Pod
 from vdi.diagnosis.snapshot import Raw, Snapshot
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.explain import StartState, chart_subject, explain
 from vdi.settings import SettingsError, read_settings
 
 

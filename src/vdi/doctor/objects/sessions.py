@@ -9,16 +9,17 @@ from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.capacity import read_capacity
-from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod, Route, Service
+from vdi.cluster.explain import Explanation, explain
+from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod, Service
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.components import LEASE, lease_namespace, operator_for, settings_for
 from vdi.findings.model import Remedy
 from vdi.kube.wire import convert
 from vdi.session import naming
+from vdi.session.children import Route
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
 from vdi.session.decide import Observed, decide
 from vdi.session.effective import Blocked, Desktop, resolve
-from vdi.session.explain import Explanation, explain
 from vdi.session.homes import home_names, resolve_home
 from vdi.session.queueing.messages import explain_shortage, find_fitting
 from vdi.session.queueing.queue import Queue

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from vdi.api.template import Scheme, VDITemplate
+from vdi.cluster.explain import StartState, explain
 from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
 from vdi.doctor.checks.registry import found
 from vdi.findings.model import Finding, Remedy
@@ -23,8 +24,7 @@ from vdi.kube.clock import Clock
 from vdi.kube.errors import Conflict, KubeError, NotFound
 from vdi.kube.resource import CLAIMS, EVENTS, PODS, Resource
 from vdi.kube.transport import Client
-from vdi.session.children import restricted_container, restricted_pod
-from vdi.session.explain import StartState, explain
+from vdi.session.children import restricted_container, restricted_pod, scheme_of
 
 _SECONDS = 10.0
 _STREAM = "/api/websockets"
@@ -184,7 +184,7 @@ class DeniedPort(NamedTuple):
 async def probe_health(client: Client, session: str, pod: Pod, port: int, path: str) -> Finding | None:
     """Whether a desktop that counts as ready answers. What may not be asked is no finding: `probe` says so once."""
     where, name = pod.metadata.namespace, pod.metadata.name
-    target = name if pod.scheme is Scheme.HTTP else f"https:{name}"
+    target = name if scheme_of(pod) is Scheme.HTTP else f"https:{name}"
     try:
         await client.page_of_pod(where, target, port, path, most_bytes=_HEALTH_BYTES, seconds=_HEALTH_SECONDS)
     except KubeError as error:

@@ -12,11 +12,11 @@ from functools import cached_property, lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
+from vdi.cluster.explain import PASSING
 from vdi.cluster.objects import Event
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.kasm.generations import of_label, of_workloads
 from vdi.kasm.generations.model import Component, Generation, InitContainer
-from vdi.session.explain import PASSING
 
 _VARIABLE = re.compile(r"\$(?:\((\w+)\)|\{(\w+)(?::?-[^}]*)?\}|(\w+))")
 _URL = re.compile(r"(https?)://(?:[^\s/@\"']+@)?([\w.-]+)(?::(\d+))?(/[^\s\"'?;)]*)?")

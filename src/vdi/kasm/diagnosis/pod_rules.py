@@ -5,11 +5,11 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from vdi.cluster.objects import amount
+from vdi.cluster.explain import IMAGE_REASONS, Subject, explain_pull, explain_unschedulable, first_line
+from vdi.cluster.units import amount
 from vdi.findings.model import Remedy
 from vdi.kasm.diagnosis.installation import KasmContainer, KasmPod
 from vdi.kasm.generations import of_label
-from vdi.session.explain import IMAGE_REASONS, Subject, explain_pull, explain_unschedulable, first_line
 
 _MEBI = 1 << 20
 

@@ -6,8 +6,7 @@ from functools import partial
 from typing import Any
 
 from vdi.cluster.capacity import NodeCapacity, read_capacity
-from vdi.cluster.objects import PODS
-from vdi.cluster.units import parse_quantity
+from vdi.cluster.units import PODS, parse_quantity
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.preflight.facts import Facts, Unreadable, item, label_of, listed, unreadable_finding
 from vdi.kasm.preflight.needs import Needs, PodNeed

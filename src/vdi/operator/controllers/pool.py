@@ -13,7 +13,8 @@ import msgspec
 
 from vdi.api.pool import PoolStatus, VDIPool
 from vdi.api.template import VDITemplate
-from vdi.cluster.objects import Node, Pod, Secret
+from vdi.cluster.explain import StartState, explain
+from vdi.cluster.objects import Node, Pod
 from vdi.kinds import POOLS
 from vdi.kube.apply import Applier
 from vdi.kube.errors import Forbidden, Invalid, KubeError, NotFound
@@ -24,12 +25,11 @@ from vdi.operator.owned_resources import UncertainCreates, is_uncertain
 from vdi.operator.pools import BY_POOLED_TEMPLATE, Pools
 from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.status import printable
-from vdi.session.children import build_pool_pod, build_pool_secret
+from vdi.session.children import Secret, build_pool_pod, build_pool_secret
 from vdi.session.conditions import BUSY_REASONS, READY
 from vdi.session.credentials import derive_pool_tokens
 from vdi.session.decide import explain_api_error
 from vdi.session.effective import Blocked, Desktop
-from vdi.session.explain import StartState, explain
 from vdi.session.naming import PoolIdentity, assigned_namespace, pool_pod_name, pool_secret_name
 from vdi.session.pool import (
     FITS,

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vdi.cluster.capacity import Demand, NodeCapacity, allows_placement, reaches_home
-from vdi.cluster.objects import EPHEMERAL_STORAGE, PODS, Amounts, NodeSelectorRequirement, NodeSelectorTerm
+from vdi.cluster.objects import NodeSelectorRequirement, NodeSelectorTerm
+from vdi.cluster.units import EPHEMERAL_STORAGE, PODS, Amounts
 from vdi.session.conditions import Reason
 from vdi.session.queueing.groups import Group
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
 from vdi.cluster.capacity import Demand, NodeCapacity, allows_placement, reaches_home
-from vdi.cluster.objects import Amounts
+from vdi.cluster.units import Amounts
 from vdi.session.autoscaling import can_use_new_node
 from vdi.session.queueing.groups import (
     Group,

@@ -1,9 +1,8 @@
 """Objects as API servers really send them, where they are not what one would expect, and what is kept of them."""
 
 import msgspec
-import pytest
 
-from vdi.cluster.objects import Node, Pod, Route, Secret
+from vdi.cluster.objects import Node, Pod
 
 
 def test_a_node_with_an_image_that_has_lost_its_names_is_a_node() -> None:
@@ -26,18 +25,3 @@ def test_of_a_pod_only_what_is_read_is_kept() -> None:
     assert [condition.type for condition in pod.status.conditions] == ["Ready", "PodScheduled", "DisruptionTarget"]
     assert [volume.name for volume in pod.spec.volumes] == ["home"]
     assert pod.home_claim == "home-a"
-
-
-@pytest.mark.parametrize(
-    ("data", "token"), [(b'"agentToken": "YQ=="', "a"), (b'"agentToken": "/w=="', ""), (b'"password": "cHc="', "")]
-)
-def test_of_a_secret_only_the_agent_s_token(data: bytes, token: str) -> None:
-    secret = msgspec.json.decode(b'{"metadata": {"name": "s"}, "data": {%s}}' % data, type=Secret)
-    assert secret.agent_token == token
-    assert "cHc=" not in str(secret)
-
-
-def test_of_a_route_only_its_host() -> None:
-    annotated = b'{"metadata": {"name": "r", "annotations": {"vdi.kasm.io/host": "a.example.com", "x": "y"}}}'
-    route, bare = (msgspec.json.decode(body, type=Route) for body in (annotated, b'{"metadata": {"name": "r"}}'))
-    assert (route.host, bare.host) == ("a.example.com", "")

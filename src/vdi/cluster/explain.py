@@ -5,16 +5,12 @@ Status, CLI, doctor, helm and kasm share them. `explain` tries `RULES` in order,
 """
 
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import msgspec
+from typing import NamedTuple
 
 from vdi.cluster.objects import ContainerStatus, Event, Node, PersistentVolumeClaim, Pod
-from vdi.session.conditions import Reason
+from vdi.cluster.reasons import PodReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,31 +45,31 @@ def chart_subject(name: str) -> Subject:
 
 
 _SUMMARY = re.compile(r"(\d+)/(\d+) nodes are available: (.*?)\.?(?:\s+(?:preemption|no new claims).*)?$", re.DOTALL)
-_CLAUSES: tuple[tuple[str, Reason, str], ...] = (
+_CLAUSES: tuple[tuple[str, PodReason, str], ...] = (
     # pattern of one clause, code, message; {n}: number of nodes, {what}: the group, others: of the subject
-    (r"Insufficient (?P<what>\S*gpu\S*)", Reason.NO_GPU_FREE, "{n} without a free GPU ({what})"),
-    (r"Insufficient memory", Reason.NO_CAPACITY, "{n} without enough free memory"),
-    (r"Insufficient cpu", Reason.NO_CAPACITY, "{n} without enough free CPU"),
-    (r"Insufficient (?P<what>\S+)", Reason.NO_CAPACITY, "{n} without enough {what}"),
-    (r"Too many pods", Reason.NO_CAPACITY, "{n} with the maximum number of pods"),
+    (r"Insufficient (?P<what>\S*gpu\S*)", PodReason.NO_GPU_FREE, "{n} without a free GPU ({what})"),
+    (r"Insufficient memory", PodReason.NO_CAPACITY, "{n} without enough free memory"),
+    (r"Insufficient cpu", PodReason.NO_CAPACITY, "{n} without enough free CPU"),
+    (r"Insufficient (?P<what>\S+)", PodReason.NO_CAPACITY, "{n} without enough {what}"),
+    (r"Too many pods", PodReason.NO_CAPACITY, "{n} with the maximum number of pods"),
     (
         r"(?:node\(s\) )?had volume node affinity conflict",
-        Reason.HOME_ON_OTHER_NODE,
+        PodReason.HOME_ON_OTHER_NODE,
         "{n} other than the one with the {volume}",
     ),
-    (r"(?:node\(s\) )?didn't find available persistent volumes", Reason.NO_VOLUME, "{n} without a volume to bind"),
-    (r"(?:node\(s\) )?did not have enough free storage", Reason.NO_VOLUME, "{n} without enough free storage"),
+    (r"(?:node\(s\) )?didn't find available persistent volumes", PodReason.NO_VOLUME, "{n} without a volume to bind"),
+    (r"(?:node\(s\) )?did not have enough free storage", PodReason.NO_VOLUME, "{n} without enough free storage"),
     (
         r"(?:node\(s\) )?had untolerated taint\(?s?\)? ?(?P<what>\{.*?\})?",
-        Reason.NODES_TAINTED,
+        PodReason.NODES_TAINTED,
         "{n} reserved by a taint ({what})",
     ),
     (
         r"(?:node\(s\) )?didn't match (?:Pod's )?node (?:affinity/)?selector",
-        Reason.NO_MATCHING_NODE,
+        PodReason.NO_MATCHING_NODE,
         "{n} without the labels of {selector}",
     ),
-    (r"(?:node\(s\) )?were unschedulable", Reason.NODES_CORDONED, "{n} cordoned"),
+    (r"(?:node\(s\) )?were unschedulable", PodReason.NODES_CORDONED, "{n} cordoned"),
 )
 # In the words of two of the scheduler's plugins, which look into caches of their own.
 _MISSING_CLAIM = re.compile(
@@ -81,34 +77,34 @@ _MISSING_CLAIM = re.compile(
 )
 # Which of several causes names the condition: the one that a person can do most about first.
 _ORDER = (
-    Reason.HOME_ON_OTHER_NODE,
-    Reason.NO_GPU_FREE,
-    Reason.NO_CAPACITY,
-    Reason.NO_VOLUME,
-    Reason.NO_MATCHING_NODE,
-    Reason.NODES_TAINTED,
-    Reason.NODES_CORDONED,
+    PodReason.HOME_ON_OTHER_NODE,
+    PodReason.NO_GPU_FREE,
+    PodReason.NO_CAPACITY,
+    PodReason.NO_VOLUME,
+    PodReason.NO_MATCHING_NODE,
+    PodReason.NODES_TAINTED,
+    PodReason.NODES_CORDONED,
 )
 
 
-def explain_unschedulable(message: str, subject: Subject = DESKTOP) -> tuple[Reason, str]:
+def explain_unschedulable(message: str, subject: Subject = DESKTOP) -> tuple[PodReason, str]:
     """(code, sentence) for the message of a pod's `PodScheduled=False`; the scheduler's words where no rule fits."""
     claim = _MISSING_CLAIM.search(message)
     if claim:
-        return Reason.MISSING_HOME, f"The volume claim {claim[1]!r} does not exist yet."
+        return PodReason.MISSING_HOME, f"The volume claim {claim[1]!r} does not exist yet."
     if "unbound immediate PersistentVolumeClaims" in message:
-        return Reason.HOME_PENDING, f"The {subject.volume} is not bound yet. {subject.name} starts when it is."
+        return PodReason.HOME_PENDING, f"The {subject.volume} is not bound yet. {subject.name} starts when it is."
     if "is being deleted" in message and "persistentvolumeclaim" in message:
-        return Reason.HOME_LEAVING, f"The {subject.volume} is being deleted. {subject.name} starts with a new one."
+        return PodReason.HOME_LEAVING, f"The {subject.volume} is being deleted. {subject.name} starts with a new one."
     summary = _SUMMARY.search(message.strip())
     if summary is None:
         why = message.strip() or "the scheduler reports no reason"
-        return Reason.UNSCHEDULABLE, f"No node can run {subject.name}: {why}"
+        return PodReason.UNSCHEDULABLE, f"No node can run {subject.name}: {why}"
     found = [_explain_clause(clause.strip(), subject) for clause in _split(summary[3])]
     codes = [code for code, _ in found]
-    code = next((one for one in _ORDER if one in codes), Reason.UNSCHEDULABLE)
+    code = next((one for one in _ORDER if one in codes), PodReason.UNSCHEDULABLE)
     if int(summary[2]) == 0:
-        return Reason.NO_NODE, "The cluster has no node."
+        return PodReason.NO_NODE, "The cluster has no node."
     nodes = "the only node" if summary[2] == "1" else f"any of {summary[2]} nodes"
     return code, f"There is not enough capacity on {nodes}: {', '.join((words for _, words in found))}."
 
@@ -118,7 +114,7 @@ def _split(clauses: str) -> list[str]:
     return re.split(r", (?=\d+ )", clauses)
 
 
-def _explain_clause(clause: str, subject: Subject) -> tuple[Reason, str]:
+def _explain_clause(clause: str, subject: Subject) -> tuple[PodReason, str]:
     count, _, rest = clause.partition(" ")
     for pattern, code, words in _CLAUSES:
         if match := re.match(pattern, rest):
@@ -127,7 +123,7 @@ def _explain_clause(clause: str, subject: Subject) -> tuple[Reason, str]:
             return code, words.format(
                 n=count, what=taint or "tainted", volume=subject.volume, selector=subject.node_selector
             )
-    return Reason.UNSCHEDULABLE, clause.rstrip(".")
+    return PodReason.UNSCHEDULABLE, clause.rstrip(".")
 
 
 # Reasons for which a container waits, that are about its image.
@@ -138,48 +134,48 @@ _CAUSES = (
     # pattern in the message or the reason itself, code, words
     (
         "InvalidImageName",
-        Reason.IMAGE_NAME_INVALID,
+        PodReason.IMAGE_NAME_INVALID,
         "its name is not a valid image name; fix {field}",
     ),
     (
         "ErrImageNeverPull",
-        Reason.IMAGE_NOT_PRESENT,
+        PodReason.IMAGE_NOT_PRESENT,
         ("it is not on the node, and the pull policy does not allow pulling it"),
     ),
     (
         r"\b40[13]\b|denied|unauthori[sz]ed|forbidden|authentication required",
-        Reason.IMAGE_PULL_DENIED,
+        PodReason.IMAGE_PULL_DENIED,
         # registries answer so for an image that does not exist, too
         "the registry has no such image or denies access to it; check name and tag in {field}, and {secrets}",
     ),
     (  # before "not found", which containerd says after it
         r"no match for platform|no matching manifest",
-        Reason.IMAGE_WRONG_PLATFORM,
+        PodReason.IMAGE_WRONG_PLATFORM,
         "it has no build for the node's architecture; build one, or place the template's desktops on other nodes",
     ),
     (
         r"not found|manifest unknown|does not exist|no such image|\b404\b",
-        Reason.IMAGE_NOT_FOUND,
+        PodReason.IMAGE_NOT_FOUND,
         "the registry has no such image; check name and tag in {field}",
     ),
     (
         r"no such host|server misbehaving",
-        Reason.REGISTRY_UNKNOWN,
+        PodReason.REGISTRY_UNKNOWN,
         "the node cannot resolve the registry's host name; check it in {field}",
     ),
-    (r"x509|certificate", Reason.REGISTRY_NOT_TRUSTED, "the node does not trust the registry's certificate"),
+    (r"x509|certificate", PodReason.REGISTRY_NOT_TRUSTED, "the node does not trust the registry's certificate"),
     (
         r"toomanyrequests|rate limit|\b429\b",
-        Reason.REGISTRY_BUSY,
+        PodReason.REGISTRY_BUSY,
         "the registry limits the rate of pulls",
     ),
     (
         r"connection refused|timeout|i/o timeout|no route to host|unreachable|deadline exceeded|TLS handshake|EOF",
-        Reason.REGISTRY_UNREACHABLE,
+        PodReason.REGISTRY_UNREACHABLE,
         "the registry does not respond to the node",
     ),
 )
-_UNKNOWN = Reason.IMAGE_PULL
+_UNKNOWN = PodReason.IMAGE_PULL
 # What containerd and runc put before their reason, each around the next.
 _RUNTIME = re.compile(
     r"(?:failed to create (?:containerd task|shim task|shim)|OCI runtime create failed|runc create failed"
@@ -191,7 +187,7 @@ _NAMES = re.compile(r'"[^" ]+"|https?://\S+|\bsha256:[0-9a-f]+')
 IMAGE_CODES = frozenset({code for _, code, _ in _CAUSES} | {_UNKNOWN})
 
 
-def explain_pull(image: str, reason: str, message: str, subject: Subject = DESKTOP) -> tuple[Reason, str]:
+def explain_pull(image: str, reason: str, message: str, subject: Subject = DESKTOP) -> tuple[PodReason, str]:
     """(code, sentence); the kubelet's words where no rule fits."""
     said = _NAMES.sub("", message)
     for pattern, code, words in _CAUSES:
@@ -247,7 +243,7 @@ class StartState:
 class Explanation(NamedTuple):
     """Why a pod is not ready."""
 
-    # The condition's reason: a `Reason`, or the kubelet's own of a waiting container.
+    # The condition's reason: a `PodReason`, or the kubelet's own of a waiting container.
     reason: str
     sentence: str
     # False: an ordinary step of a start.
@@ -270,13 +266,15 @@ def _pod_failed(start: StartState) -> Explanation | None:
     detail = f" ({status.message.strip().rstrip('.')})" if status.message else ""
     if status.reason == "Evicted" and _OVER_DISK_LIMIT.search(status.message):
         words = f"{start.subject.title} used more local disk than its limit, and {node} evicted it{detail}."
-        return Explanation(Reason.OUT_OF_EPHEMERAL_STORAGE, words)
+        return Explanation(PodReason.OUT_OF_EPHEMERAL_STORAGE, words)
     if status.reason == "Evicted":
-        return Explanation(Reason.EVICTED, f"{node} ran short of resources and evicted {start.subject.name}{detail}.")
+        return Explanation(
+            PodReason.EVICTED, f"{node} ran short of resources and evicted {start.subject.name}{detail}."
+        )
     if status.reason.startswith("OutOf") or status.reason == "UnexpectedAdmissionError":
-        return Explanation(Reason.NODE_REFUSED, f"{node} refused {start.subject.name}{detail}.")
+        return Explanation(PodReason.NODE_REFUSED, f"{node} refused {start.subject.name}{detail}.")
     return Explanation(
-        Reason.POD_FAILED,
+        PodReason.POD_FAILED,
         f"{start.subject.title}'s pod has ended and is not restarted: {status.reason or status.phase}{detail}.",
     )
 
@@ -289,12 +287,13 @@ def _node_lost(start: StartState) -> Explanation | None:
     what = f"The node {node} does not respond" if start.node else f"The node {node} no longer exists"
     if not pod.terminating:
         return Explanation(
-            Reason.NODE_LOST, f"{what}. If this continues, Kubernetes deletes {start.subject.name} after a few minutes."
+            PodReason.NODE_LOST,
+            f"{what}. If this continues, Kubernetes deletes {start.subject.name} after a few minutes.",
         )
     if not pod.writes_to:
-        return Explanation(Reason.NODE_LOST, f"{what}. {start.subject.title} is restarted on another node.")
+        return Explanation(PodReason.NODE_LOST, f"{what}. {start.subject.title} is restarted on another node.")
     return Explanation(
-        Reason.NODE_LOST,
+        PodReason.NODE_LOST,
         f"{what}, and may still be writing to {pod.writes_to[0]!r}: {start.subject.name} is restarted when the node "
         "is back. If the node is switched off permanently, an administrator releases the volume (kubectl taint "
         f"nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute).",
@@ -308,10 +307,10 @@ def _pod_terminating(start: StartState) -> Explanation | None:
     if evicted and evicted.status == "True":
         why = evicted.message.strip().rstrip(".") or evicted.reason
         return Explanation(
-            Reason.EVICTED, f"{start.subject.title} must leave {start.pod.spec.node_name or 'its node'}: {why}."
+            PodReason.EVICTED, f"{start.subject.title} must leave {start.pod.spec.node_name or 'its node'}: {why}."
         )
     return Explanation(
-        Reason.POD_STOPPING, f"{start.subject.title}'s pod is being deleted; a new one follows.", stuck=False
+        PodReason.POD_STOPPING, f"{start.subject.title}'s pod is being deleted; a new one follows.", stuck=False
     )
 
 
@@ -319,10 +318,10 @@ def _out_of_memory(start: StartState) -> Explanation | None:
     """The runtime says so, or the image's own termination message: the runtime may learn of the kill too late."""
     desktop = start.pod.desktop
     ended = desktop and (desktop.state.terminated or desktop.last_state.terminated)
-    if not ended or not (ended.reason == "OOMKilled" or ended.message.startswith(f"{Reason.OUT_OF_MEMORY}: ")):
+    if not ended or not (ended.reason == "OOMKilled" or ended.message.startswith(f"{PodReason.OUT_OF_MEMORY}: ")):
         return None
     return Explanation(
-        Reason.OUT_OF_MEMORY,
+        PodReason.OUT_OF_MEMORY,
         f"{start.subject.title} used more memory than its limit and was stopped. Request more in "
         f"{start.subject.memory}.",
     )
@@ -340,9 +339,9 @@ def _image(start: StartState) -> Explanation | None:
 
 # By the kubelet's name of the kind: reason and kind.
 _MISSING = {
-    "secret": (Reason.MISSING_SECRET, "Secret"),
-    "configmap": (Reason.MISSING_CONFIG_MAP, "ConfigMap"),
-    "persistentvolumeclaim": (Reason.MISSING_CLAIM, "PersistentVolumeClaim"),
+    "secret": (PodReason.MISSING_SECRET, "Secret"),
+    "configmap": (PodReason.MISSING_CONFIG_MAP, "ConfigMap"),
+    "persistentvolumeclaim": (PodReason.MISSING_CLAIM, "PersistentVolumeClaim"),
 }
 
 
@@ -353,14 +352,14 @@ def _missing_reference(start: StartState) -> Explanation | None:
     text = message if reason == "CreateContainerConfigError" else (event.note if event else "")
     if key := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) (?:\S+/)?(\S+)", text):
         return Explanation(
-            Reason.MISSING_KEY,
+            PodReason.MISSING_KEY,
             f"{start.subject.title} needs the key {key[1]!r}, which is missing in the {key[2]} {key[3]!r}.",
         )
     if gone := re.search(r'(secret|configmap|persistentvolumeclaim) "([^"]+)" not found', text):
         reason_missing, kind = _MISSING[gone[1]]
         return Explanation(reason_missing, f"{start.subject.title} needs the {kind} {gone[2]!r}, which does not exist.")
     if reason == "CreateContainerConfigError":
-        return Explanation(Reason.BAD_POD_CONFIG, f"{start.subject.title} cannot be created: {first_line(message)}")
+        return Explanation(PodReason.BAD_POD_CONFIG, f"{start.subject.title} cannot be created: {first_line(message)}")
     return None
 
 
@@ -374,11 +373,11 @@ def _bad_start(start: StartState) -> Explanation | None:
         return None
     if re.search(r"mount|mkdir|rootfs|not a directory", message):
         return Explanation(
-            Reason.BAD_MOUNT, f"Something cannot be mounted into {start.subject.name}: {first_line(message)}"
+            PodReason.BAD_MOUNT, f"Something cannot be mounted into {start.subject.name}: {first_line(message)}"
         )
     if re.search(r"executable file not found|no such file or directory|permission denied|exec format error", message):
-        return Explanation(Reason.BAD_COMMAND, f"The image's program cannot be started: {first_line(message)}")
-    return Explanation(Reason.CANNOT_START, f"The container cannot be started: {first_line(message) or reason}")
+        return Explanation(PodReason.BAD_COMMAND, f"The image's program cannot be started: {first_line(message)}")
+    return Explanation(PodReason.CANNOT_START, f"The container cannot be started: {first_line(message) or reason}")
 
 
 def _crash_loop(start: StartState) -> Explanation | None:
@@ -394,7 +393,7 @@ def _crash_loop(start: StartState) -> Explanation | None:
     words = last_line(ended.message)
     why = f"last log line: {words!r}" if words else f"see kubectl logs --previous {start.pod.metadata.name}"
     return Explanation(
-        Reason.CRASH_LOOP,
+        PodReason.CRASH_LOOP,
         f"{start.subject.title} stopped with exit code {ended.exit_code} and was restarted {times}; {why}.",
     )
 
@@ -403,10 +402,12 @@ def _volume(start: StartState) -> Explanation | None:
     claim = start.claim
     if claim and claim.status.phase == "Lost":
         return Explanation(
-            Reason.HOME_LOST, f"The volume of the home {claim.metadata.name!r} no longer exists; its claim is lost."
+            PodReason.HOME_LOST, f"The volume of the home {claim.metadata.name!r} no longer exists; its claim is lost."
         )
     if claim and claim.status.phase == "Pending" and (event := start.newest("ProvisioningFailed")):
-        return Explanation(Reason.HOME_NOT_PROVISIONED, f"The home volume cannot be created: {first_line(event.note)}")
+        return Explanation(
+            PodReason.HOME_NOT_PROVISIONED, f"The home volume cannot be created: {first_line(event.note)}"
+        )
     if (
         start.pod.spec.node_name
         and _is_creating(start)
@@ -414,21 +415,23 @@ def _volume(start: StartState) -> Explanation | None:
     ):
         if "Multi-Attach" in event.note:
             return Explanation(
-                Reason.VOLUME_ELSEWHERE,
+                PodReason.VOLUME_ELSEWHERE,
                 "A volume is still attached to another node; it is attached here when that node releases it.",
             )
         if re.search(r"permission denied", event.note, re.IGNORECASE):
             return Explanation(
-                Reason.VOLUME_PERMISSION, f"A volume cannot be mounted, permission denied: {first_line(event.note)}"
+                PodReason.VOLUME_PERMISSION, f"A volume cannot be mounted, permission denied: {first_line(event.note)}"
             )
-        return Explanation(Reason.VOLUME_MOUNT, f"A volume cannot be mounted: {first_line(event.note)}")
+        return Explanation(PodReason.VOLUME_MOUNT, f"A volume cannot be mounted: {first_line(event.note)}")
     return None
 
 
 def _sandbox(start: StartState) -> Explanation | None:
     event = start.newest("FailedCreatePodSandBox") if start.pod.spec.node_name and _is_creating(start) else None
     return (
-        Explanation(Reason.NODE_NETWORK, f"The node cannot set up the pod: {first_line(event.note)}") if event else None
+        Explanation(PodReason.NODE_NETWORK, f"The node cannot set up the pod: {first_line(event.note)}")
+        if event
+        else None
     )
 
 
@@ -436,7 +439,7 @@ def _gated(start: StartState) -> Explanation | None:
     if not start.pod.gated:
         return None
     words = f"{start.subject.title} waits until another controller removes its scheduling gate."
-    return Explanation(Reason.SCHEDULING_GATED, words, stuck=False)
+    return Explanation(PodReason.SCHEDULING_GATED, words, stuck=False)
 
 
 def _unschedulable(start: StartState) -> Explanation | None:
@@ -444,7 +447,7 @@ def _unschedulable(start: StartState) -> Explanation | None:
     if start.pod.spec.node_name or not condition or condition.status != "False":
         return None
     code, sentence = explain_unschedulable(condition.message, start.subject)
-    if code == Reason.HOME_PENDING and start.claim and start.claim.status.phase == "Bound":
+    if code == PodReason.HOME_PENDING and start.claim and start.claim.status.phase == "Bound":
         return _overlooked(start.pod)
     return Explanation(code, sentence)
 
@@ -452,8 +455,8 @@ def _unschedulable(start: StartState) -> Explanation | None:
 def _overlooked(pod: Pod) -> Explanation:
     """What the scheduler has said of volumes is not true of the home any more, and it has not looked since."""
     if sum(volume.persistent_volume_claim is not None for volume in pod.spec.volumes) > 1:
-        return Explanation(Reason.VOLUME_PENDING, "A volume that the template mounts is not bound yet.")
-    return Explanation(Reason.SCHEDULER_LATE, "The home volume is bound; the scheduler has not retried yet.")
+        return Explanation(PodReason.VOLUME_PENDING, "A volume that the template mounts is not bound yet.")
+    return Explanation(PodReason.SCHEDULER_LATE, "The home volume is bound; the scheduler has not retried yet.")
 
 
 # The kubelet's words for a probe that was answered, and what is wrong. Other answers pass while an image starts.
@@ -484,22 +487,24 @@ def _probe_refused(start: StartState) -> Explanation | None:
         return None
     why = next((words for pattern, words in _REFUSALS if pattern.search(event.note)), "")
     words = f"{start.subject.title} responds to its health check, but {why}."
-    return Explanation(Reason.PROBE_REFUSED, words, stuck=False) if why else None
+    return Explanation(PodReason.PROBE_REFUSED, words, stuck=False) if why else None
 
 
 def _progress(start: StartState) -> Explanation:
     pod, desktop = start.pod, start.pod.desktop
     if not pod.spec.node_name:
-        return Explanation(Reason.SCHEDULING, "Looking for a node with capacity.", stuck=False)
+        return Explanation(PodReason.SCHEDULING, "Looking for a node with capacity.", stuck=False)
     if desktop is None or _is_creating(start):
         volume = " and its home volume" if start.claim and start.claim.status.phase != "Bound" else ""
-        return Explanation(Reason.PREPARING, f"Node {pod.spec.node_name} is preparing the image{volume}.", stuck=False)
+        return Explanation(
+            PodReason.PREPARING, f"Node {pod.spec.node_name} is preparing the image{volume}.", stuck=False
+        )
     if desktop.state.waiting:
         waiting = desktop.state.waiting
         return Explanation(
-            waiting.reason or Reason.WAITING, first_line(waiting.message) or f"Waiting: {waiting.reason}"
+            waiting.reason or PodReason.WAITING, first_line(waiting.message) or f"Waiting: {waiting.reason}"
         )
-    return Explanation(Reason.STARTING, f"{start.subject.title} is starting and does not respond yet.", stuck=False)
+    return Explanation(PodReason.STARTING, f"{start.subject.title} is starting and does not respond yet.", stuck=False)
 
 
 RULES: tuple[Rule, ...] = (
@@ -529,39 +534,3 @@ def _waiting(start: StartState) -> tuple[ContainerStatus | None, str, str]:
 def _is_creating(start: StartState) -> bool:
     desktop, reason, _ = _waiting(start)
     return desktop is None or reason in ("ContainerCreating", "PodInitializing")
-
-
-def start_state_from_list(text: bytes) -> StartState:
-    """Facts from a List with one Pod, its claim, and Events of either API. Raises ValueError without a Pod."""
-    items: list[dict[str, Any]] = msgspec.json.decode(text)["items"]
-    pods = [msgspec.convert(item, Pod) for item in items if item["kind"] == "Pod"]
-    if len(pods) != 1:
-        raise ValueError(f"the list has {len(pods)} Pods; allowed: exactly one")
-    claims = [msgspec.convert(item, PersistentVolumeClaim) for item in items if item["kind"] == "PersistentVolumeClaim"]
-    mine = [claim for claim in claims if claim.metadata.name == pods[0].home_claim]
-    events = tuple(msgspec.convert(_as_new_event(item), Event) for item in items if item["kind"] == "Event")
-    return StartState(pods[0], mine[0] if mine else None, events)
-
-
-def _as_new_event(item: dict[str, Any]) -> dict[str, Any]:
-    """A core `v1` Event (what kubectl prints) under the names of `events.k8s.io/v1`."""
-    renamed = {"message": "note", "involvedObject": "regarding", "lastTimestamp": "deprecatedLastTimestamp"}
-    return {renamed.get(key, key): value for key, value in item.items() if value is not None}
-
-
-def main(arguments: list[str]) -> int:
-    """Explain the start in one file; the exit code is 2 when the file cannot be used."""
-    try:
-        (file,) = arguments
-        explanation = explain(start_state_from_list(Path(file).read_bytes()))
-    except (ValueError, KeyError, OSError) as why:
-        sys.stderr.write(
-            f"explain: {why}\nallowed: python -m vdi.session.explain FILE (kubectl get pod,pvc,events -o json)\n"
-        )
-        return 2
-    sys.stdout.write(f"{explanation.reason}: {explanation.sentence}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
