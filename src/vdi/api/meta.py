@@ -1,5 +1,6 @@
 """Kubernetes object metadata, pruned to the fields this project reads. Part of every struct decoded from the API."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
@@ -48,3 +49,8 @@ class Condition(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     message: Annotated[str, doc("Explanation for people.", PRINTABLE_LINES, maxLength=32768)] = ""
     last_transition_time: Annotated[str, doc("When status last changed.", format="date-time")] = ""
     observed_generation: Annotated[int, doc("Generation of the object that this condition describes.")] = 0
+
+
+def find_condition(conditions: Iterable[Condition], kind: str) -> Condition | None:
+    """The condition of that type, if there is one."""
+    return next((condition for condition in conditions if condition.type == kind), None)

@@ -92,3 +92,8 @@ def parse_time(text: str) -> datetime:
 def format_time(moment: datetime) -> str:
     """`2026-11-20T08:00:00Z`."""
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
+
+
+def pause_after(failures: int, first: timedelta, longest: timedelta) -> timedelta:
+    """Exponential backoff: the pause after so many failures in a row doubles from `first` up to `longest`."""
+    return min(longest, first * 2 ** min(failures - 1, 16))

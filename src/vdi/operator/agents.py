@@ -105,7 +105,7 @@ class Report(msgspec.Struct, rename="camel"):
         if self.connected_seconds is not None:
             connect = seen - timedelta(seconds=self.connected_seconds)
         graphics = self.graphics.as_status() if self.graphics else before.graphics if before else None
-        return Activity(last_input, self.viewers, seen, connect, graphics)
+        return Activity(last_input, seen, connect, graphics)
 
 
 class AgentError(Exception):

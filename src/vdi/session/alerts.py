@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from vdi.api.meta import find_condition
 from vdi.api.schedule import TemplateSchedule
 from vdi.api.session import VDISession
 from vdi.api.template import IdleAction, TimeoutAction, VDITemplate
@@ -32,18 +33,18 @@ from vdi.session.schedule import Closing, find_closing, working_hours
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One thing that is about to happen."""
+    """A warning of something that is about to happen."""
 
-    # The condition.
+    # Type of the condition.
     type: str
 
     reason: str
     message: str
-    # When it happens, if that is known.
+    # RFC 3339; empty if that is not known.
     until: str = ""
-    # Whether input averts it.
+    # Whether input prevents it.
     until_input: bool = False
-    # An alert that has been shown since before this was another one: now it begins again.
+    # A condition that is older than this announced another end: its transition time moves.
     begins: datetime | None = None
 
 
@@ -61,7 +62,7 @@ def find_alerts(observed: Observed, settings: ClusterSettings, now: datetime) ->
 
 
 def find_idle(observed: Observed, now: datetime) -> Idle | None:
-    """Since when a desktop is idle; None: it runs not, is not to be asked, or cannot be asked."""
+    """The idle state of a desktop; None: it is not running, has no idle timeout, or its agent does not respond."""
     session = observed.session
     timeout = idle_timeout(session, observed.template)
     started = started_at(session, observed.pod)
@@ -72,7 +73,7 @@ def find_idle(observed: Observed, now: datetime) -> Idle | None:
 
 
 def closing_of(observed: Observed, now: datetime) -> Closing | None:
-    """The end of working hours, of the template or of the session's own schedule, that comes first; None: none."""
+    """The first end of working hours, of the template or of the session's own schedule; None: there is none."""
     session = observed.session
     schedules = schedules_of(session, observed.template)
     started = started_at(session, observed.pod)
@@ -94,13 +95,13 @@ def closing_of(observed: Observed, now: datetime) -> Closing | None:
 
 
 def schedules_of(session: VDISession, template: VDITemplate | None) -> list[TemplateSchedule]:
-    """Working hours that hold for the desktop: those of its template, and its own."""
+    """Working hours of the desktop: those of its template, and its own."""
     own = working_hours(session.spec.schedule) if session.spec.schedule else None
     return [schedule for schedule in (template.spec.schedule if template else None, own) if schedule]
 
 
 def evictable_at(observed: Observed, settings: ClusterSettings) -> datetime | None:
-    """From when on a drain may put the desktop out; None while its node is not being drained."""
+    """The time from which a drain may evict the desktop; None while its node is not being drained."""
     if observed.node is None or not observed.node.spec.unschedulable:
         return None
     since = _since(observed, DRAINING)
@@ -138,12 +139,12 @@ def _idle(observed: Observed, now: datetime) -> Alert | None:
         f"This desktop has been idle since {clock_time(idle.since)}; it {what} at {clock_time(idle.over_at)} unless "
         "someone uses mouse or keyboard."
     )
-    # A warning from before the last input was of another end, which the operator did not see averted.
+    # A warning from before the last input announced another end, which that input prevented.
     return Alert(IDLE, Reason.IDLE, message, format_time(idle.over_at), until_input=True, begins=idle.since)
 
 
 def describe_end(action: TimeoutAction | IdleAction) -> str:
-    """What the desktop does at the end of its run, as a verb."""
+    """The end of a run as a verb: the desktop "is suspended" or "ends"."""
     match action:
         case TimeoutAction.SUSPEND | IdleAction.SUSPEND:
             return "is suspended"
@@ -165,8 +166,8 @@ def _draining(observed: Observed, settings: ClusterSettings, now: datetime) -> A
 
 
 def _since(observed: Observed, kind: str) -> datetime | None:
-    """Since when this warning is up."""
-    up = next((condition for condition in observed.session.status.conditions if condition.type == kind), None)
+    """The time since when this warning is shown."""
+    up = find_condition(observed.session.status.conditions, kind)
     return parse_time(up.last_transition_time) if up and up.status == "True" and up.last_transition_time else None
 
 
@@ -185,19 +186,19 @@ _TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something to read in the desktop. The same `id` replaces; an empty `text` withdraws."""
+    """A message shown in the desktop. One with the same `id` replaces it; an empty `text` withdraws it."""
 
     id: str
     title: str = ""
     text: str = ""
-    # When it loses its meaning (RFC 3339); empty: when it is withdrawn.
+    # RFC 3339; empty: until it is withdrawn.
     until: str = ""
     # Whether it disappears at the next input.
     until_input: bool = False
 
 
 def find_notices(before: VDISession, alerts: Sequence[Alert]) -> list[Notice]:
-    """What has to be shown now, and what was shown and is to go."""
+    """The notices to show now, and an empty one for each warning that no longer holds."""
     shown = [Notice(alert.type, _TITLES[alert.type], alert.message, alert.until, alert.until_input) for alert in alerts]
     was = {condition.type for condition in before.status.conditions if condition.type in WARNING_TYPES}
     return shown + [Notice(kind) for kind in sorted(was - {alert.type for alert in alerts})]

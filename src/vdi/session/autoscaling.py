@@ -48,7 +48,7 @@ _PHRASES = {
 
 @dataclass(frozen=True, slots=True)
 class AutoscalingSettings:
-    """What an administrator chose."""
+    """Settings of the administrator."""
 
     # Placeholders for waiting sessions at a time; headroom is not counted.
     max_placeholders: int = 10
@@ -95,7 +95,7 @@ class NodeRequest:
 
 @dataclass(frozen=True, slots=True)
 class PlaceholderPlan:
-    """What is to be done."""
+    """Placeholders to create and to delete."""
 
     # Names, with the shape of each.
     create: tuple[tuple[str, Demand], ...]
@@ -103,7 +103,7 @@ class PlaceholderPlan:
 
 
 def shape_key(demand: Demand) -> str:
-    """The same for the same shape, in every process: a create whose answer was lost cannot make a second pod."""
+    """The same for the same shape, in every process: a create whose response was lost cannot make a second pod."""
     return hashlib.sha256(msgspec.json.encode(demand, order="deterministic")).hexdigest()[:12]
 
 
@@ -124,7 +124,7 @@ def terms_for_new_node(demand: Demand) -> list[NodeSelectorTerm]:
 def count_placeholders(
     waiting: Iterable[tuple[Demand, int]], *, limit: int, headroom: Iterable[tuple[Demand, int]] = ()
 ) -> dict[Demand, int]:
-    """How many placeholders each shape is to have. `waiting`: sessions by shape, the first in line first."""
+    """The number of placeholders of each shape. `waiting`: sessions by shape, in the order of the queue."""
     counts: dict[Demand, int] = defaultdict(int)
     left = limit
     for demand, number in waiting:
@@ -138,7 +138,7 @@ def count_placeholders(
 
 
 def plan_placeholders(counts: Mapping[Demand, int], pods: Iterable[Pod]) -> PlaceholderPlan:
-    """Which placeholders are missing, and which are too many.
+    """The placeholders that are missing, and those that are too many.
 
     Of too many, those on a node go first: a session takes their place. Then the youngest.
     """

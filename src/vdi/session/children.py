@@ -33,6 +33,7 @@ from vdi.session.naming import (
     Identity,
     PoolIdentity,
     derive_base,
+    owner_reference,
     pod_name,
     pool_secret_name,
     route_name,
@@ -43,7 +44,7 @@ from vdi.session.volumes import SCRIPT_FOLDER, SCRIPT_VOLUME
 
 
 def restricted_pod(user_id: int, *, owns_volumes: bool = False) -> dict[str, Any]:
-    """Fields of a pod's `spec`: it runs as that user and group, without a token and without Services' variables.
+    """Fields of a pod's `spec` for that user and group, without a token and without the variables of Services.
 
     `owns_volumes`: its volumes belong to that group, so that the user can write to them.
     """
@@ -59,7 +60,7 @@ def restricted_pod(user_id: int, *, owns_volumes: bool = False) -> dict[str, Any
 
 
 def restricted_container(*, is_read_only: bool = False) -> dict[str, Any]:
-    """The `securityContext` of a container."""
+    """The `securityContext` of a container that passes `restricted`."""
     read_only = {"readOnlyRootFilesystem": True} if is_read_only else {}
     return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, **read_only}
 
@@ -73,14 +74,14 @@ AGENT_TOKEN_DIGEST_KEY = "agentTokenSha256"  # noqa: S105 -- the key's name
 
 
 def build_secret(*, identity: Identity, tokens: DesktopTokens) -> dict[str, Any]:
-    """The Secret of a session. Immutable: what a running desktop has taken in must not change under it."""
+    """The Secret of a session. Immutable: a running desktop has read it and would not notice a change."""
     return _secret(identity.metadata(secret_name(identity.name)), tokens)
 
 
 def build_pool_secret(*, identity: PoolIdentity, pod: str, pod_uid: str, tokens: DesktopTokens) -> dict[str, Any]:
-    """The Secret of a desktop that waits for somebody. The pod owns it, who may have another owner by tomorrow."""
+    """The Secret of a pool's desktop. The pod owns it, because the pod's own owner changes when a session takes it."""
     metadata = identity.metadata(pool_secret_name(pod))
-    metadata["ownerReferences"] = [{"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": pod_uid, "controller": True}]
+    metadata["ownerReferences"] = [owner_reference("Pod", pod, pod_uid, "v1")]
     return _secret(metadata, tokens)
 
 
@@ -123,18 +124,19 @@ def build_service(*, identity: Identity) -> dict[str, Any]:
     }
 
 
-# The chart's ServersTransport in the sessions' namespace: TLS without a look at the certificate. Only routes to pods
-# that speak TLS name it: their certificates are the images' own, and no authority vouches for them.
+# The chart's ServersTransport in the sessions' namespace: TLS without verification. Only routes to pods with HTTPS name
+# it: their certificates are the images' own, which no authority has signed.
 DESKTOP_TRANSPORT = "vdi-desktop-tls"
 
-# Not an empty map: where the route named a Secret before, server-side apply would make it null, which is refused.
+# Not an empty map: where the route named a Secret before, server-side apply would make it null, which Traefik's CRD
+# refuses.
 _DEFAULT_CERTIFICATE = {"certResolver": ""}
 
 
 def build_route(
     *, identity: Identity, host: str, settings: ClusterSettings, scheme: Scheme = Scheme.HTTP
 ) -> dict[str, Any]:
-    """One route for one host. `scheme`: what the pod speaks."""
+    """The route of one host. `scheme`: that of the pod."""
     service = {"kind": "Service", "name": service_name(identity.name), "port": PORT_NAME}
     if scheme is Scheme.HTTPS:
         service |= {"scheme": "https", "serversTransport": DESKTOP_TRANSPORT}
@@ -154,7 +156,7 @@ def build_route(
 
 
 def _tls(settings: ClusterSettings) -> dict[str, Any]:
-    """From the named Secret, the named resolver, or Traefik's default certificate."""
+    """The named Secret, the named resolver, or Traefik's default certificate."""
     if settings.tls_secret:
         # With a gateway the portal's route names the Secret, and Traefik presents its certificate for every host that
         # it covers. So the private key is not in the sessions' namespace, of which the gateway reads every Secret.
@@ -195,19 +197,19 @@ CONTAINER = "desktop"
 FOLDER_MAKER = "home-folders"
 AGENT_PORT_NAME = "agent"
 MASTER_TOKEN_DIGEST = "VDI_MASTER_TOKEN_SHA256"  # noqa: S105 -- the variable's name
-# In pods of operators before digests. Whoever was at such a desktop could read it.
+# In pods of operators before digests. The user of such a desktop could read it.
 MASTER_TOKEN = "SELKIES_MASTER_TOKEN"  # noqa: S105 -- the variable's name
 _SCRIPT_FILE, _SCRIPT_MODE = "startup.sh", 0o555
 # The pod's group (fsGroup) reads; the user does not own the files, so ssh takes a private key with this mode.
 _SECRET_MODE = 0o440
-# A desktop has nothing to save on SIGTERM that it would not have saved before; a session must be gone within 10 s.
+# A desktop has nothing to save on SIGTERM that it has not saved before, and a session must be gone within 10 s.
 _GRACE_SECONDS = 3
 
 
 def build_pod(
     *, identity: Identity, desktop: Desktop, run: Mapping[str, str] | None = None, agent_port: int = 8082
 ) -> dict[str, Any]:
-    """The Pod of a session. `run`: what is to be known of its run, as annotations."""
+    """The Pod of a session. `run`: annotations of `run_annotations`."""
     notes = {TEMPLATE_REVISION: desktop.template_revision, **(run or {})}
     metadata = _with_template(identity.metadata(pod_name(identity.name), notes), desktop)
     metadata["labels"] |= {TEMPLATE_LABEL: derive_base(identity.template), HOLD: "true"}
@@ -217,7 +219,7 @@ def build_pod(
 def build_pool_pod(
     *, identity: PoolIdentity, name: str, desktop: Desktop, annotations: Mapping[str, str], agent_port: int = 8082
 ) -> dict[str, Any]:
-    """The Pod of a desktop that waits for somebody: like that of a session, but with a Secret of its own."""
+    """The Pod of a pool's desktop: like that of a session, but with a Secret of its own."""
     notes = {TEMPLATE_REVISION: desktop.template_revision, **annotations}
     metadata = _with_template(identity.metadata(name, notes), desktop)
     metadata["labels"] |= {TEMPLATE_LABEL: derive_base(identity.template)}
@@ -225,7 +227,7 @@ def build_pool_pod(
 
 
 def _with_template(metadata: dict[str, Any], desktop: Desktop) -> dict[str, Any]:
-    """`metadata` with what the template adds to it; of two labels or annotations with one key the operator's counts."""
+    """`metadata` with the template's labels and annotations. The operator's own keys cannot be overwritten."""
     theirs = desktop.pod_template.metadata
     labels, annotations = {**theirs.labels, **metadata["labels"]}, {**theirs.annotations, **metadata["annotations"]}
     if desktop.scheme is not Scheme.HTTP:
@@ -270,7 +272,7 @@ def _container(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]
         "name": CONTAINER,
         "image": desktop.image,
         "imagePullPolicy": "IfNotPresent",
-        # Its last words outlive the pod: they are quoted where a desktop is given up.
+        # The last log lines outlive the container: a desktop that is given up is explained with them.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "ports": [
             {"name": name, "containerPort": port, "protocol": "TCP"}
@@ -310,15 +312,15 @@ def _resources(desktop: Desktop) -> dict[str, Any]:
 
 
 def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]:
-    """The template's variables, then ours: of two with one name Kubernetes takes the last."""
-    # Digests, not tokens: what a desktop's user reads here opens nothing, also after the share has ended.
+    """The template's variables, then the operator's: of two with one name Kubernetes takes the last."""
+    # Digests, not tokens: a guest with full control can read them here, but they are of no use after the share.
     master = {"secretKeyRef": {"name": secret, "key": PASSWORD_DIGEST_KEY}}
     # The user of a desktop without a gateway knows its password. There are no shares.
     password = {"secretKeyRef": {"name": secret, "key": PASSWORD_KEY}}
     token = {"secretKeyRef": {"name": secret, "key": AGENT_TOKEN_DIGEST_KEY}}
     door: list[dict[str, Any]] = []
     if desktop.behind_gateway and desktop.selkies:
-        # Selkies' secure mode: it lets in only users that the gateway has named, in the role that the gateway says.
+        # Selkies' secure mode: it accepts only users of the gateway's token table, in the role that stands there.
         door = [
             {"name": "SELKIES_ENABLE_BASIC_AUTH", "value": "false"},
             {"name": MASTER_TOKEN_DIGEST, "valueFrom": master},
@@ -337,10 +339,11 @@ def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]
     if desktop.startup_script:
         ours.append({"name": "VDI_STARTUP_SCRIPT", "value": f"{SCRIPT_FOLDER}/{_SCRIPT_FILE}"})
     if not desktop.gpu:
-        # Images built for GPUs ask for all of them: without this, a desktop that asked for none would see every GPU.
+        # Images built for GPUs request all of them. Without this, a desktop without a GPU would see every GPU of the
+        # node.
         ours.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
     given = {variable.name for variable in desktop.env}
-    # With Selkies 1, nginx has the port, and Selkies behind it one of its own.
+    # With Selkies 1, nginx serves the port, and Selkies has one of its own behind it.
     name = {"1": "NGINX_PORT", "2": "SELKIES_PORT"}.get(desktop.selkies, "")
     port = [] if not name or name in given else [{"name": name, "value": str(desktop.port)}]
     return [*(msgspec.to_builtins(variable) for variable in desktop.env), *port, *ours]
@@ -361,7 +364,8 @@ def _volumes(desktop: Desktop) -> list[dict[str, Any]]:
 
 
 def _source(volume: TemplateVolume) -> dict[str, Any]:
-    # With a folder of it the kubelet has to be able to create that; what may be written is for the mounts to say.
+    # The kubelet has to create a missing folder, so a volume with folders is writable here. The mounts decide what the
+    # desktop may write.
     read_only = volume.read_only and not volume.sub_path and not volume.groups
     if volume.persistent_volume_claim:
         claim = volume.persistent_volume_claim.claim_name
@@ -391,7 +395,7 @@ def _mounts(desktop: Desktop) -> list[dict[str, Any]]:
 
 
 def _folders_in_home(desktop: Desktop) -> list[str]:
-    """The folders of the home that volumes are mounted in, but not the home itself."""
+    """Folders in the home in which volumes are mounted, without the home itself."""
     if desktop.home is None:
         return []
     home = PurePosixPath(desktop.home.mount_path)
@@ -400,7 +404,7 @@ def _folders_in_home(desktop: Desktop) -> list[str]:
 
 
 def _folder_maker(desktop: Desktop, folders: list[str]) -> dict[str, Any]:
-    """Makes the folders in the home as the desktop's user: the container runtime would make them as root.
+    """An init container that creates folders in the home as the desktop's user. The runtime would create them as root.
 
     A desktop that cannot write to its own ~/.config does not start.
     """
@@ -433,13 +437,13 @@ class RouteMeta(BareMeta, rename="camel", gc=False, kw_only=True):
 
 
 class Route(msgspec.Struct, gc=False):
-    """The IngressRoute."""
+    """An IngressRoute, as the operator watches it."""
 
     metadata: RouteMeta
 
     @property
     def host(self) -> str:
-        """The host it leads to (empty when the annotation is missing)."""
+        """The host of the route; empty when the annotation is missing."""
         return self.metadata.annotations.host
 
 
@@ -451,14 +455,14 @@ class SecretData(msgspec.Struct, rename="camel", gc=False):
 
 
 class Secret(msgspec.Struct, gc=False):
-    """The Secret of one desktop."""
+    """The Secret of one desktop, as the operator watches it."""
 
     metadata: BareMeta
     data: SecretData = msgspec.field(default_factory=SecretData)
 
     @property
     def agent_token(self) -> str:
-        """Empty without one, and for what is no text."""
+        """Empty when it is missing or no text."""
         try:
             return b64decode(self.data.agent_token).decode()
         except ValueError:

@@ -1,4 +1,4 @@
-"""What the operator's settings say about every session. Pure data; `vdi.settings` reads it."""
+"""Settings of the cluster's administrator that hold for every session. `vdi.settings` reads them."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -6,7 +6,7 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """Choices of the cluster's administrator that hold for all sessions."""
+    """Pure data, so that gateway, CLI and doctor decide as the operator does."""
 
     # Desktops answer at `<label>.<domain>`.
     domain: str = "vdi.localhost"
@@ -44,6 +44,6 @@ class ClusterSettings:
         return f"{label}.{self.domain}"
 
     def url(self, host: str) -> str:
-        """Where the browser finds the desktop at `host`."""
+        """The URL of a host as browsers see it."""
         port = "" if self.url_port == 443 else f":{self.url_port}"
         return f"https://{host}{port}"

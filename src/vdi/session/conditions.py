@@ -1,7 +1,15 @@
-"""Types and reasons of a session's conditions: constants of the API, so never renamed."""
+"""Types and reasons of the conditions of sessions, templates and pools: constants of the API, so never renamed.
 
+Reasons of pods that are not ready are in `vdi.cluster.reasons`.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
 from enum import Enum, StrEnum, auto
 from typing import Self
+
+from vdi.api.meta import Condition, find_condition
+from vdi.cluster.units import format_time
 
 TEMPLATE_FOUND = "TemplateFound"
 ADMITTED = "Admitted"
@@ -22,7 +30,7 @@ WARNING_TYPES = (EXPIRING, CLOSING, IDLE, DRAINING)
 
 
 class ReasonKind(Enum):
-    """What a reason means to code that acts on reasons."""
+    """The meaning of a reason to code that acts on reasons."""
 
     # Read by people only: the state of the condition decides.
     STATE = auto()
@@ -40,11 +48,9 @@ class ReasonKind(Enum):
 
 
 class Reason(StrEnum):
-    """Reasons of a session's conditions. The value is the reason; `meaning` is for the API reference.
+    """The value is the reason; `meaning` is for the API reference.
 
-    A new one that code acts on has a `kind`; the sets below follow from it. `session.failures` and
-    `operator.status` act on some by name.
-    A kubelet may give a waiting container a reason that is not here; PodReady then has the kubelet's own.
+    A reason that code acts on has a `kind`. `session.failures` and `operator.status` act on some by name.
     """
 
     # The conditions that have it.
@@ -53,7 +59,7 @@ class Reason(StrEnum):
     kind: ReasonKind
 
     def __new__(cls, value: str, condition: str, meaning: str, kind: ReasonKind = ReasonKind.STATE) -> Self:
-        """One reason."""
+        """A reason with its facts; the sets below follow from `kind`."""
         reason = str.__new__(cls, value)
         reason._value_ = value
         reason.condition, reason.meaning, reason.kind = condition, meaning, kind
@@ -166,3 +172,19 @@ LASTING_QUEUE_REASONS = _of_kind(ReasonKind.NO_NODE)
 QUEUE_REASONS = BUSY_REASONS | LASTING_QUEUE_REASONS | _of_kind(ReasonKind.QUEUED)
 # Reasons of Admitted=False that pass without anyone editing an object.
 TEMPORARY_REASONS = QUEUE_REASONS | _of_kind(ReasonKind.HELD_UP)
+
+
+def renew_condition(
+    before: Iterable[Condition],
+    kind: str,
+    holds: bool,
+    reason: str,
+    message: str,
+    now: datetime,
+    generation: int = 0,
+) -> Condition:
+    """The condition in its new state. Its transition time moves only when the status flips, as Kubernetes asks."""
+    status = "True" if holds else "False"
+    known = find_condition(before, kind)
+    kept = known.last_transition_time if known and known.status == status else ""
+    return Condition(kind, status, reason, message, kept or format_time(now), generation)

@@ -25,7 +25,7 @@ _TOKEN_BYTES = 18
 
 @dataclass(frozen=True, slots=True, repr=False)
 class DesktopTokens:
-    """What the operator and the gateway prove themselves to a desktop with."""
+    """The two tokens of a desktop, known to the operator and the gateway."""
 
     # Selkies' master token; without a gateway the password of its basic auth.
     password: str
@@ -87,7 +87,7 @@ def _derived_token(master: str, purpose: str) -> str:
 
 
 def subprotocols(token: str) -> str:
-    """What a WebSocket handshake offers (Sec-WebSocket-Protocol) when it brings this token."""
+    """The value of Sec-WebSocket-Protocol in a handshake with this token."""
     return f"selkies, selkies.token.{base64.urlsafe_b64encode(token.encode()).decode().rstrip('=')}"
 
 

@@ -29,7 +29,7 @@ from vdi.session.lifetime import Activity
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """All that is known of one session at one moment."""
+    """Everything that the operator knows of one session at one moment."""
 
     session: VDISession
     template: VDITemplate | None = None
@@ -47,21 +47,20 @@ class Observed:
     events: tuple[Event, ...] = ()
     # The node that the pod, or the one that leaves, is bound to.
     node: Node | None = None
-    # There is no such node any more.
+    # The node no longer exists.
     node_gone: bool = False
-    # A pod that we have deleted and that has not ended yet: before that, there is no other one.
+    # A pod that the operator has deleted and that has not ended yet. No other one is created before that.
     terminating: Pod | None = None
-    # What the desktop's agent said last; None: it cannot be asked.
+    # The agent's last report; None: it does not respond.
     activity: Activity | None = None
-    # Further pods of this session, which must not be: a session has one.
+    # Further pods of this session, to be deleted: a session has one.
     extra_pods: tuple[Pod, ...] = ()
-    # Name of another session that has the home.
+    # Name of another session that uses the home.
     home_holder: str | None = None
     # The session of another namespace that has this one's name.
     name_holder: VDISession | None = None
-    # Label of the host that the session is to have; empty: it has none, or that is not known.
+    # Host label of the session; empty: it has none, or another session or user has it.
     host: str = ""
-    # Why it cannot have the host that it requests.
     host_blocked: Blocked | None = None
 
     @property
@@ -70,7 +69,7 @@ class Observed:
         return self.node_gone or (self.node is not None and not self.node.ready)
 
     def start_state(self, pod: Pod) -> StartState:
-        """What explains the state of this session's pod."""
+        """The input of `explain` for this session's pod."""
         return StartState(pod, self.home, self.events, self.node, self.node_lost)
 
 
@@ -97,13 +96,15 @@ class Contender:
 
 
 def find_holder(contenders: Iterable[Contender]) -> Contender | None:
-    """Who gets it: whoever has it, else the oldest that stays. Every session comes to the same answer."""
+    """The contender that gets the home or host: the one that has it, else the oldest that is not being deleted."""
+    # Every session decides this for itself, so the order must be total: two sessions that each thought themselves the
+    # holder would both start on one home. Hence the uid, for those that were created in the same second.
     candidates = [contender for contender in contenders if contender.holds or not contender.terminating]
     return min(candidates, key=lambda candidate: (not candidate.holds, candidate.created, candidate.uid), default=None)
 
 
 def decide(observed: Observed, settings: ClusterSettings, now: datetime) -> Decision:
-    """The verdict on a session that is neither being deleted nor suspended."""
+    """The decision on a session that is neither being deleted nor suspended."""
     session, template, pod = observed.session, observed.template, observed.pod
     if pod and (observed.home or pod.home_claim is None):
         return Decision()  # nothing is missing
@@ -142,7 +143,7 @@ def _lost_home(observed: Observed) -> Blocked | None:
 
 
 def _not_again_yet(observed: Observed, now: datetime) -> Blocked | None:
-    """The desktop was there already, and what became of it keeps it from coming back, or not yet."""
+    """The reason why a desktop that existed before is not created again, or not yet."""
     terminating = observed.terminating
     if terminating and observed.node_lost:
         explanation = explain(observed.start_state(terminating))
@@ -166,7 +167,7 @@ def _session_name_taken(session: VDISession, holder: VDISession) -> Blocked:
 
 
 def host_taken(label: str) -> Blocked:
-    """Another session has the host, or another person owns its name. The message does not say who."""
+    """Another session has the host, or another user owns its name. The message does not say who."""
     return Blocked(Reason.HOST_TAKEN, f"The host name `{label}` is not available. Choose another `spec.hostname`.")
 
 
@@ -188,7 +189,7 @@ def _home_in_use(session: VDISession, home: Home, holder: str) -> Blocked:
 
 
 def find_copying(home: PersistentVolumeClaim | None) -> Blocked | None:
-    """A command fills or moves the home: no desktop starts on it."""
+    """The block while a command such as `vdi home import` fills or moves the home."""
     command = home.metadata.annotations.get(COPYING) if home else None
     if not home or not command:
         return None
@@ -217,7 +218,7 @@ def is_webhook_down(message: str) -> bool:
 
 
 def explain_api_error(kind: str, message: str, *, kind_missing: bool = False) -> Blocked:
-    """Why the API server did not take a child of this kind; its own words stand at the end."""
+    """A refusal of the API server to create a child of this kind, with its own message at the end."""
     condition = _CONDITIONS.get(kind, ADMITTED)
     if kind_missing:
         words = (
@@ -235,7 +236,7 @@ def explain_api_error(kind: str, message: str, *, kind_missing: bool = False) ->
 
 
 def name_taken(kind: str, name: str) -> Blocked:
-    """An object of the child's name is there and is not the session's: it is never taken over."""
+    """A foreign object has the name of a child. It is never taken over."""
     words = (
         f"The {kind} {name!r} already exists and belongs to someone else. Delete it, or choose another session name."
     )

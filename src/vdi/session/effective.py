@@ -1,7 +1,7 @@
-"""Session + template + settings -> the desktop to run, all defaults applied, all limits checked; or why not, in words.
+"""Desktop of a session: session, template and settings with all defaults applied and all limits checked. Pure.
 
-Pure. Nothing is clipped in silence: a request over a maximum blocks the session, with a message that names
-field, value and maximum.
+Operator, gateway and doctor resolve it. Nothing is clipped in silence: a request over a maximum blocks the session,
+with a message that names field, value and maximum.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,6 @@ from vdi.api.template import (
     PodTemplate,
     Scheme,
     StartupScript,
-    TemplateResources,
     TemplateVolume,
     VDITemplate,
 )
@@ -23,15 +22,14 @@ from vdi.cluster.capacity import Demand, demand_of
 from vdi.cluster.objects import NodeSelectorTerm
 from vdi.cluster.units import EPHEMERAL_STORAGE, PODS, amount, parse_duration, parse_quantity, smaller_quantity
 from vdi.session import streaming
-from vdi.session import streaming as image
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.homes import NO_HOMES, Home, Homes, resolve_home
 from vdi.session.naming import is_operators_key, refuse_hostname
-from vdi.session.schedule import find_problems, is_time_zone
+from vdi.session.schedule import find_problems, find_session_problem
 from vdi.session.volumes import Mount, find_volume_problems, groups_of, resolve_mounts
 
-# Variables that the session's protection stands on: a template that sets one is refused, not overruled in silence.
+# Variables that protect the session. A template that sets one is refused instead of being overruled in silence.
 _GUARDED_ENV = frozenset(
     {
         "SELKIES_ENABLE_BASIC_AUTH",
@@ -46,10 +44,10 @@ _GUARDED_ENV = frozenset(
     }
 )
 
-# On a shared node this one would show every GPU to a desktop that asked for none.
+# On a shared node this one would show every GPU to a desktop that requested none.
 _GUARDED_ENV_WITHOUT_GPU = frozenset({"NVIDIA_VISIBLE_DEVICES"})
 
-# What the API server writes into a session that names other resources but no memory.
+# The API server writes this default into a session that names other resources but no memory.
 _ASSUMED_MEMORY = SessionResources().memory
 
 
@@ -67,25 +65,24 @@ class FieldError:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """Why a session cannot have its desktop now."""
+    """The reason why a session cannot have its desktop now."""
 
-    # A reason of `condition`, from `session.conditions.Reason`.
+    # A `Reason` or `PodReason`, in the condition below.
     reason: str
     # A sentence for the person who waits.
     message: str
     # The condition that it makes False.
     condition: str = ADMITTED
-    # True: it stays so until somebody changes something (phase Failed); False: it may pass by itself (Pending).
+    # True: it lasts until someone changes something (phase Failed); False: it may pass by itself (Pending).
     needs_change: bool = False
-    # Where the session stands in the queue, when it waits for room.
+    # Set while the session waits for capacity.
     queue: QueueStatus | None = None
-    # The fields of the session that are not allowed.
     errors: tuple[FieldError, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Desktop:
-    """All that a pod is built from."""
+    """A resolved desktop: everything that its pod is built from."""
 
     image: str
     template_revision: str
@@ -100,25 +97,25 @@ class Desktop:
     env: tuple[EnvVar, ...]
     port: int
     scheme: Scheme
-    # What the kubelet requests; empty: it only connects to the port.
+    # Path that the kubelet requests; empty: it only connects to the port.
     probe_path: str
     # Generation of Selkies in the image: "1" or "2"; empty: it has none.
     selkies: str
     run_as_user: int
     shm_size: str
     home: Home | None
-    # Those that this user gets.
+    # The template's volumes that this user gets.
     volumes: tuple[TemplateVolume, ...]
     mounts: tuple[Mount, ...]
     startup_script: StartupScript | None
     placement: Placement
     pod_template: PodTemplate
     image_pull_secrets: tuple[str, ...]
-    # The gateway says who may enter, and the desktop asks for no password.
+    # The gateway controls access, and the desktop asks for no password.
     behind_gateway: bool
 
     def demand(self, pin: tuple[NodeSelectorTerm, ...] = ()) -> Demand:
-        """What its pod requests of a node. `pin`: where its home lies; empty: anywhere."""
+        """The capacity that its pod needs. `pin`: the nodes that can reach its home; empty: all."""
         takes = {
             "cpu": amount("cpu", self.request_cpu),
             "memory": amount("memory", self.request_memory),
@@ -133,13 +130,12 @@ class Desktop:
 def resolve(
     session: VDISession, template: VDITemplate, settings: ClusterSettings, homes: Homes = NO_HOMES
 ) -> Desktop | Blocked:
-    """The desktop that this session asks for and its template allows; Blocked when it requests what cannot be.
+    """The desktop that this session requests and its template allows; Blocked when the request cannot be met.
 
     `homes`: the claims that may be its home and exist. A home that exists keeps its size, so the requested size is not
     checked against the limit.
     """
-    requested = session.spec.resources
-    offer = template.spec.resources
+    spec, requested, offer = template.spec, session.spec.resources, template.spec.resources
     cpu = requested.cpu if requested and requested.cpu is not None else offer.default_cpu
     memory = requested.memory if requested else offer.default_memory
     gpu = 0 if offer.default_gpu == 0 else (requested.gpu if requested else offer.default_gpu)
@@ -147,22 +143,21 @@ def resolve(
     home = resolve_home(session, template, homes)
     behind_gateway = settings.edge_middleware is not None
 
-    blocked = _refused_host(session, settings) or _find_blocked(
-        session.spec,
-        template,
-        cpu=cpu,
-        memory=memory,
-        gpu=gpu,
-        disk=disk,
-        home=home,
-        homes=homes,
-        behind_gateway=behind_gateway,
-    )
-    if blocked:
-        return blocked
-    mounts = resolve_mounts(template.spec, session.spec.user, groups_of(session))
+    # Only the worst kind of problem is reported, but all problems of that kind at once, so that one edit can fix them.
+    if of_session := [*_invalid_hostname(session, settings), *_invalid_session(session.spec)]:
+        return _refuse(Reason.INVALID_SESSION, of_session)
+    if of_template := list(_invalid_template(template, gpu=gpu, home=home, behind_gateway=behind_gateway)):
+        message = f"The template {template.metadata.name!r} cannot be used: {'; '.join(of_template)}."
+        return Blocked(Reason.INVALID_TEMPLATE, message, needs_change=True)
+    over = list(_over_limit(template, cpu=cpu, memory=memory, gpu=gpu, disk=disk))
+    if home and home.claim not in homes:
+        over += _home_over_limit(template, home.size)
+    if over:
+        return _refuse(Reason.OVER_LIMIT, over)
+
+    mounts = resolve_mounts(spec, session.spec.user, groups_of(session))
     return Desktop(
-        image=template.spec.image,
+        image=spec.image,
         template_revision=str(template.metadata.generation),
         cpu=cpu,
         memory=memory,
@@ -171,61 +166,32 @@ def resolve(
         request_cpu=smaller_quantity(settings.requests_cpu, cpu),
         request_memory=smaller_quantity(settings.requests_memory, memory),
         ephemeral_storage=disk,
-        env=(*template.spec.env, *streaming.settings(template.spec)),
-        port=template.spec.port,
-        scheme=template.spec.scheme,
-        probe_path=image.probe_path(template.spec, behind_gateway=behind_gateway),
-        selkies=streaming.generation(template.spec),
-        run_as_user=template.spec.run_as_user,
-        shm_size=template.spec.shm_size,
+        env=(*spec.env, *streaming.settings(spec)),
+        port=spec.port,
+        scheme=spec.scheme,
+        probe_path=streaming.probe_path(spec, behind_gateway=behind_gateway),
+        selkies=streaming.generation(spec),
+        run_as_user=spec.run_as_user,
+        shm_size=spec.shm_size,
         home=home,
         volumes=mounts.volumes,
         mounts=mounts.mounts,
-        startup_script=template.spec.startup_script,
-        placement=template.spec.placement,
-        pod_template=template.spec.pod_template,
-        image_pull_secrets=tuple(secret.name for secret in template.spec.image_pull_secrets),
+        startup_script=spec.startup_script,
+        placement=spec.placement,
+        pod_template=spec.pod_template,
+        image_pull_secrets=tuple(secret.name for secret in spec.image_pull_secrets),
         behind_gateway=behind_gateway,
     )
 
 
-def _refused_host(session: VDISession, settings: ClusterSettings) -> Blocked | None:
-    why = refuse_hostname(session, settings)
-    return Blocked(Reason.INVALID_SESSION, f"spec.hostname: {why}.", needs_change=True) if why else None
-
-
-def _find_blocked(
-    spec: SessionSpec,
-    template: VDITemplate,
-    *,
-    cpu: str,
-    memory: str,
-    gpu: int,
-    disk: str | None,
-    home: Home | None,
-    homes: Homes,
-    behind_gateway: bool,
-) -> Blocked | None:
-    """Every problem of the worst kind in one sentence each, so that one edit can fix them all."""
-    name = template.metadata.name
-    of_session = list(_invalid_session(spec))
-    if of_session:
-        return _refuse(Reason.INVALID_SESSION, of_session)
-    of_template = list(_invalid_template(template, gpu=gpu, home=home, behind_gateway=behind_gateway))
-    if of_template:
-        message = f"The template {name!r} cannot be used: {_sentences(of_template)}"
-        return Blocked(Reason.INVALID_TEMPLATE, message, needs_change=True)
-    over = list(_over_limit(template.spec.resources, name, cpu=cpu, memory=memory, gpu=gpu, disk=disk))
-    if home and home.claim not in homes:
-        over += _home_over_limit(template, home.size)
-    if over:
-        return _refuse(Reason.OVER_LIMIT, over)
-    return None
-
-
 def _refuse(reason: Reason, errors: list[FieldError]) -> Blocked:
-    message = _sentences([error.message for error in errors])
+    message = "; ".join(error.message for error in errors) + "."
     return Blocked(reason, message, needs_change=True, errors=tuple(errors))
+
+
+def _invalid_hostname(session: VDISession, settings: ClusterSettings) -> Iterator[FieldError]:
+    if why := refuse_hostname(session, settings):
+        yield _not_allowed("spec.hostname", session.spec.hostname or "", why)
 
 
 def _invalid_session(spec: SessionSpec) -> Iterator[FieldError]:
@@ -240,8 +206,10 @@ def _invalid_session(spec: SessionSpec) -> Iterator[FieldError]:
         parse_duration(spec.timeout)
     except ValueError as why:
         yield _not_allowed("spec.timeout", spec.timeout, str(why))
-    if spec.schedule and not is_time_zone(zone := spec.schedule.time_zone):
-        yield _not_allowed("spec.schedule.timeZone", zone, f"{zone!r} is not a known time zone")
+    if spec.schedule and (problem := find_session_problem(spec.schedule)):
+        name, value, allowed = problem
+        field = f"spec.schedule.{name}"
+        yield FieldError(field, value, allowed, f"{field}: {value!r} is not allowed; allowed: {allowed}")
 
 
 def _not_allowed(field: str, value: str | int, why: str) -> FieldError:
@@ -271,7 +239,7 @@ def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None, beh
         for key in keys:
             if is_operators_key(key):
                 yield f"spec.podTemplate.metadata.{field}: {key!r} is reserved for the operator; remove it"
-    yield from image.find_image_problems(spec, behind_gateway=behind_gateway)
+    yield from streaming.find_image_problems(spec, behind_gateway=behind_gateway)
     if spec.schedule:
         yield from find_problems(spec.schedule, "spec.schedule")
     yield from find_volume_problems(spec, home.mount_path if home else None, behind_gateway=behind_gateway)
@@ -288,12 +256,11 @@ def _not_quantities(fields: Mapping[str, str | None]) -> Iterator[FieldError]:
             yield _not_allowed(field, value, str(why))
 
 
-def _over_limit(
-    offer: TemplateResources, template: str, *, cpu: str, memory: str, gpu: int, disk: str | None
-) -> Iterator[FieldError]:
+def _over_limit(template: VDITemplate, *, cpu: str, memory: str, gpu: int, disk: str | None) -> Iterator[FieldError]:
+    offer, name = template.spec.resources, template.metadata.name
     max_gpu = offer.max_gpu if offer.max_gpu is not None else max(1, offer.default_gpu)
     if gpu > max_gpu:
-        yield _more_than("spec.resources.gpu", gpu, max_gpu, template)
+        yield _more_than("spec.resources.gpu", gpu, max_gpu, name)
     maxima: dict[str, tuple[str, str]] = {
         "memory": (memory, offer.default_memory if offer.max_memory is None else offer.max_memory),
         "cpu": (cpu, offer.default_cpu if offer.max_cpu is None else offer.max_cpu),
@@ -302,13 +269,13 @@ def _over_limit(
         maxima["ephemeralStorage"] = disk, offer.max_ephemeral_storage or offer.default_ephemeral_storage
     elif disk is not None:
         field = "spec.resources.ephemeralStorage"
-        why = f"{disk} is not allowed; template {template!r} has no defaultEphemeralStorage"
+        why = f"{disk} is not allowed; template {name!r} has no defaultEphemeralStorage"
         yield FieldError(field, disk, "no value: the template has no defaultEphemeralStorage", f"{field}: {why}")
     for field, (desired, most) in maxima.items():
         if parse_quantity(desired) > parse_quantity(most):
             assumed = field == "memory" and desired == _ASSUMED_MEMORY
             hint = f" ({desired} is the value if spec.resources sets no memory)" if assumed else ""
-            yield _more_than(f"spec.resources.{field}", desired, most, template, hint)
+            yield _more_than(f"spec.resources.{field}", desired, most, name, hint)
 
 
 def _home_over_limit(template: VDITemplate, size: str) -> Iterator[FieldError]:
@@ -321,7 +288,3 @@ def _home_over_limit(template: VDITemplate, size: str) -> Iterator[FieldError]:
 def _more_than(field: str, value: str | int, most: str | int, template: str, hint: str = "") -> FieldError:
     message = f"{field}: {value} is more than the {most} that template {template!r} allows{hint}"
     return FieldError(field, value, f"at most {most}", message)
-
-
-def _sentences(parts: list[str]) -> str:
-    return "; ".join(parts) + "."

@@ -40,7 +40,7 @@ from vdi.session.schedule import start_due_at
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """A run is over."""
+    """The end of a run, and the action that follows."""
 
     # TimedOut, IdleTooLong or WorkingHoursOver.
     reason: str
@@ -64,16 +64,16 @@ def _suspends(action: TimeoutAction | IdleAction) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """A pod is to be deleted while the run goes on, or is to begin."""
+    """The deletion of a pod within a run, which continues with another one."""
 
-    # With the loss counted in its status, which has to be written before the pod is deleted.
+    # With the loss counted in its status. The status is written before the pod is deleted: an operator that is killed
+    # in between finds the pod marked as given up, instead of counting the same loss twice.
     session: VDISession
-    # Why, and what comes next.
     blocked: Blocked
 
 
 def find_ending(observed: Observed, settings: ClusterSettings, now: datetime) -> Ending | None:
-    """Whether the run has used up its time, working hours are over, or it has been idle for too long."""
+    """The end of the run by its time limit, working hours or idle timeout; None: it goes on."""
     session, template, pod = observed.session, observed.template, observed.pod
     if session.spec.suspended:
         return None
@@ -96,9 +96,7 @@ def find_ending(observed: Observed, settings: ClusterSettings, now: datetime) ->
 
 
 def find_removal(observed: Observed, now: datetime) -> Removal | None:
-    """Whether the pod has to go: its loss is known already, it is to be started again, its home is not free, or it is
-    lost.
-    """
+    """The removal of a pod that is lost, to be restarted, or whose home is not free; None: it stays."""
     session, pod = observed.session, observed.pod
     if pod is None or pod.terminating:
         return None
@@ -110,14 +108,14 @@ def find_removal(observed: Observed, now: datetime) -> Removal | None:
         return Removal(_with_start(session, pod), Blocked(Reason.RESTARTING, words, condition=POD_READY))
     home, copying = observed.home, find_copying(observed.home)
     if copying and home and pod.home_claim == home.metadata.name and pod.status.phase == "Pending":
-        # The command has marked its home while the pod was being made, before the caches knew.
+        # The command marked the home while the pod was being created, before the operator's caches had the mark.
         return Removal(session, copying)
     loss = find_loss(pod, observed.home, observed.events, now, bound_at=home_bound_at(session))
     return after_loss(observed, loss, now) if loss else None
 
 
 def after_loss(observed: Observed, loss: Loss, now: datetime) -> Removal:
-    """Count a loss; what becomes of the session then."""
+    """The removal with the loss counted, and what follows for the session."""
     return _removal(observed, count_loss(observed.session, loss, now), now)
 
 
@@ -132,7 +130,7 @@ def _removal(observed: Observed, failures: FailureStatus | None, now: datetime) 
 
 
 def _with_start(session: VDISession, pod: Pod | None) -> VDISession:
-    """Knows when its run began, also when that was too short ago to be in its status."""
+    """The session with the start of its run in the status, also when that was too recent to be written yet."""
     start = started_at(session, pod)
     status = msgspec.structs.replace(session.status, start_time=format_time(start) if start else "")
     return msgspec.structs.replace(session, status=status)
@@ -160,7 +158,7 @@ def _describe_consequence(session: VDISession, pod: Pod | None, *, suspends: boo
 
 
 def next_requeue(observed: Observed, settings: ClusterSettings, now: datetime) -> datetime | None:
-    """The next moment at which something begins or ends by itself; None when nothing will."""
+    """The next moment at which something begins or ends by time alone; None when nothing will."""
     return min((moment for moment in _moments(observed, settings, now) if moment and moment > now), default=None)
 
 

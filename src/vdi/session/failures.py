@@ -1,11 +1,11 @@
-"""Desktops that are lost: what counts as lost, how often in a row, when it is tried again, when it is given up. Pure.
+"""Lost desktops: what counts as a loss, how many there were in a row, when to retry, when to give up. Pure.
 
     lost (find_loss, or the pod has vanished) ── count_loss ──> status.failures, then the pod is deleted
     pause: 10 s, 20 s, 40 s ... 5 min; none for a first loss that the desktop has no part in
-    more than MOST_RESTARTS in a row, or another try would not help: given up (Failed), until somebody changes something
+    more than MOST_RESTARTS in a row, or another try would not help: given up (Failed), until someone changes something
 
-The count starts again with the pod that was ready for `STABLE`, another spec, another `restartedAt`, a new run, and
-with the first loss of another kind after losses for want of room.
+The count starts again with a pod that was ready for `STABLE`, another spec, another `restartedAt`, a new run, and
+with the first loss of another kind after losses for lack of capacity.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,13 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from vdi.api.meta import find_condition
 from vdi.api.session import FailureStatus, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.explain import IMAGE_CODES, IMAGE_REASONS, StartState, explain
 from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
 from vdi.cluster.reasons import PodReason
-from vdi.cluster.units import format_time, parse_time
+from vdi.cluster.units import format_time, parse_time, pause_after
 from vdi.session.conditions import HOME_BOUND, POD_READY, Reason
 from vdi.session.effective import Blocked
 from vdi.session.naming import LAST_FAILURE, RESTARTED_AT
@@ -62,7 +63,7 @@ _ADVICE: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Why a pod has to go, and the desktop to be started again in another one."""
+    """The reason why a pod is deleted and the desktop started again in another one."""
 
     reason: str
     message: str
@@ -76,7 +77,7 @@ def find_loss(
     *,
     bound_at: datetime | None = None,
 ) -> Loss | None:
-    """Whether this pod, which is not being deleted, is lost. `bound_at`: see `home_bound_at`."""
+    """The loss of this pod, or None: it is fine, still starting, or being deleted. `bound_at`: see `home_bound_at`."""
     if pod.ready or pod.terminating:
         return None
     explanation = explain(StartState(pod, home, events))
@@ -84,7 +85,7 @@ def find_loss(
     waiting = desktop.state.waiting.reason if desktop and desktop.state.waiting else ""
     crashing = desktop is not None and desktop.restart_count >= _CRASHES and waiting == "CrashLoopBackOff"
     in_vain, unscheduled = in_vain_since(pod), unscheduled_since(pod)
-    # The scheduler's time to look again begins with the volume.
+    # A pod that waited for its volume gets the scheduler's time from the moment in which the volume was bound.
     if unscheduled is not None and explanation.reason == PodReason.SCHEDULER_LATE:
         unscheduled = max(unscheduled, bound_at or now)
     lost = (
@@ -98,7 +99,7 @@ def find_loss(
 
 
 def in_vain_since(pod: Pod) -> datetime | None:
-    """Since when the kubelet tries what cannot work as it is (no image, a missing Secret); None when it does not.
+    """The time since when the kubelet retries in vain (no image, a missing Secret); None when it does not.
 
     Not before the pod had a node, for which it may have waited for hours, and not while the desktop still ran.
     """
@@ -115,7 +116,7 @@ def in_vain_since(pod: Pod) -> datetime | None:
 
 
 def unscheduled_since(pod: Pod) -> datetime | None:
-    """Since when the scheduler has found no node for it; None when it has, has not looked yet, or may not look."""
+    """The time since when the scheduler has found no node; None: it has, has not looked yet, or the pod is gated."""
     condition = pod.condition("PodScheduled")
     if pod.spec.node_name or condition is None or condition.status != "False" or pod.gated:
         return None
@@ -123,32 +124,30 @@ def unscheduled_since(pod: Pod) -> datetime | None:
 
 
 def home_bound_at(session: VDISession) -> datetime | None:
-    """Since when the status says that the home's volume is there; None while it does not say so.
-
-    A pod whose scheduler does not look again after that would wait for five minutes (the scheduler's
-    `podMaxInUnschedulablePodsDuration`): seen when a volume was bound in the moment in which it looked.
-    """
-    found = next((condition for condition in session.status.conditions if condition.type == HOME_BOUND), None)
+    """The time since when the status has the home's volume as bound; None while it does not."""
+    # When a volume is bound in the very moment in which the scheduler looks, the scheduler can miss the event. It would
+    # look again only after five minutes (`podMaxInUnschedulablePodsDuration`), so such a pod is replaced earlier.
+    found = find_condition(session.status.conditions, HOME_BOUND)
     return parse_time(found.last_transition_time) if found and found.status == "True" else None
 
 
 def find_vanished(session: VDISession, *, unpublished: bool = False) -> Loss | None:
-    """The status names a pod that is gone, and we did not delete it: what was last seen of it says why.
+    """The loss of a pod that is gone and that the operator did not delete, by its last known reason.
 
-    `unpublished`: one was made and the status does not name it yet.
+    `unpublished`: a pod was created that the status does not name yet.
     """
     if not session.status.pod_name and not unpublished:
         return None
-    last = next((condition for condition in session.status.conditions if condition.type == POD_READY), None)
+    last = find_condition(session.status.conditions, POD_READY)
     if last and last.status == "False" and last.reason in _NOT_ITS_FAULT:
         return Loss(last.reason, last.message)
     return Loss(Reason.POD_DELETED, "The desktop's pod was deleted by someone else.")
 
 
 def count_loss(session: VDISession, loss: Loss, now: datetime) -> FailureStatus:
-    """One more. Its time marks the pods made before: they are done with (`is_given_up`).
+    """`status.failures` with one more loss. Its time marks the pods created before it: they go (`is_given_up`).
 
-    Losses for want of room are no sign that the desktop cannot run, so the first one of another kind counts from 1.
+    Losses for lack of capacity do not show that the desktop cannot run, so the first one of another kind counts from 1.
     """
     before = current_failures(session)
     if before and before.reason in _NO_ROOM and loss.reason not in _NO_ROOM:
@@ -164,13 +163,13 @@ def count_loss(session: VDISession, loss: Loss, now: datetime) -> FailureStatus:
 
 
 def is_short_of_room(session: VDISession) -> bool:
-    """Whether the last pod was lost because the scheduler found no node for it."""
+    """Whether the last pod was lost because the scheduler found no node."""
     failures = session.status.failures
     return failures is not None and failures.reason in _NO_ROOM
 
 
 def current_failures(session: VDISession) -> FailureStatus | None:
-    """What was counted for the session as it is now."""
+    """Failures that count for the session as it is now: not those before an edit or a restart."""
     failures = session.status.failures
     if failures is None or not failures.count:
         return None
@@ -180,7 +179,7 @@ def current_failures(session: VDISession) -> FailureStatus | None:
 
 
 def reset_failures(session: VDISession, pod: Pod | None, now: datetime) -> FailureStatus | None:
-    """`status.failures` as it is to be: from zero again when the desktop has proved itself, or is another one now."""
+    """`status.failures`, with a count of zero when the desktop is stable, edited or restarted."""
     failures = session.status.failures
     if failures is None or not failures.count:
         return failures
@@ -192,19 +191,19 @@ def reset_failures(session: VDISession, pod: Pod | None, now: datetime) -> Failu
 
 
 def stable_at(pod: Pod | None) -> datetime | None:
-    """When this pod will have been ready for long enough; None while it is not ready."""
+    """The time at which this pod will have been ready for `STABLE`; None while it is not ready."""
     ready = pod.condition("Ready") if pod and pod.ready else None
     return parse_time(ready.last_transition_time) + STABLE if ready and ready.last_transition_time else None
 
 
 def is_given_up(session: VDISession, pod: Pod) -> bool:
-    """Whether the loss of this very pod has been counted: it goes, whatever has become of it since."""
+    """Whether the loss of this very pod has been counted. Then it goes, even if it is ready by now."""
     failures = session.status.failures
     return failures is not None and failures.time != pod.metadata.annotations.get(LAST_FAILURE, "")
 
 
 def is_hopeless(failures: FailureStatus, session: VDISession, template: VDITemplate | None) -> bool:
-    """Whether the desktop is not started again by itself."""
+    """Whether the desktop is not started again automatically."""
     if failures.reason in IMAGE_CODES:
         return template is None or not _is_other_template(template, session, failures)
     return failures.count > MOST_RESTARTS and failures.reason not in _NO_ROOM
@@ -218,21 +217,16 @@ def _is_other_template(template: VDITemplate, session: VDISession, failures: Fai
     return str(meta.generation) != session.status.template_revision
 
 
-def pause_after(failures: FailureStatus) -> timedelta:
-    """How long to wait after a loss."""
-    if failures.count <= 1 and failures.reason in _NOT_ITS_FAULT:
-        return timedelta()
-    factor: int = 2 ** (min(failures.count, 10) - 1)
-    return min(_FIRST_PAUSE * factor, _LONGEST_PAUSE)
-
-
 def retry_at(failures: FailureStatus) -> datetime:
-    """When the desktop is started again."""
-    return parse_time(failures.time) + pause_after(failures)
+    """The time of the next try. A first loss that the desktop has no part in costs no pause."""
+    lost_at = parse_time(failures.time)
+    if failures.count <= 1 and failures.reason in _NOT_ITS_FAULT:
+        return lost_at
+    return lost_at + pause_after(failures.count, _FIRST_PAUSE, _LONGEST_PAUSE)
 
 
 def find_failure_block(session: VDISession, template: VDITemplate | None, now: datetime) -> Blocked | None:
-    """Why the desktop is not started again, or not yet; None when it may be."""
+    """The reason why the desktop is not started again, or not yet; None when it may be."""
     failures = current_failures(session)
     if failures is None:
         return None

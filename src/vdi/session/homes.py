@@ -138,7 +138,7 @@ class HomeClaim(msgspec.Struct, gc=False):
 
 
 class HomeSummary(msgspec.Struct, rename="camel", omit_defaults=True):
-    """One home."""
+    """A row of the list of homes: the claim, its owner, its desktops and its last use."""
 
     name: Annotated[str, doc("Name of the PersistentVolumeClaim.")]
     namespace: Annotated[str, doc("The Kubernetes namespace.")]
@@ -205,13 +205,13 @@ def _summarize(claim: HomeClaim, sessions: list[VDISession]) -> HomeSummary:
 
 
 def is_use_due(home: ChildMeta, now: datetime) -> bool:
-    """Whether the end of a desktop is to be noted: what the home says of its last use is too old, or cannot be."""
+    """Whether the end of a desktop is to be recorded: the recorded time is too old, or in the future."""
     known = _last_use(home)
     return not known or not timedelta() <= now - parse_time(known) < _USE_NOTED_EVERY
 
 
 def _last_use(home: ChildMeta) -> str:
-    """What was noted, which somebody else may have written; the creation where nothing that can be read was."""
+    """The annotation, which is untrusted input; the creation time where it is missing or unreadable."""
     try:
         return format_time(parse_time(home.annotations.get(LAST_USED, "")))
     except ValueError:
@@ -231,7 +231,10 @@ def find_new_home(session: VDISession, template: VDITemplate, claims: Iterable[H
 
 
 def why_not_deleted(home: HomeSummary, sessions: Iterable[VDISession]) -> str | None:
-    """Why this home cannot be deleted now; None: it can. A session that may start with it is in the way too."""
+    """The sessions that keep this home from being deleted, in a sentence; None: it can be.
+
+    A session that may start with it counts, too.
+    """
     names = sorted(
         session.metadata.name
         for session in sessions

@@ -2,6 +2,10 @@
 
 A run goes from admission (its pod is created, or taken from a pool) to suspension or end, over all pods that replace
 one another in it. Time in the queue, time spent waiting for a home or a host, and suspension belong to no run.
+
+    last input or connect ──────────── warn_at ───────────── over_at
+            since                  a notice is shown     suspended, or ended
+                              <──── warning_time ────>
 """
 
 from dataclasses import dataclass
@@ -14,31 +18,37 @@ from vdi.cluster.units import format_time, parse_duration, parse_time
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.naming import LAST_FAILURE, RESTARTED_AT, RUN_STARTED
 
-_LONGEST_WARNING = timedelta(minutes=5)
-
+# The longest time between a warning and the end that it announces.
+LONGEST_WARNING = timedelta(minutes=5)
 
 _DEFAULT_LIFECYCLE = Lifecycle()
+_LONGEST_POLL = timedelta(seconds=15)
+_LONGEST_PAUSE = timedelta(minutes=10)
+_PACE_WHILE_WARNED = timedelta(seconds=5)
+_POLLS_UNTIL_UNKNOWN = 3
 
 
-def lifecycle_of(template: VDITemplate | None) -> Lifecycle:
-    """What happens at the end of a run; without its template, what a template says by default."""
-    return template.spec.lifecycle if template else _DEFAULT_LIFECYCLE
+# The time limit
 
 
 def timeout_action(session: VDISession, template: VDITemplate | None) -> TimeoutAction:
-    """What happens when the run has used up its time. A deleted session would lose its schedule, so it is suspended."""
-    return TimeoutAction.SUSPEND if session.spec.schedule else lifecycle_of(template).on_timeout
+    """The action at the end of the time limit. A deleted session would lose its schedule, so it is suspended."""
+    return TimeoutAction.SUSPEND if session.spec.schedule else _lifecycle_of(template).on_timeout
 
 
 def idle_action(session: VDISession, template: VDITemplate | None) -> IdleAction:
-    """What happens to an idle desktop; with a schedule it is suspended, likewise."""
-    return IdleAction.SUSPEND if session.spec.schedule else lifecycle_of(template).on_idle
+    """The action on an idle desktop; with a schedule it is suspended, too."""
+    return IdleAction.SUSPEND if session.spec.schedule else _lifecycle_of(template).on_idle
+
+
+def _lifecycle_of(template: VDITemplate | None) -> Lifecycle:
+    return template.spec.lifecycle if template else _DEFAULT_LIFECYCLE
 
 
 def run_annotations(session: VDISession, started: datetime | None) -> dict[str, str]:
-    """What the pod of a run has to carry: `started` is given where that is not the moment when the pod was made.
+    """Annotations that tie a pod to its run. `started`: the start of a run that began before the pod was created.
 
-    A run that goes on with another pod has begun when the status says.
+    A run that continues with another pod started when the status says.
     """
     failures = session.status.failures
     given = {
@@ -58,7 +68,7 @@ def started_at(session: VDISession, pod: Pod | None) -> datetime | None:
 
 
 def max_timeout(template: VDITemplate | None, settings: ClusterSettings) -> str | None:
-    """The longest that one run may be: the template's maximum, else the cluster's; None: there is no limit.
+    """The maximum length of one run: the template's, else the cluster's; None: there is no limit.
 
     Without its template a session has no limit: a template that is replaced must not end desktops in the meantime.
     """
@@ -66,7 +76,7 @@ def max_timeout(template: VDITemplate | None, settings: ClusterSettings) -> str 
 
 
 def run_length(session: VDISession, template: VDITemplate | None, settings: ClusterSettings) -> timedelta | None:
-    """How long a run may be: `spec.timeout` up to `max_timeout`; None when it cannot be read (Blocked)."""
+    """`spec.timeout`, at most `max_timeout`; None when it cannot be read, which blocks the session."""
     requested = _as_length(session.spec.timeout)
     most = _as_length(max_timeout(template, settings))
     return min(requested, most) if requested and most else requested
@@ -90,9 +100,9 @@ def expires_at(
 def warned_at(
     session: VDISession, template: VDITemplate | None, pod: Pod | None, settings: ClusterSettings
 ) -> datetime | None:
-    """From when on the end is announced: 5 minutes before, or half of a run that is shorter than twice that."""
+    """The time of the warning: 5 minutes before the end, or half of a run that is shorter than twice that."""
     end, length = expires_at(session, template, pod, settings), run_length(session, template, settings)
-    return end - min(_LONGEST_WARNING, length / 2) if end and length else None
+    return end - min(LONGEST_WARNING, length / 2) if end and length else None
 
 
 def is_over(
@@ -111,78 +121,66 @@ def _as_time(text: str) -> datetime | None:
 
 
 def _as_length(text: str | None) -> timedelta | None:
+    """None for text that is no duration: `session.effective` blocks the start of such a session."""
     try:
         return parse_duration(text) if text else None
     except ValueError:
         return None
 
 
-_LONGEST_POLL = timedelta(seconds=15)
-_LONGEST_PAUSE = timedelta(minutes=10)
-_PACE_WHILE_WARNED = timedelta(seconds=5)
-_POLLS_UNTIL_UNKNOWN = 3
-_LONGEST_IDLE_WARNING = timedelta(minutes=5)
+# Idleness. Real input, or a browser that connects, is activity; an open browser alone is not. A desktop whose agent
+# does not respond is not idle.
 
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What the agent in the desktop said when it was last asked."""
+    """Report of the agent in the desktop."""
 
-    # The last key, click or movement of a pointer that the desktop has seen.
+    # The last key, click or pointer movement.
     last_input: datetime
-    # Browsers that are connected now.
-    viewers: int
-    # When it said so.
+    # The time of the report.
     seen: datetime
-    # When a browser last connected; None: none has, since the desktop began.
+    # None: no browser has connected since the desktop started.
     last_connect: datetime | None = None
-    # What draws and encodes; None: its image does not say, or has not decided yet.
+    # None: the image does not report its renderer, or has not chosen one yet.
     graphics: GraphicsStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Since when a desktop is idle, and what comes of it if nothing happens."""
+    """An idle desktop: since when, and the times of its warning and its end if nothing happens."""
 
     since: datetime
     warn_at: datetime
     over_at: datetime
-    # When the desktop was asked last.
+    # The time of the last report.
     seen: datetime
 
     def warned(self, now: datetime) -> bool:
-        """Whether whoever sits there is to be warned, or was."""
+        """Whether the warning is due, or was given."""
         return now >= self.warn_at
 
     def over(self, now: datetime) -> bool:
-        """Whether it has been idle for too long. It was asked once more at the very end: input may have come then."""
+        """Whether the desktop has been idle for too long, by a report from the very end: input may have come since."""
         return now >= self.over_at <= self.seen
 
 
 def idle_timeout(session: VDISession, template: VDITemplate | None) -> timedelta | None:
-    """How long it may be idle: as the session says, else its template; None: for ever.
-
-    A length that cannot be read blocks the session's start (`session.effective`) and ends no session: None.
-    """
+    """The idle timeout of the session, else of its template; None: there is none."""
     text = session.spec.idle_timeout
     if text is None and template is not None:
         text = template.spec.lifecycle.idle_timeout
-    if text is None:
-        return None
-    try:
-        return parse_duration(text)
-    except ValueError:
-        return None
+    return _as_length(text)
 
 
 def poll_interval(timeout: timedelta) -> timedelta:
-    """How often a desktop with this idle timeout is asked, at most; `next_poll` says when it needs to be."""
+    """The longest time between two polls of a desktop with this idle timeout; `next_poll` has the time of the next."""
     return min(_LONGEST_POLL, timeout / 4)
 
 
 def warning_time(timeout: timedelta) -> timedelta:
-    """How long before the end the warning comes."""
-    return min(_LONGEST_IDLE_WARNING, timeout / 2)
+    """The time between the warning and the end."""
+    return min(LONGEST_WARNING, timeout / 2)
 
 
 def is_known(activity: Activity | None, timeout: timedelta, now: datetime) -> bool:
@@ -200,9 +198,9 @@ def last_activity(started: datetime, activity: Activity | None) -> datetime:
 def evaluate_idle(
     *, started: datetime, activity: Activity | None, timeout: timedelta, warned_at: datetime | None, now: datetime
 ) -> Idle | None:
-    """The verdict on a run that began at `started`; None: it cannot be asked, so it is not idle.
+    """The idle state of a run that began at `started`; None: there is no recent report, so it is not idle.
 
-    `warned_at`: since when the warning has been up (the condition `Idle`), None while it is not.
+    `warned_at`: since when the warning has been shown (the condition `Idle`), None while it is not.
     """
     if activity is None or not is_known(activity, timeout, now):
         return None
@@ -211,13 +209,15 @@ def evaluate_idle(
     over_at = since + timeout
     warn_at = over_at - lead
     if now >= warn_at:
+        # The end always follows a full warning. An operator that was away when the warning was due gives it late, and
+        # then waits. A warning from before the last input announced another end, and does not count.
         shown_at = warned_at if warned_at is not None and warned_at >= since else now
         over_at = max(over_at, shown_at + lead)
     return Idle(since=since, warn_at=warn_at, over_at=over_at, seen=activity.seen)
 
 
 def next_poll(idle: Idle, timeout: timedelta, now: datetime) -> timedelta:
-    """When to ask again. Before the warning is due, nothing that it could say would change anything."""
+    """The time until the next poll. A report from before the warning is due would change nothing."""
     if now < idle.warn_at:
         return min(_LONGEST_PAUSE, idle.warn_at - now)
     pace = min(_PACE_WHILE_WARNED, poll_interval(timeout))

@@ -20,17 +20,42 @@ from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.session.cluster_settings import ClusterSettings
 
-_SMALL = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
+# Labels and annotations. They are the API of running pods, so they are never renamed.
 
-
-def normal_name(text: str) -> str:
-    """The name of a user or group: ASCII letters in lower case, nothing else changed.
-
-    Unicode's own folding makes two names one (the Kelvin sign becomes a k), and whoever may choose the other one could
-    borrow the first.
-    """
-    return text.strip().translate(_SMALL)
-
+# On Service and IngressRoute, which are repaired: hash of what the operator last wrote there.
+APPLIED_HASH = "vdi.kasm.io/applied-hash"
+FINALIZER = "vdi.kasm.io/session-cleanup"
+# On the Pod, "true" while the PodDisruptionBudget keeps evictions away from it, else "false".
+HOLD = "vdi.kasm.io/hold"
+# On the IngressRoute: its host. On a ConfigMap: the host label that it records.
+HOST = "vdi.kasm.io/host"
+# On the Pod: `status.failures.time` when it was created. Another time in the status: this pod has been given up.
+LAST_FAILURE = "vdi.kasm.io/last-failure"
+# On everything that the operator creates.
+MANAGED_BY = {"app.kubernetes.io/managed-by": "vdi-operator"}
+# Label (`derive_base` of the pool's name) and annotation (its name) of what a pool has created. They stay when a
+# session takes the desktop.
+POOL = "vdi.kasm.io/pool"
+# On the Pod: the protocol Web; without it, Selkies.
+PROTOCOL = "vdi.kasm.io/protocol"
+# On the session: a new value restarts the desktop. On the Pod: the value that it was created with.
+RESTARTED_AT = "vdi.kasm.io/restartedAt"
+# On the Pod: the start of the run, where that was not the pod's creation.
+RUN_STARTED = "vdi.kasm.io/run-started"
+# On the Pod: the scheme HTTPS of its port; without it, HTTP.
+SCHEME = "vdi.kasm.io/scheme"
+# On all children; the value is `derive_base` of the session's name.
+SESSION_LABEL = "vdi.kasm.io/session"
+# On a template or pool: only the operator of this namespace pulls the image in advance, fills the pool (there) and
+# writes the status. Without the label every operator does, in the first of its namespaces.
+SESSIONS_NAMESPACE = "vdi.kasm.io/sessions-namespace"
+TEMPLATE_ANNOTATION = "vdi.kasm.io/template"
+# On the Pod, for policies that choose by template; the value is `derive_base` of the template's name.
+TEMPLATE_LABEL = TEMPLATE_ANNOTATION
+# On the Pod: generation of the template that it was created from.
+TEMPLATE_REVISION = "vdi.kasm.io/template-revision"
+USER_ANNOTATION = "vdi.kasm.io/user"
+_OPERATORS_KEYS = frozenset({"app.kubernetes.io/name", "app.kubernetes.io/component", "app.kubernetes.io/managed-by"})
 
 # Longest DNS label (RFC 1035), Service name and label value.
 LABEL_LIMIT = 63
@@ -43,9 +68,22 @@ BASE_LIMIT = LABEL_LIMIT - _LONGEST_SUFFIX
 _PLAIN = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _LOOKS_DERIVED = re.compile(rf"-[2-7][a-z2-7]{{{_HASH_LENGTH - 1}}}$")
 _RESERVATION = "vdi-host-"
-# Regular expression of the end of every label of `host_label`; no `spec.hostname` may have it.
+# The end of every label of `host_label`, which no `spec.hostname` may have.
 KEYED_LABEL = rf"-[2-7][a-z2-7]{{{_HOST_HASH_LENGTH - 1}}}$"
 _NOT_ALLOWED = re.compile(r"[^a-z0-9]+")
+_LOOKS_KEYED = re.compile(KEYED_LABEL)
+# Start of `xn--` labels, which browsers show in other letters, and of all that IDNA keeps for such uses.
+_LOOKS_ENCODED = re.compile(r"..--")
+_SMALL = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
+
+
+def normal_name(text: str) -> str:
+    """The name of a user or group: ASCII letters in lower case, nothing else changed.
+
+    Unicode's own folding makes two names one (the Kelvin sign becomes a k), and whoever may choose the other one could
+    borrow the first.
+    """
+    return text.strip().translate(_SMALL)
 
 
 @lru_cache(maxsize=1024)  # asked for each child and index, at each look at a session
@@ -58,17 +96,17 @@ def derive_base(session_name: str) -> str:
 
 
 def pod_name(session_name: str) -> str:
-    """The Pod's name; Service and IngressRoute share it."""
+    """The name of the Pod; Service and IngressRoute share it."""
     return derive_base(session_name)
 
 
 def service_name(session_name: str) -> str:
-    """The Service's name."""
+    """The name of the Service; Pod and IngressRoute share it."""
     return derive_base(session_name)
 
 
 def route_name(session_name: str) -> str:
-    """The IngressRoute's name."""
+    """The name of the IngressRoute; Pod and Service share it."""
     return derive_base(session_name)
 
 
@@ -136,7 +174,7 @@ def _shorten(text: str, digest: str, limit: int) -> str:
 
 
 def _digest(text: str) -> str:
-    """57 bits of SHA-256."""
+    # 57 bits of SHA-256: a collision of two names would need hundreds of millions of sessions.
     return _base32(hashlib.sha256(text.encode()).digest(), _HASH_LENGTH)
 
 
@@ -145,58 +183,25 @@ def _base32(raw: bytes, length: int) -> str:
     return str(2 + raw[0] % 6) + base64.b32encode(raw[1:]).decode().lower()[: length - 1]
 
 
-# Annotation on Service and IngressRoute, which are repaired: hash of what the operator last wrote there.
-APPLIED_HASH = "vdi.kasm.io/applied-hash"
-# Annotation on the Pod: generation of the template that it was made from.
-TEMPLATE_REVISION = "vdi.kasm.io/template-revision"
-# Annotation on the IngressRoute: the host that it leads to. Label on a ConfigMap: the host label that it records.
-HOST = "vdi.kasm.io/host"
-# Annotation on the Pod: when the run began, where that was not when this pod was made.
-RUN_STARTED = "vdi.kasm.io/run-started"
-# Annotation on the session: a new value starts the desktop again; on the Pod: the value that it was made with.
-RESTARTED_AT = "vdi.kasm.io/restartedAt"
-# Annotation on the Pod: `status.failures.time` when it was made; another one there: this pod has been given up.
-LAST_FAILURE = "vdi.kasm.io/last-failure"
-# Annotation on the Pod: what its image serves (Web); without it, Selkies.
-PROTOCOL = "vdi.kasm.io/protocol"
-# Annotation on the Pod: what it speaks on its port (HTTPS); without it, HTTP.
-SCHEME = "vdi.kasm.io/scheme"
-# Label on the Pod: "true" while the PodDisruptionBudget is to keep evictions away from it, else "false".
-HOLD = "vdi.kasm.io/hold"
-FINALIZER = "vdi.kasm.io/session-cleanup"
-# Label of all children; its value is `naming.derive_base(session name)`.
-SESSION_LABEL = "vdi.kasm.io/session"
-# Label (its value is `naming.derive_base(pool name)`) and annotation (the name itself) of what a pool has made. They
-# stay when a session takes the desktop.
-POOL = "vdi.kasm.io/pool"
-# Label of everything that the operator makes.
-MANAGED_BY = {"app.kubernetes.io/managed-by": "vdi-operator"}
-USER_ANNOTATION = "vdi.kasm.io/user"
-TEMPLATE_ANNOTATION = "vdi.kasm.io/template"
-# Label of a desktop's pod, for policies that choose by template; its value is `naming.derive_base(template name)`.
-TEMPLATE_LABEL = TEMPLATE_ANNOTATION
-_OPERATORS_KEYS = frozenset({"app.kubernetes.io/name", "app.kubernetes.io/component", "app.kubernetes.io/managed-by"})
-
-
 def is_operators_key(key: str) -> bool:
-    """Whether a label or annotation of a pod is set by the operator, or chosen by the network policies of a release."""
+    """Whether this label or annotation belongs to the operator, or is matched by the release's network policies."""
     return key.startswith("vdi.kasm.io/") or key in _OPERATORS_KEYS
 
 
-# Label of a template or pool: only the operator of this namespace pulls the image in advance, fills the pool (there)
-# and writes the status. Without the label every operator does, in the first of its namespaces.
-SESSIONS_NAMESPACE = "vdi.kasm.io/sessions-namespace"
-
-
 def assigned_namespace(meta: ObjectMeta, namespaces: Sequence[str]) -> str | None:
-    """Where the operator of these namespaces works for that template or pool; None: another operator does."""
+    """The namespace in which this operator works for that template or pool; None: another operator does."""
     chosen = meta.labels.get(SESSIONS_NAMESPACE, namespaces[0])
     return chosen if chosen in namespaces else None
 
 
+def owner_reference(kind: str, name: str, uid: str, api_version: str = API_VERSION) -> dict[str, Any]:
+    """The ownerReference by which the garbage collector deletes a child together with its owner."""
+    return {"apiVersion": api_version, "kind": kind, "name": name, "uid": uid, "controller": True}
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The session, as far as its children know it."""
+    """Facts of a session that its children carry."""
 
     namespace: str
     name: str
@@ -215,17 +220,6 @@ class Identity:
         """Labels of a child that dies with the session."""
         return {**MANAGED_BY, SESSION_LABEL: derive_base(self.name)}
 
-    @property
-    def owner(self) -> dict[str, Any]:
-        """The ownerReference by which the garbage collector finds the child."""
-        return {
-            "apiVersion": API_VERSION,
-            "kind": "VDISession",
-            "name": self.name,
-            "uid": self.uid,
-            "controller": True,
-        }
-
     def metadata(self, name: str, annotations: dict[str, str] | None = None) -> dict[str, Any]:
         """`metadata` of a child that dies with the session."""
         return {
@@ -233,15 +227,15 @@ class Identity:
             "namespace": self.namespace,
             "labels": self.labels,
             "annotations": {USER_ANNOTATION: self.user, TEMPLATE_ANNOTATION: self.template, **(annotations or {})},
-            "ownerReferences": [self.owner],
+            "ownerReferences": [owner_reference("VDISession", self.name, self.uid)],
         }
 
 
 @dataclass(frozen=True, slots=True)
 class PoolIdentity:
-    """The pool, as far as its desktops know it."""
+    """Facts of a pool that its desktops carry."""
 
-    # Where its desktops live; the pool itself is in none.
+    # Of its desktops; the pool itself is cluster-scoped.
     namespace: str
     name: str
     uid: str
@@ -259,21 +253,8 @@ class PoolIdentity:
             "namespace": self.namespace,
             "labels": {**MANAGED_BY, POOL: derive_base(self.name)},
             "annotations": {POOL: self.name, TEMPLATE_ANNOTATION: self.template, **(annotations or {})},
-            "ownerReferences": [
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": "VDIPool",
-                    "name": self.name,
-                    "uid": self.uid,
-                    "controller": True,
-                }
-            ],
+            "ownerReferences": [owner_reference("VDIPool", self.name, self.uid)],
         }
-
-
-_LOOKS_KEYED = re.compile(KEYED_LABEL)
-# Start of `xn--` labels, which browsers show in other letters, and of all that IDNA keeps for such uses.
-_LOOKS_ENCODED = re.compile(r"..--")
 
 
 def has_label(session: VDISession, label: str) -> bool:
@@ -282,7 +263,7 @@ def has_label(session: VDISession, label: str) -> bool:
 
 
 def refuse_hostname(session: VDISession, settings: ClusterSettings) -> str | None:
-    """Why the session may not have the `spec.hostname` that it asks for."""
+    """The reason why the session may not have the `spec.hostname` that it requests, or None."""
     label = session.spec.hostname
     if label is None:
         return None

@@ -18,16 +18,16 @@ from math import ceil
 
 import msgspec
 
-from vdi.api.meta import Condition, ObjectMeta
+from vdi.api.meta import ObjectMeta
 from vdi.api.pool import PoolStatus, VDIPool
 from vdi.api.session import SessionSpec, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.explain import StartState, explain
 from vdi.cluster.objects import Node, Pod
-from vdi.cluster.units import format_time, parse_time
+from vdi.cluster.units import format_time, parse_time, pause_after
 from vdi.session.children import build_spec
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.conditions import READY, Reason
+from vdi.session.conditions import READY, Reason, renew_condition
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.naming import POOL, SESSION_LABEL, derive_base
 from vdi.session.schedule import find_problems, is_open, next_change
@@ -49,12 +49,12 @@ class PoolReason(StrEnum):
     OUTSIDE_SCHEDULE = "OutsideSchedule"
 
 
-# How long a started desktop may not answer until it is replaced; by then the kubelet has restarted it as well.
+# A started desktop that has not responded for so long is replaced. By then the kubelet has restarted it as well.
 UNANSWERING = timedelta(seconds=90)
 
-# How long the scheduler may find no node, although there was room, until the pod is taken back.
+# A pod for which the scheduler has found no node for so long is deleted, although the queue had found capacity.
 UNSCHEDULABLE = timedelta(seconds=15)
-# Age of a pod from which on its node, if nothing is known of it, is gone and not only new.
+# A node that is unknown counts as gone only for pods older than this: it may be as new as the pod.
 UNKNOWN_NODE = timedelta(seconds=60)
 _CRASHES = 3
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
@@ -64,35 +64,35 @@ FindNode = Callable[[str], Node | None]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a waiting desktop is to be replaced."""
+    """A desktop that waits for a session and has to be replaced."""
 
     pod: Pod
     words: str
-    # The desktop itself does not work: the next one, made at once, would not either.
+    # The desktop itself does not work. The next one, created at once, would not work either.
     of_desktop: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
-    """What is to be done for a pool now."""
+    """The next step of a pool."""
 
-    # How many desktops to start, room permitting.
+    # Number of desktops to start, if there is capacity.
     make: int = 0
-    # Surplus, or made from what the template was before.
+    # Surplus, or outdated.
     remove: tuple[Pod, ...] = ()
-    # To be removed too.
+    # Removed as well.
     faults: tuple[Fault, ...] = ()
     ready: tuple[Pod, ...] = ()
     starting: tuple[Pod, ...] = ()
-    # Kept until new ones are ready; the first to go when there is no room for those.
+    # Made from an earlier template. Kept until new ones are ready; the first to go when those lack capacity.
     outdated: tuple[Pod, ...] = ()
-    # When patience with one of them ends.
+    # Time until the next timeout of one of them.
     look_again: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long no desktop is made after some have failed in a row. Starts again with another desktop."""
+    """The pause after desktops that failed in a row. It starts again with another desktop."""
 
     count: int = 0
     until: datetime | None = None
@@ -100,16 +100,16 @@ class Backoff:
 
     def after(self, fault: str, now: datetime) -> "Backoff":
         """The pause after one more failure."""
-        length = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self.count, 16))
-        return Backoff(self.count + 1, now + length, fault)
+        count = self.count + 1
+        return Backoff(count, now + pause_after(count, _FIRST_PAUSE, _LONGEST_PAUSE), fault)
 
     def left(self, now: datetime) -> timedelta | None:
-        """How much of it is left; None when it is over."""
+        """The remaining time; None when the pause is over."""
         return self.until - now if self.until and self.until > now else None
 
 
 def pool_desktop(pool: VDIPool, template: VDITemplate | None, settings: ClusterSettings) -> Desktop | Blocked:
-    """What the pool keeps ready: the desktop of a session that asks for nothing but the template."""
+    """The desktop that the pool keeps ready: that of a session which requests nothing but the template."""
     name = pool.spec.template
     if pool.spec.schedule and (problems := list(find_problems(pool.spec.schedule, "spec.schedule"))):
         return Blocked(PoolReason.INVALID_SCHEDULE, "; ".join(problems) + ".", needs_change=True)
@@ -134,13 +134,13 @@ def pool_desktop(pool: VDIPool, template: VDITemplate | None, settings: ClusterS
 
 
 def desired_ready(pool: VDIPool, now: datetime) -> int:
-    """How many desktops are to be ready now: none outside the pool's schedule, or with one that cannot be read."""
+    """The number of desktops to keep ready now: none outside the pool's schedule, or if that cannot be read."""
     schedule = pool.spec.schedule
     return pool.spec.replicas if schedule is None or is_open(schedule, now) else 0
 
 
 def fingerprint(template: str, desktop: Desktop, settings: ClusterSettings, key: bytes) -> str:
-    """Equal for two desktops of which one can take the other's place: with tokens of the same key, too."""
+    """Equal for two desktops that can replace each other. The key is part of it: their tokens come from it, too."""
     spec = build_spec(desktop, "", settings.agent_port)
     parts = msgspec.json.encode((template, spec, desktop.pod_template.metadata), order="deterministic")
     return hmac.digest(key, parts, "sha256").hex()[:16]
@@ -162,7 +162,7 @@ def is_waiting(pod: Pod) -> bool:
 
 
 def takes_desktops(node: Node | None) -> bool:
-    """Whether somebody may be given a desktop there: one that is about to be drained has no future."""
+    """Whether a session may be given a desktop there: a cordoned node is about to be drained."""
     return node is not None and node.ready and not node.spec.unschedulable
 
 
@@ -173,7 +173,7 @@ def can_serve(pod: Pod, desired: str, find_node: FindNode) -> bool:
 
 
 def explain_unserved(desktop: Desktop, pool: str, offered: Desktop, *, has_password: bool) -> str | None:
-    """Why a pool of the session's template has nothing for it, however many desktops are ready; None when it has.
+    """The reason why a pool of the session's template cannot serve it, however many desktops are ready, or None.
 
     `has_password`: the session has had a desktop before, whose password it keeps.
     """
@@ -198,60 +198,46 @@ def explain_unserved(desktop: Desktop, pool: str, offered: Desktop, *, has_passw
     )
 
 
-@dataclass(slots=True)
-class _Sorted:
-    """The live, unclaimed desktops of a pool."""
-
-    ready: list[Pod] = field(default_factory=list)
-    starting: list[Pod] = field(default_factory=list)
-    outdated: list[Pod] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
-    look_again: timedelta | None = None
-
-
 def plan(desired: int, fits: str | None, pods: Iterable[Pod], find_node: FindNode, now: datetime) -> PoolPlan:
-    """What to make and to remove so that `desired` desktops with the fingerprint `fits` wait (None: it can have none).
+    """The step towards `desired` ready desktops with the fingerprint `fits` (None: the pool can have none).
 
     `pods`: the unclaimed ones of this pool.
     """
     live = [pod for pod in pods if not pod.metadata.deletion_timestamp]
     if fits is None:
         return PoolPlan(remove=tuple(live))
-    sorted_ = _sort(live, fits, find_node, now)
-    fresh = sorted_.ready + sorted_.starting
-    kept, surplus = fresh[:desired], fresh[desired:]
-    ready = tuple(pod for pod in kept if pod.ready)
-    # Rolling: those of before stay until as many new ones are ready. If those never are, an edit back saves the rest.
-    most = desired + max(1, ceil(desired / 4))  # as in a Deployment
-    outdated = [pod for pod in sorted_.outdated if pod.ready][: max(0, min(desired - len(ready), most - len(kept)))]
-    surplus += [pod for pod in sorted_.outdated if pod not in outdated]
-    room = most - len(kept) - len(outdated)
-    return PoolPlan(
-        make=max(0, min(desired - len(kept), room)),
-        remove=tuple(surplus),
-        faults=tuple(sorted_.faults),
-        ready=ready,
-        starting=tuple(pod for pod in kept if not pod.ready),
-        outdated=tuple(outdated),
-        look_again=sorted_.look_again,
-    )
-
-
-def _sort(live: list[Pod], fits: str, find_node: FindNode, now: datetime) -> _Sorted:
-    groups = _Sorted()
+    ready: list[Pod] = []
+    starting: list[Pod] = []
+    old: list[Pod] = []
+    faults: list[Fault] = []
+    timeouts: list[timedelta] = []
     for pod in sorted(live, key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name)):
         patience = _patience(pod, now)
         if fault := _fault(pod, find_node, patience, now):
-            groups.faults.append(fault)
+            faults.append(fault)
         elif pod.metadata.annotations.get(FITS) != fits:
-            groups.outdated.append(pod)
-        elif pod.ready:
-            groups.ready.append(pod)
+            old.append(pod)
         else:
-            groups.starting.append(pod)
+            (ready if pod.ready else starting).append(pod)
         if patience and patience > timedelta():
-            groups.look_again = min(patience, groups.look_again or patience)
-    return groups
+            timeouts.append(patience)
+    fresh = ready + starting
+    kept, surplus = fresh[:desired], fresh[desired:]
+    ready = [pod for pod in kept if pod.ready]
+    # A rolling update with a surge of a quarter, as in a Deployment. Outdated desktops stay until as many new ones are
+    # ready: if the new ones never become ready, sessions still get a desktop, and undoing the edit saves the rest.
+    most = desired + max(1, ceil(desired / 4))
+    outdated = [pod for pod in old if pod.ready][: max(0, min(desired - len(ready), most - len(kept)))]
+    surplus += [pod for pod in old if pod not in outdated]
+    return PoolPlan(
+        make=max(0, min(desired - len(kept), most - len(kept) - len(outdated))),
+        remove=tuple(surplus),
+        faults=tuple(faults),
+        ready=tuple(ready),
+        starting=tuple(pod for pod in kept if not pod.ready),
+        outdated=tuple(outdated),
+        look_again=min(timeouts, default=None),
+    )
 
 
 def _fault(pod: Pod, find_node: FindNode, patience: timedelta | None, now: datetime) -> Fault | None:
@@ -280,7 +266,7 @@ def _is_new(pod: Pod, now: datetime) -> bool:
 
 
 def _patience(pod: Pod, now: datetime) -> timedelta | None:
-    """How long a desktop that should be further on is still waited for, at least zero; None: nothing is overdue."""
+    """The time until a desktop that makes no progress is replaced, at least zero; None: nothing is overdue."""
     if pod.ready or pod.gated:
         return None
     scheduled, ready, desktop = pod.condition("PodScheduled"), pod.condition("Ready"), pod.desktop
@@ -296,7 +282,7 @@ def _patience(pod: Pod, now: datetime) -> timedelta | None:
 
 @dataclass(frozen=True, slots=True)
 class Obstacles:
-    """What keeps a pool from having all its desktops."""
+    """The reasons why a pool does not have all its desktops."""
 
     # It can have none at all.
     impossible: Blocked | None = None
@@ -310,14 +296,17 @@ class Obstacles:
 def summarise(pool: VDIPool, plan: PoolPlan, claimed: int, obstacles: Obstacles, now: datetime) -> PoolStatus:
     """The status of a pool. `claimed`: running sessions whose desktop came from it."""
     reason, message = _summary(pool, plan, obstacles, now)
+    holds = reason in (PoolReason.FULL, PoolReason.OUTSIDE_SCHEDULE)
+    generation = pool.metadata.generation
+    ready = renew_condition(pool.status.conditions, READY, holds, reason, message, now, generation=generation)
     return PoolStatus(
         ready=len(plan.ready),
         starting=len(plan.starting),
         claimed=claimed,
         message=message,
         selector=f"{POOL}={derive_base(pool.metadata.name)},!{SESSION_LABEL}",
-        observed_generation=pool.metadata.generation,
-        conditions=(_condition(pool, reason, message, now),),
+        observed_generation=generation,
+        conditions=(ready,),
     )
 
 
@@ -342,17 +331,3 @@ def _summary(pool: VDIPool, plan: PoolPlan, obstacles: Obstacles, now: datetime)
         return obstacles.blocked.reason, f"{count}. {obstacles.blocked.message}"
     on_the_way = f", {len(plan.starting)} starting." if plan.starting else "."
     return PoolReason.FILLING, f"{count}{on_the_way}{' ' if obstacles.slow else ''}{obstacles.slow}"
-
-
-def _condition(pool: VDIPool, reason: str, message: str, now: datetime) -> Condition:
-    status = "True" if reason in (PoolReason.FULL, PoolReason.OUTSIDE_SCHEDULE) else "False"
-    before = next((condition for condition in pool.status.conditions if condition.type == READY), None)
-    moved = before is None or before.status != status
-    return Condition(
-        type=READY,
-        status=status,
-        reason=reason,
-        message=message,
-        last_transition_time=format_time(now) if before is None or moved else before.last_transition_time,
-        observed_generation=pool.metadata.generation,
-    )

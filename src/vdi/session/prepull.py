@@ -15,14 +15,15 @@ from typing import Any
 
 import msgspec
 
-from vdi.api.meta import API_VERSION, Condition
+from vdi.api.meta import Condition
 from vdi.api.template import PrePullFailure, PrePullStatus, VDITemplate
 from vdi.cluster.capacity import allows_placement, demand_of, read_capacity
 from vdi.cluster.explain import StartState, explain
 from vdi.cluster.objects import Event, Node, Pod
-from vdi.cluster.units import format_time, parse_time
+from vdi.cluster.units import parse_time, pause_after
 from vdi.session.children import restricted_container, restricted_pod
-from vdi.session.naming import MANAGED_BY, derive_base
+from vdi.session.conditions import renew_condition
+from vdi.session.naming import MANAGED_BY, derive_base, owner_reference
 
 # Nodes of one template that fetch its image at a time: a registry should not be stormed.
 AT_ONCE = 3
@@ -48,7 +49,7 @@ class PullReason(StrEnum):
 
 
 class FailureReason(StrEnum):
-    """Why a puller failed on a node, beside the reasons of `session.conditions.Reason`."""
+    """Reasons why a puller failed on a node, beside those of `PodReason`."""
 
     PULLER_FAILED = "PullerFailed"
     NO_ROOM = "NoRoom"
@@ -68,7 +69,7 @@ _STILL_CREATING = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 @dataclass(slots=True)
 class Failure:
-    """What went wrong on one node."""
+    """A failed pull on one node."""
 
     count: int
     reason: str
@@ -79,8 +80,10 @@ class Failure:
 
 @dataclass(slots=True)
 class PullMemory:
-    """What is known of one template's image beside the objects. Lives as long as the process: after a restart a node
-    that does not name the image gets one puller more, which finds it there and asks no registry."""
+    """Knowledge of one template's image that no object has. It lives as long as the process.
+
+    After a restart a node that does not name the image gets one more puller, which finds it there and pulls nothing.
+    """
 
     image: str = ""
     # By uid of a node that has the image: whether it names it itself.
@@ -89,51 +92,46 @@ class PullMemory:
     failures: dict[str, Failure] = field(default_factory=dict)
 
     def fail(self, node: Node, reason: str, message: str, now: datetime) -> None:
-        """It did not work on this node: later again."""
+        """Record a failed pull, and the time of the next try."""
         before = self.failures.get(node.metadata.uid)
         count = before.count + 1 if before else 1
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(count - 1, 16))
-        self.failures[node.metadata.uid] = Failure(count, reason, message, now + pause)
+        again = now + pause_after(count, FIRST_PAUSE, LONGEST_PAUSE)
+        self.failures[node.metadata.uid] = Failure(count, reason, message, again)
 
     def begin(self, image: str, nodes: Iterable[Node]) -> None:
-        """Take in what the nodes say; forget nodes that are gone, and everything when it is another image."""
+        """Update from the nodes' status. Forget nodes that are gone, and everything when the image has changed."""
         if self.image != image:
             self.image = image
             self.has.clear()
             self.failures.clear()
         names = spellings(image)
         present = {node.metadata.uid: _names_one_of(node, names) for node in nodes}
-        for uid in [uid for uid in self.has if uid not in present]:
-            del self.has[uid]
-        for uid in [uid for uid in self.failures if uid not in present]:
-            del self.failures[uid]
-        for uid, named in present.items():
-            if named:
-                self.has[uid] = True
-                self.failures.pop(uid, None)
-            elif self.has.get(uid):
-                del self.has[uid]
+        self.failures = {uid: failure for uid, failure in self.failures.items() if present.get(uid) is False}
+        # A node that named the image and no longer does has garbage collected it. A node that never named it may have
+        # it all the same, so the success of its puller counts.
+        pulled = {uid for uid, named in self.has.items() if not named}
+        self.has = {uid: named for uid, named in present.items() if named or uid in pulled}
 
 
 @dataclass(frozen=True, slots=True)
 class PullPlan:
-    """What to do for one template now."""
+    """The next step for one template."""
 
     # Nodes that get a puller.
     create: tuple[Node, ...]
-    # Pullers that are done, have failed or are no longer wanted.
+    # Pullers that are done, have failed or are no longer needed.
     remove: tuple[Pod, ...]
     # Nodes that should have the image.
     desired: tuple[Node, ...]
     # Names of the nodes whose pullers are at work, without those of `create`.
     pulling: tuple[str, ...]
-    # When to look again though nothing has changed.
+    # The next moment at which time alone changes the plan.
     again: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class PullResult:
-    """What a puller has come to."""
+    """Result of one puller."""
 
     pulled: bool
     reason: str = ""
@@ -149,7 +147,7 @@ def plan(
     gpu_resource: str,
     now: datetime,
 ) -> PullPlan:
-    """The next step towards the image on every node that may run the template's desktops; notes results in `memory`."""
+    """The next step towards the image on every node that may run the template's desktops; results go into `memory`."""
     memory.begin(template.spec.image, nodes)
     desired = {node.metadata.name: node for node in nodes if can_run(node, template, gpu_resource)}
     remove: list[Pod] = []
@@ -187,7 +185,7 @@ def plan(
 
 
 def _next(desired: Iterable[Node], pulling: set[str], memory: PullMemory, now: datetime) -> tuple[Node, ...]:
-    """Nodes whose turn it is: those that were never tried first, so that broken ones do not block the others."""
+    """The nodes that get a puller now. Nodes that were never tried go first: broken ones must not block the others."""
     due: list[tuple[int, str, Node]] = []
     for node in desired:
         name, failure = node.metadata.name, memory.failures.get(node.metadata.uid)
@@ -199,7 +197,7 @@ def _next(desired: Iterable[Node], pulling: set[str], memory: PullMemory, now: d
 
 
 def evaluate_puller(pod: Pod, events: Sequence[Event], now: datetime) -> PullResult | None:
-    """Whether this puller has fetched its image, or why it cannot; None while it is at work."""
+    """The result of a puller; None while it is at work."""
     container, status = pod.desktop, pod.status
     waiting = container.state.waiting if container else None
     if status.phase == "Succeeded" or (container and container.image_id):
@@ -234,13 +232,13 @@ def can_run(node: Node, template: VDITemplate, gpu_resource: str) -> bool:
     demand = demand_of({gpu_resource: gpus}, placement.node_selector.items(), placement.tolerations)
     try:
         capacity = read_capacity(node)
-    except ValueError:  # what it offers cannot be read: the queue says so, and starts no session there
+    except ValueError:  # the queue reports such a node, and starts no session there
         return False
     return not capacity.closed and allows_placement(demand, capacity) and capacity.could_fit(demand.takes)
 
 
 def summarise(plan: PullPlan, memory: PullMemory) -> PrePullStatus:
-    """`status.prePull`, once the plan is carried out."""
+    """`status.prePull` after the plan has been carried out."""
     names = {node.metadata.uid: node.metadata.name for node in plan.desired}
     failures = sorted((names[uid], failure) for uid, failure in memory.failures.items() if uid in names)
     failed = [PrePullFailure(name, one.reason, one.message) for name, one in failures]
@@ -255,19 +253,11 @@ def summarise(plan: PullPlan, memory: PullMemory) -> PrePullStatus:
 
 
 def image_pulled(template: VDITemplate, progress: PrePullStatus, now: datetime) -> Condition:
-    """The condition `ImagePulled`."""
+    """The condition ImagePulled, with the first failure in its message."""
     reason, message = _summary(progress)
-    status = "True" if reason is PullReason.PULLED else "False"
-    before = next((condition for condition in template.status.conditions if condition.type == IMAGE_PULLED), None)
-    kept = before is not None and before.status == status
-    return Condition(
-        type=IMAGE_PULLED,
-        status=status,
-        reason=reason,
-        message=message,
-        last_transition_time=before.last_transition_time if before and kept else format_time(now),
-        observed_generation=template.metadata.generation,
-    )
+    before, generation = template.status.conditions, template.metadata.generation
+    holds = reason is PullReason.PULLED
+    return renew_condition(before, IMAGE_PULLED, holds, reason, message, now, generation=generation)
 
 
 def _summary(progress: PrePullStatus) -> tuple[PullReason, str]:
@@ -335,7 +325,7 @@ def build_puller(template: VDITemplate, node: str, namespace: str) -> dict[str, 
 
 
 def puller_name(template: VDITemplate, node: str) -> str:
-    """The same for the same template, node and image, so that a lost answer cannot make a second one."""
+    """The same for the same template, node and image, so a create whose response was lost cannot make a second one."""
     identity = "\0".join((template.metadata.uid, node, template.spec.image))
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     return f"prepull-{derive_base(template.metadata.name)[:40].rstrip('-')}-{digest}"
@@ -343,7 +333,6 @@ def puller_name(template: VDITemplate, node: str) -> str:
 
 def _puller_metadata(template: VDITemplate, node: str, namespace: str) -> dict[str, Any]:
     meta = template.metadata
-    owner = {"apiVersion": API_VERSION, "kind": "VDITemplate", "name": meta.name, "uid": meta.uid, "controller": True}
     return {
         "name": puller_name(template, node),
         "namespace": namespace,
@@ -353,7 +342,7 @@ def _puller_metadata(template: VDITemplate, node: str, namespace: str) -> dict[s
             PREPULL_NODE: node,
             PREPULL_IMAGE: template.spec.image,
         },
-        "ownerReferences": [owner],
+        "ownerReferences": [owner_reference("VDITemplate", meta.name, meta.uid)],
     }
 
 
@@ -362,9 +351,9 @@ def _build_container(image: str) -> dict[str, Any]:
         "name": "pull",
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        # An image without this program cannot be started, and that is as good: by then it is on the node.
+        # An image without this program cannot be started, which is as good: by then the node has pulled it.
         "command": ["true"],
-        # As in a desktop that asked for no GPU: images built for GPUs would get all of them.
+        # As in a desktop without a GPU: images built for GPUs would get all of them.
         "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
         "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"cpu": "100m", "memory": "64Mi"}},
         "securityContext": restricted_container(),

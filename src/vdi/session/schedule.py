@@ -23,9 +23,8 @@ from cronsim import CronSim, CronSimError
 from vdi.api.schedule import WEEKDAYS, Day, PoolSchedule, SessionSchedule, TemplateSchedule, Window
 from vdi.api.session import VDISession
 from vdi.cluster.units import parse_time
-from vdi.session.lifetime import Activity
+from vdi.session.lifetime import LONGEST_WARNING, Activity
 
-_LONGEST_WARNING = timedelta(minutes=5)
 _LAST_ANSWER = timedelta(seconds=15)
 # How long before its time a scheduled desktop is resumed: images are pulled, and people come early.
 _START_LEAD = timedelta(minutes=5)
@@ -66,12 +65,12 @@ class Closing:
 
     @property
     def given_up_at(self) -> datetime:
-        """When the last answer of the desktop is no longer waited for."""
+        """The time until which the last report of the desktop is waited for."""
         return self.over_at + _LAST_ANSWER
 
 
 def find_problems(schedule: PoolSchedule | TemplateSchedule, field: str) -> Iterator[str]:
-    """What is wrong with a schedule, one sentence for each field; `field` is where it stands."""
+    """Problems of a schedule, one sentence for each field. `field`: path of the schedule."""
     if not _is_zone(schedule.time_zone):
         yield f"{field}.timeZone: {schedule.time_zone!r} is not a known time zone, such as Europe/Berlin"
         return
@@ -87,7 +86,7 @@ def is_open(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> bool:
 
 
 def next_change(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> datetime | None:
-    """When it opens or closes next; None: never."""
+    """The next time at which it opens or closes; None: never."""
     return _next_close(schedule, now) if is_open(schedule, now) else _next_open(schedule, now)
 
 
@@ -109,12 +108,12 @@ def find_closing(
     if at is None:
         return None
     # In whole seconds, as the times of conditions are: a warning must not seem older than its own beginning.
-    lead = min(_LONGEST_WARNING, timedelta(seconds=(at - started) // timedelta(seconds=2)))
+    lead = min(LONGEST_WARNING, timedelta(seconds=(at - started) // timedelta(seconds=2)))
     if schedule.cancel_on_activity and _was_active(activity, last_known_activity, at - lead):
         at = next_close(schedule, max(now, at))
         if at is None:
             return None
-        lead = _LONGEST_WARNING
+        lead = LONGEST_WARNING
     over_at = at
     if now >= at - lead:
         shown_at = warned_at if warned_at is not None and warned_at >= at - lead else now
@@ -153,7 +152,7 @@ def next_start(session: VDISession, now: datetime) -> datetime | None:
 
 
 def start_due_at(session: VDISession, now: datetime) -> datetime | None:
-    """When its schedule resumes the desktop next: shortly before it is to be ready; None: never."""
+    """The time at which its schedule resumes the desktop next: shortly before its start; None: never."""
     start = next_start(session, now)
     return start - _START_LEAD if start else None
 
@@ -175,7 +174,7 @@ def find_session_problem(schedule: SessionSchedule) -> tuple[str, str, str] | No
         return "end", schedule.end, "not start, nor the 5 minutes before it, in which the desktop is resumed"
     if not schedule.days or set(schedule.days) - set(Day):
         return "days", ", ".join(schedule.days), f"one or more of {', '.join(Day)}"
-    if not is_time_zone(schedule.time_zone):
+    if not _is_zone(schedule.time_zone):
         return "timeZone", schedule.time_zone, "a known time zone, such as Europe/Berlin"
     return None
 
@@ -234,7 +233,7 @@ def _next_open(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> date
 
 
 def _next_close(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> datetime | None:
-    """When all the windows that are open now, and those that open before these end, are closed."""
+    """The end of all windows that are open now, and of those that open before these end; None: they never end."""
     moment = now
     for _ in range(_OVERLAPS):
         ends = [_end_of_open(window, schedule.time_zone, moment) for window in schedule.windows]
@@ -246,13 +245,13 @@ def _next_close(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> dat
 
 
 def _end_of_open(window: Window, zone: str, now: datetime) -> datetime | None:
-    """When the window that is open now ends; None: it is closed."""
+    """The end of the window that is open now; None: it is closed."""
     end = _end_of_last(window, zone, now)
     return end if end is not None and end > now else None
 
 
 def _end_of_last(window: Window, zone: str, now: datetime) -> datetime | None:
-    """When the window that opened last ends, or has ended. A time of `end` while it is closed ends nothing."""
+    """The end, past or future, of the window that opened last. A time of `end` while it is closed ends nothing."""
     begun = previous_time(window.start, zone, now)
     return next_time(window.end, zone, begun) if begun else None
 
@@ -310,13 +309,10 @@ def _is_cron(text: str) -> bool:
     return len(text.split()) == 5
 
 
-def is_time_zone(name: str) -> bool:
-    """Whether the time zone is known."""
-    return len(name) <= _LONGEST_ZONE and _is_zone(name)
-
-
 @lru_cache(_CACHED_TIMES)
 def _is_zone(name: str) -> bool:
+    if len(name) > _LONGEST_ZONE:
+        return False
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):  # unknown; leaves the folder; is a folder

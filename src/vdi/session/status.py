@@ -15,16 +15,26 @@ from typing import NamedTuple
 
 import msgspec
 
-from vdi.api.meta import Condition
+from vdi.api.meta import Condition, find_condition
 from vdi.api.session import GraphicsStatus, Phase, SessionStatus, VDISession
 from vdi.cluster.explain import Explanation, explain
 from vdi.cluster.objects import Pod
 from vdi.cluster.reasons import PodReason
 from vdi.cluster.units import format_time, parse_time
-from vdi.session import conditions
 from vdi.session.alerts import Alert
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.conditions import ENDED_BY_ITSELF, QUEUE_REASONS, READY, Reason
+from vdi.session.conditions import (
+    ADMITTED,
+    ENDED_BY_ITSELF,
+    HOME_BOUND,
+    POD_READY,
+    QUEUE_REASONS,
+    READY,
+    ROUTE_READY,
+    TEMPLATE_FOUND,
+    Reason,
+    renew_condition,
+)
 from vdi.session.decide import Observed
 from vdi.session.effective import Blocked
 from vdi.session.ending import Ending
@@ -35,20 +45,20 @@ from vdi.session.schedule import next_start
 
 
 class ConditionState(NamedTuple):
-    """Status of one condition before it gets its times."""
+    """A condition before it gets its transition time."""
 
     type: str
     holds: bool
     reason: str
     message: str = ""
-    # A condition that has held since before this begins again now.
+    # A condition that has been True since before this moment announced something else: its time moves.
     begins: datetime | None = None
 
 
 def derive_conditions(
     observed: Observed, blocked: Blocked | None, explanation: Explanation | None
 ) -> list[ConditionState]:
-    """All conditions but Ready. `explanation` is why the pod is not ready."""
+    """All conditions but Ready. `explanation`: the reason why the pod is not ready."""
     steps = [
         _template_found(observed),
         _admitted(observed, blocked),
@@ -66,102 +76,90 @@ def _template_found(observed: Observed) -> ConditionState:
     template, pod = observed.template, observed.pod
     if template is None:
         name = observed.session.spec.template
-        return ConditionState(
-            conditions.TEMPLATE_FOUND, False, Reason.TEMPLATE_NOT_FOUND, f"There is no template {name!r}."
-        )
+        return ConditionState(TEMPLATE_FOUND, False, Reason.TEMPLATE_NOT_FOUND, f"There is no template {name!r}.")
     used = pod.metadata.annotations.get(TEMPLATE_REVISION) if pod else None
     if used and used != str(template.metadata.generation):
-        now_at = template.metadata.generation
         note = (
-            f"The template is at revision {now_at}, this desktop at {used}; the new revision applies from the next "
-            "start."
+            f"The template is at revision {template.metadata.generation}, this desktop at {used}; the new revision "
+            "applies from the next start."
         )
-        return ConditionState(conditions.TEMPLATE_FOUND, True, Reason.NEWER_REVISION, note)
-    return ConditionState(conditions.TEMPLATE_FOUND, True, Reason.FOUND)
+        return ConditionState(TEMPLATE_FOUND, True, Reason.NEWER_REVISION, note)
+    return ConditionState(TEMPLATE_FOUND, True, Reason.FOUND)
 
 
 def _admitted(observed: Observed, blocked: Blocked | None) -> ConditionState:
     pod = observed.pod
     if pod is None and blocked and not keeps_its_run(blocked):
-        return ConditionState(conditions.ADMITTED, False, blocked.reason, blocked.message)
+        return ConditionState(ADMITTED, False, blocked.reason, blocked.message)
     from_pool = pod is not None and POOL in pod.metadata.labels
-    return ConditionState(conditions.ADMITTED, True, Reason.CLAIMED_FROM_POOL if from_pool else Reason.ADMITTED)
+    return ConditionState(ADMITTED, True, Reason.CLAIMED_FROM_POOL if from_pool else Reason.ADMITTED)
 
 
 def keeps_its_run(blocked: Blocked) -> bool:
-    """Whether a session without a pod still is in its run: its desktop is only about to be made, or made again."""
-    let_in = blocked.condition not in (conditions.ADMITTED, conditions.TEMPLATE_FOUND)
+    """Whether a session without a pod is still in its run: its pod is about to be created, or created again."""
+    let_in = blocked.condition not in (ADMITTED, TEMPLATE_FOUND)
     return let_in and not blocked.needs_change
 
 
 def _home_bound(observed: Observed) -> ConditionState:
     claim, pod = observed.home, observed.pod
     if claim is None and pod and pod.home_claim is None:
-        return ConditionState(conditions.HOME_BOUND, True, Reason.NO_HOME)
+        return ConditionState(HOME_BOUND, True, Reason.NO_HOME)
     if claim is None:
-        return ConditionState(conditions.HOME_BOUND, False, Reason.NOT_CREATED, "The home volume does not exist yet.")
+        return ConditionState(HOME_BOUND, False, Reason.NOT_CREATED, "The home volume does not exist yet.")
     if claim.status.phase == "Bound":
-        return ConditionState(conditions.HOME_BOUND, True, Reason.BOUND)
+        return ConditionState(HOME_BOUND, True, Reason.BOUND)
     if claim.status.phase == "Lost":
-        return ConditionState(
-            conditions.HOME_BOUND, False, PodReason.HOME_LOST, "The volume of the home no longer exists."
-        )
-    return ConditionState(conditions.HOME_BOUND, False, PodReason.HOME_PENDING, "The home volume is being created.")
+        return ConditionState(HOME_BOUND, False, PodReason.HOME_LOST, "The volume of the home no longer exists.")
+    return ConditionState(HOME_BOUND, False, PodReason.HOME_PENDING, "The home volume is being created.")
 
 
 def _pod_ready(observed: Observed, explanation: Explanation | None) -> ConditionState:
     if observed.pod is None:
-        return ConditionState(conditions.POD_READY, False, Reason.NOT_CREATED, "There is no pod.")
+        return ConditionState(POD_READY, False, Reason.NOT_CREATED, "There is no pod.")
     if explanation:
-        return ConditionState(conditions.POD_READY, False, explanation.reason, explanation.sentence)
-    return ConditionState(conditions.POD_READY, True, Reason.POD_READY)
+        return ConditionState(POD_READY, False, explanation.reason, explanation.sentence)
+    return ConditionState(POD_READY, True, Reason.POD_READY)
 
 
 def _route_ready(observed: Observed) -> ConditionState:
     if observed.session.metadata.deletion_timestamp:
-        # Known before the route is seen to be gone: in a crowd that would be a second write for each session.
-        return ConditionState(conditions.ROUTE_READY, False, Reason.STOPPING, "The route is being deleted.")
+        # Said before the route is seen to be gone. Otherwise its watch event would cause a second status write for each
+        # session, when hundreds are deleted at once.
+        return ConditionState(ROUTE_READY, False, Reason.STOPPING, "The route is being deleted.")
     if blocked := observed.host_blocked:
-        return ConditionState(conditions.ROUTE_READY, False, blocked.reason, blocked.message)
+        return ConditionState(ROUTE_READY, False, blocked.reason, blocked.message)
     if observed.route is None or observed.service is None:
-        return ConditionState(conditions.ROUTE_READY, False, Reason.NOT_CREATED, "There is no route yet.")
-    return ConditionState(conditions.ROUTE_READY, True, Reason.ROUTED)
+        return ConditionState(ROUTE_READY, False, Reason.NOT_CREATED, "There is no route yet.")
+    return ConditionState(ROUTE_READY, True, Reason.ROUTED)
 
 
-def with_times(finding: ConditionState, session: VDISession, now: datetime) -> Condition:
-    """The condition; its time moves when its status flips, and when it begins again.
-
-    That of Admitted moves also when the session enters the queue: it says since when it stands there, also to an
-    operator that has just been started.
-    """
-    status = "True" if finding.holds else "False"
-    before = next((condition for condition in session.status.conditions if condition.type == finding.type), None)
-    moved = (
-        before is None
-        or before.status != status
-        or not before.last_transition_time
-        or (finding.begins is not None and parse_time(before.last_transition_time) < finding.begins)
-    )
-    queues = finding.reason in QUEUE_REASONS and before is not None and before.reason not in QUEUE_REASONS
-    return Condition(
-        type=finding.type,
-        status=status,
-        reason=finding.reason,
-        message=finding.message,
-        last_transition_time=format_time(now) if moved or queues or before is None else before.last_transition_time,
-    )
+def with_times(state: ConditionState, session: VDISession, now: datetime) -> Condition:
+    """The condition with its transition time, which moves when the status flips, and in two more cases."""
+    known = session.status.conditions
+    before = find_condition(known, state.type)
+    renewed = renew_condition(known, state.type, state.holds, state.reason, state.message, now)
+    if before is None or not before.last_transition_time:
+        return renewed
+    begins_again = state.begins is not None and parse_time(before.last_transition_time) < state.begins
+    # Admitted stays False when a session enters the queue, yet its time has to move: it is the session's place in the
+    # queue, also for an operator that has just started and has no other memory.
+    enters_queue = state.reason in QUEUE_REASONS and before.reason not in QUEUE_REASONS
+    if begins_again or enters_queue:
+        return msgspec.structs.replace(renewed, last_transition_time=format_time(now))
+    return renewed
 
 
 def derive(
     observed: Observed, blocked: Blocked | None, settings: ClusterSettings, now: datetime, alerts: Sequence[Alert] = ()
 ) -> SessionStatus:
-    """The status of a session. `blocked` is the verdict's, or the API server's refusal of a child."""
+    """The status of a session. `blocked`: from its Decision, or from the API server's refusal of a child."""
     session, pod = observed.session, observed.pod
     explanation = _why_not_ready(observed)
     phase = _phase(observed, blocked, explanation)
     message = _message(observed, blocked, explanation, phase)
     warned = [ConditionState(alert.type, True, alert.reason, alert.message, alert.begins) for alert in alerts]
-    findings = [*derive_conditions(observed, blocked, explanation), _summary(session, phase, message), *warned]
+    findings = [*derive_conditions(observed, blocked, explanation), _ready(session, phase, message), *warned]
     in_run = pod is not None or blocked is None or keeps_its_run(blocked)
     start = started_at(session, pod) if in_run else None
     end = expires_at(session, observed.template, pod, settings) if in_run else None
@@ -188,7 +186,7 @@ def derive(
 
 
 def derive_ending(observed: Observed, ending: Ending, settings: ClusterSettings, now: datetime) -> SessionStatus:
-    """The status at the end of a run, before it is done: the session is deleted, or suspended."""
+    """The status at the end of a run, written before the session is deleted or suspended."""
     if ending.suspends:
         return derive_suspended(observed, settings, now, ending)
     status = derive(observed, None, settings, now)
@@ -223,22 +221,24 @@ def _summed_up(
 
 
 def _url(observed: Observed, settings: ClusterSettings) -> str:
-    """Where the route leads to, and before there is one: where it will lead to. So the waiting page has an address.
-
-    The gateway decides by it whose rights count at a host: it never names a host that the session only asks for.
-    """
+    """The URL of the route; before there is one, of the assigned host: the waiting page needs an address."""
+    # The gateway decides by this URL whose rights count at a host. So it never names a host that the session only
+    # requests in `spec.hostname`: `observed.host` is empty while another session or user has that host.
     if observed.route and observed.route.host:
         return settings.url(observed.route.host)
     return settings.url(settings.host(observed.host)) if observed.host else ""
 
 
 def _why_not_ready(observed: Observed) -> Explanation | None:
-    """None: it is ready, or there is no pod. A node that is known not to answer outweighs the pod's own last word."""
+    """The reason why the pod is not ready; None: it is, or there is no pod.
+
+    A node that does not respond outweighs the conditions of its pods, which the kubelet can no longer update.
+    """
     pod = observed.pod
     if pod is None:
         return None
     if observed.session.metadata.deletion_timestamp and not observed.node_lost:
-        # Known before the pod's own state says so: in a crowd that would be a second write for each session.
+        # As in `_route_ready`: one status write for a deletion, not one for each child that goes.
         return Explanation(PodReason.POD_STOPPING, "The desktop's pod is being deleted.", stuck=False)
     if pod.ready and (observed.node is None or observed.node.ready):
         return None
@@ -277,13 +277,13 @@ def _deletion_message(observed: Observed, explanation: Explanation | None) -> st
 
 
 def _ended(session: VDISession) -> Condition | None:
-    """How the run has ended by itself, if it has."""
-    ready = next((condition for condition in session.status.conditions if condition.type == READY), None)
+    """The condition Ready of a run that the operator has ended, if it has."""
+    ready = find_condition(session.status.conditions, READY)
     return ready if ready and ready.reason in ENDED_BY_ITSELF else None
 
 
 def _password_note(observed: Observed) -> str:
-    """A Secret that is younger than the container holds a password that the desktop has never seen."""
+    """A hint where the Secret is younger than the container: the desktop still has the previous password."""
     pod, secret = observed.pod, observed.secret
     running = pod.desktop.state.running if pod and pod.desktop else None
     if pod is None or secret is None or running is None or not running.started_at or POOL in pod.metadata.labels:
@@ -325,14 +325,14 @@ def _last_activity(observed: Observed, start: datetime | None) -> str:
 
 
 def _graphics(observed: Observed) -> GraphicsStatus | None:
-    """What the agent has reported; after a restart of the operator, what the status says of the same run."""
+    """The agent's report; after a restart of the operator, the report of the same run that the status has."""
     if observed.activity and observed.activity.graphics:
         return observed.activity.graphics
     return observed.session.status.graphics
 
 
 def _pod_name(observed: Observed) -> str:
-    """Of a pod that others delete it stays, until it is gone: then we know that we have lost it (`find_vanished`)."""
+    """The pod's name. It stays while others delete the pod, so that `find_vanished` notices the loss afterwards."""
     pod = observed.pod
     if pod is None:
         return ""
@@ -340,25 +340,26 @@ def _pod_name(observed: Observed) -> str:
 
 
 def _revision(observed: Observed, *, in_run: bool) -> str:
-    """Of the desktop that is there, or of the last one that was tried."""
+    """The template's generation of the pod that exists, or of the last one that was tried."""
     if observed.pod:
         return observed.pod.metadata.annotations.get(TEMPLATE_REVISION, "")
     status = observed.session.status
     return status.template_revision if in_run or status.failures else ""
 
 
-def _summary(session: VDISession, phase: Phase, message: str) -> ConditionState:
+def _ready(session: VDISession, phase: Phase, message: str) -> ConditionState:
     match phase:
         case Phase.RUNNING:
             return ConditionState(READY, True, Reason.RUNNING)
         case Phase.TERMINATING:
             ended = _ended(session)
-            return ConditionState(READY, False, ended.reason if ended else Reason.STOPPING, message)
+            reason: str = ended.reason if ended else Reason.STOPPING
         case Phase.FAILED:
-            return ConditionState(READY, False, Reason.FAILED, message)
+            reason = Reason.FAILED
         case Phase.PENDING:
-            return ConditionState(READY, False, Reason.PENDING, message)
+            reason = Reason.PENDING
         case Phase.CREATING:
-            return ConditionState(READY, False, PodReason.STARTING, message)
+            reason = PodReason.STARTING
         case Phase.SUSPENDED:
-            return ConditionState(READY, False, Reason.SUSPENDED, message)
+            reason = Reason.SUSPENDED
+    return ConditionState(READY, False, reason, message)

@@ -28,7 +28,7 @@ from vdi.api.streaming import (
     Transport,
 )
 from vdi.api.template import DEFAULT_HEALTH_PATH, EnvVar, Protocol, TemplateSpec, VDITemplate
-from vdi.cluster.units import format_time
+from vdi.session.conditions import renew_condition
 
 # Condition of a template: there, and True, only while its image passes over something that the template says.
 SETTINGS_IGNORED = "SettingsIgnored"
@@ -172,7 +172,7 @@ def _find_streaming_problems(spec: TemplateSpec) -> Iterator[str]:
 
 
 def find_warnings(spec: TemplateSpec) -> Iterator[str]:
-    """What of the template's `env` its image passes over, in a sentence each."""
+    """Variables of the template's `env` that its image ignores, in a sentence each."""
     if generation(spec) != "2":
         return
     for variable in spec.env:
@@ -190,19 +190,13 @@ def settings_ignored(template: VDITemplate, now: datetime) -> Condition | None:
     words = " ".join(find_warnings(template.spec))
     if not words:
         return None
-    before = next((condition for condition in template.status.conditions if condition.type == SETTINGS_IGNORED), None)
-    return Condition(
-        type=SETTINGS_IGNORED,
-        status="True",
-        reason="OfSelkies1",
-        message=words,
-        last_transition_time=before.last_transition_time if before else format_time(now),
-        observed_generation=template.metadata.generation,
-    )
+    before = template.status.conditions
+    generation = template.metadata.generation
+    return renew_condition(before, SETTINGS_IGNORED, True, "OfSelkies1", words, now, generation=generation)
 
 
 def obsolete_encoders(value: str) -> list[str]:
-    """Those that a value of SELKIES_ENCODER names and Selkies 2 does not know."""
+    """Encoders in a value of SELKIES_ENCODER that Selkies 2 does not know."""
     named = (part.strip() for part in value.split("|", maxsplit=1)[0].split(","))
     return [one for one in named if one in OBSOLETE_ENCODERS]
 
@@ -221,7 +215,7 @@ _WITHOUT_DESKTOP = re.compile(
 
 
 def missing_desktop(image: str) -> str:
-    """Why an image can show no desktop, with what to use; empty where nothing is known against it."""
+    """The reason why an image contains no desktop, and one to use instead; empty for all others."""
     if not _WITHOUT_DESKTOP.search(image):
         return ""
     return (
@@ -232,7 +226,7 @@ def missing_desktop(image: str) -> str:
 
 
 def health_path(spec: TemplateSpec) -> str:
-    """Where the image answers when it is ready: as the template says, else as images of its kind do."""
+    """The path on which the image reports that it is ready: the template's, else that of its generation of Selkies."""
     if spec.health_path != DEFAULT_HEALTH_PATH:
         return spec.health_path
     if spec.protocol is Protocol.WEB:
@@ -258,7 +252,7 @@ def takes_tokens(spec: TemplateSpec) -> bool:
 
 
 def refuse_view_only(template: VDITemplate | None) -> str:
-    """Why nothing would hold a viewer to the picture of such a desktop; empty where Selkies' token table does."""
+    """The reason why desktops of this template cannot be shared as view only; empty where they can."""
     if template is None:
         return "View only is not possible: the template of this desktop was deleted. Share it with full control."
     spec = template.spec
@@ -276,7 +270,7 @@ def refuse_view_only(template: VDITemplate | None) -> str:
 
 
 def find_image_problems(spec: TemplateSpec, *, behind_gateway: bool) -> Iterator[str]:
-    """Why the template cannot be used, for reasons that the CRD's rules cannot know."""
+    """Problems of a template that the CRD's rules cannot know."""
     if why := missing_desktop(spec.image):
         yield why
     if spec.protocol is Protocol.WEB:
@@ -303,14 +297,14 @@ def renders_on_gpu(graphics: GraphicsStatus) -> bool:
 
 
 def describe_renderer(graphics: GraphicsStatus) -> str:
-    """What draws OpenGL, and the reason where it is the CPU."""
+    """The OpenGL renderer, with the reason if it is the CPU."""
     if not renders_on_gpu(graphics):
         return "in software" + (f": {graphics.message}" if graphics.message else "")
     return graphics.renderer + (f" ({graphics.device})" if graphics.device else "")
 
 
 def describe_encoder(graphics: GraphicsStatus) -> str:
-    """What encodes the stream, and the reason where it is the CPU."""
+    """The encoder of the stream, with the reason if it is the CPU."""
     if not graphics.encoder:
         return ""
     if graphics.hardware_encoder:

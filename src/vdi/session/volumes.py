@@ -1,4 +1,4 @@
-"""Which volumes of its template a desktop mounts, which folder of each, and whether it may write. Pure.
+"""Volumes of a template in one desktop: those that its user gets, the folder of each, and write access. Pure.
 
 Only the gateway knows the groups of a user, at login. It writes those that the template's volumes name into an
 annotation of the session when the user starts the desktop. The admission policy of the chart lets no one else write it.
@@ -64,7 +64,7 @@ def groups_annotation(template: VDITemplate, groups: Collection[str]) -> str | N
 
 
 def resolve_mounts(spec: TemplateSpec, user: str, groups: Collection[str]) -> Mounts:
-    """What a desktop of this user mounts.
+    """The volumes and mounts of a desktop of this user.
 
     A claim is one volume of the pod, also when the template mounts several of its folders: with a second volume of the
     same claim the kubelet waits for ever.
@@ -90,7 +90,7 @@ def depend_on_user(spec: TemplateSpec) -> bool:
 
 
 def find_volume_problems(spec: TemplateSpec, home: str | None, *, behind_gateway: bool) -> Iterator[str]:
-    """Why the volumes of a template cannot be mounted. `home`: where the home is mounted."""
+    """Problems of a template's volumes. `home`: the mount path of the home."""
     paths = {"/dev/shm"} | ({_normal(home)} if home else set())  # noqa: S108 -- a mount, not a file of ours
     names = {"home", "shm"}
     if spec.startup_script:

@@ -31,7 +31,7 @@ def minutes(number: float) -> datetime:
 
 
 def reported(last_input: datetime, seen: datetime, last_connect: datetime | None = None) -> Activity:
-    return Activity(last_input=last_input, viewers=1, seen=seen, last_connect=last_connect)
+    return Activity(last_input=last_input, seen=seen, last_connect=last_connect)
 
 
 def judge(
@@ -88,7 +88,7 @@ def test_since(last_input: float, last_connect: float | None, since: float) -> N
 
 
 def test_a_browser_that_stays_open_is_no_activity() -> None:
-    watching = Activity(last_input=START, viewers=3, seen=minutes(60), last_connect=minutes(-1))
+    watching = Activity(last_input=START, seen=minutes(60), last_connect=minutes(-1))
     verdict = judge(watching, now=minutes(60), warned_at=minutes(55))
     assert verdict is not None
     assert verdict.over(minutes(60))

@@ -41,7 +41,7 @@ def running(*, status: dict[str, Any] | None = None, template: dict[str, Any] | 
 
 
 def idle_since(moment: datetime, seen: datetime) -> Activity:
-    return Activity(last_input=moment, viewers=1, seen=seen)
+    return Activity(last_input=moment, seen=seen)
 
 
 def up(kind: str, since: str) -> dict[str, Any]:

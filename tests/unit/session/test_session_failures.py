@@ -25,7 +25,6 @@ from vdi.session.failures import (
     find_vanished,
     home_bound_at,
     is_given_up,
-    pause_after,
     reset_failures,
     retry_at,
 )
@@ -110,7 +109,7 @@ def test_a_pod_that_the_scheduler_forgot_when_its_home_was_bound_is_lost() -> No
     assert loss.message == "The home volume is bound; the scheduler has not retried yet."
     counted = losing(a_session(), loss)
     assert counted.status.failures is not None
-    assert pause_after(counted.status.failures) == timedelta(), "the desktop has no part in it"
+    assert pause(counted.status.failures) == timedelta(), "the desktop has no part in it"
 
 
 @pytest.mark.parametrize(
@@ -126,6 +125,10 @@ def test_a_pod_that_waits_for_a_volume_is_not_lost(
     pod: Pod, home: PersistentVolumeClaim, bound_at: datetime | None
 ) -> None:
     assert find_loss(pod, home, (), START + timedelta(hours=1), bound_at=bound_at) is None
+
+
+def pause(failures: FailureStatus) -> timedelta:
+    return retry_at(failures) - parse_time(failures.time)
 
 
 def losing(session: VDISession, loss: Loss = CRASH, seconds: int = 0) -> VDISession:
@@ -184,15 +187,15 @@ def test_want_of_room_is_never_given_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "pause"), [(Loss("Evicted", "Evicted."), timedelta()), (CRASH, timedelta(seconds=10))]
+    ("loss", "expected"), [(Loss("Evicted", "Evicted."), timedelta()), (CRASH, timedelta(seconds=10))]
 )
-def test_losses_for_want_of_room_do_not_count_towards_giving_up(loss: Loss, pause: timedelta) -> None:
+def test_losses_for_want_of_room_do_not_count_towards_giving_up(loss: Loss, expected: timedelta) -> None:
     session = a_session()
     for _ in range(MOST_RESTARTS + 1):
         session = losing(session, Loss("NoGPUFree", "No room."))
     failures = losing(session, loss).status.failures
     assert failures is not None
-    assert (failures.count, pause_after(failures)) == (1, pause)
+    assert (failures.count, pause(failures)) == (1, expected)
 
 
 def test_image_is_given_up_at_once_and_until_the_template_changes() -> None:
@@ -263,7 +266,7 @@ def test_pauses_grow_to_five_minutes_and_restarts_end(several: list[str]) -> Non
         if problem and problem.needs_change:
             assert restarts == MOST_RESTARTS
             return
-        pauses.append(pause_after(failures))
+        pauses.append(pause(failures))
         assert pauses[-2] <= pauses[-1] <= timedelta(minutes=5)
         now = retry_at(failures)
         assert find_failure_block(session, a_template(), now) is None

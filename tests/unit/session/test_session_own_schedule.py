@@ -204,5 +204,5 @@ def test_an_unknown_time_zone_is_refused_by_its_field(zone: str) -> None:
     session = a_scheduled(timeZone=zone)
     blocked = resolve(session, a_template(), SETTINGS)
     assert isinstance(blocked, Blocked)
-    assert f"spec.schedule.timeZone: {zone!r} is not a known time zone" in blocked.message
+    assert f"spec.schedule.timeZone: {zone!r} is not allowed; allowed: a known time zone" in blocked.message
     assert next_start(session, at("2026-06-01 08:00")) is None

@@ -204,7 +204,7 @@ def test_an_end_at_which_no_window_was_open_is_no_end_of_working_hours() -> None
 
 def test_input_during_the_warning_cancels_this_end_where_the_template_allows_it() -> None:
     shown = running(START, office(), **warned(WARNING))
-    typed = Activity(last_input=WARNING + timedelta(seconds=30), viewers=1, seen=WARNING + timedelta(seconds=31))
+    typed = Activity(last_input=WARNING + timedelta(seconds=30), seen=WARNING + timedelta(seconds=31))
     active = replace(shown, activity=typed)
     assert find_alerts(active, SETTINGS, WARNING + timedelta(minutes=1)) == ()
     assert find_ending(active, SETTINGS, END + timedelta(hours=3)) is None
@@ -220,7 +220,7 @@ def test_input_during_the_warning_cancels_this_end_where_the_template_allows_it(
 
 def test_a_desktop_that_answers_is_asked_once_more_at_the_very_end() -> None:
     shown = running(START, office(), **warned(WARNING))
-    quiet = Activity(last_input=START, viewers=1, seen=END - timedelta(seconds=4))
+    quiet = Activity(last_input=START, seen=END - timedelta(seconds=4))
     assert find_ending(replace(shown, activity=quiet), SETTINGS, END) is None
     asked = replace(quiet, seen=END)
     assert find_ending(replace(shown, activity=asked), SETTINGS, END) is not None

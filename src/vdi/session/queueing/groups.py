@@ -28,7 +28,7 @@ _Row = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class PendingSession:
-    """A session that wants room. Times are milliseconds since the epoch: exact, unlike floats."""
+    """A session in the queue. Times are milliseconds since the epoch: exact, unlike floats."""
 
     uid: str
     user: str
@@ -37,7 +37,7 @@ class PendingSession:
     demand: Demand
 
     def points(self, now: int) -> int:
-        """Priority with the age's share."""
+        """Priority plus one point for each `AGEING` of waiting."""
         return self.priority + max(0, now - self.since) // AGEING
 
     def waited(self, now: int) -> int:
@@ -56,9 +56,9 @@ def share_of(user: str, running: Mapping[str, int], weights: Mapping[str, float]
 def sort_pending(
     pending_sessions: Iterable[PendingSession], running: Mapping[str, int], weights: Mapping[str, float], now: int
 ) -> list[PendingSession]:
-    """The order in which they would start if one place after the other became free that fits everybody.
+    """The order in which they would start if slots that fit every session became free one after the other.
 
-    Whoever starts counts as running for those of the same user behind.
+    A session that starts counts as running for the later ones of its user.
     """
     first = [
         (-pending_session.points(now), pending_session.since, pending_session.uid, pending_session)
@@ -79,7 +79,7 @@ _sort_key = itemgetter(0, 1, 2)
 
 
 class GroupQueue:
-    """The waiting sessions of one demand: finds the first without looking at all of them."""
+    """The pending sessions of one demand. Finds the first without looking at all of them."""
 
     def __init__(self, share: Share) -> None:
         self._share = share
@@ -87,9 +87,9 @@ class GroupQueue:
         self._rows: dict[_Row, list[tuple[int, str]]] = {}
         self._of_user: dict[str, set[_Row]] = defaultdict(set)
         self._heap: list[tuple[Key, _Row]] = []
-        self._pushed: dict[_Row, Key] = {}  # what the heap has of a row; older entries of it are void
-        self._steps: list[tuple[int, _Row]] = []  # when the first of a row gets its next point
-        self._oldest: list[tuple[int, str]] = []  # with those who have left
+        self._pushed: dict[_Row, Key] = {}  # newest key of each row in the heap; entries with others are void
+        self._steps: list[tuple[int, _Row]] = []  # when the first of a row gets its next point of priority
+        self._oldest: list[tuple[int, str]] = []  # including sessions that have left
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -98,7 +98,7 @@ class GroupQueue:
         return iter(self._pending.values())
 
     def add(self, pending: PendingSession, now: int) -> None:
-        """Somebody comes."""
+        """Add a session that is not in this queue yet."""
         row = (pending.user, pending.priority)
         self._pending[pending.uid] = pending
         insort(self._rows.setdefault(row, []), (pending.since, pending.uid))
@@ -107,7 +107,7 @@ class GroupQueue:
         self._push(row, now)
 
     def remove(self, uid: str, now: int) -> None:
-        """Somebody goes."""
+        """Remove a session of this queue."""
         pending = self._pending.pop(uid)
         row = (pending.user, pending.priority)
         entries = self._rows[row]
@@ -126,7 +126,7 @@ class GroupQueue:
             self._oldest.clear()
 
     def share_changed(self, user: str, now: int) -> None:
-        """A desktop of this user has started or ended."""
+        """Reorder after a desktop of this user has started or ended."""
         for row in self._of_user.get(user, ()):
             self._push(row, now)
 
@@ -150,13 +150,13 @@ class GroupQueue:
         return None
 
     def oldest(self) -> int | None:
-        """Since when somebody here waits longest."""
+        """The time since when the longest waiting session waits."""
         while self._oldest and not self._is_current(*self._oldest[0]):
             heappop(self._oldest)
         return self._oldest[0][0] if self._oldest else None
 
     def _is_current(self, since: int, uid: str) -> bool:
-        """Whether it waits, and since then: who comes back begins again."""
+        """Whether the session still waits, since that time: one that comes back starts again at the end."""
         pending = self._pending.get(uid)
         return pending is not None and pending.since == since
 
@@ -185,21 +185,21 @@ class GroupQueue:
 
 @dataclass(slots=True)
 class Group:
-    """The waiting sessions of one demand, and the nodes that they may be on."""
+    """The pending sessions of one demand, and the nodes that they may be on."""
 
     demand: Demand
     queue: GroupQueue
-    # Where placement and home allow it, whatever is free there.
+    # Nodes that placement and home allow, whatever is free there.
     capacities: dict[str, NodeCapacity] = field(default_factory=dict)
-    # Nodes where room may be, in the order in which they are to be tried.
+    # Nodes that may have capacity, in the order in which they are tried.
     fresh: dict[str, None] = field(default_factory=dict)
-    # Nodes where there was room, but held for somebody before them.
+    # Nodes that had capacity, but reserved for an earlier session.
     withheld: set[str] = field(default_factory=set)
-    # The node that is kept for the first of this line.
+    # The node that is reserved for the first session of this group.
     hold: str = ""
 
     def try_withheld_again(self) -> bool:
-        """Have the withheld nodes tried too. False: no node is withheld."""
+        """Try the withheld nodes again. False: there are none."""
         found = bool(self.withheld)
         self.fresh.update(dict.fromkeys(self.withheld))
         self.withheld.clear()
@@ -207,21 +207,26 @@ class Group:
 
 
 def is_hopeless(group: Group) -> bool:
-    """Whether no session's end would make room for this group."""
+    """Whether the end of no desktop would free enough capacity for this group."""
     takes = group.demand.takes
     return not any(capacity.could_fit(takes) for capacity in group.capacities.values())
 
 
 def blocks(takes: Iterable[tuple[str, int]], capacity: NodeCapacity, other: Group) -> bool:
-    """Whether something of this size, on this node, takes what the first of another line lacks there, or would lack."""
+    """Whether a pod of this size, on this node, takes what the first session of another group lacks there."""
     if capacity.name not in other.capacities or not capacity.could_fit(other.demand.takes):
         return False
+    return leaves_too_little(takes, capacity, other.demand)
+
+
+def leaves_too_little(takes: Iterable[tuple[str, int]], capacity: NodeCapacity, demand: Demand) -> bool:
+    """Whether a pod of this size takes something of which too little is left for the demand on this node."""
     taken = dict(takes)
-    return any(name in taken and capacity.free.get(name, 0) - taken[name] < need for name, need in other.demand.takes)
+    return any(name in taken and capacity.free.get(name, 0) - taken[name] < need for name, need in demand.takes)
 
 
 def find_closest(group: Group) -> NodeCapacity | None:
-    """The open node that lacks least; rather one where desktops alone stand in the way, for they end."""
+    """The open node that lacks least, preferably one where only desktops are in the way: those end."""
     candidates = []
     for capacity in group.capacities.values():
         if capacity.closed or not capacity.could_fit(group.demand.takes):

@@ -1,4 +1,7 @@
-"""Why somebody waits for room, and until when at most: in words and times for the person who waits. Pure."""
+"""Messages of sessions in the queue: the resource that is short, and the latest time of a free slot. Pure.
+
+The operator publishes them in `status.queue` and the condition Admitted; the doctor gives the same reasons.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,26 +19,26 @@ _BUSY = {
     EPHEMERAL_STORAGE: Reason.EPHEMERAL_STORAGE_BUSY,
     PODS: Reason.PODS_BUSY,
 }
-# So many nodes are named; of more, how many there are.
+# Up to so many nodes are named; for more, their number.
 _NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """What there is too little of."""
+    """The resource that is short, or another reason to wait."""
 
     # One of `conditions.QUEUE_REASONS`.
     reason: str
 
-    # A clause: no capital at its beginning, no full stop.
+    # A clause without a capital and a full stop.
     words: str
-    # No session's end would make room: the cluster, the template or the session has to change.
+    # The end of no desktop would help: the cluster, the template or the session has to change.
     hopeless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedEnd:
-    """A desktop that runs, and when it ends at the latest (milliseconds since the epoch)."""
+    """A running desktop, and the latest time of its end in milliseconds since the epoch."""
 
     at: int
     node: str
@@ -45,9 +48,9 @@ class ExpectedEnd:
 def explain_shortage(
     group: Group, capacities: Mapping[str, NodeCapacity], fitting_anywhere: Callable[[Demand], Sequence[NodeCapacity]]
 ) -> Shortage:
-    """Why no session of this group can start now.
+    """The reason why no session of this group can start now.
 
-    `fitting_anywhere`: the nodes where such a demand would fit, wherever its home is.
+    `fitting_anywhere`: the nodes where such a demand would fit if its home did not matter.
     """
     demand = group.demand
     if not capacities:
@@ -74,7 +77,7 @@ def explain_shortage(
 
 
 def find_fitting(demand: Demand, capacities: Iterable[NodeCapacity]) -> list[NodeCapacity]:
-    """The nodes where this would fit if the home were of no account."""
+    """The nodes where this demand would fit if its home did not matter."""
     takes = demand.takes
     return [
         capacity
@@ -84,9 +87,9 @@ def find_fitting(demand: Demand, capacities: Iterable[NodeCapacity]) -> list[Nod
 
 
 def expect_slots(group: Group, endings: Iterable[ExpectedEnd], count: int) -> list[int]:
-    """When, at the latest, there will be a first, second, ... place for this line; `endings` sorted by time.
+    """The latest times of the first `count` free slots for this group. `endings` are sorted by time.
 
-    As if no session of another group took any of it.
+    An upper bound only if no session of another group takes any of them.
     """
     takes = dict(group.demand.takes)
     free: dict[str, dict[str, int]] = {}

@@ -2,11 +2,11 @@
 
 The queue never grants more than a node has. Freed capacity goes at once to the first session in order whose demand
 fits. So a session that waits does not fit now, and a newcomer that fits takes nothing from it (backfill). But small
-desktops could fill for ever the gaps that a large one waits for. Hence a session that has waited for `BACKFILL_TIMEOUT`
-holds the node that is closest to fit it, and no session behind it may take there what it needs.
+desktops could forever fill the gaps that a large one waits for. Hence the node that is closest to fitting is reserved
+for a session that has waited for `BACKFILL_TIMEOUT`: no session behind it may take there what it needs.
 
 Incremental: sessions of equal demand are one group. Only a group's first session is tried, and only on nodes that have
-got free capacity since it was tried there. A decision when nothing is free looks at nothing.
+got free capacity since it was tried there. A decision when nothing is free looks at no node.
 """
 
 from collections import Counter
@@ -25,20 +25,21 @@ from vdi.session.queueing.groups import (
     blocks,
     find_closest,
     is_hopeless,
+    leaves_too_little,
     share_of,
     sort_pending,
 )
 
-# Milliseconds of waiting after which a waiter holds a node.
+# Milliseconds of waiting after which a node is reserved for a session.
 BACKFILL_TIMEOUT = 600_000
 
-# How many demands without a session are kept.
+# Groups without a session that are kept, because the next session probably has the same demand.
 _KEPT = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """This waiter may go."""
+    """A session that may start, and the node on which it is assumed."""
 
     pending: PendingSession
     node: str
@@ -50,45 +51,45 @@ class _Assignment:
     takes: Amounts
     user: str
     foreign: bool
-    # Where else it may still go, as long as the node is only reckoned.
+    # Set while the node is only assumed: the scheduler may still choose another one.
     demand: Demand | None
 
 
 class Queue:
-    """Nodes, what is on them, and the waiting sessions. The caller chooses all ids, and reports all changes.
+    """Nodes, the pods on them, and the pending sessions. The caller chooses all ids, and reports all changes.
 
     After changes `grant` says which sessions may start; each is assumed on its node already, under its uid.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         self.capacities: dict[str, NodeCapacity] = {}
+        # Counts the changes of capacity and of the pending sessions.
         self.changes = 0
-        """Goes up with every change of what there is or who waits."""
         self._weights = dict(weights or {})
         self._assigned: dict[str, _Assignment] = {}
         self._taken: dict[str, dict[str, int]] = {}  # by node, known or not
         self._foreign: dict[str, dict[str, int]] = {}
-        self._assumed: dict[str, dict[str, Demand]] = {}  # by node, what is not bound to it yet
+        self._assumed: dict[str, dict[str, Demand]] = {}  # by node, pods that are not bound to it yet
         self._running: Counter[str] = Counter()
         self._groups: dict[Demand, Group] = {}
         self._waiting: dict[str, tuple[PendingSession, Group]] = {}
-        self._lively: dict[Demand, Group] = {}  # with waiters, and nodes that have not been tried
-        self._roused: list[Group] = []  # since a decision looked at them last
-        self._passed_over: dict[Demand, Group] = {}  # with withheld nodes; some that have none any more
+        self._lively: dict[Demand, Group] = {}  # with pending sessions, and nodes that have not been tried
+        self._roused: list[Group] = []  # became lively since the last decision
+        self._passed_over: dict[Demand, Group] = {}  # with withheld nodes; some no longer have any
         self._holding: dict[str, dict[Demand, Group]] = {}  # by node
-        self._occupied: dict[Demand, Group] = {}  # with waiters
+        self._occupied: dict[Demand, Group] = {}  # with pending sessions
 
     def __len__(self) -> int:
-        """How many wait."""
+        """The number of pending sessions."""
         return len(self._waiting)
 
     def __iter__(self) -> Iterator[PendingSession]:
         return (pending for pending, _ in self._waiting.values())
 
-    # What there is
+    # Capacity
 
     def set_node(self, capacity: NodeCapacity) -> None:
-        """A node is there, or has changed: `capacity` is it when empty."""
+        """Add or update a node. `capacity`: the empty node."""
         taken = self._taken.get(capacity.name, {})
         capacity.free = {
             name: capacity.allocatable.get(name, 0) - taken.get(name, 0) for name in {*capacity.allocatable, *taken}
@@ -100,7 +101,7 @@ class Queue:
             self._admit_node(group, capacity)
 
     def remove_node(self, name: str) -> None:
-        """A node is gone."""
+        """Forget a node. Pods that are bound to it still count when it comes back."""
         if self.capacities.pop(name, None):
             self.changes += 1
             for group in self._groups.values():
@@ -111,19 +112,18 @@ class Queue:
                     self._lift(group)
 
     def bind(self, uid: str, node: str, takes: Amounts, *, user: str = "", foreign: bool = False, now: int) -> None:
-        """Something is on a node (one that we may not know yet); `user`: whose desktop it is.
-
-        What was reckoned there, and does not fit beside it, is reckoned elsewhere: the scheduler has chosen otherwise.
-        """
+        """Record a pod on a node, also on one that is not known yet. `user`: the owner of the desktop."""
         self._assign(uid, _Assignment(node, takes, user, foreign, None), now)
         capacity = self.capacities.get(node)
         if capacity and min(capacity.free.values(), default=0) < 0:
+            # The scheduler has chosen otherwise than assumed. Pods that were assumed here go where it will have to put
+            # them; otherwise this node would look overcommitted, and the other one would be granted twice.
             self._move_assumed(capacity, now)
 
     def assume(self, uid: str, demand: Demand, takes: Amounts, *, user: str = "", granted: str, now: int) -> bool:
-        """Something that is on no node yet: it is where its grant was, else where the scheduler may put it.
+        """Record a pod that is on no node yet: on the node of its grant, else where the scheduler may put it.
 
-        False when there is no such node. The grant, if any, is used up.
+        False when there is no such node. `granted`: the uid of the grant, if any.
         """
         grant = self._assigned.get(granted)
         node = grant.node if grant else self.node_of(uid) or self._guess(demand)
@@ -148,22 +148,22 @@ class Queue:
             self._count(present.user if present else "", -1, now)
 
     def remove(self, uid: str, now: int) -> None:
-        """It is no longer there."""
+        """Forget a pod."""
         if assignment := self._assigned.pop(uid, None):
             self._free(uid, assignment)
             self._count(assignment.user, -1, now)
 
     def node_of(self, uid: str) -> str | None:
-        """Where it was placed."""
+        """The node on which this pod or grant is recorded."""
         assignment = self._assigned.get(uid)
         return assignment.node if assignment else None
 
-    # Who waits
+    # Pending sessions
 
     def enter(self, pending: PendingSession, now: int) -> None:
-        """Somebody wants room, or wants something else than before."""
-        if uid_known := self._waiting.get(pending.uid):
-            if uid_known[0] == pending:
+        """Add a pending session, or replace it after a change of its request."""
+        if known := self._waiting.get(pending.uid):
+            if known[0] == pending:
                 return
             self.leave(pending.uid, now)
         self.changes += 1
@@ -176,7 +176,7 @@ class Queue:
             self._rouse(group)
 
     def leave(self, uid: str, now: int) -> None:
-        """Somebody wants no room any more."""
+        """Remove a session that no longer waits."""
         known = self._waiting.pop(uid, None)
         if known is None:
             return
@@ -193,12 +193,12 @@ class Queue:
             self._order_changed()
 
     def waiting(self, uid: str) -> PendingSession | None:
-        """Whoever waits under this uid."""
+        """The pending session with this uid."""
         known = self._waiting.get(uid)
         return known[0] if known else None
 
     def group_of(self, demand: Demand) -> Group:
-        """All that stand in one line with this demand, and where they may go."""
+        """The group of this demand, which may have no session."""
         group = self._groups.get(demand)
         if group is None:
             group = self._groups[demand] = Group(demand, GroupQueue(self._share))
@@ -207,11 +207,11 @@ class Queue:
         return group
 
     def groups(self) -> list[Group]:
-        """The lines in which somebody waits."""
+        """The groups with pending sessions."""
         return list(self._occupied.values())
 
     def order(self, now: int, *, can_grow: bool = False) -> list[PendingSession]:
-        """Everybody that some end could help, or a new node (`can_grow`), the next one first. Costs a sort."""
+        """Sessions that the end of a desktop or a new node (`can_grow`) could help, the next one first."""
         hopeful = (
             pending
             for group in self._occupied.values()
@@ -229,7 +229,8 @@ class Queue:
         heads: list[tuple[Key, Group]] = []  # no two keys are equal: each has a uid
         self._roused = list(self._lively.values())
         while self._roused or heads:
-            while self._roused:  # also by a start: what was kept for that session may be free to others now
+            # Also groups that a start has roused: the node that was reserved for that session may be free for others.
+            while self._roused:
                 group = self._roused.pop()
                 if first := group.queue.first(now):
                     heappush(heads, (first[0], group))
@@ -239,7 +240,7 @@ class Queue:
             first = group.queue.first(now)
             if first is None:
                 continue
-            if first[0] != key:  # of the same user somebody has just got a place
+            if first[0] != key:  # another session of the same user has just started
                 heappush(heads, (first[0], group))
                 continue
             capacity = self._find(group, key, now)
@@ -256,26 +257,26 @@ class Queue:
         return granted
 
     def try_bind(self, uid: str, demand: Demand, now: int) -> str | None:
-        """Capacity for what is not in the queue: only what is free, and what no waiting session lacks or would lack.
+        """Capacity for a pod of a pool: only what is free, and what no pending session lacks or would lack.
 
-        Gives the node, on which it is placed then.
+        Returns the node, on which the pod is recorded then.
         """
         group = self.group_of(demand)
         group.try_withheld_again()
         capacity = self._find(group, (0, 0.0, now, uid), now, spare=True)
-        if group.queue and group.try_withheld_again():  # withheld from the pool, not from those who wait
+        if group.queue and group.try_withheld_again():  # withheld from the pool, not from sessions
             self._rouse(group)
         if capacity:
             self._assign(uid, _Assignment(capacity.name, dict(demand.takes), "", False, demand), now)
         return capacity.name if capacity else None
 
     def tick(self, now: int) -> None:
-        """Time has passed: check again which sessions hold nodes, and what was withheld."""
+        """Reserve nodes for sessions that have waited long enough by now, and try withheld nodes again."""
         self._hold_for_patient(now)
         self._order_changed()
 
     def holders(self, node: str, beside: Group) -> list[Group]:
-        """The other lines for whose first a node is kept."""
+        """The other groups for whose first session a node is reserved."""
         return [one for one in self._holding.get(node, {}).values() if one is not beside]
 
     # Inside
@@ -305,9 +306,9 @@ class Queue:
                 return
 
     def _find(self, group: Group, key: Key, now: int, *, spare: bool = False) -> NodeCapacity | None:
-        """A node with room, the one that was tried longest ago first: desktops spread as they do by the scheduler.
+        """A node with capacity, or None. `spare`: only capacity that no pending session could use.
 
-        `spare`: only capacity that no waiting session could use.
+        The node that was tried longest ago goes first, so desktops spread as the scheduler would spread them.
         """
         takes = group.demand.takes
         while group.fresh:
@@ -326,15 +327,12 @@ class Queue:
         return None
 
     def _is_kept(self, capacity: NodeCapacity, group: Group, key: Key, now: int) -> bool:
-        """Whether taking it would cost somebody before us, who has waited long, what it needs there."""
-        taken = dict(group.demand.takes)
+        """Whether it would take what an earlier session needs there, for which this node is reserved."""
         for holder in self.holders(capacity.name, group):
             first = holder.queue.first(now)
             if first is None or first[0] > key:
                 continue
-            if any(
-                name in taken and capacity.free.get(name, 0) - taken[name] < need for name, need in holder.demand.takes
-            ):
+            if leaves_too_little(group.demand.takes, capacity, holder.demand):
                 return True
         return False
 
@@ -351,7 +349,7 @@ class Queue:
                     self._holding.setdefault(capacity.name, {})[group.demand] = group
 
     def _lift(self, group: Group) -> None:
-        """Nothing is kept for this line any more."""
+        """End the reservation of this group."""
         node, group.hold = group.hold, ""
         if not node:
             return
@@ -362,20 +360,20 @@ class Queue:
         self._enliven(node)
 
     def _order_changed(self) -> None:
-        """Somebody may now be before the one for whom a node is kept."""
+        """Try withheld nodes again: a session may now be before the one for which a node is reserved."""
         while self._passed_over:
             _, group = self._passed_over.popitem()
             if group.queue and group.try_withheld_again():
                 self._rouse(group)
 
     def _rouse(self, group: Group) -> None:
-        """Those who wait in it have nodes to try."""
+        """Mark the group as one with nodes to try."""
         if group.demand not in self._lively:
             self._lively[group.demand] = group
             self._roused.append(group)
 
     def _enliven(self, name: str) -> None:
-        """There may be room on this node: everybody who may be there is to be tried."""
+        """Mark the node as one that may have capacity, for every group that may use it."""
         for group in self._groups.values():
             if name in group.capacities:
                 group.fresh[name] = None
