@@ -21,8 +21,8 @@ from tools.generate import (
     network_tables,
     permissions,
 )
+from tools.generate.crd_files import render_files
 from tools.generate.page import replace_generated
-from vdi.api.crd_files import render_files
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
 from vdi.gpu.sharing import plan

@@ -192,3 +192,31 @@ TIME_ZONE = must_be(
     "a time zone such as Europe/Berlin or Etc/UTC",
     "self.matches('^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$') && self != 'Local'",
 )
+
+
+# Fields of one kind, with the limits that all of them have.
+
+
+def object_name(description: str, *rules: Rule) -> msgspec.Meta:
+    """The name of a Kubernetes object."""
+    return doc(description, OBJECT_NAME, *rules, minLength=1, maxLength=253)
+
+
+def quantity(description: str, rule: Rule) -> msgspec.Meta:
+    """A quantity that `rule` (MEMORY or CPU) limits."""
+    return doc(description, rule, maxLength=32)
+
+
+def duration(description: str) -> msgspec.Meta:
+    """A length of time such as `8h`."""
+    return doc(description, DURATION, maxLength=32)
+
+
+def instant(description: str) -> msgspec.Meta:
+    """A point in time, RFC 3339."""
+    return doc(description, format="date-time")
+
+
+def explanation(description: str) -> msgspec.Meta:
+    """A text for people in a status, which may have several lines."""
+    return doc(description, PRINTABLE_LINES, maxLength=32768)

@@ -155,11 +155,7 @@ def _column(name: str, path: str, *, type: str = "string", priority: int = 0) ->
 
 
 def _crd(
-    kind: Kind,
-    scope: str,
-    names: dict[str, list[str]],
-    columns: list[dict[str, Any]],
-    selectable: tuple[str, ...],
+    kind: Kind, scope: str, names: dict[str, list[str]], columns: list[dict[str, Any]], selectable: tuple[str, ...]
 ) -> dict[str, Any]:
     version: dict[str, Any] = {
         "name": VERSION,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 
-from vdi.api.constraints import PRINTABLE_LINES, doc
+from vdi.api.constraints import doc, explanation, instant
 
 GROUP = "vdi.kasm.io"
 VERSION = "v1alpha1"
@@ -46,8 +46,8 @@ class Condition(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     type: Annotated[str, doc("Type of the condition.", maxLength=316)]
     status: Annotated[str, doc("Status of the condition.", enum=["True", "False", "Unknown"])]
     reason: Annotated[str, doc("Reason code, for programs.", maxLength=1024)]
-    message: Annotated[str, doc("Explanation for people.", PRINTABLE_LINES, maxLength=32768)] = ""
-    last_transition_time: Annotated[str, doc("When status last changed.", format="date-time")] = ""
+    message: Annotated[str, explanation("Explanation for people.")] = ""
+    last_transition_time: Annotated[str, instant("When status last changed.")] = ""
     observed_generation: Annotated[int, doc("Generation of the object that this condition describes.")] = 0
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from vdi.api.constraints import OBJECT_NAME, PRINTABLE_LINES, doc
+from vdi.api.constraints import doc, explanation, object_name
 from vdi.api.meta import Condition, ObjectMeta
 from vdi.api.schedule import PoolSchedule
 
@@ -14,12 +14,9 @@ class PoolSpec(msgspec.Struct, rename="camel", omit_defaults=True):
 
     template: Annotated[
         str,
-        doc(
+        object_name(
             "Name of the VDITemplate to start. Its desktops must have no home, because a home cannot be attached "
-            "to a running desktop.",
-            OBJECT_NAME,
-            minLength=1,
-            maxLength=253,
+            "to a running desktop."
         ),
     ]
     replicas: Annotated[
@@ -37,7 +34,7 @@ class PoolStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     ready: Annotated[int, doc("Started desktops that are available now.")] = 0
     starting: Annotated[int, doc("Desktops that are starting.")] = 0
     claimed: Annotated[int, doc("Running sessions whose desktop came from this pool.")] = 0
-    message: Annotated[str, doc("What the pool waits for, in one sentence.", PRINTABLE_LINES, maxLength=32768)] = ""
+    message: Annotated[str, explanation("What the pool waits for, in one sentence.")] = ""
     selector: Annotated[str, doc("Label selector of the pool's desktops, for the scale subresource.")] = ""
     observed_generation: Annotated[int, doc("Generation of the pool that this status describes.")] = 0
     conditions: Annotated[

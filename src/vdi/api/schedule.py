@@ -25,12 +25,7 @@ class Window(msgspec.Struct, rename="camel", omit_defaults=True):
 
 Windows = Annotated[
     tuple[Window, ...],
-    doc(
-        "Working hours; windows may overlap.",
-        minItems=1,
-        maxItems=16,
-        **{"x-kubernetes-list-type": "atomic"},
-    ),
+    doc("Working hours; windows may overlap.", minItems=1, maxItems=16, **{"x-kubernetes-list-type": "atomic"}),
 ]
 
 

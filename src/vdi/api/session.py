@@ -7,20 +7,22 @@ import msgspec
 
 from vdi.api.constraints import (
     CPU,
-    DURATION,
     EMAIL,
     HOST_LABEL,
     MEMORY,
     NOT_A_KEYED_LABEL,
     NOT_ENCODED,
-    OBJECT_NAME,
     PRINTABLE,
-    PRINTABLE_LINES,
     VISIBLE,
     Quantity,
     Rule,
     doc,
+    duration,
+    explanation,
+    instant,
+    object_name,
     quantities_as_text,
+    quantity,
     stays,
 )
 from vdi.api.meta import Condition, ObjectMeta
@@ -84,10 +86,10 @@ class SessionResources(msgspec.Struct, rename="camel", omit_defaults=True, gc=Fa
     gpu: Annotated[
         int, doc("GPUs (shares of one, where they are time-sliced). Ignored by a template for CPU desktops.", minimum=1)
     ] = 1
-    memory: Annotated[Quantity, doc("Memory.", MEMORY, maxLength=32)] = "4Gi"
-    cpu: Annotated[Quantity | None, doc("CPUs. Default: the template's value.", CPU, maxLength=32)] = None
+    memory: Annotated[Quantity, quantity("Memory.", MEMORY)] = "4Gi"
+    cpu: Annotated[Quantity | None, quantity("CPUs. Default: the template's value.", CPU)] = None
     ephemeral_storage: Annotated[
-        Quantity | None, doc("Local disk of the node. Default: the template's value.", MEMORY, maxLength=32)
+        Quantity | None, quantity("Local disk of the node. Default: the template's value.", MEMORY)
     ] = None
 
     def __post_init__(self) -> None:
@@ -106,21 +108,14 @@ class SessionPersistence(msgspec.Struct, rename="camel", omit_defaults=True, gc=
     ] = None
     size: Annotated[
         Quantity | None,
-        doc(
+        quantity(
             "Size of a newly created home volume, up to the template's persistence.maxSize. Default: the "
             "template's value.",
             MEMORY,
-            maxLength=32,
         ),
     ] = None
     storage_class: Annotated[
-        str | None,
-        doc(
-            "StorageClass of a newly created home volume. Default: the template's value.",
-            OBJECT_NAME,
-            minLength=1,
-            maxLength=253,
-        ),
+        str | None, object_name("StorageClass of a newly created home volume. Default: the template's value.")
     ] = None
     retain: Annotated[
         bool,
@@ -162,12 +157,9 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     ]
     template: Annotated[
         str,
-        doc(
+        object_name(
             "Name of the VDITemplate to start. Fixed once the session exists.",
-            OBJECT_NAME,
             stays("create a new session for another template"),
-            minLength=1,
-            maxLength=253,
         ),
     ]
     resources: Annotated[
@@ -192,22 +184,18 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     ] = None
     timeout: Annotated[
         str,
-        doc(
+        duration(
             "Length of one run, counted from status.startTime and limited by the template's lifecycle.maxTimeout, "
             "or by the cluster's sessions.maxTimeout (a value of the chart) if the template has none. After it, "
-            "the template's lifecycle.onTimeout applies. Changes take effect immediately.",
-            DURATION,
-            maxLength=32,
+            "the template's lifecycle.onTimeout applies. Changes take effect immediately."
         ),
     ] = "8h"
     idle_timeout: Annotated[
         str | None,
-        doc(
+        duration(
             "How long the desktop may be without a connection and without input. After it, the template's "
             "lifecycle.onIdle applies. Default: the template's lifecycle.idleTimeout; no limit if the template has "
-            "none.",
-            DURATION,
-            maxLength=32,
+            "none."
         ),
     ] = None
     suspended: Annotated[
@@ -235,8 +223,7 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
         ),
     ] = None
     priority: Annotated[
-        int,
-        doc("A waiting session with a higher priority starts first.", minimum=-1000, maximum=1000),
+        int, doc("A waiting session with a higher priority starts first.", minimum=-1000, maximum=1000)
     ] = 0
     access: Annotated[
         tuple[Access, ...], doc("Guests of this desktop and their roles.", list_key="user", maxItems=64)
@@ -251,18 +238,13 @@ class QueueStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     ] = 0
     reason: Annotated[str, doc("Code of the resource that is short, for programs.")] = ""
     earliest_slot: Annotated[
-        str,
-        doc(
-            "When capacity is expected, unless another session ends earlier, is extended, or has priority.",
-            format="date-time",
-        ),
+        str, instant("When capacity is expected, unless another session ends earlier, is extended, or has priority.")
     ] = ""
     node_request_time: Annotated[
         str,
-        doc(
+        instant(
             "Since when a node for this session has been requested from the cluster's autoscaler. Absent if none "
-            "is requested.",
-            format="date-time",
+            "is requested."
         ),
     ] = ""
 
@@ -281,8 +263,7 @@ class GraphicsStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=Fals
     ]
     device: Annotated[str, doc("The renderer name that OpenGL reports.", PRINTABLE, maxLength=256)] = ""
     reason: Annotated[
-        str,
-        doc("Code of the reason for software rendering, for programs.", pattern="^[A-Za-z]{0,32}$", maxLength=32),
+        str, doc("Code of the reason for software rendering, for programs.", pattern="^[A-Za-z]{0,32}$", maxLength=32)
     ] = ""
     message: Annotated[str, doc("Explanation for people.", PRINTABLE, maxLength=256)] = ""
     encoder: Annotated[
@@ -302,8 +283,8 @@ class FailureStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False
 
     count: Annotated[int, doc("Consecutive failures; after the fifth the session is not restarted automatically.")] = 0
     reason: Annotated[str, doc("Reason code, for programs.")] = ""
-    message: Annotated[str, doc("Explanation for people.", PRINTABLE_LINES, maxLength=32768)] = ""
-    time: Annotated[str, doc("When the last failure was observed.", format="date-time")] = ""
+    message: Annotated[str, explanation("Explanation for people.")] = ""
+    time: Annotated[str, instant("When the last failure was observed.")] = ""
     generation: Annotated[
         int, doc("Generation of the session for which failures are counted; the count restarts with another one.")
     ] = 0
@@ -321,25 +302,21 @@ class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False
 
     phase: Annotated[str, doc("Phase of the session.", enum=[phase.value for phase in Phase])] = ""
     url: Annotated[str, doc("Address of the desktop for the browser. Known before the desktop runs.")] = ""
-    message: Annotated[
-        str, doc("What the session waits for, or what failed, in one sentence.", PRINTABLE_LINES, maxLength=32768)
-    ] = ""
+    message: Annotated[str, explanation("What the session waits for, or what failed, in one sentence.")] = ""
     start_time: Annotated[
         str,
-        doc(
+        instant(
             "When this run started: its pod was created, or taken from a pool. The timeout counts from here. Empty "
-            "while the session waits or is suspended.",
-            format="date-time",
+            "while the session waits or is suspended."
         ),
     ] = ""
-    ready_time: Annotated[str, doc("When the desktop of this run first responded.", format="date-time")] = ""
-    expires_at: Annotated[str, doc("When this run ends.", format="date-time")] = ""
+    ready_time: Annotated[str, instant("When the desktop of this run first responded.")] = ""
+    expires_at: Annotated[str, instant("When this run ends.")] = ""
     next_start: Annotated[
-        str,
-        doc("When spec.schedule has the desktop ready next. It is resumed 5 minutes earlier.", format="date-time"),
+        str, instant("When spec.schedule has the desktop ready next. It is resumed 5 minutes earlier.")
     ] = ""
     last_activity_time: Annotated[
-        str, doc("When a user last connected or used mouse or keyboard, as last recorded.", format="date-time")
+        str, instant("When a user last connected or used mouse or keyboard, as last recorded.")
     ] = ""
     queue: Annotated[QueueStatus | None, doc("Position in the queue; absent while the session does not wait.")] = None
     failures: Annotated[FailureStatus | None, doc("Consecutive failures of the desktop, and the reason.")] = None
@@ -361,8 +338,7 @@ class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False
     ] = ""
     observed_generation: Annotated[int, doc("Generation of the session that this status describes.")] = 0
     conditions: Annotated[
-        tuple[Condition, ...],
-        doc("The steps of the start, each with its reason.", list_key="type", maxItems=32),
+        tuple[Condition, ...], doc("The steps of the start, each with its reason.", list_key="type", maxItems=32)
     ] = ()
 
 

@@ -11,7 +11,6 @@ import msgspec
 from vdi.api.constraints import (
     ABSOLUTE_PATH,
     CPU,
-    DURATION,
     ENV_NAME,
     HOST_LABEL,
     IMAGE,
@@ -19,7 +18,6 @@ from vdi.api.constraints import (
     NOT_OURS,
     NOT_SHARED_MEMORY,
     NOT_THE_AGENTS,
-    OBJECT_NAME,
     PRINTABLE,
     PRINTABLE_LINES,
     SUB_PATH,
@@ -28,7 +26,10 @@ from vdi.api.constraints import (
     Rule,
     default_within_maximum,
     doc,
+    duration,
+    object_name,
     quantities_as_text,
+    quantity,
 )
 from vdi.api.meta import Condition, ObjectMeta
 from vdi.api.schedule import TemplateSchedule
@@ -65,8 +66,8 @@ class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
     default_gpu: Annotated[int, doc("GPUs. 0: a CPU desktop, which ignores the session's gpu.", minimum=0)] = (
         msgspec.field(name="defaultGPU", default=1)
     )
-    default_memory: Annotated[Quantity, doc("Memory.", MEMORY, maxLength=32)] = "4Gi"
-    default_cpu: Annotated[Quantity, doc("CPUs.", CPU, maxLength=32)] = msgspec.field(name="defaultCPU", default="2")
+    default_memory: Annotated[Quantity, quantity("Memory.", MEMORY)] = "4Gi"
+    default_cpu: Annotated[Quantity, quantity("CPUs.", CPU)] = msgspec.field(name="defaultCPU", default="2")
     max_gpu: Annotated[
         int | None,
         doc(
@@ -74,27 +75,22 @@ class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
         ),
     ] = msgspec.field(name="maxGPU", default=None)
     max_memory: Annotated[
-        Quantity | None,
-        doc("The maximum memory that a session may request. Default: defaultMemory.", MEMORY, maxLength=32),
+        Quantity | None, quantity("The maximum memory that a session may request. Default: defaultMemory.", MEMORY)
     ] = None
     max_cpu: Annotated[
-        Quantity | None,
-        doc("The maximum number of CPUs that a session may request. Default: defaultCPU.", CPU, maxLength=32),
+        Quantity | None, quantity("The maximum number of CPUs that a session may request. Default: defaultCPU.", CPU)
     ] = msgspec.field(name="maxCPU", default=None)
     default_ephemeral_storage: Annotated[
         Quantity | None,
-        doc(
+        quantity(
             "Local disk of the node: data outside home and volumes, and logs. The pod requests all of it, and a "
             "desktop that uses more is evicted. Default: no request and no limit.",
             MEMORY,
-            maxLength=32,
         ),
     ] = None
     max_ephemeral_storage: Annotated[
         Quantity | None,
-        doc(
-            "The maximum local disk that a session may request. Default: defaultEphemeralStorage.", MEMORY, maxLength=32
-        ),
+        quantity("The maximum local disk that a session may request. Default: defaultEphemeralStorage.", MEMORY),
     ] = None
 
     def __post_init__(self) -> None:
@@ -105,7 +101,7 @@ class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
 class SecretKeyRef(msgspec.Struct, rename="camel", omit_defaults=True):
     """A key of a Secret in the session's namespace."""
 
-    name: Annotated[str, doc("Name of the Secret.", OBJECT_NAME, minLength=1, maxLength=253)]
+    name: Annotated[str, object_name("Name of the Secret.")]
     key: Annotated[str, doc("Key in the Secret.", pattern="^[-._a-zA-Z0-9]+$", maxLength=253)]
     optional: Annotated[
         bool, doc("true: the desktop starts without the variable if the Secret or the key is missing.")
@@ -121,7 +117,7 @@ class EnvVarSource(msgspec.Struct, rename="camel", omit_defaults=True):
 class ConfigMapKeyRef(msgspec.Struct, rename="camel", omit_defaults=True):
     """A key of a ConfigMap in the session's namespace."""
 
-    name: Annotated[str, doc("Name of the ConfigMap.", OBJECT_NAME, minLength=1, maxLength=253)]
+    name: Annotated[str, object_name("Name of the ConfigMap.")]
     key: Annotated[str, doc("Key in the ConfigMap.", pattern="^[-._a-zA-Z0-9]+$", maxLength=253)] = "startup.sh"
 
 
@@ -179,14 +175,12 @@ class TemplatePersistence(msgspec.Struct, rename="camel", omit_defaults=True):
     rules: ClassVar[tuple[Rule, ...]] = (default_within_maximum("size", "maxSize"),)
 
     enabled: Annotated[bool, doc("Whether desktops have a home volume, unless the session sets it.")] = True
-    size: Annotated[Quantity, doc("Size of a new home volume.", MEMORY, maxLength=32)] = "10Gi"
+    size: Annotated[Quantity, quantity("Size of a new home volume.", MEMORY)] = "10Gi"
     max_size: Annotated[
         Quantity | None,
-        doc("The maximum size of a new home volume that a session may request. Default: size.", MEMORY, maxLength=32),
+        quantity("The maximum size of a new home volume that a session may request. Default: size.", MEMORY),
     ] = None
-    storage_class: Annotated[
-        str, doc("StorageClass of a new home volume.", OBJECT_NAME, minLength=1, maxLength=253)
-    ] = "local-path"
+    storage_class: Annotated[str, object_name("StorageClass of a new home volume.")] = "local-path"
     scope: Annotated[
         HomeScope,
         doc(
@@ -213,19 +207,19 @@ class TemplatePersistence(msgspec.Struct, rename="camel", omit_defaults=True):
 class ClaimVolume(msgspec.Struct, rename="camel", omit_defaults=True):
     """An existing PersistentVolumeClaim in the session's namespace."""
 
-    claim_name: Annotated[str, doc("Name of the PersistentVolumeClaim.", OBJECT_NAME, minLength=1, maxLength=253)]
+    claim_name: Annotated[str, object_name("Name of the PersistentVolumeClaim.")]
 
 
 class ConfigMapVolume(msgspec.Struct, rename="camel", omit_defaults=True):
     """An existing ConfigMap in the session's namespace."""
 
-    name: Annotated[str, doc("Name of the ConfigMap.", OBJECT_NAME, minLength=1, maxLength=253)]
+    name: Annotated[str, object_name("Name of the ConfigMap.")]
 
 
 class SecretVolume(msgspec.Struct, rename="camel", omit_defaults=True):
     """An existing Secret in the session's namespace."""
 
-    secret_name: Annotated[str, doc("Name of the Secret.", OBJECT_NAME, minLength=1, maxLength=253)]
+    secret_name: Annotated[str, object_name("Name of the Secret.")]
 
 
 class VolumeGroup(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -356,9 +350,7 @@ class Placement(msgspec.Struct, rename="camel", omit_defaults=True):
         tuple[Toleration, ...],
         doc("Taints that the desktop tolerates.", maxItems=32, **{"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    runtime_class_name: Annotated[
-        str | None, doc("RuntimeClass of the pod, such as nvidia.", OBJECT_NAME, minLength=1, maxLength=253)
-    ] = None
+    runtime_class_name: Annotated[str | None, object_name("RuntimeClass of the pod, such as nvidia.")] = None
 
 
 _OPERATORS_KEY = (
@@ -395,11 +387,8 @@ class PodTemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
 
     priority_class_name: Annotated[
         str | None,
-        doc(
-            "PriorityClass of the pod, for the scheduler and for evictions. The queue uses the session's priority.",
-            OBJECT_NAME,
-            minLength=1,
-            maxLength=253,
+        object_name(
+            "PriorityClass of the pod, for the scheduler and for evictions. The queue uses the session's priority."
         ),
     ] = None
 
@@ -416,7 +405,7 @@ class PodTemplate(msgspec.Struct, rename="camel", omit_defaults=True):
 class LocalObjectReference(msgspec.Struct, rename="camel", omit_defaults=True):
     """The name of an object in the session's namespace."""
 
-    name: Annotated[str, doc("Name of the object.", OBJECT_NAME, minLength=1, maxLength=253)]
+    name: Annotated[str, object_name("Name of the object.")]
 
 
 class TimeoutAction(StrEnum):
@@ -448,11 +437,9 @@ class Lifecycle(msgspec.Struct, rename="camel", omit_defaults=True):
 
     max_timeout: Annotated[
         str | None,
-        doc(
+        duration(
             "The maximum length of one run, regardless of the session's timeout. Default: the cluster's "
-            "sessions.maxTimeout (a value of the chart).",
-            DURATION,
-            maxLength=32,
+            "sessions.maxTimeout (a value of the chart)."
         ),
     ] = None
     on_timeout: Annotated[TimeoutAction, doc("At the end of a run: delete the session, or suspend it.")] = (
@@ -460,11 +447,9 @@ class Lifecycle(msgspec.Struct, rename="camel", omit_defaults=True):
     )
     idle_timeout: Annotated[
         str | None,
-        doc(
+        duration(
             "How long a desktop may be without a connection and without input, unless the session sets it. "
-            "Default: no limit.",
-            DURATION,
-            maxLength=32,
+            "Default: no limit."
         ),
     ] = None
     on_idle: Annotated[IdleAction, doc("After the idle timeout: suspend the session, or delete it.")] = (
@@ -480,14 +465,8 @@ _Member = Annotated[
 class TemplateAccess(msgspec.Struct, rename="camel", omit_defaults=True):
     """Who may start desktops of a template. Both lists empty: everyone. The gateway enforces it."""
 
-    users: Annotated[
-        tuple[_Member, ...],
-        doc("E-mail addresses.", maxItems=1024),
-    ] = ()
-    groups: Annotated[
-        tuple[_Member, ...],
-        doc("Groups as reported by the login.", maxItems=256),
-    ] = ()
+    users: Annotated[tuple[_Member, ...], doc("E-mail addresses.", maxItems=1024)] = ()
+    groups: Annotated[tuple[_Member, ...], doc("Groups as reported by the login.", maxItems=256)] = ()
 
 
 class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -568,9 +547,7 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     persistence: Annotated[TemplatePersistence, doc("Defaults for the home volume.")] = msgspec.field(
         default_factory=TemplatePersistence
     )
-    shm_size: Annotated[
-        Quantity, doc("Size of /dev/shm; it counts towards the desktop's memory.", MEMORY, maxLength=32)
-    ] = "1Gi"
+    shm_size: Annotated[Quantity, quantity("Size of /dev/shm; it counts towards the desktop's memory.", MEMORY)] = "1Gi"
     volumes: Annotated[
         tuple[TemplateVolume, ...],
         doc("Volumes in addition to the home, also inside it.", list_key="name", maxItems=16),

@@ -132,11 +132,7 @@ IMAGE_REASONS = frozenset(
 )
 _CAUSES = (
     # pattern in the message or the reason itself, code, words
-    (
-        "InvalidImageName",
-        PodReason.IMAGE_NAME_INVALID,
-        "its name is not a valid image name; fix {field}",
-    ),
+    ("InvalidImageName", PodReason.IMAGE_NAME_INVALID, "its name is not a valid image name; fix {field}"),
     (
         "ErrImageNeverPull",
         PodReason.IMAGE_NOT_PRESENT,
@@ -164,11 +160,7 @@ _CAUSES = (
         "the node cannot resolve the registry's host name; check it in {field}",
     ),
     (r"x509|certificate", PodReason.REGISTRY_NOT_TRUSTED, "the node does not trust the registry's certificate"),
-    (
-        r"toomanyrequests|rate limit|\b429\b",
-        PodReason.REGISTRY_BUSY,
-        "the registry limits the rate of pulls",
-    ),
+    (r"toomanyrequests|rate limit|\b429\b", PodReason.REGISTRY_BUSY, "the registry limits the rate of pulls"),
     (
         r"connection refused|timeout|i/o timeout|no route to host|unreachable|deadline exceeded|TLS handshake|EOF",
         PodReason.REGISTRY_UNREACHABLE,

@@ -96,4 +96,5 @@ def format_time(moment: datetime) -> str:
 
 def pause_after(failures: int, first: timedelta, longest: timedelta) -> timedelta:
     """Exponential backoff: the pause after so many failures in a row doubles from `first` up to `longest`."""
-    return min(longest, first * 2 ** min(failures - 1, 16))
+    doubled: int = 2 ** min(failures - 1, 16)
+    return min(longest, first * doubled)

@@ -147,11 +147,7 @@ def build_route(
         "apiVersion": "traefik.io/v1alpha1",
         "kind": "IngressRoute",
         "metadata": identity.metadata(route_name(identity.name), {HOST: host}),
-        "spec": {
-            "entryPoints": [settings.entry_point],
-            "routes": [rule],
-            "tls": _tls(settings),
-        },
+        "spec": {"entryPoints": [settings.entry_point], "routes": [rule], "tls": _tls(settings)},
     }
 
 

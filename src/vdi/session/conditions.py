@@ -175,13 +175,7 @@ TEMPORARY_REASONS = QUEUE_REASONS | _of_kind(ReasonKind.HELD_UP)
 
 
 def renew_condition(
-    before: Iterable[Condition],
-    kind: str,
-    holds: bool,
-    reason: str,
-    message: str,
-    now: datetime,
-    generation: int = 0,
+    before: Iterable[Condition], kind: str, holds: bool, reason: str, message: str, now: datetime, generation: int = 0
 ) -> Condition:
     """The condition in its new state. Its transition time moves only when the status flips, as Kubernetes asks."""
     status = "True" if holds else "False"

@@ -9,15 +9,7 @@ from dataclasses import dataclass
 
 from vdi.api.crd import allowed_in_session
 from vdi.api.session import QueueStatus, SessionResources, SessionSpec, VDISession
-from vdi.api.template import (
-    EnvVar,
-    Placement,
-    PodTemplate,
-    Scheme,
-    StartupScript,
-    TemplateVolume,
-    VDITemplate,
-)
+from vdi.api.template import EnvVar, Placement, PodTemplate, Scheme, StartupScript, TemplateVolume, VDITemplate
 from vdi.cluster.capacity import Demand, demand_of
 from vdi.cluster.objects import NodeSelectorTerm
 from vdi.cluster.units import EPHEMERAL_STORAGE, PODS, amount, parse_duration, parse_quantity, smaller_quantity

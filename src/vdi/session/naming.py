@@ -281,10 +281,6 @@ def build_reservation(namespace: str, label: str, user: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {
-            "name": reservation_name(label),
-            "namespace": namespace,
-            "labels": {**MANAGED_BY, HOST: label},
-        },
+        "metadata": {"name": reservation_name(label), "namespace": namespace, "labels": {**MANAGED_BY, HOST: label}},
         "data": {"user": user},
     }

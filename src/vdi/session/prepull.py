@@ -218,9 +218,7 @@ def evaluate_puller(pod: Pod, events: Sequence[Event], now: datetime) -> PullRes
     if not pod.spec.node_name and scheduled and scheduled.status == "False":
         words = scheduled.message.strip().rstrip(".") or "the scheduler reports no reason"
         return PullResult(
-            False,
-            FailureReason.NO_ROOM,
-            f"The node has no capacity for the small pod that pulls the image ({words}).",
+            False, FailureReason.NO_ROOM, f"The node has no capacity for the small pod that pulls the image ({words})."
         )
     explanation = explain(StartState(pod, events=tuple(events)))
     return PullResult(False, explanation.reason, explanation.sentence) if explanation.stuck else None
@@ -337,11 +335,7 @@ def _puller_metadata(template: VDITemplate, node: str, namespace: str) -> dict[s
         "name": puller_name(template, node),
         "namespace": namespace,
         "labels": {**MANAGED_BY, PREPULL: derive_base(meta.name)},
-        "annotations": {
-            PREPULL: meta.name,
-            PREPULL_NODE: node,
-            PREPULL_IMAGE: template.spec.image,
-        },
+        "annotations": {PREPULL: meta.name, PREPULL_NODE: node, PREPULL_IMAGE: template.spec.image},
         "ownerReferences": [owner_reference("VDITemplate", meta.name, meta.uid)],
     }
 

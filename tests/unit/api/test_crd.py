@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from tools.generate import api_reference
+from tools.generate.crd_files import render_files
 from tools.generate.page import replace_generated
 from vdi.api.crd import build_crds, pool_crd, session_crd, template_crd
-from vdi.api.crd_files import render_files
 from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 

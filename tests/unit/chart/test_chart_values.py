@@ -10,7 +10,7 @@ import yaml
 
 from tools.generate import chart
 from tools.generate.chart_render import ROOT, read_objects
-from vdi.api.crd_files import render_files
+from tools.generate.crd_files import render_files
 from vdi.gateway.edge.headers import DESKTOP_RESPONSE_HEADERS, FORWARD_AUTH
 from vdi.gateway.settings import read_settings as gateway_settings
 from vdi.settings import read_settings as operator_settings

@@ -1,4 +1,4 @@
-"""The CustomResourceDefinitions as the chart's files. A module of its own: the operator needs no YAML."""
+"""The CustomResourceDefinitions as files of the chart."""
 
 import yaml
 
@@ -8,12 +8,12 @@ _HEADER = "# Generated from src/vdi/api by `make generate`. Edit there.\n"
 
 
 def render_files() -> dict[str, str]:
-    """File name to content, for each kind."""
+    """Contents by file name."""
     return {f"{crd['spec']['names']['plural']}.yaml": _HEADER + _yaml(crd) for crd in build_crds()}
 
 
 class _WithoutAnchors(yaml.SafeDumper):
-    """A rule that two fields share is written twice: people and other programs read these files."""
+    """Writes a rule that two fields share twice: people and other programs read these files."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 -- the base's signature
         return True
