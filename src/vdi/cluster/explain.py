@@ -15,12 +15,11 @@ from vdi.cluster.reasons import PodReason
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A kind of pod: by default the desktop of a session."""
+    """The words for a pod and its settings in sentences: by default a desktop and its template."""
 
     name: str = "the desktop"
     # The name at the beginning of a sentence.
     title: str = "The desktop"
-
     volume: str = "home volume"
     node_selector: str = "placement.nodeSelector"
     image: str = "the template's spec.image"
@@ -32,7 +31,7 @@ DESKTOP = Subject()
 
 
 def chart_subject(name: str) -> Subject:
-    """A pod of a Helm release, such as `operator`: the chart's values say what it is."""
+    """A pod of a Helm release, such as `operator`, which is configured in the chart's values."""
     return Subject(
         name=f"the {name}",
         title=f"The {name}",
@@ -71,11 +70,11 @@ _CLAUSES: tuple[tuple[str, PodReason, str], ...] = (
     ),
     (r"(?:node\(s\) )?were unschedulable", PodReason.NODES_CORDONED, "{n} cordoned"),
 )
-# In the words of two of the scheduler's plugins, which look into caches of their own.
+# Messages of two of the scheduler's plugins, each with a cache of its own.
 _MISSING_CLAIM = re.compile(
     r'(?:could not find v1\.)?persistentvolumeclaim "(?:[^"/]+/)?([^"/]+)"(?: not found|$)', re.IGNORECASE
 )
-# Which of several causes names the condition: the one that a person can do most about first.
+# The first of these among several causes becomes the reason: the one that a person can change most easily.
 _ORDER = (
     PodReason.HOME_ON_OTHER_NODE,
     PodReason.NO_GPU_FREE,
@@ -88,30 +87,27 @@ _ORDER = (
 
 
 def explain_unschedulable(message: str, subject: Subject = DESKTOP) -> tuple[PodReason, str]:
-    """(code, sentence) for the message of a pod's `PodScheduled=False`; the scheduler's words where no rule fits."""
+    """Code and sentence for the message of `PodScheduled=False`; the scheduler's own message where no rule fits."""
     claim = _MISSING_CLAIM.search(message)
     if claim:
         return PodReason.MISSING_HOME, f"The volume claim {claim[1]!r} does not exist yet."
     if "unbound immediate PersistentVolumeClaims" in message:
-        return PodReason.HOME_PENDING, f"The {subject.volume} is not bound yet. {subject.name} starts when it is."
+        return PodReason.HOME_PENDING, f"The {subject.volume} is not bound yet. {subject.title} starts when it is."
     if "is being deleted" in message and "persistentvolumeclaim" in message:
-        return PodReason.HOME_LEAVING, f"The {subject.volume} is being deleted. {subject.name} starts with a new one."
+        return PodReason.HOME_LEAVING, f"The {subject.volume} is being deleted. {subject.title} starts with a new one."
     summary = _SUMMARY.search(message.strip())
     if summary is None:
         why = message.strip() or "the scheduler reports no reason"
         return PodReason.UNSCHEDULABLE, f"No node can run {subject.name}: {why}"
-    found = [_explain_clause(clause.strip(), subject) for clause in _split(summary[3])]
+    # Commas separate the clauses, but a taint may contain one. Each clause begins with a number of nodes.
+    clauses = re.split(r", (?=\d+ )", summary[3])
+    found = [_explain_clause(clause.strip(), subject) for clause in clauses]
     codes = [code for code, _ in found]
     code = next((one for one in _ORDER if one in codes), PodReason.UNSCHEDULABLE)
     if int(summary[2]) == 0:
         return PodReason.NO_NODE, "The cluster has no node."
     nodes = "the only node" if summary[2] == "1" else f"any of {summary[2]} nodes"
-    return code, f"There is not enough capacity on {nodes}: {', '.join((words for _, words in found))}."
-
-
-def _split(clauses: str) -> list[str]:
-    """Clauses are separated by commas, but taints may hold some."""
-    return re.split(r", (?=\d+ )", clauses)
+    return code, f"There is not enough capacity on {nodes}: {', '.join(words for _, words in found)}."
 
 
 def _explain_clause(clause: str, subject: Subject) -> tuple[PodReason, str]:
@@ -126,7 +122,7 @@ def _explain_clause(clause: str, subject: Subject) -> tuple[PodReason, str]:
     return PodReason.UNSCHEDULABLE, clause.rstrip(".")
 
 
-# Reasons for which a container waits, that are about its image.
+# Reasons of a waiting container that concern its image.
 IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 )
@@ -136,7 +132,7 @@ _CAUSES = (
     (
         "ErrImageNeverPull",
         PodReason.IMAGE_NOT_PRESENT,
-        ("it is not on the node, and the pull policy does not allow pulling it"),
+        "it is not on the node, and the pull policy does not allow pulling it",
     ),
     (
         r"\b40[13]\b|denied|unauthori[sz]ed|forbidden|authentication required",
@@ -168,19 +164,19 @@ _CAUSES = (
     ),
 )
 _UNKNOWN = PodReason.IMAGE_PULL
-# What containerd and runc put before their reason, each around the next.
+# Prefixes of containerd and runc before the actual reason, each around the next.
 _RUNTIME = re.compile(
     r"(?:failed to create (?:containerd task|shim task|shim)|OCI runtime create failed|runc create failed"
     r"|unable to start container process|error during container init|rpc error: code = \w+ desc = [^:]+): "
 )
-# Names in a message: an image called certificate-tool:404 says nothing about what went wrong.
+# Names in a message are ignored: an image called certificate-tool:404 does not tell what went wrong.
 _NAMES = re.compile(r'"[^" ]+"|https?://\S+|\bsha256:[0-9a-f]+')
 # Codes that `explain_pull` gives.
 IMAGE_CODES = frozenset({code for _, code, _ in _CAUSES} | {_UNKNOWN})
 
 
 def explain_pull(image: str, reason: str, message: str, subject: Subject = DESKTOP) -> tuple[PodReason, str]:
-    """(code, sentence); the kubelet's words where no rule fits."""
+    """Code and sentence for a failed pull; the kubelet's own message where no rule fits."""
     said = _NAMES.sub("", message)
     for pattern, code, words in _CAUSES:
         if reason == pattern or re.search(pattern, said, re.IGNORECASE):
@@ -190,7 +186,7 @@ def explain_pull(image: str, reason: str, message: str, subject: Subject = DESKT
 
 
 def last_line(text: str) -> str:
-    """The last line that has something on it, at most 200 characters."""
+    """The last line that is not blank, at most 200 characters."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:200] if lines else ""
 
@@ -202,43 +198,43 @@ def first_line(text: str) -> str:
     return line if not line or line.endswith(".") else line + "."
 
 
-# Words of Events that say nothing of a fault: the kubelet tries again in a moment, and it works.
+# Messages of Events that are no fault: the kubelet retries in a moment, and it works.
 PASSING = re.compile(
-    r"^Error: "  # `Error: ImagePullBackOff` and its like repeat the state only
-    r"|failed to sync \w+ cache"  # a kubelet with much to do
-    # the API server's node authorizer has not heard yet where the pod is
+    r"^Error: "  # `Error: ImagePullBackOff` only repeats the state
+    r"|failed to sync \w+ cache"  # a busy kubelet
+    # the API server's node authorizer does not know the pod's node yet
     r"|token bound to a pod scheduled on a different node|no relationship found between node"
 )
 
-# The kubelet's message for a pod above its own limit, and not on a node that is full.
+# Eviction of a pod above its own limit, as opposed to one on a node that is full.
 _OVER_DISK_LIMIT = re.compile(r"local storage usage exceeds|local ephemeral storage limit")
 
 
 @dataclass(frozen=True, slots=True)
 class StartState:
-    """What is known of one start."""
+    """Everything that explains the start of one pod."""
 
     pod: Pod
     claim: PersistentVolumeClaim | None = None
     events: tuple[Event, ...] = ()
     node: Node | None = None
-    # The pod is bound to a node that is not ready, or not there.
+    # The pod's node is not ready, or no longer exists.
     node_lost: bool = False
     subject: Subject = DESKTOP
 
     def newest(self, *reasons: str) -> Event | None:
-        """The newest Event with one of these reasons, but for those that say nothing."""
+        """The newest Event with one of these reasons and a meaningful message."""
         matching = [e for e in self.events if e.reason in reasons and e.note and not PASSING.search(e.note)]
         return max(matching, key=lambda event: event.seen, default=None)
 
 
 class Explanation(NamedTuple):
-    """Why a pod is not ready."""
+    """The reason why a pod is not ready, and a sentence for people."""
 
-    # The condition's reason: a `PodReason`, or the kubelet's own of a waiting container.
+    # A `PodReason`, or the kubelet's own reason of a waiting container.
     reason: str
     sentence: str
-    # False: an ordinary step of a start.
+    # False: a normal step of a start.
     stuck: bool = True
 
 
@@ -246,7 +242,7 @@ Rule = Callable[[StartState], Explanation | None]
 
 
 def explain(start: StartState) -> Explanation:
-    """Why this pod is not ready. The last rule always answers."""
+    """The reason why this pod is not ready. The last rule always answers."""
     return next(explanation for rule in RULES if (explanation := rule(start)))
 
 
@@ -272,7 +268,8 @@ def _pod_failed(start: StartState) -> Explanation | None:
 
 
 def _node_lost(start: StartState) -> Explanation | None:
-    """A desktop that writes to a volume is not started a second time before it is known that the first has ended."""
+    # A desktop that writes to a volume is not started elsewhere before it is certain that the first one has ended: two
+    # pods that write to one volume would destroy files.
     pod, node = start.pod, start.pod.spec.node_name
     if not start.node_lost or not node:
         return None
@@ -307,7 +304,7 @@ def _pod_terminating(start: StartState) -> Explanation | None:
 
 
 def _out_of_memory(start: StartState) -> Explanation | None:
-    """The runtime says so, or the image's own termination message: the runtime may learn of the kill too late."""
+    # By the runtime, or by the image's own termination message: the runtime may learn of the kill too late.
     desktop = start.pod.desktop
     ended = desktop and (desktop.state.terminated or desktop.last_state.terminated)
     if not ended or not (ended.reason == "OOMKilled" or ended.message.startswith(f"{PodReason.OUT_OF_MEMORY}: ")):
@@ -323,13 +320,13 @@ def _image(start: StartState) -> Explanation | None:
     desktop, reason, message = _waiting(start)
     if desktop is None or reason not in IMAGE_REASONS:
         return None
-    if reason == "ImagePullBackOff":  # its own message only says that it backs off; the Event before it says why
+    if reason == "ImagePullBackOff":
+        # Its own message only says that the kubelet backs off. The Event of the failure before it has the cause.
         event = start.newest("Failed")
         message = event.note if event else message
     return Explanation(*explain_pull(desktop.image or "the image", reason, message, start.subject))
 
 
-# By the kubelet's name of the kind: reason and kind.
 _MISSING = {
     "secret": (PodReason.MISSING_SECRET, "Secret"),
     "configmap": (PodReason.MISSING_CONFIG_MAP, "ConfigMap"),
@@ -338,7 +335,7 @@ _MISSING = {
 
 
 def _missing_reference(start: StartState) -> Explanation | None:
-    """A Secret, ConfigMap or key that the pod needs and that is not there: in the environment or as a volume."""
+    """A missing Secret, ConfigMap or key, in the environment or as a volume."""
     _, reason, message = _waiting(start)
     event = start.newest("FailedMount") if reason in ("", "ContainerCreating", "PodInitializing") else None
     text = message if reason == "CreateContainerConfigError" else (event.note if event else "")
@@ -356,7 +353,7 @@ def _missing_reference(start: StartState) -> Explanation | None:
 
 
 def _bad_start(start: StartState) -> Explanation | None:
-    """The container runtime could not even start the desktop: a mount or a program is at fault."""
+    """A container that the runtime could not start: a mount or a program is at fault."""
     desktop, reason, message = _waiting(start)
     ended = desktop.last_state.terminated if desktop else None
     if ended and ended.reason in ("StartError", "ContainerCannotRun"):
@@ -398,33 +395,25 @@ def _volume(start: StartState) -> Explanation | None:
         )
     if claim and claim.status.phase == "Pending" and (event := start.newest("ProvisioningFailed")):
         return Explanation(
-            PodReason.HOME_NOT_PROVISIONED, f"The home volume cannot be created: {first_line(event.note)}"
+            PodReason.HOME_NOT_PROVISIONED, f"The {start.subject.volume} cannot be created: {first_line(event.note)}"
         )
-    if (
-        start.pod.spec.node_name
-        and _is_creating(start)
-        and (event := start.newest("FailedMount", "FailedAttachVolume"))
-    ):
-        if "Multi-Attach" in event.note:
-            return Explanation(
-                PodReason.VOLUME_ELSEWHERE,
-                "A volume is still attached to another node; it is attached here when that node releases it.",
-            )
-        if re.search(r"permission denied", event.note, re.IGNORECASE):
-            return Explanation(
-                PodReason.VOLUME_PERMISSION, f"A volume cannot be mounted, permission denied: {first_line(event.note)}"
-            )
-        return Explanation(PodReason.VOLUME_MOUNT, f"A volume cannot be mounted: {first_line(event.note)}")
-    return None
+    event = start.newest("FailedMount", "FailedAttachVolume")
+    if not start.pod.spec.node_name or not _is_creating(start) or event is None:
+        return None
+    if "Multi-Attach" in event.note:
+        words = "A volume is still attached to another node; it is attached here when that node releases it."
+        return Explanation(PodReason.VOLUME_ELSEWHERE, words)
+    if re.search(r"permission denied", event.note, re.IGNORECASE):
+        words = f"A volume cannot be mounted, permission denied: {first_line(event.note)}"
+        return Explanation(PodReason.VOLUME_PERMISSION, words)
+    return Explanation(PodReason.VOLUME_MOUNT, f"A volume cannot be mounted: {first_line(event.note)}")
 
 
 def _sandbox(start: StartState) -> Explanation | None:
-    event = start.newest("FailedCreatePodSandBox") if start.pod.spec.node_name and _is_creating(start) else None
-    return (
-        Explanation(PodReason.NODE_NETWORK, f"The node cannot set up the pod: {first_line(event.note)}")
-        if event
-        else None
-    )
+    event = start.newest("FailedCreatePodSandBox")
+    if not start.pod.spec.node_name or not _is_creating(start) or event is None:
+        return None
+    return Explanation(PodReason.NODE_NETWORK, f"The node cannot set up the pod: {first_line(event.note)}")
 
 
 def _gated(start: StartState) -> Explanation | None:
@@ -440,44 +429,38 @@ def _unschedulable(start: StartState) -> Explanation | None:
         return None
     code, sentence = explain_unschedulable(condition.message, start.subject)
     if code == PodReason.HOME_PENDING and start.claim and start.claim.status.phase == "Bound":
-        return _overlooked(start.pod)
+        # The scheduler's message is older than the binding of the volume, or it means another volume.
+        if sum(volume.persistent_volume_claim is not None for volume in start.pod.spec.volumes) > 1:
+            return Explanation(PodReason.VOLUME_PENDING, "A volume that the template mounts is not bound yet.")
+        words = f"The {start.subject.volume} is bound; the scheduler has not retried yet."
+        return Explanation(PodReason.SCHEDULER_LATE, words)
     return Explanation(code, sentence)
 
 
-def _overlooked(pod: Pod) -> Explanation:
-    """What the scheduler has said of volumes is not true of the home any more, and it has not looked since."""
-    if sum(volume.persistent_volume_claim is not None for volume in pod.spec.volumes) > 1:
-        return Explanation(PodReason.VOLUME_PENDING, "A volume that the template mounts is not bound yet.")
-    return Explanation(PodReason.SCHEDULER_LATE, "The home volume is bound; the scheduler has not retried yet.")
-
-
-# The kubelet's words for a probe that was answered, and what is wrong. Other answers pass while an image starts.
+# Messages of the kubelet for a probe that got a response, and the mistake. Other responses are normal during a start.
 _REFUSALS = (
     (
-        re.compile(r"statuscode: 40[13]\b"),
+        r"statuscode: 40[13]\b",
         (
             "its health path requires a password. Set healthPath in the template to a path without one, or name "
             "the Secret with the password in basicAuthSecret"
         ),
     ),
-    (re.compile(r"statuscode: 404\b"), "this page does not exist. Set healthPath in the template to an existing page"),
+    (r"statuscode: 404\b", "this page does not exist. Set healthPath in the template to an existing page"),
+    (r"server gave HTTP response to HTTPS client", "it uses HTTP, but the template has scheme: HTTPS. Set it to HTTP"),
     (
-        re.compile(r"server gave HTTP response to HTTPS client"),
-        "it uses HTTP, but the template has scheme: HTTPS. Set it to HTTP",
-    ),
-    (
-        re.compile(r"statuscode: 400\b|malformed HTTP (?:response|status)"),
+        r"statuscode: 400\b|malformed HTTP (?:response|status)",
         "it does not accept plain HTTP. If it uses HTTPS, set scheme: HTTPS in the template",
     ),
 )
 
 
 def _probe_refused(start: StartState) -> Explanation | None:
-    """Something listens on the port, and is not what the template says."""
+    """A program that responds on the port, but not as the template says."""
     desktop, event = start.pod.desktop, start.newest("Unhealthy")
     if desktop is None or desktop.ready or not desktop.state.running or event is None:
         return None
-    why = next((words for pattern, words in _REFUSALS if pattern.search(event.note)), "")
+    why = next((words for pattern, words in _REFUSALS if re.search(pattern, event.note)), "")
     words = f"{start.subject.title} responds to its health check, but {why}."
     return Explanation(PodReason.PROBE_REFUSED, words, stuck=False) if why else None
 
@@ -487,7 +470,7 @@ def _progress(start: StartState) -> Explanation:
     if not pod.spec.node_name:
         return Explanation(PodReason.SCHEDULING, "Looking for a node with capacity.", stuck=False)
     if desktop is None or _is_creating(start):
-        volume = " and its home volume" if start.claim and start.claim.status.phase != "Bound" else ""
+        volume = f" and its {start.subject.volume}" if start.claim and start.claim.status.phase != "Bound" else ""
         return Explanation(
             PodReason.PREPARING, f"Node {pod.spec.node_name} is preparing the image{volume}.", stuck=False
         )

@@ -4,7 +4,7 @@ The reflectors of `vdi.kube` and the collectors of doctor, kasm and helm decode 
 none of them can be part of a reference cycle.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
@@ -21,21 +21,22 @@ class ResourceRequirements(msgspec.Struct, gc=False):
 
 
 class Container(msgspec.Struct, rename="camel", gc=False):
-    """A container, as far as it takes room."""
+    """The resources of a container."""
 
     resources: ResourceRequirements = msgspec.field(default_factory=ResourceRequirements)
     restart_policy: str = ""
 
 
 class PodResources(msgspec.Struct, rename="camel", gc=False):
-    """`spec` of any pod: where it is and what it takes. Once that is summed up, the containers are forgotten."""
+    """`spec` of any pod: its node and the capacity that it takes. Containers are dropped once they are summed up."""
 
     node_name: str = ""
     containers: tuple[Container, ...] = ()
     init_containers: tuple[Container, ...] = ()
     overhead: dict[str, str] = {}
     resources: ResourceRequirements = msgspec.field(default_factory=ResourceRequirements)
-    # Not Kubernetes': what the pod takes of a node. Shared by all pods that take the same; never changed.
+    # Not a field of Kubernetes. Pods of equal requests share one dict, which is never changed: a cluster has thousands
+    # of pods and few kinds of them.
     takes: dict[str, int] = {}
 
     def __post_init__(self) -> None:
@@ -48,13 +49,14 @@ class PodResources(msgspec.Struct, rename="camel", gc=False):
 
 _NONE = ResourceRequirements()
 _KNOWN = 4096
-# What pods take, by what they request. Lives as long as the process, and is cleared when it has grown: few differ.
+# Sums by encoded requests. Lives as long as the process, and is cleared when it has grown too large.
 _known_takes: dict[bytes, dict[str, int]] = {}
 
 
 def _takes_of(spec: PodResources) -> dict[str, int]:
     asked = (spec.containers, spec.init_containers, spec.overhead, spec.resources)
-    key = msgspec.msgpack.encode(asked)  # a tenth of the time of adding it all up, for every state of every pod
+    # Encoding takes a tenth of the time of adding it all up, which would happen for every change of every pod.
+    key = msgspec.msgpack.encode(asked)
     known = _known_takes.get(key)
     if known is None:
         if len(_known_takes) >= _KNOWN:
@@ -66,10 +68,10 @@ def _takes_of(spec: PodResources) -> dict[str, int]:
 
 
 def _sum_up(spec: PodResources) -> dict[str, int]:
-    """As the scheduler reckons: what runs side by side is added, what runs before it is covered by the largest.
+    """Requests of a pod as the scheduler counts them: containers are added, init containers count by the largest.
 
-    Init containers that restart (sidecars, KEP-753) go on running beside all that follows. Requests of the whole pod
-    (KEP-2837) stand in place of its containers'.
+    Init containers that restart (sidecars, KEP-753) run beside all later ones. Requests of the whole pod (KEP-2837)
+    replace those of its containers.
     """
     total = {PODS: 1}
     for container in spec.containers:
@@ -111,12 +113,12 @@ class NamedMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
 
     @property
     def owner_references(self) -> tuple[OwnerReference, ...]:
-        """Not read."""
+        """None: the API of `vdi.kube` asks every object for them."""
         return ()
 
 
 class ForeignPod(msgspec.Struct, gc=False):
-    """Anybody else's pod that is on a node and has not ended."""
+    """A pod that is not ours, on a node, and has not ended."""
 
     metadata: NamedMeta
     spec: PodResources = msgspec.field(default_factory=PodResources)
@@ -130,7 +132,7 @@ class NodeSelectorRequirement(msgspec.Struct, rename="camel", gc=False, frozen=T
     values: tuple[str, ...] = ()
 
     def holds(self, found: str | None) -> bool:
-        """Whether a node with this value of the key (None: without the key) is meant."""
+        """Whether it selects a node with this value of the key (None: without the key)."""
         match self.operator:
             case "In":
                 return found is not None and found in self.values
@@ -154,24 +156,20 @@ class NodeSelectorRequirement(msgspec.Struct, rename="camel", gc=False, frozen=T
 
 
 class NodeSelectorTerm(msgspec.Struct, rename="camel", gc=False, frozen=True):
-    """One of several `nodeSelectorTerms`: all of its expressions must hold. Without any it means no node."""
+    """One of several `nodeSelectorTerms`: all of its expressions must hold. Without any it selects no node."""
 
     match_expressions: tuple[NodeSelectorRequirement, ...] = ()
     match_fields: tuple[NodeSelectorRequirement, ...] = ()
 
     def means(self, name: str, labels: Mapping[str, str]) -> bool:
-        """Whether the node of this name and these labels is meant."""
-        if not self.match_expressions and not self.match_fields:
-            return False
-        return all(
-            match_expression.holds(labels.get(match_expression.key)) for match_expression in self.match_expressions
-        ) and all(
-            match_field.holds(name if match_field.key == "metadata.name" else None) for match_field in self.match_fields
-        )
+        """Whether it selects the node of this name and these labels."""
+        by_label = all(expression.holds(labels.get(expression.key)) for expression in self.match_expressions)
+        by_name = all(field.holds(name if field.key == "metadata.name" else None) for field in self.match_fields)
+        return bool(self.match_expressions or self.match_fields) and by_label and by_name
 
 
 class NodeSelector(msgspec.Struct, rename="camel", gc=False):
-    """A node is meant by any of the terms."""
+    """Terms of which any one selects a node."""
 
     node_selector_terms: tuple[NodeSelectorTerm, ...] = ()
 
@@ -189,25 +187,20 @@ class PersistentVolumeSpec(msgspec.Struct, rename="camel", gc=False):
 
 
 class PersistentVolume(msgspec.Struct, gc=False):
-    """A PersistentVolume, as far as it is tied to nodes."""
+    """A PersistentVolume and the nodes that can reach it."""
 
     metadata: NamedMeta
     spec: PersistentVolumeSpec = msgspec.field(default_factory=PersistentVolumeSpec)
 
     @property
     def pin(self) -> tuple[NodeSelectorTerm, ...]:
-        """The nodes from which it can be reached, by any of these; empty: from every node."""
+        """Terms that select the nodes that can reach it; empty: all nodes."""
         affinity = self.spec.node_affinity
         return affinity.required.node_selector_terms if affinity and affinity.required else ()
 
 
-def matches_any(terms: Iterable[NodeSelectorTerm], name: str, labels: Mapping[str, str]) -> bool:
-    """Whether one of the terms means this node."""
-    return any(term.means(name, labels) for term in terms)
-
-
 class BareMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
-    """`metadata` of a child of whose annotations nothing is read."""
+    """`metadata` without labels and annotations."""
 
     name: str
     namespace: str = ""
@@ -219,13 +212,13 @@ class BareMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
 
 
 class ChildMeta(BareMeta, rename="camel", gc=False, kw_only=True):
-    """`metadata` of a child."""
+    """`metadata` with annotations."""
 
     annotations: dict[str, str] = {}
 
 
 class PodMeta(ChildMeta, rename="camel", gc=False, kw_only=True):
-    """`metadata` of a Pod."""
+    """`metadata` with annotations and labels."""
 
     labels: dict[str, str] = {}
 
@@ -249,12 +242,12 @@ class Terminated(msgspec.Struct, rename="camel", gc=False, frozen=True):
     exit_code: int = 0
     reason: str = ""
     message: str = ""
-    # Null where the kubelet does not know it (`ContainerStatusUnknown`).
+    # Null if the kubelet does not know it (`ContainerStatusUnknown`).
     finished_at: str | None = None
 
 
 class ContainerState(msgspec.Struct, gc=False, frozen=True):
-    """One of the three, or none."""
+    """One of the three states, or none."""
 
     waiting: Waiting | None = None
     running: Running | None = None
@@ -274,12 +267,12 @@ class ContainerStatus(msgspec.Struct, rename="camel", gc=False):
 
     @property
     def is_started(self) -> bool:
-        """Whether it runs, or has run."""
+        """Whether it is running, or has run."""
         return bool(self.state.running or self.state.terminated or self.last_state.terminated)
 
     @property
     def is_stuck(self) -> bool:
-        """Whether it has failed, or waits to be tried again; for an init container, which is to end with status 0."""
+        """Whether an init container has failed, or waits for its next try. It should end with status 0."""
         waiting, ended = self.state.waiting, self.state.terminated
         return bool(waiting and waiting.reason != "PodInitializing") or bool(ended and ended.exit_code)
 
@@ -291,12 +284,12 @@ class PodCondition(msgspec.Struct, rename="camel", gc=False, frozen=True):
     status: str
     reason: str = ""
     message: str = ""
-    # Null where whoever wrote the condition gave none.
+    # Null if the writer of the condition gave none.
     transitioned: str | None = msgspec.field(name="lastTransitionTime", default=None)
 
     @property
     def last_transition_time(self) -> str:
-        """When it last changed; empty where that is not known."""
+        """Empty if it is not known."""
         return self.transitioned or ""
 
 
@@ -304,7 +297,7 @@ READ_CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget")
 
 
 class PodStatus(msgspec.Struct, rename="camel", gc=False):
-    """`status` of a Pod. Of its conditions those of `READ_CONDITIONS` are kept."""
+    """`status` of a Pod, with the conditions of `READ_CONDITIONS` only."""
 
     phase: str = ""
     reason: str = ""
@@ -326,18 +319,16 @@ class PersistentVolumeClaimSource(msgspec.Struct, rename="camel", gc=False):
 
 
 class PodVolume(msgspec.Struct, rename="camel", gc=False):
-    """`spec.volumes[]`, as far as it is a claim."""
+    """`spec.volumes[]` with a claim."""
 
     name: str
     persistent_volume_claim: PersistentVolumeClaimSource | None = None
 
 
 class PodSpec(PodResources, rename="camel", gc=False):
-    """`spec` of a Pod."""
+    """`spec` of a Pod with its claims and, until it is bound to a node, its placement."""
 
-    # Those that are claims.
     volumes: tuple[PodVolume, ...] = ()
-    # Only as long as it is on no node, as all that says where it may go.
     node_selector: dict[str, str] = msgspec.field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
 
@@ -349,7 +340,7 @@ class PodSpec(PodResources, rename="camel", gc=False):
 
 
 class Pod(msgspec.Struct, gc=False):
-    """The desktop."""
+    """A Pod whose main container is the first one: a desktop, a puller, or a pod of a chart."""
 
     metadata: PodMeta
     spec: PodSpec = msgspec.field(default_factory=PodSpec)
@@ -357,10 +348,7 @@ class Pod(msgspec.Struct, gc=False):
 
     @property
     def desktop(self) -> ContainerStatus | None:
-        """Status of the one container, once the kubelet has reported it.
-
-        While an init container keeps it from starting: that one's.
-        """
+        """Status of the main container; that of an init container while it keeps the main one from starting."""
         desktop = self.status.container_statuses[0] if self.status.container_statuses else None
         if self.status.init_container_statuses and (desktop is None or not desktop.is_started):
             return next((status for status in self.status.init_container_statuses if status.is_stuck), desktop)
@@ -368,23 +356,23 @@ class Pod(msgspec.Struct, gc=False):
 
     @property
     def home_claim(self) -> str | None:
-        """The claim that is mounted as home, if any."""
+        """The claim of the volume `home`, if any."""
         sources = (volume.persistent_volume_claim for volume in self.spec.volumes if volume.name == "home")
         return next((source.claim_name for source in sources if source), None)
 
     @property
     def writes_to(self) -> tuple[str, ...]:
-        """The claims that it may write to."""
+        """The claims that are mounted writable."""
         sources = (volume.persistent_volume_claim for volume in self.spec.volumes)
         return tuple(source.claim_name for source in sources if source and not source.read_only)
 
     @property
     def terminating(self) -> bool:
-        """Whether it is being deleted."""
+        """Whether the pod is being deleted."""
         return self.metadata.deletion_timestamp is not None
 
     def condition(self, kind: str) -> PodCondition | None:
-        """The condition of that type, if the Pod has it."""
+        """The condition of that type, if there is one."""
         return next((condition for condition in self.status.conditions if condition.type == kind), None)
 
     @property
@@ -395,22 +383,16 @@ class Pod(msgspec.Struct, gc=False):
 
     @property
     def ready(self) -> bool:
-        """Whether the desktop answers its readiness probe."""
+        """Whether the readiness probe succeeds."""
         condition = self.condition("Ready")
         ended = self.terminating or self.status.phase in ("Failed", "Succeeded")
         return condition is not None and condition.status == "True" and not ended
 
 
-class NodeMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
-    """`metadata` of a Node."""
+class NodeMeta(NamedMeta, rename="camel", gc=False, kw_only=True):
+    """`metadata` with labels."""
 
-    name: str
-    namespace: str = ""
-    uid: str = ""
-    resource_version: str = ""
-    deletion_timestamp: str | None = None
     labels: dict[str, str] = {}
-    owner_references: tuple[OwnerReference, ...] = ()
 
 
 class Taint(msgspec.Struct, gc=False):
@@ -429,7 +411,7 @@ class NodeSpec(msgspec.Struct, gc=False):
 
 
 class NodeCondition(msgspec.Struct, rename="camel", gc=False):
-    """`status.conditions[]` of a Node, without its heartbeat, which changes all the time."""
+    """`status.conditions[]` of a Node, without the heartbeat, which changes every few seconds."""
 
     type: str
     status: str
@@ -439,7 +421,7 @@ class NodeCondition(msgspec.Struct, rename="camel", gc=False):
 
 
 class NodeImage(msgspec.Struct, gc=False):
-    """`status.images[]` of a Node: one image under all its names (tags, digest); null for one that has lost them."""
+    """`status.images[]` of a Node: one image with all its names; null for one whose tags have moved away."""
 
     names: tuple[str, ...] | None = None
 
@@ -449,12 +431,12 @@ class NodeStatus(msgspec.Struct, gc=False):
 
     conditions: tuple[NodeCondition, ...] = ()
     allocatable: dict[str, str] = {}
-    # The kubelet names the 50 largest (nodeStatusMaxImages).
+    # The 50 largest (nodeStatusMaxImages of the kubelet).
     images: tuple[NodeImage, ...] = ()
 
 
 class Node(msgspec.Struct, gc=False):
-    """A machine that desktops run on."""
+    """A Node with its capacity, conditions, taints and images."""
 
     metadata: NodeMeta
     spec: NodeSpec = msgspec.field(default_factory=NodeSpec)
@@ -462,7 +444,7 @@ class Node(msgspec.Struct, gc=False):
 
     @property
     def ready(self) -> bool:
-        """Whether its kubelet answers and says that it is fit."""
+        """Whether the condition Ready is True."""
         return any(condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions)
 
 
@@ -480,7 +462,7 @@ class PersistentVolumeClaimStatus(msgspec.Struct, gc=False):
 
 
 class PersistentVolumeClaim(msgspec.Struct, gc=False):
-    """A home."""
+    """A PersistentVolumeClaim, such as a home."""
 
     metadata: ChildMeta
     spec: PersistentVolumeClaimSpec = msgspec.field(default_factory=PersistentVolumeClaimSpec)
@@ -488,18 +470,18 @@ class PersistentVolumeClaim(msgspec.Struct, gc=False):
 
     @property
     def is_shared(self) -> bool:
-        """Whether several desktops may use it at the same time."""
+        """Whether several pods may use it at the same time."""
         return "ReadWriteMany" in self.spec.access_modes
 
 
 class Service(msgspec.Struct, gc=False):
-    """The Service in front of the Pod."""
+    """A Service."""
 
     metadata: BareMeta
 
 
 class Regarding(msgspec.Struct, gc=False):
-    """What an Event is about."""
+    """The object of an Event."""
 
     kind: str = ""
     name: str = ""
@@ -519,5 +501,5 @@ class Event(msgspec.Struct, rename="camel", gc=False):
 
     @property
     def seen(self) -> str:
-        """When it was last seen, as far as that is known."""
+        """The time of its last occurrence, as far as it is known."""
         return self.deprecated_last_timestamp or self.event_time or self.metadata.creation_timestamp

@@ -25,7 +25,7 @@ _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 ALLOWED_DURATIONS = "durations above zero such as 30m, 8h, 1h30m"
 
 
-@lru_cache(maxsize=1024)  # the same few are compared again at each look at a session
+@lru_cache(maxsize=1024)
 def parse_quantity(text: str | int) -> Fraction:
     """A Kubernetes quantity (`500m`, `4Gi`, `1e3`, `2`) as an exact number.
 
@@ -90,7 +90,7 @@ def parse_time(text: str) -> datetime:
 
 @lru_cache(maxsize=1024)
 def format_time(moment: datetime) -> str:
-    """`2026-11-20T08:00:00Z`."""
+    """The instant as Kubernetes writes it: `2026-11-20T08:00:00Z`."""
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
