@@ -12,7 +12,7 @@ from tools.generate import api_reference
 from tools.generate.crd_files import render_files
 from tools.generate.page import replace_generated
 from vdi.api.crd import build_crds, pool_crd, session_crd, template_crd
-from vdi.api.session import Phase, VDISession
+from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 
 ROOT = Path(__file__).parents[3]
@@ -42,11 +42,6 @@ def test_the_reference_page_is_what_the_structs_say() -> None:
     assert replace_generated(page, api_reference.render()) == page, "run: make generate"
 
 
-def test_a_page_without_markers_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs the lines"):
-        replace_generated("no markers", "tables")
-
-
 @pytest.mark.parametrize("crd", build_crds(), ids=lambda crd: crd["spec"]["names"]["kind"])
 def test_every_field_of_the_spec_has_words_and_a_limit(crd: dict[str, Any]) -> None:
     """Without limits the API server refuses CEL rules as too costly, and one object could fill etcd."""
@@ -57,19 +52,12 @@ def test_every_field_of_the_spec_has_words_and_a_limit(crd: dict[str, Any]) -> N
             assert "maxLength" in field or "enum" in field, path
         if field.get("type") == "array":
             assert "maxItems" in field, path
+        assert all(rule["rule"] and rule["message"] for rule in field.get("x-kubernetes-validations", ())), path
         if "x-kubernetes-int-or-string" in field:
             assert field["x-kubernetes-validations"] and field["maxLength"], path
 
 
-@pytest.mark.parametrize("crd", build_crds(), ids=lambda crd: crd["spec"]["names"]["kind"])
-def test_every_rule_has_a_message(crd: dict[str, Any]) -> None:
-    rules = [rule for _, field in walk(schema_of(crd)) for rule in field.get("x-kubernetes-validations", ())]
-    assert rules
-    for rule in rules:
-        assert rule["rule"] and rule["message"], rule
-
-
-def test_status_has_only_the_defaults_that_a_new_object_shows_before_the_operator_has_written() -> None:
+def test_status_has_only_the_defaults_that_a_new_object_shows() -> None:
     """They spare a write for each start. Any other default would show what no one has seen."""
     found = {
         crd["spec"]["names"]["kind"]: {
@@ -109,74 +97,18 @@ def test_the_names_that_people_type() -> None:
     }
 
 
-def test_the_defaults_that_the_requirements_name() -> None:
-    spec = schema_of(session_crd())["properties"]["spec"]["properties"]
-    assert spec["timeout"]["default"] == "8h"
-    assert "default" not in spec["idleTimeout"], "left out, the template decides"
-    assert (spec["suspended"]["default"], spec["priority"]["default"]) == (False, 0)
-    assert "default" not in spec["resources"], "left out as a whole, the template's defaults hold"
-    assert (
-        spec["resources"]["properties"]["gpu"] | {"default": 1, "minimum": 1} == spec["resources"]["properties"]["gpu"]
-    )
-    assert spec["resources"]["properties"]["memory"]["default"] == "4Gi"
-    assert "default" not in spec["persistence"]["properties"]["enabled"], "left out, the template decides"
-    template = schema_of(template_crd())["properties"]["spec"]["properties"]["resources"]
-    assert template["default"] == {}, "without it the defaults within would not be filled in"
-    assert {name: field.get("default") for name, field in template["properties"].items()} == {
-        "defaultGPU": 1,
-        "defaultMemory": "4Gi",
-        "defaultCPU": "2",
-        "maxGPU": None,
-        "maxMemory": None,
-        "maxCPU": None,
-        "defaultEphemeralStorage": None,
-        "maxEphemeralStorage": None,
-    }
-
-
-def test_a_template_without_a_lifecycle_ends_runs_and_suspends_the_idle() -> None:
-    lifecycle = schema_of(template_crd())["properties"]["spec"]["properties"]["lifecycle"]
-    assert lifecycle["default"] == {}, "without it the defaults within would not be filled in"
-    assert {name: field.get("default") for name, field in lifecycle["properties"].items()} == {
-        "maxTimeout": None,
-        "onTimeout": "Terminate",
-        "idleTimeout": None,
-        "onIdle": "Suspend",
-    }
-    assert schema_of(pool_crd())["properties"]["spec"]["properties"]["replicas"]["default"] == 1
-
-
-def test_phases_are_those_of_the_requirements() -> None:
-    status = schema_of(session_crd())["properties"]["status"]["properties"]
-    assert status["phase"]["enum"] == [phase.value for phase in Phase]
-    assert set(Phase) == {"Pending", "Creating", "Running", "Suspended", "Terminating", "Failed"}
-
-
 def test_quantities_written_as_integers_become_text() -> None:
-    session = msgspec.convert(
-        {
-            "metadata": {"name": "a"},
-            "spec": {"user": "a@b.c", "template": "t", "resources": {"cpu": 2, "memory": 5368709120}},
-        },
-        VDISession,
-    )
+    spec = {"user": "a@b.c", "template": "t", "resources": {"cpu": 2, "memory": 5368709120}}
+    session = msgspec.convert({"metadata": {"name": "a"}, "spec": spec}, VDISession)
     assert session.spec.resources is not None
     assert (session.spec.resources.cpu, session.spec.resources.memory) == ("2", "5368709120")
-    template = msgspec.convert(
-        {
-            "metadata": {"name": "a"},
-            "spec": {"image": "i", "shmSize": 1073741824, "resources": {"defaultCPU": 4, "maxCPU": 8}},
-        },
-        VDITemplate,
-    )
-    assert (template.spec.resources.default_cpu, template.spec.resources.max_cpu, template.spec.shm_size) == (
-        "4",
-        "8",
-        "1073741824",
-    )
+    spec = {"image": "i", "shmSize": 1073741824, "resources": {"defaultCPU": 4, "maxCPU": 8}}
+    template = msgspec.convert({"metadata": {"name": "a"}, "spec": spec}, VDITemplate).spec
+    resources = template.resources
+    assert (resources.default_cpu, resources.max_cpu, template.shm_size) == ("4", "8", "1073741824")
 
 
-def test_what_the_api_server_has_stored_is_decoded_whatever_the_schema_says_today() -> None:
+def test_stored_object_is_decoded_whatever_the_schema_says_now() -> None:
     """An object from before a tightening must not stop the watch that brings all the others."""
     stored = {
         "metadata": {"name": "a"},

@@ -54,7 +54,3 @@ def test_what_is_no_duration_is_refused_with_its_value(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration; allowed:") as refused:
         parse_duration(text)
     assert repr(text) in str(refused.value)
-
-
-def test_hours_and_minutes_add_up() -> None:
-    assert parse_duration("1h30m") == timedelta(minutes=90)

@@ -32,6 +32,7 @@ def full(*names: str) -> dict[str, dict[str, int]]:
     ("demand", "nodes", "taken", "reason", "words"),
     [
         (a_demand(), [], {}, "NodesUnavailable", "the cluster has no node"),
+        (a_demand(), [a_node("n1")], {}, "Reserved", "node n1 is reserved for a session that has waited longer"),
         (a_demand(), [a_node("n1")], full("n1"), "GPUsBusy", f"all 8 {GPU} on node n1 are in use"),
         (
             a_demand(),
@@ -47,13 +48,7 @@ def full(*names: str) -> dict[str, dict[str, int]]:
             "GPUsBusy",
             f"4 {GPU} are needed on one node, but the most that is free is 2, on node n1",
         ),
-        (
-            a_demand(),
-            [a_node("n1", allocatable={GPU: "0"})],
-            {},
-            "NoGPUs",
-            f"no node (there is only n1) offers {GPU}",
-        ),
+        (a_demand(), [a_node("n1", allocatable={GPU: "0"})], {}, "NoGPUs", f"no node (there is only n1) offers {GPU}"),
         (
             a_demand(gpu=9),
             [a_node("n1"), a_node("n2")],
@@ -168,10 +163,6 @@ def test_other_workloads_are_reported_apart() -> None:
     assert explain_shortage(queue.group_of(a_demand()), queue.capacities, lambda _: []).words.endswith(
         "are in use (6 by other workloads)"
     )
-
-
-def test_room_that_is_kept_for_somebody_else_is_said_to_be() -> None:
-    assert explain(a_demand(), a_node("n1")).reason == "Reserved"
 
 
 def test_slots_are_counted_from_the_ends_of_those_who_run() -> None:

@@ -5,7 +5,6 @@ from hypothesis import strategies as some
 
 from support.builders import GPU, a_node
 from unit.session.queueing_world import MINUTE, QueueSimulation, a_demand, a_room, a_waiter, pinned_to
-from vdi.api.template import Toleration
 from vdi.cluster.capacity import Demand, read_capacity
 from vdi.session.queueing.groups import AGEING, GroupQueue, PendingSession, sort_pending
 from vdi.session.queueing.queue import BACKFILL_TIMEOUT, Grant, Queue
@@ -28,20 +27,6 @@ def full_world(*, user: str = "filler", weights: dict[str, float] | None = None)
 
 def granted(grants: list[Grant]) -> list[str]:
     return [grant.pending.uid for grant in grants]
-
-
-def test_eight_run_and_the_ninth_waits_until_one_ends() -> None:
-    world = full_world()
-    assert world.arrive(a_waiter("ninth")) == []
-    assert [pending.uid for pending in world.queue] == ["ninth"]
-    assert granted(world.end("r3")) == ["ninth"]
-
-
-def test_priority_goes_first() -> None:
-    world = full_world()
-    world.arrive(a_waiter("early", 0))
-    world.arrive(a_waiter("important", 1000, priority=1))
-    assert granted(world.end("r0") + world.end("r1")) == ["important", "early"]
 
 
 def test_a_point_of_priority_is_worth_ten_minutes() -> None:
@@ -72,14 +57,6 @@ def test_weights_scale_the_shares() -> None:
     assert granted(world.end("filler0")) == ["big3"]
 
 
-def test_a_slot_where_the_home_is_not_is_no_slot() -> None:
-    world = a_world("n1", "n2", gpu="1")
-    world.arrive(a_waiter("r1", demand=a_demand(pin=pinned_to("n1"))))
-    assert world.arrive(a_waiter("tied", demand=a_demand(pin=pinned_to("n1")))) == []
-    assert granted(world.arrive(a_waiter("free"))) == ["free"]
-    assert granted(world.end("r1")) == ["tied"]
-
-
 def test_cordoned_and_unready_nodes_take_no_one_until_they_open() -> None:
     for shut in (a_node("n1", unschedulable=True), a_node("n1", ready=False)):
         world = QueueSimulation(Queue())
@@ -87,18 +64,6 @@ def test_cordoned_and_unready_nodes_take_no_one_until_they_open() -> None:
         assert world.arrive(a_waiter("one")) == []
         world.queue.set_node(read_capacity(a_node("n1")))
         assert granted(world.settle()) == ["one"]
-
-
-def test_taints_and_labels_keep_out() -> None:
-    tainted = a_node("n1", labels={"kind": "gpu"}, taints=[{"key": "owner", "value": "lab", "effect": "NoSchedule"}])
-    tolerating = Toleration(key="owner", operator="Equal", value="lab", effect="NoSchedule")
-    world = QueueSimulation(Queue())
-    world.queue.set_node(read_capacity(tainted))
-    assert world.arrive(a_waiter("bare")) == []
-    fits = a_demand(selector=[("kind", "gpu")], tolerations=[tolerating])
-    wrong = a_demand(selector=[("kind", "cpu")], tolerations=[tolerating])
-    assert world.arrive(a_waiter("wrong", demand=wrong)) == []
-    assert granted(world.arrive(a_waiter("right", demand=fits))) == ["right"]
 
 
 def test_others_on_a_node_that_is_not_known_yet_count_when_it_comes() -> None:

@@ -67,12 +67,6 @@ def test_it_is_asked_when_the_answer_matters() -> None:
     assert next_poll(verdict, HOUR, minutes(111)) == timedelta(seconds=5)
 
 
-def test_a_short_timeout_is_warned_of_at_half_time() -> None:
-    verdict = judge(reported(minutes(0), seen=minutes(1)), now=minutes(1), timeout=timedelta(minutes=4))
-    assert verdict is not None
-    assert verdict.warn_at == minutes(2)
-
-
 @pytest.mark.parametrize(
     ("last_input", "last_connect", "since"),
     [(-10, None, 0), (20, None, 20), (20, 25, 25), (-10, -5, 0)],
@@ -85,13 +79,6 @@ def test_since(last_input: float, last_connect: float | None, since: float) -> N
     verdict = judge(activity, now=minutes(30))
     assert verdict is not None
     assert verdict.since == minutes(since)
-
-
-def test_a_browser_that_stays_open_is_no_activity() -> None:
-    watching = Activity(last_input=START, seen=minutes(60), last_connect=minutes(-1))
-    verdict = judge(watching, now=minutes(60), warned_at=minutes(55))
-    assert verdict is not None
-    assert verdict.over(minutes(60))
 
 
 def test_who_cannot_be_asked_is_not_idle() -> None:

@@ -49,26 +49,27 @@ def numbers(demand: Demand, *of: int) -> list[str]:
     return [f"placeholder-{shape_key(demand)}-{number}" for number in of]
 
 
-def test_one_placeholder_for_each_waiting_session_up_to_the_limit() -> None:
-    assert count_placeholders([(ONE_GPU, 3), (CPU, 4)], limit=5) == {ONE_GPU: 3, CPU: 2}
-    assert count_placeholders([(ONE_GPU, 3)], limit=0) == {}
-
-
-def test_headroom_comes_on_top_and_is_not_limited() -> None:
-    assert count_placeholders([(ONE_GPU, 3)], limit=2, headroom=[(ONE_GPU, 2), (CPU, 1)]) == {ONE_GPU: 4, CPU: 1}
-    assert count_placeholders([], limit=2, headroom=[(CPU, 1), (CPU, 2)]) == {CPU: 3}, "two templates of one shape"
+@pytest.mark.parametrize(
+    ("waiting", "limit", "headroom", "counts"),
+    [
+        ([(ONE_GPU, 3), (CPU, 4)], 5, [], {ONE_GPU: 3, CPU: 2}),
+        ([(ONE_GPU, 3)], 0, [], {}),
+        ([(ONE_GPU, 3)], 2, [(ONE_GPU, 2), (CPU, 1)], {ONE_GPU: 4, CPU: 1}),
+        ([], 2, [(CPU, 1), (CPU, 2)], {CPU: 3}),
+        ([(a_demand(pin=pinned_to("n1")), 1)], 5, [], {}),
+    ],
+    ids=["up to the limit", "none", "headroom is not limited", "two templates of one shape", "a home on one machine"],
+)
+def test_placeholders_are_counted_by_shape(
+    waiting: list[tuple[Demand, int]], limit: int, headroom: list[tuple[Demand, int]], counts: dict[Demand, int]
+) -> None:
+    assert count_placeholders(waiting, limit=limit, headroom=headroom) == counts
 
 
 def test_missing_placeholders_get_the_lowest_free_numbers() -> None:
-    present = [a_placeholder(ONE_GPU, 1)]
-    plan = plan_placeholders({ONE_GPU: 3}, present)
+    plan = plan_placeholders({ONE_GPU: 3}, [a_placeholder(ONE_GPU, 1), unused := a_placeholder(CPU, 0)])
     assert [name for name, _ in plan.create] == numbers(ONE_GPU, 0, 2)
-    assert plan.delete == ()
-
-
-def test_nothing_to_do_gives_an_empty_plan() -> None:
-    plan = plan_placeholders({ONE_GPU: 1}, [a_placeholder(ONE_GPU, 0)])
-    assert (plan.create, plan.delete) == ((), ())
+    assert plan.delete == (unused,)
 
 
 def test_a_placeholder_on_a_node_goes_first_since_a_session_takes_its_place() -> None:
@@ -79,11 +80,6 @@ def test_a_placeholder_on_a_node_goes_first_since_a_session_takes_its_place() ->
     )
     assert plan_placeholders({ONE_GPU: 2}, [waits, bound, younger]).delete == (bound,)
     assert plan_placeholders({ONE_GPU: 1}, [waits, bound, younger]).delete == (bound, younger)
-
-
-def test_placeholders_of_a_shape_that_no_one_needs_are_deleted() -> None:
-    present = a_placeholder(CPU, 0)
-    assert plan_placeholders({}, [present]).delete == (present,)
 
 
 def test_one_that_ended_is_deleted_and_its_name_not_used_before_it_is_gone() -> None:
@@ -105,10 +101,9 @@ def zone(name: str) -> tuple[NodeSelectorTerm, ...]:
     return msgspec.convert([{"matchExpressions": [expression]}], tuple[NodeSelectorTerm, ...])
 
 
-def test_a_home_on_one_machine_gets_no_placeholder_and_a_home_in_a_zone_does() -> None:
+def test_new_node_helps_a_home_in_a_zone_and_not_one_on_a_machine() -> None:
     assert not can_use_new_node(a_demand(pin=pinned_to("n1")))
     assert can_use_new_node(a_demand(pin=zone("a")))
-    assert count_placeholders([(a_demand(pin=pinned_to("n1")), 1)], limit=5) == {}
 
 
 def test_a_placeholder_has_the_shape_of_the_desktop_and_passes_restricted() -> None:
@@ -202,12 +197,3 @@ NODE_POOL = (
 def test_what_the_autoscaler_says_in_words(events: list[AutoscalerEvent], message: str) -> None:
     found = find_node_requests([ONE_GPU, CPU], [FIRST, SECOND], events)
     assert found == {ONE_GPU: NodeRequest(CREATED, message)}
-
-
-def test_no_request_is_reported_for_placeholders_that_have_a_node() -> None:
-    assert find_node_requests([ONE_GPU], [a_placeholder(ONE_GPU, 0, node="n1")], []) == {}
-
-
-def test_keys_are_stable_and_differ_by_shape() -> None:
-    assert shape_key(a_demand(gpu=1)) == shape_key(a_demand(gpu=1))
-    assert len({shape_key(demand) for demand in (ONE_GPU, CPU, a_demand(pin=zone("a")))}) == 3

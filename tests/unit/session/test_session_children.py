@@ -51,31 +51,16 @@ def test_pod_is_as_the_golden_file_has_it() -> None:
     assert pod(**FULL_TEMPLATE) == json.loads(golden.read_text())
 
 
-@pytest.mark.parametrize(
-    "template", [{}, {k: v for k, v in FULL_TEMPLATE.items() if k != "volumes"}, {"resources": {"defaultGPU": 0}}]
-)
+@pytest.mark.parametrize("template", [{}, FULL_TEMPLATE | {"volumes": []}, {"resources": {"defaultGPU": 0}}])
 def test_pod_passes_the_restricted_standard(template: dict[str, Any]) -> None:
     spec = pod(**template)["spec"]
-    allowed = {
-        "configMap",
-        "csi",
-        "downwardAPI",
-        "emptyDir",
-        "ephemeral",
-        "persistentVolumeClaim",
-        "projected",
-        "secret",
-    }
-    assert all(set(volume) - {"name"} <= allowed for volume in spec["volumes"])
+    assert all(set(volume) - {"name"} <= {"emptyDir", "persistentVolumeClaim"} for volume in spec["volumes"])
     assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & set(spec)
     security = spec["securityContext"]
-    assert security["runAsNonRoot"] is True
-    assert security["runAsUser"] == 1000
+    assert (security["runAsNonRoot"], security["runAsUser"]) == (True, 1000)
     assert security["seccompProfile"] == {"type": "RuntimeDefault"}
     for container in spec["containers"]:
-        assert container["securityContext"]["allowPrivilegeEscalation"] is False
-        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-        assert "privileged" not in container["securityContext"]
+        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
         assert all("hostPort" not in port for port in container["ports"])
 
 
@@ -114,12 +99,6 @@ def test_cpu_desktop_sees_no_gpu() -> None:
     assert "nvidia.com/gpu" not in built["spec"]["containers"][0]["resources"]["limits"]
 
 
-def test_gpu_desktop_has_its_gpus_as_a_limit() -> None:
-    built = pod({"resources": {"gpu": 2}}, resources={"maxGPU": 2})
-    assert built["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
-    assert "NVIDIA_VISIBLE_DEVICES" not in environment(built)
-
-
 def test_desktop_listens_where_the_template_says() -> None:
     built = pod(port=9000)
     assert built["spec"]["containers"][0]["ports"][0]["containerPort"] == 9000
@@ -151,11 +130,6 @@ def test_nginx_of_selkies_1_has_the_port_and_selkies_keeps_its_own() -> None:
     env = environment(selkies_1(port=9000))
     assert env["NGINX_PORT"] == "9000" and "SELKIES_PORT" not in env
     assert environment(selkies_1(env=[{"name": "NGINX_PORT", "value": "8090"}]))["NGINX_PORT"] == "8090"
-
-
-def test_desktop_without_home_mounts_none() -> None:
-    built = pod({"persistence": {"enabled": False}})
-    assert [volume["name"] for volume in built["spec"]["volumes"]] == ["shm"]
 
 
 def test_everything_but_a_retained_home_dies_with_the_session() -> None:

@@ -9,15 +9,7 @@ from hypothesis import strategies as st
 from support.builders import CREATED, a_claim, a_pod, a_session, a_template
 from vdi.cluster.units import parse_time
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.decide import (
-    Contender,
-    Observed,
-    decide,
-    explain_api_error,
-    find_holder,
-    host_taken,
-    name_taken,
-)
+from vdi.session.decide import Contender, Observed, decide, explain_api_error, find_holder, host_taken, name_taken
 from vdi.session.homes import COPYING, home_names
 
 SETTINGS = ClusterSettings()
@@ -132,12 +124,7 @@ REFUSALS = [
         "namespace is being deleted",
     ),
     ('pods is forbidden: User "o" cannot create resource "pods" in API group ""', "Refused", True, "(RBAC)"),
-    (
-        'Pod "a" is invalid: spec.volumes[0].name: Invalid value: "X"',
-        "Refused",
-        True,
-        "the desktop's Pod: spec.vol",
-    ),
+    ('Pod "a" is invalid: spec.volumes[0].name: Invalid value: "X"', "Refused", True, "the desktop's Pod: spec.vol"),
     (
         'Internal error occurred: failed calling webhook "pods.example.com": failed to call: connection refused',
         "Refused",

@@ -23,10 +23,7 @@ def both(tokens: DesktopTokens) -> tuple[str, str]:
 def test_vectors() -> None:
     assert both(of_session()) == ("Bk1IdGb5N98N1tAfyBpOS9cl", "8mpz1y6SYxrROtP-v8hOSlbh")
     pooled = derive_pool_tokens(KEY, namespace="vdi-sessions", pod="warm-3abc")
-    assert both(pooled) == (
-        "TFBzZS3XZKYeXrWRFdWFQIqM",
-        "TamHo5xxbuGdL7cFKSK5dSyK",
-    )
+    assert both(pooled) == ("TFBzZS3XZKYeXrWRFdWFQIqM", "TamHo5xxbuGdL7cFKSK5dSyK")
     mac = hmac.digest(KEY, b"password/session/" + UID.encode(), "sha256")
     assert of_session().password == base64.urlsafe_b64encode(mac[:18]).decode()
 

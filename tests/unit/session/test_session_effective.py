@@ -25,14 +25,20 @@ def refused(session: dict[str, Any], template: dict[str, Any]) -> Blocked:
     return answer
 
 
-def test_session_without_resources_has_the_templates_defaults() -> None:
-    desktop = resolved({}, {"resources": {"defaultGPU": 2, "defaultMemory": "6Gi", "defaultCPU": "3"}})
-    assert (desktop.gpu, desktop.memory, desktop.cpu) == (2, "6Gi", "3")
-
-
-def test_what_the_session_names_holds_and_the_rest_comes_from_schema_and_template() -> None:
-    desktop = resolved({"resources": {"cpu": "1"}}, {"resources": {"defaultMemory": "6Gi"}})
-    assert (desktop.gpu, desktop.memory, desktop.cpu) == (1, "4Gi", "1")
+@pytest.mark.parametrize(
+    ("session", "template", "resources"),
+    [
+        (None, {"defaultGPU": 2, "defaultMemory": "6Gi", "defaultCPU": "3"}, (2, "6Gi", "3")),
+        ({"cpu": "1"}, {"defaultMemory": "6Gi"}, (1, "4Gi", "1")),
+        ({"gpu": 3}, {"defaultGPU": 0}, (0, "4Gi", "2")),
+    ],
+    ids=["the template's defaults", "the schema's defaults beside what is named", "a CPU template ignores GPUs"],
+)
+def test_resources_come_from_session_schema_and_template(
+    session: dict[str, Any] | None, template: dict[str, Any], resources: tuple[int, str, str]
+) -> None:
+    desktop = resolved({"resources": session} if session else {}, {"resources": template})
+    assert (desktop.gpu, desktop.memory, desktop.cpu) == resources
 
 
 @pytest.mark.parametrize(
@@ -48,26 +54,6 @@ def test_an_image_without_a_desktop_is_refused_with_one_that_works(image: str) -
     assert blocked.reason == "InvalidTemplate" and blocked.needs_change
     assert f"spec.image: {image!r} contains no desktop, only a part of Selkies" in blocked.message
     assert "use `registry.example.com/vdi/desktop:1`" in blocked.message
-
-
-@pytest.mark.parametrize(
-    "image",
-    ["ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:latest", "registry.example.com/gst-web:1"],
-)
-def test_other_images_may_have_a_desktop(image: str) -> None:
-    assert resolved({}, {"image": image}).image == image
-
-
-def test_template_without_gpu_is_a_cpu_desktop_whatever_the_session_asks() -> None:
-    desktop = resolved({"resources": {"gpu": 3}}, {"resources": {"defaultGPU": 0}})
-    assert desktop.gpu == 0
-
-
-def test_requests_come_from_the_operator_and_never_exceed_the_limits() -> None:
-    desktop = resolved({"resources": {"memory": "512Mi", "cpu": "100m"}}, {})
-    assert (desktop.request_memory, desktop.request_cpu) == ("512Mi", "100m")
-    desktop = resolved({}, {})
-    assert (desktop.request_memory, desktop.request_cpu) == ("1Gi", "250m")
 
 
 amounts = st.sampled_from(["1m", "100m", "250m", "1", "2", "4", "0.3", "128Mi", "1Gi", "1.5Gi", "4G", "3e9"])
@@ -175,18 +161,6 @@ def test_gpu_visibility_may_be_set_only_by_a_template_with_gpus() -> None:
     env = [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]
     assert refused({}, {"env": env, "resources": {"defaultGPU": 0}}).reason == "InvalidTemplate"
     assert resolved({}, {"env": env}).env[0].name == "NVIDIA_VISIBLE_DEVICES"
-
-
-def test_home_is_the_users_and_templates_by_default() -> None:
-    home = resolved({}, {}).home
-    assert home and home.retain
-    assert home.claim.startswith("home-alice-ubuntu-desktop-")
-    assert (home.size, home.storage_class, home.mount_path) == ("10Gi", "local-path", "/home/user")
-
-
-def test_session_decides_on_its_home_and_the_template_on_the_rest() -> None:
-    home = resolved({"persistence": {"size": "1Gi", "retain": False}}, {"persistence": {"storageClass": "fast"}}).home
-    assert home and (home.claim, home.size, home.storage_class) == ("alice-desktop-home", "1Gi", "fast")
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.builders import (
-    CREATED,
-    a_claim,
-    a_node,
-    a_pod,
-    a_route,
-    a_service,
-    a_session,
-    a_template,
-)
+from support.builders import CREATED, a_claim, a_node, a_pod, a_route, a_service, a_session, a_template
 from vdi.cluster.units import parse_time
 from vdi.session.alerts import Notice, evictable_at, find_alerts, find_notices
 from vdi.session.cluster_settings import ClusterSettings
@@ -100,10 +91,6 @@ def test_an_idle_warning_that_is_older_than_the_last_input_begins_again(last_inp
     assert find_ending(warned, SETTINGS, over - timedelta(seconds=1)) is None
     ending = find_ending(warned, SETTINGS, over)
     assert ending and ending.reason == "IdleTooLong"
-
-
-def test_suspended_session_does_not_end() -> None:
-    assert find_ending(running(timeout="1s", suspended=True), SETTINGS, NOW) is None
 
 
 def test_end_is_announced_and_says_whether_it_can_be_moved() -> None:

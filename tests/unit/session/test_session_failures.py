@@ -179,20 +179,14 @@ def test_last_loss_says_what_a_person_can_do() -> None:
     assert problem.message.endswith("vdi session restart alice-desktop")
 
 
-def test_want_of_room_is_never_given_up() -> None:
-    session = a_session()
-    for _ in range(3 * MOST_RESTARTS):
-        session = losing(session, Loss("NoGPUFree", "No room."))
-    assert find_failure_block(session, a_template(), NOW + timedelta(minutes=5)) is None
-
-
 @pytest.mark.parametrize(
     ("loss", "expected"), [(Loss("Evicted", "Evicted."), timedelta()), (CRASH, timedelta(seconds=10))]
 )
-def test_losses_for_want_of_room_do_not_count_towards_giving_up(loss: Loss, expected: timedelta) -> None:
+def test_lack_of_capacity_does_not_count_towards_giving_up(loss: Loss, expected: timedelta) -> None:
     session = a_session()
     for _ in range(MOST_RESTARTS + 1):
         session = losing(session, Loss("NoGPUFree", "No room."))
+    assert find_failure_block(session, a_template(), NOW + timedelta(minutes=5)) is None, "and is never given up"
     failures = losing(session, loss).status.failures
     assert failures is not None
     assert (failures.count, pause(failures)) == (1, expected)

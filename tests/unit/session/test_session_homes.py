@@ -52,12 +52,6 @@ def test_a_session_may_always_have_a_home_of_its_own(scope: HomeScope) -> None:
     assert (found.claim, found.retain) == (OWN, False)
 
 
-def test_a_home_of_scope_session_is_deleted_with_the_session() -> None:
-    found = home("Session")
-    metadata = build_home(identity=Identity.of(a_session()), home=found)["metadata"]
-    assert [owner["kind"] for owner in metadata["ownerReferences"]] == ["VDISession"]
-
-
 def test_the_home_of_a_user_names_no_template() -> None:
     built = build_home(identity=Identity.of(a_session()), home=home("User"))
     assert built["metadata"]["annotations"] == {"vdi.kasm.io/user": "alice@example.com"}
@@ -106,6 +100,7 @@ def test_names_of_homes_stay_as_they_are() -> None:
     claim = naming.home_claim_name(session_name="s", user="alice@example.com", template="cad", retain=True)
     assert claim == "home-alice-cad-7sm2vbl3pgql"
     assert naming.user_home_claim_name("alice@example.com") == "home-alice-7qcryou77eog"
+    assert OWN == "alice-desktop-home"
 
 
 @given(users, users, names, names, names)

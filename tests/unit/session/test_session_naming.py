@@ -70,22 +70,3 @@ def test_two_people_never_share_a_host_and_the_same_person_gets_it_again(
     assert (label(one, alice) == label(other, mallory)) == ((one, alice) == (other, mallory))
     assert label(one, alice) != label(one, alice, namespace="elsewhere")
     assert label(one, alice) != label(one, alice, key=b"l" * 32)
-
-
-@given(emails, names)
-def test_retained_home_is_named_by_user_and_template_not_by_session(user: str, template: str) -> None:
-    one = naming.home_claim_name(session_name="one", user=user, template=template, retain=True)
-    other = naming.home_claim_name(session_name="other", user=user, template=template, retain=True)
-    assert one == other
-    assert LABEL.fullmatch(one), one
-
-
-@given(emails, emails, names)
-def test_two_users_never_share_a_home(one: str, other: str, template: str) -> None:
-    claims = {naming.home_claim_name(session_name="s", user=u, template=template, retain=True) for u in (one, other)}
-    assert len(claims) == len({one, other})
-
-
-def test_home_that_goes_with_the_session_has_its_name() -> None:
-    claim = naming.home_claim_name(session_name="alice-desktop", user="alice@x.org", template="t", retain=False)
-    assert claim == "alice-desktop-home"

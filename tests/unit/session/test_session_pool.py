@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from support.builders import a_node, a_session, a_template
 from support.desktop_key import KEY
 from vdi.api.pool import VDIPool
+from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Node, Pod
 from vdi.cluster.units import format_time
 from vdi.session.children import build_pod, build_pool_pod, build_pool_secret
@@ -164,18 +165,7 @@ def test_changed_template_rolls_by_a_quarter_at_a_time() -> None:
     assert (third.make, names(third.remove)) == (1, ["old-3"])
 
 
-def test_unready_desktops_of_before_go_at_once() -> None:
-    assert names(look(1, warm("old", fits="other", ready=False, since=5)).remove) == ["old"]
-
-
-def test_pool_that_can_have_none_gives_up_all() -> None:
-    assert look(2, warm("a"), warm("b"), fits=None) == PoolPlan(remove=(warm("a"), warm("b")))
-
-
-@given(
-    st.integers(0, 9),
-    st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), max_size=20),
-)
+@given(st.integers(0, 9), st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), max_size=20))
 def test_pool_is_never_overfull_and_always_gets_there(desired: int, kinds: list[tuple[bool, bool, bool]]) -> None:
     """Carry out plan after plan, with desktops that become ready: it ends with exactly those that are wanted."""
     pods = [
@@ -230,11 +220,6 @@ def test_only_a_ready_desktop_that_no_one_has_is_given_away(pod: Pod, serves: bo
     assert is_waiting(pod) is (pod.metadata.owner_references[0].kind == "VDIPool")
 
 
-@pytest.mark.parametrize("node", [a_node(unschedulable=True), a_node(ready=False)])
-def test_no_one_gets_a_desktop_on_a_node_without_future(node: Node) -> None:
-    assert not can_serve(warm("a"), FITS, lambda _: node)
-
-
 def test_session_hears_why_no_pool_serves_it() -> None:
     offered = a_desktop()
     same = a_desktop({"resources": {"gpu": 1, "memory": "4Gi"}})
@@ -247,23 +232,26 @@ def test_session_hears_why_no_pool_serves_it() -> None:
     assert smaller and "memory 2Gi instead of 4Gi" in smaller
 
 
-def test_pool_of_a_template_with_homes_is_refused_in_words() -> None:
-    problem = pool_desktop(a_pool(), a_template(), SETTINGS)
-    assert isinstance(problem, Blocked)
-    assert problem.reason == "TemplateHasHome"
-    assert "'ubuntu-desktop'" in problem.message and "spec.persistence.enabled: false" in problem.message
-    missing = pool_desktop(a_pool(), None, SETTINGS)
-    assert isinstance(missing, Blocked) and missing.reason == "TemplateNotFound"
+OWN_VOLUME = {"name": "own", "mountPath": "/own", "subPath": "{user}", "persistentVolumeClaim": {"claimName": "own"}}
+
+
+@pytest.mark.parametrize(
+    ("template", "reason", "words"),
+    [
+        (a_template(), "TemplateHasHome", "spec.persistence.enabled: false in the template"),
+        (a_template(**NO_HOME, volumes=[OWN_VOLUME]), "TemplateHasUserVolumes", "Remove groups and {user}"),
+        (None, "TemplateNotFound", "There is no template 'ubuntu-desktop'"),
+    ],
+)
+def test_pool_that_can_have_no_desktop_says_why(template: VDITemplate | None, reason: str, words: str) -> None:
+    blocked = pool_desktop(a_pool(), template, SETTINGS)
+    assert isinstance(blocked, Blocked)
+    assert blocked.reason == reason
+    assert words in blocked.message
+
+
+def test_pool_keeps_the_desktop_of_a_session_that_asks_for_nothing() -> None:
     assert pool_desktop(a_pool(), a_template(**NO_HOME), SETTINGS) == a_desktop()
-
-
-def test_pool_of_a_template_with_volumes_of_a_user_is_refused_in_words() -> None:
-    volume = {"name": "own", "mountPath": "/own", "subPath": "{user}", "persistentVolumeClaim": {"claimName": "own"}}
-    problem = pool_desktop(a_pool(), a_template(**NO_HOME, volumes=[volume]), SETTINGS)
-    assert isinstance(problem, Blocked)
-    assert (
-        problem.reason == "TemplateHasUserVolumes" and "Remove groups and {user} from spec.volumes" in problem.message
-    )
 
 
 def test_status_counts_and_says_what_is_missing() -> None:
@@ -332,10 +320,4 @@ def test_secret_of_a_pools_desktop_dies_with_the_pod() -> None:
     identity = PoolIdentity.of(a_pool(), "vdi-sessions")
     secret = build_pool_secret(identity=identity, pod="warm-x", pod_uid="u", tokens=DesktopTokens("p", "t"))
     assert secret["metadata"]["name"] == "warm-x-auth"
-    assert [
-        (owner_reference["kind"], owner_reference["uid"]) for owner_reference in secret["metadata"]["ownerReferences"]
-    ] == [("Pod", "u")]
-    assert {key: secret["stringData"][key] for key in ("password", "agentToken")} == {
-        "password": "p",
-        "agentToken": "t",
-    }
+    assert [(owner["kind"], owner["uid"]) for owner in secret["metadata"]["ownerReferences"]] == [("Pod", "u")]

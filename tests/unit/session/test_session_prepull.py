@@ -92,22 +92,16 @@ def test_finished_puller_is_removed_and_its_node_counts_though_it_does_not_name_
     assert stage.created() == []
 
 
-def test_node_that_has_lost_an_image_it_named_gets_it_again() -> None:
-    stage = PrePullSimulation(wanting(), a_node("node-1", images=[IMAGE]))
-    assert stage.created() == []
-    stage.nodes = [a_node("node-1")]
-    assert stage.created() == ["node-1"]
-
-
-def test_another_machine_of_the_same_name_starts_again() -> None:
+def test_image_is_pulled_again_where_it_is_gone() -> None:
     template = wanting()
-    stage = PrePullSimulation(template, a_node())
-    stage.plan(a_puller(template, "node-1", **DONE))
-    stage.nodes = [a_node(uid="another")]
-    assert stage.created() == ["node-1"]
+    stage = PrePullSimulation(template, a_node("lost", images=[IMAGE]), a_node("replaced"))
+    assert stage.created() == ["replaced"]
+    stage.plan(a_puller(template, "replaced", **DONE))
+    stage.nodes = [a_node("lost"), a_node("replaced", uid="another")]
+    assert stage.created() == ["lost", "replaced"]
 
 
-def test_changed_image_is_fetched_everywhere_and_the_old_pullers_go() -> None:
+def test_changed_image_is_pulled_everywhere_and_old_pullers_go() -> None:
     template = wanting()
     stage = PrePullSimulation(template, a_node("node-1", images=[IMAGE]), a_node("node-2"))
     old = a_puller(template, "node-2")
@@ -314,10 +308,7 @@ def test_puller_is_restricted_and_asks_for_next_to_nothing() -> None:
     assert len(puller_name(a_template(), "n" * 253)) <= 63
 
 
-@given(
-    st.lists(st.sampled_from(["lacks", "has", "cordoned"]), max_size=12),
-    st.data(),
-)
+@given(st.lists(st.sampled_from(["lacks", "has", "cordoned"]), max_size=12), st.data())
 def test_pulling_ends_with_the_image_on_every_node_and_never_storms(kinds: list[str], data: st.DataObject) -> None:
     """Whatever the pullers come to: at most three at a time, and in the end every node has the image."""
     template = wanting()

@@ -52,9 +52,7 @@ def problem(*volumes: dict[str, Any], settings: ClusterSettings = BEHIND_GATEWAY
 
 def test_a_user_gets_the_own_folder_and_no_other() -> None:
     own = a_volume(subPath="users/{user}", readOnly=False)
-    assert mounts(a_session(), own) == [
-        {"name": "team", "mountPath": "/team", "subPath": "users/alice@example.com"},
-    ]
+    assert mounts(a_session(), own) == [{"name": "team", "mountPath": "/team", "subPath": "users/alice@example.com"}]
     hostile = a_session(user="../../bob@example.com")
     assert mounts(hostile, own)[0]["subPath"] == "users/%2E.%2F..%2Fbob@example.com"
 
