@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from support.permissions import key_rules, operator_rules, placeholder_rules
 from support.waiting import wait_until
 from tools.generate import chart
 from vdi.session.autoscaling import AutoscalingSettings
-from vdi.session.children import AGENT_PORT_NAME, PORT_NAME
-from vdi.session.naming import HOLD, MANAGED_BY
-from vdi.settings import read_settings
+from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.naming import HOLD
+from vdi.settings import Settings, read_settings
 
 OPERATOR = "system:serviceaccount:vdi-system:vdi-operator"
 
@@ -59,7 +60,7 @@ def without_crds(tools: Tools) -> Tools:
 
 
 @pytest.mark.long
-def test_the_first_run_says_that_the_templates_come_with_the_second(without_crds: Tools) -> None:
+def test_first_run_says_that_templates_come_with_the_second(without_crds: Tools) -> None:
     assert "NOT CREATED YET: the templates (small)" in without_crds.upgrade()
     assert without_crds.kubectl("get", "vdit", "-o", "name") == ""
 
@@ -73,7 +74,7 @@ def test_the_first_run_says_that_the_templates_come_with_the_second(without_crds
 
 
 @pytest.mark.long
-def test_kubernetes_makes_the_token_for_metrics_and_an_upgrade_keeps_it(release: Tools) -> None:
+def test_upgrade_keeps_the_token_for_metrics(release: Tools) -> None:
     def token() -> str:
         return release.kubectl("get", "secret", "vdi-metrics", "-n", "vdi-system", "-o", "jsonpath={.data.token}")
 
@@ -87,7 +88,7 @@ def test_kubernetes_makes_the_token_for_metrics_and_an_upgrade_keeps_it(release:
 
 
 @pytest.mark.long
-def test_pools_come_with_the_run_after_the_one_that_makes_their_kind(without_crds: Tools) -> None:
+def test_pools_come_with_the_run_after_their_crd(without_crds: Tools) -> None:
     warm = ("--set", "pools.warm.template=small", "--set", "pools.warm.replicas=2")
     assert "NOT CREATED YET: the templates (small), the pools (warm) and the probe." in without_crds.upgrade(
         CHART, *warm
@@ -107,7 +108,7 @@ def documented(kind: str) -> set[tuple[str, str, str]]:
     return flat(operator_rules()[kind])
 
 
-def test_the_operator_may_do_its_work_in_one_namespace_and_nothing_else_anywhere(release: Tools) -> None:
+def test_operator_has_rights_in_its_namespace_only(release: Tools) -> None:
     everywhere, in_sessions = documented("ClusterRole"), documented("Role")
     other_workloads = {("", "pods", "list"), ("", "pods", "watch")}
     assert other_workloads < everywhere
@@ -167,7 +168,7 @@ def test_an_upgrade_upgrades_the_crds(release: Tools, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_uninstalling_waits_for_no_one_and_keeps_crds_sessions_and_their_namespace(release: Tools) -> None:
+def test_uninstall_keeps_crds_sessions_and_their_namespace(release: Tools) -> None:
     session = {
         "apiVersion": "vdi.kasm.io/v1alpha1",
         "kind": "VDISession",
@@ -233,22 +234,6 @@ def test_the_operators_own_pod_would_pass_restricted(installed: Tools) -> None:
     }
 
 
-def test_the_operators_stand_apart_and_one_of_them_stays(tools: Tools) -> None:
-    made = tools.render()
-    deployment = tools.named("Deployment", "vdi-operator")["spec"]
-    pods = deployment["selector"]
-    nodes, zones = deployment["template"]["spec"]["affinity"]["podAntiAffinity"][
-        "preferredDuringSchedulingIgnoredDuringExecution"
-    ]
-    of_one_revision = {"labelSelector": pods, "matchLabelKeys": ["pod-template-hash"]}
-    assert nodes["podAffinityTerm"] == {"topologyKey": "kubernetes.io/hostname", **of_one_revision}
-    assert zones["podAffinityTerm"] == {"topologyKey": "topology.kubernetes.io/zone", **of_one_revision}
-    assert nodes["weight"] > zones["weight"]
-    assert deployment["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
-    budgets = {each["metadata"]["name"]: each for each in made if each["kind"] == "PodDisruptionBudget"}
-    assert budgets["vdi-operator"]["spec"] == {"maxUnavailable": 1, "selector": pods}
-
-
 def test_a_held_desktop_is_not_evicted_and_one_that_is_let_go_is(installed: Tools) -> None:
     """No kubelet is needed for it: the API server asks the disruption budget."""
     here = ("--namespace", "vdi-sessions")
@@ -284,22 +269,8 @@ def test_a_held_desktop_is_not_evicted_and_one_that_is_let_go_is(installed: Tool
     assert "Success" in evicts()
 
 
-def test_the_agent_answers_to_operator_and_gateway_alone(tools: Tools) -> None:
-    policy = tools.named("NetworkPolicy", "vdi-desktops")
-    spec = policy["spec"]
-    assert (policy["metadata"]["namespace"], spec["policyTypes"]) == ("vdi-sessions", ["Ingress", "Egress"])
-    assert spec["podSelector"]["matchLabels"] == MANAGED_BY
-    browsers, ours = spec["ingress"]
-    assert browsers["ports"] == [{"port": PORT_NAME}]
-    assert ours["ports"] == [{"port": AGENT_PORT_NAME}]
-    for source, name in zip(ours["from"], ("vdi-operator", "vdi-gateway"), strict=True):
-        assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "vdi-system"}
-        labels = tools.named("Deployment", name)["spec"]["template"]["metadata"]["labels"]
-        assert source["podSelector"]["matchLabels"].items() <= labels.items()
-
-
 @pytest.mark.long
-def test_the_internet_of_desktops_leaves_out_the_api_server_that_helm_finds(release: Tools) -> None:
+def test_internet_of_desktops_excludes_the_api_server(release: Tools) -> None:
     """Installed, not rendered: only a cluster knows its API server's address, which may be a public one."""
     known = {
         "apiVersion": "discovery.k8s.io/v1",
@@ -333,7 +304,12 @@ def test_the_api_server_takes_every_policy_of_the_matrix(installed: Tools) -> No
     installed.kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump_all(made))
 
 
-def test_the_values_reach_the_operators_settings(tools: Tools) -> None:
+def settings_of(tools: Tools, *words: str) -> Settings:
+    variables = tools.named("Deployment", "vdi-operator", *words)["spec"]["template"]["spec"]["containers"][0]["env"]
+    return read_settings({variable["name"]: variable["value"] for variable in variables})
+
+
+def test_values_reach_the_operators_settings(tools: Tools) -> None:
     given = {
         "domain": "vdi.example.com",
         "urlPort": "8443",
@@ -350,47 +326,37 @@ def test_the_values_reach_the_operators_settings(tools: Tools) -> None:
         "drainNotice": "2m",
     }
     words = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
-    made, deployment = tools.render(*words), tools.named("Deployment", "vdi-operator", *words)
-    variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
-    settings = read_settings({variable["name"]: variable["value"] for variable in variables})
-    assert (settings.namespace, settings.log_level) == ("desks", "debug")
-    assert settings.count_other_workloads is False
+    settings = settings_of(tools, *words)
+    assert (settings.namespace, settings.log_level, settings.count_other_workloads) == ("desks", "debug", False)
     assert settings.queue_weights == {"alice@example.com": 2, "bob": 0.5}
-    policy = settings.cluster
-    assert policy.drain_notice == timedelta(minutes=2)
-    assert (policy.domain, policy.url_port, policy.entry_point, policy.tls_secret) == (
-        "vdi.example.com",
-        8443,
-        "secure",
-        "wildcard",
+    expected = ClusterSettings(
+        domain="vdi.example.com",
+        url_port=8443,
+        entry_point="secure",
+        tls_secret="wildcard",
+        requests_cpu="100m",
+        requests_memory="2Gi",
+        gpu_resource="nvidia.com/gpu.shared",
+        drain_notice=timedelta(minutes=2),
     )
-    assert (policy.requests_cpu, policy.requests_memory, policy.gpu_resource) == (
-        "100m",
-        "2Gi",
-        "nvidia.com/gpu.shared",
-    )
-    roles = [each["metadata"] for each in made if each["kind"] in ("Role", "RoleBinding")]
+    assert replace(settings.cluster, edge_middleware=None, max_timeout=None) == expected
+    roles = [each["metadata"] for each in tools.render(*words) if each["kind"] in ("Role", "RoleBinding")]
     assert {role["namespace"] for role in roles if role["name"] == "vdi-operator"} == {"desks"}
-    assert deployment["metadata"]["labels"]["control-plane"] == "controller-manager"
 
 
-def test_placeholders_have_a_namespace_of_their_own_and_the_rights_for_it(tools: Tools) -> None:
+def test_placeholders_have_a_namespace_and_rights_of_their_own(tools: Tools) -> None:
     words = ("--set", "autoscaling.enabled=true", "--set", "autoscaling.headroom.cad=2")
-    made = tools.render(*words)
     before = {(each["kind"], each["metadata"]["name"]) for each in tools.render()}
+    made = tools.render(*words)
     added = {each["kind"]: each for each in made if (each["kind"], each["metadata"]["name"]) not in before}
     assert set(added) == {"Namespace", "PriorityClass", "Role", "RoleBinding"}
     namespace = added["Namespace"]["metadata"]
-    assert namespace["name"] == "vdi-sessions-placeholders"
     assert "annotations" not in namespace, "it goes with the release, and the placeholders with it"
     assert namespace["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     assert (added["PriorityClass"]["value"], added["PriorityClass"]["preemptionPolicy"]) == (-10, "Never")
     assert added["Role"]["rules"] == placeholder_rules()
     assert {added[kind]["metadata"]["namespace"] for kind in ("Role", "RoleBinding")} == {namespace["name"]}
-    deployment = tools.named("Deployment", "vdi-operator", *words)
-    variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
-    settings = read_settings({variable["name"]: variable["value"] for variable in variables}).autoscaling
-    assert settings == AutoscalingSettings(
+    assert settings_of(tools, *words).autoscaling == AutoscalingSettings(
         headroom={"cad": 2},
         namespace=namespace["name"],
         image="localhost/vdi/vdi:dev",

@@ -89,7 +89,7 @@ def operator(kube: Kube, kubeconfig: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.long
-def test_the_charts_rights_are_enough_for_a_session_from_create_to_gone(kube: Kube, operator: Path) -> None:
+def test_rights_are_enough_for_a_session_from_create_to_gone(kube: Kube, operator: Path) -> None:
     def children() -> set[str]:
         found = kube("get", *HERE, CHILDREN, "-o", "name", "-l", "vdi.kasm.io/session=rights").split()
         return {each.split("/")[0].split(".")[0] for each in found}
@@ -120,7 +120,7 @@ def test_the_charts_rights_are_enough_for_a_session_from_create_to_gone(kube: Ku
 
 
 @pytest.mark.long
-def test_the_charts_rights_are_enough_for_pools_and_for_images_ahead_of_time(kube: Kube, operator: Path) -> None:
+def test_rights_are_enough_for_pools_and_pulled_images(kube: Kube, operator: Path) -> None:
     for made in (TEMPLATE, HOMELESS, POOL):
         kube("create", "-f", "-", given=made)
     kube("wait", "vdipool/rights", "--for=jsonpath={.status.starting}=1", "--timeout=30s")

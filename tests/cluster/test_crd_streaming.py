@@ -206,7 +206,7 @@ def test_what_is_right_is_stored_as_it_was_said(server: Server, spec: dict[str, 
         assert stored.get(part) == spec.get(part)
 
 
-async def test_a_template_says_what_its_image_passes_over_until_that_is_fixed(stage: Stage) -> None:
+async def test_template_reports_ignored_settings_until_they_are_fixed(stage: Stage) -> None:
     template = await stage.template(env=[{"name": "SELKIES_ENCODER", "value": "nvh264enc"}])
 
     async def warned() -> list[str]:

@@ -57,7 +57,7 @@ def test_fractions_are_rounded_up() -> None:
     }
 
 
-def test_equal_pods_share_what_they_take_and_forget_their_containers() -> None:
+def test_equal_pods_share_their_sums() -> None:
     container = b'{"resources": {"requests": {"cpu": "1"}}}'
     text = b'{"metadata": {"name": "x"}, "spec": {"nodeName": "n", "containers": [' + container + b"]}}"
     one, two = (msgspec.json.decode(text, type=ForeignPod) for _ in range(2))

@@ -123,7 +123,7 @@ def test_state_that_no_rule_knows_keeps_kubernetes_own_words() -> None:
         ('Get "http://10.42.0.5:8080/": dial tcp: connect: connection refused', "Starting", "does not respond yet"),
     ],
 )
-def test_an_image_that_answers_otherwise_than_its_template_says_is_named(note: str, code: str, words: str) -> None:
+def test_refused_probe_names_the_wrong_setting(note: str, code: str, words: str) -> None:
     pod = a_pod(container={"ready": False, "state": {"running": {"startedAt": "2026-11-20T08:00:03Z"}}})
     event = Event(ChildMeta(name="e"), reason="Unhealthy", note=f"Readiness probe failed: {note}")
     answer = explain(StartState(pod, events=(event,)))
@@ -146,7 +146,7 @@ def test_long_words_are_cut() -> None:
         ("failed to copy: sha256:ab404403cd: no space left on device", "ImagePull"),
     ],
 )
-def test_an_image_for_another_processor_is_reported_from_one_that_is_not_there(message: str, code: str) -> None:
+def test_pull_errors_are_told_apart(message: str, code: str) -> None:
     assert explain_pull("registry.example.com/desktop:2", "ErrImagePull", message)[0] == code
 
 
@@ -160,7 +160,7 @@ def test_crash_is_reported_in_the_last_words_of_the_desktop() -> None:
     assert "kubectl logs --previous alice-desktop" in answer.sentence
 
 
-def test_a_gated_pod_waits_for_another_controller_and_is_not_stuck() -> None:
+def test_gated_pod_is_not_stuck() -> None:
     gated = a_pod(node="", status={"conditions": [GATED]})
     explanation = explain(StartState(gated))
     words = "The desktop waits until another controller removes its scheduling gate."

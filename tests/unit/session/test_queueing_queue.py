@@ -38,7 +38,7 @@ def test_a_point_of_priority_is_worth_ten_minutes() -> None:
         assert granted(world.end("r0")) == [first]
 
 
-def test_whoever_has_fewer_desktops_goes_first() -> None:
+def test_user_with_fewer_desktops_goes_first() -> None:
     world = full_world(user="greedy")
     world.arrive(a_waiter("another", 0, user="greedy"))
     world.arrive(a_waiter("modest", 1000))
@@ -57,7 +57,7 @@ def test_weights_scale_the_shares() -> None:
     assert granted(world.end("filler0")) == ["big3"]
 
 
-def test_cordoned_and_unready_nodes_take_no_one_until_they_open() -> None:
+def test_closed_nodes_take_no_session_until_they_open() -> None:
     for shut in (a_node("n1", unschedulable=True), a_node("n1", ready=False)):
         world = QueueSimulation(Queue())
         world.queue.set_node(read_capacity(shut))
@@ -66,7 +66,7 @@ def test_cordoned_and_unready_nodes_take_no_one_until_they_open() -> None:
         assert granted(world.settle()) == ["one"]
 
 
-def test_others_on_a_node_that_is_not_known_yet_count_when_it_comes() -> None:
+def test_pods_on_an_unknown_node_count_when_it_appears() -> None:
     world = QueueSimulation(Queue())
     world.queue.bind("theirs", "n1", {GPU: 8}, foreign=True, now=0)
     world.queue.set_node(a_room("n1"))
@@ -77,7 +77,7 @@ def test_others_on_a_node_that_is_not_known_yet_count_when_it_comes() -> None:
     assert granted(world.settle()) == ["one"]
 
 
-def test_a_large_demand_is_not_starved_by_small_ones() -> None:
+def test_large_demand_is_not_starved_by_small_ones() -> None:
     world = full_world(user="each")
     world.arrive(a_waiter("large", 0, demand=a_demand(gpu=4)))
     world.arrive(a_waiter("small0", 1))
@@ -89,14 +89,14 @@ def test_a_large_demand_is_not_starved_by_small_ones() -> None:
     assert granted(world.end("r4")) == ["large"]
 
 
-def test_what_a_patient_one_does_not_need_is_for_others() -> None:
+def test_reservation_leaves_other_resources_free() -> None:
     world = full_world()
     world.arrive(a_waiter("gpu", 0))
     world.pass_time(BACKFILL_TIMEOUT)
     assert granted(world.arrive(a_waiter("plain", world.now, demand=a_demand(gpu=0)))) == ["plain"]
 
 
-def test_room_that_was_kept_is_free_when_its_holder_leaves() -> None:
+def test_reservation_ends_when_its_session_leaves() -> None:
     world = full_world()
     world.arrive(a_waiter("large", 0, demand=a_demand(gpu=4)))
     world.pass_time(BACKFILL_TIMEOUT)
@@ -106,7 +106,7 @@ def test_room_that_was_kept_is_free_when_its_holder_leaves() -> None:
     assert granted(world.settle()) == ["small"]
 
 
-def test_room_that_was_kept_is_free_when_its_holder_starts_elsewhere() -> None:
+def test_reservation_ends_when_its_session_starts_elsewhere() -> None:
     world = a_world("n0", "n1", gpu="2")
     for name in ("n0", "n1"):
         world.arrive(a_waiter(f"on-{name}", demand=a_demand(pin=pinned_to(name))))
@@ -116,7 +116,7 @@ def test_room_that_was_kept_is_free_when_its_holder_starts_elsewhere() -> None:
     assert granted(world.end("on-n1")) == ["large", "small"]
 
 
-def test_whoever_comes_to_be_before_the_holder_takes_what_was_kept() -> None:
+def test_session_that_moves_ahead_takes_the_reserved_node() -> None:
     world = a_world("n0", "n1", gpu="3")
     world.arrive(a_waiter("r0", user="patient", demand=a_demand(pin=pinned_to("n0"))))
     for uid in ("r1", "r2", "r3"):
@@ -128,7 +128,7 @@ def test_whoever_comes_to_be_before_the_holder_takes_what_was_kept() -> None:
     assert [granted(world.end(uid)) for uid in ("r1", "r2", "r3")] == [[], [], ["small"]]
 
 
-def test_whoever_was_behind_the_first_holder_may_be_before_the_second() -> None:
+def test_second_reservation_binds_only_sessions_behind_it() -> None:
     world = a_world("n0", gpu="2")
     world.arrive(a_waiter("r0"))
     for uid, priority in (("important", 2), ("other", 0)):
@@ -139,14 +139,14 @@ def test_whoever_was_behind_the_first_holder_may_be_before_the_second() -> None:
     assert granted(world.settle()) == ["small"]
 
 
-def test_what_is_withheld_from_a_pool_is_tried_for_those_who_wait() -> None:
+def test_capacity_withheld_from_a_pool_goes_to_sessions() -> None:
     world = full_world()
     world.arrive(a_waiter("one"))
     assert granted(world.try_pool("pool-1", a_demand(), instead_of="r0")) == ["one"]
     assert "pool-1" not in world.running
 
 
-def test_pools_get_only_what_no_one_waits_for() -> None:
+def test_pools_get_only_capacity_that_no_session_needs() -> None:
     world = a_world()
     for number in range(7):
         world.arrive(a_waiter(f"r{number}"))
@@ -160,7 +160,7 @@ def test_pools_get_only_what_no_one_waits_for() -> None:
     assert world.queue.try_bind("pool-1", a_demand(), world.now) == "n1", "who can never start blocks nobody"
 
 
-def test_a_pool_that_takes_nothing_that_people_lack_is_filled_while_they_wait() -> None:
+def test_pool_that_takes_nothing_sessions_lack_is_filled() -> None:
     world = full_world()
     world.arrive(a_waiter("wants-a-gpu"))
     assert world.queue.try_bind("cpu-pool", a_demand(gpu=0), world.now) == "n1"
@@ -169,7 +169,7 @@ def test_a_pool_that_takes_nothing_that_people_lack_is_filled_while_they_wait() 
     assert world.queue.try_bind("modest-pool", a_demand(gpu=0, cpu=free - 250), world.now) == "n1"
 
 
-def test_a_changed_requested_keeps_its_place_in_time() -> None:
+def test_changed_request_keeps_its_waiting_time() -> None:
     world = full_world()
     world.arrive(a_waiter("one", 0))
     world.arrive(a_waiter("two", 1))
@@ -177,7 +177,7 @@ def test_a_changed_requested_keeps_its_place_in_time() -> None:
     assert granted(world.end("r0") + world.end("r1")) == ["two", "one"]
 
 
-def test_a_node_that_goes_while_it_is_kept_for_somebody_is_forgotten() -> None:
+def test_reserved_node_that_is_deleted_is_forgotten() -> None:
     world = a_world("n1", gpu="2")
     for name in ("r0", "r1"):
         world.arrive(a_waiter(name))
@@ -190,7 +190,7 @@ def test_a_node_that_goes_while_it_is_kept_for_somebody_is_forgotten() -> None:
     assert world.queue.grant(world.now) == []
 
 
-def test_who_comes_back_into_the_line_waits_since_then() -> None:
+def test_session_that_comes_back_waits_since_then() -> None:
     line = GroupQueue(lambda _: 0.0)
     line.add(a_waiter("back", 0), 0)
     line.add(a_waiter("other", 5 * MINUTE), 5 * MINUTE)
@@ -218,7 +218,7 @@ STEPS = some.lists(
 
 
 @given(STEPS)
-def test_never_over_capacity_and_nothing_free_is_left_lying(steps: list[tuple[str, int, Demand, int]]) -> None:
+def test_never_over_capacity_and_nothing_free_is_left(steps: list[tuple[str, int, Demand, int]]) -> None:
     world = a_world("n0", "n1")
     for number, (what, which, demand, priority) in enumerate(steps):
         everybody = sorted(world.running)
@@ -258,7 +258,7 @@ def _assert_work_conserving(world: QueueSimulation) -> None:
     some.lists(some.integers(0, 200), min_size=1, max_size=12),
     some.dictionaries(some.sampled_from(["u0", "u1", "u2"]), some.sampled_from([0.5, 1.0, 2.0])),
 )
-def test_a_line_is_in_the_order_that_sorting_gives(
+def test_group_queue_has_the_order_of_sorting(
     given_waiters: list[tuple[int, int, int]], times: list[int], weights: dict[str, float]
 ) -> None:
     running: dict[str, int] = {}
@@ -286,7 +286,7 @@ def test_a_line_is_in_the_order_that_sorting_gives(
 
 @given(some.lists(some.tuples(some.integers(1, 8), some.sampled_from([250, 8000])), min_size=1, max_size=6))
 @settings(max_examples=15)
-def test_no_one_starves_under_an_endless_stream_of_newcomers(desired: list[tuple[int, int]]) -> None:
+def test_no_session_starves_under_a_stream_of_newcomers(desired: list[tuple[int, int]]) -> None:
     """Every minute new desktops of other people come, small and more important; each runs for half an hour."""
     world = a_world("n0", "n1")
     patient = [a_waiter(f"p{i}", 0, demand=a_demand(gpu, cpu)) for i, (gpu, cpu) in enumerate(desired)]
@@ -314,7 +314,7 @@ def test_no_one_starves_under_an_endless_stream_of_newcomers(desired: list[tuple
 
 
 @given(some.lists(some.integers(0, 2), min_size=6, max_size=30))
-def test_places_are_shared_evenly_between_those_who_want_them(users: list[int]) -> None:
+def test_slots_are_shared_evenly_between_users(users: list[int]) -> None:
     """Whoever waits with fewer desktops than somebody who was let in after the same moment has been passed over."""
     world = full_world()
     for number, user in enumerate(users):
@@ -329,7 +329,7 @@ def test_places_are_shared_evenly_between_those_who_want_them(users: list[int]) 
 
 
 @given(some.lists(some.tuples(some.integers(0, 2), some.integers(-1, 1)), min_size=1, max_size=20))
-def test_the_order_that_is_reported_is_the_order_of_the_starts(pending_sessions: list[tuple[int, int]]) -> None:
+def test_reported_order_is_the_order_of_starts(pending_sessions: list[tuple[int, int]]) -> None:
     world = full_world()
     for number, (user, priority) in enumerate(pending_sessions):
         world.arrive(a_waiter(f"w{number:02}", number, user=f"u{user}", priority=priority))
@@ -338,7 +338,7 @@ def test_the_order_that_is_reported_is_the_order_of_the_starts(pending_sessions:
     assert started == reported[: len(started)]
 
 
-def test_asking_again_in_vain_looks_at_no_node() -> None:
+def test_decision_without_free_capacity_looks_at_no_node() -> None:
     world = full_world()
     world.arrive(a_waiter("one"))
 
@@ -352,7 +352,7 @@ def test_asking_again_in_vain_looks_at_no_node() -> None:
 
 
 @given(some.lists(some.integers(1, 4), min_size=1, max_size=4), some.lists(some.integers(0, 99), max_size=40))
-def test_the_scheduler_may_choose_other_nodes_than_were_reckoned(gpus: list[int], choices: list[int]) -> None:
+def test_scheduler_may_choose_other_nodes_than_assumed(gpus: list[int], choices: list[int]) -> None:
     """Whatever it chooses, what was granted fits: it finds a node for every desktop, and none is granted too many."""
     queue = Queue()
     for number, gpu in enumerate(gpus):

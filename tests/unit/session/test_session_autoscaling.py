@@ -72,7 +72,7 @@ def test_missing_placeholders_get_the_lowest_free_numbers() -> None:
     assert plan.delete == (unused,)
 
 
-def test_a_placeholder_on_a_node_goes_first_since_a_session_takes_its_place() -> None:
+def test_placeholder_on_a_node_is_deleted_first() -> None:
     waits, bound, younger = (
         a_placeholder(ONE_GPU, 0),
         a_placeholder(ONE_GPU, 1, node="n1"),
@@ -82,14 +82,14 @@ def test_a_placeholder_on_a_node_goes_first_since_a_session_takes_its_place() ->
     assert plan_placeholders({ONE_GPU: 1}, [waits, bound, younger]).delete == (bound, younger)
 
 
-def test_one_that_ended_is_deleted_and_its_name_not_used_before_it_is_gone() -> None:
+def test_name_of_an_ended_placeholder_is_not_reused_at_once() -> None:
     ended = a_placeholder(CPU, 0, node="n1", status={"phase": "Failed"})
     plan = plan_placeholders({CPU: 1}, [ended])
     assert plan.delete == (ended,)
     assert [name for name, _ in plan.create] == numbers(CPU, 1)
 
 
-def test_one_that_is_terminating_is_not_counted_and_not_deleted_again() -> None:
+def test_terminating_placeholder_is_not_deleted_again() -> None:
     leaving = a_placeholder(CPU, 0, metadata={"deletionTimestamp": CREATED})
     plan = plan_placeholders({CPU: 1}, [leaving])
     assert plan.delete == ()
@@ -101,12 +101,12 @@ def zone(name: str) -> tuple[NodeSelectorTerm, ...]:
     return msgspec.convert([{"matchExpressions": [expression]}], tuple[NodeSelectorTerm, ...])
 
 
-def test_new_node_helps_a_home_in_a_zone_and_not_one_on_a_machine() -> None:
+def test_new_node_helps_a_home_in_a_zone_only() -> None:
     assert not can_use_new_node(a_demand(pin=pinned_to("n1")))
     assert can_use_new_node(a_demand(pin=zone("a")))
 
 
-def test_a_placeholder_has_the_shape_of_the_desktop_and_passes_restricted() -> None:
+def test_placeholder_has_the_shape_of_the_desktop() -> None:
     demand = demand_of(
         {GPU: 1, "cpu": 250, "memory": 2**30, "pods": 1},
         [("pool", "gpu")],

@@ -72,7 +72,7 @@ def environment(built: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_desktop_has_no_access_without_the_password_of_its_secret() -> None:
+def test_desktop_requires_the_password_of_its_secret() -> None:
     env = environment(pod())
     assert env["SELKIES_ENABLE_BASIC_AUTH"] == "true"
     assert env["SELKIES_BASIC_AUTH_USER"] == "user"
@@ -126,7 +126,7 @@ def test_an_image_of_selkies_1_is_asked_at_its_own_health_path(probe: str) -> No
     assert without_gateway[probe]["tcpSocket"] == {"port": "http"} and "httpGet" not in without_gateway[probe]
 
 
-def test_nginx_of_selkies_1_has_the_port_and_selkies_keeps_its_own() -> None:
+def test_nginx_of_selkies_1_serves_the_port() -> None:
     env = environment(selkies_1(port=9000))
     assert env["NGINX_PORT"] == "9000" and "SELKIES_PORT" not in env
     assert environment(selkies_1(env=[{"name": "NGINX_PORT", "value": "8090"}]))["NGINX_PORT"] == "8090"

@@ -4,11 +4,11 @@ from vdi.gateway.history.transitions import END_REASONS
 from vdi.session.conditions import BUSY_REASONS, ENDED_BY_ITSELF, QUEUE_REASONS, TEMPORARY_REASONS, Reason
 
 
-def test_the_api_reference_and_the_kind_agree_which_reasons_stand_in_the_queue() -> None:
+def test_queue_reasons_are_those_of_the_api_reference() -> None:
     assert {reason for reason in Reason if reason.condition == "Admitted: in the queue"} == QUEUE_REASONS
 
 
-def test_each_reason_that_passes_or_ends_a_run_belongs_to_the_condition_that_is_read_for_it() -> None:
+def test_kinds_of_reasons_belong_to_their_condition() -> None:
     assert BUSY_REASONS < QUEUE_REASONS < TEMPORARY_REASONS
     assert all(reason.condition.startswith("Admitted") for reason in TEMPORARY_REASONS)
     assert {reason.condition for reason in ENDED_BY_ITSELF} == {"Ready"}

@@ -33,7 +33,7 @@ def test_running_desktop_is_never_taken_away() -> None:
     assert decide(observed, SETTINGS, NOW).blocked is None
 
 
-def test_a_home_that_exists_may_be_larger_than_the_template_allows() -> None:
+def test_existing_home_may_exceed_the_templates_limit() -> None:
     large = a_session(persistence={"size": "500Ti"})
     blocked = decide(Observed(large, a_template()), SETTINGS, NOW).blocked
     assert blocked and blocked.reason == "OverLimit"
@@ -42,7 +42,7 @@ def test_a_home_that_exists_may_be_larger_than_the_template_allows() -> None:
     assert decide(Observed(large, a_template(), pod=a_pod(home="home"), home=a_claim()), SETTINGS, NOW).blocked is None
 
 
-def test_home_in_use_is_waited_for_unless_the_session_brings_its_own() -> None:
+def test_home_in_use_blocks_only_sessions_that_share_it() -> None:
     blocked = decide(Observed(a_session(), a_template(), home_holder="first"), SETTINGS, NOW).blocked
     assert blocked and blocked.reason == "HomeInUse"
     assert "'first'" in blocked.message

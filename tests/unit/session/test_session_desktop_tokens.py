@@ -29,11 +29,11 @@ def test_vectors() -> None:
 
 
 @pytest.mark.parametrize("name", ["cad", "a.b", "x" * 253, "Looks-2derivedabcd"])
-def test_before_and_with_its_own_pod_a_session_has_the_same_tokens(name: str) -> None:
+def test_tokens_stay_when_the_session_gets_its_own_pod(name: str) -> None:
     assert both(of_session(name=name)) == both(of_session(name=name, pod=pod_name(name)))
 
 
-def test_a_desktop_of_a_pool_keeps_the_tokens_that_it_was_started_with() -> None:
+def test_claimed_desktop_keeps_the_tokens_of_its_start() -> None:
     claimed = of_session(pod="warm-3abc")
     assert both(claimed) == both(derive_pool_tokens(KEY, namespace="vdi-sessions", pod="warm-3abc"))
 

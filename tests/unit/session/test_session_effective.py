@@ -49,7 +49,7 @@ def test_resources_come_from_session_schema_and_template(
         "ghcr.io/selkies-project/selkies-gstreamer/js-interposer",
     ],
 )
-def test_an_image_without_a_desktop_is_refused_with_one_that_works(image: str) -> None:
+def test_image_without_a_desktop_is_refused_with_advice(image: str) -> None:
     blocked = refused({}, {"image": image})
     assert blocked.reason == "InvalidTemplate" and blocked.needs_change
     assert f"spec.image: {image!r} contains no desktop, only a part of Selkies" in blocked.message
@@ -207,7 +207,7 @@ def test_no_desktop_takes_the_portals_address() -> None:
     ("hostname", "said"),
     [("alice-5tq2mzk4", "the operator generates"), ("xn--lice-8na", "encoded"), ("ab--c", "encoded")],
 )
-def test_hostname_that_looks_like_a_keyed_or_an_encoded_label_is_refused(hostname: str, said: str) -> None:
+def test_hostname_like_a_keyed_or_encoded_label_is_refused(hostname: str, said: str) -> None:
     problem = resolve(a_session(hostname=hostname), a_template(), ClusterSettings())
     assert isinstance(problem, Blocked)
     assert (problem.reason, problem.needs_change) == ("InvalidSession", True)

@@ -39,7 +39,7 @@ def up(kind: str, since: str) -> dict[str, Any]:
     return {"conditions": [{"type": kind, "status": "True", "reason": kind, "lastTransitionTime": since}]}
 
 
-def test_end_of_the_time_deletes_or_suspends_as_the_template_says() -> None:
+def test_time_limit_deletes_or_suspends_by_template() -> None:
     over = START + timedelta(hours=1)
     assert find_ending(running(timeout="1h"), SETTINGS, over - timedelta(seconds=1)) is None
     ending = find_ending(running(timeout="1h"), SETTINGS, over)
@@ -52,7 +52,7 @@ def test_end_of_the_time_deletes_or_suspends_as_the_template_says() -> None:
     assert ending and "the cluster's sessions.maxTimeout: 1h" in ending.message
 
 
-def test_end_of_the_time_says_what_becomes_of_the_files() -> None:
+def test_time_limit_message_says_whether_files_are_kept() -> None:
     over = START + timedelta(hours=1)
     home = a_pod(ready=True, home="home")
     kept = find_ending(replace(running(timeout="1h"), pod=home), SETTINGS, over)
@@ -78,7 +78,7 @@ def test_idle_desktop_ends_only_after_its_warning_has_been_up() -> None:
 
 
 @pytest.mark.parametrize("last_input", ["2026-11-20T08:06:00Z", "2026-11-20T08:05:00.400Z"])
-def test_an_idle_warning_that_is_older_than_the_last_input_begins_again(last_input: str) -> None:
+def test_idle_warning_older_than_the_last_input_begins_again(last_input: str) -> None:
     """Someone used the desktop for a moment while the operator was away. Seen: a warning that moved on for ever."""
     back, over = parse_time("2026-11-20T08:12:00Z"), parse_time("2026-11-20T08:17:00Z")
     stale = running(idleTimeout="10m", status=up(IDLE, "2026-11-20T08:05:00Z"))
@@ -103,7 +103,7 @@ def test_end_is_announced_and_says_whether_it_can_be_moved() -> None:
     assert alert.message == "After 1h this desktop is suspended at 09:00 UTC."
 
 
-def test_cordon_frees_the_desktop_after_the_notice_and_not_before_it_was_reported() -> None:
+def test_cordon_allows_eviction_after_the_published_notice() -> None:
     cordoned = replace(running(), node=a_node(unschedulable=True))
     (alert,) = find_alerts(cordoned, SETTINGS, NOW)
     assert (alert.type, alert.until) == (DRAINING, "2026-11-20T08:01:05Z")
@@ -113,7 +113,7 @@ def test_cordon_frees_the_desktop_after_the_notice_and_not_before_it_was_reporte
     assert evictable_at(replace(reported, node=a_node()), SETTINGS) is None
 
 
-def test_no_one_is_reported_anything_in_a_desktop_that_goes() -> None:
+def test_terminating_desktop_has_no_alerts() -> None:
     cordoned = replace(running(timeout="6s"), node=a_node(unschedulable=True))
     for pod in (None, a_pod(ready=True, deletionTimestamp=CREATED)):
         assert find_alerts(replace(cordoned, pod=pod), SETTINGS, NOW) == ()
@@ -155,9 +155,7 @@ def test_restart_is_desired_once_per_annotation(desired: str, made_with: str, ex
         ("Pending", "home", "", False),
     ],
 )
-def test_a_pod_that_has_not_started_leaves_a_home_that_a_command_fills(
-    phase: str, mounts: str, command: str, goes: bool
-) -> None:
+def test_pending_pod_yields_a_home_that_a_command_fills(phase: str, mounts: str, command: str, goes: bool) -> None:
     home = a_claim()
     home.metadata.annotations = {"vdi.kasm.io/copying": command} if command else {}
     observed = replace(running(), home=home, pod=a_pod(home=mounts, status={"phase": phase}))
@@ -177,7 +175,7 @@ def test_loss_is_counted_before_the_pod_goes_and_only_once() -> None:
     assert find_removal(replace(lost, pod=None), NOW) is None
 
 
-def test_status_between_two_pods_keeps_the_run_and_in_the_queue_it_does_not() -> None:
+def test_status_between_two_pods_keeps_the_run() -> None:
     lost = replace(running(), pod=a_pod(status={"phase": "Failed"}))
     removal = find_removal(lost, NOW)
     assert removal
@@ -205,9 +203,7 @@ def test_ending_and_suspension_have_a_status_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("host", "blocked", "url"), [("alice-desktop", None, URL), ("", None, ""), ("", host_taken("alice-desktop"), "")]
 )
-def test_address_is_known_without_a_route_where_the_host_is_certain(
-    host: str, blocked: Blocked | None, url: str
-) -> None:
+def test_url_is_known_without_a_route_once_host_is_certain(host: str, blocked: Blocked | None, url: str) -> None:
     observed = replace(running(), pod=None, route=None, host=host, host_blocked=blocked)
     assert derive(observed, None, SETTINGS, NOW).url == url
     suspended = derive_suspended(observed, SETTINGS, NOW)

@@ -95,7 +95,7 @@ def homely(message: str, *more: str) -> Pod:
     return msgspec.structs.replace(pod, spec=msgspec.structs.replace(pod.spec, volumes=volumes))
 
 
-def test_a_pod_that_the_scheduler_forgot_when_its_home_was_bound_is_lost() -> None:
+def test_pod_forgotten_when_its_home_was_bound_is_lost() -> None:
     """Seen in the chaos suite: bound in the moment in which the scheduler looked. It would come back after 5 min."""
     condition = {"type": "HomeBound", "status": "True", "reason": "Bound", "lastTransitionTime": "2026-11-20T08:01:00Z"}
     bound_at = home_bound_at(a_session(status={"conditions": [condition]}))
@@ -136,7 +136,7 @@ def losing(session: VDISession, loss: Loss = CRASH, seconds: int = 0) -> VDISess
     return msgspec.structs.replace(session, status=msgspec.structs.replace(session.status, failures=failures))
 
 
-def test_pod_that_vanished_was_deleted_by_others_unless_something_else_was_seen_last() -> None:
+def test_vanished_pod_is_explained_by_its_last_reason() -> None:
     assert find_vanished(a_session()) is None
     loss = find_vanished(a_session(status={"podName": "a"}))
     assert loss and loss.reason == "PodDeleted"
@@ -146,7 +146,7 @@ def test_pod_that_vanished_was_deleted_by_others_unless_something_else_was_seen_
         assert loss and loss.reason == expected
 
 
-def test_pod_is_given_up_once_its_loss_is_counted_and_the_next_one_is_not() -> None:
+def test_only_the_pod_of_a_counted_loss_is_given_up() -> None:
     session, pod = a_session(), a_pod()
     assert not is_given_up(session, pod)
     lost = losing(session)
@@ -192,7 +192,7 @@ def test_lack_of_capacity_does_not_count_towards_giving_up(loss: Loss, expected:
     assert (failures.count, pause(failures)) == (1, expected)
 
 
-def test_image_is_given_up_at_once_and_until_the_template_changes() -> None:
+def test_image_is_given_up_until_the_template_changes() -> None:
     tried = a_session(status={"templateRevision": "1"})
     lost = losing(tried, Loss("ImageNotFound", "No such image."))
     later = NOW + timedelta(hours=1)
@@ -202,9 +202,7 @@ def test_image_is_given_up_at_once_and_until_the_template_changes() -> None:
 
 
 @pytest.mark.parametrize(("created", "hopeless"), [("2026-11-20T08:00:05Z", True), ("2026-11-20T08:00:06Z", False)])
-def test_an_image_is_tried_again_with_a_template_that_was_deleted_and_created_again(
-    created: str, hopeless: bool
-) -> None:
+def test_image_is_retried_with_a_recreated_template(created: str, hopeless: bool) -> None:
     lost = losing(a_session(status={"templateRevision": "1"}), Loss("ImageNotFound", "No such image."))
     template = a_template(generation=1)
     template.metadata.creation_timestamp = created
@@ -232,7 +230,7 @@ def test_somebody_who_changes_something_begins_a_new_count(change: str) -> None:
     assert forgiven and forgiven.count == 0
 
 
-def test_desktop_that_was_ready_for_long_enough_is_forgiven_what_came_before() -> None:
+def test_stable_desktop_resets_the_count() -> None:
     lost = losing(a_session())
     ready_since = parse_time("2026-11-20T08:00:03Z")
     for pod, after, count in (

@@ -64,7 +64,7 @@ def test_the_image_runs_as_the_user_that_the_template_names() -> None:
     assert {context[key] for key in ("runAsUser", "runAsGroup", "fsGroup")} == {1001}
 
 
-def test_only_the_route_of_a_desktop_that_speaks_tls_leaves_its_certificate_unverified() -> None:
+def test_only_routes_to_https_desktops_skip_verification() -> None:
     def service(scheme: Scheme) -> dict[str, Any]:
         route = build_route(identity=IDENTITY, host="h", settings=GATEWAY, scheme=scheme)
         (found,) = route["spec"]["routes"][0]["services"]
@@ -75,13 +75,13 @@ def test_only_the_route_of_a_desktop_that_speaks_tls_leaves_its_certificate_unve
     assert (tls["scheme"], tls["serversTransport"]) == ("https", "vdi-desktop-tls")
 
 
-def test_the_pod_says_what_it_speaks_so_that_an_edit_of_the_template_breaks_no_running_desktop() -> None:
+def test_pod_carries_its_scheme() -> None:
     annotation = "vdi.kasm.io/scheme"
     assert annotation not in pod(protocol="Web")["metadata"]["annotations"]
     assert pod(protocol="Web", scheme="HTTPS")["metadata"]["annotations"][annotation] == "HTTPS"
 
 
-def test_without_a_gateway_a_web_image_would_be_open_to_everybody() -> None:
+def test_web_image_needs_a_gateway_or_basic_auth() -> None:
     assert "spec.protocol: 'Web' needs the gateway" in refused(ClusterSettings(), protocol="Web")
     assert container(ClusterSettings(), protocol="Web", basicAuthSecret=LOGIN), "this one asks for a password itself"
 
@@ -96,7 +96,7 @@ def test_without_a_gateway_a_web_image_would_be_open_to_everybody() -> None:
         ({"protocol": "Later"}, False, "/", "serves its own page"),
     ],
 )
-def test_each_level_has_its_tokens_its_health_path_and_its_viewers(
+def test_image_decides_tokens_health_path_and_viewers(
     template: dict[str, Any], tokens: bool, path: str, words: str
 ) -> None:
     found = a_template(**template)

@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.builders import a_session
 from vdi.session import naming
+from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.naming import build_reservation, has_label, host_label, refuse_hostname
 
 LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 KEY = b"k" * 32
@@ -21,7 +24,7 @@ def test_plain_name_is_used_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("name", ["a" * 59, "a.b", "1alice", "x" * 253, "9", "a-" + "b" * 200 + ".c"])
-def test_name_that_does_not_fit_gets_a_readable_prefix_and_a_hash(name: str) -> None:
+def test_long_name_gets_a_readable_prefix_and_a_hash(name: str) -> None:
     base = naming.derive_base(name)
     assert base != name
     assert len(base) <= naming.BASE_LIMIT
@@ -64,9 +67,34 @@ def test_host_is_never_an_encoded_name_and_always_looks_keyed(name: str, user: s
 
 
 @given(names, names, emails, emails)
-def test_two_people_never_share_a_host_and_the_same_person_gets_it_again(
-    one: str, other: str, alice: str, mallory: str
-) -> None:
+def test_two_users_never_share_a_host(one: str, other: str, alice: str, mallory: str) -> None:
     assert (label(one, alice) == label(other, mallory)) == ((one, alice) == (other, mallory))
     assert label(one, alice) != label(one, alice, namespace="elsewhere")
     assert label(one, alice) != label(one, alice, key=b"l" * 32)
+
+
+SETTINGS = ClusterSettings()
+labels = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?", fullmatch=True)
+
+
+def test_reservation_outlives_the_session_and_names_the_user() -> None:
+    made = build_reservation("vdi-sessions", "desk", "alice@example.com")
+    assert made["metadata"] == {
+        "name": "vdi-host-desk",
+        "namespace": "vdi-sessions",
+        "labels": {"app.kubernetes.io/managed-by": "vdi-operator", "vdi.kasm.io/host": "desk"},
+    }
+    assert made["data"] == {"user": "alice@example.com"}
+
+
+@given(labels, labels)
+def test_no_hostname_that_is_allowed_is_ever_a_keyed_label(mine: str, theirs: str) -> None:
+    keyed = host_label(namespace="vdi-sessions", session_name=theirs, user="alice@example.com", key=b"k" * 32)
+    assert refuse_hostname(a_session(hostname=keyed), SETTINGS)
+    assert refuse_hostname(a_session(mine), SETTINGS) is None
+    if refuse_hostname(a_session(hostname=mine), SETTINGS) is None:
+        assert mine != keyed
+
+
+def test_session_without_an_address_has_no_label() -> None:
+    assert not has_label(a_session(), "alice-desktop")

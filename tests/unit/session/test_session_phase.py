@@ -69,7 +69,7 @@ def test_phase_follows_what_is_observed(name: str, observed: Observed, problem: 
     assert status.message or phase == "Running"
 
 
-def test_a_deleted_session_says_at_once_what_holds_until_its_pod_is_gone() -> None:
+def test_deletion_needs_one_status_until_the_pod_is_gone() -> None:
     deleted = a_session(deleting=True)
     before = status_of(seen(session=deleted, pod=a_pod(ready=True)))
     deleted = msgspec.structs.replace(deleted, status=before)
@@ -111,7 +111,7 @@ def test_transition_time_moves_only_when_the_status_flips() -> None:
     assert moved == {"PodReady", "Ready"}
 
 
-def test_ready_time_stays_when_the_container_restarts_and_is_new_in_a_new_run() -> None:
+def test_ready_time_is_kept_within_a_run() -> None:
     running = {"readyTime": "2026-11-20T08:00:02Z", "startTime": CREATED}
     assert status_of(seen(session=a_session(status=running), pod=a_pod(ready=True))).ready_time.endswith("02Z")
     assert status_of(seen(session=a_session(status=running))).ready_time.endswith("02Z")

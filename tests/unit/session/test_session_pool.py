@@ -105,7 +105,7 @@ def test_pool_makes_what_is_missing_and_removes_what_is_too_much() -> None:
     assert names(look(0, warm("a"), warm("b")).remove) == ["a", "b"]
 
 
-def test_desktop_that_goes_counts_no_more_and_is_not_removed_twice() -> None:
+def test_terminating_desktop_is_replaced_and_not_removed_again() -> None:
     terminating = warm("a", metadata={"deletionTimestamp": format_time(NOW)})
     assert look(1, terminating) == PoolPlan(make=1)
 
@@ -250,7 +250,7 @@ def test_pool_that_can_have_no_desktop_says_why(template: VDITemplate | None, re
     assert words in blocked.message
 
 
-def test_pool_keeps_the_desktop_of_a_session_that_asks_for_nothing() -> None:
+def test_pool_keeps_the_templates_default_desktop() -> None:
     assert pool_desktop(a_pool(), a_template(**NO_HOME), SETTINGS) == a_desktop()
 
 
@@ -303,7 +303,7 @@ def test_pods_of_pools_have_names_that_no_session_has() -> None:
     assert len(pool_secret_name(pool_pod_name("x." * 100 + "y", "token"))) <= 63
 
 
-def test_pod_of_a_pool_is_that_of_a_session_but_for_its_secret_and_owner() -> None:
+def test_pool_pod_differs_in_secret_and_owner_only() -> None:
     identity = PoolIdentity.of(a_pool(), "vdi-sessions")
     ours = build_pool_pod(identity=identity, name="warm-x", desktop=a_desktop(), annotations={"a": "b"})
     theirs = build_pod(identity=Identity.of(a_session()), desktop=a_desktop())

@@ -83,7 +83,7 @@ def test_nodes_without_the_image_get_pullers_few_at_a_time() -> None:
     assert (progress.desired, progress.ready, progress.pulling) == (7, 1, ("node-0", "node-1", "node-2"))
 
 
-def test_finished_puller_is_removed_and_its_node_counts_though_it_does_not_name_the_image() -> None:
+def test_finished_puller_counts_without_the_nodes_report() -> None:
     template = wanting()
     stage = PrePullSimulation(template, a_node())
     puller = a_puller(template, "node-1", phase="Succeeded")
@@ -309,7 +309,7 @@ def test_puller_is_restricted_and_asks_for_next_to_nothing() -> None:
 
 
 @given(st.lists(st.sampled_from(["lacks", "has", "cordoned"]), max_size=12), st.data())
-def test_pulling_ends_with_the_image_on_every_node_and_never_storms(kinds: list[str], data: st.DataObject) -> None:
+def test_pulling_reaches_every_node_few_at_a_time(kinds: list[str], data: st.DataObject) -> None:
     """Whatever the pullers come to: at most three at a time, and in the end every node has the image."""
     template = wanting()
     nodes = [

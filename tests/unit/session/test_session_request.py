@@ -52,7 +52,7 @@ def test_local_disk_that_is_not_named_stays_the_template_s() -> None:
     assert "ephemeralStorage" not in other["spec"]["resources"]
 
 
-def test_without_a_template_to_read_only_the_named_resource_is_sent() -> None:
+def test_without_a_template_only_named_resources_are_sent() -> None:
     assert build_session(SessionRequest("a@b.cd", "x", memory="8Gi"), "ns", None)["spec"]["resources"] == {
         "memory": "8Gi"
     }

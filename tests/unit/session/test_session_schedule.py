@@ -1,7 +1,8 @@
 """Working hours: clock changes, an operator that was away, warnings, and input that cancels an end."""
 
+from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import a_node, a_pod, a_route, a_service, a_session, a_template
-from vdi.api.schedule import PoolSchedule, TemplateSchedule
+from vdi.api.schedule import Day, PoolSchedule, SessionSchedule, TemplateSchedule
+from vdi.api.session import VDISession
 from vdi.cluster.units import format_time, parse_time
 from vdi.session.alerts import find_alerts, find_notices
 from vdi.session.cluster_settings import ClusterSettings
@@ -21,8 +23,18 @@ from vdi.session.effective import Blocked, resolve
 from vdi.session.ending import find_ending, next_requeue
 from vdi.session.lifetime import Activity
 from vdi.session.naming import RUN_STARTED
-from vdi.session.schedule import find_closing, find_problems, is_open, next_change, next_time, previous_time
-from vdi.session.status import derive
+from vdi.session.schedule import (
+    find_closing,
+    find_problems,
+    is_open,
+    next_change,
+    next_start,
+    next_time,
+    previous_time,
+    start_due_at,
+    working_hours,
+)
+from vdi.session.status import derive, derive_suspended
 
 BERLIN, NEW_YORK, LORD_HOWE = "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"
 ZONES = st.sampled_from([BERLIN, NEW_YORK, LORD_HOWE])
@@ -67,7 +79,7 @@ def test_no_time_lies_between_a_moment_and_the_next_time(cron: str, zone: str, m
 
 @pytest.mark.parametrize("zone", CHANGES)
 @pytest.mark.parametrize("clock", ["30 1 * * *", "0 2 * * *", "15 2 * * *", "45 2 * * *", "0 9 * * *"])
-def test_a_clock_change_makes_no_day_with_two_times_and_none_without(zone: str, clock: str) -> None:
+def test_clock_change_leaves_one_time_for_each_day(zone: str, clock: str) -> None:
     for change in CHANGES[zone]:
         first = datetime.combine(change - timedelta(days=3), datetime.min.time(), ZoneInfo(zone))
         times = [next_time(clock, zone, first)]
@@ -86,7 +98,7 @@ def test_working_hours_are_local_times_over_a_clock_change() -> None:
         assert not is_open(office(), at(f"{day} 18:00"))
 
 
-def test_the_next_change_is_where_overlapping_windows_begin_and_end() -> None:
+def test_next_change_of_overlapping_windows() -> None:
     schedule = msgspec.convert(
         {
             "timeZone": BERLIN,
@@ -141,7 +153,7 @@ def warned(since: datetime, **status: Any) -> dict[str, Any]:
 START, WARNING, END = at("2026-06-01 10:00"), at("2026-06-01 17:55"), at("2026-06-01 18:00")
 
 
-def test_a_desktop_is_warned_and_then_suspended_at_the_end_of_working_hours() -> None:
+def test_end_of_working_hours_warns_and_suspends() -> None:
     observed = running(START, office())
     assert find_alerts(observed, SETTINGS, WARNING - timedelta(seconds=1)) == ()
     (alert,) = find_alerts(observed, SETTINGS, WARNING)
@@ -167,7 +179,7 @@ def test_an_operator_that_was_away_warns_late_and_then_waits() -> None:
     assert find_ending(shown, SETTINGS, back + timedelta(minutes=5)) is not None
 
 
-def test_a_warning_of_an_end_that_the_operator_missed_begins_again() -> None:
+def test_warning_of_a_missed_end_begins_again() -> None:
     missed, back = running(START, office(), **warned(WARNING)), at("2026-06-02 17:56")
     alerts = find_alerts(missed, SETTINGS, back)
     assert [alert.until for alert in alerts] == [format_time(at("2026-06-02 18:01"))]
@@ -177,7 +189,7 @@ def test_a_warning_of_an_end_that_the_operator_missed_begins_again() -> None:
     assert find_ending(running(START, office(), **warned(back)), SETTINGS, at("2026-06-02 18:01")) is not None
 
 
-def test_a_short_run_is_warned_in_whole_seconds_as_conditions_are() -> None:
+def test_warning_of_a_short_run_is_in_whole_seconds() -> None:
     started = END - timedelta(seconds=89)
     now = END - timedelta(seconds=44) + timedelta(milliseconds=700)
     (alert,) = find_alerts(running(started, office()), SETTINGS, now)
@@ -185,7 +197,7 @@ def test_a_short_run_is_warned_in_whole_seconds_as_conditions_are() -> None:
     assert find_ending(shown, SETTINGS, parse_time(alert.until) + timedelta(seconds=1)) is not None
 
 
-def test_a_desktop_started_after_hours_runs_until_the_end_of_the_next_window() -> None:
+def test_desktop_started_after_hours_runs_to_the_next_end() -> None:
     evening, friday = at("2026-06-01 20:00"), at("2026-06-05 20:00")
     assert find_alerts(running(evening, office()), SETTINGS, at("2026-06-02 08:00")) == ()
     (alert,) = find_alerts(running(evening, office()), SETTINGS, at("2026-06-02 17:55"))
@@ -193,7 +205,7 @@ def test_a_desktop_started_after_hours_runs_until_the_end_of_the_next_window() -
     assert next_requeue(running(friday, office()), SETTINGS, friday) == at("2026-06-08 17:55"), "over the weekend"
 
 
-def test_an_end_at_which_no_window_was_open_is_no_end_of_working_hours() -> None:
+def test_end_without_an_open_window_ends_nothing() -> None:
     schedule = office({"start": "0 9 * * MON-FRI", "end": "0 18 * * *"})
     saturday, evening = at("2026-06-06 11:00"), at("2026-06-06 19:00")
     assert find_alerts(running(saturday, schedule), SETTINGS, evening) == ()
@@ -202,7 +214,7 @@ def test_an_end_at_which_no_window_was_open_is_no_end_of_working_hours() -> None
     assert alert.until == format_time(evening + timedelta(minutes=5)), "the operator missed the end on Friday"
 
 
-def test_input_during_the_warning_cancels_this_end_where_the_template_allows_it() -> None:
+def test_input_during_the_warning_cancels_the_end() -> None:
     shown = running(START, office(), **warned(WARNING))
     typed = Activity(last_input=WARNING + timedelta(seconds=30), seen=WARNING + timedelta(seconds=31))
     active = replace(shown, activity=typed)
@@ -218,7 +230,7 @@ def test_input_during_the_warning_cancels_this_end_where_the_template_allows_it(
     assert "unless" not in alert.message
 
 
-def test_a_desktop_that_answers_is_asked_once_more_at_the_very_end() -> None:
+def test_desktop_is_polled_once_more_at_the_end() -> None:
     shown = running(START, office(), **warned(WARNING))
     quiet = Activity(last_input=START, seen=END - timedelta(seconds=4))
     assert find_ending(replace(shown, activity=quiet), SETTINGS, END) is None
@@ -233,9 +245,7 @@ def test_a_desktop_that_answers_is_asked_once_more_at_the_very_end() -> None:
     away=st.lists(st.tuples(st.integers(0, 9 * 24 * 60), st.integers(1, 20 * 60)), max_size=4),
     zone=ZONES,
 )
-def test_whatever_the_operator_misses_a_desktop_ends_once_and_only_after_its_warning(
-    start: int, away: list[tuple[int, int]], zone: str
-) -> None:
+def test_desktop_ends_once_and_only_after_its_warning(start: int, away: list[tuple[int, int]], zone: str) -> None:
     """Simulated over a week with a clock change: by the minute near the end, by the hour far from it."""
     schedule = office(timeZone=zone)
     monday = datetime.combine(CHANGES[zone][0] - timedelta(days=6), datetime.min.time(), ZoneInfo(zone))
@@ -287,3 +297,177 @@ def test_a_schedule_that_cannot_be_read_ends_no_desktop(fields: dict[str, Any]) 
     assert find_ending(observed, SETTINGS, END) is None
     assert find_alerts(observed, SETTINGS, END) == ()
     assert not is_open(office(**fields), END)
+
+
+# The schedule of a session
+
+LEAD = timedelta(minutes=5)
+
+
+def weekdays(**fields: Any) -> dict[str, Any]:
+    return {"start": "08:30", "timeZone": BERLIN, **fields}
+
+
+def a_scheduled(*, suspended: bool = True, known: datetime | None = None, **fields: Any) -> VDISession:
+    session = a_session(schedule=weekdays(**fields), suspended=suspended)
+    if known:
+        session.status.next_start = format_time(known)
+    return session
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> tuple[SessionSchedule, str, date]:
+    """A schedule in one of three zones, and a day near a change of its clock."""
+    zone = draw(st.sampled_from(list(CHANGES)))
+    change = draw(st.sampled_from(CHANGES[zone]))
+    days = draw(st.lists(st.sampled_from([day.value for day in Day]), min_size=1, max_size=7, unique=True))
+    hour = draw(st.integers(0, 23) | st.sampled_from([1, 2, 3]))
+    start = f"{hour:02}:{draw(st.sampled_from([0, 15, 30, 59])):02}"
+    return SessionSchedule(start=start, days=tuple(days), time_zone=zone), zone, change
+
+
+def resumptions(schedule: SessionSchedule, first: datetime, last: datetime, step: timedelta) -> Iterator[datetime]:
+    """When the desktop is resumed, looked at in steps; its user suspends it again at once."""
+    session = msgspec.structs.replace(a_session(suspended=True))
+    session.spec.schedule = schedule
+    now = first
+    while now <= last:
+        due = start_due_at(session, now)
+        session.spec.suspended = due is None or now < due
+        if not session.spec.suspended:
+            yield now
+        start = next_start(session, now)
+        session.status.next_start = format_time(start) if start else ""
+        session.spec.suspended = True
+        now += step
+
+
+@given(schedules())
+def test_each_chosen_day_has_one_resumption(drawn: tuple[SessionSchedule, str, date]) -> None:
+    schedule, zone, change = drawn
+    local = ZoneInfo(zone)
+    begin = datetime.combine(change - timedelta(days=4), time(12), local).astimezone(UTC)
+    end = datetime.combine(change + timedelta(days=4), time(12), local).astimezone(UTC)
+    ready = [(resumed + LEAD).astimezone(local) for resumed in resumptions(schedule, begin, end, timedelta(minutes=1))]
+    names = [day.value for day in Day]
+    inside = [change + timedelta(days=number) for number in range(-3, 4)]
+    chosen = [day for day in inside if names[day.weekday()] in schedule.days]
+    assert [moment.date() for moment in ready if moment.date() in inside] == chosen
+
+
+@given(schedules(), st.integers(0, 48 * 60), st.integers(1, 36 * 60))
+def test_operator_that_was_away_resumes_at_most_once(
+    drawn: tuple[SessionSchedule, str, date], away_after: int, away_for: int
+) -> None:
+    schedule, zone, change = drawn
+    session = a_session(suspended=True)
+    session.spec.schedule = schedule
+    now = datetime.combine(change - timedelta(days=1), time(), ZoneInfo(zone)).astimezone(UTC)
+    now += timedelta(minutes=away_after)
+    known = next_start(session, now)
+    assert known is not None
+    session.status.next_start = format_time(known)
+    back = now + timedelta(minutes=away_for)
+    due = start_due_at(session, back)
+    assert due is not None
+    late = back - known
+    if -LEAD <= late <= timedelta(minutes=30):
+        assert due == known - LEAD
+        session.spec.suspended = False
+        following = next_start(session, back)
+        assert following is not None
+        assert following > known
+    elif late > timedelta(minutes=30):
+        assert due + LEAD > back, "the next time, and not the one that was missed"
+    else:
+        assert due == known - LEAD
+
+
+def test_suspended_desktop_is_not_resumed_for_the_same_time() -> None:
+    running = a_scheduled(suspended=False, known=at("2026-06-01 08:30"))
+    assert next_start(running, at("2026-06-01 08:24")) == at("2026-06-01 08:30")
+    assert next_start(running, at("2026-06-01 08:25")) == at("2026-06-02 08:30")
+    suspended = a_scheduled(known=at("2026-06-02 08:30"))
+    assert start_due_at(suspended, at("2026-06-01 08:27")) == at("2026-06-02 08:25")
+
+
+def test_a_schedule_set_after_its_time_starts_on_the_next_day() -> None:
+    assert next_start(a_scheduled(), at("2026-06-01 08:45")) == at("2026-06-02 08:30")
+    assert start_due_at(a_scheduled(), at("2026-06-01 08:28")) == at("2026-06-01 08:25"), "due already"
+
+
+def test_a_changed_schedule_forgets_the_time_in_the_status() -> None:
+    session = a_scheduled(known=at("2026-06-01 08:30"), start="10:00")
+    assert next_start(session, at("2026-06-01 08:00")) == at("2026-06-01 10:00")
+
+
+def test_no_schedule_has_no_next_start() -> None:
+    assert next_start(a_session(suspended=True), at("2026-06-01 08:00")) is None
+    assert start_due_at(a_session(suspended=True), at("2026-06-01 08:00")) is None
+
+
+def test_the_status_says_when_the_desktop_is_ready_next() -> None:
+    suspended = Observed(a_scheduled(), a_template())
+    now = at("2026-06-05 19:00")  # a Friday
+    assert derive_suspended(suspended, SETTINGS, now).next_start == format_time(at("2026-06-08 08:30"))
+    assert next_requeue(suspended, SETTINGS, now) == at("2026-06-08 08:25")
+    running = Observed(a_scheduled(suspended=False), a_template(), pod=a_pod(started="2026-06-05T08:00:00Z"))
+    assert derive(running, None, SETTINGS, now).next_start == format_time(at("2026-06-08 08:30"))
+
+
+def _running(started: str, now: str, **fields: Any) -> tuple[Observed, datetime]:
+    session = a_scheduled(suspended=False, **{"end": "18:00", **fields})
+    session.spec.timeout = "24h"
+    pod = a_pod()
+    pod.metadata.annotations[RUN_STARTED] = format_time(at(started))
+    return Observed(session, a_template(), pod=pod), at(now)
+
+
+def test_the_end_of_the_day_warns_and_suspends() -> None:
+    observed, now = _running("2026-06-01 08:25", "2026-06-01 17:55")
+    alert = next(alert for alert in find_alerts(observed, SETTINGS, now) if alert.type == CLOSING)
+    assert alert.until == format_time(at("2026-06-01 18:00"))
+    assert alert.until_input
+    shown = msgspec.structs.replace(observed.session, status=derive(observed, None, SETTINGS, now, [alert]))
+    ending = find_ending(replace(observed, session=shown), SETTINGS, at("2026-06-01 18:00"))
+    assert ending is not None
+    assert ending.reason == Reason.WORKING_HOURS_OVER
+    assert ending.suspends
+
+
+def test_an_end_before_the_start_is_on_the_next_day() -> None:
+    hours = working_hours(SessionSchedule(start="22:00", end="06:00", time_zone=BERLIN))
+    assert hours is not None
+    observed, now = _running("2026-06-01 21:55", "2026-06-02 05:00", start="22:00", end="06:00")
+    assert next_requeue(observed, SETTINGS, now) == at("2026-06-02 05:55")
+
+
+def test_the_earlier_of_two_ends_counts() -> None:
+    observed, now = _running("2026-06-01 08:25", "2026-06-01 16:55")
+    template = a_template(schedule={"windows": [{"start": "0 7 * * *", "end": "0 17 * * *"}], "timeZone": BERLIN})
+    both = replace(observed, template=template)
+    alert = next(alert for alert in find_alerts(both, SETTINGS, now) if alert.type == CLOSING)
+    assert alert.until == format_time(at("2026-06-01 17:00"))
+
+
+def test_run_with_a_schedule_is_suspended_not_deleted() -> None:
+    session = a_scheduled(suspended=False)
+    session.spec.timeout = "1h"
+    pod = a_pod()
+    pod.metadata.annotations[RUN_STARTED] = format_time(at("2026-06-01 10:00"))
+    ending = find_ending(Observed(session, a_template(), pod=pod), SETTINGS, at("2026-06-01 11:00"))
+    assert ending is not None
+    assert ending.suspends
+    session.spec.schedule = None
+    ending = find_ending(Observed(session, a_template(), pod=pod), SETTINGS, at("2026-06-01 11:00"))
+    assert ending is not None
+    assert not ending.suspends
+
+
+@pytest.mark.parametrize("zone", ["Europe/Atlantis", "../etc/passwd"])
+def test_an_unknown_time_zone_is_refused_by_its_field(zone: str) -> None:
+    session = a_scheduled(timeZone=zone)
+    blocked = resolve(session, a_template(), SETTINGS)
+    assert isinstance(blocked, Blocked)
+    assert f"spec.schedule.timeZone: {zone!r} is not allowed; allowed: a known time zone" in blocked.message
+    assert next_start(session, at("2026-06-01 08:00")) is None

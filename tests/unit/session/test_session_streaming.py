@@ -39,7 +39,7 @@ def streaming(**fields: Any) -> dict[str, str]:
     return {name: value for name, value in variables.items() if ALWAYS.get(name) != value}
 
 
-def test_a_template_that_says_nothing_gets_what_safety_needs_and_no_more() -> None:
+def test_empty_template_gets_only_safety_settings() -> None:
     assert sent() == ALWAYS
 
 
@@ -81,9 +81,7 @@ def test_selkies_1_gets_its_own_words_and_no_locks() -> None:
         ("registry.example.com/mine:1", "1", "1"),
     ],
 )
-def test_the_generation_is_what_the_template_says_else_what_the_images_name_says(
-    image: str, said: str | None, desired: str
-) -> None:
+def test_generation_is_the_templates_else_the_image_names(image: str, said: str | None, desired: str) -> None:
     assert generation(spec(image=image, streaming={"selkies": said} if said else {})) == desired
 
 

@@ -57,7 +57,7 @@ def test_a_user_gets_the_own_folder_and_no_other() -> None:
     assert mounts(hostile, own)[0]["subPath"] == "users/%2E.%2F..%2Fbob@example.com"
 
 
-def test_each_group_of_a_user_has_its_folder_and_says_whether_it_may_be_written() -> None:
+def test_each_group_has_its_folder_and_write_access() -> None:
     teams = a_volume(mountPath="/teams/{group}", subPath="{group}", groups=TEAMS)
     assert mounts(a_member("cad", "staff", "others"), teams) == [
         {"name": "team", "mountPath": "/teams/cad", "subPath": "cad"},
@@ -140,14 +140,14 @@ def test_a_folder_of_the_group_collides_with_another_mount() -> None:
 
 
 @given(st.text(max_size=300), st.text(max_size=300))
-def test_a_folder_is_one_path_component_and_no_two_names_have_the_same(name: str, other: str) -> None:
+def test_folder_is_one_path_component_unique_to_its_name(name: str, other: str) -> None:
     folder = folder_name(name)
     assert "/" not in folder and not folder.startswith(".") and len(folder.encode()) <= 255
     assert ":" not in folder and "{" not in folder and "$" not in folder
     assert (folder == folder_name(other)) == (name == other)
 
 
-def test_a_long_name_keeps_its_beginning_and_stays_apart_from_others() -> None:
+def test_long_folder_name_keeps_its_beginning() -> None:
     folders = {folder_name("ü" * 100 + end) for end in ("", "a", "b")}
     assert len(folders) == 3 and all(folder.startswith("%C3%BC") for folder in folders)
 
@@ -157,7 +157,7 @@ def test_addresses_that_are_one_user_have_one_folder() -> None:
     assert mounts(a_session(user="Alice@Example.com"), own) == mounts(a_session(), own)
 
 
-def test_a_folder_that_is_read_only_can_still_be_made_by_the_kubelet() -> None:
+def test_kubelet_can_create_a_read_only_folder() -> None:
     for volume in (a_volume(subPath="x"), a_volume(groups=[{"name": "cad"}])):
         spec = pod(a_member("cad"), volume)
         (source,) = [found for found in spec["volumes"] if found["name"] == "team"]
@@ -165,7 +165,7 @@ def test_a_folder_that_is_read_only_can_still_be_made_by_the_kubelet() -> None:
         assert spec["containers"][0]["volumeMounts"][-1]["readOnly"] is True
 
 
-def test_files_of_config_maps_and_secrets_go_into_the_home_read_only() -> None:
+def test_files_in_the_home_are_mounted_read_only() -> None:
     dotfiles = a_volume(
         name="git", mountPath="/home/user/.config/git/config", subPath="config", persistentVolumeClaim=None
     ) | {"configMap": {"name": "dotfiles"}}
@@ -196,7 +196,7 @@ def test_a_pool_cannot_know_whose_desktop_it_makes() -> None:
     assert not depend_on_user(a_template(volumes=[a_volume(subPath="all")]).spec)
 
 
-def test_an_init_container_that_fails_is_explained_and_one_that_ends_well_is_not() -> None:
+def test_only_a_failed_init_container_is_explained() -> None:
     waiting = {"state": {"waiting": {"reason": "PodInitializing"}}}
 
     def explained(maker: dict[str, Any], desktop: dict[str, Any] = waiting) -> str:
