@@ -406,7 +406,9 @@ def test_lint_and_the_kubernetes_version(tools: Tools) -> None:
     assert done.returncode == 1 and "requires kubeVersion: >=1.30.0-0" in done.stderr
 
 
-def test_the_raw_manifests_are_the_chart(tools: Tools) -> None:
-    """test_crd_rights.py applies them."""
+def test_raw_manifest_is_the_chart_and_can_be_applied(installed: Tools) -> None:
     text = chart.MANIFEST.read_text()
-    assert chart.manifest_text(tools.helm_binary) == text, "run: make generate"
+    assert chart.manifest_text(installed.helm_binary) == text, "run: make generate"
+    given = text.replace('image: ""', "image: localhost/vdi/vdi:dev")
+    words = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-")
+    installed.kubectl(*words, stdin=given)

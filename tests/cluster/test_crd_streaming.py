@@ -24,101 +24,61 @@ def streaming_1(**fields: Any) -> dict[str, Any]:
     return {"image": SELKIES_1, "streaming": fields}
 
 
+def keyboard(**fields: str) -> dict[str, Any]:
+    return {"image": "i", "keyboard": fields}
+
+
 def label(case: object) -> str | None:
     return json.dumps(case)[:80] if isinstance(case, dict) else None
 
 
-WAYS = 'supported values: "WebSocket", "WebRTC"'
+NAMED = "the generation of the image (streaming.selkies, or by its name)"
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
-    (streaming(selkies="3"), "spec.streaming.selkies", 'Unsupported value: "3": supported values: "1", "2"'),
-    (
-        streaming(display="wayland"),
-        "spec.streaming.display",
-        'Unsupported value: "wayland": supported values: "X11", "Wayland", "Auto"',
-    ),
-    (
-        streaming(display="Wayland", secondScreen=True),
-        "spec.streaming.secondScreen",
-        "'true' is not possible with display 'Wayland', whose window manager has one screen",
-    ),
-    (streaming_1(display="Wayland"), "spec.streaming", "has no setting for display; leave it out"),
-    (streaming(transport="udp"), "spec.streaming.transport", f'Unsupported value: "udp": {WAYS}'),
-    (streaming(encoder="h264"), "spec.streaming.encoder", 'Unsupported value: "h264": supported values: "h264enc"'),
-    (streaming(framerate=7), "spec.streaming.framerate", "7: spec.streaming.framerate in body should be greater than"),
-    (streaming(framerate=241), "spec.streaming.framerate", "should be less than or equal to 240"),
-    (streaming(framerate="60"), "spec.streaming.framerate", "must be of type integer"),
-    (streaming(bitrate=99), "spec.streaming.bitrate", "should be greater than or equal to 100"),
-    (streaming(bitrate=1_000_001), "spec.streaming.bitrate", "should be less than or equal to 1000000"),
-    (streaming(audio="yes"), "spec.streaming.audio", "must be of type boolean"),
-    (streaming(clipboard="in"), "spec.streaming.clipboard", '"in": supported values: "Both", "In", "Out", "None"'),
-    (streaming(fileTransfer=True), "spec.streaming.fileTransfer", '"Both", "Upload", "Download", "None"'),
-    (streaming(frameRate=60), "spec.streaming.frameRate", "unknown field"),
-    (streaming(locked=["audio"]), "spec.streaming.locked[0]", '"audio": supported values: "encoder", "framerate"'),
-    (streaming(framerate=60, locked=["framerate", "framerate"]), "spec.streaming.locked[1]", "Duplicate value"),
-    (
-        streaming(framerate=60, locked=["framerate", "bitrate"]),
-        "spec.streaming.locked",
-        "locks 'bitrate', which is not set; set it, or take it out of locked",
-    ),
-    (
-        streaming(audio=False, microphone=True),
-        "spec.streaming.microphone",
-        "'true' needs audio: true, because Selkies has no microphone without sound",
-    ),
+    (streaming(selkies="3"), "streaming.selkies", 'Unsupported value: "3": supported values: "1", "2"'),
+    (streaming(display="wayland"), "streaming.display", 'supported values: "X11", "Wayland", "Auto"'),
+    (streaming(display="Wayland", secondScreen=True), "streaming.secondScreen", "whose window manager has one screen"),
+    (streaming(transport="udp"), "streaming.transport", 'supported values: "WebSocket", "WebRTC"'),
+    (streaming(encoder="h264"), "streaming.encoder", 'Unsupported value: "h264": supported values: "h264enc"'),
+    (streaming(framerate=7), "streaming.framerate", "should be greater than"),
+    (streaming(framerate=241), "streaming.framerate", "should be less than or equal to 240"),
+    (streaming(bitrate=99), "streaming.bitrate", "should be greater than or equal to 100"),
+    (streaming(audio="yes"), "streaming.audio", "must be of type boolean"),
+    (streaming(clipboard="in"), "streaming.clipboard", '"in": supported values: "Both", "In", "Out", "None"'),
+    (streaming(fileTransfer=True), "streaming.fileTransfer", '"Both", "Upload", "Download", "None"'),
+    (streaming(frameRate=60), "streaming.frameRate", "unknown field"),
+    (streaming(locked=["audio"]), "streaming.locked[0]", '"audio": supported values: "encoder", "framerate"'),
+    (streaming(framerate=60, locked=["framerate"] * 2), "streaming.locked[1]", "Duplicate value"),
+    (streaming(framerate=60, locked=["framerate", "bitrate"]), "streaming.locked", "locks 'bitrate', which is not set"),
+    (streaming(audio=False, microphone=True), "streaming.microphone", "'true' needs audio: true"),
     (
         streaming(transport="WebRTC", encoder="jpeg"),
-        "spec.streaming.encoder",
-        "'jpeg' is not supported by transport 'WebRTC'; allowed: h264enc, h265enc, vp8enc, vp9enc, av1enc",
+        "streaming.encoder",
+        "'jpeg' is not supported by transport 'WebRTC'",
     ),
-    (
-        streaming(encoder="nvh264enc"),
-        "spec.streaming.encoder",
-        (
-            "'nvh264enc' is not an encoder of Selkies 2, the generation of the image (streaming.selkies, or by its "
-            "name); allowed: "
-        )
-        + ", ".join(ENCODERS)
-        + " (h264enc uses the GPU's encoder automatically)",
-    ),
-    (streaming_1(selkies="2", encoder="nvh264enc"), "spec.streaming.encoder", "is not an encoder of Selkies 2"),
-    (
-        streaming_1(encoder="h264enc"),
-        "spec.streaming.encoder",
-        (
-            "'h264enc' is not an encoder of Selkies 1, the generation of the image (streaming.selkies, or by its "
-            "name); allowed: "
-        )
-        + ", ".join(ENCODERS_1),
-    ),
-    (streaming(selkies="1", encoder="jpeg"), "spec.streaming.encoder", "'jpeg' is not an encoder of Selkies 1"),
+    (streaming(encoder="nvh264enc"), "streaming.encoder", f"of Selkies 2, {NAMED}; allowed: {', '.join(ENCODERS)}"),
+    (streaming_1(encoder="h264enc"), "streaming.encoder", f"of Selkies 1, {NAMED}; allowed: {', '.join(ENCODERS_1)}"),
+    (streaming_1(selkies="2", encoder="nvh264enc"), "streaming.encoder", "is not an encoder of Selkies 2"),
+    (streaming(selkies="1", encoder="jpeg"), "streaming.encoder", "'jpeg' is not an encoder of Selkies 1"),
     (
         streaming_1(audio=True, framerate=60, locked=["framerate"]),
-        "spec.streaming",
-        (
-            "Selkies 1, the generation of the image (streaming.selkies, or by its name), has no setting for audio "
-            "locked; leave"
-        ),
+        "streaming",
+        "has no setting for audio locked;",
+    ),
+    (streaming_1(transport="WebSocket"), "streaming.transport", "'WebSocket' is not a transport of Selkies 1"),
+    ({"image": "i", "app": {}}, "app.command", "Required value"),
+    ({"image": "i", "app": {"command": []}}, "app.command", "should have at least 1 items"),
+    ({"image": "i", "app": {"command": ["xterm", ""]}}, "app.command", "must be a program and its arguments"),
+    (keyboard(), "keyboard.layout", "Required value"),
+    (
+        keyboard(layout="de; reboot"),
+        "keyboard.layout",
+        "'de; reboot' is not a layout of setxkbmap",
     ),
     (
-        streaming_1(transport="WebSocket"),
-        "spec.streaming.transport",
-        "'WebSocket' is not a transport of Selkies 1, the generation of the image",
-    ),
-    ({"image": "i", "app": {}}, "spec.app.command", "Required value"),
-    ({"image": "i", "app": {"command": []}}, "spec.app.command", "should have at least 1 items"),
-    ({"image": "i", "app": {"command": [""]}}, "spec.app.command", "must be a program and its arguments"),
-    ({"image": "i", "app": {"command": ["xterm", ""]}}, "spec.app.command", "none empty"),
-    ({"image": "i", "keyboard": {}}, "spec.keyboard.layout", "Required value"),
-    (
-        {"image": "i", "keyboard": {"layout": "de; reboot"}},
-        "spec.keyboard.layout",
-        "'de; reboot' is not a layout of setxkbmap, or up to four with commas between, such as de or us,ru",
-    ),
-    (
-        {"image": "i", "keyboard": {"layout": "de", "variant": "no dead keys"}},
-        "spec.keyboard.variant",
-        "'no dead keys' is not a variant of setxkbmap",
+        keyboard(layout="de", variant="no keys"),
+        "keyboard.variant",
+        "'no keys' is not a variant",
     ),
 ]
 
@@ -137,9 +97,11 @@ SAMPLES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(("spec", "field", "words"), REFUSED, ids=label)
-def test_a_wrong_stream_is_refused_in_words(server: Server, spec: dict[str, Any], field: str, words: str) -> None:
+def test_wrong_stream_is_refused_with_what_is_allowed(
+    server: Server, spec: dict[str, Any], field: str, words: str
+) -> None:
     said = server.refused("VDITemplate", spec)
-    assert field in said and words in said, said
+    assert f"spec.{field}" in said and words in said, said
 
 
 def test_the_page_says_what_is_refused(server: Server) -> None:
@@ -168,39 +130,22 @@ def test_a_field_and_a_variable_that_say_the_same_are_refused(server: Server, pa
 
 
 ACCEPTED: list[dict[str, Any]] = [
-    streaming(),
     streaming(display="Auto", secondScreen=True),
     {**streaming(display="Wayland", secondScreen=True), "app": {"command": ["xterm"]}},
     streaming(selkies="1", encoder="nvh264enc", framerate=240, bitrate=100, clipboard="In", resize=True),
-    streaming_1(transport="WebRTC", encoder="vp9enc"),
     streaming_1(selkies="2", encoder="h264enc", audio=True),
-    streaming(
-        transport="WebSocket",
-        encoder="h264enc-striped",
-        framerate=8,
-        bitrate=1_000_000,
-        audio=False,
-        microphone=False,
-        clipboard="Out",
-        fileTransfer="Upload",
-        printing=True,
-        gamepad=False,
-        secondScreen=False,
-        resize=False,
-        locked=["bitrate", "framerate", "encoder"],
-    ),
+    streaming(framerate=8, bitrate=1_000_000, encoder="h264enc-striped", locked=["bitrate", "framerate", "encoder"]),
     {
         "image": "i",
         "app": {"command": ["firefox-esr", "--new-tab"]},
         "keyboard": {"layout": "us,ru", "variant": ",phonetic"},
     },
-    {"image": SELKIES_1, "env": [{"name": "SELKIES_ENCODER", "value": "nvh264enc"}]},
     {"image": "i", "env": [{"name": name, "value": "1"} for names in VARIABLES.values() for name in names]},
 ]
 
 
 @pytest.mark.parametrize("spec", ACCEPTED, ids=label)
-def test_what_is_right_is_stored_as_it_was_said(server: Server, spec: dict[str, Any]) -> None:
+def test_right_stream_is_stored_as_it_was_given(server: Server, spec: dict[str, Any]) -> None:
     stored = server.accepted("VDITemplate", spec)
     for part in ("streaming", "app", "keyboard", "env"):
         assert stored.get(part) == spec.get(part)

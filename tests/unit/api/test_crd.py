@@ -98,7 +98,7 @@ def test_the_names_that_people_type() -> None:
 
 
 def test_quantities_written_as_integers_become_text() -> None:
-    spec = {"user": "a@b.c", "template": "t", "resources": {"cpu": 2, "memory": 5368709120}}
+    spec: dict[str, Any] = {"user": "a@b.c", "template": "t", "resources": {"cpu": 2, "memory": 5368709120}}
     session = msgspec.convert({"metadata": {"name": "a"}, "spec": spec}, VDISession)
     assert session.spec.resources is not None
     assert (session.spec.resources.cpu, session.spec.resources.memory) == ("2", "5368709120")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdi.cluster.units import format_duration, parse_duration, parse_quantity, smaller_quantity
+from vdi.cluster.units import format_duration, parse_duration, parse_quantity, pause_after, smaller_quantity
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,8 @@ def test_what_is_no_duration_is_refused_with_its_value(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration; allowed:") as refused:
         parse_duration(text)
     assert repr(text) in str(refused.value)
+
+
+@pytest.mark.parametrize(("failures", "seconds"), [(1, 10), (2, 20), (5, 160), (6, 300), (5000, 300)])
+def test_pause_doubles_up_to_the_longest(failures: int, seconds: int) -> None:
+    assert pause_after(failures, timedelta(seconds=10), timedelta(minutes=5)) == timedelta(seconds=seconds)

@@ -34,10 +34,10 @@ def reported(last_input: datetime, seen: datetime, last_connect: datetime | None
     return Activity(last_input=last_input, seen=seen, last_connect=last_connect)
 
 
-def judge(
-    activity: Activity | None, now: datetime, timeout: timedelta = HOUR, warned_at: datetime | None = None
-) -> Idle | None:
-    return evaluate_idle(started=START, activity=activity, timeout=timeout, warned_at=warned_at, now=now)
+def judge(activity: Activity, now: datetime, timeout: timedelta = HOUR, warned_at: datetime | None = None) -> Idle:
+    idle = evaluate_idle(started=START, activity=activity, timeout=timeout, warned_at=warned_at, now=now)
+    assert idle is not None
+    return idle
 
 
 def test_an_hour_without_input_is_warned_of_five_minutes_before() -> None:
@@ -50,8 +50,6 @@ def test_an_hour_without_input_is_warned_of_five_minutes_before() -> None:
 def test_it_is_over_when_it_was_asked_once_more_at_the_end() -> None:
     asked_before = judge(reported(minutes(0), seen=minutes(59.9)), now=minutes(60), warned_at=minutes(55))
     asked_then = judge(reported(minutes(0), seen=minutes(60)), now=minutes(60), warned_at=minutes(55))
-    assert asked_before is not None
-    assert asked_then is not None
     assert not asked_before.over(minutes(60))
     assert not asked_then.over(minutes(59.9))
     assert asked_then.over(minutes(60))
@@ -59,7 +57,6 @@ def test_it_is_over_when_it_was_asked_once_more_at_the_end() -> None:
 
 def test_it_is_asked_when_the_answer_matters() -> None:
     verdict = judge(reported(minutes(50), seen=minutes(51)), now=minutes(51))
-    assert verdict is not None
     assert next_poll(verdict, HOUR, minutes(51)) == timedelta(minutes=10)
     assert next_poll(verdict, HOUR, minutes(104)) == timedelta(minutes=1)
     assert next_poll(verdict, HOUR, minutes(105)) == timedelta(seconds=5)
@@ -77,36 +74,34 @@ def test_since(last_input: float, last_connect: float | None, since: float) -> N
     activity = reported(minutes(last_input), minutes(30), connect)
     assert last_activity(START, activity) == minutes(since)
     verdict = judge(activity, now=minutes(30))
-    assert verdict is not None
     assert verdict.since == minutes(since)
 
 
-def test_who_cannot_be_asked_is_not_idle() -> None:
-    assert judge(None, now=minutes(600)) is None
-    asked = reported(START, seen=minutes(60))
-    assert judge(asked, now=minutes(60) + 3 * poll_interval(HOUR)) is not None
-    assert judge(asked, now=minutes(60) + 3 * poll_interval(HOUR) + timedelta(seconds=1)) is None
+def test_desktop_without_a_recent_report_is_not_idle() -> None:
+    def idle(activity: Activity | None, now: datetime) -> Idle | None:
+        return evaluate_idle(started=START, activity=activity, timeout=HOUR, warned_at=None, now=now)
+
+    asked, limit = reported(START, seen=minutes(60)), minutes(60) + 3 * poll_interval(HOUR)
+    assert idle(None, minutes(600)) is None
+    assert idle(asked, limit) is not None
+    assert idle(asked, limit + timedelta(seconds=1)) is None
     assert last_activity(START, None) == START
 
 
 def test_no_one_is_idle_for_good_who_was_not_warned() -> None:
     asked = reported(START, seen=minutes(90))
     late = judge(asked, now=minutes(90))
-    assert late is not None
     assert late.warned(minutes(90))
     assert not late.over(minutes(90))
     assert late.over_at == minutes(95)
     warned = judge(asked, now=minutes(90), warned_at=minutes(85))
-    assert warned is not None
     assert warned.over(minutes(90))
 
 
 def test_a_warning_from_before_the_last_input_is_none() -> None:
     verdict = judge(reported(minutes(57), seen=minutes(58)), now=minutes(58), warned_at=minutes(55))
-    assert verdict is not None
     assert not verdict.warned(minutes(58))
     again = judge(reported(minutes(57), seen=minutes(117)), now=minutes(117), warned_at=minutes(55))
-    assert again is not None
     assert again.over_at == minutes(122)
 
 
@@ -132,11 +127,9 @@ def test_the_order_of_things(
     activity = reported(START + last_input, START + seen)
     now = activity.seen + abs(age)
     warned_at = START + warned if warned is not None else None
-    verdict = judge(activity, now, timeout, warned_at)
     if not is_known(activity, timeout, now):
-        assert verdict is None
         return
-    assert verdict is not None
+    verdict = judge(activity, now, timeout, warned_at)
     assert verdict.since >= START
     assert verdict.since < verdict.warn_at < verdict.over_at
     assert verdict.over_at >= verdict.since + timeout
@@ -151,7 +144,5 @@ def test_input_never_shortens(timeout: timedelta, one: timedelta, more: timedelt
     now = START + 2 * timedelta(days=7)
     early = judge(reported(START + one, seen=now), now, timeout)
     late = judge(reported(START + one + abs(more), seen=now), now, timeout)
-    assert early is not None
-    assert late is not None
     assert early.since <= late.since
     assert early.over_at <= late.over_at
