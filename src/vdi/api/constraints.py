@@ -1,4 +1,4 @@
-"""What a field may hold, said once: the words for people and the OpenAPI and CEL for the API server.
+"""Rules for fields of the CRDs: descriptions for people, and OpenAPI and CEL for the API server, each written once.
 
 The structs carry these in `Annotated[..., doc(...)]`; `vdi.api.crd` turns them into the CRDs. All of it goes through
 `extra_json_schema`, never through msgspec's own constraints: an object that the API server has stored is always
@@ -93,8 +93,8 @@ _SUBDOMAIN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*
 _PERIOD = "^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$"
 
 EMAIL = must_be("an e-mail address such as alice@example.com", r"self.matches('^\\S+@\\S+\\.\\S+$')")
+# Blank characters, all variation selectors, and what stands for text that could not be decoded.
 INVISIBLE = BLANK + r"\ufe0e\ufe0f\ufffc\ufffd"
-"""Blank characters, all variation selectors, and what stands for text that could not be decoded."""
 VISIBLE = Rule(  # without the value: shown as it is, it could hide or reverse the text around it
     r"!self.matches('[\\p{C}\\p{Z}" + INVISIBLE + "]')",
     "must have only visible characters: no space, control, direction, zero-width or private-use characters",

@@ -87,15 +87,15 @@ def _type(kind: inspect.Type, defaults: bool) -> Schema:
 
 Kind = type[VDISession] | type[VDITemplate] | type[VDIPool]
 
+# What `kubectl get` shows of an object before the operator has written its status (or where it leaves a 0 out).
 _SHOWN_BEFORE_THE_FIRST_WRITE: dict[Kind, dict[str, Any]] = {
     VDISession: {"phase": "Pending"},
     VDIPool: {"ready": 0, "starting": 0, "claimed": 0},
 }
-"""What `kubectl get` shows of an object before the operator has written its status (or where it leaves a 0 out)."""
 
 
 def session_crd() -> dict[str, Any]:
-    """The CustomResourceDefinition of `VDISession`."""
+    """The CustomResourceDefinition of `VDISession`, namespaced."""
     columns = [
         _column("User", ".spec.user"),
         _column("Phase", ".status.phase"),
@@ -109,7 +109,7 @@ def session_crd() -> dict[str, Any]:
 
 
 def template_crd() -> dict[str, Any]:
-    """The CustomResourceDefinition of `VDITemplate`."""
+    """The CustomResourceDefinition of `VDITemplate`, cluster-scoped."""
     columns = [
         _column("Display Name", ".spec.displayName"),
         _column("GPU", ".spec.resources.defaultGPU", type="integer"),
@@ -125,7 +125,7 @@ def template_crd() -> dict[str, Any]:
 
 
 def pool_crd() -> dict[str, Any]:
-    """The CustomResourceDefinition of `VDIPool`."""
+    """The CustomResourceDefinition of `VDIPool`, cluster-scoped, with the scale subresource."""
     columns = [
         _column("Template", ".spec.template"),
         _column("Desired", ".spec.replicas", type="integer"),
@@ -200,8 +200,8 @@ def _spec_of(kind: Kind) -> Any:
     return kind.__annotations__["spec"]
 
 
+# An entry of a list or map, such as `[0]`, in the API server's path of a field.
 _INDEX = re.compile(r"\[[^]]*\]")
-"""An entry of a list or map, such as `[0]`, in the API server's path of a field."""
 
 
 def describe_allowed(field: Schema) -> str:
@@ -220,7 +220,7 @@ def describe_allowed(field: Schema) -> str:
 
 
 def allowed_in_session(path: str) -> str:
-    """What a VDISession's field allows, by the API server's path of it (`spec.access[0].user`).
+    """The allowed values of a VDISession's field, by its path in the API server's words (`spec.access[0].user`).
 
     Empty when the kind has no such field, or allows every value of its type.
     """

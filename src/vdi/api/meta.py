@@ -10,8 +10,8 @@ from vdi.api.constraints import doc, explanation, instant
 GROUP = "vdi.kasm.io"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
+# Namespace of operator and gateway unless the administrator chooses another.
 RELEASE_NAMESPACE = "vdi-system"
-"""Namespace of operator and gateway unless the administrator chooses another."""
 
 
 class OwnerReference(msgspec.Struct, rename="camel", omit_defaults=True, gc=False, frozen=True):

@@ -1,4 +1,4 @@
-"""`VDIPool`: desktops that are started before anybody asks for one."""
+"""`VDIPool`: desktops that are started before a session requests one."""
 
 from typing import Annotated, ClassVar
 
@@ -10,7 +10,7 @@ from vdi.api.schedule import PoolSchedule
 
 
 class PoolSpec(msgspec.Struct, rename="camel", omit_defaults=True):
-    """What the pool keeps ready."""
+    """The desktops that the pool keeps ready."""
 
     template: Annotated[
         str,

@@ -30,7 +30,7 @@ Windows = Annotated[
 
 
 class PoolSchedule(msgspec.Struct, rename="camel", omit_defaults=True):
-    """When a pool keeps desktops ready. Outside these times it keeps none."""
+    """Times at which a pool keeps desktops ready. Outside these times it keeps none."""
 
     windows: Windows
     time_zone: TimeZoneText = "Etc/UTC"
@@ -66,7 +66,7 @@ WEEKDAYS = (Day.MON, Day.TUE, Day.WED, Day.THU, Day.FRI)
 
 
 class SessionSchedule(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
-    """When a suspended desktop is resumed by itself, and when it is suspended again."""
+    """Times at which a suspended desktop is resumed automatically, and suspended again."""
 
     start: Annotated[
         str, doc("Time of day at which the desktop is ready, such as 08:30. It is resumed 5 minutes earlier.",

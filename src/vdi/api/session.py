@@ -1,4 +1,4 @@
-"""`VDISession`: one person's desktop."""
+"""`VDISession`: the desktop of one user, with its guests, schedule and status."""
 
 from enum import StrEnum
 from typing import Annotated, ClassVar
@@ -56,7 +56,7 @@ class Role(StrEnum):
 
 
 def describe_role(role: GuestRole) -> str:
-    """What the role allows, as every interface calls it."""
+    """The permissions of a role, in the words of every interface."""
     match role:
         case GuestRole.VIEWER:
             return "view only"
@@ -74,10 +74,10 @@ def _has_full_control(role: Role) -> bool:
     return False
 
 
+# Roles with mouse and keyboard. All others need a desktop that restricts them to viewing.
 FULL_CONTROL = frozenset[str](role for role in Role if _has_full_control(role))
-"""Roles with mouse and keyboard. All others need a desktop that restricts them to viewing."""
+# The roles of guests, for descriptions of fields and options.
 GUEST_ROLES = " ".join(f"{role}: {describe_role(role)}." for role in GuestRole)
-"""The roles of guests, for descriptions of fields and options."""
 
 
 class SessionResources(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):

@@ -1,4 +1,4 @@
-"""How a template's desktops stream, and what they show: `spec.streaming`, `spec.app` and `spec.keyboard`.
+"""Streaming and content of a template's desktops: `spec.streaming`, `spec.app` and `spec.keyboard`.
 
 The tables of what each generation of Selkies knows stand here, because the CRD's rules are made from them;
 `vdi.session.streaming` turns the fields into environment variables. Sources: `settings.py` of Selkies 2.1.0; for
@@ -12,26 +12,27 @@ import msgspec
 
 from vdi.api.constraints import KEYBOARD_LAYOUT, KEYBOARD_VARIANT, WORDS, Rule, doc
 
+# What the name of an image has in it that is taken for one of Selkies 1: the name of the project until then.
 SELKIES_1_IMAGE = "selkies-gstreamer"
-"""What the name of an image has in it that is taken for one of Selkies 1: the name of the project until then."""
 
+# Of Selkies 2, in its own order: each takes the GPU's encoder for its codec where there is one, else the CPU's.
 ENCODERS = ("h264enc", "h265enc", "vp8enc", "vp9enc", "av1enc", "h264enc-striped", "jpeg")
-"""Of Selkies 2, in its own order: each takes the GPU's encoder for its codec where there is one, else the CPU's."""
 
+# Pictures in stripes, and single pictures: WebRTC carries neither.
 ENCODERS_WITHOUT_WEBRTC = ("h264enc-striped", "jpeg")
-"""Pictures in stripes, and single pictures: WebRTC carries neither."""
+# Names of Selkies 1 that Selkies 2 reads as h264enc.
 ENCODER_ALIASES = ("x264enc", "openh264enc")
-"""Names of Selkies 1 that Selkies 2 reads as h264enc."""
+# Of Selkies 1: plugins of GStreamer.
 ENCODERS_1 = (
     *("nvh264enc", "vah264enc", "x264enc", "openh264enc", "nvh265enc", "vah265enc", "x265enc"),
     *("vp8enc", "vavp9enc", "vp9enc", "nvav1enc", "vaav1enc", "svtav1enc", "av1enc", "rav1enc"),
 )
-"""Of Selkies 1: plugins of GStreamer."""
+# Fields for which Selkies 1 has no setting.
 ONLY_SELKIES_2 = ("display", "audio", "microphone", "fileTransfer", "printing", "gamepad", "secondScreen", "locked")
-"""Fields for which Selkies 1 has no setting."""
+# What a person may change in the page, and the template may forbid.
 LOCKABLE = ("encoder", "framerate", "bitrate")
-"""What a person may change in the page, and the template may forbid."""
 
+# The variables that each field decides: in `env` beside that field, they are refused.
 VARIABLES: dict[str, tuple[str, ...]] = {
     "streaming.display": ("SELKIES_WAYLAND", "PIXELFLUX_WAYLAND"),
     "streaming.transport": (
@@ -55,7 +56,6 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "keyboard.layout": ("VDI_KEYBOARD_LAYOUT",),
     "keyboard.variant": ("VDI_KEYBOARD_VARIANT",),
 }
-"""The variables that each field decides: in `env` beside that field, they are refused."""
 
 
 class Display(StrEnum):
@@ -235,6 +235,7 @@ def _encoder_of(generation: str, encoders: tuple[str, ...], remedy: str) -> Rule
 _SERVES_WEB = "has(self.protocol) && self.protocol == 'Web'"
 _OF_SELKIES = ("streaming", "app", "keyboard")
 
+# Rules of a template's spec: across `protocol`, `basicAuthSecret`, `streaming`, `image`, `app`, `keyboard`, `env`.
 RULES = (
     Rule(
         f"!({_SERVES_WEB}) || !({' || '.join(f'has(self.{field})' for field in _OF_SELKIES)})",
@@ -273,4 +274,3 @@ RULES = (
     ),
     *(_said_once(path, variables) for path, variables in VARIABLES.items()),
 )
-"""Rules of a template's spec: across `protocol`, `basicAuthSecret`, `streaming`, `image`, `app`, `keyboard`, `env`."""

@@ -109,7 +109,7 @@ class SecretKeyRef(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class EnvVarSource(msgspec.Struct, rename="camel", omit_defaults=True):
-    """Where an environment variable's value comes from."""
+    """Source of an environment variable's value."""
 
     secret_key_ref: Annotated[SecretKeyRef, doc("A key of a Secret in the session's namespace.")]
 
@@ -311,8 +311,8 @@ class Toleration(msgspec.Struct, rename="camel", omit_defaults=True):
     )
 
 
+# Of Selkies 2.
 DEFAULT_HEALTH_PATH = "/api/health"
-"""Of Selkies 2."""
 
 
 class Protocol(StrEnum):
@@ -340,7 +340,7 @@ class Scheme(StrEnum):
 
 
 class Placement(msgspec.Struct, rename="camel", omit_defaults=True):
-    """Where desktops of this template may run."""
+    """Nodes that desktops of this template may run on."""
 
     node_selector: Annotated[
         dict[str, Annotated[str, msgspec.Meta(extra_json_schema={"maxLength": 63})]],
@@ -433,7 +433,7 @@ class IdleAction(StrEnum):
 
 
 class Lifecycle(msgspec.Struct, rename="camel", omit_defaults=True):
-    """How long desktops of this template run, and what happens at the end."""
+    """Length of a run, and the action at its end."""
 
     max_timeout: Annotated[
         str | None,
@@ -463,7 +463,7 @@ _Member = Annotated[
 
 
 class TemplateAccess(msgspec.Struct, rename="camel", omit_defaults=True):
-    """Who may start desktops of a template. Both lists empty: everyone. The gateway enforces it."""
+    """Users who may start desktops of a template. Both lists empty: everyone. The gateway enforces it."""
 
     users: Annotated[tuple[_Member, ...], doc("E-mail addresses.", maxItems=1024)] = ()
     groups: Annotated[tuple[_Member, ...], doc("Groups as reported by the login.", maxItems=256)] = ()

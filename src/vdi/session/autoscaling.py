@@ -48,7 +48,7 @@ _PHRASES = {
 
 @dataclass(frozen=True, slots=True)
 class AutoscalingSettings:
-    """Settings of the administrator."""
+    """The administrator's settings of placeholders and headroom."""
 
     # Placeholders for waiting sessions at a time; headroom is not counted.
     max_placeholders: int = 10
@@ -67,7 +67,7 @@ class AutoscalingSettings:
 
 
 class EventSource(msgspec.Struct, gc=False):
-    """`deprecatedSource` of an Event."""
+    """`deprecatedSource` of an Event: older autoscalers name themselves here."""
 
     component: str = ""
 

@@ -41,7 +41,7 @@ def derive_tokens(key: bytes, *, namespace: str, name: str, uid: str, pod: str) 
 
 
 def derive_pool_tokens(key: bytes, *, namespace: str, pod: str) -> DesktopTokens:
-    """The tokens of a pod that a pool has made, whoever has it now."""
+    """The tokens of a pod that a pool has created, also after a session has taken it."""
     return _derive(key, f"pool/{namespace}/{pod}")
 
 
@@ -72,7 +72,7 @@ def grant_token(master: str, grant_id: str) -> str:
 
 
 def direct_token(master: str) -> str:
-    """The token of `vdi session open --direct`: of whoever reads the Secret and forwards a port of the pod."""
+    """The token of `vdi session open --direct`, for users who may read the Secret and forward a port of the pod."""
     return _derived_token(master, "vdi-direct")
 
 

@@ -1,6 +1,6 @@
 """Admission of a session: its desktop, or the reason why it cannot have one now. Pure; operator and doctor use it.
 
-    observed: session, template, children, and who else wants the same home or host
+    observed: session, template, children, and other sessions that request the same home or host
         -> Decision(desktop)   go: build what is missing
         -> Decision(blocked)   wait or give up, with a reason and a message
 
@@ -83,7 +83,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One of several sessions that want the same thing, of which only one can have it."""
+    """One of several sessions that request the same home or host, which only one can have."""
 
     uid: str
     name: str

@@ -1,6 +1,6 @@
 """End of a run, replacement of a pod within a run, and the time of the next look. Pure.
 
-Whatever ends or begins by time alone must also be in `next_requeue`, or the operator does not look again in time.
+Everything that begins or ends by time alone must also be in `next_requeue`: otherwise the operator looks too late.
 """
 
 from collections.abc import Iterator

@@ -27,7 +27,7 @@ NO_HOMES: Homes = MappingProxyType({})
 COPYING = "vdi.kasm.io/copying"
 # Annotation on a home that the gateway made before a first desktop was requested: the template whose form was open.
 #
-# Only with it is a home deleted because nothing uses it. Whatever uses such a home takes the annotation away first.
+# Only with it is a home deleted because nothing uses it. Every use of such a home removes the annotation first.
 MADE_AHEAD = "vdi.kasm.io/made-ahead"
 
 

@@ -147,7 +147,7 @@ def fingerprint(template: str, desktop: Desktop, settings: ClusterSettings, key:
 
 
 def pool_of(pod: Pod) -> str | None:
-    """The name of the pool that made this pod, whoever has it now."""
+    """The name of the pool that created this pod, also after a session has taken it."""
     return pod.metadata.annotations.get(POOL)
 
 

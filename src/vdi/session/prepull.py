@@ -131,7 +131,7 @@ class PullPlan:
 
 @dataclass(frozen=True, slots=True)
 class PullResult:
-    """Result of one puller."""
+    """Result of one puller: the image, or the reason why not."""
 
     pulled: bool
     reason: str = ""

@@ -5,7 +5,7 @@ Creating     a pod, not ready yet
 Running      the pod is ready and its route exists
 Suspended    no pod, because spec.suspended says so
 Terminating  being deleted, or its run is over
-Failed       nothing will happen until somebody changes something (the message says what)
+Failed       nothing will happen until someone makes a change (the message says which)
 """
 
 from collections.abc import Sequence

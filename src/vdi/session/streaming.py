@@ -117,12 +117,12 @@ def _streaming_2(spec: TemplateSpec) -> Iterator[tuple[str, str]]:
         yield "SELKIES_WAYLAND", _WAYLAND[given.display]
     if given.transport == Transport.WEBRTC:
         yield "SELKIES_MODE", "webrtc"
-        yield "SELKIES_ENABLE_DUAL_MODE", "true"  # the way back to the WebSocket, where UDP does not get through
-        yield "SELKIES_WEBRTC_ICE_LITE", "true"  # else it asks public STUN servers, also beside our own
+        yield "SELKIES_ENABLE_DUAL_MODE", "true"  # fall back to the WebSocket where UDP is blocked
+        yield "SELKIES_WEBRTC_ICE_LITE", "true"  # else it also asks public STUN servers
         yield "SELKIES_WEBRTC_UDP_MUX_PORT", str(WEBRTC_PORT)
     elif given.transport:
         yield "SELKIES_MODE", "websockets"
-        yield "SELKIES_ENABLE_DUAL_MODE", "false"  # else anybody in control could switch the desktop for all
+        yield "SELKIES_ENABLE_DUAL_MODE", "false"  # else a guest in control could switch it for all
     if given.encoder:
         # The first is the one to start with; all are the menu, so that one alone is locked.
         others = () if "encoder" in given.locked else (encoder for encoder in ENCODERS if encoder != given.encoder)

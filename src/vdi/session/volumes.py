@@ -67,7 +67,7 @@ def resolve_mounts(spec: TemplateSpec, user: str, groups: Collection[str]) -> Mo
     """The volumes and mounts of a desktop of this user.
 
     A claim is one volume of the pod, also when the template mounts several of its folders: with a second volume of the
-    same claim the kubelet waits for ever.
+    same claim the kubelet waits forever.
     """
     volumes: dict[str, TemplateVolume] = {}
     mounts: list[Mount] = []

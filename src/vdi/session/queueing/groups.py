@@ -41,7 +41,7 @@ class PendingSession:
         return self.priority + max(0, now - self.since) // AGEING
 
     def waited(self, now: int) -> int:
-        """Milliseconds."""
+        """Waiting time in milliseconds."""
         return max(0, now - self.since)
 
 

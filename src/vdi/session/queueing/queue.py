@@ -148,7 +148,7 @@ class Queue:
             self._count(present.user if present else "", -1, now)
 
     def remove(self, uid: str, now: int) -> None:
-        """Forget a pod."""
+        """Forget a pod or grant, and free what it takes."""
         if assignment := self._assigned.pop(uid, None):
             self._free(uid, assignment)
             self._count(assignment.user, -1, now)
