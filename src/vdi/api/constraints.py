@@ -93,15 +93,16 @@ _SUBDOMAIN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*
 _PERIOD = "^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$"
 
 EMAIL = must_be("an e-mail address such as alice@example.com", r"self.matches('^\\S+@\\S+\\.\\S+$')")
-# Blank characters, all variation selectors, and what stands for text that could not be decoded.
+# Blank characters, all variation selectors, and the replacement characters of text that could not be decoded.
 INVISIBLE = BLANK + r"\ufe0e\ufe0f\ufffc\ufffd"
-VISIBLE = Rule(  # without the value: shown as it is, it could hide or reverse the text around it
+# The message does not repeat the value, which could hide or reverse the text around it. So does PRINTABLE's.
+VISIBLE = Rule(
     r"!self.matches('[\\p{C}\\p{Z}" + INVISIBLE + "]')",
     "must have only visible characters: no space, control, direction, zero-width or private-use characters",
 )
 # Not \p{C}: newer regular expressions count characters in it that a later Unicode has, such as new emoji.
 _UNPRINTABLE = r"\\p{Cc}\\p{Cf}\\p{Co}\\p{Zl}\\p{Zp}"
-PRINTABLE = Rule(  # without the value, for the same reason
+PRINTABLE = Rule(
     f"!self.matches('[{_UNPRINTABLE}]')",
     "must have only printable characters: no new line, control, direction, zero-width or private-use characters",
 )

@@ -45,7 +45,7 @@ def _field(field: inspect.Field, defaults: bool) -> Schema:
     if not defaults:
         return schema
     if field.default_factory is not NODEFAULT:
-        # Without this the API server fills in the inner defaults only where the object is given.
+        # Without this the API server fills in the inner defaults only if the object is given.
         if any("default" in inner for inner in schema.get("properties", {}).values()):
             schema["default"] = {}
     elif field.default not in (NODEFAULT, None, "", ()):
@@ -87,7 +87,7 @@ def _type(kind: inspect.Type, defaults: bool) -> Schema:
 
 Kind = type[VDISession] | type[VDITemplate] | type[VDIPool]
 
-# What `kubectl get` shows of an object before the operator has written its status (or where it leaves a 0 out).
+# Values that `kubectl get` shows before the operator has written a status, or where it omits a zero.
 _SHOWN_BEFORE_THE_FIRST_WRITE: dict[Kind, dict[str, Any]] = {
     VDISession: {"phase": "Pending"},
     VDIPool: {"ready": 0, "starting": 0, "claimed": 0},
@@ -187,8 +187,8 @@ def _object_schema(kind: Kind) -> Schema:
     properties = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}}
     properties["spec"] = struct_schema(_spec_of(kind), defaults=True)
     properties["status"] = status = schema["properties"]["status"]
-    # One writer, so one owner of all of it: the server keeps no book of each field of each condition, which was a third
-    # of a session's size, and spends a sixth less on a write.
+    # The status has one writer, so one owner is enough. Otherwise the server tracks the owner of each field of each
+    # condition (managedFields): a third of a session's size, and a sixth of the time of a write.
     status["x-kubernetes-map-type"] = "atomic"
     for name, default in _SHOWN_BEFORE_THE_FIRST_WRITE.get(kind, {}).items():
         status["default"] = {}

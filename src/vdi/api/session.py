@@ -211,7 +211,7 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
             "Times at which a suspended desktop is resumed, and suspended again. At the end of a run, a session with a "
             "schedule is always suspended, and never deleted.",
             Rule(
-                # Silent where one of them is no time of day: the field's own rule says that.
+                # True if one of them is no time of day: the field's own rule refuses that.
                 "!has(self.end) || ![self.start, self.end].all(time, "
                 "time.matches('^[0-9][0-9]:[0-9][0-9]$')) || (int(self.start.substring(0, 2)) * 60 + "
                 "int(self.start.substring(3, 5)) - int(self.end.substring(0, 2)) * 60 - "

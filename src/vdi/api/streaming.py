@@ -12,27 +12,27 @@ import msgspec
 
 from vdi.api.constraints import KEYBOARD_LAYOUT, KEYBOARD_VARIANT, WORDS, Rule, doc
 
-# What the name of an image has in it that is taken for one of Selkies 1: the name of the project until then.
+# Part of the names of Selkies 1 images: the project's name at that time.
 SELKIES_1_IMAGE = "selkies-gstreamer"
 
-# Of Selkies 2, in its own order: each takes the GPU's encoder for its codec where there is one, else the CPU's.
+# Encoders of Selkies 2, in its own order. Each uses the GPU's encoder for its codec if there is one, else the CPU's.
 ENCODERS = ("h264enc", "h265enc", "vp8enc", "vp9enc", "av1enc", "h264enc-striped", "jpeg")
 
-# Pictures in stripes, and single pictures: WebRTC carries neither.
+# Stripes of pictures, and single pictures: WebRTC carries neither.
 ENCODERS_WITHOUT_WEBRTC = ("h264enc-striped", "jpeg")
 # Names of Selkies 1 that Selkies 2 reads as h264enc.
 ENCODER_ALIASES = ("x264enc", "openh264enc")
-# Of Selkies 1: plugins of GStreamer.
+# Encoders of Selkies 1: plugins of GStreamer.
 ENCODERS_1 = (
     *("nvh264enc", "vah264enc", "x264enc", "openh264enc", "nvh265enc", "vah265enc", "x265enc"),
     *("vp8enc", "vavp9enc", "vp9enc", "nvav1enc", "vaav1enc", "svtav1enc", "av1enc", "rav1enc"),
 )
 # Fields for which Selkies 1 has no setting.
 ONLY_SELKIES_2 = ("display", "audio", "microphone", "fileTransfer", "printing", "gamepad", "secondScreen", "locked")
-# What a person may change in the page, and the template may forbid.
+# Settings that a user may change in the page unless the template forbids it.
 LOCKABLE = ("encoder", "framerate", "bitrate")
 
-# The variables that each field decides: in `env` beside that field, they are refused.
+# Variables that each field sets. The CRD refuses them in `env` beside that field.
 VARIABLES: dict[str, tuple[str, ...]] = {
     "streaming.display": ("SELKIES_WAYLAND", "PIXELFLUX_WAYLAND"),
     "streaming.transport": (

@@ -35,7 +35,7 @@ from vdi.api.meta import Condition, ObjectMeta
 from vdi.api.schedule import TemplateSchedule
 from vdi.api.streaming import RULES, TemplateApp, TemplateKeyboard, TemplateStreaming
 
-# dyn(): without it the API server takes a string(integer) to be of any length, and refuses the rule as too costly.
+# Without dyn() the API server assumes that string(integer) may have any length, and refuses the rule as too costly.
 _GPUS, _MOST_GPUS = "string(dyn(self.defaultGPU))", "string(dyn(self.maxGPU))"
 _MAXIMUM_GPU = Rule(
     "!has(self.maxGPU) || self.defaultGPU <= self.maxGPU",
@@ -311,7 +311,7 @@ class Toleration(msgspec.Struct, rename="camel", omit_defaults=True):
     )
 
 
-# Of Selkies 2.
+# The health path of Selkies 2.
 DEFAULT_HEALTH_PATH = "/api/health"
 
 

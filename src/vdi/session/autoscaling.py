@@ -27,7 +27,7 @@ HOSTNAME = "kubernetes.io/hostname"
 _ENDED = frozenset({"Succeeded", "Failed"})
 _ADDS = frozenset({"TriggeredScaleUp", "Nominated"})
 _REFUSES = frozenset({"NotTriggerScaleUp", "FailedScheduling"})
-# In the note of a nomination; one for a node to come has `nodeclaim/` alone.
+# In Karpenter's note of a nomination for an existing node; one for a new node has only `nodeclaim/`.
 _EXISTING_NODE = " node/"
 _SCHEDULER = "default-scheduler"
 _PREFIX = re.compile(
@@ -36,7 +36,7 @@ _PREFIX = re.compile(
     re.IGNORECASE,
 )
 _NEXT_REASON = re.compile(r", (?=\d+ )")
-# What cluster-autoscaler says of a node group, after the number of groups.
+# Phrases of cluster-autoscaler about node groups, after their number.
 _PHRASES = {
     "max node group size reached": "node group has reached its maximum size",
     "in backoff after failed scale-up": (
@@ -52,10 +52,9 @@ class AutoscalingSettings:
 
     # Placeholders for waiting sessions at a time; headroom is not counted.
     max_placeholders: int = 10
-    # Free places to keep, by name of a template, each of the template's default size.
+    # Free slots to keep by template, each of the template's default size.
     headroom: Mapping[str, int] = field(default_factory=dict)
-    # Where placeholders live: a namespace of their own, so that they use no quota of the sessions. Empty: there are
-    # none.
+    # A namespace of their own, so that placeholders use no quota of the sessions. Empty: there are none.
     namespace: str = ""
     image: str = ""
     priority_class: str = ""
@@ -209,7 +208,7 @@ def _describe(answers: Collection[AutoscalerEvent], time: str) -> str:
     if refusal is None:
         return f"A node was requested at {at}."
     reason = _PREFIX.sub("", refusal.note).strip().rstrip(".")
-    # cluster-autoscaler gives its reasons in no order: the same answer must not look like another one.
+    # cluster-autoscaler lists its reasons in random order. Sorted, the same answer causes no new status.
     reason = ", ".join(sorted(_NEXT_REASON.split(reason)))
     for phrase, words in _PHRASES.items():
         reason = reason.replace(phrase, words)
@@ -219,9 +218,9 @@ def _describe(answers: Collection[AutoscalerEvent], time: str) -> str:
 
 
 _USER_ID = 1000
-# Not 0: the kubelet has to confirm the end, or it refuses the desktop that takes the GPU's place.
+# Not 0: with a forced deletion the kubelet would still count the GPU, and refuse the desktop that takes its place.
 _GRACE_SECONDS = 1
-# A pod without a controller keeps a node from being removed, unless it says this.
+# Without this, a pod without a controller keeps the autoscaler from removing its node.
 _SAFE_TO_EVICT = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}
 
 
@@ -269,7 +268,7 @@ def _build_container(demand: Demand, image: str) -> dict[str, Any]:
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["sleep", "infinity"],
-        # Images built for GPUs would show all of them to the process.
+        # Images built for GPUs would request all of them.
         "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
         "resources": {"requests": requests, **({"limits": extended} if extended else {})},
         "securityContext": restricted_container(is_read_only=True),

@@ -13,7 +13,6 @@ class ClusterSettings:
 
     # Port of the desktops' URLs as browsers see it; left out of `status.url` when it is 443.
     url_port: int = 443
-    # Traefik's entry point.
     entry_point: str = "websecure"
     # Secret with the wildcard certificate: in the portal's namespace, or without a gateway in the sessions'; None:
     # Traefik's default certificate.
@@ -26,13 +25,13 @@ class ClusterSettings:
     requests_memory: str = "1Gi"
     # Extended resource that stands for one GPU (slice).
     gpu_resource: str = "nvidia.com/gpu"
-    # How long the desktops of a cordoned node are kept before a drain may evict them.
+    # A drain may evict the desktops of a cordoned node only after this time.
     drain_notice: timedelta = timedelta(seconds=60)
-    # Port of the agent in the desktop, which tells whether it is used and shows notices.
+    # Port of the agent in the desktop, which reports activity and shows notices.
     agent_port: int = 8082
 
-    # Traefik Middleware in the sessions' namespace that lets in only whom the gateway knows; None: every desktop asks
-    # for its own password.
+    # Traefik Middleware in the sessions' namespace that lets the gateway check each request; None: there is no gateway,
+    # and every desktop asks for its own password.
     edge_middleware: str | None = None
     # First label of the gateway's own host, which no desktop may have where there is a gateway.
     portal_label: str = "portal"

@@ -25,19 +25,19 @@ EXPIRING = "Expiring"
 IDLE = "Idle"
 DRAINING = "Draining"
 CLOSING = "Closing"
-# Warnings: they are there, and True, only while they hold.
+# Warnings. They are present, and True, only while they hold.
 WARNING_TYPES = (EXPIRING, CLOSING, IDLE, DRAINING)
 
 
 class ReasonKind(Enum):
     """The meaning of a reason to code that acts on reasons."""
 
-    # Read by people only: the state of the condition decides.
+    # For people only: code reads the status of the condition.
     STATE = auto()
 
     # In the queue: passes when another desktop ends.
     BUSY = auto()
-    # In the queue for something else, which may pass.
+    # In the queue for another reason, which may pass.
     QUEUED = auto()
     # In the queue, and the end of no desktop helps: the cluster, the template or the session has to change.
     NO_NODE = auto()
@@ -53,7 +53,7 @@ class Reason(StrEnum):
     A reason that code acts on has a `kind`. `session.failures` and `operator.status` act on some by name.
     """
 
-    # The conditions that have it.
+    # Types of the conditions that have it.
     condition: str
     meaning: str
     kind: ReasonKind

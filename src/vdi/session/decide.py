@@ -45,7 +45,7 @@ class Observed:
     route: Route | None = None
     secret: Secret | None = None
     events: tuple[Event, ...] = ()
-    # The node that the pod, or the one that leaves, is bound to.
+    # The node of the pod, or of the terminating one.
     node: Node | None = None
     # The node no longer exists.
     node_gone: bool = False
@@ -87,11 +87,10 @@ class Contender:
 
     uid: str
     name: str
-    # Empty: before all others.
+    # RFC 3339; empty sorts before all others.
     created: str
-    # It has the thing already (its pod mounts the home, its route has the host, or both are being made).
+    # Its pod mounts the home or its route has the host, or these are being created.
     holds: bool
-    # It is being deleted.
     terminating: bool
 
 

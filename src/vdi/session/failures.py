@@ -26,20 +26,20 @@ from vdi.session.effective import Blocked
 from vdi.session.naming import LAST_FAILURE, RESTARTED_AT
 
 MOST_RESTARTS = 5
-# A desktop that was ready for so long has shown that it can run: what happens then is a new story.
+# A desktop that was ready for so long has shown that it can run. A later loss is counted from one again.
 STABLE = timedelta(minutes=10)
 
-# How long the kubelet may go on trying to start what cannot be started, while the pod holds its GPU.
+# The kubelet may retry a container that cannot start for this long. The pod holds its GPU in the meantime.
 START_TIMEOUT = timedelta(minutes=10)
-# How long a pod that was let in may find no node, while it holds a place on none.
+# The scheduler may find no node for an admitted pod for this long. The pod holds no capacity in the meantime.
 SCHEDULER_TIMEOUT = timedelta(seconds=15)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
-# Restarts of the container, with Kubernetes backing off, after which its pod counts as lost.
+# Restarts of the container after which its pod counts as lost.
 _CRASHES = 3
 _IN_VAIN = IMAGE_REASONS | {"CreateContainerConfigError", "CreateContainerError"}
 _NOT_ITS_FAULT = frozenset({Reason.POD_DELETED, PodReason.NODE_LOST, PodReason.EVICTED, PodReason.SCHEDULER_LATE})
-# Codes of `explain` for a pod that the scheduler finds no place for; a home that waits is not among them.
+# Reasons of a pod that finds no node, without those of a home that is not bound yet.
 _NO_ROOM = frozenset(
     {
         PodReason.HOME_ON_OTHER_NODE,

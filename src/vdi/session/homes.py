@@ -23,11 +23,11 @@ from vdi.session.naming import TEMPLATE_ANNOTATION, USER_ANNOTATION, home_claim_
 Homes = Mapping[str, PersistentVolumeClaim]
 
 NO_HOMES: Homes = MappingProxyType({})
-# Annotation on a home that a command fills: which one. No desktop starts on it.
+# Annotation on a home that a command fills; the value is the command. No desktop starts on it.
 COPYING = "vdi.kasm.io/copying"
-# Annotation on a home that the gateway made before a first desktop was requested: the template whose form was open.
-#
-# Only with it is a home deleted because nothing uses it. Every use of such a home removes the annotation first.
+# Annotation on a home that the gateway created before a first desktop was requested; the value is the template of the
+# open form. Only a home with it is deleted for lack of use, and every use of such a home removes the annotation first:
+# a home with files must never look unused.
 MADE_AHEAD = "vdi.kasm.io/made-ahead"
 
 
@@ -110,7 +110,7 @@ def may_use(session: VDISession, claim: str) -> bool:
 # Annotation on a retained home: when its last desktop was stopped, to within `_USE_NOTED_EVERY`.
 LAST_USED = "vdi.kasm.io/last-used"
 
-# A write to the API for each desktop that ends would be too many for a time that people read in days.
+# People read this time in days, so one write for each desktop that ends would be wasted.
 _USE_NOTED_EVERY = timedelta(minutes=10)
 
 

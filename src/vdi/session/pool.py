@@ -284,12 +284,12 @@ def _patience(pod: Pod, now: datetime) -> timedelta | None:
 class Obstacles:
     """The reasons why a pool does not have all its desktops."""
 
-    # It can have none at all.
+    # The pool can have no desktop at all.
     impossible: Blocked | None = None
-    # There is no room for more, or the API server refuses the next one.
+    # There is no capacity for another one, or the API server refuses it.
     blocked: Blocked | None = None
     pause: Backoff = field(default_factory=Backoff)
-    # Why the first of those that are starting does not get on, in a sentence.
+    # A sentence about the first starting desktop that makes no progress.
     slow: str = ""
 
 

@@ -25,14 +25,14 @@ from vdi.session.children import restricted_container, restricted_pod
 from vdi.session.conditions import renew_condition
 from vdi.session.naming import MANAGED_BY, derive_base, owner_reference
 
-# Nodes of one template that fetch its image at a time: a registry should not be stormed.
+# Nodes that pull the image of one template at the same time, to spare the registry.
 AT_ONCE = 3
 
-# How long a puller may be in trouble that may pass (no room, no network yet) before it counts as failed.
+# Problems that may pass, such as no network yet, count as a failure after this time.
 PULL_TIMEOUT = timedelta(seconds=60)
-# Before the first try after a failure on a node, and between tries when it goes on failing.
+# Backoff of failed pulls on one node.
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=30)
-# Failed nodes that the status names, so that it stays small in a large cluster.
+# Failed nodes in the status, which has to stay small in a large cluster.
 MOST_NAMED = 20
 
 # The condition of a template with `prePull`.
@@ -57,12 +57,12 @@ class FailureReason(StrEnum):
 
 # Label of a puller (value: a name derived from the template's), and annotation (the template's name).
 PREPULL = "vdi.kasm.io/prepull"
-# Annotation of a puller: the node that it is for.
+# Annotation of a puller: its node.
 PREPULL_NODE = "vdi.kasm.io/prepull-node"
-# Annotation of a puller: the image that it fetches, as the template had it then.
+# Annotation of a puller: its image, as the template had it then.
 PREPULL_IMAGE = "vdi.kasm.io/prepull-image"
 
-# Reasons of a waiting container that come after the image was fetched: it cannot be started, and need not be.
+# Reasons of a waiting container whose image was pulled: it cannot be started, and need not be.
 _IMAGE_IS_THERE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _STILL_CREATING = frozenset({"", "ContainerCreating", "PodInitializing"})
 
@@ -86,7 +86,7 @@ class PullMemory:
     """
 
     image: str = ""
-    # By uid of a node that has the image: whether it names it itself.
+    # By uid of a node that has the image: whether the node's status names it.
     has: dict[str, bool] = field(default_factory=dict)
     # By uid of a node.
     failures: dict[str, Failure] = field(default_factory=dict)
@@ -162,7 +162,7 @@ def plan(
             remove.append(pod)
             continue
         if pod.metadata.deletion_timestamp:
-            pulling.add(node.metadata.name)  # its place is taken until it is gone
+            pulling.add(node.metadata.name)  # it counts until it is gone
             continue
         result = evaluate_puller(pod, events, now)
         if result is None:
@@ -297,7 +297,7 @@ def _made(pod: Pod, now: datetime) -> datetime:
 
 
 _USER_ID = 1000
-# Seconds after which the kubelet gives up: a large image over a slow line takes many minutes, not hours.
+# Seconds. A large image over a slow line takes many minutes, not hours.
 _LONGEST_PULL = 3600
 
 

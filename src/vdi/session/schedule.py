@@ -26,16 +26,16 @@ from vdi.cluster.units import parse_time
 from vdi.session.lifetime import LONGEST_WARNING, Activity
 
 _LAST_ANSWER = timedelta(seconds=15)
-# How long before its time a scheduled desktop is resumed: images are pulled, and people come early.
+# A scheduled desktop is resumed this long before its time: the image is pulled, and users come early.
 _START_LEAD = timedelta(minutes=5)
 
-# How long after its time a scheduled desktop is still resumed, by an operator that was away; then it was missed.
+# An operator that was away still resumes a scheduled desktop this long after its time; later the time was missed.
 _START_LATE = timedelta(minutes=30)
 _CACHED_TIMES = 4096
-# Characters of a time zone's name; longer text is not looked up, nor kept.
+# Characters of a time zone's name. Longer text is untrusted input that is neither looked up nor cached.
 _LONGEST_ZONE = 64
 _TIME_OF_DAY = re.compile("([01][0-9]|2[0-3]):[0-5][0-9]")
-# How many windows may follow one another without a gap until the end of working hours counts as never.
+# After so many windows without a gap between them, working hours count as endless.
 _OVERLAPS = 64
 
 
@@ -46,9 +46,9 @@ class Closing:
     # End of the window.
     at: datetime
     warn_at: datetime
-    # When the desktop is suspended: later than `at` where the warning came late.
+    # The time of the suspension: later than `at` if the warning came late.
     over_at: datetime
-    # When the desktop was last asked for input that would cancel this; None: it is not asked, or does not answer.
+    # The time of the last report that could show input; None: input does not cancel this end, or there is no report.
     asked_at: datetime | None = None
     # Whether input while the warning is shown cancels this end.
     can_cancel: bool = False
@@ -107,7 +107,8 @@ def find_closing(
     at = _missed_close(schedule, started, now) or next_close(schedule, now)
     if at is None:
         return None
-    # In whole seconds, as the times of conditions are: a warning must not seem older than its own beginning.
+    # In whole seconds, as the times of conditions are. Otherwise a warning that was just published would look older than
+    # `warn_at`, would count as one of a missed end, and would begin again and again.
     lead = min(LONGEST_WARNING, timedelta(seconds=(at - started) // timedelta(seconds=2)))
     if schedule.cancel_on_activity and _was_active(activity, last_known_activity, at - lead):
         at = next_close(schedule, max(now, at))
@@ -145,7 +146,7 @@ def next_start(session: VDISession, now: datetime) -> datetime | None:
         return None
     cron, zone = _start_cron(schedule), schedule.time_zone
     known = parse_time(session.status.next_start) if session.status.next_start else None
-    if known is None or previous_time(cron, zone, known) != known:  # or it is of a schedule that was changed
+    if known is None or previous_time(cron, zone, known) != known:  # or the schedule was changed
         known = next_time(cron, zone, now)
     is_dealt_with = known is not None and (now > known + _START_LATE or (not suspended and now >= known - _START_LEAD))
     return next_time(cron, zone, max(known, now)) if known and is_dealt_with else known
@@ -270,7 +271,7 @@ def previous_time(cron: str, zone: str, until: datetime) -> datetime | None:
 def _next_time(cron: str, zone: str, minute: datetime) -> datetime | None:
     if not (_is_cron(cron) and _is_zone(zone)):
         return None
-    # From a little before: in the hour that comes twice, the library counts from the first of the two.
+    # Start two hours early: within the hour that a clock change repeats, the library counts from its first pass.
     for local in CronSim(cron, (minute - timedelta(hours=2)).astimezone(ZoneInfo(zone))):
         moment = local.astimezone(UTC)
         if moment > minute:

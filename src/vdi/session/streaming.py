@@ -30,12 +30,12 @@ from vdi.api.streaming import (
 from vdi.api.template import DEFAULT_HEALTH_PATH, EnvVar, Protocol, TemplateSpec, VDITemplate
 from vdi.session.conditions import renew_condition
 
-# Condition of a template: there, and True, only while its image passes over something that the template says.
+# Condition of a template, present and True only while its image ignores a setting of the template.
 SETTINGS_IGNORED = "SettingsIgnored"
 
 # UDP port of a desktop in WebRTC mode: one for all its viewers, so that a NetworkPolicy can name it.
 WEBRTC_PORT = 8083
-# Encoders of Selkies 1 that Selkies 2 passes over.
+# Encoders of Selkies 1 that Selkies 2 ignores.
 OBSOLETE_ENCODERS = frozenset(ENCODERS_1) - frozenset(ENCODERS) - frozenset(ENCODER_ALIASES)
 # Settings of Selkies 1 that Selkies 2 does not read.
 OBSOLETE_VARIABLES = frozenset(
@@ -48,13 +48,14 @@ OBSOLETE_VARIABLES = frozenset(
     }
 )
 
-# Where Selkies, of either generation, knows of no servers, it takes public ones: the stream goes through strangers.
+# Selkies of either generation uses public TURN and STUN servers unless it is given others: the stream would pass
+# through servers of strangers.
 _SAFE = (("SELKIES_TURN_HOST", "localhost"), ("SELKIES_STUN_HOST", "localhost"))
-# Selkies' own default, which its example image turns round: the page may run commands in the pod.
+# Selkies' own default, but its example image lets the page run commands in the pod.
 _SAFE_2 = ("SELKIES_COMMAND_ENABLED", "false")
 
-# Keys are text: a template that a later version stored may have any value, which `problems` reports.
-# Selkies knows no `auto`, and takes it for `false`: the start-up of our own image reads it.
+# The keys are text: a template of a later version may have other values, which `find_image_problems` reports. Selkies
+# does not know `auto` and takes it for `false`; the start-up of our own image reads it.
 _WAYLAND: Mapping[str, str] = {Display.X11: "false", Display.WAYLAND: "true", Display.AUTO: "auto"}
 _CLIPBOARD: Mapping[str, str] = {
     Clipboard.BOTH: "true",
@@ -72,7 +73,7 @@ _SWITCHES = ("audio", "microphone", "printing", "gamepad", "secondScreen", "resi
 
 
 def generation(spec: TemplateSpec) -> str:
-    """Of Selkies in the template's image: "1" or "2"; empty with protocol Web, which has no Selkies."""
+    """The generation of Selkies in the template's image: "1" or "2"; empty with protocol Web."""
     if spec.protocol is Protocol.WEB:
         return ""
     return spec.streaming.selkies or ("1" if SELKIES_1_IMAGE in spec.image else "2")
@@ -90,9 +91,9 @@ def uses_webrtc(spec: TemplateSpec) -> bool:
 
 
 def settings(spec: TemplateSpec) -> tuple[EnvVar, ...]:
-    """The variables, besides the template's own `env`, of which none is named twice.
+    """Variables of a desktop besides the template's own `env`, each once.
 
-    What the template does not say is not sent, but for what safety needs, and that only where `env` says nothing.
+    Omitted settings are not sent, except those that safety needs and that `env` does not set.
     """
     if spec.protocol is Protocol.WEB:
         return ()
@@ -102,7 +103,7 @@ def settings(spec: TemplateSpec) -> tuple[EnvVar, ...]:
     sent = [(name, value) for name, value in safe if name not in said]
     sent += _streaming_2(spec) if modern else _streaming_1(spec)
     if spec.app:
-        # The kubelet would put variables in the place of $(NAME); $$ keeps it from that.
+        # The kubelet would replace $(NAME) by a variable; $$ prevents that.
         sent.append(("VDI_APP", msgspec.json.encode(spec.app.command).decode().replace("$", "$$")))
     if spec.keyboard:
         sent.append(("VDI_KEYBOARD_LAYOUT", spec.keyboard.layout))
@@ -124,7 +125,7 @@ def _streaming_2(spec: TemplateSpec) -> Iterator[tuple[str, str]]:
         yield "SELKIES_MODE", "websockets"
         yield "SELKIES_ENABLE_DUAL_MODE", "false"  # else a guest in control could switch it for all
     if given.encoder:
-        # The first is the one to start with; all are the menu, so that one alone is locked.
+        # The first is used at the start, all are in the page's menu: one alone cannot be changed.
         others = () if "encoder" in given.locked else (encoder for encoder in ENCODERS if encoder != given.encoder)
         yield "SELKIES_ENCODER", ",".join((given.encoder, *others))
     for field, value, name in (
@@ -134,7 +135,7 @@ def _streaming_2(spec: TemplateSpec) -> Iterator[tuple[str, str]]:
         if value is not None:
             yield name, f"{value}-{value}" if field in given.locked else str(value)
     if given.bitrate is not None and "bitrate" in given.locked:
-        yield "SELKIES_RATE_CONTROL_MODE", "cbr"  # with the other mode, crf, there would be no bitrate to hold to
+        yield "SELKIES_RATE_CONTROL_MODE", "cbr"  # the other mode, crf, has no bit rate that could be locked
     for field in _SWITCHES:
         if field in said:
             yield VARIABLES[f"streaming.{field}"][0], "true" if said[field] else "false|locked"
@@ -208,7 +209,7 @@ def _said(spec: TemplateSpec) -> dict[str, object]:
 
 
 _HEALTH_PATH_1 = "/health"
-# Images that Selkies publishes as parts of others. `gst-web` is nginx with the files of Selkies 1's page.
+# Images that Selkies publishes as parts of others, such as `gst-web`: nginx with the files of Selkies 1's page.
 _WITHOUT_DESKTOP = re.compile(
     r"(?:^|/)selkies(?:-gstreamer)?/(gst-web(?:-core)?|gstreamer|py-build|js-interposer)(?=[:@]|$)"
 )
@@ -283,11 +284,11 @@ def find_image_problems(spec: TemplateSpec, *, behind_gateway: bool) -> Iterator
     yield from _find_streaming_problems(spec)
 
 
-# `status.graphics.renderer` where Mesa draws on the CPU.
+# `status.graphics.renderer` if Mesa renders on the CPU.
 SOFTWARE = "Software"
 CAPABILITY_MISSING = "GraphicsCapabilityMissing"
 DRIVER_NOT_LOADABLE = "DriverNotLoadable"
-# The GPU is Intel's or AMD's, which programs on X11 cannot draw on in a container, and on Wayland can.
+# An Intel or AMD GPU: in a container, programs can render on it with Wayland, but not with X11.
 NOT_ON_X11 = "NotSupported"
 
 

@@ -16,13 +16,13 @@ from vdi.api.session import VDISession
 from vdi.api.template import TemplateSpec, TemplateVolume, VDITemplate
 from vdi.session.naming import normal_name
 
-# Annotation of a session: JSON list of the groups of its user that the volumes of its template name.
+# Annotation of a session: JSON list of those groups of its user that the volumes of its template name.
 GROUPS = "vdi.kasm.io/groups"
 
 # The start-up script of the template: name of the volume, and where it is mounted.
 SCRIPT_VOLUME, SCRIPT_FOLDER = "vdi-startup", "/etc/vdi-startup"
 _USER, _GROUP = "{user}", "{group}"
-# Characters of a folder's name that are kept; file systems allow 255 bytes.
+# Characters of a folder's name before it is shortened; file systems allow 255 bytes.
 _LONGEST_FOLDER = 200
 
 
@@ -42,7 +42,6 @@ class Mount:
 class Mounts:
     """The volumes of one desktop beside its home."""
 
-    # Those that are mounted at all.
     volumes: tuple[TemplateVolume, ...]
     mounts: tuple[Mount, ...]
 
@@ -123,12 +122,12 @@ def folder_name(name: str) -> str:
         text = "%2E" + text[1:]
     if len(text) <= _LONGEST_FOLDER:
         return text
-    # No encoded name has a lower-case letter behind %.
+    # Quoting writes hexadecimal digits in upper case, so no other name has %x in it: the two never collide.
     return f"{text[:_LONGEST_FOLDER]}%x{sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _mounts(volume: TemplateVolume, user: str, groups: Collection[str]) -> Iterator[Mount]:
-    mine: dict[str, bool] = {}  # whether it may only read, by group
+    mine: dict[str, bool] = {}  # by group: read only
     for group in volume.groups:
         name = normal_name(group.name)
         if name in groups:
