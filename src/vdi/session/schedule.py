@@ -107,8 +107,8 @@ def find_closing(
     at = _missed_close(schedule, started, now) or next_close(schedule, now)
     if at is None:
         return None
-    # In whole seconds, as the times of conditions are. Otherwise a warning that was just published would look older than
-    # `warn_at`, would count as one of a missed end, and would begin again and again.
+    # In whole seconds, as the times of conditions are. Otherwise a warning that was just published would seem to be
+    # older than `warn_at`, would count as one of a missed end, and would begin again and again.
     lead = min(LONGEST_WARNING, timedelta(seconds=(at - started) // timedelta(seconds=2)))
     if schedule.cancel_on_activity and _was_active(activity, last_known_activity, at - lead):
         at = next_close(schedule, max(now, at))

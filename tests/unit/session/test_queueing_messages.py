@@ -28,125 +28,52 @@ def full(*names: str) -> dict[str, dict[str, int]]:
     return {name: {GPU: 8} for name in names}
 
 
+ONE, TWO = [a_node("n1")], [a_node("n1"), a_node("n2")]
+WITHOUT_GPUS = [a_node("n1", allocatable={GPU: "0"})]
+FEW_GPUS = [a_node("n1", allocatable={GPU: "4"}), a_node("n2", allocatable={"cpu": "4"})]
+TAINTED = [a_node("n1", taints=[{"key": "owner", "value": "lab", "effect": "NoSchedule"}])]
+CLOSED = [a_node("n1", unschedulable=True), a_node("n2", ready=False)]
+LABELLED = [a_node("n1"), a_node("n2", labels={"kind": "gpu"})]
+USED = {"n1": {"memory": 10 * 2**30}, "n2": {"memory": 20 * 2**30}}
+MIXED = {**full("n1", "n2"), "n3": {"cpu": 16000}}
+ON_N1, ON_N9, OF_GPU = pinned_to("n1"), pinned_to("n9"), [("kind", "gpu")]
+
+
 @pytest.mark.parametrize(
     ("demand", "nodes", "taken", "reason", "words"),
     [
         (a_demand(), [], {}, "NodesUnavailable", "the cluster has no node"),
-        (a_demand(), [a_node("n1")], {}, "Reserved", "node n1 is reserved for a session that has waited longer"),
-        (a_demand(), [a_node("n1")], full("n1"), "GPUsBusy", f"all 8 {GPU} on node n1 are in use"),
-        (
-            a_demand(),
-            [a_node("n1"), a_node("n2")],
-            full("n1", "n2"),
-            "GPUsBusy",
-            f"all 16 {GPU} on nodes n1 and n2 are in use",
-        ),
-        (
-            a_demand(gpu=4),
-            [a_node("n1")],
-            {"n1": {GPU: 6}},
-            "GPUsBusy",
-            f"4 {GPU} are needed on one node, but the most that is free is 2, on node n1",
-        ),
-        (a_demand(), [a_node("n1", allocatable={GPU: "0"})], {}, "NoGPUs", f"no node (there is only n1) offers {GPU}"),
-        (
-            a_demand(gpu=9),
-            [a_node("n1"), a_node("n2")],
-            {},
-            "TooLarge",
-            f"it needs 9 of {GPU}, but the largest node has 8",
-        ),
+        (a_demand(), ONE, {}, "Reserved", "node n1 is reserved for a session that has waited longer"),
+        (a_demand(), ONE, full("n1"), "GPUsBusy", f"all 8 {GPU} on node n1 are in use"),
+        (a_demand(), TWO, full("n1", "n2"), "GPUsBusy", f"all 16 {GPU} on nodes n1 and n2 are in use"),
+        (a_demand(gpu=4), ONE, {"n1": {GPU: 6}}, "GPUsBusy", "needed on one node, but the most that is free is 2"),
+        (a_demand(), WITHOUT_GPUS, {}, "NoGPUs", f"no node (there is only n1) offers {GPU}"),
+        (a_demand(gpu=9), TWO, {}, "TooLarge", f"it needs 9 of {GPU}, but the largest node has 8"),
         (
             a_demand(gpu=8, cpu=16000),
-            [a_node("n1", allocatable={GPU: "4"}), a_node("n2", allocatable={"cpu": "4"})],
+            FEW_GPUS,
             {},
             "TooLarge",
-            f"no single node has everything that is needed (16 of CPU, 1Gi of memory and 8 of {GPU})",
+            "no single node has everything that is needed (16",
         ),
-        (
-            a_demand(selector=[("kind", "gpu")]),
-            [a_node("n1"), a_node("n2")],
-            {},
-            "NoMatchingNode",
-            "none of 2 nodes has the label kind=gpu that the template's placement requires",
-        ),
+        (a_demand(selector=OF_GPU), TWO, {}, "NoMatchingNode", "none of 2 nodes has the label kind=gpu"),
         (
             a_demand(),
-            [a_node("n1", taints=[{"key": "owner", "value": "lab", "effect": "NoSchedule"}])],
+            TAINTED,
             {},
             "NoMatchingNode",
-            "node n1: reserved by a taint that the template does not tolerate (owner=lab:NoSchedule)",
+            "a taint that the template does not tolerate (owner=lab:",
         ),
-        (
-            a_demand(),
-            [a_node("n1", unschedulable=True), a_node("n2", ready=False)],
-            {},
-            "NodesUnavailable",
-            "node n1 is cordoned and node n2 is not ready",
-        ),
-        (
-            a_demand(pin=pinned_to("n1")),
-            [a_node("n1", unschedulable=True), a_node("n2")],
-            {},
-            "NodesUnavailable",
-            "the home is on node n1, and node n1 is cordoned",
-        ),
-        (
-            a_demand(pin=pinned_to("n1")),
-            [a_node("n1"), a_node("n2")],
-            full("n1"),
-            "HomeNodeFull",
-            f"the home is on node n1, where all 8 {GPU} on node n1 are in use; the capacity of node n2",
-        ),
-        (
-            a_demand(pin=pinned_to("n1")),
-            [a_node("n1"), a_node("n2")],
-            full("n1", "n2"),
-            "GPUsBusy",
-            f"all 8 {GPU} on node n1 are in use",
-        ),
-        (
-            a_demand(pin=pinned_to("n9")),
-            [a_node("n1")],
-            {},
-            "HomeNodeGone",
-            "the home is on node n9, which is not in the",
-        ),
-        (
-            a_demand(pin=pinned_to("n1"), selector=[("kind", "gpu")]),
-            [a_node("n1"), a_node("n2", labels={"kind": "gpu"})],
-            {},
-            "NoMatchingNode",
-            "the home is on node n1, where the template's placement does not allow this desktop",
-        ),
-        (
-            a_demand(memory=60 * 2**30),
-            [a_node("n1"), a_node("n2")],
-            {"n1": {"memory": 10 * 2**30}, "n2": {"memory": 20 * 2**30}},
-            "MemoryBusy",
-            "60Gi of memory is needed, but the most that is free is 54Gi, on node n1",
-        ),
-        (
-            a_demand(gpu=0, cpu=2000),
-            [a_node("n1")],
-            {"n1": {"cpu": 15500}},
-            "CPUBusy",
-            "2 of CPU is needed, but node n1 has 500m of 16 free",
-        ),
-        (
-            a_demand(gpu=0),
-            [a_node("n1")],
-            {"n1": {"pods": 110}},
-            "PodsBusy",
-            ("node n1: the maximum number of pods (110)"),
-        ),
-        (
-            a_demand(),
-            [a_node("n1"), a_node("n2"), a_node("n3")],
-            {**full("n1", "n2"), "n3": {"cpu": 16000}},
-            "GPUsBusy",
-            "; other nodes have too little CPU",
-        ),
+        (a_demand(), CLOSED, {}, "NodesUnavailable", "node n1 is cordoned and node n2 is not ready"),
+        (a_demand(pin=ON_N1), CLOSED, {}, "NodesUnavailable", "the home is on node n1, and node n1 is cordoned"),
+        (a_demand(pin=ON_N1), TWO, full("n1"), "HomeNodeFull", "the home is on node n1, where all 8"),
+        (a_demand(pin=ON_N1), TWO, full("n1", "n2"), "GPUsBusy", f"all 8 {GPU} on node n1 are in use"),
+        (a_demand(pin=ON_N9), ONE, {}, "HomeNodeGone", "the home is on node n9, which is not in the"),
+        (a_demand(pin=ON_N1, selector=OF_GPU), LABELLED, {}, "NoMatchingNode", "placement does not allow this desktop"),
+        (a_demand(memory=60 * 2**30), TWO, USED, "MemoryBusy", "but the most that is free is 54Gi, on node n1"),
+        (a_demand(gpu=0, cpu=2000), ONE, {"n1": {"cpu": 15500}}, "CPUBusy", "but node n1 has 500m of 16 free"),
+        (a_demand(gpu=0), ONE, {"n1": {"pods": 110}}, "PodsBusy", "node n1: the maximum number of pods (110)"),
+        (a_demand(), [*TWO, a_node("n3")], MIXED, "GPUsBusy", "; other nodes have too little CPU"),
     ],
 )
 def test_reasons(demand: Demand, nodes: list[Node], taken: dict[str, dict[str, int]], reason: str, words: str) -> None:

@@ -147,50 +147,39 @@ NODE_POOL = (
 )
 
 
+def of_autoscaler(reason: str, note: str = "", minute: int = 0) -> AutoscalerEvent:
+    return an_event(FIRST, reason, note, at=f"2026-11-20T08:{minute:02}:00Z")
+
+
+def of_karpenter(reason: str, note: str, minute: int = 0) -> AutoscalerEvent:
+    return an_event(FIRST, reason, note, by="karpenter", at=f"2026-11-20T08:{minute:02}:00Z")
+
+
+NO_SCALE_UP, PENDING = "pod didn't trigger scale-up:", "Pod should schedule on: "
+TWO_REASONS = f"{NO_SCALE_UP} 1 max node group size reached, 2 node(s) had untolerated taint(s)"
+NO_REASON = "The autoscaler has not added a node and reports no reason (requested at 08:00:00 UTC)."
+
+
 @pytest.mark.parametrize(
     ("events", "message"),
     [
         ([], REQUESTED),
         ([an_event(FIRST, "FailedScheduling", "0/1 nodes are available", by="default-scheduler")], REQUESTED),
-        ([an_event(FIRST, "TriggeredScaleUp", "pod triggered scale-up: [{g 0->1 (max: 3)}]")], ADDING),
-        ([an_event(FIRST, "Nominated", "Pod should schedule on: nodeclaim/gpu-x", by="karpenter")], ADDING),
+        ([of_autoscaler("TriggeredScaleUp", "pod triggered scale-up: [{g 0->1 (max: 3)}]")], ADDING),
+        ([of_karpenter("Nominated", PENDING + "nodeclaim/gpu-x")], ADDING),
+        ([of_karpenter("Nominated", PENDING + "node/gpu-1")], REQUESTED),
+        ([of_autoscaler("NotTriggerScaleUp", TWO_REASONS)], FULL),
+        ([of_autoscaler("NotTriggerScaleUp", f"{NO_SCALE_UP} 1 in backoff after failed scale-up")], BACKOFF),
+        ([of_karpenter("FailedScheduling", EXCEEDED)], NODE_POOL),
+        ([of_autoscaler("TriggeredScaleUp", "", 1), of_autoscaler("NotTriggerScaleUp", NO_SCALE_UP, 2)], NO_REASON),
         (
             [
-                an_event(
-                    FIRST,
-                    "NotTriggerScaleUp",
-                    "pod didn't trigger scale-up: 1 max node group size reached, 2 node(s) had untolerated taint(s)",
-                )
-            ],
-            FULL,
-        ),
-        (
-            [an_event(FIRST, "NotTriggerScaleUp", "pod didn't trigger scale-up: 1 in backoff after failed scale-up")],
-            BACKOFF,
-        ),
-        ([an_event(FIRST, "FailedScheduling", EXCEEDED, by="karpenter")], NODE_POOL),
-        (
-            [
-                an_event(FIRST, "TriggeredScaleUp", at="2026-11-20T08:01:00Z"),
-                an_event(FIRST, "NotTriggerScaleUp", "pod didn't trigger scale-up:", at="2026-11-20T08:02:00Z"),
-            ],
-            "The autoscaler has not added a node and reports no reason (requested at 08:00:00 UTC).",
-        ),
-        ([an_event(FIRST, "Nominated", "Pod should schedule on: node/gpu-1", by="karpenter")], REQUESTED),
-        (
-            [
-                an_event(FIRST, "FailedScheduling", EXCEEDED, by="karpenter", at="2026-11-20T08:01:00Z"),
-                an_event(
-                    FIRST,
-                    "Nominated",
-                    "Pod should schedule on: nodeclaim/gpu-x, node/gpu-1",
-                    by="karpenter",
-                    at="2026-11-20T08:02:00Z",
-                ),
+                of_karpenter("FailedScheduling", EXCEEDED, 1),
+                of_karpenter("Nominated", PENDING + "nodeclaim/gpu-x, node/gpu-1", 2),
             ],
             NODE_POOL,
         ),
-        ([an_event(FIRST, "NotTriggerScaleUp"), an_event(SECOND, "TriggeredScaleUp")], ADDING),
+        ([of_autoscaler("NotTriggerScaleUp"), an_event(SECOND, "TriggeredScaleUp")], ADDING),
         ([an_event(a_placeholder(ONE_GPU, 7), "NotTriggerScaleUp")], REQUESTED),
     ],
 )
