@@ -17,35 +17,7 @@ from unit.gateway.user_addresses import HIDDEN, ORDINARY
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "docs/examples").glob("**/*.yaml"))
 
-MISSION_OBJECTS = """
-apiVersion: vdi.kasm.io/v1alpha1
-kind: VDITemplate
-metadata:
-  name: ubuntu-desktop
-spec:
-  image: ghcr.io/selkies-project/selkies-gstreamer/gst-web:latest
-  displayName: "Ubuntu 22.04 Desktop"
-  description: "Full Ubuntu desktop with GPU acceleration"
-  resources:
-    defaultGPU: 1
-    defaultMemory: "4Gi"
-    defaultCPU: "2"
-  env:
-    - name: SELKIES_ENCODER
-      value: "nvh264enc"
----
-apiVersion: vdi.kasm.io/v1alpha1
-kind: VDISession
-metadata:
-  name: alice-desktop
-spec:
-  user: alice@example.com
-  template: ubuntu-desktop
-  resources:
-    gpu: 1
-    memory: "4Gi"
-  timeout: "8h"
-"""
+MISSION_OBJECTS = "---".join((ROOT / "tests/e2e/mission-objects.yaml").read_text().split("---")[:2])
 
 
 def an_object(kind: str, name: str, spec: dict[str, Any], **metadata: Any) -> str:

@@ -185,7 +185,7 @@ def _object_schema(kind: Kind) -> Schema:
     """The whole object's schema; metadata is the API server's own, and status has only the defaults named above."""
     schema = struct_schema(kind, defaults=False)
     properties = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}}
-    properties["spec"] = struct_schema(_spec_of(kind), defaults=True)
+    properties["spec"] = struct_schema(kind.__annotations__["spec"], defaults=True)
     properties["status"] = status = schema["properties"]["status"]
     # The status has one writer, so one owner is enough. Otherwise the server tracks the owner of each field of each
     # condition (managedFields): a third of a session's size, and a sixth of the time of a write.
@@ -194,10 +194,6 @@ def _object_schema(kind: Kind) -> Schema:
         status["default"] = {}
         status["properties"][name]["default"] = default
     return schema | {"required": ["spec"], "properties": properties}
-
-
-def _spec_of(kind: Kind) -> Any:
-    return kind.__annotations__["spec"]
 
 
 # An entry of a list or map, such as `[0]`, in the API server's path of a field.

@@ -206,35 +206,32 @@ def build_pod(
     *, identity: Identity, desktop: Desktop, run: Mapping[str, str] | None = None, agent_port: int = 8082
 ) -> dict[str, Any]:
     """The Pod of a session. `run`: annotations of `run_annotations`."""
-    notes = {TEMPLATE_REVISION: desktop.template_revision, **(run or {})}
-    metadata = _with_template(identity.metadata(pod_name(identity.name), notes), desktop)
-    metadata["labels"] |= {TEMPLATE_LABEL: derive_base(identity.template), HOLD: "true"}
-    return _pod(metadata, build_spec(desktop, secret_name(identity.name), agent_port))
+    metadata = identity.metadata(pod_name(identity.name), run)
+    metadata["labels"][HOLD] = "true"
+    return _build_desktop(metadata, identity.template, desktop, secret_name(identity.name), agent_port)
 
 
 def build_pool_pod(
     *, identity: PoolIdentity, name: str, desktop: Desktop, annotations: Mapping[str, str], agent_port: int = 8082
 ) -> dict[str, Any]:
     """The Pod of a pool's desktop: like that of a session, but with a Secret of its own."""
-    notes = {TEMPLATE_REVISION: desktop.template_revision, **annotations}
-    metadata = _with_template(identity.metadata(name, notes), desktop)
-    metadata["labels"] |= {TEMPLATE_LABEL: derive_base(identity.template)}
-    return _pod(metadata, build_spec(desktop, pool_secret_name(name), agent_port))
+    metadata = identity.metadata(name, annotations)
+    return _build_desktop(metadata, identity.template, desktop, pool_secret_name(name), agent_port)
 
 
-def _with_template(metadata: dict[str, Any], desktop: Desktop) -> dict[str, Any]:
-    """`metadata` with the template's labels and annotations. The operator's own keys cannot be overwritten."""
+def _build_desktop(
+    metadata: dict[str, Any], template: str, desktop: Desktop, secret: str, agent_port: int
+) -> dict[str, Any]:
     theirs = desktop.pod_template.metadata
-    labels, annotations = {**theirs.labels, **metadata["labels"]}, {**theirs.annotations, **metadata["annotations"]}
+    # The operator's keys come last, so a template cannot overwrite them.
+    labels = {**theirs.labels, **metadata["labels"], TEMPLATE_LABEL: derive_base(template)}
+    annotations = {**theirs.annotations, **metadata["annotations"], TEMPLATE_REVISION: desktop.template_revision}
     if desktop.scheme is not Scheme.HTTP:
         annotations[SCHEME] = desktop.scheme.value
     if not desktop.selkies:
         annotations[PROTOCOL] = Protocol.WEB.value
-    return {**metadata, "labels": labels, "annotations": annotations}
-
-
-def _pod(metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    metadata |= {"labels": labels, "annotations": annotations}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": build_spec(desktop, secret, agent_port)}
 
 
 def build_spec(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]:

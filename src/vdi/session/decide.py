@@ -225,7 +225,8 @@ def explain_api_error(kind: str, message: str, *, kind_missing: bool = False) ->
             "it is installed."
         )
         return Blocked(Reason.REFUSED, words, condition=condition)
-    detail = _without_preamble(message)
+    # The server's own message at the end of a sentence, without `pods "x" is forbidden:`.
+    detail = re.sub(r'^\S+ "[^"]+" is (?:forbidden|invalid): ', "", message.strip()).rstrip(".") + "."
     for pattern, reason, words, needs_change in _CAUSES:
         if re.search(pattern, message):
             sentence = f"The desktop's {kind} {words}: {detail}"
@@ -246,8 +247,3 @@ def leftover(kind: str, name: str) -> Blocked:
     """A child of an earlier session of the same name, which the garbage collector is about to remove."""
     words = f"Waiting until the {kind} {name!r} of an earlier session with this name is deleted."
     return Blocked(Reason.NAME_TAKEN, words, condition=_CONDITIONS.get(kind, ADMITTED))
-
-
-def _without_preamble(message: str) -> str:
-    """The server's words as the end of a sentence."""
-    return re.sub(r'^\S+ "[^"]+" is (?:forbidden|invalid): ', "", message.strip()).rstrip(".") + "."

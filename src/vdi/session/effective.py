@@ -141,10 +141,8 @@ def resolve(
     if of_template := list(_invalid_template(template, gpu=gpu, home=home, behind_gateway=behind_gateway)):
         message = f"The template {template.metadata.name!r} cannot be used: {'; '.join(of_template)}."
         return Blocked(Reason.INVALID_TEMPLATE, message, needs_change=True)
-    over = list(_over_limit(template, cpu=cpu, memory=memory, gpu=gpu, disk=disk))
-    if home and home.claim not in homes:
-        over += _home_over_limit(template, home.size)
-    if over:
+    new_home = home.size if home and home.claim not in homes else None
+    if over := list(_over_limit(template, cpu=cpu, memory=memory, gpu=gpu, disk=disk, new_home=new_home)):
         return _refuse(Reason.OVER_LIMIT, over)
 
     mounts = resolve_mounts(spec, session.spec.user, groups_of(session))
@@ -248,7 +246,9 @@ def _not_quantities(fields: Mapping[str, str | None]) -> Iterator[FieldError]:
             yield _not_allowed(field, value, str(why))
 
 
-def _over_limit(template: VDITemplate, *, cpu: str, memory: str, gpu: int, disk: str | None) -> Iterator[FieldError]:
+def _over_limit(
+    template: VDITemplate, *, cpu: str, memory: str, gpu: int, disk: str | None, new_home: str | None
+) -> Iterator[FieldError]:
     offer, name = template.spec.resources, template.metadata.name
     max_gpu = offer.max_gpu if offer.max_gpu is not None else max(1, offer.default_gpu)
     if gpu > max_gpu:
@@ -268,13 +268,10 @@ def _over_limit(template: VDITemplate, *, cpu: str, memory: str, gpu: int, disk:
             assumed = field == "memory" and desired == _ASSUMED_MEMORY
             hint = f" ({desired} is the value if spec.resources sets no memory)" if assumed else ""
             yield _more_than(f"spec.resources.{field}", desired, most, name, hint)
-
-
-def _home_over_limit(template: VDITemplate, size: str) -> Iterator[FieldError]:
-    offer = template.spec.persistence
-    name, maximum = template.metadata.name, offer.size if offer.max_size is None else offer.max_size
-    if parse_quantity(size) > parse_quantity(maximum):
-        yield _more_than("spec.persistence.size", size, maximum, name)
+    home = template.spec.persistence
+    most_home = home.size if home.max_size is None else home.max_size
+    if new_home is not None and parse_quantity(new_home) > parse_quantity(most_home):
+        yield _more_than("spec.persistence.size", new_home, most_home, name)
 
 
 def _more_than(field: str, value: str | int, most: str | int, template: str, hint: str = "") -> FieldError:

@@ -15,7 +15,7 @@ import msgspec
 from vdi.api.constraints import doc
 from vdi.api.session import SessionPersistence, VDISession
 from vdi.api.template import AccessMode, HomeScope, VDITemplate
-from vdi.cluster.objects import ChildMeta, PersistentVolumeClaim
+from vdi.cluster.objects import ChildMeta, PersistentVolumeClaim, ResourceRequirements
 from vdi.cluster.units import format_time, parse_time
 from vdi.session.naming import TEMPLATE_ANNOTATION, USER_ANNOTATION, home_claim_name, user_home_claim_name
 
@@ -114,14 +114,10 @@ LAST_USED = "vdi.kasm.io/last-used"
 _USE_NOTED_EVERY = timedelta(minutes=10)
 
 
-class _Resources(msgspec.Struct, gc=False):
-    requests: dict[str, str] = {}
-
-
 class _ClaimSpec(msgspec.Struct, rename="camel", gc=False):
     access_modes: tuple[str, ...] = ()
     storage_class_name: str = ""
-    resources: _Resources = msgspec.field(default_factory=_Resources)
+    resources: ResourceRequirements = msgspec.field(default_factory=ResourceRequirements)
 
 
 class _ClaimStatus(msgspec.Struct, gc=False):

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -220,7 +220,7 @@ class Identity:
         """Labels of a child that dies with the session."""
         return {**MANAGED_BY, SESSION_LABEL: derive_base(self.name)}
 
-    def metadata(self, name: str, annotations: dict[str, str] | None = None) -> dict[str, Any]:
+    def metadata(self, name: str, annotations: Mapping[str, str] | None = None) -> dict[str, Any]:
         """`metadata` of a child that dies with the session."""
         return {
             "name": name,
@@ -246,7 +246,7 @@ class PoolIdentity:
         """The identity of that pool."""
         return cls(namespace=namespace, name=pool.metadata.name, uid=pool.metadata.uid, template=pool.spec.template)
 
-    def metadata(self, name: str, annotations: dict[str, str] | None = None) -> dict[str, Any]:
+    def metadata(self, name: str, annotations: Mapping[str, str] | None = None) -> dict[str, Any]:
         """`metadata` of what dies with the pool, unless a session takes it."""
         return {
             "name": name,

@@ -105,7 +105,10 @@ class PullMemory:
             self.has.clear()
             self.failures.clear()
         names = spellings(image)
-        present = {node.metadata.uid: _names_one_of(node, names) for node in nodes}
+        present = {
+            node.metadata.uid: any(name in names for image in node.status.images for name in image.names or ())
+            for node in nodes
+        }
         self.failures = {uid: failure for uid, failure in self.failures.items() if present.get(uid) is False}
         # A node that named the image and no longer does has garbage collected it. A node that never named it may have
         # it all the same, so the success of its puller counts.
@@ -286,10 +289,6 @@ def spellings(image: str) -> frozenset[str]:
     repository, _, tag = last.partition(":")
     whole = f"{path}/{repository}@{digest}" if digest else f"{path}/{repository}:{tag or 'latest'}"
     return frozenset({whole, whole.removeprefix("docker.io/"), whole.removeprefix("docker.io/library/")})
-
-
-def _names_one_of(node: Node, names: frozenset[str]) -> bool:
-    return any(name in names for image in node.status.images for name in image.names or ())
 
 
 def _made(pod: Pod, now: datetime) -> datetime:

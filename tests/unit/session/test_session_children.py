@@ -99,39 +99,6 @@ def test_cpu_desktop_sees_no_gpu() -> None:
     assert "nvidia.com/gpu" not in built["spec"]["containers"][0]["resources"]["limits"]
 
 
-def test_desktop_listens_where_the_template_says() -> None:
-    built = pod(port=9000)
-    assert built["spec"]["containers"][0]["ports"][0]["containerPort"] == 9000
-    assert environment(built)["SELKIES_PORT"] == "9000"
-    assert environment(pod(env=[{"name": "SELKIES_PORT", "value": "8081"}]))["SELKIES_PORT"] == "8081"
-
-
-SELKIES_1 = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
-GATEWAY = ClusterSettings(edge_middleware="vdi-edge")
-
-
-def selkies_1(settings: ClusterSettings = GATEWAY, **template: Any) -> dict[str, Any]:
-    answer = resolve(a_session(), a_template(image=SELKIES_1, **template), settings)
-    assert isinstance(answer, Desktop), answer
-    return build_pod(identity=IDENTITY, desktop=answer)
-
-
-@pytest.mark.parametrize("probe", ["readinessProbe", "livenessProbe"])
-def test_an_image_of_selkies_1_is_asked_at_its_own_health_path(probe: str) -> None:
-    container = selkies_1()["spec"]["containers"][0]
-    assert container[probe]["httpGet"] == {"path": "/health", "port": "http"}
-    of_template = selkies_1(healthPath="/mine")["spec"]["containers"][0]
-    assert of_template[probe]["httpGet"]["path"] == "/mine"
-    without_gateway = selkies_1(ClusterSettings())["spec"]["containers"][0]
-    assert without_gateway[probe]["tcpSocket"] == {"port": "http"} and "httpGet" not in without_gateway[probe]
-
-
-def test_nginx_of_selkies_1_serves_the_port() -> None:
-    env = environment(selkies_1(port=9000))
-    assert env["NGINX_PORT"] == "9000" and "SELKIES_PORT" not in env
-    assert environment(selkies_1(env=[{"name": "NGINX_PORT", "value": "8090"}]))["NGINX_PORT"] == "8090"
-
-
 def test_everything_but_a_retained_home_dies_with_the_session() -> None:
     shared, own = desktop().home, desktop({"persistence": {"retain": False}}).home
     assert shared and own

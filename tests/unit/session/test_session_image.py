@@ -1,4 +1,4 @@
-"""Images that serve a page of their own: what their templates may say, and the pod and route that come of it."""
+"""Images of Selkies 1 and 2, and with a page of their own: probes, ports, tokens and viewers."""
 
 from typing import Any
 
@@ -15,6 +15,7 @@ from vdi.session.streaming import health_path, refuse_view_only, takes_tokens
 IDENTITY = Identity.of(a_session())
 GATEWAY = ClusterSettings(edge_middleware="vdi-edge")
 LOGIN = {"name": "kasmvnc"}
+WEB: dict[str, Any] = {"protocol": "Web"}
 SELKIES_1 = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
 
 
@@ -42,21 +43,45 @@ def test_a_web_image_gets_no_variable_of_selkies_and_no_password() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "probe"),
+    ("settings", "template", "probe"),
     [
-        ({}, {"httpGet": {"path": "/", "port": "http"}}),
-        ({"healthPath": "/healthz"}, {"httpGet": {"path": "/healthz", "port": "http"}}),
-        ({"scheme": "HTTPS"}, {"httpGet": {"path": "/", "port": "http", "scheme": "HTTPS"}}),
-        ({"scheme": "HTTPS", "basicAuthSecret": LOGIN}, {"tcpSocket": {"port": "http"}}),
-        ({"basicAuthSecret": LOGIN, "healthPath": "/up"}, {"httpGet": {"path": "/up", "port": "http"}}),
+        (GATEWAY, WEB, {"httpGet": {"path": "/", "port": "http"}}),
+        (GATEWAY, WEB | {"healthPath": "/healthz"}, {"httpGet": {"path": "/healthz", "port": "http"}}),
+        (GATEWAY, WEB | {"scheme": "HTTPS"}, {"httpGet": {"path": "/", "port": "http", "scheme": "HTTPS"}}),
+        (GATEWAY, WEB | {"scheme": "HTTPS", "basicAuthSecret": LOGIN}, {"tcpSocket": {"port": "http"}}),
+        (GATEWAY, WEB | {"basicAuthSecret": LOGIN, "healthPath": "/up"}, {"httpGet": {"path": "/up", "port": "http"}}),
+        (GATEWAY, {"image": SELKIES_1}, {"httpGet": {"path": "/health", "port": "http"}}),
+        (GATEWAY, {"image": SELKIES_1, "healthPath": "/mine"}, {"httpGet": {"path": "/mine", "port": "http"}}),
+        (ClusterSettings(), {"image": SELKIES_1}, {"tcpSocket": {"port": "http"}}),
     ],
-    ids=["default", "a path", "HTTPS", "behind basic auth", "a path without basic auth"],
 )
-def test_a_web_image_is_probed_where_it_can_answer(template: dict[str, Any], probe: dict[str, Any]) -> None:
-    found = container(protocol="Web", **template)
+def test_image_is_probed_where_it_responds(
+    settings: ClusterSettings, template: dict[str, Any], probe: dict[str, Any]
+) -> None:
+    found = container(settings, **template)
     for name in ("readinessProbe", "livenessProbe"):
         assert {key: found[name].get(key) for key in probe} == probe
         assert ("httpGet" in found[name]) != ("tcpSocket" in found[name])
+
+
+@pytest.mark.parametrize(
+    ("template", "variable", "other"),
+    [
+        ({}, ("SELKIES_PORT", "9000"), "NGINX_PORT"),
+        ({"env": [{"name": "SELKIES_PORT", "value": "8081"}]}, ("SELKIES_PORT", "8081"), "NGINX_PORT"),
+        ({"image": SELKIES_1}, ("NGINX_PORT", "9000"), "SELKIES_PORT"),
+        (
+            {"image": SELKIES_1, "env": [{"name": "NGINX_PORT", "value": "8090"}]},
+            ("NGINX_PORT", "8090"),
+            "SELKIES_PORT",
+        ),
+    ],
+)
+def test_image_gets_the_port_of_its_template(template: dict[str, Any], variable: tuple[str, str], other: str) -> None:
+    found = container(port=9000, **template)
+    assert found["ports"][0]["containerPort"] == 9000
+    variables = [(each["name"], each.get("value")) for each in found["env"] if each["name"] in (variable[0], other)]
+    assert variables == [variable]
 
 
 def test_the_image_runs_as_the_user_that_the_template_names() -> None:
