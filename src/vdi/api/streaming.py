@@ -14,10 +14,8 @@ from vdi.api.constraints import KEYBOARD_LAYOUT, KEYBOARD_VARIANT, WORDS, Rule, 
 
 # Part of the names of Selkies 1 images: the project's name at that time.
 SELKIES_1_IMAGE = "selkies-gstreamer"
-
 # Encoders of Selkies 2, in its own order. Each uses the GPU's encoder for its codec if there is one, else the CPU's.
 ENCODERS = ("h264enc", "h265enc", "vp8enc", "vp9enc", "av1enc", "h264enc-striped", "jpeg")
-
 # Stripes of pictures, and single pictures: WebRTC carries neither.
 ENCODERS_WITHOUT_WEBRTC = ("h264enc-striped", "jpeg")
 # Names of Selkies 1 that Selkies 2 reads as h264enc.
@@ -31,7 +29,6 @@ ENCODERS_1 = (
 ONLY_SELKIES_2 = ("display", "audio", "microphone", "fileTransfer", "printing", "gamepad", "secondScreen", "locked")
 # Settings that a user may change in the page unless the template forbids it.
 LOCKABLE = ("encoder", "framerate", "bitrate")
-
 # Variables that each field sets. The CRD refuses them in `env` beside that field.
 VARIABLES: dict[str, tuple[str, ...]] = {
     "streaming.display": ("SELKIES_WAYLAND", "PIXELFLUX_WAYLAND"),

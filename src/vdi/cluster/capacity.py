@@ -13,7 +13,6 @@ from vdi.cluster.units import Amounts, amounts
 
 # Taints of this prefix come and go with a node's state (cordoned, not ready, short of memory or disk).
 _OF_CONDITION = "node.kubernetes.io/"
-
 # Phrases for taints whose names do not fit after "node n is".
 _STATES = {
     "memory-pressure": "short of memory",

@@ -127,7 +127,6 @@ def build_service(*, identity: Identity) -> dict[str, Any]:
 # The chart's ServersTransport in the sessions' namespace: TLS without verification. Only routes to pods with HTTPS name
 # it: their certificates are the images' own, which no authority has signed.
 DESKTOP_TRANSPORT = "vdi-desktop-tls"
-
 # Not an empty map: where the route named a Secret before, server-side apply would make it null, which Traefik's CRD
 # refuses.
 _DEFAULT_CERTIFICATE = {"certResolver": ""}

@@ -10,7 +10,6 @@ class ClusterSettings:
 
     # Desktops answer at `<label>.<domain>`.
     domain: str = "vdi.localhost"
-
     # Port of the desktops' URLs as browsers see it; left out of `status.url` when it is 443.
     url_port: int = 443
     entry_point: str = "websecure"
@@ -29,7 +28,6 @@ class ClusterSettings:
     drain_notice: timedelta = timedelta(seconds=60)
     # Port of the agent in the desktop, which reports activity and shows notices.
     agent_port: int = 8082
-
     # Traefik Middleware in the sessions' namespace that lets the gateway check each request; None: there is no gateway,
     # and every desktop asks for its own password.
     edge_middleware: str | None = None

@@ -36,7 +36,6 @@ class Observed:
     pod: Pod | None = None
     # The claim that the pod mounts, or would mount.
     home: PersistentVolumeClaim | None = None
-
     # The name of that claim, also before it exists; empty: there is no home.
     home_claim: str = ""
     # The claims that may be its home and exist.

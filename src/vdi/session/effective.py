@@ -38,7 +38,6 @@ _GUARDED_ENV = frozenset(
 
 # On a shared node this one would show every GPU to a desktop that requested none.
 _GUARDED_ENV_WITHOUT_GPU = frozenset({"NVIDIA_VISIBLE_DEVICES"})
-
 # The API server writes this default into a session that names other resources but no memory.
 _ASSUMED_MEMORY = SessionResources().memory
 

@@ -28,7 +28,6 @@ from vdi.session.naming import LAST_FAILURE, RESTARTED_AT
 MOST_RESTARTS = 5
 # A desktop that was ready for so long has shown that it can run. A later loss is counted from one again.
 STABLE = timedelta(minutes=10)
-
 # The kubelet may retry a container that cannot start for this long. The pod holds its GPU in the meantime.
 START_TIMEOUT = timedelta(minutes=10)
 # The scheduler may find no node for an admitted pod for this long. The pod holds no capacity in the meantime.

@@ -109,7 +109,6 @@ def may_use(session: VDISession, claim: str) -> bool:
 
 # Annotation on a retained home: when its last desktop was stopped, to within `_USE_NOTED_EVERY`.
 LAST_USED = "vdi.kasm.io/last-used"
-
 # People read this time in days, so one write for each desktop that ends would be wasted.
 _USE_NOTED_EVERY = timedelta(minutes=10)
 

@@ -51,7 +51,6 @@ class PoolReason(StrEnum):
 
 # A started desktop that has not responded for so long is replaced. By then the kubelet has restarted it as well.
 UNANSWERING = timedelta(seconds=90)
-
 # A pod for which the scheduler has found no node for so long is deleted, although the queue had found capacity.
 UNSCHEDULABLE = timedelta(seconds=15)
 # A node that is unknown counts as gone only for pods older than this: it may be as new as the pod.

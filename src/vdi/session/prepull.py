@@ -27,14 +27,12 @@ from vdi.session.naming import MANAGED_BY, derive_base, owner_reference
 
 # Nodes that pull the image of one template at the same time, to spare the registry.
 AT_ONCE = 3
-
 # Problems that may pass, such as no network yet, count as a failure after this time.
 PULL_TIMEOUT = timedelta(seconds=60)
 # Backoff of failed pulls on one node.
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=30)
 # Failed nodes in the status, which has to stay small in a large cluster.
 MOST_NAMED = 20
-
 # The condition of a template with `prePull`.
 IMAGE_PULLED = "ImagePulled"
 
@@ -61,7 +59,6 @@ PREPULL = "vdi.kasm.io/prepull"
 PREPULL_NODE = "vdi.kasm.io/prepull-node"
 # Annotation of a puller: its image, as the template had it then.
 PREPULL_IMAGE = "vdi.kasm.io/prepull-image"
-
 # Reasons of a waiting container whose image was pulled: it cannot be started, and need not be.
 _IMAGE_IS_THERE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _STILL_CREATING = frozenset({"", "ContainerCreating", "PodInitializing"})

@@ -28,7 +28,6 @@ from vdi.session.lifetime import LONGEST_WARNING, Activity
 _LAST_ANSWER = timedelta(seconds=15)
 # A scheduled desktop is resumed this long before its time: the image is pulled, and users come early.
 _START_LEAD = timedelta(minutes=5)
-
 # An operator that was away still resumes a scheduled desktop this long after its time; later the time was missed.
 _START_LATE = timedelta(minutes=30)
 _CACHED_TIMES = 4096

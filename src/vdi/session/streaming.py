@@ -32,7 +32,6 @@ from vdi.session.conditions import renew_condition
 
 # Condition of a template, present and True only while its image ignores a setting of the template.
 SETTINGS_IGNORED = "SettingsIgnored"
-
 # UDP port of a desktop in WebRTC mode: one for all its viewers, so that a NetworkPolicy can name it.
 WEBRTC_PORT = 8083
 # Encoders of Selkies 1 that Selkies 2 ignores.
@@ -53,7 +52,6 @@ OBSOLETE_VARIABLES = frozenset(
 _SAFE = (("SELKIES_TURN_HOST", "localhost"), ("SELKIES_STUN_HOST", "localhost"))
 # Selkies' own default, but its example image lets the page run commands in the pod.
 _SAFE_2 = ("SELKIES_COMMAND_ENABLED", "false")
-
 # The keys are text: a template of a later version may have other values, which `find_image_problems` reports. Selkies
 # does not know `auto` and takes it for `false`; the start-up of our own image reads it.
 _WAYLAND: Mapping[str, str] = {Display.X11: "false", Display.WAYLAND: "true", Display.AUTO: "auto"}

@@ -18,7 +18,6 @@ from vdi.session.naming import normal_name
 
 # Annotation of a session: JSON list of those groups of its user that the volumes of its template name.
 GROUPS = "vdi.kasm.io/groups"
-
 # The start-up script of the template: name of the volume, and where it is mounted.
 SCRIPT_VOLUME, SCRIPT_FOLDER = "vdi-startup", "/etc/vdi-startup"
 _USER, _GROUP = "{user}", "{group}"

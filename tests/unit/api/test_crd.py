@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import yaml
 
 from tools.generate import api_reference
 from tools.generate.crd_files import render_files
@@ -115,25 +114,3 @@ def test_stored_object_is_decoded_whatever_the_schema_says_now() -> None:
         "spec": {"user": "no e-mail", "template": "", "timeout": "8 hours", "later": 1},
     }
     assert msgspec.convert(stored, VDISession).spec.timeout == "8 hours"
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "docs/examples").glob("**/*.yaml")), ids=lambda path: path.name)
-def test_examples_name_only_fields_that_exist(path: Path) -> None:
-    crds = {crd["spec"]["names"]["kind"]: crd for crd in build_crds()}
-    for document in yaml.safe_load_all(path.read_text()):
-        unknown = list(
-            unknown_fields(document["spec"], schema_of(crds[document["kind"]])["properties"]["spec"], "spec")
-        )
-        assert unknown == []
-
-
-def unknown_fields(value: object, schema: dict[str, Any], path: str) -> Iterator[str]:
-    if isinstance(value, dict) and "properties" in schema:
-        for name, inner in value.items():
-            if name not in schema["properties"]:
-                yield f"{path}.{name}"
-            else:
-                yield from unknown_fields(inner, schema["properties"][name], f"{path}.{name}")
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from unknown_fields(item, schema["items"], f"{path}[{number}]")

@@ -17,10 +17,8 @@ from vdi.cluster.capacity import Demand, NodeCapacity
 
 # Milliseconds of waiting that count as much as one point of priority.
 AGEING = 600_000
-
 # Smaller is sooner.
 Key = tuple[int, float, int, str]
-
 # `share_of` a user, with the desktops that run now.
 Share = Callable[[str], float]
 _Row = tuple[str, int]

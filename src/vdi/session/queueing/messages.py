@@ -29,7 +29,6 @@ class Shortage:
 
     # One of `conditions.QUEUE_REASONS`.
     reason: str
-
     # A clause without a capital and a full stop.
     words: str
     # The end of no desktop would help: the cluster, the template or the session has to change.

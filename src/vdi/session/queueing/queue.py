@@ -32,7 +32,6 @@ from vdi.session.queueing.groups import (
 
 # Milliseconds of waiting after which a node is reserved for a session.
 BACKFILL_TIMEOUT = 600_000
-
 # Groups without a session that are kept, because the next session probably has the same demand.
 _KEPT = 256
 
