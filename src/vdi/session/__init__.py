@@ -1,1 +1,4 @@
-"""The domain: what a session means. Pure functions, no I/O, no clock, no randomness."""
+"""The domain of desktops: decisions about sessions, templates and pools, and the objects that follow. Pure.
+
+No I/O, no clock, no randomness: operator, gateway, doctor and command line call the same functions.
+"""

@@ -1,1 +1,1 @@
-"""The queue of sessions that wait for capacity: who is next, and what the others see."""
+"""The queue of sessions that wait for capacity: the order, the decisions, and the messages about them."""
