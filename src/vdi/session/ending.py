@@ -10,7 +10,7 @@ from datetime import datetime
 import msgspec
 
 from vdi.api.session import FailureStatus, VDISession
-from vdi.api.template import IdleAction, TimeoutAction
+from vdi.api.template import IdleAction, TimeoutAction, VDITemplate
 from vdi.cluster.objects import Pod
 from vdi.cluster.units import format_time
 from vdi.session.alerts import clock_time, closing_of, evictable_at, find_idle
@@ -78,21 +78,33 @@ def find_ending(observed: Observed, settings: ClusterSettings, now: datetime) ->
     if session.spec.suspended:
         return None
     if is_over(session, template, pod, settings, now):
-        action = timeout_action(session, template)
-        return Ending(Reason.TIMED_OUT, action, _end_of_time(observed, settings, suspends=_suspends(action)))
+        cause = f"This desktop has reached its time limit ({_name_limit(session, template, settings)})"
+        return _end(observed, Reason.TIMED_OUT, timeout_action(session, template), cause)
     closing = closing_of(observed, now)
     if closing and closing.is_over(now):
-        message = f"The working hours of this desktop ended at {clock_time(closing.at)}"
-        message += _describe_consequence(session, pod, suspends=True)
-        return Ending(Reason.WORKING_HOURS_OVER, TimeoutAction.SUSPEND, message)
+        cause = f"The working hours of this desktop ended at {clock_time(closing.at)}"
+        return _end(observed, Reason.WORKING_HOURS_OVER, TimeoutAction.SUSPEND, cause)
     idle = find_idle(observed, now)
     if idle and idle.over(now):
-        action_when_idle = idle_action(session, template)
-        suspends = _suspends(action_when_idle)
-        message = f"This desktop has been idle since {clock_time(idle.since)}"
-        message += _describe_consequence(session, pod, suspends=suspends)
-        return Ending(Reason.IDLE_TOO_LONG, action_when_idle, message)
+        cause = f"This desktop has been idle since {clock_time(idle.since)}"
+        return _end(observed, Reason.IDLE_TOO_LONG, idle_action(session, template), cause)
     return None
+
+
+def _name_limit(session: VDISession, template: VDITemplate | None, settings: ClusterSettings) -> str:
+    if template is None or not is_capped(session, template, settings):
+        return f"spec.timeout: {session.spec.timeout}"
+    if template.spec.lifecycle.max_timeout:
+        return f"the template's lifecycle.maxTimeout: {template.spec.lifecycle.max_timeout}"
+    return f"the cluster's sessions.maxTimeout: {settings.max_timeout}"
+
+
+def _end(observed: Observed, reason: Reason, action: TimeoutAction | IdleAction, cause: str) -> Ending:
+    home, pod = observed.session.spec.persistence, observed.pod
+    if _suspends(action):
+        return Ending(reason, action, f"{cause}; it is suspended. It starts again when it is resumed.")
+    is_kept = pod is not None and pod.home_claim and (home is None or home.retain)
+    return Ending(reason, action, f"{cause}.{' The files in its home are kept.' if is_kept else ''}")
 
 
 def find_removal(observed: Observed, now: datetime) -> Removal | None:
@@ -134,27 +146,6 @@ def _with_start(session: VDISession, pod: Pod | None) -> VDISession:
     start = started_at(session, pod)
     status = msgspec.structs.replace(session.status, start_time=format_time(start) if start else "")
     return msgspec.structs.replace(session, status=status)
-
-
-def _end_of_time(observed: Observed, settings: ClusterSettings, *, suspends: bool) -> str:
-    session, template = observed.session, observed.template
-    if template is None or not is_capped(session, template, settings):
-        why = f"spec.timeout: {session.spec.timeout}"
-    elif template.spec.lifecycle.max_timeout:
-        why = f"the template's lifecycle.maxTimeout: {template.spec.lifecycle.max_timeout}"
-    else:
-        why = f"the cluster's sessions.maxTimeout: {settings.max_timeout}"
-    return (
-        "This desktop has reached its time limit "
-        f"({why}){_describe_consequence(session, observed.pod, suspends=suspends)}"
-    )
-
-
-def _describe_consequence(session: VDISession, pod: Pod | None, *, suspends: bool) -> str:
-    keeps = pod is not None and pod.home_claim and (session.spec.persistence is None or session.spec.persistence.retain)
-    if suspends:
-        return "; it is suspended. It starts again when it is resumed."
-    return ". The files in its home are kept." if keeps else "."
 
 
 def next_requeue(observed: Observed, settings: ClusterSettings, now: datetime) -> datetime | None:
