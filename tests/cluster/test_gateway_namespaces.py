@@ -35,12 +35,12 @@ async def test_desktops_of_two_groups_live_in_two_namespaces(
         cluster, actions = gateway.context.cluster, gateway.actions
         await eventually(lambda: gateway.health.begun, "the gateway has begun")
         await eventually(lambda: cluster.template(template), "the template is seen")
-        made = [await actions.start(user, SessionRequest(user.email, template)) for user in (ALICE, CAROL)]
+        made = [await actions.start(user, SessionRequest(template=template)) for user in (ALICE, CAROL)]
         assert [session.metadata.namespace for session in made] == [stage.namespace, second_namespace]
         (alices, carols) = (session.metadata.name for session in made)
         await asyncio.gather(stage.run(alices), lab.run(carols))
         with pytest.raises(ActionDenied, match=f"name: '{carols}' is not available"):
-            await actions.start(ALICE, SessionRequest(ALICE.email, template, name=carols))
+            await actions.start(ALICE, SessionRequest(template=template, name=carols))
 
         await actions.suspend(CAROL, carols)
         await lab.reach(carols, "Suspended")

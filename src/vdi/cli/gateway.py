@@ -36,11 +36,11 @@ from vdi.gateway.login.local_users import (
     new_password,
     read_users,
 )
-from vdi.gateway.rights import check_address
 from vdi.kube.errors import AlreadyExists, Conflict, NotFound
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 from vdi.release.chart import gateway_namespaces
+from vdi.session.users import check_address
 
 user_commands = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Users of the gateway: passwords, and whose an address is."

@@ -26,8 +26,8 @@ from vdi.cli.helm_options import (
 )
 from vdi.cli.options import examples
 from vdi.cli.release import change_release
-from vdi.gateway.rights import check_address
 from vdi.helm.arguments import Values
+from vdi.session.users import check_address
 from vdi.settings import SUBDOMAIN
 
 _CERTIFICATE_KINDS = {

@@ -1,56 +1,66 @@
-"""Everything that people can do with desktops, for the portal, the API and the waiting page alike.
+"""Actions of users on desktops and homes, for the portal, the REST API and the waiting page alike.
 
 Each action: rights, then limits, then one write to the Kubernetes API by the gateway's own account, then the audit.
+What may be done to a session in its present state is decided by `vdi.session.actions`.
 """
 
 import asyncio
 import logging
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import FULL_CONTROL, Access, GuestRole, VDISession
-from vdi.cluster.units import ALLOWED_DURATIONS, format_duration, format_time, parse_duration, parse_time
+from vdi.api.session import GuestRole, VDISession
+from vdi.cluster.units import format_time
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, refused_by_cluster
-from vdi.gateway.guests import add_guest, remove_guest
 from vdi.gateway.history.component import History
 from vdi.gateway.limits import Limits
-from vdi.gateway.rights import Action, User, knows_of, normal_user, refusal, same_user
+from vdi.gateway.rights import Action, User, knows_of, refusal
 from vdi.gateway.starting import QuotaGuard, Starter
 from vdi.gateway.store.audit import Act, Audit, NotAuditedError
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound, Replaced
 from vdi.kube.resource import CLAIMS
-from vdi.session.homes import HomeSummary, may_use, retained_claim, why_not_deleted
-from vdi.session.lifetime import is_capped, run_length
-from vdi.session.naming import RESTARTED_AT
+from vdi.session.actions import (
+    Extend,
+    Refusal,
+    Request,
+    Restart,
+    Resume,
+    SetSchedule,
+    Share,
+    Suspend,
+    Unshare,
+    check_schedule,
+    decide,
+    find_home_to_delete,
+)
+from vdi.session.homes import HomeSummary, why_not_deleted
 from vdi.session.request import SessionRequest
-from vdi.session.schedule import describe_schedule, find_session_problem
-from vdi.session.streaming import refuse_view_only
+from vdi.session.schedule import describe_schedule
+from vdi.session.users import normal_user, same_user
 from vdi.session.volumes import GROUPS, groups_annotation
 
 log = logging.getLogger(__name__)
 
-# What may be put into a path: names such as `..` would lead to another resource.
+# A name that may stand in a path of the API server: `..` would lead to another resource.
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-
-# How often an edit of a list starts again because another writer, mostly the operator, was faster.
-_TRIES = 20
-# Characters of a refused value that are shown.
-_SHOWN = 100
-# Seconds that the pause before another try grows with each.
-_PAUSE = 0.01
+_MAX_ATTEMPTS = 20
+_PAUSE_SECONDS = 0.01  # grows by as much with each attempt
 
 
 class Actions:
-    """Raises ActionDenied for whatever cannot be done, and nothing else. Returns the session as it is then."""
+    """Changes sessions and deletes homes for users. Raises ActionDenied and nothing else.
+
+    An action on a session returns the session as the API server then has it.
+    """
 
     def __init__(self, context: GatewayContext, *, limits: Limits, history: History, audit: Audit) -> None:
         self._client = context.client
@@ -63,87 +73,76 @@ class Actions:
         self._starter = Starter(context, self._quota)
 
     async def start(self, user: User, request: SessionRequest) -> VDISession:
-        """A new desktop. `request.user` other than the person's own, and a priority above 0, are for administrators."""
+        """Create a session. For another user, and with a priority above 0, only as an administrator."""
         async with self._counted("start", request.name or ""):
             async with self._refusal_written(user, "start", request.name or "", {"template": request.template}):
                 start = self._starter.plan(user, request)
-            name, owner = start.request.name or "", start.request.user
+            new = start.session
             act = Act(
                 actor=user.email,
                 action="session.start",
-                target=name,
-                owner=owner,
+                target=new.metadata.name,
+                owner=new.spec.user,
                 detail={"template": request.template},
             )
             async with self._written(user, act):
                 return await self._starter.carry_out(user, start)
 
     async def extend(self, user: User, name: str, length: str) -> VDISession:
-        """Set the length of the whole run, such as `10h`; not more than the template allows."""
-        async with self._authorized(user, Action.EXTEND, name, {"length": length}) as session:
-            self._check_length(session, length)
-            return await self._patch(session, {"spec": {"timeout": length}})
+        """Set the length of the whole run, such as `10h`."""
+        return await self._act(user, Action.EXTEND, name, Extend(length), {"length": length})
 
     async def schedule(self, user: User, name: str, schedule: SessionSchedule | None) -> VDISession:
-        """Set when the operator resumes and suspends the desktop by itself; None: only people do."""
-        if schedule and (problem := find_session_problem(schedule)):
-            field, value, allowed = problem[0], problem[1][:_SHOWN], problem[2]
-            words = f"{field}: {value!r} is not allowed; allowed: {allowed}."
-            raise ActionDenied("Invalid", words, FieldProblem(field, allowed, value))
+        """Set the times at which the operator resumes and suspends the desktop; None: remove them."""
+        # Checked before the audit keeps a description of it: it is untrusted text of any length.
+        if schedule and (problem := check_schedule(schedule)):
+            raise _denied(problem)
         detail = {"schedule": describe_schedule(schedule) if schedule else "none"}
-        async with self._authorized(user, Action.SCHEDULE, name, detail) as session:
-            change = {"spec": {"schedule": msgspec.to_builtins(schedule)}}
-            if schedule is None or (user.admin and not same_user(user.email, session.spec.user)):
-                return await self._patch(session, change)
-            async with self._quota.for_schedule(user, session):
-                return await self._patch(session, change)
+        return await self._act(user, Action.SCHEDULE, name, SetSchedule(schedule), detail)
 
     async def suspend(self, user: User, name: str) -> VDISession:
-        """Stop the desktop, keep home and address."""
-        async with self._authorized(user, Action.SUSPEND, name, {}) as session:
-            return await self._patch(session, {"spec": {"suspended": True}})
+        """Stop the desktop; home and address are kept."""
+        return await self._act(user, Action.SUSPEND, name, Suspend(), {})
 
     async def resume(self, user: User, name: str) -> VDISession:
-        """A new run, within the owner's limits whoever asks (but an administrator)."""
-        async with self._authorized(user, Action.RESUME, name, {}) as session:
-            if not session.spec.suspended:
-                return session
-            change = {"spec": {"suspended": False}, "metadata": {"annotations": self._known_groups(user, session)}}
-            mine = same_user(user.email, session.spec.user)
-            if user.admin and not mine:
-                return await self._patch(session, change)
-            # Which groups the owner is in is known only of the owner's own login.
-            owner = user if mine else User(normal_user(session.spec.user))
-            async with self._quota.for_one_more(owner, session):
-                return await self._patch(session, change)
+        """Start a new run. It counts in the owner's limits whoever resumes it, except an administrator."""
+        return await self._act(user, Action.RESUME, name, Resume(), {})
 
     async def restart(self, user: User, name: str) -> VDISession:
-        """A new desktop on the same home, within the same run."""
-        async with self._authorized(user, Action.RESTART, name, {}) as session:
-            if session.spec.suspended:
-                raise ActionDenied(
-                    "Conflict", f"The desktop {name!r} is suspended, so there is nothing to restart. Resume it instead."
-                )
-            now = format_time(self._clock())
-            annotations = {RESTARTED_AT: now, **self._known_groups(user, session)}
-            return await self._patch(session, {"metadata": {"annotations": annotations}})
+        """Start a new desktop on the same home, within the same run."""
+        return await self._act(user, Action.RESTART, name, Restart(), {})
+
+    async def share(self, user: User, name: str, email: str, role: GuestRole, expires: datetime | None) -> VDISession:
+        """Give a guest access, in place of an earlier share with that guest."""
+        ends = format_time(expires) if expires else "never"
+        detail = {"user": normal_user(email), "role": str(role), "expires": ends}
+        return await self._act(user, Action.SHARE, name, Share(email, role, expires), detail)
+
+    async def unshare(self, user: User, name: str, email: str) -> VDISession:
+        """End the access of a guest."""
+        return await self._act(user, Action.UNSHARE, name, Unshare(email), {"user": normal_user(email)})
 
     async def end(self, user: User, name: str, *, delete_home: bool = False) -> None:
-        """Delete the session, and with `delete_home` the files too."""
+        """Delete the session, and with `delete_home` its files too."""
         async with self._authorized(user, Action.END, name, {"home": "deleted"} if delete_home else {}) as session:
             meta = session.metadata
-            claim = self._claim_to_delete(session) if delete_home else None
-            if claim:  # where it may not be deleted, the desktop is there to try again
+            claim = find_home_to_delete(session, self._cluster.sessions.values()) if delete_home else None
+            if isinstance(claim, Refusal):
+                raise _denied(claim)
+            # The dry run comes first: where the claim may not be deleted, the session is still there to try again.
+            # The claim itself goes last. One whose pod is on no node is gone at once, and the operator would create
+            # an empty home for a session that is about to go.
+            if claim:
                 with suppress(NotFound):
                     await self._client.delete(CLAIMS, claim, namespace=meta.namespace, dry_run=True, into=msgspec.Raw)
             with suppress(NotFound, Replaced):
                 await self._client.delete(SESSIONS, name, namespace=meta.namespace, uid=meta.uid, into=msgspec.Raw)
-            if claim:  # not before: without a pod on a node it is gone at once, and the operator makes another one
+            if claim:
                 with suppress(NotFound):
                     await self._client.delete(CLAIMS, claim, namespace=meta.namespace, into=msgspec.Raw)
 
     async def delete_home(self, user: User, name: str) -> None:
-        """Delete one of the person's own homes, with all files in it. A home with a session is refused."""
+        """Delete one of the user's own homes with all files in it. Refused while a session uses it."""
         async with self._counted("delete-home", name):
             home = self.own_home(user, name)
             same_name = [other.namespace for other in self._cluster.homes_of(user.email) if other.name == name]
@@ -161,35 +160,64 @@ class Actions:
                     await self._client.delete(CLAIMS, name, namespace=home.namespace, uid=home.uid, into=msgspec.Raw)
 
     def own_home(self, user: User, name: str) -> HomeSummary:
-        """One of the person's own homes. Raises ActionDenied; it does not say whether another person has this one."""
+        """One of the user's own homes. Refused alike where there is none and where it is another user's."""
         home = self._cluster.home_of(user.email, name)
         if home is None:
             raise ActionDenied("NotFound", f"You have no home {name!r}.")
         return home
 
-    async def share(self, user: User, name: str, email: str, role: GuestRole, expires: datetime | None) -> VDISession:
-        """Let `user` in as collaborator or viewer; a share that is there is replaced."""
-        detail = {
-            "user": normal_user(email),
-            "role": str(role),
-            "expires": format_time(expires) if expires else "never",
-        }
-        async with self._authorized(user, Action.SHARE, name, detail) as session:
-            now = self._clock()
-            template = self._cluster.template(session.spec.template)
-            if role not in FULL_CONTROL and (why := refuse_view_only(template)):
-                raise ActionDenied("ViewOnlyUnavailable", why, FieldProblem("role", GuestRole.COLLABORATOR, str(role)))
-            return await self._edit_guests(session, lambda current: add_guest(current, email, role, expires, now))
+    async def _act(
+        self, user: User, action: Action, name: str, request: Request, detail: Mapping[str, str]
+    ) -> VDISession:
+        """Decide and write; after a conflict with another writer, read the session and decide again."""
+        async with self._authorized(user, action, name, detail) as session:
+            meta = session.metadata
+            for attempt in range(_MAX_ATTEMPTS):
+                patch = self._decide(user, session, request)
+                if not patch:
+                    return session
+                try:
+                    async with self._within_limits(user, session, request):
+                        return await self._send(session, patch)
+                except Replaced:
+                    raise
+                except Conflict:
+                    await asyncio.sleep(_PAUSE_SECONDS * attempt * random.random())  # noqa: S311 - spreads load only
+                    session = await self._client.get(SESSIONS, name, namespace=meta.namespace, into=VDISession)
+                    # Another session of this name: the user's rights in it have not been checked.
+                    if session.metadata.uid != meta.uid:
+                        raise
+            raise ActionDenied("Conflict", f"Someone else is changing the desktop {name!r}. Try again in a moment.")
 
-    async def unshare(self, user: User, name: str, email: str) -> VDISession:
-        """Take that back."""
-        async with self._authorized(user, Action.UNSHARE, name, {"user": normal_user(email)}) as session:
-            return await self._edit_guests(session, lambda current: remove_guest(current, email))
+    def _decide(self, user: User, session: VDISession, request: Request) -> dict[str, Any]:
+        template = self._cluster.template(session.spec.template)
+        patch = decide(session, template, request, self._clock(), self._settings.cluster)
+        if isinstance(patch, Refusal):
+            raise _denied(patch)
+        # A new pod mounts the volumes of its user's groups. The groups are known only from that user's own login; at
+        # an action of anyone else the annotation stays as it is.
+        if patch and template and isinstance(request, Resume | Restart) and same_user(user.email, session.spec.user):
+            groups = groups_annotation(template, user.groups)
+            if groups != session.metadata.annotations.get(GROUPS):
+                patch["metadata"]["annotations"] = {**patch["metadata"].get("annotations", {}), GROUPS: groups}
+        return patch
+
+    def _within_limits(self, user: User, session: VDISession, request: Request) -> AbstractAsyncContextManager[None]:
+        is_own = same_user(user.email, session.spec.user)
+        if user.admin and not is_own:
+            return nullcontext()
+        # Also the groups that set limits are known only from the owner's own login.
+        owner = user if is_own else User(normal_user(session.spec.user))
+        if isinstance(request, Resume):
+            return self._quota.for_one_more(owner, session)
+        if isinstance(request, SetSchedule) and request.schedule:
+            return self._quota.for_schedule(owner, session)
+        return nullcontext()
 
     async def _allowed(self, user: User, action: Action, name: str) -> VDISession:
-        """The session, if this person may do that with it. Raises ActionDenied.
+        """The session, if the user has the right to this action. Raises ActionDenied.
 
-        Read from the API server: what this person has just done through another replica counts already.
+        It is read from the API server: what the user did a moment ago through another replica counts already.
         """
         unknown = ActionDenied(
             "NotFound", f"You have no desktop {name!r}, and no desktop with this name is shared with you."
@@ -201,12 +229,10 @@ class Actions:
             raise unknown
         if why := refusal(user, action, session, now):
             raise ActionDenied("Forbidden", why)
-        if session.metadata.deletion_timestamp and action is not Action.END:
-            raise ActionDenied("Conflict", f"The desktop {name!r} is ending and can no longer be changed.")
         return session
 
     async def _read(self, name: str) -> VDISession | None:
-        """The session of this name: where it was seen last, or made by another replica a moment ago."""
+        """The session of this name: first where a watch has seen it, then wherever another replica has just made it."""
         seen = self._cluster.session(name)
         first = [seen.metadata.namespace] if seen else []
         for namespace in dict.fromkeys((*first, *self._settings.namespaces)):
@@ -214,96 +240,20 @@ class Actions:
                 return await self._client.get(SESSIONS, name, namespace=namespace, into=VDISession)
         return None
 
-    async def _patch(self, session: VDISession, change: dict[str, Any]) -> VDISession:
-        """Change this incarnation of the session, and no later one of its name."""
-        meta = session.metadata
-        body = {**change, "metadata": {"uid": meta.uid, **change.get("metadata", {})}}
-        return await self._send(session, body)
-
-    async def _send(self, session: VDISession, body: dict[str, Any]) -> VDISession:
+    async def _send(self, session: VDISession, patch: dict[str, Any]) -> VDISession:
         name, namespace = session.metadata.name, session.metadata.namespace
         try:
-            changed = await self._client.patch(SESSIONS, name, body, namespace=namespace, into=VDISession)
+            changed = await self._client.patch(SESSIONS, name, patch, namespace=namespace, into=VDISession)
         except Invalid as error:
-            raise refused_by_cluster(error, name, body) from error
+            raise refused_by_cluster(error, name, patch) from error
         self._cluster.sessions.remember(changed)
         return changed
-
-    async def _edit_guests(self, session: VDISession, edit: Callable[[VDISession], tuple[Access, ...]]) -> VDISession:
-        """Replace the list as it was read, or read it again: two edits at once, here or elsewhere, both count."""
-        meta = session.metadata
-        for number in range(_TRIES):
-            body = {
-                "metadata": {"uid": meta.uid, "resourceVersion": session.metadata.resource_version},
-                "spec": {"access": msgspec.to_builtins(edit(session))},
-            }
-            try:
-                return await self._send(session, body)
-            except Replaced:
-                raise
-            except Conflict:
-                await asyncio.sleep(_PAUSE * number * random.random())  # noqa: S311 - spreads load, guards nothing
-                session = await self._client.get(SESSIONS, meta.name, namespace=meta.namespace, into=VDISession)
-                if session.metadata.uid != meta.uid:
-                    raise  # another session has its name: rights in that one were never asked
-        raise ActionDenied("Conflict", f"Someone else is changing the desktop {meta.name!r}. Try again in a moment.")
-
-    def _known_groups(self, user: User, session: VDISession) -> dict[str, str | None]:
-        """The annotation with the groups of the session's user, of that user's own login; else it stays as it is."""
-        template = self._cluster.template(session.spec.template)
-        if template is None or not same_user(user.email, session.spec.user):
-            return {}
-        annotation = groups_annotation(template, user.groups)
-        return {} if annotation == session.metadata.annotations.get(GROUPS) else {GROUPS: annotation}
-
-    def _check_length(self, session: VDISession, length: str) -> None:
-        try:
-            desired = parse_duration(length)
-        except ValueError as why:
-            raise ActionDenied(
-                "Invalid", f"length: {why}.", FieldProblem("timeout", ALLOWED_DURATIONS, length)
-            ) from why
-        template = self._cluster.template(session.spec.template)
-        asked = msgspec.structs.replace(session, spec=msgspec.structs.replace(session.spec, timeout=length))
-        cluster = self._settings.cluster
-        most = run_length(asked, template, cluster) or desired
-        if most < desired and is_capped(asked, template, cluster):
-            raise ActionDenied(
-                "OverLimit",
-                f"length: {length} is more than {format_duration(most)}, the maximum for template "
-                f"{session.spec.template!r}.",
-                FieldProblem("timeout", f"at most {format_duration(most)}", length),
-            )
-        start = parse_time(session.status.start_time) if session.status.start_time else None
-        if start and start + desired <= self._clock():
-            ran = format_duration(self._clock() - start)
-            raise ActionDenied(
-                "Invalid",
-                f"length: {length} is too short, because this run has already lasted {ran}; allowed: more than "
-                "that. To stop the desktop, suspend or end it.",
-                FieldProblem("timeout", f"more than {ran}", length),
-            )
-
-    def _claim_to_delete(self, session: VDISession) -> str | None:
-        """The home that goes with the session; None where it has none. Raises ActionDenied where others use it too."""
-        claim, name, namespace = retained_claim(session), session.metadata.name, session.metadata.namespace
-        if claim is None:
-            return None  # the session has no home, or it is the session's own and goes with it
-        for other in self._cluster.sessions.values():
-            # A claim of the same name in another namespace is another home: names are made of user and template.
-            if other.metadata.namespace == namespace and other.metadata.name != name and may_use(other, claim):
-                raise ActionDenied(
-                    "Conflict",
-                    f"The desktops {name!r} and {other.metadata.name!r} share their files, so nothing was deleted. "
-                    f"End {other.metadata.name!r} first, or keep the files.",
-                )
-        return claim
 
     @asynccontextmanager
     async def _authorized(
         self, user: User, action: Action, name: str, detail: Mapping[str, str]
     ) -> AsyncIterator[VDISession]:
-        """Give the session, if the person may do this with it; what is done within is counted and audited."""
+        """Yield the session, if the user has the right to this action; the body is counted and audited."""
         async with self._counted(str(action), name):
             async with self._refusal_written(user, str(action), name, detail):
                 session = await self._allowed(user, action, name)
@@ -320,7 +270,7 @@ class Actions:
 
     @asynccontextmanager
     async def _written(self, user: User, act: Act) -> AsyncIterator[None]:
-        """An administrator's act on what is another's is done only if it can be written down."""
+        """Audit the body. An administrator's action on another user's session is refused if that is impossible."""
         closed = user.admin and not same_user(user.email, act.owner)
         try:
             async with self._audit.act(act, closed=closed):
@@ -338,7 +288,7 @@ class Actions:
     async def _refusal_written(
         self, user: User, action: str, name: str, detail: Mapping[str, str]
     ) -> AsyncIterator[None]:
-        """Audit who tried what is not theirs; the act itself does not begin."""
+        """Audit an attempt that the user has no right to."""
         try:
             yield
         except ActionDenied as why:
@@ -355,7 +305,7 @@ class Actions:
 
     @asynccontextmanager
     async def _counted(self, action: str, name: str) -> AsyncIterator[None]:
-        """Count what comes of it, and let nothing but ActionDenied out."""
+        """Count the outcome, and let no exception but ActionDenied out."""
         outcome = "Unavailable"
         try:
             yield
@@ -370,3 +320,8 @@ class Actions:
             raise refused from error
         finally:
             self._metrics.actions.labels(action, outcome).inc()
+
+
+def _denied(refusal: Refusal) -> ActionDenied:
+    fields = [FieldProblem(refusal.field, refusal.allowed, refusal.value)] if refusal.field else []
+    return ActionDenied(refusal.code, refusal.message, *fields)

@@ -11,7 +11,6 @@ from typing import Any, Literal, Self
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.gateway.rights import same_user
 from vdi.gateway.settings import Settings
 from vdi.kinds import POOLS, SESSIONS, TEMPLATES
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
@@ -23,6 +22,7 @@ from vdi.kube.watch import Reflector, describe_troubles
 from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.homes import HomeClaim, HomeSummary, summarize_homes
 from vdi.session.naming import MANAGED_BY, USER_ANNOTATION
+from vdi.session.users import same_user
 
 Kind = Literal["session", "template", "pool"]
 Watched = VDISession | VDITemplate | VDIPool

@@ -14,11 +14,11 @@ from vdi.api.session import VDISession
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.limits import Limit, counts, gpus_of, home_bytes
-from vdi.gateway.rights import same_user
 from vdi.gpu.sharing.config import RENAMED, RESOURCE
 from vdi.gpu.sharing.state import Node
 from vdi.kube.errors import Forbidden, KubeError
 from vdi.kube.resource import NODES
+from vdi.session.users import same_user
 
 _GIB = 1 << 30
 

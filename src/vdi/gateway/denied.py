@@ -9,8 +9,8 @@ from starlette.exceptions import HTTPException
 
 from vdi.api.constraints import doc
 from vdi.api.crd import allowed_in_session
-from vdi.gateway.rights import AddressError
 from vdi.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, KubeError, NotFound, Replaced
+from vdi.session.users import AddressError
 
 STATUS = {
     "Forbidden": 403,

@@ -15,7 +15,7 @@ import msgspec
 from vdi.cluster.units import parse_time
 from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.rights import User, normal_user, same_user
+from vdi.gateway.rights import User
 from vdi.gateway.starting import QuotaGuard, Starter
 from vdi.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
 from vdi.kube.resource import CLAIMS
@@ -23,6 +23,7 @@ from vdi.session.children import build_home
 from vdi.session.homes import COPYING, MADE_AHEAD, HomeClaim, may_use
 from vdi.session.naming import USER_ANNOTATION, Identity
 from vdi.session.request import SessionRequest
+from vdi.session.users import same_user
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class HomesAhead(Component):
                 await self._delete_if_unused(claim)
 
     async def _make(self, user: User, template: str) -> None:
-        start = self._starter.plan(user, SessionRequest(user=normal_user(user.email), template=template))
+        start = self._starter.plan(user, SessionRequest(template=template))
         home = self._quota.new_home(start.session)
         if home is None or not home.retain:
             return
@@ -81,7 +82,9 @@ class HomesAhead(Component):
             body = build_home(identity=Identity.of(start.session), home=home)
             body["metadata"]["annotations"][MADE_AHEAD] = template
             with suppress(AlreadyExists):
-                made = await self._client.create(CLAIMS, body, namespace=start.namespace, into=HomeClaim)
+                made = await self._client.create(
+                    CLAIMS, body, namespace=start.session.metadata.namespace, into=HomeClaim
+                )
                 self._cluster.homes.remember(made)
 
     async def _delete_if_unused(self, claim: HomeClaim) -> None:

@@ -4,18 +4,17 @@ Every path into the gateway decides with it: actions, REST API, portal and edge.
 spelling that is compared and stored.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from unicodedata import is_normalized
 
-from vdi.api.constraints import INVISIBLE
-from vdi.api.session import Access, Role, VDISession
+from vdi.api.session import Role, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import parse_time
+from vdi.session.actions import is_expired
 from vdi.session.naming import normal_name
+from vdi.session.users import same_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,49 +33,9 @@ class User:
     login_id: str = ""
 
 
-_ADDRESS = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
-_INVISIBLE = re.compile(f"[{INVISIBLE}]")
-_LONGEST_ADDRESS = 254
-
-
-def normal_user(text: str) -> str:
-    """An e-mail address in the one spelling that is compared and stored."""
-    return normal_name(text)
-
-
 def normal_groups(names: Iterable[str]) -> frozenset[str]:
     """Groups in the one spelling that is compared and stored."""
     return frozenset(filter(None, map(normal_name, names)))
-
-
-class AddressError(ValueError):
-    """Raised for text that is not an e-mail address we take."""
-
-    def __init__(self, shown: str, why: str, allowed: str) -> None:
-        self.shown = shown
-        """The text without quotes; escaped where it could hide or reverse the text around it."""
-        self.allowed = allowed
-        super().__init__(f"'{shown}' {why}; allowed: {allowed}")
-
-
-def check_address(text: str) -> str:
-    """The e-mail address as it is stored: for every address that somebody enters or an identity provider sends.
-
-    Raises AddressError.
-    """
-    user = normal_user(text)
-    if not user.isprintable() or _INVISIBLE.search(user) or not is_normalized("NFC", user):
-        shown = text[:260].encode("unicode_escape").decode()
-        why = "has invisible characters, or characters that look like others"
-        raise AddressError(shown, why, "visible characters in Unicode's composed form (NFC)")
-    if not _ADDRESS.fullmatch(user) or len(user) > _LONGEST_ADDRESS:
-        raise AddressError(text[:260], "is not an e-mail address", "addresses such as alice@example.com")
-    return user
-
-
-def same_user(one: str, other: str) -> bool:
-    """Whether two addresses mean the same person."""
-    return normal_user(one) == normal_user(other)
 
 
 class Action(StrEnum):
@@ -122,20 +81,12 @@ ACTIONS = {role: _allowed(role) for role in Role}
 _GUESTS = {role.value: role for role in Role if role is not Role.OWNER and Action.SEE in ACTIONS[role]}
 
 
-def is_over(access: Access, now: datetime) -> bool:
-    """Whether this share has run out. An end that cannot be read is no permission to stay."""
-    try:
-        return bool(access.expires) and parse_time(access.expires or "") <= now
-    except ValueError:
-        return True
-
-
 def role_in(session: VDISession, user: str, now: datetime) -> Role | None:
     """The user's role in the session; None: no access, no access any more, or a role of a later version."""
     if same_user(session.spec.user, user):
         return Role.OWNER
     for access in session.spec.access:
-        if same_user(access.user, user) and not is_over(access, now):
+        if same_user(access.user, user) and not is_expired(access, now):
             return _GUESTS.get(access.role)
     return None
 

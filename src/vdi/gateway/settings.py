@@ -13,10 +13,11 @@ import msgspec
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.cluster.units import parse_duration
 from vdi.gateway.brand import Brand
-from vdi.gateway.rights import check_address, normal_groups
+from vdi.gateway.rights import normal_groups
 from vdi.process import METRICS_TOKEN_FILE
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.naming import normal_name
+from vdi.session.users import check_address
 from vdi.settings import (
     FORMAT,
     LABEL,

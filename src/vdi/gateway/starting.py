@@ -1,10 +1,11 @@
-"""A new desktop: whether this person may have it, under which name, and the one write that makes it."""
+"""New desktops: whether a user may have one, its name, and the write that creates it; and limits, for every new run."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -17,7 +18,7 @@ from vdi.gateway.denied import ActionDenied, FieldProblem, name_not_available, r
 from vdi.gateway.history.component import History
 from vdi.gateway.history.usage import Month
 from vdi.gateway.limits import Limit, Limits, MonthUse, home_bytes
-from vdi.gateway.rights import AddressError, User, check_address, may_use, normal_user, same_user
+from vdi.gateway.rights import User, may_use
 from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.kinds import SESSIONS
@@ -26,20 +27,18 @@ from vdi.session.conditions import Reason
 from vdi.session.effective import Blocked, resolve
 from vdi.session.homes import Home, find_new_home, home_names
 from vdi.session.request import SessionRequest, build_session, generate_name
+from vdi.session.users import AddressError, check_address, normal_user, same_user
 
 log = logging.getLogger(__name__)
 
-# Generated names that are tried: alice@a.example and alice@b.example want the same one.
-_NAMES = 20
-
-# How often, and how many seconds apart, it is asked whether another start of the same person is over.
-_TRIES, _PAUSE = 100, 0.1
-# Seconds after which a replica that died within a person's start no longer keeps that person waiting.
-_TURN = 20.0
+_MAX_NAMES = 20  # generated names that are tried: alice@a.example and alice@b.example have the same first one
+_TURN_ATTEMPTS = 100
+_TURN_PAUSE_SECONDS = 0.1
+_TURN_SECONDS = 20.0  # after these, a replica that died within a user's turn no longer holds it
 
 
 class QuotaGuard:
-    """Whether a person's limits leave room for one more run. Asked by start, resume and schedule."""
+    """Enforces the limits of a user at each new run; called by start, resume, schedule, and for homes made ahead."""
 
     def __init__(self, context: GatewayContext, limits: Limits, history: History) -> None:
         self._client = context.client
@@ -51,15 +50,13 @@ class QuotaGuard:
 
     @asynccontextmanager
     async def for_one_more(self, user: User, session: VDISession) -> AsyncIterator[None]:
-        """Within, this session may be made to run. Raises ActionDenied where the limits of `user` say no.
-
-        A person's starts come one after the other, in all replicas, and each counts what the API server has, not what
-        a watch has brought so far: two clicks at once are not one more than allowed.
-        """
+        """Allow the body to start this session. Raises ActionDenied when the limits of `user` are reached."""
         limit = self._limits.of(user)
         if not limit.limits_anything:
             yield
             return
+        # The starts of one user take turns across all replicas, and each counts what the API server has, not what a
+        # watch has brought so far. Otherwise two clicks at once would start one more desktop than allowed.
         async with self._turn(user.email):
             active = [
                 other
@@ -79,11 +76,9 @@ class QuotaGuard:
 
     @asynccontextmanager
     async def for_schedule(self, user: User, session: VDISession) -> AsyncIterator[None]:
-        """Within, this session may be given a schedule. Raises ActionDenied.
-
-        The operator, which resumes it, knows no limits. So it counts from now on as one that runs, and hours, which it
-        would use up without its user, must not be limited.
-        """
+        """Allow the body to give this session a schedule. Raises ActionDenied."""
+        # The operator resumes it and knows no limits. The session therefore counts as running from now on; and its
+        # user's hours, which it would use up while the user is away, must not be limited.
         limit = self._limits.of(user)
         if limit.hours is not None or limit.gpu_hours is not None:
             words = "Your hours are limited, and a scheduled desktop would use them without you. Ask an administrator."
@@ -92,20 +87,19 @@ class QuotaGuard:
             yield
 
     async def _month_use(self, user: User, limit: Limit) -> MonthUse:
-        """While the database is down, hours are not counted, and starts go on."""
         now = self._clock()
         if limit.hours is not None or limit.gpu_hours is not None:
             try:
                 return await self._history.use_this_month(user.email, now)
-            except DatabaseUnavailableError as error:
+            except DatabaseUnavailableError as error:  # a start is not refused for it
                 log.error("the hours of %s are not counted: %s", user.email, error)
         return MonthUse(0.0, 0.0, Month.of(now).end)
 
     def _home_refusal(self, limit: Limit, user: User, session: VDISession, active: Iterable[VDISession]) -> str | None:
-        """A home of a session that was just started may not exist yet, and counts too."""
         if limit.home_storage is None or (new := self.new_home(session)) is None:
             return None
         homes = {home.name: home_bytes(home) for home in self._cluster.homes_of(user.email) if not home.deleted}
+        # A session that was started a moment ago has a home that the operator has not created yet.
         for other in active:
             if home := self.new_home(other):
                 homes.setdefault(home.claim, float(parse_quantity(home.size)))
@@ -113,7 +107,7 @@ class QuotaGuard:
         return limits.home_refusal(limit, new, homes)
 
     def new_home(self, session: VDISession) -> Home | None:
-        """The home that this session would make; None: it has none, or one that exists."""
+        """The home that would be created for this session; None: it has none, or one that exists."""
         namespace, template = session.metadata.namespace, self._cluster.template(session.spec.template)
         found = (self._cluster.homes.get(namespace, name) for name in (*home_names(session), session.status.home_claim))
         return find_new_home(session, template, filter(None, found)) if template else None
@@ -122,7 +116,12 @@ class QuotaGuard:
     async def _turn(self, user: str) -> AsyncIterator[None]:
         key = f"start/{user}"
         try:
-            await self._wait_for(key)
+            for _ in range(_TURN_ATTEMPTS):
+                if await self._shared.take_once(key, _TURN_SECONDS):
+                    break
+                await asyncio.sleep(_TURN_PAUSE_SECONDS)
+            else:
+                raise ActionDenied("Conflict", "Another desktop of yours is being started. Try again in a moment.")
         except SharedUnavailableError as error:
             log.error("no one with limits can start a desktop: %s", error)
             raise ActionDenied(
@@ -134,29 +133,18 @@ class QuotaGuard:
             with suppress(SharedUnavailableError):  # it ends by itself
                 await self._shared.pop(key)
 
-    async def _wait_for(self, key: str) -> None:
-        for _ in range(_TRIES):
-            if await self._shared.take_once(key, _TURN):
-                return
-            await asyncio.sleep(_PAUSE)
-        raise ActionDenied("Conflict", "Another desktop of yours is being started. Try again in a moment.")
-
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A start that rights and template allow, under a name that is free as far as is known."""
+    """A new session that rights and template allow, under a name that is free as far as is known."""
 
-    # With its name.
-    request: SessionRequest
-    namespace: str
+    body: dict[str, Any]  # as it is sent
+    session: VDISession  # the same as a struct
     template: VDITemplate
-    session: VDISession
-    # Of the user whose desktop it is; empty where they are not known.
-    groups: frozenset[str]
 
 
 class Starter:
-    """Makes sessions: `plan` decides, `carry_out` writes."""
+    """Creates sessions: `plan` decides, `carry_out` writes."""
 
     def __init__(self, context: GatewayContext, quota: QuotaGuard) -> None:
         self._client = context.client
@@ -165,9 +153,9 @@ class Starter:
         self._quota = quota
 
     def plan(self, user: User, request: SessionRequest) -> Start:
-        """What would be made. Raises ActionDenied."""
-        email = normal_user(request.user)
-        request = replace(request, user=email)
+        """The session that would be created. Raises ActionDenied."""
+        email = normal_user(request.user or user.email)
+        request = msgspec.structs.replace(request, user=email)
         if not same_user(email, user.email):
             if not user.admin:
                 field = FieldProblem("user", user.email, email)
@@ -181,11 +169,11 @@ class Starter:
             words = f"priority: {request.priority} is for administrators; allowed: 0 or less."
             raise ActionDenied("Forbidden", words, field)
         template = self._template(user, request.template)
-        named = replace(request, name=request.name or self._free_name(request))
-        # Which groups another person is in is known only of that person's own login.
+        named = msgspec.structs.replace(request, name=request.name or self._free_name(email, request.template))
+        # The groups of another user are known only from that user's own login.
         groups = user.groups if same_user(email, user.email) else frozenset()
-        namespace = self._settings.namespace_for(groups)
-        session = msgspec.convert(build_session(named, namespace, template, groups), VDISession)
+        body = build_session(named, self._settings.namespace_for(groups), template, groups)
+        session = msgspec.convert(body, VDISession)
         if session.spec.hostname == self._settings.portal_label:
             raise ActionDenied(
                 "Invalid", f"hostname: {self._settings.portal_label!r} is used by the portal. Choose another."
@@ -197,11 +185,11 @@ class Starter:
                 FieldProblem(error.field.removeprefix("spec."), error.allowed, error.value) for error in problem.errors
             )
             raise ActionDenied(code, problem.message, *fields)
-        return Start(named, namespace, template, session, groups)
+        return Start(body, session, template)
 
     async def carry_out(self, user: User, start: Start) -> VDISession:
-        """Make the session. Raises ActionDenied, or KubeError where the cluster does."""
-        if not same_user(start.request.user, user.email):
+        """Create the session. Raises ActionDenied, or KubeError where the cluster refuses it."""
+        if not same_user(start.session.spec.user, user.email):
             return await self._create(start)  # given by an administrator: no user's limits apply
         async with self._quota.for_one_more(user, start.session):
             return await self._create(start)
@@ -216,49 +204,40 @@ class Starter:
         words = f"you can start: {', '.join(allowed)}" if allowed else "there is no template that you can start"
         raise ActionDenied("NotFound", f"template: you cannot use {name!r}; {words}.")
 
-    def _free_name(self, request: SessionRequest) -> str:
-        """The first generated name that no other person has."""
-        names = generated_names(request.user, request.template)
-        for name in names:
+    def _free_name(self, user: str, template: str) -> str:
+        """The first generated name that no other user has: USER-TEMPLATE, else with a number."""
+        stem = generate_name(user, template)
+        for name in (stem, *(f"{stem[:60]}-{number}" for number in range(2, _MAX_NAMES))):
             there = self._cluster.session(name)
             if there is None:
                 return name
-            _refuse_a_second(there, request)
-        raise name_not_available(names[0])
+            _refuse_a_second(there, user)
+        raise name_not_available(stem)
 
     async def _create(self, start: Start) -> VDISession:
-        namespace, request = start.namespace, start.request
-        self._refuse_a_taken_name(start)
-        body = build_session(request, namespace, start.template, start.groups)
+        name, namespace = start.session.metadata.name, start.session.metadata.namespace
+        user = start.session.spec.user
+        # The API server refuses a second session of a name in one namespace only.
+        there = self._cluster.session(name)
+        if there and there.metadata.namespace != namespace:
+            _refuse_a_second(there, user)
+            raise name_not_available(name)
         try:
-            made = await self._client.create(SESSIONS, body, namespace=namespace, into=VDISession)
+            made = await self._client.create(SESSIONS, start.body, namespace=namespace, into=VDISession)
         except AlreadyExists:
-            there = await self._client.get(SESSIONS, request.name or "", namespace=namespace, into=VDISession)
-            _refuse_a_second(there, request)
+            there = await self._client.get(SESSIONS, name, namespace=namespace, into=VDISession)
+            _refuse_a_second(there, user)
             raise
         except Invalid as error:
-            raise refused_by_cluster(error, request.name or "", body) from error
+            raise refused_by_cluster(error, name, start.body) from error
         self._cluster.sessions.remember(made)
         return made
 
-    def _refuse_a_taken_name(self, start: Start) -> None:
-        """The API server refuses a second session of a name in one namespace; of the others it says nothing."""
-        there = self._cluster.session(start.request.name or "")
-        if there and there.metadata.namespace != start.namespace:
-            _refuse_a_second(there, start.request)
-            raise name_not_available(there.metadata.name)
 
-
-def generated_names(user: str, template: str) -> list[str]:
-    """USER-TEMPLATE, and with numbers, for where another person with the same first part of the address has that."""
-    stem = generate_name(user, template)
-    return [stem, *(f"{stem[:60]}-{number}" for number in range(2, _NAMES))]
-
-
-def _refuse_a_second(there: VDISession, request: SessionRequest) -> None:
+def _refuse_a_second(there: VDISession, user: str) -> None:
     """Raise ActionDenied if `there`, which has the name, is this user's own."""
     name = there.metadata.name
-    if not same_user(there.spec.user, request.user):
+    if not same_user(there.spec.user, user):
         return
     if there.metadata.deletion_timestamp:
         raise ActionDenied(

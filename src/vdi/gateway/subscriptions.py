@@ -12,7 +12,8 @@ from typing import Any
 
 from vdi.api.session import VDISession
 from vdi.gateway.cluster_cache import ClusterCache
-from vdi.gateway.rights import User, normal_user
+from vdi.gateway.rights import User
+from vdi.session.users import normal_user
 
 # Open pages of one person; one more ends the oldest, which says so and does not come back by itself.
 STREAMS_PER_USER = 10

@@ -1,9 +1,15 @@
-"""What a person who wants a desktop asks for, and the VDISession that asks the cluster for it. Pure."""
+"""The request for a new session, and the VDISession that is created from it. Pure.
+
+The struct is the body of the REST API's `POST /sessions` as it stands; the portal's form and `vdi session create` fill
+in the same one. A field that is not given is left to the template, or to the CRD's default.
+"""
 
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 from vdi.api.meta import API_VERSION
 from vdi.api.template import VDITemplate
@@ -11,34 +17,100 @@ from vdi.session.volumes import GROUPS, groups_annotation
 
 _NAME_LIMIT = 63
 
+Name = Annotated[str, Meta(max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
+Length = Annotated[str, Meta(max_length=32, pattern=r"^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$")]
+Amount = Annotated[str, Meta(min_length=1, max_length=32)]
 
-@dataclass(frozen=True, slots=True)
-class SessionRequest:
-    """What a new desktop is to be like; None means not given: as the template or the schema says."""
 
-    user: str
-    template: str
-    name: str | None = None
-    gpu: int | None = None
-    memory: str | None = None
-    cpu: str | None = None
-    ephemeral_storage: str | None = None
-    timeout: str | None = None
-    idle_timeout: str | None = None
-    priority: int | None = None
-    hostname: str | None = None
-    home: bool | None = None
-    home_size: str | None = None
-    retain: bool | None = None
+class RequestedResources(msgspec.Struct, rename="camel", omit_defaults=True, forbid_unknown_fields=True, frozen=True):
+    """Resources of the desktop; omitted fields have the template's values."""
+
+    gpu: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="GPUs (shares of one, where they are time-sliced).")
+    ] = None
+    memory: Annotated[Amount | None, Meta(description="An amount of memory, such as 8Gi.")] = None
+    cpu: Annotated[Amount | None, Meta(description="A number of CPUs, such as 2 or 1500m.")] = None
+    ephemeral_storage: Annotated[
+        Amount | None,
+        Meta(
+            description="An amount of the node's local disk, such as 20Gi. "
+            "For templates that have `resources.defaultEphemeralStorage`."
+        ),
+    ] = None
+
+
+class RequestedHome(msgspec.Struct, rename="camel", omit_defaults=True, forbid_unknown_fields=True, frozen=True):
+    """The home volume; omitted fields have the template's values."""
+
+    enabled: Annotated[
+        bool | None, Meta(description=("Whether files in the home directory are kept when the desktop ends."))
+    ] = None
+    size: Annotated[
+        Amount | None,
+        Meta(
+            description=(
+                "Size of a newly created home, such as 20Gi. The maximum is the template's `persistence.maxSize`, "
+                "or its `persistence.size`."
+            )
+        ),
+    ] = None
+    retain: Annotated[
+        bool | None,
+        Meta(description="false: the home belongs to this session and is deleted with it. Default: true."),
+    ] = None
+
+
+class SessionRequest(
+    msgspec.Struct, rename="camel", omit_defaults=True, forbid_unknown_fields=True, frozen=True, kw_only=True
+):
+    """A desktop to start."""
+
+    template: Annotated[
+        str, Meta(description="Name of a template, one of `GET /templates`.", min_length=1, max_length=253)
+    ]
+    name: Annotated[
+        Name | None,
+        Meta(
+            description=(
+                "Name of the session: lower-case letters, digits and inner hyphens. Default: derived from user and "
+                "template."
+            ),
+        ),
+    ] = None
+    resources: Annotated[RequestedResources | None, Meta(description="Resources of the desktop.")] = None
+    persistence: Annotated[RequestedHome | None, Meta(description="The home volume.")] = None
+    timeout: Annotated[Length | None, Meta(description="Length of the run, such as 4h. Default: 8h.")] = None
+    idle_timeout: Annotated[
+        Length | None, Meta(description="How long the desktop may be idle, such as 30m. Default: the template's value.")
+    ] = None
+    hostname: Annotated[
+        Name | None,
+        Meta(
+            description=(
+                "First label of the desktop's host name: lower-case letters, digits and inner hyphens. The first "
+                "user who gets it keeps it. Default: derived from the name and a hash."
+            ),
+        ),
+    ] = None
+    user: Annotated[
+        Annotated[str, Meta(max_length=254, pattern=r"^\S+@\S+\.\S+$")] | None,
+        Meta(description="Owner of the desktop: an e-mail address. For administrators. Default: you."),
+    ] = None
+    priority: Annotated[
+        Annotated[int, Meta(ge=-1000, le=1000)] | None,
+        Meta(
+            description="A waiting session with a higher priority starts first. Above 0 for administrators. Default: 0."
+        ),
+    ] = None
 
     @property
     def names_resources(self) -> bool:
-        """Whether any of the resources was given."""
-        return (self.gpu, self.memory, self.cpu, self.ephemeral_storage) != (None, None, None, None)
+        """Whether any of the resources is given."""
+        return self.resources not in (None, RequestedResources())
 
 
 def generate_name(user: str, template: str) -> str:
-    """A readable object name: `alice-ubuntu-desktop` for alice@example.com. Always the same for the same two."""
+    """A readable object name: `alice-ubuntu-desktop` for alice@example.com; always the same for the same two."""
     words = f"{user.partition('@')[0]}-{template}".lower()
     return re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:_NAME_LIMIT].strip("-") or "desktop"
 
@@ -46,45 +118,16 @@ def generate_name(user: str, template: str) -> str:
 def build_session(
     request: SessionRequest, namespace: str, template: VDITemplate | None, groups: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The VDISession to create. `groups`: those of the user, as far as they are known.
-
-    A session that names one resource gets the schema's defaults (1 GPU, 4Gi) for the others, not the template's: so the
-    template's are written down beside it, when the template could be read.
-    """
-    spec: dict[str, Any] = {"user": request.user, "template": request.template}
-    if request.names_resources:
-        spec["resources"] = _resources(request, template)
-    if persistence := _persistence(request):
-        spec["persistence"] = persistence
-    others = {
-        "hostname": request.hostname,
-        "timeout": request.timeout,
-        "idleTimeout": request.idle_timeout,
-        "priority": request.priority,
-    }
-    spec |= {key: value for key, value in others.items() if value is not None}
-    name = request.name or generate_name(request.user, request.template)
+    """The VDISession to create for `request.user`. `groups`: those of the user, as far as they are known."""
+    spec = {key: value for key, value in msgspec.to_builtins(request).items() if value != {}}
+    name = spec.pop("name", None) or generate_name(spec["user"], request.template)
+    # The CRD has defaults of its own for resources (1 GPU, 4Gi) as soon as one of them is named. The template's are
+    # therefore written beside it, if the template can be read.
+    if template and "resources" in spec:
+        offer = template.spec.resources
+        offered = {"gpu": offer.default_gpu or None, "memory": offer.default_memory, "cpu": offer.default_cpu}
+        spec["resources"] = {key: value for key, value in offered.items() if value is not None} | spec["resources"]
     metadata: dict[str, Any] = {"name": name, "namespace": namespace}
     if template and (annotation := groups_annotation(template, groups)):
         metadata["annotations"] = {GROUPS: annotation}
     return {"apiVersion": API_VERSION, "kind": "VDISession", "metadata": metadata, "spec": spec}
-
-
-def _resources(request: SessionRequest, template: VDITemplate | None) -> Mapping[str, Any]:
-    given = {
-        "gpu": request.gpu,
-        "memory": request.memory,
-        "cpu": request.cpu,
-        "ephemeralStorage": request.ephemeral_storage,
-    }
-    if template is None:
-        return {key: value for key, value in given.items() if value is not None}
-    theirs = template.spec.resources
-    offered = {"gpu": theirs.default_gpu or None, "memory": theirs.default_memory, "cpu": theirs.default_cpu}
-    merged = {key: value if value is not None else offered.get(key) for key, value in given.items()}
-    return {key: value for key, value in merged.items() if value is not None}
-
-
-def _persistence(request: SessionRequest) -> Mapping[str, Any]:
-    given = {"enabled": request.home, "size": request.home_size, "retain": request.retain}
-    return {key: value for key, value in given.items() if value is not None}

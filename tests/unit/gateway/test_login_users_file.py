@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from support.passwords import HASHER
 from vdi.gateway.login.local_users import LocalUser, UserFileError, change_user, read_users, write_users
-from vdi.gateway.rights import check_address
+from vdi.session.users import check_address
 
 HASH = HASHER.hash("correct horse battery")
 NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=20)

@@ -15,7 +15,7 @@ from vdi.gateway.portal import desktops
 from vdi.gateway.portal.catalogue import first_choice, offer_of, session_request, sharing_home
 from vdi.gateway.rights import User
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.request import SessionRequest
+from vdi.session.request import RequestedHome, RequestedResources, SessionRequest
 
 CPU_ONLY = {"defaultGPU": 0}
 
@@ -79,7 +79,13 @@ async def test_starting_as_offered_asks_for_nothing_but_that(stage: PortalStage)
     assert template
     offered = first_choice(template, ClusterSettings(), ALICE, [])
     answer = await browser.post(at, at=at, then="open", **offered)
-    requested = SessionRequest(user="alice@example.com", template="ubuntu", name="alice-ubuntu", timeout="8h")
+    requested = SessionRequest(
+        user="alice@example.com",
+        template="ubuntu",
+        name="alice-ubuntu",
+        timeout="8h",
+        resources=RequestedResources(),
+    )
     assert stage.actions.done == [("start", "alice@example.com", requested)]
     assert answer.status_code == 303
     assert answer.headers["location"] == "/desktops/alice-ubuntu/open"
@@ -109,11 +115,10 @@ async def test_what_is_chosen_is_asked_for(stage: PortalStage) -> None:
         user="alice@example.com",
         template="ubuntu",
         name="big",
-        gpu=2,
-        memory="16Gi",
+        resources=RequestedResources(gpu=2, memory="16Gi"),
+        persistence=RequestedHome(enabled=False),
         timeout="4h",
         idle_timeout="30m",
-        home=False,
     )
     assert answer.headers["location"] == "/desktops/big?done=start&name=big"
 
@@ -185,7 +190,7 @@ async def test_local_disk_is_offered_up_to_the_template_s_maximum_where_it_has_o
     await stage.browser().post(path, at=path, **fields, ephemeral_storage="20Gi")
     await stage.browser().post(path, at=path, **fields | {"name": "usual"}, ephemeral_storage="5Gi")
     requests = [action[2] for action in stage.actions.done]
-    assert [request.ephemeral_storage for request in requests] == ["20Gi", None]
+    assert [request.resources.ephemeral_storage for request in requests] == ["20Gi", None]
 
 
 async def test_who_has_one_already_is_reported_that_files_are_used_by_one(stage: PortalStage) -> None:
@@ -235,4 +240,4 @@ def test_a_form_never_offers_more_than_the_template_allows(default: str, most: s
     assert max(parse_duration(timeout.value) for timeout in offer.timeouts) == parse_duration(longest)
     requested = session_request(first, template, ALICE)
     assert not requested.names_resources
-    assert requested.home is None
+    assert requested.persistence is None

@@ -9,18 +9,8 @@ from hypothesis import strategies as st
 from support.builders import a_session, a_template
 from vdi.api.session import Role, VDISession
 from vdi.cluster.units import format_time
-from vdi.gateway.rights import (
-    Action,
-    User,
-    access_ends,
-    knows_of,
-    may_use,
-    normal_groups,
-    normal_user,
-    refusal,
-    role_in,
-    same_user,
-)
+from vdi.gateway.rights import Action, User, access_ends, knows_of, may_use, normal_groups, refusal, role_in
+from vdi.session.users import normal_user, same_user
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 ALICE, BOB, EVE = (f"{name}@example.com" for name in ("alice", "bob", "eve"))

@@ -1,13 +1,27 @@
 """Flags in, object out."""
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import a_template
-from vdi.session.request import SessionRequest, build_session, generate_name
+from vdi.api.template import VDITemplate
+from vdi.session.request import (
+    RequestedHome,
+    RequestedResources,
+    SessionRequest,
+    build_session,
+    generate_name,
+)
+
+
+def spec_of(template: VDITemplate | None = None, **fields: Any) -> dict[str, Any]:
+    request = SessionRequest(user="a@b.cd", template="x", **fields)
+    spec: dict[str, Any] = build_session(request, "ns", template)["spec"]
+    return spec
 
 
 @pytest.mark.parametrize(
@@ -29,30 +43,29 @@ def test_generated_names_are_always_allowed(user: str, template: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("requested", "persistence"),
+    ("home", "persistence"),
     [
-        (SessionRequest("a@b.cd", "x"), None),
-        (SessionRequest("a@b.cd", "x", home=False), {"enabled": False}),
-        (SessionRequest("a@b.cd", "x", home=True), {"enabled": True}),
-        (SessionRequest("a@b.cd", "x", retain=True), {"retain": True}),
-        (SessionRequest("a@b.cd", "x", retain=False, home_size="1Gi"), {"size": "1Gi", "retain": False}),
+        (None, None),
+        (RequestedHome(), None),
+        (RequestedHome(enabled=False), {"enabled": False}),
+        (RequestedHome(retain=True), {"retain": True}),
+        (RequestedHome(retain=False, size="1Gi"), {"size": "1Gi", "retain": False}),
     ],
 )
-def test_only_what_was_said_about_the_home_is_sent(
-    requested: SessionRequest, persistence: dict[str, object] | None
+def test_only_the_given_fields_of_the_home_are_sent(
+    home: RequestedHome | None, persistence: dict[str, object] | None
 ) -> None:
-    assert build_session(requested, "ns", None)["spec"].get("persistence") == persistence
+    assert spec_of(persistence=home).get("persistence") == persistence
 
 
 def test_local_disk_that_is_not_named_stays_the_template_s() -> None:
     template = a_template(resources={"defaultEphemeralStorage": "5Gi"})
-    named = build_session(SessionRequest("a@b.cd", "x", ephemeral_storage="9Gi"), "ns", template)
-    assert named["spec"]["resources"] == {"gpu": 1, "memory": "4Gi", "cpu": "2", "ephemeralStorage": "9Gi"}
-    other = build_session(SessionRequest("a@b.cd", "x", cpu="1"), "ns", template)
-    assert "ephemeralStorage" not in other["spec"]["resources"]
+    named = spec_of(template, resources=RequestedResources(ephemeral_storage="9Gi"))
+    assert named["resources"] == {"gpu": 1, "memory": "4Gi", "cpu": "2", "ephemeralStorage": "9Gi"}
+    other = spec_of(template, resources=RequestedResources(cpu="1"))
+    assert other["resources"] == {"gpu": 1, "memory": "4Gi", "cpu": "1"}
+    assert "resources" not in spec_of(template, resources=RequestedResources())
 
 
-def test_without_a_template_only_named_resources_are_sent() -> None:
-    assert build_session(SessionRequest("a@b.cd", "x", memory="8Gi"), "ns", None)["spec"]["resources"] == {
-        "memory": "8Gi"
-    }
+def test_without_a_template_to_read_only_the_named_resource_is_sent() -> None:
+    assert spec_of(resources=RequestedResources(memory="8Gi"))["resources"] == {"memory": "8Gi"}

@@ -1,65 +1,94 @@
-"""What the session commands need of the Kubernetes API or of a gateway: one protocol for both.
+"""Interfaces between the session commands and what they talk to: a cluster or a gateway.
 
-`kube_backend` and `gateway_backend` implement it with as little as possible; what both share is in `operations` and
-`start`.
+`kube_backend` and `gateway_backend` implement them. What only one of the two can do is not here: such a command takes
+that backend itself and refuses the other target (`logs`, `probe`, `open --direct`).
 """
 
+import asyncio
 import builtins
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
-from vdi.api.session import GuestRole, VDISession
+from vdi.api.session import VDISession
 from vdi.cli.output import Raw
-from vdi.cli.session.kube_watch import ObjectWatch
-from vdi.cli.session.view import SessionDetails
-from vdi.cluster.objects import Pod
+from vdi.session.actions import Request
 from vdi.session.request import SessionRequest
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a user needs to open a desktop."""
+    """Everything that a user needs to open a desktop."""
 
     url: str
     user: str = ""
-    # Empty behind a gateway: the portal's login opens the desktop.
-    password: str = ""
-
-    # Where the address must be, if it comes from a gateway.
-    domain: str = ""
+    password: str = ""  # empty behind a gateway: the portal's login opens the desktop
+    domain: str = ""  # of the gateway that has sent the address: it may lead nowhere else
 
 
-class SessionCache(Protocol):
-    """Sessions as they are now."""
+class Cache(Protocol[T_co]):
+    """Objects as they are now."""
 
-    def get(self, namespace: str, name: str) -> VDISession | None:
-        """One session; None when it does not exist."""
+    def get(self, namespace: str, name: str) -> T_co | None:
+        """One object; None when it does not exist."""
 
-    def values(self) -> Sequence[VDISession]:
-        """All sessions."""
+    def values(self) -> Iterable[T_co]:
+        """All objects."""
 
 
-class SessionWatch(Protocol):
-    """Sessions as they change."""
+class Watch(Generic[T]):
+    """Objects as they change, for `--wait` and `--watch`: `store` has the current ones, `change` each change."""
 
-    @property
-    def store(self) -> SessionCache:
-        """The sessions as they are now."""
+    def __init__(self, store: Cache[T]) -> None:
+        self.store = store
+        self._changes: asyncio.Queue[tuple[T | None, T | None]] = asyncio.Queue()
+        self._reading: asyncio.Task[None] | None = None
 
-    async def change(self) -> tuple[VDISession | None, VDISession | None]:
-        """The next change, (old, new): (None, new) appeared, (old, None) is gone."""
+    @asynccontextmanager
+    async def following(
+        self, reading: Coroutine[Any, Any, None], synced: Coroutine[Any, Any, object]
+    ) -> AsyncIterator[Self]:
+        """Run `reading`, which fills the store and calls `put`, until the context ends; enter it once `synced`."""
+        self._reading = asyncio.create_task(reading)
+        try:
+            await self._unless_it_breaks(synced)
+            yield self
+        finally:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+
+    def put(self, old: T | None, new: T | None) -> None:
+        """Report a change to whoever awaits `change`."""
+        self._changes.put_nowait((old, new))
 
     def wake(self) -> None:
         """Make `change` return at once, with (None, None)."""
+        self.put(None, None)
+
+    async def change(self) -> tuple[T | None, T | None]:
+        """The next change, (old, new): (None, new) appeared, (old, None) is gone; the first list included."""
+        return await self._unless_it_breaks(self._changes.get())
+
+    async def _unless_it_breaks(self, work: Coroutine[Any, Any, R]) -> R:
+        """The result; the error of a reader that failed is raised here instead of waiting for ever."""
+        assert self._reading is not None  # noqa: S101 - for the type checker
+        waiting = asyncio.create_task(work)
+        try:
+            await asyncio.wait([waiting, self._reading], return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                self._reading.result()
+            return await waiting
+        finally:
+            waiting.cancel()
 
 
 class Backend(Protocol):
-    """What both backends can do. Errors are CliError, or a KubeError that `Target.run` translates."""
+    """Sessions and templates of a cluster or a gateway. Errors are CliError, or a KubeError that `run` translates."""
 
     @property
     def where(self) -> str:
@@ -67,59 +96,30 @@ class Backend(Protocol):
 
     @property
     def offers(self) -> str:
-        """Before a list of templates: `on this cluster there are`."""
+        """Before a list of templates: `available on this cluster`."""
 
     async def create(self, request: SessionRequest) -> Raw:
         """Create a session; when it exists already, the error names its owner."""
 
     async def get(self, name: str) -> Raw:
-        """One session."""
+        """Read one session."""
 
     async def list(self, user: str | None, *, everywhere: bool) -> list[Raw]:
-        """The visible sessions, of one user or of all, oldest first; `everywhere`: of all namespaces."""
+        """List the visible sessions, of one user or of all, oldest first; `everywhere`: of all namespaces."""
 
-    async def details(self, session: VDISession) -> SessionDetails:
-        """All that `show` prints."""
-
-    async def set_suspended(self, session: VDISession, suspended: bool) -> Raw:
-        """Suspend or resume it."""
-
-    async def restart(self, session: VDISession, now: datetime, /) -> Raw:
-        """A new desktop on the same home."""
-
-    async def set_timeout(self, session: VDISession, length: str) -> Raw:
-        """The length of the whole run."""
-
-    async def set_schedule(self, session: VDISession, schedule: Raw | None) -> Raw:
-        """When it is resumed and suspended by itself; None: never."""
-
-    async def share(self, session: VDISession, user: str, role: GuestRole, expires: datetime | None) -> Raw:
-        """Let a guest in."""
-
-    async def unshare(self, session: VDISession, user: str) -> Raw:
-        """End a guest's access."""
-
-    async def has_home(self, session: VDISession, claim: str, /) -> bool:
-        """Whether this home is there."""
+    async def act(self, session: VDISession, request: Request) -> Raw:
+        """Change the session as requested and return it; the error says why that is not possible."""
 
     async def remove(self, session: VDISession, claim: str | None) -> None:
-        """Delete the session with this UID, then the home; a session that is gone already is no error."""
+        """Delete the session with this UID, then the home; one that is gone already is no error."""
 
     async def opening(self, session: VDISession) -> Opening:
         """How a running desktop is opened."""
 
-    def log_lines(self, session: VDISession, /, *, follow: bool, tail: int | None) -> AsyncIterator[str]:
-        """The desktop's log. Raises CliError with the reason when there is no log."""
-
     def watch(
         self, name: str | None = None, *, everywhere: bool = False, user: str | None = None
-    ) -> AbstractAsyncContextManager[SessionWatch]:
+    ) -> AbstractAsyncContextManager[Watch[VDISession]]:
         """Watch one session or all; `user`: whose sessions are needed, others may come too."""
-
-    def watch_pod(
-        self, session: VDISession, on_change: Callable[[], None], /
-    ) -> AbstractAsyncContextManager[ObjectWatch[Pod] | None]:
-        """Watch the session's pod; None without the right to read pods."""
 
     async def templates(self) -> builtins.list[Raw]:
         """All templates, sorted by name."""
@@ -133,7 +133,7 @@ class Target(Protocol):
 
     @property
     def flags(self) -> str:
-        """What to add to a suggested command so that it uses the same target."""
+        """Options that make a suggested command use the same target."""
 
     @property
     def why(self) -> str:

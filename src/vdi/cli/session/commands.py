@@ -3,19 +3,18 @@
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
-from vdi.api.schedule import Day
+from vdi.api.schedule import Day, SessionSchedule
 from vdi.api.session import FULL_CONTROL, GUEST_ROLES, GuestRole, VDISession
 from vdi.cli.browser import check_address, opens_browser
-from vdi.cli.errors import USAGE, CliError
+from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.options import PROGRAM, examples, of_kind, seconds_of
 from vdi.cli.output import (
     ListOutput,
@@ -25,6 +24,7 @@ from vdi.cli.output import (
     Raw,
     duration,
     now_utc,
+    parse_time,
     print_data,
     print_objects,
     without_managed_fields,
@@ -32,50 +32,15 @@ from vdi.cli.output import (
 from vdi.cli.progress import ProgressView
 from vdi.cli.session import operations
 from vdi.cli.session.backend import Backend, Opening, Target
+from vdi.cli.session.kube_backend import KubeBackend, KubeTarget, collect_details, log_lines
 from vdi.cli.session.target import with_backend
-from vdi.cli.session.view import details_lines, session_table
+from vdi.cli.session.view import SessionDetails, details_lines, session_table
 from vdi.cli.terminal import confirm
-from vdi.cluster.units import format_duration, format_time
-from vdi.session.request import SessionRequest
+from vdi.cluster.units import format_time, parse_duration
+from vdi.session.actions import Request, Restart, SetSchedule, Share, Unshare
+from vdi.session.request import RequestedHome, RequestedResources, SessionRequest
 from vdi.session.schedule import describe_schedule
-
-_DAYS = tuple(day.value for day in Day)
-LOCAL_TIME = Path("/etc/localtime")
-
-
-def parse_time_of_day(option: str, text: str) -> str:
-    """`8:30` as `08:30`. Raises CliError."""
-
-    found = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", text)
-    if not found:
-        raise CliError(f"{option}: {text!r} is not a time of day; allowed: 00:00 to 23:59", USAGE)
-    return f"{int(found[1]):02}:{found[2]}"
-
-
-def parse_days(text: str) -> list[str]:
-    """`MON-WED,SAT` as the days one by one. Raises CliError."""
-    chosen: set[str] = set()
-    for part in text.upper().replace(" ", "").split(","):
-        first, _, last = part.partition("-") if "-" in part else (part, "", part)
-        if first not in _DAYS or last not in _DAYS:
-            allowed = f"{', '.join(_DAYS)}, and ranges such as MON-FRI"
-            raise CliError(f"--days: {part!r} is not a day of the week; allowed: {allowed}", USAGE)
-        begin, end = _DAYS.index(first), _DAYS.index(last)
-        chosen.update(_DAYS[begin : end + 1] if begin <= end else (*_DAYS[begin:], *_DAYS[: end + 1]))
-    return [day for day in _DAYS if day in chosen]
-
-
-def local_time_zone(environment: Mapping[str, str], link: Path) -> str:
-    """The name of this machine's time zone. Raises CliError where it is not known."""
-    if zone := environment.get("TZ", "").removeprefix(":"):
-        return zone
-    target = os.path.realpath(link)
-    _, found, zone = target.partition("/zoneinfo/")
-    if not found:
-        words = "the time zone of this machine is not known; name one, such as Europe/Berlin"
-        raise CliError(f"--time-zone: {words}", USAGE)
-    return zone
-
+from vdi.session.users import same_user
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Desktops: create, list, open, explain, suspend, remove."
@@ -156,20 +121,19 @@ def create(
         user=user,
         template=template,
         name=name,
-        gpu=gpu,
-        memory=memory,
-        cpu=cpu,
-        ephemeral_storage=ephemeral_storage,
+        resources=RequestedResources(gpu=gpu, memory=memory, cpu=cpu, ephemeral_storage=ephemeral_storage),
+        persistence=RequestedHome(enabled=home, size=home_size, retain=retain),
         timeout=timeout,
         idle_timeout=idle_timeout,
         priority=priority,
         hostname=hostname,
-        home=home,
-        home_size=home_size,
-        retain=retain,
     )
     if wait:
-        started = _start(target, request, seconds_of("--timeout-wait", timeout_wait))
+        from vdi.cli.session.wait import start_and_wait
+
+        seconds = seconds_of("--timeout-wait", timeout_wait)
+        with ProgressView() as view:
+            started = target.run(lambda backend: start_and_wait(backend, request, target, seconds=seconds, view=view))
     else:
         started = target.run(lambda backend: backend.create(request))
         if output is Output.TABLE:
@@ -177,13 +141,6 @@ def create(
             typer.echo(f"session {name} created; see {PROGRAM} session show {name}{target.flags}")
     if output is not Output.TABLE:
         print_data(without_managed_fields(started), output)
-
-
-def _start(target: Target, request: SessionRequest, seconds: float) -> Raw:
-    from vdi.cli.session.wait import start_and_wait
-
-    with ProgressView() as view:
-        return target.run(lambda backend: start_and_wait(backend, request, target, seconds=seconds, view=view))
 
 
 @app.command(
@@ -231,8 +188,11 @@ def show(
     if output is not Output.TABLE:
         print_data(without_managed_fields(raw), output)
         return
-    page = target.run(lambda backend: backend.details(operations.as_session(raw)))
-    for line in details_lines(page, now_utc()):
+    session = operations.as_session(raw)
+    details = SessionDetails(session)
+    if isinstance(target, KubeTarget):  # a gateway shows no objects of the cluster
+        details = target.run(lambda backend: collect_details(backend.client, session))
+    for line in details_lines(details, now_utc()):
         typer.echo(line)
 
 
@@ -270,7 +230,11 @@ def open_(
     if direct:
         _open_directly(target, name, print_only=print_only, output=output)
         return
-    found = target.run(lambda backend: operations.open_running(backend, name))
+
+    async def work(backend: Backend) -> Opening:
+        return await backend.opening(await operations.running_session(backend, name))
+
+    found = target.run(work)
     login = "The browser asks for the portal's login if you are not logged in there."
     _show_opening(found, login, print_only=print_only, output=output)
 
@@ -376,9 +340,15 @@ def logs(
     tail: Annotated[int | None, typer.Option(min=0, help="Only this many of the last lines.")] = None,
 ) -> None:
     """Print the log of the desktop's container, or the reason if there is no log yet."""
+    if not isinstance(target, KubeTarget):
+        raise CliError(
+            "a desktop's log needs access to the cluster, which a gateway does not give: --kubeconfig FILE",
+            COULD_NOT_LOOK,
+        )
 
-    async def print_lines(backend: Backend) -> None:
-        async for line in operations.log_lines(backend, name, follow=follow, tail=tail):
+    async def print_lines(backend: KubeBackend) -> None:
+        session = await operations.get_session(backend, name)
+        async for line in log_lines(backend, session, follow=follow, tail=tail):
             print(line, flush=follow)
 
     target.run(print_lines)
@@ -457,7 +427,7 @@ def restart(target: Target, name: Name, output: OutputOption = Output.TABLE) -> 
 
     The time limit of the run does not change.
     """
-    raw = target.run(lambda backend: operations.restart(backend, name, now_utc()))
+    raw = target.run(_action(name, Restart()))
     _tell(raw, f"session {name} is being restarted; see {PROGRAM} session show {name}{target.flags}", output)
 
 
@@ -473,15 +443,15 @@ def extend(
     """Give a session more time, immediately. The maximum is the template's lifecycle.maxTimeout."""
     if (by is None) == (timeout is None):
         raise CliError("use one of --by 2h (more time) and --timeout 10h (length of the whole run)", USAGE)
-    done = target.run(lambda backend: operations.extend(backend, name, by=by, to=timeout, now=now_utc()))
-    if done.ends is None:
-        said = f"the next run of session {name} may last {format_duration(done.length)}"
+    longer = timedelta(seconds=seconds_of("--by", by)) if by else None
+    raw = target.run(lambda backend: operations.extend(backend, name, by=longer, to=timeout or ""))
+    session = operations.as_session(raw)
+    if start := parse_time(session.status.start_time):
+        ends = start + parse_duration(session.spec.timeout)
+        said = f"session {name} ends at {format_time(ends)} (in {duration((ends - now_utc()).total_seconds())})"
     else:
-        left = duration((done.ends - now_utc()).total_seconds())
-        said = f"session {name} ends at {format_time(done.ends)} (in {left})"
-    if done.capped:
-        said += f"; its template allows runs of {format_duration(done.length)} at most"
-    _tell(done.raw, said, output)
+        said = f"the next run of session {name} may last {session.spec.timeout}"
+    _tell(raw, said, output)
 
 
 @app.command(
@@ -514,19 +484,56 @@ def schedule(
         raise CliError("use one of --at 08:30 and --off", USAGE)
     chosen = None
     if at is not None:
-        chosen = {
-            "start": parse_time_of_day("--at", at),
-            "days": parse_days(days),
-            "timeZone": time_zone or local_time_zone(os.environ, LOCAL_TIME),
-        } | ({"end": parse_time_of_day("--until", until)} if until else {})
-
-    async def work(backend: Backend) -> Raw:
-        return await backend.set_schedule(await operations.get_session(backend, name), chosen)
-
-    raw = target.run(work)
+        chosen = SessionSchedule(
+            start=_time_of_day("--at", at),
+            end=_time_of_day("--until", until) if until else None,
+            days=_days(days),
+            time_zone=time_zone or _local_time_zone(),
+        )
+    raw = target.run(_action(name, SetSchedule(chosen)))
     words = operations.as_session(raw).spec.schedule
     said = f"schedule of session {name}: {describe_schedule(words)}" if words else f"session {name} has no schedule"
     _tell(raw, said, output)
+
+
+def _action(name: str, request: Request) -> Callable[[Backend], Awaitable[Raw]]:
+    async def work(backend: Backend) -> Raw:
+        return await backend.act(await operations.get_session(backend, name), request)
+
+    return work
+
+
+def _time_of_day(option: str, text: str) -> str:
+    """`8:30` as `08:30`."""
+    found = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", text)
+    if not found:
+        raise CliError(f"{option}: {text!r} is not a time of day; allowed: 00:00 to 23:59", USAGE)
+    return f"{int(found[1]):02}:{found[2]}"
+
+
+def _days(text: str) -> tuple[str, ...]:
+    """`MON-WED,SAT` as the days one by one; a range may pass the end of the week."""
+    week = [day.value for day in Day]
+    chosen: set[str] = set()
+    for part in text.upper().replace(" ", "").split(","):
+        first, _, last = part.partition("-") if "-" in part else (part, "", part)
+        if first not in week or last not in week:
+            allowed = f"{', '.join(week)}, and ranges such as MON-FRI"
+            raise CliError(f"--days: {part!r} is not a day of the week; allowed: {allowed}", USAGE)
+        begin, end = week.index(first), week.index(last)
+        chosen.update(week[begin : end + 1] if begin <= end else (*week[begin:], *week[: end + 1]))
+    return tuple(day for day in week if day in chosen)
+
+
+def _local_time_zone() -> str:
+    if zone := os.environ.get("TZ", "").removeprefix(":"):
+        return zone
+    _, found, zone = os.path.realpath("/etc/localtime").partition("/zoneinfo/")
+    if not found:
+        raise CliError(
+            "--time-zone: the time zone of this machine is not known; name one, such as Europe/Berlin", USAGE
+        )
+    return zone
 
 
 def _tell(raw: Raw, said: str, output: Output) -> None:
@@ -554,15 +561,10 @@ def share(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Share a desktop with a guest. An existing share with the same guest is replaced. Needs the gateway."""
-    length = timedelta(seconds=seconds_of("--expires-in", expires_in)) if expires_in else None
-
-    async def work(backend: Backend) -> Raw:
-        expires = now_utc() + length if length else None
-        return await backend.share(await operations.get_session(backend, name), guest, role, expires)
-
-    raw = target.run(work)
+    expires = now_utc() + timedelta(seconds=seconds_of("--expires-in", expires_in)) if expires_in else None
+    raw = target.run(_action(name, Share(guest, role, expires)))
     session = operations.as_session(raw)
-    found = next(share for share in session.spec.access if share.user.lower() == guest.strip().lower())
+    found = next(share for share in session.spec.access if same_user(share.user, guest))
     until = f" until {found.expires}" if found.expires else ""
     url = session.status.url
     said = f"session {name} is shared with {found.user} as {found.role}{until}"
@@ -576,7 +578,7 @@ def unshare(target: Target, name: Name, guest: Guest, output: OutputOption = Out
 
     async def work(backend: Backend) -> tuple[Raw, bool]:
         session = await operations.get_session(backend, name)
-        return await backend.unshare(session, guest), _has_controlled(session, guest)
+        return await backend.act(session, Unshare(guest)), _has_controlled(session, guest)
 
     raw, has_controlled = target.run(work)
     said = f"session {name} is no longer shared with {guest}"
@@ -589,8 +591,7 @@ def unshare(target: Target, name: Name, guest: Guest, output: OutputOption = Out
 
 
 def _has_controlled(session: VDISession, guest: str) -> bool:
-    mine = (share for share in session.spec.access if share.user.lower() == guest.strip().lower())
-    return any(share.role in FULL_CONTROL for share in mine)
+    return any(same_user(share.user, guest) and share.role in FULL_CONTROL for share in session.spec.access)
 
 
 @app.command(epilog=examples("session probe alice-desktop", "session probe alice-desktop --keys 100 -o json"))

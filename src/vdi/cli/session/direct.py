@@ -110,8 +110,7 @@ def find_desktop(target: Target, name: str) -> tuple[KubeConnection, Desktop]:
         user = "" if running.takes_tokens else USERNAME
         return Desktop(pod, await backend.password(session), user, running.scheme)
 
-    connection = target.connection
-    return connection, connection.run(lambda client: find(KubeBackend(client, connection.namespace)))
+    return target.connection, target.run(find)
 
 
 def open_locally(desktop: Desktop, port: int) -> Opening:

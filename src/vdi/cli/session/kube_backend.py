@@ -4,38 +4,284 @@ import asyncio
 import base64
 import builtins
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
 
-from vdi.api.session import FULL_CONTROL, Access, GuestRole, Phase, VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.api.template import Scheme, VDITemplate
-from vdi.cli.errors import CliError
+from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.options import KubeConnection
 from vdi.cli.output import Raw, now_utc, parse_time
-from vdi.cli.session.backend import Backend, Opening
-from vdi.cli.session.kube_watch import ObjectWatch, watch_objects
+from vdi.cli.session.backend import Backend, Opening, Watch
 from vdi.cli.session.view import SessionDetails, SessionEvent, SessionObject, condition_reason, phase
 from vdi.cluster.explain import StartState, explain, explain_unschedulable
 from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
-from vdi.cluster.units import format_time
 from vdi.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.errors import AlreadyExists, BadRequest, Conflict, Forbidden, NotFound, Replaced
+from vdi.kube.meta import T
 from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES, Resource
+from vdi.kube.store import Store
 from vdi.kube.transport import Client
+from vdi.kube.watch import Reflector
+from vdi.session.actions import Extend, Refusal, Request, Share, decide
 from vdi.session.children import MASTER_TOKEN, MASTER_TOKEN_DIGEST, PASSWORD_KEY, USERNAME
 from vdi.session.conditions import HOME_BOUND, Reason
 from vdi.session.homes import own_claim, retained_claim
-from vdi.session.naming import PROTOCOL, RESTARTED_AT, SCHEME, pod_name, route_name, secret_name, service_name
+from vdi.session.naming import PROTOCOL, SCHEME, pod_name, route_name, secret_name, service_name
 from vdi.session.request import SessionRequest, build_session
-from vdi.session.streaming import refuse_view_only
 
+R = TypeVar("R")
+_MAX_ATTEMPTS = 5  # of a change while others change the session too
 _EVENTS_SHOWN = 15
 # The state of an object that does not exist, by phase; in other phases it is `missing`.
 _ABSENT = {"Pending": "not created yet", "Suspended": "none while it is suspended"}
+
+
+@dataclass(frozen=True, slots=True)
+class KubeTarget:
+    """A namespace of a cluster, as the target of commands."""
+
+    connection: KubeConnection
+    why: str
+
+    @property
+    def flags(self) -> str:
+        return self.connection.flags
+
+    @property
+    def user(self) -> str:
+        # An account of the cluster has no e-mail address, and creates sessions for other users.
+        return ""
+
+    @property
+    def where(self) -> str:
+        return f"in namespace {self.connection.namespace}"
+
+    def run(self, work: Callable[["KubeBackend"], Awaitable[R]]) -> R:
+        return self.connection.run(lambda client: work(KubeBackend(client, self.connection.namespace)))
+
+
+@dataclass(frozen=True, slots=True)
+class RunningDesktop:
+    """How a desktop is entered, read from its pod: with the session's password, unless one of the two is true."""
+
+    serves_web: bool  # a page of the image's own
+    takes_tokens: bool  # those of the gateway
+    scheme: str  # `http` or `https`
+
+
+@dataclass(frozen=True, slots=True)
+class KubeBackend:
+    """Sessions of one namespace, through the Kubernetes API."""
+
+    client: Client
+    namespace: str
+
+    @property
+    def where(self) -> str:
+        return f"in namespace {self.namespace}"
+
+    @property
+    def offers(self) -> str:
+        return "available on this cluster"
+
+    async def create(self, request: SessionRequest) -> Raw:
+        # Without the right to read templates, unnamed resources get the schema's defaults.
+        raw = await self.template(request.template) if request.names_resources else None
+        body = build_session(request, self.namespace, msgspec.convert(raw, VDITemplate) if raw else None)
+        try:
+            return await self.client.create(SESSIONS, body, namespace=self.namespace, into=dict[str, Any])
+        except AlreadyExists as error:
+            raise CliError(await self._describe_existing(body["metadata"]["name"])) from error
+
+    async def _describe_existing(self, name: str) -> str:
+        there = msgspec.convert(await self.get(name), VDISession)
+        return (
+            f"session {name} already exists {self.where}: {there.spec.user}, template {there.spec.template}, "
+            f"{phase(there)}. Open that one, or choose another NAME"
+        )
+
+    async def get(self, name: str) -> Raw:
+        try:
+            return await self.client.get(SESSIONS, name, namespace=self.namespace, into=dict[str, Any])
+        except NotFound as error:
+            if error.api_missing:
+                raise
+            raise CliError(f"there is no session {name} {self.where}") from error
+
+    async def list(self, user: str | None, *, everywhere: bool) -> list[Raw]:
+        namespace = None if everywhere else self.namespace
+        found = await self.client.list(SESSIONS, namespace=namespace, into=dict[str, Any])
+        mine = [session for session in found if user is None or session["spec"].get("user") == user]
+        return sorted(mine, key=lambda session: (session["metadata"]["creationTimestamp"], session["metadata"]["name"]))
+
+    async def act(self, session: VDISession, request: Request) -> Raw:
+        meta = session.metadata
+        for _ in range(_MAX_ATTEMPTS):
+            patch = decide(session, await self._template_for(session, request), request, now_utc())
+            if isinstance(patch, Refusal):
+                raise CliError(patch.message, USAGE if patch.code == "Invalid" else FINDINGS)
+            try:
+                return await self.client.patch(
+                    SESSIONS, meta.name, patch, namespace=meta.namespace, into=dict[str, Any]
+                )
+            except Replaced:
+                raise
+            except Conflict:
+                # Another writer was faster. Its change may be to the same list of guests, so decide again.
+                session = msgspec.convert(await self.get(meta.name), VDISession)
+                if session.metadata.uid != meta.uid:
+                    raise
+        raise CliError(f"session {meta.name} keeps being changed by others; try again")
+
+    async def _template_for(self, session: VDISession, request: Request) -> VDITemplate | None:
+        """The template, where the decision needs it; None: it does not exist."""
+        if not isinstance(request, Extend | Share):
+            return None
+        try:
+            return await self.client.get(TEMPLATES, session.spec.template, into=VDITemplate)
+        except NotFound:
+            return None
+        except Forbidden:
+            # The operator still ends the run at the template's maximum. But nothing here tells whether a guest can be
+            # held to viewing, so a share is refused.
+            if isinstance(request, Share):
+                raise
+            return None
+
+    async def remove(self, session: VDISession, claim: str | None) -> None:
+        meta = session.metadata
+        try:
+            await self.client.delete(SESSIONS, meta.name, namespace=meta.namespace, uid=meta.uid, into=dict[str, Any])
+        except NotFound as error:
+            if error.api_missing:
+                raise
+        if claim:
+            with suppress(NotFound):
+                await self.client.delete(CLAIMS, claim, namespace=meta.namespace, into=dict[str, Any])
+
+    async def opening(self, session: VDISession) -> Opening:
+        # Behind a gateway the Secret holds no password but Selkies' master token, which is never shown.
+        running = await self.running_desktop(session)
+        if running.serves_web or running.takes_tokens:
+            return Opening(session.status.url)
+        return Opening(session.status.url, USERNAME, await self.password(session))
+
+    async def password(self, session: VDISession) -> str:
+        """The password in the session's Secret; behind a gateway it is Selkies' master token."""
+        secret_of = secret_name(session.metadata.name)
+        try:
+            secret = await self.client.get(SECRETS, secret_of, namespace=self.namespace, into=dict[str, Any])
+            return base64.b64decode(secret["data"][PASSWORD_KEY]).decode()
+        except NotFound as error:
+            raise CliError(f"the password's Secret {secret_of} does not exist {self.where}") from error
+        except (KeyError, ValueError) as error:
+            said = f"Secret {secret_of} {self.where} has no readable key {PASSWORD_KEY!r}"
+            raise CliError(said) from error
+
+    async def running_desktop(self, session: VDISession) -> RunningDesktop:
+        """What the session's pod was started as. Raises CliError without one."""
+        pod = session.status.pod_name or pod_name(session.metadata.name)
+        try:
+            raw = await self.client.get(PODS, pod, namespace=self.namespace, into=dict[str, Any])
+        except NotFound as error:
+            raise CliError(f"session {session.metadata.name} no longer has a pod {pod}") from error
+        containers = raw.get("spec", {}).get("containers", [])
+        given = {variable.get("name") for container in containers for variable in container.get("env", [])}
+        annotations = raw["metadata"].get("annotations", {})
+        return RunningDesktop(
+            serves_web=PROTOCOL in annotations,
+            takes_tokens=not given.isdisjoint((MASTER_TOKEN, MASTER_TOKEN_DIGEST)),
+            scheme=str(annotations.get(SCHEME, Scheme.HTTP)).lower(),
+        )
+
+    def watch(
+        self, name: str | None = None, *, everywhere: bool = False, user: str | None = None
+    ) -> AbstractAsyncContextManager[Watch[VDISession]]:
+        del user  # a watch of the API has no selector for it
+        namespace = None if everywhere else self.namespace
+        return watch_objects(self.client, SESSIONS, VDISession, namespace=namespace, name=name)
+
+    async def templates(self) -> builtins.list[Raw]:
+        found = await self.client.list(TEMPLATES, into=dict[str, Any])
+        return sorted(found, key=lambda raw: str(raw["metadata"]["name"]))
+
+    async def template(self, name: str) -> Raw | None:
+        try:
+            return await self.client.get(TEMPLATES, name, into=dict[str, Any])
+        except NotFound as error:
+            if error.api_missing:
+                raise
+            return None
+        except Forbidden:
+            return None
+
+
+async def log_lines(backend: KubeBackend, session: VDISession, *, follow: bool, tail: int | None) -> AsyncIterator[str]:
+    """The log of the desktop's container. Raises CliError with the reason when there is no log."""
+    pod = session.status.pod_name or pod_name(session.metadata.name)
+    started = False
+    try:
+        async for line in backend.client.log_lines(backend.namespace, pod, follow=follow, tail=tail):
+            started = True
+            yield line
+    except (NotFound, BadRequest) as error:
+        what = "has no pod" if isinstance(error, NotFound) else "has not started its container"
+        raise CliError(_no_log(session, what, error.message)) from error
+    # A pod without a node has an empty log, which is no error to the API server.
+    if not started and session.status.phase != Phase.RUNNING:
+        raise CliError(_no_log(session, "has not started", "its status does not contain a reason"))
+
+
+def _no_log(session: VDISession, what: str, otherwise: str) -> str:
+    said = session.status.message or otherwise
+    return f"session {session.metadata.name} ({phase(session)}) {what}, so there is no log: {said}"
+
+
+@asynccontextmanager
+async def watch_pod(
+    backend: Backend, session: VDISession, on_change: Callable[[], None]
+) -> AsyncIterator[Watch[Pod] | None]:
+    """Watch the session's pod, which is up to 3 s ahead of the session's status.
+
+    None through a gateway, which shows no pods, and without the right to read them.
+    """
+    async with AsyncExitStack() as stack:
+        found = None
+        if isinstance(backend, KubeBackend):
+            meta = session.metadata
+            pods = watch_objects(
+                backend.client, PODS, Pod, namespace=meta.namespace, name=pod_name(meta.name), on_change=on_change
+            )
+            with suppress(Forbidden):
+                found = await stack.enter_async_context(pods)
+        yield found
+
+
+@asynccontextmanager
+async def watch_objects(
+    client: Client,
+    resource: Resource,
+    into: type[T],
+    *,
+    namespace: str | None,
+    name: str | None,
+    on_change: Callable[[], None] = lambda: None,
+) -> AsyncIterator[Watch[T]]:
+    """Watch one object or all of a kind until the context ends; reconnects by itself."""
+    selector = f"metadata.name={name}" if name else None
+    # Raises a KubeError at once when they may not be listed: the reflector alone would try for ever.
+    await client.list(resource, namespace=namespace, field_selector=selector, into=into)
+    store: Store[T] = Store()
+    watch = Watch(store)
+    store.listen(watch.put)
+    store.listen(lambda _old, _new: on_change())
+    reflector = Reflector(client, resource, into, store, namespace=namespace, field_selector=selector)
+    async with watch.following(reflector.run(), reflector.wait_synced()):
+        yield watch
 
 
 async def collect_details(client: Client, session: VDISession) -> SessionDetails:
@@ -157,275 +403,3 @@ def _session_event(event: Raw) -> SessionEvent:
     text = explain_unschedulable(note)[1] if event.get("reason") == "FailedScheduling" else note
     count = (event.get("series") or {}).get("count") or event.get("deprecatedCount") or 1
     return SessionEvent(when=_when(event), about=about, text=text, count=count)
-
-
-T = TypeVar("T")
-# Attempts to edit a list of guests while others write the session.
-_MAX_ATTEMPTS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class KubeTarget:
-    """A namespace of a cluster."""
-
-    connection: KubeConnection
-    # Why commands go here.
-    why: str
-
-    @property
-    def flags(self) -> str:
-        """See Target."""
-        return self.connection.flags
-
-    @property
-    def user(self) -> str:
-        """See Target: an account of the cluster creates sessions for other users."""
-        return ""
-
-    @property
-    def where(self) -> str:
-        """See Target."""
-        return f"in namespace {self.connection.namespace}"
-
-    def run(self, work: Callable[[Backend], Awaitable[T]]) -> T:
-        """See Target."""
-        return self.connection.run(lambda client: work(KubeBackend(client, self.connection.namespace)))
-
-
-@dataclass(frozen=True, slots=True)
-class RunningDesktop:
-    """What a pod shows of how its desktop is entered. Neither of the first two: with the session's password."""
-
-    # A page of the image's own, which asks for nothing of ours.
-    serves_web: bool
-    # Of the gateway, in Selkies' secure mode.
-    takes_tokens: bool
-    # `http` or `https`.
-    scheme: str
-
-
-@dataclass(frozen=True, slots=True)
-class KubeBackend:
-    """See Backend."""
-
-    client: Client
-    namespace: str
-
-    @property
-    def where(self) -> str:
-        """See Backend."""
-        return f"in namespace {self.namespace}"
-
-    @property
-    def offers(self) -> str:
-        """See Backend."""
-        return "available on this cluster"
-
-    async def create(self, request: SessionRequest) -> Raw:
-        """See Backend. Without the right to read templates, unnamed resources get the schema's defaults."""
-        raw = await self.template(request.template) if request.names_resources else None
-        body = build_session(request, self.namespace, msgspec.convert(raw, VDITemplate) if raw else None)
-        try:
-            return await self.client.create(SESSIONS, body, namespace=self.namespace, into=dict[str, Any])
-        except AlreadyExists as error:
-            raise CliError(await self._describe_existing(body["metadata"]["name"])) from error
-
-    async def _describe_existing(self, name: str) -> str:
-        there = msgspec.convert(await self.get(name), VDISession)
-        return (
-            f"session {name} already exists {self.where}: {there.spec.user}, template {there.spec.template}, "
-            f"{phase(there)}. Open that one, or choose another NAME"
-        )
-
-    async def get(self, name: str) -> Raw:
-        """See Backend."""
-        try:
-            return await self.client.get(SESSIONS, name, namespace=self.namespace, into=dict[str, Any])
-        except NotFound as error:
-            if error.api_missing:
-                raise
-            raise CliError(f"there is no session {name} {self.where}") from error
-
-    async def list(self, user: str | None, *, everywhere: bool) -> list[Raw]:
-        """See Backend."""
-        namespace = None if everywhere else self.namespace
-        found = await self.client.list(SESSIONS, namespace=namespace, into=dict[str, Any])
-        mine = [session for session in found if user is None or session["spec"].get("user") == user]
-        return sorted(mine, key=lambda session: (session["metadata"]["creationTimestamp"], session["metadata"]["name"]))
-
-    async def details(self, session: VDISession) -> SessionDetails:
-        """See Backend."""
-        return await collect_details(self.client, session)
-
-    async def set_suspended(self, session: VDISession, suspended: bool) -> Raw:
-        """See Backend."""
-        return await self._patch(session, {"spec": {"suspended": suspended}})
-
-    async def restart(self, session: VDISession, now: datetime) -> Raw:
-        """See Backend."""
-        return await self._patch(session, {"metadata": {"annotations": {RESTARTED_AT: format_time(now)}}})
-
-    async def set_timeout(self, session: VDISession, length: str) -> Raw:
-        """See Backend."""
-        return await self._patch(session, {"spec": {"timeout": length}})
-
-    async def set_schedule(self, session: VDISession, schedule: Raw | None) -> Raw:
-        """See Backend."""
-        return await self._patch(session, {"spec": {"schedule": schedule}})
-
-    async def share(self, session: VDISession, user: str, role: GuestRole, expires: datetime | None) -> Raw:
-        """See Backend. Without the right to read templates nothing is refused here: the edge refuses such viewers."""
-        from vdi.gateway.guests import add_guest
-
-        raw = await self.template(session.spec.template) if role not in FULL_CONTROL else None
-        if raw and (why := refuse_view_only(msgspec.convert(raw, VDITemplate))):
-            raise CliError(f"{why} Run: vdi session share {session.metadata.name} {user} --role collaborator")
-        return await self._edit_guests(session, lambda now: add_guest(now, user, role, expires, now_utc()))
-
-    async def unshare(self, session: VDISession, user: str) -> Raw:
-        """See Backend."""
-        from vdi.gateway.guests import remove_guest
-
-        return await self._edit_guests(session, lambda now: remove_guest(now, user))
-
-    async def _edit_guests(self, session: VDISession, edit: Callable[[VDISession], tuple[Access, ...]]) -> Raw:
-        """Write the list that `edit` makes of the current one, with optimistic concurrency."""
-        from vdi.gateway.denied import ActionDenied
-
-        meta = session.metadata
-        for _ in range(_MAX_ATTEMPTS):
-            try:
-                guests = edit(session)
-            except ActionDenied as refused:
-                raise CliError(refused.sentence) from refused
-            version = {"resourceVersion": session.metadata.resource_version}
-            change = {"spec": {"access": msgspec.to_builtins(guests)}, "metadata": version}
-            try:
-                return await self._patch(session, change)
-            except Replaced:
-                raise
-            except Conflict:
-                session = msgspec.convert(await self.get(meta.name), VDISession)
-        raise CliError(f"session {meta.name} keeps being changed by others; try again")
-
-    async def has_home(self, session: VDISession, claim: str) -> bool:
-        """See Backend."""
-        try:
-            await self.client.get(CLAIMS, claim, namespace=session.metadata.namespace, into=dict[str, Any])
-        except NotFound as error:
-            if error.api_missing:
-                raise
-            return False
-        return True
-
-    async def remove(self, session: VDISession, claim: str | None) -> None:
-        """See Backend."""
-        meta = session.metadata
-        try:
-            await self.client.delete(SESSIONS, meta.name, namespace=meta.namespace, uid=meta.uid, into=dict[str, Any])
-        except NotFound as error:
-            if error.api_missing:
-                raise
-        if claim:
-            await self.client.delete(CLAIMS, claim, namespace=meta.namespace, into=dict[str, Any])
-
-    async def opening(self, session: VDISession) -> Opening:
-        """See Backend. Behind a gateway the Secret holds no password but Selkies' master token, which is not shown."""
-        running = await self.running_desktop(session)
-        if running.serves_web or running.takes_tokens:
-            return Opening(session.status.url)
-        return Opening(session.status.url, USERNAME, await self.password(session))
-
-    async def password(self, session: VDISession) -> str:
-        """The password in the session's Secret; behind a gateway it is Selkies' master token."""
-        secret_of = secret_name(session.metadata.name)
-        try:
-            secret = await self.client.get(SECRETS, secret_of, namespace=self.namespace, into=dict[str, Any])
-            return base64.b64decode(secret["data"][PASSWORD_KEY]).decode()
-        except NotFound as error:
-            raise CliError(f"the password's Secret {secret_of} does not exist {self.where}") from error
-        except (KeyError, ValueError) as error:
-            said = f"Secret {secret_of} {self.where} has no readable key {PASSWORD_KEY!r}"
-            raise CliError(said) from error
-
-    async def running_desktop(self, session: VDISession) -> RunningDesktop:
-        """What the session's pod was started as. Raises CliError without one."""
-        pod = session.status.pod_name or pod_name(session.metadata.name)
-        try:
-            raw = await self.client.get(PODS, pod, namespace=self.namespace, into=dict[str, Any])
-        except NotFound as error:
-            raise CliError(f"session {session.metadata.name} no longer has a pod {pod}") from error
-        containers = raw.get("spec", {}).get("containers", [])
-        given = {variable.get("name") for container in containers for variable in container.get("env", [])}
-        annotations = raw["metadata"].get("annotations", {})
-        return RunningDesktop(
-            serves_web=PROTOCOL in annotations,
-            takes_tokens=not given.isdisjoint((MASTER_TOKEN, MASTER_TOKEN_DIGEST)),
-            scheme=str(annotations.get(SCHEME, Scheme.HTTP)).lower(),
-        )
-
-    async def log_lines(self, session: VDISession, *, follow: bool, tail: int | None) -> AsyncIterator[str]:
-        """See Backend."""
-        pod = session.status.pod_name or pod_name(session.metadata.name)
-        started = False
-        try:
-            async for line in self.client.log_lines(self.namespace, pod, follow=follow, tail=tail):
-                started = True
-                yield line
-        except (NotFound, BadRequest) as error:
-            what = "has no pod" if isinstance(error, NotFound) else "has not started its container"
-            raise CliError(_no_log(session, what, error.message)) from error
-        if not started and session.status.phase != Phase.RUNNING:  # a pod without a node has an empty log, no error
-            raise CliError(_no_log(session, "has not started", "its status does not contain a reason"))
-
-    @asynccontextmanager
-    async def watch(
-        self, name: str | None = None, *, everywhere: bool = False, user: str | None = None
-    ) -> AsyncIterator[ObjectWatch[VDISession]]:
-        """See Backend. All sessions of the namespace come, whatever the user."""
-        del user
-        namespace = None if everywhere else self.namespace
-        async with watch_objects(self.client, SESSIONS, VDISession, namespace=namespace, name=name) as sessions:
-            yield sessions
-
-    @asynccontextmanager
-    async def watch_pod(
-        self, session: VDISession, on_change: Callable[[], None]
-    ) -> AsyncIterator[ObjectWatch[Pod] | None]:
-        """See Backend. A pod is up to 3 s ahead of the session's status."""
-        meta = session.metadata
-        async with AsyncExitStack() as stack:
-            name = pod_name(meta.name)
-            pods = watch_objects(self.client, PODS, Pod, namespace=meta.namespace, name=name, on_change=on_change)
-            try:
-                found = await stack.enter_async_context(pods)
-            except Forbidden:
-                found = None
-            yield found
-
-    async def templates(self) -> builtins.list[Raw]:
-        """See Backend."""
-        found = await self.client.list(TEMPLATES, into=dict[str, Any])
-        return sorted(found, key=lambda raw: str(raw["metadata"]["name"]))
-
-    async def template(self, name: str) -> Raw | None:
-        """See Backend."""
-        try:
-            return await self.client.get(TEMPLATES, name, into=dict[str, Any])
-        except NotFound as error:
-            if error.api_missing:
-                raise
-            return None
-        except Forbidden:
-            return None
-
-    async def _patch(self, session: VDISession, change: dict[str, Any]) -> Raw:
-        """Change the session with this UID, and no later one of its name."""
-        meta = session.metadata
-        body = {**change, "metadata": {"uid": meta.uid, **change.get("metadata", {})}}
-        return await self.client.patch(SESSIONS, meta.name, body, namespace=meta.namespace, into=dict[str, Any])
-
-
-def _no_log(session: VDISession, what: str, otherwise: str) -> str:
-    said = session.status.message or otherwise
-    return f"session {session.metadata.name} ({phase(session)}) {what}, so there is no log: {said}"

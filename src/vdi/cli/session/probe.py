@@ -20,7 +20,6 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from vdi.cli.gateway_client import GatewayClient, quote
 from vdi.cli.options import PROGRAM
 from vdi.cli.output import columns
 from vdi.cli.progress import ProgressView
-from vdi.cli.session.backend import Backend, Target
+from vdi.cli.session.backend import Target
 from vdi.cli.session.gateway_backend import GatewayBackend, GatewayTarget
 from vdi.cli.session.operations import as_session
 from vdi.cli.session.stages import Outcome, Start
@@ -41,13 +40,18 @@ from vdi.cli.terminal import guarded_output
 from vdi.http_client import HTTP_ERRORS, open_client, reason_of
 from vdi.latency_probe.client import DesktopAccess, StageError
 from vdi.latency_probe.client import probe as probe_desktop
-from vdi.latency_probe.measurements import Mark, Measurements, ProbeReport, evaluate
+from vdi.latency_probe.measurements import Mark, ProbeReport, evaluate
 from vdi.session.request import SessionRequest
+
+SESSION = "vdi-probe"
+_KEYS = 40
+_START_SECONDS = 180.0  # a node may have to pull the image
+_LAST_IN_QUEUE = -1000  # priority: on a full cluster, users' desktops start first
+_REQUEST_SECONDS = 20.0
 
 
 def probe_session(target: Target, name: str, keys: int) -> ProbeReport:
-    """Press `keys` keys in the desktop and look for their effect. Raises CliError."""
-
+    """Press `keys` keys in the desktop and measure their effect, for the command. Raises CliError."""
     if not isinstance(target, GatewayTarget):
         raise CliError(
             f"a probe connects through a gateway, as users do, but this command would use a cluster: {target.why}. "
@@ -61,16 +65,12 @@ def probe_session(target: Target, name: str, keys: int) -> ProbeReport:
             "pip install 'vdi-kubernetes[probe]'",
             COULD_NOT_LOOK,
         )
-
-    async def work(backend: Backend) -> ProbeReport:
-        assert isinstance(backend, GatewayBackend)  # noqa: S101 - for the type checker
-        return await measure_session(backend.client, name, keys)
-
-    return target.run(work)
+    return target.run(lambda backend: measure_session(backend.client, name, keys))
 
 
 async def measure_session(client: GatewayClient, name: str, keys: int) -> ProbeReport:
-    """Measure a running desktop; the gateway gets the result. Raises CliError."""
+    """Measure a running desktop and report the result to the gateway. Raises CliError."""
+    # The gateway gets the hash only: its ticket lets in nobody who does not have the state itself.
     state = secrets.token_urlsafe(32)
     address = f"/sessions/{quote(name)}/probe"
     begun = await client.send("POST", address, body={"state": hashlib.sha256(state.encode()).hexdigest()})
@@ -88,7 +88,7 @@ async def measure_session(client: GatewayClient, name: str, keys: int) -> ProbeR
 
 def report_lines(found: ProbeReport) -> list[str]:
     """The report as a table."""
-    seen: Measurements = found.measurements
+    seen = found.measurements
     counted = len(seen.input_to_photon_ms)
     lost_frames = f"{seen.frames_dropped} of {seen.frames + seen.frames_dropped} frames"
     lost_keys = f"{seen.keys_without_effect} of {counted + seen.keys_without_effect} keys"
@@ -107,36 +107,11 @@ def _ms(value: float | None) -> str:
 
 
 def over_goal(found: ProbeReport) -> str:
-    """Why the goal is missed."""
+    """The reason why the goal is missed."""
     lost = found.measurements.keys_without_effect
     if lost:
         return f"{lost} of the keys had no visible effect in time"
     return f"above the goal: p95 is {_ms(found.p95_ms)}, allowed: {found.goal_ms:.0f} ms"
-
-
-SESSION = "vdi-probe"
-KEYS = 40
-# How long the desktop may take to start: a node may have to fetch its image.
-START_SECONDS = 180.0
-# Priority: on a full cluster users' desktops start first.
-LAST_IN_QUEUE = -1000
-_REQUEST_SECONDS = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class JobSettings:
-    """The variables that the chart sets."""
-
-    # VDI_SERVER: URL of the portal.
-    server: str
-    # VDI_GATEWAY_URL: the gateway's internal port.
-    internal: str
-    # VDI_GATEWAY_TOKEN_FILE: token of the ServiceAccount for the audience `vdi-gateway`.
-    token_file: Path
-    # VDI_PROBE_CONNECT: HOST:PORT of Traefik.
-    connect: str
-    # VDI_PROBE_TEMPLATE.
-    template: str
 
 
 class _Issued(msgspec.Struct):
@@ -144,70 +119,63 @@ class _Issued(msgspec.Struct):
     token: str
 
 
-def read_settings(environ: Mapping[str, str]) -> JobSettings:
-    """Raises KeyError for a variable that is missing: the chart sets all of them."""
-    return JobSettings(
-        server=environ["VDI_SERVER"],
-        internal=environ["VDI_GATEWAY_URL"],
-        token_file=Path(environ["VDI_GATEWAY_TOKEN_FILE"]),
-        connect=environ["VDI_PROBE_CONNECT"],
-        template=environ["VDI_PROBE_TEMPLATE"],
-    )
-
-
-async def run_probe(settings: JobSettings, view: ProgressView) -> ProbeReport:
-    """Start, measure, delete. Raises CliError when there is nothing measured."""
-    user, token = await _log_in(settings)
-    async with GatewayClient(settings.server, token=token, connect=settings.connect) as client:
+async def run_probe(environ: Mapping[str, str], account: str, view: ProgressView) -> ProbeReport:
+    """Start, measure, delete. Raises CliError when nothing was measured. `account`: token of the ServiceAccount."""
+    server, connect = environ["VDI_SERVER"], environ["VDI_PROBE_CONNECT"]  # URL of the portal; HOST:PORT of Traefik
+    user, token = await _log_in(environ["VDI_GATEWAY_URL"], account)
+    async with GatewayClient(server, token=token, connect=connect) as client:
         backend = GatewayBackend(client, user)
-        request = SessionRequest(user=user, template=settings.template, name=SESSION, priority=LAST_IN_QUEUE)
+        request = SessionRequest(
+            user=user, template=environ["VDI_PROBE_TEMPLATE"], name=SESSION, priority=_LAST_IN_QUEUE
+        )
         creation = asyncio.create_task(backend.create(request))
         try:
             session = as_session(await asyncio.shield(creation))
             start = Start(time.monotonic())
-            await watch_start(backend, session, start=start, seconds=START_SECONDS, view=view)
+            await watch_start(backend, session, start=start, seconds=_START_SECONDS, view=view)
             if start.outcome is not Outcome.RUNNING:
-                raise CliError(failure_message(start, SESSION, START_SECONDS))
-            return await measure_session(client, SESSION, KEYS)
+                raise CliError(failure_message(start, SESSION, _START_SECONDS))
+            return await measure_session(client, SESSION, _KEYS)
         finally:
-            # Also where the Job is killed before the gateway has answered: then the answer is waited for.
+            # The Job may be killed before the gateway has answered. The desktop is then created nevertheless, so the
+            # answer is waited for, and the desktop deleted.
             await backend.remove(as_session(await creation), None)
 
 
-async def _log_in(settings: JobSettings) -> tuple[str, str]:
-    """The user, and an API token of theirs. Raises CliError."""
-    headers = {"Authorization": f"Bearer {settings.token_file.read_text().strip()}"}
+async def _log_in(gateway: str, account: str) -> tuple[str, str]:
+    """The probe's user and an API token, from the gateway's internal port."""
+    headers = {"Authorization": f"Bearer {account}"}
     try:
-        async with open_client(settings.internal, seconds=_REQUEST_SECONDS) as http:
-            answer = await http.request("POST", f"{settings.internal}/internal/probe-token", headers=headers)
+        async with open_client(gateway, seconds=_REQUEST_SECONDS) as http:
+            answer = await http.request("POST", f"{gateway}/internal/probe-token", headers=headers)
             if answer.status != HTTPStatus.OK:
                 reason = answer.body.decode(errors="replace").strip()
                 message = f"the gateway gives no token to the probe ({answer.status}): {reason}"
                 raise CliError(message, COULD_NOT_LOOK)
             issued = answer.json(_Issued)
     except HTTP_ERRORS as error:
-        raise CliError(f"cannot reach {settings.internal}: {reason_of(error)}", COULD_NOT_LOOK) from error
+        raise CliError(f"cannot reach {gateway}: {reason_of(error)}", COULD_NOT_LOOK) from error
     return issued.user, issued.token
 
 
-async def _run(settings: JobSettings) -> ProbeReport:
+async def _run(account: str) -> ProbeReport:
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - for the type checker
-    # The kubelet ends a pod so, at the Job's deadline too: the desktop is deleted first.
+    # The kubelet ends a pod with SIGTERM, at the Job's deadline too. The desktop is deleted before the process ends.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with ProgressView() as view:
-        return await run_probe(settings, view)
+        return await run_probe(os.environ, account, view)
 
 
 def main() -> int:
-    """Exit code 0 when the desktop was measured, whatever the figures: those are in the metrics."""
+    """Run the CronJob's probe. Exit code 0 when the desktop was measured, whatever the figures are."""
     with guarded_output():
         return _measure()
 
 
 def _measure() -> int:
     try:
-        report = asyncio.run(_run(read_settings(os.environ)))
+        report = asyncio.run(_run(Path(os.environ["VDI_GATEWAY_TOKEN_FILE"]).read_text().strip()))
     except CliError as error:
         typer.echo(f"error: {error.message}", err=True)
         return error.exit_code

@@ -17,7 +17,8 @@ from vdi.cli.errors import CliError
 from vdi.cli.options import PROGRAM
 from vdi.cli.output import Raw, duration, now_utc
 from vdi.cli.progress import ProgressView
-from vdi.cli.session.backend import Backend, SessionWatch, Target
+from vdi.cli.session.backend import Backend, Target
+from vdi.cli.session.kube_backend import watch_pod
 from vdi.cli.session.operations import FIND_OPERATOR, as_session
 from vdi.cli.session.stages import Outcome, Start
 from vdi.cli.session.view import session_table, watch_line
@@ -25,15 +26,20 @@ from vdi.cli.url_check import wait_until_ready
 from vdi.session.naming import pod_name
 from vdi.session.request import SessionRequest
 
+_ROUTE_SECONDS = 30.0  # in which a Running session's URL has to answer: Traefik's own throttle is 2 s
+
 
 async def watch_list(backend: Backend, *, user: str | None, wide: bool, everywhere: bool) -> None:
-    """Show the visible sessions, of one user or of all, and follow them until interrupted."""
+    """Show the visible sessions, of one user or of all, and follow them until interrupted.
 
+    On a terminal the table is redrawn; elsewhere each change is a line.
+    """
     console = SafeConsole(highlight=False)
     async with backend.watch(everywhere=everywhere, user=user) as sessions:
 
         def table() -> Text:
-            now, mine = now_utc(), _of_user(sessions, user)
+            now, mine = now_utc(), [each for each in sessions.store.values() if user in (None, each.spec.user)]
+            mine.sort(key=lambda session: (session.metadata.creation_timestamp, session.metadata.name))
             return Text.from_ansi("\n".join(session_table(mine, now, wide=wide, all_namespaces=everywhere)))
 
         if console.is_terminal:
@@ -41,7 +47,7 @@ async def watch_list(backend: Backend, *, user: str | None, wide: bool, everywhe
                 get_renderable=table,
                 console=console,
                 refresh_per_second=1,
-                # rich would read the colours and links in what others print meanwhile, and pass them on.
+                # Otherwise rich interprets what others print meanwhile, with the colours and links of hostile text.
                 redirect_stdout=False,
                 redirect_stderr=False,
             ) as live:
@@ -53,18 +59,6 @@ async def watch_list(backend: Backend, *, user: str | None, wide: bool, everywhe
             either = new or old
             if either and user in (None, either.spec.user):
                 print(watch_line(new, either.metadata.name, now_utc()), flush=True)
-
-
-def _of_user(sessions: SessionWatch, user: str | None) -> list[VDISession]:
-    mine = [session for session in sessions.store.values() if user in (None, session.spec.user)]
-    return sorted(mine, key=lambda session: (session.metadata.creation_timestamp, session.metadata.name))
-
-
-# How long a Running session's URL may take to answer: Traefik's own throttle is 2 s.
-_ROUTE_SECONDS = 30.0
-
-"""It may run in another namespace than the sessions."""
-NO_OPERATOR = f"no operator has processed the session yet; is one running? {FIND_OPERATOR}"
 
 
 async def start_and_wait(
@@ -134,7 +128,7 @@ async def watch_start(
     try:
         async with asyncio.timeout(seconds), AsyncExitStack() as stack:
             sessions = await stack.enter_async_context(backend.watch(meta.name))
-            pods = await stack.enter_async_context(backend.watch_pod(session, sessions.wake))
+            pods = await stack.enter_async_context(watch_pod(backend, session, sessions.wake))
             while True:
                 last = sessions.store.get(meta.namespace, meta.name)
                 pod = pods.store.get(meta.namespace, pod_name(meta.name)) if pods else None
@@ -157,12 +151,13 @@ async def watch_url(url: str, *, start: Start, view: ProgressView, clock: Callab
 
 
 def failure_message(start: Start, name: str, seconds: float) -> str:
-    """The sentence for a start that did not end with a running desktop."""
+    """The error of a start that did not end with a running desktop."""
     match start.outcome:
         case Outcome.FAILED:
             return f"session {name} does not start: {start.reason}"
         case Outcome.GONE:
             return f"session {name} was deleted: {start.reason}"
         case _:
-            reason = start.reason if start.passed else NO_OPERATOR
+            no_operator = f"no operator has processed the session yet; is one running? {FIND_OPERATOR}"
+            reason = start.reason if start.passed else no_operator
             return f"session {name} is not Running after {duration(seconds)}: {reason}"

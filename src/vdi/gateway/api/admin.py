@@ -30,8 +30,9 @@ from vdi.gateway.denied import ActionDenied, refused_address
 from vdi.gateway.doctor import Report
 from vdi.gateway.history.usage import Month
 from vdi.gateway.limits import Limits
-from vdi.gateway.rights import AddressError, User, check_address, normal_user, same_user
+from vdi.gateway.rights import User
 from vdi.gateway.store import audit as store_audit
+from vdi.session.users import AddressError, check_address, normal_user, same_user
 
 
 class Queue(msgspec.Struct):

@@ -16,8 +16,8 @@ from vdi.gateway.denied import ActionDenied
 from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.export import Dataset, ExportFormat, export_usage
 from vdi.gateway.history.usage import By, Month, UsageReport
-from vdi.gateway.rights import same_user
 from vdi.gateway.store.history import EndReason, SessionRow
+from vdi.session.users import same_user
 
 _Reason = Annotated[
     EndReason | None,

@@ -22,18 +22,13 @@ from vdi.api.template import (
     TemplateStatus,
     VDITemplate,
 )
-from vdi.gateway.rights import User, role_in, same_user
+from vdi.gateway.rights import User, role_in
+from vdi.session.request import Length
+from vdi.session.users import same_user
 
 PAGE = 100
 MOST = 500
 
-NAME = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
-LENGTH = r"^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$"
-ADDRESS = r"^\S+@\S+\.\S+$"
-
-Name = Annotated[str, Meta(max_length=63, pattern=NAME)]
-Length = Annotated[str, Meta(max_length=32, pattern=LENGTH)]
-Amount = Annotated[str, Meta(min_length=1, max_length=32)]
 Address = Annotated[str, Meta(max_length=254)]
 
 
@@ -92,86 +87,6 @@ class AllSessionsQuery(Page, rename="camel", forbid_unknown_fields=True):
         Annotated[str, Meta(max_length=253)] | None, Meta(description="Only sessions of this template.")
     ] = None
     phase: Annotated[Phase | None, Meta(description="Only sessions in this phase.")] = None
-
-
-class WishedResources(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """Resources of the desktop; omitted fields have the template's values."""
-
-    gpu: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="GPUs (shares of one, where they are time-sliced).")
-    ] = None
-    memory: Annotated[Amount | None, Meta(description="An amount of memory, such as 8Gi.")] = None
-    cpu: Annotated[Amount | None, Meta(description="A number of CPUs, such as 2 or 1500m.")] = None
-    ephemeral_storage: Annotated[
-        Amount | None,
-        Meta(
-            description="An amount of the node's local disk, such as 20Gi. "
-            "For templates that have `resources.defaultEphemeralStorage`."
-        ),
-    ] = None
-
-
-class WishedHome(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """The home volume; omitted fields have the template's values."""
-
-    enabled: Annotated[
-        bool | None, Meta(description=("Whether files in the home directory are kept when the desktop ends."))
-    ] = None
-    size: Annotated[
-        Amount | None,
-        Meta(
-            description=(
-                "Size of a newly created home, such as 20Gi. The maximum is the template's `persistence.maxSize`, "
-                "or its `persistence.size`."
-            )
-        ),
-    ] = None
-    retain: Annotated[
-        bool | None,
-        Meta(description="false: the home belongs to this session and is deleted with it. Default: true."),
-    ] = None
-
-
-class NewSession(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """A desktop to start."""
-
-    template: Annotated[
-        str, Meta(description="Name of a template, one of `GET /templates`.", min_length=1, max_length=253)
-    ]
-    name: Annotated[
-        Name | None,
-        Meta(
-            description=(
-                "Name of the session: lower-case letters, digits and inner hyphens. Default: derived from user and "
-                "template."
-            ),
-        ),
-    ] = None
-    resources: Annotated[WishedResources | None, Meta(description="Resources of the desktop.")] = None
-    persistence: Annotated[WishedHome | None, Meta(description="The home volume.")] = None
-    timeout: Annotated[Length | None, Meta(description="Length of the run, such as 4h. Default: 8h.")] = None
-    idle_timeout: Annotated[
-        Length | None, Meta(description="How long the desktop may be idle, such as 30m. Default: the template's value.")
-    ] = None
-    hostname: Annotated[
-        Name | None,
-        Meta(
-            description=(
-                "First label of the desktop's host name: lower-case letters, digits and inner hyphens. The first "
-                "user who gets it keeps it. Default: derived from the name and a hash."
-            ),
-        ),
-    ] = None
-    user: Annotated[
-        Annotated[str, Meta(max_length=254, pattern=ADDRESS)] | None,
-        Meta(description="Owner of the desktop: an e-mail address. For administrators. Default: you."),
-    ] = None
-    priority: Annotated[
-        Annotated[int, Meta(ge=-1000, le=1000)] | None,
-        Meta(
-            description="A waiting session with a higher priority starts first. Above 0 for administrators. Default: 0."
-        ),
-    ] = None
 
 
 class Extend(msgspec.Struct, rename="camel", forbid_unknown_fields=True):

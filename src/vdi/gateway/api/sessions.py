@@ -16,7 +16,6 @@ from vdi.gateway.api.problems import ProblemError, invalid
 from vdi.gateway.api.schemas import (
     EndQuery,
     Extend,
-    NewSession,
     Schedule,
     Session,
     SessionList,
@@ -24,8 +23,6 @@ from vdi.gateway.api.schemas import (
     Share,
     Template,
     TemplateList,
-    WishedHome,
-    WishedResources,
     session_of,
     template_of,
 )
@@ -74,33 +71,12 @@ async def get_session(call: Call[Empty, None]) -> Session:
     return session_of(session, call.user, call.now())
 
 
-async def create_session(call: Call[Empty, NewSession]) -> Response:
+async def create_session(call: Call[Empty, SessionRequest]) -> Response:
     """A new desktop."""
-    made = await call.api.actions.start(call.user, _session_request(call.user, call.body))
+    made = await call.api.actions.start(call.user, call.body)
     body = msgspec.json.encode(session_of(made, call.user, call.now()))
     headers = {"Location": f"{PREFIX}/sessions/{made.metadata.name}"}
     return Response(body, 201, headers=headers, media_type=JSON)
-
-
-def _session_request(user: User, asked: NewSession) -> SessionRequest:
-    resources = asked.resources or WishedResources()
-    home = asked.persistence or WishedHome()
-    return SessionRequest(
-        user=asked.user or user.email,
-        template=asked.template,
-        name=asked.name,
-        gpu=resources.gpu,
-        memory=resources.memory,
-        cpu=resources.cpu,
-        ephemeral_storage=resources.ephemeral_storage,
-        timeout=asked.timeout,
-        idle_timeout=asked.idle_timeout,
-        priority=asked.priority,
-        hostname=asked.hostname,
-        home=home.enabled,
-        home_size=home.size,
-        retain=home.retain,
-    )
 
 
 async def end_session(call: Call[EndQuery, None]) -> None:
@@ -192,7 +168,7 @@ OPERATIONS = (
         method="POST", path="/sessions", name="createSession", tag=_TAG, handler=create_session,
         summary="Start a desktop",
         description="Returns as soon as the cluster has accepted the session. Follow the start with `GET /events`.",
-        body=NewSession, answer=Session, status=201, problems=("conflict", "over-limit", "forbidden", "not-found"),
+        body=SessionRequest, answer=Session, status=201, problems=("conflict", "over-limit", "forbidden", "not-found"),
     ),
     Operation(
         method="GET", path="/sessions/{name}", name="getSession", tag=_TAG, handler=get_session,

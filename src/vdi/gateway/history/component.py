@@ -13,9 +13,9 @@ from vdi.gateway.history.export import Dataset, ExportFormat, export
 from vdi.gateway.history.recorder import EndReports, Recorder, Retention
 from vdi.gateway.history.usage import Interval, Month, Period, UsageReport, month_use, read_report, read_trend
 from vdi.gateway.limits import MonthUse
-from vdi.gateway.rights import normal_user
 from vdi.gateway.store.history import RunRow, SessionRow, run_of, runs, session_of, sessions
 from vdi.gateway.token_review import TokenReviewer
+from vdi.session.users import normal_user
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ import msgspec
 from sqlalchemy import Column, FromClause, select, tuple_
 
 from vdi.gateway.history.usage import By, Usage, UsageReport
-from vdi.gateway.rights import normal_user
 from vdi.gateway.store.audit import audit
 from vdi.gateway.store.database import Database
 from vdi.gateway.store.history import runs, sessions
+from vdi.session.users import normal_user
 
 PAGE = 500
 # Spreadsheets run a cell that begins so, and names and messages come from users.

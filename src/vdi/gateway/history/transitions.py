@@ -17,9 +17,9 @@ from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import parse_time
 from vdi.gateway.limits import size_of
-from vdi.gateway.rights import normal_user
 from vdi.gateway.store.history import EndReason, Record, RunRow, SessionRow
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, READY, Reason
+from vdi.session.users import normal_user
 
 # For each of `ENDED_BY_ITSELF` what history says; None: no more than that the session is suspended.
 END_REASONS: Mapping[str, EndReason | None] = {

@@ -17,9 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vdi.api.constraints import doc
 from vdi.gateway.limits import MonthUse
-from vdi.gateway.rights import normal_user
 from vdi.gateway.store.database import Database
 from vdi.gateway.store.history import RunRow, run_of, runs, sessions
+from vdi.session.users import normal_user
 
 _HOUR = 3600.0
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from vdi.gateway.login.local_users import USERS_KEY, LocalUser, Passwords, UserFileError, read_users
 from vdi.gateway.login.logins import LOCAL, Identity
-from vdi.gateway.rights import check_address, normal_groups
+from vdi.gateway.rights import normal_groups
 from vdi.gateway.settings import Settings
 from vdi.kube import SECRETS, Client
 from vdi.kube.errors import KubeError, NotFound
+from vdi.session.users import check_address
 
 log = logging.getLogger(__name__)
 

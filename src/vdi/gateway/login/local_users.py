@@ -22,7 +22,7 @@ import yaml
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
 
-from vdi.gateway.rights import check_address, normal_user
+from vdi.session.users import check_address, normal_user
 
 # Bytes of a password. Longer ones are wrong before anything is computed.
 MAX_PASSWORD_BYTES = 1024

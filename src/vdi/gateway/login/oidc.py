@@ -25,7 +25,7 @@ from joserfc.jwk import JWKRegistry, Key, KeySet
 
 from vdi.gateway.login.logins import OIDC as SOURCE
 from vdi.gateway.login.logins import Identity
-from vdi.gateway.rights import check_address, normal_groups
+from vdi.gateway.rights import normal_groups
 from vdi.gateway.settings import OIDC, Settings
 from vdi.http_client import (
     HTTP_ERRORS,
@@ -35,6 +35,7 @@ from vdi.http_client import (
     open_client_for_any_host,
     reason_of,
 )
+from vdi.session.users import check_address
 
 # How long a person may take at the provider.
 STATE_SECONDS = 600

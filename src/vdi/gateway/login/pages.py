@@ -25,7 +25,7 @@ from vdi.gateway.login.local_users import BusyError
 from vdi.gateway.login.logins import LOCAL, OIDC, AnotherAccountError, Device, Identity, Logins, SignOut, browser
 from vdi.gateway.login.oidc import ClaimsError, Provider, ProviderDownError, RefusedError
 from vdi.gateway.login.throttle import Throttle, TooManyError
-from vdi.gateway.rights import User, check_address, normal_user
+from vdi.gateway.rights import User
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.audit import Act, Audit
 from vdi.gateway.web import credentials
@@ -39,6 +39,7 @@ from vdi.gateway.web.credentials import (
     set_cookie,
 )
 from vdi.gateway.web.render import Renderer
+from vdi.session.users import check_address, normal_user
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,13 +31,14 @@ from vdi.gateway.portal.pages import (
     said,
     view_of,
 )
-from vdi.gateway.rights import User, normal_user
+from vdi.gateway.rights import User
 from vdi.gateway.services import PortalServices
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.assets import icon_problem, shown_icon
 from vdi.gateway.web.render import macro
 from vdi.session.lifetime import max_timeout
+from vdi.session.users import normal_user
 
 PAGE_SIZE = 50
 QUEUE_SHOWN = 20

@@ -18,7 +18,7 @@ from vdi.cluster.units import parse_duration, parse_quantity
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.portal.desktop_view import template_title
 from vdi.gateway.portal.pages import Choice, PortalPages, done
-from vdi.gateway.rights import User, may_use, normal_user
+from vdi.gateway.rights import User, may_use
 from vdi.gateway.services import PortalServices
 from vdi.gateway.web.assets import shown_icon
 from vdi.gateway.web.template_filters import byte_size, cpus, memory
@@ -26,7 +26,8 @@ from vdi.session.alerts import describe_end
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.lifetime import max_timeout
 from vdi.session.naming import user_home_claim_name
-from vdi.session.request import SessionRequest, generate_name
+from vdi.session.request import RequestedHome, RequestedResources, SessionRequest, generate_name
+from vdi.session.users import normal_user
 
 _MEMORY = ("1Gi", "2Gi", "4Gi", "8Gi", "12Gi", "16Gi", "24Gi", "32Gi", "48Gi", "64Gi", "96Gi", "128Gi", "256Gi")
 _CPU = ("500m", "1", "2", "4", "6", "8", "12", "16", "24", "32", "64")
@@ -140,17 +141,20 @@ def session_request(form: Mapping[str, str], template: VDITemplate, user: User) 
         return given if given and given != usual else None
 
     gpus = chosen("gpu", str(resources.default_gpu)) if resources.default_gpu else None
+    without_home = template.spec.persistence.enabled and form.get("home") != "yes"
     return SessionRequest(
         user=normal_user(user.email),
         template=template.metadata.name,
         name=form.get("name") or None,
-        gpu=int(gpus) if gpus else None,
-        memory=chosen("memory", resources.default_memory),
-        cpu=chosen("cpu", resources.default_cpu),
-        ephemeral_storage=chosen("ephemeral_storage", resources.default_ephemeral_storage or ""),
+        resources=RequestedResources(
+            gpu=int(gpus) if gpus else None,
+            memory=chosen("memory", resources.default_memory),
+            cpu=chosen("cpu", resources.default_cpu),
+            ephemeral_storage=chosen("ephemeral_storage", resources.default_ephemeral_storage or ""),
+        ),
+        persistence=RequestedHome(enabled=False) if without_home else None,
         timeout=form.get("timeout") or None,
         idle_timeout=form.get("idle") or None,
-        home=False if template.spec.persistence.enabled and form.get("home") != "yes" else None,
     )
 
 

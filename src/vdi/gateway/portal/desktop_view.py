@@ -11,10 +11,11 @@ from vdi.api.session import Phase, QueueStatus, Role, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import format_duration, parse_duration, parse_time
 from vdi.gateway.queue_message import queue_message
-from vdi.gateway.rights import Action, User, access_ends, is_over, refusal, role_in
+from vdi.gateway.rights import Action, User, access_ends, refusal, role_in
 from vdi.gateway.thumbnails import has_thumbnail
 from vdi.gateway.web.assets import shown_icon
 from vdi.gateway.web.template_filters import left, ordinal
+from vdi.session.actions import is_expired
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Reason
 from vdi.session.homes import resolve_home, retained_claim
@@ -231,7 +232,7 @@ def template_title(template: VDITemplate | None, name: str) -> str:
 def guests(session: VDISession, now: datetime) -> list[Guest]:
     """Whom the desktop is shared with, in the order of the object."""
     return [
-        Guest(access.user, access.role, access.expires or "", is_over(access, now)) for access in session.spec.access
+        Guest(access.user, access.role, access.expires or "", is_expired(access, now)) for access in session.spec.access
     ]
 
 

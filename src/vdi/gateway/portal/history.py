@@ -21,11 +21,12 @@ from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.export import Dataset, ExportFormat, export_usage
 from vdi.gateway.history.usage import By, Interval, Month, UsageReport
 from vdi.gateway.portal.pages import Choice, PortalPages
-from vdi.gateway.rights import User, normal_user
+from vdi.gateway.rights import User
 from vdi.gateway.services import PortalServices
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.history import EndReason, RunRow, SessionRow
 from vdi.gateway.web.template_filters import count
+from vdi.session.users import normal_user
 
 _TIMELINE_SIZE = 30
 _ENDED = {

@@ -16,9 +16,10 @@ from starlette.responses import RedirectResponse, Response
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.portal.desktop_view import DesktopView, desktop_view
-from vdi.gateway.rights import User, knows_of, role_in, same_user
+from vdi.gateway.rights import User, knows_of, role_in
 from vdi.gateway.services import PortalServices
 from vdi.gateway.web.render import Renderer, macro
+from vdi.session.users import same_user
 
 T = TypeVar("T")
 

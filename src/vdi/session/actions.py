@@ -1,0 +1,253 @@
+"""Decisions about actions on a session: suspend, resume, restart, extend, schedule, share, unshare, end. Pure.
+
+The gateway (which adds rights, limits and audit) and the session commands at the API server send the patch that
+`decide` returns, or show its refusal. A rule and the sentence that refuses it therefore exist once, here.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import msgspec
+
+from vdi.api.schedule import SessionSchedule
+from vdi.api.session import FULL_CONTROL, Access, GuestRole, VDISession
+from vdi.api.template import VDITemplate
+from vdi.cluster.units import ALLOWED_DURATIONS, format_duration, format_time, parse_duration, parse_time
+from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.conditions import HOME_BOUND, Reason
+from vdi.session.homes import may_use, retained_claim
+from vdi.session.lifetime import run_length
+from vdi.session.naming import RESTARTED_AT
+from vdi.session.schedule import find_session_problem
+from vdi.session.streaming import refuse_view_only
+from vdi.session.users import AddressError, check_address, normal_user, same_user
+
+MAX_GUESTS = 64  # as in the CRD: maxItems of spec.access
+_SHOWN_CHARACTERS = 100  # of a refused value: it may be untrusted text of any length
+_UNKNOWN_SETTINGS = ClusterSettings()
+
+# A JSON merge patch of a VDISession; empty: there is nothing to change.
+Patch = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An action that is not possible: a code for programs, a message for people, and the field it is about."""
+
+    code: Literal["Conflict", "Invalid", "NotFound", "OverLimit", "ViewOnlyUnavailable"]
+    message: str
+    field: str = ""
+    allowed: str = ""
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspend:
+    """Stop the desktop; home and address are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Start a suspended desktop again: a new run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """A new desktop on the same home, within the same run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Set the length of the whole run, such as `10h`."""
+
+    timeout: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetSchedule:
+    """Set the times at which the operator resumes and suspends the desktop; None: remove them."""
+
+    schedule: SessionSchedule | None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Give a guest access, in place of an earlier share with that guest."""
+
+    user: str
+    role: GuestRole
+    expires: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unshare:
+    """End the access of a guest."""
+
+    user: str
+
+
+Request = Suspend | Resume | Restart | Extend | SetSchedule | Share | Unshare
+
+
+def decide(
+    session: VDISession,
+    template: VDITemplate | None,
+    request: Request,
+    now: datetime,
+    settings: ClusterSettings = _UNKNOWN_SETTINGS,
+) -> Patch | Refusal:
+    """The patch that carries out the request, or why it is refused.
+
+    `session` as just read from the API server; `template` None: it does not exist. Without the operator's `settings`
+    only the template's own limits are known, and the operator applies its own later.
+    """
+    meta = session.metadata
+    if meta.deletion_timestamp:
+        return Refusal("Conflict", f"The desktop {meta.name!r} is ending and can no longer be changed.")
+    match request:
+        case Suspend():
+            change: Patch | Refusal = {} if session.spec.suspended else {"spec": {"suspended": True}}
+        case Resume():
+            change = {"spec": {"suspended": False}} if session.spec.suspended else {}
+        case Restart():
+            change = _restart(session, now)
+        case Extend(timeout):
+            change = _extend(session, template, timeout, now, settings)
+        case SetSchedule(schedule):
+            problem = check_schedule(schedule) if schedule else None
+            change = problem or {"spec": {"schedule": msgspec.to_builtins(schedule)}}
+        case Share():
+            change = _share(session, template, request, now)
+        case Unshare(user):
+            change = _unshare(session, user)
+    if isinstance(change, Refusal) or not change:
+        return change
+    # With its UID in the patch, the API server refuses to change a later session of the same name, about which
+    # nobody has decided anything.
+    return {**change, "metadata": {"uid": meta.uid, **change.get("metadata", {})}}
+
+
+def lengthen(
+    session: VDISession, template: VDITemplate | None, by: timedelta, settings: ClusterSettings = _UNKNOWN_SETTINGS
+) -> str:
+    """The timeout of a run that lasts longer by this much than it would now, for `Extend`."""
+    return format_duration((run_length(session, template, settings) or timedelta()) + by)
+
+
+def check_schedule(schedule: SessionSchedule) -> Refusal | None:
+    """Why this schedule cannot be used. Also called before untrusted text is written to an audit."""
+    problem = find_session_problem(schedule)
+    if problem is None:
+        return None
+    field, value, allowed = problem[0], problem[1][:_SHOWN_CHARACTERS], problem[2]
+    return Refusal("Invalid", f"{field}: {value!r} is not allowed; allowed: {allowed}.", field, allowed, value)
+
+
+def find_home_to_delete(session: VDISession, others: Iterable[VDISession]) -> str | Refusal | None:
+    """The claim to delete after the session, when its files are to go too. None: no claim outlives the session.
+
+    `others`: all sessions whose home it could be; those of other namespaces are ignored, since a claim of the same
+    name there is another home.
+    """
+    name, namespace = session.metadata.name, session.metadata.namespace
+    has_none = any(state.type == HOME_BOUND and state.reason == Reason.NO_HOME for state in session.status.conditions)
+    claim = retained_claim(session)
+    if claim is None or has_none:
+        return None
+    for other in others:
+        if other.metadata.namespace == namespace and other.metadata.name != name and may_use(other, claim):
+            return Refusal(
+                "Conflict",
+                f"The desktops {name!r} and {other.metadata.name!r} share their files, so nothing was deleted. "
+                f"End {other.metadata.name!r} first, or keep the files.",
+            )
+    return claim
+
+
+def is_expired(access: Access, now: datetime) -> bool:
+    """Whether this share has ended. An end that cannot be read is no permission to stay."""
+    try:
+        return bool(access.expires) and parse_time(access.expires or "") <= now
+    except ValueError:
+        return True
+
+
+def _restart(session: VDISession, now: datetime) -> Patch | Refusal:
+    if session.spec.suspended:
+        name = session.metadata.name
+        return Refusal(
+            "Conflict", f"The desktop {name!r} is suspended, so there is nothing to restart. Resume it instead."
+        )
+    return {"metadata": {"annotations": {RESTARTED_AT: format_time(now)}}}
+
+
+def _extend(
+    session: VDISession, template: VDITemplate | None, timeout: str, now: datetime, settings: ClusterSettings
+) -> Patch | Refusal:
+    try:
+        length = parse_duration(timeout)
+    except ValueError as why:
+        return Refusal("Invalid", f"timeout: {why}.", "timeout", ALLOWED_DURATIONS, timeout)
+    extended = msgspec.structs.replace(session, spec=msgspec.structs.replace(session.spec, timeout=timeout))
+    most = run_length(extended, template, settings) or length
+    if most < length:
+        allowed = f"at most {format_duration(most)}"
+        return Refusal(
+            "OverLimit",
+            f"timeout: {timeout} is more than {format_duration(most)}, the maximum for template "
+            f"{session.spec.template!r}.",
+            "timeout", allowed, timeout,
+        )  # fmt: skip
+    start = parse_time(session.status.start_time) if session.status.start_time else None
+    if start and start + length <= now:
+        ran = format_duration(now - start)
+        return Refusal(
+            "Invalid",
+            f"timeout: {timeout} is too short, because this run has already lasted {ran}; allowed: more than that. "
+            "To stop the desktop, suspend or end it.",
+            "timeout", f"more than {ran}", timeout,
+        )  # fmt: skip
+    return {"spec": {"timeout": timeout}}
+
+
+def _share(session: VDISession, template: VDITemplate | None, request: Share, now: datetime) -> Patch | Refusal:
+    if request.role not in FULL_CONTROL and (why := refuse_view_only(template)):
+        return Refusal("ViewOnlyUnavailable", why, "role", GuestRole.COLLABORATOR, request.role)
+    try:
+        guest = check_address(request.user)
+    except AddressError as error:
+        return Refusal("Invalid", f"user: {error}.", "user", error.allowed, error.shown)
+    if same_user(session.spec.user, guest):
+        return Refusal("Invalid", f"user: {guest} owns this desktop and cannot be its guest.")
+    expires = format_time(request.expires) if request.expires else None
+    if request.expires and request.expires <= now + timedelta(seconds=1):
+        allowed = "a time in the future, or none"
+        return Refusal(
+            "Invalid", f"expires: {expires} is in the past; allowed: {allowed}.", "expires", allowed, expires or ""
+        )
+    # Ended shares are dropped here: nothing else removes them, and they would count in the maximum.
+    others = tuple(
+        access for access in session.spec.access if not same_user(access.user, guest) and not is_expired(access, now)
+    )
+    if len(others) >= MAX_GUESTS:
+        return Refusal(
+            "OverLimit", f"A desktop can be shared with at most {MAX_GUESTS} users. End one of these shares first."
+        )
+    return _guests(session, (*others, Access(guest, str(request.role), expires)))
+
+
+def _unshare(session: VDISession, user: str) -> Patch | Refusal:
+    left = tuple(access for access in session.spec.access if not same_user(access.user, user))
+    if len(left) == len(session.spec.access):
+        guests = ", ".join(access.user for access in left) or "no one"
+        return Refusal("NotFound", f"This desktop is not shared with {normal_user(user)}. It is shared with {guests}.")
+    return _guests(session, left)
+
+
+def _guests(session: VDISession, guests: tuple[Access, ...]) -> Patch:
+    # A merge patch replaces the whole list, so two edits at once would lose one of them. With the resource version in
+    # the patch the API server refuses the later one (409), and its caller reads the session and decides again.
+    version = session.metadata.resource_version
+    return {"metadata": {"resourceVersion": version}, "spec": {"access": msgspec.to_builtins(guests)}}
