@@ -1,16 +1,12 @@
-"""Current use: one user's amounts beside their limits, and the GPU slots of the nodes. For the REST API and the
-portal.
-"""
+"""Current use, for the REST API and the portal: a user's amounts beside the limits, and the GPU slots of the nodes."""
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
 
 from vdi.api.constraints import doc
-from vdi.api.session import VDISession
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.limits import Limit, counts, gpus_of, home_bytes
@@ -24,14 +20,14 @@ _GIB = 1 << 30
 
 
 class Amount(msgspec.Struct):
-    """One number, and the most that it may be."""
+    """One number and its limit."""
 
     used: Annotated[float, doc("Current usage.")]
     limit: Annotated[float | None, doc("The limit; null if not limited.")] = None
 
 
 class Use(msgspec.Struct, rename="camel"):
-    """What one person has."""
+    """Current usage and limits of one user."""
 
     sessions: Annotated[Amount, doc("Running desktops, and suspended ones with a schedule.")]
     gpus: Annotated[Amount, doc("GPUs (or shares of one) in use.")]
@@ -41,9 +37,8 @@ class Use(msgspec.Struct, rename="camel"):
 
 
 def use_of(cluster: ClusterCache, limit: Limit, user: str, hours: float, gpu_hours: float) -> Use:
-    """As it is now; `hours` and `gpu_hours` of this month are asked from history."""
-
-    mine = running_of(cluster.sessions.values(), user)
+    """Current usage of a user; `hours` and `gpu_hours` of this month come from the history."""
+    mine = [session for session in cluster.sessions.values() if same_user(session.spec.user, user) and counts(session)]
     gpus = sum(gpus_of(session, cluster.template(session.spec.template)) for session in mine)
     homes = sum(home_bytes(home) for home in cluster.homes_of(user) if not home.deleted)
     most = limit.home_bytes
@@ -56,14 +51,9 @@ def use_of(cluster: ClusterCache, limit: Limit, user: str, hours: float, gpu_hou
     )
 
 
-def running_of(sessions: Iterable[VDISession], user: str) -> list[VDISession]:
-    """The sessions of a user that count in the limits."""
-    return [session for session in sessions if same_user(session.spec.user, user) and counts(session)]
-
-
 @dataclass(frozen=True, slots=True)
 class NodeSlots:
-    """One node with GPUs."""
+    """One node with GPUs (or shares of them)."""
 
     name: str
     total: int
@@ -72,13 +62,13 @@ class NodeSlots:
 
     @property
     def nearly_full(self) -> float:
-        """From where on its bar warns."""
+        """The number of used slots from which the node's bar is a warning."""
         return self.total * 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """All nodes with GPUs; or why they could not be looked at."""
+    """All nodes with GPUs; or why they could not be read."""
 
     nodes: tuple[NodeSlots, ...] = ()
     unknown: str = ""
@@ -90,15 +80,14 @@ class Slots:
 
 
 class GpuSlots:
-    """Reads the GPU slots of the nodes, and remembers their number."""
+    """Reads the GPU slots of the nodes. `total` is their number at the last reading; None: not known."""
 
     def __init__(self, context: GatewayContext) -> None:
         self._context = context
         self.total: int | None = None
-        """GPUs (or shares of one) in the cluster at the last reading; None: not known."""
 
     async def read(self) -> Slots:
-        """Read the nodes from the API server. What may not be read is in `Slots.unknown`."""
+        """Read the nodes from the API server. Why that is not possible is in `Slots.unknown`."""
         slots = await self._read()
         self.total = slots.total
         return slots
@@ -114,10 +103,9 @@ class GpuSlots:
         used: Counter[str] = Counter()
         for session in cluster.sessions.values():
             if session.status.node_name and session.status.pod_name:
-                template = cluster.template(session.spec.template)
-                used[session.status.node_name] += gpus_of(session, template)
-        nodes = [_slots(node, used) for node in raw]
-        return Slots(tuple(sorted((node for node in nodes if node.total or node.used), key=lambda node: node.name)))
+                used[session.status.node_name] += gpus_of(session, cluster.template(session.spec.template))
+        nodes = [slots for node in raw if (slots := _slots(node, used)).total or slots.used]
+        return Slots(tuple(sorted(nodes, key=lambda node: node.name)))
 
 
 def _slots(raw: dict[str, Any], used: Counter[str]) -> NodeSlots:

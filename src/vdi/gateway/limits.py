@@ -25,11 +25,6 @@ from vdi.gateway.rights import User
 from vdi.session.homes import Home, HomeSummary
 from vdi.session.naming import normal_name
 
-
-class LimitsError(Exception):
-    """Raised when a limits file cannot be used; names the field, the value and what is allowed."""
-
-
 _GIB = 1 << 30
 # Each limit, and its name in the file.
 _FIELDS = {
@@ -39,26 +34,33 @@ _FIELDS = {
     "gpu_hours": "gpuHoursPerMonth",
     "home_storage": "homeStorage",
 }
+_ALLOWED = (
+    "default, groups.NAME and users.EMAIL, each with any of sessions, gpus, hoursPerMonth, gpuHoursPerMonth (numbers) "
+    "and homeStorage (such as 100Gi)"
+)
+
+
+class LimitsError(Exception):
+    """Raised when a limits file cannot be used; names the field, the value and what is allowed."""
 
 
 class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_FIELDS):
-    """Numbers for one person or group; None: not limited here."""
+    """Limits of one user or group; None: not limited here."""
 
     # Sessions at once; suspended ones without a schedule are not counted.
     sessions: int | None = None
-
     # GPUs (or shares of one) at once, of all sessions that are not suspended.
     gpus: int | None = None
     # Hours that desktops may run in a calendar month (UTC). One that runs is not cut off; no new run begins.
     hours: float | None = None
     # Hours times GPUs (or shares of one) in a calendar month, likewise; desktops without GPUs still start.
     gpu_hours: float | None = None
-    # Size of all homes of a person together, such as 100Gi. A home that exists is not taken away.
+    # Size of all homes of a user together, such as 100Gi. A home that exists is not taken away.
     home_storage: str | None = None
 
     @property
     def limits_anything(self) -> bool:
-        """Whether any number is set."""
+        """Whether any limit is set."""
         return any(getattr(self, name) is not None for name in _FIELDS)
 
     @property
@@ -74,23 +76,22 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_FIE
 
 @dataclass(frozen=True, slots=True)
 class MonthUse:
-    """What one person's desktops have used in a calendar month."""
+    """Usage of one user's desktops in a calendar month."""
 
     hours: float
     gpu_hours: float
-    # When the count restarts.
-    until: datetime
+    until: datetime  # when the count restarts
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All limits of this gateway. Names of users and groups as `people.normal_name` writes them."""
+    """All limits of this gateway. Names of users and groups are as `naming.normal_name` writes them."""
 
     default: Limit = Limit()
     groups: dict[str, Limit] = {}
     users: dict[str, Limit] = {}
 
     def of(self, user: User) -> Limit:
-        """The numbers that hold for this person."""
+        """The limits of this user, each number looked up on its own."""
         own = self.users.get(user.email, Limit())
         by_group = [self.groups[group] for group in user.groups if group in self.groups]
 
@@ -110,7 +111,10 @@ def read_limits(text: str, source: str) -> Limits:
         limits = msgspec.convert(raw if raw is not None else {}, Limits)
     except (yaml.YAMLError, msgspec.ValidationError) as error:
         raise LimitsError(f"{source}: {error}; allowed: {_ALLOWED}") from error
-    for where, limit in (("default", limits.default), *_named("groups", limits.groups), *_named("users", limits.users)):
+    every = {"default": limits.default}
+    every |= {f"groups.{name}": limit for name, limit in limits.groups.items()}
+    every |= {f"users.{name}": limit for name, limit in limits.users.items()}
+    for where, limit in every.items():
         for name, field in _FIELDS.items():
             number = getattr(limit, name)
             try:
@@ -130,16 +134,14 @@ def _normal(where: str, limits: dict[str, Limit], source: str) -> dict[str, Limi
 
 
 def counts(session: VDISession) -> bool:
-    """Whether the session counts in its user's limits: it is neither ending nor suspended.
-
-    One with a schedule counts also while it is suspended: the operator, which resumes it, knows no limits.
-    """
+    """Whether the session counts in its user's limits: it is neither ending nor suspended."""
+    # A suspended one with a schedule counts too: the operator resumes it, and knows no limits.
     is_resumed = not session.spec.suspended or session.spec.schedule is not None
     return is_resumed and not session.metadata.deletion_timestamp
 
 
 def gpus_of(session: VDISession, template: VDITemplate | None) -> int:
-    """GPUs that the session has or will have; of a template that is gone, as its own spec says."""
+    """GPUs that the session has or will have; without its template, those of its own spec."""
     offered = template.spec.resources.default_gpu if template else 1
     if offered == 0:
         return 0
@@ -149,9 +151,9 @@ def gpus_of(session: VDISession, template: VDITemplate | None) -> int:
 def refusal(
     limit: Limit, user: User, new: tuple[str, int], others: Iterable[tuple[str, int]], used: MonthUse
 ) -> str | None:
-    """Why this person's next run would be too much; None: it is not.
+    """Why the user's next run exceeds a limit; None: it does not.
 
-    `new` is name and GPUs of the session that would run, `others` those of the person's that are not suspended.
+    `new` is name and GPUs of the session that would run; `others` of those of the user's that count.
     """
     held = sorted(other for other in others if other[0] != new[0])
     names = ", ".join(name for name, _ in held) or "none"
@@ -182,29 +184,25 @@ def refusal(
 
 
 def home_refusal(limit: Limit, new: Home, homes: Mapping[str, float]) -> str | None:
-    """Why this home may not be made; None: it may. `homes`: bytes of each home that the person has or will have."""
+    """Why this home exceeds the limit; None: it does not. `homes`: bytes of each that the user has or will have."""
     most = limit.home_bytes
     size, used = float(parse_quantity(new.size)), sum(homes.values())
     if most is None or used + size <= most:
         return None
-    names = ", ".join(f"{name} {gib(size)}" for name, size in sorted(homes.items())) or "none"
+    names = ", ".join(f"{name} {_gib(size)}" for name, size in sorted(homes.items())) or "none"
     return (
-        f"Your homes may take up {gib(most)} in total and take up {gib(used)} ({names}). This desktop would add a "
-        f"home of {gib(size)}. Delete a home that you no longer need, which frees its space at once. Or ask an "
+        f"Your homes may take up {_gib(most)} in total and take up {_gib(used)} ({names}). This desktop would add a "
+        f"home of {_gib(size)}. Delete a home that you no longer need, which frees its space at once. Or ask an "
         "administrator."
     )
 
 
 def home_bytes(home: HomeSummary) -> float:
-    """The size of a home; 0 where Kubernetes' answer cannot be read."""
-    try:
-        return float(parse_quantity(home.size))
-    except ValueError:
-        return 0.0
+    """The size of a home in bytes; 0 where it cannot be read."""
+    return _read_quantity(home.size) or 0.0
 
 
-def gib(size: float) -> str:
-    """Bytes for people."""
+def _gib(size: float) -> str:
     return f"{size / _GIB:.4g} GiB"
 
 
@@ -216,21 +214,9 @@ def _count(number: int, what: str) -> str:
     return f"no {what}s" if number == 0 else f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _named(kind: str, entries: dict[str, Limit]) -> Iterable[tuple[str, Limit]]:
-    return ((f"{kind}.{name}", entry) for name, entry in entries.items())
-
-
-_ALLOWED = (
-    "default, groups.NAME and users.EMAIL, each with any of sessions, gpus, hoursPerMonth, gpuHoursPerMonth (numbers) "
-    "and homeStorage (such as 100Gi)"
-)
-
-_GIB_BYTES = 1 << 30
-
-
 @dataclass(frozen=True, slots=True)
 class DesktopSize:
-    """What a desktop may use; None: that cannot be read."""
+    """Resources of a desktop, for the history; None: the quantity cannot be read."""
 
     gpus: int
     cpu: float | None
@@ -244,7 +230,7 @@ def size_of(template: VDITemplate, session: VDISession | None = None) -> Desktop
     return DesktopSize(
         gpus=gpus_of(session, template) if session else offer.default_gpu,
         cpu=_read_quantity(requested.cpu if requested and requested.cpu is not None else offer.default_cpu),
-        memory_gib=None if memory is None else memory / _GIB_BYTES,
+        memory_gib=None if memory is None else memory / _GIB,
     )
 
 

@@ -1,6 +1,6 @@
-"""Why a session waits, for whoever wants a desktop: without names of nodes, resources and labels.
+"""The reason why a session waits, for its user: without the names of nodes, resources and labels.
 
-`status.message` has those, for administrators, kubectl and the command line.
+The portal and the waiting page show it; administrators, kubectl and the command line show `status.message`.
 """
 
 from collections.abc import Mapping
@@ -27,8 +27,7 @@ REASONS: Mapping[str, str] = {
 
 
 def queue_message(session: VDISession) -> str:
-    """What the person reads while the session waits; `status.message` of one that is not in the queue."""
-
+    """The message for the user; `status.message` of a session that is not in the queue."""
     queue = session.status.queue
     if queue is None or queue.reason not in REASONS:
         return session.status.message

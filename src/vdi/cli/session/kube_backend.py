@@ -16,7 +16,7 @@ from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.options import KubeConnection
 from vdi.cli.output import Raw, now_utc, parse_time
 from vdi.cli.session.backend import Backend, Opening, Watch
-from vdi.cli.session.view import SessionDetails, SessionEvent, SessionObject, condition_reason, phase
+from vdi.cli.session.view import SessionDetails, condition_reason, phase
 from vdi.cluster.explain import StartState, explain, explain_unschedulable
 from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
 from vdi.kinds import ROUTES, SESSIONS, TEMPLATES
@@ -285,71 +285,68 @@ async def watch_objects(
 
 
 async def collect_details(client: Client, session: VDISession) -> SessionDetails:
-    """Collect the details of one session; all reads run concurrently."""
-
+    """Collect all that `show` prints about one session; all reads run concurrently."""
     meta = session.metadata
     claim = retained_claim(session) or own_claim(session) or ""
     pod = session.status.pod_name or pod_name(meta.name)
-    objects = [
-        (PODS, pod, _pod_state),
-        (SERVICES, service_name(meta.name), _service_state),
-        (ROUTES, route_name(meta.name), _route_state),
-        (SECRETS, secret_name(meta.name), lambda _: "opens the desktop"),
-    ]
+    states: dict[tuple[Resource, str], Callable[[Raw], str]] = {
+        (PODS, pod): _pod_state,
+        (SERVICES, service_name(meta.name)): _service_state,
+        (ROUTES, route_name(meta.name)): _route_state,
+        (SECRETS, secret_name(meta.name)): lambda _: "opens the desktop",
+    }
     if claim and condition_reason(session, HOME_BOUND) != Reason.NO_HOME:
-        objects.append((CLAIMS, claim, _claim_state))
-    absent = _ABSENT.get(session.status.phase, "missing")
+        states[CLAIMS, claim] = _claim_state
+    unreadable: list[str] = []
+
+    async def read(what: str, work: Awaitable[Any]) -> Any:
+        try:
+            return await work
+        except Forbidden as error:
+            unreadable.append(f"{what}: {error.message}")
+            return None
+
+    async def find(resource: Resource, name: str) -> Raw | str:
+        """The object, or the reason why it does not exist."""
+        try:
+            return await client.get(resource, name, namespace=meta.namespace, into=dict[str, Any])
+        except NotFound as error:
+            if error.api_missing:
+                return f"missing: the {resource.group} CRDs are not on this cluster"
+            return _ABSENT.get(session.status.phase, "missing")
+
     *found, events = await asyncio.gather(
-        *(_read(f"{kind.kind} {name}", _find(client, meta.namespace, kind, name, absent)) for kind, name, _ in objects),
-        _read("the events", _events(client, session, {meta.name, pod, claim})),
+        *(read(f"{resource.kind} {name}", find(resource, name)) for resource, name in states),
+        read("the events", _events(client, session, {meta.name, pod, claim})),
     )
-    children = [
-        SessionObject(kind.kind, name, _state(raw, state), raw.get("metadata", {}).get("creationTimestamp", ""))
-        for (kind, name, state), raw in zip(objects, found, strict=True)
-        if not isinstance(raw, str)
-    ]
-    found_events = [] if isinstance(events, str) else events
+    raws = dict(zip(states, found, strict=True))
     return SessionDetails(
         session=session,
-        children=children,
-        events=[_session_event(raw) for raw in found_events],
-        explanation=_why(found[0], found[4] if len(found) > 4 else {}, found_events),
-        unreadable=[problem for problem in (*found, events) if isinstance(problem, str)],
+        objects=[
+            (key[0].kind, key[1], *((raw, "") if isinstance(raw, str) else _describe(raw, states[key])))
+            for key, raw in raws.items()
+            if raw is not None
+        ],
+        events=[_event_row(raw) for raw in events or ()],
+        explanation=_explain(raws[PODS, pod], raws.get((CLAIMS, claim)), events or ()),
+        unreadable=sorted(unreadable),
     )
 
 
-async def _read(what: str, work: Awaitable[Any]) -> Any:
-    """The result, or a string that says why it could not be read."""
-    try:
-        return await work
-    except Forbidden as error:
-        return f"{what}: {error.message}"
+def _describe(raw: Raw, state: Callable[[Raw], str]) -> tuple[str, str]:
+    """State and time of creation of an object."""
+    meta = raw["metadata"]
+    return state(raw) + (", being deleted" if meta.get("deletionTimestamp") else ""), meta.get("creationTimestamp", "")
 
 
-async def _find(client: Client, namespace: str, resource: Resource, name: str, absent: str) -> Raw:
-    """The object; when it does not exist, one with only the key `missing`."""
-    try:
-        return await client.get(resource, name, namespace=namespace, into=dict[str, Any])
-    except NotFound as error:
-        return {
-            "missing": f"missing: the {resource.group} CRDs are not on this cluster" if error.api_missing else absent
-        }
-
-
-def _state(raw: Raw, state: Callable[[Raw], str]) -> str:
-    if "missing" in raw:
-        return str(raw["missing"])
-    return state(raw) + (", being deleted" if raw["metadata"].get("deletionTimestamp") else "")
-
-
-def _why(pod: Raw | str, claim: Raw | str, events: Sequence[Raw]) -> str:
+def _explain(pod: Raw | str | None, claim: Raw | str | None, events: Sequence[Raw]) -> str:
     """The operator's explanation, computed here: it works without an operator too."""
-    if isinstance(pod, str) or "missing" in pod:
+    if not isinstance(pod, dict):
         return ""
     seen = msgspec.convert(pod, Pod)
     if seen.ready:
         return ""
-    home = None if isinstance(claim, str) or "metadata" not in claim else msgspec.convert(claim, PersistentVolumeClaim)
+    home = msgspec.convert(claim, PersistentVolumeClaim) if isinstance(claim, dict) else None
     return explain(StartState(seen, home, tuple(msgspec.convert(event, Event) for event in events))).sentence
 
 
@@ -386,20 +383,20 @@ async def _events(client: Client, session: VDISession, names: set[str]) -> Seque
             for name in sorted(names)
         )
     )
-    dated = [(when, raw) for raws in lists for raw in raws if (when := parse_time(_when(raw)))]
+    dated = [(when, raw) for raws in lists for raw in raws if (when := parse_time(_last_seen(raw)))]
     since = [event for event in dated if created is None or event[0] >= created]
     return [raw for _, raw in sorted(since, key=lambda event: event[0])][-_EVENTS_SHOWN:]
 
 
-def _when(event: Raw) -> str:
+def _last_seen(event: Raw) -> str:
     """When an Event was last seen: `series` in the new API, `deprecatedLastTimestamp` from the kubelet's old one."""
     series = event.get("series") or {}
     times = (series.get("lastObservedTime"), event.get("deprecatedLastTimestamp"), event.get("eventTime"))
     return next((str(time) for time in times if time), str(event["metadata"].get("creationTimestamp", "")))
 
 
-def _session_event(event: Raw) -> SessionEvent:
-    note, about = event.get("note", ""), event.get("regarding", {}).get("kind", "")
+def _event_row(event: Raw) -> tuple[str, str, str]:
+    note = event.get("note", "")
     text = explain_unschedulable(note)[1] if event.get("reason") == "FailedScheduling" else note
     count = (event.get("series") or {}).get("count") or event.get("deprecatedCount") or 1
-    return SessionEvent(when=_when(event), about=about, text=text, count=count)
+    return _last_seen(event), event.get("regarding", {}).get("kind", ""), text + (f" (x{count})" if count > 1 else "")

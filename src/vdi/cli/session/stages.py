@@ -1,20 +1,23 @@
-"""The start of a session as stages: a pure state machine, fed by `--wait` with the session as it changes.
+"""The start of a session as stages: a pure state machine, which `--wait` feeds with the session as it changes.
 
-operator -> template -> limits -> room -> home -> node -> container -> answers -> running -> url
+operator -> template -> limits -> capacity -> home -> node -> container -> answers -> running -> url
     each is passed once, in whatever order the cluster reports it; what is reported together takes 0 s
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from enum import Enum
 
 import msgspec
 
 from vdi.api.session import Phase, SessionStatus, VDISession
 from vdi.cli.progress import PassedStage
-from vdi.cli.session.view import condition, holds
+from vdi.cli.session.view import condition, condition_reason, holds
 from vdi.cluster.explain import StartState, explain
 from vdi.cluster.objects import Pod
 from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, TEMPLATE_FOUND, TEMPORARY_REASONS, Reason
+
+# When one of these is False, only the edit of an object changes it, except for `TEMPORARY_REASONS`.
+_FINAL_CONDITIONS = (TEMPLATE_FOUND, ADMITTED)
 
 
 class Outcome(Enum):
@@ -25,91 +28,40 @@ class Outcome(Enum):
     GONE = "gone"
 
 
-# The sentence for a stage that is reached, else None. The pod, where it can be read, is ahead of the status.
-Stage = Callable[[VDISession, Pod | None], str | None]
-
-
-def _taken_up(session: VDISession, pod: Pod | None) -> str | None:
-    seen = pod or session.status.conditions or session.status.phase not in ("", Phase.PENDING)
-    return "the operator is processing it" if seen else None
-
-
-def _template(session: VDISession, pod: Pod | None) -> str | None:
-    return f"template {session.spec.template} found" if pod or holds(session, TEMPLATE_FOUND) else None
-
-
-def _limits(session: VDISession, pod: Pod | None) -> str | None:
-    within = pod or session.status.queue or holds(session, ADMITTED)
-    return "within the template's limits" if within else None
-
-
-def _room(session: VDISession, pod: Pod | None) -> str | None:
-    found = condition(session, ADMITTED)
-    if found and found.status == "True" and found.reason == Reason.CLAIMED_FROM_POOL:
-        return "a started desktop was taken from the pool"
-    return "capacity on the cluster" if pod or holds(session, ADMITTED) else None
-
-
-def _home(session: VDISession, pod: Pod | None) -> str | None:
-    if pod and pod.spec.node_name:  # a pod gets a node only when its volumes are bound
-        return "home volume bound" if pod.home_claim else "no home volume requested"
-    found = condition(session, HOME_BOUND)
-    if found is None or found.status != "True":
-        return None
-    return "no home volume requested" if found.reason == Reason.NO_HOME else "home volume bound"
-
-
-def _node(session: VDISession, pod: Pod | None) -> str | None:
-    node = (pod.spec.node_name if pod else "") or session.status.node_name
-    return f"pod placed on node {node}" if node else None
-
-
-def _container(session: VDISession, pod: Pod | None) -> str | None:
-    runs = pod and pod.desktop and pod.desktop.state.running
-    return "image pulled, container started" if runs or holds(session, POD_READY) else None
-
-
-def _answers(session: VDISession, pod: Pod | None) -> str | None:
-    return "desktop answers" if (pod and pod.ready) or holds(session, POD_READY) else None
-
-
-def _running(session: VDISession, _: Pod | None) -> str | None:
-    return "session Running" if session.status.phase == Phase.RUNNING else None
-
-
-_STAGES: dict[str, Stage] = {
-    "operator": _taken_up,
-    "template": _template,
-    "limits": _limits,
-    "room": _room,
-    "home": _home,
-    "node": _node,
-    "container": _container,
-    "answers": _answers,
-    "running": _running,
-}
-
-# Conditions which, when False, change only when someone edits an object, except for `TEMPORARY_REASONS`.
-_FINAL_CONDITIONS = (TEMPLATE_FOUND, ADMITTED)
+def _reached(session: VDISession, pod: Pod | None) -> Iterator[tuple[str, str]]:
+    """Key and sentence of each stage that is reached. The pod, where it can be read, is ahead of the status."""
+    status = session.status
+    if pod or status.conditions or status.phase not in ("", Phase.PENDING):
+        yield "operator", "the operator is processing it"
+    if pod or holds(session, TEMPLATE_FOUND):
+        yield "template", f"template {session.spec.template} found"
+    if pod or status.queue or holds(session, ADMITTED):
+        yield "limits", "within the template's limits"
+    if pod or holds(session, ADMITTED):
+        is_pooled = condition_reason(session, ADMITTED) == Reason.CLAIMED_FROM_POOL
+        yield "capacity", "a started desktop was taken from the pool" if is_pooled else "capacity on the cluster"
+    # A pod gets a node only when its volumes are bound.
+    is_placed = pod is not None and bool(pod.spec.node_name)
+    if is_placed or holds(session, HOME_BOUND):
+        has_home = pod.home_claim if pod and is_placed else condition_reason(session, HOME_BOUND) != Reason.NO_HOME
+        yield "home", "home volume bound" if has_home else "no home volume requested"
+    if node := (pod.spec.node_name if pod else "") or status.node_name:
+        yield "node", f"pod placed on node {node}"
+    if (pod and pod.desktop and pod.desktop.state.running) or holds(session, POD_READY):
+        yield "container", "image pulled, container started"
+    if (pod and pod.ready) or holds(session, POD_READY):
+        yield "answers", "desktop answers"
+    if status.phase == Phase.RUNNING:
+        yield "running", "session Running"
 
 
 def _waits_for(session: VDISession, pod: Pod | None) -> str:
-    """What is waited for now: the pod's own ordinary step, which is newer, else the operator's sentence."""
-
+    """The sentence for the user: the pod's own ordinary step, which is newer, else the operator's message."""
     if pod and not pod.ready:
         step = explain(StartState(pod))
         if not step.stuck or not session.status.message:
             return step.sentence
     return session.status.message
-
-
-def _is_current(session: VDISession) -> bool:
-    """Whether the status is current: a session that was just resumed still reports Suspended."""
-    return session.status.observed_generation >= session.metadata.generation
-
-
-def _belongs(pod: Pod, session: VDISession) -> bool:
-    return session.metadata.uid in [owner.uid for owner in pod.metadata.owner_references]
 
 
 class Start:
@@ -120,22 +72,25 @@ class Start:
         self._seen: set[str] = set()
         self.passed: list[PassedStage] = []
         self.outcome: Outcome | None = None
-        self.reason = ""
-        """The sentence for the user: what is waited for now, or why the start ended."""
+        self.reason = ""  # what is waited for now, or why the start ended
 
     def observe(self, session: VDISession | None, now: float, pod: Pod | None = None) -> list[PassedStage]:
-        """Update with the current session (None: gone) and its pod, if it can be read. Returns the stages passed."""
+        """Update with the current session (None: gone) and its pod, if it can be read. Returns the new stages."""
         if self.outcome:
             return []
         if session is None or session.metadata.deletion_timestamp:
             self._end(Outcome.GONE, "the session was deleted while it started")
             return []
-        if pod and (pod.metadata.deletion_timestamp or not _belongs(pod, session)):
-            pod = None  # of an earlier run, or of another owner with this name
-        if not _is_current(session):
+        # A pod that is going is of an earlier run, and one of another owner only has this session's name.
+        if pod and (
+            pod.metadata.deletion_timestamp
+            or session.metadata.uid not in [owner.uid for owner in pod.metadata.owner_references]
+        ):
+            pod = None
+        # A session that was just resumed still has the status of its suspension.
+        if session.status.observed_generation < session.metadata.generation:
             session = msgspec.structs.replace(session, status=SessionStatus())
-        reached = [(key, stage(session, pod)) for key, stage in _STAGES.items() if key not in self._seen]
-        new = [self._pass(key, text, now) for key, text in reached if text]
+        new = [self._pass(key, text, now) for key, text in _reached(session, pod) if key not in self._seen]
         self.reason = _waits_for(session, pod)
         if session.status.phase == Phase.RUNNING:
             self._end(Outcome.RUNNING, "")
@@ -144,7 +99,7 @@ class Start:
         return new
 
     def answered(self, text: str, now: float) -> PassedStage:
-        """The last stage: the result of the check of the URL."""
+        """Pass the last stage with the result of the check of the URL."""
         return self._pass("url", text, now)
 
     def total(self, now: float) -> float:

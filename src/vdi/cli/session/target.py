@@ -30,7 +30,6 @@ def choose_target(
     A login has lower precedence than an explicit cluster (an option, KUBECONFIG, running in a pod), and higher than
     the kubeconfig in the home directory.
     """
-
     if connection.kubeconfig or connection.context:
         if server:
             raise CliError(

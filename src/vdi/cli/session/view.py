@@ -1,11 +1,11 @@
 """Renders sessions: table rows, and the details of `show`. Pure: objects and time in, lines out."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from vdi.api.meta import Condition
-from vdi.api.session import QueueStatus, SessionResources, VDISession
+from vdi.api.session import FailureStatus, QueueStatus, SessionResources, VDISession
 from vdi.cli.output import age, columns, condition_lines, duration, fact_lines, parse_time
 from vdi.printable import escape
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, WARNING_TYPES
@@ -15,37 +15,16 @@ from vdi.session.streaming import describe_encoder, describe_renderer
 
 
 @dataclass(frozen=True, slots=True)
-class SessionObject:
-    """An object that belongs to a session, in one line."""
-
-    kind: str
-    name: str
-    state: str
-    created: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionEvent:
-    """An Event with its text."""
-
-    when: str
-    about: str
-    text: str
-    count: int = 1
-
-
-@dataclass(frozen=True, slots=True)
 class SessionDetails:
     """All that `show` prints about one session."""
 
     session: VDISession
-    children: Sequence[SessionObject] = ()
-    events: Sequence[SessionEvent] = ()
+    objects: Sequence[tuple[str, str, str, str]] = ()  # kind, name, state, time of creation
+    events: Sequence[tuple[str, str, str]] = ()  # time, kind of the object, text
     # Why the desktop is not ready, from its pod, volume and events; empty while it is, or has no pod.
     explanation: str = ""
-
-    # What could not be read, and why: an empty list below would otherwise look like an empty cluster.
-    unreadable: Sequence[str] = field(default=())
+    # What could not be read, and why: an empty list above would otherwise look like an empty cluster.
+    unreadable: Sequence[str] = ()
 
 
 def session_table(sessions: Iterable[VDISession], now: datetime, *, wide: bool, all_namespaces: bool) -> list[str]:
@@ -60,7 +39,7 @@ def session_table(sessions: Iterable[VDISession], now: datetime, *, wide: bool, 
 
 def _row(session: VDISession, now: datetime, wide: bool, all_namespaces: bool) -> list[str]:
     meta, spec, status = session.metadata, session.spec, session.status
-    note = ", ".join(notes(session, now)) or "-"
+    note = _notes(session, now) or "-"
     row = [meta.name, spec.user, spec.template, phase(session), note, age(meta.creation_timestamp, now)]
     row.append(status.url or "-")
     if wide:
@@ -75,33 +54,23 @@ def phase(session: VDISession) -> str:
     return session.status.phase or "-"
 
 
-def notes(session: VDISession, now: datetime) -> list[str]:
-    """Short notes besides the phase: queue, warnings, failures."""
-    status, said = session.status, []
+def _notes(session: VDISession, now: datetime) -> str:
+    """Short notes beside the phase: queue, warnings, failures."""
+    status, notes = session.status, []
     if status.queue:
-        target = status.queue.position
-        said.append(f"number {target} in line" if target else "no node")
+        notes.append(f"number {status.queue.position} in line" if status.queue.position else "no node")
         if status.queue.node_request_time:
-            said.append(f"node requested {age(status.queue.node_request_time, now)} ago")
-    if holds(session, EXPIRING):
-        said.append(f"ends in {expires_in(session, now)}")
-    if holds(session, CLOSING):
-        said.append("working hours end")
-    if holds(session, IDLE):
-        said.append("idle")
-    if holds(session, DRAINING):
-        said.append("node drains")
+            notes.append(f"node requested {age(status.queue.node_request_time, now)} ago")
+    warnings = {
+        EXPIRING: f"ends in {expires_in(session, now)}",
+        CLOSING: "working hours end",
+        IDLE: "idle",
+        DRAINING: "node drains",
+    }
+    notes += [note for kind, note in warnings.items() if holds(session, kind)]
     if status.failures and status.failures.count:
-        said.append(f"lost {status.failures.count}x")
-    return said
-
-
-def queue_words(queue: QueueStatus, now: datetime) -> str:
-    """The position in the queue."""
-    target = f"number {queue.position} in line" if queue.position else "no node can ever run it"
-    slot = f", capacity expected by {queue.earliest_slot}" if queue.earliest_slot else ""
-    requested = f", node requested {age(queue.node_request_time, now)} ago" if queue.node_request_time else ""
-    return f"{target}{slot}{requested} ({queue.reason})"
+        notes.append(f"lost {status.failures.count}x")
+    return ", ".join(notes)
 
 
 def expires_in(session: VDISession, now: datetime) -> str:
@@ -118,8 +87,7 @@ def watch_line(session: VDISession | None, name: str, now: datetime) -> str:
     if session is None:
         return f"{clock}  {name}  deleted"
     status = session.status
-    note = ", ".join(notes(session, now))
-    parts = (clock, name, phase(session), note, status.url, status.message)
+    parts = (clock, name, phase(session), _notes(session, now), status.url, status.message)
     return "  ".join(escape(part) for part in parts if part)
 
 
@@ -128,57 +96,70 @@ def details_lines(page: SessionDetails, now: datetime) -> list[str]:
     lines = _facts(page.session, now)
     if page.explanation != page.session.status.message:
         lines += fact_lines({"Why": page.explanation})
-    lines += _conditions(page.session, now)
-    if page.children:
-        lines += ["", "Objects"]
-        rows = [[c.kind, c.name, c.state, age(c.created, now)] for c in page.children]
-        lines += [f"  {line}" for line in columns(["KIND", "NAME", "STATE", "AGE"], rows)]
+    if page.session.status.conditions:
+        lines += condition_lines(page.session.status.conditions, now)
+    else:
+        lines += ["", "No conditions yet: the operator has not processed the session. Is it running?"]
+    if page.objects:
+        rows = [[kind, name, state, age(created, now)] for kind, name, state, created in page.objects]
+        lines += ["", "Objects", *(f"  {line}" for line in columns(["KIND", "NAME", "STATE", "AGE"], rows))]
     if page.events:
-        lines += ["", "Events"]
-        lines += [f"  {line}" for line in _happenings(page.events, now)]
+        rows = [[f"{age(when, now)} ago", about, text] for when, about, text in page.events]
+        lines += ["", "Events", *(f"  {line}" for line in columns(["WHEN", "ABOUT", "WHAT"], rows))]
     lines += [f"\nCould not check {escape(refusal)}" for refusal in page.unreadable]
     return lines
 
 
 def _facts(session: VDISession, now: datetime) -> list[str]:
     meta, spec, status = session.metadata, session.spec, session.status
-    facts = {
-        "Session": f"{meta.namespace}/{meta.name}",
-        "User": spec.user,
-        "Template": spec.template + (f" (revision {status.template_revision})" if status.template_revision else ""),
-        "Phase": phase(session),
-        "Message": status.message,
-        "Queue": queue_words(status.queue, now) if status.queue else "",
-        "Warnings": "; ".join(warning.message or warning.reason for warning in _warnings(session)),
-        "Failures": _failures(session, now),
-        "URL": status.url,
-        "Resources": _resources(spec.resources),
-        "Home": _home(session),
-        "Priority": str(spec.priority or ""),
-        "Created": f"{meta.creation_timestamp} ({age(meta.creation_timestamp, now)} ago)",
-        "Started": _started(session, now),
-        "Expires": f"{status.expires_at} (in {expires_in(session, now)}; timeout {spec.timeout})"
-        if status.expires_at
-        else "",
-        "Idle": f"after {spec.idle_timeout} without use" if spec.idle_timeout else "",
-        "Schedule": _schedule(session),
-        "Last used": f"{status.last_activity_time} ({age(status.last_activity_time, now)} ago)"
-        if status.last_activity_time
-        else "",
-        "Display": status.graphics.display if status.graphics else "",
-        "OpenGL": describe_renderer(status.graphics) if status.graphics else "",
-        "Encoder": describe_encoder(status.graphics) if status.graphics else "",
-        "Node": status.node_name,
-        "Pod": status.pod_name,
-    }
-    return fact_lines(facts)
+
+    def since(time: str, more: str = "") -> str:
+        return f"{time} ({age(time, now)} ago{more})" if time else ""
+
+    began, ready = parse_time(status.start_time), parse_time(status.ready_time)
+    took = f", ready after {duration((ready - began).total_seconds())}" if began and ready else ""
+    warnings = [state for state in status.conditions if state.type in WARNING_TYPES and state.status == "True"]
+    next_start = f"; next {status.next_start}" if status.next_start else ""
+    expires = f"{status.expires_at} (in {expires_in(session, now)}; timeout {spec.timeout})"
+    return fact_lines(
+        {
+            "Session": f"{meta.namespace}/{meta.name}",
+            "User": spec.user,
+            "Template": spec.template + (f" (revision {status.template_revision})" if status.template_revision else ""),
+            "Phase": phase(session),
+            "Message": status.message,
+            "Queue": _queue(status.queue, now) if status.queue else "",
+            "Warnings": "; ".join(warning.message or warning.reason for warning in warnings),
+            "Failures": _failures(status.failures, now) if status.failures and status.failures.count else "",
+            "URL": status.url,
+            "Resources": _resources(spec.resources),
+            "Home": _home(session),
+            "Priority": str(spec.priority or ""),
+            "Created": since(meta.creation_timestamp),
+            "Started": since(status.start_time, took),
+            "Expires": expires if status.expires_at else "",
+            "Idle": f"after {spec.idle_timeout} without use" if spec.idle_timeout else "",
+            "Schedule": describe_schedule(spec.schedule) + next_start if spec.schedule else "",
+            "Last used": since(status.last_activity_time),
+            "Display": status.graphics.display if status.graphics else "",
+            "OpenGL": describe_renderer(status.graphics) if status.graphics else "",
+            "Encoder": describe_encoder(status.graphics) if status.graphics else "",
+            "Node": status.node_name,
+            "Pod": status.pod_name,
+        }
+    )
 
 
-def _schedule(session: VDISession) -> str:
-    if session.spec.schedule is None:
-        return ""
-    following = f"; next {session.status.next_start}" if session.status.next_start else ""
-    return describe_schedule(session.spec.schedule) + following
+def _queue(queue: QueueStatus, now: datetime) -> str:
+    place = f"number {queue.position} in line" if queue.position else "no node can ever run it"
+    slot = f", capacity expected by {queue.earliest_slot}" if queue.earliest_slot else ""
+    requested = f", node requested {age(queue.node_request_time, now)} ago" if queue.node_request_time else ""
+    return f"{place}{slot}{requested} ({queue.reason})"
+
+
+def _failures(failures: FailureStatus, now: datetime) -> str:
+    when = f" ({age(failures.time, now)} ago)" if failures.time else ""
+    return f"lost {failures.count} times in a row, last{when}: {failures.message or failures.reason}"
 
 
 def _resources(chosen: SessionResources | None) -> str:
@@ -190,31 +171,6 @@ def _resources(chosen: SessionResources | None) -> str:
     return ", ".join(parts)
 
 
-def _started(session: VDISession, now: datetime) -> str:
-    status = session.status
-    begun, ready = parse_time(status.start_time), parse_time(status.ready_time)
-    if begun is None:
-        return ""
-    took = f", ready after {duration((ready - begun).total_seconds())}" if ready else ""
-    return f"{status.start_time} ({age(status.start_time, now)} ago{took})"
-
-
-def _warnings(session: VDISession) -> list[Condition]:
-    return [
-        condition
-        for condition in session.status.conditions
-        if condition.type in WARNING_TYPES and condition.status == "True"
-    ]
-
-
-def _failures(session: VDISession, now: datetime) -> str:
-    lost = session.status.failures
-    if not lost or not lost.count:
-        return ""
-    when = f" ({age(lost.time, now)} ago)" if lost.time else ""
-    return f"lost {lost.count} times in a row, last{when}: {lost.message or lost.reason}"
-
-
 def _home(session: VDISession) -> str:
     request = session.spec.persistence
     kept = "deleted with the session" if own_claim(session) else "kept after the session ends"
@@ -223,24 +179,6 @@ def _home(session: VDISession) -> str:
     if request.enabled is False:
         return "none: files are deleted with the session"
     return f"{request.size or 'size of the template'}, {kept}"
-
-
-def _conditions(session: VDISession, now: datetime) -> list[str]:
-    if not session.status.conditions:
-        return ["", "No conditions yet: the operator has not processed the session. Is it running?"]
-    return condition_lines(session.status.conditions, now)
-
-
-def _happenings(events: Sequence[SessionEvent], now: datetime) -> list[str]:
-    rows = [
-        [
-            f"{age(event.when, now)} ago" if event.when else "-",
-            event.about,
-            event.text + (f" (x{event.count})" if event.count > 1 else ""),
-        ]
-        for event in events
-    ]
-    return columns(["WHEN", "ABOUT", "WHAT"], rows)
 
 
 def condition(session: VDISession, kind: str) -> Condition | None:
