@@ -8,8 +8,8 @@ import asyncio
 import logging
 import random
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from datetime import datetime
 from typing import Any
 
@@ -74,7 +74,7 @@ class Actions:
 
     async def start(self, user: User, request: SessionRequest) -> VDISession:
         """Create a session. For another user, and with a priority above 0, only as an administrator."""
-        async with self._counted("start", request.name or ""):
+        with self._counted("start", request.name or ""):
             async with self._refusal_written(user, "start", request.name or "", {"template": request.template}):
                 start = self._starter.plan(user, request)
             new = start.session
@@ -143,7 +143,7 @@ class Actions:
 
     async def delete_home(self, user: User, name: str) -> None:
         """Delete one of the user's own homes with all files in it. Refused while a session uses it."""
-        async with self._counted("delete-home", name):
+        with self._counted("delete-home", name):
             home = self.own_home(user, name)
             same_name = [other.namespace for other in self._cluster.homes_of(user.email) if other.name == name]
             if len(same_name) > 1:
@@ -254,7 +254,7 @@ class Actions:
         self, user: User, action: Action, name: str, detail: Mapping[str, str]
     ) -> AsyncIterator[VDISession]:
         """Yield the session, if the user has the right to this action; the body is counted and audited."""
-        async with self._counted(str(action), name):
+        with self._counted(str(action), name):
             async with self._refusal_written(user, str(action), name, detail):
                 session = await self._allowed(user, action, name)
             act = Act(
@@ -274,13 +274,8 @@ class Actions:
         closed = user.admin and not same_user(user.email, act.owner)
         try:
             async with self._audit.act(act, closed=closed):
-                try:
+                with _refused_by_cluster(act.action, act.target):
                     yield
-                except KubeError as error:
-                    refused = refused_by_cluster(error, act.target)
-                    if refused.code == "Unavailable":
-                        log.warning("%s of %s: %s", act.action, act.target, error)
-                    raise refused from error
         except NotAuditedError as error:
             raise ActionDenied("Unavailable", str(error)) from error
 
@@ -303,23 +298,31 @@ class Actions:
                 )
             raise
 
-    @asynccontextmanager
-    async def _counted(self, action: str, name: str) -> AsyncIterator[None]:
+    @contextmanager
+    def _counted(self, action: str, name: str) -> Iterator[None]:
         """Count the outcome, and let no exception but ActionDenied out."""
         outcome = "Unavailable"
         try:
-            yield
+            with _refused_by_cluster(action, name):
+                yield
             outcome = "done"
         except ActionDenied as why:
             outcome = why.code
             raise
-        except KubeError as error:
-            refused = refused_by_cluster(error, name)
-            outcome = refused.code
-            log.warning("%s of %s: %s", action, name, error)
-            raise refused from error
         finally:
             self._metrics.actions.labels(action, outcome).inc()
+
+
+@contextmanager
+def _refused_by_cluster(action: str, name: str) -> Iterator[None]:
+    """Turn an error of the API server into the refusal that the user reads."""
+    try:
+        yield
+    except KubeError as error:
+        refused = refused_by_cluster(error, name)
+        if refused.code == "Unavailable":
+            log.warning("%s of %s: %s", action, name, error)
+        raise refused from error
 
 
 def _denied(refusal: Refusal) -> ActionDenied:

@@ -49,6 +49,8 @@ app = typer.Typer(
 Name = Annotated[str, typer.Argument(help="Name of the session.", callback=of_kind("vdisession"))]
 Guest = Annotated[str, typer.Argument(help="E-mail address of the guest.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until it is done.")]
+WaitStart = Annotated[bool, typer.Option("--wait", help="Show each step of the start until the desktop responds.")]
+WaitTimeout = Annotated[str, typer.Option(help="Time limit of --wait.")]
 _GONE_SECONDS = 60.0
 _SUSPENDED_SECONDS = 60.0
 _STUCK = f"the operator has not removed it; is it running? {operations.FIND_OPERATOR}"
@@ -100,10 +102,8 @@ def create(
         bool | None,
         typer.Option("--retain/--delete-home", help="Keep the home for the next session, or delete it with this one."),
     ] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Show each step of the start until the desktop responds.")
-    ] = False,
-    timeout_wait: Annotated[str, typer.Option(help="Time limit of --wait.")] = "5m",
+    wait: WaitStart = False,
+    timeout_wait: WaitTimeout = "5m",
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Start a desktop.
@@ -167,13 +167,11 @@ def list_(
     if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
         typer.echo(f"no sessions {'in any namespace' if all_namespaces else target.where}", err=True)
         return
-    print_objects(found, output, name=lambda raw: f"vdisession/{raw['metadata']['name']}", table=_table(all_namespaces))
 
+    def table(items: Sequence[Raw], wide: bool) -> list[str]:
+        return session_table(map(operations.as_session, items), now_utc(), wide=wide, all_namespaces=all_namespaces)
 
-def _table(all_namespaces: bool) -> Callable[[Sequence[Raw], bool], list[str]]:
-    return lambda items, wide: session_table(
-        [operations.as_session(raw) for raw in items], now_utc(), wide=wide, all_namespaces=all_namespaces
-    )
+    print_objects(found, output, name=lambda raw: f"vdisession/{raw['metadata']['name']}", table=table)
 
 
 @app.command(epilog=examples("session show alice-desktop", "session show alice-desktop -o yaml"))
@@ -242,9 +240,9 @@ def open_(
 def _open_directly(target: Target, name: str, *, print_only: bool, output: Output) -> None:
     from vdi.cli.session.direct import find_desktop, forward, open_locally
 
-    connection, desktop = find_desktop(target, name)
+    connection, desktop, secret = find_desktop(target, name)
     with forward(connection, desktop.pod) as forwarding:
-        found = open_locally(desktop, forwarding.wait_for_port())
+        found = open_locally(desktop, secret, forwarding.wait_for_port())
         until = "This address works on this machine until Ctrl-C."
         _show_opening(found, until, print_only=print_only, output=output)
         forwarding.wait_for_end()
@@ -286,33 +284,28 @@ def rm(
     chosen = list(dict.fromkeys(names))
     plans = target.run(lambda backend: operations.plan_removals(backend, chosen, delete_home=delete_home))
     removals = [plan for plan in plans if not isinstance(plan, CliError)]
-    _confirm_home_deletion(
-        [f"{removal.session.metadata.name}: {removal.home_lost}" for removal in removals if removal.home_lost], yes
-    )
-    # Words go to standard error where data is asked for: what was removed is known also when a later one fails.
+    homes = [f"  {removal.session.metadata.name}: {removal.home_lost}" for removal in removals if removal.home_lost]
+    if homes and not yes:
+        typer.echo("\n".join(["This deletes all files in these homes:", *homes]), err=True)
+        if not confirm("Delete them?", untouched="nothing was removed"):
+            raise CliError("nothing was removed")
+    # With -o json or yaml, sentences go to standard error as they come. They tell what is removed already when a later
+    # removal fails and no data is printed.
     say = partial(typer.echo, err=output is not Output.TABLE)
     still = target.run(lambda backend: _remove(backend, removals, _GONE_SECONDS if wait else None, say))
     if output is not Output.TABLE:
         gone = [removal for removal in removals if removal.session.metadata.name not in still]
-        homes = [removal.home_lost for removal in gone if removal.home_lost]
-        print_data({"deleted": [removal.session.metadata.name for removal in gone], "deletedHomes": homes}, output)
+        names, lost = [removal.session.metadata.name for removal in gone], [removal.home_lost for removal in gone]
+        print_data({"deleted": names, "deletedHomes": list(filter(None, lost))}, output)
     refused = [plan.message for plan in plans if isinstance(plan, CliError)]
     if refused or still:
         raise CliError("\n".join([*refused, *still.values()]))
 
 
-def _confirm_home_deletion(homes: list[str], yes: bool) -> None:
-    if not homes or yes:
-        return
-    typer.echo("This deletes all files in these homes:\n" + "\n".join(f"  {home}" for home in homes), err=True)
-    if not confirm("Delete them?", untouched="nothing was removed"):
-        raise CliError("nothing was removed")
-
-
 async def _remove(
     backend: Backend, removals: Sequence[operations.Removal], seconds: float | None, say: Callable[[str], None]
 ) -> Mapping[str, str]:
-    """Remove one after the other; returns what is still there after `seconds`: names, and sentences about them."""
+    """Remove one after the other. Returns an error for each, by name, that is still there after `seconds`."""
     still = {}
     begun = time.monotonic()
     for removal in removals:
@@ -391,10 +384,8 @@ def suspend(
 def resume(
     target: Target,
     name: Name,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Show each step of the start until the desktop responds.")
-    ] = False,
-    timeout_wait: Annotated[str, typer.Option(help="Time limit of --wait.")] = "5m",
+    wait: WaitStart = False,
+    timeout_wait: WaitTimeout = "5m",
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Start a suspended desktop again, on the same home and at the same address. A new run starts.

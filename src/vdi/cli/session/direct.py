@@ -10,14 +10,13 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.options import KubeConnection
 from vdi.cli.session.backend import Opening, Target
-from vdi.cli.session.kube_backend import KubeBackend, KubeTarget
+from vdi.cli.session.kube_backend import KubeBackend, KubeTarget, RunningDesktop
 from vdi.cli.session.operations import running_session
 from vdi.http_client import HTTP_ERRORS, LOOPBACK, HttpClient, Response, open_client
 from vdi.session.children import PORT_NAME, USERNAME
@@ -25,21 +24,6 @@ from vdi.session.credentials import direct_table, direct_token
 
 _ANSWER_SECONDS = 10.0
 _FORWARDING = re.compile(rf"Forwarding from {re.escape(LOOPBACK)}:(\d+) ")
-
-
-@dataclass(frozen=True, slots=True)
-class Desktop:
-    """A desktop's pod, and what opens it."""
-
-    pod: str
-    # Selkies' master token behind a gateway, otherwise the user's password.
-    secret: str = field(repr=False)
-
-    # Empty behind a gateway.
-    user: str
-    scheme: str = "http"
-    # It serves a page of its own, which asks for nothing of ours.
-    serves_web: bool = False
 
 
 class Forwarding:
@@ -57,7 +41,7 @@ class Forwarding:
         raise CliError(f"`kubectl port-forward` cannot reach the desktop: {self._last}", COULD_NOT_LOOK)
 
     def wait_for_end(self) -> None:
-        """Return never: raises CliError when the connection ends by itself."""
+        """Wait until the connection ends by itself, then raise CliError."""
         for _ in self._lines():  # a pipe that no one reads would stop kubectl
             pass
         raise CliError(f"the connection to the desktop has ended: {self._last}")
@@ -93,8 +77,11 @@ def forward(connection: KubeConnection, pod: str) -> Iterator[Forwarding]:
             signal.signal(signal.SIGTERM, before)
 
 
-def find_desktop(target: Target, name: str) -> tuple[KubeConnection, Desktop]:
-    """The desktop of a running session. Raises CliError, also for a gateway: it forwards no ports."""
+def find_desktop(target: Target, name: str) -> tuple[KubeConnection, RunningDesktop, str]:
+    """A running desktop and what opens it: the user's password, or Selkies' master token behind a gateway.
+
+    Raises CliError, also for a gateway: it forwards no ports.
+    """
     if not isinstance(target, KubeTarget):
         raise CliError(
             "--direct goes through the API server, and this command goes to a gateway:"
@@ -102,55 +89,52 @@ def find_desktop(target: Target, name: str) -> tuple[KubeConnection, Desktop]:
             USAGE,
         )
 
-    async def find(backend: KubeBackend) -> Desktop:
+    async def find(backend: KubeBackend) -> tuple[RunningDesktop, str]:
         session = await running_session(backend, name)
-        running, pod = await backend.running_desktop(session), session.status.pod_name
-        if running.serves_web:
-            return Desktop(pod, "", "", running.scheme, serves_web=True)
-        user = "" if running.takes_tokens else USERNAME
-        return Desktop(pod, await backend.password(session), user, running.scheme)
+        desktop = await backend.running_desktop(session)
+        return desktop, "" if desktop.serves_web else await backend.password(session)
 
-    return target.connection, target.run(find)
+    return target.connection, *target.run(find)
 
 
-def open_locally(desktop: Desktop, port: int) -> Opening:
+def open_locally(desktop: RunningDesktop, secret: str, port: int) -> Opening:
     """How a browser of this machine opens the desktop behind a forwarded port. Raises CliError."""
     url = f"{desktop.scheme}://{LOOPBACK}:{port}/"
     if desktop.serves_web:
         return Opening(url)
     try:
-        return asyncio.run(_prepare(desktop, url))
+        return asyncio.run(_prepare(desktop, secret, url))
     except HTTP_ERRORS as error:
         raise CliError(f"the desktop does not respond: {type(error).__name__}: {error}", COULD_NOT_LOOK) from error
 
 
-async def _prepare(desktop: Desktop, url: str) -> Opening:
+async def _prepare(desktop: RunningDesktop, secret: str, url: str) -> Opening:
     async with open_client(url, seconds=_ANSWER_SECONDS) as http:
         status = _accepted(await http.request("GET", f"{url}api/status"))
         if status.json(dict[str, Any]).get("current_mode") == "webrtc":
             raise CliError("this desktop streams over WebRTC, whose picture cannot pass a forwarded port")
-        if desktop.user:
-            return Opening(url, desktop.user, desktop.secret)
-        token = direct_token(desktop.secret)
-        await _have_token_known(http, url, master=desktop.secret, token=token)
+        if not desktop.takes_tokens:
+            return Opening(url, USERNAME, secret)
+        token = direct_token(secret)
+        await _have_token_known(http, url, master=secret, token=token)
         return Opening(f"{url}#token={token}")
 
 
 async def _have_token_known(http: HttpClient, url: str, *, master: str, token: str) -> None:
-    """The gateway gives the token to each desktop; where it could not, and no one is connected, this does."""
+    # The gateway gives the token to each desktop. Where it could not, it is given here, but only while no one is
+    # connected: a new token table ends the connections whose tokens it lacks.
     if (await _sessions(http, url, token)).status == HTTPStatus.OK:
         return
-    answer = await _sessions(http, url, master)
-    if answer.status != HTTPStatus.OK:
-        raise CliError(f"the desktop rejects the token of its Secret with status {answer.status}")
-    if answer.json(dict[str, Any]).get("sessions"):
+    response = await _sessions(http, url, master)
+    if response.status != HTTPStatus.OK:
+        raise CliError(f"the desktop rejects the token of its Secret with status {response.status}")
+    if response.json(dict[str, Any]).get("sessions"):
         raise CliError(
             "the desktop does not know the token for direct access, and a new token table would disconnect the "
             "users who are connected now. A gateway of this version adds it when it starts"
         )
-    table = direct_table(master)
     headers = {"Authorization": f"Bearer {master}"}
-    _accepted(await http.request("POST", f"{url}api/tokens", json=table, headers=headers))
+    _accepted(await http.request("POST", f"{url}api/tokens", json=direct_table(master), headers=headers))
 
 
 async def _sessions(http: HttpClient, url: str, token: str) -> Response:

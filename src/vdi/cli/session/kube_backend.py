@@ -68,6 +68,7 @@ class KubeTarget:
 class RunningDesktop:
     """How a desktop is entered, read from its pod: with the session's password, unless one of the two is true."""
 
+    pod: str
     serves_web: bool  # a page of the image's own
     takes_tokens: bool  # those of the gateway
     scheme: str  # `http` or `https`
@@ -183,7 +184,7 @@ class KubeBackend:
             raise CliError(said) from error
 
     async def running_desktop(self, session: VDISession) -> RunningDesktop:
-        """What the session's pod was started as. Raises CliError without one."""
+        """The desktop of the session's pod. Raises CliError without one."""
         pod = session.status.pod_name or pod_name(session.metadata.name)
         try:
             raw = await self.client.get(PODS, pod, namespace=self.namespace, into=dict[str, Any])
@@ -193,6 +194,7 @@ class KubeBackend:
         given = {variable.get("name") for container in containers for variable in container.get("env", [])}
         annotations = raw["metadata"].get("annotations", {})
         return RunningDesktop(
+            pod=pod,
             serves_web=PROTOCOL in annotations,
             takes_tokens=not given.isdisjoint((MASTER_TOKEN, MASTER_TOKEN_DIGEST)),
             scheme=str(annotations.get(SCHEME, Scheme.HTTP)).lower(),

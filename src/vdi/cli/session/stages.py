@@ -68,7 +68,7 @@ class Start:
     """Follows one session from its creation until it runs or cannot. Times are seconds of any monotonic clock."""
 
     def __init__(self, now: float) -> None:
-        self._begun = self._last = now
+        self.begun = self._last = now
         self._seen: set[str] = set()
         self.passed: list[PassedStage] = []
         self.outcome: Outcome | None = None
@@ -101,10 +101,6 @@ class Start:
     def answered(self, text: str, now: float) -> PassedStage:
         """Pass the last stage with the result of the check of the URL."""
         return self._pass("url", text, now)
-
-    def total(self, now: float) -> float:
-        """Seconds since the start."""
-        return now - self._begun
 
     def _pass(self, key: str, text: str, now: float) -> PassedStage:
         self._seen.add(key)

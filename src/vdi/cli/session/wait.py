@@ -5,7 +5,6 @@ Imported by the commands only when one of the two options is given: rich and the
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from rich.live import Live
@@ -68,13 +67,12 @@ async def start_and_wait(
     *,
     seconds: float,
     view: ProgressView,
-    clock: Callable[[], float] = time.monotonic,
 ) -> Raw:
     """Create a session and show its start; returns it running. Raises CliError when it does not start."""
-    begun = clock()
+    begun = time.monotonic()
     session = as_session(await backend.create(request))
     view.say(f"session {session.metadata.name} created {backend.where}")
-    return await wait_until_running(backend, session, target, seconds=seconds, view=view, clock=clock, begun=begun)
+    return await wait_until_running(backend, session, target, seconds=seconds, view=view, begun=begun)
 
 
 async def wait_until_running(
@@ -84,29 +82,29 @@ async def wait_until_running(
     *,
     seconds: float,
     view: ProgressView,
-    clock: Callable[[], float] = time.monotonic,
     begun: float | None = None,
 ) -> Raw:
     """Show the start of a session that has just been made or resumed; returns it running.
 
     Raises CliError when it does not start. Interrupted, it leaves the session as it is and says so.
     """
-    start = Start(clock() if begun is None else begun)
+    start = Start(time.monotonic() if begun is None else begun)
     name = session.metadata.name
     what_now = (
         f"Follow progress:    {PROGRAM} session show {name}{target.flags}\n"
         f"Remove it:          {PROGRAM} session rm {name}{target.flags}"
     )
     try:
-        last = await watch_start(backend, session, start=start, seconds=seconds, view=view, clock=clock)
+        last = await watch_start(backend, session, start=start, seconds=seconds, view=view)
         if start.outcome is not Outcome.RUNNING or last is None:
             raise CliError(f"{failure_message(start, name, seconds)}\n{what_now}")
-        if not await watch_url(last.status.url, start=start, view=view, clock=clock):
+        if not await watch_url(last.status.url, start=start, view=view):
             raise CliError(f"session {name} is Running, but its URL does not lead to it\n{what_now}")
     except asyncio.CancelledError:
         view.say(f"No longer waiting; session {name} is unchanged.\n{what_now}")
         raise
-    view.say(f"Running after {start.total(clock()):.1f}s. Open it: {PROGRAM} session open {name}{target.flags}")
+    took = time.monotonic() - start.begun
+    view.say(f"Running after {took:.1f}s. Open it: {PROGRAM} session open {name}{target.flags}")
     return await backend.get(name)
 
 
@@ -117,7 +115,6 @@ async def watch_start(
     start: Start,
     seconds: float,
     view: ProgressView,
-    clock: Callable[[], float] = time.monotonic,
 ) -> VDISession | None:
     """Watch a new session until it runs, fails or is gone, or until `seconds` are over (no `start.outcome` then).
 
@@ -132,7 +129,7 @@ async def watch_start(
             while True:
                 last = sessions.store.get(meta.namespace, meta.name)
                 pod = pods.store.get(meta.namespace, pod_name(meta.name)) if pods else None
-                for stage in start.observe(last, clock(), pod):
+                for stage in start.observe(last, time.monotonic(), pod):
                     view.passed(stage)
                 view.waiting(start.reason if start.passed else "waiting for the operator")
                 if start.outcome is not None:
@@ -142,11 +139,11 @@ async def watch_start(
         return last
 
 
-async def watch_url(url: str, *, start: Start, view: ProgressView, clock: Callable[[], float] = time.monotonic) -> bool:
+async def watch_url(url: str, *, start: Start, view: ProgressView) -> bool:
     """Poll the URL until it answers. False when a proxy answers instead of the desktop; an unreachable host is True."""
     view.waiting(f"asking {url}")
     answer = await wait_until_ready(url, _ROUTE_SECONDS)
-    view.passed(start.answered(f"{url} {answer.text}", clock()), well=answer.ready)
+    view.passed(start.answered(f"{url} {answer.text}", time.monotonic()), well=answer.ready)
     return answer.ready or not answer.reached
 
 
