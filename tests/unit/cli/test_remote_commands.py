@@ -1,4 +1,4 @@
-"""The session commands through a real gateway's API: the same words as with a cluster, and no cluster."""
+"""The session commands through a real gateway's API, on a machine without a kubeconfig."""
 
 import json
 import os
@@ -70,47 +70,31 @@ def test_a_desktop_from_creation_to_its_end(remote: Vdi, gateway: RemoteGateway)
     assert remote("session", "ls").err == f"no sessions at {gateway.url}\n"
 
 
-def test_local_disk_is_shown_requested_and_limited_by_the_template(remote: Vdi, gateway: RemoteGateway) -> None:
-    resources = {"defaultGPU": 0, "defaultEphemeralStorage": "5Gi", "maxEphemeralStorage": "20Gi"}
-    gateway.call(lambda stage: stage.template("cad", resources=resources))
-    assert "Disk:      5Gi of the node's local disk, at most 20Gi\n" in remote("template", "show", "cad").out
-    made = remote("session", "create", "mine", "-t", "cad", "--ephemeral-storage", "20Gi")
-    assert made.code == 0, made.err
-    assert "Resources: 1 GPU, 4Gi memory, 2 CPU, 20Gi local disk\n" in remote("session", "show", "mine").out
-    refused = remote("session", "create", "more", "-t", "cad", "--ephemeral-storage", "21Gi")
-    words = "spec.resources.ephemeralStorage: 21Gi is more than the 20Gi that template 'cad' allows."
-    assert (refused.code, refused.err) == (1, f"Error: {words}\n")
-
-
-def test_changes_say_the_same_as_with_a_cluster(remote: Vdi, gateway: RemoteGateway) -> None:
+def test_actions_reach_the_gateway(remote: Vdi, gateway: RemoteGateway) -> None:
     began = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)  # the command's clock is the real one
     gateway.call(lambda stage: stage.session(status={**RUNNING, "startTime": format_time(began)}))
     name = "alice-desktop"
     assert remote("session", "suspend", name).out.startswith(f"session {name} is being suspended; start it again:")
-    assert remote("session", "suspend", name).out.startswith(f"session {name} is already suspended;")
     assert "is suspended, so there is nothing to restart. Resume it instead." in remote("session", "restart", name).err
     assert remote("session", "resume", name).out == f"session {name} is starting again; see vdi session show {name}\n"
     assert remote("session", "restart", name).out == f"session {name} is being restarted; see vdi session show {name}\n"
     end = format_time(began + timedelta(hours=10))
     assert f"session {name} ends at {end}" in remote("session", "extend", name, "--by", "2h").out
+    at = remote("session", "schedule", name, "--at", "8:30", "--until", "18:00", "--time-zone", "Europe/Berlin")
+    assert at.out == f"schedule of session {name}: 08:30 to 18:00, Monday to Friday, Europe/Berlin\n"
+    assert remote("session", "schedule", name, "--off").out == f"session {name} has no schedule\n"
+    shared = remote("session", "share", name, "bob@example.com", "--expires-in", "2h")
+    assert "is shared with bob@example.com as viewer until" in shared.out
     spec = gateway.call(lambda stage: stage.cluster.objects[name]["spec"])
-    assert (spec["suspended"], spec["timeout"]) == (False, "10h")
-
-
-def test_share_and_unshare(remote: Vdi, gateway: RemoteGateway) -> None:
-    gateway.call(lambda stage: stage.session(status=RUNNING))
-    shared = remote("session", "share", "alice-desktop", "bob@example.com")
-    assert shared.out == (
-        "session alice-desktop is shared with bob@example.com as viewer;"
-        " send them its address: https://alice-desktop.vdi.localhost\n"
-    )
+    assert (spec["suspended"], spec["timeout"], spec.get("schedule")) == (False, "10h", None)
+    assert spec["access"][0]["user"] == "bob@example.com"
     log_in(gateway, BOB)
     assert "alice@example.com" in remote("session", "ls").out
-    refused = remote("session", "suspend", "alice-desktop")
+    refused = remote("session", "suspend", name)
     assert (refused.code, refused.err.count("you may not suspend it")) == (1, 1)
     log_in(gateway, ALICE)
-    assert remote("session", "unshare", "alice-desktop", "bob@example.com").code == 0
-    assert gateway.call(lambda stage: stage.cluster.objects["alice-desktop"]["spec"]["access"]) == ()
+    assert remote("session", "unshare", name, "bob@example.com").code == 0
+    assert gateway.call(lambda stage: stage.cluster.objects[name]["spec"]["access"]) == ()
 
 
 def test_open_prints_the_address_and_no_password(remote: Vdi, gateway: RemoteGateway) -> None:
@@ -122,12 +106,6 @@ def test_open_prints_the_address_and_no_password(remote: Vdi, gateway: RemoteGat
     ]
 
 
-def test_direct_access_needs_a_cluster(remote: Vdi) -> None:
-    ran = remote("session", "open", "alice-desktop", "--direct")
-    assert (ran.code, ran.out) == (2, "")
-    assert "name a cluster with --kubeconfig or --context" in ran.err
-
-
 def test_templates_are_those_one_may_use(remote: Vdi, gateway: RemoteGateway) -> None:
     gateway.call(lambda stage: stage.template("cad", access={"users": ["bob@example.com"], "groups": []}))
     assert [line.split()[0] for line in remote("template", "ls").out.splitlines()] == ["NAME", "ubuntu"]
@@ -135,13 +113,6 @@ def test_templates_are_those_one_may_use(remote: Vdi, gateway: RemoteGateway) ->
     assert remote("template", "show", "cad").err == (
         "Error: there is no template cad; available at this gateway: ubuntu\n"
     )
-
-
-def test_logs_say_that_they_need_the_cluster(remote: Vdi, gateway: RemoteGateway) -> None:
-    gateway.call(lambda stage: stage.session(status=RUNNING))
-    ran = remote("session", "logs", "alice-desktop")
-    assert ran.code == 3
-    assert "a desktop's log needs access to the cluster" in ran.err
 
 
 REFUSED: list[tuple[list[str], int, str]] = [
@@ -153,6 +124,8 @@ REFUSED: list[tuple[list[str], int, str]] = [
         "user: 'bob@example.com' is not alice@example.com",
     ),
     (["session", "create", "-t", "ubuntu", "--gpu", "0"], 2, "resources.gpu: 0 is not a whole number >= 1"),
+    (["session", "open", "x", "--direct"], 2, "name a cluster with --kubeconfig or --context"),
+    (["session", "logs", "x"], 3, "a desktop's log needs access to the cluster"),
     (["session", "ls", "-A"], 2, "a gateway shows all its namespaces"),
     (["session", "ls", "-n", "elsewhere"], 2, "--namespace elsewhere cannot be combined with"),
     (["session", "ls", "--user", "bob@example.com"], 1, "Only administrators can do this"),
@@ -164,19 +137,13 @@ REFUSED: list[tuple[list[str], int, str]] = [
 
 
 @pytest.mark.parametrize(("words", "code", "said"), REFUSED, ids=lambda each: str(each)[:60])
-def test_refusals_are_reported_in_words_and_exit_codes(remote: Vdi, words: list[str], code: int, said: str) -> None:
+def test_refusals_have_a_message_and_an_exit_code(remote: Vdi, words: list[str], code: int, said: str) -> None:
     ran = remote(*words)
     assert ran.code == code, ran.err
     assert said in ran.err
 
 
-def test_an_administrator_lists_another_s(remote: Vdi, gateway: RemoteGateway) -> None:
-    gateway.call(lambda stage: stage.session("bobs", user="bob@example.com"))
-    log_in(gateway, ROOT)
-    assert "bobs" in remote("session", "ls", "--user", "bob@example.com").out
-
-
-def test_the_start_is_followed_stage_by_stage(
+def test_wait_follows_the_stages_of_the_start(
     remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vdi.cli.url_check._UNREACHABLE_AFTER_SECONDS", 0.0)
@@ -202,7 +169,7 @@ def condition(kind: str) -> dict[str, str]:
     return {"type": kind, "status": "True", "reason": kind, "message": "", "lastTransitionTime": when}
 
 
-def test_a_list_follows_changes_until_it_is_interrupted(remote: Vdi, gateway: RemoteGateway) -> None:
+def test_watch_follows_changes_until_ctrl_c(remote: Vdi, gateway: RemoteGateway) -> None:
     """In a process of its own, as a terminal would have it."""
     gateway.call(lambda stage: stage.session("one"))
     command = [sys.executable, "-c", RUN_MAIN, "session", "ls", "--watch"]
@@ -225,9 +192,7 @@ def test_a_list_follows_changes_until_it_is_interrupted(remote: Vdi, gateway: Re
     assert (process.returncode, "Traceback" in rest) == (130, False), rest
 
 
-def test_a_list_is_followed_no_longer_than_the_login(
-    remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_watch_ends_with_the_login(remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vdi.gateway.api.sessions.CHECK_SECONDS", 0.02)
     monkeypatch.setattr("vdi.cli.session.gateway_backend._RECONNECT_SECONDS", 0.0)
 
@@ -242,9 +207,7 @@ def test_a_list_is_followed_no_longer_than_the_login(
     assert f"Log in again: vdi login {gateway.url}" in ran.err
 
 
-def test_a_stream_that_is_cut_is_opened_again_and_what_was_missed_is_reported(
-    remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cut_stream_is_opened_again(remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each stream of this gateway ends at once; between two of them the operator goes on."""
     monkeypatch.setattr("vdi.cli.session.gateway_backend._RECONNECT_SECONDS", 0.0)
     monkeypatch.setattr("vdi.gateway.api.sessions.CHECK_SECONDS", 0.02)
@@ -260,24 +223,14 @@ async def _never(*_: object) -> bool:
     return False
 
 
-def test_a_token_that_has_ended_says_how_to_go_on(remote: Vdi, gateway: RemoteGateway) -> None:
-    async def end() -> None:
-        await gateway.there.services.logins.end_tokens("alice@example.com")
-
-    gateway.do(end())
-    ran = remote("session", "ls")
-    assert ran.code == 3
-    assert f"Log in again: vdi login {gateway.url}" in ran.err
-
-
-def test_a_gateway_that_is_not_there_is_named(remote: Vdi) -> None:
+def test_an_unreachable_gateway_is_named(remote: Vdi) -> None:
     write_logins(Logins("https://localhost:1", {"https://localhost:1": Login("a@b.cd", "vdi_x")}))
     ran = remote("session", "ls")
     assert ran.code == 3
     assert "cannot reach the gateway https://localhost:1" in ran.err
 
 
-def test_an_authority_that_is_not_trusted_is_named_with_the_remedy(remote: Vdi, gateway: RemoteGateway) -> None:
+def test_an_untrusted_authority_is_reported_with_its_fix(remote: Vdi, gateway: RemoteGateway) -> None:
     write_logins(Logins(gateway.url, {gateway.url: Login("alice@example.com", "vdi_x")}))
     ran = remote("session", "ls")
     assert ran.code == 3
@@ -316,9 +269,7 @@ def sample(gateway: RemoteGateway, name: str, **labels: str) -> float | None:
     return registry.get_sample_value(name, {"template": "ubuntu", **labels})
 
 
-def test_a_probe_prints_its_figures_and_the_gateway_has_them(
-    remote: Vdi, gateway: RemoteGateway, probed: dict[str, Any]
-) -> None:
+def test_probe_prints_its_figures_and_reports_them(remote: Vdi, gateway: RemoteGateway, probed: dict[str, Any]) -> None:
     probed["figures"]["inputToPhotonMs"] = [30.0] * 40
     ran = remote("session", "probe", "alice-desktop", "-o", "json")
     assert ran.code == 0, ran.err
@@ -343,7 +294,7 @@ def test_a_probe_prints_its_figures_and_the_gateway_has_them(
     ]
 
 
-def test_a_probe_over_the_goal_ends_with_1_and_says_by_how_much(remote: Vdi, probed: dict[str, Any]) -> None:
+def test_probe_over_the_goal_fails(remote: Vdi, probed: dict[str, Any]) -> None:
     ran = remote("session", "probe", "alice-desktop")
     assert ran.code == 1
     assert "above the goal: p95 is 56.6 ms, allowed: 50 ms" in ran.err
@@ -351,9 +302,7 @@ def test_a_probe_over_the_goal_ends_with_1_and_says_by_how_much(remote: Vdi, pro
     assert "3 of the keys had no visible effect" in remote("session", "probe", "alice-desktop").err
 
 
-def test_a_probe_that_fails_names_the_stage_and_is_counted(
-    remote: Vdi, gateway: RemoteGateway, probed: dict[str, Any]
-) -> None:
+def test_probe_that_fails_names_the_stage(remote: Vdi, gateway: RemoteGateway, probed: dict[str, Any]) -> None:
     probed["figures"] = StageError("first picture", "no picture within 15 s")
     ran = remote("session", "probe", "alice-desktop")
     assert ran.code == 1
@@ -361,7 +310,7 @@ def test_a_probe_that_fails_names_the_stage_and_is_counted(
     assert sample(gateway, "vdi_probes_total", outcome="first picture") == 1
 
 
-def test_what_cannot_be_probed_is_said(
+def test_probe_refuses_what_it_cannot_measure(
     remote: Vdi, gateway: RemoteGateway, probed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway.call(lambda stage: stage.session(status=RUNNING, suspended=True))
@@ -377,46 +326,33 @@ def test_what_cannot_be_probed_is_said(
     assert (ran.code, "pip install 'vdi-kubernetes[probe]'" in ran.err) == (3, True)
 
 
-def test_an_administrator_releases_an_address(remote: Vdi, gateway: RemoteGateway) -> None:
-    first, second = (
-        Identity(user="carol@example.com", source=OIDC, issuer="https://id.example.com", subject=subject)
-        for subject in ("1", "2")
-    )
-    gateway.do(gateway.there.logins.begin(first, Device()))
-    with pytest.raises(AnotherAccountError):
-        gateway.do(gateway.there.logins.begin(second, Device()))
-    refused = remote("gateway", "user", "release", "carol@example.com")
-    assert refused.code == 1 and "Only administrators can do this" in refused.err
-    log_in(gateway, ROOT)
-    done = remote("gateway", "user", "release", "Carol@example.com", "-o", "json")
-    assert (done.code, json.loads(done.out)) == (0, {"released": ["carol@example.com"]}), done.err
-    gateway.do(gateway.there.logins.begin(second, Device()))
-    assert remote("gateway", "user", "release", "dave@example.com").code == 1
-    assert "is not an e-mail address" in remote("gateway", "user", "release", "dave").err
-
-
-def test_an_administrator_releases_all_addresses(
-    remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_administrator_releases_addresses(remote: Vdi, gateway: RemoteGateway) -> None:
     def account(user: str, subject: str) -> Identity:
         return Identity(user=user, source=OIDC, issuer="https://id.example.com", subject=subject)
 
-    users = ["carol@example.com", "dave@example.com"]
+    users = ["carol@example.com", "dave@example.com", "erin@example.com"]
     for user in users:
         gateway.do(gateway.there.logins.begin(account(user, f"old-{user}"), Device()))
-    refused = remote("gateway", "user", "release", "--all", "--yes")
-    assert refused.code == 1 and "Only administrators can do this" in refused.err
+    for words in (users[:1], ["--all", "--yes"]):
+        refused = remote("gateway", "user", "release", *words)
+        assert refused.code == 1 and "Only administrators can do this" in refused.err
     log_in(gateway, ROOT)
-    for words in ((), ("--all", "carol@example.com")):
+    for words, said in (
+        ([], "name one address, or --all"),
+        (["--all", *users[:1]], "name one address, or --all"),
+        (["--all"], "use --yes"),
+        (["dave"], "is not an e-mail address"),
+    ):
         wrong = remote("gateway", "user", "release", *words)
-        assert wrong.code == 2 and "name one address, or --all" in wrong.err
-    asked = remote("gateway", "user", "release", "--all")
-    assert asked.code == 2 and "use --yes" in asked.err
+        assert wrong.code == 2 and said in wrong.err
     with pytest.raises(AnotherAccountError):
         gateway.do(gateway.there.logins.begin(account(users[0], "new"), Device()))
-    done = remote("gateway", "user", "release", "--all", "--yes", "-o", "json")
-    assert (done.code, json.loads(done.out)) == (0, {"released": users}), done.err
-    assert gateway.do(gateway.there.logins.of(users[0])) == []
+    one = remote("gateway", "user", "release", "Carol@example.com", "-o", "json")
+    assert (one.code, json.loads(one.out)) == (0, {"released": users[:1]}), one.err
+    assert remote("gateway", "user", "release", users[0]).code == 1
+    rest = remote("gateway", "user", "release", "--all", "--yes", "-o", "json")
+    assert (rest.code, json.loads(rest.out)) == (0, {"released": users[1:]}), rest.err
+    assert gateway.do(gateway.there.logins.of(users[1])) == []
     for user in users:
         gateway.do(gateway.there.logins.begin(account(user, f"new-{user}"), Device()))
 
