@@ -30,7 +30,7 @@ def untouched() -> VDISession:
     return session
 
 
-def test_a_start_passes_each_stage_once_with_its_own_seconds() -> None:
+def test_each_stage_is_passed_once_with_its_own_seconds() -> None:
     start = Start(100.0)
     assert start.observe(untouched(), 100.1) == []
     first = start.observe(session_with("TemplateFound"), 100.5)
@@ -58,53 +58,68 @@ def test_a_start_passes_each_stage_once_with_its_own_seconds() -> None:
     assert 104.25 - start.begun == pytest.approx(sum(p.seconds for p in start.passed))
 
 
-@pytest.mark.parametrize("kind", ["TemplateFound", "Admitted"])
-def test_what_only_an_edit_can_fix_ends_the_wait_with_its_sentence(kind: str) -> None:
+def queued(position: int, reason: str, message: str = "") -> VDISession:
+    session = refused("Admitted", "", reason=reason)
+    session.status.queue = QueueStatus(position=position, reason=reason)
+    session.status.message = message
+    return session
+
+
+def suspended() -> VDISession:
+    session = session_with()
+    session.spec.suspended = True
+    return session
+
+
+def deleted() -> VDISession:
+    session = session_with()
+    session.metadata.deletion_timestamp = "2026-11-20T08:00:00Z"
+    return session
+
+
+NO_REASON = "the session failed, and its status does not contain a reason"
+GONE = "the session was deleted while it started"
+
+
+@pytest.mark.parametrize(
+    ("session", "outcome", "reason"),
+    [
+        (refused("TemplateFound", "There is no template."), Outcome.FAILED, "There is no template."),
+        (refused("Admitted", "Too much.", reason="OverLimit"), Outcome.FAILED, "Too much."),
+        (refused("Admitted", "Suspended.", reason="Suspended"), Outcome.FAILED, "Suspended."),
+        (queued(0, "TooLarge", "No node can run it."), Outcome.FAILED, "No node can run it."),
+        (suspended(), Outcome.FAILED, "it is suspended; resume it"),
+        (session_with(phase="Failed", message="Out of memory."), Outcome.FAILED, "Out of memory."),
+        (session_with(phase="Failed"), Outcome.FAILED, NO_REASON),
+        (None, Outcome.GONE, GONE),
+        (deleted(), Outcome.GONE, GONE),
+        (session_with(phase="Running"), Outcome.RUNNING, ""),
+        # Time, or the end of another session, can change these.
+        (queued(2, "GPUsBusy"), None, ""),
+        (refused("HomeBound", "Waits for its first consumer."), None, ""),
+        (refused("PodReady", "Pulling."), None, ""),
+        *(
+            (refused("Admitted", "", reason=reason), None, "")
+            for reason in ("HomeInUse", "QuotaExceeded", "GPUsBusy", "HomeNodeFull", "NoGPUs")
+        ),
+    ],
+)
+def test_a_start_ends_when_nothing_but_an_edit_helps(
+    session: VDISession | None, outcome: Outcome | None, reason: str
+) -> None:
     start = Start(0.0)
-    start.observe(refused(kind, "There is no template 'x'."), 1.0)
-    assert (start.outcome, start.reason) == (Outcome.FAILED, "There is no template 'x'.")
+    start.observe(session, 1.0)
+    assert (start.outcome, start.reason) == (outcome, reason)
+    if outcome:
+        assert start.observe(session_with("TemplateFound"), 2.0) == []
+        assert start.outcome is outcome
 
 
-@pytest.mark.parametrize("kind", ["HomeBound", "PodReady", "RouteReady"])
-def test_what_time_can_fix_does_not_end_the_wait(kind: str) -> None:
-    start = Start(0.0)
-    start.observe(refused(kind, "Waits for its first consumer."), 1.0)
-    assert start.outcome is None
+def test_the_initial_phase_does_not_count_as_an_operator() -> None:
+    assert Start(0.0).observe(session_with(phase="Pending"), 1.0) == []
 
 
-@pytest.mark.parametrize("reason", ["HomeInUse", "QuotaExceeded", "GPUsBusy", "HomeNodeFull", "NoGPUs"])
-def test_what_another_session_s_end_can_fix_does_not_end_the_wait(reason: str) -> None:
-    start = Start(0.0)
-    start.observe(refused("Admitted", "The home is in use.", reason=reason), 1.0)
-    assert start.outcome is None
-
-
-@pytest.mark.parametrize("reason", ["OverLimit", "Suspended"])
-def test_what_no_end_of_another_session_can_fix_ends_the_wait_too(reason: str) -> None:
-    start = Start(0.0)
-    start.observe(refused("Admitted", "No node has 3 GPUs.", reason=reason), 1.0)
-    assert (start.outcome, start.reason) == (Outcome.FAILED, "No node has 3 GPUs.")
-
-
-def test_a_wait_for_room_that_no_one_can_make_ends() -> None:
-    start = Start(0.0)
-    busy, large = (refused("Admitted", "", reason=reason) for reason in ("GPUsBusy", "TooLarge"))
-    busy.status.queue = QueueStatus(position=2, reason="GPUsBusy")
-    start.observe(busy, 1.0)
-    while_busy = start.outcome
-    large.status.queue = QueueStatus(reason="TooLarge")
-    large.status.message = "There is no room, and none to wait for."
-    start.observe(large, 2.0)
-    assert (while_busy, start.outcome) == (None, Outcome.FAILED)
-    assert start.reason == "There is no room, and none to wait for."
-
-
-def test_the_phase_that_a_new_session_shows_is_no_operator() -> None:
-    start = Start(0.0)
-    assert start.observe(session_with(phase="Pending"), 1.0) == []
-
-
-def test_a_status_of_before_the_resumption_is_not_believed() -> None:
+def test_a_status_from_before_the_resume_is_ignored() -> None:
     start, session = Start(0.0), session_with(phase="Suspended", observedGeneration=2)
     session.metadata.generation, session.metadata.uid = 3, "u1"
     stopping = a_pod(spec={"nodeName": "n1"}, status=container({"running": {}}, ready=True))
@@ -115,14 +130,7 @@ def test_a_status_of_before_the_resumption_is_not_believed() -> None:
     assert start.observe(session, 2.0)[-1].text == "session Running"
 
 
-def test_a_session_that_somebody_suspends_ends_the_wait() -> None:
-    start, session = Start(0.0), session_with()
-    session.spec.suspended = True
-    start.observe(session, 1.0)
-    assert (start.outcome, start.reason) == (Outcome.FAILED, "it is suspended; resume it")
-
-
-def test_a_desktop_from_a_pool_is_said() -> None:
+def test_a_desktop_from_a_pool_is_reported() -> None:
     start, session = Start(0.0), session_with(phase="Running")
     session.status.conditions = (Condition(type="Admitted", status="True", reason="ClaimedFromPool"),)
     assert "a started desktop was taken from the pool" in [stage.text for stage in start.observe(session, 1.0)]
@@ -139,7 +147,7 @@ def container(state: dict[str, Any], *, ready: bool = False) -> dict[str, Any]:
     return {"containerStatuses": [{"name": "desktop", "state": state, "ready": ready}], "conditions": conditions}
 
 
-def test_the_pod_is_believed_before_the_status_which_is_written_later() -> None:
+def test_the_pod_is_ahead_of_the_status() -> None:
     start, session = Start(0.0), untouched()
     session.metadata.uid = "u1"
     home = {"volumes": [{"name": "home", "persistentVolumeClaim": {"claimName": "home-alice"}}]}
@@ -156,7 +164,7 @@ def test_the_pod_is_believed_before_the_status_which_is_written_later() -> None:
     assert start.outcome is None
 
 
-def test_the_operator_s_sentence_is_kept_where_the_pod_is_stuck() -> None:
+def test_a_stuck_pod_shows_the_operator_s_message() -> None:
     start, session = Start(0.0), session_with(message="The image x cannot be pulled: the registry has no such image.")
     session.metadata.uid = "u1"
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}
@@ -164,7 +172,7 @@ def test_the_operator_s_sentence_is_kept_where_the_pod_is_stuck() -> None:
     assert start.reason == "The image x cannot be pulled: the registry has no such image."
 
 
-def test_another_s_pod_of_the_same_name_is_not_believed() -> None:
+def test_a_pod_of_another_owner_is_ignored() -> None:
     start, session = Start(0.0), untouched()
     session.metadata.uid = "u2"
     assert start.observe(session, 1.0, a_pod(spec={"nodeName": "n1"})) == []
@@ -175,34 +183,6 @@ def test_no_home_is_a_stage_too() -> None:
     session.metadata.uid = "u1"
     texts = [p.text for p in start.observe(session, 1.0, a_pod(spec={"nodeName": "n1"}))]
     assert "no home volume requested" in texts
-
-
-@pytest.mark.parametrize("message", ["The desktop ran out of memory.", ""])
-def test_a_failed_session_ends_the_wait_and_always_says_something(message: str) -> None:
-    start = Start(0.0)
-    start.observe(session_with(phase="Failed", message=message), 1.0)
-    assert start.outcome is Outcome.FAILED
-    assert start.reason == (message or "the session failed, and its status does not contain a reason")
-
-
-def test_a_session_that_vanishes_is_gone_not_failed() -> None:
-    start = Start(0.0)
-    start.observe(None, 1.0)
-    assert start.outcome is Outcome.GONE
-
-
-def test_a_session_that_is_being_deleted_is_gone() -> None:
-    start, session = Start(0.0), session_with()
-    session.metadata.deletion_timestamp = "2026-11-20T08:00:00Z"
-    start.observe(session, 1.0)
-    assert start.outcome is Outcome.GONE
-
-
-def test_after_the_end_nothing_changes() -> None:
-    start = Start(0.0)
-    start.observe(session_with(phase="Running"), 1.0)
-    assert start.observe(None, 2.0) == []
-    assert start.outcome is Outcome.RUNNING
 
 
 def test_the_url_is_the_last_stage() -> None:
