@@ -1,4 +1,4 @@
-"""Deeds on a real API server: what its rules refuse comes back in words, and no edit is lost among several writers."""
+"""Actions at a real API server: no edit is lost among several writers, none reaches a later session."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -31,9 +31,7 @@ async def a_replica(stage: Stage, folder: Path) -> AsyncIterator[Gateway]:
         yield gateway
 
 
-async def test_no_share_is_lost_among_two_replicas_and_an_operator_that_writes_all_the_time(
-    stage: Stage, tmp_path: Path
-) -> None:
+async def test_no_share_is_lost_among_several_writers(stage: Stage, tmp_path: Path) -> None:
     template = await stage.template()
     await stage.session("mine", template, access=[{"user": "old@example.com", "role": "viewer"}])
     guests = [f"guest{number}@example.com" for number in range(8)]
@@ -70,7 +68,7 @@ async def test_no_share_is_lost_among_two_replicas_and_an_operator_that_writes_a
     assert {one["user"] for one in session["spec"]["access"]} == set(guests)
 
 
-async def test_an_action_never_reaches_a_later_session_of_the_same_name(
+async def test_an_action_never_reaches_a_later_session_of_its_name(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was ended and begun again between the question whether Alice may and the write."""

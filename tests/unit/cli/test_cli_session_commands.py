@@ -61,7 +61,7 @@ def test_create_sends_every_flag(vdi: Vdi, fake: FakeCluster) -> None:
     }
 
 
-def test_create_writes_the_template_s_resources_beside_a_named_one(vdi: Vdi, fake: FakeCluster) -> None:
+def test_create_adds_the_template_s_other_resources(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(TEMPLATES, a_template())
     vdi("session", "create", "-t", "ubuntu-desktop", "--user", "a@b.cd", "--cpu", "4")
     assert fake.bodies[0]["spec"]["resources"] == {"gpu": 1, "memory": "8Gi", "cpu": "4"}

@@ -17,7 +17,7 @@ def session(**parts: Any) -> VDISession:
     return msgspec.convert(a_session(**parts), VDISession)
 
 
-def test_a_page_of_a_running_session() -> None:
+def test_details_of_a_running_session() -> None:
     assert "\n".join(details_lines(SessionDetails(session(status=running(templateRevision="3"))), NOW)) == (
         "Session:   vdi-sessions/alice-desktop\n"
         "User:      alice@example.com\n"
@@ -58,12 +58,12 @@ def test_a_page_of_a_running_session() -> None:
         ),
     ],
 )  # fmt: skip
-def test_a_page_says_what_draws_and_what_encodes(graphics: dict[str, Any], said: list[str]) -> None:
+def test_details_name_renderer_and_encoder(graphics: dict[str, Any], said: list[str]) -> None:
     lines = details_lines(SessionDetails(session(status=running(graphics=graphics))), NOW)
     assert [line for line in lines if line.startswith(("OpenGL", "Encoder"))] == said
 
 
-def test_a_page_tells_queue_warnings_failures_and_idleness() -> None:
+def test_details_have_queue_warnings_and_failures() -> None:
     reported = conditions(Expiring=True, Idle=True)
     reported[0]["message"], reported[1]["message"] = "The desktop ends at 08:09.", "Nobody has touched it for 25m."
     failures = {"count": 2, "reason": "OOMKilled", "message": "It ran out of memory.", "time": "2026-11-20T08:04:00Z"}
@@ -85,7 +85,7 @@ def test_a_page_tells_queue_warnings_failures_and_idleness() -> None:
     assert "Queue:     number 1 in line, node requested 40s ago (NoGPUs)" in waiting
 
 
-def test_a_session_that_no_one_has_taken_up_asks_for_the_operator() -> None:
+def test_a_session_without_conditions_asks_for_the_operator() -> None:
     assert "the operator has not processed the session" in details_lines(SessionDetails(session()), NOW)[-1]
 
 
@@ -97,33 +97,30 @@ def test_a_session_that_no_one_has_taken_up_asks_for_the_operator() -> None:
         ({"size": "20Gi"}, "20Gi, kept after the session ends"),
     ],
 )
-def test_the_home_in_words(persistence: dict[str, Any], words: str) -> None:
+def test_details_describe_the_home(persistence: dict[str, Any], words: str) -> None:
     assert f"Home:      {words}" in details_lines(SessionDetails(session(persistence=persistence)), NOW)
 
 
-def test_an_explanation_that_the_status_gives_already_is_not_repeated() -> None:
+def test_an_explanation_is_shown_unless_the_status_has_it() -> None:
     page = SessionDetails(session(status=running(message="Same.")), explanation="Same.")
     assert not [line for line in details_lines(page, NOW) if line.startswith("Why:")]
-
-
-def test_an_explanation_of_its_own_is_shown() -> None:
     assert "Why:       Because." in details_lines(SessionDetails(session(), explanation="Because."), NOW)
 
 
 @pytest.mark.parametrize(
     ("end", "left"), [("", "-"), ("2026-11-20T08:05:00Z", "over"), ("2026-11-20T08:35:00Z", "30m")]
 )
-def test_the_time_that_is_left(end: str, left: str) -> None:
+def test_expires_in_is_the_time_left(end: str, left: str) -> None:
     assert expires_in(session(status={"expiresAt": end}), NOW) == left
 
 
-def test_a_session_that_is_being_deleted_is_terminating_whatever_its_status_says() -> None:
+def test_a_deleted_session_is_terminating() -> None:
     leaving = session(status=running())
     leaving.metadata.deletion_timestamp = "2026-11-20T08:04:00Z"
     assert phase(leaving) == "Terminating"
 
 
-def test_a_change_in_one_line() -> None:
+def test_a_change_is_one_line() -> None:
     creating = session(status={"phase": "Creating", "message": "Pulling."})
     assert watch_line(creating, "alice-desktop", NOW) == "08:05:00Z  alice-desktop  Creating  Pulling."
     assert watch_line(None, "alice-desktop", NOW) == "08:05:00Z  alice-desktop  deleted"

@@ -1,4 +1,4 @@
-"""Which way a command goes, and why; the file that remembers logins."""
+"""The choice between cluster and gateway, and the file with the logins."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ CHOICES = [
 
 
 @pytest.mark.parametrize(("connection", "server", "environ", "goes_to", "why"), CHOICES)
-def test_the_way(
+def test_target_is_chosen_by_options_environment_and_login(
     connection: KubeConnection, server: str | None, environ: dict[str, str], goes_to: str, why: str
 ) -> None:
     write_logins(LOGINS)
@@ -44,13 +44,13 @@ def test_the_way(
     assert (target.server if isinstance(target, GatewayTarget) else "") == goes_to
 
 
-def test_only_a_gateway_that_is_not_the_usual_one_is_named_in_advice() -> None:
+def test_only_an_unusual_gateway_is_named_in_commands() -> None:
     write_logins(LOGINS)
     assert choose_target(KubeConnection(), FIRST, {}).flags == ""
     assert choose_target(KubeConnection(), SECOND, {}).flags == f" --server {SECOND}"
 
 
-def test_no_one_logged_in_means_the_cluster_as_ever() -> None:
+def test_without_a_login_commands_go_to_the_cluster() -> None:
     target = choose_target(KubeConnection(), None, {})
     assert (target.where, target.user) == ("in namespace vdi-sessions", "")
     assert "you are not logged in" in target.why
@@ -75,13 +75,13 @@ def test_an_address_has_one_spelling(text: str, url: str) -> None:
     "text",
     ["", "http://portal.example.com", "https://a@portal.example.com", "https://p/login", "ftp://p", "p:x", "p:0"],
 )
-def test_what_is_no_address_of_a_portal_is_refused(text: str) -> None:
+def test_an_unusable_portal_address_is_refused(text: str) -> None:
     with pytest.raises(CliError, match="is not the address of a portal") as refused:
         server_url(text)
     assert refused.value.exit_code == 2
 
 
-def test_a_company_s_proxy_is_used_but_not_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_is_not_used_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
     monkeypatch.setenv("no_proxy", "inside.example")
     assert proxy_for("https://portal.example.com") == "http://proxy.example:3128"
@@ -89,7 +89,7 @@ def test_a_company_s_proxy_is_used_but_not_for_this_machine(monkeypatch: pytest.
     assert proxy_for("https://portal.vdi.localhost:8443") is None
 
 
-def test_logins_are_kept_for_their_owner_alone() -> None:
+def test_logins_are_readable_by_their_owner_only() -> None:
     write_logins(LOGINS)
     assert login_file().stat().st_mode & 0o777 == 0o600
     assert login_file().parent.stat().st_mode & 0o777 == 0o700
@@ -99,7 +99,7 @@ def test_logins_are_kept_for_their_owner_alone() -> None:
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620])
-def test_a_file_that_others_may_read_or_write_is_not_used(mode: int) -> None:
+def test_a_file_open_to_others_is_not_used(mode: int) -> None:
     write_logins(LOGINS)
     login_file().chmod(mode)
     with pytest.raises(CliError, match=f"has mode {mode:04o}") as refused:

@@ -1,4 +1,4 @@
-"""What people may have at once and in a month."""
+"""Limits of users: the file, whose numbers count, and the refusals."""
 
 from datetime import UTC, datetime
 
@@ -16,25 +16,25 @@ NONE = MonthUse(0, 0, DECEMBER)
 ALICE = User("alice@example.com", groups=frozenset({"students", "artists"}))
 
 
-def test_each_number_comes_from_the_user_then_the_most_generous_group_then_everybody() -> None:
+def test_limits_come_from_user_then_best_group_then_default() -> None:
     text = """
     default: {sessions: 3, gpus: 1, hoursPerMonth: 100}
     groups:
-      students: {sessions: 1, hoursPerMonth: 40}
-      Artists: {hoursPerMonth: 60}
+      students: {sessions: 1, hoursPerMonth: 40, homeStorage: 90Gi}
+      Artists: {hoursPerMonth: 60, homeStorage: 0.1Ti}
       staff: {sessions: 99}
     users:
       Alice@Example.com: {gpus: 8}
     """
     limits = read_limits(text, "limits.yaml")
-    assert limits.of(ALICE) == Limit(sessions=1, gpus=8, hours=60)
+    assert limits.of(ALICE) == Limit(sessions=1, gpus=8, hours=60, home_storage="0.1Ti")
     assert limits.of(User("bob@example.com")) == Limit(sessions=3, gpus=1, hours=100)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "# nothing\n"])
 def test_no_limits_limit_no_one(text: str) -> None:
     limit = read_limits(text, "f").of(ALICE)
-    assert not limit.limits_anything
+    assert not limit.limits_anything and Limits() == read_limits(text, "f")
     assert refusal(limit, ALICE, ("a", 64), [("b", 64)] * 50, MonthUse(1e6, 1e6, DECEMBER)) is None
 
 
@@ -55,7 +55,7 @@ def test_no_limits_limit_no_one(text: str) -> None:
         ("a: [", "limits.yaml"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_refused_in_words(text: str, words: str) -> None:
+def test_an_unusable_file_is_refused_by_field(text: str, words: str) -> None:
     with pytest.raises(LimitsError) as error:
         read_limits(text, "limits.yaml")
     assert "limits.yaml" in str(error.value)
@@ -77,16 +77,16 @@ def test_refusals_name_the_limit_and_what_is_held() -> None:
     assert "no desktops" in (refusal(Limit(sessions=0), ALICE, ("new", 0), [], NONE) or "")
 
 
-def test_a_session_that_is_resumed_does_not_count_twice() -> None:
+def test_a_resumed_session_does_not_count_twice() -> None:
     assert refusal(Limit(sessions=1, gpus=1), ALICE, ("mine", 1), [("mine", 1)], NONE) is None
 
 
-def test_a_desktop_without_gpus_is_no_matter_of_gpus() -> None:
+def test_a_desktop_without_gpus_needs_no_gpu_limit() -> None:
     assert refusal(Limit(gpus=1), ALICE, ("cpu", 0), [("a", 1)], NONE) is None
 
 
 @given(st.integers(0, 5), st.integers(0, 8), st.lists(st.integers(0, 3), max_size=6), st.integers(0, 4))
-def test_who_is_let_in_is_within_the_limits(sessions: int, gpus: int, held: list[int], desired: int) -> None:
+def test_no_run_exceeds_the_limits(sessions: int, gpus: int, held: list[int], desired: int) -> None:
     others = [(f"s{number}", one) for number, one in enumerate(held)]
     allowed = refusal(Limit(sessions=sessions, gpus=gpus), ALICE, ("new", desired), others, NONE) is None
     assert allowed == (len(held) + 1 <= sessions and (not desired or sum(held) + desired <= gpus))
@@ -100,16 +100,7 @@ def test_gpus_are_counted_as_the_operator_counts_them() -> None:
     assert gpus_of(a_session(), None) == 1
 
 
-def test_limits_are_values() -> None:
-    assert Limits() == read_limits("", "f")
-
-
-def test_homes_and_gpu_hours_come_from_the_most_generous_group_too() -> None:
-    text = "{groups: {students: {homeStorage: 90Gi, gpuHoursPerMonth: 5}, artists: {homeStorage: 0.1Ti}}}"
-    assert read_limits(text, "f").of(ALICE) == Limit(home_storage="0.1Ti", gpu_hours=5)
-
-
-def test_gpu_hours_are_refused_with_their_limit_use_and_the_next_month() -> None:
+def test_gpu_hours_are_refused_with_limit_and_use() -> None:
     used = MonthUse(500, 100.25, DECEMBER)
     said = refusal(Limit(gpu_hours=100), ALICE, ("new", 1), [], used) or ""
     assert said.startswith("Your desktops may use 100 GPU hours per calendar month and have used 100.2.")
@@ -118,7 +109,7 @@ def test_gpu_hours_are_refused_with_their_limit_use_and_the_next_month() -> None
     assert refusal(Limit(gpu_hours=100.5), ALICE, ("new", 1), [], used) is None
 
 
-def test_a_new_home_is_refused_with_the_homes_that_there_are() -> None:
+def test_a_new_home_is_refused_with_the_existing_ones() -> None:
     home = resolve_home(a_session(), a_template(persistence={"size": "10Gi"}), {})
     assert home is not None
     limit = Limit(home_storage="100Gi")

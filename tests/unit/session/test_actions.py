@@ -133,7 +133,7 @@ def test_an_ending_session_cannot_be_changed(request_: Request) -> None:
     assert refused(session, request_).message == "The desktop 'alice-desktop' is ending and can no longer be changed."
 
 
-def test_the_cluster_maximum_counts_where_the_template_has_none() -> None:
+def test_the_cluster_maximum_counts_without_the_template_s() -> None:
     settings = ClusterSettings(max_timeout="24h")
     assert decide(a_session(), a_template(), Extend("24h"), NOW, settings)["spec"] == {"timeout": "24h"}  # type: ignore[index]
     refusal = decide(a_session(), a_template(), Extend("25h"), NOW, settings)

@@ -1,4 +1,4 @@
-"""Flags in, object out."""
+"""The request for a session, and the object that is created from it."""
 
 import re
 from typing import Any
@@ -58,7 +58,7 @@ def test_only_the_given_fields_of_the_home_are_sent(
     assert spec_of(persistence=home).get("persistence") == persistence
 
 
-def test_local_disk_that_is_not_named_stays_the_template_s() -> None:
+def test_local_disk_that_is_not_named_is_the_template_s() -> None:
     template = a_template(resources={"defaultEphemeralStorage": "5Gi"})
     named = spec_of(template, resources=RequestedResources(ephemeral_storage="9Gi"))
     assert named["resources"] == {"gpu": 1, "memory": "4Gi", "cpu": "2", "ephemeralStorage": "9Gi"}
@@ -67,5 +67,5 @@ def test_local_disk_that_is_not_named_stays_the_template_s() -> None:
     assert "resources" not in spec_of(template, resources=RequestedResources())
 
 
-def test_without_a_template_to_read_only_the_named_resource_is_sent() -> None:
+def test_without_a_template_only_named_resources_are_sent() -> None:
     assert spec_of(resources=RequestedResources(memory="8Gi"))["resources"] == {"memory": "8Gi"}
