@@ -151,7 +151,7 @@ def gpus_of(session: VDISession, template: VDITemplate | None) -> int:
 def refusal(
     limit: Limit, user: User, new: tuple[str, int], others: Iterable[tuple[str, int]], used: MonthUse
 ) -> str | None:
-    """Why the user's next run exceeds a limit; None: it does not.
+    """The limit that the user's next run would exceed, as a sentence; None: it exceeds none.
 
     `new` is name and GPUs of the session that would run; `others` of those of the user's that count.
     """
@@ -184,7 +184,7 @@ def refusal(
 
 
 def home_refusal(limit: Limit, new: Home, homes: Mapping[str, float]) -> str | None:
-    """Why this home exceeds the limit; None: it does not. `homes`: bytes of each that the user has or will have."""
+    """The refusal of a home that exceeds the limit. `homes`: bytes of each that the user has or will have."""
     most = limit.home_bytes
     size, used = float(parse_quantity(new.size)), sum(homes.values())
     if most is None or used + size <= most:

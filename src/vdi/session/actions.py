@@ -137,7 +137,7 @@ def lengthen(
 
 
 def check_schedule(schedule: SessionSchedule) -> Refusal | None:
-    """Why this schedule cannot be used. Also called before untrusted text is written to an audit."""
+    """The refusal of a schedule that cannot be used; also called before its text is written to an audit."""
     problem = find_session_problem(schedule)
     if problem is None:
         return None

@@ -38,7 +38,7 @@ class Cache(Protocol[T_co]):
         """One object; None when it does not exist."""
 
     def values(self) -> Iterable[T_co]:
-        """All objects."""
+        """All objects, in no order."""
 
 
 class Watch(Generic[T]):
@@ -91,10 +91,6 @@ class Backend(Protocol):
     """Sessions and templates of a cluster or a gateway. Errors are CliError, or a KubeError that `run` translates."""
 
     @property
-    def where(self) -> str:
-        """For messages: `in namespace vdi-sessions`."""
-
-    @property
     def offers(self) -> str:
         """Before a list of templates: `available on this cluster`."""
 
@@ -102,7 +98,7 @@ class Backend(Protocol):
         """Create a session; when it exists already, the error names its owner."""
 
     async def get(self, name: str) -> Raw:
-        """Read one session."""
+        """Read a session; the error of a missing one says where it was looked for."""
 
     async def list(self, user: str | None, *, everywhere: bool) -> list[Raw]:
         """List the visible sessions, of one user or of all, oldest first; `everywhere`: of all namespaces."""
@@ -114,7 +110,7 @@ class Backend(Protocol):
         """Delete the session with this UID, then the home; one that is gone already is no error."""
 
     async def opening(self, session: VDISession) -> Opening:
-        """How a running desktop is opened."""
+        """The address of a running desktop, with user and password where the desktop asks for them."""
 
     def watch(
         self, name: str | None = None, *, everywhere: bool = False, user: str | None = None
@@ -137,7 +133,7 @@ class Target(Protocol):
 
     @property
     def why(self) -> str:
-        """Why commands go here."""
+        """The reason why commands go here: an option, the environment or a login."""
 
     @property
     def user(self) -> str:

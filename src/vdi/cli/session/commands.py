@@ -495,7 +495,7 @@ def _action(name: str, request: Request) -> Callable[[Backend], Awaitable[Raw]]:
 
 
 def _time_of_day(option: str, text: str) -> str:
-    """`8:30` as `08:30`."""
+    """The time as the CRD wants it: `8:30` as `08:30`."""
     found = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", text)
     if not found:
         raise CliError(f"{option}: {text!r} is not a time of day; allowed: 00:00 to 23:59", USAGE)

@@ -67,7 +67,8 @@ def forward(connection: KubeConnection, pod: str) -> Iterator[Forwarding]:
     words += ["--kubeconfig", str(connection.kubeconfig)] if connection.kubeconfig else []
     words += ["--context", connection.context] if connection.context else []
     words += ["port-forward", "--address", LOOPBACK, f"pod/{pod}", f":{PORT_NAME}"]
-    # A kubectl that is left behind would keep the port open.
+    # SIGTERM would end this process at once and leave kubectl behind, with the port open. As a KeyboardInterrupt it
+    # passes through `finally`.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
@@ -98,7 +99,7 @@ def find_desktop(target: Target, name: str) -> tuple[KubeConnection, RunningDesk
 
 
 def open_locally(desktop: RunningDesktop, secret: str, port: int) -> Opening:
-    """How a browser of this machine opens the desktop behind a forwarded port. Raises CliError."""
+    """The address for a browser of this machine, through the forwarded port. Raises CliError."""
     url = f"{desktop.scheme}://{LOOPBACK}:{port}/"
     if desktop.serves_web:
         return Opening(url)

@@ -60,7 +60,7 @@ class _EventReader:
         self._last_event = 0.0  # by the event loop's clock
 
     async def run(self) -> None:
-        """Read until cancelled. The first connection must succeed; a lost one is retried for `_GIVE_UP_SECONDS`."""
+        """Read until cancelled. The first connection must succeed; a lost one is retried for a minute."""
         clock = asyncio.get_running_loop().time
         while True:
             try:
@@ -71,6 +71,7 @@ class _EventReader:
             except LoggedOutError:
                 raise
             except CliError:
+                # A gateway that restarts is back within seconds, and the sessions that are shown stay valid.
                 if not self.synced.is_set() or clock() - self._last_event > _GIVE_UP_SECONDS:
                     raise
             await asyncio.sleep(_RECONNECT_SECONDS)
@@ -93,7 +94,7 @@ class _EventReader:
                     self._drop(decode_json(data.encode(), _Gone).name)
 
     def _replace(self, listed: dict[str, VDISession]) -> None:
-        """Drop the sessions that were not listed after a reconnection."""
+        # What ended while the stream was lost has sent no event: it is only missing from the new list.
         for name in self._sessions.keys() - listed.keys():
             self._drop(name)
 
@@ -151,10 +152,6 @@ class GatewayBackend:
 
     client: GatewayClient
     user: str
-
-    @property
-    def where(self) -> str:
-        return f"at {self.client.server}"
 
     @property
     def offers(self) -> str:

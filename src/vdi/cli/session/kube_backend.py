@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from vdi.api.session import Phase, VDISession
+from vdi.api.session import FULL_CONTROL, Phase, VDISession
 from vdi.api.template import Scheme, VDITemplate
 from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.options import KubeConnection
@@ -66,7 +66,7 @@ class KubeTarget:
 
 @dataclass(frozen=True, slots=True)
 class RunningDesktop:
-    """How a desktop is entered, read from its pod: with the session's password, unless one of the two is true."""
+    """A desktop as its pod shows it. It asks for the session's password, unless one of the two is true."""
 
     pod: str
     serves_web: bool  # a page of the image's own
@@ -147,9 +147,9 @@ class KubeBackend:
         except NotFound:
             return None
         except Forbidden:
-            # The operator still ends the run at the template's maximum. But nothing here tells whether a guest can be
-            # held to viewing, so a share is refused.
-            if isinstance(request, Share):
+            # The operator still ends the run at the template's maximum. But nothing here tells whether a viewer can be
+            # held to viewing, so that share is refused.
+            if isinstance(request, Share) and request.role not in FULL_CONTROL:
                 raise
             return None
 

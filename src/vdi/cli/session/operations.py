@@ -52,7 +52,7 @@ async def running_session(backend: Backend, name: str) -> VDISession:
 
 
 async def plan_removals(backend: Backend, names: Sequence[str], *, delete_home: bool) -> list[Removal | CliError]:
-    """What `rm` would do to each, before anything is done: a removal, or the reason why not."""
+    """The plan of `rm` for each name, before anything is done: a removal, or the reason why not."""
     return list(await asyncio.gather(*(_plan(backend, name, delete_home) for name in names)))
 
 

@@ -21,7 +21,7 @@ _FINAL_CONDITIONS = (TEMPLATE_FOUND, ADMITTED)
 
 
 class Outcome(Enum):
-    """How a start can end."""
+    """The end of a start."""
 
     RUNNING = "running"
     FAILED = "failed"

@@ -71,7 +71,7 @@ async def start_and_wait(
     """Create a session and show its start; returns it running. Raises CliError when it does not start."""
     begun = time.monotonic()
     session = as_session(await backend.create(request))
-    view.say(f"session {session.metadata.name} created {backend.where}")
+    view.say(f"session {session.metadata.name} created {target.where}")
     return await wait_until_running(backend, session, target, seconds=seconds, view=view, begun=begun)
 
 
