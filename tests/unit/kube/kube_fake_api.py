@@ -1,8 +1,8 @@
 """An API server on the loopback address that keeps objects, serves watches, and fails on request.
 
 It does what the real one does where the runtime depends on it (versions, uids, paging, 410, bookmarks, merge patches,
-label selectors, field ownership only in name); tests/cluster checks the same things against the real one. A watch hears
-nothing of an object that stops matching its selector, where the real one sends DELETED. Field selectors are ignored.
+selectors, field ownership only in name); tests/cluster checks the same things against the real one. A watch hears
+nothing of an object that stops matching its selector, where the real one sends DELETED.
 """
 
 import asyncio
@@ -145,7 +145,7 @@ class FakeApi:
                 if answer is not None:
                     return answer
                 break
-        plural, namespace, name = _parts(request.path)
+        plural, namespace, name = parts_of(request.path)
         try:
             if method == "WATCH":
                 return await self._watch(request, plural, namespace)
@@ -194,9 +194,8 @@ class FakeApi:
         version, start = (int(part) for part in token.split(":")) if token else (self.version, 0)
         if version < self.oldest:
             raise _Refused(status(410, "Expired", "The provided continue parameter is too old"))
-        labels = request.query.get("labelSelector", "")
         present = (obj for (kind, _, _), obj in sorted(self.objects.items()) if kind == plural)
-        found = [obj for obj in present if _is_in(namespace, obj) and matches_labels(obj, labels)]
+        found = [obj for obj in present if _is_selected(request, namespace, obj)]
         limit = int(request.query.get("limit") or 0) or len(found)
         more = f"{version}:{start + limit}" if start + limit < len(found) else ""
         metadata = {"resourceVersion": str(version), **({"continue": more} if more else {})}
@@ -204,7 +203,6 @@ class FakeApi:
 
     async def _watch(self, request: web.Request, plural: str, namespace: str) -> web.StreamResponse:
         since = int(request.query["resourceVersion"])
-        labels = request.query.get("labelSelector", "")
         if since < self.oldest:
             raise _Refused(status(410, "Expired", "too old resource version"))
         answer = web.StreamResponse(headers={"Content-Type": "application/json"})
@@ -214,7 +212,7 @@ class FakeApi:
         try:
             while True:
                 for _, kind, event, obj in self.history[sent:]:
-                    selected = event == "BOOKMARK" or (_is_in(namespace, obj) and matches_labels(obj, labels))
+                    selected = event == "BOOKMARK" or _is_selected(request, namespace, obj)
                     if kind == plural and selected and not self.silent:
                         await answer.write(json.dumps({"type": event, "object": obj}).encode() + b"\n")
                 sent = len(self.history)
@@ -231,7 +229,7 @@ class _Refused(Exception):  # noqa: N818 - not an error of ours: an answer
     pass
 
 
-def _parts(path: str) -> tuple[str, str, str]:
+def parts_of(path: str) -> tuple[str, str, str]:
     words = path.split("/")
     words = words[3:] if words[1] == "api" else words[4:]
     if words[0] == "namespaces" and len(words) > 2:
@@ -239,8 +237,17 @@ def _parts(path: str) -> tuple[str, str, str]:
     return words[0], "", words[1] if len(words) > 1 else ""
 
 
-def _is_in(namespace: str, obj: Obj) -> bool:
-    return namespace in ("", obj["metadata"]["namespace"])
+def _is_selected(request: web.Request, namespace: str, obj: Obj) -> bool:
+    """Whether a list or watch includes the object, by its namespace and its selectors."""
+    for term in filter(None, request.query.get("fieldSelector", "").split(",")):
+        path, _, desired = term.partition("=")
+        value: Any = obj
+        for part in path.split("."):
+            value = value.get(part, {}) if isinstance(value, dict) else {}
+        if value != desired:
+            return False
+    is_in = namespace in ("", obj["metadata"]["namespace"])
+    return is_in and matches_labels(obj, request.query.get("labelSelector", ""))
 
 
 def matches_labels(obj: Obj, selector: str) -> bool:

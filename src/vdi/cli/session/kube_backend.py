@@ -125,6 +125,8 @@ class KubeBackend:
             patch = decide(session, await self._template_for(session, request), request, now_utc())
             if isinstance(patch, Refusal):
                 raise CliError(patch.message, USAGE if patch.code == "Invalid" else FINDINGS)
+            if not patch:
+                return await self.get(meta.name)
             try:
                 return await self.client.patch(
                     SESSIONS, meta.name, patch, namespace=meta.namespace, into=dict[str, Any]
