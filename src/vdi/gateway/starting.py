@@ -140,7 +140,6 @@ class Start:
 
     body: dict[str, Any]  # as it is sent
     session: VDISession  # the same as a struct
-    template: VDITemplate
 
 
 class Starter:
@@ -185,7 +184,7 @@ class Starter:
                 FieldProblem(error.field.removeprefix("spec."), error.allowed, error.value) for error in problem.errors
             )
             raise ActionDenied(code, problem.message, *fields)
-        return Start(body, session, template)
+        return Start(body, session)
 
     async def carry_out(self, user: User, start: Start) -> VDISession:
         """Create the session. Raises ActionDenied, or KubeError where the cluster refuses it."""
