@@ -81,11 +81,15 @@ def desktop_port(tmp_path: Path) -> Iterator[int]:
         def log_message(self, *_: object) -> None:
             """Print nothing."""
 
-    pair = authority(tmp_path, "ca", "Nobody's authority").issue("server", "nobody", names=["127.0.0.1"], server=True)
+    with serve_handler(AsksForPassword, tls=untrusted_tls(tmp_path)) as server:
+        yield server.server_port
+
+
+def untrusted_tls(folder: Path) -> ssl.SSLContext:
+    pair = authority(folder, "ca", "Nobody's authority").issue("server", "nobody", names=["127.0.0.1"], server=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*pair)
-    with serve_handler(AsksForPassword, tls=context) as server:
-        yield server.server_port
+    return context
 
 
 @pytest.fixture

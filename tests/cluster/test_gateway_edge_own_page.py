@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from cluster.edge_traefik import TraefikStage, open_edge
-from cluster.test_cli_session import self_signed
+from cluster.test_cli_session import untrusted_tls
 from support.waiting import eventually
 from support.web_server import serve_app
 from unit.gateway.edge_stage import GUEST, OWNER, a_session, changed, publish, shared_with
@@ -68,7 +68,7 @@ def traefik(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def image(tmp_path: Path) -> AsyncIterator[KasmVNC]:
-    async with run_kasmvnc(self_signed(tmp_path)) as image:
+    async with run_kasmvnc(untrusted_tls(tmp_path)) as image:
         yield image
 
 
