@@ -26,8 +26,8 @@ from vdi.session.users import AddressError, check_address, normal_user, same_use
 
 MAX_GUESTS = 64  # as in the CRD: maxItems of spec.access
 _SHOWN_CHARACTERS = 100  # of a refused value: it may be untrusted text of any length
+# The command line does not know the operator's settings. The operator applies its own maximum in any case.
 _UNKNOWN_SETTINGS = ClusterSettings()
-
 # A JSON merge patch of a VDISession; empty: there is nothing to change.
 Patch = dict[str, Any]
 
@@ -100,8 +100,7 @@ def decide(
 ) -> Patch | Refusal:
     """The patch that carries out the request, or why it is refused.
 
-    `session` as just read from the API server; `template` None: it does not exist. Without the operator's `settings`
-    only the template's own limits are known, and the operator applies its own later.
+    `session` as just read from the API server; `template` None: it does not exist.
     """
     meta = session.metadata
     if meta.deletion_timestamp:
@@ -125,15 +124,13 @@ def decide(
     if isinstance(change, Refusal) or not change:
         return change
     # With its UID in the patch, the API server refuses to change a later session of the same name, about which
-    # nobody has decided anything.
+    # nothing has been decided.
     return {**change, "metadata": {"uid": meta.uid, **change.get("metadata", {})}}
 
 
-def lengthen(
-    session: VDISession, template: VDITemplate | None, by: timedelta, settings: ClusterSettings = _UNKNOWN_SETTINGS
-) -> str:
+def lengthen(session: VDISession, template: VDITemplate | None, by: timedelta) -> str:
     """The timeout of a run that lasts longer by this much than it would now, for `Extend`."""
-    return format_duration((run_length(session, template, settings) or timedelta()) + by)
+    return format_duration((run_length(session, template, _UNKNOWN_SETTINGS) or timedelta()) + by)
 
 
 def check_schedule(schedule: SessionSchedule) -> Refusal | None:
