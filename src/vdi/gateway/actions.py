@@ -50,7 +50,7 @@ from vdi.session.volumes import GROUPS, groups_annotation
 
 log = logging.getLogger(__name__)
 
-# A name that may stand in a path of the API server: `..` would lead to another resource.
+# Checked before a name is put into a path of the API server: `..` would lead to another resource.
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _MAX_ATTEMPTS = 20
 _PAUSE_SECONDS = 0.01  # grows by as much with each attempt
@@ -206,7 +206,8 @@ class Actions:
         is_own = same_user(user.email, session.spec.user)
         if user.admin and not is_own:
             return nullcontext()
-        # Also the groups that set limits are known only from the owner's own login.
+        # A collaborator's resume counts for the owner. The owner's groups, which may have limits of their own, are
+        # known only from the owner's login; without them the owner's own entry and the default count.
         owner = user if is_own else User(normal_user(session.spec.user))
         if isinstance(request, Resume):
             return self._quota.for_one_more(owner, session)
@@ -219,6 +220,8 @@ class Actions:
 
         It is read from the API server: what the user did a moment ago through another replica counts already.
         """
+        # A session that does not exist and one of another user give the same answer, so that nobody learns which
+        # desktops there are.
         unknown = ActionDenied(
             "NotFound", f"You have no desktop {name!r}, and no desktop with this name is shared with you."
         )
@@ -270,7 +273,9 @@ class Actions:
 
     @asynccontextmanager
     async def _written(self, user: User, act: Act) -> AsyncIterator[None]:
-        """Audit the body. An administrator's action on another user's session is refused if that is impossible."""
+        """Audit the body; an administrator's action on another user's session only happens with its audit."""
+        # A database that is down costs a user's own action its audit row, which then goes to the log. What an
+        # administrator does to others must leave a trace.
         closed = user.admin and not same_user(user.email, act.owner)
         try:
             async with self._audit.act(act, closed=closed):

@@ -100,6 +100,7 @@ class GpuSlots:
             return Slots(unknown=f"The gateway may not read nodes: {error.message} (chart value gateway.doctor)")
         except (KubeError, OSError, TimeoutError) as error:
             return Slots(unknown=f"The nodes cannot be read now: {error}")
+        # Counted from the sessions, not from the pods' requests, which the gateway may not read.
         used: Counter[str] = Counter()
         for session in cluster.sessions.values():
             if session.status.node_name and session.status.pod_name:

@@ -65,12 +65,12 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_FIE
 
     @property
     def home_bytes(self) -> float | None:
-        """`home_storage` in bytes."""
+        """The limit of all homes together in bytes."""
         return None if self.home_storage is None else float(parse_quantity(self.home_storage))
 
     @property
     def home_gib(self) -> float | None:
-        """`home_storage` in GiB."""
+        """The same in GiB, as the pages show it."""
         return None if self.home_bytes is None else self.home_bytes / _GIB
 
 
@@ -143,6 +143,7 @@ def counts(session: VDISession) -> bool:
 def gpus_of(session: VDISession, template: VDITemplate | None) -> int:
     """GPUs that the session has or will have; without its template, those of its own spec."""
     offered = template.spec.resources.default_gpu if template else 1
+    # A template for CPU desktops ignores the CRD's default of one GPU, as the operator does.
     if offered == 0:
         return 0
     return session.spec.resources.gpu if session.spec.resources else offered
@@ -155,6 +156,7 @@ def refusal(
 
     `new` is name and GPUs of the session that would run; `others` of those of the user's that count.
     """
+    # A session that is resumed may be among the others already: it is counted once.
     held = sorted(other for other in others if other[0] != new[0])
     names = ", ".join(name for name, _ in held) or "none"
     if limit.sessions is not None and len(held) + 1 > limit.sessions:
@@ -168,6 +170,7 @@ def refusal(
             f"You can use at most {_count(limit.gpus, 'GPU')}. Your desktops ({names}) use {taken}, and this one "
             f"would use {new[1]}. Suspend or end one first, or request fewer."
         )
+    # Used-up hours refuse new runs only. A running desktop is never cut off: that would cost its user's work.
     restart = f"The count restarts on {used.until:%Y-%m-%d at %H:%M} UTC."
     if limit.hours is not None and used.hours >= limit.hours:
         return (

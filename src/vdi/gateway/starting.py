@@ -177,6 +177,7 @@ class Starter:
             raise ActionDenied(
                 "Invalid", f"hostname: {self._settings.portal_label!r} is used by the portal. Choose another."
             )
+        # The operator decides the same when it sees the session. Asked here, the user reads the refusal in the form.
         problem = resolve(session, template, self._settings.cluster)
         if isinstance(problem, Blocked):
             code = "OverLimit" if problem.reason == Reason.OVER_LIMIT else "Invalid"

@@ -219,6 +219,7 @@ def _share(session: VDISession, template: VDITemplate | None, request: Share, no
     if same_user(session.spec.user, guest):
         return Refusal("Invalid", f"user: {guest} owns this desktop and cannot be its guest.")
     expires = format_time(request.expires) if request.expires else None
+    # Stored in whole seconds: an end within this second would be over when it is stored.
     if request.expires and request.expires <= now + timedelta(seconds=1):
         allowed = "a time in the future, or none"
         return Refusal(
@@ -236,6 +237,7 @@ def _share(session: VDISession, template: VDITemplate | None, request: Share, no
 
 
 def _unshare(session: VDISession, user: str) -> Patch | Refusal:
+    # Any text is accepted: an entry from before a rule for addresses must be removable.
     left = tuple(access for access in session.spec.access if not same_user(access.user, user))
     if len(left) == len(session.spec.access):
         guests = ", ".join(access.user for access in left) or "no one"

@@ -192,6 +192,7 @@ class KubeBackend:
             raw = await self.client.get(PODS, pod, namespace=self.namespace, into=dict[str, Any])
         except NotFound as error:
             raise CliError(f"session {session.metadata.name} no longer has a pod {pod}") from error
+        # The operator starts a desktop behind a gateway with a master token in its environment, in Selkies' secure mode.
         containers = raw.get("spec", {}).get("containers", [])
         given = {variable.get("name") for container in containers for variable in container.get("env", [])}
         annotations = raw["metadata"].get("annotations", {})
@@ -249,10 +250,7 @@ def _no_log(session: VDISession, what: str, otherwise: str) -> str:
 async def watch_pod(
     backend: Backend, session: VDISession, on_change: Callable[[], None]
 ) -> AsyncIterator[Watch[Pod] | None]:
-    """Watch the session's pod, which is up to 3 s ahead of the session's status.
-
-    None through a gateway, which shows no pods, and without the right to read them.
-    """
+    """Watch the session's pod. None through a gateway, which shows no pods, and without the right to read them."""
     async with AsyncExitStack() as stack:
         found = None
         if isinstance(backend, KubeBackend):

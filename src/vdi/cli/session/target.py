@@ -42,6 +42,7 @@ def choose_target(
         return KubeTarget(connection, "KUBECONFIG names a cluster")
     if "KUBERNETES_SERVICE_HOST" in environ:
         return KubeTarget(connection, "this is a pod of a cluster")
+    # Only now: a damaged file of logins must not stop commands that name a cluster.
     logins = read_logins()
     if logins.current:
         return _gateway(logins, logins.current, connection, f"you are logged in there ({PROGRAM} login)")

@@ -125,6 +125,7 @@ async def watch_start(
     try:
         async with asyncio.timeout(seconds), AsyncExitStack() as stack:
             sessions = await stack.enter_async_context(backend.watch(meta.name))
+            # The pod is up to 3 s ahead of the session's status, so its changes wake this loop too.
             pods = await stack.enter_async_context(watch_pod(backend, session, sessions.wake))
             while True:
                 last = sessions.store.get(meta.namespace, meta.name)
@@ -144,6 +145,7 @@ async def watch_url(url: str, *, start: Start, view: ProgressView) -> bool:
     view.waiting(f"asking {url}")
     answer = await wait_until_ready(url, _ROUTE_SECONDS)
     view.passed(start.answered(f"{url} {answer.text}", time.monotonic()), well=answer.ready)
+    # A machine may reach the API server and not Traefik: the desktop runs all the same.
     return answer.ready or not answer.reached
 
 
