@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from support.waiting import eventually
-from support.web_server import listen
+from support.web_server import serve_app
 from unit.kube.kube_fake_api import FakeApi, parts_of, status
 
 Obj = dict[str, Any]
@@ -96,22 +95,11 @@ class FakeCluster:
     async def _serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._api.serve)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
-        await runner.setup()
-        listening = listen()
-        await web.SockSite(runner, listening).start()
-        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        ready.set()
-        await stop.wait()
-        await self._api.cut_streams()
-        server = runner.server
-        assert server is not None
-        await finish_accepting(listening)
-        connections = [connection.transport for connection in server.connections]
-        await runner.cleanup()
-        for transport in connections:
-            if transport is not None:
-                transport.abort()  # one that still has something to send would outlive the loop
+        async with serve_app(app) as port:
+            self.url = f"http://127.0.0.1:{port}"
+            ready.set()
+            await stop.wait()
+            await self._api.cut_streams()
 
     def _run(self, ready: threading.Event, stop: asyncio.Event) -> None:
         # The runner also cancels what aiohttp has lost sight of: a watch that began after `stop`, whose client left.
@@ -184,13 +172,3 @@ class _Api(FakeApi):
     def put(self, plural: str, name: str, *, namespace: str = "ns", **parts: Any) -> Obj:
         made = {"creationTimestamp": "2026-11-20T08:00:00Z"} if (plural, namespace, name) not in self.objects else {}
         return super().put(plural, name, namespace=namespace, **{**parts, "metadata": made | parts.get("metadata", {})})
-
-
-async def finish_accepting(listening: socket.socket) -> None:
-    """Accept no one any more, and wait for whom is being accepted.
-
-    asyncio's server, once closed, loses a connection between accept() and its transport: its socket stays open.
-    """
-    asyncio.get_running_loop().remove_reader(listening)
-    if accepting := {task for task in asyncio.all_tasks() if "_accept_connection" in repr(task.get_coro())}:
-        await asyncio.wait(accepting, timeout=5)

@@ -4,6 +4,7 @@ One server for all tests, with a gateway of its own behind it for each: a server
 """
 
 import asyncio
+import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -19,7 +20,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from support.csrf import csrf_of
 from support.waiting import eventually
 from support.web_server import listen
-from unit.cli.fake_cluster import finish_accepting
 from unit.gateway.api_stage import ALICE, ApiStage
 from unit.gateway.component_stage import PORTAL
 from vdi.devcluster.credentials import authority
@@ -155,3 +155,13 @@ class RemoteGateway:
             server = self._server
             assert server is not None
             await eventually(lambda: not server.server_state.tasks, "the last request is answered")
+
+
+async def finish_accepting(listening: socket.socket) -> None:
+    """Accept no one any more, and wait for whom is being accepted.
+
+    asyncio's server, once closed, loses a connection between accept() and its transport: its socket stays open.
+    """
+    asyncio.get_running_loop().remove_reader(listening)
+    if accepting := {task for task in asyncio.all_tasks() if "_accept_connection" in repr(task.get_coro())}:
+        await asyncio.wait(accepting, timeout=5)

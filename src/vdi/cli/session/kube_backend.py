@@ -192,7 +192,7 @@ class KubeBackend:
             raw = await self.client.get(PODS, pod, namespace=self.namespace, into=dict[str, Any])
         except NotFound as error:
             raise CliError(f"session {session.metadata.name} no longer has a pod {pod}") from error
-        # The operator starts a desktop behind a gateway with a master token in its environment, in Selkies' secure mode.
+        # Behind a gateway the operator starts Selkies in secure mode, with a master token in its environment.
         containers = raw.get("spec", {}).get("containers", [])
         given = {variable.get("name") for container in containers for variable in container.get("env", [])}
         annotations = raw["metadata"].get("annotations", {})
