@@ -200,7 +200,7 @@ def expires(typed: Typed) -> datetime:
 
 
 @pytest.mark.long
-def test_a_desktop_is_extended_suspended_resumed_and_restarted(typed: Typed, operator: None) -> None:
+def test_a_desktop_is_extended_suspended_and_restarted(typed: Typed, operator: None) -> None:
     with beside(lambda: start_pod(typed, "desk")):
         made = typed.vdi("session", "create", "desk", "-t", "cli-test", "--user", "alice@example.com", "--wait")
     assert made.returncode == 0, made.stderr
@@ -234,7 +234,7 @@ def test_a_desktop_is_extended_suspended_resumed_and_restarted(typed: Typed, ope
 
 
 @pytest.mark.long
-def test_a_pool_is_scaled_and_shown_and_gives_its_desktop_away(typed: Typed, operator: None) -> None:
+def test_a_pool_is_scaled_and_gives_its_desktop_away(typed: Typed, operator: None) -> None:
     pool = {
         "apiVersion": "vdi.kasm.io/v1alpha1",
         "kind": "VDIPool",
@@ -270,9 +270,7 @@ def test_a_pool_is_scaled_and_shown_and_gives_its_desktop_away(typed: Typed, ope
         ("--user a@b.cd --gpu 0", "spec.resources.gpu: Invalid value: 0", "greater than or equal to 1"),
     ],
 )
-def test_what_is_refused_names_field_value_and_what_is_allowed(
-    typed: Typed, words: str, field: str, allowed: str
-) -> None:
+def test_refusals_of_the_crd_name_field_and_value(typed: Typed, words: str, field: str, allowed: str) -> None:
     made = typed.vdi("session", "create", "s", "-t", "cli-test", *words.split())
     assert made.returncode == 2
     (said,) = [line for line in made.stderr.splitlines() if line.startswith("  spec.")]
@@ -280,7 +278,7 @@ def test_what_is_refused_names_field_value_and_what_is_allowed(
     assert allowed in said
 
 
-def test_who_may_not_look_is_reported_what_is_missing(typed: Typed, tmp_path: Path) -> None:
+def test_missing_rights_are_named(typed: Typed, tmp_path: Path) -> None:
     typed.kube("create", "serviceaccount", "eve")
     token = typed.kube("create", "token", "eve").strip()
     config = json.loads(typed.kube("config", "view", "--raw", "--minify", "-o", "json"))

@@ -85,9 +85,7 @@ async def gateway(stage: Stage, tmp_path: Path) -> AsyncIterator[GatewayStage]:
 
 
 @pytest.mark.long
-async def test_somebody_without_access_to_the_cluster_has_a_desktop(
-    stage: Stage, gateway: GatewayStage, tmp_path: Path
-) -> None:
+async def test_a_desktop_without_an_account_on_the_cluster(stage: Stage, gateway: GatewayStage, tmp_path: Path) -> None:
     template = await stage.template()
     typed = Typed(gateway, tmp_path)
     async with stage.operator():
@@ -102,19 +100,11 @@ async def test_somebody_without_access_to_the_cluster_has_a_desktop(
         assert process.returncode == 0, err
         assert "✓ desktop answers" in err
         assert "✓ session Running" in err
-        assert "mine" in await typed.vdi("session", "ls")
-        assert "Phase:     Running" in await typed.vdi("session", "show", "mine")
         assert f"URL:      https://{stage.host('mine')}" in await typed.vdi("session", "open", "mine", "--print")
         assert "session mine ends at" in await typed.vdi("session", "extend", "mine", "--by", "1h")
-        assert "as collaborator" in await typed.vdi(
-            "session", "share", "mine", "bob@example.com", "--role", "collaborator", "--expires-in", "1h"
-        )
+        await typed.vdi("session", "share", "mine", "bob@example.com", "--role", "collaborator")
         assert (await stage.get(SESSIONS, "mine") or {})["spec"]["access"][0]["user"] == "bob@example.com"
-        assert "is no longer shared with" in await typed.vdi("session", "unshare", "mine", "bob@example.com")
         assert "is suspended after" in await typed.vdi("session", "suspend", "mine", "--wait")
-        assert "is starting again" in await typed.vdi("session", "resume", "mine")
-        await stage.run("mine")
-        assert "is being restarted" in await typed.vdi("session", "restart", "mine")
         assert "is deleted after" in await typed.vdi("session", "rm", "mine", "--wait")
         token = typed.token()
         await typed.vdi("logout")
@@ -122,9 +112,7 @@ async def test_somebody_without_access_to_the_cluster_has_a_desktop(
             assert (await client.get(_api(gateway, "/me"))).status_code == 401
 
 
-async def test_what_the_rules_of_the_kind_refuse_comes_back_by_field(
-    stage: Stage, gateway: GatewayStage, tmp_path: Path
-) -> None:
+async def test_refusals_of_the_crd_name_the_field(stage: Stage, gateway: GatewayStage, tmp_path: Path) -> None:
     template = await stage.template()
     typed = Typed(gateway, tmp_path)
     await typed.log_in("alice@example.com")
