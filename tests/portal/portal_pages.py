@@ -18,7 +18,6 @@ from portal.portal_server import Server
 from unit.gateway.portal_stage import ADMIN, ALICE, a_session
 from vdi.api.session import Role, VDISession
 from vdi.gateway.brand import Brand
-from vdi.gateway.edge.assets import asset_address
 from vdi.gateway.edge.wait import describe
 from vdi.gateway.login.pages import LIFETIMES
 from vdi.gateway.store.logins import ApiToken, Login
@@ -74,10 +73,9 @@ def other_pages(server: Server) -> dict[str, str]:
 
     def wait_page(session: VDISession) -> str:
         stage = describe(session, Role.OWNER)
-        files = {"script": asset_address("wait.js"), "style": asset_address("wait.css")}
-        shown = {"stage": stage, "portal": server.url, "resume": "/.vdi/resume?next=/", "now": now}
+        shown = {"stage": stage, "resume": "/.vdi/resume?next=/", "now": now}
         page = {"next": "/", "opens": "/", "health": "/", "why": "", "name": session.metadata.name}
-        return fill("wait.html", **files, **shown, **page, owner="")
+        return fill("wait.html", **shown, **page, owner="")
 
     of_alice: dict[str, Any] = {
         "id": ALICE.login_id,
@@ -124,7 +122,7 @@ def other_pages(server: Server) -> dict[str, str]:
         "/of/wait-starting": waiting({"phase": "Creating", "message": "The image is being fetched."}),
         "/of/wait-failed": waiting({"phase": "Failed", "message": "The image is missing."}),
         "/of/wait-suspended": waiting({"phase": "Suspended"}, suspended=True),
-        "/of/door": fill("door.html", title="No access", message="m", again="/", portal=server.url),
+        "/of/door": fill("door.html", title="No access", message="m", again="/"),
         "/of/transport": fill(
             "transport.html",
             name="alice-maps",
@@ -133,9 +131,6 @@ def other_pages(server: Server) -> dict[str, str]:
             waits="/.vdi/wait?next=/",
             why="No server.",
             may_switch=True,
-            script=asset_address("transport.js"),
-            style=asset_address("wait.css"),
-            portal=server.url,
         ),
     }
 
@@ -143,8 +138,8 @@ def other_pages(server: Server) -> dict[str, str]:
 def serve_others(page: Page, server: Server) -> list[str]:
     """Let this browser find the other pages, and their files; gives their paths. Scripts of the edge are left empty."""
     pages = other_pages(server)
-    page.route("**/.vdi/*.css*", lambda route: route.fulfill(path=EDGE_FILES / "wait.css", content_type="text/css"))
-    page.route("**/.vdi/*.js*", lambda route: route.fulfill(body="", content_type="text/javascript"))
+    for script in ("wait.js", "transport.js"):
+        page.route(f"**/static/{script}*", lambda route: route.fulfill(body="", content_type="text/javascript"))
     page.route(
         f"{server.url}/of/*",
         lambda route: route.fulfill(body=pages[urlsplit(route.request.url).path], content_type="text/html"),

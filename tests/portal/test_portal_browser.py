@@ -224,7 +224,7 @@ def test_the_waiting_page_keeps_the_names_in_its_title(browser: Browser, server:
     event = f"event: stage\ndata: {json.dumps(update)}\n\n"
     with visitor(browser, server) as guest:
         serve_others(guest.page, server)
-        guest.page.route("**/.vdi/wait.js*", lambda route: route.fulfill(path=EDGE_FILES / "wait.js"))
+        guest.page.route("**/static/wait.js*", lambda route: route.fulfill(path=EDGE_FILES / "wait.js"))
         guest.page.route("**/of/wait-queued", lambda route: route.fulfill(body=page_text, content_type="text/html"))
         guest.page.route("**/.vdi/events?*", lambda route: route.fulfill(body=event, content_type="text/event-stream"))
         guest.go("/of/wait-queued")
@@ -264,7 +264,7 @@ def test_the_waiting_page_outlasts_an_update_of_the_gateway(browser: Browser, se
     with visitor(browser, server) as guest:
         fast(guest)
         serve_others(guest.page, server)
-        guest.page.route("**/.vdi/wait.js*", lambda route: route.fulfill(path=EDGE_FILES / "wait.js"))
+        guest.page.route("**/static/wait.js*", lambda route: route.fulfill(path=EDGE_FILES / "wait.js"))
         guest.page.route(is_waiting_page, wait)
         guest.page.route("**/.vdi/events?*", events)
         guest.go("/of/wait-queued")
@@ -290,7 +290,7 @@ def test_the_page_of_the_transport_leaves_when_the_gateway_answers_for_the_deskt
 
     with visitor(browser, server) as guest:
         serve_others(guest.page, server)
-        guest.page.route("**/.vdi/transport.js*", lambda route: route.fulfill(path=EDGE_FILES / "transport.js"))
+        guest.page.route("**/static/transport.js*", lambda route: route.fulfill(path=EDGE_FILES / "transport.js"))
         guest.page.route("**/api/status", lambda route: route.fulfill(status=status, headers={"X-VDI-Gateway": "1"}))
         guest.page.route("**/api/turn", lambda route: route.fulfill(json={"iceServers": []}))
         guest.page.route(is_waiting_page, wait)

@@ -24,7 +24,6 @@ def client_address(request: HTTPConnection, trusted: tuple[Network, ...], cluste
     Pods of desktops share their network with Traefik, and run what their users please: where no NetworkPolicy is
     enforced, one can connect to us directly. It is never a proxy.
     """
-
     peer = request.client.host if request.client else ""
     if not _is_among(peer, trusted) or cluster.is_desktop(peer):
         return peer

@@ -162,7 +162,7 @@ def build_gateway(
     history = History(context)
     actions = Actions(context, limits=limits, history=history, audit=audit)
     edge = Edge(context, logins=logins, guard=guard, actions=actions, address=address)
-    sign_out = SignOut(logins, edge.end_grants)
+    sign_out = SignOut(logins, edge.revoker.end)
     login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=audit, passwords=passwords)
     homes_ahead = HomesAhead(context, QuotaGuard(context, limits, history))
     doctor, gpu_slots = DoctorRunner(context), GpuSlots(context)
@@ -178,7 +178,7 @@ def build_gateway(
             actions=actions,
             history=history,
             audit=audit,
-            prober=Prober(context=context, issue_ticket=edge.issue_ticket, agent=agent),
+            prober=Prober(context=context, issue_ticket=edge.handoff.issue_ticket, agent=agent),
             startup_scripts=startup_scripts,
             doctor=doctor,
             gpu_slots=gpu_slots,

@@ -53,7 +53,6 @@ class DesktopKey:
 
     def reread(self) -> "asyncio.Task[None]":
         """Read the key, unless that is under way: a desktop has refused a token."""
-
         if self._reading is None or self._reading.done():
             self._reading = asyncio.get_running_loop().create_task(self._read(), name="desktop key")
         return self._reading

@@ -58,7 +58,7 @@ async def test_what_was_ended_stays_ended_for_as_long_as_a_token_lasts_anywhere(
     renewed = await there.verify(HOST, Cookie=visitor.stolen(HOST, GRANT_COOKIE))
     token = renewed.headers["set-cookie"].partition(";")[0]
     ending = here if who_ends_it == "here" else there
-    await ending.edge.end_grants(login_id=visitor.login_id)
+    await ending.edge.revoker.end(login_id=visitor.login_id)
     for _ in range(70):
         pass_time(here, there, seconds=15)
         for stage in (here, there):

@@ -18,7 +18,7 @@ from support.waiting import eventually
 from unit.gateway.attack_stage import DESKTOP, READS, AttackStage, form_token, furnish, open_attack_stage
 from unit.gateway.component_stage import NAVIGATION, PORTAL, Browser
 from unit.kube.kube_fake_api import FakeApi, fake_api
-from vdi.gateway.edge.assets import inline_script
+from vdi.gateway.edge.wait import OPEN_SCRIPT
 from vdi.gateway.login.logins import OIDC, Device, Identity
 from vdi.gateway.web.middleware import digest_of
 from vdi.printable import is_printable
@@ -50,7 +50,7 @@ NO_PAGES = {
     "/desktops/{name}/thumbnail",
     "/.well-known/jwks.json", "/static/{name:path}", "/history/{what}.{form}", "/history/usage.{form}",
     "/api/{rest:path}", "/desktops/{name}/open",
-    "/.vdi/wait.js", "/.vdi/wait.css", "/.vdi/static/{name:path}",
+    "/.vdi/static/{name:path}",
 }  # fmt: skip
 # Answered with a page only to who is not logged in, or comes with what is wrong.
 ELSEWHERE = {"/login", "/login/oidc", "/login/oidc/back", "/enter", "/.vdi/start", "/cli/authorize"}
@@ -108,7 +108,7 @@ def look(answer: httpx.Response, what: str) -> bool:
     looker.close()
     assert looker.wrong == [], what
     assert is_printable(answer.text, "\n\r\t"), what
-    assert all(script == inline_script("open.js") and digest_of(script) in policy for script in looker.scripts), what
+    assert all(script == OPEN_SCRIPT and digest_of(script) in policy for script in looker.scripts), what
     assert MARK * 3 not in answer.text, f"{what}: a template ran inside a field"
     return MARK in looker.text
 

@@ -30,8 +30,8 @@ from unit.gateway.edge_stage import (
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import Role
 from vdi.api.template import TemplateSpec, VDITemplate
+from vdi.gateway.desktop_agent import desktop_url
 from vdi.gateway.edge import token_tables
-from vdi.gateway.edge.component import _service
 from vdi.gateway.edge.selkies import gamepads, mark_of, marked, page_of, token_table
 from vdi.gateway.store.grants import Grant, GrantStore
 from vdi.session.credentials import KEY_SECRET, derive_pool_tokens, grant_token, subprotocols
@@ -381,7 +381,7 @@ def test_a_parameter_of_the_desktops_own_is_no_mark() -> None:
         ("evil.example.com", "http://alice-desktop.vdi-sessions.svc:8080"),
     ],
 )
-async def test_the_address_is_the_pods_own(stage: EdgeStage, pod_ip: str, url: str) -> None:
+def test_the_address_is_the_pods_own(pod_ip: str, url: str) -> None:
     session = a_session()
     session = msgspec.structs.replace(session, status=msgspec.structs.replace(session.status, pod_ip=pod_ip))
-    assert _service(stage.world, session) == url
+    assert desktop_url(session, 8080) == url

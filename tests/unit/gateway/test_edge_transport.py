@@ -17,7 +17,7 @@ from vdi.api.meta import ObjectMeta
 from vdi.api.session import Phase
 from vdi.api.streaming import TemplateStreaming
 from vdi.api.template import TemplateSpec, VDITemplate
-from vdi.gateway.edge.webrtc import WINDOW_SECONDS
+from vdi.gateway.edge.selkies import WINDOW_SECONDS
 from vdi.gateway.store.grants import GrantStore
 from vdi.session.credentials import grant_token
 
@@ -125,7 +125,7 @@ async def test_its_script_goes_to_the_waiting_page_when_the_gateway_answers_for_
     (waits,) = re.findall(r'data-waits="([^"]+)"', answer.text)
     assert waits == "/.vdi/wait?next=/%3Fa%3Db"
     if has_ended:
-        await stage.edge.end_grants(user=OWNER)
+        await stage.edge.revoker.end(user=OWNER)
     else:
         publish(stage.world, changed(a_session(), spec={"suspended": True}, status={"phase": Phase.SUSPENDED}))
     program = {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}

@@ -32,7 +32,7 @@ from vdi.api.meta import ObjectMeta
 from vdi.api.session import Phase, QueueStatus
 from vdi.api.template import TemplateSpec, VDITemplate
 from vdi.cluster.units import format_time
-from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
+from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE, Hosts
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.grants import GrantStore
 from vdi.session.credentials import grant_token, subprotocols
@@ -508,7 +508,7 @@ async def test_other_hosts_are_nobodys(stage: EdgeStage, alice: Browser) -> None
     for host in OTHER_HOSTS:
         if host != host.strip() or "\x00" in host:
             # Such a header does not get through an HTTP client or server: ask without one between.
-            assert stage.edge.verify._hosts.label(host) is None, host
+            assert Hosts(SETTINGS).label(host) is None, host
             continue
         answer = await stage.verify(host, Cookie=cookies(alice), **NAVIGATION)
         assert (answer.status_code, "location" in answer.headers) == (400, False), host

@@ -212,7 +212,7 @@ async def test_a_page_that_loads_itself_again_right_after_a_click_does_not_resum
     suspend(stage)
     reloaded = {**CLICKED, "Sec-Fetch-Site": "same-origin"}
     assert "This desktop is suspended" in (await browser.open(address(), headers=reloaded)).text
-    await stage.edge.end_grants(user=OWNER)
+    await stage.edge.revoker.end(user=OWNER)
     first = await browser.get(address(), headers=reloaded)
     second = await browser.get(HERE + first.headers["location"], headers=reloaded)
     page = await browser.open(second.headers["location"], headers={**CLICKED, "Sec-Fetch-Site": "same-site"})
@@ -296,7 +296,7 @@ async def test_who_gets_another_role_or_whose_grant_ends_is_sent_to_look_again(s
     events = await browser_events(stage, browser, lambda: now(stage, spec=shared_with(GUEST, "collaborator")), most=9)
     assert [event["stage"] for event in events] == ["queued", "again"]
     await browser.open(address())
-    await stage.edge.end_grants(user=GUEST)
+    await stage.edge.revoker.end(user=GUEST)
     with pytest.raises(AssertionError):
         await browser_events(stage, browser)
 

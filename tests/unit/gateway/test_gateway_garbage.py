@@ -19,6 +19,7 @@ from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.gateway.app import Gateway, build_internal, build_public, open_gateway
+from vdi.gateway.edge.revocation import Revoker
 from vdi.gateway.login.local_users import Passwords
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.settings import Settings
@@ -188,11 +189,11 @@ async def test_a_login_that_ends_without_a_request_ends_its_ways_into_desktops(
     """Its time is over, its user was removed: what it has open must not wait until the browser asks again."""
     ended: list[str] = []
 
-    async def end(*, login_id: str, **_: object) -> int:
+    async def end(_revoker: Revoker, *, login_id: str) -> int:
         ended.append(login_id)
         return 1
 
+    monkeypatch.setattr(Revoker, "end", end)
     async with playing(api, tmp_path) as played:
-        monkeypatch.setattr(played.gateway.edge.revoker, "end", end)
         await played.gateway.login.services.sign_out.end_grants_of(["that-login"])
     assert ended == ["that-login"]

@@ -1,26 +1,27 @@
-"""Whether a request to a desktop's host comes from somebody who may enter: the one place where that is decided.
+"""Admission to desktops: the one place that decides whether a request to a desktop's host may enter.
 
-The good token is the common case, and asks memory alone: claims (remembered), the session of this host (watched), what
-was revoked (published), and the role in the session as it is now. A token that is half over, or none, leads to the
-database: a grant that still holds, of a login that still holds, gives the next token. So does a token whose grant
-this replica does not know to hold: a token of a replica whose clock is ahead lasts longer here than its revocation is
-remembered.
+All routes of the edge call `Authorizer`. A valid token is the common case and needs memory alone: its claims (cached),
+the session of this host (watched), what was revoked (published), and the user's role in the session as it is now. A
+token past half its life, and a request without one, need the database: a grant that holds, of a login that holds, gives
+the next token.
 """
 
 import asyncio
-import hashlib
 import logging
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+
 from vdi.api.session import Role, VDISession
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
+from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE, Hosts, desktop_cookie
 from vdi.gateway.edge.revocation import ActiveGrants, Revocations, Revoker
 from vdi.gateway.edge.tokens import Claims, KeyRing, TokenError, Tokens, UnknownKeyError
-from vdi.gateway.login.logins import Logins
+from vdi.gateway.login.logins import Logins, hash_of
 from vdi.gateway.rights import role_in
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.grants import Grant, GrantStore
@@ -29,31 +30,30 @@ from vdi.gateway.web.credentials import cookies_in
 log = logging.getLogger(__name__)
 
 LONGEST_HANDLE = 100
-# Open grants of one user in one session, one for each browser. A desktop refuses a token table of more than 1 MiB;
+# Open grants of one user in one session, one for each browser. A desktop refuses a token table of more than 1 MiB:
 # without a limit, one guest could make it so large that no one is cut off and no one gets in.
 MOST_GRANTS = 20
-
-# Between two searches for an unknown key that a token names.
+# Between two reads of the keys because a token names an unknown one: forged tokens must not load the API server.
 KEYS_PAUSE = timedelta(seconds=5)
+# A request with a token that holds waits for so long for the next token, and after a failure not at all for a while.
 DATABASE_SECONDS = 1.0
-# Who has no token that holds waits longer; Traefik waits 30 s for an answer, and its own has no reason in it.
-ENTRY_SECONDS = 5.0
-# A token that still holds is not made to wait for a database that has just not answered.
 DATABASE_PAUSE = timedelta(seconds=5)
+# A request without such a token waits longer. Traefik waits 30 s, and its own error page names no reason.
+ENTRY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Somebody who may enter."""
+    """A user who may enter a session's desktop."""
 
     session: VDISession
     claims: Claims
-    # A new one, for the browser to take; empty: it has a good one.
+    # A new token, to be sent to the browser; empty: the browser has a good one.
     token: str = ""
 
 
 class Authorizer:
-    """Decides. Touched only from the event loop's thread."""
+    """Admits requests, and makes grants and tokens. Used only from the event loop's thread."""
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class Authorizer:
         revoker: Revoker,
     ) -> None:
         settings = context.settings
+        self.hosts = Hosts(settings)
         self._context = context
         self._tokens = Tokens(ring, settings.portal_url, settings.token_seconds, context.clock)
         self._ring = ring
@@ -79,8 +80,14 @@ class Authorizer:
         self._keys_asked: datetime | None = None
         self._database_failed: datetime | None = None
 
+    async def admit_request(self, request: HTTPConnection) -> Admitted | None:
+        """`admit` for a request to a desktop's host on the public listener."""
+        label = self.hosts.label_of(request)
+        session = self._context.cluster.by_host(label) if label else None
+        return await self.admit(session, request.headers.get("cookie", "")) if session else None
+
     async def admit(self, session: VDISession, cookie_header: str) -> Admitted | None:
-        """Who comes with these cookies, if they may enter this session's desktop.
+        """The user with these cookies, if they may enter this session's desktop.
 
         Raises DatabaseUnavailableError where only the database can tell.
         """
@@ -98,16 +105,22 @@ class Authorizer:
             async with asyncio.timeout(DATABASE_SECONDS):
                 return await self._renew(session, handle)
         except (DatabaseUnavailableError, TimeoutError) as error:
+            # The token still holds: it must not wait for a database that has just not responded.
             self._database_failed = now
             log.warning("tokens are not renewed, and hold until they are over: %s", error or "no answer in time")
             return Admitted(session, claims)
 
+    def still_holds(self, session: VDISession, claims: Claims) -> bool:
+        """Whether the access of a user who was admitted earlier has not been revoked or changed."""
+        unrevoked = not self._revocations.covers(claims.gid, claims.lid)
+        return unrevoked and role_in(session, claims.sub, self._clock()) is claims.role
+
     async def grant(
         self, session: VDISession, *, user: str, groups: Iterable[str], role: Role, login_id: str
     ) -> tuple[Grant, str] | None:
-        """A new grant with its handle, for the cookie; None: the login has ended.
+        """A new grant, and its handle for the cookie; None: the login has ended.
 
-        Ends the user's oldest grants in this session if there would be too many. Raises DatabaseUnavailableError.
+        Ends the user's oldest grants in this session beyond MOST_GRANTS. Raises DatabaseUnavailableError.
         """
         mine = await self._store.open(session_uid=session.metadata.uid, user=user)
         await self._revoker.end_these(mine[: max(0, len(mine) + 1 - MOST_GRANTS)], "displaced")
@@ -122,34 +135,40 @@ class Authorizer:
             created=now,
             expires=now + self._context.settings.login_max,
         )
-        await self._store.add(grant, handle_hash(handle))
+        await self._store.add(grant, hash_of(handle))
         if not await self._logins.is_live(login_id):
-            # Whoever ended it meanwhile may have looked for its grants before this one was there.
+            # Signing out lists the grants of a login, then ends them. It may have listed them just before this one was
+            # written, so whoever adds a grant looks at the login once more.
             await self._revoker.end_these([grant], "login-over")
             return None
         self._active.put(grant)
         self._context.metrics.grants.labels(str(role), "made").inc()
         return grant, handle
 
-    def mint(self, grant: Grant) -> str:
-        """A token of this grant, for the cookie."""
-        return self._tokens.mint(grant)
+    def send_token(self, response: Response, grant: Grant) -> None:
+        """Give the browser a token of this grant."""
+        self.renew_cookie(response, self._tokens.mint(grant))
+
+    def renew_cookie(self, response: Response, token: str) -> None:
+        """Give the browser this token, unless it is empty: the browser has a good one."""
+        if token:
+            response.raw_headers.append(desktop_cookie(token, self._context.settings.token_seconds))
 
     async def grant_of(self, session: VDISession, cookie_header: str) -> Grant | None:
-        """The grant that the browser has the handle of, if it holds here and now. Raises DatabaseUnavailableError."""
+        """The grant whose handle the browser has, if the grant holds. Raises DatabaseUnavailableError."""
         return await self._grant_by(session, cookies_in(cookie_header).get(GRANT_COOKIE, ""))
 
     async def _grant_by(self, session: VDISession, handle: str) -> Grant | None:
         if not handle or len(handle) > LONGEST_HANDLE:
             return None
-        grant = await self._store.by_handle(handle_hash(handle))
+        grant = await self._store.by_handle(hash_of(handle))
         now = self._clock()
         holds = (
             grant is not None
             and grant.ended is None
             and now < grant.expires
             and grant.session_uid == session.metadata.uid
-            and not self._revocations.hits(grant)
+            and not self._revocations.covers(grant.id, grant.login_id)
             and role_in(session, grant.user, now) is grant.role
         )
         return grant if holds else None
@@ -162,11 +181,13 @@ class Authorizer:
         except TokenError as error:
             log.info("a token for session %s was refused: %s", session.metadata.name, error)
             return None
+        # A token whose grant is not known to be active does not count: a replica whose clock is ahead issues tokens
+        # that last longer here than their revocation is remembered. Then the grant's handle decides, in the database.
         good = (
             claims.aud == session.metadata.uid
             and self._tokens.holds(claims, now.timestamp())
-            and self._active.has(claims.gid)
-            and not self._revocations.hit(claims)
+            and claims.gid in self._active
+            and not self._revocations.covers(claims.gid, claims.lid)
             and role_in(session, claims.sub, now) is claims.role
         )
         return claims if good else None
@@ -192,11 +213,6 @@ class Authorizer:
         grant = await self._grant_by(session, handle)
         if grant is None or not await self._logins.touch(grant.login_id):
             return None
-        self._active.put(grant)  # another replica may have made it just now
+        self._active.put(grant)  # another replica may have made the grant just now
         token = self._tokens.mint(grant)
         return Admitted(session, self._tokens.read(token), token)
-
-
-def handle_hash(handle: str) -> str:
-    """What is stored of a grant's handle."""
-    return hashlib.sha256(handle.encode()).hexdigest()

@@ -1,10 +1,10 @@
-"""The edge as a component of the gateway: builds its objects, names its routes, runs its background work."""
+"""The edge as a component of the gateway: its objects, routes and background work. `app` builds one per process."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import datetime
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -12,22 +12,20 @@ from starlette.routing import BaseRoute, Route
 
 from vdi.api.session import Phase, VDISession
 from vdi.gateway.actions import Actions
-from vdi.gateway.addresses import desktop_url
-from vdi.gateway.cluster_cache import ClusterCache, Kind
+from vdi.gateway.cluster_cache import Kind
 from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.desktop_agent import DesktopKey
-from vdi.gateway.edge import webrtc
-from vdi.gateway.edge.assets import PATHS, serve_asset
 from vdi.gateway.edge.authorizer import Authorizer
 from vdi.gateway.edge.revocation import ActiveGrants, Revocations, Revoker
+from vdi.gateway.edge.selkies import TRANSPORT_PATH
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher, desktop_of
 from vdi.gateway.edge.tokens import KeyRing
 from vdi.gateway.edge.verify import BasicAuth, Verify
 from vdi.gateway.edge.wait import WaitingPage
+from vdi.gateway.edge.webrtc import TURN_PATH, TransportPage, TurnPage
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
-from vdi.gateway.rights import User
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.grants import GrantStore
 from vdi.gateway.web.assets import asset_routes
@@ -37,16 +35,18 @@ log = logging.getLogger(__name__)
 
 KEYS_SECONDS = 60.0
 POLL_SECONDS = 5.0
-# How late a connection ends whose share runs out; a new one is refused at once.
+# An open connection whose share runs out ends at most so much later; a new one is refused at once.
 SWEEP_SECONDS = 1.0
-
 FORGET_SECONDS = 3600.0
-# After background work has failed.
+# Pause after background work has failed.
 AGAIN_SECONDS = 2.0
+# Less than the time for which a key is published before it signs (tokens.KEY_LEAD).
+_JWKS_AGE_SECONDS = 300
+_EVERY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 class Edge(Component):
-    """The way to the desktops. `address`: where a session's Selkies is reached; for tests."""
+    """Access to desktops. `address`: base URL of a session's Selkies, for tests."""
 
     def __init__(
         self,
@@ -57,12 +57,10 @@ class Edge(Component):
         actions: Actions,
         address: Callable[[VDISession], str] | None = None,
     ) -> None:
-        cluster, settings = context.cluster, context.settings
-        self._cluster = cluster
-        self._clock = context.clock
+        settings = context.settings
+        self._context = context
         store = GrantStore(context.database)
         active = ActiveGrants()
-        self._brand = settings.brand
         revocations = Revocations(settings.token_seconds, context.clock)
         self.desktop_key = DesktopKey(context.client, settings.gateway_namespace)
         self.ring = KeyRing(context.client, settings, context.clock)
@@ -72,7 +70,7 @@ class Edge(Component):
             key=self.desktop_key,
             active=active,
             revocations=revocations,
-            address=address or (lambda session: _service(cluster, session)),
+            address=address,
         )
         self.revoker = Revoker(context, store=store, active=active, revocations=revocations, touch=self.tables.touch)
         authorizer = Authorizer(
@@ -92,81 +90,49 @@ class Edge(Component):
             tables=self.tables,
             ready=lambda: self.ready,
         )
-        self._handoff = TicketHandoff(
+        self.handoff = TicketHandoff(
             context, logins=logins, guard=guard, authorizer=authorizer, revoker=self.revoker, tables=self.tables
         )
         self._waiting = WaitingPage(
-            context,
-            actions=actions,
-            authorizer=authorizer,
-            handoff=self._handoff,
-            revocations=revocations,
-            tables=self.tables,
+            context, actions=actions, authorizer=authorizer, handoff=self.handoff, tables=self.tables
         )
-        self._turn = webrtc.TurnPage(context, authorizer)
-        self._transport = webrtc.TransportPage(context, authorizer=authorizer, key=self.desktop_key)
+        self._turn = TurnPage(context, authorizer)
+        self._transport = TransportPage(context, authorizer=authorizer, key=self.desktop_key)
         self._active = active
-        # Sessions that have changed since the last sweep, and those that were suspended, with the moment.
+        # Uids of sessions that have changed since the last sweep; those of suspended ones, with the time.
         self._changed: set[str] = set()
         self._suspended: dict[str, datetime] = {}
         self._news = asyncio.Event()
-        cluster.listen(self._see)
+        context.cluster.listen(self._see)
 
     @property
     def ready(self) -> bool:
-        """Whether there are keys to sign with, and it is known what was revoked."""
-        return self.ring.ready and self.revoker.primed and self._cluster.synced
+        """Whether there are keys to sign with, and revocations are known. Before that, no one is let in."""
+        return self.ring.ready and self.revoker.primed and self._context.cluster.synced
 
     def portal_routes(self) -> Sequence[BaseRoute]:
-        """See Component."""
-        return (Route("/enter", self._handoff.portal_enter), Route("/.well-known/jwks.json", self._jwks))
+        return (Route("/enter", self.handoff.portal_enter), Route("/.well-known/jwks.json", self._jwks))
 
     def desktop_routes(self) -> Sequence[BaseRoute]:
-        """See Component. The last one takes everything, so no component after it gets anything on a desktop's host."""
+        """Routes of every desktop's host; the last one matches all paths, so components after this one have none."""
         return (
-            Route("/.vdi/start", self._handoff.start),
-            Route("/.vdi/enter", self._handoff.enter),
-            Route("/.vdi/leave", self._handoff.leave, methods=["POST"]),
+            Route("/.vdi/start", self.handoff.start),
+            Route("/.vdi/enter", self.handoff.enter),
+            Route("/.vdi/leave", self.handoff.leave, methods=["POST"]),
             Route("/.vdi/wait", self._waiting.page),
             Route("/.vdi/open", self._waiting.opening),
             Route("/.vdi/events", self._waiting.events),
             Route("/.vdi/resume", self._waiting.resume, methods=["POST"]),
-            Route(webrtc.TRANSPORT_PATH, self._transport.page),
-            *(Route(path, serve_asset) for path in PATHS),
-            *asset_routes(self._brand, "/.vdi/static"),
-            Route(webrtc.TURN_PATH, self._turn.answer),
+            Route(TRANSPORT_PATH, self._transport.page),
+            *asset_routes(self._context.settings.brand, "/.vdi/static"),
+            Route(TURN_PATH, self._turn.answer),
             Route("/{path:path}", self._waiting.anywhere, methods=_EVERY_METHOD),
         )
 
     def internal_routes(self) -> Sequence[BaseRoute]:
-        """See Component."""
         return (Route("/edge/verify", self.verify),)
 
-    async def issue_ticket(self, user: User, session: VDISession, state: str) -> str:
-        """See `TicketHandoff.issue_ticket`."""
-        return await self._handoff.issue_ticket(user, session, state)
-
-    async def end_grants(
-        self,
-        *,
-        user: str | None = None,
-        session_uid: str | None = None,
-        login_id: str | None = None,
-        login_ids: Collection[str] = (),
-    ) -> int:
-        """End all grants of this user, this session and this login, as far as they are named; pictures stop.
-
-        `login_ids`: logins and API tokens that have ended; a grant that is just being made with one is refused too.
-        Returns how many there were. Raises DatabaseUnavailableError when it could not be written down; here and now
-        they are over all the same.
-        """
-        reason = "logout" if login_id else "ended"
-        return await self.revoker.end(
-            user=user, session_uid=session_uid, login_id=login_id, over=login_ids, reason=reason
-        )
-
     async def run(self) -> None:
-        """See Component."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._repeat("signing keys", KEYS_SECONDS, self._refresh_keys))
@@ -179,16 +145,14 @@ class Edge(Component):
             await self.tables.close()
 
     def problems(self) -> Iterator[str]:
-        """See Component. Keys in memory sign and verify also while their Secret cannot be read."""
+        # Keys in memory still sign and verify while their Secret cannot be read.
         if not self.ring.ready:
             yield f"signing keys: {self.ring.trouble}"
         if not self.revoker.primed:
             yield "revocations: not read from the database yet"
 
     async def external_problems(self) -> Sequence[str]:
-        """The Secret with the keys, and WebSockets that something between the browsers and Traefik cuts, one line for
-        each session.
-        """
+        """A Secret of keys that cannot be read, and sessions whose WebSockets a proxy before Traefik cuts."""
         unread = [f"signing keys: {self.ring.trouble}"] if self.ring.trouble and self.ring.ready else []
         return [*unread, *self.verify.disconnects.problems(time.monotonic())]
 
@@ -204,14 +168,14 @@ class Edge(Component):
             await asyncio.sleep(pause)
 
     async def _refresh_keys(self) -> None:
-        """Until it succeeds: while the Secret cannot be read, keys of other replicas are not known here."""
+        # Again soon after a failure: while the Secret cannot be read, new keys of other replicas are not known here.
         await self.ring.refresh()
         while self.ring.trouble:
             await asyncio.sleep(AGAIN_SECONDS)
             await self.ring.refresh()
 
     async def _follow(self) -> None:
-        """Once something has changed: end what has lost its ground by it."""
+        """Wait for changed sessions, then end the grants that the changes ended."""
         await self._news.wait()
         self._news.clear()
         changed, self._changed = self._changed, set()
@@ -221,7 +185,7 @@ class Edge(Component):
                 del self._suspended[uid]
             await self.revoker.sweep(changed)
         except DatabaseUnavailableError:
-            self._news.set()  # what was suspended stays to be done; the rest is found by the next sweep of all
+            self._news.set()  # suspensions stay in their list; the next sweep of all sessions finds the rest
             raise
 
     def _see(self, kind: Kind, old: VDISession | None, new: VDISession | None) -> None:
@@ -235,7 +199,7 @@ class Edge(Component):
             return
         uid = new.metadata.uid
         if old is not None and new.spec.suspended and not old.spec.suspended:
-            self._suspended[uid] = self._clock()
+            self._suspended[uid] = self._context.clock()
         if old is None or old.spec != new.spec:
             self._changed.add(uid)
             self._news.set()
@@ -243,20 +207,10 @@ class Edge(Component):
             self.tables.touch(uid)
 
     def _is_new_desktop(self, old: VDISession | None, new: VDISession) -> bool:
-        """Whether a desktop has just become ready that has no token table yet."""
+        """Whether a desktop has just become ready that needs a token table."""
         if new.status.phase != Phase.RUNNING or not self._active.find(session_uid=new.metadata.uid):
             return False
         return old is None or desktop_of(old) != desktop_of(new)
 
     async def _jwks(self, _request: Request) -> Response:
-        return JSONResponse(self.ring.jwks(), headers={"Cache-Control": f"public, max-age={int(_JWKS_AGE)}"})
-
-
-# Less than the time for which a key is published before it signs.
-_JWKS_AGE = timedelta(minutes=5).total_seconds()
-_EVERY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-
-
-def _service(cluster: ClusterCache, session: VDISession) -> str:
-    template = cluster.template(session.spec.template)
-    return desktop_url(session, template.spec.port if template else 8080)
+        return JSONResponse(self.ring.jwks(), headers={"Cache-Control": f"public, max-age={_JWKS_AGE_SECONDS}"})

@@ -1,7 +1,8 @@
 """Headers and cookies of a desktop's host, as the edge reads and writes them. Pure.
 
-Traefik's `forwardAuth` describes the browser's request in X-Forwarded-* and passes its headers on. Traefik overwrites
-X-Forwarded-* headers of the browser. A header that comes twice is refused here, because its writer is unknown.
+Traefik's `forwardAuth` describes the browser's request in X-Forwarded-* headers and passes the browser's own headers
+on. Traefik overwrites X-Forwarded-* headers of the browser. A header that comes twice is refused here, because its
+writer is unknown.
 """
 
 import re
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from starlette.responses import Response
+from starlette.requests import HTTPConnection
 
 from vdi.gateway.settings import Settings
 from vdi.gateway.web.credentials import COOKIE_PREFIX
@@ -17,20 +18,21 @@ from vdi.gateway.web.middleware import TRANSPORT_HEADERS
 
 # The short-lived token (JWT) that opens one desktop.
 DESKTOP_COOKIE = "__Host-vdi-desktop"
-
 # The secret of the grant: renews the token for as long as the grant lasts.
 GRANT_COOKIE = "__Host-vdi-grant"
-# What ties a ticket to the browser that asked for it.
+# Binds a ticket to the browser that requested it.
 STATE_COOKIE = "__Host-vdi-state"
-# Set while a page of the desktop, which has loaded itself again, is on its way through the portal.
+# Set while a desktop's page that reloaded itself is being redirected through the portal: not a person's click.
 RELOAD_COOKIE = "__Host-vdi-reload"
-# Which session this browser entered last at this host.
+# A hash of the session that this browser entered last at this host.
 LAST_COOKIE = "__Host-vdi-last"
-# On every answer that the gateway gives on a desktop's host: the waiting page tells by it who has answered.
+# On every response of the gateway at a desktop's host. Scripts of our pages there tell by it whether the gateway or the
+# desktop has responded. Error pages have no mark: a gateway without its database is no gateway that works.
 MARK = "X-VDI-Gateway"
+OURS = {MARK: "1"}
 
-# The Middleware `vdi-edge-auth`, without its address. What is read and answered here and what Traefik passes on belong
-# together; the chart's test compares them.
+# Spec of the Middleware `vdi-edge-auth`, without its address. Traefik passes on no header that is not listed, so a
+# header that the edge begins to read joins this list; a test of the chart compares both.
 FORWARD_AUTH: Mapping[str, Any] = {
     "trustForwardHeader": False,
     "authRequestHeaders": [
@@ -48,9 +50,9 @@ FORWARD_AUTH: Mapping[str, Any] = {
     "authResponseHeaders": ["Authorization", "Cookie", "Sec-WebSocket-Protocol", "Selkies-Authorization"],
     "addAuthCookiesToResponse": [DESKTOP_COOKIE],
 }
-# The Middleware `vdi-edge-headers`: set on every response of a desktop. Pages of other hosts hold no window of a
-# desktop: they could send it messages, and lead it to a false login page. A desktop does not say which server it runs,
-# and does not clear cookies: the browser would forget those of the whole domain, the login at the portal among them.
+# Spec of the Middleware `vdi-edge-headers`, set on every response of a desktop. Pages of other hosts get no handle of a
+# desktop's window: they could send it messages, and navigate it to a false login page. A desktop may not clear cookies:
+# the browser would forget those of the whole domain, the login at the portal among them.
 DESKTOP_RESPONSE_HEADERS: Mapping[str, str] = {
     **TRANSPORT_HEADERS,
     # Not same-origin: pages of a desktop may open a sign-in window of another site and hear from it.
@@ -60,7 +62,7 @@ DESKTOP_RESPONSE_HEADERS: Mapping[str, str] = {
     "Server": "",
 }
 
-# Of cookies that a desktop is sent. Selkies sets none.
+# Most bytes of cookies that a desktop gets. Selkies sets none.
 COOKIE_BYTES = 4096
 _LONGEST_NEXT = 2048
 _VISIBLE = re.compile(r"[!-~]+")
@@ -70,7 +72,7 @@ LABEL = re.compile(_LABEL)
 
 
 class AmbiguousError(ValueError):
-    """Raised when a header came twice that must come once; names it."""
+    """Raised for a header that came twice and may come once; names it."""
 
 
 def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -87,23 +89,35 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 class Hosts:
-    """Which hosts are desktops' hosts."""
+    """Names of desktops' hosts."""
 
     def __init__(self, settings: Settings) -> None:
-        self._portal = settings.portal_label
+        self._settings = settings
         self._host = re.compile(rf"({_LABEL})\.{re.escape(settings.domain)}\.?(?::\d{{1,5}})?")
 
     def label(self, host: str) -> str | None:
-        """The label of a desktop's host, written in whatever case, with or without a port and the root's dot.
-
-        None: another host, or the portal's.
-        """
+        """The label of a desktop's host, in any case, with or without port and trailing dot; None: another host."""
         found = self._host.fullmatch(host.lower()) if len(host) <= 300 else None
-        return found[1] if found and found[1] != self._portal else None
+        return found[1] if found and found[1] != self._settings.portal_label else None
+
+    def label_of(self, request: HTTPConnection) -> str | None:
+        """The label of the host that a request on the public listener was sent to."""
+        return self.label(request.headers.get("host", ""))
+
+    def origin_of(self, request: HTTPConnection) -> str:
+        """The origin of pages at that host; empty where it is no desktop's host."""
+        label = self.label_of(request)
+        return self._settings.url(self._settings.host(label)) if label else ""
+
+
+def desktop_cookie(token: str, seconds: int) -> tuple[bytes, bytes]:
+    """The Set-Cookie header with a desktop token."""
+    line = f"{DESKTOP_COOKIE}={token}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=Lax"
+    return b"set-cookie", line.encode()
 
 
 def without_ours(header: str) -> str:
-    """The Cookie header as the desktop may see it."""
+    """The Cookie header without the gateway's cookies, which no desktop may see."""
     if COOKIE_PREFIX.lower() not in header.lower():
         return header
     kept = (part.strip() for part in header.split(";"))
@@ -111,11 +125,9 @@ def without_ours(header: str) -> str:
 
 
 def that_fit(header: str) -> str:
-    """The Cookie header without what is too much for a desktop's server.
-
-    Another desktop may have planted cookies for the whole domain. Selkies refuses a header field of 8190 bytes, and its
-    page would answer nothing but 400 for as long as those last; small ones among large ones are passed on.
-    """
+    """The Cookie header, at most COOKIE_BYTES long; small cookies among large ones are passed on."""
+    # Another desktop may have planted cookies for the whole domain. Selkies refuses a header field of 8190 bytes, and
+    # its page would get nothing but 400 for as long as such cookies last.
     if len(header) <= COOKIE_BYTES:
         return header
     kept, room = [], COOKIE_BYTES
@@ -127,7 +139,7 @@ def that_fit(header: str) -> str:
 
 
 def is_navigation(method: str, headers: Mapping[bytes, bytes]) -> bool:
-    """Whether a person's browser wants a page: only then a redirect helps. Old browsers tell only by Accept."""
+    """Whether a browser loads a page: only then a redirect helps. Old browsers show it by Accept alone."""
     if method != "GET" or b"sec-websocket-key" in headers:
         return False
     mode = headers.get(b"sec-fetch-mode")
@@ -142,11 +154,9 @@ def is_service_worker(headers: Mapping[bytes, bytes]) -> bool:
 
 
 def is_foreign(path: str, headers: Mapping[bytes, bytes], origin: str, *, navigation: bool) -> bool:
-    """Whether another site's page has sent this, a desktop of somebody else among them.
-
-    All desktops are the same *site*, so SameSite cookies are sent along. What another origin may do is lead a person
-    here, to a page; never call, post, embed, open a socket, or load from the API.
-    """
+    """Whether a page of another origin has sent this request, and may not."""
+    # All desktops are one *site*, so browsers send SameSite cookies along when one desktop's page calls another's.
+    # Another origin may only link a person to a page here: never call, post, embed, open a socket, or load the API.
     given = headers.get(b"origin")
     if given is not None and given != origin.encode():
         return True
@@ -156,18 +166,16 @@ def is_foreign(path: str, headers: Mapping[bytes, bytes], origin: str, *, naviga
 
 
 def is_by_hand(headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
-    """Whether a person has typed this address or followed a link to it.
-
-    Sec-Fetch-User alone does not tell: it is also sent when a page loads itself again within five seconds of a click
-    or a key in it, and in a desktop there is always one.
-    """
+    """Whether a person has typed this address or followed a link to it."""
+    # Sec-Fetch-User alone does not tell: browsers also send it when a page reloads itself within five seconds of a
+    # click or a key in it, and in a desktop there is always one.
     if headers.get("sec-fetch-user") != "?1":
         return False
     return headers.get("sec-fetch-site") != "same-origin" and RELOAD_COOKIE not in cookies
 
 
 def local_path(text: str | None) -> str:
-    """The path itself when it is one on this very host, fit for a Location header; `/` otherwise.
+    """The text itself when it is a path on this host, fit for a Location header; `/` otherwise.
 
     Browsers read `//host` and `/\\host` as another host, and cut out tabs and line ends before they do.
     """
@@ -179,51 +187,5 @@ def local_path(text: str | None) -> str:
 
 
 def quoted(text: str) -> str:
-    """For the value of a query parameter."""
+    """The text as the value of a query parameter."""
     return quote(text, safe="/")
-
-
-STATE_SECONDS = 300
-RELOAD_SECONDS = 60
-# The longest that browsers keep a cookie.
-LAST_SECONDS = 400 * 24 * 3600
-
-
-def desktop_cookie(token: str, seconds: int) -> tuple[bytes, bytes]:
-    """The Set-Cookie header with a token."""
-    return b"set-cookie", _line(DESKTOP_COOKIE, token, seconds).encode()
-
-
-def grant_cookie(handle: str, seconds: int) -> tuple[bytes, bytes]:
-    """The Set-Cookie header with a grant's handle."""
-    return b"set-cookie", _line(GRANT_COOKIE, handle, seconds).encode()
-
-
-def state_cookie(state: str) -> tuple[bytes, bytes]:
-    """The Set-Cookie header with what ties a ticket to this browser."""
-    return b"set-cookie", _line(STATE_COOKIE, state, STATE_SECONDS).encode()
-
-
-def reload_cookie(there: bool) -> tuple[bytes, bytes]:
-    """The Set-Cookie header that remembers, or forgets, that a page has loaded itself again."""
-    return b"set-cookie", _line(RELOAD_COOKIE, "1" if there else "", RELOAD_SECONDS if there else 0).encode()
-
-
-def last_cookie(session: str) -> tuple[bytes, bytes]:
-    """The Set-Cookie header that remembers which session was entered here."""
-    return b"set-cookie", _line(LAST_COOKIE, session, LAST_SECONDS).encode()
-
-
-def forget_cookies(response: Response) -> None:
-    """Make the browser forget what lets it in."""
-    for name in (DESKTOP_COOKIE, GRANT_COOKIE, STATE_COOKIE):
-        add_header(response, (b"set-cookie", _line(name, "", 0).encode()))
-
-
-def add_header(response: Response, header: tuple[bytes, bytes]) -> None:
-    """One more header, beside others of its name."""
-    response.raw_headers.append(header)
-
-
-def _line(name: str, value: str, seconds: int) -> str:
-    return f"{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=Lax"

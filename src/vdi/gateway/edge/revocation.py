@@ -1,21 +1,17 @@
-"""Ending grants: at once here, at once in the other replicas, in the database, and on the screen.
+"""The end of grants: in this replica's memory, in the other replicas, in the database, and on the screen.
 
-    end()  --> memory: the next verification refuses      (this replica, microseconds)
+    end()  --> memory: the next verification refuses           (this replica, microseconds)
            --> SharedState.publish: the same in every replica  (milliseconds; who misses it sees it when it polls)
-           --> database: `ended`                          (survives restarts)
-           --> Selkies' token table: the picture stops    (see `tables`)
+           --> database: `ended`                               (survives restarts)
+           --> Selkies' token table: the picture stops         (`token_tables`)
 
-A verification asks memory only. What it must remember is little: a token lives for minutes, and a new one is made only
-after a look into the database. That a share has been taken back, or has run out, a verification sees in the session
-itself; the sweep here is for connections that are open.
-
-The database is that of all replicas, and the watch of this one may be behind. It refuses by its own watch, but ends a
-grant in the database only after the API server has confirmed that the session, or the share, is gone.
+A verification reads memory only. That memory is small: a token lives for minutes, and a new one needs the database. A
+verification itself sees in the session that a share has ended; the sweep here is for connections that are open.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 
 import msgspec
@@ -23,7 +19,7 @@ import msgspec
 from vdi.api.session import VDISession
 from vdi.cluster.units import parse_time
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.edge.tokens import LEEWAY, Claims
+from vdi.gateway.edge.tokens import LEEWAY
 from vdi.gateway.login.logins import TOKEN_ID
 from vdi.gateway.rights import role_in
 from vdi.gateway.store.grants import Grant, GrantStore
@@ -35,31 +31,31 @@ from vdi.session.conditions import ADMITTED, Reason
 log = logging.getLogger(__name__)
 
 CHANNEL = "edge/ended"
-# How far back a poll looks: clocks of replicas differ.
+# A poll looks back so far before now: the clocks of replicas differ.
 OVERLAP = timedelta(seconds=60)
 
-# For the API server's response on one session; without one it is asked again at the next sweep.
+# For the API server's response about one session; after that the next sweep asks again.
 API_SECONDS = 5.0
-# How long rows stay after their end.
+# Rows of ended grants stay for so long, to be looked up after an incident.
 KEPT = timedelta(days=7)
 
 
-class _News(msgspec.Struct):
-    """A message on the channel."""
+class _Ended(msgspec.Struct):
+    """A message on the channel: uid of the session by id of an ended grant, and ids of ended logins and API tokens."""
 
-    # Id of the grant -> uid of its session.
     grants: dict[str, str] = {}
     logins: list[str] = []
 
 
 class Revocations:
-    """What has been revoked, for as long as a token of before may still be in its time.
+    """Ended grants and logins, for as long as a token that was made before may still be valid.
 
-    Lives as long as the process; after a restart it is read from the database before anybody is let in. Touched only
-    from the event loop's thread.
+    In memory for the life of the process; after a restart it is read from the database before anyone is let in. Used
+    only from the event loop's thread.
     """
 
     def __init__(self, token_seconds: int, clock: Callable[[], datetime]) -> None:
+        # Clocks of replicas may differ by LEEWAY in both directions.
         self._kept = token_seconds + 2 * LEEWAY
         self._clock = clock
         self._grants: dict[str, float] = {}
@@ -67,66 +63,56 @@ class Revocations:
 
     @property
     def kept(self) -> timedelta:
-        """For how long one is remembered."""
+        """Time for which a revocation is remembered."""
         return timedelta(seconds=self._kept)
 
     def add(self, grants: Iterable[str] = (), logins: Iterable[str] = ()) -> None:
-        """Revoke from now on."""
         now = self._clock().timestamp()
         self._grants.update(dict.fromkeys(grants, now))
         self._logins.update(dict.fromkeys(logins, now))
 
-    def hit(self, claims: Claims) -> bool:
-        """Whether what the token stands on was revoked."""
-        return claims.gid in self._grants or claims.lid in self._logins
+    def covers(self, grant_id: str, login_id: str) -> bool:
+        """Whether a grant, or the login it was made with, is revoked."""
+        return grant_id in self._grants or login_id in self._logins
 
-    def hits(self, grant: Grant) -> bool:
-        """The same for a grant."""
-        return grant.id in self._grants or grant.login_id in self._logins
-
-    def knows(self, grant_id: str) -> bool:
-        """Whether this grant is known to be revoked."""
+    def __contains__(self, grant_id: str) -> bool:
         return grant_id in self._grants
 
     def forget_old(self) -> None:
-        """Drop what no token can need any more."""
+        """Drop revocations that no token can need any longer."""
         limit = self._clock().timestamp() - self._kept
         self._grants = {key: at for key, at in self._grants.items() if at > limit}
         self._logins = {key: at for key, at in self._logins.items() if at > limit}
 
 
 class ActiveGrants:
-    """The grants that hold, as far as this replica knows: complete as of the last poll, and what it made since."""
+    """Grants that hold, as far as this replica knows: complete as of the last poll, and those it has made since."""
 
     def __init__(self) -> None:
         self._grants: dict[str, Grant] = {}
 
     def put(self, grant: Grant) -> None:
-        """One more."""
         self._grants[grant.id] = grant
 
     def drop(self, ids: Iterable[str]) -> None:
-        """These hold no more."""
         for grant_id in ids:
             self._grants.pop(grant_id, None)
 
     def replace(self, grants: Iterable[Grant], known_before: Collection[str]) -> None:
-        """Take in a complete list; what was put while it was read stays."""
+        """Take a complete list; grants that were put while it was read stay."""
         newer = {key: grant for key, grant in self._grants.items() if key not in known_before}
         self._grants = {grant.id: grant for grant in grants} | newer
 
-    def has(self, grant_id: str) -> bool:
-        """Whether this grant is one of them."""
+    def __contains__(self, grant_id: str) -> bool:
         return grant_id in self._grants
 
     def ids(self) -> set[str]:
-        """All of them."""
         return set(self._grants)
 
     def find(
         self, *, session_uid: str | None = None, user: str | None = None, login_id: str | None = None
     ) -> list[Grant]:
-        """Those of this session, this user and this login, as far as they are named."""
+        """The grants of this session, this user and this login; None: any."""
         return [
             grant
             for grant in self._grants.values()
@@ -137,7 +123,7 @@ class ActiveGrants:
 
 
 class Revoker:
-    """Ends grants, and makes sure that everybody learns of it. `touch` has a session's token table posted again."""
+    """Ends grants everywhere. `touch` has a session's token table posted again."""
 
     def __init__(
         self,
@@ -159,6 +145,7 @@ class Revoker:
         self._revocations = revocations
         self._touch = touch
         self._sweeping = asyncio.Lock()  # two sweeps at once would ask the API server for the same sessions
+        # Whether the database has been read once. Before that, revocations are unknown, and no one is let in.
         self.primed = False
         """Whether the database has been read once: before, revocations are unknown."""
 
@@ -170,12 +157,12 @@ class Revoker:
         login_id: str | None = None,
         created_until: datetime | None = None,
         over: Iterable[str] = (),
-        reason: str,
+        reason: str = "logout",
     ) -> int:
-        """End all grants of this user, this session and this login, as far as they are named; how many there were.
+        """End all grants of this user, this session and this login (None: any); returns how many.
 
-        `over`: logins and API tokens that have ended; a grant that is just being made with one is refused too.
-        Raises DatabaseUnavailableError when that could not be written; until a restart they are over all the same.
+        `over`: logins and API tokens that have ended; a grant that is just being made with one is refused too. Raises
+        DatabaseUnavailableError when the end could not be written; until a restart the grants are over all the same.
         """
         if (user, session_uid, login_id) == (None, None, None):
             raise ValueError("no filter is set; allowed: user, session_uid and login_id")
@@ -191,7 +178,7 @@ class Revoker:
 
     async def end_these(self, grants: Collection[Grant], reason: str) -> None:
         """End these grants. Raises DatabaseUnavailableError, as `end` does."""
-        await self._revoke([grant for grant in grants if not self._revocations.knows(grant.id)], ())
+        await self._revoke([grant for grant in grants if grant.id not in self._revocations], ())
         await self._write(grants, reason)
 
     async def end_suspended(self, uid: str, seen: datetime) -> None:
@@ -201,19 +188,20 @@ class Revoker:
         """
         session = self._cluster.by_uid(uid)
         if session is None:
-            return  # the next sweep is about it
+            return  # the next sweep ends its grants
         try:
             session = await self._read_session(uid, session.metadata.namespace, session.metadata.name)
         except (KubeError, TimeoutError) as error:
             log.warning("when session %s was suspended could not be read; it counts as just now: %s", uid, error)
-        if session is not None and session.spec.suspended:  # else it was resumed meanwhile: who is in came after that
+        # If the session was resumed meanwhile, every open grant is from after its suspension.
+        if session is not None and session.spec.suspended:
             moment = min(seen, _suspended_by(session) or seen)
             await self.end(session_uid=uid, created_until=moment, reason="suspended")
 
     async def sweep(self, uids: Collection[str] | None = None) -> None:
-        """End what has lost its ground, in these sessions (None: in all).
+        """End the grants in these sessions (None: in all) whose login, share or session has ended.
 
-        Raises DatabaseUnavailableError; KubeError and TimeoutError when the API server could not be asked.
+        Raises DatabaseUnavailableError; KubeError and TimeoutError when the API server did not respond.
         """
         if not self._cluster.synced:
             return
@@ -233,50 +221,47 @@ class Revoker:
             await self._end_lost(lost)
 
     async def poll(self) -> None:
-        """Read what holds and what has ended. Raises DatabaseUnavailableError."""
+        """Read open and ended grants from the database. Raises DatabaseUnavailableError."""
         before = self._active.ids()
         back = OVERLAP if self.primed else self._revocations.kept
         ended = await self._store.ended_since(self._clock() - back)
-        self._take([grant for grant in ended if not self._revocations.knows(grant.id)])
-        # Whoever ended the login may have failed to end its grants, and an API token expires without anyone's doing.
+        self._note_ended({grant.id: grant.session_uid for grant in ended if grant.id not in self._revocations})
+        # A replica that ended a login may have failed to end its grants, and an API token expires by itself.
         over = await self._store.open_of_ended_logins(self._clock(), TOKEN_ID)
-        holding = [grant for grant in await self._store.open() if not self._revocations.knows(grant.id)]
+        holding = [grant for grant in await self._store.open() if grant.id not in self._revocations]
         self._active.replace(holding, before)
         self._revocations.forget_old()
         if not self.primed:
             self.primed = True
             for uid in {grant.session_uid for grant in holding}:
-                self._touch(uid)  # who ended a grant may itself have ended before it could post
+                self._touch(uid)  # a replica may have died between writing an end and posting the table
         await self.end_these(over, "login-over")
 
     async def listen(self) -> None:
-        """Hear of what other replicas end, until cancelled. Raises OSError, and DatabaseUnavailableError."""
+        """Follow what other replicas end, until cancelled. Raises OSError, and DatabaseUnavailableError."""
         async with self._shared.subscribe(CHANNEL) as messages:
             await self.poll()  # what was published before is in the database
             async for text in messages:
                 try:
-                    news = msgspec.json.decode(text, type=_News)
+                    ended = msgspec.json.decode(text, type=_Ended)
                 except msgspec.MsgspecError as error:
                     log.error("a message on %s cannot be read: %s", CHANNEL, error)
                     continue
-                self._revocations.add(news.grants, news.logins)
-                self._active.drop(news.grants)
-                for uid in set(news.grants.values()):
-                    self._touch(uid)
+                self._note_ended(ended.grants, ended.logins)
 
     async def forget_old(self) -> None:
-        """Remove rows that are no longer needed. Raises DatabaseUnavailableError."""
+        """Delete rows that ended KEPT ago. Raises DatabaseUnavailableError."""
         await self._store.forget_before(self._clock() - KEPT)
 
     async def _revoke(self, grants: Collection[Grant], logins: Collection[str]) -> None:
         if not grants and not logins:
             return
-        self._revocations.add((grant.id for grant in grants), logins)
-        for uid in {grant.session_uid for grant in grants}:
+        ended = _Ended({grant.id: grant.session_uid for grant in grants}, list(logins))
+        self._revocations.add(ended.grants, ended.logins)
+        for uid in set(ended.grants.values()):
             self._touch(uid)
-        news = _News({grant.id: grant.session_uid for grant in grants}, list(logins))
         try:
-            await self._shared.publish(CHANNEL, msgspec.json.encode(news).decode())
+            await self._shared.publish(CHANNEL, msgspec.json.encode(ended).decode())
         except OSError as error:
             log.warning("the other replicas hear of %d ended grants only when they poll: %s", len(grants), error)
 
@@ -288,18 +273,17 @@ class Revoker:
                 self._metrics.grants.labels(str(grant.role), "ended").inc()
                 log.info("grant of %s in session %s ended: %s", grant.user, grant.session_uid, reason)
 
-    def _take(self, ended: Collection[Grant]) -> None:
-        """Others ended these, and we have not heard of it."""
-        self._revocations.add(grant.id for grant in ended)
-        self._active.drop(grant.id for grant in ended)
-        for uid in {grant.session_uid for grant in ended}:
+    def _note_ended(self, grants: Mapping[str, str], logins: Iterable[str] = ()) -> None:
+        """Another replica ended these grants (uid of the session by id) and logins."""
+        self._revocations.add(grants, logins)
+        self._active.drop(grants)
+        for uid in set(grants.values()):
             self._touch(uid)
 
     async def _end_lost(self, lost: dict[str, list[Grant]]) -> None:
-        """Of these grants, by session, end those that the API server confirms to have lost their ground.
-
-        Where it does not respond, only shares that have run out end. Raises like `sweep`.
-        """
+        """End those of these grants, by session, whose end the API server confirms. Raises as `sweep`."""
+        # The database is that of all replicas, and this replica's watch may be behind. It refuses by its own watch, but
+        # ends a grant for all only when the API server confirms it. Without a response, only expired shares end.
         names = await self._names(lost)
         failure: KubeError | TimeoutError | None = None
         for uid, name in names.items():
@@ -322,10 +306,8 @@ class Revoker:
             raise failure
 
     async def _names(self, uids: Iterable[str]) -> dict[str, tuple[str, str]]:
-        """Namespace and name of sessions; from the history where this replica's watch does not have the session.
-
-        Without either, grants stay until they expire or their login ends: no one enters a session that is not watched.
-        """
+        """Namespace and name of sessions by uid, from the history where this replica does not watch the session."""
+        # Without either, grants stay until they expire or their login ends: no one enters a session without a watch.
         watched = {uid: self._cluster.by_uid(uid) for uid in uids}
         names = {uid: (found.metadata.namespace, found.metadata.name) for uid, found in watched.items() if found}
         unknown = watched.keys() - names.keys()
@@ -335,7 +317,7 @@ class Revoker:
         return names
 
     async def _read_session(self, uid: str, namespace: str, name: str) -> VDISession | None:
-        """This session as the API server has it; None: it is gone. Raises KubeError and TimeoutError."""
+        """The session of this uid from the API server; None: it is gone. Raises KubeError and TimeoutError."""
         try:
             async with asyncio.timeout(API_SECONDS):
                 session = await self._client.get(SESSIONS, name, namespace=namespace, into=VDISession)
@@ -347,13 +329,13 @@ class Revoker:
         return role_in(session, grant.user, self._clock()) is grant.role
 
     def _has_run_out(self, grant: Grant) -> bool:
-        """Whether the share is there as it was when the grant was made, and only its time is over."""
+        """Whether the session still has the share with which the grant was made, and only its time is over."""
         session = self._cluster.by_uid(grant.session_uid)
         return session is not None and role_in(session, grant.user, grant.created) is grant.role
 
 
 def _suspended_by(session: VDISession) -> datetime | None:
-    """When the operator had seen it suspended, to the second; None: it has not yet."""
+    """The time at which the operator had seen the suspension, to the second; None: not yet."""
     for condition in session.status.conditions:
         if condition.type == ADMITTED and condition.reason == Reason.SUSPENDED and condition.last_transition_time:
             return parse_time(condition.last_transition_time) + timedelta(seconds=1)

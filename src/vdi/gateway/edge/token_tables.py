@@ -1,8 +1,8 @@
-"""Selkies' token tables: posted when who may be connected has changed, when a desktop has just become ready, and at
-each WebSocket handshake. A table replaces the one before it: who is connected without being in it is cut off.
+"""Posts of Selkies' token tables: who may be connected to a desktop, and as what.
 
-One post per session at a time. A post that fails is repeated for as long as the session should run: somebody's picture
-may depend on it.
+A table is posted when access to a session changes, when its desktop has just become ready, and at each WebSocket
+handshake. It replaces the one before: Selkies disconnects everyone who is not in it. One post per session at a time. A
+post that fails is repeated for as long as the session should run, since somebody's picture may have to end with it.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from vdi.api.session import Phase, VDISession
-from vdi.gateway.addresses import NO_AUTHORITIES
+from vdi.gateway.addresses import NO_AUTHORITIES, desktop_url
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.desktop_agent import DesktopKey, DesktopKeyError
 from vdi.gateway.edge.revocation import ActiveGrants, Revocations
@@ -22,21 +22,20 @@ from vdi.gateway.edge.selkies import token_table
 from vdi.gateway.rights import role_in
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.grants import Grant, GrantStore
-from vdi.http_client import HTTP_ERRORS, HttpClient, open_client, reason_of
+from vdi.http_client import HTTP_ERRORS, open_client, reason_of
 from vdi.session.credentials import direct_table
 from vdi.session.streaming import takes_tokens
 
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 3.0
-# Longer is not waited for: then what this replica remembers goes out.
+# After this time without a response from the database, the grants in this replica's memory are posted.
 DATABASE_SECONDS = 1.0
-
 CLOSING_SECONDS = 1.0
 # Seconds between tries; the last one is repeated.
 PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
-# A desktop that has been Running for so long without taking a table counts as one that takes none. Tables are taken
-# within a second of the start, and each of `PAUSES` has passed by then.
+# A desktop that has been Running for so long without taking a table counts as one that takes none. A table is usually
+# taken within a second of the start, and each of PAUSES has passed by then.
 REFUSED_AFTER = timedelta(seconds=10)
 
 
@@ -46,24 +45,15 @@ class PostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """The last table that a desktop has confirmed to this replica."""
+    """The last table that a desktop has confirmed to this replica; `number` is that of the request for it."""
 
-    # Which request for a table it answers.
     number: int
     desktop: tuple[str, ...]
     grants: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Failing:
-    """A desktop that is Running and has not taken its table."""
-
-    desktop: tuple[str, ...]
-    since: datetime
-
-
 class TokenTablePublisher:
-    """Posts tables. `address` gives the URL of a session's Selkies, without a slash at its end."""
+    """Posts tables. `address`: base URL of a session's Selkies, for tests; None: its pod's."""
 
     def __init__(
         self,
@@ -73,7 +63,7 @@ class TokenTablePublisher:
         key: DesktopKey,
         active: ActiveGrants,
         revocations: Revocations,
-        address: Callable[[VDISession], str],
+        address: Callable[[VDISession], str] | None = None,
     ) -> None:
         self._cluster = context.cluster
         self._clock = context.clock
@@ -81,19 +71,20 @@ class TokenTablePublisher:
         self._key = key
         self._active = active
         self._revocations = revocations
-        self._address = address
-        # By session, from when a table is asked for until it is taken: the task, and the number of the last asking.
+        self._address = address or self._pod_address
+        # By session uid, from the request for a table until it is taken: the task, and the number of the last request.
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._asked: dict[str, int] = {}
-        # By session, for as long as it exists.
+        # By session uid, for as long as the session exists: the last table, and a desktop that is Running but has not
+        # taken its table, with the time since when.
         self._taken: dict[str, _Taken] = {}
-        self._failing: dict[str, _Failing] = {}
+        self._failing: dict[str, tuple[tuple[str, ...], datetime]] = {}
         self._count = 0
         self._closing = False
         self._news = asyncio.Event()  # set and replaced whenever a table was requested or taken
 
     def touch(self, uid: str) -> None:
-        """Who may be connected to this session may have changed: post its table, soon, until it is taken."""
+        """Post this session's table soon, and again until it is taken: access may have changed."""
         self._count += 1
         self._asked[uid] = self._count
         if uid not in self._tasks:
@@ -101,10 +92,7 @@ class TokenTablePublisher:
         self._tell()
 
     async def posted(self, uid: str, seconds: float) -> frozenset[str]:
-        """Post the table now, and wait until the desktop has taken it; not longer than this.
-
-        Returns the ids of the grants in it; none if the desktop has not taken it.
-        """
+        """Post the table and wait at most so long for the desktop to take it; returns the ids of the grants in it."""
         self.touch(uid)
         number = self._asked[uid]
         with suppress(TimeoutError):
@@ -114,21 +102,17 @@ class TokenTablePublisher:
         return self._taken[uid].grants if self._is_answered(uid, number) else frozenset()
 
     def has_taken(self, session: VDISession, grant_id: str) -> bool:
-        """Whether this desktop, not the one before a restart, has confirmed a table with this grant to this replica."""
+        """Whether this desktop, not its predecessor, has confirmed a table with this grant to this replica."""
         taken = self._taken.get(session.metadata.uid)
         return taken is not None and taken.desktop == desktop_of(session) and grant_id in taken.grants
 
     def is_refused(self, session: VDISession) -> bool:
         """Whether this desktop has taken no table for so long that its viewers should read why they see nothing."""
-        failing = self._failing.get(session.metadata.uid)
-        return (
-            failing is not None
-            and failing.desktop == desktop_of(session)
-            and self._clock() - failing.since >= REFUSED_AFTER
-        )
+        desktop, since = self._failing.get(session.metadata.uid, ((), self._clock()))
+        return desktop == desktop_of(session) and self._clock() - since >= REFUSED_AFTER
 
     def forget(self, uid: str) -> None:
-        """This session has ended."""
+        """Drop what is known of a session that has ended."""
         self._taken.pop(uid, None)
         self._failing.pop(uid, None)
 
@@ -137,7 +121,7 @@ class TokenTablePublisher:
         return taken is not None and taken.number >= number
 
     async def close(self) -> None:
-        """Stop all work; what is under way may end, but not for long."""
+        """Stop all work; posts under way get CLOSING_SECONDS."""
         self._closing = True
         self._tell()
         if self._tasks:
@@ -175,17 +159,21 @@ class TokenTablePublisher:
 
     def _note_failure(self, session: VDISession) -> None:
         uid, desktop = session.metadata.uid, desktop_of(session)
-        failing = self._failing.get(uid)
-        if session.status.phase == Phase.RUNNING and (failing is None or failing.desktop != desktop):
-            self._failing[uid] = _Failing(desktop, self._clock())
+        if session.status.phase == Phase.RUNNING and self._failing.get(uid, ((),))[0] != desktop:
+            self._failing[uid] = desktop, self._clock()
 
     def _wants(self, session: VDISession) -> bool:
-        """Whether there is, or may soon be, a desktop that takes a table."""
+        """Whether there is, or may soon be, a desktop that takes a table; a desktop being suspended shows a picture."""
         template = self._cluster.template(session.spec.template)
-        return should_run(session) and (template is None or takes_tokens(template.spec))
+        runs = session.status.phase in (Phase.CREATING, Phase.RUNNING)
+        return runs and (template is None or takes_tokens(template.spec))
+
+    def _pod_address(self, session: VDISession) -> str:
+        template = self._cluster.template(session.spec.template)
+        return desktop_url(session, template.spec.port if template else 8080)
 
     async def _pause(self, uid: str, seconds: float) -> None:
-        """Between two tries; over when the table is asked for again, since then there may be a new desktop."""
+        """Wait between two tries. A new request for the table ends the wait: there may be a new desktop by then."""
         number = self._asked[uid]
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -197,7 +185,7 @@ class TokenTablePublisher:
         self._news = asyncio.Event()
 
     async def _post(self, session: VDISession) -> frozenset[str]:
-        """One try. Returns the ids of the grants that the desktop has confirmed. Raises PostError."""
+        """Try once; returns the ids of the grants that the desktop has confirmed. Raises PostError."""
         try:
             master = (await self._key.tokens(session)).password
         except DesktopKeyError as error:
@@ -206,21 +194,25 @@ class TokenTablePublisher:
         table = token_table(master, grants) | direct_table(master)
         url, headers = f"{self._address(session)}/api/tokens", {"Authorization": f"Bearer {master}"}
         try:
+            # A client for each post. A pool that all posts share looks through all of its connections at each step of
+            # each post: when many desktops do not respond, that takes the whole core from the users who come in.
+            # No proxy of the environment and no redirects: a desktop's response is untrusted input.
             async with (
                 asyncio.timeout(ANSWER_SECONDS),
-                _client(url) as http,
+                open_client(url, seconds=ANSWER_SECONDS, tls=NO_AUTHORITIES, use_proxy=False) as http,
                 http.stream("POST", url, json=table, headers=headers) as answer,
             ):
                 status = answer.status
         except HTTP_ERRORS as error:
             raise PostError(f"{type(error).__name__}: {reason_of(error)}") from error
         if status == HTTPStatus.UNAUTHORIZED:
-            self._key.reread()  # perhaps there is another key
+            self._key.reread()  # the release may have a new key
         if status != HTTPStatus.OK:
             raise PostError(f"it responds with {status}")
         return frozenset(grant.id for grant in grants)
 
     async def _holding(self, session: VDISession) -> list[Grant]:
+        """The grants that hold now, from the database of all replicas, or from memory where it does not respond."""
         uid = session.metadata.uid
         try:
             async with asyncio.timeout(DATABASE_SECONDS):
@@ -231,27 +223,13 @@ class TokenTablePublisher:
         return [
             grant
             for grant in grants
-            if not self._revocations.hits(grant)
+            if not self._revocations.covers(grant.id, grant.login_id)
             and grant.expires > now
             and role_in(session, grant.user, now) is grant.role
         ]
 
 
-def _client(url: str) -> HttpClient:
-    """For one post. A pool that all posts share looks through all of its connections at each step of each of them: when
-    many desktops do not answer, that takes the whole core from those who come in.
-
-    No proxy of the environment, no redirects: a desktop's answer is untrusted input.
-    """
-    return open_client(url, seconds=ANSWER_SECONDS, tls=NO_AUTHORITIES, use_proxy=False)
-
-
-def should_run(session: VDISession) -> bool:
-    """Whether there is, or may soon be, a desktop to speak to. One that is being suspended still shows its picture."""
-    return session.status.phase in (Phase.CREATING, Phase.RUNNING)
-
-
 def desktop_of(session: VDISession) -> tuple[str, ...]:
-    """What identifies the desktop of a session: another one after a restart, and elsewhere."""
+    """The identity of a session's desktop: another one after a restart, and elsewhere."""
     status = session.status
     return status.phase, status.pod_name, status.pod_ip, status.ready_time

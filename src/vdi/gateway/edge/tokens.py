@@ -38,9 +38,8 @@ from vdi.kube.transport import Client
 
 log = logging.getLogger(__name__)
 
-# RFC 9864's name of it; `EdDSA`, which says less, is deprecated there.
+# The name of RFC 9864, which deprecates `EdDSA`: that name leaves the curve open.
 ALGORITHM = "Ed25519"
-
 KEY_LIFE = timedelta(days=1)
 KEY_LEAD = timedelta(minutes=10)
 # Longer than any token lives.
@@ -50,38 +49,34 @@ _TRIES = 5
 
 
 class StoredKey(msgspec.Struct, frozen=True):
-    """One key as it lies in the Secret."""
+    """One key in the Secret: `private` is the JWK's `d`, `public` its `x`."""
 
     kid: str
     made: datetime
-    # The private JWK's `d`.
     private: str
-    # The `x`.
     public: str
 
     def jwk(self) -> OKPKey:
-        """For signing and verifying."""
         return OKPKey.import_key({**self.public_jwk(), "d": self.private})
 
     def public_jwk(self) -> dict[str, str]:
-        """For the JWKS."""
         return {"kty": "OKP", "crv": "Ed25519", "x": self.public, "kid": self.kid, "use": "sig", "alg": ALGORITHM}
 
 
 def make_key(now: datetime) -> StoredKey:
-    """A new key."""
+    """A new key, made now."""
     made = OKPKey.generate_key("Ed25519", private=True).as_dict(private=True)
     return StoredKey(secrets.token_hex(8), now, str(made["d"]), str(made["x"]))
 
 
 def signing_key(keys: Sequence[StoredKey], now: datetime) -> StoredKey:
-    """The newest one that everybody knows; before there is one, the oldest. `keys` is sorted and not empty."""
+    """The newest key that every replica knows; before there is one, the oldest. `keys` is sorted and not empty."""
     known = [key for key in keys if key.made + KEY_LEAD <= now]
     return known[-1] if known else keys[0]
 
 
 def renewed(keys: Sequence[StoredKey], now: datetime, make: Callable[[datetime], StoredKey]) -> list[StoredKey]:
-    """The keys as they should be now: without those that no token needs, with the next one when it is time."""
+    """The desired keys: without those that no token needs any longer, with a new one when it is time."""
     kept = sorted(keys, key=lambda key: key.made)
     while len(kept) > 1 and kept[1].made + KEY_LEAD + KEY_KEPT <= now:
         kept.pop(0)
@@ -96,7 +91,7 @@ class _Secret(msgspec.Struct, rename="camel"):
 
 
 class KeyRing:
-    """The keys of now. `refresh` is called at the start, every minute, and when a token names an unknown key."""
+    """The current keys. `refresh` runs at the start, every minute, and when a token names an unknown key."""
 
     def __init__(self, client: Client, settings: Settings, clock: Callable[[], datetime]) -> None:
         self._client = client
@@ -112,31 +107,28 @@ class KeyRing:
 
     @property
     def ready(self) -> bool:
-        """Whether there is a key to sign with."""
         return bool(self._keys)
 
     def signer(self) -> tuple[str, OKPKey]:
-        """Id and key to sign with now. Only when `ready`."""
+        """Id and key to sign with now; only when `ready`."""
         key = signing_key(self._keys, self._clock())
         return key.kid, self._jwks[key.kid]
 
     def verifier(self, kid: str) -> OKPKey | None:
-        """The key of this id, if it is one of ours."""
         return self._jwks.get(kid)
 
     def jwks(self) -> dict[str, Any]:
-        """The public halves, for everybody."""
         return {"keys": [key.public_jwk() for key in self._keys]}
 
     async def refresh(self) -> None:
-        """Read the Secret, and write the next key into it when it is time. What goes wrong is in `trouble`."""
+        """Read the Secret, and write the next key into it when it is time. `trouble` has the reason of a failure."""
         before = self.trouble
         try:
             await self._refresh()
         except KubeError as error:
             self.trouble = f"the Secret {self._namespace}/{self._name}: {error}"
         except (msgspec.MsgspecError, ValueError) as error:
-            # Not the content itself: it is secret.
+            # The error's own text may quote the content, which is secret.
             self.trouble = (
                 f"the Secret {self._namespace}/{self._name} has a {SECRET_KEY} that cannot be read "
                 f"({type(error).__name__}); delete that entry to have new keys generated"
@@ -159,7 +151,7 @@ class KeyRing:
         self.trouble = f"the Secret {self._namespace}/{self._name} keeps being changed by others"
 
     async def _write(self, secret: _Secret, keys: list[StoredKey]) -> bool:
-        """False: another replica was faster, and its keys are to be read."""
+        """False: another replica has written first, and its keys count."""
         data = {SECRET_KEY: base64.b64encode(msgspec.json.encode(keys)).decode()}
         patch = {"metadata": {"resourceVersion": secret.metadata["resourceVersion"]}, "data": data}
         try:
@@ -187,7 +179,7 @@ _COMPACT = re.compile(r"[A-Za-z0-9_-]{10,300}\.[A-Za-z0-9_-]{10,1500}\.[A-Za-z0-
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """What a token says. Times are Unix seconds."""
+    """The claims of a token. Times are Unix seconds."""
 
     iss: str
     aud: str
@@ -202,27 +194,27 @@ class Claims(msgspec.Struct, frozen=True):
 
 
 class TokenError(Exception):
-    """Raised when a text is no token of ours; the sentence says why and shows nothing of it."""
+    """Raised for a text that is no token of this gateway; the sentence shows nothing of the text."""
 
 
 class UnknownKeyError(TokenError):
-    """Raised when a token names a key that we do not know: another replica may have made it just now."""
+    """Raised when a token names an unknown key: another replica may have made it just now."""
 
 
 class Tokens:
-    """Makes and reads tokens."""
+    """Makes and reads desktop tokens."""
 
     def __init__(self, ring: KeyRing, issuer: str, seconds: int, clock: Callable[[], datetime]) -> None:
         self._ring = ring
         self._issuer = issuer
         self._seconds = seconds
         self._clock = clock
-        # Errors are not remembered, so a flood of forgeries pushes no good token out. The keys' generation is part of
-        # what is remembered: a token of a stolen key may hold for years, and must end when the key is removed.
+        # Errors are not cached, so a flood of forgeries evicts no good token. The generation of the keys is part of the
+        # cache's key: a token signed with a stolen key may last for years, and must end when that key is removed.
         self._remembered = lru_cache(REMEMBERED)(self._read)
 
     def mint(self, grant: Grant) -> str:
-        """A new token, which ends with its grant at the latest. Only while the ring is ready."""
+        """A new token, which ends with its grant at the latest; only while the ring is ready."""
         kid, key = self._ring.signer()
         now = int(self._clock().timestamp())
         claims = Claims(
@@ -241,15 +233,13 @@ class Tokens:
         return jwt.encode(header, msgspec.to_builtins(claims), key, algorithms=[ALGORITHM])
 
     def read(self, token: str) -> Claims:
-        """What a token of ours says, in time or not. Raises TokenError."""
+        """The claims of a token of this gateway, whether its time is over or not. Raises TokenError."""
         return self._remembered(token, self._ring.generation)
 
     def holds(self, claims: Claims, now: float) -> bool:
-        """Whether it is its time."""
         return claims.nbf - LEEWAY <= now < claims.exp
 
     def is_half_over(self, claims: Claims, now: float) -> bool:
-        """Whether it is time for the next one."""
         return now > (claims.iat + claims.exp) / 2
 
     def _read(self, token: str, _generation: int) -> Claims:
@@ -274,7 +264,7 @@ class Tokens:
 
 
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
-    """No header may bring its own key, algorithm, address of a key, or anything that must be understood."""
+    """The one header that is accepted: none may bring its own key, algorithm, key address or critical extension."""
 
     alg: Literal["Ed25519"]
     kid: str

@@ -23,7 +23,6 @@ from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.headers import (
     MARK,
     AmbiguousError,
-    Hosts,
     desktop_cookie,
     is_foreign,
     is_navigation,
@@ -33,10 +32,9 @@ from vdi.gateway.edge.headers import (
     that_fit,
     without_ours,
 )
-from vdi.gateway.edge.selkies import may_request, page_of
+from vdi.gateway.edge.selkies import find_first_page, may_request, page_of
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.edge.tokens import Claims
-from vdi.gateway.edge.webrtc import find_first_page
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.middleware import TRANSPORT_HEADERS
 from vdi.kube.errors import Forbidden, KubeError, NotFound
@@ -45,12 +43,39 @@ from vdi.kube.transport import Client
 from vdi.session.credentials import grant_token, read_basic_auth, subprotocols
 from vdi.session.streaming import refuse_view_only, takes_tokens
 
-# How long a Secret that has changed may still be used as it was.
+log = logging.getLogger(__name__)
+
+# A handshake waits for so long until the desktop knows its grant: Selkies closes a connection with an unknown token.
+HANDSHAKE_SECONDS = 1.5
+# Here Selkies takes the token from the page's first message, knows no subprotocol, and logs those that are offered.
+SIGNALLING = "/api/webrtc/"
+LONGEST_URI = 16384
+# A Secret with basic-auth credentials that has changed may be used as it was for so long.
 KEPT_SECONDS = 60.0
+_MARK = (MARK.lower().encode(), b"1")
+_TEXT = (b"content-type", b"text/plain; charset=utf-8")
+_FRESH = (b"cache-control", b"no-store")
+_TRANSPORT = tuple((name.lower().encode(), value.encode()) for name, value in TRANSPORT_HEADERS.items())
+_NO_SERVICE_WORKERS = (
+    "Service workers are not allowed on this desktop, because they would stay in the browser after the desktop has "
+    "ended. If its image needs them, an administrator sets spec.serviceWorkers: true in the template."
+)
+_NOT_CONFIRMED = (
+    "View only is not possible now: the desktop has not confirmed that it restricts you to viewing. Its page says why "
+    "when that does not change."
+)
+# Connections of one page that are compared: four gaps of the same length are no chance.
+_KEPT = 5
+_ALIKE_SECONDS = 5.0
+# Gaps that a proxy's limit causes; a page that fails by itself reconnects sooner.
+_SHORTEST, _LONGEST = 20.0, 900.0
+_MAX_PAGES = 1000
+
+Headers = Sequence[tuple[bytes, bytes]]
 
 
 class BasicAuthError(Exception):
-    """Raised when the credentials cannot be had now; says why, and shows nothing of them."""
+    """Raised when the credentials cannot be read now; says why, and shows nothing of them."""
 
 
 class _Secret(msgspec.Struct):
@@ -58,7 +83,7 @@ class _Secret(msgspec.Struct):
 
 
 class BasicAuth:
-    """Values of the Authorization header, by Secret. `clock`: seconds, of a clock that only goes forward."""
+    """Authorization headers for images with basic auth, from the Secrets that templates name. `clock`: monotonic."""
 
     def __init__(self, client: Client, clock: Callable[[], float]) -> None:
         self._client = client
@@ -66,8 +91,7 @@ class BasicAuth:
         self._known: dict[tuple[str, str], tuple[float, bytes]] = {}
 
     async def get(self, namespace: str, name: str) -> bytes:
-        """The header's value. A Secret that cannot be read keeps its last one. Raises BasicAuthError without one."""
-
+        """The header's value; the last one while the Secret cannot be read. Raises BasicAuthError without one."""
         known = self._known.get((namespace, name))
         if known and self._clock() - known[0] < KEPT_SECONDS:
             return known[1]
@@ -88,74 +112,44 @@ class BasicAuth:
         return value
 
 
-# Openings of one page that are looked at: four gaps of the same length are no chance.
-_KEPT = 5
-_ALIKE_SECONDS = 5.0
-# Gaps in seconds that a proxy's limit is looked for in; a page that fails by itself comes back sooner.
-_SHORTEST, _LONGEST = 20.0, 900.0
-# Pages that are remembered.
-_MOST = 1000
-
-
 class DisconnectDetector:
-    """When each page has opened its connections. Times are in seconds, of a clock that only goes forward."""
+    """Detects WebSockets that a proxy in front of Traefik cuts again and again at the same age. Times are monotonic.
+
+    The gateway sees no byte of a desktop, but each new connection asks it first, and a page whose connection was cut
+    opens the next one at once.
+    """
 
     def __init__(self) -> None:
-        self._opened: OrderedDict[tuple[str, str], deque[float]] = OrderedDict()
-        self._sessions: dict[tuple[str, str], str] = {}
+        # Times of the last connections by session, grant and path.
+        self._opened: OrderedDict[tuple[str, str, str], deque[float]] = OrderedDict()
 
     def opened(self, session: str, grant: str, path: str, now: float) -> None:
-        """Somebody with this grant connects to the session on this path."""
-        key = grant, path
+        """Note a new connection."""
+        key = session, grant, path
         self._opened.setdefault(key, deque(maxlen=_KEPT)).append(now)
         self._opened.move_to_end(key)
-        self._sessions[key] = session
-        if len(self._opened) > _MOST:
-            self._sessions.pop(self._opened.popitem(last=False)[0], None)
+        if len(self._opened) > _MAX_PAGES:
+            self._opened.popitem(last=False)
 
     def problems(self, now: float) -> Iterator[str]:
-        """One line for each session whose connections are being cut like that now."""
+        """One line for each session whose connections are being cut now."""
         reported = set()
-        for key, times in self._opened.items():
+        for (session, _, _), times in self._opened.items():
             gaps = [later - earlier for earlier, later in zip(times, list(times)[1:], strict=False)]
             if len(gaps) < _KEPT - 1 or max(gaps) - min(gaps) > _ALIKE_SECONDS:
                 continue
-            usual, session = sum(gaps) / len(gaps), self._sessions[key]
+            usual = sum(gaps) / len(gaps)
             goes_on = now - times[-1] <= usual + _ALIKE_SECONDS
             if _SHORTEST <= usual <= _LONGEST and goes_on and session not in reported:
                 reported.add(session)
                 yield f"websockets of {session}: they are disconnected every {usual:.0f} s"
 
 
-log = logging.getLogger(__name__)
-
-# How long a handshake waits for the desktop to know of its grant: it closes a connection that it knows nothing of.
-HANDSHAKE_SECONDS = 1.5
-# Here Selkies takes the token from the page's first message, knows no subprotocol, and logs those that are offered.
-SIGNALLING = "/api/webrtc/"
-LONGEST_URI = 16384
-_MARK = (MARK.lower().encode(), b"1")
-_TEXT = (b"content-type", b"text/plain; charset=utf-8")
-_FRESH = (b"cache-control", b"no-store")
-_TRANSPORT = tuple((name.lower().encode(), value.encode()) for name, value in TRANSPORT_HEADERS.items())
-_NO_SERVICE_WORKERS = (
-    "Service workers are not allowed on this desktop, because they would stay in the browser after the desktop has "
-    "ended. If its image needs them, an administrator sets spec.serviceWorkers: true in the template."
-)
-_NOT_CONFIRMED = (
-    "View only is not possible now: the desktop has not confirmed that it restricts you to viewing. Its page says why "
-    "when that does not change."
-)
-
-Headers = Sequence[tuple[bytes, bytes]]
-
-
 @dataclass(frozen=True, slots=True)
 class ForwardAuthResponse:
-    """The response to Traefik."""
+    """The response to Traefik. `outcome`, for the metrics: allowed, renewed, sent (elsewhere) or refused."""
 
     status: int
-    # For the metrics: allowed, renewed, sent, refused.
     outcome: str
     headers: Headers = ()
     text: str = ""
@@ -163,9 +157,9 @@ class ForwardAuthResponse:
 
 @dataclass(frozen=True, slots=True)
 class ForwardAuthRequest:
-    """The browser's request, as Traefik describes it."""
+    """The browser's request, as Traefik describes it. `protocols`: WebSocket subprotocols that it offers."""
 
-    host: str
+    origin: str
     method: str
     path: str
     uri: str
@@ -173,12 +167,11 @@ class ForwardAuthRequest:
     handshake: bool
     service_worker: bool
     cookies: str
-    # The subprotocols that a handshake offers.
     protocols: str
 
 
 class Verify:
-    """The ASGI app of the route: no framework between, since nothing else here is called so often."""
+    """The ASGI app of the route, without a framework: no other route is called so often."""
 
     def __init__(
         self,
@@ -191,7 +184,6 @@ class Verify:
         ready: Callable[[], bool],
     ) -> None:
         self._settings = context.settings
-        self._hosts = Hosts(context.settings)
         self._cluster = context.cluster
         self._clock = context.clock
         self._authorizer = authorizer
@@ -207,7 +199,6 @@ class Verify:
         }
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        """One request."""
         began = time.perf_counter()
         answer = await self._answer(scope)
         body = f"{answer.text}\n".encode() if answer.text else b""
@@ -224,13 +215,13 @@ class Verify:
             headers = read_headers(scope["headers"])
         except AmbiguousError as error:
             return _refused(400, f"This request cannot be processed: {error}.")
-        label = self._hosts.label(headers.get(b"x-forwarded-host", b"").decode("latin-1"))
+        label = self._authorizer.hosts.label(headers.get(b"x-forwarded-host", b"").decode("latin-1"))
         uri = headers.get(b"x-forwarded-uri", b"").decode("latin-1")
         if label is None or not uri.startswith("/") or len(uri) > LONGEST_URI:
             return _refused(400, "This request cannot be processed: it is not for the host or a path of a desktop.")
         method = headers.get(b"x-forwarded-method", b"").decode("latin-1")
         request = ForwardAuthRequest(
-            host=self._settings.host(label),
+            origin=self._settings.url(self._settings.host(label)),
             method=method,
             path=uri.partition("?")[0],
             uri=uri,
@@ -240,8 +231,7 @@ class Verify:
             cookies=headers.get(b"cookie", b"").decode("latin-1"),
             protocols=headers.get(b"sec-websocket-protocol", b"").decode("latin-1"),
         )
-        origin = self._settings.url(request.host)
-        if is_foreign(request.path, headers, origin, navigation=request.navigation):
+        if is_foreign(request.path, headers, request.origin, navigation=request.navigation):
             return _refused(403, "This request came from a page of another site.")
         if not self._ready():
             return _later("The gateway is starting.")
@@ -264,7 +254,7 @@ class Verify:
             return _refused(403, _NO_SERVICE_WORKERS)
         if claims.role not in FULL_CONTROL and (why := refuse_view_only(template)):
             return _refused(403, why)
-        # The paths are Selkies' own; in another page the same path may be anything.
+        # The paths are Selkies' own. In an image's own page the same path may be anything.
         serves_web = template is not None and template.spec.protocol is Protocol.WEB
         if not serves_web and not may_request(claims.role, request.method, request.path):
             return _refused(403, f"The role {claims.role} does not allow this on the desktop.")
@@ -280,7 +270,7 @@ class Verify:
         outcome = "renewed" if renewed else "allowed"
         if template is not None and not takes_tokens(template.spec):
             try:
-                passed += await self._own_login(session, template)
+                passed += await self._basic_auth_header(session, template)
             except BasicAuthError as error:
                 log.warning("session %s cannot be opened: %s", session.metadata.name, error)
                 return _later(f"The password that this desktop needs is missing: {error}.")
@@ -305,20 +295,19 @@ class Verify:
                 passed.append((b"sec-websocket-protocol", subprotocols(token).encode()))
         return ForwardAuthResponse(200, outcome, passed)
 
-    async def _own_login(self, session: VDISession, template: VDITemplate) -> Headers:
-        """What signs in to an image that requests basic auth. Raises BasicAuthError."""
+    async def _basic_auth_header(self, session: VDISession, template: VDITemplate) -> Headers:
+        """The credentials of an image that requests basic auth: no browser ever has them. Raises BasicAuthError."""
         secret = template.spec.basic_auth_secret
         if secret is None:
             return ()
         return ((b"authorization", await self._logins.get(session.metadata.namespace, secret.name)),)
 
     async def _is_confirmed(self, request: ForwardAuthRequest, session: VDISession, claims: Claims) -> bool:
-        """Whether this request may go on as far as the desktop's token table is concerned.
-
-        Only the desktop holds viewers to the picture, and only after it has taken a table that names them: until then
-        nothing of theirs passes. Owners and collaborators may do everything anyway: a handshake of theirs waits for
-        the table, which closes their connection later, and passes without it: an image that takes none works for them.
-        """
+        """Whether the desktop's token table lets this request pass."""
+        # Only the desktop restricts viewers to the picture, and only after it has taken a table that names them: until
+        # then nothing of theirs passes. Owners and collaborators may do everything anyway. A handshake of theirs waits
+        # for the table, with which their connection can be closed later, and passes without it: an image that takes no
+        # table works for them.
         is_viewer = claims.role not in FULL_CONTROL
         if not request.handshake and (not is_viewer or self._tables.has_taken(session, claims.gid)):
             return True
@@ -332,7 +321,7 @@ class Verify:
 
     def _sent(self, request: ForwardAuthRequest, where: str, more: Headers) -> ForwardAuthResponse:
         # Absolute: Traefik would resolve a path against this listener's own address.
-        location = (b"location", f"{self._settings.url(request.host)}{where}".encode("latin-1"))
+        location = (b"location", f"{request.origin}{where}".encode("latin-1"))
         return ForwardAuthResponse(302, "sent", (location, *more))
 
 

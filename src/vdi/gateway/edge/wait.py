@@ -5,9 +5,9 @@ opens the address of a suspended desktop by hand resumes it, if their role allow
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,35 +22,24 @@ from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import Change
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.edge.assets import asset_address, inline_script
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
-from vdi.gateway.edge.headers import (
-    MARK,
-    RELOAD_COOKIE,
-    Hosts,
-    add_header,
-    desktop_cookie,
-    is_by_hand,
-    is_navigation,
-    local_path,
-    quoted,
-    reload_cookie,
-)
-from vdi.gateway.edge.revocation import Revocations
-from vdi.gateway.edge.selkies import opened, page_of
+from vdi.gateway.edge.headers import OURS, RELOAD_COOKIE, is_by_hand, is_navigation, local_path, quoted
+from vdi.gateway.edge.selkies import opened, page_of, streams_webrtc
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
-from vdi.gateway.edge.webrtc import streams_webrtc
 from vdi.gateway.queue_message import queue_message
-from vdi.gateway.rights import ACTIONS, Action, User, role_in
-from vdi.gateway.web.credentials import cookies_in
+from vdi.gateway.rights import ACTIONS, Action, User
+from vdi.gateway.web.credentials import cookies_in, drop_cookie
 from vdi.gateway.web.middleware import content_security_policy
 from vdi.gateway.web.render import Renderer
 from vdi.gateway.web.streams import StreamLimit, TooManyStreamsError, sse_event
 from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY, TEMPLATE_FOUND
 from vdi.session.streaming import health_path, refuse_view_only, takes_tokens
 
-# In the order in which a start passes them.
+# The script of `/.vdi/open` is in the page itself: its Content-Security-Policy names the script by its hash.
+OPEN_SCRIPT = (Path(__file__).parent / "static" / "open.js").read_text()
+_CONFIRMATION_SECONDS = 1.0
+# Steps of a start by condition, in the order in which a start passes them.
 _STEPS = {
     TEMPLATE_FOUND: "Find the template",
     ADMITTED: "Find capacity",
@@ -62,43 +51,39 @@ _STEPS = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a start."""
+    """One step of a start. `state`: done, now or todo."""
 
     label: str
-    # done, now, or todo.
     state: str
-
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where a session stands, for the person who looks."""
+    """State of a session as its waiting page shows it to one user."""
 
-    # queued, starting, opening, denied, suspended, failed, ending, gone, again: what the page's script acts on.
+    # Read by wait.js: queued, starting, opening, denied, suspended, failed, ending, gone or again.
     key: str
     title: str
     message: str
     steps: tuple[Step, ...] = ()
-    # In the queue; 0: none is known.
+    # Position in the queue; 0: unknown.
     position: int = 0
-    # When room is expected, RFC 3339; empty: unknown.
+    # When capacity is expected, RFC 3339; empty: unknown.
     earliest: str = ""
     may_resume: bool = False
-    # Whether the portal has something to do for this person here.
+    # Whether the portal offers this user something to do about it.
     manage: bool = False
 
 
-# Of a desktop that runs.
-OPENING = "opening"
 GONE = Stage("gone", "This desktop has ended", "It no longer exists.")
 AGAIN = Stage("again", "One moment", "Your connection to this desktop has ended. Looking for another one.")
 
 
 def describe(session: VDISession | None, role: Role | None, denied: str = "") -> Stage:
-    """The stage of a session for somebody in this role; None: their way in has ended, and perhaps there is another.
+    """The stage of a session for a user with this role; None: their grant has ended, and there may be another one.
 
-    `denied`: why they get no picture of it while it runs; empty: they get it.
+    `denied`: why they get no picture of a running desktop; empty: they get it.
     """
     if session is None:
         return GONE
@@ -114,7 +99,7 @@ def describe(session: VDISession | None, role: Role | None, denied: str = "") ->
     if status.phase == Phase.RUNNING and denied:
         return Stage("denied", "You cannot view this desktop", denied)
     if status.phase == Phase.RUNNING:
-        return Stage(OPENING, "Ready", "The desktop is opening.", _steps(session))
+        return Stage("opening", "Ready", "The desktop is opening.", _steps(session))
     if status.phase == Phase.FAILED:
         message = status.message or "The reason is not known."
         return Stage("failed", "The desktop could not be started", message, _steps(session), manage=mine)
@@ -157,15 +142,8 @@ def _steps(session: VDISession) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-log = logging.getLogger(__name__)
-
-_OURS = {MARK: "1"}
-# How often a viewer's page looks whether the desktop takes its token table: nothing in the cluster changes then.
-_CONFIRMATION_SECONDS = 1.0
-
-
 class WaitingPage:
-    """The page, its events, and the button on it."""
+    """The page, its stream of events, and its button."""
 
     def __init__(
         self,
@@ -174,19 +152,15 @@ class WaitingPage:
         actions: Actions,
         authorizer: Authorizer,
         handoff: TicketHandoff,
-        revocations: Revocations,
         tables: TokenTablePublisher,
     ) -> None:
         self._context = context
         self._settings = context.settings
-        self._hosts = Hosts(context.settings)
         self._renderer = Renderer(context.settings)
         self._cluster = context.cluster
-        self._clock = context.clock
         self._actions = actions
         self._authorizer = authorizer
         self._handoff = handoff
-        self._revocations = revocations
         self._tables = tables
         self._streams = StreamLimit()
 
@@ -195,29 +169,25 @@ class WaitingPage:
         return await self._serve(request, local_path(request.query_params.get("next")))
 
     async def opening(self, request: Request) -> Response:
-        """`/.vdi/open`, sent here by the edge: asks a desktop that has just become ready whether it answers.
-
-        A page of one file: style, font and scripts of the waiting page would all be loaded before the desktop's own.
-        """
+        """`/.vdi/open`, sent here by the edge: asks a desktop that has just become ready whether it responds."""
         next_path = local_path(request.query_params.get("next"))
         waits = f"/.vdi/wait?next={quoted(next_path)}"
-        admitted = await self._admitted(request)
-        if admitted is None or self._stage(admitted.session, admitted).key != OPENING:
-            return RedirectResponse(waits, 302, _OURS)
+        admitted = await self._authorizer.admit_request(request)
+        if admitted is None or self._stage(admitted.session, admitted).key != "opening":
+            return RedirectResponse(waits, 302, OURS)
         self._request_table(admitted.session, admitted)
-        script = inline_script("open.js")
+        # A page of one file: a browser would load style, font and scripts of the waiting page before the desktop's own.
         response = self._renderer.render(
             request,
             "open.html",
             name=admitted.session.metadata.name,
             waits=waits,
-            script=Markup(script),  # noqa: S704 - a file of ours
+            script=Markup(OPEN_SCRIPT),  # noqa: S704 - a file of ours
             **self._way_in(admitted.session, next_path),
         )
-        response.headers.update(_OURS)
-        response.headers["Content-Security-Policy"] = content_security_policy(self._settings, script)
-        if admitted.token:
-            add_header(response, desktop_cookie(admitted.token, self._settings.token_seconds))
+        response.headers.update(OURS)
+        response.headers["Content-Security-Policy"] = content_security_policy(self._settings, OPEN_SCRIPT)
+        self._authorizer.renew_cookie(response, admitted.token)
         return response
 
     async def anywhere(self, request: Request) -> Response:
@@ -228,36 +198,36 @@ class WaitingPage:
         return await self._serve(request, local_path(page_of(target)))
 
     async def events(self, request: Request) -> Response:
-        """The stages to come, as server-sent events."""
-        admitted = await self._admitted(request)
+        """`/.vdi/events`: the stages to come, as server-sent events."""
+        admitted = await self._authorizer.admit_request(request)
         if admitted is None:
-            return PlainTextResponse("You have not opened this desktop.\n", 401, _OURS)
+            return PlainTextResponse("You have not opened this desktop.\n", 401, OURS)
         try:
-            return self._streams.response(self._context, admitted.claims.sub, self._stages(request, admitted), _OURS)
+            return self._streams.response(self._context, admitted.claims.sub, self._stages(request, admitted), OURS)
         except TooManyStreamsError as error:
-            return PlainTextResponse(f"{error}\n", 429, {**_OURS, **error.headers})
+            return PlainTextResponse(f"{error}\n", 429, {**OURS, **error.headers})
 
     async def resume(self, request: Request) -> Response:
-        """The button."""
+        """`/.vdi/resume`: the button."""
         self._handoff.check_own_page(request)
-        admitted = await self._admitted(request)
+        admitted = await self._authorizer.admit_request(request)
         if admitted is None:
-            return RedirectResponse("/.vdi/start", 303, _OURS)
+            return RedirectResponse("/.vdi/start", 303, OURS)
         next_path = local_path(request.query_params.get("next"))
         why = await self._resume(request, admitted)
         if why:
             return self._show(request, admitted, next_path, why, 409)
-        return RedirectResponse(f"/.vdi/wait?next={quoted(next_path)}", 303, _OURS)
+        return RedirectResponse(f"/.vdi/wait?next={quoted(next_path)}", 303, OURS)
 
     async def _serve(self, request: Request, next_path: str) -> Response:
         navigation = is_navigation(request.method, dict(request.headers.raw))
-        admitted = await self._admitted(request)
+        admitted = await self._authorizer.admit_request(request)
         if admitted is None and navigation:
-            return RedirectResponse(f"/.vdi/start?next={quoted(next_path)}", 302, _OURS)
+            return RedirectResponse(f"/.vdi/start?next={quoted(next_path)}", 302, OURS)
         if admitted is None:
-            return PlainTextResponse("You have not opened this desktop.\n", 401, _OURS)
-        if not navigation:  # a page of the desktop that is still open, and asks for it
-            return PlainTextResponse("The desktop is not available now.\n", 503, {**_OURS, "Retry-After": "2"})
+            return PlainTextResponse("You have not opened this desktop.\n", 401, OURS)
+        if not navigation:  # a request of a desktop's page that is still open
+            return PlainTextResponse("The desktop is not available now.\n", 503, {**OURS, "Retry-After": "2"})
         why = ""
         cookies = cookies_in(request.headers.get("cookie", ""))
         if (
@@ -268,7 +238,7 @@ class WaitingPage:
             why = await self._resume(request, admitted)
         response = self._show(request, admitted, next_path, why, 200)
         if RELOAD_COOKIE in cookies:
-            add_header(response, reload_cookie(False))
+            drop_cookie(response, RELOAD_COOKIE)
         return response
 
     def _show(self, request: Request, admitted: Admitted, next_path: str, why: str, status: int) -> Response:
@@ -283,18 +253,15 @@ class WaitingPage:
             why=why,
             name=admitted.session.metadata.name,
             owner=admitted.session.spec.user if admitted.claims.role is not Role.OWNER else "",
-            script=asset_address("wait.js"),
-            style=asset_address("wait.css"),
             **self._way_in(admitted.session, next_path),
             **self._shown(stage, next_path),
         )
-        response.headers.update(_OURS)
-        if admitted.token:
-            add_header(response, desktop_cookie(admitted.token, self._settings.token_seconds))
+        response.headers.update(OURS)
+        self._authorizer.renew_cookie(response, admitted.token)
         return response
 
     async def _resume(self, request: Request, admitted: Admitted) -> str:
-        """Why it was not done, in words; empty: it was."""
+        """Resume the session; returns why not, or an empty text."""
         grant = await self._authorizer.grant_of(admitted.session, request.headers.get("cookie", ""))
         if grant is None:
             return "Your connection to this desktop has ended. Open it again from the portal."
@@ -304,11 +271,6 @@ class WaitingPage:
         except ActionDenied as error:
             return error.sentence
         return ""
-
-    async def _admitted(self, request: Request) -> Admitted | None:
-        label = self._hosts.label(request.headers.get("host", ""))
-        session = self._cluster.by_host(label) if label else None
-        return await self._authorizer.admit(session, request.headers.get("cookie", "")) if session else None
 
     async def _stages(self, request: Request, admitted: Admitted) -> AsyncIterator[bytes]:
         uid, next_path = admitted.session.metadata.uid, local_path(request.query_params.get("next"))
@@ -327,6 +289,7 @@ class WaitingPage:
                     before = stage
                 if stage in (GONE, AGAIN):
                     return
+                # Nothing in the cluster changes when a desktop takes a token table, so a viewer's stream looks itself.
                 limit = None if admitted.claims.role in FULL_CONTROL else _CONFIRMATION_SECONDS
                 try:
                     async with asyncio.timeout(limit):
@@ -337,7 +300,7 @@ class WaitingPage:
                     return
 
     def _request_table(self, session: VDISession | None, admitted: Admitted) -> None:
-        """Have a desktop's token table posted that has not confirmed this viewer to this replica."""
+        """Have the token table posted to a desktop that has not confirmed this viewer to this replica."""
         if (
             session is not None
             and admitted.claims.role not in FULL_CONTROL
@@ -348,13 +311,12 @@ class WaitingPage:
     def _stage(self, session: VDISession | None, admitted: Admitted) -> Stage:
         if session is None:
             return GONE
-        claims = admitted.claims
-        role = role_in(session, claims.sub, self._clock())
-        holds = role is claims.role and not self._revocations.hit(claims)
-        return describe(session, claims.role if holds else None, self._why_denied(session, claims.role))
+        role = admitted.claims.role
+        holds = self._authorizer.still_holds(session, admitted.claims)
+        return describe(session, role if holds else None, self._why_denied(session, role))
 
     def _why_denied(self, session: VDISession, role: Role) -> str:
-        """Why somebody in this role gets no picture of a desktop that runs; empty: they get it."""
+        """The reason why this role gets no picture of a running desktop; empty: it gets one."""
         if role in FULL_CONTROL:
             return ""
         if why := refuse_view_only(self._cluster.template(session.spec.template)):
@@ -367,19 +329,18 @@ class WaitingPage:
         )
 
     def _way_in(self, session: VDISession, next_path: str) -> dict[str, Any]:
-        """Where the desktop is asked whether it answers, and where it then opens."""
+        """Path that asks the desktop whether it responds, and address at which it then opens."""
         template = self._cluster.template(session.spec.template)
         if streams_webrtc(template):
             opens = next_path
         else:
-            opens = opened(next_path, takes_tokens=template is None or takes_tokens(template.spec))
+            opens = opened(next_path, with_token=template is None or takes_tokens(template.spec))
         return {"health": health_path(template.spec) if template else DEFAULT_HEALTH_PATH, "opens": opens}
 
     def _shown(self, stage: Stage, next_path: str) -> dict[str, Any]:
         return {
             "stage": stage,
-            "now": self._clock(),
-            "portal": self._settings.portal_url,
+            "now": self._context.clock(),
             "resume": f"/.vdi/resume?next={quoted(next_path)}",
         }
 

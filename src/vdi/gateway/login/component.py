@@ -55,7 +55,6 @@ class Login(Component):
 
     def portal_routes(self) -> Sequence[BaseRoute]:
         """Login, logout, account, and the command line's way in."""
-
         pages = LoginPages(self.services), AccountPages(self.services), CliLoginPages(self.services)
         return [route for group in pages for route in group.routes()]
 

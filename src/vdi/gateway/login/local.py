@@ -35,7 +35,6 @@ class LocalUsers:
 
     async def are_there(self) -> bool:
         """Whether there were any when last read, which is not for each page: if not, no one has a password."""
-
         if self._version is None:
             with suppress(UsersUnavailableError):
                 await self.read()

@@ -10,10 +10,9 @@ former account has open.
 
 import hashlib
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
 
 from starlette.exceptions import HTTPException
 
@@ -340,42 +339,34 @@ def browser(agent: str) -> str:
     return f"{name} on {system}" if system else name
 
 
-class EndGrants(Protocol):
-    """`Edge.end_grants`: ends grants of desktops, so that running pictures stop."""
-
-    async def __call__(
-        self, *, user: str | None = None, login_id: str | None = None, login_ids: Collection[str] = ()
-    ) -> object:
-        """Those of this user, or of this login; and any that is just being made with one of `login_ids`."""
-
-
 class SignOut:
-    """Ends what users have open. Every method raises DatabaseUnavailableError."""
+    """Ends logins and API tokens with the desktop access they gave. Every method raises DatabaseUnavailableError."""
 
-    def __init__(self, logins: Logins, end_grants: EndGrants) -> None:
+    def __init__(self, logins: Logins, end_grants: Callable[..., Awaitable[object]]) -> None:
+        """`end_grants`: `Revoker.end` of the edge, which this package may not import."""
         self._logins = logins
         self._end_grants = end_grants
 
     async def end_login(self, login_id: str) -> None:
-        """End one login and every grant that was made with it; running pictures stop."""
+        """End one login and every grant that was made with it: open pictures stop."""
         await self._logins.end(login_id)
         await self._end_grants(login_id=login_id)
 
     async def end_everything(self, user: str, *, tokens: bool) -> None:
-        """End all logins of a user and every grant that was made with them; with `tokens` API tokens too."""
+        """End all logins of a user, with `tokens` all API tokens too, and all of the user's grants."""
         ended = await self._logins.end_all(user)
         if tokens:
             ended += await self._logins.end_tokens(user)
-        await self._end_grants(user=user, login_ids=ended)
+        await self._end_grants(user=user, over=ended, reason="ended")
 
     async def end_token(self, user: str, token_id: str) -> ApiToken | None:
-        """Revoke an API token of a user, and what was opened with it; None where they have none of this id."""
+        """Revoke an API token of a user and end its grants; None: the user has no token of this id."""
         ended = await self._logins.end_token(user, token_id)
         if ended is not None:
             await self._end_grants(login_id=f"{TOKEN_ID}{token_id}")
         return ended
 
     async def end_grants_of(self, login_ids: list[str]) -> None:
-        """End the grants of logins that have ended already."""
+        """End the grants of logins that have already ended."""
         for login_id in login_ids:
             await self._end_grants(login_id=login_id)

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from vdi.gateway.brand import Brand, stylesheet
 
-_FOLDER = Path(__file__).parent.parent / "portal" / "static"
+_FOLDERS = tuple(Path(__file__).parent.parent / package / "static" for package in ("portal", "edge"))
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -46,8 +46,9 @@ def assets(brand: Brand) -> dict[str, Asset]:
     """All files by their name below `static/`, and the brand's stylesheet."""
 
     files = {
-        path.relative_to(_FOLDER).as_posix(): _load(path.read_bytes(), path.suffix)
-        for path in sorted(_FOLDER.rglob("*"))
+        path.relative_to(folder).as_posix(): _load(path.read_bytes(), path.suffix)
+        for folder in _FOLDERS
+        for path in sorted(folder.rglob("*"))
         if path.suffix in _TYPES
     }
     return files | {BRAND: _load(stylesheet(brand).encode(), ".css")}
